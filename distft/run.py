@@ -1,0 +1,142 @@
+"""The two contracts every program of a run meets: its Plan, and its folder on disk.
+
+Programs share nothing else: no pickles, no environment variables, no globals.
+"""
+
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+State = Literal["pending", "running", "completed", "stopped_early", "preempted", "failed"]
+FINISHED: tuple[State, ...] = ("completed", "stopped_early")
+EXIT_WRONG_CONFIG = 2
+EXIT_PREEMPTED = 75
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run will do: numbers derived once from config, data and model, then frozen as plan.json."""
+
+    nodes: int
+    processes_per_node: int
+    world: int
+    micro_batch_size: int  # rows per forward
+    accumulation: int  # micro-batches per optimizer step on every rank
+    steps: int  # optimizer steps of the whole run
+    rows: int  # training rows
+    eval_rows: int
+    epochs: float  # passes over the training rows in all steps
+    tokens: int  # real tokens of all steps
+    estimated: bool  # True while the data is not prepared: rows, steps and tokens are guesses
+    parameters: int
+    model_dir: str | None  # folder with config.json and safetensors; None: a random tiny instance
+    tokenizer_dir: str | None  # None: the byte tokenizer of tiny models
+    data_dir: str | None  # prepared shards
+    memory: dict[str, dict[str, int]]  # strategy -> parameters, gradients, optimizer, total: bytes per process
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The files of one run, by name."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        return self.path / "config.yaml"
+
+    @property
+    def plan(self) -> Path:
+        return self.path / "plan.json"
+
+    @property
+    def command(self) -> Path:
+        return self.path / "command.txt"
+
+    @property
+    def environment(self) -> Path:
+        return self.path / "environment.json"
+
+    @property
+    def status(self) -> Path:
+        return self.path / "status.json"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def logs(self) -> Path:
+        return self.path / "logs"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def final(self) -> Path:
+        return self.path / "final"
+
+    @property
+    def eval(self) -> Path:
+        return self.path / "eval"
+
+    @property
+    def stop(self) -> Path:
+        return self.path / "stop"
+
+    def rank_log(self, attempt: int, rank: int) -> Path:
+        return self.logs / f"attempt-{attempt}" / f"rank-{rank}.log"
+
+    def rank_error(self, attempt: int, rank: int) -> Path:
+        return self.logs / f"attempt-{attempt}" / f"rank-{rank}.error.json"
+
+    def read_config(self) -> dict[str, Any]:
+        """Returns the frozen config: plain dicts, every interpolation resolved."""
+        return yaml.safe_load(self.config.read_text())
+
+    def read_plan(self) -> Plan:
+        """Returns the frozen plan; keys of a newer version are left out."""
+        known = {field.name for field in fields(Plan)}
+        return Plan(**{key: value for key, value in read_json(self.plan).items() if key in known})
+
+    def write_plan(self, plan: Plan) -> None:
+        write_json(self.plan, asdict(plan))
+
+    def read_status(self) -> dict[str, Any]:
+        """Returns state, step, attempt, exit_code, error; all empty before the first write."""
+        empty = {"state": None, "step": 0, "attempt": 0, "exit_code": None, "error": None}
+        return empty | (read_json(self.status) if self.status.is_file() else {})
+
+    def write_status(self, **changes: Any) -> None:
+        """Merges `changes` into status.json by one atomic rename."""
+        write_json(self.status, self.read_status() | changes | {"time": time.time(), "host": socket.gethostname()})
+
+    def read_metrics(self, split: str | None = None) -> Iterator[dict[str, Any]]:
+        """Yields the rows of metrics.jsonl in order; a last line cut off by a crash is left out."""
+        if not self.metrics.is_file():
+            return
+        for line in self.metrics.read_text().splitlines(keepends=True):
+            if line.endswith("\n"):
+                row = json.loads(line)
+                if split is None or row["split"] == split:
+                    yield row
+
+
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_text())
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes `value` so that a reader sees the old file or the new one, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    beside.write_text(json.dumps(value, indent=2) + "\n")
+    os.replace(beside, path)
