@@ -1,0 +1,52 @@
+# Every target does its own set-up on a machine with Python 3.11, make and pip.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN    := .venv/bin
+STAMP  := .venv/installed
+PYTEST := HF_HUB_OFFLINE=1 WANDB_MODE=offline $(BIN)/python -m pytest
+
+.PHONY: help venv demo test check soak format freeze clean
+
+help:
+	@echo "make venv    the environment, in .venv"
+	@echo "make demo    fine-tune a real 135M model on 2 processes, before and after on held-out rows, a report"
+	@echo "make test    the whole test suite"
+	@echo "make check   style, types and the fast tests, in under 2 minutes"
+	@echo "make soak    the long tests"
+	@echo "make format  let ruff put the code in shape"
+	@echo "make freeze  write the installed versions to constraints.txt"
+
+venv: $(STAMP)
+
+# torch first and alone: where pip is offered several builds, the pinned version decides.
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+demo: $(STAMP)
+	$(BIN)/python -m distft.demo
+
+test: $(STAMP)
+	$(PYTEST) -m "not soak"
+
+check: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(PYTEST) -q -m "not slow and not soak" --ignore tests/test_style.py
+
+soak: $(STAMP)
+	$(PYTEST) -m soak
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+freeze: $(STAMP)
+	( echo "# What the tests ran with (Python 3.11, Linux). Refresh: make freeze"; \
+	  $(BIN)/python -m pip freeze --exclude distft --exclude-editable | sed 's/+cpu$$//' ) > constraints.txt
+
+clean:
+	rm -rf .venv build dist .pytest_cache .ruff_cache .hypothesis

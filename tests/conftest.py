@@ -1,0 +1,38 @@
+"""What every test shares: fast tests first, nothing from the network, and no silent skip where a tool is required."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("WANDB_MODE", "offline")
+
+CHECKOUT = Path(__file__).parents[1]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts slow tests last, so that a cheap failure is seen first."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
+
+
+@pytest.fixture(scope="session")
+def checkout() -> Path:
+    """The folder with pyproject.toml."""
+    return CHECKOUT
+
+
+@pytest.fixture(scope="session")
+def require():
+    """Gives `require(program) -> path`: skips without the program, fails where DISTFT_REQUIRE names it."""
+
+    def find(program: str) -> str:
+        path = shutil.which(program)
+        if path is None and program in os.environ.get("DISTFT_REQUIRE", "").split(","):
+            pytest.fail(f"{program} is required here (DISTFT_REQUIRE) and not installed")
+        if path is None:
+            pytest.skip(f"{program} is not installed")
+        return path
+
+    return find

@@ -1,0 +1,92 @@
+"""Imports point down the level table only, and what a login node runs never loads torch."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "distft"
+
+# Everything not named here is a command: level 7, whom nobody imports.
+LEVELS = {
+    0: {"paths", "run"},
+    1: {"config", "runtime"},
+    2: {"data"},
+    3: {"models", "losses", "optim", "strategies", "launchers", "trackers"},
+    4: {"checkpoint"},
+    5: {"train", "evaluate"},
+    6: {"human_eval", "audit", "report", "sweep"},
+}
+LEVEL_OF = {name: level for level, names in LEVELS.items() for name in names}
+COMMANDS = 7
+
+HEAVY = {"torch", "transformers", "datasets", "deepspeed", "peft", "accelerate"}
+LIGHT = {"paths", "run", "config", "launchers", "trackers", "report", "launch", "plan"}
+INSIDE_THE_JOB = {"distft.launchers.elastic"}  # runs on the compute node, where torch is
+
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def module_of(file: Path) -> str:
+    parts = file.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports_of(file: Path) -> Iterator[tuple[str, int]]:
+    """Yields every module a file imports, at its top or inside a function, with the line."""
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, node.lineno) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}:{node.lineno}: relative import; write the full name"
+            if node.module == "distft":
+                yield from ((f"distft.{alias.name}", node.lineno) for alias in node.names)
+            elif node.module:
+                yield node.module, node.lineno
+
+
+def unit_and_level(module: str) -> tuple[str, int]:
+    """Returns the part of distft that a module belongs to, and its level."""
+    parts = module.split(".")
+    unit = parts[1] if len(parts) > 1 else ""
+    return unit, COMMANDS if parts[-1] == "__main__" else LEVEL_OF.get(unit, COMMANDS)
+
+
+@pytest.mark.parametrize("file", FILES, ids=module_of)
+def test_imports_point_down(file: Path):
+    module = module_of(file)
+    unit, level = unit_and_level(module)
+    for imported, line in imports_of(file):
+        if not imported.startswith("distft."):
+            continue
+        other, other_level = unit_and_level(imported)
+        if other == unit:
+            continue
+        assert other_level < level, (
+            f"{file}:{line}: {module} (level {level}) imports {imported} (level {other_level}); "
+            f"a module imports lower levels only, commands start each other as processes"
+        )
+
+
+@pytest.mark.parametrize("file", [f for f in FILES if unit_and_level(module_of(f))[0] in LIGHT], ids=module_of)
+def test_what_a_login_node_runs_names_no_heavy_library(file: Path):
+    if module_of(file) in INSIDE_THE_JOB:
+        return
+    for imported, line in imports_of(file):
+        assert imported.split(".")[0] not in HEAVY, f"{file}:{line}: imports {imported}"
+
+
+def test_what_a_login_node_runs_loads_no_heavy_library():
+    light = [m for m in map(module_of, FILES) if unit_and_level(m)[0] in LIGHT and m not in INSIDE_THE_JOB]
+    light = [m for m in light if not m.endswith("__main__")]
+    program = f"import {', '.join(light)}, sys; print(*sorted({HEAVY!r} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == ""
+
+
+def test_the_level_table_names_no_part_twice():
+    assert sum(map(len, LEVELS.values())) == len(LEVEL_OF)
