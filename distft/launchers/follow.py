@@ -1,0 +1,114 @@
+"""Watches one attempt from its start to its end: new metrics to the watchers, Ctrl-C to the run.
+
+Trap: nothing is forwarded to the processes; a request to stop is a file, and they save before they end.
+"""
+
+import json
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
+from typing import Any
+
+from distft.launchers.contract import Handle, Outcome
+from distft.run import RunFolder
+from distft.runtime import stop
+from distft.runtime.errors import Failure
+
+Row = dict[str, Any]
+_SECONDS_BETWEEN_LOOKS = 0.2
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class NewRows:
+    """Reads what was added to metrics.jsonl; every step of a split is given once, also over restarts."""
+
+    def __init__(self, run: RunFolder):
+        self._path = run.metrics
+        self._offset = 0
+        self._last: dict[str, int] = {}
+
+    def read(self) -> Iterator[Row]:
+        """Yields complete new rows, in order."""
+        if not self._path.is_file():
+            return
+        with self._path.open("rb") as file:
+            if self._path.stat().st_size < self._offset:  # a resumed attempt cut rows that no checkpoint holds
+                self._offset = 0
+            file.seek(self._offset)
+            whole, end, _ = file.read().rpartition(b"\n")
+        self._offset += len(whole) + len(end)
+        for line in whole.splitlines():
+            row = json.loads(line)
+            if row["step"] > self._last.get(row["split"], -1):
+                self._last[row["split"]] = row["step"]
+                yield row
+
+
+def follow(
+    run: RunFolder,
+    handle: Handle,
+    attempt: int,
+    grace_seconds: float,
+    watchers: Sequence[Callable[[Row], None]],
+    say: Callable[[str], None],
+) -> Outcome:
+    """Returns how the attempt ended; every row of metrics.jsonl has been given to every watcher.
+
+    A first signal asks the run to save and stop; a second one, or `grace_seconds`, ends it by force,
+    and the outcome names the signal.
+    """
+    rows = NewRows(run)
+    with _caught(_SIGNALS) as caught:
+        deadline = float("inf")
+        while True:
+            outcome = handle.wait(_SECONDS_BETWEEN_LOOKS)
+            for row in rows.read():
+                for watch in watchers:
+                    watch(row)
+            if outcome is not None:
+                return outcome
+            if caught and deadline == float("inf"):
+                deadline = time.monotonic() + grace_seconds
+                _ask_to_stop(run, attempt, caught[0], grace_seconds, say)
+            elif len(caught) > 1 or time.monotonic() > deadline:
+                why = "asked twice" if len(caught) > 1 else f"no step ended within {grace_seconds:.0f} s"
+                return _end_by_force(run, handle, caught[0], why, say)
+
+
+@contextmanager
+def _caught(signals: Sequence[signal.Signals]) -> Iterator[list[signal.Signals]]:
+    caught: list[signal.Signals] = []
+    before = {each: signal.getsignal(each) for each in signals}
+    for each in signals:
+        if before[each] is not signal.SIG_IGN:  # nohup ignores SIGHUP on purpose
+            signal.signal(each, lambda number, _: caught.append(signal.Signals(number)))
+    try:
+        yield caught
+    finally:
+        for each in signals:
+            signal.signal(each, before[each])
+
+
+def _ask_to_stop(
+    run: RunFolder, attempt: int, cause: signal.Signals, grace_seconds: float, say: Callable[[str], None]
+) -> None:
+    stop.request(run, attempt, f"{cause.name} to the launching process")
+    say(
+        f"{cause.name}: waiting for the step in progress to end and be saved, {grace_seconds:.0f} s at most. "
+        "Press Ctrl-C again to end at once."
+    )
+
+
+def _end_by_force(
+    run: RunFolder, handle: Handle, cause: signal.Signals, why: str, say: Callable[[str], None]
+) -> Outcome:
+    say(f"{cause.name}, {why}: ending every process now, without a checkpoint.")
+    handle.cancel()
+    handle.wait(_SECONDS_BETWEEN_LOOKS)
+    error = asdict(Failure.of_run(f"ended by force after {cause.name} ({why}); the step in progress was not saved"))
+    outcome = Outcome("failed", error, by_signal=cause)
+    with suppress(OSError):
+        run.write_status(state="failed", exit_code=outcome.exit_code, error=error)
+    return outcome

@@ -1,0 +1,133 @@
+"""Runs on this machine: one torch elastic process per run, which starts one worker per rank."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal
+
+from distft.launchers.contract import Outcome
+from distft.run import FINISHED, RunFolder, State
+from distft.runtime.errors import Failure, of_process
+from distft.runtime.parent import start_bound
+
+_SECONDS_TO_END = 5  # for the elastic process to end its workers before it is killed, and they with it
+
+
+class Local:
+    """Starts runs as processes of this machine, `parallel_runs` of them at a time."""
+
+    def __init__(
+        self,
+        nodes: int = 1,
+        processes_per_node: int | Literal["auto"] = "auto",
+        wait: bool = True,
+        grace_seconds: float = 300,
+        parallel_runs: int = 1,
+        worker: str = "distft.worker",
+    ):
+        if nodes != 1:
+            raise ValueError(
+                f"launcher.nodes={nodes}: launcher=local is this machine alone. Nearest: launcher.nodes=1, "
+                f"or launcher=slurm launcher.nodes={nodes}"
+            )
+        self.processes_per_node = processes_per_node
+        self.wait = wait
+        self.grace_seconds = grace_seconds
+        self.parallel_runs = parallel_runs
+        self.worker = worker
+
+    def submit(self, run_dirs: Sequence[Path]) -> "list[LocalRun]":
+        """Starts the first `parallel_runs` runs; the others start as earlier ones end, while anyone waits."""
+        runs: list[LocalRun] = []
+        for path in run_dirs:
+            runs.append(LocalRun(RunFolder(Path(path)), self.worker, queue=runs, parallel_runs=self.parallel_runs))
+        for run in runs:
+            run.start_if_free()
+        return runs
+
+
+class LocalRun:
+    """One run on this machine."""
+
+    def __init__(self, run: RunFolder, worker: str, queue: "list[LocalRun]", parallel_runs: int):
+        self.run = run
+        self.attempt: int = run.read_status()["attempt"]
+        self._worker = worker
+        self._queue = queue
+        self._parallel_runs = parallel_runs
+        self._process: subprocess.Popen[str] | None = None
+        self._outcome: Outcome | None = None
+
+    def state(self) -> State:
+        """Returns the state in status.json; `pending` while the run is queued."""
+        return self.run.read_status()["state"] if self._process or self._outcome else "pending"
+
+    def wait(self, seconds: float) -> Outcome | None:
+        """Returns how the run ended, and has written it to status.json; None when it has not ended yet."""
+        if self._outcome is not None:
+            return self._outcome
+        for other in self._queue:
+            other.start_if_free()
+        if self._process is None:
+            time.sleep(seconds)
+            return None
+        try:
+            said, _ = self._process.communicate(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            return None
+        self._outcome = self._read_outcome(self._process.returncode, said)
+        self._write(self._outcome)
+        return self._outcome
+
+    def cancel(self) -> None:
+        """Ends every process of the run at once; the workers die with the elastic process."""
+        if self._process is None:
+            self._outcome = self._outcome or Outcome("failed", self._error("cancelled before it started"))
+            return
+        self._process.send_signal(signal.SIGTERM)
+        try:
+            self._process.wait(_SECONDS_TO_END)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def start_if_free(self) -> None:
+        """Starts the run unless it has been started or too many others are running."""
+        running = [run for run in self._queue if run._process is not None and run._outcome is None]
+        if self._process is not None or self._outcome is not None or len(running) >= self._parallel_runs:
+            return
+        self._log.parent.mkdir(parents=True, exist_ok=True)
+        command = [sys.executable, "-m", "distft.launchers.elastic", str(self.run.path)]
+        command += ["--attempt", str(self.attempt), "--worker", self._worker]
+        with self._log.open("a") as log:
+            self._process = start_bound(
+                command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, start_new_session=True
+            )
+
+    @property
+    def _log(self) -> Path:
+        return self.run.rank_log(self.attempt, 0).with_name("elastic.log")
+
+    def _read_outcome(self, code: int, said: str) -> Outcome:
+        if said.strip():
+            return Outcome("failed", json.loads(said))
+        if code:
+            return Outcome("failed", asdict(of_process(code, self._log)))
+        state = self.run.read_status()["state"]
+        if state in FINISHED or state == "preempted":
+            return Outcome(state)
+        return Outcome("failed", self._error(f"every rank ended without an error, but status.json says {state!r}"))
+
+    def _error(self, message: str) -> dict[str, Any]:
+        return asdict(Failure.of_run(message, self._log))
+
+    def _write(self, outcome: Outcome) -> None:
+        try:
+            self.run.write_status(state=outcome.state, exit_code=outcome.exit_code, error=outcome.error)
+        except OSError as full:  # the error that ended the run must reach the user all the same
+            print(f"{self.run.status}: not written: {full}", file=sys.stderr)

@@ -1,0 +1,113 @@
+"""What a run ran with, for the record; secrets never get into it.
+
+Variables are listed by an allow-list of names, and what looks like a secret is blanked even there.
+"""
+
+import importlib.metadata
+import os
+import platform
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+_RECORDED = re.compile(
+    r"(CUDA|HIP|ROCR|NCCL|RCCL|GLOO|TORCH|PYTORCH|TORCHINDUCTOR|TRITON|DS|DEEPSPEED|OMP|MKL|KMP|GOMP|SLURM|HF|HUGGINGFACE"
+    r"|TRANSFORMERS|DATASETS|TOKENIZERS|WANDB|FI|UCX)_\w+"
+    r"|LD_LIBRARY_PATH|LD_PRELOAD|LANG|LC_ALL|PYTHONPATH|PYTHONHASHSEED|VIRTUAL_ENV|CONDA_PREFIX|MASTER_ADDR|MASTER_PORT"
+)
+_SECRET_WORDS = {
+    "TOKEN",
+    "KEY",
+    "APIKEY",
+    "SECRET",
+    "PASSWORD",
+    "PASSWD",
+    "PASS",
+    "CREDENTIAL",
+    "CREDENTIALS",
+    "AUTH",
+    "COOKIE",
+}
+_IN_URL = re.compile(r"(?<=://)[^/\s@]+@")
+_SHORTEST_SECRET = 6  # blanking shorter values would garble ordinary text
+
+
+def looks_secret(name: str) -> bool:
+    """Tells whether a variable's name says that its value is a secret: HF_TOKEN does, NUM_MEMORY_TOKENS does not."""
+    return bool(_SECRET_WORDS & set(re.split(r"[^A-Z0-9]+", name.upper()))) or name.upper().startswith("AWS_")
+
+
+def secrets(variables: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """Returns the secret-looking environment variables with values long enough to be told from ordinary text."""
+    return {name: value for name, value in variables.items() if looks_secret(name) and len(value) >= _SHORTEST_SECRET}
+
+
+def redact(text: str, variables: Mapping[str, str] = os.environ) -> str:
+    """Returns `text` without the values of secret-looking variables and without passwords inside addresses."""
+    for name, value in sorted(secrets(variables).items(), key=lambda item: -len(item[1])):
+        text = text.replace(value, f"<{name}>")
+    return _IN_URL.sub("***@", text)
+
+
+def describe(variables: Mapping[str, str] = os.environ) -> dict[str, Any]:
+    """Returns machine, packages, commit and the variables that change a run's behaviour, free of secrets."""
+    recorded = {
+        name: "***" if looks_secret(name) else redact(value, variables)
+        for name, value in sorted(variables.items())
+        if _RECORDED.fullmatch(name)
+    }
+    return {
+        "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "host": socket.gethostname(),
+        "platform": platform.platform(),
+        "python": sys.version.split()[0],
+        "packages": _packages(),
+        "git": _git(Path(__file__).resolve().parents[2]),
+        "hardware": _hardware(),
+        "variables": recorded,
+    }
+
+
+def _packages() -> dict[str, str]:
+    found = {each.metadata["Name"]: each.version for each in importlib.metadata.distributions()}
+    return dict(sorted((name, version) for name, version in found.items() if name))
+
+
+def _git(folder: Path) -> dict[str, Any] | None:
+    if not (folder / ".git").exists() or shutil.which("git") is None:
+        return None
+    commit = _output("git", "-C", str(folder), "rev-parse", "HEAD")
+    changed = _output("git", "-C", str(folder), "status", "--porcelain", "--untracked-files=no")
+    return {"commit": commit, "changed": bool(changed)} if commit else None
+
+
+def _hardware() -> dict[str, Any]:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    query = ("nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader")
+    accelerators = _output(*query) if shutil.which("nvidia-smi") else ""
+    return {
+        "cpu": _cpu_name(),
+        "cores": cores,
+        "memory_gib": round(memory, 1),
+        "accelerators": accelerators.splitlines(),
+    }
+
+
+def _cpu_name() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    names = re.findall(r"^model name\s*:\s*(.+)$", cpuinfo.read_text(), re.MULTILINE) if cpuinfo.is_file() else []
+    return names[0] if names else platform.processor()
+
+
+def _output(*command: str) -> str:
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.TimeoutExpired):
+        return ""

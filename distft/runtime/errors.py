@@ -1,0 +1,115 @@
+"""Which rank failed first, and why: every rank records its exception, the launcher picks the culprit.
+
+Trap: when one rank dies the others fail too, with errors about the lost connection that hide the cause.
+"""
+
+import os
+import re
+import signal
+import socket
+import sys
+import sysconfig
+import time
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from distft.run import RunFolder, read_json, write_json
+from distft.runtime.environment import redact
+from distft.runtime.logs import last_lines
+
+_COLLECTIVE_ERRORS = {"RuntimeError", "DistError", "DistBackendError", "DistNetworkError", "DistStoreError"}
+_PEER_LOST = re.compile(
+    r"connection (was )?(closed|reset|refused)|broken pipe|(read|write|socket) (error|timeout)|recvValue failed"
+    r"|timed out (waiting|after)|wait timeout|communicator was aborted|remote (process|error)|TCPStore",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """One rank's end, as status.json and the user's screen show it."""
+
+    rank: int | None  # None: not a rank but the process that starts them
+    host: str
+    type: str
+    message: str
+    where: str | None = None  # file:line of the deepest frame outside the installed packages
+    log: str | None = None
+    time: float = 0.0
+    traceback: str = ""
+
+    @classmethod
+    def of_run(cls, message: str, log: Path | None = None) -> "Failure":
+        """Returns a failure that no single rank is to blame for."""
+        return cls(None, socket.gethostname(), "RuntimeError", message, log=str(log) if log else None, time=time.time())
+
+    @property
+    def peer_lost(self) -> bool:
+        """True when this rank only noticed that another one was gone."""
+        return self.type in _COLLECTIVE_ERRORS and bool(_PEER_LOST.search(self.message))
+
+
+@contextmanager
+def record(run: RunFolder, attempt: int, rank: int) -> Iterator[None]:
+    """Ends the process with code 1 on any exception, after writing it to the rank's error.json and log.
+
+    It ends at once: tearing down collectives that other ranks still wait in can hang.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if isinstance(error, SystemExit) and not error.code:
+            raise
+        failure = describe(error, run, attempt, rank)
+        print(failure.traceback, file=sys.stderr, flush=True)
+        try:
+            write_json(run.rank_error(attempt, rank), asdict(failure))
+        except OSError:  # a full disk: torch's own error file is in the temporary folder
+            write_json(Path(os.environ["TORCHELASTIC_ERROR_FILE"]), asdict(failure))
+        finally:
+            os._exit(1)
+
+
+def describe(error: BaseException, run: RunFolder, attempt: int, rank: int | None) -> Failure:
+    """Returns what a user needs to know of `error`, secrets blanked."""
+    log = str(run.rank_log(attempt, rank)) if rank is not None else None
+    text = "".join(traceback.format_exception(error))
+    name = type(error).__name__
+    return Failure(rank, socket.gethostname(), name, redact(str(error)), _where(error), log, time.time(), redact(text))
+
+
+def first_failure(run: RunFolder, attempt: int, exits: Mapping[int, int], spare_dir: Path) -> Failure | None:
+    """Returns the culprit of an attempt, None when no rank failed.
+
+    `exits`: exit code per failed rank, negative for a signal; `spare_dir`: errors that found no room in the run folder.
+    The earliest exception that is no mere loss of a peer wins, then a rank ended by a signal, then anything else.
+    """
+    files = [*run.rank_error(attempt, 0).parent.glob("rank-*.error.json"), *spare_dir.glob("*.json")]
+    recorded = sorted((Failure(**read_json(file)) for file in files), key=lambda failure: failure.time)
+    silent = exits.keys() - {failure.rank for failure in recorded}
+    gone = {rank: of_process(exits[rank], run.rank_log(attempt, rank), rank) for rank in sorted(silent)}
+    own = [failure for failure in recorded if not failure.peer_lost]
+    killed = [failure for rank, failure in gone.items() if exits[rank] < 0]
+    return next(iter([*own, *killed, *gone.values(), *recorded]), None)
+
+
+def of_process(code: int, log: Path, rank: int | None = None) -> Failure:
+    """Returns the failure of a process that left nothing but its exit code (negative: a signal) and its log."""
+    if code < 0:
+        name = signal.Signals(-code).name
+        hint = " (by the kernel, if memory ran out, or by hand)" if name == "SIGKILL" else ""
+        return Failure(rank, socket.gethostname(), name, f"the process was ended by {name}{hint}", log=str(log))
+    said = "; ".join(last_lines(log, 1)) or "nothing"
+    message = f"the process recorded no exception; the last it printed: {redact(said)}"
+    return Failure(rank, socket.gethostname(), f"exit code {code}", message, log=str(log))
+
+
+def _where(error: BaseException) -> str | None:
+    installed = (sysconfig.get_path("purelib"), sysconfig.get_path("stdlib"), "<")
+    frames = traceback.extract_tb(error.__traceback__)
+    ours = [frame for frame in frames if "/distft/" in frame.filename or not frame.filename.startswith(installed)]
+    chosen = (ours or frames)[-1:]
+    return f"{chosen[0].filename}:{chosen[0].lineno}" if chosen else None

@@ -1,0 +1,31 @@
+"""TensorBoard event files in RUN/tensorboard, written without torch and without TensorFlow."""
+
+import shutil
+from typing import Any
+
+from distft.run import RunFolder
+from distft.trackers.contract import numbers
+
+
+class TensorBoard:
+    """Writes the files anew on every attempt: they hold what metrics.jsonl holds, each step once."""
+
+    def __init__(self) -> None:
+        self._writer: Any = None
+
+    def start(self, run: RunFolder) -> None:
+        from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+        folder = run.path / "tensorboard"
+        shutil.rmtree(folder, ignore_errors=True)
+        self._writer = EventFileWriter(str(folder))
+
+    def log(self, row: dict[str, Any]) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        values = [Summary.Value(tag=name, simple_value=value) for name, value in numbers(row).items()]
+        self._writer.add_event(Event(step=row["step"], summary=Summary(value=values)))
+
+    def finish(self, state: str) -> None:
+        self._writer.close()

@@ -1,0 +1,107 @@
+"""What the user sees of a run in progress: a bar on a terminal, a few plain lines elsewhere."""
+
+import time
+from collections import deque
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+from rich.table import Table
+
+from distft.run import RunFolder
+
+Row = dict[str, Any]
+_SECONDS_BETWEEN_LINES = 30  # of plain output
+_STEPS_FOR_SPEED = 20
+
+
+class Terminal:
+    """Shows step, loss, tokens/s, time left and the last held-out loss."""
+
+    def __init__(self, console: Console):
+        self._console = console
+        self._recent: deque[Row] = deque(maxlen=_STEPS_FOR_SPEED)
+        self._held_out: Row | None = None
+        self._last_line = 0.0
+        self._bar = Progress(
+            TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[numbers]}"), console=console
+        )
+
+    def start(self, run: RunFolder) -> None:
+        """Begins to show the run; rows that are there already are not shown as news."""
+        self._steps = run.read_plan().steps
+        self._old_rows = sum(1 for _ in run.read_metrics())
+        self._task = self._bar.add_task(f"step 0/{self._steps}", total=self._steps, numbers="starting")
+        if self._console.is_terminal:
+            self._bar.start()
+
+    def log(self, row: Row) -> None:
+        """Shows a row of metrics.jsonl."""
+        if row["split"] == "train":
+            self._recent.append(row)
+        else:
+            self._held_out = row
+        step = f"step {row['step']}/{self._steps}"
+        if self._console.is_terminal:
+            self._bar.update(self._task, description=step, completed=row["step"], numbers=self._numbers())
+        elif self._old_rows > 0:
+            self._old_rows -= 1
+        elif row["split"] == "eval" or time.monotonic() - self._last_line > _SECONDS_BETWEEN_LINES:
+            self._last_line = time.monotonic()
+            self._console.print(f"{step}  {self._numbers()}", highlight=False, soft_wrap=True)
+
+    def finish(self, state: str) -> None:
+        """Leaves the bar as it stands."""
+        if self._console.is_terminal:
+            self._bar.stop()
+
+    def _numbers(self) -> str:
+        parts = []
+        if self._recent:
+            last = self._recent[-1]
+            seconds = sum(row["seconds"] for row in self._recent)
+            tokens = sum(row["tokens"] for row in self._recent)
+            left = (self._steps - last["step"]) * seconds / len(self._recent)
+            parts = [f"loss {last['loss']:.4f}", f"{tokens / seconds:,.0f} tokens/s", f"{duration(left)} left"]
+        if self._held_out:
+            parts.append(f"held-out loss {self._held_out['loss']:.4f}")
+        return "  ".join(parts)
+
+
+def duration(seconds: float) -> str:
+    """Returns a length of time in its two largest units: 42s, 3m05s, 2h10m."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours}h{minutes:02}m"
+    return f"{minutes}m{rest:02}s" if minutes else f"{rest}s"
+
+
+def summary(run: RunFolder) -> Table:
+    """Returns the one table that a finished run ends with."""
+    table = Table(title=str(run.path), title_justify="left", show_header=False)
+    for name, value in _facts(run):
+        table.add_row(name, value)
+    return table
+
+
+def _facts(run: RunFolder) -> list[tuple[str, str]]:
+    train = list(run.read_metrics("train"))
+    held_out = list(run.read_metrics("eval"))
+    facts = [("state", str(run.read_status()["state"])), ("steps", f"{len(train)} of {run.read_plan().steps}")]
+    if held_out:
+        before, after = held_out[0], held_out[-1]
+        change = f" ({after['loss'] / before['loss'] - 1:+.1%})" if before["loss"] else ""
+        facts.append(("held-out loss", f"{before['loss']:.4f} -> {after['loss']:.4f}{change}"))
+        facts.append(("held-out perplexity", f"{before['perplexity']:.2f} -> {after['perplexity']:.2f}"))
+        facts.append(("held-out accuracy", f"{before['accuracy']:.1%} -> {after['accuracy']:.1%}"))
+    if train:
+        seconds = sum(row["seconds"] for row in train)
+        tokens = sum(row["tokens"] for row in train)
+        facts.append(("training loss", f"{train[0]['loss']:.4f} -> {train[-1]['loss']:.4f}"))
+        facts.append(("speed", f"{tokens / seconds:,.0f} tokens/s, {duration(seconds)} in steps"))
+        facts.append(("peak memory", f"{max(row['peak_memory_gib'] for row in train):.2f} GiB a process"))
+    for name, path in (("model", run.final), ("report", run.path / "report.html")):
+        if path.exists():
+            facts.append((name, str(path)))
+    return facts

@@ -1,0 +1,61 @@
+"""Weights & Biases, online or offline.
+
+Trap: its server drops steps that do not increase, and `wandb sync` of an offline run replaces what it had,
+so each attempt logs the whole run again under the same id, minus what an online run already has.
+"""
+
+import uuid
+from typing import Any, Literal
+
+from distft.run import RunFolder
+from distft.trackers.contract import numbers
+
+
+class Wandb:
+    """Logs under one id per run folder, kept in RUN/wandb/id: a resumed attempt continues the same curve."""
+
+    def __init__(
+        self, project: str = "distft", entity: str | None = None, mode: Literal["online", "offline"] = "online"
+    ):
+        self._project = project
+        self._entity = entity
+        self._mode = mode
+        self._record: Any = None
+        self._known_steps = -1
+
+    def start(self, run: RunFolder) -> None:
+        import wandb
+
+        folder = run.path / "wandb"
+        folder.mkdir(parents=True, exist_ok=True)
+        kept = folder / "id"
+        if not kept.is_file():
+            kept.write_text(uuid.uuid4().hex[:16])
+        self._record = wandb.init(
+            project=self._project,
+            entity=self._entity,
+            mode=self._mode,
+            name=run.path.name,
+            id=kept.read_text(),
+            resume="allow" if self._mode == "online" else None,
+            dir=str(run.path),
+            config=run.read_config(),
+            settings=wandb.Settings(
+                console="off",
+                silent=True,
+                disable_git=True,
+                disable_code=True,
+                x_disable_meta=True,  # the machine is in environment.json
+                x_disable_stats=True,  # they would be the launching process's
+                init_timeout=60,
+            ),
+        )
+        self._known_steps = self._record.step - 1
+
+    def log(self, row: dict[str, Any]) -> None:
+        if row["step"] > self._known_steps:
+            self._record.log(numbers(row), step=row["step"])
+
+    def finish(self, state: str) -> None:
+        self._record.summary["state"] = state
+        self._record.finish(exit_code=1 if state == "failed" else 0)

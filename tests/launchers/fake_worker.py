@@ -1,0 +1,69 @@
+"""A worker without a model: it steps, meets its peers, and misbehaves as its config.yaml says."""
+
+import argparse
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+from distft.run import RunFolder
+from distft.runtime import errors, logs, parent, stop
+
+
+def misbehave(how: str) -> None:
+    """Fails in the way a test asked for."""
+    if how == "raise":
+        raise ValueError("row 7 has no label")
+    if how == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if how == "exit":
+        os._exit(3)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--attempt", type=int)
+    given = parser.parse_args()
+    parent.die_with_parent()
+    run, rank = RunFolder(given.run), int(os.environ["RANK"])
+    logs.redirect(run.rank_log(given.attempt, rank))
+    with errors.record(run, given.attempt, rank):
+        train(run, given.attempt, rank)
+
+
+def train(run: RunFolder, attempt: int, rank: int) -> None:
+    import torch
+    import torch.distributed as dist
+
+    config = run.read_config()
+    dist.init_process_group("gloo")
+    print(f"rank {rank} of {dist.get_world_size()} in attempt {attempt}")
+    if rank == 0:
+        run.write_status(state="running")
+    state = "completed"
+    for step in range(1, config["steps"] + 1):
+        time.sleep(config.get("seconds", 0.02))
+        if step == 3 and rank == config.get("bad_rank"):
+            misbehave(config["bad"])
+        asked = torch.tensor([int(rank == 0 and stop.requested(run, attempt) is not None)])
+        dist.all_reduce(asked)
+        if rank == 0:
+            log_row(run, step)
+        if asked.item() and not config.get("deaf"):
+            state = "preempted"
+            break
+    if rank == 0:
+        run.write_status(state=state, step=step)
+    dist.destroy_process_group()
+
+
+def log_row(run: RunFolder, step: int) -> None:
+    row = {"step": step, "split": "train", "loss": 1 / step, "seconds": 0.02, "tokens": 10, "peak_memory_gib": 0.1}
+    with run.metrics.open("a") as file:
+        file.write(json.dumps(row) + "\n")
+
+
+if __name__ == "__main__":
+    main()
