@@ -1,0 +1,158 @@
+"""Draws a run's curves: one sheet as SVG and PNG, and single panels that take the page's colours.
+
+Trap: a step may lack a number or hold NaN; such points are left out, never drawn as zero.
+"""
+
+import io
+import math
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.ticker import MaxNLocator
+
+Rows = list[dict[str, Any]]
+
+MOST_POINTS = 200  # longer curves are drawn as the mean of equal stretches, with their least and largest as a band
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One drawing: a number of metrics.jsonl over the steps, from one split or both."""
+
+    title: str
+    key: str
+    splits: tuple[str, ...] = ("train",)
+    from_zero: bool = False
+
+
+PANELS = (
+    Panel("Loss, nats per target token", "loss", ("train", "eval")),
+    Panel("Accuracy of target tokens", "accuracy", ("train", "eval")),
+    Panel("Learning rate", "learning_rate", from_zero=True),
+    Panel("Gradient norm before clipping", "grad_norm", from_zero=True),
+    Panel("Tokens per second, all processes", "tokens_per_second", from_zero=True),
+    Panel("Peak memory of a process, GiB", "peak_memory_gib", from_zero=True),
+)
+
+
+@dataclass(frozen=True)
+class Ink:
+    """The colours of one drawing."""
+
+    text: str
+    line: str
+    train: str
+    eval: str
+
+
+PAPER = Ink(text="#333a45", line="#d9dde3", train="#7aa6d8", eval="#c2410c")
+# Stand-ins in the drawing, replaced by the page's variables so that dark and light both fit.
+MARKED = Ink(text="#010101", line="#020202", train="#030303", eval="#040404")
+_VARIABLES = {"#010101": "var(--text)", "#020202": "var(--line)", "#030303": "var(--train)", "#040404": "var(--eval)"}
+
+
+def points(rows: Rows, key: str) -> tuple[np.ndarray, np.ndarray]:
+    """Returns steps and values of the rows that hold a finite `key`."""
+    kept = [(row["step"], row[key]) for row in rows if row.get(key) is not None and math.isfinite(row[key])]
+    return np.array([step for step, _ in kept], float), np.array([value for _, value in kept], float)
+
+
+def has_points(rows: Rows, panel: Panel) -> bool:
+    return any(len(points([row for row in rows if row["split"] == split], panel.key)[0]) for split in panel.splits)
+
+
+def draw(axes: Axes, rows: Rows, panel: Panel, ink: Ink) -> None:
+    """Fills `axes` with one panel."""
+    for split in panel.splits:
+        steps, values = points([row for row in rows if row["split"] == split], panel.key)
+        if not len(steps):
+            continue
+        if split == "eval":
+            axes.plot(
+                steps, values, color=ink.eval, marker="o", markersize=4.5, linewidth=1.8, label="held-out", zorder=3
+            )
+        else:
+            draw_train(axes, steps, values, ink)
+    axes.set_title(panel.title, loc="left", fontsize=10.5, color=ink.text, pad=9)
+    axes.grid(axis="y", color=ink.line, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.spines["bottom"].set_color(ink.line)
+    axes.tick_params(colors=ink.text, labelsize=9, length=0)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+    axes.yaxis.set_major_locator(MaxNLocator(nbins=5))
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}" if value >= 100 else f"{value:.3g}")
+    if panel.from_zero:
+        axes.set_ylim(bottom=0, top=1.1 * axes.get_ylim()[1])
+    axes.set_xlabel("optimizer step", fontsize=9, color=ink.text)
+    if len(panel.splits) > 1:
+        axes.legend(frameon=False, fontsize=9, labelcolor=ink.text, loc="best")
+
+
+def draw_train(axes: Axes, steps: np.ndarray, values: np.ndarray, ink: Ink) -> None:
+    """Draws every step, or of a long run the mean of equal stretches inside the band they span."""
+    if len(steps) > MOST_POINTS:
+        stretches = np.array_split(values, MOST_POINTS)
+        steps = np.array([stretch[-1] for stretch in np.array_split(steps, MOST_POINTS)])
+        low, high = [s.min() for s in stretches], [s.max() for s in stretches]
+        axes.fill_between(steps, low, high, color=ink.train, alpha=0.25, linewidth=0)
+        values = np.array([stretch.mean() for stretch in stretches])
+    marker = "o" if len(steps) == 1 else None
+    axes.plot(steps, values, color=ink.train, linewidth=1.8, label="train", marker=marker)
+
+
+def sheet(rows: Rows, title: str) -> Figure:
+    """Returns all panels that have points on one figure."""
+    panels = [panel for panel in PANELS if has_points(rows, panel)]
+    columns = min(3, max(1, len(panels)))
+    lines = max(1, math.ceil(len(panels) / columns))
+    layout = ConstrainedLayoutEngine(h_pad=0.16, w_pad=0.12)
+    figure = Figure(figsize=(4.4 * columns, 3.1 * lines + 0.5), layout=layout)
+    figure.suptitle(title, x=0.01, ha="left", fontsize=13, color=PAPER.text)
+    for place, panel in enumerate(panels, start=1):
+        draw(figure.add_subplot(lines, columns, place), rows, panel, PAPER)
+    return figure
+
+
+def write_sheet(rows: Rows, title: str, folder: Path) -> None:
+    """Writes curves.svg and curves.png into `folder`."""
+    figure = sheet(rows, title)
+    with matplotlib.rc_context({"svg.hashsalt": "distft"}):  # the same run gives the same bytes
+        figure.savefig(folder / "curves.svg", metadata={"Date": None})
+    figure.savefig(folder / "curves.png", dpi=150)
+
+
+def page_panels(rows: Rows) -> Iterable[str]:
+    """Yields each panel with points as an <svg> that takes its colours from the page."""
+    for number, panel in enumerate(PANELS):
+        if not has_points(rows, panel):
+            continue
+        figure = Figure(figsize=(4.0, 2.7), layout="constrained")
+        figure.patch.set_alpha(0)
+        axes = figure.add_subplot()
+        axes.patch.set_alpha(0)
+        draw(axes, rows, panel, MARKED)
+        buffer = io.StringIO()
+        with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": f"panel {number}"}):
+            figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+        yield for_page(buffer.getvalue(), panel.title)
+
+
+def for_page(svg: str, title: str) -> str:
+    """Returns the <svg> element alone, scalable, named for screen readers, in the page's font and colours."""
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)
+    svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1)
+    svg = svg.replace("<svg", f'<svg role="img" aria-label="{title}"', 1)
+    svg = re.sub(r"font:([^;\"]*?) '[^;\"]*", r"font:\1 var(--font)", svg)
+    for colour, variable in _VARIABLES.items():
+        svg = svg.replace(colour, variable)
+    return svg

@@ -1,0 +1,194 @@
+"""Reads from a run folder what the page shows; a file that is not there leaves its part out."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from distft.paths import conf_dir
+from distft.run import Plan, RunFolder, read_json
+
+GIB = 2**30
+Table = list[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Change:
+    """A number of the held-out rows before the first step and after the last."""
+
+    name: str
+    before: float
+    after: float
+    better: bool
+
+    @property
+    def percent(self) -> float:
+        return 100 * (self.after - self.before) / self.before if self.before else math.nan
+
+
+@dataclass(frozen=True)
+class Facts:
+    """All that one page says."""
+
+    name: str
+    status: dict[str, Any]
+    command: str
+    what: Table
+    numbers: Table
+    changes: list[Change]
+    held_out_tokens: int
+    memory: dict[str, dict[str, int]]
+    strategy: str
+    data: Table
+    environment: Table
+    config_text: str
+    rows: list[dict[str, Any]]
+    sources: list[str]
+
+
+def gather(run: RunFolder) -> Facts:
+    """Returns the facts of a run, finished or not; RuntimeError when the folder is no run."""
+    if not run.config.is_file():
+        raise RuntimeError(f"run={run.path} is no run folder: it has no config.yaml")
+    config = run.read_config()
+    plan = run.read_plan() if run.plan.is_file() else None
+    rows = list(run.read_metrics())
+    data_files = [Path(plan.data_dir) / "report.json"] if plan and plan.data_dir else []
+    data_files = [file for file in data_files if file.is_file()]
+    evals = [row for row in rows if row["split"] == "eval"]
+    files = [run.command, run.config, run.plan, run.environment, run.status, run.metrics]
+    return Facts(
+        name=str(config.get("name") or run.path.name),
+        status=run.read_status(),
+        command=run.command.read_text().strip() if run.command.is_file() else "",
+        what=what_ran(config, plan),
+        numbers=planned(plan, rows) if plan else [],
+        changes=held_out(evals),
+        held_out_tokens=evals[-1].get("target_tokens", 0) if evals else 0,
+        memory=plan.memory if plan else {},
+        strategy=strategy_of(config),
+        data=[pair for file in data_files for pair in flat(read_json(file))],
+        environment=list(flat(read_json(run.environment))) if run.environment.is_file() else [],
+        config_text=run.config.read_text(),
+        rows=rows,
+        sources=[file.name for file in files if file.is_file()]
+        + [f"{file.parent.name}/{file.name}" for file in data_files],
+    )
+
+
+def held_out(evals: list[dict[str, Any]]) -> list[Change]:
+    """Returns how loss, perplexity and accuracy moved; empty when the held-out rows were not measured twice."""
+    if len(evals) < 2:
+        return []
+    first, last = evals[0], evals[-1]
+    both = [
+        name
+        for name in ("loss", "perplexity", "accuracy")
+        if first.get(name) is not None and last.get(name) is not None
+    ]
+    return [
+        Change(name, first[name], last[name], better=(last[name] > first[name]) == (name == "accuracy"))
+        for name in both
+    ]
+
+
+def what_ran(config: dict[str, Any], plan: Plan | None) -> Table:
+    """Returns the choices that tell this run from another, each by one line."""
+    model, data, train = (config.get(group) or {} for group in ("model", "data", "train"))
+    held_out = data.get("eval")
+    shown = {
+        "model": "random tiny instance" if model.get("tiny") else model.get("path"),
+        "parameters": f"{plan.parameters:,}" if plan else None,
+        "training rows": data.get("train"),
+        "held-out rows": f"{100 * held_out:.3g} % of them" if isinstance(held_out, float) else held_out,
+        "strategy": strategy_of(config),
+        "optimizer": short_target(config, "optimizer"),
+        "schedule": short_target(config, "schedule"),
+        "loss": short_target(config, "loss"),
+        "tuning": short_target(config, "tuning"),
+        "precision": train.get("precision"),
+        "seed": config.get("seed"),
+    }
+    return [(key, words(value)) for key, value in shown.items() if value is not None]
+
+
+def short_target(config: dict[str, Any], group: str) -> str | None:
+    """Returns `AdamW, lr 0.0001` for a group of the config: the class, and its plain values."""
+    values = config.get(group) or {}
+    name = str(values.get("_target_", "")).rsplit(".", 1)[-1]
+    plain = [f"{key} {words(value)}" for key, value in values.items() if key[0] != "_" and value is not None]
+    return ", ".join([name, *plain] if name else plain) or None
+
+
+def strategy_of(config: dict[str, Any]) -> str:
+    """Returns the name of the YAML in conf/strategy that differs least from what ran."""
+    ran = config.get("strategy") or {}
+
+    def differences(choice: Path) -> int:
+        values = yaml.safe_load(choice.read_text()) or {}
+        return sum(values.get(key) != ran.get(key) for key in values.keys() | ran.keys())
+
+    return min(sorted((conf_dir() / "strategy").glob("*.yaml")), key=differences).stem if ran else ""
+
+
+def planned(plan: Plan, rows: list[dict[str, Any]]) -> Table:
+    """Returns the batch arithmetic, and beside it what was measured."""
+    train = [row for row in rows if row["split"] == "train"]
+    peaks = [row["peak_memory_gib"] for row in train if row.get("peak_memory_gib")]
+    seconds = sum(row.get("seconds") or 0 for row in train)
+    tokens = sum(row.get("tokens") or 0 for row in train)
+    micro, accumulation, world = plan.micro_batch_size, plan.accumulation, plan.world
+    table = [
+        ("processes", f"{plan.world} = {plan.nodes} node{'s' * (plan.nodes > 1)} x {plan.processes_per_node}"),
+        (
+            "rows per step",
+            f"{micro * accumulation * world} = {world} processes x {accumulation} micro-batches x {micro}",
+        ),
+        ("steps", f"{plan.steps:,} ({plan.epochs:.3g} epochs of {plan.rows:,} rows{', estimated' * plan.estimated})"),
+        ("held-out rows", f"{plan.eval_rows:,}"),
+    ]
+    if seconds:
+        table.append(("tokens trained on", f"{tokens:,} in {duration(seconds)}: {tokens / seconds:,.0f} per second"))
+    if peaks:
+        table.append(("peak memory of a process", f"{max(peaks):.2f} GiB, measured"))
+    return table
+
+
+def duration(seconds: float) -> str:
+    """Returns 75 s, 12 min or 3.4 h."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def flat(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
+    """Yields each leaf of a JSON value with its path; a long list is cut and says so."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from flat(inner, f"{path}.{key}" if path else str(key))
+    elif isinstance(value, list) and any(isinstance(item, dict | list) for item in value):
+        for item in value[:20]:
+            yield (
+                path,
+                ", ".join(f"{key} {text}" for key, text in flat(item)) if isinstance(item, dict) else words(item),
+            )
+        if len(value) > 20:
+            yield path, f"and {len(value) - 20:,} more"
+    elif value is not None and value not in ([], ""):
+        yield path, words(value)
+
+
+def words(value: Any) -> str:
+    """Returns a value as a reader writes it."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}" if value >= 10_000 else str(value)
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, list):
+        return ", ".join(map(words, value))
+    return str(value)

@@ -1,0 +1,25 @@
+"""Renders the facts of a run as one HTML file that needs no other file, no network and no script."""
+
+from dataclasses import fields
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from distft.report.curves import page_panels
+from distft.report.facts import GIB, Facts
+
+
+def render(facts: Facts) -> str:
+    """Returns the page; every text from the run is escaped, only our own drawings are markup."""
+    environment = Environment(
+        loader=PackageLoader("distft.report", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    environment.filters["gib"] = lambda size: f"{size / GIB:,.2f}"
+    values = {field.name: getattr(facts, field.name) for field in fields(facts)}
+    panels = [Markup(svg) for svg in page_panels(facts.rows)]
+    return environment.get_template("page.html.jinja").render(**values, panels=panels)
+
+
+def write(facts: Facts, out: Path) -> None:
+    out.write_text(render(facts))
