@@ -36,3 +36,12 @@ def require():
         return path
 
     return find
+
+
+@pytest.fixture(scope="session")
+def demo_dir() -> Path:
+    """The folder with the real demo model and rows, fetched once and kept outside the checkout."""
+    from distft.demo import __main__ as demo
+
+    assert demo.main(["--fetch-only"]) == 0
+    return Path("~/.cache/distft/demo").expanduser()
