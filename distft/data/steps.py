@@ -1,0 +1,89 @@
+"""Which rows a step reads: a pure function of seed, data and step number. Nothing here has a state to save."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from distft.runtime.seeds import seed_for
+
+
+@dataclass(frozen=True)
+class Order:
+    """Row positions 0, 1, 2 ... of a run, as concatenated permutations of the rows, one per epoch."""
+
+    num_rows: int
+    seed: int
+
+    def rows(self, start: int, stop: int) -> np.ndarray:
+        """Returns the row indices at positions start..stop; an epoch's border may lie between them."""
+        epochs = range(start // self.num_rows, (stop - 1) // self.num_rows + 1)
+        order = np.concatenate([_permutation(self.num_rows, self.seed, epoch) for epoch in epochs])
+        offset = epochs.start * self.num_rows
+        return order[start - offset : stop - offset]
+
+
+@lru_cache(maxsize=2)
+def _permutation(num_rows: int, seed: int, epoch: int) -> np.ndarray:
+    return np.random.Generator(np.random.PCG64(seed_for(seed, "order", epoch))).permutation(num_rows)
+
+
+def row_borders(num_positions: int, batch_rows: int) -> np.ndarray:
+    """Returns the borders of steps of `batch_rows` rows each; the last step may be short."""
+    return np.append(np.arange(0, num_positions, batch_rows), num_positions)
+
+
+def token_borders(lengths: np.ndarray, batch_tokens: int) -> np.ndarray:
+    """Returns the borders of steps that take rows in order while they hold at most `batch_tokens` tokens.
+
+    lengths: tokens of the row at each position. ValueError when one row alone is longer than a step.
+    """
+    if len(lengths) and lengths.max() > batch_tokens:
+        raise ValueError(
+            f"train.global_batch_tokens={batch_tokens} is less than the longest row, {lengths.max()} tokens. "
+            f"Nearest: {lengths.max()}"
+        )
+    ends = np.cumsum(lengths, dtype=np.int64)
+    borders = [0]
+    while borders[-1] < len(lengths):
+        taken = ends[borders[-1] - 1] if borders[-1] else 0
+        borders.append(int(np.searchsorted(ends, taken + batch_tokens, side="right")))
+    return np.asarray(borders)
+
+
+def step_borders(
+    order: Order,
+    lengths: np.ndarray,
+    *,
+    epochs: float | None,
+    max_steps: int | None,
+    batch_rows: int | None,
+    batch_tokens: int | None,
+) -> np.ndarray:
+    """Returns positions [steps + 1]: step i (from 0) reads positions borders[i]..borders[i + 1].
+
+    epochs, max_steps: the first one reached ends the run; one of them at least is given.
+    """
+    if epochs is None:
+        assert max_steps is not None, "a run needs an end"
+        at_most = max_steps * (batch_rows or batch_tokens or 1)  # a row has one token at least
+    else:
+        at_most = int(np.ceil(round(epochs * order.num_rows, 6)))
+    if batch_tokens is None:
+        assert batch_rows is not None
+        borders = row_borders(at_most, batch_rows)
+    else:
+        borders = token_borders(lengths[order.rows(0, at_most)], batch_tokens)
+    return borders if max_steps is None else borders[: max_steps + 1]
+
+
+def micro_batches(rows: np.ndarray, lengths: np.ndarray, micro_rows: int, world: int) -> list[list[np.ndarray]]:
+    """Cuts one step's rows into micro-batches: result[i][rank] holds the rows of micro-batch i on that rank.
+
+    Rows of like length come together, so little is padded, and ranks work on like lengths at the same time.
+    Every rank has the same number of micro-batches; some of the last ones may be empty.
+    """
+    rows = rows[np.argsort(-lengths[rows], kind="stable")]
+    cut = [rows[i : i + micro_rows] for i in range(0, len(rows), micro_rows)]
+    cut += [rows[:0]] * (-len(cut) % world)
+    return [cut[i : i + world] for i in range(0, len(cut), world)]

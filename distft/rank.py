@@ -1,0 +1,37 @@
+"""The process around a worker: `python -m distft.rank RUN_DIR --attempt N`, started by the launcher on every rank.
+
+It must be in place before torch is imported: output goes to the rank's log, an exception to its error file, and the
+process dies with the one that started it.
+"""
+
+import argparse
+import os
+from pathlib import Path
+
+from distft.run import RunFolder
+from distft.runtime.errors import record
+from distft.runtime.logs import redirect
+from distft.runtime.parent import die_with_parent
+from distft.runtime.quiet import silence
+
+
+def main() -> None:
+    """Runs this rank's worker to its end."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--attempt", type=int, required=True)
+    given = parser.parse_args()
+    run, rank = RunFolder(given.run), int(os.environ["RANK"])
+    die_with_parent()
+    redirect(run.rank_log(given.attempt, rank))
+    silence()
+    with record(run, given.attempt, rank):
+        from distft.runtime.process_group import process_group
+        from distft.worker import work
+
+        with process_group() as world:
+            work(run, given.attempt, world)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,25 @@
+"""metrics.jsonl: the source of truth of a run's numbers, one object a line, each step once."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+
+class MetricsLog:
+    """Appends rows to metrics.jsonl; only rank 0 has one."""
+
+    def __init__(self, path: Path, start_step: int) -> None:
+        """Drops rows after `start_step`, which this attempt will make again, and a line cut off by a crash."""
+        self.path = path
+        if path.is_file():
+            lines = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+            kept = "".join(line for line in lines if json.loads(line)["step"] <= start_step)
+            beside = path.with_name(f".{path.name}.kept")
+            beside.write_text(kept)
+            os.replace(beside, path)
+        self.file = path.open("a", buffering=1)
+
+    def write(self, row: dict[str, Any]) -> None:
+        """Appends one line; it is with the operating system when this returns."""
+        self.file.write(json.dumps(row) + "\n")

@@ -1,0 +1,85 @@
+"""The contract of a strategy, and the flat pieces that make checkpoints independent of it.
+
+    engine = strategy.setup(build_model, make_optimizer, world, precision)
+
+A strategy adds memory layout and communication; it never changes what a step computes.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import nn
+
+from distft.data.batches import Batch
+from distft.runtime.process_group import World
+from distft.strategies.objective import Loss, Objective, Sums
+
+BuildModel = Callable[[], Objective]  # parameters on the meta device, buffers real
+MakeOptimizer = Callable[[list[tuple[nn.Parameter, int]]], torch.optim.Optimizer]  # of (parameter, number of dims)
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Elements start..start+count of a parameter, row-major, and where this process keeps them.
+
+    The same elements of every optimizer state lie at the same place of that state's own tensor.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    start: int
+    count: int
+    owner: torch.Tensor  # the fp32 tensor that the optimizer steps, the key of its state
+    offset: int  # of the first element in the owner's flat local data
+    writes: bool = True  # of all processes that keep these elements, the one that saves them
+
+    def of(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Returns these elements of the owner, or of a state laid out like it: flat, to read or to fill."""
+        local = tensor.to_local() if hasattr(tensor, "to_local") else tensor
+        return local.detach().view(-1)[self.offset : self.offset + self.count]
+
+
+def shares(count: int, replicas: int, replica: int) -> Iterator[tuple[range, bool]]:
+    """Cuts 0..count into one share per replica; each replica keeps all shares and writes its own."""
+    borders = [count * i // replicas for i in range(replicas + 1)]
+    for i, (start, stop) in enumerate(zip(borders, borders[1:], strict=False)):
+        if stop > start:
+            yield range(start, stop), i == replica
+
+
+class Engine(Protocol):
+    """A model, its optimizer and its layout on this process."""
+
+    optimizer: torch.optim.Optimizer
+
+    def forward(self, batch: Batch, loss: Loss | None = None) -> tuple[torch.Tensor, Sums]: ...
+
+    def backward(self, value: torch.Tensor, scale: float, last: bool) -> None:
+        """Adds the gradient of `value * scale`, averaged over processes; `last` ends the accumulation."""
+        ...
+
+    def step(self, max_norm: float | None) -> float:
+        """Clips to `max_norm`, updates the weights, drops the gradients; returns the norm before clipping."""
+        ...
+
+    def train(self, mode: bool) -> None: ...
+
+    def pieces(self) -> Iterator[Piece]:
+        """Yields every element of every parameter that this process keeps, once."""
+        ...
+
+    def refresh(self) -> None:
+        """Makes the working weights follow the fp32 pieces after these were filled."""
+        ...
+
+    def effective(self) -> dict[str, object]:
+        """Reads the settings back from the live objects: what is in force, not what was asked for."""
+        ...
+
+
+class Strategy(Protocol):
+    def setup(
+        self, build_model: BuildModel, make_optimizer: MakeOptimizer, world: World, precision: torch.dtype
+    ) -> Engine: ...

@@ -1,0 +1,128 @@
+"""ddp, fsdp and hsdp are one mechanism, torch's FSDP2, over a mesh of (replicas, shards):
+
+    ddp  = (world, 1)    fsdp = (1, world)    hsdp = (world / shard_size, shard_size)
+
+So the three differ in nothing but the mesh, and bf16 compute over fp32 weights means the same in each.
+Trap: a tied parameter may only live in one FSDP group, so only the blocks are groups of their own and all else
+(embeddings, head, last norm) belongs to the root.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal, cast
+
+import torch
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor
+from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
+
+from distft.data.batches import Batch
+from distft.runtime.process_group import World
+from distft.strategies.engine import BuildModel, MakeOptimizer, Piece, shares
+from distft.strategies.objective import Loss, Objective, Sums
+
+
+@dataclass(frozen=True)
+class FullySharded:
+    """Replicates the model over groups of processes and shards it within each group.
+
+    shard_size: for hsdp, processes that share one copy of the model; a divisor of the world; None: those of one node.
+    """
+
+    layout: Literal["ddp", "fsdp", "hsdp"]
+    shard_size: int | None = None
+
+    def setup(
+        self, build_model: BuildModel, make_optimizer: MakeOptimizer, world: World, precision: torch.dtype
+    ) -> "ShardedEngine":
+        shards = {"ddp": 1, "fsdp": world.size, "hsdp": self.shard_size or world.local_size}[self.layout]
+        if world.size % shards:
+            raise ValueError(f"strategy.shard_size={shards} does not divide the {world.size} processes of the run")
+        mesh = init_device_mesh(
+            world.device.type, (world.size // shards, shards), mesh_dim_names=("replicas", "shards")
+        )
+        policy = MixedPrecisionPolicy(
+            param_dtype=precision if precision != torch.float32 else None, reduce_dtype=torch.float32
+        )
+        objective = build_model()
+        for block in objective.blocks:
+            fully_shard(block, mesh=mesh, mp_policy=policy, reshard_after_forward=shards > 1)
+        fully_shard(objective, mesh=mesh, mp_policy=policy, reshard_after_forward=False)
+        _materialise(objective, world.device)
+        optimizer = make_optimizer([(p, p.ndim) for p in objective.parameters()])
+        return ShardedEngine(objective, optimizer, policy)
+
+
+class ShardedEngine:
+    """A model under FSDP2: fp32 weights and moments in shards, computed in `policy.param_dtype`."""
+
+    def __init__(self, objective: Objective, optimizer: torch.optim.Optimizer, policy: MixedPrecisionPolicy) -> None:
+        self.objective = objective
+        self.optimizer = optimizer
+        self.policy = policy
+        self.mesh = cast(DTensor, next(objective.parameters())).device_mesh
+
+    def forward(self, batch: Batch, loss: Loss | None = None) -> tuple[torch.Tensor, Sums]:
+        return self.objective(batch, loss)
+
+    def backward(self, value: torch.Tensor, scale: float, last: bool) -> None:
+        root = cast(FSDPModule, self.objective)
+        if self.mesh["shards"].size() == 1:
+            root.set_requires_gradient_sync(last)  # replicas keep whole gradients: they talk once a step
+        else:
+            root.set_requires_all_reduce(last)  # shards reduce-scatter every time, to hold no whole gradient
+        root.set_is_last_backward(last)
+        (value * scale).backward()
+
+    def step(self, max_norm: float | None) -> float:
+        parameters = [p for p in self.objective.parameters() if p.grad is not None]
+        limit = float("inf") if max_norm is None else max_norm
+        norm = nn.utils.clip_grad_norm_(parameters, limit)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return (norm.full_tensor() if isinstance(norm, DTensor) else norm).item()
+
+    def train(self, mode: bool) -> None:
+        self.objective.train(mode)
+
+    def pieces(self) -> Iterator[Piece]:
+        replica = self.mesh.get_local_rank("replicas")
+        for name, parameter in self.objective.own_parameters():
+            shape, start, count = _local_range(cast(DTensor, parameter))
+            for part, writes in shares(count, self.mesh["replicas"].size(), replica):
+                yield Piece(name, shape, start + part.start, len(part), parameter, part.start, writes)
+
+    def refresh(self) -> None:
+        """Has nothing to do: the fp32 shards are gathered anew, and cast, in every forward."""
+
+    def effective(self) -> dict[str, object]:
+        parameters = list(self.objective.parameters())
+        states = [v for s in self.optimizer.state.values() for v in s.values() if torch.is_tensor(v) and v.ndim]
+        return {
+            "replicas": self.mesh["replicas"].size(),
+            "shards": self.mesh["shards"].size(),
+            "compute_dtype": str(self.policy.param_dtype or torch.float32),
+            "reduce_dtype": str(self.policy.reduce_dtype),
+            "weight_dtypes": sorted({str(p.dtype) for p in parameters}),
+            "moment_dtypes": sorted({str(v.dtype) for v in states}),
+        }
+
+
+def _materialise(objective: Objective, device: torch.device) -> None:
+    """Allocates the shards of a model on meta; buffers keep their values, tied weights stay one parameter."""
+    tied = len(list(objective.named_parameters(remove_duplicate=False))) - len(list(objective.parameters()))
+    buffers = {name: buffer.clone() for name, buffer in objective.named_buffers()}
+    objective.to_empty(device=device)
+    for name, buffer in objective.named_buffers():
+        buffer.copy_(buffers[name])
+    now = len(list(objective.named_parameters(remove_duplicate=False))) - len(list(objective.parameters()))
+    assert now == tied, "to_empty() untied weights: half of their gradient would be lost"
+
+
+def _local_range(parameter: DTensor) -> tuple[tuple[int, ...], int, int]:
+    """Returns the global shape, and first element and count of this process's rows of a Shard(0) parameter."""
+    local, offset = compute_local_shape_and_global_offset(parameter.shape, parameter.device_mesh, parameter.placements)
+    row = parameter.shape[1:].numel()
+    return tuple(parameter.shape), offset[0] * row if local[0] else 0, torch.Size(local).numel()

@@ -1,0 +1,101 @@
+"""A live DeepSpeed engine behind distft's contract, and its flat partitions as pieces.
+
+Stages 1 and 2 keep all parameters of a group in one flat tensor and give each process a stretch of it; stage 3 cuts
+every parameter into equal flat parts and pads the last. Both are flat ranges of single parameters (Piece).
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import nn
+
+from distft.data.batches import Batch
+from distft.runtime.process_group import World
+from distft.strategies.engine import Piece, shares
+from distft.strategies.objective import Loss, Objective, Sums
+
+
+class ZeroEngine:
+    """A model under ZeRO: fp32 master weights and moments in flat partitions, computed in the engine's dtype."""
+
+    def __init__(self, deepspeed_engine: Any, objective: Objective, stage: int, world: World) -> None:
+        self.deepspeed = deepspeed_engine
+        self.objective = objective
+        self.stage = stage
+        self.world = world
+        self.optimizer: torch.optim.Optimizer = deepspeed_engine.optimizer.optimizer
+
+    def forward(self, batch: Batch, loss: Loss | None = None) -> tuple[torch.Tensor, Sums]:
+        return self.deepspeed(batch, loss)
+
+    def backward(self, value: torch.Tensor, scale: float, last: bool) -> None:
+        self.deepspeed.set_gradient_accumulation_boundary(last)
+        self.deepspeed.backward(value * scale, scale_wrt_gas=False)
+        if not last:
+            self.deepspeed.step()  # no update between borders: DeepSpeed's own count of micro-batches
+
+    def step(self, max_norm: float | None) -> float:
+        self.deepspeed.optimizer.clip_grad = max_norm or 0.0
+        self.deepspeed.step()
+        norm = self.deepspeed.get_global_grad_norm()
+        return norm.item() if torch.is_tensor(norm) else float(norm)
+
+    def train(self, mode: bool) -> None:
+        self.deepspeed.train(mode)
+
+    def pieces(self) -> Iterator[Piece]:
+        for name, parameter in self.objective.own_parameters():
+            yield from self._cut(name, parameter) if self.stage == 3 else self._stretch(name, parameter)
+
+    def _stretch(self, name: str, parameter: nn.Parameter) -> Iterator[Piece]:
+        shape = tuple(parameter.shape)
+        if not parameter.requires_grad:
+            for part, writes in shares(parameter.numel(), self.world.size, self.world.rank):
+                yield Piece(name, shape, part.start, len(part), parameter, part.start, writes)
+            return
+        mapping: Any = getattr(parameter, "_hp_mapping", None)
+        if mapping is not None:  # None where this process holds nothing of it
+            owner = self.optimizer.param_groups[mapping.param_group_index]["params"][0]
+            within, flat = mapping.lp_fragment_address, mapping.hp_fragment_address
+            yield Piece(name, shape, within.start, within.numel, owner, flat.start)
+
+    def _cut(self, name: str, parameter: Any) -> Iterator[Piece]:
+        size = parameter.ds_tensor.ds_numel
+        start = size * self.world.rank
+        count = min(size, max(0, parameter.ds_numel - start))
+        owner, offset = parameter.ds_tensor, 0
+        if parameter.requires_grad:
+            zero = self.deepspeed.optimizer
+            group, offset, _ = zero.grad_position[zero.get_param_id(parameter)]
+            owner = zero.fp32_partitioned_groups_flat[group]
+        if count:
+            yield Piece(name, tuple(parameter.ds_shape), start, count, owner, offset)
+
+    @torch.no_grad()
+    def refresh(self) -> None:
+        if self.stage < 3:
+            self.deepspeed.optimizer.update_lp_params()
+            return
+        by_name = dict(self.objective.own_parameters())
+        for piece in self.pieces():
+            shard: torch.Tensor = by_name[piece.name].ds_tensor  # pyright: ignore[reportAttributeAccessIssue]
+            shard[: piece.count].copy_(piece.of(piece.owner))
+        kept_whole = self.deepspeed.optimizer.persistent_parameters
+        if kept_whole:
+            kept_whole[0].partition(kept_whole)
+            kept_whole[0].all_gather(kept_whole)
+
+    def effective(self) -> dict[str, object]:
+        config, zero = self.deepspeed._config, self.deepspeed.optimizer
+        states = [v for s in self.optimizer.state.values() for v in s.values() if torch.is_tensor(v) and v.ndim]
+        return {
+            "stage": int(config.zero_config.stage),
+            "offload": config.zero_config.offload_optimizer is not None,
+            "reduce_bucket_size": int(config.zero_config.reduce_bucket_size),
+            "overlap_comm": bool(config.zero_config.overlap_comm),
+            "compute_dtype": str(next(p.dtype for p in self.objective.parameters())),
+            "reduce_dtype": str(getattr(zero, "communication_data_type", None) or getattr(zero, "grad_acc_dtype", None)),
+            "weight_dtypes": sorted({str(piece.owner.dtype) for piece in self.pieces()}),
+            "moment_dtypes": sorted({str(v.dtype) for v in states}),
+        }

@@ -1,0 +1,98 @@
+"""The training loop: steps, and what is due between them.
+
+    for each step:  read rows -> forward, backward (x accumulation) -> update -> log
+                    -> evaluate? -> save? -> stop?
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from distft.optim.groups import set_learning_rate
+from distft.optim.schedules import Factor
+from distft.runtime.memory import peak_gib
+from distft.runtime.process_group import World
+from distft.runtime.seeds import seed_for
+from distft.strategies.engine import Engine
+from distft.train.feed import Feed
+from distft.train.step import train_step
+from distft.train.when import EarlyStopping, When
+
+End = Literal["completed", "stopped_early", "preempted"]
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """What the loop calls at step borders; every process calls each at the same steps."""
+
+    evaluate: Callable[[], Row] | None  # the held-out metrics
+    save: Callable[[int, bool], None]  # step, whether its held-out loss is the best so far
+    log: Callable[[Row], None]
+    stop_requested: Callable[[], object]  # truthy: save and stop; rank 0 alone is asked
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The loop's own numbers."""
+
+    start_step: int  # already done
+    max_norm: float | None
+    seed: int
+    evaluate: When
+    save: When
+    evaluate_first: bool
+
+
+def train(
+    engine: Engine, feed: Feed, factor: Factor, settings: Settings, stopping: EarlyStopping, hooks: Hooks, world: World
+) -> tuple[End, int]:
+    """Trains from settings.start_step to the end of the feed; returns how it ended and the last step done."""
+    if settings.start_step == 0 and settings.evaluate_first and hooks.evaluate:
+        metrics = hooks.evaluate()
+        hooks.log({"step": 0, "split": "eval", **metrics})
+        stopping.stop(metrics["loss"])
+    engine.train(True)
+    for step in range(settings.start_step + 1, feed.steps + 1):
+        row, stop = _one(engine, feed, factor, settings, hooks, world, step)
+        hooks.log(row)
+        early = best = False
+        if hooks.evaluate and settings.evaluate.due(step):
+            metrics = hooks.evaluate()
+            hooks.log({"step": step, "split": "eval", **metrics})
+            best = metrics["loss"] < stopping.best
+            early = stopping.stop(metrics["loss"]) and step < feed.steps
+        ending = stop or early
+        if settings.save.due(step) or ending:
+            hooks.save(step, best)
+        if ending and step < feed.steps:
+            return ("stopped_early" if early else "preempted"), step
+    return "completed", feed.steps
+
+
+def _one(
+    engine: Engine, feed: Feed, factor: Factor, settings: Settings, hooks: Hooks, world: World, step: int
+) -> tuple[Row, bool]:
+    """Does one step; returns its metrics row and whether a stop was requested."""
+    began = time.perf_counter()
+    rate = set_learning_rate(engine.optimizer, factor(step))
+    targets, tokens = feed.num_targets(step), feed.num_tokens(step)
+    flag = world.is_first and bool(hooks.stop_requested())
+    seed = seed_for(settings.seed, "step", step)
+    result = train_step(engine, feed.batches(step), targets, world, settings.max_norm, seed, flag)
+    seconds = time.perf_counter() - began
+    row = {
+        "step": step,
+        "split": "train",
+        "loss": result.loss,
+        "accuracy": result.accuracy,
+        "grad_norm": result.grad_norm,
+        "learning_rate": rate,
+        "tokens": tokens,
+        "target_tokens": targets,
+        "seconds": seconds,
+        "tokens_per_second": tokens / seconds,
+        "peak_memory_gib": peak_gib(world.device),
+    }
+    return row, result.flag

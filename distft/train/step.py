@@ -1,0 +1,42 @@
+"""One optimizer step. The loss owns the numerator, the step owns the denominator."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from distft.data.batches import Batch
+from distft.runtime.process_group import World, all_reduce_sum
+from distft.runtime.seeds import seed_for
+from distft.strategies.engine import Engine
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What one step did to the whole global batch."""
+
+    loss: float  # nats per target token
+    accuracy: float  # share of targets that had the highest logit
+    grad_norm: float  # before clipping
+    flag: bool  # whether any process raised its flag
+
+
+def train_step(
+    engine: Engine, batches: Sequence[Batch], targets: int, world: World, max_norm: float | None, seed: int, flag: bool
+) -> StepResult:
+    """Updates the weights with the gradient of (sum of losses) / targets over the global batch.
+
+    targets: of all processes and micro-batches, so that every split of one global batch gives the same update.
+    seed: of this step; flag: anything a process wants all to know at the border, carried by the same collective.
+    """
+    totals = torch.zeros(3, dtype=torch.float64, device=world.device)  # loss, correct, flag
+    totals[2] = float(flag)
+    for i, batch in enumerate(batches):
+        torch.manual_seed(seed_for(seed, i, world.rank))
+        value, sums = engine.forward(batch)
+        engine.backward(value, scale=world.size / targets, last=i == len(batches) - 1)
+        totals[0] += value.detach()
+        totals[1] += sums["correct"]
+    grad_norm = engine.step(max_norm)
+    loss, correct, flags = all_reduce_sum(totals).tolist()
+    return StepResult(loss / targets, correct / targets, grad_norm, flags > 0)

@@ -1,0 +1,175 @@
+"""One process of a run: from the frozen folder to a trained model, the way of the data in straight lines.
+
+It reads config.yaml and plan.json and nothing else, opens no socket but the rendezvous, and meets other programs
+only in the run folder. Below this file no code sees a config.
+"""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.utils import instantiate
+
+from distft.checkpoint.keep import latest, retain
+from distft.checkpoint.probe import probe_tokens, write_probe
+from distft.checkpoint.read import Checkpoint, restore
+from distft.checkpoint.write import point, save
+from distft.data.batches import Batch
+from distft.data.shards import Rows
+from distft.data.steps import Order, step_borders
+from distft.evaluate.held_out import held_out
+from distft.losses.outputs import logits
+from distft.models.fresh import FreshWeights
+from distft.models.safetensors_dir import SafetensorsDir
+from distft.models.skeleton import architecture, blocks, checkpoint_activations, skeleton
+from distft.models.weights import fill
+from distft.optim.groups import decay_groups
+from distft.run import Plan, RunFolder, write_json
+from distft.runtime.metrics import MetricsLog
+from distft.runtime.precision import compute_dtype
+from distft.runtime.process_group import World
+from distft.runtime.stop import requested
+from distft.strategies.engine import Engine
+from distft.strategies.objective import Objective
+from distft.train.feed import Feed, all_rows
+from distft.train.loop import Hooks, Settings, train
+from distft.train.when import EarlyStopping, When
+
+Values = dict[str, Any]
+
+
+def work(run: RunFolder, attempt: int, world: World) -> None:
+    """Trains the run of `run` from its latest checkpoint, or from the base model, to its end."""
+    config, plan = run.read_config(), run.read_plan()
+    if world.size != plan.world:
+        raise RuntimeError(f"the launcher started {world.size} processes, the plan is for {plan.world}")
+    feed = make_feed(config, plan, world)
+    engine = make_engine(config, plan, world)
+    start_step = load(engine, config, plan, run)
+    if world.is_first:
+        write_json(run.path / "effective.json", engine.effective())
+    stopping = replay(run, config["eval"]["early_stopping"], start_step)
+    hooks = make_hooks(run, attempt, config, plan, engine, start_step, world)
+    factor = instantiate(config["schedule"])(total_steps=feed.steps)
+    settings = make_settings(config, start_step, feed.steps)
+    end, step = train(engine, feed, factor, settings, stopping, hooks, world)
+    if end != "preempted":
+        probe(engine, run, config, plan, world)
+    if world.is_first:
+        run.write_status(state=end, step=step)
+
+
+def make_feed(config: Values, plan: Plan, world: World) -> Feed:
+    """Opens the prepared rows and cuts them into steps; RuntimeError when they are not what was planned."""
+    training = config["train"]
+    rows = Rows(Path(str(plan.data_dir)), "train", config["data"]["shards"])
+    order = Order(len(rows), config["seed"])
+    borders = step_borders(
+        order,
+        rows.lengths,
+        epochs=training["epochs"],
+        max_steps=training["max_steps"],
+        batch_rows=training["global_batch_size"],
+        batch_tokens=training["global_batch_tokens"],
+    )
+    if len(borders) - 1 != plan.steps:
+        raise RuntimeError(f"the data gives {len(borders) - 1} steps, the plan says {plan.steps}")
+    return Feed(rows, order, borders, training["micro_batch_size"], world)
+
+
+def make_engine(config: Values, plan: Plan, world: World) -> Engine:
+    """Builds model, loss and optimizer on meta and lets the strategy lay them out."""
+    loss, tune, make_optimizer = (instantiate(config[group]) for group in ("loss", "tuning", "optimizer"))
+
+    def build() -> Objective:
+        model = tune(make_skeleton(config, plan))
+        if config["train"]["activation_checkpointing"]:
+            checkpoint_activations(model)
+        return Objective(model, loss, list(blocks(model).values()))
+
+    strategy = instantiate(config["strategy"])
+    precision = compute_dtype(config["train"]["precision"], world.device)
+    return strategy.setup(build, lambda parameters: make_optimizer(decay_groups(parameters)), world, precision)
+
+
+def make_skeleton(config: Values, plan: Plan) -> Any:
+    """Builds the model without weights, from its folder or, for a random instance, from the config."""
+    settings = config["model"]
+    model_dir = Path(plan.model_dir) if plan.model_dir else None
+    return skeleton(architecture(model_dir, settings["architecture"] | settings["tiny_architecture"]), settings["attention"])
+
+
+def load(engine: Engine, config: Values, plan: Plan, run: RunFolder) -> int:
+    """Fills the engine from the checkpoint to resume, else from the base model; returns the steps already done."""
+    resume = config["checkpoint"]["resume"]
+    folder = latest(run.checkpoints) if resume == "auto" else None if resume == "never" else Path(resume)
+    if folder is not None:
+        checkpoint = Checkpoint(folder)
+        restore(engine, checkpoint)
+        return checkpoint.step
+    fresh = FreshWeights(make_skeleton(config, plan), config["seed"])
+    fill(engine.pieces(), SafetensorsDir(Path(plan.model_dir)) if plan.model_dir else fresh)
+    engine.refresh()
+    return 0
+
+
+def replay(run: RunFolder, settings: Values, start_step: int) -> EarlyStopping:
+    """Returns the early stopping as the evaluations before `start_step` left it."""
+    stopping = EarlyStopping(**settings)
+    for row in run.read_metrics("eval"):
+        if row["step"] <= start_step:
+            stopping.stop(row["loss"])
+    return stopping
+
+
+def make_settings(config: Values, start_step: int, steps: int) -> Settings:
+    """Returns the loop's own numbers."""
+    evaluation = config["eval"]
+    return Settings(
+        start_step=start_step,
+        max_norm=config["train"]["max_grad_norm"],
+        seed=config["seed"],
+        evaluate=When(evaluation["every_steps"], steps, at_last=evaluation["at_ends"]),
+        save=When(config["checkpoint"]["every_steps"], steps),
+        evaluate_first=evaluation["at_ends"],
+    )
+
+
+def make_hooks(
+    run: RunFolder, attempt: int, config: Values, plan: Plan, engine: Engine, start_step: int, world: World
+) -> Hooks:
+    """Returns what the loop calls at step borders; only rank 0 writes to the run folder's own files."""
+    metrics = MetricsLog(run.metrics, start_step) if world.is_first else None
+    rows = Rows(Path(str(plan.data_dir)), "eval")
+    micro_rows = config["eval"]["micro_batch_size"] or config["train"]["micro_batch_size"]
+
+    def log(row: Values) -> None:
+        if metrics is not None:
+            metrics.write(row)
+            run.write_status(state="running", step=row["step"])
+
+    def save_step(step: int, is_best: bool) -> None:
+        folder = save(engine, run.checkpoints, step, {"strategy": config["strategy"], "world": world.size}, world)
+        if world.is_first:
+            if is_best:
+                point(run.checkpoints / "best", folder)
+            retain(run.checkpoints, config["checkpoint"]["keep"])
+
+    return Hooks(
+        evaluate=(lambda: held_out(engine, all_rows(rows, micro_rows, world), world)) if len(rows) else None,
+        save=save_step,
+        log=log,
+        stop_requested=partial(requested, run, attempt),
+    )
+
+
+@torch.no_grad()
+def probe(engine: Engine, run: RunFolder, config: Values, plan: Plan, world: World) -> None:
+    """Keeps the live model's logits on a few tokens beside its last checkpoint, for the export to be held against."""
+    input_ids = probe_tokens(make_skeleton(config, plan).config.get_text_config().vocab_size).to(world.device)
+    nothing = torch.zeros(0, dtype=torch.int64, device=world.device)
+    engine.train(False)
+    _, outputs = engine.forward(Batch(input_ids, nothing, nothing), logits)
+    if world.is_first:
+        write_probe((run.checkpoints / "latest").resolve(), input_ids, outputs["logits"])

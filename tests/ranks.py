@@ -1,0 +1,43 @@
+"""Runs a module on several real gloo processes and gives back what its rank 0 wrote."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+
+def run_ranks(world: int, module: str, *arguments: str, local_size: int | None = None, seconds: float = 300) -> Any:
+    """Runs `python -m module OUT ARGUMENTS` on `world` processes; returns the JSON that rank 0 wrote to OUT."""
+    with socket.socket() as free, tempfile.TemporaryDirectory() as folder:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+        free.close()
+        out = Path(folder) / "out.json"
+        processes = []
+        for rank in range(world):
+            environment = os.environ | {
+                "RANK": str(rank),
+                "WORLD_SIZE": str(world),
+                "LOCAL_RANK": str(rank),
+                "LOCAL_WORLD_SIZE": str(local_size or world),
+                "MASTER_ADDR": "127.0.0.1",
+                "MASTER_PORT": str(port),
+                "OMP_NUM_THREADS": str(max(1, 2 // world)),
+                "HF_HUB_OFFLINE": "1",
+            }
+            command = [sys.executable, "-m", module, str(out), *arguments]
+            log = open(Path(folder) / f"{rank}.log", "w")
+            processes.append(subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT))
+        try:
+            codes = [process.wait(seconds) for process in processes]
+        finally:
+            for process in processes:
+                process.kill()
+        logs = [(Path(folder) / f"{rank}.log").read_text() for rank in range(world)]
+        failed = [f"rank {rank} ended with {code}:\n{logs[rank][-3000:]}" for rank, code in enumerate(codes) if code]
+        assert not failed, "\n".join(failed)
+        return json.loads(out.read_text())
