@@ -1,0 +1,55 @@
+"""What every command shares: --help, and a wrong config as plain lines and exit code 2."""
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+from distft.config.errors import ConfigError
+from distft.config.schema import KEYS
+from distft.paths import conf_dir
+from distft.run import EXIT_WRONG_CONFIG
+
+
+def command(
+    main: Callable[[list[str]], int], argv: Sequence[str] | None = None, *, help: str | None = None
+) -> NoReturn:
+    """Exits with what `main(argv)` returns; a ConfigError becomes its lines on stderr and exit code 2, no traceback.
+
+    argv: None for the command line. help: what --help prints, None for `help_text` of main's module.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if {"--help", "-h"} & set(arguments):
+        print(help or help_text(_name(main)))
+        sys.exit(0)
+    try:
+        sys.exit(main(arguments))
+    except ConfigError as error:
+        count = len(error.messages)
+        print(f"distft: {count} error{'s' if count > 1 else ''} in the configuration", file=sys.stderr)
+        for message in error.messages:
+            print(f"  {message}", file=sys.stderr)
+        sys.exit(EXIT_WRONG_CONFIG)
+
+
+def help_text(name: str, own: Sequence[tuple[str, str]] = ()) -> str:
+    """Returns the usage of a command that takes overrides: its own keys, the groups with their words, all keys."""
+    lines = [f"usage: python -m distft.{name} [KEY=VALUE ...]", ""]
+    if own:
+        lines += ["own keys:", *_table(own), ""]
+    groups = sorted(path for path in conf_dir().iterdir() if path.is_dir())
+    words = [(f"{group.name}=", " ".join(sorted(file.stem for file in group.glob("*.yaml")))) for group in groups]
+    lines += ["one word per group:", *_table(words), ""]
+    lines += ["keys:", *_table([(key.path, f"{key.help} ({key.rule()})") for key in KEYS])]
+    return "\n".join(lines)
+
+
+def _table(rows: Sequence[tuple[str, str]]) -> list[str]:
+    width = max(len(left) for left, _ in rows) + 2
+    return [f"  {left:<{width}}{right}" for left, right in rows]
+
+
+def _name(main: Callable[[list[str]], int]) -> str:
+    """Returns the command's name; a module run with -m is called __main__, its spec is not."""
+    module = sys.modules[main.__module__]
+    name = module.__spec__.name if module.__spec__ else module.__name__
+    return name.removeprefix("distft.").removesuffix(".__main__")

@@ -1,0 +1,209 @@
+"""Reads the signature of a dotted `_target_` out of its source, so that nothing heavy is imported.
+
+Trap: find_spec of a dotted name imports the parent packages; only the top name is looked up, the rest are files.
+"""
+
+import ast
+from dataclasses import dataclass
+from functools import cache
+from importlib.machinery import PathFinder
+from pathlib import Path
+from typing import Any
+
+from distft.config.schema import NULL
+
+TRUSTED = ("distft.", "torch.optim.", "torch.nn.")
+_MAX_HOPS = 8  # of re-exports
+_TYPES = {"int": int, "float": float, "bool": bool, "str": str, "list": list, "List": list, "dict": dict, "None": NULL}
+_TYPES |= {"tuple": list, "Tuple": list, "Sequence": list, "Iterable": list, "Mapping": dict}
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One keyword of a target; `types` is empty when its annotation says nothing this module understands."""
+
+    name: str
+    required: bool
+    types: tuple[type, ...] = ()
+    choices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Signature:
+    """What a target can be called with; `open` when it takes any keyword."""
+
+    parameters: tuple[Parameter, ...]
+    open: bool = False
+
+    def get(self, name: str) -> Parameter | None:
+        return next((parameter for parameter in self.parameters if parameter.name == name), None)
+
+
+class NotFound(Exception):
+    """The target does not exist; the message says which part of the name is missing."""
+
+
+@cache
+def signature(target: str) -> Signature | None:
+    """Returns how `target` is called, None when its source says too little; NotFound when it is not there."""
+    names = target.split(".")
+    file, used = _file_of(names)
+    if file is None:
+        return None
+    if len(names) - used != 1:
+        raise NotFound(f"there is no module {'.'.join(names[: used + 1])}")
+    found = _definition(file, names[-1], _MAX_HOPS)
+    if found is None:
+        raise NotFound(f"{'.'.join(names[:-1])} has no {names[-1]}")
+    return found if isinstance(found, Signature) else None
+
+
+def names_beside(target: str) -> list[str]:
+    """Returns the public classes and functions of the target's module, as full dotted names."""
+    names = target.split(".")
+    file, used = _file_of(names)
+    if file is None:
+        return []
+    tree = _parse(file)
+    return [".".join([*names[:used], name]) for name in _names_in(tree) if not name.startswith("_")]
+
+
+def _names_in(tree: ast.Module) -> list[str]:
+    own = [node.name for node in tree.body if isinstance(node, ast.ClassDef | ast.FunctionDef)]
+    taken = [a.asname or a.name for node in tree.body if isinstance(node, ast.ImportFrom) for a in node.names]
+    return own + taken
+
+
+def _file_of(names: list[str]) -> tuple[Path | None, int]:
+    """Returns the source file of the longest prefix of `names` that is a module, and the length of that prefix."""
+    spec = PathFinder.find_spec(names[0])
+    if spec is None or spec.origin is None:
+        raise NotFound(f"the package {names[0]} is not installed")
+    if not spec.origin.endswith(".py"):
+        return None, 1
+    file, used = Path(spec.origin), 1
+    while used < len(names) and file.name == "__init__.py":
+        beside = next((f for f in _candidates(file.parent, names[used]) if f.is_file()), None)
+        if beside is None:
+            break
+        file, used = beside, used + 1
+    return file, used
+
+
+def _candidates(folder: Path, name: str) -> tuple[Path, Path]:
+    return folder / name / "__init__.py", folder / f"{name}.py"
+
+
+@cache
+def _parse(file: Path) -> ast.Module:
+    return ast.parse(file.read_text())
+
+
+def _definition(file: Path, name: str, hops: int) -> Signature | bool | None:
+    """Returns the signature of `name` in `file`, True when it is there but unreadable, None when it is not there."""
+    tree = _parse(file)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ClassDef) and node.name == name and node in tree.body:
+            return _class_signature(node, file, hops)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name == name and node in tree.body:
+            return _function_signature(node, skip=0)
+    for node in tree.body:
+        if isinstance(node, ast.ImportFrom):
+            for alias in node.names:
+                if (alias.asname or alias.name) == name and hops:
+                    origin = _imported_file(file, node)
+                    return _definition(origin, alias.name, hops - 1) if origin else True
+        if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == name for t in node.targets):
+            return True
+    return None
+
+
+def _imported_file(file: Path, node: ast.ImportFrom) -> Path | None:
+    parts = node.module.split(".") if node.module else []
+    if node.level:
+        folder = file.parent
+        for _ in range(node.level - 1):
+            folder = folder.parent
+        for part in parts[:-1]:
+            folder = folder / part
+        options = _candidates(folder, parts[-1]) if parts else (folder / "__init__.py",)
+        return next((option for option in options if option.is_file()), None)
+    try:
+        origin, used = _file_of(parts)
+    except NotFound:
+        return None
+    return origin if used == len(parts) else None
+
+
+def _class_signature(node: ast.ClassDef, file: Path, hops: int) -> Signature | bool:
+    for item in node.body:
+        if isinstance(item, ast.FunctionDef) and item.name == "__init__":
+            return _function_signature(item, skip=1)
+    decorators = [d.func if isinstance(d, ast.Call) else d for d in node.decorator_list]
+    if any(isinstance(d, ast.Name) and d.id == "dataclass" for d in decorators):
+        fields = [item for item in node.body if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name)]
+        return Signature(tuple(_parameter(_name(f.target), f.annotation, f.value is None) for f in fields))
+    if not node.bases:
+        return Signature(())
+    base = node.bases[0]
+    found = _definition(file, base.id, hops - 1) if isinstance(base, ast.Name) and hops else None
+    return found or True
+
+
+def _function_signature(node: ast.FunctionDef | ast.AsyncFunctionDef, skip: int) -> Signature:
+    positional = [*node.args.posonlyargs, *node.args.args]
+    first_default = len(positional) - len(node.args.defaults)
+    parameters = [_parameter(a.arg, a.annotation, i < first_default) for i, a in enumerate(positional)][skip:]
+    for argument, default in zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True):
+        parameters.append(_parameter(argument.arg, argument.annotation, default is None))
+    return Signature(tuple(parameters), open=node.args.kwarg is not None)
+
+
+def _parameter(name: str, annotation: ast.expr | None, required: bool) -> Parameter:
+    types, choices = _understood(annotation)
+    return Parameter(name, required, types, choices)
+
+
+def _understood(annotation: ast.expr | None) -> tuple[tuple[type, ...], tuple[str, ...]]:
+    """Returns the plain types and literal words of an annotation; nothing at all when a part is not plain."""
+    if isinstance(annotation, ast.Constant) and isinstance(annotation.value, str):
+        annotation = ast.parse(annotation.value, mode="eval").body
+    types: list[type] = []
+    choices: list[str] = []
+    for part in _alternatives(annotation):
+        head = part.value if isinstance(part, ast.Subscript) else part
+        name = _name(head)
+        if name == "Literal" and isinstance(part, ast.Subscript):
+            values = [_constant(v) for v in (part.slice.elts if isinstance(part.slice, ast.Tuple) else [part.slice])]
+            types += {type(value): None for value in values}
+            choices += [value for value in values if isinstance(value, str)]
+        elif name in _TYPES:
+            types.append(_TYPES[name])
+        elif name != "Tensor":  # no YAML holds one
+            return (), ()
+    return tuple(dict.fromkeys(types)), tuple(choices)
+
+
+def _alternatives(annotation: ast.expr | None) -> list[ast.expr | None]:
+    if isinstance(annotation, ast.BinOp) and isinstance(annotation.op, ast.BitOr):
+        return [*_alternatives(annotation.left), *_alternatives(annotation.right)]
+    if isinstance(annotation, ast.Subscript) and _name(annotation.value) == "Optional":
+        return [*_alternatives(annotation.slice), ast.Constant(None)]
+    if isinstance(annotation, ast.Subscript) and _name(annotation.value) == "Union":
+        parts = annotation.slice.elts if isinstance(annotation.slice, ast.Tuple) else [annotation.slice]
+        return [found for part in parts for found in _alternatives(part)]
+    return [annotation]
+
+
+def _name(node: ast.AST | None) -> str:
+    if isinstance(node, ast.Name):
+        return node.id
+    if isinstance(node, ast.Attribute):
+        return node.attr
+    if isinstance(node, ast.Constant) and node.value is None:
+        return "None"
+    return ""
+
+
+def _constant(node: ast.AST) -> Any:
+    return node.value if isinstance(node, ast.Constant) else None

@@ -1,0 +1,26 @@
+"""Nested dicts seen as dotted keys."""
+
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
+
+MISSING = "???"  # how a YAML says that the user has to give a value
+
+
+def leaves(tree: Mapping[str, Any], whole: Collection[str] = (), prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yields dotted key and value of everything that is no mapping; mappings named in `whole` are values."""
+    for name, value in tree.items():
+        path = f"{prefix}{name}"
+        if isinstance(value, Mapping) and path not in whole:
+            yield from leaves(value, whole, f"{path}.")
+        else:
+            yield path, value
+
+
+def at(tree: Mapping[str, Any], path: str, default: Any = None) -> Any:
+    """Returns what stands at a dotted key."""
+    node: Any = tree
+    for name in path.split("."):
+        if not isinstance(node, Mapping) or name not in node:
+            return default
+        node = node[name]
+    return node
