@@ -1,0 +1,66 @@
+"""What is drawn is what was measured."""
+
+import math
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from distft.report.curves import MARKED, MOST_POINTS, PANELS, PAPER, draw, page_panels, points, write_sheet
+from tests.report.conftest import ROWS, train_row
+
+
+def line_of(rows, panel):
+    axes = Figure().add_subplot()
+    draw(axes, rows, panel, PAPER)
+    return axes.lines
+
+
+def test_missing_and_infinite_values_are_left_out_not_drawn_as_zero():
+    rows = [
+        train_row(1),
+        train_row(2, loss=math.nan),
+        train_row(3, loss=None),
+        train_row(4, loss=math.inf),
+        {"step": 5},
+    ]
+    steps, values = points(rows, "loss")
+    assert steps.tolist() == [1]
+    assert values.tolist() == [2.0]
+
+
+def test_train_and_held_out_loss_share_one_panel():
+    train, held_out = line_of(ROWS, PANELS[0])
+    assert train.get_xydata().tolist() == [[step, 2.0 / step] for step in range(1, 9)]
+    assert held_out.get_xydata().tolist() == [[0, 2.5], [8, 1.5]]
+
+
+def test_a_long_curve_keeps_its_mean_and_its_extremes():
+    rows = [train_row(step, loss=float(step % 2)) for step in range(1, 20 * MOST_POINTS + 1)]
+    axes = Figure().add_subplot()
+    draw(axes, rows, PANELS[0], PAPER)
+    assert np.allclose(axes.lines[0].get_ydata(), 0.5)
+    low, high = axes.collections[0].get_paths()[0].get_extents().intervaly
+    assert (low, high) == (0, 1)
+
+
+def test_the_sheet_is_written_twice_with_the_same_bytes(tmp_path):
+    drawings = []
+    for _ in range(2):
+        write_sheet(ROWS, "a run", tmp_path)
+        drawings.append((tmp_path / "curves.svg").read_bytes())
+    assert drawings[0] == drawings[1]
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_run_without_numbers_has_an_empty_sheet(tmp_path):
+    write_sheet([], "a run", tmp_path)
+    assert list(page_panels([])) == []
+
+
+def test_panels_of_the_page_take_every_colour_from_it():
+    panels = list(page_panels(ROWS))
+    assert len(panels) == len(PANELS)
+    for svg in panels:
+        assert svg.startswith('<svg role="img" aria-label="')
+        assert "var(--text)" in svg
+        assert not any(ink in svg for ink in (MARKED.text, MARKED.line, MARKED.train, MARKED.eval))

@@ -1,0 +1,72 @@
+"""The page's numbers are the run's."""
+
+import pytest
+import yaml
+
+from distft.paths import conf_dir
+from distft.report.facts import flat, gather, held_out, strategy_of, words
+from distft.run import RunFolder
+
+
+def test_before_is_the_first_measurement_and_after_the_last(make_run):
+    facts = gather(make_run())
+    loss = facts.changes[0]
+    assert (loss.name, loss.before, loss.after, loss.better) == ("loss", 2.5, 1.5, True)
+    assert loss.percent == pytest.approx(-40)
+
+
+def test_higher_accuracy_is_better_and_higher_loss_is_not():
+    first = {"loss": 1.0, "accuracy": 0.5}
+    changes = held_out([first, {"loss": 2.0, "accuracy": 0.6}])
+    assert {change.name: change.better for change in changes} == {"loss": False, "accuracy": True}
+
+
+def test_one_measurement_shows_no_change(make_run):
+    run = make_run(rows=[])
+    assert gather(run).changes == []
+    assert held_out([{"loss": 1.0}]) == []
+
+
+def test_batch_arithmetic_and_throughput_are_shown(make_run):
+    numbers = dict(gather(make_run()).numbers)
+    assert numbers["rows per step"] == "24 = 2 processes x 3 micro-batches x 4"
+    assert numbers["tokens trained on"] == "7,200 in 72 s: 100 per second"
+    assert numbers["peak memory of a process"] == "3.25 GiB, measured"
+
+
+@pytest.mark.parametrize("choice", sorted((conf_dir() / "strategy").glob("*.yaml")), ids=lambda path: path.stem)
+def test_the_strategy_is_named_as_in_conf(choice):
+    assert strategy_of({"strategy": yaml.safe_load(choice.read_text())}) == choice.stem
+
+
+def test_counts_of_the_prepared_data_are_shown_with_their_path(make_run):
+    assert gather(make_run()).data == [("read", "112"), ("dropped.no_target", "2"), ("truncated", "7")]
+
+
+def test_a_run_that_never_started_still_has_facts(make_run):
+    run: RunFolder = make_run(rows=[], state="failed")
+    for file in (run.plan, run.environment, run.metrics, run.command):
+        file.unlink()
+    facts = gather(run)
+    assert facts.status["state"] == "failed"
+    assert facts.numbers == facts.environment == facts.rows == []
+    assert facts.sources == ["config.yaml", "status.json"]
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path):
+    with pytest.raises(RuntimeError, match=r"is no run folder: it has no config\.yaml"):
+        gather(RunFolder(tmp_path))
+
+
+def test_a_long_list_of_bad_rows_is_cut_and_says_so():
+    bad = [{"line": line, "reason": "no prompt"} for line in range(25)]
+    shown = list(flat({"bad": bad}))
+    assert shown[0] == ("bad", "line 0, reason no prompt")
+    assert shown[-1] == ("bad", "and 5 more")
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(True, "yes"), (12345, "12,345"), (0.00012344, "0.0001234"), ([1, "a"], "1, a")]
+)
+def test_values_read_as_written_by_hand(value, text):
+    assert words(value) == text

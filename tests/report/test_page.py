@@ -1,0 +1,110 @@
+"""The page stands alone, runs nothing, and reads well in a real browser."""
+
+import re
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from distft.report.__main__ import main
+from distft.report.facts import gather
+from distft.report.page import render
+from tests.report.conftest import HOSTILE
+
+CHROMIUM = [
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--hide-scrollbars",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync",
+]  # fmt: skip
+
+
+class Tags(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[tuple[str, dict[str, str | None]]] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.seen.append((tag, dict(attrs)))
+
+
+def test_nothing_is_fetched_and_nothing_runs(make_run):
+    page = render(gather(make_run()))
+    tags = Tags()
+    tags.feed(page)
+    assert not {"script", "iframe", "link", "img", "object"} & {tag for tag, _ in tags.seen}
+    assert "default-src 'none'" in page
+    for tag, attributes in tags.seen:
+        for name, value in attributes.items():
+            assert not name.startswith("on"), f"<{tag} {name}>"
+            if name in ("src", "href", "xlink:href"):
+                assert (value or "").startswith("#"), f"<{tag} {name}={value}>"
+    assert "@import" not in page
+    assert not re.search(r"url\((?!['\"]?#)", page)
+
+
+def test_text_from_a_run_is_never_markup(make_run):
+    run = make_run(model={"path": HOSTILE}, name=HOSTILE)
+    run.command.write_text(HOSTILE)
+    run.write_status(state="failed", error={"message": HOSTILE})
+    page = render(gather(run))
+    assert HOSTILE not in page
+    assert page.count("&lt;script&gt;") >= 5
+
+
+def test_the_page_says_what_ran_and_what_came_of_it(make_run):
+    page = render(gather(make_run()))
+    for text in (
+        "2.500 → 1.500",
+        "-40.0 %",
+        "/models/real",
+        "134,515,008",
+        "zero3 (this run)",
+        "dropped.no_target",
+        "node-1",
+    ):
+        assert text in page, text
+
+
+def test_a_failed_run_shows_its_error_first(make_run):
+    run = make_run(rows=[], state="failed")
+    run.write_status(error={"rank": 1, "message": "ValueError: no targets"})
+    page = render(gather(run))
+    assert page.index("ValueError: no targets") < page.index("Held-out rows")
+    assert "there is no before and after" in page
+
+
+def test_the_command_writes_page_and_curves(make_run, capsys):
+    run = make_run()
+    assert main([f"run={run.path}"]) == 0
+    assert capsys.readouterr().out.strip() == str(run.path / "report.html")
+    assert {"report.html", "curves.svg", "curves.png"} <= {file.name for file in run.path.iterdir()}
+
+
+@pytest.mark.parametrize("arguments", [[], ["run="], ["run=/nowhere"], ["rum=x"], ["run=a", "b"]])
+def test_a_wrong_call_exits_2_and_says_why(arguments, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    assert "run" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [360, 1280])
+def test_no_window_scrolls_sideways(make_run, require, tmp_path: Path, width: int):
+    page = render(gather(make_run(model={"path": "/a/very/long/path" * 20})))
+    # The page forbids scripts, so a frame of the wanted width holds it and the outer page measures.
+    (tmp_path / "page.html").write_text(page)
+    (tmp_path / "outer.html").write_text(
+        f'<iframe id="f" src="page.html" style="width:{width}px;height:900px;border:0"></iframe><script>onload = () => '
+        "{ document.title = f.contentDocument.documentElement.scrollWidth; }</script>"
+    )
+    command = [
+        require("chromium"),
+        *CHROMIUM,
+        "--allow-file-access-from-files",
+        f"--user-data-dir={tmp_path / 'profile'}",
+    ]
+    command += ["--dump-dom", f"file://{tmp_path / 'outer.html'}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    measured = re.search(r"<title>(\d+)</title>", done.stdout)
+    assert measured, done.stdout[:500]
+    assert int(measured[1]) <= width
