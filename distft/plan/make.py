@@ -1,0 +1,105 @@
+"""The Plan of a config: every number that the run's programs share, derived once."""
+
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+from distft.config import Config, ConfigError
+from distft.config.accelerators import num_accelerators
+from distft.data.hub import NotFetched, local_folder
+from distft.data.key import tokenizer_dir
+from distft.paths import conf_dir
+from distft.plan.memory import memory_table, optimizer_bytes
+from distft.plan.parameters import count_parameters
+from distft.plan.rows import Extent, extent
+from distft.run import Plan
+
+
+def make_plan(config: Config) -> Plan:
+    """Returns what the run will do; ConfigError when its data cannot be what the config says."""
+    values = config.values
+    try:
+        reads = extent(values)
+    except ValueError as error:
+        raise ConfigError([str(error)]) from error
+    nodes, per_node = values["launcher"]["nodes"], processes_per_node(values)
+    world, micro = nodes * per_node, values["train"]["micro_batch_size"]
+    model_dir = _model_dir(values)
+    facts = values["model"]["architecture"] | (values["model"]["tiny_architecture"] if values["model"]["tiny"] else {})
+    parameters = count_parameters(model_dir, facts) or 0
+    return Plan(
+        nodes=nodes,
+        processes_per_node=per_node,
+        world=world,
+        micro_batch_size=micro,
+        accumulation=_accumulation(values, reads, micro * world),
+        steps=reads.steps,
+        rows=reads.rows,
+        eval_rows=reads.eval_rows,
+        epochs=reads.rows_read / reads.rows if reads.rows else 0.0,
+        tokens=reads.tokens,
+        estimated=reads.estimated,
+        parameters=parameters,
+        model_dir=str(model_dir) if model_dir else None,
+        tokenizer_dir=_tokenizer_dir(values),
+        data_dir=str(reads.data_dir) if reads.data_dir else None,
+        memory=_memory(config, parameters, world, per_node),
+    )
+
+
+def processes_per_node(values: dict[str, Any]) -> int:
+    """Returns the processes of a node; `auto` is one per accelerator of this machine, else 1."""
+    asked = values["launcher"]["processes_per_node"]
+    return (num_accelerators() or 1) if asked == "auto" else asked
+
+
+def _accumulation(values: dict[str, Any], reads: Extent, rows_at_once: int) -> int:
+    """Returns micro-batches per step; with global_batch_tokens that of an average step."""
+    rows = values["train"]["global_batch_size"]
+    if values["train"]["global_batch_tokens"]:
+        rows = reads.rows_read / max(1, reads.steps)
+    return max(1, ceil(rows / rows_at_once))
+
+
+def _model_dir(values: dict[str, Any]) -> Path | None:
+    """Returns the model's folder; None for a random instance, and before the model is fetched."""
+    model = values["model"]
+    if model["tiny"]:
+        return None
+    try:
+        return local_folder(model["path"], model["revision"], values["cache_dir"])
+    except NotFetched:
+        return None
+
+
+def _tokenizer_dir(values: dict[str, Any]) -> str | None:
+    try:
+        folder = tokenizer_dir(values)
+    except NotFetched:
+        return None
+    return str(folder) if folder else None
+
+
+def _memory(config: Config, parameters: int, world: int, node: int) -> dict[str, dict[str, int]]:
+    """Returns the bytes per process of every strategy; nothing for an optimizer whose state is not known."""
+    values = config.values
+    state_bytes = optimizer_bytes(values["optimizer"])
+    if state_bytes is None:
+        return {}
+    return memory_table(
+        config.choices["strategy"],
+        values["strategy"],
+        conf_dir() / "strategy",
+        parameters=parameters,
+        state_bytes=state_bytes,
+        compute_bytes=2 if _computes_in_bf16(values, world) else 4,
+        world=world,
+        node=node,
+    )
+
+
+def _computes_in_bf16(values: dict[str, Any], world: int) -> bool:
+    """Tells the precision; `auto` is taken for bf16 on accelerators here and on a cluster."""
+    precision = values["train"]["precision"]
+    on_cluster = values["launcher"]["_target_"] != "distft.launchers.local.Local"
+    return precision == "bf16" or (precision == "auto" and (num_accelerators() > 0 or on_cluster))

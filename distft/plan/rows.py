@@ -1,0 +1,80 @@
+"""How many rows and tokens a run has: exactly from prepared data, else guessed from the size of the files."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from distft.data.key import own_eval, prepared_dir
+from distft.data.shards import Rows
+from distft.data.sources import find_sources
+from distft.data.steps import Order, step_borders
+
+_SAMPLE_BYTES = 2**20
+_BYTES_PER_TOKEN = 4  # of English text; of the rows as they stand, field names included
+
+
+@dataclass(frozen=True)
+class Extent:
+    """What the training run reads."""
+
+    data_dir: Path | None
+    rows: int
+    eval_rows: int
+    steps: int
+    rows_read: int  # in all steps
+    tokens: int  # in all steps
+    estimated: bool
+
+
+def extent(values: dict[str, Any]) -> Extent:
+    """Returns the run's rows, steps and tokens; `estimated` while its data is not prepared."""
+    folder = prepared_dir(values)
+    if folder is not None:
+        train, held_out = Rows(folder, "train", values["data"]["shards"]), Rows(folder, "eval")
+        order, lengths, eval_rows = Order(len(train), values["seed"]), train.lengths, len(held_out)
+    else:
+        lengths, eval_rows = _guess(values)
+        order = Order(len(lengths), values["seed"])
+    if not len(lengths):
+        return Extent(folder, 0, eval_rows, values["train"]["max_steps"] or 0, 0, 0, estimated=True)
+    training = values["train"]
+    borders = step_borders(
+        order,
+        lengths,
+        epochs=training["epochs"],
+        max_steps=training["max_steps"],
+        batch_rows=None if training["global_batch_tokens"] else training["global_batch_size"],
+        batch_tokens=training["global_batch_tokens"],
+    )
+    read = int(borders[-1])
+    tokens = int(lengths[order.rows(0, read)].sum(dtype=np.int64)) if read else 0
+    return Extent(folder, len(lengths), eval_rows, len(borders) - 1, read, tokens, estimated=folder is None)
+
+
+def _guess(values: dict[str, Any]) -> tuple[np.ndarray, int]:
+    """Returns guessed tokens per training row [rows], all alike, and a guess of the held-out rows."""
+    rows, tokens = _guess_files("data.train", values)
+    data = values["data"]
+    if own_eval(data):
+        held_out = _guess_files("data.eval", values)[0]
+    else:
+        held_out = round(rows * float(data["eval"] or 0))
+        rows -= held_out
+    return np.full(rows, max(1, min(tokens, data["max_length"])), dtype=np.int32), held_out
+
+
+def _guess_files(key: str, values: dict[str, Any]) -> tuple[int, int]:
+    """Returns a guess of rows and tokens per row: a line is a row; 0 rows where nothing is here to look at."""
+    data = values["data"]
+    sources = find_sources(key, data[key.partition(".")[2]], data)
+    files = [file for source in sources for file in source.files]
+    rows, size = 0, 0
+    for file in files:
+        with file.open("rb") as opened:
+            sample = opened.read(_SAMPLE_BYTES)
+        lines = max(1, sample.count(b"\n"))
+        rows += max(1, round(lines * file.stat().st_size / max(1, len(sample))))
+        size += file.stat().st_size
+    return rows, round(size / max(1, rows) / _BYTES_PER_TOKEN)
