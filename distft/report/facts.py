@@ -44,20 +44,20 @@ class Facts:
     strategy: str
     data: Table
     environment: Table
+    packages: Table
     config_text: str
     rows: list[dict[str, Any]]
     sources: list[str]
 
 
 def gather(run: RunFolder) -> Facts:
-    """Returns the facts of a run, finished or not; RuntimeError when the folder is no run."""
-    if not run.config.is_file():
-        raise RuntimeError(f"run={run.path} is no run folder: it has no config.yaml")
+    """Returns the facts of a run, finished or not; only config.yaml must be there."""
     config = run.read_config()
     plan = run.read_plan() if run.plan.is_file() else None
     rows = list(run.read_metrics())
     data_files = [Path(plan.data_dir) / "report.json"] if plan and plan.data_dir else []
     data_files = [file for file in data_files if file.is_file()]
+    environment = read_json(run.environment) if run.environment.is_file() else {}
     evals = [row for row in rows if row["split"] == "eval"]
     files = [run.command, run.config, run.plan, run.environment, run.status, run.metrics]
     return Facts(
@@ -71,7 +71,8 @@ def gather(run: RunFolder) -> Facts:
         memory=plan.memory if plan else {},
         strategy=strategy_of(config),
         data=[pair for file in data_files for pair in flat(read_json(file))],
-        environment=list(flat(read_json(run.environment))) if run.environment.is_file() else [],
+        environment=list(flat({key: value for key, value in environment.items() if key != "packages"})),
+        packages=list(flat(environment.get("packages", {}))),
         config_text=run.config.read_text(),
         rows=rows,
         sources=[file.name for file in files if file.is_file()]

@@ -9,6 +9,8 @@ from markupsafe import Markup
 from distft.report.curves import page_panels
 from distft.report.facts import GIB, Facts
 
+MAIN_PACKAGES = ("distft", "torch", "deepspeed", "transformers", "tokenizers", "datasets", "peft", "safetensors")
+
 
 def render(facts: Facts) -> str:
     """Returns the page; every text from the run is escaped, only our own drawings are markup."""
@@ -18,7 +20,7 @@ def render(facts: Facts) -> str:
     environment.filters["gib"] = lambda size: f"{size / GIB:,.2f}"
     values = {field.name: getattr(facts, field.name) for field in fields(facts)}
     panels = [Markup(svg) for svg in page_panels(facts.rows)]
-    return environment.get_template("page.html.jinja").render(**values, panels=panels)
+    return environment.get_template("page.html.jinja").render(**values, panels=panels, main_packages=MAIN_PACKAGES)
 
 
 def write(facts: Facts, out: Path) -> None:

@@ -53,11 +53,6 @@ def test_a_run_that_never_started_still_has_facts(make_run):
     assert facts.sources == ["config.yaml", "status.json"]
 
 
-def test_a_folder_that_is_no_run_is_refused(tmp_path):
-    with pytest.raises(RuntimeError, match=r"is no run folder: it has no config\.yaml"):
-        gather(RunFolder(tmp_path))
-
-
 def test_a_long_list_of_bad_rows_is_cut_and_says_so():
     bad = [{"line": line, "reason": "no prompt"} for line in range(25)]
     shown = list(flat({"bad": bad}))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from distft.config.command import command
 from distft.report.__main__ import main
 from distft.report.facts import gather
 from distft.report.page import render
@@ -81,9 +82,10 @@ def test_the_command_writes_page_and_curves(make_run, capsys):
 
 
 @pytest.mark.parametrize("arguments", [[], ["run="], ["run=/nowhere"], ["rum=x"], ["run=a", "b"]])
-def test_a_wrong_call_exits_2_and_says_why(arguments, capsys, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assert main(arguments) == 2
+def test_a_wrong_call_exits_2_and_says_why(arguments, capsys):
+    with pytest.raises(SystemExit) as end:
+        command(main, arguments)
+    assert end.value.code == 2
     assert "run" in capsys.readouterr().err
 
 

@@ -1,0 +1,40 @@
+"""The code keeps to its own rules of style."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "distft"
+FILES = sorted(PACKAGE.rglob("*.py"))
+VAGUE = {"utils", "util", "common", "base", "manager", "helpers", "misc", "trainer"}
+PICKLES = re.compile(r"\bimport pickle\b|\bimport (cloud)?pickle|\btorch\.load\(|allow_pickle=True|\bdill\b")
+
+
+def test_no_file_is_longer_than_300_lines():
+    lengths = {str(file.relative_to(PACKAGE)): len(file.read_text().splitlines()) for file in FILES}
+    assert {name: length for name, length in lengths.items() if length > 300} == {}
+
+
+def test_no_file_has_a_name_that_says_nothing():
+    assert [file for file in FILES if file.stem.lower() in VAGUE] == []
+
+
+def test_no_pickle_is_read_or_written():
+    assert [file for file in FILES if PICKLES.search(file.read_text())] == []
+
+
+def test_every_module_says_what_it_is_for():
+    assert [file for file in FILES if file.read_text().strip() and not file.read_text().startswith('"""')] == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "tool", [["ruff", "check", "."], ["ruff", "format", "--check", "."], ["pyright"]], ids=" ".join
+)
+def test_the_tools_find_nothing(tool: list[str], checkout: Path):
+    command = [str(Path(sys.executable).with_name(tool[0])), *tool[1:]]
+    done = subprocess.run(command, cwd=checkout, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
