@@ -18,7 +18,7 @@ LEVELS = {
     3: {"models", "losses", "optim", "strategies", "launchers", "trackers"},
     4: {"checkpoint"},
     5: {"train", "evaluate"},
-    6: {"human_eval", "audit", "report", "sweep", "plan"},  # launch makes its plan in its own process
+    6: {"human_eval", "audit", "report", "sweep", "plan", "worker"},  # launch imports plan, rank imports worker
 }
 LEVEL_OF = {name: level for level, names in LEVELS.items() for name in names}
 COMMANDS = 7
