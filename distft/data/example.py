@@ -1,0 +1,45 @@
+"""What a dataset format makes of a row: text cut into segments, each with a role and a train flag."""
+
+from dataclasses import dataclass
+from typing import Any
+
+
+class BadField(ValueError):
+    """One row is unusable: the field that is wrong, and why."""
+
+    def __init__(self, field: str, reason: str) -> None:
+        super().__init__(f"{field}: {reason}")
+        self.field, self.reason = field, reason
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A stretch of text: a chat's system, user or assistant, or the plain prompt, completion or text."""
+
+    role: str
+    text: str
+    train: bool
+
+
+@dataclass(frozen=True)
+class Example:
+    segments: tuple[Segment, ...]
+
+
+def text_field(row: dict[str, Any], field: str, where: str = "") -> str:
+    """Returns a non-empty text that every tokenizer takes; else BadField names the field as `where` + `field`."""
+    name = where + field
+    value = row.get(field)
+    if value is None:
+        raise BadField(name, "is missing" if field not in row else "is null")
+    if not isinstance(value, str):
+        raise BadField(name, f"is {type(value).__name__}, expected text")
+    if not value.strip():
+        raise BadField(name, "is empty")
+    if "\0" in value:
+        raise BadField(name, f"holds a NUL character at position {value.index(chr(0))}")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise BadField(name, f"is not UTF-8, or half of a surrogate pair, at position {error.start}") from None
+    return value

@@ -1,0 +1,124 @@
+"""The name of prepared data: a hash of everything that decides its tokens, and of nothing else (R-49).
+
+That is: bytes of the data files, tokenizer files with the template, the options below and the code that makes tokens
+of rows; not paths, hosts, batch sizes or package versions. Imports no torch, transformers or datasets: a login node
+asks for it. Big files are hashed once: the result is remembered by (path, inode, size, times).
+"""
+
+import hashlib
+import json
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from distft.data import formats
+from distft.data.hub import NotFetched, dataset_commit, local_folder
+from distft.data.report import refused
+from distft.data.sources import Source, file_kind, find_sources
+from distft.paths import absolute
+from distft.run import read_json, write_json
+
+OPTIONS = ("format", "fields", "max_length")
+CODE = ("choose", "example", "read", "render", "split", "tokenise", "tokenizers", "stage")
+TOKENIZER_FILES = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "*.model")
+TEMPLATE_FILES = ("chat_template*", "additional_chat_templates/*")
+REMEMBER_BYTES = 4 * 2**20
+
+
+def data_key(values: dict[str, Any]) -> str:
+    """Returns the content key of the prepared data of a config; NotFetched while its tokenizer or dataset is remote."""
+    data, cache_dir = values["data"], values["cache_dir"]
+    parts: dict[str, Any] = {name: data[name] for name in OPTIONS}
+    parts["chat_template"] = _template(data["chat_template"])
+    parts["tokenizer"] = _tokenizer_hash(values)
+    parts["code"] = _code_hash()
+    parts["train"] = [_source_hash(source, cache_dir) for source in find_sources("data.train", data["train"], data)]
+    if own_eval(data):
+        parts["eval"] = [_source_hash(source, cache_dir) for source in find_sources("data.eval", data["eval"], data)]
+        parts["overlap"] = data.get("overlap") == "drop"
+    else:
+        parts["eval"] = [float(data["eval"] or 0), data.get("split_seed", 0)]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def prepared_dir(values: dict[str, Any]) -> Path | None:
+    """Returns the folder of the prepared data; None where `distft prepare` has work to do, or would refuse it."""
+    try:
+        folder = data_dir(values, data_key(values))
+    except (NotFetched, ValueError, OSError):  # prepare fetches it, or says what is wrong
+        return None
+    if not (folder / "manifest.json").is_file() or refused(read_json(folder / "report.json"), values["data"]):
+        return None
+    return folder
+
+
+def data_dir(values: dict[str, Any], key: str) -> Path:
+    return absolute(values["cache_dir"]) / "data" / key
+
+
+def own_eval(data: dict[str, Any]) -> bool:
+    """Tells whether data.eval names rows of its own, and is no fraction."""
+    return isinstance(data["eval"], str | list)
+
+
+def tokenizer_dir(values: dict[str, Any]) -> Path | None:
+    """Returns the folder of the tokenizer, None for the byte tokenizer of tiny models; NotFetched if it is remote."""
+    model = values["model"]
+    if model["tokenizer"]:
+        return local_folder(model["tokenizer"], None, values["cache_dir"], weights=False)
+    if model["tiny"]:
+        return None
+    return local_folder(model["path"], model["revision"], values["cache_dir"], weights=False)
+
+
+def _template(value: str) -> str:
+    return absolute(value).read_text() if value.endswith(".jinja") else value
+
+
+def _tokenizer_hash(values: dict[str, Any]) -> str:
+    folder = tokenizer_dir(values)
+    if folder is None:
+        return "bytes"
+    files = {path for pattern in TOKENIZER_FILES + TEMPLATE_FILES for path in folder.glob(pattern)}
+    if not files:
+        missing = "has no tokenizer" if folder.is_dir() else "is neither a folder nor a hub id"
+        key = "model.tokenizer" if values["model"]["tokenizer"] else "model.path"
+        raise ValueError(f"{key}={values['model'][key.partition('.')[2]]} {missing} ({folder})")
+    return _joined((str(path.relative_to(folder)), file_hash(path, values["cache_dir"])) for path in sorted(files))
+
+
+def _code_hash() -> str:
+    package = Path(__file__).parent
+    modules = [package / f"{name}.py" for name in CODE]
+    modules += sorted(path for folder in formats.__path__ for path in Path(folder).glob("*.py"))
+    return _joined((path.name, path.read_text()) for path in modules)
+
+
+def _source_hash(source: Source, cache_dir: str) -> str:
+    if source.hub_id:
+        commit = dataset_commit(source.hub_id, source.revision, cache_dir)
+        return _joined([("hub", source.hub_id), ("commit", commit), ("split", source.split), ("subset", source.subset)])
+    files = source.files or tuple(sorted(path for path in source.saved.rglob("*") if path.is_file()))  # type: ignore[union-attr]  # one of the two is set
+    split = [("split", source.split)] if source.saved else []
+    return _joined([*split, *((file_kind(path), file_hash(path, cache_dir)) for path in files)])
+
+
+def file_hash(path: Path, cache_dir: str | Path) -> str:
+    """Returns the SHA-256 of a file, remembered for big ones as long as nothing about the file changes."""
+    status = path.stat()
+    if status.st_size < REMEMBER_BYTES:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    identity = (str(path), status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+    memory = absolute(cache_dir) / "hashes" / f"{hashlib.sha256(repr(identity).encode()).hexdigest()[:32]}.json"
+    if memory.is_file():
+        return read_json(memory)["sha256"]
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if time.time() - status.st_mtime > 2:  # a file written to just now could change again within one clock tick
+        write_json(memory, {"path": str(path), "sha256": digest})
+    return digest
+
+
+def _joined(parts: Iterable[tuple[str, str | None]]) -> str:
+    return hashlib.sha256(json.dumps(list(parts)).encode()).hexdigest()

@@ -1,0 +1,147 @@
+"""Prepared rows on disk: Arrow files of unpacked token rows, written once, read memory-mapped by every process.
+
+Imports numpy and pyarrow only, so that a worker reads its rows without torch, transformers or datasets.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+SHARD_BYTES = 64 * 2**20
+SCHEMA = pa.schema(
+    [
+        ("input_ids", pa.list_(pa.int32())),
+        ("trained", pa.list_(pa.bool_())),
+        ("length", pa.int32()),
+        ("num_targets", pa.int32()),  # trained tokens at index >= 1: the first token of a row is never predicted
+        ("id", pa.string()),  # hash of the normalised text: duplicates share it
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One document: its tokens, and which of them are trained on (by position, never by id)."""
+
+    input_ids: np.ndarray  # int32 [T]
+    trained: np.ndarray  # bool [T]
+
+
+class ShardWriter:
+    """Writes rows of one split in their order into files of about SHARD_BYTES; `close` writes the last one."""
+
+    def __init__(self, folder: Path, split: str, shard_bytes: int = SHARD_BYTES) -> None:
+        self.folder, self.split, self.shard_bytes = folder, split, shard_bytes
+        self.files: list[str] = []
+        self.rows = 0
+        self._pending: list[tuple[Row, str]] = []
+        self._bytes = 0
+
+    def add(self, row: Row, content_id: str) -> None:
+        self._pending.append((row, content_id))
+        self._bytes += row.input_ids.nbytes
+        self.rows += 1
+        if self._bytes >= self.shard_bytes:
+            self._write()
+
+    def close(self) -> None:
+        if self._pending:
+            self._write()
+
+    def _write(self) -> None:
+        name = shard_name(self.split, len(self.files))
+        rows = [row for row, _ in self._pending]
+        lengths = np.array([len(row.input_ids) for row in rows], dtype=np.int32)
+        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+        columns = [
+            pa.ListArray.from_arrays(offsets, np.concatenate([row.input_ids for row in rows])),
+            pa.ListArray.from_arrays(offsets, np.concatenate([row.trained for row in rows])),
+            pa.array(lengths),
+            pa.array(np.array([row.trained[1:].sum() for row in rows], dtype=np.int32)),
+            pa.array([content_id for _, content_id in self._pending]),
+        ]
+        with pa.OSFile(str(self.folder / name), "wb") as sink, pa.ipc.new_file(sink, SCHEMA) as writer:
+            writer.write_batch(pa.record_batch(columns, schema=SCHEMA))
+        self.files.append(name)
+        self._pending, self._bytes = [], 0
+
+
+class Rows:
+    """All rows of one split in their fixed order, read on demand; `shards` selects some of the files."""
+
+    def __init__(self, folder: Path | str, split: str, shards: Sequence[int] | None = None) -> None:
+        self.folder, self.split = Path(folder), split
+        present = sorted(self.folder.glob(f"{split}-*.arrow"))
+        wanted = range(len(present)) if shards is None else shards
+        missing = [number for number in wanted if not 0 <= number < len(present)]
+        if missing:
+            raise ValueError(f"data.shards={list(wanted)}: there is no shard {missing[0]}, {_range(len(present))}")
+        self._batches = [_open(present[number]) for number in wanted]
+        self._starts = np.cumsum([0] + [batch.num_rows for batch in self._batches])
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def __getitem__(self, index: int) -> Row:
+        if not 0 <= index < len(self):
+            raise IndexError(f"row {index} of {len(self)} {self.split} rows")
+        shard = int(np.searchsorted(self._starts, index, side="right")) - 1
+        return self._views[shard].row(index - int(self._starts[shard]))
+
+    def __iter__(self) -> Iterator[Row]:
+        return (self[i] for i in range(len(self)))
+
+    @cached_property
+    def lengths(self) -> np.ndarray:
+        """Tokens per row, int32 [rows]."""
+        return self._column("length")
+
+    @cached_property
+    def num_targets(self) -> np.ndarray:
+        """Predicted tokens per row, int32 [rows]."""
+        return self._column("num_targets")
+
+    @cached_property
+    def ids(self) -> list[str]:
+        """Content hashes; duplicates share one."""
+        return [content_id for batch in self._batches for content_id in batch.column("id").to_pylist()]
+
+    @cached_property
+    def _views(self) -> list["_View"]:
+        return [_View(batch) for batch in self._batches]
+
+    def _column(self, name: str) -> np.ndarray:
+        parts = [batch.column(name).to_numpy() for batch in self._batches]
+        return np.concatenate(parts) if parts else np.zeros(0, dtype=np.int32)
+
+
+class _View:
+    """Zero-copy numpy views of one record batch."""
+
+    def __init__(self, batch: pa.RecordBatch) -> None:
+        ids, trained = batch.column("input_ids"), batch.column("trained")
+        self.offsets = ids.offsets.to_numpy()
+        self.input_ids = ids.values.to_numpy()
+        self.bits = np.frombuffer(trained.values.buffers()[1], dtype=np.uint8)
+
+    def row(self, index: int) -> Row:
+        start, end = int(self.offsets[index]), int(self.offsets[index + 1])
+        bits = np.unpackbits(self.bits[start // 8 : (end + 7) // 8], bitorder="little")
+        skip = start % 8
+        return Row(self.input_ids[start:end], bits[skip : skip + end - start].astype(bool))
+
+
+def shard_name(split: str, number: int) -> str:
+    return f"{split}-{number:05d}.arrow"
+
+
+def _open(path: Path) -> pa.RecordBatch:
+    return pa.ipc.open_file(pa.memory_map(str(path))).get_batch(0)
+
+
+def _range(count: int) -> str:
+    return f"only 0 to {count - 1}" if count else "the split has no rows"

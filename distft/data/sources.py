@@ -1,0 +1,89 @@
+"""Where rows come from: files, folders of files, saved datasets and hub ids, as the user wrote them in data.train."""
+
+import difflib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from distft.data.hub import is_hub_id
+from distft.paths import absolute
+
+KINDS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
+COMPRESSED = (".gz", ".zst", ".bz2")
+SPLIT_WORDS = re.compile(r"(?:^|[^a-z])(train|training|test|validation|valid|val|dev|eval)(?:$|[^a-z])")
+SAME_SPLIT = {"training": "train", "valid": "validation", "val": "validation", "dev": "validation", "eval": "test"}
+
+
+@dataclass(frozen=True)
+class Source:
+    """Rows of one split, in a fixed order: data files, or a dataset that the `datasets` library opens."""
+
+    files: tuple[Path, ...] = ()
+    saved: Path | None = None  # a folder written by save_to_disk
+    hub_id: str | None = None
+    split: str = "train"
+    revision: str | None = None
+    subset: str | None = None
+
+
+def find_sources(key: str, value: str | list[str], data: dict[str, Any]) -> list[Source]:
+    """Returns the sources that `data.train` or `data.eval` names; ValueError for what is not there."""
+    split = data.get("split") or "train"
+    return [_source(key, str(item), split, data) for item in (value if isinstance(value, list) else [value])]
+
+
+def _source(key: str, item: str, split: str, data: dict[str, Any]) -> Source:
+    path = absolute(item)
+    if path.is_dir():
+        if any((path / name).is_file() for name in ("dataset_info.json", "dataset_dict.json")):
+            return Source(saved=path, split=split)
+        return Source(files=_of_folder(key, path, split))
+    if path.is_file():
+        return Source(files=(_readable(key, path),))
+    if is_hub_id(item) and file_kind(path) not in KINDS:
+        return Source(hub_id=item, split=split, revision=data.get("revision"), subset=data.get("subset"))
+    matching = sorted(path.parent.glob(path.name)) if "*" in path.name and path.parent.is_dir() else []
+    if not matching:
+        raise ValueError(f"{key}={item}: there is no such file or folder{_beside(path)}")
+    return Source(files=tuple(_readable(key, file) for file in matching))
+
+
+def _of_folder(key: str, folder: Path, split: str) -> tuple[Path, ...]:
+    """Returns the data files of a folder in order of their names; where names tell splits, those of `split`."""
+    found = sorted(path for path in folder.rglob("*") if path.is_file() and file_kind(path) in KINDS)
+    found = [path for path in found if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
+    splits = {path: _split_of(str(path.relative_to(folder))) for path in found}
+    if any(splits.values()):
+        found = [path for path in found if splits[path] == SAME_SPLIT.get(split, split)]
+    if not found:
+        have = ", ".join(sorted({name for name in splits.values() if name})) or f"files of {', '.join(KINDS)}"
+        raise ValueError(f"{key}={folder} has no data files for data.split={split}; looked for: {have}")
+    return tuple(found)
+
+
+def _split_of(name: str) -> str | None:
+    words = SPLIT_WORDS.findall(name.lower())
+    return SAME_SPLIT.get(words[-1], words[-1]) if words else None
+
+
+def _readable(key: str, path: Path) -> Path:
+    if file_kind(path) not in KINDS:
+        raise ValueError(f"{key}={path} is of no kind that can be read: {', '.join(KINDS)} (or these with .gz, .zst)")
+    return path
+
+
+def _beside(path: Path) -> str:
+    """Returns the end of an error message: the folder's most similar name."""
+    if not path.parent.is_dir():
+        return f" ({path.parent} is missing)"
+    near = difflib.get_close_matches(path.name, [other.name for other in path.parent.iterdir()], n=1, cutoff=0.5)
+    return f". Nearest: {path.parent / near[0]}" if near else ""
+
+
+def file_kind(path: Path) -> str:
+    """Returns the suffix that says how to read a file, compression left out: `.jsonl`, `.csv` ..."""
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    while suffixes and suffixes[-1] in COMPRESSED:
+        suffixes.pop()
+    return suffixes[-1] if suffixes else ""

@@ -1,0 +1,43 @@
+"""Tokenizers: a model's own, or the byte tokenizer that random tiny models use without any download."""
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+START, END = "<|im_start|>", "<|im_end|>"
+CHATML = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+
+def load_tokenizer(folder: Path | str | None, trust_remote_code: bool = False) -> Any:
+    """Returns the tokenizer of a local folder, or the byte tokenizer for None; ValueError where it is no fast one."""
+    if folder is None:
+        return byte_tokenizer()
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(
+        str(folder), local_files_only=True, trust_remote_code=trust_remote_code, use_fast=True
+    )
+    if not tokenizer.is_fast:
+        raise ValueError(f"model.tokenizer={folder} has no fast tokenizer (tokenizer.json); convert it once")
+    return tokenizer
+
+
+@cache
+def byte_tokenizer(extra_tokens: tuple[str, ...] = ()) -> Any:
+    """Returns a tokenizer of one token per byte, with ChatML and pad equal to eos; the vocabulary fits in 512."""
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    backend = Tokenizer(models.BPE(vocab={symbol: i for i, symbol in enumerate(alphabet)}, merges=[]))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    backend.decoder = decoders.ByteLevel()
+    backend.add_special_tokens([AddedToken(token, special=True) for token in (START, END, *extra_tokens)])
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend, eos_token=END, pad_token=END, additional_special_tokens=[START, *extra_tokens]
+    )
+    tokenizer.chat_template = CHATML
+    return tokenizer
