@@ -1,0 +1,21 @@
+"""Small prepared data for tests that need no text: random tokens, unequal lengths, unequal target counts."""
+
+from pathlib import Path
+
+import numpy as np
+
+from distft.data.shards import Row, ShardWriter
+
+
+def write_rows(folder: Path, train: int = 40, held_out: int = 31, vocab: int = 256, seed: int = 0) -> Path:
+    """Writes `train` and `held_out` rows of 4 to 24 tokens, of which the last 1 to all are trained."""
+    folder.mkdir(parents=True, exist_ok=True)
+    random = np.random.default_rng(seed)
+    for split, count in (("train", train), ("eval", held_out)):
+        writer = ShardWriter(folder, split)
+        for i in range(count):
+            length = int(random.integers(4, 24))
+            trained = np.arange(length) >= length - int(random.integers(1, length))
+            writer.add(Row(random.integers(0, vocab, length).astype(np.int32), trained), f"{split}-{i}")
+        writer.close()
+    return folder

@@ -1,0 +1,56 @@
+"""The reference that strategies are held against: a plain loop without distft's step, engine or batches.
+
+It sees all rows of a step in one micro-batch, with unequal target counts, and uses an attention mask.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+
+from distft.data.shards import Rows
+from distft.data.steps import Order
+from distft.models.fresh import FreshWeights
+from tests.train_cases import ADAMW, GLOBAL_ROWS, tiny_model
+
+
+def dense(name: str, seed: int) -> Any:
+    """Returns the tiny model with its weights in memory."""
+    empty = tiny_model(name)
+    source = FreshWeights(empty, seed)
+    model = type(empty)(empty.config)
+    model.tie_weights()
+    with torch.no_grad():
+        for key, parameter in model.named_parameters():
+            parameter.copy_(source.read(key, tuple(parameter.shape), 0, parameter.numel()).view(parameter.shape))
+    return model
+
+
+def train_reference(name: str, folder: Path, steps: int = 5, seed: int = 0, max_norm: float = 1.0) -> dict[str, Any]:
+    """Returns losses and gradient norms [steps, 2] and the final weights by name."""
+    model, rows = dense(name, seed).train(), Rows(folder, "train")
+    order = Order(len(rows), seed)
+    matrices = [p for p in model.parameters() if p.ndim >= 2]
+    vectors = [p for p in model.parameters() if p.ndim < 2]
+    groups = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, **ADAMW)
+    done = []
+    for step in range(steps):
+        picked = [rows[int(i)] for i in order.rows(step * GLOBAL_ROWS, (step + 1) * GLOBAL_ROWS)]
+        width = max(len(row.input_ids) for row in picked)
+        ids = torch.zeros(len(picked), width, dtype=torch.int64)
+        mask, labels = torch.zeros_like(ids), torch.full_like(ids, -100)
+        for i, row in enumerate(picked):
+            n = len(row.input_ids)
+            ids[i, :n] = torch.from_numpy(row.input_ids.astype("int64"))
+            mask[i, :n] = 1
+            labels[i, :n][torch.from_numpy(row.trained)] = ids[i, :n][torch.from_numpy(row.trained)]
+        logits = model(input_ids=ids, attention_mask=mask).logits[:, :-1]
+        loss = F.cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-100)  # mean over targets
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm)
+        optimizer.step()
+        optimizer.zero_grad()
+        done.append([loss.item(), norm.item()])
+    return {"steps": done, "weights": {key: p.detach() for key, p in model.named_parameters()}}

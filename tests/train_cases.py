@@ -1,0 +1,97 @@
+"""Trains many small cases on one group of real processes: `python -m tests.train_cases OUT CASES.json`.
+
+A case names a strategy's and a model's YAML in conf/, so that a new YAML is in the matrix as soon as it is there.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from hydra.utils import instantiate
+
+from distft.checkpoint.read import Checkpoint, restore
+from distft.checkpoint.write import save
+from distft.data.shards import Rows
+from distft.data.steps import Order, row_borders
+from distft.evaluate.held_out import held_out
+from distft.losses.cross_entropy import CrossEntropy
+from distft.models.fresh import FreshWeights
+from distft.models.skeleton import architecture, blocks, skeleton
+from distft.models.weights import fill
+from distft.optim.groups import decay_groups
+from distft.paths import conf_dir
+from distft.runtime.process_group import World, process_group
+from distft.runtime.seeds import seed_for
+from distft.strategies.objective import Objective
+from distft.train.feed import Feed, all_rows
+from distft.train.step import train_step
+
+GLOBAL_ROWS = 8
+ADAMW = {"lr": 1e-3, "weight_decay": 0.1, "betas": (0.9, 0.95)}
+
+
+def tiny_model(name: str) -> Any:
+    """Returns the tiny random instance of conf/model/NAME.yaml, on meta."""
+    values = yaml.safe_load((conf_dir() / "model" / f"{name}.yaml").read_text())
+    return skeleton(architecture(None, values["architecture"] | values["tiny_architecture"]), values["attention"])
+
+
+def make_engine(case: dict[str, Any], world: World) -> Any:
+    values = yaml.safe_load((conf_dir() / "strategy" / f"{case['strategy']}.yaml").read_text())
+    strategy = instantiate(values | case.get("settings", {}))
+
+    def build() -> Objective:
+        model = tiny_model(case["model"])
+        return Objective(model, CrossEntropy(), list(blocks(model).values()))
+
+    optimizer = case.get("optimizer", "AdamW")
+    options = ADAMW if optimizer == "AdamW" else {"lr": 1e-2, "momentum": 0.9}
+    make = getattr(torch.optim, optimizer)
+    precision = getattr(torch, case.get("precision", "float32"))
+    return strategy.setup(build, lambda parameters: make(decay_groups(parameters), **options), world, precision)
+
+
+def run_case(case: dict[str, Any], world: World) -> dict[str, Any]:
+    """Trains one case; returns losses, gradient norms, held-out metrics and what is in force."""
+    engine = make_engine(case, world)
+    seed = case.get("seed", 0)
+    start = 0
+    if case.get("resume"):
+        checkpoint = Checkpoint(Path(case["resume"]))
+        restore(engine, checkpoint)
+        start = checkpoint.step
+    else:
+        fill(engine.pieces(), FreshWeights(tiny_model(case["model"]), seed))
+        engine.refresh()
+    rows = Rows(Path(case["rows"]), "train")
+    steps = case.get("steps", 5)
+    feed = Feed(rows, Order(len(rows), seed), row_borders(10**6, GLOBAL_ROWS), case["micro"], world)
+    done = []
+    engine.train(True)
+    for step in range(start + 1, steps + 1):
+        targets = feed.num_targets(step)
+        result = train_step(engine, feed.batches(step), targets, world, case.get("max_norm", 1.0), seed_for(seed, step), False)
+        done.append([result.loss, result.grad_norm])
+    answer = {"case": case, "steps": done, "effective": engine.effective()}
+    if case.get("save"):
+        save(engine, Path(case["save"]), steps, {}, world)
+    if case.get("eval_micro"):
+        held = Rows(Path(case["rows"]), "eval")
+        answer["eval"] = [held_out(engine, all_rows(held, micro, world), world) for micro in case["eval_micro"]]
+    return answer
+
+
+def main() -> None:
+    out, cases = sys.argv[1:]
+    torch.set_num_threads(max(1, 2 // int(__import__("os").environ["WORLD_SIZE"])))
+    with process_group() as world:
+        answers = [run_case(case, world) for case in json.loads(Path(cases).read_text())]
+        if world.is_first:
+            Path(out).write_text(json.dumps(answers))
+
+
+if __name__ == "__main__":
+    main()
