@@ -4,9 +4,11 @@ Trap: bool is an int to Python, and an int is a fine float to a user; `Key.probl
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 NULL = type(None)
+_FORMATS = sorted(file.stem for file in (Path(__file__).parents[1] / "data" / "formats").glob("[!_]*.py"))
 _WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", list: "a list", dict: "a mapping", NULL: "null"}
 
 
@@ -61,7 +63,7 @@ KEYS = (
     Key("name", _optional(str), "name of the run folder; null: <model>-<data>-<timestamp>"),
     Key("runs_dir", (str,), "folder of the run folders"),
     Key("cache_dir", (str,), "prepared data and fetched models; on a shared disk under SLURM"),
-    Key("seed", (int,), "decides data order, held-out rows, dropout and new parameters", at_least=0),
+    Key("seed", (int,), "decides data order, dropout and new parameters", at_least=0),
     Key("trust", (list,), "further prefixes that a _target_ may start with, e.g. [mylab.]"),
     Key("model.path", (str,), "folder or hub id of the model to start from"),
     Key("model.revision", _optional(str), "commit, tag or branch of a hub id; null: the newest"),
@@ -75,10 +77,14 @@ KEYS = (
     Key("data.train", (str, list), "training rows: file, list of files, folder or hub id"),
     Key("data.eval", _optional(str, list, float), "held-out rows: the same, or a fraction to hold out", above=0, below=1),
     Key("data.split", _optional(str), "split of a hub id; null: train"),
-    Key("data.format", (str,), "what a row is; auto: told from its fields", choices=("auto", "prompt_completion", "messages", "text")),
+    Key("data.subset", _optional(str), "configuration of a hub id"),
+    Key("data.revision", _optional(str), "commit, tag or branch of a hub id; null: the newest"),
+    Key("data.split_seed", (int,), "decides which rows a fraction holds out", at_least=0),
+    Key("data.overlap", (str,), "what to do with training rows that are in data.eval too", choices=("warn", "drop", "stop")),
+    Key("data.format", (str,), "what a row is; auto: told from its fields", choices=("auto", *_FORMATS)),
     Key("data.fields", (dict,), "the names your rows use, e.g. {prompt: question}"),
     Key("data.max_length", (int,), "tokens of a row; longer ones are cut and counted", at_least=2),
-    Key("data.chat_template", (str,), "the model's own template, or roles as plain text", choices=("auto", "none")),
+    Key("data.chat_template", (str,), "auto: the model's own; none: plain text; or a .jinja file"),
     Key("data.packing", (bool,), "rows of a step share their forward passes"),
     Key("data.shards", _optional(list), "numbers of the prepared shards to train on; null: all"),
     Key("data.max_bad_fraction", (float,), "bad rows above this fraction stop the run before it starts", at_least=0, at_most=1),
