@@ -1,4 +1,4 @@
-"""The process around a worker: `python -m distft.rank RUN_DIR --attempt N`, started by the launcher on every rank.
+"""The process around a worker, started on every rank: `python -m distft.rank RUN_DIR --attempt N --parent PID`.
 
 It must be in place before torch is imported: output goes to the rank's log, an exception to its error file, and the
 process dies with the one that started it.
@@ -20,9 +20,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path)
     parser.add_argument("--attempt", type=int, required=True)
+    parser.add_argument("--parent", type=int, required=True, help="the process this one dies with")
     given = parser.parse_args()
     run, rank = RunFolder(given.run), int(os.environ["RANK"])
-    die_with_parent()
+    die_with_parent(given.parent)
     redirect(run.rank_log(given.attempt, rank))
     silence()
     with record(run, given.attempt, rank):

@@ -16,7 +16,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from distft.run import RunFolder
-from distft.runtime.errors import Failure, first_failure
+from distft.runtime.errors import Exit, Failure, first_failure
 
 _SECONDS_TO_END = 10  # from SIGTERM to SIGKILL for the ranks that are left
 
@@ -46,7 +46,7 @@ def threads_per_process(processes: int) -> int:
     return max(1, len(os.sched_getaffinity(0)) // processes)
 
 
-def launch_ranks(run: RunFolder, attempt: int, worker: str, error_dir: Path) -> Failure | None:
+def launch_ranks(run: RunFolder, attempt: int, program: str, error_dir: Path) -> Failure | None:
     """Runs all ranks to their end; returns the first failure, or None."""
     processes = run.read_plan().processes_per_node
     os.environ.setdefault("OMP_NUM_THREADS", str(threads_per_process(processes)))
@@ -64,11 +64,11 @@ def launch_ranks(run: RunFolder, attempt: int, worker: str, error_dir: Path) -> 
         shutdown_timeout=_SECONDS_TO_END,
         logs_specs=RankLogs(run, attempt, error_dir),
     )
-    command = ("-m", worker, str(run.path), "--attempt", str(attempt))
+    command = ("-m", program, str(run.path), "--attempt", str(attempt), "--parent", str(os.getpid()))
     try:
         elastic_launch(config, sys.executable)(*command)
     except ChildFailedError as error:
-        exits = {rank: failure.exitcode for rank, failure in error.failures.items()}
+        exits = {rank: Exit(failure.exitcode, failure.timestamp) for rank, failure in error.failures.items()}
         return first_failure(run, attempt, exits, error_dir)
     return None
 
@@ -78,13 +78,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path)
     parser.add_argument("--attempt", type=int, required=True)
-    parser.add_argument("--worker", default="distft.worker")
+    parser.add_argument("--program", default="distft.rank")
     given = parser.parse_args()
     answer = os.dup(1)
     os.dup2(2, 1)  # whatever else is printed goes to the log
     with tempfile.TemporaryDirectory(prefix="distft-") as error_dir:
         try:
-            failure = launch_ranks(RunFolder(given.run), given.attempt, given.worker, Path(error_dir))
+            failure = launch_ranks(RunFolder(given.run), given.attempt, given.program, Path(error_dir))
         except SignalException as end:
             return 128 + end.sigval
     if failure is None:

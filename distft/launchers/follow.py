@@ -82,7 +82,7 @@ def _caught(signals: Sequence[signal.Signals]) -> Iterator[list[signal.Signals]]
     caught: list[signal.Signals] = []
     before = {each: signal.getsignal(each) for each in signals}
     for each in signals:
-        if before[each] is not signal.SIG_IGN:  # nohup ignores SIGHUP on purpose
+        if each != signal.SIGHUP or before[each] is not signal.SIG_IGN:  # nohup ignores it on purpose
             signal.signal(each, lambda number, _: caught.append(signal.Signals(number)))
     try:
         yield caught

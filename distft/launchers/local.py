@@ -28,7 +28,7 @@ class Local:
         wait: bool = True,
         grace_seconds: float = 300,
         parallel_runs: int = 1,
-        worker: str = "distft.worker",
+        program: str = "distft.rank",
     ):
         if nodes != 1:
             raise ValueError(
@@ -39,13 +39,13 @@ class Local:
         self.wait = wait
         self.grace_seconds = grace_seconds
         self.parallel_runs = parallel_runs
-        self.worker = worker
+        self.program = program
 
     def submit(self, run_dirs: Sequence[Path]) -> "list[LocalRun]":
         """Starts the first `parallel_runs` runs; the others start as earlier ones end, while anyone waits."""
         runs: list[LocalRun] = []
         for path in run_dirs:
-            runs.append(LocalRun(RunFolder(Path(path)), self.worker, queue=runs, parallel_runs=self.parallel_runs))
+            runs.append(LocalRun(RunFolder(Path(path)), self.program, queue=runs, parallel_runs=self.parallel_runs))
         for run in runs:
             run.start_if_free()
         return runs
@@ -54,10 +54,10 @@ class Local:
 class LocalRun:
     """One run on this machine."""
 
-    def __init__(self, run: RunFolder, worker: str, queue: "list[LocalRun]", parallel_runs: int):
+    def __init__(self, run: RunFolder, program: str, queue: "list[LocalRun]", parallel_runs: int):
         self.run = run
         self.attempt: int = run.read_status()["attempt"]
-        self._worker = worker
+        self._program = program
         self._queue = queue
         self._parallel_runs = parallel_runs
         self._process: subprocess.Popen[str] | None = None
@@ -103,7 +103,7 @@ class LocalRun:
             return
         self._log.parent.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-m", "distft.launchers.elastic", str(self.run.path)]
-        command += ["--attempt", str(self.attempt), "--worker", self._worker]
+        command += ["--attempt", str(self.attempt), "--program", self._program]
         with self._log.open("a") as log:
             self._process = start_bound(
                 command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, start_new_session=True

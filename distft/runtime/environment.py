@@ -35,12 +35,12 @@ _SECRET_WORDS = {
     "COOKIE",
 }
 _IN_URL = re.compile(r"(?<=://)[^/\s@]+@")
-_SHORTEST_SECRET = 6  # blanking shorter values would garble ordinary text
+_SHORTEST_SECRET = 8  # blanking shorter values would garble ordinary text
 
 
 def looks_secret(name: str) -> bool:
     """Tells whether a variable's name says that its value is a secret: HF_TOKEN does, NUM_MEMORY_TOKENS does not."""
-    return bool(_SECRET_WORDS & set(re.split(r"[^A-Z0-9]+", name.upper()))) or name.upper().startswith("AWS_")
+    return not _SECRET_WORDS.isdisjoint(re.split(r"[^A-Z0-9]+", name.upper()))
 
 
 def secrets(variables: Mapping[str, str] = os.environ) -> dict[str, str]:

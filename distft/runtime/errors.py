@@ -81,19 +81,29 @@ def describe(error: BaseException, run: RunFolder, attempt: int, rank: int | Non
     return Failure(rank, socket.gethostname(), name, redact(str(error)), _where(error), log, time.time(), redact(text))
 
 
-def first_failure(run: RunFolder, attempt: int, exits: Mapping[int, int], spare_dir: Path) -> Failure | None:
+@dataclass(frozen=True)
+class Exit:
+    """How a failed rank's process ended: its code, negative for a signal, and when that was noticed."""
+
+    code: int
+    time: float
+
+
+def first_failure(run: RunFolder, attempt: int, exits: Mapping[int, Exit], spare_dir: Path) -> Failure | None:
     """Returns the culprit of an attempt, None when no rank failed.
 
-    `exits`: exit code per failed rank, negative for a signal; `spare_dir`: errors that found no room in the run folder.
-    The earliest exception that is no mere loss of a peer wins, then a rank ended by a signal, then anything else.
+    The earliest exception that is no mere loss of a peer wins, then a rank that ended without recording one.
+    Ranks with SIGTERM come last: the elastic process ends all others that way as soon as one has failed.
+    `spare_dir` holds errors that found no room in the run folder.
     """
     files = [*run.rank_error(attempt, 0).parent.glob("rank-*.error.json"), *spare_dir.glob("*.json")]
     recorded = sorted((Failure(**read_json(file)) for file in files), key=lambda failure: failure.time)
-    silent = exits.keys() - {failure.rank for failure in recorded}
-    gone = {rank: of_process(exits[rank], run.rank_log(attempt, rank), rank) for rank in sorted(silent)}
+    silent = {rank: end for rank, end in exits.items() if rank not in {failure.rank for failure in recorded}}
+    order = sorted(silent, key=lambda rank: (silent[rank].time, silent[rank].code > 0))
+    ended = {rank: of_process(silent[rank].code, run.rank_log(attempt, rank), rank) for rank in order}
     own = [failure for failure in recorded if not failure.peer_lost]
-    killed = [failure for rank, failure in gone.items() if exits[rank] < 0]
-    return next(iter([*own, *killed, *gone.values(), *recorded]), None)
+    first = [failure for rank, failure in ended.items() if silent[rank].code != -signal.SIGTERM]
+    return next(iter([*own, *first, *recorded, *ended.values()]), None)
 
 
 def of_process(code: int, log: Path, rank: int | None = None) -> Failure:

@@ -3,7 +3,9 @@
 import faulthandler
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
+from typing import TextIO
 
 
 def redirect(path: Path) -> None:
@@ -21,6 +23,36 @@ def redirect(path: Path) -> None:
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(line_buffering=True, errors="backslashreplace")  # type: ignore[union-attr]  # a real file
     faulthandler.enable(all_threads=True)
+
+
+class Patient:
+    """A stream to the user that drops what can no longer be shown: a closed terminal or pipe never ends the run."""
+
+    def __init__(self, stream: TextIO):
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with suppress(OSError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        try:
+            self._stream.flush()
+        except OSError:  # what is buffered would raise again when the interpreter ends
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self._stream.fileno())
+            os.close(nowhere)
+
+    def isatty(self) -> bool:
+        return self._stream.isatty()
+
+    def fileno(self) -> int:
+        return self._stream.fileno()
+
+    @property
+    def encoding(self) -> str:
+        return self._stream.encoding
 
 
 def last_lines(path: Path, count: int) -> list[str]:

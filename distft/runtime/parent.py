@@ -15,19 +15,15 @@ _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 
 
-def die_with_parent() -> None:
-    """Asks the kernel to SIGKILL this process as soon as its parent is gone."""
+def die_with_parent(parent: int) -> None:
+    """Asks the kernel to SIGKILL this process as soon as process `parent` is gone, at once if it already is."""
     if _libc is not None and _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
+    if os.getppid() != parent:
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def start_bound(command: Sequence[str], **options: Any) -> subprocess.Popen[str]:
     """Starts `command`; it cannot outlive the calling process, whatever either of them runs."""
     parent = os.getpid()
-
-    def bind() -> None:
-        die_with_parent()
-        if os.getppid() != parent:  # gone between fork and prctl
-            os._exit(1)
-
-    return subprocess.Popen(list(command), preexec_fn=bind, text=True, **options)
+    return subprocess.Popen(list(command), preexec_fn=lambda: die_with_parent(parent), text=True, **options)

@@ -21,8 +21,8 @@ class TensorBoard:
         self._writer = EventFileWriter(str(folder))
 
     def log(self, row: dict[str, Any]) -> None:
-        from tensorboard.compat.proto.event_pb2 import Event
-        from tensorboard.compat.proto.summary_pb2 import Summary
+        from tensorboard.compat.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]  # generated
+        from tensorboard.compat.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue]
 
         values = [Summary.Value(tag=name, simple_value=value) for name, value in numbers(row).items()]
         self._writer.add_event(Event(step=row["step"], summary=Summary(value=values)))

@@ -2,17 +2,23 @@
 
 import time
 from collections import deque
-from typing import Any
+from typing import Any, TextIO, cast
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
 from distft.run import RunFolder
+from distft.runtime.logs import Patient
 
 Row = dict[str, Any]
 _SECONDS_BETWEEN_LINES = 30  # of plain output
 _STEPS_FOR_SPEED = 20
+
+
+def screen(stream: TextIO) -> Console:
+    """Returns a plain console on `stream` that outlives the terminal or pipe behind it."""
+    return Console(file=cast(TextIO, Patient(stream)), markup=False, highlight=False, emoji=False, soft_wrap=True)
 
 
 class Terminal:
@@ -48,7 +54,7 @@ class Terminal:
             self._old_rows -= 1
         elif row["split"] == "eval" or time.monotonic() - self._last_line > _SECONDS_BETWEEN_LINES:
             self._last_line = time.monotonic()
-            self._console.print(f"{step}  {self._numbers()}", highlight=False, soft_wrap=True)
+            self._console.print(f"{step}  {self._numbers()}")
 
     def finish(self, state: str) -> None:
         """Leaves the bar as it stands."""

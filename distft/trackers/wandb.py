@@ -4,6 +4,7 @@ Trap: its server drops steps that do not increase, and `wandb sync` of an offlin
 so each attempt logs the whole run again under the same id, minus what an online run already has.
 """
 
+import shutil
 import uuid
 from typing import Any, Literal
 
@@ -19,7 +20,7 @@ class Wandb:
     ):
         self._project = project
         self._entity = entity
-        self._mode = mode
+        self._mode: Literal["online", "offline"] = mode
         self._record: Any = None
         self._known_steps = -1
 
@@ -31,6 +32,9 @@ class Wandb:
         kept = folder / "id"
         if not kept.is_file():
             kept.write_text(uuid.uuid4().hex[:16])
+        if self._mode == "offline":
+            for older in folder.glob("offline-run-*"):  # this attempt logs all that it held
+                shutil.rmtree(older)
         self._record = wandb.init(
             project=self._project,
             entity=self._entity,

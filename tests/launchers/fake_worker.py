@@ -11,35 +11,23 @@ from distft.run import RunFolder
 from distft.runtime import errors, logs, parent, stop
 
 
-def misbehave(how: str) -> None:
-    """Fails in the way a test asked for."""
-    if how == "raise":
-        raise ValueError("row 7 has no label")
-    if how == "kill":
-        os.kill(os.getpid(), signal.SIGKILL)
-    if how == "exit":
-        os._exit(3)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("run", type=Path)
     parser.add_argument("--attempt", type=int)
+    parser.add_argument("--parent", type=int)
     given = parser.parse_args()
-    parent.die_with_parent()
+    parent.die_with_parent(given.parent)
     run, rank = RunFolder(given.run), int(os.environ["RANK"])
     logs.redirect(run.rank_log(given.attempt, rank))
     with errors.record(run, given.attempt, rank):
+        print(f"rank {rank} in attempt {given.attempt} with {os.environ['OMP_NUM_THREADS']} threads")
         train(run, given.attempt, rank)
 
 
 def train(run: RunFolder, attempt: int, rank: int) -> None:
-    import torch
-    import torch.distributed as dist
-
     config = run.read_config()
-    dist.init_process_group("gloo")
-    print(f"rank {rank} of {dist.get_world_size()} in attempt {attempt}")
+    meet = make_meeting() if config.get("collective") else lambda: None
     if rank == 0:
         run.write_status(state="running")
     state = "completed"
@@ -47,16 +35,33 @@ def train(run: RunFolder, attempt: int, rank: int) -> None:
         time.sleep(config.get("seconds", 0.02))
         if step == 3 and rank == config.get("bad_rank"):
             misbehave(config["bad"])
-        asked = torch.tensor([int(rank == 0 and stop.requested(run, attempt) is not None)])
-        dist.all_reduce(asked)
+        meet()
         if rank == 0:
             log_row(run, step)
-        if asked.item() and not config.get("deaf"):
+        if not config.get("deaf") and stop.requested(run, attempt):
             state = "preempted"
             break
     if rank == 0:
         run.write_status(state=state, step=step)
-    dist.destroy_process_group()
+
+
+def make_meeting():
+    """Returns a function in which all ranks wait for each other."""
+    import torch.distributed as dist
+
+    dist.init_process_group("gloo")
+    return dist.barrier
+
+
+def misbehave(how: str) -> None:
+    """Fails in the way a test asked for."""
+    if how == "raise":
+        raise ValueError("row 7 has no label")
+    if how == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if how == "exit":
+        print("a library gave up")
+        os._exit(3)
 
 
 def log_row(run: RunFolder, step: int) -> None:

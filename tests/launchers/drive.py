@@ -1,0 +1,13 @@
+"""Follows a frozen run of the fake worker as launch does: `python -m tests.launchers.drive RUN GRACE_SECONDS`."""
+
+import sys
+from pathlib import Path
+
+from distft.launch import supervise, tell_end
+from distft.launchers.local import Local
+from distft.run import FINISHED, RunFolder
+
+if __name__ == "__main__":
+    run = RunFolder(Path(sys.argv[1]))
+    outcome = supervise(run, Local(program="tests.launchers.fake_worker", grace_seconds=float(sys.argv[2])), None)
+    sys.exit(0 if outcome.state in FINISHED else tell_end(run, outcome))

@@ -1,0 +1,150 @@
+"""Ctrl-C saves, twice ends, and nothing is left behind, however the launching process goes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from distft.launchers.follow import NewRows
+from distft.run import RunFolder
+from tests.launchers.fake_run import assert_none_left, freeze, wait_for_rows
+
+
+def drive(run: RunFolder, grace_seconds: float = 60, **options) -> subprocess.Popen[str]:
+    """Starts a process that follows the run as launch does; its group is its own."""
+    command = [sys.executable, "-m", "tests.launchers.drive", str(run.path), str(grace_seconds)]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True, **options)
+
+
+def ended(process: subprocess.Popen[str], seconds: float = 60) -> tuple[int, str]:
+    _, said = process.communicate(timeout=seconds)
+    return process.returncode, said
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_one_signal_saves_and_ends_with_75(tmp_path, number):
+    run = freeze(tmp_path / "run", steps=100_000)
+    process = drive(run)
+    wait_for_rows(run)
+    os.killpg(process.pid, number)
+    code, said = ended(process)
+    assert code == 75
+    assert run.read_status()["state"] == "preempted" and run.read_status()["exit_code"] == 75
+    assert f"{number.name}: waiting for the step in progress" in said
+    assert json.loads(run.stop.read_text()) == {"attempt": 1, "reason": f"{number.name} to the launching process"}
+    assert said.splitlines()[-1] == f"{run.path}: saved and stopped. The same command, with name=run, continues it."
+    assert_none_left(run)
+
+
+def test_a_stop_file_made_by_hand_does_the_same(tmp_path):
+    run = freeze(tmp_path / "run", steps=100_000)
+    process = drive(run)
+    wait_for_rows(run)
+    run.stop.touch()
+    assert ended(process)[0] == 75
+    assert_none_left(run)
+
+
+def test_the_second_signal_ends_everything_at_once(tmp_path):
+    run = freeze(tmp_path / "run", steps=100_000, deaf=True)
+    process = drive(run)
+    wait_for_rows(run)
+    process.send_signal(signal.SIGINT)
+    time.sleep(1)
+    before = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    code, said = ended(process)
+    assert code == 130 and time.monotonic() - before < 10
+    assert "the step in progress was not saved" in said
+    assert run.read_status()["state"] == "failed" and run.read_status()["exit_code"] == 130
+    assert_none_left(run)
+
+
+def test_after_the_grace_seconds_everything_is_ended(tmp_path):
+    run = freeze(tmp_path / "run", steps=100_000, deaf=True)
+    process = drive(run, grace_seconds=1)
+    wait_for_rows(run)
+    process.send_signal(signal.SIGTERM)
+    code, said = ended(process)
+    assert code == 143 and "no step ended within 1 s" in said
+    assert_none_left(run)
+
+
+def test_nothing_outlives_a_killed_launch(tmp_path):
+    run = freeze(tmp_path / "run", steps=100_000)
+    process = drive(run)
+    wait_for_rows(run)
+    process.kill()
+    process.wait()
+    assert_none_left(run, seconds=30)
+
+
+def test_a_closed_pipe_does_not_end_the_run(tmp_path):
+    run = freeze(tmp_path / "run", steps=200)
+    process = drive(run)
+    assert process.stderr is not None
+    process.stderr.close()
+    wait_for_rows(run)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 75
+
+
+def test_the_last_lines_name_the_culprit(tmp_path):
+    run = freeze(tmp_path / "run", bad_rank=1, bad="raise", steps=1000)
+    code, said = ended(drive(run))
+    assert code == 1
+    failed, place, log = said.splitlines()[-3:]
+    assert failed == f"run failed: rank 1 on {os.uname().nodename}: ValueError: row 7 has no label"
+    assert place.startswith("at  ") and "fake_worker.py:" in place
+    assert log == f"log {run.rank_log(1, 1)}"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
+def test_a_full_disk_is_named_although_nothing_can_be_written(tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=128k", "tmpfs", str(disk)], check=False).returncode:
+        pytest.skip("cannot mount here")
+    try:
+        run = freeze(disk / "run", steps=100_000, seconds=0.001)
+        code, said = ended(drive(run))
+        assert code == 1
+        assert "rank 0" in said.splitlines()[-3] and "No space left on device" in said.splitlines()[-3]
+        assert_none_left(run)
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+def test_a_metrics_file_that_cannot_be_written_is_named(tmp_path):
+    run = freeze(tmp_path / "run", steps=1000)
+    run.metrics.symlink_to("/dev/full")
+    code, said = ended(drive(run))
+    assert code == 1 and "rank 0" in said and "OSError: [Errno 28] No space left on device" in said
+
+
+def test_every_row_is_given_once_also_over_a_cut(tmp_path):
+    run = RunFolder(tmp_path)
+    rows = NewRows(run)
+    assert list(rows.read()) == []
+
+    def row(step: int, split: str = "train") -> str:
+        return json.dumps({"step": step, "split": split}) + "\n"
+
+    run.metrics.write_text(row(1) + row(2) + row(2, "eval") + row(3)[:-5])
+    assert [each["step"] for each in rows.read()] == [1, 2, 2]
+    run.metrics.write_text(row(1) + row(2) + row(2, "eval") + row(3) + row(4))
+    assert [each["step"] for each in rows.read()] == [3, 4]
+    run.metrics.write_text(row(1))  # a resumed attempt goes back to its checkpoint
+    assert list(rows.read()) == []
+    run.metrics.write_text(row(1) + row(2) + row(2, "eval") + row(3) + row(4) + row(5))
+    assert [each["step"] for each in rows.read()] == [5]
+
+
+def test_following_loads_no_torch():
+    program = "import distft.launch, sys; print([name for name in ('torch', 'transformers') if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,125 @@
+"""A run on this machine ends as a whole, and its first failing rank is named."""
+
+import os
+import signal
+import time
+
+import pytest
+
+from distft.launchers.contract import Outcome
+from distft.launchers.local import Local, LocalRun
+from distft.run import RunFolder
+from tests.launchers.fake_run import assert_none_left, freeze, processes_of, wait_for_rows
+
+FAKE = "tests.launchers.fake_worker"
+
+
+def start(run: RunFolder, program: str = FAKE) -> LocalRun:
+    return Local(program=program).submit([run.path])[0]
+
+
+def end(handle: LocalRun, seconds: float = 60) -> Outcome:
+    outcome = handle.wait(seconds)
+    assert outcome is not None, "the run did not end"
+    return outcome
+
+
+def test_every_rank_runs_and_prints_to_its_own_log(tmp_path):
+    run = freeze(tmp_path / "a run (1)")
+    handle = start(run)
+    assert end(handle) == Outcome("completed")
+    assert handle.state() == run.read_status()["state"] == "completed"
+    threads = max(1, len(os.sched_getaffinity(0)) // 2)
+    for rank in (0, 1):
+        assert run.rank_log(1, rank).read_text() == f"rank {rank} in attempt 1 with {threads} threads\n"
+
+
+def test_the_rank_that_raised_is_named_and_not_its_peers(tmp_path):
+    run = freeze(tmp_path / "run", collective=True, bad_rank=1, bad="raise")
+    error = end(start(run)).error
+    assert error is not None
+    assert (error["rank"], error["type"], error["message"]) == (1, "ValueError", "row 7 has no label")
+    assert error["where"].rpartition(":")[0].endswith("tests/launchers/fake_worker.py")
+    assert error["log"] == str(run.rank_log(1, 1))
+    assert run.read_status()["error"] == error and run.read_status()["state"] == "failed"
+    assert not processes_of(run)
+
+
+def test_a_killed_rank_is_named_although_only_its_peer_could_tell_an_error(tmp_path):
+    run = freeze(tmp_path / "run", collective=True, bad_rank=1, bad="kill")
+    outcome = end(start(run))
+    assert outcome.error is not None and outcome.exit_code == 1
+    assert (outcome.error["rank"], outcome.error["type"]) == (1, "SIGKILL")
+    assert not processes_of(run)
+
+
+def test_a_rank_that_just_exits_is_named_with_its_last_line(tmp_path):
+    run = freeze(tmp_path / "run", steps=1000, bad_rank=1, bad="exit")
+    error = end(start(run)).error
+    assert error is not None and (error["rank"], error["type"]) == (1, "exit code 3")
+    assert "a library gave up" in error["message"]
+    assert not processes_of(run)
+
+
+def test_a_worker_that_cannot_be_imported_is_told_with_the_reason(tmp_path):
+    run = freeze(tmp_path / "run", processes=1)
+    error = end(start(run, program="tests.launchers.no_such_worker")).error
+    assert error is not None and "No module named tests.launchers.no_such_worker" in error["message"]
+
+
+def test_a_run_whose_plan_is_broken_is_told_with_the_reason(tmp_path):
+    run = freeze(tmp_path / "run")
+    run.plan.write_text("{}")
+    error = end(start(run)).error
+    assert error is not None and error["rank"] is None and "processes_per_node" in error["message"]
+
+
+def test_no_rank_outlives_the_elastic_process(tmp_path):
+    run = freeze(tmp_path / "run", steps=100_000)
+    handle = start(run)
+    wait_for_rows(run)
+    assert handle._process is not None
+    os.kill(handle._process.pid, signal.SIGKILL)
+    error = end(handle).error
+    assert error is not None and (error["rank"], error["type"]) == (None, "SIGKILL")
+    assert error["log"].endswith("elastic.log")
+    assert_none_left(run)
+
+
+def test_cancel_ends_every_process_at_once(tmp_path):
+    run = freeze(tmp_path / "run", steps=100_000)
+    handle = start(run)
+    wait_for_rows(run)
+    before = time.monotonic()
+    handle.cancel()
+    assert end(handle).state == "failed"
+    assert time.monotonic() - before < 10
+    assert_none_left(run)
+
+
+def test_runs_beyond_parallel_runs_wait_for_their_turn(tmp_path):
+    runs = [freeze(tmp_path / name, processes=1) for name in "ab"]
+    first, second = Local(program=FAKE).submit([run.path for run in runs])
+    assert second.state() == "pending" and not processes_of(runs[1])
+    assert end(first) == Outcome("completed")
+    assert second.wait(0) is None
+    assert end(second) == Outcome("completed")
+
+
+def test_a_cancelled_run_of_the_queue_never_starts(tmp_path):
+    runs = [freeze(tmp_path / name, processes=1) for name in "ab"]
+    first, second = Local(program=FAKE).submit([run.path for run in runs])
+    second.cancel()
+    assert end(first) == Outcome("completed")
+    assert end(second).state == "failed" and not runs[1].metrics.exists()
+
+
+def test_two_runs_at_once_do_not_meet(tmp_path):
+    runs = [freeze(tmp_path / name, collective=True) for name in "ab"]
+    handles = Local(program=FAKE, parallel_runs=2).submit([run.path for run in runs])
+    assert [end(handle) for handle in handles] == [Outcome("completed")] * 2
+
+
+def test_more_nodes_are_refused_with_the_way_to_get_them():
+    with pytest.raises(ValueError, match=r"launcher.nodes=4: .* Nearest: launcher.nodes=1, or launcher=slurm"):
+        Local(nodes=4)
