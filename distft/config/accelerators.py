@@ -23,7 +23,9 @@ def _num_rocm(devices: Path, system: Path) -> int:
     if not (devices / "kfd").exists():
         return 0
     nodes = system.glob("class/kfd/kfd/topology/nodes/*/properties")
-    return sum(any(line.startswith("simd_count ") and line.split()[1] != "0" for line in _lines(node)) for node in nodes)
+    return sum(
+        any(line.startswith("simd_count ") and line.split()[1] != "0" for line in _lines(node)) for node in nodes
+    )
 
 
 def _lines(path: Path) -> list[str]:

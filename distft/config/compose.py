@@ -16,10 +16,13 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from distft.config.errors import ConfigError
+from distft.config.files import missing_files
 from distft.config.known import Known, known_keys
+from distft.config.model_folder import wrong_models
 from distft.config.nearest import did_you_mean, nearest, nearest_key
 from distft.config.overrides import Override, WrongOverride, hydra_value, split
-from distft.config.rules import Facts, broken_rules
+from distft.config.rules import broken_rules
+from distft.config.rules.contract import Facts
 from distft.config.schema import NULL
 from distft.config.tree import at, leaves
 from distft.config.values import wrong_values
@@ -47,8 +50,10 @@ def compose(overrides: Iterable[str], *, config_dir: Path | None = None, to_run:
     lines = [line for setting in settings for line in composer.hydra_lines(setting, known, base)]
     values, choices = composer.compose(lines)
     wrong = wrong_values(values, known, base)
+    wrong |= {key: error for key, error in missing_files(values) if key not in wrong}
     given = {setting.key for setting in settings} | composer.keys_of_experiment(choices.get("experiment"))
     composer.errors += wrong.values()
+    composer.errors += wrong_models(values, wrong)
     composer.errors += broken_rules(Facts(values, choices, frozenset(given)), wrong, to_run=to_run)
     if composer.errors:
         raise ConfigError(composer.errors)

@@ -39,7 +39,8 @@ class Known:
         if any(known.startswith(f"{path}.") for known in self.keys):
             inside = next(known for known in self.keys if known.startswith(f"{path}."))
             return f"{path} is a group of keys. Nearest: {inside}"
-        return f"{path} is no key.{did_you_mean(nearest_key(path, list(self.keys)))}"
+        names = [known for known in self.keys if "._" not in known or "._" in path]
+        return f"{path} is no key.{did_you_mean(nearest_key(path, names))}"
 
 
 def known_keys(tree: Mapping[str, Any]) -> Known:
@@ -57,6 +58,7 @@ def known_keys(tree: Mapping[str, Any]) -> Known:
         found = _signature(group, str(target), tuple(at(tree, "trust") or ()), errors)
         if found is None or found.open:
             open_groups.append(group)
+            keys |= {path: key for path, key in BY_PATH.items() if path.startswith(f"{group}.")}
             continue
         callers = 1 if at(tree, f"{group}._partial_") else 0  # the first argument comes from the training loop
         for parameter in found.parameters[callers:]:

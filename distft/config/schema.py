@@ -9,7 +9,15 @@ from typing import Any
 
 NULL = type(None)
 _FORMATS = sorted(file.stem for file in (Path(__file__).parents[1] / "data" / "formats").glob("[!_]*.py"))
-_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", list: "a list", dict: "a mapping", NULL: "null"}
+_WORDS = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "text",
+    list: "a list",
+    dict: "a mapping",
+    NULL: "null",
+}
 
 
 @dataclass(frozen=True)
@@ -30,7 +38,12 @@ class Key:
         words = [_WORDS[kind] for kind in self.types if kind is not NULL and not (kind is str and self.choices)]
         words += self.choices
         text = " or ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
-        bounds = [("of at least", self.at_least), ("above", self.above), ("of at most", self.at_most), ("below", self.below)]
+        bounds = [
+            ("of at least", self.at_least),
+            ("above", self.above),
+            ("of at most", self.at_most),
+            ("below", self.below),
+        ]
         text += " and".join(f" {word} {bound:g}" for word, bound in bounds if bound is not None)
         return text + (", or null" if NULL in self.types else "")
 
@@ -68,38 +81,75 @@ KEYS = (
     Key("model.path", (str,), "folder or hub id of the model to start from"),
     Key("model.revision", _optional(str), "commit, tag or branch of a hub id; null: the newest"),
     Key("model.task", (str,), "what the model is trained to do", choices=("causal_lm",)),
-    Key("model.attention", (str,), "attention kernel", choices=("sdpa", "eager", "flash_attention_2", "flex_attention")),
+    Key(
+        "model.attention", (str,), "attention kernel", choices=("sdpa", "eager", "flash_attention_2", "flex_attention")
+    ),
     Key("model.tokenizer", _optional(str), "folder or hub id of another tokenizer; null: the model's own"),
     Key("model.trust_remote_code", (bool,), "lets code out of the model's folder run in this process"),
     Key("model.tiny", (bool,), "a random instance of architecture | tiny_architecture with a byte tokenizer"),
     Key("model.architecture", (dict,), "the facts of the real model's config.json"),
     Key("model.tiny_architecture", (dict,), "what model.tiny=true changes in them"),
     Key("data.train", (str, list), "training rows: file, list of files, folder or hub id"),
-    Key("data.eval", _optional(str, list, float), "held-out rows: the same, or a fraction to hold out", above=0, below=1),
+    Key(
+        "data.eval", _optional(str, list, float), "held-out rows: the same, or a fraction to hold out", above=0, below=1
+    ),
     Key("data.split", _optional(str), "split of a hub id; null: train"),
     Key("data.subset", _optional(str), "configuration of a hub id"),
     Key("data.revision", _optional(str), "commit, tag or branch of a hub id; null: the newest"),
     Key("data.split_seed", (int,), "decides which rows a fraction holds out", at_least=0),
-    Key("data.overlap", (str,), "what to do with training rows that are in data.eval too", choices=("warn", "drop", "stop")),
+    Key(
+        "data.overlap",
+        (str,),
+        "what to do with training rows that are in data.eval too",
+        choices=("warn", "drop", "stop"),
+    ),
+    Key("data.revision", _optional(str), "commit, tag or branch of a hub id; null: the newest"),
+    Key("data.subset", _optional(str), "configuration of a hub id"),
     Key("data.format", (str,), "what a row is; auto: told from its fields", choices=("auto", *_FORMATS)),
     Key("data.fields", (dict,), "the names your rows use, e.g. {prompt: question}"),
     Key("data.max_length", (int,), "tokens of a row; longer ones are cut and counted", at_least=2),
     Key("data.chat_template", (str,), "auto: the model's own; none: plain text; or a .jinja file"),
+    Key("data.overlap", (str,), "training rows that are in data.eval's files too", choices=("warn", "drop", "stop")),
+    Key("data.split_seed", (int,), "which rows a fraction in data.eval holds out", at_least=0),
     Key("data.packing", (bool,), "rows of a step share their forward passes"),
     Key("data.shards", _optional(list), "numbers of the prepared shards to train on; null: all"),
-    Key("data.max_bad_fraction", (float,), "bad rows above this fraction stop the run before it starts", at_least=0, at_most=1),
-    Key("data.max_truncated_fraction", (float,), "cut rows above this fraction stop the run before it starts", at_least=0, at_most=1),
+    Key(
+        "data.max_bad_fraction",
+        (float,),
+        "bad rows above this fraction stop the run before it starts",
+        at_least=0,
+        at_most=1,
+    ),
+    Key(
+        "data.max_truncated_fraction",
+        (float,),
+        "cut rows above this fraction stop the run before it starts",
+        at_least=0,
+        at_most=1,
+    ),
     Key("optimizer.lr", (float,), "highest learning rate", above=0, at_most=1000),
     Key("optimizer.weight_decay", (float,), "decoupled or L2, as the optimizer defines it", at_least=0),
     Key("optimizer.eps", (float,), "keeps the division by the second moment finite", above=0),
     Key("optimizer.momentum", (float,), "of SGD", at_least=0, below=1),
     Key("schedule.warmup_steps", (int,), "optimizer steps until the learning rate is reached", at_least=0),
-    Key("schedule.decay_fraction", (float,), "last part of the steps in which wsd falls", above=0, at_most=1),
+    Key("schedule.decay_steps", (int,), "last optimizer steps, in which wsd falls", at_least=0),
+    Key("schedule.final_fraction", (float,), "of the learning rate, at the last step", at_least=0, at_most=1),
+    Key("loss.label_smoothing", (float,), "probability spread over the whole vocabulary", at_least=0, below=1),
+    Key("strategy.stage", (int,), "of ZeRO", at_least=1, at_most=3),
+    Key(
+        "strategy.bucket_parameters",
+        _optional(int),
+        "ZeRO: communicated at once; null: told from the model",
+        at_least=1,
+    ),
+    Key("strategy.persist_parameters", (int,), "ZeRO-3: parameters up to this size stay whole", at_least=0),
     Key("strategy.shard_size", _optional(int), "hsdp: processes that hold one copy; null: those of a node", at_least=1),
     Key("train.max_steps", _optional(int), "optimizer steps; with epochs the first reached ends the run", at_least=1),
     Key("train.epochs", _optional(float), "passes over the training rows", above=0),
     Key("train.global_batch_size", _optional(int), "rows per optimizer step", at_least=1),
-    Key("train.global_batch_tokens", _optional(int), "instead: rows in order up to so many tokens per step", at_least=1),
+    Key(
+        "train.global_batch_tokens", _optional(int), "instead: rows in order up to so many tokens per step", at_least=1
+    ),
     Key("train.micro_batch_size", (int,), "rows per forward", at_least=1),
     Key("train.micro_batch_tokens", _optional(int), "tokens per forward, with data.packing", at_least=1),
     Key("train.max_grad_norm", _optional(float), "gradient norm above which it is scaled down; null: never", above=0),
@@ -107,10 +157,25 @@ KEYS = (
     Key("train.activation_checkpointing", (bool,), "compute activations again in backward instead of keeping them"),
     Key("eval.at_ends", (bool,), "evaluate before the first step and after the last"),
     Key("eval.every_steps", _optional(int), "optimizer steps between evaluations; null: none between", at_least=1),
-    Key("eval.micro_batch_size", _optional(int), "rows per forward in evaluation; null: train.micro_batch_size", at_least=1),
-    Key("eval.early_stopping.patience", _optional(int), "evaluations without a better loss that end the run; null: never", at_least=1),
+    Key(
+        "eval.micro_batch_size",
+        _optional(int),
+        "rows per forward in evaluation; null: train.micro_batch_size",
+        at_least=1,
+    ),
+    Key(
+        "eval.early_stopping.patience",
+        _optional(int),
+        "evaluations without a better loss that end the run; null: never",
+        at_least=1,
+    ),
     Key("eval.early_stopping.min_delta", (float,), "how much lower a better loss is", at_least=0),
-    Key("checkpoint.every_steps", _optional(int), "optimizer steps between checkpoints; null: only at the end", at_least=1),
+    Key(
+        "checkpoint.every_steps",
+        _optional(int),
+        "optimizer steps between checkpoints; null: only at the end",
+        at_least=1,
+    ),
     Key("checkpoint.keep", (int,), "newest checkpoints that stay", at_least=1),
     Key("checkpoint.resume", (str,), "auto: the run's own newest; never; or the path of a checkpoint"),
     Key("launcher.nodes", (int,), "machines", at_least=1),

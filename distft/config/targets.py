@@ -4,9 +4,9 @@ Trap: find_spec of a dotted name imports the parent packages; only the top name 
 """
 
 import ast
+import importlib.util
 from dataclasses import dataclass
 from functools import cache
-from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +76,7 @@ def _names_in(tree: ast.Module) -> list[str]:
 
 def _file_of(names: list[str]) -> tuple[Path | None, int]:
     """Returns the source file of the longest prefix of `names` that is a module, and the length of that prefix."""
-    spec = PathFinder.find_spec(names[0])
+    spec = importlib.util.find_spec(names[0])
     if spec is None or spec.origin is None:
         raise NotFound(f"the package {names[0]} is not installed")
     if not spec.origin.endswith(".py"):
@@ -102,19 +102,22 @@ def _parse(file: Path) -> ast.Module:
 def _definition(file: Path, name: str, hops: int) -> Signature | bool | None:
     """Returns the signature of `name` in `file`, True when it is there but unreadable, None when it is not there."""
     tree = _parse(file)
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ClassDef) and node.name == name and node in tree.body:
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef) and node.name == name:
             return _class_signature(node, file, hops)
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name == name and node in tree.body:
+        if isinstance(node, ast.FunctionDef) and node.name == name:
             return _function_signature(node, skip=0)
     for node in tree.body:
-        if isinstance(node, ast.ImportFrom):
-            for alias in node.names:
-                if (alias.asname or alias.name) == name and hops:
-                    origin = _imported_file(file, node)
-                    return _definition(origin, alias.name, hops - 1) if origin else True
         if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == name for t in node.targets):
             return True
+        if not isinstance(node, ast.ImportFrom) or not hops:
+            continue
+        for alias in node.names:
+            if (alias.asname or alias.name) in (name, "*"):
+                origin = _imported_file(file, node)
+                found = _definition(origin, name if alias.name == "*" else alias.name, hops - 1) if origin else True
+                if found or alias.name != "*":
+                    return found
     return None
 
 
@@ -141,7 +144,7 @@ def _class_signature(node: ast.ClassDef, file: Path, hops: int) -> Signature | b
             return _function_signature(item, skip=1)
     decorators = [d.func if isinstance(d, ast.Call) else d for d in node.decorator_list]
     if any(isinstance(d, ast.Name) and d.id == "dataclass" for d in decorators):
-        fields = [item for item in node.body if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name)]
+        fields = [item for item in node.body if isinstance(item, ast.AnnAssign) and not _is_internal(item)]
         return Signature(tuple(_parameter(_name(f.target), f.annotation, f.value is None) for f in fields))
     if not node.bases:
         return Signature(())
@@ -150,7 +153,13 @@ def _class_signature(node: ast.ClassDef, file: Path, hops: int) -> Signature | b
     return found or True
 
 
-def _function_signature(node: ast.FunctionDef | ast.AsyncFunctionDef, skip: int) -> Signature:
+def _is_internal(item: ast.AnnAssign) -> bool:
+    """Tells whether a field of a dataclass is no argument: `field(init=False)`."""
+    keywords = item.value.keywords if isinstance(item.value, ast.Call) else []
+    return any(keyword.arg == "init" and _constant(keyword.value) is False for keyword in keywords)
+
+
+def _function_signature(node: ast.FunctionDef, skip: int) -> Signature:
     positional = [*node.args.posonlyargs, *node.args.args]
     first_default = len(positional) - len(node.args.defaults)
     parameters = [_parameter(a.arg, a.annotation, i < first_default) for i, a in enumerate(positional)][skip:]
@@ -175,7 +184,7 @@ def _understood(annotation: ast.expr | None) -> tuple[tuple[type, ...], tuple[st
         name = _name(head)
         if name == "Literal" and isinstance(part, ast.Subscript):
             values = [_constant(v) for v in (part.slice.elts if isinstance(part.slice, ast.Tuple) else [part.slice])]
-            types += {type(value): None for value in values}
+            types += [type(value) for value in values]
             choices += [value for value in values if isinstance(value, str)]
         elif name in _TYPES:
             types.append(_TYPES[name])

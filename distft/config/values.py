@@ -27,7 +27,9 @@ def wrong_values(tree: Mapping[str, Any], known: Known, defaults: Mapping[str, A
         elif isinstance(value, str) and value == MISSING:
             errors[path] = f"{path} is missing: {key.help if key else 'a value'}. Nearest: {path}=..."
         elif key and key.types and not key.fits(value):
-            errors[path] = f"{path}={shown(value)} is not {key.rule()}. Nearest: {_nearest(key, value, at(defaults, path))}"
+            errors[path] = (
+                f"{path}={shown(value)} is not {key.rule()}. Nearest: {_nearest(key, value, at(defaults, path))}"
+            )
     for path in (*ALWAYS, *known.required):
         if at(tree, path, MISSING) == MISSING and path not in errors:
             errors[path] = f"{path} is missing. Nearest: {path}=..."
@@ -50,7 +52,9 @@ def shown(value: Any) -> str:
 def _nearest(key: Key, value: Any, default: Any) -> str:
     number = _number(value)
     if number is not None:
-        ends = [end for end in (key.at_least, key.at_most) if end is not None and (number < end) == (end == key.at_least)]
+        ends = [
+            end for end in (key.at_least, key.at_most) if end is not None and (number < end) == (end == key.at_least)
+        ]
         for candidate in [round(number), number, *map(_whole, ends)]:
             if key.fits(candidate):
                 return shown(candidate)

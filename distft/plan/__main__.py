@@ -1,32 +1,43 @@
 """`python -m distft.plan [OVERRIDES] [memory_gib=80] [out=FILE]`: prints what a run will do and need."""
 
-import sys
 from dataclasses import asdict
 
 from rich.console import Console
 
-from distft.config import command, compose, help_text
-from distft.config.arguments import Argument, take
+from distft.config import ConfigError, command, compose, help_text
+from distft.config.keywords import keywords
 from distft.paths import absolute
 from distft.plan import make_plan
 from distft.plan.show import show
 from distft.run import write_json
 
-OWN = (
-    Argument("memory_gib", float, "memory of a device in GiB; what does not fit is marked"),
-    Argument("out", str, "file that the plan is written to, as JSON"),
-)
+OWN = {
+    "memory_gib": "memory of a device in GiB; what does not fit is marked",
+    "out": "file that the plan is written to, as JSON",
+}
 
 
 def main(argv: list[str]) -> int:
-    own, overrides = take(argv, OWN)
-    config = compose(overrides, to_run=False)
+    """Returns 0 with the plan printed, and written to `out` where it is given."""
+    mine = [text for text in argv if text.partition("=")[0] in OWN]
+    own = keywords(mine, OWN, required=())
+    config = compose([text for text in argv if text not in mine], to_run=False)
     plan = make_plan(config)
-    show(plan, config, own["memory_gib"], Console())
-    if own["out"]:
+    show(plan, config, memory_gib(own.get("memory_gib")), Console())
+    if "out" in own:
         write_json(absolute(own["out"]), asdict(plan))
     return 0
 
 
+def memory_gib(value: str | None) -> float | None:
+    try:
+        number = None if value is None else float(value)
+    except ValueError:
+        number = 0.0
+    if number is None or 0 < number < float("inf"):
+        return number
+    raise ConfigError([f"memory_gib={value} is not a number above 0. Nearest: memory_gib=80"])
+
+
 if __name__ == "__main__":
-    command(main, sys.argv[1:], help=help_text("plan", [(own.name, own.help) for own in OWN]))
+    command(main, help=help_text("plan", list(OWN.items())))

@@ -32,7 +32,10 @@ def arithmetic(plan: Plan, config: Config) -> Table:
     batch = f"at most {tokens:,} tokens" if tokens else f"{training['global_batch_size']:,} rows"
     parts = f"{plan.micro_batch_size} rows x {plan.world} processes x {plan.accumulation} micro-batches"
     rows = [
-        ("model", f"{config.choices['model']}, {plan.parameters:,} parameters" + " (tiny)" * config.values["model"]["tiny"]),
+        (
+            "model",
+            f"{config.choices['model']}, {plan.parameters:,} parameters" + " (tiny)" * config.values["model"]["tiny"],
+        ),
         ("processes", f"{plan.world} = {plan.nodes} nodes x {plan.processes_per_node}"),
         ("global batch", f"{batch} = {parts}" if not tokens else f"{batch}, {about}{parts}"),
         ("steps", f"{about}{plan.steps:,}" if plan.steps else "unknown until the data is here"),
@@ -55,13 +58,17 @@ def memory(plan: Plan, chosen: str, memory_gib: float | None) -> Table:
     for name, counted in plan.memory.items():
         numbers = [f"{counted[part] / GIB:.2f}" for part in ("parameters", "gradients", "optimizer", "total")]
         style = "bold" if name == chosen else None
-        table.add_row(f"{name} <- chosen" if name == chosen else name, *numbers, _remark(counted, memory_gib), style=style)
+        table.add_row(
+            f"{name} <- chosen" if name == chosen else name, *numbers, _remark(counted, memory_gib), style=style
+        )
     return table
 
 
 def _remark(counted: dict[str, int], memory_gib: float | None) -> str:
     on_device = counted["total"] - counted["host"]
-    place = "in host memory" if counted["host"] == counted["total"] else "partly in host memory" if counted["host"] else ""
+    place = (
+        "in host memory" if counted["host"] == counted["total"] else "partly in host memory" if counted["host"] else ""
+    )
     if memory_gib is not None and on_device > memory_gib * GIB:
         return f"does not fit into {memory_gib:g} GiB"
     return place

@@ -1,0 +1,36 @@
+"""docs/config.md's two tables, made from the code: `python -m distft.config.reference docs/config.md` refreshes them."""
+
+import sys
+from pathlib import Path
+
+from distft.config.rules import RULES
+from distft.config.schema import KEYS
+
+
+def key_table() -> str:
+    """Returns every key with what it does and what it may be."""
+    rows = [f"| `{key.path}` | {key.help} | {key.rule()} |" for key in KEYS]
+    return "\n".join(["| key | what it does | value |", "|---|---|---|", *rows])
+
+
+def rule_table() -> str:
+    """Returns every combination that is refused, with its keys and the reason."""
+    rows = [f"| {', '.join(f'`{key}`' for key in rule.keys)} | {rule.refused} | {rule.because} |" for rule in RULES]
+    return "\n".join(["| keys | refused | because |", "|---|---|---|", *rows])
+
+
+TABLES = {"keys": key_table, "rules": rule_table}
+
+
+def refreshed(text: str) -> str:
+    """Returns `text` with what stands between `<!-- NAME -->` and `<!-- /NAME -->` made anew for both tables."""
+    for name, table in TABLES.items():
+        start, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
+        before, after = text.split(start)[0], text.split(end)[1]
+        text = f"{before}{start}\n{table()}\n\n{end}{after}"
+    return text
+
+
+if __name__ == "__main__":
+    page = Path(sys.argv[1])
+    page.write_text(refreshed(page.read_text()))

@@ -1,0 +1,83 @@
+"""How big a step is, and when the run ends."""
+
+from distft.config.rules.contract import Facts, rule
+
+_WORLD = ("launcher.nodes", "launcher.processes_per_node")
+
+
+@rule(
+    ("train.global_batch_size", "train.micro_batch_size", *_WORLD),
+    "a global batch that is no whole number of micro-batches on every process",
+    "accumulation = global / (micro x processes)",
+)
+def global_batch(facts: Facts) -> str | None:
+    size, micro, world = facts["train.global_batch_size"], facts["train.micro_batch_size"], facts.world
+    unit = micro * world
+    if size is None or facts["train.global_batch_tokens"] or size % unit == 0:
+        return None
+    below, above = size // unit * unit, -(-size // unit) * unit
+    processes = f"{world} process{'es' if world > 1 else ''}"
+    return (
+        f"train.global_batch_size={size} is not a multiple of {unit} "
+        f"(= {processes} x train.micro_batch_size={micro}). Nearest: {f'{below} or {above}' if below else above}"
+    )
+
+
+@rule(
+    ("train.global_batch_size", "train.global_batch_tokens"),
+    "rows and tokens per step, both given",
+    "one of them says how big a step is",
+)
+def two_batch_sizes(facts: Facts) -> str | None:
+    size, tokens = facts["train.global_batch_size"], facts["train.global_batch_tokens"]
+    if tokens is None or size is None or not facts.gave("train.global_batch_size"):
+        return None
+    return (
+        f"train.global_batch_tokens={tokens} and train.global_batch_size={size} both say how big a step is. "
+        "Nearest: train.global_batch_size=null"
+    )
+
+
+@rule(
+    ("train.global_batch_size", "train.global_batch_tokens"),
+    "neither rows nor tokens per step",
+    "a step has to have a size",
+)
+def no_batch_size(facts: Facts) -> str | None:
+    if facts["train.global_batch_size"] or facts["train.global_batch_tokens"]:
+        return None
+    return "train.global_batch_size=null needs train.global_batch_tokens. Nearest: train.global_batch_size=32"
+
+
+@rule(
+    ("train.max_steps", "train.epochs"),
+    "neither steps nor epochs",
+    "the run would not end",
+)
+def no_end(facts: Facts) -> str | None:
+    if facts["train.max_steps"] or facts["train.epochs"]:
+        return None
+    return "train.max_steps=null and train.epochs=null: the run has no end. Nearest: train.epochs=1"
+
+
+@rule(
+    ("data.packing",),
+    "data.packing=true",
+    "not in this version",
+)
+def packing(facts: Facts) -> str | None:
+    if not facts["data.packing"]:
+        return None
+    return "data.packing=true is not in this version. Nearest: data.packing=false with train.micro_batch_size"
+
+
+@rule(
+    ("train.micro_batch_tokens",),
+    "train.micro_batch_tokens",
+    "goes with data.packing; not in this version",
+)
+def micro_tokens(facts: Facts) -> str | None:
+    tokens = facts["train.micro_batch_tokens"]
+    if tokens is None:
+        return None
+    return f"train.micro_batch_tokens={tokens} goes with data.packing, not in this version. Nearest: null"

@@ -1,0 +1,85 @@
+"""Processes, and how the model is laid out over them."""
+
+from distft.config.accelerators import num_accelerators
+from distft.config.rules.contract import Facts, rule
+
+_WORLD = ("launcher.nodes", "launcher.processes_per_node")
+
+
+@rule(
+    ("launcher.nodes",),
+    "more than one node with launcher=local",
+    "launcher=slurm is for clusters",
+)
+def nodes_here(facts: Facts) -> str | None:
+    nodes = facts["launcher.nodes"]
+    if facts.choices.get("launcher") != "local" or nodes == 1:
+        return None
+    return (
+        f"launcher.nodes={nodes}: launcher=local is this machine alone. "
+        f"Nearest: launcher.nodes=1, or launcher=slurm launcher.nodes={nodes}"
+    )
+
+
+@rule(
+    ("launcher.processes_per_node",),
+    "more processes than accelerators with launcher=local",
+    "two processes on one device share its memory; without any accelerator every number is fine",
+)
+def processes_here(facts: Facts) -> str | None:
+    asked, found = facts.processes_per_node, num_accelerators()
+    if facts.choices.get("launcher") != "local" or not found or asked <= found:
+        return None
+    return f"launcher.processes_per_node={asked}: this machine has {found} accelerators. Nearest: {found}"
+
+
+@rule(
+    ("launcher._target_",),
+    "launching with launcher=slurm (planning is fine)",
+    "not in this version",
+    to_run=True,
+)
+def launcher_to_come(facts: Facts) -> str | None:
+    if facts["launcher._target_"] is not None:
+        return None
+    word = facts.choices.get("launcher")
+    return f"launcher={word} can be planned with but not launched in this version. Nearest: launcher=local"
+
+
+@rule(
+    ("strategy.shard_size", *_WORLD),
+    "hsdp with groups that do not divide the processes",
+    "every group holds one whole copy",
+)
+def shard_size(facts: Facts) -> str | None:
+    if facts["strategy.layout"] != "hsdp":
+        return None
+    size = facts["strategy.shard_size"] or facts.processes_per_node
+    if facts.world % size == 0:
+        return None
+    near = min((n for n in range(1, facts.world + 1) if facts.world % n == 0), key=lambda n: (abs(n - size), n))
+    return f"strategy.shard_size={size} does not divide the {facts.world} processes of the run. Nearest: {near}"
+
+
+@rule(
+    ("strategy.shard_size", "strategy.layout"),
+    "strategy.shard_size with another layout than hsdp",
+    "ddp has groups of 1, fsdp one group",
+)
+def shard_size_unused(facts: Facts) -> str | None:
+    size, layout = facts["strategy.shard_size"], facts["strategy.layout"]
+    if size is None or layout == "hsdp":
+        return None
+    return f"strategy.shard_size={size} has no effect with layout={layout}. Nearest: strategy=hsdp"
+
+
+@rule(
+    ("strategy.persist_parameters", "strategy.stage"),
+    "strategy.persist_parameters below stage 3",
+    "parameters are whole there",
+)
+def persist_unused(facts: Facts) -> str | None:
+    size, stage = facts["strategy.persist_parameters"], facts["strategy.stage"]
+    if not size or stage == 3:
+        return None
+    return f"strategy.persist_parameters={size} has no effect at stage {stage}. Nearest: 0, or strategy=zero3"

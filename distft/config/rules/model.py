@@ -1,0 +1,112 @@
+"""The model, its rows, and what is measured on them."""
+
+from distft.config.accelerators import num_accelerators
+from distft.config.rules.contract import Facts, rule
+
+
+@rule(
+    ("model.tiny",),
+    "model.tiny=true with model.path, model.revision or model.trust_remote_code",
+    "a random instance has no files",
+)
+def tiny_and_path(facts: Facts) -> str | None:
+    key = facts.gave("model.path", "model.revision", "model.trust_remote_code")
+    if not facts["model.tiny"] or key is None:
+        return None
+    return f"{key}={facts[key]} has no effect with model.tiny=true, a random instance. Nearest: model.tiny=false"
+
+
+@rule(
+    ("model.tiny",),
+    "a value under model.architecture or model.tiny_architecture without model.tiny=true",
+    "the config.json of model.path decides",
+)
+def facts_unused(facts: Facts) -> str | None:
+    key = facts.gave("model.architecture", "model.tiny_architecture")
+    if facts["model.tiny"] or key is None:
+        return None
+    return f"{key}={facts[key]} has no effect: model.path says what the model is. Nearest: model.tiny=true"
+
+
+@rule(
+    ("model.attention", "train.precision"),
+    "model.attention=flash_attention_2 in fp32 or without an accelerator",
+    "its kernels are for bf16 on CUDA and ROCm",
+)
+def flash(facts: Facts) -> str | None:
+    attention, precision = facts["model.attention"], facts["train.precision"]
+    if attention != "flash_attention_2" or (
+        precision != "fp32" and (num_accelerators() or facts["launcher.nodes"] > 1)
+    ):
+        return None
+    why = "computes in bf16 alone" if precision == "fp32" else "needs a CUDA or ROCm device, and here is none"
+    return f"model.attention={attention} {why}. Nearest: model.attention=sdpa"
+
+
+@rule(
+    ("data.format", "data.chat_template"),
+    "data.format=messages with data.chat_template=none",
+    "only a template says how turns are put together",
+)
+def template(facts: Facts) -> str | None:
+    if facts["data.format"] != "messages" or facts["data.chat_template"] != "none":
+        return None
+    return "data.chat_template=none cannot put messages together. Nearest: data.chat_template=auto"
+
+
+@rule(
+    ("data.eval", "data.overlap", "data.split_seed"),
+    "data.split_seed with held-out rows of their own; data.overlap with a held-out fraction",
+    "the other way of holding out decides",
+)
+def overlap_unused(facts: Facts) -> str | None:
+    own = isinstance(facts["data.eval"], str | list)
+    if own and facts.gave("data.split_seed"):
+        seed = facts["data.split_seed"]
+        return f"data.split_seed={seed} has no effect: data.eval has rows of its own. Nearest: data.eval=0.05"
+    if not own and facts.gave("data.overlap"):
+        return (
+            f"data.overlap={facts['data.overlap']} has no effect: held-out rows never overlap. Nearest: data.eval=FILE"
+        )
+    return None
+
+
+@rule(
+    ("data.eval",),
+    "settings under eval with data.eval=null",
+    "there are no rows to evaluate on",
+)
+def held_out_unused(facts: Facts) -> str | None:
+    key = facts.gave("eval.every_steps", "eval.micro_batch_size", "eval.early_stopping")
+    if facts["data.eval"] is not None or key is None:
+        return None
+    return f"{key}={facts[key]} has no effect without held-out rows (data.eval=null). Nearest: data.eval=0.05"
+
+
+@rule(
+    ("eval.early_stopping.patience", "eval.every_steps"),
+    "early stopping with eval.every_steps=null",
+    "it counts evaluations while training",
+)
+def stopping(facts: Facts) -> str | None:
+    patience = facts["eval.early_stopping.patience"]
+    if patience is None or facts["eval.every_steps"]:
+        return None
+    return (
+        f"eval.early_stopping.patience={patience} counts evaluations, and eval.every_steps=null has none while "
+        "training. Nearest: eval.every_steps=10"
+    )
+
+
+@rule(
+    ("eval.early_stopping.min_delta", "eval.early_stopping.patience"),
+    "eval.early_stopping.min_delta without patience",
+    "nothing asks for it",
+)
+def min_delta_unused(facts: Facts) -> str | None:
+    delta = facts["eval.early_stopping.min_delta"]
+    if not delta or facts["eval.early_stopping.patience"]:
+        return None
+    return (
+        f"eval.early_stopping.min_delta={delta} has no effect without patience. Nearest: eval.early_stopping.patience=3"
+    )

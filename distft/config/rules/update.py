@@ -1,0 +1,72 @@
+"""Optimizer and schedule."""
+
+from distft.config.rules.contract import Facts, rule
+
+# State of these is one number per weight and step, so a shard is updated as the whole would be.
+ELEMENTWISE = ("AdamW", "Adam", "SGD", "RAdam", "NAdam", "RMSprop", "Adamax", "Adadelta", "Adagrad", "Rprop")
+
+
+@rule(
+    ("schedule.warmup_steps", "train.max_steps"),
+    "a warm-up as long as the run",
+    "the learning rate would never be reached",
+)
+def warmup(facts: Facts) -> str | None:
+    warmup, steps = facts["schedule.warmup_steps"], facts["train.max_steps"]
+    if not warmup or not steps or warmup < steps:
+        return None
+    return f"schedule.warmup_steps={warmup} leaves none of train.max_steps={steps} for training. Nearest: {steps - 1}"
+
+
+@rule(
+    ("schedule.decay_steps", "schedule.warmup_steps", "train.max_steps"),
+    "wsd: warm-up and decay longer than the run",
+    "they must not overlap",
+)
+def decay(facts: Facts) -> str | None:
+    decay, warmup, steps = facts["schedule.decay_steps"], facts["schedule.warmup_steps"], facts["train.max_steps"]
+    if not decay or not steps or warmup + decay <= steps or warmup >= steps:
+        return None
+    return (
+        f"schedule.decay_steps={decay} and schedule.warmup_steps={warmup} are more than train.max_steps={steps}. "
+        f"Nearest: schedule.decay_steps={steps - warmup}"
+    )
+
+
+@rule(
+    ("optimizer.nesterov", "optimizer.momentum"),
+    "optimizer.nesterov=true without momentum",
+    "torch refuses it",
+)
+def nesterov(facts: Facts) -> str | None:
+    if not facts["optimizer.nesterov"] or facts["optimizer.momentum"]:
+        return None
+    return f"optimizer.nesterov=true needs momentum, and optimizer.momentum={facts['optimizer.momentum']}. Nearest: 0.9"
+
+
+@rule(
+    ("optimizer.betas",),
+    "optimizer.betas outside [0, 1)",
+    "averages would diverge",
+)
+def betas(facts: Facts) -> str | None:
+    betas = facts["optimizer.betas"]
+    if betas is None or (len(betas) == 2 and all(isinstance(b, int | float) and 0 <= b < 1 for b in betas)):
+        return None
+    return f"optimizer.betas={betas} are not two numbers of at least 0 and below 1. Nearest: [0.9,0.999]"
+
+
+@rule(
+    ("optimizer._target_",),
+    "an optimizer of torch that is not elementwise (Adafactor, Muon, LBFGS, SparseAdam ...)",
+    "on shards it would train otherwise than on the whole",
+)
+def elementwise(facts: Facts) -> str | None:
+    target = str(facts["optimizer._target_"])
+    name = target.rpartition(".")[2]
+    if not target.startswith("torch.optim.") or name in ELEMENTWISE:
+        return None
+    return (
+        f"optimizer._target_={target} looks at whole matrices or needs a closure, so it would train otherwise on "
+        f"shards. Nearest: one of {', '.join(ELEMENTWISE)}"
+    )
