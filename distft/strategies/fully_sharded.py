@@ -86,8 +86,16 @@ class ShardedEngine:
 
     def train(self, mode: bool) -> None:
         self.objective.train(mode)
+        self._drop_gathered()
+
+    def _drop_gathered(self) -> None:
+        """Frees weights that a forward without a backward has left gathered; the shards are in place again."""
+        for module in self.objective.modules():
+            if isinstance(module, FSDPModule):
+                module.reshard()
 
     def pieces(self) -> Iterator[Piece]:
+        self._drop_gathered()
         replica = self.mesh.get_local_rank("replicas")
         for name, parameter in self.objective.own_parameters():
             shape, start, count = _local_range(cast(DTensor, parameter))
