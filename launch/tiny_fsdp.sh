@@ -1,0 +1,6 @@
+#!/usr/bin/env bash
+# Seconds on any machine: a random two-layer model on two processes, to see a run from end to end.
+set -euo pipefail
+printf '{"prompt": "%s", "completion": "%s"}\n' a b c d e f g h i j k l m n o p > "${TMPDIR:-/tmp}/distft-letters.jsonl"
+python -m distft.launch model.tiny=true strategy=fsdp data.train="${TMPDIR:-/tmp}/distft-letters.jsonl" \
+    data.eval=0.25 name=tiny-fsdp launcher.processes_per_node=2 train.global_batch_size=4 train.micro_batch_size=2 "$@"

@@ -1,0 +1,33 @@
+"""Runs shell text from the docs and from launch/ in an empty folder, with `python -m distft.launch` made small.
+
+The shell finds a `python` of ours first: a launch makes one step of a tiny random model, or becomes a plan. Everything else is the real thing.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+SHIM = """#!/bin/bash
+if [ "$1 $2" != "-m distft.launch" ]; then exec {python} "$@"; fi
+arguments=()
+for argument in "${{@:3}}"; do
+    if [[ $argument != model.path=* ]]; then arguments+=("$argument"); fi
+done
+if [ {command} = launch ]; then arguments+=(model.tiny=true train.max_steps=1); fi
+exec {python} -m distft.{command} "${{arguments[@]}}"
+"""
+
+
+def shell(text: str, folder: Path, *, as_plan: bool = False, timeout: float = 240) -> subprocess.CompletedProcess[str]:
+    """Returns the finished bash; its `python` is this one, and its caches are under `folder`."""
+    programs = folder / ".programs"
+    programs.mkdir(exist_ok=True)
+    shim = programs / "python"
+    shim.write_text(SHIM.format(python=sys.executable, command="plan" if as_plan else "launch"))
+    shim.chmod(0o755)
+    environment = os.environ | {"PATH": f"{programs}:{os.environ['PATH']}"}
+    return subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", text],
+        cwd=folder, env=environment, capture_output=True, text=True, timeout=timeout, check=False,
+    )  # fmt: skip

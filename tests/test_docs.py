@@ -1,0 +1,87 @@
+"""What the README and CONTRIBUTING tell a reader to type works, and what they link to is there."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.shell import shell
+
+CHECKOUT = Path(__file__).parents[1]
+PAGES = ["README.md", "CONTRIBUTING.md"]
+_BLOCK = re.compile(r"(?:<!-- run: (?P<how>[^>]*) -->\n)?```bash\n(?P<text>.*?)```", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Block:
+    """One ```bash block, and the comment before it that says how it is run."""
+
+    how: str
+    text: str
+
+
+def blocks(page: str) -> list[Block]:
+    text = (CHECKOUT / page).read_text()
+    found = [Block(match["how"] or "here", match["text"]) for match in _BLOCK.finditer(text)]
+    assert len(found) == text.count("```bash"), f"{page}: a bash block that the pattern does not see"
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", PAGES)
+def test_every_command_shown_works(page: str, tmp_path: Path, demo_dir: Path):
+    for block in blocks(page):
+        if block.how.startswith("by "):
+            continue
+        done = shell(block.text, tmp_path, as_plan=block.how == "as plan")
+        assert done.returncode == 0, f"{page}:\n{block.text}\n{done.stdout[-2000:]}\n{done.stderr[-3000:]}"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_block_is_run_by_somebody(page: str):
+    for block in blocks(page):
+        assert block.how in ("here", "as plan") or block.how.startswith("by "), block.how
+
+
+def test_what_ci_is_said_to_run_it_runs():
+    ci = (CHECKOUT / ".ci/run").read_text()
+    for page in PAGES:
+        for block in blocks(page):
+            if block.how == "by .ci/run":
+                for line in block.text.strip().splitlines():
+                    assert line in ci, f"{page} shows `{line}` as run by .ci/run"
+
+
+def test_every_make_target_shown_exists():
+    makefile = (CHECKOUT / "Makefile").read_text()
+    for page in PAGES:
+        for target in re.findall(r"\bmake ([a-z]+)\b(?=[`\s])", " ".join(block.text for block in blocks(page))):
+            assert re.search(rf"^{target}:", makefile, re.MULTILINE), f"{page}: make {target}"
+
+
+@pytest.mark.parametrize("page", [*PAGES, *(f"docs/{path.name}" for path in sorted((CHECKOUT / "docs").glob("*.md")))])
+def test_every_link_into_the_repository_leads_somewhere(page: str):
+    folder = (CHECKOUT / page).parent
+    for target in re.findall(r"\]\(([^)#:]+)\)", (CHECKOUT / page).read_text()):
+        assert (folder / target).exists(), f"{page} links to {target}"
+
+
+def test_every_test_that_proves_a_claim_exists():
+    for file, name in re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", (CHECKOUT / "docs/evidence.md").read_text()):
+        assert (CHECKOUT / file).is_file(), f"docs/evidence.md names {file}"
+        assert not name or f"def {name}(" in (CHECKOUT / file).read_text(), f"docs/evidence.md names {file}::{name}"
+
+
+def test_the_level_table_of_contributing_is_the_one_enforced():
+    from tests.test_imports import LEVELS
+
+    shown = re.findall(r"^\| (\d) \| (`.*`) \|$", (CHECKOUT / "CONTRIBUTING.md").read_text(), re.MULTILINE)
+    assert {int(level): set(re.findall(r"`(\w+)`", names)) for level, names in shown} == LEVELS
+
+
+def test_every_strategy_is_in_the_readme():
+    choices = {path.stem for path in (CHECKOUT / "conf/strategy").glob("*.yaml")}
+    assert choices == set(
+        re.findall(r"^\| `(\w+)` \|.*\|.*\|.*\|$", (CHECKOUT / "README.md").read_text(), re.MULTILINE)
+    )
