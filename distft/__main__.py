@@ -9,6 +9,7 @@ COMMANDS = (
     "launch",
     "plan",
     "prepare",
+    "inspect_data",
     "evaluate",
     "export",
     "report",

@@ -98,12 +98,10 @@ class ChatRenderer:
         pieces = self._around(messages, [index])
         if pieces:
             before, after = pieces
-            prompt = self._render(messages[:index], add_generation_prompt=True)
-            for start in (len(before), len(prompt) if text.startswith(prompt) else len(before)):
-                kept = text[start : len(text) - len(after)]
-                whole = text == text[:start] + kept + after and (start != len(before) or text.startswith(before))
-                if whole and _squeezed(kept) and _squeezed(kept) in _squeezed(content):
-                    return start, start + len(kept)
+            for start in (before, self._render(messages[:index], add_generation_prompt=True)):
+                kept = text[len(start) : len(text) - len(after)]
+                if text == start + kept + after and _squeezed(kept) and _squeezed(kept) in _squeezed(content):
+                    return len(start), len(start) + len(kept)
         raise BadField(f"messages[{index}].content", "the chat template changes it beyond recognition")
 
     def _end_of_turn(self, text: str, end: int) -> int:

@@ -1,6 +1,5 @@
 """Tokenizers: a model's own, or the byte tokenizer that random tiny models use without any download."""
 
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +24,7 @@ def load_tokenizer(folder: Path | str | None, trust_remote_code: bool = False) -
     return tokenizer
 
 
-@cache
-def byte_tokenizer(extra_tokens: tuple[str, ...] = ()) -> Any:
+def byte_tokenizer() -> Any:
     """Returns a tokenizer of one token per byte, with ChatML and pad equal to eos; the vocabulary fits in 512."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
@@ -35,9 +33,9 @@ def byte_tokenizer(extra_tokens: tuple[str, ...] = ()) -> Any:
     backend = Tokenizer(models.BPE(vocab={symbol: i for i, symbol in enumerate(alphabet)}, merges=[]))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     backend.decoder = decoders.ByteLevel()
-    backend.add_special_tokens([AddedToken(token, special=True) for token in (START, END, *extra_tokens)])
+    backend.add_special_tokens([AddedToken(token, special=True) for token in (START, END)])
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=backend, eos_token=END, pad_token=END, additional_special_tokens=[START, *extra_tokens]
+        tokenizer_object=backend, eos_token=END, pad_token=END, additional_special_tokens=[START]
     )
     tokenizer.chat_template = CHATML
     return tokenizer

@@ -1,0 +1,125 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from distft.data.example import BadField, Example, Segment
+from distft.data.render import ChatRenderer, PlainRenderer, TemplateRefused, make_renderer
+from distft.data.tokenizers import byte_tokenizer
+from tests.data.conftest import FAMILIES, family_tokenizer
+
+END_OF_TURN = {"gemma3": "<end_of_turn>", "gpt_oss": "<|return|>", "phi3": "<|end|>", "llama2": " </s>"}
+RENDERERS = {family: ChatRenderer(family_tokenizer(family)) for family in FAMILIES}
+CHATML = ChatRenderer(byte_tokenizer())
+
+families = pytest.mark.parametrize("family", FAMILIES)
+
+
+def chat(*texts: str, train: bool = True) -> Example:
+    roles = ["user", "assistant"] * len(texts)
+    return Example(tuple(Segment(r, t, r == "assistant" and train) for r, t in zip(roles, texts, strict=False)))
+
+
+def trained(renderer, example: Example) -> list[str]:
+    rendered = renderer(example)
+    return [rendered.text[start:end] for start, end in rendered.spans]
+
+
+@families
+def test_the_answer_and_its_end_of_turn_are_trained_and_nothing_else(family: str):
+    end = END_OF_TURN.get(family, FAMILIES[family][1])
+    assert trained(RENDERERS[family], chat("What is 2 + 2?", "It is 4.")) == [f"It is 4.{end}"]
+
+
+@families
+def test_every_answer_of_a_chat_is_trained(family: str):
+    spans = trained(RENDERERS[family], chat("one", "first", "two", "second", "three", "third"))
+    ends = {END_OF_TURN.get(family, FAMILIES[family][1]), "<|end|>"}  # gpt-oss ends inner turns with <|end|>
+    for span, answer in zip(spans, ("first", "second", "third"), strict=True):
+        assert span in {answer + end for end in ends}
+
+
+@families
+def test_an_answer_that_repeats_the_question_is_found_where_the_assistant_says_it(family: str):
+    rendered = RENDERERS[family](chat("same words", "same words", "same words", "same words"))
+    asked = [i for i in range(len(rendered.text)) if rendered.text.startswith("same words", i)]
+    assert [start for start, _ in rendered.spans] == [asked[1], asked[3]]
+
+
+def test_a_message_marked_untrained_is_read_but_not_learnt():
+    example = Example((*chat("one", "first", train=False).segments, *chat("two", "second").segments))
+    assert trained(CHATML, example) == ["second<|im_end|>"]
+
+
+def test_the_empty_thinking_that_a_template_puts_in_is_not_trained():
+    rendered = RENDERERS["qwen3"](chat("hi", "hello"))
+    assert "<think>\n\n</think>\n\nhello" in rendered.text
+    assert trained(RENDERERS["qwen3"], chat("hi", "hello")) == ["hello<|im_end|>"]
+
+
+def test_thinking_that_the_row_holds_is_trained():
+    thought = "<think>\nbe polite\n</think>\n\nhello"
+    assert trained(RENDERERS["qwen3"], chat("hi", thought)) == [f"{thought}<|im_end|>"]
+
+
+def test_thinking_that_the_template_drops_from_earlier_turns_is_not_looked_for():
+    thought = "<think>\nbe polite\n</think>\n\nhello"
+    assert trained(RENDERERS["qwen3"], chat("hi", thought, "bye", "ciao")) == ["hello<|im_end|>", "ciao<|im_end|>"]
+
+
+def test_trimmed_content_is_found_without_its_spaces():
+    assert trained(RENDERERS["gemma3"], chat("hi", "  hello \n")) == ["hello<end_of_turn>"]
+
+
+@pytest.mark.parametrize("family", ["smollm2", "gemma3", "mistral", "qwen3"])
+@given(turns=st.lists(st.text("ab <>|\n[]/_end", min_size=1).filter(str.strip), min_size=2, max_size=6))
+def test_whatever_the_texts_the_spans_hold_what_the_assistant_says(family: str, turns: list[str]):
+    turns = turns[: len(turns) // 2 * 2]
+    spans = trained(RENDERERS[family], chat(*turns))
+    for span, answer in zip(spans, turns[1::2], strict=True):
+        assert "".join(span.split()) == "".join((answer + END_OF_TURN.get(family, FAMILIES[family][1])).split())
+
+
+def test_a_template_that_a_row_violates_gives_its_words():
+    example = Example((Segment("system", "Be brief.", False), *chat("hi", "hello").segments))
+    with pytest.raises(BadField, match=r"messages: the chat template refuses them: .*must alternate"):
+        RENDERERS["mistral"](example)
+
+
+@pytest.mark.parametrize(
+    ("template", "reason"),
+    [
+        ("{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}", "no special token"),
+        ("{% for m in messages %}{{ m.content | upper }}<|im_end|>{% endfor %}", "hides what the assistant says"),
+        ("{{ messages[0].content }}<|im_end|>", "hides what the assistant says"),
+        ("{% for m in messages %}{{ m.content }}{{ m.content }}<|im_end|>{% endfor %}", "hides what the assistant"),
+        ("{{ messages[0].nothing.at.all }}", "hides what the assistant says"),
+    ],
+)
+def test_a_template_whose_spans_cannot_be_determined_is_refused(template: str, reason: str):
+    with pytest.raises(TemplateRefused, match=reason):
+        ChatRenderer(byte_tokenizer(), template)
+
+
+def test_a_template_with_two_begin_tokens_is_refused():
+    tokenizer = family_tokenizer("llama3")
+    with pytest.raises(TemplateRefused, match="two <|begin_of_text|>"):
+        ChatRenderer(tokenizer, "{{ bos_token }}" + tokenizer.chat_template)
+
+
+def test_prompt_and_completion_go_through_the_template_as_user_and_assistant():
+    pair = Example((Segment("prompt", "hi", False), Segment("completion", "hello", True)))
+    assert CHATML(pair) == CHATML(chat("hi", "hello"))
+
+
+def test_without_a_template_prompt_and_completion_stand_side_by_side():
+    rendered = PlainRenderer()(Example((Segment("prompt", "2+2=", False), Segment("completion", "4", True))))
+    assert rendered.text == "2+2=4"
+    assert rendered.spans == ((4, 5),)
+    assert rendered.add_eos
+
+
+def test_messages_without_a_template_are_refused():
+    tokenizer = byte_tokenizer()
+    tokenizer.chat_template = None
+    with pytest.raises(TemplateRefused, match=r"messages need a chat template.*\.jinja"):
+        make_renderer(tokenizer, "auto")(chat("hi", "hello"))

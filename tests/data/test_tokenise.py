@@ -1,0 +1,142 @@
+from typing import Any
+
+import numpy as np
+import pytest
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
+
+from distft.data.example import Example, Segment
+from distft.data.render import ChatRenderer, PlainRenderer
+from distft.data.tokenise import Tokeniser
+from distft.data.tokenizers import byte_tokenizer
+from tests.data.conftest import FAMILIES, TEMPLATES, family_tokenizer
+
+TALK = ["What is the capital of France?", "The capital of France is Paris.", "And of Italy?", " Rome 🏛, naturally é."]
+CORPUS = [*TALK, "the the capital of of is is a an\n\n\nnewlines", "user assistant system"]
+
+
+def learnt_tokenizer(template: str, metaspace: bool) -> Any:
+    """A tokenizer with merges over several letters, as byte-level BPE or in the manner of sentencepiece."""
+    bos, eos, others = FAMILIES[template]
+    backend = Tokenizer(models.BPE(unk_token="<unk>", fuse_unk=True))
+    backend.pre_tokenizer = pre_tokenizers.Metaspace() if metaspace else pre_tokenizers.ByteLevel(False)
+    backend.decoder = decoders.Metaspace() if metaspace else decoders.ByteLevel()
+    alphabet = [] if metaspace else pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=400, special_tokens=["<unk>"], initial_alphabet=alphabet, show_progress=False
+    )
+    backend.train_from_iterator(CORPUS * 3, trainer)
+    backend.add_special_tokens([AddedToken(token, special=True) for token in (bos, eos, *others) if token])
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, bos_token=bos, eos_token=eos, pad_token=eos)
+    tokenizer.chat_template = (TEMPLATES / f"{template}.jinja").read_text()
+    return tokenizer
+
+
+TOKENIZERS = {family: family_tokenizer(family) for family in FAMILIES} | {
+    "learnt llama3": learnt_tokenizer("llama3", metaspace=False),
+    "learnt qwen3": learnt_tokenizer("qwen3", metaspace=False),
+    "learnt mistral": learnt_tokenizer("mistral", metaspace=True),
+}
+everywhere = pytest.mark.parametrize("name", TOKENIZERS)
+
+
+def added(tokenizer: Any) -> list[Any]:
+    return list(tokenizer.added_tokens_decoder.values())
+
+
+def chat(*texts: str) -> Example:
+    roles = ["user", "assistant"] * len(texts)
+    return Example(tuple(Segment(r, t, r == "assistant") for r, t in zip(roles, texts, strict=False)))
+
+
+def row_of(tokenizer: Any, example: Example, max_length: int = 4096) -> Any:
+    return Tokeniser(tokenizer, max_length)([ChatRenderer(tokenizer)(example)])[0].row
+
+
+def trained_text(tokenizer: Any, row: Any) -> str:
+    return tokenizer.decode(row.input_ids[row.trained])
+
+
+@everywhere
+def test_ids_are_those_of_the_tokenizers_own_chat_template(name: str):
+    tokenizer = TOKENIZERS[name]
+    messages = [{"role": r, "content": t} for r, t in zip(["user", "assistant"] * 2, TALK, strict=True)]
+    own = tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True)["input_ids"]
+    assert row_of(tokenizer, chat(*TALK)).input_ids.tolist() == own
+
+
+@everywhere
+def test_a_row_begins_with_exactly_one_begin_token_where_the_template_has_one(name: str):
+    tokenizer = TOKENIZERS[name]
+    ids = row_of(tokenizer, chat(*TALK[:2])).input_ids.tolist()
+    if tokenizer.bos_token and "bos_token" in tokenizer.chat_template:
+        assert ids[0] == tokenizer.bos_token_id
+        assert ids.count(tokenizer.bos_token_id) == 1
+
+
+@everywhere
+def test_only_assistant_tokens_are_trained(name: str):
+    tokenizer = TOKENIZERS[name]
+    said = trained_text(tokenizer, row_of(tokenizer, chat(*TALK)))
+    for allowed in ("The capital of France is Paris.", "Rome 🏛, naturally é.", *map(str, added(tokenizer))):
+        said = said.replace(allowed, "")
+    if name == "learnt mistral":  # whose small vocabulary lacks the emoji
+        said = said.replace("Rome , naturally .", "")
+    assert not said.strip()
+
+
+@everywhere
+def test_the_end_of_turn_is_trained_though_pad_equals_eos(name: str):
+    tokenizer = TOKENIZERS[name]
+    assert tokenizer.pad_token_id == tokenizer.eos_token_id
+    row = row_of(tokenizer, chat(*TALK[:2]))
+    last = int(np.flatnonzero(row.trained)[-1])
+    assert tokenizer.convert_ids_to_tokens(int(row.input_ids[last])) in {
+        *("<|im_end|>", "<|eot_id|>", "</s>", "<end_of_turn>", "<|end|>", "<|return|>")
+    }
+    assert not row.trained[last + 1 :].any()
+
+
+def test_a_first_word_that_took_the_templates_space_along_is_trained():
+    tokenizer = TOKENIZERS["learnt mistral"]
+    row = row_of(tokenizer, chat("And of Italy?", "The capital"))
+    assert trained_text(tokenizer, row).startswith("The capital")
+
+
+def test_a_token_that_begins_with_the_templates_newlines_is_not_trained():
+    tokenizer = TOKENIZERS["learnt llama3"]
+    row = row_of(tokenizer, chat("newlines", "\nnewlines"))  # trimmed by this template
+    assert trained_text(tokenizer, row) == "newlines<|eot_id|>"
+    tokenizer = TOKENIZERS["learnt qwen3"]
+    tokenizer_text = trained_text(tokenizer, row_of(tokenizer, chat("a", "\n\nnewlines", "b", "is")))
+    assert tokenizer_text.lstrip("\n").startswith("newlines<|im_end|>")
+
+
+def test_plain_text_is_trained_whole_between_one_begin_and_one_end_token():
+    tokenizer = TOKENIZERS["llama2"]
+    plain = PlainRenderer()(Example((Segment("text", "some words", True),)))
+    row = Tokeniser(tokenizer, 99)([plain])[0].row
+    assert tokenizer.decode(row.input_ids) == "some words</s>"  # this tokenizer adds no begin token by itself
+    assert row.trained.all()
+
+
+def test_a_tokenizer_that_begins_texts_by_itself_does_so_once_in_plain_text():
+    from tokenizers import processors
+
+    tokenizer = family_tokenizer("llama2")
+    begin = ("<s>", tokenizer.bos_token_id)
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing("<s> $A", special_tokens=[begin])
+    for text in ("some words", "<s>some words"):
+        plain = PlainRenderer()(Example((Segment("text", text, True),)))
+        row = Tokeniser(tokenizer, 99)([plain])[0].row
+        assert tokenizer.decode(row.input_ids) == "<s>some words</s>"
+    assert row_of(tokenizer, chat("a", "b")).input_ids.tolist().count(begin[1]) == 1
+
+
+def test_the_end_is_cut_and_the_whole_length_told():
+    tokenizer = byte_tokenizer()
+    made = Tokeniser(tokenizer, 20)([ChatRenderer(tokenizer)(chat("hello", "a long answer"))])[0]
+    whole = Tokeniser(tokenizer, 999)([ChatRenderer(tokenizer)(chat("hello", "a long answer"))])[0]
+    assert made.row.input_ids.tolist() == whole.row.input_ids.tolist()[:20]
+    assert made.row.trained.tolist() == whole.row.trained.tolist()[:20]
+    assert made.full_length == whole.full_length == len(whole.row.input_ids)
