@@ -1,6 +1,7 @@
 """Runs shell text from the docs and from launch/ in an empty folder, with `python -m distft.launch` made small.
 
-The shell finds a `python` of ours first: a launch makes one step of a tiny random model, or becomes a plan. Everything else is the real thing.
+The shell finds a `python` of ours first: a launch makes one step of a tiny random model,
+or becomes a plan. Everything else is the real thing.
 """
 
 import os
