@@ -39,7 +39,8 @@ def _missing(key: str, value: Any, *, hub: bool, words: tuple[str, ...] = ()) ->
         return
     if hub and is_hub_id(value):
         return
-    meant = nearest(value, words) or nearest_path(path)
+    folder = next(parent for parent in path.parents if parent.is_dir())
+    meant = nearest(value, words) or nearest_path(path) or f"a name in {folder}"
     yield key, f"{key}={value}: there is no such file or folder.{did_you_mean(meant)}"
 
 
@@ -49,8 +50,10 @@ def is_hub_id(value: str) -> bool:
 
 
 def nearest_path(path: Path) -> str | None:
-    """Returns the most alike existing path: of the same folder, else of the deepest folder that exists."""
+    """Returns the most alike existing path: there or in the deepest folder of its that exists."""
     folder = next(parent for parent in path.parents if parent.is_dir())
+    if (folder / path.name).exists():
+        return str(folder / path.name)
     missing = path.relative_to(folder).parts[0]
     try:
         names = [other.name for other in folder.iterdir()]

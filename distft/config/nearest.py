@@ -2,10 +2,12 @@
 
 from collections.abc import Iterable, Sequence
 
+from distft.config.foreign import OURS
+
 
 def nearest(word: str, choices: Iterable[str]) -> str | None:
-    """Returns the choice with the fewest changed letters; None when more than half of the word would change."""
-    ranked = sorted((edits(word, choice), choice) for choice in choices)
+    """Returns the choice with the fewest changed letters, case aside; None when more than half would change."""
+    ranked = sorted((edits(word.casefold(), choice.casefold()), choice) for choice in choices)
     if not ranked or ranked[0][0] > max(len(word), len(ranked[0][1])) / 2:
         return None
     return ranked[0][1]
@@ -16,6 +18,8 @@ def nearest_key(key: str, known: Sequence[str]) -> str | None:
     if not known:
         return None
     last = key.rpartition(".")[2]
+    if OURS.get(last) in known:
+        return OURS[last]
     same_name = [path for path in known if path.rpartition(".")[2] == last]
     if same_name:
         return min(same_name, key=lambda path: (edits(key, path), path))

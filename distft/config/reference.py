@@ -1,4 +1,4 @@
-"""docs/config.md's two tables, made from the code: `python -m distft.config.reference docs/config.md` refreshes them."""
+"""The two tables of docs/config.md; `python -m distft.config.reference docs/config.md` makes them anew."""
 
 import sys
 from pathlib import Path
@@ -9,7 +9,7 @@ from distft.config.schema import KEYS
 
 def key_table() -> str:
     """Returns every key with what it does and what it may be."""
-    rows = [f"| `{key.path}` | {key.help} | {key.rule()} |" for key in KEYS]
+    rows = [f"| `{key.path}` | {_cell(key.help)} | {key.rule()} |" for key in KEYS]
     return "\n".join(["| key | what it does | value |", "|---|---|---|", *rows])
 
 
@@ -17,6 +17,10 @@ def rule_table() -> str:
     """Returns every combination that is refused, with its keys and the reason."""
     rows = [f"| {', '.join(f'`{key}`' for key in rule.keys)} | {rule.refused} | {rule.because} |" for rule in RULES]
     return "\n".join(["| keys | refused | because |", "|---|---|---|", *rows])
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("<", "&lt;")
 
 
 TABLES = {"keys": key_table, "rules": rule_table}

@@ -93,7 +93,8 @@ KEYS = (
     Key(
         "data.eval", _optional(str, list, float), "held-out rows: the same, or a fraction to hold out", above=0, below=1
     ),
-    Key("data.split", _optional(str), "split of a hub id; null: train"),
+    Key("data.split", _optional(str), "split of a hub id or folder; null: train"),
+    Key("data.eval_split", _optional(str), "the same for data.eval; null: validation, or test in a folder without"),
     Key("data.subset", _optional(str), "configuration of a hub id"),
     Key("data.revision", _optional(str), "commit, tag or branch of a hub id; null: the newest"),
     Key("data.split_seed", (int,), "decides which rows a fraction holds out", at_least=0),
@@ -103,14 +104,10 @@ KEYS = (
         "what to do with training rows that are in data.eval too",
         choices=("warn", "drop", "stop"),
     ),
-    Key("data.revision", _optional(str), "commit, tag or branch of a hub id; null: the newest"),
-    Key("data.subset", _optional(str), "configuration of a hub id"),
     Key("data.format", (str,), "what a row is; auto: told from its fields", choices=("auto", *_FORMATS)),
     Key("data.fields", (dict,), "the names your rows use, e.g. {prompt: question}"),
     Key("data.max_length", (int,), "tokens of a row; longer ones are cut and counted", at_least=2),
     Key("data.chat_template", (str,), "auto: the model's own; none: plain text; or a .jinja file"),
-    Key("data.overlap", (str,), "training rows that are in data.eval's files too", choices=("warn", "drop", "stop")),
-    Key("data.split_seed", (int,), "which rows a fraction in data.eval holds out", at_least=0),
     Key("data.packing", (bool,), "rows of a step share their forward passes"),
     Key("data.shards", _optional(list), "numbers of the prepared shards to train on; null: all"),
     Key(

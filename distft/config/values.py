@@ -1,7 +1,7 @@
 """Holds every value of a composed config against its key: type, range, words, required ones."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from distft.config.known import Known
@@ -12,10 +12,13 @@ from distft.config.tree import MISSING, at, leaves
 ALWAYS = [key.path for key in KEYS if key.path.partition(".")[0] not in TARGET_GROUPS]
 
 
-def wrong_values(tree: Mapping[str, Any], known: Known, defaults: Mapping[str, Any]) -> dict[str, str]:
+def wrong_values(
+    tree: Mapping[str, Any], known: Known, defaults: Mapping[str, Any], given: Collection[str]
+) -> dict[str, str]:
     """Returns key -> error for everything in `tree` that stands at no key or does not fit it, and for what is missing.
 
     defaults: the tree without the user's own values; the last resort for a nearest valid choice.
+    given: keys that the user set; a key that comes from a YAML but not with this target can only be left out.
     """
     errors = {}
     whole = [path for path, key in known.keys.items() if dict in key.types and not _has_inner(path, known)]
@@ -23,7 +26,7 @@ def wrong_values(tree: Mapping[str, Any], known: Known, defaults: Mapping[str, A
     for path, value in present.items():
         key = known.key(path)
         if refusal := known.refusal(path):
-            errors[path] = refusal
+            errors[path] = refusal if path in given else f"{path}={shown(value)}: {path} is no key. Nearest: ~{path}"
         elif isinstance(value, str) and value == MISSING:
             errors[path] = f"{path} is missing: {key.help if key else 'a value'}. Nearest: {path}=..."
         elif key and key.types and not key.fits(value):
@@ -60,6 +63,8 @@ def _nearest(key: Key, value: Any, default: Any) -> str:
                 return shown(candidate)
     if key.choices:
         return nearest(str(value), key.choices) or ", ".join(key.choices)
+    if list in key.types and isinstance(value, str):
+        return f"[{value}]"
     if bool in key.types:
         return shown(str(value).lower() in ("1", "yes", "on", "y", "t"))
     if key.fits(default) and default != MISSING:

@@ -2,11 +2,14 @@
 
 from collections.abc import Collection, Iterator
 
-from distft.config.rules import batch, machine, model, update
+from distft.config.rules import batch, machine, model, run, update
 from distft.config.rules.contract import Facts, Rule
 
 RULES = tuple(
-    value for module in (batch, machine, model, update) for value in vars(module).values() if isinstance(value, Rule)
+    value
+    for module in (run, batch, machine, model, update)
+    for value in vars(module).values()
+    if isinstance(value, Rule)
 )
 
 

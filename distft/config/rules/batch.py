@@ -1,4 +1,4 @@
-"""How big a step is, and when the run ends."""
+"""How big a step is."""
 
 from distft.config.rules.contract import Facts, rule
 
@@ -47,17 +47,6 @@ def no_batch_size(facts: Facts) -> str | None:
     if facts["train.global_batch_size"] or facts["train.global_batch_tokens"]:
         return None
     return "train.global_batch_size=null needs train.global_batch_tokens. Nearest: train.global_batch_size=32"
-
-
-@rule(
-    ("train.max_steps", "train.epochs"),
-    "neither steps nor epochs",
-    "the run would not end",
-)
-def no_end(facts: Facts) -> str | None:
-    if facts["train.max_steps"] or facts["train.epochs"]:
-        return None
-    return "train.max_steps=null and train.epochs=null: the run has no end. Nearest: train.epochs=1"
 
 
 @rule(

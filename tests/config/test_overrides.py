@@ -1,0 +1,74 @@
+"""What a user types reaches the config as it was meant."""
+
+import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from distft.config.overrides import WrongOverride, hydra_value, quoted, split
+
+
+def read(value: str, *, text: bool = False) -> object:
+    """Returns what Hydra makes of a value written by hydra_value."""
+    line = f"key={hydra_value('key', value, text=text)}"
+    parsed = OverridesParser.create().parse_override(line)
+    assert not parsed.is_sweep_override()
+    read = parsed.value()
+    return [getattr(part, "text", part) for part in read] if isinstance(read, list) else getattr(read, "text", read)
+
+
+PATHS = ["~/a.jsonl", "données é.jsonl", "a(1).jsonl", "s3://b?x=1", "my rows.jsonl", ">1%", "it's.jsonl", "a=b.jsonl"]
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("text", [True, False])
+def test_plain_paths_need_no_quotes(path: str, text: bool):
+    assert read(path, text=text) == path
+
+
+def test_lists_of_paths_need_no_quotes():
+    assert read("[~/a b.jsonl,a(1).jsonl]", text=True) == ["~/a b.jsonl", "a(1).jsonl"]
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.text(st.characters(codec="utf-8", exclude_characters="\n\r\x00$"), min_size=1))
+def test_quoted_text_comes_back_as_it_was(text: str):
+    assert OverridesParser.create().parse_override(f"key={quoted(text)}").value() == text
+
+
+@pytest.mark.parametrize(
+    ("value", "meant"),
+    [("12", 12), ("1e-4", 1e-4), ("true", True), ("null", None), ("[1,2]", [1, 2]), ("abc", "abc"), ("'12'", "12")],
+)
+def test_numbers_and_words_keep_their_types(value: str, meant: object):
+    assert read(value) == meant
+
+
+def test_a_number_is_a_word_where_the_key_takes_text():
+    assert read("2024", text=True) == "2024"
+    assert read("true", text=True) == "true"
+    assert read("null", text=True) is None
+
+
+@pytest.mark.parametrize("value", ["1,2", "a.jsonl,b.jsonl"])
+def test_a_sweep_is_refused_with_the_list_it_may_have_been(value: str):
+    with pytest.raises(WrongOverride, match=r"--multirun") as caught:
+        hydra_value("data.train", value, text=True)
+    assert f"[{value}]" in str(caught.value)
+
+
+def test_a_file_with_a_comma_in_its_name_is_no_sweep(tmp_path):
+    file = tmp_path / "a,b.jsonl"
+    file.touch()
+    assert read(str(file), text=True) == str(file)
+
+
+@pytest.mark.parametrize("text", ["", "=3", "a b=3", "--fast", "-m", "train.max_steps"])
+def test_what_is_no_setting_is_refused(text: str):
+    with pytest.raises(WrongOverride):
+        split(text)
+
+
+def test_prefixes_are_told_from_keys():
+    assert (split("+a.b=1").prefix, split("++a.b=1").prefix, split("~a.b").prefix) == ("+", "++", "~")
+    assert split("name=a=b").value == "a=b"

@@ -1,0 +1,83 @@
+"""Signatures are read from source, without importing what they belong to."""
+
+import inspect
+import subprocess
+import sys
+
+import pytest
+
+from distft.config.targets import NotFound, names_beside, signature
+
+
+@pytest.mark.parametrize("name", ["AdamW", "SGD", "RAdam", "NAdam", "RMSprop", "Adam", "Adamax"])
+def test_what_is_read_from_source_is_what_python_sees(name: str):
+    import torch
+
+    found = signature(f"torch.optim.{name}")
+    assert found is not None
+    live = inspect.signature(getattr(torch.optim, name).__init__).parameters.values()
+    assert [p.name for p in found.parameters] == [p.name for p in live][1:]
+    assert [p.required for p in found.parameters] == [p.default is p.empty for p in live][1:]
+
+
+def test_own_strategies_show_their_types_and_words():
+    found = signature("distft.strategies.fully_sharded.FullySharded")
+    assert found is not None
+    layout, shard_size = found.get("layout"), found.get("shard_size")
+    assert layout is not None and shard_size is not None
+    assert layout.required and set(layout.choices) == {"ddp", "fsdp", "hsdp"}
+    assert set(shard_size.types) == {int, type(None)} and not shard_size.required
+
+
+def test_star_imports_are_followed():
+    found = signature("torch.nn.Linear")
+    assert found is not None and found.get("in_features") is not None
+
+
+def test_nothing_heavy_is_imported():
+    program = (
+        "import sys; from distft.config.targets import signature; signature('torch.optim.AdamW');"
+        "signature('distft.strategies.zero.Zero'); print({'torch', 'deepspeed'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
+
+
+@pytest.mark.parametrize(
+    ("target", "missing"),
+    [
+        ("torch.optim.AdanW", "torch.optim has no AdanW"),
+        ("torch.optin.AdamW", "no module torch.optin"),
+        ("nowhere_at_all.Thing", "nowhere_at_all is not installed"),
+        ("distft.strategies.zero.Zerro", "has no Zerro"),
+    ],
+)
+def test_what_is_not_there_is_named(target: str, missing: str):
+    with pytest.raises(NotFound, match=missing):
+        signature(target)
+
+
+def test_compiled_or_dynamic_targets_are_not_guessed_at(tmp_path, monkeypatch):
+    package = tmp_path / "mylab_dynamic"
+    package.mkdir()
+    (package / "__init__.py").write_text("make = type('Made', (), {})\ndef open_(first, **more): ...\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert signature("mylab_dynamic.make") is None
+    found = signature("mylab_dynamic.open_")
+    assert found is not None and found.open
+
+
+def test_a_dataclass_has_its_fields_and_a_subclass_its_base(tmp_path, monkeypatch):
+    (tmp_path / "mylab_classes.py").write_text(
+        "from dataclasses import dataclass, field\n"
+        "@dataclass(frozen=True)\nclass A:\n    x: int\n    y: float = 1.0\n    z: int = field(init=False)\n"
+        "class B:\n    def __init__(self, rate: float, kind: 'str | None' = None): ...\nclass C(B):\n    pass\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    a, c = signature("mylab_classes.A"), signature("mylab_classes.C")
+    assert a is not None and [(p.name, p.required) for p in a.parameters] == [("x", True), ("y", False)]
+    assert c is not None and [p.name for p in c.parameters] == ["rate", "kind"]
+
+
+def test_the_names_beside_help_with_a_typing_error():
+    assert "torch.optim.AdamW" in names_beside("torch.optim.AdanW")
