@@ -1,0 +1,42 @@
+"""Rows become tensors without a token too many or too few."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from distft.data.batches import collate
+from distft.data.shards import Row, Rows, ShardWriter
+
+
+def rows_of(folder: Path, *rows: tuple[list[int], list[bool]]) -> Rows:
+    writer = ShardWriter(folder, "train")
+    for i, (ids, trained) in enumerate(rows):
+        writer.add(Row(np.asarray(ids, np.int32), np.asarray(trained)), str(i))
+    writer.close()
+    return Rows(folder, "train")
+
+
+def test_a_target_is_predicted_from_the_token_before_it(tmp_path: Path) -> None:
+    rows = rows_of(tmp_path, ([5, 6, 7], [False, True, True]), ([8, 9], [False, True]))
+    batch = collate(rows, np.asarray([0, 1]))
+    assert batch.input_ids.tolist() == [[5, 6, 7], [8, 9, 0]]
+    assert batch.positions.tolist() == [0, 1, 3]
+    assert batch.targets.tolist() == [6, 7, 9]
+
+
+def test_the_first_token_of_a_row_is_no_target(tmp_path: Path) -> None:
+    rows = rows_of(tmp_path, ([5, 6], [True, True]), ([7, 8], [True, False]))
+    batch = collate(rows, np.asarray([0, 1]))
+    assert batch.targets.tolist() == [6]
+    assert rows.num_targets.sum() == len(batch.targets)
+
+
+def test_padding_is_told_by_position_never_by_its_id(tmp_path: Path) -> None:
+    rows = rows_of(tmp_path, ([3, 0, 0], [False, True, True]), ([4], [False]))
+    assert collate(rows, np.asarray([0, 1])).targets.tolist() == [0, 0]
+
+
+def test_no_row_gives_a_batch_without_targets(tmp_path: Path) -> None:
+    batch = collate(rows_of(tmp_path, ([1, 2], [False, True])), np.asarray([], dtype=int))
+    assert batch.input_ids.shape == (1, 1) and len(batch.targets) == 0 and batch.positions.dtype == torch.int64

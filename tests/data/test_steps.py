@@ -1,0 +1,70 @@
+"""Which rows a step reads is a pure function of seed, data and step number."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from distft.data.steps import Order, micro_batches, row_borders, step_borders, token_borders
+
+
+@given(st.integers(1, 30), st.integers(0, 5), st.integers(1, 4))
+def test_each_epoch_holds_every_row_once(num_rows: int, seed: int, epochs: int) -> None:
+    rows = Order(num_rows, seed).rows(0, epochs * num_rows)
+    for epoch in range(epochs):
+        assert sorted(rows[epoch * num_rows : (epoch + 1) * num_rows]) == list(range(num_rows))
+
+
+@given(st.integers(1, 30), st.data())
+def test_any_cut_of_the_order_reads_the_same_rows(num_rows: int, data: st.DataObject) -> None:
+    order, end = Order(num_rows, 3), data.draw(st.integers(2, 90))
+    middle = data.draw(st.integers(1, end - 1))
+    parts = [order.rows(0, middle), order.rows(middle, end)]
+    assert np.array_equal(np.concatenate(parts), order.rows(0, end))
+
+
+def test_epochs_and_seeds_differ_in_order() -> None:
+    first, second = Order(50, 0).rows(0, 50), Order(50, 0).rows(50, 100)
+    assert not np.array_equal(first, second)
+    assert not np.array_equal(first, Order(50, 1).rows(0, 50))
+
+
+def test_the_last_step_may_be_short_and_a_step_may_straddle_epochs() -> None:
+    assert row_borders(10, 4).tolist() == [0, 4, 8, 10]
+    borders = step_borders(Order(7, 0), np.ones(7), epochs=2, max_steps=None, batch_rows=4, batch_tokens=None)
+    assert borders.tolist() == [0, 4, 8, 12, 14]
+
+
+def test_the_first_end_reached_ends_the_run() -> None:
+    order, ones = Order(10, 0), np.ones(10)
+    by_steps = step_borders(order, ones, epochs=3, max_steps=2, batch_rows=4, batch_tokens=None)
+    by_epochs = step_borders(order, ones, epochs=1, max_steps=99, batch_rows=4, batch_tokens=None)
+    steps_alone = step_borders(order, ones, epochs=None, max_steps=5, batch_rows=4, batch_tokens=None)
+    assert (len(by_steps), len(by_epochs), len(steps_alone)) == (3, 4, 6)
+
+
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=40), st.integers(9, 30))
+def test_a_step_of_tokens_is_as_full_as_rows_in_order_allow(lengths: list[int], budget: int) -> None:
+    array = np.asarray(lengths)
+    borders = token_borders(array, budget)
+    assert borders[0] == 0 and borders[-1] == len(lengths)
+    for start, stop in zip(borders, borders[1:], strict=False):
+        assert 0 < array[start:stop].sum() <= budget
+        assert stop == len(lengths) or array[start : stop + 1].sum() > budget
+
+
+def test_a_row_longer_than_a_step_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"train.global_batch_tokens=8 .* longest row, 9 tokens. Nearest: 9"):
+        token_borders(np.asarray([3, 9]), 8)
+
+
+@given(st.integers(0, 40), st.integers(1, 6), st.integers(1, 4))
+def test_micro_batches_hold_every_row_once_and_ranks_have_equally_many(rows: int, micro: int, world: int) -> None:
+    lengths = np.random.default_rng(0).integers(1, 50, 100)
+    picked = np.random.default_rng(1).permutation(100)[:rows]
+    cut = micro_batches(picked, lengths, micro, world)
+    assert all(len(ranks) == world for ranks in cut)
+    held = [row for ranks in cut for part in ranks for row in part]
+    assert sorted(held) == sorted(picked)
+    assert all(len(part) <= micro for ranks in cut for part in ranks)
+    assert len(cut) == -(-rows // (micro * world))

@@ -1,0 +1,21 @@
+"""Weight decay acts on matrices; a rate follows the factor, never the last rate."""
+
+import pytest
+import torch
+from torch import nn
+
+from distft.optim.groups import decay_groups, set_learning_rate
+
+
+def test_matrices_decay_and_vectors_do_not() -> None:
+    layer, frozen = nn.Linear(3, 2), nn.Parameter(torch.ones(2, 2), requires_grad=False)
+    groups = decay_groups([(layer.weight, 2), (layer.bias, 1), (frozen, 2)])
+    optimizer = torch.optim.AdamW(groups, lr=1.0, weight_decay=0.5)
+    assert [(g["weight_decay"], len(g["params"])) for g in optimizer.param_groups] == [(0.5, 1), (0.0, 1)]
+
+
+def test_the_rate_is_a_factor_of_the_first_one_however_often_it_is_set() -> None:
+    optimizer = torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=0.4)
+    rates = [set_learning_rate(optimizer, factor) for factor in (0.5, 0.5, 1.0)]
+    assert rates == pytest.approx([0.2, 0.2, 0.4])
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.4)
