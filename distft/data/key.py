@@ -9,6 +9,7 @@ import hashlib
 import json
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,15 +31,15 @@ def data_key(values: dict[str, Any]) -> str:
     """Returns the content key of the prepared data of a config; NotFetched while its tokenizer or dataset is remote."""
     data, cache_dir = values["data"], values["cache_dir"]
     parts: dict[str, Any] = {name: data[name] for name in OPTIONS}
-    parts["chat_template"] = _template(data["chat_template"])
+    parts["chat_template"] = chat_template(data["chat_template"])
     parts["tokenizer"] = _tokenizer_hash(values)
     parts["code"] = _code_hash()
     parts["train"] = [_source_hash(source, cache_dir) for source in find_sources("data.train", data["train"], data)]
     if own_eval(data):
         parts["eval"] = [_source_hash(source, cache_dir) for source in find_sources("data.eval", data["eval"], data)]
-        parts["overlap"] = data.get("overlap") == "drop"
+        parts["overlap"] = data["overlap"] == "drop"
     else:
-        parts["eval"] = [float(data["eval"] or 0), data.get("split_seed", 0)]
+        parts["eval"] = [float(data["eval"] or 0), data["split_seed"]]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
 
@@ -72,8 +73,21 @@ def tokenizer_dir(values: dict[str, Any]) -> Path | None:
     return local_folder(model["path"], model["revision"], values["cache_dir"], weights=False)
 
 
-def _template(value: str) -> str:
-    return absolute(value).read_text() if value.endswith(".jinja") else value
+def pinned(source: Source, cache_dir: str) -> Source:
+    """Returns the source with the commit that its revision stands for; NotFetched where that is unknown."""
+    if source.hub_id is None:
+        return source
+    return replace(source, revision=dataset_commit(source.hub_id, source.revision, cache_dir))
+
+
+def chat_template(value: str) -> str:
+    """Returns `auto`, `none` or the text of the .jinja file that data.chat_template names."""
+    if value in ("auto", "none"):
+        return value
+    path = absolute(value)
+    if path.suffix != ".jinja" or not path.is_file():
+        raise ValueError(f"data.chat_template={value} is neither auto nor none nor a .jinja file")
+    return path.read_text()
 
 
 def _tokenizer_hash(values: dict[str, Any]) -> str:
@@ -97,7 +111,7 @@ def _code_hash() -> str:
 
 def _source_hash(source: Source, cache_dir: str) -> str:
     if source.hub_id:
-        commit = dataset_commit(source.hub_id, source.revision, cache_dir)
+        commit = pinned(source, cache_dir).revision
         return _joined([("hub", source.hub_id), ("commit", commit), ("split", source.split), ("subset", source.subset)])
     files = source.files or tuple(sorted(path for path in source.saved.rglob("*") if path.is_file()))  # type: ignore[union-attr]  # one of the two is set
     split = [("split", source.split)] if source.saved else []

@@ -21,7 +21,7 @@ def refused(report: dict[str, Any], data: dict[str, Any]) -> list[str]:
             f"rows of data.{name} are longer than data.max_length={data['max_length']} (the longest has "
             f"{stream['longest']} tokens) and would be cut",
         )
-        if stream["overlap"] and data.get("overlap") == "stop":
+        if stream["overlap"] and data["overlap"] == "stop":
             reasons.append(
                 f"data.overlap=stop: {stream['overlap']} rows of data.{name} are also in data.eval; "
                 "data.overlap=drop leaves them out of training"

@@ -12,6 +12,7 @@ from distft.paths import absolute
 KINDS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
 COMPRESSED = (".gz", ".zst", ".bz2")
 SPLIT_WORDS = re.compile(r"(?:^|[^a-z])(train|training|test|validation|valid|val|dev|eval)(?:$|[^a-z])")
+SPLIT_KEY = {"data.train": "data.split", "data.eval": "data.eval_split"}
 SAME_SPLIT = {"training": "train", "valid": "validation", "val": "validation", "dev": "validation", "eval": "test"}
 
 
@@ -29,37 +30,43 @@ class Source:
 
 def find_sources(key: str, value: str | list[str], data: dict[str, Any]) -> list[Source]:
     """Returns the sources that `data.train` or `data.eval` names; ValueError for what is not there."""
-    split = data.get("split") or "train"
-    return [_source(key, str(item), split, data) for item in (value if isinstance(value, list) else [value])]
+    asked = data["split"] if key == "data.train" else data["eval_split"]
+    splits = (asked,) if asked else ("train",) if key == "data.train" else ("validation", "test")
+    return [_source(key, str(item), splits, data) for item in (value if isinstance(value, list) else [value])]
 
 
-def _source(key: str, item: str, split: str, data: dict[str, Any]) -> Source:
+def _source(key: str, item: str, splits: tuple[str, ...], data: dict[str, Any]) -> Source:
     path = absolute(item)
     if path.is_dir():
         if any((path / name).is_file() for name in ("dataset_info.json", "dataset_dict.json")):
-            return Source(saved=path, split=split)
-        return Source(files=_of_folder(key, path, split))
+            return Source(saved=path, split=splits[0])
+        return Source(files=_of_folder(key, path, splits))
     if path.is_file():
         return Source(files=(_readable(key, path),))
     if is_hub_id(item) and file_kind(path) not in KINDS:
-        return Source(hub_id=item, split=split, revision=data.get("revision"), subset=data.get("subset"))
+        return Source(hub_id=item, split=splits[0], revision=data["revision"], subset=data["subset"])
     matching = sorted(path.parent.glob(path.name)) if "*" in path.name and path.parent.is_dir() else []
     if not matching:
         raise ValueError(f"{key}={item}: there is no such file or folder{_beside(path)}")
     return Source(files=tuple(_readable(key, file) for file in matching))
 
 
-def _of_folder(key: str, folder: Path, split: str) -> tuple[Path, ...]:
-    """Returns the data files of a folder in order of their names; where names tell splits, those of `split`."""
+def _of_folder(key: str, folder: Path, splits: tuple[str, ...]) -> tuple[Path, ...]:
+    """Returns the data files of a folder in order of their names; where names tell splits, those of the first there."""
     found = sorted(path for path in folder.rglob("*") if path.is_file() and file_kind(path) in KINDS)
     found = [path for path in found if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
-    splits = {path: _split_of(str(path.relative_to(folder))) for path in found}
-    if any(splits.values()):
-        found = [path for path in found if splits[path] == SAME_SPLIT.get(split, split)]
     if not found:
-        have = ", ".join(sorted({name for name in splits.values() if name})) or f"files of {', '.join(KINDS)}"
-        raise ValueError(f"{key}={folder} has no data files for data.split={split}; looked for: {have}")
-    return tuple(found)
+        raise ValueError(f"{key}={folder} has no data files ({', '.join(KINDS)})")
+    named = {path: _split_of(str(path.relative_to(folder))) for path in found}
+    if not any(named.values()):
+        return tuple(found)
+    if unnamed := [path.name for path in found if not named[path]]:
+        raise ValueError(f"{key}={folder}: some names tell a split and {unnamed[0]} does not; list the files you mean")
+    for split in splits:
+        if chosen := tuple(path for path in found if named[path] == SAME_SPLIT.get(split, split)):
+            return chosen
+    have = ", ".join(sorted({split for split in named.values() if split}))
+    raise ValueError(f"{key}={folder} has no split {' or '.join(splits)}, only {have}: set {SPLIT_KEY[key]}")
 
 
 def _split_of(name: str) -> str | None:

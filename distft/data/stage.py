@@ -11,7 +11,7 @@ from typing import Any, TextIO
 from distft.data.choose import choose_format
 from distft.data.counts import Report, Split, Stream
 from distft.data.example import BadField, Example
-from distft.data.key import data_dir, data_key, own_eval, tokenizer_dir
+from distft.data.key import chat_template, data_dir, data_key, own_eval, pinned, tokenizer_dir
 from distft.data.publish import made_once
 from distft.data.read import Found, rows_of
 from distft.data.render import ChatRenderer, PlainRenderer, Rendered, make_renderer
@@ -20,7 +20,6 @@ from distft.data.sources import find_sources
 from distft.data.split import content_id, position
 from distft.data.tokenise import Tokeniser
 from distft.data.tokenizers import load_tokenizer
-from distft.paths import absolute
 from distft.run import read_json, write_json
 
 BATCH = 256
@@ -49,11 +48,12 @@ class Maker:
     renderer: ChatRenderer | PlainRenderer
     tokeniser: Tokeniser
     data: dict[str, Any]
+    cache_dir: str
 
     def rows(self, key: str, stream: Stream, log: TextIO, progress: Progress = silent) -> Iterator[tuple[Row, str]]:
         """Yields the usable rows of `data.train` or `data.eval` with their content ids; counts and logs the others."""
         found = itertools.chain.from_iterable(
-            rows_of(source) for source in find_sources(f"data.{key}", self.data[key], self.data)
+            rows_of(pinned(source, self.cache_dir)) for source in find_sources(f"data.{key}", self.data[key], self.data)
         )
         for batch in _batches(self._rendered(key, found, stream, log)):
             progress(stream.read)
@@ -103,10 +103,10 @@ def prepare_data(values: dict[str, Any], progress: Progress = silent) -> Prepare
 
 def make_maker(values: dict[str, Any]) -> tuple[Maker, Any]:
     """Returns the Maker of a config and its tokenizer; ValueError where the chat template is refused."""
-    data, template = values["data"], values["data"]["chat_template"]
+    data = values["data"]
     tokenizer = load_tokenizer(tokenizer_dir(values), values["model"]["trust_remote_code"])
-    template = absolute(template).read_text() if template.endswith(".jinja") else template
-    return Maker(make_renderer(tokenizer, template), Tokeniser(tokenizer, data["max_length"]), data), tokenizer
+    renderer = make_renderer(tokenizer, chat_template(data["chat_template"]))
+    return Maker(renderer, Tokeniser(tokenizer, data["max_length"]), data, values["cache_dir"]), tokenizer
 
 
 def _fill(folder: Path, key: str, values: dict[str, Any], progress: Progress) -> None:
@@ -135,7 +135,7 @@ def _write_own_eval(folder: Path, maker: Maker, progress: Progress) -> Written:
             _write(row, identity, writers["eval"], report.splits["eval"])
         for row, identity in maker.rows("train", report.streams["train"], log, progress):
             report.streams["train"].overlap += identity in held_out
-            if identity not in held_out or maker.data.get("overlap") != "drop":
+            if identity not in held_out or maker.data["overlap"] != "drop":
                 _write(row, identity, writers["train"], report.splits["train"])
     return report, _closed(writers)
 
@@ -147,7 +147,7 @@ def _write_fraction(folder: Path, maker: Maker, fraction: float, progress: Progr
     nearest, farthest = 1.0, 0.0
     with (folder / "bad_rows.txt").open("w") as log:
         for row, identity in maker.rows("train", report.streams["train"], log, progress):
-            place = position(identity, maker.data.get("split_seed", 0))
+            place = position(identity, maker.data["split_seed"])
             nearest, farthest = min(nearest, place), max(farthest, place)
             split = "eval" if place < fraction else "train"
             _write(row, identity, writers[split], report.splits[split])
