@@ -65,7 +65,8 @@ def wrong_architecture(facts: Mapping[str, Any], *, trust_remote_code: bool = Fa
         if "auto_map" in facts and not trust_remote_code:
             yield f"{kind} needs code out of the model's folder. Nearest: a model that transformers itself has"
         else:
-            yield f"{kind} is no causal language model that transformers has.{did_you_mean(nearest(kind, names))}"
+            meant = nearest(kind, names) if len(kind) > 2 else None
+            yield f"{kind} is no causal language model that transformers has. Nearest: {meant or 'llama'}"
 
 
 @cache

@@ -9,20 +9,15 @@ from omegaconf import DictConfig, OmegaConf
 from distft.config.known import Known
 from distft.config.nearest import did_you_mean, nearest
 from distft.config.overrides import Override, WrongOverride, hydra_value
-from distft.config.schema import NULL
+from distft.config.schema import NULL, TARGET_GROUPS
 
 
 def apply_setting(setting: Override, config: DictConfig, known: Known, groups: Collection[str]) -> None:
     """Puts one setting into the tree; WrongOverride when there is no such key or its value cannot be read."""
+    if setting.prefix == "~" and _left_out(setting.key, config, known):
+        return
     if refusal := _refusal(setting, known, groups):
         raise WrongOverride(f"{setting.text}: {refusal}")
-    parent, _, name = setting.key.rpartition(".")
-    if setting.prefix == "~":
-        node = OmegaConf.select(config, parent) if parent else config
-        if not isinstance(node, DictConfig) or name not in node:
-            raise WrongOverride(f"{setting.text}: {setting.key} is not set, so it cannot be left out")
-        del node[name]
-        return
     key = known.key(setting.key)
     text = key is not None and str in key.types and set(key.types) <= {str, list, NULL}
     value = hydra_value(setting.key, setting.value or "", text=text)
@@ -39,9 +34,19 @@ def _refusal(setting: Override, known: Known, groups: Collection[str]) -> str | 
     refusal = known.refusal(setting.key)
     if refusal and "." not in setting.key and "Nearest" not in refusal:
         refusal += did_you_mean(nearest(setting.key, groups))
-    if not refusal and setting.prefix == "~" and setting.key in known.required:
+    if not refusal and setting.prefix == "~":
         return f"{setting.key} cannot be left out. Nearest: {setting.key}=..."
     return refusal
+
+
+def _left_out(key: str, config: DictConfig, known: Known) -> bool:
+    """Removes a keyword that its target does not need, or does not have; tells whether it did."""
+    parent, _, name = key.rpartition(".")
+    node = OmegaConf.select(config, parent) if parent in TARGET_GROUPS else None
+    if key in known.required or not isinstance(node, DictConfig) or name not in node:
+        return False
+    del node[name]
+    return True
 
 
 def with_targets(base: Mapping[str, Any], settings: Collection[Override]) -> dict[str, Any]:

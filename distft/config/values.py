@@ -26,7 +26,7 @@ def wrong_values(
     for path, value in present.items():
         key = known.key(path)
         if refusal := known.refusal(path):
-            errors[path] = refusal if path in given else f"{path}={shown(value)}: {path} is no key. Nearest: ~{path}"
+            errors[path] = f"{path}={shown(value)}: {refusal if path in given else f'is no key. Nearest: ~{path}'}"
         elif isinstance(value, str) and value == MISSING:
             errors[path] = f"{path} is missing: {key.help if key else 'a value'}. Nearest: {path}=..."
         elif key and key.types and not key.fits(value):

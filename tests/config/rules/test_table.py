@@ -1,0 +1,76 @@
+"""Every row of the compatibility table refuses a config, and nothing but such a config."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from distft.config import ConfigError, compose
+from distft.config.rules import RULES
+
+# rule -> overrides that break it, and what the message offers
+BROKEN = {
+    "name": (["name=a/b"], "name=a-b"),
+    "no_end": (["train.epochs=null"], "train.epochs=1"),
+    "global_batch": (["train.global_batch_size=18", "launcher.processes_per_node=2"], "16 or 24"),
+    "two_batch_sizes": (["train.global_batch_tokens=64", "train.global_batch_size=8"], "train.global_batch_size=null"),
+    "no_batch_size": (["train.global_batch_size=null"], "train.global_batch_size=32"),
+    "packing": (["data.packing=true"], "data.packing=false"),
+    "micro_tokens": (["train.micro_batch_tokens=4096"], "null"),
+    "nodes_here": (["launcher.nodes=2"], "launcher=slurm launcher.nodes=2"),
+    "processes_here": (["launcher.processes_per_node=8"], "4"),
+    "launcher_to_come": (["launcher=slurm"], "launcher=local"),
+    "shard_size": (["strategy=hsdp", "strategy.shard_size=3", "launcher.processes_per_node=4"], "2"),
+    "shard_size_unused": (["strategy=ddp", "strategy.shard_size=2"], "strategy=hsdp"),
+    "persist_unused": (["strategy=zero2", "strategy.persist_parameters=100"], "strategy=zero3"),
+    "tiny_and_path": (["model.path=gpt2"], "model.tiny=false"),
+    "facts_unused": (
+        ["model.tiny=false", "model.path=gpt2", "model.architecture.hidden_size=64"],
+        "model.tiny=true",
+    ),
+    "flash": (["model.attention=flash_attention_2"], "model.attention=sdpa"),
+    "template": (["data.format=messages", "data.chat_template=none"], "data.chat_template=auto"),
+    "overlap_unused": (["data.overlap=stop"], "data.eval=FILE"),
+    "held_out_unused": (["data.eval=null", "eval.every_steps=5"], "data.eval=0.05"),
+    "stopping": (["eval.early_stopping.patience=3"], "eval.every_steps=10"),
+    "min_delta_unused": (["eval.early_stopping.min_delta=0.1"], "eval.early_stopping.patience=3"),
+    "warmup": (["schedule.warmup_steps=10", "train.max_steps=10"], "9"),
+    "decay": (["schedule=wsd", "schedule.decay_steps=9", "schedule.warmup_steps=2", "train.max_steps=10"], "8"),
+    "nesterov": (["optimizer=sgd", "optimizer.nesterov=true", "optimizer.momentum=0"], "0.9"),
+    "betas": (["optimizer.betas=[0.9]"], "[0.9,0.999]"),
+    "elementwise": (["optimizer._target_=torch.optim.Muon", "~optimizer.betas"], "AdamW"),
+}
+
+
+def test_every_row_has_a_config_that_it_refuses():
+    assert sorted(BROKEN) == sorted(rule.name for rule in RULES)
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_row_refuses_its_config_and_no_other_row_does(name: str, right: list[str], monkeypatch: pytest.MonkeyPatch):
+    overrides, offered = BROKEN[name]
+    if name == "processes_here":
+        monkeypatch.setattr("distft.config.rules.machine.num_accelerators", lambda: 4)
+    with pytest.raises(ConfigError) as caught:
+        compose([*right, *overrides])
+    [message] = caught.value.messages
+    assert offered in message.partition("Nearest: ")[2]
+    asked = next(rule for rule in RULES if rule.name == name).keys
+    assert any(key in message for key in (*asked, *(text.partition("=")[0] for text in overrides)))
+
+
+def test_planning_for_a_cluster_is_fine(right: list[str]):
+    config = compose([*right, "launcher=slurm", "launcher.nodes=4", "launcher.processes_per_node=2"], to_run=False)
+    assert config.values["launcher"]["nodes"] == 4
+
+
+def test_sizes_that_fit_are_taken(right: list[str]):
+    compose([*right, "train.global_batch_size=24", "launcher.processes_per_node=2", "train.micro_batch_size=3"])
+    compose([*right, "train.global_batch_tokens=4096"])
+    compose([*right, "strategy=hsdp", "strategy.shard_size=2", "launcher.processes_per_node=4"])
+
+
+def test_a_real_models_folder_is_a_models_folder(right: list[str], tmp_path: Path):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama"}))
+    (tmp_path / "model.safetensors").touch()
+    compose([*right, "model.tiny=false", f"model.path={tmp_path}"])

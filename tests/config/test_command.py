@@ -1,0 +1,43 @@
+"""Every command answers --help, and turns a wrong config into lines and exit code 2."""
+
+import pytest
+
+from distft.config import ConfigError, command, help_text
+from distft.config.schema import KEYS
+
+
+def exit_code(main, argv: list[str]) -> object:
+    with pytest.raises(SystemExit) as caught:
+        command(main, argv)
+    return caught.value.code
+
+
+def test_the_exit_code_is_mains():
+    assert exit_code(lambda argv: len(argv), ["a", "b", "c"]) == 3
+
+
+def test_a_wrong_config_is_code_2_and_every_message_a_line(capsys: pytest.CaptureFixture[str]):
+    def main(argv: list[str]) -> int:
+        raise ConfigError(["one=1 is wrong", "two=2 is wrong", "one=1 is wrong"])
+
+    assert exit_code(main, []) == 2
+    assert capsys.readouterr().err.splitlines() == [
+        "distft: 2 errors in the configuration",
+        "  one=1 is wrong",
+        "  two=2 is wrong",
+    ]
+
+
+def test_help_is_answered_before_anything_runs(capsys: pytest.CaptureFixture[str]):
+    def main(argv: list[str]) -> int:
+        raise AssertionError
+
+    assert exit_code(main, ["train.max_steps=3", "--help"]) == 0
+    assert "usage: python -m distft." in capsys.readouterr().out
+
+
+def test_help_names_every_key_and_every_word():
+    text = help_text("launch", [("own", "key")])
+    assert "python -m distft.launch" in text and "own" in text
+    assert all(f"  {key.path} " in text for key in KEYS)
+    assert all(word in text for word in ("zero3_offload", "laptop_demo", "llama3_70b"))

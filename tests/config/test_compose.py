@@ -1,0 +1,122 @@
+"""A command line becomes one whole config, or a list of all that is wrong with it."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from distft.config import ConfigError, compose
+from distft.config.groups import Groups
+from distft.config.known import known_keys
+from distft.config.tree import at, leaves
+from distft.paths import conf_dir
+
+
+def errors_of(overrides: list[str]) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        compose(overrides)
+    return caught.value.messages
+
+
+def settable_keys(overrides: list[str]) -> list[str]:
+    values = compose(overrides).values
+    return [key for key, _ in leaves(values) if not key.startswith("model.architecture")]
+
+
+def test_every_leaf_with_a_letter_lost_or_doubled_is_refused_with_its_name(right: list[str]):
+    """R-22: at any depth, every key; all of them in one command line, so all errors at once too."""
+    known = set(settable_keys(right))
+    asked = {}
+    for key in known:
+        group, _, last = key.rpartition(".")
+        middle = len(last) // 2
+        for wrong in (last[:middle] + last[middle + 1 :], last[:middle] + last[middle] + last[middle:]):
+            path = f"{group}.{wrong}".strip(".")
+            if wrong and path not in known:
+                asked[f"{path}=1"] = key
+    errors = errors_of([*right, *asked])
+    for text, key in asked.items():
+        [error] = [error for error in errors if error.startswith(f"{text}:")]
+        assert error.endswith(f"Nearest: {key}"), error
+    assert len(asked) > 100
+
+
+def test_every_group_name_with_a_letter_lost_or_doubled_is_refused_with_its_name(right: list[str]):
+    groups = sorted(Groups(conf_dir()).words)
+    asked = {f"{wrong}=x": name for name in groups for wrong in (name[:-1], name[0] + name)}
+    errors = errors_of([*right, *asked])
+    for text, name in asked.items():
+        [error] = [error for error in errors if error.startswith(text)]
+        assert error.partition("Nearest: ")[2].partition(".")[0] == name, error
+
+
+def test_a_keyword_that_only_the_code_knows_is_set_like_any_other(right: list[str]):
+    assert at(compose([*right, "optimizer.amsgrad=true"]).values, "optimizer.amsgrad") is True
+
+
+def test_a_keyword_keeps_its_type(right: list[str]):
+    [error] = errors_of([*right, "optimizer.amsgrad=perhaps"])
+    assert error.startswith("optimizer.amsgrad=perhaps is not true or false")
+
+
+@pytest.mark.parametrize("name", ["données é.jsonl", "a(1).jsonl", "my rows.jsonl", "it's.jsonl", "x=1,y.jsonl"])
+def test_any_file_name_can_be_typed_plainly(name: str, right: list[str], rows: Path):
+    file = rows / name
+    file.write_text("{}\n")
+    assert compose([*right, f"data.train={name}"]).values["data"]["train"] == str(file)
+
+
+def test_paths_mean_the_same_from_any_folder(right: list[str], rows: Path):
+    values = compose([*right, "cache_dir=~/x", "data.eval=[rows.jsonl]"]).values
+    assert values["data"]["train"] == str(rows / "rows.jsonl")
+    assert values["data"]["eval"] == [str(rows / "rows.jsonl")]
+    assert values["runs_dir"] == str(rows / "runs")
+    assert values["cache_dir"] == os.path.expanduser("~/x")
+
+
+def test_a_hub_id_stays_as_it_is(right: list[str]):
+    assert compose([*right, "data.train=HuggingFaceH4/no_robots"]).values["data"]["train"] == "HuggingFaceH4/no_robots"
+
+
+def test_text_keys_take_numbers_as_text(right: list[str]):
+    assert compose([*right, "name=2024"]).values["name"] == "2024"
+
+
+def test_the_last_of_two_values_counts(right: list[str]):
+    assert compose([*right, "seed=1", "seed=2"]).values["seed"] == 2
+
+
+def test_one_word_changes_a_group_and_the_command_line_wins_over_an_experiment(right: list[str]):
+    config = compose([*right, "experiment=one_node_8gpu", "strategy=zero3", "train.epochs=3"])
+    assert config.choices["strategy"] == "zero3" and config.choices["model"] == "llama3_8b"
+    assert config.values["train"]["epochs"] == 3 and config.values["launcher"]["processes_per_node"] == 8
+
+
+def test_names_of_rows_are_the_users_own(right: list[str]):
+    values = compose([*right, "data.fields.prompt=question", "data.fields={completion: answer}"]).values
+    assert values["data"]["fields"] == {"prompt": "question", "completion": "answer"}
+
+
+def test_trusted_code_of_ones_own_is_taken_and_its_keywords_are_known(right, rows: Path, monkeypatch):
+    (rows / "mylab_losses.py").write_text("class Mine:\n    def __init__(self, weight: float = 1.0): ...\n")
+    monkeypatch.syspath_prepend(rows)
+    own = [*right, "loss._target_=mylab_losses.Mine", "~loss.label_smoothing"]
+    assert "trust=[mylab_losses.]" in errors_of(own)[0]
+    own.append("trust=[mylab_losses.]")
+    assert compose([*own, "loss.weight=2"]).values["loss"]["weight"] == 2
+    assert errors_of([*own, "loss.wieght=2"]) == ["loss.wieght=2: loss.wieght is no key. Nearest: loss.weight"]
+
+
+def test_a_typing_error_in_ones_own_yaml_is_refused_too(right: list[str], tmp_path: Path):
+    import shutil
+
+    folder = Path(shutil.copytree(conf_dir(), tmp_path / "conf"))
+    (folder / "experiment" / "mine.yaml").write_text("# @package _global_\ntrain:\n  max_stepss: 3\n")
+    with pytest.raises(ConfigError) as caught:
+        compose([*right, "experiment=mine"], config_dir=folder)
+    assert caught.value.messages == ["train.max_stepss=3: train.max_stepss is no key. Nearest: train.max_steps"]
+
+
+def test_a_tree_with_every_target_known_has_no_open_group(right: list[str]):
+    known = known_keys(compose(right).values)
+    assert known.open_groups == () and known.errors == ()

@@ -1,0 +1,51 @@
+"""A path that names nothing here is told from a hub id, and the nearest one is offered."""
+
+from pathlib import Path
+
+import pytest
+
+from distft.config.files import is_hub_id, missing_files, nearest_path
+
+
+def config(**data: object) -> dict[str, object]:
+    model = {"tiny": False, "path": "gpt2", "tokenizer": None}
+    whole = {"train": "org/rows", "eval": 0.1, "chat_template": "auto"} | data
+    return {"model": model, "data": whole, "checkpoint": {"resume": "auto"}}
+
+
+def errors_of(values: dict[str, object]) -> dict[str, str]:
+    return dict(missing_files(values))
+
+
+def test_hub_ids_are_not_looked_for_here():
+    assert errors_of(config()) == {}
+
+
+@pytest.mark.parametrize("value", ["rows.jsonl", "rows.parquet", "x/rows.csv.gz", "/data/rows", "~/rows", "./rows"])
+def test_what_looks_like_a_path_has_to_be_here(value: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    assert list(errors_of(config(train=value))) == ["data.train"]
+
+
+def test_a_typing_error_in_a_local_folder_is_no_hub_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "models" / "mine").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    assert not is_hub_id("models/mien")
+    values = config()
+    values["model"] = {"tiny": False, "path": "models/mien", "tokenizer": None}
+    assert str(tmp_path / "models" / "mine") in errors_of(values)["model.path"]
+    values["model"] = {"tiny": True, "path": "models/mien", "tokenizer": None}
+    assert errors_of(values) == {}
+
+
+def test_patterns_need_one_file(tmp_path: Path):
+    (tmp_path / "a.jsonl").touch()
+    assert errors_of(config(train=f"{tmp_path}/*.jsonl")) == {}
+    assert errors_of(config(train=f"{tmp_path}/*.csv")) != {}
+
+
+def test_the_nearest_path_is_there(tmp_path: Path):
+    (tmp_path / "rows.jsonl").touch()
+    assert nearest_path(tmp_path / "row.jsonl") == str(tmp_path / "rows.jsonl")
+    assert nearest_path(tmp_path / "lost" / "rows.jsonl") == str(tmp_path / "rows.jsonl")
+    assert nearest_path(tmp_path / "quite-another-name") is None

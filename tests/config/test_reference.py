@@ -1,0 +1,15 @@
+"""docs/config.md tells what the code holds to."""
+
+from pathlib import Path
+
+from distft.config.reference import refreshed
+from distft.config.rules import RULES
+from distft.config.schema import KEYS
+
+
+def test_the_page_is_what_the_code_says(checkout: Path):
+    """Refresh with: python -m distft.config.reference docs/config.md"""
+    page = (checkout / "docs" / "config.md").read_text()
+    assert refreshed(page) == page
+    assert all(f"`{key.path}`" in page for key in KEYS)
+    assert all(rule.refused in page for rule in RULES)
