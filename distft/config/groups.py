@@ -1,6 +1,8 @@
 """The groups of conf/ and the word chosen in each: the part of a command line that Hydra composes."""
 
 from collections.abc import Iterable, Mapping
+from copy import deepcopy
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -40,15 +42,10 @@ class Groups:
 
     def compose(self, choices: Iterable[str]) -> tuple[DictConfig, dict[str, str]]:
         """Returns the tree of these choices, still with its interpolations, and the word of every group."""
-        try:
-            with initialize_config_dir(str(self.folder), version_base="1.3"):
-                config = hydra_compose("config", list(choices), return_hydra_config=True)
-        except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
-            raise ConfigError([f"{self.folder}: {_first_line(error)}"]) from error
-        chosen = {name: word for name, word in config.hydra.runtime.choices.items() if name in self.words and word}
-        OmegaConf.set_struct(config, False)
-        config.pop("hydra")
-        return config, chosen
+        state = tuple((str(file), file.stat().st_mtime_ns) for file in sorted(self.folder.rglob("*.yaml")))
+        config, words = _composed(self.folder, tuple(choices), state)
+        chosen = {name: word for name, word in words.items() if name in self.words and word}
+        return deepcopy(config), chosen
 
     def keys_of_experiment(self, word: str | None) -> set[str]:
         """Returns the keys that the chosen experiment sets: they count as given by the user."""
@@ -56,6 +53,20 @@ class Groups:
             return set()
         tree = yaml.safe_load((self.folder / "experiment" / f"{word}.yaml").read_text()) or {}
         return {path for path, _ in leaves(tree) if path != "defaults"}
+
+
+@lru_cache(maxsize=64)
+def _composed(folder: Path, choices: tuple[str, ...], state: object) -> tuple[DictConfig, dict[str, str | None]]:
+    """Returns what Hydra makes of the choices; a sweep asks for the same ones hundreds of times."""
+    try:
+        with initialize_config_dir(str(folder), version_base="1.3"):
+            config = hydra_compose("config", list(choices), return_hydra_config=True)
+    except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
+        raise ConfigError([f"{folder}: {_first_line(error)}"]) from error
+    words = dict(config.hydra.runtime.choices)
+    OmegaConf.set_struct(config, False)
+    config.pop("hydra")
+    return config, words
 
 
 def resolved(config: DictConfig) -> dict[str, Any]:
