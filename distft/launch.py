@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -154,8 +155,8 @@ def tell_end(run: RunFolder, outcome: Outcome) -> int:
     if outcome.error:
         lines = outcome.error["traceback"].splitlines()[-12:]
         who = "the run" if outcome.error["rank"] is None else f"rank {outcome.error['rank']}"
-        what = f"{outcome.error['type']}: {outcome.error['message'].strip().splitlines()[0]}"
-        lines += [f"{run.path.name} failed: {who} on {outcome.error['host']}: {what}"]
+        first, *_ = outcome.error["message"].strip().splitlines() or [""]
+        lines += [f"{run.path.name} failed: {who} on {outcome.error['host']}: {outcome.error['type']}: {first}"]
         lines += [f"at  {outcome.error['where']}"] if outcome.error["where"] else []
         lines += [f"log {outcome.error['log'] or run.logs}"]
         console.print("\n".join(lines))
@@ -182,9 +183,10 @@ def run_command(name: str, *overrides: str, log: Path | None = None) -> None:
         stderr=subprocess.STDOUT if log else None,
         start_new_session=True,  # Ctrl-C ends this process, and it with it
     )
-    code = process.wait()
+    console = screen(sys.stderr)
+    with console.status(f"{name} ...") if log else nullcontext():
+        code = process.wait()
     if code:
-        console = screen(sys.stderr)
         console.print("\n".join(last_lines(log, 20)) if log else "")
         console.print(f"distft.{name} failed with code {code}" + (f", log: {log}" if log else ""))
         sys.exit(code if code > 0 else 1)

@@ -34,6 +34,8 @@ class RankLogs(LogsSpecs):
         ranks = {local_rank: int(env["RANK"]) for local_rank, env in envs.items()}
         logs = {local_rank: str(self._run.rank_log(self._attempt, rank)) for local_rank, rank in ranks.items()}
         errors = {local_rank: str(self._error_dir / f"rank-{rank}.json") for local_rank, rank in ranks.items()}
+        for local_rank, env in envs.items():
+            env["TORCHELASTIC_ERROR_FILE"] = errors[local_rank]
         return LogsDest(stdouts=dict.fromkeys(envs, ""), stderrs=logs, error_files=errors)
 
     @property

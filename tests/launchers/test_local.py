@@ -11,6 +11,7 @@ from distft.launchers.local import Local, LocalRun
 from distft.run import RunFolder
 from tests.launchers.fake_run import assert_none_left, freeze, processes_of, wait_for_rows
 
+pytestmark = pytest.mark.slow
 FAKE = "tests.launchers.fake_worker"
 
 

@@ -1,0 +1,63 @@
+"""What a run ran with is on record; secrets are not."""
+
+import json
+
+import pytest
+
+from distft.runtime.environment import describe, looks_secret, redact, secrets
+
+CANARY = "canary-5f3a9c"
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["HF_TOKEN", "WANDB_API_KEY", "AWS_SECRET_ACCESS_KEY", "AWS_ACCESS_KEY_ID", "my_password", "DB_PASS", "APIKEY"],
+)
+def test_names_of_secrets_are_told(name):
+    assert looks_secret(name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["num_memory_tokens", "TOKENIZERS_PARALLELISM", "KEYBOARD", "HF_HUB_OFFLINE", "DS_ACCELERATOR", "monkey_size"],
+)
+def test_ordinary_names_are_not_taken_for_secrets(name):
+    assert not looks_secret(name)
+
+
+def test_no_secret_reaches_the_record():
+    variables = {
+        "HF_TOKEN": CANARY,
+        "WANDB_API_KEY": CANARY + "w",
+        "AWS_SESSION_TOKEN": CANARY + "a",
+        "SLURM_JOB_COMMENT": f"uses {CANARY}",
+        "HF_ENDPOINT": "https://me:pass-word@hub.example/x",
+        "NUM_MEMORY_TOKENS": "4",
+        "HF_NUM_MEMORY_TOKENS": "4",
+        "HOME_ADDRESS": "not listed",
+    }
+    text = json.dumps(describe(variables))
+    assert CANARY not in text and "pass-word" not in text and "not listed" not in text
+    recorded = json.loads(text)["variables"]
+    assert recorded["HF_TOKEN"] == "***"
+    assert recorded["SLURM_JOB_COMMENT"] == "uses <HF_TOKEN>"
+    assert recorded["HF_ENDPOINT"] == "https://***@hub.example/x"
+    assert recorded["HF_NUM_MEMORY_TOKENS"] == "4"
+
+
+def test_machine_packages_and_commit_are_on_record():
+    record = describe({})
+    assert record["packages"]["torch"] and record["packages"]["hydra-core"]
+    assert record["hardware"]["cores"] >= 1 and record["hardware"]["memory_gib"] > 0 and record["hardware"]["cpu"]
+    assert record["git"] is None or len(record["git"]["commit"]) == 40
+    assert record["python"].count(".") == 2 and record["host"] and record["platform"]
+
+
+def test_short_values_garble_no_text():
+    variables = {"SOME_KEY": "a", "OTHER_TOKEN": "default"}
+    assert secrets(variables) == {}
+    assert redact("a default", variables) == "a default"
+
+
+def test_of_two_secrets_the_longer_is_blanked_first():
+    assert redact("x 12345678-long y", {"A_KEY": "12345678", "B_KEY": "12345678-long"}) == "x <B_KEY> y"

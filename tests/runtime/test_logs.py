@@ -1,0 +1,53 @@
+"""Everything a process prints is in its log, and a broken terminal ends nothing."""
+
+import os
+import subprocess
+import sys
+
+from distft.runtime.logs import Patient, last_lines
+
+
+def test_output_of_python_of_children_and_of_crashes_goes_to_the_log(tmp_path):
+    log = tmp_path / "logs" / "rank-0.log"
+    program = f"""
+import faulthandler, os, sys
+from pathlib import Path
+from distft.runtime.logs import redirect
+redirect(Path({str(log)!r}))
+print("python")
+print("error", file=sys.stderr)
+os.system("echo child")
+os.write(1, b"library\\n")
+faulthandler._sigsegv()
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode < 0 and done.stdout == done.stderr == ""
+    lines = log.read_text().splitlines()
+    assert lines[:4] == ["python", "error", "child", "library"]
+    assert "Segmentation fault" in lines[4]
+
+
+def test_a_log_that_is_there_is_continued(tmp_path):
+    log = tmp_path / "log"
+    log.write_text("from the interpreter's start\n")
+    program = (
+        f"from pathlib import Path; from distft.runtime.logs import redirect; redirect(Path({str(log)!r})); print(1)"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
+    assert log.read_text() == "from the interpreter's start\n1\n"
+
+
+def test_last_lines_skip_empty_ones_and_read_the_end_of_a_huge_log(tmp_path):
+    log = tmp_path / "log"
+    assert last_lines(log, 2) == []
+    log.write_text("x" * 100_000 + "\nfirst\n\nsecond \n\n")
+    assert last_lines(log, 2) == ["first", "second"]
+
+
+def test_a_closed_pipe_is_written_to_without_an_error():
+    read, write = os.pipe()
+    stream = Patient(os.fdopen(write, "w"))
+    os.close(read)
+    for _ in range(3):
+        assert stream.write("nobody reads this\n") == 18
+        stream.flush()

@@ -1,0 +1,30 @@
+"""A request to stop is meant for one attempt; a file made by hand for any."""
+
+from distft.run import RunFolder
+from distft.runtime import stop
+
+
+def test_a_request_reaches_its_attempt_only(tmp_path):
+    run = RunFolder(tmp_path)
+    assert stop.requested(run, 1) is None
+    stop.request(run, 1, "SIGTERM")
+    assert stop.requested(run, 1) == "SIGTERM"
+    assert stop.requested(run, 2) is None
+
+
+def test_a_file_made_by_hand_counts_with_its_text_as_reason(tmp_path):
+    run = RunFolder(tmp_path)
+    run.stop.touch()
+    assert str(run.stop) in (stop.requested(run, 7) or "")
+    run.stop.write_text("need the machine\n")
+    assert stop.requested(run, 7) == "need the machine"
+    run.stop.write_text("3")
+    assert stop.requested(run, 7) == "3"
+
+
+def test_a_cleared_request_is_gone(tmp_path):
+    run = RunFolder(tmp_path)
+    stop.clear(run)
+    stop.request(run, 1, "why")
+    stop.clear(run)
+    assert stop.requested(run, 1) is None

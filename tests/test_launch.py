@@ -1,0 +1,206 @@
+"""The whole command on a tiny model: it runs, shows, continues, refuses, and keeps secrets to itself."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from distft.config.compose import Config
+from distft.launch import run_dir, tell_end
+from distft.launchers.contract import Outcome
+from distft.run import RunFolder
+from distft.runtime.lock import alone
+from tests.launchers.fake_run import assert_none_left, wait_for_rows
+
+pytestmark = pytest.mark.slow
+
+CANARIES = {name: f"canary-{name.lower()}" for name in ("HF_TOKEN", "WANDB_API_KEY", "AWS_SECRET_ACCESS_KEY")}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """A folder whose path needs quoting, with prompts and completions in it."""
+    folder = tmp_path_factory.mktemp("données (1)")
+    rows = [{"prompt": f"{number} and {number} is", "completion": str(2 * number)} for number in range(40)]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+def start(folder: Path, name: str, *overrides: str, processes: int = 1, **variables: str) -> subprocess.Popen[str]:
+    """Starts launch on a tiny model."""
+    settings = ["model=gpt2", "model.tiny=true", "data.eval=0.2", f"data.train={folder / 'rows.jsonl'}"]
+    settings += [
+        "train.epochs=null",
+        "train.max_steps=3",
+        "train.global_batch_size=4",
+        "train.micro_batch_size=2",
+        f"name={name}",
+    ]
+    settings += [f"launcher.processes_per_node={processes}", f"runs_dir={folder / 'runs'}"]
+    command = [sys.executable, "-m", "distft.launch", *settings, f"cache_dir={folder / 'cache'}", *overrides]
+    return subprocess.Popen(
+        command, env=os.environ | variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def end(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+    said, told = process.communicate(timeout=120)
+    return process.returncode, said, told
+
+
+def run_of(folder: Path, name: str) -> RunFolder:
+    return RunFolder(folder / "runs" / name)
+
+
+DONE = ("tracker=wandb", "tracker.mode=offline")
+
+
+@pytest.fixture(scope="module")
+def done(folder) -> tuple[RunFolder, str, str]:
+    """A run of 3 steps on 2 processes, tracked offline, with secrets in its environment, and what it printed."""
+    code, said, told = end(start(folder, "done", *DONE, processes=2, **CANARIES))
+    assert code == 0, told
+    return run_of(folder, "done"), said, told
+
+
+def test_a_run_leaves_all_that_it_is_and_did(done):
+    run, said, _ = done
+    assert run.read_status() | {"time": 0, "host": ""} == {
+        "state": "completed", "step": 3, "attempt": 1, "exit_code": 0, "error": None, "time": 0, "host": ""
+    }  # fmt: skip
+    assert [row["step"] for row in run.read_metrics("train")] == [1, 2, 3]
+    assert [row["step"] for row in run.read_metrics("eval")] == [0, 3]
+    assert run.read_config()["name"] == "done" and run.read_plan().world == 2
+    assert "train.max_steps=3" in run.command.read_text()
+    assert (run.final / "config.json").is_file() and (run.path / "report.html").is_file()
+    for part in ("completed", "3 of 3", "held-out loss", "tokens/s", "GiB a process", "final", "report.html"):
+        assert part in said
+
+
+def test_nothing_but_the_runs_own_words_is_printed(done):
+    run, _, told = done
+    lines = [line for line in told.splitlines() if not line.startswith(("prepared data", "  train:", "  eval:"))]
+    assert lines[0] == f"{run.path}: 3 steps, 2 processes, logs in {run.logs / 'attempt-1'}"
+    assert all(line.startswith("step ") for line in lines[1:]), lines
+    for rank in (0, 1):
+        assert run.rank_log(1, rank).read_text() == ""
+
+
+def test_secrets_of_the_environment_reach_no_file(done):
+    run, said, told = done
+    for path in run.path.rglob("*"):
+        text = path.read_bytes() if path.is_file() else b""
+        assert not any(value.encode() in text for value in CANARIES.values()), path
+    assert "canary" not in said + told
+
+
+def test_a_finished_run_prints_its_result_again(done, folder):
+    run, said, _ = done
+    before = run.read_status()
+    assert end(start(folder, "done", *DONE, processes=2)) == (0, said, "")
+    assert run.read_status() == before
+
+
+def test_another_config_under_the_same_name_is_refused_with_the_difference(done, folder):
+    code, _, told = end(start(folder, "done", *DONE, "optimizer.lr=0.5", processes=2))
+    assert code == 2 and "Traceback" not in told
+    assert "name=done" in told and "Nearest: another name" in told
+    assert any(line.strip().startswith("optimizer.lr: ") and line.endswith("-> 0.5") for line in told.splitlines())
+
+
+def test_ctrl_c_saves_and_the_same_command_continues(done, folder):
+    run = run_of(folder, "cut")
+    process = start(folder, "cut", "train.max_steps=400")
+    wait_for_rows(run)
+    code, _, told = end(start(folder, "cut", "train.max_steps=400"))
+    assert code == 2 and "another launch is busy" in told
+    process.send_signal(signal.SIGINT)
+    code, _, told = end(process)
+    assert code == 75 and "saved and stopped" in told
+    status = run.read_status()
+    assert status["state"] == "preempted" and 0 < status["step"] < 400
+    assert_none_left(run)
+    process = start(folder, "cut", "train.max_steps=400")
+    deadline = time.monotonic() + 60
+    while run.read_status()["step"] <= status["step"]:
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.1)
+    run.stop.touch()
+    assert end(process)[0] == 75
+    assert run.read_status()["attempt"] == 2
+    steps = [row["step"] for row in run.read_metrics("train")]
+    assert steps == list(range(1, len(steps) + 1)) and len(steps) > status["step"]
+
+
+def test_without_waiting_the_run_ends_on_its_own(done, folder):
+    run = run_of(folder, "alone")
+    code, said, _ = end(start(folder, "alone", "train.max_steps=2", "launcher.wait=false"))
+    assert code == 0 and f"touch {run.stop}" in said
+    assert run.read_status()["state"] in ("pending", "running")
+    deadline = time.monotonic() + 90
+    while not is_free(run):
+        assert time.monotonic() < deadline, (run.logs / "launch.log").read_text()
+        time.sleep(0.2)
+    assert run.read_status()["state"] == "completed"
+    assert "completed" in (run.logs / "launch.log").read_text() and (run.path / "report.html").is_file()
+    assert_none_left(run)
+
+
+def is_free(run: RunFolder) -> bool:
+    """Tells whether no launch holds the run."""
+    with alone(run.path / ".lock") as held:
+        return held
+
+
+def test_a_secret_in_the_config_is_refused_before_anything_is_written(folder):
+    code, _, told = end(start(folder, "secret", "tracker=wandb", "tracker.entity=canary-hf_token", **CANARIES))
+    assert code == 2 and "$HF_TOKEN: its value stands in the config" in told and "canary" not in told
+    assert not run_of(folder, "secret").path.exists()
+
+
+def test_a_wrong_data_file_leaves_no_run_folder(folder):
+    (folder / "bad.jsonl").write_text("no json\n" * 10)
+    code, _, told = end(start(folder, "bad", f"data.train={folder / 'bad.jsonl'}"))
+    assert code == 2 and "bad.jsonl" in told and "Traceback" not in told
+    assert not run_of(folder, "bad").path.exists()
+
+
+def test_the_slurm_launcher_is_refused_clearly(folder):
+    code, _, told = end(start(folder, "slurm", "launcher=slurm"))
+    assert code == 2 and "launcher=local" in told and "Traceback" not in told
+
+
+def test_a_run_without_a_name_gets_one_of_model_data_and_time(tmp_path):
+    choices = {"model": "gpt2", "data": "files"}
+    taken = set()
+    for _ in range(3):
+        path = run_dir(Config({"name": None, "runs_dir": str(tmp_path)}, choices))
+        assert re.fullmatch(r"gpt2-files-\d{8}-\d{6}(-\d)?", path.name)
+        path.mkdir()
+        taken.add(path)
+    assert len(taken) == 3
+
+
+def test_every_error_of_the_run_that_the_user_sees_ends_with_culprit_place_and_log(tmp_path, capsys):
+    run = RunFolder(tmp_path / "r")
+    error = {
+        "rank": 3,
+        "host": "node7",
+        "type": "ValueError",
+        "message": "why\nmore",
+        "where": "a.py:7",
+        "log": "r.log",
+    }
+    assert tell_end(run, Outcome("failed", error | {"traceback": "T\n"})) == 1
+    assert capsys.readouterr().err.splitlines() == [
+        "T", "r failed: rank 3 on node7: ValueError: why", "at  a.py:7", "log r.log"
+    ]  # fmt: skip
+    error |= {"rank": None, "where": None, "log": None, "traceback": "", "message": ""}
+    assert tell_end(run, Outcome("failed", error, by_signal=2)) == 130
+    assert capsys.readouterr().err.splitlines() == ["r failed: the run on node7: ValueError: ", f"log {run.logs}"]

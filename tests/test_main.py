@@ -1,0 +1,38 @@
+"""`distft COMMAND` is `python -m distft.COMMAND`."""
+
+import subprocess
+import sys
+
+import pytest
+
+from distft.__main__ import available
+
+
+def distft(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "distft", *words], capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("words", [(), ("--help",), ("-h",)])
+def test_help_lists_every_command_with_its_purpose(words):
+    done = distft(*words)
+    assert done.returncode == 0
+    for name in ("launch", "plan", "prepare", "export", "report"):
+        [line] = [line for line in done.stdout.splitlines() if line.split()[:1] == [name]]
+        assert len(line.split()) > 3
+
+
+@pytest.mark.parametrize("name", sorted(available()))
+def test_every_command_answers_help_with_its_keys(name):
+    done = distft(name, "--help")
+    assert done.returncode == 0 and done.stderr == ""
+    assert f"distft.{name}" in done.stdout
+
+
+def test_a_command_gets_the_words_after_its_name():
+    done = distft("plan", "no_such_key=1")
+    assert done.returncode == 2 and "no_such_key" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_an_unknown_command_is_refused_with_the_list():
+    done = distft("lunch")
+    assert done.returncode == 2 and "lunch: no such command" in done.stderr and "launch" in done.stderr

@@ -1,0 +1,43 @@
+"""TensorBoard reads back what was logged, each step once, and no torch was needed."""
+
+import subprocess
+import sys
+
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from distft.run import RunFolder
+from distft.trackers.tensorboard import TensorBoard
+
+
+def attempt(run: RunFolder, steps: int) -> None:
+    tracker = TensorBoard()
+    tracker.start(run)
+    for step in range(1, steps + 1):
+        tracker.log({"step": step, "split": "train", "loss": 1 / step})
+    tracker.finish("completed")
+
+
+def test_every_step_is_there_once_also_after_a_second_attempt(tmp_path):
+    run = RunFolder(tmp_path)
+    attempt(run, 2)
+    attempt(run, 4)
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    points = [(event.step, event.value) for event in events.Scalars("train/loss")]
+    assert [step for step, _ in points] == [1, 2, 3, 4]
+    assert points[3][1] == 0.25
+
+
+def test_neither_torch_nor_tensorflow_is_loaded(tmp_path):
+    program = """
+import sys
+from pathlib import Path
+from distft.run import RunFolder
+from distft.trackers.tensorboard import TensorBoard
+tracker = TensorBoard()
+tracker.start(RunFolder(Path(sys.argv[1])))
+tracker.log({"step": 1, "split": "train", "loss": 1.0})
+tracker.finish("completed")
+print([name for name in ("torch", "tensorflow") if name in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n" and done.stderr == ""

@@ -1,0 +1,76 @@
+"""What the user sees: few plain lines, a bar on a terminal, one table at the end."""
+
+import io
+import json
+
+import pytest
+from rich.console import Console
+
+from distft.run import RunFolder
+from distft.trackers.terminal import Terminal, duration, summary
+from tests.launchers.fake_run import freeze
+
+
+def train(step: int) -> dict:
+    row = {"step": step, "split": "train", "loss": 3.0 / step, "accuracy": 0.5, "seconds": 2.0, "tokens": 1000}
+    return row | {"peak_memory_gib": 1.5, "target_tokens": 300}
+
+
+def held_out(step: int, loss: float) -> dict:
+    return {"step": step, "split": "eval", "loss": loss, "perplexity": 2 * loss, "accuracy": 0.25, "target_tokens": 9}
+
+
+def shown(run: RunFolder, rows: list[dict], terminal: bool = False) -> str:
+    stream = io.StringIO()
+    view = Terminal(Console(file=stream, width=100, force_terminal=terminal))
+    view.start(run)
+    for row in rows:
+        view.log(row)
+    view.finish("completed")
+    return stream.getvalue()
+
+
+def test_without_a_terminal_held_out_rows_are_lines_and_steps_are_few(tmp_path):
+    run = freeze(tmp_path, steps=100)
+    rows = [held_out(0, 4.0), *map(train, range(1, 51)), held_out(50, 3.0)]
+    assert shown(run, rows).splitlines() == [
+        "step 0/100  held-out loss 4.0000",
+        "step 50/100  loss 0.0600  500 tokens/s  1m40s left  held-out loss 3.0000",
+    ]
+
+
+def test_rows_of_earlier_attempts_are_no_news(tmp_path):
+    run = freeze(tmp_path, steps=100)
+    old = [held_out(0, 4.0), train(1)]
+    run.metrics.write_text("".join(json.dumps(row) + "\n" for row in old))
+    assert shown(run, [*old, held_out(1, 3.0)]).splitlines() == [
+        "step 1/100  loss 3.0000  500 tokens/s  3m18s left  held-out loss 3.0000"
+    ]
+
+
+def test_on_a_terminal_the_bar_holds_the_numbers(tmp_path):
+    run = freeze(tmp_path, steps=4)
+    text = shown(run, [held_out(0, 4.0), train(1), train(2)], terminal=True)
+    last = [line for line in text.splitlines() if "step 2/4" in line][-1]
+    for part in ("━", "loss 1.5000", "500 tokens/s", "4s left", "held-out loss 4.0000"):
+        assert part in last
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(41.6, "42s"), (185, "3m05s"), (7800, "2h10m"), (0, "0s")])
+def test_durations_have_two_units_at_most(seconds, text):
+    assert duration(seconds) == text
+
+
+def test_the_table_tells_what_changed_and_where_things_are(tmp_path):
+    run = freeze(tmp_path, steps=4)
+    rows = [held_out(0, 4.0), train(1), train(2), held_out(2, 3.0)]
+    run.metrics.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    run.write_status(state="stopped_early")
+    run.final.mkdir()
+    stream = io.StringIO()
+    Console(file=stream, width=200).print(summary(run))
+    for part in ("stopped_early", "2 of 4", "4.0000 -> 3.0000 (-25.0%)", "8.00 -> 6.00", "25.0% -> 25.0%"):
+        assert part in stream.getvalue()
+    for part in ("3.0000 -> 1.5000", "500 tokens/s, 4s in steps", "1.50 GiB a process", str(run.final)):
+        assert part in stream.getvalue()
+    assert "report" not in stream.getvalue()

@@ -1,0 +1,86 @@
+"""Weights & Biases offline: one id per run folder, the whole run in the last attempt's file, nothing secret."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from wandb.proto import wandb_internal_pb2 as messages
+
+from distft.run import RunFolder
+
+PROGRAM = """
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from distft.run import RunFolder
+from distft.trackers.wandb import Wandb
+tracker = Wandb(mode="offline")
+tracker.start(RunFolder(Path(sys.argv[1])))
+for step in range(1, int(sys.argv[2]) + 1):
+    tracker.log({"step": step, "split": "train", "loss": 1 / step})
+tracker.log({"step": step, "split": "eval", "loss": 0.5})
+tracker.finish("completed")
+"""
+
+
+def attempt(run: RunFolder, steps: int) -> None:
+    """Tracks one attempt in an own process, as launch does."""
+    command = [sys.executable, "-c", PROGRAM, str(run.path), str(steps)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    assert done.stdout == done.stderr == ""
+
+
+def records(data: bytes) -> Iterator[bytes]:
+    """Yields the records of a .wandb file: LevelDB's log format after a header of 7 bytes."""
+    position, parts = 7, b""
+    while position + 7 <= len(data):
+        left = 32768 - position % 32768
+        if left < 7:  # the rest of a block too short for a header
+            position += left
+            continue
+        size, kind = int.from_bytes(data[position + 4 : position + 6], "little"), data[position + 6]
+        parts += data[position + 7 : position + 7 + size]
+        position += 7 + size
+        if kind in (1, 4):  # whole, or the last part
+            yield parts
+            parts = b""
+
+
+def history(file: Path) -> list[dict]:
+    """Returns the logged rows in wandb's own file."""
+    rows = []
+    for data in records(file.read_bytes()):
+        record = messages.Record()
+        record.ParseFromString(data)
+        if record.WhichOneof("record_type") == "history":
+            items = record.history.item
+            rows.append({item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in items})
+    return rows
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> RunFolder:
+    """A run that was tracked in two attempts."""
+    run = RunFolder(tmp_path_factory.mktemp("run"))
+    run.config.write_text(yaml.safe_dump({"optimizer": {"lr": 1e-4}}))
+    attempt(run, 2)
+    attempt(run, 4)
+    return run
+
+
+def test_the_second_attempt_has_the_id_of_the_first_and_all_rows(run):
+    [folder] = (run.path / "wandb").glob("offline-run-*")
+    name = (run.path / "wandb" / "id").read_text()
+    assert folder.name.endswith(name)
+    rows = history(folder / f"run-{name}.wandb")
+    assert [row["_step"] for row in rows] == [1, 2, 3, 4]
+    assert rows[3]["train/loss"] == 0.25 and rows[3]["eval/loss"] == 0.5
+
+
+def test_wandb_records_neither_machine_nor_code(run):
+    names = {path.name for path in (run.path / "wandb").rglob("*") if path.is_file()}
+    assert "wandb-metadata.json" not in names and "diff.patch" not in names
