@@ -97,7 +97,9 @@ def make_skeleton(config: Values, plan: Plan) -> Any:
     """Builds the model without weights, from its folder or, for a random instance, from the config."""
     settings = config["model"]
     model_dir = Path(plan.model_dir) if plan.model_dir else None
-    return skeleton(architecture(model_dir, settings["architecture"] | settings["tiny_architecture"]), settings["attention"])
+    return skeleton(
+        architecture(model_dir, settings["architecture"] | settings["tiny_architecture"]), settings["attention"]
+    )
 
 
 def load(engine: Engine, config: Values, plan: Plan, run: RunFolder) -> int:

@@ -4,13 +4,17 @@ A case names a strategy's and a model's YAML in conf/, so that a new YAML is in 
 """
 
 import json
+import os
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
 from hydra.utils import instantiate
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from distft.checkpoint.read import Checkpoint, restore
 from distft.checkpoint.write import save
@@ -54,6 +58,21 @@ def make_engine(case: dict[str, Any], world: World) -> Any:
     return strategy.setup(build, lambda parameters: make(decay_groups(parameters), **options), world, precision)
 
 
+class Reductions(TorchDispatchMode):
+    """Collects the dtypes of floating tensors that processes add up."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dtypes: set[str] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = str(func)
+        if name.startswith("c10d.") and "reduce" in name:
+            tensors = [leaf for leaf in tree_leaves(args) if isinstance(leaf, torch.Tensor) and leaf.is_floating_point()]
+            self.dtypes |= {str(tensor.dtype) for tensor in tensors}
+        return func(*args, **(kwargs or {}))
+
+
 def run_case(case: dict[str, Any], world: World) -> dict[str, Any]:
     """Trains one case; returns losses, gradient norms, held-out metrics and what is in force."""
     engine = make_engine(case, world)
@@ -71,11 +90,15 @@ def run_case(case: dict[str, Any], world: World) -> dict[str, Any]:
     feed = Feed(rows, Order(len(rows), seed), row_borders(10**6, GLOBAL_ROWS), case["micro"], world)
     done = []
     engine.train(True)
+    reductions = Reductions()
     for step in range(start + 1, steps + 1):
         targets = feed.num_targets(step)
-        result = train_step(engine, feed.batches(step), targets, world, case.get("max_norm", 1.0), seed_for(seed, step), False)
+        with reductions if step == start + 1 else nullcontext():
+            result = train_step(
+                engine, feed.batches(step), targets, world, case.get("max_norm", 1.0), seed_for(seed, step), False
+            )
         done.append([result.loss, result.grad_norm])
-    answer = {"case": case, "steps": done, "effective": engine.effective()}
+    answer = {"case": case, "steps": done, "effective": engine.effective() | {"reductions": sorted(reductions.dtypes)}}
     if case.get("save"):
         save(engine, Path(case["save"]), steps, {}, world)
     if case.get("eval_micro"):
@@ -86,7 +109,7 @@ def run_case(case: dict[str, Any], world: World) -> dict[str, Any]:
 
 def main() -> None:
     out, cases = sys.argv[1:]
-    torch.set_num_threads(max(1, 2 // int(__import__("os").environ["WORLD_SIZE"])))
+    torch.set_num_threads(max(1, 2 // int(os.environ["WORLD_SIZE"])))
     with process_group() as world:
         answers = [run_case(case, world) for case in json.loads(Path(cases).read_text())]
         if world.is_first:

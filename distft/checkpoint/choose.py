@@ -17,6 +17,8 @@ def choose(checkpoints: Path, at: str) -> Path:
         step = at.removeprefix("step-")
         found = step_dir(checkpoints, int(step)) if step.isdigit() else None
     if found is None or found.name not in names:
-        there = ", ".join(["latest", *(["best"] if (checkpoints / "best").exists() else []), *names]) if names else "none"
+        there = (
+            ", ".join(["latest", *(["best"] if (checkpoints / "best").exists() else []), *names]) if names else "none"
+        )
         raise ValueError(f"at={at}: there is no such checkpoint. There are: {there}")
     return found

@@ -63,7 +63,9 @@ def _compare_logits(model: nn.Module, input_ids: torch.Tensor, live: torch.Tenso
         exported = model.eval()(input_ids=input_ids).logits.float()
     distance = ((exported - live).abs().max() / live.abs().max()).item()
     if not distance <= tolerance:
-        raise RuntimeError(f"the export's logits differ from the live model's by {distance:.1e}, more than {tolerance:.1e}")
+        raise RuntimeError(
+            f"the export's logits differ from the live model's by {distance:.1e}, more than {tolerance:.1e}"
+        )
 
 
 def _write_weights(checkpoint: Checkpoint, skeleton: PreTrainedModel, dtype: torch.dtype, folder: Path) -> None:

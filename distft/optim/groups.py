@@ -7,7 +7,6 @@ import torch
 from torch import nn
 
 
-
 def decay_groups(parameters: Iterable[tuple[nn.Parameter, int]]) -> list[dict[str, Any]]:
     """Splits trainable parameters, given with their number of dims, into decayed matrices and undecayed vectors.
 

@@ -24,9 +24,7 @@ def constant(total_steps: int, warmup_steps: int = 0) -> Factor:
 
 def linear(total_steps: int, warmup_steps: int = 0, final_fraction: float = 0.0) -> Factor:
     """Falls on a line from 1 after the warm-up to `final_fraction` at the last step."""
-    return _warm(
-        warmup_steps, lambda step: 1 - (1 - final_fraction) * _progress(step, warmup_steps, total_steps)
-    )
+    return _warm(warmup_steps, lambda step: 1 - (1 - final_fraction) * _progress(step, warmup_steps, total_steps))
 
 
 def cosine(total_steps: int, warmup_steps: int = 0, final_fraction: float = 0.1) -> Factor:

@@ -52,16 +52,15 @@ class FullySharded:
         fully_shard(objective, mesh=mesh, mp_policy=policy, reshard_after_forward=False)
         _materialise(objective, world.device)
         optimizer = make_optimizer([(p, p.ndim) for p in objective.parameters()])
-        return ShardedEngine(objective, optimizer, policy)
+        return ShardedEngine(objective, optimizer)
 
 
 class ShardedEngine:
-    """A model under FSDP2: fp32 weights and moments in shards, computed in `policy.param_dtype`."""
+    """A model under FSDP2: fp32 weights and moments in shards, gathered and cast for compute."""
 
-    def __init__(self, objective: Objective, optimizer: torch.optim.Optimizer, policy: MixedPrecisionPolicy) -> None:
+    def __init__(self, objective: Objective, optimizer: torch.optim.Optimizer) -> None:
         self.objective = objective
         self.optimizer = optimizer
-        self.policy = policy
         self.mesh = cast(DTensor, next(objective.parameters())).device_mesh
 
     def forward(self, batch: Batch, loss: Loss | None = None) -> tuple[torch.Tensor, Sums]:
@@ -108,11 +107,12 @@ class ShardedEngine:
     def effective(self) -> dict[str, object]:
         parameters = list(self.objective.parameters())
         states = [v for s in self.optimizer.state.values() for v in s.values() if torch.is_tensor(v) and v.ndim]
+        policy = cast(FSDPModule, self.objective)._get_fsdp_state()._mp_policy
         return {
             "replicas": self.mesh["replicas"].size(),
             "shards": self.mesh["shards"].size(),
-            "compute_dtype": str(self.policy.param_dtype or torch.float32),
-            "reduce_dtype": str(self.policy.reduce_dtype),
+            "compute_dtype": str(policy.param_dtype or parameters[0].dtype),
+            "reduce_dtype": str(policy.reduce_dtype),
             "weight_dtypes": sorted({str(p.dtype) for p in parameters}),
             "moment_dtypes": sorted({str(v.dtype) for v in states}),
         }

@@ -127,6 +127,7 @@ def _read_back(asked: dict[str, Any], effective: dict[str, object]) -> None:
         "overlap_comm": zero["overlap_comm"],
         "compute_dtype": str(torch.bfloat16 if asked["bf16"]["enabled"] else torch.float32),
         "reduce_dtype": str(torch.float32),
+        "accumulate_dtype": str(torch.float32),
         "offload": "offload_optimizer" in zero,
     }
     wrong = {key: (value, effective[key]) for key, value in expected.items() if effective[key] != value}

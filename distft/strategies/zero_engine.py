@@ -95,7 +95,12 @@ class ZeroEngine:
             "reduce_bucket_size": int(config.zero_config.reduce_bucket_size),
             "overlap_comm": bool(config.zero_config.overlap_comm),
             "compute_dtype": str(next(p.dtype for p in self.objective.parameters())),
-            "reduce_dtype": str(getattr(zero, "communication_data_type", None) or getattr(zero, "grad_acc_dtype", None)),
+            "reduce_dtype": str(
+                getattr(zero, "communication_data_type", None) or getattr(zero, "grad_acc_dtype", None)
+            ),
+            "accumulate_dtype": str(
+                getattr(zero, "gradient_accumulation_dtype", None) or getattr(zero, "grad_acc_dtype", None)
+            ),
             "weight_dtypes": sorted({str(piece.owner.dtype) for piece in self.pieces()}),
             "moment_dtypes": sorted({str(v.dtype) for v in states}),
         }

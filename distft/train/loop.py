@@ -1,7 +1,7 @@
 """The training loop: steps, and what is due between them.
 
-    for each step:  read rows -> forward, backward (x accumulation) -> update -> log
-                    -> evaluate? -> save? -> stop?
+for each step:  read rows -> forward, backward (x accumulation) -> update -> log
+                -> evaluate? -> save? -> stop?
 """
 
 import time
