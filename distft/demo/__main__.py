@@ -80,7 +80,9 @@ def main(argv: list[str]) -> int:
     if "--fetch-only" in argv:
         return 0
     name = setting(overrides, "name", "demo")
-    command = [sys.executable, "-m", "distft.launch", "experiment=laptop_demo", f"name={name}", *overrides]
+    if not any(text.startswith("name=") for text in overrides):
+        overrides.append(f"name={name}")
+    command = [sys.executable, "-m", "distft.launch", "experiment=laptop_demo", *overrides]
     code = subprocess.run(command, check=False).returncode
     run = RunFolder(absolute(setting(overrides, "runs_dir", "runs")) / name)
     if code == 0:

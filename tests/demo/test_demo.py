@@ -1,0 +1,67 @@
+"""The demo reuses what is there, and says what it proved."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from distft.demo import __main__ as demo
+from distft.run import RunFolder
+
+
+@pytest.fixture
+def filled(tmp_path: Path) -> Path:
+    """A cache that already has the model and the rows."""
+    (tmp_path / "demo/smollm2-135m-instruct").mkdir(parents=True)
+    (tmp_path / "demo/chatterbot.jsonl").touch()
+    return tmp_path
+
+
+def test_what_is_in_place_is_not_made_again(filled: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(demo, "fetch", lambda _: pytest.fail("fetched again"))
+    assert demo.main(["--fetch-only", f"cache_dir={filled}"]) == 0
+
+
+def test_a_second_call_does_not_load_torch(filled: Path):
+    program = f"import sys; from distft.demo.__main__ import main; main(['--fetch-only', 'cache_dir={filled}'])"
+    program += "; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+def test_a_failed_fetch_is_one_line_and_exit_code_1(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
+    def offline(_: Path) -> None:
+        raise RuntimeError("pip could not get them")
+
+    monkeypatch.setattr(demo, "fetch", offline)
+    assert demo.main(["--fetch-only", f"cache_dir={tmp_path}"]) == 1
+    assert "pip could not get them" in capsys.readouterr().out
+
+
+def test_overrides_reach_the_launch_and_its_exit_code_comes_back(filled: Path, monkeypatch: pytest.MonkeyPatch):
+    commands = []
+
+    def run(command: list[str], check: bool) -> subprocess.CompletedProcess[str]:
+        commands.append(command[1:])
+        return subprocess.CompletedProcess(command, 75)
+
+    monkeypatch.setattr(demo.subprocess, "run", run)
+    assert demo.main([f"cache_dir={filled}", "strategy=zero3", "name=mine"]) == 75
+    assert commands == [
+        ["-m", "distft.launch", "experiment=laptop_demo", f"cache_dir={filled}", "strategy=zero3", "name=mine"]
+    ]
+
+
+def test_the_summary_compares_the_first_measurement_with_the_last(tmp_path: Path):
+    rows = [
+        {"step": step, "split": "eval", "loss": loss, "perplexity": 2 * loss, "accuracy": 0.5, "target_tokens": 9}
+        for step, loss in ((0, 4.0), (5, 3.5), (10, 3.0))
+    ]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    console = Console(width=100, record=True)
+    console.print(demo.summary(RunFolder(tmp_path)))
+    text = console.export_text()
+    assert "after 10 steps" in text
+    assert "4.000" in text and "3.000" in text and "-25%" in text
