@@ -6,9 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from distft.paths import conf_dir
 from distft.run import Plan, RunFolder, read_json
 
 GIB = 2**30
@@ -43,6 +40,7 @@ class Facts:
     memory: dict[str, dict[str, int]]
     strategy: str
     data: Table
+    effective: Table
     environment: Table
     packages: Table
     config_text: str
@@ -57,20 +55,23 @@ def gather(run: RunFolder) -> Facts:
     rows = list(run.read_metrics())
     data_files = [Path(plan.data_dir) / "report.json"] if plan and plan.data_dir else []
     data_files = [file for file in data_files if file.is_file()]
+    words_chosen = choices(run.config.read_text())
+    effective = run.path / "effective.json"
     environment = read_json(run.environment) if run.environment.is_file() else {}
     evals = [row for row in rows if row["split"] == "eval"]
-    files = [run.command, run.config, run.plan, run.environment, run.status, run.metrics]
+    files = [run.command, run.config, run.plan, run.environment, run.status, run.metrics, effective]
     return Facts(
         name=str(config.get("name") or run.path.name),
         status=run.read_status(),
         command=run.command.read_text().strip() if run.command.is_file() else "",
-        what=what_ran(config, plan),
+        what=what_ran(config, plan, words_chosen),
         numbers=planned(plan, rows) if plan else [],
         changes=held_out(evals),
         held_out_tokens=evals[-1].get("target_tokens", 0) if evals else 0,
         memory=plan.memory if plan else {},
-        strategy=strategy_of(config),
+        strategy=words_chosen.get("strategy", ""),
         data=[pair for file in data_files for pair in flat(read_json(file))],
+        effective=list(flat(read_json(effective))) if effective.is_file() else [],
         environment=list(flat({key: value for key, value in environment.items() if key != "packages"})),
         packages=list(flat(environment.get("packages", {}))),
         config_text=run.config.read_text(),
@@ -96,7 +97,7 @@ def held_out(evals: list[dict[str, Any]]) -> list[Change]:
     ]
 
 
-def what_ran(config: dict[str, Any], plan: Plan | None) -> Table:
+def what_ran(config: dict[str, Any], plan: Plan | None, chosen: dict[str, str]) -> Table:
     """Returns the choices that tell this run from another, each by one line."""
     model, data, train = (config.get(group) or {} for group in ("model", "data", "train"))
     held_out = data.get("eval")
@@ -105,34 +106,28 @@ def what_ran(config: dict[str, Any], plan: Plan | None) -> Table:
         "parameters": f"{plan.parameters:,}" if plan else None,
         "training rows": data.get("train"),
         "held-out rows": f"{100 * held_out:.3g} % of them" if isinstance(held_out, float) else held_out,
-        "strategy": strategy_of(config),
-        "optimizer": short_target(config, "optimizer"),
-        "schedule": short_target(config, "schedule"),
-        "loss": short_target(config, "loss"),
-        "tuning": short_target(config, "tuning"),
+        "code from the model's folder": "allowed" if model.get("trust_remote_code") else "not allowed",
+        **{group: detail(group, config, chosen) for group in ("strategy", "optimizer", "schedule", "loss", "tuning")},
         "precision": train.get("precision"),
         "seed": config.get("seed"),
     }
     return [(key, words(value)) for key, value in shown.items() if value is not None]
 
 
-def short_target(config: dict[str, Any], group: str) -> str | None:
-    """Returns `AdamW, lr 0.0001` for a group of the config: the class, and its plain values."""
+def detail(group: str, config: dict[str, Any], chosen: dict[str, str]) -> str | None:
+    """Returns `adamw, lr 0.0001`: the word chosen in a group, and the plain values under it."""
     values = config.get(group) or {}
-    name = str(values.get("_target_", "")).rsplit(".", 1)[-1]
+    word = chosen.get(group) or str(values.get("_target_", "")).rsplit(".", 1)[-1]
     plain = [f"{key} {words(value)}" for key, value in values.items() if key[0] != "_" and value is not None]
-    return ", ".join([name, *plain] if name else plain) or None
+    return ", ".join([word] * bool(word) + plain) or None
 
 
-def strategy_of(config: dict[str, Any]) -> str:
-    """Returns the name of the YAML in conf/strategy that differs least from what ran."""
-    ran = config.get("strategy") or {}
-
-    def differences(choice: Path) -> int:
-        values = yaml.safe_load(choice.read_text()) or {}
-        return sum(values.get(key) != ran.get(key) for key in values.keys() | ran.keys())
-
-    return min(sorted((conf_dir() / "strategy").glob("*.yaml")), key=differences).stem if ran else ""
+def choices(config_text: str) -> dict[str, str]:
+    """Returns the word chosen in each group, from the comment that heads a frozen config."""
+    head = config_text.partition("\n")[0]
+    if not head.startswith("# "):
+        return {}
+    return dict(word.split("=", 1) for word in head[2:].split() if "=" in word)
 
 
 def planned(plan: Plan, rows: list[dict[str, Any]]) -> Table:
@@ -169,7 +164,8 @@ def flat(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
     """Yields each leaf of a JSON value with its path; a long list is cut and says so."""
     if isinstance(value, dict):
         for key, inner in value.items():
-            yield from flat(inner, f"{path}.{key}" if path else str(key))
+            name = str(key).replace("_", " ")
+            yield from flat(inner, f"{path} · {name}" if path else name)
     elif isinstance(value, list) and any(isinstance(item, dict | list) for item in value):
         for item in value[:20]:
             yield (

@@ -44,7 +44,7 @@ def make_run(tmp_path: Path) -> Callable[..., RunFolder]:
             "train": {"precision": "fp32"},
         }  # fmt: skip
         run.path.mkdir(parents=True)
-        run.config.write_text(yaml.safe_dump(config | changes))
+        run.config.write_text("# optimizer=adamw strategy=zero3\n" + yaml.safe_dump(config | changes, sort_keys=False))
         run.command.write_text("python -m distft.launch name='a run'\n")
         sizes = {"parameters": 2**30, "gradients": 2**30, "optimizer": 2**31, "total": 2**32}
         prepared = tmp_path / "prepared"

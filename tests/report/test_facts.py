@@ -1,10 +1,8 @@
 """The page's numbers are the run's."""
 
 import pytest
-import yaml
 
-from distft.paths import conf_dir
-from distft.report.facts import flat, gather, held_out, strategy_of, words
+from distft.report.facts import flat, gather, held_out, words
 from distft.run import RunFolder
 
 
@@ -34,13 +32,27 @@ def test_batch_arithmetic_and_throughput_are_shown(make_run):
     assert numbers["peak memory of a process"] == "3.25 GiB, measured"
 
 
-@pytest.mark.parametrize("choice", sorted((conf_dir() / "strategy").glob("*.yaml")), ids=lambda path: path.stem)
-def test_the_strategy_is_named_as_in_conf(choice):
-    assert strategy_of({"strategy": yaml.safe_load(choice.read_text())}) == choice.stem
+def test_parts_are_named_by_the_words_that_were_chosen(make_run):
+    facts = gather(make_run())
+    assert facts.strategy == "zero3"
+    assert dict(facts.what)["strategy"] == "zero3, stage 3, offload no"
+    assert dict(facts.what)["optimizer"] == "adamw, lr 0.0001"
+
+
+def test_a_config_without_its_heading_names_parts_by_their_class(make_run):
+    run = make_run()
+    run.config.write_text(run.config.read_text().partition("\n")[2])
+    facts = gather(run)
+    assert facts.strategy == ""
+    assert dict(facts.what)["optimizer"] == "AdamW, lr 0.0001"
+
+
+def test_the_page_tells_whether_code_of_the_model_ran(make_run):
+    assert dict(gather(make_run()).what)["code from the model's folder"] == "not allowed"
 
 
 def test_counts_of_the_prepared_data_are_shown_with_their_path(make_run):
-    assert gather(make_run()).data == [("read", "112"), ("dropped.no_target", "2"), ("truncated", "7")]
+    assert gather(make_run()).data == [("read", "112"), ("dropped · no target", "2"), ("truncated", "7")]
 
 
 def test_a_run_that_never_started_still_has_facts(make_run):

@@ -60,7 +60,7 @@ def test_the_page_says_what_ran_and_what_came_of_it(make_run):
         "/models/real",
         "134,515,008",
         "zero3 (this run)",
-        "dropped.no_target",
+        "dropped · no target",
         "node-1",
     ):
         assert text in page, text
