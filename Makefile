@@ -29,7 +29,7 @@ demo: $(STAMP)
 	$(BIN)/python -m distft.demo
 
 test: $(STAMP)
-	$(PYTEST) -m "not soak"
+	$(PYTEST) -m "not soak" --durations=10
 
 check: $(STAMP)
 	$(BIN)/ruff check .

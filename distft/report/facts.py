@@ -141,7 +141,7 @@ def planned(plan: Plan, rows: list[dict[str, Any]]) -> Table:
         ("processes", f"{plan.world} = {plan.nodes} node{'s' * (plan.nodes > 1)} x {plan.processes_per_node}"),
         (
             "rows per step",
-            f"{micro * accumulation * world} = {world} processes x {accumulation} micro-batches x {micro}",
+            f"{micro * accumulation * world} = {world} processes x {accumulation} micro-batches x {micro} rows",
         ),
         ("steps", f"{plan.steps:,} ({plan.epochs:.3g} epochs of {plan.rows:,} rows{', estimated' * plan.estimated})"),
         ("held-out rows", f"{plan.eval_rows:,}"),

@@ -27,7 +27,7 @@ def test_one_measurement_shows_no_change(make_run):
 
 def test_batch_arithmetic_and_throughput_are_shown(make_run):
     numbers = dict(gather(make_run()).numbers)
-    assert numbers["rows per step"] == "24 = 2 processes x 3 micro-batches x 4"
+    assert numbers["rows per step"] == "24 = 2 processes x 3 micro-batches x 4 rows"
     assert numbers["tokens trained on"] == "7,200 in 72 s: 100 per second"
     assert numbers["peak memory of a process"] == "3.25 GiB, measured"
 
