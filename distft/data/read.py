@@ -93,11 +93,11 @@ def _lines(file: BinaryIO) -> Iterator[bytes | None]:
 
 def _parsed(file: str, number: int, line: bytes) -> Found:
     try:
-        return _object(file, number, json.loads(line.decode()))
+        return _object(file, number, json.loads(line.decode().rstrip("\r\n")))
     except UnicodeDecodeError as error:
         return Found(file, number, None, f"line: is not UTF-8 at byte {error.start}")
     except json.JSONDecodeError as error:
-        return Found(file, number, None, f"line: is no JSON at column {error.colno}: {error.msg}")
+        return Found(file, number, None, f"line: is no JSON at column {error.pos + 1}: {error.msg}")
     except RecursionError:
         return Found(file, number, None, "line: is nested too deeply")
     except ValueError as error:  # integers of more than 4300 digits

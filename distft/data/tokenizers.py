@@ -16,11 +16,15 @@ def load_tokenizer(folder: Path | str | None, trust_remote_code: bool = False) -
         return byte_tokenizer()
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(
-        str(folder), local_files_only=True, trust_remote_code=trust_remote_code, use_fast=True
-    )
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            str(folder), local_files_only=True, trust_remote_code=trust_remote_code, use_fast=True
+        )
+    except Exception as error:  # the library raises whatever its many loaders raise
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(f"{folder} has no tokenizer that can be loaded: {reason}") from error
     if not tokenizer.is_fast:
-        raise ValueError(f"model.tokenizer={folder} has no fast tokenizer (tokenizer.json); convert it once")
+        raise ValueError(f"{folder} has a slow tokenizer only; convert it to tokenizer.json once")
     return tokenizer
 
 

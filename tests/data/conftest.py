@@ -62,6 +62,7 @@ def config(tmp_path: Path) -> Callable[..., dict[str, Any]]:
             "train": [str(path) for path in train] if isinstance(train, list) else str(train),
             "eval": None,
             "split": None,
+            "eval_split": None,
             "subset": None,
             "revision": None,
             "split_seed": 0,

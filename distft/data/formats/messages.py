@@ -37,18 +37,18 @@ def _segment(message: Any, where: str, names: dict[str, str]) -> Segment:
     if train is not None and not isinstance(train, bool):
         raise BadField(f"{where}.{names['train']}", f"is {train!r}, expected true or false")
     content = names["content"]
-    text = text_field({**message, content: _joined(message.get(content), f"{where}.{content}")}, content, f"{where}.")
+    if isinstance(message.get(content), list):
+        message = message | {content: _joined(message[content], f"{where}.{content}")}
+    text = text_field(message, content, f"{where}.")
     return Segment(role, text, role == "assistant" and train is not False)
 
 
-def _joined(content: Any, where: str) -> Any:
-    """Returns the text of a content given as a list of text parts; anything else unchanged."""
-    if not isinstance(content, list):
-        return content
-    for i, part in enumerate(content):
+def _joined(parts: list[Any], where: str) -> str:
+    """Returns the text of a content that is given as a list of text parts."""
+    for i, part in enumerate(parts):
         if not isinstance(part, dict) or part.get("type") != "text" or not isinstance(part.get("text"), str):
             raise BadField(f"{where}[{i}]", "is no text part, and only text can be trained on")
-    return "".join(part["text"] for part in content)
+    return "".join(part["text"] for part in parts)
 
 
 def _check_turns(segments: tuple[Segment, ...], field: str, role: str) -> None:

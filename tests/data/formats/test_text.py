@@ -1,0 +1,6 @@
+from distft.data.choose import load_format
+
+
+def test_the_whole_text_is_trained():
+    (segment,) = load_format("text", {"text": "body"})({"body": "words"}).segments
+    assert (segment.role, segment.text, segment.train) == ("text", "words", True)

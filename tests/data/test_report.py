@@ -1,0 +1,50 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from distft.data.report import refused, summary
+
+DATA = {"max_bad_fraction": 0.01, "max_truncated_fraction": 0.5, "max_length": 64, "overlap": "warn"}
+
+
+def report(rows: int = 10, **counts: int) -> dict[str, Any]:
+    stream = {"read": 1000, "bad": 0, "untrained": 0, "truncated": 0, "longest": 99, "overlap": 0, "first_bad": []}
+    split = {"rows": rows, "tokens": 12345, "trained_tokens": 6789, "longest": 64}
+    return {"streams": {"train": stream | counts}, "splits": {"train": split}}
+
+
+@pytest.mark.parametrize("counts", [{}, {"bad": 10}, {"truncated": 500}, {"overlap": 3}, {"untrained": 990}])
+def test_up_to_the_thresholds_data_is_taken(counts: dict[str, int]):
+    assert refused(report(**counts), DATA) == []
+
+
+@pytest.mark.parametrize(
+    ("counts", "data", "reason"),
+    [
+        ({"bad": 11}, {}, "data.max_bad_fraction=0.01: 11 of 1000 rows of data.train are bad"),
+        ({"bad": 11}, {}, "to go on regardless: data.max_bad_fraction=0.011"),
+        ({"bad": 1}, {"max_bad_fraction": 0}, "data.max_bad_fraction=0: 1 of 1000"),
+        ({"truncated": 501}, {}, "are longer than data.max_length=64 (the longest has 99 tokens)"),
+        ({"truncated": 400, "bad": 300}, {"max_bad_fraction": 1}, "data.max_truncated_fraction=0.5: 400 of 700"),
+        ({"overlap": 3}, {"overlap": "stop"}, "data.overlap=stop: 3 rows of data.train are also in data.eval"),
+        ({"rows": 0}, {}, "data.train: no row is left"),
+    ],
+)
+def test_beyond_a_threshold_data_is_refused_with_the_key_that_decides(counts: dict, data: dict, reason: str):
+    assert reason in " ".join(refused(report(**counts), DATA | data))
+
+
+def test_the_value_that_is_offered_is_accepted():
+    for bad in range(11, 1000, 7):
+        (line,) = refused(report(bad=bad), DATA)
+        offered = float(line.rpartition("=")[2])
+        assert refused(report(bad=bad), DATA | {"max_bad_fraction": offered}) == []
+
+
+def test_the_summary_names_what_was_left_out_and_nothing_that_was_not():
+    lines = "\n".join(summary(report(bad=2, truncated=30), Path("/cache/key")))
+    assert "train: 10 rows, 12,345 tokens, 6,789 of them trained" in lines
+    assert "2 bad (listed in /cache/key/bad_rows.txt), 30 cut (the longest had 99 tokens)" in lines
+    assert "without a token" not in lines
+    assert len(summary(report(), Path("/cache/key"))) == 1

@@ -1,0 +1,85 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from distft.data.sources import file_kind, find_sources
+
+NAMED = {"split": None, "eval_split": None, "subset": None, "revision": None}
+
+
+def files(path: Path | str, key: str = "data.train", **data: Any) -> list[str]:
+    return [file.name for source in find_sources(key, str(path), NAMED | data) for file in source.files]
+
+
+def make(folder: Path, *names: str) -> Path:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("{}\n")
+    return folder
+
+
+@pytest.mark.parametrize("name", ["données (1).jsonl", "my rows.csv", "a=b,c.json", "[x] {y}.jsonl.gz"])
+def test_any_name_is_found(tmp_path: Path, name: str):
+    assert files(make(tmp_path, name) / name) == [name]
+
+
+def test_a_folder_without_splits_is_read_whole_in_order_of_names(tmp_path: Path):
+    make(tmp_path, "b.jsonl", "a/c.csv", "README.md", ".git/x.json")
+    assert files(tmp_path) == ["c.csv", "b.jsonl"]
+
+
+def test_names_of_files_and_folders_tell_the_split(tmp_path: Path):
+    make(tmp_path, "train-00000-of-00002.parquet", "train-00001-of-00002.parquet", "dev.jsonl", "test/x.jsonl")
+    assert files(tmp_path) == ["train-00000-of-00002.parquet", "train-00001-of-00002.parquet"]
+    assert files(tmp_path, "data.eval") == ["dev.jsonl"]
+    assert files(tmp_path, "data.eval", eval_split="test") == ["x.jsonl"]
+    assert files(tmp_path, split="validation") == ["dev.jsonl"]
+
+
+def test_a_folder_without_the_split_is_refused_with_those_it_has(tmp_path: Path):
+    make(tmp_path, "train.jsonl")
+    with pytest.raises(ValueError, match=r"has no split validation or test, only train: set data\.eval_split"):
+        files(tmp_path, "data.eval")
+
+
+def test_a_folder_where_only_some_names_tell_a_split_is_not_guessed_at(tmp_path: Path):
+    make(tmp_path, "train.jsonl", "more.jsonl")
+    with pytest.raises(ValueError, match=r"more\.jsonl does not"):
+        files(tmp_path)
+
+
+def test_a_pattern_stands_for_its_files(tmp_path: Path):
+    make(tmp_path, "b1.jsonl", "b2.jsonl", "a.jsonl")
+    assert files(tmp_path / "b*.jsonl") == ["b1.jsonl", "b2.jsonl"]
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("rowz.jsonl", r"there is no such file or folder\. Nearest: .*rows\.jsonl"),
+        ("nowhere/rows.jsonl", r"nowhere is missing"),
+        ("rows.txt", r"is of no kind that can be read: \.jsonl"),
+        ("empty", "has no data files"),
+    ],
+)
+def test_what_is_not_there_or_unreadable_is_refused(tmp_path: Path, name: str, reason: str):
+    make(tmp_path, "rows.jsonl", "rows.txt", "empty/notes.txt")
+    with pytest.raises(ValueError, match=reason):
+        files(tmp_path / name)
+
+
+def test_a_hub_id_keeps_its_split_subset_and_revision():
+    data = NAMED | {"subset": "english", "revision": "v1", "eval_split": "test_sft"}
+    (source,) = find_sources("data.eval", "someone/rows", data)
+    assert (source.hub_id, source.split, source.subset, source.revision) == (
+        "someone/rows",
+        "test_sft",
+        "english",
+        "v1",
+    )
+
+
+@pytest.mark.parametrize(("name", "kind"), [("a.b.jsonl.zst", ".jsonl"), ("A.CSV", ".csv"), ("a.gz", ""), ("a", "")])
+def test_the_kind_is_the_suffix_without_compression(name: str, kind: str):
+    assert file_kind(Path(name)) == kind

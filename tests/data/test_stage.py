@@ -1,0 +1,226 @@
+import json
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from distft.data.key import prepared_dir
+from distft.data.render import TemplateRefused
+from distft.data.shards import Rows
+from distft.data.stage import prepare_data
+from distft.data.tokenizers import byte_tokenizer
+
+TOKENIZER = byte_tokenizer()
+Config = Callable[..., dict[str, Any]]
+WriteRows = Callable[..., Path]
+
+
+def pair(prompt: str, completion: str = "x") -> dict[str, str]:
+    return {"prompt": prompt, "completion": completion}
+
+
+def texts(folder: Path, split: str) -> list[str]:
+    return [TOKENIZER.decode(row.input_ids) for row in Rows(folder, split)]
+
+
+def test_rows_stand_in_the_shards_in_their_order(config: Config, write_rows: WriteRows):
+    train = write_rows([pair(f"question {i}", f"answer {i}") for i in range(600)])
+    prepared = prepare_data(config(train))
+    assert [text.split("\n")[1] for text in texts(prepared.folder, "train")] == [
+        f"question {i}<|im_end|>" for i in range(600)
+    ]
+    assert prepared.report["splits"]["train"]["tokens"] == Rows(prepared.folder, "train").lengths.sum()
+    assert prepared.report["splits"]["train"]["trained_tokens"] == Rows(prepared.folder, "train").num_targets.sum()
+
+
+def test_the_second_time_the_first_result_is_used(config: Config, write_rows: WriteRows):
+    values = config(write_rows([pair("a"), pair("b")]))
+    assert prepared_dir(values) is None
+    first = prepare_data(values)
+    second = prepare_data(values)
+    assert (first.reused, second.reused) == (False, True)
+    assert first.folder == second.folder == prepared_dir(values)
+    assert first.report == second.report
+
+
+def test_several_files_and_kinds_make_one_set(config: Config, write_rows: WriteRows, tmp_path: Path):
+    (tmp_path / "more.csv").write_text("prompt,completion\nb,x\n")
+    prepared = prepare_data(config([write_rows([pair("a")]), tmp_path / "more.csv"]))
+    assert [text.split("\n")[1][0] for text in texts(prepared.folder, "train")] == ["a", "b"]
+
+
+def test_every_bad_row_of_a_thousand_is_listed_with_file_line_field_and_reason(config: Config, tmp_path: Path):
+    choose = random.Random(0)
+    wrong: list[tuple[bytes, str]] = [
+        (b'{"prompt": "p", "completion": ', "line: is no JSON"),
+        (b'{"prompt": "p"}', "completion: is missing"),
+        (b'{"prompt": "p", "completion": ""}', "completion: is empty"),
+        (b'{"prompt": "p", "completion": 3}', "completion: is int"),
+        (b'{"prompt": "\\ud800", "completion": "c"}', "prompt: is not UTF-8"),
+        (b'{"prompt": "p\\u0000", "completion": "c"}', "prompt: holds a NUL"),
+        (b'{"prompt": "\xff", "completion": "c"}', "line: is not UTF-8"),
+        (b"null", "line: is a JSON NoneType"),
+    ]
+    expected, lines = [], []
+    path = tmp_path / "fuzzed (é).jsonl"
+    for number in range(1, 1001):
+        if choose.random() < 0.3:
+            line, reason = choose.choice(wrong)
+            expected.append(f"{path}:{number}: {reason}")
+        else:
+            line = json.dumps(pair(f"p{number}", "c" * choose.randrange(1, 50))).encode()
+        lines.append(line + choose.choice([b"\n", b"\r\n"]))
+    path.write_bytes(b"".join(lines))
+    prepared = prepare_data(config(path))
+    listed = (prepared.folder / "bad_rows.txt").read_text().splitlines()
+    assert len(listed) == len(expected) == prepared.report["streams"]["train"]["bad"] > 200
+    assert all(line.startswith(start) for line, start in zip(listed, expected, strict=True))
+    assert len(Rows(prepared.folder, "train")) == 1000 - len(expected)
+    assert prepared.report["streams"]["train"]["first_bad"] == listed[:5]
+    assert prepared_dir(config(path)) is None
+    assert prepared_dir(config(path, max_bad_fraction=0.5)) == prepared.folder
+
+
+def test_no_duplicate_is_held_out(config: Config, write_rows: WriteRows):
+    rows = [pair(f"question {i % 100}" + " " * (i // 100), f"answer {i % 100}") for i in range(1000)]
+    prepared = prepare_data(config(write_rows(rows), eval=0.2))
+    train, held_out = (Rows(prepared.folder, split).ids for split in ("train", "eval"))
+    assert not set(train) & set(held_out)
+    assert len(train) + len(held_out) == 1000
+    assert 5 <= len(set(held_out)) <= 35
+
+
+def test_rows_that_are_added_leave_the_others_where_they_are(config: Config, write_rows: WriteRows):
+    def held_out(count: int) -> set[str]:
+        train = write_rows([pair(f"question {i}") for i in range(count)])
+        return set(Rows(prepare_data(config(train, eval=0.2)).folder, "eval").ids)
+
+    few, more = held_out(200), held_out(400)
+    assert few < more
+
+
+def test_a_fraction_of_a_few_rows_holds_out_one(config: Config, write_rows: WriteRows):
+    report = prepare_data(config(write_rows([pair(str(i)) for i in range(5)]), eval=0.001)).report
+    assert (report["splits"]["train"]["rows"], report["splits"]["eval"]["rows"]) == (4, 1)
+
+
+def test_without_eval_nothing_is_held_out(config: Config, write_rows: WriteRows):
+    prepared = prepare_data(config(write_rows([pair("a"), pair("b")])))
+    assert list(prepared.report["splits"]) == ["train"]
+    assert len(Rows(prepared.folder, "eval")) == 0
+
+
+@pytest.mark.parametrize(("overlap", "left"), [("warn", 3), ("drop", 1), ("stop", 3)])
+def test_training_rows_that_are_held_out_are_counted_and_left_out_if_asked(
+    config: Config, write_rows: WriteRows, overlap: str, left: int
+):
+    train = write_rows([pair("a"), pair("b"), pair("B ")], "train.jsonl")
+    values = config(train, eval=str(write_rows([pair("b")], "held.jsonl")), overlap=overlap)
+    prepared = prepare_data(values)
+    assert prepared.report["streams"]["train"]["overlap"] == 2
+    assert len(Rows(prepared.folder, "train")) == left
+    assert (prepared_dir(values) is None) == (overlap == "stop")
+
+
+def test_rows_without_a_trained_token_are_counted_and_left_out(config: Config, write_rows: WriteRows):
+    hello, answer = {"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}
+    rows = [[hello], [hello, answer], [hello, answer | {"train": False}]]
+    prepared = prepare_data(config(write_rows([{"messages": messages} for messages in rows])))
+    assert prepared.report["streams"]["train"]["untrained"] == 2
+    assert len(Rows(prepared.folder, "train")) == 1
+
+
+def test_a_cut_is_counted_and_a_row_whose_answer_is_cut_off_is_left_out(config: Config, write_rows: WriteRows):
+    rows = [pair("short"), pair("short", "long" * 99), pair("long" * 99)]
+    prepared = prepare_data(config(write_rows(rows), max_length=64))
+    stream = prepared.report["streams"]["train"]
+    assert (stream["read"], stream["truncated"], stream["untrained"]) == (3, 2, 1)
+    assert stream["longest"] > 400
+    assert Rows(prepared.folder, "train").lengths.tolist()[1] == 64
+    assert prepared_dir(config(write_rows(rows), max_length=64)) is None
+
+
+def test_plain_text_is_trained_whole(config: Config, write_rows: WriteRows):
+    (row,) = Rows(prepare_data(config(write_rows([{"text": "plain words"}]))).folder, "train")
+    assert TOKENIZER.decode(row.input_ids) == "plain words<|im_end|>"
+    assert row.trained.all()
+
+
+def test_template_none_puts_prompt_and_completion_together(config: Config, write_rows: WriteRows):
+    (row,) = Rows(prepare_data(config(write_rows([pair("2+2=", "4")]), chat_template="none")).folder, "train")
+    assert TOKENIZER.decode(row.input_ids) == "2+2=4<|im_end|>"
+    assert row.trained.tolist() == [False] * 4 + [True] * 2
+
+
+def test_a_template_file_is_used(config: Config, write_rows: WriteRows, tmp_path: Path):
+    (tmp_path / "own.jinja").write_text("{% for m in messages %}[{{ m.role }}]{{ m.content }}<|im_end|>{% endfor %}")
+    values = config(write_rows([pair("a", "b")]), chat_template=str(tmp_path / "own.jinja"))
+    assert texts(prepare_data(values).folder, "train") == ["[user]a<|im_end|>[assistant]b<|im_end|>"]
+
+
+def test_a_template_that_hides_its_spans_stops_before_anything_is_written(
+    config: Config, write_rows: WriteRows, tmp_path: Path
+):
+    (tmp_path / "own.jinja").write_text("{% for m in messages %}{{ m.content }}\n{% endfor %}")
+    values = config(write_rows([pair("a", "b")]), chat_template=str(tmp_path / "own.jinja"))
+    with pytest.raises(TemplateRefused):
+        prepare_data(values)
+    assert [path for path in (tmp_path / "cache" / "data").iterdir() if path.is_dir()] == []
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("", "data.train=.* has no rows"),
+        ("no\njson\n", r"none of the first 2 rows can be read\. .*:1: line: is no JSON"),
+        ('{"a": 1}\n', "the rows have a, which fits no format"),
+    ],
+)
+def test_a_file_of_nothing_usable_is_refused(config: Config, tmp_path: Path, content: str, reason: str):
+    (tmp_path / "a.jsonl").write_text(content)
+    with pytest.raises(ValueError, match=reason):
+        prepare_data(config(tmp_path / "a.jsonl"))
+
+
+def test_eight_preparers_make_one_result(config: Config, write_rows: WriteRows, tmp_path: Path):
+    values = config(write_rows([pair(f"question {i}", "answer " * 20) for i in range(3000)]), eval=0.1)
+    program = (
+        "import json, sys; from distft.data.stage import prepare_data\n"
+        "prepared = prepare_data(json.load(sys.stdin)); print(json.dumps([str(prepared.folder), prepared.reused]))"
+    )
+    processes = []
+    for _ in range(8):
+        process = subprocess.Popen([sys.executable, "-c", program], stdin=-1, stdout=-1, text=True)
+        assert process.stdin
+        process.stdin.write(json.dumps(values))
+        process.stdin.close()
+        processes.append(process)
+    while any(process.poll() is None for process in processes):
+        if folder := prepared_dir(values):
+            assert len(Rows(folder, "train")) + len(Rows(folder, "eval")) == 3000
+        time.sleep(0.02)
+    results = [json.loads(process.stdout.read()) for process in processes if process.stdout]
+    assert len({folder for folder, _ in results}) == 1
+    assert sum(not reused for _, reused in results) == 1
+    folders = [path for path in (tmp_path / "cache" / "data").iterdir() if path.is_dir()]
+    assert [str(folder) for folder in folders] == [results[0][0]]
+
+
+def test_what_is_prepared_depends_on_nothing_but_its_key(config: Config, write_rows: WriteRows, tmp_path: Path):
+    values = config(write_rows([pair(f"question {i}") for i in range(50)]), eval=0.2)
+    first = prepare_data(values)
+    second = prepare_data(values | {"cache_dir": str(tmp_path / "other")})
+    assert first.folder.name == second.folder.name
+    for name in ("train-00000.arrow", "eval-00000.arrow"):
+        assert (first.folder / name).read_bytes() == (second.folder / name).read_bytes()
+
+
+def test_trained_tokens_are_counted_from_the_second_on(config: Config, write_rows: WriteRows):
+    rows = Rows(prepare_data(config(write_rows([{"text": "abc"}]))).folder, "train")
+    assert np.array_equal(rows.num_targets, [3])  # b, c and the end; nothing predicts a
