@@ -133,7 +133,7 @@ def supervise(run: RunFolder, launcher: Launcher, tracker: Tracker | None) -> Ou
     """Runs one attempt to its end, shown on the terminal and fed to the tracker."""
     attempt, plan, console = run.read_status()["attempt"], run.read_plan(), screen(sys.stderr)
     logs = run.rank_log(attempt, 0).parent
-    console.print(f"{run.path}: {plan.steps} steps, {plan.world} processes, logs in {logs}")
+    console.print(f"{run.path}: {plan.steps} steps, {plan.world} process{'es' * (plan.world > 1)}, logs in {logs}")
     watchers = (Terminal(console), Guarded(tracker))
     [handle] = launcher.submit([run.path])
     for watcher in watchers:
@@ -192,7 +192,16 @@ def run_command(name: str, *overrides: str, log: Path | None = None) -> None:
         sys.exit(code if code > 0 else 1)
 
 
-if __name__ == "__main__":
+def launch(overrides: list[str]) -> int:
+    """Returns what main does, or 1 when a file cannot be written; a signal before the start exits with 128 + number."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, _: sys.exit(128 + number))
-    command(main)
+    try:
+        return main(overrides)
+    except OSError as error:
+        screen(sys.stderr).print(f"distft: {error}")
+        return 1
+
+
+if __name__ == "__main__":
+    command(launch)

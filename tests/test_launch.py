@@ -42,7 +42,7 @@ def start(folder: Path, name: str, *overrides: str, processes: int = 1, **variab
         "train.micro_batch_size=2",
         f"name={name}",
     ]
-    settings += [f"launcher.processes_per_node={processes}", f"runs_dir={folder / 'runs'}"]
+    settings += [f"name={name}", f"launcher.processes_per_node={processes}", f"runs_dir={folder / 'runs'}"]
     command = [sys.executable, "-m", "distft.launch", *settings, f"cache_dir={folder / 'cache'}", *overrides]
     return subprocess.Popen(
         command, env=os.environ | variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -169,6 +169,12 @@ def test_a_wrong_data_file_leaves_no_run_folder(folder):
     code, _, told = end(start(folder, "bad", f"data.train={folder / 'bad.jsonl'}"))
     assert code == 2 and "bad.jsonl" in told and "Traceback" not in told
     assert not run_of(folder, "bad").path.exists()
+
+
+def test_a_disk_that_takes_no_run_is_told_without_a_traceback(folder):
+    (folder / "file").write_text("")
+    code, _, told = end(start(folder, "x", f"runs_dir={folder / 'file' / 'runs'}"))
+    assert code in (1, 2) and str(folder / "file") in told and "Traceback" not in told
 
 
 def test_the_slurm_launcher_is_refused_clearly(folder):

@@ -13,6 +13,7 @@ from typing import Any, Literal
 from distft.launchers.contract import Outcome
 from distft.run import FINISHED, RunFolder, State
 from distft.runtime.errors import Failure, of_process
+from distft.runtime.logs import Patient
 from distft.runtime.parent import start_bound
 
 _SECONDS_TO_END = 5  # for the elastic process to end its workers before it is killed, and they with it
@@ -130,4 +131,4 @@ class LocalRun:
         try:
             self.run.write_status(state=outcome.state, exit_code=outcome.exit_code, error=outcome.error)
         except OSError as full:  # the error that ended the run must reach the user all the same
-            print(f"{self.run.status}: not written: {full}", file=sys.stderr)
+            print(f"{self.run.status}: not written: {full}", file=Patient(sys.stderr))

@@ -4,6 +4,8 @@ import sys
 from typing import Any, Protocol
 
 from distft.run import RunFolder
+from distft.runtime.environment import redact
+from distft.runtime.logs import Patient
 
 Row = dict[str, Any]
 
@@ -47,7 +49,8 @@ class Guarded:
         except Exception as error:
             name = type(self._tracker).__name__
             self._tracker = None
-            print(f"tracker {name} failed, the run goes on without it: {error}", file=sys.stderr)
+            message = f"tracker {name} failed, the run goes on without it: {error}"
+            print(redact(message), file=Patient(sys.stderr))
 
 
 def numbers(row: Row) -> dict[str, float]:

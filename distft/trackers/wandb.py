@@ -27,6 +27,8 @@ class Wandb:
     def start(self, run: RunFolder) -> None:
         import wandb
 
+        if self._mode == "online" and not wandb.login(prompt=False):  # it would ask on the terminal, and wait
+            raise RuntimeError("no key: set WANDB_API_KEY, call `wandb login`, or set tracker.mode=offline")
         folder = run.path / "wandb"
         folder.mkdir(parents=True, exist_ok=True)
         kept = folder / "id"

@@ -11,6 +11,7 @@ import yaml
 from wandb.proto import wandb_internal_pb2 as messages
 
 from distft.run import RunFolder
+from distft.trackers.wandb import Wandb
 
 PROGRAM = """
 import sys
@@ -84,3 +85,12 @@ def test_the_second_attempt_has_the_id_of_the_first_and_all_rows(run):
 def test_wandb_records_neither_machine_nor_code(run):
     names = {path.name for path in (run.path / "wandb").rglob("*") if path.is_file()}
     assert "wandb-metadata.json" not in names and "diff.patch" not in names
+
+
+def test_online_without_a_key_is_told_and_asks_nothing(tmp_path, monkeypatch, capsys):
+    for name in ("WANDB_API_KEY", "WANDB_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "none"))
+    with pytest.raises(RuntimeError, match=r"set WANDB_API_KEY, .* or set tracker.mode=offline"):
+        Wandb(mode="online").start(RunFolder(tmp_path))
+    assert capsys.readouterr() == ("", "")
