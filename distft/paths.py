@@ -3,6 +3,7 @@
 Trap: an editable install leaves a stale copy of both folders in site-packages, so the checkout's own come first.
 """
 
+import os
 from pathlib import Path
 
 _PACKAGE = Path(__file__).resolve().parent
@@ -25,4 +26,4 @@ def conf_dir() -> Path:
 
 def absolute(path: str | Path) -> Path:
     """Returns the absolute form of a path a user wrote, `~` expanded; the file need not exist."""
-    return Path(path).expanduser().absolute()
+    return Path(os.path.expanduser(path)).absolute()  # unlike Path.expanduser, leaves ~nobody as it is

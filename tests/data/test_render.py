@@ -85,6 +85,14 @@ def test_a_template_that_a_row_violates_gives_its_words():
         RENDERERS["mistral"](example)
 
 
+def test_a_row_whose_answer_the_template_replaces_is_refused():
+    template = "{% for m in messages %}{{ 'censored' if 'oath' in m.content else m.content }}<|im_end|>{% endfor %}"
+    renderer = ChatRenderer(byte_tokenizer(), template)
+    assert trained(renderer, chat("hi", "hello")) == ["hello<|im_end|>"]
+    with pytest.raises(BadField, match=r"messages\[1\]\.content: the chat template changes it beyond recognition"):
+        renderer(chat("hi", "an oath"))
+
+
 @pytest.mark.parametrize(
     ("template", "reason"),
     [

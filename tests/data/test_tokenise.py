@@ -98,18 +98,22 @@ def test_the_end_of_turn_is_trained_though_pad_equals_eos(name: str):
 
 
 def test_a_first_word_that_took_the_templates_space_along_is_trained():
-    tokenizer = TOKENIZERS["learnt mistral"]
+    tokenizer = learnt_tokenizer("llama2", metaspace=True)
     row = row_of(tokenizer, chat("And of Italy?", "The capital"))
-    assert trained_text(tokenizer, row).startswith("The capital")
+    first = int(np.flatnonzero(row.trained)[0])
+    assert tokenizer.convert_ids_to_tokens(int(row.input_ids[first])).startswith("▁The")
 
 
-def test_a_token_that_begins_with_the_templates_newlines_is_not_trained():
-    tokenizer = TOKENIZERS["learnt llama3"]
-    row = row_of(tokenizer, chat("newlines", "\nnewlines"))  # trimmed by this template
-    assert trained_text(tokenizer, row) == "newlines<|eot_id|>"
-    tokenizer = TOKENIZERS["learnt qwen3"]
-    tokenizer_text = trained_text(tokenizer, row_of(tokenizer, chat("a", "\n\nnewlines", "b", "is")))
-    assert tokenizer_text.lstrip("\n").startswith("newlines<|im_end|>")
+def test_a_token_that_begins_with_the_prompts_newline_is_not_trained():
+    symbols = [*sorted(pre_tokenizers.ByteLevel.alphabet()), "ĊĊ"]
+    backend = Tokenizer(models.BPE(vocab={symbol: i for i, symbol in enumerate(symbols)}, merges=[("Ċ", "Ċ")]))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    backend.decoder = decoders.ByteLevel()
+    backend.add_special_tokens([AddedToken(token, special=True) for token in ("<|im_start|>", "<|im_end|>")])
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|im_end|>", pad_token="<|im_end|>")
+    tokenizer.chat_template = byte_tokenizer().chat_template
+    assert trained_text(tokenizer, row_of(tokenizer, chat("a", "\nas"))) == "as<|im_end|>"
+    assert trained_text(tokenizer, row_of(tokenizer, chat("a", "as\n"))) == "as\n<|im_end|>"
 
 
 def test_plain_text_is_trained_whole_between_one_begin_and_one_end_token():
