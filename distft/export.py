@@ -45,7 +45,7 @@ def main(arguments: list[str]) -> int:
     config, plan = run.read_config()["model"], run.read_plan()
     model_dir = Path(plan.model_dir) if plan.model_dir else None
     model = skeleton(architecture(model_dir, config["architecture"] | config["tiny_architecture"]), config["attention"])
-    ran_in = read_json(run.path / "effective.json")["compute_dtype"].removeprefix("torch.")
+    ran_in = read_json(run.path / "effective.json")["engine"]["compute_dtype"].removeprefix("torch.")
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}.get(given.get("dtype", "")) or getattr(torch, ran_in)
     try:
         export(Checkpoint(folder), model, load_tokenizer(plan.tokenizer_dir), dtype, out)

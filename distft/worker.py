@@ -24,11 +24,11 @@ from distft.models.fresh import FreshWeights
 from distft.models.safetensors_dir import SafetensorsDir
 from distft.models.skeleton import architecture, blocks, checkpoint_activations, skeleton
 from distft.models.weights import fill
-from distft.optim.groups import decay_groups
+from distft.optim.groups import check_in_force, decay_groups
 from distft.run import Plan, RunFolder, write_json
 from distft.runtime.metrics import MetricsLog
 from distft.runtime.precision import compute_dtype
-from distft.runtime.process_group import World
+from distft.runtime.process_group import World, differ
 from distft.runtime.stop import requested
 from distft.strategies.engine import Engine
 from distft.strategies.objective import Objective
@@ -47,15 +47,19 @@ def work(run: RunFolder, attempt: int, world: World) -> None:
     feed = make_feed(config, plan, world)
     engine = make_engine(config, plan, world)
     start_step = load(engine, config, plan, run)
+    check_replicas(engine)
+    asked = {key: value for key, value in config["optimizer"].items() if not key.startswith("_")}
+    effective = {"engine": engine.effective(), "optimizer": check_in_force(engine.optimizer, asked)}
     if world.is_first:
-        write_json(run.path / "effective.json", engine.effective())
+        write_json(run.path / "effective.json", effective)
     stopping = replay(run, config["eval"]["early_stopping"], start_step)
     hooks = make_hooks(run, attempt, config, plan, engine, start_step, world)
     factor = instantiate(config["schedule"])(total_steps=feed.steps)
     settings = make_settings(config, start_step, feed.steps)
     end, step = train(engine, feed, factor, settings, stopping, hooks, world)
     if end != "preempted":
-        probe(engine, run, config, plan, world)
+        vocab_size = make_skeleton(config, plan).config.get_text_config().vocab_size
+        probe(engine, (run.checkpoints / "latest").resolve(), vocab_size, world)
     if world.is_first:
         run.write_status(state=end, step=step)
 
@@ -116,6 +120,13 @@ def load(engine: Engine, config: Values, plan: Plan, run: RunFolder) -> int:
     return 0
 
 
+def check_replicas(engine: Engine) -> None:
+    """Raises RuntimeError when processes that should hold the same weights do not: they would train several models."""
+    fingerprint, group = engine.fingerprint()
+    if group is not None and differ(fingerprint, group):
+        raise RuntimeError("processes that replicate the same weights hold different ones")
+
+
 def replay(run: RunFolder, settings: Values, start_step: int) -> EarlyStopping:
     """Returns the early stopping as the evaluations before `start_step` left it."""
     stopping = EarlyStopping(**settings)
@@ -152,6 +163,7 @@ def make_hooks(
             run.write_status(state="running", step=row["step"])
 
     def save_step(step: int, is_best: bool) -> None:
+        check_replicas(engine)
         folder = save(engine, run.checkpoints, step, {"strategy": config["strategy"], "world": world.size}, world)
         if world.is_first:
             if is_best:
@@ -167,11 +179,11 @@ def make_hooks(
 
 
 @torch.no_grad()
-def probe(engine: Engine, run: RunFolder, config: Values, plan: Plan, world: World) -> None:
-    """Keeps the live model's logits on a few tokens beside its last checkpoint, for the export to be held against."""
-    input_ids = probe_tokens(make_skeleton(config, plan).config.get_text_config().vocab_size).to(world.device)
+def probe(engine: Engine, folder: Path, vocab_size: int, world: World) -> None:
+    """Keeps the live model's logits on a few tokens beside its checkpoint, for an export to be held against."""
+    input_ids = probe_tokens(vocab_size).to(world.device)
     nothing = torch.zeros(0, dtype=torch.int64, device=world.device)
     engine.train(False)
     _, outputs = engine.forward(Batch(input_ids, nothing, nothing), logits)
     if world.is_first:
-        write_probe((run.checkpoints / "latest").resolve(), input_ids, outputs["logits"])
+        write_probe(folder, input_ids, outputs["logits"])

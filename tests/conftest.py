@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.trained import references, rows, trained  # noqa: F401  # fixtures
+
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("WANDB_MODE", "offline")
 

@@ -18,6 +18,7 @@ from torch.utils._pytree import tree_leaves
 
 from distft.checkpoint.read import Checkpoint, restore
 from distft.checkpoint.write import save
+from distft.worker import probe
 from distft.data.shards import Rows
 from distft.data.steps import Order, row_borders
 from distft.evaluate.held_out import held_out
@@ -100,7 +101,8 @@ def run_case(case: dict[str, Any], world: World) -> dict[str, Any]:
         done.append([result.loss, result.grad_norm])
     answer = {"case": case, "steps": done, "effective": engine.effective() | {"reductions": sorted(reductions.dtypes)}}
     if case.get("save"):
-        save(engine, Path(case["save"]), steps, {}, world)
+        folder = save(engine, Path(case["save"]), steps, {}, world)
+        probe(engine, folder, tiny_model(case["model"]).config.vocab_size, world)
     if case.get("eval_micro"):
         held = Rows(Path(case["rows"]), "eval")
         answer["eval"] = [held_out(engine, all_rows(held, micro, world), world) for micro in case["eval_micro"]]

@@ -47,7 +47,8 @@ def export(checkpoint: Checkpoint, skeleton: PreTrainedModel, tokenizer: Any, dt
 def verify(folder: Path, checkpoint: Checkpoint, dtype: torch.dtype) -> None:
     """Raises RuntimeError unless `folder` opens without a missing or unknown tensor, holds the checkpoint's weights
     bit for bit, and gives the live model's logits where the checkpoint kept them."""
-    model, info = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, output_loading_info=True)
+    opened: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, output_loading_info=True)
+    model, info = opened
     wrong = {key: sorted(map(str, info[key])) for key in ("missing_keys", "unexpected_keys", "mismatched_keys")}
     if any(wrong.values()):
         raise RuntimeError(f"{folder} does not open as it should: {json.dumps({k: v for k, v in wrong.items() if v})}")

@@ -38,7 +38,7 @@ class FreshWeights:
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             for child in _children_first(module):
                 torch.manual_seed(seed_for(self.seed, "init", f"{unit}.{names[child]}"))
-                child._is_hf_initialized = False
+                vars(child)["_is_hf_initialized"] = False  # transformers marks what it has drawn
                 self.model._init_weights(child)
         for name, parameter in module.named_parameters():
             yield f"{unit}.{name}", parameter.detach()

@@ -4,6 +4,7 @@ No process needs memory for a model before a strategy has cut it. Buffers (rotar
 computed as the model's own code does it, since nothing restores them later: they are in no file.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ def skeleton(config: PreTrainedConfig, attention: str) -> PreTrainedModel:
     return model
 
 
-def blocks(model: PreTrainedModel) -> dict[str, nn.Module]:
+def blocks(model: PreTrainedModel) -> Mapping[str, nn.Module]:
     """Returns the repeated layers by name, the units that are sharded, gathered and checkpointed one at a time."""
     names = set(model._no_split_modules or ())
     found = {name: module for name, module in model.named_modules() if type(module).__name__ in names}

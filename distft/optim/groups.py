@@ -24,3 +24,12 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float) -> float:
     for group in optimizer.param_groups:
         group["lr"] = group.setdefault("initial_lr", group["lr"]) * factor
     return optimizer.param_groups[0]["lr"]
+
+
+def check_in_force(optimizer: torch.optim.Optimizer, asked: dict[str, Any]) -> dict[str, Any]:
+    """Returns the live optimizer's settings; RuntimeError when one of `asked` is not among them as it was set."""
+    live = {key: list(value) if isinstance(value, tuple) else value for key, value in optimizer.defaults.items()}
+    for key, value in asked.items():
+        if live.get(key) != value:
+            raise RuntimeError(f"optimizer.{key}={value} was not taken over: {live.get(key, 'nothing')} is in force")
+    return live

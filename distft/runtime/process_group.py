@@ -53,8 +53,8 @@ def all_reduce_sum(values: torch.Tensor) -> torch.Tensor:
     return total
 
 
-def all_reduce_max(value: float, device: torch.device) -> float:
-    """Returns the largest `value` of all processes."""
-    largest = torch.tensor(value, dtype=torch.float64, device=device)
-    dist.all_reduce(largest, dist.ReduceOp.MAX)
-    return largest.item()
+def differ(value: torch.Tensor, group: dist.ProcessGroup) -> bool:
+    """Returns whether `value` is not the same on all members of `group`."""
+    both = torch.stack([value, -value])
+    dist.all_reduce(both, dist.ReduceOp.MAX, group=group)
+    return bool(both[0] != -both[1])

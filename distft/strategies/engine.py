@@ -5,12 +5,15 @@
 A strategy adds memory layout and communication; it never changes what a step computes.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Protocol
 
 import torch
 from torch import nn
+from torch.distributed import ProcessGroup
+from torch.distributed.tensor import DTensor
 
 from distft.data.batches import Batch
 from distft.runtime.process_group import World
@@ -37,16 +40,23 @@ class Piece:
 
     def of(self, tensor: torch.Tensor) -> torch.Tensor:
         """Returns these elements of the owner, or of a state laid out like it: flat, to read or to fill."""
-        local = tensor.to_local() if hasattr(tensor, "to_local") else tensor
+        local = tensor.to_local() if isinstance(tensor, DTensor) else tensor
         return local.detach().view(-1)[self.offset : self.offset + self.count]
 
 
 def shares(count: int, replicas: int, replica: int) -> Iterator[tuple[range, bool]]:
     """Cuts 0..count into one share per replica; each replica keeps all shares and writes its own."""
     borders = [count * i // replicas for i in range(replicas + 1)]
-    for i, (start, stop) in enumerate(zip(borders, borders[1:], strict=False)):
+    for i, (start, stop) in enumerate(pairwise(borders)):
         if stop > start:
             yield range(start, stop), i == replica
+
+
+def bit_sum(tensors: Iterable[torch.Tensor]) -> torch.Tensor:
+    """Returns the wrapping sum of the tensors' bits, int64: equal for equal weights, else all but surely not."""
+    return torch.stack(
+        [t.detach().view(torch.int32 if t.itemsize == 4 else torch.int16).long().sum() for t in tensors]
+    ).sum()
 
 
 class Engine(Protocol):
@@ -72,6 +82,10 @@ class Engine(Protocol):
 
     def refresh(self) -> None:
         """Makes the working weights follow the fp32 pieces after these were filled."""
+        ...
+
+    def fingerprint(self) -> tuple[torch.Tensor, ProcessGroup | None]:
+        """Returns a sum over the bits of the weights this process keeps, and the group whose members keep the same."""
         ...
 
     def effective(self) -> dict[str, object]:

@@ -13,6 +13,7 @@ from typing import Literal, cast
 
 import torch
 from torch import nn
+from torch.distributed import ProcessGroup
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
@@ -20,7 +21,7 @@ from torch.distributed.tensor._utils import compute_local_shape_and_global_offse
 
 from distft.data.batches import Batch
 from distft.runtime.process_group import World
-from distft.strategies.engine import BuildModel, MakeOptimizer, Piece, shares
+from distft.strategies.engine import BuildModel, MakeOptimizer, Piece, bit_sum, shares
 from distft.strategies.objective import Loss, Objective, Sums
 
 
@@ -103,6 +104,11 @@ class ShardedEngine:
 
     def refresh(self) -> None:
         """Has nothing to do: the fp32 shards are gathered anew, and cast, in every forward."""
+
+    def fingerprint(self) -> tuple[torch.Tensor, ProcessGroup | None]:
+        self._drop_gathered()
+        shards = [cast(DTensor, parameter).to_local() for parameter in self.objective.parameters()]
+        return bit_sum(shards), self.mesh.get_group("replicas")
 
     def effective(self) -> dict[str, object]:
         parameters = list(self.objective.parameters())

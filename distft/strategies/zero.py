@@ -114,7 +114,7 @@ def _materialise(
                     partition(module=holder, mem_efficient_linear=False, dtype=dtype)
                 made[old] = new
             setattr(module, name, made[old])
-    for name, buffer in objective.named_buffers():
+    for buffer in objective.buffers():
         buffer.data = buffer.data.to(device)
 
 

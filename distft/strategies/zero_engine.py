@@ -8,11 +8,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import nn
+from torch.distributed import ProcessGroup
 
 from distft.data.batches import Batch
 from distft.runtime.process_group import World
-from distft.strategies.engine import Piece, shares
+from distft.strategies.engine import Piece, bit_sum, shares
 from distft.strategies.objective import Loss, Objective, Sums
 
 
@@ -85,6 +87,11 @@ class ZeroEngine:
         if kept_whole:
             kept_whole[0].partition(kept_whole)
             kept_whole[0].all_gather(kept_whole)
+
+    def fingerprint(self) -> tuple[torch.Tensor, ProcessGroup | None]:
+        if self.stage == 3:  # no two processes keep the same
+            return torch.zeros((), dtype=torch.int64, device=self.world.device), None
+        return bit_sum(self.objective.parameters()), dist.group.WORLD
 
     def effective(self) -> dict[str, object]:
         config, zero = self.deepspeed._config, self.deepspeed.optimizer

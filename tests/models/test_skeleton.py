@@ -5,7 +5,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from distft.models.skeleton import blocks
-from tests.strategies.test_parity import MODELS
+from tests.trained import MODELS
 from tests.train_cases import tiny_model
 
 

@@ -15,7 +15,7 @@ from distft.checkpoint.format import step_dir
 from distft.checkpoint.read import Checkpoint
 from tests.ranks import run_ranks
 from tests.rows import write_rows
-from tests.strategies.test_parity import STRATEGIES
+from tests.trained import STRATEGIES
 
 STEPS = 50
 FP32 = ["torch.float32"]

@@ -1,0 +1,94 @@
+"""An export opens with transformers alone and says what the live model said, whatever strategy trained it."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from distft.checkpoint.export import export, verify
+from distft.checkpoint.probe import PROBE
+from distft.checkpoint.read import Checkpoint
+from distft.data.tokenizers import load_tokenizer
+from tests.train_cases import tiny_model
+from tests.trained import KEYS, MAIN, Key, checkpoint_of
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.mark.parametrize("key", [key for key in KEYS if key[2] > 1], ids=lambda key: "-".join(map(str, key)))
+def test_every_strategys_checkpoint_of_every_model_exports(key: Key, trained: Any, tmp_path: Path) -> None:
+    checkpoint = Checkpoint(checkpoint_of(trained[key]))
+    assert (checkpoint.folder / PROBE).is_file()
+    export(checkpoint, tiny_model(key[1]), load_tokenizer(None), torch.float32, tmp_path / "final")
+    model: Any = AutoModelForCausalLM.from_pretrained(tmp_path / "final")
+    tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
+    assert tied == model.config.tie_word_embeddings
+    assert AutoTokenizer.from_pretrained(tmp_path / "final").chat_template
+
+
+@pytest.fixture
+def exported(trained: Any, tmp_path: Path) -> tuple[Checkpoint, Path]:
+    checkpoint = Checkpoint(checkpoint_of(trained["fsdp", MAIN, 2, 2]))
+    export(checkpoint, tiny_model(MAIN), load_tokenizer(None), torch.float32, tmp_path / "final")
+    return checkpoint, tmp_path / "final"
+
+
+def test_one_changed_weight_is_noticed(exported: tuple[Checkpoint, Path]) -> None:
+    checkpoint, folder = exported
+    tensors = load_file(folder / "model.safetensors")
+    tensors["model.norm.weight"][3] += 1e-6
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(RuntimeError, match="model.norm.weight is not the checkpoint's"):
+        verify(folder, checkpoint, torch.float32)
+
+
+def test_a_missing_tensor_is_noticed(exported: tuple[Checkpoint, Path]) -> None:
+    checkpoint, folder = exported
+    tensors = load_file(folder / "model.safetensors")
+    del tensors["lm_head.weight"]
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(RuntimeError, match=r"missing_keys.*lm_head.weight"):
+        verify(folder, checkpoint, torch.float32)
+
+
+def test_logits_that_the_live_model_did_not_give_are_noticed(exported: Any, tmp_path: Path) -> None:
+    checkpoint, folder = exported
+    moved = tmp_path / "moved"
+    shutil.copytree(checkpoint.folder, moved)
+    tensors = load_file(moved / PROBE)
+    tensors["logits"][0, 3, 7] += 1e-4
+    save_file(tensors, moved / PROBE)
+    with pytest.raises(RuntimeError, match="logits differ from the live model's"):
+        verify(folder, Checkpoint(moved), torch.float32)
+
+
+def test_a_failed_export_leaves_nothing(trained: Any, tmp_path: Path) -> None:
+    checkpoint = Checkpoint(checkpoint_of(trained["fsdp", MAIN, 2, 2]))
+    with pytest.raises(RuntimeError, match="do not have the same parameters"):
+        export(checkpoint, tiny_model("gpt2"), load_tokenizer(None), torch.float32, tmp_path / "final")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_big_model_is_cut_into_files_with_an_index(trained: Any, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr("distft.checkpoint.export.FILE_BYTES", 100_000)
+    checkpoint = Checkpoint(checkpoint_of(trained["fsdp", MAIN, 2, 2]))
+    export(checkpoint, tiny_model(MAIN), load_tokenizer(None), torch.float32, tmp_path / "final")
+    assert len(list((tmp_path / "final").glob("model-*-of-*.safetensors"))) > 3
+    AutoModelForCausalLM.from_pretrained(tmp_path / "final")
+
+
+def test_bf16_weights_are_the_live_ones_cast(trained: Any, tmp_path: Path) -> None:
+    checkpoint = Checkpoint(checkpoint_of(trained["fsdp", MAIN, 2, 2]))
+    (tmp_path / "half").mkdir()
+    moved = shutil.copytree(checkpoint.folder, tmp_path / "moved")
+    (moved / PROBE).unlink()  # the live model computed in fp32
+    export(Checkpoint(moved), tiny_model(MAIN), load_tokenizer(None), torch.bfloat16, tmp_path / "final")
+    stored = load_file(tmp_path / "final" / "model.safetensors")
+    name = "model.layers.0.mlp.up_proj.weight"
+    shape = tuple(stored[name].shape)
+    expected = checkpoint.read(name, shape, 0, stored[name].numel()).view(shape).bfloat16()
+    assert torch.equal(stored[name], expected)

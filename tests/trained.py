@@ -1,0 +1,67 @@
+"""All parity cases, trained once for the whole test session: one group of processes for each world."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from distft.checkpoint.format import step_dir
+from distft.paths import conf_dir
+from tests.ranks import run_ranks
+from tests.rows import write_rows
+from tests.strategies.reference import train_reference
+
+STRATEGIES = sorted(path.stem for path in (conf_dir() / "strategy").glob("*.yaml"))
+MODELS = sorted(path.stem for path in (conf_dir() / "model").glob("*.yaml"))
+MAIN, TIED = "llama3_8b", "smollm2_135m"
+SPLITS = {1: (8, 1), 2: (2, 1)}  # world -> micro-batch sizes; accumulation = 8 / (world x micro)
+EVAL_MICRO = [1, 3, 8]
+
+Key = tuple[str, str, int, int]  # strategy, model, world, micro-batch size
+KEYS: list[Key] = [
+    *[(s, MAIN, world, micro) for s in STRATEGIES for world in SPLITS for micro in SPLITS[world]],
+    *[(s, m, 2, 2) for m in MODELS if m != MAIN for s in STRATEGIES],
+    *[(s, TIED, 3, 2) for s in STRATEGIES if s != "hsdp"],  # uneven shards of a tied vocabulary, empty micro-batches
+    ("hsdp", MAIN, 4, 2),
+]
+
+
+def make_case(key: Key, rows: Path, folder: Path) -> dict[str, Any]:
+    strategy, model, world, micro = key
+    case = {"strategy": strategy, "model": model, "micro": micro, "rows": str(rows)}
+    case["save"] = str(folder / "-".join(map(str, key)))
+    if strategy == "hsdp":
+        case["settings"] = {"shard_size": min(world, 2)}
+    if model == MAIN and world <= 2:
+        case["eval_micro"] = EVAL_MICRO
+    return case
+
+
+@pytest.fixture(scope="session")
+def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """40 training and 31 held-out rows."""
+    return write_rows(tmp_path_factory.mktemp("rows"))
+
+
+@pytest.fixture(scope="session")
+def trained(rows: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[Key, dict[str, Any]]:
+    """The answer of every case by its key; its checkpoint of step 5 is in answer["case"]["save"]."""
+    folder = tmp_path_factory.mktemp("parity")
+    answers: dict[Key, dict[str, Any]] = {}
+    for world in sorted({key[2] for key in KEYS}):
+        keys = [key for key in KEYS if key[2] == world]
+        spec = folder / f"cases-{world}.json"
+        spec.write_text(json.dumps([make_case(key, rows, folder) for key in keys]))
+        answers |= dict(zip(keys, run_ranks(world, "tests.train_cases", str(spec)), strict=True))
+    return answers
+
+
+@pytest.fixture(scope="session")
+def references(rows: Path) -> dict[str, dict[str, Any]]:
+    """Losses, norms and final weights of the plain loop, by model."""
+    return {model: train_reference(model, rows) for model in MODELS}
+
+
+def checkpoint_of(answer: dict[str, Any]) -> Path:
+    return step_dir(Path(answer["case"]["save"]), 5)
