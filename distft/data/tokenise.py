@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,7 @@ class Tokeniser:
             add_special_tokens=False,
             return_offsets_mapping=True,
             return_attention_mask=False,
+            return_token_type_ids=False,
             verbose=False,
         )
         return [
@@ -39,7 +41,8 @@ class Tokeniser:
 
     def _row(self, rendered: Rendered, ids: list[int], offsets: list[tuple[int, int]]) -> Tokenised:
         input_ids = np.array(ids, dtype=np.int32)
-        trained = _inside(rendered, np.array(offsets, dtype=np.int64).reshape(-1, 2))
+        flat = np.fromiter(chain.from_iterable(offsets), dtype=np.int64, count=2 * len(offsets))
+        trained = _inside(rendered, flat.reshape(-1, 2))
         if rendered.add_bos and self.bos is not None and ids[:1] != [self.bos]:
             input_ids, trained = np.insert(input_ids, 0, self.bos), np.insert(trained, 0, False)
         if rendered.add_eos and self.eos is not None and ids[-1:] != [self.eos]:
