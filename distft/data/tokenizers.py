@@ -1,5 +1,6 @@
 """Tokenizers: a model's own, or the byte tokenizer that random tiny models use without any download."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +15,28 @@ def load_tokenizer(folder: Path | str | None, trust_remote_code: bool = False) -
     """Returns the tokenizer of a local folder, or the byte tokenizer for None; ValueError where it is no fast one."""
     if folder is None:
         return byte_tokenizer()
-    from transformers import AutoTokenizer
-
+    options = {"local_files_only": True, "trust_remote_code": trust_remote_code}
     try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            str(folder), local_files_only=True, trust_remote_code=trust_remote_code, use_fast=True
-        )
+        tokenizer = _class_for(Path(folder)).from_pretrained(str(folder), **options)
     except Exception as error:  # the library raises whatever its many loaders raise
         reason = str(error).strip().splitlines()[0]
         raise ValueError(f"{folder} has no tokenizer that can be loaded: {reason}") from error
     if not tokenizer.is_fast:
         raise ValueError(f"{folder} has a slow tokenizer only; convert it to tokenizer.json once")
     return tokenizer
+
+
+def _class_for(folder: Path) -> Any:
+    """Returns the plain fast tokenizer where the folder asks for it, else AutoTokenizer, which loads torch (3 s)."""
+    config = folder / "tokenizer_config.json"
+    asked = json.loads(config.read_text()) if config.is_file() else {}
+    if asked.get("tokenizer_class") in ("TokenizersBackend", "PreTrainedTokenizerFast") and "auto_map" not in asked:
+        from transformers import PreTrainedTokenizerFast
+
+        return PreTrainedTokenizerFast
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer
 
 
 def byte_tokenizer() -> Any:

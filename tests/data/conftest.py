@@ -6,8 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from distft.data.tokenizers import byte_tokenizer
+
+settings.register_profile("loaded machine", deadline=None)
+settings.load_profile("loaded machine")
 
 TEMPLATES = Path(__file__).parent / "templates"
 

@@ -26,6 +26,16 @@ def test_a_saved_tokenizer_loads_with_its_template(tmp_path: Path):
     assert loaded.chat_template == TOKENIZER.chat_template
 
 
+def test_the_short_way_and_the_librarys_own_way_load_the_same(tmp_path: Path):
+    from transformers import AutoTokenizer
+
+    byte_tokenizer().save_pretrained(tmp_path)
+    own = AutoTokenizer.from_pretrained(tmp_path)
+    chat = [{"role": "user", "content": "héé"}, {"role": "assistant", "content": " ok\n"}]
+    assert load_tokenizer(tmp_path).apply_chat_template(chat) == own.apply_chat_template(chat)
+    assert load_tokenizer(tmp_path).get_vocab() == own.get_vocab()
+
+
 def test_a_folder_without_a_tokenizer_is_refused_by_name(tmp_path: Path):
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
     with pytest.raises(ValueError, match=f"{tmp_path} .*tokenizer"):
