@@ -10,6 +10,7 @@ from distft.config.targets import TRUSTED, NotFound, Parameter, Signature, names
 from distft.config.tree import MISSING, at, leaves
 
 _HYDRA_KEYS = ("_target_", "_partial_")
+NO_KEY = "none, --help lists them"
 _OPEN = ("data.fields",)  # the user's own names
 _OF_THE_MODEL = ("model.architecture", "model.tiny_architecture")  # facts that the model's YAML lists
 
@@ -40,7 +41,7 @@ class Known:
             inside = next(known for known in self.keys if known.startswith(f"{path}."))
             return f"{path} is a group of keys. Nearest: {inside}"
         names = [known for known in self.keys if "._" not in known or "._" in path]
-        return f"{path} is no key.{did_you_mean(nearest_key(path, names))}"
+        return f"{path} is no key. Nearest: {nearest_key(path, names) or NO_KEY}"
 
 
 def known_keys(tree: Mapping[str, Any]) -> Known:

@@ -6,7 +6,7 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
-from distft.config.known import Known
+from distft.config.known import NO_KEY, Known
 from distft.config.nearest import did_you_mean, nearest
 from distft.config.overrides import Override, WrongOverride, hydra_value
 from distft.config.schema import NULL, TARGET_GROUPS
@@ -32,8 +32,8 @@ def _refusal(setting: Override, known: Known, groups: Collection[str]) -> str | 
     if "/" in first or "@" in first:
         return f"is no group.{did_you_mean(nearest(first.partition('/')[0].partition('@')[0], groups))}"
     refusal = known.refusal(setting.key)
-    if refusal and "." not in setting.key and "Nearest" not in refusal:
-        refusal += did_you_mean(nearest(setting.key, groups))
+    if refusal and "." not in setting.key and (group := nearest(setting.key, groups)):
+        refusal = refusal.replace(NO_KEY, f"{group}=")
     if not refusal and setting.prefix == "~":
         return f"{setting.key} cannot be left out. Nearest: {setting.key}=..."
     return refusal

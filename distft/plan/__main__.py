@@ -6,6 +6,7 @@ from rich.console import Console
 
 from distft.config import ConfigError, command, compose, help_text
 from distft.config.keywords import keywords
+from distft.config.nearest import edits
 from distft.paths import absolute
 from distft.plan import make_plan
 from distft.plan.show import show
@@ -19,7 +20,7 @@ OWN = {
 
 def main(argv: list[str]) -> int:
     """Returns 0 with the plan printed, and written to `out` where it is given."""
-    mine = [text for text in argv if text.partition("=")[0] in OWN]
+    mine = [text for text in argv if _is_own(text.partition("=")[0])]
     own = keywords(mine, OWN, required=())
     config = compose([text for text in argv if text not in mine], to_run=False)
     plan = make_plan(config)
@@ -27,6 +28,11 @@ def main(argv: list[str]) -> int:
     if "out" in own:
         write_json(absolute(own["out"]), asdict(plan))
     return 0
+
+
+def _is_own(key: str) -> bool:
+    """Tells whether a key is one of this command, or one of them with a typing error."""
+    return key in OWN or (len(key) > 4 and edits(key, "memory_gib") <= 3)
 
 
 def memory_gib(value: str | None) -> float | None:

@@ -6,6 +6,7 @@ from typing import Any
 
 from distft.config import Config, ConfigError
 from distft.config.accelerators import num_accelerators
+from distft.config.model_folder import wrong_model
 from distft.data.hub import NotFetched, local_folder
 from distft.data.key import tokenizer_dir
 from distft.paths import conf_dir
@@ -25,6 +26,8 @@ def make_plan(config: Config) -> Plan:
     nodes, per_node = values["launcher"]["nodes"], processes_per_node(values)
     world, micro = nodes * per_node, values["train"]["micro_batch_size"]
     model_dir = _model_dir(values)
+    if model_dir and (reasons := list(wrong_model(model_dir, trust_remote_code=values["model"]["trust_remote_code"]))):
+        raise ConfigError(reasons)
     facts = values["model"]["architecture"] | (values["model"]["tiny_architecture"] if values["model"]["tiny"] else {})
     parameters = count_parameters(model_dir, facts) or 0
     return Plan(

@@ -47,7 +47,9 @@ def memory_of(
         return None
     share = ceil(parameters / world)
     working = compute_bytes * (share if stage == 3 else parameters)  # beside the fp32 master weights
-    gradients = FP32_BYTES * parameters if stage == 1 else FP32_BYTES * share
+    gradients = FP32_BYTES * share
+    if stage == 1:  # whole while they are added up, and in bf16 beside the fp32 sums
+        gradients = (FP32_BYTES + (compute_bytes if compute_bytes < FP32_BYTES else 0)) * parameters
     offload = bool(strategy.get("offload"))
     if offload:
         gradients += FP32_BYTES * share if stage == 3 else 0  # the host's own copy

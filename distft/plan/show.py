@@ -6,7 +6,7 @@ from rich.table import Table
 from distft.config import Config
 from distft.run import Plan
 
-GIB = 2**30
+UNITS = {"GiB": 2**30, "MiB": 2**20, "KiB": 2**10}
 NOT_COUNTED = (
     "Not counted: activations, gathered layers, communication buffers and time. "
     "They need memory beside this, more with train.micro_batch_size and data.max_length."
@@ -30,13 +30,19 @@ def arithmetic(plan: Plan, config: Config) -> Table:
     training = config.values["train"]
     tokens = training["global_batch_tokens"]
     batch = f"at most {tokens:,} tokens" if tokens else f"{training['global_batch_size']:,} rows"
-    parts = f"{plan.micro_batch_size} rows x {plan.world} processes x {plan.accumulation} micro-batches"
+    parts = " x ".join(
+        (
+            _some(plan.micro_batch_size, "row"),
+            _some(plan.world, "process"),
+            _some(plan.accumulation, "micro-batch"),
+        )
+    )
     rows = [
         (
             "model",
             f"{config.choices['model']}, {plan.parameters:,} parameters" + " (tiny)" * config.values["model"]["tiny"],
         ),
-        ("processes", f"{plan.world} = {plan.nodes} nodes x {plan.processes_per_node}"),
+        ("processes", f"{plan.world} = {_some(plan.nodes, 'node')} x {plan.processes_per_node}"),
         ("global batch", f"{batch} = {parts}" if not tokens else f"{batch}, {about}{parts}"),
         ("steps", f"{about}{plan.steps:,}" if plan.steps else "unknown until the data is here"),
         ("rows", f"{about}{plan.rows:,} to train on, {plan.eval_rows:,} held out" if plan.rows else "unknown"),
@@ -51,24 +57,31 @@ def arithmetic(plan: Plan, config: Config) -> Table:
     return table
 
 
+def _some(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}{'es' if noun[-1] in 'sh' else 's'}"
+
+
 def memory(plan: Plan, chosen: str, memory_gib: float | None) -> Table:
-    table = Table(title="GiB per process for state that lives through the run", title_justify="left")
-    for heading in ("strategy", "parameters", "gradients", "optimizer", "total", ""):
-        table.add_column(heading, justify="right" if heading not in ("strategy", "") else "left")
+    unit = next((name for name, size in UNITS.items() if max(map(_total, plan.memory.values())) >= size), "KiB")
+    table = Table(title=f"{unit} per process for state that lives through the run", title_justify="left")
+    for heading in ("strategy", "parameters", "gradients", "optimizer", "total"):
+        table.add_column(heading, justify="left" if heading == "strategy" else "right", no_wrap=True)
+    table.add_column(f"{memory_gib:g} GiB" if memory_gib is not None else "", no_wrap=True)
     for name, counted in plan.memory.items():
-        numbers = [f"{counted[part] / GIB:.2f}" for part in ("parameters", "gradients", "optimizer", "total")]
+        numbers = [f"{counted[part] / UNITS[unit]:.2f}" for part in ("parameters", "gradients", "optimizer", "total")]
         style = "bold" if name == chosen else None
-        table.add_row(
-            f"{name} <- chosen" if name == chosen else name, *numbers, _remark(counted, memory_gib), style=style
-        )
+        table.add_row(f"> {name}" if name == chosen else f"  {name}", *numbers, _fits(counted, memory_gib), style=style)
     return table
 
 
-def _remark(counted: dict[str, int], memory_gib: float | None) -> str:
+def _total(counted: dict[str, int]) -> int:
+    return counted["total"]
+
+
+def _fits(counted: dict[str, int], memory_gib: float | None) -> str:
+    """Returns whether the device holds it; what is in host memory needs no device."""
     on_device = counted["total"] - counted["host"]
-    place = (
-        "in host memory" if counted["host"] == counted["total"] else "partly in host memory" if counted["host"] else ""
-    )
-    if memory_gib is not None and on_device > memory_gib * GIB:
-        return f"does not fit into {memory_gib:g} GiB"
-    return place
+    place = "host memory" if counted["host"] == counted["total"] else "partly host memory" if counted["host"] else ""
+    if memory_gib is None:
+        return place
+    return "does not fit" if on_device > memory_gib * UNITS["GiB"] else place or "fits"

@@ -47,7 +47,7 @@ def test_every_group_name_with_a_letter_lost_or_doubled_is_refused_with_its_name
     errors = errors_of([*right, *asked])
     for text, name in asked.items():
         [error] = [error for error in errors if error.startswith(text)]
-        assert error.partition("Nearest: ")[2].partition(".")[0] == name, error
+        assert error.partition("Nearest: ")[2].strip("=").partition(".")[0] == name, error
 
 
 def test_a_keyword_that_only_the_code_knows_is_set_like_any_other(right: list[str]):
@@ -120,3 +120,12 @@ def test_a_typing_error_in_ones_own_yaml_is_refused_too(right: list[str], tmp_pa
 def test_a_tree_with_every_target_known_has_no_open_group(right: list[str]):
     known = known_keys(compose(right).values)
     assert known.open_groups == () and known.errors == ()
+
+
+def test_a_key_like_no_other_is_told_where_the_keys_are(right: list[str]):
+    assert errors_of([*right, "colour=red"]) == ["colour=red: colour is no key. Nearest: none, --help lists them"]
+
+
+def test_names_of_other_trainers_are_told_ours(right: list[str]):
+    for theirs, ours in (("per_device_train_batch_size", "train.micro_batch_size"), ("train.bf16", "train.precision")):
+        assert errors_of([*right, f"{theirs}=1"])[0].endswith(f"Nearest: {ours}")

@@ -1,0 +1,49 @@
+"""`python -m distft.plan` prints and writes the plan within 3 seconds, without torch and transformers."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+HEAVY = ("torch", "transformers", "datasets", "deepspeed")
+
+
+@pytest.fixture
+def right(tmp_path: Path) -> list[str]:
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "a", "completion": "b"}\n' * 40)
+    return [f"data.train={tmp_path}/rows.jsonl", f"cache_dir={tmp_path}/cache", "experiment=four_nodes_8b"]
+
+
+def plan(*arguments: str, interpreter: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
+    line = [sys.executable, *interpreter, "-m", "distft.plan", *arguments]
+    return subprocess.run(line, capture_output=True, text=True, check=False)
+
+
+def test_it_is_fast_and_imports_nothing_heavy(right: list[str]):
+    started = time.monotonic()
+    done = plan(*right, interpreter=("-X", "importtime"))
+    assert time.monotonic() - started < 3
+    assert done.returncode == 0, done.stderr[-2000:]
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert imported.isdisjoint(HEAVY)
+
+
+def test_it_prints_and_writes_the_same_numbers(right: list[str], tmp_path: Path):
+    done = plan(*right, "memory_gib=20", f"out={tmp_path}/plan.json")
+    written = json.loads((tmp_path / "plan.json").read_text())
+    assert done.returncode == 0, done.stderr
+    assert "128 rows = 2 rows x 32 processes x 2 micro-batches" in done.stdout
+    assert (written["world"], written["accumulation"], written["parameters"]) == (32, 2, 8_030_261_248)
+    assert f"{written['parameters']:,} parameters" in done.stdout and "Not counted: activations" in done.stdout
+    rows = {line.split("│")[1].strip(): line for line in done.stdout.splitlines() if line.startswith("│")}
+    assert "does not fit" in rows["ddp"] and "host memory" in rows["zero3_offload"]
+    assert "fits" in rows["> hsdp"] and f"{written['memory']['hsdp']['total'] / 2**30:.2f}" in rows["> hsdp"]
+
+
+@pytest.mark.parametrize("wrong", ["memory_gib=lots", "memory_gib=-1", "memory_gb=80"])
+def test_its_own_keys_are_checked_too(wrong: str, right: list[str]):
+    done = plan(*right, wrong)
+    assert done.returncode == 2 and wrong in done.stderr and "Nearest: memory_gib" in done.stderr

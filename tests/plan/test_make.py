@@ -1,0 +1,63 @@
+"""The plan holds the numbers that a run's programs share."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from distft.config import ConfigError, compose
+from distft.plan import make_plan
+
+
+@pytest.fixture
+def right(tmp_path: Path) -> list[str]:
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "a", "completion": "b"}\n' * 40)
+    return ["model.tiny=true", f"data.train={tmp_path}/rows.jsonl", f"cache_dir={tmp_path}/cache"]
+
+
+def test_accumulation_follows_from_the_batch(right: list[str]):
+    sizes = ["train.global_batch_size=24", "train.micro_batch_size=3", "launcher.processes_per_node=2"]
+    plan = make_plan(compose([*right, *sizes]))
+    assert (plan.world, plan.micro_batch_size, plan.accumulation) == (2, 3, 4)
+
+
+def test_a_cluster_is_planned_for_from_here(right: list[str]):
+    plan = make_plan(compose([*right, "experiment=four_nodes"], to_run=False))
+    assert (plan.nodes, plan.processes_per_node, plan.world, plan.accumulation) == (4, 8, 32, 4)
+    assert {"ddp", "fsdp", "hsdp", "zero1", "zero2", "zero3", "zero3_offload"} == set(plan.memory)
+
+
+def test_a_tiny_model_has_no_folder(right: list[str]):
+    plan = make_plan(compose(right))
+    assert (plan.model_dir, plan.tokenizer_dir, plan.data_dir, plan.estimated) == (None, None, None, True)
+    assert 10_000 < plan.parameters < 1_000_000
+
+
+def test_a_models_folder_is_found_and_counted(right: list[str], tmp_path: Path):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps({"model_type": "llama"}))
+    save_file({"w": np.zeros((3, 5), np.float32)}, folder / "model.safetensors")
+    plan = make_plan(compose([*right, "model.tiny=false", f"model.path={folder}"]))
+    assert (plan.model_dir, plan.tokenizer_dir, plan.parameters) == (str(folder), str(folder), 15)
+
+
+def test_an_unfetched_model_is_counted_by_its_architecture(right: list[str]):
+    plan = make_plan(compose([*right, "model.tiny=false", "model=llama3_8b"]))
+    assert (plan.model_dir, plan.parameters) == (None, 8_030_261_248)
+
+
+def test_an_optimizer_of_unknown_state_has_no_memory_table(right: list[str], tmp_path: Path, monkeypatch):
+    (tmp_path / "mylab_optimizers.py").write_text("def make(params, lr=1.0): ...\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    own = ["optimizer._target_=mylab_optimizers.make", "trust=[mylab_optimizers.]"]
+    gone = [f"~optimizer.{name}" for name in ("betas", "eps", "weight_decay")]
+    assert make_plan(compose([*right, *own, *gone])).memory == {}
+
+
+def test_what_the_data_refuses_is_a_config_error(right: list[str], tmp_path: Path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ConfigError, match="data.train"):
+        make_plan(compose([*right, f"data.train={tmp_path}/empty"]))

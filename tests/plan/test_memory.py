@@ -1,0 +1,92 @@
+"""Bytes per process are those that were read from live engines."""
+
+import pytest
+import yaml
+
+from distft.paths import conf_dir
+from distft.plan.memory import memory_of, memory_table, optimizer_bytes
+
+STRATEGIES = sorted(path.stem for path in (conf_dir() / "strategy").glob("*.yaml"))
+P = 1_000_000
+
+# Bytes per parameter with AdamW on 2 processes, in fp32 and in bf16: summed over the live tensors of an engine with
+# 7.3 million parameters while it held gradients, its communication bucket taken off (hsdp: as fsdp on one node).
+MEASURED = {
+    "ddp": (16, 16),
+    "fsdp": (8, 8),
+    "hsdp": (8, 8),
+    "zero1": (14, 14),
+    "zero2": (12, 10),
+    "zero3": (10, 9),
+    "zero3_offload": (12, 11),
+}
+
+
+def strategy(name: str) -> dict[str, object]:
+    return yaml.safe_load((conf_dir() / "strategy" / f"{name}.yaml").read_text())
+
+
+def count(name: str, *, world: int = 2, compute_bytes: int = 4, state_bytes: int = 8) -> dict[str, int]:
+    counted = memory_of(
+        strategy(name), parameters=P, state_bytes=state_bytes, compute_bytes=compute_bytes, world=world, node=2
+    )
+    assert counted is not None
+    return counted
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_a_strategy_keeps_what_was_measured(name: str):
+    assert (count(name)["total"] / P, count(name, compute_bytes=2)["total"] / P) == MEASURED[name]
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_the_parts_make_the_total(name: str):
+    counted = count(name)
+    assert counted["parameters"] + counted["gradients"] + counted["optimizer"] == counted["total"] >= counted["host"]
+
+
+def test_sharding_divides_by_processes_and_hsdp_by_those_of_a_node():
+    assert count("fsdp", world=8)["total"] == 16 * P // 8
+    assert count("ddp", world=8)["total"] == 16 * P
+    assert count("hsdp", world=8)["total"] == 16 * P // 2
+    assert count("zero3", world=8)["total"] == 20 * P // 8
+
+
+def test_only_offload_uses_host_memory():
+    assert {name for name in STRATEGIES if count(name)["host"]} == {"zero3_offload"}
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "expected"),
+    [
+        ({"_target_": "torch.optim.AdamW"}, 8),
+        ({"_target_": "torch.optim.AdamW", "amsgrad": True}, 12),
+        ({"_target_": "torch.optim.SGD", "momentum": 0.9}, 4),
+        ({"_target_": "torch.optim.SGD", "momentum": 0}, 0),
+        ({"_target_": "torch.optim.RMSprop", "momentum": 0.9, "centered": True}, 12),
+        ({"_target_": "mylab.Optimizer"}, None),
+    ],
+)
+def test_optimizer_state_is_what_torch_makes(optimizer: dict[str, object], expected: int | None):
+    assert optimizer_bytes(optimizer) == expected
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (conf_dir() / "optimizer").glob("*.yaml")))
+def test_every_shipped_optimizer_has_the_state_that_it_shows_after_a_step(name: str):
+    import torch
+    from hydra.utils import instantiate
+
+    values = yaml.safe_load((conf_dir() / "optimizer" / f"{name}.yaml").read_text())
+    weight = torch.nn.Parameter(torch.ones(64, 64))
+    optimizer = instantiate(values)([weight])
+    weight.grad = torch.ones(64, 64)
+    optimizer.step()
+    tensors = [value for value in optimizer.state[weight].values() if torch.is_tensor(value) and value.ndim]
+    assert optimizer_bytes(values) == sum(tensor.nbytes for tensor in tensors) / weight.numel()
+
+
+def test_the_table_has_every_strategy_and_the_chosen_one_as_configured():
+    sizes = {"parameters": P, "state_bytes": 8, "compute_bytes": 4, "world": 8, "node": 8}
+    table = memory_table("hsdp", strategy("hsdp") | {"shard_size": 4}, conf_dir() / "strategy", **sizes)
+    assert sorted(table) == STRATEGIES
+    assert table["hsdp"]["total"] == 16 * P // 4

@@ -1,0 +1,54 @@
+"""Every YAML in conf/ is a word that composes into a whole config, as it is and beside every default."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from distft.config import compose
+from distft.config.schema import KEYS, TARGET_GROUPS
+from distft.config.tree import at
+from distft.paths import conf_dir
+
+WORDS = sorted((path.parent.name, path.stem) for path in conf_dir().glob("*/*.yaml"))
+EXPERIMENTS = [word for group, word in WORDS if group == "experiment"]
+
+
+@pytest.fixture
+def right(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What a config needs beside a word, and the demo's files, empty."""
+    for module in ("contract", "machine", "model"):
+        monkeypatch.setattr(f"distft.config.rules.{module}.num_accelerators", lambda: 0)
+    demo = tmp_path / "demo"
+    (demo / "smollm2-135m-instruct").mkdir(parents=True)
+    (demo / "smollm2-135m-instruct" / "config.json").write_text('{"model_type": "llama"}')
+    (demo / "smollm2-135m-instruct" / "model.safetensors").touch()
+    (demo / "chatterbot.jsonl").touch()
+    return [f"cache_dir={tmp_path}"]
+
+
+@pytest.mark.parametrize(("group", "word"), WORDS, ids=lambda value: value)
+def test_a_word_composes_into_a_whole_config(group: str, word: str, right: list[str]):
+    rows = [] if (group, word) in (("data", "chatterbot"), ("experiment", "laptop_demo")) else ["data.train=org/rows"]
+    config = compose([*right, *rows, f"{group}={word}"], to_run=False)
+    assert config.choices[group] == word
+
+
+@pytest.mark.parametrize("word", [word for word in EXPERIMENTS if word != "four_nodes_8b"])  # cut for hsdp
+@pytest.mark.parametrize("strategy", [word for group, word in WORDS if group == "strategy"])
+def test_an_experiment_goes_with_every_strategy(word: str, strategy: str, right: list[str]):
+    rows = [] if word == "laptop_demo" else ["data.train=org/rows"]
+    compose([*right, *rows, f"experiment={word}", f"strategy={strategy}"], to_run=False)
+
+
+@pytest.mark.parametrize("word", [word for group, word in WORDS if group == "model"])
+def test_a_model_says_what_its_tiny_instance_changes(word: str):
+    values = yaml.safe_load((conf_dir() / "model" / f"{word}.yaml").read_text())
+    assert set(values["tiny_architecture"]) - set(values["architecture"]) == set()
+    assert values["tiny_architecture"]["vocab_size"] == 512, "the byte tokenizer's ids fit in 512"
+
+
+def test_every_key_of_the_schema_is_in_the_composed_config(right: list[str]):
+    values = compose([*right, "data=chatterbot"], to_run=False).values
+    outside = [key.path for key in KEYS if key.path.partition(".")[0] not in TARGET_GROUPS]
+    assert [path for path in outside if at(values, path, ...) is ...] == []
