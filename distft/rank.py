@@ -1,4 +1,4 @@
-"""The process around a worker, started on every rank: `python -m distft.rank RUN_DIR --attempt N --parent PID`.
+"""The process around one rank's work: `python -m distft.rank RUN_DIR --attempt N --parent PID`, on every rank.
 
 It must be in place before torch is imported: output goes to the rank's log, an exception to its error file, and the
 process dies with the one that started it.
@@ -16,7 +16,7 @@ from distft.runtime.quiet import silence
 
 
 def main() -> None:
-    """Runs this rank's worker to its end."""
+    """Does this rank's share of the work, to its end: `train`, or what the frozen config says."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path)
     parser.add_argument("--attempt", type=int, required=True)
@@ -27,10 +27,11 @@ def main() -> None:
     redirect(run.rank_log(given.attempt, rank))
     silence()
     with record(run, given.attempt, rank):
+        from distft import worker
         from distft.runtime.process_group import process_group
-        from distft.worker import work
 
         with process_group() as world:
+            work = worker.WORK[run.read_config().get("work", "train")]
             work(run, given.attempt, world)
 
 

@@ -4,6 +4,7 @@ It reads config.yaml and plan.json and nothing else, opens no socket but the ren
 only in the run folder. Below this file no code sees a config.
 """
 
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,14 +34,14 @@ from distft.runtime.stop import requested
 from distft.strategies.engine import Engine
 from distft.strategies.objective import Objective
 from distft.train.feed import Feed, all_rows
-from distft.train.loop import Hooks, Settings, train
+from distft.train.loop import Hooks, Settings, train_steps
 from distft.train.when import EarlyStopping, When
 
 Values = dict[str, Any]
 
 
-def work(run: RunFolder, attempt: int, world: World) -> None:
-    """Trains the run of `run` from its latest checkpoint, or from the base model, to its end."""
+def train(run: RunFolder, attempt: int, world: World) -> None:
+    """Trains the run in folder `run` from its latest checkpoint, or from the base model, to its end."""
     config, plan = run.read_config(), run.read_plan()
     if world.size != plan.world:
         raise RuntimeError(f"the launcher started {world.size} processes, the plan is for {plan.world}")
@@ -56,12 +57,23 @@ def work(run: RunFolder, attempt: int, world: World) -> None:
     hooks = make_hooks(run, attempt, config, plan, engine, start_step, world)
     factor = instantiate(config["schedule"])(total_steps=feed.steps)
     settings = make_settings(config, start_step, feed.steps)
-    end, step = train(engine, feed, factor, settings, stopping, hooks, world)
+    end, step = train_steps(engine, feed, factor, settings, stopping, hooks, world)
     if end != "preempted":
         vocab_size = make_skeleton(config, plan).config.get_text_config().vocab_size
         probe(engine, (run.checkpoints / "latest").resolve(), vocab_size, world)
     if world.is_first:
         run.write_status(state=end, step=step)
+
+
+def evaluate(run: RunFolder, attempt: int, world: World) -> None:
+    """Evaluates the checkpoint that the config of folder `run` names on the held-out rows, into metrics.json."""
+    config, plan = run.read_config(), run.read_plan()
+    engine = make_engine(config, plan, world)
+    step = load(engine, config, plan, run)
+    metrics = held_out(engine, held_out_batches(config, plan, world), world)
+    if world.is_first:
+        write_json(run.path / "metrics.json", {"step": step, "split": "eval", **metrics})
+        run.write_status(state="completed", step=step)
 
 
 def make_feed(config: Values, plan: Plan, world: World) -> Feed:
@@ -149,13 +161,17 @@ def make_settings(config: Values, start_step: int, steps: int) -> Settings:
     )
 
 
+def held_out_batches(config: Values, plan: Plan, world: World) -> Iterator[Batch]:
+    """Yields this process's share of the held-out rows."""
+    micro_rows = config["eval"]["micro_batch_size"] or config["train"]["micro_batch_size"]
+    return all_rows(Rows(Path(str(plan.data_dir)), "eval"), micro_rows, world)
+
+
 def make_hooks(
     run: RunFolder, attempt: int, config: Values, plan: Plan, engine: Engine, start_step: int, world: World
 ) -> Hooks:
     """Returns what the loop calls at step borders; only rank 0 writes to the run folder's own files."""
     metrics = MetricsLog(run.metrics, start_step) if world.is_first else None
-    rows = Rows(Path(str(plan.data_dir)), "eval")
-    micro_rows = config["eval"]["micro_batch_size"] or config["train"]["micro_batch_size"]
 
     def log(row: Values) -> None:
         if metrics is not None:
@@ -171,7 +187,7 @@ def make_hooks(
             retain(run.checkpoints, config["checkpoint"]["keep"])
 
     return Hooks(
-        evaluate=(lambda: held_out(engine, all_rows(rows, micro_rows, world), world)) if len(rows) else None,
+        evaluate=(lambda: held_out(engine, held_out_batches(config, plan, world), world)) if plan.eval_rows else None,
         save=save_step,
         log=log,
         stop_requested=partial(requested, run, attempt),
@@ -187,3 +203,6 @@ def probe(engine: Engine, folder: Path, vocab_size: int, world: World) -> None:
     _, outputs = engine.forward(Batch(input_ids, nothing, nothing), logits)
     if world.is_first:
         write_probe(folder, input_ids, outputs["logits"])
+
+
+WORK = {"train": train, "evaluate": evaluate}

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 
-def run_ranks(world: int, module: str, *arguments: str, local_size: int | None = None, seconds: float = 300) -> Any:
+def run_ranks(
+    world: int, module: str, *arguments: str, local_size: int | None = None, seconds: float = 280, **variables: str
+) -> Any:
     """Runs `python -m module OUT ARGUMENTS` on `world` processes; returns the JSON that rank 0 wrote to OUT."""
     with socket.socket() as free, tempfile.TemporaryDirectory() as folder:
         free.bind(("127.0.0.1", 0))
@@ -30,8 +32,10 @@ def run_ranks(world: int, module: str, *arguments: str, local_size: int | None =
                 "HF_HUB_OFFLINE": "1",
             }
             command = [sys.executable, "-m", module, str(out), *arguments]
-            log = open(Path(folder) / f"{rank}.log", "w")
-            processes.append(subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT))
+            with (Path(folder) / f"{rank}.log").open("w") as log:
+                processes.append(
+                    subprocess.Popen(command, env=environment | variables, stdout=log, stderr=subprocess.STDOUT)
+                )
         try:
             codes = [process.wait(seconds) for process in processes]
         finally:

@@ -18,7 +18,6 @@ from torch.utils._pytree import tree_leaves
 
 from distft.checkpoint.read import Checkpoint, restore
 from distft.checkpoint.write import save
-from distft.worker import probe
 from distft.data.shards import Rows
 from distft.data.steps import Order, row_borders
 from distft.evaluate.held_out import held_out
@@ -33,6 +32,7 @@ from distft.runtime.seeds import seed_for
 from distft.strategies.objective import Objective
 from distft.train.feed import Feed, all_rows
 from distft.train.step import train_step
+from distft.worker import probe
 
 GLOBAL_ROWS = 8
 ADAMW = {"lr": 1e-3, "weight_decay": 0.1, "betas": (0.9, 0.95)}
@@ -44,9 +44,13 @@ def tiny_model(name: str) -> Any:
     return skeleton(architecture(None, values["architecture"] | values["tiny_architecture"]), values["attention"])
 
 
+def instantiate_strategy(name: str, **settings: Any) -> Any:
+    """Returns the strategy of conf/strategy/NAME.yaml."""
+    return instantiate(yaml.safe_load((conf_dir() / "strategy" / f"{name}.yaml").read_text()) | settings)
+
+
 def make_engine(case: dict[str, Any], world: World) -> Any:
-    values = yaml.safe_load((conf_dir() / "strategy" / f"{case['strategy']}.yaml").read_text())
-    strategy = instantiate(values | case.get("settings", {}))
+    strategy = instantiate_strategy(case["strategy"], **case.get("settings", {}))
 
     def build() -> Objective:
         model = tiny_model(case["model"])
@@ -69,7 +73,9 @@ class Reductions(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = str(func)
         if name.startswith("c10d.") and "reduce" in name:
-            tensors = [leaf for leaf in tree_leaves(args) if isinstance(leaf, torch.Tensor) and leaf.is_floating_point()]
+            tensors = [
+                leaf for leaf in tree_leaves(args) if isinstance(leaf, torch.Tensor) and leaf.is_floating_point()
+            ]
             self.dtypes |= {str(tensor.dtype) for tensor in tensors}
         return func(*args, **(kwargs or {}))
 

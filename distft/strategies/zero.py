@@ -102,17 +102,27 @@ def _import_deepspeed(world: World) -> Any:
 def _materialise(
     objective: Objective, device: torch.device, dtype: torch.dtype, partition: Callable[..., Any] | None
 ) -> None:
-    """Gives every parameter on meta memory on `device`, one at a time; tied ones stay one parameter."""
+    """Gives every parameter on meta memory on `device`; tied ones stay one parameter.
+
+    With `partition` each is whole only in one scratch buffer that all use in turn, and keeps its own part: memory
+    taken and freed for each in turn would leave holes as large as the model.
+    """
+    sizes = [parameter.numel() for parameter in objective.parameters()]
+    scratch = torch.zeros(max(sizes) if partition else 0, dtype=dtype, device=device)
     made: dict[nn.Parameter, nn.Parameter] = {}
     for module in objective.modules():
         for name, old in module.named_parameters(recurse=False):
             if old not in made:
-                new = nn.Parameter(torch.zeros(old.shape, dtype=dtype, device=device), requires_grad=old.requires_grad)
-                if partition is not None:
+                data = (
+                    scratch[: old.numel()].view(old.shape)
+                    if partition
+                    else torch.zeros(old.shape, dtype=dtype, device=device)
+                )
+                made[old] = nn.Parameter(data, requires_grad=old.requires_grad)
+                if partition:
                     holder = nn.Module()
-                    holder.weight = new
+                    holder.weight = made[old]
                     partition(module=holder, mem_efficient_linear=False, dtype=dtype)
-                made[old] = new
             setattr(module, name, made[old])
     for buffer in objective.buffers():
         buffer.data = buffer.data.to(device)

@@ -45,7 +45,7 @@ class Settings:
     evaluate_first: bool
 
 
-def train(
+def train_steps(
     engine: Engine, feed: Feed, factor: Factor, settings: Settings, stopping: EarlyStopping, hooks: Hooks, world: World
 ) -> tuple[End, int]:
     """Trains from settings.start_step to the end of the feed; returns how it ended and the last step done."""

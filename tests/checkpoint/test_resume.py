@@ -1,4 +1,4 @@
-"""A checkpoint continues a run: bitwise on the same layout, and on any other strategy with the same state and losses."""
+"""A checkpoint continues a run: bitwise on the same layout, with the same state and losses on another strategy."""
 
 import json
 from pathlib import Path

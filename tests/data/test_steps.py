@@ -1,5 +1,7 @@
 """Which rows a step reads is a pure function of seed, data and step number."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -48,7 +50,7 @@ def test_a_step_of_tokens_is_as_full_as_rows_in_order_allow(lengths: list[int], 
     array = np.asarray(lengths)
     borders = token_borders(array, budget)
     assert borders[0] == 0 and borders[-1] == len(lengths)
-    for start, stop in zip(borders, borders[1:], strict=False):
+    for start, stop in pairwise(borders):
         assert 0 < array[start:stop].sum() <= budget
         assert stop == len(lengths) or array[start : stop + 1].sum() > budget
 

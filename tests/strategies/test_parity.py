@@ -22,7 +22,9 @@ pytestmark = pytest.mark.slow
 @pytest.mark.parametrize("key", KEYS, ids=lambda key: "-".join(map(str, key)))
 def test_a_strategy_trains_like_one_process_that_sees_all_rows_at_once(key: Key, trained: Any, references: Any) -> None:
     answer, reference = trained[key], references[key[1]]
-    for step, ((loss, norm), (expected_loss, expected_norm)) in enumerate(zip(answer["steps"], reference["steps"])):
+    for step, ((loss, norm), (expected_loss, expected_norm)) in enumerate(
+        zip(answer["steps"], reference["steps"], strict=True)
+    ):
         assert loss == pytest.approx(expected_loss, rel=5e-6), f"loss of step {step + 1}"
         assert norm == pytest.approx(expected_norm, rel=5e-6), f"gradient norm of step {step + 1}"
     checkpoint = Checkpoint(checkpoint_of(answer))

@@ -1,0 +1,59 @@
+"""A run's checkpoint on its held-out rows, by the run's own strategy and processes, in a job of its own."""
+
+import sys
+
+import yaml
+
+from distft.config import ConfigError, command
+from distft.config.keywords import find_run, keywords, usage
+from distft.launchers.local import Local
+from distft.run import RunFolder, read_json
+
+KEYS = {"run": "the run's folder", "at": "latest (default), best or step-N"}
+CLAIM = "Writes RUN/eval/CHECKPOINT/metrics.json: loss in nats per target token, perplexity, accuracy."
+
+
+def main(arguments: list[str]) -> int:
+    """Prints the metrics and returns 0; 1 with the first failing rank when the evaluation failed."""
+    given = keywords(arguments, KEYS, required=("run",))
+    run = find_run(given["run"])
+    if not run.read_plan().eval_rows:
+        raise ConfigError(
+            [f"run={given['run']}: has no held-out rows (data.eval was null). Nearest: a run with data.eval"]
+        )
+    job = freeze(run, given.get("at", "latest"))
+    [handle] = Local().submit([job.path])
+    while (outcome := handle.wait(0.2)) is None:
+        pass
+    if outcome.error:
+        print(f"{job.path} failed: {outcome.error['type']}: {outcome.error['message']}", file=sys.stderr)
+        print(f"  log: {outcome.error['log']}", file=sys.stderr)
+        return 1
+    metrics = read_json(job.path / "metrics.json")
+    print(f"{run.path.name} at {job.path.name}, {metrics['target_tokens']:,} target tokens held out:")
+    print(f"  loss {metrics['loss']:.4f}  perplexity {metrics['perplexity']:.2f}  accuracy {metrics['accuracy']:.1%}")
+    print(f"  {job.path / 'metrics.json'}")
+    return 0
+
+
+def freeze(run: RunFolder, at: str) -> RunFolder:
+    """Returns the folder of this evaluation: the run's frozen config with the checkpoint named in it."""
+    from distft.checkpoint.choose import choose
+
+    try:
+        checkpoint = choose(run.checkpoints, at)
+    except ValueError as error:
+        raise ConfigError([str(error)]) from error
+    config = run.read_config()
+    config["checkpoint"]["resume"] = str(checkpoint)
+    config["work"] = "evaluate"
+    job = RunFolder(run.eval / checkpoint.name)
+    job.path.mkdir(parents=True, exist_ok=True)
+    job.config.write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
+    job.write_plan(run.read_plan())
+    job.write_status(state="pending", attempt=job.read_status()["attempt"] + 1, error=None)
+    return job
+
+
+if __name__ == "__main__":
+    command(main, help=usage("evaluate", KEYS, CLAIM))
