@@ -22,28 +22,41 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class NewRows:
-    """Reads what was added to metrics.jsonl; every step of a split is given once, also over restarts."""
+    """Reads what was added to metrics.jsonl; every step of a split is given once, also over restarts.
+
+    A resumed attempt cuts rows that no checkpoint holds, maybe between two looks: the line that was read last is held
+    against the file, and when it is not there any more everything is read again.
+    """
 
     def __init__(self, run: RunFolder):
         self._path = run.metrics
-        self._offset = 0
-        self._last: dict[str, int] = {}
+        self._end = 0
+        self._last_line = b""
+        self._last_step: dict[str, int] = {}
 
     def read(self) -> Iterator[Row]:
         """Yields complete new rows, in order."""
-        if not self._path.is_file():
-            return
-        with self._path.open("rb") as file:
-            if self._path.stat().st_size < self._offset:  # a resumed attempt cut rows that no checkpoint holds
-                self._offset = 0
-            file.seek(self._offset)
-            whole, end, _ = file.read().rpartition(b"\n")
-        self._offset += len(whole) + len(end)
-        for line in whole.splitlines():
+        for line in self._new_lines():
             row = json.loads(line)
-            if row["step"] > self._last.get(row["split"], -1):
-                self._last[row["split"]] = row["step"]
+            if row["step"] > self._last_step.get(row["split"], -1):
+                self._last_step[row["split"]] = row["step"]
                 yield row
+
+    def _new_lines(self) -> list[bytes]:
+        if not self._path.is_file():
+            return []
+        with self._path.open("rb") as file:
+            start = self._end - len(self._last_line)
+            file.seek(start)
+            data = file.read()
+            if not data.startswith(self._last_line):
+                start, self._last_line = file.seek(0), b""
+                data = file.read()
+        lines = data[: data.rfind(b"\n") + 1].splitlines(keepends=True)
+        new = lines[1:] if self._last_line else lines
+        self._end = start + sum(map(len, lines))
+        self._last_line = lines[-1] if lines else b""
+        return new
 
 
 def follow(

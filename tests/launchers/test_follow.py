@@ -119,22 +119,32 @@ def test_a_metrics_file_that_cannot_be_written_is_named(tmp_path):
     assert code == 1 and "rank 0" in said and "OSError: [Errno 28] No space left on device" in said
 
 
-def test_every_row_is_given_once_also_over_a_cut(tmp_path):
+def line(step: int, split: str = "train", **more: float) -> str:
+    return json.dumps({"step": step, "split": split, **more}) + "\n"
+
+
+def test_every_row_is_given_once_and_whole(tmp_path):
     run = RunFolder(tmp_path)
     rows = NewRows(run)
     assert list(rows.read()) == []
-
-    def row(step: int, split: str = "train") -> str:
-        return json.dumps({"step": step, "split": split}) + "\n"
-
-    run.metrics.write_text(row(1) + row(2) + row(2, "eval") + row(3)[:-5])
-    assert [each["step"] for each in rows.read()] == [1, 2, 2]
-    run.metrics.write_text(row(1) + row(2) + row(2, "eval") + row(3) + row(4))
-    assert [each["step"] for each in rows.read()] == [3, 4]
-    run.metrics.write_text(row(1))  # a resumed attempt goes back to its checkpoint
+    run.metrics.write_text(line(1) + line(2) + line(2, "eval") + line(3)[:-5])
+    assert [row["step"] for row in rows.read()] == [1, 2, 2]
     assert list(rows.read()) == []
-    run.metrics.write_text(row(1) + row(2) + row(2, "eval") + row(3) + row(4) + row(5))
-    assert [each["step"] for each in rows.read()] == [5]
+    run.metrics.write_text(line(1) + line(2) + line(2, "eval") + line(3) + line(4))
+    assert [row["step"] for row in rows.read()] == [3, 4]
+
+
+@pytest.mark.parametrize("seen", [True, False], ids=["cut seen", "cut and made again between two looks"])
+def test_rows_that_a_resumed_attempt_makes_again_are_not_given_twice(tmp_path, seen):
+    run = RunFolder(tmp_path)
+    rows = NewRows(run)
+    run.metrics.write_text(line(1) + line(2) + line(3))
+    assert len(list(rows.read())) == 3
+    if seen:
+        run.metrics.write_text(line(1))
+        assert list(rows.read()) == []
+    run.metrics.write_text(line(1) + line(2, seconds=0.123) + line(3, seconds=0.4567) + line(4, seconds=0.8))
+    assert [row["step"] for row in rows.read()] == [4]
 
 
 def test_following_loads_no_torch():

@@ -29,7 +29,8 @@ def test_a_bound_process_is_gone_after_its_parent_is_killed():
     child = int(parent.stdout.readline())
     assert alive(child)
     parent.kill()
-    parent.communicate()
+    parent.wait()  # not communicate: the child would hold the pipe open
+    parent.stdout.close()
     deadline = time.monotonic() + 5
     while alive(child):
         assert time.monotonic() < deadline
