@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from distft.checkpoint.probe import PROBE, read_probe
 from distft.checkpoint.read import Checkpoint
+from distft.checkpoint.tensors import save_tensors
 
 FILE_BYTES = 4 * 2**30
 TOLERANCE = {torch.float32: 1e-6, torch.bfloat16: 2**-6}  # of the largest logit; bf16: a few roundings of 2**-8
@@ -79,7 +79,7 @@ def _write_weights(checkpoint: Checkpoint, skeleton: PreTrainedModel, dtype: tor
     for i, names in enumerate(files):
         name = f"model-{i + 1:05d}-of-{len(files):05d}.safetensors" if len(files) > 1 else "model.safetensors"
         tensors = {key: _whole(checkpoint, key, parameters[key]).to(dtype) for key in names}
-        save_file(tensors, folder / name, metadata={"format": "pt"})
+        save_tensors(tensors, folder / name, metadata={"format": "pt"})
         index |= dict.fromkeys(names, name)
     if len(files) > 1:
         size = sum(parameter.numel() for parameter in parameters.values()) * dtype.itemsize

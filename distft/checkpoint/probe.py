@@ -3,7 +3,9 @@
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+
+from distft.checkpoint.tensors import save_tensors
 
 PROBE = "probe.safetensors"
 TOKENS = 16
@@ -15,7 +17,7 @@ def probe_tokens(vocab_size: int) -> torch.Tensor:
 
 
 def write_probe(folder: Path, input_ids: torch.Tensor, logits: torch.Tensor) -> None:
-    save_file({"input_ids": input_ids.cpu(), "logits": logits.float().cpu().contiguous()}, folder / PROBE)
+    save_tensors({"input_ids": input_ids.cpu(), "logits": logits.float().cpu().contiguous()}, folder / PROBE)
 
 
 def read_probe(folder: Path) -> tuple[torch.Tensor, torch.Tensor]:

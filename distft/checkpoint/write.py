@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from safetensors.torch import save_file
 
 import distft
 from distft.checkpoint.format import MANIFEST, PARAMETER, ChunkName, rank_file, step_dir
+from distft.checkpoint.tensors import save_tensors
 from distft.run import read_json, write_json
 from distft.runtime.process_group import World
 from distft.strategies.engine import Engine
@@ -29,7 +29,7 @@ def save(engine: Engine, checkpoints: Path, step: int, about: dict[str, Any], wo
         partial.mkdir(parents=True)
     dist.barrier()
     file = partial / rank_file(world.rank)
-    save_file(dict(_chunks(engine)), file)
+    save_tensors(dict(_chunks(engine)), file)
     write_json(partial / f"{file.name}.json", _describe(file))
     dist.barrier()
     if world.is_first:

@@ -124,6 +124,13 @@ KEYS = (
         at_least=0,
         at_most=1,
     ),
+    Key(
+        "data.max_untrained_fraction",
+        (float,),
+        "rows without a token to train on, which are left out; above this fraction they stop the run",
+        at_least=0,
+        at_most=1,
+    ),
     Key("optimizer.lr", (float,), "highest learning rate", above=0, at_most=1000),
     Key("optimizer.weight_decay", (float,), "decoupled or L2, as the optimizer defines it", at_least=0),
     Key("optimizer.eps", (float,), "keeps the division by the second moment finite", above=0),

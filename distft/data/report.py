@@ -21,6 +21,9 @@ def refused(report: dict[str, Any], data: dict[str, Any]) -> list[str]:
             f"rows of data.{name} are longer than data.max_length={data['max_length']} (the longest has "
             f"{stream['longest']} tokens) and would be cut",
         )
+        reasons += _over(
+            data, "max_untrained_fraction", stream["untrained"], good, f"rows of data.{name} have no token to train on"
+        )
         if stream["overlap"] and data["overlap"] == "stop":
             reasons.append(
                 f"data.overlap=stop: {stream['overlap']} rows of data.{name} are also in data.eval; "

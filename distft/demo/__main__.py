@@ -3,6 +3,7 @@
 Fetches and converts the model once into cache_dir/demo, then runs `distft.launch experiment=laptop_demo`.
 """
 
+import signal
 import subprocess
 import sys
 import tempfile
@@ -67,7 +68,9 @@ def main(argv: list[str]) -> int:
     if not setting(overrides, "name", ""):
         overrides.append("name=demo")
     command = [sys.executable, "-m", "distft.launch", "experiment=laptop_demo", *overrides]
-    return subprocess.run(command, check=False).returncode
+    launch = subprocess.Popen(command)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches launch too, which saves before it ends
+    return launch.wait()
 
 
 if __name__ == "__main__":

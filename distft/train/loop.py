@@ -88,6 +88,9 @@ def _one(
         "loss": result.loss,
         "accuracy": result.accuracy,
         "grad_norm": result.grad_norm,
+        "clip_coefficient": 1.0
+        if settings.max_norm is None
+        else min(1.0, settings.max_norm / (result.grad_norm + 1e-6)),
         "learning_rate": rate,
         "tokens": tokens,
         "target_tokens": targets,

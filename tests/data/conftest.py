@@ -79,6 +79,7 @@ def config(tmp_path: Path) -> Callable[..., dict[str, Any]]:
             "shards": None,
             "max_bad_fraction": 0.0,
             "max_truncated_fraction": 0.5,
+            "max_untrained_fraction": 1.0,
         }
         model = {"path": "nowhere/model", "revision": None, "tokenizer": None, "tiny": True, "trust_remote_code": False}
         return {"cache_dir": str(tmp_path / "cache"), "seed": 0, "model": model, "data": keys | data}

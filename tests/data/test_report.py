@@ -5,7 +5,8 @@ import pytest
 
 from distft.data.report import refused, summary
 
-DATA = {"max_bad_fraction": 0.01, "max_truncated_fraction": 0.5, "max_length": 64, "overlap": "warn"}
+DATA = {"max_bad_fraction": 0.01, "max_truncated_fraction": 0.5, "max_untrained_fraction": 1.0}
+DATA |= {"max_length": 64, "overlap": "warn"}
 
 
 def report(rows: int = 10, **counts: int) -> dict[str, Any]:
@@ -27,6 +28,7 @@ def test_up_to_the_thresholds_data_is_taken(counts: dict[str, int]):
         ({"bad": 1}, {"max_bad_fraction": 0}, "data.max_bad_fraction=0: 1 of 1000"),
         ({"truncated": 501}, {}, "are longer than data.max_length=64 (the longest has 99 tokens)"),
         ({"truncated": 400, "bad": 300}, {"max_bad_fraction": 1}, "data.max_truncated_fraction=0.5: 400 of 700"),
+        ({"untrained": 1}, {"max_untrained_fraction": 0}, "1 of 1000 rows of data.train have no token to train on"),
         ({"overlap": 3}, {"overlap": "stop"}, "data.overlap=stop: 3 rows of data.train are also in data.eval"),
         ({"rows": 0}, {}, "data.train: no row is left"),
     ],
