@@ -1,11 +1,14 @@
 """A run's checkpoint as a Hugging Face folder, verified against the live model."""
 
+import hashlib
 import sys
 from pathlib import Path
 
 from distft.config import ConfigError, command
 from distft.config.keywords import find_run, keywords, usage
 from distft.paths import absolute
+from distft.report.card import model_card
+from distft.report.facts import gather
 from distft.run import read_json
 from distft.runtime.quiet import silence
 
@@ -47,8 +50,13 @@ def main(arguments: list[str]) -> int:
     model = skeleton(architecture(model_dir, config["architecture"] | config["tiny_architecture"]), config["attention"])
     ran_in = read_json(run.path / "effective.json")["engine"]["compute_dtype"].removeprefix("torch.")
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}.get(given.get("dtype", "")) or getattr(torch, ran_in)
+    tokenizer = load_tokenizer(plan.tokenizer_dir)
+    template = hashlib.sha256((tokenizer.chat_template or "").encode()).hexdigest()
+    card = model_card(
+        gather(run), plan.model_dir and config["path"], template, plan.data_dir and Path(plan.data_dir).name
+    )
     try:
-        export(Checkpoint(folder), model, load_tokenizer(plan.tokenizer_dir), dtype, out)
+        export(Checkpoint(folder), model, tokenizer, card, dtype, out)
     except (RuntimeError, OSError) as error:
         print(f"{folder} was not exported: {error}", file=sys.stderr)
         return 1

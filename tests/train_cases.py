@@ -27,7 +27,7 @@ from distft.models.skeleton import architecture, blocks, skeleton
 from distft.models.weights import fill
 from distft.optim.groups import decay_groups
 from distft.paths import conf_dir
-from distft.runtime.process_group import World, process_group
+from distft.runtime.process_group import World, differ, process_group
 from distft.runtime.seeds import seed_for
 from distft.strategies.objective import Objective
 from distft.train.feed import Feed, all_rows
@@ -56,11 +56,11 @@ def make_engine(case: dict[str, Any], world: World) -> Any:
         model = tiny_model(case["model"])
         return Objective(model, CrossEntropy(), list(blocks(model).values()))
 
-    optimizer = case.get("optimizer", "AdamW")
-    options = ADAMW if optimizer == "AdamW" else {"lr": 1e-2, "momentum": 0.9}
-    make = getattr(torch.optim, optimizer)
+    options = ADAMW | case.get("adamw", {})
     precision = getattr(torch, case.get("precision", "float32"))
-    return strategy.setup(build, lambda parameters: make(decay_groups(parameters), **options), world, precision)
+    return strategy.setup(
+        build, lambda parameters: torch.optim.AdamW(decay_groups(parameters), **options), world, precision
+    )
 
 
 class Reductions(TorchDispatchMode):
@@ -106,6 +106,11 @@ def run_case(case: dict[str, Any], world: World) -> dict[str, Any]:
             )
         done.append([result.loss, result.grad_norm])
     answer = {"case": case, "steps": done, "effective": engine.effective() | {"reductions": sorted(reductions.dtypes)}}
+    if "perturb" in case:
+        if world.rank == case["perturb"]:
+            next(parameter for parameter in engine.objective.parameters() if parameter.ndim >= 2).data.mul_(1 + 1e-6)
+        fingerprint, group = engine.fingerprint()
+        answer["differ"] = differ(fingerprint, group)
     if case.get("save"):
         folder = save(engine, Path(case["save"]), steps, {}, world)
         probe(engine, folder, tiny_model(case["model"]).config.vocab_size, world)

@@ -22,8 +22,12 @@ FILE_BYTES = 4 * 2**30
 TOLERANCE = {torch.float32: 1e-6, torch.bfloat16: 2**-6}  # of the largest logit; bf16: a few roundings of 2**-8
 
 
-def export(checkpoint: Checkpoint, skeleton: PreTrainedModel, tokenizer: Any, dtype: torch.dtype, out: Path) -> None:
-    """Writes config, tokenizer with chat template, and weights cast to `dtype` into `out`, which appears whole or not.
+def export(
+    checkpoint: Checkpoint, skeleton: PreTrainedModel, tokenizer: Any, card: str, dtype: torch.dtype, out: Path
+) -> None:
+    """Writes config, tokenizer with chat template, model card, and weights cast to `dtype` into `out`.
+
+    The folder appears whole or not at all.
 
     RuntimeError when the written folder does not open, or does not say what the live model said.
     """
@@ -36,6 +40,7 @@ def export(checkpoint: Checkpoint, skeleton: PreTrainedModel, tokenizer: Any, dt
         if skeleton.generation_config is not None:
             skeleton.generation_config.save_pretrained(partial)
         tokenizer.save_pretrained(partial)
+        (partial / "README.md").write_text(card)
         _write_weights(checkpoint, skeleton, dtype, partial)
         verify(partial, checkpoint, dtype)
     except BaseException:

@@ -42,7 +42,7 @@ class Zero:
         deepspeed = _import_deepspeed(world)
         objective = build_model()
         size = sum(p.numel() for p in objective.parameters())
-        settings = self._settings(size, precision, world)
+        settings = self.settings(size, precision, world)
         if self.stage == 3:
             _materialise(objective, world.device, precision, partition=deepspeed.zero.Init)
         else:
@@ -50,10 +50,11 @@ class Zero:
         dims = [(p, len(getattr(p, "ds_shape", p.shape))) for p in objective.parameters()]
         engine, *_ = deepspeed.initialize(model=objective, optimizer=make_optimizer(dims), config=settings)
         live = ZeroEngine(engine, objective, self.stage, world)
-        _read_back(settings, live.effective())
+        check_in_force(settings, live.effective())
         return live
 
-    def _settings(self, size: int, precision: torch.dtype, world: World) -> dict[str, Any]:
+    def settings(self, size: int, precision: torch.dtype, world: World) -> dict[str, Any]:
+        """Returns DeepSpeed's config for a model of `size` parameters; no batch size, clipping or rate is in it."""
         bucket = self.bucket_parameters or min(max(size // 16, MIN_BUCKET), MAX_BUCKET)
         zero: dict[str, Any] = {
             "stage": self.stage,
@@ -128,7 +129,7 @@ def _materialise(
         buffer.data = buffer.data.to(device)
 
 
-def _read_back(asked: dict[str, Any], effective: dict[str, object]) -> None:
+def check_in_force(asked: dict[str, Any], effective: dict[str, object]) -> None:
     """Raises when the live engine does not hold what was asked for."""
     zero = asked["zero_optimization"]
     expected = {

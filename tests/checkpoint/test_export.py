@@ -17,13 +17,14 @@ from tests.train_cases import tiny_model
 from tests.trained import KEYS, MAIN, Key, checkpoint_of
 
 pytestmark = pytest.mark.slow
+CARD = "# a model\n"
 
 
 @pytest.mark.parametrize("key", [key for key in KEYS if key[2] > 1], ids=lambda key: "-".join(map(str, key)))
 def test_every_strategys_checkpoint_of_every_model_exports(key: Key, trained: Any, tmp_path: Path) -> None:
     checkpoint = Checkpoint(checkpoint_of(trained[key]))
     assert (checkpoint.folder / PROBE).is_file()
-    export(checkpoint, tiny_model(key[1]), load_tokenizer(None), torch.float32, tmp_path / "final")
+    export(checkpoint, tiny_model(key[1]), load_tokenizer(None), CARD, torch.float32, tmp_path / "final")
     model: Any = AutoModelForCausalLM.from_pretrained(tmp_path / "final")
     tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
     assert tied == model.config.tie_word_embeddings
@@ -33,7 +34,7 @@ def test_every_strategys_checkpoint_of_every_model_exports(key: Key, trained: An
 @pytest.fixture
 def exported(trained: Any, tmp_path: Path) -> tuple[Checkpoint, Path]:
     checkpoint = Checkpoint(checkpoint_of(trained["fsdp", MAIN, 2, 2]))
-    export(checkpoint, tiny_model(MAIN), load_tokenizer(None), torch.float32, tmp_path / "final")
+    export(checkpoint, tiny_model(MAIN), load_tokenizer(None), CARD, torch.float32, tmp_path / "final")
     return checkpoint, tmp_path / "final"
 
 
@@ -69,14 +70,14 @@ def test_logits_that_the_live_model_did_not_give_are_noticed(exported: Any, tmp_
 def test_a_failed_export_leaves_nothing(trained: Any, tmp_path: Path) -> None:
     checkpoint = Checkpoint(checkpoint_of(trained["fsdp", MAIN, 2, 2]))
     with pytest.raises(RuntimeError, match="do not have the same parameters"):
-        export(checkpoint, tiny_model("gpt2"), load_tokenizer(None), torch.float32, tmp_path / "final")
+        export(checkpoint, tiny_model("gpt2"), load_tokenizer(None), CARD, torch.float32, tmp_path / "final")
     assert not list(tmp_path.iterdir())
 
 
 def test_a_big_model_is_cut_into_files_with_an_index(trained: Any, tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr("distft.checkpoint.export.FILE_BYTES", 100_000)
     checkpoint = Checkpoint(checkpoint_of(trained["fsdp", MAIN, 2, 2]))
-    export(checkpoint, tiny_model(MAIN), load_tokenizer(None), torch.float32, tmp_path / "final")
+    export(checkpoint, tiny_model(MAIN), load_tokenizer(None), CARD, torch.float32, tmp_path / "final")
     assert len(list((tmp_path / "final").glob("model-*-of-*.safetensors"))) > 3
     AutoModelForCausalLM.from_pretrained(tmp_path / "final")
 
@@ -86,7 +87,7 @@ def test_bf16_weights_are_the_live_ones_cast(trained: Any, tmp_path: Path) -> No
     (tmp_path / "half").mkdir()
     moved = shutil.copytree(checkpoint.folder, tmp_path / "moved")
     (moved / PROBE).unlink()  # the live model computed in fp32
-    export(Checkpoint(moved), tiny_model(MAIN), load_tokenizer(None), torch.bfloat16, tmp_path / "final")
+    export(Checkpoint(moved), tiny_model(MAIN), load_tokenizer(None), CARD, torch.bfloat16, tmp_path / "final")
     stored = load_file(tmp_path / "final" / "model.safetensors")
     name = "model.layers.0.mlp.up_proj.weight"
     shape = tuple(stored[name].shape)

@@ -17,32 +17,38 @@ from tests.ranks import run_ranks
 from tests.rows import write_rows
 from tests.trained import STRATEGIES
 
-STEPS = 50
+STEPS, SLOW_STEPS = 50, 20
 FP32 = ["torch.float32"]
 
 
-def train_all(folder: Path, seeds: tuple[int, ...]) -> dict[tuple[str, str, int], dict[str, Any]]:
-    """Trains ddp in fp32 and every strategy in bf16, on 2 processes; returns answers by (strategy, precision, seed)."""
-    rows = str(write_rows(folder / "rows", train=80))
-    shared = {"model": "llama3_8b", "micro": 4, "rows": rows, "steps": STEPS}
-    cases = [
-        shared | {"strategy": s, "precision": precision, "seed": seed, "save": str(folder / f"{s}-{precision}-{seed}")}
+def train_all(folder: Path, seeds: tuple[int, ...]) -> dict[str, dict[str, Any]]:
+    """Trains ddp in fp32 and every strategy in bf16, on 2 processes; answers by `strategy-precision-seed`.
+
+    `slow-N` are N steps of fsdp in bf16 at a learning rate whose updates bf16 weights could not hold.
+    """
+    shared = {"model": "llama3_8b", "micro": 4, "rows": str(write_rows(folder / "rows", train=80)), "steps": STEPS}
+    cases = {
+        f"{s}-{precision}-{seed}": shared | {"strategy": s, "precision": precision, "seed": seed}
         for seed in seeds
         for s, precision in [("ddp", "float32"), *[(s, "bfloat16") for s in STRATEGIES]]
-    ]
-    (folder / "cases.json").write_text(json.dumps(cases))
+    }
+    for steps in (0, SLOW_STEPS):
+        slow = {"strategy": "fsdp", "precision": "bfloat16", "adamw": {"lr": 1e-6}, "steps": steps}
+        cases[f"slow-{steps}"] = shared | slow
+    listed = [case | {"save": str(folder / name)} for name, case in cases.items()]
+    (folder / "cases.json").write_text(json.dumps(listed))
     answers = run_ranks(2, "tests.train_cases", str(folder / "cases.json"), seconds=900)
-    return {(a["case"]["strategy"], a["case"]["precision"], a["case"]["seed"]): a for a in answers}
+    return dict(zip(cases, answers, strict=True))
 
 
 def weights(answer: dict[str, Any]) -> torch.Tensor:
-    checkpoint = Checkpoint(step_dir(Path(answer["case"]["save"]), STEPS))
+    checkpoint = Checkpoint(step_dir(Path(answer["case"]["save"]), answer["case"]["steps"]))
     sizes = {n: sum(stored.count for _, stored in checkpoint.chunks["parameter", n]) for n in sorted(checkpoint.names)}
     return torch.cat([checkpoint.read(name, (), 0, count) for name, count in sizes.items()])
 
 
 def residuals(answers: Any, strategy: str, seeds: tuple[int, ...]) -> torch.Tensor:
-    pairs = [(answers[strategy, "bfloat16", seed], answers["ddp", "float32", seed]) for seed in seeds]
+    pairs = [(answers[f"{strategy}-bfloat16-{seed}"], answers[f"ddp-float32-{seed}"]) for seed in seeds]
     return torch.cat([weights(mine) - weights(reference) for mine, reference in pairs])
 
 
@@ -64,7 +70,7 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> Any:
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_weights_moments_and_reductions_are_fp32_on_the_live_engine(strategy: str, answers: Any) -> None:
-    effective = answers[strategy, "bfloat16", 0]["effective"]
+    effective = answers[f"{strategy}-bfloat16-0"]["effective"]
     assert effective["compute_dtype"] == "torch.bfloat16"
     assert effective["weight_dtypes"] == effective["moment_dtypes"] == FP32
     assert effective["reduce_dtype"] == "torch.float32"
@@ -75,6 +81,14 @@ def test_weights_moments_and_reductions_are_fp32_on_the_live_engine(strategy: st
 @pytest.mark.slow
 def test_no_strategy_is_further_from_fp32_than_ddp(answers: Any) -> None:
     check(answers, (0,))
+
+
+@pytest.mark.slow
+def test_updates_below_the_resolution_of_bf16_are_not_lost(answers: Any) -> None:
+    before, after = weights(answers["slow-0"]), weights(answers[f"slow-{SLOW_STEPS}"])
+    assert ((before != after).float().mean()) > 0.95
+    held_by_bf16 = (before.bfloat16() != after.bfloat16()).float().mean()
+    assert held_by_bf16 < 0.5  # what bf16 weights would have kept of them
 
 
 @pytest.mark.soak

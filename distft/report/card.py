@@ -1,0 +1,40 @@
+"""The model card of final/: what made this model, every number from the run's own files, nothing typed by hand."""
+
+from typing import Any
+
+from distft import __version__
+from distft.report.facts import Facts
+
+
+def model_card(facts: Facts, base: str | None, template_hash: str | None, data_key: str | None) -> str:
+    """Returns README.md with the Hub's front matter; what was not measured is said to be so."""
+    front = ["---", "library_name: transformers", "tags: [distft]", *([f"base_model: {base}"] if base else []), "---"]
+    measured = [f"| {c.name} | {c.before:.4f} | {c.after:.4f} |" for c in facts.changes]
+    table = ["| | before | after |", "|---|---|---|", *measured] if measured else ["Not measured: no held-out rows."]
+    return "\n".join(
+        [
+            *front,
+            f"# {facts.name}",
+            "",
+            f"Made by distft {__version__} with",
+            "",
+            f"    {facts.command}",
+            "",
+            "## Held-out rows",
+            "",
+            *table,
+            *([f"\nOver {facts.held_out_tokens:,} target tokens."] if measured else []),
+            "",
+            "## Training",
+            "",
+            *_lines(facts.what + facts.numbers),
+            *_lines([("prepared data", data_key), ("chat template", template_hash)]),
+            "",
+            "Not measured: benchmarks, bias, memorisation. Licence: that of the base model and of the data.",
+            "",
+        ]
+    )
+
+
+def _lines(pairs: list[tuple[str, Any]]) -> list[str]:
+    return [f"- {key}: {value}" for key, value in pairs if value]

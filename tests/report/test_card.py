@@ -1,0 +1,27 @@
+"""The model card says what the run's files say."""
+
+from collections.abc import Callable
+
+from distft.report.card import model_card
+from distft.report.facts import gather
+from distft.run import RunFolder
+from tests.report.conftest import eval_row, train_row
+
+
+def test_numbers_come_from_the_runs_files(make_run: Callable[..., RunFolder]) -> None:
+    facts = gather(make_run())
+    card = model_card(facts, "me/base", "abc", "key1")
+    assert card.startswith("---\nlibrary_name: transformers") and "base_model: me/base" in card
+    assert facts.changes
+    for change in facts.changes:
+        assert f"| {change.name} | {change.before:.4f} | {change.after:.4f} |" in card
+    assert facts.command in card and "chat template: abc" in card and "prepared data: key1" in card
+
+
+def test_another_metrics_file_gives_another_card(make_run: Callable[..., RunFolder]) -> None:
+    card = model_card(gather(make_run([eval_row(0, 3.21), train_row(1), eval_row(1, 2.34)])), None, None, None)
+    assert "| loss | 3.2100 | 2.3400 |" in card
+
+
+def test_what_was_not_measured_is_said_to_be_so(make_run: Callable[..., RunFolder]) -> None:
+    assert "Not measured: no held-out rows." in model_card(gather(make_run([train_row(1)])), None, None, None)

@@ -1,0 +1,36 @@
+"""DeepSpeed takes over what it was given, or the run does not start."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from distft.runtime.process_group import World
+from distft.strategies.zero import MAX_BUCKET, MIN_BUCKET, Zero, check_in_force
+
+WORLD = World(0, 2, 0, 2, torch.device("cpu"))
+
+
+def in_force(**changes: Any) -> dict[str, object]:
+    live = {"stage": 2, "reduce_bucket_size": MIN_BUCKET, "overlap_comm": False, "offload": False}
+    dtypes = {"compute_dtype": "torch.float32", "reduce_dtype": "torch.float32", "accumulate_dtype": "torch.float32"}
+    return live | dtypes | changes
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("reduce_bucket_size", 500_000_000), ("reduce_dtype", "torch.bfloat16"), ("stage", 1), ("overlap_comm", True)],
+)
+def test_a_setting_that_deepspeed_did_not_take_over_is_noticed(key: str, value: Any) -> None:
+    settings = Zero(2).settings(1000, torch.float32, WORLD)
+    check_in_force(settings, in_force())
+    with pytest.raises(RuntimeError, match=f"{key}: asked .*, in force {value}"):
+        check_in_force(settings, in_force(**{key: value}))
+
+
+def test_buckets_follow_the_models_size_within_bounds() -> None:
+    sizes = [
+        Zero(2).settings(n, torch.float32, WORLD)["zero_optimization"]["reduce_bucket_size"]
+        for n in (10**6, 10**8, 10**11)
+    ]
+    assert sizes == [MIN_BUCKET, 10**8 // 16, MAX_BUCKET]
