@@ -23,7 +23,7 @@ from distft.data.steps import Order, row_borders
 from distft.evaluate.held_out import held_out
 from distft.losses.cross_entropy import CrossEntropy
 from distft.models.fresh import FreshWeights
-from distft.models.skeleton import architecture, blocks, skeleton
+from distft.models.skeleton import architecture, blocks, checkpoint_activations, skeleton
 from distft.models.weights import fill
 from distft.optim.groups import decay_groups
 from distft.paths import conf_dir
@@ -54,6 +54,8 @@ def make_engine(case: dict[str, Any], world: World) -> Any:
 
     def build() -> Objective:
         model = tiny_model(case["model"])
+        if case.get("activation_checkpointing"):
+            checkpoint_activations(model)
         return Objective(model, CrossEntropy(), list(blocks(model).values()))
 
     options = ADAMW | case.get("adamw", {})

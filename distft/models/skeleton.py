@@ -43,4 +43,4 @@ def blocks(model: PreTrainedModel) -> Mapping[str, nn.Module]:
 
 def checkpoint_activations(model: PreTrainedModel) -> None:
     """Keeps only each block's input for the backward pass and computes the rest again."""
-    model.gradient_checkpointing_enable({"use_reentrant": False})
+    model.activation_checkpointing_enable({"use_reentrant": False})
