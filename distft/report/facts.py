@@ -137,11 +137,12 @@ def planned(plan: Plan, rows: list[dict[str, Any]]) -> Table:
     seconds = sum(row.get("seconds") or 0 for row in train)
     tokens = sum(row.get("tokens") or 0 for row in train)
     micro, accumulation, world = plan.micro_batch_size, plan.accumulation, plan.world
+    batches = f"{accumulation} micro-batch{'es' * (accumulation > 1)}"
     table = [
         ("processes", f"{plan.world} = {plan.nodes} node{'s' * (plan.nodes > 1)} x {plan.processes_per_node}"),
         (
             "rows per step",
-            f"{micro * accumulation * world} = {world} processes x {accumulation} micro-batches x {micro} rows",
+            f"{micro * accumulation * world} = {world} processes x {batches} x {micro} rows",
         ),
         ("steps", f"{plan.steps:,} ({plan.epochs:.3g} epochs of {plan.rows:,} rows{', estimated' * plan.estimated})"),
         ("held-out rows", f"{plan.eval_rows:,}"),
