@@ -12,9 +12,10 @@ from typing import Any
 import torch
 from hydra.utils import instantiate
 
-from distft.checkpoint.keep import latest, retain
+from distft.checkpoint.keep import retain
 from distft.checkpoint.probe import probe_tokens, write_probe
-from distft.checkpoint.read import Checkpoint, restore
+from distft.checkpoint.read import restore
+from distft.checkpoint.resume import find
 from distft.checkpoint.write import point, save
 from distft.data.batches import Batch
 from distft.data.shards import Rows
@@ -47,7 +48,7 @@ def train(run: RunFolder, attempt: int, world: World) -> None:
         raise RuntimeError(f"the launcher started {world.size} processes, the plan is for {plan.world}")
     feed = make_feed(config, plan, world)
     engine = make_engine(config, plan, world)
-    start_step = load(engine, config, plan, run)
+    start_step = load(engine, config, plan, run, world)
     check_replicas(engine)
     asked = {key: value for key, value in config["optimizer"].items() if not key.startswith("_")}
     effective = {"engine": engine.effective(), "optimizer": check_in_force(engine.optimizer, asked)}
@@ -69,7 +70,7 @@ def evaluate(run: RunFolder, attempt: int, world: World) -> None:
     """Evaluates the checkpoint that the config of folder `run` names on the held-out rows, into metrics.json."""
     config, plan = run.read_config(), run.read_plan()
     engine = make_engine(config, plan, world)
-    step = load(engine, config, plan, run)
+    step = load(engine, config, plan, run, world)
     metrics = held_out(engine, held_out_batches(config, plan, world), world)
     if world.is_first:
         write_json(run.path / "metrics.json", {"step": step, "split": "eval", **metrics})
@@ -118,12 +119,10 @@ def make_skeleton(config: Values, plan: Plan) -> Any:
     )
 
 
-def load(engine: Engine, config: Values, plan: Plan, run: RunFolder) -> int:
+def load(engine: Engine, config: Values, plan: Plan, run: RunFolder, world: World) -> int:
     """Fills the engine from the checkpoint to resume, else from the base model; returns the steps already done."""
-    resume = config["checkpoint"]["resume"]
-    folder = latest(run.checkpoints) if resume == "auto" else None if resume == "never" else Path(resume)
-    if folder is not None:
-        checkpoint = Checkpoint(folder)
+    checkpoint = find(run.checkpoints, config["checkpoint"]["resume"], world)
+    if checkpoint is not None:
         restore(engine, checkpoint)
         return checkpoint.step
     fresh = FreshWeights(make_skeleton(config, plan), config["seed"])

@@ -17,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from distft.checkpoint.read import Checkpoint, restore
+from distft.checkpoint.resume import find
 from distft.checkpoint.write import save
 from distft.data.shards import Rows
 from distft.data.steps import Order, row_borders
@@ -27,7 +28,7 @@ from distft.models.skeleton import architecture, blocks, checkpoint_activations,
 from distft.models.weights import fill
 from distft.optim.groups import decay_groups
 from distft.paths import conf_dir
-from distft.runtime.process_group import World, differ, process_group
+from distft.runtime.process_group import World, differ, process_group, texts_of_all
 from distft.runtime.seeds import seed_for
 from distft.strategies.objective import Objective
 from distft.train.feed import Feed, all_rows
@@ -82,8 +83,21 @@ class Reductions(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+def found(case: dict[str, Any], world: World) -> str:
+    try:
+        checkpoint = find(Path(case["find"]), case["resume"], world)
+    except RuntimeError as error:
+        return str(error)
+    return checkpoint.folder.name if checkpoint else "none"
+
+
 def run_case(case: dict[str, Any], world: World) -> dict[str, Any]:
-    """Trains one case; returns losses, gradient norms, held-out metrics and what is in force."""
+    """Trains one case; returns losses, gradient norms, held-out metrics and what is in force.
+
+    A case with `find` trains nothing: it tells which checkpoint each process would resume, or the error.
+    """
+    if "find" in case:
+        return {"case": case, "found": texts_of_all(found(case, world), world)}
     engine = make_engine(case, world)
     seed = case.get("seed", 0)
     start = 0

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from distft.checkpoint.manifest import check_all
 from distft.checkpoint.probe import PROBE, read_probe
 from distft.checkpoint.read import Checkpoint
 from distft.checkpoint.tensors import save_tensors
@@ -31,6 +32,7 @@ def export(
 
     RuntimeError when the written folder does not open, or does not say what the live model said.
     """
+    check_all(checkpoint.folder)
     partial = out.with_name(f".{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)

@@ -3,29 +3,25 @@
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from distft.checkpoint.format import MANIFEST, PARAMETER, ChunkName
+from distft.checkpoint.format import PARAMETER, ChunkName
+from distft.checkpoint.manifest import read_manifest
 from distft.models.safetensors_dir import Stored, open_safetensors
 from distft.models.weights import fill
-from distft.run import read_json
 from distft.strategies.engine import Engine, Piece
 
 
 class Checkpoint:
-    """A complete checkpoint on disk; RuntimeError names a file that is missing or of the wrong size."""
+    """A checkpoint on disk. It reads what is there; whether that is what was written is `resume`'s question."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.manifest: dict[str, Any] = read_json(folder / MANIFEST)
+        self.manifest = read_manifest(folder)
         self.chunks: dict[tuple[str, str], list[tuple[int, Stored]]] = defaultdict(list)
         for entry in self.manifest["files"]:
             file = folder / entry["name"]
-            size = file.stat().st_size if file.is_file() else None
-            if size != entry["bytes"]:
-                raise RuntimeError(f"{file} has {size} bytes, its manifest says {entry['bytes']}")
             for text, stored in open_safetensors(file).items():
                 chunk = ChunkName.parse(text)
                 self.chunks[chunk.slot, chunk.name].append((chunk.start, stored))

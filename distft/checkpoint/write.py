@@ -1,6 +1,5 @@
 """Writes a checkpoint: every rank its own chunks, beside the good ones; one rename makes it count."""
 
-import hashlib
 import os
 import shutil
 from pathlib import Path
@@ -11,6 +10,7 @@ import torch.distributed as dist
 
 import distft
 from distft.checkpoint.format import MANIFEST, PARAMETER, ChunkName, rank_file, step_dir
+from distft.checkpoint.manifest import describe, write_manifest
 from distft.checkpoint.tensors import save_tensors
 from distft.run import read_json, write_json
 from distft.runtime.process_group import World
@@ -30,7 +30,8 @@ def save(engine: Engine, checkpoints: Path, step: int, about: dict[str, Any], wo
     dist.barrier()
     file = partial / rank_file(world.rank)
     save_tensors(dict(_chunks(engine)), file)
-    write_json(partial / f"{file.name}.json", _describe(file))
+    sync(file)
+    write_json(partial / f"{file.name}.json", describe(file))
     dist.barrier()
     if world.is_first:
         _publish(partial, folder, {"step": step, "scalars": _scalars(engine), **about}, world.size)
@@ -68,23 +69,25 @@ def _scalars(engine: Engine) -> dict[str, float]:
     return found
 
 
-def _describe(file: Path) -> dict[str, Any]:
-    with file.open("rb") as handle:
-        digest = hashlib.file_digest(handle, "blake2b").hexdigest()
-        os.fsync(handle.fileno())
-    return {"name": file.name, "bytes": file.stat().st_size, "blake2b": digest}
-
-
 def _publish(partial: Path, folder: Path, about: dict[str, Any], ranks: int) -> None:
     described = [partial / f"{rank_file(rank)}.json" for rank in range(ranks)]
     files = [read_json(path) for path in described]
-    write_json(partial / MANIFEST, {"distft": distft.__version__, "torch": torch.__version__, **about, "files": files})
+    versions = {"distft": distft.__version__, "torch": torch.__version__}
+    write_manifest(partial, {**versions, "world": ranks, **about, "files": files})
     for path in described:
         path.unlink()
-    for path in (partial / MANIFEST, partial):
-        handle = os.open(path, os.O_RDONLY)
-        os.fsync(handle)
-        os.close(handle)
+    sync(partial / MANIFEST)
+    sync(partial)
+    older = folder.with_name(f".{folder.name}.older")
     if folder.exists():
-        shutil.rmtree(folder)
+        os.replace(folder, older)
     os.replace(partial, folder)
+    sync(folder.parent)
+    shutil.rmtree(older, ignore_errors=True)
+
+
+def sync(path: Path) -> None:
+    """Returns when a file's bytes, or a folder's names, would survive a loss of power."""
+    handle = os.open(path, os.O_RDONLY)
+    os.fsync(handle)
+    os.close(handle)

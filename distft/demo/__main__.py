@@ -52,6 +52,16 @@ def setting(overrides: list[str], key: str, default: str) -> str:
     return values[-1] if values else default
 
 
+def wait_for(command: list[str]) -> int:
+    """Returns the command's exit code; Ctrl-C is the command's own, which saves before it ends."""
+    process = subprocess.Popen(command)
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        return process.wait()
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def main(argv: list[str]) -> int:
     if "--help" in argv or "-h" in argv:
         print(HELP)
@@ -68,9 +78,7 @@ def main(argv: list[str]) -> int:
     if not setting(overrides, "name", ""):
         overrides.append("name=demo")
     command = [sys.executable, "-m", "distft.launch", "experiment=laptop_demo", *overrides]
-    launch = subprocess.Popen(command)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches launch too, which saves before it ends
-    return launch.wait()
+    return wait_for(command)
 
 
 if __name__ == "__main__":

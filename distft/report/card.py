@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from distft import __version__
+import distft
 from distft.report.facts import Facts
 
 
@@ -16,7 +16,7 @@ def model_card(facts: Facts, base: str | None, template_hash: str | None, data_k
             *front,
             f"# {facts.name}",
             "",
-            f"Made by distft {__version__} with",
+            f"Made by distft {distft.__version__} with",
             "",
             f"    {facts.command}",
             "",

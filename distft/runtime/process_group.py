@@ -58,3 +58,21 @@ def differ(value: torch.Tensor, group: dist.ProcessGroup) -> bool:
     both = torch.stack([value, -value])
     dist.all_reduce(both, dist.ReduceOp.MAX, group=group)
     return bool(both[0] != -both[1])
+
+
+def from_first(text: str, world: World) -> str:
+    """Returns rank 0's `text` on every process."""
+    return texts_of_all(text, world)[0]
+
+
+def texts_of_all(text: str, world: World) -> list[str]:
+    """Returns every process's `text`, in order of rank, as the same list on each."""
+    mine = torch.frombuffer(bytearray(text.encode() or b"\0"), dtype=torch.uint8).to(world.device)
+    sizes = [torch.zeros(1, dtype=torch.int64, device=world.device) for _ in range(world.size)]
+    dist.all_gather(sizes, torch.tensor([len(mine)], device=world.device))
+    longest = max(int(size) for size in sizes)
+    padded = torch.zeros(longest, dtype=torch.uint8, device=world.device)
+    padded[: len(mine)] = mine
+    everyones = [torch.empty_like(padded) for _ in range(world.size)]
+    dist.all_gather(everyones, padded)
+    return [bytes(each.tolist()).rstrip(b"\0").decode() for each in everyones]

@@ -1,4 +1,7 @@
-"""A checkpoint continues a run: bitwise on the same layout, with the same state and losses on another strategy."""
+"""A checkpoint continues a run: bitwise on the same layout, and on another strategy or world with the same state.
+
+Every strategy hands over to three others: on 2 processes, from 1 to 2, and from 2 to 1.
+"""
 
 import json
 from pathlib import Path
@@ -12,28 +15,56 @@ from tests.ranks import run_ranks
 from tests.rows import write_rows
 
 STRATEGIES = sorted(path.stem for path in (conf_dir() / "strategy").glob("*.yaml"))
-NEXT = dict(zip(STRATEGIES, [*STRATEGIES[1:], STRATEGIES[0]], strict=True))
+
+
+def after(strategy: str, places: int) -> str:
+    return STRATEGIES[(STRATEGIES.index(strategy) + places) % len(STRATEGIES)]
+
+
+def run_cases(world: int, cases: dict[Any, dict[str, Any]], folder: Path) -> dict[Any, dict[str, Any]]:
+    spec = folder / "cases.json"
+    spec.write_text(json.dumps(list(cases.values())))
+    return dict(zip(cases, run_ranks(world, "tests.train_cases", str(spec)), strict=True))
 
 
 @pytest.fixture(scope="module")
 def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], dict[str, Any]]:
-    """Runs each strategy straight over 5 steps, cut after 3 steps, and continued by itself and by the next one."""
+    """Runs each strategy straight over 5 steps and cut after 3, then continued: by itself, and by others elsewhere."""
     folder = tmp_path_factory.mktemp("resume")
-    rows = str(write_rows(folder / "rows"))
-    cases: dict[tuple[str, str], dict[str, Any]] = {}
+    shared = {"model": "qwen3_8b", "micro": 2, "rows": str(write_rows(folder / "rows"))}
+
+    def case(strategy: str, **more: Any) -> dict[str, Any]:
+        settings = {"shard_size": 1} if strategy == "hsdp" and more.pop("world", 2) == 1 else {}
+        more.pop("world", None)
+        return shared | {"strategy": strategy, "settings": settings} | more
+
+    def cut(strategy: str, world: int) -> str:
+        return str(folder / f"{strategy}-{world}-cut")
+
+    def resumed(strategy: str, world: int) -> str:
+        return str(step_dir(Path(cut(strategy, world)), 3))
+
+    def moved(name: str, source: str, source_world: int, strategy: str, world: int) -> dict[Any, dict[str, Any]]:
+        start = {"resume": resumed(source, source_world), "world": world}
+        return {
+            (source, name): case(strategy, steps=3, save=str(folder / f"{source}-{name}"), **start),
+            (source, f"{name}, continued"): case(strategy, **start),
+        }
+
+    one = {(s, "cut on 1"): case(s, steps=3, save=cut(s, 1), world=1) for s in STRATEGIES}
+    done = run_cases(1, one, folder)
+    two: dict[Any, dict[str, Any]] = {}
     for s in STRATEGIES:
-        case = {"strategy": s, "model": "qwen3_8b", "micro": 2, "rows": rows}
-        cut = str(folder / f"{s}-cut")
-        cases[s, "straight"] = case | {"save": str(folder / f"{s}-straight")}
-        cases[s, "cut"] = case | {"steps": 3, "save": cut}
-        cases[s, "resumed"] = case | {"resume": str(step_dir(Path(cut), 3)), "save": str(folder / f"{s}-resumed")}
+        two[s, "straight"] = case(s, save=str(folder / f"{s}-straight"))
+        two[s, "cut on 2"] = case(s, steps=3, save=cut(s, 2))
+        two[s, "resumed"] = case(s, resume=resumed(s, 2), save=str(folder / f"{s}-resumed"))
     for s in STRATEGIES:
-        cut = cases[s, "resumed"]["resume"]
-        cases[s, "moved"] = cases[NEXT[s], "straight"] | {"resume": cut, "steps": 3, "save": str(folder / f"{s}-moved")}
-        cases[s, "continued elsewhere"] = cases[NEXT[s], "straight"] | {"resume": cut, "save": None}
-    (folder / "cases.json").write_text(json.dumps(list(cases.values())))
-    done = run_ranks(2, "tests.train_cases", str(folder / "cases.json"))
-    return dict(zip(cases, done, strict=True))
+        two |= moved("2 to 2", s, 2, after(s, 1), 2) | moved("1 to 2", s, 1, after(s, 2), 2)
+    done |= run_cases(2, two, folder)
+    back: dict[Any, dict[str, Any]] = {}
+    for s in STRATEGIES:
+        back |= moved("2 to 1", s, 2, after(s, 3), 1)
+    return done | run_cases(1, back, folder)
 
 
 def tensors(answer: dict[str, Any], step: int) -> dict[str, bytes]:
@@ -56,9 +87,10 @@ def test_a_resumed_run_is_bitwise_the_uninterrupted_one(strategy: str, answers: 
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_another_strategy_takes_over_weights_and_moments_bit_for_bit(strategy: str, answers: Any) -> None:
-    before, after = tensors(answers[strategy, "cut"], 3), tensors(answers[strategy, "moved"], 3)
+@pytest.mark.parametrize("move", ["2 to 2", "1 to 2", "2 to 1"])
+def test_another_strategy_and_world_takes_over_bit_for_bit(strategy: str, move: str, answers: Any) -> None:
+    before, after = tensors(answers[strategy, f"cut on {move[0]}"], 3), tensors(answers[strategy, move], 3)
     assert after == before
-    continued = answers[strategy, "continued elsewhere"]["steps"]
+    continued = answers[strategy, f"{move}, continued"]["steps"]
     for mine, straight in zip(continued, answers[strategy, "straight"]["steps"][3:], strict=True):
         assert mine == pytest.approx(straight, rel=2e-6)

@@ -1,5 +1,7 @@
 """The demo reuses what is there, and is one launch."""
 
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -38,13 +40,8 @@ def test_a_failed_fetch_is_one_line_and_exit_code_1(tmp_path: Path, monkeypatch:
 
 
 def test_overrides_reach_the_launch_and_its_exit_code_comes_back(filled: Path, monkeypatch: pytest.MonkeyPatch):
-    commands = []
-
-    def run(command: list[str], check: bool) -> subprocess.CompletedProcess[str]:
-        commands.append(command[1:])
-        return subprocess.CompletedProcess(command, 75)
-
-    monkeypatch.setattr(demo.subprocess, "run", run)
+    commands: list[list[str]] = []
+    monkeypatch.setattr(demo, "wait_for", lambda command: commands.append(command[1:]) or 75)
     assert demo.main([f"cache_dir={filled}", "strategy=zero3", "name=mine"]) == 75
     assert commands == [
         ["-m", "distft.launch", "experiment=laptop_demo", f"cache_dir={filled}", "strategy=zero3", "name=mine"]
@@ -52,8 +49,19 @@ def test_overrides_reach_the_launch_and_its_exit_code_comes_back(filled: Path, m
 
 
 def test_without_a_name_the_run_is_called_demo(filled: Path, monkeypatch: pytest.MonkeyPatch):
-    commands = []
-    done = subprocess.CompletedProcess([], 0)
-    monkeypatch.setattr(demo.subprocess, "run", lambda command, check: commands.append(command) or done)
+    commands: list[list[str]] = []
+    monkeypatch.setattr(demo, "wait_for", lambda command: commands.append(command) or 0)
     assert demo.main([f"cache_dir={filled}"]) == 0
     assert commands[0][-1] == "name=demo"
+
+
+def test_ctrl_c_is_left_to_the_command_which_may_save_first():
+    program = "import signal, sys, time; signal.signal(signal.SIGINT, lambda *_: (time.sleep(1), sys.exit(75)));"
+    program += "print(flush=True); time.sleep(30)"
+    outer = "import sys; from distft.demo.__main__ import wait_for;"
+    outer += f"sys.exit(wait_for([sys.executable, '-c', {program!r}]))"
+    process = subprocess.Popen([sys.executable, "-c", outer], stdout=subprocess.PIPE, start_new_session=True)
+    assert process.stdout is not None
+    process.stdout.readline()
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.wait(20) == 75
