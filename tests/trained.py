@@ -25,6 +25,7 @@ KEYS: list[Key] = [
     *[(s, m, 2, 2) for m in MODELS if m != MAIN for s in CUTS],
     *[(s, TIED, 3, 2) for s in CUTS],  # uneven shards of a tied vocabulary, empty micro-batches
     ("hsdp", MAIN, 4, 2),
+    ("hsdp", MAIN, 4, 1),  # accumulates: sums stay in the shards until the last micro-batch
 ]
 CHECKPOINTED = [(s, "qwen3_8b", 2, 2) for s in CUTS]  # activations computed again give the same numbers
 
@@ -35,6 +36,8 @@ def make_case(key: Key, rows: Path, folder: Path) -> dict[str, Any]:
     case["save"] = str(folder / "-".join(map(str, key)))
     if strategy == "hsdp":
         case["settings"] = {"shard_size": min(world, 2)}
+    if strategy.startswith("zero") and micro == 1:
+        case["settings"] = {"bucket_parameters": 20_000}  # several buckets, and stage 3 drops what it has gathered
     if model == MAIN and world <= 2:
         case["eval_micro"] = EVAL_MICRO
     if key in CHECKPOINTED:

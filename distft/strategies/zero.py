@@ -19,6 +19,7 @@ from distft.strategies.objective import Objective
 from distft.strategies.zero_engine import ZeroEngine
 
 MIN_BUCKET, MAX_BUCKET = 500_000, 200_000_000  # parameters
+LIVE_BUCKETS = 4  # a quarter of the model may be gathered at a time
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,8 @@ class Zero:
             zero |= {
                 "stage3_param_persistence_threshold": self.persist_parameters,
                 "stage3_prefetch_bucket_size": bucket,
-                "stage3_max_live_parameters": max(size, 1),
+                "stage3_max_live_parameters": LIVE_BUCKETS * bucket,  # the default keeps 1e9 gathered: a whole model
+                "stage3_max_reuse_distance": bucket,
             }
         if self.offload:
             on_device = world.device.type != "cpu"
