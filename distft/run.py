@@ -40,6 +40,7 @@ class Plan:
     tokenizer_dir: str | None  # None: the byte tokenizer of tiny models
     data_dir: str | None  # prepared shards
     memory: dict[str, dict[str, int]]  # strategy -> parameters, gradients, optimizer, total: bytes per process
+    adapters: int | None = None  # their parameters, which alone are trained; None: the model's own are
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,13 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from distft.models.adapters import fresh_adapter, is_adapter
 from distft.models.skeleton import blocks
 from distft.runtime.seeds import seed_for
 
 
 class FreshWeights:
-    """Weights of a random instance of `model`, a skeleton on meta; holds one block at a time."""
+    """Weights of a random instance of `model`, a skeleton on meta, and of adapters to it; holds one block at a time."""
 
     def __init__(self, model: PreTrainedModel, seed: int) -> None:
         self.model = model
@@ -27,6 +28,8 @@ class FreshWeights:
 
     def read(self, name: str, shape: tuple[int, ...], start: int, count: int) -> torch.Tensor:
         """Returns elements start..start+count of parameter `name`, row-major, as fp32 [count]."""
+        if is_adapter(name):
+            return fresh_adapter(self.seed, name, shape).view(-1)[start : start + count]
         unit = next(unit for unit in self.units if name.startswith(f"{unit}."))
         if self.drawn[0] != unit:
             self.drawn = (unit, dict(self._draw(unit)))

@@ -11,7 +11,7 @@ from distft.data.hub import NotFetched, local_folder
 from distft.data.key import tokenizer_dir
 from distft.paths import conf_dir
 from distft.plan.memory import memory_table, optimizer_bytes
-from distft.plan.parameters import count_parameters
+from distft.plan.parameters import count_adapters, count_parameters
 from distft.plan.rows import Extent, extent
 from distft.run import Plan
 
@@ -30,6 +30,10 @@ def make_plan(config: Config) -> Plan:
         raise ConfigError(reasons)
     facts = values["model"]["architecture"] | (values["model"]["tiny_architecture"] if values["model"]["tiny"] else {})
     parameters = count_parameters(model_dir, facts) or 0
+    try:
+        adapters = _adapters(values["tuning"], model_dir, facts)
+    except ValueError as error:
+        raise ConfigError([str(error)]) from error
     return Plan(
         nodes=nodes,
         processes_per_node=per_node,
@@ -43,10 +47,11 @@ def make_plan(config: Config) -> Plan:
         tokens=reads.tokens,
         estimated=reads.estimated,
         parameters=parameters,
+        adapters=adapters,
         model_dir=str(model_dir) if model_dir else None,
         tokenizer_dir=_tokenizer_dir(values),
         data_dir=str(reads.data_dir) if reads.data_dir else None,
-        memory=_memory(config, parameters, world, per_node),
+        memory=_memory(config, parameters, adapters, world, per_node),
     )
 
 
@@ -83,17 +88,25 @@ def _tokenizer_dir(values: dict[str, Any]) -> str | None:
     return str(folder) if folder else None
 
 
-def _memory(config: Config, parameters: int, world: int, node: int) -> dict[str, dict[str, int]]:
-    """Returns the bytes per process of every strategy; nothing for an optimizer whose state is not known."""
+def _adapters(tuning: dict[str, Any], model_dir: Path | None, facts: dict[str, Any]) -> int | None:
+    """Returns the parameters of adapters, 0 when they are unknown; None when the model itself is trained."""
+    if not str(tuning["_target_"]).endswith(".Lora"):
+        return None
+    return count_adapters(model_dir, facts, tuning["rank"], tuning["target_modules"]) or 0
+
+
+def _memory(config: Config, parameters: int, adapters: int | None, world: int, node: int) -> dict[str, dict[str, int]]:
+    """Returns the bytes per process of every strategy; nothing for an optimizer or adapters that are not known."""
     values = config.values
     state_bytes = optimizer_bytes(values["optimizer"])
-    if state_bytes is None:
+    if state_bytes is None or adapters == 0:
         return {}
     return memory_table(
         config.choices["strategy"],
         values["strategy"],
         conf_dir() / "strategy",
-        parameters=parameters,
+        parameters=parameters + (adapters or 0),
+        trained=parameters if adapters is None else adapters,
         state_bytes=state_bytes,
         compute_bytes=2 if _computes_in_bf16(values, world) else 4,
         world=world,

@@ -1,6 +1,7 @@
 """Bytes per process of what lives through the whole run: weights, gradients and optimizer state, by strategy.
 
-Not counted: activations, gathered layers, communication buckets, the allocator's gaps. P parameters, W processes.
+Not counted: activations, gathered layers, communication buckets, the allocator's gaps. What is frozen has neither
+gradients nor optimizer state, and under ZeRO no fp32 master weights.
 """
 
 from collections.abc import Mapping
@@ -29,11 +30,19 @@ def optimizer_bytes(optimizer: Mapping[str, Any]) -> int | None:
 
 
 def memory_of(
-    strategy: Mapping[str, Any], *, parameters: int, state_bytes: int, compute_bytes: int, world: int, node: int
+    strategy: Mapping[str, Any],
+    *,
+    parameters: int,
+    trained: int,
+    state_bytes: int,
+    compute_bytes: int,
+    world: int,
+    node: int,
 ) -> dict[str, int] | None:
     """Returns bytes per process: parameters, gradients, optimizer, total, and the part of it in host memory.
 
-    state_bytes: of the optimizer, per parameter. compute_bytes: 4 in fp32, 2 in bf16. node: processes of a node.
+    trained: parameters that are not frozen. state_bytes: of the optimizer, for each of these.
+    compute_bytes: 4 in fp32, 2 in bf16. node: processes of a node.
     None for a strategy that this module does not know.
     """
     layout, stage = strategy.get("layout"), strategy.get("stage")
@@ -41,15 +50,15 @@ def memory_of(
         shards = {"ddp": 1, "fsdp": world, "hsdp": strategy.get("shard_size") or node}.get(layout)
         if shards is None:
             return None
-        share = ceil(parameters / shards)
-        return _sum(FP32_BYTES * share, FP32_BYTES * share, state_bytes * share)
+        share = ceil(trained / shards)
+        return _sum(FP32_BYTES * ceil(parameters / shards), FP32_BYTES * share, state_bytes * share)
     if stage not in (1, 2, 3):
         return None
-    share = ceil(parameters / world)
-    working = compute_bytes * (share if stage == 3 else parameters)  # beside the fp32 master weights
+    share = ceil(trained / world)
+    working = compute_bytes * (ceil(parameters / world) if stage == 3 else parameters)  # beside the fp32 master weights
     gradients = FP32_BYTES * share
     if stage == 1:  # whole while they are added up, and in bf16 beside the fp32 sums
-        gradients = (FP32_BYTES + (compute_bytes if compute_bytes < FP32_BYTES else 0)) * parameters
+        gradients = (FP32_BYTES + (compute_bytes if compute_bytes < FP32_BYTES else 0)) * trained
     offload = bool(strategy.get("offload"))
     if offload:
         gradients += FP32_BYTES * share if stage == 3 else 0  # the host's own copy

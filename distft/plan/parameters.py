@@ -2,11 +2,17 @@
 
 import json
 import math
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from distft.config.nearest import nearest
+
 Facts = Mapping[str, Any]
+Layer = tuple[str, tuple[int, int]]  # the last part of a linear layer's name, its two sizes
+_LAYER = re.compile(r"(?:^|\.)\d+\.(?:.*\.)?(\w+)\.weight$")  # a weight in a numbered block
 _NO_PARAMETER = (".attn.bias", ".attn.masked_bias", ".rotary_emb.inv_freq")  # buffers in files of older versions
 _HEADER_LIMIT_BYTES = 100_000_000  # of the format
 
@@ -19,7 +25,33 @@ def count_parameters(model_dir: Path | None, facts: Facts) -> int | None:
         left_out = ("lm_head.weight",) if tied and len(shapes) > 1 else ()
         return sum(math.prod(shape) for name, shape in shapes.items() if not name.endswith((*_NO_PARAMETER, *left_out)))
     family = FAMILIES.get(str(facts.get("model_type")))
-    return family(facts) if family else None
+    return family.count(facts) if family else None
+
+
+def count_adapters(model_dir: Path | None, facts: Facts, rank: int, targets: Sequence[str] | str) -> int | None:
+    """Returns the parameters of adapters of `rank` beside the linear layers named by `targets`, or all-linear.
+
+    None when the architecture is unknown; ValueError when it has no layer of such a name.
+    """
+    layers = _linear_layers(model_dir, facts)
+    if not layers:
+        return None
+    names = sorted({name for name, _ in layers})
+    for target in [] if isinstance(targets, str) else targets:
+        if target not in names:
+            meant = nearest(str(target), names) or ", ".join(names)
+            raise ValueError(f"tuning.target_modules: {target} is no linear layer of this model. Nearest: {meant}")
+    return sum(rank * sum(shape) for name, shape in layers if isinstance(targets, str) or name in targets)
+
+
+def _linear_layers(model_dir: Path | None, facts: Facts) -> list[Layer]:
+    """Returns every linear layer of the repeated blocks: the last part of its name, and its two sizes."""
+    if model_dir is not None and (files := sorted(model_dir.glob("*.safetensors"))):
+        shapes = {name: shape for file in files for name, shape in tensor_shapes(file).items()}
+        inside = {name: _LAYER.search(name) for name, shape in shapes.items() if len(shape) == 2}
+        return [(match[1], (shapes[name][0], shapes[name][1])) for name, match in inside.items() if match]
+    family = FAMILIES.get(str(facts.get("model_type")))
+    return family.linear(facts) * facts[family.num_layers] if family else []
 
 
 def tensor_shapes(file: Path) -> dict[str, list[int]]:
@@ -37,38 +69,62 @@ def _read_facts(model_dir: Path) -> Facts:
     return json.loads(path.read_text()) if path.is_file() else {}
 
 
-def _llama(facts: Facts, *, head_norms: bool = False, norms_per_layer: int = 2) -> int:
-    """Embedding, layers of gated MLP and grouped attention with RMS norms, a final norm, and the head unless tied."""
+def _llama_linear(facts: Facts) -> list[Layer]:
+    """The linear layers of a block with gated MLP and grouped attention."""
     hidden, inner, heads = facts["hidden_size"], facts["intermediate_size"], facts["num_attention_heads"]
     head_dim = facts.get("head_dim") or hidden // heads
     queries, keys = heads * head_dim, (facts.get("num_key_value_heads") or heads) * head_dim
-    layer = 2 * hidden * queries + 2 * hidden * keys + 3 * hidden * inner + norms_per_layer * hidden
+    attention = [("q_proj", (queries, hidden)), ("k_proj", (keys, hidden)), ("v_proj", (keys, hidden))]
+    mlp = [("gate_proj", (inner, hidden)), ("up_proj", (inner, hidden)), ("down_proj", (hidden, inner))]
+    return [*attention, ("o_proj", (hidden, queries)), *mlp]
+
+
+def _llama(facts: Facts, *, head_norms: bool = False, norms_per_layer: int = 2) -> int:
+    """Embedding, blocks of linear layers and RMS norms, a final norm, and the head unless tied."""
+    hidden, inner, heads = facts["hidden_size"], facts["intermediate_size"], facts["num_attention_heads"]
+    linear = dict(_llama_linear(facts))
+    layer = sum(map(math.prod, linear.values())) + norms_per_layer * hidden
     if facts.get("attention_bias"):
-        layer += queries + 2 * keys + hidden
+        layer += sum(linear[name][0] for name in ("q_proj", "k_proj", "v_proj", "o_proj"))
     if facts.get("mlp_bias"):
         layer += 2 * inner + hidden
     if head_norms:
-        layer += 2 * head_dim
+        layer += 2 * (facts.get("head_dim") or hidden // heads)
     embedding = facts["vocab_size"] * hidden
     head = 0 if facts.get("tie_word_embeddings") else embedding
     return embedding + facts["num_hidden_layers"] * layer + hidden + head
 
 
-def _gpt2(facts: Facts) -> int:
-    """Token and position embeddings, layers with biases and two LayerNorms, a final LayerNorm; the head is tied."""
+def _gpt2_linear(facts: Facts) -> list[Layer]:
+    """The linear layers of a block; two have one name, and weights lie transposed."""
     hidden = facts["n_embd"]
     inner = facts.get("n_inner") or 4 * hidden
-    attention = 4 * hidden * hidden + 4 * hidden
-    mlp = 2 * hidden * inner + inner + hidden
+    attention = [("c_attn", (hidden, 3 * hidden)), ("c_proj", (hidden, hidden))]
+    return [*attention, ("c_fc", (hidden, inner)), ("c_proj", (inner, hidden))]
+
+
+def _gpt2(facts: Facts) -> int:
+    """Token and position embeddings, layers with biases and two LayerNorms, a final LayerNorm; the head is tied."""
+    hidden, linear = facts["n_embd"], _gpt2_linear(facts)
+    layer = sum(math.prod(shape) + shape[1] for _, shape in linear) + 4 * hidden
     embeddings = (facts["vocab_size"] + facts["n_positions"]) * hidden
     head = 0 if facts.get("tie_word_embeddings", True) else facts["vocab_size"] * hidden
-    return embeddings + facts["n_layer"] * (attention + mlp + 4 * hidden) + 2 * hidden + head
+    return embeddings + facts["n_layer"] * layer + 2 * hidden + head
 
 
-FAMILIES: dict[str, Callable[[Facts], int]] = {
-    "llama": _llama,
-    "mistral": _llama,
-    "qwen3": lambda facts: _llama(facts, head_norms=True),
-    "gemma3_text": lambda facts: _llama(facts, head_norms=True, norms_per_layer=4),
-    "gpt2": _gpt2,
+@dataclass(frozen=True)
+class Family:
+    """The closed forms of an architecture: its parameters, a block's linear layers, the fact that counts blocks."""
+
+    count: Callable[[Facts], int]
+    linear: Callable[[Facts], list[Layer]] = _llama_linear
+    num_layers: str = "num_hidden_layers"
+
+
+FAMILIES = {
+    "llama": Family(_llama),
+    "mistral": Family(_llama),
+    "qwen3": Family(lambda facts: _llama(facts, head_norms=True)),
+    "gemma3_text": Family(lambda facts: _llama(facts, head_norms=True, norms_per_layer=4)),
+    "gpt2": Family(_gpt2, _gpt2_linear, "n_layer"),
 }

@@ -42,6 +42,7 @@ def arithmetic(plan: Plan, config: Config) -> Table:
             "model",
             f"{config.choices['model']}, {plan.parameters:,} parameters" + " (tiny)" * config.values["model"]["tiny"],
         ),
+        *([("trained", f"{plan.adapters:,} parameters of adapters")] if plan.adapters else []),
         ("processes", f"{plan.world} = {_some(plan.nodes, 'node')} x {plan.processes_per_node}"),
         ("global batch", f"{batch} = {parts}" if not tokens else f"{batch}, {about}{parts}"),
         ("steps", f"{about}{plan.steps:,}" if plan.steps else "unknown until the data is here"),

@@ -57,6 +57,19 @@ def test_an_optimizer_of_unknown_state_has_no_memory_table(right: list[str], tmp
     assert make_plan(compose([*right, *own, *gone])).memory == {}
 
 
+def test_adapters_alone_have_gradients_and_state(right: list[str]):
+    plan = make_plan(compose([*right, "model=llama3_8b", "tuning=lora", "tuning.rank=8", "model.tiny=false"]))
+    assert plan.adapters == 20_971_520
+    whole, adapters = plan.memory["ddp"], 4 * 20_971_520
+    assert whole["parameters"] == 4 * plan.parameters + adapters
+    assert (whole["gradients"], whole["optimizer"]) == (adapters, 2 * adapters)
+
+
+def test_an_adapter_for_a_layer_that_is_not_there_is_a_config_error(right: list[str]):
+    with pytest.raises(ConfigError, match=r"q_prj is no linear layer of this model. Nearest: q_proj"):
+        make_plan(compose([*right, "tuning=lora", "tuning.target_modules=[q_prj]"]))
+
+
 def test_what_the_data_refuses_is_a_config_error(right: list[str], tmp_path: Path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ConfigError, match="data.train"):

@@ -26,10 +26,9 @@ def strategy(name: str) -> dict[str, object]:
     return yaml.safe_load((conf_dir() / "strategy" / f"{name}.yaml").read_text())
 
 
-def count(name: str, *, world: int = 2, compute_bytes: int = 4, state_bytes: int = 8) -> dict[str, int]:
-    counted = memory_of(
-        strategy(name), parameters=P, state_bytes=state_bytes, compute_bytes=compute_bytes, world=world, node=2
-    )
+def count(name: str, *, world: int = 2, compute_bytes: int = 4, trained: int = P) -> dict[str, int]:
+    sizes = {"parameters": P, "trained": trained, "state_bytes": 8}
+    counted = memory_of(strategy(name), **sizes, compute_bytes=compute_bytes, world=world, node=2)
     assert counted is not None
     return counted
 
@@ -43,6 +42,16 @@ def test_a_strategy_keeps_what_was_measured(name: str):
 def test_the_parts_make_the_total(name: str):
     counted = count(name)
     assert counted["parameters"] + counted["gradients"] + counted["optimizer"] == counted["total"] >= counted["host"]
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_what_is_frozen_has_weights_alone(name: str):
+    for compute_bytes in (4, 2):
+        frozen, trained = (count(name, compute_bytes=compute_bytes, trained=size) for size in (0, P))
+        assert (frozen["gradients"], frozen["optimizer"]) == (0, 0)
+        assert frozen["parameters"] <= trained["parameters"]
+        half = count(name, compute_bytes=compute_bytes, trained=P // 2)
+        assert 2 * half["total"] == frozen["total"] + trained["total"]
 
 
 def test_sharding_divides_by_processes_and_hsdp_by_those_of_a_node():
@@ -86,7 +95,7 @@ def test_every_shipped_optimizer_has_the_state_that_it_shows_after_a_step(name: 
 
 
 def test_the_table_has_every_strategy_and_the_chosen_one_as_configured():
-    sizes = {"parameters": P, "state_bytes": 8, "compute_bytes": 4, "world": 8, "node": 8}
+    sizes = {"parameters": P, "trained": P, "state_bytes": 8, "compute_bytes": 4, "world": 8, "node": 8}
     table = memory_table("hsdp", strategy("hsdp") | {"shard_size": 4}, conf_dir() / "strategy", **sizes)
     assert sorted(table) == STRATEGIES
     assert table["hsdp"]["total"] == 16 * P // 4

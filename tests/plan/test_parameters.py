@@ -10,7 +10,7 @@ import yaml
 from safetensors.numpy import save_file
 
 from distft.paths import conf_dir
-from distft.plan.parameters import FAMILIES, count_parameters
+from distft.plan.parameters import FAMILIES, count_adapters, count_parameters
 
 MODELS = sorted(path.stem for path in (conf_dir() / "model").glob("*.yaml"))
 KNOWN = {
@@ -71,3 +71,27 @@ def test_a_damaged_file_is_said_to_be_one(tmp_path: Path):
     (tmp_path / "model.safetensors").write_bytes(b"\xff" * 64)
     with pytest.raises(RuntimeError, match=r"model\.safetensors is no safetensors file"):
         count_parameters(tmp_path, {})
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("pick", ["all-linear", "first and last"])
+def test_adapters_are_counted_as_the_meta_model_has_them(model: str, pick: str, tmp_path: Path):
+    from distft.models.adapters import linear_layers
+    from distft.models.skeleton import architecture, skeleton
+    from distft.models.tuning import Lora
+
+    facts = facts_of(model, tiny=True)
+    live = skeleton(architecture(None, facts), "eager")
+    names = list(linear_layers(live))
+    targets = pick if pick == "all-linear" else [names[0], names[-1]]
+    save_file({k: np.zeros(p.shape, np.uint8) for k, p in live.named_parameters()}, tmp_path / "model.safetensors")
+    Lora(rank=4, target_modules=targets)(live)
+    expected = sum(parameter.numel() for parameter in live.parameters() if parameter.requires_grad)
+    assert count_adapters(None, facts, 4, targets) == expected
+    assert count_adapters(tmp_path, {}, 4, targets) == expected, "from a folder's headers"
+
+
+def test_a_layer_without_an_adapters_place_is_refused_with_the_nearest_one():
+    with pytest.raises(ValueError, match=r"tuning.target_modules: q_prj is no linear layer.*Nearest: q_proj"):
+        count_adapters(None, facts_of("llama3_8b", tiny=True), 4, ["q_prj"])
+    assert count_adapters(None, {"model_type": "quantum"}, 4, ["q_prj"]) is None

@@ -1,0 +1,66 @@
+"""Low-rank adapters as children of the layers they change, so that every weight keeps the name it has without them.
+
+`model.layers.0.self_attn.q_proj` gains `lora_A.weight` and `lora_B.weight`; a wrapper around the layer would rename
+the weights of the base model, and each reader and writer of weights would have to know.
+"""
+
+import math
+from collections import defaultdict
+from dataclasses import dataclass
+
+import torch
+from accelerate import init_empty_weights
+from torch import nn
+from torch.nn import functional as F
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from distft.models.skeleton import blocks
+from distft.runtime.seeds import seed_for
+
+A, B = ".lora_A.weight", ".lora_B.weight"
+
+
+def is_adapter(name: str) -> bool:
+    """Tells whether a parameter is an adapter's rather than the base model's."""
+    return name.endswith((A, B))
+
+
+def linear_layers(model: PreTrainedModel) -> dict[str, list[nn.Module]]:
+    """Returns the linear layers inside the model's blocks by the last part of their names."""
+    found: dict[str, list[nn.Module]] = defaultdict(list)
+    for block in blocks(model).values():
+        for name, module in block.named_modules():
+            last = name.rpartition(".")[2]
+            if isinstance(module, nn.Linear | Conv1D) and last not in ("lora_A", "lora_B"):
+                found[last].append(module)
+    return dict(found)
+
+
+def add_adapter(layer: nn.Module, rank: int, scale: float, dropout: float) -> None:
+    """Adds B A x scale to what a linear layer gives; A [rank, in] and B [out, rank] are on meta."""
+    rows, columns = layer.weight.shape
+    inputs, outputs = (rows, columns) if isinstance(layer, Conv1D) else (columns, rows)
+    with init_empty_weights():
+        layer.lora_A = nn.Linear(inputs, rank, bias=False)
+        layer.lora_B = nn.Linear(rank, outputs, bias=False)
+    layer.register_forward_hook(_AddLowRank(scale, dropout))
+
+
+@dataclass(frozen=True)
+class _AddLowRank:
+    scale: float
+    dropout: float
+
+    def __call__(self, layer: nn.Module, inputs: tuple[torch.Tensor], output: torch.Tensor) -> torch.Tensor:
+        hidden = F.dropout(inputs[0], self.dropout, layer.training) if self.dropout else inputs[0]
+        return output + layer.lora_B(layer.lora_A(hidden)) * self.scale
+
+
+def fresh_adapter(seed: int, name: str, shape: tuple[int, ...]) -> torch.Tensor:
+    """Returns a new adapter, drawn as peft does: A uniform by Kaiming, a function of seed and name; B zero."""
+    whole = torch.zeros(shape)
+    if name.endswith(A):
+        generator = torch.Generator().manual_seed(seed_for(seed, "init", name))
+        nn.init.kaiming_uniform_(whole, a=math.sqrt(5), generator=generator)
+    return whole

@@ -1,0 +1,45 @@
+"""Adapters cost no memory before a strategy has cut them, and leave the base model's names as they are."""
+
+import pytest
+import torch
+
+from distft.models.adapters import is_adapter
+from distft.models.fresh import FreshWeights
+from distft.models.skeleton import blocks
+from distft.models.tuning import Lora
+from tests.train_cases import tiny_model
+from tests.trained import MODELS
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_adapters_are_on_meta_beside_the_base_models_own_names(name: str) -> None:
+    plain = {key: tuple(p.shape) for key, p in tiny_model(name).named_parameters()}
+    model = Lora(rank=4)(tiny_model(name))
+    assert all(parameter.is_meta for parameter in model.parameters())
+    assert {k: tuple(p.shape) for k, p in model.named_parameters() if not p.requires_grad} == plain
+    assert all(is_adapter(key) == p.requires_grad for key, p in model.named_parameters())
+    assert len(blocks(model)) == model.config.num_hidden_layers
+    tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
+    assert tied == bool(model.config.tie_word_embeddings)
+
+
+def test_only_the_named_layers_get_an_adapter() -> None:
+    model = Lora(rank=4, target_modules=["q_proj", "up_proj"])(tiny_model("llama3_8b"))
+    layers = {key.split(".")[-3] for key, p in model.named_parameters() if p.requires_grad}
+    assert layers == {"q_proj", "up_proj"}
+
+
+def test_a_layer_that_is_not_there_is_named() -> None:
+    with pytest.raises(ValueError, match=r"target_modules: q_prj is no linear layer. There are: q_proj, k_proj"):
+        Lora(target_modules=["q_prj"])(tiny_model("llama3_8b"))
+
+
+def test_new_adapters_change_nothing_and_differ_by_seed_and_layer() -> None:
+    fresh, other = (FreshWeights(tiny_model("llama3_8b"), seed) for seed in (0, 1))
+    name = "model.layers.{}.mlp.up_proj.lora_{}.weight"
+    a = fresh.read(name.format(0, "A"), (4, 64), 0, 256)
+    assert a.abs().max() <= 64**-0.5 and a.std().item() == pytest.approx((1 / 3 / 64) ** 0.5, rel=0.1)
+    assert torch.equal(fresh.read(name.format(0, "A"), (4, 64), 10, 30), a[10:40])
+    assert not torch.equal(fresh.read(name.format(1, "A"), (4, 64), 0, 256), a)
+    assert not torch.equal(other.read(name.format(0, "A"), (4, 64), 0, 256), a)
+    assert not fresh.read(name.format(0, "B"), (128, 4), 0, 512).any()
