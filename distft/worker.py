@@ -5,33 +5,27 @@ only in the run folder. Below this file no code sees a config.
 """
 
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from hydra.utils import instantiate
 
-from distft.checkpoint.keep import retain
 from distft.checkpoint.probe import probe_tokens, write_probe
-from distft.checkpoint.read import restore
-from distft.checkpoint.resume import find
-from distft.checkpoint.write import point, save
+from distft.checkpoint.rehearse import rehearse
 from distft.data.batches import Batch
 from distft.data.shards import Rows
 from distft.data.steps import Order, step_borders
 from distft.evaluate.held_out import held_out
 from distft.losses.outputs import logits
-from distft.models.fresh import FreshWeights
-from distft.models.safetensors_dir import SafetensorsDir
 from distft.models.skeleton import architecture, blocks, checkpoint_activations, skeleton
-from distft.models.weights import fill
 from distft.optim.groups import check_in_force, decay_groups
 from distft.run import Plan, RunFolder, write_json
 from distft.runtime.metrics import MetricsLog
 from distft.runtime.precision import compute_dtype
-from distft.runtime.process_group import World, differ
-from distft.runtime.stop import requested
+from distft.runtime.process_group import World
+from distft.runtime.stop import listen, requested
+from distft.state import Saving, check_replicas, load, states_per_weight
 from distft.strategies.engine import Engine
 from distft.strategies.objective import Objective
 from distft.train.feed import Feed, all_rows
@@ -48,17 +42,22 @@ def train(run: RunFolder, attempt: int, world: World) -> None:
         raise RuntimeError(f"the launcher started {world.size} processes, the plan is for {plan.world}")
     feed = make_feed(config, plan, world)
     engine = make_engine(config, plan, world)
-    start_step = load(engine, config, plan, run, world)
+    start_step = load(engine, make_skeleton(config, plan), config, plan, run, world)
     check_replicas(engine)
+    rehearse(engine, run.checkpoints, states_per_weight(plan), config["checkpoint"]["keep"], world)
     asked = {key: value for key, value in config["optimizer"].items() if not key.startswith("_")}
     effective = {"engine": engine.effective(), "optimizer": check_in_force(engine.optimizer, asked)}
     if world.is_first:
         write_json(run.path / "effective.json", effective)
     stopping = replay(run, config["eval"]["early_stopping"], start_step)
-    hooks = make_hooks(run, attempt, config, plan, engine, start_step, world)
+    saving = Saving(
+        engine, config, plan, run, start_step, getattr(feed, "position", lambda step: int(feed.borders[step])), world
+    )
+    hooks = make_hooks(run, attempt, config, plan, engine, saving, start_step, world)
     factor = instantiate(config["schedule"])(total_steps=feed.steps)
     settings = make_settings(config, start_step, feed.steps)
     end, step = train_steps(engine, feed, factor, settings, stopping, hooks, world)
+    saving.close(step)
     if end != "preempted":
         vocab_size = make_skeleton(config, plan).config.get_text_config().vocab_size
         probe(engine, (run.checkpoints / "latest").resolve(), vocab_size, world)
@@ -70,7 +69,7 @@ def evaluate(run: RunFolder, attempt: int, world: World) -> None:
     """Evaluates the checkpoint that the config of folder `run` names on the held-out rows, into metrics.json."""
     config, plan = run.read_config(), run.read_plan()
     engine = make_engine(config, plan, world)
-    step = load(engine, config, plan, run, world)
+    step = load(engine, make_skeleton(config, plan), config, plan, run, world)
     metrics = held_out(engine, held_out_batches(config, plan, world), world)
     if world.is_first:
         write_json(run.path / "metrics.json", {"step": step, "split": "eval", **metrics})
@@ -119,25 +118,6 @@ def make_skeleton(config: Values, plan: Plan) -> Any:
     )
 
 
-def load(engine: Engine, config: Values, plan: Plan, run: RunFolder, world: World) -> int:
-    """Fills the engine from the checkpoint to resume, else from the base model; returns the steps already done."""
-    checkpoint = find(run.checkpoints, config["checkpoint"]["resume"], world)
-    if checkpoint is not None:
-        restore(engine, checkpoint)
-        return checkpoint.step
-    fresh = FreshWeights(make_skeleton(config, plan), config["seed"])
-    fill(engine.pieces(), SafetensorsDir(Path(plan.model_dir)) if plan.model_dir else fresh)
-    engine.refresh()
-    return 0
-
-
-def check_replicas(engine: Engine) -> None:
-    """Raises RuntimeError when processes that should hold the same weights do not: they would train several models."""
-    fingerprint, group = engine.fingerprint()
-    if group is not None and differ(fingerprint, group):
-        raise RuntimeError("processes that replicate the same weights hold different ones")
-
-
 def replay(run: RunFolder, settings: Values, start_step: int) -> EarlyStopping:
     """Returns the early stopping as the evaluations before `start_step` left it."""
     stopping = EarlyStopping(**settings)
@@ -167,7 +147,14 @@ def held_out_batches(config: Values, plan: Plan, world: World) -> Iterator[Batch
 
 
 def make_hooks(
-    run: RunFolder, attempt: int, config: Values, plan: Plan, engine: Engine, start_step: int, world: World
+    run: RunFolder,
+    attempt: int,
+    config: Values,
+    plan: Plan,
+    engine: Engine,
+    saving: Saving,
+    start_step: int,
+    world: World,
 ) -> Hooks:
     """Returns what the loop calls at step borders; only rank 0 writes to the run folder's own files."""
     metrics = MetricsLog(run.metrics, start_step) if world.is_first else None
@@ -177,19 +164,14 @@ def make_hooks(
             metrics.write(row)
             run.write_status(state="running", step=row["step"])
 
-    def save_step(step: int, is_best: bool) -> None:
-        check_replicas(engine)
-        folder = save(engine, run.checkpoints, step, {"strategy": config["strategy"], "world": world.size}, world)
-        if world.is_first:
-            if is_best:
-                point(run.checkpoints / "best", folder)
-            retain(run.checkpoints, config["checkpoint"]["keep"])
-
+    signalled = listen()
     return Hooks(
         evaluate=(lambda: held_out(engine, held_out_batches(config, plan, world), world)) if plan.eval_rows else None,
-        save=save_step,
+        save=saving.save,
+        is_written=lambda: saving.saver.is_written,
+        commit=saving.commit,
         log=log,
-        stop_requested=partial(requested, run, attempt),
+        stop_requested=lambda: signalled() or (world.is_first and requested(run, attempt)),
     )
 
 

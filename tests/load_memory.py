@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 
 from distft.losses.cross_entropy import CrossEntropy
-from distft.models.safetensors_dir import SafetensorsDir
+from distft.models.safetensors_dir import folder_chunks
 from distft.models.skeleton import architecture, blocks, skeleton
-from distft.models.weights import fill
+from distft.models.stream import stream
 from distft.optim.groups import decay_groups
 from distft.runtime.process_group import World, all_reduce_sum, process_group
 from distft.strategies.objective import Objective
@@ -27,7 +27,7 @@ def load(strategy: str, folder: Path, world: World) -> None:
     engine = instantiate_strategy(strategy).setup(
         build, lambda parameters: torch.optim.SGD(decay_groups(parameters), lr=0.1), world, torch.float32
     )
-    fill(engine.pieces(), SafetensorsDir(folder))
+    stream(folder_chunks(folder, world), list(engine.pieces()), world)
     engine.refresh()
 
 

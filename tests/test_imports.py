@@ -17,7 +17,7 @@ LEVELS = {
     2: {"data"},
     3: {"models", "losses", "optim", "strategies", "launchers", "trackers"},
     4: {"checkpoint"},
-    5: {"train", "evaluate"},
+    5: {"train", "evaluate", "state"},
     6: {"human_eval", "audit", "report", "sweep", "plan", "worker"},  # launch imports plan, rank imports worker
 }
 LEVEL_OF = {name: level for level, names in LEVELS.items() for name in names}

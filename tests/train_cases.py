@@ -16,15 +16,18 @@ from hydra.utils import instantiate
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from distft.checkpoint.format import step_dir
+from distft.checkpoint.keep import Retention
 from distft.checkpoint.read import Checkpoint, restore
 from distft.checkpoint.resume import find
-from distft.checkpoint.write import save
+from distft.checkpoint.saver import Saver
 from distft.data.shards import Rows
 from distft.data.steps import Order, row_borders
 from distft.evaluate.held_out import held_out
 from distft.losses.cross_entropy import CrossEntropy
 from distft.models.fresh import FreshWeights
 from distft.models.skeleton import architecture, blocks, checkpoint_activations, skeleton
+from distft.models.tuning import Full, Lora
 from distft.models.weights import fill
 from distft.optim.groups import decay_groups
 from distft.paths import conf_dir
@@ -50,11 +53,17 @@ def instantiate_strategy(name: str, **settings: Any) -> Any:
     return instantiate(yaml.safe_load((conf_dir() / "strategy" / f"{name}.yaml").read_text()) | settings)
 
 
+def tuned(case: dict[str, Any]) -> Any:
+    """Returns the case's model with what its tuning adds; a case with `lora` gives the settings of that."""
+    tune = Lora(**case["lora"]) if "lora" in case else Full()
+    return tune(tiny_model(case["model"]))
+
+
 def make_engine(case: dict[str, Any], world: World) -> Any:
     strategy = instantiate_strategy(case["strategy"], **case.get("settings", {}))
 
     def build() -> Objective:
-        model = tiny_model(case["model"])
+        model = tuned(case)
         if case.get("activation_checkpointing"):
             checkpoint_activations(model)
         return Objective(model, CrossEntropy(), list(blocks(model).values()))
@@ -102,8 +111,9 @@ def run_case(case: dict[str, Any], world: World) -> dict[str, Any]:
     seed = case.get("seed", 0)
     start = 0
     if case.get("resume"):
-        checkpoint = Checkpoint(Path(case["resume"]))
-        restore(engine, checkpoint)
+        checkpoint = Checkpoint(Path(case["resume"]), world)
+        fill((piece for piece in engine.pieces() if piece.frozen), FreshWeights(tiny_model(case["model"]), seed))
+        restore(engine, checkpoint, world)
         start = checkpoint.step
     else:
         fill(engine.pieces(), FreshWeights(tiny_model(case["model"]), seed))
@@ -118,7 +128,7 @@ def run_case(case: dict[str, Any], world: World) -> dict[str, Any]:
         targets = feed.num_targets(step)
         with reductions if step == start + 1 else nullcontext():
             result = train_step(
-                engine, feed.batches(step), targets, world, case.get("max_norm", 1.0), seed_for(seed, step), False
+                engine, feed.batches(step), targets, world, case.get("max_norm", 1.0), seed_for(seed, step)
             )
         done.append([result.loss, result.grad_norm])
     answer = {"case": case, "steps": done, "effective": engine.effective() | {"reductions": sorted(reductions.dtypes)}}
@@ -128,8 +138,10 @@ def run_case(case: dict[str, Any], world: World) -> dict[str, Any]:
         fingerprint, group = engine.fingerprint()
         answer["differ"] = differ(fingerprint, group)
     if case.get("save"):
-        folder = save(engine, Path(case["save"]), steps, {}, world)
-        probe(engine, folder, tiny_model(case["model"]).config.vocab_size, world)
+        saver = Saver(Path(case["save"]), Retention(9), world, background=case.get("background", False))
+        saver.start(engine, steps, {})
+        saver.finish()
+        probe(engine, step_dir(Path(case["save"]), steps), tiny_model(case["model"]).config.vocab_size, world)
     if case.get("eval_micro"):
         held = Rows(Path(case["rows"]), "eval")
         answer["eval"] = [held_out(engine, all_rows(held, micro, world), world) for micro in case["eval_micro"]]

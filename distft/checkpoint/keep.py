@@ -1,14 +1,33 @@
 """Which checkpoints there are, which one counts, and which may go."""
 
+import fcntl
+import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
-from distft.checkpoint.format import MANIFEST
+from distft.checkpoint.format import MANIFEST, step_dir
+from distft.checkpoint.index import read_index, write_index
+
+
+@dataclass(frozen=True)
+class Retention:
+    """Keeps the newest `keep` checkpoints, every one at a multiple of `every` steps, and the best."""
+
+    keep: int
+    every: int | None = None
+
+    def goes(self, steps: list[int], best: int | None) -> list[int]:
+        """Returns which of `steps`, in order, are kept no longer."""
+        return [s for s in steps[: -self.keep] if s != best and not (self.every and s % self.every == 0)]
 
 
 def complete(checkpoints: Path) -> list[Path]:
     """Returns the published checkpoints, oldest first."""
-    return sorted(path.parent for path in checkpoints.glob(f"step-*/{MANIFEST}"))
+    folders = [step_dir(checkpoints, step) for step in read_index(checkpoints)]
+    return [folder for folder in folders if (folder / MANIFEST).is_file()]
 
 
 def latest(checkpoints: Path) -> Path | None:
@@ -17,9 +36,50 @@ def latest(checkpoints: Path) -> Path | None:
     return found[-1] if found else None
 
 
-def retain(checkpoints: Path, keep: int) -> None:
-    """Deletes the oldest checkpoints beyond `keep`, but never the one `best` leads to."""
-    best = (checkpoints / "best").resolve()
-    for folder in complete(checkpoints)[:-keep]:
-        if folder.resolve() != best:
-            shutil.rmtree(folder)
+def best(checkpoints: Path) -> Path | None:
+    """Returns the checkpoint with the lowest held-out loss, where one is known."""
+    link = checkpoints / "best"
+    return link.resolve() if link.exists() else None
+
+
+def retain(checkpoints: Path, retention: Retention, superseded: set[int]) -> None:
+    """Deletes what is kept no longer, and `superseded` steps of a history that the run has left.
+
+    One that another program is reading stays until the next time.
+    """
+    steps = read_index(checkpoints)
+    kept, current = best(checkpoints), [step for step in steps if step not in superseded]
+    gone = superseded | set(retention.goes(current, int(kept.name.removeprefix("step-")) if kept else None))
+    gone = {step for step in gone if not _in_use(step_dir(checkpoints, step))}
+    if gone:
+        write_index(checkpoints, set(steps) - gone)
+    for step in gone:
+        remove(step_dir(checkpoints, step))
+
+
+def remove(folder: Path) -> None:
+    """Deletes a checkpoint: it vanishes by a rename, so a half deleted one never counts."""
+    leaving = folder.with_name(f".{folder.name}.leaving")
+    shutil.rmtree(leaving, ignore_errors=True)
+    if folder.exists():
+        os.replace(folder, leaving)
+        shutil.rmtree(leaving, ignore_errors=True)
+
+
+@contextmanager
+def reading(folder: Path) -> Iterator[None]:
+    """Keeps `folder` from being deleted by a run that goes on meanwhile."""
+    with (folder / MANIFEST).open() as handle:
+        fcntl.flock(handle, fcntl.LOCK_SH)
+        yield
+
+
+def _in_use(folder: Path) -> bool:
+    try:
+        with (folder / MANIFEST).open() as handle:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return False

@@ -1,32 +1,48 @@
 """Reads a checkpoint: any elements of any tensor, put together from whatever chunks were written."""
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch.distributed.tensor import DTensor
 
+from distft.checkpoint.chunks import state_pieces
 from distft.checkpoint.format import PARAMETER, ChunkName
 from distft.checkpoint.manifest import read_manifest
-from distft.models.safetensors_dir import Stored, open_safetensors
-from distft.models.weights import fill
+from distft.models.headers import read_headers
+from distft.models.stored import read_header, tensors_of
+from distft.models.stream import Chunk, stream
+from distft.runtime.process_group import World
+from distft.runtime.regions import Flat, copy
 from distft.strategies.engine import Engine, Piece
 
 
 class Checkpoint:
     """A checkpoint on disk. It reads what is there; whether that is what was written is `resume`'s question."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, world: World | None = None) -> None:
+        """world: the processes that open it together, each file's header read by one of them; None: this one alone."""
         self.folder = folder
         self.manifest = read_manifest(folder)
-        self.chunks: dict[tuple[str, str], list[tuple[int, Stored]]] = defaultdict(list)
-        for entry in self.manifest["files"]:
-            file = folder / entry["name"]
-            for text, stored in open_safetensors(file).items():
-                chunk = ChunkName.parse(text)
-                self.chunks[chunk.slot, chunk.name].append((chunk.start, stored))
-        for chunks in self.chunks.values():
-            chunks.sort(key=lambda chunk: chunk[0])
+        names = [entry["name"] for entry in self.manifest["files"]]
+        headers = read_headers(folder, names, world) if world else {name: read_header(folder / name) for name in names}
+        self.shapes: dict[tuple[str, str], tuple[int, ...]] = {
+            (slot, name): tuple(shape)
+            for slot, shapes in self.manifest["tensors"].items()
+            for name, shape in shapes.items()
+        }
+        self.chunks: dict[tuple[str, str], list[Chunk]] = defaultdict(list)
+        for name, header in headers.items():
+            for chunk in self._chunks(folder / name, header):
+                self.chunks[chunk.key].append(chunk)
+
+    def _chunks(self, file: Path, header: dict[str, Any]) -> Iterator[Chunk]:
+        for text, stored in tensors_of(file, header).items():
+            name = ChunkName.parse(text)
+            key = (name.slot, name.name)
+            yield Chunk(key, self.shapes[key], name.region(stored.shape), stored)
 
     @property
     def step(self) -> int:
@@ -34,7 +50,7 @@ class Checkpoint:
 
     @property
     def slots(self) -> set[str]:
-        """The optimizer's states that have a value for each element."""
+        """The optimizer's states, such as `exp_avg` and, one number a parameter, `step`."""
         return {slot for slot, _ in self.chunks} - {PARAMETER}
 
     @property
@@ -43,46 +59,46 @@ class Checkpoint:
 
     def read(self, name: str, shape: tuple[int, ...], start: int, count: int, slot: str = PARAMETER) -> torch.Tensor:
         """Returns elements start..start+count of a tensor, row-major, as fp32 [count]."""
-        parts, at = [], start
-        for first, stored in self.chunks[slot, name]:
-            if first <= at < first + stored.count and at < start + count:
-                stop = min(first + stored.count, start + count)
-                parts.append(stored.read(at - first, stop - at))
-                at = stop
-        if at != start + count:
-            raise RuntimeError(f"{self.folder} holds no element {at} of {slot} {name}")
-        return torch.cat(parts) if len(parts) != 1 else parts[0]
+        found, filled, wanted = torch.empty(count), 0, Flat(start, count)
+        for chunk in self.chunks[slot, name]:
+            first, number = 0, chunk.region.count
+            if isinstance(chunk.region, Flat):
+                first = max(0, start - chunk.region.start)
+                number = min(number, start + count - chunk.region.start) - first
+            if number > 0:
+                boxes = list(chunk.region.cut(chunk.shape, first, number))
+                filled += copy(chunk.stored.read(first, number), boxes, found, wanted, chunk.shape)
+        if filled != count:
+            raise RuntimeError(f"{self.folder} lacks {count - filled} elements of {slot} {name}")
+        return found
 
 
-class _Slot:
-    """One optimizer state of a checkpoint, as a source to fill from."""
-
-    def __init__(self, checkpoint: Checkpoint, slot: str) -> None:
-        self.checkpoint, self.slot = checkpoint, slot
-
-    def read(self, name: str, shape: tuple[int, ...], start: int, count: int) -> torch.Tensor:
-        return self.checkpoint.read(name, shape, start, count, self.slot)
-
-
-def restore(engine: Engine, checkpoint: Checkpoint) -> None:
-    """Fills parameters and optimizer state of `engine`, of any strategy on any number of processes."""
-    pieces = list(engine.pieces())
-    fill(pieces, checkpoint)
-    stepped = [piece for piece in pieces if any((slot, piece.name) in checkpoint.chunks for slot in checkpoint.slots)]
-    for owner in {id(piece.owner): piece.owner for piece in stepped}.values():
-        state = engine.optimizer.state[owner]
-        for slot in checkpoint.slots:
-            state[slot] = torch.zeros_like(owner)
-        for slot, value in checkpoint.manifest["scalars"].items():
-            state[slot] = torch.tensor(value, dtype=torch.float32)
-    for slot in checkpoint.slots:
-        fill(_in_state(engine, stepped, slot), _Slot(checkpoint, slot))
+def restore(engine: Engine, checkpoint: Checkpoint, world: World) -> None:
+    """Fills trained parameters and optimizer state of `engine`, of any strategy on any number of processes."""
+    pieces = [piece for piece in engine.pieces() if not piece.frozen]
+    states = [state for piece in pieces for state in _states(engine, piece, checkpoint)]
+    stream([chunk for chunks in checkpoint.chunks.values() for chunk in chunks], [*pieces, *states], world)
     engine.refresh()
 
 
-def _in_state(engine: Engine, pieces: Iterable[Piece], slot: str) -> list[Piece]:
-    """Returns the pieces with their owner replaced by its state `slot`."""
-    return [
-        Piece(p.name, p.shape, p.start, p.count, engine.optimizer.state[p.owner][slot], p.offset, p.writes)
-        for p in pieces
-    ]
+def _states(engine: Engine, piece: Piece, checkpoint: Checkpoint) -> Iterator[Piece]:
+    """Yields the optimizer's state for `piece` as pieces to fill, made where the optimizer has not stepped yet."""
+    for slot in checkpoint.slots:
+        shape = checkpoint.shapes.get((slot, piece.name))
+        if shape is not None:
+            state = engine.optimizer.state[piece.owner]
+            if not torch.is_tensor(state.get(slot)) or _shape_there(state[slot], piece) != shape:
+                state[slot] = _empty_state(engine, piece, shape)
+            yield from state_pieces(piece, slot, state[slot])
+
+
+def _shape_there(state: torch.Tensor, piece: Piece) -> tuple[int, ...]:
+    return piece.shape if state.shape == piece.owner.shape else tuple(state.shape)
+
+
+def _empty_state(engine: Engine, piece: Piece, shape: tuple[int, ...]) -> torch.Tensor:
+    if shape == piece.shape:
+        return torch.zeros_like(piece.owner)
+    on_device = any(group.get("fused") or group.get("capturable") for group in engine.optimizer.param_groups)
+    local = piece.owner.to_local() if isinstance(piece.owner, DTensor) else piece.owner
+    return torch.zeros(shape, device=local.device if on_device or shape else "cpu")

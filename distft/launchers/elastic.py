@@ -18,7 +18,7 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from distft.run import RunFolder
 from distft.runtime.errors import Exit, Failure, first_failure
 
-_SECONDS_TO_END = 10  # from SIGTERM to SIGKILL for the ranks that are left
+_SECONDS_TO_END = 3  # from SIGTERM, which a rank only notes, to SIGKILL for the ranks that are left
 
 
 class RankLogs(LogsSpecs):

@@ -18,7 +18,7 @@ from distft.runtime.errors import Failure
 
 Row = dict[str, Any]
 _SECONDS_BETWEEN_LOOKS = 0.2
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 
 
 class NewRows:

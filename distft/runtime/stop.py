@@ -1,9 +1,12 @@
-"""The request to stop: a file in the run folder that rank 0 looks at between steps.
+"""The request to stop: a file in the run folder that rank 0 looks at between steps, or a signal to any rank.
 
-A file and no signal, because torch's elastic agent neither forwards signals nor survives all of them.
+The launcher uses the file, because torch's elastic agent neither forwards signals nor survives all of them; a
+scheduler may signal the ranks themselves. Either way all of them agree at the next step border.
 """
 
 import json
+import signal
+from collections.abc import Callable
 from pathlib import Path
 
 from distft.run import RunFolder, write_json
@@ -33,3 +36,11 @@ def requested(run: RunFolder, attempt: int) -> str | None:
 def clear(run: RunFolder) -> None:
     """Removes a request left over from an earlier attempt."""
     run.stop.unlink(missing_ok=True)
+
+
+def listen() -> Callable[[], str | None]:
+    """Catches SIGTERM and SIGUSR1 from here on, so that they end nothing; the answer tells which came, or None."""
+    caught: list[str] = []
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, lambda number, _: caught.append(signal.Signals(number).name))
+    return lambda: caught[0] if caught else None

@@ -17,6 +17,7 @@ from torch.distributed.tensor import DTensor
 
 from distft.data.batches import Batch
 from distft.runtime.process_group import World
+from distft.runtime.regions import Region, Shape
 from distft.strategies.objective import Loss, Objective, Sums
 
 BuildModel = Callable[[], Objective]  # parameters on the meta device, buffers real
@@ -25,23 +26,31 @@ MakeOptimizer = Callable[[list[tuple[nn.Parameter, int]]], torch.optim.Optimizer
 
 @dataclass(frozen=True)
 class Piece:
-    """Elements start..start+count of a parameter, row-major, and where this process keeps them.
+    """Elements of a parameter, or of an optimizer state, and where this process keeps them.
 
-    The same elements of every optimizer state lie at the same place of that state's own tensor.
+    Where a state has the shape of its parameter, the same elements of it lie at the same place of its own tensor.
     """
 
     name: str
-    shape: tuple[int, ...]
-    start: int
-    count: int
+    shape: Shape  # of the whole tensor
+    region: Region
     owner: torch.Tensor  # the fp32 tensor that the optimizer steps, the key of its state
-    offset: int  # of the first element in the owner's flat local data
+    offset: int = 0  # of the first element in the owner's flat local data
     writes: bool = True  # of all processes that keep these elements, the one that saves them
+    slot: str = "parameter"
+    frozen: bool = False  # not trained: not saved, read from the base model
+
+    @property
+    def key(self) -> tuple[str, str]:
+        return self.slot, self.name
 
     def of(self, tensor: torch.Tensor) -> torch.Tensor:
         """Returns these elements of the owner, or of a state laid out like it: flat, to read or to fill."""
         local = tensor.to_local() if isinstance(tensor, DTensor) else tensor
-        return local.detach().view(-1)[self.offset : self.offset + self.count]
+        return local.detach().view(-1)[self.offset : self.offset + self.region.count]
+
+    def data(self) -> torch.Tensor:
+        return self.of(self.owner)
 
 
 def shares(count: int, replicas: int, replica: int) -> Iterator[tuple[range, bool]]:

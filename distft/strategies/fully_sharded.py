@@ -17,11 +17,11 @@ from torch.distributed import ProcessGroup
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
-from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
 from distft.data.batches import Batch
 from distft.runtime.process_group import World
-from distft.strategies.engine import BuildModel, MakeOptimizer, Piece, bit_sum, shares
+from distft.strategies.dtensor import pieces_of
+from distft.strategies.engine import BuildModel, MakeOptimizer, Piece, bit_sum
 from distft.strategies.objective import Loss, Objective, Sums
 
 
@@ -96,11 +96,8 @@ class ShardedEngine:
 
     def pieces(self) -> Iterator[Piece]:
         self._drop_gathered()
-        replica = self.mesh.get_local_rank("replicas")
         for name, parameter in self.objective.own_parameters():
-            shape, start, count = _local_range(cast(DTensor, parameter))
-            for part, writes in shares(count, self.mesh["replicas"].size(), replica):
-                yield Piece(name, shape, start + part.start, len(part), parameter, part.start, writes)
+            yield from pieces_of(name, cast(DTensor, parameter), frozen=not parameter.requires_grad)
 
     def refresh(self) -> None:
         """Has nothing to do: the fp32 shards are gathered anew, and cast, in every forward."""
@@ -133,10 +130,3 @@ def _materialise(objective: Objective, device: torch.device) -> None:
         buffer.copy_(buffers[name])
     now = len(list(objective.named_parameters(remove_duplicate=False))) - len(list(objective.parameters()))
     assert now == tied, "to_empty() untied weights: half of their gradient would be lost"
-
-
-def _local_range(parameter: DTensor) -> tuple[tuple[int, ...], int, int]:
-    """Returns the global shape, and first element and count of this process's rows of a Shard(0) parameter."""
-    local, offset = compute_local_shape_and_global_offset(parameter.shape, parameter.device_mesh, parameter.placements)
-    row = parameter.shape[1:].numel()
-    return tuple(parameter.shape), offset[0] * row if local[0] else 0, torch.Size(local).numel()

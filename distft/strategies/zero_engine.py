@@ -14,6 +14,7 @@ from torch.distributed import ProcessGroup
 
 from distft.data.batches import Batch
 from distft.runtime.process_group import World
+from distft.runtime.regions import Flat
 from distft.strategies.engine import Piece, bit_sum, shares
 from distft.strategies.objective import Loss, Objective, Sums
 
@@ -54,13 +55,13 @@ class ZeroEngine:
         shape = tuple(parameter.shape)
         if not parameter.requires_grad:
             for part, writes in shares(parameter.numel(), self.world.size, self.world.rank):
-                yield Piece(name, shape, part.start, len(part), parameter, part.start, writes)
+                yield Piece(name, shape, Flat(part.start, len(part)), parameter, part.start, writes, frozen=True)
             return
         mapping: Any = getattr(parameter, "_hp_mapping", None)
         if mapping is not None:  # None where this process holds nothing of it
             owner = self.optimizer.param_groups[mapping.param_group_index]["params"][0]
             within, flat = mapping.lp_fragment_address, mapping.hp_fragment_address
-            yield Piece(name, shape, within.start, within.numel, owner, flat.start)
+            yield Piece(name, shape, Flat(within.start, within.numel), owner, flat.start)
 
     def _cut(self, name: str, parameter: Any) -> Iterator[Piece]:
         size = parameter.ds_tensor.ds_numel
@@ -72,7 +73,8 @@ class ZeroEngine:
             group, offset, _ = zero.grad_position[zero.get_param_id(parameter)]
             owner = zero.fp32_partitioned_groups_flat[group]
         if count:
-            yield Piece(name, tuple(parameter.ds_shape), start, count, owner, offset)
+            shape = tuple(parameter.ds_shape)
+            yield Piece(name, shape, Flat(start, count), owner, offset, frozen=not parameter.requires_grad)
 
     @torch.no_grad()
     def refresh(self) -> None:
@@ -82,7 +84,7 @@ class ZeroEngine:
         by_name = dict(self.objective.own_parameters())
         for piece in self.pieces():
             shard: torch.Tensor = by_name[piece.name].ds_tensor  # pyright: ignore[reportAttributeAccessIssue]
-            shard[: piece.count].copy_(piece.of(piece.owner))
+            shard[: piece.region.count].copy_(piece.data())
         kept_whole = self.deepspeed.optimizer.persistent_parameters
         if kept_whole:
             kept_whole[0].partition(kept_whole)

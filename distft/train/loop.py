@@ -29,8 +29,10 @@ class Hooks:
 
     evaluate: Callable[[], Row] | None  # the held-out metrics
     save: Callable[[int, bool], None]  # step, whether its held-out loss is the best so far
+    is_written: Callable[[], bool]  # whether this process has written its share of a save in the background
+    commit: Callable[[], None]  # makes the save count that all processes have written
     log: Callable[[Row], None]
-    stop_requested: Callable[[], object]  # truthy: save and stop; rank 0 alone is asked
+    stop_requested: Callable[[], object]  # truthy on any process: save and stop
 
 
 @dataclass(frozen=True)
@@ -55,8 +57,10 @@ def train_steps(
         stopping.stop(metrics["loss"])
     engine.train(True)
     for step in range(settings.start_step + 1, feed.steps + 1):
-        row, stop = _one(engine, feed, factor, settings, hooks, world, step)
+        row, stop, written = _one(engine, feed, factor, settings, hooks, world, step)
         hooks.log(row)
+        if written:
+            hooks.commit()
         early = best = False
         if hooks.evaluate and settings.evaluate.due(step):
             metrics = hooks.evaluate()
@@ -73,14 +77,14 @@ def train_steps(
 
 def _one(
     engine: Engine, feed: Feed, factor: Factor, settings: Settings, hooks: Hooks, world: World, step: int
-) -> tuple[Row, bool]:
-    """Does one step; returns its metrics row and whether a stop was requested."""
+) -> tuple[Row, bool, bool]:
+    """Does one step; returns its metrics row, whether a stop was requested, and whether all have written a save."""
     began = time.perf_counter()
     rate = set_learning_rate(engine.optimizer, factor(step))
     targets, tokens = feed.num_targets(step), feed.num_tokens(step)
-    flag = world.is_first and bool(hooks.stop_requested())
+    flags = (bool(hooks.stop_requested()), hooks.is_written())
     seed = seed_for(settings.seed, "step", step)
-    result = train_step(engine, feed.batches(step), targets, world, settings.max_norm, seed, flag)
+    result = train_step(engine, feed.batches(step), targets, world, settings.max_norm, seed, flags)
     seconds = time.perf_counter() - began
     row = {
         "step": step,
@@ -98,4 +102,5 @@ def _one(
         "tokens_per_second": tokens / seconds,
         "peak_memory_gib": peak_gib(world.device),
     }
-    return row, result.flag
+    stops, written = result.flags
+    return row, stops > 0, written == world.size

@@ -18,19 +18,24 @@ class StepResult:
     loss: float  # nats per target token
     accuracy: float  # share of targets that had the highest logit
     grad_norm: float  # before clipping
-    flag: bool  # whether any process raised its flag
+    flags: list[int]  # how many processes raised each flag
 
 
 def train_step(
-    engine: Engine, batches: Sequence[Batch], targets: int, world: World, max_norm: float | None, seed: int, flag: bool
+    engine: Engine,
+    batches: Sequence[Batch],
+    targets: int,
+    world: World,
+    max_norm: float | None,
+    seed: int,
+    flags: Sequence[bool] = (),
 ) -> StepResult:
     """Updates the weights with the gradient of (sum of losses) / targets over the global batch.
 
     targets: of all processes and micro-batches, so that every split of one global batch gives the same update.
-    seed: of this step; flag: anything a process wants all to know at the border, carried by the same collective.
+    seed: of this step; flags: what a process wants all to know at the border, carried by the same collective.
     """
-    totals = torch.zeros(3, dtype=torch.float64, device=world.device)  # loss, correct, flag
-    totals[2] = float(flag)
+    totals = torch.tensor([0.0, 0.0, *map(float, flags)], dtype=torch.float64, device=world.device)  # loss, correct
     for i, batch in enumerate(batches):
         torch.manual_seed(seed_for(seed, i, world.rank))
         value, sums = engine.forward(batch)
@@ -38,5 +43,5 @@ def train_step(
         totals[0] += value.detach()
         totals[1] += sums["correct"]
     grad_norm = engine.step(max_norm)
-    loss, correct, flags = all_reduce_sum(totals).tolist()
-    return StepResult(loss / targets, correct / targets, grad_norm, flags > 0)
+    loss, correct, *raised = all_reduce_sum(totals).tolist()
+    return StepResult(loss / targets, correct / targets, grad_norm, [int(count) for count in raised])

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from distft.checkpoint.format import MANIFEST, rank_file, step_dir
+from distft.checkpoint.index import write_index
 from distft.checkpoint.manifest import Damaged, check_all, read_manifest
 from tests.ranks import run_ranks
 from tests.trained import MAIN, checkpoint_of
@@ -81,6 +82,7 @@ def test_all_processes_agree_on_the_newest_whole_one(good: Path, tmp_path: Path)
     runs = tmp_path / "checkpoints"
     for step in (3, 4, 5):
         shutil.copytree(good, step_dir(runs, step))
+    write_index(runs, {3, 4, 5})
     (step_dir(runs, 5) / MANIFEST).unlink()
     file = step_dir(runs, 4) / rank_file(1)
     file.write_bytes(file.read_bytes()[:-1])

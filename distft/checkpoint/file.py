@@ -1,0 +1,45 @@
+"""One process's file of a checkpoint: a safetensors file, streamed so that no second copy of the state is made."""
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+import xxhash
+
+from distft.checkpoint.chunks import Saved
+
+BLOCK = 2**22  # elements on their way: 16 MiB of fp32
+
+
+def write_file(file: Path, chunks: Sequence[Saved]) -> dict[str, Any]:
+    """Writes the chunks; returns the manifest's entry of the file, which would survive a loss of power."""
+    digest = xxhash.xxh3_128()
+    with file.open("wb", buffering=0) as handle:
+        for part in _parts(chunks):
+            digest.update(part)
+            _write(handle, part)
+        os.fsync(handle.fileno())
+        size = handle.tell()
+    return {"name": file.name, "bytes": size, "xxh3_128": digest.hexdigest()}
+
+
+def _parts(chunks: Sequence[Saved]) -> Iterator[memoryview]:
+    """Yields the file's bytes: length of the header, header, then the data of each chunk in blocks."""
+    header, end = {}, 0
+    for chunk in chunks:
+        begin, end = end, end + 4 * chunk.data.numel()
+        header[str(chunk.name)] = {"dtype": "F32", "shape": chunk.sizes, "data_offsets": [begin, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    yield memoryview(len(text).to_bytes(8, "little") + text)
+    for chunk in chunks:
+        for block in chunk.data.split(BLOCK):
+            yield block.to("cpu", torch.float32).numpy().data.cast("B")
+
+
+def _write(handle: BinaryIO, part: memoryview) -> None:
+    while part:
+        part = part[handle.write(part) :]

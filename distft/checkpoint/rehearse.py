@@ -1,0 +1,64 @@
+"""A tiny save and load before the first step, so that what cannot be saved fails in the first minute."""
+
+import shutil
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+
+import torch
+
+from distft.checkpoint.chunks import chunks_of
+from distft.checkpoint.file import write_file
+from distft.checkpoint.format import rank_file
+from distft.models.stored import read_header, tensors_of
+from distft.runtime.process_group import World, all_reduce_sum, texts_of_all
+from distft.strategies.engine import Engine
+
+REHEARSAL = ".rehearsal"
+CHUNKS, ELEMENTS = 8, 1000
+
+
+def rehearse(engine: Engine, checkpoints: Path, states_per_weight: float, keep: int, world: World) -> None:
+    """Raises RuntimeError on every process when the disk lacks room for the checkpoints to keep, and one more, or when
+    what a process writes there is not what it reads."""
+    folder = checkpoints / REHEARSAL
+    weights = sum(piece.region.count for piece in engine.pieces() if piece.writes and not piece.frozen)
+    size = 4 * (1 + states_per_weight) * all_reduce_sum(torch.tensor([float(weights)], dtype=torch.float64)).item()
+    problem = ""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        problem = _room(checkpoints, size, keep) or _round_trip(engine, folder / rank_file(world.rank))
+    except (OSError, RuntimeError) as error:
+        problem = str(error)
+    problems = [each for each in texts_of_all(problem, world) if each]
+    if world.is_first:
+        shutil.rmtree(folder, ignore_errors=True)
+    if problems:
+        raise RuntimeError(f"checkpoints cannot be saved: {problems[0]}")
+
+
+def _room(checkpoints: Path, size: float, keep: int) -> str:
+    free = shutil.disk_usage(checkpoints).free
+    there = sum(file.stat().st_size for file in checkpoints.glob("step-*/*.safetensors"))
+    needed = (keep + 1) * size - there
+    if needed <= free:
+        return ""
+    return (
+        f"{checkpoints} has {free / 2**30:.2f} GiB free. A checkpoint takes {size / 2**30:.2f} GiB, and "
+        f"checkpoint.keep={keep} and the one being written {needed / 2**30:.2f} GiB. Nearest: "
+        f"checkpoint.keep={max(1, int((free + there) // size) - 1)}, or another runs_dir"
+    )
+
+
+def _round_trip(engine: Engine, file: Path) -> str:
+    chunks = [
+        replace(chunk, sizes=(min(ELEMENTS, chunk.data.numel()),), data=chunk.data[:ELEMENTS])
+        for chunk in islice(chunks_of(engine), CHUNKS)
+    ]
+    write_file(file, chunks)
+    found = tensors_of(file, read_header(file))
+    for chunk in chunks:
+        read = found[str(chunk.name)].read(0, chunk.data.numel())
+        if not torch.equal(read.view(torch.int32), chunk.data.cpu().float().view(torch.int32)):
+            return f"{file} does not read back as it was written: {chunk.name}"
+    return ""

@@ -1,0 +1,156 @@
+"""Saves an engine: every process its own share, beside the good checkpoints; then rank 0 makes it count.
+
+In the background the share is first copied into host memory, in a buffer that is kept, and written while training
+goes on; it counts at the first step border after the last process has written.
+"""
+
+import json
+import shutil
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from distft.checkpoint.chunks import Saved, chunks_of
+from distft.checkpoint.commit import begin, partial_dir, point, publish
+from distft.checkpoint.file import write_file
+from distft.checkpoint.format import FORMAT, rank_file
+from distft.checkpoint.index import read_index
+from distft.checkpoint.keep import Retention, retain
+from distft.runtime.process_group import World, from_first, texts_of_all
+from distft.strategies.engine import Engine
+
+
+class SaveFailed(RuntimeError):
+    """A checkpoint could not be written; the older ones are untouched and nothing is left of it."""
+
+
+@dataclass
+class Pending:
+    """A checkpoint on its way to disk."""
+
+    step: int
+    is_best: bool
+    about: dict[str, Any]
+    tensors: dict[str, Any]  # slot -> parameter -> shape, of those whose first element is written here
+    entry: Future[dict[str, Any]]
+
+
+class Saver:
+    """Writes one checkpoint at a time; every process calls each method at the same steps."""
+
+    def __init__(
+        self, checkpoints: Path, retention: Retention, world: World, start_step: int = 0, background: bool = False
+    ) -> None:
+        """start_step: of the checkpoint that the run goes on from; newer ones are of a history it has left."""
+        self.checkpoints, self.retention, self.world = checkpoints, retention, world
+        self.superseded = {step for step in read_index(checkpoints) if step > start_step} if world.is_first else set()
+        self.pool = ThreadPoolExecutor(1) if background else None
+        self.pending: Pending | None = None
+        self.saved_step = start_step
+        self.buffer = torch.empty(0)
+
+    def start(self, engine: Engine, step: int, about: dict[str, Any], is_best: bool = False) -> None:
+        """Saves the engine's state at `step`; in the background it returns when the state is copied.
+
+        SaveFailed on every process when this one, or the one before it in the background, cannot be written.
+        """
+        self.finish()
+        self._agree(_attempt(begin, self.checkpoints, step) if self.world.is_first else "", step)
+        file = partial_dir(self.checkpoints, step) / rank_file(self.world.rank)
+        chunks = list(chunks_of(engine))
+        tensors: dict[str, Any] = {}
+        for chunk in chunks:
+            if chunk.is_first:
+                tensors.setdefault(chunk.name.slot, {})[chunk.name.name] = chunk.shape
+        entry = self.pool.submit(write_file, file, self._snapshot(chunks)) if self.pool else _done(file, chunks)
+        self.pending = Pending(step, is_best, about, tensors, entry)
+        if not self.pool:
+            self.finish()
+
+    @property
+    def is_written(self) -> bool:
+        """Whether this process's share of the last checkpoint has got to disk, or failed to."""
+        return self.pending is not None and self.pending.entry.done()
+
+    def finish(self) -> None:
+        """Waits for the last checkpoint and makes it count; SaveFailed on every process when one could not write."""
+        if self.pending is None:
+            return
+        pending, self.pending = self.pending, None
+        try:
+            mine = {"entry": pending.entry.result(), "tensors": pending.tensors, "error": ""}
+        except OSError as error:
+            mine = {"entry": {}, "tensors": {}, "error": str(error)}
+        told = [json.loads(text) for text in texts_of_all(json.dumps(mine), self.world)]
+        self._agree(next((each["error"] for each in told if each["error"]), ""), pending.step)
+        self._agree(_attempt(self._commit, pending, told) if self.world.is_first else "", pending.step)
+        self.saved_step = pending.step
+
+    def _commit(self, pending: Pending, told: list[dict[str, Any]]) -> None:
+        tensors: dict[str, Any] = {}
+        for each in told:
+            for slot, shapes in each["tensors"].items():
+                tensors.setdefault(slot, {}).update(shapes)
+        body = {
+            "format": FORMAT,
+            "step": pending.step,
+            "world": self.world.size,
+            "versions": {name: version(name) for name in ("distft", "torch", "transformers", "deepspeed")},
+            **pending.about,
+            "dtype": "F32",
+            "tensors": tensors,
+            "files": [each["entry"] for each in told],
+        }
+        folder = publish(self.checkpoints, pending.step, body)
+        if pending.is_best:
+            point(self.checkpoints / "best", folder)
+        retain(self.checkpoints, self.retention, self.superseded - {pending.step})
+        self.superseded = set()
+
+    def _snapshot(self, chunks: Sequence[Saved]) -> list[Saved]:
+        """Copies the chunks into the kept buffer, on accelerators by way of pinned memory."""
+        size = sum(chunk.data.numel() for chunk in chunks)
+        if self.buffer.numel() < size:
+            self.buffer = torch.zeros(size, pin_memory=self.world.device.type != "cpu")
+        copies, at = [], 0
+        for chunk in chunks:
+            place = self.buffer[at : at + chunk.data.numel()]
+            place.copy_(chunk.data, non_blocking=True)
+            copies.append(replace(chunk, data=place))
+            at += chunk.data.numel()
+        if self.world.device.type != "cpu":
+            torch.accelerator.synchronize()
+        return copies
+
+    def _agree(self, error: str, step: int) -> None:
+        """Raises SaveFailed on every process for rank 0's error, and removes what was written."""
+        error = from_first(error, self.world)
+        if error:
+            if self.world.is_first:
+                shutil.rmtree(partial_dir(self.checkpoints, step), ignore_errors=True)
+            dist.barrier()
+            raise SaveFailed(f"the checkpoint of step {step} could not be saved: {error}")
+
+
+def _done(file: Path, chunks: list[Saved]) -> Future[dict[str, Any]]:
+    future: Future[dict[str, Any]] = Future()
+    try:
+        future.set_result(write_file(file, chunks))
+    except OSError as error:
+        future.set_exception(error)
+    return future
+
+
+def _attempt(function: Any, *arguments: Any) -> str:
+    """Returns the error of the filesystem, or an empty text."""
+    try:
+        function(*arguments)
+    except OSError as error:
+        return str(error)
+    return ""

@@ -1,0 +1,26 @@
+"""The headers of many files, each read by one process and told to all."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from distft.models.stored import read_header
+from distft.runtime.process_group import World, from_first, texts_of_all
+
+
+def read_headers(folder: Path, names: list[str], world: World) -> dict[str, dict[str, Any]]:
+    """Returns the header of each file that rank 0 names; RuntimeError on every process when one is damaged."""
+    names = json.loads(from_first(json.dumps(names), world))
+    headers: dict[str, Any] = {}
+    damaged = ""
+    for name in names[world.rank :: world.size]:
+        try:
+            headers[name] = read_header(folder / name)
+        except (RuntimeError, OSError) as error:
+            damaged = damaged or str(error)
+    told = [json.loads(text) for text in texts_of_all(json.dumps({"headers": headers, "damaged": damaged}), world)]
+    for each in told:
+        if each["damaged"]:
+            raise RuntimeError(each["damaged"])
+        headers |= each["headers"]
+    return {name: headers[name] for name in names}

@@ -1,0 +1,82 @@
+"""Where tensors lie in safetensors files, told by the headers alone.
+
+Layout of a file (huggingface/safetensors): 8 bytes header length, JSON header, then the tensors' bytes, row-major.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+}
+MAX_HEADER_BYTES = 100_000_000  # the format's own limit
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A tensor in a file: its first byte, dtype and shape."""
+
+    file: Path
+    first_byte: int
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+
+    @property
+    def count(self) -> int:
+        return torch.Size(self.shape).numel()
+
+    def read(self, start: int, count: int) -> torch.Tensor:
+        """Returns elements start..start+count, row-major, as fp32 [count]."""
+        size = self.dtype.itemsize
+        return read_bytes(self.file, self.first_byte + start * size, count * size).view(self.dtype).float()
+
+
+def read_bytes(file: Path, start: int, count: int, into: torch.Tensor | None = None) -> torch.Tensor:
+    """Returns bytes start..start+count of a file, uint8 [count]; RuntimeError when it ends before."""
+    found = torch.empty(count, dtype=torch.uint8) if into is None else into[:count]
+    rest = found.numpy().data
+    with file.open("rb", buffering=0) as handle:
+        handle.seek(start)
+        while rest:
+            got = handle.readinto(rest)
+            if not got:
+                raise RuntimeError(f"{file} is cut off: it ends before byte {start + count}")
+            rest = rest[got:]
+    return found
+
+
+def read_header(file: Path) -> dict[str, Any]:
+    """Returns the header of `file` with its own length; RuntimeError for a damaged or cut off file."""
+    size = file.stat().st_size
+    with file.open("rb", buffering=0) as handle:
+        length = int.from_bytes(handle.read(8), "little")
+        if not 0 < length <= min(MAX_HEADER_BYTES, size - 8):
+            raise RuntimeError(f"{file} is damaged: its header claims {length} bytes")
+        try:
+            header = json.loads(handle.read(length))
+        except ValueError as error:
+            raise RuntimeError(f"{file} is damaged: its header is no JSON") from error
+    header.pop("__metadata__", None)
+    for name, entry in header.items():
+        stop = 8 + length + entry["data_offsets"][1]
+        if stop > size:
+            raise RuntimeError(f"{file} is cut off: {name} ends at byte {stop} of {size}")
+    return {"length": length, "tensors": header}
+
+
+def tensors_of(file: Path, header: dict[str, Any]) -> dict[str, Stored]:
+    """Returns where each tensor of `file` lies; RuntimeError for a dtype that is no weight."""
+    found = {}
+    for name, entry in header["tensors"].items():
+        if entry["dtype"] not in DTYPES:
+            raise RuntimeError(f"{file}: {name} is {entry['dtype']}; weights must be one of {', '.join(DTYPES)}")
+        first_byte = 8 + header["length"] + entry["data_offsets"][0]
+        found[name] = Stored(file, first_byte, DTYPES[entry["dtype"]], tuple(entry["shape"]))
+    return found

@@ -1,0 +1,118 @@
+"""Where a run's weights come from and where they go: base model, checkpoints, and the rules between them."""
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from distft.checkpoint.keep import Retention
+from distft.checkpoint.read import restore
+from distft.checkpoint.resume import find
+from distft.checkpoint.saver import SaveFailed, Saver
+from distft.models.fresh import FreshWeights
+from distft.models.safetensors_dir import folder_chunks
+from distft.models.stream import stream
+from distft.models.weights import fill
+from distft.run import Plan, RunFolder
+from distft.runtime.process_group import World, differ
+from distft.strategies.engine import Engine, Piece
+
+Values = dict[str, Any]
+
+
+def load(engine: Engine, base: Any, config: Values, plan: Plan, run: RunFolder, world: World) -> int:
+    """Fills the engine from the checkpoint to resume, else from the base model; returns the steps already done.
+
+    base: the skeleton of the base model, without what tuning adds. A checkpoint holds what is trained, so what is
+    frozen comes from the base model either way.
+    """
+    checkpoint = find(run.checkpoints, config["checkpoint"]["resume"], world)
+    pieces = [piece for piece in engine.pieces() if checkpoint is None or piece.frozen]
+    _fill_from_base(pieces, base, config["seed"], Path(plan.model_dir) if plan.model_dir else None, world)
+    if checkpoint is None:
+        engine.refresh()
+        return 0
+    restore(engine, checkpoint, world)
+    return checkpoint.step
+
+
+def _fill_from_base(pieces: list[Piece], base: Any, seed: int, folder: Path | None, world: World) -> None:
+    """Fills from the folder what the base model has, and draws what tuning adds, or all without a folder."""
+    stored = {name for name, _ in base.named_parameters()} if folder else set()
+    if folder:
+        stream(folder_chunks(folder, world), [piece for piece in pieces if piece.name in stored], world)
+    fill([piece for piece in pieces if piece.name not in stored], FreshWeights(base, seed))
+
+
+def check_replicas(engine: Engine) -> None:
+    """Raises RuntimeError when processes that should hold the same weights do not: they would train several models."""
+    fingerprint, group = engine.fingerprint()
+    if group is not None and differ(fingerprint, group):
+        raise RuntimeError("processes that replicate the same weights hold different ones")
+
+
+def states_per_weight(plan: Plan) -> float:
+    """Returns how many numbers the optimizer keeps for each weight; 2 where the plan could not tell."""
+    whole = plan.memory.get("ddp")
+    return whole["optimizer"] / whole["parameters"] if whole else 2.0
+
+
+class Saving:
+    """The saves of a run, as its config has them."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        config: Values,
+        plan: Plan,
+        run: RunFolder,
+        start_step: int,
+        position: Callable,
+        world: World,
+    ) -> None:
+        """position: step -> where in the order of the rows the next step starts."""
+        settings = config["checkpoint"]
+        self.engine, self.position, self.must_save = engine, position, settings["on_failure"] == "stop"
+        self.failure = ""
+        self.saver = Saver(
+            run.checkpoints,
+            Retention(settings["keep"], settings["keep_every"]),
+            world,
+            start_step,
+            settings["background"],
+        )
+        self.about = {
+            "strategy": config["strategy"],
+            "config": hashlib.sha256(run.config.read_bytes()).hexdigest(),
+            "data": Path(plan.data_dir).name if plan.data_dir else None,
+            "base_step": getattr(plan, "base_step", 0),
+            "base_row": getattr(plan, "base_row", 0),
+        }
+
+    def save(self, step: int, is_best: bool) -> None:
+        """Starts the save of `step`, after the one before it has come to count."""
+        self.commit()
+        check_replicas(self.engine)
+        self._unless_tolerated(
+            lambda: self.saver.start(self.engine, step, self.about | {"next_row": self.position(step)}, is_best)
+        )
+
+    def commit(self) -> None:
+        """Makes the last save count, waiting for it where need be."""
+        self._unless_tolerated(self.saver.finish)
+
+    def close(self, step: int) -> None:
+        """Makes the last save count; SaveFailed when it is not the one of `step`, with which the run ends."""
+        self.must_save = True
+        self.commit()
+        if self.saver.saved_step != step:
+            raise SaveFailed(self.failure)
+
+    def _unless_tolerated(self, action: Callable[[], None]) -> None:
+        try:
+            action()
+        except SaveFailed as failure:
+            if self.must_save:
+                raise
+            self.failure = str(failure)
+            print(f"{failure}. Training goes on; the last good checkpoint stays in force.")
