@@ -27,22 +27,35 @@ KEYS: list[Key] = [
     ("hsdp", MAIN, 4, 2),
     ("hsdp", MAIN, 4, 1),  # accumulates: sums stay in the shards until the last micro-batch
 ]
-CHECKPOINTED = [(s, "qwen3_8b", 2, 2) for s in CUTS]  # activations computed again give the same numbers
+LORA: dict[str, Any] = {"rank": 4, "alpha": 8.0}
+LORA_KEYS: list[Key] = [*[(s, f"{MAIN}+lora", 2, 2) for s in STRATEGIES], ("fsdp", "gpt2+lora", 2, 2)]
+# activations computed again give the same numbers
+CHECKPOINTED: list[Key] = [*[(s, "qwen3_8b", 2, 2) for s in CUTS], ("zero3", f"{MAIN}+lora", 2, 2)]
 
 
 def make_case(key: Key, rows: Path, folder: Path) -> dict[str, Any]:
     strategy, model, world, micro = key
-    case = {"strategy": strategy, "model": model, "micro": micro, "rows": str(rows)}
+    model, _, lora = model.partition("+")
+    case: dict[str, Any] = {"strategy": strategy, "model": model, "micro": micro, "rows": str(rows)}
     case["save"] = str(folder / "-".join(map(str, key)))
+    if lora:
+        case["lora"] = LORA
     if strategy == "hsdp":
         case["settings"] = {"shard_size": min(world, 2)}
     if strategy.startswith("zero") and micro == 1:
         case["settings"] = {"bucket_parameters": 20_000}  # several buckets, and stage 3 drops what it has gathered
-    if model == MAIN and world <= 2:
+    if model == MAIN and world <= 2 and not lora:
         case["eval_micro"] = EVAL_MICRO
     if key in CHECKPOINTED:
         case["activation_checkpointing"] = True
     return case
+
+
+def run_cases(world: int, cases: dict[Any, dict[str, Any]], folder: Path) -> dict[Any, dict[str, Any]]:
+    """Trains the cases on one group of `world` processes; returns the answers by the cases' keys."""
+    spec = folder / f"cases-{world}.json"
+    spec.write_text(json.dumps(list(cases.values())))
+    return dict(zip(cases, run_ranks(world, "tests.train_cases", str(spec)), strict=True)) if cases else {}
 
 
 @pytest.fixture(scope="session")
@@ -57,10 +70,8 @@ def trained(rows: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[Key, d
     folder = tmp_path_factory.mktemp("parity")
     answers: dict[Key, dict[str, Any]] = {}
     for world in sorted({key[2] for key in KEYS}):
-        keys = [key for key in KEYS if key[2] == world]
-        spec = folder / f"cases-{world}.json"
-        spec.write_text(json.dumps([make_case(key, rows, folder) for key in keys]))
-        answers |= dict(zip(keys, run_ranks(world, "tests.train_cases", str(spec)), strict=True))
+        keys = [key for key in [*KEYS, *LORA_KEYS] if key[2] == world]
+        answers |= run_cases(world, {key: make_case(key, rows, folder) for key in keys}, folder)
     return answers
 
 

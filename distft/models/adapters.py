@@ -18,6 +18,7 @@ from transformers.pytorch_utils import Conv1D
 from distft.models.skeleton import blocks
 from distft.runtime.seeds import seed_for
 
+Linear = nn.Linear | Conv1D
 A, B = ".lora_A.weight", ".lora_B.weight"
 
 
@@ -26,21 +27,20 @@ def is_adapter(name: str) -> bool:
     return name.endswith((A, B))
 
 
-def linear_layers(model: PreTrainedModel) -> dict[str, list[nn.Module]]:
+def linear_layers(model: PreTrainedModel) -> dict[str, list[Linear]]:
     """Returns the linear layers inside the model's blocks by the last part of their names."""
-    found: dict[str, list[nn.Module]] = defaultdict(list)
+    found: dict[str, list[Linear]] = defaultdict(list)
     for block in blocks(model).values():
         for name, module in block.named_modules():
             last = name.rpartition(".")[2]
-            if isinstance(module, nn.Linear | Conv1D) and last not in ("lora_A", "lora_B"):
+            if isinstance(module, Linear) and last not in ("lora_A", "lora_B"):
                 found[last].append(module)
     return dict(found)
 
 
-def add_adapter(layer: nn.Module, rank: int, scale: float, dropout: float) -> None:
+def add_adapter(layer: Linear, rank: int, scale: float, dropout: float) -> None:
     """Adds B A x scale to what a linear layer gives; A [rank, in] and B [out, rank] are on meta."""
-    rows, columns = layer.weight.shape
-    inputs, outputs = (rows, columns) if isinstance(layer, Conv1D) else (columns, rows)
+    outputs, inputs = layer.weight.T.shape if isinstance(layer, Conv1D) else layer.weight.shape
     with init_empty_weights():
         layer.lora_A = nn.Linear(inputs, rank, bias=False)
         layer.lora_B = nn.Linear(rank, outputs, bias=False)
@@ -54,7 +54,8 @@ class _AddLowRank:
 
     def __call__(self, layer: nn.Module, inputs: tuple[torch.Tensor], output: torch.Tensor) -> torch.Tensor:
         hidden = F.dropout(inputs[0], self.dropout, layer.training) if self.dropout else inputs[0]
-        return output + layer.lora_B(layer.lora_A(hidden)) * self.scale
+        low_rank = layer.get_submodule("lora_A")(hidden)
+        return output + layer.get_submodule("lora_B")(low_rank) * self.scale
 
 
 def fresh_adapter(seed: int, name: str, shape: tuple[int, ...]) -> torch.Tensor:

@@ -29,10 +29,16 @@ def dense(name: str, seed: int) -> Any:
 
 def train_reference(name: str, folder: Path, steps: int = 5, seed: int = 0, max_norm: float = 1.0) -> dict[str, Any]:
     """Returns losses and gradient norms [steps, 2] and the final weights by name."""
-    model, rows = dense(name, seed).train(), Rows(folder, "train")
+    return train_dense(dense(name, seed), folder, steps, seed, max_norm)
+
+
+def train_dense(model: Any, folder: Path, steps: int, seed: int = 0, max_norm: float = 1.0) -> dict[str, Any]:
+    """Does the same with the parameters of `model` that take a gradient."""
+    model, rows = model.train(), Rows(folder, "train")
     order = Order(len(rows), seed)
-    matrices = [p for p in model.parameters() if p.ndim >= 2]
-    vectors = [p for p in model.parameters() if p.ndim < 2]
+    trained = {key: p for key, p in model.named_parameters() if p.requires_grad}
+    matrices = [p for p in trained.values() if p.ndim >= 2]
+    vectors = [p for p in trained.values() if p.ndim < 2]
     groups = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, **ADAMW)
     done = []
@@ -53,4 +59,4 @@ def train_reference(name: str, folder: Path, steps: int = 5, seed: int = 0, max_
         optimizer.step()
         optimizer.zero_grad()
         done.append([loss.item(), norm.item()])
-    return {"steps": done, "weights": {key: p.detach() for key, p in model.named_parameters()}}
+    return {"steps": done, "weights": {key: p.detach() for key, p in trained.items()}}
