@@ -6,7 +6,9 @@ process dies with the one that started it.
 
 import argparse
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from distft.run import RunFolder
 from distft.runtime.errors import record
@@ -14,9 +16,11 @@ from distft.runtime.logs import redirect
 from distft.runtime.parent import die_with_parent
 from distft.runtime.quiet import silence
 
+TRAIN = "distft.worker.train"
+
 
 def main() -> None:
-    """Does this rank's share of the work, to its end: `train`, or what the frozen config says."""
+    """Does this rank's share of the work, to its end: it trains, or does what the frozen config says."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path)
     parser.add_argument("--attempt", type=int, required=True)
@@ -27,12 +31,26 @@ def main() -> None:
     redirect(run.rank_log(given.attempt, rank))
     silence()
     with record(run, given.attempt, rank):
-        from distft import worker
+        config = run.read_config()
+        if config["train"]["deterministic"]:
+            from distft.runtime.determinism import make_deterministic
+
+            make_deterministic()
+        work = find_work(config.get("work", TRAIN), config["trust"])
         from distft.runtime.process_group import process_group
 
         with process_group() as world:
-            work = worker.WORK[run.read_config().get("work", "train")]
             work(run, given.attempt, world)
+
+
+def find_work(name: str, trust: list[str]) -> Callable[..., Any]:
+    """Returns the function of a dotted name; ValueError unless it is distft's own or of a trusted prefix."""
+    from hydra.utils import get_method
+
+    prefixes = ("distft.", *(f"{prefix.rstrip('.')}." for prefix in trust))
+    if not name.startswith(prefixes):
+        raise ValueError(f"work={name}: code is run from {', '.join(prefixes)} only. Nearest: work={TRAIN}")
+    return get_method(name)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from distft.losses.outputs import logits
 from distft.models.skeleton import architecture, blocks, checkpoint_activations, skeleton
 from distft.optim.groups import check_in_force, decay_groups
 from distft.run import Plan, RunFolder, write_json
+from distft.runtime.determinism import in_force
 from distft.runtime.metrics import MetricsLog
 from distft.runtime.precision import compute_dtype
 from distft.runtime.process_group import World
@@ -47,6 +48,7 @@ def train(run: RunFolder, attempt: int, world: World) -> None:
     rehearse(engine, run.checkpoints, states_per_weight(plan), config["checkpoint"]["keep"], world)
     asked = {key: value for key, value in config["optimizer"].items() if not key.startswith("_")}
     effective = {"engine": engine.effective(), "optimizer": check_in_force(engine.optimizer, asked)}
+    effective["determinism"] = in_force()
     if world.is_first:
         write_json(run.path / "effective.json", effective)
     stopping = replay(run, config["eval"]["early_stopping"], start_step)
@@ -184,6 +186,3 @@ def probe(engine: Engine, folder: Path, vocab_size: int, world: World) -> None:
     _, outputs = engine.forward(Batch(input_ids, nothing, nothing), logits)
     if world.is_first:
         write_probe(folder, input_ids, outputs["logits"])
-
-
-WORK = {"train": train, "evaluate": evaluate}

@@ -46,7 +46,7 @@ def freeze(run: RunFolder, at: str) -> RunFolder:
         raise ConfigError([str(error)]) from error
     config = run.read_config()
     config["checkpoint"]["resume"] = str(checkpoint)
-    config["work"] = "evaluate"
+    config["work"] = "distft.worker.evaluate"
     job = RunFolder(run.eval / checkpoint.name)
     job.path.mkdir(parents=True, exist_ok=True)
     job.config.write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
