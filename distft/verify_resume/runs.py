@@ -1,0 +1,95 @@
+"""The same run several times, each in a folder of its own, each by the launcher and processes of its config."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from hydra.utils import get_class
+
+from distft.config import Config, ConfigError
+from distft.config.freeze import frozen_text
+from distft.launchers.contract import Launcher, Outcome
+from distft.run import FINISHED, Plan, RunFolder, read_json, write_json
+from distft.verify_resume.kills import Kill
+from distft.verify_resume.traces import death_of, first_step, kills_of
+
+WORK = "distft.verify_resume.watched.train"
+
+
+class RunFailed(RuntimeError):
+    """A run ended otherwise than it was to; the message says how, and where its log is."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What each attempt of a run is frozen from."""
+
+    config: Config
+    plan: Plan
+    work: str = WORK
+
+
+def run_straight(recipe: Recipe, path: Path) -> RunFolder:
+    """Returns the folder of a run that nothing interrupted; RunFailed when it did not end well."""
+    run = RunFolder(path)
+    write_json(kills_of(run), [])
+    _expect_end(run, attempt(run, recipe))
+    return run
+
+
+def kill_and_resume(
+    first: Recipe, later: Recipe, kills: Sequence[Kill], path: Path, say: Callable[[str], None]
+) -> RunFolder:
+    """Returns the folder of a run that was killed at each of `kills` and resumed after it.
+
+    later: the recipe from the second attempt on. RunFailed when a kill did not happen, or anything else did.
+    """
+    run = RunFolder(path)
+    write_json(kills_of(run), [asdict(kill) for kill in kills])
+    for number, kill in enumerate(kills, 1):
+        outcome = attempt(run, first if number == 1 else later)
+        death = death_of(run, number)
+        if not death.is_file():
+            raise RunFailed(f"attempt {number} was to be killed in {kill} and was not: {_end(run, outcome)}")
+        say(f"  rank {read_json(death)['rank']} killed in {kill}")
+    _expect_end(run, attempt(run, later))
+    starts = [(first_step(run, number) or 1) - 1 for number in range(2, len(kills) + 2)]
+    say(f"  resumed from steps {', '.join(map(str, starts))}")
+    if not any(starts):
+        raise RunFailed("every resume started anew, so nothing is proved. Nearest: a kill after the first checkpoint")
+    return run
+
+
+def attempt(run: RunFolder, recipe: Recipe) -> Outcome:
+    """Freezes the run's next attempt and follows it to its end."""
+    values = recipe.config.values | {"name": run.path.name, "runs_dir": str(run.path.parent), "work": recipe.work}
+    run.write_plan(recipe.plan)
+    run.config.write_text(frozen_text(replace(recipe.config, values=values)))
+    run.write_status(state="pending", attempt=run.read_status()["attempt"] + 1, exit_code=None, error=None)
+    [handle] = make_launcher(recipe.config).submit([run.path])
+    try:
+        while (outcome := handle.wait(0.2)) is None:
+            pass
+    except BaseException:  # a signal too
+        handle.cancel()
+        raise
+    return outcome
+
+
+def make_launcher(config: Config) -> Launcher:
+    settings = dict(config.values["launcher"])
+    try:
+        return get_class(settings.pop("_target_"))(**settings)
+    except ValueError as error:
+        raise ConfigError([str(error)]) from error
+
+
+def _expect_end(run: RunFolder, outcome: Outcome) -> None:
+    if outcome.state not in FINISHED:
+        raise RunFailed(f"{run.path.name} did not end: {_end(run, outcome)}")
+
+
+def _end(run: RunFolder, outcome: Outcome) -> str:
+    if outcome.error is None:
+        return outcome.state
+    return f"{outcome.error['type']}: {outcome.error['message']}, log: {outcome.error['log'] or run.logs}"

@@ -1,0 +1,55 @@
+"""From two runs, or three where two are not enough, to whether resuming changes anything."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from distft.verify_resume.kills import Kill
+from distft.verify_resume.runs import Recipe, kill_and_resume, run_straight
+from distft.verify_resume.series import FACTOR, Limit, noise_floor
+from distft.verify_resume.show import show
+
+ANOTHER_LAYOUT = Limit(tolerance=2e-6)  # sums are added in another order
+
+
+def prove(first: Recipe, later: Recipe, kills: Sequence[Kill], out: Path, console: Console) -> bool:
+    """Prints the table, and returns whether all of it holds.
+
+    A resumed run that is bit-equal needs no second straight one: no noise has to be told from a fault.
+    """
+    same_layout = first == later
+    console.print(f"{out}: {first.plan.steps} steps on {_processes(first)}, uninterrupted")
+    straight = run_straight(first, out / "straight")
+    then = "" if same_layout else f", then on {_processes(later)}"
+    console.print(f"the same, to be killed {len(kills)} times and resumed{then}")
+    resumed = kill_and_resume(first, later, kills, out / "killed", console.print)
+    from distft.verify_resume.compare import compare  # loads torch, which no other part of this process needs
+
+    limit = Limit() if same_layout else ANOTHER_LAYOUT
+    findings = compare([straight], resumed, limit, same_layout=same_layout)
+    told = "Resumed and uninterrupted"
+    if not all(finding.holds for finding in findings):
+        console.print("they differ: uninterrupted once more, to know what differs without any kill")
+        again = run_straight(first, out / "again")
+        if all(finding.equal for finding in compare([straight], again, Limit(), same_layout=True)):
+            told += "; two uninterrupted runs are bit-equal, so resuming changes the run"
+        else:
+            limit = Limit(limit.tolerance, noise_floor(straight, again))
+            findings = compare([straight, again], resumed, limit, same_layout=same_layout)
+            told += f"; two uninterrupted runs differ by {noise(limit)}, the resumed one may {FACTOR} times as much"
+    show(findings, told, console)
+    return all(finding.holds for finding in findings)
+
+
+def noise(limit: Limit) -> str:
+    """Returns the floor of each step in words; of a long run the first, the last and the highest."""
+    steps = sorted(limit.floor)
+    if len(steps) > 12:
+        steps = sorted({steps[0], steps[-1], max(steps, key=lambda step: limit.floor[step])})
+    return ", ".join(f"{limit.floor[step]:.1e} at step {step}" for step in steps)
+
+
+def _processes(recipe: Recipe) -> str:
+    world = recipe.plan.world
+    return f"{world} process{'es' * (world > 1)} by {recipe.config.choices['strategy']}"

@@ -1,0 +1,136 @@
+"""One rank's training under watch: what it reads is written down, and where its turn comes it kills itself.
+
+The training code knows nothing of it: the arguments of its loop are wrapped, and Python's audit events tell which
+files a save touches.
+"""
+
+import hashlib
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from distft import worker
+from distft.checkpoint.format import step_dir
+from distft.data.batches import Batch
+from distft.optim.schedules import Factor
+from distft.run import RunFolder, read_json, write_json
+from distft.runtime.process_group import World
+from distft.strategies.engine import Engine
+from distft.train.feed import Feed
+from distft.train.loop import Hooks, Settings
+from distft.verify_resume.kills import Kill
+from distft.verify_resume.traces import death_of, fed_file, kills_of
+
+
+def train(run: RunFolder, attempt: int, world: World) -> None:
+    """Trains as `worker.train` does, unless kills.json of the run has a kill for this attempt."""
+    kills = [Kill(**each) for each in read_json(kills_of(run))]
+    victim = world.rank == (attempt - 1) % world.size
+    kill = kills[attempt - 1] if attempt <= len(kills) and victim else None
+    watch = Watch(run, attempt, world, kill)
+    loop = worker.train_steps
+
+    def watched(
+        engine: Engine, feed: Feed, factor: Factor, settings: Settings, stopping: Any, hooks: Hooks, world: World
+    ) -> Any:
+        watch.start(engine, settings.start_step)
+        hooks = replace(hooks, evaluate=hooks.evaluate and watch.evaluation(hooks.evaluate))
+        return loop(engine, feed, factor, settings, stopping, hooks, world)
+
+    worker.train_steps = watched
+    worker.train(run, attempt, world)
+
+
+class Watch:
+    """Follows one rank through its steps."""
+
+    def __init__(self, run: RunFolder, attempt: int, world: World, kill: Kill | None) -> None:
+        self.run, self.attempt, self.rank, self.kill = run, attempt, world.rank, kill
+        self.done = self.micro = 0
+        self.evaluating = False
+        self.file = fed_file(run, attempt, world.rank).open("w", buffering=1)
+
+    def start(self, engine: Engine, start_step: int) -> None:
+        """Wraps the engine's verbs, and listens for files where a save is to be killed."""
+        self.done = start_step
+        engine.forward = self._forward(engine.forward)
+        engine.backward = self._backward(engine.backward)
+        engine.step = self._step(engine.step)
+        if self.kill and self.kill.moment == "save":
+            sys.addaudithook(self._saving)
+
+    def evaluation(self, evaluate: Callable[[], Any]) -> Callable[[], Any]:
+        def watched() -> Any:
+            self.evaluating = True
+            metrics = evaluate()
+            self.evaluating = False
+            return metrics
+
+        return watched
+
+    def _forward(self, forward: Callable[..., Any]) -> Callable[..., Any]:
+        def watched(batch: Batch, loss: Any = None) -> Any:
+            if not self.evaluating and loss is None:
+                line = {"step": self.done + 1, "micro": self.micro, "rows": digests(batch)}
+                self.file.write(json.dumps(line) + "\n")
+                self.micro += 1
+            outputs = forward(batch, loss)
+            if self.evaluating:
+                self._die_at("evaluation", self.done)
+            return outputs
+
+        return watched
+
+    def _backward(self, backward: Callable[..., Any]) -> Callable[..., Any]:
+        def watched(value: Any, scale: float, last: bool) -> None:
+            if last:
+                self._die_at("accumulation", self.done + 1)
+            backward(value, scale=scale, last=last)
+
+        return watched
+
+    def _step(self, step: Callable[..., Any]) -> Callable[..., Any]:
+        def watched(max_norm: float | None) -> float:
+            norm = step(max_norm)
+            self.done, self.micro = self.done + 1, 0
+            self._die_at("step", self.done)
+            return norm
+
+        return watched
+
+    def _saving(self, event: str, arguments: tuple[Any, ...]) -> None:
+        """Ends rank 0 where the finished folder is about to get its name, another rank as it opens its file."""
+        if self.kill is None or event != ("os.rename" if self.rank == 0 else "open"):
+            return
+        partial = f".{step_dir(Path(), self.kill.step).name}.partial"
+        path = Path(os.fsdecode(arguments[0])) if isinstance(arguments[0], str | bytes | Path) else Path()
+        if (path.name if self.rank == 0 else path.parent.name) == partial:
+            self._die_at("save", self.kill.step)
+
+    def _die_at(self, moment: str, step: int) -> None:
+        if self.kill == Kill(moment, step):
+            self.kill = None  # writing it down touches files too
+            write_json(death_of(self.run, self.attempt), {"rank": self.rank, "moment": moment, "step": step})
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def digests(batch: Batch) -> list[str]:
+    """Returns a digest of each row's tokens and targets, whatever the row is padded to."""
+    input_ids, positions, targets = (part.cpu().numpy() for part in (batch.input_ids, batch.positions, batch.targets))
+    width = input_ids.shape[1]
+    found = []
+    for i, row in enumerate(input_ids):
+        mine = positions // width == i
+        tokens = np.trim_zeros(row, "b")
+        if len(tokens) or mine.any():
+            parts = (tokens, positions[mine] % width, targets[mine])
+            text = b"|".join(part.astype(np.int64).tobytes() for part in parts)
+            found.append(hashlib.blake2b(text, digest_size=8).hexdigest())
+    return found
