@@ -4,6 +4,7 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
+from torch import nn
 
 from distft.checkpoint.tensors import save_tensors
 
@@ -24,3 +25,18 @@ def read_probe(folder: Path) -> tuple[torch.Tensor, torch.Tensor]:
     """Returns the tokens [1, S] and the live model's logits on them [1, S, V], fp32."""
     tensors = load_file(folder / PROBE)
     return tensors["input_ids"], tensors["logits"]
+
+
+@torch.no_grad()
+def check_logits(model: nn.Module, folder: Path, tolerance: float) -> None:
+    """Raises RuntimeError unless `model` gives the live model's logits, to `tolerance` of the largest, where the
+    checkpoint in `folder` kept them."""
+    if not (folder / PROBE).is_file():
+        return
+    input_ids, live = read_probe(folder)
+    exported = model.eval()(input_ids=input_ids).logits.float()
+    distance = ((exported - live).abs().max() / live.abs().max()).item()
+    if not distance <= tolerance:
+        raise RuntimeError(
+            f"the export's logits differ from the live model's by {distance:.1e}, more than {tolerance:.1e}"
+        )

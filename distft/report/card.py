@@ -6,15 +6,24 @@ import distft
 from distft.report.facts import Facts
 
 
-def model_card(facts: Facts, base: str | None, template_hash: str | None, data_key: str | None) -> str:
-    """Returns README.md with the Hub's front matter; what was not measured is said to be so."""
-    front = ["---", "library_name: transformers", "tags: [distft]", *([f"base_model: {base}"] if base else []), "---"]
+def model_card(
+    facts: Facts, base: str | None, template_hash: str | None, data_key: str | None, adapters: bool = False
+) -> str:
+    """Returns README.md with the Hub's front matter; what was not measured is said to be so.
+
+    adapters: the folder holds no whole model but adapters to `base`, for peft to open.
+    """
+    relation = ["base_model_relation: adapter"] if adapters and base else []
+    library = f"library_name: {'peft' if adapters else 'transformers'}"
+    front = ["---", library, "tags: [distft]", *([f"base_model: {base}"] if base else []), *relation, "---"]
+    opens = ["", f"An adapter of {base or 'a random tiny model'}, opened by peft."] if adapters else []
     measured = [f"| {c.name} | {c.before:.4f} | {c.after:.4f} |" for c in facts.changes]
     table = ["| | before | after |", "|---|---|---|", *measured] if measured else ["Not measured: no held-out rows."]
     return "\n".join(
         [
             *front,
             f"# {facts.name}",
+            *opens,
             "",
             f"Made by distft {distft.__version__} with",
             "",

@@ -18,6 +18,12 @@ def test_numbers_come_from_the_runs_files(make_run: Callable[..., RunFolder]) ->
     assert facts.command in card and "chat template: abc" in card and "prepared data: key1" in card
 
 
+def test_an_adapter_says_what_it_is_an_adapter_of(make_run: Callable[..., RunFolder]) -> None:
+    card = model_card(gather(make_run()), "me/base", None, None, adapters=True)
+    assert "library_name: peft" in card and "base_model_relation: adapter" in card
+    assert "An adapter of me/base, opened by peft." in card
+
+
 def test_another_metrics_file_gives_another_card(make_run: Callable[..., RunFolder]) -> None:
     card = model_card(gather(make_run([eval_row(0, 3.21), train_row(1), eval_row(1, 2.34)])), None, None, None)
     assert "| loss | 3.2100 | 2.3400 |" in card

@@ -1,0 +1,79 @@
+"""A run's checkpoint in a format that other programs open, verified against the live model."""
+
+import sys
+from pathlib import Path
+
+from distft.config import ConfigError, command
+from distft.config.keywords import find_run, keywords, usage
+from distft.config.nearest import nearest
+from distft.paths import absolute
+from distft.runtime.quiet import silence
+
+KEYS = {
+    "run": "the run's folder",
+    "out": "the folder to write; must not exist",
+    "at": "latest (default), best or step-N",
+    "dtype": "fp32 or bf16; default: what the run computed in",
+    "format": "huggingface (default), dcp, deepspeed_universal; of adapters: peft (default), merged",
+}
+CLAIM = """Writes a folder that transformers (huggingface, merged) or peft opens, with tokenizer and model card.
+dcp and deepspeed_universal hold optimizer state too, fp32, in pickles: for other programs, distft never reads them."""
+DTYPES = ("fp32", "bf16")
+OF_A_MODEL = ("huggingface", "dcp", "deepspeed_universal")
+OF_ADAPTERS = ("peft", "merged")
+OF_STATE = ("dcp", "deepspeed_universal")
+
+
+def main(arguments: list[str]) -> int:
+    """Writes the folder and returns 0; 1 when it does not say what the live model said."""
+    given = keywords(arguments, KEYS, required=("run", "out"))
+    run, out = find_run(given["run"]), absolute(given["out"])
+    formats = OF_A_MODEL if run.read_plan().adapters is None else OF_ADAPTERS
+    errors = [] if not out.exists() else [f"out={given['out']}: exists already. Nearest: {_free(out)}"]
+    errors += wrong_format(given, formats)
+    from distft.checkpoint.choose import choose
+
+    try:
+        folder = choose(run.checkpoints, given.get("at", "latest"))
+    except ValueError as error:
+        raise ConfigError([*errors, str(error)]) from error
+    if errors:
+        raise ConfigError(errors)
+    silence()
+    from distft.export.write import write
+
+    word = given.get("format", formats[0])
+    try:
+        write(run, folder, out, word, given.get("dtype"))
+    except (RuntimeError, OSError) as error:
+        print(f"{folder} was not exported: {error}", file=sys.stderr)
+        return 1
+    about = "not verified: its files are pickles, which distft does not read" if word in OF_STATE else "verified"
+    print(f"{out} holds {folder.name} of {run.path.name}, {about}")
+    return 0
+
+
+def wrong_format(given: dict[str, str], formats: tuple[str, ...]) -> list[str]:
+    """Returns what is wrong with `format` and `dtype` for a run that has these formats."""
+    word, dtype = given.get("format", formats[0]), given.get("dtype", "fp32")
+    errors = []
+    if word not in OF_A_MODEL + OF_ADAPTERS:
+        errors.append(
+            f"format={word}: must be one of {', '.join(formats)}. Nearest: {nearest(word, formats) or formats[0]}"
+        )
+    elif word not in formats:
+        trained = "adapters" if formats == OF_ADAPTERS else "the model itself"
+        errors.append(f"format={word}: the run trained {trained}. Nearest: {' or '.join(formats)}")
+    if dtype not in DTYPES:
+        errors.append(f"dtype={dtype}: must be one of {', '.join(DTYPES)}")
+    elif "dtype" in given and word in OF_STATE:
+        errors.append(f"dtype={dtype} has no effect with format={word}, which is fp32. Nearest: format=huggingface")
+    return errors
+
+
+def _free(out: Path) -> Path:
+    return next(path for i in range(2, 1000) if not (path := out.with_name(f"{out.name}-{i}")).exists())
+
+
+if __name__ == "__main__":
+    command(main, help=usage("export", KEYS, CLAIM))
