@@ -104,6 +104,7 @@ def what_ran(config: dict[str, Any], plan: Plan | None, chosen: dict[str, str]) 
     shown = {
         "model": "random tiny instance" if model.get("tiny") else model.get("path"),
         "parameters": f"{plan.parameters:,}" if plan else None,
+        "trained parameters": f"{plan.adapters:,} of adapters" if plan and plan.adapters else None,
         "training rows": data.get("train"),
         "held-out rows": f"{100 * held_out:.3g} % of them" if isinstance(held_out, float) else held_out,
         "code from the model's folder": "allowed" if model.get("trust_remote_code") else "not allowed",

@@ -44,14 +44,24 @@ def test_the_parts_make_the_total(name: str):
     assert counted["parameters"] + counted["gradients"] + counted["optimizer"] == counted["total"] >= counted["host"]
 
 
+# The same of a frozen parameter: read from engines with 5 million of them and 3.7 million of adapters.
+FROZEN = {
+    "ddp": (4, 4),
+    "fsdp": (2, 2),
+    "hsdp": (2, 2),
+    "zero1": (4, 2),
+    "zero2": (4, 2),
+    "zero3": (2, 1),
+    "zero3_offload": (2, 1),
+}
+
+
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_what_is_frozen_has_weights_alone(name: str):
-    for compute_bytes in (4, 2):
-        frozen, trained = (count(name, compute_bytes=compute_bytes, trained=size) for size in (0, P))
-        assert (frozen["gradients"], frozen["optimizer"]) == (0, 0)
-        assert frozen["parameters"] <= trained["parameters"]
-        half = count(name, compute_bytes=compute_bytes, trained=P // 2)
-        assert 2 * half["total"] == frozen["total"] + trained["total"]
+    for compute_bytes, measured in zip((4, 2), FROZEN[name], strict=True):
+        none, half, all_ = (count(name, compute_bytes=compute_bytes, trained=size) for size in (0, P // 2, P))
+        assert none["total"] == none["parameters"] == measured * P
+        assert 2 * half["total"] == none["total"] + all_["total"]
 
 
 def test_sharding_divides_by_processes_and_hsdp_by_those_of_a_node():
