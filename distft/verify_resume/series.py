@@ -1,8 +1,9 @@
 """The numbers of metrics.jsonl, step by step, and how far apart two runs may be in them.
 
 The rule on a device that is not deterministic: at every step the resumed run may be as far from the nearer of two
-uninterrupted runs as three times the largest distance between these two, of loss, gradient norm and held-out loss, up
-to four steps later. (At a single step two noisy numbers may be close by chance; noise only grows with the steps.)
+uninterrupted runs as ten times the largest distance between these two, of loss, gradient norm and held-out loss, up to
+four steps later. At a single step two noisy numbers may be close by chance, and noise only grows with the steps. With
+three times 2.3% of 6,072 triples of runs that nobody interrupted would have failed, with five 0.15%, with ten none.
 """
 
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ from distft.verify_resume.finding import EQUAL, Finding, relative
 Series = dict[int, float]  # step -> value
 NOISY = {"losses": ("train", "loss"), "gradient norms": ("train", "grad_norm"), "held-out losses": ("eval", "loss")}
 EXACT = {"learning rates": ("train", "learning_rate")}
-FACTOR, AHEAD = 3, 4
+FACTOR, AHEAD = 10, 4
 
 
 @dataclass(frozen=True)

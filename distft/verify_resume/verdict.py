@@ -21,8 +21,8 @@ def prove(first: Recipe, later: Recipe, kills: Sequence[Kill], out: Path, consol
     same_layout = first == later
     console.print(f"{out}: {first.plan.steps} steps on {_processes(first)}, uninterrupted")
     straight = run_straight(first, out / "straight")
-    then = "" if same_layout else f", then on {_processes(later)}"
-    console.print(f"the same, to be killed {len(kills)} times and resumed{then}")
+    then = "" if same_layout else f" on {_processes(later)}"
+    console.print(f"the same with {len(kills)} kill{'s' * (len(kills) > 1)}, each resumed{then}")
     resumed = kill_and_resume(first, later, kills, out / "killed", console.print)
     from distft.verify_resume.compare import compare  # loads torch, which no other part of this process needs
 

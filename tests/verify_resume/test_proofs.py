@@ -1,0 +1,125 @@
+"""A run with dropout that is killed at every moment is bit-equal; noise of a device is measured and no fault; a fault
+is caught, with the noise and without it.
+
+The processes are forked from one that has imported torch, so that 30 attempts take no time; the kills are real.
+"""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from distft.run import RunFolder, read_json
+from distft.verify_resume.traces import read_fed
+
+pytestmark = pytest.mark.slow
+
+NOISE, SEED = "loss.noise=1e-6", "loss.own_seed=true"
+ORDER = "planted.restart_order"
+ONCE = ["kills=[step]", "at=[3]"]
+MOMENTS, STEPS = ["accumulation", "save", "evaluation", "step", "save"], [3, 4, 4, 5, 6]
+CASES = {
+    "every moment": {
+        "overrides": [
+            "launcher.processes_per_node=2",
+            "train.global_batch_size=8",
+            "train.max_steps=8",
+            "eval.every_steps=2",
+            f"kills=[{','.join(MOMENTS)}]",
+            f"at=[{','.join(map(str, STEPS))}]",
+        ]
+    },
+    "noise": {"overrides": [*ONCE, NOISE]},
+    "seed": {"overrides": [*ONCE, SEED]},
+    "seed and noise": {"overrides": [*ONCE, SEED, NOISE]},
+    "order and noise": {"overrides": [*ONCE, NOISE], "work": ORDER},
+    "anew": {"overrides": [*ONCE, "checkpoint.every_steps=5"]},
+}
+SETTINGS = """
+model=gpt2 model.tiny=true model.tiny_architecture.resid_pdrop=0.1 data.eval=0.2 eval.every_steps=3
+model.tiny_architecture.attn_pdrop=0.1 model.tiny_architecture.embd_pdrop=0.1 train.epochs=null train.max_steps=5
+train.global_batch_size=4 train.micro_batch_size=2 optimizer.lr=1e-3 checkpoint.every_steps=2 trust=[planted.]
+launcher._target_=planted.Forked launcher.processes_per_node=1 loss._target_=planted.Loss ~loss.label_smoothing
+""".split()
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("proofs")
+
+
+@pytest.fixture(scope="module")
+def answers(out: Path) -> dict[str, dict[str, Any]]:
+    rows = [{"prompt": f"{number} and {number} is", "completion": str(2 * number)} for number in range(36)]
+    (out / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    places = [f"data.train={out / 'rows.jsonl'}", f"cache_dir={out / 'cache'}"]
+    command = [sys.executable, "-m", "prove_planted", str(out), json.dumps(CASES), *SETTINGS, *places]
+    path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return json.loads((out / "answers.json").read_text())
+
+
+def row(said: str, what: str) -> str:
+    """Returns the verdict of a row of the table."""
+    return next(line for line in said.splitlines() if re.match(rf"│ {what} ", line)).split("│")[3].strip()
+
+
+def test_with_dropout_a_run_killed_at_every_moment_is_bit_equal(answers, out: Path):
+    """Step 4 crosses the border of the first epoch and is begun four times, on 2 processes that accumulate twice."""
+    code, said = answers["every moment"].values()
+    assert code == 0 and said.count("bit-equal") == 7 and "once more" not in said, said
+    assert "resumed from steps 2, 2, 2, 4, 4" in said
+    killed, straight = RunFolder(out / "every moment/killed"), RunFolder(out / "every moment/straight")
+    for i, (moment, step) in enumerate(zip(MOMENTS, STEPS, strict=True)):
+        death = read_json(killed.logs / f"attempt-{i + 1}/killed.json")
+        assert death == {"rank": i % 2, "moment": moment, "step": step}
+        assert f"rank {i % 2} killed in {moment} of step {step}" in said
+    fed = read_fed(straight)[1]
+    assert {key[1:] for key in fed} == {(0, 0), (0, 1), (1, 0), (1, 1)}
+    rows = [row for key in sorted(fed) for row in fed[key]]
+    assert len(rows) == 64 and 24 < len(set(rows)) < 32
+
+
+def test_a_second_uninterrupted_run_is_made_where_the_resumed_one_differs(answers, out: Path):
+    assert not (out / "every moment/again").exists() and (out / "noise/again").is_dir()
+
+
+def test_noise_is_measured_and_no_failure(answers):
+    code, said = answers["noise"].values()
+    assert code == 0 and "two uninterrupted runs differ by" in said
+    for what in ("losses", "gradient norms", "weights", "moments", "held-out losses"):
+        assert re.fullmatch(r"within noise \d\.\de-0\d \(floor \d\.\de-0\d\)", row(said, what)), said
+    assert row(said, "rows read") == row(said, "learning rates") == "bit-equal"
+
+
+def test_a_seed_that_restarts_is_caught_where_uninterrupted_runs_are_bit_equal(answers):
+    code, said = answers["seed"].values()
+    assert code == 1 and "two uninterrupted runs are bit-equal, so resuming changes the run" in said
+    assert row(said, "rows read") == "bit-equal"
+    assert re.fullmatch(r"step 3: [\d.]+ instead of [\d.]+, \d\.\de-0\d apart", row(said, "losses")), said
+    assert row(said, "weights").startswith("parameter ") and row(said, "moments").startswith("exp_avg ")
+
+
+def test_a_seed_that_restarts_is_caught_above_the_noise(answers):
+    code, said = answers["seed and noise"].values()
+    assert code == 1 and "two uninterrupted runs differ by" in said
+    assert re.fullmatch(r"step 3: .* apart, \d\.\de-0\d allowed", row(said, "losses")), said
+    assert row(said, "rows read") == "bit-equal"
+
+
+def test_rows_that_start_anew_are_caught_by_what_was_fed_whatever_the_noise(answers):
+    code, said = answers["order and noise"].values()
+    assert code == 1
+    assert row(said, "rows read") == "step 3: attempt 2 read other rows in micro-batch 0 on rank 0"
+
+
+def test_a_run_that_resumed_nothing_proves_nothing(answers):
+    code, said = answers["anew"].values()
+    assert code == 1 and "every resume started anew" in said
