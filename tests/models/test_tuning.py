@@ -2,11 +2,14 @@
 
 import pytest
 import torch
+import yaml
+from hydra.utils import instantiate
 
 from distft.models.adapters import is_adapter
 from distft.models.fresh import FreshWeights
 from distft.models.skeleton import blocks
 from distft.models.tuning import Lora
+from distft.paths import conf_dir
 from tests.train_cases import tiny_model
 from tests.trained import MODELS
 
@@ -24,7 +27,8 @@ def test_adapters_are_on_meta_beside_the_base_models_own_names(name: str) -> Non
 
 
 def test_only_the_named_layers_get_an_adapter() -> None:
-    model = Lora(rank=4, target_modules=["q_proj", "up_proj"])(tiny_model("llama3_8b"))
+    values = yaml.safe_load((conf_dir() / "tuning" / "lora.yaml").read_text())
+    model = instantiate(values | {"rank": 4, "target_modules": ["q_proj", "up_proj"]})(tiny_model("llama3_8b"))
     layers = {key.split(".")[-3] for key, p in model.named_parameters() if p.requires_grad}
     assert layers == {"q_proj", "up_proj"}
 

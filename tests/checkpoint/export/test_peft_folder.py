@@ -46,6 +46,7 @@ def test_every_strategys_adapters_open_with_peft(key: Key, trained: Any, tmp_pat
     assert (logits - before).abs().max() > 1e-4 * live.abs().max(), "the adapters do something"
     settings = json.loads((tmp_path / "final" / "adapter_config.json").read_text())
     assert (settings["r"], settings["lora_alpha"]) == (LORA["rank"], LORA["alpha"])
+    assert settings["fan_in_fan_out"] == ("gpt2" in key[1]), "its weights lie transposed"
 
 
 def test_one_changed_element_is_noticed(trained: Any, tmp_path: Path) -> None:
