@@ -42,10 +42,11 @@ GLOBAL_ROWS = 8
 ADAMW = {"lr": 1e-3, "weight_decay": 0.1, "betas": (0.9, 0.95)}
 
 
-def tiny_model(name: str) -> Any:
+def tiny_model(name: str, **changes: Any) -> Any:
     """Returns the tiny random instance of conf/model/NAME.yaml, on meta."""
     values = yaml.safe_load((conf_dir() / "model" / f"{name}.yaml").read_text())
-    return skeleton(architecture(None, values["architecture"] | values["tiny_architecture"]), values["attention"])
+    facts = values["architecture"] | values["tiny_architecture"] | changes
+    return skeleton(architecture(None, facts), values["attention"])
 
 
 def instantiate_strategy(name: str, **settings: Any) -> Any:
@@ -56,7 +57,7 @@ def instantiate_strategy(name: str, **settings: Any) -> Any:
 def tuned(case: dict[str, Any]) -> Any:
     """Returns the case's model with what its tuning adds; a case with `lora` gives the settings of that."""
     tune = Lora(**case["lora"]) if "lora" in case else Full()
-    return tune(tiny_model(case["model"]))
+    return tune(tiny_model(case["model"], **case.get("architecture", {})))
 
 
 def make_engine(case: dict[str, Any], world: World) -> Any:
@@ -100,6 +101,12 @@ def found(case: dict[str, Any], world: World) -> str:
     return checkpoint.folder.name if checkpoint else "none"
 
 
+def save(engine: Any, folder: Path, step: int, world: World, background: bool = False) -> None:
+    saver = Saver(folder, Retention(9), world, background=background)
+    saver.start(engine, step, {})
+    saver.finish()
+
+
 def run_case(case: dict[str, Any], world: World) -> dict[str, Any]:
     """Trains one case; returns losses, gradient norms, held-out metrics and what is in force.
 
@@ -115,6 +122,8 @@ def run_case(case: dict[str, Any], world: World) -> dict[str, Any]:
         fill((piece for piece in engine.pieces() if piece.frozen), FreshWeights(tiny_model(case["model"]), seed))
         restore(engine, checkpoint, world)
         start = checkpoint.step
+        if case.get("reload"):
+            save(engine, Path(case["reload"]), start, world)
     else:
         fill(engine.pieces(), FreshWeights(tiny_model(case["model"]), seed))
         engine.refresh()
@@ -138,9 +147,7 @@ def run_case(case: dict[str, Any], world: World) -> dict[str, Any]:
         fingerprint, group = engine.fingerprint()
         answer["differ"] = differ(fingerprint, group)
     if case.get("save"):
-        saver = Saver(Path(case["save"]), Retention(9), world, background=case.get("background", False))
-        saver.start(engine, steps, {})
-        saver.finish()
+        save(engine, Path(case["save"]), steps, world, case.get("background", False))
         probe(engine, step_dir(Path(case["save"]), steps), tiny_model(case["model"]).config.vocab_size, world)
     if case.get("eval_micro"):
         held = Rows(Path(case["rows"]), "eval")

@@ -1,9 +1,9 @@
-"""A checkpoint continues a run: bitwise on the same layout, and on another strategy or world with the same state.
+"""A checkpoint continues a run: bitwise on the same layout, and on any strategy and world with the same state.
 
-Every strategy hands over to three others: on 2 processes, from 1 to 2, and from 2 to 1.
+The epoch ends at step 5: every run is cut after step 3 and goes on to step 8.
 """
 
-import json
+from collections.abc import Iterator
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -11,86 +11,100 @@ from typing import Any
 import pytest
 
 from distft.checkpoint.format import step_dir
+from distft.checkpoint.read import Checkpoint
 from distft.paths import conf_dir
-from tests.ranks import run_ranks
 from tests.rows import write_rows
+from tests.trained import run_cases
 
 STRATEGIES = sorted(path.stem for path in (conf_dir() / "strategy").glob("*.yaml"))
+MATRIX = ("ddp", "fsdp", "hsdp", "zero1", "zero2", "zero3")  # offload is zero3 on other devices
+CUT, END = 3, 8
+DROPOUT = {"resid_pdrop": 0.1, "embd_pdrop": 0.1, "attn_pdrop": 0.1}
+MODELS = {"dropout": ("gpt2", DROPOUT), "matrix": ("qwen3_8b", {})}  # each rank draws its own dropout: one layout only
+
+Case = dict[str, Any]
+Move = tuple[str, int, str, int]  # strategy and world that saved, strategy and world that goes on
+FOUR: list[Move] = [("hsdp", 4, "zero3", 4), ("zero2", 2, "hsdp", 4), ("fsdp", 1, "zero1", 4)]
+MOVES: list[Move] = [(a, m, b, n) for a in MATRIX for m in (1, 2) for b in MATRIX for n in (1, 2)]
+MOVES += [("zero3_offload", 2, "fsdp", 2), ("ddp", 1, "zero3_offload", 2), *FOUR, ("hsdp", 4, "zero2", 2)]
 
 
-def after(strategy: str, places: int) -> str:
-    return STRATEGIES[(STRATEGIES.index(strategy) + places) % len(STRATEGIES)]
+class Runs:
+    """The cases of all tests, by what they are for."""
 
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.rows = str(write_rows(folder / "rows"))
 
-def run_cases(world: int, cases: dict[Any, dict[str, Any]], folder: Path) -> dict[Any, dict[str, Any]]:
-    spec = folder / "cases.json"
-    spec.write_text(json.dumps(list(cases.values())))
-    return dict(zip(cases, run_ranks(world, "tests.train_cases", str(spec)), strict=True))
+    def case(self, kind: str, strategy: str, world: int, **more: Any) -> Case:
+        model, architecture = MODELS[kind]
+        settings = {"shard_size": min(world, 2)} if strategy == "hsdp" else {}
+        shared = {"model": model, "architecture": architecture, "micro": 2, "rows": self.rows}
+        return shared | {"strategy": strategy, "settings": settings, "steps": END} | more
+
+    def cut(self, strategy: str, world: int) -> Case:
+        """Trains to the cut; on 2 processes the checkpoint is written in the background."""
+        where = self.folder / f"{strategy}-{world}"
+        return self.case("matrix", strategy, world, steps=CUT, save=str(where), background=world == 2)
+
+    def moved(self, move: Move) -> Case:
+        """Loads what another saved, saves it again at once, and goes on."""
+        source, source_world, strategy, world = move
+        resume = step_dir(self.folder / f"{source}-{source_world}", CUT)
+        reload = self.folder / "-".join(map(str, move))
+        return self.case("matrix", strategy, world, resume=str(resume), reload=str(reload))
+
+    def same(self, strategy: str) -> Iterator[tuple[Any, Case]]:
+        """Yields runs on one layout, with dropout: straight, and cut twice."""
+        at = {name: self.folder / f"{strategy}-{name}" for name in ("straight", "first", "second", "third")}
+        case = self.case("dropout", strategy, 2)
+        yield (strategy, "straight"), case | {"save": str(at["straight"])}
+        yield (strategy, "first"), case | {"steps": CUT, "save": str(at["first"])}
+        second = {"resume": str(step_dir(at["first"], CUT)), "steps": CUT + 1, "save": str(at["second"])}
+        yield (strategy, "second"), case | second | {"background": True}
+        yield (strategy, "third"), case | {"resume": str(step_dir(at["second"], CUT + 1)), "save": str(at["third"])}
 
 
 @pytest.fixture(scope="module")
-def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], dict[str, Any]]:
-    """Runs each strategy straight over 5 steps and cut after 3, then continued: by itself, and by others elsewhere."""
-    folder = tmp_path_factory.mktemp("resume")
-    shared = {"model": "qwen3_8b", "micro": 2, "rows": str(write_rows(folder / "rows"))}
+def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[Any, dict[str, Any]]:
+    """Every run once, on one group of processes for each world that the one before it makes possible."""
+    runs = Runs(tmp_path_factory.mktemp("resume"))
+    saved = {move[:2] for move in MOVES}
 
-    def case(strategy: str, **more: Any) -> dict[str, Any]:
-        settings = {"shard_size": 1} if strategy == "hsdp" and more.pop("world", 2) == 1 else {}
-        more.pop("world", None)
-        return shared | {"strategy": strategy, "settings": settings} | more
+    def go(world: int, moves: list[Move], more: dict[Any, Case]) -> dict[Any, dict[str, Any]]:
+        cuts = {cut: runs.cut(*cut) for cut in sorted(saved) if cut[1] == world and cut not in done}
+        return run_cases(world, cuts | {move: runs.moved(move) for move in moves} | more, runs.folder)
 
-    def cut(strategy: str, world: int) -> str:
-        return str(folder / f"{strategy}-{world}-cut")
-
-    def resumed(strategy: str, world: int) -> str:
-        return str(step_dir(Path(cut(strategy, world)), 3))
-
-    def moved(name: str, source: str, source_world: int, strategy: str, world: int) -> dict[Any, dict[str, Any]]:
-        start = {"resume": resumed(source, source_world), "world": world}
-        return {
-            (source, name): case(strategy, steps=3, save=str(folder / f"{source}-{name}"), **start),
-            (source, f"{name}, continued"): case(strategy, **start),
-        }
-
-    one = {(s, "cut on 1"): case(s, steps=3, save=cut(s, 1), world=1) for s in STRATEGIES}
-    done = run_cases(1, one, folder)
-    two: dict[Any, dict[str, Any]] = {}
-    for s in STRATEGIES:
-        two[s, "straight"] = case(s, save=str(folder / f"{s}-straight"))
-        two[s, "cut on 2"] = case(s, steps=3, save=cut(s, 2))
-        two[s, "resumed"] = case(s, resume=resumed(s, 2), save=str(folder / f"{s}-resumed"))
-    for s in STRATEGIES:
-        two |= moved("2 to 2", s, 2, after(s, 1), 2) | moved("1 to 2", s, 1, after(s, 2), 2)
-    done |= run_cases(2, two, folder)
-    back: dict[Any, dict[str, Any]] = {}
-    for s in STRATEGIES:
-        back |= moved("2 to 1", s, 2, after(s, 3), 1)
-    return done | run_cases(1, back, folder)
+    done: dict[Any, dict[str, Any]] = {}
+    straight = {"straight": runs.case("matrix", "ddp", 2)}
+    same = {key: case for strategy in STRATEGIES for key, case in runs.same(strategy)}
+    done |= go(1, [move for move in MOVES if move[1] == move[3] == 1], {})
+    done |= go(2, [move for move in MOVES if move[3] == 2 and move[1] < 4], straight | same)
+    done |= go(4, FOUR, {})
+    done |= go(1, [move for move in MOVES if (move[1], move[3]) == (2, 1)], {})
+    return done | go(2, [move for move in MOVES if (move[1], move[3]) == (4, 2)], {})
 
 
-def tensors(answer: dict[str, Any], step: int) -> dict[str, bytes]:
-    """Returns the bytes of every whole tensor of the checkpoint that a case saved."""
-    from distft.checkpoint.read import Checkpoint
-
-    checkpoint = Checkpoint(step_dir(Path(answer["case"]["save"]), step))
-    found = {}
-    for (slot, name), shape in checkpoint.shapes.items():
-        found[f"{slot} {name}"] = checkpoint.read(name, shape, 0, prod(shape), slot).numpy().tobytes()
-    return found
+def tensors(folder: str, step: int) -> dict[str, bytes]:
+    """Returns the bytes of every whole tensor of a checkpoint."""
+    checkpoint = Checkpoint(step_dir(Path(folder), step))
+    return {
+        f"{slot} {name}": checkpoint.read(name, shape, 0, prod(shape), slot).numpy().tobytes()
+        for (slot, name), shape in checkpoint.shapes.items()
+    }
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_a_resumed_run_is_bitwise_the_uninterrupted_one(strategy: str, answers: Any) -> None:
-    straight, resumed = answers[strategy, "straight"], answers[strategy, "resumed"]
-    assert resumed["steps"] == straight["steps"][3:]
-    assert tensors(resumed, 5) == tensors(straight, 5)
+def test_a_run_resumed_twice_is_bitwise_the_uninterrupted_one(strategy: str, answers: Any) -> None:
+    """With dropout, in the middle of an epoch and across its border, saved in the foreground and in the background."""
+    straight, third = answers[strategy, "straight"], answers[strategy, "third"]
+    assert answers[strategy, "second"]["steps"] + third["steps"] == straight["steps"][CUT:]
+    assert tensors(third["case"]["save"], END) == tensors(straight["case"]["save"], END)
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
-@pytest.mark.parametrize("move", ["2 to 2", "1 to 2", "2 to 1"])
-def test_another_strategy_and_world_takes_over_bit_for_bit(strategy: str, move: str, answers: Any) -> None:
-    before, after = tensors(answers[strategy, f"cut on {move[0]}"], 3), tensors(answers[strategy, move], 3)
-    assert after == before
-    continued = answers[strategy, f"{move}, continued"]["steps"]
-    for mine, straight in zip(continued, answers[strategy, "straight"]["steps"][3:], strict=True):
+@pytest.mark.parametrize("move", MOVES, ids=lambda move: "{}@{}-{}@{}".format(*move))
+def test_any_strategy_and_world_takes_over_bit_for_bit(move: Move, answers: Any) -> None:
+    saved, resumed = answers[move[:2]], answers[move]
+    assert tensors(resumed["case"]["reload"], CUT) == tensors(saved["case"]["save"], CUT)
+    for mine, straight in zip(resumed["steps"], answers["straight"]["steps"][CUT:], strict=True):
         assert mine == pytest.approx(straight, rel=2e-6)
