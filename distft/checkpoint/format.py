@@ -45,8 +45,9 @@ class ChunkName:
 
     def region(self, sizes: Shape) -> Region:
         """Returns the elements that a stored tensor of shape `sizes` under this name holds."""
-        offsets = tuple(map(int, self.where.split(",")))
-        return Box(offsets, sizes) if len(offsets) > 1 else Flat(offsets[0], prod(sizes))
+        if "," in self.where:
+            return Box(tuple(map(int, self.where.split(","))), sizes)
+        return Flat(int(self.where), prod(sizes))
 
 
 def step_dir(checkpoints: Path, step: int) -> Path:

@@ -5,6 +5,7 @@ Seed 0 runs in `make test`, seeds 0 to 2 in `make soak`.
 """
 
 import json
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +44,8 @@ def train_all(folder: Path, seeds: tuple[int, ...]) -> dict[str, dict[str, Any]]
 
 def weights(answer: dict[str, Any]) -> torch.Tensor:
     checkpoint = Checkpoint(step_dir(Path(answer["case"]["save"]), answer["case"]["steps"]))
-    sizes = {n: sum(stored.count for _, stored in checkpoint.chunks["parameter", n]) for n in sorted(checkpoint.names)}
-    return torch.cat([checkpoint.read(name, (), 0, count) for name, count in sizes.items()])
+    shapes = {name: checkpoint.shapes["parameter", name] for name in sorted(checkpoint.names)}
+    return torch.cat([checkpoint.read(name, shape, 0, prod(shape)) for name, shape in shapes.items()])
 
 
 def residuals(answers: Any, strategy: str, seeds: tuple[int, ...]) -> torch.Tensor:
