@@ -22,6 +22,7 @@ from distft.config.compose import Config, compose
 from distft.config.errors import ConfigError
 from distft.config.freeze import difference, frozen_text
 from distft.data.key import prepared_dir
+from distft.history import check_config, check_plan, config_before, is_done, resumed, set_aside
 from distft.launchers.contract import Launcher, Outcome
 from distft.launchers.follow import follow
 from distft.paths import absolute
@@ -42,13 +43,13 @@ def main(overrides: list[str]) -> int:
     refuse_secrets(config)
     launcher, tracker = make_part(config, "launcher"), make_part(config, "tracker")
     run = RunFolder(run_dir(config))
-    refuse_other_config(run, config)
-    plan = None if is_finished(run) else prepare_and_plan(config, overrides)
+    check_config(run, config)
+    plan = None if is_done(run, config) else prepare_and_plan(run, config, overrides)
     with alone(run.path / ".lock") as held:
         if not held:
             raise ConfigError([f"name={run.path.name}: another launch is busy with {run.path}. Nearest: another name"])
-        refuse_other_config(run, config)  # it may have come into being meanwhile
-        if plan is not None and not is_finished(run):
+        check_config(run, config)  # it may have come into being meanwhile
+        if plan is not None and not is_done(run, config):
             freeze(run, config, plan, overrides)
             if not launcher.wait and go_on_in_background(run):
                 return 0
@@ -66,10 +67,6 @@ def run_dir(config: Config) -> Path:
         others = len(list(folder.glob(f"{name}*")))
         config.values["name"] = f"{name}-{others + 1}" if others else name
     return folder / config.values["name"]
-
-
-def is_finished(run: RunFolder) -> bool:
-    return run.read_status()["state"] in FINISHED
 
 
 def make_part(config: Config, group: str) -> Any:
@@ -93,25 +90,26 @@ def refuse_secrets(config: Config) -> None:
         raise ConfigError(f"${name}: {rule}" for name in found)
 
 
-def refuse_other_config(run: RunFolder, config: Config) -> None:
-    """Raises ConfigError with the difference when this run was frozen with another config."""
-    changes = difference(run.read_config(), config.values) if run.config.is_file() else []
-    if changes:
-        first = f"name={run.path.name}: {run.path} was made with another config. Nearest: another name"
-        raise ConfigError([first, *changes])
-
-
-def prepare_and_plan(config: Config, overrides: list[str]) -> Plan:
-    """Prepares the data where that has not been done, and returns the plan of the run."""
+def prepare_and_plan(run: RunFolder, config: Config, overrides: list[str]) -> Plan:
+    """Prepares the data where that has not been done, and returns the plan of the run, from its checkpoint on."""
     if prepared_dir(config.values) is None:
         run_command("prepare", *overrides)
-    return make_plan(config)
+    manifest = resumed(run, config)
+    plan = make_plan(config, manifest)
+    check_plan(plan, run, config, manifest)
+    return plan
 
 
 def freeze(run: RunFolder, config: Config, plan: Plan, overrides: list[str]) -> None:
-    """Writes what the run is and runs with, and counts the attempt up; nothing of it changes afterwards."""
+    """Writes what the run is and runs with, and counts the attempt up; nothing of this attempt changes afterwards."""
+    text = frozen_text(config)
+    before = config_before(run, config)
+    for line in difference(before, config.values) if before else []:
+        if not line.startswith("checkpoint.allow_change"):
+            screen(sys.stderr).print(f"changed: {line}")
+    set_aside(run, text)
     run.write_plan(plan)
-    run.config.write_text(frozen_text(config))
+    run.config.write_text(text)
     run.command.write_text(redact(shlex.join(["python", "-m", "distft.launch", *overrides])) + "\n")
     write_json(run.environment, describe())
     stop.clear(run)

@@ -8,7 +8,7 @@ import os
 import socket
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -40,6 +40,9 @@ class Plan:
     tokenizer_dir: str | None  # None: the byte tokenizer of tiny models
     data_dir: str | None  # prepared shards
     memory: dict[str, dict[str, int]]  # strategy -> parameters, gradients, optimizer, total: bytes per process
+    reads: dict[str, Any] = field(default_factory=dict)  # what decides which rows a step reads
+    base_step: int = 0  # the steps up to here were of a run, or of settings, that read other rows
+    base_row: int = 0  # where in the order of its rows this run goes on after them
     adapters: int | None = None  # their parameters, which alone are trained; None: the model's own are
 
 
@@ -105,7 +108,7 @@ class RunFolder:
 
     def read_plan(self) -> Plan:
         """Returns the frozen plan; keys of a newer version are left out."""
-        known = {field.name for field in fields(Plan)}
+        known = {each.name for each in fields(Plan)}
         return Plan(**{key: value for key, value in read_json(self.plan).items() if key in known})
 
     def write_plan(self, plan: Plan) -> None:

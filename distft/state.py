@@ -5,10 +5,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from distft.checkpoint.base import base_of
 from distft.checkpoint.keep import Retention
-from distft.checkpoint.read import restore
+from distft.checkpoint.read import Checkpoint, restore
 from distft.checkpoint.resume import find
 from distft.checkpoint.saver import SaveFailed, Saver
+from distft.data.steps import Base
 from distft.models.fresh import FreshWeights
 from distft.models.safetensors_dir import folder_chunks
 from distft.models.stream import stream
@@ -20,8 +22,8 @@ from distft.strategies.engine import Engine, Piece
 Values = dict[str, Any]
 
 
-def load(engine: Engine, base: Any, config: Values, plan: Plan, run: RunFolder, world: World) -> int:
-    """Fills the engine from the checkpoint to resume, else from the base model; returns the steps already done.
+def load(engine: Engine, base: Any, config: Values, plan: Plan, run: RunFolder, world: World) -> Checkpoint | None:
+    """Fills the engine from the checkpoint to resume, else from the base model; returns that checkpoint.
 
     base: the skeleton of the base model, without what tuning adds. A checkpoint holds what is trained, so what is
     frozen comes from the base model either way.
@@ -31,9 +33,22 @@ def load(engine: Engine, base: Any, config: Values, plan: Plan, run: RunFolder, 
     _fill_from_base(pieces, base, config["seed"], Path(plan.model_dir) if plan.model_dir else None, world)
     if checkpoint is None:
         engine.refresh()
-        return 0
+        return None
     restore(engine, checkpoint, world)
-    return checkpoint.step
+    return checkpoint
+
+
+def steps_done(checkpoint: Checkpoint | None, plan: Plan) -> int:
+    """Returns the steps that a run has done with what it was loaded from; RuntimeError when the plan, whose rows go on
+    after another checkpoint, counted otherwise."""
+    base = Base(plan.base_step, plan.base_row)
+    if base_of(checkpoint.manifest if checkpoint else None, plan.reads) == base:
+        return checkpoint.step if checkpoint else 0
+    found = checkpoint.folder if checkpoint else "never"
+    raise RuntimeError(
+        f"the plan reads row {base.row} after step {base.step}, and the checkpoint of that step cannot be resumed. "
+        f"Nearest: checkpoint.resume={found}, which plans again"
+    )
 
 
 def _fill_from_base(pieces: list[Piece], base: Any, seed: int, folder: Path | None, world: World) -> None:
@@ -84,9 +99,10 @@ class Saving:
         self.about = {
             "strategy": config["strategy"],
             "config": hashlib.sha256(run.config.read_bytes()).hexdigest(),
-            "data": Path(plan.data_dir).name if plan.data_dir else None,
-            "base_step": getattr(plan, "base_step", 0),
-            "base_row": getattr(plan, "base_row", 0),
+            "resume": settings["resume"],
+            "reads": plan.reads,
+            "base_step": plan.base_step,
+            "base_row": plan.base_row,
         }
 
     def save(self, step: int, is_best: bool) -> None:

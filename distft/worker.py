@@ -15,7 +15,7 @@ from distft.checkpoint.probe import probe_tokens, write_probe
 from distft.checkpoint.rehearse import rehearse
 from distft.data.batches import Batch
 from distft.data.shards import Rows
-from distft.data.steps import Order, step_borders
+from distft.data.steps import Base, Order, step_borders
 from distft.evaluate.held_out import held_out
 from distft.losses.outputs import logits
 from distft.models.skeleton import architecture, blocks, checkpoint_activations, skeleton
@@ -26,7 +26,7 @@ from distft.runtime.metrics import MetricsLog
 from distft.runtime.precision import compute_dtype
 from distft.runtime.process_group import World
 from distft.runtime.stop import listen, requested
-from distft.state import Saving, check_replicas, load, states_per_weight
+from distft.state import Saving, check_replicas, load, states_per_weight, steps_done
 from distft.strategies.engine import Engine
 from distft.strategies.objective import Objective
 from distft.train.feed import Feed, all_rows
@@ -43,7 +43,7 @@ def train(run: RunFolder, attempt: int, world: World) -> None:
         raise RuntimeError(f"the launcher started {world.size} processes, the plan is for {plan.world}")
     feed = make_feed(config, plan, world)
     engine = make_engine(config, plan, world)
-    start_step = load(engine, make_skeleton(config, plan), config, plan, run, world)
+    start_step = steps_done(load(engine, make_skeleton(config, plan), config, plan, run, world), plan)
     check_replicas(engine)
     rehearse(engine, run.checkpoints, states_per_weight(plan), config["checkpoint"]["keep"], world)
     asked = {key: value for key, value in config["optimizer"].items() if not key.startswith("_")}
@@ -52,9 +52,7 @@ def train(run: RunFolder, attempt: int, world: World) -> None:
     if world.is_first:
         write_json(run.path / "effective.json", effective)
     stopping = replay(run, config["eval"]["early_stopping"], start_step)
-    saving = Saving(
-        engine, config, plan, run, start_step, getattr(feed, "position", lambda step: int(feed.borders[step])), world
-    )
+    saving = Saving(engine, config, plan, run, start_step, feed.position, world)
     hooks = make_hooks(run, attempt, config, plan, engine, saving, start_step, world)
     factor = instantiate(config["schedule"])(total_steps=feed.steps)
     settings = make_settings(config, start_step, feed.steps)
@@ -71,7 +69,8 @@ def evaluate(run: RunFolder, attempt: int, world: World) -> None:
     """Evaluates the checkpoint that the config of folder `run` names on the held-out rows, into metrics.json."""
     config, plan = run.read_config(), run.read_plan()
     engine = make_engine(config, plan, world)
-    step = load(engine, make_skeleton(config, plan), config, plan, run, world)
+    checkpoint = load(engine, make_skeleton(config, plan), config, plan, run, world)
+    step = checkpoint.step if checkpoint else 0
     metrics = held_out(engine, held_out_batches(config, plan, world), world)
     if world.is_first:
         write_json(run.path / "metrics.json", {"step": step, "split": "eval", **metrics})
@@ -88,12 +87,14 @@ def make_feed(config: Values, plan: Plan, world: World) -> Feed:
         rows.lengths,
         epochs=training["epochs"],
         max_steps=training["max_steps"],
-        batch_rows=training["global_batch_size"],
-        batch_tokens=training["global_batch_tokens"],
+        batch_rows=plan.reads["batch_rows"],
+        batch_tokens=plan.reads["batch_tokens"],
+        base=Base(plan.base_step, plan.base_row),
     )
-    if len(borders) - 1 != plan.steps:
-        raise RuntimeError(f"the data gives {len(borders) - 1} steps, the plan says {plan.steps}")
-    return Feed(rows, order, borders, training["micro_batch_size"], world)
+    feed = Feed(rows, order, borders, training["micro_batch_size"], world, plan.base_step)
+    if feed.steps != plan.steps:
+        raise RuntimeError(f"the data gives {feed.steps} steps, the plan says {plan.steps}")
+    return feed
 
 
 def make_engine(config: Values, plan: Plan, world: World) -> Engine:

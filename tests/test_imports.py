@@ -18,13 +18,14 @@ LEVELS = {
     3: {"models", "losses", "optim", "strategies", "launchers", "trackers"},
     4: {"checkpoint"},
     5: {"train", "evaluate", "state"},
-    6: {"human_eval", "audit", "report", "sweep", "plan", "worker"},  # launch imports plan, rank imports worker
+    # launch imports history and plan, rank imports worker
+    6: {"human_eval", "audit", "report", "sweep", "history", "plan", "worker"},
 }
 LEVEL_OF = {name: level for level, names in LEVELS.items() for name in names}
 COMMANDS = 7
 
 HEAVY = {"torch", "transformers", "datasets", "deepspeed", "peft", "accelerate"}
-LIGHT = {"paths", "run", "config", "launchers", "trackers", "report", "launch", "plan"}
+LIGHT = {"paths", "run", "config", "launchers", "trackers", "report", "launch", "plan", "history"}
 INSIDE_THE_JOB = {"distft.launchers.elastic"}  # runs on the compute node, where torch is
 
 FILES = sorted(PACKAGE.rglob("*.py"))

@@ -4,6 +4,28 @@ from pathlib import Path
 
 from distft.checkpoint.format import step_dir
 from distft.checkpoint.keep import complete, latest
+from distft.checkpoint.manifest import Damaged, read_manifest
+
+
+def candidates(checkpoints: Path, resume: str) -> list[Path]:
+    """Returns the published checkpoints that a run may go on from, best first, by checkpoint.resume.
+
+    A path counts once: checkpoints that the run wrote after it was told to start from there go before it, so the same
+    command continues an interrupted run.
+    """
+    if resume == "never":
+        return []
+    newest_first = complete(checkpoints)[::-1]
+    if resume == "auto":
+        return newest_first
+    return [*(folder for folder in newest_first if _started_from(folder, resume)), Path(resume)]
+
+
+def _started_from(folder: Path, resume: str) -> bool:
+    try:
+        return read_manifest(folder).get("resume") == resume
+    except Damaged:
+        return False
 
 
 def choose(checkpoints: Path, at: str) -> Path:

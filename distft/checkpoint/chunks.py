@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch.distributed.tensor import DTensor
 
-from distft.checkpoint.format import ChunkName
+from distft.checkpoint.names import ChunkName
 from distft.runtime.regions import Flat, Shape
 from distft.strategies.dtensor import pieces_of
 from distft.strategies.engine import Engine, Piece

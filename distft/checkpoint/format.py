@@ -9,45 +9,14 @@
 
 A chunk is called `<slot>|<parameter>|<where>`. `slot` is `parameter`, or an optimizer state such as `exp_avg`, which
 has its own shape: `step` has none. `where` is the first element of a flat range, or the offsets of a box, `0,64`.
-Only trained parameters are saved. Nothing here is a pickle.
+Only trained parameters are saved. Nothing here is a pickle, and nothing in this file loads torch.
 """
 
-from dataclasses import dataclass
-from math import prod
 from pathlib import Path
-
-from distft.runtime.regions import Box, Flat, Region, Shape
 
 FORMAT = 2
 MANIFEST = "manifest.json"
 PARAMETER = "parameter"
-
-
-@dataclass(frozen=True)
-class ChunkName:
-    """Which elements of `slot` of parameter `name` a stored tensor holds."""
-
-    slot: str
-    name: str
-    where: str
-
-    def __str__(self) -> str:
-        return f"{self.slot}|{self.name}|{self.where}"
-
-    @staticmethod
-    def of(slot: str, name: str, region: Region) -> "ChunkName":
-        where = f"{region.start}" if isinstance(region, Flat) else ",".join(map(str, region.offsets))
-        return ChunkName(slot, name, where)
-
-    @staticmethod
-    def parse(text: str) -> "ChunkName":
-        return ChunkName(*text.split("|"))
-
-    def region(self, sizes: Shape) -> Region:
-        """Returns the elements that a stored tensor of shape `sizes` under this name holds."""
-        if "," in self.where:
-            return Box(tuple(map(int, self.where.split(","))), sizes)
-        return Flat(int(self.where), prod(sizes))
 
 
 def step_dir(checkpoints: Path, step: int) -> Path:

@@ -9,8 +9,9 @@ import torch
 from torch.distributed.tensor import DTensor
 
 from distft.checkpoint.chunks import state_pieces
-from distft.checkpoint.format import PARAMETER, ChunkName
+from distft.checkpoint.format import PARAMETER
 from distft.checkpoint.manifest import read_manifest
+from distft.checkpoint.names import ChunkName
 from distft.models.headers import read_headers
 from distft.models.stored import read_header, tensors_of
 from distft.models.stream import Chunk, stream

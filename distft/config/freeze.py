@@ -16,14 +16,16 @@ def frozen_text(config: Config) -> str:
     return f"# {words}\n{yaml.safe_dump(config.values, sort_keys=False, allow_unicode=True, width=120)}"
 
 
+def changed_keys(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Returns the keys whose value differs, or that only one of both has."""
+    before, after = dict(leaves(old)), dict(leaves(new))
+    return [path for path in dict.fromkeys([*before, *after]) if before.get(path, ...) != after.get(path, ...)]
+
+
 def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """Returns a line for every key whose value differs: `train.max_steps: 12 -> 20`."""
     before, after = dict(leaves(old)), dict(leaves(new))
-    return [
-        f"{path}: {_side(before, path)} -> {_side(after, path)}"
-        for path in dict.fromkeys([*before, *after])
-        if before.get(path, ...) != after.get(path, ...)
-    ]
+    return [f"{path}: {_side(before, path)} -> {_side(after, path)}" for path in changed_keys(old, new)]
 
 
 def _side(values: Mapping[str, Any], path: str) -> str:

@@ -200,6 +200,11 @@ KEYS = (
         choices=("continue", "stop"),
     ),
     Key("checkpoint.resume", (str,), "auto: the run's own newest; never; or the path of a checkpoint"),
+    Key(
+        "checkpoint.allow_change",
+        (list,),
+        "keys and groups that change what the run learns, with whose new values it may go on, e.g. [optimizer.lr]",
+    ),
     Key("launcher.nodes", (int,), "machines", at_least=1),
     Key("launcher.processes_per_node", (int, str), "auto: one per accelerator, else 1", at_least=1, choices=("auto",)),
     Key("launcher.wait", (bool,), "false: return with the job's id"),

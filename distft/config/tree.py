@@ -1,6 +1,6 @@
 """Nested dicts seen as dotted keys."""
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 MISSING = "???"  # how a YAML says that the user has to give a value
@@ -24,3 +24,8 @@ def at(tree: Mapping[str, Any], path: str, default: Any = None) -> Any:
             return default
         node = node[name]
     return node
+
+
+def covers(groups: Iterable[str], key: str) -> bool:
+    """Tells whether `key` is one of `groups` or stands in one of them."""
+    return any(key == group or key.startswith(f"{group}.") for group in groups)

@@ -28,9 +28,17 @@ def _permutation(num_rows: int, seed: int, epoch: int) -> np.ndarray:
     return np.random.Generator(np.random.PCG64(seed_for(seed, "order", epoch))).permutation(num_rows)
 
 
-def row_borders(num_positions: int, batch_rows: int) -> np.ndarray:
-    """Returns the borders of steps of `batch_rows` rows each; the last step may be short."""
-    return np.append(np.arange(0, num_positions, batch_rows), num_positions)
+@dataclass(frozen=True)
+class Base:
+    """Where the steps of these settings begin: after step `step`, at position `row`. The steps before had others."""
+
+    step: int = 0
+    row: int = 0
+
+
+def row_borders(num_positions: int, batch_rows: int, start: int = 0) -> np.ndarray:
+    """Returns the borders of steps of `batch_rows` rows each from position `start`; the last step may be short."""
+    return np.append(np.arange(start, num_positions, batch_rows), num_positions)
 
 
 def token_borders(lengths: np.ndarray, batch_tokens: int) -> np.ndarray:
@@ -59,22 +67,25 @@ def step_borders(
     max_steps: int | None,
     batch_rows: int | None,
     batch_tokens: int | None,
+    base: Base = Base(),
 ) -> np.ndarray:
-    """Returns positions [steps + 1]: step i (from 0) reads positions borders[i]..borders[i + 1].
+    """Returns positions [steps + 1]: step base.step + i (from 1) reads positions borders[i - 1]..borders[i].
 
-    epochs, max_steps: the first one reached ends the run; one of them at least is given.
+    epochs, max_steps: of the whole run; the first one reached ends it; one of them at least is given.
     """
+    steps = None if max_steps is None else max(0, max_steps - base.step)
     if epochs is None:
-        assert max_steps is not None, "a run needs an end"
-        at_most = max_steps * (batch_rows or batch_tokens or 1)  # a row has one token at least
+        assert steps is not None, "a run needs an end"
+        at_most = base.row + steps * (batch_rows or batch_tokens or 1)  # a row has one token at least
     else:
-        at_most = int(np.ceil(round(epochs * order.num_rows, 6)))
+        at_most = max(base.row, int(np.ceil(round(epochs * order.num_rows, 6))))
     if batch_tokens is None:
         assert batch_rows is not None
-        borders = row_borders(at_most, batch_rows)
+        borders = row_borders(at_most, batch_rows, base.row)
     else:
-        borders = token_borders(lengths[order.rows(0, at_most)], batch_tokens)
-    return borders if max_steps is None else borders[: max_steps + 1]
+        rest = order.rows(base.row, at_most) if at_most > base.row else np.zeros(0, dtype=np.int64)
+        borders = base.row + token_borders(lengths[rest], batch_tokens)
+    return borders if steps is None else borders[: steps + 1]
 
 
 def micro_batches(rows: np.ndarray, lengths: np.ndarray, micro_rows: int, world: int) -> list[list[np.ndarray]]:

@@ -1,5 +1,6 @@
 """The Plan of a config: every number that the run's programs share, derived once."""
 
+from collections.abc import Mapping
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,14 @@ from distft.plan.rows import Extent, extent
 from distft.run import Plan
 
 
-def make_plan(config: Config) -> Plan:
-    """Returns what the run will do; ConfigError when its data cannot be what the config says."""
+def make_plan(config: Config, resumed: Mapping[str, Any] | None = None) -> Plan:
+    """Returns what the run will do; ConfigError when its data cannot be what the config says.
+
+    resumed: manifest of the checkpoint that it goes on from.
+    """
     values = config.values
     try:
-        reads = extent(values)
+        reads = extent(values, resumed)
     except ValueError as error:
         raise ConfigError([str(error)]) from error
     nodes, per_node = values["launcher"]["nodes"], processes_per_node(values)
@@ -41,6 +45,9 @@ def make_plan(config: Config) -> Plan:
         micro_batch_size=micro,
         accumulation=_accumulation(values, reads, micro * world),
         steps=reads.steps,
+        reads=reads.reads,
+        base_step=reads.base.step,
+        base_row=reads.base.row,
         rows=reads.rows,
         eval_rows=reads.eval_rows,
         epochs=reads.rows_read / reads.rows if reads.rows else 0.0,
@@ -65,7 +72,7 @@ def _accumulation(values: dict[str, Any], reads: Extent, rows_at_once: int) -> i
     """Returns micro-batches per step; with global_batch_tokens that of an average step."""
     rows = values["train"]["global_batch_size"]
     if values["train"]["global_batch_tokens"]:
-        rows = reads.rows_read / max(1, reads.steps)
+        rows = (reads.rows_read - reads.base.row) / max(1, reads.steps - reads.base.step)
     return max(1, ceil(rows / rows_at_once))
 
 

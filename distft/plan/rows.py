@@ -1,15 +1,17 @@
 """How many rows and tokens a run has: exactly from prepared data, else guessed from the size of the files."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from distft.checkpoint.base import base_of
 from distft.data.key import own_eval, prepared_dir
 from distft.data.shards import Rows
 from distft.data.sources import find_sources
-from distft.data.steps import Order, step_borders
+from distft.data.steps import Base, Order, step_borders
 
 _SAMPLE_BYTES = 2**20
 _BYTES_PER_TOKEN = 4  # of English text; of the rows as they stand, field names included
@@ -22,14 +24,19 @@ class Extent:
     data_dir: Path | None
     rows: int
     eval_rows: int
+    reads: dict[str, Any]  # what decides which rows a step reads
+    base: Base
     steps: int
     rows_read: int  # in all steps
     tokens: int  # in all steps
     estimated: bool
 
 
-def extent(values: dict[str, Any]) -> Extent:
-    """Returns the run's rows, steps and tokens; `estimated` while its data is not prepared."""
+def extent(values: dict[str, Any], resumed: Mapping[str, Any] | None = None) -> Extent:
+    """Returns the run's rows, steps and tokens; `estimated` while its data is not prepared.
+
+    resumed: manifest of the checkpoint that the run goes on from.
+    """
     folder = prepared_dir(values)
     if folder is not None:
         train, held_out = Rows(folder, "train", values["data"]["shards"]), Rows(folder, "eval")
@@ -37,20 +44,26 @@ def extent(values: dict[str, Any]) -> Extent:
     else:
         lengths, eval_rows = _guess(values)
         order = Order(len(lengths), values["seed"])
-    if not len(lengths):
-        return Extent(folder, 0, eval_rows, values["train"]["max_steps"] or 0, 0, 0, estimated=True)
     training = values["train"]
+    by_tokens = training["global_batch_tokens"]
+    sizes = {"batch_rows": None if by_tokens else training["global_batch_size"], "batch_tokens": by_tokens}
+    order_of = {"data": folder.name if folder else None, "shards": values["data"]["shards"], "seed": values["seed"]}
+    reads = order_of | sizes
+    base = base_of(resumed, reads)
+    if not len(lengths):
+        return Extent(folder, 0, eval_rows, reads, base, training["max_steps"] or 0, 0, 0, estimated=True)
     borders = step_borders(
         order,
         lengths,
         epochs=training["epochs"],
         max_steps=training["max_steps"],
-        batch_rows=None if training["global_batch_tokens"] else training["global_batch_size"],
-        batch_tokens=training["global_batch_tokens"],
+        base=base,
+        **sizes,
     )
     read = int(borders[-1])
     tokens = int(lengths[order.rows(0, read)].sum(dtype=np.int64)) if read else 0
-    return Extent(folder, len(lengths), eval_rows, len(borders) - 1, read, tokens, estimated=folder is None)
+    steps = base.step + len(borders) - 1
+    return Extent(folder, len(lengths), eval_rows, reads, base, steps, read, tokens, estimated=folder is None)
 
 
 def _guess(values: dict[str, Any]) -> tuple[np.ndarray, int]:

@@ -13,21 +13,26 @@ from distft.runtime.process_group import World
 
 @dataclass(frozen=True)
 class Feed:
-    """Gives step i (from 1) the rows at positions borders[i - 1]..borders[i] of `order`."""
+    """Gives step base_step + i (from 1) the rows at positions borders[i - 1]..borders[i] of `order`."""
 
     rows: Rows
     order: Order
-    borders: np.ndarray  # [steps + 1]
+    borders: np.ndarray  # [steps from base_step + 1]
     micro_rows: int
     world: World
+    base_step: int = 0
 
     @property
     def steps(self) -> int:
-        return len(self.borders) - 1
+        return self.base_step + len(self.borders) - 1
+
+    def position(self, step: int) -> int:
+        """Returns where in `order` the step ends and the next one starts."""
+        return int(self.borders[step - self.base_step])
 
     def rows_of(self, step: int) -> np.ndarray:
         """Returns the row indices of the step's global batch, in reading order."""
-        return self.order.rows(int(self.borders[step - 1]), int(self.borders[step]))
+        return self.order.rows(self.position(step - 1), self.position(step))
 
     def num_targets(self, step: int) -> int:
         """Targets of the global batch, known from the data's index: no process has to ask another."""

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distft.data.steps import Order, micro_batches, row_borders, step_borders, token_borders
+from distft.data.steps import Base, Order, micro_batches, row_borders, step_borders, token_borders
 
 
 @given(st.integers(1, 30), st.integers(0, 5), st.integers(1, 4))
@@ -43,6 +43,16 @@ def test_the_first_end_reached_ends_the_run() -> None:
     by_epochs = step_borders(order, ones, epochs=1, max_steps=99, batch_rows=4, batch_tokens=None)
     steps_alone = step_borders(order, ones, epochs=None, max_steps=5, batch_rows=4, batch_tokens=None)
     assert (len(by_steps), len(by_epochs), len(steps_alone)) == (3, 4, 6)
+
+
+@given(st.integers(0, 14), st.integers(1, 5), st.integers(9, 20))
+def test_steps_from_a_base_on_read_the_rest_once(row: int, batch_rows: int, batch_tokens: int) -> None:
+    order, lengths = Order(7, 0), np.arange(1, 8)
+    for sizes in ({"batch_rows": batch_rows, "batch_tokens": None}, {"batch_rows": None, "batch_tokens": batch_tokens}):
+        borders = step_borders(order, lengths, epochs=2, max_steps=None, base=Base(3, row), **sizes)
+        assert borders[0] == row and borders[-1] == 14 and (np.diff(borders) > 0).all()
+        assert len(step_borders(order, lengths, epochs=2, max_steps=4, base=Base(3, row), **sizes)) <= 2
+        assert len(step_borders(order, lengths, epochs=2, max_steps=3, base=Base(3, row), **sizes)) == 1
 
 
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=40), st.integers(9, 30))

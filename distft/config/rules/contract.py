@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Any
 
 from distft.config.accelerators import num_accelerators
-from distft.config.tree import at
+from distft.config.tree import at, covers
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Facts:
 
     def gave(self, *paths: str) -> str | None:
         """Returns the first of the keys, or of keys below them, that the user gave."""
-        found = (key for path in paths for key in sorted(self.given) if key == path or key.startswith(f"{path}."))
+        found = (key for path in paths for key in sorted(self.given) if covers([path], key))
         return next(found, None)
 
     @cached_property

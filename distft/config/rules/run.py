@@ -1,6 +1,8 @@
-"""The run as a whole: its name and its end."""
+"""The run as a whole: its name, its end, and with what it may go on."""
 
+from distft.config.nearest import did_you_mean, nearest_key
 from distft.config.rules.contract import Facts, rule
+from distft.config.tree import covers, leaves
 
 
 @rule(
@@ -24,3 +26,13 @@ def no_end(facts: Facts) -> str | None:
     if facts["train.max_steps"] or facts["train.epochs"]:
         return None
     return "train.max_steps=null and train.epochs=null: the run has no end. Nearest: train.epochs=1"
+
+
+@rule(("checkpoint.allow_change",), "a change of a key that there is none of", "it would allow nothing")
+def allowed_change(facts: Facts) -> str | None:
+    keys = [key for key, _ in leaves(facts.values)]
+    for asked in map(str, facts["checkpoint.allow_change"]):
+        if not any(covers([asked], key) for key in keys):
+            meant = did_you_mean(nearest_key(asked, keys))
+            return f"checkpoint.allow_change=[{asked}] is neither a key nor a group of keys.{meant}"
+    return None

@@ -12,6 +12,7 @@ from distft.config.rules import RULES
 BROKEN = {
     "name": (["name=a/b"], "name=a-b"),
     "no_end": (["train.epochs=null"], "train.epochs=1"),
+    "allowed_change": (["checkpoint.allow_change=[train.max_step]"], "train.max_steps"),
     "global_batch": (["train.global_batch_size=18", "launcher.processes_per_node=2"], "16 or 24"),
     "two_batch_sizes": (["train.global_batch_tokens=64", "train.global_batch_size=8"], "train.global_batch_size=null"),
     "no_batch_size": (["train.global_batch_size=null"], "train.global_batch_size=32"),

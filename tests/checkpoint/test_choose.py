@@ -1,0 +1,51 @@
+"""Which checkpoints a run may go on from, by checkpoint.resume."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from distft.checkpoint.choose import candidates, choose
+from distft.checkpoint.format import step_dir
+from distft.checkpoint.index import write_index
+from distft.checkpoint.manifest import write_manifest
+
+
+def publish(checkpoints: Path, resumes: dict[int, str]) -> None:
+    """Makes checkpoints without files, each written by a run with that checkpoint.resume."""
+    checkpoints.mkdir(parents=True, exist_ok=True)
+    write_index(checkpoints, set(resumes))
+    for step, resume in resumes.items():
+        step_dir(checkpoints, step).mkdir()
+        body: dict[str, Any] = {"step": step, "resume": resume}
+        write_manifest(step_dir(checkpoints, step), body)
+
+
+def test_auto_takes_the_newest_and_never_none(tmp_path: Path) -> None:
+    publish(tmp_path, {3: "auto", 9: "auto", 6: "auto"})
+    assert [folder.name[-1] for folder in candidates(tmp_path, "auto")] == ["9", "6", "3"]
+    assert candidates(tmp_path, "never") == []
+
+
+def test_a_path_counts_once_so_the_same_command_continues_an_interrupted_run(tmp_path: Path) -> None:
+    """Steps 3 to 9 were trained before the user went back to 6 and got to step 8."""
+    six = step_dir(tmp_path, 6)
+    publish(tmp_path, {3: "auto", 6: "auto", 9: "auto"})
+    assert candidates(tmp_path, str(six)) == [six]
+    publish(tmp_path / "later", {3: "auto", 6: "auto", 7: str(six), 8: str(six)})
+    found = candidates(tmp_path / "later", str(six))
+    assert [folder.name[-1] for folder in found] == ["8", "7", "6"] and found[-1] == six
+
+
+def test_a_damaged_manifest_of_the_runs_own_does_not_stand_for_the_path(tmp_path: Path) -> None:
+    six = step_dir(tmp_path, 6)
+    publish(tmp_path, {6: "auto", 7: str(six)})
+    (step_dir(tmp_path, 7) / "manifest.json").write_text("{}")
+    assert candidates(tmp_path, str(six)) == [six]
+
+
+def test_a_checkpoint_that_is_not_there_is_refused_with_those_that_are(tmp_path: Path) -> None:
+    publish(tmp_path, {3: "auto"})
+    assert choose(tmp_path, "step-3") == choose(tmp_path, "latest") == step_dir(tmp_path, 3)
+    with pytest.raises(ValueError, match="at=step-4: .* There are: latest, step-00000003"):
+        choose(tmp_path, "step-4")

@@ -1,0 +1,99 @@
+"""A run goes on with changes: any layout freely, what changes its meaning when it is allowed, and nothing is lost."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from distft.checkpoint.choose import candidates
+from distft.checkpoint.manifest import read_manifest
+from distft.run import RunFolder
+from tests.test_launch import end, run_of, start
+
+pytestmark = pytest.mark.slow
+
+ROWS = 32  # 40, without a fifth
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("changes")
+    rows = [{"prompt": f"{number} and {number} is", "completion": str(2 * number)} for number in range(40)]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+def newest(run: RunFolder) -> dict:
+    return read_manifest(candidates(run.checkpoints, "auto")[0])
+
+
+@pytest.fixture(scope="module")
+def extended(folder: Path) -> tuple[RunFolder, str]:
+    """A run of 3 steps, then longer with larger steps and other processes; and what the second launch said."""
+    assert end(start(folder, "run", "checkpoint.every_steps=2"))[0] == 0
+    changes = ["train.max_steps=5", "train.global_batch_size=8", "strategy=fsdp"]
+    code, _, told = end(start(folder, "run", *changes, "checkpoint.allow_change=[train]", processes=2))
+    assert code == 0, told
+    return run_of(folder, "run"), told
+
+
+def test_an_allowed_change_is_shown_and_what_was_is_kept(extended: tuple[RunFolder, str]):
+    run, told = extended
+    changed = {line.partition(": ")[2] for line in told.splitlines() if line.startswith("changed: ")}
+    assert {"train.max_steps: 3 -> 5", "train.global_batch_size: 4 -> 8"} <= changed
+    assert not any(line.startswith("checkpoint.allow_change") for line in changed)
+    assert (run.path / "config.attempt-1.yaml").is_file() and run.read_config()["train"]["max_steps"] == 5
+    assert (run.path / "final-step-3").is_dir() and run.final.is_dir()
+    assert [row["step"] for row in run.read_metrics("train")] == [1, 2, 3, 4, 5]
+
+
+def test_larger_steps_read_on_where_the_smaller_ones_ended(extended: tuple[RunFolder, str]):
+    run, _ = extended
+    manifest = newest(run)
+    assert (manifest["base_step"], manifest["base_row"], manifest["next_row"]) == (3, 12, 28)
+    assert (run.read_plan().steps, run.read_plan().base_row) == (5, 12)
+
+
+def test_the_same_command_prints_the_result_again(extended: tuple[RunFolder, str], folder: Path):
+    run, _ = extended
+    changes = ["train.max_steps=5", "train.global_batch_size=8", "strategy=fsdp", "checkpoint.allow_change=[train]"]
+    before = run.read_status()
+    assert end(start(folder, "run", *changes, processes=2))[0] == 0
+    assert run.read_status() == before
+
+
+def test_a_config_that_ends_before_the_last_step_done_is_refused(extended: tuple[RunFolder, str], folder: Path):
+    changes = ["train.max_steps=4", "checkpoint.allow_change=[train]"]
+    code, _, told = end(start(folder, "run", *changes))
+    assert code == 2 and "has done 5 steps, this config ends after 4" in told
+
+
+def test_rows_that_changed_under_their_path_are_refused(extended: tuple[RunFolder, str], folder: Path):
+    rows = folder / "other" / "rows.jsonl"
+    rows.parent.mkdir()
+    shutil.copy(folder / "rows.jsonl", rows)
+    settings = [f"data.train={rows}", "checkpoint.every_steps=2"]
+    assert end(start(folder, "edited", *settings))[0] == 0
+    rows.write_text(rows.read_text().replace("and", "plus"))
+    longer = [*settings, "train.max_steps=4"]
+    code, _, told = end(start(folder, "edited", *longer, "checkpoint.allow_change=[train.max_steps]"))
+    assert code == 2 and "would go on with other rows" in told
+    assert "checkpoint.allow_change=[train.max_steps,data]" in told
+    code, _, told = end(start(folder, "edited", *longer, "checkpoint.allow_change=[train.max_steps,data]"))
+    assert code == 0, told
+    assert (newest(run_of(folder, "edited"))["base_step"], newest(run_of(folder, "edited"))["next_row"]) == (3, 4)
+
+
+def test_another_runs_checkpoint_brings_its_config_to_be_held_against(extended: tuple[RunFolder, str], folder: Path):
+    run, _ = extended
+    start_from = f"checkpoint.resume={(run.checkpoints / 'latest').resolve()}"
+    changes = ["train.max_steps=6", "optimizer.lr=0.5", start_from]
+    code, _, told = end(start(folder, "branch", *changes))
+    assert code == 2 and "optimizer.lr: " in told and "train.max_steps: 5 -> 6" in told
+    code, _, told = end(start(folder, "branch", *changes, "checkpoint.allow_change=[train,optimizer]"))
+    assert code == 0, told
+    branch = run_of(folder, "branch")
+    assert [row["step"] for row in branch.read_metrics("train")] == [6]
+    assert np.isclose(newest(branch)["next_row"], 32)
