@@ -2,10 +2,12 @@
 
 import hashlib
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from distft.checkpoint.base import base_of
+from distft.checkpoint.chunks import num_weights
 from distft.checkpoint.keep import Retention
 from distft.checkpoint.read import Checkpoint, restore
 from distft.checkpoint.resume import find
@@ -28,13 +30,10 @@ def load(engine: Engine, base: Any, config: Values, plan: Plan, run: RunFolder, 
     base: the skeleton of the base model, without what tuning adds. A checkpoint holds what is trained, so what is
     frozen comes from the base model either way.
     """
-    checkpoint = find(run.checkpoints, config["checkpoint"]["resume"], world)
+    checkpoint = find(run.checkpoints, config["checkpoint"]["resume"], world, partial(restore, engine))
     pieces = [piece for piece in engine.pieces() if checkpoint is None or piece.frozen]
     _fill_from_base(pieces, base, config["seed"], Path(plan.model_dir) if plan.model_dir else None, world)
-    if checkpoint is None:
-        engine.refresh()
-        return None
-    restore(engine, checkpoint, world)
+    engine.refresh()
     return checkpoint
 
 
@@ -96,6 +95,8 @@ class Saving:
             start_step,
             settings["background"],
         )
+        scalars = 8 * sum(1 for _ in engine.pieces())  # the optimizer's own, such as its step
+        self.saver.warm(int(num_weights(engine) * (1 + states_per_weight(plan))) + scalars)
         self.about = {
             "strategy": config["strategy"],
             "config": hashlib.sha256(run.config.read_bytes()).hexdigest(),

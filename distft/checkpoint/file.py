@@ -7,34 +7,39 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
-import xxhash
 
 from distft.checkpoint.chunks import Saved
+from distft.runtime.seals import Sealing, hash_of
 
 BLOCK = 2**22  # elements on their way: 16 MiB of fp32
 
 
 def write_file(file: Path, chunks: Sequence[Saved]) -> dict[str, Any]:
     """Writes the chunks; returns the manifest's entry of the file, which would survive a loss of power."""
-    digest = xxhash.xxh3_128()
+    sealing = Sealing()
+    header = _header(chunks)
     with file.open("wb", buffering=0) as handle:
-        for part in _parts(chunks):
-            digest.update(part)
+        _write(handle, memoryview(header))
+        for part in _data(chunks):
+            sealing.add(part)
             _write(handle, part)
         os.fsync(handle.fileno())
         size = handle.tell()
-    return {"name": file.name, "bytes": size, "xxh3_128": digest.hexdigest()}
+    return {"name": file.name, "bytes": size, "xxh3_128": [hash_of(header), *sealing.blocks()]}
 
 
-def _parts(chunks: Sequence[Saved]) -> Iterator[memoryview]:
-    """Yields the file's bytes: length of the header, header, then the data of each chunk in blocks."""
+def _header(chunks: Sequence[Saved]) -> bytes:
+    """Returns the file's first bytes: the length of the header, and the header."""
     header, end = {}, 0
     for chunk in chunks:
         begin, end = end, end + 4 * chunk.data.numel()
         header[str(chunk.name)] = {"dtype": "F32", "shape": chunk.sizes, "data_offsets": [begin, end]}
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
-    yield memoryview(len(text).to_bytes(8, "little") + text)
+    return len(text).to_bytes(8, "little") + text
+
+
+def _data(chunks: Sequence[Saved]) -> Iterator[memoryview]:
     for chunk in chunks:
         for block in chunk.data.split(BLOCK):
             yield block.to("cpu", torch.float32).numpy().data.cast("B")

@@ -4,7 +4,7 @@
         index.json                    steps that may be there: written before a checkpoint appears
         latest -> step-00000020       best -> step-00000010
         step-00000020/
-            manifest.json             files with sizes and hashes, shapes, step, versions, config
+            manifest.json             files with sizes and hashes of their blocks, shapes, step, versions, config
             rank-00000.safetensors    this rank's chunks
 
 A chunk is called `<slot>|<parameter>|<where>`. `slot` is `parameter`, or an optimizer state such as `exp_avg`, which
@@ -14,7 +14,7 @@ Only trained parameters are saved. Nothing here is a pickle, and nothing in this
 
 from pathlib import Path
 
-FORMAT = 2
+FORMAT = 3
 MANIFEST = "manifest.json"
 PARAMETER = "parameter"
 

@@ -1,7 +1,7 @@
 """The manifest of a checkpoint: what its files must be, sealed by its own hash.
 
-A file counts when its size and xxh3_128 are the manifest's (fast: gigabytes a second), the manifest when its body's
-sha256 is the one beside it. Hashes find damage, not malice: nothing read here can run code.
+A file counts when its size and hashes are the manifest's (distft.runtime.seals), the manifest when its body's sha256
+is the one beside it. Nothing read here can run code, and nothing in this file loads torch.
 """
 
 import hashlib
@@ -9,16 +9,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-import xxhash
-
 from distft.checkpoint.format import MANIFEST
 from distft.run import read_json, write_json
-
-READ_BYTES = 16 * 2**20
-
-
-class Damaged(RuntimeError):
-    """A checkpoint that must not be loaded; the message names the file and what is wrong with it."""
+from distft.runtime.seals import Damaged, Seal
 
 
 def write_manifest(folder: Path, body: dict[str, Any]) -> None:
@@ -39,36 +32,16 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     raise Damaged(f"{file} is not what was written: its hash differs")
 
 
-def describe(file: Path) -> dict[str, Any]:
-    """Returns name, size and hash of a file."""
-    return {"name": file.name, "bytes": file.stat().st_size, "xxh3_128": _hash(file)}
-
-
-def check_file(folder: Path, entry: dict[str, Any]) -> None:
-    """Raises Damaged unless the file is the one that `entry` describes."""
-    file = folder / entry["name"]
-    if not file.is_file():
-        raise Damaged(f"{file} is missing")
-    size = file.stat().st_size
-    if size != entry["bytes"]:
-        raise Damaged(f"{file} has {size} bytes, its manifest says {entry['bytes']}")
-    if _hash(file) != entry["xxh3_128"]:
-        raise Damaged(f"{file} is not what was written: its hash differs")
+def seals(folder: Path, manifest: dict[str, Any]) -> dict[Path, Seal]:
+    """Returns what each file of the checkpoint must be, by its path."""
+    return {folder / entry["name"]: Seal.of(entry) for entry in manifest["files"]}
 
 
 def check_all(folder: Path) -> None:
     """Raises Damaged unless every file of the checkpoint is what was written."""
-    for entry in read_manifest(folder)["files"]:
-        check_file(folder, entry)
+    for file, seal in seals(folder, read_manifest(folder)).items():
+        seal.check(file)
 
 
 def _seal(body: Any) -> str:
     return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
-
-
-def _hash(file: Path) -> str:
-    digest = xxhash.xxh3_128()
-    with file.open("rb") as handle:
-        while block := handle.read(READ_BYTES):
-            digest.update(block)
-    return digest.hexdigest()

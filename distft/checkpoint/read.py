@@ -1,5 +1,6 @@
 """Reads a checkpoint: any elements of any tensor, put together from whatever chunks were written."""
 
+import json
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,25 +11,35 @@ from torch.distributed.tensor import DTensor
 
 from distft.checkpoint.chunks import state_pieces
 from distft.checkpoint.format import PARAMETER
-from distft.checkpoint.manifest import read_manifest
+from distft.checkpoint.manifest import read_manifest, seals
 from distft.checkpoint.names import ChunkName
 from distft.models.headers import read_headers
 from distft.models.stored import read_header, tensors_of
 from distft.models.stream import Chunk, stream
-from distft.runtime.process_group import World
+from distft.runtime.process_group import World, from_first
 from distft.runtime.regions import Flat, copy
+from distft.runtime.seals import Damaged
 from distft.strategies.engine import Engine, Piece
 
 
 class Checkpoint:
-    """A checkpoint on disk. It reads what is there; whether that is what was written is `resume`'s question."""
+    """A checkpoint on disk whose manifest and headers, read here, are what was written; its data is checked by those
+    who read all of it."""
 
     def __init__(self, folder: Path, world: World | None = None) -> None:
-        """world: the processes that open it together, each file's header read by one of them; None: this one alone."""
+        """world: the processes that open it together, each file read by one of them; None: this one alone.
+
+        Damaged, on every process, when the manifest, or a file's size or header, is not what was written.
+        """
         self.folder = folder
-        self.manifest = read_manifest(folder)
-        names = [entry["name"] for entry in self.manifest["files"]]
-        headers = read_headers(folder, names, world) if world else {name: read_header(folder / name) for name in names}
+        self.manifest = _manifest(folder, world) if world else read_manifest(folder)
+        self.seals = seals(folder, self.manifest)
+        names = [file.name for file in self.seals]
+        headers = (
+            read_headers(folder, names, world, self.seals)
+            if world
+            else {file.name: read_header(file, seal) for file, seal in self.seals.items()}
+        )
         self.shapes: dict[tuple[str, str], tuple[int, ...]] = {
             (slot, name): tuple(shape)
             for slot, shapes in self.manifest["tensors"].items()
@@ -74,12 +85,55 @@ class Checkpoint:
         return found
 
 
+def _manifest(folder: Path, world: World) -> dict[str, Any]:
+    """Returns the manifest, which rank 0 reads, on every process."""
+    told: dict[str, Any] = {}
+    if world.is_first:
+        try:
+            told = {"manifest": read_manifest(folder)}
+        except Damaged as error:
+            told = {"damaged": str(error)}
+    told = json.loads(from_first(json.dumps(told), world))
+    if "damaged" in told:
+        raise Damaged(told["damaged"])
+    return told["manifest"]
+
+
+def verify(checkpoint: Checkpoint, world: World) -> None:
+    """Raises Damaged on every process unless each byte is what was written; each is read by one of them."""
+    stream(_all_chunks(checkpoint), [], world, checkpoint.seals)
+
+
 def restore(engine: Engine, checkpoint: Checkpoint, world: World) -> None:
-    """Fills trained parameters and optimizer state of `engine`, of any strategy on any number of processes."""
+    """Fills trained parameters and optimizer state of `engine`, of any strategy on any number of processes.
+
+    Damaged on every process when a byte is not what was written: then the parameters hold anything, and the optimizer
+    is one that has not stepped.
+    """
     pieces = [piece for piece in engine.pieces() if not piece.frozen]
+    had = {id(piece.owner) for piece in pieces if engine.optimizer.state.get(piece.owner)}
     states = [state for piece in pieces for state in _states(engine, piece, checkpoint)]
-    stream([chunk for chunks in checkpoint.chunks.values() for chunk in chunks], [*pieces, *states], world)
+    try:
+        stream(_all_chunks(checkpoint), [*pieces, *states], world, checkpoint.seals)
+    except Damaged:
+        _forget(engine, pieces, had)
+        raise
     engine.refresh()
+
+
+def _forget(engine: Engine, pieces: list[Piece], had: set[int]) -> None:
+    """Takes away the optimizer's state; what it `had` before its first step, as some make it, was zero."""
+    for piece in pieces:
+        if id(piece.owner) not in had:
+            engine.optimizer.state.pop(piece.owner, None)
+    for state in engine.optimizer.state.values():
+        for value in state.values():
+            if torch.is_tensor(value):
+                value.zero_()
+
+
+def _all_chunks(checkpoint: Checkpoint) -> list[Chunk]:
+    return [chunk for chunks in checkpoint.chunks.values() for chunk in chunks]
 
 
 def _states(engine: Engine, piece: Piece, checkpoint: Checkpoint) -> Iterator[Piece]:

@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+from distft.runtime.seals import Damaged, Seal
+
 DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -39,7 +41,7 @@ class Stored:
 
 
 def read_bytes(file: Path, start: int, count: int, into: torch.Tensor | None = None) -> torch.Tensor:
-    """Returns bytes start..start+count of a file, uint8 [count]; RuntimeError when it ends before."""
+    """Returns bytes start..start+count of a file, uint8 [count]; Damaged when it ends before."""
     found = torch.empty(count, dtype=torch.uint8) if into is None else into[:count]
     rest = found.numpy().data
     with file.open("rb", buffering=0) as handle:
@@ -47,27 +49,33 @@ def read_bytes(file: Path, start: int, count: int, into: torch.Tensor | None = N
         while rest:
             got = handle.readinto(rest)
             if not got:
-                raise RuntimeError(f"{file} is cut off: it ends before byte {start + count}")
+                raise Damaged(f"{file} is cut off: it ends before byte {start + count}")
             rest = rest[got:]
     return found
 
 
-def read_header(file: Path) -> dict[str, Any]:
-    """Returns the header of `file` with its own length; RuntimeError for a damaged or cut off file."""
+def read_header(file: Path, seal: Seal | None = None) -> dict[str, Any]:
+    """Returns the header of `file` with its own length; Damaged when it is cut off, or not what its seal says."""
+    if seal:
+        seal.check_size(file)
     size = file.stat().st_size
     with file.open("rb", buffering=0) as handle:
-        length = int.from_bytes(handle.read(8), "little")
+        start = handle.read(8)
+        length = int.from_bytes(start, "little")
         if not 0 < length <= min(MAX_HEADER_BYTES, size - 8):
-            raise RuntimeError(f"{file} is damaged: its header claims {length} bytes")
-        try:
-            header = json.loads(handle.read(length))
-        except ValueError as error:
-            raise RuntimeError(f"{file} is damaged: its header is no JSON") from error
+            raise Damaged(f"{file} is damaged: its header claims {length} bytes")
+        text = handle.read(length)
+    if seal:
+        seal.check_header(file, start + text)
+    try:
+        header = json.loads(text)
+    except ValueError as error:
+        raise Damaged(f"{file} is damaged: its header is no JSON") from error
     header.pop("__metadata__", None)
     for name, entry in header.items():
         stop = 8 + length + entry["data_offsets"][1]
         if stop > size:
-            raise RuntimeError(f"{file} is cut off: {name} ends at byte {stop} of {size}")
+            raise Damaged(f"{file} is cut off: {name} ends at byte {stop} of {size}")
     return {"length": length, "tensors": header}
 
 

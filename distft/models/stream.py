@@ -2,12 +2,13 @@
 
 A file comes in blocks. A block that one process needs is read by that process; a block that several need is read by
 one of them in turn, ahead of time, and sent to all. So 512 processes on a shared filesystem ask it for each byte once,
-and none holds more than a few blocks at a time.
+and none holds more than three blocks: one in use, one being read, one received. Where the files are sealed, whoever
+reads a block checks it: what is damaged is known without reading anything twice, but only after parts were filled.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -16,10 +17,10 @@ import torch
 import torch.distributed as dist
 
 from distft.models.stored import Stored, read_bytes
-from distft.runtime.process_group import World, all_reduce_sum
+from distft.runtime.process_group import World, all_reduce_sum, texts_of_all
 from distft.runtime.regions import Box, Region, Shape, copy
+from distft.runtime.seals import BLOCK, Damaged, Seal
 
-BLOCK = 32 * 2**20  # bytes
 Key = tuple[str, str]  # what of a parameter (its weights, an optimizer's state), and which parameter
 
 
@@ -60,49 +61,67 @@ class Cut:
 
 @dataclass(frozen=True)
 class Block:
-    """Bytes of a file, at most BLOCK."""
+    """Bytes of a file, at most BLOCK; in a sealed file the `number`th block of its data."""
 
     file: Path
+    number: int
     start: int
     count: int
     cuts: list[Cut]
 
 
 @torch.no_grad()
-def stream(chunks: Iterable[Chunk], parts: Sequence[Part], world: World) -> None:
+def stream(
+    chunks: Iterable[Chunk], parts: Sequence[Part], world: World, seals: Mapping[Path, Seal] | None = None
+) -> None:
     """Fills the parts of every process; all call it with the same chunks in the same order.
 
-    RuntimeError when a part is not there as a whole, or its tensor has another shape.
+    Damaged on every process when one could not read a block, or a sealed file is not what was written: blocks that no
+    part needs are checked too. RuntimeError when a part is not there as a whole, or its tensor has another shape.
     """
-    chunks = list(chunks)
+    chunks, seals = list(chunks), seals or {}
     wanted: dict[Key, list[Part]] = defaultdict(list)
     for part in parts:
         wanted[part.key].append(part)
     _check(chunks, wanted)
-    blocks = list(_blocks(chunks))
-    needed = [_is_needed(block, wanted) for block in blocks]
-    needers = all_reduce_sum(torch.tensor(needed, dtype=torch.int32, device=world.device)).tolist()
-    shared = [block for block, count in zip(blocks, needers, strict=True) if count > 1]
-    own = [block for block, count, mine in zip(blocks, needers, needed, strict=True) if count == 1 and mine]
+    shared, own = _share(list(_blocks(chunks)), wanted, seals, world)
     filled: Counter[int] = Counter()
+    damaged: list[str] = []
     with ThreadPoolExecutor(1) as pool:
-        ahead = _read_ahead([*shared[world.rank :: world.size], *own], pool)
+        ahead = _read_ahead([*shared[world.rank :: world.size], *own], seals, pool, damaged)
         received = torch.empty(max((block.count for block in shared), default=0), dtype=torch.uint8)
         received = received.to(world.device)
         for i, block in enumerate(shared):
             reader = i % world.size
-            content = received[: block.count]
-            if reader == world.rank:
-                content.copy_(next(ahead))
+            content = next(ahead).to(world.device) if reader == world.rank else received[: block.count]
             dist.broadcast(content, reader)
             _take(block, content, wanted, filled)
         for block, content in zip(own, ahead, strict=True):
             _take(block, content, wanted, filled)
+    for reason in texts_of_all(damaged[0] if damaged else "", world):
+        if reason:
+            raise Damaged(reason)
     for part in parts:
         if filled[id(part)] != part.region.count:
             missing = part.region.count - filled[id(part)]
             where = chunks[0].stored.file.parent
             raise RuntimeError(f"{where} lacks {missing} elements of {part.key[0]} {part.key[1]}")
+
+
+def _share(
+    blocks: list[Block], wanted: dict[Key, list[Part]], seals: Mapping[Path, Seal], world: World
+) -> tuple[list[Block], list[Block]]:
+    """Returns the blocks that several processes need, the same list on each, and those that this one alone reads."""
+    needed = [_is_needed(block, wanted) for block in blocks]
+    needers = all_reduce_sum(torch.tensor(needed, dtype=torch.int32, device=world.device)).tolist()
+    shared = [block for block, count in zip(blocks, needers, strict=True) if count > 1]
+    checked = [count == 0 and block.file in seals for block, count in zip(blocks, needers, strict=True)]
+    own = [
+        block
+        for i, block in enumerate(blocks)
+        if (needers[i] == 1 and needed[i]) or (checked[i] and i % world.size == world.rank)
+    ]
+    return shared, own
 
 
 def _check(chunks: list[Chunk], wanted: dict[Key, list[Part]]) -> None:
@@ -124,7 +143,7 @@ def _blocks(chunks: Iterable[Chunk]) -> Iterator[Block]:
             by_file[chunk.stored.file].append(chunk)
     for file in sorted(by_file):
         cuts: list[Cut] = []
-        start = stop = 0
+        number = start = stop = 0
         for chunk in sorted(by_file[file], key=lambda chunk: chunk.stored.first_byte):
             first, size = 0, chunk.stored.dtype.itemsize
             while first < chunk.region.count:
@@ -136,10 +155,10 @@ def _blocks(chunks: Iterable[Chunk]) -> Iterator[Block]:
                     cuts.append(Cut(chunk, first, count, at - start))
                     first, stop = first + count, at + count * size
                 else:
-                    yield Block(file, start, stop - start, cuts)
-                    cuts = []
+                    yield Block(file, number, start, stop - start, cuts)
+                    number, cuts = number + 1, []
         if cuts:
-            yield Block(file, start, stop - start, cuts)
+            yield Block(file, number, start, stop - start, cuts)
 
 
 def _is_needed(block: Block, wanted: dict[Key, list[Part]]) -> bool:
@@ -152,17 +171,33 @@ def _is_needed(block: Block, wanted: dict[Key, list[Part]]) -> bool:
     )
 
 
-def _read_ahead(blocks: list[Block], pool: ThreadPoolExecutor) -> Iterator[torch.Tensor]:
-    """Yields the bytes of each block while the next one is being read; each stays valid until the next but one."""
+def _read_ahead(
+    blocks: list[Block], seals: Mapping[Path, Seal], pool: ThreadPoolExecutor, damaged: list[str]
+) -> Iterator[torch.Tensor]:
+    """Yields the bytes of each block while the next one is being read; each stays valid until the next is asked for.
+
+    A block that cannot be read, or is not what was written, goes on as it is, so that no process waits in vain; the
+    reason is put into `damaged`.
+    """
     size = max((block.count for block in blocks), default=0)
-    buffers = [torch.empty(size, dtype=torch.uint8) for _ in blocks[:3]]
-    reads: list[Callable[[], torch.Tensor]] = []
+    buffers = [torch.empty(size, dtype=torch.uint8) for _ in blocks[:2]]
+
+    def read(block: Block, into: torch.Tensor) -> torch.Tensor:
+        try:
+            read_bytes(block.file, block.start, block.count, into)
+            if seal := seals.get(block.file):
+                seal.check_block(block.file, block.number, into.numpy().data)
+        except (Damaged, OSError) as error:
+            damaged.append(str(error))
+        return into
+
+    reads: list[Future[torch.Tensor]] = []
     for i, block in enumerate(blocks):
-        reads.append(pool.submit(read_bytes, block.file, block.start, block.count, buffers[i % len(buffers)]).result)
+        reads.append(pool.submit(read, block, buffers[i % 2][: block.count]))  # i - 2, the last there, is done with
         if i > 0:
-            yield reads[i - 1]()
+            yield reads[i - 1].result()
     if reads:
-        yield reads[-1]()
+        yield reads[-1].result()
 
 
 def _take(block: Block, content: torch.Tensor, wanted: dict[Key, list[Part]], filled: Counter[int]) -> None:

@@ -62,12 +62,18 @@ def differ(value: torch.Tensor, group: dist.ProcessGroup) -> bool:
 
 def from_first(text: str, world: World) -> str:
     """Returns rank 0's `text` on every process."""
-    return texts_of_all(text, world)[0]
+    content = _bytes_of(text, world)
+    size = torch.tensor([len(content)], device=world.device)
+    dist.broadcast(size, 0)
+    if not world.is_first:
+        content = torch.empty(int(size), dtype=torch.uint8, device=world.device)
+    dist.broadcast(content, 0)
+    return _text_of(content)
 
 
 def texts_of_all(text: str, world: World) -> list[str]:
     """Returns every process's `text`, in order of rank, as the same list on each."""
-    mine = torch.frombuffer(bytearray(text.encode() or b"\0"), dtype=torch.uint8).to(world.device)
+    mine = _bytes_of(text, world)
     sizes = [torch.zeros(1, dtype=torch.int64, device=world.device) for _ in range(world.size)]
     dist.all_gather(sizes, torch.tensor([len(mine)], device=world.device))
     longest = max(int(size) for size in sizes)
@@ -75,4 +81,12 @@ def texts_of_all(text: str, world: World) -> list[str]:
     padded[: len(mine)] = mine
     everyones = [torch.empty_like(padded) for _ in range(world.size)]
     dist.all_gather(everyones, padded)
-    return [bytes(each.tolist()).rstrip(b"\0").decode() for each in everyones]
+    return [_text_of(each) for each in everyones]
+
+
+def _bytes_of(text: str, world: World) -> torch.Tensor:
+    return torch.frombuffer(bytearray(text.encode() or b"\0"), dtype=torch.uint8).to(world.device)
+
+
+def _text_of(content: torch.Tensor) -> str:
+    return content.cpu().numpy().tobytes().rstrip(b"\0").decode()
