@@ -32,6 +32,11 @@ def chunks_of(engine: Engine) -> Iterator[Saved]:
                 yield from map(_saved, _writers(state_pieces(piece, slot, state)))
 
 
+def num_weights(engine: Engine) -> int:
+    """Returns how many trained weights this process writes."""
+    return sum(piece.region.count for piece in engine.pieces() if piece.writes and not piece.frozen)
+
+
 def state_pieces(piece: Piece, slot: str, state: torch.Tensor | float) -> Iterator[Piece]:
     """Yields what this process keeps of an optimizer state of the parameter that `piece` is of.
 
@@ -50,7 +55,7 @@ def state_pieces(piece: Piece, slot: str, state: torch.Tensor | float) -> Iterat
 
 
 def _writers(pieces: Iterator[Piece] | list[Piece]) -> Iterator[Piece]:
-    return (piece for piece in pieces if piece.writes)
+    return (piece for piece in pieces if piece.writes and piece.region.count)
 
 
 def _saved(piece: Piece) -> Saved:

@@ -3,7 +3,7 @@
 import fcntl
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,10 +42,11 @@ def best(checkpoints: Path) -> Path | None:
     return link.resolve() if link.exists() else None
 
 
-def retain(checkpoints: Path, retention: Retention, superseded: set[int]) -> None:
-    """Deletes what is kept no longer, and `superseded` steps of a history that the run has left.
+def retain(checkpoints: Path, retention: Retention, superseded: set[int]) -> list[Path]:
+    """Takes away what is kept no longer, and `superseded` steps of a history that the run has left.
 
-    One that another program is reading stays until the next time.
+    Returns folders that count no more and are to be deleted, which takes its time. A checkpoint that another program
+    is reading stays until the next time.
     """
     steps = read_index(checkpoints)
     kept, current = best(checkpoints), [step for step in steps if step not in superseded]
@@ -53,17 +54,21 @@ def retain(checkpoints: Path, retention: Retention, superseded: set[int]) -> Non
     gone = {step for step in gone if not _in_use(step_dir(checkpoints, step))}
     if gone:
         write_index(checkpoints, set(steps) - gone)
-    for step in gone:
-        remove(step_dir(checkpoints, step))
+    return [_leave(step_dir(checkpoints, step)) for step in gone if step_dir(checkpoints, step).exists()]
 
 
-def remove(folder: Path) -> None:
-    """Deletes a checkpoint: it vanishes by a rename, so a half deleted one never counts."""
+def _leave(folder: Path) -> Path:
+    """Makes a checkpoint vanish by a rename, so a half deleted one never counts; returns its new name."""
     leaving = folder.with_name(f".{folder.name}.leaving")
     shutil.rmtree(leaving, ignore_errors=True)
-    if folder.exists():
-        os.replace(folder, leaving)
-        shutil.rmtree(leaving, ignore_errors=True)
+    os.replace(folder, leaving)
+    return leaving
+
+
+def delete(folders: Sequence[Path]) -> None:
+    """Deletes folders that count no more; what cannot be deleted is for the next save to try."""
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager

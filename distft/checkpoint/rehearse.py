@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from distft.checkpoint.chunks import chunks_of
+from distft.checkpoint.chunks import chunks_of, num_weights
 from distft.checkpoint.file import write_file
 from distft.checkpoint.format import rank_file
 from distft.models.stored import read_header, tensors_of
@@ -22,8 +22,8 @@ def rehearse(engine: Engine, checkpoints: Path, states_per_weight: float, keep: 
     """Raises RuntimeError on every process when the disk lacks room for the checkpoints to keep, and one more, or when
     what a process writes there is not what it reads."""
     folder = checkpoints / REHEARSAL
-    weights = sum(piece.region.count for piece in engine.pieces() if piece.writes and not piece.frozen)
-    size = 4 * (1 + states_per_weight) * all_reduce_sum(torch.tensor([float(weights)], dtype=torch.float64)).item()
+    weights = torch.tensor([float(num_weights(engine))], dtype=torch.float64)
+    size = 4 * (1 + states_per_weight) * all_reduce_sum(weights).item()
     problem = ""
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -21,7 +21,7 @@ from distft.checkpoint.commit import begin, partial_dir, point, publish
 from distft.checkpoint.file import write_file
 from distft.checkpoint.format import FORMAT, rank_file
 from distft.checkpoint.index import read_index
-from distft.checkpoint.keep import Retention, retain
+from distft.checkpoint.keep import Retention, delete, retain
 from distft.runtime.process_group import World, from_first, texts_of_all
 from distft.strategies.engine import Engine
 
@@ -54,6 +54,13 @@ class Saver:
         self.pending: Pending | None = None
         self.saved_step = start_step
         self.buffer = torch.empty(0)
+
+    def warm(self, numbers: int) -> None:
+        """Makes the buffer for a snapshot of so many numbers, where it is smaller, and touches its pages: a first save
+        that had to fault them in would keep training waiting several times as long."""
+        if self.pool and self.buffer.numel() < numbers:
+            self.buffer = torch.empty(numbers, pin_memory=self.world.device.type != "cpu")
+            self.buffer.numpy().fill(0)
 
     def start(self, engine: Engine, step: int, about: dict[str, Any], is_best: bool = False) -> None:
         """Saves the engine's state at `step`; in the background it returns when the state is copied.
@@ -110,18 +117,20 @@ class Saver:
         folder = publish(self.checkpoints, pending.step, body)
         if pending.is_best:
             point(self.checkpoints / "best", folder)
-        retain(self.checkpoints, self.retention, self.superseded - {pending.step})
+        gone = retain(self.checkpoints, self.retention, self.superseded - {pending.step})
         self.superseded = set()
+        self.pool.submit(delete, gone) if self.pool else delete(gone)
 
     def _snapshot(self, chunks: Sequence[Saved]) -> list[Saved]:
         """Copies the chunks into the kept buffer, on accelerators by way of pinned memory."""
-        size = sum(chunk.data.numel() for chunk in chunks)
-        if self.buffer.numel() < size:
-            self.buffer = torch.zeros(size, pin_memory=self.world.device.type != "cpu")
+        self.warm(sum(chunk.data.numel() for chunk in chunks))
         copies, at = [], 0
         for chunk in chunks:
             place = self.buffer[at : at + chunk.data.numel()]
-            place.copy_(chunk.data, non_blocking=True)
+            if chunk.data.device.type == "cpu":  # one thread fills the memory's width, OpenMP's would wait for cores
+                place.numpy()[:] = chunk.data.float().numpy()
+            else:
+                place.copy_(chunk.data, non_blocking=True)
             copies.append(replace(chunk, data=place))
             at += chunk.data.numel()
         if self.world.device.type != "cpu":
