@@ -40,10 +40,10 @@ def num_weights(engine: Engine) -> int:
 def state_pieces(piece: Piece, slot: str, state: torch.Tensor | float) -> Iterator[Piece]:
     """Yields what this process keeps of an optimizer state of the parameter that `piece` is of.
 
-    A state of the parameter's shape is cut like it; a DTensor of another shape by its own layout; anything else is
-    whole on every process, and written by the one that writes the parameter's first element.
+    A state of the parameter's shape is cut like it; a DTensor that is not by its own layout; anything else is whole
+    on every process, and written by the one that writes the parameter's first element.
     """
-    if torch.is_tensor(state) and state.shape == piece.owner.shape:
+    if torch.is_tensor(state) and _is_cut_alike(state, piece.owner):
         yield replace(piece, owner=state, slot=slot)
     elif isinstance(state, DTensor):
         if piece.offset == 0:  # once, though a parameter may have several pieces here
@@ -52,6 +52,12 @@ def state_pieces(piece: Piece, slot: str, state: torch.Tensor | float) -> Iterat
         value = torch.as_tensor(state, dtype=torch.float32)
         writes = piece.writes and piece.region.is_first
         yield Piece(piece.name, tuple(value.shape), Flat(0, value.numel()), value, 0, writes, slot)
+
+
+def _is_cut_alike(state: torch.Tensor, owner: torch.Tensor) -> bool:
+    if isinstance(state, DTensor) and isinstance(owner, DTensor) and state.placements != owner.placements:
+        return False
+    return state.shape == owner.shape
 
 
 def _writers(pieces: Iterator[Piece] | list[Piece]) -> Iterator[Piece]:

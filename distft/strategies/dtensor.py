@@ -16,6 +16,7 @@ def pieces_of(
 ) -> Iterator[Piece]:
     """Yields what this process keeps of `tensor`: whole rows as a flat range, anything else as a box.
 
+    A process that keeps no element yields an empty piece: the optimizer may still hold a state for the tensor there.
     share: replicas write a part each; else, and where it is a box, the first of them writes all.
     """
     mesh = tensor.device_mesh
@@ -29,6 +30,7 @@ def pieces_of(
     shape = tuple(tensor.shape)
     piece = Piece(name, shape, Flat(0, count), tensor, slot=slot, frozen=frozen)
     if not count:
+        yield piece
         return
     if tuple(sizes[1:]) != shape[1:]:
         yield replace(piece, region=Box(tuple(offsets), tuple(sizes)), writes=replica == 0)

@@ -1,0 +1,69 @@
+"""What is saved in one layout is loaded in any other, bit by bit: cut along any dim, along two, or twice along one."""
+
+import json
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from distft.checkpoint.format import step_dir
+from distft.checkpoint.read import Checkpoint
+from tests.alone import alone
+from tests.checkpoint.layouts import LAYOUTS, ROWS, SHAPES, STEP, make_mesh, run_job, value_of
+from tests.ranks import run_ranks
+
+pytestmark = pytest.mark.slow
+Job = dict[str, str]
+MOVES = [(a, b) for a in LAYOUTS for b in LAYOUTS]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("layouts")
+
+
+@pytest.fixture(scope="module")
+def wrong(folder: Path) -> dict[Any, list[str]]:
+    """What is wrong after each save, by its layout, and after each load, by the two layouts."""
+    saves = {name: {"layout": name, "save": str(folder / name)} for name in LAYOUTS}
+    loads = {(a, b): {"layout": b, "load": str(folder / a)} for a, b in MOVES}
+    alone_saves, alone_loads = (_of_world(1, jobs) for jobs in (saves, loads))
+    found = _run_alone(alone_saves)
+    four = _of_world(4, saves | loads)
+    (folder / "jobs.json").write_text(json.dumps(list(four.values())))
+    found |= dict(zip(four, run_ranks(4, "tests.checkpoint.layouts", str(folder / "jobs.json")), strict=True))
+    return found | _run_alone(alone_loads)
+
+
+def _of_world(world: int, jobs: dict[Any, Job]) -> dict[Any, Job]:
+    return {key: job for key, job in jobs.items() if prod(LAYOUTS[job["layout"]][0]) == world}
+
+
+def _run_alone(jobs: dict[Any, Job]) -> dict[Any, list[str]]:
+    make_mesh.cache_clear()
+    with alone() as world:
+        return {key: run_job(job, world) for key, job in jobs.items()}
+
+
+@pytest.mark.parametrize("move", MOVES, ids=lambda move: f"{move[0]} -> {move[1]}")
+def test_every_layout_loads_what_any_layout_saved(move: tuple[str, str], wrong: Any) -> None:
+    assert wrong[move[0]] == [], "the layout itself does not hold what was put into it"
+    assert wrong[move] == []
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_whole_tensors_are_read_without_any_process_group(layout: str, wrong: Any, folder: Path) -> None:
+    """As an export does; what is frozen is not there."""
+    checkpoint = Checkpoint(step_dir(folder / layout, STEP))
+    trained = {name: shape for name, shape in SHAPES.items() if name != "frozen"}
+    wanted = {(slot, name): shape for slot in ("parameter", "moment", "uncut") for name, shape in trained.items()}
+    wanted |= {("step", name): () for name in trained}
+    wanted |= {("row", name): shape for name, shape in ROWS.items()}
+    wanted |= {("column", name): SHAPES[name][-1:] for name in ROWS}
+    assert checkpoint.shapes == wanted
+    for (slot, name), shape in wanted.items():
+        whole = torch.tensor(5.0) if slot == "step" else value_of(slot, name, shape)
+        found = checkpoint.read(name, shape, 0, prod(shape), slot)
+        assert found.numpy().tobytes() == whole.numpy().tobytes()
