@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from distft.checkpoint.format import MANIFEST, step_dir
-from distft.checkpoint.index import read_index, write_index
+from distft.checkpoint.index import INDEX, read_index, write_index
 from distft.checkpoint.manifest import write_manifest
-from distft.runtime.disk import sync
+from distft.runtime.disk import make_folder, sync
 
 
 def partial_dir(checkpoints: Path, step: int) -> Path:
@@ -23,10 +23,14 @@ def partial_dir(checkpoints: Path, step: int) -> Path:
 
 def begin(checkpoints: Path, step: int) -> Path:
     """Makes an empty folder to write into, and removes what an interrupted save has left."""
+    if not (checkpoints / INDEX).is_file():  # the run's first save
+        make_folder(checkpoints)
     for left in checkpoints.glob(".step-*"):
         shutil.rmtree(left, ignore_errors=True)
+    for left in checkpoints.glob(".*.new"):
+        left.unlink(missing_ok=True)
     partial = partial_dir(checkpoints, step)
-    partial.mkdir(parents=True)
+    partial.mkdir()
     return partial
 
 
@@ -47,8 +51,9 @@ def publish(checkpoints: Path, step: int, body: dict[str, Any]) -> Path:
 
 
 def point(link: Path, folder: Path) -> None:
-    """Makes `link` lead to `folder`, by one rename."""
+    """Makes `link` lead to `folder`, by one rename; it would survive a loss of power when this returns."""
     beside = link.with_name(f".{link.name}.new")
     beside.unlink(missing_ok=True)
     beside.symlink_to(folder.name)
     os.replace(beside, link)
+    sync(link.parent)

@@ -25,7 +25,11 @@ def read_index(checkpoints: Path) -> list[int]:
 def write_index(checkpoints: Path, steps: set[int]) -> None:
     """Replaces the list; it would survive a loss of power when this returns."""
     beside = checkpoints / f".{INDEX}.new"
-    beside.write_text(json.dumps({"steps": sorted(steps)}) + "\n")
-    sync(beside)
-    os.replace(beside, checkpoints / INDEX)
+    try:
+        beside.write_text(json.dumps({"steps": sorted(steps)}) + "\n")
+        sync(beside)
+        os.replace(beside, checkpoints / INDEX)
+    except OSError:
+        beside.unlink(missing_ok=True)
+        raise
     sync(checkpoints)

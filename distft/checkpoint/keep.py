@@ -10,6 +10,7 @@ from pathlib import Path
 
 from distft.checkpoint.format import MANIFEST, step_dir
 from distft.checkpoint.index import read_index, write_index
+from distft.runtime.disk import sync
 
 
 @dataclass(frozen=True)
@@ -48,13 +49,17 @@ def retain(checkpoints: Path, retention: Retention, superseded: set[int]) -> lis
     Returns folders that count no more and are to be deleted, which takes its time. A checkpoint that another program
     is reading stays until the next time.
     """
-    steps = read_index(checkpoints)
+    listed = read_index(checkpoints)
+    steps = [step for step in listed if step_dir(checkpoints, step).exists()]
     kept, current = best(checkpoints), [step for step in steps if step not in superseded]
     gone = superseded | set(retention.goes(current, int(kept.name.removeprefix("step-")) if kept else None))
     gone = {step for step in gone if not _in_use(step_dir(checkpoints, step))}
-    if gone:
+    leaving = [_leave(step_dir(checkpoints, step)) for step in gone if step in steps]
+    if leaving:
+        sync(checkpoints)  # the index lists them until then: what it does not list would stay for ever
+    if set(listed) != set(steps) - gone:
         write_index(checkpoints, set(steps) - gone)
-    return [_leave(step_dir(checkpoints, step)) for step in gone if step_dir(checkpoints, step).exists()]
+    return leaving
 
 
 def _leave(folder: Path) -> Path:

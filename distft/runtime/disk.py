@@ -11,3 +11,16 @@ def sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def make_folder(folder: Path) -> None:
+    """Makes a folder and those it lies in; all would survive a loss of power when this returns.
+
+    One that is there already may be as new, made by another process, so every one up to the root is synced.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for parent in folder.parents:
+        try:
+            sync(parent)
+        except OSError:  # another user's, so no run has made it
+            break
