@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from importlib.metadata import version
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ import torch.distributed as dist
 from distft.checkpoint.chunks import Saved, chunks_of
 from distft.checkpoint.commit import begin, partial_dir, point, publish
 from distft.checkpoint.file import write_file
-from distft.checkpoint.format import FORMAT, rank_file
+from distft.checkpoint.format import FORMAT, rank_file, step_dir
 from distft.checkpoint.index import read_index
 from distft.checkpoint.keep import Retention, delete, retain
 from distft.runtime.process_group import World, from_first, texts_of_all
@@ -38,6 +39,7 @@ class Pending:
     is_best: bool
     about: dict[str, Any]
     tensors: dict[str, Any]  # slot -> parameter -> shape, of those whose first element is written here
+    numbers: int  # written here, of all tensors
     entry: Future[dict[str, Any]]
 
 
@@ -76,7 +78,7 @@ class Saver:
             if chunk.is_first:
                 tensors.setdefault(chunk.name.slot, {})[chunk.name.name] = chunk.shape
         entry = self.pool.submit(write_file, file, self._snapshot(chunks)) if self.pool else _done(file, chunks)
-        self.pending = Pending(step, is_best, about, tensors, entry)
+        self.pending = Pending(step, is_best, about, tensors, sum(chunk.data.numel() for chunk in chunks), entry)
         if not self.pool:
             self.finish()
 
@@ -90,20 +92,20 @@ class Saver:
         if self.pending is None:
             return
         pending, self.pending = self.pending, None
+        mine: dict[str, Any] = {"tensors": pending.tensors, "numbers": pending.numbers, "entry": {}, "error": ""}
         try:
-            mine = {"entry": pending.entry.result(), "tensors": pending.tensors, "error": ""}
+            mine["entry"] = pending.entry.result()
         except OSError as error:
-            mine = {"entry": {}, "tensors": {}, "error": str(error)}
+            mine["error"] = str(error)
         told = [json.loads(text) for text in texts_of_all(json.dumps(mine), self.world)]
         self._agree(next((each["error"] for each in told if each["error"]), ""), pending.step)
-        self._agree(_attempt(self._commit, pending, told) if self.world.is_first else "", pending.step)
+        tensors = _whole_tensors(told)
+        self._agree(_attempt(self._commit, pending, told, tensors) if self.world.is_first else "", pending.step)
         self.saved_step = pending.step
+        if self.world.is_first:
+            self._tidy(pending)
 
-    def _commit(self, pending: Pending, told: list[dict[str, Any]]) -> None:
-        tensors: dict[str, Any] = {}
-        for each in told:
-            for slot, shapes in each["tensors"].items():
-                tensors.setdefault(slot, {}).update(shapes)
+    def _commit(self, pending: Pending, told: list[dict[str, Any]], tensors: dict[str, Any]) -> None:
         body = {
             "format": FORMAT,
             "step": pending.step,
@@ -114,10 +116,18 @@ class Saver:
             "tensors": tensors,
             "files": [each["entry"] for each in told],
         }
-        folder = publish(self.checkpoints, pending.step, body)
-        if pending.is_best:
-            point(self.checkpoints / "best", folder)
-        gone = retain(self.checkpoints, self.retention, self.superseded - {pending.step})
+        publish(self.checkpoints, pending.step, body)
+
+    def _tidy(self, pending: Pending) -> None:
+        """Marks the best and takes away what is kept no longer; what fails is told and left to the next save, because
+        the checkpoint counts already."""
+        try:
+            if pending.is_best:
+                point(self.checkpoints / "best", step_dir(self.checkpoints, pending.step))
+            gone = retain(self.checkpoints, self.retention, self.superseded - {pending.step})
+        except OSError as error:
+            print(f"the checkpoint of step {pending.step} is saved, but older ones could not be taken away: {error}")
+            return
         self.superseded = set()
         self.pool.submit(delete, gone) if self.pool else delete(gone)
 
@@ -145,6 +155,18 @@ class Saver:
                 shutil.rmtree(partial_dir(self.checkpoints, step), ignore_errors=True)
             dist.barrier()
             raise SaveFailed(f"the checkpoint of step {step} could not be saved: {error}")
+
+
+def _whole_tensors(told: list[dict[str, Any]]) -> dict[str, Any]:
+    """Returns slot -> parameter -> shape; all elements of all of them have been written, each once."""
+    tensors: dict[str, Any] = {}
+    for each in told:
+        for slot, shapes in each["tensors"].items():
+            tensors.setdefault(slot, {}).update(shapes)
+    written = sum(each["numbers"] for each in told)
+    numbers = sum(prod(shape) for shapes in tensors.values() for shape in shapes.values())
+    assert written == numbers, f"{written} numbers were written of tensors that have {numbers}"
+    return tensors
 
 
 def _done(file: Path, chunks: list[Saved]) -> Future[dict[str, Any]]:
