@@ -2,8 +2,8 @@
 
     python -m benchmarks.checkpoint [model=smollm2_135m] [rounds=7] [folder=runs/benchmarks] [out=benchmarks/results]
 
-On 1 process (ddp) and 2 (fsdp): a save, plain writing of as many bytes, a save in the background, and hashing, in turn
-in every round. Prints medians and ratios of rounds; writes checkpoint.json and checkpoint.md into `out`.
+On 1 process (ddp) and 2 (fsdp): plain writing, a save, torch's DCP, a save in the background, and hashing of the same
+bytes, in turn in every round. Prints medians and ratios of rounds; writes checkpoint.json and checkpoint.md into `out`.
 """
 
 import json
@@ -63,9 +63,11 @@ ROWS = {
     "checkpoint": lambda found: f"{found['bytes'] / 1e9:.2f} GB",
     "plain writing with fsync": _seconds("plain"),
     "a save, until it counts": _seconds("save"),
+    "torch.distributed.checkpoint.save": _seconds("dcp"),
     "plain writing, a second": _rate("plain"),
     "a save, a second": _rate("save"),
     "**plain writing / save** (bar: 0.7 or more)": _ratio("plain", "save"),
+    "torch.distributed.checkpoint.save / save": _ratio("dcp", "save"),
     "background: training waits": _seconds("stall"),
     "background: until it counts": _seconds("until it counts"),
     "**wait in background / save** (bar: 0.08 or less)": _ratio("stall", "save"),

@@ -1,6 +1,6 @@
 """What saving a model with AdamW's state costs, on every rank of one group.
 
-All ways of writing come in turn in every round, so a disk that is slow for a while is slow for all of them.
+All ways of writing come in turn in every round, there and back, so a disk that is slow for a while is slow for all.
 Trap: pages of a file that was written and not synced make the next one look slow; every way ends with an fsync.
 """
 
@@ -11,7 +11,8 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -19,6 +20,8 @@ import torch.distributed as dist
 import xxhash
 import yaml
 from hydra.utils import instantiate
+from torch.distributed.checkpoint.filesystem import FileSystemWriter
+from torch.distributed.checkpoint.state_dict_saver import save as dcp_save
 
 from distft.checkpoint.chunks import chunks_of
 from distft.checkpoint.file import BLOCK
@@ -58,13 +61,22 @@ def make_engine(model: str, strategy: str, world: World) -> Engine:
     return engine
 
 
-def plain(folder: Path, size: int, world: World) -> None:
-    """Writes as many bytes as this rank's share has, as `dd bs=16M conv=fsync` does."""
-    block = memoryview(bytearray(os.urandom(2**20) * 16))
-    with (folder / f"plain-{world.rank}").open("wb", buffering=0) as file:
-        for start in range(0, size, len(block)):
-            file.write(block[: size - start])
-        os.fsync(file.fileno())
+def plain(file: Path, blocks: list[memoryview]) -> None:
+    """Writes this rank's share as `dd bs=16M conv=fsync` does: the same bytes, and nothing about them."""
+    with file.open("wb", buffering=0) as handle:
+        for block in blocks:
+            handle.write(block)
+        os.fsync(handle.fileno())
+
+
+def by_dcp(folder: Path, engine: Engine) -> None:
+    """Writes the same tensors by torch's distributed checkpoint, and syncs its files."""
+    state: dict[str, torch.Tensor] = {}
+    for piece in engine.pieces():
+        state[f"parameter|{piece.name}"] = piece.owner
+        for slot, value in engine.optimizer.state[piece.owner].items():
+            state[f"{slot}|{piece.name}"] = value
+    dcp_save(state, storage_writer=FileSystemWriter(folder, sync_files=True))
 
 
 def timed(action: Callable[[], object]) -> float:
@@ -99,16 +111,19 @@ def hashing(blocks: list[memoryview]) -> Seconds:
     return found
 
 
-def resident_bytes() -> int:
-    """Returns what this process has in memory, from where on it may grow."""
-    gc.collect()
-    Path("/proc/self/clear_refs").write_text("5")  # forgets the peak so far
-    return _resident("VmRSS")
+class Growth:
+    """By how much this process grew at most in each of some pieces of work."""
 
+    def __init__(self) -> None:
+        self.bytes: dict[str, int] = {}
 
-def grown_bytes(before: int) -> int:
-    """Returns by how much this process has grown at most since then."""
-    return _resident("VmHWM") - before
+    @contextmanager
+    def of(self, name: str) -> Iterator[None]:
+        gc.collect()
+        Path("/proc/self/clear_refs").write_text("5")  # forgets the peak so far
+        before = _resident("VmRSS")
+        yield
+        self.bytes[name] = max(self.bytes.get(name, 0), _resident("VmHWM") - before)
 
 
 def _resident(what: str) -> int:
@@ -117,31 +132,44 @@ def _resident(what: str) -> int:
 
 
 def measure(model: str, strategy: str, rounds: int, folder: Path, world: World) -> dict[str, object]:
-    """Returns bytes, and seconds of every way and round; round 0 warms up."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Returns bytes, growth in memory, and seconds of every way and round; round 0 warms up."""
     engine = make_engine(model, strategy, world)
-    share = sum(4 * chunk.data.numel() for chunk in chunks_of(engine))
-    retention = Retention(1)
-    here, behind = Saver(folder / "here", retention, world), Saver(folder / "behind", retention, world, 0, True)
-    memory: dict[str, int] = {}
-    before = resident_bytes()
-    behind.warm(share // 4)
-    memory["buffer"] = grown_bytes(before)
-    found: list[Seconds] = []
+    blocks = [part.numpy().data.cast("B") for chunk in chunks_of(engine) for part in chunk.data.split(BLOCK)]
+    share = sum(len(block) for block in blocks)
+    folder.mkdir(parents=True, exist_ok=True)
+    here = Saver(folder / "here", Retention(1), world)
+    behind = Saver(folder / "behind", Retention(1), world, background=True)
+    memory, found = Growth(), list[Seconds]()
+    with memory.of("buffer"):
+        behind.warm(share // 4)
     for step in range(1, rounds + 2):
-        times = {"plain": timed(lambda: plain(folder, share, world))}
-        (folder / f"plain-{world.rank}").unlink()
-        before = resident_bytes()
-        times["save"] = timed(lambda step=step: here.start(engine, step, {}))
-        memory["save"] = grown_bytes(before)
-        before = resident_bytes()
-        times |= saving(behind, engine, step)
-        memory["background"] = grown_bytes(before)
-        views = [block.numpy().data.cast("B") for chunk in chunks_of(engine) for block in chunk.data.split(BLOCK)]
-        found.append(times | hashing(views))
+        times: Seconds = {}
+
+        def write_plainly(times: Seconds = times) -> None:
+            file = folder / f"plain-{world.rank}"
+            times["plain"] = timed(lambda: plain(file, blocks))
+            file.unlink()
+
+        def save(times: Seconds = times, step: int = step) -> None:
+            with memory.of("save"):
+                times["save"] = timed(lambda: here.start(engine, step, {}))
+
+        def save_by_dcp(times: Seconds = times) -> None:
+            times["dcp"] = timed(lambda: by_dcp(folder / "dcp", engine))
+            if world.is_first:
+                shutil.rmtree(folder / "dcp")
+
+        def save_behind(times: Seconds = times, step: int = step) -> None:
+            with memory.of("background"):
+                times |= saving(behind, engine, step)
+
+        ways = [write_plainly, save, save_by_dcp, save_behind]
+        for way in ways if step % 2 else reversed(ways):
+            way()
+        found.append(times | hashing(blocks))
     total = torch.tensor([share])
     dist.all_reduce(total)
-    return {"bytes": total.item(), "share": share, "rounds": found[1:], "memory": memory, "block": 4 * BLOCK}
+    return {"bytes": total.item(), "share": share, "rounds": found[1:], "memory": memory.bytes, "block": 4 * BLOCK}
 
 
 def main() -> None:
