@@ -46,11 +46,12 @@ def save_all(folder: Path, world: World) -> None:
     engine: Any = Counted(world, rows=6, columns=4)
     for attempt, (start, saves) in enumerate(SAVES):
         mark(folder, f"resume-{start}-{attempt}", world.rank)
-        saver = Saver(checkpoints, Retention(KEEP), world, start)
+        saver = Saver(checkpoints, Retention(KEEP), world, start, background=attempt > 0)
         for step, is_best in saves:
             engine.become(step, attempt)
             mark(folder, f"start-{step}-{attempt}-{int(is_best)}", world.rank)
             saver.start(engine, step, {"attempt": attempt}, is_best)
+            saver.finish()
             mark(folder, f"saved-{step}-{attempt}-{int(is_best)}", world.rank)
 
 

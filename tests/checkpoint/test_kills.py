@@ -1,0 +1,92 @@
+"""No SIGKILL takes an acknowledged checkpoint, nor leaves half of one to be found, whatever it comes into.
+
+One run is killed over and over and goes on each time from what it finds.
+"""
+
+import random
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import redirect_stdout
+from io import StringIO
+from pathlib import Path
+
+import pytest
+import torch
+
+from distft.checkpoint.commit import begin
+from distft.checkpoint.format import step_dir
+from distft.checkpoint.index import read_index
+from distft.checkpoint.keep import complete
+from distft.checkpoint.read import Checkpoint
+from distft.checkpoint.resume import find
+from distft.runtime.process_group import World
+from tests.alone import alone
+from tests.checkpoint.counted import is_whole
+from tests.checkpoint.kills.group import Life
+from tests.checkpoint.kills.round import Groups, Told, groups, phase
+
+SAMPLE, ALL = 48, 200
+PHASES = 10
+LAYOUTS = [(world, background) for world in (1, 2) for background in (False, True)]
+
+
+@pytest.fixture
+def world() -> Iterator[World]:
+    """This process alone, with one thread: what is killed runs beside it."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with alone() as world:
+        yield world
+    torch.set_num_threads(threads)
+
+
+def newest(checkpoints: Path, world: World) -> Checkpoint | None:
+    with redirect_stdout(StringIO()):
+        return find(checkpoints, "auto", world)
+
+
+def hold(checkpoints: Path, told: Told, attempt: int, world: World) -> int:
+    """Asserts what a run relies on after a kill; returns the step that it goes on from."""
+    found = newest(checkpoints, world)
+    step = found.step if found else 0
+    assert told.saved <= step <= told.started
+    if found and step > told.saved:
+        assert found.manifest["attempt"] == attempt
+    for folder in complete(checkpoints):
+        assert is_whole(Checkpoint(folder)), folder
+    best = checkpoints / "best"
+    assert not best.is_symlink() or Checkpoint(best).step % 3 == 0
+    partial = begin(checkpoints, step + 1)
+    listed = {step_dir(checkpoints, each).name for each in read_index(checkpoints)}
+    there = {each.name for each in checkpoints.iterdir()}
+    assert there <= {*listed, "index.json", "latest", "best", partial.name}
+    partial.rmdir()
+    return step
+
+
+def kill_over_and_over(checkpoints: Path, count: int, world: World, group: Groups) -> Counter[str]:
+    """Kills a run `count` times, on every layout in turn; returns how many kills came into what."""
+    phases, step, chance = Counter[str](), 0, random.Random(0)
+    for attempt in range(count):
+        processes, background = LAYOUTS[attempt % len(LAYOUTS)]
+        told = group.live(Life(str(checkpoints), processes, background, step, attempt), chance)
+        phases[phase(checkpoints, told, processes)] += 1
+        step = hold(checkpoints, told, attempt, world)
+    return phases
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_again_and_again_loses_nothing(tmp_path: Path, world: World) -> None:
+    with groups() as group:
+        phases = kill_over_and_over(tmp_path / "checkpoints", SAMPLE, world, group)
+    print(dict(phases.most_common()))
+    assert len(phases) >= 5
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(1800)
+def test_200_kills_lose_nothing(tmp_path: Path, world: World) -> None:
+    with groups() as group:
+        phases = kill_over_and_over(tmp_path / "checkpoints", ALL, world, group)
+    print(dict(phases.most_common()))
+    assert len(phases) >= 9
