@@ -23,9 +23,14 @@ class Promise:
     left: frozenset[Save] = frozenset()  # newer ones, of a history that the run has left and not yet replaced
     all_saved: tuple[Save, ...] = ()
 
-    def after(self, mark: str) -> "Promise":
-        """Returns what holds after a mark of `saves`."""
+    def after(self, mark: str, is_first: bool) -> "Promise":
+        """Returns what holds after a mark of `saves`.
+
+        A checkpoint is acknowledged when any process says so; what is the best and what has gone, when rank 0 does.
+        """
         kind, *numbers = mark.split("-")
+        if not is_first:
+            return replace(self, saved=self.saving) if kind == "saved" and self.saving else self
         if kind == "resume":
             start, _ = map(int, numbers)
             saved = next((save for save in self.all_saved if save[0] == start), None)
@@ -109,16 +114,16 @@ def moments(calls: list[Call], folder: Path, without: str = "") -> Iterator[tupl
     asked: dict[str, str] = {}  # process -> which line asked for its next sync
     for time, call in enumerate(calls):
         if Path(call.paths[-1]).parent == folder / "marks":
-            _, _, mark = Path(call.paths[-1]).name.split("-", 2)
+            _, rank, mark = Path(call.paths[-1]).name.split("-", 2)
             if mark.startswith("sync-"):
                 asked[call.process] = mark.removeprefix("sync-")
                 continue
-            states = set(replay.disk.states())
-            yield promise, states
-            if mark.startswith("saved") and (promise.saving is None or f"-{promise.saving[0]}-" not in mark):
-                continue  # another process has said so before
-            promise = promise.after(mark)
-            yield promise, states
+            after = promise.after(mark, rank == "0")
+            if after != promise:
+                states = set(replay.disk.states())
+                yield promise, states
+                yield after, states
+            promise = after
         elif call.name != "fsync":
             replay.play(call, time)
         elif _line(asked[call.process], call) != without:
