@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -15,16 +16,24 @@ BLOCK = 2**22  # elements on their way: 16 MiB of fp32
 
 
 def write_file(file: Path, chunks: Sequence[Saved]) -> dict[str, Any]:
-    """Writes the chunks; returns the manifest's entry of the file, which would survive a loss of power."""
+    """Writes the chunks; returns the manifest's entry of the file, which would survive a loss of power.
+
+    OSError with the file's name when it cannot be written; then it is gone, and what it took of a full disk is free.
+    """
     sealing = Sealing()
     header = _header(chunks)
-    with file.open("wb", buffering=0) as handle:
-        _write(handle, memoryview(header))
-        for part in _data(chunks):
-            sealing.add(part)
-            _write(handle, part)
-        os.fsync(handle.fileno())
-        size = handle.tell()
+    try:
+        with file.open("wb", buffering=0) as handle:
+            _write(handle, memoryview(header))
+            for part in _data(chunks):
+                sealing.add(part)
+                _write(handle, part)
+            os.fsync(handle.fileno())
+            size = handle.tell()
+    except OSError as error:
+        with suppress(OSError):
+            file.unlink()
+        raise OSError(error.errno, error.strerror, str(file)) from error
     return {"name": file.name, "bytes": size, "xxh3_128": [hash_of(header), *sealing.blocks()]}
 
 

@@ -22,7 +22,7 @@ def rehearse(engine: Engine, checkpoints: Path, states_per_weight: float, keep: 
     """Raises RuntimeError on every process when the disk lacks room for the checkpoints to keep, and one more, or when
     what a process writes there is not what it reads."""
     folder = checkpoints / REHEARSAL
-    weights = torch.tensor([float(num_weights(engine))], dtype=torch.float64)
+    weights = torch.tensor([float(num_weights(engine))], dtype=torch.float64, device=world.device)
     size = 4 * (1 + states_per_weight) * all_reduce_sum(weights).item()
     problem = ""
     try:

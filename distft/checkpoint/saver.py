@@ -9,8 +9,10 @@ import shutil
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from errno import ENOSPC
 from importlib.metadata import version
 from math import prod
+from os import strerror
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,7 @@ from distft.checkpoint.file import write_file
 from distft.checkpoint.format import FORMAT, rank_file, step_dir
 from distft.checkpoint.index import read_index
 from distft.checkpoint.keep import Retention, delete, retain
-from distft.runtime.process_group import World, from_first, texts_of_all
+from distft.runtime.process_group import World, all_reduce_sum, from_first, texts_of_all
 from distft.strategies.engine import Engine
 
 
@@ -70,17 +72,28 @@ class Saver:
         SaveFailed on every process when this one, or the one before it in the background, cannot be written.
         """
         self.finish()
-        self._agree(_attempt(begin, self.checkpoints, step) if self.world.is_first else "", step)
-        file = partial_dir(self.checkpoints, step) / rank_file(self.world.rank)
         chunks = list(chunks_of(engine))
+        numbers = sum(chunk.data.numel() for chunk in chunks)
+        everyones = all_reduce_sum(torch.tensor([numbers], device=self.world.device)).item()
+        self._agree(_attempt(self._begin, step, 4 * int(everyones)) if self.world.is_first else "", step)
+        file = partial_dir(self.checkpoints, step) / rank_file(self.world.rank)
         tensors: dict[str, Any] = {}
         for chunk in chunks:
             if chunk.is_first:
                 tensors.setdefault(chunk.name.slot, {})[chunk.name.name] = chunk.shape
         entry = self.pool.submit(write_file, file, self._snapshot(chunks)) if self.pool else _done(file, chunks)
-        self.pending = Pending(step, is_best, about, tensors, sum(chunk.data.numel() for chunk in chunks), entry)
+        self.pending = Pending(step, is_best, about, tensors, numbers, entry)
         if not self.pool:
             self.finish()
+
+    def _begin(self, step: int, size: int) -> None:
+        """Makes the folder to write into; OSError where `size` bytes have no room: filled to the last byte, the disk
+        would take no metrics either, and they end the run."""
+        begin(self.checkpoints, step)
+        free = shutil.disk_usage(self.checkpoints).free
+        if free < size:
+            few = f"{size / 2**20:,.1f} MiB are needed, {free / 2**20:,.1f} MiB are free"
+            raise OSError(ENOSPC, f"{strerror(ENOSPC)}: {few}", str(self.checkpoints))
 
     @property
     def is_written(self) -> bool:
@@ -121,12 +134,13 @@ class Saver:
     def _tidy(self, pending: Pending) -> None:
         """Marks the best and takes away what is kept no longer; what fails is told and left to the next save, because
         the checkpoint counts already."""
+        folder = step_dir(self.checkpoints, pending.step)
         try:
             if pending.is_best:
-                point(self.checkpoints / "best", step_dir(self.checkpoints, pending.step))
+                point(self.checkpoints / "best", folder)
             gone = retain(self.checkpoints, self.retention, self.superseded - {pending.step})
         except OSError as error:
-            print(f"the checkpoint of step {pending.step} is saved, but older ones could not be taken away: {error}")
+            print(f"{folder} is saved, but could not be made the best, or older ones taken away: {error}")
             return
         self.superseded = set()
         self.pool.submit(delete, gone) if self.pool else delete(gone)
@@ -154,7 +168,7 @@ class Saver:
             if self.world.is_first:
                 shutil.rmtree(partial_dir(self.checkpoints, step), ignore_errors=True)
             dist.barrier()
-            raise SaveFailed(f"the checkpoint of step {step} could not be saved: {error}")
+            raise SaveFailed(f"{step_dir(self.checkpoints, step)} could not be saved: {error}")
 
 
 def _whole_tensors(told: list[dict[str, Any]]) -> dict[str, Any]:

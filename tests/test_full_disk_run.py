@@ -1,0 +1,57 @@
+"""A real run whose disk fills up trains on without saving, then saves again; a disk without a byte is a clear end."""
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from distft.checkpoint.keep import latest
+from distft.run import RunFolder
+from tests.small_disk import fill, small_disk
+from tests.test_launch import end, start
+
+pytestmark = pytest.mark.slow
+
+
+def wait_for(happened: Callable[[], object], what: str) -> None:
+    deadline = time.monotonic() + 90
+    while not happened():
+        assert time.monotonic() < deadline, f"in vain: {what}"
+        time.sleep(0.05)
+
+
+def test_a_run_goes_on_through_a_full_disk_and_after_it(tmp_path: Path) -> None:
+    rows = [{"prompt": f"{i} and {i} is", "completion": str(2 * i)} for i in range(40)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with small_disk(tmp_path / "disk", 2**26) as disk:
+        run = RunFolder(disk / "full")
+        settings = ["train.max_steps=2000", "checkpoint.every_steps=5", "eval.at_ends=false", f"runs_dir={disk}"]
+
+        def saved() -> int:
+            folder = latest(run.checkpoints)
+            return int(folder.name.removeprefix("step-")) if folder else 0
+
+        def told() -> str:
+            return run.rank_log(1, 0).read_text() if run.rank_log(1, 0).is_file() else ""
+
+        process = start(tmp_path, "full", *settings, processes=2)
+        wait_for(saved, "a first checkpoint")
+        filler = fill(disk, 2**16)
+        wait_for(lambda: "Training goes on" in told(), "a save that fails")
+        steps, before = len(list(run.read_metrics())), saved()
+        wait_for(lambda: len(list(run.read_metrics())) > steps + 10, "training to go on")
+        assert saved() == before and "No space left on device" in told()
+        filler.unlink()
+        wait_for(lambda: saved() > before, "a save in the new room")
+        fill(disk)
+        code, _, shown = end(process)
+        assert code == 1 and "No space left on device" in shown.splitlines()[-3], shown
+        (disk / "filler").unlink()
+        kept, process = saved(), start(tmp_path, "full", *settings, processes=2)
+        wait_for(lambda: saved() > kept, "the run to continue")
+        run.stop.touch()
+        assert end(process)[0] == 75
+        done = [row["step"] for row in run.read_metrics("train")]
+        assert done == list(range(1, len(done) + 1)) and len(done) > kept
