@@ -30,7 +30,7 @@ def require():
     """Gives `require(program) -> path`: skips without the program, fails where DISTFT_REQUIRE names it."""
 
     def find(program: str) -> str:
-        path = shutil.which(program)
+        path = shutil.which(program, path=f"{os.environ['PATH']}:/usr/sbin")
         if path is None and program in os.environ.get("DISTFT_REQUIRE", "").split(","):
             pytest.fail(f"{program} is required here (DISTFT_REQUIRE) and not installed")
         if path is None:
