@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from distft.checkpoint.format import step_dir
-from distft.checkpoint.keep import complete, latest
+from distft.checkpoint.keep import best, complete, latest
 from distft.checkpoint.manifest import Damaged, read_manifest
 
 
@@ -31,16 +31,13 @@ def _started_from(folder: Path, resume: str) -> bool:
 def choose(checkpoints: Path, at: str) -> Path:
     """Returns the folder; ValueError names the checkpoints there are."""
     names = [folder.name for folder in complete(checkpoints)]
-    if at == "latest":
-        found = latest(checkpoints)
-    elif at == "best":
-        found = (checkpoints / "best").resolve() if (checkpoints / "best").exists() else None
+    if at in ("latest", "best"):
+        found = latest(checkpoints) if at == "latest" else best(checkpoints)
     else:
         step = at.removeprefix("step-")
         found = step_dir(checkpoints, int(step)) if step.isdigit() else None
     if found is None or found.name not in names:
-        there = (
-            ", ".join(["latest", *(["best"] if (checkpoints / "best").exists() else []), *names]) if names else "none"
-        )
+        words = ["latest", *(["best"] if best(checkpoints) else [])] if names else ["none"]
+        there = ", ".join([*words, *names])
         raise ValueError(f"at={at}: there is no such checkpoint. There are: {there}")
     return found

@@ -4,9 +4,10 @@ import fcntl
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
 
 from distft.checkpoint.format import MANIFEST, step_dir
 from distft.checkpoint.index import read_index, write_index
@@ -38,9 +39,9 @@ def latest(checkpoints: Path) -> Path | None:
 
 
 def best(checkpoints: Path) -> Path | None:
-    """Returns the checkpoint with the lowest held-out loss, where one is known."""
-    link = checkpoints / "best"
-    return link.resolve() if link.exists() else None
+    """Returns the checkpoint with the lowest held-out loss, where one is known; a link that leads elsewhere is none."""
+    folder = os.path.realpath(checkpoints / "best")
+    return next((each for each in complete(checkpoints) if os.path.realpath(each) == folder), None)
 
 
 def retain(checkpoints: Path, retention: Retention, superseded: set[int]) -> list[Path]:
@@ -53,21 +54,37 @@ def retain(checkpoints: Path, retention: Retention, superseded: set[int]) -> lis
     steps = [step for step in listed if step_dir(checkpoints, step).exists()]
     kept, current = best(checkpoints), [step for step in steps if step not in superseded]
     gone = superseded | set(retention.goes(current, int(kept.name.removeprefix("step-")) if kept else None))
-    gone = {step for step in gone if not _in_use(step_dir(checkpoints, step))}
-    leaving = [_leave(step_dir(checkpoints, step)) for step in gone if step in steps]
-    if leaving:
+    leaving = {step: _leave(step_dir(checkpoints, step)) for step in sorted(gone) if step in steps}
+    gone -= {step for step, folder in leaving.items() if folder is None}
+    folders = [folder for folder in leaving.values() if folder]
+    if folders:
         sync(checkpoints)  # the index lists them until then: what it does not list would stay for ever
     if set(listed) != set(steps) - gone:
         write_index(checkpoints, set(steps) - gone)
-    return leaving
+    return folders
 
 
-def _leave(folder: Path) -> Path:
-    """Makes a checkpoint vanish by a rename, so a half deleted one never counts; returns its new name."""
+def _leave(folder: Path) -> Path | None:
+    """Makes a checkpoint vanish by a rename, so a half deleted one never counts; returns its new name.
+
+    None, and nothing is changed, while another program is reading it.
+    """
     leaving = folder.with_name(f".{folder.name}.leaving")
-    shutil.rmtree(leaving, ignore_errors=True)
-    os.replace(folder, leaving)
+    with ExitStack() as held:
+        with suppress(FileNotFoundError):
+            if not _lock(held.enter_context((folder / MANIFEST).open())):
+                return None
+        shutil.rmtree(leaving, ignore_errors=True)
+        os.replace(folder, leaving)  # under the lock: whoever comes to read it now will find it gone
     return leaving
+
+
+def _lock(handle: TextIO) -> bool:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
 
 
 def delete(folders: Sequence[Path]) -> None:
@@ -78,18 +95,15 @@ def delete(folders: Sequence[Path]) -> None:
 
 @contextmanager
 def reading(folder: Path) -> Iterator[None]:
-    """Keeps `folder` from being deleted by a run that goes on meanwhile."""
-    with (folder / MANIFEST).open() as handle:
-        fcntl.flock(handle, fcntl.LOCK_SH)
-        yield
-
-
-def _in_use(folder: Path) -> bool:
+    """Keeps `folder` from being deleted by a run that goes on meanwhile; RuntimeError when that has just happened."""
+    manifest = folder / MANIFEST
+    gone = f"{folder} has been deleted meanwhile, as checkpoint.keep has it. Nearest: at=latest"
     try:
-        with (folder / MANIFEST).open() as handle:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
-    except OSError:
-        return True
-    return False
+        handle = manifest.open()
+    except FileNotFoundError as error:
+        raise RuntimeError(gone) from error
+    with handle:
+        fcntl.flock(handle, fcntl.LOCK_SH)
+        if not (manifest.exists() and os.path.samestat(os.fstat(handle.fileno()), manifest.stat())):
+            raise RuntimeError(gone)
+        yield

@@ -15,7 +15,7 @@ from distft.runtime.seals import Damaged, Seal
 
 
 def write_manifest(folder: Path, body: dict[str, Any]) -> None:
-    write_json(folder / MANIFEST, {"sha256": _seal(body), "body": body})
+    write_json(folder / MANIFEST, {"sha256": hash_of_body(body), "body": body})
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -23,7 +23,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     file = folder / MANIFEST
     try:
         manifest = read_json(file)
-        if manifest["sha256"] == _seal(manifest["body"]):
+        if manifest["sha256"] == hash_of_body(manifest["body"]):
             return manifest["body"]
     except FileNotFoundError as error:
         raise Damaged(f"{file} is missing") from error
@@ -43,5 +43,6 @@ def check_all(folder: Path) -> None:
         seal.check(file)
 
 
-def _seal(body: Any) -> str:
+def hash_of_body(body: Any) -> str:
+    """Returns the sha256 of what a JSON file says, however it is spaced."""
     return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()

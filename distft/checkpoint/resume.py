@@ -9,7 +9,7 @@ from pathlib import Path
 
 from distft.checkpoint.choose import candidates
 from distft.checkpoint.format import MANIFEST, step_dir
-from distft.checkpoint.index import read_index
+from distft.checkpoint.index import damage_of, read_index
 from distft.checkpoint.read import Checkpoint, verify
 from distft.runtime.process_group import World, from_first
 from distft.runtime.seals import Damaged
@@ -22,11 +22,12 @@ def find(checkpoints: Path, resume: str, world: World, use: Use = verify) -> Che
 
     use: reads the whole checkpoint on every process, and raises Damaged on every one when a byte is not what was
     written; then the next one is taken. What is passed over is printed with the reason. RuntimeError on every process
-    when a named one is damaged.
+    when a named one is damaged, or all of them: a run that has trained never starts anew unasked.
     """
+    passed_over: list[str] = []
     listed = candidates(checkpoints, resume) if world.is_first else []
     if world.is_first and resume == "auto":
-        _tell_unpublished(checkpoints)
+        _tell_unlisted(checkpoints)
     while name := from_first(str(listed.pop(0)) if listed else "", world):
         try:
             checkpoint = Checkpoint(Path(name), world)
@@ -35,12 +36,18 @@ def find(checkpoints: Path, resume: str, world: World, use: Use = verify) -> Che
         except Damaged as error:
             if Path(name) == Path(resume):
                 raise RuntimeError(f"checkpoint.resume={resume} cannot be resumed: {error}") from error
-            print(f"passed over {name}: {error}")
+            passed_over.append(f"passed over {name}: {error}")
+            print(passed_over[-1])
+    if passed_over:
+        first = f"no checkpoint in {checkpoints} can be resumed: {passed_over[0]}"
+        raise RuntimeError(f"{first}. Nearest: checkpoint.resume=never, which starts anew and deletes them")
     return None
 
 
-def _tell_unpublished(checkpoints: Path) -> None:
-    """Prints what was begun and never came to count."""
+def _tell_unlisted(checkpoints: Path) -> None:
+    """Prints what is wrong with the index, and what was begun and never came to count."""
+    if damage := damage_of(checkpoints):
+        print(damage)
     for step in reversed(read_index(checkpoints)):
         if not (step_dir(checkpoints, step) / MANIFEST).is_file():
             print(f"passed over {step_dir(checkpoints, step)}: it has no {MANIFEST}")

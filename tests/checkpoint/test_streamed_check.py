@@ -109,7 +109,8 @@ def test_when_all_are_damaged_the_optimizer_is_one_that_has_not_stepped(checkpoi
     for step in (3, 4):
         flip(step_dir(checkpoints, step) / rank_file(0), -1)
     engine = fresh_engine(world)
-    assert find(checkpoints, "auto", world, partial(restore, engine)) is None
+    with pytest.raises(RuntimeError, match="no checkpoint in .* can be resumed"):
+        find(checkpoints, "auto", world, partial(restore, engine))
     assert not engine.optimizer.state
 
 
