@@ -52,6 +52,8 @@ def save_all(folder: Path, world: World) -> None:
             mark(folder, f"start-{step}-{attempt}-{int(is_best)}", world.rank)
             saver.start(engine, step, {"attempt": attempt}, is_best)
             saver.finish()
+            while world.is_first and list(checkpoints.glob(".*.leaving")):
+                pass  # deleted by this thread and another, the order of calls would not be known
             mark(folder, f"saved-{step}-{attempt}-{int(is_best)}", world.rank)
 
 
