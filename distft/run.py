@@ -117,7 +117,10 @@ class RunFolder:
     def read_status(self) -> dict[str, Any]:
         """Returns state, step, attempt, exit_code, error; all empty before the first write."""
         empty = {"state": None, "step": 0, "attempt": 0, "exit_code": None, "error": None}
-        return empty | (read_json(self.status) if self.status.is_file() else {})
+        try:
+            return empty | read_json(self.status)
+        except FileNotFoundError:
+            return empty
 
     def write_status(self, **changes: Any) -> None:
         """Merges `changes` into status.json by one atomic rename."""
@@ -134,13 +137,36 @@ class RunFolder:
                     yield row
 
 
+class StepReport:
+    """Tells in status.json which step a running attempt is at, for the one process that writes there.
+
+    Trap: on a shared filesystem every file made or renamed is a request to one server. So the file is not read back,
+    and replaced at most once in SECONDS; metrics.jsonl has every step.
+    """
+
+    SECONDS = 1.0
+
+    def __init__(self, run: RunFolder) -> None:
+        self.run = run
+        self.others = run.read_status() | {"state": "running", "host": socket.gethostname()}
+        self.due = 0.0
+
+    def tell(self, step: int) -> None:
+        if time.monotonic() >= self.due:
+            write_json(self.run.status, self.others | {"step": step, "time": time.time()})
+            self.due = time.monotonic() + self.SECONDS
+
+
 def read_json(path: Path) -> Any:
     return json.loads(path.read_text())
 
 
 def write_json(path: Path, value: Any) -> None:
     """Writes `value` so that a reader sees the old file or the new one, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    beside.write_text(json.dumps(value, indent=2) + "\n")
+    beside, text = path.with_name(f".{path.name}.{os.getpid()}"), json.dumps(value, indent=2) + "\n"
+    try:
+        beside.write_text(text)
+    except FileNotFoundError:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside.write_text(text)
     os.replace(beside, path)

@@ -19,8 +19,9 @@ from distft.data.steps import Base, Order, step_borders
 from distft.evaluate.held_out import held_out
 from distft.losses.outputs import logits
 from distft.models.skeleton import architecture, blocks, checkpoint_activations, skeleton
+from distft.models.staging import stage
 from distft.optim.groups import check_in_force, decay_groups
-from distft.run import Plan, RunFolder, write_json
+from distft.run import Plan, RunFolder, StepReport, write_json
 from distft.runtime.determinism import in_force
 from distft.runtime.metrics import MetricsLog
 from distft.runtime.precision import compute_dtype
@@ -41,6 +42,7 @@ def train(run: RunFolder, attempt: int, world: World) -> None:
     config, plan = run.read_config(), run.read_plan()
     if world.size != plan.world:
         raise RuntimeError(f"the launcher started {world.size} processes, the plan is for {plan.world}")
+    plan = stage(plan, config["launcher"]["stage"], config["launcher"]["stage_dir"], world)
     feed = make_feed(config, plan, world)
     engine = make_engine(config, plan, world)
     start_step = steps_done(load(engine, make_skeleton(config, plan), config, plan, run, world), plan)
@@ -68,6 +70,7 @@ def train(run: RunFolder, attempt: int, world: World) -> None:
 def evaluate(run: RunFolder, attempt: int, world: World) -> None:
     """Evaluates the checkpoint that the config of folder `run` names on the held-out rows, into metrics.json."""
     config, plan = run.read_config(), run.read_plan()
+    plan = stage(plan, config["launcher"]["stage"], config["launcher"]["stage_dir"], world)
     engine = make_engine(config, plan, world)
     checkpoint = load(engine, make_skeleton(config, plan), config, plan, run, world)
     step = checkpoint.step if checkpoint else 0
@@ -160,12 +163,13 @@ def make_hooks(
     world: World,
 ) -> Hooks:
     """Returns what the loop calls at step borders; only rank 0 writes to the run folder's own files."""
-    metrics = MetricsLog(run.metrics, start_step) if world.is_first else None
+    files = (MetricsLog(run.metrics, start_step), StepReport(run)) if world.is_first else None
 
     def log(row: Values) -> None:
-        if metrics is not None:
+        if files is not None:
+            metrics, report = files
             metrics.write(row)
-            run.write_status(state="running", step=row["step"])
+            report.tell(row["step"])
 
     signalled = listen()
     return Hooks(

@@ -1,7 +1,9 @@
 """What processes ask the kernel for, by strace: which files they look at and read, in what pieces."""
 
 import re
+import signal
 import subprocess
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +12,7 @@ CALLS = (
     "open,openat,stat,lstat,newfstatat,statx,access,faccessat,faccessat2,readlink,readlinkat,getdents,getdents64,"
     "read,pread64,readv,preadv,preadv2,mmap,write,mkdir,mkdirat,rename,renameat,renameat2,unlink,unlinkat"
 )
+_STRACE = ("strace", "-ff", "-y", "-ttt", "-s", "0", "-e", f"trace={CALLS}", "-e", "signal=none")
 _LINE = re.compile(r"^(?P<time>\d+\.\d+) (?P<call>\w+)\((?P<given>.*)\) += (?P<answer>-?\w+)")
 
 
@@ -31,9 +34,8 @@ class Call:
 def trace(command: Sequence[str], folder: Path, seconds: float = 280, **options: object) -> list[Call]:
     """Runs a command with all that it starts, and returns its calls; AssertionError when it fails."""
     folder.mkdir()
-    strace = ["strace", "-ff", "--seccomp-bpf", "-y", "-ttt", "-s", "0", "-e", f"trace={CALLS}", "-e", "signal=none"]
     done = subprocess.run(
-        [*strace, "-o", str(folder / "calls"), *command],
+        [*_STRACE, "--seccomp-bpf", "-o", str(folder / "calls"), *command],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -41,6 +43,28 @@ def trace(command: Sequence[str], folder: Path, seconds: float = 280, **options:
         **options,  # pyright: ignore[reportCallIssue, reportArgumentType]
     )
     assert done.returncode == 0, done.stdout[-3000:]
+    return _read(folder)
+
+
+def watch(process: int, folder: Path, seconds: float) -> list[Call]:
+    """Returns what a running process, and all that it has started, calls in the next `seconds`."""
+    folder.mkdir()
+    watched = [word for each in (process, *_descendants(process)) for word in ("-p", str(each))]
+    strace = subprocess.Popen([*_STRACE, "-o", str(folder / "calls"), *watched], stderr=subprocess.DEVNULL)
+    time.sleep(seconds)
+    strace.send_signal(signal.SIGINT)
+    strace.wait(30)
+    return _read(folder)
+
+
+def _descendants(process: int) -> Iterator[int]:
+    for children in Path(f"/proc/{process}/task").glob("*/children"):
+        for child in map(int, children.read_text().split()):
+            yield child
+            yield from _descendants(child)
+
+
+def _read(folder: Path) -> list[Call]:
     return sorted((call for file in folder.iterdir() for call in _calls(file)), key=lambda call: call.time)
 
 

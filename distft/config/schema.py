@@ -208,6 +208,13 @@ KEYS = (
     Key("launcher.nodes", (int,), "machines", at_least=1),
     Key("launcher.processes_per_node", (int, str), "auto: one per accelerator, else 1", at_least=1, choices=("auto",)),
     Key("launcher.wait", (bool,), "false: return with the job's id"),
+    Key(
+        "launcher.stage",
+        (str,),
+        "node_local: one process of each node copies model and rows to the node's own disk first; copies are kept",
+        choices=("none", "node_local"),
+    ),
+    Key("launcher.stage_dir", _optional(str), "where to; null: $SLURM_TMPDIR, $TMPDIR or /tmp of the node"),
 )
 BY_PATH = {key.path: key for key in KEYS}
 TARGET_GROUPS = ("strategy", "optimizer", "schedule", "loss", "tuning", "tracker", "launcher")

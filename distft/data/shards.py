@@ -11,6 +11,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from distft.run import read_json
+
+MANIFEST = "manifest.json"  # of a folder that `prepare` has written whole
 SHARD_BYTES = 64 * 2**20
 SCHEMA = pa.schema(
     [
@@ -75,7 +78,7 @@ class Rows:
 
     def __init__(self, folder: Path | str, split: str, shards: Sequence[int] | None = None) -> None:
         self.folder, self.split = Path(folder), split
-        present = sorted(self.folder.glob(f"{split}-*.arrow"))
+        present = _present(self.folder, split)
         wanted = range(len(present)) if shards is None else shards
         missing = [number for number in wanted if not 0 <= number < len(present)]
         if missing:
@@ -137,6 +140,14 @@ class _View:
 
 def shard_name(split: str, number: int) -> str:
     return f"{split}-{number:05d}.arrow"
+
+
+def _present(folder: Path, split: str) -> list[Path]:
+    """Returns the shards that the manifest names: the listing of a shared disk may lag behind what is there."""
+    try:
+        return [folder / name for name in read_json(folder / MANIFEST)["files"].get(split, [])]
+    except FileNotFoundError:
+        return sorted(folder.glob(f"{split}-*.arrow"))
 
 
 def _open(path: Path) -> pa.RecordBatch:

@@ -4,9 +4,10 @@ Trap: nothing is forwarded to the processes; a request to stop is a file, and th
 """
 
 import json
+import os
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from typing import Any
@@ -17,7 +18,9 @@ from distft.runtime import stop
 from distft.runtime.errors import Failure
 
 Row = dict[str, Any]
-_SECONDS_BETWEEN_LOOKS = 0.2
+_SECONDS_BETWEEN_LOOKS = 0.2  # at the process, and for signals
+_SECONDS_BETWEEN_READS = 0.5  # of metrics.jsonl; longer where the steps are longer
+_READ_BYTES = 2**20
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 
 
@@ -33,30 +36,52 @@ class NewRows:
         self._end = 0
         self._last_line = b""
         self._last_step: dict[str, int] = {}
+        self._due = 0.0
+        self._step_seconds = 0.0
+
+    def read_when_due(self) -> Iterator[Row]:
+        """Yields complete new rows; looks at the file, on a disk that thousands may share, once a step at most."""
+        if time.monotonic() >= self._due:
+            yield from self.read()
+            self._due = time.monotonic() + max(_SECONDS_BETWEEN_READS, self._step_seconds)
 
     def read(self) -> Iterator[Row]:
         """Yields complete new rows, in order."""
         for line in self._new_lines():
             row = json.loads(line)
+            self._step_seconds = row.get("seconds", self._step_seconds)
             if row["step"] > self._last_step.get(row["split"], -1):
                 self._last_step[row["split"]] = row["step"]
                 yield row
 
     def _new_lines(self) -> list[bytes]:
-        if not self._path.is_file():
+        try:
+            file = os.open(self._path, os.O_RDONLY)
+        except FileNotFoundError:
             return []
-        with self._path.open("rb") as file:
+        try:
             start = self._end - len(self._last_line)
-            file.seek(start)
-            data = file.read()
+            data = _read_from(file, start)
             if not data.startswith(self._last_line):
-                start, self._last_line = file.seek(0), b""
-                data = file.read()
+                start, self._last_line = 0, b""
+                data = _read_from(file, start)
+        finally:
+            os.close(file)
         lines = data[: data.rfind(b"\n") + 1].splitlines(keepends=True)
         new = lines[1:] if self._last_line else lines
         self._end = start + sum(map(len, lines))
         self._last_line = lines[-1] if lines else b""
         return new
+
+
+def _read_from(file: int, start: int) -> bytes:
+    """Returns what a file holds from byte `start` on; asks for no more than that, where Python's own asks its size."""
+    data = b""
+    while True:
+        part = os.pread(file, _READ_BYTES, start + len(data))
+        data += part
+        if len(part) < _READ_BYTES or b"\n" not in part:  # the end, or no file of lines: a device has no end
+            return data
 
 
 def follow(
@@ -73,13 +98,17 @@ def follow(
     and the outcome names the signal.
     """
     rows = NewRows(run)
+
+    def show(new: Iterable[Row]) -> None:
+        for row in new:
+            for watch in watchers:
+                watch(row)
+
     with _caught(_SIGNALS) as caught:
         deadline = float("inf")
         while True:
             outcome = handle.wait(_SECONDS_BETWEEN_LOOKS)
-            for row in rows.read():
-                for watch in watchers:
-                    watch(row)
+            show(rows.read_when_due() if outcome is None else rows.read())
             if outcome is not None:
                 return outcome
             if caught and deadline == float("inf"):
@@ -87,7 +116,9 @@ def follow(
                 _ask_to_stop(run, attempt, caught[0], grace_seconds, say)
             elif len(caught) > 1 or time.monotonic() > deadline:
                 why = "asked twice" if len(caught) > 1 else f"no step ended within {grace_seconds:.0f} s"
-                return _end_by_force(run, handle, caught[0], why, say)
+                outcome = _end_by_force(run, handle, caught[0], why, say)
+                show(rows.read())
+                return outcome
 
 
 @contextmanager

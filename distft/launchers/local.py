@@ -30,7 +30,10 @@ class Local:
         grace_seconds: float = 300,
         parallel_runs: int = 1,
         program: str = "distft.rank",
+        stage: Literal["none", "node_local"] = "none",
+        stage_dir: str | None = None,
     ):
+        """stage, stage_dir: for the ranks, which read them in the run's config."""
         if nodes != 1:
             raise ValueError(
                 f"launcher.nodes={nodes}: launcher=local is this machine alone. Nearest: launcher.nodes=1, "

@@ -47,6 +47,18 @@ def launcher_to_come(facts: Facts) -> str | None:
 
 
 @rule(
+    ("launcher.stage_dir", "launcher.stage"),
+    "launcher.stage_dir with launcher.stage=none",
+    "nothing is copied",
+)
+def stage_dir_unused(facts: Facts) -> str | None:
+    folder = facts["launcher.stage_dir"]
+    if folder is None or facts["launcher.stage"] != "none":
+        return None
+    return f"launcher.stage_dir={folder} has no effect with launcher.stage=none. Nearest: launcher.stage=node_local"
+
+
+@rule(
     ("strategy.shard_size", *_WORLD),
     "hsdp with groups that do not divide the processes",
     "every group holds one whole copy",

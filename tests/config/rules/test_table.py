@@ -21,6 +21,7 @@ BROKEN = {
     "nodes_here": (["launcher.nodes=2"], "launcher=slurm launcher.nodes=2"),
     "processes_here": (["launcher.processes_per_node=8"], "4"),
     "launcher_to_come": (["launcher=slurm"], "launcher=local"),
+    "stage_dir_unused": (["launcher.stage_dir=/scratch"], "launcher.stage=node_local"),
     "shard_size": (["strategy=hsdp", "strategy.shard_size=3", "launcher.processes_per_node=4"], "2"),
     "shard_size_unused": (["strategy=ddp", "strategy.shard_size=2"], "strategy=hsdp"),
     "persist_unused": (["strategy=zero2", "strategy.persist_parameters=100"], "strategy=zero3"),

@@ -1,0 +1,72 @@
+"""A run leaves the shared disk in peace: one look at its folder a step, of one process of the whole job (by strace)."""
+
+import json
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from distft.run import RunFolder
+from tests.launchers.fake_run import wait_for_rows
+from tests.traced import Call, watch
+
+SECONDS = 5
+STATS = {"stat", "lstat", "newfstatat", "statx", "access", "faccessat", "faccessat2", "readlink", "readlinkat"}
+Traced = tuple[RunFolder, list[Call]]
+
+
+@pytest.fixture(scope="module")
+def traced(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Traced]:
+    """A run of two ranks, and what all its processes call on its folder in SECONDS of steady steps."""
+    folder = tmp_path_factory.mktemp("quiet")
+    rows = [{"prompt": f"{number} and {number} is", "completion": str(2 * number)} for number in range(40)]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    settings = ["model=gpt2", "model.tiny=true", "data.eval=0.2", f"data.train={folder / 'rows.jsonl'}", "name=quiet"]
+    settings += ["train.epochs=null", "train.max_steps=100000", "train.global_batch_size=4"]
+    settings += ["train.micro_batch_size=2", "launcher.processes_per_node=2", f"runs_dir={folder / 'runs'}"]
+    settings += [f"cache_dir={folder / 'cache'}", "launcher.program=tests.launchers.eager_rank"]
+    run = RunFolder(folder / "runs" / "quiet")
+    with (folder / "log").open("w") as log:
+        launch = subprocess.Popen([sys.executable, "-m", "distft.launch", *settings], stdout=log, stderr=log)
+    try:
+        wait_for_rows(run)
+        time.sleep(2)
+        calls = watch(launch.pid, folder / "trace", SECONDS)
+        assert launch.poll() is None, (folder / "log").read_text()
+        yield run, [call for call in calls if call.path.startswith(str(run.path))]
+    finally:
+        launch.kill()
+        launch.wait()
+
+
+def num_steps(traced: Traced) -> int:
+    run, calls = traced
+    return sum(call.name == "write" and call.path == str(run.metrics) for call in calls)
+
+
+@pytest.mark.slow
+def test_a_step_costs_one_look_at_most(traced: Traced) -> None:
+    """Of all ranks, the elastic process and the command that shows the run."""
+    run, calls = traced
+    steps = num_steps(traced)
+    counts = Counter((call.name, Path(call.path).name.partition(".json.")[0]) for call in calls)
+    for (name, file), count in counts.most_common():
+        print(f"{count / steps:.2f} a step: {name} {file}")
+    assert steps > 10
+    assert sum(call.name in STATS for call in calls) <= steps + 1  # a step may be cut in two by the end of the trace
+    assert not [call for call in calls if call.name.startswith("getdents") or call.name.startswith("mkdir")]
+    assert sum(call.name == "openat" and call.path == str(run.stop) for call in calls) <= steps + 1
+
+
+@pytest.mark.slow
+def test_one_rank_and_the_command_alone_touch_the_folder(traced: Traced) -> None:
+    run, calls = traced
+    looking = {call.process for call in calls if call.path == str(run.stop)}
+    writing = {call.process for call in calls if call.name == "write"}
+    assert len(looking) == 1 and looking == writing
+    others = [call for call in calls if call.process not in looking]
+    assert {call.path for call in others} <= {str(run.metrics)} and len({call.process for call in others}) <= 1

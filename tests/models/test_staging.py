@@ -1,0 +1,190 @@
+"""Model and rows are copied to a node's disk once, whole or not at all, and nothing else changes."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+from distft.data.shards import Rows
+from distft.data.tokenizers import byte_tokenizer
+from distft.models import staging
+from distft.models.staging import stage
+from distft.run import Plan, RunFolder
+from distft.runtime.process_group import World
+from distft.runtime.seals import BLOCK
+from tests.alone import alone
+from tests.rows import write_rows
+from tests.stage_once import NODES, RANKS_OF_NODE
+from tests.traced import trace
+from tests.train_cases import tiny_model
+
+
+def make_plan(model_dir: Path, data_dir: Path) -> Plan:
+    counts = dict.fromkeys(("nodes", "processes_per_node", "world", "micro_batch_size", "accumulation", "steps"), 1)
+    more = dict.fromkeys(("rows", "eval_rows", "epochs", "tokens", "parameters"), 1)
+    folders = {"model_dir": str(model_dir), "tokenizer_dir": None, "data_dir": str(data_dir)}
+    return Plan(**counts, **more, **folders, estimated=False, memory={})  # pyright: ignore[reportArgumentType]
+
+
+@pytest.fixture
+def plan(tmp_path: Path) -> Plan:
+    """A model of two files, one of them of 20 MiB, with what no rank needs beside them, and rows of two splits."""
+    model_dir, data_dir = tmp_path / "model", write_rows(tmp_path / "rows")
+    model_dir.mkdir()
+    for name, size in (("a.safetensors", 20 * 2**20), ("b.safetensors", 3000), ("pytorch_model.bin", 5000)):
+        (model_dir / name).write_bytes(os.urandom(size))
+    weights = {"weight_map": {"x": "a.safetensors", "y": "b.safetensors"}}
+    (model_dir / "model.safetensors.index.json").write_text(json.dumps(weights))
+    (model_dir / "config.json").write_text("{}")
+    files = {split: [f"{split}-00000.arrow"] for split in ("train", "eval")}
+    (data_dir / "manifest.json").write_text(json.dumps({"files": files}))
+    return make_plan(model_dir, data_dir)
+
+
+@pytest.fixture(scope="module")
+def world() -> Iterator[World]:
+    with alone() as world:
+        yield world
+
+
+def staged(plan: Plan, folder: Path, world: World) -> tuple[Path, Path]:
+    found = stage(plan, "node_local", str(folder), world)
+    return Path(str(found.model_dir)), Path(str(found.data_dir))
+
+
+def is_copy(copy: Path, original: str | None) -> bool:
+    return all(file.read_bytes() == (Path(str(original)) / file.name).read_bytes() for file in copy.iterdir())
+
+
+def test_every_file_that_a_rank_reads_is_copied_and_nothing_else(plan: Plan, tmp_path: Path, world: World) -> None:
+    model, rows = staged(plan, tmp_path / "disk", world)
+    assert is_copy(model, plan.model_dir) and is_copy(rows, plan.data_dir)
+    assert {file.name for file in model.iterdir()} == {
+        "config.json", "model.safetensors.index.json", "a.safetensors", "b.safetensors"
+    }  # fmt: skip
+    assert len(Rows(rows, "train")) == len(Rows(str(plan.data_dir), "train"))
+    assert stage(plan, "none", None, world) == plan
+
+
+def test_a_node_copies_each_file_once_for_all_its_ranks_and_runs(plan: Plan, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    for node in range(NODES):
+        (out / f"node-{node}").mkdir(parents=True)
+    (tmp_path / "plan.json").write_text(json.dumps(asdict(plan)))
+    command = [sys.executable, "-m", "tests.stage_once", str(out), str(tmp_path / "plan.json")]
+    calls = [call for call in trace(command, tmp_path / "trace") if call.is_read]
+    for source in (Path(str(plan.model_dir)), Path(str(plan.data_dir))):
+        for file in source.glob("*[wt]"):  # safetensors are read by those who copy alone, and so are arrow files
+            read = sum(call.answer for call in calls if call.path == str(file))
+            assert read == NODES * file.stat().st_size
+    big = [call.answer for call in calls if call.path.endswith("/model/a.safetensors") and call.answer]
+    assert sorted(big) == sorted([BLOCK, 4 * 2**20] * NODES)
+    for rank in range(NODES * RANKS_OF_NODE):
+        given = json.loads((out / f"{rank}.json").read_text())
+        assert given["model_dir"].startswith(str(out / f"node-{rank // RANKS_OF_NODE}"))
+        assert is_copy(Path(given["model_dir"]), plan.model_dir)
+
+
+def test_a_copy_cut_off_by_a_kill_is_not_used(plan: Plan, tmp_path: Path, world: World) -> None:
+    child = os.fork()
+    if not child:
+        die_in_the_middle(Path(str(plan.model_dir)), tmp_path / "disk" / f"distft-{os.getuid()}")
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    [left] = (tmp_path / "disk").glob("distft-*/.*.part")
+    assert (left / "a.safetensors").stat().st_size == BLOCK
+    model, rows = staged(plan, tmp_path / "disk", world)
+    assert is_copy(model, plan.model_dir) and is_copy(rows, plan.data_dir) and not left.exists()
+
+
+def die_in_the_middle(source: Path, root: Path) -> None:
+    """Copies one block of the big file and is gone; a forked process has no group, so it names the files itself."""
+
+    def copy(source: Path, file: Any, into: Path) -> None:
+        if file[0] == "a.safetensors":
+            with (source / file[0]).open("rb") as given, (into / file[0]).open("wb", buffering=0) as cut:
+                cut.write(given.read(BLOCK))
+            os.kill(os.getpid(), signal.SIGKILL)
+        shutil.copy(source / file[0], into)
+
+    try:
+        root.mkdir(parents=True)
+        staging._copy = copy
+        described = staging._described(str(source), staging._model_files)
+        staging.copied(source, described[1] if described else [], root)
+    finally:
+        os._exit(1)
+
+
+def test_what_a_cleaner_took_away_is_copied_again(plan: Plan, tmp_path: Path, world: World) -> None:
+    model, _ = staged(plan, tmp_path / "disk", world)
+    (model / "b.safetensors").unlink()
+    assert staged(plan, tmp_path / "disk", world)[0] == model and is_copy(model, plan.model_dir)
+    assert (model / "b.safetensors").is_file()
+
+
+def test_another_model_in_the_same_place_is_another_copy(plan: Plan, tmp_path: Path, world: World) -> None:
+    before, _ = staged(plan, tmp_path / "disk", world)
+    file = Path(str(plan.model_dir)) / "b.safetensors"
+    file.write_bytes(os.urandom(file.stat().st_size))
+    after, _ = staged(plan, tmp_path / "disk", world)
+    assert after != before and is_copy(after, plan.model_dir)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
+def test_what_does_not_fit_is_told_with_its_sizes(plan: Plan, tmp_path: Path, world: World) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(disk)], check=False).returncode:
+        pytest.skip("cannot mount here")
+    try:
+        with pytest.raises(RuntimeError, match=r"0\.01 GiB free, .*/model takes 0\.02 GiB. Nearest: another launcher"):
+            staged(plan, disk, world)
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="giving a folder away needs root")
+def test_a_folder_of_another_user_is_refused(plan: Plan, tmp_path: Path, world: World) -> None:
+    theirs = tmp_path / f"distft-{os.getuid()}"
+    theirs.mkdir()
+    os.chown(theirs, 12345, 12345)
+    with pytest.raises(RuntimeError, match="is not yours"):
+        staged(plan, tmp_path, world)
+
+
+@pytest.mark.slow
+def test_training_from_copies_is_bitwise_the_same(tmp_path: Path) -> None:
+    """The whole command, from a model with files, on two ranks: losses and final weights."""
+    model_dir = tmp_path / "model"
+    AutoModelForCausalLM.from_config(tiny_model("gpt2").config).save_pretrained(model_dir)
+    byte_tokenizer().save_pretrained(model_dir)
+    rows = [{"prompt": f"{number} and {number} is", "completion": str(2 * number)} for number in range(40)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    plain = run(tmp_path, "plain")
+    local = run(tmp_path, "local", "launcher.stage=node_local", f"launcher.stage_dir={tmp_path / 'disk'}")
+    losses = [row["loss"] for row in plain.read_metrics()]
+    assert len(losses) == 5 and losses == [row["loss"] for row in local.read_metrics()]
+    weights, same = load_file(plain.final / "model.safetensors"), load_file(local.final / "model.safetensors")
+    assert weights.keys() == same.keys() and all(torch.equal(weights[name], same[name]) for name in weights)
+    assert len([*(tmp_path / "disk").glob("distft-*/[!.]*")]) == 2  # a model, and rows
+
+
+def run(folder: Path, name: str, *overrides: str) -> RunFolder:
+    settings = [f"model.path={folder / 'model'}", "model=gpt2", "data.eval=0.2", f"data.train={folder / 'rows.jsonl'}"]
+    settings += ["train.epochs=null", "train.max_steps=3", "train.global_batch_size=4", "train.micro_batch_size=2"]
+    settings += [f"name={name}", f"runs_dir={folder / 'runs'}", f"cache_dir={folder / 'cache'}"]
+    command = [sys.executable, "-m", "distft.launch", *settings, "launcher.processes_per_node=2", *overrides]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    return RunFolder(folder / "runs" / name)

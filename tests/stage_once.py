@@ -1,0 +1,29 @@
+"""Four ranks on two nodes, which differ by their TMPDIR, stage a model and rows: `python -m tests.stage_once OUT PLAN`.
+
+Twice, as two runs do; each rank writes what it was given to OUT/RANK.json.
+"""
+
+import os
+import sys
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+
+from distft.models.staging import stage
+from distft.run import Plan, read_json, write_json
+from distft.runtime.process_group import World
+from tests.forked import fork_ranks
+
+NODES, RANKS_OF_NODE = 2, 2
+
+
+def stage_twice(out: Path, plan: Plan, world: World) -> None:
+    os.environ["TMPDIR"] = str(out / f"node-{world.rank // RANKS_OF_NODE}")
+    first, again = (stage(plan, "node_local", None, world) for _ in range(2))
+    assert first == again
+    write_json(out / f"{world.rank}.json", asdict(first))
+
+
+if __name__ == "__main__":
+    out, plan = map(Path, sys.argv[1:])
+    fork_ranks(NODES * RANKS_OF_NODE, partial(stage_twice, out, Plan(**read_json(plan))))
