@@ -12,6 +12,7 @@ from typing import TextIO
 from distft.checkpoint.format import MANIFEST, step_dir
 from distft.checkpoint.index import read_index, write_index
 from distft.runtime.disk import sync
+from distft.runtime.seals import Damaged
 
 
 @dataclass(frozen=True)
@@ -80,10 +81,13 @@ def _leave(folder: Path) -> Path | None:
 
 
 def _lock(handle: TextIO) -> bool:
+    """Returns whether nobody reads; on a disk that knows no locks nobody can tell, and it is taken for granted."""
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except BlockingIOError:
         return False
+    except OSError:
+        return True
     return True
 
 
@@ -95,15 +99,16 @@ def delete(folders: Sequence[Path]) -> None:
 
 @contextmanager
 def reading(folder: Path) -> Iterator[None]:
-    """Keeps `folder` from being deleted by a run that goes on meanwhile; RuntimeError when that has just happened."""
+    """Keeps `folder` from being deleted by a run that goes on meanwhile; Damaged when that has just happened."""
     manifest = folder / MANIFEST
     gone = f"{folder} has been deleted meanwhile, as checkpoint.keep has it. Nearest: at=latest"
     try:
         handle = manifest.open()
     except FileNotFoundError as error:
-        raise RuntimeError(gone) from error
+        raise Damaged(gone) from error
     with handle:
-        fcntl.flock(handle, fcntl.LOCK_SH)
+        with suppress(OSError):  # a disk that knows no locks
+            fcntl.flock(handle, fcntl.LOCK_SH)
         if not (manifest.exists() and os.path.samestat(os.fstat(handle.fileno()), manifest.stat())):
-            raise RuntimeError(gone)
+            raise Damaged(gone)
         yield

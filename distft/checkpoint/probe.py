@@ -1,12 +1,16 @@
 """What the live model says on a few tokens, kept beside a checkpoint so that an export can be held against it."""
 
+import os
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
 from distft.checkpoint.tensors import save_tensors
+from distft.runtime.disk import sync
+from distft.runtime.seals import Damaged
 
 PROBE = "probe.safetensors"
 TOKENS = 16
@@ -18,13 +22,25 @@ def probe_tokens(vocab_size: int) -> torch.Tensor:
 
 
 def write_probe(folder: Path, input_ids: torch.Tensor, logits: torch.Tensor) -> None:
-    save_tensors({"input_ids": input_ids.cpu(), "logits": logits.float().cpu().contiguous()}, folder / PROBE)
+    """Puts the probe beside a checkpoint that counts already: whole, by one rename, or not at all."""
+    beside = folder / f".{PROBE}.new"
+    try:
+        save_tensors({"input_ids": input_ids.cpu(), "logits": logits.float().cpu().contiguous()}, beside)
+        sync(beside)
+        os.replace(beside, folder / PROBE)
+    except OSError:
+        beside.unlink(missing_ok=True)
+        raise
+    sync(folder)
 
 
 def read_probe(folder: Path) -> tuple[torch.Tensor, torch.Tensor]:
-    """Returns the tokens [1, S] and the live model's logits on them [1, S, V], fp32."""
-    tensors = load_file(folder / PROBE)
-    return tensors["input_ids"], tensors["logits"]
+    """Returns the tokens [1, S] and the live model's logits on them [1, S, V], fp32; Damaged when they are cut off."""
+    try:
+        tensors = load_file(folder / PROBE)
+        return tensors["input_ids"], tensors["logits"]
+    except (SafetensorError, KeyError) as error:
+        raise Damaged(f"{folder / PROBE} cannot be read: {error}") from error
 
 
 @torch.no_grad()

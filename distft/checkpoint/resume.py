@@ -4,12 +4,14 @@ Rank 0 alone looks into the index and names a candidate. What is wrong with its 
 while they are read: a check beforehand would ask the filesystem for everything twice.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from distft.checkpoint.choose import candidates
 from distft.checkpoint.format import MANIFEST, step_dir
 from distft.checkpoint.index import damage_of, read_index
+from distft.checkpoint.keep import reading
 from distft.checkpoint.read import Checkpoint, verify
 from distft.runtime.process_group import World, from_first
 from distft.runtime.seals import Damaged
@@ -30,9 +32,10 @@ def find(checkpoints: Path, resume: str, world: World, use: Use = verify) -> Che
         _tell_unlisted(checkpoints)
     while name := from_first(str(listed.pop(0)) if listed else "", world):
         try:
-            checkpoint = Checkpoint(Path(name), world)
-            use(checkpoint, world)
-            return checkpoint
+            with _held(Path(name), world):
+                checkpoint = Checkpoint(Path(name), world)
+                use(checkpoint, world)
+                return checkpoint
         except Damaged as error:
             if Path(name) == Path(resume):
                 raise RuntimeError(f"checkpoint.resume={resume} cannot be resumed: {error}") from error
@@ -42,6 +45,17 @@ def find(checkpoints: Path, resume: str, world: World, use: Use = verify) -> Che
         first = f"no checkpoint in {checkpoints} can be resumed: {passed_over[0]}"
         raise RuntimeError(f"{first}. Nearest: checkpoint.resume=never, which starts anew and deletes them")
     return None
+
+
+@contextmanager
+def _held(folder: Path, world: World) -> Iterator[None]:
+    """Keeps a checkpoint, which may be of another run, from being deleted; that it is gone already is told by whoever
+    reads it, on every process."""
+    with ExitStack() as held:
+        if world.is_first:
+            with suppress(Damaged):
+                held.enter_context(reading(folder))
+        yield
 
 
 def _tell_unlisted(checkpoints: Path) -> None:

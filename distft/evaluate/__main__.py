@@ -1,6 +1,7 @@
 """A run's checkpoint on its held-out rows, by the run's own strategy and processes, in a job of its own."""
 
 import sys
+from pathlib import Path
 
 import yaml
 
@@ -8,6 +9,7 @@ from distft.config import ConfigError, command
 from distft.config.keywords import find_run, keywords, usage
 from distft.launchers.local import Local
 from distft.run import RunFolder, read_json
+from distft.runtime.seals import Damaged
 
 KEYS = {"run": "the run's folder", "at": "latest (default), best or step-N"}
 CLAIM = "Writes RUN/eval/CHECKPOINT/metrics.json: loss in nats per target token, perplexity, accuracy."
@@ -21,10 +23,18 @@ def main(arguments: list[str]) -> int:
         raise ConfigError(
             [f"run={given['run']}: has no held-out rows (data.eval was null). Nearest: a run with data.eval"]
         )
-    job = freeze(run, given.get("at", "latest"))
-    [handle] = Local().submit([job.path])
-    while (outcome := handle.wait(0.2)) is None:
-        pass
+    from distft.checkpoint.keep import reading
+
+    checkpoint = find_checkpoint(run, given.get("at", "latest"))
+    try:
+        with reading(checkpoint):  # a run that goes on meanwhile does not delete it
+            job = freeze(run, checkpoint)
+            [handle] = Local().submit([job.path])
+            while (outcome := handle.wait(0.2)) is None:
+                pass
+    except Damaged as error:
+        print(f"{run.path} was not evaluated: {error}", file=sys.stderr)
+        return 1
     if outcome.error:
         print(f"{job.path} failed: {outcome.error['type']}: {outcome.error['message']}", file=sys.stderr)
         print(f"  log: {outcome.error['log']}", file=sys.stderr)
@@ -36,14 +46,18 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def freeze(run: RunFolder, at: str) -> RunFolder:
-    """Returns the folder of this evaluation: the run's frozen config with the checkpoint named in it."""
+def find_checkpoint(run: RunFolder, at: str) -> Path:
+    """Returns the checkpoint that the user means; ConfigError names those there are."""
     from distft.checkpoint.choose import choose
 
     try:
-        checkpoint = choose(run.checkpoints, at)
+        return choose(run.checkpoints, at)
     except ValueError as error:
         raise ConfigError([str(error)]) from error
+
+
+def freeze(run: RunFolder, checkpoint: Path) -> RunFolder:
+    """Returns the folder of this evaluation: the run's frozen config with the checkpoint named in it."""
     config = run.read_config()
     config["checkpoint"]["resume"] = str(checkpoint)
     config["work"] = "distft.worker.evaluate"

@@ -1,0 +1,184 @@
+"""What is kept stays, what is not goes after the next one counts, and nothing goes that somebody is reading."""
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from distft.checkpoint import keep, saver
+from distft.checkpoint.format import step_dir
+from distft.checkpoint.index import read_index
+from distft.checkpoint.keep import Retention, complete, reading
+from distft.checkpoint.manifest import check_all
+from distft.checkpoint.probe import PROBE, read_probe, write_probe
+from distft.checkpoint.resume import find
+from distft.checkpoint.saver import Saver
+from distft.runtime.process_group import World
+from distft.runtime.seals import Damaged
+from tests.alone import alone
+from tests.checkpoint.held import held
+
+HOLD = "import sys, pathlib; from distft.checkpoint.keep import reading\n"
+HOLD += "with reading(pathlib.Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
+
+
+@pytest.fixture(scope="module")
+def world() -> Iterator[World]:
+    with alone() as world:
+        yield world
+
+
+@pytest.fixture(params=[False, True], ids=["at once", "in the background"])
+def make_saver(request: pytest.FixtureRequest, world: World, tmp_path: Path) -> Callable[..., Saver]:
+    return lambda retention, start=0: Saver(tmp_path, retention, world, start, background=request.param)
+
+
+def save(saver: Saver, *steps: int, best: int | None = None) -> None:
+    for step in steps:
+        saver.start(held({"weight": torch.randn(9)}), step, {}, is_best=step == best)
+        saver.finish()
+    if saver.pool:
+        saver.pool.submit(int).result()  # what it deletes
+
+
+def there(checkpoints: Path) -> list[int]:
+    """Returns the steps of the folders that are there, and of no other."""
+    steps = sorted(int(path.name.removeprefix("step-")) for path in checkpoints.glob("step-*"))
+    assert steps == read_index(checkpoints) and not list(checkpoints.glob(".*"))
+    return steps
+
+
+@pytest.mark.parametrize(
+    ("retention", "best", "kept"),
+    [
+        (Retention(1), None, [10]),
+        (Retention(3), None, [8, 9, 10]),
+        (Retention(2), 4, [4, 9, 10]),
+        (Retention(2), 10, [9, 10]),
+        (Retention(1, every=3), None, [3, 6, 9, 10]),
+        (Retention(2, every=5), 4, [4, 5, 9, 10]),
+    ],
+    ids=str,
+)
+def test_the_newest_the_best_and_every_kth_stay(
+    retention: Retention, best: int | None, kept: list[int], make_saver: Any, tmp_path: Path
+) -> None:
+    save(make_saver(retention), *range(1, 11), best=best)
+    assert there(tmp_path) == kept
+    for step in kept:
+        check_all(step_dir(tmp_path, step))
+
+
+def test_the_best_before_goes_when_a_better_one_has_come(make_saver: Any, tmp_path: Path) -> None:
+    saver = make_saver(Retention(1))
+    save(saver, 1, 2, best=1)
+    assert there(tmp_path) == [1, 2]
+    save(saver, 3, 4, best=3)
+    assert there(tmp_path) == [3, 4]
+
+
+def test_an_older_one_goes_only_after_the_next_one_counts(
+    make_saver: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved = make_saver(Retention(1))
+    save(saved, 1)
+    seen: list[list[int]] = []
+    real = keep._leave
+
+    def leave(folder: Path) -> Path | None:
+        seen.append([int(each.name.removeprefix("step-")) for each in complete(tmp_path)])
+        check_all(step_dir(tmp_path, 2))
+        assert (tmp_path / "latest").resolve() == step_dir(tmp_path, 2)
+        return real(folder)
+
+    monkeypatch.setattr(keep, "_leave", leave)
+    save(saved, 2)
+    assert seen == [[1, 2]] and there(tmp_path) == [2]
+
+
+def test_a_save_that_fails_takes_nothing_away(make_saver: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save(make_saver(Retention(1)), 1, 2)
+    again = make_saver(Retention(1), start=1)  # step 2 is of a history that was left
+
+    def fail(*_: Any) -> None:
+        raise OSError("the disk is gone")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(saver, "publish", fail)
+        with pytest.raises(saver.SaveFailed, match="step-00000003 could not be saved: the disk is gone"):
+            save(again, 3)
+    assert there(tmp_path) == [2]
+
+
+@contextmanager
+def another_program_reads(folder: Path) -> Iterator[None]:
+    command = [sys.executable, "-c", HOLD, str(folder)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stdout.readline() == "held\n"
+        yield
+        process.kill()  # the kernel lets go, however it ends
+
+
+def test_what_another_program_reads_stays_until_it_ends(make_saver: Any, tmp_path: Path) -> None:
+    saver = make_saver(Retention(1))
+    save(saver, 1)
+    with another_program_reads(step_dir(tmp_path, 1)):
+        save(saver, 2, 3)
+        assert there(tmp_path) == [1, 3]
+        check_all(step_dir(tmp_path, 1))
+    save(saver, 4)
+    assert there(tmp_path) == [4]
+
+
+def test_several_may_read_at_once_and_who_comes_late_is_told(make_saver: Any, tmp_path: Path) -> None:
+    saver, first = make_saver(Retention(1)), step_dir(tmp_path, 1)
+    save(saver, 1)
+    with another_program_reads(first), reading(first):
+        save(saver, 2)
+    save(saver, 3)
+    with pytest.raises(Damaged, match="step-00000001 has been deleted meanwhile.* Nearest: at=latest"), reading(first):
+        pass
+
+
+def test_a_resume_holds_the_checkpoint_of_another_run(make_saver: Any, world: World, tmp_path: Path) -> None:
+    saver = make_saver(Retention(1))
+    save(saver, 1)
+
+    def use(*_: Any) -> None:
+        save(saver, 2)  # the other run goes on
+
+    found = find(tmp_path, str(step_dir(tmp_path, 1)), world, use)
+    assert found is not None and there(tmp_path) == [1, 2]
+    save(saver, 3)
+    assert there(tmp_path) == [3]
+
+
+def test_steps_of_a_history_that_was_left_go_with_the_first_save_of_the_new_one(
+    make_saver: Any, tmp_path: Path
+) -> None:
+    save(make_saver(Retention(9)), 1, 2, 3, 4, 5, best=4)
+    again = make_saver(Retention(9), start=2)
+    assert there(tmp_path) == [1, 2, 3, 4, 5]
+    save(again, 3)
+    assert there(tmp_path) == [1, 2, 3]
+    assert keep.best(tmp_path) is None
+
+
+def test_a_probe_is_there_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ids, logits = torch.arange(4)[None], torch.randn(1, 4, 7)
+    with monkeypatch.context() as patch:
+        patch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(OSError("power")))
+        with pytest.raises(OSError, match="power"):
+            write_probe(tmp_path, ids, logits)
+    assert not list(tmp_path.iterdir())
+    write_probe(tmp_path, ids, logits)
+    assert [path.name for path in tmp_path.iterdir()] == [PROBE]
+    assert torch.equal(read_probe(tmp_path)[1], logits)
+    (tmp_path / PROBE).write_bytes((tmp_path / PROBE).read_bytes()[:-1])
+    with pytest.raises(Damaged, match=f"{PROBE} cannot be read"):
+        read_probe(tmp_path)
