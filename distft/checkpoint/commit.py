@@ -30,7 +30,7 @@ def begin(checkpoints: Path, step: int) -> Path:
     for left in checkpoints.glob(".*.new"):
         left.unlink(missing_ok=True)
     partial = partial_dir(checkpoints, step)
-    partial.mkdir()
+    partial.mkdir(exist_ok=True)  # what a listing that lags has not shown is written over
     return partial
 
 

@@ -10,8 +10,11 @@ import torch
 from distft.checkpoint.chunks import chunks_of, num_weights
 from distft.checkpoint.file import write_file
 from distft.checkpoint.format import rank_file
+from distft.checkpoint.keep import complete
+from distft.checkpoint.manifest import read_manifest
 from distft.models.stored import read_header, tensors_of
 from distft.runtime.process_group import World, all_reduce_sum, texts_of_all
+from distft.runtime.seals import Damaged
 from distft.strategies.engine import Engine
 
 REHEARSAL = ".rehearsal"
@@ -27,7 +30,9 @@ def rehearse(engine: Engine, checkpoints: Path, states_per_weight: float, keep: 
     problem = ""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        problem = _room(checkpoints, size, keep) or _round_trip(engine, folder / rank_file(world.rank))
+        problem = (world.is_first and _room(checkpoints, size, keep)) or _round_trip(
+            engine, folder / rank_file(world.rank)
+        )
     except (OSError, RuntimeError) as error:
         problem = str(error)
     problems = [each for each in texts_of_all(problem, world) if each]
@@ -39,7 +44,7 @@ def rehearse(engine: Engine, checkpoints: Path, states_per_weight: float, keep: 
 
 def _room(checkpoints: Path, size: float, keep: int) -> str:
     free = shutil.disk_usage(checkpoints).free
-    there = sum(file.stat().st_size for file in checkpoints.glob("step-*/*.safetensors"))
+    there = sum(map(_bytes_of, complete(checkpoints)))
     needed = (keep + 1) * size - there
     if needed <= free:
         return ""
@@ -48,6 +53,13 @@ def _room(checkpoints: Path, size: float, keep: int) -> str:
         f"checkpoint.keep={keep} and the one being written {needed / 2**30:.2f} GiB. Nearest: "
         f"checkpoint.keep={max(1, int((free + there) // size) - 1)}, or another runs_dir"
     )
+
+
+def _bytes_of(folder: Path) -> int:
+    try:
+        return sum(entry["bytes"] for entry in read_manifest(folder)["files"])
+    except Damaged:
+        return 0
 
 
 def _round_trip(engine: Engine, file: Path) -> str:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from distft.data.shards import MANIFEST
-from distft.models.safetensors_dir import INDEX, weight_files
+from distft.models.weight_files import INDEX, weight_files
 from distft.run import Plan, read_json
 from distft.runtime.disk import sync
 from distft.runtime.process_group import World, from_first

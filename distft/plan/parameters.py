@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from distft.config.nearest import nearest
+from distft.models.weight_files import weight_files
 
 Facts = Mapping[str, Any]
 Layer = tuple[str, tuple[int, int]]  # the last part of a linear layer's name, its two sizes
@@ -19,8 +20,8 @@ _HEADER_LIMIT_BYTES = 100_000_000  # of the format
 
 def count_parameters(model_dir: Path | None, facts: Facts) -> int | None:
     """Returns the parameters of the safetensors files in `model_dir`, else of the architecture; None when unknown."""
-    if model_dir is not None and (files := sorted(model_dir.glob("*.safetensors"))):
-        shapes = {name: shape for file in files for name, shape in tensor_shapes(file).items()}
+    if model_dir is not None and (files := weight_files(model_dir)):
+        shapes = {name: shape for file in files for name, shape in tensor_shapes(model_dir / file).items()}
         tied = _read_facts(model_dir).get("tie_word_embeddings", False)
         left_out = ("lm_head.weight",) if tied and len(shapes) > 1 else ()
         return sum(math.prod(shape) for name, shape in shapes.items() if not name.endswith((*_NO_PARAMETER, *left_out)))
@@ -46,8 +47,8 @@ def count_adapters(model_dir: Path | None, facts: Facts, rank: int, targets: Seq
 
 def _linear_layers(model_dir: Path | None, facts: Facts) -> list[Layer]:
     """Returns every linear layer of the repeated blocks: the last part of its name, and its two sizes."""
-    if model_dir is not None and (files := sorted(model_dir.glob("*.safetensors"))):
-        shapes = {name: shape for file in files for name, shape in tensor_shapes(file).items()}
+    if model_dir is not None and (files := weight_files(model_dir)):
+        shapes = {name: shape for file in files for name, shape in tensor_shapes(model_dir / file).items()}
         inside = {name: _LAYER.search(name) for name, shape in shapes.items() if len(shape) == 2}
         return [(match[1], (shapes[name][0], shapes[name][1])) for name, match in inside.items() if match]
     family = FAMILIES.get(str(facts.get("model_type")))

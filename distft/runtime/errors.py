@@ -96,7 +96,9 @@ def first_failure(run: RunFolder, attempt: int, exits: Mapping[int, Exit], spare
     Ranks with SIGTERM come last: the elastic process ends all others that way as soon as one has failed.
     `spare_dir` holds errors that found no room in the run folder.
     """
-    files = [*run.rank_error(attempt, 0).parent.glob("rank-*.error.json"), *spare_dir.glob("*.json")]
+    named = [run.rank_error(attempt, rank) for rank in exits]  # the listing of a shared disk may lag
+    listed = [*run.rank_error(attempt, 0).parent.glob("rank-*.error.json"), *spare_dir.glob("*.json")]
+    files = {file for file in (*named, *listed) if file.is_file()}
     recorded = sorted((Failure(**read_json(file)) for file in files), key=lambda failure: failure.time)
     silent = {rank: end for rank, end in exits.items() if rank not in {failure.rank for failure in recorded}}
     order = sorted(silent, key=lambda rank: (silent[rank].time, silent[rank].code > 0))

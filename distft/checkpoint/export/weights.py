@@ -10,6 +10,7 @@ from transformers.pytorch_utils import Conv1D
 from distft.checkpoint.read import Checkpoint
 from distft.models.adapters import A, B, is_adapter
 from distft.models.stored import read_header, tensors_of
+from distft.models.weight_files import weight_files
 from distft.models.weights import WeightSource
 
 
@@ -18,7 +19,7 @@ class BaseFolder:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        files = sorted(folder.glob("*.safetensors"))
+        files = [folder / name for name in weight_files(folder)]
         self.tensors = {name: stored for file in files for name, stored in tensors_of(file, read_header(file)).items()}
 
     def read(self, name: str, shape: tuple[int, ...], start: int, count: int) -> torch.Tensor:
