@@ -176,6 +176,7 @@ def make_hooks(
         evaluate=(lambda: held_out(engine, held_out_batches(config, plan, world), world)) if plan.eval_rows else None,
         save=saving.save,
         is_written=lambda: saving.saver.is_written,
+        is_failed=lambda: saving.saver.is_failed,
         commit=saving.commit,
         log=log,
         stop_requested=lambda: signalled() or (world.is_first and requested(run, attempt)),

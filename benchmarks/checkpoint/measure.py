@@ -57,7 +57,7 @@ def make_engine(model: str, strategy: str, world: World) -> Engine:
     fill(engine.pieces(), FreshWeights(skeleton(architecture(None, facts), "sdpa"), 0))
     engine.refresh()
     ids = torch.arange(16)[None]
-    train_step(engine, [Batch(ids, torch.arange(15), torch.arange(1, 16))], 15 * world.size, world, 1.0, 0, [])
+    train_step(engine, [Batch(ids, torch.arange(15), torch.arange(1, 16))], 15 * world.size, world, 1.0, 0)
     return engine
 
 

@@ -100,6 +100,11 @@ class Saver:
         """Whether this process's share of the last checkpoint has got to disk, or failed to."""
         return self.pending is not None and self.pending.entry.done()
 
+    @property
+    def is_failed(self) -> bool:
+        """Whether this process could not write its share of the last checkpoint."""
+        return self.pending is not None and self.is_written and self.pending.entry.exception() is not None
+
     def finish(self) -> None:
         """Waits for the last checkpoint and makes it count; SaveFailed on every process when one could not write."""
         if self.pending is None:

@@ -30,7 +30,8 @@ class Hooks:
     evaluate: Callable[[], Row] | None  # the held-out metrics
     save: Callable[[int, bool], None]  # step, whether its held-out loss is the best so far
     is_written: Callable[[], bool]  # whether this process has written its share of a save in the background
-    commit: Callable[[], None]  # makes the save count that all processes have written
+    is_failed: Callable[[], bool]  # whether it could not write it
+    commit: Callable[[], None]  # makes the save count, or fail, that all have written, or one could not write
     log: Callable[[Row], None]
     stop_requested: Callable[[], object]  # truthy on any process: save and stop
 
@@ -57,9 +58,9 @@ def train_steps(
         stopping.stop(metrics["loss"])
     engine.train(True)
     for step in range(settings.start_step + 1, feed.steps + 1):
-        row, stop, written = _one(engine, feed, factor, settings, hooks, world, step)
+        row, stop, ended = _one(engine, feed, factor, settings, hooks, world, step)
         hooks.log(row)
-        if written:
+        if ended:
             hooks.commit()
         early = best = False
         if hooks.evaluate and settings.evaluate.due(step):
@@ -78,11 +79,15 @@ def train_steps(
 def _one(
     engine: Engine, feed: Feed, factor: Factor, settings: Settings, hooks: Hooks, world: World, step: int
 ) -> tuple[Row, bool, bool]:
-    """Does one step; returns its metrics row, whether a stop was requested, and whether all have written a save."""
+    """Does one step; returns its metrics row, whether a stop was requested, and whether a save in the background has
+    been written by all, or cannot be by one."""
     began = time.perf_counter()
     rate = set_learning_rate(engine.optimizer, factor(step))
     targets, tokens = feed.num_targets(step), feed.num_tokens(step)
-    flags = (bool(hooks.stop_requested()), hooks.is_written())
+
+    def flags() -> list[bool]:
+        return [bool(hooks.stop_requested()), hooks.is_written(), hooks.is_failed()]
+
     seed = seed_for(settings.seed, "step", step)
     result = train_step(engine, feed.batches(step), targets, world, settings.max_norm, seed, flags)
     seconds = time.perf_counter() - began
@@ -102,5 +107,5 @@ def _one(
         "tokens_per_second": tokens / seconds,
         "peak_memory_gib": peak_gib(world.device),
     }
-    stops, written = result.flags
-    return row, stops > 0, written == world.size
+    stops, written, failed = result.flags
+    return row, stops > 0, written == world.size or failed > 0

@@ -1,6 +1,6 @@
 """One optimizer step. The loss owns the numerator, the step owns the denominator."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -28,14 +28,15 @@ def train_step(
     world: World,
     max_norm: float | None,
     seed: int,
-    flags: Sequence[bool] = (),
+    flags: Callable[[], Sequence[bool]] = tuple,
 ) -> StepResult:
     """Updates the weights with the gradient of (sum of losses) / targets over the global batch.
 
     targets: of all processes and micro-batches, so that every split of one global batch gives the same update.
-    seed: of this step; flags: what a process wants all to know at the border, carried by the same collective.
+    seed: of this step; flags: asked at the step's end, what a process wants all to know at the border, carried by the
+    same collective.
     """
-    totals = torch.tensor([0.0, 0.0, *map(float, flags)], dtype=torch.float64, device=world.device)  # loss, correct
+    totals = torch.zeros(2, dtype=torch.float64, device=world.device)  # loss, correct
     for i, batch in enumerate(batches):
         torch.manual_seed(seed_for(seed, i, world.rank))
         value, sums = engine.forward(batch)
@@ -43,5 +44,6 @@ def train_step(
         totals[0] += value.detach()
         totals[1] += sums["correct"]
     grad_norm = engine.step(max_norm)
-    loss, correct, *raised = all_reduce_sum(totals).tolist()
+    asked = torch.tensor([*map(float, flags())], dtype=torch.float64, device=world.device)
+    loss, correct, *raised = all_reduce_sum(torch.cat([totals, asked])).tolist()
     return StepResult(loss / targets, correct / targets, grad_norm, [int(count) for count in raised])

@@ -1,0 +1,57 @@
+"""Saves in the background: one at a time, the last one waited for, and an error told to all at the next step."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.checkpoint.overlapped import EVERY, STEPS
+from tests.ranks import run_ranks
+
+pytestmark = pytest.mark.slow
+FAILING = 4
+CASES = {
+    "good": ("continue", 0),
+    "continue": ("continue", FAILING),
+    "stop": ("stop", FAILING),
+    "last": ("continue", STEPS),
+}
+
+
+@pytest.fixture(scope="module")
+def seen(rows: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What each of two processes saw, by case."""
+    folder, cases = tmp_path_factory.mktemp("runs"), json.dumps(list(CASES.values()))
+    ranks = run_ranks(2, "tests.checkpoint.overlapped", str(rows), str(folder), cases)
+    return dict(zip(CASES, zip(*ranks, strict=True), strict=True))
+
+
+def test_one_save_is_under_way_and_the_last_one_is_waited_for(seen: Any) -> None:
+    """A write lasts longer than the steps between two saves."""
+    for rank in seen["good"]:
+        assert rank["most"] == 1
+        assert rank["latest"] == f"step-{STEPS:08d}" and rank["raised"] == ""
+
+
+def test_an_error_is_told_at_the_next_step_though_another_process_is_still_writing(seen: Any) -> None:
+    text = "rank-00001.safetensors'. Training goes on"
+    for rank in seen["continue"]:
+        said = {int(step): told for step, told in rank["said"].items()}
+        assert said[FAILING] == "" and FAILING % EVERY == 0
+        assert f"step-{FAILING:08d} could not be saved: [Errno 5] Input/output error" in said[FAILING + 1]
+        assert text in said[FAILING + 1] and said[FAILING + 1] == said[STEPS - 1]
+        assert rank["latest"] == f"step-{STEPS:08d}" and rank["raised"] == ""
+
+
+def test_where_every_save_must_succeed_the_run_ends_at_the_next_step(seen: Any) -> None:
+    for rank in seen["stop"]:
+        assert max(map(int, rank["said"])) + 1 == FAILING + 1, "the step after the save is the last one"
+        assert "Input/output error" in rank["raised"] and "rank-00001.safetensors" in rank["raised"]
+        assert rank["latest"] == f"step-{FAILING - EVERY:08d}"
+
+
+def test_the_last_save_must_succeed_whatever_was_said_of_others(seen: Any) -> None:
+    for rank in seen["last"]:
+        assert f"step-{STEPS:08d} could not be saved" in rank["raised"]
+        assert rank["latest"] == f"step-{STEPS - EVERY:08d}"
