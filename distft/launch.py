@@ -29,6 +29,7 @@ from distft.paths import absolute
 from distft.plan import make_plan
 from distft.run import FINISHED, Plan, RunFolder, write_json
 from distft.runtime import stop
+from distft.runtime.disk import sync
 from distft.runtime.environment import describe, redact, secrets
 from distft.runtime.lock import alone
 from distft.runtime.logs import last_lines, redirect
@@ -112,6 +113,8 @@ def freeze(run: RunFolder, config: Config, plan: Plan, overrides: list[str]) -> 
     run.config.write_text(text)
     run.command.write_text(redact(shlex.join(["python", "-m", "distft.launch", *overrides])) + "\n")
     write_json(run.environment, describe())
+    for file in (run.config, run.plan, run.path):  # checkpoints are worth little without what they are of
+        sync(file)
     stop.clear(run)
     run.write_status(state="pending", attempt=run.read_status()["attempt"] + 1, exit_code=None, error=None)
 
@@ -192,7 +195,7 @@ def run_command(name: str, *overrides: str, log: Path | None = None) -> None:
 
 def launch(overrides: list[str]) -> int:
     """Returns what main does, or 1 when a file cannot be written; a signal before the start exits with 128 + number."""
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, lambda number, _: sys.exit(128 + number))
     try:
         return main(overrides)

@@ -115,12 +115,18 @@ class RunFolder:
         write_json(self.plan, asdict(plan))
 
     def read_status(self) -> dict[str, Any]:
-        """Returns state, step, attempt, exit_code, error; all empty before the first write."""
+        """Returns state, step, attempt, exit_code, error; all empty before the first write.
+
+        A loss of power may leave the file empty: then the attempts are those that have logs.
+        """
         empty = {"state": None, "step": 0, "attempt": 0, "exit_code": None, "error": None}
         try:
             return empty | read_json(self.status)
         except FileNotFoundError:
             return empty
+        except ValueError:
+            logged = [int(folder.name.removeprefix("attempt-")) for folder in self.logs.glob("attempt-*")]
+            return empty | {"attempt": max(logged, default=0)}
 
     def write_status(self, **changes: Any) -> None:
         """Merges `changes` into status.json by one atomic rename."""

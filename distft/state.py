@@ -6,11 +6,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from distft.checkpoint.base import base_of
 from distft.checkpoint.chunks import num_weights
 from distft.checkpoint.keep import Retention
 from distft.checkpoint.read import Checkpoint, restore
 from distft.checkpoint.resume import find
+from distft.checkpoint.rows import base_of
 from distft.checkpoint.saver import SaveFailed, Saver
 from distft.data.steps import Base
 from distft.models.fresh import FreshWeights

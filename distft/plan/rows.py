@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from distft.checkpoint.base import base_of
+from distft.checkpoint.rows import base_of
 from distft.data.key import own_eval, prepared_dir
 from distft.data.shards import Rows
 from distft.data.sources import find_sources

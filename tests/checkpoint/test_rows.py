@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from distft.checkpoint.base import base_of
+from distft.checkpoint.rows import base_of
 from distft.data.steps import Base
 
 READS = {"data": "d", "shards": None, "seed": 0, "batch_rows": 4, "batch_tokens": None}
