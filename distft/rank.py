@@ -15,12 +15,14 @@ from distft.runtime.errors import record
 from distft.runtime.logs import redirect
 from distft.runtime.parent import die_with_parent
 from distft.runtime.quiet import silence
+from distft.runtime.stop import listen
 
 TRAIN = "distft.worker.train"
 
 
 def main() -> None:
     """Does this rank's share of the work, to its end: it trains, or does what the frozen config says."""
+    listen()  # before torch is imported, which takes seconds: a signal that ends the run early is no failure
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path)
     parser.add_argument("--attempt", type=int, required=True)

@@ -6,6 +6,7 @@ When a rank fails the others are ended, and one JSON line on stdout names the on
 import argparse
 import json
 import os
+import signal
 import sys
 import tempfile
 from dataclasses import asdict
@@ -82,6 +83,7 @@ def main() -> int:
     parser.add_argument("--attempt", type=int, required=True)
     parser.add_argument("--program", default="distft.rank")
     given = parser.parse_args()
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # meant for the ranks, which begin like that until they listen
     answer = os.dup(1)
     os.dup2(2, 1)  # whatever else is printed goes to the log
     with tempfile.TemporaryDirectory(prefix="distft-") as error_dir:

@@ -94,8 +94,8 @@ def follow(
 ) -> Outcome:
     """Returns how the attempt ended; every row of metrics.jsonl has been given to every watcher.
 
-    A first signal asks the run to save and stop; a second one, or `grace_seconds`, ends it by force,
-    and the outcome names the signal.
+    A first signal asks the run to save and stop; Ctrl-C after it, or `grace_seconds`, ends it by force, and the outcome
+    names the signal. Schedulers send theirs more than once and mean no more by that.
     """
     rows = NewRows(run)
 
@@ -114,8 +114,8 @@ def follow(
             if caught and deadline == float("inf"):
                 deadline = time.monotonic() + grace_seconds
                 _ask_to_stop(run, attempt, caught[0], grace_seconds, say)
-            elif len(caught) > 1 or time.monotonic() > deadline:
-                why = "asked twice" if len(caught) > 1 else f"no step ended within {grace_seconds:.0f} s"
+            elif signal.SIGINT in caught[1:] or time.monotonic() > deadline:
+                why = "asked twice" if signal.SIGINT in caught[1:] else f"no step ended within {grace_seconds:.0f} s"
                 outcome = _end_by_force(run, handle, caught[0], why, say)
                 show(rows.read())
                 return outcome
@@ -141,7 +141,7 @@ def _ask_to_stop(
     stop.request(run, attempt, f"{cause.name} to the launching process")
     say(
         f"{cause.name}: waiting for the step in progress to end and be saved, {grace_seconds:.0f} s at most. "
-        "Press Ctrl-C again to end at once."
+        "Press Ctrl-C to end at once."
     )
 
 

@@ -11,6 +11,9 @@ from pathlib import Path
 
 from distft.run import RunFolder, write_json
 
+_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+_caught: list[str] = []  # of this process, as its signal handlers are
+
 
 def request(run: RunFolder, attempt: int, reason: str) -> None:
     """Asks attempt `attempt` to save at the next step border and end as preempted; later attempts ignore it."""
@@ -39,8 +42,15 @@ def clear(run: RunFolder) -> None:
 
 
 def listen() -> Callable[[], str | None]:
-    """Catches SIGTERM and SIGUSR1 from here on, so that they end nothing; the answer tells which came, or None."""
-    caught: list[str] = []
-    for number in (signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(number, lambda number, _: caught.append(signal.Signals(number).name))
-    return lambda: caught[0] if caught else None
+    """Catches SIGTERM and SIGUSR1 from here on, so that they end nothing; the answer tells which came, or None.
+
+    What an earlier call has caught counts too: a process listens from its first line on, long before it trains.
+    """
+    for number in _SIGNALS:
+        signal.signal(number, lambda number, _: _caught.append(signal.Signals(number).name))
+    return lambda: _caught[0] if _caught else None
+
+
+def forget() -> None:
+    """Makes what was caught so far count no more."""
+    _caught.clear()

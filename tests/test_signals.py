@@ -1,0 +1,152 @@
+"""A signal costs no step: all processes save once at the next step border, exit code 75, and the same command goes on.
+
+Whom it is sent to, which one, how often and when makes no difference: the launcher or any rank, SIGTERM or SIGUSR1.
+"""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from distft.config import compose
+from distft.launch import freeze, prepare_and_plan
+from distft.run import RunFolder
+from tests.launchers.fake_run import assert_none_left, processes_of, wait_for_rows
+from tests.ranks import run_ranks
+from tests.test_launch import end, start
+
+pytestmark = pytest.mark.slow
+STEPS = 24
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("signals")
+    rows = [{"prompt": f"{i} and {i} is", "completion": str(2 * i)} for i in range(40)]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+def frozen(folder: Path) -> Path:
+    """Returns a folder of two runs on 2 processes, alike and not started, that evaluate and save often."""
+    runs = folder / "runs"
+    settings = ["model=gpt2", "model.tiny=true", "strategy=fsdp", f"data.train={folder}/rows.jsonl", "data.eval=0.2"]
+    settings += ["train.epochs=null", f"train.max_steps={STEPS}", "train.global_batch_size=4", "eval.every_steps=3"]
+    settings += ["train.micro_batch_size=2", "launcher.processes_per_node=2", "checkpoint.every_steps=4"]
+    settings += ["checkpoint.background=true", f"runs_dir={runs}", f"cache_dir={folder}/cache", "name=straight"]
+    config, run = compose(settings), RunFolder(runs / "straight")
+    freeze(run, config, prepare_and_plan(run, config, settings), settings)
+    shutil.copytree(run.path, runs / "cut")
+    return runs
+
+
+def check(found: dict[str, Any], trials: int) -> None:
+    done = found["done"]
+    for trial in done:
+        assert trial["state"] in ("preempted", "completed"), trial
+        assert trial["latest"] == trial["step"], trial
+        assert trial["saved"] == sorted(set(trial["saved"])), trial
+        on_time = [step for step in trial["saved"] if step % 4 and step != STEPS]
+        assert on_time == ([trial["step"]] if trial["state"] == "preempted" and trial["step"] % 4 else []), trial
+        assert trial["state"] == "preempted" or trial["step"] == STEPS, trial
+    assert len(done) >= trials and found["ends"] and all(found["ends"]), "another result than without a signal"
+    states = Counter(trial["state"] for trial in done)
+    print(f"{len(done)} attempts, {len(found['ends'])} ends like the uninterrupted run's, {dict(states)}")
+    assert states["preempted"] >= trials // 3
+
+
+def test_runs_that_are_asked_to_stop_at_random_moments_end_like_the_uninterrupted_one(folder: Path) -> None:
+    check(run_ranks(2, "tests.interrupted", str(frozen(folder)), "10", "0"), 10)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(1800)
+def test_a_hundred_random_moments(folder: Path) -> None:
+    check(run_ranks(2, "tests.interrupted", str(frozen(folder)), "100", "1", seconds=1700), 100)
+
+
+def rank_process(run: RunFolder, rank: int) -> int:
+    """Returns the process of a rank, told by its environment."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        for process in processes_of(run):
+            words = Path(f"/proc/{process}/cmdline").read_bytes().split(b"\0")
+            environment = Path(f"/proc/{process}/environ").read_bytes().split(b"\0")
+            if b"distft.rank" in words and f"RANK={rank}".encode() in environment:
+                return process
+        time.sleep(0.02)
+    raise AssertionError(f"rank {rank} did not start")
+
+
+def steps_of(run: RunFolder) -> list[int]:
+    return [row["step"] for row in run.read_metrics("train")]
+
+
+@pytest.mark.parametrize(
+    ("whom", "numbers"),
+    [
+        ("launcher", [signal.SIGUSR1, signal.SIGTERM, signal.SIGTERM]),  # as schedulers do
+        ("rank 1", [signal.SIGUSR1]),
+        ("rank 1 while it starts", [signal.SIGTERM, signal.SIGUSR1]),
+    ],
+    ids=["launcher", "rank", "starting rank"],
+)
+def test_the_run_saves_and_ends_with_75_and_the_same_command_goes_on(
+    whom: str, numbers: list[signal.Signals], folder: Path
+) -> None:
+    name = whom.replace(" ", "-")
+    run, settings = RunFolder(folder / "runs" / name), ["train.max_steps=4000", "train.max_grad_norm=null"]
+    process = start(folder, name, *settings, processes=2)
+    if "starts" not in whom:
+        wait_for_rows(run)
+    target = process.pid if whom == "launcher" else rank_process(run, 1)
+    time.sleep(0.5 if "starts" in whom else 0)  # the interpreter itself; torch takes seconds more
+    for number in numbers:
+        os.kill(target, number)
+        time.sleep(0.05)
+    code, _, told = end(process)
+    assert code == 75 and "saved and stopped" in told, told
+    status, done = run.read_status(), len(steps_of(run))
+    assert (status["state"], status["exit_code"], status["step"]) == ("preempted", 75, done)
+    assert [path.name for path in run.checkpoints.glob("step-*")] == [f"step-{done:08d}"]
+    assert_none_left(run)
+    if whom == "launcher":
+        goes_on(start(folder, name, *settings, processes=2), run, done)
+
+
+def goes_on(process: subprocess.Popen[str], run: RunFolder, done: int) -> None:
+    deadline = time.monotonic() + 60
+    while len(steps_of(run)) <= done:
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    assert end(process)[0] == 75
+    assert steps_of(run) == list(range(1, len(steps_of(run)) + 1))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_launch_that_has_not_started_the_run_just_ends(number: signal.Signals, folder: Path) -> None:
+    """While its child process prepares the data."""
+    name = f"early-{number}"
+    process = start(folder, name, f"cache_dir={folder}/{name}")
+    deadline = time.monotonic() + 60
+    while not listens(process.pid, number):
+        assert time.monotonic() < deadline and process.poll() is None
+    process.send_signal(number)
+    code, _, told = end(process)
+    assert code == 128 + number and "Traceback" not in told, told
+    assert not RunFolder(folder / "runs" / name).status.exists()
+
+
+def listens(process: int, number: int) -> bool:
+    """Tells whether a process catches a signal."""
+    lines = Path(f"/proc/{process}/status").read_text().splitlines()
+    caught = next(line for line in lines if line.startswith("SigCgt:"))
+    return bool(int(caught.split()[1], 16) >> (number - 1) & 1)
