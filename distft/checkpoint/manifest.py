@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from distft.checkpoint.format import MANIFEST
+from distft.checkpoint.format import FORMAT, MANIFEST
 from distft.run import read_json, write_json
 from distft.runtime.seals import Damaged, Seal
 
@@ -33,7 +33,9 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def seals(folder: Path, manifest: dict[str, Any]) -> dict[Path, Seal]:
-    """Returns what each file of the checkpoint must be, by its path."""
+    """Returns what each file of the checkpoint must be, by its path; Damaged when this version reads another format."""
+    if manifest["format"] != FORMAT:
+        raise Damaged(f"{folder / MANIFEST} is of format {manifest['format']}, this version of distft reads {FORMAT}")
     return {folder / entry["name"]: Seal.of(entry) for entry in manifest["files"]}
 
 

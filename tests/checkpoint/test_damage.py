@@ -11,7 +11,8 @@ import pytest
 
 from distft.checkpoint.format import MANIFEST, rank_file, step_dir
 from distft.checkpoint.index import write_index
-from distft.checkpoint.manifest import Damaged, check_all, read_manifest
+from distft.checkpoint.manifest import Damaged, check_all, read_manifest, write_manifest
+from distft.checkpoint.read import Checkpoint
 from tests.ranks import run_ranks
 from tests.trained import MAIN, checkpoint_of
 
@@ -75,6 +76,13 @@ def test_a_changed_shape_or_step_in_the_manifest_is_noticed(good: Path) -> None:
     (good / MANIFEST).write_text(text.replace('"step": 5', '"step": 4'))
     with pytest.raises(Damaged, match="manifest.json is not what was written"):
         read_manifest(good)
+
+
+def test_another_versions_checkpoint_is_refused_as_that(good: Path) -> None:
+    body = read_manifest(good)
+    write_manifest(good, body | {"format": 99})
+    with pytest.raises(Damaged, match="manifest.json is of format 99, this version of distft reads"):
+        Checkpoint(good)
 
 
 def test_all_processes_agree_on_the_newest_whole_one(good: Path, tmp_path: Path) -> None:
