@@ -1,0 +1,58 @@
+"""Evaluation and export of a run that may go on meanwhile: what they read is not deleted under them."""
+
+import fcntl
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from distft.checkpoint.keep import latest
+from distft.run import RunFolder
+from tests.test_launch import end, start
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """A run of one step."""
+    folder = tmp_path_factory.mktemp("evaluated")
+    rows = [{"prompt": f"{i} and {i} is", "completion": str(2 * i)} for i in range(40)]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    code, _, told = end(start(folder, "run", "train.max_steps=1"))
+    assert code == 0, told
+    return RunFolder(folder / "runs" / "run")
+
+
+def is_read(folder: Path) -> bool:
+    with (folder / "manifest.json").open() as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+@pytest.mark.parametrize("command", ["evaluate", "export"])
+def test_the_checkpoint_is_held_as_long_as_the_command_reads_it(command: str, run: RunFolder, tmp_path: Path) -> None:
+    folder = latest(run.checkpoints)
+    assert folder is not None and not is_read(folder)
+    words = [f"run={run.path}", *([f"out={tmp_path / 'out'}"] if command == "export" else [])]
+    process = subprocess.Popen(
+        [sys.executable, "-m", f"distft.{command}", *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    seen = 0
+    while process.poll() is None:
+        seen += is_read(folder)
+        time.sleep(0.05)
+    assert process.returncode == 0, process.communicate()[0]
+    assert seen > 5 and not is_read(folder)
+
+
+def test_a_checkpoint_that_is_not_there_is_refused(run: RunFolder) -> None:
+    command = [sys.executable, "-m", "distft.evaluate", f"run={run.path}", "at=step-9"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and "There are: latest" in done.stderr and "Traceback" not in done.stderr
