@@ -175,6 +175,7 @@ def make_hooks(
     return Hooks(
         evaluate=(lambda: held_out(engine, held_out_batches(config, plan, world), world)) if plan.eval_rows else None,
         save=saving.save,
+        wait_copied=saving.saver.wait_copied,
         is_written=lambda: saving.saver.is_written,
         is_failed=lambda: saving.saver.is_failed,
         commit=saving.commit,

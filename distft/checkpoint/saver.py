@@ -14,6 +14,7 @@ from importlib.metadata import version
 from math import prod
 from os import strerror
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import torch
@@ -54,7 +55,10 @@ class Saver:
         """start_step: of the checkpoint that the run goes on from; newer ones are of a history it has left."""
         self.checkpoints, self.retention, self.world = checkpoints, retention, world
         self.superseded = {step for step in read_index(checkpoints) if step > start_step} if world.is_first else set()
-        self.pool = ThreadPoolExecutor(1) if background else None
+        self.writer = ThreadPoolExecutor(1) if background else None
+        self.cleaner = ThreadPoolExecutor(1)  # deleting takes as long as writing half of it
+        self.copied = Event()  # the state may change again
+        self.copied.set()
         self.pending: Pending | None = None
         self.saved_step = start_step
         self.buffer = torch.empty(0)
@@ -62,12 +66,13 @@ class Saver:
     def warm(self, numbers: int) -> None:
         """Makes the buffer for a snapshot of so many numbers, where it is smaller, and touches its pages: a first save
         that had to fault them in would keep training waiting several times as long."""
-        if self.pool and self.buffer.numel() < numbers:
+        if self.writer and self.buffer.numel() < numbers:
             self.buffer = torch.empty(numbers, pin_memory=self.world.device.type != "cpu")
             self.buffer.numpy().fill(0)
 
     def start(self, engine: Engine, step: int, about: dict[str, Any], is_best: bool = False) -> None:
-        """Saves the engine's state at `step`; in the background it returns when the state is copied.
+        """Saves the engine's state at `step`; in the background it returns at once, and the state must not change
+        before `wait_copied` returns.
 
         SaveFailed on every process when this one, or the one before it in the background, cannot be written.
         """
@@ -81,10 +86,18 @@ class Saver:
         for chunk in chunks:
             if chunk.is_first:
                 tensors.setdefault(chunk.name.slot, {})[chunk.name.name] = chunk.shape
-        entry = self.pool.submit(write_file, file, self._snapshot(chunks)) if self.pool else _done(file, chunks)
+        if self.writer:
+            self.copied.clear()
+            entry = self.writer.submit(self._write_copy, file, chunks)
+        else:
+            entry = _done(file, chunks)
         self.pending = Pending(step, is_best, about, tensors, numbers, entry)
-        if not self.pool:
+        if not self.writer:
             self.finish()
+
+    def wait_copied(self) -> None:
+        """Waits until a save in the background has copied the state, which the next update would change."""
+        self.copied.wait()
 
     def _begin(self, step: int, size: int) -> None:
         """Makes the folder to write into; OSError where `size` bytes have no room: filled to the last byte, the disk
@@ -148,7 +161,14 @@ class Saver:
             print(f"{folder} is saved, but could not be made the best, or older ones taken away: {error}")
             return
         self.superseded = set()
-        self.pool.submit(delete, gone) if self.pool else delete(gone)
+        self.cleaner.submit(delete, gone)
+
+    def _write_copy(self, file: Path, chunks: Sequence[Saved]) -> dict[str, Any]:
+        try:
+            copies = self._snapshot(chunks)
+        finally:
+            self.copied.set()
+        return write_file(file, copies)
 
     def _snapshot(self, chunks: Sequence[Saved]) -> list[Saved]:
         """Copies the chunks into the kept buffer, on accelerators by way of pinned memory."""

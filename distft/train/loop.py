@@ -29,6 +29,7 @@ class Hooks:
 
     evaluate: Callable[[], Row] | None  # the held-out metrics
     save: Callable[[int, bool], None]  # step, whether its held-out loss is the best so far
+    wait_copied: Callable[[], None]  # returns when a save in the background has copied what the next update changes
     is_written: Callable[[], bool]  # whether this process has written its share of a save in the background
     is_failed: Callable[[], bool]  # whether it could not write it
     commit: Callable[[], None]  # makes the save count, or fail, that all have written, or one could not write
@@ -89,7 +90,7 @@ def _one(
         return [bool(hooks.stop_requested()), hooks.is_written(), hooks.is_failed()]
 
     seed = seed_for(settings.seed, "step", step)
-    result = train_step(engine, feed.batches(step), targets, world, settings.max_norm, seed, flags)
+    result = train_step(engine, feed.batches(step), targets, world, settings.max_norm, seed, flags, hooks.wait_copied)
     seconds = time.perf_counter() - began
     row = {
         "step": step,

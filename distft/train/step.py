@@ -29,12 +29,13 @@ def train_step(
     max_norm: float | None,
     seed: int,
     flags: Callable[[], Sequence[bool]] = tuple,
+    before_update: Callable[[], object] = tuple,
 ) -> StepResult:
     """Updates the weights with the gradient of (sum of losses) / targets over the global batch.
 
     targets: of all processes and micro-batches, so that every split of one global batch gives the same update.
     seed: of this step; flags: asked at the step's end, what a process wants all to know at the border, carried by the
-    same collective.
+    same collective; before_update: called when the gradient is there and no weight has changed.
     """
     totals = torch.zeros(2, dtype=torch.float64, device=world.device)  # loss, correct
     for i, batch in enumerate(batches):
@@ -43,6 +44,7 @@ def train_step(
         engine.backward(value, scale=world.size / targets, last=i == len(batches) - 1)
         totals[0] += value.detach()
         totals[1] += sums["correct"]
+    before_update()
     grad_norm = engine.step(max_norm)
     asked = torch.tensor([*map(float, flags())], dtype=torch.float64, device=world.device)
     loss, correct, *raised = all_reduce_sum(torch.cat([totals, asked])).tolist()

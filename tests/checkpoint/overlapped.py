@@ -67,6 +67,7 @@ def train(rows: Path, run: RunFolder, on_failure: str, failing_step: int, world:
     hooks = Hooks(
         evaluate=None,
         save=saving.save,
+        wait_copied=saving.saver.wait_copied,
         is_written=lambda: saving.saver.is_written,
         is_failed=lambda: saving.saver.is_failed,
         commit=saving.commit,

@@ -80,8 +80,7 @@ def test_wherever_the_disk_is_full_the_older_checkpoint_counts_and_nothing_is_le
 def save(saver: Saver, engine: Any, step: int) -> None:
     saver.start(engine, step, {})
     saver.finish()
-    if saver.pool:
-        saver.pool.submit(int).result()  # what it deletes
+    saver.cleaner.submit(int).result()  # what it deletes
 
 
 @pytest.mark.slow

@@ -42,8 +42,7 @@ def save(saver: Saver, *steps: int, best: int | None = None) -> None:
     for step in steps:
         saver.start(held({"weight": torch.randn(9)}), step, {}, is_best=step == best)
         saver.finish()
-    if saver.pool:
-        saver.pool.submit(int).result()  # what it deletes
+    saver.cleaner.submit(int).result()  # what it deletes
 
 
 def there(checkpoints: Path) -> list[int]:

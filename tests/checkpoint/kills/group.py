@@ -56,6 +56,7 @@ def save_for_ever(life: Life, world: World) -> None:
         if world.is_first:
             say(f"starts {step}")
         saver.start(engine, step, {"attempt": life.attempt}, is_best=step % BEST_EVERY == 0)
+        saver.wait_copied()
         while life.background and not saver.is_written:
             engine.become(-step, life.attempt)  # trains on: what is being saved must not change with it
         saver.finish()
