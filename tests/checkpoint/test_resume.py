@@ -16,6 +16,8 @@ from distft.paths import conf_dir
 from tests.rows import write_rows
 from tests.trained import run_cases
 
+pytestmark = pytest.mark.slow
+
 STRATEGIES = sorted(path.stem for path in (conf_dir() / "strategy").glob("*.yaml"))
 MATRIX = ("ddp", "fsdp", "hsdp", "zero1", "zero2", "zero3")  # offload is zero3 on other devices
 CUT, END = 3, 8
