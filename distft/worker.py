@@ -42,7 +42,7 @@ def train(run: RunFolder, attempt: int, world: World) -> None:
     config, plan = run.read_config(), run.read_plan()
     if world.size != plan.world:
         raise RuntimeError(f"the launcher started {world.size} processes, the plan is for {plan.world}")
-    plan = stage(plan, config["launcher"]["stage"], config["launcher"]["stage_dir"], world)
+    plan = staged(config, plan, world)
     feed = make_feed(config, plan, world)
     engine = make_engine(config, plan, world)
     start_step = steps_done(load(engine, make_skeleton(config, plan), config, plan, run, world), plan)
@@ -70,7 +70,7 @@ def train(run: RunFolder, attempt: int, world: World) -> None:
 def evaluate(run: RunFolder, attempt: int, world: World) -> None:
     """Evaluates the checkpoint that the config of folder `run` names on the held-out rows, into metrics.json."""
     config, plan = run.read_config(), run.read_plan()
-    plan = stage(plan, config["launcher"]["stage"], config["launcher"]["stage_dir"], world)
+    plan = staged(config, plan, world)
     engine = make_engine(config, plan, world)
     checkpoint = load(engine, make_skeleton(config, plan), config, plan, run, world)
     step = checkpoint.step if checkpoint else 0
@@ -78,6 +78,12 @@ def evaluate(run: RunFolder, attempt: int, world: World) -> None:
     if world.is_first:
         write_json(run.path / "metrics.json", {"step": step, "split": "eval", **metrics})
         run.write_status(state="completed", step=step)
+
+
+def staged(config: Values, plan: Plan, world: World) -> Plan:
+    """Returns the plan with the places to read from; a launcher of the user's own need not know of staging."""
+    settings = config["launcher"]
+    return stage(plan, settings.get("stage", "none"), settings.get("stage_dir"), world)
 
 
 def make_feed(config: Values, plan: Plan, world: World) -> Feed:
