@@ -52,7 +52,7 @@ def resumed(run: RunFolder, config: Config) -> Manifest | None:
             return read_manifest(folder)
         except Damaged as error:
             if folder == Path(resume):
-                there = [each.name for each in candidates(run.checkpoints, "auto")] or "auto"
+                there = next(iter(candidates(run.checkpoints, "auto")), "auto")
                 raise ConfigError([f"checkpoint.resume={resume}: {error}. Nearest: {there}"]) from error
     return None
 

@@ -1,5 +1,6 @@
-"""Small prepared data for tests that need no text: random tokens, unequal lengths, unequal target counts."""
+"""Small data for tests: prepared rows of random tokens with unequal lengths and target counts, and rows of text."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -18,4 +19,11 @@ def write_rows(folder: Path, train: int = 40, held_out: int = 31, vocab: int = 2
             trained = np.arange(length) >= length - int(random.integers(1, length))
             writer.add(Row(random.integers(0, vocab, length).astype(np.int32), trained), f"{split}-{i}")
         writer.close()
+    return folder
+
+
+def write_sums(folder: Path, rows: int = 40) -> Path:
+    """Writes FOLDER/rows.jsonl with prompts and completions; returns the folder."""
+    texts = [{"prompt": f"{number} and {number} is", "completion": str(2 * number)} for number in range(rows)]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(text) + "\n" for text in texts))
     return folder

@@ -1,6 +1,5 @@
 """A real run whose disk fills up trains on without saving, then saves again; a disk without a byte is a clear end."""
 
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +8,7 @@ import pytest
 
 from distft.checkpoint.keep import latest
 from distft.run import RunFolder
+from tests.rows import write_sums
 from tests.small_disk import fill, small_disk
 from tests.test_launch import end, start
 
@@ -23,8 +23,7 @@ def wait_for(happened: Callable[[], object], what: str) -> None:
 
 
 def test_a_run_goes_on_through_a_full_disk_and_after_it(tmp_path: Path) -> None:
-    rows = [{"prompt": f"{i} and {i} is", "completion": str(2 * i)} for i in range(40)]
-    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_sums(tmp_path)
     with small_disk(tmp_path / "disk", 2**26) as disk:
         run = RunFolder(disk / "full")
         settings = ["train.max_steps=2000", "checkpoint.every_steps=5", "eval.at_ends=false", f"runs_dir={disk}"]

@@ -1,6 +1,5 @@
 """The whole command on a tiny model: it runs, shows, continues, refuses, and keeps secrets to itself."""
 
-import json
 import os
 import re
 import signal
@@ -17,6 +16,7 @@ from distft.launchers.contract import Outcome
 from distft.run import RunFolder
 from distft.runtime.lock import alone
 from tests.launchers.fake_run import assert_none_left, wait_for_rows
+from tests.rows import write_sums
 
 pytestmark = pytest.mark.slow
 
@@ -26,10 +26,7 @@ CANARIES = {name: f"canary-{name.lower()}" for name in ("HF_TOKEN", "WANDB_API_K
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     """A folder whose path needs quoting, with prompts and completions in it."""
-    folder = tmp_path_factory.mktemp("données (1)")
-    rows = [{"prompt": f"{number} and {number} is", "completion": str(2 * number)} for number in range(40)]
-    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return folder
+    return write_sums(tmp_path_factory.mktemp("données (1)"))
 
 
 def start(folder: Path, name: str, *overrides: str, processes: int = 1, **variables: str) -> subprocess.Popen[str]:

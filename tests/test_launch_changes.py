@@ -1,28 +1,22 @@
 """A run goes on with changes: any layout freely, what changes its meaning when it is allowed, and nothing is lost."""
 
-import json
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from distft.checkpoint.choose import candidates
 from distft.checkpoint.manifest import read_manifest
 from distft.run import RunFolder
+from tests.rows import write_sums
 from tests.test_launch import end, run_of, start
 
 pytestmark = pytest.mark.slow
 
-ROWS = 32  # 40, without a fifth
-
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("changes")
-    rows = [{"prompt": f"{number} and {number} is", "completion": str(2 * number)} for number in range(40)]
-    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return folder
+    return write_sums(tmp_path_factory.mktemp("changes"))
 
 
 def newest(run: RunFolder) -> dict:
@@ -96,4 +90,4 @@ def test_another_runs_checkpoint_brings_its_config_to_be_held_against(extended: 
     assert code == 0, told
     branch = run_of(folder, "branch")
     assert [row["step"] for row in branch.read_metrics("train")] == [6]
-    assert np.isclose(newest(branch)["next_row"], 32)
+    assert newest(branch)["next_row"] == 32

@@ -3,7 +3,6 @@
 Whom it is sent to, which one, how often and when makes no difference: the launcher or any rank, SIGTERM or SIGUSR1.
 """
 
-import json
 import os
 import shutil
 import signal
@@ -20,6 +19,7 @@ from distft.launch import freeze, prepare_and_plan
 from distft.run import RunFolder
 from tests.launchers.fake_run import assert_none_left, processes_of, wait_for_rows
 from tests.ranks import run_ranks
+from tests.rows import write_sums
 from tests.test_launch import end, start
 
 pytestmark = pytest.mark.slow
@@ -28,10 +28,7 @@ STEPS = 24
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("signals")
-    rows = [{"prompt": f"{i} and {i} is", "completion": str(2 * i)} for i in range(40)]
-    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return folder
+    return write_sums(tmp_path_factory.mktemp("signals"))
 
 
 def frozen(folder: Path) -> Path:

@@ -188,7 +188,7 @@ def measure(model: str, strategy: str, rounds: int, folder: Path, world: World) 
         behind.finish()
     total = torch.tensor([share])
     dist.all_reduce(total)
-    return {"bytes": total.item(), "share": share, "rounds": found[1:], "memory": memory.bytes, "block": 4 * BLOCK}
+    return {"bytes": total.item(), "share": share, "rounds": found[1:], "memory": memory.bytes}
 
 
 def main() -> None:

@@ -5,14 +5,13 @@ listed counts when its manifest is there. Listings of shared filesystems lag, a 
 """
 
 import json
-import os
 import re
 from pathlib import Path
 from typing import Any
 
 from distft.checkpoint.manifest import hash_of_body
 from distft.run import read_json
-from distft.runtime.disk import sync
+from distft.runtime.disk import replaced
 from distft.runtime.seals import Damaged
 
 INDEX = "index.json"
@@ -61,13 +60,6 @@ def _seen(checkpoints: Path) -> list[int]:
 
 def write_index(checkpoints: Path, steps: set[int]) -> None:
     """Replaces the list; it would survive a loss of power when this returns."""
-    beside = checkpoints / f".{INDEX}.new"
-    try:
-        listed = sorted(steps)
+    listed = sorted(steps)
+    with replaced(checkpoints / INDEX) as beside:
         beside.write_text(json.dumps({"sha256": hash_of_body(listed), "steps": listed}) + "\n")
-        sync(beside)
-        os.replace(beside, checkpoints / INDEX)
-    except OSError:
-        beside.unlink(missing_ok=True)
-        raise
-    sync(checkpoints)

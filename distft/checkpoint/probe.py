@@ -1,6 +1,5 @@
 """What the live model says on a few tokens, kept beside a checkpoint so that an export can be held against it."""
 
-import os
 from pathlib import Path
 
 import torch
@@ -9,7 +8,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from distft.checkpoint.tensors import save_tensors
-from distft.runtime.disk import sync
+from distft.runtime.disk import replaced
 from distft.runtime.seals import Damaged
 
 PROBE = "probe.safetensors"
@@ -23,15 +22,8 @@ def probe_tokens(vocab_size: int) -> torch.Tensor:
 
 def write_probe(folder: Path, input_ids: torch.Tensor, logits: torch.Tensor) -> None:
     """Puts the probe beside a checkpoint that counts already: whole, by one rename, or not at all."""
-    beside = folder / f".{PROBE}.new"
-    try:
+    with replaced(folder / PROBE) as beside:
         save_tensors({"input_ids": input_ids.cpu(), "logits": logits.float().cpu().contiguous()}, beside)
-        sync(beside)
-        os.replace(beside, folder / PROBE)
-    except OSError:
-        beside.unlink(missing_ok=True)
-        raise
-    sync(folder)
 
 
 def read_probe(folder: Path) -> tuple[torch.Tensor, torch.Tensor]:

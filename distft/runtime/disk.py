@@ -1,6 +1,8 @@
 """What of a disk survives a loss of power."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -24,3 +26,20 @@ def make_folder(folder: Path) -> None:
             sync(parent)
         except OSError:  # another user's, so no run has made it
             break
+
+
+@contextmanager
+def replaced(file: Path) -> Iterator[Path]:
+    """Gives a name to write to; at the end that becomes `file`, by one rename, and would survive a loss of power.
+
+    After an OSError nothing is left of it, and `file` is what it was.
+    """
+    beside = file.with_name(f".{file.name}.new")
+    try:
+        yield beside
+        sync(beside)
+        os.replace(beside, file)
+    except OSError:
+        beside.unlink(missing_ok=True)
+        raise
+    sync(file.parent)

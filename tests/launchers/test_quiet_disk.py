@@ -1,6 +1,5 @@
 """A run leaves the shared disk in peace: one look at its folder a step, of one process of the whole job (by strace)."""
 
-import json
 import subprocess
 import sys
 import time
@@ -12,6 +11,7 @@ import pytest
 
 from distft.run import RunFolder
 from tests.launchers.fake_run import wait_for_rows
+from tests.rows import write_sums
 from tests.traced import Call, watch
 
 SECONDS = 5
@@ -23,8 +23,7 @@ Traced = tuple[RunFolder, list[Call]]
 def traced(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Traced]:
     """A run of two ranks, and what all its processes call on its folder in SECONDS of steady steps."""
     folder = tmp_path_factory.mktemp("quiet")
-    rows = [{"prompt": f"{number} and {number} is", "completion": str(2 * number)} for number in range(40)]
-    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_sums(folder)
     settings = ["model=gpt2", "model.tiny=true", "data.eval=0.2", f"data.train={folder / 'rows.jsonl'}", "name=quiet"]
     settings += ["train.epochs=null", "train.max_steps=100000", "train.global_batch_size=4"]
     settings += ["train.micro_batch_size=2", "launcher.processes_per_node=2", f"runs_dir={folder / 'runs'}"]

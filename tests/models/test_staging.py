@@ -24,7 +24,7 @@ from distft.run import Plan, RunFolder
 from distft.runtime.process_group import World
 from distft.runtime.seals import BLOCK
 from tests.alone import alone
-from tests.rows import write_rows
+from tests.rows import write_rows, write_sums
 from tests.stage_once import NODES, RANKS_OF_NODE
 from tests.traced import trace
 from tests.train_cases import tiny_model
@@ -169,8 +169,7 @@ def test_training_from_copies_is_bitwise_the_same(tmp_path: Path) -> None:
     model_dir = tmp_path / "model"
     AutoModelForCausalLM.from_config(tiny_model("gpt2").config).save_pretrained(model_dir)
     byte_tokenizer().save_pretrained(model_dir)
-    rows = [{"prompt": f"{number} and {number} is", "completion": str(2 * number)} for number in range(40)]
-    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_sums(tmp_path)
     plain = run(tmp_path, "plain")
     local = run(tmp_path, "local", "launcher.stage=node_local", f"launcher.stage_dir={tmp_path / 'disk'}")
     losses = [row["loss"] for row in plain.read_metrics()]

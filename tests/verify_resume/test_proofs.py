@@ -16,6 +16,7 @@ import pytest
 
 from distft.run import RunFolder, read_json
 from distft.verify_resume.traces import read_fed
+from tests.rows import write_sums
 
 pytestmark = pytest.mark.slow
 
@@ -56,8 +57,7 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def answers(out: Path) -> dict[str, dict[str, Any]]:
-    rows = [{"prompt": f"{number} and {number} is", "completion": str(2 * number)} for number in range(36)]
-    (out / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_sums(out, 36)
     places = [f"data.train={out / 'rows.jsonl'}", f"cache_dir={out / 'cache'}"]
     command = [sys.executable, "-m", "prove_planted", str(out), json.dumps(CASES), *SETTINGS, *places]
     path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
