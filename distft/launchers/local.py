@@ -1,6 +1,5 @@
 """Runs on this machine: one torch elastic process per run, which starts one worker per rank."""
 
-import json
 import signal
 import subprocess
 import sys
@@ -8,12 +7,12 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from distft.launchers.contract import Outcome
-from distft.run import FINISHED, RunFolder, State
-from distft.runtime.errors import Failure, of_process
-from distft.runtime.logs import Patient
+from distft.launchers.ended import elastic_log, outcome_of, write_outcome
+from distft.run import RunFolder, State
+from distft.runtime.errors import Failure
 from distft.runtime.parent import start_bound
 
 _SECONDS_TO_END = 5  # for the elastic process to end its workers before it is killed, and they with it
@@ -84,14 +83,15 @@ class LocalRun:
             said, _ = self._process.communicate(timeout=seconds)
         except subprocess.TimeoutExpired:
             return None
-        self._outcome = self._read_outcome(self._process.returncode, said)
-        self._write(self._outcome)
+        self._outcome = outcome_of(self.run, self._process.returncode, said, self._log)
+        write_outcome(self.run, self._outcome)
         return self._outcome
 
     def cancel(self) -> None:
         """Ends every process of the run at once; the workers die with the elastic process."""
         if self._process is None:
-            self._outcome = self._outcome or Outcome("failed", self._error("cancelled before it started"))
+            error = asdict(Failure.of_run("cancelled before it started", self._log))
+            self._outcome = self._outcome or Outcome("failed", error)
             return
         self._process.send_signal(signal.SIGTERM)
         try:
@@ -115,23 +115,4 @@ class LocalRun:
 
     @property
     def _log(self) -> Path:
-        return self.run.rank_log(self.attempt, 0).with_name("elastic.log")
-
-    def _read_outcome(self, code: int, said: str) -> Outcome:
-        if said.strip():
-            return Outcome("failed", json.loads(said))
-        if code:
-            return Outcome("failed", asdict(of_process(code, self._log)))
-        state = self.run.read_status()["state"]
-        if state in FINISHED or state == "preempted":
-            return Outcome(state)
-        return Outcome("failed", self._error(f"every rank ended without an error, but status.json says {state!r}"))
-
-    def _error(self, message: str) -> dict[str, Any]:
-        return asdict(Failure.of_run(message, self._log))
-
-    def _write(self, outcome: Outcome) -> None:
-        try:
-            self.run.write_status(state=outcome.state, exit_code=outcome.exit_code, error=outcome.error)
-        except OSError as full:  # the error that ended the run must reach the user all the same
-            print(f"{self.run.status}: not written: {full}", file=Patient(sys.stderr))
+        return elastic_log(self.run, self.attempt)
