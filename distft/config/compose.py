@@ -15,6 +15,7 @@ from distft.config.groups import Groups, resolved
 from distft.config.known import known_keys
 from distft.config.model_folder import wrong_models
 from distft.config.overrides import Override, WrongOverride, split
+from distft.config.profile import of_profile
 from distft.config.rules import broken_rules
 from distft.config.rules.contract import Facts
 from distft.config.settings import apply_setting, with_targets
@@ -37,7 +38,8 @@ def compose(overrides: Iterable[str], *, config_dir: Path | None = None, to_run:
     """
     groups = Groups(absolute(config_dir or conf_dir()))
     errors: list[str] = []
-    chosen, settings = _read(overrides, groups, errors)
+    chosen, typed = _read(overrides, groups, errors)
+    settings = [*_profile(typed, errors), *typed]
     config, choices = groups.compose(chosen)
     base = resolved(config)
     known = known_keys(with_targets(base, settings))
@@ -71,6 +73,14 @@ def _read(overrides: Iterable[str], groups: Groups, errors: list[str]) -> tuple[
         except (WrongOverride, ConfigError) as error:
             errors.append(str(error))
     return chosen, settings
+
+
+def _profile(settings: list[Override], errors: list[str]) -> list[Override]:
+    try:
+        return of_profile(settings)
+    except WrongOverride as error:
+        errors.append(str(error))
+        return []
 
 
 def _with_absolute_paths(values: dict[str, Any]) -> dict[str, Any]:

@@ -42,7 +42,7 @@ def interface_of(address: str) -> str | None:
 
 
 def reach(addresses: Sequence[str], port: int, seconds: float) -> tuple[str, str]:
-    """Returns the first address that answers, and this machine's own address towards it; Unreachable after `seconds`."""
+    """Returns the first address that answers and this machine's own towards it; Unreachable after `seconds`."""
     deadline, reasons = time.monotonic() + seconds, dict.fromkeys(addresses, "not tried")
     while True:
         for address in addresses:

@@ -76,9 +76,9 @@ def launch_ranks(run: RunFolder, meeting: Meeting, program: str, error_dir: Path
         signals_to_handle=",".join(each.name for each in _ENDING if signal.getsignal(each) is not signal.SIG_IGN),
     )
     command = ("-m", program, str(run.path), "--attempt", str(attempt), "--parent", str(os.getpid()))
-    meeting.watch(lambda: os.kill(os.getpid(), _PEER_FAILED))
     try:
-        elastic_launch(config, sys.executable)(*command)
+        with meeting.watched(lambda: os.kill(os.getpid(), _PEER_FAILED)):
+            elastic_launch(config, sys.executable)(*command)
     except ChildFailedError as error:
         exits = {rank: Exit(failure.exitcode, failure.timestamp) for rank, failure in error.failures.items()}
         return first_failure(run, attempt, exits, error_dir)

@@ -7,8 +7,8 @@ import json
 import os
 import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -21,7 +21,7 @@ from distft.runtime.errors import Failure
 
 SECONDS_TO_MEET = 60.0
 _SECONDS_TO_PART = 10.0
-_FOREVER = timedelta(days=365)
+_SECONDS_BETWEEN_LOOKS = 0.5  # at whether another node has failed; one small message to the first
 
 
 @dataclass(frozen=True)
@@ -66,18 +66,30 @@ class Meeting:
         except DistError:
             return None
 
-    def watch(self, act: Callable[[], None]) -> None:
-        """Calls `act`, from a thread, as soon as another node fails or the first node is gone."""
-        if self.node.count == 1:
-            return
-        store = _store(self.address, self.port, _FOREVER)
+    @contextmanager
+    def watched(self, act: Callable[[], None]) -> Iterator[None]:
+        """Calls `act` once, from a thread, when another node fails or the first node is gone meanwhile."""
+        over = threading.Event()
 
-        def wait() -> None:
-            with suppress(DistError):
-                store.wait(["failure"], _FOREVER)
-            act()
+        def look() -> None:
+            store = _store(self.address, self.port, timedelta(seconds=_SECONDS_TO_PART))
+            while not over.wait(_SECONDS_BETWEEN_LOOKS):
+                try:
+                    failed = store.check(["failure"])
+                except DistError:
+                    failed = True
+                if failed and not over.is_set():
+                    return act()
 
-        threading.Thread(target=wait, daemon=True).start()
+        thread = threading.Thread(target=look, daemon=True)
+        if self.node.count > 1:
+            thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            if thread.is_alive():
+                thread.join()
 
     def part(self) -> None:
         """Returns when every node is here, or in _SECONDS_TO_PART: the store must outlive those who still read it."""
@@ -138,7 +150,7 @@ def join(run: RunFolder, attempt: int, node: Node) -> Meeting:
     while not file.is_file():
         if time.monotonic() > deadline:
             raise NotMet(
-                f"the first node has not written {file} in {SECONDS_TO_MEET:.0f} s: did it start, and is the disk shared?"
+                f"the first node has not written {file} in {SECONDS_TO_MEET:.0f} s. Did it start? Is the disk shared?"
             )
         time.sleep(0.1)
     place = Place(**read_json(file))
@@ -146,7 +158,7 @@ def join(run: RunFolder, attempt: int, node: Node) -> Meeting:
 
 
 def join_at(run: RunFolder, host: str, port: int, count: int) -> Meeting:
-    """Joins the store at an address that the user gives, as the next node that comes; NotMet when it is another run's."""
+    """Joins the store at an address that the user gives, as the next node that comes; NotMet when that cannot be."""
     meeting = _joined(run, [host], port, None, count)
     if meeting.node.index >= count:
         raise NotMet(f"launcher.nodes={count}, and so many are there already. Nearest: launcher.nodes={count + 1}")

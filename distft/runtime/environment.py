@@ -21,6 +21,10 @@ _RECORDED = re.compile(
     r"|TRANSFORMERS|DATASETS|TOKENIZERS|WANDB|FI|UCX)_\w+"
     r"|LD_LIBRARY_PATH|LD_PRELOAD|LANG|LC_ALL|PYTHONPATH|PYTHONHASHSEED|VIRTUAL_ENV|CONDA_PREFIX|MASTER_ADDR|MASTER_PORT"
 )
+_OF_A_SHELL = re.compile(
+    r"PATH|HOME|USER|LOGNAME|SHELL|TERM|TZ|TMPDIR|LC_\w+|MODULEPATH|MODULESHOME|LMOD_\w+|SSL_CERT_(FILE|DIR)|XDG_CACHE_HOME"
+)
+_OF_THIS_MACHINE = re.compile(r"SLURM_(?!CONF$)\w+|(CUDA|HIP|ROCR)_VISIBLE_DEVICES|MASTER_(ADDR|PORT)|TORCHELASTIC_\w+")
 _SECRET_WORDS = {
     "TOKEN",
     "KEY",
@@ -46,6 +50,16 @@ def looks_secret(name: str) -> bool:
 def secrets(variables: Mapping[str, str] = os.environ) -> dict[str, str]:
     """Returns the secret-looking environment variables with values long enough to be told from ordinary text."""
     return {name: value for name, value in variables.items() if looks_secret(name) and len(value) >= _SHORTEST_SECRET}
+
+
+def passed_on(variables: Mapping[str, str] = os.environ) -> list[str]:
+    """Returns the names of the variables that a job on another machine inherits: an allow-list, and no secret."""
+    return [
+        name
+        for name in variables
+        if (_OF_A_SHELL.fullmatch(name) or _RECORDED.fullmatch(name))
+        and not (_OF_THIS_MACHINE.fullmatch(name) or looks_secret(name))
+    ]
 
 
 def redact(text: str, variables: Mapping[str, str] = os.environ) -> str:

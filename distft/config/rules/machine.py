@@ -34,19 +34,6 @@ def processes_here(facts: Facts) -> str | None:
 
 
 @rule(
-    ("launcher._target_",),
-    "launching with launcher=slurm (planning is fine)",
-    "not in this version",
-    to_run=True,
-)
-def launcher_to_come(facts: Facts) -> str | None:
-    if facts["launcher._target_"] is not None:
-        return None
-    word = facts.choices.get("launcher")
-    return f"launcher={word} can be planned with but not launched in this version. Nearest: launcher=local"
-
-
-@rule(
     ("launcher.stage_dir", "launcher.stage"),
     "launcher.stage_dir with launcher.stage=none",
     "nothing is copied",
