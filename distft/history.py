@@ -22,6 +22,8 @@ Manifest = Mapping[str, Any]
 
 def check_config(run: RunFolder, config: Config) -> None:
     """Raises ConfigError with the difference when the run would go on with another meaning that is not allowed."""
+    if (run.path / "sweep_status.json").is_file():
+        raise ConfigError([f"name={run.path.name}: {run.path} holds a sweep. Nearest: another name, or -m"])
     before = config_before(run, config)
     reason = refusal(before, config.values, f"name={run.path.name}: {run.path}") if before else None
     if reason:

@@ -83,6 +83,7 @@ KEYS = (
     Key("runs_dir", (str,), "folder of the run folders"),
     Key("cache_dir", (str,), "prepared data and fetched models; on a shared disk under SLURM"),
     Key("seed", (int,), "decides data order, dropout and new parameters", at_least=0),
+    Key("export", (bool,), "write final/, a Hugging Face folder, at the end; a sweep does it for its best run alone"),
     Key("trust", (list,), "further prefixes that a _target_ may start with, e.g. [mylab.]"),
     Key("model.path", (str,), "folder or hub id of the model to start from"),
     Key("model.revision", _optional(str), "commit, tag or branch of a hub id; null: the newest"),
@@ -221,6 +222,7 @@ KEYS = (
     ),
     Key("launcher.processes_per_node", (int, str), "auto: one per accelerator, else 1", at_least=1, choices=("auto",)),
     Key("launcher.wait", (bool,), "false: return with the job's id"),
+    Key("launcher.jobs_at_once", (int,), "runs of a sweep that run at a time", at_least=1),
     Key(
         "launcher.stage",
         (str,),
@@ -279,6 +281,10 @@ KEYS = (
     Key("launcher.container_mounts", (list,), "further folders that the container sees, SOURCE:TARGET"),
     Key("launcher.fabric", _optional(str), "a profile of the network between nodes: a file in slurm/fabrics/"),
     Key("launcher.stage_dir", _optional(str), "where to; null: $SLURM_TMPDIR, $TMPDIR or /tmp of the node"),
+    Key("sweep.only_failed", (bool,), "with -m: run the failed jobs again and no others"),
+    Key("sweep.fail_fast", (bool,), "with -m: the first job that fails ends the others, which save and stop"),
+    Key("sweep.trials", (int,), "with -m: jobs of a search", at_least=1),
+    Key("sweep.seed", (int,), "with -m: decides the points of a search", at_least=0),
 )
 BY_PATH = {key.path: key for key in KEYS}
-TARGET_GROUPS = ("strategy", "optimizer", "schedule", "loss", "tuning", "tracker", "launcher")
+TARGET_GROUPS = ("strategy", "optimizer", "schedule", "loss", "tuning", "tracker", "launcher", "sweep")

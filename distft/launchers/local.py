@@ -19,7 +19,7 @@ _SECONDS_TO_END = 5  # for the elastic process to end its workers before it is k
 
 
 class Local:
-    """Starts runs as processes of this machine, `parallel_runs` of them at a time."""
+    """Starts runs as processes of this machine, `jobs_at_once` of them at a time."""
 
     def __init__(
         self,
@@ -27,7 +27,7 @@ class Local:
         processes_per_node: int | Literal["auto"] = "auto",
         wait: bool = True,
         grace_seconds: float = 300,
-        parallel_runs: int = 1,
+        jobs_at_once: int = 1,
         program: str = "distft.rank",
         stage: Literal["none", "node_local"] = "none",
         stage_dir: str | None = None,
@@ -41,14 +41,14 @@ class Local:
         self.processes_per_node = processes_per_node
         self.wait = wait
         self.grace_seconds = grace_seconds
-        self.parallel_runs = parallel_runs
+        self.jobs_at_once = jobs_at_once
         self.program = program
 
     def submit(self, run_dirs: Sequence[Path]) -> "list[LocalRun]":
-        """Starts the first `parallel_runs` runs; the others start as earlier ones end, while anyone waits."""
+        """Starts the first `jobs_at_once` runs; the others start as earlier ones end, while anyone waits."""
         runs: list[LocalRun] = []
         for path in run_dirs:
-            runs.append(LocalRun(RunFolder(Path(path)), self.program, queue=runs, parallel_runs=self.parallel_runs))
+            runs.append(LocalRun(RunFolder(Path(path)), self.program, queue=runs, jobs_at_once=self.jobs_at_once))
         for run in runs:
             run.start_if_free()
         return runs
@@ -57,12 +57,12 @@ class Local:
 class LocalRun:
     """One run on this machine."""
 
-    def __init__(self, run: RunFolder, program: str, queue: "list[LocalRun]", parallel_runs: int):
+    def __init__(self, run: RunFolder, program: str, queue: "list[LocalRun]", jobs_at_once: int):
         self.run = run
         self.attempt: int = run.read_status()["attempt"]
         self._program = program
         self._queue = queue
-        self._parallel_runs = parallel_runs
+        self._jobs_at_once = jobs_at_once
         self._process: subprocess.Popen[str] | None = None
         self._outcome: Outcome | None = None
 
@@ -103,7 +103,7 @@ class LocalRun:
     def start_if_free(self) -> None:
         """Starts the run unless it has been started or too many others are running."""
         running = [run for run in self._queue if run._process is not None and run._outcome is None]
-        if self._process is not None or self._outcome is not None or len(running) >= self._parallel_runs:
+        if self._process is not None or self._outcome is not None or len(running) >= self._jobs_at_once:
             return
         self._log.parent.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-m", "distft.launchers.elastic", str(self.run.path)]

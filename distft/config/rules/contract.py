@@ -19,6 +19,7 @@ class Facts:
     values: Mapping[str, Any]
     choices: Mapping[str, str]
     given: frozenset[str]
+    sweep: bool = False  # the command line is a sweep's
 
     def __getitem__(self, path: str) -> Any:
         return at(self.values, path)
