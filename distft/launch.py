@@ -11,8 +11,8 @@ import sys
 from distft.config.command import command, help_text
 from distft.config.compose import compose
 from distft.config.errors import ConfigError
-from distft.history import check_config, is_done
-from distft.launchers.contract import Launcher, Outcome
+from distft.history import check_config, check_followed, is_done
+from distft.launchers.contract import Handle, Launcher, Outcome
 from distft.launchers.follow import follow
 from distft.run import FINISHED, RunFolder
 from distft.runtime.lock import alone
@@ -23,6 +23,7 @@ from distft.stages import (
     prepare_and_plan,
     refuse_secrets,
     run_dir,
+    submit,
     write_results,
 )
 from distft.sweep.multirun import multirun
@@ -40,42 +41,69 @@ def main(overrides: list[str]) -> int:
     launcher, tracker = make_part(config, "launcher"), make_part(config, "tracker")
     run = RunFolder(run_dir(config))
     check_config(run, config)
-    plan = None if is_done(run, config) else prepare_and_plan(run, config, overrides)
+    handle = launcher.find(run.path)  # of an earlier launch, which has left it
+    if handle is not None:
+        check_followed(run, config, handle.name)
+    plan = None if handle or is_done(run, config) else prepare_and_plan(run, config, overrides)
     with alone(run.path / ".lock") as held:
         if not held:
             raise ConfigError([f"name={run.path.name}: another launch is busy with {run.path}. Nearest: another name"])
         check_config(run, config)  # it may have come into being meanwhile
         if plan is not None and not is_done(run, config):
             freeze(run, config, plan, overrides)
-            if not launcher.wait and go_on_in_background(run.path, run.logs / "launch.log", f"touch {run.stop}"):
+            alone_from_here = not launcher.wait and not launcher.outlives_launch
+            if alone_from_here and go_on_in_background(run.path, run.logs / "launch.log", f"touch {run.stop}"):
                 return 0
-            outcome = supervise(run, launcher, tracker)
+            [handle] = submit(launcher, [run])
+        if handle is not None and not launcher.wait and launcher.outlives_launch:
+            print(f"{run.path} is {handle.name}. {how_to_go_on(run)}")
+            return 0
+        if handle is not None:
+            outcome = supervise(run, handle, launcher, tracker)
             if outcome.state not in FINISHED:
                 return tell_end(run, outcome)
         return finish(run, export=config.values["export"])
 
 
-def supervise(run: RunFolder, launcher: Launcher, tracker: Tracker | None) -> Outcome:
-    """Runs one attempt to its end, shown on the terminal and fed to the tracker."""
-    attempt, plan, console = run.read_status()["attempt"], run.read_plan(), screen(sys.stderr)
-    logs = run.rank_log(attempt, 0).parent
+def supervise(run: RunFolder, handle: Handle, launcher: Launcher, tracker: Tracker | None) -> Outcome:
+    """Follows one submitted run to its end, shown on the terminal and fed to the tracker."""
+    plan, console = run.read_plan(), screen(sys.stderr)
+    logs = run.rank_log(run.read_status()["attempt"], 0).parent
     console.print(f"{run.path}: {plan.steps} steps, {plan.world} process{'es' * (plan.world > 1)}, logs in {logs}")
     watchers = (Terminal(console), Guarded(tracker))
-    [handle] = launcher.submit([run.path])
     for watcher in watchers:
         watcher.start(run)
     outcome = Outcome("failed")
     try:
-        outcome = follow(run, handle, attempt, launcher.grace_seconds, [each.log for each in watchers], console.print)
+        leaves = is_left_alone if launcher.outlives_launch else lambda _: False
+        grace, logs_of = launcher.grace_seconds, [each.log for each in watchers]
+        outcome = follow(run, handle, grace, logs_of, console.print, leaves)
     finally:
         for watcher in watchers:
             watcher.finish(outcome.state)
     return outcome
 
 
+def is_left_alone(cause: signal.Signals) -> bool:
+    """Tells whether a signal to this process leaves a job that outlives it alone: unless the user says otherwise."""
+    if cause != signal.SIGINT or not (sys.stdin.isatty() and sys.stderr.isatty()):
+        return True
+    try:
+        answer = input("\nShall the job save and stop? Otherwise it goes on without this command. [y/N] ")
+    except EOFError:
+        answer = ""
+    return not answer.strip().lower().startswith("y")
+
+
+def how_to_go_on(run: RunFolder) -> str:
+    return f"The same command, with name={run.path.name}, follows it. Save and stop it: touch {run.stop}"
+
+
 def tell_end(run: RunFolder, outcome: Outcome) -> int:
     """Tells why a run is not done, the culprit in the last lines; returns its exit code."""
     console = screen(sys.stderr)
+    if outcome.state in ("pending", "running"):
+        console.print(f"{run.path} goes on. {how_to_go_on(run)}")
     if outcome.state == "preempted":
         console.print(f"{run.path}: saved and stopped. The same command, with name={run.path.name}, continues it.")
     if outcome.error:

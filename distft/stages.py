@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,14 @@ from distft.config.errors import ConfigError
 from distft.config.freeze import difference, frozen_text
 from distft.data.key import prepared_dir
 from distft.history import check_plan, config_before, resumed, set_aside
+from distft.launchers.contract import Handle, Launcher
 from distft.paths import absolute
 from distft.plan import make_plan
-from distft.run import Plan, RunFolder, write_json
+from distft.run import EXIT_WRONG_CONFIG, Plan, RunFolder, write_json
 from distft.runtime import stop
 from distft.runtime.disk import sync
 from distft.runtime.environment import describe, redact, secrets
+from distft.runtime.errors import Failure
 from distft.runtime.logs import last_lines, redirect
 from distft.runtime.parent import start_bound
 from distft.trackers.terminal import screen
@@ -104,6 +107,17 @@ def freeze(run: RunFolder, config: Config, plan: Plan, overrides: Sequence[str])
         sync(file)
     stop.clear(run)
     run.write_status(state="pending", attempt=run.read_status()["attempt"] + 1, exit_code=None, error=None)
+
+
+def submit(launcher: Launcher, runs: Sequence[RunFolder]) -> list[Handle]:
+    """Submits frozen runs; ConfigError, and runs that have failed, when the launcher's place refuses them."""
+    try:
+        return list(launcher.submit([run.path for run in runs]))
+    except ValueError as error:
+        failure = asdict(Failure.of_run(str(error)))
+        for run in runs:
+            run.write_status(state="failed", exit_code=EXIT_WRONG_CONFIG, error=failure)
+        raise ConfigError([str(error)]) from error
 
 
 def go_on_in_background(folder: Path, log: Path, to_stop: str) -> bool:

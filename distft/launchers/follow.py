@@ -91,14 +91,12 @@ class Following:
         self,
         run: RunFolder,
         handle: Handle,
-        attempt: int,
         grace_seconds: float,
         watchers: Sequence[Callable[[Row], None]],
         say: Callable[[str], None],
     ):
         self.run = run
         self.handle = handle
-        self._attempt = attempt
         self._grace_seconds = grace_seconds
         self._watchers = watchers
         self._say = say
@@ -131,7 +129,7 @@ class Following:
     def ask_to_stop(self, reason: str) -> None:
         """Asks the run to save and stop; from here on it has the grace seconds."""
         self._deadline = time.monotonic() + self._grace_seconds
-        stop.request(self.run, self._attempt, reason)
+        stop.request(self.run, self.run.read_status()["attempt"], reason)  # a scheduler may have begun another
 
     def _show(self, new: Iterable[Row]) -> None:
         for row in new:
@@ -142,16 +140,23 @@ class Following:
 def follow(
     run: RunFolder,
     handle: Handle,
-    attempt: int,
     grace_seconds: float,
     watchers: Sequence[Callable[[Row], None]],
     say: Callable[[str], None],
+    leaves: Callable[[signal.Signals], bool] = lambda _: False,
 ) -> Outcome:
-    """Returns how the attempt ended; signals to this process are the run's meanwhile."""
-    following = Following(run, handle, attempt, grace_seconds, watchers, say)
+    """Returns how the attempt ended; signals to this process are the run's meanwhile.
+
+    leaves: whether the first signal leaves the run alone, and it goes on; the outcome's state is then where it stands.
+    """
+    following = Following(run, handle, grace_seconds, watchers, say)
+    asked = False
     with caught_signals() as caught:
-        while (outcome := following.look(caught)) is None:
-            pass
+        while (outcome := following.look(caught if asked else ())) is None:
+            if caught and not asked:
+                if leaves(caught[0]):
+                    return Outcome(handle.state(), by_signal=caught[0])
+                asked = True
     return outcome
 
 

@@ -21,6 +21,8 @@ _SECONDS_TO_END = 5  # for the elastic process to end its workers before it is k
 class Local:
     """Starts runs as processes of this machine, `jobs_at_once` of them at a time."""
 
+    outlives_launch = False
+
     def __init__(
         self,
         nodes: int = 1,
@@ -53,9 +55,15 @@ class Local:
             run.start_if_free()
         return runs
 
+    def find(self, run_dir: Path) -> "LocalRun | None":
+        """Returns None: what is under way here is another launch's, and ends with it."""
+        return None
+
 
 class LocalRun:
     """One run on this machine."""
+
+    name = "processes of this machine"
 
     def __init__(self, run: RunFolder, program: str, queue: "list[LocalRun]", jobs_at_once: int):
         self.run = run

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
 
-from torch.distributed import DistError, TCPStore
+from torch.distributed import DistError, TCPStore  # pyright: ignore[reportPrivateImportUsage]  # documented there
 
 from distft.launchers.addresses import Unreachable, interface_of, own_addresses, reach
 from distft.run import RunFolder, read_json, write_json

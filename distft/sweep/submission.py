@@ -3,7 +3,6 @@
 import signal
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from pathlib import Path
 
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher as HydraLauncher
@@ -13,7 +12,7 @@ from omegaconf import DictConfig
 from distft.config.errors import ConfigError
 from distft.launchers.contract import Launcher
 from distft.runtime.lock import alone
-from distft.stages import freeze
+from distft.stages import freeze, submit
 from distft.sweep.board import Board
 from distft.sweep.jobs import Job
 from distft.sweep.request import Point
@@ -86,16 +85,16 @@ class Submission(HydraLauncher):
             busy = [job.run.path for job in jobs if not locks.enter_context(alone(job.run.path / ".lock"))]
             if busy:
                 raise ConfigError(f"another launch is busy with {path}. Nearest: wait for its end" for path in busy)
-            for job in jobs:
+            found = {job.name: handle for job in jobs if (handle := self._launcher.find(job.run.path)) is not None}
+            fresh = [job for job in jobs if job.name not in found]
+            for job in fresh:
                 assert job.plan is not None
                 freeze(job.run, job.config, job.plan, job.overrides)
             self._status.tell(jobs)
-            folders: list[Path] = [job.run.path for job in jobs]
+            submitted = submit(self._launcher, [job.run for job in fresh]) if fresh else []
+            handles = found | {job.name: handle for job, handle in zip(fresh, submitted, strict=True)}
             grace = self._launcher.grace_seconds
-            handles = self._launcher.submit(folders)
-            watched = [
-                Watched(job, handle, grace, self._board, self._status)
-                for job, handle in zip(jobs, handles, strict=True)
-            ]
-            if watch(watched, self._caught, self._board, grace, fail_fast=self._fail_fast):
+            watched = [Watched(job, handles[job.name], grace, self._board, self._status) for job in jobs]
+            leaves = self._launcher.outlives_launch
+            if watch(watched, self._caught, self._board, grace, fail_fast=self._fail_fast, leaves=leaves):
                 raise Stopped

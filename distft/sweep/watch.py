@@ -33,8 +33,7 @@ class Watched:
         self._tracker = Guarded(make_part(job.config, "tracker"))
         self._is_started = False
         self._due = 0.0
-        attempt = job.run.read_status()["attempt"]
-        self._following = Following(job.run, handle, attempt, grace_seconds, [self._show], lambda _: None)
+        self._following = Following(job.run, handle, grace_seconds, [self._show], lambda _: None)
 
     def look(self, caught: Sequence[signal.Signals], seconds: float) -> Outcome | None:
         """Returns how the job ended, None when it has not within `seconds`."""
@@ -83,11 +82,18 @@ def watch(
     grace_seconds: float,
     *,
     fail_fast: bool,
+    leaves: bool = False,
 ) -> bool:
-    """Returns, when all have ended, whether the sweep was to stop before its end."""
+    """Returns, when all have ended, whether the sweep was to stop before its end.
+
+    leaves: a signal leaves the jobs alone, and they go on without this process.
+    """
     running, is_stopping = list(watched), False
     board.wait(len(running))
     while running:
+        if caught and leaves:
+            board.say(f"{caught[0].name}: {len(running)} jobs go on without this command")
+            return True
         if caught and not is_stopping:
             is_stopping = True
             board.say(

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import submitit
 import yaml
+from submitit.core.utils import FailedSubmissionError, UncompletedJobError
 
 from distft.config.machines import node_range, num_gpus
 from distft.config.machines import processes_per_node as count_processes
@@ -96,7 +97,7 @@ class Slurm:
         with _outside_of_job():
             try:
                 jobs = executor.map_array(run_script, [str(run.path) for run in runs])
-            except (submitit.core.utils.UncompletedJobError, submitit.core.utils.FailedSubmissionError) as error:
+            except (UncompletedJobError, FailedSubmissionError) as error:
                 raise ValueError(f"launcher=slurm: sbatch refused the job: {_words_of_sbatch(str(error))}") from error
         return [_noted(run, job.job_id) for run, job in zip(runs, jobs, strict=True)]
 

@@ -21,7 +21,7 @@ class SlurmRun:
     """One run in the queue or on its nodes; it goes on when nobody waits for it."""
 
     def __init__(self, run: RunFolder, job: str) -> None:
-        self.run, self.job = run, job
+        self.run, self.job, self.name = run, job, f"job {job}"
         self.say: Callable[[str], None] = lambda text: print(text, file=Patient(sys.stderr))
         self._look_due = self._ask_due = 0.0
         self._pause = _SECONDS_BETWEEN_QUESTIONS[0]
