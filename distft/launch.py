@@ -17,6 +17,7 @@ from distft.launchers.follow import follow
 from distft.run import FINISHED, RunFolder
 from distft.runtime.lock import alone
 from distft.stages import (
+    find,
     freeze,
     go_on_in_background,
     make_part,
@@ -41,12 +42,12 @@ def main(overrides: list[str]) -> int:
     launcher, tracker = make_part(config, "launcher"), make_part(config, "tracker")
     run = RunFolder(run_dir(config))
     check_config(run, config)
-    handle = launcher.find(run.path)  # of an earlier launch, which has left it
+    handle = find(launcher, run)  # of an earlier launch, or another machine's
     if handle is not None:
         check_followed(run, config, handle.name)
     plan = None if handle or is_done(run, config) else prepare_and_plan(run, config, overrides)
     with alone(run.path / ".lock") as held:
-        if not held:
+        if not held and handle is None:
             raise ConfigError([f"name={run.path.name}: another launch is busy with {run.path}. Nearest: another name"])
         check_config(run, config)  # it may have come into being meanwhile
         if plan is not None and not is_done(run, config):
@@ -62,6 +63,8 @@ def main(overrides: list[str]) -> int:
             outcome = supervise(run, handle, launcher, tracker)
             if outcome.state not in FINISHED:
                 return tell_end(run, outcome)
+            if handle.is_part:
+                return 0
         return finish(run, export=config.values["export"])
 
 

@@ -109,6 +109,14 @@ def freeze(run: RunFolder, config: Config, plan: Plan, overrides: Sequence[str])
     run.write_status(state="pending", attempt=run.read_status()["attempt"] + 1, exit_code=None, error=None)
 
 
+def find(launcher: Launcher, run: RunFolder) -> Handle | None:
+    """Returns the run where it is under way already; ConfigError where it should be and is not."""
+    try:
+        return launcher.find(run.path)
+    except ValueError as error:
+        raise ConfigError([str(error)]) from error
+
+
 def submit(launcher: Launcher, runs: Sequence[RunFolder]) -> list[Handle]:
     """Submits frozen runs; ConfigError, and runs that have failed, when the launcher's place refuses them."""
     try:

@@ -29,6 +29,7 @@ class Handle(Protocol):
     """One submitted run."""
 
     name: str  # by which its place knows it: job 12
+    is_part: bool  # another machine's launch has the run, and brings it to its end
 
     def state(self) -> State:
         """Returns what is known without waiting."""

@@ -1,6 +1,8 @@
 """Runs on this machine: one torch elastic process per run, which starts one worker per rank."""
 
+import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -11,6 +13,7 @@ from typing import Literal
 
 from distft.launchers.contract import Outcome
 from distft.launchers.ended import elastic_log, outcome_of, write_outcome
+from distft.launchers.together import is_first, place_of, wait_for_first
 from distft.run import RunFolder, State
 from distft.runtime.errors import Failure
 from distft.runtime.parent import start_bound
@@ -31,15 +34,18 @@ class Local:
         grace_seconds: float = 300,
         jobs_at_once: int = 1,
         program: str = "distft.rank",
+        rendezvous: str | None = None,
         stage: Literal["none", "node_local"] = "none",
         stage_dir: str | None = None,
     ):
-        """stage, stage_dir: for the ranks, which read them in the run's config."""
-        if nodes != 1:
+        """rendezvous: HOST:PORT of the first of several machines. stage, stage_dir: for the ranks."""
+        if (nodes == 1) != (rendezvous is None):
             raise ValueError(
-                f"launcher.nodes={nodes}: launcher=local is this machine alone. Nearest: launcher.nodes=1, "
-                f"or launcher=slurm launcher.nodes={nodes}"
+                f"launcher.nodes={nodes} launcher.rendezvous={rendezvous or 'null'}: this machine, or several that "
+                "meet. Nearest: launcher.nodes=2 launcher.rendezvous=HOST:29500, or launcher=slurm"
             )
+        self._nodes = nodes
+        self._place = place_of(rendezvous) if rendezvous else None
         self.processes_per_node = processes_per_node
         self.wait = wait
         self.grace_seconds = grace_seconds
@@ -48,16 +54,25 @@ class Local:
 
     def submit(self, run_dirs: Sequence[Path]) -> "list[LocalRun]":
         """Starts the first `jobs_at_once` runs; the others start as earlier ones end, while anyone waits."""
+        meet = ["--nodes", str(self._nodes)]
+        if self._place:
+            meet += ["--address", self._place.host, "--port", str(self._place.port)]
         runs: list[LocalRun] = []
         for path in run_dirs:
-            runs.append(LocalRun(RunFolder(Path(path)), self.program, queue=runs, jobs_at_once=self.jobs_at_once))
+            runs.append(LocalRun(RunFolder(Path(path)), self.program, meet, queue=runs, jobs_at_once=self.jobs_at_once))
         for run in runs:
             run.start_if_free()
         return runs
 
     def find(self, run_dir: Path) -> "LocalRun | None":
-        """Returns None: what is under way here is another launch's, and ends with it."""
-        return None
+        """Returns this machine's part of a run that the first machine has begun; None where this is the first."""
+        if self._place is None or is_first(self._place):
+            return None
+        run = RunFolder(Path(run_dir))
+        wait_for_first(self._place, run)
+        part = LocalRun(run, self.program, ["--nodes", str(self._nodes), "--join", str(self._place)], is_part=True)
+        part.start_if_free()
+        return part
 
 
 class LocalRun:
@@ -65,11 +80,21 @@ class LocalRun:
 
     name = "processes of this machine"
 
-    def __init__(self, run: RunFolder, program: str, queue: "list[LocalRun]", jobs_at_once: int):
-        self.run = run
+    def __init__(
+        self,
+        run: RunFolder,
+        program: str,
+        meet: Sequence[str],
+        queue: "list[LocalRun] | None" = None,
+        jobs_at_once: int = 1,
+        is_part: bool = False,
+    ):
+        """meet: how its elastic process meets other machines'. is_part: another machine's launch has the run."""
+        self.run, self.is_part = run, is_part
         self.attempt: int = run.read_status()["attempt"]
         self._program = program
-        self._queue = queue
+        self._meet = meet
+        self._queue = queue if queue is not None else [self]
         self._jobs_at_once = jobs_at_once
         self._process: subprocess.Popen[str] | None = None
         self._outcome: Outcome | None = None
@@ -92,7 +117,8 @@ class LocalRun:
         except subprocess.TimeoutExpired:
             return None
         self._outcome = outcome_of(self.run, self._process.returncode, said, self._log)
-        write_outcome(self.run, self._outcome)
+        if not self.is_part:
+            write_outcome(self.run, self._outcome)
         return self._outcome
 
     def cancel(self) -> None:
@@ -115,7 +141,7 @@ class LocalRun:
             return
         self._log.parent.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-m", "distft.launchers.elastic", str(self.run.path)]
-        command += ["--attempt", str(self.attempt), "--program", self._program]
+        command += ["--attempt", str(self.attempt), "--program", self._program, *self._meet]
         with self._log.open("a") as log:
             self._process = start_bound(
                 command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, start_new_session=True
@@ -123,4 +149,5 @@ class LocalRun:
 
     @property
     def _log(self) -> Path:
-        return elastic_log(self.run, self.attempt)
+        log = elastic_log(self.run, self.attempt)
+        return log.with_name(f"elastic-{socket.gethostname()}-{os.getpid()}.log") if self.is_part else log

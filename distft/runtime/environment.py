@@ -71,29 +71,36 @@ def redact(text: str, variables: Mapping[str, str] = os.environ) -> str:
 
 def describe(variables: Mapping[str, str] = os.environ) -> dict[str, Any]:
     """Returns machine, packages, commit and the variables that change a run's behaviour, free of secrets."""
-    recorded = {
-        name: "***" if looks_secret(name) else redact(value, variables)
-        for name, value in sorted(variables.items())
-        if _RECORDED.fullmatch(name)
-    }
     return {
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "host": socket.gethostname(),
         "platform": platform.platform(),
         "python": sys.version.split()[0],
-        "packages": _packages(),
-        "git": _git(Path(__file__).resolve().parents[2]),
+        "packages": packages(),
+        "git": code_of(),
         "hardware": _hardware(),
-        "variables": recorded,
+        "variables": recorded(variables),
     }
 
 
-def _packages() -> dict[str, str]:
+def recorded(variables: Mapping[str, str]) -> dict[str, str]:
+    """Returns the variables that change a run's behaviour, what looks like a secret blanked."""
+    return {
+        name: "***" if looks_secret(name) else redact(value, variables)
+        for name, value in sorted(variables.items())
+        if _RECORDED.fullmatch(name)
+    }
+
+
+def packages() -> dict[str, str]:
+    """Returns the version of every package that is installed."""
     found = {each.metadata["Name"]: each.version for each in importlib.metadata.distributions()}
     return dict(sorted((name, version) for name, version in found.items() if name))
 
 
-def _git(folder: Path) -> dict[str, Any] | None:
+def code_of() -> dict[str, Any] | None:
+    """Returns the commit that this code is of, and whether it was changed; None outside of a checkout."""
+    folder = Path(__file__).resolve().parents[2]
     if not (folder / ".git").exists() or shutil.which("git") is None:
         return None
     commit = _output("git", "-C", str(folder), "rev-parse", "HEAD")

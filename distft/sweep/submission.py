@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 from distft.config.errors import ConfigError
 from distft.launchers.contract import Launcher
 from distft.runtime.lock import alone
-from distft.stages import freeze, submit
+from distft.stages import find, freeze, submit
 from distft.sweep.board import Board
 from distft.sweep.jobs import Job
 from distft.sweep.request import Point
@@ -85,7 +85,7 @@ class Submission(HydraLauncher):
             busy = [job.run.path for job in jobs if not locks.enter_context(alone(job.run.path / ".lock"))]
             if busy:
                 raise ConfigError(f"another launch is busy with {path}. Nearest: wait for its end" for path in busy)
-            found = {job.name: handle for job in jobs if (handle := self._launcher.find(job.run.path)) is not None}
+            found = {job.name: handle for job in jobs if (handle := find(self._launcher, job.run)) is not None}
             fresh = [job for job in jobs if job.name not in found]
             for job in fresh:
                 assert job.plan is not None

@@ -20,6 +20,8 @@ _SECONDS_TO_SHOW = 10.0  # what a job wrote at its end, on a shared disk
 class SlurmRun:
     """One run in the queue or on its nodes; it goes on when nobody waits for it."""
 
+    is_part = False
+
     def __init__(self, run: RunFolder, job: str) -> None:
         self.run, self.job, self.name = run, job, f"job {job}"
         self.say: Callable[[str], None] = lambda text: print(text, file=Patient(sys.stderr))
