@@ -7,7 +7,7 @@ from practice_cluster import Cluster
 
 from distft.launchers.slurm.run import read_job
 from tests.rows import write_sums
-from tests.slurm.jobs import ended, last_step, launch, losses, run_of, wait_for_steps, why
+from tests.slurm.jobs import ended, last_step, launch, losses, run_of, wait, wait_for_steps, why
 
 pytestmark = pytest.mark.slow
 
@@ -21,7 +21,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_sums(tmp_path_factory.mktemp("interrupted"))
 
 
-def test_preempted_requeued_cancelled_and_submitted_again(cluster: Cluster, folder: Path) -> None:
+def test_preempted_requeued_cancelled_and_submitted_again(
+    cluster: Cluster, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # the bits of a matrix product depend on the number of threads
     run = run_of(folder, "run")
     process = launch(cluster, folder, "run", *ON_TWO_NODES)
     wait_for_steps(run, 1)
@@ -33,10 +36,12 @@ def test_preempted_requeued_cancelled_and_submitted_again(cluster: Cluster, fold
     code, said = ended(process)
     assert code == 75 and "saved and stopped" in said, said + why(run)
     assert 0 < last_step(run) < STEPS
+    cluster.ask("sbatch", str(run.path / "train.sbatch"))  # by hand; the command below finds that job and follows it
+    wait(lambda: run.read_status().get("begun") == 4, "a job submitted by hand")
     code, said = ended(launch(cluster, folder, "run", *ON_TWO_NODES))
     assert code == 0, said + why(run)
-    straight = launch(cluster, folder, "straight", *SETTINGS, "launcher=local", "launcher.processes_per_node=2")
-    assert ended(straight)[0] == 0
+    local = [*SETTINGS, "launcher=local", "launcher.processes_per_node=2"]
+    assert ended(launch(cluster, folder, "straight", *local))[0] == 0
     assert [step for step, _, _ in losses(run)] == list(range(1, STEPS + 1))
     assert losses(run) == losses(run_of(folder, "straight"))
     assert run.read_status()["attempt"] == 4
