@@ -100,8 +100,8 @@ def draw(axes: Axes, rows: Rows, panel: Panel, ink: Ink) -> None:
 
 
 def frame(axes: Axes, title: str, ink: Ink) -> None:
-    """Gives `axes` the look that all drawings share."""
-    axes.set_title(title, loc="left", fontsize=10.5, color=ink.text, pad=9)
+    """Gives `axes` the look that all drawings share; a `$` in the title is no formula."""
+    axes.set_title(title, loc="left", fontsize=10.5, color=ink.text, pad=9, parse_math=False)
     axes.grid(axis="y", color=ink.line, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right", "left"]].set_visible(False)
@@ -134,7 +134,7 @@ def sheet(rows: Rows, title: str) -> Figure:
     lines = max(1, math.ceil(len(panels) / columns))
     layout = ConstrainedLayoutEngine(h_pad=0.16, w_pad=0.12)
     figure = Figure(figsize=(4.4 * columns, 3.1 * lines + 0.5), layout=layout)
-    figure.suptitle(title, x=0.01, ha="left", fontsize=13, color=PAPER.text)
+    figure.suptitle(title, x=0.01, ha="left", fontsize=13, color=PAPER.text, parse_math=False)
     for place, panel in enumerate(panels, start=1):
         draw(figure.add_subplot(lines, columns, place), rows, panel, PAPER)
     return figure

@@ -55,8 +55,7 @@ def draw_key(axes: Axes, key: str, ranking: Sequence[Setting], ink: Ink) -> None
             clip_on=False,
             zorder=4 if job.folder in best else 3,
         )
-    frame(axes, "", ink)
-    title(axes, shortened(key, 44), ink)
+    frame(axes, shortened(key, 44), ink)
     axes.set_ylim(low, high)
     loss_axis(axes)
     label_values(axes, scale)
@@ -105,10 +104,6 @@ def draw_curves(axes: Axes, sweep: Sweep, best: Job | None, ink: Ink) -> None:
 def loss_axis(axes: Axes) -> None:
     axes.yaxis.set_major_locator(MaxNLocator(nbins=5))
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:.4g}")
-
-
-def title(axes: Axes, text: str, ink: Ink) -> None:
-    axes.set_title(text, loc="left", fontsize=10.5, color=ink.text, pad=9, parse_math=False)
 
 
 def label_values(axes: Axes, scale: Scale) -> None:

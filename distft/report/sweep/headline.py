@@ -26,7 +26,9 @@ def headline(sweep: Sweep, ranking: Sequence[Setting]) -> list[str]:
     else:
         measured += ", of one seed, so without an interval"
     if len(ranking) == 1:
-        alone = "there is no other" if len(settings_of(sweep)) == 1 else "no other has come to its end and been measured"
+        alone = (
+            "there is no other" if len(settings_of(sweep)) == 1 else "no other has come to its end and been measured"
+        )
         return ["", setting_text(best.values), f"{measured}; {alone}."]
     return [
         "",
@@ -79,7 +81,7 @@ def doubts(sweep: Sweep, ranking: Sequence[Setting]) -> list[str]:
             "with another tokenizer: their losses may not compare."
         )
     if counted and ranking[0].best.objective_step == 0:
-        said.append("The best run was best at step 0: training made no run better than it began.")
+        said.append("The best run was best before its first step: training made it no better.")
     if len({setting.n for setting in ranking}) > 1:
         said.append("The settings have not equally many seeds.")
     if len(ranking) > 1:

@@ -44,24 +44,17 @@ def drawings(sweep: Sweep, ranking: Sequence[Setting]) -> Iterator[Drawing]:
     """Yields what can be drawn of the sweep as it is now."""
     best = ranking[0].best if ranking else None
     for key in sweep.swept if best else []:
-        yield Drawing(
-            "key", key_words(key, ranking), lambda axes, ink, key=key: draw_key(axes, key, ranking, ink), SMALL
-        )
-    if any(job.evals for job in sweep.jobs):
-        words = f"{LOSS} over the steps of {sum(bool(job.evals) for job in sweep.jobs)} runs."
-        if best:
-            words += f" The best, {best.folder}, ends at {loss_text(best.evals[-1][1]) if best.evals else 'unknown'}."
+        yield Drawing("key", key_words(key, ranking), partial(draw_key, key=key, ranking=ranking), SMALL)
+    if measured := sum(bool(job.evals) for job in sweep.jobs):
+        words = f"{LOSS} over the steps, runs drawn: {measured}."
+        if best and best.evals:
+            words += f" The best, {best.folder}, ends at {loss_text(best.evals[-1][1])}."
         yield Drawing("curves", words, partial(draw_curves, sweep=sweep, best=best), (WIDE, 4.0), SMALL)
-    if sum(job.counts for job in sweep.jobs) > 1:
+    if best and sum(job.counts for job in sweep.jobs) > 1:
         words = f"Every finished run as a line over {', '.join(sweep.swept)} and its held-out loss."
-        width = 1.5 * (len(sweep.swept) + 1)
-        yield Drawing(
-            "parallel",
-            words,
-            partial(draw_parallel, sweep=sweep, ranking=ranking, best=best),
-            (max(WIDE, width), 4.0),
-            (width, 2.9),
-        )
+        draw = partial(draw_parallel, sweep=sweep, ranking=ranking, best=best)
+        axes = len(sweep.swept) + 1
+        yield Drawing("parallel", words, draw, (max(WIDE, 1.5 * axes), 4.0), (1.2 * axes, 2.9))
 
 
 def key_words(key: str, ranking: Sequence[Setting]) -> str:

@@ -94,7 +94,7 @@ def make_sweep(tmp_path: Path) -> Callable[..., Sweep]:
 def of_seeds(lr: float, *objectives: float, first: int = 0) -> list[Run]:
     """Returns one run per objective, of seeds 0, 1, 2 ..."""
     return [
-        Run({"optimizer.lr": lr, "seed": seed}, losses=(3.0, objective))
+        Run({"optimizer.lr": lr, "seed": seed}, losses=(1000.0, objective))
         for seed, objective in enumerate(objectives, start=first)
     ]
 
