@@ -84,7 +84,8 @@ def make_jobs(folder: Path, request: Request, points: Mapping[str, Point]) -> li
     """Returns a composed job for each name and point; ConfigError with every message of all of them."""
     jobs, wrong = [], Wrong()
     for name, point in points.items():
-        overrides = (*request.of_job(point), f"runs_dir={quoted(str(folder))}", f"name={quoted(name)}")
+        runs_dir = quoted(str(folder)) if "," in str(folder) else folder
+        overrides = (*request.of_job(point), f"runs_dir={runs_dir}", f"name={quoted(name)}")
         try:
             config = compose(overrides)
             refuse_secrets(config)
@@ -165,4 +166,4 @@ class Wrong:
 
 def _named(names: Sequence[str]) -> str:
     more = len(names) - _MOST_NAMED
-    return ", ".join(names[:_MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
+    return "; ".join(names[:_MOST_NAMED]) + (f" and {more} more" if more > 0 else "")

@@ -29,6 +29,7 @@ from distft.sweep.status import SweepStatus
 from distft.sweep.submission import Stopped, Submission
 from distft.trackers.terminal import screen
 
+_WIDTH = 200  # of a table in a file
 _MOST_LOOKED_AT = 200  # points, for their errors, when the first is wrong
 
 
@@ -139,7 +140,9 @@ def finish(folder: Path, request: Request, status: SweepStatus, *, export: bool 
             if job["state"] in FINISHED and (job is best if export is None else export):
                 write_results(RunFolder(folder / job["run"]), export=True)
         write_page(folder)
-    screen(sys.stdout).print(table(str(folder), request.keys, status.jobs))
+    out = screen(sys.stdout)
+    out.width = out.width if out.is_terminal else _WIDTH
+    out.print(table(str(folder), request.keys, status.jobs))
     console = screen(sys.stderr)
     for line in failures(status.jobs):
         console.print(line)

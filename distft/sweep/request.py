@@ -19,7 +19,7 @@ from distft.paths import conf_dir
 
 Point = tuple[str, ...]  # a job's own overrides: key=value for each key that is swept
 
-_OF_THE_SWEEP = ("sweep", "launcher.jobs_at_once")
+_OF_THE_SWEEP = ("name", "runs_dir", "sweep", "launcher.jobs_at_once")
 _OF_ALL_JOBS = {
     "name": "it is the sweep's folder",
     "runs_dir": "it is where the sweep's folder is",
@@ -54,7 +54,10 @@ class Request:
 
 def read_request(overrides: Iterable[str]) -> Request:
     """Returns a command line's request; ConfigError when nothing, or something that all jobs share, is swept."""
-    shared, own, swept, errors = [], [], {}, []
+    shared: list[str] = []
+    own: list[str] = []
+    swept: dict[str, str] = {}
+    errors: list[str] = []
     for text in overrides:
         try:
             override = split(text)

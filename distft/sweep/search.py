@@ -43,9 +43,7 @@ class Search(Sweeper):
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         Space(parsed)
         if missing := [name for name in named(earlier.values()) if name not in earlier]:
-            raise ConfigError(
-                [f"the search goes on from all of its jobs, and {missing[0]} is gone. Nearest: another name"]
-            )
+            raise ConfigError([f"a search goes on from all of its jobs, {missing[0]} is gone. Nearest: another name"])
         return list(earlier.values()), corners(parsed, _MOST_CHECKED)
 
     def begin(self, launcher: Launcher, earlier: Mapping[str, Point], at_once: int) -> None:
@@ -86,7 +84,9 @@ class Search(Sweeper):
         for number in range(len(points), min(self.trials, len(points) + self.at_once)):
             for attempt in range(_MOST_TRIES):
                 seed = (self.seed * 1_000_003 + number) * _MOST_TRIES + attempt
-                study.sampler = optuna.samplers.TPESampler(seed=seed % 2**32, constant_liar=True)
+                study.sampler = optuna.samplers.TPESampler(
+                    seed=seed % 2**32, n_startup_trials=min(10, self.trials // 3), constant_liar=True
+                )
                 trial = study.ask(space.distributions)
                 point = space.point(trial.params)
                 if point not in points and point not in batch:
