@@ -2,7 +2,8 @@
 
 It checks what SLURM has given against the plan, then starts the elastic process, which starts the ranks.
 Trap: SLURM signals every process of a step. The ranks save at the next step border; this process only notes it, in
-the run folder, as a rank may not listen yet. The elastic process ignores what it was started to ignore.
+the run folder, as a rank may not listen yet. The elastic process ignores what it was started to ignore, as this one
+does until its handlers are there: Python takes long enough to start for a signal to come.
 """
 
 import os

@@ -14,7 +14,7 @@ from distft.runtime.environment import passed_on
 
 _BEGIN, _END = "# environment", "# the run"
 _OPTIONS = "#SBATCH "
-_PROGRAM = "python -m distft.launchers.slurm.node"
+_PROGRAM = "bash -c 'trap"
 _MODULES = """\
 for init in "$LMOD_PKG/init/bash" "$MODULESHOME/init/bash" /etc/profile.d/lmod.sh /etc/profile.d/modules.sh; do
     if ! command -v module >/dev/null && [ -r "$init" ]; then source "$init"; fi  # no login shell has done it
