@@ -3,7 +3,7 @@
 from distft.config.accelerators import num_accelerators
 from distft.config.rules.contract import Facts, rule
 
-_WORLD = ("launcher.nodes", "launcher.processes_per_node")
+_WORLD = ("launcher.nodes", "launcher.processes_per_node", "launcher.gpus_per_node")
 
 
 @rule(
@@ -44,7 +44,7 @@ def environment_unused(facts: Facts) -> str | None:
 
 
 @rule(
-    ("launcher.processes_per_node",),
+    _WORLD,
     "more processes than accelerators with launcher=local",
     "two processes on one device share its memory; without any accelerator every number is fine",
 )
