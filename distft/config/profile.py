@@ -5,7 +5,7 @@ Trap: to YAML 1.1 the time limit 12:00:00 is the number 43200, which SLURM would
 
 import re
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 
@@ -20,7 +20,7 @@ _INT = "tag:yaml.org,2002:int"
 class _Loader(yaml.SafeLoader):
     """YAML whose whole numbers are digits without a leading zero, as in YAML 1.2."""
 
-    yaml_implicit_resolvers = {
+    yaml_implicit_resolvers: ClassVar = {
         letter: [each for each in resolvers if each[0] != _INT]
         for letter, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }

@@ -240,7 +240,7 @@ KEYS = (
     Key(
         "launcher.jobs_at_once",
         _optional(int),
-        "runs of a sweep that run at a time; null: all, as far as a scheduler lets them; of a search one",
+        "runs of a sweep at a time; null: as many as a scheduler lets run, in a search 1",
         at_least=1,
     ),
     Key("launcher.profile", _optional(str), "a YAML file with what this site's jobs always need of these keys"),

@@ -67,5 +67,5 @@ def losses(run: RunFolder) -> list[tuple[int, float, float]]:
 
 def why(run: RunFolder) -> str:
     """Returns what a failed job has left, for a test's message."""
-    logs = sorted(run.logs.rglob("*.log")) + [run.logs / "slurm.out"]
+    logs = [*sorted(run.logs.rglob("*.log")), run.logs / "slurm.out"]
     return "\n".join(f"{log}:\n{log.read_text()[-2000:]}" for log in logs if log.is_file())

@@ -20,8 +20,8 @@ def nodes_here(facts: Facts) -> str | None:
     ):
         return None
     return (
-        f"launcher.nodes={nodes} launcher.rendezvous={place or 'null'}: launcher=local is this machine, or several that "
-        "meet. Nearest: launcher.nodes=2 launcher.rendezvous=HOST:29500, or launcher=slurm"
+        f"launcher.nodes={nodes} launcher.rendezvous={place or 'null'}: launcher=local is this machine, or several "
+        "that meet. Nearest: launcher.nodes=2 launcher.rendezvous=HOST:29500, or launcher=slurm"
     )
 
 
