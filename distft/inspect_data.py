@@ -20,7 +20,7 @@ OWN_KEYS = (("n=5", "how many rows, from the first on"), ("part=train", "train |
 def main(arguments: list[str]) -> int:
     """Prints the first `n` rows of a part, trained tokens between ⟦ and ⟧, tokens divided by │."""
     own, overrides = _own_keys(arguments)
-    values = compose(overrides, to_run=False).values
+    values = compose(overrides).values
     prepared = make_ready(values)
     rows = Rows(prepared.folder, own["part"])
     tokenizer = load_tokenizer(tokenizer_dir(values), values["model"]["trust_remote_code"])

@@ -100,7 +100,7 @@ def for_nodes(plan: Plan, run: RunFolder, config: Config, there: int) -> Plan:
     fewest, most = node_range(launcher["nodes"])
     for nodes in range(min(there, most), fewest - 1, -1):
         values = config.values | {"launcher": launcher | {"nodes": nodes}}
-        if any(broken_rules(Facts(values, config.choices, frozenset()), (), to_run=True)):
+        if any(broken_rules(Facts(values, config.choices, frozenset()), ())):
             continue
         now = make_plan(replace(config, values=values), resumed(run, config))
         return replace(plan, nodes=now.nodes, world=now.world, accumulation=now.accumulation, memory=now.memory)

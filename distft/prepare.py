@@ -17,7 +17,7 @@ SLOW_SECONDS = 2.0
 
 def main(overrides: list[str]) -> int:
     """Prepares model, tokenizer and data of a config, or says everything that is wrong with them (exit code 2)."""
-    values = compose(overrides, to_run=False).values
+    values = compose(overrides).values
     started = time.monotonic()
     console = Console(stderr=True, soft_wrap=True, highlight=False)
     prepared = make_ready(values, _Progress(console))

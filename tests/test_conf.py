@@ -17,8 +17,8 @@ EXPERIMENTS = [word for group, word in WORDS if group == "experiment"]
 @pytest.fixture
 def right(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What a config needs beside a word, and the demo's files, empty."""
-    for module in ("contract", "machine", "model"):
-        monkeypatch.setattr(f"distft.config.rules.{module}.num_accelerators", lambda: 0)
+    for module in ("config.machines", "config.rules.machine", "config.rules.model"):
+        monkeypatch.setattr(f"distft.{module}.num_accelerators", lambda: 0)
     demo = tmp_path / "demo"
     (demo / "smollm2-135m-instruct").mkdir(parents=True)
     (demo / "smollm2-135m-instruct" / "config.json").write_text('{"model_type": "llama"}')
@@ -30,7 +30,7 @@ def right(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 @pytest.mark.parametrize(("group", "word"), WORDS, ids=lambda value: value)
 def test_a_word_composes_into_a_whole_config(group: str, word: str, right: list[str]):
     rows = [] if (group, word) in (("data", "chatterbot"), ("experiment", "laptop_demo")) else ["data.train=org/rows"]
-    config = compose([*right, *rows, f"{group}={word}"], to_run=False, sweep=group == "sweep")
+    config = compose([*right, *rows, f"{group}={word}"], sweep=group == "sweep")
     assert config.choices[group] == word
 
 
@@ -38,7 +38,7 @@ def test_a_word_composes_into_a_whole_config(group: str, word: str, right: list[
 @pytest.mark.parametrize("strategy", [word for group, word in WORDS if group == "strategy"])
 def test_an_experiment_goes_with_every_strategy(word: str, strategy: str, right: list[str]):
     rows = [] if word == "laptop_demo" else ["data.train=org/rows"]
-    compose([*right, *rows, f"experiment={word}", f"strategy={strategy}"], to_run=False)
+    compose([*right, *rows, f"experiment={word}", f"strategy={strategy}"])
 
 
 @pytest.mark.parametrize("word", [word for group, word in WORDS if group == "model"])
@@ -49,6 +49,6 @@ def test_a_model_says_what_its_tiny_instance_changes(word: str):
 
 
 def test_every_key_of_the_schema_is_in_the_composed_config(right: list[str]):
-    values = compose([*right, "data=chatterbot"], to_run=False).values
+    values = compose([*right, "data=chatterbot"]).values
     outside = [key.path for key in KEYS if key.path.partition(".")[0] not in TARGET_GROUPS]
     assert [path for path in outside if at(values, path, ...) is ...] == []

@@ -27,7 +27,7 @@ COMMANDS = 8
 
 HEAVY = {"torch", "transformers", "datasets", "deepspeed", "peft", "accelerate"}
 LIGHT = {"paths", "run", "config", "launchers", "trackers", "report", "launch", "plan", "history", "stages", "sweep"}
-INSIDE_THE_JOB = {"distft.launchers.elastic"}  # runs on the compute node, where torch is
+INSIDE_THE_JOB = {"distft.launchers.elastic", "distft.launchers.meeting"}  # on the compute node, where torch is
 
 FILES = sorted(PACKAGE.rglob("*.py"))
 

@@ -17,7 +17,7 @@ from distft.config import compose
 conf = distft.paths.conf_dir()
 assert conf.is_relative_to(sys.argv[1]), conf
 for experiment in sorted((conf / "experiment").glob("*.yaml")):
-    compose([f"experiment={experiment.stem}", "data.train=rows.jsonl"], to_run=False)
+    compose([f"experiment={experiment.stem}", "data.train=rows.jsonl"])
     print(experiment.stem)
 """
 

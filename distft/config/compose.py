@@ -31,12 +31,10 @@ class Config:
     choices: dict[str, str]
 
 
-def compose(
-    overrides: Iterable[str], *, config_dir: Path | None = None, to_run: bool = True, sweep: bool = False
-) -> Config:
+def compose(overrides: Iterable[str], *, config_dir: Path | None = None, sweep: bool = False) -> Config:
     """Returns the config that `overrides` ask for; ConfigError with all that is wrong with it.
 
-    to_run: also refuses what can be planned here but not launched. sweep: a sweep's own keys have an effect.
+    sweep: a sweep's own keys have an effect.
     """
     groups = Groups(absolute(config_dir or conf_dir()))
     errors: list[str] = []
@@ -56,7 +54,7 @@ def compose(
     wrong = wrong_values(values, known, base, given)
     wrong |= {key: error for key, error in missing_files(values) if key not in wrong}
     errors += [*wrong.values(), *wrong_models(values, wrong)]
-    errors += broken_rules(Facts(values, choices, frozenset(given), sweep), wrong, to_run=to_run)
+    errors += broken_rules(Facts(values, choices, frozenset(given), sweep), wrong)
     if errors:
         raise ConfigError(errors)
     return Config(_with_absolute_paths(values), choices)

@@ -1,7 +1,11 @@
-"""A cluster profile: what a site's jobs always need, as YAML of launcher keys; the command line comes on top."""
+"""A cluster profile: what a site's jobs always need, as YAML of launcher keys; the command line comes on top.
 
+Trap: to YAML 1.1 the time limit 12:00:00 is the number 43200, which SLURM would take for minutes.
+"""
+
+import re
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 
@@ -10,6 +14,19 @@ from distft.config.values import shown
 from distft.paths import absolute
 
 KEY = "launcher.profile"
+_INT = "tag:yaml.org,2002:int"
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML whose whole numbers are digits without a leading zero, as in YAML 1.2."""
+
+    yaml_implicit_resolvers: ClassVar = {
+        letter: [each for each in resolvers if each[0] != _INT]
+        for letter, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+
+_Loader.add_implicit_resolver(_INT, re.compile(r"[-+]?(0|[1-9]\d*)$"), list("-+0123456789"))
 
 
 def of_profile(settings: Iterable[Override]) -> list[Override]:
@@ -19,7 +36,7 @@ def of_profile(settings: Iterable[Override]) -> list[Override]:
         return []
     file = absolute(str(named[-1]).strip("'\""))
     try:
-        values = yaml.safe_load(file.read_text())
+        values = yaml.load(file.read_text(), _Loader)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise WrongOverride(f"{KEY}={file}: cannot be read: {str(error).splitlines()[0]}") from error
     if not isinstance(values, dict):
@@ -30,6 +47,8 @@ def of_profile(settings: Iterable[Override]) -> list[Override]:
 def _settings(values: dict[str, Any], file: str) -> Iterator[Override]:
     for name, value in values.items():
         key = f"launcher.{name}"
+        if key == KEY:
+            raise WrongOverride(f"{KEY}={file}: names another profile, which has no effect. Nearest: its keys here")
         yield Override(f"{file}: {key}={shown(value)}", "", key, _hydra(value))
 
 

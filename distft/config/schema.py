@@ -39,17 +39,20 @@ class Key:
     def rule(self) -> str:
         """Returns the rule in words: `a whole number of at least 1, or null`."""
         own_words = (*self.choices, *([self.example] if self.example else []))
-        words = [_WORDS[kind] for kind in self.types if kind is not NULL and not (kind is str and own_words)]
+        kinds = [kind for kind in self.types if kind is not NULL and not (kind is str and own_words)]
+        words = [_WORDS[kind] + (self._bounds() if kind in (int, float) else "") for kind in kinds]
         words += own_words
         text = " or ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+        return text + (", or null" if NULL in self.types else "")
+
+    def _bounds(self) -> str:
         bounds = [
             ("of at least", self.at_least),
             ("above", self.above),
             ("of at most", self.at_most),
             ("below", self.below),
         ]
-        text += " and".join(f" {word} {bound:g}" for word, bound in bounds if bound is not None)
-        return text + (", or null" if NULL in self.types else "")
+        return " and".join(f" {word} {bound:g}" for word, bound in bounds if bound is not None)
 
     def fits_type(self, value: Any) -> bool:
         if isinstance(value, bool):
@@ -222,7 +225,6 @@ KEYS = (
     ),
     Key("launcher.processes_per_node", (int, str), "auto: one per accelerator, else 1", at_least=1, choices=("auto",)),
     Key("launcher.wait", (bool,), "false: return with the job's id"),
-    Key("launcher.jobs_at_once", (int,), "runs of a sweep that run at a time", at_least=1),
     Key(
         "launcher.stage",
         (str,),
@@ -235,7 +237,12 @@ KEYS = (
         "HOST:PORT of the first machine, where the same command is typed on each of several; no scheduler",
     ),
     Key("launcher.grace_seconds", (float,), "from a request to stop to the end by force", at_least=0),
-    Key("launcher.jobs_at_once", _optional(int), "of a sweep; null: all that the scheduler lets run", at_least=1),
+    Key(
+        "launcher.jobs_at_once",
+        _optional(int),
+        "runs of a sweep at a time; null: as many as a scheduler lets run, in a search 1",
+        at_least=1,
+    ),
     Key("launcher.profile", _optional(str), "a YAML file with what this site's jobs always need of these keys"),
     Key("launcher.partition", _optional(str), "SLURM's; null: its default"),
     Key("launcher.account", _optional(str), "that the job is booked on"),

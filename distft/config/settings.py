@@ -33,9 +33,9 @@ def _refusal(setting: Override, known: Known, groups: Collection[str]) -> str | 
         return f"is no group.{did_you_mean(nearest(first.partition('/')[0].partition('@')[0], groups))}"
     refusal = known.refusal(setting.key)
     if refusal and "." not in setting.key and (group := nearest(setting.key, groups)):
-        offered = refusal.partition("Nearest: ")[2]
-        if offered == NO_KEY or edits(setting.key, group) < edits(setting.key, offered):
-            refusal = refusal.replace(offered, f"{group}=")
+        said, _, meant = refusal.partition("Nearest: ")
+        if meant == NO_KEY or ("." not in meant and edits(setting.key, group) < edits(setting.key, meant)):
+            refusal = f"{said}Nearest: {group}="
     if not refusal and setting.prefix == "~":
         return f"{setting.key} cannot be left out. Nearest: {setting.key}=..."
     return refusal

@@ -32,7 +32,7 @@ class Local:
         processes_per_node: int | Literal["auto"] = "auto",
         wait: bool = True,
         grace_seconds: float = 300,
-        jobs_at_once: int = 1,
+        jobs_at_once: int | None = 1,
         program: str = "distft.rank",
         rendezvous: str | None = None,
         stage: Literal["none", "node_local"] = "none",
@@ -58,8 +58,9 @@ class Local:
         if self._place:
             meet += ["--address", self._place.host, "--port", str(self._place.port)]
         runs: list[LocalRun] = []
+        at_once = self.jobs_at_once or len(run_dirs)
         for path in run_dirs:
-            runs.append(LocalRun(RunFolder(Path(path)), self.program, meet, queue=runs, jobs_at_once=self.jobs_at_once))
+            runs.append(LocalRun(RunFolder(Path(path)), self.program, meet, queue=runs, jobs_at_once=at_once))
         for run in runs:
             run.start_if_free()
         return runs

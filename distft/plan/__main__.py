@@ -22,7 +22,7 @@ def main(argv: list[str]) -> int:
     """Returns 0 with the plan printed, and written to `out` where it is given."""
     mine = [text for text in argv if _is_own(text.partition("=")[0])]
     own = keywords(mine, OWN, required=())
-    config = compose([text for text in argv if text not in mine], to_run=False)
+    config = compose([text for text in argv if text not in mine])
     plan = make_plan(config)
     show(plan, config, memory_gib(own.get("memory_gib")), Console())
     if "out" in own:

@@ -120,7 +120,7 @@ def run_jobs(
             only_failed=settings["only_failed"],
             fail_fast=settings["fail_fast"],
         )
-        sweeper.begin(submission, earlier, config.values["launcher"].get("jobs_at_once", 1))
+        sweeper.begin(submission, earlier, config.values["launcher"].get("jobs_at_once") or 1)
         about = {"mode": "MULTIRUN", "sweep": {"dir": str(folder)}, "overrides": {"task": list(request.swept)}}
         sweeper.setup(
             hydra_context=HydraContext(config_loader(), Callbacks()),

@@ -24,7 +24,7 @@ def test_accumulation_follows_from_the_batch(right: list[str]):
 
 
 def test_a_cluster_is_planned_for_from_here(right: list[str]):
-    plan = make_plan(compose([*right, "experiment=four_nodes"], to_run=False))
+    plan = make_plan(compose([*right, "experiment=four_nodes"]))
     assert (plan.nodes, plan.processes_per_node, plan.world, plan.accumulation) == (4, 8, 32, 4)
     assert {"ddp", "fsdp", "hsdp", "zero1", "zero2", "zero3", "zero3_offload"} == set(plan.memory)
 

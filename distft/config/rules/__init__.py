@@ -13,10 +13,10 @@ RULES = tuple(
 )
 
 
-def broken_rules(facts: Facts, wrong: Collection[str], *, to_run: bool) -> Iterator[str]:
+def broken_rules(facts: Facts, wrong: Collection[str]) -> Iterator[str]:
     """Yields the message of every broken rule none of whose keys is in `wrong`."""
     for rule in RULES:
-        if (to_run or not rule.to_run) and not set(rule.keys) & set(wrong):
+        if not set(rule.keys) & set(wrong):
             message = rule.message(facts)
             if message:
                 yield message

@@ -2,7 +2,7 @@
 
 from distft.config.rules.contract import Facts, rule
 
-_WORLD = ("launcher.nodes", "launcher.processes_per_node")
+_WORLD = ("launcher.nodes", "launcher.processes_per_node", "launcher.gpus_per_node")
 
 
 @rule(

@@ -52,11 +52,8 @@ class Rule:
     refused: str
     because: str
     message: Callable[[Facts], str | None]
-    to_run: bool  # planning is fine, launching is not
 
 
-def rule(
-    keys: tuple[str, ...], refused: str, because: str, *, to_run: bool = False
-) -> Callable[[Callable[[Facts], str | None]], Rule]:
+def rule(keys: tuple[str, ...], refused: str, because: str) -> Callable[[Callable[[Facts], str | None]], Rule]:
     """Makes a Rule of a function that returns the message of a broken rule."""
-    return lambda check: Rule(check.__name__, keys, refused, because, check, to_run)
+    return lambda check: Rule(check.__name__, keys, refused, because, check)

@@ -3,7 +3,7 @@
 from distft.config.accelerators import num_accelerators
 from distft.config.rules.contract import Facts, rule
 
-_WORLD = ("launcher.nodes", "launcher.processes_per_node")
+_WORLD = ("launcher.nodes", "launcher.processes_per_node", "launcher.gpus_per_node")
 
 
 @rule(
@@ -20,8 +20,8 @@ def nodes_here(facts: Facts) -> str | None:
     ):
         return None
     return (
-        f"launcher.nodes={nodes} launcher.rendezvous={place or 'null'}: launcher=local is this machine, or several that "
-        "meet. Nearest: launcher.nodes=2 launcher.rendezvous=HOST:29500, or launcher=slurm"
+        f"launcher.nodes={nodes} launcher.rendezvous={place or 'null'}: launcher=local is this machine, or several "
+        "that meet. Nearest: launcher.nodes=2 launcher.rendezvous=HOST:29500, or launcher=slurm"
     )
 
 
@@ -44,7 +44,7 @@ def environment_unused(facts: Facts) -> str | None:
 
 
 @rule(
-    ("launcher.processes_per_node",),
+    _WORLD,
     "more processes than accelerators with launcher=local",
     "two processes on one device share its memory; without any accelerator every number is fine",
 )

@@ -18,9 +18,9 @@ BROKEN = {
     "no_batch_size": (["train.global_batch_size=null"], "train.global_batch_size=32"),
     "packing": (["data.packing=true"], "data.packing=false"),
     "micro_tokens": (["train.micro_batch_tokens=4096"], "null"),
-    "nodes_here": (["launcher.nodes=2"], "launcher=slurm launcher.nodes=2"),
+    "nodes_here": (["launcher.nodes=2"], "launcher.nodes=2 launcher.rendezvous=HOST:29500, or launcher=slurm"),
+    "environment_unused": (["launcher=slurm", "launcher.modules=[cuda]"], "launcher.environment=module"),
     "processes_here": (["launcher.processes_per_node=8"], "4"),
-    "launcher_to_come": (["launcher=slurm"], "launcher=local"),
     "stage_dir_unused": (["launcher.stage_dir=/scratch"], "launcher.stage=node_local"),
     "shard_size": (["strategy=hsdp", "strategy.shard_size=3", "launcher.processes_per_node=4"], "2"),
     "shard_size_unused": (["strategy=ddp", "strategy.shard_size=2"], "strategy=hsdp"),
@@ -40,6 +40,9 @@ BROKEN = {
     "decay": (["schedule=wsd", "schedule.decay_steps=9", "schedule.warmup_steps=2", "train.max_steps=10"], "8"),
     "nesterov": (["optimizer=sgd", "optimizer.nesterov=true", "optimizer.momentum=0"], "0.9"),
     "betas": (["optimizer.betas=[0.9]"], "[0.9,0.999]"),
+    "sweep_unused": (["sweep.fail_fast=true"], "-m"),
+    "jobs_at_once_unused": (["launcher.jobs_at_once=2"], "-m"),
+    "objective": (["sweep=optuna", "data.eval=null"], "0.05"),
     "elementwise": (["optimizer._target_=torch.optim.Muon", "~optimizer.betas"], "AdamW"),
     "sweep_unused": (["sweep.fail_fast=true"], "-m"),
     "jobs_at_once_unused": (["launcher.jobs_at_once=2"], "-m"),
@@ -64,8 +67,30 @@ def test_a_row_refuses_its_config_and_no_other_row_does(name: str, right: list[s
     assert any(key in message for key in (*asked, *(text.partition("=")[0] for text in overrides)))
 
 
-def test_planning_for_a_cluster_is_fine(right: list[str]):
-    config = compose([*right, "launcher=slurm", "launcher.nodes=4", "launcher.processes_per_node=2"], to_run=False)
+@pytest.mark.parametrize(
+    "overrides", [["launcher.rendezvous=n1:1"], ["launcher.nodes=1-2", "launcher.rendezvous=n1:1"]], ids=" ".join
+)
+def test_machines_that_meet_are_a_fixed_number_of_several(overrides: list[str], right: list[str]):
+    with pytest.raises(ConfigError, match="launcher=local is this machine, or several that meet"):
+        compose([*right, *overrides])
+    compose([*right, "launcher.nodes=2", "launcher.rendezvous=n1:29500"])
+
+
+def test_a_container_needs_an_image_and_no_modules(right: list[str]):
+    container = [*right, "launcher=slurm", "launcher.environment=container"]
+    with pytest.raises(ConfigError, match=r"container needs launcher.container_image. Nearest: .*=IMAGE.sqsh"):
+        compose(container)
+    image = "launcher.container_image=/images/torch.sqsh"
+    with pytest.raises(ConfigError, match=r"launcher.modules=\['cuda'\] has no effect with .*=container"):
+        compose([*container, image, "launcher.modules=[cuda]"])
+    compose([*container, image, "launcher.container_mounts=[/data:/data]"])
+    for given in (image, "launcher.container_mounts=[/data:/data]"):
+        with pytest.raises(ConfigError, match="Nearest: launcher.environment=container"):
+            compose([*right, "launcher=slurm", given])
+
+
+def test_a_cluster_is_composed_for_from_anywhere(right: list[str]):
+    config = compose([*right, "launcher=slurm", "launcher.nodes=4", "launcher.processes_per_node=2"])
     assert config.values["launcher"]["nodes"] == 4
 
 
