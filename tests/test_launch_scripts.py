@@ -1,4 +1,4 @@
-"""Every script in launch/ is one valid run, and short."""
+"""Every script in launch/ is one valid run or sweep, and short."""
 
 import re
 from pathlib import Path
@@ -30,3 +30,15 @@ def test_a_script_plans_its_run(script: Path, tmp_path: Path, demo_dir: Path):
     )
     assert done.returncode == 0, done.stderr
     assert "steps" in done.stdout
+
+
+@pytest.mark.slow
+def test_of_a_sweep_every_point_is_planned(tmp_path: Path, checkout: Path):
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "a", "completion": "b"}\n' * 400)
+    script = f"{checkout}/launch/lr_sweep.sh rows.jsonl"
+    done = shell(script, tmp_path, as_plan=True)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert len(lines) == 9 and lines[0].startswith("optimizer.lr=1e-05,seed=0: ")
+    wrong = shell(f"{script} train.global_batch_size=16,18", tmp_path, as_plan=True)
+    assert wrong.returncode == 2 and "train.global_batch_size=18 is not a multiple" in wrong.stderr
