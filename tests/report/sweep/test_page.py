@@ -161,6 +161,7 @@ def test_ids_of_clip_paths_and_markers_differ_between_drawings(make_sweep: Calla
     assert sum(map(len, used)) == len(set().union(*used)) > 0
 
 
+@pytest.mark.slow
 def test_the_command_writes_page_table_and_drawings_twice_the_same(tmp_path: Path, capsys):
     folder = write_sweep(tmp_path / "sweep", grid())
     made = []
