@@ -95,7 +95,7 @@ def test_the_command_of_the_best_run_is_given_whole(make_sweep: Callable[..., Sw
     page = render(make_sweep([*of_seeds(1e-3, 1.1), *of_seeds(0.00023001460293742767, 1.0)], RATE))
     command_line = "python -m distft.launch name=01 optimizer.lr=0.00023001460293742767 seed=0"
     assert f'<pre class="command">{command_line}</pre>' in page
-    assert "user-select: all" in page
+    assert ".command { user-select: all;" in page
 
 
 def test_failures_come_first_with_their_last_line_and_log(make_sweep: Callable[..., Sweep]):
