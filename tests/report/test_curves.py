@@ -5,7 +5,18 @@ import math
 import numpy as np
 from matplotlib.figure import Figure
 
-from distft.report.curves import MARKED, MOST_POINTS, PANELS, PAPER, draw, page_panels, points, write_sheet
+from distft.report.curves import (
+    MARKED,
+    MOST_POINTS,
+    PANELS,
+    PAPER,
+    draw,
+    page_panels,
+    points,
+    settle,
+    sheet,
+    write_sheet,
+)
 from tests.report.conftest import ROWS, train_row
 
 
@@ -50,6 +61,15 @@ def test_the_sheet_is_written_twice_with_the_same_bytes(tmp_path):
         drawings.append((tmp_path / "curves.svg").read_bytes())
     assert drawings[0] == drawings[1]
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_settled_layout_lies_at_places_of_six_digits_and_stays_there():
+    figure = sheet(ROWS, "a run")
+    settle(figure)
+    places = [axes.get_position().bounds for axes in figure.axes]
+    assert all(abs(end - round(end, 6)) < 1e-12 for place in places for end in place)
+    figure.draw_without_rendering()
+    assert places == [axes.get_position().bounds for axes in figure.axes]
 
 
 def test_a_run_without_numbers_has_an_empty_sheet(tmp_path):

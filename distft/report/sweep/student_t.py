@@ -1,10 +1,12 @@
 """Student's t quantile, for which alone scipy would be a dependency."""
 
 import math
+from functools import cache
 
 _TINY = 1e-300
 
 
+@cache
 def quantile(probability: float, freedom: float) -> float:
     """Returns the t below which `probability` of Student's distribution lies; freedom > 0 need not be whole."""
     if probability < 0.5:

@@ -95,7 +95,7 @@ def test_the_command_of_the_best_run_is_given_whole(make_sweep: Callable[..., Sw
     page = render(make_sweep([*of_seeds(1e-3, 1.1), *of_seeds(0.00023001460293742767, 1.0)], RATE))
     command_line = "python -m distft.launch name=01 optimizer.lr=0.00023001460293742767 seed=0"
     assert f'<pre class="command">{command_line}</pre>' in page
-    assert "user-select: all" in page
+    assert ".command { user-select: all;" in page
 
 
 def test_failures_come_first_with_their_last_line_and_log(make_sweep: Callable[..., Sweep]):
@@ -161,6 +161,7 @@ def test_ids_of_clip_paths_and_markers_differ_between_drawings(make_sweep: Calla
     assert sum(map(len, used)) == len(set().union(*used)) > 0
 
 
+@pytest.mark.slow
 def test_the_command_writes_page_table_and_drawings_twice_the_same(tmp_path: Path, capsys):
     folder = write_sweep(tmp_path / "sweep", grid())
     made = []
