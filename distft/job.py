@@ -142,7 +142,7 @@ def requeued(run: RunFolder, status: Mapping[str, Any]) -> str | None:
         if now.name != "RUNNING":
             return f"saved and stopped: SLURM says {now.name}"
         timeouts = status.get("timeouts", 0) + is_near_limit(run, seconds_left(job))
-        most = run.read_config()["launcher"]["max_timeouts"]
+        most = run.read_config()["launcher"].get("max_timeouts", 0)  # a run frozen for another launcher has none
         if timeouts > most:
             return f"saved and stopped: {most} time limits were reached (launcher.max_timeouts)"
         run.write_status(timeouts=timeouts)
@@ -155,7 +155,8 @@ def requeued(run: RunFolder, status: Mapping[str, Any]) -> str | None:
 
 def is_near_limit(run: RunFolder, left: int | None) -> bool:
     """Tells a warning of the time limit from one of a preemption."""
-    return left is not None and left <= run.read_config()["launcher"]["warning_seconds"] + _SECONDS_OF_SLACK
+    warned = run.read_config()["launcher"].get("warning_seconds", 0)
+    return left is not None and left <= warned + _SECONDS_OF_SLACK
 
 
 def main(arguments: list[str]) -> int:

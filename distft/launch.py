@@ -17,6 +17,7 @@ from distft.launchers.follow import follow
 from distft.run import FINISHED, RunFolder
 from distft.runtime.lock import alone
 from distft.stages import (
+    check_writable,
     find,
     freeze,
     go_on_in_background,
@@ -41,6 +42,7 @@ def main(overrides: list[str]) -> int:
     refuse_secrets(config)
     launcher, tracker = make_part(config, "launcher"), make_part(config, "tracker")
     run = RunFolder(run_dir(config))
+    check_writable(run.path.parent)
     check_config(run, config)
     handle = find(launcher, run)  # of an earlier launch, or another machine's
     if handle is not None:

@@ -45,6 +45,13 @@ def run_dir(config: Config) -> Path:
     return folder / config.values["name"]
 
 
+def check_writable(folder: Path) -> None:
+    """Raises ConfigError when no run folder can be made in `folder`."""
+    there = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        raise ConfigError([f"runs_dir={folder}: {there} cannot be written to. Nearest: a folder of yours"])
+
+
 def make_part(config: Config, group: str) -> Any:
     """Returns the launcher, tracker or sweeper that the config names, None for a null `_target_`."""
     settings = dict(config.values[group])
@@ -106,7 +113,8 @@ def freeze(run: RunFolder, config: Config, plan: Plan, overrides: Sequence[str])
     for file in (run.config, run.plan, run.path):  # checkpoints are worth little without what they are of
         sync(file)
     stop.clear(run)
-    run.write_status(state="pending", attempt=run.read_status()["attempt"] + 1, exit_code=None, error=None)
+    attempt = run.read_status()["attempt"] + 1
+    run.write_status(state="pending", attempt=attempt, starts=[], timeouts=0, exit_code=None, error=None)
 
 
 def find(launcher: Launcher, run: RunFolder) -> Handle | None:

@@ -263,7 +263,7 @@ KEYS = (
         pattern=r"\d+[KMGT]?",
         example="200G",
     ),
-    Key("launcher.cpus_per_process", _optional(int), "cores for each process; null: the site's default", at_least=1),
+    Key("launcher.cpus_per_process", _optional(int), "cores; null: each GPU's share of its node's", at_least=1),
     Key(
         "launcher.gpus_per_node",
         _optional(int, str),

@@ -21,12 +21,12 @@ from distft.run import EXIT_PREEMPTED, EXIT_WRONG_CONFIG, FINISHED, RunFolder
 from distft.runtime.environment import redact
 from distft.runtime.lock import alone
 from distft.runtime.parent import start_bound
-from distft.stages import go_on_in_background, make_part, run_dir, write_results
+from distft.stages import check_writable, go_on_in_background, make_part, run_dir, write_results
 from distft.sweep.board import Board, failures, table
 from distft.sweep.jobs import Job, Wrong, earlier_points, make_jobs, named, plan_all, prepare_all, refuse_twins, words
 from distft.sweep.request import Point, Request, config_loader, corners, parse, read_request
 from distft.sweep.status import SweepStatus
-from distft.sweep.submission import Stopped, Submission
+from distft.sweep.submission import Left, Stopped, Submission
 from distft.trackers.terminal import screen
 
 _WIDTH = 200  # of a table in a file
@@ -40,6 +40,7 @@ def multirun(overrides: list[str]) -> int:
     config = shared_config(request, parsed)
     launcher, sweeper = make_part(config, "launcher"), make_part(config, "sweep")
     folder = run_dir(config)
+    check_writable(folder.parent)
     if RunFolder(folder).config.is_file():
         raise ConfigError([f"name={folder.name}: {folder} holds a run. Nearest: another name"])
     earlier = earlier_points(folder, request.keys)
@@ -52,9 +53,13 @@ def multirun(overrides: list[str]) -> int:
         if not held:
             raise ConfigError([f"name={folder.name}: another launch is busy with {folder}. Nearest: another name"])
         status.tell(jobs)
-        if not launcher.wait and go_on_in_background(folder, folder / "sweep.log", "kill -INT PID"):
+        alone_from_here = not launcher.wait and not launcher.outlives_launch
+        if alone_from_here and go_on_in_background(folder, folder / "sweep.log", "kill -INT PID"):
             return 0
-        by_signal = run_jobs(folder, request, config, launcher, sweeper, earlier, jobs, status)
+        try:
+            by_signal = run_jobs(folder, request, config, launcher, sweeper, earlier, jobs, status)
+        except Left:
+            return 0
         asked = config.values["export"] if request.says_export else None
         return finish(folder, request, status, export=asked, by_signal=by_signal)
 

@@ -26,6 +26,10 @@ class Stopped(Exception):
     """The sweep is to start no more jobs."""
 
 
+class Left(Exception):
+    """The jobs are submitted and go on without this command, as launcher.wait=false asks."""
+
+
 class Submission(HydraLauncher):
     """Runs what is not done of a batch, by one call of distft's launcher, and gives the sweeper the objectives."""
 
@@ -96,5 +100,8 @@ class Submission(HydraLauncher):
             grace = self._launcher.grace_seconds
             watched = [Watched(job, handles[job.name], grace, self._board, self._status) for job in jobs]
             leaves = self._launcher.outlives_launch
+            if leaves and not self._launcher.wait:
+                self._board.say(f"{len(watched)} jobs are submitted. With launcher.wait=true the command follows them")
+                raise Left
             if watch(watched, self._caught, self._board, grace, fail_fast=self._fail_fast, leaves=leaves):
                 raise Stopped

@@ -66,6 +66,8 @@ class Slurm:
         there = look_up(partition)
         if gpus_per_node is None and there.gpus_per_node:
             gpus_per_node = processes
+        if cpus_per_process is None and there.gpus_per_node:
+            cpus_per_process = max(1, there.cpus_per_node // there.gpus_per_node)
         if wrong := list(reasons(there, nodes, processes, gpus_per_node, cpus_per_process, time)):
             raise ValueError("\n  ".join(wrong))
         fewest, most = node_range(nodes)
@@ -73,8 +75,8 @@ class Slurm:
             "partition": partition,
             "account": account,
             "qos": qos,
+            # without --ntasks-per-node: with it, SLURM takes the fewest nodes of a range, though more are free
             "nodes": str(most) if fewest == most else f"{fewest}-{most}",
-            "ntasks-per-node": 1,
             "cpus-per-task": cpus_per_process and cpus_per_process * processes,
             "gpus-per-node": gpus_per_node if num_gpus(gpus_per_node) else None,
             "mem": memory,

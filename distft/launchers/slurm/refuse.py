@@ -1,8 +1,6 @@
 """Says no to a job that SLURM would refuse, or leave in the queue for ever, before anything is written."""
 
-import os
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 from distft.config.machines import node_range, num_gpus
 from distft.config.nearest import nearest
@@ -62,13 +60,4 @@ def reasons(
         yield (
             f"launcher.time={time} is over the limit of partition {name}. "
             f"Nearest: {partition.limit_seconds // 60} (minutes), or another partition"
-        )
-
-
-def check_writable(folder: Path) -> None:
-    """Raises ValueError when no run can be made in `folder`, or sbatch could write no log there."""
-    there = next(parent for parent in (folder, *folder.parents) if parent.exists())
-    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
-        raise ValueError(
-            f"runs_dir={folder}: {there} cannot be written to. Nearest: a folder on the shared disk that can"
         )
