@@ -14,18 +14,32 @@ from distft.checkpoint.choose import candidates
 from distft.checkpoint.manifest import Damaged, read_manifest
 from distft.config import Config, ConfigError
 from distft.config.change import allowing, meanings, refusal
+from distft.config.freeze import difference
+from distft.config.tree import covers
 from distft.paths import absolute
 from distft.run import FINISHED, Plan, RunFolder
 
 Manifest = Mapping[str, Any]
+OF_THE_LAUNCH = ("tracker", "launcher.wait", "launcher.grace_seconds")  # what a run under way knows nothing of
 
 
 def check_config(run: RunFolder, config: Config) -> None:
     """Raises ConfigError with the difference when the run would go on with another meaning that is not allowed."""
+    if (run.path / "sweep_status.json").is_file():
+        raise ConfigError([f"name={run.path.name}: {run.path} holds a sweep. Nearest: another name, or -m"])
     before = config_before(run, config)
     reason = refusal(before, config.values, f"name={run.path.name}: {run.path}") if before else None
     if reason:
         raise ConfigError([reason])
+
+
+def check_followed(run: RunFolder, config: Config, name: str) -> None:
+    """Raises ConfigError when `name`, which runs the run already, does so with another config than this one."""
+    changes = difference(run.read_config(), config.values)
+    others = [line for line in changes if not covers(OF_THE_LAUNCH, line.partition(":")[0])]
+    if others:
+        first = f"name={run.path.name}: {name} runs it with another config. Nearest: another name, or scancel it first"
+        raise ConfigError(["\n    ".join([first, *others])])
 
 
 def config_before(run: RunFolder, config: Config) -> dict[str, Any] | None:

@@ -1,41 +1,38 @@
-"""One run from its command line to its exit code.
+"""One run from its command line to its exit code; with -m a sweep of them.
 
 Compose, check, prepare, plan, freeze, submit, follow, export, report.
 Trap: this process may wait for days on a login node, so it imports neither torch nor transformers;
 what needs them runs as an own process that cannot outlive this one.
 """
 
-import os
-import shlex
 import signal
-import subprocess
 import sys
-import time
-from contextlib import nullcontext
-from pathlib import Path
-from typing import Any
 
-from hydra.utils import get_class
-
-from distft.config.command import command
-from distft.config.compose import Config, compose
+from distft.config.command import command, help_text
+from distft.config.compose import compose
 from distft.config.errors import ConfigError
-from distft.config.freeze import difference, frozen_text
-from distft.data.key import prepared_dir
-from distft.history import check_config, check_plan, config_before, is_done, resumed, set_aside
-from distft.launchers.contract import Launcher, Outcome
+from distft.history import check_config, check_followed, is_done
+from distft.launchers.contract import Handle, Launcher, Outcome
 from distft.launchers.follow import follow
-from distft.paths import absolute
-from distft.plan import make_plan
-from distft.run import FINISHED, Plan, RunFolder, write_json
-from distft.runtime import stop
-from distft.runtime.disk import sync
-from distft.runtime.environment import describe, redact, secrets
+from distft.run import FINISHED, RunFolder
 from distft.runtime.lock import alone
-from distft.runtime.logs import last_lines, redirect
-from distft.runtime.parent import start_bound
+from distft.stages import (
+    find,
+    freeze,
+    go_on_in_background,
+    make_part,
+    prepare_and_plan,
+    refuse_secrets,
+    run_dir,
+    submit,
+    write_results,
+)
+from distft.sweep.multirun import multirun
 from distft.trackers.contract import Guarded, Tracker
 from distft.trackers.terminal import Terminal, screen, summary
+
+MULTIRUN = ("-m", "--multirun")
+OWN = [(" or ".join(MULTIRUN), "a sweep: a run for each value, KEY=A,B,C, and a table of them at the end")]
 
 
 def main(overrides: list[str]) -> int:
@@ -45,112 +42,71 @@ def main(overrides: list[str]) -> int:
     launcher, tracker = make_part(config, "launcher"), make_part(config, "tracker")
     run = RunFolder(run_dir(config))
     check_config(run, config)
-    plan = None if is_done(run, config) else prepare_and_plan(run, config, overrides)
+    handle = find(launcher, run)  # of an earlier launch, or another machine's
+    if handle is not None:
+        check_followed(run, config, handle.name)
+    plan = None if handle or is_done(run, config) else prepare_and_plan(run, config, overrides)
     with alone(run.path / ".lock") as held:
-        if not held:
+        if not held and handle is None:
             raise ConfigError([f"name={run.path.name}: another launch is busy with {run.path}. Nearest: another name"])
         check_config(run, config)  # it may have come into being meanwhile
         if plan is not None and not is_done(run, config):
             freeze(run, config, plan, overrides)
-            if not launcher.wait and go_on_in_background(run):
+            alone_from_here = not launcher.wait and not launcher.outlives_launch
+            if alone_from_here and go_on_in_background(run.path, run.logs / "launch.log", f"touch {run.stop}"):
                 return 0
-            outcome = supervise(run, launcher, tracker)
+            [handle] = submit(launcher, [run])
+        if handle is not None and not launcher.wait and launcher.outlives_launch:
+            print(f"{run.path} is {handle.name}. {how_to_go_on(run)}")
+            return 0
+        if handle is not None:
+            outcome = supervise(run, handle, launcher, tracker)
             if outcome.state not in FINISHED:
                 return tell_end(run, outcome)
-        return finish(run)
+            if handle.is_part:
+                return 0
+        return finish(run, export=config.values["export"])
 
 
-def run_dir(config: Config) -> Path:
-    """Returns the run's folder; a run without a name gets a new one from model, data and time."""
-    folder = absolute(config.values["runs_dir"])
-    if config.values["name"] is None:
-        name = f"{config.choices['model']}-{config.choices['data']}-{time.strftime('%Y%m%d-%H%M%S')}"
-        others = len(list(folder.glob(f"{name}*")))
-        config.values["name"] = f"{name}-{others + 1}" if others else name
-    return folder / config.values["name"]
-
-
-def make_part(config: Config, group: str) -> Any:
-    """Returns the launcher or the tracker that the config names, None for a null `_target_`."""
-    settings = dict(config.values[group])
-    target = settings.pop("_target_")
-    if target is None and group == "launcher":
-        raise ConfigError([f"launcher={config.choices['launcher']} cannot launch yet. Nearest: launcher=local"])
-    try:
-        return None if target is None else get_class(target)(**settings)
-    except ValueError as error:
-        raise ConfigError([str(error)]) from error
-
-
-def refuse_secrets(config: Config) -> None:
-    """Raises ConfigError when the config holds the value of a secret variable: it would be kept in files."""
-    text = frozen_text(config)
-    found = [name for name, value in secrets().items() if value in text]
-    rule = "its value stands in the config, which is kept in the run folder. Leave the secret in the environment"
-    if found:
-        raise ConfigError(f"${name}: {rule}" for name in found)
-
-
-def prepare_and_plan(run: RunFolder, config: Config, overrides: list[str]) -> Plan:
-    """Prepares the data where that has not been done, and returns the plan of the run, from its checkpoint on."""
-    if prepared_dir(config.values) is None:
-        run_command("prepare", *overrides)
-    manifest = resumed(run, config)
-    plan = make_plan(config, manifest)
-    check_plan(plan, run, config, manifest)
-    return plan
-
-
-def freeze(run: RunFolder, config: Config, plan: Plan, overrides: list[str]) -> None:
-    """Writes what the run is and runs with, and counts the attempt up; nothing of this attempt changes afterwards."""
-    text = frozen_text(config)
-    before = config_before(run, config)
-    for line in difference(before, config.values) if before else []:
-        if not line.startswith("checkpoint.allow_change"):
-            screen(sys.stderr).print(f"changed: {line}")
-    set_aside(run, text)
-    run.write_plan(plan)
-    run.config.write_text(text)
-    run.command.write_text(redact(shlex.join(["python", "-m", "distft.launch", *overrides])) + "\n")
-    write_json(run.environment, describe())
-    for file in (run.config, run.plan, run.path):  # checkpoints are worth little without what they are of
-        sync(file)
-    stop.clear(run)
-    run.write_status(state="pending", attempt=run.read_status()["attempt"] + 1, exit_code=None, error=None)
-
-
-def go_on_in_background(run: RunFolder) -> bool:
-    """Splits off a process that owns the run from here on; returns True in the one that the user waits for."""
-    child = os.fork()
-    if child:
-        print(f"{run.path} runs in the background as process {child}. Save and stop it: touch {run.stop}")
-        return True
-    os.setsid()
-    redirect(run.logs / "launch.log")
-    return False
-
-
-def supervise(run: RunFolder, launcher: Launcher, tracker: Tracker | None) -> Outcome:
-    """Runs one attempt to its end, shown on the terminal and fed to the tracker."""
-    attempt, plan, console = run.read_status()["attempt"], run.read_plan(), screen(sys.stderr)
-    logs = run.rank_log(attempt, 0).parent
+def supervise(run: RunFolder, handle: Handle, launcher: Launcher, tracker: Tracker | None) -> Outcome:
+    """Follows one submitted run to its end, shown on the terminal and fed to the tracker."""
+    plan, console = run.read_plan(), screen(sys.stderr)
+    logs = run.rank_log(run.read_status()["attempt"], 0).parent
     console.print(f"{run.path}: {plan.steps} steps, {plan.world} process{'es' * (plan.world > 1)}, logs in {logs}")
     watchers = (Terminal(console), Guarded(tracker))
-    [handle] = launcher.submit([run.path])
     for watcher in watchers:
         watcher.start(run)
     outcome = Outcome("failed")
     try:
-        outcome = follow(run, handle, attempt, launcher.grace_seconds, [each.log for each in watchers], console.print)
+        leaves = is_left_alone if launcher.outlives_launch else lambda _: False
+        grace, logs_of = launcher.grace_seconds, [each.log for each in watchers]
+        outcome = follow(run, handle, grace, logs_of, console.print, leaves)
     finally:
         for watcher in watchers:
             watcher.finish(outcome.state)
     return outcome
 
 
+def is_left_alone(cause: signal.Signals) -> bool:
+    """Tells whether a signal to this process leaves a job that outlives it alone: unless the user says otherwise."""
+    if cause != signal.SIGINT or not (sys.stdin.isatty() and sys.stderr.isatty()):
+        return True
+    try:
+        answer = input("\nShall the job save and stop? Otherwise it goes on without this command. [y/N] ")
+    except EOFError:
+        answer = ""
+    return not answer.strip().lower().startswith("y")
+
+
+def how_to_go_on(run: RunFolder) -> str:
+    return f"The same command, with name={run.path.name}, follows it. Save and stop it: touch {run.stop}"
+
+
 def tell_end(run: RunFolder, outcome: Outcome) -> int:
     """Tells why a run is not done, the culprit in the last lines; returns its exit code."""
     console = screen(sys.stderr)
+    if outcome.state in ("pending", "running"):
+        console.print(f"{run.path} goes on. {how_to_go_on(run)}")
     if outcome.state == "preempted":
         console.print(f"{run.path}: saved and stopped. The same command, with name={run.path.name}, continues it.")
     if outcome.error:
@@ -164,45 +120,24 @@ def tell_end(run: RunFolder, outcome: Outcome) -> int:
     return outcome.exit_code
 
 
-def finish(run: RunFolder) -> int:
-    """Exports and reports a finished run where that has not been done, and prints its summary."""
-    if not run.final.is_dir():
-        run_command("export", f"run={run.path}", f"out={run.final}", log=run.logs / "export.log")
-    if not (run.path / "report.html").is_file():
-        run_command("report", f"run={run.path}", log=run.logs / "report.log")
+def finish(run: RunFolder, *, export: bool) -> int:
+    """Exports, where that is wanted, and reports a finished run, and prints its summary."""
+    write_results(run, export=export)
     screen(sys.stdout).print(summary(run))
     return 0
 
 
-def run_command(name: str, *overrides: str, log: Path | None = None) -> None:
-    """Runs another command of distft to its end; exits with its code when it failed."""
-    output = log.open("w") if log else None
-    process = start_bound(
-        [sys.executable, "-m", f"distft.{name}", *overrides],
-        stdin=subprocess.DEVNULL,
-        stdout=output,
-        stderr=subprocess.STDOUT if log else None,
-        start_new_session=True,  # Ctrl-C ends this process, and it with it
-    )
-    console = screen(sys.stderr)
-    with console.status(f"{name} ...") if log else nullcontext():
-        code = process.wait()
-    if code:
-        console.print("\n".join(last_lines(log, 20)) if log else "")
-        console.print(f"distft.{name} failed with code {code}" + (f", log: {log}" if log else ""))
-        sys.exit(code if code > 0 else 1)
-
-
-def launch(overrides: list[str]) -> int:
-    """Returns what main does, or 1 when a file cannot be written; a signal before the start exits with 128 + number."""
+def launch(arguments: list[str]) -> int:
+    """Returns the exit code of the run or sweep; 1 when a file cannot be written, 128 + a signal before the start."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, lambda number, _: sys.exit(128 + number))
+    overrides = [each for each in arguments if each not in MULTIRUN]
     try:
-        return main(overrides)
+        return main(overrides) if len(overrides) == len(arguments) else multirun(overrides)
     except OSError as error:
         screen(sys.stderr).print(f"distft: {error}")
         return 1
 
 
 if __name__ == "__main__":
-    command(launch)
+    command(launch, help=help_text("launch", OWN))

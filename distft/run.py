@@ -96,6 +96,11 @@ class RunFolder:
     def stop(self) -> Path:
         return self.path / "stop"
 
+    @property
+    def job(self) -> Path:
+        """Which job of a scheduler runs it, or ran it last."""
+        return self.path / "job.json"
+
     def rank_log(self, attempt: int, rank: int) -> Path:
         return self.logs / f"attempt-{attempt}" / f"rank-{rank}.log"
 

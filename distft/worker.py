@@ -24,6 +24,7 @@ from distft.optim.groups import check_in_force, decay_groups
 from distft.run import Plan, RunFolder, StepReport, write_json
 from distft.runtime.determinism import in_force
 from distft.runtime.metrics import MetricsLog
+from distft.runtime.nodes import compare
 from distft.runtime.precision import compute_dtype
 from distft.runtime.process_group import World
 from distft.runtime.stop import listen, requested
@@ -42,6 +43,7 @@ def train(run: RunFolder, attempt: int, world: World) -> None:
     config, plan = run.read_config(), run.read_plan()
     if world.size != plan.world:
         raise RuntimeError(f"the launcher started {world.size} processes, the plan is for {plan.world}")
+    environments = compare(world)
     plan = staged(config, plan, world)
     feed = make_feed(config, plan, world)
     engine = make_engine(config, plan, world)
@@ -53,6 +55,7 @@ def train(run: RunFolder, attempt: int, world: World) -> None:
     effective["determinism"] = in_force()
     if world.is_first:
         write_json(run.path / "effective.json", effective)
+        write_json(run.path / "nodes.json", environments)
     stopping = replay(run, config["eval"]["early_stopping"], start_step)
     saving = Saving(engine, config, plan, run, start_step, feed.position, world)
     hooks = make_hooks(run, attempt, config, plan, engine, saving, start_step, world)

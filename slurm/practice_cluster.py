@@ -29,7 +29,7 @@ SECONDS_TO_COME_UP, SECONDS_TO_END = 20, 10
 
 CONF = Path(__file__).with_name("practice.conf")
 NODE = """\
-NodeName={name} NodeHostname={host} NodeAddr={address} Port={port} CPUs={cpus} Boards=1 SocketsPerBoard=1 \
+NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs={cpus} Boards=1 SocketsPerBoard=1 \
 CoresPerSocket={cpus} ThreadsPerCore=1 RealMemory={memory} Gres=gpu:{gpus} State=UNKNOWN"""
 
 
@@ -95,7 +95,7 @@ class Cluster:
         """Starts a node, at first or after a power_off."""
         command = ["slurmd", "-D", "-N", node]
         if self.isolated:
-            inside = f"hostname {node}; mount --bind {self.dir}/hosts /etc/hosts; exec {' '.join(command)}"
+            inside = f"hostname {node}; mount --bind {self.dir}/hosts/{node} /etc/hosts; exec {' '.join(command)}"
             unshare = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", "--mount", "--uts"]
             command = [*unshare, "bash", "-c", inside]
         self._spawn(f"slurmd-{node}", command)
@@ -129,17 +129,14 @@ class Cluster:
                 continue
 
     def _write_files(self) -> None:
-        for name in ("munge", "state", "spool", "run", "log", "dev"):
+        for name in ("munge", "state", "spool", "run", "log", "dev", "hosts"):
             (self.dir / name).mkdir(parents=True)
         for folder in (self.dir, self.dir / "munge"):
             folder.chmod(0o755)
-        addresses = {
-            node: f"127.0.0.{10 + i}" if self.isolated else "127.0.0.1" for i, node in enumerate(self.nodes, 1)
-        }
         ports = _free_ports(1 + self.num_nodes)
         lines = [
             NODE.format(
-                name=node, host=node if self.isolated else "localhost", address=addresses[node], port=ports.pop(),
+                name=node, host=node if self.isolated else "localhost", port=ports.pop(),
                 cpus=self.cpus, memory=self.memory_mib, gpus=self.gpus,
             )
             for node in self.nodes
@@ -149,8 +146,8 @@ class Cluster:
             dir=self.dir, host=host, port=ports.pop(), user=getpass.getuser(), nodes="\n".join(lines)
         )
         (self.dir / "slurm.conf").write_text(conf)
-        hosts = [f"127.0.0.1 localhost {host}", *(f"{address} {node}" for node, address in addresses.items())]
-        (self.dir / "hosts").write_text("\n".join(hosts) + "\n")
+        for node in self.nodes:  # the names of other nodes do not resolve, as on many clusters
+            (self.dir / "hosts" / node).write_text(f"127.0.0.1 localhost {host} {node}\n")
         for number in range(self.gpus):
             (self.dir / "dev" / f"gpu{number}").symlink_to("/dev/null")
         names = f"n[1-{self.num_nodes}]" if self.num_nodes > 1 else "n1"

@@ -30,7 +30,7 @@ def right(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 @pytest.mark.parametrize(("group", "word"), WORDS, ids=lambda value: value)
 def test_a_word_composes_into_a_whole_config(group: str, word: str, right: list[str]):
     rows = [] if (group, word) in (("data", "chatterbot"), ("experiment", "laptop_demo")) else ["data.train=org/rows"]
-    config = compose([*right, *rows, f"{group}={word}"], to_run=False)
+    config = compose([*right, *rows, f"{group}={word}"], to_run=False, sweep=group == "sweep")
     assert config.choices[group] == word
 
 

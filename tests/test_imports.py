@@ -10,22 +10,23 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "distft"
 
-# Everything not named here is a command: level 7, whom nobody imports.
+# Everything not named here is a command: level 8, whom nobody imports.
 LEVELS = {
     0: {"paths", "run"},
     1: {"config", "runtime"},
     2: {"data"},
     3: {"models", "losses", "optim", "strategies", "launchers", "trackers"},
     4: {"checkpoint"},
-    5: {"train", "evaluate", "state"},
-    # launch imports history and plan, rank imports worker
-    6: {"human_eval", "audit", "report", "sweep", "history", "plan", "worker"},
+    5: {"train", "evaluate", "state", "history", "plan"},
+    # rank imports worker; launch and a sweep share the stages of a run, and launch imports sweep
+    6: {"human_eval", "audit", "report", "stages", "worker"},
+    7: {"sweep"},
 }
 LEVEL_OF = {name: level for level, names in LEVELS.items() for name in names}
-COMMANDS = 7
+COMMANDS = 8
 
 HEAVY = {"torch", "transformers", "datasets", "deepspeed", "peft", "accelerate"}
-LIGHT = {"paths", "run", "config", "launchers", "trackers", "report", "launch", "plan", "history"}
+LIGHT = {"paths", "run", "config", "launchers", "trackers", "report", "launch", "plan", "history", "stages", "sweep"}
 INSIDE_THE_JOB = {"distft.launchers.elastic"}  # runs on the compute node, where torch is
 
 FILES = sorted(PACKAGE.rglob("*.py"))

@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 
 from distft.config.compose import Config
-from distft.launch import run_dir, tell_end
+from distft.launch import tell_end
 from distft.launchers.contract import Outcome
 from distft.run import RunFolder
 from distft.runtime.lock import alone
+from distft.stages import run_dir
 from tests.launchers.fake_run import assert_none_left, wait_for_rows
 from tests.rows import write_sums
 

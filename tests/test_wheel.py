@@ -32,7 +32,8 @@ def wheel(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_wheel_carries_configs_and_data_files_and_no_tests(wheel: Path):
     names = set(zipfile.ZipFile(wheel).namelist())
-    for name in ("conf/config.yaml", "slurm/README.md", "demo/demo.lock", "report/page.html.jinja", "__main__.py"):
+    pages = [f"report/{name}" for name in ("look.css.jinja", "page.html.jinja", "sweep/page.html.jinja")]
+    for name in ("conf/config.yaml", "slurm/README.md", "demo/demo.lock", "__main__.py", *pages):
         assert f"distft/{name}" in names
     assert not [name for name in names if name.startswith(("tests/", "runs/", "docs/"))]
 

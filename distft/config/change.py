@@ -8,7 +8,7 @@ from distft.config.tree import covers, leaves
 
 # Keys and groups of keys that decide where and how fast a run trains, and what is seen of it; not what it learns.
 FREE = (
-    "name", "runs_dir", "cache_dir", "trust", "strategy", "launcher", "tracker", "checkpoint",
+    "name", "runs_dir", "cache_dir", "trust", "export", "strategy", "launcher", "tracker", "sweep", "checkpoint",
     "train.micro_batch_size", "train.micro_batch_tokens", "train.activation_checkpointing", "train.deterministic",
     "eval.micro_batch_size", "data.max_bad_fraction", "data.max_truncated_fraction", "data.max_untrained_fraction",
 )  # fmt: skip

@@ -15,6 +15,7 @@ from distft.config.groups import Groups, resolved
 from distft.config.known import known_keys
 from distft.config.model_folder import wrong_models
 from distft.config.overrides import Override, WrongOverride, split
+from distft.config.profile import of_profile
 from distft.config.rules import broken_rules
 from distft.config.rules.contract import Facts
 from distft.config.settings import apply_setting, with_targets
@@ -30,14 +31,17 @@ class Config:
     choices: dict[str, str]
 
 
-def compose(overrides: Iterable[str], *, config_dir: Path | None = None, to_run: bool = True) -> Config:
+def compose(
+    overrides: Iterable[str], *, config_dir: Path | None = None, to_run: bool = True, sweep: bool = False
+) -> Config:
     """Returns the config that `overrides` ask for; ConfigError with all that is wrong with it.
 
-    to_run: also refuses what can be planned here but not launched.
+    to_run: also refuses what can be planned here but not launched. sweep: a sweep's own keys have an effect.
     """
     groups = Groups(absolute(config_dir or conf_dir()))
     errors: list[str] = []
-    chosen, settings = _read(overrides, groups, errors)
+    chosen, typed = _read(overrides, groups, errors)
+    settings = [*_profile(typed, errors), *typed]
     config, choices = groups.compose(chosen)
     base = resolved(config)
     known = known_keys(with_targets(base, settings))
@@ -52,7 +56,7 @@ def compose(overrides: Iterable[str], *, config_dir: Path | None = None, to_run:
     wrong = wrong_values(values, known, base, given)
     wrong |= {key: error for key, error in missing_files(values) if key not in wrong}
     errors += [*wrong.values(), *wrong_models(values, wrong)]
-    errors += broken_rules(Facts(values, choices, frozenset(given)), wrong, to_run=to_run)
+    errors += broken_rules(Facts(values, choices, frozenset(given), sweep), wrong, to_run=to_run)
     if errors:
         raise ConfigError(errors)
     return Config(_with_absolute_paths(values), choices)
@@ -71,6 +75,14 @@ def _read(overrides: Iterable[str], groups: Groups, errors: list[str]) -> tuple[
         except (WrongOverride, ConfigError) as error:
             errors.append(str(error))
     return chosen, settings
+
+
+def _profile(settings: list[Override], errors: list[str]) -> list[Override]:
+    try:
+        return of_profile(settings)
+    except WrongOverride as error:
+        errors.append(str(error))
+        return []
 
 
 def _with_absolute_paths(values: dict[str, Any]) -> dict[str, Any]:

@@ -16,6 +16,12 @@ def frozen_text(config: Config) -> str:
     return f"# {words}\n{yaml.safe_dump(config.values, sort_keys=False, allow_unicode=True, width=120)}"
 
 
+def chosen_words(text: str) -> dict[str, str]:
+    """Returns the words that the first line of a frozen config names."""
+    head = text.partition("\n")[0]
+    return dict(word.split("=", 1) for word in head[2:].split() if "=" in word) if head.startswith("# ") else {}
+
+
 def changed_keys(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """Returns the keys whose value differs, or that only one of both has."""
     before, after = dict(leaves(old)), dict(leaves(new))

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override as ParsedOverride
 from hydra.errors import HydraException
 
 _OVERRIDE = re.compile(r"(?P<prefix>\+\+|\+|~)?(?P<key>[^=\s+~]+)(?:=(?P<value>.*))?", re.DOTALL)
@@ -62,6 +63,18 @@ def hydra_value(key: str, value: str, *, text: bool) -> str:
     return value
 
 
+def swept_value(key: str, value: str) -> str | None:
+    """Returns the sweep that a value is, in Hydra's grammar, its parts quoted where needed; None when it is none."""
+    value = value.strip()
+    if _is_quoted(value) or Path(value).expanduser().exists():
+        return None
+    parts = list(_parts(value))
+    if len(parts) > 1:
+        return ",".join(hydra_value(key, part, text=False) for part in parts)
+    parsed = _parsed(key, value)
+    return value if parsed is not None and parsed.is_sweep_override() else None
+
+
 def quoted(value: str) -> str:
     """Returns `value` as Hydra's quoted text; interpolations like ${cache_dir} still work in it."""
     value = re.sub(r"(\\*)'", lambda match: match[1] * 2 + "\\'", value)
@@ -74,24 +87,29 @@ def _is_quoted(value: str) -> bool:
 
 def _is_readable(key: str, value: str) -> bool:
     """Tells whether Hydra reads the value as one plain value, and not as a function, a sweep or an error."""
+    parsed = _parsed(key, value)
+    return parsed is not None and not parsed.is_sweep_override()
+
+
+def _parsed(key: str, value: str) -> ParsedOverride | None:
+    """Returns what Hydra reads, None when it cannot."""
     try:
-        override = OverridesParser.create().parse_override(f"{key}={value}")
+        return OverridesParser.create().parse_override(f"{key}={value}")
     except HydraException:
-        return False
-    return not override.is_sweep_override()
+        return None
 
 
 def _parts(inside: str) -> Iterator[str]:
-    """Yields the parts of a list between its top-level commas."""
+    """Yields the parts of a list, or of a sweep, between its top-level commas."""
     depth, quote, start = 0, "", 0
     for i, letter in enumerate(inside):
         if quote:
             quote = "" if letter == quote else quote
         elif letter in "'\"":
             quote = letter
-        elif letter in "[{":
+        elif letter in "[{(":
             depth += 1
-        elif letter in "]}":
+        elif letter in "]})":
             depth -= 1
         elif letter == "," and not depth:
             yield inside[start:i]

@@ -3,6 +3,7 @@
 Trap: bool is an int to Python, and an int is a fine float to a user; `Key.problem` keeps these apart.
 """
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,11 +33,14 @@ class Key:
     at_most: float | None = None
     below: float | None = None
     choices: tuple[str, ...] = ()  # the words allowed when the value is text
+    pattern: str = ""  # instead: what text must match as a whole
+    example: str = ""  # of such a text
 
     def rule(self) -> str:
         """Returns the rule in words: `a whole number of at least 1, or null`."""
-        words = [_WORDS[kind] for kind in self.types if kind is not NULL and not (kind is str and self.choices)]
-        words += self.choices
+        own_words = (*self.choices, *([self.example] if self.example else []))
+        words = [_WORDS[kind] for kind in self.types if kind is not NULL and not (kind is str and own_words)]
+        words += own_words
         text = " or ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
         bounds = [
             ("of at least", self.at_least),
@@ -57,7 +61,9 @@ class Key:
         if not self.fits_type(value):
             return False
         if isinstance(value, str):
-            return not self.choices or value in self.choices
+            return (
+                value in self.choices if self.choices else re.fullmatch(self.pattern or ".*", value, re.S) is not None
+            )
         if isinstance(value, bool) or not isinstance(value, int | float):
             return True
         return (
@@ -77,6 +83,7 @@ KEYS = (
     Key("runs_dir", (str,), "folder of the run folders"),
     Key("cache_dir", (str,), "prepared data and fetched models; on a shared disk under SLURM"),
     Key("seed", (int,), "decides data order, dropout and new parameters", at_least=0),
+    Key("export", (bool,), "write final/, a Hugging Face folder, at the end; a sweep does it for its best run alone"),
     Key("trust", (list,), "further prefixes that a _target_ may start with, e.g. [mylab.]"),
     Key("model.path", (str,), "folder or hub id of the model to start from"),
     Key("model.revision", _optional(str), "commit, tag or branch of a hub id; null: the newest"),
@@ -205,16 +212,79 @@ KEYS = (
         (list,),
         "keys and groups that change what the run learns, with whose new values it may go on, e.g. [optimizer.lr]",
     ),
-    Key("launcher.nodes", (int,), "machines", at_least=1),
+    Key(
+        "launcher.nodes",
+        (int, str),
+        "machines; under SLURM FEWEST-MOST too: as many as are free",
+        at_least=1,
+        pattern=r"[1-9]\d*-[1-9]\d*",
+        example="2-4",
+    ),
     Key("launcher.processes_per_node", (int, str), "auto: one per accelerator, else 1", at_least=1, choices=("auto",)),
     Key("launcher.wait", (bool,), "false: return with the job's id"),
+    Key("launcher.jobs_at_once", (int,), "runs of a sweep that run at a time", at_least=1),
     Key(
         "launcher.stage",
         (str,),
         "node_local: one process of each node copies model and rows to the node's own disk first; copies are kept",
         choices=("none", "node_local"),
     ),
+    Key(
+        "launcher.rendezvous",
+        _optional(str),
+        "HOST:PORT of the first machine, where the same command is typed on each of several; no scheduler",
+    ),
+    Key("launcher.grace_seconds", (float,), "from a request to stop to the end by force", at_least=0),
+    Key("launcher.jobs_at_once", _optional(int), "of a sweep; null: all that the scheduler lets run", at_least=1),
+    Key("launcher.profile", _optional(str), "a YAML file with what this site's jobs always need of these keys"),
+    Key("launcher.partition", _optional(str), "SLURM's; null: its default"),
+    Key("launcher.account", _optional(str), "that the job is booked on"),
+    Key("launcher.qos", _optional(str), "quality of service, as the site defines it"),
+    Key(
+        "launcher.time",
+        _optional(int, str),
+        "limit in minutes, or as D-HH:MM:SS; null: the partition's",
+        at_least=1,
+        pattern=r"(\d+-)?\d+(:\d\d){0,2}|UNLIMITED",
+        example="12:00:00",
+    ),
+    Key(
+        "launcher.memory",
+        _optional(int, str),
+        "of a node, in MiB without a unit; 0: all of it; null: the partition's default",
+        at_least=0,
+        pattern=r"\d+[KMGT]?",
+        example="200G",
+    ),
+    Key("launcher.cpus_per_process", _optional(int), "cores for each process; null: the site's default", at_least=1),
+    Key(
+        "launcher.gpus_per_node",
+        _optional(int, str),
+        "null: one for each process where the partition has GPUs",
+        at_least=0,
+        pattern=r"\w+:\d+",
+        example="a100:4",
+    ),
+    Key("launcher.constraint", _optional(str), "features that the nodes must have, e.g. h100&ib"),
+    Key("launcher.exclude", (list,), "nodes that the job must not get"),
+    Key("launcher.flags", (dict,), "further options of sbatch, e.g. {reservation: course, exclusive: true}"),
+    Key("launcher.warning_seconds", (int,), "before the time limit the run saves and is queued again", at_least=30),
+    Key("launcher.max_timeouts", (int,), "time limits after which it is queued again; preemptions always", at_least=0),
+    Key(
+        "launcher.environment",
+        (str,),
+        "what the nodes run in: the virtual environment of the launching Python, modules and it, or a container",
+        choices=("venv", "module", "container"),
+    ),
+    Key("launcher.modules", (list,), "loaded in this order, with launcher.environment=module"),
+    Key("launcher.container_image", _optional(str), "for pyxis/enroot, with launcher.environment=container"),
+    Key("launcher.container_mounts", (list,), "further folders that the container sees, SOURCE:TARGET"),
+    Key("launcher.fabric", _optional(str), "a profile of the network between nodes: a file in slurm/fabrics/"),
     Key("launcher.stage_dir", _optional(str), "where to; null: $SLURM_TMPDIR, $TMPDIR or /tmp of the node"),
+    Key("sweep.only_failed", (bool,), "with -m: run the failed jobs again and no others"),
+    Key("sweep.fail_fast", (bool,), "with -m: the first job that fails ends the others, which save and stop"),
+    Key("sweep.trials", (int,), "with -m: jobs of a search", at_least=1),
+    Key("sweep.seed", (int,), "with -m: decides the points of a search", at_least=0),
 )
 BY_PATH = {key.path: key for key in KEYS}
-TARGET_GROUPS = ("strategy", "optimizer", "schedule", "loss", "tuning", "tracker", "launcher")
+TARGET_GROUPS = ("strategy", "optimizer", "schedule", "loss", "tuning", "tracker", "launcher", "sweep")

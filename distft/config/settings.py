@@ -7,7 +7,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 from distft.config.known import NO_KEY, Known
-from distft.config.nearest import did_you_mean, nearest
+from distft.config.nearest import did_you_mean, edits, nearest
 from distft.config.overrides import Override, WrongOverride, hydra_value
 from distft.config.schema import NULL, TARGET_GROUPS
 
@@ -33,7 +33,9 @@ def _refusal(setting: Override, known: Known, groups: Collection[str]) -> str | 
         return f"is no group.{did_you_mean(nearest(first.partition('/')[0].partition('@')[0], groups))}"
     refusal = known.refusal(setting.key)
     if refusal and "." not in setting.key and (group := nearest(setting.key, groups)):
-        refusal = refusal.replace(NO_KEY, f"{group}=")
+        offered = refusal.partition("Nearest: ")[2]
+        if offered == NO_KEY or edits(setting.key, group) < edits(setting.key, offered):
+            refusal = refusal.replace(offered, f"{group}=")
     if not refusal and setting.prefix == "~":
         return f"{setting.key} cannot be left out. Nearest: {setting.key}=..."
     return refusal

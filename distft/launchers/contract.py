@@ -28,6 +28,9 @@ class Outcome:
 class Handle(Protocol):
     """One submitted run."""
 
+    name: str  # by which its place knows it: job 12
+    is_part: bool  # another machine's launch has the run, and brings it to its end
+
     def state(self) -> State:
         """Returns what is known without waiting."""
         ...
@@ -47,6 +50,12 @@ class Launcher(Protocol):
     wait: bool  # False: the launching command returns as soon as the run is under way
     grace_seconds: float  # from the request to stop to the end by force
 
+    outlives_launch: bool  # whether its runs go on when the launching process ends
+
     def submit(self, run_dirs: Sequence[Path]) -> Sequence[Handle]:
-        """Starts, or queues, the attempt that each run's status.json names."""
+        """Starts, or queues, the attempt that each run's status.json names; ValueError when it is refused."""
+        ...
+
+    def find(self, run_dir: Path) -> Handle | None:
+        """Returns the run where an earlier launch's attempt of it is still under way."""
         ...

@@ -1,6 +1,7 @@
-"""Starts the ranks of one run through torch's elastic launch: `python -m distft.launchers.elastic RUN --attempt N`.
+"""Starts one node's ranks through torch's elastic launch: `python -m distft.launchers.elastic RUN --attempt N`.
 
-When a rank fails the others are ended, and one JSON line on stdout names the one that failed first.
+When a rank fails the others are ended, on all nodes, and one JSON line on stdout names the one that failed first.
+Trap: a signal that this process was started to ignore stays ignored; under a scheduler it is meant for the ranks.
 """
 
 import argparse
@@ -9,6 +10,7 @@ import os
 import signal
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -16,10 +18,13 @@ from torch.distributed.elastic.multiprocessing import LogsDest, LogsSpecs, Signa
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+from distft.launchers.meeting import Meeting, Node, NotMet, join, join_at, open_alone, open_first
 from distft.run import RunFolder
 from distft.runtime.errors import Exit, Failure, first_failure
 
 _SECONDS_TO_END = 3  # from SIGTERM, which a rank only notes, to SIGKILL for the ranks that are left
+_PEER_FAILED = signal.SIGQUIT  # to itself: ends the ranks of a node when another node's have failed
+_ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, _PEER_FAILED)
 
 
 class RankLogs(LogsSpecs):
@@ -49,48 +54,90 @@ def threads_per_process(processes: int) -> int:
     return max(1, len(os.sched_getaffinity(0)) // processes)
 
 
-def launch_ranks(run: RunFolder, attempt: int, program: str, error_dir: Path) -> Failure | None:
-    """Runs all ranks to their end; returns the first failure, or None."""
-    processes = run.read_plan().processes_per_node
+def launch_ranks(run: RunFolder, meeting: Meeting, program: str, error_dir: Path) -> Failure | None:
+    """Runs this node's ranks to their end; returns the run's first failure, or None."""
+    processes, attempt = run.read_plan().processes_per_node, meeting.attempt
     os.environ.setdefault("OMP_NUM_THREADS", str(threads_per_process(processes)))
-    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # one machine: no need for its name to resolve
+    if meeting.interface:  # else gloo asks for the address of the host's name, and takes loopback when there is none
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", meeting.interface)
     config = LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
+        min_nodes=meeting.node.count,
+        max_nodes=meeting.node.count,
         nproc_per_node=processes,
         run_id=run.path.name,
-        rdzv_backend="c10d",
-        rdzv_endpoint="localhost:0",  # a fresh port
-        local_addr="127.0.0.1",
+        rdzv_backend="static",
+        rdzv_endpoint=f"{meeting.address}:{meeting.port}",
+        rdzv_configs={"rank": meeting.node.index},
+        local_addr=meeting.address,
         max_restarts=0,
         monitor_interval=0.1,
         shutdown_timeout=_SECONDS_TO_END,
         logs_specs=RankLogs(run, attempt, error_dir),
+        signals_to_handle=",".join(each.name for each in _ENDING if signal.getsignal(each) is not signal.SIG_IGN),
     )
     command = ("-m", program, str(run.path), "--attempt", str(attempt), "--parent", str(os.getpid()))
     try:
-        elastic_launch(config, sys.executable)(*command)
+        with meeting.watched(lambda: os.kill(os.getpid(), _PEER_FAILED)):
+            elastic_launch(config, sys.executable)(*command)
     except ChildFailedError as error:
         exits = {rank: Exit(failure.exitcode, failure.timestamp) for rank, failure in error.failures.items()}
         return first_failure(run, attempt, exits, error_dir)
+    except SignalException as end:
+        if end.sigval != _PEER_FAILED:
+            raise
+        return meeting.told() or Failure.of_run("the connection to the first node was lost")
     return None
+
+
+def run_node(meeting: Meeting, run: RunFolder, program: str) -> Failure | None:
+    """Runs the ranks of this node and parts from the others; returns the failure that the whole run has ended with."""
+    with tempfile.TemporaryDirectory(prefix="distft-") as error_dir:
+        failure = launch_ranks(run, meeting, program, Path(error_dir))
+    if failure is not None:
+        meeting.tell(failure)
+        failure = meeting.told() or failure
+    meeting.part()
+    return failure
+
+
+def meet(run: RunFolder, given: argparse.Namespace) -> Meeting:
+    """Returns this node's meeting with the others, as the command line says; NotMet when they do not come together."""
+    if given.nodes == 1:
+        return open_alone(given.attempt)
+    if given.join:
+        host, _, port = given.join.rpartition(":")
+        return join_at(run, host.strip("[]"), int(port), given.nodes)
+    if given.node:
+        return join(run, given.attempt, Node(given.node, given.nodes))
+    return open_first(run, given.attempt, given.nodes, given.address, given.port)
+
+
+def read_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--attempt", type=int, default=0)
+    parser.add_argument("--program", default="distft.rank")
+    parser.add_argument("--nodes", type=int, default=1)
+    parser.add_argument("--node", type=int, default=0, help="0 is the first, which the others look for")
+    parser.add_argument("--address", default="", help="of the first node, as others know it")
+    parser.add_argument("--port", type=int, default=0, help="of the first node; 0: a free one")
+    parser.add_argument("--join", default="", help="HOST:PORT of the first node, instead of --attempt and --node")
+    return parser.parse_args(arguments)
 
 
 def main() -> int:
     """Returns 0 when every rank did; else 1, with the failure on stdout."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("run", type=Path)
-    parser.add_argument("--attempt", type=int, required=True)
-    parser.add_argument("--program", default="distft.rank")
-    given = parser.parse_args()
+    given = read_arguments()
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # meant for the ranks, which begin like that until they listen
     answer = os.dup(1)
     os.dup2(2, 1)  # whatever else is printed goes to the log
-    with tempfile.TemporaryDirectory(prefix="distft-") as error_dir:
-        try:
-            failure = launch_ranks(RunFolder(given.run), given.attempt, given.program, Path(error_dir))
-        except SignalException as end:
-            return 128 + end.sigval
+    run = RunFolder(given.run)
+    try:
+        failure = run_node(meet(run, given), run, given.program)
+    except NotMet as error:
+        failure = Failure.of_run(str(error))
+    except SignalException as end:
+        return 128 + end.sigval
     if failure is None:
         return 0
     with os.fdopen(answer, "w") as file:

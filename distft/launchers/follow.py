@@ -84,74 +84,106 @@ def _read_from(file: int, start: int) -> bytes:
             return data
 
 
+class Following:
+    """One attempt under watch; every row of metrics.jsonl is given to every watcher."""
+
+    def __init__(
+        self,
+        run: RunFolder,
+        handle: Handle,
+        grace_seconds: float,
+        watchers: Sequence[Callable[[Row], None]],
+        say: Callable[[str], None],
+    ):
+        self.run = run
+        self.handle = handle
+        self._grace_seconds = grace_seconds
+        self._watchers = watchers
+        self._say = say
+        self._rows = NewRows(run)
+        self._deadline = float("inf")
+
+    def look(self, caught: Sequence[signal.Signals], seconds: float = _SECONDS_BETWEEN_LOOKS) -> Outcome | None:
+        """Returns how the attempt ended, None when it has not within `seconds`; `caught` are the signals so far.
+
+        The first asks the run to save and stop; Ctrl-C after it, or the grace seconds, ends it by force, and the
+        outcome names the signal. Schedulers send theirs more than once and mean no more by that.
+        """
+        outcome = self.handle.wait(seconds)
+        self._show(self._rows.read_when_due() if outcome is None else self._rows.read())
+        if outcome is not None:
+            return outcome
+        if caught and self._deadline == float("inf"):
+            self.ask_to_stop(f"{caught[0].name} to the launching process")
+            self._say(
+                f"{caught[0].name}: waiting for the step in progress to end and be saved, "
+                f"{self._grace_seconds:.0f} s at most. Press Ctrl-C to end at once."
+            )
+        elif signal.SIGINT in caught[1:] or time.monotonic() > self._deadline:
+            asked_twice = signal.SIGINT in caught[1:]
+            why = "asked twice" if asked_twice else f"no step ended within {self._grace_seconds:.0f} s"
+            outcome = _end_by_force(self.run, self.handle, caught[0] if caught else None, why, self._say)
+            self._show(self._rows.read())
+        return outcome
+
+    def ask_to_stop(self, reason: str) -> None:
+        """Asks the run to save and stop; from here on it has the grace seconds."""
+        self._deadline = time.monotonic() + self._grace_seconds
+        stop.request(self.run, self.run.read_status()["attempt"], reason)  # a scheduler may have begun another
+
+    def _show(self, new: Iterable[Row]) -> None:
+        for row in new:
+            for watch in self._watchers:
+                watch(row)
+
+
 def follow(
     run: RunFolder,
     handle: Handle,
-    attempt: int,
     grace_seconds: float,
     watchers: Sequence[Callable[[Row], None]],
     say: Callable[[str], None],
+    leaves: Callable[[signal.Signals], bool] = lambda _: False,
 ) -> Outcome:
-    """Returns how the attempt ended; every row of metrics.jsonl has been given to every watcher.
+    """Returns how the attempt ended; signals to this process are the run's meanwhile.
 
-    A first signal asks the run to save and stop; Ctrl-C after it, or `grace_seconds`, ends it by force, and the outcome
-    names the signal. Schedulers send theirs more than once and mean no more by that.
+    leaves: whether the first signal leaves the run alone, and it goes on; the outcome's state is then where it stands.
     """
-    rows = NewRows(run)
-
-    def show(new: Iterable[Row]) -> None:
-        for row in new:
-            for watch in watchers:
-                watch(row)
-
-    with _caught(_SIGNALS) as caught:
-        deadline = float("inf")
-        while True:
-            outcome = handle.wait(_SECONDS_BETWEEN_LOOKS)
-            show(rows.read_when_due() if outcome is None else rows.read())
-            if outcome is not None:
-                return outcome
-            if caught and deadline == float("inf"):
-                deadline = time.monotonic() + grace_seconds
-                _ask_to_stop(run, attempt, caught[0], grace_seconds, say)
-            elif signal.SIGINT in caught[1:] or time.monotonic() > deadline:
-                why = "asked twice" if signal.SIGINT in caught[1:] else f"no step ended within {grace_seconds:.0f} s"
-                outcome = _end_by_force(run, handle, caught[0], why, say)
-                show(rows.read())
-                return outcome
+    following = Following(run, handle, grace_seconds, watchers, say)
+    asked = False
+    with caught_signals() as caught:
+        while (outcome := following.look(caught if asked else ())) is None:
+            if caught and not asked:
+                if leaves(caught[0]):
+                    return Outcome(handle.state(), by_signal=caught[0])
+                asked = True
+    return outcome
 
 
 @contextmanager
-def _caught(signals: Sequence[signal.Signals]) -> Iterator[list[signal.Signals]]:
+def caught_signals() -> Iterator[list[signal.Signals]]:
+    """Gives the list that every signal to this process is added to, in place of what it does otherwise."""
     caught: list[signal.Signals] = []
-    before = {each: signal.getsignal(each) for each in signals}
-    for each in signals:
+    before = {each: signal.getsignal(each) for each in _SIGNALS}
+    for each in _SIGNALS:
         if each != signal.SIGHUP or before[each] is not signal.SIG_IGN:  # nohup ignores it on purpose
             signal.signal(each, lambda number, _: caught.append(signal.Signals(number)))
     try:
         yield caught
     finally:
-        for each in signals:
+        for each in _SIGNALS:
             signal.signal(each, before[each])
 
 
-def _ask_to_stop(
-    run: RunFolder, attempt: int, cause: signal.Signals, grace_seconds: float, say: Callable[[str], None]
-) -> None:
-    stop.request(run, attempt, f"{cause.name} to the launching process")
-    say(
-        f"{cause.name}: waiting for the step in progress to end and be saved, {grace_seconds:.0f} s at most. "
-        "Press Ctrl-C to end at once."
-    )
-
-
 def _end_by_force(
-    run: RunFolder, handle: Handle, cause: signal.Signals, why: str, say: Callable[[str], None]
+    run: RunFolder, handle: Handle, cause: signal.Signals | None, why: str, say: Callable[[str], None]
 ) -> Outcome:
-    say(f"{cause.name}, {why}: ending every process now, without a checkpoint.")
+    """Ends every process of the run; cause: None when it was not a signal that asked it to stop."""
+    asked = cause.name if cause else "the request to stop"
+    say(f"{asked}, {why}: ending every process now, without a checkpoint.")
     handle.cancel()
     handle.wait(_SECONDS_BETWEEN_LOOKS)
-    error = asdict(Failure.of_run(f"ended by force after {cause.name} ({why}); the step in progress was not saved"))
+    error = asdict(Failure.of_run(f"ended by force after {asked} ({why}); the step in progress was not saved"))
     outcome = Outcome("failed", error, by_signal=cause)
     with suppress(OSError):
         run.write_status(state="failed", exit_code=outcome.exit_code, error=error)

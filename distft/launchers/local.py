@@ -1,26 +1,30 @@
 """Runs on this machine: one torch elastic process per run, which starts one worker per rank."""
 
-import json
+import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from distft.launchers.contract import Outcome
-from distft.run import FINISHED, RunFolder, State
-from distft.runtime.errors import Failure, of_process
-from distft.runtime.logs import Patient
+from distft.launchers.ended import elastic_log, outcome_of, write_outcome
+from distft.launchers.together import is_first, place_of, wait_for_first
+from distft.run import RunFolder, State
+from distft.runtime.errors import Failure
 from distft.runtime.parent import start_bound
 
 _SECONDS_TO_END = 5  # for the elastic process to end its workers before it is killed, and they with it
 
 
 class Local:
-    """Starts runs as processes of this machine, `parallel_runs` of them at a time."""
+    """Starts runs as processes of this machine, `jobs_at_once` of them at a time."""
+
+    outlives_launch = False
 
     def __init__(
         self,
@@ -28,42 +32,70 @@ class Local:
         processes_per_node: int | Literal["auto"] = "auto",
         wait: bool = True,
         grace_seconds: float = 300,
-        parallel_runs: int = 1,
+        jobs_at_once: int = 1,
         program: str = "distft.rank",
+        rendezvous: str | None = None,
         stage: Literal["none", "node_local"] = "none",
         stage_dir: str | None = None,
     ):
-        """stage, stage_dir: for the ranks, which read them in the run's config."""
-        if nodes != 1:
+        """rendezvous: HOST:PORT of the first of several machines. stage, stage_dir: for the ranks."""
+        if (nodes == 1) != (rendezvous is None):
             raise ValueError(
-                f"launcher.nodes={nodes}: launcher=local is this machine alone. Nearest: launcher.nodes=1, "
-                f"or launcher=slurm launcher.nodes={nodes}"
+                f"launcher.nodes={nodes} launcher.rendezvous={rendezvous or 'null'}: this machine, or several that "
+                "meet. Nearest: launcher.nodes=2 launcher.rendezvous=HOST:29500, or launcher=slurm"
             )
+        self._nodes = nodes
+        self._place = place_of(rendezvous) if rendezvous else None
         self.processes_per_node = processes_per_node
         self.wait = wait
         self.grace_seconds = grace_seconds
-        self.parallel_runs = parallel_runs
+        self.jobs_at_once = jobs_at_once
         self.program = program
 
     def submit(self, run_dirs: Sequence[Path]) -> "list[LocalRun]":
-        """Starts the first `parallel_runs` runs; the others start as earlier ones end, while anyone waits."""
+        """Starts the first `jobs_at_once` runs; the others start as earlier ones end, while anyone waits."""
+        meet = ["--nodes", str(self._nodes)]
+        if self._place:
+            meet += ["--address", self._place.host, "--port", str(self._place.port)]
         runs: list[LocalRun] = []
         for path in run_dirs:
-            runs.append(LocalRun(RunFolder(Path(path)), self.program, queue=runs, parallel_runs=self.parallel_runs))
+            runs.append(LocalRun(RunFolder(Path(path)), self.program, meet, queue=runs, jobs_at_once=self.jobs_at_once))
         for run in runs:
             run.start_if_free()
         return runs
+
+    def find(self, run_dir: Path) -> "LocalRun | None":
+        """Returns this machine's part of a run that the first machine has begun; None where this is the first."""
+        if self._place is None or is_first(self._place):
+            return None
+        run = RunFolder(Path(run_dir))
+        wait_for_first(self._place, run)
+        part = LocalRun(run, self.program, ["--nodes", str(self._nodes), "--join", str(self._place)], is_part=True)
+        part.start_if_free()
+        return part
 
 
 class LocalRun:
     """One run on this machine."""
 
-    def __init__(self, run: RunFolder, program: str, queue: "list[LocalRun]", parallel_runs: int):
-        self.run = run
+    name = "processes of this machine"
+
+    def __init__(
+        self,
+        run: RunFolder,
+        program: str,
+        meet: Sequence[str],
+        queue: "list[LocalRun] | None" = None,
+        jobs_at_once: int = 1,
+        is_part: bool = False,
+    ):
+        """meet: how its elastic process meets other machines'. is_part: another machine's launch has the run."""
+        self.run, self.is_part = run, is_part
         self.attempt: int = run.read_status()["attempt"]
         self._program = program
-        self._queue = queue
-        self._parallel_runs = parallel_runs
+        self._meet = meet
+        self._queue = queue if queue is not None else [self]
+        self._jobs_at_once = jobs_at_once
         self._process: subprocess.Popen[str] | None = None
         self._outcome: Outcome | None = None
 
@@ -84,14 +116,16 @@ class LocalRun:
             said, _ = self._process.communicate(timeout=seconds)
         except subprocess.TimeoutExpired:
             return None
-        self._outcome = self._read_outcome(self._process.returncode, said)
-        self._write(self._outcome)
+        self._outcome = outcome_of(self.run, self._process.returncode, said, self._log)
+        if not self.is_part:
+            write_outcome(self.run, self._outcome)
         return self._outcome
 
     def cancel(self) -> None:
         """Ends every process of the run at once; the workers die with the elastic process."""
         if self._process is None:
-            self._outcome = self._outcome or Outcome("failed", self._error("cancelled before it started"))
+            error = asdict(Failure.of_run("cancelled before it started", self._log))
+            self._outcome = self._outcome or Outcome("failed", error)
             return
         self._process.send_signal(signal.SIGTERM)
         try:
@@ -103,11 +137,11 @@ class LocalRun:
     def start_if_free(self) -> None:
         """Starts the run unless it has been started or too many others are running."""
         running = [run for run in self._queue if run._process is not None and run._outcome is None]
-        if self._process is not None or self._outcome is not None or len(running) >= self._parallel_runs:
+        if self._process is not None or self._outcome is not None or len(running) >= self._jobs_at_once:
             return
         self._log.parent.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-m", "distft.launchers.elastic", str(self.run.path)]
-        command += ["--attempt", str(self.attempt), "--program", self._program]
+        command += ["--attempt", str(self.attempt), "--program", self._program, *self._meet]
         with self._log.open("a") as log:
             self._process = start_bound(
                 command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, start_new_session=True
@@ -115,23 +149,5 @@ class LocalRun:
 
     @property
     def _log(self) -> Path:
-        return self.run.rank_log(self.attempt, 0).with_name("elastic.log")
-
-    def _read_outcome(self, code: int, said: str) -> Outcome:
-        if said.strip():
-            return Outcome("failed", json.loads(said))
-        if code:
-            return Outcome("failed", asdict(of_process(code, self._log)))
-        state = self.run.read_status()["state"]
-        if state in FINISHED or state == "preempted":
-            return Outcome(state)
-        return Outcome("failed", self._error(f"every rank ended without an error, but status.json says {state!r}"))
-
-    def _error(self, message: str) -> dict[str, Any]:
-        return asdict(Failure.of_run(message, self._log))
-
-    def _write(self, outcome: Outcome) -> None:
-        try:
-            self.run.write_status(state=outcome.state, exit_code=outcome.exit_code, error=outcome.error)
-        except OSError as full:  # the error that ended the run must reach the user all the same
-            print(f"{self.run.status}: not written: {full}", file=Patient(sys.stderr))
+        log = elastic_log(self.run, self.attempt)
+        return log.with_name(f"elastic-{socket.gethostname()}-{os.getpid()}.log") if self.is_part else log

@@ -7,6 +7,7 @@ from typing import Any
 
 from distft.config import Config, ConfigError
 from distft.config.accelerators import num_accelerators
+from distft.config.machines import node_range, processes_per_node
 from distft.config.model_folder import wrong_model
 from distft.data.hub import NotFetched, local_folder
 from distft.data.key import tokenizer_dir
@@ -27,7 +28,7 @@ def make_plan(config: Config, resumed: Mapping[str, Any] | None = None) -> Plan:
         reads = extent(values, resumed)
     except ValueError as error:
         raise ConfigError([str(error)]) from error
-    nodes, per_node = values["launcher"]["nodes"], processes_per_node(values)
+    (_, nodes), per_node = node_range(values["launcher"]["nodes"]), processes_per_node(values["launcher"])
     world, micro = nodes * per_node, values["train"]["micro_batch_size"]
     model_dir = _model_dir(values)
     if model_dir and (reasons := list(wrong_model(model_dir, trust_remote_code=values["model"]["trust_remote_code"]))):
@@ -60,12 +61,6 @@ def make_plan(config: Config, resumed: Mapping[str, Any] | None = None) -> Plan:
         data_dir=str(reads.data_dir) if reads.data_dir else None,
         memory=_memory(config, parameters, adapters, world, per_node),
     )
-
-
-def processes_per_node(values: dict[str, Any]) -> int:
-    """Returns the processes of a node; `auto` is one per accelerator of this machine, else 1."""
-    asked = values["launcher"]["processes_per_node"]
-    return (num_accelerators() or 1) if asked == "auto" else asked
 
 
 def _accumulation(values: dict[str, Any], reads: Extent, rows_at_once: int) -> int:

@@ -1,22 +1,54 @@
-"""`python -m distft.report run=DIR`: the curves and the page of a run, made again from its files."""
+"""`python -m distft.report run=DIR` or `sweep=DIR`: the drawings and the page, made again from the files."""
+
+from pathlib import Path
 
 from distft.config.command import command
+from distft.config.errors import ConfigError
 from distft.config.keywords import find_run, keywords, usage
-from distft.report.curves import write_sheet
+from distft.report import page
+from distft.report.curves import save, write_sheet
 from distft.report.facts import gather
-from distft.report.page import write
+from distft.report.sweep import page as sweep_page
+from distft.report.sweep.jobs import find_sweep, read_sweep
+from distft.report.sweep.settings import rank
+from distft.report.sweep.sheet import sheet
+from distft.report.sweep.table import write_table
 
-KEYS = {"run": "the run folder, finished or not"}
-CLAIM = "Writes report.html (one self-contained page), curves.svg and curves.png into the run folder, from its files."
+KEYS = {"run": "the run folder, finished or not", "sweep": "the sweep folder, finished or not"}
+CLAIM = (
+    "Writes one self-contained page from the files of one of both: report.html into the folder.\n"
+    "Beside it, of a run curves.svg and curves.png; of a sweep sweep.svg, sweep.png and sweep.csv."
+)
 
 
 def main(arguments: list[str]) -> int:
-    run = find_run(keywords(arguments, KEYS, required=["run"])["run"])
+    given = keywords(arguments, KEYS, required=[])
+    if len(given) != 1:
+        told = " ".join(f"{key}={value}" for key, value in given.items()) or "run= or sweep="
+        rule = "both are given" if given else "neither is given"
+        raise ConfigError([f"{told}: {rule}, one page is of one folder. Nearest: run=DIR or sweep=DIR"])
+    report = report_run(given["run"]) if "run" in given else report_sweep(given["sweep"])
+    print(report)
+    return 0
+
+
+def report_run(value: str) -> Path:
+    """Writes the page and curves of a run; returns where the page is."""
+    run = find_run(value)
     facts = gather(run)
     write_sheet(facts.rows, facts.name, run.path)
-    write(facts, run.path / "report.html")
-    print(run.path / "report.html")
-    return 0
+    page.write(facts, run.path / "report.html")
+    return run.path / "report.html"
+
+
+def report_sweep(value: str) -> Path:
+    """Writes the page, the drawings and the table of a sweep; returns where the page is."""
+    folder = find_sweep(value)
+    sweep = read_sweep(folder)
+    write_table(sweep, folder / "sweep.csv")
+    save(sheet(sweep, rank(sweep)), folder / "sweep")
+    sweep_page.write(sweep, folder / "report.html")
+    return folder / "report.html"
 
 
 if __name__ == "__main__":

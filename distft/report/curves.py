@@ -8,6 +8,7 @@ import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -51,12 +52,19 @@ class Ink:
     line: str
     train: str
     eval: str
+    back: str
 
 
-PAPER = Ink(text="#333a45", line="#d9dde3", train="#7aa6d8", eval="#c2410c")
+PAPER = Ink(text="#333a45", line="#d9dde3", train="#7aa6d8", eval="#c2410c", back="#ffffff")
 # Stand-ins in the drawing, replaced by the page's variables so that dark and light both fit.
-MARKED = Ink(text="#010101", line="#020202", train="#030303", eval="#040404")
-_VARIABLES = {"#010101": "var(--text)", "#020202": "var(--line)", "#030303": "var(--train)", "#040404": "var(--eval)"}
+MARKED = Ink(text="#010101", line="#020202", train="#030303", eval="#040404", back="#050505")
+_VARIABLES = {
+    MARKED.text: "var(--text)",
+    MARKED.line: "var(--line)",
+    MARKED.train: "var(--train)",
+    MARKED.eval: "var(--eval)",
+    MARKED.back: "var(--card)",
+}
 
 
 def points(rows: Rows, key: str) -> tuple[np.ndarray, np.ndarray]:
@@ -81,20 +89,30 @@ def draw(axes: Axes, rows: Rows, panel: Panel, ink: Ink) -> None:
             )
         else:
             draw_train(axes, steps, values, ink)
-    axes.set_title(panel.title, loc="left", fontsize=10.5, color=ink.text, pad=9)
+    frame(axes, panel.title, ink)
+    over_steps(axes, ink)
+    axes.yaxis.set_major_locator(MaxNLocator(nbins=5))
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}" if value >= 100 else f"{value:.3g}")
+    if panel.from_zero:
+        axes.set_ylim(bottom=0, top=1.1 * axes.get_ylim()[1])
+    if len(panel.splits) > 1:
+        axes.legend(frameon=False, fontsize=9, labelcolor=ink.text, loc="best")
+
+
+def frame(axes: Axes, title: str, ink: Ink) -> None:
+    """Gives `axes` the look that all drawings share; a `$` in the title is no formula."""
+    axes.set_title(title, loc="left", fontsize=10.5, color=ink.text, pad=9, parse_math=False)
     axes.grid(axis="y", color=ink.line, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.spines["bottom"].set_color(ink.line)
     axes.tick_params(colors=ink.text, labelsize=9, length=0)
+
+
+def over_steps(axes: Axes, ink: Ink) -> None:
+    """Makes the horizontal axis one of optimizer steps."""
     axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
-    axes.yaxis.set_major_locator(MaxNLocator(nbins=5))
-    axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}" if value >= 100 else f"{value:.3g}")
-    if panel.from_zero:
-        axes.set_ylim(bottom=0, top=1.1 * axes.get_ylim()[1])
     axes.set_xlabel("optimizer step", fontsize=9, color=ink.text)
-    if len(panel.splits) > 1:
-        axes.legend(frameon=False, fontsize=9, labelcolor=ink.text, loc="best")
 
 
 def draw_train(axes: Axes, steps: np.ndarray, values: np.ndarray, ink: Ink) -> None:
@@ -116,7 +134,7 @@ def sheet(rows: Rows, title: str) -> Figure:
     lines = max(1, math.ceil(len(panels) / columns))
     layout = ConstrainedLayoutEngine(h_pad=0.16, w_pad=0.12)
     figure = Figure(figsize=(4.4 * columns, 3.1 * lines + 0.5), layout=layout)
-    figure.suptitle(title, x=0.01, ha="left", fontsize=13, color=PAPER.text)
+    figure.suptitle(title, x=0.01, ha="left", fontsize=13, color=PAPER.text, parse_math=False)
     for place, panel in enumerate(panels, start=1):
         draw(figure.add_subplot(lines, columns, place), rows, panel, PAPER)
     return figure
@@ -124,10 +142,14 @@ def sheet(rows: Rows, title: str) -> Figure:
 
 def write_sheet(rows: Rows, title: str, folder: Path) -> None:
     """Writes curves.svg and curves.png into `folder`."""
-    figure = sheet(rows, title)
+    save(sheet(rows, title), folder / "curves")
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Writes a figure as PATH.svg and PATH.png."""
     with matplotlib.rc_context({"svg.hashsalt": "distft"}):  # the same run gives the same bytes
-        figure.savefig(folder / "curves.svg", metadata={"Date": None})
-    figure.savefig(folder / "curves.png", dpi=150)
+        figure.savefig(path.with_name(f"{path.name}.svg"), metadata={"Date": None})
+    figure.savefig(path.with_name(f"{path.name}.png"), dpi=150)
 
 
 def page_panels(rows: Rows) -> Iterable[str]:
@@ -136,14 +158,22 @@ def page_panels(rows: Rows) -> Iterable[str]:
         if not has_points(rows, panel):
             continue
         figure = Figure(figsize=(4.0, 2.7), layout="constrained")
-        figure.patch.set_alpha(0)
-        axes = figure.add_subplot()
+        draw(figure.add_subplot(), rows, panel, MARKED)
+        yield page_svg(figure, panel.title, f"panel {number}")
+
+
+def page_svg(figure: Figure, title: str, salt: str) -> str:
+    """Returns a figure drawn in MARKED as an <svg> that takes its colours from the page.
+
+    salt: another one for each drawing of a page, whose ids must differ.
+    """
+    figure.patch.set_alpha(0)
+    for axes in figure.axes:
         axes.patch.set_alpha(0)
-        draw(axes, rows, panel, MARKED)
-        buffer = io.StringIO()
-        with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": f"panel {number}"}):
-            figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
-        yield for_page(buffer.getvalue(), panel.title)
+    buffer = io.StringIO()
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": salt}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    return for_page(buffer.getvalue(), title)
 
 
 def for_page(svg: str, title: str) -> str:
@@ -151,8 +181,8 @@ def for_page(svg: str, title: str) -> str:
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)
     svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1)
-    svg = svg.replace("<svg", f'<svg role="img" aria-label="{title}"', 1)
-    svg = re.sub(r"font:([^;\"]*?) '[^;\"]*", r"font:\1 var(--font)", svg)
+    svg = svg.replace("<svg", f'<svg role="img" aria-label="{escape(title)}"', 1)
+    svg = re.sub(r"font:([^;\"<>]*?) '[^;\"<>]*", r"font:\1 var(--font)", svg)
     for colour, variable in _VARIABLES.items():
         svg = svg.replace(colour, variable)
     return svg

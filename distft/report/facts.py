@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from distft.config.freeze import chosen_words
 from distft.run import Plan, RunFolder, read_json
 
 GIB = 2**30
@@ -55,7 +56,7 @@ def gather(run: RunFolder) -> Facts:
     rows = list(run.read_metrics())
     data_files = [Path(plan.data_dir) / "report.json"] if plan and plan.data_dir else []
     data_files = [file for file in data_files if file.is_file()]
-    words_chosen = choices(run.config.read_text())
+    words_chosen = chosen_words(run.config.read_text())
     effective = run.path / "effective.json"
     environment = read_json(run.environment) if run.environment.is_file() else {}
     evals = [row for row in rows if row["split"] == "eval"]
@@ -121,14 +122,6 @@ def detail(group: str, config: dict[str, Any], chosen: dict[str, str]) -> str | 
     word = chosen.get(group) or str(values.get("_target_", "")).rsplit(".", 1)[-1]
     plain = [f"{key} {words(value)}" for key, value in values.items() if key[0] != "_" and value is not None]
     return ", ".join([word] * bool(word) + plain) or None
-
-
-def choices(config_text: str) -> dict[str, str]:
-    """Returns the word chosen in each group, from the comment that heads a frozen config."""
-    head = config_text.partition("\n")[0]
-    if not head.startswith("# "):
-        return {}
-    return dict(word.split("=", 1) for word in head[2:].split() if "=" in word)
 
 
 def planned(plan: Plan, rows: list[dict[str, Any]]) -> Table:

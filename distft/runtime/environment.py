@@ -21,6 +21,10 @@ _RECORDED = re.compile(
     r"|TRANSFORMERS|DATASETS|TOKENIZERS|WANDB|FI|UCX)_\w+"
     r"|LD_LIBRARY_PATH|LD_PRELOAD|LANG|LC_ALL|PYTHONPATH|PYTHONHASHSEED|VIRTUAL_ENV|CONDA_PREFIX|MASTER_ADDR|MASTER_PORT"
 )
+_OF_A_SHELL = re.compile(
+    r"PATH|HOME|USER|LOGNAME|SHELL|TERM|TZ|TMPDIR|LC_\w+|MODULEPATH|MODULESHOME|LMOD_\w+|SSL_CERT_(FILE|DIR)|XDG_CACHE_HOME"
+)
+_OF_THIS_MACHINE = re.compile(r"SLURM_(?!CONF$)\w+|(CUDA|HIP|ROCR)_VISIBLE_DEVICES|MASTER_(ADDR|PORT)|TORCHELASTIC_\w+")
 _SECRET_WORDS = {
     "TOKEN",
     "KEY",
@@ -48,6 +52,16 @@ def secrets(variables: Mapping[str, str] = os.environ) -> dict[str, str]:
     return {name: value for name, value in variables.items() if looks_secret(name) and len(value) >= _SHORTEST_SECRET}
 
 
+def passed_on(variables: Mapping[str, str] = os.environ) -> list[str]:
+    """Returns the names of the variables that a job on another machine inherits: an allow-list, and no secret."""
+    return [
+        name
+        for name in variables
+        if (_OF_A_SHELL.fullmatch(name) or _RECORDED.fullmatch(name))
+        and not (_OF_THIS_MACHINE.fullmatch(name) or looks_secret(name))
+    ]
+
+
 def redact(text: str, variables: Mapping[str, str] = os.environ) -> str:
     """Returns `text` without the values of secret-looking variables and without passwords inside addresses."""
     for name, value in sorted(secrets(variables).items(), key=lambda item: -len(item[1])):
@@ -57,29 +71,36 @@ def redact(text: str, variables: Mapping[str, str] = os.environ) -> str:
 
 def describe(variables: Mapping[str, str] = os.environ) -> dict[str, Any]:
     """Returns machine, packages, commit and the variables that change a run's behaviour, free of secrets."""
-    recorded = {
-        name: "***" if looks_secret(name) else redact(value, variables)
-        for name, value in sorted(variables.items())
-        if _RECORDED.fullmatch(name)
-    }
     return {
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "host": socket.gethostname(),
         "platform": platform.platform(),
         "python": sys.version.split()[0],
-        "packages": _packages(),
-        "git": _git(Path(__file__).resolve().parents[2]),
+        "packages": packages(),
+        "git": code_of(),
         "hardware": _hardware(),
-        "variables": recorded,
+        "variables": recorded(variables),
     }
 
 
-def _packages() -> dict[str, str]:
+def recorded(variables: Mapping[str, str]) -> dict[str, str]:
+    """Returns the variables that change a run's behaviour, what looks like a secret blanked."""
+    return {
+        name: "***" if looks_secret(name) else redact(value, variables)
+        for name, value in sorted(variables.items())
+        if _RECORDED.fullmatch(name)
+    }
+
+
+def packages() -> dict[str, str]:
+    """Returns the version of every package that is installed."""
     found = {each.metadata["Name"]: each.version for each in importlib.metadata.distributions()}
     return dict(sorted((name, version) for name, version in found.items() if name))
 
 
-def _git(folder: Path) -> dict[str, Any] | None:
+def code_of() -> dict[str, Any] | None:
+    """Returns the commit that this code is of, and whether it was changed; None outside of a checkout."""
+    folder = Path(__file__).resolve().parents[2]
     if not (folder / ".git").exists() or shutil.which("git") is None:
         return None
     commit = _output("git", "-C", str(folder), "rev-parse", "HEAD")

@@ -44,6 +44,7 @@ class Wandb:
             name=run.path.name,
             id=kept.read_text(),
             resume="allow" if self._mode == "online" else None,
+            reinit="create_new",  # the jobs of a sweep are tracked by one process
             dir=str(run.path),
             config=run.read_config(),
             settings=wandb.Settings(

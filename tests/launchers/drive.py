@@ -9,5 +9,7 @@ from distft.run import FINISHED, RunFolder
 
 if __name__ == "__main__":
     run = RunFolder(Path(sys.argv[1]))
-    outcome = supervise(run, Local(program="tests.launchers.fake_worker", grace_seconds=float(sys.argv[2])), None)
+    launcher = Local(program="tests.launchers.fake_worker", grace_seconds=float(sys.argv[2]))
+    [handle] = launcher.submit([run.path])
+    outcome = supervise(run, handle, launcher, None)
     sys.exit(0 if outcome.state in FINISHED else tell_end(run, outcome))

@@ -98,7 +98,7 @@ def test_cancel_ends_every_process_at_once(tmp_path):
     assert_none_left(run)
 
 
-def test_runs_beyond_parallel_runs_wait_for_their_turn(tmp_path):
+def test_runs_beyond_jobs_at_once_wait_for_their_turn(tmp_path):
     runs = [freeze(tmp_path / name, processes=1) for name in "ab"]
     first, second = Local(program=FAKE).submit([run.path for run in runs])
     assert second.state() == "pending" and not processes_of(runs[1])
@@ -117,7 +117,7 @@ def test_a_cancelled_run_of_the_queue_never_starts(tmp_path):
 
 def test_two_runs_at_once_do_not_meet(tmp_path):
     runs = [freeze(tmp_path / name, collective=True) for name in "ab"]
-    handles = Local(program=FAKE, parallel_runs=2).submit([run.path for run in runs])
+    handles = Local(program=FAKE, jobs_at_once=2).submit([run.path for run in runs])
     assert [end(handle) for handle in handles] == [Outcome("completed")] * 2
 
 

@@ -2,12 +2,12 @@
 
 from collections.abc import Collection, Iterator
 
-from distft.config.rules import batch, machine, model, run, update
+from distft.config.rules import batch, machine, model, run, sweep, update
 from distft.config.rules.contract import Facts, Rule
 
 RULES = tuple(
     value
-    for module in (run, batch, machine, model, update)
+    for module in (run, batch, machine, model, update, sweep)
     for value in vars(module).values()
     if isinstance(value, Rule)
 )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from distft.config.accelerators import num_accelerators
+from distft.config.machines import node_range, processes_per_node
 from distft.config.tree import at, covers
 
 
@@ -19,6 +19,7 @@ class Facts:
     values: Mapping[str, Any]
     choices: Mapping[str, str]
     given: frozenset[str]
+    sweep: bool = False  # the command line is a sweep's
 
     def __getitem__(self, path: str) -> Any:
         return at(self.values, path)
@@ -30,12 +31,16 @@ class Facts:
 
     @cached_property
     def processes_per_node(self) -> int:
-        asked = self["launcher.processes_per_node"]
-        return (num_accelerators() or 1) if asked == "auto" else asked
+        return processes_per_node(self["launcher"])
+
+    @property
+    def nodes(self) -> int:
+        """The most that it asks for."""
+        return node_range(self["launcher.nodes"])[1]
 
     @property
     def world(self) -> int:
-        return self["launcher.nodes"] * self.processes_per_node
+        return self.nodes * self.processes_per_node
 
 
 @dataclass(frozen=True)

@@ -7,18 +7,40 @@ _WORLD = ("launcher.nodes", "launcher.processes_per_node")
 
 
 @rule(
-    ("launcher.nodes",),
-    "more than one node with launcher=local",
-    "launcher=slurm is for clusters",
+    ("launcher.nodes", "launcher.rendezvous"),
+    "launcher=local with several machines and no launcher.rendezvous, with a range of them, or the other way round",
+    "the same command, typed on each of them, meets at that address; launcher=slurm is for clusters",
 )
 def nodes_here(facts: Facts) -> str | None:
-    nodes = facts["launcher.nodes"]
-    if facts.choices.get("launcher") != "local" or nodes == 1:
+    nodes, place = facts["launcher.nodes"], facts["launcher.rendezvous"]
+    if (
+        facts.choices.get("launcher") != "local"
+        or (nodes == 1 and not place)
+        or (place and isinstance(nodes, int) and nodes > 1)
+    ):
         return None
     return (
-        f"launcher.nodes={nodes}: launcher=local is this machine alone. "
-        f"Nearest: launcher.nodes=1, or launcher=slurm launcher.nodes={nodes}"
+        f"launcher.nodes={nodes} launcher.rendezvous={place or 'null'}: launcher=local is this machine, or several that "
+        "meet. Nearest: launcher.nodes=2 launcher.rendezvous=HOST:29500, or launcher=slurm"
     )
+
+
+@rule(
+    ("launcher.environment", "launcher.modules", "launcher.container_image", "launcher.container_mounts"),
+    "modules or a container that launcher.environment does not use, or lacks",
+    "the job would run in something else than was meant",
+)
+def environment_unused(facts: Facts) -> str | None:
+    kind = facts["launcher.environment"]
+    words = {"modules": "module", "container_image": "container", "container_mounts": "container"}
+    for key, other in words.items():
+        if facts[f"launcher.{key}"] and kind != other:
+            set_to = f"launcher.{key}={facts[f'launcher.{key}']}"
+            return f"{set_to} has no effect with launcher.environment={kind}. Nearest: launcher.environment={other}"
+    if kind == "container" and not facts["launcher.container_image"]:
+        needed = "launcher.container_image"
+        return f"launcher.environment=container needs {needed}. Nearest: {needed}=IMAGE.sqsh"
+    return None
 
 
 @rule(
@@ -31,19 +53,6 @@ def processes_here(facts: Facts) -> str | None:
     if facts.choices.get("launcher") != "local" or not found or asked <= found:
         return None
     return f"launcher.processes_per_node={asked}: this machine has {found} accelerators. Nearest: {found}"
-
-
-@rule(
-    ("launcher._target_",),
-    "launching with launcher=slurm (planning is fine)",
-    "not in this version",
-    to_run=True,
-)
-def launcher_to_come(facts: Facts) -> str | None:
-    if facts["launcher._target_"] is not None:
-        return None
-    word = facts.choices.get("launcher")
-    return f"launcher={word} can be planned with but not launched in this version. Nearest: launcher=local"
 
 
 @rule(

@@ -35,9 +35,7 @@ def facts_unused(facts: Facts) -> str | None:
 )
 def flash(facts: Facts) -> str | None:
     attention, precision = facts["model.attention"], facts["train.precision"]
-    if attention != "flash_attention_2" or (
-        precision != "fp32" and (num_accelerators() or facts["launcher.nodes"] > 1)
-    ):
+    if attention != "flash_attention_2" or (precision != "fp32" and (num_accelerators() or facts.nodes > 1)):
         return None
     why = "computes in bf16 alone" if precision == "fp32" else "needs a CUDA or ROCm device, and here is none"
     return f"model.attention={attention} {why}. Nearest: model.attention=sdpa"

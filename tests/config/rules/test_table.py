@@ -41,6 +41,9 @@ BROKEN = {
     "nesterov": (["optimizer=sgd", "optimizer.nesterov=true", "optimizer.momentum=0"], "0.9"),
     "betas": (["optimizer.betas=[0.9]"], "[0.9,0.999]"),
     "elementwise": (["optimizer._target_=torch.optim.Muon", "~optimizer.betas"], "AdamW"),
+    "sweep_unused": (["sweep.fail_fast=true"], "-m"),
+    "jobs_at_once_unused": (["launcher.jobs_at_once=2"], "-m"),
+    "objective": (["sweep=optuna", "data.eval=null"], "0.05"),
 }
 
 
@@ -54,7 +57,7 @@ def test_a_row_refuses_its_config_and_no_other_row_does(name: str, right: list[s
     if name == "processes_here":
         monkeypatch.setattr("distft.config.rules.machine.num_accelerators", lambda: 4)
     with pytest.raises(ConfigError) as caught:
-        compose([*right, *overrides])
+        compose([*right, *overrides], sweep=name == "objective")
     [message] = caught.value.messages
     assert offered in message.partition("Nearest: ")[2]
     asked = next(rule for rule in RULES if rule.name == name).keys

@@ -1,0 +1,173 @@
+"""A batch job around its ranks: `python -m distft.job begin RUN` before them, `... end RUN CODE` after them.
+
+It is what a scheduler starts again after a preemption, a time limit or a lost node, with as many nodes as there are
+then. So each start counts an attempt up, and plans the same steps for the nodes it has.
+"""
+
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from distft.config import Config
+from distft.config.freeze import chosen_words
+from distft.config.machines import node_range
+from distft.config.rules import broken_rules
+from distft.config.rules.contract import Facts
+from distft.history import resumed
+from distft.launchers.contract import Outcome
+from distft.launchers.ended import write_outcome
+from distft.launchers.slurm.ask import SlurmError, job_state, seconds_left, slurm
+from distft.launchers.slurm.node import BY_SCHEDULER
+from distft.launchers.slurm.run import read_job
+from distft.plan import make_plan
+from distft.run import EXIT_PREEMPTED, FINISHED, Plan, RunFolder, write_json
+from distft.runtime import stop
+from distft.runtime.errors import Failure
+from distft.stages import write_results
+
+STARTS = 3  # without a new checkpoint, after which the run is not started again
+_SECONDS_OF_SLACK = 30  # SLURM acts on time limits by a tick of about so long
+
+
+class CannotBegin(RuntimeError):
+    """This job must not run the run; the message says why."""
+
+
+def begin(run: RunFolder) -> int:
+    """Makes the run's folder ready for one start of its ranks, and prints on how many nodes they run."""
+    job = this_job(os.environ)
+    config = Config(run.read_config(), chosen_words(run.config.read_text()))
+    check_alone(run, job)
+    plan = for_nodes(run.read_plan(), run, config, int(os.environ["SLURM_JOB_NUM_NODES"]))
+    status = run.read_status()
+    starts = check_progress(run, config, status)
+    attempt = status["attempt"] + (status.get("begun") == status["attempt"])
+    run.write_plan(plan)
+    stop.clear(run)
+    run.write_status(state="pending", attempt=attempt, begun=attempt, starts=starts, exit_code=None, error=None)
+    write_json(run.job, {"job": job, "attempt": attempt, "time": time.time()})
+    nodes = os.environ["SLURM_JOB_NODELIST"]
+    print(
+        f"job {job}, attempt {attempt}: {plan.nodes} x {plan.processes_per_node} processes on {nodes}", file=sys.stderr
+    )
+    print(plan.nodes)
+    return 0
+
+
+def end(run: RunFolder, code: int) -> int:
+    """Brings what the ranks have left to its end: results, another start, or the reason why there is none."""
+    status = run.read_status()
+    if status["state"] in FINISHED and not code:
+        write_results(run, export=run.read_config().get("export", True))
+        write_outcome(run, Outcome(status["state"]))
+        return 0
+    if status["state"] != "preempted" and status["exit_code"] is None:  # node 0 had no time to tell
+        write_outcome(run, Outcome("failed", asdict(why(run, status["attempt"], code))))
+        return 1
+    if status["state"] != "preempted":
+        return status["exit_code"]
+    if refusal := requeued(run, status):
+        print(refusal, file=sys.stderr)
+        write_outcome(run, Outcome("preempted"))
+    return EXIT_PREEMPTED
+
+
+def this_job(given: Mapping[str, str]) -> str:
+    """Returns the id that SLURM's programs take: 12, or 12_3 in an array."""
+    if "SLURM_ARRAY_JOB_ID" in given:
+        return f"{given['SLURM_ARRAY_JOB_ID']}_{given['SLURM_ARRAY_TASK_ID']}"
+    return given["SLURM_JOB_ID"]
+
+
+def check_alone(run: RunFolder, job: str) -> None:
+    """Raises CannotBegin while another job has the run: two would write over each other."""
+    other = read_job(run)
+    if other and other != job and job_state(other).is_alive:
+        raise CannotBegin(f"job {other} has {run.path} already. Nearest: scancel {other}, or another name")
+
+
+def for_nodes(plan: Plan, run: RunFolder, config: Config, there: int) -> Plan:
+    """Returns the plan for the most of `there` nodes that can share a step; CannotBegin when no number can."""
+    launcher = config.values["launcher"]
+    if node_range(launcher["nodes"]) == (plan.nodes, plan.nodes) and there == plan.nodes:
+        return plan
+    fewest, most = node_range(launcher["nodes"])
+    for nodes in range(min(there, most), fewest - 1, -1):
+        values = config.values | {"launcher": launcher | {"nodes": nodes}}
+        if any(broken_rules(Facts(values, config.choices, frozenset()), (), to_run=True)):
+            continue
+        now = make_plan(replace(config, values=values), resumed(run, config))
+        return replace(plan, nodes=now.nodes, world=now.world, accumulation=now.accumulation, memory=now.memory)
+    raise CannotBegin(
+        f"SLURM gave {there} nodes, launcher.nodes={launcher['nodes']}, and no such number can share a step. "
+        f"Nearest: sbatch --nodes={plan.nodes}"
+    )
+
+
+def check_progress(run: RunFolder, config: Config, status: Mapping[str, Any]) -> list[int]:
+    """Returns the steps that all starts since the launch began from; CannotBegin when the last ones brought nothing."""
+    manifest = resumed(run, config)
+    starts = [*status.get("starts", []), manifest["step"] if manifest else 0]
+    if len(starts) > STARTS and len(set(starts[-STARTS - 1 :])) == 1:
+        first = max(1, status["attempt"] - STARTS + 1)
+        raise CannotBegin(
+            f"{STARTS} starts have brought no checkpoint after step {starts[-1]}, so it is not started again. See "
+            f"{run.logs}/attempt-{first} to attempt-{status['attempt']} and {run.logs / 'slurm.out'}: a step or a save "
+            "takes longer than nodes last, or something ends every start. Nearest: checkpoint.every_steps lower"
+        )
+    return starts
+
+
+def why(run: RunFolder, attempt: int, code: int) -> Failure:
+    """Returns what another node has recorded, else what is known of the step itself."""
+    for file in sorted(run.rank_log(attempt, 0).parent.glob("node-*.error.json")):
+        return Failure(**json.loads(file.read_text()))
+    how = f"by {signal.Signals(code - 128).name}" if code > 128 else f"with code {code}"
+    return Failure.of_run(f"srun ended {how} before the run was done; see its last lines", run.logs / "slurm.out")
+
+
+def requeued(run: RunFolder, status: Mapping[str, Any]) -> str | None:
+    """Has SLURM queue this very job again, once; returns why not, where it is not to."""
+    job, reason = this_job(os.environ), stop.requested(run, status["attempt"]) or ""
+    if not reason.startswith(BY_SCHEDULER):
+        return f"saved and stopped: {reason or 'asked to'}"
+    try:
+        now = job_state(job)
+        if now.name != "RUNNING":
+            return f"saved and stopped: SLURM says {now.name}"
+        timeouts = status.get("timeouts", 0) + is_near_limit(run, seconds_left(job))
+        most = run.read_config()["launcher"]["max_timeouts"]
+        if timeouts > most:
+            return f"saved and stopped: {most} time limits were reached (launcher.max_timeouts)"
+        run.write_status(timeouts=timeouts)
+        print(f"saved at step {status['step']} ({reason}), to be queued again", file=sys.stderr)
+        slurm("scontrol", "requeue", job)
+    except SlurmError as error:
+        return f"saved and stopped: SLURM would not queue it again: {error}"
+    return None
+
+
+def is_near_limit(run: RunFolder, left: int | None) -> bool:
+    """Tells a warning of the time limit from one of a preemption."""
+    return left is not None and left <= run.read_config()["launcher"]["warning_seconds"] + _SECONDS_OF_SLACK
+
+
+def main(arguments: list[str]) -> int:
+    verb, path, *rest = arguments
+    run = RunFolder(Path(path))
+    try:
+        return begin(run) if verb == "begin" else end(run, int(rest[0]))
+    except CannotBegin as error:
+        print(error, file=sys.stderr)
+        write_outcome(run, Outcome("failed", asdict(Failure.of_run(str(error)))))
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

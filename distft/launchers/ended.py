@@ -1,0 +1,37 @@
+"""How an attempt ended, told from what its elastic process left, and written into status.json."""
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+from distft.launchers.contract import Outcome
+from distft.run import FINISHED, RunFolder
+from distft.runtime.errors import Failure, of_process
+from distft.runtime.logs import Patient
+
+
+def outcome_of(run: RunFolder, code: int, said: str, log: Path) -> Outcome:
+    """Returns the outcome of an elastic process that ended with `code` and printed `said`; `log` is its own."""
+    if said.strip():
+        return Outcome("failed", json.loads(said))
+    if code:
+        return Outcome("failed", asdict(of_process(code, log)))
+    state = run.read_status()["state"]
+    if state in FINISHED or state == "preempted":
+        return Outcome(state)
+    message = f"every rank ended without an error, but status.json says {state!r}"
+    return Outcome("failed", asdict(Failure.of_run(message, log)))
+
+
+def write_outcome(run: RunFolder, outcome: Outcome) -> None:
+    """Puts the outcome into status.json where there is room for it."""
+    try:
+        run.write_status(state=outcome.state, exit_code=outcome.exit_code, error=outcome.error)
+    except OSError as full:  # the error that ended the run must reach the user all the same
+        print(f"{run.status}: not written: {full}", file=Patient(sys.stderr))
+
+
+def elastic_log(run: RunFolder, attempt: int, node: int = 0) -> Path:
+    """Returns where the elastic process of a node writes what it has to say."""
+    return run.rank_log(attempt, 0).with_name(f"elastic-{node}.log" if node else "elastic.log")

@@ -1,0 +1,130 @@
+"""Questions to SLURM, by the programs that every cluster has: sinfo, squeue, scontrol, scancel.
+
+Trap: many clusters keep no accounting, so sacct is never asked; and a job that has ended is forgotten after minutes.
+"""
+
+import os
+import re
+import subprocess
+from dataclasses import dataclass
+
+_SECONDS_TO_ANSWER = 20
+_FIELDS = "%R|%l|%G|%c|%D|%a|%T"  # of sinfo: partition, limit, gres, cores, nodes, up or down, state
+ALIVE = {"PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "SUSPENDED", "REQUEUED", "REQUEUE_HOLD", "RESIZING"}
+ALIVE |= {"SIGNALING", "STAGE_OUT", "STOPPED", "SPECIAL_EXIT"}
+
+
+class SlurmError(RuntimeError):
+    """SLURM did not do what was asked; the message is its own."""
+
+
+@dataclass(frozen=True)
+class Partition:
+    """What a job can get there."""
+
+    name: str
+    is_default: bool
+    limit_seconds: int | None  # None: there is none
+    nodes: int
+    cpus_per_node: int  # of its largest nodes
+    gpus_per_node: int
+    is_up: bool
+
+
+@dataclass(frozen=True)
+class JobState:
+    """What SLURM knows of a job: RUNNING, PENDING, FAILED ...; UNKNOWN when it has forgotten it."""
+
+    name: str
+    reason: str = ""
+    exit_code: str = ""  # CODE:SIGNAL
+
+    @property
+    def is_alive(self) -> bool:
+        return self.name in ALIVE
+
+
+def slurm(*command: str) -> str:
+    """Returns what a program of SLURM prints; SlurmError with its words when it fails."""
+    try:
+        done = subprocess.run(
+            command, env=outside_of_job(), capture_output=True, text=True, timeout=_SECONDS_TO_ANSWER, check=False
+        )
+    except FileNotFoundError as error:
+        raise SlurmError(f"{command[0]} is not on PATH: this machine is no login node of a cluster") from error
+    except subprocess.TimeoutExpired as error:
+        raise SlurmError(f"{command[0]} gave no answer in {_SECONDS_TO_ANSWER} s: is slurmctld up?") from error
+    if done.returncode:
+        raise SlurmError(done.stderr.strip().removeprefix(f"{command[0]}: ").removeprefix("error: ") or command[0])
+    return done.stdout
+
+
+def outside_of_job() -> dict[str, str]:
+    """Returns this process's environment without what a surrounding job says: it would become the new job's."""
+    kept = ("SLURM_CONF", "SLURM_CLUSTERS")
+    return {
+        name: value for name, value in os.environ.items() if name in kept or not name.startswith(("SLURM_", "SBATCH_"))
+    }
+
+
+def partitions() -> list[Partition]:
+    """Returns every partition; its lines in sinfo, one for each kind of node, put together."""
+    default = slurm("sinfo", "-h", "-o", "%P").split()
+    found: dict[str, Partition] = {}
+    for line in slurm("sinfo", "-h", "-o", _FIELDS).splitlines():
+        name, limit, gres, cpus, nodes, up, _ = line.split("|")
+        before = found.get(name)
+        found[name] = Partition(
+            name=name,
+            is_default=f"{name}*" in default,
+            limit_seconds=seconds(limit),
+            nodes=int(nodes) + (before.nodes if before else 0),
+            cpus_per_node=max(int(cpus.rstrip("+")), before.cpus_per_node if before else 0),
+            gpus_per_node=max(_num_gpus(gres), before.gpus_per_node if before else 0),
+            is_up=up == "up",
+        )
+    return list(found.values())
+
+
+def job_state(job: str) -> JobState:
+    """Returns what is known of job `job`, which may be one of an array: 12_3."""
+    try:
+        shown = slurm("scontrol", "-o", "show", "job", job)
+    except SlurmError as error:
+        if "Invalid job id" in str(error):
+            return JobState("UNKNOWN")
+        raise
+    said = dict(re.findall(r"(\w+)=(\S*)", shown.splitlines()[0]))
+    return JobState(said.get("JobState", "UNKNOWN"), said.get("Reason", ""), said.get("ExitCode", ""))
+
+
+def seconds_left(job: str) -> int | None:
+    """Returns how long a running job has until its limit; None when there is no limit."""
+    return seconds(slurm("squeue", "-h", "-j", job, "-o", "%L").strip())
+
+
+def node_address(name: str) -> str:
+    """Returns the address of a node that SLURM itself uses; empty when it tells none."""
+    found = re.search(r"NodeAddr=(\S+)", slurm("scontrol", "show", "node", name))
+    return found[1] if found else ""
+
+
+def seconds(limit: str) -> int | None:
+    """Returns SLURM's minutes, MM:SS, HH:MM:SS or D-HH[:MM[:SS]] in seconds; None for no limit."""
+    days, dash, rest = limit.rpartition("-")
+    try:
+        parts = [int(part) for part in rest.split(":")]
+        whole_days = int(days or 0)
+    except ValueError:  # infinite, UNLIMITED, INVALID, n/a
+        return None
+    if dash:
+        parts = [*parts, 0, 0][:3]
+    elif len(parts) == 1:
+        parts = [0, parts[0], 0]
+    hours, minutes, rest_seconds = [0, *parts][-3:]
+    return ((whole_days * 24 + hours) * 60 + minutes) * 60 + rest_seconds
+
+
+def _num_gpus(gres: str) -> int:
+    """Returns the GPUs in `gpu:a100:4(S:0-1),nvme:1`."""
+    return sum(int(count) for count in re.findall(r"\bgpu(?::[\w.-]+)?:(\d+)", gres))

@@ -1,0 +1,168 @@
+"""Runs on a SLURM cluster: one job for a run, one array for a sweep, submitted by submitit.
+
+The job's script stands in the run folder and does the same when it is submitted by hand.
+"""
+
+import os
+import time as clock
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import submitit
+import yaml
+from submitit.core.utils import FailedSubmissionError, UncompletedJobError
+
+from distft.config.machines import node_range, num_gpus
+from distft.config.machines import processes_per_node as count_processes
+from distft.config.nearest import nearest
+from distft.launchers.slurm.ask import SlurmError, job_state, outside_of_job
+from distft.launchers.slurm.payload import run_script
+from distft.launchers.slurm.refuse import look_up, reasons
+from distft.launchers.slurm.run import SlurmRun, read_job
+from distft.launchers.slurm.script import Environment, exported, setup, write_script
+from distft.paths import shipped_dir
+from distft.run import RunFolder, write_json
+
+
+class Slurm:
+    """Submits runs as jobs; they go on when the launching process ends."""
+
+    outlives_launch = True
+
+    def __init__(
+        self,
+        nodes: int | str = 1,
+        processes_per_node: int | Literal["auto"] = "auto",
+        wait: bool = True,
+        grace_seconds: float = 300,
+        jobs_at_once: int | None = None,
+        partition: str | None = None,
+        account: str | None = None,
+        qos: str | None = None,
+        time: int | str | None = None,
+        memory: int | str | None = None,
+        cpus_per_process: int | None = None,
+        gpus_per_node: int | str | None = None,
+        constraint: str | None = None,
+        exclude: Sequence[str] = (),
+        flags: dict[str, Any] | None = None,
+        warning_seconds: int = 120,
+        max_timeouts: int = 20,
+        environment: Literal["venv", "module", "container"] = "venv",
+        modules: Sequence[str] = (),
+        container_image: str | None = None,
+        container_mounts: Sequence[str] = (),
+        fabric: str | None = None,
+        profile: str | None = None,
+        stage: Literal["none", "node_local"] = "none",
+        stage_dir: str | None = None,
+    ):
+        """max_timeouts, profile, stage, stage_dir: for others, who read them in the run's config."""
+        self.wait, self.grace_seconds, self.jobs_at_once = wait, grace_seconds, jobs_at_once
+        self.environment = Environment(environment, modules, container_image, container_mounts, read_fabric(fabric))
+        processes = count_processes({"processes_per_node": processes_per_node, "gpus_per_node": gpus_per_node})
+        there = look_up(partition)
+        if gpus_per_node is None and there.gpus_per_node:
+            gpus_per_node = processes
+        if wrong := list(reasons(there, nodes, processes, gpus_per_node, cpus_per_process, time)):
+            raise ValueError("\n  ".join(wrong))
+        fewest, most = node_range(nodes)
+        asked = {
+            "partition": partition,
+            "account": account,
+            "qos": qos,
+            "nodes": str(most) if fewest == most else f"{fewest}-{most}",
+            "ntasks-per-node": 1,
+            "cpus-per-task": cpus_per_process and cpus_per_process * processes,
+            "gpus-per-node": gpus_per_node if num_gpus(gpus_per_node) else None,
+            "mem": memory,
+            "time": time,
+            "constraint": constraint,
+            "exclude": ",".join(exclude) or None,
+        }
+        self.options: dict[str, str | None] = {name: str(value) for name, value in asked.items() if value is not None}
+        self.options |= {"signal": f"USR1@{warning_seconds}", "requeue": None, "open-mode": "append"}
+        self.options |= {"export": exported()}
+        self.options |= {name: None if value is True else str(value) for name, value in (flags or {}).items()}
+
+    def submit(self, run_dirs: Sequence[Path]) -> list[SlurmRun]:
+        """Queues the runs, one as a job, several as one array; ValueError with sbatch's words when it refuses."""
+        runs = [RunFolder(Path(path)) for path in run_dirs]
+        for run in runs:
+            write_script(run, self._options_of(run), self.environment)
+        executor = submitit.SlurmExecutor(runs[0].logs / "submitit")
+        executor.update_parameters(**self._parameters(runs))
+        with _outside_of_job():
+            try:
+                jobs = executor.map_array(run_script, [str(run.path) for run in runs])
+            except (UncompletedJobError, FailedSubmissionError) as error:
+                raise ValueError(f"launcher=slurm: sbatch refused the job: {_words_of_sbatch(str(error))}") from error
+        return [_noted(run, job.job_id) for run, job in zip(runs, jobs, strict=True)]
+
+    def find(self, run_dir: Path) -> SlurmRun | None:
+        """Returns the run's job where it is still queued or running."""
+        run = RunFolder(Path(run_dir))
+        job = read_job(run)
+        try:
+            return SlurmRun(run, job) if job and job_state(job).is_alive else None
+        except SlurmError:
+            return None
+
+    def _options_of(self, run: RunFolder) -> dict[str, str | None]:
+        log = str(run.logs / "slurm.out").replace("%", "%%")
+        return {"job-name": run.path.name, "output": log, **self.options}
+
+    def _parameters(self, runs: Sequence[RunFolder]) -> dict[str, Any]:
+        """Returns what submitit writes: the options of the run's own script, without its own defaults."""
+        first = runs[0]
+        name = first.path.name if len(runs) == 1 else first.path.parent.name
+        options = {name: True if value is None else value for name, value in self.options.items()}
+        return {
+            "job_name": name,
+            "time": None,
+            "wckey": None,
+            "use_srun": False,
+            "stderr_to_stdout": True,
+            "array_parallelism": self.jobs_at_once or len(runs),
+            "additional_parameters": options,
+            "setup": ["trap : USR1 TERM  # they are meant for the ranks", *setup(self.environment)],
+        }
+
+
+def read_fabric(name: str | None) -> dict[str, Any]:
+    """Returns the variables of a network profile in slurm/fabrics/, each with value, reason and source."""
+    if name is None:
+        return {}
+    folder = shipped_dir("slurm") / "fabrics"
+    there = sorted(file.stem for file in folder.glob("*.yaml"))
+    if name not in there:
+        meant = nearest(name, there) or ", ".join(there)
+        raise ValueError(f"launcher.fabric={name}: there is no such profile in {folder}. Nearest: {meant}")
+    return yaml.safe_load((folder / f"{name}.yaml").read_text())["variables"]
+
+
+def _noted(run: RunFolder, job: str) -> SlurmRun:
+    """Writes down which job runs `run`, so that a later launch finds it."""
+    write_json(run.job, {"job": job, "attempt": run.read_status()["attempt"], "time": clock.time()})
+    return SlurmRun(run, job)
+
+
+@contextmanager
+def _outside_of_job() -> Iterator[None]:
+    """Hides from sbatch what a surrounding job says of itself; submitit gives it the whole environment."""
+    before, kept = dict(os.environ), outside_of_job()
+    os.environ.clear()
+    os.environ.update(kept)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def _words_of_sbatch(text: str) -> str:
+    """Returns what sbatch said, out of all that submitit says about it."""
+    said = [line.partition("sbatch: error: ")[2] for line in text.splitlines() if "sbatch: error: " in line]
+    return "; ".join(said) or text.strip().splitlines()[-1]

@@ -1,0 +1,98 @@
+"""One node's part of a SLURM job: `python -m distft.launchers.slurm.node RUN`, one task on each node.
+
+It checks what SLURM has given against the plan, then starts the elastic process, which starts the ranks.
+Trap: SLURM signals every process of a step. The ranks save at the next step border; this process only notes it, in
+the run folder, as a rank may not listen yet. The elastic process ignores what it was started to ignore.
+"""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from types import FrameType
+
+from distft.launchers.contract import Outcome
+from distft.launchers.ended import elastic_log, outcome_of, write_outcome
+from distft.launchers.slurm.ask import SlurmError, node_address
+from distft.run import Plan, RunFolder, write_json
+from distft.runtime import stop
+from distft.runtime.errors import Failure
+from distft.runtime.parent import start_bound
+
+BY_SCHEDULER = "SLURM sent "  # how the reason of a request to stop begins that the job itself has written
+_SIGNALS = (signal.SIGUSR1, signal.SIGTERM)
+
+
+def main() -> int:
+    """Returns 0 when the run has ended well or was preempted, 1 when it failed."""
+    run = RunFolder(Path(sys.argv[1]))
+    attempt, node = run.read_status()["attempt"], int(os.environ["SLURM_NODEID"])
+
+    def note(number: int, _: FrameType | None) -> None:
+        if node == 0 and stop.requested(run, attempt) is None:
+            stop.request(run, attempt, BY_SCHEDULER + signal.Signals(number).name)
+
+    for number in _SIGNALS:
+        signal.signal(number, note)
+    plan = run.read_plan()
+    wrong = mismatch(plan, os.environ)
+    if wrong:
+        outcome = Outcome("failed", asdict(Failure.of_run(f"node {node} ({socket.gethostname()}): {wrong}")))
+    else:
+        outcome = run_ranks(run, attempt, node, plan)
+    if outcome.error and node == 0:  # how it ends well is written when all is done that comes after
+        write_outcome(run, outcome)
+    elif outcome.error:
+        write_json(run.rank_error(attempt, 0).with_name(f"node-{node}.error.json"), outcome.error)
+    return 1 if outcome.error else 0
+
+
+def run_ranks(run: RunFolder, attempt: int, node: int, plan: Plan) -> Outcome:
+    """Runs this node's ranks to their end."""
+    log = elastic_log(run, attempt, node)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "distft.launchers.elastic", str(run.path), "--attempt", str(attempt)]
+    command += ["--nodes", str(plan.nodes), "--node", str(node), "--address", own_address()]
+    with log.open("a") as output:
+        before = {number: signal.signal(number, signal.SIG_IGN) for number in _SIGNALS}  # the child begins like that
+        process = start_bound(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=output)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    said, _ = process.communicate()
+    return outcome_of(run, process.returncode, said, log)
+
+
+def own_address() -> str:
+    """Returns the address that SLURM has for this node, which needs no name to resolve; empty when it tells none."""
+    try:
+        return node_address(os.environ.get("SLURMD_NODENAME", ""))
+    except SlurmError:
+        return ""
+
+
+def mismatch(plan: Plan, given: Mapping[str, str]) -> str | None:
+    """Returns how the step's nodes, tasks or GPUs differ from the plan's, None when they are the same."""
+    nodes, tasks = int(given.get("SLURM_STEP_NUM_NODES", "1")), int(given.get("SLURM_STEP_NUM_TASKS", "1"))
+    if (nodes, tasks) != (plan.nodes, plan.nodes):
+        return (
+            f"srun started {tasks} tasks on {nodes} nodes, the plan is for {plan.nodes} nodes with one task each. "
+            f"Nearest: srun --nodes={plan.nodes} --ntasks-per-node=1"
+        )
+    if int(given.get("SLURM_LOCALID", "0")):
+        return "two tasks of one node would both start its ranks. Nearest: srun --ntasks-per-node=1"
+    visible = given.get("CUDA_VISIBLE_DEVICES", given.get("ROCR_VISIBLE_DEVICES"))
+    gpus = len([device for device in visible.split(",") if device.strip()]) if visible is not None else None
+    if gpus is not None and gpus < plan.processes_per_node:
+        return (
+            f"{gpus} GPUs are visible ({visible}), the plan has {plan.processes_per_node} processes on a node. "
+            f"Nearest: --gpus-per-node={plan.processes_per_node}"
+        )
+    return None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

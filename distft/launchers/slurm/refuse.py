@@ -1,0 +1,74 @@
+"""Says no to a job that SLURM would refuse, or leave in the queue for ever, before anything is written."""
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from distft.config.machines import node_range, num_gpus
+from distft.config.nearest import nearest
+from distft.launchers.slurm.ask import Partition, SlurmError, partitions, seconds
+
+
+def partition_of(name: str | None, there: Sequence[Partition]) -> Partition:
+    """Returns the partition a job goes to; ValueError with the nearest name when there is none."""
+    names = [each.name for each in there]
+    found = next((each for each in there if each.name == name or (name is None and each.is_default)), None)
+    if found is None and name is None:
+        raise ValueError(f"launcher.partition=null, and the cluster has no default. Nearest: {', '.join(names)}")
+    if found is None:
+        meant = nearest(str(name), names) or ", ".join(names)
+        raise ValueError(f"launcher.partition={name}: there is no such partition. Nearest: {meant}")
+    return found
+
+
+def look_up(name: str | None) -> Partition:
+    """Returns the partition of a job; ValueError when the cluster has none such, or gives no answer."""
+    try:
+        return partition_of(name, partitions())
+    except SlurmError as error:
+        raise ValueError(f"launcher=slurm: {error}. Nearest: a login node of the cluster, or launcher=local") from error
+
+
+def reasons(
+    partition: Partition,
+    nodes: int | str,
+    processes: int,
+    gpus: int | str | None,
+    cpus: int | None,
+    time: int | str | None,
+) -> Iterator[str]:
+    """Yields why a job cannot run in `partition`, in the words of the keys that are wrong."""
+    name, (fewest, _) = partition.name, node_range(nodes)
+    if not partition.is_up:
+        yield f"launcher.partition={name} is down: it takes no jobs now. Nearest: another partition"
+    if fewest > partition.nodes:
+        yield f"launcher.nodes={nodes}: partition {name} has {partition.nodes}. Nearest: {partition.nodes}"
+    if num_gpus(gpus) > partition.gpus_per_node:
+        there = partition.gpus_per_node
+        yield f"launcher.gpus_per_node={gpus}: a node of partition {name} has {there}. Nearest: {there or 'null'}"
+    elif 0 < num_gpus(gpus) < processes:
+        yield (
+            f"launcher.processes_per_node={processes}: each needs a GPU of its own, and launcher.gpus_per_node={gpus}. "
+            f"Nearest: launcher.processes_per_node={num_gpus(gpus)}"
+        )
+    if cpus and cpus * processes > partition.cpus_per_node:
+        most = partition.cpus_per_node // processes
+        yield (
+            f"launcher.cpus_per_process={cpus}: {processes} processes on a node of partition {name}, "
+            f"which has {partition.cpus_per_node} cores. Nearest: {most or 'fewer processes'}"
+        )
+    asked = seconds(str(time)) if time is not None else None
+    if asked and partition.limit_seconds and asked > partition.limit_seconds:
+        yield (
+            f"launcher.time={time} is over the limit of partition {name}. "
+            f"Nearest: {partition.limit_seconds // 60} (minutes), or another partition"
+        )
+
+
+def check_writable(folder: Path) -> None:
+    """Raises ValueError when no run can be made in `folder`, or sbatch could write no log there."""
+    there = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        raise ValueError(
+            f"runs_dir={folder}: {there} cannot be written to. Nearest: a folder on the shared disk that can"
+        )

@@ -1,0 +1,103 @@
+"""A run that is a SLURM job: how it stands is in its folder, and SLURM is asked only what the folder cannot tell."""
+
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+from distft.launchers.contract import Outcome
+from distft.launchers.slurm.ask import JobState, SlurmError, job_state, slurm
+from distft.run import FINISHED, RunFolder, State, read_json
+from distft.runtime.errors import Failure
+from distft.runtime.logs import Patient, last_lines
+
+_SECONDS_BETWEEN_QUESTIONS = (1.0, 15.0)  # at first, and later: a controller serves a whole cluster
+_SECONDS_BETWEEN_LOOKS = 1.0  # at status.json
+_SECONDS_TO_SHOW = 10.0  # what a job wrote at its end, on a shared disk
+
+
+class SlurmRun:
+    """One run in the queue or on its nodes; it goes on when nobody waits for it."""
+
+    is_part = False
+
+    def __init__(self, run: RunFolder, job: str) -> None:
+        self.run, self.job, self.name = run, job, f"job {job}"
+        self.say: Callable[[str], None] = lambda text: print(text, file=Patient(sys.stderr))
+        self._look_due = self._ask_due = 0.0
+        self._pause = _SECONDS_BETWEEN_QUESTIONS[0]
+        self._told = ""
+        self._gone_since: float | None = None
+
+    def state(self) -> State:
+        return self.run.read_status()["state"]
+
+    def wait(self, seconds: float) -> Outcome | None:
+        """Returns how the run ended; a job that was queued again has not. What SLURM ended is written down here."""
+        time.sleep(seconds)
+        now = time.monotonic()
+        if now < self._look_due:
+            return None
+        self._look_due = now + _SECONDS_BETWEEN_LOOKS
+        status = self.run.read_status()
+        if status["exit_code"] is not None:
+            return Outcome(status["state"], status["error"])
+        if now < self._ask_due:
+            return None
+        state = self._ask()
+        if state is None or state.is_alive:
+            self._gone_since = None
+            return None
+        self._ask_due = 0.0
+        self._gone_since = self._gone_since or now
+        return self._write_end(state) if now - self._gone_since > _SECONDS_TO_SHOW else None
+
+    def cancel(self) -> None:
+        """Has SLURM end the job; its ranks still save if the step in progress ends in time."""
+        self.say(f"scancel {self.job}")
+        try:
+            slurm("scancel", self.job)
+        except SlurmError as error:
+            self.say(f"scancel {self.job}: {error}")
+
+    def _ask(self) -> JobState | None:
+        """Returns the job's state, None while SLURM gives no answer; tells the user when it changes."""
+        first, last = _SECONDS_BETWEEN_QUESTIONS
+        self._ask_due, self._pause = time.monotonic() + self._pause, min(self._pause * 1.5, last)
+        try:
+            state = job_state(self.job)
+        except SlurmError as error:
+            self._tell(f"SLURM does not answer, asking again: {error}")
+            return None
+        waits_for = f", waits for: {state.reason}" if state.name == "PENDING" and state.reason != "None" else ""
+        if self._tell(f"job {self.job}: {state.name.lower()}{waits_for}"):
+            self._pause = first
+        return state
+
+    def _tell(self, text: str) -> bool:
+        news = text != self._told
+        if news:
+            self._told = text
+            self.say(text)
+        return news
+
+    def _write_end(self, state: JobState) -> Outcome:
+        status = self.run.read_status()
+        ended: State = status["state"] if status["state"] in (*FINISHED, "preempted") else "failed"
+        error = None if ended != "failed" else self._why(state)
+        outcome = Outcome(ended, error)
+        self.run.write_status(state=ended, exit_code=outcome.exit_code, error=error)
+        return outcome
+
+    def _why(self, state: JobState) -> dict[str, Any]:
+        log = self.run.logs / "slurm.out"
+        what = "SLURM has forgotten the job" if state.name == "UNKNOWN" else f"SLURM ended it: {state.name}"
+        about = f" (exit code {state.exit_code})" if state.exit_code else ""
+        said = "; ".join(last_lines(log, 1))
+        return asdict(Failure.of_run(f"job {self.job}: {what}{about}. The last it printed: {said or 'nothing'}", log))
+
+
+def read_job(run: RunFolder) -> str | None:
+    """Returns the job that runs `run`, or ran it last; None when there was none."""
+    return read_json(run.job)["job"] if run.job.is_file() else None

@@ -1,0 +1,107 @@
+"""Renders a sweep as one HTML file that needs no other file, no network and no script."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from distft.report.sweep import headline
+from distft.report.sweep.drawings import window
+from distft.report.sweep.jobs import Job, Sweep
+from distft.report.sweep.settings import Difference, Setting, compare, rank
+from distft.report.sweep.sheet import INCH, Drawing, drawings
+from distft.report.sweep.values import loss_text, value_text
+
+
+@dataclass(frozen=True)
+class Place:
+    """One line of the ranked table."""
+
+    number: int
+    setting: Setting
+    behind: Difference | None  # None for the best
+    bar: tuple[float, float, float] | None  # where interval and mean lie, in percent of the column
+
+
+def render(sweep: Sweep) -> str:
+    """Returns the page; every text from the sweep is escaped, only our own drawings are markup."""
+    environment = Environment(
+        loader=PackageLoader("distft.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    texts = [
+        headline.difference_text,
+        headline.hours_text,
+        headline.interval_text,
+        loss_text,
+        value_text,
+        headline.setting_text,
+        breakable,
+    ]
+    environment.filters |= {text.__name__: text for text in texts}
+    ranking = rank(sweep)
+    return environment.get_template("sweep/page.html.jinja").render(
+        sweep=sweep,
+        keys=[key for key in sweep.swept if key != "seed"],
+        counts=headline.counts(sweep),
+        failures=failures(sweep),
+        headline=headline.headline(sweep, ranking),
+        doubts=headline.doubts(sweep, ranking),
+        best=ranking[0].best if ranking else None,
+        elsewhere=headline.lowest_elsewhere(ranking) if ranking else None,
+        places=list(places(ranking)),
+        hours=sum(job.process_hours for job in sweep.jobs),
+        tokens=sum(job.tokens for job in sweep.jobs),
+        drawn=[on_page(drawing, number) for number, drawing in enumerate(drawings(sweep, ranking))],
+        by_loss=sorted(sweep.jobs, key=lambda job: (not job.counts, job.objective is None, job.objective or 0.0)),
+    )
+
+
+def write(sweep: Sweep, out: Path) -> None:
+    out.write_text(render(sweep))
+
+
+def places(ranking: Sequence[Setting]) -> Iterator[Place]:
+    """Yields the ranked settings, with their intervals on one scale that the means set."""
+    if not ranking:
+        return
+    low, high = window([setting.mean for setting in ranking])
+
+    def percent(loss: float) -> float:
+        return round(min(100.0, max(0.0, 100 * (0.2 + 0.6 * (loss - low) / (high - low)))), 1)
+
+    for number, setting in enumerate(ranking, start=1):
+        ends = setting.interval
+        bar = (percent(ends.low), percent(setting.mean), percent(ends.high)) if ends else None
+        yield Place(number, setting, compare(ranking[0], setting) if number > 1 else None, bar)
+
+
+def failures(sweep: Sweep) -> list[tuple[str, list[Job]]]:
+    """Returns the failed runs by their last error line, the commonest first."""
+    groups: dict[str, list[Job]] = {}
+    for job in sweep.jobs:
+        if job.state == "failed":
+            groups.setdefault((job.reason or "").strip(), []).append(job)
+    return sorted(groups.items(), key=lambda group: -len(group[1]))
+
+
+def on_page(drawing: Drawing, number: int) -> dict[str, Any]:
+    """Returns a drawing for a wide window, and another for a narrow one where the wide one would be unreadable."""
+    width, height = drawing.narrow or drawing.size
+    return {
+        "kind": drawing.kind,
+        "svg": Markup(drawing.on_page(drawing.size, f"sweep {number}")),
+        "narrow": Markup(drawing.on_page((width, height), f"narrow {number}")) if drawing.narrow else None,
+        "pixels": round(width * INCH),
+    }
+
+
+def breakable(key: str) -> Markup:
+    """Returns a key that may be broken after its dots."""
+    return Markup(".<wbr>").join(key.split("."))

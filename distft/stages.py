@@ -1,0 +1,170 @@
+"""What happens to a run before it is submitted and after it has ended: the stages that one launch and a sweep share.
+
+Trap: the process that calls these may wait for days on a login node, so it imports neither torch nor transformers;
+what needs them runs as an own process that cannot outlive this one.
+"""
+
+import os
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from hydra.utils import get_class
+
+from distft.config.compose import Config
+from distft.config.errors import ConfigError
+from distft.config.freeze import difference, frozen_text
+from distft.data.key import prepared_dir
+from distft.history import check_plan, config_before, resumed, set_aside
+from distft.launchers.contract import Handle, Launcher
+from distft.paths import absolute
+from distft.plan import make_plan
+from distft.run import EXIT_WRONG_CONFIG, Plan, RunFolder, write_json
+from distft.runtime import stop
+from distft.runtime.disk import sync
+from distft.runtime.environment import describe, redact, secrets
+from distft.runtime.errors import Failure
+from distft.runtime.logs import last_lines, redirect
+from distft.runtime.parent import start_bound
+from distft.trackers.terminal import screen
+
+
+def run_dir(config: Config) -> Path:
+    """Returns the run's folder; a run without a name gets a new one from model, data and time."""
+    folder = absolute(config.values["runs_dir"])
+    if config.values["name"] is None:
+        name = f"{config.choices['model']}-{config.choices['data']}-{time.strftime('%Y%m%d-%H%M%S')}"
+        others = len(list(folder.glob(f"{name}*")))
+        config.values["name"] = f"{name}-{others + 1}" if others else name
+    return folder / config.values["name"]
+
+
+def make_part(config: Config, group: str) -> Any:
+    """Returns the launcher, tracker or sweeper that the config names, None for a null `_target_`."""
+    settings = dict(config.values[group])
+    target = settings.pop("_target_")
+    if target is None and group == "launcher":
+        raise ConfigError([f"launcher={config.choices['launcher']} cannot launch yet. Nearest: launcher=local"])
+    try:
+        return None if target is None else get_class(target)(**settings)
+    except ValueError as error:
+        raise ConfigError([str(error)]) from error
+
+
+def refuse_secrets(config: Config) -> None:
+    """Raises ConfigError when the config holds the value of a secret variable: it would be kept in files."""
+    text = frozen_text(config)
+    found = [name for name, value in secrets().items() if value in text]
+    rule = "its value stands in the config, which is kept in the run folder. Leave the secret in the environment"
+    if found:
+        raise ConfigError(f"${name}: {rule}" for name in found)
+
+
+def prepare(config: Config, overrides: Sequence[str]) -> None:
+    """Prepares the data where that has not been done; exits with the command's code where it cannot be."""
+    if prepared_dir(config.values) is None:
+        run_command("prepare", *overrides)
+
+
+def plan_run(run: RunFolder, config: Config) -> Plan:
+    """Returns the plan of the run, from its checkpoint on; ConfigError where it cannot go on from there."""
+    manifest = resumed(run, config)
+    plan = make_plan(config, manifest)
+    check_plan(plan, run, config, manifest)
+    return plan
+
+
+def prepare_and_plan(run: RunFolder, config: Config, overrides: Sequence[str]) -> Plan:
+    """Does both."""
+    prepare(config, overrides)
+    return plan_run(run, config)
+
+
+def launch_command(overrides: Sequence[str]) -> str:
+    """Returns the command line that launches a run with these overrides, secrets blanked."""
+    return redact(shlex.join(["python", "-m", "distft.launch", *overrides]))
+
+
+def freeze(run: RunFolder, config: Config, plan: Plan, overrides: Sequence[str]) -> None:
+    """Writes what the run is and runs with, and counts the attempt up; nothing of this attempt changes afterwards."""
+    text = frozen_text(config)
+    before = config_before(run, config)
+    for line in difference(before, config.values) if before else []:
+        if not line.startswith("checkpoint.allow_change"):
+            screen(sys.stderr).print(f"changed: {line}")
+    set_aside(run, text)
+    run.write_plan(plan)
+    run.config.write_text(text)
+    run.command.write_text(launch_command(overrides) + "\n")
+    write_json(run.environment, describe())
+    for file in (run.config, run.plan, run.path):  # checkpoints are worth little without what they are of
+        sync(file)
+    stop.clear(run)
+    run.write_status(state="pending", attempt=run.read_status()["attempt"] + 1, exit_code=None, error=None)
+
+
+def find(launcher: Launcher, run: RunFolder) -> Handle | None:
+    """Returns the run where it is under way already; ConfigError where it should be and is not."""
+    try:
+        return launcher.find(run.path)
+    except ValueError as error:
+        raise ConfigError([str(error)]) from error
+
+
+def submit(launcher: Launcher, runs: Sequence[RunFolder]) -> list[Handle]:
+    """Submits frozen runs; ConfigError, and runs that have failed, when the launcher's place refuses them."""
+    try:
+        return list(launcher.submit([run.path for run in runs]))
+    except ValueError as error:
+        failure = asdict(Failure.of_run(str(error)))
+        for run in runs:
+            run.write_status(state="failed", exit_code=EXIT_WRONG_CONFIG, error=failure)
+        raise ConfigError([str(error)]) from error
+
+
+def go_on_in_background(folder: Path, log: Path, to_stop: str) -> bool:
+    """Splits off a process that owns the folder from here on; returns True in the one that the user waits for.
+
+    to_stop: the command that makes it save and stop; PID stands for its process.
+    """
+    child = os.fork()
+    if child:
+        command = to_stop.replace("PID", str(child))
+        print(f"{folder} runs in the background as process {child}. Save and stop it: {command}")
+        return True
+    os.setsid()
+    redirect(log)
+    return False
+
+
+def write_results(run: RunFolder, *, export: bool) -> None:
+    """Exports a finished run where that is wanted, and reports it, where that has not been done."""
+    if export and not run.final.is_dir():
+        run_command("export", f"run={run.path}", f"out={run.final}", log=run.logs / "export.log")
+    if not (run.path / "report.html").is_file():
+        run_command("report", f"run={run.path}", log=run.logs / "report.log")
+
+
+def run_command(name: str, *overrides: str, log: Path | None = None) -> None:
+    """Runs another command of distft to its end; exits with its code when it failed."""
+    output = log.open("w") if log else None
+    process = start_bound(
+        [sys.executable, "-m", f"distft.{name}", *overrides],
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=subprocess.STDOUT if log else None,
+        start_new_session=True,  # Ctrl-C ends this process, and it with it
+    )
+    console = screen(sys.stderr)
+    with console.status(f"{name} ...") if log else nullcontext():
+        code = process.wait()
+    if code:
+        console.print("\n".join(last_lines(log, 20)) if log else "")
+        console.print(f"distft.{name} failed with code {code}" + (f", log: {log}" if log else ""))
+        sys.exit(code if code > 0 else 1)

@@ -1,0 +1,96 @@
+"""What the user sees of a sweep: a line for each running job on a terminal, starts and ends elsewhere, then a table."""
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from distft.config.values import shown
+from distft.launchers.follow import Row
+from distft.run import FINISHED
+from distft.sweep.jobs import Job
+from distft.trackers.terminal import duration
+
+
+class Board:
+    """Shows jobs while they run."""
+
+    def __init__(self, console: Console):
+        self._console = console
+        self._running: dict[str, str] = {}
+        self._steps: dict[str, int] = {}
+        self._began: dict[str, float] = {}
+        self._waiting = 0
+        self._live = Live(get_renderable=self._lines, console=console, transient=True) if console.is_terminal else None
+
+    def __enter__(self) -> "Board":
+        if self._live:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live:
+            self._live.stop()
+
+    def say(self, text: str) -> None:
+        self._console.print(text)
+
+    def wait(self, jobs: int) -> None:
+        """Takes note of jobs that are submitted."""
+        self._waiting += jobs
+
+    def start(self, job: Job) -> None:
+        """Shows that a job runs."""
+        self._waiting -= 1
+        self._began[job.name], self._steps[job.name] = time.monotonic(), job.run.read_plan().steps
+        self._running[job.name] = "starting"
+        if not self._live:
+            self.say(f"{job.name}: running, {self._steps[job.name]} steps")
+
+    def row(self, job: Job, row: Row) -> None:
+        """Shows a row of a job's metrics.jsonl."""
+        if row["split"] == "train":
+            self._running[job.name] = f"step {row['step']}/{self._steps[job.name]}  loss {row['loss']:.4f}"
+
+    def end(self, job: dict[str, Any]) -> None:
+        """Says how a job ended, as sweep_status.json has it; nothing of one that was withdrawn."""
+        name = job["run"]
+        if self._running.pop(name, None) is None:
+            self._waiting -= 1
+        if job["state"] == "pending":
+            return
+        parts = [job["state"]]
+        parts += [] if job["reason"] is None else [f"{job['reason']}, log {job['log']}"]
+        parts += [] if job["objective"] is None else [f"held-out loss {job['objective']:.4f}"]
+        parts += [duration(time.monotonic() - self._began[name])] if name in self._began else []
+        self.say(f"{name}: {', '.join(parts)}")
+
+    def _lines(self) -> Group:
+        lines = [f"{name}  {text}" for name, text in self._running.items()]
+        lines += [f"{self._waiting} waiting or starting"] if self._waiting else []
+        return Group(*(Text(line, no_wrap=True, overflow="ellipsis") for line in lines))
+
+
+def table(title: str, swept: Sequence[str], jobs: Sequence[dict[str, Any]]) -> Table:
+    """Returns the one table that a sweep ends with, the best job first."""
+    shape = Table(title=title, title_justify="left")
+    for name in ("rank", *swept, "held-out loss", "state", "folder"):
+        shape.add_column(name, overflow="fold")
+    order = sorted(jobs, key=lambda job: (job["objective"] is None, job["objective"] or 0.0))
+    for rank, job in enumerate(order, start=1):
+        loss = job["objective"]
+        values = [shown(job["values"][key]) for key in swept]
+        shape.add_row(
+            "" if loss is None else str(rank), *values, "" if loss is None else f"{loss:.4f}", job["state"], job["run"]
+        )
+    return shape
+
+
+def failures(jobs: Sequence[dict[str, Any]]) -> list[str]:
+    """Returns a line for each job that failed: its last error and its log."""
+    failed = [job for job in jobs if job["state"] not in FINISHED and job["reason"]]
+    return [f"{job['run']} failed: {job['reason']}\n    log {job['log']}" for job in failed]

@@ -1,0 +1,169 @@
+"""The jobs of a sweep: each is an ordinary run, whose config is composed, checked and planned like any other's.
+
+All of that is done before the first is submitted, and all that is wrong is told at once, each message with its jobs.
+"""
+
+import json
+import shlex
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from distft.config.compose import Config, compose
+from distft.config.errors import ConfigError
+from distft.config.overrides import quoted
+from distft.config.tree import at
+from distft.history import check_config, is_done
+from distft.run import Plan, RunFolder
+from distft.stages import plan_run, prepare, refuse_secrets
+from distft.sweep.request import Point, Request
+from distft.trackers.terminal import screen
+
+_LONGEST_NAME = 120
+_MOST_NAMED = 3  # jobs before a message
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run of a sweep."""
+
+    run: RunFolder
+    point: Point
+    overrides: tuple[str, ...]
+    config: Config
+    plan: Plan | None = None  # None: not made yet, or nothing is left to do
+
+    @property
+    def name(self) -> str:
+        return self.run.path.name
+
+    def value(self, key: str) -> Any:
+        """Returns what the job has at a key, or the word of a group."""
+        return self.config.choices[key] if key in self.config.choices else at(self.config.values, key)
+
+    @property
+    def is_done(self) -> bool:
+        return is_done(self.run, self.config)
+
+    @property
+    def objective(self) -> float | None:
+        """Returns the lowest held-out loss so far; None without one that is a number."""
+        losses = [row["loss"] for row in self.run.read_metrics("eval")]
+        return min((loss for loss in losses if abs(loss) < float("inf")), default=None)
+
+
+def named(points: Iterable[Point], first: int = 0) -> dict[str, Point]:
+    """Returns the points by the names of their folders, NNN-key=value,..."""
+    return {f"{index:03}-{words(point)}".rstrip(" ."): point for index, point in enumerate(points, first)}
+
+
+def words(point: Point) -> str:
+    """Returns key=value,... as a part of a folder's name; a long one is cut."""
+    text = ",".join(part.lstrip("+").replace("'", "").replace('"', "") for part in point)
+    return "".join(letter if letter.isprintable() and letter not in "/\\" else "-" for letter in text)[:_LONGEST_NAME]
+
+
+def earlier_points(folder: Path, keys: Sequence[str]) -> dict[str, Point]:
+    """Returns the points that a sweep's folder holds, by name and in order; ConfigError when they are of other keys."""
+    found = {}
+    files = folder.glob("[0-9][0-9][0-9]*-*/command.txt")
+    for file in sorted(files, key=lambda file: int(file.parent.name.partition("-")[0])):
+        name, given = file.parent.name, {}
+        for text in shlex.split(file.read_text()):
+            given[text.partition("=")[0].lstrip("+")] = text
+        point = tuple(given.get(key, "") for key in keys)
+        if not name.endswith(f"-{words(point)}".rstrip(" .")):
+            raise ConfigError([f"name={folder.name}: {file.parent} is of another sweep. Nearest: another name"])
+        found[name] = point
+    return found
+
+
+def make_jobs(folder: Path, request: Request, points: Mapping[str, Point]) -> list[Job]:
+    """Returns a composed job for each name and point; ConfigError with every message of all of them."""
+    jobs, wrong = [], Wrong()
+    for name, point in points.items():
+        runs_dir = quoted(str(folder)) if "," in str(folder) else folder
+        overrides = (*request.of_job(point), f"runs_dir={runs_dir}", f"name={quoted(name)}")
+        try:
+            config = compose(overrides)
+            refuse_secrets(config)
+            jobs.append(Job(RunFolder(folder / name), point, overrides, config))
+        except ConfigError as error:
+            wrong.add(name, error.messages)
+    wrong.raise_any()
+    return jobs
+
+
+def refuse_twins(jobs: Sequence[Job]) -> None:
+    """Raises ConfigError when two jobs are the same run, or are not of one launcher."""
+    errors: list[str] = []
+    seen: dict[str, Job] = {}
+    for job in jobs:
+        twin = seen.setdefault(identity(job), job)
+        if twin is not job:
+            errors.append(f"{job.name} is the same run as {twin.name}. Nearest: each value once")
+        if job.config.values["launcher"] != jobs[0].config.values["launcher"]:
+            errors.append(f"{job.name} has another launcher than {jobs[0].name}. Nearest: one launcher for all jobs")
+    if errors:
+        raise ConfigError(errors)
+
+
+def identity(job: Job) -> str:
+    """Returns what makes a job another run than its neighbours: all of its config but the name."""
+    values: Mapping[str, Any] = {key: value for key, value in job.config.values.items() if key != "name"}
+    return json.dumps(values, sort_keys=True, default=str)
+
+
+def prepare_all(jobs: Sequence[Job]) -> None:
+    """Prepares the data of all jobs, each of a kind once; exits when one is refused, after all were looked at."""
+    codes: dict[str, int] = {}
+    for job in jobs:
+        reads = json.dumps([job.config.values[group] for group in ("data", "model")], sort_keys=True, default=str)
+        if codes.get(reads):
+            continue
+        try:
+            codes[reads] = 0
+            prepare(job.config, job.overrides)
+        except SystemExit as end:
+            codes[reads] = end.code if isinstance(end.code, int) else 1
+            screen(sys.stderr).print(f"so {job.name} cannot run, nor any job with the same data")
+    if code := max(codes.values(), default=0):
+        sys.exit(code)
+
+
+def plan_all(jobs: Sequence[Job]) -> list[Job]:
+    """Returns the jobs with their plans, where something is left to do; ConfigError with every message of all."""
+    planned, wrong = [], Wrong()
+    for job in jobs:
+        try:
+            check_config(job.run, job.config)
+            planned.append(job if job.is_done else replace(job, plan=plan_run(job.run, job.config)))
+        except ConfigError as error:
+            wrong.add(job.name, error.messages)
+    wrong.raise_any()
+    return planned
+
+
+class Wrong:
+    """Messages about jobs, each kept once with the jobs that it is about."""
+
+    def __init__(self) -> None:
+        self._jobs: dict[str, list[str]] = {}
+
+    def add(self, name: str, messages: Iterable[str]) -> None:
+        for message in messages:
+            self._jobs.setdefault(message.replace(name, "NAME"), []).append(name)
+
+    def messages(self) -> list[str]:
+        return [f"{_named(names)}: {text.replace('NAME', names[0])}" for text, names in self._jobs.items()]
+
+    def raise_any(self) -> None:
+        if self._jobs:
+            raise ConfigError(self.messages())
+
+
+def _named(names: Sequence[str]) -> str:
+    more = len(names) - _MOST_NAMED
+    return "; ".join(names[:_MOST_NAMED]) + (f" and {more} more" if more > 0 else "")

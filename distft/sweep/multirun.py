@@ -1,0 +1,167 @@
+"""A sweep from its command line to its exit code: everything is checked and planned before the first job starts."""
+
+import shlex
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from hydra._internal.callbacks import Callbacks
+from hydra.core.override_parser.types import Override as Swept
+from hydra.types import HydraContext
+from omegaconf import OmegaConf
+
+from distft.config.compose import Config, compose
+from distft.config.errors import ConfigError
+from distft.launchers.contract import Launcher
+from distft.launchers.follow import caught_signals
+from distft.run import EXIT_PREEMPTED, EXIT_WRONG_CONFIG, FINISHED, RunFolder
+from distft.runtime.environment import redact
+from distft.runtime.lock import alone
+from distft.runtime.parent import start_bound
+from distft.stages import go_on_in_background, make_part, run_dir, write_results
+from distft.sweep.board import Board, failures, table
+from distft.sweep.jobs import Job, Wrong, earlier_points, make_jobs, named, plan_all, prepare_all, refuse_twins, words
+from distft.sweep.request import Point, Request, config_loader, corners, parse, read_request
+from distft.sweep.status import SweepStatus
+from distft.sweep.submission import Stopped, Submission
+from distft.trackers.terminal import screen
+
+_WIDTH = 200  # of a table in a file
+_MOST_LOOKED_AT = 200  # points, for their errors, when the first is wrong
+
+
+def multirun(overrides: list[str]) -> int:
+    """Returns 0 when all jobs completed, 75 when a signal stopped the sweep (the same command continues it), else 1."""
+    request = read_request(overrides)
+    parsed = parse(request.swept)
+    config = shared_config(request, parsed)
+    launcher, sweeper = make_part(config, "launcher"), make_part(config, "sweep")
+    folder = run_dir(config)
+    if RunFolder(folder).config.is_file():
+        raise ConfigError([f"name={folder.name}: {folder} holds a run. Nearest: another name"])
+    earlier = earlier_points(folder, request.keys)
+    known, further = sweeper.points(parsed, earlier)
+    jobs = checked(folder, request, known, further)
+    if config.values["sweep"]["only_failed"] and not any(_has_failed(job) for job in jobs):
+        raise ConfigError([f"sweep.only_failed=true: no job in {folder} has failed. Nearest: false"])
+    status = SweepStatus(folder, sweep_command(overrides), request.keys, config.choices["sweep"])
+    with alone(folder / ".lock") as held:
+        if not held:
+            raise ConfigError([f"name={folder.name}: another launch is busy with {folder}. Nearest: another name"])
+        status.tell(jobs)
+        if not launcher.wait and go_on_in_background(folder, folder / "sweep.log", "kill -INT PID"):
+            return 0
+        by_signal = run_jobs(folder, request, config, launcher, sweeper, earlier, jobs, status)
+        asked = config.values["export"] if request.says_export else None
+        return finish(folder, request, status, export=asked, by_signal=by_signal)
+
+
+def sweep_command(overrides: Sequence[str]) -> str:
+    """Returns the command line of the sweep, secrets blanked."""
+    return redact(shlex.join(["python", "-m", "distft.launch", "-m", *overrides]))
+
+
+def shared_config(request: Request, parsed: Sequence[Swept]) -> Config:
+    """Returns the config of the sweep, which is its first point's; ConfigError with what is wrong with any point."""
+    overrides = (*request.shared, *request.own, *corners(parsed, most=1)[0])
+    try:
+        return compose(overrides, sweep=True)
+    except ConfigError as error:
+        wrong = Wrong()
+        for point in corners(parsed, _MOST_LOOKED_AT):
+            try:
+                compose(request.of_job(point))
+            except ConfigError as other:
+                wrong.add(words(point), [each for each in other.messages if each not in error.messages])
+        raise ConfigError([*error.messages, *wrong.messages()]) from error
+
+
+def checked(folder: Path, request: Request, known: Sequence[Point], further: Sequence[Point]) -> list[Job]:
+    """Returns the known jobs, prepared and planned; further points are held to the same, and left."""
+    jobs = make_jobs(folder, request, named(known))
+    others = make_jobs(folder, request, {words(point): point for point in further})
+    refuse_twins(jobs)
+    prepare_all([*jobs, *others])
+    return plan_all([*jobs, *others])[: len(jobs)]
+
+
+def run_jobs(
+    folder: Path,
+    request: Request,
+    config: Config,
+    launcher: Launcher,
+    sweeper: Any,
+    earlier: Mapping[str, Point],
+    jobs: Sequence[Job],
+    status: SweepStatus,
+) -> bool:
+    """Lets Hydra's sweeper go through its points; returns whether a signal stopped it."""
+    at_hand = {job.point: job for job in jobs}
+
+    def make(points: Sequence[Point], first: int) -> list[Job]:
+        if all(point in at_hand for point in points):
+            return [at_hand[point] for point in points]
+        fresh = make_jobs(folder, request, named(points, first))
+        prepare_all(fresh)
+        return plan_all(fresh)
+
+    console, settings = screen(sys.stderr), config.values["sweep"]
+    console.print(f"{folder}: a sweep of {', '.join(request.keys)}, {len(jobs) or settings['trials']} jobs")
+    with caught_signals() as caught, Board(console) as board:
+        submission = Submission(
+            make,
+            launcher,
+            status,
+            board,
+            caught,
+            only_failed=settings["only_failed"],
+            fail_fast=settings["fail_fast"],
+        )
+        sweeper.begin(submission, earlier, config.values["launcher"].get("jobs_at_once", 1))
+        about = {"mode": "MULTIRUN", "sweep": {"dir": str(folder)}, "overrides": {"task": list(request.swept)}}
+        sweeper.setup(
+            hydra_context=HydraContext(config_loader(), Callbacks()),
+            task_function=lambda _: None,
+            config=OmegaConf.create({"hydra": about}),
+        )
+        with suppress(Stopped):
+            sweeper.sweep(list(request.swept))
+        return bool(caught)
+
+
+def finish(folder: Path, request: Request, status: SweepStatus, *, export: bool | None, by_signal: bool) -> int:
+    """Exports the best job, or all or none as asked, prints the table and the failures; returns the exit code."""
+    best = status.best()
+    if not by_signal:
+        for job in status.jobs:
+            if job["state"] in FINISHED and (job is best if export is None else export):
+                write_results(RunFolder(folder / job["run"]), export=True)
+        write_page(folder)
+    out = screen(sys.stdout)
+    out.width = out.width if out.is_terminal else _WIDTH
+    out.print(table(str(folder), request.keys, status.jobs))
+    console = screen(sys.stderr)
+    for line in failures(status.jobs):
+        console.print(line)
+    if by_signal:
+        console.print(f"{folder}: stopped. The same command, with name={folder.name}, continues it.")
+        return EXIT_PREEMPTED
+    return 0 if status.is_complete else 1
+
+
+def write_page(folder: Path) -> None:
+    """Lets `distft.report sweep=DIR` make the sweep's page; one that does not know the key is no failure."""
+    command = [sys.executable, "-m", "distft.report", f"sweep={folder}"]
+    process = start_bound(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
+    )
+    said, _ = process.communicate()
+    if process.returncode not in (0, EXIT_WRONG_CONFIG):
+        screen(sys.stderr).print(f"{folder}: no page of the sweep: {said.strip()}")
+
+
+def _has_failed(job: Job) -> bool:
+    return job.run.read_status()["state"] == "failed"

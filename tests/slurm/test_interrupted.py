@@ -1,0 +1,47 @@
+"""Whatever SLURM does to a job, the run is in the end the one that nobody interrupted, each step once."""
+
+from pathlib import Path
+
+import pytest
+from practice_cluster import Cluster
+
+from distft.launchers.slurm.run import read_job
+from tests.rows import write_sums
+from tests.slurm.jobs import ended, last_step, launch, losses, run_of, wait, wait_for_steps, why
+
+pytestmark = pytest.mark.slow
+
+STEPS = 120
+SETTINGS = [f"train.max_steps={STEPS}", "strategy=fsdp", "checkpoint.every_steps=50", "seed=3"]
+ON_TWO_NODES = [*SETTINGS, "launcher.nodes=2", "launcher.partition=low"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_sums(tmp_path_factory.mktemp("interrupted"))
+
+
+def test_preempted_requeued_cancelled_and_submitted_again(
+    cluster: Cluster, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # the bits of a matrix product depend on the number of threads
+    run = run_of(folder, "run")
+    process = launch(cluster, folder, "run", *ON_TWO_NODES)
+    wait_for_steps(run, 1)
+    cluster.ask("sbatch", "-p", "high", "-w", "n1,n2", "-N2", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 1")
+    wait_for_steps(run, 2)
+    cluster.ask("scontrol", "requeue", str(read_job(run)))
+    wait_for_steps(run, 3)
+    cluster.ask("scancel", str(read_job(run)))
+    code, said = ended(process)
+    assert code == 75 and "saved and stopped" in said, said + why(run)
+    assert 0 < last_step(run) < STEPS
+    cluster.ask("sbatch", str(run.path / "train.sbatch"))  # by hand; the command below finds that job and follows it
+    wait(lambda: run.read_status().get("begun") == 4, "a job submitted by hand")
+    code, said = ended(launch(cluster, folder, "run", *ON_TWO_NODES))
+    assert code == 0, said + why(run)
+    local = [*SETTINGS, "launcher=local", "launcher.processes_per_node=2"]
+    assert ended(launch(cluster, folder, "straight", *local))[0] == 0
+    assert [step for step, _, _ in losses(run)] == list(range(1, STEPS + 1))
+    assert losses(run) == losses(run_of(folder, "straight"))
+    assert run.read_status()["attempt"] == 4

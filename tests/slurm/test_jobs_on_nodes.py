@@ -1,0 +1,118 @@
+"""Jobs on several nodes train as one machine does, by hand too, and give nothing away."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from practice_cluster import Cluster
+
+from distft.launchers.slurm.run import read_job
+from distft.run import RunFolder, read_json
+from tests.rows import write_sums
+from tests.slurm.jobs import ended, launch, losses, run_of, wait, why
+
+pytestmark = pytest.mark.slow
+
+CANARIES = {name: f"canary-{name.lower()}" for name in ("HF_TOKEN", "WANDB_API_KEY", "AWS_SECRET_ACCESS_KEY")}
+TWO_BY_TWO = ["launcher.nodes=2", "launcher.processes_per_node=2"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_sums(tmp_path_factory.mktemp("on nodes (1)"))
+
+
+@pytest.fixture(scope="module")
+def one(cluster: Cluster, folder: Path) -> RunFolder:
+    """The run of one process on this machine, without SLURM."""
+    code, said = ended(launch(cluster, folder, "one", "launcher=local", "launcher.processes_per_node=1"))
+    assert code == 0, said
+    return run_of(folder, "one")
+
+
+@pytest.fixture(scope="module")
+def fsdp(cluster: Cluster, folder: Path, one: RunFolder) -> tuple[RunFolder, str]:
+    """The run of 2 x 2 processes under fsdp, with secrets in the launching environment, and what was said."""
+    code, said = ended(launch(cluster, folder, "fsdp", "strategy=fsdp", "export=true", *TWO_BY_TWO, **CANARIES))
+    assert code == 0, said + why(run_of(folder, "fsdp"))
+    return run_of(folder, "fsdp"), said
+
+
+def hold(run: RunFolder, other: RunFolder) -> None:
+    for mine, reference in zip(losses(run), losses(other), strict=True):
+        assert mine == pytest.approx(reference, rel=5e-6)
+
+
+def test_two_nodes_of_two_train_like_one_process_under_fsdp(fsdp: tuple[RunFolder, str], one: RunFolder) -> None:
+    run, said = fsdp
+    hold(run, one)
+    assert run.read_plan().world == 4 and run.read_status()["exit_code"] == 0
+    hosts = {rank["host"] for rank in read_json(run.path / "nodes.json")["ranks"]}
+    assert len(hosts) == 2
+    assert re.search(r"job \d+: running", said)
+
+
+def test_two_nodes_of_two_train_like_one_process_under_zero2(cluster: Cluster, folder: Path, one: RunFolder) -> None:
+    process = launch(cluster, folder, "zero2", "strategy=zero2", "launcher.wait=false", *TWO_BY_TWO)
+    code, said = ended(process)
+    run = run_of(folder, "zero2")
+    assert code == 0 and f"is job {read_job(run)}" in said, said
+    wait(lambda: run.read_status()["exit_code"] is not None, "the end of a job that nobody follows")
+    assert run.read_status()["state"] == "completed", why(run)
+    assert (run.path / "report.html").is_file()
+    hold(run, one)
+
+
+def test_the_job_exports_and_reports_itself(fsdp: tuple[RunFolder, str]) -> None:
+    run, _ = fsdp
+    assert (run.final / "model.safetensors").is_file() and (run.path / "report.html").is_file()
+
+
+def test_the_script_of_the_run_folder_asks_for_what_submitit_asks_for(fsdp: tuple[RunFolder, str]) -> None:
+    run, _ = fsdp
+    [submitted] = (run.logs / "submitit").glob("*_submission.sh")
+    own = options(run.path / "train.sbatch")
+    assert {"nodes": "2", "ntasks-per-node": "1", "gpus-per-node": "2"}.items() <= own.items()
+    others = options(submitted)
+    assert {key: value for key, value in others.items() if key != "output"} == {
+        key: value for key, value in own.items() if key != "output"
+    }
+
+
+def test_a_finished_job_prints_its_result_again(cluster: Cluster, folder: Path, fsdp: tuple[RunFolder, str]) -> None:
+    run, _ = fsdp
+    before = run.read_status()
+    code, said = ended(launch(cluster, folder, "fsdp", "strategy=fsdp", "export=true", *TWO_BY_TWO))
+    assert code == 0 and "completed" in said
+    assert run.read_status() == before
+
+
+def test_no_secret_reaches_the_job(cluster: Cluster, fsdp: tuple[RunFolder, str]) -> None:
+    run, said = fsdp
+    job = str(read_job(run))
+    shown = cluster.ask("scontrol", "show", "job", job) + cluster.ask("scontrol", "write", "batch_script", job, "-")
+    assert "canary" not in said + shown
+    for file in run.path.rglob("*"):
+        content = file.read_bytes() if file.is_file() else b""
+        assert b"canary" not in content, file
+
+
+def test_a_step_that_srun_starts_otherwise_than_planned_is_refused(
+    cluster: Cluster, fsdp: tuple[RunFolder, str]
+) -> None:
+    run, _ = fsdp
+    command = ["srun", "-N1", "-n2", sys.executable, "-m", "distft.launchers.slurm.node", str(run.path)]
+    with pytest.raises(RuntimeError):
+        cluster.ask(*command)
+    assert "srun started 2 tasks on 1 nodes, the plan is for 2 nodes" in str(run.read_status()["error"])
+
+
+def options(script: Path) -> dict[str, str]:
+    """Returns sbatch's options in a script."""
+    found = re.findall(r"^#SBATCH --([\w-]+)=?(.*)$", script.read_text(), re.MULTILINE)
+    return {
+        name: subprocess.run(["bash", "-c", f"printf %s {value}"], capture_output=True, text=True, check=True).stdout
+        for name, value in found
+    }

@@ -1,0 +1,71 @@
+"""What SLURM would refuse, or leave in the queue for ever, is refused in seconds, in the words of the wrong key."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from practice_cluster import Cluster
+
+from tests.rows import write_sums
+from tests.slurm.jobs import ended, launch, run_of
+
+REFUSED = {
+    "partition": (["launcher.partition=mian"], "launcher.partition=mian: there is no such partition. Nearest: main"),
+    "gpus": (
+        ["launcher.gpus_per_node=8", "train.micro_batch_size=1"],
+        "launcher.gpus_per_node=8: a node of partition main has 4. Nearest: 4",
+    ),
+    "time": (["launcher.partition=short", "launcher.time=10"], "launcher.time=10 is over the limit of partition short"),
+    "nodes": (["launcher.nodes=8", "train.micro_batch_size=1"], "launcher.nodes=8: partition main has 4. Nearest: 4"),
+    "flag": (["launcher.flags={reservation: none}"], "sbatch refused the job: Batch job submission failed"),
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_sums(tmp_path_factory.mktemp("refused"))
+
+
+@pytest.fixture(scope="module")
+def prepared(cluster: Cluster, folder: Path) -> Path:
+    """The folder with its rows prepared: what is measured is the refusal."""
+    command = [sys.executable, "-m", "distft.prepare", "model=gpt2", "model.tiny=true", "data.eval=0.2"]
+    command += [f"data.train={folder / 'rows.jsonl'}", f"cache_dir={folder / 'cache'}"]
+    subprocess.run(command, check=True, capture_output=True)
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_job_that_cannot_run_is_refused_in_three_seconds(cluster: Cluster, prepared: Path, name: str) -> None:
+    overrides, words = REFUSED[name]
+    before = time.monotonic()
+    code, said = ended(launch(cluster, prepared, name, *overrides))
+    seconds = time.monotonic() - before
+    assert code == 2 and words in said and "Traceback" not in said, said
+    print(f"{name}: {seconds:.1f} s")
+    assert cluster.ask("squeue", "-h", "-n", name) == ""
+
+
+@pytest.mark.slow
+def test_a_folder_that_takes_no_run_is_named(cluster: Cluster, prepared: Path) -> None:
+    (prepared / "file").write_text("")
+    code, said = ended(launch(cluster, prepared, "x", f"runs_dir={prepared / 'file' / 'runs'}"))
+    assert code in (1, 2) and str(prepared / "file") in said and "Traceback" not in said, said
+
+
+@pytest.mark.slow
+def test_a_machine_without_sbatch_says_so(cluster: Cluster, prepared: Path) -> None:
+    code, said = ended(launch(cluster, prepared, "no-sbatch", PATH=os.path.dirname(sys.executable)))
+    assert code == 2 and "sinfo is not on PATH" in said and "Nearest: a login node" in said, said
+    assert not run_of(prepared, "no-sbatch").path.exists()
+
+
+@pytest.mark.slow
+def test_a_controller_that_is_not_there_says_so(cluster: Cluster, prepared: Path, tmp_path: Path) -> None:
+    (tmp_path / "slurm.conf").write_text("ClusterName=gone\nSlurmctldHost=localhost(127.0.0.1)\nSlurmctldPort=1\n")
+    code, said = ended(launch(cluster, prepared, "gone", SLURM_CONF=str(tmp_path / "slurm.conf")))
+    assert code == 2 and "launcher=slurm: " in said and "Traceback" not in said, said
