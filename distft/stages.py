@@ -76,7 +76,7 @@ def refuse_secrets(config: Config) -> None:
 def prepare(config: Config, overrides: Sequence[str]) -> None:
     """Prepares the data where that has not been done; exits with the command's code where it cannot be."""
     if prepared_dir(config.values) is None:
-        run_command("prepare", *overrides)
+        Command("prepare", *overrides).end()
 
 
 def plan_run(run: RunFolder, config: Config) -> Plan:
@@ -152,27 +152,36 @@ def go_on_in_background(folder: Path, log: Path, to_stop: str) -> bool:
 
 
 def write_results(run: RunFolder, *, export: bool) -> None:
-    """Exports a finished run where that is wanted, and reports it, where that has not been done."""
+    """Exports a finished run where that is wanted, and reports it, where that has not been done; both at once."""
+    started: list[Command] = []
     if export and not run.final.is_dir():
-        run_command("export", f"run={run.path}", f"out={run.final}", log=run.logs / "export.log")
+        started.append(Command("export", f"run={run.path}", f"out={run.final}", log=run.logs / "export.log"))
     if not (run.path / "report.html").is_file():
-        run_command("report", f"run={run.path}", log=run.logs / "report.log")
+        started.append(Command("report", f"run={run.path}", log=run.logs / "report.log"))
+    for command in started:
+        command.end()
 
 
-def run_command(name: str, *overrides: str, log: Path | None = None) -> None:
-    """Runs another command of distft to its end; exits with its code when it failed."""
-    output = log.open("w") if log else None
-    process = start_bound(
-        [sys.executable, "-m", f"distft.{name}", *overrides],
-        stdin=subprocess.DEVNULL,
-        stdout=output,
-        stderr=subprocess.STDOUT if log else None,
-        start_new_session=True,  # Ctrl-C ends this process, and it with it
-    )
-    console = screen(sys.stderr)
-    with console.status(f"{name} ...") if log else nullcontext():
-        code = process.wait()
-    if code:
-        console.print("\n".join(last_lines(log, 20)) if log else "")
-        console.print(f"distft.{name} failed with code {code}" + (f", log: {log}" if log else ""))
-        sys.exit(code if code > 0 else 1)
+class Command:
+    """Another command of distft, started."""
+
+    def __init__(self, name: str, *overrides: str, log: Path | None = None) -> None:
+        self.name, self.log = name, log
+        output = log.open("w") if log else None
+        self.process = start_bound(
+            [sys.executable, "-m", f"distft.{name}", *overrides],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT if log else None,
+            start_new_session=True,  # Ctrl-C ends this process, and it with it
+        )
+
+    def end(self) -> None:
+        """Waits for its end; exits with its code when it failed, and what was started beside it ends too."""
+        console = screen(sys.stderr)
+        with console.status(f"{self.name} ...") if self.log else nullcontext():
+            code = self.process.wait()
+        if code:
+            console.print("\n".join(last_lines(self.log, 20)) if self.log else "")
+            console.print(f"distft.{self.name} failed with code {code}" + (f", log: {self.log}" if self.log else ""))
+            sys.exit(code if code > 0 else 1)

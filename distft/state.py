@@ -114,6 +114,10 @@ class Saving:
             lambda: self.saver.start(self.engine, step, self.about | {"next_row": self.position(step)}, is_best)
         )
 
+    def advance(self) -> None:
+        """Takes the last save on towards counting, as the saver's method of that name."""
+        self._unless_tolerated(self.saver.advance)
+
     def commit(self) -> None:
         """Makes the last save count, waiting for it where need be."""
         self._unless_tolerated(self.saver.finish)

@@ -187,7 +187,7 @@ def make_hooks(
         wait_copied=saving.saver.wait_copied,
         is_written=lambda: saving.saver.is_written,
         is_failed=lambda: saving.saver.is_failed,
-        commit=saving.commit,
+        advance=saving.advance,
         log=log,
         stop_requested=lambda: signalled() or (world.is_first and requested(run, attempt)),
     )

@@ -138,7 +138,7 @@ def test_ctrl_c_saves_and_the_same_command_continues(done, folder):
 
 def test_without_waiting_the_run_ends_on_its_own(done, folder):
     run = run_of(folder, "alone")
-    code, said, _ = end(start(folder, "alone", "train.max_steps=2", "launcher.wait=false"))
+    code, said, _ = end(start(folder, "alone", "train.max_steps=2", "launcher.wait=false", "export=false"))
     assert code == 0 and f"touch {run.stop}" in said
     assert run.read_status()["state"] in ("pending", "running")
     deadline = time.monotonic() + 90

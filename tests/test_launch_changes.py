@@ -1,6 +1,8 @@
 """A run goes on with changes: any layout freely, what changes its meaning when it is allowed, and nothing is lost."""
 
 import shutil
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -24,13 +26,44 @@ def newest(run: RunFolder) -> dict:
 
 
 @pytest.fixture(scope="module")
-def extended(folder: Path) -> tuple[RunFolder, str]:
-    """A run of 3 steps, then longer with larger steps and other processes; and what the second launch said."""
+def started(folder: Path) -> Iterator[dict[str, Future]]:
+    """Launches that come one after the other, beside those of another run: a launch uses one core most of the time."""
+    with ThreadPoolExecutor(2) as pool:
+        yield {each.__name__: pool.submit(each, folder) for each in (extend, edit_rows)}
+
+
+@pytest.fixture(scope="module")
+def extended(started: dict[str, Future]) -> tuple[RunFolder, str]:
+    return started["extend"].result()
+
+
+@pytest.fixture(scope="module")
+def edited(started: dict[str, Future]) -> tuple[RunFolder, list[tuple[int, str, str]]]:
+    return started["edit_rows"].result()
+
+
+def extend(folder: Path) -> tuple[RunFolder, str]:
+    """Returns a run of 3 steps, then longer with larger steps and other processes; and what the second launch said."""
     assert end(start(folder, "run", "checkpoint.every_steps=2"))[0] == 0
     changes = ["train.max_steps=5", "train.global_batch_size=8", "strategy=fsdp"]
     code, _, told = end(start(folder, "run", *changes, "checkpoint.allow_change=[train]", processes=2))
     assert code == 0, told
     return run_of(folder, "run"), told
+
+
+def edit_rows(folder: Path) -> tuple[RunFolder, list[tuple[int, str, str]]]:
+    """Returns a run whose rows have changed under their path after 3 steps, and what launches that go on said: one
+    that may change the steps, and one that may change the data too."""
+    rows = folder / "other" / "rows.jsonl"
+    rows.parent.mkdir()
+    shutil.copy(folder / "rows.jsonl", rows)
+    settings = [f"data.train={rows}", "checkpoint.every_steps=2", "export=false"]
+    assert end(start(folder, "edited", *settings))[0] == 0
+    rows.write_text(rows.read_text().replace("and", "plus"))
+    allowed = ["checkpoint.allow_change=[train.max_steps]", "checkpoint.allow_change=[train.max_steps,data]"]
+    return run_of(folder, "edited"), [
+        end(start(folder, "edited", *settings, "train.max_steps=4", each)) for each in allowed
+    ]
 
 
 def test_an_allowed_change_is_shown_and_what_was_is_kept(extended: tuple[RunFolder, str]):
@@ -64,26 +97,18 @@ def test_a_config_that_ends_before_the_last_step_done_is_refused(extended: tuple
     assert code == 2 and "has done 5 steps, this config ends after 4" in told
 
 
-def test_rows_that_changed_under_their_path_are_refused(extended: tuple[RunFolder, str], folder: Path):
-    rows = folder / "other" / "rows.jsonl"
-    rows.parent.mkdir()
-    shutil.copy(folder / "rows.jsonl", rows)
-    settings = [f"data.train={rows}", "checkpoint.every_steps=2"]
-    assert end(start(folder, "edited", *settings))[0] == 0
-    rows.write_text(rows.read_text().replace("and", "plus"))
-    longer = [*settings, "train.max_steps=4"]
-    code, _, told = end(start(folder, "edited", *longer, "checkpoint.allow_change=[train.max_steps]"))
+def test_rows_that_changed_under_their_path_are_refused(edited: tuple[RunFolder, list[tuple[int, str, str]]]):
+    run, [(code, _, told), again] = edited
     assert code == 2 and "would go on with other rows" in told
     assert "checkpoint.allow_change=[train.max_steps,data]" in told
-    code, _, told = end(start(folder, "edited", *longer, "checkpoint.allow_change=[train.max_steps,data]"))
-    assert code == 0, told
-    assert (newest(run_of(folder, "edited"))["base_step"], newest(run_of(folder, "edited"))["next_row"]) == (3, 4)
+    assert again[0] == 0, again[2]
+    assert (newest(run)["base_step"], newest(run)["next_row"]) == (3, 4)
 
 
 def test_another_runs_checkpoint_brings_its_config_to_be_held_against(extended: tuple[RunFolder, str], folder: Path):
     run, _ = extended
     start_from = f"checkpoint.resume={(run.checkpoints / 'latest').resolve()}"
-    changes = ["train.max_steps=6", "optimizer.lr=0.5", start_from]
+    changes = ["train.max_steps=6", "optimizer.lr=0.5", "export=false", start_from]
     code, _, told = end(start(folder, "branch", *changes))
     assert code == 2 and "optimizer.lr: " in told and "train.max_steps: 5 -> 6" in told
     code, _, told = end(start(folder, "branch", *changes, "checkpoint.allow_change=[train,optimizer]"))

@@ -4,7 +4,6 @@ A case names a strategy's and a model's YAML in conf/, so that a new YAML is in 
 """
 
 import json
-import os
 import sys
 from contextlib import nullcontext
 from pathlib import Path
@@ -157,7 +156,7 @@ def run_case(case: dict[str, Any], world: World) -> dict[str, Any]:
 
 def main() -> None:
     out, cases = sys.argv[1:]
-    torch.set_num_threads(max(1, 2 // int(os.environ["WORLD_SIZE"])))
+    torch.set_num_threads(1)
     with process_group() as world:
         answers = [run_case(case, world) for case in json.loads(Path(cases).read_text())]
         if world.is_first:

@@ -1,6 +1,7 @@
 """All parity cases, trained once for the whole test session: one group of processes for each world."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -52,10 +53,20 @@ def make_case(key: Key, rows: Path, folder: Path) -> dict[str, Any]:
 
 
 def run_cases(world: int, cases: dict[Any, dict[str, Any]], folder: Path) -> dict[Any, dict[str, Any]]:
-    """Trains the cases on one group of `world` processes; returns the answers by the cases' keys."""
-    spec = folder / f"cases-{world}.json"
-    spec.write_text(json.dumps(list(cases.values())))
-    return dict(zip(cases, run_ranks(world, "tests.train_cases", str(spec)), strict=True)) if cases else {}
+    """Trains the cases on one group of `world` processes; returns the answers by the cases' keys.
+
+    Cases of one process are dealt out to two of them, so what goes on from another must come in a later call.
+    """
+
+    def train(number: int, part: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        spec = folder / f"cases-{world}-{number}.json"
+        spec.write_text(json.dumps(part))
+        return run_ranks(world, "tests.train_cases", str(spec)) if part else []
+
+    listed, groups = list(cases.values()), 2 if world == 1 else 1
+    with ThreadPoolExecutor(groups) as pool:
+        parts = list(pool.map(train, range(groups), [listed[i::groups] for i in range(groups)]))
+    return {key: parts[i % groups][i // groups] for i, key in enumerate(cases)}
 
 
 @pytest.fixture(scope="session")

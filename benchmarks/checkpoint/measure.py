@@ -99,12 +99,15 @@ def saving(saver: Saver, engine: Engine, step: int) -> Seconds:
     start = timed(lambda: saver.start(engine, step, {}))
     beside = timed(lambda: forward_and_backward(engine))
     copy = timed(saver.wait_copied)
-    while not saver.is_written:
-        time.sleep(0.01)
-    dist.barrier()  # a rank whose share is on disk would wait for the others in `finish`, training would not
-    finish = timed(saver.finish)
+    advance = 0.0
+    while saver.pending:
+        while not saver.is_written:
+            time.sleep(0.01)
+        dist.barrier()  # a rank that is done would wait for the others in `advance`, training would not
+        advance += timed(saver.advance)
     counts = time.perf_counter() - began
-    return {"stall": start + copy + finish, "until it counts": counts, "alone": alone, "beside": beside}
+    times = {"start": start, "copy": copy, "advance": advance, "stall": start + copy + advance}
+    return times | {"until it counts": counts, "alone": alone, "beside": beside}
 
 
 def forward_and_backward(engine: Engine) -> None:

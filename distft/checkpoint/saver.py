@@ -1,21 +1,23 @@
 """Saves an engine: every process its own share, beside the good checkpoints; then rank 0 makes it count.
 
 In the background the share is first copied into host memory, in a buffer that is kept, and written while training
-goes on; it counts at the first step border after the last process has written.
+goes on. At the first step border after the last process has written, rank 0's thread makes the checkpoint count, which
+is a dozen syncs one after another; at the first border after that all processes know that it does.
 """
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from errno import ENOSPC
+from functools import partial
 from importlib.metadata import version
 from math import prod
 from os import strerror
 from pathlib import Path
 from threading import Event
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -28,6 +30,8 @@ from distft.checkpoint.index import read_index
 from distft.checkpoint.keep import Retention, delete, retain
 from distft.runtime.process_group import World, all_reduce_sum, from_first, texts_of_all
 from distft.strategies.engine import Engine
+
+T = TypeVar("T")
 
 
 class SaveFailed(RuntimeError):
@@ -43,7 +47,13 @@ class Pending:
     about: dict[str, Any]
     tensors: dict[str, Any]  # slot -> parameter -> shape, of those whose first element is written here
     numbers: int  # written here, of all tensors
-    entry: Future[dict[str, Any]]
+    entry: Future[dict[str, Any]]  # of the share of this process
+    counts: Future[None] | None = None  # from when all have written; where that is not rank 0's, it is done
+
+    @property
+    def under_way(self) -> Future[Any]:
+        """What this process does for it at the moment."""
+        return self.counts or self.entry
 
 
 class Saver:
@@ -90,7 +100,7 @@ class Saver:
             self.copied.clear()
             entry = self.writer.submit(self._write_copy, file, chunks)
         else:
-            entry = _done(file, chunks)
+            entry = _done(lambda: write_file(file, chunks))
         self.pending = Pending(step, is_best, about, tensors, numbers, entry)
         if not self.writer:
             self.finish()
@@ -110,19 +120,37 @@ class Saver:
 
     @property
     def is_written(self) -> bool:
-        """Whether this process's share of the last checkpoint has got to disk, or failed to."""
-        return self.pending is not None and self.pending.entry.done()
+        """Whether what this process does for the last checkpoint has got to disk, or failed to: its share, and then,
+        on rank 0, what makes it count. When it is so on all, or failed on one, `advance` is due."""
+        return self.pending is not None and self.pending.under_way.done()
 
     @property
     def is_failed(self) -> bool:
-        """Whether this process could not write its share of the last checkpoint."""
-        return self.pending is not None and self.is_written and self.pending.entry.exception() is not None
+        """Whether this process could not do it."""
+        return self.pending is not None and self.is_written and self.pending.under_way.exception() is not None
 
     def finish(self) -> None:
-        """Waits for the last checkpoint and makes it count; SaveFailed on every process when one could not write."""
+        """Waits until the last checkpoint counts; SaveFailed on every process when one could not write."""
+        while self.pending:
+            self.advance()
+
+    def advance(self) -> None:
+        """Takes the last checkpoint on: from written by all to being made to count, and from there to its end.
+
+        Waits where that is not written yet; SaveFailed on every process when one could not write.
+        """
         if self.pending is None:
             return
         pending, self.pending = self.pending, None
+        if pending.counts is None:
+            pending.counts = self._make_count(pending)
+            self.pending = pending
+        else:
+            self._agree(_attempt(pending.counts.result) if self.world.is_first else "", pending.step)
+            self.saved_step = pending.step
+
+    def _make_count(self, pending: Pending) -> Future[None]:
+        """Returns what rank 0 does when all have written; SaveFailed on every process when one could not."""
         mine: dict[str, Any] = {"tensors": pending.tensors, "numbers": pending.numbers, "entry": {}, "error": ""}
         try:
             mine["entry"] = pending.entry.result()
@@ -131,10 +159,10 @@ class Saver:
         told = [json.loads(text) for text in texts_of_all(json.dumps(mine), self.world)]
         self._agree(next((each["error"] for each in told if each["error"]), ""), pending.step)
         tensors = _whole_tensors(told)
-        self._agree(_attempt(self._commit, pending, told, tensors) if self.world.is_first else "", pending.step)
-        self.saved_step = pending.step
-        if self.world.is_first:
-            self._tidy(pending)
+        if not self.world.is_first:
+            return _done(lambda: None)
+        commit = partial(self._commit, pending, told, tensors)
+        return self.writer.submit(commit) if self.writer else _done(commit)
 
     def _commit(self, pending: Pending, told: list[dict[str, Any]], tensors: dict[str, Any]) -> None:
         body = {
@@ -148,6 +176,7 @@ class Saver:
             "files": [each["entry"] for each in told],
         }
         publish(self.checkpoints, pending.step, body)
+        self._tidy(pending)
 
     def _tidy(self, pending: Pending) -> None:
         """Marks the best and takes away what is kept no longer; what fails is told and left to the next save, because
@@ -208,10 +237,11 @@ def _whole_tensors(told: list[dict[str, Any]]) -> dict[str, Any]:
     return tensors
 
 
-def _done(file: Path, chunks: list[Saved]) -> Future[dict[str, Any]]:
-    future: Future[dict[str, Any]] = Future()
+def _done(function: Callable[[], T]) -> Future[T]:
+    """Returns what the function returned, or its error of the filesystem."""
+    future: Future[T] = Future()
     try:
-        future.set_result(write_file(file, chunks))
+        future.set_result(function())
     except OSError as error:
         future.set_exception(error)
     return future

@@ -30,9 +30,9 @@ class Hooks:
     evaluate: Callable[[], Row] | None  # the held-out metrics
     save: Callable[[int, bool], None]  # step, whether its held-out loss is the best so far
     wait_copied: Callable[[], None]  # returns when a save in the background has copied what the next update changes
-    is_written: Callable[[], bool]  # whether this process has written its share of a save in the background
+    is_written: Callable[[], bool]  # whether this process has written what it has to of a save in the background
     is_failed: Callable[[], bool]  # whether it could not write it
-    commit: Callable[[], None]  # makes the save count, or fail, that all have written, or one could not write
+    advance: Callable[[], None]  # takes the save on that all have written, or fails it when one could not
     log: Callable[[Row], None]
     stop_requested: Callable[[], object]  # truthy on any process: save and stop
 
@@ -62,7 +62,7 @@ def train_steps(
         row, stop, ended = _one(engine, feed, factor, settings, hooks, world, step)
         hooks.log(row)
         if ended:
-            hooks.commit()
+            hooks.advance()
         early = best = False
         if hooks.evaluate and settings.evaluate.due(step):
             metrics = hooks.evaluate()

@@ -70,7 +70,7 @@ def train(rows: Path, run: RunFolder, on_failure: str, failing_step: int, world:
         wait_copied=saving.saver.wait_copied,
         is_written=lambda: saving.saver.is_written,
         is_failed=lambda: saving.saver.is_failed,
-        commit=saving.commit,
+        advance=saving.advance,
         log=lambda row: said.update({row["step"] - 1: printed.getvalue()}),  # what came before this step's own saves
         stop_requested=lambda: False,
     )

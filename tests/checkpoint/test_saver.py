@@ -2,10 +2,17 @@
 
 import json
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
+import torch
 
+from distft.checkpoint import saver
+from distft.checkpoint.keep import Retention, latest
+from distft.checkpoint.saver import Saver
+from tests.alone import alone
+from tests.checkpoint.held import held
 from tests.checkpoint.overlapped import EVERY, STEPS
 from tests.ranks import run_ranks
 
@@ -55,3 +62,24 @@ def test_the_last_save_must_succeed_whatever_was_said_of_others(seen: Any) -> No
     for rank in seen["last"]:
         assert f"step-{STEPS:08d} could not be saved" in rank["raised"]
         assert rank["latest"] == f"step-{STEPS - EVERY:08d}"
+
+
+def test_training_does_not_wait_while_a_checkpoint_is_made_to_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go_on, real, seen = Event(), saver.publish, []
+
+    def publish(*arguments: Any) -> Path:
+        seen.append(go_on.wait(10))
+        return real(*arguments)
+
+    monkeypatch.setattr(saver, "publish", publish)
+    with alone() as world:
+        saving = Saver(tmp_path, Retention(1), world, background=True)
+        saving.start(held({"weight": torch.randn(9)}), 1, {})
+        saving.wait_copied()
+        saving.advance()  # all have written
+        assert not saving.is_written and saving.saved_step == 0 and latest(tmp_path) is None
+        go_on.set()
+        saving.finish()
+    assert seen == [True] and saving.saved_step == 1 and latest(tmp_path) == tmp_path / "step-00000001"

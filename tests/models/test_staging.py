@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -170,8 +171,9 @@ def test_training_from_copies_is_bitwise_the_same(tmp_path: Path) -> None:
     AutoModelForCausalLM.from_config(tiny_model("gpt2").config).save_pretrained(model_dir)
     byte_tokenizer().save_pretrained(model_dir)
     write_sums(tmp_path)
-    plain = run(tmp_path, "plain")
-    local = run(tmp_path, "local", "launcher.stage=node_local", f"launcher.stage_dir={tmp_path / 'disk'}")
+    staging = ["launcher.stage=node_local", f"launcher.stage_dir={tmp_path / 'disk'}"]
+    with ThreadPoolExecutor() as pool:
+        plain, local = pool.map(lambda words: run(tmp_path, *words), [["plain"], ["local", *staging]])
     losses = [row["loss"] for row in plain.read_metrics()]
     assert len(losses) == 5 and losses == [row["loss"] for row in local.read_metrics()]
     weights, same = load_file(plain.final / "model.safetensors"), load_file(local.final / "model.safetensors")

@@ -1,7 +1,7 @@
 """Adapters train alike under every strategy, as peft's own do in one process, and nothing else is saved.
 
-Weights are held to 2e-4, wider than those of a whole model: B starts as zero, so the gradients of A are so small that
-AdamW may turn the last bit of one into a good part of lr = 1e-3.
+The bars are those of test_parity.py. B starts as zero, so the gradients of A are small, and AdamW turns their last bits
+into part of a weight: seen 4.6e-6.
 """
 
 from pathlib import Path
@@ -51,4 +51,6 @@ def test_two_processes_train_adapters_like_peft_on_one(key: Key, trained: Any, p
     assert sorted(checkpoint.names) == sorted(reference["weights"]), "nothing but the adapters is saved"
     for name, weight in reference["weights"].items():
         mine = checkpoint.read(name, tuple(weight.shape), 0, weight.numel()).view(weight.shape)
-        torch.testing.assert_close(mine, weight, rtol=0, atol=2e-4, msg=lambda text, name=name: f"{name}: {text}")
+        torch.testing.assert_close(
+            mine.double(), weight, rtol=0, atol=2e-5, msg=lambda text, name=name: f"{name}: {text}"
+        )

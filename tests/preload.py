@@ -1,0 +1,20 @@
+"""What ranks import, imported once: the process that `tests.ranks` forks them from runs this file.
+
+Trap: threads do not survive a fork, so nothing is computed here.
+"""
+
+import gc
+import os
+
+import torch
+
+if torch.accelerator.current_accelerator() is None:
+    os.environ["DS_ACCELERATOR"] = "cpu"  # as distft.strategies.zero does; read once, while deepspeed is imported
+
+import deepspeed  # noqa: F401
+import torch.distributed.fsdp
+import transformers.models  # noqa: F401
+
+import tests.train_cases  # noqa: F401
+
+gc.freeze()  # a collection need not look through a million objects of libraries
