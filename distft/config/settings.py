@@ -34,7 +34,8 @@ def _refusal(setting: Override, known: Known, groups: Collection[str]) -> str | 
     refusal = known.refusal(setting.key)
     if refusal and "." not in setting.key and (group := nearest(setting.key, groups)):
         offered = refusal.partition("Nearest: ")[2]
-        if offered == NO_KEY or edits(setting.key, group) < edits(setting.key, offered):
+        is_word = "." not in offered and offered != NO_KEY  # a key without a group, as near as a group may be
+        if offered == NO_KEY or (is_word and edits(setting.key, group) < edits(setting.key, offered)):
             refusal = refusal.replace(offered, f"{group}=")
     if not refusal and setting.prefix == "~":
         return f"{setting.key} cannot be left out. Nearest: {setting.key}=..."
