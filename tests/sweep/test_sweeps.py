@@ -154,7 +154,7 @@ def interrupted(folder) -> list[dict[str, Any]]:
     """What the jobs of a sweep say when it was interrupted in the second of three."""
     process = start(folder, "cut", *RATES, at_once=1)
     second = RunFolder(folder / "runs" / "cut" / "001-optimizer.lr=0.001")
-    while not second.metrics.is_file():
+    while second.read_status()["state"] != "running":
         assert process.poll() is None
         time.sleep(0.05)
     assert states(folder, "cut")[0] == "completed"
