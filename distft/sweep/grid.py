@@ -1,9 +1,13 @@
-"""Every combination of the values that are swept, by Hydra's own sweeper."""
+"""Every combination of the values that are swept, by Hydra's own sweeper.
+
+Trap: Hydra runs the files of its own plugins again when it first looks for them; a BasicSweeper imported before that is
+a class that its own methods do not know.
+"""
 
 from collections.abc import Mapping, Sequence
 
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.types import Override as Swept
+from hydra.core.plugins import Plugins
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
@@ -11,6 +15,9 @@ from omegaconf import DictConfig
 from distft.config.errors import ConfigError
 from distft.sweep.jobs import named
 from distft.sweep.request import Point
+
+Plugins.instance()
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper  # noqa: E402
 
 
 class Grid(BasicSweeper):

@@ -48,6 +48,10 @@ class Job:
         return is_done(self.run, self.config)
 
     @property
+    def has_failed(self) -> bool:
+        return self.run.read_status()["state"] == "failed"
+
+    @property
     def objective(self) -> float | None:
         """Returns the lowest held-out loss so far; None without one that is a number."""
         losses = [row["loss"] for row in self.run.read_metrics("eval")]

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,22 @@ _WIDTH = 200  # of a table in a file
 _MOST_LOOKED_AT = 200  # points, for their errors, when the first is wrong
 
 
+@dataclass(frozen=True)
+class Sweep:
+    """What is known before the first job starts."""
+
+    folder: Path
+    request: Request
+    config: Config  # of the first point, with the sweep's own keys
+    earlier: Mapping[str, Point]  # of an earlier start, by the names of their folders
+    jobs: Sequence[Job]  # all of a grid; of a search those of an earlier start
+
+    @property
+    def export(self) -> bool | None:
+        """Returns whether all jobs are exported or none; None for the best alone."""
+        return self.config.values["export"] if self.request.says_export else None
+
+
 def multirun(overrides: list[str]) -> int:
     """Returns 0 when all jobs completed, 75 when a signal stopped the sweep (the same command continues it), else 1."""
     request = read_request(overrides)
@@ -45,23 +62,22 @@ def multirun(overrides: list[str]) -> int:
         raise ConfigError([f"name={folder.name}: {folder} holds a run. Nearest: another name"])
     earlier = earlier_points(folder, request.keys)
     known, further = sweeper.points(parsed, earlier)
-    jobs = checked(folder, request, known, further)
-    if config.values["sweep"]["only_failed"] and not any(_has_failed(job) for job in jobs):
+    sweep = Sweep(folder, request, config, earlier, checked(folder, request, known, further))
+    if config.values["sweep"]["only_failed"] and not any(job.has_failed for job in sweep.jobs):
         raise ConfigError([f"sweep.only_failed=true: no job in {folder} has failed. Nearest: false"])
     status = SweepStatus(folder, sweep_command(overrides), request.keys, config.choices["sweep"])
     with alone(folder / ".lock") as held:
         if not held:
             raise ConfigError([f"name={folder.name}: another launch is busy with {folder}. Nearest: another name"])
-        status.tell(jobs)
+        status.tell(sweep.jobs)
         alone_from_here = not launcher.wait and not launcher.outlives_launch
         if alone_from_here and go_on_in_background(folder, folder / "sweep.log", "kill -INT PID"):
             return 0
         try:
-            by_signal = run_jobs(folder, request, config, launcher, sweeper, earlier, jobs, status)
+            by_signal = run_jobs(sweep, launcher, sweeper, status)
         except Left:
             return 0
-        asked = config.values["export"] if request.says_export else None
-        return finish(folder, request, status, export=asked, by_signal=by_signal)
+        return finish(sweep, status, by_signal=by_signal)
 
 
 def sweep_command(overrides: Sequence[str]) -> str:
@@ -84,37 +100,29 @@ def shared_config(request: Request, parsed: Sequence[Swept]) -> Config:
         raise ConfigError([*error.messages, *wrong.messages()]) from error
 
 
-def checked(folder: Path, request: Request, known: Sequence[Point], further: Sequence[Point]) -> list[Job]:
+def checked(
+    folder: Path, request: Request, known: Sequence[Point], further: Sequence[Point], first: int = 0
+) -> list[Job]:
     """Returns the known jobs, prepared and planned; further points are held to the same, and left."""
-    jobs = make_jobs(folder, request, named(known))
+    jobs = make_jobs(folder, request, named(known, first))
     others = make_jobs(folder, request, {words(point): point for point in further})
     refuse_twins(jobs)
     prepare_all([*jobs, *others])
     return plan_all([*jobs, *others])[: len(jobs)]
 
 
-def run_jobs(
-    folder: Path,
-    request: Request,
-    config: Config,
-    launcher: Launcher,
-    sweeper: Any,
-    earlier: Mapping[str, Point],
-    jobs: Sequence[Job],
-    status: SweepStatus,
-) -> bool:
+def run_jobs(sweep: Sweep, launcher: Launcher, sweeper: Any, status: SweepStatus) -> bool:
     """Lets Hydra's sweeper go through its points; returns whether a signal stopped it."""
-    at_hand = {job.point: job for job in jobs}
+    at_hand = {job.point: job for job in sweep.jobs}
+    console, settings, swept = screen(sys.stderr), sweep.config.values["sweep"], list(sweep.request.swept)
 
     def make(points: Sequence[Point], first: int) -> list[Job]:
         if all(point in at_hand for point in points):
             return [at_hand[point] for point in points]
-        fresh = make_jobs(folder, request, named(points, first))
-        prepare_all(fresh)
-        return plan_all(fresh)
+        return checked(sweep.folder, sweep.request, points, [], first)
 
-    console, settings = screen(sys.stderr), config.values["sweep"]
-    console.print(f"{folder}: a sweep of {', '.join(request.keys)}, {len(jobs) or settings['trials']} jobs")
+    count = settings.get("trials", len(sweep.jobs))
+    console.print(f"{sweep.folder}: a sweep of {', '.join(sweep.request.keys)}, {count} jobs")
     with caught_signals() as caught, Board(console) as board:
         submission = Submission(
             make,
@@ -125,30 +133,29 @@ def run_jobs(
             only_failed=settings["only_failed"],
             fail_fast=settings["fail_fast"],
         )
-        sweeper.begin(submission, earlier, config.values["launcher"].get("jobs_at_once") or 1)
-        about = {"mode": "MULTIRUN", "sweep": {"dir": str(folder)}, "overrides": {"task": list(request.swept)}}
+        sweeper.begin(submission, sweep.earlier, sweep.config.values["launcher"].get("jobs_at_once") or 1)
+        about = {"mode": "MULTIRUN", "sweep": {"dir": str(sweep.folder)}, "overrides": {"task": swept}}
         sweeper.setup(
             hydra_context=HydraContext(config_loader(), Callbacks()),
             task_function=lambda _: None,
             config=OmegaConf.create({"hydra": about}),
         )
         with suppress(Stopped):
-            sweeper.sweep(list(request.swept))
+            sweeper.sweep(swept)
         return bool(caught)
 
 
-def finish(folder: Path, request: Request, status: SweepStatus, *, export: bool | None, by_signal: bool) -> int:
+def finish(sweep: Sweep, status: SweepStatus, *, by_signal: bool) -> int:
     """Exports the best job, or all or none as asked, prints the table and the failures; returns the exit code."""
-    best = status.best()
+    best, folder = status.best(), sweep.folder
     if not by_signal:
         for job in status.jobs:
-            if job["state"] in FINISHED and (job is best if export is None else export):
+            if job["state"] in FINISHED and (job is best if sweep.export is None else sweep.export):
                 write_results(RunFolder(folder / job["run"]), export=True)
         write_page(folder)
-    out = screen(sys.stdout)
+    out, console = screen(sys.stdout), screen(sys.stderr)
     out.width = out.width if out.is_terminal else _WIDTH
-    out.print(table(str(folder), request.keys, status.jobs))
-    console = screen(sys.stderr)
+    out.print(table(str(folder), sweep.request.keys, status.jobs))
     for line in failures(status.jobs):
         console.print(line)
     if by_signal:
@@ -166,7 +173,3 @@ def write_page(folder: Path) -> None:
     said, _ = process.communicate()
     if process.returncode not in (0, EXIT_WRONG_CONFIG):
         screen(sys.stderr).print(f"{folder}: no page of the sweep: {said.strip()}")
-
-
-def _has_failed(job: Job) -> bool:
-    return job.run.read_status()["state"] == "failed"

@@ -5,6 +5,7 @@ nothing has to be kept but the run folders, and an interrupted search goes on as
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from hydra.core.override_parser.types import IntervalSweep, RangeSweep
@@ -119,15 +120,14 @@ class Space:
         return found
 
     def tell(self, study: Any, point: Point, loss: float | None) -> None:
-        """Adds a result to a study; one of an earlier, wider space tells it nothing."""
-        from optuna.trial import TrialState, create_trial
+        """Adds a result to a study; a failed job, or one of an earlier, wider space, tells it nothing."""
+        from optuna.trial import create_trial
 
-        state = TrialState.FAIL if loss is None else TrialState.COMPLETE
-        try:
-            parameters = self.parameters(point)
-            study.add_trial(create_trial(state=state, value=loss, params=parameters, distributions=self.distributions))
-        except ValueError:
+        if loss is None:
             return
+        with suppress(ValueError):
+            parameters = self.parameters(point)
+            study.add_trial(create_trial(value=loss, params=parameters, distributions=self.distributions))
 
     def _rounded(self, key: str, value: Any) -> Any:
         from optuna.distributions import FloatDistribution

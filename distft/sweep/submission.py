@@ -64,7 +64,7 @@ class Submission(HydraLauncher):
         """
         jobs = self._make_jobs([tuple(point) for point in job_overrides], initial_job_idx)
         self._status.tell(jobs)
-        self._run([job for job in jobs if job.plan is not None and self._is_wanted(job)])
+        self._run([job for job in jobs if job.plan is not None and (job.has_failed or not self._only_failed)])
         return [
             JobReturn(
                 overrides=job.overrides,
@@ -75,9 +75,6 @@ class Submission(HydraLauncher):
             )
             for job in jobs
         ]
-
-    def _is_wanted(self, job: Job) -> bool:
-        return not self._only_failed or job.run.read_status()["state"] == "failed"
 
     def _run(self, jobs: Sequence[Job]) -> None:
         """Freezes, submits and watches jobs, each locked against another launch of its own."""

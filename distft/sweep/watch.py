@@ -32,6 +32,7 @@ class Watched:
         self._status = status
         self._tracker = Guarded(make_part(job.config, "tracker"))
         self._is_started = False
+        self._early_rows: list[Row] = []  # of an earlier attempt, while the job waits for its turn
         self._due = 0.0
         self._following = Following(job.run, handle, grace_seconds, [self._show], lambda _: None)
 
@@ -54,9 +55,11 @@ class Watched:
 
     def finish(self, outcome: Outcome) -> None:
         """Tells how the job ended; one that was withdrawn still waits."""
+        if self._early_rows and not self.is_withdrawn:  # it came and went between two looks
+            self._start()
         if self._is_started:
             self._tracker.finish(outcome.state)
-        if self.is_withdrawn:
+        if self.is_withdrawn and outcome.state == "failed":
             with suppress(OSError):
                 self.job.run.write_status(state="pending", exit_code=None, error=None)
         self._status.tell([self.job])
@@ -67,10 +70,14 @@ class Watched:
         self._status.tell([self.job], state="running")
         self._board.start(self.job)
         self._tracker.start(self.job.run)
+        for row in self._early_rows:
+            self._show(row)
+        self._early_rows = []
 
     def _show(self, row: Row) -> None:
         if not self._is_started:
-            self._start()
+            self._early_rows.append(row)
+            return
         self._board.row(self.job, row)
         self._tracker.log(row)
 

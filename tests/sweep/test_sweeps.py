@@ -1,0 +1,233 @@
+"""Whole sweeps of tiny models: what fails is named and stops nothing, and the same command goes on."""
+
+import json
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from distft.config import ConfigError, compose
+from distft.history import check_config
+from distft.run import RunFolder
+from distft.sweep.multirun import multirun
+from tests.launchers.fake_run import assert_none_left
+from tests.rows import write_sums
+
+pytestmark = pytest.mark.slow
+
+FUSED = ("optimizer.fused=false,true", "optimizer.foreach=null,false,true")  # torch refuses both at once
+BAD = "005-optimizer.fused=True,optimizer.foreach=True"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return write_sums(tmp_path_factory.mktemp("données (1)"))
+
+
+def settings(folder: Path) -> list[str]:
+    """Returns what all sweeps here share: a tiny model, two steps."""
+    own = ["model=gpt2", "model.tiny=true", "data.eval=0.2", f"data.train={folder / 'rows.jsonl'}"]
+    own += ["train.epochs=null", "train.max_steps=2", "train.global_batch_size=4", "train.micro_batch_size=4"]
+    own += [f"runs_dir={folder / 'runs'}", f"cache_dir={folder / 'cache'}", "launcher.processes_per_node=1"]
+    return own
+
+
+def start(folder: Path, name: str, *overrides: str, at_once: int = 2) -> subprocess.Popen[str]:
+    """Starts a sweep as a user does."""
+    command = [sys.executable, "-m", "distft.launch", "-m", *settings(folder), f"name={name}", *overrides]
+    command += [f"launcher.jobs_at_once={at_once}"]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def end(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+    said, told = process.communicate(timeout=240)
+    return process.returncode, said, told
+
+
+def status_of(folder: Path, name: str) -> dict[str, Any]:
+    return json.loads((folder / "runs" / name / "sweep_status.json").read_text())
+
+
+def states(folder: Path, name: str) -> list[str]:
+    return [job["state"] for job in status_of(folder, name)["jobs"]]
+
+
+def attempts(folder: Path, name: str) -> list[int]:
+    return [RunFolder(path.parent).read_status()["attempt"] for path in jobs_in(folder, name)]
+
+
+def jobs_in(folder: Path, name: str) -> list[Path]:
+    return sorted((folder / "runs" / name).glob("*/status.json"))
+
+
+@pytest.fixture(scope="module")
+def grid(folder) -> tuple[Path, str, str]:
+    """A sweep of 2 x 3 jobs of which one cannot be made, and what it printed."""
+    code, said, told = end(start(folder, "grid", *FUSED))
+    assert code == 1, told
+    return folder / "runs" / "grid", said, told
+
+
+def test_one_failure_neither_stops_nor_hides_the_others(grid, folder):
+    path, said, told = grid
+    assert states(folder, "grid") == ["completed"] * 5 + ["failed"]
+    assert [job["run"] for job in status_of(folder, "grid")["jobs"] if job["state"] == "failed"] == [BAD]
+    lines = told.splitlines()
+    [failure] = [i for i, line in enumerate(lines) if line.startswith(f"{BAD} failed: RuntimeError: `fused` and")]
+    assert lines[failure + 1] == f"    log {RunFolder(path / BAD).rank_log(1, 0)}"
+    assert len([line for line in said.splitlines() if re.match(r"│ [1-5] ", line)]) == 5 and BAD in said
+
+
+def test_a_failed_jobs_own_log_has_its_traceback(grid):
+    log = RunFolder(grid[0] / BAD).rank_log(1, 0).read_text()
+    assert "Traceback (most recent call last)" in log and "`fused` and `foreach` cannot be `True` together" in log
+
+
+def test_the_status_tells_all_of_every_job(grid, folder):
+    status = status_of(folder, "grid")
+    assert {key: status[key] for key in ("name", "swept", "sampler")} == {
+        "name": "grid", "swept": ["optimizer.fused", "optimizer.foreach"], "sampler": "grid"
+    }  # fmt: skip
+    assert [list(job["values"].values()) for job in status["jobs"]] == [
+        [fused, foreach] for fused in (False, True) for foreach in (None, False, True)
+    ]
+    for job in status["jobs"]:
+        run = RunFolder(grid[0] / job["run"])
+        assert job["command"] + "\n" == run.command.read_text() and Path(job["log"]).is_file()
+        assert run.read_status()["state"] == job["state"]
+        losses = [row["loss"] for row in run.read_metrics("eval")]
+        assert job["objective"] == (min(losses) if job["state"] == "completed" else None)
+        assert (job["reason"] is None) == (job["state"] == "completed")
+
+
+def test_the_best_job_alone_is_exported(grid, folder):
+    jobs = status_of(folder, "grid")["jobs"]
+    best = min((job for job in jobs if job["objective"] is not None), key=lambda job: job["objective"])
+    assert [path.parent.name for path in grid[0].glob("*/final")] == [best["run"]]
+
+
+def test_a_jobs_own_command_launches_it_as_the_run_that_it_is(grid, folder):
+    job = status_of(folder, "grid")["jobs"][1]
+    before = RunFolder(grid[0] / job["run"]).read_status()
+    command = [sys.executable, *shlex.split(job["command"])[1:]]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert f"{grid[0] / job['run']}" in done.stdout
+    assert RunFolder(grid[0] / job["run"]).read_status() == before
+
+
+def test_only_failed_runs_the_failed_one_and_no_other(grid, folder):
+    code, _, told = end(start(folder, "grid", *FUSED, "sweep.only_failed=true"))
+    assert code == 1 and BAD in told
+    assert attempts(folder, "grid") == [1, 1, 1, 1, 1, 2]
+    assert states(folder, "grid") == ["completed"] * 5 + ["failed"]
+
+
+def test_other_points_under_the_same_name_are_refused(grid, folder):
+    code, _, told = end(start(folder, "grid", FUSED[0], "optimizer.foreach=null,true"))
+    assert code == 2 and "Traceback" not in told and "Nearest: another name" in told
+    assert attempts(folder, "grid")[:5] == [1, 1, 1, 1, 1]
+
+
+def test_the_first_failure_ends_the_rest_where_that_is_asked(folder):
+    long = ("train.max_steps=5000", "export=false", "sweep.fail_fast=true")
+    code, _, told = end(start(folder, "fast", "optimizer.fused=true", "optimizer.foreach=true,false,null", *long))
+    assert code == 1 and "sweep.fail_fast=true: 000-optimizer.foreach=True failed" in told
+    first, *others = states(folder, "fast")
+    assert first == "failed" and set(others) <= {"pending", "preempted"}
+    for file in jobs_in(folder, "fast"):
+        assert_none_left(RunFolder(file.parent))
+
+
+SETTINGS = ("train.max_steps=30", "schedule=constant", "export=false")
+RATES = ("optimizer.lr=1e-5,1e-3,1", *SETTINGS)
+
+
+@pytest.fixture(scope="module")
+def interrupted(folder) -> list[dict[str, Any]]:
+    """What the jobs of a sweep say when it was interrupted in the second of three."""
+    process = start(folder, "cut", *RATES, at_once=1)
+    second = RunFolder(folder / "runs" / "cut" / "001-optimizer.lr=0.001")
+    while second.read_status()["state"] != "running":
+        assert process.poll() is None
+        time.sleep(0.05)
+    assert states(folder, "cut")[0] == "completed"
+    process.send_signal(signal.SIGINT)
+    code, _, told = end(process)
+    assert code == 75 and "The same command, with name=cut, continues it." in told
+    assert_none_left(second)
+    before = [RunFolder(file.parent).read_status() for file in jobs_in(folder, "cut")]
+    assert states(folder, "cut") == [status["state"] for status in before] == ["completed", "preempted", "pending"]
+    return before
+
+
+@pytest.fixture(scope="module")
+def continued(interrupted, folder) -> list[dict[str, Any]]:
+    """The same when the same command has continued it."""
+    code, _, told = end(start(folder, "cut", *RATES))
+    assert code == 0, told
+    return [RunFolder(file.parent).read_status() for file in jobs_in(folder, "cut")]
+
+
+def test_an_interrupted_sweep_goes_on_without_doing_anything_twice(interrupted, continued, folder):
+    before, after = interrupted, continued
+    assert [status["state"] for status in after] == ["completed"] * 3 == states(folder, "cut")
+    assert before[0] == after[0]
+    assert 0 < before[1]["step"] < 30 and [status["attempt"] for status in after[1:]] == [2, 2]
+    for file in jobs_in(folder, "cut"):
+        assert [row["step"] for row in RunFolder(file.parent).read_metrics("train")] == list(range(1, 31))
+
+
+def test_a_search_finds_a_better_rate_than_the_worst_of_a_grid(continued, folder):
+    swept = "optimizer.lr=tag(log,interval(1e-5,1))"
+    code, _, told = end(start(folder, "search", *SETTINGS, "sweep=optuna", "sweep.trials=6", swept))
+    assert code == 0, told
+    jobs = status_of(folder, "search")["jobs"]
+    assert status_of(folder, "search")["sampler"] == "optuna"
+    assert len({job["values"]["optimizer.lr"] for job in jobs}) == 6
+    worst = max(job["objective"] for job in status_of(folder, "cut")["jobs"])
+    assert min(job["objective"] for job in jobs) < worst - 0.5
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["seed=0,1", "optimizer.lrr=3"], ["optimizer.lrr is no key. Nearest: optimizer.lr"]),
+        (["seed=0,-1", "train.global_batch_size=8,9"], ["not a whole number of at", "9 is not a multiple"]),
+        (["seed=0,1", "train.global_batch_size=8,9"], ["001-seed=0,train.global_batch_size=9; 003-seed=1,train"]),
+        (["train.max_steps=3,4,3"], ["002-train.max_steps=3 is the same run as 000-train.max_steps=3"]),
+        (["optimizer.lr=interval(0.1,1)"], ["Nearest: sweep=optuna"]),
+        (["seed=0,1", "data.train=no.jsonl"], ["no.jsonl"]),
+        (["seed=0,1", "sweep.only_failed=true"], ["no job in"]),
+        (["seed=0,1", "data.shards=[99]"], ["data.shards"]),
+    ],
+)
+def test_what_is_wrong_with_any_job_is_told_once_and_before_anything_is_written(folder, grid, overrides, words):
+    with pytest.raises(ConfigError) as caught:
+        multirun([*settings(folder), "name=wrong", *overrides])
+    for word in words:
+        [_] = [line for line in caught.value.messages if word in line]
+    assert not (folder / "runs" / "wrong").exists()
+
+
+def test_jobs_with_the_same_wrong_rows_are_told_once(folder, capfd):
+    (folder / "bad.jsonl").write_text("no json\n" * 10)
+    with pytest.raises(SystemExit):
+        multirun([*settings(folder), "name=bad", "seed=0,1", f"data.train={folder / 'bad.jsonl'}"])
+    told = capfd.readouterr().err
+    assert told.count("so 000-seed=0 cannot run") == 1 and "001" not in told
+    assert not (folder / "runs" / "bad").exists()
+
+
+def test_a_run_and_a_sweep_do_not_share_a_folder(grid, folder):
+    for name, what in (("grid", "a sweep"), (f"grid/{BAD}", "a run")):
+        run = RunFolder(folder / "runs" / name)
+        one = [*settings(folder), f"runs_dir={run.path.parent}", f"name='{run.path.name}'"]
+        with pytest.raises(ConfigError, match=f"holds {what}"):
+            check_config(run, compose(one)) if what == "a sweep" else multirun([*one, "seed=0,1"])
