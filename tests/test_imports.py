@@ -25,8 +25,13 @@ LEVEL_OF = {name: level for level, names in LEVELS.items() for name in names}
 COMMANDS = 7
 
 HEAVY = {"torch", "transformers", "datasets", "deepspeed", "peft", "accelerate"}
-LIGHT = {"paths", "run", "config", "launchers", "trackers", "report", "launch", "plan", "history"}
-INSIDE_THE_JOB = {"distft.launchers.elastic"}  # runs on the compute node, where torch is
+LIGHT = {"paths", "run", "config", "launchers", "trackers", "report", "launch", "plan", "history", "doctor"}
+INSIDE_THE_JOB = {  # processes of their own, or on the compute node, where torch is
+    "distft.launchers.elastic",
+    "distft.doctor.all_reduce",
+    "distft.doctor.libraries",
+    "distft.doctor.rank",
+}
 
 FILES = sorted(PACKAGE.rglob("*.py"))
 
