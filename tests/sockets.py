@@ -50,9 +50,10 @@ def _read(file: Path) -> Iterator[Talk]:
     lookups: dict[str, Talk] = {}  # by the open socket
     for line in file.read_text(errors="replace").splitlines():
         called = _CALL.match(line)
+        if called and called["call"] in ("bind", "connect"):  # the number of a closed socket is used again
+            lookups.pop(called["file"], None)
         if called and (found := _INET.search(line)):
             talk = Talk(process, called["call"], found["address"], int(found["port"]))
-            lookups.pop(called["file"], None)
             if talk.port == DNS:
                 lookups[called["file"]] = talk
             else:

@@ -24,5 +24,6 @@ def local_checks(run_folders: Mapping[str, Path], nodes: int) -> dict[str, Check
         **{name: partial(folders.check_folder, name, folder) for name, folder in run_folders.items()},
         "tmp": lambda: folders.check_folder("tmp", Path(tempfile.gettempdir()), lasts=False),
         "host name": partial(network.check_host_name, nodes),
+        "name server": network.check_name_server,
         "port": network.check_port,
     }

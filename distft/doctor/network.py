@@ -4,12 +4,15 @@ import ipaddress
 import os
 import platform
 import socket
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 
 from distft.doctor.child import Ended, ask_program
 from distft.doctor.finding import Finding
 
 SECONDS_TO_REDUCE = 60
+SLOW_LOOKUP_SECONDS = 1.0
 
 
 def check_host_name(nodes: int) -> Iterator[Finding]:
@@ -29,6 +32,23 @@ def check_host_name(nodes: int) -> Iterator[Finding]:
         yield Finding("host name", "warning", seen, remedy)
     else:
         yield Finding("host name", "ok", seen)
+
+
+def check_name_server() -> Iterator[Finding]:
+    """Finds how long the name server takes to say that it does not know the loopback's name.
+
+    torch's TCPStore asks it that for each connection of a rendezvous, for its logs, and waits for the answer.
+    """
+    started = time.monotonic()
+    with suppress(OSError):
+        socket.getnameinfo(("::ffff:127.0.0.1", 0), 0)
+    seconds = time.monotonic() - started
+    seen = f"a lookup of 127.0.0.1 takes {seconds:.2f} s"
+    if seconds < SLOW_LOOKUP_SECONDS:
+        yield Finding("name server", "ok", seen)
+    else:
+        remedy = "a nameserver that answers in /etc/resolv.conf, or there: options timeout:1 attempts:1"
+        yield Finding("name server", "warning", f"{seen}, and torch makes several of them when a run starts", remedy)
 
 
 def check_port() -> Iterator[Finding]:
