@@ -32,6 +32,7 @@ def main() -> None:
     die_with_parent(given.parent)
     redirect(run.rank_log(given.attempt, rank))
     silence()
+    os.environ["HF_HUB_OFFLINE"] = "1"  # what a run needs was fetched before it; a node may have no network
     with record(run, given.attempt, rank):
         config = run.read_config()
         if config["train"]["deterministic"]:

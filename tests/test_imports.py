@@ -27,7 +27,14 @@ COMMANDS = 8
 
 HEAVY = {"torch", "transformers", "datasets", "deepspeed", "peft", "accelerate"}
 LIGHT = {"paths", "run", "config", "launchers", "trackers", "report", "launch", "plan", "history", "stages", "sweep"}
-INSIDE_THE_JOB = {"distft.launchers.elastic", "distft.launchers.meeting"}  # on the compute node, where torch is
+LIGHT |= {"doctor", "job"}
+INSIDE_THE_JOB = {  # processes of their own, or on the compute node, where torch is
+    "distft.launchers.elastic",
+    "distft.launchers.meeting",
+    "distft.doctor.all_reduce",
+    "distft.doctor.libraries",
+    "distft.doctor.rank",
+}
 
 FILES = sorted(PACKAGE.rglob("*.py"))
 

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from distft.config.errors import ConfigError
+from distft.config.errors import ConfigError, Unavailable
 from distft.config.schema import KEYS
 from distft.paths import conf_dir
 from distft.run import EXIT_WRONG_CONFIG
@@ -14,6 +14,8 @@ def command(
     main: Callable[[list[str]], int], argv: Sequence[str] | None = None, *, help: str | None = None
 ) -> NoReturn:
     """Exits with what `main(argv)` returns; a ConfigError becomes its lines on stderr and exit code 2, no traceback.
+
+    What is Unavailable becomes a line and exit code 1: nothing in the config is wrong.
 
     argv: None for the command line. help: what --help prints, None for `help_text` of main's module.
     """
@@ -29,6 +31,9 @@ def command(
         for message in error.messages:
             print(f"  {message}", file=sys.stderr)
         sys.exit(EXIT_WRONG_CONFIG)
+    except Unavailable as error:
+        print(f"distft: {error}", file=sys.stderr)
+        sys.exit(1)
 
 
 def help_text(name: str, own: Sequence[tuple[str, str]] = ()) -> str:

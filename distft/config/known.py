@@ -6,7 +6,7 @@ from typing import Any
 
 from distft.config.nearest import did_you_mean, nearest, nearest_key
 from distft.config.schema import BY_PATH, TARGET_GROUPS, Key
-from distft.config.targets import TRUSTED, NotFound, Parameter, Signature, names_beside, signature
+from distft.config.targets import TRUSTED, NotFound, NotInstalled, Parameter, Signature, names_beside, signature
 from distft.config.tree import MISSING, at, leaves
 
 _HYDRA_KEYS = ("_target_", "_partial_")
@@ -89,6 +89,10 @@ def _signature(group: str, target: str, trust: tuple[str, ...], errors: list[str
         return None
     try:
         return signature(target)
+    except NotInstalled as error:
+        if not target.startswith(TRUSTED):  # a login node may lack torch: its keywords are looked at where it is
+            errors.append(f"{group}._target_={target}: {error}. Nearest: pip install {target.partition('.')[0]}")
+        return None
     except NotFound as error:
         errors.append(f"{group}._target_={target}: {error}.{did_you_mean(nearest(target, names_beside(target)))}")
         return None

@@ -43,6 +43,10 @@ class NotFound(Exception):
     """The target does not exist; the message says which part of the name is missing."""
 
 
+class NotInstalled(NotFound):
+    """The package that the target is of is not here; it may be where the run will be."""
+
+
 @cache
 def signature(target: str) -> Signature | None:
     """Returns how `target` is called, None when its source says too little; NotFound when it is not there."""
@@ -78,7 +82,7 @@ def _file_of(names: list[str]) -> tuple[Path | None, int]:
     """Returns the source file of the longest prefix of `names` that is a module, and the length of that prefix."""
     spec = importlib.util.find_spec(names[0])
     if spec is None or spec.origin is None:
-        raise NotFound(f"the package {names[0]} is not installed")
+        raise NotInstalled(f"the package {names[0]} is not installed")
     if not spec.origin.endswith(".py"):
         return None, 1
     file, used = Path(spec.origin), 1

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from distft.data.hub_client import Refused, Unavailable, Wanted, ask_hub
 from distft.paths import absolute
 from distft.run import read_json, write_json
 
@@ -37,7 +38,10 @@ def local_folder(path: str, revision: str | None, cache_dir: str | Path, weights
 
 
 def fetch(path: str, revision: str | None, cache_dir: str | Path, weights: bool = True) -> Path:
-    """Returns the local folder of a hub id, fetched whole where it is not here yet; safetensors only."""
+    """Returns the local folder of a hub id, fetched whole where it is not here yet; safetensors only.
+
+    Refused or Unavailable, and no pin, where it cannot be had. A pin whose folder was deleted gets the same commit.
+    """
     try:
         return local_folder(path, revision, cache_dir, weights)
     except NotFetched:
@@ -45,17 +49,33 @@ def fetch(path: str, revision: str | None, cache_dir: str | Path, weights: bool 
     from huggingface_hub import snapshot_download
 
     patterns = TOKENIZER_FILES + (["*.safetensors"] if weights else [])
-    hub = absolute(cache_dir) / "hub"
+    pin = _pin("model" if weights else "tokenizer", path, revision, cache_dir)
+    commit = read_json(pin)["commit"] if pin.is_file() else revision
 
     def download(**options: Any) -> Path:
-        return Path(snapshot_download(path, revision=revision, allow_patterns=patterns, **options))
+        return Path(snapshot_download(path, revision=commit, allow_patterns=patterns, **options))
 
-    folder = _asked(path, revision, lambda: download(cache_dir=hub), lambda: download(local_files_only=True))
+    try:
+        folder = ask_hub(Wanted(path, commit), lambda: download(cache_dir=absolute(cache_dir) / "hub"))
+    except (Refused, Unavailable):
+        folder = _of_own_cache(download)
+        if folder is None:
+            raise
     if weights and not any(folder.glob("*.safetensors")):
         raise RuntimeError(f"model.path={path} has no safetensors file in {folder}, and distft opens no pickles")
-    pin = _pin("model" if weights else "tokenizer", path, revision, cache_dir)
     write_json(pin, {"id": path, "revision": revision, "commit": folder.name, "folder": str(folder)})
     return folder
+
+
+def _of_own_cache(download: Callable[..., Path]) -> Path | None:
+    """Returns what other programs have fetched for the user, None where it is not there or not whole."""
+    try:
+        folder = download(local_files_only=True)
+    except Exception:  # as many kinds as for a download; why the hub did not answer is told instead
+        return None
+    index = folder / "model.safetensors.index.json"
+    names = set(read_json(index)["weight_map"].values()) if index.is_file() else set()
+    return folder if all((folder / name).is_file() for name in names) else None
 
 
 def dataset_commit(hub_id: str, revision: str | None, cache_dir: str | Path, ask: bool = False) -> str:
@@ -69,23 +89,10 @@ def dataset_commit(hub_id: str, revision: str | None, cache_dir: str | Path, ask
         raise NotFetched(f"dataset {hub_id} (revision {revision or 'main'}) has not been fetched")
     from huggingface_hub import HfApi
 
-    commit = _asked(hub_id, revision, lambda: HfApi().dataset_info(hub_id, revision=revision).sha)
+    wanted = Wanted(hub_id, revision, "dataset")
+    commit = ask_hub(wanted, lambda: HfApi().dataset_info(hub_id, revision=revision).sha)
     write_json(pin, {"id": hub_id, "revision": revision, "commit": commit})
     return str(commit)
-
-
-def _asked(hub_id: str, revision: str | None, *ways: Callable[[], Any]) -> Any:
-    """Returns what the first way that works gives; RuntimeError with the first one's reason."""
-    reasons = []
-    for way in ways:
-        try:
-            return way()
-        except Exception as error:  # the hub's client raises its own, its transport's and the system's errors
-            reasons.append((str(error).strip() or type(error).__name__).splitlines()[0])
-    raise RuntimeError(
-        f"{hub_id} (revision {revision or 'main'}) is no folder here and cannot be fetched: {reasons[0]} "
-        "Give the path of a local folder, or run `distft prepare` where the hub can be reached."
-    )
 
 
 def _pin(kind: str, hub_id: str, revision: str | None, cache_dir: str | Path) -> Path:

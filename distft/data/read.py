@@ -12,6 +12,7 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from distft.data.hub_client import Refused, Unavailable, Wanted, ask_hub
 from distft.data.sources import Source, file_kind
 
 MAX_ROW_BYTES = 64 * 2**20
@@ -58,11 +59,13 @@ def _dataset(source: Source) -> Any:
     datasets.disable_progress_bars()
     try:
         if source.saved is None:
-            return datasets.load_dataset(
-                str(source.hub_id), source.subset, split=source.split, revision=source.revision
-            )
+            where = {"split": source.split, "revision": source.revision}
+            wanted = Wanted(str(source.hub_id), source.revision, "dataset")
+            return ask_hub(wanted, lambda: datasets.load_dataset(str(source.hub_id), source.subset, **where))
         loaded = datasets.load_from_disk(str(source.saved))
         return loaded[source.split] if isinstance(loaded, datasets.DatasetDict) else loaded
+    except (Refused, Unavailable):
+        raise
     except Exception as error:  # whatever the library raises, the user's question is the same
         raise RuntimeError(f"{source.saved or source.hub_id}, split {source.split}: {error}") from error
 

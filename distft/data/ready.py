@@ -3,6 +3,7 @@
 from typing import Any
 
 from distft.config import ConfigError
+from distft.config.errors import Unavailable
 from distft.data.hub import dataset_commit, fetch
 from distft.data.key import own_eval
 from distft.data.report import refused
@@ -11,10 +12,15 @@ from distft.data.stage import Prepared, Progress, prepare_data, silent
 
 
 def make_ready(values: dict[str, Any], progress: Progress = silent) -> Prepared:
-    """Returns data that may be trained on; ConfigError where rows, tokenizer or hub refuse, or a threshold does."""
+    """Returns data that may be trained on; ConfigError where rows, tokenizer or hub refuse, or a threshold does.
+
+    Unavailable where the hub may answer later.
+    """
     try:
         fetch_from_hub(values)
         prepared = prepare_data(values, progress)
+    except Unavailable:  # by no fault of the config
+        raise
     except (ValueError, RuntimeError, OSError) as error:
         raise ConfigError([str(error)]) from error
     if reasons := refused(prepared.report, values["data"]):

@@ -1,0 +1,74 @@
+"""`python -m distft.doctor [OVERRIDES] [out=FILE]`: tells what is wrong with this machine, cluster or install.
+
+Trap: on a broken install anything may fail to be imported, so whatever needs torch runs as a process of its own.
+"""
+
+import sys
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+from rich.console import Console
+
+from distft.config import Config, command, compose, help_text
+from distft.config.keywords import keywords
+from distft.doctor import hub, network, slurm
+from distft.doctor.finding import Check, Finding, run_check
+from distft.doctor.local import local_checks
+from distft.doctor.nodes import check_nodes
+from distft.doctor.show import show
+from distft.paths import absolute
+from distft.run import write_json
+from distft.trackers.terminal import screen
+
+OWN = {"out": "file that the findings are written to, as JSON"}
+NO_ROWS = "data.train=not/read"  # as a hub id is: no file is looked for, and none is fetched
+
+
+def main(argv: list[str]) -> int:
+    """Returns 0 when no check found a problem, 1 otherwise; all findings are printed, and written to `out`."""
+    mine = [text for text in argv if text.partition("=")[0] in OWN]
+    own = keywords(mine, OWN, required=())
+    overrides = [text for text in argv if text not in mine]
+    if not any(text.startswith("data.train=") for text in overrides):
+        overrides = [NO_ROWS, *overrides]
+    config = compose(overrides, to_run=False)
+    console = screen(sys.stdout)
+    findings = look(config, console)
+    show(findings, console)
+    if "out" in own:
+        write_json(absolute(own["out"]), [each.as_json() for each in findings])
+    return 1 if any(each.state == "problem" for each in findings) else 0
+
+
+def look(config: Config, console: Console) -> list[Finding]:
+    """Returns what every check finds, in order: this machine, then the cluster, then its nodes."""
+    launcher = config.values["launcher"]
+    folders = {name: Path(config.values[name]) for name in ("runs_dir", "cache_dir")}
+    on_cluster = config.choices["launcher"] == "slurm"
+    checks: dict[str, Check] = local_checks(folders, launcher["nodes"])
+    checks |= {"hub": hub.check_hub, "all-reduce": network.check_all_reduce}
+    if on_cluster:
+        checks |= {"slurm": slurm.check_programs, "controller": slurm.check_controller}
+        checks |= {"partition": partial(slurm.check_partitions, launcher)}
+        checks |= {"node names": partial(slurm.check_node_names, launcher)}
+    findings = [found for name, check in _shown(checks, console) for found in run_check(name, check)]
+    reachable = all(each.state != "problem" for each in findings if each.check in ("slurm", "controller", "partition"))
+    if on_cluster and reachable:
+        with console.status("checks on the nodes ..."):
+            findings += check_nodes(launcher["nodes"], slurm.srun_options(launcher), folders)
+    elif on_cluster:
+        seen = "not looked at, because SLURM here has a problem"
+        findings.append(Finding("nodes", "warning", seen, "the problems below come first"))
+    return findings
+
+
+def _shown(checks: dict[str, Check], console: Console) -> Iterator[tuple[str, Check]]:
+    """Yields every check, with its name on a terminal while it runs."""
+    for name, check in checks.items():
+        with console.status(f"{name} ..."):
+            yield name, check
+
+
+if __name__ == "__main__":
+    command(main, help=help_text("doctor", list(OWN.items())))

@@ -1,0 +1,101 @@
+"""An all-reduce through torch's elastic launch, the way a run is started: `python -m distft.doctor.all_reduce`.
+
+It runs on every node that takes part; the last line on stdout tells how it went.
+Trap: a collective that lacks a peer waits for half an hour, so a clock ends this one.
+"""
+
+import argparse
+import json
+import os
+import platform
+import signal
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, Std
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+from distft.run import read_json
+from distft.runtime.logs import last_lines
+from distft.runtime.quiet import silence
+
+_WAITS = ("timeout", "join_timeout")  # of the rendezvous, in C++, where no alarm is heard
+_ENDED = 3  # seconds from SIGTERM to SIGKILL for ranks that are left
+
+
+def main() -> int:
+    """Returns 0 and has printed the answer as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--nodes", type=int, required=True)
+    parser.add_argument("--endpoint", default="localhost:0", help="of the first node; a fresh port of this one")
+    parser.add_argument("--address", default="127.0.0.1", help="of this node")
+    parser.add_argument("--first", action="store_true", help="this node is the endpoint's")
+    parser.add_argument("--seconds", type=float, default=50)
+    given = parser.parse_args()
+    answer = os.dup(1)
+    os.dup2(2, 1)  # whatever else is printed is no answer
+    silence()
+    with tempfile.TemporaryDirectory(prefix="distft-") as folder:
+        told = reduce(given, Path(folder))
+    with os.fdopen(answer, "w") as file:
+        print(json.dumps(told), file=file)
+    return 0
+
+
+def reduce(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Returns backend, interface, processes and seconds, and in `failed` who failed at what, or nothing."""
+    processes = torch.accelerator.device_count() or (2 if given.nodes == 1 else 1)
+    if given.nodes == 1:
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # as a run on one machine does
+    config = LaunchConfig(
+        min_nodes=given.nodes,
+        max_nodes=given.nodes,
+        nproc_per_node=processes,
+        run_id="doctor",
+        rdzv_backend="c10d",
+        rdzv_endpoint=given.endpoint,
+        rdzv_configs={"is_host": given.first or given.nodes == 1, **dict.fromkeys(_WAITS, given.seconds)},
+        local_addr=given.address,
+        max_restarts=0,
+        monitor_interval=0.1,
+        shutdown_timeout=_ENDED,
+        logs_specs=DefaultLogsSpecs(log_dir=str(folder / "logs"), redirects=Std.ALL),
+    )
+    failure = ""
+    signal.signal(signal.SIGALRM, _too_late)
+    signal.setitimer(signal.ITIMER_REAL, given.seconds)
+    started = time.monotonic()
+    try:
+        elastic_launch(config, sys.executable)("-m", "distft.doctor.rank", str(folder), "--parent", str(os.getpid()))
+    except TimeoutError:
+        failure = f"not done within {given.seconds:g} s"
+    except Exception as error:  # a rank's failure, or the rendezvous's
+        failure = (str(error).strip() or type(error).__name__).splitlines()[0]
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    return _told(folder, failure, processes * given.nodes, time.monotonic() - started)
+
+
+def _told(folder: Path, failure: str, processes: int, seconds: float) -> dict[str, Any]:
+    """Returns what the ranks wrote, in one: what any of them could not do comes before what the agent says."""
+    ranks = [read_json(file) for file in sorted(folder.glob("rank-*.json"))]
+    failed = [reason for rank in ranks for reason in rank["failed"]]
+    if failure and not failed:
+        stages = [f"rank {rank['rank']} on {rank['host']} {rank['stage']}" for rank in ranks]
+        said = [line for log in sorted((folder / "logs").rglob("stderr.log")) for line in last_lines(log, 1)]
+        failed = [f"{failure} on {platform.node()}", *stages, *said[:1]]
+    first = ranks[0] if ranks else {"backend": "no backend", "interface": "none"}
+    seconds = max((rank["seconds"] for rank in ranks), default=seconds)
+    told = {"backend": first["backend"], "interface": first["interface"], "processes": processes}
+    return told | {"seconds": seconds, "failed": "; ".join(dict.fromkeys(failed))}
+
+
+def _too_late(*_: object) -> None:
+    raise TimeoutError
+
+
+if __name__ == "__main__":
+    sys.exit(main())

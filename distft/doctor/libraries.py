@@ -1,0 +1,57 @@
+"""What torch or DeepSpeed say of themselves: `python -m distft.doctor.libraries torch|deepspeed`, as JSON.
+
+A process of its own, because importing them takes seconds and a broken one may take its process with it.
+"""
+
+import json
+import os
+import sys
+from typing import Any
+
+from distft.runtime.quiet import silence
+
+
+def describe_torch() -> dict[str, Any]:
+    """Returns torch's version, what it is built for, and the devices it sees."""
+    import torch
+    import torch.cuda.nccl
+    import torch.distributed as dist
+
+    accelerator = torch.accelerator.current_accelerator()
+    count = torch.accelerator.device_count()
+    nccl = dist.is_nccl_available()
+    return {
+        "version": torch.__version__,
+        "cuda": torch.version.cuda,
+        "hip": torch.version.hip,
+        "backends": [name for name in ("gloo", "nccl", "mpi", "xccl") if getattr(dist, f"is_{name}_available")()],
+        "nccl": ".".join(map(str, torch.cuda.nccl.version())) if nccl else None,
+        "kind": accelerator.type if accelerator else None,
+        "devices": [_name(accelerator.type, index) for index in range(count)] if accelerator else [],
+    }
+
+
+def _name(kind: str, index: int) -> str:
+    import torch
+
+    return getattr(torch, kind).get_device_name(index)
+
+
+def describe_deepspeed() -> dict[str, Any]:
+    """Returns DeepSpeed's version, and which of its operators can be built here or are built already."""
+    import deepspeed
+    from deepspeed.git_version_info import installed_ops
+    from deepspeed.ops.op_builder.all_ops import ALL_OPS
+
+    able = {name: bool(builder.is_compatible(verbose=False)) for name, builder in ALL_OPS.items()}
+    built = [name for name, there in installed_ops.items() if there]
+    return {"version": deepspeed.__version__, "able": able, "built": built}
+
+
+if __name__ == "__main__":
+    answer = os.dup(1)
+    os.dup2(2, 1)  # whatever the libraries print is no answer
+    silence()
+    told = {"torch": describe_torch, "deepspeed": describe_deepspeed}[sys.argv[1]]()
+    with os.fdopen(answer, "w") as file:
+        print(json.dumps(told), file=file)

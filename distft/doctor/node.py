@@ -1,0 +1,116 @@
+"""The doctor on one node of an allocation: answers questions that come as JSON lines on stdin, until there are no more.
+
+srun carries both ways, so the nodes need neither names nor a shared folder to tell what is wrong with them.
+"""
+
+import json
+import os
+import platform
+import socket
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import distft
+from distft.doctor.child import Ended, ask_program
+from distft.doctor.finding import run_check
+from distft.doctor.interfaces import own_address
+from distft.doctor.local import local_checks
+from distft.doctor.packages import versions
+from distft.doctor.reach import listen, unreachable
+from distft.runtime.environment import describe
+
+_SECONDS_TO_SHOW = 5  # a shared disk may show a new name that late
+
+
+def node_name() -> str:
+    """Returns what SLURM calls this node; nodes may share a machine, and then its host name."""
+    return os.environ.get("SLURMD_NODENAME") or platform.node()
+
+
+def facts() -> dict[str, Any]:
+    """Returns what must be the same on all nodes."""
+    about = describe()
+    return {
+        "executable": sys.executable,
+        "python": about["python"],
+        "distft": str(Path(distft.__file__).parent),
+        "commit": about["git"],
+        "packages": versions(),
+    }
+
+
+def checks(folders: dict[str, str], nodes: int) -> list[dict[str, Any]]:
+    """Returns what the checks of a single machine find here."""
+    own = local_checks({name: Path(path) for name, path in folders.items()}, nodes)
+    return [found.as_json() for name, check in own.items() for found in run_check(name, check)]
+
+
+def share(folder: str, nonce: str) -> str:
+    """Returns nothing when the nonce that was written elsewhere is read here, else why not; leaves one of its own."""
+    given, seen = Path(folder) / "nonce", ""
+    until = time.monotonic() + _SECONDS_TO_SHOW
+    while seen != nonce:
+        try:
+            seen = given.read_text()
+        except OSError as error:
+            if time.monotonic() > until:
+                return f"{error.strerror}: {given}"
+            time.sleep(0.1)
+            continue
+        if seen != nonce and time.monotonic() > until:
+            return f"another file is {given}"
+    (Path(folder) / node_name()).write_text(nonce)
+    return ""
+
+
+def clock() -> float:
+    return time.time()
+
+
+def hear() -> dict[str, Any]:
+    """Returns where this node can be reached from now on, and a port that is free."""
+    interface, address = own_address("gloo")
+    _, port = listen(address)
+    with socket.create_server((address, 0)) as free:
+        return {"interface": interface, "address": address, "port": port, "free": free.getsockname()[1]}
+
+
+def reach(places: dict[str, tuple[str, int]]) -> dict[str, str]:
+    return unreachable(places)
+
+
+def all_reduce(nodes: int, first: str, endpoint: str, places: dict[str, tuple[str, int]], limit: float) -> dict:
+    """Returns how the all-reduce over all nodes went, seen from this one."""
+    me = node_name()
+    options = ["--nodes", str(nodes), "--endpoint", endpoint, "--address", places[me][0], "--seconds", str(limit - 5)]
+    try:
+        return ask_program("distft.doctor.all_reduce", *options, *["--first"] * (me == first), seconds=limit)
+    except Ended as ended:
+        return {"failed": f"{me}: {ended}", "backend": "no backend", "interface": "none"}
+
+
+QUESTIONS: dict[str, Callable[..., Any]] = {
+    each.__name__: each for each in (facts, checks, share, clock, hear, reach, all_reduce)
+}
+
+
+def main() -> None:
+    """Answers each question in a line; one that raises is answered with its error."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # whatever else is printed is no answer
+    print(json.dumps({"node": node_name(), "question": "here", "answer": True}), file=answers, flush=True)
+    for line in sys.stdin:
+        asked = json.loads(line)
+        answer: dict[str, Any] = {"node": node_name(), "question": asked["question"]}
+        try:
+            answer["answer"] = QUESTIONS[asked["question"]](**asked["given"])
+        except Exception as error:  # the others go on
+            answer["error"] = f"{type(error).__name__}: {(str(error).strip() or 'no reason given').splitlines()[0]}"
+        print(json.dumps(answer), file=answers, flush=True)
+
+
+if __name__ == "__main__":
+    main()

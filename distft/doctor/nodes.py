@@ -1,0 +1,188 @@
+"""What is wrong on the nodes of an allocation, and between them and here."""
+
+import os
+import shutil
+import time
+import uuid
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from distft.doctor.allocation import Allocation, NoAllocation, allocation
+from distft.doctor.finding import Finding, run_check
+from distft.doctor.network import SECONDS_TO_REDUCE, reduced
+from distft.doctor.node import facts
+from distft.doctor.reach import SECONDS_TO_CONNECT
+
+SKEW_SECONDS, MOST_SKEW_SECONDS = 1.0, 10.0
+_ROUNDS = 3
+_SECONDS_TO_CHECK = 300
+_SECONDS = 30
+_SECONDS_TO_SHOW = 5
+
+
+def check_nodes(nodes: int, options: Sequence[str], folders: Mapping[str, Path]) -> list[Finding]:
+    """Returns what an allocation of `nodes` nodes finds; folders: key -> folder that every node must see."""
+    try:
+        with allocation(nodes, options) as given:
+            parts = {
+                "nodes": lambda: check_here(given, nodes),
+                "checks of the nodes": lambda: check_each(given, folders, nodes),
+                **{name: lambda n=name, path=path: check_shared(given, n, path) for name, path in folders.items()},
+                "clocks": lambda: check_clocks(given),
+                "same install": lambda: check_same(given),
+                "network": lambda: check_network(given, nodes),
+            }
+            return [found for name, part in parts.items() for found in run_check(name, part)]
+    except NoAllocation as error:
+        remedy = "launcher.partition and launcher.nodes that sinfo shows idle, or this again when it is less busy"
+        return [Finding("nodes", "problem", f"no allocation of {nodes}: {error}", remedy)]
+
+
+def check_here(given: Allocation, nodes: int) -> Iterator[Finding]:
+    """Finds whether every node of the allocation runs the doctor's program."""
+    if len(given.nodes) == nodes:
+        yield Finding("nodes", "ok", f"{', '.join(given.nodes)} run this Python")
+    else:
+        seen = f"only {', '.join(given.nodes)} of {nodes} run this Python"
+        yield Finding("nodes", "problem", seen, "the install on a disk that all nodes share, or sinfo -R")
+
+
+def check_each(given: Allocation, folders: Mapping[str, Path], nodes: int) -> Iterator[Finding]:
+    """Finds on each node what the checks of a single machine find."""
+    paths = {name: str(path) for name, path in folders.items()}
+    answers, failed = given.ask("checks", _SECONDS_TO_CHECK, folders=paths, nodes=nodes)
+    yield from _failures("checks of the nodes", failed)
+    for node, found in sorted(answers.items()):
+        yield from (Finding(**each).on(node) for each in found)
+
+
+def check_shared(given: Allocation, name: str, folder: Path) -> Iterator[Finding]:
+    """Finds whether a folder is the same one on all nodes: what is written here is read there, and the reverse."""
+    nonce, made = uuid.uuid4().hex, [each for each in (folder, *folder.parents) if not each.exists()]
+    probe = folder / f".distft-doctor-{nonce[:8]}"
+    probe.mkdir(parents=True)
+    try:
+        (probe / "nonce").write_text(nonce)
+        os.sync()
+        answers, failed = given.ask("share", _SECONDS, folder=str(probe), nonce=nonce)
+        lost = failed | {node: reason for node, reason in answers.items() if reason}
+        lost |= {node: "what it wrote is not seen here" for node in answers if not _shown(probe / node, nonce, lost)}
+    finally:
+        shutil.rmtree(probe, ignore_errors=True)
+        with suppress(OSError):  # another program has put something there meanwhile
+            for each in made:
+                each.rmdir()
+    remedy = f"{name}= on a disk that all nodes mount at the same place"
+    for reason, nodes in _by_value(lost):
+        yield Finding(name, "problem", f"{folder} here is another folder on {', '.join(nodes)}: {reason}", remedy)
+    if not lost:
+        yield Finding(name, "ok", f"{folder} is the same folder here and on {', '.join(given.nodes)}")
+
+
+def check_clocks(given: Allocation) -> Iterator[Finding]:
+    """Finds how far the nodes' clocks are apart; all are asked at once, and the closest of some rounds counts."""
+    rounds = [given.ask("clock", _SECONDS)[0] for _ in range(_ROUNDS)]
+    yield from judge_clocks([each for each in rounds if set(each) == set(given.nodes)])
+
+
+def judge_clocks(rounds: Sequence[Mapping[str, float]]) -> Iterator[Finding]:
+    """Finds the node whose clock is furthest from the first one's; rounds: node -> its time, asked at one moment."""
+    if not rounds:
+        yield Finding("clocks", "problem", "no round in which every node told its time", "see the findings above")
+        return
+    first, *others = sorted(rounds[0])
+    apart = {node: min((each[node] - each[first] for each in rounds), key=abs) for node in others}
+    node, seconds = max(apart.items(), key=lambda each: abs(each[1]), default=(first, 0.0))
+    if abs(seconds) <= SKEW_SECONDS:
+        yield Finding("clocks", "ok", f"{len(rounds[0])} nodes are within {abs(seconds):.2f} s")
+        return
+    state = "problem" if abs(seconds) > MOST_SKEW_SECONDS else "warning"
+    seen = f"{node} is {abs(seconds):.1f} s {'ahead of' if seconds > 0 else 'behind'} {first}"
+    yield Finding("clocks", state, seen, f"chronyc tracking on {node}, then chronyc makestep there")
+
+
+def check_same(given: Allocation) -> Iterator[Finding]:
+    """Finds whether the nodes run the Python, packages and commit that would be frozen here."""
+    answers, failed = given.ask("facts", 2 * _SECONDS)
+    yield from _failures("same install", failed)
+    yield from judge_same(facts(), answers)
+
+
+def judge_same(here: Mapping[str, Any], there: Mapping[str, Mapping[str, Any]]) -> Iterator[Finding]:
+    """Finds what differs between this machine and the nodes; there: node -> its facts."""
+    lost: list[Finding] = []
+    packages = here["packages"].items()
+    remedy = "one environment and checkout on a disk that all nodes share"
+    for node, own in sorted(there.items()):
+        differing = [(key, own[key], here[key]) for key in here if key != "packages" and own[key] != here[key]]
+        theirs = own["packages"]
+        differing += [(name, theirs.get(name), mine) for name, mine in packages if theirs.get(name) != mine]
+        seen = [f"{name} is {other}, and {mine} here" for name, other, mine in differing]
+        lost += [Finding("same install", "problem", each, remedy).on(node) for each in seen]
+    yield from lost
+    if there and not lost:
+        commit = (here["commit"] or {}).get("commit", "")[:10]
+        seen = f"Python {here['python']}, {len(here['packages'])} packages" + f", commit {commit}" * bool(commit)
+        yield Finding("same install", "ok", f"{seen}: the same here and on {', '.join(sorted(there))}")
+
+
+def check_network(given: Allocation, nodes: int) -> Iterator[Finding]:
+    """Finds the pairs of nodes that cannot connect, and where all can, whether they sum a tensor together."""
+    heard, failed = given.ask("hear", _SECONDS)
+    yield from _failures("network", failed)
+    places = {node: (each["address"], each["port"]) for node, each in heard.items()}
+    answers, failed = given.ask("reach", SECONDS_TO_CONNECT + _SECONDS, places=places)
+    yield from _failures("network", failed)
+    lost = list(judge_reach(heard, answers))
+    yield from lost
+    if not lost and len(answers) == nodes:
+        yield _all_reduce(given, nodes, heard, places)
+
+
+def judge_reach(heard: Mapping[str, Any], lost: Mapping[str, Mapping[str, str]]) -> Iterator[Finding]:
+    """Finds each pair of nodes that cannot connect; lost: node -> other node -> why it was not reached."""
+    for node, reasons in sorted(lost.items()):
+        for other, reason in reasons.items():
+            seen = f"{node} ({heard[node]['interface']}) cannot reach {other} at {reason}"
+            remedy = f"on {node}: getent hosts {other}, the address of the fast network? GLOO_SOCKET_IFNAME, firewall"
+            yield Finding("network", "problem", seen, remedy)
+
+
+def _all_reduce(given: Allocation, nodes: int, heard: Mapping[str, Any], places: Mapping[str, Any]) -> Finding:
+    first = min(heard)
+    endpoint = f"{heard[first]['address']}:{heard[first]['free']}"
+    limit = SECONDS_TO_REDUCE
+    wanted = {"nodes": nodes, "first": first, "endpoint": endpoint, "places": places, "limit": limit}
+    answers, failed = given.ask("all_reduce", limit + 10, **wanted)
+    told = dict(next(iter(answers.values()), {"backend": "no backend", "interface": "none"}))
+    reasons = [reason for each in answers.values() for reason in each["failed"].split("; ") if reason]
+    reasons += [f"{node}: {reason}" for node, reason in failed.items()]
+    told["failed"] = "; ".join(dict.fromkeys(reasons))
+    found = reduced(told)
+    return found if reasons else Finding(found.check, "ok", f"{', '.join(sorted(answers))}: {found.seen}")
+
+
+def _shown(file: Path, text: str, lost: Mapping[str, str]) -> bool:
+    """Tells whether a file of a node is seen here, for those that say they have written it."""
+    until = time.monotonic() + (0 if file.name in lost else _SECONDS_TO_SHOW)
+    while True:
+        if file.is_file() and file.read_text() == text:
+            return True
+        if time.monotonic() >= until:
+            return file.name in lost
+        time.sleep(0.1)
+
+
+def _failures(check: str, failed: Mapping[str, str]) -> Iterator[Finding]:
+    for reason, nodes in _by_value(failed):
+        yield Finding(check, "problem", f"{', '.join(nodes)}: {reason}", "sinfo -R, and the node's own log")
+
+
+def _by_value(reasons: Mapping[str, str]) -> Iterable[tuple[str, list[str]]]:
+    nodes: dict[str, list[str]] = defaultdict(list)
+    for node, reason in sorted(reasons.items()):
+        nodes[reason].append(node)
+    return nodes.items()

@@ -1,0 +1,82 @@
+"""One rank of the doctor's all-reduce: `python -m distft.doctor.rank FOLDER --parent PID`.
+
+What it has come to stands in FOLDER/rank-N.json, so that a wait without end leaves a trace.
+"""
+
+import argparse
+import json
+import os
+import platform
+import time
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.distributed.rendezvous import rendezvous
+
+from distft.doctor.interfaces import own_address
+from distft.doctor.reach import listen, unreachable
+from distft.run import write_json
+from distft.runtime.parent import die_with_parent
+from distft.runtime.process_group import BACKENDS, all_reduce_sum, process_group
+from distft.runtime.quiet import silence
+
+_SECONDS_TO_COME = 30
+
+
+def main() -> None:
+    """Reaches every other rank over plain sockets, then sums a tensor with all of them."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--parent", type=int, required=True)
+    given = parser.parse_args()
+    die_with_parent(given.parent)
+    silence()
+    accelerator = torch.accelerator.current_accelerator()
+    backend = BACKENDS[accelerator.type if accelerator else "cpu"]
+    rank = int(os.environ["RANK"])
+    me: dict[str, Any] = {"rank": rank, "host": platform.node(), "backend": backend, "interface": "none"}
+    me |= {"seconds": 0.0, "failed": [], "stage": "started"}
+    file = given.folder / f"rank-{rank}.json"
+    write_json(file, me)
+    try:
+        me["interface"], address = own_address(backend)
+        me["failed"] = reach_all(me, address)
+        write_json(file, me | {"stage": "waits for the others in the all-reduce"})
+        if not me["failed"]:
+            started = time.monotonic()
+            me |= {"failed": add_up(), "stage": "done"}
+            me["seconds"] = time.monotonic() - started
+    except Exception as error:  # of sockets, the store or the collective: the doctor tells it in a line
+        me["failed"] = [f"rank {rank} on {me['host']}: {(str(error).strip() or type(error).__name__).splitlines()[0]}"]
+    write_json(file, me)
+
+
+def reach_all(me: dict[str, Any], address: str) -> list[str]:
+    """Returns the pairs, this rank's and the others', between which no connection could be made."""
+    store, rank, world = next(iter(rendezvous("env://", timeout=timedelta(seconds=_SECONDS_TO_COME))))
+    listening, port = listen(address)
+    name = f"rank {rank} on {me['host']}"
+    store.set(f"doctor/place/{rank}", json.dumps([name, address, port]))
+    others = [json.loads(store.get(f"doctor/place/{other}")) for other in range(world)]
+    lost = unreachable({each[0]: (each[1], each[2]) for each in others})
+    pairs = [f"{name} ({me['interface']}) cannot reach {other} ({reason})" for other, reason in lost.items()]
+    store.set(f"doctor/lost/{rank}", json.dumps(pairs))
+    everyones = [pair for other in range(world) for pair in json.loads(store.get(f"doctor/lost/{other}"))]
+    listening.close()
+    return everyones
+
+
+def add_up() -> list[str]:
+    """Returns nothing when the sum over all ranks is right, what is wrong with it otherwise."""
+    with process_group() as world:
+        numbers = torch.arange(2**16, dtype=torch.float32, device=world.device) % 7 + world.rank
+        total = all_reduce_sum(numbers)
+        right = (torch.arange(2**16, device=world.device) % 7) * world.size + world.size * (world.size - 1) // 2
+        wrong = int((total != right).sum())
+    return [f"rank {world.rank} got {wrong} of {2**16} sums wrong"] if wrong else []
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,113 @@
+"""SLURM as the login node sees it: its programs, its controller, its partitions, its node names."""
+
+import shutil
+import socket
+import subprocess
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from distft.config.nearest import nearest
+from distft.doctor.finding import Finding
+
+PROGRAMS = ("sbatch", "srun", "squeue", "scontrol", "sinfo", "scancel")
+_SECONDS_TO_ANSWER = 30
+_MOST_NAMES = 256  # a cluster of thousands is asked about its first nodes
+
+
+def srun_options(launcher: Mapping[str, Any]) -> list[str]:
+    """Returns srun's options for an allocation like the one that a run will ask for."""
+    words = {"partition": "partition", "account": "account", "qos": "qos", "constraint": "constraint"}
+    options = [f"--{option}={launcher[key]}" for key, option in words.items() if launcher.get(key)]
+    if launcher.get("gpus_per_node"):
+        options.append(f"--gpus-per-node={launcher['gpus_per_node']}")
+    return options
+
+
+def check_programs() -> Iterator[Finding]:
+    """Finds SLURM's programs on PATH."""
+    missing = [name for name in PROGRAMS if not shutil.which(name)]
+    if missing:
+        remedy = "module load slurm, or PATH with SLURM's bin folder; launcher=local needs none"
+        yield Finding("slurm", "problem", f"{', '.join(missing)} not on PATH", remedy)
+    else:
+        yield Finding("slurm", "ok", f"{ask('sinfo', '--version').strip()} in {shutil.which('srun')}")
+
+
+def check_controller() -> Iterator[Finding]:
+    """Finds whether the controller answers, and whether accounting is kept."""
+    said = ask("scontrol", "ping").strip()
+    if " UP" not in said:
+        seen = said.splitlines()[0] if said else "the controller does not answer"
+        yield Finding("controller", "problem", seen, "sdiag, or SLURM_CONF, or ask those who run the cluster")
+        return
+    yield Finding("controller", "ok", said.splitlines()[0])
+    config = ask("scontrol", "show", "config")
+    kinds = [line.split("=")[1].strip() for line in config.splitlines() if line.startswith("AccountingStorageType")]
+    if kinds and kinds[0].endswith("/slurmdbd"):
+        yield Finding("accounting", "ok", "sacct tells how jobs ended")
+    else:
+        yield Finding("accounting", "ok", "none: how a job ended is told by the run folder alone")
+
+
+def check_partitions(launcher: Mapping[str, Any]) -> Iterator[Finding]:
+    """Finds every partition with its nodes, and whether the chosen one is there, up and large enough."""
+    told: dict[str, list[str]] = defaultdict(list)
+    down: dict[str, bool] = {}
+    size: dict[str, int] = defaultdict(int)
+    for line in ask("sinfo", "-h", "-o", "%P|%a|%D|%T|%l|%G").splitlines():
+        name, available, nodes, state, limit, resources = line.split("|")
+        there = "" if resources == "(null)" else f" with {resources}"
+        told[name].append(f"{nodes} {state}{there}, limit {limit}")
+        down[name] = available != "up"
+        size[name] += int(nodes)
+    default = next((name.rstrip("*") for name in told if name.endswith("*")), None)
+    known = {name.rstrip("*"): name for name in told}
+    chosen = launcher.get("partition") or default
+    for name, lines in told.items():
+        seen = f"{name}: {'; '.join(lines)}{' (not up)' * down[name]}"
+        usable = any(word in seen for word in ("idle", "mixed", "allocated", "completing"))
+        if name.rstrip("*") == chosen and (down[name] or not usable):
+            yield Finding("partition", "problem", seen, f"another launcher.partition, or sinfo -R -p {chosen}")
+        else:
+            yield Finding("partition", "ok", seen)
+    if chosen is None:
+        seen = "launcher.partition is not given and the cluster has no default"
+        yield Finding("partition", "problem", seen, f"launcher.partition={next(iter(known), '...')}")
+    elif chosen not in known:
+        meant = f"launcher.partition={nearest(chosen, known) or next(iter(known), '...')}"
+        yield Finding("partition", "problem", f"launcher.partition={chosen}: the cluster has none of that name", meant)
+    elif size[known[chosen]] < launcher["nodes"]:
+        seen = f"launcher.nodes={launcher['nodes']}: {chosen} has {size[known[chosen]]}"
+        yield Finding("partition", "problem", seen, f"launcher.nodes={size[known[chosen]]}")
+
+
+def check_node_names(launcher: Mapping[str, Any]) -> Iterator[Finding]:
+    """Finds whether this machine can resolve the names of the nodes, which logs and messages use."""
+    options = ["-p", str(launcher["partition"])] if launcher.get("partition") else []
+    names = list(dict.fromkeys(ask("sinfo", "-h", "-N", "-o", "%N", *options).split()))[:_MOST_NAMES]
+    lost = [name for name in names if not _resolves(name)]
+    if lost:
+        some = ", ".join(lost[:4]) + (f" and {len(lost) - 4} more" if len(lost) > 4 else "")
+        remedy = "nothing, as long as the nodes can reach each other: the all-reduce on them tells"
+        yield Finding("node names", "warning", f"{some} of {len(names)} do not resolve from here", remedy)
+    else:
+        yield Finding("node names", "ok", f"{len(names)} resolve from here")
+
+
+def ask(*command: str) -> str:
+    """Returns what one of SLURM's programs prints; RuntimeError with its last words when it fails."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS_TO_ANSWER, check=False)
+    except subprocess.TimeoutExpired:
+        raise RuntimeError(f"{' '.join(command)} gives no answer within {_SECONDS_TO_ANSWER} s") from None
+    if done.returncode and not done.stdout.strip():
+        raise RuntimeError((done.stderr.strip() or f"{command[0]} ended with {done.returncode}").splitlines()[-1])
+    return done.stdout
+
+
+def _resolves(name: str) -> bool:
+    try:
+        return bool(socket.getaddrinfo(name, None))
+    except OSError:
+        return False

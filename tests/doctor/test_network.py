@@ -1,0 +1,103 @@
+"""Names, ports and collectives are tried, not assumed; what fails names who could not reach whom."""
+
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+from distft.doctor.interfaces import own_address
+from distft.doctor.network import check_all_reduce, check_port
+from distft.doctor.reach import listen, unreachable
+from tests.doctor.asked import ask_check
+
+root = pytest.mark.skipif(os.geteuid() != 0, reason="a name or network of one's own needs root")
+NAMED = ["unshare", "--uts", "sh", "-c", 'hostname nowhere-7; exec "$0" "$@"']
+
+
+@root
+@pytest.mark.parametrize(("nodes", "state"), [(1, "warning"), (2, "problem")])
+def test_a_host_name_that_does_not_resolve_matters_to_other_nodes(nodes: int, state: str) -> None:
+    [found] = ask_check("network", "check_host_name", nodes, through=NAMED)
+    assert found.state == state
+    assert found.seen.startswith("nowhere-7 does not resolve")
+    assert "/etc/hosts" in found.remedy
+
+
+@root
+@pytest.mark.parametrize(("nodes", "state"), [(1, "ok"), (2, "warning")])
+def test_a_loopback_address_is_a_warning_for_more_than_one_node(tmp_path: Path, nodes: int, state: str) -> None:
+    (tmp_path / "hosts").write_text("127.0.1.1 nowhere-7\n")
+    inside = f'hostname nowhere-7; mount --bind {tmp_path}/hosts /etc/hosts; exec "$0" "$@"'
+    through = ["unshare", "--uts", "--mount", "sh", "-c", inside]
+    [found] = ask_check("network", "check_host_name", nodes, through=through)
+    assert found.state == state and found.seen == "nowhere-7 resolves to 127.0.1.1"
+
+
+@root
+@pytest.mark.parametrize(("port", "state"), [(54, "ok"), (53, "warning")])
+def test_a_name_server_that_does_not_answer_is_a_warning(tmp_path: Path, port: int, state: str) -> None:
+    """On the name server's port nobody listens, which is told at once, or one who never answers."""
+    (tmp_path / "resolv").write_text("nameserver 127.0.0.1\noptions timeout:1 attempts:2\n")
+    inside = f'ip link set lo up; mount --bind {tmp_path}/resolv /etc/resolv.conf; exec "$0" "$@"'
+    take = "import os, socket, sys; s = socket.socket(type=socket.SOCK_DGRAM);"
+    take += f"s.bind(('127.0.0.1', {port})); s.set_inheritable(True); os.execvp(sys.argv[1], sys.argv[1:])"
+    through = ["unshare", "--net", "--mount", "sh", "-c", inside, "python3", "-c", take]
+    [found] = ask_check("network", "check_name_server", through=through)
+    assert found.state == state and found.seen.startswith("a lookup of 127.0.0.1 takes ")
+    assert state == "ok" or "/etc/resolv.conf" in found.remedy
+
+
+def test_a_free_port_is_bound_and_reached() -> None:
+    assert [found.state for found in check_port()] == ["ok"]
+
+
+@root
+def test_a_loopback_that_is_down_is_a_problem() -> None:
+    [found] = ask_check("network", "check_port", through=["unshare", "--net"])
+    assert found.state == "problem" and "was bound, but not reached" in found.seen
+    assert found.remedy.startswith("ip link set lo up")
+
+
+@root
+def test_no_port_left_is_a_problem() -> None:
+    take = "import os, socket, sys; s = socket.socket(); s.bind(('127.0.0.1', 61000)); s.set_inheritable(True);"
+    take += "os.execvp(sys.argv[1], sys.argv[1:])"
+    one = 'ip link set lo up; echo 61000 61000 > /proc/sys/net/ipv4/ip_local_port_range; exec "$0" "$@"'
+    through = ["unshare", "--net", "sh", "-c", one, "python3", "-c", take]
+    [found] = ask_check("network", "check_port", through=through)
+    assert found.state == "problem" and "Address already in use" in found.seen
+    assert "ip_local_port_range" in found.remedy
+
+
+def test_two_processes_of_this_machine_sum_a_tensor() -> None:
+    [found] = check_all_reduce()
+    assert found.state == "ok" and found.seen.startswith("2 processes over gloo, interface lo")
+
+
+def test_an_interface_that_is_not_there_is_named_with_its_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "nosuch0")
+    [found] = check_all_reduce()
+    assert found.state == "problem"
+    for rank in (0, 1):
+        assert f"rank {rank} on {socket.gethostname()}: GLOO_SOCKET_IFNAME=nosuch0" in found.seen
+    assert "GLOO_SOCKET_IFNAME" in found.remedy and "lo" in found.remedy.split()
+
+
+def test_an_all_reduce_that_takes_too_long_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    [found] = check_all_reduce(seconds=0.2)
+    assert found.state == "problem" and "no answer within 0.2 s" in found.seen
+
+
+def test_the_places_that_cannot_be_reached_are_named() -> None:
+    listening, port = listen("127.0.0.1")
+    with listening, socket.socket() as deaf:
+        deaf.bind(("127.0.0.1", 0))
+        closed = deaf.getsockname()[1]
+        found = unreachable({"n1": ("127.0.0.1", port), "n2": ("127.0.0.1", closed)})
+    assert found == {"n2": f"127.0.0.1:{closed} Connection refused"}
+
+
+def test_the_interface_is_that_of_the_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
+    assert own_address("gloo") == ("lo", "127.0.0.1")

@@ -1,0 +1,193 @@
+"""From a hub to a run that needs none: fetched once at a pinned commit, trained from with the hub gone."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from tests.hub_server import Fault, Files, Hub, files_of, hub
+
+pytestmark = pytest.mark.slow
+TOKEN = "hf_secret0123456789abcdef"
+ROWS = "".join(json.dumps({"prompt": f"{n} and one", "completion": str(n + 1)}) + "\n" for n in range(8))
+
+
+@pytest.fixture(scope="session")
+def model_files(tmp_path_factory: pytest.TempPathFactory) -> Files:
+    """A model of two layers with a byte tokenizer, as transformers writes it."""
+    folder = tmp_path_factory.mktemp("tiny")
+    program = (
+        "import sys; from transformers import LlamaConfig, LlamaForCausalLM;"
+        "from distft.data.tokenizers import byte_tokenizer;"
+        "c = LlamaConfig(vocab_size=512, hidden_size=32, intermediate_size=64, num_hidden_layers=2,"
+        " num_attention_heads=2, num_key_value_heads=2, max_position_embeddings=128);"
+        "LlamaForCausalLM(c).save_pretrained(sys.argv[1]); byte_tokenizer().save_pretrained(sys.argv[1])"
+    )
+    subprocess.run([sys.executable, "-c", program, str(folder)], check=True, capture_output=True)
+    return files_of(folder)
+
+
+@pytest.fixture
+def served(model_files: Files) -> Iterator[Hub]:
+    with hub() as each:
+        each.push("org/tiny", model_files)
+        each.push("org/rows", {"train.jsonl": ROWS.encode(), "README.md": b"# rows\n"}, kind="datasets")
+        yield each
+
+
+def run(command: str, folder: Path, *overrides: str, endpoint: str = "", **variables: str):
+    """Runs a command of distft with nothing but what the hub at `endpoint` has; offline without one."""
+    home = {
+        "HF_HOME": str(folder / "huggingface"),
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_HUB_OFFLINE": "0" if endpoint else "1",
+    }
+    environment = {name: value for name, value in os.environ.items() if name != "HF_TOKEN"}
+    environment |= home | ({"HF_ENDPOINT": endpoint} if endpoint else {}) | variables
+    words = ["cache_dir=cache", "data.eval=null", "train.global_batch_size=2", "train.micro_batch_size=1", *overrides]
+    return subprocess.run(
+        [sys.executable, "-m", f"distft.{command}", *words],
+        cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=200,
+    )  # fmt: skip
+
+
+def files_below(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file()]
+
+
+def test_what_was_fetched_is_trained_from_with_the_hub_gone(served: Hub, tmp_path: Path) -> None:
+    served.token = TOKEN
+    words = ["model.path=org/tiny", "data.train=org/rows"]
+    fetched = run("prepare", tmp_path, *words, endpoint=served.endpoint, HF_TOKEN=TOKEN)
+    assert fetched.returncode == 0, fetched.stderr
+    served.stop()
+    done = run("launch", tmp_path, *words, "name=first", "train.max_steps=2", "train.epochs=null", HF_TOKEN=TOKEN)
+    assert done.returncode == 0, done.stderr
+    rows = [json.loads(line) for line in (tmp_path / "runs/first/metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows if row["split"] == "train"] == [1, 2]
+    assert (tmp_path / "runs/first/final/model.safetensors").is_file()
+    everything = fetched.stdout + fetched.stderr + done.stdout + done.stderr
+    assert TOKEN not in everything
+    assert [path for path in files_below(tmp_path) if TOKEN.encode() in path.read_bytes()] == []
+
+
+def test_a_pin_stays_when_the_hub_moves_on(served: Hub, model_files: Files, tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text(ROWS)
+    words = ["model.path=org/tiny", "data.train=rows.jsonl"]
+    assert run("prepare", tmp_path, *words, endpoint=served.endpoint).returncode == 0
+    [pin] = (tmp_path / "cache/hub/pins").iterdir()
+    first = json.loads(pin.read_text())
+    assert first["commit"] == next(iter(served.commits["models", "org/tiny"]))
+    newer = served.push("org/tiny", model_files | {"model.safetensors": b"newer"})
+    count = len(served.requests)
+    assert run("prepare", tmp_path, *words, endpoint=served.endpoint).returncode == 0
+    assert json.loads(pin.read_text()) == first and served.requests[count:] == []
+    for path in files_below(Path(first["folder"])):
+        path.unlink()
+    Path(first["folder"]).rmdir()  # cleaned away by hand: the same commit comes again
+    assert run("prepare", tmp_path, *words, endpoint=served.endpoint).returncode == 0
+    assert json.loads(pin.read_text()) == first and first["commit"] != newer
+
+
+WRONG = "Invalid credentials in Authorization header"
+API, FILE = "/api/models/org/tiny", "GET .*model.safetensors"
+GATED = {"X-Error-Code": "GatedRepo", "X-Error-Message": "Access to model org/tiny is restricted"}
+AGAIN = "run the same command again"
+CASES = [
+    ("no_token", Fault(401), 2, "wants a token", "`hf auth login` or HF_TOKEN"),
+    ("wrong_token", Fault(401, message=WRONG), 2, "refuses the token", "HF_TOKEN"),
+    ("gated", Fault(403, GATED), 2, "it is gated (403)", "ask for access at {endpoint}/org/tiny, then run"),
+    ("gated_files", Fault(403, GATED, where=FILE.replace("GET", "HEAD")), 2, "it is gated", "ask for access at"),
+    ("misspelt", None, 2, "has no such model (404)", "{endpoint}/models?search=tinny"),
+    ("revision", None, 2, "it has no such revision (404)", "{endpoint}/org/tiny/commits/main"),
+    ("rows", Fault(403, GATED, where="/api/datasets"), 2, "it is gated", "{endpoint}/datasets/org/rows"),
+    ("offline", None, 2, "HF_HUB_OFFLINE=1", "`distft prepare` where the hub can be reached"),
+    ("limit", Fault(429, {"Retry-After": "1234"}), 1, "rate limited, retry in 1234 s (429)", AGAIN),
+    ("limit_files", Fault(429, {"Retry-After": "1234"}, where=FILE), 1, "rate limited, retry in 1234 s", AGAIN),
+    ("down", Fault(503, {"Retry-After": "0"}, where=API), 1, "has a problem of its own (503)", AGAIN),
+    ("cut", Fault(cut=0, where=FILE), 1, "the download broke off", AGAIN),
+    ("hang", Fault(hang=True, where=API), 1, "does not answer", "HF_ENDPOINT"),
+    ("refused", None, 1, "cannot be reached", "Connection refused"),
+]  # fmt: skip
+OVERRIDES = {
+    "misspelt": ["model.path=org/tinny", "data.train=rows.jsonl"],
+    "revision": ["model.path=org/tiny", "model.revision=v9", "data.train=rows.jsonl"],
+    "rows": ["model.tiny=true", "data.train=org/rows"],
+}
+
+
+@pytest.fixture(scope="module")
+def failures(model_files: Files, tmp_path_factory: pytest.TempPathFactory):
+    """Every case run, two at a time; each has a hub and a folder of its own. Afterwards the fault is mended."""
+
+    def fail(name: str, fault: Fault | None):
+        folder = tmp_path_factory.mktemp(name)
+        (folder / "rows.jsonl").write_text(ROWS)
+        with hub() as served, socket.socket() as deaf:
+            deaf.bind(("127.0.0.1", 0))
+            served.push("org/tiny", model_files)
+            served.push("org/rows", {"train.jsonl": ROWS.encode()}, kind="datasets")
+            served.faults = [fault] if fault else []
+            endpoint = f"http://127.0.0.1:{deaf.getsockname()[1]}" if name == "refused" else served.endpoint
+            words = OVERRIDES.get(name, ["model.path=org/tiny", "data.train=rows.jsonl"])
+            given = {} if name == "no_token" else {"HF_TOKEN": TOKEN}
+            asked = "" if name == "offline" else endpoint
+            done = run("prepare", folder, *words, endpoint=asked, HF_HUB_ETAG_TIMEOUT="1", **given)
+        return done, folder, endpoint
+
+    with ThreadPoolExecutor(2) as pool:
+        started = {name: pool.submit(fail, name, fault) for name, fault, *_ in CASES}
+    return {name: each.result() for name, each in started.items()}
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "reason", "remedy"), [(n, *rest) for n, _, *rest in CASES], ids=[case[0] for case in CASES]
+)
+def test_each_failure_is_one_line_with_what_to_do(failures, name: str, code: int, reason: str, remedy: str) -> None:
+    done, folder, endpoint = failures[name]
+    lines = done.stderr.splitlines()
+    assert done.returncode == code, done.stderr
+    assert reason in lines[-1] and remedy.format(endpoint=endpoint) in lines[-1], done.stderr
+    assert len(lines) == (2 if code == 2 else 1), done.stderr
+    assert done.stdout == "" and TOKEN not in done.stderr
+    assert not list((folder / "cache").rglob("pins/*"))
+    assert [path for path in files_below(folder) if TOKEN.encode() in path.read_bytes()] == []
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault(429, {"Retry-After": "1"}, where=API, times=2),
+        Fault(502, where="HEAD .*json", times=1),
+        Fault(503, where=FILE, times=1),
+        Fault(cut=100, where=FILE, times=2),
+    ],
+    ids=["rate_limit", "bad_gateway", "file", "cut"],
+)
+def test_what_passes_is_waited_for(served: Hub, model_files: Files, tmp_path: Path, fault: Fault) -> None:
+    (tmp_path / "rows.jsonl").write_text(ROWS)
+    served.faults = [fault]
+    done = run("prepare", tmp_path, "model.path=org/tiny", "data.train=rows.jsonl", endpoint=served.endpoint)
+    assert done.returncode == 0, done.stderr
+    [pin] = (tmp_path / "cache/hub/pins").iterdir()
+    fetched = files_of(Path(json.loads(pin.read_text())["folder"]))
+    assert fetched["model.safetensors"] == model_files["model.safetensors"] and fault.times == 0
+
+
+def test_after_one_that_broke_off_the_next_completes(served: Hub, model_files: Files, tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text(ROWS)
+    words = ["model.path=org/tiny", "data.train=rows.jsonl"]
+    served.faults = [Fault(500, where=FILE)]
+    assert run("prepare", tmp_path, *words, endpoint=served.endpoint).returncode == 1
+    served.faults = []
+    assert run("plan", tmp_path, *words).returncode == 0  # nothing half-fetched is taken for a model
+    before = len(served.requests)
+    assert run("prepare", tmp_path, *words, endpoint=served.endpoint).returncode == 0
+    again = [each for each in served.requests[before:] if each.startswith("GET") and "resolve" in each]
+    assert [each.rpartition("/")[2] for each in again] == ["model.safetensors"]
