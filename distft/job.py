@@ -9,12 +9,12 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from distft.config import Config
+from distft.config import Config, ConfigError
 from distft.config.freeze import chosen_words
 from distft.config.machines import node_range
 from distft.config.rules import broken_rules
@@ -36,7 +36,11 @@ _SECONDS_OF_SLACK = 30  # SLURM acts on time limits by a tick of about so long
 
 
 class CannotBegin(RuntimeError):
-    """This job must not run the run; the message says why."""
+    """This job must not run the run, and so the run has failed; the message says why."""
+
+
+class Taken(RuntimeError):
+    """Another job has the run, whose folder is its own; the message says which."""
 
 
 def begin(run: RunFolder) -> int:
@@ -45,12 +49,14 @@ def begin(run: RunFolder) -> int:
     config = Config(run.read_config(), chosen_words(run.config.read_text()))
     check_alone(run, job)
     plan = for_nodes(run.read_plan(), run, config, int(os.environ["SLURM_JOB_NUM_NODES"]))
-    status = run.read_status()
-    starts = check_progress(run, config, status)
-    attempt = status["attempt"] + (status.get("begun") == status["attempt"])
+    status = {"starts": [], "timeouts": 0} | run.read_status()
+    again = status.get("begun") == status["attempt"]  # else a launch has counted it up, and all may be mended
+    starts = check_progress(run, config, status["attempt"], status["starts"] if again else [])
+    attempt, timeouts = status["attempt"] + again, status["timeouts"] if again else 0
     run.write_plan(plan)
     stop.clear(run)
-    run.write_status(state="pending", attempt=attempt, begun=attempt, starts=starts, exit_code=None, error=None)
+    own = {"begun": attempt, "starts": starts, "timeouts": timeouts}
+    run.write_status(state="pending", attempt=attempt, exit_code=None, error=None, **own)
     write_json(run.job, {"job": job, "attempt": attempt, "time": time.time()})
     nodes = os.environ["SLURM_JOB_NODELIST"]
     print(
@@ -86,10 +92,10 @@ def this_job(given: Mapping[str, str]) -> str:
 
 
 def check_alone(run: RunFolder, job: str) -> None:
-    """Raises CannotBegin while another job has the run: two would write over each other."""
+    """Raises Taken while another job has the run: two would write over each other."""
     other = read_job(run)
     if other and other != job and job_state(other).is_alive:
-        raise CannotBegin(f"job {other} has {run.path} already. Nearest: scancel {other}, or another name")
+        raise Taken(f"job {other} has {run.path} already. Nearest: scancel {other}, or another name")
 
 
 def for_nodes(plan: Plan, run: RunFolder, config: Config, there: int) -> Plan:
@@ -110,15 +116,18 @@ def for_nodes(plan: Plan, run: RunFolder, config: Config, there: int) -> Plan:
     )
 
 
-def check_progress(run: RunFolder, config: Config, status: Mapping[str, Any]) -> list[int]:
-    """Returns the steps that all starts since the launch began from; CannotBegin when the last ones brought nothing."""
+def check_progress(run: RunFolder, config: Config, attempt: int, before: Sequence[int]) -> list[int]:
+    """Returns the steps that all starts since the launch began from; CannotBegin when the last ones brought nothing.
+
+    attempt, before: the last that has begun, and the steps that it and those before it began from.
+    """
     manifest = resumed(run, config)
-    starts = [*status.get("starts", []), manifest["step"] if manifest else 0]
+    starts = [*before, manifest["step"] if manifest else 0]
     if len(starts) > STARTS and len(set(starts[-STARTS - 1 :])) == 1:
-        first = max(1, status["attempt"] - STARTS + 1)
+        first = max(1, attempt - STARTS + 1)
         raise CannotBegin(
             f"{STARTS} starts have brought no checkpoint after step {starts[-1]}, so it is not started again. See "
-            f"{run.logs}/attempt-{first} to attempt-{status['attempt']} and {run.logs / 'slurm.out'}: a step or a save "
+            f"{run.logs}/attempt-{first} to attempt-{attempt} and {run.logs / 'slurm.out'}: a step or a save "
             "takes longer than nodes last, or something ends every start. Nearest: checkpoint.every_steps lower"
         )
     return starts
@@ -164,10 +173,12 @@ def main(arguments: list[str]) -> int:
     run = RunFolder(Path(path))
     try:
         return begin(run) if verb == "begin" else end(run, int(rest[0]))
-    except CannotBegin as error:
+    except (Taken, SlurmError) as error:
+        print(error, file=sys.stderr)
+    except (CannotBegin, ConfigError) as error:
         print(error, file=sys.stderr)
         write_outcome(run, Outcome("failed", asdict(Failure.of_run(str(error)))))
-        return 1
+    return 1
 
 
 if __name__ == "__main__":

@@ -55,7 +55,8 @@ def slurm(*command: str) -> str:
     except subprocess.TimeoutExpired as error:
         raise SlurmError(f"{command[0]} gave no answer in {_SECONDS_TO_ANSWER} s: is slurmctld up?") from error
     if done.returncode:
-        raise SlurmError(done.stderr.strip().removeprefix(f"{command[0]}: ").removeprefix("error: ") or command[0])
+        *_, last = done.stderr.strip().splitlines() or ["it failed without a word"]
+        raise SlurmError(f"{command[0]}: {last.removeprefix(f'{command[0]}: ')}")
     return done.stdout
 
 

@@ -86,6 +86,8 @@ def mismatch(plan: Plan, given: Mapping[str, str]) -> str | None:
     if int(given.get("SLURM_LOCALID", "0")):
         return "two tasks of one node would both start its ranks. Nearest: srun --ntasks-per-node=1"
     visible = given.get("CUDA_VISIBLE_DEVICES", given.get("ROCR_VISIBLE_DEVICES"))
+    if visible == "NoDevFiles":  # what older versions of SLURM say where no GPUs were asked for, newer ones say nothing
+        visible = None
     gpus = len([device for device in visible.split(",") if device.strip()]) if visible is not None else None
     if gpus is not None and gpus < plan.processes_per_node:
         return (

@@ -55,8 +55,8 @@ def reasons(
             f"launcher.cpus_per_process={cpus}: {processes} processes on a node of partition {name}, "
             f"which has {partition.cpus_per_node} cores. Nearest: {most or 'fewer processes'}"
         )
-    asked = seconds(str(time)) if time is not None else None
-    if asked and partition.limit_seconds and asked > partition.limit_seconds:
+    asked = (seconds(str(time)) or float("inf")) if time is not None else 0
+    if partition.limit_seconds and asked > partition.limit_seconds:
         yield (
             f"launcher.time={time} is over the limit of partition {name}. "
             f"Nearest: {partition.limit_seconds // 60} (minutes), or another partition"

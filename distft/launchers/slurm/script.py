@@ -14,7 +14,8 @@ from distft.runtime.environment import passed_on
 
 _BEGIN, _END = "# environment", "# the run"
 _OPTIONS = "#SBATCH "
-_PROGRAM = "bash -c 'trap"
+_CODE = Path(__file__).resolve().parents[3]
+_PROGRAM = "bash -c 'trap"  # the line that starts a node's program
 _MODULES = """\
 for init in "$LMOD_PKG/init/bash" "$MODULESHOME/init/bash" /etc/profile.d/lmod.sh /etc/profile.d/modules.sh; do
     if ! command -v module >/dev/null && [ -r "$init" ]; then source "$init"; fi  # no login shell has done it
@@ -63,6 +64,8 @@ def setup(environment: Environment) -> list[str]:
     lines = []
     if environment.kind == "module":
         lines += [*_MODULES.splitlines(), *(f"module load {shlex.quote(module)}" for module in environment.modules)]
+    if environment.kind == "container" and (_CODE / "pyproject.toml").is_file():
+        lines.append(f"export PYTHONPATH={shlex.quote(str(_CODE))}${{PYTHONPATH:+:$PYTHONPATH}}")
     lines.append(f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH HF_HUB_OFFLINE=1")
     for name, entry in environment.fabric.items():
         lines.append(f"export {name}=${{{name}:-{entry['value']}}}  # {entry['why']}")
@@ -75,10 +78,14 @@ def exported() -> str:
 
 
 def _container(run: RunFolder, environment: Environment) -> list[str]:
-    """Returns srun's options of pyxis: the image, and every folder that the run reads or writes under its own name."""
+    """Returns srun's options of pyxis: the image, and every folder that the run reads or writes under its own name.
+
+    Code that is installed, and no checkout, is the image's own: what lies beside it is made for this machine.
+    """
     config, plan = run.read_config(), run.read_plan()
     folders = {config["runs_dir"], config["cache_dir"], plan.model_dir, plan.tokenizer_dir, plan.data_dir}
-    folders |= {str(Path(__file__).parents[3])}
+    folders |= {config["launcher"]["stage_dir"]} | ({config["checkpoint"]["resume"]} - {"auto", "never"})
+    folders |= {str(_CODE)} if (_CODE / "pyproject.toml").is_file() else set()
     mounts = [f"{folder}:{folder}" for folder in sorted(filter(None, folders))] + list(environment.container_mounts)
     image = shlex.quote(str(environment.container_image))
     return [

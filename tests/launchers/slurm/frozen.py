@@ -1,0 +1,24 @@
+"""A run on a cluster as launch freezes it, of a tiny model and without data prepared."""
+
+from pathlib import Path
+
+from distft.config import compose, frozen_text
+from distft.config.tree import at
+from distft.plan import make_plan
+from distft.run import RunFolder
+from tests.rows import write_sums
+
+
+def freeze(folder: Path, name: str, *overrides: str) -> RunFolder:
+    """Returns the run's folder, ready to be submitted: 32 rows a step, 4 at a time."""
+    folder.mkdir(exist_ok=True)
+    write_sums(folder)
+    settings = ["model.tiny=true", f"data.train={folder / 'rows.jsonl'}", f"cache_dir={folder / 'cache'}"]
+    settings += [f"runs_dir={folder / 'runs'}", "launcher=slurm", "train.max_steps=8", "train.epochs=null"]
+    config = compose([*settings, f"name={name!r}", "export=false", *overrides])
+    run = RunFolder(folder / "runs" / str(at(config.values, "name")))
+    run.logs.mkdir(parents=True)
+    run.config.write_text(frozen_text(config))
+    run.write_plan(make_plan(config))
+    run.write_status(state="pending", attempt=1, exit_code=None, error=None)
+    return run

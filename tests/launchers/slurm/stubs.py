@@ -1,0 +1,35 @@
+"""Stand-ins for programs of a cluster, where a test needs an answer that no practice cluster gives at will."""
+
+import os
+import shlex
+from pathlib import Path
+
+import pytest
+
+RECORDED = Path(__file__).with_name("recorded")  # what programs of SLURM 22.05.8 printed on the practice cluster
+
+
+def only_path(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes `folder`, with no program of SLURM in it yet, the first place where programs are looked for."""
+    folder.mkdir(exist_ok=True)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+
+
+def stub(folder: Path, name: str, script: str) -> None:
+    """Puts a program into `folder` that runs `script`, after it has noted its words in NAME.calls."""
+    calls = shlex.quote(str(folder / f"{name}.calls"))
+    note = f'printf "%s\\n" "$(printf "%s\\t" "$@")" >> {calls}'
+    file = folder / name
+    file.write_text(f"#!/usr/bin/env bash\n{note}\n{script}\n")
+    file.chmod(0o755)
+
+
+def stub_recorded(folder: Path, name: str, recorded: str) -> None:
+    """Puts a program into `folder` that prints what the real one printed."""
+    stub(folder, name, f"cat {shlex.quote(str(RECORDED / recorded))}")
+
+
+def calls(folder: Path, name: str) -> list[list[str]]:
+    """Returns the words of every call of a stub, in order."""
+    file = folder / f"{name}.calls"
+    return [line.rstrip("\t").split("\t") for line in file.read_text().splitlines()] if file.is_file() else []

@@ -1,0 +1,134 @@
+"""What SLURM's programs print is read as it is meant; recorded/ holds what those of a real one printed."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from distft.launchers.slurm import ask
+from distft.launchers.slurm.ask import JobState, Partition, SlurmError, job_state, partitions, seconds
+from tests.launchers.slurm.stubs import RECORDED, calls, only_path, stub, stub_recorded
+
+
+@pytest.fixture
+def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    only_path(tmp_path / "programs", monkeypatch)
+    return tmp_path / "programs"
+
+
+@pytest.mark.parametrize(
+    ("limit", "expected"),
+    [
+        ("90", 90 * 60),
+        ("2:00", 120),
+        ("0:58", 58),
+        ("12:30:05", 12 * 3600 + 30 * 60 + 5),
+        ("1-00:00:00", 86400),
+        ("365-00:00:00", 365 * 86400),
+        ("2-12", 60 * 3600),
+        ("2-12:30", 60 * 3600 + 30 * 60),
+        ("infinite", None),
+        ("UNLIMITED", None),
+        ("INVALID", None),
+        ("n/a", None),
+        ("", None),
+    ],
+)
+def test_every_form_of_a_limit_is_so_many_seconds(limit: str, expected: int | None):
+    assert seconds(limit) == expected
+
+
+@pytest.mark.parametrize(
+    ("gres", "gpus"),
+    [
+        ("gpu:4", 4),
+        ("gpu:a100:4(S:0-1)", 4),
+        ("gpu:a100:4(S:0-1),nvme:1", 4),
+        ("gpu:nvidia_a100-sxm4.80gb:8", 8),
+        ("gpu:a100:2,gpu:v100:6", 8),
+        ("nvme:4", 0),
+        ("(null)", 0),
+    ],
+)
+def test_gpus_of_every_kind_and_nothing_else_are_counted(gres: str, gpus: int, programs: Path):
+    stub(programs, "sinfo", f"echo 'gpu|infinite|{gres}|8|1|up|idle'")
+    assert [each.gpus_per_node for each in partitions()] == [gpus]
+
+
+def test_partitions_are_what_a_real_sinfo_says(programs: Path):
+    lines = RECORDED / "sinfo.txt"
+    assert lines.read_text().count("main|") == 2, "one node was drained: a line more"
+    stub(programs, "sinfo", f'case "$*" in *%P) echo "main*"; echo short;; *) cat {lines};; esac')
+    assert partitions() == [
+        Partition("main", True, None, 4, 8, 4, True),
+        Partition("short", False, 120, 4, 8, 4, True),
+        Partition("low", False, None, 2, 8, 4, True),
+        Partition("high", False, None, 2, 8, 4, True),
+    ]
+
+
+def test_lines_of_unlike_nodes_become_one_partition_with_its_largest(programs: Path):
+    lines = ["big|1-00:00:00|gpu:a100:8|64+|2|down|idle", "big|1-00:00:00|(null)|128|6|down|mixed"]
+    stub(programs, "sinfo", f"printf '%s\\n' {' '.join(map(repr, lines))}")
+    assert partitions() == [Partition("big", False, 86400, 8, 128, 8, False)]
+
+
+@pytest.mark.parametrize(
+    ("recorded", "expected", "alive"),
+    [
+        ("pending", JobState("PENDING", "Resources", "0:0"), True),
+        ("running", JobState("RUNNING", "None", "0:0"), True),
+        ("completing", JobState("COMPLETING", "None", "0:15"), True),
+        ("cancelled", JobState("CANCELLED", "None", "0:15"), False),
+        ("failed", JobState("FAILED", "NonZeroExitCode", "3:0"), False),
+    ],
+)
+def test_a_jobs_state_is_what_a_real_scontrol_says(recorded: str, expected: JobState, alive: bool, programs: Path):
+    stub_recorded(programs, "scontrol", f"{recorded}.txt")
+    state = job_state("7_1")
+    assert state == expected and state.is_alive is alive
+    assert calls(programs, "scontrol") == [["-o", "show", "job", "7_1"]]
+
+
+def test_a_forgotten_job_is_unknown_and_not_alive(programs: Path):
+    stub(programs, "scontrol", f"cat {RECORDED / 'forgotten.txt'} >&2; exit 1")
+    assert job_state("999") == JobState("UNKNOWN") and not job_state("999").is_alive
+
+
+def test_any_other_refusal_is_an_error_with_slurms_last_words(programs: Path):
+    down = "slurm_load_jobs error: Unable to contact slurm controller (connect failure)"
+    stub(programs, "scontrol", f"echo 'scontrol: error: first' >&2; echo '{down}' >&2; exit 1")
+    with pytest.raises(SlurmError) as caught:
+        job_state("7")
+    assert str(caught.value) == f"scontrol: {down}"
+    stub(programs, "sinfo", "exit 1")
+    with pytest.raises(SlurmError, match="sinfo: it failed without a word"):
+        partitions()
+
+
+def test_a_machine_without_the_programs_is_told_from_a_silent_controller(
+    programs: Path, monkeypatch: pytest.MonkeyPatch
+):
+    stub(programs, "sinfo", "exec sleep 20")
+    monkeypatch.setattr(ask, "_SECONDS_TO_ANSWER", 0.3)
+    with pytest.raises(SlurmError, match=r"sinfo gave no answer in .* s: is slurmctld up\?"):
+        partitions()
+    monkeypatch.setenv("PATH", str(programs))
+    with pytest.raises(SlurmError, match="squeue is not on PATH: this machine is no login node of a cluster"):
+        ask.seconds_left("7")
+
+
+def test_the_time_left_and_a_nodes_address_are_read(programs: Path):
+    stub(programs, "squeue", "echo 0:58")
+    assert ask.seconds_left("7") == 58
+    stub_recorded(programs, "scontrol", "node.txt")
+    assert ask.node_address("n1") == "127.0.0.1"
+
+
+def test_questions_from_inside_a_job_are_asked_as_from_outside(programs: Path, monkeypatch: pytest.MonkeyPatch):
+    for name in ("SLURM_JOB_ID", "SBATCH_PARTITION", "SLURM_NTASKS"):
+        monkeypatch.setenv(name, "7")
+    monkeypatch.setenv("SLURM_CONF", "/x/slurm.conf")
+    stub(programs, "squeue", "env | grep -E '^(SLURM|SBATCH)_'")
+    assert ask.slurm("squeue").split() == ["SLURM_CONF=/x/slurm.conf"]
+    assert "SLURM_JOB_ID" in os.environ

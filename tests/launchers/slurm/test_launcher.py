@@ -1,0 +1,122 @@
+"""What is submitted is the run's own script and its own options; what sbatch says reaches the user."""
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from distft.launchers.slurm.launcher import Slurm
+from distft.launchers.slurm.script import script_of
+from distft.run import RunFolder, read_json
+from tests.launchers.slurm.frozen import freeze
+from tests.launchers.slurm.stubs import calls, only_path, stub, stub_recorded
+
+OPTIONS = {"nodes": "2-4", "time": "12:00:00", "memory": "20G", "exclude": ["n1", "n2"], "constraint": "a&b"}
+
+
+@pytest.fixture
+def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cluster of one partition with GPUs that takes every job."""
+    folder = tmp_path / "programs"
+    only_path(folder, monkeypatch)
+    stub(folder, "sinfo", 'case "$*" in *%P) echo "main*";; *) echo "main|infinite|gpu:4|8|4|up|idle";; esac')
+    stub(folder, "sbatch", f'cp "${{@: -1}}" {folder}/submitted; env > {folder}/env; echo "Submitted batch job 12"')
+    stub(folder, "srun", "")
+    return folder
+
+
+def options_in(script: Path) -> dict[str, str | None]:
+    lines = [line for line in script.read_text().splitlines() if line.startswith("#SBATCH ")]
+    words = [shlex.split(line.removeprefix("#SBATCH "))[0].removeprefix("--") for line in lines]
+    return {word.partition("=")[0]: word.partition("=")[2] or None for word in words}
+
+
+def test_the_script_in_the_run_folder_asks_for_what_was_submitted(tmp_path: Path, programs: Path):
+    run = freeze(tmp_path / "a b", "my run (1) 50%", "launcher.nodes=2-4")
+    launcher = Slurm(**OPTIONS, flags={"exclusive": True, "reservation": "my course"}, processes_per_node=2)  # pyright: ignore[reportArgumentType]
+    [handle] = launcher.submit([run.path])
+    assert handle.name == "job 12" and read_json(run.job)["job"] == "12"
+    own, submitted = options_in(script_of(run)), options_in(programs / "submitted")
+    assert own.pop("output") == str(run.logs / "slurm.out").replace("%", "%%")
+    assert "array" not in submitted
+    for name in ("output", "error"):
+        submitted.pop(name, None)
+    assert own == submitted
+    assert own["nodes"] == "2-4" and own["gpus-per-node"] == "2" and own["time"] == "12:00:00"
+    assert own["exclude"] == "n1,n2" and own["reservation"] == "my course" and own["job-name"] == run.path.name
+    assert own["signal"] == "USR1@120" and own["exclusive"] is None and "requeue" in own
+
+
+def test_what_submitit_starts_is_the_runs_own_script_and_no_more_is_pickled_than_its_name(
+    tmp_path: Path, programs: Path
+):
+    run = freeze(tmp_path / "a b", "run")
+    Slurm().submit([run.path])
+    [pickle] = (run.logs / "submitit").glob("*.pkl")
+    assert b"run_script" in pickle.read_bytes() and pickle.stat().st_size < 1000
+    script_of(run).write_text('echo "$1"; echo to stderr >&2\n')
+    [command] = [line for line in (programs / "submitted").read_text().splitlines() if "submitit" in line][-1:]
+    module = [sys.executable, "-u", "-m", "submitit.core._submit", str(run.logs / "submitit")]
+    assert " ".join(map(shlex.quote, module)) in command
+    subprocess.run(module, env=os.environ | {"SLURM_JOB_ID": "12"}, capture_output=True, check=True)
+    assert (run.logs / "slurm.out").read_text().splitlines()[-2:] == [str(run.path), "to stderr"]
+
+
+def test_several_runs_are_one_array_and_each_is_known_by_its_own_task(tmp_path: Path, programs: Path):
+    runs = [freeze(tmp_path / name, name) for name in ("a", "b", "c")]
+    handles = Slurm(jobs_at_once=2).submit([run.path for run in runs])
+    assert [handle.job for handle in handles] == ["12_0", "12_1", "12_2"]
+    assert options_in(programs / "submitted")["array"] == "0-2%2"
+    assert len(calls(programs, "sbatch")) == 1
+
+
+def test_what_sbatch_refuses_is_said_in_its_own_words(tmp_path: Path, programs: Path):
+    run = freeze(tmp_path / "x", "run")
+    said = "sbatch: error: Batch job submission failed: Invalid account or account/partition combination specified"
+    stub(programs, "sbatch", f"echo '{said}' >&2; exit 1")
+    with pytest.raises(ValueError) as caught:
+        Slurm().submit([run.path])
+    assert str(caught.value) == f"launcher=slurm: sbatch refused the job: {said.removeprefix('sbatch: error: ')}"
+
+
+def test_a_job_submitted_from_inside_a_job_inherits_nothing_of_it(
+    tmp_path: Path, programs: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setenv("SBATCH_PARTITION", "other")
+    Slurm().submit([freeze(tmp_path / "x", "run").path])
+    assert not re.search(r"^(SLURM_JOB_ID|SBATCH_PARTITION)=", (programs / "env").read_text(), re.M)
+    assert os.environ["SLURM_JOB_ID"] == "7"
+
+
+def test_every_reason_against_a_job_comes_at_once(programs: Path):
+    with pytest.raises(ValueError) as caught:
+        Slurm(nodes=9, gpus_per_node=9, cpus_per_process=99)
+    assert [line.strip().partition("=")[0] for line in str(caught.value).splitlines()] == [
+        "launcher.nodes", "launcher.gpus_per_node", "launcher.cpus_per_process",
+    ]  # fmt: skip
+    assert not calls(programs, "sbatch")
+
+
+def test_gpus_are_asked_for_where_the_partition_has_them_and_0_asks_for_none(programs: Path):
+    assert Slurm(processes_per_node=3).options["gpus-per-node"] == "3"
+    assert "gpus-per-node" not in Slurm(processes_per_node=3, gpus_per_node=0).options
+    stub(programs, "sinfo", 'case "$*" in *%P) echo "cpu*";; *) echo "cpu|infinite|(null)|8|4|up|idle";; esac')
+    assert "gpus-per-node" not in Slurm(processes_per_node=3).options
+
+
+def test_a_run_is_found_while_its_job_is_alive(tmp_path: Path, programs: Path):
+    launcher, run = Slurm(), RunFolder(tmp_path / "run")
+    assert launcher.find(run.path) is None
+    run.path.mkdir()
+    run.job.write_text(json.dumps({"job": "7_1"}))
+    for recorded, found in (("pending", True), ("completing", True), ("cancelled", False), ("failed", False)):
+        stub_recorded(programs, "scontrol", f"{recorded}.txt")
+        handle = launcher.find(run.path)
+        assert (handle is not None) is found, recorded
+        assert handle is None or handle.job == "7_1"

@@ -1,0 +1,111 @@
+"""A job that could never run is refused in the words of the keys that are wrong, each with the nearest that can."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from distft.launchers.slurm.ask import Partition
+from distft.launchers.slurm.refuse import check_writable, look_up, partition_of, reasons
+from tests.launchers.slurm.stubs import only_path, stub
+
+GPU = Partition("gpu", True, 2 * 86400, 4, 64, 8, True)
+CPU = Partition("cpu", False, None, 10, 32, 0, True)
+FITS: dict[str, Any] = {"nodes": 2, "processes": 4, "gpus": 4, "cpus": 8, "time": "1-00:00:00"}
+
+
+def wrong(partition: Partition = GPU, **changes: Any) -> list[str]:
+    return list(reasons(partition, **(FITS | changes)))
+
+
+def test_a_job_that_fits_is_not_refused():
+    assert wrong() == []
+    assert wrong(CPU, gpus=None, cpus=None, time=None) == []
+    assert wrong(nodes="2-400", gpus="a100:8", cpus=16, time=2 * 24 * 60) == [], "a range asks for its fewest"
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"nodes": 5}, "launcher.nodes=5: partition gpu has 4. Nearest: 4"),
+        ({"nodes": "5-8"}, "launcher.nodes=5-8: partition gpu has 4. Nearest: 4"),
+        ({"gpus": 9}, "launcher.gpus_per_node=9: a node of partition gpu has 8. Nearest: 8"),
+        ({"gpus": "a100:9"}, "launcher.gpus_per_node=a100:9: a node of partition gpu has 8. Nearest: 8"),
+        (
+            {"gpus": 2},
+            "launcher.processes_per_node=4: each needs a GPU of its own, and launcher.gpus_per_node=2. "
+            "Nearest: launcher.processes_per_node=2",
+        ),
+        (
+            {"cpus": 17},
+            "launcher.cpus_per_process=17: 4 processes on a node of partition gpu, which has 64 cores. Nearest: 16",
+        ),
+        (
+            {"cpus": 1, "processes": 65, "gpus": None},
+            "launcher.cpus_per_process=1: 65 processes on a node of partition gpu, which has 64 cores. "
+            "Nearest: fewer processes",
+        ),
+        (
+            {"time": "2-00:00:01"},
+            "launcher.time=2-00:00:01 is over the limit of partition gpu. Nearest: 2880 (minutes), or another partition",
+        ),
+        (
+            {"time": 2881},
+            "launcher.time=2881 is over the limit of partition gpu. Nearest: 2880 (minutes), or another partition",
+        ),
+    ],
+)
+def test_what_does_not_fit_is_named_with_its_value_and_the_nearest(changes: dict[str, Any], said: str):
+    assert wrong(**changes) == [said]
+
+
+def test_a_partition_without_gpus_and_one_that_is_down_are_told():
+    assert wrong(CPU) == ["launcher.gpus_per_node=4: a node of partition cpu has 0. Nearest: null"]
+    down = Partition("old", False, None, 4, 64, 8, False)
+    assert wrong(down) == ["launcher.partition=old is down: it takes no jobs now. Nearest: another partition"]
+
+
+def test_all_reasons_come_at_once():
+    assert len(wrong(nodes=9, gpus=9, cpus=99, time="UNLIMITED")) == 4
+
+
+def test_a_partition_is_found_by_name_or_as_the_default():
+    assert partition_of(None, [CPU, GPU]) == GPU
+    assert partition_of("cpu", [CPU, GPU]) == CPU
+    with pytest.raises(ValueError, match=r"launcher.partition=gpuu: there is no such partition. Nearest: gpu$"):
+        partition_of("gpuu", [CPU, GPU])
+    with pytest.raises(ValueError, match=r"launcher.partition=interactive: .* Nearest: cpu, gpu$"):
+        partition_of("interactive", [CPU, GPU])
+    with pytest.raises(ValueError, match=r"launcher.partition=null, and the cluster has no default. Nearest: cpu$"):
+        partition_of(None, [CPU])
+
+
+def test_a_cluster_that_gives_no_answer_is_a_wrong_launcher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    only_path(tmp_path / "programs", monkeypatch)
+    stub(tmp_path / "programs", "sinfo", "echo 'sinfo: fatal: Could not establish a configuration source' >&2; exit 1")
+    with pytest.raises(ValueError) as caught:
+        look_up(None)
+    assert str(caught.value) == (
+        "launcher=slurm: sinfo: fatal: Could not establish a configuration source. "
+        "Nearest: a login node of the cluster, or launcher=local"
+    )
+
+
+def test_a_folder_that_takes_no_run_is_named_before_anything_is_written(tmp_path: Path):
+    check_writable(tmp_path / "new" / "runs")
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match=rf"runs_dir={tmp_path}/file/runs: {tmp_path}/file cannot be written to"):
+        check_writable(tmp_path / "file" / "runs")
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_a_folder_of_another_user_is_named():
+    program = "import os, sys, pathlib; from distft.launchers.slurm.refuse import check_writable; os.setuid(65534); "
+    program += "check_writable(pathlib.Path(sys.argv[1]))"
+    folder = "/usr/share/runs"
+    done = subprocess.run([sys.executable, "-c", program, folder], capture_output=True, text=True, check=False)
+    assert f"runs_dir={folder}: /usr/share cannot be written to. Nearest: " in done.stderr
