@@ -1,5 +1,6 @@
 """Jobs on several nodes train as one machine does, by hand too, and give nothing away."""
 
+import os
 import re
 import subprocess
 import sys
@@ -54,15 +55,33 @@ def test_two_nodes_of_two_train_like_one_process_under_fsdp(fsdp: tuple[RunFolde
     assert re.search(r"job \d+: running", said)
 
 
+def modules(folder: Path) -> tuple[list[str], dict[str, str]]:
+    """Returns the overrides that load a module of a folder of this test's, and what the launching shell needs."""
+    if not Path("/etc/profile.d/lmod.sh").is_file():
+        assert "lmod" not in os.environ.get("DISTFT_REQUIRE", "").split(","), "lmod is required here and not installed"
+        return [], {}
+    (folder / "modules" / "fabric").mkdir(parents=True)
+    (folder / "modules" / "fabric" / "1.lua").write_text('setenv("NCCL_DEBUG", "WARN")\n')
+    overrides = ["launcher.environment=module", "launcher.modules=[fabric/1]", "launcher.fabric=ethernet"]
+    return overrides, {"MODULEPATH": str(folder / "modules"), "NCCL_SOCKET_NTHREADS": "2"}
+
+
 def test_two_nodes_of_two_train_like_one_process_under_zero2(cluster: Cluster, folder: Path, one: RunFolder) -> None:
-    process = launch(cluster, folder, "zero2", "strategy=zero2", "launcher.wait=false", *TWO_BY_TWO)
-    code, said = ended(process)
+    """With modules in shells that are no login shells, and a network profile below what the user has set."""
+    overrides, variables = modules(folder)
+    command = ["strategy=zero2", "launcher.wait=false", *TWO_BY_TWO, *overrides]
+    code, said = ended(launch(cluster, folder, "zero2", *command, **variables))
     run = run_of(folder, "zero2")
     assert code == 0 and f"is job {read_job(run)}" in said, said
     wait(lambda: run.read_status()["exit_code"] is not None, "the end of a job that nobody follows")
     assert run.read_status()["state"] == "completed", why(run)
     assert (run.path / "report.html").is_file()
     hold(run, one)
+    if overrides:
+        nodes = read_json(run.path / "nodes.json")
+        expected = {"NCCL_DEBUG": "WARN", "NCCL_IB_DISABLE": "1", "NCCL_SOCKET_NTHREADS": "2"}
+        assert {name: nodes["variables"].get(name) for name in expected} == expected
+        assert not any(expected.keys() & rank["variables"].keys() for rank in nodes["ranks"])
 
 
 def test_the_job_exports_and_reports_itself(fsdp: tuple[RunFolder, str]) -> None:
