@@ -153,9 +153,7 @@ def test_a_run_of_another_job_that_is_alive_is_left_untouched(tmp_path: Path, pr
 
 
 @pytest.mark.parametrize("reason", ["SLURM sent SIGUSR1", "SLURM sent SIGTERM"])
-def test_what_the_scheduler_stopped_is_queued_again_and_is_not_at_its_end(
-    reason: str, tmp_path: Path, programs: Path
-):
+def test_what_the_scheduler_stopped_is_queued_again_and_is_not_at_its_end(reason: str, tmp_path: Path, programs: Path):
     run = freeze(tmp_path / "x", "run", ONE)
     begin(run)
     preempted(run, reason)
@@ -210,7 +208,7 @@ def test_a_requeue_that_slurm_refuses_leaves_a_run_that_is_preempted(tmp_path: P
     begin(run)
     preempted(run, "SLURM sent SIGUSR1")
     refuse = "echo 'Access/permission denied' >&2; exit 1"
-    stub(programs, "scontrol", f'case $1 in requeue) {refuse};; *) cat {RECORDED / "running.txt"};; esac')
+    stub(programs, "scontrol", f"case $1 in requeue) {refuse};; *) cat {RECORDED / 'running.txt'};; esac")
     assert end(run) == 75 and run.read_status()["exit_code"] == 75
     assert "SLURM would not queue it again: scontrol: Access/permission denied" in capsys.readouterr().err
 

@@ -77,9 +77,7 @@ def test_a_forgotten_job_that_had_saved_is_preempted_and_any_other_has_failed(ha
     assert outcome is not None and outcome.exit_code == 75 and handle.run.read_status()["exit_code"] == 75
 
 
-def test_a_job_that_is_queued_again_has_not_ended(
-    handle: SlurmRun, programs: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_a_job_that_is_queued_again_has_not_ended(handle: SlurmRun, programs: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(module, "_SECONDS_TO_SHOW", 0.2)
     for _ in range(4):
         stub_recorded(programs, "scontrol", "cancelled.txt")

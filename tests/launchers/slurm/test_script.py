@@ -18,7 +18,7 @@ from distft.run import RunFolder
 from tests.launchers.slurm.frozen import freeze
 from tests.launchers.slurm.stubs import calls, stub
 
-ODD = ["plain", "données (1)", "it's 50% \"of\" $HOME", "a;b&c|d", "`id` {x} #y", "*?[a]~!"]
+ODD = ["plain", "données (1)", 'it\'s 50% "of" $HOME', "a;b&c|d", "`id` {x} #y", "*?[a]~!"]
 FABRICS = sorted(file.stem for file in (shipped_dir("slurm") / "fabrics").glob("*.yaml"))
 
 
@@ -132,7 +132,14 @@ def test_an_unknown_fabric_is_refused_with_the_nearest():
 
 
 def test_the_job_inherits_what_it_needs_and_no_secret(monkeypatch: pytest.MonkeyPatch):
-    for name in ("HF_TOKEN", "WANDB_API_KEY", "AWS_SECRET_ACCESS_KEY", "SLURM_JOB_ID", "CUDA_VISIBLE_DEVICES", "MY_OWN"):
+    for name in (
+        "HF_TOKEN",
+        "WANDB_API_KEY",
+        "AWS_SECRET_ACCESS_KEY",
+        "SLURM_JOB_ID",
+        "CUDA_VISIBLE_DEVICES",
+        "MY_OWN",
+    ):
         monkeypatch.setenv(name, "value")
     for name in ("NCCL_DEBUG", "HF_HOME", "SLURM_CONF"):
         monkeypatch.setenv(name, "value")
