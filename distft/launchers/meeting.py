@@ -20,6 +20,7 @@ from distft.run import RunFolder, read_json, write_json
 from distft.runtime.errors import Failure
 
 SECONDS_TO_MEET = 60.0
+_SECONDS_TO_REACH = 10.0  # a store that is open already
 _SECONDS_TO_PART = 10.0
 _SECONDS_BETWEEN_LOOKS = 0.5  # at whether another node has failed; one small message to the first
 
@@ -167,8 +168,8 @@ def join_at(run: RunFolder, host: str, port: int, count: int) -> Meeting:
 
 def _joined(run: RunFolder, addresses: list[str], port: int, node: Node | None, count: int = 0) -> Meeting:
     try:
-        address, own = reach(addresses, port, SECONDS_TO_MEET if node is None else 10)
-        store = _store(address, port, timedelta(seconds=SECONDS_TO_MEET))
+        address, own = reach(addresses, port, SECONDS_TO_MEET if node is None else _SECONDS_TO_REACH)
+        store = _store_that_answers(address, port)
         place = Place(**json.loads(store.get("place")))
     except (Unreachable, DistError) as error:
         raise NotMet(_first_line(error)) from error
@@ -185,6 +186,27 @@ def _joined(run: RunFolder, addresses: list[str], port: int, node: Node | None, 
 
 def _store(host: str, port: int, timeout: timedelta, is_master: bool = False) -> TCPStore:
     return TCPStore(host, port, None, is_master, timeout, wait_for_workers=False, multi_tenant=is_master)
+
+
+def _store_that_answers(host: str, port: int) -> TCPStore:
+    """Returns the store at an address; NotMet when another program has it.
+
+    Trap: the client's first question has no time-out, so a program that is silent would be waited for without end.
+    """
+    found: list[TCPStore] = []
+
+    def connect() -> None:
+        with suppress(DistError):
+            found.append(_store(host, port, timedelta(seconds=SECONDS_TO_MEET)))
+
+    ask = threading.Thread(target=connect, daemon=True)
+    ask.start()
+    ask.join(SECONDS_TO_MEET / 2)
+    if not found:
+        raise NotMet(
+            f"{host}:{port} answers, and is no meeting of a run: another program has it. Nearest: another port"
+        )
+    return found[0]
 
 
 def _first_line(error: Exception) -> str:

@@ -10,11 +10,11 @@ import yaml
 from distft.run import Plan, RunFolder, write_json
 
 
-def freeze(path: Path, processes: int = 2, steps: int = 5, **config: Any) -> RunFolder:
+def freeze(path: Path, processes: int = 2, steps: int = 5, nodes: int = 1, **config: Any) -> RunFolder:
     """Returns a run folder as launch leaves it before submitting; `config` tells the fake worker what to do."""
     run = RunFolder(path)
     path.mkdir(parents=True, exist_ok=True)
-    numbers = {"nodes": 1, "processes_per_node": processes, "world": processes, "steps": steps}
+    numbers = {"nodes": nodes, "processes_per_node": processes, "world": nodes * processes, "steps": steps}
     write_json(run.plan, dict.fromkeys(Plan.__dataclass_fields__, 0) | numbers)
     run.config.write_text(yaml.safe_dump({"steps": steps, **config}))
     run.write_status(state="pending", attempt=run.read_status()["attempt"] + 1, exit_code=None, error=None)

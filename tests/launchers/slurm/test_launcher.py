@@ -63,7 +63,9 @@ def test_what_submitit_starts_is_the_runs_own_script_and_no_more_is_pickled_than
     [command] = [line for line in (programs / "submitted").read_text().splitlines() if "submitit" in line][-1:]
     module = [sys.executable, "-u", "-m", "submitit.core._submit", str(run.logs / "submitit")]
     assert " ".join(map(shlex.quote, module)) in command
-    subprocess.run(module, env=os.environ | {"SLURM_JOB_ID": "12"}, capture_output=True, check=True)
+    given = {"SUBMITIT_EXECUTOR": "slurm", "SLURM_JOB_ID": "12", "SLURM_JOB_NODELIST": "n1"}
+    done = subprocess.run(module, env=os.environ | given, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
     assert (run.logs / "slurm.out").read_text().splitlines()[-2:] == [str(run.path), "to stderr"]
 
 

@@ -1,0 +1,244 @@
+"""Nodes meet at the first's store, hear of the first failure, and part in order; who does not come is told."""
+
+import json
+import multiprocessing
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from distft.launchers import meeting as module
+from distft.launchers.meeting import Meeting, Node, NotMet, join, join_at, open_alone, open_first, rendezvous_file
+from distft.run import RunFolder, read_json, write_json
+from distft.runtime.errors import Failure
+
+
+@pytest.fixture(autouse=True)
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "SECONDS_TO_MEET", 2.0)
+    monkeypatch.setattr(module, "_SECONDS_TO_REACH", 0.5)
+    monkeypatch.setattr(module, "_SECONDS_TO_PART", 1.5)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunFolder:
+    return RunFolder(tmp_path / "run")
+
+
+@pytest.fixture
+def apart() -> Iterator[Callable[..., "multiprocessing.Process"]]:
+    """Starts a function in a process of its own, as another node's elastic process is; it ends with the test."""
+    started = []
+    context = multiprocessing.get_context("fork")
+
+    def start(function: Callable[..., None], *arguments: object) -> multiprocessing.Process:
+        process = context.Process(target=function, args=arguments, daemon=True)
+        process.start()
+        started.append(process)
+        return process  # pyright: ignore[reportReturnType]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.join()
+
+
+def meet(run: RunFolder, count: int = 2) -> list[Meeting]:
+    """Returns the meeting as each of `count` nodes sees it."""
+    with ThreadPoolExecutor() as pool:
+        first = pool.submit(open_first, run, 3, count, "127.0.0.1")
+        others = [pool.submit(join, run, 3, Node(index, count)) for index in range(1, count)]
+        return [first.result(20), *(other.result(20) for other in others)]
+
+
+def failure(rank: int) -> Failure:
+    return Failure(rank, f"n{rank}", "ValueError", f"row of rank {rank}")
+
+
+def test_nodes_find_the_first_by_the_run_folder(run: RunFolder):
+    first, second, third = meet(run, 3)
+    place = read_json(rendezvous_file(run, 3))
+    assert place["port"] == first.port == second.port == third.port and place["addresses"][0] == "127.0.0.1"
+    assert [each.node for each in (first, second, third)] == [Node(0, 3), Node(1, 3), Node(2, 3)]
+    assert second.address == "127.0.0.1" and {each.interface for each in (first, second, third)} == {"lo"}
+    assert first.attempt == third.attempt == 3
+
+
+def test_a_run_on_one_machine_meets_nobody_and_writes_nothing(run: RunFolder):
+    alone = open_alone(1)
+    assert alone.node == Node(0, 1) and alone.told() is None and not run.path.exists()
+    alone.part()
+
+
+def test_the_failure_that_was_told_first_is_everyones(run: RunFolder):
+    nodes = meet(run, 3)
+    assert [node.told() for node in nodes] == [None] * 3
+    nodes[2].tell(failure(2))
+    nodes[0].tell(failure(0))
+    nodes[1].tell(failure(1))
+    assert [node.told() for node in nodes] == [failure(2)] * 3
+
+
+def test_a_node_hears_once_of_anothers_failure(run: RunFolder):
+    first, second = meet(run)
+    heard: list[float] = []
+    with first.watched(lambda: heard.append(time.monotonic())):
+        time.sleep(1)
+        assert not heard
+        told = time.monotonic()
+        second.tell(failure(1))
+        while not heard and time.monotonic() < told + 5:
+            time.sleep(0.01)
+        time.sleep(1)
+    assert len(heard) == 1 and heard[0] - told < 2
+
+
+def test_nobody_is_disturbed_after_the_ranks_have_ended(run: RunFolder):
+    first, second = meet(run)
+    heard: list[None] = []
+    with first.watched(lambda: heard.append(None)):
+        pass
+    second.tell(failure(1))
+    time.sleep(1)
+    assert not heard and threading.active_count() < 20
+
+
+def hold_first(path: str) -> None:
+    meeting = open_first(RunFolder(Path(path)), 3, 2, "127.0.0.1")  # the store lives as long as this does
+    time.sleep(60)
+    meeting.part()
+
+
+def test_a_first_node_that_is_gone_is_a_failure_that_is_heard(run: RunFolder, apart: Callable):
+    process = apart(hold_first, str(run.path))
+    second = join(run, 3, Node(1, 2))
+    heard = threading.Event()
+    with second.watched(heard.set):
+        assert not heard.wait(1)
+        process.kill()
+        assert heard.wait(5)
+    assert second.told() is None
+    second.tell(failure(1))
+    second.part()
+
+
+def test_a_node_that_never_comes_is_counted_and_told_where_to(run: RunFolder):
+    with pytest.raises(NotMet) as caught:
+        open_first(run, 3, 3, "127.0.0.1")
+    said = str(caught.value)
+    assert said.startswith("1 of 3 nodes came within 2 s. The others find this one by ")
+    assert f"{rendezvous_file(run, 3)}, at 127.0.0.1, " in said + ", "
+
+
+def test_a_first_node_that_never_writes_is_told_with_the_file(run: RunFolder):
+    with pytest.raises(NotMet) as caught:
+        join(run, 3, Node(1, 2))
+    assert str(caught.value) == (
+        f"the first node has not written {rendezvous_file(run, 3)} in 2 s. Did it start? Is the disk shared?"
+    )
+
+
+def test_addresses_that_do_not_answer_are_named(run: RunFolder):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    place = {"attempt": 3, "addresses": ["127.0.0.1", "::1"], "port": port, "number": "x"}
+    write_json(rendezvous_file(run, 3), place)
+    with pytest.raises(NotMet) as caught:
+        join(run, 3, Node(1, 2))
+    said = str(caught.value)
+    assert f"127.0.0.1:{port}: [Errno 111] Connection refused" in said and f"::1:{port}: " in said
+
+
+@pytest.mark.parametrize("there", ["nothing", "another"])
+def test_another_folder_than_the_firsts_is_told(there: str, run: RunFolder, tmp_path: Path):
+    other = RunFolder(tmp_path / "other" / "run")
+    with ThreadPoolExecutor() as pool:
+        first = pool.submit(open_first, run, 3, 2, "127.0.0.1")
+        while not rendezvous_file(run, 3).is_file():
+            time.sleep(0.01)
+        place = read_json(rendezvous_file(run, 3))
+        if there == "another":
+            write_json(rendezvous_file(other, 3), place | {"number": "of another time"})
+        with pytest.raises(NotMet) as caught:
+            join_at(other, "127.0.0.1", place["port"], 2)
+        assert str(caught.value) == (
+            f"127.0.0.1:{place['port']} answers, and {rendezvous_file(other, 3)} is not what it wrote: the run folder "
+            "is not shared by the nodes. Nearest: runs_dir on a disk that all of them see under one path"
+        )
+        with pytest.raises(NotMet, match="1 of 2 nodes came"):
+            first.result(10)
+
+
+def test_machines_that_join_by_an_address_count_themselves_and_one_too_many_is_told(run: RunFolder):
+    with ThreadPoolExecutor() as pool:
+        first = pool.submit(open_first, run, 3, 2, "127.0.0.1")
+        while not rendezvous_file(run, 3).is_file():
+            time.sleep(0.01)
+        port = read_json(rendezvous_file(run, 3))["port"]
+        second = join_at(run, "127.0.0.1", port, 2)
+        assert second.node == Node(1, 2) and second.attempt == first.result(10).attempt == 3
+        with pytest.raises(NotMet, match=r"launcher.nodes=2, and so many are there already. Nearest: .*nodes=3"):
+            join_at(run, "127.0.0.1", port, 2)
+
+
+def test_a_port_that_is_taken_is_told(run: RunFolder):
+    with socket.create_server(("", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(NotMet, match=rf"port {port} of this machine is taken: .* Nearest: another port"):
+            open_first(run, 3, 2, "127.0.0.1", port)
+
+
+def test_a_program_that_is_no_store_is_no_meeting(run: RunFolder):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        begun = time.monotonic()
+        with pytest.raises(NotMet):
+            join_at(run, "127.0.0.1", silent.getsockname()[1], 2)
+        assert time.monotonic() - begun < 10
+
+
+def test_a_machine_without_an_address_is_told_what_to_give(run: RunFolder, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(module, "own_addresses", lambda *_: [])
+    with pytest.raises(NotMet, match=r"no address that others could reach: .* Nearest: NodeAddr in slurm.conf"):
+        open_first(run, 3, 2)
+
+
+def test_the_first_node_parts_last(run: RunFolder):
+    first, second = meet(run)
+    order: list[str] = []
+
+    def part_first() -> None:
+        first.part()
+        order.append("first")
+
+    thread = threading.Thread(target=part_first)
+    thread.start()
+    time.sleep(0.5)
+    assert order == []
+    second.part()
+    order.append("second")
+    thread.join(5)
+    assert order[-1] == "first" or order == ["first", "second"]
+    assert not thread.is_alive()
+
+
+def test_a_node_that_is_gone_holds_the_first_no_longer_than_said(run: RunFolder):
+    first, _ = meet(run)
+    begun = time.monotonic()
+    first.part()
+    assert 1 < time.monotonic() - begun < 4
+
+
+def test_what_is_written_is_plain_and_drawn_anew(run: RunFolder):
+    numbers = set()
+    for _ in range(2):
+        meet(run)
+        assert os.listdir(run.logs / "attempt-3") == ["rendezvous.json"]
+        numbers.add(json.loads(rendezvous_file(run, 3).read_text())["number"])
+        rendezvous_file(run, 3).unlink()  # an attempt has one meeting
+    assert len(numbers) == 2
