@@ -50,7 +50,8 @@ def test_a_job_that_fits_is_not_refused():
         ),
         (
             {"time": "2-00:00:01"},
-            "launcher.time=2-00:00:01 is over the limit of partition gpu. Nearest: 2880 (minutes), or another partition",
+            "launcher.time=2-00:00:01 is over the limit of partition gpu. "
+            "Nearest: 2880 (minutes), or another partition",
         ),
         (
             {"time": 2881},
