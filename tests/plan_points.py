@@ -17,9 +17,9 @@ def main(arguments: list[str]) -> int:
     """Returns 0 with a line for each point; ConfigError for the first that is wrong, or a sweep that is."""
     request = read_request([each for each in arguments if each not in MULTIRUN])
     points = corners(parse(request.swept), MOST)
-    compose((*request.shared, *request.own, *points[0]), to_run=False, sweep=True)
+    compose((*request.shared, *request.own, *points[0]), sweep=True)
     for point in points:
-        plan = make_plan(compose(request.of_job(point), to_run=False))
+        plan = make_plan(compose(request.of_job(point)))
         print(f"{words(point)}: {plan.steps} steps")
     return 0
 

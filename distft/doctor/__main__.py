@@ -32,7 +32,7 @@ def main(argv: list[str]) -> int:
     overrides = [text for text in argv if text not in mine]
     if not any(text.startswith("data.train=") for text in overrides):
         overrides = [NO_ROWS, *overrides]
-    config = compose(overrides, to_run=False)
+    config = compose(overrides)
     console = screen(sys.stdout)
     findings = look(config, console)
     show(findings, console)
