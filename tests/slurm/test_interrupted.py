@@ -13,7 +13,7 @@ pytestmark = pytest.mark.slow
 
 STEPS = 120
 SETTINGS = [f"train.max_steps={STEPS}", "strategy=fsdp", "checkpoint.every_steps=50", "seed=3"]
-ON_TWO_NODES = [*SETTINGS, "launcher.nodes=2", "launcher.partition=low"]
+ON_TWO_NODES = [*SETTINGS, "tracker=wandb", "tracker.mode=offline", "launcher.nodes=2", "launcher.partition=low"]
 
 
 @pytest.fixture(scope="module")
@@ -45,3 +45,5 @@ def test_preempted_requeued_cancelled_and_submitted_again(
     assert [step for step, _, _ in losses(run)] == list(range(1, STEPS + 1))
     assert losses(run) == losses(run_of(folder, "straight"))
     assert run.read_status()["attempt"] == 4
+    [record] = (run.path / "wandb").glob("offline-run-*")
+    assert record.name.endswith((run.path / "wandb" / "id").read_text())

@@ -60,7 +60,7 @@ def test_every_folder_name_reaches_the_programs_as_it_is(name: str, tmp_path: Pa
     [srun] = calls(programs, "srun")
     assert srun == [
         "--nodes=2", "--ntasks=2", "--ntasks-per-node=1", "--cpus-per-task=5", "--export=ALL", "--kill-on-bad-exit=1",
-        "python", "-m", "distft.launchers.slurm.node", path,
+        "bash", "-c", 'trap "" USR1 TERM; exec python -m distft.launchers.slurm.node "$0"', path,
     ]  # fmt: skip
 
 
@@ -167,6 +167,6 @@ def test_a_container_sees_every_folder_that_the_run_reads_or_writes(tmp_path: Pa
     mounts = given["container-mounts"].split(",")
     needed = [folder / "runs", folder / "cache", *places.values(), checkout, other, tmp_path / "scratch"]
     assert sorted(mounts) == sorted([*(f"{each}:{each}" for each in needed), "/more:/more:ro"])
-    assert srun[-4:] == ["python", "-m", "distft.launchers.slurm.node", str(run.path)]
+    assert srun[-4:-2] == ["bash", "-c"] and srun[-1] == str(run.path)
     assert seen_by_srun(programs)["PYTHONPATH"].split(":")[0] == str(checkout)
     assert not any("PYTHONPATH" in line for line in setup(Environment()))

@@ -1,0 +1,29 @@
+"""One machine's launch of a frozen run of the fake worker that several machines share:
+`python -m tests.launchers.drive_together RUN NODES HOST:PORT`.
+"""
+
+import sys
+from pathlib import Path
+
+from distft.launch import supervise, tell_end
+from distft.launchers import together
+from distft.launchers.local import Local
+from distft.run import FINISHED, RunFolder
+
+together.SECONDS_TO_WAIT, together._SECONDS_TO_SHOW = 8.0, 2.0
+
+
+def main() -> int:
+    run = RunFolder(Path(sys.argv[1]))
+    launcher = Local(int(sys.argv[2]), program="tests.launchers.fake_worker", rendezvous=sys.argv[3])
+    try:
+        handle = launcher.find(run.path) or launcher.submit([run.path])[0]
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 2
+    outcome = supervise(run, handle, launcher, None)
+    return 0 if outcome.state in FINISHED else tell_end(run, outcome)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
