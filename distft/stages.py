@@ -114,7 +114,7 @@ def freeze(run: RunFolder, config: Config, plan: Plan, overrides: Sequence[str])
         sync(file)
     stop.clear(run)
     attempt = run.read_status()["attempt"] + 1
-    run.write_status(state="pending", attempt=attempt, starts=[], timeouts=0, exit_code=None, error=None)
+    run.write_status(state="pending", attempt=attempt, exit_code=None, error=None)
 
 
 def find(launcher: Launcher, run: RunFolder) -> Handle | None:

@@ -33,7 +33,7 @@ def main() -> int:
     parser.add_argument("--nodes", type=int, required=True)
     parser.add_argument("--endpoint", default="localhost:0", help="of the first node; a fresh port of this one")
     parser.add_argument("--address", default="127.0.0.1", help="of this node")
-    parser.add_argument("--first", action="store_true", help="this node is the endpoint's")
+    parser.add_argument("--node", type=int, default=0, help="number of this node; 0 is the endpoint's")
     parser.add_argument("--seconds", type=float, default=50)
     given = parser.parse_args()
     answer = os.dup(1)
@@ -56,9 +56,10 @@ def reduce(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
         max_nodes=given.nodes,
         nproc_per_node=processes,
         run_id="doctor",
-        rdzv_backend="c10d",
+        # c10d tells nodes apart by host name and process id, which may be the same where names stand for loopback
+        rdzv_backend="c10d" if given.nodes == 1 else "static",
         rdzv_endpoint=given.endpoint,
-        rdzv_configs={"is_host": given.first or given.nodes == 1, **dict.fromkeys(_WAITS, given.seconds)},
+        rdzv_configs={"rank": given.node, "is_host": given.node == 0, **dict.fromkeys(_WAITS, given.seconds)},
         local_addr=given.address,
         max_restarts=0,
         monitor_interval=0.1,

@@ -82,12 +82,13 @@ def reach(places: dict[str, tuple[str, int]]) -> dict[str, str]:
     return unreachable(places)
 
 
-def all_reduce(nodes: int, first: str, endpoint: str, places: dict[str, tuple[str, int]], limit: float) -> dict:
-    """Returns how the all-reduce over all nodes went, seen from this one."""
+def all_reduce(nodes: int, endpoint: str, places: dict[str, tuple[str, int]], limit: float) -> dict:
+    """Returns how the all-reduce over all nodes went, seen from this one; the first by name is the endpoint's."""
     me = node_name()
-    options = ["--nodes", str(nodes), "--endpoint", endpoint, "--address", places[me][0], "--seconds", str(limit - 5)]
+    options = ["--nodes", str(nodes), "--node", str(sorted(places).index(me)), "--endpoint", endpoint]
+    options += ["--address", places[me][0], "--seconds", str(limit - 5)]
     try:
-        return ask_program("distft.doctor.all_reduce", *options, *["--first"] * (me == first), seconds=limit)
+        return ask_program("distft.doctor.all_reduce", *options, seconds=limit)
     except Ended as ended:
         return {"failed": f"{me}: {ended}", "backend": "no backend", "interface": "none"}
 

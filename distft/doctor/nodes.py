@@ -155,7 +155,7 @@ def _all_reduce(given: Allocation, nodes: int, heard: Mapping[str, Any], places:
     first = min(heard)
     endpoint = f"{heard[first]['address']}:{heard[first]['free']}"
     limit = SECONDS_TO_REDUCE
-    wanted = {"nodes": nodes, "first": first, "endpoint": endpoint, "places": places, "limit": limit}
+    wanted = {"nodes": nodes, "endpoint": endpoint, "places": places, "limit": limit}
     answers, failed = given.ask("all_reduce", limit + 10, **wanted)
     told = dict(next(iter(answers.values()), {"backend": "no backend", "interface": "none"}))
     reasons = [reason for each in answers.values() for reason in each["failed"].split("; ") if reason]

@@ -50,6 +50,7 @@ def write_script(run: RunFolder, options: Mapping[str, str | None], environment:
     text += "\n".join([_BEGIN, *setup(environment), "", f"{_END}{after}"])
     if environment.kind == "container":
         text = text.replace(_PROGRAM, f"{' '.join(_container(run, environment))} \\\n    {_PROGRAM}")
+    run.logs.mkdir(parents=True, exist_ok=True)  # where it is missing, sbatch's job fails without a word
     script_of(run).write_text(text)
     script_of(run).chmod(0o755)
 
