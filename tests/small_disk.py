@@ -1,5 +1,6 @@
 """A disk of a few pages that a test can fill: a tmpfs, which root may mount."""
 
+import errno
 import os
 import subprocess
 from collections.abc import Iterator
@@ -29,6 +30,12 @@ def fill(disk: Path, leave: int = 0) -> Path:
     filler = disk / "filler"
     filler.unlink(missing_ok=True)
     found = os.statvfs(disk)
-    with filler.open("wb") as handle:
-        handle.write(bytes(max(0, found.f_bavail * found.f_frsize - leave)))
+    with filler.open("wb", buffering=0) as handle:
+        try:
+            handle.write(bytes(max(0, found.f_bavail * found.f_frsize - leave)))
+        except OSError as full:  # somebody else has written meanwhile
+            if full.errno != errno.ENOSPC:
+                raise
+        short = leave - os.statvfs(disk).f_bavail * found.f_frsize
+        handle.truncate(max(0, handle.tell() - max(0, short)))
     return filler

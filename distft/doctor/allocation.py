@@ -34,7 +34,7 @@ class Allocation:
         self.nodes: list[str] = []
         self._process = process
         self._errors = errors
-        self._lines: queue.Queue[str | None] = queue.Queue()
+        self._answers: queue.Queue[dict[str, Any] | None] = queue.Queue()
         threading.Thread(target=self._listen, daemon=True).start()
 
     def ask(self, question: str, seconds: float, **given: Any) -> tuple[dict[str, Any], dict[str, str]]:
@@ -62,13 +62,12 @@ class Allocation:
         until = time.monotonic() + seconds
         while len(answers) + len(failed) < len(nodes):
             try:
-                line = self._lines.get(timeout=max(0.0, until - time.monotonic()))
+                told = self._answers.get(timeout=max(0.0, until - time.monotonic()))
             except queue.Empty:
                 break
-            if line is None:  # srun has ended
-                self._lines.put(None)
+            if told is None:  # srun has ended
+                self._answers.put(None)
                 break
-            told: dict[str, Any] = json.loads(line) if line.startswith('{"node"') else {"question": None}
             if told["question"] == question:
                 if "error" in told:
                     failed[told["node"]] = told["error"]
@@ -77,10 +76,19 @@ class Allocation:
         return answers, failed
 
     def _listen(self) -> None:
+        """Puts the pieces of each node's answers together."""
         assert self._process.stdout
+        begun: dict[str, str] = {}
         for line in self._process.stdout:
-            self._lines.put(line)
-        self._lines.put(None)
+            if not line.startswith('{"node"'):
+                continue
+            piece = json.loads(line)
+            text = begun.pop(piece["node"], "") + piece["piece"]
+            if piece["last"]:
+                self._answers.put(json.loads(text))
+            else:
+                begun[piece["node"]] = text
+        self._answers.put(None)
 
     def _said(self) -> str:
         """Returns the most telling line that srun, or a node through it, left on stderr."""

@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import distft
 from distft.doctor.child import Ended, ask_program
@@ -23,6 +23,7 @@ from distft.doctor.reach import listen, unreachable
 from distft.runtime.environment import describe
 
 _SECONDS_TO_SHOW = 5  # a shared disk may show a new name that late
+_PIECE = 400  # characters of an answer; written as JSON in JSON they are at most twice as many
 
 
 def node_name() -> str:
@@ -98,11 +99,20 @@ QUESTIONS: dict[str, Callable[..., Any]] = {
 }
 
 
+def tell(answer: dict[str, Any], answers: TextIO) -> None:
+    """Writes an answer in lines of less than 1,024 bytes: srun puts longer ones of several nodes into each other."""
+    text = json.dumps(answer)
+    pieces = [text[start : start + _PIECE] for start in range(0, len(text), _PIECE)]
+    for number, piece in enumerate(pieces, 1):
+        line = json.dumps({"node": node_name(), "piece": piece, "last": number == len(pieces)})
+        print(line, file=answers, flush=True)
+
+
 def main() -> None:
-    """Answers each question in a line; one that raises is answered with its error."""
+    """Answers each question; one that raises is answered with its error."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever else is printed is no answer
-    print(json.dumps({"node": node_name(), "question": "here", "answer": True}), file=answers, flush=True)
+    tell({"node": node_name(), "question": "here", "answer": True}, answers)
     for line in sys.stdin:
         asked = json.loads(line)
         answer: dict[str, Any] = {"node": node_name(), "question": asked["question"]}
@@ -110,7 +120,7 @@ def main() -> None:
             answer["answer"] = QUESTIONS[asked["question"]](**asked["given"])
         except Exception as error:  # the others go on
             answer["error"] = f"{type(error).__name__}: {(str(error).strip() or 'no reason given').splitlines()[0]}"
-        print(json.dumps(answer), file=answers, flush=True)
+        tell(answer, answers)
 
 
 if __name__ == "__main__":

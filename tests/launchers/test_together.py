@@ -117,7 +117,7 @@ def test_a_run_folder_that_is_not_shared_is_told(machines: tuple[Machine, Machin
     second = machines[1].start(run, before=f"mount -t tmpfs none {tmp_path}; mkdir {tmp_path}/run")
     code, said = ended(second)
     assert code == 2 and "do not share this folder" in said and "Traceback" not in said, said
-    first.terminate()
+    first.kill()
     first.wait()
     assert_none_left(run)
 

@@ -16,7 +16,7 @@ def sweep_unused(facts: Facts) -> str | None:
 
 @rule(("launcher.jobs_at_once",), "launcher.jobs_at_once without -m", "one run is launched")
 def jobs_at_once_unused(facts: Facts) -> str | None:
-    if facts.sweep or facts.gave("launcher.jobs_at_once") is None:
+    if facts.sweep or facts.gave("launcher.jobs_at_once") is None or facts["launcher.jobs_at_once"] is None:
         return None
     asked = facts["launcher.jobs_at_once"]
     return f"launcher.jobs_at_once={asked} has no effect without -m, which makes a sweep. Nearest: -m, with KEY=A,B"
