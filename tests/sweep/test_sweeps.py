@@ -193,6 +193,7 @@ def test_a_search_finds_a_better_rate_than_the_worst_of_a_grid(grid, folder):
     [
         (["seed=0,1", "optimizer.lrr=3"], ["optimizer.lrr is no key. Nearest: optimizer.lr"]),
         (["seed=0,-1", "train.global_batch_size=8,9"], ["not a whole number of at", "9 is not a multiple"]),
+        (["seed=-1,0", "train.global_batch_size=8,9"], ["not a whole number of at", "9 is not a multiple"]),
         (["seed=0,1", "train.global_batch_size=8,9"], ["001-seed=0,train.global_batch_size=9; 003-seed=1,train"]),
         (["train.max_steps=3,4,3"], ["002-train.max_steps=3 is the same run as 000-train.max_steps=3"]),
         (["optimizer.lr=interval(0.1,1)"], ["Nearest: sweep=optuna"]),
