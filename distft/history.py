@@ -38,7 +38,7 @@ def check_followed(run: RunFolder, config: Config, name: str) -> None:
     changes = difference(run.read_config(), config.values)
     others = [line for line in changes if not covers(OF_THE_LAUNCH, line.partition(":")[0])]
     if others:
-        first = f"name={run.path.name}: {name} runs it with another config. Nearest: another name, or scancel it first"
+        first = f"name={run.path.name}: {name} runs it with another config. Nearest: another name, or touch {run.stop}"
         raise ConfigError(["\n    ".join([first, *others])])
 
 

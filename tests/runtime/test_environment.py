@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from distft.runtime.environment import describe, looks_secret, redact, secrets
+from distft.runtime.environment import describe, looks_secret, passed_on, redact, secrets
 
 CANARY = "canary-5f3a9c"
 
@@ -61,3 +61,13 @@ def test_short_values_garble_no_text():
 
 def test_of_two_secrets_the_longer_is_blanked_first():
     assert redact("x 12345678-long y", {"A_KEY": "12345678", "B_KEY": "12345678-long"}) == "x <B_KEY> y"
+
+
+def test_a_job_inherits_what_is_on_the_list_and_neither_secrets_nor_what_is_this_machines():
+    inherited = ["PATH", "HOME", "LC_TIME", "LD_LIBRARY_PATH", "HF_HOME", "NCCL_DEBUG", "OMP_NUM_THREADS", "SLURM_CONF"]
+    secret = ["HF_TOKEN", "WANDB_API_KEY", "HUGGINGFACE_HUB_TOKEN", "SLURM_JWT_KEY", "LMOD_SECRET"]
+    of_this_machine = ["SLURM_JOB_ID", "SLURM_CONF_SERVER", "CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES"]
+    of_this_machine += ["MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RUN_ID"]
+    unknown = ["MY_OWN", "XPATH", "SSH_AUTH_SOCK", "DBUS_SESSION_BUS_ADDRESS"]
+    names = [*secret, *inherited, *of_this_machine, *unknown]
+    assert passed_on(dict.fromkeys(names, "value")) == inherited

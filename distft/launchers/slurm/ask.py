@@ -53,11 +53,17 @@ def slurm(*command: str) -> str:
     except FileNotFoundError as error:
         raise SlurmError(f"{command[0]} is not on PATH: this machine is no login node of a cluster") from error
     except subprocess.TimeoutExpired as error:
-        raise SlurmError(f"{command[0]} gave no answer in {_SECONDS_TO_ANSWER} s: is slurmctld up?") from error
+        said = (error.stderr or b"").decode(errors="replace")  # bytes, whatever `text` says
+        why = _last_words(said, command[0], "is slurmctld up?")
+        raise SlurmError(f"{command[0]} gave no answer in {_SECONDS_TO_ANSWER} s: {why}") from error
     if done.returncode:
-        *_, last = done.stderr.strip().splitlines() or ["it failed without a word"]
-        raise SlurmError(f"{command[0]}: {last.removeprefix(f'{command[0]}: ')}")
+        raise SlurmError(f"{command[0]}: {_last_words(done.stderr, command[0], 'it failed without a word')}")
     return done.stdout
+
+
+def _last_words(said: str, program: str, otherwise: str) -> str:
+    *_, last = said.strip().splitlines() or [otherwise]
+    return last.removeprefix(f"{program}: ")
 
 
 def outside_of_job() -> dict[str, str]:

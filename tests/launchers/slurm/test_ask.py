@@ -113,6 +113,9 @@ def test_a_machine_without_the_programs_is_told_from_a_silent_controller(
     monkeypatch.setattr(ask, "_SECONDS_TO_ANSWER", 0.3)
     with pytest.raises(SlurmError, match=r"sinfo gave no answer in .* s: is slurmctld up\?"):
         partitions()
+    stub(programs, "sinfo", "echo 'sinfo: error: cannot stat file /x/slurm.conf' >&2; exec sleep 20")
+    with pytest.raises(SlurmError, match=r"gave no answer in .* s: error: cannot stat file /x/slurm.conf"):
+        partitions()
     monkeypatch.setenv("PATH", str(programs))
     with pytest.raises(SlurmError, match="squeue is not on PATH: this machine is no login node of a cluster"):
         ask.seconds_left("7")
