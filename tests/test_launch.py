@@ -1,7 +1,9 @@
 """The whole command on a tiny model: it runs, shows, continues, refuses, and keeps secrets to itself."""
 
 import os
+import pty
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -175,9 +177,39 @@ def test_a_disk_that_takes_no_run_is_told_without_a_traceback(folder):
     assert code in (1, 2) and str(folder / "file") in told and "Traceback" not in told
 
 
-def test_the_slurm_launcher_is_refused_clearly(folder):
-    code, _, told = end(start(folder, "slurm", "launcher=slurm"))
-    assert code == 2 and "launcher=local" in told and "Traceback" not in told
+@pytest.mark.parametrize("there", ["no program of SLURM", "programs without a cluster"])
+def test_a_machine_without_a_cluster_is_told_at_once_and_nothing_is_made(folder, tmp_path, monkeypatch, there):
+    programs = tmp_path if there == "no program of SLURM" else "/usr/bin"
+    if programs != tmp_path and not shutil.which("sinfo", path=programs):
+        pytest.skip("sinfo is not installed")
+    monkeypatch.delenv("SLURM_CONF", raising=False)
+    begun = time.monotonic()
+    code, said, told = end(start(folder, "slurm", "launcher=slurm", PATH=str(programs)))
+    assert time.monotonic() - begun < 3
+    assert code == 2 and not said and "Traceback" not in told
+    [error] = [line for line in told.splitlines() if "launcher=slurm: sinfo" in line]
+    assert error.endswith("Nearest: a login node of the cluster, or launcher=local")
+    assert not run_of(folder, "slurm").path.exists()
+
+
+def test_a_job_goes_on_without_its_launch_unless_a_person_at_a_terminal_says_y():
+    answers = ["y\n", "Yes\n", "n\n", "\n", "\x04"]
+    program = "import signal, distft.launch as launch\n"
+    program += f"print([launch.is_left_alone(signal.SIGINT) for _ in range({len(answers)})])\n"
+    program += "print(launch.is_left_alone(signal.SIGTERM), launch.is_left_alone(signal.SIGHUP))"
+    master, terminal = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-c", program], stdin=terminal, stderr=terminal, stdout=subprocess.PIPE, text=True
+    )
+    os.write(master, "".join(answers).encode())
+    said, _ = process.communicate(timeout=30)
+    os.close(master)
+    os.close(terminal)
+    assert said.endswith("[False, False, True, True, True]\nTrue True\n")
+    done = subprocess.run(
+        [sys.executable, "-c", program], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "[True, True, True, True, True]\nTrue True\n", "nobody is there to be asked"
 
 
 def test_a_run_without_a_name_gets_one_of_model_data_and_time(tmp_path):

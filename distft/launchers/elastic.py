@@ -129,6 +129,7 @@ def main() -> int:
     """Returns 0 when every rank did; else 1, with the failure on stdout."""
     given = read_arguments()
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # meant for the ranks, which begin like that until they listen
+    signal.signal(_PEER_FAILED, signal.SIG_DFL)  # its own; what a script starts with & was started to ignore it
     answer = os.dup(1)
     os.dup2(2, 1)  # whatever else is printed goes to the log
     run = RunFolder(given.run)

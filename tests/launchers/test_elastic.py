@@ -1,11 +1,17 @@
 """What the elastic process gives its ranks."""
 
+import json
 import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
 
 import pytest
 
 from distft.launchers.elastic import RankLogs, threads_per_process
 from distft.run import RunFolder
+from tests.launchers.fake_run import assert_none_left, freeze
 
 
 @pytest.mark.parametrize(("cores", "processes", "threads"), [(8, 2, 4), (8, 3, 2), (2, 4, 1)])
@@ -20,3 +26,29 @@ def test_each_rank_has_a_log_in_the_run_folder_and_an_error_file_outside(tmp_pat
     places = RankLogs(run, 2, tmp_path / "errors").reify(envs)
     assert places.stderrs == {0: str(run.rank_log(2, 4)), 1: str(run.rank_log(2, 5))}
     assert envs[1]["TORCHELASTIC_ERROR_FILE"] == str(tmp_path / "errors" / "rank-5.json")
+
+
+def ignore_sigquit() -> None:
+    """Leaves a process as `command &` in a script does."""
+    signal.signal(signal.SIGQUIT, signal.SIG_IGN)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("before", [None, ignore_sigquit], ids=["by hand", "in the background of a script"])
+def test_a_failure_on_one_node_ends_the_others_ranks(tmp_path, before: Callable[[], None] | None):
+    run = freeze(tmp_path / "run", processes=1, nodes=2, steps=100_000, bad_rank=1, bad="raise")
+    command = [sys.executable, "-m", "distft.launchers.elastic", str(run.path), "--attempt", "1", "--nodes", "2"]
+    command += ["--program", "tests.launchers.fake_worker", "--address", "127.0.0.1"]
+    nodes = [
+        subprocess.Popen(
+            [*command, "--node", node], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, preexec_fn=before
+        )
+        for node in "01"
+    ]
+    try:
+        said = [json.loads(node.communicate(timeout=40)[0]) for node in nodes]
+    finally:
+        for node in nodes:
+            node.kill()
+    assert [(each["rank"], each["message"]) for each in said] == [(1, "row 7 has no label")] * 2
+    assert_none_left(run)

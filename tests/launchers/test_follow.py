@@ -19,7 +19,14 @@ pytestmark = pytest.mark.slow
 def drive(run: RunFolder, grace_seconds: float = 60, **options) -> subprocess.Popen[str]:
     """Starts a process that follows the run as launch does; its group is its own."""
     command = [sys.executable, "-m", "tests.launchers.drive", str(run.path), str(grace_seconds)]
-    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True, **options)
+    return subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # which nohup, before pytest, would ignore
+        **options,
+    )
 
 
 def ended(process: subprocess.Popen[str], seconds: float = 60) -> tuple[int, str]:

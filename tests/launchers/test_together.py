@@ -1,6 +1,7 @@
 """Two machines without a scheduler: two network namespaces with addresses and host names of their own."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -58,6 +59,18 @@ def machines(require) -> Iterator[tuple[Machine, Machine]]:
         for name in names:
             with suppress(subprocess.CalledProcessError):
                 ip("netns", "del", name)
+
+
+@pytest.fixture(autouse=True)
+def nothing_goes_on(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Ends what a failed test has left on the machines, where it would hold the port of the next."""
+    yield
+    if "machines" in request.fixturenames:
+        for machine in request.getfixturevalue("machines"):
+            there = subprocess.run(["ip", "netns", "pids", machine.name], capture_output=True, text=True, check=True)
+            for pid in there.stdout.split():
+                with suppress(ProcessLookupError):
+                    os.kill(int(pid), signal.SIGKILL)
 
 
 def ended(process: subprocess.Popen[str], seconds: float = 60) -> tuple[int, str]:
