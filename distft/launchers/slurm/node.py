@@ -32,9 +32,11 @@ def main() -> int:
     """Returns 0 when the run has ended well or was preempted, 1 when it failed."""
     run = RunFolder(Path(sys.argv[1]))
     attempt, node = run.read_status()["attempt"], int(os.environ["SLURM_NODEID"])
+    noted: list[int] = []
 
     def note(number: int, _: FrameType | None) -> None:
-        if node == 0 and stop.requested(run, attempt) is None:
+        noted.append(number)  # first: another signal may come while this one is being written
+        if node == 0 and len(noted) == 1 and stop.requested(run, attempt) is None:
             stop.request(run, attempt, BY_SCHEDULER + signal.Signals(number).name)
 
     for number in _SIGNALS:
