@@ -27,10 +27,12 @@ class Promise:
         """Returns what holds after a mark of `saves`.
 
         A checkpoint is acknowledged when any process says so; what is the best and what has gone, when rank 0 does.
+        Another process may say so late, when rank 0 is at the next save already: it speaks of the one that it names.
         """
         kind, *numbers = mark.split("-")
         if not is_first:
-            return replace(self, saved=self.saving) if kind == "saved" and self.saving else self
+            named = kind == "saved" and (int(numbers[0]), int(numbers[1])) == self.saving
+            return replace(self, saved=self.saving) if named else self
         if kind == "resume":
             start, _ = map(int, numbers)
             saved = next((save for save in self.all_saved if save[0] == start), None)
