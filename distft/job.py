@@ -73,11 +73,13 @@ def end(run: RunFolder, code: int) -> int:
         write_results(run, export=run.read_config().get("export", True))
         write_outcome(run, Outcome(status["state"]))
         return 0
-    if status["state"] != "preempted" and status["exit_code"] is None:  # node 0 had no time to tell
+    if status["state"] != "preempted" and status["exit_code"] is not None:
+        return status["exit_code"]
+    if is_ended_by_slurm():  # which may start it again; if not, whoever waits for it sees that it is gone
+        return code or EXIT_PREEMPTED
+    if status["state"] != "preempted":  # node 0 had no time to tell
         write_outcome(run, Outcome("failed", asdict(why(run, status["attempt"], code))))
         return 1
-    if status["state"] != "preempted":
-        return status["exit_code"]
     if refusal := requeued(run, status):
         print(refusal, file=sys.stderr)
         write_outcome(run, Outcome("preempted"))
@@ -147,9 +149,6 @@ def requeued(run: RunFolder, status: Mapping[str, Any]) -> str | None:
     if not reason.startswith(BY_SCHEDULER):
         return f"saved and stopped: {reason or 'asked to'}"
     try:
-        now = job_state(job)
-        if now.name != "RUNNING":
-            return f"saved and stopped: SLURM says {now.name}"
         timeouts = status.get("timeouts", 0) + is_near_limit(run, seconds_left(job))
         most = run.read_config()["launcher"].get("max_timeouts", 0)  # a run frozen for another launcher has none
         if timeouts > most:
@@ -160,6 +159,14 @@ def requeued(run: RunFolder, status: Mapping[str, Any]) -> str | None:
     except SlurmError as error:
         return f"saved and stopped: SLURM would not queue it again: {error}"
     return None
+
+
+def is_ended_by_slurm() -> bool:
+    """Tells whether SLURM takes the job's nodes away: it was cancelled, or is queued again already."""
+    try:
+        return job_state(this_job(os.environ)).name != "RUNNING"
+    except SlurmError:
+        return False
 
 
 def is_near_limit(run: RunFolder, left: int | None) -> bool:

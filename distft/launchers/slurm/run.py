@@ -51,7 +51,8 @@ class SlurmRun:
             return None
         self._ask_due = 0.0
         self._gone_since = self._gone_since or now
-        return self._write_end(state) if now - self._gone_since > _SECONDS_TO_SHOW else None
+        has_told = status["state"] in (*FINISHED, "preempted")
+        return self._write_end(state) if has_told or now - self._gone_since > _SECONDS_TO_SHOW else None
 
     def cancel(self) -> None:
         """Has SLURM end the job; its ranks still save if the step in progress ends in time."""
