@@ -14,6 +14,9 @@ from itertools import cycle, islice
 from pathlib import Path
 from statistics import NormalDist
 
+from distft.demo import __main__ as demo
+from distft.paths import absolute
+
 Pair = dict[str, str]  # prompt, completion
 
 BLOCK = 32  # rows with the whole spread of lengths in them: what one round trains on
@@ -46,6 +49,13 @@ def uniform_texts(pairs: Sequence[Pair], count: int) -> list[dict[str, str]]:
     """Returns rows of plain text, each longer than 512 tokens of any usual tokenizer; cut them at data.max_length."""
     others = cycle(pairs)
     return [{"text": "\n".join(f"{p['prompt']}\n{p['completion']}" for p in islice(others, 60))} for _ in range(count)]
+
+
+def demo_folder() -> Path:
+    """Returns the folder with the demo's model and dialogues, fetched now when they are not there."""
+    if demo.main(["--fetch-only"]) != 0:
+        raise RuntimeError("the demo's model and dialogues could not be fetched")
+    return absolute("~/.cache/distft") / "demo"
 
 
 def read_pairs(file: Path) -> list[Pair]:

@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.identity import code, digest
-from benchmarks.peers.data import Data, demo_folder, make_data
+from benchmarks.peers.data import Data, make_data
 from benchmarks.peers.product import product_gflops
 from benchmarks.peers.results import LOSS_TOLERANCE, loss_gaps, page, ratios
 from benchmarks.peers.rounds import Run, measure_round, read_round, write_round
 from benchmarks.peers.runs import Measured, as_json, run_distft, run_peer
 from benchmarks.peers.settings import KEYS, PEERS, TRAINING, Asked, read_arguments
 from benchmarks.peers.venv import python_of, versions
-from benchmarks.rows import read_pairs
+from benchmarks.rows import demo_folder, read_pairs
 from distft.config import command
 from distft.run import write_json
 from distft.runtime.environment import describe

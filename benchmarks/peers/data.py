@@ -16,8 +16,6 @@ from distft.config import compose
 from distft.data.key import prepared_dir
 from distft.data.shards import Rows
 from distft.data.steps import Order
-from distft.demo import __main__ as demo
-from distft.paths import absolute
 
 SEED = 0
 IGNORED = -100  # the label of a token without a loss, in transformers and TRL
@@ -48,13 +46,6 @@ class Data:
             "longest_tokens": int(lengths.max()),
             "trained": round(sum(self.targets[ROWS_PER_STEP:]) / int(lengths.sum()), 4),
         }
-
-
-def demo_folder() -> Path:
-    """Returns the folder with the demo's model and dialogues, fetched now when they are not there."""
-    if demo.main(["--fetch-only"]) != 0:
-        raise RuntimeError("the demo's model and dialogues could not be fetched")
-    return absolute("~/.cache/distft") / "demo"
 
 
 def make_data(pairs: Sequence[Pair], blocks: Sequence[int], model: Path, folder: Path) -> Data:

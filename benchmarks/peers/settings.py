@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from benchmarks.listed import listed
 from benchmarks.rows import BLOCK, BLOCKS
 from distft.config.errors import ConfigError
 from distft.config.keywords import keywords
@@ -129,9 +130,3 @@ def read_arguments(arguments: Sequence[str]) -> Asked:
     if errors:
         raise ConfigError(errors)
     return asked
-
-
-def listed(text: str) -> list[str]:
-    """Returns the parts of `a,b` or `[a,b]`."""
-    inside = text.strip().removeprefix("[").removesuffix("]")
-    return [part.strip() for part in inside.split(",") if part.strip()]
