@@ -11,7 +11,6 @@ from distft.checkpoint.format import step_dir
 from distft.paths import conf_dir
 from tests.ranks import run_ranks
 from tests.rows import write_rows
-from tests.strategies.reference import train_reference
 
 STRATEGIES = sorted(path.stem for path in (conf_dir() / "strategy").glob("*.yaml"))
 MODELS = sorted(path.stem for path in (conf_dir() / "model").glob("*.yaml"))
@@ -96,6 +95,8 @@ def trained(rows: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[Key, d
 @pytest.fixture(scope="session")
 def references(rows: Path) -> dict[str, dict[str, Any]]:
     """Losses, norms and final weights of the plain loop, by model."""
+    from tests.strategies.reference import train_reference  # imports torch, which most tests need not wait for
+
     return {model: train_reference(model, rows) for model in MODELS}
 
 
