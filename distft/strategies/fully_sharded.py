@@ -63,16 +63,17 @@ class ShardedEngine:
         self.objective = objective
         self.optimizer = optimizer
         self.mesh = cast(DTensor, next(objective.parameters())).device_mesh
+        self.is_sharded = self.mesh["shards"].size() > 1  # asked once: a mesh looks it up in a tensor
 
     def forward(self, batch: Batch, loss: Loss | None = None) -> tuple[torch.Tensor, Sums]:
         return self.objective(batch, loss)
 
     def backward(self, value: torch.Tensor, scale: float, last: bool) -> None:
         root = cast(FSDPModule, self.objective)
-        if self.mesh["shards"].size() == 1:
-            root.set_requires_gradient_sync(last)  # replicas keep whole gradients: they talk once a step
-        else:
+        if self.is_sharded:
             root.set_requires_all_reduce(last)  # shards reduce-scatter every time, to hold no whole gradient
+        else:
+            root.set_requires_gradient_sync(last)  # replicas keep whole gradients: they talk once a step
         root.set_is_last_backward(last)
         (value * scale).backward()
 

@@ -64,6 +64,7 @@ class Zero:
             "allgather_bucket_size": bucket,
             "overlap_comm": self.overlap_communication,
             "contiguous_gradients": True,
+            "use_multi_rank_bucket_allreduce": False,  # it would send each gradient to all, who need one part of it
         }
         if self.stage == 3:
             zero |= {
