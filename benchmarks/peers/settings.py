@@ -37,7 +37,7 @@ class Peer:
 
 _FAST = {"gradient_checkpointing": False}
 PEERS = {
-    "distft": Peer("distft", "see its settings below"),
+    "distft": Peer("distft", "documents packed, settings below"),
     "trl_default": Peer("trl", "8 rows a forward, gradient checkpointing on, as SFTConfig has it", ROWS_PER_STEP),
     "trl_padded": Peer("trl", "8 rows a forward, no gradient checkpointing", ROWS_PER_STEP, arguments=_FAST),
     "trl_grouped": Peer("trl", "the same, rows grouped by length", ROWS_PER_STEP, "by_length", _FAST),

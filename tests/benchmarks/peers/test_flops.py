@@ -39,3 +39,15 @@ def test_useful_flops_are_those_that_torch_counts():
 def attention_flops(tokens: int) -> int:
     """Returns what torch counts as batched products: scores and their sums, of the whole square, three times."""
     return 3 * 4 * tokens**2 * FACTS["hidden_size"] * FACTS["num_hidden_layers"]
+
+
+@pytest.mark.slow
+def test_they_are_those_by_which_distft_says_its_own_mfu():
+    import numpy as np
+
+    from benchmarks.peers.flops import useful_flops
+    from distft.models.flops import Flops
+    from distft.models.skeleton import architecture, skeleton
+
+    own = Flops.of(skeleton(architecture(None, FACTS), "sdpa")).of_rows(np.array([32, 500]), np.array([5, 7]))
+    assert [useful_flops(FACTS, 32, 5), useful_flops(FACTS, 500, 7)] == pytest.approx((3 * own).tolist(), rel=1e-12)
