@@ -1,80 +1,10 @@
-"""Every key a user can set that is no keyword of a `_target_`, and the ranges of those keywords that have one.
+"""Every key a user can set that is no keyword of a `_target_`, and the ranges of those keywords that have one."""
 
-Trap: bool is an int to Python, and an int is a fine float to a user; `Key.problem` keeps these apart.
-"""
-
-import re
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-NULL = type(None)
+from distft.config.key import NULL, Key
+
 _FORMATS = sorted(file.stem for file in (Path(__file__).parents[1] / "data" / "formats").glob("[!_]*.py"))
-_WORDS = {
-    int: "a whole number",
-    float: "a number",
-    bool: "true or false",
-    str: "text",
-    list: "a list",
-    dict: "a mapping",
-    NULL: "null",
-}
-
-
-@dataclass(frozen=True)
-class Key:
-    """One key: its types, its range and what it does in a line."""
-
-    path: str
-    types: tuple[type, ...]
-    help: str
-    at_least: float | None = None
-    above: float | None = None
-    at_most: float | None = None
-    below: float | None = None
-    choices: tuple[str, ...] = ()  # the words allowed when the value is text
-    pattern: str = ""  # instead: what text must match as a whole
-    example: str = ""  # of such a text
-
-    def rule(self) -> str:
-        """Returns the rule in words: `a whole number of at least 1, or null`."""
-        own_words = (*self.choices, *([self.example] if self.example else []))
-        kinds = [kind for kind in self.types if kind is not NULL and not (kind is str and own_words)]
-        words = [_WORDS[kind] + (self._bounds() if kind in (int, float) else "") for kind in kinds]
-        words += own_words
-        text = " or ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
-        return text + (", or null" if NULL in self.types else "")
-
-    def _bounds(self) -> str:
-        bounds = [
-            ("of at least", self.at_least),
-            ("above", self.above),
-            ("of at most", self.at_most),
-            ("below", self.below),
-        ]
-        return " and".join(f" {word} {bound:g}" for word, bound in bounds if bound is not None)
-
-    def fits_type(self, value: Any) -> bool:
-        if isinstance(value, bool):
-            return bool in self.types
-        return isinstance(value, self.types) or (isinstance(value, int) and float in self.types)
-
-    def fits(self, value: Any) -> bool:
-        """Tells whether `value` has one of the types, and a number is in the range, and text is one of the words."""
-        if not self.fits_type(value):
-            return False
-        if isinstance(value, str):
-            return (
-                value in self.choices if self.choices else re.fullmatch(self.pattern or ".*", value, re.S) is not None
-            )
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            return True
-        return (
-            (self.at_least is None or value >= self.at_least)
-            and (self.above is None or value > self.above)
-            and (self.at_most is None or value <= self.at_most)
-            and (self.below is None or value < self.below)
-        )
 
 
 def _optional(*types: type) -> tuple[type, ...]:
@@ -92,7 +22,10 @@ KEYS = (
     Key("model.revision", _optional(str), "commit, tag or branch of a hub id; null: the newest"),
     Key("model.task", (str,), "what the model is trained to do", choices=("causal_lm",)),
     Key(
-        "model.attention", (str,), "attention kernel", choices=("sdpa", "eager", "flash_attention_2", "flex_attention")
+        "model.attention",
+        (str,),
+        "attention kernel; each keeps the rows of a forward apart",
+        choices=("sdpa", "varlen", "flash_attention_2", "flex_attention", "eager"),
     ),
     Key("model.tokenizer", _optional(str), "folder or hub id of another tokenizer; null: the model's own"),
     Key("model.trust_remote_code", (bool,), "lets code out of the model's folder run in this process"),
@@ -118,7 +51,7 @@ KEYS = (
     Key("data.fields", (dict,), "the names your rows use, e.g. {prompt: question}"),
     Key("data.max_length", (int,), "tokens of a row; longer ones are cut and counted", at_least=2),
     Key("data.chat_template", (str,), "auto: the model's own; none: plain text; or a .jinja file"),
-    Key("data.packing", (bool,), "rows of a step share their forward passes"),
+    Key("data.packing", (bool,), "cut a step into forwards by tokens instead of by rows"),
     Key("data.shards", _optional(list), "numbers of the prepared shards to train on; null: all"),
     Key(
         "data.max_bad_fraction",
@@ -174,7 +107,12 @@ KEYS = (
         "train.global_batch_tokens", _optional(int), "instead: rows in order up to so many tokens per step", at_least=1
     ),
     Key("train.micro_batch_size", (int,), "rows per forward", at_least=1),
-    Key("train.micro_batch_tokens", _optional(int), "tokens per forward, with data.packing", at_least=1),
+    Key(
+        "train.micro_batch_tokens",
+        _optional(int),
+        "tokens per forward at most, with data.packing; null: data.max_length",
+        at_least=1,
+    ),
     Key("train.max_grad_norm", _optional(float), "gradient norm above which it is scaled down; null: never", above=0),
     Key("train.precision", (str,), "of compute; weights and moments stay fp32", choices=("auto", "fp32", "bf16")),
     Key("train.activation_checkpointing", (bool,), "compute activations again in backward instead of keeping them"),
