@@ -37,7 +37,7 @@ check: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
-	$(PYTEST) -q -m "not slow and not soak" --ignore tests/test_style.py
+	$(PYTEST) $(BESIDE) -q -m "not slow and not soak" --ignore tests/test_style.py
 
 soak: $(STAMP)
 	$(PYTEST) -m soak
