@@ -22,6 +22,7 @@ from distft.models.skeleton import architecture, blocks, checkpoint_activations,
 from distft.models.staging import stage
 from distft.optim.groups import check_in_force, decay_groups
 from distft.run import Plan, RunFolder, StepReport, write_json
+from distft.runtime import heartbeat
 from distft.runtime.determinism import in_force
 from distft.runtime.metrics import MetricsLog
 from distft.runtime.nodes import compare
@@ -62,6 +63,7 @@ def train(run: RunFolder, attempt: int, world: World) -> None:
     factor = instantiate(config["schedule"])(total_steps=feed.steps)
     settings = make_settings(config, start_step, feed.steps)
     end, step = train_steps(engine, feed, factor, settings, stopping, hooks, world)
+    heartbeat.enter("end")
     saving.close(step)
     if end != "preempted":
         vocab_size = make_skeleton(config, plan).config.get_text_config().vocab_size
@@ -180,10 +182,18 @@ def make_hooks(
             metrics.write(row)
             report.tell(row["step"])
 
+    def evaluate() -> Values:
+        with heartbeat.during("evaluate"):
+            return held_out(engine, held_out_batches(config, plan, world), world)
+
+    def save(step: int, is_best: bool) -> None:
+        with heartbeat.during("save"):
+            saving.save(step, is_best)
+
     signalled = listen()
     return Hooks(
-        evaluate=(lambda: held_out(engine, held_out_batches(config, plan, world), world)) if plan.eval_rows else None,
-        save=saving.save,
+        evaluate=evaluate if plan.eval_rows else None,
+        save=save,
         wait_copied=saving.saver.wait_copied,
         is_written=lambda: saving.saver.is_written,
         is_failed=lambda: saving.saver.is_failed,

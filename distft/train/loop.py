@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from distft.optim.groups import set_learning_rate
 from distft.optim.schedules import Factor
+from distft.runtime import heartbeat
 from distft.runtime.memory import peak_gib
 from distft.runtime.process_group import World
 from distft.runtime.seeds import seed_for
@@ -60,6 +61,7 @@ def train_steps(
     engine.train(True)
     for step in range(settings.start_step + 1, feed.steps + 1):
         row, stop, ended = _one(engine, feed, factor, settings, hooks, world, step)
+        heartbeat.enter("border")
         hooks.log(row)
         if ended:
             hooks.advance()
@@ -83,6 +85,7 @@ def _one(
     """Does one step; returns its metrics row, whether a stop was requested, and whether a save in the background has
     been written by all, or cannot be by one."""
     began = time.perf_counter()
+    heartbeat.begin_step(step)
     rate = set_learning_rate(engine.optimizer, factor(step))
     targets, tokens = feed.num_targets(step), feed.num_tokens(step)
 

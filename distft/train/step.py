@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from distft.data.batches import Batch
+from distft.runtime import heartbeat
 from distft.runtime.process_group import World, all_reduce_sum
 from distft.runtime.seeds import seed_for
 from distft.strategies.engine import Engine
@@ -40,12 +41,16 @@ def train_step(
     totals = torch.zeros(2, dtype=torch.float64, device=world.device)  # loss, correct
     for i, batch in enumerate(batches):
         torch.manual_seed(seed_for(seed, i, world.rank))
+        heartbeat.enter("forward")
         value, sums = engine.forward(batch)
+        heartbeat.enter("backward")
         engine.backward(value, scale=world.size / targets, last=i == len(batches) - 1)
         totals[0] += value.detach()
         totals[1] += sums["correct"]
     before_update()
+    heartbeat.enter("optimizer")
     grad_norm = engine.step(max_norm)
+    heartbeat.enter("communication")
     asked = torch.tensor([*map(float, flags())], dtype=torch.float64, device=world.device)
     loss, correct, *raised = all_reduce_sum(torch.cat([totals, asked])).tolist()
     return StepResult(loss / targets, correct / targets, grad_norm, [int(count) for count in raised])
