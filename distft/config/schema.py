@@ -1,85 +1,14 @@
-"""Every key a user can set that is no keyword of a `_target_`, and the ranges of those keywords that have one.
+"""Every key a user can set that is no keyword of a `_target_`, and the ranges of those keywords that have one."""
 
-Trap: bool is an int to Python, and an int is a fine float to a user; `Key.problem` keeps these apart.
-"""
-
-import re
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-NULL = type(None)
+from distft.config.key import NULL, Key
+from distft.config.key import optional as _optional
+from distft.config.launcher_keys import LAUNCHER_KEYS
+
+__all__ = ["BY_PATH", "KEYS", "NULL", "TARGET_GROUPS", "Key"]
+
 _FORMATS = sorted(file.stem for file in (Path(__file__).parents[1] / "data" / "formats").glob("[!_]*.py"))
-_WORDS = {
-    int: "a whole number",
-    float: "a number",
-    bool: "true or false",
-    str: "text",
-    list: "a list",
-    dict: "a mapping",
-    NULL: "null",
-}
-
-
-@dataclass(frozen=True)
-class Key:
-    """One key: its types, its range and what it does in a line."""
-
-    path: str
-    types: tuple[type, ...]
-    help: str
-    at_least: float | None = None
-    above: float | None = None
-    at_most: float | None = None
-    below: float | None = None
-    choices: tuple[str, ...] = ()  # the words allowed when the value is text
-    pattern: str = ""  # instead: what text must match as a whole
-    example: str = ""  # of such a text
-
-    def rule(self) -> str:
-        """Returns the rule in words: `a whole number of at least 1, or null`."""
-        own_words = (*self.choices, *([self.example] if self.example else []))
-        kinds = [kind for kind in self.types if kind is not NULL and not (kind is str and own_words)]
-        words = [_WORDS[kind] + (self._bounds() if kind in (int, float) else "") for kind in kinds]
-        words += own_words
-        text = " or ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
-        return text + (", or null" if NULL in self.types else "")
-
-    def _bounds(self) -> str:
-        bounds = [
-            ("of at least", self.at_least),
-            ("above", self.above),
-            ("of at most", self.at_most),
-            ("below", self.below),
-        ]
-        return " and".join(f" {word} {bound:g}" for word, bound in bounds if bound is not None)
-
-    def fits_type(self, value: Any) -> bool:
-        if isinstance(value, bool):
-            return bool in self.types
-        return isinstance(value, self.types) or (isinstance(value, int) and float in self.types)
-
-    def fits(self, value: Any) -> bool:
-        """Tells whether `value` has one of the types, and a number is in the range, and text is one of the words."""
-        if not self.fits_type(value):
-            return False
-        if isinstance(value, str):
-            return (
-                value in self.choices if self.choices else re.fullmatch(self.pattern or ".*", value, re.S) is not None
-            )
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            return True
-        return (
-            (self.at_least is None or value >= self.at_least)
-            and (self.above is None or value > self.above)
-            and (self.at_most is None or value <= self.at_most)
-            and (self.below is None or value < self.below)
-        )
-
-
-def _optional(*types: type) -> tuple[type, ...]:
-    return (*types, NULL)
-
 
 KEYS = (
     Key("name", _optional(str), "name of the run folder; null: <model>-<data>-<timestamp>"),
@@ -215,93 +144,7 @@ KEYS = (
         (list,),
         "keys and groups that change what the run learns, with whose new values it may go on, e.g. [optimizer.lr]",
     ),
-    Key(
-        "launcher.nodes",
-        (int, str),
-        "machines; under SLURM FEWEST-MOST too: as many as are free",
-        at_least=1,
-        pattern=r"[1-9]\d*-[1-9]\d*",
-        example="2-4",
-    ),
-    Key("launcher.processes_per_node", (int, str), "auto: one per accelerator, else 1", at_least=1, choices=("auto",)),
-    Key("launcher.wait", (bool,), "false: return with the job's id"),
-    Key(
-        "launcher.stage",
-        (str,),
-        "node_local: one process of each node copies model and rows to the node's own disk first; copies are kept",
-        choices=("none", "node_local"),
-    ),
-    Key(
-        "launcher.rendezvous",
-        _optional(str),
-        "HOST:PORT of the first machine, where the same command is typed on each of several; no scheduler",
-    ),
-    Key("launcher.grace_seconds", (float,), "from a request to stop to the end by force", at_least=0),
-    Key(
-        "launcher.jobs_at_once",
-        _optional(int),
-        "runs of a sweep at a time; null: as many as a scheduler lets run, in a search 1",
-        at_least=1,
-    ),
-    Key("launcher.profile", _optional(str), "a YAML file with what this site's jobs always need of these keys"),
-    Key("launcher.partition", _optional(str), "SLURM's; null: its default"),
-    Key("launcher.account", _optional(str), "that the job is booked on"),
-    Key("launcher.qos", _optional(str), "quality of service, as the site defines it"),
-    Key(
-        "launcher.time",
-        _optional(int, str),
-        "limit in minutes, or as D-HH:MM:SS; null: the partition's",
-        at_least=1,
-        pattern=r"(\d+-)?\d+(:\d\d){0,2}|UNLIMITED",
-        example="12:00:00",
-    ),
-    Key(
-        "launcher.memory",
-        _optional(int, str),
-        "of a node, in MiB without a unit; 0: all of it; null: the partition's default",
-        at_least=0,
-        pattern=r"\d+[KMGT]?",
-        example="200G",
-    ),
-    Key("launcher.cpus_per_process", _optional(int), "cores; null: each GPU's share of its node's", at_least=1),
-    Key(
-        "launcher.gpus_per_node",
-        _optional(int, str),
-        "null: one for each process where the partition has GPUs",
-        at_least=0,
-        pattern=r"\w+:\d+",
-        example="a100:4",
-    ),
-    Key("launcher.constraint", _optional(str), "features that the nodes must have, e.g. h100&ib"),
-    Key("launcher.exclude", (list,), "nodes that the job must not get"),
-    Key("launcher.flags", (dict,), "further options of sbatch, e.g. {reservation: course, exclusive: true}"),
-    Key("launcher.warning_seconds", (int,), "before the time limit the run saves and is queued again", at_least=30),
-    Key("launcher.max_timeouts", (int,), "time limits after which it is queued again; preemptions always", at_least=0),
-    Key(
-        "launcher.environment",
-        (str,),
-        "what the nodes run in: the virtual environment of the launching Python, modules and it, or a container",
-        choices=("venv", "module", "container"),
-    ),
-    Key("launcher.modules", (list,), "loaded in this order, with launcher.environment=module"),
-    Key("launcher.container_image", _optional(str), "for pyxis/enroot, with launcher.environment=container"),
-    Key("launcher.container_mounts", (list,), "further folders that the container sees, SOURCE:TARGET"),
-    Key("launcher.fabric", _optional(str), "a profile of the network between nodes: a file in slurm/fabrics/"),
-    Key(
-        "launcher.hang_seconds",
-        _optional(float),
-        "without progress in a step, after which stacks are written and the run ends with code 124; null: 10 median "
-        "steps, at least 300; 0: never",
-        at_least=0,
-    ),
-    Key("launcher.hang_seconds_outside", (float,), "the same while it starts, saves or evaluates", at_least=0),
-    Key(
-        "launcher.restarts",
-        (int,),
-        "from the last checkpoint after a rank has died or hung; three starts without a new checkpoint end it too",
-        at_least=0,
-    ),
-    Key("launcher.stage_dir", _optional(str), "where to; null: $SLURM_TMPDIR, $TMPDIR or /tmp of the node"),
+    *LAUNCHER_KEYS,
     Key("sweep.only_failed", (bool,), "with -m: run the failed jobs again and no others"),
     Key("sweep.fail_fast", (bool,), "with -m: the first job that fails ends the others, which save and stop"),
     Key("sweep.trials", (int,), "with -m: jobs of a search", at_least=1),

@@ -1,0 +1,93 @@
+"""The keys of the launchers that have a range, or need a word of explanation."""
+
+from distft.config.key import Key, optional
+
+LAUNCHER_KEYS = (
+    Key(
+        "launcher.nodes",
+        (int, str),
+        "machines; under SLURM FEWEST-MOST too: as many as are free",
+        at_least=1,
+        pattern=r"[1-9]\d*-[1-9]\d*",
+        example="2-4",
+    ),
+    Key("launcher.processes_per_node", (int, str), "auto: one per accelerator, else 1", at_least=1, choices=("auto",)),
+    Key("launcher.wait", (bool,), "false: return with the job's id"),
+    Key(
+        "launcher.stage",
+        (str,),
+        "node_local: one process of each node copies model and rows to the node's own disk first; copies are kept",
+        choices=("none", "node_local"),
+    ),
+    Key(
+        "launcher.rendezvous",
+        optional(str),
+        "HOST:PORT of the first machine, where the same command is typed on each of several; no scheduler",
+    ),
+    Key("launcher.grace_seconds", (float,), "from a request to stop to the end by force", at_least=0),
+    Key(
+        "launcher.jobs_at_once",
+        optional(int),
+        "runs of a sweep at a time; null: as many as a scheduler lets run, in a search 1",
+        at_least=1,
+    ),
+    Key("launcher.profile", optional(str), "a YAML file with what this site's jobs always need of these keys"),
+    Key("launcher.partition", optional(str), "SLURM's; null: its default"),
+    Key("launcher.account", optional(str), "that the job is booked on"),
+    Key("launcher.qos", optional(str), "quality of service, as the site defines it"),
+    Key(
+        "launcher.time",
+        optional(int, str),
+        "limit in minutes, or as D-HH:MM:SS; null: the partition's",
+        at_least=1,
+        pattern=r"(\d+-)?\d+(:\d\d){0,2}|UNLIMITED",
+        example="12:00:00",
+    ),
+    Key(
+        "launcher.memory",
+        optional(int, str),
+        "of a node, in MiB without a unit; 0: all of it; null: the partition's default",
+        at_least=0,
+        pattern=r"\d+[KMGT]?",
+        example="200G",
+    ),
+    Key("launcher.cpus_per_process", optional(int), "cores; null: each GPU's share of its node's", at_least=1),
+    Key(
+        "launcher.gpus_per_node",
+        optional(int, str),
+        "null: one for each process where the partition has GPUs",
+        at_least=0,
+        pattern=r"\w+:\d+",
+        example="a100:4",
+    ),
+    Key("launcher.constraint", optional(str), "features that the nodes must have, e.g. h100&ib"),
+    Key("launcher.exclude", (list,), "nodes that the job must not get"),
+    Key("launcher.flags", (dict,), "further options of sbatch, e.g. {reservation: course, exclusive: true}"),
+    Key("launcher.warning_seconds", (int,), "before the time limit the run saves and is queued again", at_least=30),
+    Key("launcher.max_timeouts", (int,), "time limits after which it is queued again; preemptions always", at_least=0),
+    Key(
+        "launcher.environment",
+        (str,),
+        "what the nodes run in: the virtual environment of the launching Python, modules and it, or a container",
+        choices=("venv", "module", "container"),
+    ),
+    Key("launcher.modules", (list,), "loaded in this order, with launcher.environment=module"),
+    Key("launcher.container_image", optional(str), "for pyxis/enroot, with launcher.environment=container"),
+    Key("launcher.container_mounts", (list,), "further folders that the container sees, SOURCE:TARGET"),
+    Key("launcher.fabric", optional(str), "a profile of the network between nodes: a file in slurm/fabrics/"),
+    Key(
+        "launcher.hang_seconds",
+        optional(float),
+        "without progress in a step, after which stacks are written and the run ends with code 124; null: 10 median "
+        "steps, at least 300; 0: never",
+        at_least=0,
+    ),
+    Key("launcher.hang_seconds_outside", (float,), "the same while it starts, saves or evaluates", at_least=0),
+    Key(
+        "launcher.restarts",
+        (int,),
+        "from the last checkpoint after a rank has died or hung; three starts without a new checkpoint end it too",
+        at_least=0,
+    ),
+    Key("launcher.stage_dir", optional(str), "where to; null: $SLURM_TMPDIR, $TMPDIR or /tmp of the node"),
+)
