@@ -29,7 +29,7 @@ class Plan:
     nodes: int
     processes_per_node: int
     world: int
-    micro_batch_size: int  # rows per forward
+    micro_batch_size: int | None  # rows per forward; None: they are counted in tokens
     accumulation: int  # micro-batches per optimizer step on every rank
     steps: int  # optimizer steps of the whole run
     rows: int  # training rows
@@ -45,6 +45,7 @@ class Plan:
     reads: dict[str, Any] = field(default_factory=dict)  # what decides which rows a step reads
     base_step: int = 0  # the steps up to here were of a run, or of settings, that read other rows
     base_row: int = 0  # where in the order of its rows this run goes on after them
+    micro_batch_tokens: int | None = None  # tokens per forward at most; None: rows are counted
     adapters: int | None = None  # their parameters, which alone are trained; None: the model's own are
 
 

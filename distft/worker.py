@@ -5,19 +5,22 @@ only in the run folder. Below this file no code sees a config.
 """
 
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from hydra.utils import instantiate
 
 from distft.checkpoint.probe import probe_tokens, write_probe
 from distft.checkpoint.rehearse import rehearse
-from distft.data.batches import Batch
-from distft.data.shards import Rows
+from distft.data.batches import Batch, make_batch
+from distft.data.shards import Row, Rows
 from distft.data.steps import Base, Order, step_borders
 from distft.evaluate.held_out import held_out
 from distft.losses.outputs import logits
+from distft.models.flops import Flops
 from distft.models.skeleton import architecture, blocks, checkpoint_activations, skeleton
 from distft.models.staging import stage
 from distft.optim.groups import check_in_force, decay_groups
@@ -32,8 +35,9 @@ from distft.runtime.stop import listen, requested
 from distft.state import Saving, check_replicas, load, states_per_weight, steps_done
 from distft.strategies.engine import Engine
 from distft.strategies.objective import Objective
-from distft.train.feed import Feed, all_rows
+from distft.train.feed import Feed, all_rows, make_cut
 from distft.train.loop import Hooks, Settings, train_steps
+from distft.train.meter import Peak, peak_of
 from distft.train.when import EarlyStopping, When
 
 Values = dict[str, Any]
@@ -46,28 +50,30 @@ def train(run: RunFolder, attempt: int, world: World) -> None:
         raise RuntimeError(f"the launcher started {world.size} processes, the plan is for {plan.world}")
     environments = compare(world)
     plan = staged(config, plan, world)
-    feed = make_feed(config, plan, world)
+    model = make_skeleton(config, plan)
+    feed = make_feed(config, plan, Flops.of(model), world)
     engine = make_engine(config, plan, world)
-    start_step = steps_done(load(engine, make_skeleton(config, plan), config, plan, run, world), plan)
+    start_step = steps_done(load(engine, model, config, plan, run, world), plan)
     check_replicas(engine)
     rehearse(engine, run.checkpoints, states_per_weight(plan), config["checkpoint"]["keep"], world)
     asked = {key: value for key, value in config["optimizer"].items() if not key.startswith("_")}
     effective = {"engine": engine.effective(), "optimizer": check_in_force(engine.optimizer, asked)}
     effective["determinism"] = in_force()
+    peak = peak_of(world.device, compute_dtype(config["train"]["precision"], world.device))
+    effective["peak"] = asdict(peak)
     if world.is_first:
         write_json(run.path / "effective.json", effective)
         write_json(run.path / "nodes.json", environments)
     stopping = replay(run, config["eval"]["early_stopping"], start_step)
     saving = Saving(engine, config, plan, run, start_step, feed.position, world)
-    hooks = make_hooks(run, attempt, config, plan, engine, saving, start_step, world)
+    hooks = make_hooks(run, attempt, config, plan, engine, model, saving, start_step, world)
     factor = instantiate(config["schedule"])(total_steps=feed.steps)
-    settings = make_settings(config, start_step, feed.steps)
+    settings = make_settings(config, start_step, feed.steps, peak, 3.0 if plan.adapters is None else 2.0)
     end, step = train_steps(engine, feed, factor, settings, stopping, hooks, world)
     heartbeat.enter("end")
     saving.close(step)
     if end != "preempted":
-        vocab_size = make_skeleton(config, plan).config.get_text_config().vocab_size
-        probe(engine, (run.checkpoints / "latest").resolve(), vocab_size, world)
+        probe(engine, (run.checkpoints / "latest").resolve(), model.config.get_text_config().vocab_size, world)
     if world.is_first:
         run.write_status(state=end, step=step)
 
@@ -76,10 +82,10 @@ def evaluate(run: RunFolder, attempt: int, world: World) -> None:
     """Evaluates the checkpoint that the config of folder `run` names on the held-out rows, into metrics.json."""
     config, plan = run.read_config(), run.read_plan()
     plan = staged(config, plan, world)
-    engine = make_engine(config, plan, world)
-    checkpoint = load(engine, make_skeleton(config, plan), config, plan, run, world)
+    engine, model = make_engine(config, plan, world), make_skeleton(config, plan)
+    checkpoint = load(engine, model, config, plan, run, world)
     step = checkpoint.step if checkpoint else 0
-    metrics = held_out(engine, held_out_batches(config, plan, world), world)
+    metrics = held_out(engine, held_out_batches(config, plan, Flops.of(model), world), world)
     if world.is_first:
         write_json(run.path / "metrics.json", {"step": step, "split": "eval", **metrics})
         run.write_status(state="completed", step=step)
@@ -91,7 +97,7 @@ def staged(config: Values, plan: Plan, world: World) -> Plan:
     return stage(plan, settings.get("stage", "none"), settings.get("stage_dir"), world)
 
 
-def make_feed(config: Values, plan: Plan, world: World) -> Feed:
+def make_feed(config: Values, plan: Plan, flops: Flops, world: World) -> Feed:
     """Opens the prepared rows and cuts them into steps; RuntimeError when they are not what was planned."""
     training = config["train"]
     rows = Rows(Path(str(plan.data_dir)), "train", config["data"]["shards"])
@@ -105,7 +111,8 @@ def make_feed(config: Values, plan: Plan, world: World) -> Feed:
         batch_tokens=plan.reads["batch_tokens"],
         base=Base(plan.base_step, plan.base_row),
     )
-    feed = Feed(rows, order, borders, training["micro_batch_size"], world, plan.base_step)
+    cut = make_cut(rows, plan.micro_batch_size, plan.micro_batch_tokens, flops)
+    feed = Feed(rows, order, borders, cut, world, plan.base_step)
     if feed.steps != plan.steps:
         raise RuntimeError(f"the data gives {feed.steps} steps, the plan says {plan.steps}")
     return feed
@@ -144,7 +151,7 @@ def replay(run: RunFolder, settings: Values, start_step: int) -> EarlyStopping:
     return stopping
 
 
-def make_settings(config: Values, start_step: int, steps: int) -> Settings:
+def make_settings(config: Values, start_step: int, steps: int, peak: Peak, flops_per_forward: float) -> Settings:
     """Returns the loop's own numbers."""
     evaluation = config["eval"]
     return Settings(
@@ -154,13 +161,16 @@ def make_settings(config: Values, start_step: int, steps: int) -> Settings:
         evaluate=When(evaluation["every_steps"], steps, at_last=evaluation["at_ends"]),
         save=When(config["checkpoint"]["every_steps"], steps),
         evaluate_first=evaluation["at_ends"],
+        peak=peak,
+        flops_per_forward=flops_per_forward,
     )
 
 
-def held_out_batches(config: Values, plan: Plan, world: World) -> Iterator[Batch]:
+def held_out_batches(config: Values, plan: Plan, flops: Flops, world: World) -> Iterator[Batch]:
     """Yields this process's share of the held-out rows."""
-    micro_rows = config["eval"]["micro_batch_size"] or config["train"]["micro_batch_size"]
-    return all_rows(Rows(Path(str(plan.data_dir)), "eval"), micro_rows, world)
+    rows = Rows(Path(str(plan.data_dir)), "eval")
+    micro_rows = plan.micro_batch_size and (config["eval"]["micro_batch_size"] or plan.micro_batch_size)
+    return all_rows(rows, make_cut(rows, micro_rows, plan.micro_batch_tokens, flops), world)
 
 
 def make_hooks(
@@ -169,6 +179,7 @@ def make_hooks(
     config: Values,
     plan: Plan,
     engine: Engine,
+    model: Any,
     saving: Saving,
     start_step: int,
     world: World,
@@ -183,17 +194,12 @@ def make_hooks(
             report.tell(row["step"])
 
     def evaluate() -> Values:
-        with heartbeat.during("evaluate"):
-            return held_out(engine, held_out_batches(config, plan, world), world)
+        return held_out(engine, held_out_batches(config, plan, flops, world), world)
 
-    def save(step: int, is_best: bool) -> None:
-        with heartbeat.during("save"):
-            saving.save(step, is_best)
-
-    signalled = listen()
+    signalled, flops = listen(), Flops.of(model)
     return Hooks(
         evaluate=evaluate if plan.eval_rows else None,
-        save=save,
+        save=saving.save,
         wait_copied=saving.saver.wait_copied,
         is_written=lambda: saving.saver.is_written,
         is_failed=lambda: saving.saver.is_failed,
@@ -206,9 +212,9 @@ def make_hooks(
 @torch.no_grad()
 def probe(engine: Engine, folder: Path, vocab_size: int, world: World) -> None:
     """Keeps the live model's logits on a few tokens beside its checkpoint, for an export to be held against."""
-    input_ids = probe_tokens(vocab_size).to(world.device)
-    nothing = torch.zeros(0, dtype=torch.int64, device=world.device)
+    input_ids = probe_tokens(vocab_size)
+    tokens = input_ids[0].numpy()
     engine.train(False)
-    _, outputs = engine.forward(Batch(input_ids, nothing, nothing), logits)
+    _, outputs = engine.forward(make_batch([Row(tokens, np.zeros(len(tokens), bool))]).to(world.device), logits)
     if world.is_first:
         write_probe(folder, input_ids, outputs["logits"])

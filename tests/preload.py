@@ -15,6 +15,12 @@ import deepspeed  # noqa: F401
 import torch.distributed.fsdp
 import transformers.models  # noqa: F401
 
-import tests.train_cases  # noqa: F401
+from distft.paths import conf_dir
+from tests.train_cases import instantiate_strategy, tiny_model
+
+for path in (conf_dir() / "strategy").glob("*.yaml"):
+    instantiate_strategy(path.stem)
+for path in (conf_dir() / "model").glob("*.yaml"):
+    tiny_model(path.stem)  # without memory
 
 gc.freeze()  # a collection need not look through a million objects of libraries

@@ -36,7 +36,7 @@ def run_ranks(
                 "LOCAL_WORLD_SIZE": str(local_size or world),
                 "MASTER_ADDR": "127.0.0.1",
                 "MASTER_PORT": str(port),
-                "OMP_NUM_THREADS": str(max(1, 2 // world)),
+                "OMP_NUM_THREADS": "1",
                 "HF_HUB_OFFLINE": "1",
             }
             log, command = Path(folder) / f"{rank}.log", [module, str(out), *arguments]

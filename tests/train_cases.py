@@ -24,6 +24,7 @@ from distft.data.shards import Rows
 from distft.data.steps import Order, row_borders
 from distft.evaluate.held_out import held_out
 from distft.losses.cross_entropy import CrossEntropy
+from distft.models.flops import Flops
 from distft.models.fresh import FreshWeights
 from distft.models.skeleton import architecture, blocks, checkpoint_activations, skeleton
 from distft.models.tuning import Full, Lora
@@ -33,7 +34,7 @@ from distft.paths import conf_dir
 from distft.runtime.process_group import World, differ, process_group, texts_of_all
 from distft.runtime.seeds import seed_for
 from distft.strategies.objective import Objective
-from distft.train.feed import Feed, all_rows
+from distft.train.feed import Feed, all_rows, make_cut
 from distft.train.step import train_step
 from distft.worker import probe
 
@@ -128,7 +129,8 @@ def run_case(case: dict[str, Any], world: World) -> dict[str, Any]:
         engine.refresh()
     rows = Rows(Path(case["rows"]), "train")
     steps = case.get("steps", 5)
-    feed = Feed(rows, Order(len(rows), seed), row_borders(10**6, GLOBAL_ROWS), case["micro"], world)
+    cut = make_cut(rows, case["micro"], case.get("micro_tokens"), Flops.of(tiny_model(case["model"])))
+    feed = Feed(rows, Order(len(rows), seed), row_borders(10**6, GLOBAL_ROWS), cut, world)
     done = []
     engine.train(True)
     reductions = Reductions()
@@ -150,7 +152,9 @@ def run_case(case: dict[str, Any], world: World) -> dict[str, Any]:
         probe(engine, step_dir(Path(case["save"]), steps), tiny_model(case["model"]).config.vocab_size, world)
     if case.get("eval_micro"):
         held = Rows(Path(case["rows"]), "eval")
-        answer["eval"] = [held_out(engine, all_rows(held, micro, world), world) for micro in case["eval_micro"]]
+        flops = Flops.of(tiny_model(case["model"]))
+        cuts = [make_cut(held, *micro, flops) for micro in case["eval_micro"]]
+        answer["eval"] = [held_out(engine, all_rows(held, cut, world), world) for cut in cuts]
     return answer
 
 

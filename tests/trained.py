@@ -11,20 +11,24 @@ from distft.checkpoint.format import step_dir
 from distft.paths import conf_dir
 from tests.ranks import run_ranks
 from tests.rows import write_rows
-from tests.strategies.reference import train_reference
 
 STRATEGIES = sorted(path.stem for path in (conf_dir() / "strategy").glob("*.yaml"))
 MODELS = sorted(path.stem for path in (conf_dir() / "model").glob("*.yaml"))
 CUTS = ("ddp", "fsdp", "zero2", "zero3")  # the ways to cut a parameter: not at all, by rows, by flat ranges (two)
 MAIN, TIED = "llama3_8b", "smollm2_135m"
 SPLITS = {1: (8, 1), 2: (2, 1)}  # world -> micro-batch sizes; accumulation = 8 / (world x micro)
-EVAL_MICRO = [1, 3, 8]
+EVAL_MICRO = [(1, None), (3, None), (8, None), (None, 96)]  # rows or tokens per forward
 
-Key = tuple[str, str, int, int]  # strategy, model, world, micro-batch size
+PACKED = 32  # tokens per forward; no row has more than 23
+
+Key = tuple[str, str, int, int]  # strategy, model, world, rows per forward, or tokens where the model is "+packed"
 KEYS: list[Key] = [
     *[(s, MAIN, world, micro) for s in STRATEGIES for world in SPLITS for micro in SPLITS[world]],
     *[(s, m, 2, 2) for m in MODELS if m != MAIN for s in CUTS],
     *[(s, TIED, 3, 2) for s in CUTS],  # uneven shards of a tied vocabulary, empty micro-batches
+    *[(s, f"{MAIN}+packed", 2, PACKED) for s in STRATEGIES],
+    ("ddp", f"{MAIN}+packed", 1, PACKED),
+    ("fsdp", "gemma3_4b+packed", 2, PACKED),  # windows narrower than a document
     ("hsdp", MAIN, 4, 2),
     ("hsdp", MAIN, 4, 1),  # accumulates: sums stay in the shards until the last micro-batch
 ]
@@ -36,16 +40,18 @@ CHECKPOINTED: list[Key] = [*[(s, "qwen3_8b", 2, 2) for s in CUTS], ("zero3", f"{
 
 def make_case(key: Key, rows: Path, folder: Path) -> dict[str, Any]:
     strategy, model, world, micro = key
-    model, _, lora = model.partition("+")
+    model, _, kind = model.partition("+")
     case: dict[str, Any] = {"strategy": strategy, "model": model, "micro": micro, "rows": str(rows)}
+    if kind == "packed":
+        case |= {"micro": None, "micro_tokens": micro}
     case["save"] = str(folder / "-".join(map(str, key)))
-    if lora:
+    if kind == "lora":
         case["lora"] = LORA
     if strategy == "hsdp":
         case["settings"] = {"shard_size": min(world, 2)}
     if strategy.startswith("zero") and micro == 1:
         case["settings"] = {"bucket_parameters": 20_000}  # several buckets, and stage 3 drops what it has gathered
-    if model == MAIN and world <= 2 and not lora:
+    if model == MAIN and world <= 2 and not kind:
         case["eval_micro"] = EVAL_MICRO
     if key in CHECKPOINTED:
         case["activation_checkpointing"] = True
@@ -89,6 +95,8 @@ def trained(rows: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[Key, d
 @pytest.fixture(scope="session")
 def references(rows: Path) -> dict[str, dict[str, Any]]:
     """Losses, norms and final weights of the plain loop, by model."""
+    from tests.strategies.reference import train_reference  # imports torch, which most tests need not wait for
+
     return {model: train_reference(model, rows) for model in MODELS}
 
 

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.distributed as dist
 import xxhash
@@ -27,7 +28,8 @@ from distft.checkpoint.chunks import chunks_of
 from distft.checkpoint.file import BLOCK
 from distft.checkpoint.keep import Retention
 from distft.checkpoint.saver import Saver
-from distft.data.batches import Batch
+from distft.data.batches import Batch, make_batch
+from distft.data.shards import Row
 from distft.losses.cross_entropy import CrossEntropy
 from distft.models.fresh import FreshWeights
 from distft.models.skeleton import architecture, blocks, skeleton
@@ -56,8 +58,7 @@ def make_engine(model: str, strategy: str, world: World) -> Engine:
     )
     fill(engine.pieces(), FreshWeights(skeleton(architecture(None, facts), "sdpa"), 0))
     engine.refresh()
-    ids = torch.arange(16)[None]
-    train_step(engine, [Batch(ids, torch.arange(15), torch.arange(1, 16))], 15 * world.size, world, 1.0, 0)
+    train_step(engine, [tokens(1, 16)], 15 * world.size, world, 1.0, 0)
     return engine
 
 
@@ -111,9 +112,14 @@ def saving(saver: Saver, engine: Engine, step: int) -> Seconds:
 
 
 def forward_and_backward(engine: Engine) -> None:
-    ids = torch.arange(256).view(4, 64)
-    loss, _ = engine.forward(Batch(ids, torch.arange(255), torch.arange(1, 256)))
+    loss, _ = engine.forward(tokens(4, 64))
     engine.backward(loss, scale=0.0, last=True)
+
+
+def tokens(documents: int, length: int) -> Batch:
+    """Returns documents that are trained on whole."""
+    rows = np.arange(documents * length, dtype=np.int32).reshape(documents, length)
+    return make_batch([Row(row, np.ones(length, bool)) for row in rows])
 
 
 def cleaned(saver: Saver) -> None:

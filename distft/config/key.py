@@ -1,6 +1,6 @@
-"""A key that a user can set: its types, its range and what it does.
+"""What a user can set: one key, its types, its range and what it does.
 
-Trap: bool is an int to Python, and an int is a fine float to a user; `Key.fits_type` keeps these apart.
+Trap: bool is an int to Python, and an int is a fine float to a user; `Key.fits` keeps these apart.
 """
 
 import re
@@ -73,7 +73,3 @@ class Key:
             and (self.at_most is None or value <= self.at_most)
             and (self.below is None or value < self.below)
         )
-
-
-def optional(*types: type) -> tuple[type, ...]:
-    return (*types, NULL)

@@ -3,12 +3,13 @@
 from pathlib import Path
 
 from distft.config.key import NULL, Key
-from distft.config.key import optional as _optional
-from distft.config.launcher_keys import LAUNCHER_KEYS
-
-__all__ = ["BY_PATH", "KEYS", "NULL", "TARGET_GROUPS", "Key"]
 
 _FORMATS = sorted(file.stem for file in (Path(__file__).parents[1] / "data" / "formats").glob("[!_]*.py"))
+
+
+def _optional(*types: type) -> tuple[type, ...]:
+    return (*types, NULL)
+
 
 KEYS = (
     Key("name", _optional(str), "name of the run folder; null: <model>-<data>-<timestamp>"),
@@ -21,7 +22,10 @@ KEYS = (
     Key("model.revision", _optional(str), "commit, tag or branch of a hub id; null: the newest"),
     Key("model.task", (str,), "what the model is trained to do", choices=("causal_lm",)),
     Key(
-        "model.attention", (str,), "attention kernel", choices=("sdpa", "eager", "flash_attention_2", "flex_attention")
+        "model.attention",
+        (str,),
+        "attention kernel; each keeps the rows of a forward apart",
+        choices=("sdpa", "varlen", "flash_attention_2", "flex_attention", "eager"),
     ),
     Key("model.tokenizer", _optional(str), "folder or hub id of another tokenizer; null: the model's own"),
     Key("model.trust_remote_code", (bool,), "lets code out of the model's folder run in this process"),
@@ -47,7 +51,7 @@ KEYS = (
     Key("data.fields", (dict,), "the names your rows use, e.g. {prompt: question}"),
     Key("data.max_length", (int,), "tokens of a row; longer ones are cut and counted", at_least=2),
     Key("data.chat_template", (str,), "auto: the model's own; none: plain text; or a .jinja file"),
-    Key("data.packing", (bool,), "rows of a step share their forward passes"),
+    Key("data.packing", (bool,), "cut a step into forwards by tokens instead of by rows"),
     Key("data.shards", _optional(list), "numbers of the prepared shards to train on; null: all"),
     Key(
         "data.max_bad_fraction",
@@ -103,7 +107,12 @@ KEYS = (
         "train.global_batch_tokens", _optional(int), "instead: rows in order up to so many tokens per step", at_least=1
     ),
     Key("train.micro_batch_size", (int,), "rows per forward", at_least=1),
-    Key("train.micro_batch_tokens", _optional(int), "tokens per forward, with data.packing", at_least=1),
+    Key(
+        "train.micro_batch_tokens",
+        _optional(int),
+        "tokens per forward at most, with data.packing; null: data.max_length",
+        at_least=1,
+    ),
     Key("train.max_grad_norm", _optional(float), "gradient norm above which it is scaled down; null: never", above=0),
     Key("train.precision", (str,), "of compute; weights and moments stay fp32", choices=("auto", "fp32", "bf16")),
     Key("train.activation_checkpointing", (bool,), "compute activations again in backward instead of keeping them"),
@@ -144,7 +153,93 @@ KEYS = (
         (list,),
         "keys and groups that change what the run learns, with whose new values it may go on, e.g. [optimizer.lr]",
     ),
-    *LAUNCHER_KEYS,
+    Key(
+        "launcher.nodes",
+        (int, str),
+        "machines; under SLURM FEWEST-MOST too: as many as are free",
+        at_least=1,
+        pattern=r"[1-9]\d*-[1-9]\d*",
+        example="2-4",
+    ),
+    Key("launcher.processes_per_node", (int, str), "auto: one per accelerator, else 1", at_least=1, choices=("auto",)),
+    Key("launcher.wait", (bool,), "false: return with the job's id"),
+    Key(
+        "launcher.stage",
+        (str,),
+        "node_local: one process of each node copies model and rows to the node's own disk first; copies are kept",
+        choices=("none", "node_local"),
+    ),
+    Key(
+        "launcher.rendezvous",
+        _optional(str),
+        "HOST:PORT of the first machine, where the same command is typed on each of several; no scheduler",
+    ),
+    Key("launcher.grace_seconds", (float,), "from a request to stop to the end by force", at_least=0),
+    Key(
+        "launcher.jobs_at_once",
+        _optional(int),
+        "runs of a sweep at a time; null: as many as a scheduler lets run, in a search 1",
+        at_least=1,
+    ),
+    Key("launcher.profile", _optional(str), "a YAML file with what this site's jobs always need of these keys"),
+    Key("launcher.partition", _optional(str), "SLURM's; null: its default"),
+    Key("launcher.account", _optional(str), "that the job is booked on"),
+    Key("launcher.qos", _optional(str), "quality of service, as the site defines it"),
+    Key(
+        "launcher.time",
+        _optional(int, str),
+        "limit in minutes, or as D-HH:MM:SS; null: the partition's",
+        at_least=1,
+        pattern=r"(\d+-)?\d+(:\d\d){0,2}|UNLIMITED",
+        example="12:00:00",
+    ),
+    Key(
+        "launcher.memory",
+        _optional(int, str),
+        "of a node, in MiB without a unit; 0: all of it; null: the partition's default",
+        at_least=0,
+        pattern=r"\d+[KMGT]?",
+        example="200G",
+    ),
+    Key("launcher.cpus_per_process", _optional(int), "cores; null: each GPU's share of its node's", at_least=1),
+    Key(
+        "launcher.gpus_per_node",
+        _optional(int, str),
+        "null: one for each process where the partition has GPUs",
+        at_least=0,
+        pattern=r"\w+:\d+",
+        example="a100:4",
+    ),
+    Key("launcher.constraint", _optional(str), "features that the nodes must have, e.g. h100&ib"),
+    Key("launcher.exclude", (list,), "nodes that the job must not get"),
+    Key("launcher.flags", (dict,), "further options of sbatch, e.g. {reservation: course, exclusive: true}"),
+    Key("launcher.warning_seconds", (int,), "before the time limit the run saves and is queued again", at_least=30),
+    Key("launcher.max_timeouts", (int,), "time limits after which it is queued again; preemptions always", at_least=0),
+    Key(
+        "launcher.environment",
+        (str,),
+        "what the nodes run in: the virtual environment of the launching Python, modules and it, or a container",
+        choices=("venv", "module", "container"),
+    ),
+    Key("launcher.modules", (list,), "loaded in this order, with launcher.environment=module"),
+    Key("launcher.container_image", _optional(str), "for pyxis/enroot, with launcher.environment=container"),
+    Key("launcher.container_mounts", (list,), "further folders that the container sees, SOURCE:TARGET"),
+    Key("launcher.fabric", _optional(str), "a profile of the network between nodes: a file in slurm/fabrics/"),
+    Key(
+        "launcher.hang_seconds",
+        _optional(float),
+        "without progress in a step, after which stacks are written and the run ends with code 124; null: 10 median "
+        "steps, at least 300; 0: never",
+        at_least=0,
+    ),
+    Key("launcher.hang_seconds_outside", (float,), "the same while it starts, saves or evaluates", at_least=0),
+    Key(
+        "launcher.restarts",
+        (int,),
+        "from the last checkpoint after a rank has died or hung; three starts without a new checkpoint end it too",
+        at_least=0,
+    ),
+    Key("launcher.stage_dir", _optional(str), "where to; null: $SLURM_TMPDIR, $TMPDIR or /tmp of the node"),
     Key("sweep.only_failed", (bool,), "with -m: run the failed jobs again and no others"),
     Key("sweep.fail_fast", (bool,), "with -m: the first job that fails ends the others, which save and stop"),
     Key("sweep.trials", (int,), "with -m: jobs of a search", at_least=1),

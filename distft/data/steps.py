@@ -86,15 +86,3 @@ def step_borders(
         rest = order.rows(base.row, at_most) if at_most > base.row else np.zeros(0, dtype=np.int64)
         borders = base.row + token_borders(lengths[rest], batch_tokens)
     return borders if steps is None else borders[: steps + 1]
-
-
-def micro_batches(rows: np.ndarray, lengths: np.ndarray, micro_rows: int, world: int) -> list[list[np.ndarray]]:
-    """Cuts one step's rows into micro-batches: result[i][rank] holds the rows of micro-batch i on that rank.
-
-    Rows of like length come together, so little is padded, and ranks work on like lengths at the same time.
-    Every rank has the same number of micro-batches; some of the last ones may be empty.
-    """
-    rows = rows[np.argsort(-lengths[rows], kind="stable")]
-    cut = [rows[i : i + micro_rows] for i in range(0, len(rows), micro_rows)]
-    cut += [rows[:0]] * (-len(cut) % world)
-    return [cut[i : i + world] for i in range(0, len(cut), world)]

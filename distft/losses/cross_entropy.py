@@ -1,12 +1,13 @@
 """Cross-entropy of the next token."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from distft.data.batches import Batch
+from distft.losses.projected import Projected
 
 
 @dataclass(frozen=True)
@@ -19,9 +20,10 @@ class CrossEntropy:
     label_smoothing: float = 0.0
 
     def __call__(self, model: nn.Module, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        logits = model(input_ids=batch.input_ids, use_cache=False).logits  # [B, S, V]
-        logits = logits.flatten(0, 1)[batch.positions].float()  # [T, V]
+        causal: Any = model
+        hidden = causal.base_model(**batch.inputs()).last_hidden_state  # [1, S, H]
         smoothing = self.label_smoothing if model.training else 0.0
-        losses = F.cross_entropy(logits, batch.targets, reduction="none", label_smoothing=smoothing)  # [T]
-        correct = (logits.detach().argmax(-1) == batch.targets).sum()
-        return losses.double().sum(), {"correct": correct}
+        soft_cap = getattr(causal.config.get_text_config(), "final_logit_softcapping", None)
+        fold = Projected(batch.targets, smoothing, soft_cap)
+        loss, correct = causal.get_output_embeddings()(hidden[0, batch.positions], fold)
+        return loss, {"correct": correct}

@@ -7,6 +7,6 @@ from distft.data.batches import Batch
 
 
 def logits(model: nn.Module, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """Has no value to train on; the logits of every position come as a metric, [B, S, V] in fp32."""
-    output = model(input_ids=batch.input_ids, use_cache=False).logits
+    """Has no value to train on; the logits of every position come as a metric, [1, S, V] in fp32."""
+    output = model(**batch.inputs()).logits
     return output.sum() * 0, {"logits": output.float()}

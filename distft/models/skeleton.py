@@ -13,6 +13,9 @@ from accelerate import init_empty_weights
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
+from distft.models.attention.choose import check_separable, choose
+from distft.models.head import make_foldable
+
 
 def architecture(model_dir: Path | None, tiny: dict[str, Any]) -> PreTrainedConfig:
     """Returns the config of the model in `model_dir`, or the one that `tiny` describes when there is no folder."""
@@ -22,9 +25,15 @@ def architecture(model_dir: Path | None, tiny: dict[str, Any]) -> PreTrainedConf
 
 
 def skeleton(config: PreTrainedConfig, attention: str) -> PreTrainedModel:
-    """Builds the model on meta with tied weights tied; RuntimeError when a buffer's values are lost on meta."""
+    """Builds the model on meta with tied weights tied; RuntimeError when a buffer's values are lost on meta.
+
+    attention: `model.attention`'s word. ValueError for a model that cannot keep documents of a row apart.
+    """
+    kernel = choose(attention)
     with init_empty_weights(include_buffers=False):
-        model = AutoModelForCausalLM.from_config(config, attn_implementation=attention, dtype=torch.float32)
+        model = AutoModelForCausalLM.from_config(config, attn_implementation=kernel, dtype=torch.float32)
+    check_separable(model)
+    make_foldable(model)
     model.tie_weights()
     lost = [name for name, buffer in model.named_buffers() if buffer.is_meta]
     if lost:

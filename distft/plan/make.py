@@ -29,7 +29,8 @@ def make_plan(config: Config, resumed: Mapping[str, Any] | None = None) -> Plan:
     except ValueError as error:
         raise ConfigError([str(error)]) from error
     (_, nodes), per_node = node_range(values["launcher"]["nodes"]), processes_per_node(values["launcher"])
-    world, micro = nodes * per_node, values["train"]["micro_batch_size"]
+    world = nodes * per_node
+    micro_rows, micro_tokens = micro_batch(values)
     model_dir = _model_dir(values)
     if model_dir and (reasons := list(wrong_model(model_dir, trust_remote_code=values["model"]["trust_remote_code"]))):
         raise ConfigError(reasons)
@@ -43,8 +44,9 @@ def make_plan(config: Config, resumed: Mapping[str, Any] | None = None) -> Plan:
         nodes=nodes,
         processes_per_node=per_node,
         world=world,
-        micro_batch_size=micro,
-        accumulation=_accumulation(values, reads, micro * world),
+        micro_batch_size=micro_rows,
+        micro_batch_tokens=micro_tokens,
+        accumulation=_accumulation(values, reads, world),
         steps=reads.steps,
         reads=reads.reads,
         base_step=reads.base.step,
@@ -63,12 +65,25 @@ def make_plan(config: Config, resumed: Mapping[str, Any] | None = None) -> Plan:
     )
 
 
-def _accumulation(values: dict[str, Any], reads: Extent, rows_at_once: int) -> int:
-    """Returns micro-batches per step; with global_batch_tokens that of an average step."""
-    rows = values["train"]["global_batch_size"]
+def micro_batch(values: Mapping[str, Any]) -> tuple[int | None, int | None]:
+    """Returns the rows, or else the tokens, that a forward of training holds at most."""
+    training, data = values["train"], values["data"]
+    if data["packing"]:
+        return None, training["micro_batch_tokens"] or data["max_length"]
+    return training["micro_batch_size"], None
+
+
+def _accumulation(values: dict[str, Any], reads: Extent, world: int) -> int:
+    """Returns micro-batches per step; that of an average step where steps or micro-batches are counted in tokens."""
+    rows, tokens = micro_batch(values)
+    steps = max(1, reads.steps - reads.base.step)
+    if tokens:
+        return max(1, ceil(reads.tokens / max(1, reads.steps) / (tokens * world)))
+    assert rows is not None
+    of_step = values["train"]["global_batch_size"]
     if values["train"]["global_batch_tokens"]:
-        rows = (reads.rows_read - reads.base.row) / max(1, reads.steps - reads.base.step)
-    return max(1, ceil(rows / rows_at_once))
+        of_step = (reads.rows_read - reads.base.row) / steps
+    return max(1, ceil(of_step / (rows * world)))
 
 
 def _model_dir(values: dict[str, Any]) -> Path | None:

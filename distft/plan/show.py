@@ -9,7 +9,7 @@ from distft.run import Plan
 UNITS = {"GiB": 2**30, "MiB": 2**20, "KiB": 2**10}
 NOT_COUNTED = (
     "Not counted: activations, gathered layers, communication buffers and time. "
-    "They need memory beside this, more with train.micro_batch_size and data.max_length."
+    "They need memory beside this, more with larger micro-batches and data.max_length."
 )
 
 
@@ -32,7 +32,7 @@ def arithmetic(plan: Plan, config: Config) -> Table:
     batch = f"at most {tokens:,} tokens" if tokens else f"{training['global_batch_size']:,} rows"
     parts = " x ".join(
         (
-            _some(plan.micro_batch_size, "row"),
+            at_once(plan),
             _some(plan.world, "process"),
             _some(plan.accumulation, "micro-batch"),
         )
@@ -44,7 +44,7 @@ def arithmetic(plan: Plan, config: Config) -> Table:
         ),
         *([("trained", f"{plan.adapters:,} parameters of adapters")] if plan.adapters else []),
         ("processes", f"{plan.world} = {_some(plan.nodes, 'node')} x {plan.processes_per_node}"),
-        ("global batch", f"{batch} = {parts}" if not tokens else f"{batch}, {about}{parts}"),
+        ("global batch", f"{batch}, about {parts}" if tokens or plan.micro_batch_tokens else f"{batch} = {parts}"),
         ("steps", f"{about}{plan.steps:,}" if plan.steps else "unknown until the data is here"),
         ("rows", f"{about}{plan.rows:,} to train on, {plan.eval_rows:,} held out" if plan.rows else "unknown"),
         ("epochs", f"{about}{plan.epochs:.3g}" if plan.rows else "unknown"),
@@ -56,6 +56,13 @@ def arithmetic(plan: Plan, config: Config) -> Table:
     if plan.estimated:
         table.caption = "about: the data is not prepared yet (python -m distft.prepare)"
     return table
+
+
+def at_once(plan: Plan) -> str:
+    """Returns what a forward holds."""
+    if plan.micro_batch_size is None:
+        return f"up to {plan.micro_batch_tokens:,} tokens"
+    return _some(plan.micro_batch_size, "row")
 
 
 def _some(count: int, noun: str) -> str:

@@ -132,12 +132,13 @@ def planned(plan: Plan, rows: list[dict[str, Any]]) -> Table:
     tokens = sum(row.get("tokens") or 0 for row in train)
     micro, accumulation, world = plan.micro_batch_size, plan.accumulation, plan.world
     batches = f"{accumulation} micro-batch{'es' * (accumulation > 1)}"
+    if micro is None:
+        step = ("tokens per forward", f"at most {plan.micro_batch_tokens:,}, in about {batches} of {world} processes")
+    else:
+        step = ("rows per step", f"{micro * accumulation * world} = {world} processes x {batches} x {micro} rows")
     table = [
         ("processes", f"{plan.world} = {plan.nodes} node{'s' * (plan.nodes > 1)} x {plan.processes_per_node}"),
-        (
-            "rows per step",
-            f"{micro * accumulation * world} = {world} processes x {batches} x {micro} rows",
-        ),
+        step,
         ("steps", f"{plan.steps:,} ({plan.epochs:.3g} epochs of {plan.rows:,} rows{', estimated' * plan.estimated})"),
         ("held-out rows", f"{plan.eval_rows:,}"),
     ]

@@ -16,8 +16,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-PHASES = ("start", "data", "forward", "backward", "optimizer", "communication", "border", "save", "evaluate", "end")
-OUTSIDE = ("start", "save", "evaluate", "end")  # of a step
+OUTSIDE = ("start", "evaluation", "checkpoint", "end")  # of a step
+PHASES = (*OUTSIDE, "border", "data", "forward", "backward", "optimizer", "communication")
 _FORM = struct.Struct(f"@6qd{len(PHASES)}d")  # pid, step, phase, beats, collectives, mark, seconds of step, of phases
 _MARK = 0x64697374667401  # written last: without it the file is not a whole beat yet
 _SECONDS_BETWEEN_COUNTS = 0.2  # of collectives; each costs a microsecond
@@ -62,7 +62,7 @@ class Heart:
         if step == self._step + 1:
             self._step_seconds = now - self._step_since
         self._step, self._step_since = step, now
-        self.enter("data")
+        self.enter("border")
 
     @property
     def phase(self) -> str:
@@ -101,7 +101,7 @@ def enter(phase: str) -> None:
 
 
 def begin_step(step: int) -> None:
-    """Tells that this process begins step `step`, with its data."""
+    """Tells that this process begins step `step`."""
     if _heart:
         _heart[0].begin_step(step)
 

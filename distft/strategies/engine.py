@@ -79,8 +79,8 @@ class Engine(Protocol):
         """Adds the gradient of `value * scale`, averaged over processes; `last` ends the accumulation."""
         ...
 
-    def step(self, max_norm: float | None) -> float:
-        """Clips to `max_norm`, updates the weights, drops the gradients; returns the norm before clipping."""
+    def step(self, max_norm: float | None) -> torch.Tensor:
+        """Clips to `max_norm`, updates the weights, drops the gradients; returns the norm before clipping, 0-d."""
         ...
 
     def train(self, mode: bool) -> None: ...

@@ -76,13 +76,13 @@ class ShardedEngine:
         root.set_is_last_backward(last)
         (value * scale).backward()
 
-    def step(self, max_norm: float | None) -> float:
+    def step(self, max_norm: float | None) -> torch.Tensor:
         parameters = [p for p in self.objective.parameters() if p.grad is not None]
         limit = float("inf") if max_norm is None else max_norm
         norm = nn.utils.clip_grad_norm_(parameters, limit)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        return (norm.full_tensor() if isinstance(norm, DTensor) else norm).item()
+        return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
     def train(self, mode: bool) -> None:
         self.objective.train(mode)

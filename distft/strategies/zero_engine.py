@@ -38,11 +38,10 @@ class ZeroEngine:
         if not last:
             self.deepspeed.step()  # no update between borders: DeepSpeed's own count of micro-batches
 
-    def step(self, max_norm: float | None) -> float:
+    def step(self, max_norm: float | None) -> torch.Tensor:
         self.deepspeed.optimizer.clip_grad = max_norm or 0.0
         self.deepspeed.step()
-        norm = self.deepspeed.get_global_grad_norm()
-        return norm.item() if torch.is_tensor(norm) else float(norm)
+        return torch.as_tensor(self.deepspeed.get_global_grad_norm(), device=self.world.device)
 
     def train(self, mode: bool) -> None:
         self.deepspeed.train(mode)

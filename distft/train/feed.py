@@ -6,9 +6,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from distft.data.batches import Batch, collate
+from distft.data.micro_batches import Cut
 from distft.data.shards import Rows
-from distft.data.steps import Order, micro_batches
+from distft.data.steps import Order
+from distft.models.flops import Flops
 from distft.runtime.process_group import World
+
+SHAPE = 128  # micro-batches of one shape are a multiple of it: matrix units work in such tiles
 
 
 @dataclass(frozen=True)
@@ -18,7 +22,7 @@ class Feed:
     rows: Rows
     order: Order
     borders: np.ndarray  # [steps from base_step + 1]
-    micro_rows: int
+    cut: Cut
     world: World
     base_step: int = 0
 
@@ -42,13 +46,32 @@ class Feed:
         """Real tokens of the global batch; padding is never counted."""
         return int(self.rows.lengths[self.rows_of(step)].sum())
 
+    def forward_flops(self, step: int) -> float:
+        """Operations of a forward over the global batch, all processes together."""
+        return float(self.cut.costs[self.rows_of(step)].sum())
+
     def batches(self, step: int) -> list[Batch]:
         """Returns this process's micro-batches; every process has as many."""
-        cut = micro_batches(self.rows_of(step), self.rows.lengths, self.micro_rows, self.world.size)
-        return [collate(self.rows, ranks[self.world.rank]).to(self.world.device) for ranks in cut]
+        dealt = self.cut.micro_batches(self.rows_of(step), self.world.size)
+        return [to_device(self.rows, ranks[self.world.rank], self.cut, self.world) for ranks in dealt]
 
 
-def all_rows(rows: Rows, micro_rows: int, world: World) -> Iterator[Batch]:
+def make_cut(rows: Rows, micro_rows: int | None, micro_tokens: int | None, flops: Flops) -> Cut:
+    """Returns how rows are cut into micro-batches of at most `micro_rows` rows, or else of `micro_tokens` tokens."""
+    costs = flops.of_rows(rows.lengths, rows.num_targets)
+    if micro_rows:
+        return Cut(np.ones(len(rows), dtype=np.int64), micro_rows, costs)
+    assert micro_tokens is not None
+    return Cut(rows.lengths, micro_tokens, costs, padded_to=-(-micro_tokens // SHAPE) * SHAPE)
+
+
+def all_rows(rows: Rows, cut: Cut, world: World) -> Iterator[Batch]:
     """Yields this process's share of all rows, each row once over all processes."""
-    for ranks in micro_batches(np.arange(len(rows)), rows.lengths, micro_rows, world.size):
-        yield collate(rows, ranks[world.rank]).to(world.device)
+    for ranks in cut.micro_batches(np.arange(len(rows)), world.size):
+        yield to_device(rows, ranks[world.rank], cut, world)
+
+
+def to_device(rows: Rows, indices: np.ndarray, cut: Cut, world: World) -> Batch:
+    """Returns a micro-batch where it is computed; accelerators get the one shape of all micro-batches, if there is
+    one."""
+    return collate(rows, indices, cut.padded_to if world.device.type != "cpu" else 0).to(world.device)

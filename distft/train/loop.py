@@ -6,6 +6,7 @@ for each step:  read rows -> forward, backward (x accumulation) -> update -> log
 
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -16,7 +17,10 @@ from distft.runtime.memory import peak_gib
 from distft.runtime.process_group import World
 from distft.runtime.seeds import seed_for
 from distft.strategies.engine import Engine
+from distft.train.clock import Clock
 from distft.train.feed import Feed
+from distft.train.meter import Peak, utilisation
+from distft.train.prefetch import Prefetch
 from distft.train.step import train_step
 from distft.train.when import EarlyStopping, When
 
@@ -48,6 +52,8 @@ class Settings:
     evaluate: When
     save: When
     evaluate_first: bool
+    peak: Peak | None = None  # of a process's device; None: no MFU
+    flops_per_forward: float = 3.0  # of training over those of the forward; without gradients of frozen weights 2
 
 
 def train_steps(
@@ -59,42 +65,56 @@ def train_steps(
         hooks.log({"step": 0, "split": "eval", **metrics})
         stopping.stop(metrics["loss"])
     engine.train(True)
-    for step in range(settings.start_step + 1, feed.steps + 1):
-        row, stop, ended = _one(engine, feed, factor, settings, hooks, world, step)
-        heartbeat.enter("border")
-        hooks.log(row)
-        if ended:
-            hooks.advance()
-        early = best = False
-        if hooks.evaluate and settings.evaluate.due(step):
-            metrics = hooks.evaluate()
-            hooks.log({"step": step, "split": "eval", **metrics})
-            best = metrics["loss"] < stopping.best
-            early = stopping.stop(metrics["loss"]) and step < feed.steps
-        ending = stop or early
-        if settings.save.due(step) or ending:
-            hooks.save(step, best)
-        if ending and step < feed.steps:
-            return ("stopped_early" if early else "preempted"), step
+    clock = Clock(world.device)
+    with closing(Prefetch(feed)) as ahead:
+        for step in range(settings.start_step + 1, feed.steps + 1):
+            row, stop, ended = _one(engine, ahead, factor, settings, hooks, world, clock, step)
+            hooks.log(row)
+            early = best = False
+            with clock.phase("evaluation", on_host=True):
+                if hooks.evaluate and settings.evaluate.due(step):
+                    metrics = hooks.evaluate()
+                    hooks.log({"step": step, "split": "eval", **metrics})
+                    best = metrics["loss"] < stopping.best
+                    early = stopping.stop(metrics["loss"]) and step < feed.steps
+            ending = stop or early
+            with clock.phase("checkpoint", on_host=True):
+                if ended:
+                    hooks.advance()
+                if settings.save.due(step) or ending:
+                    hooks.save(step, best)
+            if ending and step < feed.steps:
+                return ("stopped_early" if early else "preempted"), step
     return "completed", feed.steps
 
 
 def _one(
-    engine: Engine, feed: Feed, factor: Factor, settings: Settings, hooks: Hooks, world: World, step: int
+    engine: Engine,
+    ahead: Prefetch,
+    factor: Factor,
+    settings: Settings,
+    hooks: Hooks,
+    world: World,
+    clock: Clock,
+    step: int,
 ) -> tuple[Row, bool, bool]:
     """Does one step; returns its metrics row, whether a stop was requested, and whether a save in the background has
     been written by all, or cannot be by one."""
+    between = clock.take()
     began = time.perf_counter()
     heartbeat.begin_step(step)
     rate = set_learning_rate(engine.optimizer, factor(step))
-    targets, tokens = feed.num_targets(step), feed.num_tokens(step)
+    targets, tokens = ahead.feed.num_targets(step), ahead.feed.num_tokens(step)
 
     def flags() -> list[bool]:
         return [bool(hooks.stop_requested()), hooks.is_written(), hooks.is_failed()]
 
     seed = seed_for(settings.seed, "step", step)
-    result = train_step(engine, feed.batches(step), targets, world, settings.max_norm, seed, flags, hooks.wait_copied)
+    with clock.phase("data", on_host=True):
+        batches = ahead.batches(step)
+    result = train_step(engine, batches, targets, world, settings.max_norm, seed, flags, hooks.wait_copied, clock)
     seconds = time.perf_counter() - began
+    flops = settings.flops_per_forward * ahead.feed.forward_flops(step)
     row = {
         "step": step,
         "split": "train",
@@ -109,6 +129,10 @@ def _one(
         "target_tokens": targets,
         "seconds": seconds,
         "tokens_per_second": tokens / seconds,
+        "flops": flops,
+        "mfu": settings.peak and utilisation(flops, seconds, world.size, settings.peak),
+        "phases": result.seconds,  # within `seconds`
+        "between": between,  # seconds since the step before
         "peak_memory_gib": peak_gib(world.device),
     }
     stops, written, failed = result.flags

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import torch
 
 from distft.data.batches import Batch
-from distft.runtime import heartbeat
 from distft.runtime.process_group import World, all_reduce_sum
 from distft.runtime.seeds import seed_for
 from distft.strategies.engine import Engine
+from distft.train.clock import Clock
 
 
 @dataclass(frozen=True)
@@ -20,6 +20,7 @@ class StepResult:
     accuracy: float  # share of targets that had the highest logit
     grad_norm: float  # before clipping
     flags: list[int]  # how many processes raised each flag
+    seconds: dict[str, float]  # by phase
 
 
 def train_step(
@@ -31,26 +32,31 @@ def train_step(
     seed: int,
     flags: Callable[[], Sequence[bool]] = tuple,
     before_update: Callable[[], object] = tuple,
+    clock: Clock | None = None,
 ) -> StepResult:
     """Updates the weights with the gradient of (sum of losses) / targets over the global batch.
 
     targets: of all processes and micro-batches, so that every split of one global batch gives the same update.
     seed: of this step; flags: asked at the step's end, what a process wants all to know at the border, carried by the
     same collective; before_update: called when the gradient is there and no weight has changed.
+    Trap: whatever asks a tensor for its value makes the host wait for the device; it is done once, at the end.
     """
+    clock = clock or Clock(world.device)
     totals = torch.zeros(2, dtype=torch.float64, device=world.device)  # loss, correct
     for i, batch in enumerate(batches):
         torch.manual_seed(seed_for(seed, i, world.rank))
-        heartbeat.enter("forward")
-        value, sums = engine.forward(batch)
-        heartbeat.enter("backward")
-        engine.backward(value, scale=world.size / targets, last=i == len(batches) - 1)
+        with clock.phase("forward"):
+            value, sums = engine.forward(batch)
+        with clock.phase("backward"):
+            engine.backward(value, scale=world.size / targets, last=i == len(batches) - 1)
         totals[0] += value.detach()
         totals[1] += sums["correct"]
-    before_update()
-    heartbeat.enter("optimizer")
-    grad_norm = engine.step(max_norm)
-    heartbeat.enter("communication")
-    asked = torch.tensor([*map(float, flags())], dtype=torch.float64, device=world.device)
-    loss, correct, *raised = all_reduce_sum(torch.cat([totals, asked])).tolist()
-    return StepResult(loss / targets, correct / targets, grad_norm, [int(count) for count in raised])
+    with clock.phase("checkpoint", on_host=True):
+        before_update()
+    with clock.phase("optimizer"):
+        norm = engine.step(max_norm)
+    with clock.phase("communication"):
+        asked = torch.tensor([*map(float, flags())], dtype=torch.float64, device=world.device)
+        everyones = all_reduce_sum(torch.cat([totals, asked]))
+        grad_norm, loss, correct, *raised = torch.cat([norm.double().view(1), everyones]).tolist()
+    return StepResult(loss / targets, correct / targets, grad_norm, [int(count) for count in raised], clock.take())

@@ -104,7 +104,14 @@ def test_a_wrong_config_is_refused_by_name(
 
 
 def test_all_errors_come_at_once(right: list[str], capsys: pytest.CaptureFixture[str]):
-    together = ["strategy=fdsp", "--fast", "lr=1", "train.max_steps=0", "data.eval=x.jsonl", "data.packing=true"]
+    together = [
+        "strategy=fdsp",
+        "--fast",
+        "lr=1",
+        "train.max_steps=0",
+        "data.eval=x.jsonl",
+        "train.micro_batch_tokens=9",
+    ]
     errors = refusal([*right, *together], capsys)
     assert len(errors) == len(together)
     assert all(error.startswith(word.partition("=")[0]) for word, error in zip(together, errors, strict=True)), errors

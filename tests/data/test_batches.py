@@ -20,7 +20,8 @@ def rows_of(folder: Path, *rows: tuple[list[int], list[bool]]) -> Rows:
 def test_a_target_is_predicted_from_the_token_before_it(tmp_path: Path) -> None:
     rows = rows_of(tmp_path, ([5, 6, 7], [False, True, True]), ([8, 9], [False, True]))
     batch = collate(rows, np.asarray([0, 1]))
-    assert batch.input_ids.tolist() == [[5, 6, 7], [8, 9, 0]]
+    assert batch.input_ids.tolist() == [[5, 6, 7, 8, 9]]
+    assert batch.position_ids.tolist() == [[0, 1, 2, 0, 1]] and batch.lengths == (3, 2)
     assert batch.positions.tolist() == [0, 1, 3]
     assert batch.targets.tolist() == [6, 7, 9]
 
@@ -32,11 +33,27 @@ def test_the_first_token_of_a_row_is_no_target(tmp_path: Path) -> None:
     assert rows.num_targets.sum() == len(batch.targets)
 
 
-def test_padding_is_told_by_position_never_by_its_id(tmp_path: Path) -> None:
+def test_a_token_is_trained_by_its_place_never_by_its_id(tmp_path: Path) -> None:
     rows = rows_of(tmp_path, ([3, 0, 0], [False, True, True]), ([4], [False]))
     assert collate(rows, np.asarray([0, 1])).targets.tolist() == [0, 0]
 
 
-def test_no_row_gives_a_batch_without_targets(tmp_path: Path) -> None:
+def test_no_row_gives_a_batch_of_one_token_without_targets(tmp_path: Path) -> None:
     batch = collate(rows_of(tmp_path, ([1, 2], [False, True])), np.asarray([], dtype=int))
-    assert batch.input_ids.shape == (1, 1) and len(batch.targets) == 0 and batch.positions.dtype == torch.int64
+    assert batch.input_ids.shape == (1, 1) and batch.lengths == (1,)
+    assert len(batch.targets) == 0 and batch.positions.dtype == torch.int64
+
+
+def test_a_batch_of_one_shape_is_filled_up_by_a_document_of_its_own(tmp_path: Path) -> None:
+    rows = rows_of(tmp_path, ([5, 6, 7], [False, True, True]), ([8, 9], [False, True]))
+    batch, short = collate(rows, np.asarray([0, 1]), padded_to=8), collate(rows, np.asarray([0, 1]))
+    assert batch.input_ids.shape == (1, 8) and batch.lengths == (3, 2, 3)
+    assert batch.position_ids[0, 5:].tolist() == [0, 1, 2]
+    assert torch.equal(batch.positions, short.positions) and torch.equal(batch.targets, short.targets)
+
+
+def test_borders_are_told_as_attention_kernels_want_them(tmp_path: Path) -> None:
+    rows = rows_of(tmp_path, ([5, 6, 7], [False, True, True]), ([8, 9], [False, True]))
+    given = collate(rows, np.asarray([0, 1])).inputs()
+    assert given["cu_seq_lens_q"].tolist() == [0, 3, 5] and given["cu_seq_lens_q"].dtype == torch.int32
+    assert (given["max_length_q"], given["document_lengths"]) == (3, (3, 2))

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distft.data.steps import Base, Order, micro_batches, row_borders, step_borders, token_borders
+from distft.data.steps import Base, Order, row_borders, step_borders, token_borders
 
 
 @given(st.integers(1, 30), st.integers(0, 5), st.integers(1, 4))
@@ -68,15 +68,3 @@ def test_a_step_of_tokens_is_as_full_as_rows_in_order_allow(lengths: list[int], 
 def test_a_row_longer_than_a_step_is_refused() -> None:
     with pytest.raises(ValueError, match=r"train.global_batch_tokens=8 .* longest row, 9 tokens. Nearest: 9"):
         token_borders(np.asarray([3, 9]), 8)
-
-
-@given(st.integers(0, 40), st.integers(1, 6), st.integers(1, 4))
-def test_micro_batches_hold_every_row_once_and_ranks_have_equally_many(rows: int, micro: int, world: int) -> None:
-    lengths = np.random.default_rng(0).integers(1, 50, 100)
-    picked = np.random.default_rng(1).permutation(100)[:rows]
-    cut = micro_batches(picked, lengths, micro, world)
-    assert all(len(ranks) == world for ranks in cut)
-    held = [row for ranks in cut for part in ranks for row in part]
-    assert sorted(held) == sorted(picked)
-    assert all(len(part) <= micro for ranks in cut for part in ranks)
-    assert len(cut) == -(-rows // (micro * world))

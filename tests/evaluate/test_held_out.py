@@ -13,10 +13,13 @@ from distft.data.batches import Batch
 from distft.data.shards import Rows
 from distft.evaluate.held_out import held_out
 from distft.losses.cross_entropy import CrossEntropy
+from distft.models.flops import Flops
 from distft.runtime.process_group import World
-from distft.train.feed import all_rows
+from distft.train.feed import all_rows, make_cut
 from tests.rows import write_rows
 from tests.strategies.reference import dense
+
+FLOPS = Flops(1.0, 1.0, 1.0, {None: 1})
 
 
 def world_of(rank: int, size: int) -> World:
@@ -30,7 +33,8 @@ def test_every_row_is_scored_once_and_processes_do_as_many_forwards(
     world: int, micro: int, held: int, tmp_path: Path
 ) -> None:
     rows = Rows(write_rows(tmp_path, held_out=held), "eval")
-    shares = [list(all_rows(rows, micro, world_of(rank, world))) for rank in range(world)]
+    cut = make_cut(rows, micro, None, FLOPS)
+    shares = [list(all_rows(rows, cut, world_of(rank, world))) for rank in range(world)]
     assert len({len(share) for share in shares}) == 1
     targets = torch.cat([batch.targets for share in shares for batch in share])
     expected = torch.cat([torch.from_numpy(row.input_ids[1:][row.trained[1:]].astype("int64")) for row in rows])
@@ -59,7 +63,7 @@ def test_memory_does_not_grow_with_the_rows(tmp_path: Path) -> None:
     try:
         rows = Rows(write_rows(tmp_path), "eval")
         engine: Any = OneProcess()
-        metrics = held_out(engine, all_rows(rows, 3, world_of(0, 1)), world_of(0, 1))
+        metrics = held_out(engine, all_rows(rows, make_cut(rows, 3, None, FLOPS), world_of(0, 1)), world_of(0, 1))
     finally:
         dist.destroy_process_group()
     assert len(engine.alive) == 11 and metrics["target_tokens"] == int(rows.num_targets.sum())

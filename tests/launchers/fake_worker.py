@@ -76,7 +76,7 @@ def misbehave(how: str) -> None:
     if how == "SIGSTOP":
         os.kill(os.getpid(), signal.SIGSTOP)
     if how == "save":
-        with heartbeat.during("save"):
+        with heartbeat.during("checkpoint"):
             time.sleep(15)
 
 

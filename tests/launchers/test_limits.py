@@ -24,9 +24,10 @@ def after(limits: Limits, *seconds: float) -> StepSeconds:
 
 def test_what_is_asked_for_counts_from_the_first_step_on():
     pace = after(Limits(step=7.0, outside=50.0))
-    assert [pace.limit(phase)[0] for phase in ("start", "data", "forward", "save", "evaluate")] == [50, 7, 7, 50, 50]
+    phases = ("start", "data", "forward", "checkpoint", "evaluation")
+    assert [pace.limit(phase)[0] for phase in phases] == [50, 7, 7, 50, 50]
     assert pace.limit("backward")[1] == "launcher.hang_seconds=7"
-    assert pace.limit("save")[1] == "launcher.hang_seconds_outside=50"
+    assert pace.limit("checkpoint")[1] == "launcher.hang_seconds_outside=50"
 
 
 def test_0_is_no_limit():
@@ -52,7 +53,7 @@ def test_while_one_rank_saves_the_others_may_wait_as_long(tmp_path: Path):
     assert ranks.limit()[0] == 50, "none has begun"
     ranks.last = {0: BEAT, 1: BEAT}
     assert ranks.limit()[0] == 7
-    ranks.last = {0: BEAT, 1: replace(BEAT, phase="save")}
+    ranks.last = {0: BEAT, 1: replace(BEAT, phase="checkpoint")}
     assert ranks.limit()[0] == 50
 
 

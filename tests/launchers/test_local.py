@@ -25,7 +25,8 @@ def end(handle: LocalRun, seconds: float = 60) -> Outcome:
     return outcome
 
 
-def test_every_rank_runs_and_prints_to_its_own_log(tmp_path):
+def test_every_rank_runs_and_prints_to_its_own_log(tmp_path, monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     run = freeze(tmp_path / "a run (1)")
     handle = start(run)
     assert end(handle) == Outcome("completed")

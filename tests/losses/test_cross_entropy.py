@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from distft.data.batches import Batch, collate
+from distft.data.batches import collate, make_batch
 from distft.data.shards import Rows
 from distft.losses.cross_entropy import CrossEntropy
 from tests.rows import write_rows
@@ -36,8 +36,7 @@ def test_it_is_the_models_own_loss_times_its_targets(tmp_path: Path) -> None:
 
 def test_no_target_gives_zero_and_a_gradient_of_zero() -> None:
     model = dense("llama3_8b", 0)
-    nothing = torch.zeros(0, dtype=torch.int64)
-    value, _ = CrossEntropy()(model, Batch(torch.zeros(1, 1, dtype=torch.int64), nothing, nothing))
+    value, _ = CrossEntropy()(model, make_batch([]))
     value.backward()
     assert value.item() == 0 and all(p.grad is not None and not p.grad.any() for p in model.parameters())
 
@@ -47,6 +46,6 @@ def test_label_smoothing_is_for_training_only(tmp_path: Path) -> None:
     batch = collate(rows, np.arange(4))
     smoothed = CrossEntropy(label_smoothing=0.1)
     assert smoothed(model.eval(), batch)[0] == CrossEntropy()(model, batch)[0]
-    logits = model(input_ids=batch.input_ids).logits.flatten(0, 1)[batch.positions]
+    logits = model(**batch.inputs()).logits[0, batch.positions]
     expected = F.cross_entropy(logits, batch.targets, reduction="sum", label_smoothing=0.1)
     assert smoothed(model.train(), batch)[0].item() == pytest.approx(expected.item(), rel=1e-6)

@@ -27,13 +27,13 @@ def beat(file: Path) -> heartbeat.Beat:
 def test_where_a_rank_is_can_be_read_at_any_moment(beating: Path):
     assert (beat(beating).pid, beat(beating).step, beat(beating).phase) == (os.getpid(), 0, "start")
     heartbeat.begin_step(1)
-    assert (beat(beating).step, beat(beating).phase) == (1, "data")
+    assert (beat(beating).step, beat(beating).phase) == (1, "border")
     before = beat(beating).beats
     heartbeat.enter("forward")
     heartbeat.enter("forward")
     assert (beat(beating).phase, beat(beating).beats) == ("forward", before + 2), "each micro-batch is a beat"
-    with heartbeat.during("save"):
-        assert beat(beating).phase == "save"
+    with heartbeat.during("checkpoint"):
+        assert beat(beating).phase == "checkpoint"
     assert beat(beating).phase == "forward"
 
 
@@ -41,7 +41,8 @@ def test_the_seconds_of_all_phases_are_those_that_have_passed(beating: Path):
     began = time.perf_counter()
     for step in (1, 2):
         heartbeat.begin_step(step)
-        time.sleep(0.02)
+        with heartbeat.during("data"):
+            time.sleep(0.02)
         heartbeat.enter("backward")
         time.sleep(0.03)
     heartbeat.begin_step(3)
@@ -61,7 +62,7 @@ def test_what_is_no_beat_yet_is_none(tmp_path: Path):
 def test_where_nobody_watches_nothing_is_told(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(heartbeat, "_heart", [])
     heartbeat.begin_step(1)
-    with heartbeat.during("save"):
+    with heartbeat.during("checkpoint"):
         heartbeat.enter("forward")
 
 

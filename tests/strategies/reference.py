@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_map
 from distft.data.shards import Rows
 from distft.data.steps import Order
 from distft.models.fresh import FreshWeights
+from distft.models.head import make_foldable
 from tests.train_cases import ADAMW, GLOBAL_ROWS, tiny_model
 
 
@@ -24,6 +25,7 @@ def dense(name: str, seed: int) -> Any:
     empty = tiny_model(name)
     source = FreshWeights(empty, seed)
     model = type(empty)(empty.config)
+    make_foldable(model)
     model.tie_weights()
     with torch.no_grad():
         for key, parameter in model.named_parameters():

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.mark.parametrize("key", KEYS, ids=lambda key: "-".join(map(str, key)))
 def test_a_strategy_trains_like_one_process_that_sees_all_rows_at_once(key: Key, trained: Any, references: Any) -> None:
-    answer, reference = trained[key], references[key[1]]
+    answer, reference = trained[key], references[key[1].partition("+")[0]]
     for step, ((loss, norm), (expected_loss, expected_norm)) in enumerate(
         zip(answer["steps"], reference["steps"], strict=True)
     ):

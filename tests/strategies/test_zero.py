@@ -7,6 +7,7 @@ import torch
 
 from distft.runtime.process_group import World
 from distft.strategies.zero import MAX_BUCKET, MIN_BUCKET, Zero, check_in_force
+from tests.ranks import run_ranks
 
 WORLD = World(0, 2, 0, 2, torch.device("cpu"))
 
@@ -34,3 +35,8 @@ def test_buckets_follow_the_models_size_within_bounds() -> None:
         for n in (10**6, 10**8, 10**11)
     ]
     assert sizes == [MIN_BUCKET, 10**8 // 16, MAX_BUCKET]
+
+
+@pytest.mark.slow
+def test_a_process_loads_no_compiler_and_others_may_still_compile() -> None:
+    assert run_ranks(1, "tests.strategies.compilers") == {"loaded": [], "disabled": None}

@@ -13,7 +13,7 @@ _WORLD = ("launcher.nodes", "launcher.processes_per_node", "launcher.gpus_per_no
 def global_batch(facts: Facts) -> str | None:
     size, micro, world = facts["train.global_batch_size"], facts["train.micro_batch_size"], facts.world
     unit = micro * world
-    if size is None or facts["train.global_batch_tokens"] or size % unit == 0:
+    if size is None or facts["train.global_batch_tokens"] or facts["data.packing"] or size % unit == 0:
         return None
     below, above = size // unit * unit, -(-size // unit) * unit
     processes = f"{world} process{'es' if world > 1 else ''}"
@@ -50,23 +50,31 @@ def no_batch_size(facts: Facts) -> str | None:
 
 
 @rule(
-    ("data.packing",),
-    "data.packing=true",
-    "not in this version",
+    ("data.packing", "train.micro_batch_size", "eval.micro_batch_size"),
+    "rows per forward with data.packing=true",
+    "tokens per forward decide there",
 )
-def packing(facts: Facts) -> str | None:
-    if not facts["data.packing"]:
+def rows_of_packed(facts: Facts) -> str | None:
+    key = facts.gave("train.micro_batch_size", "eval.micro_batch_size")
+    if not facts["data.packing"] or key is None:
         return None
-    return "data.packing=true is not in this version. Nearest: data.packing=false with train.micro_batch_size"
+    return f"{key}={facts[key]} has no effect with data.packing=true. Nearest: train.micro_batch_tokens"
 
 
 @rule(
-    ("train.micro_batch_tokens",),
-    "train.micro_batch_tokens",
-    "goes with data.packing; not in this version",
+    ("data.packing", "train.micro_batch_tokens", "data.max_length"),
+    "train.micro_batch_tokens without data.packing, or below data.max_length",
+    "a row is never cut to fit",
 )
 def micro_tokens(facts: Facts) -> str | None:
-    tokens = facts["train.micro_batch_tokens"]
+    tokens, longest = facts["train.micro_batch_tokens"], facts["data.max_length"]
     if tokens is None:
         return None
-    return f"train.micro_batch_tokens={tokens} goes with data.packing, not in this version. Nearest: null"
+    if not facts["data.packing"]:
+        return f"train.micro_batch_tokens={tokens} has no effect without packing. Nearest: data.packing=true"
+    if tokens < longest:
+        return (
+            f"train.micro_batch_tokens={tokens} is less than a row may have, data.max_length={longest}. "
+            f"Nearest: {longest}"
+        )
+    return None

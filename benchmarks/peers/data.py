@@ -1,0 +1,79 @@
+"""The rows of a round, tokenised once by distft and handed to every peer in the order in which distft reads them."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.peers.settings import MAX_LENGTH, ROWS_PER_STEP
+from benchmarks.rows import BLOCK, Pair, unequal_rows, warm_up_rows, write_rows
+from distft.config import compose
+from distft.data.key import prepared_dir
+from distft.data.shards import Rows
+from distft.data.steps import Order
+
+SEED = 0
+IGNORED = -100  # the label of a token without a loss, in transformers and TRL
+
+
+@dataclass(frozen=True)
+class Data:
+    """Rows in reading order; the first step's are for warming up."""
+
+    overrides: list[str]  # of distft, for these rows and this model
+    tokens: Path  # the same rows as ids and labels, for the peers
+    sha256: str  # of the rows' text
+    lengths: list[int]
+    targets: list[int]
+
+    @property
+    def steps(self) -> int:
+        return len(self.lengths) // ROWS_PER_STEP
+
+    def about(self) -> dict[str, Any]:
+        """Returns what a reader has to know of the rows that are measured."""
+        lengths = np.array(self.lengths[ROWS_PER_STEP:])
+        return {
+            "rows": len(lengths),
+            "sha256": self.sha256,
+            "mean_tokens": round(float(lengths.mean()), 1),
+            "median_tokens": float(np.median(lengths)),
+            "longest_tokens": int(lengths.max()),
+            "trained": round(sum(self.targets[ROWS_PER_STEP:]) / int(lengths.sum()), 4),
+        }
+
+
+def make_data(pairs: Sequence[Pair], blocks: Sequence[int], model: Path, folder: Path) -> Data:
+    """Returns the rows of `blocks` behind a step of others; RuntimeError when distft does not take them all whole."""
+    rows = unequal_rows(pairs)
+    wanted = warm_up_rows(pairs) + [row for block in blocks for row in rows[BLOCK * block : BLOCK * (block + 1)]]
+    order = Order(len(wanted), SEED).rows(0, len(wanted))
+    placed = [wanted[place] for place in np.argsort(order)]  # so that distft's order of them is the wanted one
+    name = "-".join(map(str, blocks))
+    file = folder / f"rows-{name}.jsonl"
+    sha256 = write_rows(placed, file)
+    overrides = [f"model.path={model}", f"data.train={file}", "data.format=prompt_completion", "data.eval=null"]
+    overrides += [f"data.max_length={MAX_LENGTH}", "data.max_truncated_fraction=0", f"seed={SEED}"]
+    prepared = Rows(_prepared(overrides), "train")
+    if len(prepared) != len(wanted) or not prepared.num_targets.all():
+        raise RuntimeError(f"distft.prepare took {len(prepared)} of {len(wanted)} rows of {file}")
+    tokens = folder / f"tokens-{name}.json"
+    read = [prepared[int(index)] for index in order]
+    ids = [row.input_ids.tolist() for row in read]
+    labels = [np.where(row.trained, row.input_ids, IGNORED).tolist() for row in read]
+    tokens.write_text(json.dumps({"input_ids": ids, "labels": labels}))
+    return Data(overrides, tokens, sha256, prepared.lengths[order].tolist(), prepared.num_targets[order].tolist())
+
+
+def _prepared(overrides: Sequence[str]) -> Path:
+    values = compose(overrides).values
+    if prepared_dir(values) is None:
+        subprocess.run([sys.executable, "-m", "distft.prepare", *overrides], check=True)
+    folder = prepared_dir(values)
+    assert folder is not None, "distft.prepare ended well and left nothing"
+    return folder

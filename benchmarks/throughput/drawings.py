@@ -1,0 +1,87 @@
+"""One sheet: tokens a second and efficiency over the number of processes, and memory of each strategy."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.ticker import NullLocator, ScalarFormatter
+
+from benchmarks.throughput.points import Series
+from benchmarks.throughput.results import Found, efficiencies
+from distft.report.curves import PAPER, frame, save
+
+_DASHES = {"weak": "-", "strong": "--"}
+_COLOURS = colormaps["tab10"]
+
+
+def draw(all_series: Sequence[Series], found: Found, title: str, path: Path) -> None:
+    """Writes PATH.svg and PATH.png; points that failed are left out."""
+    figure = Figure(figsize=(13.2, 4.4), layout=ConstrainedLayoutEngine(h_pad=0.16, w_pad=0.12))
+    figure.suptitle(title, x=0.01, ha="left", fontsize=12, color=PAPER.text, parse_math=False)
+    rate, efficiency, memory = (figure.add_subplot(1, 3, place) for place in (1, 2, 3))
+    looks = list(dict.fromkeys((series.strategy, series.micro) for series in all_series))
+    for series in all_series:
+        colour = _COLOURS(looks.index((series.strategy, series.micro)) % 10)
+        _line(rate, series, {p: found.values(p, "tokens_per_second") for p in series.points}, colour)
+        _line(efficiency, series, {p: efficiencies(series, p, found) for p in series.points}, colour)
+    _ideal(rate)
+    frame(rate, "Tokens per second, all processes", PAPER)
+    frame(efficiency, "Efficiency: tokens per second of a process", PAPER)
+    efficiency.set_ylim(bottom=0, top=max(1.1, efficiency.get_ylim()[1]))
+    worlds = sorted({point.world for series in all_series for point in series.points})
+    for axes in (rate, efficiency):
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(worlds)
+        axes.xaxis.set_major_formatter(ScalarFormatter())
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.set_xlabel("processes", fontsize=9, color=PAPER.text)
+    rate.set_yscale("log", base=2)
+    rate.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    rate.yaxis.set_minor_locator(NullLocator())
+    if rate.get_legend_handles_labels()[0]:
+        rate.legend(frameon=False, fontsize=8, labelcolor=PAPER.text)
+    _bars(memory, all_series, found, worlds)
+    save(figure, path)
+
+
+def _line(axes: Axes, series: Series, values: dict, colour: object) -> None:
+    """Draws the medians of a series, each with its least and most."""
+    kept = [(point.world, repeats) for point, repeats in values.items() if repeats]
+    if not kept:
+        return
+    worlds, middles = [world for world, _ in kept], [median(repeats) for _, repeats in kept]
+    ends = [[m - min(r) for m, (_, r) in zip(middles, kept, strict=True)]]
+    ends.append([max(r) - m for m, (_, r) in zip(middles, kept, strict=True)])
+    axes.errorbar(
+        worlds, middles, yerr=ends, color=colour, linestyle=_DASHES[series.scaling], marker="o", markersize=4,
+        linewidth=1.6, capsize=2.5, label=series.title,
+    )  # fmt: skip
+
+
+def _ideal(axes: Axes) -> None:
+    """Draws, from each line's start, what it would be if every process did as much as there."""
+    for line in list(axes.get_lines()):
+        if line.get_marker() == "o":
+            worlds, rates = np.asarray(line.get_xdata()), np.asarray(line.get_ydata())
+            axes.plot(worlds, rates[0] * worlds / worlds[0], color=PAPER.line, linewidth=1, zorder=0)
+
+
+def _bars(axes: Axes, all_series: Sequence[Series], found: Found, worlds: Sequence[int]) -> None:
+    """Draws the highest memory of a process of each strategy, a bar for each number of processes."""
+    strategies = list(dict.fromkeys(series.strategy for series in all_series))
+    width = 0.8 / len(worlds)
+    for number, world in enumerate(worlds):
+        for place, strategy in enumerate(strategies):
+            points = {p for s in all_series if s.strategy == strategy for p in s.points if p.world == world}
+            peaks = [peak for point in points for peak in found.values(point, "peak_memory_gib")]
+            label = f"{world} process{'es' * (world > 1)}" if place == 0 else None
+            left = place + (number - (len(worlds) - 1) / 2) * width
+            axes.bar(left, max(peaks, default=0), width * 0.92, color=_COLOURS(number % 10), alpha=0.75, label=label)
+    frame(axes, "Peak memory of rank 0, GiB", PAPER)
+    axes.set_xticks(range(len(strategies)), strategies)
+    axes.legend(frameon=False, fontsize=8, labelcolor=PAPER.text)

@@ -1,0 +1,89 @@
+"""What is measured: every layout of processes, strategy and micro size, with one global batch or with growing ones.
+
+A point that is in a weak and in a strong series is measured once.
+"""
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+
+from benchmarks.identity import digest
+from benchmarks.throughput.settings import Asked
+
+
+@dataclass(frozen=True)
+class Point:
+    """One run, but for its repeats."""
+
+    strategy: str
+    nodes: int
+    processes: int  # on each node
+    micro: int  # rows, or tokens when packed
+    global_rows: int
+
+    @property
+    def world(self) -> int:
+        return self.nodes * self.processes
+
+    def __str__(self) -> str:
+        return (
+            f"{self.strategy}, {self.nodes} x {self.processes} processes, micro {self.micro}, {self.global_rows} rows"
+        )
+
+    def overrides(self, asked: Asked) -> list[str]:
+        """Returns what makes a run this point's."""
+        micro = "train.micro_batch_tokens" if asked.is_packed else "train.micro_batch_size"
+        return [
+            f"strategy={self.strategy}",
+            f"launcher.nodes={self.nodes}",
+            f"launcher.processes_per_node={self.processes}",
+            f"{micro}={self.micro}",
+            f"train.global_batch_size={self.global_rows}",
+        ]
+
+    def name(self, of_all_points: object) -> str:
+        """Returns a folder's name: readable, and another one when code or settings are."""
+        word = f"{self.strategy}-{self.nodes}x{self.processes}-m{self.micro}-g{self.global_rows}"
+        return f"{word}-{digest([asdict(self), of_all_points])}"
+
+
+@dataclass(frozen=True)
+class Series:
+    """Points that differ in their number of processes alone, fewest first."""
+
+    scaling: str  # weak or strong
+    strategy: str
+    micro: int
+    points: tuple[Point, ...]
+
+    @property
+    def title(self) -> str:
+        return f"{self.scaling}, {self.strategy}, micro {self.micro}"
+
+
+def all_series(asked: Asked) -> list[Series]:
+    """Returns every series that is asked for."""
+    layouts = sorted({(nodes, per_node) for nodes in asked.nodes for per_node in asked.processes}, key=_size)
+    found = []
+    for scaling in asked.scaling:
+        for strategy in asked.strategies:
+            for micro in asked.micro:
+                points = tuple(
+                    Point(strategy, nodes, per_node, micro, _rows(scaling, asked, nodes * per_node))
+                    for nodes, per_node in layouts
+                )
+                found.append(Series(scaling, strategy, micro, points))
+    return found
+
+
+def points_of(series: Iterable[Series]) -> list[Point]:
+    """Returns every point once, in the order of the series."""
+    return list(dict.fromkeys(point for each in series for point in each.points))
+
+
+def _rows(scaling: str, asked: Asked, world: int) -> int:
+    return asked.rows_per_process * world if scaling == "weak" else asked.global_rows
+
+
+def _size(layout: tuple[int, int]) -> tuple[int, int]:
+    nodes, per_node = layout
+    return nodes * per_node, nodes

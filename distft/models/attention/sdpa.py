@@ -1,0 +1,64 @@
+"""Attention inside each document by torch's scaled_dot_product_attention, one call for each: on any device.
+
+What it costs is the documents' own squares, and no mask is ever made but for windows narrower than a document.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+
+
+def documents_sdpa(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    document_lengths: Sequence[int] | None = None,
+    **_: Any,
+) -> tuple[torch.Tensor, None]:
+    """Returns the attended values [B, S, H, E], in transformers' attention interface.
+
+    query: [B, H, S, E]; key, value: [B, G, S, E], H a multiple of G. document_lengths: of the one row's documents;
+    None: each of the B rows is one. ValueError for what this kernel does not do.
+    """
+    if attention_mask is not None or softcap is not None:
+        raise ValueError("attention by torch's SDPA takes no mask and caps no scores. Nearest: model.attention=eager")
+    lengths = [query.shape[2]] if document_lengths is None else list(document_lengths)
+    done = [
+        _attend(*parts, dropout, scaling, sliding_window).transpose(1, 2)
+        for parts in zip(query.split(lengths, 2), key.split(lengths, 2), value.split(lengths, 2), strict=True)
+    ]
+    return (torch.cat(done, 1) if len(done) > 1 else done[0]), None
+
+
+def _attend(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    dropout: float,
+    scaling: float | None,
+    sliding_window: int | None,
+) -> torch.Tensor:
+    length = query.shape[2]
+    mask = None
+    if sliding_window is not None and sliding_window < length:
+        at = torch.arange(length, device=query.device)
+        behind = at[:, None] - at[None, :]
+        mask = (behind >= 0) & (behind < sliding_window)
+    return F.scaled_dot_product_attention(
+        query,
+        key,
+        value,
+        attn_mask=mask,
+        dropout_p=dropout,
+        is_causal=mask is None,
+        scale=scaling,
+        enable_gqa=query.shape[1] != key.shape[1],
+    )

@@ -1,0 +1,50 @@
+"""Attention inside each document by torch's own variable-length kernel: CUDA, fp16 and bf16. Not run on a GPU yet."""
+
+from typing import Any
+
+import torch
+from torch.nn.attention import varlen
+
+
+def documents_varlen(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    cu_seq_lens_q: torch.Tensor | None = None,
+    max_length_q: int | None = None,
+    **_: Any,
+) -> tuple[torch.Tensor, None]:
+    """Returns the attended values [B, S, H, E], in transformers' attention interface.
+
+    query: [B, H, S, E]; key, value: [B, G, S, E]. cu_seq_lens_q: int32 [D + 1], the borders of the one row's
+    documents, of at most max_length_q tokens; None: each of the B rows is one.
+    ValueError for what this kernel does not do.
+    """
+    if attention_mask is not None or softcap is not None or dropout:
+        raise ValueError(
+            "torch's varlen attention takes no mask, caps no scores and has no dropout. Nearest: model.attention=sdpa"
+        )
+    batch, heads, length, size = query.shape
+    if cu_seq_lens_q is None:
+        cu_seq_lens_q = torch.arange(0, batch * length + 1, length, dtype=torch.int32, device=query.device)
+        max_length_q = length
+    assert max_length_q is not None
+    window = (-1, 0) if sliding_window is None else (sliding_window - 1, 0)  # tokens before and after, causal
+    done: Any = varlen.varlen_attn(
+        *(part.transpose(1, 2).reshape(batch * length, -1, size) for part in (query, key, value)),
+        cu_seq_q=cu_seq_lens_q,
+        cu_seq_k=cu_seq_lens_q,
+        max_q=max_length_q,
+        max_k=max_length_q,
+        scale=scaling,
+        window_size=window,
+        num_splits=1,  # else another document may change a document's bits
+        enable_gqa=heads != key.shape[1],
+    )
+    return done.view(batch, length, heads, size), None

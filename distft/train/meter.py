@@ -1,0 +1,65 @@
+"""How much of the machine a step used: model FLOPs utilisation, MFU (Chowdhery et al. 2022, arXiv 2204.02311)."""
+
+import sys
+import time
+from dataclasses import dataclass
+
+import torch
+
+# Dense bf16 matrix products of data sheets, FLOP/s, by a part of the device's name; the first that fits.
+DATA_SHEETS = (
+    ("H200", 989e12),
+    ("H100 PCIe", 756e12),
+    ("H100", 989e12),
+    ("GH200", 989e12),
+    ("B200", 2250e12),
+    ("A100", 312e12),
+    ("L40S", 362e12),
+    ("A10G", 70e12),
+    ("MI300X", 1307e12),
+    ("MI250X", 191.5e12),
+)
+_SIZE, _ROUNDS = 1024, 3
+
+
+@dataclass(frozen=True)
+class Peak:
+    """The most that a process's device could do, and how that is known."""
+
+    flops: float  # a second
+    source: str
+
+
+def peak_of(device: torch.device, dtype: torch.dtype) -> Peak:
+    """Returns the data sheet's figure for bf16 on a device that has one here, else the best of a few products."""
+    if device.type == "cuda" and dtype == torch.bfloat16:
+        name = torch.cuda.get_device_name(device)
+        for part, flops in DATA_SHEETS:
+            if part in name:
+                return Peak(flops, f"data sheet of {name}, dense bf16")
+    flops = max(_measured(device, dtype) for _ in range(_ROUNDS))
+    name = str(dtype).removeprefix("torch.")
+    return Peak(flops, f"measured {name} product of {_SIZE}x{_SIZE} matrices, {torch.get_num_threads()} threads")
+
+
+def _measured(device: torch.device, dtype: torch.dtype) -> float:
+    left, right = (torch.ones(_SIZE, _SIZE, dtype=dtype, device=device) for _ in range(2))
+    began = time.perf_counter()
+    (left @ right)[0, 0].item()  # waits for the device
+    return 2 * _SIZE**3 / (time.perf_counter() - began)
+
+
+def utilisation(flops: float, seconds: float, processes: int, peak: Peak) -> float | None:
+    """Returns the share of what `processes` could have done in that time; None, and an error in the log, above 1.
+
+    flops: of the global batch, counted as if each were done once: nothing computed again, no padding.
+    """
+    share = flops / (seconds * processes * peak.flops)
+    if share > 1:
+        print(
+            f"ERROR: an MFU of {share:.0%} cannot be: {flops:.3g} FLOP in {seconds:.3g} s on {processes} processes of "
+            f"{peak.flops:.3g} FLOP/s ({peak.source}). Either of them is counted wrong",
+            file=sys.stderr,
+        )
+        return None
+    return share

@@ -1,0 +1,71 @@
+"""A step is cut into micro-batches that hold each of its rows once, fit, and cost every process the same."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from distft.data.micro_batches import Cut
+
+LENGTHS = np.random.default_rng(0).integers(1, 50, 100)
+
+
+def by_rows(micro: int) -> Cut:
+    return Cut(np.ones(100, dtype=np.int64), micro, LENGTHS.astype(float))
+
+
+def by_tokens(tokens: int) -> Cut:
+    return Cut(LENGTHS, tokens, LENGTHS.astype(float))
+
+
+def held(cut: list[list[np.ndarray]]) -> list[int]:
+    return sorted(int(row) for ranks in cut for part in ranks for row in part)
+
+
+@given(st.integers(0, 40), st.integers(1, 6), st.integers(1, 4))
+def test_every_row_is_held_once_and_all_ranks_have_equally_many_micro_batches(
+    rows: int, micro: int, world: int
+) -> None:
+    picked = np.random.default_rng(1).permutation(100)[:rows]
+    cut = by_rows(micro).micro_batches(picked, world)
+    assert all(len(ranks) == world for ranks in cut)
+    assert held(cut) == sorted(picked)
+    assert all(len(part) <= micro for ranks in cut for part in ranks)
+    assert len(cut) == max(1, -(-rows // (micro * world)))
+
+
+@given(st.integers(0, 60), st.integers(50, 200), st.integers(1, 4))
+def test_tokens_fit_whatever_the_rows(rows: int, tokens: int, world: int) -> None:
+    picked = np.random.default_rng(2).permutation(100)[:rows]
+    cut = by_tokens(tokens).micro_batches(picked, world)
+    assert held(cut) == sorted(picked)
+    assert all(LENGTHS[part].sum() <= tokens for ranks in cut for part in ranks)
+    assert all(len(ranks) == world for ranks in cut)
+
+
+def test_rows_that_leave_no_room_for_the_last_get_one_micro_batch_more() -> None:
+    cut = Cut(np.asarray([6, 6, 6]), 9, np.asarray([6.0, 6.0, 6.0]))  # 18 tokens, 2 x 9, and no two rows together
+    assert [len(ranks[0]) for ranks in cut.micro_batches(np.arange(3), 1)] == [1, 1, 1]
+
+
+def test_a_row_larger_than_a_micro_batch_is_refused() -> None:
+    with pytest.raises(ValueError, match="a row of 49 tokens does not fit into a micro-batch of 40"):
+        by_tokens(40).micro_batches(np.arange(100), 1)
+
+
+@pytest.mark.parametrize("world", [2, 4, 8])
+def test_processes_have_like_costs_in_sum_and_at_any_time(world: int) -> None:
+    random = np.random.default_rng(3)
+    lengths = np.minimum(1024, (random.lognormal(4.2, 1.1, 2048)).astype(np.int64) + 8)  # median 75, mean about 130
+    costs = lengths * 6e8 + lengths.astype(float) ** 2 * 1e5
+    cut = Cut(lengths, 2048, costs).micro_batches(np.arange(2048)[: 64 * world], world)
+    of = np.asarray([[costs[part].sum() for part in ranks] for ranks in cut])  # [accumulation, world]
+    assert of.sum(0).max() / of.sum(0).mean() < 1.03
+    assert (of.max(1).sum()) / of.sum(0).mean() < 1.03, "what the dearest of each micro-batch takes, all wait for"
+
+
+def test_the_cut_is_a_function_of_the_rows_alone() -> None:
+    rows = np.random.default_rng(4).permutation(100)[:32]
+    one, two = (by_tokens(96).micro_batches(rows, 2) for _ in range(2))
+    for first, second in zip(one, two, strict=True):
+        assert all((a == b).all() for a, b in zip(first, second, strict=True))

@@ -1,0 +1,93 @@
+"""The chunked projection gives the plain loss and its gradients, and needs memory for a chunk alone."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from distft.losses import projected
+from distft.losses.projected import Projected
+
+T, H, V = 37, 24, 101
+CASES: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "bias": {"bias": True},
+    "smoothing": {"smoothing": 0.1},
+    "cap": {"cap": 3.0},
+    "all": {"bias": True, "smoothing": 0.2, "cap": 2.0},
+}
+
+
+def made(dtype: torch.dtype, bias: bool = False, **_: Any) -> list[torch.Tensor | None]:
+    generator = torch.Generator().manual_seed(0)
+    parts = [torch.randn(shape, generator=generator).to(dtype) for shape in ((T, H), (V, H), (V,))]
+    return [parts[0], parts[1], parts[2] if bias else None]
+
+
+def plain(inputs: list[torch.Tensor | None], targets: torch.Tensor, smoothing: float = 0.0, cap: float | None = None):
+    hidden, weight, bias = inputs
+    assert hidden is not None and weight is not None
+    logits = F.linear(hidden, weight, bias)
+    logits = logits if cap is None else cap * torch.tanh(logits / cap)
+    return F.cross_entropy(logits, targets, reduction="sum", label_smoothing=smoothing), logits
+
+
+def gradients(value: torch.Tensor, inputs: list[torch.Tensor | None]) -> list[torch.Tensor]:
+    return list(torch.autograd.grad(value * 0.3, [each for each in inputs if each is not None]))
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=list(CASES))
+@pytest.mark.parametrize("rows", [1, 8, 1000])
+def test_value_and_gradients_are_those_of_the_plain_loss(
+    case: dict[str, Any], rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(projected, "CHUNK_BYTES", rows * 4 * V)
+    targets = torch.randint(0, V, (T,), generator=torch.Generator().manual_seed(1))
+    mine = [each if each is None else each.requires_grad_() for each in made(torch.float32, **case)]
+    value, correct = Projected(targets, case.get("smoothing", 0.0), case.get("cap"))(*mine)  # pyright: ignore
+    exact = [each if each is None else each.detach().double().requires_grad_() for each in mine]
+    expected, logits = plain(exact, targets, case.get("smoothing", 0.0), case.get("cap"))
+    assert value.item() == pytest.approx(expected.item(), rel=1e-6)
+    assert correct.item() == (logits.argmax(-1) == targets).sum().item()
+    for gradient, reference in zip(gradients(value, mine), gradients(expected, exact), strict=True):
+        torch.testing.assert_close(gradient.double(), reference, rtol=0, atol=1e-5 * reference.abs().max().item())
+
+
+def test_a_frozen_head_costs_no_gradient_of_its_own() -> None:
+    hidden, weight, _ = made(torch.float32)
+    assert hidden is not None and weight is not None
+    targets = torch.arange(T)
+    value, _ = Projected(targets)(hidden.requires_grad_(), weight, None)
+    value.backward()
+    assert hidden.grad is not None and weight.grad is None
+
+
+def test_without_gradients_the_value_is_the_same() -> None:
+    hidden, weight, _ = made(torch.float32)
+    assert hidden is not None and weight is not None
+    with_gradients, _ = Projected(torch.arange(T))(hidden.requires_grad_(), weight.requires_grad_(), None)
+    with torch.no_grad():
+        without, _ = Projected(torch.arange(T))(hidden, weight, None)
+    assert without == with_gradients and not without.requires_grad
+
+
+def test_bf16_sums_the_heads_gradient_in_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Added up in bf16 over many chunks, it would lose what is below 1/256 of the sum so far."""
+    monkeypatch.setattr(projected, "CHUNK_BYTES", 4 * V)  # a chunk for each target
+    targets = torch.arange(T) % 3
+    mine = [each if each is None else each.requires_grad_() for each in made(torch.bfloat16)]
+    value, _ = Projected(targets)(*mine)  # pyright: ignore
+    exact = [each if each is None else each.detach().double().requires_grad_() for each in mine]
+    expected, _ = plain(exact, targets)
+    [_, of_weight], [_, reference] = gradients(value, mine), gradients(expected, exact)
+    assert of_weight.dtype == torch.bfloat16
+    torch.testing.assert_close(of_weight.double(), reference, rtol=0, atol=0.006 * reference.abs().max().item())
+
+
+def test_targets_of_no_number_give_zero_and_gradients_of_zero() -> None:
+    weight = torch.randn(V, H, requires_grad=True)
+    hidden = torch.zeros(0, H, requires_grad=True)
+    value, correct = Projected(torch.zeros(0, dtype=torch.int64))(hidden, weight, None)
+    value.backward()
+    assert value.item() == 0 and correct.item() == 0 and weight.grad is not None and not weight.grad.any()

@@ -1,0 +1,108 @@
+"""Torch's varlen kernel, which does not run here, is called as its documentation says (torch.nn.attention.varlen).
+
+A recorder stands in its place, fails on any call outside of the contract, and computes the answer by SDPA.
+"""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from distft.models.attention import varlen
+from distft.models.attention.sdpa import documents_sdpa
+from distft.models.attention.varlen import documents_varlen
+
+LENGTHS = (5, 1, 9)
+
+
+def recorder(calls: list[dict[str, Any]]) -> Any:
+    def varlen_attn(
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        cu_seq_q: torch.Tensor,
+        cu_seq_k: torch.Tensor,
+        max_q: int,
+        max_k: int,
+        *,
+        scale: float | None = None,
+        window_size: tuple[int, int] = (-1, -1),
+        enable_gqa: bool = False,
+        num_splits: int | None = None,
+    ) -> torch.Tensor:
+        assert query.ndim == key.ndim == value.ndim == 3 and key.shape == value.shape, "[tokens, heads, size]"
+        assert query.dtype in (torch.float16, torch.bfloat16) and query.dtype == key.dtype == value.dtype
+        assert len(query) == len(key) == cu_seq_q[-1] and cu_seq_q[0] == 0
+        assert cu_seq_q.dtype == cu_seq_k.dtype == torch.int32 and torch.equal(cu_seq_q, cu_seq_k)
+        lengths = cu_seq_q.diff()
+        assert (lengths > 0).all() and lengths.max() == max_q == max_k and isinstance(max_q, int)
+        assert enable_gqa == (query.shape[1] != key.shape[1]) and query.shape[1] % key.shape[1] == 0
+        assert window_size[1] == 0, "causal"
+        calls.append({"window": window_size, "splits": num_splits})
+        q, k, v = (part.transpose(0, 1)[None] for part in (query, key, value))
+        window = None if window_size[0] == -1 else window_size[0] + 1
+        done, _ = documents_sdpa(
+            torch.nn.Identity(), q, k, v, None, scaling=scale, sliding_window=window, document_lengths=lengths.tolist()
+        )
+        return done[0]
+
+    return varlen_attn
+
+
+def made(batch: int = 1, length: int = sum(LENGTHS)) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randn(batch, heads, length, 8, generator=generator).bfloat16() for heads in (4, 2, 2)]
+
+
+def signature(function: Any) -> dict[str, Any]:
+    import inspect
+
+    return {name: each.kind for name, each in inspect.signature(function).parameters.items()}
+
+
+@pytest.mark.parametrize("window", [None, 3])
+def test_documents_are_told_by_their_borders(window: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[dict[str, Any]] = []
+    monkeypatch.setattr(varlen.varlen, "varlen_attn", recorder(calls))
+    borders = torch.tensor([0, 5, 6, 15], dtype=torch.int32)
+    module = torch.nn.Identity()
+    mine, _ = documents_varlen(
+        module, *made(), None, scaling=0.3, sliding_window=window, cu_seq_lens_q=borders, max_length_q=9
+    )
+    expected, _ = documents_sdpa(module, *made(), None, scaling=0.3, sliding_window=window, document_lengths=LENGTHS)
+    assert torch.equal(mine, expected) and mine.shape == (1, 15, 4, 8)
+    assert calls == [{"window": (-1, 0) if window is None else (window - 1, 0), "splits": 1}]
+
+
+def test_rows_of_a_batch_are_documents(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(varlen.varlen, "varlen_attn", recorder([]))
+    mine, _ = documents_varlen(torch.nn.Identity(), *made(3, 5), None)
+    expected, _ = documents_sdpa(torch.nn.Identity(), *made(3, 5), None)
+    assert torch.equal(mine, expected)
+
+
+def test_the_recorder_takes_what_the_real_function_takes() -> None:
+    from torch.nn.attention.varlen import varlen_attn
+
+    real, recorded = signature(varlen_attn), signature(recorder([]))
+    assert recorded.items() <= real.items()
+
+
+@pytest.mark.parametrize("asked", [{"softcap": 30.0}, {"dropout": 0.1}])
+def test_what_the_kernel_does_not_do_is_refused(asked: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match="Nearest: model.attention=sdpa"):
+        documents_varlen(torch.nn.Identity(), *made(), None, **asked)
+
+
+def test_sdpa_refuses_what_it_would_leave_out() -> None:
+    with pytest.raises(ValueError, match="Nearest: model.attention=eager"):
+        documents_sdpa(SimpleNamespace(), *made(), None, softcap=30.0)  # pyright: ignore[reportArgumentType]
+
+
+def test_attention_dropout_is_applied() -> None:
+    torch.manual_seed(0)
+    dropped, _ = documents_sdpa(torch.nn.Identity(), *made(), None, dropout=0.5, document_lengths=LENGTHS)
+    kept, _ = documents_sdpa(torch.nn.Identity(), *made(), None, document_lengths=LENGTHS)
+    assert not torch.equal(dropped, kept) and F.mse_loss(dropped.float(), kept.float()) > 0
