@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -26,17 +26,13 @@ from distft.launchers.slurm.ask import SlurmError, job_state, seconds_left, slur
 from distft.launchers.slurm.node import BY_SCHEDULER
 from distft.launchers.slurm.run import read_job
 from distft.plan import make_plan
-from distft.run import EXIT_PREEMPTED, FINISHED, Plan, RunFolder, write_json
+from distft.restarts import CannotBegin, check_progress, may_begin_again, note, saved_step, told
+from distft.run import EXIT_AGAIN, EXIT_PREEMPTED, FINISHED, Plan, RunFolder, write_json
 from distft.runtime import stop
 from distft.runtime.errors import Failure
 from distft.stages import write_results
 
-STARTS = 3  # without a new checkpoint, after which the run is not started again
 _SECONDS_OF_SLACK = 30  # SLURM acts on time limits by a tick of about so long
-
-
-class CannotBegin(RuntimeError):
-    """This job must not run the run, and so the run has failed; the message says why."""
 
 
 class Taken(RuntimeError):
@@ -51,11 +47,13 @@ def begin(run: RunFolder) -> int:
     plan = for_nodes(run.read_plan(), run, config, int(os.environ["SLURM_JOB_NUM_NODES"]))
     status = {"starts": [], "timeouts": 0} | run.read_status()
     again = status.get("begun") == status["attempt"]  # else a launch has counted it up, and all may be mended
-    starts = check_progress(run, config, status["attempt"], status["starts"] if again else [])
+    before = status["starts"] if again else []
+    starts = check_progress(run, config, status["attempt"], before, run.logs / "slurm.out")
     attempt, timeouts = status["attempt"] + again, status["timeouts"] if again else 0
     run.write_plan(plan)
     stop.clear(run)
     own = {"begun": attempt, "starts": starts, "timeouts": timeouts}
+    own["restarts"] = status.get("restarts", 0) if again else 0
     run.write_status(state="pending", attempt=attempt, exit_code=None, error=None, **own)
     write_json(run.job, {"job": job, "attempt": attempt, "time": time.time()})
     nodes = os.environ["SLURM_JOB_NODELIST"]
@@ -77,9 +75,13 @@ def end(run: RunFolder, code: int) -> int:
         return status["exit_code"]
     if is_ended_by_slurm():  # which may start it again; if not, whoever waits for it sees that it is gone
         return code or EXIT_PREEMPTED
-    if status["state"] != "preempted":  # node 0 had no time to tell
-        write_outcome(run, Outcome("failed", asdict(why(run, status["attempt"], code))))
-        return 1
+    if status["state"] != "preempted":
+        error = status["error"] or asdict(why(run, status["attempt"], code))  # node 0 may have had no time to tell
+        outcome = Outcome("failed", error)
+        if begins_again(run, status, outcome):
+            return EXIT_AGAIN
+        write_outcome(run, outcome)
+        return outcome.exit_code
     if refusal := requeued(run, status):
         print(refusal, file=sys.stderr)
         write_outcome(run, Outcome("preempted"))
@@ -118,29 +120,25 @@ def for_nodes(plan: Plan, run: RunFolder, config: Config, there: int) -> Plan:
     )
 
 
-def check_progress(run: RunFolder, config: Config, attempt: int, before: Sequence[int]) -> list[int]:
-    """Returns the steps that all starts since the launch began from; CannotBegin when the last ones brought nothing.
-
-    attempt, before: the last that has begun, and the steps that it and those before it began from.
-    """
-    manifest = resumed(run, config)
-    starts = [*before, manifest["step"] if manifest else 0]
-    if len(starts) > STARTS and len(set(starts[-STARTS - 1 :])) == 1:
-        first = max(1, attempt - STARTS + 1)
-        raise CannotBegin(
-            f"{STARTS} starts have brought no checkpoint after step {starts[-1]}, so it is not started again. See "
-            f"{run.logs}/attempt-{first} to attempt-{attempt} and {run.logs / 'slurm.out'}: a step or a save "
-            "takes longer than nodes last, or something ends every start. Nearest: checkpoint.every_steps lower"
-        )
-    return starts
-
-
 def why(run: RunFolder, attempt: int, code: int) -> Failure:
     """Returns what another node has recorded, else what is known of the step itself."""
     for file in sorted(run.rank_log(attempt, 0).parent.glob("node-*.error.json")):
         return Failure(**json.loads(file.read_text()))
     how = f"by {signal.Signals(code - 128).name}" if code > 128 else f"with code {code}"
     return Failure.of_run(f"srun ended {how} before the run was done; see its last lines", run.logs / "slurm.out")
+
+
+def begins_again(run: RunFolder, status: Mapping[str, Any], outcome: Outcome) -> bool:
+    """Tells whether the ranks are to be started again on the nodes that the job has, and counts that."""
+    done, most = status.get("restarts", 0), run.read_config()["launcher"].get("restarts", 0)
+    if done >= most or not may_begin_again(run, outcome):
+        return False
+    assert outcome.error is not None
+    print(f"{told(outcome.error)}. Restart {done + 1} of {most}", file=sys.stderr)
+    config = Config(run.read_config(), chosen_words(run.config.read_text()))
+    note(run, status["attempt"], outcome.error, saved_step(run, config))
+    run.write_status(state="pending", restarts=done + 1, error=None)
+    return True
 
 
 def requeued(run: RunFolder, status: Mapping[str, Any]) -> str | None:

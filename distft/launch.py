@@ -14,6 +14,7 @@ from distft.config.errors import ConfigError
 from distft.history import check_config, check_followed, is_done
 from distft.launchers.contract import Handle, Launcher, Outcome
 from distft.launchers.follow import follow
+from distft.restarts import restarting
 from distft.run import FINISHED, RunFolder
 from distft.runtime.lock import alone
 from distft.stages import (
@@ -58,6 +59,7 @@ def main(overrides: list[str]) -> int:
             if alone_from_here and go_on_in_background(run.path, run.logs / "launch.log", f"touch {run.stop}"):
                 return 0
             [handle] = submit(launcher, [run])
+            handle = restarting(handle, run, config)
         if handle is not None and not launcher.wait and launcher.outlives_launch:
             print(f"{run.path} is {handle.name}. {how_to_go_on(run)}")
             return 0

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from distft.run import RunFolder
+from distft.runtime import heartbeat, stacks
 from distft.runtime.errors import record
 from distft.runtime.logs import redirect
 from distft.runtime.parent import die_with_parent
@@ -27,9 +28,13 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("--attempt", type=int, required=True)
     parser.add_argument("--parent", type=int, required=True, help="the process this one dies with")
+    parser.add_argument("--beats", type=Path, help="folder of this node, where it tells that it is alive")
     given = parser.parse_args()
     run, rank = RunFolder(given.run), int(os.environ["RANK"])
     die_with_parent(given.parent)
+    if given.beats:
+        stacks.answer(given.beats / f"rank-{rank}.stacks")
+        heartbeat.begin(given.beats, rank)
     redirect(run.rank_log(given.attempt, rank))
     silence()
     os.environ["HF_HUB_OFFLINE"] = "1"  # what a run needs was fetched before it; a node may have no network

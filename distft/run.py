@@ -18,6 +18,8 @@ State = Literal["pending", "running", "completed", "stopped_early", "preempted",
 FINISHED: tuple[State, ...] = ("completed", "stopped_early")
 EXIT_WRONG_CONFIG = 2
 EXIT_PREEMPTED = 75
+EXIT_AGAIN = 76  # of a job's end, to its own script: the ranks are to be started again
+EXIT_HANG = 124  # what `timeout` says too
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,11 @@ class RunFolder:
     @property
     def stop(self) -> Path:
         return self.path / "stop"
+
+    @property
+    def health(self) -> Path:
+        """Where the ranks of the running attempt are."""
+        return self.path / "health.json"
 
     @property
     def job(self) -> Path:

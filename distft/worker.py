@@ -25,6 +25,7 @@ from distft.models.skeleton import architecture, blocks, checkpoint_activations,
 from distft.models.staging import stage
 from distft.optim.groups import check_in_force, decay_groups
 from distft.run import Plan, RunFolder, StepReport, write_json
+from distft.runtime import heartbeat
 from distft.runtime.determinism import in_force
 from distft.runtime.metrics import MetricsLog
 from distft.runtime.nodes import compare
@@ -69,6 +70,7 @@ def train(run: RunFolder, attempt: int, world: World) -> None:
     factor = instantiate(config["schedule"])(total_steps=feed.steps)
     settings = make_settings(config, start_step, feed.steps, peak, 3.0 if plan.adapters is None else 2.0)
     end, step = train_steps(engine, feed, factor, settings, stopping, hooks, world)
+    heartbeat.enter("end")
     saving.close(step)
     if end != "preempted":
         probe(engine, (run.checkpoints / "latest").resolve(), model.config.get_text_config().vocab_size, world)

@@ -19,7 +19,7 @@ LEVELS = {
     4: {"checkpoint"},
     5: {"train", "evaluate", "state", "history", "plan"},
     # rank imports worker; launch and a sweep share the stages of a run, and launch imports sweep
-    6: {"human_eval", "audit", "report", "stages", "worker"},
+    6: {"human_eval", "audit", "report", "restarts", "stages", "worker"},
     7: {"sweep"},
 }
 LEVEL_OF = {name: level for level, names in LEVELS.items() for name in names}
@@ -27,10 +27,11 @@ COMMANDS = 8
 
 HEAVY = {"torch", "transformers", "datasets", "deepspeed", "peft", "accelerate"}
 LIGHT = {"paths", "run", "config", "launchers", "trackers", "report", "launch", "plan", "history", "stages", "sweep"}
-LIGHT |= {"doctor", "job"}
+LIGHT |= {"doctor", "job", "restarts", "runs"}
 INSIDE_THE_JOB = {  # processes of their own, or on the compute node, where torch is
     "distft.launchers.elastic",
     "distft.launchers.meeting",
+    "distft.launchers.watchdog",
     "distft.doctor.all_reduce",
     "distft.doctor.libraries",
     "distft.doctor.rank",

@@ -225,6 +225,20 @@ KEYS = (
     Key("launcher.container_image", _optional(str), "for pyxis/enroot, with launcher.environment=container"),
     Key("launcher.container_mounts", (list,), "further folders that the container sees, SOURCE:TARGET"),
     Key("launcher.fabric", _optional(str), "a profile of the network between nodes: a file in slurm/fabrics/"),
+    Key(
+        "launcher.hang_seconds",
+        _optional(float),
+        "without progress in a step, after which stacks are written and the run ends with code 124; null: 10 median "
+        "steps, at least 300; 0: never",
+        at_least=0,
+    ),
+    Key("launcher.hang_seconds_outside", (float,), "the same while it starts, saves or evaluates", at_least=0),
+    Key(
+        "launcher.restarts",
+        (int,),
+        "from the last checkpoint after a rank has died or hung; three starts without a new checkpoint end it too",
+        at_least=0,
+    ),
     Key("launcher.stage_dir", _optional(str), "where to; null: $SLURM_TMPDIR, $TMPDIR or /tmp of the node"),
     Key("sweep.only_failed", (bool,), "with -m: run the failed jobs again and no others"),
     Key("sweep.fail_fast", (bool,), "with -m: the first job that fails ends the others, which save and stop"),

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 import torch
 
 from distft.data.batches import Batch
+from distft.runtime import heartbeat
 from distft.runtime.process_group import World, all_reduce_sum
 from distft.strategies.engine import Engine
 
@@ -19,6 +20,7 @@ def held_out(engine: Engine, batches: Iterable[Batch], world: World) -> dict[str
     engine.train(False)
     totals = torch.zeros(3, dtype=torch.float64, device=world.device)  # loss, correct, targets
     for batch in batches:
+        heartbeat.enter("evaluation")
         value, sums = engine.forward(batch)
         totals += torch.stack([value, sums["correct"], torch.tensor(len(batch.targets), device=world.device)])
     engine.train(True)

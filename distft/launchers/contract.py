@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from distft.run import EXIT_PREEMPTED, FINISHED, State
+from distft.run import EXIT_HANG, EXIT_PREEMPTED, FINISHED, State
+from distft.runtime.errors import HANG
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,8 @@ class Outcome:
             return 128 + self.by_signal
         if self.state in FINISHED:
             return 0
+        if self.error and self.error["type"] == HANG:
+            return EXIT_HANG
         return EXIT_PREEMPTED if self.state == "preempted" else 1
 
 

@@ -18,7 +18,9 @@ from torch.distributed.elastic.multiprocessing import LogsDest, LogsSpecs, Signa
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+from distft.launchers.limits import Limits
 from distft.launchers.meeting import Meeting, Node, NotMet, join, join_at, open_alone, open_first
+from distft.launchers.watchdog import watched
 from distft.run import RunFolder
 from distft.runtime.errors import Exit, Failure, first_failure
 
@@ -76,8 +78,13 @@ def launch_ranks(run: RunFolder, meeting: Meeting, program: str, error_dir: Path
         signals_to_handle=",".join(each.name for each in _ENDING if signal.getsignal(each) is not signal.SIG_IGN),
     )
     command = ("-m", program, str(run.path), "--attempt", str(attempt), "--parent", str(os.getpid()))
+    command += ("--beats", str(error_dir))
+    limits = Limits.of(run.read_config().get("launcher", {}))
     try:
-        with meeting.watched(lambda: os.kill(os.getpid(), _PEER_FAILED)):
+        with (
+            meeting.watched(lambda: os.kill(os.getpid(), _PEER_FAILED)),
+            watched(run, meeting, error_dir, processes, limits),
+        ):
             elastic_launch(config, sys.executable)(*command)
     except ChildFailedError as error:
         exits = {rank: Exit(failure.exitcode, failure.timestamp) for rank, failure in error.failures.items()}

@@ -37,8 +37,18 @@ class Local:
         rendezvous: str | None = None,
         stage: Literal["none", "node_local"] = "none",
         stage_dir: str | None = None,
+        hang_seconds: float | None = None,
+        hang_seconds_outside: float = 1800,
+        restarts: int = 0,
     ):
-        """rendezvous: HOST:PORT of the first of several machines. stage, stage_dir: for the ranks."""
+        """rendezvous: HOST:PORT of the first of several machines. stage, stage_dir, hang_seconds: for others, who read
+        them in the run's config.
+        """
+        if rendezvous and restarts:
+            raise ValueError(
+                f"launcher.restarts={restarts}: machines that meet without a scheduler are not started again. "
+                "Nearest: launcher.restarts=0, or launcher=slurm"
+            )
         if (nodes == 1) != (rendezvous is None):
             raise ValueError(
                 f"launcher.nodes={nodes} launcher.rendezvous={rendezvous or 'null'}: this machine, or several that "
@@ -51,6 +61,7 @@ class Local:
         self.grace_seconds = grace_seconds
         self.jobs_at_once = jobs_at_once
         self.program = program
+        self.restarts = restarts
 
     def submit(self, run_dirs: Sequence[Path]) -> "list[LocalRun]":
         """Starts the first `jobs_at_once` runs; the others start as earlier ones end, while anyone waits."""
@@ -135,11 +146,21 @@ class LocalRun:
             self._process.kill()
             self._process.wait()
 
+    def start_again(self) -> None:
+        """Starts the attempt that status.json names, in place of the one that has ended and in its turn."""
+        assert self._outcome is not None
+        self.attempt = self.run.read_status()["attempt"]
+        self._outcome = None
+        self._start()
+
     def start_if_free(self) -> None:
         """Starts the run unless it has been started or too many others are running."""
         running = [run for run in self._queue if run._process is not None and run._outcome is None]
         if self._process is not None or self._outcome is not None or len(running) >= self._jobs_at_once:
             return
+        self._start()
+
+    def _start(self) -> None:
         self._log.parent.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-m", "distft.launchers.elastic", str(self.run.path)]
         command += ["--attempt", str(self.attempt), "--program", self._program, *self._meet]

@@ -55,6 +55,10 @@ class Meeting:
         self.store, self.node, self.address, self.port = store, node, address, port
         self.interface, self.attempt = interface, attempt
 
+    def client(self) -> TCPStore:
+        """Returns a connection of its own for a thread: questions on one connection wait for each other."""
+        return _store(self.address, self.port, timedelta(seconds=_SECONDS_TO_PART))
+
     def tell(self, failure: Failure) -> None:
         """Tells the other nodes that this one's ranks have failed; the first failure told is the run's."""
         with suppress(DistError):
@@ -73,7 +77,7 @@ class Meeting:
         over = threading.Event()
 
         def look() -> None:
-            store = _store(self.address, self.port, timedelta(seconds=_SECONDS_TO_PART))
+            store = self.client()
             while not over.wait(_SECONDS_BETWEEN_LOOKS):
                 try:
                     failed = store.check(["failure"])

@@ -20,6 +20,8 @@ from distft.run import RunFolder, read_json, write_json
 from distft.runtime.environment import redact
 from distft.runtime.logs import last_lines
 
+HANG = "Hang"  # the type of a failure without an exception: a step made no progress
+FINAL = {"NonFinite"}  # which another start would only repeat
 _COLLECTIVE_ERRORS = {"RuntimeError", "DistError", "DistBackendError", "DistNetworkError", "DistStoreError"}
 _PEER_LOST = re.compile(
     r"connection (was )?(closed|reset|refused)|broken pipe|(read|write|socket) (error|timeout)|recvValue failed"

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 
+from distft.runtime import heartbeat
+
 BACKENDS = {"cuda": "nccl", "xpu": "xccl", "cpu": "gloo"}
 
 
@@ -42,6 +44,7 @@ def process_group() -> Iterator[World]:
     if accelerator:
         torch.accelerator.set_device_index(local_rank)
     dist.init_process_group(BACKENDS[device.type])
+    heartbeat.count_collectives()
     yield World(dist.get_rank(), dist.get_world_size(), local_rank, int(os.environ["LOCAL_WORLD_SIZE"]), device)
     dist.destroy_process_group()
 

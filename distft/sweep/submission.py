@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 
 from distft.config.errors import ConfigError
 from distft.launchers.contract import Launcher
+from distft.restarts import restarting
 from distft.runtime.lock import alone
 from distft.stages import find, freeze, submit
 from distft.sweep.board import Board
@@ -93,7 +94,9 @@ class Submission(HydraLauncher):
                 freeze(job.run, job.config, job.plan, job.overrides)
             self._status.tell(jobs)
             submitted = submit(self._launcher, [job.run for job in fresh]) if fresh else []
-            handles = found | {job.name: handle for job, handle in zip(fresh, submitted, strict=True)}
+            handles = found | {
+                job.name: restarting(handle, job.run, job.config) for job, handle in zip(fresh, submitted, strict=True)
+            }
             grace = self._launcher.grace_seconds
             watched = [Watched(job, handles[job.name], grace, self._board, self._status) for job in jobs]
             leaves = self._launcher.outlives_launch

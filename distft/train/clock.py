@@ -7,6 +7,8 @@ from contextlib import contextmanager
 
 import torch
 
+from distft.runtime import heartbeat
+
 Mark = float | torch.Event
 
 
@@ -21,7 +23,8 @@ class Clock:
     def phase(self, name: str, on_host: bool = False) -> Iterator[None]:
         """Times what is done within. on_host: by this process's own clock, where it waits rather than computes."""
         begun = self._mark(on_host)
-        yield
+        with heartbeat.during(name):
+            yield
         self._spans.append((name, begun, self._mark(on_host)))
 
     def take(self) -> dict[str, float]:

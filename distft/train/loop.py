@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from distft.optim.groups import set_learning_rate
 from distft.optim.schedules import Factor
+from distft.runtime import heartbeat
 from distft.runtime.memory import peak_gib
 from distft.runtime.process_group import World
 from distft.runtime.seeds import seed_for
@@ -101,6 +102,7 @@ def _one(
     been written by all, or cannot be by one."""
     between = clock.take()
     began = time.perf_counter()
+    heartbeat.begin_step(step)
     rate = set_learning_rate(engine.optimizer, factor(step))
     targets, tokens = ahead.feed.num_targets(step), ahead.feed.num_tokens(step)
 

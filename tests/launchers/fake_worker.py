@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 from distft.run import RunFolder
-from distft.runtime import errors, logs, parent, stop
+from distft.runtime import errors, heartbeat, logs, parent, stacks, stop
 
 
 def main() -> None:
@@ -16,9 +16,13 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("--attempt", type=int)
     parser.add_argument("--parent", type=int)
+    parser.add_argument("--beats", type=Path)
     given = parser.parse_args()
     parent.die_with_parent(given.parent)
     run, rank = RunFolder(given.run), int(os.environ["RANK"])
+    if given.beats:
+        stacks.answer(given.beats / f"rank-{rank}.stacks")
+        heartbeat.begin(given.beats, rank)
     logs.redirect(run.rank_log(given.attempt, rank))
     with errors.record(run, given.attempt, rank):
         print(f"rank {rank} in attempt {given.attempt} with {os.environ['OMP_NUM_THREADS']} threads")
@@ -32,7 +36,9 @@ def train(run: RunFolder, attempt: int, rank: int) -> None:
         run.write_status(state="running")
     state = "completed"
     for step in range(1, config["steps"] + 1):
+        heartbeat.begin_step(step)
         time.sleep(config.get("seconds", 0.02))
+        heartbeat.enter("forward")
         if step == 3 and rank == config.get("bad_rank"):
             misbehave(config["bad"])
         meet()
@@ -50,6 +56,7 @@ def make_meeting():
     import torch.distributed as dist
 
     dist.init_process_group("gloo")
+    heartbeat.count_collectives()
     return dist.barrier
 
 
@@ -62,6 +69,15 @@ def misbehave(how: str) -> None:
     if how == "exit":
         print("a library gave up")
         os._exit(3)
+    if how == "sleep":
+        time.sleep(3600)
+    if how == "lock":
+        sum(iter(int, 1))  # an endless loop in C, which never gives the interpreter's lock away
+    if how == "SIGSTOP":
+        os.kill(os.getpid(), signal.SIGSTOP)
+    if how == "save":
+        with heartbeat.during("checkpoint"):
+            time.sleep(15)
 
 
 def log_row(run: RunFolder, step: int) -> None:

@@ -58,8 +58,13 @@ class Slurm:
         profile: str | None = None,
         stage: Literal["none", "node_local"] = "none",
         stage_dir: str | None = None,
+        hang_seconds: float | None = None,
+        hang_seconds_outside: float = 1800,
+        restarts: int = 0,
     ):
-        """max_timeouts, profile, stage, stage_dir: for others, who read them in the run's config."""
+        """max_timeouts, profile, stage, stage_dir, hang_seconds, restarts: for others, who read them in the run's
+        config.
+        """
         self.wait, self.grace_seconds, self.jobs_at_once = wait, grace_seconds, jobs_at_once
         self.environment = Environment(environment, modules, container_image, container_mounts, read_fabric(fabric))
         processes = count_processes({"processes_per_node": processes_per_node, "gpus_per_node": gpus_per_node})

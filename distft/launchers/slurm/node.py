@@ -47,7 +47,9 @@ def main() -> int:
         outcome = Outcome("failed", asdict(Failure.of_run(f"node {node} ({socket.gethostname()}): {wrong}")))
     else:
         outcome = run_ranks(run, attempt, node, plan)
-    if outcome.error and node == 0:  # how it ends well is written when all is done that comes after
+    if outcome.error and node == 0 and run.read_config().get("launcher", {}).get("restarts", 0):  # the job decides
+        run.write_status(state="failed", error=outcome.error)
+    elif outcome.error and node == 0:  # how it ends well is written when all is done that comes after
         write_outcome(run, outcome)
     elif outcome.error:
         write_json(run.rank_error(attempt, 0).with_name(f"node-{node}.error.json"), outcome.error)

@@ -1,0 +1,153 @@
+"""The heartbeat of a rank: where it is, in a small file mapped into its memory, on the node's own disk.
+
+A beat is a store to memory, not a system call, so it may come at every micro-batch; nothing of it reaches a shared
+disk. The process that started the rank reads the file, also when the rank is stuck with the interpreter's lock held.
+Nothing here loads torch: a rank beats from its first line on.
+"""
+
+import mmap
+import os
+import struct
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+OUTSIDE = ("start", "evaluation", "checkpoint", "end")  # of a step
+PHASES = (*OUTSIDE, "border", "data", "forward", "backward", "optimizer", "communication")
+_FORM = struct.Struct(f"@6qd{len(PHASES)}d")  # pid, step, phase, beats, collectives, mark, seconds of step, of phases
+_MARK = 0x64697374667401  # written last: without it the file is not a whole beat yet
+_SECONDS_BETWEEN_COUNTS = 0.2  # of collectives; each costs a microsecond
+
+
+@dataclass(frozen=True)
+class Beat:
+    """What one rank last told."""
+
+    pid: int
+    step: int
+    phase: str
+    beats: int  # grows with every change of step, phase or micro-batch
+    collectives: int  # that it has entered, over all its groups
+    step_seconds: float  # of the last whole step; 0 before there is one
+    seconds: dict[str, float]  # spent in each phase since the rank began
+
+
+class Heart:
+    """The heartbeat of this process."""
+
+    def __init__(self, file: Path) -> None:
+        """Makes the file; it is as large as a beat from the start."""
+        with file.open("w+b") as opened:
+            opened.truncate(_FORM.size)
+            self._map = mmap.mmap(opened.fileno(), _FORM.size)
+        self._step, self._phase, self._beats, self._collectives = 0, 0, 0, 0
+        self._seconds = [0.0] * len(PHASES)
+        self._since = self._step_since = time.perf_counter()
+        self._step_seconds = 0.0
+        self._write()
+
+    def enter(self, phase: str) -> None:
+        now = time.perf_counter()
+        self._seconds[self._phase] += now - self._since
+        self._since, self._phase = now, PHASES.index(phase)
+        self._beats += 1
+        self._write()
+
+    def begin_step(self, step: int) -> None:
+        now = time.perf_counter()
+        if step == self._step + 1:
+            self._step_seconds = now - self._step_since
+        self._step, self._step_since = step, now
+        self.enter("border")
+
+    @property
+    def phase(self) -> str:
+        return PHASES[self._phase]
+
+    def count_collectives(self) -> None:
+        """Keeps the number of collectives up to date from a thread, as the main one waits inside of them."""
+
+        def count() -> None:
+            while True:
+                time.sleep(_SECONDS_BETWEEN_COUNTS)
+                entered = _entered()
+                if entered > self._collectives:
+                    self._collectives = entered
+                    self._write()
+
+        threading.Thread(target=count, daemon=True, name="heartbeat").start()
+
+    def _write(self) -> None:
+        told = (os.getpid(), self._step, self._phase, self._beats, self._collectives, _MARK)
+        _FORM.pack_into(self._map, 0, *told, self._step_seconds, *self._seconds)
+
+
+_heart: list[Heart] = []  # of this process, as its signal handlers are; none where nobody watches
+
+
+def begin(folder: Path, rank: int) -> None:
+    """Has this process beat from here on, into a file in `folder`; without it the other functions do nothing."""
+    _heart[:] = [Heart(beat_file(folder, rank))]
+
+
+def enter(phase: str) -> None:
+    """Tells that this process goes on with `phase`, one of PHASES, or with the next piece of it."""
+    if _heart:
+        _heart[0].enter(phase)
+
+
+def begin_step(step: int) -> None:
+    """Tells that this process begins step `step`."""
+    if _heart:
+        _heart[0].begin_step(step)
+
+
+@contextmanager
+def during(phase: str) -> Iterator[None]:
+    """Tells that this process is in `phase` inside the block, and in what it was in before after it."""
+    before = _heart[0].phase if _heart else phase
+    enter(phase)
+    try:
+        yield
+    finally:
+        enter(before)
+
+
+def count_collectives() -> None:
+    """Has the collectives that torch's process groups enter counted too; call it when there is a group."""
+    if _heart:
+        _heart[0].count_collectives()
+
+
+def beat_file(folder: Path, rank: int) -> Path:
+    return folder / f"rank-{rank}.beat"
+
+
+def read(file: Path) -> Beat | None:
+    """Returns a rank's last beat; None while it has not begun."""
+    try:
+        content = file.read_bytes()
+    except FileNotFoundError:
+        return None
+    if len(content) != _FORM.size:
+        return None
+    pid, step, phase, beats, collectives, mark, step_seconds, *seconds = _FORM.unpack(content)
+    if mark != _MARK or not 0 <= phase < len(PHASES):
+        return None
+    return Beat(pid, step, PHASES[phase], beats, collectives, step_seconds, dict(zip(PHASES, seconds, strict=True)))
+
+
+def _entered() -> int:
+    """Returns how many collectives this process has entered, of all groups; torch counts them for its own checks."""
+    distributed = sys.modules["torch.distributed.distributed_c10d"]
+    total = 0
+    for group in list(distributed._world.pg_map):
+        try:
+            total += group._get_sequence_number_for_group()
+        except RuntimeError:  # a backend without the count, or a group that is being left
+            continue
+    return total

@@ -1,0 +1,67 @@
+"""Where every thread of a process is, on request: the answer to SIGUSR2.
+
+Python's faulthandler answers inside the signal handler, in C: a process that is stuck with the interpreter's lock
+held, or waits in a collective, answers too.
+"""
+
+import faulthandler
+import os
+import re
+import signal
+import time
+from pathlib import Path
+
+_ASK = signal.SIGUSR2
+_SECONDS_TO_ANSWER = 2.0
+_SECONDS_QUIET = 0.1  # after which an answer counts as whole
+_FRAME = re.compile(r'^  File "(?P<file>[^"]+)", line (?P<line>\d+) in (?P<name>.+)$')
+_files: list[object] = []  # kept open: the handler writes to the descriptor
+
+
+def answer(file: Path) -> None:
+    """Has this process write its stacks to `file` at every SIGUSR2 from here on."""
+    opened = file.open("w")
+    _files[:] = [opened]
+    faulthandler.register(_ASK, file=opened, all_threads=True)
+
+
+def ask(processes: dict[int, Path]) -> dict[int, str]:
+    """Returns the stacks of processes that answer, by process; an empty text for one that does not.
+
+    processes: process -> the file it answers in. A process that is stopped goes on for as long as it takes to answer.
+    """
+    before = {pid: _size(file) for pid, file in processes.items()}
+    for pid in processes:
+        _send(pid, _ASK)
+        _send(pid, signal.SIGCONT)
+    deadline = time.monotonic() + _SECONDS_TO_ANSWER
+    sizes: dict[int, int] = {}
+    while time.monotonic() < deadline:
+        time.sleep(_SECONDS_QUIET)
+        now = {pid: _size(file) for pid, file in processes.items()}
+        if now == sizes and all(now[pid] > before[pid] for pid in processes):
+            break
+        sizes = now
+    return {pid: _read(file, before[pid]) for pid, file in processes.items()}
+
+
+def main_thread(stacks: str) -> list[str]:
+    """Returns the frames of the main thread, which is written last: `file:line in function`, deepest last."""
+    lines = stacks.strip().rpartition("\n\n")[2].splitlines()
+    found = [match for line in lines if (match := _FRAME.match(line))]
+    return [f"{each['file']}:{each['line']} in {each['name']}" for each in reversed(found)]
+
+
+def _send(pid: int, number: signal.Signals) -> None:
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        return
+
+
+def _size(file: Path) -> int:
+    return file.stat().st_size if file.is_file() else 0
+
+
+def _read(file: Path, start: int) -> str:
+    return file.read_bytes()[start:].decode(errors="replace") if file.is_file() else ""

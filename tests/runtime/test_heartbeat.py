@@ -1,0 +1,81 @@
+"""A rank's file tells where it is, to the process that reads it while it goes on; without a folder nothing is told."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from distft.runtime import heartbeat, stacks
+
+
+@pytest.fixture
+def beating(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(heartbeat, "_heart", [])
+    heartbeat.begin(tmp_path, 3)
+    return heartbeat.beat_file(tmp_path, 3)
+
+
+def beat(file: Path) -> heartbeat.Beat:
+    found = heartbeat.read(file)
+    assert found is not None
+    return found
+
+
+def test_where_a_rank_is_can_be_read_at_any_moment(beating: Path):
+    assert (beat(beating).pid, beat(beating).step, beat(beating).phase) == (os.getpid(), 0, "start")
+    heartbeat.begin_step(1)
+    assert (beat(beating).step, beat(beating).phase) == (1, "border")
+    before = beat(beating).beats
+    heartbeat.enter("forward")
+    heartbeat.enter("forward")
+    assert (beat(beating).phase, beat(beating).beats) == ("forward", before + 2), "each micro-batch is a beat"
+    with heartbeat.during("checkpoint"):
+        assert beat(beating).phase == "checkpoint"
+    assert beat(beating).phase == "forward"
+
+
+def test_the_seconds_of_all_phases_are_those_that_have_passed(beating: Path):
+    began = time.perf_counter()
+    for step in (1, 2):
+        heartbeat.begin_step(step)
+        with heartbeat.during("data"):
+            time.sleep(0.02)
+        heartbeat.enter("backward")
+        time.sleep(0.03)
+    heartbeat.begin_step(3)
+    passed, told = time.perf_counter() - began, beat(beating)
+    assert told.seconds["data"] >= 0.04 and told.seconds["backward"] >= 0.06
+    assert told.seconds["data"] + told.seconds["backward"] <= passed
+    assert 0.05 <= told.step_seconds <= passed
+
+
+def test_what_is_no_beat_yet_is_none(tmp_path: Path):
+    assert heartbeat.read(tmp_path / "rank-0.beat") is None
+    for content in (b"", bytes(8), bytes(heartbeat._FORM.size)):
+        (tmp_path / "rank-0.beat").write_bytes(content)
+        assert heartbeat.read(tmp_path / "rank-0.beat") is None
+
+
+def test_where_nobody_watches_nothing_is_told(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(heartbeat, "_heart", [])
+    heartbeat.begin_step(1)
+    with heartbeat.during("checkpoint"):
+        heartbeat.enter("forward")
+
+
+def test_a_process_that_never_gives_its_lock_away_tells_where_it_is(tmp_path: Path):
+    program = "import sys; from pathlib import Path; from distft.runtime import stacks\n"
+    program += f"stacks.answer(Path({str(tmp_path / 's')!r})); print('ready', flush=True)\n"
+    program += "def stuck():\n    sum(iter(int, 1))\nstuck()"
+    process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None and process.stdout.readline() == "ready\n"
+        said = stacks.ask({process.pid: tmp_path / "s"})[process.pid]
+    finally:
+        process.kill()
+        process.communicate()
+    assert [frame.partition(" in ")[2] for frame in stacks.main_thread(said)] == ["<module>", "stuck"]
+    assert stacks.ask({process.pid: tmp_path / "s"}) == {process.pid: ""}, "one that is gone says nothing"
