@@ -5,6 +5,7 @@ only in the run folder. Below this file no code sees a config.
 """
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,7 @@ from distft.strategies.objective import Objective
 from distft.train.feed import Feed, all_rows, make_cut
 from distft.train.loop import Hooks, Settings, train_steps
 from distft.train.meter import Peak, peak_of
+from distft.train.profile import Profile
 from distft.train.when import EarlyStopping, When
 
 Values = dict[str, Any]
@@ -206,6 +208,7 @@ def make_hooks(
         advance=saving.advance,
         log=log,
         stop_requested=lambda: signalled() or (world.is_first and requested(run, attempt)),
+        profile=Profile(run.profile, start_step, world).step if config["train"]["profile"] else nullcontext,
     )
 
 

@@ -6,7 +6,7 @@ for each step:  read rows -> forward, backward (x accumulation) -> update -> log
 
 import time
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -40,6 +40,7 @@ class Hooks:
     advance: Callable[[], None]  # takes the save on that all have written, or fails it when one could not
     log: Callable[[Row], None]
     stop_requested: Callable[[], object]  # truthy on any process: save and stop
+    profile: Callable[[int], AbstractContextManager[object]] = nullcontext  # of a step, while it is made
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,8 @@ def train_steps(
     clock = Clock(world.device)
     with closing(Prefetch(feed)) as ahead:
         for step in range(settings.start_step + 1, feed.steps + 1):
-            row, stop, ended = _one(engine, ahead, factor, settings, hooks, world, clock, step)
+            with hooks.profile(step):
+                row, stop, ended = _one(engine, ahead, factor, settings, hooks, world, clock, step)
             hooks.log(row)
             early = best = False
             with clock.phase("evaluation", on_host=True):

@@ -22,7 +22,10 @@ def test_the_warm_up_is_left_out_and_the_rate_is_of_the_whole_time():
 
 def test_phases_are_summed_and_mfu_weighs_by_time():
     first = row(1, 1.0, mfu=0.9, phases={"data": 9.0}, between={"evaluation": 9.0})
-    rows = [row(2, 1.0, mfu=0.4, phases={"data": 0.1}, between={"evaluation": 0.5}), row(3, 3.0, mfu=0.8, phases={"data": 0.2})]
+    rows = [
+        row(2, 1.0, mfu=0.4, phases={"data": 0.1}, between={"evaluation": 0.5}),
+        row(3, 3.0, mfu=0.8, phases={"data": 0.2}),
+    ]
     found = summary([first, *rows], warmup=1)
     assert found["mfu"] == pytest.approx(0.7)
     assert found["phases"] == {"data": pytest.approx(0.3)} and found["between"] == {"evaluation": 0.5}
