@@ -50,7 +50,9 @@ def summary(rows: Sequence[Mapping[str, Any]], warmup: int) -> Numbers:
         raise Failed(f"{len(rows)} steps were trained, and {warmup} of them warm up")
     found: Numbers = {name: sum(row[name] for row in kept) for name in _SUMMED}
     phases = [*(row.get("phases") or {} for row in kept), *({"between": row.get("between", 0.0)} for row in kept)]
-    found["phases"] = {key: sum(each.get(key, 0.0) for each in phases) for key in dict.fromkeys(key for p in phases for key in p)}
+    found["phases"] = {
+        key: sum(each.get(key, 0.0) for each in phases) for key in dict.fromkeys(key for p in phases for key in p)
+    }
     found["steps"] = len(kept)
     found["tokens_per_second"] = found["tokens"] / found["seconds"]
     found["peak_memory_gib"] = max(row["peak_memory_gib"] for row in kept)
