@@ -79,6 +79,11 @@ def run_distft(asked: Asked, data: Data, model: Path, processes: int, folder: Pa
     )
 
 
+def in_steps(values: Sequence[int]) -> list[Sequence[int]]:
+    """Returns the values of each step's rows."""
+    return [values[start : start + ROWS_PER_STEP] for start in range(0, len(values), ROWS_PER_STEP)]
+
+
 def padding_of(rows: Sequence[Mapping[str, Any]]) -> float | None:
     """Returns the share of padding: as the metrics tell it; else none on a CPU, where documents lie end to end."""
     if all("padding" in row for row in rows):

@@ -127,6 +127,8 @@ def read_arguments(arguments: Sequence[str]) -> Asked:
     errors += [f"threads={asked.threads} are too few for 2 processes. Nearest: threads=2"] * (
         asked.threads < 2 and bool(asked.two)
     )
+    most = 1 + asked.rows // ROWS_PER_STEP
+    errors += [f"steps={asked.steps} are more than the rows give. Nearest: steps={most}"] * ((asked.steps or 0) > most)
     if errors:
         raise ConfigError(errors)
     return asked

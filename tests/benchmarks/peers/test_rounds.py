@@ -41,11 +41,13 @@ def test_a_round_with_a_failure_is_measured_again_and_a_whole_one_is_not(tmp_pat
 def test_ratios_are_taken_within_a_round_and_on_as_many_processes():
     rounds = [
         [run_of("distft", 10.0, peak=1.0), run_of("trl_grouped", 30.0), run_of("distft", 5.0, processes=2)],
-        [run_of("distft", 20.0, peak=1.0), run_of("trl_grouped", 40.0)],
+        [run_of("distft", 20.0, peak=1.0), run_of("trl_grouped", 40.0), run_of("trl_grouped", 15.0, processes=2)],
     ]
-    [(name, values)] = ratios(rounds).items()
-    assert name == "trl_grouped, 1 process"
+    rounds[0].append(run_of("trl_grouped", 20.0, processes=2))
+    found = ratios(rounds)
+    values = found["trl_grouped, 1 process"]
     assert values["tokens_per_second"] == pytest.approx([3.0, 2.0])
+    assert found["trl_grouped, 2 processes"]["tokens_per_second"] == [4.0]  # round 2 has no distft on 2 processes
     assert values["peak_gib"] == [0.5, 0.5]
 
 

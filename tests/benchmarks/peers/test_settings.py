@@ -32,3 +32,9 @@ def test_two_processes_need_two_threads():
 
 def test_only_grouping_by_length_reads_other_rows_in_a_step():
     assert {name for name, peer in PEERS.items() if not peer.reads_in_order} == {"trl_grouped"}
+
+
+def test_no_more_steps_than_the_rows_give():
+    assert read_arguments(["rows=32", "steps=5", "threads=2"]).steps == 5
+    with pytest.raises(ConfigError, match="steps=6 are more than the rows give. Nearest: steps=5"):
+        read_arguments(["rows=32", "steps=6", "threads=2"])

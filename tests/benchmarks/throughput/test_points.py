@@ -21,8 +21,8 @@ def test_a_point_in_two_series_is_measured_once():
 
 
 def test_nodes_multiply_processes_and_series_go_from_few_to_many():
-    [series] = all_series(asked("processes=8", "nodes=8,1,2", "scaling=weak"))
-    assert [(point.nodes, point.world) for point in series.points] == [(1, 8), (2, 16), (8, 64)]
+    [series] = all_series(asked("processes=8,2", "nodes=2,1", "scaling=weak"))
+    assert [(point.nodes, point.world) for point in series.points] == [(1, 2), (2, 4), (1, 8), (2, 16)]
 
 
 def test_other_settings_have_another_folder_and_equal_ones_the_same():
