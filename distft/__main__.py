@@ -14,6 +14,8 @@ COMMANDS = (
     "export",
     "report",
     "verify_resume",
+    "replay",
+    "runs",
     "human_eval",
     "audit",
     "doctor",

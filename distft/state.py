@@ -6,6 +6,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from distft.checkpoint.chunks import num_weights
 from distft.checkpoint.keep import Retention
 from distft.checkpoint.read import Checkpoint, restore
@@ -18,7 +20,8 @@ from distft.models.safetensors_dir import folder_chunks
 from distft.models.stream import stream
 from distft.models.weights import fill
 from distft.run import Plan, RunFolder
-from distft.runtime.process_group import World, differ
+from distft.runtime.errors import NonFinite
+from distft.runtime.process_group import World, differ, texts_of_all
 from distft.strategies.engine import Engine, Piece
 
 Values = dict[str, Any]
@@ -65,6 +68,17 @@ def check_replicas(engine: Engine) -> None:
         raise RuntimeError("processes that replicate the same weights hold different ones")
 
 
+def check_finite(engine: Engine, world: World) -> None:
+    """Raises NonFinite on every process when a weight of any is not finite: it would be saved over a good one."""
+    pieces = [piece for piece in engine.pieces() if piece.region.count and not piece.frozen]
+    norms = [torch.linalg.vector_norm(piece.data(), float("inf")) for piece in pieces]
+    largest = torch.stack(norms) if norms else torch.zeros(0)
+    odd = [piece.name for piece, is_finite in zip(pieces, largest.isfinite().tolist(), strict=True) if not is_finite]
+    if found := sorted({name for text in texts_of_all("\n".join(odd), world) for name in text.splitlines()}):
+        more = f" and {len(found) - 3} more" if len(found) > 3 else ""
+        raise NonFinite(f"weights are not finite, and are not saved: {', '.join(found[:3])}{more}")
+
+
 def states_per_weight(plan: Plan) -> float:
     """Returns how many numbers the optimizer keeps for each weight; 2 where the plan could not tell."""
     whole = plan.memory.get("ddp")
@@ -87,6 +101,7 @@ class Saving:
         """position: step -> where in the order of the rows the next step starts."""
         settings = config["checkpoint"]
         self.engine, self.position, self.must_save = engine, position, settings["on_failure"] == "stop"
+        self.world = world
         self.failure = ""
         self.saver = Saver(
             run.checkpoints,
@@ -110,6 +125,7 @@ class Saving:
         """Starts the save of `step`, after the one before it has come to count."""
         self.commit()
         check_replicas(self.engine)
+        check_finite(self.engine, self.world)
         self._unless_tolerated(
             lambda: self.saver.start(self.engine, step, self.about | {"next_row": self.position(step)}, is_best)
         )

@@ -6,7 +6,7 @@ only in the run folder. Below this file no code sees a config.
 
 from collections.abc import Iterator
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from hydra.utils import instantiate
 
 from distft.checkpoint.probe import probe_tokens, write_probe
 from distft.checkpoint.rehearse import rehearse
+from distft.checkpoint.skip import skip_rows
 from distft.data.batches import Batch, make_batch
 from distft.data.shards import Row, Rows
 from distft.data.steps import Base, Order, step_borders
@@ -28,17 +29,20 @@ from distft.optim.groups import check_in_force, decay_groups
 from distft.run import Plan, RunFolder, StepReport, write_json
 from distft.runtime import heartbeat
 from distft.runtime.determinism import in_force
+from distft.runtime.errors import NonFinite
 from distft.runtime.metrics import MetricsLog
 from distft.runtime.nodes import compare
 from distft.runtime.precision import compute_dtype
-from distft.runtime.process_group import World
+from distft.runtime.process_group import World, from_first
 from distft.runtime.stop import listen, requested
 from distft.state import Saving, check_replicas, load, states_per_weight, steps_done
 from distft.strategies.engine import Engine
 from distft.strategies.objective import Objective
 from distft.train.feed import Feed, all_rows, make_cut
+from distft.train.judge import Judge
 from distft.train.loop import Hooks, Settings, train_steps
 from distft.train.meter import Peak, peak_of
+from distft.train.numerics import NonFinitePolicy
 from distft.train.profile import Profile
 from distft.train.when import EarlyStopping, When
 
@@ -66,12 +70,20 @@ def train(run: RunFolder, attempt: int, world: World) -> None:
     if world.is_first:
         write_json(run.path / "effective.json", effective)
         write_json(run.path / "nodes.json", environments)
-    stopping = replay(run, config["eval"]["early_stopping"], start_step)
-    saving = Saving(engine, config, plan, run, start_step, feed.position, world)
-    hooks = make_hooks(run, attempt, config, plan, engine, model, saving, start_step, world)
-    factor = instantiate(config["schedule"])(total_steps=feed.steps)
-    settings = make_settings(config, start_step, feed.steps, peak, 3.0 if plan.adapters is None else 2.0)
-    end, step = train_steps(engine, feed, factor, settings, stopping, hooks, world)
+    policy = NonFinitePolicy(config["train"]["on_non_finite"], config["train"]["max_non_finite"])
+    while True:
+        stopping = replay(run, config["eval"]["early_stopping"], start_step)
+        saving = Saving(engine, config, plan, run, start_step, feed.position, world)
+        hooks = make_hooks(run, attempt, config, plan, engine, model, feed, policy, saving, start_step, world)
+        factor = instantiate(config["schedule"])(total_steps=feed.steps)
+        settings = make_settings(config, start_step, feed.steps, peak, 3.0 if plan.adapters is None else 2.0)
+        end, step = train_steps(engine, feed, factor, settings, stopping, hooks, world)
+        if end != "rewound":
+            break
+        saving.commit()
+        plan = go_back(run, config, plan, feed, step, world)
+        feed = make_feed(config, plan, Flops.of(model), world)
+        start_step = steps_done(load(engine, model, config, plan, run, world), plan)
     heartbeat.enter("end")
     saving.close(step)
     if end != "preempted":
@@ -101,23 +113,43 @@ def staged(config: Values, plan: Plan, world: World) -> Plan:
 
 def make_feed(config: Values, plan: Plan, flops: Flops, world: World) -> Feed:
     """Opens the prepared rows and cuts them into steps; RuntimeError when they are not what was planned."""
-    training = config["train"]
     rows = Rows(Path(str(plan.data_dir)), "train", config["data"]["shards"])
     order = Order(len(rows), config["seed"])
-    borders = step_borders(
-        order,
-        rows.lengths,
-        epochs=training["epochs"],
-        max_steps=training["max_steps"],
-        batch_rows=plan.reads["batch_rows"],
-        batch_tokens=plan.reads["batch_tokens"],
-        base=Base(plan.base_step, plan.base_row),
-    )
+    borders = make_borders(config, plan, order, rows)
     cut = make_cut(rows, plan.micro_batch_size, plan.micro_batch_tokens, flops)
     feed = Feed(rows, order, borders, cut, world, plan.base_step)
     if feed.steps != plan.steps:
         raise RuntimeError(f"the data gives {feed.steps} steps, the plan says {plan.steps}")
     return feed
+
+
+def make_borders(config: Values, plan: Plan, order: Order, rows: Rows) -> np.ndarray:
+    """Returns where the steps from the plan's base on begin and end in the order of the rows."""
+    return step_borders(
+        order,
+        rows.lengths,
+        epochs=config["train"]["epochs"],
+        max_steps=config["train"]["max_steps"],
+        batch_rows=plan.reads["batch_rows"],
+        batch_tokens=plan.reads["batch_tokens"],
+        base=Base(plan.base_step, plan.base_row),
+    )
+
+
+def go_back(run: RunFolder, config: Values, plan: Plan, feed: Feed, step: int, world: World) -> Plan:
+    """Returns the plan that goes on from the newest checkpoint, behind the rows of the steps up to `step`; NonFinite
+    on every process when there is no checkpoint."""
+    row = feed.position(step)
+    found = skip_rows(run.checkpoints, step, row) if world.is_first else None
+    done = from_first(str(found["step"]) if found else "", world)
+    if not done:
+        raise NonFinite(f"loss or gradient of step {step} is not finite, and there is no checkpoint to go back to")
+    plan = replace(plan, base_step=int(done), base_row=row)
+    plan = replace(plan, steps=int(done) + len(make_borders(config, plan, feed.order, feed.rows)) - 1)
+    if world.is_first:
+        steps = {"base_step": plan.base_step, "base_row": plan.base_row, "steps": plan.steps}
+        run.write_plan(replace(run.read_plan(), **steps))
+    return plan
 
 
 def make_engine(config: Values, plan: Plan, world: World) -> Engine:
@@ -182,6 +214,8 @@ def make_hooks(
     plan: Plan,
     engine: Engine,
     model: Any,
+    feed: Feed,
+    policy: NonFinitePolicy,
     saving: Saving,
     start_step: int,
     world: World,
@@ -193,12 +227,16 @@ def make_hooks(
         if files is not None:
             metrics, report = files
             metrics.write(row)
+            if row["split"] == "warning":
+                report.others["warning"] = row["text"]
             report.tell(row["step"])
 
     def evaluate() -> Values:
         return held_out(engine, held_out_batches(config, plan, flops, world), world)
 
     signalled, flops = listen(), Flops.of(model)
+    every = config["train"]["check_replicas_every"]
+    judge = Judge(run, plan, feed, config["seed"], policy, log, lambda: check_replicas(engine), every)
     return Hooks(
         evaluate=evaluate if plan.eval_rows else None,
         save=saving.save,
@@ -207,6 +245,7 @@ def make_hooks(
         is_failed=lambda: saving.saver.is_failed,
         advance=saving.advance,
         log=log,
+        judge=judge,
         stop_requested=lambda: signalled() or (world.is_first and requested(run, attempt)),
         profile=Profile(run.profile, start_step, world).step if config["train"]["profile"] else nullcontext,
     )

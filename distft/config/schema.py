@@ -117,6 +117,20 @@ KEYS = (
     Key("train.precision", (str,), "of compute; weights and moments stay fp32", choices=("auto", "fp32", "bf16")),
     Key("train.activation_checkpointing", (bool,), "compute activations again in backward instead of keeping them"),
     Key("train.profile", (bool,), "record the third step, operation by operation, in profile/ of the run"),
+    Key(
+        "train.on_non_finite",
+        (str,),
+        "when a loss or gradient is not finite, which never reaches a weight; rewind: back to the last checkpoint, and "
+        "on behind the rows up to here",
+        choices=("stop", "skip", "rewind"),
+    ),
+    Key("train.max_non_finite", (int,), "skipped in a row, or times gone back, after which the run stops", at_least=1),
+    Key(
+        "train.check_replicas_every",
+        _optional(int),
+        "steps between looks whether processes that hold the same weights still do; null: at saves alone",
+        at_least=1,
+    ),
     Key("train.deterministic", (bool,), "every switch for the same bits on the same machine, at a cost in speed"),
     Key("eval.at_ends", (bool,), "evaluate before the first step and after the last"),
     Key("eval.every_steps", _optional(int), "optimizer steps between evaluations; null: none between", at_least=1),

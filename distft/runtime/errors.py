@@ -21,13 +21,17 @@ from distft.runtime.environment import redact
 from distft.runtime.logs import last_lines
 
 HANG = "Hang"  # the type of a failure without an exception: a step made no progress
-FINAL = {"NonFinite"}  # which another start would only repeat
+FINAL = {"NonFinite"}  # types which another start would only repeat
 _COLLECTIVE_ERRORS = {"RuntimeError", "DistError", "DistBackendError", "DistNetworkError", "DistStoreError"}
 _PEER_LOST = re.compile(
     r"connection (was )?(closed|reset|refused)|broken pipe|(read|write|socket) (error|timeout)|recvValue failed"
     r"|timed out (waiting|after)|wait timeout|communicator was aborted|remote (process|error)|TCPStore",
     re.IGNORECASE,
 )
+
+
+class NonFinite(RuntimeError):
+    """A loss, gradient or weight is not finite, and the run must not go on; no weight was changed by it."""
 
 
 @dataclass(frozen=True)

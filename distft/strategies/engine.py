@@ -80,7 +80,10 @@ class Engine(Protocol):
         ...
 
     def step(self, max_norm: float | None) -> torch.Tensor:
-        """Clips to `max_norm`, updates the weights, drops the gradients; returns the norm before clipping, 0-d."""
+        """Clips to `max_norm`, updates the weights if the norm is finite, drops the gradients.
+
+        Returns the norm before clipping, 0-d, the same on all processes.
+        """
         ...
 
     def train(self, mode: bool) -> None: ...

@@ -22,6 +22,7 @@ from distft.data.batches import Batch
 from distft.runtime.process_group import World
 from distft.strategies.dtensor import pieces_of
 from distft.strategies.engine import BuildModel, MakeOptimizer, Piece, bit_sum
+from distft.strategies.guard import step_if_finite
 from distft.strategies.objective import Loss, Objective, Sums
 
 
@@ -81,9 +82,10 @@ class ShardedEngine:
         parameters = [p for p in self.objective.parameters() if p.grad is not None]
         limit = float("inf") if max_norm is None else max_norm
         norm = nn.utils.clip_grad_norm_(parameters, limit)
-        self.optimizer.step()
+        norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
+        step_if_finite(self.optimizer, norm)
         self.optimizer.zero_grad(set_to_none=True)
-        return norm.full_tensor() if isinstance(norm, DTensor) else norm
+        return norm
 
     def train(self, mode: bool) -> None:
         self.objective.train(mode)

@@ -43,6 +43,12 @@ class Terminal:
 
     def log(self, row: Row) -> None:
         """Shows a row of metrics.jsonl."""
+        if row["split"] == "warning":
+            if self._old_rows > 0:
+                self._old_rows -= 1
+            else:
+                self._console.print(f"warning: {row['text']}")
+            return
         if row["split"] == "train":
             self._recent.append(row)
         else:

@@ -24,7 +24,7 @@ from distft.train.prefetch import Prefetch
 from distft.train.step import train_step
 from distft.train.when import EarlyStopping, When
 
-End = Literal["completed", "stopped_early", "preempted"]
+End = Literal["completed", "stopped_early", "preempted", "rewound"]
 Row = dict[str, Any]
 
 
@@ -39,6 +39,7 @@ class Hooks:
     is_failed: Callable[[], bool]  # whether it could not write it
     advance: Callable[[], None]  # takes the save on that all have written, or fails it when one could not
     log: Callable[[Row], None]
+    judge: Callable[[Row], Literal["go_on", "rewind"]]  # what comes after the step of this row; NonFinite: the end
     stop_requested: Callable[[], object]  # truthy on any process: save and stop
     profile: Callable[[int], AbstractContextManager[object]] = nullcontext  # of a step, while it is made
 
@@ -72,6 +73,8 @@ def train_steps(
             with hooks.profile(step):
                 row, stop, ended = _one(engine, ahead, factor, settings, hooks, world, clock, step)
             hooks.log(row)
+            if hooks.judge(row) == "rewind":
+                return "rewound", step
             early = best = False
             with clock.phase("evaluation", on_host=True):
                 if hooks.evaluate and settings.evaluate.due(step):
@@ -137,5 +140,7 @@ def _one(
         "between": between,  # seconds since the step before
         "peak_memory_gib": peak_gib(world.device),
     }
+    if result.is_skipped:
+        row["skipped"] = True
     stops, written, failed = result.flags
     return row, stops > 0, written == world.size or failed > 0

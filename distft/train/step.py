@@ -9,6 +9,7 @@ from distft.data.batches import Batch
 from distft.runtime.process_group import World, all_reduce_sum
 from distft.runtime.seeds import seed_for
 from distft.strategies.engine import Engine
+from distft.strategies.guard import poisoned
 from distft.train.clock import Clock
 
 
@@ -19,6 +20,7 @@ class StepResult:
     loss: float  # nats per target token
     accuracy: float  # share of targets that had the highest logit
     grad_norm: float  # before clipping
+    is_skipped: bool  # loss or gradient was not finite, and no weight was changed
     flags: list[int]  # how many processes raised each flag
     seconds: dict[str, float]  # by phase
 
@@ -34,7 +36,7 @@ def train_step(
     before_update: Callable[[], object] = tuple,
     clock: Clock | None = None,
 ) -> StepResult:
-    """Updates the weights with the gradient of (sum of losses) / targets over the global batch.
+    """Updates the weights with the gradient of (sum of losses) / targets over the global batch, if all is finite.
 
     targets: of all processes and micro-batches, so that every split of one global batch gives the same update.
     seed: of this step; flags: asked at the step's end, what a process wants all to know at the border, carried by the
@@ -48,7 +50,7 @@ def train_step(
         with clock.phase("forward"):
             value, sums = engine.forward(batch)
         with clock.phase("backward"):
-            engine.backward(value, scale=world.size / targets, last=i == len(batches) - 1)
+            engine.backward(poisoned(value), scale=world.size / targets, last=i == len(batches) - 1)
         totals[0] += value.detach()
         totals[1] += sums["correct"]
     with clock.phase("checkpoint", on_host=True):
@@ -57,6 +59,10 @@ def train_step(
         norm = engine.step(max_norm)
     with clock.phase("communication"):
         asked = torch.tensor([*map(float, flags())], dtype=torch.float64, device=world.device)
-        everyones = all_reduce_sum(torch.cat([totals, asked]))
-        grad_norm, loss, correct, *raised = torch.cat([norm.double().view(1), everyones]).tolist()
-    return StepResult(loss / targets, correct / targets, grad_norm, [int(count) for count in raised], clock.take())
+        odd = (~norm.isfinite()).double().view(1)
+        everyones = all_reduce_sum(torch.cat([totals, odd, asked]))
+        grad_norm, loss, correct, skips, *raised = torch.cat([norm.double().view(1), everyones]).tolist()
+    if 0 < skips < world.size:
+        raise RuntimeError(f"{skips:.0f} of {world.size} processes found the gradient not finite: replicas differ")
+    flags_of_all = [int(count) for count in raised]
+    return StepResult(loss / targets, correct / targets, grad_norm, skips > 0, flags_of_all, clock.take())

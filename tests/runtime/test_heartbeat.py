@@ -68,8 +68,8 @@ def test_where_nobody_watches_nothing_is_told(monkeypatch: pytest.MonkeyPatch):
 
 def test_a_process_that_never_gives_its_lock_away_tells_where_it_is(tmp_path: Path):
     program = "import sys; from pathlib import Path; from distft.runtime import stacks\n"
-    program += f"stacks.answer(Path({str(tmp_path / 's')!r})); print('ready', flush=True)\n"
-    program += "def stuck():\n    sum(iter(int, 1))\nstuck()"
+    program += f"stacks.answer(Path({str(tmp_path / 's')!r}))\n"
+    program += "def stuck():\n    print('ready', flush=True)\n    sum(iter(int, 1))\nstuck()"
     process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None and process.stdout.readline() == "ready\n"
