@@ -43,13 +43,13 @@ def measured(folder: Path, overrides: Sequence[str], warmup: int, threads: int |
 def summary(rows: Sequence[Mapping[str, Any]], warmup: int) -> Numbers:
     """Returns the rates over all steps after the first `warmup`, the highest memory, and what else the rows tell.
 
-    Seconds of phases are summed, those `between` two steps beside them; `mfu` is averaged over the time.
+    Seconds of phases are summed, also of those between two steps; `mfu` is averaged over the time.
     """
     kept = rows[warmup:]
     if not kept:
         raise Failed(f"{len(rows)} steps were trained, and {warmup} of them warm up")
     found: Numbers = {name: sum(row[name] for row in kept) for name in _SUMMED}
-    phases = [*(row.get("phases") or {} for row in kept), *({"between": row.get("between", 0.0)} for row in kept)]
+    phases = [row.get(key) or {} for key in ("phases", "between") for row in kept]
     found["phases"] = {
         key: sum(each.get(key, 0.0) for each in phases) for key in dict.fromkeys(key for p in phases for key in p)
     }
