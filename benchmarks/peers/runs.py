@@ -93,7 +93,7 @@ def padding_of(rows: Sequence[Mapping[str, Any]]) -> float | None:
 
 def seconds_of(row: Mapping[str, Any]) -> float:
     """Returns a step's time from the end of the one before, as the peers' is taken."""
-    return row["seconds"] + sum(row.get("between", {}).values())
+    return row["seconds"] + sum((row.get("between") or {}).values())
 
 
 def training() -> list[str]:

@@ -43,13 +43,16 @@ def measured(folder: Path, overrides: Sequence[str], warmup: int, threads: int |
 def summary(rows: Sequence[Mapping[str, Any]], warmup: int) -> Numbers:
     """Returns the rates over all steps after the first `warmup`, the highest memory, and what else the rows tell.
 
-    Seconds of phases, and of what lay between steps, are summed; `mfu` is averaged over the time.
+    Seconds of phases are summed, also of those between two steps; `mfu` is averaged over the time.
     """
     kept = rows[warmup:]
     if not kept:
         raise Failed(f"{len(rows)} steps were trained, and {warmup} of them warm up")
     found: Numbers = {name: sum(row[name] for row in kept) for name in _SUMMED}
-    found["phases"], found["between"] = (_added([row.get(key) or {} for row in kept]) for key in ("phases", "between"))
+    phases = [row.get(key) or {} for key in ("phases", "between") for row in kept]
+    found["phases"] = {
+        key: sum(each.get(key, 0.0) for each in phases) for key in dict.fromkeys(key for p in phases for key in p)
+    }
     found["steps"] = len(kept)
     found["tokens_per_second"] = found["tokens"] / found["seconds"]
     found["peak_memory_gib"] = max(row["peak_memory_gib"] for row in kept)
@@ -92,8 +95,3 @@ def _reason(run: RunFolder, code: int, log: Path) -> str:
         return f"{error['type']}: {first}, log {error['log'] or log}"
     lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
     return f"exit code {code}: {lines[-1] if lines else 'nothing was said'}, log {log}"
-
-
-def _added(seconds: list[dict[str, float]]) -> dict[str, float]:
-    names = dict.fromkeys(name for each in seconds for name in each)
-    return {name: sum(each.get(name, 0.0) for each in seconds) for name in names}

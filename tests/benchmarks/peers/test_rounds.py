@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks.peers.results import loss_gaps, page, ratios
 from benchmarks.peers.rounds import measure_round, read_round, write_round
-from benchmarks.peers.runs import Measured, measured
+from benchmarks.peers.runs import Measured, measured, seconds_of
 from benchmarks.peers.watch import Ended
 
 
@@ -81,3 +81,8 @@ def test_a_peers_numbers_leave_out_the_step_that_warms_up_and_what_a_loader_read
     found = measured("trl_single", ranks, tmp_path, [3.0, 2.0, 1.0])
     assert found.tokens == 2 * 5 * (3 + 4 + 5 + 6) and found.seconds == 3.0 and found.processes == 2
     assert found.padding == pytest.approx(0.5) and found.peaks_gib == [3.0, 2.0]
+
+
+def test_what_lies_between_two_steps_of_distft_counts_as_it_does_for_the_peers():
+    assert seconds_of({"seconds": 2.0, "between": {"evaluation": 0.5, "checkpoint": 0.25}}) == 2.75
+    assert seconds_of({"seconds": 2.0}) == 2.0
