@@ -68,18 +68,28 @@ class Heart:
     def phase(self) -> str:
         return PHASES[self._phase]
 
-    def count_collectives(self) -> None:
-        """Keeps the number of collectives up to date from a thread, as the main one waits inside of them."""
+    @contextmanager
+    def counting(self) -> Iterator[None]:
+        """Keeps the number of collectives up to date from a thread, as the main one waits inside of them.
+
+        Trap: the thread must not be inside of torch when the interpreter ends; the process would abort.
+        """
+        over = threading.Event()
 
         def count() -> None:
-            while True:
-                time.sleep(_SECONDS_BETWEEN_COUNTS)
+            while not over.wait(_SECONDS_BETWEEN_COUNTS):
                 entered = _entered()
                 if entered > self._collectives:
                     self._collectives = entered
                     self._write()
 
-        threading.Thread(target=count, daemon=True, name="heartbeat").start()
+        thread = threading.Thread(target=count, daemon=True, name="heartbeat")
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
 
     def _write(self) -> None:
         told = (os.getpid(), self._step, self._phase, self._beats, self._collectives, _MARK)
@@ -117,10 +127,14 @@ def during(phase: str) -> Iterator[None]:
         enter(before)
 
 
-def count_collectives() -> None:
-    """Has the collectives that torch's process groups enter counted too; call it when there is a group."""
-    if _heart:
-        _heart[0].count_collectives()
+@contextmanager
+def counting_collectives() -> Iterator[None]:
+    """Counts the collectives that torch's process groups enter too, inside a block in which there are groups."""
+    if not _heart:
+        yield
+        return
+    with _heart[0].counting():
+        yield
 
 
 def beat_file(folder: Path, rank: int) -> Path:

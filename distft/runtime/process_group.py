@@ -44,8 +44,8 @@ def process_group() -> Iterator[World]:
     if accelerator:
         torch.accelerator.set_device_index(local_rank)
     dist.init_process_group(BACKENDS[device.type])
-    heartbeat.count_collectives()
-    yield World(dist.get_rank(), dist.get_world_size(), local_rank, int(os.environ["LOCAL_WORLD_SIZE"]), device)
+    with heartbeat.counting_collectives():
+        yield World(dist.get_rank(), dist.get_world_size(), local_rank, int(os.environ["LOCAL_WORLD_SIZE"]), device)
     dist.destroy_process_group()
 
 

@@ -1,6 +1,8 @@
 """What every tracker offers. A tracker is fed by the launching process, so that the ranks open no sockets."""
 
+import queue
 import sys
+import threading
 from typing import Any, Protocol
 
 from distft.run import RunFolder
@@ -27,29 +29,56 @@ class Tracker(Protocol):
 
 
 class Guarded:
-    """A tracker whose failure never stops the run: it is told once, and the tracker is left alone from then on."""
+    """A tracker that never stops or delays the run: it works in a thread of its own, and what fails is told once.
+
+    One that hangs is left alone too. Nothing is lost by that: metrics.jsonl has every row, and a tracker is given all
+    of them when the run goes on.
+    """
+
+    SECONDS_TO_FINISH = 60.0  # an upload's last part
+    MOST_WAITING = 10_000  # rows; of a tracker that takes none for so long
 
     def __init__(self, tracker: Tracker | None):
         self._tracker = tracker
+        self._calls: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._work, daemon=True, name="tracker")
 
     def start(self, run: RunFolder) -> None:
-        self._call("start", run)
+        if self._tracker is not None:
+            self._thread.start()
+        self._put("start", run)
 
     def log(self, row: Row) -> None:
-        self._call("log", row)
+        if self._calls.qsize() > self.MOST_WAITING:
+            self._leave(f"takes no rows, {self.MOST_WAITING} wait")
+        self._put("log", row)
 
     def finish(self, state: str) -> None:
-        self._call("finish", state)
+        """Returns when the tracker has taken all, or has had its time."""
+        self._put("finish", state)
+        if self._tracker is not None:
+            self._thread.join(self.SECONDS_TO_FINISH)
+        if self._tracker is not None and self._thread.is_alive():
+            self._leave(f"has not come to its end in {self.SECONDS_TO_FINISH:.0f} s")
 
-    def _call(self, verb: str, argument: Any) -> None:
-        if self._tracker is None:
-            return
-        try:
-            getattr(self._tracker, verb)(argument)
-        except Exception as error:
-            name = type(self._tracker).__name__
-            self._tracker = None
-            message = f"tracker {name} failed, the run goes on without it: {error}"
+    def _put(self, verb: str, argument: Any) -> None:
+        if self._tracker is not None:
+            self._calls.put((verb, argument))
+
+    def _work(self) -> None:
+        verb = ""
+        while verb != "finish" and (tracker := self._tracker) is not None:
+            verb, argument = self._calls.get()
+            try:
+                getattr(tracker, verb)(argument)
+            except Exception as error:
+                self._leave(f"failed: {error}")
+
+    def _leave(self, why: str) -> None:
+        """Tells once that the run goes on without the tracker."""
+        tracker, self._tracker = self._tracker, None
+        if tracker is not None:
+            message = f"tracker {type(tracker).__name__} {why}; the run goes on without it"
             print(redact(message), file=Patient(sys.stderr))
 
 

@@ -1,6 +1,7 @@
 """A worker without a model: it steps, meets its peers, and misbehaves as its config.yaml says."""
 
 import argparse
+import atexit
 import json
 import os
 import signal
@@ -56,7 +57,9 @@ def make_meeting():
     import torch.distributed as dist
 
     dist.init_process_group("gloo")
-    heartbeat.count_collectives()
+    counting = heartbeat.counting_collectives()
+    counting.__enter__()
+    atexit.register(counting.__exit__, None, None, None)
     return dist.barrier
 
 

@@ -1,5 +1,7 @@
 """A tracker never stops the run."""
 
+import threading
+import time
 from pathlib import Path
 
 from distft.run import RunFolder
@@ -36,7 +38,54 @@ def test_a_failing_tracker_is_told_once_and_left_alone(capsys):
     guarded.finish("completed")
     assert tracker.rows == [{"step": 0}] and tracker.finished is None
     told = capsys.readouterr().err
-    assert told == "tracker Failing failed, the run goes on without it: the server is gone\n"
+    assert told == "tracker Failing failed: the server is gone; the run goes on without it\n"
+
+
+class Hanging(Failing):
+    """Never comes back from its first row."""
+
+    def log(self, row: dict) -> None:
+        self.rows.append(row)
+        threading.Event().wait()
+
+
+def test_a_hanging_tracker_delays_no_row_and_is_left_alone_at_the_end(capsys, monkeypatch):
+    monkeypatch.setattr(Guarded, "SECONDS_TO_FINISH", 0.2)
+    tracker = Hanging()
+    guarded = Guarded(tracker)
+    guarded.start(RUN)
+    for step in range(1000):
+        guarded.log({"step": step})
+    guarded.finish("completed")
+    assert tracker.rows == [{"step": 0}] and tracker.finished is None
+    told = capsys.readouterr().err
+    assert told == "tracker Hanging has not come to its end in 0 s; the run goes on without it\n"
+
+
+def test_a_tracker_that_takes_nothing_does_not_fill_the_memory(capsys, monkeypatch):
+    monkeypatch.setattr(Guarded, "MOST_WAITING", 10)
+    guarded = Guarded(Hanging())
+    guarded.start(RUN)
+    for step in range(1000):
+        guarded.log({"step": step})
+    assert guarded._calls.qsize() < 15
+    guarded.finish("completed")
+    assert capsys.readouterr().err.count("the run goes on without it") == 1
+
+
+def test_a_slow_tracker_gets_every_row_in_order_and_the_end():
+    class Slow(Failing):
+        def log(self, row: dict) -> None:
+            time.sleep(0.002)
+            self.rows.append(row)
+
+    tracker = Slow()
+    guarded = Guarded(tracker)
+    guarded.start(RUN)
+    for step in range(50):
+        guarded.log({"step": step})
+    guarded.finish("completed")
+    assert [row["step"] for row in tracker.rows] == list(range(50)) and tracker.finished == "completed"
 
 
 def test_no_tracker_takes_everything():

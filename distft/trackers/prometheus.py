@@ -1,0 +1,106 @@
+"""A text file for node_exporter's textfile collector: how a run stands, for dashboards and alerts.
+
+The file is replaced as a whole, so that a scrape sees all of one moment. Nothing listens on a port.
+"""
+
+import os
+import time
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+from distft.run import RunFolder
+
+Row = dict[str, Any]
+_STEPS = 20  # that rates are a mean of
+_STATES = ("running", "completed", "stopped_early", "preempted", "failed")
+_HELP = {
+    "step": "Optimizer steps done.",
+    "steps": "Optimizer steps of the whole run.",
+    "loss": "Training loss, nats per target token.",
+    "held_out_loss": "Held-out loss, nats per target token.",
+    "grad_norm": "Gradient norm before clipping.",
+    "tokens_per_second": "Real tokens per second, all processes together.",
+    "mfu": "Share of the devices' peak that the model's operations used.",
+    "data_wait_ratio": "Share of step time that was waited for data.",
+    "checkpoint_age_seconds": "Seconds since the newest checkpoint.",
+    "updated_timestamp_seconds": "When this file was written.",
+    "state": "1 for the state that the run is in.",
+}
+
+
+class Prometheus:
+    """Writes FOLDER/distft_NAME.prom, `every_seconds` at most."""
+
+    def __init__(self, folder: str | None = None, every_seconds: float = 10.0) -> None:
+        """folder: of node_exporter's --collector.textfile.directory; None: the run's own."""
+        self._folder = folder
+        self._every_seconds = every_seconds
+        self._recent: deque[Row] = deque(maxlen=_STEPS)
+        self._held_out: Row | None = None
+        self._due = 0.0
+
+    def start(self, run: RunFolder) -> None:
+        folder = Path(self._folder).expanduser() if self._folder else run.path
+        folder.mkdir(parents=True, exist_ok=True)
+        self._run, self._steps = run, run.read_plan().steps
+        self._file = folder / f"distft_{run.path.name}.prom"
+        self._write("running")
+
+    def log(self, row: Row) -> None:
+        if row["split"] == "train":
+            self._recent.append(row)
+        elif row["split"] == "eval":
+            self._held_out = row
+        if time.monotonic() >= self._due:
+            self._write("running")
+
+    def finish(self, state: str) -> None:
+        self._write(state)
+
+    def _write(self, state: str) -> None:
+        self._due = time.monotonic() + self._every_seconds
+        beside = self._file.with_name(f".{self._file.name}.{os.getpid()}")
+        beside.write_text(exposition(self._run.path.name, self._values(), state))
+        os.replace(beside, self._file)
+
+    def _values(self) -> dict[str, float | None]:
+        last = self._recent[-1] if self._recent else {}
+        seconds = sum(row["seconds"] for row in self._recent)
+        waited = sum(row.get("phases", {}).get("data", 0.0) for row in self._recent)
+        return {
+            "step": last.get("step", 0),
+            "steps": self._steps,
+            "loss": last.get("loss"),
+            "held_out_loss": self._held_out["loss"] if self._held_out else None,
+            "grad_norm": last.get("grad_norm"),
+            "tokens_per_second": sum(row["tokens"] for row in self._recent) / seconds if seconds else None,
+            "mfu": last.get("mfu"),
+            "data_wait_ratio": waited / seconds if seconds else None,
+            "checkpoint_age_seconds": checkpoint_age(self._run),
+            "updated_timestamp_seconds": time.time(),
+        }
+
+
+def checkpoint_age(run: RunFolder) -> float | None:
+    """Returns the seconds since the newest checkpoint was made to count; None without one."""
+    try:
+        return max(0.0, time.time() - (run.checkpoints / "latest").lstat().st_mtime)
+    except OSError:
+        return None
+
+
+def exposition(run: str, values: dict[str, float | None], state: str) -> str:
+    """Returns the text format of Prometheus; a value that is not known is left out."""
+    name = run.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+    lines = []
+    for key, value in values.items():
+        if value is not None:
+            lines += [*_about(key), f'distft_{key}{{run="{name}"}} {float(value)!r}'.replace("inf", "Inf")]
+    lines += _about("state")
+    lines += [f'distft_state{{run="{name}",state="{each}"}} {int(each == state)}' for each in _STATES]
+    return "\n".join(lines) + "\n"
+
+
+def _about(key: str) -> list[str]:
+    return [f"# HELP distft_{key} {_HELP[key]}", f"# TYPE distft_{key} gauge"]

@@ -1,0 +1,71 @@
+"""A scrape reads a whole file, whose format Prometheus' own grammar takes, whatever the run is called."""
+
+import math
+import re
+from pathlib import Path
+
+import pytest
+
+from distft.trackers.prometheus import Prometheus, exposition
+from tests.launchers.fake_run import freeze
+
+LINE = re.compile(r'^distft_(\w+)\{run="((?:[^"\\\n]|\\.)*)"(?:,state="(\w+)")?\} (\S+)$')
+ROW = {"split": "train", "seconds": 0.5, "tokens": 100, "loss": 2.0, "grad_norm": 1.5, "mfu": 0.25}
+
+
+def read(text: str) -> dict[tuple[str, str | None], float]:
+    """Returns the values of a text in Prometheus' format by name and state."""
+    found = {}
+    lines = text.splitlines()
+    for i, line in enumerate(lines):
+        if line.startswith("#"):
+            kind, name = line.split()[1:3]
+            assert kind in ("HELP", "TYPE")
+            assert lines[i + 1].startswith(f"# TYPE {name} gauge" if kind == "HELP" else f"{name}{{")
+            continue
+        matched = LINE.match(line)
+        assert matched, line
+        found[matched[1], matched[3]] = float(matched[4])
+    assert text.endswith("\n")
+    return found
+
+
+def test_how_a_run_stands_is_told(tmp_path: Path):
+    run = freeze(tmp_path / "run", steps=50)
+    tracker = Prometheus(folder=str(tmp_path / "node"), every_seconds=0)
+    tracker.start(run)
+    for step in (1, 2):
+        tracker.log(ROW | {"step": step, "phases": {"data": 0.05 * step}})
+    tracker.log({"split": "eval", "step": 2, "loss": 3.0})
+    tracker.log({"split": "warning", "step": 2, "text": "odd"})
+    [file] = (tmp_path / "node").iterdir()
+    assert file.name == "distft_run.prom"
+    told = read(file.read_text())
+    expected = {"step": 2, "steps": 50, "loss": 2, "held_out_loss": 3, "grad_norm": 1.5, "mfu": 0.25}
+    expected |= {"tokens_per_second": 200, "data_wait_ratio": pytest.approx(0.15)}
+    assert {key: told[key, None] for key in expected} == expected
+    assert ("checkpoint_age_seconds", None) not in told, "there is none yet"
+    assert told["state", "running"] == 1 and told["state", "failed"] == 0
+    run.checkpoints.mkdir()
+    (run.checkpoints / "latest").symlink_to("step-00000002")
+    tracker.finish("failed")
+    told = read(file.read_text())
+    assert 0 <= told["checkpoint_age_seconds", None] < 60
+    assert told["state", "running"] == 0 and told["state", "failed"] == 1
+
+
+def test_it_is_written_at_its_pace_and_at_the_end(tmp_path: Path):
+    run = freeze(tmp_path / "run")
+    tracker = Prometheus(every_seconds=1000)
+    tracker.start(run)
+    tracker.log(ROW | {"step": 1})
+    file = run.path / "distft_run.prom"
+    assert read(file.read_text())["step", None] == 0
+    tracker.finish("completed")
+    assert read(file.read_text())["step", None] == 1
+
+
+@pytest.mark.parametrize("name", ['a"b', "a\\b", "données 1", "a\nb"])
+def test_any_name_and_any_number_is_in_the_format(name: str):
+    told = read(exposition(name, {"loss": math.nan, "grad_norm": math.inf, "mfu": None, "step": 3}, "running"))
+    assert math.isnan(told["loss", None]) and told["grad_norm", None] == math.inf and ("mfu", None) not in told
