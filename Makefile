@@ -3,8 +3,8 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN    := .venv/bin
 STAMP  := .venv/installed
 PYTEST := HF_HUB_OFFLINE=1 WANDB_MODE=offline $(BIN)/python -m pytest
-# Two tests at a time, in the order and the groups that tests/conftest.py gives them.
-BESIDE := -n 2 --dist loadgroup --no-loadscope-reorder
+# Two tests at a time, in the order and the pieces of tests/beside.py.
+BESIDE := -n 2 --no-loadscope-reorder
 
 .PHONY: help venv demo test check soak format freeze clean
 
@@ -37,7 +37,7 @@ check: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
-	$(PYTEST) -q -m "not slow and not soak" --ignore tests/test_style.py
+	$(PYTEST) $(BESIDE) -q -m "not slow and not soak" --ignore tests/test_style.py
 
 soak: $(STAMP)
 	$(PYTEST) -m soak

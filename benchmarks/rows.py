@@ -14,6 +14,7 @@ from itertools import cycle, islice
 from pathlib import Path
 from statistics import NormalDist
 
+from distft.config.errors import Unavailable
 from distft.demo import __main__ as demo
 from distft.paths import absolute
 
@@ -52,9 +53,9 @@ def uniform_texts(pairs: Sequence[Pair], count: int) -> list[dict[str, str]]:
 
 
 def demo_folder() -> Path:
-    """Returns the folder with the demo's model and dialogues, fetched now when they are not there."""
+    """Returns the folder with the demo's model and dialogues, fetched now; Unavailable when that fails."""
     if demo.main(["--fetch-only"]) != 0:
-        raise RuntimeError("the demo's model and dialogues could not be fetched")
+        raise Unavailable("the demo's model and dialogues could not be fetched")
     return absolute("~/.cache/distft") / "demo"
 
 

@@ -96,6 +96,11 @@ class RunFolder:
         return self.path / "eval"
 
     @property
+    def profile(self) -> Path:
+        """What train.profile=true records of a step."""
+        return self.path / "profile"
+
+    @property
     def stop(self) -> Path:
         return self.path / "stop"
 

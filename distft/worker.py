@@ -5,6 +5,7 @@ only in the run folder. Below this file no code sees a config.
 """
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,7 @@ from distft.train.judge import Judge
 from distft.train.loop import Hooks, Settings, train_steps
 from distft.train.meter import Peak, peak_of
 from distft.train.numerics import NonFinitePolicy
+from distft.train.profile import Profile
 from distft.train.when import EarlyStopping, When
 
 Values = dict[str, Any]
@@ -245,6 +247,7 @@ def make_hooks(
         log=log,
         judge=judge,
         stop_requested=lambda: signalled() or (world.is_first and requested(run, attempt)),
+        profile=Profile(run.profile, start_step, world).step if config["train"]["profile"] else nullcontext,
     )
 
 

@@ -3,9 +3,11 @@
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tests.beside import InPieces, place
 from tests.trained import references, rows, trained  # noqa: F401  # fixtures
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -15,34 +17,19 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # tests beside this one use the other c
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
 
 CHECKOUT = Path(__file__).parents[1]
-DEAR = ("cluster", "trained", "demo_dir")  # fixtures
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Puts slow tests last, so that a cheap failure is seen first, and keeps together what shares a dear fixture."""
-    items.sort(key=place)
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(group(item)))
+    """Puts slow tests last, so that a cheap failure is seen first."""
+    items.sort(key=lambda item: place(item.nodeid, bool(item.get_closest_marker("slow")), fixtures_of(item)))
 
 
-def dear(item: pytest.Item) -> str | None:
-    return next((name for name in DEAR if name in getattr(item, "fixturenames", ())), None)
+def fixtures_of(item: pytest.Item) -> list[str]:
+    return getattr(item, "fixturenames", [])
 
 
-def place(item: pytest.Item) -> int:
-    """Returns 0 for a fast test; the dearest of the others come first, so that no worker is left alone with them."""
-    if name := dear(item):
-        return 1 + DEAR.index(name)
-    return len(DEAR) + 1 if is_slow(item) else 0
-
-
-def group(item: pytest.Item) -> str:
-    return dear(item) or f"{item.path.relative_to(CHECKOUT)}{' slow' * is_slow(item)}"
-
-
-def is_slow(item: pytest.Item) -> bool:
-    return item.get_closest_marker("slow") is not None
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> InPieces:
+    return InPieces(config, log)
 
 
 @pytest.fixture(scope="session")

@@ -24,6 +24,7 @@ from distft.models.stream import stream
 from distft.optim.groups import decay_groups
 from distft.runtime.process_group import World
 from distft.strategies.objective import Objective
+from tests import preload  # noqa: F401  # before the fork
 from tests.forked import fork_ranks
 from tests.train_cases import instantiate_strategy
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 _CALLS = "connect,bind,sendto,sendmsg,sendmmsg"
-_STRACE = ("strace", "-ff", "-s", "64", "-e", f"trace={_CALLS}", "-e", "signal=none")
+_STRACE = ("strace", "-ff", "--seccomp-bpf", "-s", "64", "-e", f"trace={_CALLS}", "-e", "signal=none")
 _CALL = re.compile(r"^(?P<call>\w+)\((?P<file>\d+), ")
 _INET = re.compile(r'sin6?_port=htons\((?P<port>\d+)\).*?"(?P<address>[0-9a-fA-F.:]+)"')
 _UNIX = re.compile(r'sa_family=AF_UNIX, sun_path=(?P<path>@?"[^"]*")')

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow
 
 
 def wait_for(happened: Callable[[], object], what: str) -> None:
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + 240
     while not happened():
         assert time.monotonic() < deadline, f"in vain: {what}"
         time.sleep(0.05)

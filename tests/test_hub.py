@@ -10,7 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from transformers import LlamaConfig, LlamaForCausalLM
 
+from distft.data.tokenizers import byte_tokenizer
 from tests.hub_server import Fault, Files, Hub, files_of, hub
 
 pytestmark = pytest.mark.slow
@@ -22,14 +24,10 @@ ROWS = "".join(json.dumps({"prompt": f"{n} and one", "completion": str(n + 1)}) 
 def model_files(tmp_path_factory: pytest.TempPathFactory) -> Files:
     """A model of two layers with a byte tokenizer, as transformers writes it."""
     folder = tmp_path_factory.mktemp("tiny")
-    program = (
-        "import sys; from transformers import LlamaConfig, LlamaForCausalLM;"
-        "from distft.data.tokenizers import byte_tokenizer;"
-        "c = LlamaConfig(vocab_size=512, hidden_size=32, intermediate_size=64, num_hidden_layers=2,"
-        " num_attention_heads=2, num_key_value_heads=2, max_position_embeddings=128);"
-        "LlamaForCausalLM(c).save_pretrained(sys.argv[1]); byte_tokenizer().save_pretrained(sys.argv[1])"
-    )
-    subprocess.run([sys.executable, "-c", program, str(folder)], check=True, capture_output=True)
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "max_position_embeddings": 128}
+    config = LlamaConfig(vocab_size=512, num_attention_heads=2, num_key_value_heads=2, **sizes)
+    LlamaForCausalLM(config).save_pretrained(folder)
+    byte_tokenizer().save_pretrained(folder)
     return files_of(folder)
 
 

@@ -50,7 +50,7 @@ def start(folder: Path, name: str, *overrides: str, processes: int = 1, **variab
 
 
 def end(process: subprocess.Popen[str]) -> tuple[int, str, str]:
-    said, told = process.communicate(timeout=120)
+    said, told = process.communicate(timeout=240)
     return process.returncode, said, told
 
 
@@ -143,7 +143,7 @@ def test_without_waiting_the_run_ends_on_its_own(done, folder):
     code, said, _ = end(start(folder, "alone", "train.max_steps=2", "launcher.wait=false", "export=false"))
     assert code == 0 and f"touch {run.stop}" in said
     assert run.read_status()["state"] in ("pending", "running")
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + 240
     while not is_free(run):
         assert time.monotonic() < deadline, (run.logs / "launch.log").read_text()
         time.sleep(0.2)
@@ -200,7 +200,7 @@ def test_a_job_goes_on_without_its_launch_unless_a_person_at_a_terminal_says_y()
         [sys.executable, "-c", program], stdin=terminal, stderr=terminal, stdout=subprocess.PIPE, text=True
     )
     os.write(master, "".join(answers).encode())
-    said, _ = process.communicate(timeout=30)
+    said, _ = process.communicate(timeout=240)
     os.close(master)
     os.close(terminal)
     assert said.endswith("[False, False, True, True, True]\nTrue True\n")

@@ -35,11 +35,12 @@ from distft.runtime.process_group import World, differ, process_group, texts_of_
 from distft.runtime.seeds import seed_for
 from distft.strategies.objective import Objective
 from distft.train.feed import Feed, all_rows, make_cut
+from distft.train.prefetch import Prefetch
 from distft.train.step import train_step
 from distft.worker import probe
 
 GLOBAL_ROWS = 8
-ADAMW = {"lr": 1e-3, "weight_decay": 0.1, "betas": (0.9, 0.95)}
+ADAMW = {"lr": 1e-3, "weight_decay": 0.1, "betas": (0.9, 0.95), "fused": True}
 
 
 def tiny_model(name: str, **changes: Any) -> Any:
@@ -134,13 +135,15 @@ def run_case(case: dict[str, Any], world: World) -> dict[str, Any]:
     done = []
     engine.train(True)
     reductions = Reductions()
+    ahead = Prefetch(feed)
     for step in range(start + 1, steps + 1):
         targets = feed.num_targets(step)
         with reductions if step == start + 1 else nullcontext():
             result = train_step(
-                engine, feed.batches(step), targets, world, case.get("max_norm", 1.0), seed_for(seed, step)
+                engine, ahead.batches(step), targets, world, case.get("max_norm", 1.0), seed_for(seed, step)
             )
         done.append([result.loss, result.grad_norm])
+    ahead.close()
     answer = {"case": case, "steps": done, "effective": engine.effective() | {"reductions": sorted(reductions.dtypes)}}
     if "perturb" in case:
         if world.rank == case["perturb"]:

@@ -25,6 +25,7 @@ from distft.config import command
 from distft.run import write_json
 from distft.runtime.environment import describe
 
+INTERRUPTED = 130
 HELP = f"{__doc__}\nkeys:\n" + "\n".join(f"  {key + '=':<9}{text}" for key, text in KEYS.items())
 
 
@@ -76,11 +77,15 @@ def measure(asked: Asked, model: Path, python: Path | None) -> tuple[list[list[M
 
 
 def main(arguments: list[str]) -> int:
-    """Returns 0 when every run did its work and the losses agree, 1 otherwise; the results are written in any case."""
+    """Returns 0 when every run did its work and the losses agree, else 1, results written; 130 after Ctrl-C."""
     asked = read_arguments(arguments)
     model = asked.model or demo_folder() / "smollm2-135m-instruct"
     others = any(PEERS[name].library != "distft" for name, _ in asked.runs)
-    rounds, about = measure(asked, model, python_of(asked.venv) if others else None)
+    try:
+        rounds, about = measure(asked, model, python_of(asked.venv) if others else None)
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on with this round", file=sys.stderr)
+        return INTERRUPTED
     typed = " ".join(["python -m benchmarks.peers", *arguments])
     text = page(rounds, about, typed, about["failed"])
     results = {"command": typed, **about, "ratios": ratios(rounds), "loss_gaps": loss_gaps(rounds)}

@@ -13,6 +13,7 @@ import numpy as np
 from benchmarks.peers.settings import MAX_LENGTH, ROWS_PER_STEP
 from benchmarks.rows import BLOCK, Pair, unequal_rows, warm_up_rows, write_rows
 from distft.config import compose
+from distft.config.errors import Unavailable
 from distft.data.key import prepared_dir
 from distft.data.shards import Rows
 from distft.data.steps import Order
@@ -49,7 +50,7 @@ class Data:
 
 
 def make_data(pairs: Sequence[Pair], blocks: Sequence[int], model: Path, folder: Path) -> Data:
-    """Returns the rows of `blocks` behind a step of others; RuntimeError when distft does not take them all whole."""
+    """Returns the rows of `blocks` behind a step of others; Unavailable when distft does not take them all."""
     rows = unequal_rows(pairs)
     wanted = warm_up_rows(pairs) + [row for block in blocks for row in rows[BLOCK * block : BLOCK * (block + 1)]]
     order = Order(len(wanted), SEED).rows(0, len(wanted))
@@ -61,7 +62,7 @@ def make_data(pairs: Sequence[Pair], blocks: Sequence[int], model: Path, folder:
     overrides += [f"data.max_length={MAX_LENGTH}", "data.max_truncated_fraction=0", f"seed={SEED}"]
     prepared = Rows(_prepared(overrides), "train")
     if len(prepared) != len(wanted) or not prepared.num_targets.all():
-        raise RuntimeError(f"distft.prepare took {len(prepared)} of {len(wanted)} rows of {file}")
+        raise Unavailable(f"distft.prepare took {len(prepared)} of {len(wanted)} rows of {file}")
     tokens = folder / f"tokens-{name}.json"
     read = [prepared[int(index)] for index in order]
     ids = [row.input_ids.tolist() for row in read]
@@ -73,7 +74,8 @@ def make_data(pairs: Sequence[Pair], blocks: Sequence[int], model: Path, folder:
 def _prepared(overrides: Sequence[str]) -> Path:
     values = compose(overrides).values
     if prepared_dir(values) is None:
-        subprocess.run([sys.executable, "-m", "distft.prepare", *overrides], check=True)
+        subprocess.run([sys.executable, "-m", "distft.prepare", *overrides], check=False)  # says itself what is wrong
     folder = prepared_dir(values)
-    assert folder is not None, "distft.prepare ended well and left nothing"
+    if folder is None:
+        raise Unavailable("distft.prepare did not take the rows, see above")
     return folder

@@ -12,10 +12,11 @@ from benchmarks.peers.data import Data
 from benchmarks.peers.flops import useful_flops
 from benchmarks.peers.settings import MAX_LENGTH, PEERS, ROWS_PER_STEP, TRAINING, Asked, Peer
 from benchmarks.peers.watch import run_watched
-from distft.config import ConfigError, compose
+from distft.config.accelerators import num_accelerators
 from distft.run import RunFolder
 
 PROGRAM = Path(__file__).with_name("train.py")
+PACKED = ["data.packing=true", "train.micro_batch_tokens=2048"]
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class Measured:
 def run_distft(asked: Asked, data: Data, model: Path, processes: int, folder: Path) -> Measured:
     """Trains by `python -m distft.launch`, and reads the run's metrics.jsonl."""
     steps = asked.steps or data.steps
-    own = [*way_to_pack(data.overrides), *asked.distft]
+    own = [*PACKED, *asked.distft]
     overrides = [*data.overrides, f"name={folder.name}", f"runs_dir={folder.parent}", "strategy=ddp", *training()]
     overrides += ["eval=none", "export=false", "train.precision=fp32", "train.epochs=null", f"train.max_steps={steps}"]
     overrides += [f"train.global_batch_size={ROWS_PER_STEP}", f"launcher.processes_per_node={processes}", *own]
@@ -69,32 +70,30 @@ def run_distft(asked: Asked, data: Data, model: Path, processes: int, folder: Pa
         peer="distft",
         processes=processes,
         tokens=sum(lengths),
-        seconds=sum(row["seconds"] for row in rows[1:]),
-        padding=padding_of(run, rows[1:], lengths),
+        seconds=sum(map(seconds_of, rows[1:])),
+        padding=padding_of(rows[1:]),
         flops=total_flops(model, lengths, targets),
         peaks_gib=peaks[:processes],
         losses=[row["loss"] for row in rows],
-        settings={"overrides": own} | {key: rows[-1][key] for key in ("mfu",) if key in rows[-1]},
+        settings={"overrides": own},
     )
 
 
-def way_to_pack(overrides: Sequence[str]) -> list[str]:
-    """Returns the keys of packed training; without it in this version, those of no padding: one row a forward."""
-    packed = ["data.packing=true", "train.micro_batch_tokens=2048"]
-    try:
-        compose([*overrides, *packed])
-    except ConfigError:
-        return ["train.micro_batch_size=1"]
-    return packed
+def in_steps(values: Sequence[int]) -> list[Sequence[int]]:
+    """Returns the values of each step's rows."""
+    return [values[start : start + ROWS_PER_STEP] for start in range(0, len(values), ROWS_PER_STEP)]
 
 
-def padding_of(run: RunFolder, rows: Sequence[Mapping[str, Any]], lengths: Sequence[int]) -> float | None:
-    """Returns the share of padding: as the metrics tell it, or none where a row goes alone."""
+def padding_of(rows: Sequence[Mapping[str, Any]]) -> float | None:
+    """Returns the share of padding: as the metrics tell it; else none on a CPU, where documents lie end to end."""
     if all("padding" in row for row in rows):
         return sum(row["padding"] * row["tokens"] for row in rows) / sum(row["tokens"] for row in rows)
-    training = run.read_config()
-    alone = not training["data"]["packing"] and training["train"]["micro_batch_size"] == 1
-    return 0.0 if alone else None
+    return None if num_accelerators() else 0.0
+
+
+def seconds_of(row: Mapping[str, Any]) -> float:
+    """Returns a step's time from the end of the one before, as the peers' is taken."""
+    return row["seconds"] + sum((row.get("between") or {}).values())
 
 
 def training() -> list[str]:

@@ -37,13 +37,13 @@ class Peer:
 
 _FAST = {"gradient_checkpointing": False}
 PEERS = {
-    "distft": Peer("distft", "see its settings below"),
+    "distft": Peer("distft", "documents packed, settings below"),
     "trl_default": Peer("trl", "8 rows a forward, gradient checkpointing on, as SFTConfig has it", ROWS_PER_STEP),
     "trl_padded": Peer("trl", "8 rows a forward, no gradient checkpointing", ROWS_PER_STEP, arguments=_FAST),
     "trl_grouped": Peer("trl", "the same, rows grouped by length", ROWS_PER_STEP, "by_length", _FAST),
     "trl_rebalanced": Peer("trl", "rows of a step cut by cost into 4 forwards", 2, "rebalanced", _FAST),
     "trl_single": Peer("trl", "1 row a forward, 8 of them accumulated", 1, arguments=_FAST),
-    "transformers": Peer("transformers", "Trainer, 8 rows a forward", ROWS_PER_STEP),
+    "transformers": Peer("transformers", "Trainer, 4 rows a forward, 2 accumulated; 8 need about 19 GiB", 4),
 }
 
 KEYS = {
@@ -115,8 +115,8 @@ def read_arguments(arguments: Sequence[str]) -> Asked:
         rounds=number("rounds", 5, lambda n: n >= 1, "a number of at least 1"),
         rows=number("rows", BLOCK, lambda n: n in allowed, f"one of {', '.join(map(str, allowed))}"),
         steps=number("steps", None, lambda n: n >= 2, "a number of at least 2"),
-        one=names("one", "distft,trl_default,trl_grouped,transformers"),
-        two=names("two", "distft,trl_grouped"),
+        one=names("one", "distft,trl_default,trl_grouped,trl_rebalanced,transformers"),
+        two=names("two", "distft,trl_rebalanced"),
         threads=number("threads", cores, lambda n: n >= 1, "a number of at least 1"),
         distft=listed(given.get("distft", "")),
         model=absolute(given["model"]) if "model" in given else None,
@@ -127,6 +127,8 @@ def read_arguments(arguments: Sequence[str]) -> Asked:
     errors += [f"threads={asked.threads} are too few for 2 processes. Nearest: threads=2"] * (
         asked.threads < 2 and bool(asked.two)
     )
+    most = 1 + asked.rows // ROWS_PER_STEP
+    errors += [f"steps={asked.steps} are more than the rows give. Nearest: steps={most}"] * ((asked.steps or 0) > most)
     if errors:
         raise ConfigError(errors)
     return asked

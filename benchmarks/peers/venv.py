@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from distft.config.errors import Unavailable
 from distft.run import write_json
 
 TRL = "trl==1.16.0"
@@ -18,7 +19,7 @@ _VERSIONS = "import importlib.metadata as m, json, sys; print(json.dumps({n: m.v
 def python_of(venv: Path) -> Path:
     """Returns the Python of the peers' environment, made now when it is not there or was not finished.
 
-    RuntimeError with pip's last words when it cannot be made.
+    Unavailable with pip's last words when it cannot be made.
     """
     python, marker = venv / "bin" / "python", venv / _MARKER
     if marker.is_file() and json.loads(marker.read_text())["trl"] == TRL.partition("==")[2]:
@@ -41,5 +42,5 @@ def _run(command: list[str]) -> str:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         last = "\n".join(done.stderr.strip().splitlines()[-5:])
-        raise RuntimeError(f"the peers' environment could not be made: {' '.join(command)}\n{last}")
+        raise Unavailable(f"the peers' environment could not be made: {' '.join(command)}\n{last}")
     return done.stdout

@@ -83,7 +83,11 @@ def write_results(asked: Asked, series: Sequence[Series], found: Found, about: d
     write_csv(rows, asked.out / "throughput.csv")
     text = page(series, found, about)
     (asked.out / "throughput.md").write_text(text)
-    draw(series, found, about["command"], asked.out / "throughput")
+    hardware = about["on"]["hardware"]
+    device = (
+        hardware["accelerators"][0] if hardware["accelerators"] else f"{hardware['cpu']}, {hardware['cores']} cores"
+    )
+    draw(series, found, f"{device}; commit {about['code'][:9]}", asked.out / "throughput")
     print(text)
 
 

@@ -84,4 +84,5 @@ def _bars(axes: Axes, all_series: Sequence[Series], found: Found, worlds: Sequen
             axes.bar(left, max(peaks, default=0), width * 0.92, color=_COLOURS(number % 10), alpha=0.75, label=label)
     frame(axes, "Peak memory of rank 0, GiB", PAPER)
     axes.set_xticks(range(len(strategies)), strategies)
-    axes.legend(frameon=False, fontsize=8, labelcolor=PAPER.text)
+    axes.set_ylim(top=1.08 * axes.get_ylim()[1])
+    axes.legend(frameon=False, fontsize=8, labelcolor=PAPER.text, loc="upper left", bbox_to_anchor=(1, 1))

@@ -43,14 +43,16 @@ def measured(folder: Path, overrides: Sequence[str], warmup: int, threads: int |
 def summary(rows: Sequence[Mapping[str, Any]], warmup: int) -> Numbers:
     """Returns the rates over all steps after the first `warmup`, the highest memory, and what else the rows tell.
 
-    Seconds of phases (keys that begin or end with `seconds`) are summed; `mfu` is averaged over the time.
+    Seconds of phases are summed, also of those between two steps; `mfu` is averaged over the time.
     """
     kept = rows[warmup:]
     if not kept:
         raise Failed(f"{len(rows)} steps were trained, and {warmup} of them warm up")
     found: Numbers = {name: sum(row[name] for row in kept) for name in _SUMMED}
-    phases = [key for key in kept[0] if key not in _SUMMED and (key.endswith("_seconds") or key.startswith("seconds_"))]
-    found["phases"] = {key: sum(row[key] for row in kept) for key in phases}
+    phases = [row.get(key) or {} for key in ("phases", "between") for row in kept]
+    found["phases"] = {
+        key: sum(each.get(key, 0.0) for each in phases) for key in dict.fromkeys(key for p in phases for key in p)
+    }
     found["steps"] = len(kept)
     found["tokens_per_second"] = found["tokens"] / found["seconds"]
     found["peak_memory_gib"] = max(row["peak_memory_gib"] for row in kept)

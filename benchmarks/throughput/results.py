@@ -89,7 +89,8 @@ def page(all_series: Sequence[Series], found: Found, about: Mapping[str, Any]) -
     for scaling in dict.fromkeys(series.scaling for series in all_series):
         lines.append(_title(scaling))
         lines.append(_table([series for series in all_series if series.scaling == scaling], found))
-    lines += [f"- not measured: {point}: {reason}" for point, reason in found.failed.items()]
+    if found.failed:
+        lines.append("\n".join(f"- not measured: {point}: {reason}" for point, reason in found.failed.items()))
     lines.append("![throughput, efficiency and memory](throughput.png)")
     return "\n\n".join(line.rstrip("\n") for line in lines) + "\n"
 

@@ -10,6 +10,7 @@ from distft.config.tree import covers, leaves
 FREE = (
     "name", "runs_dir", "cache_dir", "trust", "export", "strategy", "launcher", "tracker", "sweep", "checkpoint",
     "train.micro_batch_size", "train.micro_batch_tokens", "train.activation_checkpointing", "train.deterministic",
+    "train.profile",
     "train.on_non_finite", "train.max_non_finite", "train.check_replicas_every",
     "eval.micro_batch_size", "data.packing", "data.max_bad_fraction", "data.max_truncated_fraction",
     "data.max_untrained_fraction",

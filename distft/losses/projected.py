@@ -63,10 +63,11 @@ class _CrossEntropy(torch.autograd.Function):
             gradient = gradient.to(weight.dtype)
             if of_hidden is not None:
                 torch.mm(gradient, weight, out=of_hidden[start : start + size])
-            if of_weight is not None:
-                of_weight += gradient.T @ chunk if weight.dtype != torch.float32 else 0
-                if weight.dtype == torch.float32:
-                    of_weight.addmm_(gradient.T, chunk)
+            if of_weight is not None and weight.dtype == torch.float32:
+                of_weight.addmm_(gradient.T, chunk)
+            elif of_weight is not None:
+                of_weight += gradient.T @ chunk
+            del logits, gradient  # else they would live until the next chunk has its own
         ctx.gradients = (of_hidden, of_weight, of_bias)
         ctx.dtypes = (hidden.dtype, weight.dtype, bias.dtype if bias is not None else None)
         ctx.mark_non_differentiable(correct)

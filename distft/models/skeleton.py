@@ -13,7 +13,7 @@ from accelerate import init_empty_weights
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
-from distft.models.attention.choose import check_separable, choose
+from distft.models.attention.choose import check_separable, choose, require_borders
 from distft.models.head import make_foldable
 
 
@@ -33,6 +33,7 @@ def skeleton(config: PreTrainedConfig, attention: str) -> PreTrainedModel:
     with init_empty_weights(include_buffers=False):
         model = AutoModelForCausalLM.from_config(config, attn_implementation=kernel, dtype=torch.float32)
     check_separable(model)
+    require_borders(model)
     make_foldable(model)
     model.tie_weights()
     lost = [name for name, buffer in model.named_buffers() if buffer.is_meta]

@@ -79,11 +79,12 @@ class Engine(Protocol):
         """Adds the gradient of `value * scale`, averaged over processes; `last` ends the accumulation."""
         ...
 
-    def step(self, max_norm: float | None) -> torch.Tensor:
-        """Clips to `max_norm`, updates the weights if the norm is finite, drops the gradients.
+    def clip(self, max_norm: float | None) -> torch.Tensor:
+        """Clips the gradient to `max_norm`; returns its norm before that, 0-d, the same on all processes."""
+        ...
 
-        Returns the norm before clipping, 0-d, the same on all processes.
-        """
+    def update(self, is_finite: bool) -> None:
+        """Updates the weights unless the norm was not finite, and drops the gradients."""
         ...
 
     def train(self, mode: bool) -> None: ...

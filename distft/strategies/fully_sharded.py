@@ -22,7 +22,6 @@ from distft.data.batches import Batch
 from distft.runtime.process_group import World
 from distft.strategies.dtensor import pieces_of
 from distft.strategies.engine import BuildModel, MakeOptimizer, Piece, bit_sum
-from distft.strategies.guard import step_if_finite
 from distft.strategies.objective import Loss, Objective, Sums
 
 
@@ -64,27 +63,30 @@ class ShardedEngine:
         self.objective = objective
         self.optimizer = optimizer
         self.mesh = cast(DTensor, next(objective.parameters())).device_mesh
+        self.is_sharded = self.mesh["shards"].size() > 1  # asked once: a mesh looks it up in a tensor
 
     def forward(self, batch: Batch, loss: Loss | None = None) -> tuple[torch.Tensor, Sums]:
         return self.objective(batch, loss)
 
     def backward(self, value: torch.Tensor, scale: float, last: bool) -> None:
         root = cast(FSDPModule, self.objective)
-        if self.mesh["shards"].size() == 1:
-            root.set_requires_gradient_sync(last)  # replicas keep whole gradients: they talk once a step
-        else:
+        if self.is_sharded:
             root.set_requires_all_reduce(last)  # shards reduce-scatter every time, to hold no whole gradient
+        else:
+            root.set_requires_gradient_sync(last)  # replicas keep whole gradients: they talk once a step
         root.set_is_last_backward(last)
         (value * scale).backward()
 
-    def step(self, max_norm: float | None) -> torch.Tensor:
+    def clip(self, max_norm: float | None) -> torch.Tensor:
         parameters = [p for p in self.objective.parameters() if p.grad is not None]
         limit = float("inf") if max_norm is None else max_norm
         norm = nn.utils.clip_grad_norm_(parameters, limit)
-        norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
-        step_if_finite(self.optimizer, norm)
+        return norm.full_tensor() if isinstance(norm, DTensor) else norm
+
+    def update(self, is_finite: bool) -> None:
+        if is_finite:
+            self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        return norm
 
     def train(self, mode: bool) -> None:
         self.objective.train(mode)

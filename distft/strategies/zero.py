@@ -64,6 +64,7 @@ class Zero:
             "allgather_bucket_size": bucket,
             "overlap_comm": self.overlap_communication,
             "contiguous_gradients": True,
+            "use_multi_rank_bucket_allreduce": False,  # it would send each gradient to all, who need one part of it
         }
         if self.stage == 3:
             zero |= {
@@ -103,7 +104,7 @@ def _import_deepspeed(world: World) -> Any:
     if world.device.type == "cpu":
         # Empty: nothing is tried out with a C++ compiler, and collectives in shared memory are not built, which takes
         # 29-180 s and may leave a lock behind.
-        ops.__compatible_ops__ = {}
+        ops.__compatible_ops__ = {}  # pyright: ignore[reportAttributeAccessIssue]
     with _nothing_compiled(), suppress(ImportError):  # to ask whether an optimizer is Muon loads it, compiled
         from deepspeed.runtime.zero.muon import muon_optimizer  # noqa: F401
     deepspeed.init_distributed(dist_init_required=False, verbose=False)

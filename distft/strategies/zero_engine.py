@@ -38,10 +38,14 @@ class ZeroEngine:
         if not last:
             self.deepspeed.step()  # no update between borders: DeepSpeed's own count of micro-batches
 
-    def step(self, max_norm: float | None) -> torch.Tensor:
+    def clip(self, max_norm: float | None) -> torch.Tensor:
+        """Updates the weights too: DeepSpeed clips, looks whether all is finite and steps in one call."""
         self.deepspeed.optimizer.clip_grad = max_norm or 0.0
         self.deepspeed.step()
         return torch.as_tensor(self.deepspeed.get_global_grad_norm(), device=self.world.device)
+
+    def update(self, is_finite: bool) -> None:
+        """Has nothing to do after `clip`."""
 
     def train(self, mode: bool) -> None:
         self.deepspeed.train(mode)

@@ -6,7 +6,7 @@ for each step:  read rows -> forward, backward (x accumulation) -> update -> log
 
 import time
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -41,6 +41,7 @@ class Hooks:
     log: Callable[[Row], None]
     judge: Callable[[Row], Literal["go_on", "rewind"]]  # what comes after the step of this row; NonFinite: the end
     stop_requested: Callable[[], object]  # truthy on any process: save and stop
+    profile: Callable[[int], AbstractContextManager[object]] = nullcontext  # of a step, while it is made
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,8 @@ def train_steps(
     clock = Clock(world.device)
     with closing(Prefetch(feed)) as ahead:
         for step in range(settings.start_step + 1, feed.steps + 1):
-            row, stop, ended = _one(engine, ahead, factor, settings, hooks, world, clock, step)
+            with hooks.profile(step):
+                row, stop, ended = _one(engine, ahead, factor, settings, hooks, world, clock, step)
             hooks.log(row)
             if hooks.judge(row) == "rewind":
                 return "rewound", step

@@ -39,9 +39,10 @@ def train_step(
     """Updates the weights with the gradient of (sum of losses) / targets over the global batch, if all is finite.
 
     targets: of all processes and micro-batches, so that every split of one global batch gives the same update.
-    seed: of this step; flags: asked at the step's end, what a process wants all to know at the border, carried by the
+    seed: of this step; flags: asked when the gradient is there, what a process wants all to know, carried by the
     same collective; before_update: called when the gradient is there and no weight has changed.
-    Trap: whatever asks a tensor for its value makes the host wait for the device; it is done once, at the end.
+    Trap: whatever asks a tensor for its value makes the host wait for the device. It is done once, before the update,
+    which the device then does while the next step is launched.
     """
     clock = clock or Clock(world.device)
     totals = torch.zeros(2, dtype=torch.float64, device=world.device)  # loss, correct
@@ -56,7 +57,7 @@ def train_step(
     with clock.phase("checkpoint", on_host=True):
         before_update()
     with clock.phase("optimizer"):
-        norm = engine.step(max_norm)
+        norm = engine.clip(max_norm)
     with clock.phase("communication"):
         asked = torch.tensor([*map(float, flags())], dtype=torch.float64, device=world.device)
         odd = (~norm.isfinite()).double().view(1)
@@ -64,5 +65,7 @@ def train_step(
         grad_norm, loss, correct, skips, *raised = torch.cat([norm.double().view(1), everyones]).tolist()
     if 0 < skips < world.size:
         raise RuntimeError(f"{skips:.0f} of {world.size} processes found the gradient not finite: replicas differ")
+    with clock.phase("optimizer"):
+        engine.update(is_finite=not skips)
     flags_of_all = [int(count) for count in raised]
     return StepResult(loss / targets, correct / targets, grad_norm, skips > 0, flags_of_all, clock.take())

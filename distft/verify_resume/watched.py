@@ -62,7 +62,7 @@ class Watch:
         self.done = start_step
         engine.forward = self._forward(engine.forward)
         engine.backward = self._backward(engine.backward)
-        engine.step = self._step(engine.step)
+        engine.update = self._update(engine.update)
         if self.kill and self.kill.moment == "save":
             sys.addaudithook(self._saving)
 
@@ -96,12 +96,11 @@ class Watch:
 
         return watched
 
-    def _step(self, step: Callable[..., Any]) -> Callable[..., Any]:
-        def watched(max_norm: float | None) -> float:
-            norm = step(max_norm)
+    def _update(self, update: Callable[..., Any]) -> Callable[..., Any]:
+        def watched(is_finite: bool) -> None:
+            update(is_finite)
             self.done, self.micro = self.done + 1, 0
             self._die_at("step", self.done)
-            return norm
 
         return watched
 
@@ -122,15 +121,15 @@ class Watch:
 
 
 def digests(batch: Batch) -> list[str]:
-    """Returns a digest of each row's tokens and targets, whatever the row is padded to."""
-    input_ids, positions, targets = (part.cpu().numpy() for part in (batch.input_ids, batch.positions, batch.targets))
-    width = input_ids.shape[1]
+    """Returns a digest of each document's tokens and targets; none of what has no target."""
+    input_ids, positions, targets = (
+        part.cpu().numpy() for part in (batch.input_ids[0], batch.positions, batch.targets)
+    )
     found = []
-    for i, row in enumerate(input_ids):
-        mine = positions // width == i
-        tokens = np.trim_zeros(row, "b")
-        if len(tokens) or mine.any():
-            parts = (tokens, positions[mine] % width, targets[mine])
+    for end, length in zip(np.cumsum(batch.lengths), batch.lengths, strict=True):
+        mine = (positions >= end - length) & (positions < end)
+        if mine.any():
+            parts = (input_ids[end - length : end], positions[mine] - (end - length), targets[mine])
             text = b"|".join(part.astype(np.int64).tobytes() for part in parts)
             found.append(hashlib.blake2b(text, digest_size=8).hexdigest())
     return found

@@ -20,12 +20,13 @@ from distft.checkpoint.keep import latest
 from distft.checkpoint.saver import SaveFailed
 from distft.data.shards import Rows
 from distft.data.steps import Order, row_borders
+from distft.models.flops import Flops
 from distft.models.fresh import FreshWeights
 from distft.models.weights import fill
 from distft.run import RunFolder
 from distft.runtime.process_group import World, process_group, texts_of_all
 from distft.state import Saving
-from distft.train.feed import Feed
+from distft.train.feed import Feed, make_cut
 from distft.train.loop import Hooks, Settings, train_steps
 from distft.train.when import EarlyStopping, When
 from tests.train_cases import make_engine, tiny_model
@@ -60,7 +61,8 @@ def train(rows: Path, run: RunFolder, on_failure: str, failing_step: int, world:
     checkpoint = {"keep": 9, "keep_every": None, "background": True, "on_failure": on_failure, "resume": "auto"}
     plan: Any = SimpleNamespace(memory={}, reads={}, base_step=0, base_row=0)
     data = Rows(rows, "train")
-    feed = Feed(data, Order(len(data), 0), row_borders(8 * STEPS, 8), 2, world)
+    cut = make_cut(data, 2, None, Flops(1.0, 0.0, 0.0, {None: 1}))
+    feed = Feed(data, Order(len(data), 0), row_borders(8 * STEPS, 8), cut, world)
     saving = Saving(engine, {"checkpoint": checkpoint, "strategy": {}}, plan, run, 0, feed.position, world)
     writes = saver.write_file = Writes(world, failing_step)
     printed, said, raised = io.StringIO(), {}, ""

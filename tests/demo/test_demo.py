@@ -64,4 +64,4 @@ def test_ctrl_c_is_left_to_the_command_which_may_save_first():
     assert process.stdout is not None
     process.stdout.readline()
     os.killpg(process.pid, signal.SIGINT)
-    assert process.wait(20) == 75
+    assert process.wait(60) == 75

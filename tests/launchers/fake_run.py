@@ -43,7 +43,7 @@ def wait_for_rows(run: RunFolder) -> None:
         time.sleep(0.1)
 
 
-def assert_none_left(run: RunFolder, seconds: float = 10) -> None:
+def assert_none_left(run: RunFolder, seconds: float = 60) -> None:
     """Fails unless all processes of the run are gone within `seconds`."""
     deadline = time.monotonic() + seconds
     while processes_of(run):

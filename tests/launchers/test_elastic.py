@@ -46,7 +46,7 @@ def test_a_failure_on_one_node_ends_the_others_ranks(tmp_path, before: Callable[
         for node in "01"
     ]
     try:
-        said = [json.loads(node.communicate(timeout=40)[0]) for node in nodes]
+        said = [json.loads(node.communicate(timeout=120)[0]) for node in nodes]
     finally:
         for node in nodes:
             node.kill()

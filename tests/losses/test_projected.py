@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from distft.losses import projected
 from distft.losses.projected import Projected
+from tests.losses.live_bytes import LiveBytes
 
 T, H, V = 37, 24, 101
 CASES: dict[str, dict[str, Any]] = {
@@ -91,3 +92,24 @@ def test_targets_of_no_number_give_zero_and_gradients_of_zero() -> None:
     value, correct = Projected(torch.zeros(0, dtype=torch.int64))(hidden, weight, None)
     value.backward()
     assert value.item() == 0 and correct.item() == 0 and weight.grad is not None and not weight.grad.any()
+
+
+def peak_of(targets: int, vocabulary: int, hidden_size: int = 64) -> int:
+    hidden = torch.randn(targets, hidden_size, requires_grad=True)
+    weight = torch.randn(vocabulary, hidden_size, requires_grad=True)
+    with LiveBytes() as live:
+        value, _ = Projected(torch.zeros(targets, dtype=torch.int64))(hidden, weight, None)
+        value.backward()
+    return live.peak
+
+
+def test_memory_is_a_chunk_and_the_gradients_whatever_the_vocabulary_and_the_rows(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(projected, "CHUNK_BYTES", 2**22)
+    targets, vocabulary, size = 1024, 4096, 64
+    base = peak_of(targets, vocabulary)
+    assert base < 1.1 * 2**22 + 4 * size * (targets + vocabulary), "the logits of all alone are 4 chunks"
+    more_targets = peak_of(4 * targets, vocabulary) - 4 * size * 3 * targets
+    more_words = peak_of(targets, 4 * vocabulary) - 4 * size * 3 * vocabulary
+    assert more_targets == pytest.approx(base, rel=0.05) and more_words == pytest.approx(base, rel=0.05)

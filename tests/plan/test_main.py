@@ -1,12 +1,13 @@
 """`python -m distft.plan` prints and writes the plan within 3 seconds of a core, without torch and transformers."""
 
 import json
-import resource
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from tests.cost import seconds_of_children
 
 HEAVY = ("torch", "transformers", "datasets", "deepspeed")
 
@@ -20,12 +21,6 @@ def right(tmp_path: Path) -> list[str]:
 def plan(*arguments: str, interpreter: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
     line = [sys.executable, *interpreter, "-m", "distft.plan", *arguments]
     return subprocess.run(line, capture_output=True, text=True, check=False)
-
-
-def seconds_of_children() -> float:
-    """Returns the processor time of all programs that have ended; beside other tests a clock says little."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
 
 
 def test_it_is_fast_and_imports_nothing_heavy(right: list[str]):

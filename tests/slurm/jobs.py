@@ -11,7 +11,7 @@ from practice_cluster import Cluster
 
 from distft.run import RunFolder
 
-SECONDS = 120.0
+SECONDS = 240.0
 
 
 def launch(cluster: Cluster, folder: Path, name: str, *overrides: str, **variables: str) -> subprocess.Popen[str]:

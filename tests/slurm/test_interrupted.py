@@ -25,6 +25,8 @@ def test_preempted_requeued_cancelled_and_submitted_again(
     cluster: Cluster, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # the bits of a matrix product depend on the number of threads
+    local = [*SETTINGS, "launcher=local", "launcher.processes_per_node=2"]
+    straight = launch(cluster, folder, "straight", *local)
     run = run_of(folder, "run")
     process = launch(cluster, folder, "run", *ON_TWO_NODES)
     wait_for_steps(run, 1)
@@ -40,8 +42,7 @@ def test_preempted_requeued_cancelled_and_submitted_again(
     wait(lambda: run.read_status().get("begun") == 4, "a job submitted by hand")
     code, said = ended(launch(cluster, folder, "run", *ON_TWO_NODES))
     assert code == 0, said + why(run)
-    local = [*SETTINGS, "launcher=local", "launcher.processes_per_node=2"]
-    assert ended(launch(cluster, folder, "straight", *local))[0] == 0
+    assert ended(straight)[0] == 0
     assert [step for step, _, _ in losses(run)] == list(range(1, STEPS + 1))
     assert losses(run) == losses(run_of(folder, "straight"))
     assert run.read_status()["attempt"] == 4

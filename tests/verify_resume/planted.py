@@ -38,7 +38,7 @@ class Loss:
         if self.own_seed and model.training:
             self.seen += 1
             torch.manual_seed(self.seen)
-        logits = model(input_ids=batch.input_ids, use_cache=False).logits.flatten(0, 1)[batch.positions].float()
+        logits = model(**batch.inputs()).logits[0, batch.positions].float()
         random = np.random.default_rng(int.from_bytes(os.urandom(8), "big"))
         logits = logits * (1 + self.noise * torch.from_numpy(random.standard_normal(logits.shape, np.float32)))
         correct = (logits.detach().argmax(-1) == batch.targets).sum()

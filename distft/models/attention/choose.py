@@ -5,6 +5,7 @@ are transformers' own, which are told the documents' borders or see them in the 
 """
 
 from importlib.util import find_spec
+from typing import Any
 
 import torch
 from transformers import AttentionInterface, PreTrainedModel
@@ -27,6 +28,18 @@ def choose(word: str) -> str:
     if word == "varlen" and not torch.cuda.is_available():
         raise ValueError(f"model.attention={word}: torch's kernel is for CUDA. Nearest: model.attention=sdpa")
     return _OWN.get(word, word)
+
+
+def require_borders(model: PreTrainedModel) -> None:
+    """Makes a training forward without the documents' borders an error, whatever the kernel: they would be one."""
+
+    def check(module: torch.nn.Module, _: Any, given: dict[str, Any]) -> None:
+        if module.training and "document_lengths" not in given:
+            raise ValueError(
+                "the model was called without the borders of its documents. Nearest: model(**batch.inputs())"
+            )
+
+    model.base_model.register_forward_pre_hook(check, with_kwargs=True)
 
 
 def check_separable(model: PreTrainedModel) -> None:

@@ -43,7 +43,7 @@ BROKEN = {
     "sweep_unused": (["sweep.fail_fast=true"], "-m"),
     "jobs_at_once_unused": (["launcher.jobs_at_once=2"], "-m"),
     "objective": (["sweep=optuna", "data.eval=null"], "0.05"),
-    "elementwise": (["optimizer._target_=torch.optim.Muon", "~optimizer.betas"], "AdamW"),
+    "elementwise": (["optimizer._target_=torch.optim.Muon", "~optimizer.betas", "~optimizer.fused"], "AdamW"),
 }
 
 

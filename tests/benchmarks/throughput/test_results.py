@@ -1,0 +1,53 @@
+"""Efficiency is taken repeat by repeat against the first point that was measured; failures stay visible."""
+
+import csv
+from pathlib import Path
+
+import pytest
+
+from benchmarks.throughput.drawings import draw
+from benchmarks.throughput.points import Point, Series
+from benchmarks.throughput.results import Found, efficiencies, page, rows_of, write_csv
+
+ONE, TWO, FOUR = (Point("ddp", 1, world, 2, 4 * world) for world in (1, 2, 4))
+SERIES = Series("weak", "ddp", 2, (ONE, TWO, FOUR))
+
+
+def numbers(rate: float) -> dict:
+    return {"tokens_per_second": rate, "peak_memory_gib": 1.5}
+
+
+def found() -> Found:
+    runs = {ONE: {0: numbers(100.0), 1: numbers(50.0)}, TWO: {0: numbers(180.0), 1: numbers(100.0)}}
+    return Found(runs, {FOUR: "out of memory"})
+
+
+def test_a_slow_repeat_is_compared_with_itself():
+    assert efficiencies(SERIES, TWO, found()) == pytest.approx([0.9, 1.0])
+    assert efficiencies(SERIES, FOUR, found()) == []
+
+
+def test_the_base_is_the_smallest_that_was_measured():
+    runs = {TWO: {0: numbers(100.0)}, FOUR: {0: numbers(150.0)}}
+    assert efficiencies(SERIES, FOUR, Found(runs, {ONE: "does not fit"})) == pytest.approx([0.75])
+
+
+def test_a_failed_point_is_shown_with_its_reason(tmp_path: Path):
+    rows = rows_of([SERIES], found())
+    write_csv(rows, tmp_path / "throughput.csv")
+    with (tmp_path / "throughput.csv").open() as file:
+        read = list(csv.DictReader(file))
+    assert [each["failed"] for each in read] == ["", "", "out of memory"]
+    assert [each["tokens_per_second"] for each in read] == ["75.0", "140.0", ""]
+    hardware = {"cpu": "x", "cores": 2, "memory_gib": 3.0, "accelerators": []}
+    on = {"hardware": hardware, "packages": {"torch": "2"}, "time": "2026-01-01T00:00:00"}
+    text = page([SERIES], found(), {"command": "c", "code": "abc", "on": on, "rows": "unequal"})
+    assert "| ddp | 2 | 1 x 2 | 8 | 140 (100 to 180) | 0.95 (0.90 to 1.00) | - | 1.50 |" in text
+    assert "failed, see below" in text and "out of memory" in text
+
+
+def test_the_sheet_is_drawn_with_a_failed_point_and_with_none_measured(tmp_path: Path):
+    for name, what in (("some", found()), ("none", Found({}, {ONE: "x", TWO: "x", FOUR: "x"}))):
+        draw([SERIES], what, "title", tmp_path / name)
+        assert (tmp_path / f"{name}.png").stat().st_size > 5000
+        assert (tmp_path / f"{name}.svg").read_text().count("<svg") == 1

@@ -1,0 +1,56 @@
+"""Which tests stay together on one worker of pytest-xdist, and in which order they begin.
+
+Trap: xdist's own groups (--dist loadgroup) have no effect under pytest 9.2, in silence.
+"""
+
+from collections.abc import Sequence
+
+from xdist.scheduler import LoadScopeScheduling
+
+# A fixture of the session that is dear, and where the tests are that use it; the dearest first.
+TOGETHER = {
+    "cluster": ("tests/slurm/",),
+    "trained": (
+        "tests/strategies/test_parity.py",
+        "tests/strategies/test_lora.py",
+        "tests/checkpoint/export/",
+        "tests/checkpoint/test_damage.py",
+        "tests/export/",
+    ),
+    "demo_dir": ("tests/demo/test_gguf.py", "tests/test_docs.py", "tests/test_launch_scripts.py"),
+    "model_files": ("tests/test_hub.py", "tests/test_sockets.py"),
+}
+
+
+def fixture_of(nodeid: str) -> str | None:
+    """Returns the dear fixture that the tests of this file share."""
+    return next((name for name, places in TOGETHER.items() if nodeid.startswith(places)), None)
+
+
+def place(nodeid: str, is_slow: bool, fixtures: Sequence[str]) -> int:
+    """Returns 0 for a fast test; the dearest of the others come first, so that no worker is left alone with them."""
+    shared = fixture_of(nodeid)
+    for name in TOGETHER:
+        assert name == shared or name not in fixtures, f"{nodeid} uses {name}: its file belongs in TOGETHER"
+    if not is_slow and "cluster" not in fixtures:
+        return 0
+    return 1 + (list(TOGETHER).index(shared) if shared else len(TOGETHER))
+
+
+def pieces(nodeids: Sequence[str]) -> dict[str, str]:
+    """Returns each test's piece of work: the tests of one file, or of one dear fixture, that come one after another."""
+    found, last, number = {}, "", 0
+    for nodeid in nodeids:
+        name = fixture_of(nodeid) or nodeid.partition("::")[0]
+        number += name != last
+        found[nodeid], last = f"{number} {name}", name
+    return found
+
+
+class InPieces(LoadScopeScheduling):
+    """Gives a worker that runs out of tests the next piece; with --no-loadscope-reorder, in the order of the tests."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        if not hasattr(self, "pieces"):
+            self.pieces = pieces(self.collection or [])
+        return self.pieces[nodeid]

@@ -1,0 +1,19 @@
+"""Fast tests begin first, and what shares a dear fixture is one piece of work."""
+
+from tests.beside import pieces, place
+
+
+def test_a_file_is_one_piece_and_its_slow_tests_another() -> None:
+    fast, other, slow = "tests/a.py::fast", "tests/b.py::other", "tests/a.py::slow"
+    assert list(pieces([fast, other, slow]).values()) == ["1 tests/a.py", "2 tests/b.py", "3 tests/a.py"]
+
+
+def test_files_that_share_a_fixture_are_one_piece() -> None:
+    nodeids = ["tests/slurm/test_a.py::x[1]", "tests/slurm/test_b.py::y", "tests/test_docs.py::z"]
+    assert list(pieces(nodeids).values()) == ["1 cluster", "1 cluster", "2 demo_dir"]
+
+
+def test_the_cluster_comes_right_after_the_fast_tests() -> None:
+    assert place("tests/config/test_a.py::x", False, []) == place("tests/slurm/test_a.py::x", False, []) == 0
+    assert place("tests/slurm/test_a.py::x", False, ["cluster"]) == place("tests/slurm/test_a.py::x", True, []) == 1
+    assert 1 < place("tests/test_docs.py::x", True, ["demo_dir"]) < place("tests/sweep/test_a.py::x", True, [])

@@ -1,0 +1,138 @@
+"""Counts what a steady step does, on real processes: `python -m tests.train.counted OUT ROWS STRATEGY...`.
+
+Asks for values of tensors (each makes a host wait for its device), bytes in collectives, operations of matrix
+products, and bytes at rest.
+"""
+
+import json
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.distributed import ProcessGroup
+from torch.distributed.tensor import DTensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode, mm_flop
+
+from distft.data.shards import Rows
+from distft.data.steps import Order, row_borders
+from distft.models.flops import Flops
+from distft.models.fresh import FreshWeights
+from distft.models.weights import fill
+from distft.runtime.process_group import World, all_reduce_sum, process_group
+from distft.train.feed import Feed, make_cut
+from distft.train.step import train_step
+from tests.train_cases import make_engine, tiny_model
+
+MODEL = "llama3_8b"
+ASKS = ("_local_scalar_dense", "nonzero", "is_nonzero", "_to_cpu")
+ROWS_A_STEP = 16
+
+
+def _mm(left: Any, right: Any, *_: Any, **__: Any) -> int:
+    return mm_flop(left, right)
+
+
+def _addmm(own: Any, left: Any, right: Any, *_: Any, **__: Any) -> int:
+    return mm_flop(left, right)
+
+
+IN_PLACE = {torch.ops.aten.mm: _mm, torch.ops.aten.addmm_: _addmm}  # torch counts those that return a new tensor
+
+
+class Watch(TorchDispatchMode):
+    """Counts asks for values, and bytes that collectives of more than one process are given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asks: Counter[str] = Counter()
+        self.bytes: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        space, _, name = func._schema.name.partition("::")
+        if name in ASKS:
+            self.asks[name] += 1
+        if space == "c10d" and size_of_group(args) > 1:
+            tensors = [leaf for leaf in tree_leaves(args) if isinstance(leaf, torch.Tensor)]
+            largest = max((t.nbytes for t in tensors), default=0)
+            self.bytes[name] += largest
+        return func(*args, **(kwargs or {}))
+
+
+def size_of_group(args: Any) -> int:
+    for arg in tree_leaves(args):
+        if isinstance(arg, torch.ScriptObject):
+            try:
+                return ProcessGroup.unbox(arg).size()
+            except RuntimeError:
+                continue
+    return 1
+
+
+def count(strategy: str, folder: Path, world: World) -> dict[str, Any]:
+    case = {
+        "strategy": strategy,
+        "model": MODEL,
+        "settings": {"shard_size": 2} if strategy == "hsdp" else {},
+    }
+    engine = make_engine(case, world)
+    fill(engine.pieces(), FreshWeights(tiny_model(MODEL), 0))
+    engine.refresh()
+    rows, flops = Rows(folder, "train"), Flops.of(tiny_model(MODEL))
+    cut = make_cut(rows, None, 64, flops)
+    feed = Feed(rows, Order(len(rows), 0), row_borders(10**6, ROWS_A_STEP), cut, world)
+    engine.train(True)
+    for step in (1, 2):
+        train_step(engine, feed.batches(step), feed.num_targets(step), world, 1.0, step)
+    batches, targets = feed.batches(3), feed.num_targets(3)
+    with Watch() as watch:
+        train_step(engine, batches, targets, world, 1.0, 3)
+    with FlopCounterMode(display=False, custom_mapping=IN_PLACE) as counted:
+        train_step(engine, feed.batches(4), feed.num_targets(4), world, 1.0, 4)
+    executed = {str(name): n for name, n in counted.get_flop_counts().get("Global", {}).items()}
+    products = sum(n for name, n in executed.items() if "attention" not in name)
+    attention = flops.per_pair * sum(flops.windows.values())
+    useful = 3 * sum(flops.of_rows(rows.lengths[r : r + 1], rows.num_targets[r : r + 1])[0] for r in feed.rows_of(4))
+    pairs = sum(rows.lengths[r] * (rows.lengths[r] + 1) / 2 for r in feed.rows_of(4))
+    everyones = all_reduce_sum(torch.tensor([float(products)], dtype=torch.float64))
+    local = {
+        "asks": dict(watch.asks),
+        "bytes": dict(watch.bytes),
+        "micro_batches": len(batches),
+        "parameters": sum(p.numel() for p in tiny_model(MODEL).parameters()),
+        "in_blocks": sum(p.numel() for n, p in tiny_model(MODEL).named_parameters() if ".layers." in n),
+        "at_rest": at_rest(engine, strategy),
+        "linear_useful": useful - 3 * attention * float(pairs),
+        "linear_executed": everyones.item(),
+    }
+    return local
+
+
+def at_rest(engine: Any, strategy: str) -> int:
+    """Returns the bytes of storages that the engine's parts keep after a step: weights, gradients, optimizer state."""
+    engine.train(True)
+    tensors = [piece.owner for piece in engine.pieces()] + list(engine.objective.parameters())
+    tensors += [getattr(p, "ds_tensor", p) for p in engine.objective.parameters()]
+    tensors += [v for s in engine.optimizer.state.values() for v in s.values() if torch.is_tensor(v)]
+    tensors += [p.grad for p in engine.objective.parameters() if p.grad is not None]
+    buffer = getattr(getattr(engine, "deepspeed", None), "optimizer", None)
+    tensors += [t for t in [getattr(buffer, "grad_partitions_flat_buffer", None)] if t is not None]
+    local = [t.to_local() if isinstance(t, DTensor) else t for t in tensors]
+    storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in local}
+    return sum(storages.values())
+
+
+def main() -> None:
+    out, folder, *strategies = sys.argv[1:]
+    torch.set_num_threads(1)
+    with process_group() as world:
+        found = {strategy: count(strategy, Path(folder), world) for strategy in strategies}
+        if world.is_first:
+            Path(out).write_text(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()
