@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from distft.config.trusted import check_trusted
 from distft.run import RunFolder
 from distft.runtime import heartbeat, stacks
 from distft.runtime.errors import record
@@ -40,6 +41,7 @@ def main() -> None:
     os.environ["HF_HUB_OFFLINE"] = "1"  # what a run needs was fetched before it; a node may have no network
     with record(run, given.attempt, rank):
         config = run.read_config()
+        check_trusted(config)
         if config["train"]["deterministic"]:
             from distft.runtime.determinism import make_deterministic
 

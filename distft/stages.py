@@ -20,6 +20,7 @@ from hydra.utils import get_class
 from distft.config.compose import Config
 from distft.config.errors import ConfigError
 from distft.config.freeze import difference, frozen_text
+from distft.config.tree import leaves
 from distft.data.key import prepared_dir
 from distft.history import check_plan, config_before, resumed, set_aside
 from distft.launchers.contract import Handle, Launcher
@@ -28,7 +29,7 @@ from distft.plan import make_plan
 from distft.run import EXIT_WRONG_CONFIG, Plan, RunFolder, write_json
 from distft.runtime import stop
 from distft.runtime.disk import sync
-from distft.runtime.environment import describe, redact, secrets
+from distft.runtime.environment import describe, has_secret, redact, secrets
 from distft.runtime.errors import Failure
 from distft.runtime.logs import last_lines, redirect
 from distft.runtime.parent import start_bound
@@ -71,6 +72,10 @@ def refuse_secrets(config: Config) -> None:
     rule = "its value stands in the config, which is kept in the run folder. Leave the secret in the environment"
     if found:
         raise ConfigError(f"${name}: {rule}" for name in found)
+    shaped = [key for key, value in leaves(config.values) if has_secret(str(value))]
+    if shaped:
+        rule = "looks like a secret, and the config is kept in the run folder. Leave it in the environment"
+        raise ConfigError(f"{key}: its value {rule}" for key in shaped)
 
 
 def prepare(config: Config, overrides: Sequence[str]) -> None:

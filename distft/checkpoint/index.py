@@ -46,7 +46,7 @@ def _read(checkpoints: Path) -> list[int]:
         steps, seal = index["steps"], index["sha256"]
     except FileNotFoundError as error:
         raise Damaged(f"{file} is missing") from error
-    except (ValueError, TypeError, KeyError, OSError) as error:
+    except (ValueError, RecursionError, TypeError, KeyError, OSError) as error:
         raise Damaged(f"{file} cannot be read: {error}") from error
     if seal != hash_of_body(steps):
         raise Damaged(f"{file} is not what was written: its hash differs")

@@ -11,7 +11,7 @@ from typing import Any
 
 from distft.checkpoint.format import FORMAT, MANIFEST
 from distft.run import read_json, write_json
-from distft.runtime.seals import Damaged, Seal
+from distft.runtime.seals import Damaged, Seal, check_names
 
 
 def write_manifest(folder: Path, body: dict[str, Any]) -> None:
@@ -27,7 +27,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             return manifest["body"]
     except FileNotFoundError as error:
         raise Damaged(f"{file} is missing") from error
-    except (ValueError, TypeError, KeyError, OSError) as error:
+    except (ValueError, RecursionError, TypeError, KeyError, OSError) as error:
         raise Damaged(f"{file} cannot be read: {error}") from error
     raise Damaged(f"{file} is not what was written: its hash differs")
 
@@ -36,6 +36,7 @@ def seals(folder: Path, manifest: dict[str, Any]) -> dict[Path, Seal]:
     """Returns what each file of the checkpoint must be, by its path; Damaged when this version reads another format."""
     if manifest["format"] != FORMAT:
         raise Damaged(f"{folder / MANIFEST} is of format {manifest['format']}, this version of distft reads {FORMAT}")
+    check_names(folder / MANIFEST, (entry["name"] for entry in manifest["files"]))
     return {folder / entry["name"]: Seal.of(entry) for entry in manifest["files"]}
 
 

@@ -2,8 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 
+import yaml
+
 from distft.config.errors import ConfigError
 from distft.config.nearest import did_you_mean, nearest
+from distft.config.trusted import check_trusted
 from distft.paths import absolute
 from distft.run import RunFolder
 
@@ -38,10 +41,23 @@ def usage(command: str, known: Mapping[str, str], claim: str) -> str:
     return f"usage: python -m distft.{command} {' '.join(f'{key}=...' for key in known)}\n\n{claim}\n\n{keys}"
 
 
+def check_config(run: RunFolder) -> None:
+    """Raises ConfigError unless the frozen config is plain YAML and names trusted code: it may be anybody's."""
+    try:
+        config = run.read_config()
+        check_trusted(config if isinstance(config, dict) else {})
+    except yaml.YAMLError as error:
+        first = str(error).strip().splitlines()[0]
+        raise ConfigError([f"{run.config}: is not the plain YAML of a run: {first}. Nearest: another run"]) from error
+    except ValueError as error:
+        raise ConfigError([f"{run.config}: {error}. Nearest: another run"]) from error
+
+
 def find_run(value: str) -> RunFolder:
     """Returns the run folder at `value`; ConfigError with the nearest one beside it when there is none."""
     run = RunFolder(absolute(value))
     if run.config.is_file() and run.plan.is_file():
+        check_config(run)
         return run
     parent = run.path.parent
     others = [path.parent.name for path in parent.glob("*/config.yaml")] if parent.is_dir() else []

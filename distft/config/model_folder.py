@@ -38,7 +38,7 @@ def wrong_model(folder: Path, *, trust_remote_code: bool = False) -> Iterator[st
         return
     try:
         facts = json.loads((folder / "config.json").read_text())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         yield f"model.path={folder}: config.json cannot be read: {error}. Nearest: fetch the folder again"
         return
     for reason in wrong_architecture(facts, trust_remote_code=trust_remote_code):

@@ -5,6 +5,7 @@ Layout of a file (huggingface/safetensors): 8 bytes header length, JSON header, 
 
 import json
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -69,14 +70,30 @@ def read_header(file: Path, seal: Seal | None = None) -> dict[str, Any]:
         seal.check_header(file, start + text)
     try:
         header = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise Damaged(f"{file} is damaged: its header is no JSON") from error
+    if not isinstance(header, dict):
+        raise Damaged(f"{file} is damaged: its header is no JSON of names")
     header.pop("__metadata__", None)
     for name, entry in header.items():
+        if not _is_entry(entry):
+            raise Damaged(f"{file} is damaged: its header says of {name} what no tensor can be")
         stop = 8 + length + entry["data_offsets"][1]
         if stop > size:
             raise Damaged(f"{file} is cut off: {name} ends at byte {stop} of {size}")
     return {"length": length, "tensors": header}
+
+
+def _is_entry(entry: Any) -> bool:
+    """Tells whether shape, dtype and place agree: a shape is believed, and memory taken for it, before data is read."""
+    try:
+        dtype, shape, (start, stop) = entry["dtype"], entry["shape"], entry["data_offsets"]
+    except (TypeError, KeyError, ValueError):
+        return False
+    if not isinstance(shape, list) or not all(type(number) is int and number >= 0 for number in (*shape, start, stop)):
+        return False
+    size = DTYPES[dtype].itemsize if isinstance(dtype, str) and dtype in DTYPES else None
+    return start <= stop and (size is None or prod(shape) * size == stop - start)
 
 
 def tensors_of(file: Path, header: dict[str, Any]) -> dict[str, Stored]:

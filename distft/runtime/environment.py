@@ -39,6 +39,14 @@ _SECRET_WORDS = {
     "COOKIE",
 }
 _IN_URL = re.compile(r"(?<=://)[^/\s@]+@")
+_SHAPES = re.compile(  # of tokens that tell by themselves what they are
+    r"hf_[A-Za-z0-9]{20,}|gh[pousr]_[A-Za-z0-9]{20,}|github_pat_\w{20,}|glpat-[\w-]{16,}|(AKIA|ASIA)[A-Z0-9]{16}"
+    r"|sk-[A-Za-z0-9_-]{20,}|xox[abeoprs]-[\w-]{10,}|AIza[\w-]{30,}|ya29\.[\w-]{20,}|eyJ[\w-]{10,}\.[\w-]{10,}\.[\w-]{5,}"
+)
+_NAMED = re.compile(  # Bearer TOKEN, api_key=..., "password": "..."
+    r"(?i)(\b(?:bearer|basic)\s+|\b[\w-]*(?:api_?key|access_?key|secret|password|passwd|token)[\"']?\s*[=:]\s*[\"']?)"
+    r"(?=[^\s\"',;]*\d)[^\s\"',;]{12,}"
+)
 _SHORTEST_SECRET = 8  # blanking shorter values would garble ordinary text
 
 
@@ -63,10 +71,15 @@ def passed_on(variables: Mapping[str, str] = os.environ) -> list[str]:
 
 
 def redact(text: str, variables: Mapping[str, str] = os.environ) -> str:
-    """Returns `text` without the values of secret-looking variables and without passwords inside addresses."""
+    """Returns `text` without values of secret-looking variables, passwords in addresses, and tokens told by shape."""
     for name, value in sorted(secrets(variables).items(), key=lambda item: -len(item[1])):
         text = text.replace(value, f"<{name}>")
-    return _IN_URL.sub("***@", text)
+    return _NAMED.sub(r"\1***", _SHAPES.sub("***", _IN_URL.sub("***@", text)))
+
+
+def has_secret(text: str) -> bool:
+    """Tells whether a text holds what looks like a token, or an address with a password in it."""
+    return bool(_SHAPES.search(text) or _IN_URL.search(text))
 
 
 def describe(variables: Mapping[str, str] = os.environ) -> dict[str, Any]:

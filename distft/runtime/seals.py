@@ -3,6 +3,8 @@
 xxh3_128 is fast, gigabytes a second. Hashes find damage, not malice.
 """
 
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -10,11 +12,19 @@ from typing import Any, BinaryIO
 import xxhash
 
 Bytes = bytes | memoryview
+_NAME = re.compile(r"[\w\-][\w\-.]*\.safetensors")
 BLOCK = 16 * 2**20  # bytes: what shared filesystems want to be asked for at least
 
 
 class Damaged(RuntimeError):
     """A file that must not be loaded; the message names it and what is wrong with it."""
+
+
+def check_names(file: Path, names: Iterable[Any]) -> None:
+    """Raises Damaged when `file`, a list of its neighbours, names anything else: a path may lead out of the folder."""
+    for name in names:
+        if not isinstance(name, str) or not _NAME.fullmatch(name):
+            raise Damaged(f"{file} names {name!r}, which is no safetensors file beside it")
 
 
 @dataclass(frozen=True)

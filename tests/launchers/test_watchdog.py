@@ -35,7 +35,7 @@ def end_of(handle: LocalRun) -> Outcome:
     [
         pytest.param("sleep", "", marks=pytest.mark.soak),
         pytest.param("lock", "", marks=pytest.mark.soak),
-        ("SIGSTOP", ", stopped by a signal"),
+        pytest.param("SIGSTOP", ", stopped by a signal", marks=pytest.mark.soak),
     ],
 )
 def test_the_rank_that_did_not_enter_the_collective_is_named(bad: str, state: str, tmp_path: Path):
