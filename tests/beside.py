@@ -17,7 +17,12 @@ TOGETHER = {
         "tests/checkpoint/test_damage.py",
         "tests/export/",
     ),
-    "demo_dir": ("tests/demo/test_gguf.py", "tests/test_docs.py", "tests/test_launch_scripts.py"),
+    "demo_dir": (
+        "tests/demo/test_gguf.py",
+        "tests/test_docs.py",
+        "tests/test_launch_scripts.py",
+        "tests/benchmarks/peers/test_data.py",
+    ),
     "model_files": ("tests/test_hub.py", "tests/test_sockets.py"),
 }
 

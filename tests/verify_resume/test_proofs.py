@@ -46,7 +46,8 @@ model=gpt2 model.tiny=true model.tiny_architecture.resid_pdrop=0.1 data.eval=0.2
 model.tiny_architecture.attn_pdrop=0.1 model.tiny_architecture.embd_pdrop=0.1 train.epochs=null train.max_steps=5
 train.global_batch_size=4 train.micro_batch_size=2 optimizer.lr=1e-3 checkpoint.every_steps=2 trust=[planted.]
 launcher._target_=planted.Forked ~launcher.stage ~launcher.stage_dir
-~launcher.rendezvous ~launcher.jobs_at_once launcher.processes_per_node=1
+~launcher.rendezvous ~launcher.jobs_at_once ~launcher.hang_seconds ~launcher.hang_seconds_outside ~launcher.restarts
+launcher.processes_per_node=1
 loss._target_=planted.Loss ~loss.label_smoothing
 """.split()
 
