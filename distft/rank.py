@@ -10,7 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from distft.config.trusted import check_trusted
 from distft.run import RunFolder
 from distft.runtime import heartbeat, stacks
 from distft.runtime.errors import record
@@ -41,6 +40,8 @@ def main() -> None:
     os.environ["HF_HUB_OFFLINE"] = "1"  # what a run needs was fetched before it; a node may have no network
     with record(run, given.attempt, rank):
         config = run.read_config()
+        from distft.config.trusted import check_trusted  # its package takes a second, and signals come before
+
         check_trusted(config)
         if config["train"]["deterministic"]:
             from distft.runtime.determinism import make_deterministic
