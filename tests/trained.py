@@ -33,6 +33,7 @@ KEYS: list[Key] = [
     ("hsdp", MAIN, 4, 1),  # accumulates: sums stay in the shards until the last micro-batch
 ]
 LORA: dict[str, Any] = {"rank": 4, "alpha": 8.0}
+LORA_ADAMW = {"eps": 1e-6}  # see test_lora.py
 LORA_KEYS: list[Key] = [*[(s, f"{MAIN}+lora", 2, 2) for s in STRATEGIES], ("fsdp", "gpt2+lora", 2, 2)]
 # activations computed again give the same numbers
 CHECKPOINTED: list[Key] = [*[(s, "qwen3_8b", 2, 2) for s in CUTS], ("zero3", f"{MAIN}+lora", 2, 2)]
@@ -46,7 +47,7 @@ def make_case(key: Key, rows: Path, folder: Path) -> dict[str, Any]:
         case |= {"micro": None, "micro_tokens": micro}
     case["save"] = str(folder / "-".join(map(str, key)))
     if kind == "lora":
-        case["lora"] = LORA
+        case |= {"lora": LORA, "adamw": LORA_ADAMW}
     if strategy == "hsdp":
         case["settings"] = {"shard_size": min(world, 2)}
     if strategy.startswith("zero") and micro == 1:

@@ -48,20 +48,22 @@ def train_reference(name: str, folder: Path, steps: int = 5, seed: int = 0, max_
     return train_dense(dense(name, seed), folder, steps, seed, max_norm)
 
 
-def train_dense(model: Any, folder: Path, steps: int, seed: int = 0, max_norm: float = 1.0) -> dict[str, Any]:
+def train_dense(
+    model: Any, folder: Path, steps: int, seed: int = 0, max_norm: float = 1.0, **adamw: Any
+) -> dict[str, Any]:
     """Does the same with the parameters of `model` that take a gradient."""
     with InDouble():
-        return _train(model.double().train(), folder, steps, seed, max_norm)
+        return _train(model.double().train(), folder, steps, seed, max_norm, ADAMW | adamw)
 
 
-def _train(model: Any, folder: Path, steps: int, seed: int, max_norm: float) -> dict[str, Any]:
+def _train(model: Any, folder: Path, steps: int, seed: int, max_norm: float, adamw: dict[str, Any]) -> dict[str, Any]:
     rows = Rows(folder, "train")
     order = Order(len(rows), seed)
     trained = {key: p for key, p in model.named_parameters() if p.requires_grad}
     matrices = [p for p in trained.values() if p.ndim >= 2]
     vectors = [p for p in trained.values() if p.ndim < 2]
     groups = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, **ADAMW)
+    optimizer = torch.optim.AdamW(groups, **adamw)
     done = []
     for step in range(steps):
         picked = [rows[int(i)] for i in order.rows(step * GLOBAL_ROWS, (step + 1) * GLOBAL_ROWS)]
