@@ -48,14 +48,14 @@ class Batch:
         return Batch(input_ids, position_ids, self.lengths, positions, targets)
 
 
-def make_batch(documents: Sequence[Row], padded_to: int = 0) -> Batch:
+def make_batch(documents: Sequence[Row], multiple_of: int = 1) -> Batch:
     """Returns documents as one batch; without any, one token and no target.
 
-    padded_to: S at least, filled up by a document without targets.
+    multiple_of: what S is filled up to, by a document without targets.
     """
     documents = documents or [Row(np.zeros(1, np.int32), np.zeros(1, bool))]
-    missing = padded_to - sum(len(document.input_ids) for document in documents)
-    if missing > 0:
+    missing = -sum(len(document.input_ids) for document in documents) % multiple_of
+    if missing:
         documents = [*documents, Row(np.zeros(missing, np.int32), np.zeros(missing, bool))]
     lengths = tuple(len(document.input_ids) for document in documents)
     input_ids = np.concatenate([document.input_ids for document in documents]).astype(np.int64)
@@ -72,6 +72,6 @@ def make_batch(documents: Sequence[Row], padded_to: int = 0) -> Batch:
     )
 
 
-def collate(rows: Rows, indices: np.ndarray, padded_to: int = 0) -> Batch:
+def collate(rows: Rows, indices: np.ndarray, multiple_of: int = 1) -> Batch:
     """Returns the rows at `indices` as one batch."""
-    return make_batch([rows[int(index)] for index in indices], padded_to)
+    return make_batch([rows[int(index)] for index in indices], multiple_of)

@@ -20,7 +20,6 @@ class Cut:
     sizes: np.ndarray
     capacity: int
     costs: np.ndarray
-    padded_to: int = 0  # tokens of every micro-batch on devices that want all of one shape; 0: as many as it holds
 
     def micro_batches(self, rows: np.ndarray, world: int) -> list[list[np.ndarray]]:
         """Returns the micro-batches of one step: result[i][rank] holds rows, some of the last ones none.

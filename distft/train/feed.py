@@ -12,7 +12,7 @@ from distft.data.steps import Order
 from distft.models.flops import Flops
 from distft.runtime.process_group import World
 
-SHAPE = 128  # micro-batches of one shape are a multiple of it: matrix units work in such tiles
+TILE = 128  # tokens: matrix units work in such tiles, and would pad by themselves
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Feed:
     def batches(self, step: int) -> list[Batch]:
         """Returns this process's micro-batches; every process has as many."""
         dealt = self.cut.micro_batches(self.rows_of(step), self.world.size)
-        return [to_device(self.rows, ranks[self.world.rank], self.cut, self.world) for ranks in dealt]
+        return [to_device(self.rows, ranks[self.world.rank], self.world) for ranks in dealt]
 
 
 def make_cut(rows: Rows, micro_rows: int | None, micro_tokens: int | None, flops: Flops) -> Cut:
@@ -62,16 +62,15 @@ def make_cut(rows: Rows, micro_rows: int | None, micro_tokens: int | None, flops
     if micro_rows:
         return Cut(np.ones(len(rows), dtype=np.int64), micro_rows, costs)
     assert micro_tokens is not None
-    return Cut(rows.lengths, micro_tokens, costs, padded_to=-(-micro_tokens // SHAPE) * SHAPE)
+    return Cut(rows.lengths, micro_tokens, costs)
 
 
 def all_rows(rows: Rows, cut: Cut, world: World) -> Iterator[Batch]:
     """Yields this process's share of all rows, each row once over all processes."""
     for ranks in cut.micro_batches(np.arange(len(rows)), world.size):
-        yield to_device(rows, ranks[world.rank], cut, world)
+        yield to_device(rows, ranks[world.rank], world)
 
 
-def to_device(rows: Rows, indices: np.ndarray, cut: Cut, world: World) -> Batch:
-    """Returns a micro-batch where it is computed; accelerators get the one shape of all micro-batches, if there is
-    one."""
-    return collate(rows, indices, cut.padded_to if world.device.type != "cpu" else 0).to(world.device)
+def to_device(rows: Rows, indices: np.ndarray, world: World) -> Batch:
+    """Returns a micro-batch where it is computed, on accelerators in whole tiles."""
+    return collate(rows, indices, 1 if world.device.type == "cpu" else TILE).to(world.device)

@@ -44,9 +44,9 @@ def test_no_row_gives_a_batch_of_one_token_without_targets(tmp_path: Path) -> No
     assert len(batch.targets) == 0 and batch.positions.dtype == torch.int64
 
 
-def test_a_batch_of_one_shape_is_filled_up_by_a_document_of_its_own(tmp_path: Path) -> None:
+def test_a_batch_of_whole_tiles_is_filled_up_by_a_document_of_its_own(tmp_path: Path) -> None:
     rows = rows_of(tmp_path, ([5, 6, 7], [False, True, True]), ([8, 9], [False, True]))
-    batch, short = collate(rows, np.asarray([0, 1]), padded_to=8), collate(rows, np.asarray([0, 1]))
+    batch, short = collate(rows, np.asarray([0, 1]), multiple_of=8), collate(rows, np.asarray([0, 1]))
     assert batch.input_ids.shape == (1, 8) and batch.lengths == (3, 2, 3)
     assert batch.position_ids[0, 5:].tolist() == [0, 1, 2]
     assert torch.equal(batch.positions, short.positions) and torch.equal(batch.targets, short.targets)
