@@ -22,6 +22,7 @@ TOGETHER = {
         "tests/test_docs.py",
         "tests/test_launch_scripts.py",
         "tests/benchmarks/peers/test_data.py",
+        "tests/benchmarks/test_rows.py",
     ),
     "model_files": ("tests/test_hub.py", "tests/test_sockets.py"),
 }
