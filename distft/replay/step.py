@@ -77,5 +77,5 @@ def look(engine: Engine, feed: Feed, config: Values, step: int, world: World) ->
 
 def _loss(engine: Engine, feed: Feed, rows: np.ndarray, seed: int, world: World) -> float:
     torch.manual_seed(seed)
-    value, _ = engine.forward(to_device(feed.rows, rows, feed.cut, world))
+    value, _ = engine.forward(to_device(feed.rows, rows, world))
     return float(value)

@@ -53,7 +53,7 @@ def test_an_optimizer_of_unknown_state_has_no_memory_table(right: list[str], tmp
     (tmp_path / "mylab_optimizers.py").write_text("def make(params, lr=1.0): ...\n")
     monkeypatch.syspath_prepend(tmp_path)
     own = ["optimizer._target_=mylab_optimizers.make", "trust=[mylab_optimizers.]"]
-    gone = [f"~optimizer.{name}" for name in ("betas", "eps", "weight_decay")]
+    gone = [f"~optimizer.{name}" for name in ("betas", "eps", "weight_decay", "fused")]
     assert make_plan(compose([*right, *own, *gone])).memory == {}
 
 
