@@ -17,8 +17,8 @@ from tests.slurm.jobs import ended, wait
 
 pytestmark = pytest.mark.slow
 
-FUSED = ["optimizer.fused=false,true", "optimizer.foreach=null,true"]  # torch refuses both at once
-BAD = "003-optimizer.fused=True,optimizer.foreach=True"
+FUSED = ["optimizer.fused=false,true", "optimizer.foreach=null,false,true"]  # torch refuses both at once
+BAD = "005-optimizer.fused=True,optimizer.foreach=True"
 
 
 def sweep(cluster: Cluster, folder: Path, *overrides: str) -> subprocess.Popen[str]:
@@ -47,10 +47,10 @@ def test_a_sweep_is_one_array_and_one_failure_hides_nothing(
 ) -> None:
     folder = write_sums(tmp_path_factory.mktemp("array"))
     process = sweep(cluster, folder)
-    wait(lambda: len(jobs_of(folder)) == 4, "four jobs")
+    wait(lambda: len(jobs_of(folder)) == 6, "six jobs")
     jobs = jobs_of(folder)
     assert len({str(job).partition("_")[0] for job in jobs.values()}) == 1
-    assert [str(job).partition("_")[2] for job in jobs.values()] == list("0123")
+    assert [str(job).partition("_")[2] for job in jobs.values()] == list("012345")
     process.send_signal(signal.SIGINT)
     code, said = ended(process)
     assert code == 75 and "go on without this command" in said, said

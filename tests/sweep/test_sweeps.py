@@ -179,11 +179,11 @@ def test_the_first_failure_ends_the_rest_where_that_is_asked(folder):
 
 def test_a_search_finds_a_better_rate_than_the_worst_of_a_grid(grid, folder):
     swept = "optimizer.lr=tag(log,interval(1e-5,1))"
-    code, _, told = end(start(folder, "search", "export=false", "sweep=optuna", "sweep.trials=4", swept))
+    code, _, told = end(start(folder, "search", "export=false", "sweep=optuna", "sweep.trials=6", swept))
     assert code == 0, told
     jobs = status_of(folder, "search")["jobs"]
     assert status_of(folder, "search")["sampler"] == "optuna"
-    assert len({job["values"]["optimizer.lr"] for job in jobs}) == 4
+    assert len({job["values"]["optimizer.lr"] for job in jobs}) == 6
     worst = max(job["objective"] for job in status_of(folder, "grid")["jobs"] if job["objective"])
     assert min(job["objective"] for job in jobs) < worst - 0.5
 
