@@ -57,7 +57,8 @@ def train(run: RunFolder, attempt: int, world: World) -> None:
     environments = compare(world)
     plan = staged(config, plan, world)
     model = make_skeleton(config, plan)
-    feed = make_feed(config, plan, Flops.of(model), world)
+    flops = Flops.of(model)
+    feed = make_feed(config, plan, flops, world)
     engine = make_engine(config, plan, world)
     start_step = steps_done(load(engine, model, config, plan, run, world), plan)
     check_replicas(engine)
@@ -74,7 +75,7 @@ def train(run: RunFolder, attempt: int, world: World) -> None:
     while True:
         stopping = replay(run, config["eval"]["early_stopping"], start_step)
         saving = Saving(engine, config, plan, run, start_step, feed.position, world)
-        hooks = make_hooks(run, attempt, config, plan, engine, model, feed, policy, saving, start_step, world)
+        hooks = make_hooks(run, attempt, config, plan, engine, flops, feed, policy, saving, start_step, world)
         factor = instantiate(config["schedule"])(total_steps=feed.steps)
         settings = make_settings(config, start_step, feed.steps, peak, 3.0 if plan.adapters is None else 2.0)
         end, step = train_steps(engine, feed, factor, settings, stopping, hooks, world)
@@ -82,7 +83,7 @@ def train(run: RunFolder, attempt: int, world: World) -> None:
             break
         saving.commit()
         plan = go_back(run, config, plan, feed, step, world)
-        feed = make_feed(config, plan, Flops.of(model), world)
+        feed = make_feed(config, plan, flops, world)
         start_step = steps_done(load(engine, model, config, plan, run, world), plan)
     heartbeat.enter("end")
     saving.close(step)
@@ -213,7 +214,7 @@ def make_hooks(
     config: Values,
     plan: Plan,
     engine: Engine,
-    model: Any,
+    flops: Flops,
     feed: Feed,
     policy: NonFinitePolicy,
     saving: Saving,
@@ -234,7 +235,7 @@ def make_hooks(
     def evaluate() -> Values:
         return held_out(engine, held_out_batches(config, plan, flops, world), world)
 
-    signalled, flops = listen(), Flops.of(model)
+    signalled = listen()
     every = config["train"]["check_replicas_every"]
     judge = Judge(run, plan, feed, config["seed"], policy, log, lambda: check_replicas(engine), every)
     return Hooks(
