@@ -13,6 +13,7 @@ from typing import Any
 from distft.run import RunFolder
 from distft.runtime import heartbeat, stacks
 from distft.runtime.errors import record
+from distft.runtime.leave import leave
 from distft.runtime.logs import redirect
 from distft.runtime.parent import die_with_parent
 from distft.runtime.quiet import silence
@@ -52,6 +53,7 @@ def main() -> None:
 
         with process_group() as world:
             work(run, given.attempt, world)
+    leave()
 
 
 def find_work(name: str, trust: list[str]) -> Callable[..., Any]:

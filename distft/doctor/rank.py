@@ -18,6 +18,7 @@ from torch.distributed.rendezvous import rendezvous
 from distft.doctor.interfaces import own_address
 from distft.doctor.reach import listen, unreachable
 from distft.run import write_json
+from distft.runtime.leave import leave
 from distft.runtime.parent import die_with_parent
 from distft.runtime.process_group import BACKENDS, all_reduce_sum, process_group
 from distft.runtime.quiet import silence
@@ -80,3 +81,4 @@ def add_up() -> list[str]:
 
 if __name__ == "__main__":
     main()
+    leave()
