@@ -23,7 +23,8 @@ from distft.data.steps import Base, Order, step_borders
 from distft.evaluate.held_out import held_out
 from distft.losses.outputs import logits
 from distft.models.flops import Flops
-from distft.models.skeleton import architecture, blocks, checkpoint_activations, skeleton
+from distft.models.recompute import recompute
+from distft.models.skeleton import architecture, blocks, skeleton
 from distft.models.staging import stage
 from distft.optim.groups import check_in_force, decay_groups
 from distft.run import Plan, RunFolder, StepReport, write_json
@@ -159,8 +160,7 @@ def make_engine(config: Values, plan: Plan, world: World) -> Engine:
 
     def build() -> Objective:
         model = tune(make_skeleton(config, plan))
-        if config["train"]["activation_checkpointing"]:
-            checkpoint_activations(model)
+        recompute(model, config["train"]["activation_checkpointing"])
         return Objective(model, loss, list(blocks(model).values()))
 
     strategy = instantiate(config["strategy"])

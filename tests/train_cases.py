@@ -26,7 +26,8 @@ from distft.evaluate.held_out import held_out
 from distft.losses.cross_entropy import CrossEntropy
 from distft.models.flops import Flops
 from distft.models.fresh import FreshWeights
-from distft.models.skeleton import architecture, blocks, checkpoint_activations, skeleton
+from distft.models.recompute import recompute
+from distft.models.skeleton import architecture, blocks, skeleton
 from distft.models.tuning import Full, Lora
 from distft.models.weights import fill
 from distft.optim.groups import decay_groups
@@ -66,8 +67,7 @@ def make_engine(case: dict[str, Any], world: World) -> Any:
 
     def build() -> Objective:
         model = tuned(case)
-        if case.get("activation_checkpointing"):
-            checkpoint_activations(model)
+        recompute(model, case.get("recomputed", "none"))
         return Objective(model, CrossEntropy(), list(blocks(model).values()))
 
     options = ADAMW | case.get("adamw", {})

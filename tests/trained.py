@@ -36,7 +36,13 @@ LORA: dict[str, Any] = {"rank": 4, "alpha": 8.0}
 LORA_ADAMW = {"eps": 1e-6}  # see test_lora.py
 LORA_KEYS: list[Key] = [*[(s, f"{MAIN}+lora", 2, 2) for s in STRATEGIES], ("fsdp", "gpt2+lora", 2, 2)]
 # activations computed again give the same numbers
-CHECKPOINTED: list[Key] = [*[(s, "qwen3_8b", 2, 2) for s in CUTS], ("zero3", f"{MAIN}+lora", 2, 2)]
+RECOMPUTED: dict[Key, str] = {
+    **{(s, "qwen3_8b", 2, 2): "full" for s in CUTS},
+    **{(s, "smollm2_135m", 2, 2): "selective" for s in CUTS},
+    **{(s, f"{MAIN}+packed", 2, PACKED): "selective" for s in ("fsdp", "zero3")},
+    ("zero3", f"{MAIN}+lora", 2, 2): "full",
+    ("zero2", f"{MAIN}+lora", 2, 2): "selective",
+}
 
 
 def make_case(key: Key, rows: Path, folder: Path) -> dict[str, Any]:
@@ -54,8 +60,8 @@ def make_case(key: Key, rows: Path, folder: Path) -> dict[str, Any]:
         case["settings"] = {"bucket_parameters": 20_000}  # several buckets, and stage 3 drops what it has gathered
     if model == MAIN and world <= 2 and not kind:
         case["eval_micro"] = EVAL_MICRO
-    if key in CHECKPOINTED:
-        case["activation_checkpointing"] = True
+    if key in RECOMPUTED:
+        case["recomputed"] = RECOMPUTED[key]
     return case
 
 

@@ -115,7 +115,12 @@ KEYS = (
     ),
     Key("train.max_grad_norm", _optional(float), "gradient norm above which it is scaled down; null: never", above=0),
     Key("train.precision", (str,), "of compute; weights and moments stay fp32", choices=("auto", "fp32", "bf16")),
-    Key("train.activation_checkpointing", (bool,), "compute activations again in backward instead of keeping them"),
+    Key(
+        "train.activation_checkpointing",
+        (str,),
+        "what is computed again in backward instead of kept; selective: all but matrix products and attention",
+        choices=("none", "selective", "full"),
+    ),
     Key("train.profile", (bool,), "record the third step, operation by operation, in profile/ of the run"),
     Key(
         "train.on_non_finite",

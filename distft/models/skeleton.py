@@ -49,8 +49,3 @@ def blocks(model: PreTrainedModel) -> Mapping[str, nn.Module]:
     if not found:
         raise RuntimeError(f"{type(model).__name__} does not name its repeated layers (_no_split_modules is empty)")
     return found
-
-
-def checkpoint_activations(model: PreTrainedModel) -> None:
-    """Keeps only each block's input for the backward pass and computes the rest again."""
-    model.activation_checkpointing_enable({"use_reentrant": False})

@@ -30,7 +30,7 @@ WRONG: list[tuple[str, str, str]] = [
     ("train.max_steps=0", "train.max_steps=0", "1"),
     ("train.micro_batch_size=true", "train.micro_batch_size=true", "4"),
     ("train.precision=fp16", "train.precision=fp16", "bf16"),
-    ("train.activation_checkpointing=yes", "train.activation_checkpointing=yes", "true"),
+    ("train.activation_checkpointing=true", "train.activation_checkpointing=true", "full"),
     ("optimizer.lr=-1", "optimizer.lr=-1", "2e-05"),
     ("optimizer.lr=high", "optimizer.lr=high", "2e-05"),
     ("optimizer.betas=[0.9,1.1]", "optimizer.betas=[0.9, 1.1]", "[0.9,0.999]"),

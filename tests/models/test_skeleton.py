@@ -3,10 +3,8 @@
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
-from transformers.pytorch_utils import Conv1D
 
-from distft.models.skeleton import blocks, checkpoint_activations
-from tests.strategies.reference import dense
+from distft.models.skeleton import blocks
 from tests.train_cases import tiny_model
 from tests.trained import MODELS
 
@@ -32,15 +30,3 @@ def test_tied_weights_are_one_parameter(name: str) -> None:
 def test_blocks_are_the_layers(name: str) -> None:
     model = tiny_model(name)
     assert len(blocks(model)) == model.config.num_hidden_layers
-
-
-@pytest.mark.parametrize("name", MODELS)
-def test_checkpointed_blocks_are_computed_a_second_time_in_the_backward_pass(name: str) -> None:
-    model = dense(name, 0).train()
-    calls: list[str] = []
-    checkpoint_activations(model)
-    for key, block in blocks(model).items():
-        inner = next(module for module in block.modules() if isinstance(module, torch.nn.Linear | Conv1D))
-        inner.register_forward_hook(lambda *_, key=key: calls.append(key))
-    model(input_ids=torch.arange(8)[None]).logits.sum().backward()
-    assert sorted(calls) == sorted([*blocks(model), *blocks(model)])
