@@ -12,7 +12,7 @@ from tests.rows import write_sums
 from tests.small_disk import fill, small_disk
 from tests.test_launch import end, start
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.soak
 
 
 def wait_for(happened: Callable[[], object], what: str) -> None:

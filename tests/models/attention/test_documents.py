@@ -16,7 +16,7 @@ from distft.paths import conf_dir
 
 MODELS = sorted(path.stem for path in (conf_dir() / "model").glob("*.yaml"))
 CASES = [(name, kernel) for name in MODELS for kernel in ("sdpa", "eager")]  # which run without an accelerator
-CASES += [pytest.param("gemma3_4b", "flex_attention", marks=pytest.mark.slow)]  # it does, but compiles for its masks
+CASES += [pytest.param("gemma3_4b", "flex_attention", marks=pytest.mark.soak)]  # it does, but compiles for its masks
 LENGTHS = (7, 40, 1, 21)  # longer and shorter than the tiny models' windows
 
 
