@@ -1,0 +1,95 @@
+"""What a step costs on H100 nodes, by counting: `python -m benchmarks.expected` prints a Markdown table.
+
+Nothing here is measured. Operations and bytes are counted from the models' configs as distft executes them; rates are
+NVIDIA's data sheet of the H100 SXM (dense bf16, HBM3, NVLink 4) and an InfiniBand NDR port for each GPU.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import yaml
+
+from benchmarks.spread import table
+from distft.models.flops import Flops
+from distft.models.skeleton import architecture, skeleton
+from distft.paths import conf_dir
+from distft.plan.memory import memory_of
+
+BF16, FP32 = 2, 4
+GPUS = 8  # of a node
+MODELS = (("llama3_8b", 4096), ("llama3_8b", 16384), ("llama3_70b", 4096))  # and the tokens of a document
+REACHED = 0.7  # of the data sheet's rate, by large products alone; a share of the whole step is lower
+
+
+@dataclass(frozen=True)
+class Device:
+    """One accelerator: FLOP/s, bytes/s one way inside its node and to other nodes, bytes of memory."""
+
+    flops: float = 989e12
+    in_node: float = 450e9
+    between: float = 50e9
+    memory: float = 80e9
+
+
+@dataclass(frozen=True)
+class Counted:
+    """A model: its parameters, and the operations of forward and backward for one token of documents of one length."""
+
+    name: str
+    parameters: int
+    length: int
+    flops: float
+
+    @classmethod
+    def of(cls, name: str, length: int) -> "Counted":
+        values = yaml.safe_load((conf_dir() / "model" / f"{name}.yaml").read_text())
+        model = skeleton(architecture(None, values["architecture"]), values["attention"])
+        [row] = Flops.of(model).of_rows(np.array([length]), np.array([length]))
+        return cls(name, sum(each.numel() for each in model.parameters()), length, 3 * row / length)
+
+
+def seconds_to_talk(parameters: int, nodes: int, layout: str, device: Device) -> float:
+    """Returns how long one forward and backward's collectives take by bytes alone, were nothing else done.
+
+    Weights are gathered in bf16 for the forward and for the backward pass; gradients are summed in fp32. A group over
+    whole nodes has all their ports: what one GPU gets from another node it hands on inside of its own.
+    """
+    world, inside = nodes * GPUS, nodes == 1 or layout == "hsdp"
+    shards = GPUS if layout == "hsdp" else world
+    gathered = parameters * (2 * BF16 + FP32) * (shards - 1) / shards
+    seconds = gathered / (device.in_node if inside else min(device.in_node, GPUS * device.between))
+    if layout == "hsdp":
+        seconds += 2 * FP32 * parameters / GPUS * (nodes - 1) / nodes / device.between
+    return seconds
+
+
+def row(model: Counted, nodes: int, layout: str, device: Device) -> list[str]:
+    world = nodes * GPUS
+    strategy = {"layout": layout, "shard_size": GPUS} if layout == "hsdp" else {"layout": layout}
+    sizes = {"parameters": model.parameters, "trained": model.parameters, "state_bytes": 2 * FP32}
+    memory = memory_of(strategy, **sizes, compute_bytes=BF16, world=world, node=GPUS)
+    assert memory is not None
+    talk = seconds_to_talk(model.parameters, nodes, layout, device)
+    rate = device.flops * REACHED / model.flops
+    cells = [model.name, f"{model.length:,}", str(nodes), layout, f"{model.flops / 1e9:,.1f}"]
+    if memory["total"] > device.memory:
+        return [*cells, f"{memory['total'] / 1e9:.1f}: too much", "-", "-", "-"]
+    return [*cells, f"{memory['total'] / 1e9:.1f}", f"{talk:.2f}", f"{rate:,.0f}", f"{talk * rate:,.0f}"]
+
+
+def main() -> None:
+    device = Device()
+    head = ["model", "document", "nodes", "strategy", "GFLOP a token", "GB at rest", "s of collectives"]
+    head += [f"tokens/s a GPU at {REACHED:.0%}", "tokens a GPU that cover them"]
+    rows = [
+        row(model, nodes, layout, device)
+        for model in (Counted.of(name, length) for name, length in MODELS)
+        for nodes in (1, 2, 8)
+        for layout in ("fsdp", "hsdp")
+        if nodes > 1 or layout == "fsdp"
+    ]
+    print(table(head, rows), end="")
+
+
+if __name__ == "__main__":
+    main()
