@@ -5,9 +5,7 @@ ranks that wait. The seconds travel in the step's own collective, so no other is
 Trap: rows are dealt by cost, and the dearest of a step mostly go to the same rank. More work is no slowness.
 """
 
-from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -31,38 +29,41 @@ def told_of(seconds: Sequence[float], cost: float, world: World) -> list[float]:
     return told
 
 
-@dataclass
 class Stragglers:
     """Names ranks that stay slow, each once until it has recovered."""
 
-    hosts: Sequence[str]  # of each rank
-    _recent: deque[np.ndarray] = field(default_factory=lambda: deque(maxlen=STEPS), init=False)  # [R, phases + 1]
-    _slow: deque[np.ndarray] = field(default_factory=lambda: deque(maxlen=STEPS), init=False)  # [R, phases] bool
-    _steps: int = field(default=0, init=False)
-    _named: set[int] = field(default_factory=set, init=False)
+    def __init__(self, hosts: Sequence[str]) -> None:
+        """hosts: of each rank."""
+        self.hosts = hosts
+        self._recent = np.zeros((STEPS, len(hosts), len(WORK) + 1))  # what each rank told, in a ring
+        self._slow = np.zeros((STEPS, len(hosts), len(WORK)), dtype=bool)
+        self._steps = -_FIRST_STEPS
+        self._named: set[int] = set()
 
     def of(self, told: Sequence[float]) -> list[str]:
         """Takes the next step, the sum of what each rank told; returns what is to be said of it, mostly nothing."""
         self._steps += 1
-        if self._steps <= _FIRST_STEPS or len(self.hosts) < 2:
+        if self._steps <= 0 or len(self.hosts) < 2:
             return []
-        step = np.asarray(told).reshape(len(self.hosts), len(WORK) + 1)
-        self._recent.append(step)
-        self._slow.append(_is_slow(step))
-        times = np.sum(self._slow, axis=0)  # [R, phases]
-        whole = np.sum(self._recent, axis=0)
-        slow = (times >= SLOW) & _is_slow(whole)
+        place, count = self._steps % STEPS, min(self._steps, STEPS)
+        self._recent[place] = np.reshape(told, self._recent.shape[1:])
+        self._slow[place] = _is_slow(self._recent[place])
+        times = self._slow.sum(axis=0)  # [R, phases]
         self._named = {rank for rank in self._named if times[rank].max() > STEPS - SLOW}
+        if times.max() < SLOW:
+            return []
+        mean = self._recent.sum(axis=0) / count
+        slow = (times >= SLOW) & _is_slow(mean)
         found = [rank for rank in np.flatnonzero(slow.any(axis=1)).tolist() if rank not in self._named]
         self._named.update(found)
-        return [self._words(rank, slow[rank], whole / len(self._recent), int(times[rank].max())) for rank in found]
+        return [self._words(rank, slow[rank], mean, f"{times[rank].max()} of the last {count} steps") for rank in found]
 
-    def _words(self, rank: int, slow: np.ndarray, mean: np.ndarray, times: int) -> str:
+    def _words(self, rank: int, slow: np.ndarray, mean: np.ndarray, how_often: str) -> str:
         usual = _usual(mean)[: len(WORK)]
         phase = int(np.argmax(np.where(slow, mean[rank, : len(WORK)] - usual, -1.0)))
         return (
             f"rank {rank} on {self.hosts[rank]} is slow in {WORK[phase]}: {mean[rank, phase]:.3g} s a step of its own, "
-            f"usual are {usual[phase]:.3g} s; in {times} of the last {len(self._recent)} steps"
+            f"usual are {usual[phase]:.3g} s; in {how_often}"
         )
 
 
