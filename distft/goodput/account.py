@@ -87,9 +87,18 @@ class Goodput:
 
 def write_goodput(run: RunFolder) -> None:
     """Writes goodput.json of a run that has trained; a full disk is not the run's trouble."""
-    with suppress(OSError):
-        if found := account(run):
-            write_json(run.goodput, found.as_json())
+    if found := goodput_of(run):
+        with suppress(OSError):
+            write_json(run.goodput, found)
+
+
+def goodput_of(run: RunFolder) -> dict[str, Any] | None:
+    """Returns what goodput.json says at the moment; None when that cannot be told, or a file is damaged."""
+    try:
+        found = account(run)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return found.as_json() if found else None
 
 
 def account(run: RunFolder) -> Goodput | None:
@@ -196,10 +205,10 @@ class _Pointer:
         self._notice(after)
 
     def _step(self, row: Row) -> None:
-        self._between(row["between"], row["time"] - row["seconds"])
+        self._between(row.get("between", {}), row["time"] - row["seconds"])
         self._to(row["time"] - row["seconds"], "border")
         for part in ("data", "checkpoint"):
-            self._to(min(self.at + row["phases"].get(part, 0.0), row["time"]), part)
+            self._to(min(self.at + row.get("phases", {}).get(part, 0.0), row["time"]), part)
         is_skipped = row.get("skipped", False)
         self._to(row["time"], "lost" if is_skipped else "productive")
         self.lost_steps += is_skipped

@@ -56,4 +56,9 @@ def lost_of(rows: list[dict[str, Any]]) -> dict[str, Any] | None:
     steps = [row for row in rows if row["split"] == "train" and "time" in row]
     if not steps:
         return None
-    return {"steps": len(steps), "step": steps[0]["step"], "between": steps[0]["between"], "time": steps[-1]["time"]}
+    return {
+        "steps": len(steps),
+        "step": steps[0]["step"],
+        "between": steps[0].get("between", {}),
+        "time": steps[-1]["time"],
+    }

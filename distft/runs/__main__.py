@@ -7,7 +7,7 @@ from pathlib import Path
 from distft.config import ConfigError, command
 from distft.config.keywords import find_run, keywords
 from distft.config.nearest import did_you_mean, nearest
-from distft.goodput.account import account
+from distft.goodput.account import goodput_of
 from distft.launchers.follow import NewRows
 from distft.paths import absolute
 from distft.run import RunFolder
@@ -49,8 +49,7 @@ def list_runs(folder: Path) -> int:
 def show(run: RunFolder) -> int:
     """Prints how the run stands; the goodput of one that runs is up to now."""
     running = run.read_status()["state"] == "running"
-    now = account(run) if running else None
-    screen(sys.stdout).print(shown(facts(run, now and now.as_json())))
+    screen(sys.stdout).print(shown(facts(run, goodput_of(run) if running else None)))
     return 0
 
 

@@ -9,7 +9,7 @@ from collections import deque
 from pathlib import Path
 from typing import Any
 
-from distft.goodput.account import account
+from distft.goodput.account import goodput_of
 from distft.run import RunFolder
 
 Row = dict[str, Any]
@@ -72,8 +72,8 @@ class Prometheus:
 
     def _look_at_goodput(self) -> None:
         began = time.monotonic()
-        found = account(self._run)
-        self._goodput = found.share if found else None
+        found = goodput_of(self._run)
+        self._goodput = found["goodput"] if found else None
         self._goodput_due = time.monotonic() + _TIMES_COST * (time.monotonic() - began)
 
     def _values(self) -> dict[str, float | None]:

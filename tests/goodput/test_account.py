@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from distft.goodput.account import PARTS, Goodput, account
+from distft.goodput.account import PARTS, Goodput, account, goodput_of, write_goodput
 from distft.goodput.timeline import lost_of, note, read_timeline
-from distft.run import RunFolder
+from distft.run import RunFolder, read_json
 from tests.launchers.fake_run import freeze
 
 FAILED = {"event": "ended", "attempt": 1, "state": "failed"}
@@ -126,6 +126,16 @@ def test_clocks_that_differ_take_no_time_away(tmp_path: Path):
     turns = [*DIED, turn("ended", 3.0, state="failed", failed=2.5)]
     found, goodput = parts(run_of(tmp_path, turns, KEPT, saved=2))
     assert found == {"start": 2, "data": 0.2, "productive": 1.8} and goodput.wall_seconds == pytest.approx(4)
+
+
+def test_a_damaged_file_ends_nothing(tmp_path: Path):
+    run = run_of(tmp_path, DIED, KEPT)
+    write_goodput(run)
+    with run.metrics.open("a") as file:
+        file.write("no json\n")
+    assert goodput_of(run) is None
+    write_goodput(run)
+    assert read_json(run.goodput)["wall_seconds"] == pytest.approx(4), "what was known stays"
 
 
 def test_what_cannot_be_told_is_none(tmp_path: Path):
