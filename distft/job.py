@@ -19,9 +19,10 @@ from distft.config.freeze import chosen_words
 from distft.config.machines import node_range
 from distft.config.rules import broken_rules
 from distft.config.rules.contract import Facts
+from distft.goodput import timeline
 from distft.history import resumed
 from distft.launchers.contract import Outcome
-from distft.launchers.ended import write_outcome
+from distft.launchers.ended import note_end, write_outcome
 from distft.launchers.slurm.ask import SlurmError, job_state, seconds_left, slurm
 from distft.launchers.slurm.node import BY_SCHEDULER
 from distft.launchers.slurm.run import read_job
@@ -56,6 +57,7 @@ def begin(run: RunFolder) -> int:
     own["restarts"] = status.get("restarts", 0) if again else 0
     run.write_status(state="pending", attempt=attempt, exit_code=None, error=None, **own)
     write_json(run.job, {"job": job, "attempt": attempt, "time": time.time()})
+    timeline.note(run, "begun", attempt, queued=queued_at(job))
     nodes = os.environ["SLURM_JOB_NODELIST"]
     print(
         f"job {job}, attempt {attempt}: {plan.nodes} x {plan.processes_per_node} processes on {nodes}", file=sys.stderr
@@ -68,6 +70,7 @@ def end(run: RunFolder, code: int) -> int:
     """Brings what the ranks have left to its end: results, another start, or the reason why there is none."""
     status = run.read_status()
     if status["state"] in FINISHED and not code:
+        note_end(run, status["state"])  # what comes now is no part of its training
         write_results(run, export=run.read_config().get("export", True))
         write_outcome(run, Outcome(status["state"]))
         return 0
@@ -93,6 +96,14 @@ def this_job(given: Mapping[str, str]) -> str:
     if "SLURM_ARRAY_JOB_ID" in given:
         return f"{given['SLURM_ARRAY_JOB_ID']}_{given['SLURM_ARRAY_TASK_ID']}"
     return given["SLURM_JOB_ID"]
+
+
+def queued_at(job: str) -> float | None:
+    """Returns when the job was queued last; None where SLURM does not tell."""
+    try:
+        return job_state(job).queued
+    except SlurmError:
+        return None
 
 
 def check_alone(run: RunFolder, job: str) -> None:
@@ -134,6 +145,7 @@ def begins_again(run: RunFolder, status: Mapping[str, Any], outcome: Outcome) ->
     if done >= most or not may_begin_again(run, outcome):
         return False
     assert outcome.error is not None
+    note_end(run, outcome.state, outcome.error)
     print(f"{told(outcome.error)}. Restart {done + 1} of {most}", file=sys.stderr)
     config = Config(run.read_config(), chosen_words(run.config.read_text()))
     note(run, status["attempt"], outcome.error, saved_step(run, config))

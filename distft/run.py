@@ -110,6 +110,11 @@ class RunFolder:
         return self.path / "health.json"
 
     @property
+    def goodput(self) -> Path:
+        """Where the time of all its attempts went."""
+        return self.path / "goodput.json"
+
+    @property
     def job(self) -> Path:
         """Which job of a scheduler runs it, or ran it last."""
         return self.path / "job.json"

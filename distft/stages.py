@@ -22,6 +22,7 @@ from distft.config.errors import ConfigError
 from distft.config.freeze import difference, frozen_text
 from distft.config.tree import leaves
 from distft.data.key import prepared_dir
+from distft.goodput.timeline import note
 from distft.history import check_plan, config_before, resumed, set_aside
 from distft.launchers.contract import Handle, Launcher
 from distft.paths import absolute
@@ -120,6 +121,7 @@ def freeze(run: RunFolder, config: Config, plan: Plan, overrides: Sequence[str])
     stop.clear(run)
     attempt = run.read_status()["attempt"] + 1
     run.write_status(state="pending", attempt=attempt, exit_code=None, error=None)
+    note(run, "submitted", attempt)
 
 
 def find(launcher: Launcher, run: RunFolder) -> Handle | None:

@@ -21,6 +21,7 @@ from distft.data.batches import Batch, make_batch
 from distft.data.shards import Row, Rows
 from distft.data.steps import Base, Order, step_borders
 from distft.evaluate.held_out import held_out
+from distft.goodput.timeline import lost_of, note
 from distft.losses.outputs import logits
 from distft.models.flops import Flops
 from distft.models.recompute import recompute
@@ -45,6 +46,7 @@ from distft.train.loop import Hooks, Settings, train_steps
 from distft.train.meter import Peak, peak_of
 from distft.train.numerics import NonFinitePolicy
 from distft.train.profile import Profile
+from distft.train.stragglers import Stragglers
 from distft.train.when import EarlyStopping, When
 
 Values = dict[str, Any]
@@ -73,10 +75,11 @@ def train(run: RunFolder, attempt: int, world: World) -> None:
         write_json(run.path / "effective.json", effective)
         write_json(run.path / "nodes.json", environments)
     policy = NonFinitePolicy(config["train"]["on_non_finite"], config["train"]["max_non_finite"])
+    slow = Stragglers([each["host"] for each in environments["ranks"]])
     while True:
         stopping = replay(run, config["eval"]["early_stopping"], start_step)
         saving = Saving(engine, config, plan, run, start_step, feed.position, world)
-        hooks = make_hooks(run, attempt, config, plan, engine, flops, feed, policy, saving, start_step, world)
+        hooks = make_hooks(run, attempt, config, plan, engine, flops, feed, policy, slow, saving, start_step, world)
         factor = instantiate(config["schedule"])(total_steps=feed.steps)
         settings = make_settings(config, start_step, feed.steps, peak, 3.0 if plan.adapters is None else 2.0)
         end, step = train_steps(engine, feed, factor, settings, stopping, hooks, world)
@@ -87,7 +90,11 @@ def train(run: RunFolder, attempt: int, world: World) -> None:
         feed = make_feed(config, plan, flops, world)
         start_step = steps_done(load(engine, model, config, plan, run, world), plan)
     heartbeat.enter("end")
+    if world.is_first:
+        note(run, "trained", attempt, step=step)
     saving.close(step)
+    if world.is_first:
+        note(run, "saved", attempt)
     if end != "preempted":
         probe(engine, (run.checkpoints / "latest").resolve(), model.config.get_text_config().vocab_size, world)
     if world.is_first:
@@ -217,12 +224,15 @@ def make_hooks(
     flops: Flops,
     feed: Feed,
     policy: NonFinitePolicy,
+    slow: Stragglers,
     saving: Saving,
     start_step: int,
     world: World,
 ) -> Hooks:
     """Returns what the loop calls at step borders; only rank 0 writes to the run folder's own files."""
     files = (MetricsLog(run.metrics, start_step), StepReport(run)) if world.is_first else None
+    if files is not None:
+        note(run, "training", attempt, step=start_step, lost=lost_of(files[0].dropped))
 
     def log(row: Values) -> None:
         if files is not None:
@@ -237,7 +247,7 @@ def make_hooks(
 
     signalled = listen()
     every = config["train"]["check_replicas_every"]
-    judge = Judge(run, plan, feed, config["seed"], policy, log, lambda: check_replicas(engine), every)
+    judge = Judge(run, plan, feed, config["seed"], policy, log, lambda: check_replicas(engine), every, slow)
     return Hooks(
         evaluate=evaluate if plan.eval_rows else None,
         save=saving.save,

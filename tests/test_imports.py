@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parents[1] / "distft"
 LEVELS = {
     0: {"paths", "run"},
     1: {"config", "runtime"},
-    2: {"data"},
+    2: {"data", "goodput"},
     3: {"models", "losses", "optim", "strategies", "launchers", "trackers"},
     4: {"checkpoint"},
     5: {"train", "evaluate", "state", "history", "plan"},
@@ -27,7 +27,7 @@ COMMANDS = 8
 
 HEAVY = {"torch", "transformers", "datasets", "deepspeed", "peft", "accelerate"}
 LIGHT = {"paths", "run", "config", "launchers", "trackers", "report", "launch", "plan", "history", "stages", "sweep"}
-LIGHT |= {"doctor", "job", "restarts", "runs"}
+LIGHT |= {"doctor", "goodput", "job", "restarts", "runs"}
 INSIDE_THE_JOB = {  # processes of their own, or on the compute node, where torch is
     "distft.launchers.elastic",
     "distft.launchers.meeting",

@@ -15,6 +15,8 @@ from distft.checkpoint.index import write_index
 from distft.checkpoint.manifest import write_manifest
 from distft.config import Config
 from distft.config.freeze import chosen_words
+from distft.goodput.timeline import read_timeline
+from distft.launchers.slurm.ask import job_state
 from distft.run import RunFolder, State, write_json
 from distft.runtime import stop
 from distft.runtime.errors import Failure
@@ -80,6 +82,8 @@ def test_each_start_counts_once_and_begins_with_a_clean_request(tmp_path: Path, 
         assert not run.stop.exists() and json.loads(run.job.read_text())["attempt"] == attempt
     run.write_status(state="pending", attempt=4)  # a launch counts up itself
     assert begin(run) == 0 and run.read_status()["attempt"] == 4
+    begun = [(turn.event, turn.attempt, turn.about) for turn in read_timeline(run)][-1]
+    assert begun == ("begun", 4, {"queued": job_state("12").queued}), "by the scheduler's own clock"
 
 
 def test_a_task_of_an_array_is_known_by_its_array():

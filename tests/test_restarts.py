@@ -2,16 +2,20 @@
 
 import json
 import os
+import re
 import signal
+import socket
 import subprocess
 import sys
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from distft.run import EXIT_HANG, RunFolder
+from distft.goodput.timeline import read_timeline
+from distft.run import EXIT_HANG, RunFolder, read_json
 from distft.verify_resume.tensors import KINDS, last_checkpoint, measure
 from tests.launchers.fake_run import assert_none_left, wait_for_rows
 from tests.rows import write_sums
@@ -27,6 +31,7 @@ class Launched:
     run: RunFolder
     code: int
     told: str
+    seconds: float = 0.0
 
     @property
     def restarts(self) -> list[dict[str, Any]]:
@@ -37,19 +42,20 @@ class Launched:
         return [(row["step"], row["loss"]) for row in self.run.read_metrics("train")]
 
 
-def start(folder: Path, name: str, fault: str, *overrides: str) -> subprocess.Popen[str]:
+def start(folder: Path, name: str, fault: str, *overrides: str, slow: str = "") -> subprocess.Popen[str]:
     if not (folder / "rows.jsonl").is_file():
         write_sums(folder)
     settings = ["model=gpt2", "model.tiny=true", "data.eval=0.2", f"data.train={folder / 'rows.jsonl'}", "export=false"]
     settings += ["train.epochs=null", "train.global_batch_size=4", "train.micro_batch_size=2", "eval.at_ends=false"]
     settings += ["launcher.processes_per_node=2", f"runs_dir={folder / 'runs'}", f"cache_dir={folder / 'cache'}"]
-    settings += ["launcher.program=tests.launchers.faulty_rank", f"name={name}", *overrides]
+    program = "slow_rank" if slow else "faulty_rank"
+    settings += [f"launcher.program=tests.launchers.{program}", f"name={name}", *overrides]
     command = [sys.executable, "-m", "distft.launch", *settings]
-    return subprocess.Popen(command, env=os.environ | {"FAULT": fault}, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, env=os.environ | {"FAULT": fault, "SLOW": slow}, stderr=subprocess.PIPE, text=True)
 
 
-def launch(folder: Path, name: str, fault: str, *overrides: str) -> Launched:
-    process = start(folder, name, fault, *overrides)
+def launch(folder: Path, name: str, fault: str, *overrides: str, slow: str = "") -> Launched:
+    process = start(folder, name, fault, *overrides, slow=slow)
     _, told = process.communicate(timeout=240)
     return Launched(RunFolder(folder / "runs" / name), process.returncode, told)
 
@@ -57,6 +63,11 @@ def launch(folder: Path, name: str, fault: str, *overrides: str) -> Launched:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("restarts")
+
+
+def shown_of(run: RunFolder) -> str:
+    command = [sys.executable, "-m", "distft.runs", "show", f"run={run.path}"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
 def assert_same(done: Launched, straight: Launched) -> None:
@@ -67,13 +78,58 @@ def assert_same(done: Launched, straight: Launched) -> None:
     assert_none_left(done.run)
 
 
-def test_a_run_that_hangs_goes_on_from_its_last_checkpoint(folder: Path):
-    done = launch(folder, "hangs", "lock:1:4:1", *SAVED, "launcher.restarts=1")
-    assert done.code == 0, done.told
-    assert [step for step, _ in done.losses] == list(range(1, 11)), "each step once"
-    assert [(each["attempt"], each["from_step"], each["error"]["type"]) for each in done.restarts] == [(1, 2, "Hang")]
-    assert "was not entered by rank 1 on" in done.told and "Restart 1 of 1, from step 2" in done.told
-    assert_none_left(done.run)
+@pytest.fixture(scope="module")
+def hung(folder: Path) -> Launched:
+    """A run of 44 steps whose rank 1 is slow, and hangs in step 27; step 24 is saved. Its second attempt is healthy."""
+    settings = ("train.max_steps=44", "checkpoint.every_steps=8", "launcher.hang_seconds=8", "launcher.restarts=1")
+    began = time.monotonic()
+    done = launch(
+        folder, "hangs", "lock:1:27:1", *settings, "strategy=fsdp", "eval.every_steps=12", slow="forward:1:0.1:1"
+    )
+    return replace(done, seconds=time.monotonic() - began)
+
+
+def test_a_run_that_hangs_goes_on_from_its_last_checkpoint(hung: Launched):
+    assert hung.code == 0, hung.told
+    assert [step for step, _ in hung.losses] == list(range(1, 45)), "each step once"
+    assert [(each["attempt"], each["from_step"], each["error"]["type"]) for each in hung.restarts] == [(1, 24, "Hang")]
+    assert "was not entered by rank 1 on" in hung.told and "Restart 1 of 1, from step 24" in hung.told
+    assert_none_left(hung.run)
+
+
+def test_each_second_of_a_run_has_a_name(hung: Launched):
+    told, seconds = read_json(hung.run.goodput), read_json(hung.run.goodput)["seconds"]
+    turns = read_timeline(hung.run)
+    assert [turn.event for turn in turns] == [
+        "submitted", "begun", "training", "ended", "begun", "training", "trained", "saved", "ended"
+    ]  # fmt: skip
+    assert sum(seconds.values()) == pytest.approx(turns[-1].time - turns[0].time, rel=0.01)
+    assert sum(seconds.values()) == told["wall_seconds"] <= hung.seconds
+    assert (told["lost_steps"], told["failures"], told["saves"]) == (2, 1, 6), "steps 25 and 26; 8 to 40 and the end"
+    rows = list(hung.run.read_metrics("train"))
+    waits = sum(row["phases"].get("data", 0.0) + row["phases"].get("checkpoint", 0.0) for row in rows)
+    assert seconds["productive"] == pytest.approx(sum(row["seconds"] for row in rows) - waits, rel=0.01)
+    assert seconds["detection"] >= 8, "launcher.hang_seconds"
+    assert seconds["idle"] == 0 and min(seconds[part] for part in ("start", "checkpoint", "evaluation", "lost")) > 0
+    assert told["best_every_steps"] >= 1 and told["goodput"] == seconds["productive"] / told["wall_seconds"]
+
+
+def test_a_rank_that_is_slow_is_named_once_with_its_phase_and_a_healthy_one_never(hung: Launched):
+    [warning] = hung.run.read_metrics("warning")
+    assert warning["step"] <= 24, "within 20 steps of the first that counts"
+    assert re.match(r"rank 1 on \S+ is slow in forward: 0\.1\S* s a step of its own", warning["text"])
+    assert f"warning: {warning['text']}" in hung.told and hung.run.read_status()["warning"] == warning["text"]
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize(("kind", "world"), [("twice", 2), ("twice", 4), ("data", 2), ("data", 4)])
+def test_a_rank_slowed_twofold_is_named_within_20_steps(kind: str, world: int, folder: Path):
+    sizes = (f"launcher.processes_per_node={world}", f"train.global_batch_size={2 * world}", "strategy=fsdp")
+    phase = "data" if kind == "data" else "forward"
+    done = launch(folder, f"{kind}-{world}", "", "train.max_steps=23", *sizes, slow=f"{kind}:1:0.03:1")
+    [warning] = done.run.read_metrics("warning")
+    assert warning["text"].startswith("rank 1 on ") and f"is slow in {phase}" in warning["text"], warning
+    assert f"slowest rank │ 1 on {socket.gethostname()}: {phase}" in " ".join(shown_of(done.run).split())
 
 
 @pytest.mark.soak

@@ -23,6 +23,7 @@ class Batch:
     lengths: tuple[int, ...]  # [D] tokens of each document
     positions: torch.Tensor  # [T] int64, index into S of the token before each target
     targets: torch.Tensor  # [T] int64
+    cost: float = 0.0  # operations of its forward, where that was counted
 
     def inputs(self) -> dict[str, Any]:
         """Returns the arguments of a transformers model's forward, which hands most of them on to its attention."""
@@ -45,7 +46,7 @@ class Batch:
             part.pin_memory().to(device, non_blocking=True)
             for part in (self.input_ids, self.position_ids, self.positions, self.targets)
         )
-        return Batch(input_ids, position_ids, self.lengths, positions, targets)
+        return Batch(input_ids, position_ids, self.lengths, positions, targets, self.cost)
 
 
 def make_batch(documents: Sequence[Row], multiple_of: int = 1) -> Batch:

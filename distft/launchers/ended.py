@@ -2,12 +2,17 @@
 
 import json
 import sys
+import time
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
+from distft.goodput import write_goodput
+from distft.goodput.timeline import note
 from distft.launchers.contract import Outcome
-from distft.run import FINISHED, RunFolder
-from distft.runtime.errors import Failure, of_process
+from distft.run import FINISHED, RunFolder, State
+from distft.runtime.errors import Exit, Failure, of_process
 from distft.runtime.logs import Patient
 
 
@@ -16,7 +21,7 @@ def outcome_of(run: RunFolder, code: int, said: str, log: Path) -> Outcome:
     if said.strip():
         return Outcome("failed", json.loads(said))
     if code:
-        return Outcome("failed", asdict(of_process(code, log)))
+        return Outcome("failed", asdict(of_process(Exit(code, time.time()), log)))
     state = run.read_status()["state"]
     if state in FINISHED or state == "preempted":
         return Outcome(state)
@@ -24,8 +29,15 @@ def outcome_of(run: RunFolder, code: int, said: str, log: Path) -> Outcome:
     return Outcome("failed", asdict(Failure.of_run(message, log)))
 
 
+def note_end(run: RunFolder, state: State, error: Mapping[str, Any] | None = None) -> None:
+    """Notes when an attempt ended, and where its time went; of several that tell an end the first counts."""
+    note(run, "ended", run.read_status()["attempt"], state=state, failed=(error or {}).get("time"))
+    write_goodput(run)
+
+
 def write_outcome(run: RunFolder, outcome: Outcome) -> None:
     """Puts the outcome into status.json where there is room for it."""
+    note_end(run, outcome.state, outcome.error)
     try:
         run.write_status(state=outcome.state, exit_code=outcome.exit_code, error=outcome.error)
     except OSError as full:  # the error that ended the run must reach the user all the same

@@ -14,6 +14,7 @@ from distft.run import RunFolder, write_json
 from distft.runtime.heartbeat import Beat
 
 Row = dict[str, Any]
+_LEAST_STEPS = 16  # that seconds are a mean of, once there are so many
 
 
 class Health:
@@ -25,11 +26,12 @@ class Health:
         self._spent: dict[int, dict[str, float]] = {}
 
     def rows(self) -> list[Row]:
-        """Returns a row for each rank: where it is, and the seconds a step that it spent in each phase meanwhile."""
+        """Returns a row for each rank: where it is, and the seconds a step that it spent in each phase of late."""
         rows = []
         for rank, beat in self._ranks.last.items():
             before = self._before.setdefault(rank, beat)
-            if steps := beat.step - before.step:
+            steps = beat.step - before.step
+            if steps >= _LEAST_STEPS or (steps > 0 and rank not in self._spent):
                 spent = {phase: (beat.seconds[phase] - before.seconds[phase]) / steps for phase in beat.seconds}
                 self._spent[rank] = {phase: round(seconds, 6) for phase, seconds in spent.items() if seconds > 0}
                 self._before[rank] = beat

@@ -11,6 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
 
+from distft.goodput.timeline import note
 from distft.launchers.contract import Outcome
 from distft.launchers.ended import elastic_log, outcome_of, write_outcome
 from distft.launchers.together import is_first, place_of, wait_for_first
@@ -162,6 +163,8 @@ class LocalRun:
 
     def _start(self) -> None:
         self._log.parent.mkdir(parents=True, exist_ok=True)
+        if not self.is_part:
+            note(self.run, "begun", self.attempt)
         command = [sys.executable, "-m", "distft.launchers.elastic", str(self.run.path)]
         command += ["--attempt", str(self.attempt), "--program", self._program, *self._meet]
         with self._log.open("a") as log:

@@ -50,6 +50,9 @@ class Watchdog:
                 if why or store.check(["hang"]):
                     self._end(store, why)
                     return
+        self.ranks.look(_SECONDS_BETWEEN_LOOKS)
+        with suppress(DistError):  # of a short run it is the only time
+            self._tell_health(store)
 
     def _tell_health(self, store: TCPStore) -> None:
         if self.node.count > 1:
@@ -120,7 +123,7 @@ def failure_of(run: RunFolder, attempt: int, why: str, told: Sequence[Told], mis
         message=f"no progress for {silent:.1f} s ({why}): {blamed}. Stacks of all ranks: {stacks_file(run, attempt)}",
         where=own[-1].partition(" in ")[0] if own else None,
         log=str(run.rank_log(attempt, culprit.rank)) if culprit else str(run.rank_log(attempt, 0).parent),
-        time=time.time(),
+        time=time.time() - silent,
         traceback="\n".join(frames),
     )
 

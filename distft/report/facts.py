@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from distft.config.freeze import chosen_words
+from distft.report.goodput import words as goodput_words
 from distft.run import Plan, RunFolder, read_json
 
 GIB = 2**30
@@ -41,6 +42,7 @@ class Facts:
     memory: dict[str, dict[str, int]]
     strategy: str
     data: Table
+    goodput: Table
     effective: Table
     environment: Table
     packages: Table
@@ -60,7 +62,7 @@ def gather(run: RunFolder) -> Facts:
     effective = run.path / "effective.json"
     environment = read_json(run.environment) if run.environment.is_file() else {}
     evals = [row for row in rows if row["split"] == "eval"]
-    files = [run.command, run.config, run.plan, run.environment, run.status, run.metrics, effective]
+    files = [run.command, run.config, run.plan, run.environment, run.status, run.metrics, run.goodput, effective]
     return Facts(
         name=str(config.get("name") or run.path.name),
         status=run.read_status(),
@@ -72,6 +74,7 @@ def gather(run: RunFolder) -> Facts:
         memory=plan.memory if plan else {},
         strategy=words_chosen.get("strategy", ""),
         data=[pair for file in data_files for pair in flat(read_json(file))],
+        goodput=goodput_words(read_json(run.goodput)) if run.goodput.is_file() else [],
         effective=list(flat(read_json(effective))) if effective.is_file() else [],
         environment=list(flat({key: value for key, value in environment.items() if key != "packages"})),
         packages=list(flat(environment.get("packages", {}))),

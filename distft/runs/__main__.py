@@ -7,6 +7,7 @@ from pathlib import Path
 from distft.config import ConfigError, command
 from distft.config.keywords import find_run, keywords
 from distft.config.nearest import did_you_mean, nearest
+from distft.goodput.account import goodput_of
 from distft.launchers.follow import NewRows
 from distft.paths import absolute
 from distft.run import RunFolder
@@ -17,7 +18,7 @@ from distft.trackers.terminal import screen
 
 VERBS = {
     "list": "a table of all runs of a folder and of its sweeps: [runs_dir=runs]",
-    "show": "state, speed, slowest rank and phase, last checkpoint, warnings, restarts: run=DIR",
+    "show": "state, speed, goodput, slowest rank and phase, last checkpoint, warnings, restarts: run=DIR",
     "tail": "the run's steps as they come, until it ends: run=DIR",
     "stop": "asks it to save at the next step border and end: run=DIR",
 }
@@ -46,8 +47,9 @@ def list_runs(folder: Path) -> int:
 
 
 def show(run: RunFolder) -> int:
-    """Prints how the run stands."""
-    screen(sys.stdout).print(shown(facts(run)))
+    """Prints how the run stands; the goodput of one that runs is up to now."""
+    running = run.read_status()["state"] == "running"
+    screen(sys.stdout).print(shown(facts(run, goodput_of(run) if running else None)))
     return 0
 
 

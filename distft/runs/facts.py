@@ -5,16 +5,16 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
+from statistics import median_low
 from typing import Any
 
 from distft.run import RunFolder, read_json
+from distft.runtime.heartbeat import WORK
 from distft.runtime.logs import last_lines
 
 Row = dict[str, Any]
 _ROWS = 200  # from the end
 _STEPS = 20  # that a speed is a mean of
-_WORK = ("data", "forward", "backward", "optimizer")  # what a rank does itself; in the others it waits for all
 _SILENT_SECONDS = 120.0
 
 
@@ -25,7 +25,7 @@ class Slowest:
     rank: int
     host: str
     phase: str  # in which it is furthest from the others
-    ratio: float  # of its seconds there to the median rank's
+    ratio: float  # of its seconds there to the median rank's, of two ranks to the faster one's
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Facts:
     ranks: list[Row]
     checkpoint: str | None
     checkpoint_age_seconds: float | None
-    goodput: float | None
+    goodput: dict[str, Any] | None  # what goodput.json says
 
     @property
     def state(self) -> str:
@@ -76,13 +76,16 @@ def find_runs(folder: Path) -> list[RunFolder]:
     return sorted(runs, key=lambda run: run.status.stat().st_mtime, reverse=True)
 
 
-def facts(run: RunFolder) -> Facts:
-    """Returns what is known; what is missing or half written is left out."""
+def facts(run: RunFolder, goodput: dict[str, Any] | None = None) -> Facts:
+    """Returns what is known; what is missing or half written is left out.
+
+    goodput: newer than that of goodput.json, which is of the last attempt that has ended.
+    """
     rows = list(_rows(run.metrics, _ROWS))
     health = _json(run.health) or {}
     status = run.read_status()
     ranks = health.get("ranks", []) if health.get("attempt") == status["attempt"] else []
-    plan, goodput = _json(run.plan) or {}, _json(run.path / "goodput.json") or {}
+    plan = _json(run.plan) or {}
     latest = run.checkpoints / "latest"
     is_there = latest.is_symlink()
     return Facts(
@@ -97,7 +100,7 @@ def facts(run: RunFolder) -> Facts:
         ranks=ranks,
         checkpoint=latest.readlink().name if is_there else None,
         checkpoint_age_seconds=time.time() - latest.lstat().st_mtime if is_there else None,
-        goodput=goodput.get("goodput"),
+        goodput=goodput or _json(run.goodput),
     )
 
 
@@ -106,9 +109,9 @@ def slowest_of(ranks: list[Row]) -> Slowest | None:
     spent = {row["rank"]: row["seconds_a_step"] for row in ranks if row.get("seconds_a_step")}
     if len(spent) < 2:
         return None
-    rank = max(spent, key=lambda each: sum(spent[each].get(phase, 0.0) for phase in _WORK))
-    usual = {phase: median(seconds.get(phase, 0.0) for seconds in spent.values()) for phase in _WORK}
-    phase = max(_WORK, key=lambda each: spent[rank].get(each, 0.0) - usual[each])
+    rank = max(spent, key=lambda each: sum(spent[each].get(phase, 0.0) for phase in WORK))
+    usual = {phase: median_low(seconds.get(phase, 0.0) for seconds in spent.values()) for phase in WORK}
+    phase = max(WORK, key=lambda each: spent[rank].get(each, 0.0) - usual[each])
     ratio = spent[rank].get(phase, 0.0) / usual[phase] if usual[phase] else 1.0
     host = next(row["host"] for row in ranks if row["rank"] == rank)
     return Slowest(rank, host, phase, ratio)

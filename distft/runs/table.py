@@ -6,6 +6,7 @@ from typing import Any
 
 from rich.table import Table
 
+from distft.report.goodput import words
 from distft.runs.facts import Facts
 from distft.trackers.terminal import duration
 
@@ -59,13 +60,11 @@ def _lines(each: Facts) -> list[tuple[str, str]]:
         "MFU": _number(each.mean("mfu"), ".1%"),
         "waits for data": _number(each.share("data"), ".1%"),
         "last checkpoint": f"{each.checkpoint}, {_age(each)} ago" if each.checkpoint else "none",
-        "goodput": _number(each.goodput, ".1%"),
     }
     lines += [(name, text) for name, text in numbers.items() if text]
+    lines += words(each.goodput) if each.goodput else []
     if slow := each.slowest:
-        lines.append(
-            ("slowest rank", f"{slow.rank} on {slow.host}: {slow.phase}, {slow.ratio:.2f} x the median rank's")
-        )
+        lines.append(("slowest rank", f"{slow.rank} on {slow.host}: {slow.phase}, {slow.ratio:.2f} x the usual"))
     if each.state == "running":
         lines += [
             (f"rank {row['rank']}", f"{row['phase']} of step {row['step']} on {row['host']}") for row in each.ranks

@@ -108,21 +108,22 @@ def first_failure(run: RunFolder, attempt: int, exits: Mapping[int, Exit], spare
     recorded = sorted((Failure(**read_json(file)) for file in files), key=lambda failure: failure.time)
     silent = {rank: end for rank, end in exits.items() if rank not in {failure.rank for failure in recorded}}
     order = sorted(silent, key=lambda rank: (silent[rank].time, silent[rank].code > 0))
-    ended = {rank: of_process(silent[rank].code, run.rank_log(attempt, rank), rank) for rank in order}
+    ended = {rank: of_process(silent[rank], run.rank_log(attempt, rank), rank) for rank in order}
     own = [failure for failure in recorded if not failure.peer_lost]
     first = [failure for rank, failure in ended.items() if silent[rank].code != -signal.SIGTERM]
     return next(iter([*own, *first, *recorded, *ended.values()]), None)
 
 
-def of_process(code: int, log: Path, rank: int | None = None) -> Failure:
+def of_process(end: Exit, log: Path, rank: int | None = None) -> Failure:
     """Returns the failure of a process that left nothing but its exit code (negative: a signal) and its log."""
-    if code < 0:
-        name = signal.Signals(-code).name
+    if end.code < 0:
+        name = signal.Signals(-end.code).name
         hint = " (by the kernel, if memory ran out, or by hand)" if name == "SIGKILL" else ""
-        return Failure(rank, socket.gethostname(), name, f"the process was ended by {name}{hint}", log=str(log))
+        message = f"the process was ended by {name}{hint}"
+        return Failure(rank, socket.gethostname(), name, message, log=str(log), time=end.time)
     said = "; ".join(last_lines(log, 1)) or "nothing"
     message = f"the process recorded no exception; the last it printed: {redact(said)}"
-    return Failure(rank, socket.gethostname(), f"exit code {code}", message, log=str(log))
+    return Failure(rank, socket.gethostname(), f"exit code {end.code}", message, log=str(log), time=end.time)
 
 
 def _where(error: BaseException) -> str | None:

@@ -15,12 +15,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 OUTSIDE = ("start", "evaluation", "checkpoint", "end")  # of a step
-PHASES = (*OUTSIDE, "border", "data", "forward", "backward", "optimizer", "communication")
+WORK = ("data", "forward", "backward", "optimizer")  # what a rank does itself; in the others it waits for all
+PHASES = (*OUTSIDE, "border", *WORK, "communication", "core")  # core: ready to work, and no core was free
 _FORM = struct.Struct(f"@6qd{len(PHASES)}d")  # pid, step, phase, beats, collectives, mark, seconds of step, of phases
+_CORE = PHASES.index("core")
 _MARK = 0x64697374667401  # written last: without it the file is not a whole beat yet
 _SECONDS_BETWEEN_COUNTS = 0.2  # of collectives; each costs a microsecond
+_LEAST_SECONDS = 0.001  # of work, after which the kernel is asked how much of it was no work; that costs microseconds
 
 
 @dataclass(frozen=True)
@@ -33,7 +37,27 @@ class Beat:
     beats: int  # grows with every change of step, phase or micro-batch
     collectives: int  # that it has entered, over all its groups
     step_seconds: float  # of the last whole step; 0 before there is one
-    seconds: dict[str, float]  # spent in each phase since the rank began
+    seconds: dict[str, float]  # spent in each phase since the rank began; waits for collectives are communication
+
+
+class RunQueue:
+    """How long this thread was ready to run while other processes had the cores; nothing where the kernel counts it
+    not."""
+
+    def __init__(self) -> None:
+        try:
+            self._file = os.open("/proc/thread-self/schedstat", os.O_RDONLY)
+        except OSError:
+            self._file = None
+        self._seconds = 0.0
+        self.look()
+
+    def look(self) -> float:
+        """Returns the seconds since the last look."""
+        if self._file is None:
+            return 0.0
+        before, self._seconds = self._seconds, int(os.pread(self._file, 64, 0).split()[1]) / 1e9
+        return self._seconds - before
 
 
 class Heart:
@@ -48,11 +72,20 @@ class Heart:
         self._seconds = [0.0] * len(PHASES)
         self._since = self._step_since = time.perf_counter()
         self._step_seconds = 0.0
+        self._worked = [0.0] * len(WORK)  # up to the last question
+        self._thread = threading.get_ident()
+        self._queue = RunQueue()
         self._write()
 
     def enter(self, phase: str) -> None:
         now = time.perf_counter()
-        self._seconds[self._phase] += now - self._since
+        passed, queued = now - self._since, 0.0
+        if passed > _LEAST_SECONDS:
+            queued = min(self._queue.look(), passed)
+        if self.phase not in WORK:  # which waits anyhow
+            queued = 0.0
+        self._seconds[self._phase] += passed - queued
+        self._seconds[_CORE] += queued
         self._since, self._phase = now, PHASES.index(phase)
         self._beats += 1
         self._write()
@@ -67,6 +100,38 @@ class Heart:
     @property
     def phase(self) -> str:
         return PHASES[self._phase]
+
+    def worked(self) -> list[float]:
+        """Returns the seconds in each phase of WORK since the last call."""
+        now = [self._seconds[PHASES.index(phase)] for phase in WORK]
+        before, self._worked = self._worked, now
+        return [after - earlier for after, earlier in zip(now, before, strict=True)]
+
+    @contextmanager
+    def telling_waits(self) -> Iterator[None]:
+        """Has the waits of this thread for collectives count as communication, also inside of a forward or backward.
+
+        Trap: it stands in for torch's own method while the block lasts. Where a stream waits and not the host, as with
+        NCCL, nothing is told.
+        """
+        work = sys.modules["torch.distributed"].Work
+        wait = work.wait
+
+        def told(*arguments: Any, **named: Any) -> Any:
+            before = self.phase
+            if before not in WORK or threading.get_ident() != self._thread:
+                return wait(*arguments, **named)
+            self.enter("communication")
+            try:
+                return wait(*arguments, **named)
+            finally:
+                self.enter(before)
+
+        work.wait = told
+        try:
+            yield
+        finally:
+            work.wait = wait
 
     @contextmanager
     def counting(self) -> Iterator[None]:
@@ -127,13 +192,19 @@ def during(phase: str) -> Iterator[None]:
         enter(before)
 
 
+def worked() -> list[float]:
+    """Returns the seconds that this process itself has worked in each phase of WORK since the last call."""
+    return _heart[0].worked() if _heart else [0.0] * len(WORK)
+
+
 @contextmanager
-def counting_collectives() -> Iterator[None]:
-    """Counts the collectives that torch's process groups enter too, inside a block in which there are groups."""
+def telling_collectives() -> Iterator[None]:
+    """Counts the collectives that torch's process groups enter, and tells the waits for them from a rank's own work,
+    inside a block in which there are groups."""
     if not _heart:
         yield
         return
-    with _heart[0].counting():
+    with _heart[0].counting(), _heart[0].telling_waits():
         yield
 
 

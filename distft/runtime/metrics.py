@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,17 @@ class MetricsLog:
     def __init__(self, path: Path, start_step: int) -> None:
         """Drops rows after `start_step`, which this attempt will make again, and a line cut off by a crash."""
         self.path = path
+        self.dropped: list[dict[str, Any]] = []
         if path.is_file():
             lines = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
-            kept = "".join(line for line in lines if json.loads(line)["step"] <= start_step)
+            rows = list(map(json.loads, lines))
+            kept = "".join(line for line, row in zip(lines, rows, strict=True) if row["step"] <= start_step)
+            self.dropped = [row for row in rows if row["step"] > start_step]
             beside = path.with_name(f".{path.name}.kept")
             beside.write_text(kept)
             os.replace(beside, path)
         self.file = path.open("a", buffering=1)
 
     def write(self, row: dict[str, Any]) -> None:
-        """Appends one line; it is with the operating system when this returns."""
-        self.file.write(json.dumps(row) + "\n")
+        """Appends one line, with the time; it is with the operating system when this returns."""
+        self.file.write(json.dumps(row | {"time": time.time()}) + "\n")

@@ -44,7 +44,7 @@ def process_group() -> Iterator[World]:
     if accelerator:
         torch.accelerator.set_device_index(local_rank)
     dist.init_process_group(BACKENDS[device.type])
-    with heartbeat.counting_collectives():
+    with heartbeat.telling_collectives():
         yield World(dist.get_rank(), dist.get_world_size(), local_rank, int(os.environ["LOCAL_WORLD_SIZE"]), device)
     dist.destroy_process_group()
 

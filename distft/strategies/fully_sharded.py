@@ -19,6 +19,7 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
 from distft.data.batches import Batch
+from distft.runtime import heartbeat
 from distft.runtime.process_group import World
 from distft.strategies.dtensor import pieces_of
 from distft.strategies.engine import BuildModel, MakeOptimizer, Piece, bit_sum
@@ -80,8 +81,9 @@ class ShardedEngine:
     def clip(self, max_norm: float | None) -> torch.Tensor:
         parameters = [p for p in self.objective.parameters() if p.grad is not None]
         limit = float("inf") if max_norm is None else max_norm
-        norm = nn.utils.clip_grad_norm_(parameters, limit)
-        return norm.full_tensor() if isinstance(norm, DTensor) else norm
+        with heartbeat.during("communication"):  # DTensor waits for the sum of all ranks in C++, where none can tell
+            norm = nn.utils.clip_grad_norm_(parameters, limit)
+            return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
     def update(self, is_finite: bool) -> None:
         if is_finite:

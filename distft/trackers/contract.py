@@ -83,9 +83,9 @@ class Guarded:
 
 
 def numbers(row: Row) -> dict[str, float]:
-    """Returns a row's numbers under `split/name`, the step left out."""
+    """Returns a row's numbers under `split/name`, without the step and the time, which a tracker has anyhow."""
     return {
         f"{row['split']}/{name}": float(value)
         for name, value in row.items()
-        if name != "step" and isinstance(value, int | float)
+        if name not in ("step", "time") and isinstance(value, int | float)
     }

@@ -9,10 +9,12 @@ from collections import deque
 from pathlib import Path
 from typing import Any
 
+from distft.goodput.account import goodput_of
 from distft.run import RunFolder
 
 Row = dict[str, Any]
 _STEPS = 20  # that rates are a mean of
+_TIMES_COST = 100  # goodput reads the whole run; so many times as long as that took it is not asked again
 _STATES = ("running", "completed", "stopped_early", "preempted", "failed")
 _HELP = {
     "step": "Optimizer steps done.",
@@ -23,6 +25,7 @@ _HELP = {
     "tokens_per_second": "Real tokens per second, all processes together.",
     "mfu": "Share of the devices' peak that the model's operations used.",
     "data_wait_ratio": "Share of step time that was waited for data.",
+    "goodput": "Share of the run's time, over all attempts, that went into steps that count.",
     "checkpoint_age_seconds": "Seconds since the newest checkpoint.",
     "updated_timestamp_seconds": "When this file was written.",
     "state": "1 for the state that the run is in.",
@@ -38,7 +41,8 @@ class Prometheus:
         self._every_seconds = every_seconds
         self._recent: deque[Row] = deque(maxlen=_STEPS)
         self._held_out: Row | None = None
-        self._due = 0.0
+        self._due = self._goodput_due = 0.0
+        self._goodput: float | None = None
 
     def start(self, run: RunFolder) -> None:
         folder = Path(self._folder).expanduser() if self._folder else run.path
@@ -60,9 +64,17 @@ class Prometheus:
 
     def _write(self, state: str) -> None:
         self._due = time.monotonic() + self._every_seconds
+        if time.monotonic() >= self._goodput_due or state != "running":
+            self._look_at_goodput()
         beside = self._file.with_name(f".{self._file.name}.{os.getpid()}")
         beside.write_text(exposition(self._run.path.name, self._values(), state))
         os.replace(beside, self._file)
+
+    def _look_at_goodput(self) -> None:
+        began = time.monotonic()
+        found = goodput_of(self._run)
+        self._goodput = found["goodput"] if found else None
+        self._goodput_due = time.monotonic() + _TIMES_COST * (time.monotonic() - began)
 
     def _values(self) -> dict[str, float | None]:
         last = self._recent[-1] if self._recent else {}
@@ -77,6 +89,7 @@ class Prometheus:
             "tokens_per_second": sum(row["tokens"] for row in self._recent) / seconds if seconds else None,
             "mfu": last.get("mfu"),
             "data_wait_ratio": waited / seconds if seconds else None,
+            "goodput": self._goodput,
             "checkpoint_age_seconds": checkpoint_age(self._run),
             "updated_timestamp_seconds": time.time(),
         }

@@ -1,7 +1,7 @@
 """What each step eats: the micro-batches of this process, with the counts of the whole global batch."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -53,7 +53,11 @@ class Feed:
     def batches(self, step: int) -> list[Batch]:
         """Returns this process's micro-batches; every process has as many."""
         dealt = self.cut.micro_batches(self.rows_of(step), self.world.size)
-        return [to_device(self.rows, ranks[self.world.rank], self.world) for ranks in dealt]
+        mine = [ranks[self.world.rank] for ranks in dealt]
+        costs = [float(self.cut.costs[rows].sum()) for rows in mine]
+        return [
+            replace(to_device(self.rows, rows, self.world), cost=cost) for rows, cost in zip(mine, costs, strict=True)
+        ]
 
 
 def make_cut(rows: Rows, micro_rows: int | None, micro_tokens: int | None, flops: Flops) -> Cut:

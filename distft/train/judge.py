@@ -1,6 +1,6 @@
 """Looks at every step's numbers: warns of what is unusual, and says how the run goes on after what is no number."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -8,6 +8,7 @@ from distft.run import Plan, RunFolder
 from distft.train.batch_file import batch_file, write_batch
 from distft.train.feed import Feed
 from distft.train.numerics import NonFinitePolicy, Warnings
+from distft.train.stragglers import Stragglers
 
 Row = dict[str, Any]
 
@@ -24,16 +25,21 @@ class Judge:
     log: Callable[[Row], None]
     check_replicas: Callable[[], None]  # raises when processes that should hold the same weights do not
     check_every: int | None
+    stragglers: Stragglers
     warnings: Warnings = field(default_factory=Warnings)
 
-    def __call__(self, row: Row) -> Literal["go_on", "rewind"]:
-        """Returns what comes next; NonFinite, or the check's RuntimeError, when the run must not go on."""
+    def __call__(self, row: Row, work: Sequence[float]) -> Literal["go_on", "rewind"]:
+        """Returns what comes next; NonFinite, or the check's RuntimeError, when the run must not go on.
+
+        work: of each rank, as distft.train.stragglers has it.
+        """
         step, is_skipped = row["step"], row.get("skipped", False)
         told = self.warnings.of(step, row["loss"], row["grad_norm"], is_skipped)
-        if told:
-            self.log({"step": step, "split": "warning", "text": "; ".join(told)})
-            if self.feed.world.is_first:
-                write_batch(self.run, self.plan, self.feed, self.seed, row, told)
+        slow = self.stragglers.of(work)
+        if told or slow:
+            self.log({"step": step, "split": "warning", "text": "; ".join([*told, *slow])})
+        if told and self.feed.world.is_first:
+            write_batch(self.run, self.plan, self.feed, self.seed, row, told)
         if self.check_every and step % self.check_every == 0:
             self.check_replicas()
         return self.policy.after(step, is_skipped, str(batch_file(self.run, step)))

@@ -5,7 +5,7 @@ for each step:  read rows -> forward, backward (x accumulation) -> update -> log
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -22,6 +22,7 @@ from distft.train.feed import Feed
 from distft.train.meter import Peak, utilisation
 from distft.train.prefetch import Prefetch
 from distft.train.step import train_step
+from distft.train.stragglers import told_of
 from distft.train.when import EarlyStopping, When
 
 End = Literal["completed", "stopped_early", "preempted", "rewound"]
@@ -39,7 +40,8 @@ class Hooks:
     is_failed: Callable[[], bool]  # whether it could not write it
     advance: Callable[[], None]  # takes the save on that all have written, or fails it when one could not
     log: Callable[[Row], None]
-    judge: Callable[[Row], Literal["go_on", "rewind"]]  # what comes after the step of this row; NonFinite: the end
+    judge: Callable[[Row, Sequence[float]], Literal["go_on", "rewind"]]  # what comes after the step of this row, with
+    # what each rank worked (distft.train.stragglers); NonFinite: the end
     stop_requested: Callable[[], object]  # truthy on any process: save and stop
     profile: Callable[[int], AbstractContextManager[object]] = nullcontext  # of a step, while it is made
 
@@ -71,9 +73,9 @@ def train_steps(
     with closing(Prefetch(feed)) as ahead:
         for step in range(settings.start_step + 1, feed.steps + 1):
             with hooks.profile(step):
-                row, stop, ended = _one(engine, ahead, factor, settings, hooks, world, clock, step)
+                row, stop, ended, work = _one(engine, ahead, factor, settings, hooks, world, clock, step)
             hooks.log(row)
-            if hooks.judge(row) == "rewind":
+            if hooks.judge(row, work) == "rewind":
                 return "rewound", step
             early = best = False
             with clock.phase("evaluation", on_host=True):
@@ -102,22 +104,24 @@ def _one(
     world: World,
     clock: Clock,
     step: int,
-) -> tuple[Row, bool, bool]:
-    """Does one step; returns its metrics row, whether a stop was requested, and whether a save in the background has
-    been written by all, or cannot be by one."""
+) -> tuple[Row, bool, bool, list[float]]:
+    """Does one step; returns its metrics row, whether a stop was requested, whether a save in the background has
+    been written by all, or cannot be by one, and what each rank worked."""
     between = clock.take()
     began = time.perf_counter()
     heartbeat.begin_step(step)
     rate = set_learning_rate(engine.optimizer, factor(step))
     targets, tokens = ahead.feed.num_targets(step), ahead.feed.num_tokens(step)
 
-    def flags() -> list[bool]:
-        return [bool(hooks.stop_requested()), hooks.is_written(), hooks.is_failed()]
-
     seed = seed_for(settings.seed, "step", step)
     with clock.phase("data", on_host=True):
         batches = ahead.batches(step)
-    result = train_step(engine, batches, targets, world, settings.max_norm, seed, flags, hooks.wait_copied, clock)
+
+    def told() -> list[float]:
+        flags = (bool(hooks.stop_requested()), hooks.is_written(), hooks.is_failed())
+        return [*flags, *told_of(heartbeat.worked(), sum(batch.cost for batch in batches), world)]
+
+    result = train_step(engine, batches, targets, world, settings.max_norm, seed, told, hooks.wait_copied, clock)
     seconds = time.perf_counter() - began
     flops = settings.flops_per_forward * ahead.feed.forward_flops(step)
     row = {
@@ -142,5 +146,5 @@ def _one(
     }
     if result.is_skipped:
         row["skipped"] = True
-    stops, written, failed = result.flags
-    return row, stops > 0, written == world.size or failed > 0
+    stops, written, failed, *work = result.sums
+    return row, stops > 0, written == world.size or failed > 0, work

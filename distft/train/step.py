@@ -21,7 +21,7 @@ class StepResult:
     accuracy: float  # share of targets that had the highest logit
     grad_norm: float  # before clipping
     is_skipped: bool  # loss or gradient was not finite, and no weight was changed
-    flags: list[int]  # how many processes raised each flag
+    sums: list[float]  # over all processes, of what each told
     seconds: dict[str, float]  # by phase
 
 
@@ -32,14 +32,14 @@ def train_step(
     world: World,
     max_norm: float | None,
     seed: int,
-    flags: Callable[[], Sequence[bool]] = tuple,
+    told: Callable[[], Sequence[float]] = tuple,
     before_update: Callable[[], object] = tuple,
     clock: Clock | None = None,
 ) -> StepResult:
     """Updates the weights with the gradient of (sum of losses) / targets over the global batch, if all is finite.
 
     targets: of all processes and micro-batches, so that every split of one global batch gives the same update.
-    seed: of this step; flags: asked when the gradient is there, what a process wants all to know, carried by the
+    seed: of this step; told: asked when the gradient is there, numbers whose sums all are to know, carried by the
     same collective; before_update: called when the gradient is there and no weight has changed.
     Trap: whatever asks a tensor for its value makes the host wait for the device. It is done once, before the update,
     which the device then does while the next step is launched.
@@ -59,13 +59,12 @@ def train_step(
     with clock.phase("optimizer"):
         norm = engine.clip(max_norm)
     with clock.phase("communication"):
-        asked = torch.tensor([*map(float, flags())], dtype=torch.float64, device=world.device)
+        own = torch.tensor([*map(float, told())], dtype=torch.float64, device=world.device)
         odd = (~norm.isfinite()).double().view(1)
-        everyones = all_reduce_sum(torch.cat([totals, odd, asked]))
-        grad_norm, loss, correct, skips, *raised = torch.cat([norm.double().view(1), everyones]).tolist()
+        everyones = all_reduce_sum(torch.cat([totals, odd, own]))
+        grad_norm, loss, correct, skips, *sums = torch.cat([norm.double().view(1), everyones]).tolist()
     if 0 < skips < world.size:
         raise RuntimeError(f"{skips:.0f} of {world.size} processes found the gradient not finite: replicas differ")
     with clock.phase("optimizer"):
         engine.update(is_finite=not skips)
-    flags_of_all = [int(count) for count in raised]
-    return StepResult(loss / targets, correct / targets, grad_norm, skips > 0, flags_of_all, clock.take())
+    return StepResult(loss / targets, correct / targets, grad_norm, skips > 0, sums, clock.take())

@@ -74,7 +74,7 @@ def train(rows: Path, run: RunFolder, on_failure: str, failing_step: int, world:
         is_failed=lambda: saving.saver.is_failed,
         advance=saving.advance,
         log=lambda row: said.update({row["step"] - 1: printed.getvalue()}),  # what came before this step's own saves
-        judge=lambda row: "go_on",
+        judge=lambda *_: "go_on",
         stop_requested=lambda: False,
     )
     settings = Settings(0, 1.0, 0, When(None, STEPS, at_last=False), When(EVERY, STEPS), False)

@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 
 from distft.config.command import command
+from distft.goodput.account import PARTS, Goodput
 from distft.report.__main__ import main
 from distft.report.facts import gather
 from distft.report.page import render
+from distft.run import write_json
 from tests.report.conftest import HOSTILE
 
 CHROMIUM = [
@@ -53,8 +55,15 @@ def test_text_from_a_run_is_never_markup(make_run):
 
 
 def test_the_page_says_what_ran_and_what_came_of_it(make_run):
-    page = render(gather(make_run()))
+    run = make_run()
+    seconds = dict.fromkeys(PARTS, 0.0) | {"productive": 800.0, "lost": 100.0, "checkpoint": 50.0, "start": 50.0}
+    write_json(run.goodput, Goodput(seconds, lost_steps=7, failures=2, saves=5, step_seconds=10.0).as_json())
+    page = render(gather(run))
     for text in (
+        "80.0% of 16m40s, 2 failures",
+        "10.0%, 1m40s, 7 steps",
+        "5.0%, 50.0 s, 5 saves",
+        "10, by Young and Daly: 10 s a save, a failure every 8m20s",
         "2.500 → 1.500",
         "-40.0 %",
         "/models/real",

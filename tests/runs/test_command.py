@@ -56,7 +56,7 @@ def test_show_tells_what_is_known(run: RunFolder, capsys: pytest.CaptureFixture[
         "MFU │ 25.0%",
         "waits for data │ 10.0%",
         "last checkpoint │ step-00000002, 0s ago",
-        "slowest rank │ 0 on n0: forward, 2.00 x the median rank's",
+        "slowest rank │ 0 on n0: forward, 2.00 x the usual",
         "rank 2 │ forward of step 4 on n2",
         "warning, step 2 │ loss of step 2 is odd",
         "restart after attempt 1 │ from step 2: Hang",

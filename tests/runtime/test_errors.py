@@ -62,7 +62,7 @@ def test_errors_that_found_no_room_in_the_run_folder_count_too(tmp_path):
 
 
 def test_sigkill_is_told_with_its_usual_causes(tmp_path):
-    assert "memory ran out" in of_process(-signal.SIGKILL, tmp_path / "log").message
+    assert "memory ran out" in of_process(Exit(-signal.SIGKILL, 0), tmp_path / "log").message
 
 
 def recorded(run: RunFolder, body: str, **variables: str) -> tuple[int, str]:

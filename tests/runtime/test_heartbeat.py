@@ -7,8 +7,11 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
+import torch.distributed as dist
 
 from distft.runtime import heartbeat, stacks
+from tests.alone import alone
 
 
 @pytest.fixture
@@ -50,6 +53,47 @@ def test_the_seconds_of_all_phases_are_those_that_have_passed(beating: Path):
     assert told.seconds["data"] >= 0.04 and told.seconds["backward"] >= 0.06
     assert told.seconds["data"] + told.seconds["backward"] <= passed
     assert 0.05 <= told.step_seconds <= passed
+
+
+def test_the_time_in_which_no_core_was_free_is_no_work(beating: Path):
+    """It shares one core with a process that wants all of it."""
+    if not Path("/proc/thread-self/schedstat").is_file():
+        pytest.skip("this kernel does not tell")
+    cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(cores)})
+    other = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        heartbeat.begin_step(1)
+        heartbeat.worked()
+        began = time.perf_counter()
+        heartbeat.enter("forward")
+        while beat(beating).seconds["core"] == 0 and time.perf_counter() - began < 60:
+            sum(range(10**6))
+            heartbeat.enter("forward")
+        passed = time.perf_counter() - began
+    finally:
+        other.kill()
+        other.wait()
+        os.sched_setaffinity(0, cores)
+    told = beat(beating).seconds
+    assert told["core"] > 0 and told["forward"] + told["core"] <= passed
+    assert heartbeat.worked() == [0.0, told["forward"], 0.0, 0.0], "of each phase of WORK"
+
+
+def test_waiting_for_a_collective_is_no_work(beating: Path):
+    began = time.perf_counter()
+    with alone(), heartbeat.telling_collectives():
+        heartbeat.begin_step(1)
+        heartbeat.enter("forward")
+        work = dist.all_reduce(torch.ones(1), async_op=True)
+        before = beat(beating).beats
+        assert work is not None
+        work.wait()
+        assert (beat(beating).phase, beat(beating).beats) == ("forward", before + 2), "into the wait, and out of it"
+        heartbeat.enter("checkpoint")
+        dist.barrier()
+        assert beat(beating).beats == before + 3, "what is no step is not cut up: it has a limit of its own"
+    assert 0 < beat(beating).seconds["communication"] <= time.perf_counter() - began
 
 
 def test_what_is_no_beat_yet_is_none(tmp_path: Path):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from distft.goodput.timeline import note
 from distft.trackers.prometheus import Prometheus, exposition
 from tests.launchers.fake_run import freeze
 
@@ -44,13 +45,15 @@ def test_how_a_run_stands_is_told(tmp_path: Path):
     expected = {"step": 2, "steps": 50, "loss": 2, "held_out_loss": 3, "grad_norm": 1.5, "mfu": 0.25}
     expected |= {"tokens_per_second": 200, "data_wait_ratio": pytest.approx(0.15)}
     assert {key: told[key, None] for key in expected} == expected
-    assert ("checkpoint_age_seconds", None) not in told, "there is none yet"
+    assert not {("checkpoint_age_seconds", None), ("goodput", None)} & told.keys(), "there is none yet"
     assert told["state", "running"] == 1 and told["state", "failed"] == 0
+    for event, about in (("submitted", {}), ("training", {"step": 0}), ("trained", {"step": 0})):
+        note(run, event, 1, **about)
     run.checkpoints.mkdir()
     (run.checkpoints / "latest").symlink_to("step-00000002")
     tracker.finish("failed")
     told = read(file.read_text())
-    assert 0 <= told["checkpoint_age_seconds", None] < 60
+    assert 0 <= told["checkpoint_age_seconds", None] < 60 and told["goodput", None] == 0
     assert told["state", "running"] == 0 and told["state", "failed"] == 1
 
 

@@ -6,6 +6,7 @@ Trap: many clusters keep no accounting, so sacct is never asked; and a job that 
 import os
 import re
 import subprocess
+import time
 from dataclasses import dataclass
 
 _SECONDS_TO_ANSWER = 20
@@ -38,6 +39,7 @@ class JobState:
     name: str
     reason: str = ""
     exit_code: str = ""  # CODE:SIGNAL
+    queued: float | None = None  # when it was last, in seconds since 1970
 
     @property
     def is_alive(self) -> bool:
@@ -102,12 +104,21 @@ def job_state(job: str) -> JobState:
             return JobState("UNKNOWN")
         raise
     said = dict(re.findall(r"(\w+)=(\S*)", shown.splitlines()[0]))
-    return JobState(said.get("JobState", "UNKNOWN"), said.get("Reason", ""), said.get("ExitCode", ""))
+    queued = moment(said.get("SubmitTime", ""))  # a job that is queued again gets another
+    return JobState(said.get("JobState", "UNKNOWN"), said.get("Reason", ""), said.get("ExitCode", ""), queued)
 
 
 def seconds_left(job: str) -> int | None:
     """Returns how long a running job has until its limit; None when there is no limit."""
     return seconds(slurm("squeue", "-h", "-j", job, "-o", "%L").strip())
+
+
+def moment(text: str) -> float | None:
+    """Returns SLURM's 2026-11-26T11:09:14, which is local time, in seconds since 1970; None for Unknown."""
+    try:
+        return time.mktime(time.strptime(text, "%Y-%m-%dT%H:%M:%S"))
+    except ValueError:
+        return None
 
 
 def node_address(name: str) -> str:

@@ -1,6 +1,8 @@
 """What SLURM's programs print is read as it is meant; recorded/ holds what those of a real one printed."""
 
 import os
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -86,8 +88,13 @@ def test_lines_of_unlike_nodes_become_one_partition_with_its_largest(programs: P
 def test_a_jobs_state_is_what_a_real_scontrol_says(recorded: str, expected: JobState, alive: bool, programs: Path):
     stub_recorded(programs, "scontrol", f"{recorded}.txt")
     state = job_state("7_1")
-    assert state == expected and state.is_alive is alive
+    assert replace(state, queued=None) == expected and state.is_alive is alive
+    assert state.queued is not None and time.strftime("%F %H:%M", time.localtime(state.queued)) == "2026-11-25 10:54"
     assert calls(programs, "scontrol") == [["-o", "show", "job", "7_1"]]
+
+
+def test_a_job_that_was_never_queued_has_no_time_of_it():
+    assert ask.moment("Unknown") is None and ask.moment("") is None
 
 
 def test_a_forgotten_job_is_unknown_and_not_alive(programs: Path):
