@@ -3,6 +3,7 @@
     faults=50  seed=0  ranks=2        so many faults, in runs of ten, each run by another strategy
     every=30   seconds=600            instead: a fault every so many seconds of one longer run; prints its goodput
     kinds=SIGKILL,lock                only these
+    run=3                             only this one of the runs
     out=DIR                           where runs, chaos.json and chaos.md go
 
 A run with `nan` or `spike` among its faults is held to an unharmed run in which the same steps are spoilt the same
@@ -59,12 +60,16 @@ def harm(
     return harmed, found, wrong
 
 
-def harm_all(out: Path, count: int, seed: int, ranks: int, kinds: Sequence[str], *overrides: str) -> Result:
+def harm_all(
+    out: Path, count: int, seed: int, ranks: int, kinds: Sequence[str], only: int | None, *overrides: str
+) -> Result:
     """Harms as many runs as `count` faults take, each with another strategy, every second one saving in the
     background."""
     result, drawn = Result(), draw(kinds, count, seed, ranks)
     for first in range(0, count, IN_A_RUN):
         number = first // IN_A_RUN
+        if only not in (None, number):
+            continue
         chosen = [fault.kind for fault in drawn[first : first + IN_A_RUN]]
         faults = draw(chosen, len(chosen), seed + number, ranks)
         strategy, background = STRATEGIES[number % len(STRATEGIES)], str(bool(number % 2)).lower()
@@ -112,7 +117,8 @@ def main(arguments: list[str]) -> int:
     kinds = given.pop("kinds", ",".join(each for each in KINDS if each != "disk" or may_mount())).split(",")
     if every := given.pop("every", ""):
         return keep_harming(out, float(every), float(given.pop("seconds", "600")), seed, ranks, kinds)
-    result = harm_all(out, count, seed, ranks, kinds, *(f"{key}={value}" for key, value in given.items()))
+    only = int(given.pop("run")) if "run" in given else None
+    result = harm_all(out, count, seed, ranks, kinds, only, *(f"{key}={value}" for key, value in given.items()))
     write(out / "chaos", result.found, {"seed": seed, "ranks": ranks, "wrong": result.wrong})
     print(table(result.found))
     print("\n".join(result.wrong) or f"all of it holds: {out}")

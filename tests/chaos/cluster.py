@@ -31,7 +31,7 @@ TYPED = ("scancel", "launcher")
 KINDS = (*IN_JOB, *REQUEUED, *TYPED, "controller")
 NO_LOSS = ("USR1", "launcher", "controller")
 EVERY, GAP, FIRST = 10, 40, 25  # steps: between saves, between faults, to the first
-HANG_SECONDS, OUTSIDE_SECONDS, SECONDS_AT_MOST = 5, 30, 240
+HANG_SECONDS, OUTSIDE_SECONDS, SECONDS_AT_MOST = 5, 60, 240
 
 
 class NotDone(RuntimeError):
