@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from distft.run import RunFolder
-from tests.chaos.faults import KINDS, NUMBERS, Fault, draw
+from tests.chaos.faults import BY_THE_CLOCK, KINDS, NUMBERS, Fault, draw
 from tests.chaos.goodput import keep_harming
 from tests.chaos.measure import SECONDS_TO_NEXT_STEP, Cost, broken, costs, differences
 from tests.chaos.runs import Harmed, NotDone, bring_to_end, settings
@@ -114,8 +114,10 @@ def main(arguments: list[str]) -> int:
     given = dict(argument.split("=", 1) for argument in arguments)
     out = Path(given.pop("out", "") or tempfile.mkdtemp(prefix="chaos-")).absolute()
     seed, ranks, count = (int(given.pop(key, default)) for key, default in (("seed", 0), ("ranks", 2), ("faults", 50)))
-    kinds = given.pop("kinds", ",".join(each for each in KINDS if each != "disk" or may_mount())).split(",")
-    if every := given.pop("every", ""):
+    every = given.pop("every", "")
+    usual = BY_THE_CLOCK if every else [each for each in KINDS if each != "disk" or may_mount()]
+    kinds = given.pop("kinds", ",".join(usual)).split(",")
+    if every:
         return keep_harming(out, float(every), float(given.pop("seconds", "600")), seed, ranks, kinds)
     only = int(given.pop("run")) if "run" in given else None
     result = harm_all(out, count, seed, ranks, kinds, only, *(f"{key}={value}" for key, value in given.items()))

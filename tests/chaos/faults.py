@@ -19,6 +19,7 @@ ENDS = RESTARTS + ASKED + LAUNCHER
 NUMBERS = ("nan", "spike")  # the run goes on
 BESIDE = ("slow", "disk")  # so it does, and its numbers are what they were
 KINDS = ENDS + NUMBERS + BESIDE
+BY_THE_CLOCK = ("SIGKILL", "abort", "exception")  # what a cluster's machines do most
 
 START = ("first line", "loaded", "joined")
 IN_STEP = ("forward", "backward", "update")
@@ -78,6 +79,9 @@ def by_the_clock(kinds: Sequence[str], every_seconds: float, seconds: float, see
 
 
 def _moment(kind: str, chance: random.Random, may_start: bool) -> str:
+    """Returns where in its step a fault comes; a hang mostly where the limit of a step counts, which is short."""
+    if kind in HUNG and chance.random() < 0.8:
+        return chance.choice(IN_STEP[:2])
     if kind in ENDS and kind != "corrupt":
         moments = MOMENTS if may_start else MOMENTS[len(START) :]
         return chance.choice([each for each in moments if (kind, each) != ("exception", "save")])

@@ -19,7 +19,7 @@ from distft.run import EXIT_PREEMPTED, RunFolder
 from tests.chaos.faults import ASKED, EVALUATE, EVERY, LAUNCHER, Fault, folder_of, last_step, write
 from tests.rows import write_sums
 
-HANG_SECONDS, OUTSIDE_SECONDS = 5, 40
+HANG_SECONDS, OUTSIDE_SECONDS = 5, 60
 SECONDS_AT_MOST = 1500  # of a run with all its faults
 
 
