@@ -20,6 +20,7 @@ NUMBERS = ("nan", "spike")  # the run goes on
 BESIDE = ("slow", "disk")  # so it does, and its numbers are what they were
 KINDS = ENDS + NUMBERS + BESIDE
 BY_THE_CLOCK = ("SIGKILL", "abort", "exception")  # what a cluster's machines do most
+ALONE = ("disk", "corrupt", *ASKED)  # no fault comes soon after: what was asked to stop is not started again
 
 START = ("first line", "loaded", "joined")
 IN_STEP = ("forward", "backward", "update")
@@ -59,7 +60,7 @@ def draw(kinds: Sequence[str], count: int, seed: int, ranks: int) -> list[Fault]
     found: list[Fault] = []
     for number, kind in enumerate(order):
         before = found[-1] if found else Fault(-1, "", 0, "", 0)
-        is_near = number % 2 == 1 and before.kind not in ("disk", "corrupt") and before.moment != "save"
+        is_near = number % 2 == 1 and before.kind not in ALONE and before.moment != "save"
         gap = chance.randint(1, EVERY) if is_near else chance.randint(FULL_STEPS + 1, FULL_STEPS + EVERY)
         moment = _moment(kind, chance, may_start=is_near and before.kind in ENDS)
         step = before.step if moment in START else before.step + gap

@@ -122,6 +122,7 @@ def take(port: int) -> socket.socket:
     deadline = time.monotonic() + 30
     while True:
         taker = socket.socket(socket.AF_INET6)  # as the store's: of both families
+        taker.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # past what the kernel keeps of old connections
         try:
             taker.bind(("::", port))
             taker.listen()
