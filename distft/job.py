@@ -1,4 +1,5 @@
-"""A batch job around its ranks: `python -m distft.job begin RUN` before them, `... end RUN CODE` after them.
+"""A batch job around its ranks: `python -m distft.job begin RUN` before them, `... end RUN CODE` after them, and
+`... checked RUN` after a preflight, which comes between.
 
 It is what a scheduler starts again after a preemption, a time limit or a lost node, with as many nodes as there are
 then. So each start counts an attempt up, and plans the same steps for the nodes it has.
@@ -27,6 +28,7 @@ from distft.launchers.slurm.ask import SlurmError, job_state, seconds_left, slur
 from distft.launchers.slurm.node import BY_SCHEDULER
 from distft.launchers.slurm.run import read_job
 from distft.plan import make_plan
+from distft.preflight.of_job import conclude, make_ready
 from distft.restarts import CannotBegin, check_progress, may_begin_again, note, saved_step, told
 from distft.run import EXIT_AGAIN, EXIT_PREEMPTED, FINISHED, Plan, RunFolder, write_json
 from distft.runtime import stop
@@ -59,11 +61,18 @@ def begin(run: RunFolder) -> int:
     write_json(run.job, {"job": job, "attempt": attempt, "time": time.time()})
     timeline.note(run, "begun", attempt, queued=queued_at(job))
     nodes = os.environ["SLURM_JOB_NODELIST"]
+    make_ready(run, f"{job}.{os.environ.get('SLURM_RESTART_COUNT', '0')}")
     print(
         f"job {job}, attempt {attempt}: {plan.nodes} x {plan.processes_per_node} processes on {nodes}", file=sys.stderr
     )
     print(plan.nodes)
     return 0
+
+
+def checked(run: RunFolder) -> int:
+    """Tells what the preflight has found; EXIT_PREEMPTED when the job is queued again without the nodes at fault."""
+    names = slurm("scontrol", "show", "hostnames", os.environ["SLURM_JOB_NODELIST"]).split()
+    return EXIT_PREEMPTED if conclude(run, this_job(os.environ), names[: run.read_plan().nodes]) else 0
 
 
 def end(run: RunFolder, code: int) -> int:
@@ -142,6 +151,8 @@ def why(run: RunFolder, attempt: int, code: int) -> Failure:
 def begins_again(run: RunFolder, status: Mapping[str, Any], outcome: Outcome) -> bool:
     """Tells whether the ranks are to be started again on the nodes that the job has, and counts that."""
     done, most = status.get("restarts", 0), run.read_config()["launcher"].get("restarts", 0)
+    if stop.requested(run, status["attempt"]) == f"{BY_SCHEDULER}SIGTERM":  # srun's own, to the other nodes' tasks
+        stop.clear(run)
     if done >= most or not may_begin_again(run, outcome):
         return False
     assert outcome.error is not None
@@ -189,6 +200,8 @@ def main(arguments: list[str]) -> int:
     verb, path, *rest = arguments
     run = RunFolder(Path(path))
     try:
+        if verb == "checked":
+            return checked(run)
         return begin(run) if verb == "begin" else end(run, int(rest[0]))
     except (Taken, SlurmError) as error:
         print(error, file=sys.stderr)

@@ -51,7 +51,9 @@ def main() -> None:
         work = find_work(config.get("work", TRAIN), config["trust"])
         from distft.runtime.process_group import process_group
 
+        heartbeat.enter("start")  # what it imports has come from a disk that all read at once
         with process_group() as world:
+            heartbeat.enter("start")
             work(run, given.attempt, world)
     leave()
 

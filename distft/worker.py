@@ -248,6 +248,7 @@ def make_hooks(
     signalled = listen()
     every = config["train"]["check_replicas_every"]
     judge = Judge(run, plan, feed, config["seed"], policy, log, lambda: check_replicas(engine), every, slow)
+    judge.warnings.recall(row for row in run.read_metrics("train") if row["step"] <= start_step)
     return Hooks(
         evaluate=evaluate if plan.eval_rows else None,
         save=saving.save,

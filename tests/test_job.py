@@ -17,7 +17,7 @@ from distft.config import Config
 from distft.config.freeze import chosen_words
 from distft.goodput.timeline import read_timeline
 from distft.launchers.slurm.ask import job_state
-from distft.run import RunFolder, State, write_json
+from distft.run import EXIT_AGAIN, RunFolder, State, write_json
 from distft.runtime import stop
 from distft.runtime.errors import Failure
 from tests.launchers.slurm.frozen import freeze
@@ -252,6 +252,21 @@ def test_a_step_that_left_no_word_is_told_by_how_it_ended(code: int, how: str, t
     error = run.read_status()["error"]
     assert error["message"].startswith(f"srun ended {how} before the run was done")
     assert error["log"] == str(run.logs / "slurm.out")
+
+
+@pytest.mark.parametrize(
+    ("asked", "code"),
+    [("SLURM sent SIGTERM", EXIT_AGAIN), ("SLURM sent SIGUSR1", 1), ("by hand", 1), (None, EXIT_AGAIN)],
+)
+def test_a_node_that_fails_is_no_request_to_stop_though_srun_signals_the_others(
+    asked: str | None, code: int, tmp_path: Path, programs: Path
+):
+    run = freeze(tmp_path / "x", "run", ONE, "launcher.restarts=1")
+    assert begin(run) == 0
+    if asked:
+        stop.request(run, 1, asked)
+    run.write_status(state="failed", error=asdict(Failure(1, "n2", "SIGKILL", "it was killed")))
+    assert end(run, 1) == code
 
 
 def test_the_frozen_config_says_which_words_were_chosen(tmp_path: Path):

@@ -259,6 +259,12 @@ KEYS = (
         "from the last checkpoint after a rank has died or hung; three starts without a new checkpoint end it too",
         at_least=0,
     ),
+    Key(
+        "launcher.preflight",
+        (bool,),
+        "before the run the nodes are measured, a minute at most; the job is queued again once without those that fall "
+        "behind the others, or whose GPUs report errors",
+    ),
     Key("launcher.stage_dir", _optional(str), "where to; null: $SLURM_TMPDIR, $TMPDIR or /tmp of the node"),
     Key("sweep.only_failed", (bool,), "with -m: run the failed jobs again and no others"),
     Key("sweep.fail_fast", (bool,), "with -m: the first job that fails ends the others, which save and stop"),

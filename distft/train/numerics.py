@@ -5,9 +5,10 @@ Every process sees the same step skipped, so all decide alike.
 
 import math
 from collections import deque
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from statistics import median
-from typing import Literal
+from typing import Any, Literal
 
 from distft.runtime.errors import NonFinite
 
@@ -86,6 +87,13 @@ class Warnings:
 
     loss: Spikes = field(default_factory=Spikes)
     grad_norm: Spikes = field(default_factory=lambda: Spikes(floor=0.1, by_ratio=True))
+
+    def recall(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Takes the steps that an earlier start has made, which tell nothing again: a restart forgets nothing usual."""
+        for row in deque(rows, self.loss.recent.maxlen):
+            if not row.get("skipped", False):
+                self.loss.see(row["loss"])
+                self.grad_norm.see(row["grad_norm"])
 
     def of(self, step: int, loss: float, grad_norm: float, is_skipped: bool) -> list[str]:
         """Returns what is to be told about the step, mostly nothing."""

@@ -68,3 +68,14 @@ def test_a_gradient_norm_is_judged_by_its_ratio():
         assert not warnings.of(step, 2.0, float(np.exp(random.normal(0, 0.2))), False)
     [told] = warnings.of(100, 2.0, 100.0, False)
     assert told.startswith("gradient norm of step 100 is 100, ") and " deviations above " in told
+
+
+def test_a_restart_forgets_nothing_of_what_is_usual():
+    random = np.random.default_rng(3)
+    rows = [{"loss": float(2 + random.normal(0, 0.05)), "grad_norm": 1.0} for _ in range(200)]
+    straight, again = Warnings(), Warnings()
+    for step, row in enumerate(rows):
+        straight.of(step, row["loss"], row["grad_norm"], False)
+    again.recall([*rows[:50], {"loss": math.nan, "grad_norm": math.nan, "skipped": True}, *rows[50:]])
+    assert (again.loss.recent, again.grad_norm.recent) == (straight.loss.recent, straight.grad_norm.recent)
+    assert again.of(200, 9.0, 1.0, False) == straight.of(200, 9.0, 1.0, False) != []

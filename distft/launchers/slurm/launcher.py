@@ -61,9 +61,10 @@ class Slurm:
         hang_seconds: float | None = None,
         hang_seconds_outside: float = 1800,
         restarts: int = 0,
+        preflight: bool = False,
     ):
-        """max_timeouts, profile, stage, stage_dir, hang_seconds, restarts: for others, who read them in the run's
-        config.
+        """max_timeouts, profile, stage, stage_dir, hang_seconds, restarts, preflight: for others, who read them in the
+        run's config.
         """
         self.wait, self.grace_seconds, self.jobs_at_once = wait, grace_seconds, jobs_at_once
         self.environment = Environment(environment, modules, container_image, container_mounts, read_fabric(fabric))

@@ -1,0 +1,119 @@
+"""The preflight of a job: a run of its own in RUN/preflight, by as many ranks as the run has, and what comes of it.
+
+Trap: SLURM takes the nodes of a job that is to leave one out only by queueing it again, and lets its excluded nodes be
+changed only while it is queued. So it is queued again first and changed then; the start of a queued job takes longer.
+"""
+
+import signal
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import yaml
+
+from distft.config.machines import node_range
+from distft.launchers.slurm.ask import SlurmError, slurm
+from distft.launchers.slurm.refuse import look_up
+from distft.preflight.judge import Node, Outlier, outliers
+from distft.run import RunFolder, read_json, write_json
+
+_WORK = "distft.preflight.measure.work"
+_HANG_SECONDS = 120.0  # a rank may wait so long for its libraries, where all nodes read them at once
+
+
+def folder_of(run: RunFolder) -> RunFolder:
+    return RunFolder(run.path / "preflight")
+
+
+def make_ready(run: RunFolder, job_start: str) -> bool:
+    """Freezes the preflight of this start of a job where one is due; returns whether it is.
+
+    job_start: tells one start of a job from the next, which may be on other nodes.
+    """
+    flight, launcher = folder_of(run), run.read_config()["launcher"]
+    flight.plan.unlink(missing_ok=True)  # the job's script looks for it
+    if not launcher.get("preflight", False) or run.read_status().get("preflight") == job_start:
+        return False
+    (flight.path / "figures.json").unlink(missing_ok=True)
+    flight.path.mkdir(exist_ok=True)
+    limits = {"hang_seconds": _HANG_SECONDS, "hang_seconds_outside": _HANG_SECONDS}
+    config = {"work": _WORK, "trust": [], "train": {"deterministic": False}, "launcher": limits}
+    flight.config.write_text(yaml.safe_dump(config))
+    attempt = flight.read_status()["attempt"] + 1
+    flight.write_status(state="pending", attempt=attempt, exit_code=None, error=None, began=time.time())
+    flight.write_plan(run.read_plan())
+    run.write_status(preflight=job_start)
+    return True
+
+
+def conclude(run: RunFolder, job: str, names: list[str]) -> bool:
+    """Judges what was measured, tells it, and returns whether the job is queued again without the nodes at fault.
+
+    names: of the job's nodes, in SLURM's order. That is done once for a run; the second time it goes on as it is.
+    """
+    flight, status = folder_of(run), run.read_status()
+    found = _found(flight, names)
+    told = {"seconds": time.time() - flight.read_status()["began"], "job": job, "nodes": list(names)}
+    told |= {"outliers": [asdict(each) for each in found], "figures": _figures(flight)}
+    write_json(run.path / "preflight.json", told)
+    _say(f"preflight of {', '.join(names)} in {told['seconds']:.0f} s: {_words(found)}")
+    for node in told["figures"]:
+        for note in node["notes"]:
+            _say(f"preflight: {node['name']}: {note}")
+    if not found:
+        return False
+    bad = sorted({each.node for each in found})
+    excluded = sorted({*run.read_config()["launcher"].get("exclude", []), *bad})
+    if reason := _must_stay(run, status, excluded):
+        _say(f"preflight: the run goes on with {', '.join(bad)}: {reason}")
+        return False
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # comes as soon as the job is queued again
+    run.write_status(excluded=bad)
+    try:
+        slurm("scontrol", "requeue", job)
+        slurm("scontrol", "update", f"JobId={job}", f"ExcNodeList={','.join(excluded)}")
+    except SlurmError as error:
+        _say(f"preflight: SLURM would not leave out {', '.join(bad)}: {error}")
+        return False
+    _say(f"preflight: job {job} is queued again without {', '.join(bad)}")
+    return True
+
+
+def _found(flight: RunFolder, names: list[str]) -> list[Outlier]:
+    """Returns the nodes at fault by their figures; where there are none, the node whose rank has failed first."""
+    if figures := _figures(flight):
+        return outliers([Node(**each) for each in figures])
+    error: dict[str, Any] = flight.read_status()["error"] or {}
+    if error.get("rank") is None:
+        _say(f"preflight: nothing was measured: {error.get('message', 'no rank came to its end')}")
+        return []
+    node = error["rank"] // flight.read_plan().processes_per_node
+    return [Outlier(names[node], f"{error['type']}: {str(error['message']).splitlines()[0]}")]
+
+
+def _figures(flight: RunFolder) -> list[dict[str, Any]]:
+    file = flight.path / "figures.json"
+    return read_json(file) if file.is_file() else []
+
+
+def _must_stay(run: RunFolder, status: Mapping[str, Any], excluded: Sequence[str]) -> str:
+    """Returns why the job cannot be queued again without some nodes, nothing when it can."""
+    if status.get("excluded"):
+        return "it was queued again once already"
+    launcher = run.read_config()["launcher"]
+    fewest, _ = node_range(launcher["nodes"])
+    try:
+        there = look_up(launcher.get("partition")).nodes - len(excluded)
+    except ValueError as error:
+        return str(error)
+    return f"{there} other nodes are left in the partition, {fewest} are needed" if there < fewest else ""
+
+
+def _words(found: Sequence[Outlier]) -> str:
+    return "; ".join(f"{each.node}: {each.why}" for each in found) or "they are like each other"
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
