@@ -54,7 +54,7 @@ def harm(
             found = costs(harmed)
             wrong = [*broken(harmed, found), *(f"{name}: {each}" for each in differences(straight, run))]
         finally:
-            for taken in harmed.taken:
+            for taken in harmed.taken.values():
                 taken.close()
             subprocess.run(["cp", "-r", str(out / "disk"), str(out / f"kept-{name}")], check=False)
     return harmed, found, wrong

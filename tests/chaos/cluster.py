@@ -1,4 +1,4 @@
-"""Harms one run on the practice cluster: `python -m tests.chaos.cluster faults=10 seed=0 out=DIR`.
+"""Harms one run on the practice cluster: `python -m tests.chaos.cluster faults=10 seed=0 kinds=rank,hang out=DIR`.
 
 The faults come from outside, as SLURM's do, each when the run has got to its step. The same command is typed again
 only after scancel and after the launching process was killed.
@@ -92,7 +92,11 @@ class Harm:
             self.cluster.power_on(node)
         elif kind == "slurmd":  # its node is gone with it, and nobody tells the controller
             self.kill("slurmd", node)
-            time.sleep(3)
+            deadline = time.monotonic() + SECONDS_AT_MOST
+            while "down" not in self.cluster.ask("sinfo", "-h", "-n", node, "-p", "main", "-o", "%T"):
+                if time.monotonic() > deadline:
+                    raise NotDone(f"the controller has not missed {node}")
+                time.sleep(0.5)
             self.cluster.power_on(node)
         elif kind == "controller":
             self.kill("slurmctld", "")
@@ -149,10 +153,12 @@ class Harm:
         return int(self.run.read_status()["step"])
 
 
-def harm(cluster: Cluster, out: Path, count: int, seed: int) -> tuple[list[Cost], list[str]]:
+def harm(
+    cluster: Cluster, out: Path, count: int, seed: int, kinds: Sequence[str] = KINDS
+) -> tuple[list[Cost], list[str]]:
     """Makes a run of two nodes with so many faults; returns what each cost, and what does not hold."""
     chance = random.Random(seed)
-    kinds = [KINDS[i % len(KINDS)] for i in range(count)]
+    kinds = [kinds[i % len(kinds)] for i in range(count)]
     chance.shuffle(kinds)
     write_sums(out)
     steps = FIRST + count * GAP + 20
@@ -193,7 +199,8 @@ def main(arguments: list[str]) -> int:
     cluster = Cluster(out / "slurm")
     cluster.start()
     try:
-        found, wrong = harm(cluster, out, int(given.get("faults", "10")), int(given.get("seed", "0")))
+        kinds = given["kinds"].split(",") if "kinds" in given else KINDS
+        found, wrong = harm(cluster, out, int(given.get("faults", "10")), int(given.get("seed", "0")), kinds)
     finally:
         cluster.stop()
     write(out / "chaos", found, {"seed": int(given.get("seed", "0")), "wrong": wrong})

@@ -94,7 +94,7 @@ def _told(harmed: Harmed, fault: Fault) -> str:
 def faults_left(harmed: Harmed) -> list[str]:
     """Returns the processes and ports that a run has left behind."""
     left = [f"process {pid}" for pid in sorted(processes_of(harmed.run))]
-    taken = {each.getsockname()[1] for each in harmed.taken}
+    taken = {each.getsockname()[1] for each in harmed.taken.values()}
     for port in sorted({int(at["port"]) for at in harmed.fired().values()} - taken):
         with socket.socket(socket.AF_INET6) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # past what the kernel keeps of old connections

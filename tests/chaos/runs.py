@@ -35,7 +35,7 @@ class Harmed:
     faults: list[Fault]
     typed: list[float] = field(default_factory=list)
     ended: float = 0.0
-    taken: list[socket.socket] = field(default_factory=list)  # ports that another program has
+    taken: dict[int, socket.socket] = field(default_factory=dict)  # by fault: ports that another program has
     told: str = ""
 
     @property
@@ -98,9 +98,8 @@ def follow(harmed: Harmed, command: Sequence[str]) -> tuple[int, str]:
     deadline = time.monotonic() + SECONDS_AT_MOST
     wanted = {fault.number for fault in harmed.faults if fault.kind == "port"}
     while process.poll() is None:
-        for number in wanted & harmed.fired().keys():
-            wanted -= {number}
-            harmed.taken.append(take(int(harmed.fired()[number]["port"])))
+        for number in (wanted & harmed.fired().keys()) - harmed.taken.keys():
+            harmed.taken[number] = take(int(harmed.fired()[number]["port"]))
         if time.monotonic() > deadline:
             process.send_signal(signal.SIGINT)
             process.wait(60)
