@@ -19,7 +19,7 @@ FORKS.set_forkserver_preload(["tests.preload"])
 
 
 def run_ranks(
-    world: int, module: str, *arguments: str, local_size: int | None = None, seconds: float = 280, **variables: str
+    world: int, module: str, *arguments: str, local_size: int | None = None, seconds: float = 580, **variables: str
 ) -> Any:
     """Runs `python -m module OUT ARGUMENTS` on `world` processes; returns the JSON that rank 0 wrote to OUT.
 

@@ -22,7 +22,7 @@ exec {python} -m distft.{command} "${{arguments[@]}}"
 """
 
 
-def shell(text: str, folder: Path, *, as_plan: bool = False, timeout: float = 240) -> subprocess.CompletedProcess[str]:
+def shell(text: str, folder: Path, *, as_plan: bool = False, timeout: float = 480) -> subprocess.CompletedProcess[str]:
     """Returns the finished bash; its `python` is this one, and its caches are under `folder`."""
     programs = folder / ".programs"
     programs.mkdir(exist_ok=True)

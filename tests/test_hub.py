@@ -51,7 +51,7 @@ def run(command: str, folder: Path, *overrides: str, endpoint: str = "", **varia
     words = ["cache_dir=cache", "data.eval=null", "train.global_batch_size=2", "train.micro_batch_size=1", *overrides]
     return subprocess.run(
         [sys.executable, "-m", f"distft.{command}", *words],
-        cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=200,
+        cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=480,
     )  # fmt: skip
 
 

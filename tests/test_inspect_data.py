@@ -20,7 +20,7 @@ def test_the_command_shows_what_is_trained(tmp_path: Path):
     (tmp_path / "rows.jsonl").write_text('{"prompt": "hi", "completion": "yes"}\n' * 3)
     overrides = ["model.tiny=true", "cache_dir=cache", "data.train=rows.jsonl", "data.eval=null"]
     command = [sys.executable, "-m", "distft.inspect_data", *overrides, "n=2"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=480, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("⟦y│e│s│<|im_end|>⟧") == 2
     assert "row 0 of 3 (train): 26 tokens, 4 trained" in done.stdout

@@ -50,7 +50,7 @@ def start(folder: Path, name: str, *overrides: str, processes: int = 1, **variab
 
 
 def end(process: subprocess.Popen[str]) -> tuple[int, str, str]:
-    said, told = process.communicate(timeout=240)
+    said, told = process.communicate(timeout=480)
     return process.returncode, said, told
 
 
@@ -200,7 +200,7 @@ def test_a_job_goes_on_without_its_launch_unless_a_person_at_a_terminal_says_y()
         [sys.executable, "-c", program], stdin=terminal, stderr=terminal, stdout=subprocess.PIPE, text=True
     )
     os.write(master, "".join(answers).encode())
-    said, _ = process.communicate(timeout=240)
+    said, _ = process.communicate(timeout=480)
     os.close(master)
     os.close(terminal)
     assert said.endswith("[False, False, True, True, True]\nTrue True\n")

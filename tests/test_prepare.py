@@ -18,7 +18,7 @@ def arguments(train: str, *overrides: str) -> list[str]:
 def test_the_command_prepares_and_says_so_in_two_lines(tmp_path: Path):
     (tmp_path / "rows.jsonl").write_text(ROWS)
     program = [sys.executable, "-m", "distft.prepare", *arguments("rows.jsonl")]
-    done = subprocess.run(program, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(program, cwd=tmp_path, capture_output=True, text=True, timeout=480, check=False)
     assert done.returncode == 0, done.stderr
     first, second = done.stderr.splitlines()
     assert first.startswith("prepared data ")

@@ -56,7 +56,7 @@ def start(folder: Path, name: str, fault: str, *overrides: str, slow: str = "") 
 
 def launch(folder: Path, name: str, fault: str, *overrides: str, slow: str = "") -> Launched:
     process = start(folder, name, fault, *overrides, slow=slow)
-    _, told = process.communicate(timeout=240)
+    _, told = process.communicate(timeout=480)
     return Launched(RunFolder(folder / "runs" / name), process.returncode, told)
 
 
@@ -191,6 +191,6 @@ def test_a_run_that_was_asked_to_stop_is_not_started_again(folder: Path):
     while [row["step"] for row in run.read_metrics("train")][-1] < 29:
         assert process.poll() is None
     process.send_signal(signal.SIGTERM)
-    _, told = process.communicate(timeout=120)
+    _, told = process.communicate(timeout=480)
     assert process.returncode == EXIT_HANG, told
     assert "Restart" not in told and not (run.path / "restarts.jsonl").exists()

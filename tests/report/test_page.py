@@ -115,7 +115,7 @@ def test_no_window_scrolls_sideways(make_run, require, tmp_path: Path, width: in
         f"--user-data-dir={tmp_path / 'profile'}",
     ]
     command += ["--dump-dom", f"file://{tmp_path / 'outer.html'}"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=True)
     measured = re.search(r"<title>(\d+)</title>", done.stdout)
     assert measured, done.stdout[:500]
     assert int(measured[1]) <= width

@@ -21,5 +21,5 @@ leave()
 
 
 def test_threads_and_registered_functions_come_to_their_end_and_nothing_after_them():
-    done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=False, timeout=240)
     assert (done.returncode, done.stdout, done.stderr) == (0, "unflushed thread\nregistered\n", "")

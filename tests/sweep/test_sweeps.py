@@ -53,7 +53,7 @@ def start(folder: Path, name: str, *overrides: str, at_once: int = 2) -> subproc
 
 
 def end(process: subprocess.Popen[str]) -> tuple[int, str, str]:
-    said, told = process.communicate(timeout=240)
+    said, told = process.communicate(timeout=480)
     return process.returncode, said, told
 
 

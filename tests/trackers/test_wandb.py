@@ -31,7 +31,7 @@ tracker.finish("completed")
 def attempt(run: RunFolder, steps: int) -> None:
     """Tracks one attempt in an own process, as launch does."""
     command = [sys.executable, "-c", PROGRAM, str(run.path), str(steps)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=480)
     assert done.stdout == done.stderr == ""
 
 

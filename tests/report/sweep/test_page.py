@@ -203,7 +203,7 @@ def test_no_window_scrolls_sideways(case, make_sweep, require, tmp_path: Path, w
     )
     chromium = [require("chromium"), *CHROMIUM, "--allow-file-access-from-files"]
     chromium += [f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", f"file://{tmp_path / 'outer.html'}"]
-    done = subprocess.run(chromium, capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run(chromium, capture_output=True, text=True, timeout=240, check=True)
     measured = re.search(r"<title>(\d+)</title>", done.stdout)
     assert measured, done.stdout[:500]
     assert int(measured[1]) <= width
