@@ -33,7 +33,8 @@ KEYS: list[Key] = [
     ("hsdp", MAIN, 4, 1),  # accumulates: sums stay in the shards until the last micro-batch
 ]
 LORA: dict[str, Any] = {"rank": 4, "alpha": 8.0}
-LORA_ADAMW = {"eps": 1e-6}  # see test_lora.py
+FAINT_ADAMW = {"eps": 1e-6}  # where gradients nearly cancel, see test_lora.py
+FAINT = {"gemma3_4b"}  # one weight in 32,768 of its embedding: without AVX-512 it was 4.7e-5 off, and a norm 8.4e-6
 LORA_KEYS: list[Key] = [*[(s, f"{MAIN}+lora", 2, 2) for s in STRATEGIES], ("fsdp", "gpt2+lora", 2, 2)]
 # activations computed again give the same numbers
 RECOMPUTED: dict[Key, str] = {
@@ -53,7 +54,9 @@ def make_case(key: Key, rows: Path, folder: Path) -> dict[str, Any]:
         case |= {"micro": None, "micro_tokens": micro}
     case["save"] = str(folder / "-".join(map(str, key)))
     if kind == "lora":
-        case |= {"lora": LORA, "adamw": LORA_ADAMW}
+        case |= {"lora": LORA}
+    if kind == "lora" or model in FAINT:
+        case["adamw"] = FAINT_ADAMW
     if strategy == "hsdp":
         case["settings"] = {"shard_size": min(world, 2)}
     if strategy.startswith("zero") and micro == 1:
@@ -104,7 +107,7 @@ def references(rows: Path) -> dict[str, dict[str, Any]]:
     """Losses, norms and final weights of the plain loop, by model."""
     from tests.strategies.reference import train_reference  # imports torch, which most tests need not wait for
 
-    return {model: train_reference(model, rows) for model in MODELS}
+    return {model: train_reference(model, rows, **(FAINT_ADAMW if model in FAINT else {})) for model in MODELS}
 
 
 def checkpoint_of(answer: dict[str, Any]) -> Path:

@@ -43,9 +43,11 @@ class InDouble(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def train_reference(name: str, folder: Path, steps: int = 5, seed: int = 0, max_norm: float = 1.0) -> dict[str, Any]:
+def train_reference(
+    name: str, folder: Path, steps: int = 5, seed: int = 0, max_norm: float = 1.0, **adamw: Any
+) -> dict[str, Any]:
     """Returns losses and gradient norms [steps, 2] and the final fp64 weights by name."""
-    return train_dense(dense(name, seed), folder, steps, seed, max_norm)
+    return train_dense(dense(name, seed), folder, steps, seed, max_norm, **adamw)
 
 
 def train_dense(

@@ -15,7 +15,7 @@ from peft import LoraConfig, get_peft_model
 from distft.checkpoint.read import Checkpoint
 from distft.models.adapters import fresh_adapter
 from tests.strategies.reference import dense, train_dense
-from tests.trained import LORA, LORA_ADAMW, LORA_KEYS, Key, checkpoint_of
+from tests.trained import FAINT_ADAMW, LORA, LORA_KEYS, Key, checkpoint_of
 
 pytestmark = pytest.mark.slow
 
@@ -35,7 +35,7 @@ def train_with_peft(name: str, rows: Path) -> dict[str, Any]:
         for key, parameter in model.named_parameters():
             if parameter.requires_grad:
                 parameter.copy_(fresh_adapter(0, own_name(key), tuple(parameter.shape)))
-    answer = train_dense(model, rows, 5, **LORA_ADAMW)
+    answer = train_dense(model, rows, 5, **FAINT_ADAMW)
     return answer | {"weights": {own_name(key): weight for key, weight in answer["weights"].items()}}
 
 
