@@ -5,6 +5,7 @@ process dies with the one that started it.
 """
 
 import argparse
+import importlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -56,6 +57,13 @@ def main() -> None:
             heartbeat.enter("start")
             work(run, given.attempt, world)
     leave()
+
+
+def prepare(config: dict[str, Any]) -> None:
+    """Imports what a rank of a run with this config will need, of distft and of what it stands on."""
+    for target in (config.get("work", TRAIN), config["strategy"]["_target_"]):
+        if target.startswith("distft."):
+            importlib.import_module(target.rpartition(".")[0])
 
 
 def find_work(name: str, trust: list[str]) -> Callable[..., Any]:

@@ -29,6 +29,7 @@ HEAVY = {"torch", "transformers", "datasets", "deepspeed", "peft", "accelerate"}
 LIGHT = {"paths", "run", "config", "launchers", "trackers", "report", "launch", "plan", "history", "stages", "sweep"}
 LIGHT |= {"doctor", "goodput", "job", "preflight", "restarts", "runs"}
 INSIDE_THE_JOB = {  # processes of their own, or on the compute node, where torch is
+    "distft.launchers.agent",
     "distft.launchers.elastic",
     "distft.launchers.meeting",
     "distft.launchers.watchdog",

@@ -17,7 +17,7 @@ import pytest
 from distft.config import compose
 from distft.run import RunFolder
 from distft.stages import freeze, prepare_and_plan
-from tests.launchers.fake_run import assert_none_left, processes_of, wait_for_rows
+from tests.launchers.fake_run import assert_none_left, rank_process, wait_for_rows
 from tests.ranks import run_ranks
 from tests.rows import write_sums
 from tests.test_launch import end, start
@@ -67,19 +67,6 @@ def test_runs_that_are_asked_to_stop_at_random_moments_end_like_the_uninterrupte
 @pytest.mark.timeout(1800)
 def test_a_hundred_random_moments(folder: Path) -> None:
     check(run_ranks(2, "tests.interrupted", str(frozen(folder)), "100", "1", seconds=1700), 100)
-
-
-def rank_process(run: RunFolder, rank: int) -> int:
-    """Returns the process of a rank, told by its environment."""
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        for process in processes_of(run):
-            words = Path(f"/proc/{process}/cmdline").read_bytes().split(b"\0")
-            environment = Path(f"/proc/{process}/environ").read_bytes().split(b"\0")
-            if b"distft.rank" in words and f"RANK={rank}".encode() in environment:
-                return process
-        time.sleep(0.02)
-    raise AssertionError(f"rank {rank} did not start")
 
 
 def steps_of(run: RunFolder) -> list[int]:

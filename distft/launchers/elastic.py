@@ -10,45 +10,25 @@ import os
 import signal
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from types import FrameType
 
-from torch.distributed.elastic.multiprocessing import LogsDest, LogsSpecs, SignalException
-from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+from torch.distributed.elastic.agent.server.api import RunResult, WorkerSpec
+from torch.distributed.elastic.multiprocessing import SignalException
+from torch.distributed.elastic.rendezvous import RendezvousParameters
+from torch.distributed.elastic.rendezvous.registry import get_rendezvous_handler
 
+from distft.launchers.agent import Agent, Rank, prepare, start_rank
 from distft.launchers.limits import Limits
 from distft.launchers.meeting import Meeting, Node, NotMet, join, join_at, open_alone, open_first
 from distft.launchers.watchdog import watched
 from distft.run import RunFolder
-from distft.runtime.errors import Exit, Failure, first_failure
+from distft.runtime.errors import Failure, first_failure
 
-_SECONDS_TO_END = 3  # from SIGTERM, which a rank only notes, to SIGKILL for the ranks that are left
 _PEER_FAILED = signal.SIGQUIT  # to itself: ends the ranks of a node when another node's have failed
 _ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, _PEER_FAILED)
-
-
-class RankLogs(LogsSpecs):
-    """Sends each rank's stderr to its log from the first byte on, so that a failing import is seen there too."""
-
-    def __init__(self, run: RunFolder, attempt: int, error_dir: Path):
-        super().__init__()
-        self._run = run
-        self._attempt = attempt
-        self._error_dir = error_dir
-
-    def reify(self, envs: dict[int, dict[str, str]]) -> LogsDest:
-        ranks = {local_rank: int(env["RANK"]) for local_rank, env in envs.items()}
-        logs = {local_rank: str(self._run.rank_log(self._attempt, rank)) for local_rank, rank in ranks.items()}
-        errors = {local_rank: str(self._error_dir / f"rank-{rank}.json") for local_rank, rank in ranks.items()}
-        for local_rank, env in envs.items():
-            env["TORCHELASTIC_ERROR_FILE"] = errors[local_rank]
-        return LogsDest(stdouts=dict.fromkeys(envs, ""), stderrs=logs, error_files=errors)
-
-    @property
-    def root_log_dir(self) -> str:
-        return str(self._error_dir)
 
 
 def threads_per_process(processes: int) -> int:
@@ -62,38 +42,69 @@ def launch_ranks(run: RunFolder, meeting: Meeting, program: str, error_dir: Path
     os.environ.setdefault("OMP_NUM_THREADS", str(threads_per_process(processes)))
     if meeting.interface:  # else gloo asks for the address of the host's name, and takes loopback when there is none
         os.environ.setdefault("GLOO_SOCKET_IFNAME", meeting.interface)
-    config = LaunchConfig(
-        min_nodes=meeting.node.count,
-        max_nodes=meeting.node.count,
-        nproc_per_node=processes,
-        run_id=run.path.name,
-        rdzv_backend="static",
-        rdzv_endpoint=f"{meeting.address}:{meeting.port}",
-        rdzv_configs={"rank": meeting.node.index},
-        local_addr=meeting.address,
-        max_restarts=0,
-        monitor_interval=0.1,
-        shutdown_timeout=_SECONDS_TO_END,
-        logs_specs=RankLogs(run, attempt, error_dir),
-        signals_to_handle=",".join(each.name for each in _ENDING if signal.getsignal(each) is not signal.SIG_IGN),
-    )
-    command = ("-m", program, str(run.path), "--attempt", str(attempt), "--parent", str(os.getpid()))
-    command += ("--beats", str(error_dir))
+    arguments = (str(run.path), "--attempt", str(attempt), "--parent", str(os.getpid()), "--beats", str(error_dir))
+    agent = Agent(spec_of(run, meeting, processes, program), starter(run, attempt, program, arguments, error_dir))
     limits = Limits.of(run.read_config().get("launcher", {}))
+    raise_on_signals()
     try:
         with (
             meeting.watched(lambda: os.kill(os.getpid(), _PEER_FAILED)),
             watched(run, meeting, error_dir, processes, limits),
         ):
-            elastic_launch(config, sys.executable)(*command)
-    except ChildFailedError as error:
-        exits = {rank: Exit(failure.exitcode, failure.timestamp) for rank, failure in error.failures.items()}
-        return first_failure(run, attempt, exits, error_dir)
+            result: RunResult = agent.run()  # pyright: ignore[reportAssignmentType]  # a decorator hides it
     except SignalException as end:
         if end.sigval != _PEER_FAILED:
             raise
         return meeting.told() or Failure.of_run("the connection to the first node was lost")
-    return None
+    return first_failure(run, attempt, agent.failed(), error_dir) if result.is_failed() else None
+
+
+def spec_of(run: RunFolder, meeting: Meeting, processes: int, program: str) -> WorkerSpec:
+    """Returns how many ranks there are and where they meet: all nodes must be there, and none comes back."""
+    rendezvous = RendezvousParameters(
+        backend="static",
+        endpoint=f"{meeting.address}:{meeting.port}",
+        run_id=run.path.name,
+        min_nodes=meeting.node.count,
+        max_nodes=meeting.node.count,
+        local_addr=meeting.address,
+        rank=meeting.node.index,
+    )
+    return WorkerSpec(
+        role="default",
+        local_world_size=processes,
+        entrypoint=program,
+        rdzv_handler=get_rendezvous_handler(rendezvous),
+        max_restarts=0,
+        monitor_interval=0.1,
+        master_addr=meeting.address,
+        master_port=meeting.port,
+        local_addr=meeting.address,
+    )
+
+
+def starter(
+    run: RunFolder, attempt: int, program: str, arguments: Sequence[str], error_dir: Path
+) -> Callable[[dict[str, str]], Rank]:
+    """Returns what starts a rank with given variables."""
+
+    def start(variables: dict[str, str]) -> Rank:
+        rank = int(variables["RANK"])
+        spare = {"TORCHELASTIC_ERROR_FILE": str(error_dir / f"rank-{rank}.json")}
+        return start_rank(program, arguments, variables | spare, run.rank_log(attempt, rank))
+
+    return start
+
+
+def raise_on_signals() -> None:
+    """Has every signal that ends this process raise SignalException, except what it was started to ignore."""
+
+    def end(number: int, _: FrameType | None) -> None:
+        raise SignalException(f"process {os.getpid()} got signal {number}", sigval=signal.Signals(number))
+
+    for each in _ENDING:
+        if signal.getsignal(each) is not signal.SIG_IGN:
+            signal.signal(each, end)
 
 
 def run_node(meeting: Meeting, run: RunFolder, program: str) -> Failure | None:
@@ -132,14 +143,15 @@ def read_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace
     return parser.parse_args(arguments)
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Returns 0 when every rank did; else 1, with the failure on stdout."""
-    given = read_arguments()
+    given = read_arguments(arguments)
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # meant for the ranks, which begin like that until they listen
     signal.signal(_PEER_FAILED, signal.SIG_DFL)  # its own; what a script starts with & was started to ignore it
     answer = os.dup(1)
     os.dup2(2, 1)  # whatever else is printed goes to the log
     run = RunFolder(given.run)
+    prepare(given.program, run)
     try:
         failure = run_node(meet(run, given), run, given.program)
     except NotMet as error:
@@ -149,7 +161,7 @@ def main() -> int:
     if failure is None:
         return 0
     with os.fdopen(answer, "w") as file:
-        json.dump(asdict(failure), file)
+        file.write(json.dumps(asdict(failure)) + "\n")
     return 1
 
 

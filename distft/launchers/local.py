@@ -1,10 +1,7 @@
-"""Runs on this machine: one torch elastic process per run, which starts one worker per rank."""
+"""Runs on this machine: one torch elastic process per attempt of a run, which starts one worker per rank."""
 
 import os
-import signal
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -14,10 +11,10 @@ from typing import Literal
 from distft.goodput.timeline import note
 from distft.launchers.contract import Outcome
 from distft.launchers.ended import elastic_log, outcome_of, write_outcome
+from distft.launchers.forks import Forked, ForkServer
 from distft.launchers.together import is_first, place_of, wait_for_first
 from distft.run import RunFolder, State
 from distft.runtime.errors import Failure
-from distft.runtime.parent import start_bound
 
 _SECONDS_TO_END = 5  # for the elastic process to end its workers before it is killed, and they with it
 
@@ -63,6 +60,7 @@ class Local:
         self.jobs_at_once = jobs_at_once
         self.program = program
         self.restarts = restarts
+        self._server = ForkServer()
 
     def submit(self, run_dirs: Sequence[Path]) -> "list[LocalRun]":
         """Starts the first `jobs_at_once` runs; the others start as earlier ones end, while anyone waits."""
@@ -72,7 +70,8 @@ class Local:
         runs: list[LocalRun] = []
         at_once = self.jobs_at_once or len(run_dirs)
         for path in run_dirs:
-            runs.append(LocalRun(RunFolder(Path(path)), self.program, meet, queue=runs, jobs_at_once=at_once))
+            run = RunFolder(Path(path))
+            runs.append(LocalRun(run, self.program, meet, self._server, queue=runs, jobs_at_once=at_once))
         for run in runs:
             run.start_if_free()
         return runs
@@ -83,7 +82,8 @@ class Local:
             return None
         run = RunFolder(Path(run_dir))
         wait_for_first(self._place, run)
-        part = LocalRun(run, self.program, ["--nodes", str(self._nodes), "--join", str(self._place)], is_part=True)
+        meet = ["--nodes", str(self._nodes), "--join", str(self._place)]
+        part = LocalRun(run, self.program, meet, self._server, is_part=True)
         part.start_if_free()
         return part
 
@@ -98,6 +98,7 @@ class LocalRun:
         run: RunFolder,
         program: str,
         meet: Sequence[str],
+        server: ForkServer,
         queue: "list[LocalRun] | None" = None,
         jobs_at_once: int = 1,
         is_part: bool = False,
@@ -107,9 +108,10 @@ class LocalRun:
         self.attempt: int = run.read_status()["attempt"]
         self._program = program
         self._meet = meet
+        self._server = server
         self._queue = queue if queue is not None else [self]
         self._jobs_at_once = jobs_at_once
-        self._process: subprocess.Popen[str] | None = None
+        self._process: Forked | None = None
         self._outcome: Outcome | None = None
 
     def state(self) -> State:
@@ -125,11 +127,10 @@ class LocalRun:
         if self._process is None:
             time.sleep(seconds)
             return None
-        try:
-            said, _ = self._process.communicate(timeout=seconds)
-        except subprocess.TimeoutExpired:
+        ended = self._process.wait(seconds)
+        if ended is None:
             return None
-        self._outcome = outcome_of(self.run, self._process.returncode, said, self._log)
+        self._outcome = outcome_of(self.run, ended.code, ended.said, self._log)
         if not self.is_part:
             write_outcome(self.run, self._outcome)
         return self._outcome
@@ -140,12 +141,7 @@ class LocalRun:
             error = asdict(Failure.of_run("cancelled before it started", self._log))
             self._outcome = self._outcome or Outcome("failed", error)
             return
-        self._process.send_signal(signal.SIGTERM)
-        try:
-            self._process.wait(_SECONDS_TO_END)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        self._process.cancel(_SECONDS_TO_END)
 
     def start_again(self) -> None:
         """Starts the attempt that status.json names, in place of the one that has ended and in its turn."""
@@ -162,15 +158,10 @@ class LocalRun:
         self._start()
 
     def _start(self) -> None:
-        self._log.parent.mkdir(parents=True, exist_ok=True)
         if not self.is_part:
             note(self.run, "begun", self.attempt)
-        command = [sys.executable, "-m", "distft.launchers.elastic", str(self.run.path)]
-        command += ["--attempt", str(self.attempt), "--program", self._program, *self._meet]
-        with self._log.open("a") as log:
-            self._process = start_bound(
-                command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, start_new_session=True
-            )
+        arguments = [str(self.run.path), "--attempt", str(self.attempt), "--program", self._program, *self._meet]
+        self._process = self._server.start(arguments, self._log)
 
     @property
     def _log(self) -> Path:

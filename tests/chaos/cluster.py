@@ -19,7 +19,7 @@ from distft.launchers.slurm.run import read_job
 from distft.run import RunFolder
 from tests.chaos.measure import Cost, differences
 from tests.chaos.table import table, write
-from tests.launchers.fake_run import processes_of
+from tests.launchers.fake_run import name_of, processes_of
 from tests.rows import write_sums
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "slurm"))  # a script of its own, no part of the package
@@ -71,17 +71,16 @@ class Harm:
                 raise NotDone(f"no step {step} of attempt {attempt}: {self.log.read_text()[-3000:]}")
             time.sleep(0.05)
 
-    def ranks(self, module: str = "distft.rank") -> list[int]:
-        words = {pid: Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0") for pid in processes_of(self.run)}
-        return sorted(pid for pid, each in words.items() if module.encode() in each)
+    def processes(self, name: str) -> list[int]:
+        return sorted(pid for pid in processes_of(self.run) if name_of(pid).startswith(name))
 
     def do(self, kind: str, chance: random.Random) -> None:
         """Makes one fault, and what an administrator does about a machine that is gone."""
         job, node = str(read_job(self.run)), chance.choice(self.nodes())
         if kind in ("rank", "hang"):
-            os.kill(chance.choice(self.ranks()), signal.SIGKILL if kind == "rank" else signal.SIGSTOP)
+            os.kill(chance.choice(self.processes("rank")), signal.SIGKILL if kind == "rank" else signal.SIGSTOP)
         elif kind == "agent":
-            os.kill(chance.choice(self.ranks("distft.launchers.elastic")), signal.SIGKILL)
+            os.kill(chance.choice(self.processes("elastic")), signal.SIGKILL)
         elif kind == "requeue":
             self.cluster.ask("scontrol", "requeue", job)
         elif kind == "USR1":

@@ -15,7 +15,7 @@ from tests.chaos.runs import Harmed
 from tests.launchers.fake_run import processes_of
 
 SECONDS_TO_SEE_DEATH, SECONDS_OVER_LIMIT, SECONDS_TO_NEXT_STEP = 2.0, 1.0, 15.0
-_LOGGED = re.compile(r"^[WEI](\d{4} \d\d:\d\d:\d\d\.\d+)", re.MULTILINE)
+_LOGGED = re.compile(r"^([\d-]{10} [\d:.]{8,15}) rank \d+ .* ended with -?[1-9]", re.MULTILINE)
 _LIMIT = re.compile(r"launcher\.hang_seconds(?:_outside)?=([\d.]+)")
 _FIRST_SPIKE = 33  # nothing is unusual before so many steps
 _SAME = ("loss", "grad_norm", "accuracy", "learning_rate", "tokens", "skipped")
@@ -74,10 +74,10 @@ def _of_end(
 
 
 def _noticed(run: RunFolder, at: dict[str, Any]) -> float | None:
-    """Returns when torch's elastic agent wrote of a rank's end."""
-    log, fault = elastic_log(run, at["attempt"]), datetime.fromtimestamp(at["time"])
+    """Returns when the elastic process wrote of a rank's end."""
+    log = elastic_log(run, at["attempt"])
     said = _LOGGED.findall(log.read_text()) if log.is_file() else []
-    times = [datetime.strptime(f"{fault.year}{text}", "%Y%m%d %H:%M:%S.%f").timestamp() for text in said]
+    times = [datetime.fromisoformat(text).timestamp() for text in said]
     return next((time for time in times if time >= at["time"]), None)
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from distft import rank
+from distft.rank import prepare  # noqa: F401  # as the real rank's
 from distft.run import RunFolder, write_json
 from tests.chaos.acts import act
 from tests.chaos.faults import FULL_STEPS, NUMBERS, SLOW_SECONDS, SLOW_STEPS, Fault, folder_of, read

@@ -22,17 +22,42 @@ def freeze(path: Path, processes: int = 2, steps: int = 5, nodes: int = 1, **con
 
 
 def processes_of(run: RunFolder) -> set[int]:
-    """Returns the live processes that have the run's folder on their command line, the caller left out."""
+    """Returns the live processes that name the run's folder on their command line or write to a log in it.
+
+    The caller is left out, and so is its fork server, which waits for whatever comes after the run.
+    """
     found = set()
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             words = (folder / "cmdline").read_bytes().split(b"\0")
-            dead = (folder / "stat").read_text().rpartition(")")[2].split()[0] in "ZX"
+            log = os.readlink(folder / "fd" / "2")
+            state, parent = (folder / "stat").read_text().rpartition(")")[2].split()[:2]
         except OSError:
             continue
-        if os.fsencode(run.path) in words and not dead and int(folder.name) != os.getpid():
-            found.add(int(folder.name))
+        pid, is_its = int(folder.name), os.fsencode(run.path) in words or Path(log).is_relative_to(run.path)
+        is_own = pid == os.getpid() or (int(parent) == os.getpid() and name_of(pid) == "fork server")
+        if is_its and state not in "ZX" and not is_own:
+            found.add(pid)
     return found
+
+
+def name_of(pid: int) -> str:
+    """Returns what a process calls itself, empty when it is gone."""
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except OSError:
+        return ""
+
+
+def rank_process(run: RunFolder, rank: int) -> int:
+    """Returns the process of a rank as soon as it has begun."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        for process in processes_of(run):
+            if name_of(process) == f"rank {rank}":
+                return process
+        time.sleep(0.02)
+    raise AssertionError(f"rank {rank} did not start")
 
 
 def wait_for_rows(run: RunFolder) -> None:

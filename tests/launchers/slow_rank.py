@@ -8,6 +8,7 @@ import sys
 import time
 from typing import Any
 
+from distft.rank import prepare  # noqa: F401  # as the real rank's
 from tests.launchers import faulty_rank
 
 

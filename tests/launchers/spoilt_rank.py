@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from distft import rank
+from distft.rank import prepare  # noqa: F401  # as the real rank's
 
 TOKENS, STEP = int(os.environ.get("SPOILT_TOKENS", "0")), int(os.environ.get("SPOILT_BITS", "0"))
 
@@ -36,6 +37,10 @@ def plant() -> None:
     heartbeat.begin_step, loop.train_step, CrossEntropy.__call__ = noted, other_bits, spoilt
 
 
-if __name__ == "__main__":
+def main() -> None:
     plant()
     rank.main()
+
+
+if __name__ == "__main__":
+    main()

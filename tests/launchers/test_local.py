@@ -8,7 +8,7 @@ import pytest
 from distft.launchers.contract import Outcome
 from distft.launchers.local import Local, LocalRun
 from distft.run import RunFolder
-from tests.launchers.fake_run import assert_none_left, freeze, processes_of, wait_for_rows
+from tests.launchers.fake_run import assert_none_left, freeze, name_of, processes_of, wait_for_rows
 
 pytestmark = pytest.mark.slow
 FAKE = "tests.launchers.fake_worker"
@@ -65,7 +65,7 @@ def test_a_rank_that_just_exits_is_named_with_its_last_line(tmp_path):
 def test_a_worker_that_cannot_be_imported_is_told_with_the_reason(tmp_path):
     run = freeze(tmp_path / "run", processes=1)
     error = end(start(run, program="tests.launchers.no_such_worker")).error
-    assert error is not None and "No module named tests.launchers.no_such_worker" in error["message"]
+    assert error is not None and "No module named 'tests.launchers.no_such_worker'" in error["message"]
 
 
 def test_a_run_whose_plan_is_broken_is_told_with_the_reason(tmp_path):
@@ -79,8 +79,8 @@ def test_no_rank_outlives_the_elastic_process(tmp_path):
     run = freeze(tmp_path / "run", steps=100_000)
     handle = start(run)
     wait_for_rows(run)
-    assert handle._process is not None
-    os.kill(handle._process.pid, signal.SIGKILL)
+    [elastic] = [pid for pid in processes_of(run) if name_of(pid) == "elastic"]
+    os.kill(elastic, signal.SIGKILL)
     error = end(handle).error
     assert error is not None and (error["rank"], error["type"]) == (None, "SIGKILL")
     assert error["log"].endswith("elastic.log")

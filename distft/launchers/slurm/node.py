@@ -9,7 +9,6 @@ does until its handlers are there: Python takes long enough to start for a signa
 import os
 import signal
 import socket
-import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -18,11 +17,11 @@ from types import FrameType
 
 from distft.launchers.contract import Outcome
 from distft.launchers.ended import elastic_log, outcome_of, write_outcome
+from distft.launchers.forks import ForkServer
 from distft.launchers.slurm.ask import SlurmError, node_address
 from distft.run import Plan, RunFolder, write_json
 from distft.runtime import stop
 from distft.runtime.errors import Failure
-from distft.runtime.parent import start_bound
 
 BY_SCHEDULER = "SLURM sent "  # how the reason of a request to stop begins that the job itself has written
 _SIGNALS = (signal.SIGUSR1, signal.SIGTERM)
@@ -59,16 +58,15 @@ def main() -> int:
 def run_ranks(run: RunFolder, attempt: int, node: int, plan: Plan) -> Outcome:
     """Runs this node's ranks to their end."""
     log = elastic_log(run, attempt, node)
-    log.parent.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "distft.launchers.elastic", str(run.path), "--attempt", str(attempt)]
-    command += ["--nodes", str(plan.nodes), "--node", str(node), "--address", own_address()]
-    with log.open("a") as output:
-        before = {number: signal.signal(number, signal.SIG_IGN) for number in _SIGNALS}  # the child begins like that
-        process = start_bound(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=output)
-        for number, handler in before.items():
-            signal.signal(number, handler)
-    said, _ = process.communicate()
-    return outcome_of(run, process.returncode, said, log)
+    arguments = [str(run.path), "--attempt", str(attempt)]
+    arguments += ["--nodes", str(plan.nodes), "--node", str(node), "--address", own_address()]
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in _SIGNALS}  # its children begin like that
+    process = ForkServer().start(arguments, log)
+    for number, handler in before.items():
+        signal.signal(number, handler)
+    ended = process.wait()
+    assert ended is not None
+    return outcome_of(run, ended.code, ended.said, log)
 
 
 def own_address() -> str:

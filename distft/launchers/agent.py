@@ -1,0 +1,195 @@
+"""The ranks of one node: torch's elastic agent, with a say in how a rank is started and how it ends.
+
+Where there is no accelerator they are forked from this process, which has imported what they need: torch, transformers
+and a strategy are seconds of a core for each rank otherwise. A driver of a device does not survive a fork, so there
+each rank is a Python of its own.
+"""
+
+import importlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch.distributed.elastic.agent.server.api import (
+    RunResult,
+    SimpleElasticAgent,
+    Worker,
+    WorkerGroup,
+    WorkerSpec,
+    WorkerState,
+)
+from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
+
+from distft.run import RunFolder
+from distft.runtime.errors import Exit
+from distft.runtime.fork import fork
+from distft.runtime.logs import Patient, redirect
+from distft.runtime.quiet import silence
+
+_SECONDS_TO_END = 3  # from SIGTERM, which a rank only notes, to SIGKILL for the ranks that are left
+
+
+class Rank(Protocol):
+    """A process, with the verbs of multiprocessing.Process."""
+
+    @property
+    def pid(self) -> int | None: ...
+    @property
+    def exitcode(self) -> int | None: ...
+    def join(self, timeout: float | None = None) -> None: ...
+
+
+class Agent(SimpleElasticAgent):
+    """Starts the ranks of a node once, and ends all of them as soon as one has failed."""
+
+    def __init__(self, spec: WorkerSpec, start: Callable[[dict[str, str]], Rank]) -> None:
+        """start: a rank with these variables in its environment."""
+        super().__init__(spec, shutdown_timeout=_SECONDS_TO_END)
+        self._exits: dict[int, Exit] = {}  # by the rank among all
+        self._start = start
+        self._ranks: dict[int, Rank] = {}
+
+    def failed(self) -> dict[int, Exit]:
+        """Returns how the ranks of this node ended that did not end well."""
+        return {rank: end for rank, end in self._exits.items() if end.code}
+
+    def _start_workers(self, worker_group: WorkerGroup) -> dict[int, Any]:
+        for worker in worker_group.workers:
+            self._ranks[worker.global_rank] = self._start(variables(worker, worker_group))
+        return {worker.local_rank: self._ranks[worker.global_rank].pid for worker in worker_group.workers}
+
+    def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
+        self._note_exits()
+        if self.failed():
+            self._shutdown(timeout=_SECONDS_TO_END)
+            failures = {rank: self._failure(rank, end.code) for rank, end in self.failed().items()}
+            return RunResult(state=WorkerState.FAILED, failures=failures)
+        if len(self._exits) == len(self._ranks):
+            return RunResult(state=WorkerState.SUCCEEDED, return_values=dict.fromkeys(self._ranks))
+        return RunResult(state=WorkerState.HEALTHY)
+
+    def _stop_workers(self, worker_group: WorkerGroup) -> None:
+        self._shutdown(timeout=_SECONDS_TO_END)
+
+    def _shutdown(self, death_sig: signal.Signals = signal.SIGTERM, timeout: int = 30) -> None:
+        deadline = time.monotonic() + timeout
+        for number, seconds in ((death_sig, timeout), (signal.SIGKILL, timeout)):
+            left = [rank for rank in self._ranks.values() if rank.exitcode is None]
+            for rank in left:
+                _send(rank, number)
+            for rank in left:
+                rank.join(max(0, deadline - time.monotonic()) if number != signal.SIGKILL else seconds)
+        self._note_exits()
+
+    def _note_exits(self) -> None:
+        for number, rank in self._ranks.items():
+            code = rank.exitcode
+            if code is not None and number not in self._exits:
+                self._exits[number] = Exit(code, time.time())
+                told = f"{datetime.now()} rank {number} (process {rank.pid}) ended with {code}"
+                print(told, file=Patient(sys.stderr))  # a disk may be full
+
+    def _failure(self, rank: int, code: int) -> ProcessFailure:
+        return ProcessFailure(local_rank=rank, pid=self._ranks[rank].pid or 0, exitcode=code, error_file="")
+
+
+def variables(worker: Worker, group: WorkerGroup) -> dict[str, str]:
+    """Returns what torchrun puts into a worker's environment.
+
+    https://docs.pytorch.org/docs/stable/elastic/run.html#environment-variables
+    """
+    spec = group.spec
+    return {
+        "LOCAL_RANK": str(worker.local_rank),
+        "RANK": str(worker.global_rank),
+        "GROUP_RANK": str(group.group_rank),
+        "ROLE_RANK": str(worker.role_rank),
+        "ROLE_NAME": spec.role,
+        "LOCAL_WORLD_SIZE": str(spec.local_world_size),
+        "WORLD_SIZE": str(worker.world_size),
+        "GROUP_WORLD_SIZE": str(group.group_world_size),
+        "ROLE_WORLD_SIZE": str(worker.role_world_size),
+        "MASTER_ADDR": str(group.master_addr),
+        "MASTER_PORT": str(group.master_port),
+        "TORCHELASTIC_RESTART_COUNT": "0",
+        "TORCHELASTIC_MAX_RESTARTS": "0",
+        "TORCHELASTIC_RUN_ID": spec.rdzv_handler.get_run_id(),
+        "TORCHELASTIC_USE_AGENT_STORE": str(spec.rdzv_handler.use_agent_store),
+        "TORCH_NCCL_ASYNC_ERROR_HANDLING": os.environ.get("TORCH_NCCL_ASYNC_ERROR_HANDLING", "1"),
+    }
+
+
+def can_fork() -> bool:
+    """Tells whether ranks of this machine may be forked from a process that has loaded torch."""
+    return sys.platform == "linux" and not torch.accelerator.is_available()
+
+
+def prepare(program: str, run: RunFolder) -> None:
+    """Imports what the ranks of a run will import, where they are forked from this process.
+
+    program: a module with `main()`, and `prepare(config)` if it has much to import. What fails here is left for the
+    ranks to meet, who have a log for it.
+    """
+    if not can_fork():
+        return
+    silence()
+    os.environ["HF_HUB_OFFLINE"] = "1"  # read by its library as it is imported; ranks set it all the same
+    with suppress(Exception):
+        module = importlib.import_module(program)
+        if hasattr(module, "prepare"):
+            module.prepare(run.read_config())
+
+
+def start_rank(program: str, arguments: Sequence[str], environment: dict[str, str], log: Path) -> Rank:
+    """Starts a rank whose output goes to `log` from the first byte on, so that a failing import is seen there too."""
+    log.write_text("")
+    if can_fork():
+        return fork(f"rank {environment['RANK']}", become, program, arguments, environment, log)
+    with log.open("a") as file:
+        command = [sys.executable, "-m", program, *arguments]
+        return OwnPython(
+            subprocess.Popen(
+                command, env=os.environ | environment, stdout=file, stderr=file, start_new_session=True, text=True
+            )
+        )
+
+
+def become(program: str, arguments: Sequence[str], environment: dict[str, str], log: Path) -> None:
+    """Goes on as `python -m program` would with its imports done."""
+    redirect(log)
+    os.environ.update(environment)
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"].partition(",")[0]))  # was read when torch was loaded
+    sys.argv = [program, *arguments]
+    importlib.import_module(program).main()
+
+
+class OwnPython:
+    """A rank with an interpreter of its own."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self._process = process
+        self.pid = process.pid
+
+    @property
+    def exitcode(self) -> int | None:
+        return self._process.poll()
+
+    def join(self, timeout: float | None = None) -> None:
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(timeout)
+
+
+def _send(rank: Rank, number: signal.Signals) -> None:
+    assert rank.pid is not None
+    for send in (os.killpg, os.kill):  # the second: it has not become the leader of its group yet
+        with suppress(ProcessLookupError):
+            send(rank.pid, number)
+            return

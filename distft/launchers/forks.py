@@ -1,0 +1,107 @@
+"""Asks the fork server for elastic processes, and waits for them."""
+
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from distft.runtime.parent import start_bound
+
+
+class Ended(NamedTuple):
+    """How a process ended: its exit code, negative for a signal, and what it printed."""
+
+    code: int
+    said: str
+
+
+class ForkServer:
+    """The server of this process, begun at the first request; it and all that it starts die with this process."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[str] | None = None
+        self._socket: socket.socket | None = None
+
+    def start(self, arguments: Sequence[str], log: Path) -> "Forked":
+        """Returns an elastic process with these arguments, which writes what it has to say to `log`."""
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("a") as file:
+            if self._process is None or self._process.poll() is not None:
+                self._begin(file.fileno())
+            assert self._socket is not None
+            reads, writes = os.pipe()
+            try:
+                socket.send_fds(self._socket, [json.dumps(list(arguments)).encode()], [writes, file.fileno()])
+            finally:
+                os.close(writes)
+        return Forked(reads, self)
+
+    def code(self) -> int:
+        """Waits for its end, which is the end of all it has started."""
+        assert self._process is not None
+        return self._process.wait()
+
+    def _begin(self, log: int) -> None:
+        if self._socket is not None:
+            self._socket.close()
+        self._socket, its = socket.socketpair()
+        with its:
+            command = [sys.executable, "-m", "distft.launchers.fork_server"]
+            self._process = start_bound(command, stdin=its, stdout=log, stderr=log, start_new_session=True)
+
+
+class Forked:
+    """An elastic process that the fork server has been asked for."""
+
+    def __init__(self, answers: int, server: ForkServer) -> None:
+        self._answers, self._server = answers, server
+        self._read = b""  # whole lines: its pid, what it printed, its exit code
+        self._ended: Ended | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """The process, None until it has begun."""
+        return next((line["pid"] for line in self._lines() if "pid" in line), None)
+
+    def wait(self, seconds: float | None = None) -> Ended | None:
+        """Returns how it ended, None when it has not within `seconds`."""
+        deadline = None if seconds is None else time.monotonic() + seconds
+        while self._ended is None:
+            left = None if deadline is None else max(0, deadline - time.monotonic())
+            if not select.select([self._answers], [], [], left)[0]:
+                return None
+            some = os.read(self._answers, 65536)
+            self._read += some
+            codes = [line["code"] for line in self._lines() if "code" in line]
+            if codes or not some:  # nothing: the server has ended, and this process with it
+                self._end(codes[0] if codes else self._server.code())
+        return self._ended
+
+    def cancel(self, seconds: float) -> None:
+        """Ends it with SIGTERM, after `seconds` with SIGKILL; one that has not begun never will."""
+        if self.wait(0) is not None:
+            return
+        if self.pid is None:
+            self._end(-signal.SIGTERM)
+            return
+        for number, patience in ((signal.SIGTERM, seconds), (signal.SIGKILL, None)):
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, number)
+            if self.wait(patience) is not None:
+                return
+
+    def _end(self, code: int) -> None:
+        said = [json.dumps(line) for line in self._lines() if "pid" not in line and "code" not in line]
+        self._ended = Ended(code, "\n".join(said))
+        os.close(self._answers)
+
+    def _lines(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self._read.splitlines(keepends=True) if line.endswith(b"\n")]
