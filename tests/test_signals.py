@@ -17,7 +17,7 @@ import pytest
 from distft.config import compose
 from distft.run import RunFolder
 from distft.stages import freeze, prepare_and_plan
-from tests.launchers.fake_run import assert_none_left, rank_process, wait_for_rows
+from tests.launchers.fake_run import assert_none_left, processes_of, rank_process, wait_for_rows
 from tests.ranks import run_ranks
 from tests.rows import write_sums
 from tests.test_launch import end, start
@@ -79,8 +79,9 @@ def steps_of(run: RunFolder) -> list[int]:
         ("launcher", [signal.SIGUSR1, signal.SIGTERM, signal.SIGTERM]),  # as schedulers do
         ("rank 1", [signal.SIGUSR1]),
         ("rank 1 while it starts", [signal.SIGTERM, signal.SIGUSR1]),
+        ("all", [signal.SIGTERM]),  # as a scheduler does that knows nothing of the launcher
     ],
-    ids=["launcher", "rank", "starting rank"],
+    ids=["launcher", "rank", "starting rank", "all processes"],
 )
 def test_the_run_saves_and_ends_with_75_and_the_same_command_goes_on(
     whom: str, numbers: list[signal.Signals], folder: Path
@@ -90,10 +91,12 @@ def test_the_run_saves_and_ends_with_75_and_the_same_command_goes_on(
     process = start(folder, name, *settings, processes=2)
     if "starts" not in whom:
         wait_for_rows(run)
-    target = process.pid if whom == "launcher" else rank_process(run, 1)
+    targets = {process.pid} if whom in ("launcher", "all") else {rank_process(run, 1)}
+    targets |= processes_of(run) if whom == "all" else set()
     time.sleep(0.5 if "starts" in whom else 0)  # the interpreter itself; torch takes seconds more
     for number in numbers:
-        os.kill(target, number)
+        for target in targets:
+            os.kill(target, number)
         time.sleep(0.05)
     code, _, told = end(process)
     assert code == 75 and "saved and stopped" in told, told

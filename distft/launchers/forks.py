@@ -1,4 +1,8 @@
-"""Asks the fork server for elastic processes, and waits for them."""
+"""Asks the fork server for elastic processes, and waits for them.
+
+Trap: schedulers signal every process of a job. What TERM and USR1 mean is for the launching process and the ranks; an
+elastic process that heeded them would end the ranks before they have saved.
+"""
 
 import json
 import os
@@ -13,6 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from distft.runtime import stop
 from distft.runtime.parent import start_bound
 
 
@@ -55,7 +60,9 @@ class ForkServer:
         self._socket, its = socket.socketpair()
         with its:
             command = [sys.executable, "-m", "distft.launchers.fork_server"]
-            self._process = start_bound(command, stdin=its, stdout=log, stderr=log, start_new_session=True)
+            self._process = start_bound(
+                command, stop.SIGNALS, stdin=its, stdout=log, stderr=log, start_new_session=True
+            )
 
 
 class Forked:
@@ -86,13 +93,13 @@ class Forked:
         return self._ended
 
     def cancel(self, seconds: float) -> None:
-        """Ends it with SIGTERM, after `seconds` with SIGKILL; one that has not begun never will."""
+        """Ends it with SIGINT, after `seconds` with SIGKILL; one that has not begun never will."""
         if self.wait(0) is not None:
             return
         if self.pid is None:
-            self._end(-signal.SIGTERM)
+            self._end(-signal.SIGINT)
             return
-        for number, patience in ((signal.SIGTERM, seconds), (signal.SIGKILL, None)):
+        for number, patience in ((signal.SIGINT, seconds), (signal.SIGKILL, None)):
             with suppress(ProcessLookupError):
                 os.kill(self.pid, number)
             if self.wait(patience) is not None:

@@ -23,7 +23,18 @@ def die_with_parent(parent: int) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def start_bound(command: Sequence[str], **options: Any) -> subprocess.Popen[str]:
-    """Starts `command`; it cannot outlive the calling process, whatever either of them runs."""
+def start_bound(
+    command: Sequence[str], ignoring: Sequence[signal.Signals] = (), **options: Any
+) -> subprocess.Popen[str]:
+    """Starts `command`; it cannot outlive the calling process, whatever either of them runs.
+
+    ignoring: signals that it and all that it starts do not heed, from its first moment on.
+    """
     parent = os.getpid()
-    return subprocess.Popen(list(command), preexec_fn=lambda: die_with_parent(parent), text=True, **options)
+
+    def begin() -> None:
+        die_with_parent(parent)
+        for number in ignoring:
+            signal.signal(number, signal.SIG_IGN)
+
+    return subprocess.Popen(list(command), preexec_fn=begin, text=True, **options)

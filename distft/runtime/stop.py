@@ -11,7 +11,7 @@ from pathlib import Path
 
 from distft.run import RunFolder, write_json
 
-_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1)  # of schedulers
 _caught: list[str] = []  # of this process, as its signal handlers are
 
 
@@ -46,7 +46,7 @@ def listen() -> Callable[[], str | None]:
 
     What an earlier call has caught counts too: a process listens from its first line on, long before it trains.
     """
-    for number in _SIGNALS:
+    for number in SIGNALS:
         signal.signal(number, lambda number, _: _caught.append(signal.Signals(number).name))
     return lambda: _caught[0] if _caught else None
 

@@ -25,8 +25,12 @@ def act(kind: str, run: RunFolder, seed: int) -> None:
     elif kind == "agent":
         os.kill(os.getppid(), signal.SIGKILL)
         time.sleep(60)
+    elif kind == "fork server":
+        os.kill(parent_of(os.getppid()), signal.SIGKILL)
+        time.sleep(60)
     elif kind in ("launcher", "SIGTERM launcher"):
-        os.kill(parent_of(os.getppid()), signal.SIGKILL if kind == "launcher" else signal.SIGTERM)
+        launcher = parent_of(parent_of(os.getppid()))
+        os.kill(launcher, signal.SIGKILL if kind == "launcher" else signal.SIGTERM)
     elif kind == "lock":
         sum(iter(int, 1))  # an endless loop in C, which never gives the interpreter's lock away
     elif kind == "regex":

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-DEAD = ("SIGKILL", "SIGSEGV", "abort", "exception", "agent", "port", "corrupt")  # a process ends
+DEAD = ("SIGKILL", "SIGSEGV", "abort", "exception", "agent", "fork server", "port", "corrupt")  # a process ends
 HUNG = ("SIGSTOP", "lock", "regex", "library", "sleep")  # one does not go on
 ASKED = ("SIGTERM", "SIGTERM launcher")  # the run saves and stops
 LAUNCHER = ("launcher",)  # the launching process is killed

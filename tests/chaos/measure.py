@@ -17,6 +17,7 @@ from tests.launchers.fake_run import processes_of
 SECONDS_TO_SEE_DEATH, SECONDS_OVER_LIMIT, SECONDS_TO_NEXT_STEP = 2.0, 1.0, 15.0
 _LOGGED = re.compile(r"^([\d-]{10} [\d:.]{8,15}) rank \d+ .* ended with -?[1-9]", re.MULTILINE)
 _LIMIT = re.compile(r"launcher\.hang_seconds(?:_outside)?=([\d.]+)")
+_SILENT = re.compile(r"no progress for ([\d.]+) s")
 _FIRST_SPIKE = 33  # nothing is unusual before so many steps
 _SAME = ("loss", "grad_norm", "accuracy", "learning_rate", "tokens", "skipped")
 
@@ -65,7 +66,9 @@ def _of_end(
         cost["lost_steps"] = max([*done, at["done"]]) - later[0]["step"] + 1 if fault.moment not in START else 0
     if fault.kind in RESTARTS and restart is not None:
         error = restart["error"]
-        seen = error["time"] if fault.kind in HUNG else _noticed(harmed.run, at) or restart["time"]
+        seen = _noticed(harmed.run, at) or restart["time"]
+        if fault.kind in HUNG and (silent := _SILENT.search(error["message"])):
+            seen = error["time"] + float(silent[1])  # its time is when the silence began
         limit = _LIMIT.search(error["message"])  # the one in force: while a rank saves, the others may be silent longer
         cost["limit_seconds"] = float(limit[1]) if limit else 0.0
         cost |= {"seen_seconds": seen - at["time"], "ended_seconds": restart["time"] - seen}
@@ -121,6 +124,7 @@ def differences(straight: RunFolder, harmed: RunFolder) -> list[str]:
 def broken(harmed: Harmed, found: list[Cost]) -> Iterator[str]:
     """Yields which bars the run has not held."""
     harmful = [cost for cost in found if cost.kind in RESTARTS and cost.fired]
+    background = harmed.run.read_config()["checkpoint"]["background"]
     for cost in found:
         who = f"{harmed.run.path.name}: {cost.kind} of rank {cost.rank} in {cost.moment} of step {cost.step}"
         if not cost.fired:
@@ -130,7 +134,7 @@ def broken(harmed: Harmed, found: list[Cost]) -> Iterator[str]:
             yield f"{who} brought no restart"
         elif cost.seen_seconds is not None and cost.seen_seconds > allowed:
             yield f"{who} was seen after {cost.seen_seconds:.2f} s, {allowed:g} allowed"
-        if cost.lost_steps is not None and cost.lost_steps > most_lost(cost):
+        if cost.lost_steps is not None and cost.lost_steps > most_lost(cost, background):
             yield f"{who} cost {cost.lost_steps} steps"
         if cost.kind in ASKED and cost.lost_steps:
             yield f"{who} cost {cost.lost_steps} steps, though it asked the run to save"
@@ -143,6 +147,9 @@ def broken(harmed: Harmed, found: list[Cost]) -> Iterator[str]:
     yield from (f"{harmed.run.path.name}: {left} is left" for left in faults_left(harmed))
 
 
-def most_lost(cost: Cost) -> int:
-    """Returns the steps that a fault may cost: those since the newest checkpoint that is whole."""
-    return 2 * EVERY if cost.kind == "corrupt" else EVERY
+def most_lost(cost: Cost, background: bool) -> int:
+    """Returns the steps that a fault may cost: those since the newest checkpoint that is whole.
+
+    A save in the background is not whole yet while the next steps are made, up to the next save, which waits for it.
+    """
+    return 2 * EVERY if cost.kind == "corrupt" or (background and cost.moment == "save") else EVERY

@@ -2,8 +2,7 @@
 
 It checks what SLURM has given against the plan, then starts the elastic process, which starts the ranks.
 Trap: SLURM signals every process of a step. The ranks save at the next step border; this process only notes it, in
-the run folder, as a rank may not listen yet. The elastic process ignores what it was started to ignore, as this one
-does until its handlers are there: Python takes long enough to start for a signal to come.
+the run folder, as a rank may not listen yet; the elastic process ignores it.
 """
 
 import os
@@ -24,7 +23,6 @@ from distft.runtime import stop
 from distft.runtime.errors import Failure
 
 BY_SCHEDULER = "SLURM sent "  # how the reason of a request to stop begins that the job itself has written
-_SIGNALS = (signal.SIGUSR1, signal.SIGTERM)
 
 
 def main() -> int:
@@ -38,7 +36,7 @@ def main() -> int:
         if node == 0 and len(noted) == 1 and stop.requested(run, attempt) is None:
             stop.request(run, attempt, BY_SCHEDULER + signal.Signals(number).name)
 
-    for number in _SIGNALS:
+    for number in stop.SIGNALS:
         signal.signal(number, note)
     plan = run.read_plan()
     wrong = mismatch(plan, os.environ)
@@ -60,11 +58,7 @@ def run_ranks(run: RunFolder, attempt: int, node: int, plan: Plan) -> Outcome:
     log = elastic_log(run, attempt, node)
     arguments = [str(run.path), "--attempt", str(attempt)]
     arguments += ["--nodes", str(plan.nodes), "--node", str(node), "--address", own_address()]
-    before = {number: signal.signal(number, signal.SIG_IGN) for number in _SIGNALS}  # its children begin like that
-    process = ForkServer().start(arguments, log)
-    for number, handler in before.items():
-        signal.signal(number, handler)
-    ended = process.wait()
+    ended = ForkServer().start(arguments, log).wait()
     assert ended is not None
     return outcome_of(run, ended.code, ended.said, log)
 

@@ -1,0 +1,99 @@
+"""Elastic processes come from a server that has its imports behind it, and end with it."""
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from distft.launchers.agent import OwnPython
+from distft.launchers.ended import elastic_log
+from distft.launchers.forks import Forked, ForkServer
+from distft.run import RunFolder
+from tests.launchers.fake_run import assert_none_left, freeze, name_of, processes_of, wait_for_rows
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def server() -> ForkServer:
+    return ForkServer()
+
+
+def start(server: ForkServer, run: RunFolder) -> Forked:
+    arguments = [str(run.path), "--attempt", "1", "--program", "tests.launchers.fake_worker"]
+    return server.start(arguments, elastic_log(run, 1))
+
+
+def test_one_server_starts_many_and_each_ends_with_its_own_code(tmp_path: Path, server: ForkServer):
+    good, bad = freeze(tmp_path / "good"), freeze(tmp_path / "bad", bad_rank=1, bad="raise")
+    first, second = start(server, good), start(server, bad)
+    again, worse = first.wait(120), second.wait(120)
+    assert again is not None and (again.code, again.said) == (0, "")
+    assert worse is not None and worse.code == 1 and "row 7 has no label" in worse.said
+    assert server._process is not None
+    began = server._process.pid
+    ended = start(server, freeze(tmp_path / "another")).wait(120)
+    assert ended is not None and ended.code == 0 and server._process.pid == began
+
+
+def test_ranks_are_copies_of_the_server_and_not_pythons_of_their_own(tmp_path: Path, server: ForkServer):
+    run = freeze(tmp_path / "run", steps=100_000)
+    forked = start(server, run)
+    wait_for_rows(run)
+    ranks = {name_of(pid): Path(f"/proc/{pid}/cmdline").read_text() for pid in processes_of(run)}
+    forked.cancel(5)
+    assert set(ranks) == {"elastic", "rank 0", "rank 1"}
+    assert all("distft.launchers.fork_server" in words for words in ranks.values())
+    assert_none_left(run)
+
+
+def test_one_that_is_cancelled_before_it_has_begun_never_does(tmp_path: Path):
+    run = freeze(tmp_path / "run")
+    server = ForkServer()
+    forked = start(server, run)
+    forked.cancel(5)
+    ended = forked.wait(0)
+    assert ended is not None and ended.code == -signal.SIGINT
+    other = start(server, freeze(tmp_path / "other")).wait(120)
+    assert other is not None and other.code == 0, "the server has come to the next request"
+    assert not run.metrics.exists()
+    assert_none_left(run)
+
+
+def test_a_killed_server_takes_its_runs_along_and_the_next_start_has_another(tmp_path: Path):
+    server, run = ForkServer(), freeze(tmp_path / "run", steps=100_000)
+    forked = start(server, run)
+    wait_for_rows(run)
+    os.kill(server._process.pid, signal.SIGKILL)  # pyright: ignore[reportOptionalMemberAccess]
+    ended = forked.wait(60)
+    assert ended is not None and (ended.code, ended.said) == (-signal.SIGKILL, "")
+    assert_none_left(run)
+    another = start(server, freeze(tmp_path / "another")).wait(120)
+    assert another is not None and another.code == 0
+
+
+def test_waiting_has_an_end(tmp_path: Path, server: ForkServer):
+    run = freeze(tmp_path / "run", steps=100_000)
+    forked, began = start(server, run), time.monotonic()
+    assert forked.wait(0.2) is None and time.monotonic() - began < 30
+    forked.cancel(5)
+    assert_none_left(run)
+
+
+def test_where_ranks_cannot_be_forked_each_is_a_python_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """As on a machine with accelerators."""
+    from distft.launchers import agent
+
+    monkeypatch.setattr(agent, "can_fork", lambda: False)
+    log = tmp_path / "rank-0.log"
+    rank = agent.start_rank("platform", ["--help"], {"RANK": "0", "OMP_NUM_THREADS": "1"}, log)
+    rank.join(60)
+    assert isinstance(rank, OwnPython) and rank.exitcode == 0 and log.read_text()
+    rank = agent.start_rank("tests.no_such_module", [], {"RANK": "0"}, log)
+    assert rank.exitcode is None
+    rank.join(60)
+    assert rank.exitcode == 1 and "No module named tests.no_such_module" in log.read_text()
+    assert sys.executable in log.read_text()
