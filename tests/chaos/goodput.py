@@ -1,29 +1,27 @@
 """A longer run with a fault every so many seconds, and which share of its time went into steps that count."""
 
 import json
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from distft.run import RunFolder
+from distft.run import RunFolder, read_json
 from tests.chaos.faults import by_the_clock
 from tests.chaos.measure import costs
-from tests.chaos.runs import Harmed, bring_to_end, settings
+from tests.chaos.runs import bring_to_end, settings
 from tests.chaos.table import table
 
 _SAVE_EVERY = 100
 
 
 def keep_harming(out: Path, every: float, seconds: float, seed: int, ranks: int, kinds: Sequence[str]) -> int:
-    """Makes a run of about so many seconds of steps, and prints its goodput by a simple count; returns 0."""
+    """Makes a run of about so many seconds of steps, and prints its goodput; returns 0."""
     run = RunFolder(out / "runs" / f"every-{every:g}")
     steps = max(100, int(seconds / seconds_a_step(out, ranks)))
     faults = by_the_clock(kinds, every, 3 * seconds, seed, ranks)
-    began = time.time()
     harmed = bring_to_end(run, faults, settings(out, run, [], ranks, *long(steps)))
     found = [cost for cost in costs(harmed) if cost.fired]
     print(table(found))
-    print(json.dumps(goodput(harmed) | {"every_seconds": every, "faults": len(found), "launched": began}))
+    print(json.dumps(goodput(run) | {"every_seconds": every, "faults": len(found)}))
     return 0
 
 
@@ -39,15 +37,9 @@ def seconds_a_step(out: Path, ranks: int) -> float:
     return (times[-1] - times[99]) / (len(times) - 100)
 
 
-def goodput(harmed: Harmed) -> dict[str, float]:
-    """Returns the seconds of the steps that count, each once, over those from the first command to the last step, and
-    over those from the first step on."""
-    productive = sum(row["seconds"] for row in harmed.run.read_metrics("train"))
-    times = [each["time"] for each in harmed.steps()]
-    whole, after_start = times[-1] - harmed.typed[0], times[-1] - times[0]
-    return {
-        "productive_seconds": productive,
-        "wall_seconds": whole,
-        "goodput": productive / whole,
-        "goodput_after_start": productive / after_start,
-    }
+def goodput(run: RunFolder) -> dict[str, float]:
+    """Returns the run's own goodput, of all its time and without its starts, and where each second went."""
+    told = read_json(run.path / "goodput.json")
+    seconds, wall = told["seconds"], told["wall_seconds"]
+    without = seconds["productive"] / (wall - seconds["start"])
+    return {"goodput": told["goodput"], "goodput_without_starts": without, "wall_seconds": wall, **seconds}
