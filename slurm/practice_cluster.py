@@ -73,7 +73,7 @@ class Cluster:
             self._start_munge()
             self._spawn("slurmctld", ["slurmctld", "-D", "-c"])
             for node in self.nodes:
-                self.power_on(node)
+                self._start_node(node)
             self._wait_until(self._all_idle, "slurmctld", SECONDS_TO_COME_UP)
         except BaseException:
             self.stop()
@@ -92,8 +92,11 @@ class Cluster:
             _end(pids, signal.SIGKILL if self.isolated and name in ("slurmd", "unshare") else signal.SIGTERM)
 
     def power_on(self, node: str) -> None:
-        """Starts a node, at first or after a power_off."""
-        command = ["slurmd", "-D", "-N", node]
+        """Starts a node again after a power_off."""
+        self._start_node(node, "-b")  # told as a reboot: all nodes have this machine's uptime
+
+    def _start_node(self, node: str, *options: str) -> None:
+        command = ["slurmd", "-D", "-N", node, *options]
         if self.isolated:
             inside = f"hostname {node}; mount --bind {self.dir}/hosts/{node} /etc/hosts; exec {' '.join(command)}"
             unshare = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", "--mount", "--uts"]

@@ -6,7 +6,6 @@ elastic process that heeded them would end the ranks before they have saved.
 
 import json
 import os
-import select
 import signal
 import socket
 import subprocess
@@ -14,6 +13,7 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -47,12 +47,8 @@ class ForkServer:
                 socket.send_fds(self._socket, [json.dumps(list(arguments)).encode()], [writes, file.fileno()])
             finally:
                 os.close(writes)
-        return Forked(reads, self)
-
-    def code(self) -> int:
-        """Waits for its end, which is the end of all it has started."""
         assert self._process is not None
-        return self._process.wait()
+        return Forked(reads, self._process, self)
 
     def _begin(self, log: int) -> None:
         if self._socket is not None:
@@ -68,8 +64,9 @@ class ForkServer:
 class Forked:
     """An elastic process that the fork server has been asked for."""
 
-    def __init__(self, answers: int, server: ForkServer) -> None:
-        self._answers, self._server = answers, server
+    def __init__(self, answers: int, server: subprocess.Popen[str], keeps: ForkServer) -> None:
+        """answers: where it and the server write. server: its own; `keeps` may have another by the time it ends."""
+        self._answers, self._server, self._keeps = answers, server, keeps
         self._read = b""  # whole lines: its pid, what it printed, its exit code
         self._ended: Ended | None = None
 
@@ -83,13 +80,13 @@ class Forked:
         deadline = None if seconds is None else time.monotonic() + seconds
         while self._ended is None:
             left = None if deadline is None else max(0, deadline - time.monotonic())
-            if not select.select([self._answers], [], [], left)[0]:
+            if not wait([self._answers], left):
                 return None
             some = os.read(self._answers, 65536)
             self._read += some
             codes = [line["code"] for line in self._lines() if "code" in line]
             if codes or not some:  # nothing: the server has ended, and this process with it
-                self._end(codes[0] if codes else self._server.code())
+                self._end(codes[0] if codes else self._server.wait())
         return self._ended
 
     def cancel(self, seconds: float) -> None:

@@ -113,6 +113,7 @@ def main(arguments: list[str]) -> int:
     """Returns 0 when every run came to its end by itself and every bar holds."""
     given = dict(argument.split("=", 1) for argument in arguments)
     out = Path(given.pop("out", "") or tempfile.mkdtemp(prefix="chaos-")).absolute()
+    out.mkdir(parents=True, exist_ok=True)
     seed, ranks, count = (int(given.pop(key, default)) for key, default in (("seed", 0), ("ranks", 2), ("faults", 50)))
     every = given.pop("every", "")
     usual = BY_THE_CLOCK if every else [each for each in KINDS if each != "disk" or may_mount()]

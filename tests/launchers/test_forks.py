@@ -64,15 +64,18 @@ def test_one_that_is_cancelled_before_it_has_begun_never_does(tmp_path: Path):
 
 
 def test_a_killed_server_takes_its_runs_along_and_the_next_start_has_another(tmp_path: Path):
-    server, run = ForkServer(), freeze(tmp_path / "run", steps=100_000)
-    forked = start(server, run)
-    wait_for_rows(run)
+    server, runs = ForkServer(), [freeze(tmp_path / name, steps=100_000) for name in ("one", "two")]
+    first, second = [start(server, run) for run in runs]
+    for run in runs:
+        wait_for_rows(run)
     os.kill(server._process.pid, signal.SIGKILL)  # pyright: ignore[reportOptionalMemberAccess]
-    ended = forked.wait(60)
-    assert ended is not None and (ended.code, ended.said) == (-signal.SIGKILL, "")
-    assert_none_left(run)
-    another = start(server, freeze(tmp_path / "another")).wait(120)
-    assert another is not None and another.code == 0
+    assert first.wait(60) == (-signal.SIGKILL, "")
+    another = start(server, freeze(tmp_path / "another"))
+    assert second.wait(60) == (-signal.SIGKILL, ""), "it had the first server"
+    for run in runs:
+        assert_none_left(run)
+    ended = another.wait(120)
+    assert ended is not None and ended.code == 0
 
 
 def test_waiting_has_an_end(tmp_path: Path, server: ForkServer):
