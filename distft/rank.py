@@ -7,7 +7,8 @@ process dies with the one that started it.
 import argparse
 import importlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from distft.runtime.quiet import silence
 from distft.runtime.stop import listen
 
 TRAIN = "distft.worker.train"
+_NO_MEMORY = "can't allocate memory"  # torch's words on a CPU, in a RuntimeError
 
 
 def main() -> None:
@@ -55,8 +57,26 @@ def main() -> None:
         heartbeat.enter("start")  # what it imports has come from a disk that all read at once
         with process_group() as world:
             heartbeat.enter("start")
-            work(run, given.attempt, world)
+            with room_told(run):
+                work(run, given.attempt, world)
     leave()
+
+
+@contextmanager
+def room_told(run: RunFolder) -> Iterator[None]:
+    """Has an error for want of memory say what needs it, and what to change."""
+    import torch
+
+    try:
+        yield
+    except RuntimeError as error:
+        if not isinstance(error, torch.OutOfMemoryError) and _NO_MEMORY not in str(error):
+            raise
+        from distft.config.freeze import chosen_words
+        from distft.plan.room import out_of_memory
+
+        strategy = chosen_words(run.config.read_text()).get("strategy", "")
+        raise out_of_memory(str(error), run.read_plan(), run.read_config(), strategy) from error
 
 
 def prepare(config: dict[str, Any]) -> None:

@@ -1,8 +1,16 @@
 """What a rank does is a function of distft or of what the user trusts, and no other code."""
 
-import pytest
+from pathlib import Path
 
-from distft.rank import TRAIN, find_work
+import pytest
+import torch
+
+from distft.config.compose import compose
+from distft.config.freeze import frozen_text
+from distft.plan.make import make_plan
+from distft.plan.room import OutOfMemory
+from distft.rank import TRAIN, find_work, room_told
+from distft.run import RunFolder
 
 
 def test_work_is_distfts_own_or_of_a_trusted_prefix():
@@ -11,3 +19,19 @@ def test_work_is_distfts_own_or_of_a_trusted_prefix():
     for name, trust in (("os.abort", []), ("json.dumps", ["js"]), ("distfty.x", [])):
         with pytest.raises(ValueError, match=f"work={name}: code is run from distft.* only. Nearest: work={TRAIN}"):
             find_work(name, trust)
+
+
+def test_an_allocation_that_fails_is_told_with_the_plan_and_what_to_change(tmp_path: Path):
+    """torch's own error, on a CPU; an accelerator's has a class of its own."""
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "a", "completion": "b"}\n' * 40)
+    config = compose(["model.tiny=true", f"data.train={tmp_path}/rows.jsonl", "strategy=zero2"])
+    run = RunFolder(tmp_path)
+    run.config.write_text(frozen_text(config))
+    run.write_plan(make_plan(config))
+    told = r"bytes more were wanted\. Planned for a process under zero2: .* Nearest: "
+    with pytest.raises(OutOfMemory, match=told), room_told(run):
+        torch.empty(2**58)
+    with pytest.raises(OutOfMemory, match=r"2.00 GiB more were wanted"), room_told(run):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has ...")
+    with pytest.raises(RuntimeError, match=r"^another$"), room_told(run):
+        raise RuntimeError("another")

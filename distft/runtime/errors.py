@@ -21,7 +21,7 @@ from distft.runtime.environment import redact
 from distft.runtime.logs import last_lines
 
 HANG = "Hang"  # the type of a failure without an exception: a step made no progress
-FINAL = {"NonFinite"}  # types which another start would only repeat
+FINAL = {"NonFinite", "OutOfMemory"}  # types which another start would only repeat
 _COLLECTIVE_ERRORS = {"RuntimeError", "DistError", "DistBackendError", "DistNetworkError", "DistStoreError"}
 _PEER_LOST = re.compile(
     r"connection (was )?(closed|reset|refused)|broken pipe|(read|write|socket) (error|timeout)|recvValue failed"

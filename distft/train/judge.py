@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from distft.run import Plan, RunFolder
 from distft.train.batch_file import batch_file, write_batch
+from distft.train.data_wait import DataWait
 from distft.train.feed import Feed
 from distft.train.numerics import NonFinitePolicy, Warnings
 from distft.train.stragglers import Stragglers
@@ -27,6 +28,7 @@ class Judge:
     check_every: int | None
     stragglers: Stragglers
     warnings: Warnings = field(default_factory=Warnings)
+    data_wait: DataWait = field(default_factory=DataWait)
 
     def __call__(self, row: Row, work: Sequence[float]) -> Literal["go_on", "rewind"]:
         """Returns what comes next; NonFinite, or the check's RuntimeError, when the run must not go on.
@@ -35,9 +37,9 @@ class Judge:
         """
         step, is_skipped = row["step"], row.get("skipped", False)
         told = self.warnings.of(step, row["loss"], row["grad_norm"], is_skipped)
-        slow = self.stragglers.of(work)
-        if told or slow:
-            self.log({"step": step, "split": "warning", "text": "; ".join([*told, *slow])})
+        others = [*self.stragglers.of(work), *self.data_wait.of(row)]
+        if told or others:
+            self.log({"step": step, "split": "warning", "text": "; ".join([*told, *others])})
         if told and self.feed.world.is_first:
             write_batch(self.run, self.plan, self.feed, self.seed, row, told)
         if self.check_every and step % self.check_every == 0:

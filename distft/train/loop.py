@@ -2,6 +2,7 @@
 
 for each step:  read rows -> forward, backward (x accumulation) -> update -> log
                 -> evaluate? -> save? -> stop?
+after the first: forward and backward of the dearest micro-batch of the run, so that it is known to fit
 """
 
 import time
@@ -19,6 +20,7 @@ from distft.runtime.seeds import seed_for
 from distft.strategies.engine import Engine
 from distft.train.clock import Clock
 from distft.train.feed import Feed
+from distft.train.longest import try_longest
 from distft.train.meter import Peak, utilisation
 from distft.train.prefetch import Prefetch
 from distft.train.step import train_step
@@ -74,6 +76,8 @@ def train_steps(
         for step in range(settings.start_step + 1, feed.steps + 1):
             with hooks.profile(step):
                 row, stop, ended, work = _one(engine, ahead, factor, settings, hooks, world, clock, step)
+            if step == settings.start_step + 1:
+                try_longest(engine, feed)
             hooks.log(row)
             if hooks.judge(row, work) == "rewind":
                 return "rewound", step

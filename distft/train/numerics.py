@@ -14,6 +14,8 @@ from distft.runtime.errors import NonFinite
 
 Policy = Literal["stop", "skip", "rewind"]
 _SIGMA = 0.6745  # the median deviation of a normal distribution with deviation 1
+_NEAR, _FAR = 16, 128  # values
+_LEAST = 16  # distances before the first spike can be told
 
 
 @dataclass
@@ -49,36 +51,41 @@ class NonFinitePolicy:
 
 @dataclass
 class Spikes:
-    """Tells a value far above its recent ones, by the median and the median deviation of these.
+    """Tells a value far above those before it: its distance from the median of the last few, over what is usual.
 
-    Both do not follow single outliers, so a spike does not hide the next one.
+    Medians do not follow single outliers, so a spike does not hide the next one. The distance is taken from few values,
+    since a loss that falls leaves a longer window behind, and with it a spread in which a spike is lost.
     """
 
     threshold: float = 8.0  # deviations; a normal one comes by once in 1e15 values
-    least: int = 32  # values before the first can be told
     floor: float = 0.01  # of the median: the deviation of a curve that hardly moves is not taken for less
     by_ratio: bool = False  # deviations of the logarithm, of a value that is multiplied rather than added to
-    recent: deque[float] = field(default_factory=lambda: deque(maxlen=128))
+    recent: deque[float] = field(default_factory=lambda: deque(maxlen=_NEAR))
+    distances: deque[float] = field(default_factory=lambda: deque(maxlen=_FAR))
+    _middle: float = 0.0
 
     def see(self, value: float) -> float | None:
         """Takes the next value; returns how many deviations a spike is above the median, else None."""
         if not math.isfinite(value):
             return None
         value = math.log(max(value, 1e-30)) if self.by_ratio else value
-        score = self._score(value) if len(self.recent) >= self.least else 0.0
+        score = 0.0
+        if len(self.recent) == self.recent.maxlen:
+            self._middle = median(self.recent)
+            distance = value - self._middle
+            score = distance / self._deviation() if len(self.distances) >= _LEAST else 0.0
+            self.distances.append(abs(distance))
         self.recent.append(value)
         return score if score > self.threshold else None
 
     @property
     def usual(self) -> float:
         """Returns the median of the values before the last."""
-        middle = median(list(self.recent)[:-1])
-        return math.exp(middle) if self.by_ratio else middle
+        return math.exp(self._middle) if self.by_ratio else self._middle
 
-    def _score(self, value: float) -> float:
-        middle = median(self.recent)
-        deviation = median(abs(each - middle) for each in self.recent) / _SIGMA
-        return (value - middle) / max(deviation, self.floor * (1.0 if self.by_ratio else abs(middle)), 1e-12)
+    def _deviation(self) -> float:
+        least = self.floor * (1.0 if self.by_ratio else abs(self._middle))
+        return max(median(self.distances) / _SIGMA, least, 1e-12)
 
 
 @dataclass
@@ -90,7 +97,7 @@ class Warnings:
 
     def recall(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Takes the steps that an earlier start has made, which tell nothing again: a restart forgets nothing usual."""
-        for row in deque(rows, self.loss.recent.maxlen):
+        for row in deque(rows, _NEAR + _FAR):
             if not row.get("skipped", False):
                 self.loss.see(row["loss"])
                 self.grad_norm.see(row["grad_norm"])

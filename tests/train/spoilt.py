@@ -1,6 +1,7 @@
 """Steps that must not be taken, on real ranks: `python -m tests.train.spoilt OUT CASES.json`.
 
-A case trains steps 1, 2 and 3, of which the second is spoilt on one rank alone; its twin never sees the second.
+A case trains steps 1, 2 and 3, of which the second is spoilt on one rank alone, or is the trial of the dearest
+micro-batch; its twin never sees the second.
 """
 
 import json
@@ -18,6 +19,7 @@ from distft.models.weights import fill
 from distft.runtime.process_group import World, process_group, texts_of_all
 from distft.strategies.engine import bit_sum
 from distft.train.feed import Feed, make_cut
+from distft.train.longest import try_longest
 from distft.train.step import train_step
 from tests.train_cases import GLOBAL_ROWS, make_engine, tiny_model
 
@@ -68,6 +70,10 @@ def train(case: dict[str, Any], steps: list[int], world: World) -> dict[str, Any
     skipped, norms, states = [], [], []
     for step in steps:
         undo = tuple
+        if step == 2 and case["what"] == "longest":
+            try_longest(engine, feed)
+            states.append(state_of(engine))
+            continue
         if step == 2 and world.rank == case["rank"]:
             undo = spoil(engine, case["what"], VALUES[case["number"]])
         result = train_step(engine, feed.batches(step), feed.num_targets(step), world, 1.0, step)

@@ -1,12 +1,14 @@
 """When a run stops, goes on or goes back over numbers that are none, and what counts as a spike."""
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from distft.runtime.errors import NonFinite
 from distft.train.numerics import NonFinitePolicy, Spikes, Warnings
+from tests.ranks import run_ranks
 
 
 def after(policy: NonFinitePolicy, *skipped: bool) -> list[str]:
@@ -77,5 +79,21 @@ def test_a_restart_forgets_nothing_of_what_is_usual():
     for step, row in enumerate(rows):
         straight.of(step, row["loss"], row["grad_norm"], False)
     again.recall([*rows[:50], {"loss": math.nan, "grad_norm": math.nan, "skipped": True}, *rows[50:]])
-    assert (again.loss.recent, again.grad_norm.recent) == (straight.loss.recent, straight.grad_norm.recent)
+    assert again.loss == straight.loss and again.grad_norm == straight.grad_norm
     assert again.of(200, 9.0, 1.0, False) == straight.of(200, 9.0, 1.0, False) != []
+
+
+@pytest.mark.parametrize("at", [150, 400])
+def test_a_spike_of_a_loss_that_still_falls_is_told(at: int):
+    random = np.random.default_rng(4)
+    losses = 10 * np.exp(-np.arange(500) / 40) + 1 + random.normal(0, 0.05, 500)
+    losses[at] += 4
+    spikes = Spikes()
+    assert [step for step, loss in enumerate(losses) if spikes.see(float(loss)) is not None] == [at]
+
+
+@pytest.mark.slow
+def test_a_learning_rate_ten_times_too_high_is_told_within_two_steps(rows: Path):
+    raised = 201
+    told = run_ranks(1, "tests.train.raised_rate", str(rows), str(raised))
+    assert min(map(int, told)) in (raised + 1, raised + 2), told
