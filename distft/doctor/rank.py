@@ -20,7 +20,7 @@ from distft.doctor.reach import listen, unreachable
 from distft.run import write_json
 from distft.runtime.leave import leave
 from distft.runtime.parent import die_with_parent
-from distft.runtime.process_group import BACKENDS, all_reduce_sum, process_group
+from distft.runtime.process_group import BACKENDS, all_reduce_sum, device_of, process_group
 from distft.runtime.quiet import silence
 
 _SECONDS_TO_COME = 30
@@ -34,9 +34,8 @@ def main() -> None:
     given = parser.parse_args()
     die_with_parent(given.parent)
     silence()
-    accelerator = torch.accelerator.current_accelerator()
-    backend = BACKENDS[accelerator.type if accelerator else "cpu"]
     rank = int(os.environ["RANK"])
+    backend = BACKENDS[device_of(int(os.environ["LOCAL_RANK"])).type]
     me: dict[str, Any] = {"rank": rank, "host": platform.node(), "backend": backend, "interface": "none"}
     me |= {"seconds": 0.0, "failed": [], "stage": "started"}
     file = given.folder / f"rank-{rank}.json"

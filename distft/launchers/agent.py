@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import datetime
+from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -127,9 +128,14 @@ def variables(worker: Worker, group: WorkerGroup) -> dict[str, str]:
     }
 
 
+@cache
 def can_fork() -> bool:
-    """Tells whether ranks of this machine may be forked from a process that has loaded torch."""
-    return sys.platform == "linux" and not torch.accelerator.is_available()
+    """Tells whether ranks of this machine may be forked from a process that has loaded torch.
+
+    Trap: a process whose parent has asked a driver for its devices may be told that there are none; a child keeps what
+    its parent was told.
+    """
+    return sys.platform == "linux" and torch.accelerator.device_count() == 0
 
 
 def prepare(program: str, run: RunFolder) -> None:

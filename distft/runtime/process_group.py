@@ -39,14 +39,19 @@ def process_group() -> Iterator[World]:
     After an exception the group is left to die with the process: destroying it would wait for the peers.
     """
     local_rank = int(os.environ["LOCAL_RANK"])
-    accelerator = torch.accelerator.current_accelerator()
-    device = torch.device(accelerator.type, local_rank) if accelerator else torch.device("cpu")
-    if accelerator:
+    device = device_of(local_rank)
+    if device.type != "cpu":
         torch.accelerator.set_device_index(local_rank)
     dist.init_process_group(BACKENDS[device.type])
     with heartbeat.telling_collectives():
         yield World(dist.get_rank(), dist.get_world_size(), local_rank, int(os.environ["LOCAL_WORLD_SIZE"]), device)
     dist.destroy_process_group()
+
+
+def device_of(local_rank: int) -> torch.device:
+    """Returns a rank's device: the CPU on a machine without accelerators, whatever torch is built for."""
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    return torch.device(accelerator.type, local_rank) if accelerator else torch.device("cpu")
 
 
 def all_reduce_sum(values: torch.Tensor) -> torch.Tensor:
