@@ -42,6 +42,7 @@ from distft.strategies.engine import Engine
 from distft.strategies.objective import Objective
 from distft.train.feed import Feed, all_rows, make_cut
 from distft.train.judge import Judge
+from distft.train.longest import try_longest
 from distft.train.loop import Hooks, Settings, train_steps
 from distft.train.meter import Peak, peak_of
 from distft.train.numerics import NonFinitePolicy
@@ -259,6 +260,7 @@ def make_hooks(
         log=log,
         judge=judge,
         stop_requested=lambda: signalled() or (world.is_first and requested(run, attempt)),
+        try_longest=lambda: try_longest(engine, feed),
         profile=Profile(run.profile, start_step, world).step if config["train"]["profile"] else nullcontext,
     )
 

@@ -30,6 +30,7 @@ LIGHT = {"paths", "run", "config", "launchers", "trackers", "report", "launch", 
 LIGHT |= {"doctor", "goodput", "job", "preflight", "restarts", "runs"}
 INSIDE_THE_JOB = {  # processes of their own, or on the compute node, where torch is
     "distft.launchers.agent",
+    "distft.launchers.ranks",
     "distft.launchers.elastic",
     "distft.launchers.meeting",
     "distft.launchers.watchdog",

@@ -1,24 +1,14 @@
-"""The ranks of one node: torch's elastic agent, with a say in how a rank is started and how it ends.
+"""The ranks of one node: torch's elastic agent, with a say in how a rank is started and how it ends."""
 
-Where there is no accelerator they are forked from this process, which has imported what they need: torch, transformers
-and a strategy are seconds of a core for each rank otherwise. A driver of a device does not survive a fork, so there
-each rank is a Python of its own.
-"""
-
-import importlib
 import os
 import signal
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime
-from functools import cache
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-import torch
 from torch.distributed.elastic.agent.server.api import (
     RunResult,
     SimpleElasticAgent,
@@ -29,23 +19,11 @@ from torch.distributed.elastic.agent.server.api import (
 )
 from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
-from distft.run import RunFolder
+from distft.launchers.ranks import Rank
 from distft.runtime.errors import Exit
-from distft.runtime.fork import fork
-from distft.runtime.logs import Patient, redirect
-from distft.runtime.quiet import silence
+from distft.runtime.logs import Patient
 
 _SECONDS_TO_END = 3  # from SIGTERM, which a rank only notes, to SIGKILL for the ranks that are left
-
-
-class Rank(Protocol):
-    """A process, with the verbs of multiprocessing.Process."""
-
-    @property
-    def pid(self) -> int | None: ...
-    @property
-    def exitcode(self) -> int | None: ...
-    def join(self, timeout: float | None = None) -> None: ...
 
 
 class Agent(SimpleElasticAgent):
@@ -81,13 +59,13 @@ class Agent(SimpleElasticAgent):
         self._shutdown(timeout=_SECONDS_TO_END)
 
     def _shutdown(self, death_sig: signal.Signals = signal.SIGTERM, timeout: int = 30) -> None:
-        deadline = time.monotonic() + timeout
-        for number, seconds in ((death_sig, timeout), (signal.SIGKILL, timeout)):
+        for number in (death_sig, signal.SIGKILL):
+            deadline = time.monotonic() + timeout
             left = [rank for rank in self._ranks.values() if rank.exitcode is None]
             for rank in left:
                 _send(rank, number)
             for rank in left:
-                rank.join(max(0, deadline - time.monotonic()) if number != signal.SIGKILL else seconds)
+                rank.join(max(0, deadline - time.monotonic()))
         self._note_exits()
 
     def _note_exits(self) -> None:
@@ -126,71 +104,6 @@ def variables(worker: Worker, group: WorkerGroup) -> dict[str, str]:
         "TORCHELASTIC_USE_AGENT_STORE": str(spec.rdzv_handler.use_agent_store),
         "TORCH_NCCL_ASYNC_ERROR_HANDLING": os.environ.get("TORCH_NCCL_ASYNC_ERROR_HANDLING", "1"),
     }
-
-
-@cache
-def can_fork() -> bool:
-    """Tells whether ranks of this machine may be forked from a process that has loaded torch.
-
-    Trap: a process whose parent has asked a driver for its devices may be told that there are none; a child keeps what
-    its parent was told.
-    """
-    return sys.platform == "linux" and torch.accelerator.device_count() == 0
-
-
-def prepare(program: str, run: RunFolder) -> None:
-    """Imports what the ranks of a run will import, where they are forked from this process.
-
-    program: a module with `main()`, and `prepare(config)` if it has much to import. What fails here is left for the
-    ranks to meet, who have a log for it.
-    """
-    if not can_fork():
-        return
-    silence()
-    os.environ["HF_HUB_OFFLINE"] = "1"  # read by its library as it is imported; ranks set it all the same
-    with suppress(Exception):
-        module = importlib.import_module(program)
-        if hasattr(module, "prepare"):
-            module.prepare(run.read_config())
-
-
-def start_rank(program: str, arguments: Sequence[str], environment: dict[str, str], log: Path) -> Rank:
-    """Starts a rank whose output goes to `log` from the first byte on, so that a failing import is seen there too."""
-    log.write_text("")
-    if can_fork():
-        return fork(f"rank {environment['RANK']}", become, program, arguments, environment, log)
-    with log.open("a") as file:
-        command = [sys.executable, "-m", program, *arguments]
-        return OwnPython(
-            subprocess.Popen(
-                command, env=os.environ | environment, stdout=file, stderr=file, start_new_session=True, text=True
-            )
-        )
-
-
-def become(program: str, arguments: Sequence[str], environment: dict[str, str], log: Path) -> None:
-    """Goes on as `python -m program` would with its imports done."""
-    redirect(log)
-    os.environ.update(environment)
-    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"].partition(",")[0]))  # was read when torch was loaded
-    sys.argv = [program, *arguments]
-    importlib.import_module(program).main()
-
-
-class OwnPython:
-    """A rank with an interpreter of its own."""
-
-    def __init__(self, process: subprocess.Popen[str]) -> None:
-        self._process = process
-        self.pid = process.pid
-
-    @property
-    def exitcode(self) -> int | None:
-        return self._process.poll()
-
-    def join(self, timeout: float | None = None) -> None:
-        with suppress(subprocess.TimeoutExpired):
-            self._process.wait(timeout)
 
 
 def _send(rank: Rank, number: signal.Signals) -> None:

@@ -20,9 +20,10 @@ from torch.distributed.elastic.multiprocessing import SignalException
 from torch.distributed.elastic.rendezvous import RendezvousParameters
 from torch.distributed.elastic.rendezvous.registry import get_rendezvous_handler
 
-from distft.launchers.agent import Agent, Rank, prepare, start_rank
+from distft.launchers.agent import Agent
 from distft.launchers.limits import Limits
 from distft.launchers.meeting import Meeting, Node, NotMet, join, join_at, open_alone, open_first
+from distft.launchers.ranks import Rank, prepare, start_rank
 from distft.launchers.watchdog import watched
 from distft.run import RunFolder
 from distft.runtime.errors import Failure, first_failure

@@ -57,7 +57,7 @@ def serve(control: socket.socket) -> None:
 def start(arguments: Sequence[str], answer: int, log: int, control: socket.socket) -> BaseProcess:
     """Forks the elastic process with these arguments, after the imports of its ranks."""
     from distft.launchers import elastic
-    from distft.launchers.agent import prepare
+    from distft.launchers.ranks import prepare
 
     given = elastic.read_arguments(arguments)
     prepare(given.program, RunFolder(given.run))

@@ -20,7 +20,6 @@ from distft.runtime.seeds import seed_for
 from distft.strategies.engine import Engine
 from distft.train.clock import Clock
 from distft.train.feed import Feed
-from distft.train.longest import try_longest
 from distft.train.meter import Peak, utilisation
 from distft.train.prefetch import Prefetch
 from distft.train.step import train_step
@@ -45,6 +44,7 @@ class Hooks:
     judge: Callable[[Row, Sequence[float]], Literal["go_on", "rewind"]]  # what comes after the step of this row, with
     # what each rank worked (distft.train.stragglers); NonFinite: the end
     stop_requested: Callable[[], object]  # truthy on any process: save and stop
+    try_longest: Callable[[], object] = tuple  # the dearest micro-batch, after the first step of this start
     profile: Callable[[int], AbstractContextManager[object]] = nullcontext  # of a step, while it is made
 
 
@@ -77,7 +77,7 @@ def train_steps(
             with hooks.profile(step):
                 row, stop, ended, work = _one(engine, ahead, factor, settings, hooks, world, clock, step)
             if step == settings.start_step + 1:
-                try_longest(engine, feed)
+                hooks.try_longest()
             hooks.log(row)
             if hooks.judge(row, work) == "rewind":
                 return "rewound", step

@@ -41,7 +41,8 @@ def train(run: RunFolder, attempt: int, world: World) -> None:
         engine: Engine, feed: Feed, factor: Factor, settings: Settings, stopping: Any, hooks: Hooks, world: World
     ) -> Any:
         watch.start(engine, settings.start_step)
-        hooks = replace(hooks, evaluate=hooks.evaluate and watch.evaluation(hooks.evaluate))
+        evaluate, trial = hooks.evaluate and watch.evaluation(hooks.evaluate), watch.trial(hooks.try_longest)
+        hooks = replace(hooks, evaluate=evaluate, try_longest=trial)
         return loop(engine, feed, factor, settings, stopping, hooks, world)
 
     worker.train_steps = watched
@@ -54,7 +55,7 @@ class Watch:
     def __init__(self, run: RunFolder, attempt: int, world: World, kill: Kill | None) -> None:
         self.run, self.attempt, self.rank, self.kill = run, attempt, world.rank, kill
         self.done = self.micro = 0
-        self.evaluating = False
+        self.evaluating = self.trying = False
         self.file = fed_file(run, attempt, world.rank).open("w", buffering=1)
 
     def start(self, engine: Engine, start_step: int) -> None:
@@ -75,9 +76,19 @@ class Watch:
 
         return watched
 
+    def trial(self, try_longest: Callable[[], object]) -> Callable[[], None]:
+        """Returns what tries a micro-batch that is part of no step."""
+
+        def unwatched() -> None:
+            self.trying = True
+            try_longest()
+            self.trying = False
+
+        return unwatched
+
     def _forward(self, forward: Callable[..., Any]) -> Callable[..., Any]:
         def watched(batch: Batch, loss: Any = None) -> Any:
-            if not self.evaluating and loss is None:
+            if not self.evaluating and not self.trying and loss is None:
                 line = {"step": self.done + 1, "micro": self.micro, "rows": digests(batch)}
                 self.file.write(json.dumps(line) + "\n")
                 self.micro += 1
@@ -90,7 +101,7 @@ class Watch:
 
     def _backward(self, backward: Callable[..., Any]) -> Callable[..., Any]:
         def watched(value: Any, scale: float, last: bool) -> None:
-            if last:
+            if last and not self.trying:
                 self._die_at("accumulation", self.done + 1)
             backward(value, scale=scale, last=last)
 
@@ -99,6 +110,8 @@ class Watch:
     def _update(self, update: Callable[..., Any]) -> Callable[..., Any]:
         def watched(is_finite: bool) -> None:
             update(is_finite)
+            if self.trying:
+                return
             self.done, self.micro = self.done + 1, 0
             self._die_at("step", self.done)
 

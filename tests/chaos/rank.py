@@ -90,7 +90,7 @@ class Loop:
     """The wrapped parts of one rank's training loop."""
 
     def __init__(self, chaos: Chaos) -> None:
-        self.chaos, self.evaluating = chaos, False
+        self.chaos, self.evaluating, self.trying = chaos, False, False
 
     def __call__(
         self, loop: Callable[..., Any], engine: Any, feed: Any, factor: Any, settings: Any, *others: Any
@@ -101,12 +101,13 @@ class Loop:
         self.forward, self.backward, self.update = engine.forward, engine.backward, engine.update
         engine.forward, engine.backward, engine.update = self._forward, self._backward, self._update
         sys.addaudithook(self._saving)
-        hooks = replace(hooks, evaluate=hooks.evaluate and self._evaluation(hooks.evaluate))
+        evaluate, trial = hooks.evaluate and self._evaluation(hooks.evaluate), self._trial(hooks.try_longest)
+        hooks = replace(hooks, evaluate=evaluate, try_longest=trial)
         return loop(engine, feed, factor, settings, stopping, hooks, world)
 
     def _forward(self, batch: Any, *given: Any) -> Any:
         step = self.chaos.done + 1
-        if given:  # of a probe
+        if given or self.trying:  # of no step
             return self.forward(batch, *given)
         value, sums = self.forward(batch)
         if self.evaluating:
@@ -120,6 +121,9 @@ class Loop:
 
     def _backward(self, value: Any, scale: float, last: bool) -> None:
         step = self.chaos.done + 1
+        if self.trying:
+            self.backward(value, scale=scale, last=last)
+            return
         value.register_hook(lambda _: self.chaos.at("backward", step))
         if self.chaos.spoils("nan", step):
             value.register_hook(lambda gradient: gradient * float("nan"))
@@ -127,6 +131,8 @@ class Loop:
 
     def _update(self, is_finite: bool) -> None:
         self.update(is_finite)
+        if self.trying:
+            return
         self.chaos.note(self.chaos.done + 1)
         self.chaos.at("update", self.chaos.done)
 
@@ -138,6 +144,14 @@ class Loop:
             return metrics
 
         return watched
+
+    def _trial(self, try_longest: Callable[[], object]) -> Callable[[], None]:
+        def unharmed() -> None:
+            self.trying = True
+            try_longest()
+            self.trying = False
+
+        return unharmed
 
     def _saving(self, event: str, arguments: tuple[Any, ...]) -> None:
         """Comes where rank 0's finished folder is about to get its name, and where another rank opens its file."""

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from distft.launchers.agent import OwnPython
 from distft.launchers.ended import elastic_log
 from distft.launchers.forks import Forked, ForkServer
+from distft.launchers.ranks import OwnPython
 from distft.run import RunFolder
 from tests.launchers.fake_run import assert_none_left, freeze, name_of, processes_of, wait_for_rows
 
@@ -88,14 +88,14 @@ def test_waiting_has_an_end(tmp_path: Path, server: ForkServer):
 
 def test_where_ranks_cannot_be_forked_each_is_a_python_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """As on a machine with accelerators."""
-    from distft.launchers import agent
+    from distft.launchers import ranks
 
-    monkeypatch.setattr(agent, "can_fork", lambda: False)
+    monkeypatch.setattr(ranks, "can_fork", lambda: False)
     log = tmp_path / "rank-0.log"
-    rank = agent.start_rank("platform", ["--help"], {"RANK": "0", "OMP_NUM_THREADS": "1"}, log)
+    rank = ranks.start_rank("platform", ["--help"], {"RANK": "0", "OMP_NUM_THREADS": "1"}, log)
     rank.join(60)
     assert isinstance(rank, OwnPython) and rank.exitcode == 0 and log.read_text()
-    rank = agent.start_rank("tests.no_such_module", [], {"RANK": "0"}, log)
+    rank = ranks.start_rank("tests.no_such_module", [], {"RANK": "0"}, log)
     assert rank.exitcode is None
     rank.join(60)
     assert rank.exitcode == 1 and "No module named tests.no_such_module" in log.read_text()

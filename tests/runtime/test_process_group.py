@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from distft.launchers.agent import can_fork
+from distft.launchers.ranks import can_fork
 from distft.runtime.process_group import device_of
 
 
