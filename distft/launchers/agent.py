@@ -59,7 +59,8 @@ class Agent(SimpleElasticAgent):
         self._shutdown(timeout=_SECONDS_TO_END)
 
     def _shutdown(self, death_sig: signal.Signals = signal.SIGTERM, timeout: int = 30) -> None:
-        for number in (death_sig, signal.SIGKILL):
+        first = signal.SIGKILL if death_sig == signal.SIGQUIT else death_sig  # QUIT has each leave a core file
+        for number in (first, signal.SIGKILL):
             deadline = time.monotonic() + timeout
             left = [rank for rank in self._ranks.values() if rank.exitcode is None]
             for rank in left:

@@ -32,14 +32,16 @@ def test_a_failure_on_one_node_ends_the_others_ranks(tmp_path, before: Callable[
     command += ["--program", "tests.launchers.fake_worker", "--address", "127.0.0.1"]
     nodes = [
         subprocess.Popen(
-            [*command, "--node", node], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, preexec_fn=before
+            [*command, "--node", node], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=before
         )
         for node in "01"
     ]
     try:
-        said = [json.loads(node.communicate(timeout=120)[0]) for node in nodes]
+        said, told = zip(*(node.communicate(timeout=120) for node in nodes), strict=True)
     finally:
         for node in nodes:
             node.kill()
-    assert [(each["rank"], each["message"]) for each in said] == [(1, "row 7 has no label")] * 2
+    failures = [json.loads(text) for text in said]
+    assert [(each["rank"], each["message"]) for each in failures] == [(1, "row 7 has no label")] * 2
+    assert f"ended with {-signal.SIGKILL}" in told[0], "not by a signal that leaves a core file"
     assert_none_left(run)
