@@ -23,6 +23,7 @@ from distft.data.steps import Base, Order, step_borders
 from distft.evaluate.held_out import held_out
 from distft.goodput.timeline import lost_of, note
 from distft.losses.outputs import logits
+from distft.models.compiled import compile_blocks
 from distft.models.flops import Flops
 from distft.models.recompute import recompute
 from distft.models.skeleton import architecture, blocks, skeleton
@@ -168,8 +169,11 @@ def make_engine(config: Values, plan: Plan, world: World) -> Engine:
 
     def build() -> Objective:
         model = tune(make_skeleton(config, plan))
+        repeated = list(blocks(model).values())
         recompute(model, config["train"]["activation_checkpointing"])
-        return Objective(model, loss, list(blocks(model).values()))
+        if config["train"]["compile"]:
+            compile_blocks(model, repeated, world.device)
+        return Objective(model, loss, repeated)
 
     strategy = instantiate(config["strategy"])
     precision = compute_dtype(config["train"]["precision"], world.device)

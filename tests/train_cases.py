@@ -24,6 +24,7 @@ from distft.data.shards import Rows
 from distft.data.steps import Order, row_borders
 from distft.evaluate.held_out import held_out
 from distft.losses.cross_entropy import CrossEntropy
+from distft.models.compiled import compile_blocks
 from distft.models.flops import Flops
 from distft.models.fresh import FreshWeights
 from distft.models.recompute import recompute
@@ -67,8 +68,11 @@ def make_engine(case: dict[str, Any], world: World) -> Any:
 
     def build() -> Objective:
         model = tuned(case)
+        repeated = list(blocks(model).values())
         recompute(model, case.get("recomputed", "none"))
-        return Objective(model, CrossEntropy(), list(blocks(model).values()))
+        if case.get("compiled"):
+            compile_blocks(model, repeated, world.device)
+        return Objective(model, CrossEntropy(), repeated)
 
     options = ADAMW | case.get("adamw", {})
     precision = getattr(torch, case.get("precision", "float32"))

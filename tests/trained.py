@@ -45,6 +45,8 @@ RECOMPUTED: dict[Key, str] = {
     ("zero2", f"{MAIN}+lora", 2, 2): "selective",
 }
 
+COMPILED: set[Key] = {("fsdp", f"{MAIN}+packed", 2, PACKED), ("zero2", "mistral_7b", 2, 2)}  # the first with selective
+
 
 def make_case(key: Key, rows: Path, folder: Path) -> dict[str, Any]:
     strategy, model, world, micro = key
@@ -65,6 +67,8 @@ def make_case(key: Key, rows: Path, folder: Path) -> dict[str, Any]:
         case["eval_micro"] = EVAL_MICRO
     if key in RECOMPUTED:
         case["recomputed"] = RECOMPUTED[key]
+    if key in COMPILED:
+        case["compiled"] = True
     return case
 
 

@@ -17,6 +17,7 @@ OURS = {
     "num_epochs": "train.epochs",
     "gradient_clipping": "train.max_grad_norm",
     "gradient_checkpointing": "train.activation_checkpointing",
+    "torch_compile": "train.compile",
     "bf16": "train.precision",
     "dtype": "train.precision",
     "max_seq_length": "data.max_length",

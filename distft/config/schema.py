@@ -121,6 +121,11 @@ KEYS = (
         "what is computed again in backward instead of kept; selective: all but matrix products and attention",
         choices=("none", "selective", "full"),
     ),
+    Key(
+        "train.compile",
+        (bool,),
+        "compile the repeated layers, one graph for all: up to minutes at a first start, less at the next",
+    ),
     Key("train.profile", (bool,), "record the third step, operation by operation, in profile/ of the run"),
     Key(
         "train.on_non_finite",

@@ -15,9 +15,7 @@ def leave() -> NoReturn:
     taken down aborts the process (https://github.com/pytorch/pytorch/issues/190489). Nothing is to be taken down here:
     every file of a run is closed and synced by whoever wrote it.
     """
-    for thread in threading.enumerate():
-        if thread is not threading.main_thread() and not thread.daemon:
-            thread.join()
+    threading._shutdown()  # pyright: ignore  # the interpreter's own first step: pools of threads end, the rest is joined
     atexit._run_exitfuncs()
     logging.shutdown()
     for stream in (sys.stdout, sys.stderr):

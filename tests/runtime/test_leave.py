@@ -5,6 +5,7 @@ import sys
 
 PROGRAM = """
 import atexit, sys, threading, time
+from concurrent.futures import ThreadPoolExecutor
 from distft.runtime.leave import leave
 
 class Last:
@@ -14,6 +15,8 @@ class Last:
 sys.kept = Last()
 atexit.register(print, "registered")
 threading.Thread(target=lambda: (time.sleep(0.2), print("thread"))).start()
+sys.pool = ThreadPoolExecutor(1)  # its worker waits for more until it is told that there will be none
+sys.pool.submit(int).result()
 threading.Thread(target=time.sleep, args=[600], daemon=True).start()
 print("unflushed", end=" ")
 leave()

@@ -95,6 +95,17 @@ def shard_size_unused(facts: Facts) -> str | None:
 
 
 @rule(
+    ("train.compile", "strategy.stage"),
+    "train.compile=true with ZeRO-3",
+    "DeepSpeed gathers weights inside a layer, which breaks its graph",
+)
+def compiled_zero3(facts: Facts) -> str | None:
+    if not facts["train.compile"] or facts["strategy.stage"] != 3:
+        return None
+    return "train.compile=true: a layer of ZeRO-3 is no single graph. Nearest: strategy=fsdp"
+
+
+@rule(
     ("strategy.persist_parameters", "strategy.stage"),
     "strategy.persist_parameters below stage 3",
     "parameters are whole there",

@@ -43,6 +43,17 @@ def flash(facts: Facts) -> str | None:
 
 
 @rule(
+    ("train.compile", "model.attention"),
+    "train.compile=true with model.attention=sdpa on accelerators",
+    "it has a call for each document, so every micro-batch would be another graph",
+)
+def compiled_sdpa(facts: Facts) -> str | None:
+    if not facts["train.compile"] or facts["model.attention"] != "sdpa" or not num_accelerators():
+        return None
+    return "model.attention=sdpa is compiled on CPUs alone (train.compile=true). Nearest: model.attention=varlen"
+
+
+@rule(
     ("data.format", "data.chat_template"),
     "data.format=messages with data.chat_template=none",
     "only a template says how turns are put together",

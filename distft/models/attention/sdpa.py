@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
+from distft.models.attention.compiled import documents_attention
+
 
 def documents_sdpa(
     module: torch.nn.Module,
@@ -21,15 +23,20 @@ def documents_sdpa(
     sliding_window: int | None = None,
     softcap: float | None = None,
     document_lengths: Sequence[int] | None = None,
+    cu_seq_lens_q: torch.Tensor | None = None,
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
     """Returns the attended values [B, S, H, E], in transformers' attention interface.
 
     query: [B, H, S, E]; key, value: [B, G, S, E], H a multiple of G. document_lengths: of the one row's documents;
-    None: each of the B rows is one. ValueError for what this kernel does not do.
+    None: each of the B rows is one. In a compiled graph their borders, cu_seq_lens_q, stand for the lengths.
+    ValueError for what this kernel does not do.
     """
     if attention_mask is not None or softcap is not None:
         raise ValueError("attention by torch's SDPA takes no mask and caps no scores. Nearest: model.attention=eager")
+    if torch.compiler.is_compiling():
+        assert not dropout and cu_seq_lens_q is not None, "see distft.models.compiled"
+        return documents_attention(query, key, value, cu_seq_lens_q, scaling, sliding_window)[0], None
     lengths = [query.shape[2]] if document_lengths is None else list(document_lengths)
     done = [
         _attend(*parts, dropout, scaling, sliding_window).transpose(1, 2)

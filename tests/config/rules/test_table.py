@@ -24,6 +24,7 @@ BROKEN = {
     "stage_dir_unused": (["launcher.stage_dir=/scratch"], "launcher.stage=node_local"),
     "shard_size": (["strategy=hsdp", "strategy.shard_size=3", "launcher.processes_per_node=4"], "2"),
     "shard_size_unused": (["strategy=ddp", "strategy.shard_size=2"], "strategy=hsdp"),
+    "compiled_zero3": (["train.compile=true", "strategy=zero3"], "strategy=fsdp"),
     "persist_unused": (["strategy=zero2", "strategy.persist_parameters=100"], "strategy=zero3"),
     "tiny_and_path": (["model.path=gpt2"], "model.tiny=false"),
     "facts_unused": (
@@ -31,6 +32,7 @@ BROKEN = {
         "model.tiny=true",
     ),
     "flash": (["model.attention=flash_attention_2"], "model.attention=sdpa"),
+    "compiled_sdpa": (["train.compile=true"], "model.attention=varlen"),
     "template": (["data.format=messages", "data.chat_template=none"], "data.chat_template=auto"),
     "overlap_unused": (["data.overlap=stop"], "data.eval=FILE"),
     "held_out_unused": (["data.eval=null", "eval.every_steps=5"], "data.eval=0.05"),
@@ -46,6 +48,8 @@ BROKEN = {
     "elementwise": (["optimizer._target_=torch.optim.Muon", "~optimizer.betas", "~optimizer.fused"], "AdamW"),
 }
 
+ON_ACCELERATORS = {"processes_here": "machine", "compiled_sdpa": "model"}  # rule -> the module that asks for them
+
 
 def test_every_row_has_a_config_that_it_refuses():
     assert sorted(BROKEN) == sorted(rule.name for rule in RULES)
@@ -54,8 +58,8 @@ def test_every_row_has_a_config_that_it_refuses():
 @pytest.mark.parametrize("name", BROKEN)
 def test_a_row_refuses_its_config_and_no_other_row_does(name: str, right: list[str], monkeypatch: pytest.MonkeyPatch):
     overrides, offered = BROKEN[name]
-    if name == "processes_here":
-        monkeypatch.setattr("distft.config.rules.machine.num_accelerators", lambda: 4)
+    if name in ON_ACCELERATORS:
+        monkeypatch.setattr(f"distft.config.rules.{ON_ACCELERATORS[name]}.num_accelerators", lambda: 4)
     with pytest.raises(ConfigError) as caught:
         compose([*right, *overrides], sweep=name == "objective")
     [message] = caught.value.messages
