@@ -68,7 +68,7 @@ def gather(run: RunFolder) -> Facts:
         status=run.read_status(),
         command=run.command.read_text().strip() if run.command.is_file() else "",
         what=what_ran(config, plan, words_chosen),
-        numbers=planned(plan, rows) if plan else [],
+        numbers=planned(plan, rows, words_chosen.get("strategy", "")) if plan else [],
         changes=held_out(evals),
         held_out_tokens=evals[-1].get("target_tokens", 0) if evals else 0,
         memory=plan.memory if plan else {},
@@ -127,7 +127,7 @@ def detail(group: str, config: dict[str, Any], chosen: dict[str, str]) -> str | 
     return ", ".join([word] * bool(word) + plain) or None
 
 
-def planned(plan: Plan, rows: list[dict[str, Any]]) -> Table:
+def planned(plan: Plan, rows: list[dict[str, Any]], strategy: str) -> Table:
     """Returns the batch arithmetic, and beside it what was measured."""
     train = [row for row in rows if row["split"] == "train"]
     peaks = [row["peak_memory_gib"] for row in train if row.get("peak_memory_gib")]
@@ -148,8 +148,22 @@ def planned(plan: Plan, rows: list[dict[str, Any]]) -> Table:
     if seconds:
         table.append(("tokens trained on", f"{tokens:,} in {duration(seconds)}: {tokens / seconds:,.0f} per second"))
     if peaks:
-        table.append(("peak memory of a process", f"{max(peaks):.2f} GiB, measured"))
+        table.append(("peak memory of a process", by_kind(max(peaks), plan.memory.get(strategy))))
     return table
+
+
+def by_kind(peak: float, counted: dict[str, int] | None) -> str:
+    """Returns the highest memory of a process, and what of it is weights, gradients, optimizer state and the rest.
+
+    peak: GiB. counted: bytes by kind, as the plan has them; None when it has not.
+    """
+    said = f"{peak:.2f} GiB, measured"
+    if counted is None or counted["host"]:
+        return said
+    kinds = {kind: counted[kind] / 2**30 for kind in ("parameters", "gradients", "optimizer")}
+    rest = peak - sum(kinds.values())
+    listed = ", ".join(f"{kind} {gib:.2f}" for kind, gib in kinds.items())
+    return f"{said}: {listed} as planned, activations and all else {rest:.2f}" if rest > 0 else said
 
 
 def duration(seconds: float) -> str:

@@ -13,10 +13,9 @@ _VARIABLES = {
     "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "TORCH_CPP_LOG_LEVEL": "ERROR",  # c10d's warnings about hostnames and reused ports
-    "DS_LOG_LEVEL": "error",
 }
 _LOGGERS = {
-    "DeepSpeed": logging.ERROR,  # a dozen INFO lines for each engine
+    "DeepSpeed": logging.ERROR,  # lines for each engine, and one for each step that is not taken, which distft tells
     "torch.distributed.elastic": logging.ERROR,
     "torch.distributed.run": logging.ERROR,
     "filelock": logging.ERROR,
@@ -28,7 +27,10 @@ _WARNINGS = (
 
 
 def silence() -> None:
-    """Hides messages of libraries that tell the user nothing; call it before they are imported."""
+    """Hides messages of libraries that tell the user nothing; call it before they are imported.
+
+    Trap: DeepSpeed sets its logger's level while it is imported, so call it again after that.
+    """
     for name, value in _VARIABLES.items():
         os.environ.setdefault(name, value)
     for name, level in _LOGGERS.items():

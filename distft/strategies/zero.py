@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from distft.runtime.process_group import World
+from distft.runtime.quiet import silence
 from distft.strategies.engine import BuildModel, MakeOptimizer
 from distft.strategies.objective import Objective
 from distft.strategies.zero_engine import ZeroEngine
@@ -101,6 +102,7 @@ def _import_deepspeed(world: World) -> Any:
     import deepspeed
     from deepspeed import ops
 
+    silence()
     if world.device.type == "cpu":
         # Empty: nothing is tried out with a C++ compiler, and collectives in shared memory are not built, which takes
         # 29-180 s and may leave a lock behind.

@@ -46,7 +46,7 @@ def make_run(tmp_path: Path) -> Callable[..., RunFolder]:
         run.path.mkdir(parents=True)
         run.config.write_text("# optimizer=adamw strategy=zero3\n" + yaml.safe_dump(config | changes, sort_keys=False))
         run.command.write_text("python -m distft.launch name='a run'\n")
-        sizes = {"parameters": 2**30, "gradients": 2**30, "optimizer": 2**31, "total": 2**32}
+        sizes = {"parameters": 2**29, "gradients": 2**29, "optimizer": 2**30, "total": 2**31, "host": 0}
         prepared = tmp_path / "prepared"
         run.write_plan(
             Plan(

@@ -2,7 +2,7 @@
 
 import pytest
 
-from distft.report.facts import flat, gather, held_out, words
+from distft.report.facts import by_kind, flat, gather, held_out, words
 from distft.run import RunFolder
 
 
@@ -29,7 +29,14 @@ def test_batch_arithmetic_and_throughput_are_shown(make_run):
     numbers = dict(gather(make_run()).numbers)
     assert numbers["rows per step"] == "24 = 2 processes x 3 micro-batches x 4 rows"
     assert numbers["tokens trained on"] == "7,200 in 72 s: 100 per second"
-    assert numbers["peak memory of a process"] == "3.25 GiB, measured"
+    said = "parameters 0.50, gradients 0.50, optimizer 1.00 as planned, activations and all else 1.25"
+    assert numbers["peak memory of a process"] == f"3.25 GiB, measured: {said}"
+
+
+def test_memory_that_the_plan_does_not_know_is_not_divided():
+    counted = {"parameters": 2**30, "gradients": 2**30, "optimizer": 2**31, "total": 2**32, "host": 0}
+    for unknown in (None, counted, counted | {"host": 2**31}):
+        assert by_kind(3.0, unknown) == "3.00 GiB, measured"
 
 
 def test_parts_are_named_by_the_words_that_were_chosen(make_run):

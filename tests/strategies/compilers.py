@@ -1,6 +1,10 @@
-"""Tells which compilers a live ZeRO engine has loaded: `python -m tests.strategies.compilers OUT`."""
+"""Tells which compilers a live ZeRO engine has loaded, and whether DeepSpeed warns of what distft tells itself.
+
+`python -m tests.strategies.compilers OUT`
+"""
 
 import json
+import logging
 import os
 import sys
 from pathlib import Path
@@ -14,7 +18,11 @@ COMPILERS = {"torch._inductor.compile_fx", "distutils.ccompiler", "setuptools"}
 def main() -> None:
     with process_group() as world:
         make_engine({"strategy": "zero2", "model": "gpt2"}, world)
-        found = {"loaded": sorted(COMPILERS & set(sys.modules)), "disabled": os.environ.get("TORCHDYNAMO_DISABLE")}
+        found = {
+            "loaded": sorted(COMPILERS & set(sys.modules)),
+            "disabled": os.environ.get("TORCHDYNAMO_DISABLE"),
+            "warns": logging.getLogger("DeepSpeed").isEnabledFor(logging.WARNING),
+        }
         Path(sys.argv[1]).write_text(json.dumps(found))
 
 

@@ -30,16 +30,18 @@ def facts_unused(facts: Facts) -> str | None:
 
 @rule(
     ("model.attention", "train.precision"),
-    "model.attention=flash_attention_2 or varlen in fp32 or, with launcher=local, without an accelerator",
-    "their kernels are for bf16 on CUDA and ROCm",
+    "model.attention=flash_attention_2 or varlen in fp32; they or flex_attention, with launcher=local, without an "
+    "accelerator",
+    "the first two are for bf16 on CUDA and ROCm; flex_attention gives wrong numbers on some CPUs",
 )
 def flash(facts: Facts) -> str | None:
     attention, precision = facts["model.attention"], facts["train.precision"]
     elsewhere = facts.choices.get("launcher") != "local"  # whose machines this one may be nothing like
-    if attention not in ("flash_attention_2", "varlen") or (precision != "fp32" and (num_accelerators() or elsewhere)):
+    if attention in ("flash_attention_2", "varlen") and precision == "fp32":
+        return f"model.attention={attention} computes in bf16 alone. Nearest: model.attention=sdpa"
+    if attention in ("sdpa", "eager") or num_accelerators() or elsewhere:
         return None
-    why = "computes in bf16 alone" if precision == "fp32" else "needs a CUDA or ROCm device, and here is none"
-    return f"model.attention={attention} {why}. Nearest: model.attention=sdpa"
+    return f"model.attention={attention} needs a CUDA or ROCm device, and here is none. Nearest: model.attention=sdpa"
 
 
 @rule(

@@ -27,6 +27,9 @@ def choose(word: str) -> str:
         raise ValueError(f"model.attention={word}: flash-attn is not installed. Nearest: model.attention=sdpa")
     if word == "varlen" and not torch.cuda.is_available():
         raise ValueError(f"model.attention={word}: torch's kernel is for CUDA. Nearest: model.attention=sdpa")
+    if word == "flex_attention" and not torch.accelerator.is_available():
+        # torch 2.13 on a CPU with AVX2 alone: from run to run other logits than alone, and NaN
+        raise ValueError(f"model.attention={word}: is wrong on some CPUs. Nearest: model.attention=sdpa")
     return _OWN.get(word, word)
 
 

@@ -16,7 +16,6 @@ from distft.paths import conf_dir
 
 MODELS = sorted(path.stem for path in (conf_dir() / "model").glob("*.yaml"))
 CASES = [(name, kernel) for name in MODELS for kernel in ("sdpa", "eager")]  # which run without an accelerator
-CASES += [pytest.param("gemma3_4b", "flex_attention", marks=pytest.mark.soak)]  # it does, but compiles for its masks
 LENGTHS = (7, 40, 1, 21)  # longer and shorter than the tiny models' windows
 
 
@@ -94,7 +93,7 @@ def test_a_training_forward_without_borders_is_an_error() -> None:
 
 
 def test_a_kernel_that_is_not_here_is_an_error_and_nothing_takes_its_place() -> None:
-    for word in ("flash_attention_2", "varlen"):
+    for word in ("flash_attention_2", "varlen", "flex_attention"):
         with pytest.raises(ValueError, match=rf"model.attention={word}: .* Nearest: model.attention=sdpa"):
             choose(word)
 
