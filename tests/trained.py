@@ -3,6 +3,7 @@
 import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from shutil import which
 from typing import Any
 
 import pytest
@@ -67,7 +68,7 @@ def make_case(key: Key, rows: Path, folder: Path) -> dict[str, Any]:
         case["eval_micro"] = EVAL_MICRO
     if key in RECOMPUTED:
         case["recomputed"] = RECOMPUTED[key]
-    if key in COMPILED:
+    if key in COMPILED and which("g++"):
         case["compiled"] = True
     return case
 

@@ -58,8 +58,9 @@ def test_what_cannot_be_one_graph_is_refused(monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "what", "kinds", "backend"), CASES)
 def test_one_graph_serves_all_layers_and_all_micro_batches(
-    name: str, what: str, kinds: int, backend: str, monkeypatch: pytest.MonkeyPatch
+    name: str, what: str, kinds: int, backend: str, monkeypatch: pytest.MonkeyPatch, require: Any
 ) -> None:
+    require("g++")
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
     torch._dynamo.reset()
     counters.clear()
