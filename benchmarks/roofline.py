@@ -21,7 +21,7 @@ from torch.utils._pytree import tree_leaves
 from benchmarks.peers.product import measure
 from benchmarks.rows import demo_folder
 from benchmarks.spread import table
-from distft.config import command
+from distft.config import ConfigError, command
 from distft.config.keywords import keywords
 from distft.data.batches import Batch, make_batch
 from distft.data.shards import Row
@@ -128,7 +128,9 @@ def counted(model: Any, work: Callable[[], object]) -> Moved:
 
 def main(arguments: list[str]) -> int:
     """Prints the table."""
-    compiled = keywords(arguments, KEYS, required=()).get("compiled") == "true"
+    word = keywords(arguments, KEYS, required=()).get("compiled", "false")
+    if word not in ("true", "false"):
+        raise ConfigError([f"compiled={word}: is neither true nor false. Nearest: compiled=true"])
     model, rows = live_model(demo_folder() / "smollm2-135m-instruct"), batch()
 
     def work() -> None:
@@ -138,7 +140,7 @@ def main(arguments: list[str]) -> int:
 
     work()
     moved = counted(model, work)
-    if compiled:
+    if word == "true":
         compile_blocks(model, blocks(model).values(), torch.device("cpu"))
         work()
     rate, bandwidth = measure(torch.get_num_threads()), gigabytes_a_second()
@@ -158,4 +160,4 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    command(main)
+    command(main, help="\n".join([__doc__ or "", *(f"{key}: {about}" for key, about in KEYS.items())]))

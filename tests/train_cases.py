@@ -138,11 +138,11 @@ def run_case(case: dict[str, Any], world: World) -> dict[str, Any]:
     feed = Feed(rows, Order(len(rows), seed), row_borders(10**6, GLOBAL_ROWS), cut, world)
     done = []
     engine.train(True)
-    reductions, watched = Reductions(), start + (not case.get("compiled"))  # nothing is compiled under such a mode
+    reductions, watches = Reductions(), not case.get("compiled")  # nothing is compiled under such a mode
     ahead = Prefetch(feed)
     for step in range(start + 1, steps + 1):
         targets = feed.num_targets(step)
-        with reductions if step == watched else nullcontext():
+        with reductions if watches and step == start + 1 else nullcontext():
             result = train_step(
                 engine, ahead.batches(step), targets, world, case.get("max_norm", 1.0), seed_for(seed, step)
             )

@@ -30,6 +30,7 @@ WRONG: list[tuple[str, str, str]] = [
     ("train.max_steps=0", "train.max_steps=0", "1"),
     ("train.micro_batch_size=true", "train.micro_batch_size=true", "4"),
     ("train.precision=fp16", "train.precision=fp16", "bf16"),
+    ("model.attention=flex_attention", "model.attention=flex_attention", "model.attention=sdpa"),
     ("train.compile=true strategy=zero3", "train.compile=true", "strategy=fsdp"),
     ("train.compile=max-autotune", "train.compile=max-autotune", "true"),
     ("train.activation_checkpointing=true", "train.activation_checkpointing=true", "full"),

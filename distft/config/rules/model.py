@@ -50,7 +50,9 @@ def flash(facts: Facts) -> str | None:
     "it has a call for each document, so every micro-batch would be another graph",
 )
 def compiled_sdpa(facts: Facts) -> str | None:
-    if not facts["train.compile"] or facts["model.attention"] != "sdpa" or not num_accelerators():
+    here = facts.choices.get("launcher") == "local"  # else what the job asks for counts, not who submits it
+    accelerators = num_accelerators() if here else facts["launcher"].get("gpus_per_node")
+    if not facts["train.compile"] or facts["model.attention"] != "sdpa" or not accelerators:
         return None
     return "model.attention=sdpa is compiled on CPUs alone (train.compile=true). Nearest: model.attention=varlen"
 

@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from distft.models.attention.window import window_mask
+
 _forward: Any = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _backward: Any = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 Tensors = tuple[torch.Tensor, ...]
@@ -31,7 +33,8 @@ def documents_attention(
     attended, sums = _empty(query)
     for here in _documents(borders):
         parts = (query[:, :, here], key[:, :, here], value[:, :, here])
-        done = _forward(*parts, 0.0, window is None, attn_mask=_mask(here, window, query), scale=scale)
+        mask = _added(here, window, query)
+        done = _forward(*parts, 0.0, mask is None, attn_mask=mask, scale=scale)
         attended[:, here], sums[:, here] = (part.transpose(1, 2) for part in done)
     return attended, sums
 
@@ -58,8 +61,8 @@ def documents_attention_backward(
     for here in _documents(borders):
         parts = [part[:, :, here] for part in (query, key, value)]
         of_here, done, sum_here = (part[:, here].transpose(1, 2) for part in (gradient, attended, sums))
-        mask = _mask(here, window, query)
-        found = _backward(of_here, *parts, done, sum_here, 0.0, window is None, attn_mask=mask, scale=scale)
+        mask = _added(here, window, query)
+        found = _backward(of_here, *parts, done, sum_here, 0.0, mask is None, attn_mask=mask, scale=scale)
         for whole, part in zip(gradients, found, strict=True):
             whole[:, :, here] = part
     return gradients  # pyright: ignore[reportReturnType]
@@ -93,10 +96,7 @@ def _documents(borders: torch.Tensor) -> list[slice]:
     return [slice(*both) for both in pairwise(at)]
 
 
-def _mask(here: slice, window: int | None, like: torch.Tensor) -> torch.Tensor | None:
-    """Returns what is added to the scores of a document, or None where no mask is needed."""
-    if window is None:
-        return None
-    at = torch.arange(here.stop - here.start, device=like.device)
-    behind = at[:, None] - at[None, :]
-    return torch.zeros_like(behind, dtype=like.dtype).masked_fill_((behind < 0) | (behind >= window), float("-inf"))
+def _added(here: slice, window: int | None, like: torch.Tensor) -> torch.Tensor | None:
+    """Returns what is added to the scores of a document, which the kernel wants instead of what is seen."""
+    seen = window_mask(here.stop - here.start, window, like.device)
+    return None if seen is None else torch.zeros_like(seen, dtype=like.dtype).masked_fill_(~seen, float("-inf"))

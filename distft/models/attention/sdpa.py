@@ -10,6 +10,7 @@ import torch
 from torch.nn import functional as F
 
 from distft.models.attention.compiled import documents_attention
+from distft.models.attention.window import window_mask
 
 
 def documents_sdpa(
@@ -53,12 +54,7 @@ def _attend(
     scaling: float | None,
     sliding_window: int | None,
 ) -> torch.Tensor:
-    length = query.shape[2]
-    mask = None
-    if sliding_window is not None and sliding_window < length:
-        at = torch.arange(length, device=query.device)
-        behind = at[:, None] - at[None, :]
-        mask = (behind >= 0) & (behind < sliding_window)
+    mask = window_mask(query.shape[2], sliding_window, query.device)
     return F.scaled_dot_product_attention(
         query,
         key,

@@ -90,6 +90,14 @@ def test_a_container_needs_an_image_and_no_modules(right: list[str]):
             compose([*right, "launcher=slurm", given])
 
 
+def test_of_a_job_the_devices_count_that_it_asks_for(right: list[str], monkeypatch: pytest.MonkeyPatch):
+    job = [*right, "launcher=slurm", "train.compile=true"]
+    with pytest.raises(ConfigError, match="Nearest: model.attention=varlen"):
+        compose([*job, "launcher.gpus_per_node=4"])
+    monkeypatch.setattr("distft.config.rules.model.num_accelerators", lambda: 4)
+    compose([*job, "launcher.gpus_per_node=0"])
+
+
 def test_a_cluster_is_composed_for_from_anywhere(right: list[str]):
     config = compose([*right, "launcher=slurm", "launcher.nodes=4", "launcher.processes_per_node=2"])
     assert config.values["launcher"]["nodes"] == 4
