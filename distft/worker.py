@@ -22,6 +22,7 @@ from distft.data.shards import Row, Rows
 from distft.data.steps import Base, Order, step_borders
 from distft.evaluate.held_out import held_out
 from distft.goodput.timeline import lost_of, note
+from distft.losses.cross_entropy import CrossEntropy
 from distft.losses.outputs import logits
 from distft.models.compiled import compile_blocks
 from distft.models.flops import Flops
@@ -173,6 +174,8 @@ def make_engine(config: Values, plan: Plan, world: World) -> Engine:
         recompute(model, config["train"]["activation_checkpointing"])
         if config["train"]["compile"]:
             compile_blocks(model, repeated, world.device)
+            if isinstance(loss, CrossEntropy):
+                loss.compile_chunks()
         return Objective(model, loss, repeated)
 
     strategy = instantiate(config["strategy"])

@@ -5,12 +5,51 @@ taken at once, so what is kept for the backward pass has the size of the hidden 
 The method is that of Liger Kernel's fused linear cross-entropy (Hsu et al. 2024, arXiv 2410.10989).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 CHUNK_BYTES = 64 * 2**20  # of fp32 logits
+Chunk = tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]  # of_chunk says of what
+
+
+def of_chunk(
+    logits: torch.Tensor,
+    targets: torch.Tensor,
+    label_smoothing: float,
+    soft_cap: float | None,
+    dtype: torch.dtype | None,
+) -> Chunk:
+    """Returns losses [C] in fp32, how many targets had the highest logit, and d losses / d logits [C, V] in `dtype`.
+
+    logits: [C, V]; those in fp32 are used up. targets: [C]. dtype: None: without the gradient.
+    """
+    logits = logits.float()
+    slope = None
+    if soft_cap is not None:
+        logits.div_(soft_cap).tanh_()
+        slope = 1 - logits.square() if dtype else None
+        logits.mul_(soft_cap)
+    at = targets[:, None]
+    of_target, highest = logits.gather(1, at), logits.amax(-1, keepdim=True)  # [C, 1]
+    mean = logits.mean(-1, keepdim=True) if label_smoothing else of_target
+    probabilities = logits.sub_(highest).exp_()
+    total = probabilities.sum(-1, keepdim=True)
+    losses = total.log() + highest - of_target + label_smoothing * (of_target - mean)
+    hits = (of_target == highest).sum()
+    if dtype is None:
+        return losses[:, 0], hits, None
+    spread = label_smoothing / logits.shape[1]
+    gradient = probabilities.div_(total)
+    gradient_of_target = (of_target - highest).exp() / total - spread + label_smoothing - 1
+    if label_smoothing:
+        gradient.sub_(spread)
+    if slope is not None and soft_cap is not None:
+        gradient.mul_(slope)
+        gradient_of_target *= 1 - (of_target / soft_cap).square()
+    return losses[:, 0], hits, gradient.to(dtype).scatter_(1, at, gradient_of_target.to(dtype))
 
 
 @dataclass(frozen=True)
@@ -18,12 +57,13 @@ class Projected:
     """What folds a head: hidden states [T, H] and the head's weight become two sums over T targets.
 
     targets: [T] int64. label_smoothing: of the target distribution. soft_cap: c of c tanh(logit / c), where the model
-    has one.
+    has one. of_chunk: computes what that function does.
     """
 
     targets: torch.Tensor
     label_smoothing: float = 0.0
     soft_cap: float | None = None
+    of_chunk: Callable[..., Chunk] = of_chunk
 
     def __call__(
         self, hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
@@ -52,15 +92,17 @@ class _CrossEntropy(torch.autograd.Function):
         for start in range(0, len(hidden), size):
             chunk, targets = hidden[start : start + size], asked.targets[start : start + size]
             logits = chunk @ weight.T if bias is None else torch.addmm(bias, chunk, weight.T)
-            logits = logits.float()  # [C, V]
-            losses, hits, gradient = _of_chunk(logits, targets, asked, any(wanted))
+            # torch compiles a size of 1 anew, and in fp32 its own operations are no slower
+            make = asked.of_chunk if len(chunk) > 1 and logits.dtype != torch.float32 else of_chunk
+            losses, hits, gradient = make(
+                logits, targets, asked.label_smoothing, asked.soft_cap, weight.dtype if any(wanted) else None
+            )
             loss += losses.sum(dtype=torch.float64)
             correct += hits
             if gradient is None:
                 continue
             if of_bias is not None:
-                of_bias += gradient.sum(0)
-            gradient = gradient.to(weight.dtype)
+                of_bias += gradient.sum(0, dtype=torch.float32)
             if of_hidden is not None:
                 torch.mm(gradient, weight, out=of_hidden[start : start + size])
             if of_weight is not None and weight.dtype == torch.float32:
@@ -83,33 +125,3 @@ class _CrossEntropy(torch.autograd.Function):
         ]
         ctx.gradients = (None, None, None)
         return *scaled, None, None
-
-
-def _of_chunk(
-    logits: torch.Tensor, targets: torch.Tensor, asked: Projected, with_gradient: bool
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-    """Returns losses [C], the number of hits, and d losses / d logits [C, V], which takes the place of the logits."""
-    if asked.soft_cap is not None:
-        logits.div_(asked.soft_cap).tanh_()
-        slope = 1 - logits.square() if with_gradient else None
-        logits.mul_(asked.soft_cap)
-    else:
-        slope = None
-    at = targets[:, None]
-    of_target, highest = logits.gather(1, at)[:, 0], logits.amax(-1)
-    mean = logits.mean(-1) if asked.label_smoothing else None
-    probabilities = logits.sub_(highest[:, None]).exp_()
-    total = probabilities.sum(-1)
-    losses = total.log() + highest - of_target
-    if mean is not None:
-        losses = losses + asked.label_smoothing * (of_target - mean)
-    hits = (of_target == highest).sum()
-    if not with_gradient:
-        return losses, hits, None
-    gradient = probabilities.div_(total[:, None])
-    if asked.label_smoothing:
-        gradient.sub_(asked.label_smoothing / gradient.shape[1])
-    gradient.scatter_add_(1, at, torch.full_like(of_target, asked.label_smoothing - 1)[:, None])
-    if slope is not None:
-        gradient.mul_(slope)
-    return losses, hits, gradient

@@ -10,10 +10,10 @@ from shutil import which
 
 import torch
 from torch import nn
-from torch.fx.experimental import _config as symbolic_shapes
 from transformers import PreTrainedModel
 
 from distft.models.attention.choose import SDPA
+from distft.runtime.compiling import compiled
 
 _DROPOUT = ("attention_dropout", "attn_pdrop")  # of attention, in the configs of transformers
 
@@ -26,9 +26,8 @@ def compile_blocks(model: PreTrainedModel, blocks: Iterable[nn.Module], device: 
     ValueError for attention that is no single operation there, and on a machine without a compiler.
     """
     check_compilable(model, device)
-    symbolic_shapes.use_duck_shape = False  # else a row as long as a hidden state is wide is one graph, for it alone
     for block in blocks:
-        block.forward = torch.compile(block.forward, fullgraph=True, dynamic=True if device.type == "cpu" else None)
+        block.forward = compiled(block.forward, dynamic=True if device.type == "cpu" else None)
 
 
 def check_compilable(model: PreTrainedModel, device: torch.device) -> None:

@@ -19,7 +19,8 @@ DATA_SHEETS = (
     ("MI300X", 1307e12),
     ("MI250X", 191.5e12),
 )
-_SIZE, _ROUNDS = 1024, 3
+_SIZES, _ROUNDS = (256, 512, 1024), 3  # a processor without bf16 makes small products faster than large ones
+_TOLD = set["Peak"]()  # of those that a step was above: the next steps are, too
 
 
 @dataclass(frozen=True)
@@ -37,29 +38,32 @@ def peak_of(device: torch.device, dtype: torch.dtype) -> Peak:
         for part, flops in DATA_SHEETS:
             if part in name:
                 return Peak(flops, f"data sheet of {name}, dense bf16")
-    flops = max(_measured(device, dtype) for _ in range(_ROUNDS))
+    flops, size = max((_measured(device, dtype, size), size) for size in _SIZES for _ in range(_ROUNDS))
     name = str(dtype).removeprefix("torch.")
-    return Peak(flops, f"measured {name} product of {_SIZE}x{_SIZE} matrices, {torch.get_num_threads()} threads")
+    return Peak(flops, f"measured {name} product of {size}x{size} matrices, {torch.get_num_threads()} threads")
 
 
-def _measured(device: torch.device, dtype: torch.dtype) -> float:
-    left, right = (torch.ones(_SIZE, _SIZE, dtype=dtype, device=device) for _ in range(2))
+def _measured(device: torch.device, dtype: torch.dtype, size: int) -> float:
+    left, right = (torch.ones(size, size, dtype=dtype, device=device) for _ in range(2))
     began = time.perf_counter()
     (left @ right)[0, 0].item()  # waits for the device
-    return 2 * _SIZE**3 / (time.perf_counter() - began)
+    return 2 * size**3 / (time.perf_counter() - began)
 
 
 def utilisation(flops: float, seconds: float, processes: int, peak: Peak) -> float | None:
-    """Returns the share of what `processes` could have done in that time; None, and an error in the log, above 1.
+    """Returns the share of what `processes` could have done in that time; None above 1, and one error in the log.
 
     flops: of the global batch, counted as if each were done once: nothing computed again, no padding.
     """
     share = flops / (seconds * processes * peak.flops)
-    if share > 1:
+    if share <= 1:
+        return share
+    if peak not in _TOLD:
+        _TOLD.add(peak)
         print(
             f"ERROR: an MFU of {share:.0%} cannot be: {flops:.3g} FLOP in {seconds:.3g} s on {processes} processes of "
-            f"{peak.flops:.3g} FLOP/s ({peak.source}). Either of them is counted wrong",
+            f"{peak.flops:.3g} FLOP/s ({peak.source}). Either of them is counted wrong; this is said once, and no "
+            "such step has an MFU",
             file=sys.stderr,
         )
-        return None
-    return share
+    return None

@@ -4,10 +4,12 @@ from typing import Any
 
 import pytest
 import torch
+from torch._dynamo.utils import counters
 from torch.nn import functional as F
 
 from distft.losses import projected
-from distft.losses.projected import Projected
+from distft.losses.cross_entropy import CrossEntropy
+from distft.losses.projected import Projected, of_chunk
 from tests.losses.live_bytes import LiveBytes
 
 T, H, V = 37, 24, 101
@@ -53,6 +55,32 @@ def test_value_and_gradients_are_those_of_the_plain_loss(
     assert correct.item() == (logits.argmax(-1) == targets).sum().item()
     for gradient, reference in zip(gradients(value, mine), gradients(expected, exact), strict=True):
         torch.testing.assert_close(gradient.double(), reference, rtol=0, atol=1e-5 * reference.abs().max().item())
+
+
+@pytest.mark.slow
+def test_compiled_in_bf16_it_is_the_same_whatever_the_number_of_targets(
+    monkeypatch: pytest.MonkeyPatch, require: Any
+) -> None:
+    """One graph for all chunks, whose gradient is rounded to bf16 once, as it is uncompiled."""
+    require("g++")
+    monkeypatch.setattr(projected, "CHUNK_BYTES", 8 * 4 * V)  # chunks of 8, the last of 1 to 8
+    torch._dynamo.reset()
+    counters.clear()
+    loss = CrossEntropy()
+    loss.compile_chunks()
+    settings = {"label_smoothing": 0.1, "soft_cap": 3.0}
+    for number in (13, 8, 17, 37, 2, 1):
+        targets = torch.randint(0, V, (number,), generator=torch.Generator().manual_seed(number))
+        hidden, weight, _ = made(torch.bfloat16)
+        assert hidden is not None and weight is not None
+        results = []
+        for how in (of_chunk, loss.of_chunk):
+            mine = [hidden[:number].clone().requires_grad_(), weight.clone().requires_grad_()]
+            value, hits = Projected(targets, **settings, of_chunk=how)(*mine, None)
+            results.append((value.detach(), hits, *torch.autograd.grad(value, mine)))
+        for eager, compiled in zip(*results, strict=True):
+            torch.testing.assert_close(compiled, eager, rtol=0, atol=2**-8 * eager.abs().max().item())
+    assert counters["stats"]["unique_graphs"] == 1 and not counters["graph_break"]
 
 
 def test_a_frozen_head_costs_no_gradient_of_its_own() -> None:

@@ -1,24 +1,36 @@
 """A utilisation has a denominator that is known by name, and one above all that a machine can do is an error."""
 
+import re
+
 import pytest
 import torch
 
+from distft.train import meter
 from distft.train.meter import Peak, peak_of, utilisation
 
 
 def test_a_device_without_data_sheet_is_measured() -> None:
     peak = peak_of(torch.device("cpu"), torch.float32)
     assert 1e8 < peak.flops < 1e14
-    assert peak.source.startswith("measured float32 product of 1024x1024 matrices, ")
+    assert re.match(r"measured float32 product of (256x256|512x512|1024x1024) matrices, \d+ threads$", peak.source)
+
+
+def test_the_fastest_product_is_the_peak(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of bf16 on a processor without it, whose large products are slower than a step's small ones."""
+    monkeypatch.setattr(meter, "_measured", lambda device, dtype, size: {256: 2e9, 512: 3e9, 1024: 1e9}[size])
+    peak = peak_of(torch.device("cpu"), torch.bfloat16)
+    assert peak.flops == 3e9 and peak.source.startswith("measured bfloat16 product of 512x512 matrices")
 
 
 def test_the_share_is_of_all_processes() -> None:
     assert utilisation(3e9, 2.0, 3, Peak(1e9, "a guess")) == pytest.approx(0.5)
 
 
-def test_more_than_all_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
+def test_more_than_all_is_an_error_that_is_told_once(capsys: pytest.CaptureFixture[str]) -> None:
     assert utilisation(3e9, 1.0, 1, Peak(1e9, "a guess")) is None
+    assert utilisation(4e9, 1.0, 1, Peak(1e9, "a guess")) is None
     said = capsys.readouterr().err
+    assert said.count("\n") == 1
     assert said.startswith(
         "ERROR: an MFU of 300% cannot be: 3e+09 FLOP in 1 s on 1 processes of 1e+09 FLOP/s (a guess)"
     )
