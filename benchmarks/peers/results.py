@@ -70,12 +70,14 @@ def ratio_table(found: Mapping[str, Mapping[str, Sequence[float]]]) -> str:
 
 
 def loss_gaps(rounds: Sequence[Round]) -> dict[str, float]:
-    """Returns the largest difference of a loss from distft's on 1 process, of peers that read the same rows a step."""
+    """Returns the largest difference of a loss from distft's on the fewest processes that it was measured on, of peers
+    that read the same rows a step."""
     gaps: dict[str, float] = {}
+    fewest = min((processes for peer, processes in names(rounds) if peer == "distft"), default=0)
     for peer, processes in names(rounds):
-        if not PEERS[peer].reads_in_order or (peer, processes) == ("distft", 1):
+        if not PEERS[peer].reads_in_order or (peer, processes) == ("distft", fewest):
             continue
-        for ours, theirs in _pairs(rounds, peer, processes, ours=1):
+        for ours, theirs in _pairs(rounds, peer, processes, ours=fewest):
             first = zip(ours.losses[:LOSS_STEPS], theirs.losses[:LOSS_STEPS], strict=True)
             name = f"{peer}, {processes} process{'es' * (processes > 1)}"
             gaps[name] = max(gaps.get(name, 0.0), *(abs(a - b) for a, b in first))
@@ -104,7 +106,7 @@ def page(rounds: Sequence[Round], about: Mapping[str, Any], command: str, failed
     lines.append(rows_table(about["rows"]) + "\n" + rates(rounds))
     lines.append("Ratios round by round, both of the same number of processes:")
     lines.append(ratio_table(ratios(rounds)))
-    lines.append("Losses against distft's on 1 process, of those that read the same rows in each step:")
+    lines.append("Losses against distft's on the fewest processes, of those that read the same rows in each step:")
     lines.append(loss_table(loss_gaps(rounds)))
     lines.append("Settings as the running programs told them:")
     lines.append(table(["", "settings"], [[name, f"`{told}`"] for name, told in settings_of(rounds).items()]))

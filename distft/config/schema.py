@@ -124,7 +124,7 @@ KEYS = (
     Key(
         "train.compile",
         (bool,),
-        "compile the repeated layers, one graph for all: up to minutes at a first start, less at the next",
+        "compile the repeated layers, one graph for all, and the loss in bf16: minutes at first, then less",
     ),
     Key("train.profile", (bool,), "record the third step, operation by operation, in profile/ of the run"),
     Key(

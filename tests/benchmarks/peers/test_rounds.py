@@ -62,6 +62,8 @@ def test_losses_are_compared_where_the_rows_of_a_step_are_the_same():
     ]
     gaps = loss_gaps(rounds)
     assert gaps == pytest.approx({"trl_default, 1 process": 2e-3, "distft, 2 processes": 1e-4})
+    on_two = [[run_of("distft", 1.0, processes=2), run_of("trl_default", 1.0, [2.0, 1.501], processes=2)]]
+    assert loss_gaps(on_two) == pytest.approx({"trl_default, 2 processes": 1e-3})
     about = {"code": "abc", "on": ON, "versions": {"trl": "1"}, "rows": []}
     text = page(rounds, about, "command", {"trl_single on 1 process": "exit code 9"})
     assert "| trl_default, 1 process | 2.0e-03 | **no** |" in text
