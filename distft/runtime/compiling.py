@@ -1,15 +1,13 @@
 """torch.compile, as everything here uses it: whole functions, whatever the sizes of their tensors are."""
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch.fx.experimental import _config as symbolic_shapes
 
-F = TypeVar("F", bound=Callable[..., Any])
 
-
-def compiled(function: F, *, dynamic: bool | None = True) -> F:
+def compiled(function: Callable[..., Any], *, dynamic: bool | None = True) -> Callable[..., Any]:
     """Returns `function`, compiled at its first call; torch's own error where its graph would break.
 
     dynamic: for tensors of any size; None: of any once a second size has come.
