@@ -131,10 +131,10 @@ def main(arguments: list[str]) -> int:
     word = keywords(arguments, KEYS, required=()).get("compiled", "false")
     if word not in ("true", "false"):
         raise ConfigError([f"compiled={word}: is neither true nor false. Nearest: compiled=true"])
-    model, loss, rows = live_model(demo_folder() / "smollm2-135m-instruct"), CrossEntropy(), batch()
+    model, rows = live_model(demo_folder() / "smollm2-135m-instruct"), batch()
 
     def work() -> None:
-        value, _ = loss(model, rows)
+        value, _ = CrossEntropy()(model, rows)
         value.backward()
         model.zero_grad()
 
@@ -142,7 +142,6 @@ def main(arguments: list[str]) -> int:
     moved = counted(model, work)
     if word == "true":
         compile_blocks(model, blocks(model).values(), torch.device("cpu"))
-        loss.compile_chunks()
         work()
     rate, bandwidth = measure(torch.get_num_threads()), gigabytes_a_second()
     seconds = measured_seconds(work)

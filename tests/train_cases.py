@@ -64,7 +64,7 @@ def tuned(case: dict[str, Any]) -> Any:
 
 
 def make_engine(case: dict[str, Any], world: World) -> Any:
-    strategy, loss = instantiate_strategy(case["strategy"], **case.get("settings", {})), CrossEntropy()
+    strategy = instantiate_strategy(case["strategy"], **case.get("settings", {}))
 
     def build() -> Objective:
         model = tuned(case)
@@ -72,8 +72,7 @@ def make_engine(case: dict[str, Any], world: World) -> Any:
         recompute(model, case.get("recomputed", "none"))
         if case.get("compiled"):
             compile_blocks(model, repeated, world.device)
-            loss.compile_chunks()
-        return Objective(model, loss, repeated)
+        return Objective(model, CrossEntropy(), repeated)
 
     options = ADAMW | case.get("adamw", {})
     precision = getattr(torch, case.get("precision", "float32"))

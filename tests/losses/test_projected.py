@@ -1,5 +1,6 @@
 """The chunked projection gives the plain loss and its gradients, and needs memory for a chunk alone."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,8 @@ from distft.losses import projected
 from distft.losses.cross_entropy import CrossEntropy
 from distft.losses.projected import Projected, of_chunk
 from tests.losses.live_bytes import LiveBytes
+from tests.ranks import run_ranks
+from tests.rows import write_sums
 
 T, H, V = 37, 24, 101
 CASES: dict[str, dict[str, Any]] = {
@@ -81,6 +84,13 @@ def test_compiled_in_bf16_it_is_the_same_whatever_the_number_of_targets(
         for eager, compiled in zip(*results, strict=True):
             torch.testing.assert_close(compiled, eager, rtol=0, atol=2**-8 * eager.abs().max().item())
     assert counters["stats"]["unique_graphs"] == 1 and not counters["graph_break"]
+
+
+@pytest.mark.slow
+def test_a_worker_compiles_its_loss_where_train_compile_says_so(tmp_path: Path, require: Any) -> None:
+    require("g++")
+    rows = write_sums(tmp_path) / "rows.jsonl"
+    assert run_ranks(1, "tests.losses.in_force", str(rows)) == {"true": True, "false": False}
 
 
 def test_a_frozen_head_costs_no_gradient_of_its_own() -> None:
