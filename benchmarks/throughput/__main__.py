@@ -4,6 +4,7 @@
 
 OVERRIDES are those of `python -m distft.launch`, so the same command measures two processes of a laptop, eight GPUs
 (processes=1,2,4,8 model=llama3_8b data.train=FILE) or eight nodes (nodes=1,2,4,8 processes=8 launcher=slurm).
+One with several values, train.compile=false,true, is compared: every combination, in turn.
 The same command again measures what is missing: points of the same code and settings are kept.
 """
 

@@ -3,16 +3,18 @@
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
-from matplotlib.ticker import NullLocator, ScalarFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, ScalarFormatter
 
-from benchmarks.throughput.points import Series
+from benchmarks.throughput.points import Point, Series, points_of
 from benchmarks.throughput.results import Found, efficiencies
+from benchmarks.throughput.settings import Variant
 from distft.report.curves import PAPER, frame, save
 
 _DASHES = {"weak": "-", "strong": "--"}
@@ -21,14 +23,17 @@ _COLOURS = colormaps["tab10"]
 
 def draw(all_series: Sequence[Series], found: Found, title: str, path: Path) -> None:
     """Writes PATH.svg and PATH.png; points that failed are left out."""
-    figure = Figure(figsize=(13.2, 4.4), layout=ConstrainedLayoutEngine(h_pad=0.16, w_pad=0.12))
+    size = 13.2, 4.4 + 0.22 * len(all_series)  # the legend stands below, a line for each
+    figure = Figure(figsize=size, layout=ConstrainedLayoutEngine(h_pad=0.16, w_pad=0.12))
     figure.suptitle(title, x=0.01, ha="left", fontsize=12, color=PAPER.text, parse_math=False)
     rate, efficiency, memory = (figure.add_subplot(1, 3, place) for place in (1, 2, 3))
-    looks = list(dict.fromkeys((series.strategy, series.micro) for series in all_series))
+    looks = list(dict.fromkeys(map(_look, all_series)))
     for series in all_series:
-        colour = _COLOURS(looks.index((series.strategy, series.micro)) % 10)
+        colour = _COLOURS(looks.index(_look(series)) % 10)
         _line(rate, series, {p: found.values(p, "tokens_per_second") for p in series.points}, colour)
         _line(efficiency, series, {p: efficiencies(series, p, found) for p in series.points}, colour)
+    if lines := rate.get_legend_handles_labels()[0]:
+        figure.legend(handles=lines, loc="outside lower left", frameon=False, fontsize=8, labelcolor=PAPER.text)
     _ideal(rate)
     frame(rate, "Tokens per second, all processes", PAPER)
     frame(efficiency, "Efficiency: tokens per second of a process", PAPER)
@@ -41,12 +46,16 @@ def draw(all_series: Sequence[Series], found: Found, title: str, path: Path) -> 
         axes.xaxis.set_minor_locator(NullLocator())
         axes.set_xlabel("processes", fontsize=9, color=PAPER.text)
     rate.set_yscale("log", base=2)
+    least, most = rate.get_ylim()
+    rate.yaxis.set_major_locator(LogLocator(base=2, subs=(1, 1.5)) if most > 3 * least else MaxNLocator(5))
     rate.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     rate.yaxis.set_minor_locator(NullLocator())
-    if rate.get_legend_handles_labels()[0]:
-        rate.legend(frameon=False, fontsize=8, labelcolor=PAPER.text)
-    _bars(memory, all_series, found, worlds)
+    _bars(memory, looks, points_of(all_series), found)
     save(figure, path)
+
+
+def _look(series: Series) -> tuple[str, int, Variant]:
+    return series.strategy, series.micro, series.variant
 
 
 def _line(axes: Axes, series: Series, values: dict, colour: object) -> None:
@@ -71,18 +80,16 @@ def _ideal(axes: Axes) -> None:
             axes.plot(worlds, rates[0] * worlds / worlds[0], color=PAPER.line, linewidth=1, zorder=0)
 
 
-def _bars(axes: Axes, all_series: Sequence[Series], found: Found, worlds: Sequence[int]) -> None:
-    """Draws the highest memory of a process of each strategy, a bar for each number of processes."""
-    strategies = list(dict.fromkeys(series.strategy for series in all_series))
-    width = 0.8 / len(worlds)
-    for number, world in enumerate(worlds):
-        for place, strategy in enumerate(strategies):
-            points = {p for s in all_series if s.strategy == strategy for p in s.points if p.world == world}
-            peaks = [peak for point in points for peak in found.values(point, "peak_memory_gib")]
-            label = f"{world} process{'es' * (world > 1)}" if place == 0 else None
-            left = place + (number - (len(worlds) - 1) / 2) * width
-            axes.bar(left, max(peaks, default=0), width * 0.92, color=_COLOURS(number % 10), alpha=0.75, label=label)
+def _bars(axes: Axes, looks: Sequence[Any], points: Sequence[Point], found: Found) -> None:
+    """Draws the highest memory of a process, for each number of processes a bar of each look."""
+    worlds = sorted({point.world for point in points})
+    width = 0.8 / len(looks)
+    for number, look in enumerate(looks):
+        for place, world in enumerate(worlds):
+            alike = [p for p in points if (p.strategy, p.micro, p.variant) == look and p.world == world]
+            peaks = [peak for point in alike for peak in found.values(point, "peak_memory_gib")]
+            left = place + (number - (len(looks) - 1) / 2) * width
+            axes.bar(left, max(peaks, default=0), width * 0.92, color=_COLOURS(number % 10), alpha=0.75)
     frame(axes, "Peak memory of rank 0, GiB", PAPER)
-    axes.set_xticks(range(len(strategies)), strategies)
-    axes.set_ylim(top=1.08 * axes.get_ylim()[1])
-    axes.legend(frameon=False, fontsize=8, labelcolor=PAPER.text, loc="upper left", bbox_to_anchor=(1, 1))
+    axes.set_xticks(range(len(worlds)), map(str, worlds))
+    axes.set_xlabel("processes", fontsize=9, color=PAPER.text)

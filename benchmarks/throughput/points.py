@@ -1,13 +1,14 @@
-"""What is measured: every layout of processes, strategy and micro size, with one global batch or with growing ones.
+"""What is measured: every layout, strategy, micro size and variant, with one global batch or with growing ones.
 
 A point that is in a weak and in a strong series is measured once.
 """
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from itertools import product
 
 from benchmarks.identity import digest
-from benchmarks.throughput.settings import Asked
+from benchmarks.throughput.settings import Asked, Variant
 
 
 @dataclass(frozen=True)
@@ -19,15 +20,15 @@ class Point:
     processes: int  # on each node
     micro: int  # rows, or tokens when packed
     global_rows: int
+    variant: Variant = ()
 
     @property
     def world(self) -> int:
         return self.nodes * self.processes
 
     def __str__(self) -> str:
-        return (
-            f"{self.strategy}, {self.nodes} x {self.processes} processes, micro {self.micro}, {self.global_rows} rows"
-        )
+        layout = f"{self.strategy}, {self.nodes} x {self.processes} processes"
+        return ", ".join([layout, f"micro {self.micro}", f"{self.global_rows} rows", *self.variant])
 
     def overrides(self, asked: Asked) -> list[str]:
         """Returns what makes a run this point's."""
@@ -38,6 +39,7 @@ class Point:
             f"launcher.processes_per_node={self.processes}",
             f"{micro}={self.micro}",
             f"train.global_batch_size={self.global_rows}",
+            *self.variant,
         ]
 
     def name(self, of_all_points: object) -> str:
@@ -53,26 +55,31 @@ class Series:
     scaling: str  # weak or strong
     strategy: str
     micro: int
+    variant: Variant
     points: tuple[Point, ...]
 
     @property
     def title(self) -> str:
-        return f"{self.scaling}, {self.strategy}, micro {self.micro}"
+        return ", ".join([self.scaling, self.strategy, f"micro {self.micro}", *words(self.variant)])
 
 
 def all_series(asked: Asked) -> list[Series]:
     """Returns every series that is asked for."""
     layouts = sorted({(nodes, per_node) for nodes in asked.nodes for per_node in asked.processes}, key=_size)
     found = []
-    for scaling in asked.scaling:
-        for strategy in asked.strategies:
-            for micro in asked.micro:
-                points = tuple(
-                    Point(strategy, nodes, per_node, micro, _rows(scaling, asked, nodes * per_node))
-                    for nodes, per_node in layouts
-                )
-                found.append(Series(scaling, strategy, micro, points))
+    for scaling, strategy, micro, variant in product(asked.scaling, asked.strategies, asked.micro, asked.variants):
+        points = tuple(
+            Point(strategy, nodes, per_node, micro, _rows(scaling, asked, nodes * per_node), variant)
+            for nodes, per_node in layouts
+        )
+        found.append(Series(scaling, strategy, micro, variant, points))
     return found
+
+
+def words(variant: Variant) -> list[str]:
+    """Returns key=value of each setting, the key without its group, for a drawing."""
+    pairs = (text.partition("=") for text in variant)
+    return [f"{key.rpartition('.')[2]}={value}" for key, _, value in pairs]
 
 
 def points_of(series: Iterable[Series]) -> list[Point]:

@@ -2,7 +2,7 @@
 
 import csv
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 from benchmarks.spread import spread, table
 from benchmarks.throughput.measure import Numbers
 from benchmarks.throughput.points import Point, Series
+from benchmarks.throughput.settings import Variant
 
 
 @dataclass
@@ -26,27 +27,33 @@ class Found:
 def efficiencies(series: Series, point: Point, found: Found) -> list[float]:
     """Returns, for each repeat, the rate of a process over that of one in the series' first point that was measured."""
     base = next((each for each in series.points if found.runs.get(each)), None)
-    if base is None:
-        return []
-    one, here = found.runs[base], found.runs.get(point, {})
-    grown = point.world / base.world
-    return [
-        here[i]["tokens_per_second"] / one[i]["tokens_per_second"] / grown for i in sorted(one.keys() & here.keys())
-    ]
+    return [] if base is None else [rate * base.world / point.world for rate in _rates(found, point, base)]
+
+
+def gains(point: Point, first: Variant, found: Found) -> list[float]:
+    """Returns, for each repeat, the rate of a point over that of the same one with the settings of `first`."""
+    return _rates(found, point, replace(point, variant=first))
+
+
+def _rates(found: Found, point: Point, base: Point) -> list[float]:
+    one, here = found.runs.get(base, {}), found.runs.get(point, {})
+    return [here[i]["tokens_per_second"] / one[i]["tokens_per_second"] for i in sorted(one.keys() & here.keys())]
 
 
 def rows_of(all_series: Sequence[Series], found: Found) -> list[dict[str, Any]]:
     """Returns a flat row for each point of each series: medians over the repeats."""
-    return [_row(series, point, found) for series in all_series for point in series.points]
+    return [_row(series, point, all_series[0].variant, found) for series in all_series for point in series.points]
 
 
-def _row(series: Series, point: Point, found: Found) -> dict[str, Any]:
+def _row(series: Series, point: Point, first: Variant, found: Found) -> dict[str, Any]:
     rates, memory = found.values(point, "tokens_per_second"), found.values(point, "peak_memory_gib")
     helped, mfu = efficiencies(series, point, found), found.values(point, "mfu")
+    gained = gains(point, first, found)
     return {
         "scaling": series.scaling,
         "strategy": point.strategy,
         "micro": point.micro,
+        "settings": " ".join(point.variant),
         "nodes": point.nodes,
         "processes_per_node": point.processes,
         "processes": point.world,
@@ -58,6 +65,9 @@ def _row(series: Series, point: Point, found: Found) -> dict[str, Any]:
         "efficiency": median(helped) if helped else None,
         "efficiency_least": min(helped, default=None),
         "efficiency_most": max(helped, default=None),
+        "of_first_settings": median(gained) if gained else None,
+        "of_first_settings_least": min(gained, default=None),
+        "of_first_settings_most": max(gained, default=None),
         "peak_memory_gib": max(memory, default=None),
         "mfu": median(mfu) if mfu else None,
         "failed": found.failed.get(point),
@@ -86,6 +96,8 @@ def page(all_series: Sequence[Series], found: Found, about: Mapping[str, Any]) -
     lines.append("; ".join([", ".join(machine), ", ".join(versions), f"rows {about['rows']}"]))
     lines.append("Medians (least to most) over the repeats. Efficiency: tokens/s of a process over those of one in the")
     lines[-1] += " first line of the same strategy and micro size. Memory: of rank 0, the highest."
+    if first := all_series[0].variant:
+        lines[-1] += f" Times: tokens/s over those of `{' '.join(first)}`, repeat by repeat."
     for scaling in dict.fromkeys(series.scaling for series in all_series):
         lines.append(_title(scaling))
         lines.append(_table([series for series in all_series if series.scaling == scaling], found))
@@ -102,12 +114,15 @@ def _title(scaling: str) -> str:
 
 def _table(all_series: Sequence[Series], found: Found) -> str:
     head = ["strategy", "micro", "nodes x processes", "rows a step", "tokens/s", "efficiency", "MFU", "peak GiB"]
+    first = all_series[0].variant
+    head += ["settings", "times"] if first else []
     rows = []
     for series in all_series:
         for point in series.points:
             start = [point.strategy, str(point.micro), f"{point.nodes} x {point.processes}", f"{point.global_rows:,}"]
             if point in found.failed:
                 rows.append([*start, "failed, see below", "-", "-", "-"])
+                rows[-1] += [" ".join(point.variant), "-"] if first else []
                 continue
             memory = found.values(point, "peak_memory_gib")
             rows.append(
@@ -119,4 +134,5 @@ def _table(all_series: Sequence[Series], found: Found) -> str:
                     spread([max(memory)] if memory else [], "{:.2f}"),
                 ]
             )
+            rows[-1] += [" ".join(point.variant), spread(gains(point, first, found), "{:.2f}")] if first else []
     return table(head, rows)

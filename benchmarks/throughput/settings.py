@@ -1,4 +1,7 @@
-"""The command line: the benchmark's own keys, and overrides of the runs that it starts."""
+"""The command line: the benchmark's own keys, and overrides of the runs that it starts.
+
+An override with several values, train.compile=false,true, is one of several settings that are compared.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,7 +11,12 @@ from benchmarks.listed import listed
 from distft.config import ConfigError, compose
 from distft.config.keywords import keywords
 from distft.config.nearest import did_you_mean, edits, nearest
+from distft.config.overrides import WrongOverride, split, swept_value
 from distft.paths import absolute, conf_dir
+from distft.sweep.grid import Grid
+from distft.sweep.request import parse
+
+Variant = tuple[str, ...]  # overrides that make a run another one than those it is compared with
 
 SCALINGS = ("weak", "strong")
 ROWS = ("unequal", "uniform")
@@ -42,6 +50,8 @@ _OURS = {  # what the benchmark itself sets: the key of its own that says it
     "launcher.processes_per_node": "processes",
 }
 
+_PACKING = "data.packing"
+
 
 @dataclass(frozen=True)
 class Asked:
@@ -62,14 +72,15 @@ class Asked:
     folder: Path
     out: Path
     overrides: list[str]  # of every run
+    variants: list[Variant]  # what the runs differ in beside, in order; one without overrides when nothing is compared
 
     def has(self, *keys: str) -> bool:
         """Tells whether the overrides say any of these keys or groups."""
-        return any(text.lstrip("+").partition("=")[0] in keys for text in self.overrides)
+        return any(_key(text) in keys for text in [*self.overrides, *self.variants[0]])
 
     @property
     def is_packed(self) -> bool:
-        return "data.packing=true" in self.overrides
+        return f"{_PACKING}=true" in self.overrides
 
 
 def read_arguments(arguments: Sequence[str], cores: int) -> Asked:
@@ -78,12 +89,13 @@ def read_arguments(arguments: Sequence[str], cores: int) -> Asked:
     cores: of this machine without accelerators, else 0.
     """
     mine = [text for text in arguments if is_own(text.partition("=")[0])]
-    overrides = [text for text in arguments if text not in mine]
     errors: list[str] = []
+    overrides, variants = _compared([text for text in arguments if text not in mine], errors)
     try:
         given = keywords(mine, KEYS, required=())
     except ConfigError as error:
-        given, errors = {}, [*error.messages]
+        given = {}
+        errors += error.messages
 
     def numbers(key: str, default: str, least: int = 1) -> list[int]:
         text = given.get(key, default)
@@ -107,7 +119,7 @@ def read_arguments(arguments: Sequence[str], cores: int) -> Asked:
                 errors.append(f"{key}={word}: is none of {', '.join(known)}.{meant}")
         return list(dict.fromkeys(parts))
 
-    packed = "data.packing=true" in overrides
+    packed = f"{_PACKING}=true" in overrides
     processes, nodes = numbers("processes", "1,2"), numbers("nodes", "1")
     rows_per_process = number("rows_per_process", 16)
     strategies = sorted(file.stem for file in (conf_dir() / "strategy").glob("*.yaml"))
@@ -129,6 +141,7 @@ def read_arguments(arguments: Sequence[str], cores: int) -> Asked:
         folder=absolute(given.get("folder", "runs/benchmarks/throughput")),
         out=absolute(given.get("out", "benchmarks/results")),
         overrides=overrides,
+        variants=variants,
     )
     errors += [f"rows={other}: is a second kind of rows. Nearest: rows={rows}" for other in others]
     errors += _of_the_runs(asked, "rows" in given)
@@ -149,7 +162,7 @@ def _of_the_runs(asked: Asked, says_rows: bool) -> list[str]:
     """Returns what is wrong with the overrides of the runs, whatever the point."""
     errors = [
         f"{key}=: is set by the benchmark. Nearest: {_OURS[key]}=..."
-        for key in (text.lstrip("+").partition("=")[0] for text in asked.overrides)
+        for key in map(_key, [*asked.overrides, *asked.variants[0]])
         if key in _OURS
     ]
     if says_rows and asked.has("data.train"):
@@ -157,8 +170,42 @@ def _of_the_runs(asked: Asked, says_rows: bool) -> list[str]:
     if asked.has("data") and not asked.has("data.train"):
         errors.append("data=: needs data.train here. Nearest: data.train=FILE")
     probe = [] if asked.has("data.train") else ["data.train=not/read"]
+    for variant in asked.variants:
+        try:
+            compose([*(text for text in [*asked.overrides, *variant] if _key(text) not in _OURS), *probe])
+        except ConfigError as error:
+            errors += [each for each in error.messages if "batch" not in each]  # the points say how big a step is
+    return list(dict.fromkeys(errors))
+
+
+def _compared(overrides: Sequence[str], errors: list[str]) -> tuple[list[str], list[Variant]]:
+    """Returns the overrides of one value, and each combination of the others; what cannot be goes to `errors`."""
+    shared, swept = [], []
+    for text in overrides:
+        sweep = _sweep(text)
+        if sweep is None:
+            shared.append(text)
+        elif _key(text) == _PACKING:
+            errors.append(f"{text}: cannot be compared: micro= counts either rows or tokens. Nearest: one value")
+        else:
+            swept.append(sweep)
     try:
-        compose([*(text for text in asked.overrides if text.lstrip("+").partition("=")[0] not in _OURS), *probe])
+        return shared, Grid().points(parse(swept), {})[0] if swept else [()]
     except ConfigError as error:
-        errors += [each for each in error.messages if "batch" not in each]  # the points say how big a step is
-    return errors
+        errors += error.messages
+        return shared, [()]
+
+
+def _sweep(text: str) -> str | None:
+    """Returns an override of several values in Hydra's grammar; None for another one, and for one that is wrong."""
+    try:
+        override = split(text)
+        sweep = None if override.value is None else swept_value(override.key, override.value)
+    except WrongOverride:
+        return None  # told with the rest that is wrong with the runs
+    return None if sweep is None else f"{override.prefix}{override.key}={sweep}"
+
+
+def _key(override: str) -> str:
+    """Returns the key of an override, without Hydra's prefixes."""
+    return override.lstrip("+~").partition("=")[0]

@@ -1,6 +1,8 @@
 """Weak scaling keeps the rows of a process, strong scaling those of all; what is in both is one point."""
 
-from benchmarks.throughput.points import all_series, points_of
+from dataclasses import replace
+
+from benchmarks.throughput.points import all_series, points_of, words
 from benchmarks.throughput.settings import read_arguments
 
 
@@ -34,5 +36,17 @@ def test_the_micro_size_is_in_tokens_when_rows_are_packed():
     given = asked()
     [point, *_] = points_of(all_series(given))
     assert "train.micro_batch_size=2" in point.overrides(given)
-    packed = given.__class__(**(given.__dict__ | {"overrides": ["data.packing=true"]}))
+    packed = replace(given, overrides=["data.packing=true"])
     assert "train.micro_batch_tokens=2" in point.overrides(packed)
+
+
+def test_settings_that_are_compared_make_a_series_each():
+    given = asked("seed=1,2", "processes=1,2", "scaling=weak")
+    first, second = all_series(given)
+    assert [point.variant for point in (*first.points, *second.points)] == [("seed=1",)] * 2 + [("seed=2",)] * 2
+    assert "seed=2" in second.points[0].overrides(given) and "seed=2" in second.title
+    assert first.points[0].name([]) != second.points[0].name([])
+
+
+def test_a_drawing_names_a_setting_without_its_group():
+    assert words(("optimizer.lr=0.001", "strategy=ddp")) == ["lr=0.001", "strategy=ddp"]

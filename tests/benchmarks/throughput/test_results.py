@@ -1,16 +1,21 @@
 """Efficiency is taken repeat by repeat against the first point that was measured; failures stay visible."""
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from benchmarks.throughput.drawings import draw
 from benchmarks.throughput.points import Point, Series
-from benchmarks.throughput.results import Found, efficiencies, page, rows_of, write_csv
+from benchmarks.throughput.results import Found, efficiencies, gains, page, rows_of, write_csv
 
 ONE, TWO, FOUR = (Point("ddp", 1, world, 2, 4 * world) for world in (1, 2, 4))
-SERIES = Series("weak", "ddp", 2, (ONE, TWO, FOUR))
+SERIES = Series("weak", "ddp", 2, (), (ONE, TWO, FOUR))
+
+HARDWARE = {"cpu": "x", "cores": 2, "memory_gib": 3.0, "accelerators": []}
+ON = {"hardware": HARDWARE, "packages": {"torch": "2"}, "time": "2026-01-01T00:00:00"}
+ABOUT = {"command": "c", "code": "abc", "on": ON, "rows": "unequal"}
 
 
 def numbers(rate: float) -> dict:
@@ -39,11 +44,26 @@ def test_a_failed_point_is_shown_with_its_reason(tmp_path: Path):
         read = list(csv.DictReader(file))
     assert [each["failed"] for each in read] == ["", "", "out of memory"]
     assert [each["tokens_per_second"] for each in read] == ["75.0", "140.0", ""]
-    hardware = {"cpu": "x", "cores": 2, "memory_gib": 3.0, "accelerators": []}
-    on = {"hardware": hardware, "packages": {"torch": "2"}, "time": "2026-01-01T00:00:00"}
-    text = page([SERIES], found(), {"command": "c", "code": "abc", "on": on, "rows": "unequal"})
+    text = page([SERIES], found(), ABOUT)
     assert "| ddp | 2 | 1 x 2 | 8 | 140 (100 to 180) | 0.95 (0.90 to 1.00) | - | 1.50 |" in text
     assert "failed, see below" in text and "out of memory" in text
+
+
+def compared() -> tuple[list[Series], Found]:
+    """One point with two settings; the machine was half as fast in the second repeat."""
+    slow, fast = (replace(ONE, variant=(f"train.compile={word}",)) for word in ("false", "true"))
+    runs = {slow: {0: numbers(100.0), 1: numbers(50.0)}, fast: {0: numbers(120.0), 1: numbers(65.0)}}
+    return [Series("weak", "ddp", 2, point.variant, (point,)) for point in (slow, fast)], Found(runs)
+
+
+def test_settings_are_compared_repeat_by_repeat_with_the_first():
+    series, told = compared()
+    [slow], [fast] = (each.points for each in series)
+    assert gains(fast, slow.variant, told) == pytest.approx([1.2, 1.3])
+    assert [row["of_first_settings"] for row in rows_of(series, told)] == pytest.approx([1.0, 1.25])
+    text = page(series, told, ABOUT)
+    assert "over those of `train.compile=false`" in text
+    assert "| 92 (65 to 120) | 1.00 (1.00 to 1.00) | - | 1.50 | train.compile=true | 1.25 (1.20 to 1.30) |" in text
 
 
 def test_the_sheet_is_drawn_with_a_failed_point_and_with_none_measured(tmp_path: Path):
@@ -51,3 +71,5 @@ def test_the_sheet_is_drawn_with_a_failed_point_and_with_none_measured(tmp_path:
         draw([SERIES], what, "title", tmp_path / name)
         assert (tmp_path / f"{name}.png").stat().st_size > 5000
         assert (tmp_path / f"{name}.svg").read_text().count("<svg") == 1
+    draw(*compared(), "title", tmp_path / "compared")
+    assert "compile=true" in (tmp_path / "compared.svg").read_text()

@@ -43,3 +43,26 @@ def test_threads_share_the_cores_of_the_fullest_node():
 def test_the_strong_batch_is_that_of_the_largest_weak_one():
     asked = read_arguments(["processes=8", "nodes=1,2,4", "rows_per_process=4"], cores=0)
     assert asked.global_rows == 4 * 8 * 4
+
+
+def test_values_after_a_comma_are_settings_that_are_compared_in_every_combination():
+    asked = read_arguments(["train.activation_checkpointing=none,full", "seed=3", "train.compile=false,true"], cores=2)
+    assert asked.overrides == ["seed=3"]
+    assert asked.variants == [
+        ("train.activation_checkpointing=none", "train.compile=False"),
+        ("train.activation_checkpointing=none", "train.compile=True"),
+        ("train.activation_checkpointing=full", "train.compile=False"),
+        ("train.activation_checkpointing=full", "train.compile=True"),
+    ]
+    assert read_arguments(["seed=3", "optimizer.betas=[0.9,0.95]"], cores=2).variants == [()]
+
+
+def test_each_of_the_settings_compared_is_held_to_the_rules():
+    text = refused("train.activation_checkpointing=none,selektive", "optimzer.lr=1e-5,1e-4", "train.max_steps=3,4")
+    assert "optimzer.lr=1e-05" in text and "optimzer.lr=0.0001" in text and "Nearest: optimizer.lr" in text
+    assert "selektive" in text and "Nearest: selective" in text and "Nearest: steps=" in text
+    assert "seed=interval(1,2): a grid has no values for it" in refused("seed=interval(1,2)")
+
+
+def test_rows_and_tokens_of_a_forward_are_not_compared():
+    assert "data.packing=true,false: cannot be compared" in refused("data.packing=true,false")
