@@ -11,10 +11,10 @@ from benchmarks.listed import listed
 from distft.config import ConfigError, compose
 from distft.config.keywords import keywords
 from distft.config.nearest import did_you_mean, edits, nearest
-from distft.config.overrides import WrongOverride, split, swept_value
+from distft.config.overrides import WrongOverride, split
 from distft.paths import absolute, conf_dir
 from distft.sweep.grid import Grid
-from distft.sweep.request import parse
+from distft.sweep.request import parse, sweep_of
 
 Variant = tuple[str, ...]  # overrides that make a run another one than those it is compared with
 
@@ -182,7 +182,10 @@ def _compared(overrides: Sequence[str], errors: list[str]) -> tuple[list[str], l
     """Returns the overrides of one value, and each combination of the others; what cannot be goes to `errors`."""
     shared, swept = [], []
     for text in overrides:
-        sweep = _sweep(text)
+        try:
+            sweep = sweep_of(split(text))
+        except WrongOverride:
+            sweep = None  # told with the rest that is wrong with the runs
         if sweep is None:
             shared.append(text)
         elif _key(text) == _PACKING:
@@ -194,16 +197,6 @@ def _compared(overrides: Sequence[str], errors: list[str]) -> tuple[list[str], l
     except ConfigError as error:
         errors += error.messages
         return shared, [()]
-
-
-def _sweep(text: str) -> str | None:
-    """Returns an override of several values in Hydra's grammar; None for another one, and for one that is wrong."""
-    try:
-        override = split(text)
-        sweep = None if override.value is None else swept_value(override.key, override.value)
-    except WrongOverride:
-        return None  # told with the rest that is wrong with the runs
-    return None if sweep is None else f"{override.prefix}{override.key}={sweep}"
 
 
 def _key(override: str) -> str:

@@ -61,7 +61,7 @@ def read_request(overrides: Iterable[str]) -> Request:
     for text in overrides:
         try:
             override = split(text)
-            sweep = None if override.value is None else swept_value(override.key, override.value)
+            sweep = sweep_of(override)
         except WrongOverride as error:
             errors.append(str(error))
             continue
@@ -69,7 +69,7 @@ def read_request(overrides: Iterable[str]) -> Request:
         swept.pop(key, None)  # of the same key given twice the last counts
         if sweep is not None:
             errors += _refusals(override)
-            swept[key] = f"{override.prefix}{override.key}={sweep}"
+            swept[key] = sweep
         elif covers(_OF_THE_SWEEP, key):
             own.append(text)
         else:
@@ -79,6 +79,12 @@ def read_request(overrides: Iterable[str]) -> Request:
     if errors:
         raise ConfigError(errors)
     return Request(tuple(shared), tuple(own), tuple(swept.values()))
+
+
+def sweep_of(override: Override) -> str | None:
+    """Returns an override of several values in Hydra's grammar; None for one of one value, or of none."""
+    sweep = None if override.value is None else swept_value(override.key, override.value)
+    return None if sweep is None else f"{override.prefix}{override.key}={sweep}"
 
 
 def _refusals(override: Override) -> list[str]:
