@@ -1,4 +1,7 @@
-"""One sheet: tokens a second and efficiency over the number of processes, and memory of each strategy."""
+"""One sheet: tokens a second and efficiency over the number of processes, and memory of each strategy.
+
+With one number of processes there is no efficiency: what is drawn is the gain over the first settings.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,13 +15,14 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, ScalarFormatter
 
-from benchmarks.throughput.points import Point, Series, points_of
-from benchmarks.throughput.results import Found, efficiencies
+from benchmarks.throughput.points import Point, Series, points_of, words
+from benchmarks.throughput.results import Found, efficiencies, gains
 from benchmarks.throughput.settings import Variant
 from distft.report.curves import PAPER, frame, save
 
 _DASHES = {"weak": "-", "strong": "--"}
 _COLOURS = colormaps["tab10"]
+_ASIDE = 0.2  # of a doubling of processes: all series of one number of them stand within that width
 
 
 def draw(all_series: Sequence[Series], found: Found, title: str, path: Path) -> None:
@@ -26,21 +30,27 @@ def draw(all_series: Sequence[Series], found: Found, title: str, path: Path) -> 
     size = 13.2, 4.4 + 0.22 * len(all_series)  # the legend stands below, a line for each
     figure = Figure(figsize=size, layout=ConstrainedLayoutEngine(h_pad=0.16, w_pad=0.12))
     figure.suptitle(title, x=0.01, ha="left", fontsize=12, color=PAPER.text, parse_math=False)
-    rate, efficiency, memory = (figure.add_subplot(1, 3, place) for place in (1, 2, 3))
+    rate, helped, memory = (figure.add_subplot(1, 3, place) for place in (1, 2, 3))
     looks = list(dict.fromkeys(map(_look, all_series)))
-    for series in all_series:
+    worlds = sorted({point.world for series in all_series for point in series.points})
+    first = all_series[0].variant
+    is_gain = len(worlds) == 1 and bool(first)
+    for number, series in enumerate(all_series):
         colour = _COLOURS(looks.index(_look(series)) % 10)
-        _line(rate, series, {p: found.values(p, "tokens_per_second") for p in series.points}, colour)
-        _line(efficiency, series, {p: efficiencies(series, p, found) for p in series.points}, colour)
+        aside = 2 ** (_ASIDE * ((number + 0.5) / len(all_series) - 0.5))
+        ratios = {p: gains(p, first, found) if is_gain else efficiencies(series, p, found) for p in series.points}
+        _line(rate, series, {p: found.values(p, "tokens_per_second") for p in series.points}, aside, colour)
+        _line(helped, series, ratios, aside, colour)
     if lines := rate.get_legend_handles_labels()[0]:
         figure.legend(handles=lines, loc="outside lower left", frameon=False, fontsize=8, labelcolor=PAPER.text)
     _ideal(rate)
     frame(rate, "Tokens per second, all processes", PAPER)
-    frame(efficiency, "Efficiency: tokens per second of a process", PAPER)
-    efficiency.set_ylim(bottom=0, top=max(1.1, efficiency.get_ylim()[1]))
-    worlds = sorted({point.world for series in all_series for point in series.points})
-    for axes in (rate, efficiency):
+    compared = f"Times {' '.join(words(first))}" if is_gain else "Efficiency: tokens per second of a process"
+    frame(helped, compared, PAPER)
+    helped.set_ylim(bottom=0, top=max(1.1, helped.get_ylim()[1]))
+    for axes in (rate, helped):
         axes.set_xscale("log", base=2)
+        axes.set_xlim(worlds[0] / 2**_ASIDE, worlds[-1] * 2**_ASIDE)
         axes.set_xticks(worlds)
         axes.xaxis.set_major_formatter(ScalarFormatter())
         axes.xaxis.set_minor_locator(NullLocator())
@@ -58,12 +68,12 @@ def _look(series: Series) -> tuple[str, int, Variant]:
     return series.strategy, series.micro, series.variant
 
 
-def _line(axes: Axes, series: Series, values: dict, colour: object) -> None:
-    """Draws the medians of a series, each with its least and most."""
+def _line(axes: Axes, series: Series, values: dict, aside: float, colour: object) -> None:
+    """Draws the medians of a series, each with its least and most, at `aside` times its number of processes."""
     kept = [(point.world, repeats) for point, repeats in values.items() if repeats]
     if not kept:
         return
-    worlds, middles = [world for world, _ in kept], [median(repeats) for _, repeats in kept]
+    worlds, middles = [world * aside for world, _ in kept], [median(repeats) for _, repeats in kept]
     ends = [[m - min(r) for m, (_, r) in zip(middles, kept, strict=True)]]
     ends.append([max(r) - m for m, (_, r) in zip(middles, kept, strict=True)])
     axes.errorbar(

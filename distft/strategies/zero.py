@@ -59,6 +59,9 @@ class Zero:
     def settings(self, size: int, precision: torch.dtype, world: World) -> dict[str, Any]:
         """Returns DeepSpeed's config for a model of `size` parameters; no batch size, clipping or rate is in it."""
         bucket = self.bucket_parameters or min(max(size // 16, MIN_BUCKET), MAX_BUCKET)
+        in_bf16 = precision == torch.bfloat16
+        # DeepSpeed makes the host wait for its norm, and leaves the norm to its caller in these cases alone
+        own_norm = not self.offload and (self.stage == 2 or (self.stage == 1 and not in_bf16))
         zero: dict[str, Any] = {
             "stage": self.stage,
             "reduce_bucket_size": bucket,
@@ -66,6 +69,7 @@ class Zero:
             "overlap_comm": self.overlap_communication,
             "contiguous_gradients": True,
             "use_multi_rank_bucket_allreduce": False,  # it would send each gradient to all, who need one part of it
+            "compute_grad_norm": not own_norm,
         }
         if self.stage == 3:
             zero |= {
@@ -82,8 +86,9 @@ class Zero:
         return {
             "train_micro_batch_size_per_gpu": 1,  # only a word in DeepSpeed's own throughput log
             "gradient_accumulation_steps": 1,  # borders are set by hand: see ZeroEngine.backward
+            "gradient_clipping": 0.0,  # by ZeroEngine.clip
             "zero_optimization": zero,
-            "bf16": {"enabled": precision == torch.bfloat16},
+            "bf16": {"enabled": in_bf16, "check_grad_overflow": not own_norm},
             "communication_data_type": "fp32",
             "data_types": {"grad_accum_dtype": "fp32"},
             "zero_allow_untested_optimizer": True,
@@ -167,6 +172,7 @@ def check_in_force(asked: dict[str, Any], effective: dict[str, object]) -> None:
         "reduce_dtype": str(torch.float32),
         "accumulate_dtype": str(torch.float32),
         "offload": "offload_optimizer" in zero,
+        "own_norm": not zero["compute_grad_norm"],
     }
     wrong = {key: (value, effective[key]) for key, value in expected.items() if effective[key] != value}
     if wrong:

@@ -28,6 +28,7 @@ class ZeroEngine:
         self.stage = stage
         self.world = world
         self.optimizer: torch.optim.Optimizer = deepspeed_engine.optimizer.optimizer
+        self.has_own_norm = not getattr(deepspeed_engine.optimizer, "compute_grad_norm", True)
 
     def forward(self, batch: Batch, loss: Loss | None = None) -> tuple[torch.Tensor, Sums]:
         return self.deepspeed(batch, loss)
@@ -39,13 +40,35 @@ class ZeroEngine:
             self.deepspeed.step()  # no update between borders: DeepSpeed's own count of micro-batches
 
     def clip(self, max_norm: float | None) -> torch.Tensor:
-        """Updates the weights too: DeepSpeed clips, looks whether all is finite and steps in one call."""
-        self.deepspeed.optimizer.clip_grad = max_norm or 0.0
-        self.deepspeed.step()
-        return torch.as_tensor(self.deepspeed.get_global_grad_norm(), device=self.world.device)
+        """Where DeepSpeed keeps the norm to itself (stage 3, offload) this updates the weights too: it clips, looks
+        whether all is finite and steps in one call.
+        """
+        zero = self.deepspeed.optimizer
+        if not self.has_own_norm:
+            zero.clip_grad = max_norm or 0.0
+            self.deepspeed.step()
+            return torch.as_tensor(self.deepspeed.get_global_grad_norm(), device=self.world.device)
+        norm: torch.Tensor = zero.scaled_global_norm()
+        if max_norm is not None:
+            factor = (max_norm / (norm + 1e-6)).clamp(max=1.0)
+            for gradient in self._gradients():
+                gradient.mul_(factor)
+        return norm
 
     def update(self, is_finite: bool) -> None:
-        """Has nothing to do after `clip`."""
+        """Has nothing to do where `clip` did it."""
+        if not self.has_own_norm:
+            return
+        if not is_finite:  # DeepSpeed drops gradients and takes no step when it finds a NaN
+            for gradient in self._gradients():
+                gradient.fill_(float("nan"))
+        self.deepspeed.optimizer.check_grad_overflow = not is_finite  # it makes the host wait
+        self.deepspeed.step()
+
+    def _gradients(self) -> Iterator[torch.Tensor]:
+        """Yields this process's parts of the summed gradient, of stages 1 and 2, behind the last micro-batch."""
+        for group in self.deepspeed.optimizer.averaged_gradients.values():
+            yield from group
 
     def train(self, mode: bool) -> None:
         self.deepspeed.train(mode)
@@ -104,6 +127,7 @@ class ZeroEngine:
         return {
             "stage": int(config.zero_config.stage),
             "offload": config.zero_config.offload_optimizer is not None,
+            "own_norm": self.has_own_norm,
             "reduce_bucket_size": int(config.zero_config.reduce_bucket_size),
             "overlap_comm": bool(config.zero_config.overlap_comm),
             "compute_dtype": str(next(p.dtype for p in self.objective.parameters())),

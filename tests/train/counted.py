@@ -1,4 +1,4 @@
-"""Counts what a steady step does, on real processes: `python -m tests.train.counted OUT ROWS STRATEGY...`.
+"""Counts what a steady step does, on real processes: `python -m tests.train.counted OUT ROWS STRATEGY[+DTYPE]...`.
 
 Asks for values of tensors (each makes a host wait for its device), bytes in collectives, operations of matrix
 products, and bytes at rest.
@@ -72,11 +72,13 @@ def size_of_group(args: Any) -> int:
     return 1
 
 
-def count(strategy: str, folder: Path, world: World) -> dict[str, Any]:
+def count(name: str, folder: Path, world: World) -> dict[str, Any]:
+    strategy, _, precision = name.partition("+")
     case = {
         "strategy": strategy,
         "model": MODEL,
         "settings": {"shard_size": 2} if strategy == "hsdp" else {},
+        "precision": precision or "float32",
     }
     engine = make_engine(case, world)
     fill(engine.pieces(), FreshWeights(tiny_model(MODEL), 0))
@@ -126,10 +128,10 @@ def at_rest(engine: Any, strategy: str) -> int:
 
 
 def main() -> None:
-    out, folder, *strategies = sys.argv[1:]
+    out, folder, *names = sys.argv[1:]
     torch.set_num_threads(1)
     with process_group() as world:
-        found = {strategy: count(strategy, Path(folder), world) for strategy in strategies}
+        found = {name: count(name, Path(folder), world) for name in names}
         if world.is_first:
             Path(out).write_text(json.dumps(found))
 

@@ -1,6 +1,7 @@
 """Efficiency is taken repeat by repeat against the first point that was measured; failures stay visible."""
 
 import csv
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -71,5 +72,12 @@ def test_the_sheet_is_drawn_with_a_failed_point_and_with_none_measured(tmp_path:
         draw([SERIES], what, "title", tmp_path / name)
         assert (tmp_path / f"{name}.png").stat().st_size > 5000
         assert (tmp_path / f"{name}.svg").read_text().count("<svg") == 1
+
+
+def test_settings_on_one_number_of_processes_stand_beside_each_other(tmp_path: Path):
     draw(*compared(), "title", tmp_path / "compared")
-    assert "compile=true" in (tmp_path / "compared.svg").read_text()
+    drawn = (tmp_path / "compared.svg").read_text()
+    assert "compile=true" in drawn and "Times compile=false" in drawn
+    markers = re.findall(r'<use xlink:href="#\w+" x="([\d.]+)" y="[\d.]+" style="fill: (#\w+)', drawn)
+    slow, fast = ({x for x, of in markers if of == colour} for colour in ("#1f77b4", "#ff7f0e"))
+    assert len(slow) == len(fast) == 3 and len(slow & fast) == 1  # two panels, and one under the other in the legend
