@@ -20,7 +20,13 @@ def in_force(**changes: Any) -> dict[str, object]:
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("reduce_bucket_size", 500_000_000), ("reduce_dtype", "torch.bfloat16"), ("stage", 1), ("overlap_comm", True), ("own_norm", False)],
+    [
+        ("reduce_bucket_size", 500_000_000),
+        ("reduce_dtype", "torch.bfloat16"),
+        ("stage", 1),
+        ("overlap_comm", True),
+        ("own_norm", False),
+    ],
 )
 def test_a_setting_that_deepspeed_did_not_take_over_is_noticed(key: str, value: Any) -> None:
     settings = Zero(2).settings(1000, torch.float32, WORLD)
