@@ -40,9 +40,7 @@ class ZeroEngine:
             self.deepspeed.step()  # no update between borders: DeepSpeed's own count of micro-batches
 
     def clip(self, max_norm: float | None) -> torch.Tensor:
-        """Where DeepSpeed keeps the norm to itself (stage 3, offload) this updates the weights too: it clips, looks
-        whether all is finite and steps in one call.
-        """
+        """Where DeepSpeed keeps the norm to itself (see Zero.settings), its one call updates the weights too."""
         zero = self.deepspeed.optimizer
         if not self.has_own_norm:
             zero.clip_grad = max_norm or 0.0
