@@ -1,6 +1,6 @@
 """One sheet: tokens a second and efficiency over the number of processes, and memory of each strategy.
 
-With one number of processes there is no efficiency: what is drawn is the gain over the first settings.
+Settings compared on one number of processes have no efficiency: in its place is their gain over the first.
 """
 
 from collections.abc import Sequence

@@ -57,7 +57,7 @@ class Zero:
         return live
 
     def settings(self, size: int, precision: torch.dtype, world: World) -> dict[str, Any]:
-        """Returns DeepSpeed's config for a model of `size` parameters; no batch size, clipping or rate is in it."""
+        """Returns DeepSpeed's config for a model of `size` parameters; batch size, rate and largest norm are not its business."""
         bucket = self.bucket_parameters or min(max(size // 16, MIN_BUCKET), MAX_BUCKET)
         in_bf16 = precision == torch.bfloat16
         # DeepSpeed makes the host wait for its norm, and leaves the norm to its caller in these cases alone
@@ -86,7 +86,7 @@ class Zero:
         return {
             "train_micro_batch_size_per_gpu": 1,  # only a word in DeepSpeed's own throughput log
             "gradient_accumulation_steps": 1,  # borders are set by hand: see ZeroEngine.backward
-            "gradient_clipping": 0.0,  # by ZeroEngine.clip
+            "gradient_clipping": 0.0,  # the default is 1.0; see ZeroEngine.clip
             "zero_optimization": zero,
             "bf16": {"enabled": in_bf16, "check_grad_overflow": not own_norm},
             "communication_data_type": "fp32",
