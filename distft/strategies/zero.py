@@ -57,7 +57,7 @@ class Zero:
         return live
 
     def settings(self, size: int, precision: torch.dtype, world: World) -> dict[str, Any]:
-        """Returns DeepSpeed's config for a model of `size` parameters; batch size, rate and largest norm are not its business."""
+        """Returns DeepSpeed's config for a model of `size` parameters; no batch size, rate or largest norm is in it."""
         bucket = self.bucket_parameters or min(max(size // 16, MIN_BUCKET), MAX_BUCKET)
         in_bf16 = precision == torch.bfloat16
         # DeepSpeed makes the host wait for its norm, and leaves the norm to its caller in these cases alone
