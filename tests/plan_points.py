@@ -19,7 +19,7 @@ def main(arguments: list[str]) -> int:
     points = corners(parse(request.swept), MOST)
     compose((*request.shared, *request.own, *points[0]), sweep=True)
     for point in points:
-        plan = make_plan(compose(request.of_job(point)))
+        plan = make_plan(compose(request.of_job(point), sweep=True))
         print(f"{words(point)}: {plan.steps} steps")
     return 0
 

@@ -34,7 +34,7 @@ class Config:
 def compose(overrides: Iterable[str], *, config_dir: Path | None = None, sweep: bool = False) -> Config:
     """Returns the config that `overrides` ask for; ConfigError with all that is wrong with it.
 
-    sweep: a sweep's own keys have an effect.
+    sweep: of a sweep or of one of its jobs, so that a sweep's own keys, which an experiment may have, have an effect.
     """
     groups = Groups(absolute(config_dir or conf_dir()))
     errors: list[str] = []

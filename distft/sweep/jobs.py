@@ -91,7 +91,7 @@ def make_jobs(folder: Path, request: Request, points: Mapping[str, Point]) -> li
         runs_dir = quoted(str(folder)) if "," in str(folder) else folder
         overrides = (*request.of_job(point), f"runs_dir={runs_dir}", f"name={quoted(name)}")
         try:
-            config = compose(overrides)
+            config = compose(overrides, sweep=True)
             refuse_secrets(config)
             jobs.append(Job(RunFolder(folder / name), point, overrides, config))
         except ConfigError as error:

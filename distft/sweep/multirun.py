@@ -94,7 +94,7 @@ def shared_config(request: Request, parsed: Sequence[Swept]) -> Config:
         wrong = Wrong()
         for point in corners(parsed, _MOST_LOOKED_AT):
             try:
-                compose(request.of_job(point))
+                compose(request.of_job(point), sweep=True)
             except ConfigError as other:
                 wrong.add(words(point), [each for each in other.messages if each not in error.messages])
         raise ConfigError([*error.messages, *wrong.messages()]) from error
