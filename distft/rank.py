@@ -15,6 +15,7 @@ from typing import Any
 from distft.run import RunFolder
 from distft.runtime import heartbeat, stacks
 from distft.runtime.errors import record
+from distft.runtime.imports import uncollected
 from distft.runtime.leave import leave
 from distft.runtime.logs import redirect
 from distft.runtime.parent import die_with_parent
@@ -51,8 +52,9 @@ def main() -> None:
             from distft.runtime.determinism import make_deterministic
 
             make_deterministic()
-        work = find_work(config.get("work", TRAIN), config["trust"])
-        from distft.runtime.process_group import process_group
+        with uncollected():
+            work = find_work(config.get("work", TRAIN), config["trust"])
+            from distft.runtime.process_group import process_group
 
         heartbeat.enter("start")  # what it imports has come from a disk that all read at once
         with process_group() as world:

@@ -119,22 +119,23 @@ def run_case(case: dict[str, Any], world: World) -> dict[str, Any]:
     """
     if "find" in case:
         return {"case": case, "found": texts_of_all(found(case, world), world)}
-    engine = make_engine(case, world)
+    engine, plain = make_engine(case, world), tiny_model(case["model"])
+    flops = Flops.of(plain)
     seed = case.get("seed", 0)
     start = 0
     if case.get("resume"):
         checkpoint = Checkpoint(Path(case["resume"]), world)
-        fill((piece for piece in engine.pieces() if piece.frozen), FreshWeights(tiny_model(case["model"]), seed))
+        fill((piece for piece in engine.pieces() if piece.frozen), FreshWeights(plain, seed))
         restore(engine, checkpoint, world)
         start = checkpoint.step
         if case.get("reload"):
             save(engine, Path(case["reload"]), start, world)
     else:
-        fill(engine.pieces(), FreshWeights(tiny_model(case["model"]), seed))
+        fill(engine.pieces(), FreshWeights(plain, seed))
         engine.refresh()
     rows = Rows(Path(case["rows"]), "train")
     steps = case.get("steps", 5)
-    cut = make_cut(rows, case["micro"], case.get("micro_tokens"), Flops.of(tiny_model(case["model"])))
+    cut = make_cut(rows, case["micro"], case.get("micro_tokens"), flops)
     feed = Feed(rows, Order(len(rows), seed), row_borders(10**6, GLOBAL_ROWS), cut, world)
     done = []
     engine.train(True)
@@ -156,10 +157,9 @@ def run_case(case: dict[str, Any], world: World) -> dict[str, Any]:
         answer["differ"] = differ(fingerprint, group)
     if case.get("save"):
         save(engine, Path(case["save"]), steps, world, case.get("background", False))
-        probe(engine, step_dir(Path(case["save"]), steps), tiny_model(case["model"]).config.vocab_size, world)
+        probe(engine, step_dir(Path(case["save"]), steps), plain.config.vocab_size, world)
     if case.get("eval_micro"):
         held = Rows(Path(case["rows"]), "eval")
-        flops = Flops.of(tiny_model(case["model"]))
         cuts = [make_cut(held, *micro, flops) for micro in case["eval_micro"]]
         answer["eval"] = [held_out(engine, all_rows(held, cut, world), world) for cut in cuts]
     return answer

@@ -7,6 +7,7 @@ from distft.config import ConfigError, command
 from distft.config.keywords import find_run, keywords, usage
 from distft.config.nearest import nearest
 from distft.paths import absolute
+from distft.runtime.imports import uncollected
 from distft.runtime.quiet import silence
 
 KEYS = {
@@ -40,7 +41,8 @@ def main(arguments: list[str]) -> int:
     if errors:
         raise ConfigError(errors)
     silence()
-    from distft.export.write import write
+    with uncollected():
+        from distft.export.write import write
 
     word = given.get("format", formats[0])
     try:

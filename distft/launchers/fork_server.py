@@ -7,7 +7,6 @@ Python's own fork server hands every child the descriptor that keeps it alive, s
 running.
 """
 
-import gc
 import json
 import os
 import socket
@@ -18,6 +17,7 @@ from multiprocessing.process import BaseProcess
 
 from distft.run import RunFolder
 from distft.runtime.fork import fork, show_as
+from distft.runtime.imports import uncollected
 from distft.runtime.quiet import silence
 
 _LONGEST = 65536
@@ -56,12 +56,12 @@ def serve(control: socket.socket) -> None:
 
 def start(arguments: Sequence[str], answer: int, log: int, control: socket.socket) -> BaseProcess:
     """Forks the elastic process with these arguments, after the imports of its ranks."""
-    from distft.launchers import elastic
-    from distft.launchers.ranks import prepare
+    with uncollected():
+        from distft.launchers import elastic
+        from distft.launchers.ranks import prepare
 
-    given = elastic.read_arguments(arguments)
-    prepare(given.program, RunFolder(given.run))
-    gc.freeze()  # a collection would write to every page that children share
+        given = elastic.read_arguments(arguments)
+        prepare(given.program, RunFolder(given.run))
     return fork("elastic", become, arguments, answer, log, control)
 
 

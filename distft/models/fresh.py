@@ -40,7 +40,7 @@ class FreshWeights:
         names = {child: name for name, child in module.named_modules()}
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             for child in _children_first(module):
-                torch.manual_seed(seed_for(self.seed, "init", f"{unit}.{names[child]}"))
+                torch.default_generator.manual_seed(seed_for(self.seed, "init", f"{unit}.{names[child]}"))
                 vars(child)["_is_hf_initialized"] = False  # transformers marks what it has drawn
                 self.model._init_weights(child)
         for name, parameter in module.named_parameters():

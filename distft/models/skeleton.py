@@ -12,6 +12,7 @@ import torch
 from accelerate import init_empty_weights
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers.initialization import no_init_weights
 
 from distft.models.attention.choose import check_separable, choose, require_borders
 from distft.models.head import make_foldable
@@ -30,7 +31,7 @@ def skeleton(config: PreTrainedConfig, attention: str) -> PreTrainedModel:
     attention: `model.attention`'s word. ValueError for a model that cannot keep documents of a row apart.
     """
     kernel = choose(attention)
-    with init_empty_weights(include_buffers=False):
+    with init_empty_weights(include_buffers=False), no_init_weights():  # drawing into nothing takes its time
         model = AutoModelForCausalLM.from_config(config, attn_implementation=kernel, dtype=torch.float32)
     check_separable(model)
     require_borders(model)

@@ -1,6 +1,6 @@
 """A checkpoint continues a run: bitwise on the same layout, and on any strategy and world with the same state.
 
-The epoch ends at step 5: every run is cut after step 3 and goes on to step 8.
+The epoch ends at step 5: every run is cut after step 3 and goes on to step 6.
 """
 
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.slow
 
 STRATEGIES = sorted(path.stem for path in (conf_dir() / "strategy").glob("*.yaml"))
 MATRIX = ("ddp", "fsdp", "hsdp", "zero1", "zero2", "zero3")  # offload is zero3 on other devices
-CUT, END = 3, 8
+CUT, END = 3, 6
 DROPOUT = {"resid_pdrop": 0.1, "embd_pdrop": 0.1, "attn_pdrop": 0.1}
 MODELS = {"dropout": ("gpt2", DROPOUT), "matrix": ("qwen3_8b", {})}  # each rank draws its own dropout: one layout only
 
