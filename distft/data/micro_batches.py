@@ -9,6 +9,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from distft.data.even_out import even_out
+
+_MOST_EVENED_OUT = 512  # rows of a step; a cut of more is even without, and this would take longer than the reading
+
 
 @dataclass(frozen=True)
 class Cut:
@@ -34,6 +38,8 @@ class Cut:
         while bins is None:
             bins = _fill(sizes, costs, self.capacity, accumulation * world)
             accumulation += 1
+        if len(rows) <= _MOST_EVENED_OUT:
+            bins = even_out(bins, sizes, costs, self.capacity)
         return [[rows[members] for members in ranks] for ranks in _deal(bins, costs, world)]
 
 

@@ -53,15 +53,17 @@ def test_a_row_larger_than_a_micro_batch_is_refused() -> None:
         by_tokens(40).micro_batches(np.arange(100), 1)
 
 
+@pytest.mark.parametrize("each", [8, 64])
 @pytest.mark.parametrize("world", [2, 4, 8])
-def test_processes_have_like_costs_in_sum_and_at_any_time(world: int) -> None:
+def test_processes_have_like_costs_in_sum_and_at_any_time(world: int, each: int) -> None:
     random = np.random.default_rng(3)
     lengths = np.minimum(1024, (random.lognormal(4.2, 1.1, 2048)).astype(np.int64) + 8)  # median 75, mean about 130
     costs = lengths * 6e8 + lengths.astype(float) ** 2 * 1e5
-    cut = Cut(lengths, 2048, costs).micro_batches(np.arange(2048)[: 64 * world], world)
+    cut = Cut(lengths, 2048, costs).micro_batches(np.arange(2048)[: each * world], world)
     of = np.asarray([[costs[part].sum() for part in ranks] for ranks in cut])  # [accumulation, world]
-    assert of.sum(0).max() / of.sum(0).mean() < 1.03
-    assert (of.max(1).sum()) / of.sum(0).mean() < 1.03, "what the dearest of each micro-batch takes, all wait for"
+    most = max(1.03 * of.sum(0).mean(), costs[: each * world].max())  # of 8 rows the dearest may be more than a share
+    assert of.sum(0).max() <= most
+    assert of.max(1).sum() <= most, "what the dearest of each micro-batch takes, all wait for"
 
 
 def test_the_cut_is_a_function_of_the_rows_alone() -> None:

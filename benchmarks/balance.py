@@ -1,0 +1,66 @@
+"""How evenly steps are shared out: `python -m benchmarks.balance` prints a Markdown table. Nothing is trained.
+
+Rows are the demo's dialogues as they are, and the benchmarks' unequal ones made of them (benchmarks/rows.py), tokenised
+by the demo's model, which also decides what a row costs. Of a step all processes wait in each micro-batch for the
+dearest: the excess is what they take so, over what they would if all worked all the time.
+"""
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.rows import demo_folder, read_pairs, unequal_rows, write_rows
+from benchmarks.spread import spread, table
+from distft.config import command, compose
+from distft.data.ready import make_ready
+from distft.data.shards import Rows
+from distft.data.steps import Order
+from distft.models.flops import Flops
+from distft.models.skeleton import architecture, skeleton
+from distft.train.feed import make_cut
+
+STEPS = 10
+WORLDS = (2, 4, 8)
+ROWS_A_PROCESS = (8, 16, 32)
+TOKENS = (1024, 2048)  # of a micro-batch
+
+
+def excess(costs: np.ndarray, step: list[list[np.ndarray]]) -> float:
+    """Returns what a step takes longer than if all its processes worked all the time, as a share; 0 is even."""
+    of = np.asarray([[costs[rows].sum() for rows in ranks] for ranks in step])  # [micro-batches, processes]
+    return float(of.max(1).sum() / of.sum(0).mean() - 1)
+
+
+def measured(rows: Rows, flops: Flops) -> Iterator[list[str]]:
+    order = Order(len(rows), 0)
+    for world in WORLDS:
+        for each in ROWS_A_PROCESS:
+            size = world * each
+            steps = [order.rows(i * size, (i + 1) * size) for i in range(STEPS)]
+            for tokens in TOKENS:
+                cut = make_cut(rows, None, tokens, flops)
+                found = [excess(cut.costs, cut.micro_batches(step, world)) for step in steps]
+                yield [str(world), str(each), f"{tokens:,}", spread(found, "{:.1%}")]
+
+
+def main(_: list[str]) -> int:
+    folder = demo_folder()
+    model_dir, pairs = folder / "smollm2-135m-instruct", read_pairs(folder / "chatterbot.jsonl")
+    flops = Flops.of(skeleton(architecture(model_dir, {}), "sdpa"))
+    with tempfile.TemporaryDirectory() as scratch:
+        for name, made in (("dialogues", pairs), ("unequal rows", unequal_rows(pairs, blocks=16))):
+            file = Path(scratch) / f"{name}.jsonl"
+            write_rows(made, file)
+            asked = [f"data.train={file}", f"model.path={model_dir}", "data.eval=null", f"cache_dir={scratch}"]
+            rows = Rows(make_ready(compose(["model=smollm2_135m", "data.packing=true", *asked]).values).folder, "train")
+            lengths = rows.lengths
+            print(f"\n{name}: {len(rows)} rows, median {np.median(lengths):.0f} tokens, longest {lengths.max()}\n")
+            head = ["processes", "rows of each", "tokens a micro-batch", "excess"]
+            print(table(head, list(measured(rows, flops))), end="")
+    return 0
+
+
+if __name__ == "__main__":
+    command(main, help=__doc__)
