@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks.balance import excess
 from distft.data.micro_batches import Cut
 
 LENGTHS = np.random.default_rng(0).integers(1, 50, 100)
@@ -53,17 +54,24 @@ def test_a_row_larger_than_a_micro_batch_is_refused() -> None:
         by_tokens(40).micro_batches(np.arange(100), 1)
 
 
-@pytest.mark.parametrize("each", [8, 64])
 @pytest.mark.parametrize("world", [2, 4, 8])
-def test_processes_have_like_costs_in_sum_and_at_any_time(world: int, each: int) -> None:
+def test_processes_have_like_costs_in_sum_and_at_any_time(world: int) -> None:
     random = np.random.default_rng(3)
     lengths = np.minimum(1024, (random.lognormal(4.2, 1.1, 2048)).astype(np.int64) + 8)  # median 75, mean about 130
     costs = lengths * 6e8 + lengths.astype(float) ** 2 * 1e5
-    cut = Cut(lengths, 2048, costs).micro_batches(np.arange(2048)[: each * world], world)
+    cut = Cut(lengths, 2048, costs).micro_batches(np.arange(2048)[: 64 * world], world)
     of = np.asarray([[costs[part].sum() for part in ranks] for ranks in cut])  # [accumulation, world]
-    most = max(1.03 * of.sum(0).mean(), costs[: each * world].max())  # of 8 rows the dearest may be more than a share
-    assert of.sum(0).max() <= most
-    assert of.max(1).sum() <= most, "what the dearest of each micro-batch takes, all wait for"
+    assert of.sum(0).max() / of.sum(0).mean() < 1.03
+    assert (of.max(1).sum()) / of.sum(0).mean() < 1.03, "what the dearest of each micro-batch takes, all wait for"
+
+
+@pytest.mark.parametrize("world", [2, 4, 8])
+def test_of_few_rows_too(world: int) -> None:
+    """Medians of ten steps of 8 rows a process, about as long as the demo's."""
+    lengths = np.minimum(347, np.random.default_rng(5).lognormal(3.9, 0.5, 80 * world).astype(np.int64))
+    cut = Cut(lengths, 2048, lengths * 6e8 + lengths.astype(float) ** 2 * 1e5)
+    steps = [cut.micro_batches(rows, world) for rows in np.arange(80 * world).reshape(10, -1)]
+    assert np.median([excess(cut.costs, step) for step in steps]) < 0.005
 
 
 def test_the_cut_is_a_function_of_the_rows_alone() -> None:
