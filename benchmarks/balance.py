@@ -13,7 +13,7 @@ import numpy as np
 
 from benchmarks.rows import demo_folder, read_pairs, unequal_rows, write_rows
 from benchmarks.spread import spread, table
-from distft.config import command, compose
+from distft.config import ConfigError, command, compose
 from distft.data.ready import make_ready
 from distft.data.shards import Rows
 from distft.data.steps import Order
@@ -45,7 +45,9 @@ def measured(rows: Rows, flops: Flops) -> Iterator[list[str]]:
                 yield [str(world), str(each), f"{tokens:,}", spread(found, "{:.1%}")]
 
 
-def main(_: list[str]) -> int:
+def main(arguments: list[str]) -> int:
+    if arguments:
+        raise ConfigError([f"{arguments[0]}: there are no keys. Nearest: python -m benchmarks.balance"])
     folder = demo_folder()
     model_dir, pairs = folder / "smollm2-135m-instruct", read_pairs(folder / "chatterbot.jsonl")
     flops = Flops.of(skeleton(architecture(model_dir, {}), "sdpa"))

@@ -3,9 +3,13 @@
 import shutil
 import sys
 
+import pytest
+
+from distft.config import ConfigError
 from distft.paths import conf_dir
 from distft.sweep.jobs import make_jobs, named
-from distft.sweep.request import read_request
+from distft.sweep.multirun import shared_config
+from distft.sweep.request import parse, read_request
 
 EXPERIMENT = """# @package _global_
 defaults:
@@ -17,12 +21,24 @@ launcher:
 """
 
 
-def test_an_experiment_may_say_how_a_sweep_runs(tmp_path, monkeypatch):
+@pytest.fixture
+def shared(tmp_path, monkeypatch) -> list[str]:
+    """Overrides of a sweep whose experiment says how it runs."""
     shutil.copytree(conf_dir(), tmp_path / "conf")
     (tmp_path / "conf" / "experiment" / "mine.yaml").write_text(EXPERIMENT)
     monkeypatch.setattr(sys.modules["distft.config.compose"], "conf_dir", lambda: tmp_path / "conf")
     (tmp_path / "rows.jsonl").touch()
-    request = read_request(["experiment=mine", f"data.train={tmp_path / 'rows.jsonl'}", "model=gpt2", "seed=0,1"])
-    [job] = make_jobs(tmp_path, request, named([("seed=1",)]))
+    return ["experiment=mine", f"data.train={tmp_path / 'rows.jsonl'}", "model=gpt2"]
+
+
+def test_an_experiment_may_say_how_a_sweep_runs(shared, tmp_path):
+    [job] = make_jobs(tmp_path, read_request([*shared, "seed=0,1"]), named([("seed=1",)]))
     values = job.config.values
     assert (values["seed"], values["sweep"]["trials"], values["launcher"]["jobs_at_once"]) == (1, 3, 2)
+
+
+def test_it_is_not_among_what_is_wrong_with_a_point(shared):
+    request = read_request([*shared, "train.max_steps=0,3"])
+    with pytest.raises(ConfigError) as caught:
+        shared_config(request, parse(request.swept))
+    assert caught.value.messages and not [each for each in caught.value.messages if "without -m" in each]
