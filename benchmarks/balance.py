@@ -2,7 +2,8 @@
 
 Rows are the demo's dialogues as they are, and the benchmarks' unequal ones made of them (benchmarks/rows.py), tokenised
 by the demo's model, which also decides what a row costs. Of a step all processes wait in each micro-batch for the
-dearest: the excess is what they take so, over what they would if all worked all the time.
+dearest: the excess is what they take so, over what they would if all worked all the time. A process computes whole
+rows, so a step takes at least what its dearest row does: no cut has less than that excess.
 """
 
 import tempfile
@@ -23,14 +24,19 @@ from distft.train.feed import make_cut
 
 STEPS = 10
 WORLDS = (2, 4, 8)
-ROWS_A_PROCESS = (8, 16, 32)
+ROWS_A_PROCESS = (4, 8, 16, 32)
 TOKENS = (1024, 2048)  # of a micro-batch
+
+
+def taken(costs: np.ndarray, step: list[list[np.ndarray]]) -> float:
+    """Returns what a step costs the processes, each of which waits in every micro-batch for the dearest."""
+    return float(np.asarray([[costs[rows].sum() for rows in ranks] for ranks in step]).max(1).sum())
 
 
 def excess(costs: np.ndarray, step: list[list[np.ndarray]]) -> float:
     """Returns what a step takes longer than if all its processes worked all the time, as a share; 0 is even."""
-    of = np.asarray([[costs[rows].sum() for rows in ranks] for ranks in step])  # [micro-batches, processes]
-    return float(of.max(1).sum() / of.sum(0).mean() - 1)
+    whole = sum(costs[rows].sum() for ranks in step for rows in ranks)
+    return float(taken(costs, step) * len(step[0]) / whole - 1)
 
 
 def measured(rows: Rows, flops: Flops) -> Iterator[list[str]]:
@@ -41,8 +47,12 @@ def measured(rows: Rows, flops: Flops) -> Iterator[list[str]]:
             steps = [order.rows(i * size, (i + 1) * size) for i in range(STEPS)]
             for tokens in TOKENS:
                 cut = make_cut(rows, None, tokens, flops)
-                found = [excess(cut.costs, cut.micro_batches(step, world)) for step in steps]
-                yield [str(world), str(each), f"{tokens:,}", spread(found, "{:.1%}")]
+                of = [cut.costs[step] for step in steps]
+                even = np.array([costs.sum() / world for costs in of])
+                least = np.maximum(even, [costs.max() for costs in of])
+                took = np.array([taken(cut.costs, cut.micro_batches(step, world)) for step in steps])
+                together = [f"{all_of.sum() / even.sum() - 1:.1%}" for all_of in (took, least)]
+                yield [str(world), str(each), f"{tokens:,}", spread(list(took / even - 1), "{:.1%}"), *together]
 
 
 def main(arguments: list[str]) -> int:
@@ -59,7 +69,7 @@ def main(arguments: list[str]) -> int:
             rows = Rows(make_ready(compose(["model=smollm2_135m", "data.packing=true", *asked]).values).folder, "train")
             lengths = rows.lengths
             print(f"\n{name}: {len(rows)} rows, median {np.median(lengths):.0f} tokens, longest {lengths.max()}\n")
-            head = ["processes", "rows of each", "tokens a micro-batch", "excess"]
+            head = ["processes", "rows of each", "tokens a micro-batch", "excess of a step", "of all", "at least"]
             print(table(head, list(measured(rows, flops))), end="")
     return 0
 

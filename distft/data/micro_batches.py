@@ -5,6 +5,7 @@ slowest decides when all go on.
 """
 
 import heapq
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,32 +35,49 @@ class Cut:
         if len(rows) and sizes.max() > self.capacity:
             raise ValueError(f"a row of {sizes.max()} tokens does not fit into a micro-batch of {self.capacity}")
         accumulation = max(1, -(-int(sizes.sum()) // (self.capacity * world)))
-        bins = None
-        while bins is None:
-            bins = _fill(sizes, costs, self.capacity, accumulation * world)
+        levels = _levels(costs, accumulation, world)
+        while (bins := _fill(sizes, costs, self.capacity, levels)) is None:
             accumulation += 1
+            levels = _levels(costs, accumulation, world)
         if len(rows) <= _MOST_EVENED_OUT:
-            bins = even_out(bins, sizes, costs, self.capacity)
+            bins = even_out(bins, sizes, costs, self.capacity, levels)
         return [[rows[members] for members in ranks] for ranks in _deal(bins, costs, world)]
 
 
-def _fill(sizes: np.ndarray, costs: np.ndarray, capacity: int, num_bins: int) -> list[np.ndarray] | None:
-    """Puts each row, dearest first, into the cheapest bin that has room (Graham 1969); None when one finds no room."""
-    members: list[list[int]] = [[] for _ in range(num_bins)]
-    room = [capacity] * num_bins
-    cheapest = [(0.0, i) for i in range(num_bins)]
+def _levels(costs: np.ndarray, accumulation: int, world: int) -> np.ndarray:
+    """Returns what each bin should cost: all the same, but where a row alone costs more, `world` bins as much as it.
+
+    These are computed at the same time: while one process has that row, the others have as much to do.
+    """
+    dearest = np.append(np.sort(costs)[::-1], np.zeros(accumulation * world))
+    left, levels = math.fsum(costs) / world, []
+    for time in range(accumulation):
+        levels.append(max(float(dearest[time * world]), left / (accumulation - time)))
+        left = max(0.0, left - levels[-1])
+    return np.repeat(levels, world)
+
+
+def _fill(sizes: np.ndarray, costs: np.ndarray, capacity: int, levels: np.ndarray) -> list[np.ndarray] | None:
+    """Puts each row, dearest first, into the bin with room that is farthest below its level; None when none has room.
+
+    That is Graham's list scheduling (1969), where levels are alike.
+    """
+    members: list[list[int]] = [[] for _ in levels]
+    room = [capacity] * len(levels)
+    lowest = [(-float(level), i) for i, level in enumerate(levels)]
+    heapq.heapify(lowest)
     for row in np.argsort(-costs, kind="stable"):
         too_full = []
-        while cheapest and room[cheapest[0][1]] < sizes[row]:
-            too_full.append(heapq.heappop(cheapest))
-        if not cheapest:
+        while lowest and room[lowest[0][1]] < sizes[row]:
+            too_full.append(heapq.heappop(lowest))
+        if not lowest:
             return None
-        cost, i = cheapest[0]
-        heapq.heapreplace(cheapest, (cost + float(costs[row]), i))
+        above, i = lowest[0]
+        heapq.heapreplace(lowest, (above + float(costs[row]), i))
         members[i].append(row)
         room[i] -= int(sizes[row])
         for entry in too_full:
-            heapq.heappush(cheapest, entry)
+            heapq.heappush(lowest, entry)
     return [np.asarray(rows, dtype=np.int64) for rows in members]
 
 

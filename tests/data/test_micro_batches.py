@@ -54,12 +54,14 @@ def test_a_row_larger_than_a_micro_batch_is_refused() -> None:
         by_tokens(40).micro_batches(np.arange(100), 1)
 
 
+@pytest.mark.parametrize("tokens", [1024, 2048])
 @pytest.mark.parametrize("world", [2, 4, 8])
-def test_processes_have_like_costs_in_sum_and_at_any_time(world: int) -> None:
+def test_processes_have_like_costs_in_sum_and_at_any_time(world: int, tokens: int) -> None:
+    """Of rows up to 1,024 tokens, so that some fill a micro-batch alone."""
     random = np.random.default_rng(3)
     lengths = np.minimum(1024, (random.lognormal(4.2, 1.1, 2048)).astype(np.int64) + 8)  # median 75, mean about 130
     costs = lengths * 6e8 + lengths.astype(float) ** 2 * 1e5
-    cut = Cut(lengths, 2048, costs).micro_batches(np.arange(2048)[: 64 * world], world)
+    cut = Cut(lengths, tokens, costs).micro_batches(np.arange(2048)[: 32 * world], world)
     of = np.asarray([[costs[part].sum() for part in ranks] for ranks in cut])  # [accumulation, world]
     assert of.sum(0).max() / of.sum(0).mean() < 1.03
     assert (of.max(1).sum()) / of.sum(0).mean() < 1.03, "what the dearest of each micro-batch takes, all wait for"
@@ -72,6 +74,13 @@ def test_of_few_rows_too(world: int) -> None:
     cut = Cut(lengths, 2048, lengths * 6e8 + lengths.astype(float) ** 2 * 1e5)
     steps = [cut.micro_batches(rows, world) for rows in np.arange(80 * world).reshape(10, -1)]
     assert np.median([excess(cut.costs, step) for step in steps]) < 0.005
+
+
+def test_beside_a_row_that_fills_a_micro_batch_the_others_are_filled_too() -> None:
+    """10 and ten times 1 first, and five times 1 each then: nobody waits. Of 10, 7, 7 and 6 the other waits for 3."""
+    lengths = np.append(10, np.ones(20, np.int64))
+    cut = Cut(lengths, 10, lengths.astype(float))
+    assert excess(cut.costs, cut.micro_batches(np.arange(21), 2)) == 0.0
 
 
 def test_the_cut_is_a_function_of_the_rows_alone() -> None:
