@@ -66,18 +66,19 @@ def _fill(sizes: np.ndarray, costs: np.ndarray, capacity: int, levels: np.ndarra
     room = [capacity] * len(levels)
     lowest = [(-float(level), i) for i, level in enumerate(levels)]
     heapq.heapify(lowest)
+    too_full: list[tuple[int, tuple[float, int]]] = []  # for a row before, the one with the most room first
     for row in np.argsort(-costs, kind="stable"):
-        too_full = []
+        while too_full and -too_full[0][0] >= sizes[row]:
+            heapq.heappush(lowest, heapq.heappop(too_full)[1])
         while lowest and room[lowest[0][1]] < sizes[row]:
-            too_full.append(heapq.heappop(lowest))
+            entry = heapq.heappop(lowest)
+            heapq.heappush(too_full, (-room[entry[1]], entry))
         if not lowest:
             return None
         above, i = lowest[0]
         heapq.heapreplace(lowest, (above + float(costs[row]), i))
         members[i].append(row)
         room[i] -= int(sizes[row])
-        for entry in too_full:
-            heapq.heappush(lowest, entry)
     return [np.asarray(rows, dtype=np.int64) for rows in members]
 
 

@@ -76,7 +76,9 @@ def step_borders(
     steps = None if max_steps is None else max(0, max_steps - base.step)
     if epochs is None:
         assert steps is not None, "a run needs an end"
-        at_most = base.row + steps * (batch_rows or batch_tokens or 1)  # a row has one token at least
+        at_most = base.row + (
+            steps * batch_rows if batch_rows else _enough(order, lengths, steps * (batch_tokens or 1))
+        )
     else:
         at_most = max(base.row, int(np.ceil(round(epochs * order.num_rows, 6))))
     if batch_tokens is None:
@@ -86,3 +88,8 @@ def step_borders(
         rest = order.rows(base.row, at_most) if at_most > base.row else np.zeros(0, dtype=np.int64)
         borders = base.row + token_borders(lengths[rest], batch_tokens)
     return borders if steps is None else borders[: steps + 1]
+
+
+def _enough(order: Order, lengths: np.ndarray, tokens: int) -> int:
+    """Returns how many positions hold as many tokens, wherever they begin: whole epochs, and one that is cut."""
+    return (tokens // int(lengths.sum()) + 2) * order.num_rows

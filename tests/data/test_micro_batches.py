@@ -1,5 +1,7 @@
 """A step is cut into micro-batches that hold each of its rows once, fit, and cost every process the same."""
 
+import heapq
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -81,6 +83,16 @@ def test_beside_a_row_that_fills_a_micro_batch_the_others_are_filled_too() -> No
     lengths = np.append(10, np.ones(20, np.int64))
     cut = Cut(lengths, 10, lengths.astype(float))
     assert excess(cut.costs, cut.micro_batches(np.arange(21), 2)) == 0.0
+
+
+def test_full_micro_batches_are_not_asked_again_for_every_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cut of all held-out rows took half a minute of 20,000."""
+    asked, pop = [], heapq.heappop
+    monkeypatch.setattr(heapq, "heappop", lambda heap: asked.append(1) or pop(heap))
+    lengths = np.minimum(1000, np.random.default_rng(6).lognormal(4.2, 1.1, 4096).astype(np.int64) + 8)
+    costs = lengths * 6e8 + lengths.astype(float) ** 2 * 1e5
+    Cut(lengths, 1024, costs).micro_batches(np.arange(4096), 8)
+    assert len(asked) < 4 * 4096
 
 
 def test_the_cut_is_a_function_of_the_rows_alone() -> None:
