@@ -15,7 +15,7 @@ _MOST = 5  # warnings and restarts that are shown
 
 def overview(folder: Path, runs: Sequence[Facts]) -> Table:
     """Returns a table with a line for each run."""
-    table = Table(title=f"{len(runs)} runs in {folder}", title_justify="left")
+    table = Table(title=f"{len(runs)} {'run' if len(runs) == 1 else 'runs'} in {folder}", title_justify="left")
     for title in ("run", "state", "step", "loss", "held-out", "tokens/s", "checkpoint"):
         table.add_column(title, justify="left" if title in ("run", "state") else "right")
     for each in runs:
