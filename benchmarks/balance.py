@@ -28,15 +28,10 @@ ROWS_A_PROCESS = (4, 8, 16, 32)
 TOKENS = (1024, 2048)  # of a micro-batch
 
 
-def taken(costs: np.ndarray, step: list[list[np.ndarray]]) -> float:
-    """Returns what a step costs the processes, each of which waits in every micro-batch for the dearest."""
-    return float(np.asarray([[costs[rows].sum() for rows in ranks] for ranks in step]).max(1).sum())
-
-
 def excess(costs: np.ndarray, step: list[list[np.ndarray]]) -> float:
     """Returns what a step takes longer than if all its processes worked all the time, as a share; 0 is even."""
-    whole = sum(costs[rows].sum() for ranks in step for rows in ranks)
-    return float(taken(costs, step) * len(step[0]) / whole - 1)
+    of = np.asarray([[costs[rows].sum() for rows in ranks] for ranks in step])  # [micro-batches, processes]
+    return float(of.max(1).sum() / of.sum(0).mean() - 1)
 
 
 def measured(rows: Rows, flops: Flops) -> Iterator[list[str]]:
@@ -47,12 +42,12 @@ def measured(rows: Rows, flops: Flops) -> Iterator[list[str]]:
             steps = [order.rows(i * size, (i + 1) * size) for i in range(STEPS)]
             for tokens in TOKENS:
                 cut = make_cut(rows, None, tokens, flops)
+                found = [excess(cut.costs, cut.micro_batches(step, world)) for step in steps]
                 of = [cut.costs[step] for step in steps]
-                even = np.array([costs.sum() / world for costs in of])
-                least = np.maximum(even, [costs.max() for costs in of])
-                took = np.array([taken(cut.costs, cut.micro_batches(step, world)) for step in steps])
-                together = [f"{all_of.sum() / even.sum() - 1:.1%}" for all_of in (took, least)]
-                yield [str(world), str(each), f"{tokens:,}", spread(list(took / even - 1), "{:.1%}"), *together]
+                least = [max(0.0, costs.max() * world / costs.sum() - 1) for costs in of]
+                whole = [costs.sum() for costs in of]
+                together = [f"{np.average(shares, weights=whole):.1%}" for shares in (found, least)]
+                yield [str(world), str(each), f"{tokens:,}", spread(found, "{:.1%}"), *together]
 
 
 def main(arguments: list[str]) -> int:

@@ -74,13 +74,14 @@ def step_borders(
     epochs, max_steps: of the whole run; the first one reached ends it; one of them at least is given.
     """
     steps = None if max_steps is None else max(0, max_steps - base.step)
-    if epochs is None:
-        assert steps is not None, "a run needs an end"
-        at_most = base.row + (
-            steps * batch_rows if batch_rows else _enough(order, lengths, steps * (batch_tokens or 1))
-        )
-    else:
-        at_most = max(base.row, int(np.ceil(round(epochs * order.num_rows, 6))))
+    ends = []
+    if epochs is not None:
+        ends.append(max(base.row, int(np.ceil(round(epochs * order.num_rows, 6)))))
+    if steps is not None:
+        read = _enough(order, lengths, steps * batch_tokens) if batch_tokens else steps * (batch_rows or 0)
+        ends.append(base.row + read)
+    assert ends, "a run needs an end"
+    at_most = min(ends)
     if batch_tokens is None:
         assert batch_rows is not None
         borders = row_borders(at_most, batch_rows, base.row)

@@ -51,17 +51,18 @@ def test_steps_of_tokens_are_full_where_steps_alone_end_the_run(row: int, steps:
     order, lengths = Order(7, 0), np.arange(1, 8)
     sizes = {"batch_rows": None, "batch_tokens": batch_tokens}
     borders = step_borders(order, lengths, epochs=None, max_steps=3 + steps, base=Base(3, row), **sizes)
-    longer = step_borders(order, lengths, epochs=99, max_steps=3 + steps, base=Base(3, row), **sizes)
-    assert len(borders) == steps + 1 and borders.tolist() == longer.tolist()
+    longer = row + token_borders(lengths[order.rows(row, 99 * 7)], batch_tokens)
+    assert len(borders) == steps + 1 and borders.tolist() == longer[: steps + 1].tolist()
 
 
-def test_rows_that_no_step_reads_are_not_put_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("epochs", [None, 5000])
+def test_rows_that_no_step_reads_are_not_put_in_order(epochs: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
     """1,000 steps of 262,144 tokens took 30 s and 8 GiB, a position for every token."""
     made, permutation = [], steps_module._permutation
     monkeypatch.setattr(steps_module, "_permutation", lambda *which: made.append(which) or permutation(*which))
     lengths = np.full(100, 50)
     sizes = {"batch_rows": None, "batch_tokens": 10_000}
-    borders = step_borders(Order(100, 0), lengths, epochs=None, max_steps=20, **sizes)
+    borders = step_borders(Order(100, 0), lengths, epochs=epochs, max_steps=20, **sizes)
     assert borders.tolist() == list(range(0, 4001, 200))
     assert len(made) <= 42, "40 epochs are read"
 
