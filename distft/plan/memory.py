@@ -57,8 +57,8 @@ def memory_of(
     share = ceil(trained / world)
     working = compute_bytes * (ceil(parameters / world) if stage == 3 else parameters)  # beside the fp32 master weights
     gradients = FP32_BYTES * share
-    if stage == 1:  # whole while they are added up, and in bf16 beside the fp32 sums
-        gradients = (FP32_BYTES + (compute_bytes if compute_bytes < FP32_BYTES else 0)) * trained
+    if stage == 1:  # whole while they are added up; in bf16 this process's share lies beside them while they are sent
+        gradients = FP32_BYTES * trained + (gradients if compute_bytes < FP32_BYTES else 0)
     offload = bool(strategy.get("offload"))
     if offload:
         gradients += FP32_BYTES * share if stage == 3 else 0  # the host's own copy

@@ -51,7 +51,8 @@ class Zero:
         else:
             _materialise(objective, world.device, precision, partition=None)
         dims = [(p, len(getattr(p, "ds_shape", p.shape))) for p in objective.parameters()]
-        engine, *_ = deepspeed.initialize(model=objective, optimizer=make_optimizer(dims), config=settings)
+        with _one_class_for_stages_1_and_2(deepspeed.DeepSpeedEngine):
+            engine, *_ = deepspeed.initialize(model=objective, optimizer=make_optimizer(dims), config=settings)
         live = ZeroEngine(engine, objective, self.stage, world)
         check_in_force(settings, live.effective())
         return live
@@ -59,9 +60,7 @@ class Zero:
     def settings(self, size: int, precision: torch.dtype, world: World) -> dict[str, Any]:
         """Returns DeepSpeed's config for a model of `size` parameters; no batch size, rate or largest norm is in it."""
         bucket = self.bucket_parameters or min(max(size // 16, MIN_BUCKET), MAX_BUCKET)
-        in_bf16 = precision == torch.bfloat16
-        # DeepSpeed makes the host wait for its norm, and leaves the norm to its caller in these cases alone
-        own_norm = not self.offload and (self.stage == 2 or (self.stage == 1 and not in_bf16))
+        own_norm = self.stage < 3 and not self.offload  # DeepSpeed's own makes the host wait. Stage 3: see ZeroEngine
         zero: dict[str, Any] = {
             "stage": self.stage,
             "reduce_bucket_size": bucket,
@@ -88,7 +87,7 @@ class Zero:
             "gradient_accumulation_steps": 1,  # borders are set by hand: see ZeroEngine.backward
             "gradient_clipping": 0.0,  # the default is 1.0; see ZeroEngine.clip
             "zero_optimization": zero,
-            "bf16": {"enabled": in_bf16, "check_grad_overflow": not own_norm},
+            "bf16": {"enabled": precision == torch.bfloat16, "check_grad_overflow": not own_norm},
             "communication_data_type": "fp32",
             "data_types": {"grad_accum_dtype": "fp32"},
             "zero_allow_untested_optimizer": True,
@@ -116,6 +115,22 @@ def _import_deepspeed(world: World) -> Any:
         from deepspeed.runtime.zero.muon import muon_optimizer  # noqa: F401
     deepspeed.init_distributed(dist_init_required=False, verbose=False)
     return deepspeed
+
+
+@contextmanager
+def _one_class_for_stages_1_and_2(engine: Any) -> Iterator[None]:
+    """Keeps DeepSpeed from giving stage 1 in bf16, with sums in fp32, to a class of its own, for as long as it lasts.
+
+    That one sums whole gradients on all processes, twice the bytes, and makes the host wait. A DeepSpeed that has no
+    such method any more is left alone.
+    """
+    name = "_do_optimizer_sanity_check"
+    choose = getattr(engine, name, None)
+    setattr(engine, name, lambda *_: "zero_optimization")
+    try:
+        yield
+    finally:
+        setattr(engine, name, choose)
 
 
 @contextmanager
@@ -172,7 +187,7 @@ def check_in_force(asked: dict[str, Any], effective: dict[str, object]) -> None:
         "reduce_dtype": str(torch.float32),
         "accumulate_dtype": str(torch.float32),
         "offload": "offload_optimizer" in zero,
-        "own_norm": not zero["compute_grad_norm"],
+        "own_norm": "offload_optimizer" not in zero,
     }
     wrong = {key: (value, effective[key]) for key, value in expected.items() if effective[key] != value}
     if wrong:

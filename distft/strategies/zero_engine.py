@@ -5,6 +5,7 @@ every parameter into equal flat parts and pads the last. Both are flat ranges of
 """
 
 from collections.abc import Iterator
+from math import nan
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from torch import nn
 from torch.distributed import ProcessGroup
 
 from distft.data.batches import Batch
-from distft.runtime.process_group import World
+from distft.runtime.process_group import World, all_reduce_sum
 from distft.runtime.regions import Flat
 from distft.strategies.engine import Piece, bit_sum, shares
 from distft.strategies.objective import Loss, Objective, Sums
@@ -28,7 +29,11 @@ class ZeroEngine:
         self.stage = stage
         self.world = world
         self.optimizer: torch.optim.Optimizer = deepspeed_engine.optimizer.optimizer
-        self.has_own_norm = not getattr(deepspeed_engine.optimizer, "compute_grad_norm", True)
+        self.has_own_norm = not (self._offloads or getattr(deepspeed_engine.optimizer, "compute_grad_norm", False))
+
+    @property
+    def _offloads(self) -> bool:
+        return self.deepspeed._config.zero_config.offload_optimizer is not None
 
     def forward(self, batch: Batch, loss: Loss | None = None) -> tuple[torch.Tensor, Sums]:
         return self.deepspeed(batch, loss)
@@ -40,16 +45,18 @@ class ZeroEngine:
             self.deepspeed.step()  # no update between borders: DeepSpeed's own count of micro-batches
 
     def clip(self, max_norm: float | None) -> torch.Tensor:
-        """Where DeepSpeed keeps the norm to itself (see Zero.settings), its one call updates the weights too."""
+        """With offload DeepSpeed keeps the norm to itself, and its one call updates the weights too."""
         zero = self.deepspeed.optimizer
         if not self.has_own_norm:
             zero.clip_grad = max_norm or 0.0
             self.deepspeed.step()
             return torch.as_tensor(self.deepspeed.get_global_grad_norm(), device=self.world.device)
-        norm: torch.Tensor = zero.scaled_global_norm()
+        gradients = list(self._gradients())
+        own = nn.utils.get_total_norm(gradients).to(self.world.device, torch.float64)
+        norm = all_reduce_sum(own.square()).sqrt().float()
         if max_norm is not None:
             factor = (max_norm / (norm + 1e-6)).clamp(max=1.0)
-            for gradient in self._gradients():
+            for gradient in gradients:
                 gradient.mul_(factor)
         return norm
 
@@ -57,10 +64,15 @@ class ZeroEngine:
         """Has nothing to do where `clip` did it."""
         if not self.has_own_norm:
             return
-        if not is_finite:  # DeepSpeed drops gradients and takes no step when it finds a NaN
-            for gradient in self._gradients():
-                gradient.fill_(float("nan"))
-        self.deepspeed.optimizer.check_grad_overflow = not is_finite  # it makes the host wait
+        zero = self.deepspeed.optimizer
+        # DeepSpeed drops gradients and takes no step where it finds that they are not finite; to look, the host waits.
+        if self.stage == 3:  # it always looks at the norm, which may be a number of the host
+            zero._get_norm_groups = lambda: [1.0 if is_finite else nan]
+        else:
+            zero.check_grad_overflow = not is_finite
+            if not is_finite:
+                for gradient in self._gradients():
+                    gradient.fill_(nan)
         self.deepspeed.step()
 
     def _gradients(self) -> Iterator[torch.Tensor]:
@@ -124,7 +136,7 @@ class ZeroEngine:
         states = [v for s in self.optimizer.state.values() for v in s.values() if torch.is_tensor(v) and v.ndim]
         return {
             "stage": int(config.zero_config.stage),
-            "offload": config.zero_config.offload_optimizer is not None,
+            "offload": self._offloads,
             "own_norm": self.has_own_norm,
             "reduce_bucket_size": int(config.zero_config.reduce_bucket_size),
             "overlap_comm": bool(config.zero_config.overlap_comm),

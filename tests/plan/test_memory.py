@@ -69,6 +69,7 @@ def test_sharding_divides_by_processes_and_hsdp_by_those_of_a_node():
     assert count("ddp", world=8)["total"] == 16 * P
     assert count("hsdp", world=8)["total"] == 16 * P // 2
     assert count("zero3", world=8)["total"] == 20 * P // 8
+    assert count("zero1", world=4, compute_bytes=2)["total"] == 10 * P  # measured too, while sums were sent
 
 
 def test_only_offload_uses_host_memory():

@@ -27,7 +27,7 @@ def train_all(folder: Path, seeds: tuple[int, ...]) -> dict[str, dict[str, Any]]
 
     `slow-N` are N steps of fsdp in bf16 at a learning rate whose updates bf16 weights could not hold.
     """
-    shared = {"model": "llama3_8b", "micro": 4, "rows": str(write_rows(folder / "rows", train=80)), "steps": STEPS}
+    shared = {"model": "llama3_8b", "micro": 2, "rows": str(write_rows(folder / "rows", train=80)), "steps": STEPS}
     cases = {
         f"{s}-{precision}-{seed}": shared | {"strategy": s, "precision": precision, "seed": seed}
         for seed in seeds

@@ -1,7 +1,7 @@
 """Counts what a steady step does, on real processes: `python -m tests.train.counted OUT ROWS STRATEGY[+DTYPE]...`.
 
 Asks for values of tensors (each makes a host wait for its device), bytes in collectives, operations of matrix
-products, and bytes at rest.
+products, and bytes at rest. A tensor made of nothing but numbers of the host is the host's own, and no wait.
 """
 
 import json
@@ -16,6 +16,7 @@ from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, mm_flop
+from torch.utils.weak import WeakIdKeyDictionary
 
 from distft.data.shards import Rows
 from distft.data.steps import Order, row_borders
@@ -49,17 +50,29 @@ class Watch(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.asks: Counter[str] = Counter()
+        self.asks_of_own: Counter[str] = Counter()
         self.bytes: Counter[str] = Counter()
+        self._own = WeakIdKeyDictionary()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         space, _, name = func._schema.name.partition("::")
+        given = _tensors((args, kwargs))
+        is_own = name == "lift_fresh" or (space == "aten" and bool(given) and all(t in self._own for t in given))
         if name in ASKS:
-            self.asks[name] += 1
+            (self.asks_of_own if is_own else self.asks)[name] += 1
         if space == "c10d" and size_of_group(args) > 1:
-            tensors = [leaf for leaf in tree_leaves(args) if isinstance(leaf, torch.Tensor)]
-            largest = max((t.nbytes for t in tensors), default=0)
-            self.bytes[name] += largest
-        return func(*args, **(kwargs or {}))
+            self.bytes[name] += max((t.nbytes for t in given), default=0)
+        result = func(*args, **(kwargs or {}))
+        for tensor in _tensors(result) + (given if space == "c10d" else []):
+            if is_own:
+                self._own[tensor] = True
+            else:
+                self._own.pop(tensor, None)
+        return result
+
+
+def _tensors(tree: Any) -> list[torch.Tensor]:
+    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, torch.Tensor)]
 
 
 def size_of_group(args: Any) -> int:
@@ -102,6 +115,7 @@ def count(name: str, folder: Path, world: World) -> dict[str, Any]:
     everyones = all_reduce_sum(torch.tensor([float(products)], dtype=torch.float64))
     local = {
         "asks": dict(watch.asks),
+        "asks_of_own": dict(watch.asks_of_own),
         "bytes": dict(watch.bytes),
         "micro_batches": len(batches),
         "parameters": sum(p.numel() for p in tiny_model(MODEL).parameters()),
