@@ -25,6 +25,7 @@ _OF_A_SHELL = re.compile(
     r"PATH|HOME|USER|LOGNAME|SHELL|TERM|TZ|TMPDIR|LC_\w+|MODULEPATH|MODULESHOME|LMOD_\w+|SSL_CERT_(FILE|DIR)|XDG_CACHE_HOME"
 )
 _OF_THIS_MACHINE = re.compile(r"SLURM_(?!CONF$)\w+|(CUDA|HIP|ROCR)_VISIBLE_DEVICES|MASTER_(ADDR|PORT)|TORCHELASTIC_\w+")
+_UNITS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")  # of CPUs: products in fp32 differ threefold by them
 _SECRET_WORDS = {
     "TOKEN",
     "KEY",
@@ -135,9 +136,13 @@ def _hardware() -> dict[str, Any]:
 
 
 def _cpu_name() -> str:
+    """Returns the name of the CPU, and which of its units for vectors and matrices this machine may use."""
     cpuinfo = Path("/proc/cpuinfo")
-    names = re.findall(r"^model name\s*:\s*(.+)$", cpuinfo.read_text(), re.MULTILINE) if cpuinfo.is_file() else []
-    return names[0] if names else platform.processor()
+    text = cpuinfo.read_text() if cpuinfo.is_file() else ""
+    names = re.findall(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
+    flags = re.findall(r"^flags\s*:\s*(.+)$", text, re.MULTILINE)
+    units = [unit for unit in _UNITS if flags and unit in flags[0].split()]
+    return (names[0] if names else platform.processor()) + (f" ({', '.join(units)})" if units else "")
 
 
 def _output(*command: str) -> str:

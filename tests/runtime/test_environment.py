@@ -1,6 +1,7 @@
 """What a run ran with is on record; secrets are not."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -51,6 +52,15 @@ def test_machine_packages_and_commit_are_on_record():
     assert record["hardware"]["cores"] >= 1 and record["hardware"]["memory_gib"] > 0 and record["hardware"]["cpu"]
     assert record["git"] is None or len(record["git"]["commit"]) == 40
     assert record["python"].count(".") == 2 and record["host"] and record["platform"]
+
+
+@pytest.mark.skipif("avx2" not in Path("/proc/cpuinfo").read_text(), reason="no x86 CPU with AVX2")
+def test_the_units_of_a_cpu_are_told_beside_its_name():
+    """The same name has been seen on machines whose fp32 products differ threefold."""
+    flags = Path("/proc/cpuinfo").read_text().partition("flags")[2].partition("\n")[0].split()
+    name, _, units = describe({})["hardware"]["cpu"].rpartition(" (")
+    assert name and "avx2" in units
+    assert ("avx512f" in units.rstrip(")").split(", ")) == ("avx512f" in flags)
 
 
 def test_short_values_garble_no_text():
