@@ -8,10 +8,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import yaml
+from torch import nn
 
 from benchmarks.spread import table
 from distft.models.flops import Flops
-from distft.models.skeleton import architecture, skeleton
+from distft.models.skeleton import architecture, blocks, skeleton
 from distft.paths import conf_dir
 from distft.plan.memory import memory_of
 
@@ -33,10 +34,12 @@ class Device:
 
 @dataclass(frozen=True)
 class Counted:
-    """A model: its parameters, and the operations of forward and backward for one token of documents of one length."""
+    """A model: its parameters, how many are gathered for one micro-batch, and the operations of forward and backward
+    for one token of documents of one length."""
 
     name: str
     parameters: int
+    gathered: int
     length: int
     flops: float
 
@@ -45,21 +48,27 @@ class Counted:
         values = yaml.safe_load((conf_dir() / "model" / f"{name}.yaml").read_text())
         model = skeleton(architecture(None, values["architecture"]), values["attention"])
         [row] = Flops.of(model).of_rows(np.array([length]), np.array([length]))
-        return cls(name, sum(each.numel() for each in model.parameters()), length, 3 * row / length)
+        whole = _size(model)
+        *again, _ = blocks(model).values()  # gathered for the forward, and all but the last again for the backward
+        return cls(name, whole, whole + sum(map(_size, again)), length, 3 * row / length)
 
 
-def seconds_to_talk(parameters: int, nodes: int, layout: str, device: Device) -> float:
+def _size(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def seconds_to_talk(model: Counted, nodes: int, layout: str, device: Device) -> float:
     """Returns how long one forward and backward's collectives take by bytes alone, were nothing else done.
 
-    Weights are gathered in bf16 for the forward and for the backward pass; gradients are summed in fp32. A group over
-    whole nodes has all their ports: what one GPU gets from another node it hands on inside of its own.
+    Weights are gathered in bf16, gradients are summed in fp32. A group over whole nodes has all their ports: what one
+    GPU gets from another node it hands on inside of its own.
     """
     world, inside = nodes * GPUS, nodes == 1 or layout == "hsdp"
     shards = GPUS if layout == "hsdp" else world
-    gathered = parameters * (2 * BF16 + FP32) * (shards - 1) / shards
-    seconds = gathered / (device.in_node if inside else min(device.in_node, GPUS * device.between))
+    size = (model.gathered * BF16 + model.parameters * FP32) * (shards - 1) / shards
+    seconds = size / (device.in_node if inside else min(device.in_node, GPUS * device.between))
     if layout == "hsdp":
-        seconds += 2 * FP32 * parameters / GPUS * (nodes - 1) / nodes / device.between
+        seconds += 2 * FP32 * model.parameters / GPUS * (nodes - 1) / nodes / device.between
     return seconds
 
 
@@ -69,7 +78,7 @@ def row(model: Counted, nodes: int, layout: str, device: Device) -> list[str]:
     sizes = {"parameters": model.parameters, "trained": model.parameters, "state_bytes": 2 * FP32}
     memory = memory_of(strategy, **sizes, compute_bytes=BF16, world=world, node=GPUS)
     assert memory is not None
-    talk = seconds_to_talk(model.parameters, nodes, layout, device)
+    talk = seconds_to_talk(model, nodes, layout, device)
     rate = device.flops * REACHED / model.flops
     cells = [model.name, f"{model.length:,}", str(nodes), layout, f"{model.flops / 1e9:,.1f}"]
     if memory["total"] > device.memory:

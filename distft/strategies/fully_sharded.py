@@ -50,7 +50,8 @@ class FullySharded:
         )
         objective = build_model()
         for block in objective.blocks:
-            fully_shard(block, mesh=mesh, mp_policy=policy, reshard_after_forward=shards > 1)
+            stays = shards == 1 or block is objective.blocks[-1]  # the backward begins with the last one
+            fully_shard(block, mesh=mesh, mp_policy=policy, reshard_after_forward=not stays)
         fully_shard(objective, mesh=mesh, mp_policy=policy, reshard_after_forward=False)
         _materialise(objective, world.device)
         optimizer = make_optimizer([(p, p.ndim) for p in objective.parameters()])
@@ -73,6 +74,7 @@ class ShardedEngine:
         root = cast(FSDPModule, self.objective)
         if self.is_sharded:
             root.set_requires_all_reduce(last)  # shards reduce-scatter every time, to hold no whole gradient
+            root.set_reshard_after_backward(last, recurse=False)  # the next forward begins with the root's own weights
         else:
             root.set_requires_gradient_sync(last)  # replicas keep whole gradients: they talk once a step
         root.set_is_last_backward(last)

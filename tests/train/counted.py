@@ -22,6 +22,7 @@ from distft.data.shards import Rows
 from distft.data.steps import Order, row_borders
 from distft.models.flops import Flops
 from distft.models.fresh import FreshWeights
+from distft.models.skeleton import blocks
 from distft.models.weights import fill
 from distft.runtime.process_group import World, all_reduce_sum, process_group
 from distft.train.feed import Feed, make_cut
@@ -120,6 +121,7 @@ def count(name: str, folder: Path, world: World) -> dict[str, Any]:
         "micro_batches": len(batches),
         "parameters": sum(p.numel() for p in tiny_model(MODEL).parameters()),
         "in_blocks": sum(p.numel() for n, p in tiny_model(MODEL).named_parameters() if ".layers." in n),
+        "in_last_block": sum(p.numel() for p in list(blocks(tiny_model(MODEL)).values())[-1].parameters()),
         "at_rest": at_rest(engine, strategy),
         "linear_useful": useful - 3 * attention * float(pairs),
         "linear_executed": everyones.item(),

@@ -35,16 +35,19 @@ def counted(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[int, str], d
 def needed(world: int, name: str, one: dict[str, Any]) -> dict[str, float]:
     """Returns the bytes that each collective has to be given: gradients in fp32, weights in the dtype of computing.
 
-    Shards are gathered for the forward and, in blocks, again for the backward; ZeRO-3 keeps so small a model between.
+    Blocks are gathered for the forward and, all but the last, again for the backward; what is outside of them once a
+    step. ZeRO-3 gathers the whole model for each micro-batch, and keeps so small a one between forward and backward.
     """
     strategy, _, precision = name.partition("+")
     gradients, times = 4 * one["parameters"], one["micro_batches"]
-    weights, blocks = ((2 if precision else 4) * one[part] for part in ("parameters", "in_blocks"))
+    parts = ("parameters", "in_blocks", "in_last_block")
+    weights, blocks, last = ((2 if precision else 4) * one[part] for part in parts)
+    gathered = weights - blocks + times * (2 * blocks - last)
     return {
         "ddp": {"allreduce_": gradients},
-        "fsdp": {"_allgather_base_": times * (weights + blocks), "_reduce_scatter_base_": times * gradients},
+        "fsdp": {"_allgather_base_": gathered, "_reduce_scatter_base_": times * gradients},
         "hsdp": {
-            "_allgather_base_": times * (weights + blocks),
+            "_allgather_base_": gathered,
             "_reduce_scatter_base_": times * gradients,
             "allreduce_": gradients / 2,
         },
