@@ -76,7 +76,7 @@ class ZeroEngine:
         self.deepspeed.step()
 
     def _gradients(self) -> Iterator[torch.Tensor]:
-        """Yields this process's parts of the summed gradient, of stages 1 and 2, behind the last micro-batch."""
+        """Yields this process's parts of the summed gradient, behind the last micro-batch and without offload."""
         for group in self.deepspeed.optimizer.averaged_gradients.values():
             yield from group
 

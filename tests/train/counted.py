@@ -114,14 +114,16 @@ def count(name: str, folder: Path, world: World) -> dict[str, Any]:
     useful = 3 * sum(flops.of_rows(rows.lengths[r : r + 1], rows.num_targets[r : r + 1])[0] for r in feed.rows_of(4))
     pairs = sum(rows.lengths[r] * (rows.lengths[r] + 1) / 2 for r in feed.rows_of(4))
     everyones = all_reduce_sum(torch.tensor([float(products)], dtype=torch.float64))
+    model = tiny_model(MODEL)
+    of_blocks = [sum(p.numel() for p in block.parameters()) for block in blocks(model).values()]
     local = {
         "asks": dict(watch.asks),
         "asks_of_own": dict(watch.asks_of_own),
         "bytes": dict(watch.bytes),
         "micro_batches": len(batches),
-        "parameters": sum(p.numel() for p in tiny_model(MODEL).parameters()),
-        "in_blocks": sum(p.numel() for n, p in tiny_model(MODEL).named_parameters() if ".layers." in n),
-        "in_last_block": sum(p.numel() for p in list(blocks(tiny_model(MODEL)).values())[-1].parameters()),
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "in_blocks": sum(of_blocks),
+        "in_last_block": of_blocks[-1],
         "at_rest": at_rest(engine, strategy),
         "linear_useful": useful - 3 * attention * float(pairs),
         "linear_executed": everyones.item(),
