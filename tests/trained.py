@@ -30,6 +30,7 @@ KEYS: list[Key] = [
     *[(s, f"{MAIN}+packed", 2, PACKED) for s in STRATEGIES],
     ("ddp", f"{MAIN}+packed", 1, PACKED),
     ("fsdp", "gemma3_4b+packed", 2, PACKED),  # windows narrower than a document
+    *[(s, f"{MAIN}+offload", 2, 1) for s in ("zero1", "zero2")],  # a setting of theirs, and no YAML of its own
     ("hsdp", MAIN, 4, 2),
     ("hsdp", MAIN, 4, 1),  # accumulates: sums stay in the shards until the last micro-batch
 ]
@@ -64,6 +65,8 @@ def make_case(key: Key, rows: Path, folder: Path) -> dict[str, Any]:
         case["settings"] = {"shard_size": min(world, 2)}
     if strategy.startswith("zero") and micro == 1:
         case["settings"] = {"bucket_parameters": 20_000}  # several buckets, and stage 3 drops what it has gathered
+    if kind == "offload":
+        case["settings"] = {"offload": True}
     if model == MAIN and world <= 2 and not kind:
         case["eval_micro"] = EVAL_MICRO
     if key in RECOMPUTED:

@@ -68,6 +68,11 @@ def bit_sum(tensors: Iterable[torch.Tensor]) -> torch.Tensor:
     ).sum()
 
 
+def clip_coefficient(norm: float, max_norm: float | None) -> float:
+    """Returns what a gradient of this norm is scaled by: torch's and DeepSpeed's rule."""
+    return max_norm / (norm + 1e-6) if max_norm is not None and norm > max_norm else 1.0
+
+
 class Engine(Protocol):
     """A model, its optimizer and its layout on this process."""
 
@@ -79,12 +84,12 @@ class Engine(Protocol):
         """Adds the gradient of `value * scale`, averaged over processes; `last` ends the accumulation."""
         ...
 
-    def clip(self, max_norm: float | None) -> torch.Tensor:
-        """Clips the gradient to `max_norm`; returns its norm before that, 0-d, the same on all processes."""
+    def norm(self) -> torch.Tensor:
+        """Returns the norm of the gradient, 0-d on the world's device, the same on all processes; waits for nothing."""
         ...
 
-    def update(self, is_finite: bool) -> None:
-        """Updates the weights unless the norm was not finite, and drops the gradients."""
+    def update(self, norm: float, max_norm: float | None) -> None:
+        """Updates the weights with the gradient clipped to `max_norm`, unless `norm` is not finite; then drops it."""
         ...
 
     def train(self, mode: bool) -> None: ...

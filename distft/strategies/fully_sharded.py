@@ -9,6 +9,7 @@ Trap: a tied parameter may only live in one FSDP group, so only the blocks are g
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import isfinite
 from typing import Literal, cast
 
 import torch
@@ -22,7 +23,7 @@ from distft.data.batches import Batch
 from distft.runtime import heartbeat
 from distft.runtime.process_group import World
 from distft.strategies.dtensor import pieces_of
-from distft.strategies.engine import BuildModel, MakeOptimizer, Piece, bit_sum
+from distft.strategies.engine import BuildModel, MakeOptimizer, Piece, bit_sum, clip_coefficient
 from distft.strategies.objective import Loss, Objective, Sums
 
 
@@ -80,17 +81,21 @@ class ShardedEngine:
         root.set_is_last_backward(last)
         (value * scale).backward()
 
-    def clip(self, max_norm: float | None) -> torch.Tensor:
-        parameters = [p for p in self.objective.parameters() if p.grad is not None]
-        limit = float("inf") if max_norm is None else max_norm
+    def norm(self) -> torch.Tensor:
         with heartbeat.during("communication"):  # DTensor waits for the sum of all ranks in C++, where none can tell
-            norm = nn.utils.clip_grad_norm_(parameters, limit)
+            norm = nn.utils.get_total_norm(self._gradients())
             return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
-    def update(self, is_finite: bool) -> None:
-        if is_finite:
+    def update(self, norm: float, max_norm: float | None) -> None:
+        if isfinite(norm):
+            coefficient = clip_coefficient(norm, max_norm)
+            if coefficient < 1:
+                torch._foreach_mul_(self._gradients(), coefficient)  # pyright: ignore[reportPrivateImportUsage]
             self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
+
+    def _gradients(self) -> list[torch.Tensor]:
+        return [p.grad for p in self.objective.parameters() if p.grad is not None]
 
     def train(self, mode: bool) -> None:
         self.objective.train(mode)

@@ -60,7 +60,6 @@ class Zero:
     def settings(self, size: int, precision: torch.dtype, world: World) -> dict[str, Any]:
         """Returns DeepSpeed's config for a model of `size` parameters; no batch size, rate or largest norm is in it."""
         bucket = self.bucket_parameters or min(max(size // 16, MIN_BUCKET), MAX_BUCKET)
-        own_norm = self.stage < 3 and not self.offload  # DeepSpeed's own makes the host wait. Stage 3: see ZeroEngine
         zero: dict[str, Any] = {
             "stage": self.stage,
             "reduce_bucket_size": bucket,
@@ -68,7 +67,6 @@ class Zero:
             "overlap_comm": self.overlap_communication,
             "contiguous_gradients": True,
             "use_multi_rank_bucket_allreduce": False,  # it would send each gradient to all, who need one part of it
-            "compute_grad_norm": not own_norm,
         }
         if self.stage == 3:
             zero |= {
@@ -85,9 +83,9 @@ class Zero:
         return {
             "train_micro_batch_size_per_gpu": 1,  # only a word in DeepSpeed's own throughput log
             "gradient_accumulation_steps": 1,  # borders are set by hand: see ZeroEngine.backward
-            "gradient_clipping": 0.0,  # the default is 1.0; see ZeroEngine.clip
+            "gradient_clipping": 0.0,  # the default is 1.0; see ZeroEngine.update
             "zero_optimization": zero,
-            "bf16": {"enabled": precision == torch.bfloat16, "check_grad_overflow": not own_norm},
+            "bf16": {"enabled": precision == torch.bfloat16, "check_grad_overflow": False},
             "communication_data_type": "fp32",
             "data_types": {"grad_accum_dtype": "fp32"},
             "zero_allow_untested_optimizer": True,
@@ -187,7 +185,6 @@ def check_in_force(asked: dict[str, Any], effective: dict[str, object]) -> None:
         "reduce_dtype": str(torch.float32),
         "accumulate_dtype": str(torch.float32),
         "offload": "offload_optimizer" in zero,
-        "own_norm": "offload_optimizer" not in zero,
     }
     wrong = {key: (value, effective[key]) for key, value in expected.items() if effective[key] != value}
     if wrong:

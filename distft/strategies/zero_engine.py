@@ -4,8 +4,8 @@ Stages 1 and 2 keep all parameters of a group in one flat tensor and give each p
 every parameter into equal flat parts and pads the last. Both are flat ranges of single parameters (Piece).
 """
 
-from collections.abc import Iterator
-from math import nan
+from collections.abc import Callable, Iterator
+from math import isfinite, nan
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from torch.distributed import ProcessGroup
 from distft.data.batches import Batch
 from distft.runtime.process_group import World, all_reduce_sum
 from distft.runtime.regions import Flat
-from distft.strategies.engine import Piece, bit_sum, shares
+from distft.strategies.engine import Piece, bit_sum, clip_coefficient, shares
 from distft.strategies.objective import Loss, Objective, Sums
 
 
@@ -29,7 +29,21 @@ class ZeroEngine:
         self.stage = stage
         self.world = world
         self.optimizer: torch.optim.Optimizer = deepspeed_engine.optimizer.optimizer
-        self.has_own_norm = not (self._offloads or getattr(deepspeed_engine.optimizer, "compute_grad_norm", False))
+        self._known_norm = nan
+        self._answer_for_deepspeed()
+
+    def _answer_for_deepspeed(self) -> None:
+        """Gives DeepSpeed the norm that is known where it would take its own, and each time make the host wait."""
+        answers: dict[str, Callable[..., Any]] = {
+            "scaled_global_norm": lambda: torch.tensor(self._known_norm),
+            "update_offload_overflow_tracker": lambda _: None,  # asked in the backward pass, for each parameter
+        }
+        if self.stage == 3:
+            answers = {"_get_norm_groups": lambda: [self._known_norm]}
+        for name, answer in answers.items():
+            if not hasattr(self.deepspeed.optimizer, name):
+                raise RuntimeError(f"this DeepSpeed has no {name} in {type(self.deepspeed.optimizer).__name__}")
+            setattr(self.deepspeed.optimizer, name, answer)
 
     @property
     def _offloads(self) -> bool:
@@ -44,41 +58,23 @@ class ZeroEngine:
         if not last:
             self.deepspeed.step()  # no update between borders: DeepSpeed's own count of micro-batches
 
-    def clip(self, max_norm: float | None) -> torch.Tensor:
-        """With offload DeepSpeed keeps the norm to itself, and its one call updates the weights too."""
+    def norm(self) -> torch.Tensor:
+        """With offload DeepSpeed takes each part's norm on the device, before the part goes to the host."""
         zero = self.deepspeed.optimizer
-        if not self.has_own_norm:
-            zero.clip_grad = max_norm or 0.0
-            self.deepspeed.step()
-            return torch.as_tensor(self.deepspeed.get_global_grad_norm(), device=self.world.device)
-        gradients = list(self._gradients())
-        own = nn.utils.get_total_norm(gradients).to(self.world.device, torch.float64)
-        norm = all_reduce_sum(own.square()).sqrt().float()
-        if max_norm is not None:
-            factor = (max_norm / (norm + 1e-6)).clamp(max=1.0)
-            for gradient in gradients:
-                gradient.mul_(factor)
-        return norm
+        groups = [zero.norm_for_param_grads.values()] if self._offloads else zero.averaged_gradients.values()
+        parts = [part for group in groups for part in group]
+        own = nn.utils.get_total_norm(parts).to(self.world.device, torch.float64)
+        return all_reduce_sum(own.square()).sqrt().float()
 
-    def update(self, is_finite: bool) -> None:
-        """Has nothing to do where `clip` did it."""
-        if not self.has_own_norm:
-            return
+    def update(self, norm: float, max_norm: float | None) -> None:
+        """Leaves clipping to DeepSpeed, which scales the gradient as it hands it to the optimizer."""
         zero = self.deepspeed.optimizer
-        # DeepSpeed drops gradients and takes no step where it finds that they are not finite; to look, the host waits.
-        if self.stage == 3:  # it always looks at the norm, which may be a number of the host
-            zero._get_norm_groups = lambda: [1.0 if is_finite else nan]
-        else:
-            zero.check_grad_overflow = not is_finite
-            if not is_finite:
-                for gradient in self._gradients():
-                    gradient.fill_(nan)
+        self._known_norm = norm
+        zero.clip_grad = max_norm if clip_coefficient(norm, max_norm) < 1 else 0.0
+        zero.check_grad_overflow = not isfinite(norm)  # stages 1 and 2 in bf16 would take any step else
         self.deepspeed.step()
-
-    def _gradients(self) -> Iterator[torch.Tensor]:
-        """Yields this process's parts of the summed gradient, behind the last micro-batch and without offload."""
-        for group in self.deepspeed.optimizer.averaged_gradients.values():
-            yield from group
+        if not isfinite(norm):
+            zero.averaged_gradients.clear()  # stages 1 and 2 in bf16 with offload would add the next ones to these
 
     def train(self, mode: bool) -> None:
         self.deepspeed.train(mode)
@@ -137,7 +133,6 @@ class ZeroEngine:
         return {
             "stage": int(config.zero_config.stage),
             "offload": self._offloads,
-            "own_norm": self.has_own_norm,
             "reduce_bucket_size": int(config.zero_config.reduce_bucket_size),
             "overlap_comm": bool(config.zero_config.overlap_comm),
             "compute_dtype": str(next(p.dtype for p in self.objective.parameters())),

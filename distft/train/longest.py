@@ -1,5 +1,7 @@
 """The dearest forward of a run, made early: what does not fit shows in the first minute, not hours later."""
 
+from math import nan
+
 import numpy as np
 
 from distft.strategies.engine import Engine
@@ -34,5 +36,4 @@ def try_longest(engine: Engine, feed: Feed) -> None:
     """
     value, _ = engine.forward(to_device(feed.rows, longest(feed), feed.world))
     engine.backward(value, scale=float("nan"), last=True)
-    engine.clip(None)
-    engine.update(is_finite=False)
+    engine.update(norm=nan, max_norm=None)

@@ -17,7 +17,7 @@ from distft.runtime import heartbeat
 from distft.runtime.memory import peak_gib
 from distft.runtime.process_group import World
 from distft.runtime.seeds import seed_for
-from distft.strategies.engine import Engine
+from distft.strategies.engine import Engine, clip_coefficient
 from distft.train.clock import Clock
 from distft.train.feed import Feed
 from distft.train.meter import Peak, utilisation
@@ -134,9 +134,7 @@ def _one(
         "loss": result.loss,
         "accuracy": result.accuracy,
         "grad_norm": result.grad_norm,
-        "clip_coefficient": 1.0
-        if settings.max_norm is None
-        else min(1.0, settings.max_norm / (result.grad_norm + 1e-6)),
+        "clip_coefficient": clip_coefficient(result.grad_norm, settings.max_norm),
         "learning_rate": rate,
         "tokens": tokens,
         "target_tokens": targets,

@@ -57,7 +57,7 @@ def train_step(
     with clock.phase("checkpoint", on_host=True):
         before_update()
     with clock.phase("optimizer"):
-        norm = engine.clip(max_norm)
+        norm = engine.norm()
     with clock.phase("communication"):
         own = torch.tensor([*map(float, told())], dtype=torch.float64, device=world.device)
         odd = (~norm.isfinite()).double().view(1)
@@ -66,5 +66,5 @@ def train_step(
     if 0 < skips < world.size:
         raise RuntimeError(f"{skips:.0f} of {world.size} processes found the gradient not finite: replicas differ")
     with clock.phase("optimizer"):
-        engine.update(is_finite=not skips)
+        engine.update(grad_norm, max_norm)
     return StepResult(loss / targets, correct / targets, grad_norm, skips > 0, sums, clock.take())

@@ -108,8 +108,8 @@ class Watch:
         return watched
 
     def _update(self, update: Callable[..., Any]) -> Callable[..., Any]:
-        def watched(is_finite: bool) -> None:
-            update(is_finite)
+        def watched(norm: float, max_norm: float | None) -> None:
+            update(norm, max_norm)
             if self.trying:
                 return
             self.done, self.micro = self.done + 1, 0

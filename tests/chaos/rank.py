@@ -129,8 +129,8 @@ class Loop:
             value.register_hook(lambda gradient: gradient * float("nan"))
         self.backward(value, scale=scale, last=last)
 
-    def _update(self, is_finite: bool) -> None:
-        self.update(is_finite)
+    def _update(self, norm: float, max_norm: float | None) -> None:
+        self.update(norm, max_norm)
         if self.trying:
             return
         self.chaos.note(self.chaos.done + 1)

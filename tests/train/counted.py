@@ -1,7 +1,8 @@
-"""Counts what a steady step does, on real processes: `python -m tests.train.counted OUT ROWS STRATEGY[+DTYPE]...`.
+"""Counts what a steady step does, on real processes: `python -m tests.train.counted OUT ROWS STRATEGY[+OPTION]...`.
 
-Asks for values of tensors (each makes a host wait for its device), bytes in collectives, operations of matrix
-products, and bytes at rest. A tensor made of nothing but numbers of the host is the host's own, and no wait.
+OPTION is offload or bfloat16. Asks for values of tensors (each makes a host wait for its device), bytes in collectives,
+operations of matrix products, and bytes at rest. A tensor made of nothing but numbers of the host is the host's own,
+and no wait.
 """
 
 import json
@@ -87,13 +88,10 @@ def size_of_group(args: Any) -> int:
 
 
 def count(name: str, folder: Path, world: World) -> dict[str, Any]:
-    strategy, _, precision = name.partition("+")
-    case = {
-        "strategy": strategy,
-        "model": MODEL,
-        "settings": {"shard_size": 2} if strategy == "hsdp" else {},
-        "precision": precision or "float32",
-    }
+    strategy, *options = name.split("+")
+    settings = {"shard_size": 2} if strategy == "hsdp" else {"offload": True} if "offload" in options else {}
+    precision = "bfloat16" if "bfloat16" in options else "float32"
+    case = {"strategy": strategy, "model": MODEL, "settings": settings, "precision": precision}
     engine = make_engine(case, world)
     fill(engine.pieces(), FreshWeights(tiny_model(MODEL), 0))
     engine.refresh()

@@ -9,7 +9,7 @@ import pytest
 from tests.ranks import run_ranks
 from tests.trained import STRATEGIES
 
-BF16 = ("ddp", "zero2", "zero3")
+BF16 = ("ddp", "zero2", "zero3", "zero3_offload")
 KINDS = [("loss", "nan"), ("gradient", "inf")]
 
 
@@ -25,6 +25,13 @@ def answers(rows: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[s
     cases += [
         base | {"strategy": strategy, "precision": "bfloat16", "what": "gradient", "number": "nan", "rank": 1}
         for strategy in BF16
+    ]
+    cases += [
+        base
+        | {"strategy": strategy, "precision": precision, "what": "gradient", "number": "nan", "rank": 1}
+        | {"settings": {"offload": True}}
+        for strategy in ("zero1", "zero2")
+        for precision in ("float32", "bfloat16")
     ]
     for case in cases:
         if case["strategy"] == "hsdp":
