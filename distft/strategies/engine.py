@@ -85,7 +85,7 @@ class Engine(Protocol):
         ...
 
     def norm(self) -> torch.Tensor:
-        """Returns the norm of the gradient, 0-d on the world's device, the same on all processes; waits for nothing."""
+        """Returns the norm of the gradient, 0-d on the world's device, the same on all processes; reads no value."""
         ...
 
     def update(self, norm: float, max_norm: float | None) -> None:
