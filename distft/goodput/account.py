@@ -189,8 +189,11 @@ class _Pointer:
             if row["split"] == "train":
                 self._step(row)
                 done = row["step"]
-            elif row["split"] == "eval" and (row["step"] == turn.about["step"] or row is rows[-1]):
-                self._to(row["time"], "evaluation")  # what is between other steps the next of them tells
+            elif row["split"] == "eval" and row["step"] == turn.about["step"]:
+                self._to(row["time"], "evaluation")
+        next_is_lost = bool(lost) and lost["step"] == done + 1
+        if rows and rows[-1]["split"] == "eval" and not next_is_lost:
+            self._to(rows[-1]["time"], "evaluation")  # what is between other steps the next of them tells
         self.step_seconds += self.at - began
         if after is None:
             return
@@ -198,7 +201,7 @@ class _Pointer:
             self._to(after.time, "checkpoint")
             self.ends.add(done)
             return
-        if lost and lost["step"] == done + 1:
+        if lost and next_is_lost:
             self._between(lost["between"], math.inf)
         last_sign = max(last_sign, lost["time"]) if lost else last_sign
         self._to(last_sign if after.event in ("submitted", "begun") else _stopped(after), "lost")

@@ -77,6 +77,18 @@ def test_a_rank_that_died_and_the_attempt_after_it(tmp_path: Path):
     assert goodput.as_json()["best_every_steps"] == round((2 * 1.25 * 26) ** 0.5 / goodput.step_seconds)
 
 
+def test_an_evaluation_that_the_row_of_a_lost_step_tells_is_counted_once(tmp_path: Path):
+    rows = [*KEPT, {"step": 2, "split": "eval", "time": 5.0}]
+    beyond = [row(3, 6.0, evaluation=1.0)]
+    turns = [*DIED, turn("ended", 9, state="failed", failed=7.0)]
+    found, _ = parts(run_of(tmp_path, turns, rows + beyond, saved=2))
+    assert found == {"start": 2, "data": 0.2, "productive": 1.8, "evaluation": 1, "lost": 2, "detection": 2}
+    turns += [turn("begun", 10), turn("training", 12, step=2, lost=lost_of(beyond))]
+    (tmp_path / "again").mkdir()
+    found, _ = parts(run_of(tmp_path / "again", turns, [*rows, row(3, 13.0)], saved=2))
+    assert found == {"start": 5, "data": 0.3, "productive": 2.7, "evaluation": 1, "lost": 2, "detection": 2}
+
+
 def test_a_run_that_has_failed_and_not_begun_again_has_lost_what_is_not_saved(tmp_path: Path):
     turns = [*DIED, turn("ended", 9, state="failed", failed=7.0)]
     found, goodput = parts(run_of(tmp_path, turns, [*KEPT, *BEYOND], saved=2))
