@@ -18,7 +18,8 @@ from tests.trained import run_cases
 
 pytestmark = pytest.mark.slow
 
-STRATEGIES = sorted(path.stem for path in (conf_dir() / "strategy").glob("*.yaml"))
+OFFLOAD = "zero2+offload"
+STRATEGIES = [*sorted(path.stem for path in (conf_dir() / "strategy").glob("*.yaml")), OFFLOAD]
 MATRIX = ("ddp", "fsdp", "hsdp", "zero1", "zero2", "zero3")  # offload is zero3 on other devices
 CUT, END = 3, 6
 DROPOUT = {"resid_pdrop": 0.1, "embd_pdrop": 0.1, "attn_pdrop": 0.1}
@@ -29,6 +30,7 @@ Move = tuple[str, int, str, int]  # strategy and world that saved, strategy and 
 FOUR: list[Move] = [("hsdp", 4, "zero3", 4), ("zero2", 2, "hsdp", 4), ("fsdp", 1, "zero1", 4)]
 MOVES: list[Move] = [(a, m, b, n) for a in MATRIX for m in (1, 2) for b in MATRIX for n in (1, 2)]
 MOVES += [("zero3_offload", 2, "fsdp", 2), ("ddp", 1, "zero3_offload", 2), *FOUR, ("hsdp", 4, "zero2", 2)]
+MOVES += [(OFFLOAD, 2, "fsdp", 2), ("ddp", 1, OFFLOAD, 2)]
 
 
 class Runs:
@@ -40,7 +42,8 @@ class Runs:
 
     def case(self, kind: str, strategy: str, world: int, **more: Any) -> Case:
         model, architecture = MODELS[kind]
-        settings = {"shard_size": min(world, 2)} if strategy == "hsdp" else {}
+        strategy, *options = strategy.split("+")
+        settings = {"shard_size": min(world, 2)} if strategy == "hsdp" else dict.fromkeys(options, True)
         cut = {"micro": None, "micro_tokens": 32} if kind == "dropout" else {"micro": 2}
         shared = {"model": model, "architecture": architecture, "rows": self.rows} | cut
         return shared | {"strategy": strategy, "settings": settings, "steps": END} | more
