@@ -191,8 +191,8 @@ class _Pointer:
                 done = row["step"]
             elif row["split"] == "eval" and row["step"] == turn.about["step"]:
                 self._to(row["time"], "evaluation")
-        next_is_lost = bool(lost) and lost["step"] == done + 1
-        if rows and rows[-1]["split"] == "eval" and not next_is_lost:
+        lost_next = lost if lost and lost["step"] == done + 1 else None
+        if rows and rows[-1]["split"] == "eval" and not lost_next:
             self._to(rows[-1]["time"], "evaluation")  # what is between other steps the next of them tells
         self.step_seconds += self.at - began
         if after is None:
@@ -201,8 +201,8 @@ class _Pointer:
             self._to(after.time, "checkpoint")
             self.ends.add(done)
             return
-        if lost and next_is_lost:
-            self._between(lost["between"], math.inf)
+        if lost_next:
+            self._between(lost_next["between"], math.inf)
         last_sign = max(last_sign, lost["time"]) if lost else last_sign
         self._to(last_sign if after.event in ("submitted", "begun") else _stopped(after), "lost")
         self._notice(after)
