@@ -61,7 +61,8 @@ def draw(kinds: Sequence[str], count: int, seed: int, ranks: int) -> list[Fault]
     for number, kind in enumerate(order):
         before = found[-1] if found else Fault(-1, "", 0, "", 0)
         is_near = number % 2 == 1 and before.kind not in ALONE and before.moment != "save"
-        gap = chance.randint(1, EVERY) if is_near else chance.randint(FULL_STEPS + 1, FULL_STEPS + EVERY)
+        least = 1 if is_near else FULL_STEPS + 1 + (EVERY if before.kind == "disk" else 0)  # a save after there is room
+        gap = chance.randint(least, least + EVERY - 1)
         moment = _moment(kind, chance, may_start=is_near and before.kind in ENDS)
         step = before.step if moment in START else before.step + gap
         every = {"evaluation": EVALUATE, "save": EVERY}.get(moment, 1)
