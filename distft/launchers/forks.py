@@ -4,6 +4,7 @@ Trap: schedulers signal every process of a job. What TERM and USR1 mean is for t
 elastic process that heeded them would end the ranks before they have saved.
 """
 
+import atexit
 import json
 import os
 import signal
@@ -59,6 +60,13 @@ class ForkServer:
             self._process = start_bound(
                 command, stop.SIGNALS, stdin=its, stdout=log, stderr=log, start_new_session=True
             )
+        atexit.register(_end, self._process)
+
+
+def _end(server: subprocess.Popen[str]) -> None:
+    """Ends a server before this process does: bound to it, it would end as well, but a moment later."""
+    server.kill()
+    server.wait()
 
 
 class Forked:

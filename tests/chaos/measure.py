@@ -2,7 +2,6 @@
 
 import re
 import socket
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -96,14 +95,8 @@ def _told(harmed: Harmed, fault: Fault) -> str:
 
 
 def faults_left(harmed: Harmed) -> list[str]:
-    """Returns the processes and ports that a run has left behind.
-
-    The fork server is killed by the kernel as the launching process ends, and takes a moment to be gone.
-    """
-    deadline = time.monotonic() + SECONDS_TO_SEE_DEATH
-    while (alive := processes_of(harmed.run)) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    left = [f"process {pid}" for pid in sorted(alive)]
+    """Returns the processes and ports that a run has left behind."""
+    left = [f"process {pid}" for pid in sorted(processes_of(harmed.run))]
     taken = {each.getsockname()[1] for each in harmed.taken.values()}
     for port in sorted({int(at["port"]) for at in harmed.fired().values()} - taken):
         with socket.socket(socket.AF_INET6) as probe:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -76,6 +77,20 @@ def test_a_killed_server_takes_its_runs_along_and_the_next_start_has_another(tmp
         assert_none_left(run)
     ended = another.wait(120)
     assert ended is not None and ended.code == 0
+
+
+def test_a_command_that_has_returned_has_left_no_server(tmp_path: Path):
+    run = freeze(tmp_path / "run")
+    program = f"""if True:
+        from pathlib import Path
+        from distft.launchers.forks import ForkServer
+        server = ForkServer()
+        arguments = [{str(run.path)!r}, "--attempt", "1", "--program", "tests.launchers.fake_worker"]
+        server.start(arguments, Path({str(elastic_log(run, 1))!r})).wait()
+        print(server._process.pid)"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=120)
+    assert not Path(f"/proc/{int(done.stdout)}").exists()
+    assert not processes_of(run)
 
 
 def test_waiting_has_an_end(tmp_path: Path, server: ForkServer):

@@ -46,3 +46,8 @@ def test_buckets_follow_the_models_size_within_bounds() -> None:
 @pytest.mark.slow
 def test_a_process_loads_no_compiler_others_may_still_compile_and_deepspeed_is_quiet() -> None:
     assert run_ranks(1, "tests.strategies.compilers") == {"loaded": [], "disabled": None, "warns": False}
+
+
+@pytest.mark.slow
+def test_a_deepspeed_that_takes_the_norm_elsewhere_is_refused() -> None:
+    assert run_ranks(1, "tests.strategies.other_class") == "this DeepSpeed has no scaled_global_norm in BF16_Optimizer"
