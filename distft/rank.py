@@ -7,6 +7,7 @@ process dies with the one that started it.
 import argparse
 import importlib
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,7 +24,10 @@ from distft.runtime.quiet import silence
 from distft.runtime.stop import listen
 
 TRAIN = "distft.worker.train"
-_NO_MEMORY = "can't allocate memory"  # torch's words on a CPU, in a RuntimeError
+_NO_MEMORY = re.compile(  # in a RuntimeError of torch, of a driver, of cuBLAS, of NCCL; the first is a CPU's
+    r"can't allocate memory|out of (device |host )?memory|OUT_OF_(DEVICE_|HOST_)?MEMORY|_STATUS_ALLOC_FAILED",
+    re.IGNORECASE,
+)
 
 
 def main() -> None:
@@ -54,10 +58,10 @@ def main() -> None:
             make_deterministic()
         with uncollected():
             work = find_work(config.get("work", TRAIN), config["trust"])
-            from distft.runtime.process_group import process_group
+            from distft.runtime.process_group import collective_seconds, process_group
 
         heartbeat.enter("start")  # what it imports has come from a disk that all read at once
-        with process_group() as world:
+        with process_group(collective_seconds(config["launcher"])) as world:
             heartbeat.enter("start")
             with room_told(run):
                 work(run, given.attempt, world)
@@ -72,7 +76,7 @@ def room_told(run: RunFolder) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if not isinstance(error, torch.OutOfMemoryError) and _NO_MEMORY not in str(error):
+        if not isinstance(error, torch.OutOfMemoryError) and not _NO_MEMORY.search(str(error)):
             raise
         from distft.config.freeze import chosen_words
         from distft.plan.room import out_of_memory

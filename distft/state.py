@@ -14,6 +14,7 @@ from distft.checkpoint.read import Checkpoint, restore
 from distft.checkpoint.resume import find
 from distft.checkpoint.rows import base_of
 from distft.checkpoint.saver import SaveFailed, Saver
+from distft.checkpoint.snapshot import Snapshot
 from distft.data.steps import Base
 from distft.models.fresh import FreshWeights
 from distft.models.safetensors_dir import folder_chunks
@@ -97,8 +98,10 @@ class Saving:
         start_step: int,
         position: Callable,
         world: World,
+        snapshot: Snapshot,
     ) -> None:
-        """position: step -> where in the order of the rows the next step starts."""
+        """position: step -> where in the order of the rows the next step starts. snapshot: for saves in the background,
+        kept by a run that goes back to a checkpoint."""
         settings = config["checkpoint"]
         self.engine, self.position, self.must_save = engine, position, settings["on_failure"] == "stop"
         self.world = world
@@ -108,10 +111,11 @@ class Saving:
             Retention(settings["keep"], settings["keep_every"]),
             world,
             start_step,
-            settings["background"],
+            snapshot if settings["background"] else None,
         )
         scalars = 8 * sum(1 for _ in engine.pieces())  # the optimizer's own, such as its step
-        self.saver.warm(int(num_weights(engine) * (1 + states_per_weight(plan))) + scalars)
+        if settings["background"]:
+            snapshot.warm(int(num_weights(engine) * (1 + states_per_weight(plan))) + scalars)
         self.about = {
             "strategy": config["strategy"],
             "config": hashlib.sha256(run.config.read_bytes()).hexdigest(),

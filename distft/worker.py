@@ -17,7 +17,8 @@ from hydra.utils import instantiate
 from distft.checkpoint.probe import probe_tokens, write_probe
 from distft.checkpoint.rehearse import rehearse
 from distft.checkpoint.skip import skip_rows
-from distft.data.batches import Batch, make_batch
+from distft.checkpoint.snapshot import Snapshot
+from distft.data.batches import Batch, make_batch, to_device
 from distft.data.shards import Row, Rows
 from distft.data.steps import Base, Order, step_borders
 from distft.evaluate.held_out import held_out
@@ -37,12 +38,12 @@ from distft.runtime.errors import NonFinite
 from distft.runtime.metrics import MetricsLog
 from distft.runtime.nodes import compare
 from distft.runtime.precision import compute_dtype
-from distft.runtime.process_group import World, from_first
+from distft.runtime.process_group import World, collective_seconds, from_first, share_timeout
 from distft.runtime.stop import listen, requested
 from distft.state import Saving, check_replicas, load, states_per_weight, steps_done
 from distft.strategies.engine import Engine
 from distft.strategies.objective import Objective
-from distft.train.feed import Feed, all_rows, make_cut
+from distft.train.feed import Feed, all_rows, filled_up_to, make_cut
 from distft.train.judge import Judge
 from distft.train.longest import try_longest
 from distft.train.loop import Hooks, Settings, train_steps
@@ -79,9 +80,10 @@ def train(run: RunFolder, attempt: int, world: World) -> None:
         write_json(run.path / "nodes.json", environments)
     policy = NonFinitePolicy(config["train"]["on_non_finite"], config["train"]["max_non_finite"])
     slow = Stragglers([each["host"] for each in environments["ranks"]])
+    snapshot = Snapshot(world.device)
     while True:
         stopping = replay(run, config["eval"]["early_stopping"], start_step)
-        saving = Saving(engine, config, plan, run, start_step, feed.position, world)
+        saving = Saving(engine, config, plan, run, start_step, feed.position, world, snapshot)
         hooks = make_hooks(run, attempt, config, plan, engine, flops, feed, policy, slow, saving, start_step, world)
         factor = instantiate(config["schedule"])(total_steps=feed.steps)
         settings = make_settings(config, start_step, feed.steps, peak, 3.0 if plan.adapters is None else 2.0)
@@ -129,7 +131,8 @@ def make_feed(config: Values, plan: Plan, flops: Flops, world: World) -> Feed:
     order = Order(len(rows), config["seed"])
     borders = make_borders(config, plan, order, rows)
     cut = make_cut(rows, plan.micro_batch_size, plan.micro_batch_tokens, flops)
-    feed = Feed(rows, order, borders, cut, world, plan.base_step)
+    filled = filled_up_to(plan.micro_batch_tokens, config["train"]["compile"], world.device)
+    feed = Feed(rows, order, borders, cut, world, plan.base_step, filled)
     if feed.steps != plan.steps:
         raise RuntimeError(f"the data gives {feed.steps} steps, the plan says {plan.steps}")
     return feed
@@ -180,7 +183,9 @@ def make_engine(config: Values, plan: Plan, world: World) -> Engine:
 
     strategy = instantiate(config["strategy"])
     precision = compute_dtype(config["train"]["precision"], world.device)
-    return strategy.setup(build, lambda parameters: make_optimizer(decay_groups(parameters)), world, precision)
+    engine = strategy.setup(build, lambda parameters: make_optimizer(decay_groups(parameters)), world, precision)
+    share_timeout(collective_seconds(config["launcher"]))  # with the groups that the strategy has made
+    return engine
 
 
 def make_skeleton(config: Values, plan: Plan) -> Any:
@@ -220,7 +225,8 @@ def held_out_batches(config: Values, plan: Plan, flops: Flops, world: World) -> 
     """Yields this process's share of the held-out rows."""
     rows = Rows(Path(str(plan.data_dir)), "eval")
     micro_rows = plan.micro_batch_size and (config["eval"]["micro_batch_size"] or plan.micro_batch_size)
-    return all_rows(rows, make_cut(rows, micro_rows, plan.micro_batch_tokens, flops), world)
+    filled = filled_up_to(plan.micro_batch_tokens, config["train"]["compile"], world.device)
+    return all_rows(rows, make_cut(rows, micro_rows, plan.micro_batch_tokens, flops), world, filled)
 
 
 def make_hooks(
@@ -278,6 +284,7 @@ def probe(engine: Engine, folder: Path, vocab_size: int, world: World) -> None:
     input_ids = probe_tokens(vocab_size)
     tokens = input_ids[0].numpy()
     engine.train(False)
-    _, outputs = engine.forward(make_batch([Row(tokens, np.zeros(len(tokens), bool))]).to(world.device), logits)
+    [batch] = to_device([make_batch([Row(tokens, np.zeros(len(tokens), bool))])], world.device)
+    _, outputs = engine.forward(batch, logits)
     if world.is_first:
         write_probe(folder, input_ids, outputs["logits"])

@@ -20,6 +20,7 @@ from distft.checkpoint.keep import Retention
 from distft.checkpoint.read import Checkpoint, restore
 from distft.checkpoint.resume import find
 from distft.checkpoint.saver import Saver
+from distft.checkpoint.snapshot import Snapshot
 from distft.data.shards import Rows
 from distft.data.steps import Order, row_borders
 from distft.evaluate.held_out import held_out
@@ -36,8 +37,7 @@ from distft.paths import conf_dir
 from distft.runtime.process_group import World, differ, process_group, texts_of_all
 from distft.runtime.seeds import seed_for
 from distft.strategies.objective import Objective
-from distft.train.feed import Feed, all_rows, make_cut
-from distft.train.prefetch import Prefetch
+from distft.train.feed import Feed, Prefetch, all_rows, make_cut
 from distft.train.step import train_step
 from distft.worker import probe
 
@@ -107,7 +107,7 @@ def found(case: dict[str, Any], world: World) -> str:
 
 
 def save(engine: Any, folder: Path, step: int, world: World, background: bool = False) -> None:
-    saver = Saver(folder, Retention(9), world, background=background)
+    saver = Saver(folder, Retention(9), world, snapshot=Snapshot(world.device) if background else None)
     saver.start(engine, step, {})
     saver.finish()
 

@@ -28,6 +28,7 @@ from distft.checkpoint.chunks import chunks_of
 from distft.checkpoint.file import BLOCK
 from distft.checkpoint.keep import Retention
 from distft.checkpoint.saver import Saver
+from distft.checkpoint.snapshot import Snapshot
 from distft.data.batches import Batch, make_batch
 from distft.data.shards import Row
 from distft.losses.cross_entropy import CrossEntropy
@@ -158,14 +159,16 @@ def _resident(what: str) -> int:
 def measure(model: str, strategy: str, rounds: int, folder: Path, world: World) -> dict[str, object]:
     """Returns bytes, growth in memory, and seconds of every way and round; round 0 warms up."""
     engine = make_engine(model, strategy, world)
-    blocks = [part.numpy().data.cast("B") for chunk in chunks_of(engine) for part in chunk.data.split(BLOCK)]
+    parts = [part for chunk in chunks_of(engine) for part in chunk.data]
+    blocks = [block.numpy().data.cast("B") for part in parts for block in part.split(BLOCK)]
     share = sum(len(block) for block in blocks)
     folder.mkdir(parents=True, exist_ok=True)
     here = Saver(folder / "here", Retention(1), world)
-    behind = Saver(folder / "behind", Retention(1), world, background=True)
+    snapshot = Snapshot(world.device)
+    behind = Saver(folder / "behind", Retention(1), world, snapshot=snapshot)
     memory, found = Growth(), list[Seconds]()
     with memory.of("buffer"):
-        behind.warm(share // 4)
+        snapshot.warm(share // 4)
     for step in range(1, rounds + 2):
         times: Seconds = {}
 

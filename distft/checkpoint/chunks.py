@@ -14,13 +14,17 @@ from distft.strategies.engine import Engine, Piece
 
 @dataclass(frozen=True)
 class Saved:
-    """A chunk to write: its name, the shape of the whole tensor, of the chunk, and the live elements, flat."""
+    """A chunk to write: its name, the shape of the whole tensor, of the chunk, and its elements, flat."""
 
     name: ChunkName
     shape: Shape
     sizes: Shape
-    data: torch.Tensor
+    data: tuple[torch.Tensor, ...]  # one after another: the live elements, or a copy of them
     is_first: bool  # holds the tensor's first element
+
+    @property
+    def count(self) -> int:
+        return sum(part.numel() for part in self.data)
 
 
 def chunks_of(engine: Engine) -> Iterator[Saved]:
@@ -67,4 +71,4 @@ def _writers(pieces: Iterator[Piece] | list[Piece]) -> Iterator[Piece]:
 def _saved(piece: Piece) -> Saved:
     name = ChunkName.of(piece.slot, piece.name, piece.region)
     sizes = (piece.region.count,) if isinstance(piece.region, Flat) else piece.region.sizes
-    return Saved(name, piece.shape, sizes, piece.data(), piece.region.is_first)
+    return Saved(name, piece.shape, sizes, (piece.data(),), piece.region.is_first)

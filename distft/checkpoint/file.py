@@ -2,7 +2,8 @@
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -41,7 +42,7 @@ def _header(chunks: Sequence[Saved]) -> bytes:
     """Returns the file's first bytes: the length of the header, and the header."""
     header, end = {}, 0
     for chunk in chunks:
-        begin, end = end, end + 4 * chunk.data.numel()
+        begin, end = end, end + 4 * chunk.count
         header[str(chunk.name)] = {"dtype": "F32", "shape": chunk.sizes, "data_offsets": [begin, end]}
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
@@ -49,9 +50,35 @@ def _header(chunks: Sequence[Saved]) -> bytes:
 
 
 def _data(chunks: Sequence[Saved]) -> Iterator[memoryview]:
-    for chunk in chunks:
-        for block in chunk.data.split(BLOCK):
-            yield block.to("cpu", torch.float32).numpy().data.cast("B")
+    blocks = (block for chunk in chunks for part in chunk.data for block in part.split(BLOCK))
+    for block in on_host(blocks):
+        yield block.numpy().data.cast("B")
+
+
+def on_host(blocks: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
+    """Yields each block, of at most BLOCK elements, as fp32 in host memory; it stays valid until the next one is asked
+    for. Out of a device the next one is copied meanwhile, into one of two pinned buffers."""
+    ring: list[torch.Tensor] = []
+    under_way: deque[tuple[torch.Tensor, torch.Event | None]] = deque()
+    for i, block in enumerate(blocks):
+        if block.device.type == "cpu":
+            under_way.append((block.float(), None))
+        else:
+            ring = ring or [torch.empty(BLOCK, pin_memory=True) for _ in range(2)]
+            place = ring[i % 2][: block.numel()].copy_(block, non_blocking=True)
+            copied = torch.Event(block.device)
+            copied.record()
+            under_way.append((place, copied))
+        if len(under_way) > 1:
+            yield _when_copied(*under_way.popleft())
+    while under_way:
+        yield _when_copied(*under_way.popleft())
+
+
+def _when_copied(block: torch.Tensor, copied: torch.Event | None) -> torch.Tensor:
+    if copied is not None:
+        copied.synchronize()
+    return block
 
 
 def _write(handle: BinaryIO, part: memoryview) -> None:

@@ -64,13 +64,13 @@ def _bytes_of(folder: Path) -> int:
 
 def _round_trip(engine: Engine, file: Path) -> str:
     chunks = [
-        replace(chunk, sizes=(min(ELEMENTS, chunk.data.numel()),), data=chunk.data[:ELEMENTS])
+        replace(chunk, sizes=(min(ELEMENTS, chunk.count),), data=(chunk.data[0][:ELEMENTS],))
         for chunk in islice(chunks_of(engine), CHUNKS)
     ]
     write_file(file, chunks)
     found = tensors_of(file, read_header(file))
     for chunk in chunks:
-        read = found[str(chunk.name)].read(0, chunk.data.numel())
-        if not torch.equal(read.view(torch.int32), chunk.data.cpu().float().view(torch.int32)):
+        read = found[str(chunk.name)].read(0, chunk.count)
+        if not torch.equal(read.view(torch.int32), chunk.data[0].cpu().float().view(torch.int32)):
             return f"{file} does not read back as it was written: {chunk.name}"
     return ""

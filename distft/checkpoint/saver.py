@@ -9,7 +9,7 @@ import json
 import shutil
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from errno import ENOSPC
 from functools import partial
 from importlib.metadata import version
@@ -28,6 +28,7 @@ from distft.checkpoint.file import write_file
 from distft.checkpoint.format import FORMAT, rank_file, step_dir
 from distft.checkpoint.index import read_index
 from distft.checkpoint.keep import Retention, delete, retain
+from distft.checkpoint.snapshot import Snapshot
 from distft.runtime.process_group import World, all_reduce_sum, from_first, texts_of_all
 from distft.strategies.engine import Engine
 
@@ -60,25 +61,26 @@ class Saver:
     """Writes one checkpoint at a time; every process calls each method at the same steps."""
 
     def __init__(
-        self, checkpoints: Path, retention: Retention, world: World, start_step: int = 0, background: bool = False
+        self,
+        checkpoints: Path,
+        retention: Retention,
+        world: World,
+        start_step: int = 0,
+        snapshot: Snapshot | None = None,
     ) -> None:
-        """start_step: of the checkpoint that the run goes on from; newer ones are of a history it has left."""
+        """start_step: of the checkpoint that the run goes on from; newer ones are of a history it has left.
+
+        snapshot: what a save in the background is copied to; None: saves are not in the background.
+        """
         self.checkpoints, self.retention, self.world = checkpoints, retention, world
         self.superseded = {step for step in read_index(checkpoints) if step > start_step} if world.is_first else set()
-        self.writer = ThreadPoolExecutor(1) if background else None
+        self.snapshot = snapshot
+        self.writer = ThreadPoolExecutor(1, "writer", initializer=world.enter_device) if snapshot else None
         self.cleaner = ThreadPoolExecutor(1)  # deleting takes as long as writing half of it
         self.copied = Event()  # the state may change again
         self.copied.set()
         self.pending: Pending | None = None
         self.saved_step = start_step
-        self.buffer = torch.empty(0)
-
-    def warm(self, numbers: int) -> None:
-        """Makes the buffer for a snapshot of so many numbers, where it is smaller, and touches its pages: a first save
-        that had to fault them in would keep training waiting several times as long."""
-        if self.writer and self.buffer.numel() < numbers:
-            self.buffer = torch.empty(numbers, pin_memory=self.world.device.type != "cpu")
-            self.buffer.numpy().fill(0)
 
     def start(self, engine: Engine, step: int, about: dict[str, Any], is_best: bool = False) -> None:
         """Saves the engine's state at `step`; in the background it returns at once, and the state must not change
@@ -88,7 +90,7 @@ class Saver:
         """
         self.finish()
         chunks = list(chunks_of(engine))
-        numbers = sum(chunk.data.numel() for chunk in chunks)
+        numbers = sum(chunk.count for chunk in chunks)
         everyones = all_reduce_sum(torch.tensor([numbers], device=self.world.device)).item()
         self._agree(_attempt(self._begin, step, 4 * int(everyones)) if self.world.is_first else "", step)
         file = partial_dir(self.checkpoints, step) / rank_file(self.world.rank)
@@ -96,9 +98,9 @@ class Saver:
         for chunk in chunks:
             if chunk.is_first:
                 tensors.setdefault(chunk.name.slot, {})[chunk.name.name] = chunk.shape
-        if self.writer:
+        if self.writer and self.snapshot:
             self.copied.clear()
-            entry = self.writer.submit(self._write_copy, file, chunks)
+            entry = self.writer.submit(self._write_copy, self.snapshot, file, chunks, self._ready())
         else:
             entry = _done(lambda: write_file(file, chunks))
         self.pending = Pending(step, is_best, about, tensors, numbers, entry)
@@ -192,28 +194,22 @@ class Saver:
         self.superseded = set()
         self.cleaner.submit(delete, gone)
 
-    def _write_copy(self, file: Path, chunks: Sequence[Saved]) -> dict[str, Any]:
+    def _ready(self) -> torch.Event | None:
+        """Returns the moment on the device's stream from which on the state is whole; None on a CPU."""
+        if self.world.device.type == "cpu":
+            return None
+        event = torch.Event(self.world.device)
+        event.record()
+        return event
+
+    def _write_copy(
+        self, snapshot: Snapshot, file: Path, chunks: Sequence[Saved], ready: torch.Event | None
+    ) -> dict[str, Any]:
         try:
-            copies = self._snapshot(chunks)
+            copies = snapshot.take(chunks, ready)
         finally:
             self.copied.set()
         return write_file(file, copies)
-
-    def _snapshot(self, chunks: Sequence[Saved]) -> list[Saved]:
-        """Copies the chunks into the kept buffer, on accelerators by way of pinned memory."""
-        self.warm(sum(chunk.data.numel() for chunk in chunks))
-        copies, at = [], 0
-        for chunk in chunks:
-            place = self.buffer[at : at + chunk.data.numel()]
-            if chunk.data.device.type == "cpu":  # one thread fills the memory's width, OpenMP's would wait for cores
-                place.numpy()[:] = chunk.data.float().numpy()
-            else:
-                place.copy_(chunk.data, non_blocking=True)
-            copies.append(replace(chunk, data=place))
-            at += chunk.data.numel()
-        if self.world.device.type != "cpu":
-            torch.accelerator.synchronize()
-        return copies
 
     def _agree(self, error: str, step: int) -> None:
         """Raises SaveFailed on every process for rank 0's error, and removes what was written."""

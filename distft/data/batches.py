@@ -5,13 +5,16 @@ has. Positions begin again in each, and no document sees another (distft.models.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 
 from distft.data.shards import Row, Rows
+
+_FILLING = 128  # tokens of a document that fills up: attention costs the square
+_ALIGNMENT = 16  # bytes, of each tensor in the buffer that a step's batches travel in
 
 
 @dataclass(frozen=True)
@@ -23,41 +26,56 @@ class Batch:
     lengths: tuple[int, ...]  # [D] tokens of each document
     positions: torch.Tensor  # [T] int64, index into S of the token before each target
     targets: torch.Tensor  # [T] int64
+    starts: torch.Tensor  # [D + 1] int32, index into S of each document's first token, and S
     cost: float = 0.0  # operations of its forward, where that was counted
 
     def inputs(self) -> dict[str, Any]:
         """Returns the arguments of a transformers model's forward, which hands most of them on to its attention."""
-        starts = torch.tensor([0, *np.cumsum(self.lengths)], dtype=torch.int32, device=self.input_ids.device)
         return {
             "input_ids": self.input_ids,
             "position_ids": self.position_ids,
             "use_cache": False,
             "document_lengths": self.lengths,
-            "cu_seq_lens_q": starts,  # these names are transformers' own, for flash-attention
-            "cu_seq_lens_k": starts,
+            "cu_seq_lens_q": self.starts,  # these names are transformers' own, for flash-attention
+            "cu_seq_lens_k": self.starts,
             "max_length_q": max(self.lengths),
             "max_length_k": max(self.lengths),
         }
 
-    def to(self, device: torch.device) -> "Batch":
-        if device.type == "cpu":
-            return self
-        input_ids, position_ids, positions, targets = (
-            part.pin_memory().to(device, non_blocking=True)
-            for part in (self.input_ids, self.position_ids, self.positions, self.targets)
-        )
-        return Batch(input_ids, position_ids, self.lengths, positions, targets, self.cost)
+    @property
+    def tensors(self) -> dict[str, torch.Tensor]:
+        names = ("input_ids", "position_ids", "positions", "targets", "starts")
+        return {name: getattr(self, name) for name in names}
+
+
+def to_device(batches: Sequence[Batch], device: torch.device) -> list[Batch]:
+    """Returns the batches on `device`: by one copy out of pinned memory, for which the host does not wait."""
+    if device.type == "cpu":
+        return list(batches)
+    parts = [part for batch in batches for part in batch.tensors.values()]
+    sizes = [-(-part.nbytes // _ALIGNMENT) * _ALIGNMENT for part in parts]
+    at = [0, *np.cumsum(sizes).tolist()]
+    pinned = torch.empty(at[-1], dtype=torch.uint8, pin_memory=True)
+    for part, start in zip(parts, at[:-1], strict=True):
+        _place(pinned, start, part).copy_(part)
+    there = pinned.to(device, non_blocking=True)
+    moved = iter([_place(there, start, part) for part, start in zip(parts, at[:-1], strict=True)])
+    return [replace(batch, **{name: next(moved) for name in batch.tensors}) for batch in batches]
+
+
+def _place(buffer: torch.Tensor, start: int, like: torch.Tensor) -> torch.Tensor:
+    return buffer[start : start + like.nbytes].view(like.dtype).view(like.shape)
 
 
 def make_batch(documents: Sequence[Row], multiple_of: int = 1) -> Batch:
     """Returns documents as one batch; without any, one token and no target.
 
-    multiple_of: what S is filled up to, by a document without targets.
+    multiple_of: what S is filled up to, by short documents without targets.
     """
     documents = documents or [Row(np.zeros(1, np.int32), np.zeros(1, bool))]
     missing = -sum(len(document.input_ids) for document in documents) % multiple_of
-    if missing:
-        documents = [*documents, Row(np.zeros(missing, np.int32), np.zeros(missing, bool))]
+    for length in [_FILLING] * (missing // _FILLING) + [missing % _FILLING] * (missing % _FILLING > 0):
+        documents = [*documents, Row(np.zeros(length, np.int32), np.zeros(length, bool))]
     lengths = tuple(len(document.input_ids) for document in documents)
     input_ids = np.concatenate([document.input_ids for document in documents]).astype(np.int64)
     trained = np.concatenate([document.trained for document in documents])
@@ -70,6 +88,7 @@ def make_batch(documents: Sequence[Row], multiple_of: int = 1) -> Batch:
         lengths,
         torch.from_numpy(at - 1),
         torch.from_numpy(input_ids[at]),
+        torch.from_numpy(np.cumsum((0, *lengths), dtype=np.int32)),
     )
 
 

@@ -7,7 +7,7 @@ import torch
 
 from distft.data.batches import Batch
 from distft.runtime import heartbeat
-from distft.runtime.process_group import World, all_reduce_sum
+from distft.runtime.process_group import World, all_reduce_sum, on_device
 from distft.strategies.engine import Engine
 
 
@@ -18,13 +18,15 @@ def held_out(engine: Engine, batches: Iterable[Batch], world: World) -> dict[str
     batches: this process's share, as many on every process.
     """
     engine.train(False)
-    totals = torch.zeros(3, dtype=torch.float64, device=world.device)  # loss, correct, targets
+    totals = torch.zeros(2, dtype=torch.float64, device=world.device)  # loss, correct
+    own_targets = 0
     for batch in batches:
         heartbeat.enter("evaluation")
         value, sums = engine.forward(batch)
-        totals += torch.stack([value, sums["correct"], torch.tensor(len(batch.targets), device=world.device)])
+        totals += torch.stack([value, sums["correct"]])
+        own_targets += len(batch.targets)
     engine.train(True)
-    loss, correct, targets = all_reduce_sum(totals).tolist()
+    loss, correct, targets = all_reduce_sum(torch.cat([totals, on_device([own_targets], world.device)])).tolist()
     mean = loss / targets
     return {
         "loss": mean,

@@ -11,7 +11,9 @@ from typing import Any
 
 import torch
 
-CHUNK_BYTES = 64 * 2**20  # of fp32 logits
+CHUNK_BYTES = 64 * 2**20  # of fp32 logits, on a CPU
+CHUNK_BYTES_OF_ACCELERATOR = 2**30  # whose products need thousands of rows to be at full speed
+TILE = 256  # rows: what such a product is cut into
 Chunk = tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]  # of_chunk says of what
 
 
@@ -52,6 +54,13 @@ def of_chunk(
     return losses[:, 0], hits, gradient.to(dtype).scatter_(1, at, gradient_of_target.to(dtype))
 
 
+def rows_of_chunk(vocabulary: int, device: torch.device) -> int:
+    """Returns how many positions are projected at a time."""
+    if device.type == "cpu":
+        return max(1, CHUNK_BYTES // (4 * vocabulary))
+    return max(1, CHUNK_BYTES_OF_ACCELERATOR // (4 * vocabulary * TILE)) * TILE
+
+
 @dataclass(frozen=True)
 class Projected:
     """What folds a head: hidden states [T, H] and the head's weight become two sums over T targets.
@@ -88,7 +97,7 @@ class _CrossEntropy(torch.autograd.Function):
         of_bias = torch.zeros_like(bias, dtype=torch.float32) if bias is not None and wanted[2] else None
         loss = torch.zeros((), dtype=torch.float64, device=hidden.device)
         correct = torch.zeros((), dtype=torch.int64, device=hidden.device)
-        size = max(1, CHUNK_BYTES // (4 * weight.shape[0]))
+        size = rows_of_chunk(weight.shape[0], hidden.device)
         for start in range(0, len(hidden), size):
             chunk, targets = hidden[start : start + size], asked.targets[start : start + size]
             logits = chunk @ weight.T if bias is None else torch.addmm(bias, chunk, weight.T)
@@ -107,6 +116,8 @@ class _CrossEntropy(torch.autograd.Function):
                 torch.mm(gradient, weight, out=of_hidden[start : start + size])
             if of_weight is not None and weight.dtype == torch.float32:
                 of_weight.addmm_(gradient.T, chunk)
+            elif of_weight is not None and weight.device.type == "cuda":  # added up in fp32 inside of the product
+                torch.addmm(of_weight, gradient.T, chunk, out_dtype=torch.float32, out=of_weight)
             elif of_weight is not None:
                 of_weight += gradient.T @ chunk
             del logits, gradient  # else they would live until the next chunk has its own

@@ -15,7 +15,7 @@ from distft.runtime.process_group import World, texts_of_all
 from distft.runtime.seeds import seed_for
 from distft.state import load
 from distft.strategies.engine import Engine
-from distft.train.feed import Feed, to_device
+from distft.train.feed import Feed, one_batch
 from distft.train.step import train_step
 from distft.worker import Values, make_engine, make_feed, make_skeleton, staged
 
@@ -77,5 +77,5 @@ def look(engine: Engine, feed: Feed, config: Values, step: int, world: World) ->
 
 def _loss(engine: Engine, feed: Feed, rows: np.ndarray, seed: int, world: World) -> float:
     torch.manual_seed(seed)
-    value, _ = engine.forward(to_device(feed.rows, rows, world))
+    value, _ = engine.forward(one_batch(feed.rows, rows, feed.multiple_of, world))
     return float(value)

@@ -5,15 +5,21 @@ and have not been run on a GPU yet.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.distributed import distributed_c10d
 
 from distft.runtime import heartbeat
 
+# A rank that hangs is for the watchdog to find (distft.launchers.watchdog); NCCL's default of 10 minutes kills ranks
+# that wait for a slow save.
+COLLECTIVE_SECONDS = 86_400.0
 BACKENDS = {"cuda": "nccl", "xpu": "xccl", "cpu": "gloo"}
 
 
@@ -31,21 +37,47 @@ class World:
     def is_first(self) -> bool:
         return self.rank == 0
 
+    def enter_device(self) -> None:
+        """Makes this process's device the current one of the calling thread; in a new thread that is device 0."""
+        if self.device.type != "cpu":
+            torch.accelerator.set_device_index(self.device.index)
+
 
 @contextmanager
-def process_group() -> Iterator[World]:
+def process_group(timeout_seconds: float = COLLECTIVE_SECONDS) -> Iterator[World]:
     """Joins the group that torchrun's environment describes, and leaves it at the end.
 
+    timeout_seconds: how long a collective may wait.
     After an exception the group is left to die with the process: destroying it would wait for the peers.
     """
     local_rank = int(os.environ["LOCAL_RANK"])
     device = device_of(local_rank)
-    if device.type != "cpu":
+    is_cpu = device.type == "cpu"
+    if not is_cpu:
         torch.accelerator.set_device_index(local_rank)
-    dist.init_process_group(BACKENDS[device.type])
+    timeout = timedelta(seconds=timeout_seconds)
+    dist.init_process_group(BACKENDS[device.type], timeout=timeout, device_id=None if is_cpu else device)
     with heartbeat.telling_collectives():
         yield World(dist.get_rank(), dist.get_world_size(), local_rank, int(os.environ["LOCAL_WORLD_SIZE"]), device)
     dist.destroy_process_group()
+
+
+def collective_seconds(launcher: Mapping[str, Any]) -> float:
+    """Returns how long collectives wait under this launcher: longer than a silent rank may be before it counts as hung.
+
+    launcher: its group of a frozen config.
+    """
+    limits = (launcher.get("hang_seconds"), launcher.get("hang_seconds_outside"))
+    return max(COLLECTIVE_SECONDS, *(2 * (limit or 0.0) for limit in limits))
+
+
+def share_timeout(timeout_seconds: float) -> None:
+    """Gives every group that there is this time-out.
+
+    Trap: torch's meshes and DeepSpeed make groups with the default of their backend, not with that of the first group.
+    """
+    for group in list(distributed_c10d._world.pg_map):
+        distributed_c10d._set_pg_timeout(timedelta(seconds=timeout_seconds), group)
 
 
 def device_of(local_rank: int) -> torch.device:
@@ -59,6 +91,16 @@ def all_reduce_sum(values: torch.Tensor) -> torch.Tensor:
     total = values.clone()
     dist.all_reduce(total)
     return total
+
+
+def on_device(numbers: Sequence[float], device: torch.device) -> torch.Tensor:
+    """Returns numbers of the host as a tensor, fp64 [N]; the host does not wait for the device."""
+    return upload(torch.tensor(numbers, dtype=torch.float64, pin_memory=device.type != "cpu"), device)
+
+
+def upload(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Returns a host's tensor on `device`, copied behind the host's back where it lies in pinned memory."""
+    return tensor.to(device, non_blocking=True)
 
 
 def differ(value: torch.Tensor, group: dist.ProcessGroup) -> bool:

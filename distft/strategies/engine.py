@@ -23,6 +23,9 @@ from distft.strategies.objective import Loss, Objective, Sums
 BuildModel = Callable[[], Objective]  # parameters on the meta device, buffers real
 MakeOptimizer = Callable[[list[tuple[nn.Parameter, int]]], torch.optim.Optimizer]  # of (parameter, number of dims)
 
+_BLOCK = 2**22  # elements whose bits are added up at a time
+_RUN = 1024  # elements whose squares are added up in fp32
+
 
 @dataclass(frozen=True)
 class Piece:
@@ -34,7 +37,7 @@ class Piece:
     name: str
     shape: Shape  # of the whole tensor
     region: Region
-    owner: torch.Tensor  # the fp32 tensor that the optimizer steps, the key of its state
+    owner: torch.Tensor  # the fp32 tensor that the optimizer steps, the key of its state; if frozen, of any dtype
     offset: int = 0  # of the first element in the owner's flat local data
     writes: bool = True  # of all processes that keep these elements, the one that saves them
     slot: str = "parameter"
@@ -63,9 +66,28 @@ def shares(count: int, replicas: int, replica: int) -> Iterator[tuple[range, boo
 
 def bit_sum(tensors: Iterable[torch.Tensor]) -> torch.Tensor:
     """Returns the wrapping sum of the tensors' bits, int64: equal for equal weights, else all but surely not."""
-    return torch.stack(
-        [t.detach().view(torch.int32 if t.itemsize == 4 else torch.int16).long().sum() for t in tensors]
-    ).sum()
+    bits = (t.detach().view(torch.int32 if t.itemsize == 4 else torch.int16).reshape(-1) for t in tensors)
+    return torch.stack([block.long().sum() for flat in bits for block in flat.split(_BLOCK)]).sum()
+
+
+def sum_of_squares(tensors: Iterable[torch.Tensor], device: torch.device) -> torch.Tensor:
+    """Returns the sum of the squares of all elements, fp64 0-d, to some 1e-9.
+
+    Squares are added up in fp32 over runs of 1,024 elements, and across runs in fp64: no tensor is copied to fp64.
+    Trap: torch's own norms add up a whole tensor in fp32; for 49,152 x 576 elements a CPU's is 0.2% low, and 0.1% when
+    the same elements lie in two tensors.
+    """
+    parts = []  # norms of runs, and the elements left over, each its own norm
+    for tensor in tensors:
+        flat = tensor.detach().reshape(-1)
+        whole = flat.numel() // _RUN * _RUN
+        if whole:
+            parts.append(torch.linalg.vector_norm(flat[:whole].view(-1, _RUN), dim=1, dtype=torch.float32))
+        if whole < flat.numel():
+            parts.append(flat[whole:])
+    if not parts:
+        return torch.zeros((), dtype=torch.float64, device=device)
+    return torch.cat(parts).double().square().sum()
 
 
 def clip_coefficient(norm: float, max_norm: float | None) -> float:
@@ -76,6 +98,7 @@ def clip_coefficient(norm: float, max_norm: float | None) -> float:
 class Engine(Protocol):
     """A model, its optimizer and its layout on this process."""
 
+    objective: Objective
     optimizer: torch.optim.Optimizer
 
     def forward(self, batch: Batch, loss: Loss | None = None) -> tuple[torch.Tensor, Sums]: ...
@@ -84,8 +107,11 @@ class Engine(Protocol):
         """Adds the gradient of `value * scale`, averaged over processes; `last` ends the accumulation."""
         ...
 
-    def norm(self) -> torch.Tensor:
-        """Returns the norm of the gradient, 0-d on the world's device, the same on all processes; reads no value."""
+    def squared_norm(self) -> torch.Tensor:
+        """Returns this process's share of the squared norm of the gradient, fp64 0-d on the world's device.
+
+        The sum over all processes is the whole. It reads no value and waits for nobody.
+        """
         ...
 
     def update(self, norm: float, max_norm: float | None) -> None:

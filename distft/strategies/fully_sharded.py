@@ -13,17 +13,15 @@ from math import isfinite
 from typing import Literal, cast
 
 import torch
-from torch import nn
 from torch.distributed import ProcessGroup
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
 from distft.data.batches import Batch
-from distft.runtime import heartbeat
 from distft.runtime.process_group import World
 from distft.strategies.dtensor import pieces_of
-from distft.strategies.engine import BuildModel, MakeOptimizer, Piece, bit_sum, clip_coefficient
+from distft.strategies.engine import BuildModel, MakeOptimizer, Piece, bit_sum, clip_coefficient, sum_of_squares
 from distft.strategies.objective import Loss, Objective, Sums
 
 
@@ -50,6 +48,7 @@ class FullySharded:
             param_dtype=precision if precision != torch.float32 else None, reduce_dtype=torch.float32
         )
         objective = build_model()
+        _hold_frozen_in(precision, objective)
         for block in objective.blocks:
             stays = shards == 1 or block is objective.blocks[-1]  # the backward begins with the last one
             fully_shard(block, mesh=mesh, mp_policy=policy, reshard_after_forward=not stays)
@@ -65,8 +64,10 @@ class ShardedEngine:
     def __init__(self, objective: Objective, optimizer: torch.optim.Optimizer) -> None:
         self.objective = objective
         self.optimizer = optimizer
-        self.mesh = cast(DTensor, next(objective.parameters())).device_mesh
-        self.is_sharded = self.mesh["shards"].size() > 1  # asked once: a mesh looks it up in a tensor
+        parameter = cast(DTensor, next(objective.parameters()))
+        self.mesh, self.device = parameter.device_mesh, parameter.device
+        self.replicas, shards = self.mesh["replicas"].size(), self.mesh["shards"].size()
+        self.is_sharded = shards > 1  # asked once: a mesh looks it up in a tensor
 
     def forward(self, batch: Batch, loss: Loss | None = None) -> tuple[torch.Tensor, Sums]:
         return self.objective(batch, loss)
@@ -78,13 +79,13 @@ class ShardedEngine:
             root.set_reshard_after_backward(last, recurse=False)  # the next forward begins with the root's own weights
         else:
             root.set_requires_gradient_sync(last)  # replicas keep whole gradients: they talk once a step
+            root.set_reshard_after_backward(last)  # and the weights that were cast for the first micro-batch
         root.set_is_last_backward(last)
         (value * scale).backward()
 
-    def norm(self) -> torch.Tensor:
-        with heartbeat.during("communication"):  # DTensor waits for the sum of all ranks in C++, where none can tell
-            norm = nn.utils.get_total_norm(self._gradients())
-            return norm.full_tensor() if isinstance(norm, DTensor) else norm
+    def squared_norm(self) -> torch.Tensor:
+        own = [cast(DTensor, gradient).to_local() for gradient in self._gradients()]
+        return sum_of_squares(own, self.device) / self.replicas
 
     def update(self, norm: float, max_norm: float | None) -> None:
         if isfinite(norm):
@@ -127,11 +128,22 @@ class ShardedEngine:
         return {
             "replicas": self.mesh["replicas"].size(),
             "shards": self.mesh["shards"].size(),
-            "compute_dtype": str(policy.param_dtype or parameters[0].dtype),
+            "compute_dtype": str(policy.param_dtype or torch.float32),
             "reduce_dtype": str(policy.reduce_dtype),
-            "weight_dtypes": sorted({str(p.dtype) for p in parameters}),
+            "weight_dtypes": sorted({str(p.dtype) for p in parameters if p.requires_grad}),
+            "frozen_dtypes": sorted({str(p.dtype) for p in parameters if not p.requires_grad}),
             "moment_dtypes": sorted({str(v.dtype) for v in states}),
         }
+
+
+def _hold_frozen_in(precision: torch.dtype, objective: Objective) -> None:
+    """Has weights that are not trained kept as they are computed with, and not in fp32 with a copy of that.
+
+    Nothing is lost: the cast is done once instead of in each forward.
+    """
+    for parameter in objective.parameters():
+        if not parameter.requires_grad:
+            parameter.data = parameter.data.to(precision)
 
 
 def _materialise(objective: Objective, device: torch.device) -> None:

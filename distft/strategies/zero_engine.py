@@ -14,9 +14,9 @@ from torch import nn
 from torch.distributed import ProcessGroup
 
 from distft.data.batches import Batch
-from distft.runtime.process_group import World, all_reduce_sum
+from distft.runtime.process_group import World
 from distft.runtime.regions import Flat
-from distft.strategies.engine import Piece, bit_sum, clip_coefficient, shares
+from distft.strategies.engine import Piece, bit_sum, clip_coefficient, shares, sum_of_squares
 from distft.strategies.objective import Loss, Objective, Sums
 
 
@@ -39,7 +39,10 @@ class ZeroEngine:
             "update_offload_overflow_tracker": lambda _: None,  # asked in the backward pass, for each parameter
         }
         if self.stage == 3:
-            answers = {"_get_norm_groups": lambda: [self._known_norm]}
+            answers = {
+                "_get_norm_groups": lambda: [self._known_norm],
+                "_constant_buffered_norm2": lambda part: sum_of_squares([part], part.device).sqrt(),  # its own: 2 GB
+            }
         for name, answer in answers.items():
             if not hasattr(self.deepspeed.optimizer, name):
                 raise RuntimeError(f"this DeepSpeed has no {name} in {type(self.deepspeed.optimizer).__name__}")
@@ -58,13 +61,13 @@ class ZeroEngine:
         if not last:
             self.deepspeed.step()  # no update between borders: DeepSpeed's own count of micro-batches
 
-    def norm(self) -> torch.Tensor:
+    def squared_norm(self) -> torch.Tensor:
         """With offload DeepSpeed takes each part's norm on the device, before the part goes to the host."""
         zero = self.deepspeed.optimizer
-        groups = [zero.norm_for_param_grads.values()] if self._offloads else zero.averaged_gradients.values()
-        parts = [part for group in groups for part in group]
-        own = nn.utils.get_total_norm(parts).to(self.world.device, torch.float64)
-        return all_reduce_sum(own.square()).sqrt().float()
+        if self._offloads:
+            norms = list(zero.norm_for_param_grads.values())  # 0-d; fp64, but on devices without it
+            return torch.stack(norms).double().square().sum() if norms else sum_of_squares([], self.world.device)
+        return sum_of_squares((part for group in zero.averaged_gradients.values() for part in group), self.world.device)
 
     def update(self, norm: float, max_norm: float | None) -> None:
         """Leaves clipping to DeepSpeed, which scales the gradient as it hands it to the optimizer."""
@@ -142,6 +145,7 @@ class ZeroEngine:
             "accumulate_dtype": str(
                 getattr(zero, "gradient_accumulation_dtype", None) or getattr(zero, "grad_acc_dtype", None)
             ),
-            "weight_dtypes": sorted({str(piece.owner.dtype) for piece in self.pieces()}),
+            "weight_dtypes": sorted({str(piece.owner.dtype) for piece in self.pieces() if not piece.frozen}),
+            "frozen_dtypes": sorted({str(piece.owner.dtype) for piece in self.pieces() if piece.frozen}),
             "moment_dtypes": sorted({str(v.dtype) for v in states}),
         }

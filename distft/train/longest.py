@@ -5,7 +5,7 @@ from math import nan
 import numpy as np
 
 from distft.strategies.engine import Engine
-from distft.train.feed import Feed, to_device
+from distft.train.feed import Feed, one_batch
 
 _CANDIDATES = 64  # steps that are cut to find it: those that have the longest rows
 
@@ -34,6 +34,6 @@ def try_longest(engine: Engine, feed: Feed) -> None:
 
     Call it when the optimizer has its state, after a first step. The gradient is made one that no strategy takes.
     """
-    value, _ = engine.forward(to_device(feed.rows, longest(feed), feed.world))
+    value, _ = engine.forward(one_batch(feed.rows, longest(feed), feed.multiple_of, feed.world))
     engine.backward(value, scale=float("nan"), last=True)
     engine.update(norm=nan, max_norm=None)

@@ -11,17 +11,18 @@ from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import torch
+
 from distft.optim.groups import set_learning_rate
 from distft.optim.schedules import Factor
 from distft.runtime import heartbeat
-from distft.runtime.memory import peak_gib
+from distft.runtime.memory import collecting, memory_of
 from distft.runtime.process_group import World
 from distft.runtime.seeds import seed_for
 from distft.strategies.engine import Engine, clip_coefficient
-from distft.train.clock import Clock
-from distft.train.feed import Feed
+from distft.train.clock import Clock, OwnWork
+from distft.train.feed import Feed, Prefetch
 from distft.train.meter import Peak, utilisation
-from distft.train.prefetch import Prefetch
 from distft.train.step import train_step
 from distft.train.stragglers import told_of
 from distft.train.when import EarlyStopping, When
@@ -71,25 +72,29 @@ def train_steps(
         hooks.log({"step": 0, "split": "eval", **metrics})
         stopping.stop(metrics["loss"])
     engine.train(True)
-    clock = Clock(world.device)
-    with closing(Prefetch(feed)) as ahead:
+    clock, border = Clock(world.device), Clock(torch.device("cpu"))  # within steps, and between them
+    own = OwnWork(engine.objective.blocks, clock)
+    with closing(Prefetch(feed)) as ahead, closing(own), collecting() as collect:
         for step in range(settings.start_step + 1, feed.steps + 1):
+            between = border.take()
             with hooks.profile(step):
-                row, stop, ended, work = _one(engine, ahead, factor, settings, hooks, world, clock, step)
+                row, stop, ended, work = _one(engine, ahead, factor, settings, hooks, world, clock, own, step)
+            row["between"] = between  # seconds since the step before
+            collect(step)
             if step == settings.start_step + 1:
                 hooks.try_longest()
             hooks.log(row)
             if hooks.judge(row, work) == "rewind":
                 return "rewound", step
             early = best = False
-            with clock.phase("evaluation", on_host=True):
+            with border.phase("evaluation"):
                 if hooks.evaluate and settings.evaluate.due(step):
                     metrics = hooks.evaluate()
                     hooks.log({"step": step, "split": "eval", **metrics})
                     best = metrics["loss"] < stopping.best
                     early = stopping.stop(metrics["loss"]) and step < feed.steps
             ending = stop or early
-            with clock.phase("checkpoint", on_host=True):
+            with border.phase("checkpoint"):
                 if ended:
                     hooks.advance()
                 if settings.save.due(step) or ending:
@@ -107,11 +112,11 @@ def _one(
     hooks: Hooks,
     world: World,
     clock: Clock,
+    own: OwnWork,
     step: int,
 ) -> tuple[Row, bool, bool, list[float]]:
     """Does one step; returns its metrics row, whether a stop was requested, whether a save in the background has
     been written by all, or cannot be by one, and what each rank worked."""
-    between = clock.take()
     began = time.perf_counter()
     heartbeat.begin_step(step)
     rate = set_learning_rate(engine.optimizer, factor(step))
@@ -123,7 +128,7 @@ def _one(
 
     def told() -> list[float]:
         flags = (bool(hooks.stop_requested()), hooks.is_written(), hooks.is_failed())
-        return [*flags, *told_of(heartbeat.worked(), sum(batch.cost for batch in batches), world)]
+        return [*flags, *told_of(*own.of_step(sum(batch.cost for batch in batches)), world)]
 
     result = train_step(engine, batches, targets, world, settings.max_norm, seed, told, hooks.wait_copied, clock)
     seconds = time.perf_counter() - began
@@ -143,8 +148,7 @@ def _one(
         "flops": flops,
         "mfu": settings.peak and utilisation(flops, seconds, world.size, settings.peak),
         "phases": result.seconds,  # within `seconds`
-        "between": between,  # seconds since the step before
-        "peak_memory_gib": peak_gib(world.device),
+        **memory_of(world.device),
     }
     if result.is_skipped:
         row["skipped"] = True

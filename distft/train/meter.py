@@ -1,10 +1,11 @@
 """How much of the machine a step used: model FLOPs utilisation, MFU (Chowdhery et al. 2022, arXiv 2204.02311)."""
 
 import sys
-import time
 from dataclasses import dataclass
 
 import torch
+
+from distft.train.clock import Clock, seconds_of
 
 # Dense bf16 matrix products of data sheets, FLOP/s, by a part of the device's name; the first that fits.
 DATA_SHEETS = (
@@ -19,7 +20,9 @@ DATA_SHEETS = (
     ("MI300X", 1307e12),
     ("MI250X", 191.5e12),
 )
-_SIZES, _ROUNDS = (256, 512, 1024), 3  # a processor without bf16 makes small products faster than large ones
+_SIZES = (256, 512, 1024)  # a processor without bf16 makes small products faster than large ones
+_SIZES_OF_ACCELERATOR = (4096, 8192)  # smaller ones do not fill it
+_ROUNDS, _PRODUCTS = 3, 10  # products of a round on an accelerator, else the launch is most of it
 _TOLD = set["Peak"]()  # of those that a step was above: the next steps are, too
 
 
@@ -38,16 +41,26 @@ def peak_of(device: torch.device, dtype: torch.dtype) -> Peak:
         for part, flops in DATA_SHEETS:
             if part in name:
                 return Peak(flops, f"data sheet of {name}, dense bf16")
-    flops, size = max((_measured(device, dtype, size), size) for size in _SIZES for _ in range(_ROUNDS))
+    sizes = _SIZES if device.type == "cpu" else _SIZES_OF_ACCELERATOR
+    flops, size = max((_measured(device, dtype, size), size) for size in sizes for _ in range(_ROUNDS))
     name = str(dtype).removeprefix("torch.")
     return Peak(flops, f"measured {name} product of {size}x{size} matrices, {torch.get_num_threads()} threads")
 
 
 def _measured(device: torch.device, dtype: torch.dtype, size: int) -> float:
-    left, right = (torch.ones(size, size, dtype=dtype, device=device) for _ in range(2))
-    began = time.perf_counter()
-    (left @ right)[0, 0].item()  # waits for the device
-    return 2 * size**3 / (time.perf_counter() - began)
+    """Trap: of ones, which move no bits, an accelerator makes more products than of anything a model holds."""
+    random = torch.Generator(device).manual_seed(0)
+    left, right = (torch.randn(size, size, generator=random, device=device).to(dtype) for _ in range(2))
+    products = 1 if device.type == "cpu" else _PRODUCTS
+    clock = Clock(device)
+    result = left @ right
+    result[0, 0].item()  # the library's first call, and the host's wait for it
+    begun = clock.mark()
+    for _ in range(products):
+        result = left @ right
+    span = begun, clock.mark()
+    result[0, 0].item()  # until the device has done it
+    return products * 2 * size**3 / seconds_of(span)
 
 
 def utilisation(flops: float, seconds: float, processes: int, peak: Peak) -> float | None:

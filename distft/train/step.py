@@ -2,11 +2,12 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import isfinite, sqrt
 
 import torch
 
 from distft.data.batches import Batch
-from distft.runtime.process_group import World, all_reduce_sum
+from distft.runtime.process_group import World, all_reduce_sum, on_device
 from distft.runtime.seeds import seed_for
 from distft.strategies.engine import Engine
 from distft.strategies.guard import poisoned
@@ -22,7 +23,7 @@ class StepResult:
     grad_norm: float  # before clipping
     is_skipped: bool  # loss or gradient was not finite, and no weight was changed
     sums: list[float]  # over all processes, of what each told
-    seconds: dict[str, float]  # by phase
+    seconds: dict[str, float]  # by phase; on an accelerator of what it has done, the last update is in the next ones
 
 
 def train_step(
@@ -41,8 +42,9 @@ def train_step(
     targets: of all processes and micro-batches, so that every split of one global batch gives the same update.
     seed: of this step; told: asked when the gradient is there, numbers whose sums all are to know, carried by the
     same collective; before_update: called when the gradient is there and no weight has changed.
-    Trap: whatever asks a tensor for its value makes the host wait for the device. It is done once, before the update,
-    which the device then does while the next step is launched.
+    Trap: whatever asks a tensor for its value makes the host wait for the device, and so does a tensor that is made
+    there of numbers of the host. The first is done once, before the update, which the device then does while the next
+    step is launched.
     """
     clock = clock or Clock(world.device)
     totals = torch.zeros(2, dtype=torch.float64, device=world.device)  # loss, correct
@@ -57,14 +59,11 @@ def train_step(
     with clock.phase("checkpoint", on_host=True):
         before_update()
     with clock.phase("optimizer"):
-        norm = engine.norm()
+        squared_norm = engine.squared_norm()
     with clock.phase("communication"):
-        own = torch.tensor([*map(float, told())], dtype=torch.float64, device=world.device)
-        odd = (~norm.isfinite()).double().view(1)
-        everyones = all_reduce_sum(torch.cat([totals, odd, own]))
-        grad_norm, loss, correct, skips, *sums = torch.cat([norm.double().view(1), everyones]).tolist()
-    if 0 < skips < world.size:
-        raise RuntimeError(f"{skips:.0f} of {world.size} processes found the gradient not finite: replicas differ")
+        own = on_device([*map(float, told())], world.device)
+        whole, loss, correct, *sums = all_reduce_sum(torch.cat([squared_norm.view(1), totals, own])).tolist()
+    grad_norm = sqrt(whole)
     with clock.phase("optimizer"):
         engine.update(grad_norm, max_norm)
-    return StepResult(loss / targets, correct / targets, grad_norm, skips > 0, sums, clock.take())
+    return StepResult(loss / targets, correct / targets, grad_norm, not isfinite(grad_norm), sums, clock.take())

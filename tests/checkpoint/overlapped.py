@@ -18,6 +18,7 @@ import torch
 from distft.checkpoint import saver
 from distft.checkpoint.keep import latest
 from distft.checkpoint.saver import SaveFailed
+from distft.checkpoint.snapshot import Snapshot
 from distft.data.shards import Rows
 from distft.data.steps import Order, row_borders
 from distft.models.flops import Flops
@@ -63,7 +64,8 @@ def train(rows: Path, run: RunFolder, on_failure: str, failing_step: int, world:
     data = Rows(rows, "train")
     cut = make_cut(data, 2, None, Flops(1.0, 0.0, 0.0, {None: 1}))
     feed = Feed(data, Order(len(data), 0), row_borders(8 * STEPS, 8), cut, world)
-    saving = Saving(engine, {"checkpoint": checkpoint, "strategy": {}}, plan, run, 0, feed.position, world)
+    settings: Any = {"checkpoint": checkpoint, "strategy": {}}
+    saving = Saving(engine, settings, plan, run, 0, feed.position, world, Snapshot(world.device))
     writes = saver.write_file = Writes(world, failing_step)
     printed, said, raised = io.StringIO(), {}, ""
     hooks = Hooks(
@@ -77,10 +79,10 @@ def train(rows: Path, run: RunFolder, on_failure: str, failing_step: int, world:
         judge=lambda *_: "go_on",
         stop_requested=lambda: False,
     )
-    settings = Settings(0, 1.0, 0, When(None, STEPS, at_last=False), When(EVERY, STEPS), False)
+    loop = Settings(0, 1.0, 0, When(None, STEPS, at_last=False), When(EVERY, STEPS), False)
     with redirect_stdout(printed):
         try:
-            train_steps(engine, feed, lambda _: 1.0, settings, EarlyStopping(None), hooks, world)
+            train_steps(engine, feed, lambda _: 1.0, loop, EarlyStopping(None), hooks, world)
             saving.close(STEPS)
         except SaveFailed as error:
             raised = str(error)

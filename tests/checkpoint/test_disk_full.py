@@ -13,6 +13,7 @@ from distft.checkpoint.manifest import check_all
 from distft.checkpoint.rehearse import rehearse
 from distft.checkpoint.resume import find
 from distft.checkpoint.saver import SaveFailed, Saver
+from distft.checkpoint.snapshot import Snapshot
 from distft.runtime.process_group import World
 from distft.runtime.regions import Flat
 from distft.strategies.engine import Piece
@@ -51,7 +52,7 @@ def test_wherever_the_disk_is_full_the_older_checkpoint_counts_and_nothing_is_le
     engine: Any = Tensor()
     with small_disk(tmp_path / "disk", 100 * PAGE) as disk:
         checkpoints = disk / "checkpoints"
-        saver = Saver(checkpoints, Retention(2), world, background=background)
+        saver = Saver(checkpoints, Retention(2), world, snapshot=Snapshot(world.device) if background else None)
         save(saver, engine, 1)
         failed, step, whole = [], 1, 0
         for pages in range(20):

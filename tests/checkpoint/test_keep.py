@@ -18,6 +18,7 @@ from distft.checkpoint.manifest import check_all
 from distft.checkpoint.probe import PROBE, read_probe, write_probe
 from distft.checkpoint.resume import find
 from distft.checkpoint.saver import Saver
+from distft.checkpoint.snapshot import Snapshot
 from distft.runtime.process_group import World
 from distft.runtime.seals import Damaged
 from tests.alone import alone
@@ -35,7 +36,8 @@ def world() -> Iterator[World]:
 
 @pytest.fixture(params=[False, True], ids=["at once", "in the background"])
 def make_saver(request: pytest.FixtureRequest, world: World, tmp_path: Path) -> Callable[..., Saver]:
-    return lambda retention, start=0: Saver(tmp_path, retention, world, start, background=request.param)
+    snapshot = Snapshot(world.device) if request.param else None
+    return lambda retention, start=0: Saver(tmp_path, retention, world, start, snapshot)
 
 
 def save(saver: Saver, *steps: int, best: int | None = None) -> None:

@@ -11,6 +11,7 @@ import torch
 from distft.checkpoint import saver
 from distft.checkpoint.keep import Retention, latest
 from distft.checkpoint.saver import Saver
+from distft.checkpoint.snapshot import Snapshot
 from tests.alone import alone
 from tests.checkpoint.held import held
 from tests.checkpoint.overlapped import EVERY, STEPS
@@ -75,7 +76,7 @@ def test_training_does_not_wait_while_a_checkpoint_is_made_to_count(
 
     monkeypatch.setattr(saver, "publish", publish)
     with alone() as world:
-        saving = Saver(tmp_path, Retention(1), world, background=True)
+        saving = Saver(tmp_path, Retention(1), world, snapshot=Snapshot(world.device))
         saving.start(held({"weight": torch.randn(9)}), 1, {})
         saving.wait_copied()
         saving.advance()  # all have written

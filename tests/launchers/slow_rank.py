@@ -15,7 +15,7 @@ from tests.launchers import faulty_rank
 def plant(kind: str, seconds: float) -> None:
     from distft.runtime import heartbeat
     from distft.strategies.fully_sharded import ShardedEngine
-    from distft.train.prefetch import Prefetch
+    from distft.train.feed import Prefetch
 
     batches, forward, own = Prefetch.batches, ShardedEngine.forward, heartbeat.PHASES.index("forward")
 

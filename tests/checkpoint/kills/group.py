@@ -17,6 +17,7 @@ import torch.distributed as dist
 
 from distft.checkpoint.keep import Retention
 from distft.checkpoint.saver import Saver
+from distft.checkpoint.snapshot import Snapshot
 from distft.runtime.parent import die_with_parent
 from distft.runtime.process_group import World
 from tests.checkpoint.counted import Counted
@@ -47,7 +48,8 @@ def say(text: str) -> None:
 
 def save_for_ever(life: Life, world: World) -> None:
     engine: Any = Counted(world, ROWS)
-    saver = Saver(Path(life.checkpoints), Retention(KEEP), world, life.start, life.background)
+    snapshot = Snapshot(world.device) if life.background else None
+    saver = Saver(Path(life.checkpoints), Retention(KEEP), world, life.start, snapshot)
     dist.barrier()
     step = life.start
     while True:

@@ -12,6 +12,7 @@ from typing import Any
 
 from distft.checkpoint.keep import Retention
 from distft.checkpoint.saver import Saver
+from distft.checkpoint.snapshot import Snapshot
 from distft.runtime.process_group import World, process_group
 from tests.checkpoint.counted import Counted
 
@@ -46,7 +47,7 @@ def save_all(folder: Path, world: World) -> None:
     engine: Any = Counted(world, rows=6, columns=4)
     for attempt, (start, saves) in enumerate(SAVES):
         mark(folder, f"resume-{start}-{attempt}", world.rank)
-        saver = Saver(checkpoints, Retention(KEEP), world, start, background=attempt > 0)
+        saver = Saver(checkpoints, Retention(KEEP), world, start, Snapshot(world.device) if attempt > 0 else None)
         for step, is_best in saves:
             engine.become(step, attempt)
             mark(folder, f"start-{step}-{attempt}-{int(is_best)}", world.rank)

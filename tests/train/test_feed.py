@@ -11,8 +11,7 @@ from distft.data.micro_batches import Cut
 from distft.data.shards import Rows
 from distft.data.steps import Order, row_borders
 from distft.runtime.process_group import World
-from distft.train.feed import Feed
-from distft.train.prefetch import Prefetch
+from distft.train.feed import Feed, Prefetch
 from tests.rows import write_rows
 
 WORLD = World(0, 1, 0, 1, torch.device("cpu"))
