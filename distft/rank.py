@@ -28,6 +28,7 @@ _NO_MEMORY = re.compile(  # in a RuntimeError of torch, of a driver, of cuBLAS, 
     r"can't allocate memory|out of (device |host )?memory|OUT_OF_(DEVICE_|HOST_)?MEMORY|_STATUS_ALLOC_FAILED",
     re.IGNORECASE,
 )
+_ALLOCATOR = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF")  # the newest name first
 
 
 def main() -> None:
@@ -47,6 +48,8 @@ def main() -> None:
     redirect(run.rank_log(given.attempt, rank))
     silence()
     os.environ["HF_HUB_OFFLINE"] = "1"  # what a run needs was fetched before it; a node may have no network
+    if not any(name in os.environ for name in _ALLOCATOR):  # micro-batches of many sizes leave gaps in fixed segments
+        os.environ[_ALLOCATOR[0]] = "expandable_segments:True"
     with record(run, given.attempt, rank):
         config = run.read_config()
         from distft.config.trusted import check_trusted  # its package takes a second, and signals come before

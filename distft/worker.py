@@ -37,7 +37,7 @@ from distft.runtime.determinism import in_force
 from distft.runtime.errors import NonFinite
 from distft.runtime.metrics import MetricsLog
 from distft.runtime.nodes import compare
-from distft.runtime.precision import compute_dtype
+from distft.runtime.precision import compute_dtype, exact_products
 from distft.runtime.process_group import World, collective_seconds, from_first, share_timeout
 from distft.runtime.stop import listen, requested
 from distft.state import Saving, check_replicas, load, states_per_weight, steps_done
@@ -73,6 +73,7 @@ def train(run: RunFolder, attempt: int, world: World) -> None:
     asked = {key: value for key, value in config["optimizer"].items() if not key.startswith("_")}
     effective = {"engine": engine.effective(), "optimizer": check_in_force(engine.optimizer, asked)}
     effective["determinism"] = in_force()
+    effective["products"] = exact_products()
     peak = peak_of(world.device, compute_dtype(config["train"]["precision"], world.device))
     effective["peak"] = asdict(peak)
     if world.is_first:
@@ -169,6 +170,7 @@ def go_back(run: RunFolder, config: Values, plan: Plan, feed: Feed, step: int, w
 
 def make_engine(config: Values, plan: Plan, world: World) -> Engine:
     """Builds model, loss and optimizer on meta and lets the strategy lay them out."""
+    exact_products()
     loss, tune, make_optimizer = (instantiate(config[group]) for group in ("loss", "tuning", "optimizer"))
 
     def build() -> Objective:

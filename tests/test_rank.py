@@ -33,5 +33,14 @@ def test_an_allocation_that_fails_is_told_with_the_plan_and_what_to_change(tmp_p
         torch.empty(2**58)
     with pytest.raises(OutOfMemory, match=r"2.00 GiB more were wanted"), room_told(run):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has ...")
+    for said in (
+        "CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "NCCL error: unhandled cuda error, Cuda failure 2 'out of memory'",
+        "HIP error: hipErrorOutOfMemory out of memory",
+        "level_zero backend failed with error: 39 (UR_RESULT_ERROR_OUT_OF_DEVICE_MEMORY)",
+    ):
+        with pytest.raises(OutOfMemory), room_told(run):
+            raise RuntimeError(said)
     with pytest.raises(RuntimeError, match=r"^another$"), room_told(run):
         raise RuntimeError("another")

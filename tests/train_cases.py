@@ -34,7 +34,7 @@ from distft.models.tuning import Full, Lora
 from distft.models.weights import fill
 from distft.optim.groups import decay_groups
 from distft.paths import conf_dir
-from distft.runtime.process_group import World, differ, process_group, texts_of_all
+from distft.runtime.process_group import World, all_reduce_sum, differ, process_group, texts_of_all
 from distft.runtime.seeds import seed_for
 from distft.strategies.objective import Objective
 from distft.train.feed import Feed, Prefetch, all_rows, make_cut
@@ -43,6 +43,9 @@ from distft.worker import probe
 
 GLOBAL_ROWS = 8
 ADAMW = {"lr": 1e-3, "weight_decay": 0.1, "betas": (0.9, 0.95), "fused": True}
+
+
+REAL_VOCABULARY = {"vocab_size": 49152, "hidden_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2}
 
 
 def tiny_model(name: str, **changes: Any) -> Any:
@@ -98,6 +101,30 @@ class Reductions(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+def norm_of_gradients(engine: Any) -> float:
+    """Returns the norm, in fp64, of the whole gradient that the engine holds, put together from all processes."""
+    if not hasattr(engine, "deepspeed"):
+        whole = [parameter.grad.full_tensor() for parameter in engine.objective.parameters()]
+        return torch.cat([gradient.double().view(-1) for gradient in whole]).norm().item()
+    zero = engine.deepspeed.optimizer
+    parts = [part for group in zero.averaged_gradients.values() for part in group]
+    if not parts:  # offloaded
+        name = "fp32_partitioned_groups_flat" if engine.stage == 3 else "single_partition_of_fp32_groups"
+        parts = [group.grad for group in getattr(zero, name)]
+    own = torch.stack([part.double().square().sum() for part in parts]).sum()
+    return all_reduce_sum(own).sqrt().item()
+
+
+def frozen_sums(engine: Any, world: World) -> dict[str, float]:
+    """Returns the sum in fp64 of each weight that is not trained, each element counted once."""
+    pieces = [piece for piece in engine.pieces() if piece.frozen and piece.writes]
+    own: dict[str, float] = {}
+    for piece in pieces:
+        own[piece.name] = own.get(piece.name, 0.0) + piece.data().double().sum().item()
+    told = [json.loads(text) for text in texts_of_all(json.dumps(own), world)]
+    return {name: sum(each.get(name, 0.0) for each in told) for name in sorted({n for each in told for n in each})}
+
+
 def found(case: dict[str, Any], world: World) -> str:
     try:
         checkpoint = find(Path(case["find"]), case["resume"], world)
@@ -119,7 +146,7 @@ def run_case(case: dict[str, Any], world: World) -> dict[str, Any]:
     """
     if "find" in case:
         return {"case": case, "found": texts_of_all(found(case, world), world)}
-    engine, plain = make_engine(case, world), tiny_model(case["model"])
+    engine, plain = make_engine(case, world), tiny_model(case["model"], **case.get("architecture", {}))
     flops = Flops.of(plain)
     seed = case.get("seed", 0)
     start = 0
@@ -137,7 +164,7 @@ def run_case(case: dict[str, Any], world: World) -> dict[str, Any]:
     steps = case.get("steps", 5)
     cut = make_cut(rows, case["micro"], case.get("micro_tokens"), flops)
     feed = Feed(rows, Order(len(rows), seed), row_borders(10**6, GLOBAL_ROWS), cut, world)
-    done = []
+    done, norms = [], list[float]()
     engine.train(True)
     reductions, watches = Reductions(), not case.get("compiled")  # nothing is compiled under such a mode
     ahead = Prefetch(feed)
@@ -145,11 +172,24 @@ def run_case(case: dict[str, Any], world: World) -> dict[str, Any]:
         targets = feed.num_targets(step)
         with reductions if watches and step == start + 1 else nullcontext():
             result = train_step(
-                engine, ahead.batches(step), targets, world, case.get("max_norm", 1.0), seed_for(seed, step)
+                engine,
+                ahead.batches(step),
+                targets,
+                world,
+                case.get("max_norm", 1.0),
+                seed_for(seed, step),
+                before_update=(lambda: norms.append(norm_of_gradients(engine))) if case.get("norms") else tuple,
             )
         done.append([result.loss, result.grad_norm])
     ahead.close()
-    answer = {"case": case, "steps": done, "effective": engine.effective() | {"reductions": sorted(reductions.dtypes)}}
+    answer = {
+        "case": case,
+        "steps": done,
+        "norms": norms,
+        "effective": engine.effective() | {"reductions": sorted(reductions.dtypes)},
+    }
+    if case.get("frozen"):
+        answer["frozen"] = frozen_sums(engine, world)
     if "perturb" in case:
         if world.rank == case["perturb"]:
             next(parameter for parameter in engine.objective.parameters() if parameter.ndim >= 2).data.mul_(1 + 1e-6)

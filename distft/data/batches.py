@@ -4,7 +4,7 @@ A micro-batch is one row of documents, each a row of the data, laid end to end: 
 has. Positions begin again in each, and no document sees another (distft.models.attention).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -52,18 +52,35 @@ def to_device(batches: Sequence[Batch], device: torch.device) -> list[Batch]:
     """Returns the batches on `device`: by one copy out of pinned memory, for which the host does not wait."""
     if device.type == "cpu":
         return list(batches)
-    parts = [part for batch in batches for part in batch.tensors.values()]
-    sizes = [-(-part.nbytes // _ALIGNMENT) * _ALIGNMENT for part in parts]
-    at = [0, *np.cumsum(sizes).tolist()]
-    pinned = torch.empty(at[-1], dtype=torch.uint8, pin_memory=True)
-    for part, start in zip(parts, at[:-1], strict=True):
-        _place(pinned, start, part).copy_(part)
-    there = pinned.to(device, non_blocking=True)
-    moved = iter([_place(there, start, part) for part, start in zip(parts, at[:-1], strict=True)])
-    return [replace(batch, **{name: next(moved) for name in batch.tensors}) for batch in batches]
+    return unpacked(packed(batches, pin=True).to(device, non_blocking=True), batches)
 
 
-def _place(buffer: torch.Tensor, start: int, like: torch.Tensor) -> torch.Tensor:
+def packed(batches: Sequence[Batch], pin: bool) -> torch.Tensor:
+    """Returns the bytes of all tensors of the batches, one after another in host memory, uint8 [bytes]."""
+    size = sum(stop - start for start, stop, _ in _places(batches))
+    buffer = torch.empty(size, dtype=torch.uint8, pin_memory=pin)
+    for start, _, tensor in _places(batches):
+        _view(buffer, start, tensor).copy_(tensor)
+    return buffer
+
+
+def unpacked(buffer: torch.Tensor, like: Sequence[Batch]) -> list[Batch]:
+    """Returns the batches that `packed` made of those, with their tensors in the buffer."""
+    tensors = iter([_view(buffer, start, tensor) for start, _, tensor in _places(like)])
+    return [replace(batch, **{name: next(tensors) for name in batch.tensors}) for batch in like]
+
+
+def _places(batches: Sequence[Batch]) -> Iterator[tuple[int, int, torch.Tensor]]:
+    """Yields the first byte, the last one and one more, and the tensor, aligned for every dtype."""
+    start = 0
+    for batch in batches:
+        for tensor in batch.tensors.values():
+            stop = start + -(-tensor.nbytes // _ALIGNMENT) * _ALIGNMENT
+            yield start, stop, tensor
+            start = stop
+
+
+def _view(buffer: torch.Tensor, start: int, like: torch.Tensor) -> torch.Tensor:
     return buffer[start : start + like.nbytes].view(like.dtype).view(like.shape)
 
 

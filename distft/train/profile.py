@@ -5,7 +5,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from torch.autograd.profiler_util import DeviceType
 from torch.profiler import ProfilerActivity
 from torch.profiler import profile as recorded
 
@@ -41,7 +40,7 @@ class Profile:
 def table(operations: Any, step: int, on_device: bool) -> str:
     """Returns the dearest operations by their own time, with their share of all operations' time."""
     own = "self_device_time_total" if on_device else "self_cpu_time_total"  # microseconds
-    called = [each for each in operations if each.device_type == DeviceType.CPU]  # kernels are listed once more
+    called = [each for each in operations if each.device_type.name == "CPU"]  # kernels are listed once more
     spent = sorted(((getattr(each, own), each) for each in called), key=lambda pair: -pair[0])
     total = sum(time for time, _ in spent) or 1.0
     where = "its device" if on_device else "the CPU"

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from distft.data.batches import collate
+from distft.data.batches import collate, packed, unpacked
 from distft.data.shards import Row, Rows, ShardWriter
 
 
@@ -57,3 +57,30 @@ def test_borders_are_told_as_attention_kernels_want_them(tmp_path: Path) -> None
     given = collate(rows, np.asarray([0, 1])).inputs()
     assert given["cu_seq_lens_q"].tolist() == [0, 3, 5] and given["cu_seq_lens_q"].dtype == torch.int32
     assert (given["max_length_q"], given["document_lengths"]) == (3, (3, 2))
+
+
+def test_batches_travel_as_one_buffer_and_come_out_as_they_were(tmp_path: Path) -> None:
+    """Of odd sizes, and one without targets; whatever a buffer begins with, its parts are aligned for their dtype."""
+    rows = rows_of(tmp_path, ([5, 6, 7], [False, True, True]), ([8], [False]), ([1, 2, 3, 4, 5], [True] * 5))
+    batches = [collate(rows, np.asarray(picked)) for picked in ([0, 1], [1], [2, 0])]
+    buffer = packed(batches, pin=False)
+    assert buffer.dtype == torch.uint8
+    for mine, expected in zip(unpacked(buffer.clone(), batches), batches, strict=True):
+        assert (mine.lengths, mine.cost) == (expected.lengths, expected.cost)
+        for name, tensor in expected.tensors.items():
+            assert mine.tensors[name].dtype == tensor.dtype and torch.equal(mine.tensors[name], tensor), name
+
+
+def test_the_borders_of_documents_are_made_with_the_batch(tmp_path: Path) -> None:
+    rows = rows_of(tmp_path, ([5, 6, 7], [True] * 3), ([8, 9], [True] * 2))
+    inputs = collate(rows, np.asarray([0, 1])).inputs()
+    assert inputs["cu_seq_lens_q"].tolist() == [0, 3, 5] and inputs["cu_seq_lens_q"].dtype == torch.int32
+    assert inputs["cu_seq_lens_q"] is inputs["cu_seq_lens_k"]
+
+
+def test_what_fills_up_a_batch_is_short_documents_without_targets(tmp_path: Path) -> None:
+    """Attention would cost the square of one long one."""
+    rows = rows_of(tmp_path, ([5, 6, 7], [True] * 3))
+    batch = collate(rows, np.asarray([0]), multiple_of=512)
+    assert batch.input_ids.shape == (1, 512) and batch.lengths == (3, 128, 128, 128, 125)
+    assert batch.targets.tolist() == [6, 7]

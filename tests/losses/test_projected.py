@@ -151,3 +151,18 @@ def test_memory_is_a_chunk_and_the_gradients_whatever_the_vocabulary_and_the_row
     more_targets = peak_of(4 * targets, vocabulary) - 4 * size * 3 * targets
     more_words = peak_of(targets, 4 * vocabulary) - 4 * size * 3 * vocabulary
     assert more_targets == pytest.approx(base, rel=0.05) and more_words == pytest.approx(base, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("vocabulary", "device", "rows"),
+    [
+        (128_256, "cuda", 2048),
+        (32_000, "cuda", 8192),
+        (2_000_000, "cuda", 256),
+        (128_256, "cpu", 130),
+        (10**9, "cpu", 1),
+    ],
+)
+def test_a_chunk_fills_the_device_that_projects_it(vocabulary: int, device: str, rows: int) -> None:
+    """In whole tiles of 256 rows on an accelerator; on a CPU as little as its memory likes."""
+    assert projected.rows_of_chunk(vocabulary, torch.device(device)) == rows

@@ -1,10 +1,16 @@
 """A rank's device is one that the machine has."""
 
+from datetime import timedelta
+
 import pytest
 import torch
+import torch.distributed as dist
+from torch.distributed.device_mesh import init_device_mesh
 
+from distft.launchers.limits import Limits
 from distft.launchers.ranks import can_fork
-from distft.runtime.process_group import device_of
+from distft.runtime.process_group import COLLECTIVE_SECONDS, collective_seconds, device_of, share_timeout
+from tests.alone import alone
 
 
 @pytest.fixture
@@ -27,3 +33,21 @@ def test_each_rank_has_the_accelerator_of_its_number(cuda_build: None, monkeypat
     can_fork.cache_clear()
     assert not can_fork()
     can_fork.cache_clear()
+
+
+@pytest.mark.parametrize(
+    "launcher", [{}, {"hang_seconds": 200_000.0, "hang_seconds_outside": 0}, {"hang_seconds_outside": 1e6}]
+)
+def test_no_collective_gives_up_before_a_silent_rank_counts_as_hung(launcher: dict[str, float]) -> None:
+    limits = Limits.of(launcher)
+    assert collective_seconds(launcher) >= max(2 * limits.outside, 2 * (limits.step or 0), COLLECTIVE_SECONDS)
+
+
+def test_groups_that_others_make_wait_as_long_as_the_first() -> None:
+    """torch's default for NCCL is 10 minutes, whatever the first group has."""
+    with alone():
+        mesh = init_device_mesh("cpu", (1, 1), mesh_dim_names=("replicas", "shards"))
+        groups = [dist.group.WORLD, *mesh.get_all_groups(), dist.new_group([0])]
+        share_timeout(12_345.0)
+        for group in groups:
+            assert group._get_backend(torch.device("cpu")).options._timeout == timedelta(seconds=12_345)

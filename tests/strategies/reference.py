@@ -20,9 +20,9 @@ from distft.models.head import make_foldable
 from tests.train_cases import ADAMW, GLOBAL_ROWS, tiny_model
 
 
-def dense(name: str, seed: int) -> Any:
+def dense(name: str, seed: int, **architecture: Any) -> Any:
     """Returns the tiny model with its weights in memory."""
-    empty = tiny_model(name)
+    empty = tiny_model(name, **architecture)
     source = FreshWeights(empty, seed)
     model = type(empty)(empty.config)
     make_foldable(model)
@@ -44,10 +44,16 @@ class InDouble(TorchFunctionMode):
 
 
 def train_reference(
-    name: str, folder: Path, steps: int = 5, seed: int = 0, max_norm: float = 1.0, **adamw: Any
+    name: str,
+    folder: Path,
+    steps: int = 5,
+    seed: int = 0,
+    max_norm: float = 1.0,
+    architecture: dict[str, Any] | None = None,
+    **adamw: Any,
 ) -> dict[str, Any]:
     """Returns losses and gradient norms [steps, 2] and the final fp64 weights by name."""
-    return train_dense(dense(name, seed), folder, steps, seed, max_norm, **adamw)
+    return train_dense(dense(name, seed, **(architecture or {})), folder, steps, seed, max_norm, **adamw)
 
 
 def train_dense(

@@ -14,8 +14,10 @@ from peft import LoraConfig, get_peft_model
 
 from distft.checkpoint.read import Checkpoint
 from distft.models.adapters import fresh_adapter
+from distft.models.fresh import FreshWeights
 from tests.strategies.reference import dense, train_dense
-from tests.trained import FAINT_ADAMW, LORA, LORA_KEYS, Key, checkpoint_of
+from tests.train_cases import tiny_model
+from tests.trained import FAINT_ADAMW, LORA, LORA_KEYS, MAIN, STRATEGIES, Key, checkpoint_of, run_cases
 
 pytestmark = pytest.mark.slow
 
@@ -55,3 +57,35 @@ def test_two_processes_train_adapters_like_peft_on_one(key: Key, trained: Any, p
         torch.testing.assert_close(
             mine.double(), weight, rtol=0, atol=2e-5, msg=lambda text, name=name: f"{name}: {text}"
         )
+
+
+@pytest.fixture(scope="module")
+def in_bf16(rows: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    """Adapters trained in bf16 by each strategy on two processes, and what they hold of the base model."""
+    shared = {"model": MAIN, "micro": 2, "rows": str(rows), "lora": LORA, "precision": "bfloat16", "frozen": True}
+    cases = {s: shared | {"strategy": s} | ({"settings": {"shard_size": 2}} if s == "hsdp" else {}) for s in STRATEGIES}
+    return run_cases(2, cases, tmp_path_factory.mktemp("bf16"))
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_frozen_weights_are_held_as_they_are_computed_with(strategy: str, in_bf16: Any) -> None:
+    """Two bytes each, and not four beside a copy of two; what is trained stays in fp32."""
+    answer = in_bf16[strategy]
+    assert answer["effective"]["frozen_dtypes"] == ["torch.bfloat16"]
+    assert answer["effective"]["weight_dtypes"] == answer["effective"]["moment_dtypes"] == ["torch.float32"]
+    model = tiny_model(MAIN)
+    source = FreshWeights(model, 0)
+    whole = {
+        name: source.read(name, tuple(parameter.shape), 0, parameter.numel()).bfloat16().double()
+        for name, parameter in model.named_parameters()
+    }
+    expected = {name: weight.sum().item() for name, weight in whole.items()}
+    assert answer["frozen"] == pytest.approx(expected, rel=1e-9, abs=1e-9), "rounded once, from the base model's own"
+
+
+def test_adapters_in_bf16_lose_as_much_under_each_strategy(in_bf16: Any) -> None:
+    """To what bf16 can tell apart: 2^-8 of a value, less over many targets."""
+    first = in_bf16["ddp"]["steps"]
+    for strategy in STRATEGIES:
+        for (loss, _), (expected, _) in zip(in_bf16[strategy]["steps"], first, strict=True):
+            assert loss == pytest.approx(expected, rel=1e-3), strategy

@@ -1,19 +1,22 @@
 """Counts what a steady step does, on real processes: `python -m tests.train.counted OUT ROWS STRATEGY[+OPTION]...`.
 
-OPTION is offload or bfloat16. Asks for values of tensors (each makes a host wait for its device), bytes in collectives,
-operations of matrix products, and bytes at rest. A tensor made of nothing but numbers of the host is the host's own,
-and no wait.
+OPTION is offload or bfloat16. What makes a host wait for its device: asks for values of tensors, tensors made of the
+host's numbers on the device, and DeepSpeed's own calls to synchronise. Bytes in collectives, operations of matrix
+products, and bytes at rest. A tensor made of nothing but numbers of the host is the host's own, and no wait.
 """
 
 import json
 import sys
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch.distributed import ProcessGroup
 from torch.distributed.tensor import DTensor
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, mm_flop
@@ -73,6 +76,51 @@ class Watch(TorchDispatchMode):
         return result
 
 
+class Uploads(TorchFunctionMode):
+    """Counts tensors that would be copied to a device while the host waits: made there of numbers, or sent there as
+    pageable memory is. On a CPU nothing is copied, but the calls are the same."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: Counter[str] = Counter()
+        self._of_numbers = WeakIdKeyDictionary()
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        name = getattr(func, "__name__", "")
+        result = func(*args, **kwargs)
+        if name in ("tensor", "as_tensor", "asarray"):
+            self._of_numbers[result] = True
+            self.found[name] += kwargs.get("device") is not None
+        to_device = any(isinstance(arg, torch.device) for arg in (*args, *kwargs.values()))
+        if name in ("to", "cuda") and to_device and args[0] in self._of_numbers:
+            self.found[name] += not kwargs.get("non_blocking")
+        return result
+
+
+@contextmanager
+def synchronised() -> Iterator[Counter[str]]:
+    """Counts DeepSpeed's calls to wait for its accelerator, and its tensors made there of numbers, within the block."""
+    import deepspeed.accelerator
+
+    found: Counter[str] = Counter()
+    accelerator = deepspeed.accelerator.get_accelerator()
+    kind, before = type(accelerator), {}
+    for name in ("synchronize", "FloatTensor", "ByteTensor", "IntTensor", "LongTensor"):
+        before[name] = real = vars(kind)[name]
+
+        def told(self: Any, *given: Any, name: str = name, real: Any = real) -> Any:
+            found[name] += 1
+            return real.fget(self) if isinstance(real, property) else real(self, *given)
+
+        setattr(kind, name, property(told) if isinstance(real, property) else told)
+    try:
+        yield found
+    finally:
+        for name, real in before.items():
+            setattr(kind, name, real)
+
+
 def _tensors(tree: Any) -> list[torch.Tensor]:
     return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, torch.Tensor)]
 
@@ -102,8 +150,8 @@ def count(name: str, folder: Path, world: World) -> dict[str, Any]:
     for step in (1, 2):
         train_step(engine, feed.batches(step), feed.num_targets(step), world, 1.0, step)
     batches, targets = feed.batches(3), feed.num_targets(3)
-    with Watch() as watch:
-        train_step(engine, batches, targets, world, 1.0, 3)
+    with Uploads() as uploads, synchronised() as waits, Watch() as watch:
+        train_step(engine, batches, targets, world, 1.0, 3, told=lambda: [1.0, 2.0])
     with FlopCounterMode(display=False, custom_mapping=IN_PLACE) as counted:
         train_step(engine, feed.batches(4), feed.num_targets(4), world, 1.0, 4)
     executed = {str(name): n for name, n in counted.get_flop_counts().get("Global", {}).items()}
@@ -117,6 +165,8 @@ def count(name: str, folder: Path, world: World) -> dict[str, Any]:
     local = {
         "asks": dict(watch.asks),
         "asks_of_own": dict(watch.asks_of_own),
+        "uploads": dict(+uploads.found),
+        "synchronised": dict(waits),
         "bytes": dict(watch.bytes),
         "micro_batches": len(batches),
         "parameters": sum(p.numel() for p in model.parameters()),

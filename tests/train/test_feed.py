@@ -1,6 +1,8 @@
 """What is made ahead is what the feed gives, step for step, and its errors come when its step does."""
 
+import threading
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,8 @@ from distft.data.micro_batches import Cut
 from distft.data.shards import Rows
 from distft.data.steps import Order, row_borders
 from distft.runtime.process_group import World
-from distft.train.feed import Feed, Prefetch
+from distft.train import feed as feed_module
+from distft.train.feed import TILE, Feed, Prefetch, all_rows, filled_up_to
 from tests.rows import write_rows
 
 WORLD = World(0, 1, 0, 1, torch.device("cpu"))
@@ -46,3 +49,34 @@ def test_an_error_comes_with_its_step(tmp_path: Path, monkeypatch: pytest.Monkey
         assert ahead.batches(1)
         with pytest.raises(OSError, match="the disk is gone"):
             ahead.batches(2)
+
+
+def test_rows_to_evaluate_are_made_ahead_each_once_and_in_order(tmp_path: Path) -> None:
+    rows = Rows(write_rows(tmp_path), "eval")
+    cut = Cut(rows.lengths, 32, rows.lengths.astype(np.float64))
+    expected = [ranks[0].tolist() for ranks in cut.micro_batches(np.arange(len(rows)), 1)]
+    lengths = [batch.lengths for batch in all_rows(rows, cut, WORLD)]
+    assert lengths == [tuple(int(rows.lengths[row]) for row in picked) for picked in expected]
+
+
+@pytest.mark.parametrize(
+    ("tokens", "is_compiled", "device", "multiple"),
+    [(2048, True, "cuda", 2048), (2048, False, "cuda", TILE), (None, True, "cuda", TILE), (2048, True, "cpu", 1)],
+)
+def test_compiled_layers_see_one_size_on_accelerators(
+    tokens: int | None, is_compiled: bool, device: str, multiple: int
+) -> None:
+    assert filled_up_to(tokens, is_compiled, torch.device(device)) == multiple
+
+
+def test_batches_are_made_on_the_device_of_their_rank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A new thread's current device is device 0."""
+    entered: list[tuple[int, str]] = []
+    entering = lambda index: entered.append((index, threading.current_thread().name))  # noqa: E731
+    monkeypatch.setattr(torch.accelerator, "set_device_index", entering)
+    monkeypatch.setattr(feed_module, "to_device", lambda batches, device: batches)
+    feed = replace(feed_of(tmp_path), world=World(1, 1, 1, 2, torch.device("cuda", 1)))
+    with closing(Prefetch(replace(feed, world=replace(feed.world, rank=0)))) as ahead:
+        ahead.batches(1)
+        ahead.batches(2)
+    assert entered == [(1, "prefetch_0")]

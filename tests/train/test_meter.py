@@ -34,3 +34,27 @@ def test_more_than_all_is_an_error_that_is_told_once(capsys: pytest.CaptureFixtu
     assert said.startswith(
         "ERROR: an MFU of 300% cannot be: 3e+09 FLOP in 1 s on 1 processes of 1e+09 FLOP/s (a guess)"
     )
+
+
+def test_an_accelerator_without_data_sheet_is_measured_by_products_that_fill_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """In fp32 the data sheet's figure of bf16 is not its peak either."""
+    sizes: list[int] = []
+    monkeypatch.setattr(meter, "_measured", lambda device, dtype, size: sizes.append(size) or float(size))
+    assert peak_of(torch.device("cuda"), torch.float32).flops == 8192
+    assert min(sizes) == 4096
+
+
+def test_products_are_of_numbers_that_are_not_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Equal bits cost an accelerator less power, and it then makes more products than of anything a model holds."""
+    seen: list[float] = []
+    real = torch.Tensor.__matmul__
+
+    def watched(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+        seen.extend((left.float().std().item(), right.float().std().item()))
+        return real(left, right)
+
+    monkeypatch.setattr(torch.Tensor, "__matmul__", watched)
+    peak_of(torch.device("cpu"), torch.float32)
+    assert min(seen) > 0.9

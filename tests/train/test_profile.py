@@ -3,12 +3,13 @@
 import gzip
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from distft.runtime.process_group import World
-from distft.train.profile import DEAREST, Profile
+from distft.train.profile import DEAREST, Profile, table
 
 
 def test_the_third_step_is_recorded_and_no_other(tmp_path: Path) -> None:
@@ -34,3 +35,15 @@ def test_an_error_in_the_step_is_the_one_that_is_told(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="in the step"), profile.step(3):
         raise RuntimeError("in the step")
     assert not (tmp_path / "profile").exists()
+
+
+def test_what_a_device_did_is_counted_once_though_it_is_listed_by_operation_and_by_kernel() -> None:
+    def listed(key: str, seconds: float, where: str) -> SimpleNamespace:
+        kind = SimpleNamespace(name=where)
+        return SimpleNamespace(key=key, count=1, self_device_time_total=seconds * 1e6, device_type=kind)
+
+    mm, add = listed("aten::mm", 3.0, "CPU"), listed("aten::add", 1.0, "CPU")
+    kernels = [listed("sm90_xmma_gemm", 3.0, "CUDA"), listed("elementwise", 1.0, "CUDA")]
+    text = table([mm, add, *kernels], 3, on_device=True)
+    assert "| aten::mm | 1 | 3.000 | 75.0% |" in text and "All operations: 4.000 s" in text
+    assert "sm90" not in text

@@ -1,0 +1,126 @@
+"""At a vocabulary of real size, 49,152 and tied, strategies train like the fp64 reference, and report their true norm.
+
+An error that grows with a tensor's size shows only here: torch's fp32 norm of such an embedding is 0.2% low on a CPU.
+"""
+
+from math import inf
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from distft.checkpoint.read import Checkpoint
+from distft.strategies.engine import sum_of_squares
+from tests.rows import write_rows
+from tests.strategies.reference import train_reference
+from tests.train_cases import REAL_VOCABULARY
+from tests.trained import EVAL_MICRO, SPLITS, STRATEGIES, TIED, checkpoint_of, run_cases
+
+CPU = torch.device("cpu")
+CLIPPED, UNCLIPPED = 0.1, None  # gradients here have norms of about 1
+CASES = [(s, world, max_norm) for s in STRATEGIES for world in SPLITS for max_norm in (CLIPPED, UNCLIPPED)]
+
+
+@pytest.fixture(scope="module")
+def real_rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_rows(tmp_path_factory.mktemp("real"), vocab=REAL_VOCABULARY["vocab_size"])
+
+
+@pytest.fixture(scope="module")
+def answers(real_rows: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[Any, dict[str, Any]]:
+    folder, found = tmp_path_factory.mktemp("cases"), {}
+    shared = {"model": TIED, "architecture": REAL_VOCABULARY, "rows": str(real_rows), "norms": True}
+    for world in SPLITS:
+        cases = {
+            key: shared
+            | {"strategy": key[0], "micro": 2, "max_norm": key[2]}
+            | ({"settings": {"shard_size": world}} if key[0] == "hsdp" else {})
+            | ({"eval_micro": EVAL_MICRO, "save": str(folder / "-".join(map(str, key)))} if key[2] else {})
+            for key in CASES
+            if key[1] == world
+        }
+        found |= run_cases(world, cases, folder)
+    return found
+
+
+@pytest.fixture(scope="module")
+def references(real_rows: Path) -> dict[float | None, dict[str, Any]]:
+    return {
+        max_norm: train_reference(TIED, real_rows, max_norm=max_norm or inf, architecture=REAL_VOCABULARY)
+        for max_norm in (CLIPPED, UNCLIPPED)
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("key", CASES, ids=lambda key: "-".join(map(str, key)))
+def test_the_norm_is_that_of_the_gradient_and_the_step_that_of_the_reference(
+    key: Any, answers: Any, references: Any
+) -> None:
+    answer, reference = answers[key], references[key[2]]
+    for step, (loss, norm) in enumerate(answer["steps"]):
+        expected_loss, expected_norm = reference["steps"][step]
+        assert norm == pytest.approx(answer["norms"][step], rel=1e-6), f"gradient norm of step {step + 1}, as held"
+        assert norm == pytest.approx(expected_norm, rel=5e-6), f"gradient norm of step {step + 1}"
+        assert loss == pytest.approx(expected_loss, rel=5e-6), f"loss of step {step + 1}"
+        assert (norm > CLIPPED) or key[2] is None, "nothing was clipped"
+    if key[2] is None:
+        return
+    checkpoint = Checkpoint(checkpoint_of(answer))
+    for name, weight in reference["weights"].items():
+        mine = checkpoint.read(name, tuple(weight.shape), 0, weight.numel()).view(weight.shape)
+        torch.testing.assert_close(
+            mine.double(), weight, rtol=0, atol=2e-5, msg=lambda text, name=name: f"{name}: {text}"
+        )
+
+
+@pytest.mark.slow
+def test_held_out_numbers_depend_on_no_micro_batch_size_and_no_world(answers: Any) -> None:
+    for strategy in STRATEGIES:
+        held = [each for world in SPLITS for each in answers[strategy, world, CLIPPED]["eval"]]
+        assert len({(each["target_tokens"]) for each in held}) == 1
+        for world in SPLITS:
+            losses = [each["loss"] for each in answers[strategy, world, CLIPPED]["eval"]]
+            assert losses == pytest.approx([losses[0]] * len(EVAL_MICRO), rel=1e-6)
+
+
+class Doubles(TorchDispatchMode):
+    """Sees the largest tensor of fp64 that is made."""
+
+    largest = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        made = [t.numel() for t in tree_leaves(result) if isinstance(t, torch.Tensor) and t.dtype == torch.float64]
+        self.largest = max(self.largest, *made, 0)
+        return result
+
+
+def test_squares_are_added_up_in_fp64_without_a_copy_of_the_tensor() -> None:
+    """In parts of any size, and with what does not fill a run."""
+    whole = torch.randn(49152, 576, generator=torch.Generator().manual_seed(0)) * 1e-3
+    exact = whole.double().square().sum().item()
+    for parts in ([whole], [*whole.view(-1).split(1_000_003)], [whole.t()], [whole.view(-1)[:5], whole.view(-1)[5:]]):
+        with Doubles() as doubles:
+            found = sum_of_squares(parts, CPU)
+        assert found.dtype == torch.float64 and found.item() == pytest.approx(exact, rel=1e-8)
+        assert doubles.largest < whole.numel() / 500
+
+
+@pytest.mark.parametrize(
+    ("tensors", "expected"),
+    [([], 0.0), ([torch.tensor(3.0)], 9.0), ([torch.zeros(0), torch.ones(2049)], 2049.0)],
+    ids=["nothing", "a number", "an empty one beside two runs and one element"],
+)
+def test_squares_of_little(tensors: list[torch.Tensor], expected: float) -> None:
+    assert sum_of_squares(tensors, CPU).item() == expected
+
+
+@pytest.mark.parametrize("value", [float("nan"), inf])
+@pytest.mark.parametrize("at", [0, 1024, 2048])
+def test_one_value_that_is_not_finite_makes_the_sum_so(value: float, at: int) -> None:
+    spoilt = torch.ones(2049)
+    spoilt[at] = value
+    assert not sum_of_squares([spoilt], CPU).isfinite()
