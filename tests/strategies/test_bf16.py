@@ -16,10 +16,12 @@ from distft.checkpoint.format import step_dir
 from distft.checkpoint.read import Checkpoint
 from tests.ranks import run_ranks
 from tests.rows import write_rows
-from tests.trained import STRATEGIES
+from tests.train_cases import REAL_VOCABULARY
+from tests.trained import STRATEGIES, TIED
 
-STEPS, SLOW_STEPS = 50, 20
+STEPS, SLOW_STEPS = 25, 20
 FP32 = ["torch.float32"]
+EMBEDDING = "model.embed_tokens.weight"
 
 
 def train_all(folder: Path, seeds: tuple[int, ...]) -> dict[str, dict[str, Any]]:
@@ -27,7 +29,8 @@ def train_all(folder: Path, seeds: tuple[int, ...]) -> dict[str, dict[str, Any]]
 
     `slow-N` are N steps of fsdp in bf16 at a learning rate whose updates bf16 weights could not hold.
     """
-    shared = {"model": "llama3_8b", "micro": 2, "rows": str(write_rows(folder / "rows", train=80)), "steps": STEPS}
+    rows = write_rows(folder / "rows", train=80, vocab=REAL_VOCABULARY["vocab_size"])
+    shared = {"model": TIED, "architecture": REAL_VOCABULARY, "micro": 2, "rows": str(rows), "steps": STEPS}
     cases = {
         f"{s}-{precision}-{seed}": shared | {"strategy": s, "precision": precision, "seed": seed}
         for seed in seeds
@@ -42,25 +45,41 @@ def train_all(folder: Path, seeds: tuple[int, ...]) -> dict[str, dict[str, Any]]
     return dict(zip(cases, answers, strict=True))
 
 
-def weights(answer: dict[str, Any]) -> torch.Tensor:
+def weights(answer: dict[str, Any]) -> dict[str, torch.Tensor]:
     checkpoint = Checkpoint(step_dir(Path(answer["case"]["save"]), answer["case"]["steps"]))
-    shapes = {name: checkpoint.shapes["parameter", name] for name in sorted(checkpoint.names)}
-    return torch.cat([checkpoint.read(name, shape, 0, prod(shape)) for name, shape in shapes.items()])
+    shapes = {name: checkpoint.shapes["parameter", name] for name in checkpoint.names}
+    return {name: checkpoint.read(name, shape, 0, prod(shape)).view(shape) for name, shape in shapes.items()}
 
 
-def residuals(answers: Any, strategy: str, seeds: tuple[int, ...]) -> torch.Tensor:
-    pairs = [(answers[f"{strategy}-bfloat16-{seed}"], answers[f"ddp-float32-{seed}"]) for seed in seeds]
-    return torch.cat([weights(mine) - weights(reference) for mine, reference in pairs])
+def flat(tensors: dict[str, torch.Tensor]) -> torch.Tensor:
+    return torch.cat([tensors[name].flatten() for name in sorted(tensors)])
+
+
+def residuals(answers: Any, strategy: str, seed: int) -> dict[str, torch.Tensor]:
+    mine, reference = weights(answers[f"{strategy}-bfloat16-{seed}"]), weights(answers[f"ddp-float32-{seed}"])
+    return {name: mine[name] - reference[name] for name in mine}
+
+
+def drift_of(residual: dict[str, torch.Tensor]) -> float:
+    """Returns the mean over the standard deviation: a bias of the sums would move all weights alike.
+
+    The rows of the embedding share the rounding of the hidden states that all of them are multiplied with. So there
+    the mean of a column is one sample, and 64 of them tell a tenth as well: 0.5 is four standard errors.
+    """
+    columns = residual[EMBEDDING].mean(0)
+    others = torch.cat([part.flatten() for name, part in residual.items() if name != EMBEDDING])
+    of_columns, of_others = (float(part.mean().abs() / part.std()) for part in (columns, others))
+    return max(of_columns / 10, of_others)
 
 
 def check(answers: Any, seeds: tuple[int, ...]) -> None:
-    ddp = residuals(answers, "ddp", seeds).square().mean().sqrt()
+    ddp = torch.cat([flat(residuals(answers, "ddp", seed)) for seed in seeds]).square().mean().sqrt()
     for strategy in STRATEGIES:
-        mine = residuals(answers, strategy, seeds)
-        distance, drift = mine.square().mean().sqrt() / ddp, mine.mean().abs() / mine.std()
+        found = [residuals(answers, strategy, seed) for seed in seeds]
+        distance, drift = torch.cat(list(map(flat, found))).square().mean().sqrt() / ddp, max(map(drift_of, found))
         print(f"{strategy}: {distance:.3f} x bf16 ddp's distance {ddp:.2e}, |mean| / std {drift:.3f}")
         assert distance <= 1.2
-        assert drift <= 0.05  # rounding has no side: a bias of the sums would move all weights alike
+        assert drift <= 0.05
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +105,7 @@ def test_no_strategy_is_further_from_fp32_than_ddp(answers: Any) -> None:
 
 @pytest.mark.slow
 def test_updates_below_the_resolution_of_bf16_are_not_lost(answers: Any) -> None:
-    before, after = weights(answers["slow-0"]), weights(answers[f"slow-{SLOW_STEPS}"])
+    before, after = flat(weights(answers["slow-0"])), flat(weights(answers[f"slow-{SLOW_STEPS}"]))
     assert ((before != after).float().mean()) > 0.95
     held_by_bf16 = (before.bfloat16() != after.bfloat16()).float().mean()
     assert held_by_bf16 < 0.5  # what bf16 weights would have kept of them
