@@ -24,12 +24,13 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from distft.data.shards import Rows
 from distft.data.steps import Order, row_borders
+from distft.evaluate.held_out import held_out
 from distft.models.flops import Flops
 from distft.models.fresh import FreshWeights
 from distft.models.skeleton import blocks
 from distft.models.weights import fill
 from distft.runtime.process_group import World, all_reduce_sum, process_group
-from distft.train.feed import Feed, make_cut
+from distft.train.feed import Feed, all_rows, make_cut
 from distft.train.step import train_step
 from tests.train_cases import make_engine, tiny_model
 
@@ -152,6 +153,8 @@ def count(name: str, folder: Path, world: World) -> dict[str, Any]:
     batches, targets = feed.batches(3), feed.num_targets(3)
     with Uploads() as uploads, synchronised() as waits, Watch() as watch:
         train_step(engine, batches, targets, world, 1.0, 3, told=lambda: [1.0, 2.0])
+    with Uploads() as in_evaluation, Watch() as watched:
+        held_out(engine, all_rows(rows, cut, world), world)
     with FlopCounterMode(display=False, custom_mapping=IN_PLACE) as counted:
         train_step(engine, feed.batches(4), feed.num_targets(4), world, 1.0, 4)
     executed = {str(name): n for name, n in counted.get_flop_counts().get("Global", {}).items()}
@@ -167,6 +170,7 @@ def count(name: str, folder: Path, world: World) -> dict[str, Any]:
         "asks_of_own": dict(watch.asks_of_own),
         "uploads": dict(+uploads.found),
         "synchronised": dict(waits),
+        "evaluation": dict(+in_evaluation.found + watched.asks),
         "bytes": dict(watch.bytes),
         "micro_batches": len(batches),
         "parameters": sum(p.numel() for p in model.parameters()),

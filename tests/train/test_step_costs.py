@@ -80,6 +80,12 @@ def test_the_host_waits_for_the_device_once(world: int, name: str, counted: Any)
     assert one["synchronised"] == {}, "DeepSpeed waited for the device"
 
 
+@pytest.mark.parametrize(("world", "name"), CASES)
+def test_the_host_waits_for_an_evaluation_once(world: int, name: str, counted: Any) -> None:
+    """By its own tolist(), however many batches it has."""
+    assert counted[world, name]["evaluation"] == {}
+
+
 @pytest.mark.parametrize("name", [name for world, name in [*CASES, *IN_BF16] if world == 2 and "zero3" in name])
 def test_deepspeed_looks_at_a_number_where_it_insists_on_a_norm(name: str, counted: Any) -> None:
     """Stage 3 makes a tensor of the number that it is given, on the host whatever the device, and asks that one."""
