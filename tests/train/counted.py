@@ -8,7 +8,7 @@ products, and bytes at rest. A tensor made of nothing but numbers of the host is
 import json
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -53,11 +53,13 @@ IN_PLACE = {torch.ops.aten.mm: _mm, torch.ops.aten.addmm_: _addmm}  # torch coun
 class Watch(TorchDispatchMode):
     """Counts asks for values, and bytes that collectives of more than one process are given."""
 
-    def __init__(self) -> None:
+    def __init__(self, weights: Iterable[torch.Tensor] = ()) -> None:
         super().__init__()
         self.asks: Counter[str] = Counter()
         self.asks_of_own: Counter[str] = Counter()
         self.bytes: Counter[str] = Counter()
+        self.cast = 0  # elements of weights from fp32 to the dtype of computing
+        self._weights = {storage_of(weight) for weight in weights}
         self._own = WeakIdKeyDictionary()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -69,6 +71,8 @@ class Watch(TorchDispatchMode):
         if space == "c10d" and size_of_group(args) > 1:
             self.bytes[name] += max((t.nbytes for t in given), default=0)
         result = func(*args, **(kwargs or {}))
+        if name == "_to_copy" and result.dtype == torch.bfloat16 and storage_of(args[0]) in self._weights:
+            self.cast += args[0].numel()
         for tensor in _tensors(result) + (given if space == "c10d" else []):
             if is_own:
                 self._own[tensor] = True
@@ -122,6 +126,11 @@ def synchronised() -> Iterator[Counter[str]]:
             setattr(kind, name, real)
 
 
+def storage_of(tensor: torch.Tensor) -> int:
+    local = tensor.to_local() if isinstance(tensor, DTensor) else tensor
+    return local.untyped_storage().data_ptr()
+
+
 def _tensors(tree: Any) -> list[torch.Tensor]:
     return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, torch.Tensor)]
 
@@ -151,7 +160,7 @@ def count(name: str, folder: Path, world: World) -> dict[str, Any]:
     for step in (1, 2):
         train_step(engine, feed.batches(step), feed.num_targets(step), world, 1.0, step)
     batches, targets = feed.batches(3), feed.num_targets(3)
-    with Uploads() as uploads, synchronised() as waits, Watch() as watch:
+    with Uploads() as uploads, synchronised() as waits, Watch(engine.objective.parameters()) as watch:
         train_step(engine, batches, targets, world, 1.0, 3, told=lambda: [1.0, 2.0])
     with Uploads() as in_evaluation, Watch() as watched:
         held_out(engine, all_rows(rows, cut, world), world)
@@ -168,6 +177,7 @@ def count(name: str, folder: Path, world: World) -> dict[str, Any]:
     local = {
         "asks": dict(watch.asks),
         "asks_of_own": dict(watch.asks_of_own),
+        "cast": watch.cast,
         "uploads": dict(+uploads.found),
         "synchronised": dict(waits),
         "evaluation": dict(+in_evaluation.found + watched.asks),
