@@ -1,4 +1,4 @@
-"""Tells a run that waits for its rows: its devices stand still meanwhile."""
+"""Warns when devices stand still: for want of rows, or of memory."""
 
 from collections import deque
 from collections.abc import Mapping
@@ -26,4 +26,23 @@ class DataWait:
         return [
             f"{waited / seconds:.0%} of the last {STEPS} steps waited for rows. Nearest: launcher.stage=node_local, "
             "which copies them to each node's own disk"
+        ]
+
+
+@dataclass
+class MemoryPressure:
+    """Warns when an accelerator's allocator had to give back all it kept before it could go on, which waits for the
+    device: first in a run, and each time that the count has doubled."""
+
+    _warned_at: int = 0
+
+    def of(self, row: Mapping[str, Any]) -> list[str]:
+        """Returns the warnings of a step (usually none), from its row of metrics.jsonl."""
+        retries = row.get("allocator_retries", 0)
+        if retries < max(1, 2 * self._warned_at):
+            return []
+        self._warned_at = retries
+        return [
+            f"memory is short: the allocator had to empty its cache {retries} times so far. Try: smaller "
+            "micro-batches, or train.activation_checkpointing=selective"
         ]

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from distft.run import Plan, RunFolder
 from distft.train.batch_file import batch_file, write_batch
-from distft.train.data_wait import DataWait
+from distft.train.data_wait import DataWait, MemoryPressure
 from distft.train.feed import Feed
 from distft.train.numerics import NonFinitePolicy, Warnings
 from distft.train.stragglers import Stragglers
@@ -29,6 +29,7 @@ class Judge:
     stragglers: Stragglers
     warnings: Warnings = field(default_factory=Warnings)
     data_wait: DataWait = field(default_factory=DataWait)
+    memory: MemoryPressure = field(default_factory=MemoryPressure)
 
     def __call__(self, row: Row, work: Sequence[float]) -> Literal["go_on", "rewind"]:
         """Returns what comes next; NonFinite, or the check's RuntimeError, when the run must not go on.
@@ -37,7 +38,7 @@ class Judge:
         """
         step, is_skipped = row["step"], row.get("skipped", False)
         told = self.warnings.of(step, row["loss"], row["grad_norm"], is_skipped)
-        others = [*self.stragglers.of(work), *self.data_wait.of(row)]
+        others = [*self.stragglers.of(work), *self.data_wait.of(row), *self.memory.of(row)]
         if told or others:
             self.log({"step": step, "split": "warning", "text": "; ".join([*told, *others])})
         if told and self.feed.world.is_first:

@@ -46,8 +46,8 @@ def test_a_device_tells_its_own_forwards_in_the_next_step(device: Device) -> Non
     """Not those of an evaluation, nor the ones that backward makes again."""
     clock, block = Clock(CUDA_1), nn.Linear(2, 2)
     block.register_forward_pre_hook(lambda *_: device.launch(100))  # waits for its weights, as a strategy's hook does
+    block.register_forward_hook(lambda *_: device.launch(1000))  # frees them again
     own = OwnWork([block], clock)
-    block.register_forward_hook(lambda *_: device.launch(1000))  # what comes after the block
     real = block.forward
 
     def forward(hidden: torch.Tensor) -> torch.Tensor:

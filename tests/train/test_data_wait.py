@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from distft.train.data_wait import STEPS, DataWait
+from distft.train.data_wait import STEPS, DataWait, MemoryPressure
 
 
 def row(waited: float, seconds: float = 1.0) -> dict[str, Any]:
@@ -33,3 +33,11 @@ def test_seconds_count_and_not_steps():
 def test_a_step_without_a_measured_wait_counts_as_none():
     wait = DataWait()
     assert not any(wait.of({"seconds": 1.0, "phases": {}}) for _ in range(2 * STEPS))
+
+
+def test_a_run_short_of_memory_is_warned_first_and_when_it_has_doubled() -> None:
+    pressure = MemoryPressure()
+    counts = [0, 0, 1, 1, 2, 3, 4, 4]
+    warned = [bool(pressure.of({"allocator_retries": count})) for count in counts]
+    assert warned == [False, False, True, False, True, False, True, False]
+    assert pressure.of({}) == [], "a CPU has no such count"

@@ -1,0 +1,44 @@
+"""Memory is told as its device counts it, and garbage is collected at set steps only."""
+
+import gc
+import weakref
+
+import pytest
+import torch
+
+from distft.runtime.memory import COLLECT_EVERY, collecting, memory_of
+
+GIB = 2**30
+
+
+def test_an_accelerator_also_tells_what_its_allocator_holds_and_how_often_it_ran_short(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.accelerator, "max_memory_allocated", lambda device: 3 * GIB)
+    monkeypatch.setattr(torch.accelerator, "max_memory_reserved", lambda device: 5 * GIB)
+    monkeypatch.setattr(torch.accelerator, "memory_stats", lambda device: {"num_alloc_retries": 7, "num_ooms": 1})
+    told = memory_of(torch.device("cuda", 1))
+    assert told == {"peak_memory_gib": 3.0, "reserved_memory_gib": 5.0, "allocator_retries": 7}
+
+
+def test_a_cpu_tells_what_is_resident() -> None:
+    told = memory_of(torch.device("cpu"))
+    assert list(told) == ["peak_memory_gib"] and 0.01 < told["peak_memory_gib"] < 1000
+
+
+class Ring:
+    """What only a collection can free."""
+
+    def __init__(self) -> None:
+        self.itself = self
+
+
+def test_garbage_is_collected_at_set_steps_and_by_python_itself_again_afterwards() -> None:
+    with collecting() as after:
+        assert not gc.isenabled()
+        dropped = weakref.ref(Ring())
+        after(COLLECT_EVERY - 1)
+        assert dropped() is not None
+        after(COLLECT_EVERY)
+        assert dropped() is None
+    assert gc.isenabled()
