@@ -15,7 +15,7 @@ import pytest
 from distft.config.compose import Config
 from distft.launch import tell_end
 from distft.launchers.contract import Outcome
-from distft.run import RunFolder
+from distft.run import RunFolder, read_json
 from distft.runtime.lock import alone
 from distft.stages import run_dir
 from tests.launchers.fake_run import assert_none_left, wait_for_rows
@@ -67,6 +67,16 @@ def done(folder) -> tuple[RunFolder, str, str]:
     code, said, told = end(start(folder, "done", *DONE, processes=2, **CANARIES))
     assert code == 0, told
     return run_of(folder, "done"), said, told
+
+
+def test_what_is_in_force_is_read_back(done):
+    """And the allocator's setting reaches the ranks before torch is imported there."""
+    run, _, _ = done
+    effective = read_json(run.path / "effective.json")
+    assert effective["products"]["tf32"] is False
+    assert effective["engine"]["weight_dtypes"] == ["torch.float32"] and effective["engine"]["frozen_dtypes"] == []
+    variables = read_json(run.path / "nodes.json")["variables"]
+    assert variables["PYTORCH_ALLOC_CONF"] == "expandable_segments:True"
 
 
 def test_a_run_leaves_all_that_it_is_and_did(done):
