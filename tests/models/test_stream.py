@@ -1,4 +1,4 @@
-"""Bytes are taken apart where they are going: what a device keeps is converted there, what the host keeps is not sent."""
+"""Bytes are taken apart where they go: what a device keeps is converted there, what the host keeps is not sent."""
 
 from types import SimpleNamespace
 from typing import Any
