@@ -19,6 +19,7 @@ COMMANDS = (
     "human_eval",
     "audit",
     "doctor",
+    "prove",
     "demo",
 )
 

@@ -1,0 +1,22 @@
+"""All checks in the order they run: cheap ones that tell much first, so that little time still proves something."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from distft.prove import training
+from distft.prove.place import Place
+from distft.prove.proof import Line
+
+
+@dataclass(frozen=True)
+class Group:
+    """Checks that are made together. `words`: what `checks=` calls them."""
+
+    words: tuple[str, ...]
+    least_seconds: float  # not begun with less time left
+    lines: Callable[[Place, Sequence[str]], list[str]]  # place, chosen words -> names of the lines
+    run: Callable[[Place, Sequence[str]], Iterator[Line]]
+
+
+GROUPS = (Group(training.WORDS, training.LEAST_SECONDS, training.lines_of, training.run),)
+WORDS = tuple(word for group in GROUPS for word in group.words)

@@ -1,0 +1,129 @@
+"""Runs that a proof makes: composed, planned and frozen as any run, with rows of random tokens.
+
+What a rank does in them is a function of this package, named by the key `work`.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from distft.config import compose
+from distft.config.freeze import frozen_text
+from distft.data.counts import Report, Split, Stream
+from distft.data.key import data_dir, data_key
+from distft.data.publish import made_once
+from distft.data.shards import MANIFEST, Row, ShardWriter
+from distft.plan import make_plan
+from distft.prove.place import Child, Place
+from distft.run import RunFolder, read_json, write_json
+
+RESULTS = "results.jsonl"  # of a work function, a JSON object a line
+ON_CPU = {"CUDA_VISIBLE_DEVICES": "", "HIP_VISIBLE_DEVICES": ""}  # as if this machine had no accelerator
+
+
+@dataclass(frozen=True)
+class RandomRows:
+    """Rows of tokens drawn evenly from a vocabulary, all of them trained on."""
+
+    lengths: tuple[int, ...]  # taken in turn
+    rows: int
+    vocabulary: int
+    held_out: int = 0
+
+    def write(self, folder: Path, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Writes both splits as the data stage does; returns the config's `data.train` for them."""
+        folder.mkdir(parents=True, exist_ok=True)
+        about = json.dumps({"text": f"{self.rows} + {self.held_out} rows of {len(self.lengths)} lengths, sum "
+                                    f"{sum(self.lengths)}, of {self.vocabulary} tokens"})  # fmt: skip
+        file = folder / f"random-{self.vocabulary}-{max(self.lengths)}-{self.rows}.jsonl"
+        file.write_text(f"{about}\n")  # what the content key of the rows is made of
+        data = {"train": str(file), "eval": 0.1 if self.held_out else None}
+        values = {**values, "data": values["data"] | data}
+        key = data_key(values)
+        with made_once(data_dir(values, key), MANIFEST) as beside:
+            if beside is not None:
+                self._fill(beside, key)
+        return data
+
+    def _fill(self, folder: Path, key: str) -> None:
+        random = np.random.default_rng(0)
+        counts = {"train": self.rows, "eval": self.held_out}
+        files, report = {}, Report(streams={"train": Stream(read=self.rows + self.held_out)})
+        for split, count in counts.items():
+            writer, report.splits[split] = ShardWriter(folder, split), Split()
+            for i in range(count):
+                length = self.lengths[i % len(self.lengths)]
+                row = Row(random.integers(0, self.vocabulary, length).astype(np.int32), np.ones(length, bool))
+                writer.add(row, f"{split}-{i}")
+                report.splits[split].add(row)
+            writer.close()
+            files[split] = writer.files
+        if not self.held_out:
+            del report.splits["eval"]
+        write_json(folder / "report.json", report.as_dict())
+        manifest = {"key": key, "vocab_size": self.vocabulary, "files": files}
+        write_json(folder / MANIFEST, manifest | {"splits": report.as_dict()["splits"]})
+
+
+def freeze(
+    place: Place,
+    name: str,
+    work: str,
+    overrides: Sequence[str],
+    rows: RandomRows,
+    architecture: Mapping[str, Any],
+    world: int | None = None,
+) -> RunFolder:
+    """Returns the folder of a run of a random model, frozen and not started.
+
+    architecture: the facts of config.json that replace those of the chosen model. world: processes; None: of the place.
+    """
+    here = [f"name={name}", f"runs_dir={place.work / 'runs'}", f"cache_dir={place.work / 'cache'}", "model.tiny=true"]
+    processes = f"launcher.processes_per_node={world or place.machine.world}"
+    config = compose([*here, "data.train=not/read", processes, *overrides])
+    model = config.values["model"] | {"tiny_architecture": dict(architecture)}
+    values = config.values | {"model": model, "work": work, "export": False}
+    values["data"] = values["data"] | rows.write(place.work / "rows", values)
+    config = replace(config, values=values)
+    run = RunFolder(place.work / "runs" / name)
+    run.path.mkdir(parents=True, exist_ok=True)
+    run.write_plan(make_plan(config))
+    run.config.write_text(frozen_text(config))
+    run.write_status(state="pending", attempt=1, exit_code=None, error=None)
+    return run
+
+
+def start(place: Place, run: RunFolder, attempt: int = 1, variables: Mapping[str, str] | None = None) -> Child:
+    """Starts the ranks of a frozen run, as a launch does."""
+    run.write_status(state="pending", attempt=attempt, exit_code=None, error=None)
+    run.rank_log(attempt, 0).parent.mkdir(parents=True, exist_ok=True)
+    name = f"{run.path.name}-{attempt}"
+    arguments = (str(run.path), "--attempt", str(attempt))
+    return place.start(name, "distft.launchers.elastic", *arguments, variables=variables)
+
+
+def add_result(run: RunFolder, result: Mapping[str, Any]) -> None:
+    """Writes a result where the proof reads it while the run goes on."""
+    with (run.path / RESULTS).open("a") as file:
+        file.write(json.dumps(result) + "\n")
+
+
+def results_of(run: RunFolder) -> Iterator[dict[str, Any]]:
+    file = run.path / RESULTS
+    for line in file.read_text().splitlines(keepends=True) if file.is_file() else ():
+        if line.endswith("\n"):
+            yield json.loads(line)
+
+
+def why(run: RunFolder, attempt: int, child: Child) -> str:
+    """Returns the error of the first rank that failed, or else the last words of the log."""
+    for rank in range(run.read_plan().world):
+        file = run.rank_error(attempt, rank)
+        if file.is_file():
+            error = read_json(file)
+            return f"{error['type']}: {error['message']}".strip()[:400]
+    return child.last_words()[:400]

@@ -1,0 +1,71 @@
+"""What this machine is: `python -m distft.prove.machine` prints it as JSON. A process of its own: it loads torch."""
+
+import json
+import platform
+import sys
+from typing import Any
+
+import torch
+
+from distft.runtime.environment import code_of, describe
+from distft.runtime.process_group import device_of
+
+PACKAGES = (
+    "torch", "triton", "transformers", "deepspeed", "tokenizers", "safetensors", "accelerate", "peft", "numpy",
+    "pyarrow", "datasets", "hydra-core", "omegaconf", "flash-attn", "liger-kernel",
+)  # fmt: skip
+
+
+def describe_machine() -> dict[str, Any]:
+    """Returns device, cores and versions; nothing that names a person or this host."""
+    device, known = device_of(0), describe()
+    devices = torch.accelerator.device_count() if device.type != "cpu" else 0
+    installed = known["packages"]
+    facts: dict[str, Any] = {
+        "device": device.type,
+        "name": known["hardware"]["cpu"],
+        "devices": devices,
+        "cores": known["hardware"]["cores"],
+        "memory_gib": known["hardware"]["memory_gib"],
+        "platform": platform.platform(),
+        "python": known["python"],
+        "packages": {name: installed[name] for name in PACKAGES if name in installed},
+        "distft": version(),
+        "code": code_of(),
+        "time": known["time"],
+    }
+    if device.type == "cuda":
+        facts |= of_cuda(device)
+    return facts
+
+
+def of_cuda(device: torch.device) -> dict[str, Any]:
+    """Returns what is known of a CUDA or ROCm device and its libraries."""
+    properties = torch.cuda.get_device_properties(device)
+    return {
+        "name": properties.name,
+        "device_memory_gib": round(properties.total_memory / 2**30, 1),
+        "capability": f"{properties.major}.{properties.minor}",
+        "runtime": torch.version.cuda or torch.version.hip,
+        "cudnn": torch.backends.cudnn.version(),
+        "nccl": nccl_version(),
+        "bf16": torch.cuda.is_bf16_supported(including_emulation=False),
+    }
+
+
+def nccl_version() -> str | None:
+    if not torch.distributed.is_nccl_available():
+        return None
+    from torch.cuda import nccl
+
+    return ".".join(map(str, nccl.version()))
+
+
+def version() -> str:
+    from distft import __version__
+
+    return __version__
+
+
+if __name__ == "__main__":
+    json.dump(describe_machine(), sys.stdout)

@@ -1,0 +1,136 @@
+"""Where a proof runs: its folders, what the machine is, the time that is left, and the processes it has started."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from distft.runtime.logs import last_lines
+from distft.runtime.parent import start_bound
+
+SMALL, FULL = "small", "full"
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What checks have to know of this machine; `facts` has the rest."""
+
+    device: str  # cpu, cuda, xpu
+    name: str  # of the device
+    devices: int  # 0 on a CPU
+    cores: int
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def has_accelerator(self) -> bool:
+        return self.device != "cpu"
+
+    @property
+    def shapes(self) -> str:
+        """Which shapes are measured: those of real models, or small ones that show that it works."""
+        return FULL if self.has_accelerator else SMALL
+
+    @property
+    def world(self) -> int:
+        """Processes of a run: one for each accelerator; two on a CPU, so that something is cut and sent."""
+        return self.devices or min(2, self.cores)
+
+
+@dataclass
+class Place:
+    """Folders, machine and clock of a proof."""
+
+    out: Path
+    machine: Machine
+    deadline: float  # of time.monotonic()
+    children: list["Child"] = field(default_factory=list)
+
+    @property
+    def work(self) -> Path:
+        """Runs, rows and logs."""
+        return self.out / "work"
+
+    @property
+    def seconds_left(self) -> float:
+        return self.deadline - time.monotonic()
+
+    def start(self, name: str, module: str, *arguments: str, variables: Mapping[str, str] | None = None) -> "Child":
+        """Starts `python -m module`, with its output in a log called `name`; it ends with this process."""
+        log = self.work / "logs" / f"{name}.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        environment = {**os.environ, **self._variables(), **(variables or {})}
+        with log.open("a") as file:
+            process = start_bound(
+                [sys.executable, "-m", module, *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                env=environment,
+                start_new_session=True,  # Ctrl-C is for this process, which ends them
+            )
+        child = Child(name, process, log)
+        self.children.append(child)
+        return child
+
+    def _variables(self) -> dict[str, str]:
+        """Nothing is asked of a network, and processes that compute at the same time share the cores."""
+        package = str(Path(__file__).parents[2])
+        path = os.pathsep.join([package, *filter(None, [os.environ.get("PYTHONPATH")])])
+        threads = {} if self.machine.has_accelerator else {"OMP_NUM_THREADS": str(self.threads)}
+        return {"HF_HUB_OFFLINE": "1", "WANDB_MODE": "offline", "PYTHONPATH": path, **threads}
+
+    @property
+    def threads(self) -> int:
+        return max(1, self.machine.cores // self.machine.world)
+
+    def end_children(self) -> None:
+        for child in self.children:
+            child.kill()
+
+
+class Child:
+    """A program that was started, with all that it started."""
+
+    def __init__(self, name: str, process: subprocess.Popen[str], log: Path) -> None:
+        self.name, self.process, self.log = name, process, log
+
+    def wait(self, seconds: float) -> int | None:
+        """Returns its exit code; None when it has not ended within `seconds`, and was killed."""
+        try:
+            return self.process.wait(max(0.1, seconds))
+        except subprocess.TimeoutExpired:
+            self.kill()
+            return None
+
+    def poll(self) -> int | None:
+        return self.process.poll()
+
+    def kill(self) -> None:
+        """Ends it by SIGKILL; what it started is bound to it and ends as well."""
+        if self.process.poll() is None:
+            with suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+
+    def last_words(self, lines: int = 3) -> str:
+        return " | ".join(line.strip() for line in last_lines(self.log, lines)) or "it said nothing"
+
+
+@contextmanager
+def signals_interrupt() -> Iterator[None]:
+    """Has SIGTERM end what is done within as Ctrl-C does: as an exception that runs the clean-up."""
+
+    def interrupt(number: int, _: object) -> None:
+        raise KeyboardInterrupt(number)
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

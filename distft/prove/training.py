@@ -1,0 +1,299 @@
+"""Tiny models trained by every strategy, attention kernel and option, against one process on the CPU.
+
+The model has a vocabulary of 49,152: sums that are taken in too short a format show there, and not in a few hundred.
+"""
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from shutil import which
+from typing import Any
+
+from distft.paths import conf_dir
+from distft.prove import jobs
+from distft.prove.place import Child, Place
+from distft.prove.proof import Line, at_most, failed, not_run, skipped
+from distft.run import RunFolder, write_json
+
+WORDS = ("strategies", "attention", "options")
+STEPS = 4
+LEAST_SECONDS = 30.0  # for the libraries to be imported and a case to be trained
+_SILENT_SECONDS = 100.0  # after which a case that has not ended is taken for one that hangs
+_CORES_OF_A_SERIES = 4  # so many series of cases run at once on an accelerator
+_REFERENCE, _REFERENCE_LORA = "reference", "reference-lora"
+
+ARCHITECTURE = {
+    "vocab_size": 49152, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
+    "num_attention_heads": 2, "num_key_value_heads": 1, "tie_word_embeddings": True, "max_position_embeddings": 2048,
+    "rope_scaling": None, "bos_token_id": 1, "eos_token_id": 2,
+}  # fmt: skip
+LENGTHS = (5, 44, 17, 31, 2, 60, 9, 23)
+ROWS = jobs.RandomRows(LENGTHS, rows=96, vocabulary=ARCHITECTURE["vocab_size"], held_out=8)
+COMMON = (
+    "model=llama3_8b", "strategy=ddp", "train.epochs=null", f"train.max_steps={STEPS}", "train.global_batch_size=8",
+    "train.micro_batch_size=4", "schedule=constant", "optimizer.lr=1e-3",
+)  # fmt: skip
+# Largest distance of a loss or norm from the CPU's, as a part of it: sums in another order; numbers of 8 bits.
+LIMITS = {"fp32": 2e-5, "bf16": 2e-2}
+SPREAD = 5e-6  # between strategies on the same device in fp32
+
+
+@dataclass(frozen=True)
+class Case:
+    """One tiny run, and the check that it makes."""
+
+    check: str
+    overrides: tuple[str, ...]
+    precision: str
+    kind: str = "train"
+    reference: str = _REFERENCE
+
+    @property
+    def run_name(self) -> str:
+        return self.check.replace(".", "-")
+
+
+def strategies() -> list[str]:
+    return sorted(file.stem for file in (conf_dir() / "strategy").glob("*.yaml"))
+
+
+def cases(place: Place, words: Sequence[str]) -> list[Case]:
+    """Returns the cases of these words that this machine can run."""
+    found = []
+    if "strategies" in words:
+        for precision in LIMITS:
+            found += [Case(f"strategies.{s}.{precision}", (f"strategy={s}",), precision) for s in strategies()]
+    best = "bf16" if place.machine.has_accelerator else "fp32"
+    if "attention" in words:
+        for kernel in kernels(place):
+            choice = (f"model.attention={kernel}",)
+            found.append(Case(f"attention.{kernel}.training", choice, best))
+            found.append(Case(f"attention.{kernel}.isolation", choice, best, "isolate"))
+    if "options" in words:
+        found += [Case(f"options.{name}", more, best) for name, more in options(place).items()]
+        found.append(Case("options.lora", ("tuning=lora",), best, reference=_REFERENCE_LORA))
+        background = ("checkpoint.background=true",)
+        found.append(Case("options.background_save", background, best, "save_in_background"))
+    return found
+
+
+def options(place: Place) -> dict[str, tuple[str, ...]]:
+    """Returns what has a code path of its own and changes no number."""
+    kernel = "model.attention=varlen" if place.machine.device == "cuda" else "model.attention=sdpa"
+    found = {
+        "full_recompute": ("train.activation_checkpointing=full",),
+        "selective_recompute": ("train.activation_checkpointing=selective",),
+        "packing": ("data.packing=true", "train.micro_batch_tokens=128"),
+    }
+    if which("g++"):
+        found["compile"] = ("train.compile=true", kernel)
+    return found
+
+
+def kernels(place: Place) -> list[str]:
+    """Returns the words of model.attention that can run here."""
+    return [word for word, lacks in all_kernels(place).items() if not lacks]
+
+
+def all_kernels(place: Place) -> dict[str, str]:
+    """Returns every word of model.attention, and what this machine lacks for it, or nothing."""
+    cuda, accelerator = place.machine.device == "cuda", place.machine.has_accelerator
+    return {
+        "eager": "",
+        "sdpa": "",
+        "varlen": "" if cuda else "no CUDA device",
+        "flex_attention": "" if accelerator else "no accelerator",
+        "flash_attention_2": "" if cuda and find_spec("flash_attn") else "flash-attn is not installed",
+    }
+
+
+def lines_of(place: Place, words: Sequence[str]) -> list[str]:
+    """Returns the names of all checks of these words."""
+    names = [case.check for case in cases(place, words)]
+    if "strategies" in words:
+        names += [f"strategies.spread.{precision}" for precision in LIMITS]
+    if "attention" in words:
+        lacking = [kernel for kernel, lacks in all_kernels(place).items() if lacks]
+        names += [f"attention.{kernel}.{part}" for kernel in lacking for part in ("training", "isolation")]
+    if "options" in words and not which("g++"):
+        names.append("options.compile")
+    return names
+
+
+def run(place: Place, words: Sequence[str]) -> Iterator[Line]:
+    """Yields a line for each check of these words."""
+    if "attention" in words:
+        for kernel, lacks in all_kernels(place).items():
+            if lacks:
+                yield from (skipped(f"attention.{kernel}.{part}", lacks) for part in ("training", "isolation"))
+    if "options" in words and not which("g++"):
+        yield skipped("options.compile", "no C++ compiler (g++)")
+    reference = Series(place, "reference", [
+        Case(_REFERENCE, (), "fp32"), Case(_REFERENCE_LORA, ("tuning=lora",), "fp32"),
+    ], world=1, variables=jobs.ON_CPU)  # fmt: skip
+    chosen = cases(place, words)
+    at_once = max(1, place.machine.cores // _CORES_OF_A_SERIES // place.machine.world)
+    count = min(at_once, 4, len(chosen)) if place.machine.has_accelerator else 1
+    series = [Series(place, f"series-{i + 1}", chosen[i::count]) for i in range(count)]
+    follow(place, [reference, *series])
+    known = {name: numbers(each) for name, each in reference.done.items() if each["state"] == "done"}
+    for each in series:
+        for case in each.cases:
+            yield judge(case, each.done.get(case.check), each.run_of(case), known, reference)
+    if "strategies" in words:
+        done = {case.check: each.run_of(case) for each in series for case in each.cases if case.check in each.done}
+        yield from spread(done)
+
+
+def judge(
+    case: Case, result: dict[str, Any] | None, run: RunFolder, known: dict[str, Any], reference: "Series"
+) -> Line:
+    """Returns the line of a case that has ended, or of one that has not."""
+    if result is None:
+        return not_run(case.check, "no time was left")
+    about = {"precision": case.precision, "overrides": " ".join(case.overrides)}
+    seconds = {"case_seconds": round(result.get("seconds", 0.0), 2)}
+    if result["state"] != "done":
+        return failed(case.check, result["error"], **about)
+    if case.kind == "isolate":
+        return judge_isolation(case, result, **about, **seconds)
+    if case.kind == "save_in_background":
+        text = f"tensors that differ from the live ones at the save, of {result['tensors']} after reloading it; "
+        text += f"the step made meanwhile changed {result['changed_by_next_step']}"
+        if not result["changed_by_next_step"]:
+            return failed(case.check, f"proves nothing: the step after the save changed no tensor. {text}", **about)
+        return at_most(case.check, result["differ"], 0, "tensors", text, **about, **seconds)
+    if case.reference not in known:
+        error = reference.done.get(case.reference, {}).get("error", "it did not end")
+        return failed(case.check, f"nothing to compare with: the run on the CPU failed: {error}", **about)
+    mine = read_numbers(run)
+    distance = apart(mine, known[case.reference])
+    text = f"largest relative distance of loss or gradient norm over {STEPS} steps from one process on the CPU in fp32"
+    shown = {"losses": [loss for loss, _ in mine], "norms": [norm for _, norm in mine]}
+    return at_most(case.check, distance, LIMITS[case.precision], "relative", text, **about, **seconds, **shown)
+
+
+def judge_isolation(case: Case, result: dict[str, Any], **about: Any) -> Line:
+    """Returns whether documents are kept apart: not a bit by their neighbours, and alike to each alone."""
+    if result["changed_by_neighbours"] or not result["finite"]:
+        what = "logits are not finite" if not result["finite"] else "other tokens in its neighbours changed a document"
+        return failed(case.check, f"{what}: {result['changed_by_neighbours']}", **about)
+    text = "no bit of a packed document changes with its neighbours; value: distance of packed logits from those alone"
+    limit = 1e-5 if case.precision == "fp32" else 2e-2
+    return at_most(case.check, result["from_alone"], limit, "of largest logit", text, **about)
+
+
+def spread(done: dict[str, RunFolder]) -> Iterator[Line]:
+    """Yields how far the strategies are from each other, by precision."""
+    for precision in LIMITS:
+        name, ending = f"strategies.spread.{precision}", f".{precision}"
+        runs = {check: read_numbers(run) for check, run in done.items() if check.endswith(ending)}
+        runs = {check: rows for check, rows in runs.items() if check.startswith("strategies.") and len(rows) == STEPS}
+        if len(runs) < 2:
+            yield failed(name, f"{len(runs)} strategies ended, and two are needed")
+            continue
+        pairs = {(a, b): apart(runs[a], runs[b]) for a in runs for b in runs if a < b}
+        most = max(pairs, key=lambda pair: pairs[pair])
+        text = f"largest relative distance between two of {len(runs)} strategies on this device: {most[0]}, {most[1]}"
+        yield at_most(name, pairs[most], SPREAD if precision == "fp32" else LIMITS[precision], "relative", text)
+
+
+def numbers(result: dict[str, Any]) -> list[tuple[float, float]]:
+    return read_numbers(RunFolder(Path(result["run"])))
+
+
+def read_numbers(run: RunFolder) -> list[tuple[float, float]]:
+    """Returns loss and gradient norm of each step."""
+    return [(row["loss"], row["grad_norm"]) for row in run.read_metrics("train")]
+
+
+def apart(some: Sequence[tuple[float, float]], others: Sequence[tuple[float, float]]) -> float:
+    """Returns the largest relative distance of a loss or norm; infinite where a step is missing."""
+    if len(some) != STEPS or len(others) != STEPS:
+        return math.inf
+    pairs = [(a, b) for one, other in zip(some, others, strict=True) for a, b in zip(one, other, strict=True)]
+    distances = [abs(a - b) / max(abs(b), 1e-30) for a, b in pairs]
+    return max(distances) if all(map(math.isfinite, distances)) else math.inf
+
+
+class Series:
+    """Cases that one process group does one after another; started again without one that ended it."""
+
+    def __init__(
+        self, place: Place, name: str, given: Sequence[Case], world: int | None = None,
+        variables: dict[str, str] | None = None,
+    ) -> None:  # fmt: skip
+        self.place, self.cases, self.variables = place, list(given), variables
+        self.frozen = {case.check: self._freeze(case, world) for case in self.cases}
+        first = self.frozen[self.cases[0].check]
+        self.run = RunFolder(place.work / "runs" / name)
+        self.run.path.mkdir(parents=True, exist_ok=True)
+        self.run.write_plan(first.read_plan())
+        self.run.config.write_text(first.config.read_text().replace("distft.worker.train", "distft.prove.tiny.work"))
+        listed = [{"name": c.check, "kind": c.kind, "run": str(self.run_of(c).path)} for c in self.cases]
+        write_json(self.run.path / "cases.json", listed)
+        self.attempt, self.fresh, self.heard = 0, 0, 0.0
+        self.child: Child | None = None
+        self.errors: dict[str, str] = {}
+        self._begin()
+
+    def _freeze(self, case: Case, world: int | None) -> RunFolder:
+        given = (*COMMON, *case.overrides, f"train.precision={case.precision}")
+        return jobs.freeze(self.place, case.run_name, "distft.worker.train", given, ROWS, ARCHITECTURE, world)
+
+    def run_of(self, case: Case) -> RunFolder:
+        return self.frozen[case.check]
+
+    def _begin(self) -> None:
+        self.attempt += 1
+        self.heard = time.monotonic()
+        self.child = jobs.start(self.place, self.run, self.attempt, self.variables)
+
+    @property
+    def done(self) -> dict[str, dict[str, Any]]:
+        """What came of each case that has ended, with its run's folder."""
+        runs = {case.check: str(self.run_of(case).path) for case in self.cases}
+        ended = [each for each in jobs.results_of(self.run) if each["state"] != "begun"]
+        lost = {name: {"state": "failed", "error": error} for name, error in self.errors.items()}
+        return {each["name"]: {**each, "run": runs[each["name"]]} for each in ended} | lost
+
+    @property
+    def has_ended(self) -> bool:
+        """Looks after the series: tells whether all is done, and starts it again where a case has ended it."""
+        assert self.child is not None
+        written = list(jobs.results_of(self.run))
+        if len(written) != self.fresh:
+            self.fresh, self.heard = len(written), time.monotonic()
+        code = self.child.poll()
+        hangs = code is None and time.monotonic() - self.heard > _SILENT_SECONDS
+        if code is None and not hangs:
+            return False
+        if hangs:
+            self.child.kill()
+        ended = self.done
+        if len(ended) == len(self.cases):
+            return True
+        begun = [each["name"] for each in written if each["state"] == "begun" and each["name"] not in ended]
+        text = f"no progress in {_SILENT_SECONDS:g} s" if hangs else jobs.why(self.run, self.attempt, self.child)
+        if not begun:  # it is none of the cases: the next start would fail as well
+            self.errors |= {case.check: text for case in self.cases if case.check not in ended}
+            return True
+        self.errors[begun[-1]] = text
+        if len(self.done) == len(self.cases):
+            return True
+        self._begin()
+        return False
+
+
+def follow(place: Place, series: Sequence[Series]) -> None:
+    """Returns when all series have ended or no time is left; none goes on."""
+    going = list(series)
+    while going and place.seconds_left > 0:
+        going = [each for each in going if not each.has_ended]
+        time.sleep(0.1)
+    for each in series:
+        if each.child is not None:
+            each.child.kill()
