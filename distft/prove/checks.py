@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from distft.prove import training
+from distft.prove import commands, resume, throughput, training, versions
 from distft.prove.place import Place
 from distft.prove.proof import Line
 
@@ -18,5 +18,13 @@ class Group:
     run: Callable[[Place, Sequence[str]], Iterator[Line]]
 
 
-GROUPS = (Group(training.WORDS, training.LEAST_SECONDS, training.lines_of, training.run),)
+GROUPS = (
+    Group(("versions",), 0.0, versions.lines_of, versions.run),
+    Group(training.WORDS, training.LEAST_SECONDS, training.lines_of, training.run),
+    Group(resume.WORDS, resume.LEAST_SECONDS, resume.lines_of, resume.run),
+    Group(("micro",), commands.MICRO_SECONDS, commands.micro_lines, commands.micro),
+    Group(throughput.WORDS, 0.0, throughput.lines_of, throughput.run),
+    Group(("collectives",), commands.COLLECTIVES_SECONDS, commands.collective_lines, commands.collectives),
+    Group(("doctor",), commands.DOCTOR_SECONDS, commands.doctor_lines, commands.doctor),
+)
 WORDS = tuple(word for group in GROUPS for word in group.words)

@@ -21,7 +21,10 @@ from distft.plan import make_plan
 from distft.prove.place import Child, Place
 from distft.run import RunFolder, read_json, write_json
 
-RESULTS = "results.jsonl"  # of a work function, a JSON object a line
+CASES = "cases.json"  # of a series: [{"name", "kind", "run"}]
+RESULTS = "results.jsonl"  # of a series, a JSON object a line
+MEASURED = "measured.json"  # of a measured run
+WARM, TRACED = 3, 2  # its steps before, and after, those that are timed
 ON_CPU = {"CUDA_VISIBLE_DEVICES": "", "HIP_VISIBLE_DEVICES": ""}  # as if this machine had no accelerator
 
 

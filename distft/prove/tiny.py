@@ -21,7 +21,7 @@ from distft.data.batches import make_batch
 from distft.data.shards import Row
 from distft.losses.outputs import logits
 from distft.models.flops import Flops
-from distft.prove.jobs import add_result, results_of
+from distft.prove.jobs import CASES, add_result, results_of
 from distft.run import RunFolder, read_json
 from distft.runtime.process_group import World, all_reduce_sum
 from distft.runtime.seeds import seed_for
@@ -29,7 +29,6 @@ from distft.state import load
 from distft.train.step import train_step
 from distft.worker import make_engine, make_feed, make_skeleton, train
 
-CASES = "cases.json"  # [{"name", "kind", "run"}]
 _DEVICE_ERRORS = ("CUDA error", "HIP error", "device-side assert", "NCCL")
 
 

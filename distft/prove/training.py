@@ -12,6 +12,7 @@ from pathlib import Path
 from shutil import which
 from typing import Any
 
+from distft.config import ConfigError
 from distft.paths import conf_dir
 from distft.prove import jobs
 from distft.prove.place import Child, Place
@@ -34,8 +35,10 @@ LENGTHS = (5, 44, 17, 31, 2, 60, 9, 23)
 ROWS = jobs.RandomRows(LENGTHS, rows=96, vocabulary=ARCHITECTURE["vocab_size"], held_out=8)
 COMMON = (
     "model=llama3_8b", "strategy=ddp", "train.epochs=null", f"train.max_steps={STEPS}", "train.global_batch_size=8",
-    "train.micro_batch_size=4", "schedule=constant", "optimizer.lr=1e-3",
+    "schedule=constant", "optimizer.lr=1e-3",
 )  # fmt: skip
+BY_ROWS = "train.micro_batch_size=4"
+PACKED = ("data.packing=true", "train.micro_batch_tokens=128")
 # Largest distance of a loss or norm from the CPU's, as a part of it: sums in another order; numbers of 8 bits.
 LIMITS = {"fp32": 2e-5, "bf16": 2e-2}
 SPREAD = 5e-6  # between strategies on the same device in fp32
@@ -86,7 +89,7 @@ def options(place: Place) -> dict[str, tuple[str, ...]]:
     found = {
         "full_recompute": ("train.activation_checkpointing=full",),
         "selective_recompute": ("train.activation_checkpointing=selective",),
-        "packing": ("data.packing=true", "train.micro_batch_tokens=128"),
+        "packing": PACKED,
     }
     if which("g++"):
         found["compile"] = ("train.compile=true", kernel)
@@ -227,25 +230,33 @@ class Series:
         variables: dict[str, str] | None = None,
     ) -> None:  # fmt: skip
         self.place, self.cases, self.variables = place, list(given), variables
-        self.frozen = {case.check: self._freeze(case, world) for case in self.cases}
-        first = self.frozen[self.cases[0].check]
-        self.run = RunFolder(place.work / "runs" / name)
-        self.run.path.mkdir(parents=True, exist_ok=True)
-        self.run.write_plan(first.read_plan())
-        self.run.config.write_text(first.config.read_text().replace("distft.worker.train", "distft.prove.tiny.work"))
-        listed = [{"name": c.check, "kind": c.kind, "run": str(self.run_of(c).path)} for c in self.cases]
-        write_json(self.run.path / "cases.json", listed)
         self.attempt, self.fresh, self.heard = 0, 0, 0.0
         self.child: Child | None = None
         self.errors: dict[str, str] = {}
-        self._begin()
+        self.run = RunFolder(place.work / "runs" / name)
+        frozen = [each for each in self.cases if self._freeze(each, world)]
+        if frozen:
+            first = self.run_of(frozen[0])
+            self.run.path.mkdir(parents=True, exist_ok=True)
+            self.run.write_plan(first.read_plan())
+            text = first.config.read_text().replace("distft.worker.train", "distft.prove.tiny.work")
+            self.run.config.write_text(text)
+            listed = [{"name": c.check, "kind": c.kind, "run": str(self.run_of(c).path)} for c in frozen]
+            write_json(self.run.path / jobs.CASES, listed)
+            self._begin()
 
-    def _freeze(self, case: Case, world: int | None) -> RunFolder:
-        given = (*COMMON, *case.overrides, f"train.precision={case.precision}")
-        return jobs.freeze(self.place, case.run_name, "distft.worker.train", given, ROWS, ARCHITECTURE, world)
+    def _freeze(self, case: Case, world: int | None) -> bool:
+        """Tells whether the case's run could be frozen; one that is refused has failed."""
+        micro_batch = () if PACKED[0] in case.overrides else (BY_ROWS,)
+        given = (*COMMON, *micro_batch, *case.overrides, f"train.precision={case.precision}")
+        try:
+            jobs.freeze(self.place, case.run_name, "distft.worker.train", given, ROWS, ARCHITECTURE, world)
+        except ConfigError as error:
+            self.errors[case.check] = str(error)
+        return case.check not in self.errors
 
     def run_of(self, case: Case) -> RunFolder:
-        return self.frozen[case.check]
+        return RunFolder(self.run.path.with_name(case.run_name))
 
     def _begin(self) -> None:
         self.attempt += 1
@@ -263,7 +274,8 @@ class Series:
     @property
     def has_ended(self) -> bool:
         """Looks after the series: tells whether all is done, and starts it again where a case has ended it."""
-        assert self.child is not None
+        if self.child is None:
+            return True
         written = list(jobs.results_of(self.run))
         if len(written) != self.fresh:
             self.fresh, self.heard = len(written), time.monotonic()

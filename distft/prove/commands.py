@@ -1,0 +1,122 @@
+"""Checks that are programs of their own: what single parts cost, collectives between devices, and the doctor."""
+
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from distft.prove import jobs
+from distft.prove.place import Child, Place
+from distft.prove.proof import Line, failed, not_run, skipped
+from distft.prove.training import ARCHITECTURE, COMMON, ROWS
+from distft.run import read_json
+
+MICRO_SECONDS, COLLECTIVES_SECONDS, DOCTOR_SECONDS = 25.0, 20.0, 20.0  # needed for each
+_REFERENCES = {
+    "micro.product": "wanted on one H200: 769 to 798 TFLOP/s were seen",
+    "micro.copy": "wanted on one H200: 4.3 TB/s were seen",
+}
+
+
+def micro_lines(place: Place, words: Sequence[str]) -> list[str]:
+    """Returns the names of what distft.prove.micro measures."""
+    kernels = ("sdpa", "cudnn", "flash", "varlen")
+    names = ["product", "copy"]
+    names += [f"attention.{layout}.{kernel}" for layout in ("one", "eight", "forty") for kernel in kernels]
+    names += [f"first_call.{kernel}" for kernel in ("cudnn", "flash")]
+    names += [f"loss.{head}.{mib}_mib" for mib in (64, 512, 2048) for head in ("head", "frozen_head")]
+    names += ["adamw", *(f"transfer.{way}" for way in ("pin", "to_pinned", "to_pageable", "from_pinned"))]
+    return [f"micro.{name}" for name in names]
+
+
+def micro(place: Place, words: Sequence[str]) -> Iterator[Line]:
+    """Yields what each part costs; a part that could not be measured is told with the error."""
+    child = place.start("micro", "distft.prove.micro")
+    code = child.wait(place.seconds_left)
+    answers = list(answers_of(child))
+    for answer in answers:
+        yield from of_micro(place, answer)
+    known = {f"micro.{answer['name']}" for answer in answers if "name" in answer}
+    errors = " ".join(answer["error"] for answer in answers if "part" in answer)
+    for name in micro_lines(place, words):
+        if name in known:
+            continue
+        if name.startswith("micro.attention.") and place.machine.device != "cuda":
+            yield skipped(name, "no CUDA device")
+        elif code is None:
+            yield not_run(name, "no time was left")
+        else:
+            yield failed(name, errors or f"exit code {code}: {child.last_words(2)}"[:400])
+
+
+def of_micro(place: Place, answer: dict[str, Any]) -> Iterator[Line]:
+    if "name" not in answer:
+        return
+    name = f"micro.{answer['name']}"
+    if "lacks" in answer:
+        yield skipped(name, answer["lacks"])
+    elif "error" in answer:
+        yield failed(name, answer["error"])
+    else:
+        more = {key: value for key, value in answer.items() if key not in ("name", "value", "unit", "text")}
+        reference = _REFERENCES.get(name) if place.machine.has_accelerator else None
+        text = answer["text"] + (f"; {reference}" if reference else "")
+        yield Line(name, "pass", answer["value"], answer["unit"], detail={"text": text, **more})
+
+
+def answers_of(child: Child) -> Iterator[dict[str, Any]]:
+    """Yields what a program has printed as JSON, beside what libraries print."""
+    for line in child.log.read_text(errors="replace").splitlines():
+        if line.startswith("{"):
+            try:
+                yield json.loads(line)
+            except ValueError:  # cut off as it was ended
+                continue
+
+
+def collective_lines(place: Place, words: Sequence[str]) -> list[str]:
+    return [f"collectives.{name}" for name in ("all_reduce", "all_gather", "reduce_scatter")]
+
+
+def collectives(place: Place, words: Sequence[str]) -> Iterator[Line]:
+    """Yields the bandwidth of the collectives that strategies use, between all devices of this machine."""
+    if place.machine.world < 2:
+        what = "one accelerator" if place.machine.has_accelerator else "one core"
+        yield from (skipped(name, f"{what}: there is nothing to send to") for name in collective_lines(place, words))
+        return
+    run = jobs.freeze(place, "collectives", "distft.prove.bandwidth.work", COMMON, ROWS, ARCHITECTURE)
+    child = jobs.start(place, run)
+    code = child.wait(place.seconds_left)
+    if code != 0:
+        text = "no time was left" if code is None else jobs.why(run, 1, child)
+        make = not_run if code is None else failed
+        yield from (make(name, text) for name in collective_lines(place, words))
+        return
+    for name, found in read_json(run.path / jobs.MEASURED).items():
+        by_size = {f"GB/s at {mib} MiB": rate for mib, rate in found["by_size"]}
+        text = f"bus bandwidth of {found['backend']} between {place.machine.world} processes, as nccl-tests counts it"
+        best = max(rate for _, rate in found["by_size"])
+        yield Line(f"collectives.{name}", "pass", best, "GB/s", detail={"text": text, **by_size})
+
+
+def doctor_lines(place: Place, words: Sequence[str]) -> list[str]:
+    return ["doctor"]
+
+
+def doctor(place: Place, words: Sequence[str]) -> Iterator[Line]:
+    """Yields whether `distft doctor` finds a problem of this machine or install."""
+    found = place.work / "doctor.json"
+    folders = (f"runs_dir={place.work / 'runs'}", f"cache_dir={place.work / 'cache'}")
+    child = place.start("doctor", "distft.doctor", f"out={found}", *folders)
+    code = child.wait(min(120.0, place.seconds_left))
+    if code is None:
+        yield not_run("doctor", "it did not end in time")
+    elif not found.is_file():
+        yield failed("doctor", f"exit code {code}: {child.last_words(2)}"[:400])
+    else:
+        findings = read_json(found)
+        problems = [f"{each['check']}: {each['seen']}" for each in findings if each["state"] == "problem"]
+        warnings = [f"{each['check']}: {each['seen']}" for each in findings if each["state"] == "warning"]
+        text = "; ".join(problems) or f"problems found, of {len(findings)} findings"
+        expected, status = "0", "fail" if problems else "pass"
+        more = {"text": text, "warnings": "; ".join(warnings)}
+        yield Line("doctor", status, len(problems), "problems", expected, detail=more)

@@ -1,0 +1,162 @@
+"""What each rank does in a measured run: steps of a random model by the worker's own parts, and nothing saved.
+
+The weights are drawn on the device, since drawing 8 billion on a CPU takes minutes and nothing depends on their values.
+"""
+
+import gc
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.profiler import ProfilerActivity, profile, record_function
+
+from distft.models.flops import Flops
+from distft.optim.groups import set_learning_rate
+from distft.prove.jobs import MEASURED, TRACED, WARM
+from distft.prove.trace import MARK, read_trace
+from distft.run import RunFolder, write_json
+from distft.runtime import heartbeat
+from distft.runtime.memory import peak_gib
+from distft.runtime.precision import compute_dtype
+from distft.runtime.process_group import World, texts_of_all
+from distft.runtime.seeds import seed_for
+from distft.strategies.engine import Engine
+from distft.train.feed import Feed
+from distft.train.meter import peak_of
+from distft.train.prefetch import Prefetch
+from distft.train.step import train_step
+from distft.worker import make_engine, make_feed, make_skeleton
+
+_SPREAD = 0.02  # of the weights, as models of this kind are initialised
+
+
+def work(run: RunFolder, attempt: int, world: World) -> None:
+    """Writes measured.json: speed, memory and waits of steady steps, of all processes together."""
+    config, plan = run.read_config(), run.read_plan()
+    began = time.monotonic()
+    model = make_skeleton(config, plan)
+    feed = make_feed(config, plan, Flops.of(model), world)
+    held_before = held_bytes(world.device)
+    engine = make_engine(config, plan, world)
+    draw(engine, config["seed"])
+    ready = time.monotonic() - began
+    heartbeat.enter("evaluation")
+    mine = {"ready_seconds": ready, **steps(engine, feed, config, world, held_before, run.path)}
+    told = [json.loads(text) for text in texts_of_all(json.dumps(mine), world)]
+    if world.is_first:
+        dtype = compute_dtype(config["train"]["precision"], world.device)
+        together = {key: max(each[key] for each in told) for key in ("peak_gib", "reserved_gib", "held_bytes")}
+        forwards = 3.0 if plan.adapters is None else 2.0  # without gradients of frozen weights
+        timed = range(WARM + 1, feed.steps - TRACED + 1)
+        totals = {
+            "steps": len(timed),
+            "tokens": sum(feed.num_tokens(step) for step in timed),
+            "flops": forwards * sum(feed.forward_flops(step) for step in timed),
+            "processes": world.size,
+        }
+        peak = peak_of(world.device, dtype) if world.device.type != "cpu" else None
+        about = {"peak_flops": peak and peak.flops, "peak_source": peak and peak.source}
+        write_json(run.path / MEASURED, {**told[0], **together, **totals, **about, "effective": engine.effective()})
+        run.write_status(state="completed")
+
+
+@torch.no_grad()
+def draw(engine: Engine, seed: int) -> None:
+    """Fills every weight where it lies; replicas draw the same, since the seed is that of the name and place."""
+    for piece in engine.pieces():
+        start = getattr(piece.region, "start", 0)
+        torch.manual_seed(seed_for(seed, "init", piece.name, start))
+        part = piece.data()
+        if len(piece.shape) < 2:
+            part.fill_(0.0 if piece.name.endswith("bias") else 1.0)
+        elif piece.name.endswith("lora_B.weight"):
+            part.zero_()
+        else:
+            part.normal_(0.0, _SPREAD)
+    engine.refresh()
+
+
+def steps(
+    engine: Engine, feed: Feed, config: dict[str, Any], world: World, held_before: int, folder: Path
+) -> dict[str, Any]:
+    """Makes all steps of the feed: warm ones, in the last of which memory is read, timed ones, and traced ones."""
+    engine.train(True)
+    losses, timed = [], feed.steps - WARM - TRACED
+    held = [0]
+
+    def look() -> None:
+        held[0] = held_bytes(world.device) - held_before
+
+    with closing(Prefetch(feed)) as ahead:
+
+        def make(step: int, before_update: Callable[[], object] = tuple) -> None:
+            heartbeat.begin_step(step)
+            set_learning_rate(engine.optimizer, 1.0)
+            seed, limit = seed_for(config["seed"], "step", step), config["train"]["max_grad_norm"]
+            batches, targets = ahead.batches(step), feed.num_targets(step)
+            losses.append(train_step(engine, batches, targets, world, limit, seed, before_update=before_update).loss)
+
+        began = time.monotonic()
+        make(1)
+        first = time.monotonic() - began
+        for step in range(2, WARM + 1):
+            make(step, look if step == WARM else tuple)
+        wait_for(world.device)
+        began = time.perf_counter()
+        for step in range(WARM + 1, WARM + timed + 1):
+            make(step)
+        wait_for(world.device)
+        seconds = time.perf_counter() - began
+        found: dict[str, Any] = {}
+        with traced(world, folder, found):
+            for step in range(WARM + timed + 1, feed.steps + 1):
+                with record_function(MARK):
+                    make(step)
+    reserved = torch.accelerator.max_memory_reserved(world.device) / 2**30 if world.device.type != "cpu" else 0.0
+    memory = {"peak_gib": peak_gib(world.device), "reserved_gib": reserved, "held_bytes": held[0]}
+    return {"first_step_seconds": first, "seconds": seconds, "losses": losses, **memory, **found}
+
+
+@contextmanager
+def traced(world: World, folder: Path, found: dict[str, Any]) -> Iterator[None]:
+    """Puts what a trace of the steps within says of the device into `found`; on a CPU there is nothing to say."""
+    if world.device.type == "cpu":
+        yield
+        return
+    activities = [ProfilerActivity.CPU, getattr(ProfilerActivity, world.device.type.upper())]
+    with profile(activities=activities) as profiler:
+        yield
+        wait_for(world.device)
+    file = folder / f"trace-{world.rank}.json"
+    profiler.export_chrome_trace(str(file))
+    said = read_trace(json.loads(file.read_text())["traceEvents"])
+    found |= {
+        "waits_per_step": said.waits_per_step,
+        "waits": said.waits,
+        "waits_elsewhere": said.waits_elsewhere,
+        "idle_share": said.idle_share,
+        "kinds": said.kinds,
+        "longest": said.longest,
+    }
+
+
+def held_bytes(device: torch.device) -> int:
+    """Returns the bytes of tensors that live now: the allocator's count, on a CPU that of all storages Python knows."""
+    if device.type != "cpu":
+        return torch.accelerator.memory_allocated(device)
+    gc.collect()
+    storages: dict[int, int] = {}
+    for each in gc.get_objects():
+        if isinstance(each, torch.Tensor) and type(each) in (torch.Tensor, torch.nn.Parameter) and not each.is_meta:
+            storage = each.untyped_storage()
+            storages[storage.data_ptr()] = storage.nbytes()
+    return sum(storages.values())
+
+
+def wait_for(device: torch.device) -> None:
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)

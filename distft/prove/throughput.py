@@ -1,0 +1,219 @@
+"""Speed, memory and waits of random models of real sizes, with rows packed to whole micro-batches."""
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from distft.config.freeze import chosen_words
+from distft.prove import jobs
+from distft.prove.place import Place
+from distft.prove.proof import Line, Status, at_most, failed, not_run, skipped
+from distft.run import Plan, read_json
+
+LEAST_SECONDS = {"cpu": 12.0, "accelerator": 40.0}  # for one run to start, and to make its steps
+_MEASURES = ("tokens_per_second", "mfu", "host_waits", "idle_share", "memory", "peak_memory")
+_NEAR = 0.05  # of the plan
+_TIMED = 4  # steps
+
+LLAMA = {"num_attention_heads": 32, "num_key_value_heads": 8, "vocab_size": 128256}
+LLAMA_8B = LLAMA | {"hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32}
+LLAMA_1B = LLAMA | {
+    "hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16, "tie_word_embeddings": True,
+}  # fmt: skip
+QWEN_06B = {
+    "hidden_size": 1024, "intermediate_size": 3072, "num_hidden_layers": 28, "num_attention_heads": 16,
+    "num_key_value_heads": 8, "head_dim": 128, "vocab_size": 151936, "tie_word_embeddings": True,
+}  # fmt: skip
+SMALL = {
+    "hidden_size": 128, "intermediate_size": 256, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 32,
+    "vocab_size": 8192,
+}  # fmt: skip
+SMALL_TOKENS = 512  # of a micro-batch
+
+
+@dataclass(frozen=True)
+class Speed:
+    """One measured run. `word`: what `checks=` calls it; several have the same."""
+
+    word: str
+    name: str
+    model: str  # word of conf/model
+    architecture: dict[str, Any]
+    tokens: int  # of a micro-batch
+    micro_batches: int  # of a step and process
+    lengths: str  # whole: rows of `row` tokens; mixed: none like another, a median of a twentieth of it
+    row: int
+    overrides: tuple[str, ...]
+    on_cuda: tuple[str, ...] = ()
+    reference: str = ""  # what is known of others and wanted of this one
+
+
+SPEEDS = (
+    Speed(
+        "lora_8b", "lora_8b", "llama3_8b", LLAMA_8B, 8192, 2, "whole", 4096,
+        ("tuning=lora", "train.activation_checkpointing=selective"), ("model.attention=varlen",),
+        "wanted on one H200: 13,900 (45% of 989 TFLOP/s); NeMo AutoModel publishes 12,473 on one H100",
+    ),
+    Speed(
+        "lora_8b", "lora_8b_compiled", "llama3_8b", LLAMA_8B, 8192, 2, "whole", 4096,
+        ("tuning=lora", "train.compile=true"), ("model.attention=varlen",),
+        "wanted on one H200: 13,900 (45% of 989 TFLOP/s); NeMo AutoModel publishes 12,473 on one H100",
+    ),
+    Speed(
+        "full_1b", "full_1b", "llama3_8b", LLAMA_1B, 8192, 2, "mixed", 4096, (), (),
+        "wanted on one H200: 45% of 989 TFLOP/s",
+    ),
+    Speed(
+        "full_1b", "full_1b_compiled", "llama3_8b", LLAMA_1B, 8192, 2, "mixed", 4096, ("train.compile=true",),
+        ("model.attention=varlen",), "wanted on one H200: 45% of 989 TFLOP/s",
+    ),
+    Speed(
+        "full_06b", "full_06b", "qwen3_8b", QWEN_06B, 8192, 2, "whole", 8192, ("train.compile=true",),
+        ("model.attention=varlen",), "wanted on one H200: 26,000",
+    ),
+    Speed(
+        "full_8b", "full_8b", "llama3_8b", LLAMA_8B, 8192, 1, "whole", 4096,
+        ("train.activation_checkpointing=full",), ("model.attention=varlen",),
+        "torchtitan publishes 5,762 a device for full fine-tuning of 8B on 8 H100, 6,667 compiled",
+    ),
+    Speed("zero2_1b", "zero2_1b", "llama3_8b", LLAMA_1B, 8192, 2, "mixed", 4096, ("strategy=zero2",), ()),
+)  # fmt: skip
+WORDS = tuple(dict.fromkeys(speed.word for speed in SPEEDS))
+
+
+def of_word(place: Place, word: str) -> list[Speed]:
+    """Returns the runs of a word; on a CPU the first alone, since small shapes tell nothing of the others."""
+    found = [speed for speed in SPEEDS if speed.word == word]
+    return found if place.machine.has_accelerator else found[:1]
+
+
+def lines_of(place: Place, words: Sequence[str]) -> list[str]:
+    return [f"{s.word}.{label(s)}{m}" for w in words for s in of_word(place, w) for m in _MEASURES]
+
+
+def label(speed: Speed) -> str:
+    """Returns what the checks of a run are called beside the others of its word."""
+    return "" if speed.name == speed.word else f"{speed.name.removeprefix(f'{speed.word}_')}."
+
+
+def run(place: Place, words: Sequence[str]) -> Iterator[Line]:
+    for speed in (speed for word in words for speed in of_word(place, word)):
+        least = LEAST_SECONDS["accelerator" if place.machine.has_accelerator else "cpu"]
+        if place.seconds_left < least:
+            text = f"{max(0.0, place.seconds_left):.0f} s were left, {least:.0f} are needed"
+            yield from (not_run(f"{speed.word}.{label(speed)}{measure}", text) for measure in _MEASURES)
+        else:
+            yield from measure_one(place, speed)
+
+
+def measure_one(place: Place, speed: Speed) -> Iterator[Line]:
+    """Yields the lines of one run."""
+    prefix = f"{speed.word}.{label(speed)}"
+    job = jobs.freeze(place, speed.name, "distft.prove.measured.work", *settings(place, speed))
+    child = jobs.start(place, job)
+    code = child.wait(place.seconds_left)
+    file = job.path / jobs.MEASURED
+    if code != 0 or not file.is_file():
+        text = "no time was left" if code is None else jobs.why(job, 1, child)
+        make = not_run if code is None else failed
+        yield from (make(f"{prefix}{measure}", text) for measure in _MEASURES)
+        return
+    found = {**read_json(file), "strategy": chosen_words(job.config.read_text())["strategy"]}
+    yield from lines(prefix, speed, found, job.read_plan(), place)
+
+
+def settings(place: Place, speed: Speed) -> tuple[list[str], jobs.RandomRows, dict[str, Any]]:
+    """Returns overrides, rows and architecture; on a CPU small ones of the same kind."""
+    machine = place.machine
+    facts, tokens, row = speed.architecture, speed.tokens, speed.row
+    overrides = [f"model={speed.model}", *speed.overrides]
+    if machine.device == "cuda":
+        overrides += speed.on_cuda
+    if not machine.has_accelerator:
+        facts = facts | SMALL | {"num_hidden_layers": 2 + facts["num_hidden_layers"] // 16}
+        row = SMALL_TOKENS * row // tokens
+        tokens = SMALL_TOKENS
+    steps = jobs.WARM + _TIMED + jobs.TRACED
+    of_step = tokens * speed.micro_batches * machine.world
+    lengths = tuple(mixed(row)) if speed.lengths == "mixed" else (row,)
+    rows = -(-of_step * (steps + 1) // max(1, sum(lengths) // len(lengths)))
+    overrides += [
+        "eval=none", f"data.max_length={row}", "data.packing=true", f"train.micro_batch_tokens={tokens}",
+        "train.global_batch_size=null", f"train.global_batch_tokens={of_step}", f"train.max_steps={steps}",
+        "train.epochs=null", "schedule=constant", "train.precision=bf16",
+    ]  # fmt: skip
+    if not any(each.startswith("strategy=") for each in overrides):
+        overrides.append("strategy=fsdp" if machine.world > 1 else "strategy=ddp")
+    facts = {"tie_word_embeddings": False, "rope_scaling": None, **facts}
+    return overrides, jobs.RandomRows(lengths, rows, facts["vocab_size"]), facts
+
+
+def mixed(row: int) -> Iterator[int]:
+    """Yields lengths as of a data set of instructions: a log-normal distribution, cut at `row`."""
+    draw = random.Random(1)
+    for _ in range(1024):
+        yield max(2, min(row, round(row / 20 * draw.lognormvariate(0.0, 1.0))))
+
+
+def lines(prefix: str, speed: Speed, found: dict[str, Any], plan: Plan, place: Place) -> Iterator[Line]:
+    """Yields what one run measured, each as a line."""
+    reference = speed.reference if place.machine.has_accelerator else ""
+    per_device = found["tokens"] / found["seconds"] / found["processes"]
+    text = f"real tokens a second and process, over {found['steps']} steps" + (f"; {reference}" if reference else "")
+    about = {key: found[key] for key in ("processes", "first_step_seconds", "ready_seconds", "losses")}
+    about |= {"parameters": plan.parameters, "adapters": plan.adapters, "overrides": " ".join(speed.overrides)}
+    yield measure(f"{prefix}tokens_per_second", per_device, "tokens/s", text, **about)
+    yield utilisation(f"{prefix}mfu", found)
+    name = f"{prefix}host_waits"
+    if "waits_per_step" in found:
+        text = "times a steady step's thread waits for the device, of calls in a trace"
+        calls = {"calls": ", ".join(f"{key} {value}" for key, value in found["waits"].items())}
+        yield at_most(
+            name, found["waits_per_step"], 1.0, "a step", text, other_threads=found["waits_elsewhere"], **calls
+        )
+    else:
+        yield skipped(name, "no accelerator: there is nothing to wait for")
+    if found.get("idle_share") is not None:
+        kinds = {f"seconds of {kind}": round(seconds, 4) for kind, seconds in found["kinds"].items()}
+        longest = {f"kernel {i}": f"{n} ({s:.4f} s, {k} calls)" for i, (n, s, k) in enumerate(found["longest"], 1)}
+        text = "of the device's time in two traced steps; wanted: at most 3%"
+        yield measure(f"{prefix}idle_share", found["idle_share"], "of the time", text, **kinds, **longest)
+    else:
+        yield skipped(f"{prefix}idle_share", "no accelerator")
+    yield planned(f"{prefix}memory", found, plan, place)
+    if place.machine.has_accelerator:
+        text = "most that was allocated; activations and gathered weights come on top of the plan's"
+        yield measure(f"{prefix}peak_memory", found["peak_gib"], "GiB", text, reserved_gib=found["reserved_gib"])
+    else:
+        text = "most that a process had resident, libraries included"
+        yield measure(f"{prefix}peak_memory", found["peak_gib"], "GiB", text)
+
+
+def measure(name: str, value: float, unit: str, text: str, **more: Any) -> Line:
+    """Returns a line of which nothing is expected but that it could be measured."""
+    status: Status = "pass" if value == value and value >= 0 else "fail"
+    return Line(name, status, value, unit, detail={"text": text, **more})
+
+
+def utilisation(name: str, found: dict[str, Any]) -> Line:
+    if not found["peak_flops"]:
+        return skipped(name, "no accelerator: there is no data sheet to measure against")
+    per_second = found["flops"] / found["seconds"] / found["processes"]
+    share = per_second / found["peak_flops"]
+    text = f"of {found['peak_flops'] / 1e12:.0f} TFLOP/s ({found['peak_source']}); nothing computed again is counted"
+    line = measure(name, share, "of peak", text, tflops=per_second / 1e12)
+    return line if share <= 1 else failed(name, f"{share:.0%} cannot be: flops or seconds are counted wrong. {text}")
+
+
+def planned(name: str, found: dict[str, Any], plan: Plan, place: Place) -> Line:
+    """Returns how far what is held before an update is from the plan's parameters, gradients and optimizer state."""
+    counted = plan.memory.get(found["strategy"])
+    if counted is None:
+        return skipped(name, "the plan counts no memory for this run")
+    wanted = counted["total"] - counted["host"]
+    off = abs(found["held_bytes"] / wanted - 1)
+    what = "allocated" if place.machine.has_accelerator else "held by live tensors"
+    text = f"distance from the plan of what is {what} when gradients are there and activations are gone"
+    gib = {"measured_gib": found["held_bytes"] / 2**30, "planned_gib": wanted / 2**30}
+    return at_most(name, off, _NEAR, "of the plan", text, **gib)
