@@ -1,7 +1,6 @@
 """proof.html: every line of a proof in a page that needs no other file, no network and no script."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +9,19 @@ from jinja2 import Environment, PackageLoader, PrefixLoader, StrictUndefined
 from distft.prove.proof import STATUSES, Line
 
 TITLES = {
-    "strategies": "Strategies against one process on the CPU",
-    "attention": "Attention kernels",
-    "options": "Options",
+    "versions": "Versions",
+    "strategies": "Strategies, against one process on the CPU",
+    "attention": "Attention kernels, and whether documents are kept apart",
+    "options": "Options, against one process on the CPU",
+    "resume": "Killed and resumed",
+    "micro": "What single parts cost",
+    "lora_8b": "LoRA, 8B parameters, rows of 4,096 tokens",
+    "full_1b": "All weights, 1B parameters, rows of mixed lengths",
+    "full_06b": "All weights, 0.6B parameters, rows of 8,192 tokens",
+    "full_8b": "All weights, 8B parameters, rows of 4,096 tokens",
+    "zero2_1b": "ZeRO-2, 1B parameters, rows of mixed lengths",
+    "collectives": "Collectives between devices",
+    "doctor": "Doctor",
 }
 _SHOWN_APART = {"device", "shapes", "text"}  # of a line's detail
 
@@ -31,19 +40,27 @@ def render(facts: Mapping[str, Any], lines: Sequence[Line], seconds: float) -> s
         "short": lambda check: check.partition(".")[2] or check,
     }
     counts = {status: sum(line.status == status for line in lines) for status in STATUSES}
-    parts = [(TITLES.get(word, word), rows) for word, rows in _parts(lines)]
+    parts = [(TITLES.get(word, word), rows) for word, rows in parts_of(lines)]
+    failing = [line for line in lines if line.status == "fail"]
     small = bool(lines) and lines[0].detail.get("shapes") == "small"
     template = environment.get_template("prove/page.html.jinja")
-    return template.render(facts=facts, machine=list(machine_rows(facts)), parts=parts, counts=counts,
-                           seconds=seconds, small=small)  # fmt: skip
+    return template.render(
+        facts=facts,
+        machine=list(machine_rows(facts)),
+        parts=parts,
+        failing=failing,
+        counts=counts,
+        seconds=seconds,
+        small=small,
+    )
 
 
-def _parts(lines: Sequence[Line]) -> Iterable[tuple[str, list[Line]]]:
-    """Yields the lines by the first part of their names, in the order of the proof."""
-    words = list(dict.fromkeys(line.check.partition(".")[0] for line in lines))
-    ordered = sorted(lines, key=lambda line: words.index(line.check.partition(".")[0]))
-    for word, rows in groupby(ordered, key=lambda line: line.check.partition(".")[0]):
-        yield word, list(rows)
+def parts_of(lines: Iterable[Line]) -> list[tuple[str, list[Line]]]:
+    """Returns the lines by the first part of their names, in the order of TITLES."""
+    found: dict[str, list[Line]] = {word: [] for word in TITLES}
+    for line in lines:
+        found.setdefault(line.check.partition(".")[0], []).append(line)
+    return [(word, rows) for word, rows in found.items() if rows]
 
 
 def short(check: str) -> str:
