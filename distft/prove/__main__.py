@@ -3,7 +3,7 @@
 import json
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -41,8 +41,8 @@ _SECONDS_FOR_PAGE = 3.0  # kept back of the time
 def main(arguments: list[str]) -> int:
     """Returns 0 when no check fails, 1 when one does, 130 when it was interrupted; the page is there in any case."""
     began = time.monotonic()
-    given = keywords(arguments, KEYS, required=("out",))
-    out, minutes, words = read(given)
+    refuse_unknown(arguments)
+    out, minutes, words = read(keywords(arguments, KEYS, required=("out",)))
     console = screen(sys.stdout)
     out.mkdir(parents=True, exist_ok=True)
     place = Place(out, Machine("cpu", "unknown", 0, 1), began + 60 * minutes - _SECONDS_FOR_PAGE)
@@ -72,6 +72,14 @@ def main(arguments: list[str]) -> int:
     return 130 if is_interrupted else int(proof.has_failed)
 
 
+def refuse_unknown(arguments: Sequence[str]) -> None:
+    """Raises ConfigError for keys that are none of this command."""
+    keys = [argument.partition("=")[0] for argument in arguments]
+    errors = [f"{key}: there is no such key.{_meant(key, KEYS)}" for key in keys if key not in KEYS]
+    if errors:
+        raise ConfigError(errors)
+
+
 def read(given: dict[str, str]) -> tuple[Path, float, list[str]]:
     """Returns folder, minutes and words of the checks; ConfigError with all that is wrong with them."""
     errors = []
@@ -87,12 +95,15 @@ def read(given: dict[str, str]) -> tuple[Path, float, list[str]]:
         words = [str(each) for each in (asked if isinstance(asked, list) else [asked])]
         for word in words:
             if word not in WORDS:
-                near = nearest(word, WORDS)
-                meant = f" Did you mean {near}?" if near else f" Try: one of {', '.join(WORDS)}"
-                errors.append(f"checks={word}: there is no such check.{meant}")
+                errors.append(f"checks={word}: there is no such check.{_meant(word, WORDS)}")
     if errors:
         raise ConfigError(errors)
     return out, float(minutes), words
+
+
+def _meant(word: str, known: Iterable[str]) -> str:
+    near = nearest(word, known)
+    return f" Did you mean {near}?" if near else f" Try: one of {', '.join(known)}"
 
 
 def _parsed(text: str) -> Any:
@@ -109,7 +120,7 @@ def _free(out: Path) -> Path:
 def ask_machine(place: Place) -> Machine:
     """Returns what this machine is; RuntimeError when torch cannot even be loaded."""
     child = place.start("machine", "distft.prove.machine")
-    code = child.wait(min(_SECONDS_FOR_MACHINE, place.seconds_left))
+    code = child.wait(_SECONDS_FOR_MACHINE)  # however little time there is: without it no line can be written
     try:
         facts = json.loads(child.log.read_text().splitlines()[-1])
     except (ValueError, IndexError):

@@ -5,6 +5,7 @@ with one process in this one, else, and where the device itself has failed, in a
 """
 
 import gc
+import json
 import shutil
 import time
 from collections.abc import Callable
@@ -23,7 +24,7 @@ from distft.losses.outputs import logits
 from distft.models.flops import Flops
 from distft.prove.jobs import CASES, add_result, results_of
 from distft.run import RunFolder, read_json
-from distft.runtime.process_group import World, all_reduce_sum
+from distft.runtime.process_group import World, all_reduce_sum, from_first
 from distft.runtime.seeds import seed_for
 from distft.state import load
 from distft.train.step import train_step
@@ -34,10 +35,9 @@ _DEVICE_ERRORS = ("CUDA error", "HIP error", "device-side assert", "NCCL")
 
 def work(run: RunFolder, attempt: int, world: World) -> None:
     """Does each case that has no result yet, and writes what came out to results.jsonl, on rank 0."""
-    begun = {result["name"] for result in results_of(run)}
-    for case in read_json(run.path / CASES):
-        if case["name"] in begun:
-            continue
+    begun = {result["name"] for result in results_of(run)} if world.is_first else ()
+    left = [case for case in read_json(run.path / CASES) if case["name"] not in begun]
+    for case in json.loads(from_first(json.dumps(left), world)):  # rank 0 writes the file that it has read
         if world.is_first:
             add_result(run, {"name": case["name"], "state": "begun"})
         began = time.monotonic()

@@ -22,7 +22,7 @@ from distft.run import RunFolder, write_json
 WORDS = ("strategies", "attention", "options")
 STEPS = 4
 LEAST_SECONDS = 30.0  # for the libraries to be imported and a case to be trained
-_SILENT_SECONDS = 100.0  # after which a case that has not ended is taken for one that hangs
+_SILENT_SECONDS = 120.0  # after which a case that has not ended is taken for one that hangs
 _CORES_OF_A_SERIES = 4  # so many series of cases run at once on an accelerator
 _REFERENCE, _REFERENCE_LORA = "reference", "reference-lora"
 

@@ -1,0 +1,74 @@
+"""What is measured is held against the plan, and only what a device can say is said."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from distft.prove.jobs import MEASURED, TRACED, WARM
+from distft.prove.place import Machine, Place
+from distft.prove.throughput import SPEEDS, lines, lines_of, settings
+from distft.run import Plan
+from tests.prove.made import place
+
+PLAN: Any = Plan(
+    nodes=1, processes_per_node=1, world=1, micro_batch_size=None, accumulation=1, steps=9, rows=9, eval_rows=0,
+    epochs=1.0, tokens=9, estimated=False, parameters=100, model_dir=None, tokenizer_dir=None, data_dir=None,
+    memory={"ddp": {"total": 1600, "host": 0}},
+)  # fmt: skip
+FOUND: dict[str, Any] = {
+    "tokens": 8000, "seconds": 2.0, "processes": 2, "steps": 4, "first_step_seconds": 1.0, "ready_seconds": 1.0,
+    "losses": [1.0], "flops": 4e14, "peak_flops": None, "peak_source": None, "peak_gib": 1.0, "reserved_gib": 1.2,
+    "held_bytes": 1600, "strategy": "ddp",
+}  # fmt: skip
+ON_DEVICE = {
+    "peak_flops": 9.89e14, "peak_source": "a data sheet", "waits_per_step": 1.0, "waits": {"cudaStreamSynchronize": 2},
+    "waits_elsewhere": 0, "idle_share": 0.02, "kinds": {"products": 1.0}, "longest": [["nvjet", 1.0, 3]],
+}  # fmt: skip
+
+
+def gpu(out: Path) -> Place:
+    return Place(out, Machine("cuda", "a GPU", 1, 16), 0.0)
+
+
+def by_name(where: Place, found: dict[str, Any]) -> dict[str, Any]:
+    return {line.check: line for line in lines("x.", SPEEDS[0], found, PLAN, where)}
+
+
+def test_a_cpu_says_nothing_of_data_sheets_waits_and_idle_time(tmp_path: Path) -> None:
+    found = by_name(place(tmp_path), FOUND)
+    assert found["x.tokens_per_second"].value == 2000  # of each process
+    assert "H200" not in found["x.tokens_per_second"].text
+    assert {n for n, line in found.items() if line.status == "skipped"} == {"x.mfu", "x.host_waits", "x.idle_share"}
+
+
+def test_a_device_says_all_of_it(tmp_path: Path) -> None:
+    found = by_name(gpu(tmp_path), FOUND | ON_DEVICE)
+    assert {line.status for line in found.values()} == {"pass"}
+    assert found["x.mfu"].value == pytest.approx(4e14 / 2 / 2 / 9.89e14)
+    assert "H200" in found["x.tokens_per_second"].text
+
+
+@pytest.mark.parametrize(
+    ("change", "check"),
+    [({"waits_per_step": 1.5}, "host_waits"), ({"held_bytes": 1700}, "memory"), ({"flops": 1e16}, "mfu")],
+    ids=["waits", "memory", "impossible"],
+)
+def test_what_does_not_hold_fails(change: dict[str, Any], check: str, tmp_path: Path) -> None:
+    found = by_name(gpu(tmp_path), FOUND | ON_DEVICE | change)
+    assert [name for name, line in found.items() if line.status == "fail"] == [f"x.{check}"]
+
+
+def test_a_device_gets_real_shapes_and_a_cpu_small_ones(tmp_path: Path) -> None:
+    for where, width in ((gpu(tmp_path), 4096), (place(tmp_path), 128)):
+        overrides, rows, facts = settings(where, SPEEDS[0])
+        assert facts["hidden_size"] == width and rows.vocabulary == facts["vocab_size"]
+        assert f"train.max_steps={WARM + 4 + TRACED}" in overrides
+    assert MEASURED.endswith(".json")
+
+
+def test_every_run_has_its_own_names(tmp_path: Path) -> None:
+    words = tuple(dict.fromkeys(speed.word for speed in SPEEDS))
+    names = lines_of(gpu(tmp_path), words)
+    assert len(names) == len(set(names)) == 6 * len(SPEEDS)
+    assert {"lora_8b.memory", "lora_8b.compiled.mfu"} < set(names)
