@@ -93,9 +93,8 @@ def read(given: dict[str, str]) -> tuple[Path, float, list[str]]:
     if "checks" in given:
         asked = _parsed(given["checks"])
         words = [str(each) for each in (asked if isinstance(asked, list) else [asked])]
-        for word in words:
-            if word not in WORDS:
-                errors.append(f"checks={word}: there is no such check.{_meant(word, WORDS)}")
+        unknown = [word for word in words if word not in WORDS]
+        errors += [f"checks={word}: there is no such check.{_meant(word, WORDS)}" for word in unknown]
     if errors:
         raise ConfigError(errors)
     return out, float(minutes), words

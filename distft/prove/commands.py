@@ -7,7 +7,7 @@ from typing import Any
 from distft.prove import jobs
 from distft.prove.place import Child, Place
 from distft.prove.proof import Line, failed, not_run, skipped
-from distft.prove.training import ARCHITECTURE, COMMON, ROWS
+from distft.prove.series import ARCHITECTURE, COMMON, ROWS
 from distft.run import read_json
 
 MICRO_SECONDS, COLLECTIVES_SECONDS, DOCTOR_SECONDS = 25.0, 20.0, 20.0  # needed for each

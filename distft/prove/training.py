@@ -4,59 +4,27 @@ The model has a vocabulary of 49,152: sums that are taken in too short a format 
 """
 
 import math
-import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from shutil import which
 from typing import Any
 
-from distft.config import ConfigError
 from distft.paths import conf_dir
 from distft.prove import jobs
-from distft.prove.place import Child, Place
+from distft.prove.place import Place
 from distft.prove.proof import Line, at_most, failed, not_run, skipped
-from distft.run import RunFolder, write_json
+from distft.prove.series import PACKED, REFERENCE, STEPS, Case, Series, follow
+from distft.run import RunFolder
 
 WORDS = ("strategies", "attention", "options")
-STEPS = 4
 LEAST_SECONDS = 30.0  # for the libraries to be imported and a case to be trained
-_SILENT_SECONDS = 120.0  # after which a case that has not ended is taken for one that hangs
 _CORES_OF_A_SERIES = 4  # so many series of cases run at once on an accelerator
-_REFERENCE, _REFERENCE_LORA = "reference", "reference-lora"
+REFERENCE_LORA = "reference-lora"
 
-ARCHITECTURE = {
-    "vocab_size": 49152, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
-    "num_attention_heads": 2, "num_key_value_heads": 1, "tie_word_embeddings": True, "max_position_embeddings": 2048,
-    "rope_scaling": None, "bos_token_id": 1, "eos_token_id": 2,
-}  # fmt: skip
-LENGTHS = (5, 44, 17, 31, 2, 60, 9, 23)
-ROWS = jobs.RandomRows(LENGTHS, rows=96, vocabulary=ARCHITECTURE["vocab_size"], held_out=8)
-COMMON = (
-    "model=llama3_8b", "strategy=ddp", "train.epochs=null", f"train.max_steps={STEPS}", "train.global_batch_size=8",
-    "schedule=constant", "optimizer.lr=1e-3",
-)  # fmt: skip
-BY_ROWS = "train.micro_batch_size=4"
-PACKED = ("data.packing=true", "train.micro_batch_tokens=128")
 # Largest distance of a loss or norm from the CPU's, as a part of it: sums in another order; numbers of 8 bits.
 LIMITS = {"fp32": 2e-5, "bf16": 2e-2}
 SPREAD = 5e-6  # between strategies on the same device in fp32
-
-
-@dataclass(frozen=True)
-class Case:
-    """One tiny run, and the check that it makes."""
-
-    check: str
-    overrides: tuple[str, ...]
-    precision: str
-    kind: str = "train"
-    reference: str = _REFERENCE
-
-    @property
-    def run_name(self) -> str:
-        return self.check.replace(".", "-")
 
 
 def strategies() -> list[str]:
@@ -77,10 +45,10 @@ def cases(place: Place, words: Sequence[str]) -> list[Case]:
             found.append(Case(f"attention.{kernel}.isolation", choice, best, "isolate"))
     if "options" in words:
         found += [Case(f"options.{name}", more, best) for name, more in options(place).items()]
-        found.append(Case("options.lora", ("tuning=lora",), best, reference=_REFERENCE_LORA))
+        found.append(Case("options.lora", ("tuning=lora",), best, reference=REFERENCE_LORA))
         background = ("checkpoint.background=true",)
         found.append(Case("options.background_save", background, best, "save_in_background"))
-    return found
+    return sorted(found, key=lambda case: case.compiles)  # what may take minutes comes last
 
 
 def options(place: Place) -> dict[str, tuple[str, ...]]:
@@ -135,7 +103,7 @@ def run(place: Place, words: Sequence[str]) -> Iterator[Line]:
     if "options" in words and not which("g++"):
         yield skipped("options.compile", "no C++ compiler (g++)")
     reference = Series(place, "reference", [
-        Case(_REFERENCE, (), "fp32"), Case(_REFERENCE_LORA, ("tuning=lora",), "fp32"),
+        Case(REFERENCE, (), "fp32"), Case(REFERENCE_LORA, ("tuning=lora",), "fp32"),
     ], world=1, variables=jobs.ON_CPU)  # fmt: skip
     chosen = cases(place, words)
     at_once = max(1, place.machine.cores // _CORES_OF_A_SERIES // place.machine.world)
@@ -220,92 +188,3 @@ def apart(some: Sequence[tuple[float, float]], others: Sequence[tuple[float, flo
     pairs = [(a, b) for one, other in zip(some, others, strict=True) for a, b in zip(one, other, strict=True)]
     distances = [abs(a - b) / max(abs(b), 1e-30) for a, b in pairs]
     return max(distances) if all(map(math.isfinite, distances)) else math.inf
-
-
-class Series:
-    """Cases that one process group does one after another; started again without one that ended it."""
-
-    def __init__(
-        self, place: Place, name: str, given: Sequence[Case], world: int | None = None,
-        variables: dict[str, str] | None = None,
-    ) -> None:  # fmt: skip
-        self.place, self.cases, self.variables = place, list(given), variables
-        self.attempt, self.fresh, self.heard = 0, 0, 0.0
-        self.child: Child | None = None
-        self.errors: dict[str, str] = {}
-        self.run = RunFolder(place.work / "runs" / name)
-        frozen = [each for each in self.cases if self._freeze(each, world)]
-        if frozen:
-            first = self.run_of(frozen[0])
-            self.run.path.mkdir(parents=True, exist_ok=True)
-            self.run.write_plan(first.read_plan())
-            text = first.config.read_text().replace("distft.worker.train", "distft.prove.tiny.work")
-            self.run.config.write_text(text)
-            listed = [{"name": c.check, "kind": c.kind, "run": str(self.run_of(c).path)} for c in frozen]
-            write_json(self.run.path / jobs.CASES, listed)
-            self._begin()
-
-    def _freeze(self, case: Case, world: int | None) -> bool:
-        """Tells whether the case's run could be frozen; one that is refused has failed."""
-        micro_batch = () if PACKED[0] in case.overrides else (BY_ROWS,)
-        given = (*COMMON, *micro_batch, *case.overrides, f"train.precision={case.precision}")
-        try:
-            jobs.freeze(self.place, case.run_name, "distft.worker.train", given, ROWS, ARCHITECTURE, world)
-        except ConfigError as error:
-            self.errors[case.check] = str(error)
-        return case.check not in self.errors
-
-    def run_of(self, case: Case) -> RunFolder:
-        return RunFolder(self.run.path.with_name(case.run_name))
-
-    def _begin(self) -> None:
-        self.attempt += 1
-        self.heard = time.monotonic()
-        self.child = jobs.start(self.place, self.run, self.attempt, self.variables)
-
-    @property
-    def done(self) -> dict[str, dict[str, Any]]:
-        """What came of each case that has ended, with its run's folder."""
-        runs = {case.check: str(self.run_of(case).path) for case in self.cases}
-        ended = [each for each in jobs.results_of(self.run) if each["state"] != "begun"]
-        lost = {name: {"state": "failed", "error": error} for name, error in self.errors.items()}
-        return {each["name"]: {**each, "run": runs[each["name"]]} for each in ended} | lost
-
-    @property
-    def has_ended(self) -> bool:
-        """Looks after the series: tells whether all is done, and starts it again where a case has ended it."""
-        if self.child is None:
-            return True
-        written = list(jobs.results_of(self.run))
-        if len(written) != self.fresh:
-            self.fresh, self.heard = len(written), time.monotonic()
-        code = self.child.poll()
-        hangs = code is None and time.monotonic() - self.heard > _SILENT_SECONDS
-        if code is None and not hangs:
-            return False
-        if hangs:
-            self.child.kill()
-        ended = self.done
-        if len(ended) == len(self.cases):
-            return True
-        begun = [each["name"] for each in written if each["state"] == "begun" and each["name"] not in ended]
-        text = f"no progress in {_SILENT_SECONDS:g} s" if hangs else jobs.why(self.run, self.attempt, self.child)
-        if not begun:  # it is none of the cases: the next start would fail as well
-            self.errors |= {case.check: text for case in self.cases if case.check not in ended}
-            return True
-        self.errors[begun[-1]] = text
-        if len(self.done) == len(self.cases):
-            return True
-        self._begin()
-        return False
-
-
-def follow(place: Place, series: Sequence[Series]) -> None:
-    """Returns when all series have ended or no time is left; none goes on."""
-    going = list(series)
-    while going and place.seconds_left > 0:
-        going = [each for each in going if not each.has_ended]
-        time.sleep(0.1)
-    for each in series:
-        if each.child is not None:
-            each.child.kill()

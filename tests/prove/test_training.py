@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from distft.prove.training import LIMITS, STEPS, Case, Series, apart, cases, follow, judge, lines_of, spread
+from distft.prove.series import STEPS, Case, Series, follow
+from distft.prove.training import LIMITS, apart, cases, judge, lines_of, spread
 from distft.run import RunFolder
 from tests.prove.made import place
 

@@ -1,0 +1,144 @@
+"""Tiny runs in one process group after another: started again without a case that ended it.
+
+A process that imports torch takes longer to start than such a case to train, so many cases share one.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from distft.config import ConfigError
+from distft.prove import jobs
+from distft.prove.place import Child, Place
+from distft.run import RunFolder, write_json
+
+STEPS = 4
+# After so long a case that has not ended is taken for one that hangs; compiling takes minutes on a busy CPU.
+_SILENT_SECONDS, _SILENT_SECONDS_COMPILING = 120.0, 300.0
+
+ARCHITECTURE = {
+    "vocab_size": 49152, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
+    "num_attention_heads": 2, "num_key_value_heads": 1, "tie_word_embeddings": True, "max_position_embeddings": 2048,
+    "rope_scaling": None, "bos_token_id": 1, "eos_token_id": 2,
+}  # fmt: skip
+LENGTHS = (5, 44, 17, 31, 2, 60, 9, 23)
+ROWS = jobs.RandomRows(LENGTHS, rows=96, vocabulary=ARCHITECTURE["vocab_size"], held_out=8)
+COMMON = (
+    "model=llama3_8b", "strategy=ddp", "train.epochs=null", f"train.max_steps={STEPS}", "train.global_batch_size=8",
+    "schedule=constant", "optimizer.lr=1e-3",
+)  # fmt: skip
+BY_ROWS = "train.micro_batch_size=4"
+PACKED = ("data.packing=true", "train.micro_batch_tokens=128", "data.max_length=128")
+REFERENCE = "reference"
+
+
+@dataclass(frozen=True)
+class Case:
+    """One tiny run, and the check that it makes."""
+
+    check: str
+    overrides: tuple[str, ...]
+    precision: str
+    kind: str = "train"
+    reference: str = REFERENCE
+
+    @property
+    def compiles(self) -> bool:
+        return "train.compile=true" in self.overrides
+
+    @property
+    def run_name(self) -> str:
+        return self.check.replace(".", "-")
+
+
+class Series:
+    """Cases that one process group does one after another; started again without one that ended it."""
+
+    def __init__(
+        self, place: Place, name: str, given: Sequence[Case], world: int | None = None,
+        variables: dict[str, str] | None = None,
+    ) -> None:  # fmt: skip
+        self.place, self.cases, self.variables = place, list(given), variables
+        self.attempt, self.fresh, self.heard = 0, 0, 0.0
+        self.child: Child | None = None
+        self.errors: dict[str, str] = {}
+        self.run = RunFolder(place.work / "runs" / name)
+        frozen = [each for each in self.cases if self._freeze(each, world)]
+        if frozen:
+            first = self.run_of(frozen[0])
+            self.run.path.mkdir(parents=True, exist_ok=True)
+            self.run.write_plan(first.read_plan())
+            text = first.config.read_text().replace("distft.worker.train", "distft.prove.tiny.work")
+            self.run.config.write_text(text)
+            listed = [{"name": c.check, "kind": c.kind, "run": str(self.run_of(c).path)} for c in frozen]
+            write_json(self.run.path / jobs.CASES, listed)
+            self._begin()
+
+    def _freeze(self, case: Case, world: int | None) -> bool:
+        """Tells whether the case's run could be frozen; one that is refused has failed."""
+        micro_batch = () if PACKED[0] in case.overrides else (BY_ROWS,)
+        given = (*COMMON, *micro_batch, *case.overrides, f"train.precision={case.precision}")
+        try:
+            jobs.freeze(self.place, case.run_name, "distft.worker.train", given, ROWS, ARCHITECTURE, world)
+        except ConfigError as error:
+            self.errors[case.check] = str(error)
+        return case.check not in self.errors
+
+    def run_of(self, case: Case) -> RunFolder:
+        return RunFolder(self.run.path.with_name(case.run_name))
+
+    def _begin(self) -> None:
+        self.attempt += 1
+        self.heard = time.monotonic()
+        self.child = jobs.start(self.place, self.run, self.attempt, self.variables)
+
+    @property
+    def done(self) -> dict[str, dict[str, Any]]:
+        """What came of each case that has ended, with its run's folder."""
+        runs = {case.check: str(self.run_of(case).path) for case in self.cases}
+        ended = [each for each in jobs.results_of(self.run) if each["state"] != "begun"]
+        lost = {name: {"state": "failed", "error": error} for name, error in self.errors.items()}
+        return {each["name"]: {**each, "run": runs[each["name"]]} for each in ended} | lost
+
+    @property
+    def has_ended(self) -> bool:
+        """Looks after the series: tells whether all is done, and starts it again where a case has ended it."""
+        if self.child is None:
+            return True
+        written = list(jobs.results_of(self.run))
+        if len(written) != self.fresh:
+            self.fresh, self.heard = len(written), time.monotonic()
+        compiling = {case.check for case in self.cases if case.compiles}
+        at = written[-1]["name"] if written else ""
+        patience = _SILENT_SECONDS_COMPILING if at in compiling else _SILENT_SECONDS
+        code = self.child.poll()
+        hangs = code is None and time.monotonic() - self.heard > patience
+        if code is None and not hangs:
+            return False
+        if hangs:
+            self.child.kill()
+        ended = self.done
+        if len(ended) == len(self.cases):
+            return True
+        begun = [each["name"] for each in written if each["state"] == "begun" and each["name"] not in ended]
+        text = f"no progress in {patience:g} s" if hangs else jobs.why(self.run, self.attempt, self.child)
+        if not begun:  # it is none of the cases: the next start would fail as well
+            self.errors |= {case.check: text for case in self.cases if case.check not in ended}
+            return True
+        self.errors[begun[-1]] = text
+        if len(self.done) == len(self.cases):
+            return True
+        self._begin()
+        return False
+
+
+def follow(place: Place, series: Sequence[Series]) -> None:
+    """Returns when all series have ended or no time is left; none goes on."""
+    going = list(series)
+    while going and place.seconds_left > 0:
+        going = [each for each in going if not each.has_ended]
+        time.sleep(0.1)
+    for each in series:
+        if each.child is not None:
+            each.child.kill()
