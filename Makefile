@@ -6,7 +6,7 @@ PYTEST := HF_HUB_OFFLINE=1 WANDB_MODE=offline $(BIN)/python -m pytest
 # Two tests at a time, in the order and the pieces of tests/beside.py.
 BESIDE := -n 2 --no-loadscope-reorder
 
-.PHONY: help venv demo test check soak format freeze clean
+.PHONY: help venv demo test check soak format freeze support clean
 
 help:
 	@echo "make venv    the environment, in .venv"
@@ -16,6 +16,7 @@ help:
 	@echo "make soak    the long tests"
 	@echo "make format  let ruff put the code in shape"
 	@echo "make freeze  write the installed versions to constraints.txt"
+	@echo "make support write docs/support.md from the proofs in docs/proofs"
 
 venv: $(STAMP)
 
@@ -49,6 +50,10 @@ format: $(STAMP)
 freeze: $(STAMP)
 	( echo "# What the tests ran with (Python 3.11, Linux). Refresh: make freeze"; \
 	  $(BIN)/python -m pip freeze --exclude distft --exclude-editable | sed 's/+cpu$$//' ) > constraints.txt
+
+# What runs on what: docs/proofs holds a folder for each machine, with proof.jsonl and machine.json of distft prove.
+support: $(STAMP)
+	$(BIN)/python -m distft.prove.support
 
 clean:
 	rm -rf .venv build dist .pytest_cache .ruff_cache .hypothesis
