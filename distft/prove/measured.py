@@ -25,9 +25,8 @@ from distft.runtime.precision import compute_dtype
 from distft.runtime.process_group import World, texts_of_all
 from distft.runtime.seeds import seed_for
 from distft.strategies.engine import Engine
-from distft.train.feed import Feed
+from distft.train.feed import Feed, Prefetch
 from distft.train.meter import peak_of
-from distft.train.prefetch import Prefetch
 from distft.train.step import train_step
 from distft.worker import make_engine, make_feed, make_skeleton
 

@@ -16,6 +16,7 @@ LEAST_SECONDS = {"cpu": 12.0, "accelerator": 40.0}  # for one run to start, and 
 _MEASURES = ("tokens_per_second", "mfu", "host_waits", "idle_share", "memory", "peak_memory")
 _NEAR = 0.05  # of the plan
 _TIMED = 4  # steps
+_FITS = 0.98  # of a step's micro-batches, which rows of mixed lengths fill: more would need another one
 
 LLAMA = {"num_attention_heads": 32, "num_key_value_heads": 8, "vocab_size": 128256}
 LLAMA_8B = LLAMA | {"hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32}
@@ -139,8 +140,9 @@ def settings(place: Place, speed: Speed) -> tuple[list[str], jobs.RandomRows, di
         row = SMALL_TOKENS * row // tokens
         tokens = SMALL_TOKENS
     steps = jobs.WARM + _TIMED + jobs.TRACED
-    of_step = tokens * speed.micro_batches * machine.world
-    lengths = tuple(mixed(row)) if speed.lengths == "mixed" else (row,)
+    whole = speed.lengths == "whole"
+    of_step = int(tokens * speed.micro_batches * machine.world * (1.0 if whole else _FITS))
+    lengths = (row,) if whole else tuple(mixed(row))
     rows = -(-of_step * (steps + 1) // max(1, sum(lengths) // len(lengths)))
     overrides += [
         "eval=none", f"data.max_length={row}", "data.packing=true", f"train.micro_batch_tokens={tokens}",

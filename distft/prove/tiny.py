@@ -18,7 +18,8 @@ import torch
 from distft.checkpoint.keep import Retention
 from distft.checkpoint.read import Checkpoint, restore
 from distft.checkpoint.saver import Saver
-from distft.data.batches import make_batch
+from distft.checkpoint.snapshot import Snapshot
+from distft.data.batches import make_batch, to_device
 from distft.data.shards import Row
 from distft.losses.outputs import logits
 from distft.models.flops import Flops
@@ -90,7 +91,7 @@ def isolate(run: RunFolder, world: World) -> dict[str, Any]:
     others = [(ids + 1 + i) % vocabulary if i % 2 else ids for i, ids in enumerate(documents)]
 
     def outputs(*rows: np.ndarray) -> list[torch.Tensor]:
-        batch = make_batch([Row(ids, np.ones(len(ids), bool)) for ids in rows]).to(world.device)
+        [batch] = to_device([make_batch([Row(ids, np.ones(len(ids), bool)) for ids in rows])], world.device)
         return list(engine.forward(batch, logits)[1]["logits"][0].float().split([len(ids) for ids in rows]))
 
     packed, alone = outputs(*documents), [outputs(ids)[0] for ids in documents]
@@ -109,7 +110,7 @@ def save_in_background(run: RunFolder, world: World) -> dict[str, Any]:
     engine = make_engine(config, plan, world)
     load(engine, model, config, plan, run, world)
     feed = make_feed(config, plan, Flops.of(model), world)
-    saver = Saver(run.checkpoints, Retention(1), world, background=True)
+    saver = Saver(run.checkpoints, Retention(1), world, snapshot=Snapshot(world.device))
 
     def step(number: int) -> None:
         seed = seed_for(config["seed"], "step", number)

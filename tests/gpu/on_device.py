@@ -15,7 +15,8 @@ import torch
 from distft.checkpoint.keep import Retention
 from distft.checkpoint.read import Checkpoint, restore
 from distft.checkpoint.saver import Saver
-from distft.data.batches import make_batch
+from distft.checkpoint.snapshot import Snapshot
+from distft.data.batches import make_batch, to_device
 from distft.data.shards import Row, Rows
 from distft.data.steps import Order, row_borders
 from distft.losses.cross_entropy import CrossEntropy
@@ -76,7 +77,7 @@ def step(engine: Any, feed: Feed, number: int, world: World, batches: Any = None
 def save_and_reload(world: World, rows: Path, folder: Path) -> dict[str, int]:
     """Saves in the background while the next step is made; returns what differs after the save was loaded."""
     engine, feed = ready(world, rows)
-    saver = Saver(folder, Retention(1), world, background=True)
+    saver = Saver(folder, Retention(1), world, snapshot=Snapshot(world.device))
 
     def state() -> list[torch.Tensor]:
         moments = [
@@ -129,7 +130,7 @@ def isolation(world: World, kernel: str) -> dict[str, Any]:
     documents = [random.integers(0, VOCABULARY, length).astype(np.int32) for length in LENGTHS]
 
     def logits(rows: list[np.ndarray]) -> list[torch.Tensor]:
-        batch = make_batch([Row(ids, np.ones(len(ids), bool)) for ids in rows]).to(world.device)
+        [batch] = to_device([make_batch([Row(ids, np.ones(len(ids), bool)) for ids in rows])], world.device)
         return list(model(**batch.inputs()).logits[0].float().split([len(ids) for ids in rows]))
 
     before, alone = logits(documents), [logits([ids])[0] for ids in documents]
