@@ -152,11 +152,11 @@ def prove(group: Group, words: Sequence[str], place: Place, proof: Proof, consol
 
 
 def timed(lines: Iterator[Line]) -> Iterator[Line]:
-    """Yields the lines with the seconds that each took, where a check does not know better."""
+    """Yields the lines with the seconds that each took; those that come together took the time together."""
     began = time.monotonic()
     for line in lines:
         now = time.monotonic()
-        yield line if line.seconds else replace(line, seconds=now - began)
+        yield line if line.seconds or line.status in ("skipped", "not_run") else replace(line, seconds=now - began)
         began = now
 
 

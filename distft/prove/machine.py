@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+import distft
 from distft.runtime.environment import code_of, describe
 from distft.runtime.process_group import device_of
 
@@ -30,7 +31,7 @@ def describe_machine() -> dict[str, Any]:
         "platform": platform.platform(),
         "python": known["python"],
         "packages": {name: installed[name] for name in PACKAGES if name in installed},
-        "distft": version(),
+        "distft": distft.__version__,
         "code": code_of(),
         "time": known["time"],
     }
@@ -59,12 +60,6 @@ def nccl_version() -> str | None:
     from torch.cuda import nccl
 
     return ".".join(map(str, nccl.version()))
-
-
-def version() -> str:
-    from distft import __version__
-
-    return __version__
 
 
 if __name__ == "__main__":

@@ -109,7 +109,7 @@ def run(place: Place, words: Sequence[str]) -> Iterator[Line]:
         try:
             yield from measure_one(place, speed)
         except (ConfigError, OSError) as error:
-            yield from (failed(f"{speed.word}.{label(speed)}{measure}", str(error)) for measure in _MEASURES)
+            yield from nothing_of(f"{speed.word}.{label(speed)}", str(error))
 
 
 def measure_one(place: Place, speed: Speed) -> Iterator[Line]:
@@ -120,12 +120,17 @@ def measure_one(place: Place, speed: Speed) -> Iterator[Line]:
     code = child.wait(place.seconds_left)
     file = job.path / jobs.MEASURED
     if code != 0 or not file.is_file():
-        text = "no time was left" if code is None else jobs.why(job, 1, child)
-        make = not_run if code is None else failed
-        yield from (make(f"{prefix}{measure}", text) for measure in _MEASURES)
+        yield from nothing_of(prefix, "" if code is None else jobs.why(job, 1, child))
         return
     found = {**read_json(file), "strategy": chosen_words(job.config.read_text())["strategy"]}
     yield from lines(prefix, speed, found, job.read_plan(), place)
+
+
+def nothing_of(prefix: str, error: str) -> Iterator[Line]:
+    """Yields the lines of a run that measured nothing: one fails, with the error; without one no time was left."""
+    first, *others = (f"{prefix}{measure}" for measure in _MEASURES)
+    yield failed(first, error) if error else not_run(first, "no time was left")
+    yield from (not_run(name, f"the run failed: see {first}" if error else "no time was left") for name in others)
 
 
 def settings(place: Place, speed: Speed) -> tuple[list[str], jobs.RandomRows, dict[str, Any]]:

@@ -5,6 +5,7 @@ The model has a vocabulary of 49,152: sums that are taken in too short a format 
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from shutil import which
@@ -113,7 +114,9 @@ def run(place: Place, words: Sequence[str]) -> Iterator[Line]:
     known = {name: numbers(each) for name, each in reference.done.items() if each["state"] == "done"}
     for each in series:
         for case in each.cases:
-            yield judge(case, each.done.get(case.check), each.run_of(case), known, reference)
+            result = each.done.get(case.check)
+            line = judge(case, result, each.run_of(case), known, reference)
+            yield replace(line, seconds=(result or {}).get("seconds", 0.0))
     if "strategies" in words:
         done = {case.check: each.run_of(case) for each in series for case in each.cases if case.check in each.done}
         yield from spread(done)
@@ -126,17 +129,16 @@ def judge(
     if result is None:
         return not_run(case.check, "no time was left")
     about = {"precision": case.precision, "overrides": " ".join(case.overrides)}
-    seconds = {"case_seconds": round(result.get("seconds", 0.0), 2)}
     if result["state"] != "done":
         return failed(case.check, result["error"], **about)
     if case.kind == "isolate":
-        return judge_isolation(case, result, **about, **seconds)
+        return judge_isolation(case, result, **about)
     if case.kind == "save_in_background":
         text = f"tensors that differ from the live ones at the save, of {result['tensors']} after reloading it; "
         text += f"the step made meanwhile changed {result['changed_by_next_step']}"
         if not result["changed_by_next_step"]:
             return failed(case.check, f"proves nothing: the step after the save changed no tensor. {text}", **about)
-        return at_most(case.check, result["differ"], 0, "tensors", text, **about, **seconds)
+        return at_most(case.check, result["differ"], 0, "tensors", text, **about)
     if case.reference not in known:
         error = reference.done.get(case.reference, {}).get("error", "it did not end")
         return failed(case.check, f"nothing to compare with: the run on the CPU failed: {error}", **about)
@@ -144,7 +146,7 @@ def judge(
     distance = apart(mine, known[case.reference])
     text = f"largest relative distance of loss or gradient norm over {STEPS} steps from one process on the CPU in fp32"
     shown = {"losses": [loss for loss, _ in mine], "norms": [norm for _, norm in mine]}
-    return at_most(case.check, distance, LIMITS[case.precision], "relative", text, **about, **seconds, **shown)
+    return at_most(case.check, distance, LIMITS[case.precision], "relative", text, **about, **shown)
 
 
 def judge_isolation(case: Case, result: dict[str, Any], **about: Any) -> Line:

@@ -7,7 +7,7 @@ import pytest
 
 from distft.prove.jobs import MEASURED, TRACED, WARM
 from distft.prove.place import Machine, Place
-from distft.prove.throughput import SPEEDS, lines, lines_of, settings
+from distft.prove.throughput import SPEEDS, lines, lines_of, nothing_of, settings
 from distft.run import Plan
 from tests.prove.made import place
 
@@ -72,3 +72,10 @@ def test_every_run_has_its_own_names(tmp_path: Path) -> None:
     names = lines_of(gpu(tmp_path), words)
     assert len(names) == len(set(names)) == 6 * len(SPEEDS)
     assert {"lora_8b.memory", "lora_8b.compiled.mfu"} < set(names)
+
+
+def test_a_run_that_failed_is_one_failure_and_the_rest_was_not_run() -> None:
+    first, *others = nothing_of("x.", "out of memory")
+    assert (first.check, first.status, first.text) == ("x.tokens_per_second", "fail", "out of memory")
+    assert {(line.status, line.text) for line in others} == {("not_run", "the run failed: see x.tokens_per_second")}
+    assert {line.status for line in nothing_of("x.", "")} == {"not_run"}
