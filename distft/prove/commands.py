@@ -23,7 +23,8 @@ def micro_lines(place: Place, words: Sequence[str]) -> list[str]:
     names = ["product", "copy"]
     names += [f"attention.{layout}.{kernel}" for layout in ("one", "eight", "forty") for kernel in kernels]
     names += [f"first_call.{kernel}" for kernel in ("cudnn", "flash")]
-    names += [f"loss.{head}.{mib}_mib" for mib in (64, 512, 2048) for head in ("head", "frozen_head")]
+    chunks = ("as_trained", "64_mib", "512_mib", "2048_mib")
+    names += [f"loss.{head}.{chunk}" for head in ("head", "frozen_head") for chunk in chunks]
     names += ["adamw", *(f"transfer.{way}" for way in ("pin", "to_pinned", "to_pageable", "from_pinned"))]
     return [f"micro.{name}" for name in names]
 

@@ -8,6 +8,7 @@ import random
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -166,43 +167,49 @@ CHUNKS_MIB = (64, 512, 2048)
 
 
 def loss(bench: Bench) -> Iterator[Answer]:
-    """The loss of a micro-batch with the head of Llama 3, by the size of its chunks of logits."""
+    """The loss of a micro-batch with the head of Llama 3: as it trains, and by the size of its chunks of logits."""
     tokens, width, vocabulary = (8192, 4096, 128256) if bench.on_device else (256, 64, 8192)
     hidden = bench.draw(tokens, width, grad=True)
-    weight = (torch.randn(vocabulary, width, device=bench.device) * 0.02).to(BF16)
+    weight = (torch.randn(vocabulary, width, device=bench.device) * 0.02).to(BF16).requires_grad_()
     targets = torch.randint(0, vocabulary, (tokens,), device=bench.device)
-    for mib in CHUNKS_MIB:
-        rows = max(1, mib * 2**20 // (4 * vocabulary)) if bench.on_device else max(1, tokens * mib // CHUNKS_MIB[-1])
-        for frozen in (False, True):
-            grad = None if frozen else torch.zeros_like(weight, dtype=torch.float32)
-            ms = bench.ms(lambda rows=rows, grad=grad: chunks(hidden, weight, targets, rows, grad), rounds=3, warm=1)
-            flops = (2 if frozen else 3) * 2 * tokens * width * vocabulary
-            text = f"{tokens:,} tokens, width {width:,}, vocabulary {vocabulary:,}, chunks of {rows:,} rows"
-            kind = "frozen_head" if frozen else "head"
-            yield {
-                "name": f"loss.{kind}.{mib}_mib",
-                "value": ms,
-                "unit": "ms",
-                "text": text,
-                "tflops": flops / ms / 1e9,
-            }
+
+    def as_it_trains() -> None:
+        value, _ = projected.Projected(targets)(hidden, weight, None)
+        value.backward()
+        hidden.grad = weight.grad = None
+
+    for frozen in (False, True):
+        weight.requires_grad_(not frozen)
+        kind, flops = "frozen_head" if frozen else "head", (2 if frozen else 3) * 2 * tokens * width * vocabulary
+        about = f"{tokens:,} tokens, width {width:,}, vocabulary {vocabulary:,}"
+        sizes = {"as_trained": projected.rows_of_chunk(vocabulary, bench.device)}
+        for mib in CHUNKS_MIB:
+            of_cpu = max(1, tokens * mib // CHUNKS_MIB[-1])
+            sizes[f"{mib}_mib"] = max(1, mib * 2**20 // (4 * vocabulary)) if bench.on_device else of_cpu
+        for name, rows in sizes.items():
+            act: Callable[[], object] = as_it_trains
+            if name != "as_trained":
+                act = partial(chunks, hidden.detach(), weight.detach(), targets, rows, frozen)
+            ms = bench.ms(act, rounds=3, warm=1)
+            text = f"{about}, chunks of {min(rows, tokens):,} rows"
+            yield {"name": f"loss.{kind}.{name}", "value": ms, "unit": "ms", "text": text, "tflops": flops / ms / 1e9}
 
 
-def chunks(
-    hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, rows: int, of_weight: torch.Tensor | None
-) -> None:
+def chunks(hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, rows: int, frozen: bool) -> None:
     """Does what the loss does to each chunk: logits, their gradient, and the products with it."""
     of_hidden = torch.empty_like(hidden)
-    with torch.no_grad():
-        for start in range(0, len(hidden), rows):
-            chunk = hidden[start : start + rows]
-            _, _, gradient = projected.of_chunk(
-                chunk @ weight.T, targets[start : start + rows], 0.0, None, weight.dtype
-            )
-            assert gradient is not None
-            torch.mm(gradient, weight, out=of_hidden[start : start + rows])
-            if of_weight is not None:
-                of_weight += gradient.T @ chunk
+    of_weight = torch.zeros_like(weight, dtype=torch.float32)
+    for start in range(0, len(hidden), rows):
+        chunk, at = hidden[start : start + rows], targets[start : start + rows]
+        _, _, gradient = projected.of_chunk(chunk @ weight.T, at, 0.0, None, weight.dtype)
+        assert gradient is not None
+        torch.mm(gradient, weight, out=of_hidden[start : start + rows])
+        if frozen:
+            continue
+        if weight.device.type == "cuda":
+            torch.addmm(of_weight, gradient.T, chunk, out_dtype=torch.float32, out=of_weight)
+        else:
+            of_weight += gradient.T @ chunk
 
 
 def adamw(bench: Bench) -> Iterator[Answer]:

@@ -1,8 +1,12 @@
 """Waits, idle time and kinds of kernels are read from the marked steps of a trace, and from nothing else."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from torch.profiler import ProfilerActivity, profile, record_function
 
 from distft.prove.trace import MARK, kind_of, read_trace, waits
 
@@ -52,9 +56,19 @@ def test_a_trace_without_a_step_says_nothing() -> None:
         read_trace(EVENTS[3:])
 
 
+def test_the_mark_is_found_in_a_trace_of_torchs_own_profiler(tmp_path: Path) -> None:
+    with profile(activities=[ProfilerActivity.CPU]) as profiler:
+        for _ in range(2):
+            with record_function(MARK):
+                torch.ones(2).sum().item()
+    profiler.export_chrome_trace(str(tmp_path / "trace.json"))
+    found = read_trace(json.loads((tmp_path / "trace.json").read_text())["traceEvents"])
+    assert (found.steps, found.waits, found.idle_share) == (2, {}, None)
+
+
 @pytest.mark.parametrize(
     ("name", "expected"),
-    [("cudaMemcpy", True), ("cudaMemcpyAsync", False), ("cudaStreamSynchronize", True), ("hipLaunchKernel", False)],
+    [("cudaMemcpy", True), ("cudaMemcpyAsync", False), ("cudaStreamSynchronize", True), ("cudaEventQuery", False)],
 )
 def test_calls_that_wait_are_told_by_name(name: str, expected: bool) -> None:
     assert waits(name) == expected
