@@ -188,7 +188,7 @@ def lines(prefix: str, speed: Speed, found: dict[str, Any], plan: Plan, place: P
     if found.get("idle_share") is not None:
         kinds = {f"seconds of {kind}": round(seconds, 4) for kind, seconds in found["kinds"].items()}
         longest = {f"kernel {i}": f"{n} ({s:.4f} s, {k} calls)" for i, (n, s, k) in enumerate(found["longest"], 1)}
-        text = "of the device's time in two traced steps; wanted: at most 3%"
+        text = "of the device's time in two steps, which tracing slows on the host; wanted: at most 3%"
         yield measure(f"{prefix}idle_share", found["idle_share"], "of the time", text, **kinds, **longest)
     else:
         yield skipped(f"{prefix}idle_share", "no accelerator")
@@ -222,7 +222,7 @@ def planned(name: str, found: dict[str, Any], plan: Plan, place: Place) -> Line:
     counted = plan.memory.get(found["strategy"])
     if counted is None:
         return skipped(name, "the plan counts no memory for this run")
-    wanted = counted["total"] - counted["host"]
+    wanted = counted["parameters"] + counted["gradients"] + counted["optimizer"] - counted["host"]
     off = abs(found["held_bytes"] / wanted - 1)
     what = "allocated" if place.machine.has_accelerator else "held by live tensors"
     text = f"distance from the plan of what is {what} when gradients are there and activations are gone"

@@ -14,7 +14,7 @@ from tests.prove.made import place
 PLAN: Any = Plan(
     nodes=1, processes_per_node=1, world=1, micro_batch_size=None, accumulation=1, steps=9, rows=9, eval_rows=0,
     epochs=1.0, tokens=9, estimated=False, parameters=100, model_dir=None, tokenizer_dir=None, data_dir=None,
-    memory={"ddp": {"total": 1600, "host": 0}},
+    memory={"ddp": {"parameters": 400, "gradients": 400, "optimizer": 800, "total": 1600, "host": 0}},
 )  # fmt: skip
 FOUND: dict[str, Any] = {
     "tokens": 8000, "seconds": 2.0, "processes": 2, "steps": 4, "first_step_seconds": 1.0, "ready_seconds": 1.0,
