@@ -1,7 +1,7 @@
 """Speed, memory and waits of random models of real sizes, with rows packed to whole micro-batches."""
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -116,14 +116,31 @@ def measure_one(place: Place, speed: Speed) -> Iterator[Line]:
     """Yields the lines of one run."""
     prefix = f"{speed.word}.{label(speed)}"
     job = jobs.freeze(place, speed.name, "distft.prove.measured.work", *settings(place, speed))
+    chosen = chosen_words(job.config.read_text())["strategy"]
+    if lacks := too_large(job.read_plan(), chosen, place):
+        yield from (skipped(f"{prefix}{measure}", lacks) for measure in _MEASURES)
+        return
     child = jobs.start(place, job)
     code = child.wait(place.seconds_left)
     file = job.path / jobs.MEASURED
     if code != 0 or not file.is_file():
         yield from nothing_of(prefix, "" if code is None else jobs.why(job, 1, child))
         return
-    found = {**read_json(file), "strategy": chosen_words(job.config.read_text())["strategy"]}
+    found = {**read_json(file), "strategy": chosen}
     yield from lines(prefix, speed, found, job.read_plan(), place)
+
+
+def too_large(plan: Plan, strategy: str, place: Place) -> str:
+    """Returns why a model cannot fit, where even what lives through the run is more than a device has; else nothing."""
+    there, counted = place.machine.facts.get("device_memory_gib"), plan.memory.get(strategy)
+    if there is None or counted is None or held_gib(counted) < there:
+        return ""
+    return f"weights, gradients and optimizer need {held_gib(counted):.0f} GiB, a device has {there:.0f}"
+
+
+def held_gib(counted: Mapping[str, int]) -> float:
+    """Returns what a device holds when gradients are there, of what a plan counts."""
+    return (counted["parameters"] + counted["gradients"] + counted["optimizer"] - counted["host"]) / 2**30
 
 
 def nothing_of(prefix: str, error: str) -> Iterator[Line]:
@@ -222,9 +239,9 @@ def planned(name: str, found: dict[str, Any], plan: Plan, place: Place) -> Line:
     counted = plan.memory.get(found["strategy"])
     if counted is None:
         return skipped(name, "the plan counts no memory for this run")
-    wanted = counted["parameters"] + counted["gradients"] + counted["optimizer"] - counted["host"]
-    off = abs(found["held_bytes"] / wanted - 1)
+    held, wanted = found["held_bytes"] / 2**30, held_gib(counted)
+    off = abs(held / wanted - 1)
     what = "allocated" if place.machine.has_accelerator else "held by live tensors"
     text = f"distance from the plan of what is {what} when gradients are there and activations are gone"
-    gib = {"measured_gib": found["held_bytes"] / 2**30, "planned_gib": wanted / 2**30}
+    gib = {"measured_gib": held, "planned_gib": wanted}
     return at_most(name, off, _NEAR, "of the plan", text, **gib)

@@ -1,5 +1,6 @@
 """What is measured is held against the plan, and only what a device can say is said."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,7 @@ import pytest
 
 from distft.prove.jobs import MEASURED, TRACED, WARM
 from distft.prove.place import Machine, Place
-from distft.prove.throughput import SPEEDS, lines, lines_of, nothing_of, settings
+from distft.prove.throughput import SPEEDS, lines, lines_of, nothing_of, settings, too_large
 from distft.run import Plan
 from tests.prove.made import place
 
@@ -79,3 +80,13 @@ def test_a_run_that_failed_is_one_failure_and_the_rest_was_not_run() -> None:
     assert (first.check, first.status, first.text) == ("x.tokens_per_second", "fail", "out of memory")
     assert {(line.status, line.text) for line in others} == {("not_run", "the run failed: see x.tokens_per_second")}
     assert {line.status for line in nothing_of("x.", "")} == {"not_run"}
+
+
+@pytest.mark.parametrize(("gib", "fits"), [(80.0, False), (141.0, True), (None, True)])
+def test_a_model_that_cannot_fit_is_not_tried(gib: float | None, fits: bool, tmp_path: Path) -> None:
+    where, parts = gpu(tmp_path), {"parameters": 32, "gradients": 32, "optimizer": 64, "host": 0}
+    where.machine.facts.update({} if gib is None else {"device_memory_gib": gib})
+    plan = replace(PLAN, memory={"ddp": {name: size * 2**30 for name, size in parts.items()}})
+    assert (too_large(plan, "ddp", where) == "") == fits
+    if not fits:
+        assert too_large(plan, "ddp", where) == "weights, gradients and optimizer need 128 GiB, a device has 80"
