@@ -28,7 +28,7 @@ def describe_machine() -> dict[str, Any]:
         "devices": devices,
         "cores": known["hardware"]["cores"],
         "memory_gib": known["hardware"]["memory_gib"],
-        "platform": platform.platform(),
+        "platform": f"{platform.system()} {platform.release().partition('-')[0]} {platform.machine()}",
         "python": known["python"],
         "packages": {name: installed[name] for name in PACKAGES if name in installed},
         "distft": distft.__version__,

@@ -25,6 +25,7 @@ REFERENCE_LORA = "reference-lora"
 
 # Largest distance of a loss or norm from the CPU's, as a part of it: sums in another order; numbers of 8 bits.
 LIMITS = {"fp32": 2e-5, "bf16": 2e-2}
+OPTIONS = ("full_recompute", "selective_recompute", "packing", "lora", "background_save", "compile")
 SPREAD = 5e-6  # between strategies on the same device in fp32
 
 
@@ -83,15 +84,15 @@ def all_kernels(place: Place) -> dict[str, str]:
 
 
 def lines_of(place: Place, words: Sequence[str]) -> list[str]:
-    """Returns the names of all checks of these words."""
-    names = [case.check for case in cases(place, words)]
+    """Returns the names of all checks of these words, the same on every machine."""
+    names: list[str] = []
     if "strategies" in words:
+        names += [f"strategies.{strategy}.{precision}" for precision in LIMITS for strategy in strategies()]
         names += [f"strategies.spread.{precision}" for precision in LIMITS]
     if "attention" in words:
-        lacking = [kernel for kernel, lacks in all_kernels(place).items() if lacks]
-        names += [f"attention.{kernel}.{part}" for kernel in lacking for part in ("training", "isolation")]
-    if "options" in words and not which("g++"):
-        names.append("options.compile")
+        names += [f"attention.{kernel}.{part}" for kernel in all_kernels(place) for part in ("training", "isolation")]
+    if "options" in words:
+        names += [f"options.{name}" for name in OPTIONS]
     return names
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from distft.prove.place import Machine, Place
 from distft.prove.series import STEPS, Case, Series, follow
 from distft.prove.training import LIMITS, apart, cases, judge, lines_of, spread
 from distft.run import RunFolder
@@ -83,6 +84,9 @@ def test_every_strategy_in_each_precision_is_a_case(tmp_path: Path) -> None:
     assert {f"strategies.{s}.{p}" for s in ("ddp", "hsdp", "zero3_offload") for p in ("fp32", "bf16")} < set(names)
     assert {"attention.varlen.isolation", "options.background_save", "strategies.spread.bf16"} < set(names)
     assert len(names) == len(set(names))
+    assert {case.check for case in cases(here, words)} < set(names)
+    gpu = Place(tmp_path, Machine("cuda", "a GPU", 1, 16), 0.0)
+    assert lines_of(gpu, words) == names and {case.check for case in cases(gpu, words)} < set(names)
     assert {case.check for case in cases(here, ("attention",))} == {
         f"attention.{kernel}.{part}" for kernel in ("eager", "sdpa") for part in ("training", "isolation")
     }
