@@ -7,7 +7,7 @@ from typing import Any
 from distft.prove import jobs
 from distft.prove.place import Child, Place
 from distft.prove.proof import Line, failed, not_run, skipped
-from distft.prove.series import ARCHITECTURE, COMMON, ROWS
+from distft.prove.series import ARCHITECTURE, COMMON, ROWS, batch_of
 from distft.run import read_json
 
 MICRO_SECONDS, COLLECTIVES_SECONDS, DOCTOR_SECONDS = 25.0, 20.0, 20.0  # needed for each
@@ -84,7 +84,8 @@ def collectives(place: Place, words: Sequence[str]) -> Iterator[Line]:
         what = "one accelerator" if place.machine.has_accelerator else "one core"
         yield from (skipped(name, f"{what}: there is nothing to send to") for name in collective_lines(place, words))
         return
-    run = jobs.freeze(place, "collectives", "distft.prove.bandwidth.work", COMMON, ROWS, ARCHITECTURE)
+    given = (*COMMON, *batch_of(place))
+    run = jobs.freeze(place, "collectives", "distft.prove.bandwidth.work", given, ROWS, ARCHITECTURE)
     child = jobs.start(place, run)
     code = child.wait(place.seconds_left)
     if code != 0:

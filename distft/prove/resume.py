@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 
 from distft.prove.place import Child, Place
 from distft.prove.proof import Line, failed, not_run
+from distft.prove.series import batch_of
 
 WORDS = ("resume",)
 LEAST_SECONDS = 25.0
@@ -37,7 +38,7 @@ def start(place: Place, strategy: str) -> Child:
         f"kills={kills}", f"at={steps}", f"out={place.work / 'runs' / f'resume-{strategy}'}",
         f"cache_dir={place.work / 'cache'}", f"strategy={strategy}", "model=llama3_8b", "model.tiny=true",
         f"data.train={place.work / 'rows' / 'text.jsonl'}", "data.eval=0.2", "eval.every_steps=3",
-        f"train.max_steps={_STEPS}", "train.epochs=null", "train.global_batch_size=8", "train.micro_batch_size=2",
+        f"train.max_steps={_STEPS}", "train.epochs=null", *batch_of(place),
         "checkpoint.every_steps=2", "checkpoint.background=true", "train.deterministic=true",
         f"launcher.processes_per_node={place.machine.world}",
     ]  # fmt: skip

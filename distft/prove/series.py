@@ -25,12 +25,22 @@ ARCHITECTURE = {
 LENGTHS = (5, 44, 17, 31, 2, 60, 9, 23)
 ROWS = jobs.RandomRows(LENGTHS, rows=96, vocabulary=ARCHITECTURE["vocab_size"], held_out=8)
 COMMON = (
-    "model=llama3_8b", "strategy=ddp", "train.epochs=null", f"train.max_steps={STEPS}", "train.global_batch_size=8",
-    "schedule=constant", "optimizer.lr=1e-3",
+    "model=llama3_8b", "strategy=ddp", "train.epochs=null", f"train.max_steps={STEPS}", "schedule=constant",
+    "optimizer.lr=1e-3",
 )  # fmt: skip
-BY_ROWS = "train.micro_batch_size=4"
 PACKED = ("data.packing=true", "train.micro_batch_tokens=128", "data.max_length=128")
 REFERENCE = "reference"
+
+
+def batch_of(place: Place, world: int | None = None, packed: bool = False) -> tuple[str, ...]:
+    """Returns the same global batch for any number of processes, which each cut into two micro-batches.
+
+    world: processes; None: of the place. packed: micro-batches are counted in tokens.
+    """
+    most = place.machine.world
+    rows = 8 if 8 % (2 * most) == 0 else 4 * most
+    micro = () if packed else (f"train.micro_batch_size={rows // (2 * (world or most))}",)
+    return (f"train.global_batch_size={rows}", *micro)
 
 
 @dataclass(frozen=True)
@@ -77,8 +87,8 @@ class Series:
 
     def _freeze(self, case: Case, world: int | None) -> bool:
         """Tells whether the case's run could be frozen; one that is refused has failed."""
-        micro_batch = () if PACKED[0] in case.overrides else (BY_ROWS,)
-        given = (*COMMON, *micro_batch, *case.overrides, f"train.precision={case.precision}")
+        batch = batch_of(self.place, world, packed=PACKED[0] in case.overrides)
+        given = (*COMMON, *batch, *case.overrides, f"train.precision={case.precision}")
         try:
             jobs.freeze(self.place, case.run_name, "distft.worker.train", given, ROWS, ARCHITECTURE, world)
         except ConfigError as error:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from distft.prove.place import Machine, Place
-from distft.prove.series import STEPS, Case, Series, follow
+from distft.prove.series import STEPS, Case, Series, batch_of, follow
 from distft.prove.training import LIMITS, apart, cases, judge, lines_of, spread
 from distft.run import RunFolder
 from tests.prove.made import place
@@ -112,3 +112,12 @@ def test_a_case_that_ends_its_process_fails_alone(tmp_path: Path) -> None:
     }
     assert f"the data gives {STEPS} steps, the plan says {STEPS + 1}" in series.done["options.broken"]["error"]
     assert series.attempt == 2
+
+
+@pytest.mark.parametrize("devices", [1, 2, 3, 4, 8])
+def test_any_number_of_devices_shares_the_batch_of_the_reference(devices: int, tmp_path: Path) -> None:
+    where = Place(tmp_path, Machine("cuda", "a GPU", devices, 16), 0.0)
+    (rows, micro), (same, of_reference) = batch_of(where), batch_of(where, world=1)
+    assert rows == same
+    number = [int(text.partition("=")[2]) for text in (rows, micro, of_reference)]
+    assert number[0] == 2 * devices * number[1] == 2 * number[2] and number[1] > 0
