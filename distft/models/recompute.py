@@ -44,7 +44,8 @@ def _checkpointed(block: nn.Module, forward: Callable[..., Any], options: dict[s
     def checkpointed(*inputs: Any, **named: Any) -> Any:
         if not (block.training and torch.is_grad_enabled()):
             return forward(*inputs, **named)
-        return checkpoint(partial(forward, **named), *inputs, **options)
+        # a closure: torch 2.11 would make another graph for each number of documents in a partial's keywords
+        return checkpoint(lambda *again: forward(*again, **named), *inputs, **options)
 
     return checkpointed
 
