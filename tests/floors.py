@@ -1,7 +1,8 @@
-"""The signatures of what distft uses of its libraries, as the installed versions have them.
+"""The floors in pyproject.toml, and the signatures of what distft uses of its libraries as they have them.
 
-`python -m tests.floors OUT` writes them as JSON. `make floor` runs it in an environment of the floors and writes
-tests/floors.json, which `tests/compat/test_floors.py` holds distft's code to where the floors are not installed.
+`python -m tests.floors constraints OUT` writes the floors for pip, `python -m tests.floors signatures OUT` the
+signatures in this environment as JSON. `make floor` writes tests/floors.json so, and `tests/compat/test_floors.py` holds
+distft's code to that file where the floors are not installed. Not seen: a method of an object that a call has returned.
 """
 
 import ast
@@ -139,9 +140,18 @@ def recorded() -> dict[str, Any]:
     return {"python": sys.version.split()[0], "versions": versions, "names": dict(sorted(signatures(names).items()))}
 
 
-if __name__ == "__main__":
-    about = recorded()
+def constraints() -> str:
+    """Returns the floors of pyproject.toml for pip: the newest patch of each."""
+    return "".join(f"{name}=={floor}.*\n" for name, floor in requirements().items())
+
+
+def as_json(about: dict[str, Any]) -> str:
+    """Returns what was recorded with a line for each name."""
     lines = (f"  {json.dumps(name)}: {json.dumps(known)}" for name, known in about.pop("names").items())
     head = json.dumps(about, indent=1)[1:-2]
-    text = "{" + head + ',\n "names": {\n' + ",\n".join(lines) + "\n }\n}\n"
-    Path(sys.argv[1]).write_text(text)
+    return "{" + head + ',\n "names": {\n' + ",\n".join(lines) + "\n }\n}\n"
+
+
+if __name__ == "__main__":
+    what, out = sys.argv[1:]
+    Path(out).write_text({"constraints": constraints, "signatures": lambda: as_json(recorded())}[what]())
