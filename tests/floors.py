@@ -1,8 +1,9 @@
 """The floors in pyproject.toml, and the signatures of what distft uses of its libraries as they have them.
 
 `python -m tests.floors constraints OUT` writes the floors for pip, `python -m tests.floors signatures OUT` the
-signatures in this environment as JSON. `make floor` writes tests/floors.json so, and `tests/compat/test_floors.py` holds
-distft's code to that file where the floors are not installed. Not seen: a method of an object that a call has returned.
+signatures in this environment as JSON. `make floor` writes tests/floors.json so, and `tests/compat/test_floors.py`
+holds distft's code to that file where the floors are not installed.
+Not seen: a method of an object that a call has returned.
 """
 
 import ast
