@@ -1,4 +1,4 @@
-# Every target does its own set-up on a machine with Python 3.11, make and pip.
+# Every target does its own set-up on a machine with Python 3.11 to 3.13, make and pip.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN    := .venv/bin
 STAMP  := .venv/installed

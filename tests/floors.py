@@ -22,9 +22,7 @@ from typing import Any
 
 CHECKOUT = Path(__file__).parents[1]
 FILE = Path(__file__).with_suffix(".json")
-# what is installed under another name, or comes with a package of pyproject.toml
-_MODULES = {"hydra_core": "hydra", "pyyaml": "yaml"}
-_MORE = ("accelerate", "huggingface_hub")
+_MODULES = {"hydra_core": "hydra", "pyyaml": "yaml"}  # imported under another name
 WHOLE = ("torch.distributed", "torch.nn", "torch.nn.functional", "torch.accelerator", "torch.cuda")
 
 
@@ -46,7 +44,7 @@ def requirements() -> dict[str, str]:
 
 def libraries() -> set[str]:
     names = {name.lower().replace("-", "_") for name in requirements()}
-    return {_MODULES.get(name, name) for name in names} | set(_MORE)
+    return {_MODULES.get(name, name) for name in names}
 
 
 def uses() -> Iterator[Use]:
