@@ -23,7 +23,7 @@ from typing import Any
 CHECKOUT = Path(__file__).parents[1]
 FILE = Path(__file__).with_suffix(".json")
 _MODULES = {"hydra_core": "hydra", "pyyaml": "yaml"}  # imported under another name
-WHOLE = ("torch.distributed", "torch.nn", "torch.nn.functional", "torch.accelerator", "torch.cuda")
+WHOLE = ("torch", "torch.distributed", "torch.nn", "torch.nn.functional", "torch.accelerator", "torch.cuda")
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ REACHES = (
     Reach(f"{_ZERO_12}.update_offload_overflow_tracker", _SEEN, "answered with nothing: no wait for each parameter"),
     Reach(f"{_ZERO_12}.update_lp_params", _SEEN, "the weights of the compute dtype, from loaded fp32 ones"),
     Reach(f"{_ZERO_3}._get_norm_groups", _SEEN, "answered with the known norm"),
+    Reach(f"{_ZERO_3}._constant_buffered_norm2", _SEEN, "answered in pieces: its own takes 2 GB", takes=("input",)),
     Reach(f"{_ZERO_3}.get_param_id", _SEEN, "where a parameter lies in the flat partition", takes=("param",)),
     Reach("deepspeed.zero.Init", _SEEN, "partitions one parameter", takes=("module", "mem_efficient_linear", "dtype")),
     Reach("deepspeed.ops._probe_compatible_ops", _SEEN, "what __compatible_ops__ asks, with a compiler"),
