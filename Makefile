@@ -1,12 +1,15 @@
-# Every target does its own set-up on a machine with Python 3.11, make and pip.
+# Every target does its own set-up on a machine with Python 3.11 to 3.13, make and pip.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN    := .venv/bin
 STAMP  := .venv/installed
 PYTEST := HF_HUB_OFFLINE=1 WANDB_MODE=offline $(BIN)/python -m pytest
 # Two tests at a time, in the order and the pieces of tests/beside.py.
 BESIDE := -n 2 --no-loadscope-reorder
+# The oldest versions that pyproject.toml allows, outside of the checkout; torch is the CUDA build there.
+FLOOR  := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/distft/floor-venv
+FLOOR_PYTEST := HF_HUB_OFFLINE=1 WANDB_MODE=offline $(FLOOR)/bin/python -m pytest $(BESIDE) -q -p no:cacheprovider
 
-.PHONY: help venv demo test check soak format freeze support clean
+.PHONY: help venv demo test check soak floor format freeze support clean
 
 help:
 	@echo "make venv    the environment, in .venv"
@@ -14,6 +17,7 @@ help:
 	@echo "make test    the whole test suite"
 	@echo "make check   style, types and the fast tests, in under 2 minutes"
 	@echo "make soak    the long tests"
+	@echo "make floor   fast tests, parity and whole runs on the oldest versions allowed: 6 GB, outside of the checkout"
 	@echo "make format  let ruff put the code in shape"
 	@echo "make freeze  write the installed versions to constraints.txt"
 	@echo "make support write docs/support.md from the proofs in docs/proofs"
@@ -42,6 +46,16 @@ check: $(STAMP)
 
 soak: $(STAMP)
 	$(PYTEST) -m soak
+
+floor:
+	test -x $(FLOOR)/bin/python || $(PYTHON) -m venv $(FLOOR)
+	$(FLOOR)/bin/python -m tests.floors constraints $(FLOOR)/floors.txt
+	$(FLOOR)/bin/python -m pip install --quiet --upgrade pip
+	$(FLOOR)/bin/python -m pip install --quiet --constraint $(FLOOR)/floors.txt --editable '.[dev]'
+	$(FLOOR)/bin/python -W ignore -m tests.floors signatures tests/floors.json
+	$(FLOOR_PYTEST) -m "not slow and not soak" --ignore tests/test_style.py
+	$(FLOOR_PYTEST) -m "not soak" tests/strategies/test_parity.py tests/checkpoint/test_round_trip.py \
+	    tests/models/test_compiled.py tests/test_launch.py tests/compat
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .

@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parents[1] / "distft"
 
 # Everything not named here is a command: level 8, whom nobody imports.
 LEVELS = {
-    0: {"paths", "run"},
+    0: {"compat", "paths", "run"},
     1: {"config", "runtime"},
     2: {"data", "goodput"},
     3: {"models", "losses", "optim", "strategies", "launchers", "trackers"},

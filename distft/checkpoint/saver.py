@@ -12,7 +12,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from errno import ENOSPC
 from functools import partial
-from importlib.metadata import version
 from math import prod
 from os import strerror
 from pathlib import Path
@@ -29,6 +28,7 @@ from distft.checkpoint.format import FORMAT, rank_file, step_dir
 from distft.checkpoint.index import read_index
 from distft.checkpoint.keep import Retention, delete, retain
 from distft.checkpoint.snapshot import Snapshot
+from distft.compat.packages import version_of
 from distft.runtime.process_group import World, all_reduce_sum, from_first, texts_of_all
 from distft.strategies.engine import Engine
 
@@ -171,7 +171,7 @@ class Saver:
             "format": FORMAT,
             "step": pending.step,
             "world": self.world.size,
-            "versions": {name: version(name) for name in ("distft", "torch", "transformers", "deepspeed")},
+            "versions": {name: version_of(name) for name in ("distft", "torch", "transformers", "deepspeed")},
             **pending.about,
             "dtype": "F32",
             "tensors": tensors,

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from distft.compat.hub import default_client
 from distft.config.errors import Unavailable
 from distft.data.hub_refusal import Refused, Wanted, explain, first_cause, is_of_hub, seconds_to_wait
 
@@ -69,9 +70,7 @@ class _Patient:
         self._lock = threading.Lock()  # files are fetched by several threads
 
     def client(self) -> Any:
-        from huggingface_hub.utils._http import default_client_factory
-
-        client = default_client_factory()
+        client = default_client()
         hooks = client.event_hooks
         client.event_hooks = {
             "request": [*hooks.get("request", ()), self._before],

@@ -19,6 +19,7 @@ import torch
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, Std
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+from distft.compat.elastic import launch_options
 from distft.run import read_json
 from distft.runtime.logs import last_lines
 from distft.runtime.quiet import silence
@@ -63,8 +64,8 @@ def reduce(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
         local_addr=given.address,
         max_restarts=0,
         monitor_interval=0.1,
-        shutdown_timeout=_ENDED,
         logs_specs=DefaultLogsSpecs(log_dir=str(folder / "logs"), redirects=Std.ALL),
+        **launch_options(_ENDED),
     )
     failure = ""
     signal.signal(signal.SIGALRM, _too_late)

@@ -11,8 +11,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import distft
+from distft.compat.packages import version_of
 from distft.doctor.finding import Finding
 
+_MAIN = ("torch", "deepspeed", "transformers")  # named with version and bounds, also where all is well
 _PYPROJECT = Path(distft.__file__).parents[1] / "pyproject.toml"
 
 
@@ -52,14 +54,9 @@ def check_packages(requirements: Sequence[str] | None = None) -> Iterator[Findin
             seen = f"{each.name} {version or 'is missing'}, distft needs {each.specifier}"
             yield Finding("packages", "problem", seen, f"{sys.executable} -m pip install '{each}'")
     if not wrong:
-        yield Finding("packages", "ok", f"all {len(needed)} within the bounds of pyproject.toml")
-
-
-def version_of(name: str) -> str | None:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return None
+        main = (f"{each.name} {version_of(each.name)} ({each.specifier})" for each in needed if each.name in _MAIN)
+        told = f"all {len(needed)} within the bounds of pyproject.toml"
+        yield Finding("packages", "ok", ": ".join(filter(None, (told, ", ".join(main)))))
 
 
 def versions() -> dict[str, str | None]:

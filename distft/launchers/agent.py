@@ -19,6 +19,7 @@ from torch.distributed.elastic.agent.server.api import (
 )
 from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
+from distft.compat.elastic import agent_options
 from distft.launchers.ranks import Rank
 from distft.runtime.errors import Exit
 from distft.runtime.logs import Patient
@@ -31,7 +32,7 @@ class Agent(SimpleElasticAgent):
 
     def __init__(self, spec: WorkerSpec, start: Callable[[dict[str, str]], Rank]) -> None:
         """start: a rank with these variables in its environment."""
-        super().__init__(spec, shutdown_timeout=_SECONDS_TO_END)
+        super().__init__(spec, **agent_options(_SECONDS_TO_END))
         self._exits: dict[int, Exit] = {}  # by the rank among all
         self._start = start
         self._ranks: dict[int, Rank] = {}
@@ -58,7 +59,7 @@ class Agent(SimpleElasticAgent):
     def _stop_workers(self, worker_group: WorkerGroup) -> None:
         self._shutdown(timeout=_SECONDS_TO_END)
 
-    def _shutdown(self, death_sig: signal.Signals = signal.SIGTERM, timeout: int = 30) -> None:
+    def _shutdown(self, death_sig: signal.Signals = signal.SIGTERM, timeout: int = _SECONDS_TO_END) -> None:
         first = signal.SIGKILL if death_sig == signal.SIGQUIT else death_sig  # QUIT has each leave a core file
         for number in (first, signal.SIGKILL):
             deadline = time.monotonic() + timeout

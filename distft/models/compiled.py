@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from distft.compat.transformers import attention_of
 from distft.models.attention.choose import SDPA
 from distft.runtime.compiling import compiled
 
@@ -32,7 +33,7 @@ def compile_blocks(model: PreTrainedModel, blocks: Iterable[nn.Module], device: 
 
 def check_compilable(model: PreTrainedModel, device: torch.device) -> None:
     """Raises ValueError where torch.compile would fail, or make another graph for every micro-batch."""
-    if model.config._attn_implementation == SDPA:
+    if attention_of(model) == SDPA:
         if device.type != "cpu":
             raise ValueError("model.attention=sdpa is compiled on CPUs alone. Nearest: model.attention=varlen")
         name = next((name for name in _DROPOUT if getattr(model.config.get_text_config(), name, 0)), None)

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from distft.compat.transformers import draw_weights
 from distft.models.adapters import fresh_adapter, is_adapter
 from distft.models.skeleton import blocks
 from distft.runtime.seeds import seed_for
@@ -41,8 +42,7 @@ class FreshWeights:
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             for child in _children_first(module):
                 torch.default_generator.manual_seed(seed_for(self.seed, "init", f"{unit}.{names[child]}"))
-                vars(child)["_is_hf_initialized"] = False  # transformers marks what it has drawn
-                self.model._init_weights(child)
+                draw_weights(self.model, child)
         for name, parameter in module.named_parameters():
             yield f"{unit}.{name}", parameter.detach()
 

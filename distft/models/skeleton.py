@@ -12,8 +12,8 @@ import torch
 from accelerate import init_empty_weights
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
-from transformers.initialization import no_init_weights
 
+from distft.compat.transformers import repeated_layers, without_drawing
 from distft.models.attention.choose import check_separable, choose, require_borders
 from distft.models.head import make_foldable
 
@@ -31,7 +31,7 @@ def skeleton(config: PreTrainedConfig, attention: str) -> PreTrainedModel:
     attention: `model.attention`'s word. ValueError for a model that cannot keep documents of a row apart.
     """
     kernel = choose(attention)
-    with init_empty_weights(include_buffers=False), no_init_weights():  # drawing into nothing takes its time
+    with init_empty_weights(include_buffers=False), without_drawing():  # drawing into nothing takes its time
         model = AutoModelForCausalLM.from_config(config, attn_implementation=kernel, dtype=torch.float32)
     check_separable(model)
     require_borders(model)
@@ -45,7 +45,7 @@ def skeleton(config: PreTrainedConfig, attention: str) -> PreTrainedModel:
 
 def blocks(model: PreTrainedModel) -> Mapping[str, nn.Module]:
     """Returns the repeated layers by name, the units that are sharded, gathered and checkpointed one at a time."""
-    names = set(model._no_split_modules or ())
+    names = repeated_layers(model)
     found = {name: module for name, module in model.named_modules() if type(module).__name__ in names}
     if not found:
         raise RuntimeError(f"{type(model).__name__} does not name its repeated layers (_no_split_modules is empty)")

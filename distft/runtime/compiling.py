@@ -4,7 +4,8 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch.fx.experimental import _config as symbolic_shapes
+
+from distft.compat.compiler import tell_equal_sizes_apart
 
 
 def compiled(function: Callable[..., Any], *, dynamic: bool | None = True) -> Callable[..., Any]:
@@ -12,5 +13,5 @@ def compiled(function: Callable[..., Any], *, dynamic: bool | None = True) -> Ca
 
     dynamic: for tensors of any size; None: of any once a second size has come.
     """
-    symbolic_shapes.use_duck_shape = False  # else a row as long as a hidden state is wide is one graph, for it alone
+    tell_equal_sizes_apart()
     return torch.compile(function, fullgraph=True, dynamic=dynamic)

@@ -6,7 +6,6 @@ Trap: only the forking thread goes on in the child, so fork before libraries hav
 must fork, see runtime/parent.py.
 """
 
-import atexit
 import ctypes
 import os
 import signal
@@ -16,6 +15,7 @@ from multiprocessing import get_context
 from multiprocessing.process import BaseProcess
 from typing import Any
 
+from distft.compat.interpreter import forget_exit_functions
 from distft.runtime.parent import die_with_parent
 
 _PR_SET_NAME = 15
@@ -38,7 +38,7 @@ def fork(name: str, work: Callable[..., Any], *given: Any) -> BaseProcess:
 def _begin(parent: int, mask: set[signal.Signals], name: str, work: Callable[..., Any], given: tuple[Any, ...]) -> None:
     die_with_parent(parent)
     os.setsid()  # so that whatever it starts can be ended with it
-    atexit._clear()
+    forget_exit_functions()
     for number in signal.valid_signals():
         if callable(signal.getsignal(number)):
             signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from distft.compat import collectives
+
 OUTSIDE = ("start", "evaluation", "checkpoint", "end")  # of a step
 WORK = ("data", "forward", "backward", "optimizer")  # what a rank does itself; in the others it waits for all
 PHASES = (*OUTSIDE, "border", *WORK, "communication", "core")  # core: ready to work, and no core was free
@@ -143,7 +145,7 @@ class Heart:
 
         def count() -> None:
             while not over.wait(_SECONDS_BETWEEN_COUNTS):
-                entered = _entered()
+                entered = collectives.entered()
                 if entered > self._collectives:
                     self._collectives = entered
                     self._write()
@@ -224,15 +226,3 @@ def read(file: Path) -> Beat | None:
     if mark != _MARK or not 0 <= phase < len(PHASES):
         return None
     return Beat(pid, step, PHASES[phase], beats, collectives, step_seconds, dict(zip(PHASES, seconds, strict=True)))
-
-
-def _entered() -> int:
-    """Returns how many collectives this process has entered, of all groups; torch counts them for its own checks."""
-    distributed = sys.modules["torch.distributed.distributed_c10d"]
-    total = 0
-    for group in list(distributed._world.pg_map):
-        try:
-            total += group._get_sequence_number_for_group()
-        except RuntimeError:  # a backend without the count, or a group that is being left
-            continue
-    return total

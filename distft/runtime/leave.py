@@ -1,11 +1,11 @@
 """How a process that was in a process group ends."""
 
-import atexit
 import logging
 import os
 import sys
-import threading
 from typing import NoReturn
+
+from distft.compat.interpreter import end_threads, run_exit_functions
 
 
 def leave() -> NoReturn:
@@ -15,8 +15,8 @@ def leave() -> NoReturn:
     taken down aborts the process (https://github.com/pytorch/pytorch/issues/190489). Nothing is to be taken down here:
     every file of a run is closed and synced by whoever wrote it.
     """
-    threading._shutdown()  # pyright: ignore  # the interpreter's own first step: pools of threads end, the rest is joined
-    atexit._run_exitfuncs()
+    end_threads()
+    run_exit_functions()
     logging.shutdown()
     for stream in (sys.stdout, sys.stderr):
         stream.flush()

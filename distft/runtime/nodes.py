@@ -2,7 +2,6 @@
 meet another Python, another package or another variable on each.
 """
 
-import importlib.metadata
 import json
 import os
 import socket
@@ -10,6 +9,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+from distft.compat.packages import version_of
 from distft.runtime.environment import code_of, recorded
 from distft.runtime.process_group import World, texts_of_all
 
@@ -34,15 +34,8 @@ def compare(world: World) -> dict[str, Any]:
 def software() -> dict[str, str]:
     """Returns what must be the same: Python, the packages that compute, and the commit of this code."""
     git = code_of()
-    found = {name: _version(name) for name in MAIN_PACKAGES}
+    found = {name: version_of(name) or "not installed" for name in MAIN_PACKAGES}
     return {"python": sys.version.split()[0], **found, "commit": str(git["commit"] if git else None)}
-
-
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"
 
 
 def _own(first: Mapping[str, Any]) -> Any:

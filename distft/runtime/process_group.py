@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch.distributed import distributed_c10d
 
+from distft.compat import collectives
 from distft.runtime import heartbeat
 
 # A rank that hangs is for the watchdog to find (distft.launchers.watchdog); NCCL's default of 10 minutes kills ranks
@@ -76,8 +76,7 @@ def share_timeout(timeout_seconds: float) -> None:
 
     Trap: torch's meshes and DeepSpeed make groups with the default of their backend, not with that of the first group.
     """
-    for group in list(distributed_c10d._world.pg_map):
-        distributed_c10d._set_pg_timeout(timedelta(seconds=timeout_seconds), group)
+    collectives.set_timeouts(timedelta(seconds=timeout_seconds))
 
 
 def device_of(local_rank: int) -> torch.device:

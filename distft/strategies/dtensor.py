@@ -5,8 +5,8 @@ from dataclasses import replace
 from math import prod
 
 from torch.distributed.tensor import DTensor
-from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
+from distft.compat.sharding import local_box
 from distft.runtime.regions import Box, Flat
 from distft.strategies.engine import Piece, shares
 
@@ -20,7 +20,7 @@ def pieces_of(
     share: replicas write a part each; else, and where it is a box, the first of them writes all.
     """
     mesh = tensor.device_mesh
-    sizes, offsets = compute_local_shape_and_global_offset(tensor.shape, mesh, tensor.placements)
+    sizes, offsets = local_box(tensor)
     count = prod(sizes)
     replicas, replica = 1, 0
     for dim, placement in enumerate(tensor.placements):

@@ -18,6 +18,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
+from distft.compat.sharding import mixed_precision, scale_in_place
 from distft.data.batches import Batch
 from distft.runtime.process_group import World
 from distft.strategies.dtensor import pieces_of
@@ -91,7 +92,7 @@ class ShardedEngine:
         if isfinite(norm):
             coefficient = clip_coefficient(norm, max_norm)
             if coefficient < 1:
-                torch._foreach_mul_(self._gradients(), coefficient)  # pyright: ignore[reportPrivateImportUsage]
+                scale_in_place(self._gradients(), coefficient)
             self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
 
@@ -124,7 +125,7 @@ class ShardedEngine:
     def effective(self) -> dict[str, object]:
         parameters = list(self.objective.parameters())
         states = [v for s in self.optimizer.state.values() for v in s.values() if torch.is_tensor(v) and v.ndim]
-        policy = cast(FSDPModule, self.objective)._get_fsdp_state()._mp_policy
+        policy = mixed_precision(self.objective)
         return {
             "replicas": self.mesh["replicas"].size(),
             "shards": self.mesh["shards"].size(),

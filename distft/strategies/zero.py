@@ -5,15 +5,14 @@ silence (so every setting passed on is read back); and ZeRO-3 refuses a model on
 at a time and partitioned at once. Offload, NCCL and bf16 on accelerators have not been run on a GPU yet.
 """
 
-import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
+from distft.compat.deepspeed import import_without_compilers, one_class_for_stages_1_and_2
 from distft.runtime.process_group import World
 from distft.runtime.quiet import silence
 from distft.strategies.engine import BuildModel, MakeOptimizer
@@ -51,7 +50,7 @@ class Zero:
         else:
             _materialise(objective, world.device, precision, partition=None)
         dims = [(p, len(getattr(p, "ds_shape", p.shape))) for p in objective.parameters()]
-        with _one_class_for_stages_1_and_2(deepspeed.DeepSpeedEngine):
+        with one_class_for_stages_1_and_2(deepspeed.DeepSpeedEngine):
             engine, *_ = deepspeed.initialize(model=objective, optimizer=make_optimizer(dims), config=settings)
         live = ZeroEngine(engine, objective, self.stage, world)
         check_in_force(settings, live.effective())
@@ -96,54 +95,10 @@ class Zero:
 
 
 def _import_deepspeed(world: World) -> Any:
-    """Imports deepspeed for this device, without builds and compilers that a run here has no use for.
-
-    Seen on CPU: 0.1 s of a core and 45 MiB instead of 1.3 s and 90 MiB from here to a live engine, in every process.
-    """
-    if world.device.type == "cpu":
-        os.environ["DS_ACCELERATOR"] = "cpu"  # read once, while deepspeed is imported
-    import deepspeed
-    from deepspeed import ops
-
+    deepspeed = import_without_compilers(world.device.type)
     silence()
-    if world.device.type == "cpu":
-        # Empty: nothing is tried out with a C++ compiler, and collectives in shared memory are not built, which takes
-        # 29-180 s and may leave a lock behind.
-        ops.__compatible_ops__ = {}  # pyright: ignore[reportAttributeAccessIssue]
-    with _nothing_compiled(), suppress(ImportError):  # to ask whether an optimizer is Muon loads it, compiled
-        from deepspeed.runtime.zero.muon import muon_optimizer  # noqa: F401
     deepspeed.init_distributed(dist_init_required=False, verbose=False)
     return deepspeed
-
-
-@contextmanager
-def _one_class_for_stages_1_and_2(engine: Any) -> Iterator[None]:
-    """Keeps DeepSpeed from giving stage 1 in bf16, with sums in fp32, to a class of its own, for as long as it lasts.
-
-    That one sums whole gradients on all processes, twice the bytes, and makes the host wait. A DeepSpeed that has no
-    such method any more is left alone.
-    """
-    name = "_do_optimizer_sanity_check"
-    choose = getattr(engine, name, None)
-    setattr(engine, name, lambda *_: "zero_optimization")
-    try:
-        yield
-    finally:
-        setattr(engine, name, choose)
-
-
-@contextmanager
-def _nothing_compiled() -> Iterator[None]:
-    """Makes torch.compile leave functions as they are, for as long as it lasts."""
-    name = "TORCHDYNAMO_DISABLE"  # read at each call
-    before = os.environ.get(name)
-    os.environ[name] = "1"
-    try:
-        yield
-    finally:
-        del os.environ[name]
-        if before is not None:
-            os.environ[name] = before
 
 
 def _materialise(

@@ -13,6 +13,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.distributed import ProcessGroup
 
+from distft.compat.deepspeed import master_fragment, zero_settings
 from distft.data.batches import Batch
 from distft.runtime.process_group import World
 from distft.runtime.regions import Flat
@@ -50,7 +51,7 @@ class ZeroEngine:
 
     @property
     def _offloads(self) -> bool:
-        return self.deepspeed._config.zero_config.offload_optimizer is not None
+        return zero_settings(self.deepspeed).offload_optimizer is not None
 
     def forward(self, batch: Batch, loss: Loss | None = None) -> tuple[torch.Tensor, Sums]:
         return self.deepspeed(batch, loss)
@@ -92,8 +93,8 @@ class ZeroEngine:
             for part, writes in shares(parameter.numel(), self.world.size, self.world.rank):
                 yield Piece(name, shape, Flat(part.start, len(part)), parameter, part.start, writes, frozen=True)
             return
-        mapping: Any = getattr(parameter, "_hp_mapping", None)
-        if mapping is not None:  # None where this process holds nothing of it
+        mapping = master_fragment(parameter)
+        if mapping is not None:
             owner = self.optimizer.param_groups[mapping.param_group_index]["params"][0]
             within, flat = mapping.lp_fragment_address, mapping.hp_fragment_address
             yield Piece(name, shape, Flat(within.start, within.numel), owner, flat.start)
@@ -131,13 +132,13 @@ class ZeroEngine:
         return bit_sum(self.objective.parameters()), dist.group.WORLD
 
     def effective(self) -> dict[str, object]:
-        config, zero = self.deepspeed._config, self.deepspeed.optimizer
+        settings, zero = zero_settings(self.deepspeed), self.deepspeed.optimizer
         states = [v for s in self.optimizer.state.values() for v in s.values() if torch.is_tensor(v) and v.ndim]
         return {
-            "stage": int(config.zero_config.stage),
+            "stage": int(settings.stage),
             "offload": self._offloads,
-            "reduce_bucket_size": int(config.zero_config.reduce_bucket_size),
-            "overlap_comm": bool(config.zero_config.overlap_comm),
+            "reduce_bucket_size": int(settings.reduce_bucket_size),
+            "overlap_comm": bool(settings.overlap_comm),
             "compute_dtype": str(next(p.dtype for p in self.objective.parameters())),
             "reduce_dtype": str(
                 getattr(zero, "communication_data_type", None) or getattr(zero, "grad_acc_dtype", None)

@@ -1,23 +1,16 @@
-"""Every combination of the values that are swept, by Hydra's own sweeper.
-
-Trap: Hydra runs the files of its own plugins again when it first looks for them; a BasicSweeper imported before that is
-a class that its own methods do not know.
-"""
+"""Every combination of the values that are swept, by Hydra's own sweeper."""
 
 from collections.abc import Mapping, Sequence
 
 from hydra.core.override_parser.types import Override as Swept
-from hydra.core.plugins import Plugins
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
+from distft.compat.hydra_sweeper import BasicSweeper
 from distft.config.errors import ConfigError
 from distft.sweep.jobs import named
 from distft.sweep.request import Point
-
-Plugins.instance()
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper  # noqa: E402
 
 
 class Grid(BasicSweeper):

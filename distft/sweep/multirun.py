@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hydra._internal.callbacks import Callbacks
 from hydra.core.override_parser.types import Override as Swept
 from hydra.types import HydraContext
 from omegaconf import OmegaConf
 
+from distft.compat.hydra import no_callbacks
 from distft.config.compose import Config, compose
 from distft.config.errors import ConfigError
 from distft.launchers.contract import Launcher
@@ -136,7 +136,7 @@ def run_jobs(sweep: Sweep, launcher: Launcher, sweeper: Any, status: SweepStatus
         sweeper.begin(submission, sweep.earlier, sweep.config.values["launcher"].get("jobs_at_once") or 1)
         about = {"mode": "MULTIRUN", "sweep": {"dir": str(sweep.folder)}, "overrides": {"task": swept}}
         sweeper.setup(
-            hydra_context=HydraContext(config_loader(), Callbacks()),
+            hydra_context=HydraContext(config_loader(), no_callbacks()),
             task_function=lambda _: None,
             config=OmegaConf.create({"hydra": about}),
         )

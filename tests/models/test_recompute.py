@@ -12,6 +12,7 @@ from distft.data.batches import Batch, make_batch
 from distft.data.shards import Row
 from distft.losses.cross_entropy import CrossEntropy
 from distft.models.recompute import RECOMPUTED, recompute
+from distft.models.skeleton import blocks
 from tests.strategies.reference import dense
 
 
@@ -41,3 +42,16 @@ def test_nothing_changes_but_what_is_kept(name: str) -> None:
     assert done["selective"][1] == operations
     assert operations * 1.2 < done["full"][1] <= operations * 4 / 3
     assert done["full"][2] < done["selective"][2] < 0.8 * kept
+
+
+@pytest.mark.parametrize("what", ["selective", "full"])
+def test_what_is_hooked_to_a_layer_runs_once_though_the_layer_runs_again(what: str) -> None:
+    model = dense("llama3_8b", 0).train()
+    recompute(model, what)
+    layers, calls, runs = list(blocks(model).values()), [], []
+    for layer in layers:
+        layer.register_forward_pre_hook(lambda *_: calls.append(1))
+        next(layer.children()).register_forward_pre_hook(lambda *_: runs.append(1))
+    value, _ = CrossEntropy()(model, make_batch([Row(np.arange(9, dtype=np.int32), np.arange(9) % 4 == 0)]))
+    value.backward()
+    assert (len(calls), len(runs)) == (len(layers), 2 * len(layers))

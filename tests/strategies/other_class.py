@@ -14,7 +14,7 @@ from tests.train_cases import make_engine
 
 
 def main() -> None:
-    zero._one_class_for_stages_1_and_2 = nullcontext
+    zero.one_class_for_stages_1_and_2 = nullcontext
     with process_group() as world:
         try:
             make_engine({"strategy": "zero1", "model": "gpt2", "precision": "bfloat16"}, world)

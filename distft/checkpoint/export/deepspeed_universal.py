@@ -12,7 +12,6 @@ All are pickles: that is the format. Written for other programs, never read here
 Trap: at stage 3 DeepSpeed (0.19) gives every group the settings of the first one, weight decay too.
 """
 
-from importlib.metadata import version
 from math import prod
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from transformers import PreTrainedModel
 from distft.checkpoint.export.groups import named_groups
 from distft.checkpoint.format import PARAMETER
 from distft.checkpoint.read import Checkpoint
+from distft.compat.packages import version_of
 
 FILES = {PARAMETER: "fp32", "exp_avg": "exp_avg", "exp_avg_sq": "exp_avg_sq"}
 MODEL_STATES = ("mp_rank_00_model_states.pt", "zero_pp_rank_0_mp_rank_00_model_states.pt")
@@ -47,7 +47,7 @@ def write_deepspeed_universal(
     groups = named_groups(model, optimizer)
     step = _whole(checkpoint, "step", checkpoint.names[0])
     settings = {
-        "ds_version": version("deepspeed"),
+        "ds_version": version_of("deepspeed"),
         "param_groups": groups,  # stages 1 and 2 look here, 3 there
         "optimizer_state_dict": {"state": {0: {"step": step}}, "param_groups": groups},
     }

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from transformers import AttentionInterface, PreTrainedModel
 
+from distft.compat.transformers import has_attention_interface
 from distft.models.attention.sdpa import documents_sdpa
 from distft.models.attention.varlen import documents_varlen
 
@@ -47,7 +48,7 @@ def require_borders(model: PreTrainedModel) -> None:
 
 def check_separable(model: PreTrainedModel) -> None:
     """Raises ValueError for a model whose layers carry something from one document of a row into the next."""
-    if not model._supports_attention_backend:
+    if not has_attention_interface(model):
         raise ValueError(
             f"{type(model).__name__} does not take its attention through transformers' interface, so the rows of a "
             "micro-batch cannot be kept apart"

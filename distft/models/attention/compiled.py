@@ -9,10 +9,9 @@ from typing import Any
 
 import torch
 
+from distft.compat.attention import cpu_backward, cpu_forward
 from distft.models.attention.window import window_mask
 
-_forward: Any = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-_backward: Any = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 Tensors = tuple[torch.Tensor, ...]
 
 
@@ -34,7 +33,7 @@ def documents_attention(
     for here in _documents(borders):
         parts = (query[:, :, here], key[:, :, here], value[:, :, here])
         mask = _added(here, window, query)
-        done = _forward(*parts, 0.0, mask is None, attn_mask=mask, scale=scale)
+        done = cpu_forward(*parts, 0.0, mask is None, attn_mask=mask, scale=scale)
         attended[:, here], sums[:, here] = (part.transpose(1, 2) for part in done)
     return attended, sums
 
@@ -62,7 +61,7 @@ def documents_attention_backward(
         parts = [part[:, :, here] for part in (query, key, value)]
         of_here, done, sum_here = (part[:, here].transpose(1, 2) for part in (gradient, attended, sums))
         mask = _added(here, window, query)
-        found = _backward(of_here, *parts, done, sum_here, 0.0, mask is None, attn_mask=mask, scale=scale)
+        found = cpu_backward(of_here, *parts, done, sum_here, 0.0, mask is None, attn_mask=mask, scale=scale)
         for whole, part in zip(gradients, found, strict=True):
             whole[:, :, here] = part
     return gradients  # pyright: ignore[reportReturnType]

@@ -3,7 +3,8 @@
 from typing import Any
 
 import torch
-from torch.nn.attention import varlen
+
+from distft.compat.attention import varlen_attention
 
 
 def documents_varlen(
@@ -36,15 +37,6 @@ def documents_varlen(
         max_length_q = length
     assert max_length_q is not None
     window = (-1, 0) if sliding_window is None else (sliding_window - 1, 0)  # tokens before and after, causal
-    done: Any = varlen.varlen_attn(
-        *(part.transpose(1, 2).reshape(batch * length, -1, size) for part in (query, key, value)),
-        cu_seq_q=cu_seq_lens_q,
-        cu_seq_k=cu_seq_lens_q,
-        max_q=max_length_q,
-        max_k=max_length_q,
-        scale=scaling,
-        window_size=window,
-        num_splits=1,  # else another document may change a document's bits
-        enable_gqa=heads != key.shape[1],
-    )
+    parts = (part.transpose(1, 2).reshape(batch * length, -1, size) for part in (query, key, value))
+    done = varlen_attention(*parts, borders=cu_seq_lens_q, longest=max_length_q, scale=scaling, window=window)
     return done.view(batch, length, heads, size), None

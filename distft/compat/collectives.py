@@ -1,0 +1,38 @@
+"""torch's process groups: how many collectives each has entered, and how long one may wait.
+
+Trap: login nodes import a caller of this module, so torch is looked up among the loaded modules and not imported.
+"""
+
+import sys
+from datetime import timedelta
+from typing import Any
+
+from distft.compat.reach import Reach
+
+_MODULE, _SEEN = "torch.distributed.distributed_c10d", "torch 2.11 to 2.13"
+REACHES = (
+    Reach(f"{_MODULE}._world", _SEEN, "its pg_map holds every process group"),
+    Reach(f"{_MODULE}._set_pg_timeout", _SEEN, "meshes and DeepSpeed make groups with a default", ("timeout",)),
+    Reach("torch.distributed.ProcessGroup._get_sequence_number_for_group", _SEEN, "counts a group's collectives"),
+)
+
+
+def entered() -> int:
+    """Returns the number of collectives that this process has entered, over all of its groups."""
+    total = 0
+    for group in _groups():
+        try:
+            total += group._get_sequence_number_for_group()
+        except RuntimeError:  # a backend without the count, or a group that is being left
+            continue
+    return total
+
+
+def set_timeouts(timeout: timedelta) -> None:
+    """Gives every group that there is this time-out."""
+    for group in _groups():
+        sys.modules[_MODULE]._set_pg_timeout(timeout, group)
+
+
+def _groups() -> list[Any]:
+    return list(sys.modules[_MODULE]._world.pg_map)

@@ -1,0 +1,88 @@
+"""DeepSpeed's private parts: an import without compilers, one class for ZeRO-1 and -2, and its own bookkeeping."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from distft.compat.reach import Reach
+
+_SEEN = "DeepSpeed 0.19.8"
+_ENGINE = "deepspeed.runtime.engine.DeepSpeedEngine"
+_ZERO_12 = "deepspeed.runtime.zero.stage_1_and_2.DeepSpeedZeroOptimizer"
+_ZERO_3 = "deepspeed.runtime.zero.stage3.DeepSpeedZeroOptimizer_Stage3"
+REACHES = (
+    Reach(f"{_ENGINE}._do_optimizer_sanity_check", _SEEN, "chooses the class of ZeRO-1", takes=("basic_optimizer",)),
+    Reach(f"{_ENGINE}.set_gradient_accumulation_boundary", _SEEN, "the last micro-batch", takes=("is_boundary",)),
+    Reach(f"{_ZERO_12}.scaled_global_norm", _SEEN, "answered with the known norm: no second wait"),
+    Reach(f"{_ZERO_12}.update_offload_overflow_tracker", _SEEN, "answered with nothing: no wait for each parameter"),
+    Reach(f"{_ZERO_12}.update_lp_params", _SEEN, "the weights of the compute dtype, from loaded fp32 ones"),
+    Reach(f"{_ZERO_3}._get_norm_groups", _SEEN, "answered with the known norm"),
+    Reach(f"{_ZERO_3}._constant_buffered_norm2", _SEEN, "answered in pieces: its own takes 2 GB", takes=("input",)),
+    Reach(f"{_ZERO_3}.get_param_id", _SEEN, "where a parameter lies in the flat partition", takes=("param",)),
+    Reach("deepspeed.zero.Init", _SEEN, "partitions one parameter", takes=("module", "mem_efficient_linear", "dtype")),
+    Reach("deepspeed.ops._probe_compatible_ops", _SEEN, "what __compatible_ops__ asks, with a compiler"),
+)
+
+
+def import_without_compilers(device_type: str) -> Any:
+    """Imports and returns deepspeed for this kind of device, without builds that a run here has no use for.
+
+    Seen on CPU: 0.1 s of a core and 45 MiB instead of 1.3 s and 90 MiB from here to a live engine, in every process.
+    """
+    on_cpu = device_type == "cpu"
+    if on_cpu:
+        os.environ["DS_ACCELERATOR"] = "cpu"  # read once, while deepspeed is imported
+    import deepspeed
+    from deepspeed import ops
+
+    if on_cpu:
+        # Empty: nothing is tried out with a C++ compiler, and collectives in shared memory are not built, which takes
+        # 29-180 s and may leave a lock behind.
+        ops.__compatible_ops__ = {}  # pyright: ignore[reportAttributeAccessIssue]
+    with _nothing_compiled(), suppress(ImportError):  # to ask whether an optimizer is Muon loads it, compiled
+        from deepspeed.runtime.zero.muon import muon_optimizer  # noqa: F401
+    return deepspeed
+
+
+@contextmanager
+def one_class_for_stages_1_and_2(engine: Any) -> Iterator[None]:
+    """Keeps DeepSpeed from giving stage 1 in bf16, with sums in fp32, to a class of its own, for as long as it lasts.
+
+    That one sums whole gradients on all processes, twice the bytes, and makes the host wait. A DeepSpeed that has no
+    such method any more is left alone.
+    """
+    name = "_do_optimizer_sanity_check"
+    choose = getattr(engine, name, None)
+    setattr(engine, name, lambda *_: "zero_optimization")
+    try:
+        yield
+    finally:
+        setattr(engine, name, choose)
+
+
+@contextmanager
+def _nothing_compiled() -> Iterator[None]:
+    """Makes torch.compile leave functions as they are, for as long as it lasts."""
+    name = "TORCHDYNAMO_DISABLE"  # read at each call
+    before = os.environ.get(name)
+    os.environ[name] = "1"
+    try:
+        yield
+    finally:
+        del os.environ[name]
+        if before is not None:
+            os.environ[name] = before
+
+
+def zero_settings(engine: Any) -> Any:
+    """Returns the ZeRO settings that a live engine holds."""
+    return engine._config.zero_config
+
+
+def master_fragment(parameter: Any) -> Any:
+    """Returns where a parameter's fp32 master weights lie in this process's flat partition (ZeRO-1 and -2).
+
+    None where this process holds none of them.
+    """
+    return getattr(parameter, "_hp_mapping", None)

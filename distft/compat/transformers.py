@@ -1,0 +1,41 @@
+"""What transformers' models say of themselves under private names, and its switch against drawing weights."""
+
+from typing import cast
+
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.initialization import no_init_weights as without_drawing
+
+from distft.compat.reach import Reach
+
+__all__ = ["attention_of", "draw_weights", "has_attention_interface", "repeated_layers", "without_drawing"]
+
+_MODEL, _SEEN = "transformers.PreTrainedModel", "transformers 5.17 to 5.23"
+REACHES = (
+    Reach("transformers.initialization.no_init_weights", _SEEN, "drawing into parameters on meta takes its time"),
+    Reach(f"{_MODEL}._no_split_modules", _SEEN, "names the classes of a model's repeated layers"),
+    Reach(f"{_MODEL}._supports_attention_backend", _SEEN, "whether attention goes through the interface"),
+    Reach("transformers.PreTrainedConfig._attn_implementation", _SEEN, "the attention kernel in force"),
+    Reach(f"{_MODEL}._init_weights", _SEEN, "a model's own initialisation of one module", takes=("module",)),
+)
+
+
+def repeated_layers(model: PreTrainedModel) -> set[str]:
+    """Returns the names of the classes of the model's repeated layers; empty where it names none."""
+    return set(model._no_split_modules or ())
+
+
+def has_attention_interface(model: PreTrainedModel) -> bool:
+    """Tells whether the model takes its attention kernel through `AttentionInterface`."""
+    return bool(model._supports_attention_backend)
+
+
+def attention_of(model: PreTrainedModel) -> str:
+    """Returns the name of the model's attention kernel, as `AttentionInterface` knows it."""
+    return cast(str, model.config._attn_implementation)
+
+
+def draw_weights(model: PreTrainedModel, module: nn.Module) -> None:
+    """Initialises one module as the model's own code does, also where transformers has marked it as initialised."""
+    vars(module)["_is_hf_initialized"] = False
+    model._init_weights(module)

@@ -1,0 +1,22 @@
+"""Versions of packages, also where a checkout is only on PYTHONPATH."""
+
+import importlib.metadata
+
+import pytest
+
+import distft
+from distft.compat.packages import version_of
+
+
+def test_a_checkout_without_metadata_knows_its_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_metadata(name: str) -> str:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", no_metadata)
+    assert version_of("distft") == distft.__version__
+    assert version_of("torch") is None
+
+
+def test_a_package_that_is_missing_has_no_version() -> None:
+    assert version_of("no-such-package") is None
+    assert version_of("hydra-core") == importlib.metadata.version("hydra-core")
