@@ -226,9 +226,10 @@ def make_settings(config: Values, start_step: int, steps: int, peak: Peak, flops
 def held_out_batches(config: Values, plan: Plan, flops: Flops, world: World) -> Iterator[Batch]:
     """Yields this process's share of the held-out rows."""
     rows = Rows(Path(str(plan.data_dir)), "eval")
-    micro_rows = plan.micro_batch_size and (config["eval"]["micro_batch_size"] or plan.micro_batch_size)
-    filled = filled_up_to(plan.micro_batch_tokens, config["train"]["compile"], world.device)
-    return all_rows(rows, make_cut(rows, micro_rows, plan.micro_batch_tokens, flops), world, filled)
+    micro_rows = config["eval"]["micro_batch_size"] or plan.micro_batch_size
+    micro_tokens = None if micro_rows else plan.micro_batch_tokens
+    filled = filled_up_to(micro_tokens, config["train"]["compile"], world.device)
+    return all_rows(rows, make_cut(rows, micro_rows, micro_tokens, flops), world, filled)
 
 
 def make_hooks(
