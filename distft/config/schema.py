@@ -24,8 +24,8 @@ KEYS = (
     Key(
         "model.attention",
         (str,),
-        "attention kernel; each keeps the rows of a forward apart",
-        choices=("sdpa", "varlen", "flash_attention_2", "flex_attention", "eager"),
+        "attention kernel; each keeps the rows of a forward apart. auto: told from device, precision and rows",
+        choices=("auto", "sdpa", "varlen", "flash_attention_2", "flash_attention_3", "flex_attention", "eager"),
     ),
     Key("model.tokenizer", _optional(str), "folder or hub id of another tokenizer; null: the model's own"),
     Key("model.trust_remote_code", (bool,), "lets code out of the model's folder run in this process"),

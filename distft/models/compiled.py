@@ -12,10 +12,8 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from distft.models.attention.choose import SDPA
+from distft.models.attention.choose import SDPA, dropout_of
 from distft.runtime.compiling import compiled
-
-_DROPOUT = ("attention_dropout", "attn_pdrop")  # of attention, in the configs of transformers
 
 
 def compile_blocks(model: PreTrainedModel, blocks: Iterable[nn.Module], device: torch.device) -> None:
@@ -35,7 +33,7 @@ def check_compilable(model: PreTrainedModel, device: torch.device) -> None:
     if model.config._attn_implementation == SDPA:
         if device.type != "cpu":
             raise ValueError("model.attention=sdpa is compiled on CPUs alone. Nearest: model.attention=varlen")
-        name = next((name for name in _DROPOUT if getattr(model.config.get_text_config(), name, 0)), None)
+        name = dropout_of(model.config)
         if name:
             raise ValueError(
                 f"compiled attention by SDPA has no dropout, and the model's {name} is not 0. "
