@@ -68,7 +68,7 @@ def test_adapters_alone_have_gradients_and_state(right: list[str]):
     plan = make_plan(compose([*right, "model=llama3_8b", "tuning=lora", "tuning.rank=8", "model.tiny=false"]))
     assert plan.adapters == 20_971_520
     whole, adapters = plan.memory["ddp"], 4 * 20_971_520
-    assert whole["parameters"] == 4 * plan.parameters + adapters
+    assert whole["parameters"] == 4 * plan.parameters + adapters  # frozen as they are computed with, here in fp32
     assert (whole["gradients"], whole["optimizer"]) == (adapters, 2 * adapters)
 
 
