@@ -5,6 +5,7 @@ NVIDIA's data sheet of the H100 SXM (dense bf16, HBM3, NVLink 4) and an InfiniBa
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import yaml
@@ -75,7 +76,7 @@ def seconds_to_talk(model: Counted, nodes: int, layout: str, device: Device) -> 
 def row(model: Counted, nodes: int, layout: str, device: Device) -> list[str]:
     world = nodes * GPUS
     strategy = {"layout": layout, "shard_size": GPUS} if layout == "hsdp" else {"layout": layout}
-    sizes = {"parameters": model.parameters, "trained": model.parameters, "state_bytes": 2 * FP32}
+    sizes: dict[str, Any] = {"parameters": model.parameters, "trained": model.parameters, "state_bytes": 2 * FP32}
     memory = memory_of(strategy, **sizes, compute_bytes=BF16, world=world, node=GPUS)
     assert memory is not None
     talk = seconds_to_talk(model, nodes, layout, device)

@@ -4,7 +4,9 @@ A checkpoint that `checkpoint.resume` names by its path may be of another run: i
 """
 
 import os
+import shlex
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +15,34 @@ import yaml
 from distft.checkpoint.choose import candidates
 from distft.checkpoint.manifest import Damaged, read_manifest
 from distft.config import Config, ConfigError
-from distft.config.change import allowing, meanings, refusal
-from distft.config.freeze import difference
+from distft.config.change import Frozen, allowing, meanings, refusal
+from distft.config.freeze import chosen_words, difference
+from distft.config.groups import Groups
+from distft.config.overrides import WrongOverride, split
+from distft.config.packing import implied
+from distft.config.rules import broken_rules
+from distft.config.rules.contract import Facts
 from distft.config.tree import covers
-from distft.paths import absolute
+from distft.paths import absolute, conf_dir
 from distft.run import FINISHED, Plan, RunFolder
 
 Manifest = Mapping[str, Any]
 OF_THE_LAUNCH = ("tracker", "launcher.wait", "launcher.grace_seconds")  # what a run under way knows nothing of
+
+
+def keep_frozen(run: RunFolder, config: Config, *, sweep: bool = False) -> tuple[Config, list[str]]:
+    """Returns the config with the run's frozen values where a default has changed since, and a line for each of them.
+
+    ConfigError when what is asked for now does not go with one of them. sweep: the run is a job of one.
+    """
+    before = frozen_before(run, config)
+    values, lines = before.kept_by(config) if before else ({}, [])
+    if not lines:
+        return config, []
+    if wrong := list(broken_rules(Facts(values, config.choices, config.given, sweep), ())):
+        kept = f"name={run.path.name}: {run.path} keeps what it was frozen with. Try: type the value that is to change"
+        raise ConfigError([*wrong, "\n    ".join([kept, *lines])])
+    return replace(config, values=values), lines
 
 
 def check_config(run: RunFolder, config: Config) -> None:
@@ -35,7 +57,7 @@ def check_config(run: RunFolder, config: Config) -> None:
 
 def check_followed(run: RunFolder, config: Config, name: str) -> None:
     """Raises ConfigError when `name`, which runs the run already, does so with another config than this one."""
-    changes = difference(run.read_config(), config.values)
+    changes = difference(config_before(run, config) or {}, config.values)
     others = [line for line in changes if not covers(OF_THE_LAUNCH, line.partition(":")[0])]
     if others:
         first = f"name={run.path.name}: {name} runs it with another config. Nearest: another name, or touch {run.stop}"
@@ -43,19 +65,39 @@ def check_followed(run: RunFolder, config: Config, name: str) -> None:
 
 
 def config_before(run: RunFolder, config: Config) -> dict[str, Any] | None:
+    """Returns the values that the run goes on from, in the keys that this version has."""
+    before = frozen_before(run, config)
+    return before.aligned(config) if before else None
+
+
+def frozen_before(run: RunFolder, config: Config) -> Frozen | None:
     """Returns the config that the run goes on from: its own, else that of the run whose checkpoint it is to resume."""
     resume = config.values["checkpoint"]["resume"]
-    files = [run.config]
+    runs = [run]
     if resume not in ("auto", "never"):
-        files.append(absolute(resume).parents[1] / run.config.name)
-    file = next((file for file in files if file.is_file()), None)
-    return yaml.safe_load(file.read_text()) if file else None
+        runs.append(RunFolder(absolute(resume).parents[1]))
+    found = next((each for each in runs if each.config.is_file()), None)
+    if found is None:
+        return None
+    text = found.config.read_text()
+    return Frozen(yaml.safe_load(text), words := chosen_words(text), _given(found, words))
+
+
+def _given(run: RunFolder, words: Mapping[str, str]) -> frozenset[str] | None:
+    """Returns the keys that the run's command line and its experiment set; None when its command is not there."""
+    try:
+        overrides = [split(text) for text in shlex.split(run.command.read_text())[3:]]  # after python -m distft.launch
+        groups = Groups(conf_dir())
+        experiment = groups.keys_of_experiment(words.get("experiment"))
+    except (OSError, ValueError, WrongOverride):
+        return None
+    return implied({each.key for each in overrides if not groups.has(each)} | experiment)
 
 
 def is_done(run: RunFolder, config: Config) -> bool:
     """Tells whether the run has come to its end, and the config asks for nothing more."""
     finished = run.read_status()["state"] in FINISHED
-    return finished and not meanings(run.read_config(), config.values)
+    return finished and not meanings(config_before(run, config) or {}, config.values)
 
 
 def resumed(run: RunFolder, config: Config) -> Manifest | None:

@@ -22,6 +22,7 @@ from distft.stages import (
     find,
     freeze,
     go_on_in_background,
+    going_on,
     make_part,
     prepare_and_plan,
     refuse_secrets,
@@ -44,6 +45,7 @@ def main(overrides: list[str]) -> int:
     launcher, tracker = make_part(config, "launcher"), make_part(config, "tracker")
     run = RunFolder(run_dir(config))
     check_writable(run.path.parent)
+    config = going_on(run, config)
     check_config(run, config)
     handle = find(launcher, run)  # of an earlier launch, or another machine's
     if handle is not None:

@@ -23,7 +23,7 @@ from distft.config.freeze import difference, frozen_text
 from distft.config.tree import leaves
 from distft.data.key import prepared_dir
 from distft.goodput.timeline import note
-from distft.history import check_plan, config_before, resumed, set_aside
+from distft.history import check_plan, config_before, keep_frozen, resumed, set_aside
 from distft.launchers.contract import Handle, Launcher
 from distft.paths import absolute
 from distft.plan import make_plan
@@ -45,6 +45,14 @@ def run_dir(config: Config) -> Path:
         others = len(list(folder.glob(f"{name}*")))
         config.values["name"] = f"{name}-{others + 1}" if others else name
     return folder / config.values["name"]
+
+
+def going_on(run: RunFolder, config: Config) -> Config:
+    """Returns the config with what the run was frozen with where a default has changed since, which it says."""
+    config, kept = keep_frozen(run, config)
+    for line in kept:
+        screen(sys.stderr).print(f"kept: {line}")
+    return config
 
 
 def check_writable(folder: Path) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from hydra.utils import instantiate
 
+from distft.attention import model_config, with_attention
 from distft.checkpoint.probe import probe_tokens, write_probe
 from distft.checkpoint.rehearse import rehearse
 from distft.checkpoint.skip import skip_rows
@@ -25,10 +26,11 @@ from distft.evaluate.held_out import held_out
 from distft.goodput.timeline import lost_of, note
 from distft.losses.cross_entropy import CrossEntropy
 from distft.losses.outputs import logits
+from distft.models.attention.choose import enabled_sdpa
 from distft.models.compiled import compile_blocks
 from distft.models.flops import Flops
 from distft.models.recompute import recompute
-from distft.models.skeleton import architecture, blocks, skeleton
+from distft.models.skeleton import blocks, skeleton
 from distft.models.staging import stage
 from distft.optim.groups import check_in_force, decay_groups
 from distft.run import Plan, RunFolder, StepReport, write_json
@@ -63,6 +65,7 @@ def train(run: RunFolder, attempt: int, world: World) -> None:
         raise RuntimeError(f"the launcher started {world.size} processes, the plan is for {plan.world}")
     environments = compare(world)
     plan = staged(config, plan, world)
+    config, attention = with_attention(config, plan, world)
     model = make_skeleton(config, plan)
     flops = Flops.of(model)
     feed = make_feed(config, plan, flops, world)
@@ -74,6 +77,7 @@ def train(run: RunFolder, attempt: int, world: World) -> None:
     effective = {"engine": engine.effective(), "optimizer": check_in_force(engine.optimizer, asked)}
     effective["determinism"] = in_force()
     effective["products"] = exact_products()
+    effective["attention"] = asdict(attention) | {"sdpa": enabled_sdpa()}
     peak = peak_of(world.device, compute_dtype(config["train"]["precision"], world.device))
     effective["peak"] = asdict(peak)
     if world.is_first:
@@ -111,6 +115,7 @@ def evaluate(run: RunFolder, attempt: int, world: World) -> None:
     """Evaluates the checkpoint that the config of folder `run` names on the held-out rows, into metrics.json."""
     config, plan = run.read_config(), run.read_plan()
     plan = staged(config, plan, world)
+    config, _ = with_attention(config, plan, world)
     engine, model = make_engine(config, plan, world), make_skeleton(config, plan)
     checkpoint = load(engine, model, config, plan, run, world)
     step = checkpoint.step if checkpoint else 0
@@ -192,11 +197,7 @@ def make_engine(config: Values, plan: Plan, world: World) -> Engine:
 
 def make_skeleton(config: Values, plan: Plan) -> Any:
     """Builds the model without weights, from its folder or, for a random instance, from the config."""
-    settings = config["model"]
-    model_dir = Path(plan.model_dir) if plan.model_dir else None
-    return skeleton(
-        architecture(model_dir, settings["architecture"] | settings["tiny_architecture"]), settings["attention"]
-    )
+    return skeleton(model_config(config, plan), config["model"]["attention"])
 
 
 def replay(run: RunFolder, settings: Values, start_step: int) -> EarlyStopping:
@@ -226,9 +227,10 @@ def make_settings(config: Values, start_step: int, steps: int, peak: Peak, flops
 def held_out_batches(config: Values, plan: Plan, flops: Flops, world: World) -> Iterator[Batch]:
     """Yields this process's share of the held-out rows."""
     rows = Rows(Path(str(plan.data_dir)), "eval")
-    micro_rows = plan.micro_batch_size and (config["eval"]["micro_batch_size"] or plan.micro_batch_size)
-    filled = filled_up_to(plan.micro_batch_tokens, config["train"]["compile"], world.device)
-    return all_rows(rows, make_cut(rows, micro_rows, plan.micro_batch_tokens, flops), world, filled)
+    micro_rows = config["eval"]["micro_batch_size"] or plan.micro_batch_size
+    micro_tokens = None if micro_rows else plan.micro_batch_tokens
+    filled = filled_up_to(micro_tokens, config["train"]["compile"], world.device)
+    return all_rows(rows, make_cut(rows, micro_rows, micro_tokens, flops), world, filled)
 
 
 def make_hooks(

@@ -1,12 +1,14 @@
-"""A launch that finds its run under way follows it only when it asks for the same."""
+"""A launch goes on with a run as it was frozen, and follows one under way only when it asks for the same."""
 
 from pathlib import Path
 
 import pytest
+import yaml
 
-from distft.config import Config, ConfigError
-from distft.history import check_followed
+from distft.config import Config, ConfigError, compose, frozen_text
+from distft.history import check_config, check_followed, keep_frozen
 from distft.run import RunFolder
+from distft.stages import launch_command
 from tests.launchers.slurm.frozen import freeze
 
 
@@ -45,3 +47,72 @@ def test_what_the_job_would_know_nothing_of_is_refused_with_the_difference(
     first, *others = message.splitlines()
     assert first == f"name=run: job 12 runs it with another config. Nearest: another name, or touch {run.stop}"
     assert [other.strip() for other in others] == [line]
+
+
+def frozen_with(tmp_path: Path, *typed: str, **defaults: object) -> tuple[RunFolder, list[str]]:
+    """Returns a run as an older version froze it, of other `defaults` (group__key), and the overrides typed for it."""
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"prompt": "a", "completion": "b"}\n' * 40)
+    overrides = ["model.tiny=true", f"data.train={rows}", f"runs_dir={tmp_path}", "name=old", *typed]
+    config = compose(overrides)
+    for key, value in defaults.items():
+        group, _, name = key.partition("__")
+        config.values[group][name] = value
+    run = RunFolder(tmp_path / "old")
+    run.path.mkdir()
+    run.config.write_text(frozen_text(config))
+    run.command.write_text(launch_command(overrides) + "\n")
+    return run, overrides
+
+
+def test_a_default_that_has_changed_since_keeps_its_frozen_value(tmp_path: Path):
+    run, overrides = frozen_with(tmp_path, data__packing=False, optimizer__lr=0.125)
+    config, lines = keep_frozen(run, compose(overrides))
+    assert config.values["data"]["packing"] is False and config.values["optimizer"]["lr"] == 0.125
+    assert lines == ["data.packing: false (default now true)", "optimizer.lr: 0.125 (default now 2e-05)"]
+    check_config(run, config)
+    check_followed(run, config, "job 12")
+
+
+def test_what_is_typed_now_or_was_then_is_compared(tmp_path: Path):
+    run, overrides = frozen_with(tmp_path, "seed=3", optimizer__lr=0.125)
+    for asked in ([*overrides, "optimizer.lr=0.5"], [each for each in overrides if each != "seed=3"]):
+        config, _ = keep_frozen(run, compose(asked))
+        with pytest.raises(ConfigError, match="was made with another config"):
+            check_config(run, config)
+    config, lines = keep_frozen(run, compose([*overrides, "optimizer=sgd"]))
+    assert not any(line.startswith("optimizer") for line in lines), "another word has its own defaults"
+
+
+def test_a_size_that_was_typed_or_is_says_whether_rows_are_packed(tmp_path: Path):
+    run, overrides = frozen_with(tmp_path, "train.micro_batch_size=2")
+    without = [each for each in overrides if each != "train.micro_batch_size=2"]
+    assert keep_frozen(run, compose(without))[0].values["data"]["packing"] is True
+
+
+def test_a_key_that_an_older_version_lacked_is_no_change(tmp_path: Path):
+    run, overrides = frozen_with(tmp_path)
+    values = run.read_config()
+    del values["train"]["max_grad_norm"]
+    values["train"]["gone"] = 1
+    head = run.config.read_text().partition("\n")[0]
+    run.config.write_text(f"{head}\n{yaml.safe_dump(values)}")
+    config, lines = keep_frozen(run, compose(overrides))
+    assert lines == [] and config.values["train"]["max_grad_norm"] == 1.0
+    check_config(run, config)
+    with pytest.raises(ConfigError, match="train.max_grad_norm: not set -> 2"):
+        check_config(run, keep_frozen(run, compose([*overrides, "train.max_grad_norm=2"]))[0])
+
+
+def test_what_is_kept_has_to_go_with_what_is_asked_for(tmp_path: Path):
+    run, overrides = frozen_with(tmp_path, "train.global_batch_size=6", data__packing=False)
+    with pytest.raises(ConfigError, match=r"is not a multiple of 4[\s\S]* keeps what it was frozen with. Try: type"):
+        keep_frozen(run, compose(overrides))
+    keep_frozen(run, compose([*overrides, "data.packing=true"]))
+
+
+def test_of_a_run_without_its_command_every_difference_counts(tmp_path: Path):
+    run, overrides = frozen_with(tmp_path, optimizer__lr=0.125)
+    run.command.unlink()
+    with pytest.raises(ConfigError, match="optimizer.lr: 0.125 -> 2e-05"):
+        check_config(run, keep_frozen(run, compose(overrides))[0])

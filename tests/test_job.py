@@ -127,6 +127,15 @@ def test_the_most_nodes_that_can_share_a_step_are_used(
     assert replace(now, **changed) == replace(before, **changed), "the steps are the same"
 
 
+def test_with_tokens_per_forward_any_number_of_nodes_shares_a_step(
+    tmp_path: Path, programs: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("SLURM_JOB_NUM_NODES", "3")
+    sizes = ["launcher.nodes=1-4", "data.packing=true", "train.micro_batch_tokens=1024"]
+    run = freeze(tmp_path / "x", "run", *sizes, micro_batch_size=None)
+    assert begin(run) == 0 and run.read_plan().world == 3
+
+
 @pytest.mark.parametrize(("asked", "there"), [("3-4", 3), ("2-4", 1)])
 def test_nodes_that_cannot_share_a_step_start_nothing(
     asked: str, there: int, tmp_path: Path, programs: Path, monkeypatch: pytest.MonkeyPatch

@@ -88,6 +88,10 @@ def test_a_run_leaves_all_that_it_is_and_did(done):
     assert [row["step"] for row in run.read_metrics("eval")] == [0, 3]
     assert run.read_config()["name"] == "done" and run.read_plan().world == 2
     assert "train.max_steps=3" in run.command.read_text()
+    attention = read_json(run.path / "effective.json")["attention"]
+    assert run.read_config()["model"]["attention"] == "auto", "the frozen config keeps the word"
+    assert (attention["asked"], attention["in_force"]) == ("auto", "sdpa") and "CPU" in attention["why"]
+    assert "math" in attention["sdpa"]
     assert (run.final / "config.json").is_file() and (run.path / "report.html").is_file()
     for part in ("completed", "3 of 3", "held-out loss", "tokens/s", "GiB a process", "final", "report.html"):
         assert part in said

@@ -116,3 +116,21 @@ def test_another_runs_checkpoint_brings_its_config_to_be_held_against(extended: 
     branch = run_of(folder, "branch")
     assert [row["step"] for row in branch.read_metrics("train")] == [6]
     assert newest(branch)["next_row"] == 32
+
+
+def test_a_run_that_an_older_version_froze_is_gone_on_with_as_it_is(extended: tuple[RunFolder, str], folder: Path):
+    """Its defaults were others, which is no change that the user made."""
+    run, _ = extended
+    older = run_of(folder, "older")
+    shutil.copytree(run.path, older.path, symlinks=True)
+    text = older.config.read_text().replace("name: run\n", "name: older\n")
+    older.config.write_text(
+        text.replace("max_grad_norm: 1.0", "max_grad_norm: 2.0").replace("  deterministic: false\n", "")
+    )
+    changes = ["checkpoint.every_steps=2", "train.max_steps=5", "train.global_batch_size=8", "strategy=fsdp"]
+    code, _, told = end(start(folder, "older", *changes, processes=2))
+    assert code == 0, told
+    assert "kept: train.max_grad_norm: 2.0 (default now 1.0)" in told
+    assert len(told.splitlines()) == 1 and older.read_status()["attempt"] == 2, "it was complete"
+    code, _, told = end(start(folder, "older", *changes, "train.max_grad_norm=3", processes=2))
+    assert code == 2 and "train.max_grad_norm: 2.0 -> 3" in told

@@ -1,20 +1,79 @@
-"""With what a run may go on: any layout, machine or tracker, and what changes its meaning where that is allowed."""
+"""With what a run may go on: any layout, machine or tracker, and what changes its meaning where that is allowed.
+
+A default that another version has changed is no change of the run: nobody asked for it, so the frozen value stays.
+"""
 
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
 from typing import Any
 
+from distft.config.compose import Config
 from distft.config.freeze import changed_keys, difference
-from distft.config.tree import covers, leaves
+from distft.config.tree import at, covers, leaves
+from distft.config.values import shown
 
 # Keys and groups of keys that decide where and how fast a run trains, and what is seen of it; not what it learns.
 FREE = (
     "name", "runs_dir", "cache_dir", "trust", "export", "strategy", "launcher", "tracker", "sweep", "checkpoint",
-    "train.micro_batch_size", "train.micro_batch_tokens", "train.activation_checkpointing", "train.compile",
-    "train.deterministic", "train.profile",
+    "model.attention", "train.micro_batch_size", "train.micro_batch_tokens", "train.activation_checkpointing",
+    "train.compile", "train.deterministic", "train.profile",
     "train.on_non_finite", "train.max_non_finite", "train.check_replicas_every",
     "eval.micro_batch_size", "data.packing", "data.max_bad_fraction", "data.max_truncated_fraction",
     "data.max_untrained_fraction",
 )  # fmt: skip
+
+_PLACES = ("name", "runs_dir", "cache_dir", "data.train", "model.path")  # may differ where neither command says so
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """The config that a run goes on from, and what was said for it."""
+
+    values: Mapping[str, Any]
+    choices: Mapping[str, str]
+    given: frozenset[str] | None  # keys of its command line and experiment; None: not known
+
+    def other_defaults(self, config: Config) -> list[str]:
+        """Returns the keys that differ though neither command says anything of them: versions have other defaults."""
+        if self.given is None:
+            return []
+        groups = self.choices.keys() | config.choices.keys()
+        others = {group for group in groups if self.choices.get(group) != config.choices.get(group)}
+        said = {*self.given, *config.given, *others, *_PLACES}
+        said |= {"launcher"} if "launcher.profile" in said else set()  # whose keys are in no command line
+        return [key for key in changed_keys(self.values, config.values) if not covers(said, key)]
+
+    def kept_by(self, config: Config) -> tuple[dict[str, Any], list[str]]:
+        """Returns the config's values with the frozen ones where a default has changed, and a line for each of these.
+
+        A key that only one of the versions has is left as it is in the newer one.
+        """
+        values, lines = deepcopy(config.values), []
+        before, now = dict(leaves(self.values)), dict(leaves(config.values))
+        for key in self.other_defaults(config):
+            if key in before and key in now:
+                _put(values, key, before[key])
+                lines.append(f"{key}: {shown(before[key])} (default now {shown(now[key])})")
+        return values, lines
+
+    def aligned(self, config: Config) -> dict[str, Any]:
+        """Returns the frozen values with the keys that this version has, where no command says anything of them."""
+        values, now = deepcopy(dict(self.values)), dict(leaves(config.values))
+        for key in self.other_defaults(config):
+            if key in now:
+                _put(values, key, now[key])
+            else:
+                group, _, name = key.rpartition(".")
+                del (at(values, group) if group else values)[name]
+        return values
+
+
+def _put(tree: dict[str, Any], key: str, value: Any) -> None:
+    *groups, name = key.split(".")
+    for group in groups:
+        tree = tree.setdefault(group, {})
+    tree[name] = value
 
 
 def meanings(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

@@ -15,6 +15,7 @@ from distft.config.groups import Groups, resolved
 from distft.config.known import known_keys
 from distft.config.model_folder import wrong_models
 from distft.config.overrides import Override, WrongOverride, split
+from distft.config.packing import with_packing
 from distft.config.profile import of_profile
 from distft.config.rules import broken_rules
 from distft.config.rules.contract import Facts
@@ -29,6 +30,7 @@ class Config:
 
     values: dict[str, Any]
     choices: dict[str, str]
+    given: frozenset[str] = frozenset()  # keys that the command line or its experiment sets; all others are defaults
 
 
 def compose(overrides: Iterable[str], *, config_dir: Path | None = None, sweep: bool = False) -> Config:
@@ -49,15 +51,15 @@ def compose(overrides: Iterable[str], *, config_dir: Path | None = None, sweep: 
             apply_setting(setting, config, known, groups.words)
         except WrongOverride as error:
             errors.append(str(error))
-    values = resolved(config)
-    given = {setting.key for setting in settings} | groups.keys_of_experiment(choices.get("experiment"))
+    of_experiment = groups.keys_of_experiment(choices.get("experiment"))
+    values, given = with_packing(resolved(config), {setting.key for setting in settings}, of_experiment)
     wrong = wrong_values(values, known, base, given)
     wrong |= {key: error for key, error in missing_files(values) if key not in wrong}
     errors += [*wrong.values(), *wrong_models(values, wrong)]
-    errors += broken_rules(Facts(values, choices, frozenset(given), sweep), wrong)
+    errors += broken_rules(Facts(values, choices, given, sweep), wrong)
     if errors:
         raise ConfigError(errors)
-    return Config(_with_absolute_paths(values), choices)
+    return Config(_with_absolute_paths(values), choices, given)
 
 
 def _read(overrides: Iterable[str], groups: Groups, errors: list[str]) -> tuple[list[str], list[Override]]:

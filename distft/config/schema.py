@@ -24,8 +24,8 @@ KEYS = (
     Key(
         "model.attention",
         (str,),
-        "attention kernel; each keeps the rows of a forward apart",
-        choices=("sdpa", "varlen", "flash_attention_2", "flex_attention", "eager"),
+        "attention kernel; each keeps the rows of a forward apart. auto: told from device, precision and rows",
+        choices=("auto", "sdpa", "varlen", "flash_attention_2", "flash_attention_3", "flex_attention", "eager"),
     ),
     Key("model.tokenizer", _optional(str), "folder or hub id of another tokenizer; null: the model's own"),
     Key("model.trust_remote_code", (bool,), "lets code out of the model's folder run in this process"),
@@ -51,7 +51,11 @@ KEYS = (
     Key("data.fields", (dict,), "the names your rows use, e.g. {prompt: question}"),
     Key("data.max_length", (int,), "tokens of a row; longer ones are cut and counted", at_least=2),
     Key("data.chat_template", (str,), "auto: the model's own; none: plain text; or a .jinja file"),
-    Key("data.packing", (bool,), "cut a step into forwards by tokens instead of by rows"),
+    Key(
+        "data.packing",
+        (bool,),
+        "cut a step into forwards by tokens; false: by rows, as train.micro_batch_size says",
+    ),
     Key("data.shards", _optional(list), "numbers of the prepared shards to train on; null: all"),
     Key(
         "data.max_bad_fraction",
@@ -106,11 +110,16 @@ KEYS = (
     Key(
         "train.global_batch_tokens", _optional(int), "instead: rows in order up to so many tokens per step", at_least=1
     ),
-    Key("train.micro_batch_size", (int,), "rows per forward", at_least=1),
+    Key(
+        "train.micro_batch_size",
+        (int,),
+        "rows per forward; given alone it turns packing off",
+        at_least=1,
+    ),
     Key(
         "train.micro_batch_tokens",
         _optional(int),
-        "tokens per forward at most, with data.packing; null: data.max_length",
+        "tokens per forward at most, with packing; null: data.max_length",
         at_least=1,
     ),
     Key("train.max_grad_norm", _optional(float), "gradient norm above which it is scaled down; null: never", above=0),
@@ -147,7 +156,7 @@ KEYS = (
     Key(
         "eval.micro_batch_size",
         _optional(int),
-        "rows per forward in evaluation; null: train.micro_batch_size",
+        "rows per forward in evaluation; null: as many rows or tokens as in training",
         at_least=1,
     ),
     Key(

@@ -73,7 +73,7 @@ def open_run(run: RunFolder, folder: Path, dtype: str | None) -> Opened:
     config, plan = run.read_config(), run.read_plan()
     settings, model_dir = config["model"], Path(plan.model_dir) if plan.model_dir else None
     facts = settings["architecture"] | settings["tiny_architecture"]
-    model = skeleton(architecture(model_dir, facts), "sdpa")  # which every machine has: it may be another one
+    model = skeleton(architecture(model_dir, facts), "auto")  # as every machine can: this may be another one
     live = read_json(run.path / "effective.json")["engine"]["compute_dtype"].removeprefix("torch.")
     computed_in = getattr(torch, live)
     return Opened(run, config, plan, Checkpoint(folder), model, DTYPES[dtype] if dtype else computed_in, computed_in)

@@ -13,10 +13,8 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from distft.compat.transformers import attention_of
-from distft.models.attention.choose import SDPA
+from distft.models.attention.choose import SDPA, dropout_of
 from distft.runtime.compiling import compiled
-
-_DROPOUT = ("attention_dropout", "attn_pdrop")  # of attention, in the configs of transformers
 
 
 def compile_blocks(model: PreTrainedModel, blocks: Iterable[nn.Module], device: torch.device) -> None:
@@ -36,7 +34,7 @@ def check_compilable(model: PreTrainedModel, device: torch.device) -> None:
     if attention_of(model) == SDPA:
         if device.type != "cpu":
             raise ValueError("model.attention=sdpa is compiled on CPUs alone. Nearest: model.attention=varlen")
-        name = next((name for name in _DROPOUT if getattr(model.config.get_text_config(), name, 0)), None)
+        name = dropout_of(model.config)
         if name:
             raise ValueError(
                 f"compiled attention by SDPA has no dropout, and the model's {name} is not 0. "

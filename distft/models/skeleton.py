@@ -14,7 +14,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from distft.compat.transformers import repeated_layers, without_drawing
-from distft.models.attention.choose import check_separable, choose, require_borders
+from distft.models.attention.choose import anywhere, check_separable, choose, require_borders
 from distft.models.head import make_foldable
 
 
@@ -28,9 +28,10 @@ def architecture(model_dir: Path | None, tiny: dict[str, Any]) -> PreTrainedConf
 def skeleton(config: PreTrainedConfig, attention: str) -> PreTrainedModel:
     """Builds the model on meta with tied weights tied; RuntimeError when a buffer's values are lost on meta.
 
-    attention: `model.attention`'s word. ValueError for a model that cannot keep documents of a row apart.
+    attention: `model.attention`'s word; auto: the kernel that every machine has, since here nobody knows the machine.
+    ValueError for a model that cannot keep documents of a row apart.
     """
-    kernel = choose(attention)
+    kernel = choose(anywhere(config) if attention == "auto" else attention)
     with init_empty_weights(include_buffers=False), without_drawing():  # drawing into nothing takes its time
         model = AutoModelForCausalLM.from_config(config, attn_implementation=kernel, dtype=torch.float32)
     check_separable(model)

@@ -13,7 +13,7 @@ from distft.data.hub import NotFetched, local_folder
 from distft.data.key import tokenizer_dir
 from distft.paths import conf_dir
 from distft.plan.memory import memory_table, optimizer_bytes
-from distft.plan.parameters import count_adapters, count_parameters
+from distft.plan.parameters import Parts, count_adapters, parts_of
 from distft.plan.rows import Extent, extent
 from distft.run import Plan
 
@@ -35,7 +35,8 @@ def make_plan(config: Config, resumed: Mapping[str, Any] | None = None) -> Plan:
     if model_dir and (reasons := list(wrong_model(model_dir, trust_remote_code=values["model"]["trust_remote_code"]))):
         raise ConfigError(reasons)
     facts = values["model"]["architecture"] | (values["model"]["tiny_architecture"] if values["model"]["tiny"] else {})
-    parameters = count_parameters(model_dir, facts) or 0
+    parts = parts_of(model_dir, facts)
+    parameters = parts.total if parts else 0
     try:
         adapters = _adapters(values["tuning"], model_dir, facts)
     except ValueError as error:
@@ -61,7 +62,7 @@ def make_plan(config: Config, resumed: Mapping[str, Any] | None = None) -> Plan:
         model_dir=str(model_dir) if model_dir else None,
         tokenizer_dir=_tokenizer_dir(values),
         data_dir=str(reads.data_dir) if reads.data_dir else None,
-        memory=_memory(config, parameters, adapters, world, per_node),
+        memory=_memory(config, parts, adapters, world, per_node),
     )
 
 
@@ -112,10 +113,12 @@ def _adapters(tuning: dict[str, Any], model_dir: Path | None, facts: dict[str, A
     return count_adapters(model_dir, facts, tuning["rank"], tuning["target_modules"]) or 0
 
 
-def _memory(config: Config, parameters: int, adapters: int | None, world: int, node: int) -> dict[str, dict[str, int]]:
+def _memory(
+    config: Config, parts: Parts | None, adapters: int | None, world: int, node: int
+) -> dict[str, dict[str, int]]:
     """Returns the bytes per process of every strategy; nothing for an optimizer or adapters that are not known."""
     values = config.values
-    state_bytes = optimizer_bytes(values["optimizer"])
+    state_bytes, parameters = optimizer_bytes(values["optimizer"]), parts.total if parts else 0
     if state_bytes is None or adapters == 0:
         return {}
     return memory_table(
@@ -128,6 +131,7 @@ def _memory(config: Config, parameters: int, adapters: int | None, world: int, n
         compute_bytes=2 if _computes_in_bf16(values, world) else 4,
         world=world,
         node=node,
+        parts=parts,
     )
 
 

@@ -1,7 +1,8 @@
-"""Bytes per process of what lives through the whole run: weights, gradients and optimizer state, by strategy.
+"""Bytes per process of what lives through the whole run: weights, gradients and optimizer state, by strategy; and
+under FSDP2, which is ddp, fsdp and hsdp, what a step adds to them beside activations.
 
-Not counted: activations, gathered layers, communication buckets, the allocator's gaps. What is frozen has neither
-gradients nor optimizer state, and under ZeRO no fp32 master weights.
+Not counted: activations, what ZeRO gathers, communication buckets, the allocator's gaps. What is frozen has neither
+gradients nor optimizer state nor fp32 master weights.
 """
 
 from collections.abc import Mapping
@@ -10,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+
+from distft.plan.parameters import Parts
 
 FP32_BYTES = 4
 _MOMENTS = {"AdamW": 2, "Adam": 2, "RAdam": 2, "NAdam": 2, "Adamax": 2, "Adadelta": 2, "Adagrad": 1, "Rprop": 2}
@@ -38,11 +41,13 @@ def memory_of(
     compute_bytes: int,
     world: int,
     node: int,
+    parts: Parts | None = None,
 ) -> dict[str, int] | None:
-    """Returns bytes per process: parameters, gradients, optimizer, total, and the part of it in host memory.
+    """Returns bytes per process: parameters, gradients, optimizer, total of these, and the part of it in host memory;
+    `gathered` on top of the total, where it is known.
 
     trained: parameters that are not frozen. state_bytes: of the optimizer, for each of these.
-    compute_bytes: 4 in fp32, 2 in bf16. node: processes of a node.
+    compute_bytes: 4 in fp32, 2 in bf16. node: processes of a node. parts: of the model, without adapters.
     None for a strategy that this module does not know.
     """
     layout, stage = strategy.get("layout"), strategy.get("stage")
@@ -50,8 +55,12 @@ def memory_of(
         shards = {"ddp": 1, "fsdp": world, "hsdp": strategy.get("shard_size") or node}.get(layout)
         if shards is None:
             return None
-        share = ceil(trained / shards)
-        return _sum(FP32_BYTES * ceil(parameters / shards), FP32_BYTES * share, state_bytes * share)
+        share, frozen = ceil(trained / shards), ceil((parameters - trained) / shards)
+        counted = _sum(FP32_BYTES * share + compute_bytes * frozen, FP32_BYTES * share, state_bytes * share)
+        if parts is not None:
+            is_frozen = trained < parameters
+            counted["gathered"] = gathered_bytes(parts, compute_bytes, is_sharded=shards > 1, is_frozen=is_frozen)
+        return counted
     if stage not in (1, 2, 3):
         return None
     share = ceil(trained / world)
@@ -69,12 +78,34 @@ def memory_of(
     return counted
 
 
+def gathered_bytes(parts: Parts, compute_bytes: int, *, is_sharded: bool, is_frozen: bool) -> int:
+    """Returns the most that FSDP2 holds beside state and gradients in a step of three or more micro-batches: weights as
+    they are computed with, and gradients of what lies outside of the blocks.
+
+    That is one group of its own, the root, whole through forward and backward. Blocks are gathered one at a time, the
+    next one ahead; with one shard nothing is freed, and each weight has a copy in the compute dtype, frozen ones too.
+    is_frozen: the model itself is not trained, adapters are.
+    """
+    root, block, head = compute_bytes * parts.outside, compute_bytes * parts.block, FP32_BYTES * parts.head
+    embedding = compute_bytes * parts.head if parts.tied else 0
+    if not is_sharded:
+        copies = compute_bytes * parts.total
+        if is_frozen:
+            return copies
+        return max(copies + head, root + 3 * embedding)  # a tied weight's two gradients, and their sum
+    if is_frozen:
+        return max(2 * root, root + 3 * block)  # as it arrives, and as it is laid out
+    reduced = FP32_BYTES * parts.outside  # the root's gradients as they are sent, kept until the next are
+    of_blocks = root + compute_bytes * parts.head + 3 * block + 2 * FP32_BYTES * parts.block  # of two, while sent
+    return max(root + reduced + max(head, root) + block, root + 3 * embedding, of_blocks)
+
+
 def _sum(parameters: int, gradients: int, optimizer: int) -> dict[str, int]:
     total = parameters + gradients + optimizer
     return {"parameters": parameters, "gradients": gradients, "optimizer": optimizer, "total": total, "host": 0}
 
 
-def memory_table(chosen: str, strategy: Mapping[str, Any], folder: Path, **sizes: int) -> dict[str, dict[str, int]]:
+def memory_table(chosen: str, strategy: Mapping[str, Any], folder: Path, **sizes: Any) -> dict[str, dict[str, int]]:
     """Returns strategy -> bytes for the chosen one as configured and every other one in `folder` as shipped."""
     shipped = {path.stem: yaml.safe_load(path.read_text()) for path in sorted(folder.glob("*.yaml"))}
     table = {name: memory_of(shipped[name] if name != chosen else strategy, **sizes) for name in shipped}

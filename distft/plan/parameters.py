@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,19 +15,56 @@ from distft.models.weight_files import weight_files
 Facts = Mapping[str, Any]
 Layer = tuple[str, tuple[int, int]]  # the last part of a linear layer's name, its two sizes
 _LAYER = re.compile(r"(?:^|\.)\d+\.(?:.*\.)?(\w+)\.weight$")  # a weight in a numbered block
+_BLOCK = re.compile(r"^(.*?\.)?\d+\.")  # what the names of a numbered block's weights begin with
+_HEADS = ("lm_head.weight", "embed_tokens.weight", "wte.weight")
 _NO_PARAMETER = (".attn.bias", ".attn.masked_bias", ".rotary_emb.inv_freq")  # buffers in files of older versions
 _HEADER_LIMIT_BYTES = 100_000_000  # of the format
 
 
+@dataclass(frozen=True)
+class Parts:
+    """Where a model's parameters are."""
+
+    total: int
+    outside: int  # of the repeated blocks: embeddings, last norm, head
+    block: int  # the largest
+    head: int  # its matrix, or the embedding that stands for it
+    tied: bool  # the head is the embedding
+
+
 def count_parameters(model_dir: Path | None, facts: Facts) -> int | None:
     """Returns the parameters of the safetensors files in `model_dir`, else of the architecture; None when unknown."""
+    parts = parts_of(model_dir, facts)
+    return parts.total if parts else None
+
+
+def parts_of(model_dir: Path | None, facts: Facts) -> Parts | None:
+    """Returns the same, told apart by where they are."""
     if model_dir is not None and (files := weight_files(model_dir)):
         shapes = {name: shape for file in files for name, shape in tensor_shapes(model_dir / file).items()}
-        tied = _read_facts(model_dir).get("tie_word_embeddings", False)
-        left_out = ("lm_head.weight",) if tied and len(shapes) > 1 else ()
-        return sum(math.prod(shape) for name, shape in shapes.items() if not name.endswith((*_NO_PARAMETER, *left_out)))
+        return _parts_of_shapes(shapes, tied=_read_facts(model_dir).get("tie_word_embeddings", False))
     family = FAMILIES.get(str(facts.get("model_type")))
-    return family.count(facts) if family else None
+    if family is None:
+        return None
+    total, outside = family.count(facts), family.count({**facts, family.num_layers: 0})
+    layers, hidden = facts[family.num_layers], facts.get("hidden_size") or facts["n_embd"]
+    tied = facts.get("tie_word_embeddings", family.ties)
+    return Parts(total, outside, (total - outside) // max(1, layers), facts["vocab_size"] * hidden, bool(tied))
+
+
+def _parts_of_shapes(shapes: Mapping[str, Sequence[int]], *, tied: bool) -> Parts:
+    left_out = ("lm_head.weight",) if tied and len(shapes) > 1 else ()
+    sizes = {name: math.prod(shape) for name, shape in shapes.items() if not name.endswith((*_NO_PARAMETER, *left_out))}
+    blocks: Counter[str] = Counter()
+    for name, size in sizes.items():
+        if match := _BLOCK.match(name):
+            blocks[match[0]] += size
+    outside = {name: size for name, size in sizes.items() if not _BLOCK.match(name)}
+    heads = [size for end in _HEADS for name, size in outside.items() if name.endswith(end)]
+    head = heads[0] if heads else max((size for name, size in outside.items() if len(shapes[name]) == 2), default=0)
+    total = sum(sizes.values())
+    is_tied = tied or not any(name.endswith("lm_head.weight") for name in sizes)
+    return Parts(total, sum(outside.values()), max(blocks.values(), default=0), head, is_tied)
 
 
 def count_adapters(model_dir: Path | None, facts: Facts, rank: int, targets: Sequence[str] | str) -> int | None:
@@ -120,6 +158,7 @@ class Family:
     count: Callable[[Facts], int]
     linear: Callable[[Facts], list[Layer]] = _llama_linear
     num_layers: str = "num_hidden_layers"
+    ties: bool = False  # where its facts do not say it
 
 
 FAMILIES = {
@@ -127,5 +166,5 @@ FAMILIES = {
     "mistral": Family(_llama),
     "qwen3": Family(lambda facts: _llama(facts, head_norms=True)),
     "gemma3_text": Family(lambda facts: _llama(facts, head_norms=True, norms_per_layer=4)),
-    "gpt2": Family(_gpt2, _gpt2_linear, "n_layer"),
+    "gpt2": Family(_gpt2, _gpt2_linear, "n_layer", ties=True),
 }

@@ -36,7 +36,8 @@ def counted(plan: Plan, strategy: str) -> str:
         return f"{kept.capitalize()} beside weights, gradients and optimizer."
     of = plan.memory[strategy]
     parts = ", ".join(f"{part} {of[part] / GIB:.1f}" for part in ("parameters", "gradients", "optimizer"))
-    return f"Planned for a process under {strategy}: {of['total'] / GIB:.1f} GiB ({parts}); {kept}."
+    gathered = f", and in a step gathered {of['gathered'] / GIB:.1f}" if of.get("gathered") else ""
+    return f"Planned for a process under {strategy}: {of['total'] / GIB:.1f} GiB ({parts}){gathered}; {kept}."
 
 
 def less(plan: Plan, config: Mapping[str, Any], strategy: str) -> Iterator[str]:

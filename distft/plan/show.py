@@ -8,7 +8,9 @@ from distft.run import Plan
 
 UNITS = {"GiB": 2**30, "MiB": 2**20, "KiB": 2**10}
 NOT_COUNTED = (
-    "Not counted: activations, gathered layers, communication buffers and time. "
+    "gathered: the most that FSDP2 (ddp, fsdp, hsdp) holds beside the total in a step: weights as they are computed "
+    "with, and gradients of embeddings and head. "
+    "Not counted: activations, what ZeRO gathers, communication buffers and time. "
     "They need memory beside this, more with larger micro-batches and data.max_length."
 )
 
@@ -71,12 +73,14 @@ def _some(count: int, noun: str) -> str:
 
 def memory(plan: Plan, chosen: str, memory_gib: float | None) -> Table:
     unit = next((name for name, size in UNITS.items() if max(map(_total, plan.memory.values())) >= size), "KiB")
-    table = Table(title=f"{unit} per process for state that lives through the run", title_justify="left")
-    for heading in ("strategy", "parameters", "gradients", "optimizer", "total"):
+    title = f"{unit} per process for state that lives through the run"
+    table = Table(title=title, title_justify="left", padding=0)  # else a terminal of 80 columns would cut it
+    for heading in ("strategy", "parameters", "gradients", "optimizer", "total", "gathered"):
         table.add_column(heading, justify="left" if heading == "strategy" else "right", no_wrap=True)
     table.add_column(f"{memory_gib:g} GiB" if memory_gib is not None else "", no_wrap=True)
     for name, counted in plan.memory.items():
         numbers = [f"{counted[part] / UNITS[unit]:.2f}" for part in ("parameters", "gradients", "optimizer", "total")]
+        numbers.append(f"{counted['gathered'] / UNITS[unit]:.2f}" if "gathered" in counted else "")
         style = "bold" if name == chosen else None
         table.add_row(f"> {name}" if name == chosen else f"  {name}", *numbers, _fits(counted, memory_gib), style=style)
     return table
@@ -88,7 +92,7 @@ def _total(counted: dict[str, int]) -> int:
 
 def _fits(counted: dict[str, int], memory_gib: float | None) -> str:
     """Returns whether the device holds it; what is in host memory needs no device."""
-    on_device = counted["total"] - counted["host"]
+    on_device = counted["total"] - counted["host"] + counted.get("gathered", 0)
     place = "host memory" if counted["host"] == counted["total"] else "partly host memory" if counted["host"] else ""
     if memory_gib is None:
         return place

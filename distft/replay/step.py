@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from distft.attention import with_attention
 from distft.models.flops import Flops
 from distft.optim.groups import set_learning_rate
 from distft.run import RunFolder, read_json, write_json
@@ -26,6 +27,7 @@ def replay(run: RunFolder, attempt: int, world: World) -> None:
 
     config, plan = run.read_config(), run.read_plan()
     plan = staged(config, plan, world)
+    config, _ = with_attention(config, plan, world)
     model = make_skeleton(config, plan)
     feed = make_feed(config, plan, Flops.of(model), world)
     engine = make_engine(config, plan, world)

@@ -160,7 +160,11 @@ def by_kind(peak: float, counted: dict[str, int] | None) -> str:
     said = f"{peak:.2f} GiB, measured"
     if counted is None or counted["host"]:
         return said
-    kinds = {kind: counted[kind] / 2**30 for kind in ("parameters", "gradients", "optimizer")}
+    kinds = {
+        kind: counted[kind] / 2**30
+        for kind in ("parameters", "gradients", "optimizer", "gathered")
+        if kind in counted  # not gathered under ZeRO, and in plans of older versions
+    }
     rest = peak - sum(kinds.values())
     listed = ", ".join(f"{kind} {gib:.2f}" for kind, gib in kinds.items())
     return f"{said}: {listed} as planned, activations and all else {rest:.2f}" if rest > 0 else said

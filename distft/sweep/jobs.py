@@ -15,7 +15,7 @@ from distft.config.compose import Config, compose
 from distft.config.errors import ConfigError
 from distft.config.overrides import quoted
 from distft.config.tree import at
-from distft.history import check_config, is_done
+from distft.history import check_config, is_done, keep_frozen
 from distft.run import Plan, RunFolder
 from distft.stages import plan_run, prepare, refuse_secrets
 from distft.sweep.request import Point, Request
@@ -93,7 +93,8 @@ def make_jobs(folder: Path, request: Request, points: Mapping[str, Point]) -> li
         try:
             config = compose(overrides, sweep=True)
             refuse_secrets(config)
-            jobs.append(Job(RunFolder(folder / name), point, overrides, config))
+            run = RunFolder(folder / name)
+            jobs.append(Job(run, point, overrides, keep_frozen(run, config, sweep=True)[0]))
         except ConfigError as error:
             wrong.add(name, error.messages)
     wrong.raise_any()

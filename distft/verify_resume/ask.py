@@ -19,7 +19,7 @@ KEYS = {
     "then": "overrides from the first resume on, e.g. [strategy=zero2,launcher.processes_per_node=1]",
     "out": "folder for the runs; default: RUNS_DIR/verify-resume",
 }
-LAYOUT = ("strategy", "launcher", "train.micro_batch_size")
+LAYOUT = ("strategy", "launcher", "train.micro_batch_size", "train.micro_batch_tokens", "data.packing")
 
 
 @dataclass(frozen=True)

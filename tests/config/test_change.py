@@ -12,7 +12,7 @@ def refused(right: list[str], *changes: str) -> str | None:
 
 
 LAYOUT = ["strategy=zero3", "train.micro_batch_size=2", "launcher.grace_seconds=9", "checkpoint.keep=5"]
-LAYOUT += ["tracker=tensorboard", "train.activation_checkpointing=full"]
+LAYOUT += ["tracker=tensorboard", "train.activation_checkpointing=full", "model.attention=eager"]
 
 
 @pytest.mark.parametrize("change", LAYOUT)

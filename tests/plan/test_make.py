@@ -23,8 +23,15 @@ def test_accumulation_follows_from_the_batch(right: list[str]):
     assert (plan.world, plan.micro_batch_size, plan.accumulation) == (2, 3, 4)
 
 
+def test_forwards_are_counted_in_tokens_unless_rows_are_asked_for(right: list[str]):
+    packed = make_plan(compose([*right, "train.global_batch_size=24", "data.max_length=96"]))
+    assert (packed.micro_batch_size, packed.micro_batch_tokens) == (None, 96)
+    rows = make_plan(compose([*right, "train.global_batch_size=24", "data.packing=false"]))
+    assert (rows.micro_batch_size, rows.micro_batch_tokens) == (4, None)
+
+
 def test_a_cluster_is_planned_for_from_here(right: list[str]):
-    plan = make_plan(compose([*right, "experiment=four_nodes"]))
+    plan = make_plan(compose([*right, "experiment=four_nodes", "train.micro_batch_size=1"]))
     assert (plan.nodes, plan.processes_per_node, plan.world, plan.accumulation) == (4, 8, 32, 4)
     assert {"ddp", "fsdp", "hsdp", "zero1", "zero2", "zero3", "zero3_offload"} == set(plan.memory)
 
@@ -61,7 +68,7 @@ def test_adapters_alone_have_gradients_and_state(right: list[str]):
     plan = make_plan(compose([*right, "model=llama3_8b", "tuning=lora", "tuning.rank=8", "model.tiny=false"]))
     assert plan.adapters == 20_971_520
     whole, adapters = plan.memory["ddp"], 4 * 20_971_520
-    assert whole["parameters"] == 4 * plan.parameters + adapters
+    assert whole["parameters"] == 4 * plan.parameters + adapters  # frozen as they are computed with, here in fp32
     assert (whole["gradients"], whole["optimizer"]) == (adapters, 2 * adapters)
 
 

@@ -1,10 +1,13 @@
 """Bytes per process are those that were read from live engines."""
 
+from typing import Any
+
 import pytest
 import yaml
 
 from distft.paths import conf_dir
-from distft.plan.memory import memory_of, memory_table, optimizer_bytes
+from distft.plan.memory import gathered_bytes, memory_of, memory_table, optimizer_bytes
+from distft.plan.parameters import Parts
 
 STRATEGIES = sorted(path.stem for path in (conf_dir() / "strategy").glob("*.yaml"))
 P = 1_000_000
@@ -27,7 +30,7 @@ def strategy(name: str) -> dict[str, object]:
 
 
 def count(name: str, *, world: int = 2, compute_bytes: int = 4, trained: int = P) -> dict[str, int]:
-    sizes = {"parameters": P, "trained": trained, "state_bytes": 8}
+    sizes: dict[str, Any] = {"parameters": P, "trained": trained, "state_bytes": 8}
     counted = memory_of(strategy(name), **sizes, compute_bytes=compute_bytes, world=world, node=2)
     assert counted is not None
     return counted
@@ -46,9 +49,9 @@ def test_the_parts_make_the_total(name: str):
 
 # The same of a frozen parameter: read from engines with 5 million of them and 3.7 million of adapters.
 FROZEN = {
-    "ddp": (4, 4),
-    "fsdp": (2, 2),
-    "hsdp": (2, 2),
+    "ddp": (4, 2),
+    "fsdp": (2, 1),
+    "hsdp": (2, 1),
     "zero1": (4, 2),
     "zero2": (4, 2),
     "zero3": (2, 1),
@@ -110,3 +113,25 @@ def test_the_table_has_every_strategy_and_the_chosen_one_as_configured():
     table = memory_table("hsdp", strategy("hsdp") | {"shard_size": 4}, conf_dir() / "strategy", **sizes)
     assert sorted(table) == STRATEGIES
     assert table["hsdp"]["total"] == 16 * P // 4
+
+
+LLAMA3_8B = Parts(8_030_261_248, 2 * 525_336_576 + 4096, 218_112_000, 525_336_576, tied=False)
+
+
+def test_what_fsdp2_gathers_of_an_8b_model():
+    """The root's weights and gradients, 8 bytes a parameter outside of the blocks, and the block that stays."""
+    outside, whole = 2 * 525_336_576 + 4096, 8_030_261_248
+    sizes = {"compute_bytes": 2, "is_frozen": False}
+    assert gathered_bytes(LLAMA3_8B, is_sharded=True, **sizes) == 8 * outside + 2 * 218_112_000
+    assert gathered_bytes(LLAMA3_8B, is_sharded=False, **sizes) == 2 * whole + 4 * 525_336_576
+    frozen = {"compute_bytes": 2, "is_frozen": True}
+    assert gathered_bytes(LLAMA3_8B, is_sharded=True, **frozen) == 4 * outside
+    assert gathered_bytes(LLAMA3_8B, is_sharded=False, **frozen) == 2 * whole
+
+
+def test_gathered_is_counted_for_fsdp2_alone_and_on_top_of_the_total():
+    for name in STRATEGIES:
+        sizes: dict[str, Any] = {"parameters": P, "trained": P, "state_bytes": 8, "compute_bytes": 2}
+        counted = memory_of(strategy(name), **sizes, world=2, node=2, parts=LLAMA3_8B)
+        assert counted is not None and ("gathered" in counted) == (name in ("ddp", "fsdp", "hsdp"))
+        assert counted["total"] == count(name, compute_bytes=2)["total"]

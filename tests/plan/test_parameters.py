@@ -10,7 +10,7 @@ import yaml
 from safetensors.numpy import save_file
 
 from distft.paths import conf_dir
-from distft.plan.parameters import FAMILIES, count_adapters, count_parameters
+from distft.plan.parameters import FAMILIES, count_adapters, count_parameters, parts_of
 
 MODELS = sorted(path.stem for path in (conf_dir() / "model").glob("*.yaml"))
 KNOWN = {
@@ -95,3 +95,20 @@ def test_a_layer_without_an_adapters_place_is_refused_with_the_nearest_one():
     with pytest.raises(ValueError, match=r"tuning.target_modules: q_prj is no linear layer.*Nearest: q_proj"):
         count_adapters(None, facts_of("llama3_8b", tiny=True), 4, ["q_prj"])
     assert count_adapters(None, {"model_type": "quantum"}, 4, ["q_prj"]) is None
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_parts_are_told_apart_as_the_meta_model_has_them(model: str, tmp_path: Path):
+    from distft.models.skeleton import architecture, blocks, skeleton
+
+    facts = facts_of(model, tiny=True)
+    live = skeleton(architecture(None, facts), "eager")
+    of_blocks = [sum(parameter.numel() for parameter in block.parameters()) for block in blocks(live).values()]
+    found = parts_of(None, facts)
+    assert found is not None and found.total - found.outside == sum(of_blocks) and found.block == max(of_blocks)
+    head = live.get_output_embeddings().weight
+    assert (found.head, found.tied) == (head.numel(), head is live.get_input_embeddings().weight)
+    stored = {k: np.zeros(p.shape, np.uint8) for k, p in live.named_parameters()}
+    save_file(stored, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps({"tie_word_embeddings": found.tied}))
+    assert parts_of(tmp_path, {}) == found, "from a folder's headers"

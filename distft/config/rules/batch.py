@@ -50,20 +50,24 @@ def no_batch_size(facts: Facts) -> str | None:
 
 
 @rule(
-    ("data.packing", "train.micro_batch_size", "eval.micro_batch_size"),
-    "rows per forward with data.packing=true",
-    "tokens per forward decide there",
+    ("data.packing", "train.micro_batch_size", "train.micro_batch_tokens"),
+    "train.micro_batch_size with data.packing=true or train.micro_batch_tokens",
+    "either rows or tokens say how large a forward is; train.micro_batch_size alone turns packing off",
 )
 def rows_of_packed(facts: Facts) -> str | None:
-    key = facts.gave("train.micro_batch_size", "eval.micro_batch_size")
-    if not facts["data.packing"] or key is None:
+    if not facts["data.packing"] or not facts.gave("train.micro_batch_size"):
         return None
-    return f"{key}={facts[key]} has no effect with data.packing=true. Nearest: train.micro_batch_tokens"
+    size, tokens = facts["train.micro_batch_size"], facts["train.micro_batch_tokens"]
+    other = f"train.micro_batch_tokens={tokens}" if tokens else "data.packing=true"
+    return (
+        f"train.micro_batch_size={size} has no effect with {other}. Nearest: train.micro_batch_size={size} alone, "
+        f"for rows per forward, or train.micro_batch_tokens={tokens or facts['data.max_length']} alone, for tokens"
+    )
 
 
 @rule(
     ("data.packing", "train.micro_batch_tokens", "data.max_length"),
-    "train.micro_batch_tokens without data.packing, or below data.max_length",
+    "train.micro_batch_tokens with data.packing=false, or below data.max_length",
     "a row is never cut to fit",
 )
 def micro_tokens(facts: Facts) -> str | None:
@@ -71,7 +75,7 @@ def micro_tokens(facts: Facts) -> str | None:
     if tokens is None:
         return None
     if not facts["data.packing"]:
-        return f"train.micro_batch_tokens={tokens} has no effect without packing. Nearest: data.packing=true"
+        return f"train.micro_batch_tokens={tokens} has no effect with data.packing=false. Nearest: data.packing=true"
     if tokens < longest:
         return (
             f"train.micro_batch_tokens={tokens} is less than a row may have, data.max_length={longest}. "

@@ -30,29 +30,36 @@ def facts_unused(facts: Facts) -> str | None:
 
 @rule(
     ("model.attention", "train.precision"),
-    "model.attention=flash_attention_2 or varlen in fp32; they or flex_attention, with launcher=local, without an "
-    "accelerator",
-    "the first two are for bf16 on CUDA and ROCm; flex_attention gives wrong numbers on some CPUs",
+    "model.attention=flash_attention_2, flash_attention_3 or varlen in fp32; they or flex_attention, with "
+    "launcher=local, without an accelerator",
+    "the first three are for bf16 on CUDA and ROCm; flex_attention gives wrong numbers on some CPUs",
 )
 def flash(facts: Facts) -> str | None:
     attention, precision = facts["model.attention"], facts["train.precision"]
     elsewhere = facts.choices.get("launcher") != "local"  # whose machines this one may be nothing like
-    if attention in ("flash_attention_2", "varlen") and precision == "fp32":
+    if attention in ("flash_attention_2", "flash_attention_3", "varlen") and precision == "fp32":
         return f"model.attention={attention} computes in bf16 alone. Nearest: model.attention=sdpa"
-    if attention in ("sdpa", "eager") or num_accelerators() or elsewhere:
+    if attention in ("auto", "sdpa", "eager") or num_accelerators() or elsewhere:
         return None
     return f"model.attention={attention} needs a CUDA or ROCm device, and here is none. Nearest: model.attention=sdpa"
 
 
 @rule(
-    ("train.compile", "model.attention"),
-    "train.compile=true with model.attention=sdpa on accelerators",
+    ("train.compile", "model.attention", "train.precision"),
+    "train.compile=true on accelerators with model.attention=sdpa, or with auto in fp32, where it is that",
     "it has a call for each document, so every micro-batch would be another graph",
 )
 def compiled_sdpa(facts: Facts) -> str | None:
     here = facts.choices.get("launcher") == "local"  # else what the job asks for counts, not who submits it
     accelerators = num_accelerators() if here else facts["launcher"].get("gpus_per_node")
-    if not facts["train.compile"] or facts["model.attention"] != "sdpa" or not accelerators:
+    if not facts["train.compile"] or not accelerators:
+        return None
+    if facts["model.attention"] == "auto" and facts["train.precision"] == "fp32":
+        return (
+            "train.compile=true: no attention kernel is compiled in fp32 on accelerators (train.precision=fp32). "
+            "Nearest: train.precision=bf16"
+        )
+    if facts["model.attention"] != "sdpa":
         return None
     return "model.attention=sdpa is compiled on CPUs alone (train.compile=true). Nearest: model.attention=varlen"
 

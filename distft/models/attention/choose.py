@@ -2,13 +2,18 @@
 
 Every kernel keeps the documents of a row apart. distft's own two are registered here; flash-attention, flex and eager
 are transformers' own, which are told the documents' borders or see them in the positions that begin again.
+Trap: of a flash-attention that is not installed transformers fetches one from the hub, so choose() asks first.
 """
 
+from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
 
+import numpy as np
 import torch
-from transformers import AttentionInterface, PreTrainedModel
+from transformers import AttentionInterface, PreTrainedConfig, PreTrainedModel
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+from transformers.utils.import_utils import is_flash_attn_3_available
 
 from distft.compat.transformers import has_attention_interface
 from distft.models.attention.sdpa import documents_sdpa
@@ -17,13 +22,161 @@ from distft.models.attention.varlen import documents_varlen
 SDPA, VARLEN = "distft_sdpa", "distft_varlen"
 _OWN = {"sdpa": SDPA, "varlen": VARLEN}
 _SEPARABLE = ("full_attention", "sliding_attention")
+_DROPOUT = ("attention_dropout", "attn_pdrop")  # of attention, in the configs of transformers
+
+# SDPA is called once a document, layer and direction. On Hopper and datacenter Blackwell torch 2.13 tries cuDNN first,
+# 1.7 to 2.3 times as fast on an H100 as FlashAttention 2, which varlen is, and slower on other devices (transformers
+# pull request 48163). But cuDNN builds a plan for each new length: 0.4 s forward and 0.5 s backward were seen on a B200
+# (FunASR issue 3704). So it pays for few long documents of few lengths. Not measured on a device yet.
+CUDNN_FIRST = ((9, 0), (10, 0))  # compute capabilities
+LONG_TOKENS = 2048  # from here on a document's work hides its calls: half a GFLOP a head and layer at a head of 128
+FEW_DOCUMENTS = 4  # of a micro-batch, each a call
+FEW_LENGTHS = 16  # of all rows, each a plan: at most 16 s once
+VARLEN_CAPABILITY = (8, 0)  # Ampere, the least that FlashAttention 2 runs on
+VARLEN_HEAD = 256  # the widest head it takes
 
 AttentionInterface.register(SDPA, documents_sdpa)
 AttentionInterface.register(VARLEN, documents_varlen)
 
 
+@dataclass(frozen=True)
+class Attention:
+    """What was asked for, what runs, and why."""
+
+    asked: str
+    in_force: str
+    why: str
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where attention is computed. capability: of NVIDIA's devices; None: another's, ROCm's among them."""
+
+    device: str
+    dtype: torch.dtype
+    capability: tuple[int, int] | None = None
+
+    @classmethod
+    def of(cls, device: torch.device, dtype: torch.dtype) -> "Machine":
+        nvidia = device.type == "cuda" and torch.version.hip is None
+        return cls(device.type, dtype, torch.cuda.get_device_capability(device) if nvidia else None)
+
+
+@dataclass(frozen=True)
+class Documents:
+    """The documents of a run. per_micro_batch: in a full one, about."""
+
+    mean_tokens: float
+    per_micro_batch: float
+    num_lengths: int
+
+    @classmethod
+    def of(cls, lengths: np.ndarray, rows: int | None, tokens: int | None) -> "Documents":
+        """rows, tokens: that a micro-batch holds at most, tokens of such as have these lengths."""
+        mean = float(lengths.mean()) if len(lengths) else 1.0
+        return cls(mean, rows or max(1.0, (tokens or 0) / mean), len(np.unique(lengths)))
+
+
+@dataclass(frozen=True)
+class Traits:
+    """What of a model decides which kernels can compute its attention."""
+
+    head_size: int
+    dropout: bool
+    caps_scores: bool
+    goes_with_sdpa: bool
+
+    @classmethod
+    def of(cls, config: PreTrainedConfig) -> "Traits":
+        text = config.get_text_config()
+        kind = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
+        return cls(
+            head_size=getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads,
+            dropout=dropout_of(config) is not None,
+            caps_scores=bool(getattr(text, "attn_logit_softcapping", None)),
+            goes_with_sdpa=bool(getattr(kind, "_supports_sdpa", True)),
+        )
+
+    @property
+    def not_sdpa(self) -> str | None:
+        """Why torch's SDPA, and varlen, cannot compute it."""
+        if self.caps_scores:
+            return "the model caps attention scores"
+        return None if self.goes_with_sdpa else "the model's attention is not torch's SDPA"
+
+
+def dropout_of(config: PreTrainedConfig) -> str | None:
+    """Returns the name of the config's entry that gives attention a dropout; None when it has none."""
+    return next((name for name in _DROPOUT if getattr(config.get_text_config(), name, 0)), None)
+
+
+def in_force(asked: str, machine: Machine, documents: Documents, traits: Traits, *, compiled: bool) -> Attention:
+    """Returns the kernel that `model.attention` means here; a name means itself, `auto` the fastest that can do it.
+
+    ValueError where `auto` has none that train.compile=true can compile.
+    """
+    if asked != "auto":
+        return Attention(asked, asked, "asked for by name")
+    if traits.not_sdpa:
+        return Attention(asked, "eager", traits.not_sdpa)
+    no_varlen = _not_varlen(machine, traits)
+    if no_varlen and compiled and machine.device == "cuda":
+        raise ValueError(
+            f"model.attention=auto with train.compile=true: {no_varlen}, and no other kernel is compiled on CUDA. "
+            "Try: train.compile=false"
+        )
+    if no_varlen:
+        return Attention(asked, "sdpa", no_varlen)
+    if compiled:
+        return Attention(asked, "varlen", "one operation of a compiled graph")
+    about = f"{documents.per_micro_batch:.1f} documents a micro-batch, of {documents.mean_tokens:.0f} tokens"
+    few_and_long = documents.per_micro_batch <= FEW_DOCUMENTS and documents.mean_tokens >= LONG_TOKENS
+    if few_and_long and documents.num_lengths <= FEW_LENGTHS and machine.capability in CUDNN_FIRST:
+        return Attention(asked, "sdpa", f"{about} and {documents.num_lengths} lengths: cuDNN's kernel for each")
+    return Attention(asked, "varlen", f"{about} and {documents.num_lengths} lengths: one call for all")
+
+
+def _not_varlen(machine: Machine, traits: Traits) -> str | None:
+    """Returns why torch's varlen kernel cannot be used; None when it can."""
+    if machine.device == "cpu":
+        return "on a CPU it is the kernel there is"
+    if machine.capability is None:
+        return f"varlen is for NVIDIA's devices, and this one is {machine.device}"
+    if machine.capability < VARLEN_CAPABILITY:
+        return f"varlen needs compute capability 8.0, and this device has {'.'.join(map(str, machine.capability))}"
+    if machine.dtype not in (torch.bfloat16, torch.float16):
+        return f"varlen computes in bf16 and fp16, not in {str(machine.dtype).removeprefix('torch.')}"
+    if traits.dropout:
+        return "varlen has no dropout, and the model's attention has"
+    if traits.head_size > VARLEN_HEAD or traits.head_size % 8:
+        return f"varlen takes heads of 8, 16 ... {VARLEN_HEAD}, and the model's have {traits.head_size}"
+    return None
+
+
+def anywhere(config: PreTrainedConfig) -> str:
+    """Returns the kernel that computes this model's attention on every machine."""
+    return "eager" if Traits.of(config).not_sdpa else "sdpa"
+
+
+def enabled_sdpa() -> list[str]:
+    """Returns the kernels of torch's SDPA that are not switched off; torch takes the first that can do a call."""
+    on = torch.backends.cuda
+    enabled = {
+        "cudnn": on.cudnn_sdp_enabled(),
+        "flash": on.flash_sdp_enabled(),
+        "mem_efficient": on.mem_efficient_sdp_enabled(),
+        "math": on.math_sdp_enabled(),
+    }
+    return [name for name, is_on in enabled.items() if is_on]
+
+
 def choose(word: str) -> str:
     """Returns transformers' name of the kernel; ValueError when it is not here: nothing takes its place."""
+    if word == "flash_attention_3" and not is_flash_attn_3_available():
+        raise ValueError(
+            f"model.attention={word}: needs CUDA and the package flash-attn-3 (flash_attn_interface). "
+            "Try: model.attention=auto"
+        )
     if word == "flash_attention_2" and find_spec("flash_attn") is None:
         raise ValueError(f"model.attention={word}: flash-attn is not installed. Nearest: model.attention=sdpa")
     if word == "varlen" and not torch.cuda.is_available():

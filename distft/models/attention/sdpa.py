@@ -23,6 +23,7 @@ def documents_sdpa(
     scaling: float | None = None,
     sliding_window: int | None = None,
     softcap: float | None = None,
+    s_aux: torch.Tensor | None = None,
     document_lengths: Sequence[int] | None = None,
     cu_seq_lens_q: torch.Tensor | None = None,
     **_: Any,
@@ -33,8 +34,10 @@ def documents_sdpa(
     None: each of the B rows is one. In a compiled graph their borders, cu_seq_lens_q, stand for the lengths.
     ValueError for what this kernel does not do.
     """
-    if attention_mask is not None or softcap is not None:
-        raise ValueError("attention by torch's SDPA takes no mask and caps no scores. Nearest: model.attention=eager")
+    if attention_mask is not None or softcap is not None or s_aux is not None:
+        raise ValueError(
+            "attention by torch's SDPA takes no mask, caps no scores and has no sinks. Nearest: model.attention=eager"
+        )
     if torch.compiler.is_compiling():
         assert not dropout and cu_seq_lens_q is not None, "see distft.models.compiled"
         return documents_attention(query, key, value, cu_seq_lens_q, scaling, sliding_window)[0], None

@@ -17,6 +17,7 @@ def documents_varlen(
     scaling: float | None = None,
     sliding_window: int | None = None,
     softcap: float | None = None,
+    s_aux: torch.Tensor | None = None,
     cu_seq_lens_q: torch.Tensor | None = None,
     max_length_q: int | None = None,
     **_: Any,
@@ -27,9 +28,10 @@ def documents_varlen(
     documents, of at most max_length_q tokens; None: each of the B rows is one.
     ValueError for what this kernel does not do.
     """
-    if attention_mask is not None or softcap is not None or dropout:
+    if attention_mask is not None or softcap is not None or s_aux is not None or dropout:
         raise ValueError(
-            "torch's varlen attention takes no mask, caps no scores and has no dropout. Nearest: model.attention=sdpa"
+            "torch's varlen attention takes no mask, caps no scores, and has neither sinks nor dropout. "
+            "Nearest: model.attention=auto"
         )
     batch, heads, length, size = query.shape
     if cu_seq_lens_q is None:

@@ -44,6 +44,7 @@ def test_a_run_that_was_measured_is_read_and_not_run(tmp_path: Path):
 def test_a_point_that_no_config_allows_fails_with_the_rule(tmp_path: Path):
     (tmp_path / "rows.jsonl").write_text('{"text": "a"}\n')
     overrides = [f"data.train={tmp_path / 'rows.jsonl'}", "model.tiny=true", "train.global_batch_size=5"]
+    overrides += ["train.micro_batch_size=4"]
     with pytest.raises(Failed, match="train.global_batch_size=5 is not a multiple of 4"):
         measured(tmp_path / "run", overrides, 1, None)
     assert not (tmp_path / "run.json").exists()

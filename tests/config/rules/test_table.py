@@ -13,11 +13,14 @@ BROKEN = {
     "name": (["name=a/b"], "name=a-b"),
     "no_end": (["train.epochs=null"], "train.epochs=1"),
     "allowed_change": (["checkpoint.allow_change=[train.max_step]"], "train.max_steps"),
-    "global_batch": (["train.global_batch_size=18", "launcher.processes_per_node=2"], "16 or 24"),
+    "global_batch": (
+        ["train.global_batch_size=18", "train.micro_batch_size=4", "launcher.processes_per_node=2"],
+        "16 or 24",
+    ),
     "two_batch_sizes": (["train.global_batch_tokens=64", "train.global_batch_size=8"], "train.global_batch_size=null"),
     "no_batch_size": (["train.global_batch_size=null"], "train.global_batch_size=32"),
     "rows_of_packed": (["data.packing=true", "train.micro_batch_size=2"], "train.micro_batch_tokens"),
-    "micro_tokens": (["train.micro_batch_tokens=4096"], "data.packing=true"),
+    "micro_tokens": (["train.micro_batch_tokens=4096", "data.packing=false"], "data.packing=true"),
     "nodes_here": (["launcher.nodes=2"], "launcher.nodes=2 launcher.rendezvous=HOST:29500, or launcher=slurm"),
     "environment_unused": (["launcher=slurm", "launcher.modules=[cuda]"], "launcher.environment=module"),
     "processes_here": (["launcher.processes_per_node=8"], "4"),
@@ -32,7 +35,7 @@ BROKEN = {
         "model.tiny=true",
     ),
     "flash": (["model.attention=flash_attention_2"], "model.attention=sdpa"),
-    "compiled_sdpa": (["train.compile=true"], "model.attention=varlen"),
+    "compiled_sdpa": (["train.compile=true", "model.attention=sdpa"], "model.attention=varlen"),
     "template": (["data.format=messages", "data.chat_template=none"], "data.chat_template=auto"),
     "overlap_unused": (["data.overlap=stop"], "data.eval=FILE"),
     "held_out_unused": (["data.eval=null", "eval.every_steps=5"], "data.eval=0.05"),
@@ -91,11 +94,19 @@ def test_a_container_needs_an_image_and_no_modules(right: list[str]):
 
 
 def test_of_a_job_the_devices_count_that_it_asks_for(right: list[str], monkeypatch: pytest.MonkeyPatch):
-    job = [*right, "launcher=slurm", "train.compile=true"]
+    job = [*right, "launcher=slurm", "train.compile=true", "model.attention=sdpa"]
     with pytest.raises(ConfigError, match="Nearest: model.attention=varlen"):
         compose([*job, "launcher.gpus_per_node=4"])
     monkeypatch.setattr("distft.config.rules.model.num_accelerators", lambda: 4)
     compose([*job, "launcher.gpus_per_node=0"])
+
+
+def test_auto_has_no_kernel_to_compile_in_fp32_on_accelerators(right: list[str]):
+    job = [*right, "launcher=slurm", "launcher.gpus_per_node=4", "train.compile=true"]
+    with pytest.raises(ConfigError, match=r"compiled in fp32 on accelerators .* Nearest: train.precision=bf16"):
+        compose([*job, "train.precision=fp32"])
+    compose([*job, "train.precision=bf16"])
+    compose([*right, "train.compile=true", "train.precision=fp32"])
 
 
 def test_a_cluster_is_composed_for_from_anywhere(right: list[str]):

@@ -9,12 +9,13 @@ from distft.run import RunFolder
 from tests.rows import write_sums
 
 
-def freeze(folder: Path, name: str, *overrides: str) -> RunFolder:
-    """Returns the run's folder, ready to be submitted: 32 rows a step, 4 at a time."""
+def freeze(folder: Path, name: str, *overrides: str, micro_batch_size: int | None = 4) -> RunFolder:
+    """Returns the run's folder, ready to be submitted: 32 rows a step, 4 at a time; None: as many as are packed."""
     folder.mkdir(exist_ok=True)
     write_sums(folder)
     settings = ["model.tiny=true", f"data.train={folder / 'rows.jsonl'}", f"cache_dir={folder / 'cache'}"]
     settings += [f"runs_dir={folder / 'runs'}", "launcher=slurm", "train.max_steps=8", "train.epochs=null"]
+    settings += [f"train.micro_batch_size={micro_batch_size}"] if micro_batch_size else []
     config = compose([*settings, f"name={name!r}", "export=false", *overrides])
     run = RunFolder(folder / "runs" / str(at(config.values, "name")))
     run.logs.mkdir(parents=True)

@@ -118,15 +118,16 @@ def test_the_installed_kernel_is_one_of_those_that_are_recorded() -> None:
     assert ("num_splits" in real) == ("enable_gqa" in real) == (parameters(newer([])) <= real)
 
 
-@pytest.mark.parametrize("asked", [{"softcap": 30.0}, {"dropout": 0.1}])
-def test_what_the_kernel_does_not_do_is_refused(asked: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match="Nearest: model.attention=sdpa"):
+@pytest.mark.parametrize("asked", [{"softcap": 30.0}, {"dropout": 0.1}, {"s_aux": torch.zeros(4)}])
+def test_what_the_kernel_does_not_do_is_refused(asked: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="Nearest: model.attention=auto"):
         documents_varlen(torch.nn.Identity(), *made(), None, **asked)
 
 
-def test_sdpa_refuses_what_it_would_leave_out() -> None:
+@pytest.mark.parametrize("asked", [{"softcap": 30.0}, {"s_aux": torch.zeros(4)}])
+def test_sdpa_refuses_what_it_would_leave_out(asked: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="Nearest: model.attention=eager"):
-        documents_sdpa(SimpleNamespace(), *made(), None, softcap=30.0)  # pyright: ignore[reportArgumentType]
+        documents_sdpa(SimpleNamespace(), *made(), None, **asked)  # pyright: ignore[reportArgumentType]
 
 
 def test_attention_dropout_is_applied() -> None:

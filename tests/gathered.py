@@ -1,0 +1,132 @@
+"""Bytes that a live engine holds in a step, at their highest: `python -m tests.gathered OUT CASES.json`, on each rank.
+
+The model is random, narrow and shallow under a real vocabulary of 49,152, so that what is gathered shows and
+activations do not.
+"""
+
+import json
+import sys
+import weakref
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch.distributed.tensor import DTensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from distft.data.batches import Batch, make_batch
+from distft.data.shards import Row
+from distft.models.fresh import FreshWeights
+from distft.models.weights import fill
+from distft.runtime.process_group import World, process_group, texts_of_all
+from tests.train_cases import make_engine, tuned
+
+ROWS, MICRO_BATCHES = 2, 3  # the second finds gradients, and leaves the root's weights gathered
+COLLECTIVES = ("reduce_scatter_single", "reduce_scatter_tensor")  # what FSDP2 of torch 2.13 calls, and of 2.11
+
+
+class Held(TorchDispatchMode):
+    """`peak` is of all storages seen so far that are alive, in bytes, looked at after every operation.
+
+    FSDP2 frees and fills storages by resizing them, so they are measured anew each time. What gloo takes for itself, a
+    copy of all that it sums, is left out: NCCL needs none.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.peak = 0
+        self._seen: dict[int, weakref.ref[Any]] = {}
+        self._is_inside = False  # of a collective
+
+    def __enter__(self) -> "Held":
+        self._collectives = {name: getattr(dist, name) for name in COLLECTIVES if hasattr(dist, name)}
+        for name, collective in self._collectives.items():
+            setattr(dist, name, partial(self._unseen, collective))
+        return super().__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        for name, collective in self._collectives.items():
+            setattr(dist, name, collective)
+
+    def _unseen(self, collective: Any, *args: Any, **kwargs: Any) -> Any:
+        self._is_inside = True
+        try:
+            return collective(*args, **kwargs)
+        finally:
+            self._is_inside = False
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if self._is_inside:
+            return result
+        for leaf in tree_leaves((args, kwargs, result)):
+            if isinstance(leaf, torch.Tensor):
+                self.see(leaf)
+        self.peak = max(self.peak, self.now())
+        return result
+
+    def see(self, tensor: torch.Tensor) -> None:
+        local = tensor.to_local() if isinstance(tensor, DTensor) else tensor
+        if local.device.type != "meta":
+            storage = local.untyped_storage()
+            self._seen[storage._cdata] = weakref.ref(storage)
+
+    def now(self) -> int:
+        alive = {key: storage for key, each in self._seen.items() if (storage := each()) is not None}
+        self._seen = {key: self._seen[key] for key in alive}
+        return sum(storage.nbytes() for storage in alive.values())
+
+
+def state_of(engine: Any) -> Iterator[torch.Tensor]:
+    """Yields weights and optimizer state; gradients come with the step."""
+    yield from engine.objective.parameters()
+    for state in engine.optimizer.state.values():
+        yield from (value for value in state.values() if torch.is_tensor(value) and value.ndim)
+
+
+def batch(seed: int) -> Batch:
+    random = np.random.default_rng(seed)
+    return make_batch([Row(random.integers(0, 256, 4).astype(np.int32), np.ones(4, bool)) for _ in range(ROWS)])
+
+
+def step(engine: Any, seed: int) -> None:
+    for i in range(MICRO_BATCHES):
+        value, _ = engine.forward(batch(seed + i))
+        engine.backward(value, scale=1.0, last=i == MICRO_BATCHES - 1)
+    engine.update(1.0, None)
+
+
+def measured(case: dict[str, Any], world: World) -> dict[str, int]:
+    """Returns the highest bytes of a second step, and what of them lives through the run."""
+    engine = make_engine(case, world)
+    fill(engine.pieces(), FreshWeights(tuned(case), 0))
+    engine.refresh()
+    engine.train(True)
+    step(engine, 0)
+    held = Held()
+    for tensor in state_of(engine):
+        held.see(tensor)
+    state = held.now()
+    with held:
+        step(engine, 10)
+    return {"state": state, "peak": held.peak}
+
+
+def main() -> None:
+    out, cases = sys.argv[1:]
+    torch.set_num_threads(1)
+    with process_group() as world:
+        mine = [measured(case, world) for case in json.loads(Path(cases).read_text())]
+        texts = texts_of_all(json.dumps(mine), world)
+        if world.is_first:
+            Path(out).write_text(json.dumps([json.loads(text) for text in texts]))
+
+
+if __name__ == "__main__":
+    main()
