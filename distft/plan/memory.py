@@ -58,8 +58,8 @@ def memory_of(
         share, frozen = ceil(trained / shards), ceil((parameters - trained) / shards)
         counted = _sum(FP32_BYTES * share + compute_bytes * frozen, FP32_BYTES * share, state_bytes * share)
         if parts is not None:
-            is_frozen = trained < parameters
-            counted["gathered"] = gathered_bytes(parts, compute_bytes, is_sharded=shards > 1, is_frozen=is_frozen)
+            adapters = trained if trained < parameters else None
+            counted["gathered"] = gathered_bytes(parts, compute_bytes, is_sharded=shards > 1, adapters=adapters)
         return counted
     if stage not in (1, 2, 3):
         return None
@@ -78,22 +78,22 @@ def memory_of(
     return counted
 
 
-def gathered_bytes(parts: Parts, compute_bytes: int, *, is_sharded: bool, is_frozen: bool) -> int:
+def gathered_bytes(parts: Parts, compute_bytes: int, *, is_sharded: bool, adapters: int | None) -> int:
     """Returns the most that FSDP2 holds beside state and gradients in a step of three or more micro-batches: weights as
     they are computed with, and gradients of what lies outside of the blocks.
 
     That is one group of its own, the root, whole through forward and backward. Blocks are gathered one at a time, the
-    next one ahead; with one shard nothing is freed, and each weight has a copy in the compute dtype, frozen ones too.
-    is_frozen: the model itself is not trained, adapters are.
+    next one ahead; with one shard nothing is freed, and each weight that is trained has a copy in the compute dtype.
+    adapters: parameters of adapters; None: the model itself is trained.
     """
     root, block, head = compute_bytes * parts.outside, compute_bytes * parts.block, FP32_BYTES * parts.head
     embedding = compute_bytes * parts.head if parts.tied else 0
     if not is_sharded:
+        if adapters is not None:
+            return compute_bytes * adapters
         copies = compute_bytes * parts.total
-        if is_frozen:
-            return copies
         return max(copies + head, root + 3 * embedding)  # a tied weight's two gradients, and their sum
-    if is_frozen:
+    if adapters is not None:
         return max(2 * root, root + 3 * block)  # as it arrives, and as it is laid out
     reduced = FP32_BYTES * parts.outside  # the root's gradients as they are sent, kept until the next are
     of_blocks = root + compute_bytes * parts.head + 3 * block + 2 * FP32_BYTES * parts.block  # of two, while sent

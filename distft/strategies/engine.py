@@ -17,7 +17,7 @@ from torch.distributed.tensor import DTensor
 
 from distft.data.batches import Batch
 from distft.runtime.process_group import World
-from distft.runtime.regions import Region, Shape
+from distft.runtime.regions import Flat, Region, Shape
 from distft.strategies.objective import Loss, Objective, Sums
 
 BuildModel = Callable[[], Objective]  # parameters on the meta device, buffers real
@@ -62,6 +62,13 @@ def shares(count: int, replicas: int, replica: int) -> Iterator[tuple[range, boo
     for i, (start, stop) in enumerate(pairwise(borders)):
         if stop > start:
             yield range(start, stop), i == replica
+
+
+def whole_pieces(name: str, parameter: nn.Parameter, rank: int, replicas: int) -> Iterator[Piece]:
+    """Yields the pieces of a weight that is not trained and whole on each of `replicas` processes."""
+    shape = tuple(parameter.shape)
+    for part, writes in shares(parameter.numel(), replicas, rank):
+        yield Piece(name, shape, Flat(part.start, len(part)), parameter, part.start, writes, frozen=True)
 
 
 def bit_sum(tensors: Iterable[torch.Tensor]) -> torch.Tensor:

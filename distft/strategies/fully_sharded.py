@@ -7,12 +7,14 @@ Trap: a tied parameter may only live in one FSDP group, so only the blocks are g
 (embeddings, head, last norm) belongs to the root.
 """
 
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import isfinite
 from typing import Literal, cast
 
 import torch
+from torch import nn
 from torch.distributed import ProcessGroup
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
@@ -22,7 +24,15 @@ from distft.compat.sharding import mixed_precision, scale_in_place
 from distft.data.batches import Batch
 from distft.runtime.process_group import World
 from distft.strategies.dtensor import pieces_of
-from distft.strategies.engine import BuildModel, MakeOptimizer, Piece, bit_sum, clip_coefficient, sum_of_squares
+from distft.strategies.engine import (
+    BuildModel,
+    MakeOptimizer,
+    Piece,
+    bit_sum,
+    clip_coefficient,
+    sum_of_squares,
+    whole_pieces,
+)
 from distft.strategies.objective import Loss, Objective, Sums
 
 
@@ -49,11 +59,14 @@ class FullySharded:
             param_dtype=precision if precision != torch.float32 else None, reduce_dtype=torch.float32
         )
         objective = build_model()
-        _hold_frozen_in(precision, objective)
+        frozen = _hold_frozen_in(precision, objective)
+        plain = frozen if shards == 1 else set()  # left alone: FSDP2 would keep a copy of each to compute with
         for block in objective.blocks:
             stays = shards == 1 or block is objective.blocks[-1]  # the backward begins with the last one
-            fully_shard(block, mesh=mesh, mp_policy=policy, reshard_after_forward=not stays)
-        fully_shard(objective, mesh=mesh, mp_policy=policy, reshard_after_forward=False)
+            fully_shard(
+                block, mesh=mesh, mp_policy=policy, reshard_after_forward=not stays, ignored_params=plain or None
+            )
+        fully_shard(objective, mesh=mesh, mp_policy=policy, reshard_after_forward=False, ignored_params=plain or None)
         _materialise(objective, world.device)
         optimizer = make_optimizer([(p, p.ndim) for p in objective.parameters()])
         return ShardedEngine(objective, optimizer)
@@ -65,9 +78,10 @@ class ShardedEngine:
     def __init__(self, objective: Objective, optimizer: torch.optim.Optimizer) -> None:
         self.objective = objective
         self.optimizer = optimizer
-        parameter = cast(DTensor, next(objective.parameters()))
+        parameter = next(parameter for parameter in objective.parameters() if isinstance(parameter, DTensor))
         self.mesh, self.device = parameter.device_mesh, parameter.device
         self.replicas, shards = self.mesh["replicas"].size(), self.mesh["shards"].size()
+        self.rank = self.mesh.get_rank()
         self.is_sharded = shards > 1  # asked once: a mesh looks it up in a tensor
 
     def forward(self, batch: Batch, loss: Loss | None = None) -> tuple[torch.Tensor, Sums]:
@@ -112,15 +126,18 @@ class ShardedEngine:
     def pieces(self) -> Iterator[Piece]:
         self._drop_gathered()
         for name, parameter in self.objective.own_parameters():
-            yield from pieces_of(name, cast(DTensor, parameter), frozen=not parameter.requires_grad)
+            if isinstance(parameter, DTensor):
+                yield from pieces_of(name, parameter, frozen=not parameter.requires_grad)
+            else:
+                yield from whole_pieces(name, parameter, self.rank, self.replicas)
 
     def refresh(self) -> None:
         """Has nothing to do: the fp32 shards are gathered anew, and cast, in every forward."""
 
     def fingerprint(self) -> tuple[torch.Tensor, ProcessGroup | None]:
         self._drop_gathered()
-        shards = [cast(DTensor, parameter).to_local() for parameter in self.objective.parameters()]
-        return bit_sum(shards), self.mesh.get_group("replicas")
+        own = [p.to_local() if isinstance(p, DTensor) else p for p in self.objective.parameters()]
+        return bit_sum(own), self.mesh.get_group("replicas")
 
     def effective(self) -> dict[str, object]:
         parameters = list(self.objective.parameters())
@@ -137,22 +154,31 @@ class ShardedEngine:
         }
 
 
-def _hold_frozen_in(precision: torch.dtype, objective: Objective) -> None:
-    """Has weights that are not trained kept as they are computed with, and not in fp32 with a copy of that.
+def _hold_frozen_in(precision: torch.dtype, objective: Objective) -> set[nn.Parameter]:
+    """Has weights that are not trained kept as they are computed with, not in fp32 with a copy of that; returns them.
 
     Nothing is lost: the cast is done once instead of in each forward.
     """
-    for parameter in objective.parameters():
-        if not parameter.requires_grad:
-            parameter.data = parameter.data.to(precision)
+    frozen = {parameter for parameter in objective.parameters() if not parameter.requires_grad}
+    for parameter in frozen:
+        parameter.data = parameter.data.to(precision)
+    return frozen
 
 
 def _materialise(objective: Objective, device: torch.device) -> None:
-    """Allocates the shards of a model on meta; buffers keep their values, tied weights stay one parameter."""
-    tied = len(list(objective.named_parameters(remove_duplicate=False))) - len(list(objective.parameters()))
+    """Allocates the weights of a model on meta; buffers keep their values, tied weights stay one parameter.
+
+    Trap: to_empty() makes two of a tied weight that is no DTensor, and half of its gradient would be lost.
+    """
+    places: dict[nn.Parameter, list[tuple[nn.Module, str]]] = defaultdict(list)
+    for module in objective.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            places[parameter].append((module, name))
     buffers = {name: buffer.clone() for name, buffer in objective.named_buffers()}
     objective.to_empty(device=device)
     for name, buffer in objective.named_buffers():
         buffer.copy_(buffers[name])
-    now = len(list(objective.named_parameters(remove_duplicate=False))) - len(list(objective.parameters()))
-    assert now == tied, "to_empty() untied weights: half of their gradient would be lost"
+    for (first, its_name), *others in places.values():
+        for module, name in others:
+            setattr(module, name, getattr(first, its_name))
+    assert len(list(objective.parameters())) == len(places)

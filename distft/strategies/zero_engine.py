@@ -17,7 +17,7 @@ from distft.compat.deepspeed import master_fragment, zero_settings
 from distft.data.batches import Batch
 from distft.runtime.process_group import World
 from distft.runtime.regions import Flat
-from distft.strategies.engine import Piece, bit_sum, clip_coefficient, shares, sum_of_squares
+from distft.strategies.engine import Piece, bit_sum, clip_coefficient, sum_of_squares, whole_pieces
 from distft.strategies.objective import Loss, Objective, Sums
 
 
@@ -90,8 +90,7 @@ class ZeroEngine:
     def _stretch(self, name: str, parameter: nn.Parameter) -> Iterator[Piece]:
         shape = tuple(parameter.shape)
         if not parameter.requires_grad:
-            for part, writes in shares(parameter.numel(), self.world.size, self.world.rank):
-                yield Piece(name, shape, Flat(part.start, len(part)), parameter, part.start, writes, frozen=True)
+            yield from whole_pieces(name, parameter, self.world.rank, self.world.size)
             return
         mapping = master_fragment(parameter)
         if mapping is not None:

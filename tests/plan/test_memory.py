@@ -121,12 +121,12 @@ LLAMA3_8B = Parts(8_030_261_248, 2 * 525_336_576 + 4096, 218_112_000, 525_336_57
 def test_what_fsdp2_gathers_of_an_8b_model():
     """The root's weights and gradients, 8 bytes a parameter outside of the blocks, and the block that stays."""
     outside, whole = 2 * 525_336_576 + 4096, 8_030_261_248
-    sizes = {"compute_bytes": 2, "is_frozen": False}
+    sizes: dict[str, Any] = {"compute_bytes": 2, "adapters": None}
     assert gathered_bytes(LLAMA3_8B, is_sharded=True, **sizes) == 8 * outside + 2 * 218_112_000
     assert gathered_bytes(LLAMA3_8B, is_sharded=False, **sizes) == 2 * whole + 4 * 525_336_576
-    frozen = {"compute_bytes": 2, "is_frozen": True}
+    frozen: dict[str, Any] = {"compute_bytes": 2, "adapters": 41_943_040}
     assert gathered_bytes(LLAMA3_8B, is_sharded=True, **frozen) == 4 * outside
-    assert gathered_bytes(LLAMA3_8B, is_sharded=False, **frozen) == 2 * whole
+    assert gathered_bytes(LLAMA3_8B, is_sharded=False, **frozen) == 2 * 41_943_040, "frozen weights have no copy"
 
 
 def test_gathered_is_counted_for_fsdp2_alone_and_on_top_of_the_total():

@@ -16,6 +16,7 @@ WIDE = {"vocab_size": 49152, "hidden_size": 256, "intermediate_size": 256, "num_
 DEEP = {"vocab_size": 2048, "hidden_size": 256, "intermediate_size": 4096, "num_hidden_layers": 6}
 TOLERANCE = 0.08  # of the whole; activations of 8 tokens and adapters' gradients on top, a block sent later below
 RANK = 8
+TARGETS = 6  # of a micro-batch in tests/gathered.py: 2 rows of 4 tokens
 BYTES = {"bfloat16": 2, "float32": 4}
 
 
@@ -35,7 +36,8 @@ CASES = [
 
 
 def planned(case: dict[str, Any]) -> dict[str, int]:
-    """Returns what the plan counts, and what a CPU needs besides: in bf16 a chunk's product for the head's gradient."""
+    """Returns what the plan counts, and what a step needs besides: a chunk of logits, and on a CPU in bf16 the product
+    for the head's gradient."""
     values = yaml.safe_load((conf_dir() / "model" / f"{case['model']}.yaml").read_text())
     facts = values["architecture"] | values["tiny_architecture"] | case["architecture"]
     parts = parts_of(None, facts)
@@ -54,7 +56,8 @@ def planned(case: dict[str, Any]) -> dict[str, int]:
     )
     assert counted is not None
     product = compute_bytes * parts.head if compute_bytes < 4 and not adapters else 0
-    return counted | {"product": product}
+    logits = 8 * TARGETS * facts["vocab_size"]  # in the compute dtype, in fp32, and their gradient
+    return counted | {"product": product, "logits": logits}
 
 
 @pytest.mark.slow
@@ -63,7 +66,7 @@ def test_a_step_holds_what_the_plan_counts(tmp_path: Path) -> None:
     of_ranks = run_ranks(2, "tests.gathered", str(tmp_path / "cases.json"))
     for case, *ranks in zip(CASES, *of_ranks, strict=True):
         counted = planned(case)
-        expected = counted["total"] + counted["gathered"] + counted["product"]
+        expected = sum(counted[part] for part in ("total", "gathered", "product", "logits"))
         for measured in ranks:
             print(f"{measured['peak'] / expected:.3f} {case}")
             assert measured["state"] == pytest.approx(counted["parameters"] + counted["optimizer"], rel=1e-3), case
