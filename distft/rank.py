@@ -64,7 +64,7 @@ def main() -> None:
             from distft.runtime.process_group import collective_seconds, process_group
 
         heartbeat.enter("start")  # what it imports has come from a disk that all read at once
-        with process_group(collective_seconds(config["launcher"])) as world:
+        with process_group(collective_seconds(config.get("launcher", {}))) as world:
             heartbeat.enter("start")
             with room_told(run):
                 work(run, given.attempt, world)

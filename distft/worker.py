@@ -191,7 +191,7 @@ def make_engine(config: Values, plan: Plan, world: World) -> Engine:
     strategy = instantiate(config["strategy"])
     precision = compute_dtype(config["train"]["precision"], world.device)
     engine = strategy.setup(build, lambda parameters: make_optimizer(decay_groups(parameters)), world, precision)
-    share_timeout(collective_seconds(config["launcher"]))  # with the groups that the strategy has made
+    share_timeout(collective_seconds(config.get("launcher", {})))  # with the groups that the strategy has made
     return engine
 
 

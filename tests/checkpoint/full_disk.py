@@ -17,6 +17,7 @@ import torch.distributed as dist
 
 from distft.checkpoint.resume import find
 from distft.checkpoint.saver import SaveFailed
+from distft.checkpoint.snapshot import Snapshot
 from distft.models.fresh import FreshWeights
 from distft.models.weights import fill
 from distft.run import RunFolder
@@ -35,7 +36,7 @@ def make_saving(run: RunFolder, background: bool, on_failure: str, world: World)
     checkpoint = {"keep": 2, "keep_every": None, "background": background, "on_failure": on_failure, "resume": "auto"}
     config = {"checkpoint": checkpoint, "strategy": {}}
     plan: Any = SimpleNamespace(memory={}, reads={}, base_step=0, base_row=0)
-    return Saving(engine, config, plan, run, 0, lambda step: step, world)
+    return Saving(engine, config, plan, run, 0, lambda step: step, world, Snapshot(world.device))
 
 
 def attempt(saving: Saving, step: int, world: World, background: bool) -> dict[str, Any]:

@@ -54,7 +54,7 @@ def test_a_share_of_the_proof_holds_on_this_cpu(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_checks_without_time_are_listed_with_the_reason(tmp_path: Path) -> None:
     out = tmp_path / "proof"
-    done = prove(f"out={out}", "minutes=0.3", "checks=[attention,micro,full_1b,doctor]")
+    done = prove(f"out={out}", "minutes=0.2", "checks=[attention,micro,full_1b,doctor]")
     lines = lines_of(out)
     assert done.returncode == 0, done.stdout + done.stderr
     assert lines["full_1b.memory"]["status"] == lines["doctor"]["status"] == "not_run"
