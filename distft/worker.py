@@ -29,6 +29,7 @@ from distft.losses.outputs import logits
 from distft.models.attention.choose import enabled_sdpa
 from distft.models.compiled import compile_blocks
 from distft.models.flops import Flops
+from distft.models.kernels import fused_layers, use_kernels
 from distft.models.recompute import recompute
 from distft.models.skeleton import blocks, skeleton
 from distft.models.staging import stage
@@ -78,6 +79,7 @@ def train(run: RunFolder, attempt: int, world: World) -> None:
     effective["determinism"] = in_force()
     effective["products"] = exact_products()
     effective["attention"] = asdict(attention) | {"sdpa": enabled_sdpa()}
+    effective["fused_layers"] = fused_layers(engine.objective)
     peak = peak_of(world.device, compute_dtype(config["train"]["precision"], world.device))
     effective["peak"] = asdict(peak)
     if world.is_first:
@@ -180,6 +182,7 @@ def make_engine(config: Values, plan: Plan, world: World) -> Engine:
 
     def build() -> Objective:
         model = tune(make_skeleton(config, plan))
+        use_kernels(model, config["model"].get("kernels", "none"))
         repeated = list(blocks(model).values())
         recompute(model, config["train"]["activation_checkpointing"])
         if config["train"]["compile"]:

@@ -16,8 +16,8 @@ from distft.config.values import shown
 # Keys and groups of keys that decide where and how fast a run trains, and what is seen of it; not what it learns.
 FREE = (
     "name", "runs_dir", "cache_dir", "trust", "export", "strategy", "launcher", "tracker", "sweep", "checkpoint",
-    "model.attention", "train.micro_batch_size", "train.micro_batch_tokens", "train.activation_checkpointing",
-    "train.compile", "train.deterministic", "train.profile",
+    "model.attention", "model.kernels", "train.micro_batch_size", "train.micro_batch_tokens",
+    "train.activation_checkpointing", "train.compile", "train.deterministic", "train.profile",
     "train.on_non_finite", "train.max_non_finite", "train.check_replicas_every",
     "eval.micro_batch_size", "data.packing", "data.max_bad_fraction", "data.max_truncated_fraction",
     "data.max_untrained_fraction",

@@ -27,6 +27,12 @@ KEYS = (
         "attention kernel; each keeps the rows of a forward apart. auto: told from device, precision and rows",
         choices=("auto", "sdpa", "varlen", "flash_attention_2", "flash_attention_3", "flex_attention", "eager"),
     ),
+    Key(
+        "model.kernels",
+        (str,),
+        "fused kernels between the matrix products. liger: those of liger-kernel for norms, rotary angles, gated MLPs",
+        choices=("none", "liger"),
+    ),
     Key("model.tokenizer", _optional(str), "folder or hub id of another tokenizer; null: the model's own"),
     Key("model.trust_remote_code", (bool,), "lets code out of the model's folder run in this process"),
     Key("model.tiny", (bool,), "a random instance of architecture | tiny_architecture with a byte tokenizer"),

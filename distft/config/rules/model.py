@@ -65,6 +65,23 @@ def compiled_sdpa(facts: Facts) -> str | None:
 
 
 @rule(
+    ("model.kernels", "train.compile"),
+    "model.kernels=liger with train.compile=true, or with launcher=local, without an accelerator",
+    "the compiler fuses the same operations itself; Liger's kernels are Triton's, for accelerators",
+)
+def fused(facts: Facts) -> str | None:
+    if facts["model.kernels"] != "liger":
+        return None
+    if facts["train.compile"]:
+        return (
+            "model.kernels=liger has no use with train.compile=true, which fuses the same. Nearest: train.compile=false"
+        )
+    if num_accelerators() or facts.choices.get("launcher") != "local":
+        return None
+    return "model.kernels=liger needs an accelerator, and here is none. Nearest: model.kernels=none"
+
+
+@rule(
     ("data.format", "data.chat_template"),
     "data.format=messages with data.chat_template=none",
     "only a template says how turns are put together",

@@ -36,6 +36,7 @@ BROKEN = {
     ),
     "flash": (["model.attention=flash_attention_2"], "model.attention=sdpa"),
     "compiled_sdpa": (["train.compile=true", "model.attention=sdpa"], "model.attention=varlen"),
+    "fused": (["model.kernels=liger", "train.compile=true"], "train.compile=false"),
     "template": (["data.format=messages", "data.chat_template=none"], "data.chat_template=auto"),
     "overlap_unused": (["data.overlap=stop"], "data.eval=FILE"),
     "held_out_unused": (["data.eval=null", "eval.every_steps=5"], "data.eval=0.05"),
@@ -99,6 +100,14 @@ def test_of_a_job_the_devices_count_that_it_asks_for(right: list[str], monkeypat
         compose([*job, "launcher.gpus_per_node=4"])
     monkeypatch.setattr("distft.config.rules.model.num_accelerators", lambda: 4)
     compose([*job, "launcher.gpus_per_node=0"])
+
+
+def test_fused_kernels_need_an_accelerator_here_or_elsewhere(right: list[str], monkeypatch: pytest.MonkeyPatch):
+    with pytest.raises(ConfigError, match="needs an accelerator, and here is none. Nearest: model.kernels=none"):
+        compose([*right, "model.kernels=liger"])
+    compose([*right, "launcher=slurm", "model.kernels=liger"])
+    monkeypatch.setattr("distft.config.rules.model.num_accelerators", lambda: 4)
+    compose([*right, "model.kernels=liger"])
 
 
 def test_auto_has_no_kernel_to_compile_in_fp32_on_accelerators(right: list[str]):
