@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
+from distft.attention import with_attention
 from distft.models.flops import Flops
 from distft.optim.groups import set_learning_rate
 from distft.prove.jobs import MEASURED, TRACED, WARM
@@ -37,6 +38,7 @@ def work(run: RunFolder, attempt: int, world: World) -> None:
     """Writes measured.json: speed, memory and waits of steady steps, of all processes together."""
     config, plan = run.read_config(), run.read_plan()
     began = time.monotonic()
+    config, attention = with_attention(config, plan, world)
     model = make_skeleton(config, plan)
     feed = make_feed(config, plan, Flops.of(model), world)
     held_before = held_bytes(world.device)
@@ -59,7 +61,8 @@ def work(run: RunFolder, attempt: int, world: World) -> None:
         }
         peak = peak_of(world.device, dtype) if world.device.type != "cpu" else None
         about = {"peak_flops": peak and peak.flops, "peak_source": peak and peak.source}
-        write_json(run.path / MEASURED, {**told[0], **together, **totals, **about, "effective": engine.effective()})
+        effective = {**engine.effective(), "attention": attention.in_force}
+        write_json(run.path / MEASURED, {**told[0], **together, **totals, **about, "effective": effective})
         run.write_status(state="completed")
 
 

@@ -190,7 +190,12 @@ def lines(prefix: str, speed: Speed, found: dict[str, Any], plan: Plan, place: P
     per_device = found["tokens"] / found["seconds"] / found["processes"]
     text = f"real tokens a second and process, over {found['steps']} steps" + (f"; {reference}" if reference else "")
     about = {key: found[key] for key in ("processes", "first_step_seconds", "ready_seconds", "losses")}
-    about |= {"parameters": plan.parameters, "adapters": plan.adapters, "overrides": " ".join(speed.overrides)}
+    about |= {
+        "attention": found["effective"]["attention"],
+        "parameters": plan.parameters,
+        "adapters": plan.adapters,
+        "overrides": " ".join(speed.overrides),
+    }
     yield measure(f"{prefix}tokens_per_second", per_device, "tokens/s", text, **about)
     yield utilisation(f"{prefix}mfu", found)
     name = f"{prefix}host_waits"

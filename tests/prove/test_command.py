@@ -45,6 +45,7 @@ def test_a_share_of_the_proof_holds_on_this_cpu(tmp_path: Path) -> None:
     assert lines["attention.sdpa.isolation"]["status"] == "pass"
     assert lines["attention.varlen.isolation"]["status"] == "skipped"
     assert lines["full_8b.memory"]["value"] <= 0.05 and lines["full_8b.tokens_per_second"]["value"] > 0
+    assert lines["full_8b.tokens_per_second"]["detail"]["attention"] == "sdpa", "what auto means on a CPU"
     assert lines["full_8b.mfu"]["status"] == lines["full_8b.host_waits"]["status"] == "skipped"
     page = (out / "proof.html").read_text()
     assert all(name.partition(".")[2] in page for name in lines)

@@ -19,6 +19,7 @@ PLAN: Any = Plan(
 )  # fmt: skip
 FOUND: dict[str, Any] = {
     "tokens": 8000, "seconds": 2.0, "processes": 2, "steps": 4, "first_step_seconds": 1.0, "ready_seconds": 1.0,
+    "effective": {"attention": "varlen"},
     "losses": [1.0], "flops": 4e14, "peak_flops": None, "peak_source": None, "peak_gib": 1.0, "reserved_gib": 1.2,
     "held_bytes": 1600, "strategy": "ddp",
 }  # fmt: skip
