@@ -1,4 +1,4 @@
-"""Which attention kernel a run computes with on this machine, told from its frozen config, its rows and its model."""
+"""Which attention kernel a run computes with on this machine, chosen by its frozen config, its rows and its model."""
 
 from pathlib import Path
 from typing import Any

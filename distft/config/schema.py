@@ -24,7 +24,7 @@ KEYS = (
     Key(
         "model.attention",
         (str,),
-        "attention kernel; each keeps the rows of a forward apart. auto: told from device, precision and rows",
+        "attention kernel; each keeps the rows of a forward apart. auto: chosen by device, precision and rows",
         choices=("auto", "sdpa", "varlen", "flash_attention_2", "flash_attention_3", "flex_attention", "eager"),
     ),
     Key(

@@ -73,7 +73,7 @@ def main(arguments: list[str]) -> int:
 
 
 def refuse_unknown(arguments: Sequence[str]) -> None:
-    """Raises ConfigError for keys that are none of this command."""
+    """Raises ConfigError for unknown keys."""
     keys = [argument.partition("=")[0] for argument in arguments]
     errors = [f"{key}: there is no such key.{_meant(key, KEYS)}" for key in keys if key not in KEYS]
     if errors:

@@ -30,7 +30,7 @@ def micro_lines(place: Place, words: Sequence[str]) -> list[str]:
 
 
 def micro(place: Place, words: Sequence[str]) -> Iterator[Line]:
-    """Yields what each part costs; a part that could not be measured is told with the error."""
+    """Yields what each part costs; a part that could not be measured is reported with its error."""
     child = place.start("micro", "distft.prove.micro")
     code = child.wait(place.seconds_left)
     answers = list(answers_of(child))
