@@ -39,7 +39,7 @@ def count_parameters(model_dir: Path | None, facts: Facts) -> int | None:
 
 
 def parts_of(model_dir: Path | None, facts: Facts) -> Parts | None:
-    """Returns the same, told apart by where they are."""
+    """Returns the same parameters, by where in the model they lie."""
     if model_dir is not None and (files := weight_files(model_dir)):
         shapes = {name: shape for file in files for name, shape in tensor_shapes(model_dir / file).items()}
         return _parts_of_shapes(shapes, tied=_read_facts(model_dir).get("tie_word_embeddings", False))

@@ -80,6 +80,7 @@ def all_kernels(place: Place) -> dict[str, str]:
         "varlen": "" if cuda else "no CUDA device",
         "flex_attention": "" if accelerator else "no accelerator",
         "flash_attention_2": "" if cuda and find_spec("flash_attn") else "flash-attn is not installed",
+        "flash_attention_3": "" if cuda and find_spec("flash_attn_interface") else "flash-attn-3 is not installed",
     }
 
 

@@ -45,7 +45,7 @@ def collecting() -> Iterator[Callable[[int], None]]:
 
     def after(step: int) -> None:
         if step % COLLECT_EVERY == 0:
-            gc.collect(1)
+            gc.collect()  # all generations: what outlived one collection would else never go
 
     try:
         yield after

@@ -32,7 +32,7 @@ class DataWait:
 @dataclass
 class MemoryPressure:
     """Warns when an accelerator's allocator had to give back all it kept before it could go on, which waits for the
-    device: first in a run, and each time that the count has doubled."""
+    device: once in each start of a run, and again each time that the count has doubled."""
 
     _warned_at: int = 0
 

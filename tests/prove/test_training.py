@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
+from distft.config.schema import KEYS
 from distft.prove.place import Machine, Place
 from distft.prove.series import STEPS, Case, Series, batch_of, follow
-from distft.prove.training import LIMITS, apart, cases, judge, lines_of, spread
+from distft.prove.training import LIMITS, all_kernels, apart, cases, judge, lines_of, spread
 from distft.run import RunFolder
 from tests.prove.made import place
 
@@ -121,3 +122,9 @@ def test_any_number_of_devices_shares_the_batch_of_the_reference(devices: int, t
     assert rows == same
     number = [int(text.partition("=")[2]) for text in (rows, micro, of_reference)]
     assert number[0] == 2 * devices * number[1] == 2 * number[2] and number[1] > 0
+
+
+def test_every_word_of_the_config_is_a_kernel_to_prove(tmp_path: Path) -> None:
+    """auto is one of the others."""
+    [key] = [key for key in KEYS if key.path == "model.attention"]
+    assert {*all_kernels(place(tmp_path)), "auto"} == set(key.choices)

@@ -41,4 +41,11 @@ def test_garbage_is_collected_at_set_steps_and_by_python_itself_again_afterwards
         assert dropped() is not None
         after(COLLECT_EVERY)
         assert dropped() is None
+        older = Ring()
+        outlived = weakref.ref(older)
+        after(2 * COLLECT_EVERY)
+        after(3 * COLLECT_EVERY)
+        del older
+        after(4 * COLLECT_EVERY)
+        assert outlived() is None, "what outlived a collection is found by a later one"
     assert gc.isenabled()

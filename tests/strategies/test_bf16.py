@@ -19,26 +19,26 @@ from tests.rows import write_rows
 from tests.train_cases import REAL_VOCABULARY
 from tests.trained import STRATEGIES, TIED
 
-STEPS, SLOW_STEPS = 25, 20
+STEPS, SOAK_STEPS, SLOW_STEPS = 25, 50, 20
 FP32 = ["torch.float32"]
 EMBEDDING = "model.embed_tokens.weight"
 
 
-def train_all(folder: Path, seeds: tuple[int, ...]) -> dict[str, dict[str, Any]]:
+def train_all(folder: Path, seeds: tuple[int, ...], steps: int = STEPS) -> dict[str, dict[str, Any]]:
     """Trains ddp in fp32 and every strategy in bf16, on 2 processes; answers by `strategy-precision-seed`.
 
     `slow-N` are N steps of fsdp in bf16 at a learning rate whose updates bf16 weights could not hold.
     """
     rows = write_rows(folder / "rows", train=80, vocab=REAL_VOCABULARY["vocab_size"])
-    shared = {"model": TIED, "architecture": REAL_VOCABULARY, "micro": 2, "rows": str(rows), "steps": STEPS}
+    shared = {"model": TIED, "architecture": REAL_VOCABULARY, "micro": 2, "rows": str(rows), "steps": steps}
     cases = {
         f"{s}-{precision}-{seed}": shared | {"strategy": s, "precision": precision, "seed": seed}
         for seed in seeds
         for s, precision in [("ddp", "float32"), *[(s, "bfloat16") for s in STRATEGIES]]
     }
-    for steps in (0, SLOW_STEPS):
-        slow = {"strategy": "fsdp", "precision": "bfloat16", "adamw": {"lr": 1e-6}, "steps": steps}
-        cases[f"slow-{steps}"] = shared | slow
+    for slow_steps in (0, SLOW_STEPS):
+        slow = {"strategy": "fsdp", "precision": "bfloat16", "adamw": {"lr": 1e-6}, "steps": slow_steps}
+        cases[f"slow-{slow_steps}"] = shared | slow
     listed = [case | {"save": str(folder / name)} for name, case in cases.items()]
     (folder / "cases.json").write_text(json.dumps(listed))
     answers = run_ranks(2, "tests.train_cases", str(folder / "cases.json"), seconds=900)
@@ -114,4 +114,4 @@ def test_updates_below_the_resolution_of_bf16_are_not_lost(answers: Any) -> None
 @pytest.mark.soak
 @pytest.mark.timeout(1200)
 def test_no_strategy_is_further_from_fp32_than_ddp_over_three_seeds(tmp_path: Path) -> None:
-    check(train_all(tmp_path, (0, 1, 2)), (0, 1, 2))
+    check(train_all(tmp_path, (0, 1, 2), SOAK_STEPS), (0, 1, 2))
