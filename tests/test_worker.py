@@ -312,10 +312,36 @@ def test_what_is_not_finite_ends_skips_or_rewinds_as_asked(ran: Cases):
     assert sorted(rewind.rows(3)) != sorted(2 * rewind.rows(3)[:4]), "the step made again reads other rows"
 
 
+def test_adapters_weigh_as_much_as_alpha_by_rank(ran: Cases):
+    """At the first step, when B is zero, the gradient is as large as the scale that B's output has."""
+    norms = [ran(name).steps[0]["grad_norm"] for name in ("lora", "alpha")]
+    assert norms[1] == pytest.approx(norms[0] * 8 / 32, rel=1e-5)
+    layers = {"c_attn": (64, 192), "c_proj of attention": (64, 64), "c_fc": (64, 256), "c_proj": (256, 64)}
+    assert ran("lora").answer["plan"]["adapters"] == 2 * 3 * sum(map(sum, layers.values()))
+
+
+def test_a_run_is_where_it_was_put_and_reads_what_it_was_given(ran: Cases):
+    case = ran("staged")
+    folder = case.run.path.parents[1]
+    assert case.run.path == folder / "runs" / "staged"
+    assert Path(case.answer["plan"]["data_dir"]).parents[1].resolve() == folder / "of-small-shards"
+    assert len(list((folder / "disk").glob("distft-*/[!.]*"))) == 1, "the rows, a copy of them"
+    lengths = {length for each in case.forwards("step") for length in each["lengths"]}
+    assert lengths == {*LENGTHS[:6], 42, 44}, "of the first shard and the last, in which 45 tokens are cut to 44"
+    assert case.answer["plan"]["rows"] == 8
+
+
+IN_FORCE = ("bf16", "hsdp", "adamw", "sgd", "offload")
+
+
 def test_what_is_in_force_is_what_was_typed(ran: Cases):
-    effective = {name: read_json(ran(name).run.path / "effective.json") for name in ("bf16", "hsdp", "adamw", "sgd")}
+    """Of "bf16", "hsdp", "adamw", "sgd", "offload"."""
+    effective = {name: read_json(ran(name).run.path / "effective.json") for name in IN_FORCE}
     assert effective["bf16"]["engine"]["compute_dtype"] == "torch.bfloat16"
-    assert effective["bf16"]["engine"]["stage"] == 3
+    assert effective["bf16"]["engine"]["stage"] == 3 and effective["bf16"]["engine"]["overlap_comm"] is True
+    assert effective["offload"]["engine"]["offload"] is True and effective["bf16"]["engine"]["offload"] is False
+    assert effective["hsdp"]["optimizer"]["fused"] is False and effective["adamw"]["optimizer"]["fused"] is True
+    assert effective["hsdp"]["attention"]["in_force"] == "eager"
     assert effective["bf16"]["engine"]["reduce_bucket_size"] == 4321
     assert (effective["hsdp"]["engine"]["replicas"], effective["hsdp"]["engine"]["shards"]) == (2, 1)
     assert (effective["sgd"]["engine"]["replicas"], effective["sgd"]["engine"]["shards"]) == (1, 2)

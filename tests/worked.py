@@ -17,6 +17,7 @@ from transformers.models.gpt2.modeling_gpt2 import GPT2MLP
 
 from distft.checkpoint.saver import Saver
 from distft.config import compose
+from distft.data.shards import SHARD_BYTES, ShardWriter
 from distft.data.stage import prepare_data
 from distft.run import RunFolder
 from distft.runtime import heartbeat
@@ -112,9 +113,13 @@ class Watch:
 def work(case: dict[str, Any], world: World) -> dict[str, Any]:
     """Makes one run, or goes on with it; returns what each rank saw, and the error that it ended with.
 
-    case: its `overrides`, what a Watch is given, and `built`: it is not trained, and its layers are told.
+    case: its `overrides`, what a Watch is given, `built`: it is not trained, and its layers
+    are told; `shard_bytes`, of the prepared rows.
     """
+    shards = ShardWriter.__init__.__defaults__
+    ShardWriter.__init__.__defaults__ = (case.get("shard_bytes", SHARD_BYTES),)
     run = RunFolder(Path(from_first(str(frozen(case["overrides"])) if world.is_first else "", world)))
+    ShardWriter.__init__.__defaults__ = shards
     told: dict[str, Any] = {"run": str(run.path), "plan": asdict(run.read_plan())}
     if case.get("built"):
         engine = make_engine(run.read_config(), run.read_plan(), world)

@@ -47,6 +47,12 @@ CASES: dict[str, dict[str, Any]] = {
         "train.micro_batch_size": None, "data.packing": "true", "train.max_steps": 7, "eval": "none",
     },
     "lora": {"tuning": "lora", "tuning.rank": 3, "train.max_steps": 1, "eval": "none"},
+    "alpha": {"tuning": "lora", "tuning.rank": 3, "tuning.alpha": 8, "train.max_steps": 1, "eval": "none"},
+    "staged": {
+        "cache_dir": "RUNS/../of-small-shards", "data.shards": "[0,2]", "shard_bytes": 400, "data.max_length": 44,
+        "data.max_truncated_fraction": 1, "train.global_batch_size": 4, "train.max_steps": 2, "eval": "none",
+        "launcher.stage": "node_local", "launcher.stage_dir": "RUNS/../disk",
+    },
     "dropout": DROPOUT | {"train.profile": "true", "train.activation_checkpointing": "full"},
     "again": DROPOUT,
     "other": DROPOUT | {"seed": 8, "train.global_batch_size": 4},
@@ -93,11 +99,19 @@ CASES: dict[str, dict[str, Any]] = {
         "train.on_non_finite": "rewind", "train.max_non_finite": 1, "train.max_steps": 9, "eval": "none",
         "checkpoint.every_steps": 2, "train.global_batch_size": 4, "spoil": [3, 4],
     },
-    "bf16": {"train.precision": "bf16", "strategy": "zero3", "strategy.bucket_parameters": 4321, "train.max_steps": 1},
-    "hsdp": {"strategy": "hsdp", "strategy.shard_size": 1, "train.max_steps": 1, "eval": "none"},
+    "bf16": {
+        "train.precision": "bf16", "strategy": "zero2", "strategy.stage": 3, "strategy.bucket_parameters": 4321,
+        "strategy.persist_parameters": 99, "strategy.overlap_communication": "true", "train.max_steps": 1,
+        "eval": "none",
+    },
+    "hsdp": {
+        "strategy": "hsdp", "strategy.shard_size": 1, "train.max_steps": 1, "eval": "none", "optimizer.fused": "false",
+        "model.attention": "eager",
+    },
+    "offload": {"strategy": "zero2", "strategy.offload": "true", "train.max_steps": 1, "eval": "none"},
     "compiled": {"train.compile": "true", "train.max_steps": 1, "built": True},
 }  # fmt: skip
-OWN = ("stop_at", "spoil", "built")  # of a case, and no override
+OWN = ("stop_at", "spoil", "built", "shard_bytes")  # of a case, and no override
 
 
 @dataclass(frozen=True)

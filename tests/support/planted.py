@@ -5,7 +5,11 @@ of the words in it; with `keys` every key of the schema is ignored in its turn, 
 test shows it. The last column of the table is the first test that failed; a fault that none met makes the exit code 1.
 """
 
+import importlib
+import multiprocessing
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -14,6 +18,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+import pytest
 
 CHECKOUT = Path(__file__).parents[2]
 IN_A_RUN = {  # tests of tests/test_worker.py, by a word
@@ -40,6 +46,8 @@ IN_A_RUN = {  # tests of tests/test_worker.py, by a word
     "stopped": "test_a_run_that_was_stopped_goes_on_behind_its_checkpoint",
     "anew": "test_a_run_begins_anew_or_goes_on_from_a_path_as_asked",
     "finite": "test_what_is_not_finite_ends_skips_or_rewinds_as_asked",
+    "alpha": "test_adapters_weigh_as_much_as_alpha_by_rank",
+    "places": "test_a_run_is_where_it_was_put_and_reads_what_it_was_given",
     "in_force": "test_what_is_in_force_is_what_was_typed",
 }
 _MINUTES = 10  # after which a test counts as failed: it waits for what the fault has taken away
@@ -99,20 +107,51 @@ def planted(fault: Fault, folder: Path) -> Iterator[None]:
 
 
 def failing(tests: Sequence[str], folder: Path) -> str | None:
-    """Returns the first of the tests that fails in the copy; None when all pass."""
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "--tb=line", *tests]
-    environment = {"PYTHONPATH": str(folder), "HF_HUB_OFFLINE": "1", "WANDB_MODE": "offline", "OMP_NUM_THREADS": "1"}
-    try:
-        done = subprocess.run(
-            ["env", *(f"{name}={value}" for name, value in environment.items()), *command],
-            cwd=folder, capture_output=True, text=True, timeout=60 * _MINUTES, check=False,
-        )  # fmt: skip
-    except subprocess.TimeoutExpired:
-        return f"none in {_MINUTES} minutes"
-    found = [line.split(" - ")[0] for line in done.stdout.splitlines() if line.startswith(("FAILED ", "ERROR "))]
-    if done.returncode not in (0, 1) or (done.returncode and not found):
-        raise RuntimeError(f"pytest ended with {done.returncode}:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
+    """Returns the first of the tests that fails in the copy; None when all pass.
+
+    They run in a process that is forked from this one, which has imported what distft stands on and nothing of it.
+    """
+    said = folder.with_name("said.txt")
+    child = os.fork()
+    if not child:
+        try:
+            os._exit(_run(tests, folder, said))
+        finally:
+            os._exit(9)
+    deadline = time.monotonic() + 60 * _MINUTES
+    while (ended := os.waitpid(child, os.WNOHANG))[0] == 0:
+        if time.monotonic() > deadline:
+            os.killpg(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            return f"none ended in {_MINUTES} minutes"
+        time.sleep(0.1)
+    code, text = os.waitstatus_to_exitcode(ended[1]), said.read_text()
+    found = [line.split(" - ")[0] for line in text.splitlines() if line.startswith(("FAILED ", "ERROR "))]
+    if code not in (0, 1) or (code and not found):
+        raise RuntimeError(f"pytest ended with {code}:\n{text[-3000:]}")
     return found[0].partition(" ")[2] if found else None
+
+
+def _run(tests: Sequence[str], folder: Path, said: Path) -> int:
+    os.setsid()
+    file = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(file, 1)
+    os.dup2(file, 2)
+    os.chdir(folder)
+    os.environ["PYTHONPATH"] = str(folder)  # of what the tests start
+    sys.path[:] = [str(folder), *(each for each in sys.path if each not in ("", str(CHECKOUT)))]
+    for name in [name for name in sys.modules if name.partition(".")[0] in ("tests", "distft")]:
+        del sys.modules[name]
+    ranks = importlib.import_module("tests.ranks")
+    setattr(ranks, "FORKS", multiprocessing.get_context("fork"))  # noqa: B010  # its server would import everything once more
+    return int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", "--tb=line", *tests]))
+
+
+def load() -> None:
+    """Imports what tests need, before anything is forked."""
+    os.environ |= {"HF_HUB_OFFLINE": "1", "WANDB_MODE": "offline", "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
+    for name in ("torch.distributed.fsdp", "transformers.models.gpt2.modeling_gpt2", "deepspeed", "hydra", "pyarrow"):
+        importlib.import_module(name)
 
 
 def ignored_keys() -> list[Fault]:
@@ -137,6 +176,7 @@ def main(words: list[str]) -> int:
     words = [word for word in words if word != "keys"]
     chosen = [fault for fault in found if not words or any(word in fault.name for word in words)]
     survived = []
+    load()
     print("| fault | line | seconds | test that fails |\n|---|---|---|---|", flush=True)
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place) / "distft"
