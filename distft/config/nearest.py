@@ -42,6 +42,11 @@ def edits(a: str, b: str) -> int:
     return last[-1]
 
 
+def asked_whether(word: str | None) -> str:
+    """Returns ` Did you mean WORD?`, or nothing."""
+    return f" Did you mean {word}?" if word else ""
+
+
 def did_you_mean(word: str | None) -> str:
     """Returns the end of an error message that offers `word`, or nothing."""
     return f" Nearest: {word}" if word else ""
