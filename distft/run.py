@@ -48,6 +48,7 @@ class Plan:
     base_row: int = 0  # where in the order of its rows this run goes on after them
     micro_batch_tokens: int | None = None  # tokens per forward at most; None: rows are counted
     adapters: int | None = None  # their parameters, which alone are trained; None: the model's own are
+    model_name: str = ""  # of what is loaded; "" in plans of older versions
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from hydra.utils import get_class
 from distft.config.compose import Config
 from distft.config.errors import ConfigError
 from distft.config.freeze import frozen_text
+from distft.config.labels import data_label, model_label
 from distft.config.tree import covers, leaves
 from distft.data.key import prepared_dir
 from distft.goodput.timeline import note
@@ -43,7 +44,11 @@ def run_dir(config: Config) -> Path:
     """Returns the run's folder; a run without a name gets a new one from model, data and time."""
     folder = absolute(config.values["runs_dir"])
     if config.values["name"] is None:
-        name = f"{config.choices['model']}-{config.choices['data']}-{time.strftime('%Y%m%d-%H%M%S')}"
+        model, data = (
+            model_label(config.values, config.choices["model"]),
+            data_label(config.values, config.choices["data"]),
+        )
+        name = f"{model}-{data}-{time.strftime('%Y%m%d-%H%M%S')}"
         others = len(list(folder.glob(f"{name}*")))
         config.values["name"] = f"{name}-{others + 1}" if others else name
     return folder / config.values["name"]
@@ -52,6 +57,8 @@ def run_dir(config: Config) -> Path:
 def going_on(run: RunFolder, config: Config) -> Config:
     """Returns the config with what the run was frozen with where a default has changed since, which it says."""
     config, kept = keep_frozen(run, config)
+    for line in config.notes:
+        screen(sys.stderr).print(line)
     for line in kept:
         screen(sys.stderr).print(f"kept: {line}")
     return config
