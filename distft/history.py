@@ -4,7 +4,6 @@ A checkpoint that `checkpoint.resume` names by its path may be of another run: i
 """
 
 import os
-import shlex
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -14,14 +13,15 @@ import yaml
 
 from distft.checkpoint.choose import candidates
 from distft.checkpoint.manifest import Damaged, read_manifest
-from distft.config import Config, ConfigError, packing, saves
+from distft.config import Config, ConfigError
 from distft.config.change import Frozen, allowing, meanings, refusal
-from distft.config.freeze import chosen_words, difference
+from distft.config.freeze import chosen_words, difference, keys_said
 from distft.config.groups import Groups
 from distft.config.overrides import WrongOverride, split
 from distft.config.rules import broken_rules
 from distft.config.rules.contract import Facts
 from distft.config.tree import covers
+from distft.config.typed import implied
 from distft.paths import absolute, conf_dir
 from distft.run import FINISHED, Plan, RunFolder
 
@@ -48,15 +48,18 @@ def check_config(run: RunFolder, config: Config) -> None:
     """Raises ConfigError with the difference when the run would go on with another meaning that is not allowed."""
     if (run.path / "sweep_status.json").is_file():
         raise ConfigError([f"name={run.path.name}: {run.path} holds a sweep. Nearest: another name, or -m"])
-    before = config_before(run, config)
-    reason = refusal(before, config.values, f"name={run.path.name}: {run.path}") if before else None
-    if reason:
+    before = frozen_before(run, config)
+    which = f"name={run.path.name}: {run.path}"
+    if before is None:
+        return
+    if reason := refusal(before.aligned(config), config.values, which, before.in_words(config), config.gave_way):
         raise ConfigError([reason])
 
 
 def check_followed(run: RunFolder, config: Config, name: str) -> None:
     """Raises ConfigError when `name`, which runs the run already, does so with another config than this one."""
-    changes = difference(config_before(run, config) or {}, config.values)
+    before = frozen_before(run, config)
+    changes = before.in_words(config) if before else difference({}, config.values)
     others = [line for line in changes if not covers(OF_THE_LAUNCH, line.partition(":")[0])]
     if others:
         first = f"name={run.path.name}: {name} runs it with another config. Nearest: another name, or touch {run.stop}"
@@ -79,19 +82,19 @@ def frozen_before(run: RunFolder, config: Config) -> Frozen | None:
     if found is None:
         return None
     text = found.config.read_text()
-    return Frozen(yaml.safe_load(text), words := chosen_words(text), _given(found, words))
+    said = keys_said(text)
+    return Frozen(yaml.safe_load(text), words := chosen_words(text), said if said is not None else _given(found, words))
 
 
 def _given(run: RunFolder, words: Mapping[str, str]) -> frozenset[str] | None:
     """Returns the keys that the run's command line and its experiment set; None when its command is not there."""
     try:
-        overrides = [split(text) for text in shlex.split(run.command.read_text())[3:]]  # after python -m distft.launch
+        overrides = [split(text) for text in run.read_commands()[-1][3:]]  # after python -m distft.launch
         groups = Groups(conf_dir())
         experiment = groups.keys_of_experiment(words.get("experiment"))
-    except (OSError, ValueError, WrongOverride):
+    except (OSError, ValueError, IndexError, WrongOverride):
         return None
-    given = {each.key for each in overrides if not groups.has(each)} | experiment
-    return packing.implied(given) | saves.implied(given)
+    return implied({each.key for each in overrides if not groups.has(each)} | experiment)
 
 
 def is_done(run: RunFolder, config: Config) -> bool:

@@ -14,6 +14,7 @@ from distft.config.errors import ConfigError
 from distft.history import check_config, check_followed, is_done
 from distft.launchers.contract import Handle, Launcher, Outcome
 from distft.launchers.follow import follow
+from distft.plan.show import what_ends
 from distft.restarts import restarting
 from distft.run import FINISHED, RunFolder
 from distft.runtime.lock import alone
@@ -78,7 +79,10 @@ def supervise(run: RunFolder, handle: Handle, launcher: Launcher, tracker: Track
     """Follows one submitted run to its end, shown on the terminal and fed to the tracker."""
     plan, console = run.read_plan(), screen(sys.stderr)
     logs = run.rank_log(run.read_status()["attempt"], 0).parent
-    console.print(f"{run.path}: {plan.steps} steps, {plan.world} process{'es' * (plan.world > 1)}, logs in {logs}")
+    limit = what_ends(plan, run.read_config()["train"])
+    console.print(
+        f"{run.path}: {plan.steps} steps{limit}, {plan.world} process{'es' * (plan.world > 1)}, logs in {logs}"
+    )
     watchers = (Terminal(console), Guarded(tracker))
     for watcher in watchers:
         watcher.start(run)

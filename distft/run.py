@@ -5,6 +5,7 @@ Programs share nothing else: no pickles, no environment variables, no globals.
 
 import json
 import os
+import shlex
 import socket
 import time
 from collections.abc import Iterator
@@ -47,6 +48,7 @@ class Plan:
     base_row: int = 0  # where in the order of its rows this run goes on after them
     micro_batch_tokens: int | None = None  # tokens per forward at most; None: rows are counted
     adapters: int | None = None  # their parameters, which alone are trained; None: the model's own are
+    model_name: str = ""  # of what is loaded; "" in plans of older versions
 
 
 @dataclass(frozen=True)
@@ -133,6 +135,23 @@ class RunFolder:
         """Returns the frozen plan; keys of a newer version are left out."""
         known = {each.name for each in fields(Plan)}
         return Plan(**{key: value for key, value in read_json(self.plan).items() if key in known})
+
+    def read_commands(self) -> list[list[str]]:
+        """Returns the words of each launch's command line, the first launch first; none when there is no command.txt.
+
+        ValueError when the file is not shell.
+        """
+        words = shlex.split(self.command.read_text(), comments=True) if self.command.is_file() else []
+        begins = [i for i, word in enumerate(words) if words[i : i + 3] == ["python", "-m", "distft.launch"]] or [0]
+        return [words[begin:end] for begin, end in zip(begins, [*begins[1:], len(words)], strict=True) if words]
+
+    def add_command(self, command: str, about: str) -> None:
+        """Adds a launch's command line to command.txt, after a comment `about` it where it is not the first."""
+        if self.command.is_file() and (before := self.command.read_text()):
+            about = " ".join(about.split())
+            self.command.write_text(f"{before.rstrip()}\n# {about}\n{command}\n")
+        else:
+            self.command.write_text(f"{command}\n")
 
     def write_plan(self, plan: Plan) -> None:
         write_json(self.plan, asdict(plan))

@@ -19,11 +19,12 @@ from hydra.utils import get_class
 
 from distft.config.compose import Config
 from distft.config.errors import ConfigError
-from distft.config.freeze import difference, frozen_text
-from distft.config.tree import leaves
+from distft.config.freeze import frozen_text
+from distft.config.labels import data_label, model_label
+from distft.config.tree import covers, leaves
 from distft.data.key import prepared_dir
 from distft.goodput.timeline import note
-from distft.history import check_plan, config_before, keep_frozen, resumed, set_aside
+from distft.history import check_plan, frozen_before, keep_frozen, resumed, set_aside
 from distft.launchers.contract import Handle, Launcher
 from distft.paths import absolute
 from distft.plan import make_plan
@@ -36,12 +37,18 @@ from distft.runtime.logs import last_lines, redirect
 from distft.runtime.parent import start_bound
 from distft.trackers.terminal import screen
 
+NOT_SHOWN = ("checkpoint.allow_change", "checkpoint.resume")  # they say how to go on, and change nothing else
+
 
 def run_dir(config: Config) -> Path:
     """Returns the run's folder; a run without a name gets a new one from model, data and time."""
     folder = absolute(config.values["runs_dir"])
     if config.values["name"] is None:
-        name = f"{config.choices['model']}-{config.choices['data']}-{time.strftime('%Y%m%d-%H%M%S')}"
+        model, data = (
+            model_label(config.values, config.choices["model"]),
+            data_label(config.values, config.choices["data"]),
+        )
+        name = f"{model}-{data}-{time.strftime('%Y%m%d-%H%M%S')}"
         others = len(list(folder.glob(f"{name}*")))
         config.values["name"] = f"{name}-{others + 1}" if others else name
     return folder / config.values["name"]
@@ -50,6 +57,8 @@ def run_dir(config: Config) -> Path:
 def going_on(run: RunFolder, config: Config) -> Config:
     """Returns the config with what the run was frozen with where a default has changed since, which it says."""
     config, kept = keep_frozen(run, config)
+    for line in config.notes:
+        screen(sys.stderr).print(line)
     for line in kept:
         screen(sys.stderr).print(f"kept: {line}")
     return config
@@ -115,21 +124,23 @@ def launch_command(overrides: Sequence[str]) -> str:
 def freeze(run: RunFolder, config: Config, plan: Plan, overrides: Sequence[str]) -> None:
     """Writes what the run is and runs with, and counts the attempt up; nothing of this attempt changes afterwards."""
     text = frozen_text(config)
-    before = config_before(run, config)
-    for line in difference(before, config.values) if before else []:
-        if not line.startswith("checkpoint.allow_change"):
-            screen(sys.stderr).print(f"changed: {line}")
+    before = frozen_before(run, config)
+    changes = before.in_words(config) if before else []
+    changed = [line for line in changes if not covers(NOT_SHOWN, line.partition(":")[0])]
+    for line in changed:
+        screen(sys.stderr).print(f"changed: {line}")
+    attempt = run.read_status()["attempt"] + 1
     set_aside(run, text)
     run.write_plan(plan)
     run.config.write_text(text)
-    run.command.write_text(launch_command(overrides) + "\n")
+    about = f"attempt {attempt}, {time.strftime('%Y-%m-%d %H:%M:%S')}{': ' if changed else ''}{', '.join(changed)}"
+    run.add_command(launch_command(overrides), about)
     write_json(run.environment, describe())
     for file in (run.config, run.plan, run.path):  # checkpoints are worth little without what they are of
         sync(file)
     stop.clear(run)
-    attempt = run.read_status()["attempt"] + 1
     run.write_status(state="pending", attempt=attempt, exit_code=None, error=None)
-    note(run, "submitted", attempt)
+    note(run, "submitted", attempt, changed=changed)
 
 
 def find(launcher: Launcher, run: RunFolder) -> Handle | None:

@@ -255,7 +255,7 @@ def make_hooks(
     """Returns what the loop calls at step borders; only rank 0 writes to the run folder's own files."""
     files = (MetricsLog(run.metrics, start_step), StepReport(run)) if world.is_first else None
     if files is not None:
-        note(run, "training", attempt, step=start_step, lost=lost_of(files[0].dropped))
+        note(run, "training", attempt, step=start_step, world=world.size, lost=lost_of(files[0].dropped))
 
     def log(row: Values) -> None:
         if files is not None:

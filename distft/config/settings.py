@@ -20,9 +20,13 @@ def apply_setting(setting: Override, config: DictConfig, known: Known, groups: C
         raise WrongOverride(f"{setting.text}: {refusal}")
     key = known.key(setting.key)
     text = key is not None and str in key.types and set(key.types) <= {str, list, NULL}
-    value = hydra_value(setting.key, setting.value or "", text=text)
-    [parsed] = OverridesParser.create().parse_overrides([f"{setting.key}={value}"])
-    OmegaConf.update(config, setting.key, parsed.value(), merge=True, force_add=True)
+    if setting.data is not ...:
+        data = setting.value if text and isinstance(setting.data, bool | int | float) else setting.data
+    else:
+        value = hydra_value(setting.key, setting.value or "", text=text)
+        [parsed] = OverridesParser.create().parse_overrides([f"{setting.key}={value}"])
+        data = parsed.value()
+    OmegaConf.update(config, setting.key, data, merge=True, force_add=True)
 
 
 def _refusal(setting: Override, known: Known, groups: Collection[str]) -> str | None:
@@ -57,7 +61,9 @@ def with_targets(base: Mapping[str, Any], settings: Collection[Override]) -> dic
     for setting in settings:
         group, _, name = setting.key.partition(".")
         if name == "_target_" and isinstance(tree.get(group), dict):
-            tree[group][name] = (setting.value or "").strip("'\"")
+            target = (setting.value or "").strip("'\"")
+            tree[group][name] = None if target == "null" else target
         if setting.key == "trust":
-            tree["trust"] = [word.strip(" '\"") for word in (setting.value or "").strip("[]").split(",")]
+            words = setting.data if isinstance(setting.data, list) else (setting.value or "").strip("[]").split(",")
+            tree["trust"] = [str(word).strip(" '\"") for word in words]
     return tree

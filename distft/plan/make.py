@@ -7,6 +7,7 @@ from typing import Any
 
 from distft.config import Config, ConfigError
 from distft.config.accelerators import num_accelerators
+from distft.config.labels import model_label
 from distft.config.machines import node_range, processes_per_node
 from distft.config.model_folder import wrong_model
 from distft.config.rules import broken_by_length
@@ -68,6 +69,7 @@ def make_plan(config: Config, resumed: Mapping[str, Any] | None = None) -> Plan:
         tokenizer_dir=_tokenizer_dir(values),
         data_dir=str(reads.data_dir) if reads.data_dir else None,
         memory=_memory(config, parts, adapters, world, per_node),
+        model_name=model_label(values, config.choices.get("model")),
     )
 
 

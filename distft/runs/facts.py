@@ -35,6 +35,7 @@ class Facts:
     run: RunFolder
     status: dict[str, Any]
     steps: int
+    model: str  # name of what is loaded
     train: list[Row]
     held_out: Row | None
     warnings: list[Row]
@@ -92,6 +93,7 @@ def facts(run: RunFolder, goodput: dict[str, Any] | None = None) -> Facts:
         run=run,
         status=status,
         steps=plan.get("steps", 0),
+        model=str(plan.get("model_name") or ""),
         train=[row for row in rows if row.get("split") == "train"],
         held_out=next((row for row in reversed(rows) if row.get("split") == "eval"), None),
         warnings=[row for row in rows if row.get("split") == "warning"],

@@ -4,7 +4,6 @@ All of that is done before the first is submitted, and all that is wrong is told
 """
 
 import json
-import shlex
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -75,7 +74,7 @@ def earlier_points(folder: Path, keys: Sequence[str]) -> dict[str, Point]:
     files = folder.glob("[0-9][0-9][0-9]*-*/command.txt")
     for file in sorted(files, key=lambda file: int(file.parent.name.partition("-")[0])):
         name, given = file.parent.name, {}
-        for text in shlex.split(file.read_text()):
+        for text in (RunFolder(file.parent).read_commands() or [[]])[-1]:
             given[text.partition("=")[0].lstrip("+")] = text
         point = tuple(given.get(key, "") for key in keys)
         if not name.endswith(f"-{words(point)}".rstrip(" .")):

@@ -75,7 +75,7 @@ def test_a_row_refuses_its_config_and_no_other_row_does(name: str, right: list[s
     with pytest.raises(ConfigError) as caught:
         compose([*right, *overrides], sweep=name == "objective")
     [message] = caught.value.messages
-    assert offered in re.split("Nearest: |Try: ", message)[1]
+    assert offered in re.split("Nearest: |Try: |Did you mean ", message)[1]
     asked = next(rule for rule in RULES if rule.name == name).keys
     assert any(key in message for key in (*asked, *(text.partition("=")[0] for text in overrides)))
 
