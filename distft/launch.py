@@ -14,11 +14,13 @@ from distft.config.errors import ConfigError
 from distft.history import check_config, check_followed, is_done
 from distft.launchers.contract import Handle, Launcher, Outcome
 from distft.launchers.follow import follow
+from distft.paths import without_number
 from distft.plan.show import what_ends
 from distft.restarts import restarting
 from distft.run import FINISHED, RunFolder
 from distft.runtime.lock import alone
 from distft.stages import (
+    check_devices,
     check_writable,
     find,
     freeze,
@@ -46,6 +48,7 @@ def main(overrides: list[str]) -> int:
     launcher, tracker = make_part(config, "launcher"), make_part(config, "tracker")
     run = RunFolder(run_dir(config))
     check_writable(run.path.parent)
+    check_devices(config)
     config = going_on(run, config)
     check_config(run, config)
     handle = find(launcher, run)  # of an earlier launch, or another machine's
@@ -145,7 +148,7 @@ def launch(arguments: list[str]) -> int:
     try:
         return main(overrides) if len(overrides) == len(arguments) else multirun(overrides)
     except OSError as error:
-        screen(sys.stderr).print(f"distft: {error}")
+        screen(sys.stderr).print(f"distft: {without_number(error)}")
         return 1
 
 

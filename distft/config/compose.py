@@ -19,7 +19,8 @@ from distft.config.overrides import CONFIG, Override, WrongOverride, split
 from distft.config.own_yaml import OwnFile, of_profile, read_config
 from distft.config.rules import broken_rules
 from distft.config.rules.contract import Facts
-from distft.config.settings import apply_setting, with_targets
+from distft.config.schema import TARGET_GROUPS
+from distft.config.settings import apply_setting, drop_others_keywords, with_targets
 from distft.config.tree import at, covers
 from distft.config.typed import COMMAND_LINE, EXPERIMENT, FILE, settle
 from distft.config.values import shown, wrong_values
@@ -57,6 +58,10 @@ def compose(overrides: Iterable[str], *, config_dir: Path | None = None, sweep: 
             errors.append(_asking(str(error)) if setting.at else str(error))
     said = dict.fromkeys(groups.keys_of_experiment(choices.get("experiment")), EXPERIMENT)
     said |= {setting.key: asked.rank(setting, base) for setting in settings if asked.rank(setting, base)}
+    typed = {key for key, rank in said.items() if rank > EXPERIMENT}
+    for group in TARGET_GROUPS:
+        own = groups.target_of(group, choices[group])
+        drop_others_keywords(config, group, own, known, typed, said.keys() - typed)
     before = resolved(config)
     settled = settle(before, said)
     values, places = settled.values, {setting.key: setting.at for setting in settings}
