@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext, suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -26,9 +26,11 @@ from distft.config.freeze import frozen_text
 from distft.config.labels import data_label, model_label
 from distft.config.tree import covers, leaves
 from distft.data.key import prepared_dir
+from distft.frozen import Own
 from distft.goodput.timeline import note
-from distft.history import check_plan, frozen_before, keep_frozen, resumed, set_aside
+from distft.history import check_plan, frozen_before, keep_frozen, own_of, resumed, set_aside
 from distft.launchers.contract import Handle, Launcher
+from distft.launchers.slurm.run import find_job
 from distft.paths import absolute, why_not_writable
 from distft.plan import make_plan
 from distft.run import EXIT_WRONG_CONFIG, Plan, RunFolder, write_json
@@ -77,14 +79,16 @@ def _remove_if_empty(folder: Path, process: int) -> None:
             folder.rmdir()
 
 
-def going_on(run: RunFolder, config: Config) -> Config:
-    """Returns the config with what the run was frozen with where a default has changed since, which it says."""
+def going_on(run: RunFolder, config: Config) -> tuple[Config, Own | None]:
+    """Returns the config with what the run was frozen with where a default has changed since, which it says, or where
+    the same content is in another place; and the rows and the model that it keeps."""
     config, kept = keep_frozen(run, config)
     for line in config.notes:
         screen(sys.stderr).print(line)
     for line in kept:
         screen(sys.stderr).print(f"kept: {line}")
-    return config
+    own = own_of(run, config)
+    return (replace(config, values=own.values) if own else config), own
 
 
 def check_writable(folder: Path) -> None:
@@ -129,24 +133,33 @@ def refuse_secrets(config: Config) -> None:
         raise ConfigError(f"{key}: its value {rule}" for key in shaped)
 
 
-def prepare(config: Config, overrides: Sequence[str]) -> None:
-    """Prepares the data where that has not been done; exits with the command's code where it cannot be."""
-    if prepared_dir(config.values) is None:
+def prepare(config: Config, overrides: Sequence[str], own: Own | None = None) -> None:
+    """Prepares the data where that has not been done; exits with the command's code where it cannot be.
+
+    own: the rows that the run has; ConfigError where they are gone and can be made no more.
+    """
+    if own and own.wrong:
+        raise ConfigError([f"{own.wrong}. Try: cache_dir=where they are, the files as they were, or another name"])
+    if own.is_gone if own else prepared_dir(config.values) is None:
         Command("prepare", *overrides).end()
 
 
-def plan_run(run: RunFolder, config: Config) -> Plan:
+def plan_run(run: RunFolder, config: Config, own: Own | None = None) -> Plan:
     """Returns the plan of the run, from its checkpoint on; ConfigError where it cannot go on from there."""
     manifest = resumed(run, config)
-    plan = make_plan(config, manifest)
+    if own and own.is_gone:  # until it was prepared
+        own = own_of(run, replace(config, values=own.asked))
+    for line in own.lines if own else ():
+        screen(sys.stderr).print(line)
+    plan = make_plan(config, manifest, own and own.plan)
     check_plan(plan, run, config, manifest)
     return plan
 
 
-def prepare_and_plan(run: RunFolder, config: Config, overrides: Sequence[str]) -> Plan:
+def prepare_and_plan(run: RunFolder, config: Config, overrides: Sequence[str], own: Own | None = None) -> Plan:
     """Does both."""
-    prepare(config, overrides)
-    return plan_run(run, config)
+    prepare(config, overrides, own)
+    return plan_run(run, config, own)
 
 
 def launch_command(overrides: Sequence[str]) -> str:
@@ -177,11 +190,17 @@ def freeze(run: RunFolder, config: Config, plan: Plan, overrides: Sequence[str])
 
 
 def find(launcher: Launcher, run: RunFolder) -> Handle | None:
-    """Returns the run where it is under way already; ConfigError where it should be and is not."""
+    """Returns the run where it is under way already; ConfigError where it should be and is not, or is elsewhere;
+    Unavailable where nobody can say."""
     try:
-        return launcher.find(run.path)
+        handle = launcher.find(run.path)
     except ValueError as error:
         raise ConfigError([str(error)]) from error
+    is_open = run.read_status()["exit_code"] is None and run.job.is_file()
+    if handle is None and not launcher.outlives_launch and is_open and (job := find_job(run)):
+        rule = f"job {job} of SLURM has {run.path}, so nothing else may. Try: launcher=slurm, which follows it"
+        raise ConfigError([f"{rule}, or scancel {job} first"])
+    return handle
 
 
 def submit(launcher: Launcher, runs: Sequence[RunFolder]) -> list[Handle]:
