@@ -79,9 +79,9 @@ class Watch:
                 self.run.stop.touch()
             begin_step(step)
 
-        def stepped(*given: Any) -> Any:
+        def stepped(*given: Any, **named: Any) -> Any:
             self.in_step = True
-            result = train_step(*given)
+            result = train_step(*given, **named)
             self.in_step = False
             return result
 
@@ -102,9 +102,9 @@ class Watch:
             self.seen["looks"].append(self.step)
             return looks[type(engine)](engine)
 
-        def started(saver: Saver, engine: Any, step: int, about: Any, is_best: bool = False) -> None:
+        def started(saver: Saver, engine: Any, step: int, *given: Any, **named: Any) -> None:
             self.seen["saves"].append({"step": step, "in_background": saver.writer is not None})
-            start(saver, engine, step, about, is_best)
+            start(saver, engine, step, *given, **named)
 
         places = {(heartbeat, "begin_step"): begun, (loop, "train_step"): stepped, (Objective, "forward"): forwarded}
         places |= {(GPT2MLP, "forward"): computed, (Saver, "start"): started}
