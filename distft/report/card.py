@@ -4,6 +4,7 @@ from typing import Any
 
 import distft
 from distft.report.facts import Facts
+from distft.report.goodput import attempt_lines
 
 
 def model_card(
@@ -19,6 +20,7 @@ def model_card(
     opens = ["", f"An adapter of {base or 'a random tiny model'}, opened by peft."] if adapters else []
     measured = [f"| {c.name} | {c.before:.4f} | {c.after:.4f} |" for c in facts.changes]
     table = ["| | before | after |", "|---|---|---|", *measured] if measured else ["Not measured: no held-out rows."]
+    attempts = ["", "## Attempts", "", *(f"- {line}" for line in attempt_lines(facts.attempts))]
     return "\n".join(
         [
             *front,
@@ -38,6 +40,7 @@ def model_card(
             "",
             *_lines(facts.what + facts.numbers),
             *_lines([("prepared data", data_key), ("chat template", template_hash)]),
+            *(attempts if facts.attempts else []),
             "",
             "Not measured: benchmarks, bias, memorisation. Licence: that of the base model and of the data.",
             "",

@@ -8,7 +8,7 @@ from distft.config.foreign import OURS
 
 def test_every_word_of_another_trainer_is_answered_with_ours(right: list[str]):
     with pytest.raises(ConfigError) as told:
-        compose([*right, *(f"{theirs}=1" for theirs in OURS)])
+        compose([*right, "schedule=wsd", *(f"{theirs}=1" for theirs in OURS)])
     for theirs, ours in OURS.items():
         [line] = [line for line in told.value.messages if line.startswith(f"{theirs}=1: ")]
         assert line.endswith(f": {ours}"), line
