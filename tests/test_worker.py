@@ -224,10 +224,10 @@ def test_evaluation_sees_every_row_once_by_as_many_as_asked(ran: Cases):
     from tests.strategies.reference import dense
 
     case = ran("adamw")
-    forwards = [each for each in case.forwards("eval") if each["step"] == 0]
+    forwards = case.forwards("eval", 3)
     assert sorted(length for each in forwards for length in each["lengths"]) == LENGTHS_HELD_OUT
     assert max(len(each["lengths"]) for each in forwards) == 4
-    assert max(len(each["lengths"]) for each in ran("patience").forwards("eval")) == 2, "as in training"
+    assert max(len(each["lengths"]) for each in ran("patience").forwards("eval", 2)) == 2, "as in training"
     rows, model = Rows(Path(case.answer["plan"]["data_dir"]), "eval"), dense("gpt2", 7).eval()
     losses, right = [], 0
     for index, targets in enumerate(TARGETS[:HELD_OUT]):

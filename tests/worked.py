@@ -9,12 +9,14 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers.models.gpt2.modeling_gpt2 import GPT2MLP
 
+from distft import stages, worker
 from distft.checkpoint.saver import Saver
 from distft.config import compose
 from distft.data.shards import SHARD_BYTES, ShardWriter
@@ -77,9 +79,9 @@ class Watch:
                 self.run.stop.touch()
             begin_step(step)
 
-        def stepped(*given: Any) -> Any:
+        def stepped(*given: Any, **named: Any) -> Any:
             self.in_step = True
-            result = train_step(*given)
+            result = train_step(*given, **named)
             self.in_step = False
             return result
 
@@ -100,9 +102,9 @@ class Watch:
             self.seen["looks"].append(self.step)
             return looks[type(engine)](engine)
 
-        def started(saver: Saver, engine: Any, step: int, about: Any, is_best: bool = False) -> None:
+        def started(saver: Saver, engine: Any, step: int, *given: Any, **named: Any) -> None:
             self.seen["saves"].append({"step": step, "in_background": saver.writer is not None})
-            start(saver, engine, step, about, is_best)
+            start(saver, engine, step, *given, **named)
 
         places = {(heartbeat, "begin_step"): begun, (loop, "train_step"): stepped, (Objective, "forward"): forwarded}
         places |= {(GPT2MLP, "forward"): computed, (Saver, "start"): started}
@@ -139,7 +141,8 @@ def work(case: dict[str, Any], world: World) -> dict[str, Any]:
 def main() -> None:
     out, cases = sys.argv[1:]
     torch.set_num_threads(1)
-    with process_group() as world:
+    once = {(worker, "peak_of"): cache(worker.peak_of), (stages, "describe"): cache(stages.describe)}  # of a machine
+    with process_group() as world, put(once):
         answers = {name: work(case, world) for name, case in json.loads(Path(cases).read_text()).items()}
         if world.is_first:
             Path(out).write_text(json.dumps(answers))

@@ -1,11 +1,11 @@
-"""Names that other trainers use for the same thing, so that who comes from them is told ours."""
+"""Names that other trainers use for the same thing, so that who comes from them is told ours: a key, or a choice."""
 
 OURS = {
     "learning_rate": "optimizer.lr",
     "adam_beta1": "optimizer.betas",
     "adam_beta2": "optimizer.betas",
-    "optim": "optimizer._target_",
-    "lr_scheduler_type": "schedule._target_",
+    "optim": "optimizer=adamw",
+    "lr_scheduler_type": "schedule=cosine",
     "warmup_ratio": "schedule.warmup_steps",  # below 1: a share
     "warmup_fraction": "schedule.warmup_steps",
     "num_warmup_steps": "schedule.warmup_steps",

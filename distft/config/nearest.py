@@ -18,8 +18,9 @@ def nearest_key(key: str, known: Sequence[str]) -> str | None:
     if not known:
         return None
     last = key.rpartition(".")[2]
-    if OURS.get(last) in known:
-        return OURS[last]
+    ours = OURS.get(last, "")
+    if ours in known or "=" in ours:
+        return ours
     same_name = [path for path in known if path.rpartition(".")[2] == last]
     if same_name:
         return min(same_name, key=lambda path: (edits(key, path), path))
