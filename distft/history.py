@@ -10,8 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from distft.checkpoint.choose import candidates
 from distft.checkpoint.manifest import Damaged, read_manifest
 from distft.config import Config, ConfigError
@@ -79,8 +77,8 @@ def frozen_before(run: RunFolder, config: Config) -> Frozen | None:
     found = next((each for each in runs if each.config.is_file()), None)
     if found is None:
         return None
-    text = found.config.read_text()
-    return Frozen(yaml.safe_load(text), words := chosen_words(text), _given(found, words))
+    words = chosen_words(found.config.read_text())
+    return Frozen(found.read_config(), words, _given(found, words))
 
 
 def _given(run: RunFolder, words: Mapping[str, str]) -> frozenset[str] | None:

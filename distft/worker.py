@@ -7,6 +7,7 @@ only in the run folder. Below this file no code sees a config.
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ import torch
 from hydra.utils import instantiate
 
 from distft.attention import model_config, with_attention
-from distft.checkpoint.probe import probe_tokens, write_probe
+from distft.checkpoint.commit import being_saved
+from distft.checkpoint.probe import PROBE, PROMPTS, probe_prompt, take_probe, write_probe
 from distft.checkpoint.rehearse import rehearse
 from distft.checkpoint.skip import skip_rows
 from distft.checkpoint.snapshot import Snapshot
@@ -108,7 +110,7 @@ def train(run: RunFolder, attempt: int, world: World) -> None:
     if world.is_first:
         note(run, "saved", attempt)
     if end != "preempted":
-        probe(engine, (run.checkpoints / "latest").resolve(), model.config.get_text_config().vocab_size, world)
+        probe(engine, run.checkpoints, step, model.config, feed, world)
     if world.is_first:
         run.write_status(state=end, step=step)
 
@@ -266,13 +268,20 @@ def make_hooks(
     def evaluate() -> Values:
         return held_out(engine, held_out_batches(config, plan, flops, world), world)
 
+    def save(step: int, is_best: bool) -> None:
+        saving.save(step, is_best)
+        if is_best and exports_best:
+            probe(engine, run.checkpoints, step, model_config(config, plan), feed, world)
+
+    export = config.get("export", {})
+    exports_best = export.get("enabled", True) and export.get("at", "best") == "best"
     signalled = listen()
     every = config["train"]["check_replicas_every"]
     judge = Judge(run, plan, feed, config["seed"], policy, log, lambda: check_replicas(engine), every, slow)
     judge.warnings.recall(row for row in run.read_metrics("train") if row["step"] <= start_step)
     return Hooks(
         evaluate=evaluate if plan.eval_rows else None,
-        save=saving.save,
+        save=save,
         wait_copied=saving.saver.wait_copied,
         is_written=lambda: saving.saver.is_written,
         is_failed=lambda: saving.saver.is_failed,
@@ -285,13 +294,27 @@ def make_hooks(
     )
 
 
-@torch.no_grad()
-def probe(engine: Engine, folder: Path, vocab_size: int, world: World) -> None:
-    """Keeps the live model's logits on a few tokens beside its checkpoint, for an export to be held against."""
-    input_ids = probe_tokens(vocab_size)
-    tokens = input_ids[0].numpy()
+def probe(engine: Engine, checkpoints: Path, step: int, architecture: Any, feed: Feed, world: World) -> None:
+    """Keeps what the live model says beside its checkpoint of `step`, for an export to be held against; where that is
+    there already, or the checkpoint could not be saved, nothing is done.
+
+    architecture: transformers' config of the model. feed: whose rows begin with what the model is to answer.
+    """
+    folder = being_saved(checkpoints, step)
+    if not from_first(str(folder) if world.is_first and folder and not (folder / PROBE).is_file() else "", world):
+        return
+    heartbeat.enter("evaluation")
+    text = architecture.get_text_config()
+
+    def logits_of(input_ids: torch.Tensor) -> torch.Tensor:
+        tokens = input_ids[0].numpy()
+        [batch] = to_device([make_batch([Row(tokens, np.zeros(len(tokens), bool))])], world.device)
+        return engine.forward(batch, logits)[1]["logits"]
+
     engine.train(False)
-    [batch] = to_device([make_batch([Row(tokens, np.zeros(len(tokens), bool))])], world.device)
-    _, outputs = engine.forward(batch, logits)
+    longest = getattr(text, "max_position_embeddings", None)
+    found = take_probe(logits_of, text.vocab_size, probe_prompt(islice(feed.rows, PROMPTS)), longest)
+    engine.train(True)
     if world.is_first:
-        write_probe(folder, input_ids, outputs["logits"])
+        assert folder is not None
+        write_probe(folder, found)

@@ -19,7 +19,7 @@ from distft.config.packing import with_packing
 from distft.config.profile import of_profile
 from distft.config.rules import broken_rules
 from distft.config.rules.contract import Facts
-from distft.config.settings import apply_setting, with_targets
+from distft.config.settings import apply_setting, long_form, with_targets
 from distft.config.values import wrong_values
 from distft.paths import absolute, conf_dir
 
@@ -41,7 +41,7 @@ def compose(overrides: Iterable[str], *, config_dir: Path | None = None, sweep: 
     groups = Groups(absolute(config_dir or conf_dir()))
     errors: list[str] = []
     chosen, typed = _read(overrides, groups, errors)
-    settings = [*_profile(typed, errors), *typed]
+    settings = [long_form(setting) for setting in (*_profile(typed, errors), *typed)]
     config, choices = groups.compose(chosen)
     base = resolved(config)
     known = known_keys(with_targets(base, settings))

@@ -16,6 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from distft.config.errors import ConfigError
 from distft.config.nearest import did_you_mean, nearest
 from distft.config.overrides import Override
+from distft.config.settings import with_long_forms
 from distft.config.tree import leaves
 
 
@@ -66,6 +67,7 @@ def _composed(folder: Path, choices: tuple[str, ...], state: object) -> tuple[Di
     words = dict(config.hydra.runtime.choices)
     OmegaConf.set_struct(config, False)
     config.pop("hydra")
+    with_long_forms(config, yaml.safe_load((folder / "config.yaml").read_text()))
     return config, words
 
 

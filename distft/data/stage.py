@@ -120,7 +120,9 @@ def _fill(folder: Path, key: str, values: dict[str, Any], progress: Progress) ->
     report.seconds = round(time.monotonic() - started, 3)
     write_json(folder / "report.json", report.as_dict())
     options = {name: value for name, value in data.items() if name not in ("packing", "shards")}
-    manifest = {"key": key, "options": options, "vocab_size": len(tokenizer), "files": files}
+    ends = sorted(tokenizer.convert_tokens_to_ids(list(maker.renderer.ends)))
+    rendering = {"chat_template": maker.renderer.chat_template, "end_token_ids": ends}  # what final/ has to have
+    manifest = {"key": key, "options": options, "rendering": rendering, "vocab_size": len(tokenizer), "files": files}
     write_json(folder / "manifest.json", manifest | {"splits": report.as_dict()["splits"]})
 
 

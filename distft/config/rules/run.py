@@ -4,6 +4,8 @@ from distft.config.nearest import did_you_mean, nearest_key
 from distft.config.rules.contract import Facts, rule
 from distft.config.tree import covers, leaves
 
+_HAS_ADAPTERS = {"distft.models.tuning.Full": False, "distft.models.tuning.Lora": True}  # of others nobody knows here
+
 
 @rule(
     ("name",),
@@ -26,6 +28,30 @@ def no_end(facts: Facts) -> str | None:
     if facts["train.max_steps"] or facts["train.epochs"]:
         return None
     return "train.max_steps=null and train.epochs=null: the run has no end. Nearest: train.epochs=1"
+
+
+@rule(
+    ("export.format", "tuning._target_"),
+    "export.format=merged or peft without adapters, and huggingface with them",
+    "merged and peft are the two ways to write adapters",
+)
+def export_format(facts: Facts) -> str | None:
+    asked, target = facts["export.format"], str(facts["tuning._target_"])
+    if asked == "auto" or target not in _HAS_ADAPTERS:
+        return None
+    if _HAS_ADAPTERS[target] and asked == "huggingface":
+        return "export.format=huggingface: the run trains adapters. Nearest: export.format=merged, or peft"
+    if not _HAS_ADAPTERS[target] and asked in ("merged", "peft"):
+        return f"export.format={asked}: the run trains no adapters. Nearest: export.format=huggingface"
+    return None
+
+
+@rule(("export.enabled",), "how to export with export.enabled=false", "nothing is exported")
+def export_unused(facts: Facts) -> str | None:
+    given = facts.gave("export.at", "export.dtype", "export.format")
+    if facts["export.enabled"] or given is None or facts.sweep:  # a sweep's jobs are exported after it, by its word
+        return None
+    return f"{given}={facts[given]} has no effect with export=false. Nearest: export=true"
 
 
 @rule(("checkpoint.allow_change",), "a change of a key that there is none of", "it would allow nothing")
