@@ -9,6 +9,7 @@ level, and takes 10,000 and none where they are not. So nothing is saved anew th
 import json
 import shutil
 from collections.abc import Iterable, Mapping
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ def write_config(model: PreTrainedModel, base_dir: Path | None, dtype: torch.dty
     of_base = {key: value for key, value in old.items() if value is not None and key not in _NOT_OF_FINAL}
     of_4 = _as_in_4(new) | of_base | {"torch_dtype": new["dtype"]}
     both = new | {key: value for key, value in of_4.items() if new.get(key) is None}
-    read, read_both = kind.from_dict(new).to_dict(), kind.from_dict(both).to_dict()
+    read, read_both = (kind.from_dict(deepcopy(each)).to_dict() for each in (new, both))  # it changes what it reads
     is_read_alike = read == {key: read_both.get(key) for key in read}
     _write(folder / _CONFIG, both if is_read_alike else new)
     version = f"config.json needs transformers {new['transformers_version']} or newer"
