@@ -20,6 +20,7 @@ from distft.config.overrides import WrongOverride, split
 from distft.config.packing import implied
 from distft.config.rules import broken_rules
 from distft.config.rules.contract import Facts
+from distft.config.settings import long_form
 from distft.config.tree import covers
 from distft.paths import absolute, conf_dir
 from distft.run import FINISHED, Plan, RunFolder
@@ -89,7 +90,7 @@ def _given(run: RunFolder, words: Mapping[str, str]) -> frozenset[str] | None:
         experiment = groups.keys_of_experiment(words.get("experiment"))
     except (OSError, ValueError, WrongOverride):
         return None
-    return implied({each.key for each in overrides if not groups.has(each)} | experiment)
+    return implied({long_form(each).key for each in overrides if not groups.has(each)} | experiment)
 
 
 def is_done(run: RunFolder, config: Config) -> bool:

@@ -16,6 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from distft.config.errors import ConfigError
 from distft.config.nearest import did_you_mean, nearest
 from distft.config.overrides import Override
+from distft.config.schema import SHORT
 from distft.config.settings import with_long_forms
 from distft.config.tree import leaves
 
@@ -53,7 +54,7 @@ class Groups:
         if word is None:
             return set()
         tree = yaml.safe_load((self.folder / "experiment" / f"{word}.yaml").read_text()) or {}
-        return {path for path, _ in leaves(tree) if path != "defaults"}
+        return {SHORT.get(path, path) for path, _ in leaves(tree) if path != "defaults"}
 
 
 @lru_cache(maxsize=64)
