@@ -268,9 +268,9 @@ def make_hooks(
     def evaluate() -> Values:
         return held_out(engine, held_out_batches(config, plan, flops, world), world)
 
-    def save(step: int, is_best: bool) -> None:
-        saving.save(step, is_best)
-        if is_best and exports_best:
+    def save(step: int, *measured: Any) -> None:
+        saving.save(step, *measured)
+        if exports_best and measured[-1]:  # whether it is the best
             probe(engine, run.checkpoints, step, model_config(config, plan), feed, world)
 
     export = config.get("export", {})

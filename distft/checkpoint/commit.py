@@ -21,11 +21,6 @@ def partial_dir(checkpoints: Path, step: int) -> Path:
     return folder.with_name(f".{folder.name}.partial")
 
 
-def being_saved(checkpoints: Path, step: int) -> Path | None:
-    """Returns where the checkpoint of `step` is, before or after it counts; None where it could not be saved."""
-    return next((each for each in (partial_dir(checkpoints, step), step_dir(checkpoints, step)) if each.is_dir()), None)
-
-
 def begin(checkpoints: Path, step: int) -> Path:
     """Makes an empty folder to write into, and removes what an interrupted save has left."""
     if not (checkpoints / INDEX).is_file():  # the run's first save
@@ -62,3 +57,8 @@ def point(link: Path, folder: Path) -> None:
     beside.symlink_to(folder.name)
     os.replace(beside, link)
     sync(link.parent)
+
+
+def being_saved(checkpoints: Path, step: int) -> Path | None:
+    """Returns where the checkpoint of `step` is, before or after it counts; None where it could not be saved."""
+    return next((each for each in (partial_dir(checkpoints, step), step_dir(checkpoints, step)) if each.is_dir()), None)

@@ -30,6 +30,16 @@ def no_end(facts: Facts) -> str | None:
     return "train.max_steps=null and train.epochs=null: the run has no end. Nearest: train.epochs=1"
 
 
+@rule(("checkpoint.allow_change",), "a change of a key that there is none of", "it would allow nothing")
+def allowed_change(facts: Facts) -> str | None:
+    keys = [key for key, _ in leaves(facts.values)]
+    for asked in map(str, facts["checkpoint.allow_change"]):
+        if not any(covers([asked], key) for key in keys):
+            meant = did_you_mean(nearest_key(asked, keys))
+            return f"checkpoint.allow_change=[{asked}] is neither a key nor a group of keys.{meant}"
+    return None
+
+
 @rule(
     ("export.format", "tuning._target_"),
     "export.format=merged or peft without adapters, and huggingface with them",
@@ -52,13 +62,3 @@ def export_unused(facts: Facts) -> str | None:
     if facts["export.enabled"] or given is None or facts.sweep:  # a sweep's jobs are exported after it, by its word
         return None
     return f"{given}={facts[given]} has no effect with export=false. Nearest: export=true"
-
-
-@rule(("checkpoint.allow_change",), "a change of a key that there is none of", "it would allow nothing")
-def allowed_change(facts: Facts) -> str | None:
-    keys = [key for key, _ in leaves(facts.values)]
-    for asked in map(str, facts["checkpoint.allow_change"]):
-        if not any(covers([asked], key) for key in keys):
-            meant = did_you_mean(nearest_key(asked, keys))
-            return f"checkpoint.allow_change=[{asked}] is neither a key nor a group of keys.{meant}"
-    return None
