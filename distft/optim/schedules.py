@@ -23,7 +23,7 @@ def _scheduled(warmup_steps: float, total_steps: int, after: Factor | None, deca
     warm = whole_steps(warmup_steps, total_steps)
     start = max(warm, total_steps - min(total_steps, whole_steps(decay_steps, total_steps)))
 
-    def factor(step: int) -> float:
+    def factor(step: float) -> float:
         if step <= warm:
             return step / warm
         if after is None or step <= start or total_steps == 1:
