@@ -21,7 +21,7 @@ from distft.paths import without_number
 from distft.plan.show import what_ends
 from distft.report.facts import exported
 from distft.restarts import restarting
-from distft.run import FINISHED, RunFolder
+from distft.run import BY_YOU, FINISHED, RunFolder
 from distft.runtime.errors import FINAL
 from distft.runtime.lock import alone
 from distft.stages import (
@@ -129,7 +129,9 @@ def tell_end(run: RunFolder, outcome: Outcome) -> int:
     if outcome.state in ("pending", "running"):
         console.print(f"{run.path} goes on. {how_to_go_on(run)}")
     if outcome.state == "preempted":
-        console.print(f"{run.path}: saved and stopped. The same command, with name={run.path.name}, continues it.")
+        by = told if (told := run.read_status()["reason"] or "").startswith(BY_YOU) else f"({told})" * bool(told)
+        stopped = f"saved and stopped {by}".strip()
+        console.print(f"{run.path}: {stopped}. The same command, with name={run.path.name}, continues it.")
     if outcome.error:
         is_plain = outcome.error["type"] in FINAL  # its message says all
         lines = [] if is_plain else outcome.error["traceback"].splitlines()[-12:]
