@@ -11,6 +11,7 @@ import sys
 from distft.config.command import command, help_text
 from distft.config.compose import compose
 from distft.config.errors import ConfigError
+from distft.config.overrides import MULTIRUN
 from distft.history import check_config, check_followed, is_done
 from distft.launchers.contract import Handle, Launcher, Outcome
 from distft.launchers.follow import follow
@@ -35,7 +36,6 @@ from distft.sweep.multirun import multirun
 from distft.trackers.contract import Guarded, Tracker
 from distft.trackers.terminal import Terminal, screen, summary
 
-MULTIRUN = ("-m", "--multirun")
 OWN = [(" or ".join(MULTIRUN), "a sweep: a run for each value, KEY=A,B,C, and a table of them at the end")]
 
 

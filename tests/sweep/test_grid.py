@@ -20,7 +20,7 @@ def test_points_are_all_combinations_the_last_key_first():
 def test_values_may_be_added_at_the_end_and_nowhere_else():
     earlier = named([("seed=0",), ("seed=1",)])
     assert len(Grid().points(parse(["seed=0,1,2"]), earlier)[0]) == 3
-    with pytest.raises(ConfigError, match="000-seed=0"):
+    with pytest.raises(ConfigError, match="000-seed_0"):
         Grid().points(parse(["seed=2,0,1"]), earlier)
 
 
