@@ -46,9 +46,13 @@ def split(text: str) -> Override:
         hint = f". Try: {CONFIG}=FILE.yaml, a config file of your own" if name in _HYDRA_FILES else ""
         raise WrongOverride(f"{text}: there are no options here but --help; settings are written key=value{hint}")
     match = _OVERRIDE.fullmatch(text)
+    if match is None and text.endswith((".yaml", ".yml")):
+        raise WrongOverride(f"{text}: is not of the form key=value. Try: {CONFIG}={text}")
     if match is None or not _PLAIN.fullmatch(match["key"]):
         raise WrongOverride(f"{text}: is not of the form key=value")
     if match["value"] is None and match["prefix"] != "~":
+        if text.endswith((".yaml", ".yml")):
+            raise WrongOverride(f"{text}: has no value. Try: {CONFIG}={text}")
         raise WrongOverride(f"{text}: has no value. Nearest: {match['key']}=...")
     return Override(text, match["prefix"] or "", match["key"], match["value"])
 
