@@ -31,9 +31,9 @@ def main() -> int:
         return 0
     name = sys.argv[1].replace("-", "_")
     if name not in available():
-        from distft.config.nearest import asked_whether, nearest
+        from distft.config.nearest import did_you_mean, nearest
 
-        meant = asked_whether(nearest(name, available()))
+        meant = did_you_mean(nearest(name, available()))
         print(f"distft {sys.argv[1]}: no such command.{meant}\n\n{usage()}", file=sys.stderr)
         return 2
     sys.argv[:2] = [f"distft {name}"]

@@ -163,6 +163,7 @@ def test_without_waiting_the_run_ends_on_its_own(done, folder):
         time.sleep(0.2)
     assert run.read_status()["state"] == "completed"
     assert "completed" in (run.logs / "launch.log").read_text() and (run.path / "report.html").is_file()
+    assert not run.final.exists(), "export=false"
     assert_none_left(run)
 
 

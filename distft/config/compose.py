@@ -5,7 +5,7 @@ into its tree here.
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,8 @@ from distft.config.overrides import CONFIG, Override, WrongOverride, split
 from distft.config.own_yaml import OwnFile, of_profile, read_config
 from distft.config.rules import broken_rules
 from distft.config.rules.contract import Facts
-from distft.config.settings import apply_setting, with_targets
+from distft.config.schema import TARGET_GROUPS
+from distft.config.settings import apply_setting, drop_others_keywords, with_targets
 from distft.config.tree import MISSING, at, covers
 from distft.config.typed import COMMAND_LINE, EXPERIMENT, FILE, settle
 from distft.config.values import shown, wrong_values
@@ -37,10 +38,17 @@ class Config:
     notes: tuple[str, ...] = ()  # what was set and gave way to what was typed; usually nothing
 
 
-def compose(overrides: Iterable[str], *, config_dir: Path | None = None, sweep: bool = False) -> Config:
+def compose(
+    overrides: Iterable[str],
+    *,
+    config_dir: Path | None = None,
+    sweep: bool = False,
+    kept: Callable[[Mapping[str, Any]], Mapping[str, Any]] = lambda _: {},
+) -> Config:
     """Returns the config that `overrides` ask for; ConfigError with all that is wrong with it.
 
     sweep: of a sweep or of one of its jobs, so that a sweep's own keys, which an experiment may have, have an effect.
+    kept: values -> by key what the run they name keeps of its own, so that no file needs to be there.
     """
     groups = Groups(absolute(config_dir or conf_dir()))
     errors: list[str] = []
@@ -57,11 +65,19 @@ def compose(overrides: Iterable[str], *, config_dir: Path | None = None, sweep: 
             errors.append(_asking(str(error)) if setting.at else str(error))
     said = dict.fromkeys(groups.keys_of_experiment(choices.get("experiment")), EXPERIMENT)
     said |= {setting.key: asked.rank(setting, base) for setting in settings if asked.rank(setting, base)}
+    typed = {key for key, rank in said.items() if rank > EXPERIMENT}
+    for group in TARGET_GROUPS:
+        own = groups.target_of(group, choices[group])
+        drop_others_keywords(config, group, own, known, typed, said.keys() - typed)
     before = resolved(config)
     settled = settle(before, said)
     values, places = settled.values, {setting.key: setting.at for setting in settings}
     wrong = wrong_values(values, known, base, settled.given)
-    wrong |= {key: error for key, error in missing_files(values) if key not in wrong}
+    own = {} if wrong else kept(values)
+    for key, value in own.items():
+        group, _, name = key.partition(".")
+        values[group][name] = value
+    wrong |= {key: error for key, error in missing_files(values) if key not in wrong and key not in own}
     errors += [
         f"{places[key]}: {_asking(error)}" if places.get(key) else error
         for key, error in wrong.items()

@@ -16,7 +16,7 @@ from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 from distft.config.errors import ConfigError
 from distft.config.files import nearest_path
 from distft.config.freeze import chosen_words, keys_said
-from distft.config.nearest import asked_whether
+from distft.config.nearest import did_you_mean
 from distft.config.overrides import CONFIG, Override, is_key
 from distft.config.schema import BY_PATH, TARGET_GROUPS
 from distft.config.values import shown
@@ -137,7 +137,7 @@ def _read(key: str, typed: str) -> tuple[Path, str]:
         if len(parts) > 1:
             meant = f" Try: {' '.join(f'{key}={part}' for part in parts)}"
         else:
-            meant = asked_whether(nearest_path(file)) if not file.exists() else " Try: a YAML file"
+            meant = did_you_mean(nearest_path(file)) if not file.exists() else " Try: a YAML file"
         raise ConfigError([f"{key}={typed}: cannot be read: {error.strerror}.{meant}"]) from error
 
 

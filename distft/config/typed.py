@@ -24,12 +24,15 @@ class Wins:
     together: bool = False  # both may be said, in a file or on the command line: the first that is reached counts
 
 
+STEPS, MINUTES = "checkpoint.every_steps", "checkpoint.every_minutes"
 PACKING, ROWS, TOKENS = "data.packing", "train.micro_batch_size", "train.micro_batch_tokens"
 WINS = (
     Wins("train.max_steps", "train.epochs", None, together=True),
     Wins("train.epochs", "train.max_steps", None, together=True),
     Wins("train.global_batch_tokens", "train.global_batch_size"),
     Wins("train.global_batch_size", "train.global_batch_tokens", None),
+    Wins(STEPS, MINUTES, None, together=True),
+    Wins(MINUTES, STEPS, None, together=True),
     Wins(TOKENS, PACKING, True),
     Wins(TOKENS, ROWS),
     Wins(ROWS, PACKING, False),

@@ -10,6 +10,7 @@ from distft.config.nearest import edits
 from distft.config.overrides import MULTIRUN
 from distft.paths import absolute
 from distft.plan import make_plan
+from distft.plan.make import model_notes
 from distft.plan.show import show
 from distft.run import write_json
 
@@ -37,7 +38,10 @@ def main(argv: list[str]) -> int:
         return 0
     config = compose(overrides)
     plan = make_plan(config)
-    show(plan, config, memory, Console())
+    console = Console()
+    show(plan, config, memory, console)
+    for line in model_notes(config):
+        console.print(line, style="yellow", soft_wrap=True, markup=False)
     if "out" in own:
         write_json(absolute(own["out"]), asdict(plan))
     return 0
