@@ -13,6 +13,7 @@ from typing import Any
 from distft.config.command import command, help_text
 from distft.config.compose import compose
 from distft.config.errors import ConfigError
+from distft.config.overrides import MULTIRUN
 from distft.frozen import kept_rows
 from distft.history import check_config, check_followed, is_done
 from distft.launchers.contract import Handle, Launcher, Outcome
@@ -43,7 +44,6 @@ from distft.sweep.multirun import multirun
 from distft.trackers.contract import Guarded, Tracker
 from distft.trackers.terminal import Terminal, screen, summary
 
-MULTIRUN = ("-m", "--multirun")
 OWN = [(" or ".join(MULTIRUN), "a sweep: a run for each value, KEY=A,B,C, and a table of them at the end")]
 
 
