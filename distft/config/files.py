@@ -40,8 +40,9 @@ def _missing(key: str, value: Any, *, hub: bool, words: tuple[str, ...] = ()) ->
     if hub and is_hub_id(value):
         return
     folder = next(parent for parent in path.parents if parent.is_dir())
-    meant = nearest(value, words) or nearest_path(path) or f"a name in {folder}"
-    yield key, f"{key}={value}: there is no such file or folder.{did_you_mean(meant)}"
+    meant = nearest(value, words) or nearest_path(path)
+    hint = did_you_mean(meant) or f" Try: a name in {folder}"
+    yield key, f"{key}={value}: there is no such file or folder.{hint}"
 
 
 def is_hub_id(value: str) -> bool:

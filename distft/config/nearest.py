@@ -44,4 +44,4 @@ def edits(a: str, b: str) -> int:
 
 def did_you_mean(word: str | None) -> str:
     """Returns the end of an error message that offers `word`, or nothing."""
-    return f" Nearest: {word}" if word else ""
+    return f" Did you mean {word}?" if word else ""

@@ -55,8 +55,20 @@ KEYS = (
     ),
     Key("data.format", (str,), "what a row is; auto: told from its fields", choices=("auto", *_FORMATS)),
     Key("data.fields", (dict,), "the names your rows use, e.g. {prompt: question}"),
+    Key(
+        "data.ignore_fields",
+        (list,),
+        "fields of rows and messages that count as absent; every other one that nothing reads is an error",
+    ),
     Key("data.max_length", (int,), "tokens of a row; longer ones are cut and counted", at_least=2),
     Key("data.chat_template", (str,), "auto: the model's own; none: plain text; or a .jinja file"),
+    Key(
+        "data.seed_date",
+        (str,),
+        "the day that a chat template which prints today's date takes for today, YYYY-MM-DD",
+        pattern=r"\d{4}-\d\d-\d\d",
+        example="2024-07-26",
+    ),
     Key(
         "data.packing",
         (bool,),

@@ -20,7 +20,7 @@ from distft.data.sources import Source, file_kind, find_sources
 from distft.paths import absolute
 from distft.run import read_json, write_json
 
-OPTIONS = ("format", "fields", "max_length")
+OPTIONS = ("format", "fields", "ignore_fields", "max_length", "seed_date")
 CODE = ("choose", "example", "read", "render", "split", "tokenise", "tokenizers", "stage")
 TOKENIZER_FILES = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "*.model")
 TEMPLATE_FILES = ("chat_template*", "additional_chat_templates/*")

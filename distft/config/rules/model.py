@@ -87,14 +87,14 @@ def fused(facts: Facts) -> str | None:
     "only a template says how turns are put together",
 )
 def template(facts: Facts) -> str | None:
-    if facts["data.format"] != "messages" or facts["data.chat_template"] != "none":
+    if facts["data.format"] not in ("messages", "sharegpt") or facts["data.chat_template"] != "none":
         return None
     return "data.chat_template=none cannot put messages together. Nearest: data.chat_template=auto"
 
 
 @rule(
-    ("data.eval", "data.overlap", "data.split_seed"),
-    "data.split_seed with held-out rows of their own; data.overlap with a held-out fraction",
+    ("data.eval", "data.overlap", "data.split_seed", "data.eval_split"),
+    "data.split_seed with held-out rows of their own; data.overlap or data.eval_split with a held-out fraction",
     "the other way of holding out decides",
 )
 def overlap_unused(facts: Facts) -> str | None:
@@ -106,6 +106,9 @@ def overlap_unused(facts: Facts) -> str | None:
         return (
             f"data.overlap={facts['data.overlap']} has no effect: held-out rows never overlap. Nearest: data.eval=FILE"
         )
+    if not own and facts["data.eval_split"] is not None:
+        split = facts["data.eval_split"]
+        return f"data.eval_split={split} has no effect: it is of an own data.eval. Try: data.eval=FILE"
     return None
 
 
