@@ -39,7 +39,7 @@ def split(text: str) -> Override:
     if match is None or not _PLAIN.fullmatch(match["key"]):
         raise WrongOverride(f"{text}: is not of the form key=value")
     if match["value"] is None and match["prefix"] != "~":
-        raise WrongOverride(f"{text}: has no value. Nearest: {match['key']}=...")
+        raise WrongOverride(f"{text}: has no value. Try: {match['key']}=...")
     return Override(text, match["prefix"] or "", match["key"], match["value"])
 
 
@@ -56,7 +56,7 @@ def hydra_value(key: str, value: str, *, text: bool) -> str:
     if "," in value and not value.startswith("{") and not Path(value).expanduser().exists():
         raise WrongOverride(
             f"{key}={value}: a comma makes a sweep, which needs --multirun. "
-            f"Nearest: {key}=[{value}] for a list, or {key}='{value}' in Hydra's quotes for one text"
+            f"Try: {key}=[{value}] for a list, or {key}='{value}' in Hydra's quotes for one text"
         )
     if text or not _is_readable(key, value):
         return quoted(value)

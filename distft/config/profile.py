@@ -40,7 +40,7 @@ def of_profile(settings: Iterable[Override]) -> list[Override]:
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise WrongOverride(f"{KEY}={file}: cannot be read: {str(error).splitlines()[0]}") from error
     if not isinstance(values, dict):
-        raise WrongOverride(f"{KEY}={file}: is no mapping of launcher keys. Nearest: a line such as `partition: gpu`")
+        raise WrongOverride(f"{KEY}={file}: is no mapping of launcher keys. Try: a line such as `partition: gpu`")
     return list(_settings(values, str(file)))
 
 
@@ -48,7 +48,7 @@ def _settings(values: dict[str, Any], file: str) -> Iterator[Override]:
     for name, value in values.items():
         key = f"launcher.{name}"
         if key == KEY:
-            raise WrongOverride(f"{KEY}={file}: names another profile, which has no effect. Nearest: its keys here")
+            raise WrongOverride(f"{KEY}={file}: names another profile, which has no effect. Try: its keys here")
         yield Override(f"{file}: {key}={shown(value)}", "", key, _hydra(value))
 
 

@@ -54,14 +54,16 @@ def test_an_unknown_key_is_named_with_its_file_and_the_nearest(right: list[str],
     profile = write(tmp_path, "partion: gpu\ncpu_per_process: 4\n")
     errors = errors_of(right, profile)
     file = profile.partition("=")[2]
-    assert errors[0].startswith(f"{file}: launcher.partion=gpu: ") and errors[0].endswith("Nearest: launcher.partition")
+    assert errors[0].startswith(f"{file}: launcher.partion=gpu: ") and errors[0].endswith(
+        "Did you mean launcher.partition?"
+    )
     assert errors[1].startswith(f"{file}: launcher.cpu_per_process=4: ")
-    assert errors[1].endswith("Nearest: launcher.cpus_per_process")
+    assert errors[1].endswith("Did you mean launcher.cpus_per_process?")
 
 
 def test_a_wrong_type_is_named_with_its_key(right: list[str], tmp_path: Path):
     [error] = errors_of(right, write(tmp_path, "wait: perhaps\n"))
-    assert error.startswith("launcher.wait=perhaps is not true or false. Nearest: ")
+    assert error.startswith("launcher.wait=perhaps is not true or false. The default is true.")
 
 
 @pytest.mark.parametrize(
