@@ -84,14 +84,14 @@ def test_a_file_of_another_tool_makes_no_saved_dataset_of_a_folder(tmp_path: Pat
         (
             "data.train",
             {"split": "train"},
-            r"data\.split=train has no effect: .*rows\.jsonl has no splits. Try: data.split=null",
+            r"data\.split=train: .*rows\.jsonl has no splits, so it would have no effect. Try: data.split=null",
         ),
         (
             "data.train",
             {"split": "train[:4]"},
-            r"data\.split=train\[:4\]: slices are for hub ids. Try: data.split=train,",
+            r"data\.split=train\[:4\]: .*has no splits, and slices are for hub ids. Try: data.split=null",
         ),
-        ("data.eval", {"eval_split": "dev"}, r"data\.eval_split=dev has no effect"),
+        ("data.eval", {"eval_split": "dev"}, r"data\.eval_split=dev: .*has no splits"),
         (
             "data.train",
             {"subset": "en"},
@@ -106,6 +106,13 @@ def test_a_split_or_revision_that_nothing_takes_is_refused(tmp_path: Path, key: 
         files(path, key, **data)
     assert files(path, key, **dict.fromkeys(data)) == ["rows.jsonl"]
     assert files(path, "data.train", revision="v1", eval="some/rows") == ["rows.jsonl"]
+
+
+def test_a_slice_of_a_folders_split_is_refused_with_the_split(tmp_path: Path):
+    make(tmp_path, "train.jsonl")
+    with pytest.raises(ValueError, match=r"only train. Try: data.split=train$"):
+        files(tmp_path, split="train[:4]")
+    assert files(tmp_path, split="train") == ["train.jsonl"]
 
 
 def test_a_hub_id_keeps_its_split_subset_and_revision():
