@@ -62,9 +62,9 @@ def _own_keys(arguments: list[str]) -> tuple[dict[str, str], list[str]]:
     mine = [argument for argument in arguments if argument.partition("=")[0] in own]
     own |= dict(argument.split("=", 1) for argument in mine)
     if not own["n"].isdigit():
-        raise ConfigError([f"n={own['n']}: n is a whole number. Nearest: n=5"])
+        raise ConfigError([f"n={own['n']}: n is a whole number. Try: n=5"])
     if own["part"] not in ("train", "eval"):
-        raise ConfigError([f"part={own['part']}: part is train or eval. Nearest: part=train"])
+        raise ConfigError([f"part={own['part']}: part is train or eval. Try: part=train"])
     return own, [argument for argument in arguments if argument not in mine]
 
 

@@ -10,7 +10,7 @@ from distft.config.targets import TRUSTED, NotFound, NotInstalled, Parameter, Si
 from distft.config.tree import MISSING, at, leaves
 
 _HYDRA_KEYS = ("_target_", "_partial_")
-NO_KEY = "none, --help lists them"
+NO_KEY = " --help lists them"
 _OPEN = ("data.fields",)  # the user's own names
 _OF_THE_MODEL = ("model.architecture", "model.tiny_architecture")  # facts that the model's YAML lists
 
@@ -39,9 +39,12 @@ class Known:
             return None
         if any(known.startswith(f"{path}.") for known in self.keys):
             inside = next(known for known in self.keys if known.startswith(f"{path}."))
-            return f"{path} is a group of keys. Nearest: {inside}"
-        names = [known for known in self.keys if "._" not in known or "._" in path]
-        return f"{path} is no key. Nearest: {nearest_key(path, names) or NO_KEY}"
+            return f"{path} is a group of keys. Try: {inside}=..."
+        return f"{path} is not a key.{did_you_mean(self.near(path)) or NO_KEY}"
+
+    def near(self, path: str) -> str | None:
+        """Returns the key that `path` most likely meant."""
+        return nearest_key(path, [known for known in self.keys if "._" not in known or "._" in path])
 
 
 def known_keys(tree: Mapping[str, Any]) -> Known:
@@ -84,14 +87,14 @@ def _signature(group: str, target: str, trust: tuple[str, ...], errors: list[str
     if not target.startswith(prefixes):
         own = f"{target.partition('.')[0]}."
         errors.append(
-            f"{group}._target_={target}: code is run from {', '.join(prefixes)} only. Nearest: trust=[{own}] allows it"
+            f"{group}._target_={target}: code is run from {', '.join(prefixes)} only. Try: trust=[{own}] allows it"
         )
         return None
     try:
         return signature(target)
     except NotInstalled as error:
         if not target.startswith(TRUSTED):  # a login node may lack torch: its keywords are looked at where it is
-            errors.append(f"{group}._target_={target}: {error}. Nearest: pip install {target.partition('.')[0]}")
+            errors.append(f"{group}._target_={target}: {error}. Try: pip install {target.partition('.')[0]}")
         return None
     except NotFound as error:
         errors.append(f"{group}._target_={target}: {error}.{did_you_mean(nearest(target, names_beside(target)))}")

@@ -185,5 +185,6 @@ def _model_beside(folder: Path) -> str | None:
     for place in (folder, folder.parent):
         found = sorted(path.parent for path in place.glob("*/config.json"))
         if found:
-            return nearest(str(folder), map(str, found)) or str(found[0])
+            near = nearest(folder.name, [path.name for path in found])
+            return str(place / near) if near else str(found[0]) if place == folder and len(found) == 1 else None
     return None

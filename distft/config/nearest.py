@@ -6,26 +6,24 @@ from distft.config.foreign import OURS
 
 
 def nearest(word: str, choices: Iterable[str]) -> str | None:
-    """Returns the choice with the fewest changed letters, case aside; None when more than half would change."""
+    """Returns the choice with the fewest changed letters, case aside; None when more than a third would change."""
     ranked = sorted((edits(word.casefold(), choice.casefold()), choice) for choice in choices)
-    if not ranked or ranked[0][0] > max(len(word), len(ranked[0][1])) / 2:
-        return None
-    return ranked[0][1]
+    near = ranked and ranked[0][0] <= max(1, max(len(word), len(ranked[0][1])) // 3)
+    return ranked[0][1] if near else None
 
 
 def nearest_key(key: str, known: Sequence[str]) -> str | None:
     """Returns the known dotted key that `key` most likely meant, also when it stands in another group."""
-    if not known:
-        return None
-    last = key.rpartition(".")[2]
+    group, _, last = key.rpartition(".")
     ours = OURS.get(last, "")
     if ours in known or "=" in ours:
         return ours
-    same_name = [path for path in known if path.rpartition(".")[2] == last]
-    if same_name:
-        return min(same_name, key=lambda path: (edits(key, path), path))
-    same_start = [path for path in known if path.partition(".")[0] == key.partition(".")[0]]
-    return nearest(key, known) or nearest(last, [path.rpartition(".")[2] for path in same_start])
+    names: dict[str, list[str]] = {}
+    for path in known:
+        names.setdefault(path.rpartition(".")[2], []).append(path)
+    here = [path.rpartition(".")[2] for path in known if path.rpartition(".")[0] == group]
+    meant = last if last in names else nearest(last, here) or nearest(last, names)
+    return min(names[meant], key=lambda path: (edits(key, path), path)) if meant else None
 
 
 def edits(a: str, b: str) -> int:

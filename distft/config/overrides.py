@@ -53,7 +53,7 @@ def split(text: str) -> Override:
     if match["value"] is None and match["prefix"] != "~":
         if text.endswith((".yaml", ".yml")):
             raise WrongOverride(f"{text}: has no value. Try: {CONFIG}={text}")
-        raise WrongOverride(f"{text}: has no value. Nearest: {match['key']}=...")
+        raise WrongOverride(f"{text}: has no value. Try: {match['key']}=...")
     return Override(text, match["prefix"] or "", match["key"], match["value"])
 
 
@@ -75,7 +75,7 @@ def hydra_value(key: str, value: str, *, text: bool) -> str:
     if "," in value and not value.startswith("{") and not Path(value).expanduser().exists():
         raise WrongOverride(
             f"{key}={value}: a comma makes a sweep, which needs --multirun (launch, plan). "
-            f"Nearest: {key}=[{value}] for a list, or {key}='{value}' in Hydra's quotes for one text"
+            f"Try: {key}=[{value}] for a list, or {key}='{value}' in Hydra's quotes for one text"
         )
     if text or not _is_readable(key, value):
         return quoted(value)

@@ -7,7 +7,7 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
-from distft.config.known import NO_KEY, Known
+from distft.config.known import Known
 from distft.config.nearest import did_you_mean, edits, nearest
 from distft.config.overrides import Override, WrongOverride, hydra_value
 from distft.config.schema import NULL, SHORT, TARGET_GROUPS
@@ -52,16 +52,16 @@ def apply_setting(setting: Override, config: DictConfig, known: Known, groups: C
 def _refusal(setting: Override, known: Known, groups: Collection[str]) -> str | None:
     first = setting.key.partition(".")[0]
     if first.partition("/")[0] == "hydra":
-        return "Hydra's own settings have no effect here. Nearest: runs_dir, name or launcher"
+        return "Hydra's own settings have no effect here. Try: runs_dir, name or launcher"
     if "/" in first or "@" in first:
         return f"is no group.{did_you_mean(nearest(first.partition('/')[0].partition('@')[0], groups))}"
     refusal = known.refusal(setting.key)
     if refusal and "." not in setting.key and (group := nearest(setting.key, groups)):
-        said, _, meant = refusal.partition("Nearest: ")
-        if meant == NO_KEY or ("." not in meant and edits(setting.key, group) < edits(setting.key, meant)):
-            refusal = f"{said}Nearest: {group}="
+        meant = known.near(setting.key)
+        if meant is None or edits(setting.key, group) <= edits(setting.key, meant.rpartition(".")[2]):
+            refusal = f"{setting.key} is not a key.{did_you_mean(f'{group}=')}"
     if not refusal and setting.prefix == "~":
-        return f"{setting.key} cannot be left out. Nearest: {setting.key}=..."
+        return f"{setting.key} cannot be left out. Try: {setting.key}=..."
     return refusal
 
 

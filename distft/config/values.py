@@ -5,12 +5,13 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from distft.config.known import Known
-from distft.config.nearest import nearest
+from distft.config.nearest import did_you_mean, nearest
 from distft.config.schema import KEYS, NULL, TARGET_GROUPS, Key
 from distft.config.tree import MISSING, at, leaves
 
 NOTHING = ("", "none", "null", "nil", "undefined")  # typed by those who mean null
 _OWN_NOTHING = {"data.chat_template": "none"}  # a word of its own there
+_BOOLS = dict.fromkeys(("1", "yes", "on", "y", "t"), True) | dict.fromkeys(("0", "no", "off", "n", "f"), False)
 ALWAYS = [key.path for key in KEYS if key.path.partition(".")[0] not in TARGET_GROUPS]
 
 
@@ -28,17 +29,16 @@ def wrong_values(
     for path, value in present.items():
         key = known.key(path)
         if refusal := known.refusal(path):
-            errors[path] = f"{path}={shown(value)}: {refusal if path in given else f'is no key. Nearest: ~{path}'}"
+            errors[path] = f"{path}={shown(value)}: {refusal if path in given else f'is not a key. Try: ~{path}'}"
         elif isinstance(value, str) and value == MISSING:
-            errors[path] = f"{path} is missing: {key.help if key else 'a value'}. Nearest: {path}=..."
+            errors[path] = f"{path} is missing: {key.help if key else 'a value'}. Try: {path}=..."
         elif key and (said := _is_nothing(key, value, at(defaults, path))):
             errors[path] = said
         elif key and key.types and not key.fits(value):
-            near = _nearest(key, value, at(defaults, path))
-            errors[path] = f"{path}={shown(value)} is not {key.rule()}{f'. Nearest: {near}' if near else ''}"
+            errors[path] = f"{path}={shown(value)} is not {key.rule()}.{_hint(key, value, at(defaults, path))}"
     for path in (*ALWAYS, *known.required):
         if at(tree, path, MISSING) == MISSING and path not in errors:
-            errors[path] = f"{path} is missing. Nearest: {path}=..."
+            errors[path] = f"{path} is missing. Try: {path}=..."
     return errors
 
 
@@ -68,8 +68,8 @@ def shown(value: Any) -> str:
     return str(value)
 
 
-def _nearest(key: Key, value: Any, default: Any) -> str:
-    """Returns a value that the user may have meant; nothing when the rule says as much."""
+def _hint(key: Key, value: Any, default: Any) -> str:
+    """Returns the end of an error: the valid value that the user may have meant, else the default if there is one."""
     number = _number(value)
     if number is not None:
         ends = [
@@ -77,16 +77,19 @@ def _nearest(key: Key, value: Any, default: Any) -> str:
         ]
         for candidate in [round(number), number, *map(_whole, ends)]:
             if key.fits(candidate):
-                return shown(candidate)
-    if key.choices:
-        return nearest(str(value), key.choices) or ", ".join(key.choices)
+                return did_you_mean(shown(candidate))
+    if bool in key.types and (said := str(value).lower()) in _BOOLS:
+        return did_you_mean(shown(_BOOLS[said]))
+    if NULL in key.types and str(value).lower() in ("", "none", "nil", "no", "off", "false"):
+        return did_you_mean("null")
+    if key.choices and (near := nearest(str(value), key.choices)):
+        return did_you_mean(near)
     if list in key.types and isinstance(value, str):
-        return f"[{value}]"
-    if bool in key.types:
-        return shown(str(value).lower() in ("1", "yes", "on", "y", "t"))
-    if default is None:
-        return ""
-    return shown(default) if key.fits(default) and default != MISSING else f"{key.path}=..."
+        return f" Try: {key.path}=[{value}]"
+    if default == MISSING:
+        return f" Try: {key.path}=..."
+    known = key.fits(default) and default is not None
+    return f" The default is {shown(default)}." if known else ""
 
 
 def _number(value: Any) -> float | None:

@@ -12,7 +12,7 @@ from distft.config.errors import Unavailable
 from distft.runtime.environment import redact
 
 _CLIENTS = ("huggingface_hub", "httpx", "httpx2", "httpcore", "httpcore2")
-_AGAIN = "Nearest: run the same command again, it goes on with the files that are whole"
+_AGAIN = "Try: run the same command again, it goes on with the files that are whole"
 
 
 class Refused(RuntimeError):
@@ -91,19 +91,19 @@ def _by_status(cause: BaseException, status: int, wanted: Wanted) -> tuple[str, 
     if code == "GatedRepo":
         token = "" if has_token() else f", and a token of that account: {login}"
         return (
-            f"it is gated ({status}). Nearest: ask for access at {wanted.address}, then run the same command{token}",
+            f"it is gated ({status}). Try: ask for access at {wanted.address}, then run the same command{token}",
             True,
         )
     if status in (401, 403):
         what = "refuses the token" if has_token() else "wants a token, or has nothing of that name"
-        return f"{endpoint()} {what} ({status}). Nearest: {login}; its page: {wanted.address}", True
+        return f"{endpoint()} {what} ({status}). Try: {login}; its page: {wanted.address}", True
     if code == "RevisionNotFound":
-        return f"it has no such revision ({status}). Nearest: one of {wanted.address}/commits/main", True
+        return f"it has no such revision ({status}). Try: one of {wanted.address}/commits/main", True
     if status in (404, 410):
         name = wanted.hub_id.rpartition("/")[2]
         search = f"{endpoint()}/{wanted.kind}s?search={name}"
         what = f"{endpoint()} has no such {wanted.kind} ({status})"
-        return f"{what}. Nearest: the spelling, by {search}; a private one needs {login}", True
+        return f"{what}. Try: the spelling, by {search}; a private one needs {login}", True
     if status == 429:
         seconds = seconds_to_wait(cause)
         when = "" if seconds is None else f", retry in {seconds:.0f} s"
@@ -119,11 +119,11 @@ def _by_kind(cause: BaseException) -> tuple[str, bool]:
         where = "Give the path of a local folder, or run `distft prepare` where the hub can be reached."
         return f"the hub is not to be asked (HF_HUB_OFFLINE=1) and it is not here. {where}", True
     if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
-        return f"{cause.strerror}: {cause.filename}. Nearest: another cache_dir=, or room there (df -h)", True
+        return f"{cause.strerror}: {cause.filename}. Try: another cache_dir=, or room there (df -h)", True
     if "Timeout" in name:
-        return f"{endpoint()} does not answer. Nearest: HF_ENDPOINT, HTTPS_PROXY and the network; {_AGAIN[9:]}", False
+        return f"{endpoint()} does not answer. Try: HF_ENDPOINT, HTTPS_PROXY and the network; {_AGAIN[9:]}", False
     if name in ("ConnectError", "ConnectionRefusedError", "gaierror", "ProxyError"):
-        return f"{endpoint()} cannot be reached: {text}. Nearest: HF_ENDPOINT, HTTPS_PROXY and the network", False
+        return f"{endpoint()} cannot be reached: {text}. Try: HF_ENDPOINT, HTTPS_PROXY and the network", False
     if name in ("RemoteProtocolError", "ReadError", "IncompleteRead") or "Consistency check failed" in text:
         return f"the download broke off. {_AGAIN}", False
     return f"{text} Give the path of a local folder, or run `distft prepare` where the hub can be reached.", True

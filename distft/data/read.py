@@ -58,7 +58,7 @@ def read_rows(path: Path) -> Iterator[Found]:
     """Yields every row of a data file, compressed or not, in its order; UnreadableFile if it breaks off."""
     kind = file_kind(path)
     try:
-        start = path.open("rb").read(24).lstrip().lower()
+        start = _start(path, 24).lstrip().lower()
         for magic, what in NO_ROWS.items():
             if start.startswith(magic.lower()) and (kind, magic) != (".parquet", b"PAR1"):
                 raise UnreadableFile(f"{path}: {what}")
@@ -98,8 +98,7 @@ def _dataset(source: Source) -> Any:
 
 def _open(path: Path) -> BinaryIO:
     """Opens the text of a file as UTF-8, whatever its compression and, where its first bytes tell, its encoding."""
-    with path.open("rb") as file:
-        start = file.read(4)
+    start = _start(path, 4)
     known = next((name for magic, name in COMPRESSIONS.items() if start.startswith(magic)), "detect")
     stream = io.BufferedReader(pa.input_stream(str(path), compression=known), 2**20)  # type: ignore[arg-type]  # quacks like a raw file
     encoding = _encoding(stream.peek(4)[:4])
@@ -107,6 +106,11 @@ def _open(path: Path) -> BinaryIO:
         return stream
     with stream:
         return io.BufferedReader(io.BytesIO(stream.read().decode(encoding).encode()))  # type: ignore[arg-type]  # the same
+
+
+def _start(path: Path, num_bytes: int) -> bytes:
+    with path.open("rb") as file:
+        return file.read(num_bytes)
 
 
 def _encoding(start: bytes) -> str | None:

@@ -19,6 +19,7 @@ import jinja2
 from distft.data.example import BadField, Example, Segment
 
 SEED_DATE = "2024-07-26"  # what Llama 3's template takes for today where nothing tells it
+DATE_FORMS = [f"%{flag}{letter}" for letter in "aAbBcdFHIjmMpSTuUVwWxXyYe" for flag in ("", "-")]
 CHAT_ROLES = {"system": "system", "user": "user", "assistant": "assistant", "prompt": "user", "completion": "assistant"}
 
 
@@ -47,6 +48,8 @@ class PlainRenderer:
         self.chat_template: str | None = None
         self.end, self.ends = end, set[str]()
 
+    date = None
+
     def __call__(self, example: Example) -> Rendered:
         if any(segment.role in ("user", "assistant") for segment in example.segments):
             raise TemplateRefused(
@@ -68,9 +71,11 @@ class ChatRenderer:
 
     def __init__(self, tokenizer: Any, template: str | None = None, date: str = SEED_DATE) -> None:
         self.tokenizer, self.template = tokenizer, template
-        self.day = _day(date)
-        self.printed: set[str] = set()  # the forms in which the template printed the day
-        self.chat_template: str | None = tokenizer.get_chat_template(template)
+        text: str = tokenizer.get_chat_template(template)
+        self.chat_template: str | None = text
+        self.date = date if "strftime_now" in text else None  # what the template takes for today
+        if self.date:
+            self.template = _with_day(text, date)
         added = sorted((str(token) for token in tokenizer.added_tokens_decoder.values()), key=len, reverse=True)
         self.end_of_turn = re.compile(r"\s*(?:" + "|".join(map(re.escape, added)) + ")")
         self.plain = PlainRenderer(tokenizer.eos_token)
@@ -136,20 +141,10 @@ class ChatRenderer:
     def _render(self, messages: list[dict[str, str]], add_generation_prompt: bool = False) -> str:
         try:
             return self.tokenizer.apply_chat_template(
-                messages,
-                chat_template=self.template,
-                tokenize=False,
-                add_generation_prompt=add_generation_prompt,
-                strftime_now=self._print_day,
+                messages, chat_template=self.template, tokenize=False, add_generation_prompt=add_generation_prompt
             )
         except jinja2.TemplateError as error:
             raise BadField("messages", f"the chat template refuses them: {error}") from None
-
-    def _print_day(self, form: str) -> str:
-        """Stands in for transformers' own, which tells the time of the rendering."""
-        printed = self.day.strftime(form)
-        self.printed.add(printed)
-        return printed
 
     def _check(self) -> None:
         """Refuses the template before any row: one turn must give its span, and one begin token at most."""
@@ -169,11 +164,14 @@ def make_renderer(tokenizer: Any, chat_template: str, date: str = SEED_DATE) -> 
     return ChatRenderer(tokenizer, None if chat_template == "auto" else chat_template, date)
 
 
-def _day(date: str) -> datetime:
-    try:
-        return datetime.strptime(date, "%Y-%m-%d")
-    except ValueError:
-        raise ValueError(f"data.seed_date={date} is no day of the calendar. Try: data.seed_date={SEED_DATE}") from None
+def _with_day(template: str, date: str) -> str:
+    """Returns a template whose `strftime_now` prints midnight of that day; transformers' own prints the time.
+
+    It is a macro of the template's own, because transformers hands a template no functions.
+    """
+    day = datetime.strptime(date, "%Y-%m-%d")
+    printed = "".join(f" | replace({form!r}, {day.strftime(form)!r})" for form in DATE_FORMS)
+    return f"{{% macro strftime_now(format) %}}{{{{ format{printed} }}}}{{% endmacro %}}\n{template}"
 
 
 def _marker(index: int) -> str:

@@ -50,12 +50,12 @@ def find_sources(key: str, value: str | list[str], data: dict[str, Any]) -> list
 
 def _check_split(key: str, asked: str, value: str | list[str], items: list[str]) -> None:
     """Raises ValueError where nothing here has splits, or the slice of one is asked for."""
-    told = f"{SPLIT_KEY[key]}={asked}"
-    if "[" in asked:
-        plain = f"{SPLIT_KEY[key]}={asked.partition('[')[0]}"
-        raise ValueError(f"{told}: slices are for hub ids. Try: {plain}, and the rows you want in a file of their own")
+    told, name = f"{SPLIT_KEY[key]}={asked}", SPLIT_KEY[key]
     if not any(_has_splits(absolute(item)) for item in items):
-        raise ValueError(f"{told} has no effect: {key}={value} has no splits. Try: {SPLIT_KEY[key]}=null")
+        what = "and slices are for hub ids" if "[" in asked else "so it would have no effect"
+        raise ValueError(f"{told}: {key}={value} has no splits, {what}. Try: {name}=null")
+    if "[" in asked:
+        raise ValueError(f"{told}: slices are for hub ids. Try: {name}={asked.partition('[')[0]}")
 
 
 def _has_splits(path: Path) -> bool:

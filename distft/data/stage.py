@@ -156,8 +156,8 @@ def _fill(folder: Path, parts: dict[str, Any], values: dict[str, Any], progress:
 
 def _notes(maker: Maker, data: dict[str, Any]) -> list[str]:
     """Returns what was done to all rows that a user should know."""
-    printed = getattr(maker.renderer, "printed", ())
-    return [f"the chat template prints the date: {', '.join(sorted(printed))} (data.seed_date)"] if printed else []
+    date = maker.renderer.date
+    return [f"the chat template asks for today's date: it gets {data['seed_date']} (data.seed_date)"] if date else []
 
 
 def _write_own_eval(folder: Path, maker: Maker, progress: Progress) -> Written:

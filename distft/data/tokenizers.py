@@ -1,4 +1,8 @@
-"""Tokenizers: a model's own, or the byte tokenizer that random tiny models use without any download."""
+"""Tokenizers: a model's own, or the byte tokenizer that random tiny models use without any download.
+
+Trap: a class that tokenizer_config.json names builds its own pipeline around the vocabulary, and where that is not
+the one of tokenizer.json its ids differ from those the model was trained on, without a word. So the file decides.
+"""
 
 import json
 from pathlib import Path
@@ -23,7 +27,36 @@ def load_tokenizer(folder: Path | str | None, trust_remote_code: bool = False) -
         raise ValueError(f"{folder} has no tokenizer that can be loaded: {reason}") from error
     if not tokenizer.is_fast:
         raise ValueError(f"{folder} has a slow tokenizer only; convert it to tokenizer.json once")
-    return tokenizer
+    return _of_file(Path(folder), tokenizer, options)
+
+
+def _of_file(folder: Path, tokenizer: Any, options: dict[str, Any]) -> Any:
+    """Returns the tokenizer where it cuts text as its folder's tokenizer.json does, else that file's own."""
+    from tokenizers import Tokenizer
+    from transformers import PreTrainedTokenizerFast
+
+    file = folder / "tokenizer.json"
+    if type(tokenizer) is PreTrainedTokenizerFast or not file.is_file():  # which is that file
+        return tokenizer
+    wanted = Tokenizer.from_file(str(file))
+    special = f"a{tokenizer.eos_token or ''}b"  # some put a space behind a special token
+    if _parts(tokenizer.backend_tokenizer) == _parts(wanted) and _ids(tokenizer.backend_tokenizer, special) == _ids(
+        wanted, special
+    ):
+        return tokenizer
+    named = {name: getattr(tokenizer, name) for name in ("bos_token", "eos_token", "pad_token", "unk_token")}
+    known = {name: token for name, token in named.items() if token and wanted.token_to_id(token) is not None}
+    return PreTrainedTokenizerFast.from_pretrained(str(folder), **options, **known)
+
+
+def _ids(backend: Any, text: str) -> list[int]:
+    return backend.encode(text, add_special_tokens=False).ids
+
+
+def _parts(backend: Any) -> list[Any]:
+    """Returns what decides how a text is cut into ids."""
+    state = json.loads(backend.to_str())
+    return [state[name] for name in ("normalizer", "pre_tokenizer", "model")]
 
 
 def _class_for(folder: Path) -> Any:

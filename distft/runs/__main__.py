@@ -30,8 +30,7 @@ def main(arguments: list[str]) -> int:
     """Returns 0; of `tail` and `stop` 1 when there is nothing to follow or to stop."""
     verb, *rest = arguments or ["list"]
     if verb not in VERBS:
-        words = f"Nearest: {nearest(verb, VERBS)}" if nearest(verb, VERBS) else did_you_mean(None)
-        raise ConfigError([f"{verb}: is none of {', '.join(VERBS)}. {words}".rstrip()])
+        raise ConfigError([f"{verb}: is none of {', '.join(VERBS)}.{did_you_mean(nearest(verb, VERBS))}"])
     if verb == "list":
         return list_runs(absolute(keywords(rest, {"runs_dir": "folder of runs"}, ()).get("runs_dir", "runs")))
     run = find_run(keywords(rest, {"run": "the run's folder"}, ("run",))["run"])

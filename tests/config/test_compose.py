@@ -38,7 +38,7 @@ def test_every_leaf_with_a_letter_lost_or_doubled_is_refused_with_its_name(right
     errors = errors_of([*right, *asked])
     for text, key in asked.items():
         [error] = [error for error in errors if error.startswith(f"{text}:")]
-        assert error.endswith(f"Nearest: {key}"), error
+        assert error.endswith(f"Did you mean {key}?"), error
     assert len(asked) > 100
 
 
@@ -48,7 +48,7 @@ def test_every_group_name_with_a_letter_lost_or_doubled_is_refused_with_its_name
     errors = errors_of([*right, *asked])
     for text, name in asked.items():
         [error] = [error for error in errors if error.startswith(text)]
-        assert error.partition("Nearest: ")[2].strip("=").partition(".")[0] == name, error
+        assert error.partition("Did you mean ")[2].strip("=?").partition(".")[0] == name, error
 
 
 def test_a_keyword_that_only_the_code_knows_is_set_like_any_other(right: list[str]):
@@ -105,7 +105,7 @@ def test_trusted_code_of_ones_own_is_taken_and_its_keywords_are_known(right, row
     assert "trust=[mylab_losses.]" in errors_of(own)[0]
     own.append("trust=[mylab_losses.]")
     assert compose([*own, "loss.weight=2"]).values["loss"]["weight"] == 2
-    assert errors_of([*own, "loss.wieght=2"]) == ["loss.wieght=2: loss.wieght is no key. Nearest: loss.weight"]
+    assert errors_of([*own, "loss.wieght=2"]) == ["loss.wieght=2: loss.wieght is not a key. Did you mean loss.weight?"]
 
 
 def test_another_optimizer_is_called_with_what_was_typed_and_not_with_the_chosen_words_keywords(
@@ -131,7 +131,7 @@ def test_a_typing_error_in_ones_own_yaml_is_refused_too(right: list[str], tmp_pa
     (folder / "experiment" / "mine.yaml").write_text("# @package _global_\ntrain:\n  max_stepss: 3\n")
     with pytest.raises(ConfigError) as caught:
         compose([*right, "experiment=mine"], config_dir=folder)
-    assert caught.value.messages == ["train.max_stepss=3: train.max_stepss is no key. Nearest: train.max_steps"]
+    assert caught.value.messages == ["train.max_stepss=3: train.max_stepss is not a key. Did you mean train.max_steps?"]
 
 
 @pytest.mark.parametrize("value", [True, False])
@@ -165,9 +165,9 @@ def test_a_tree_with_every_target_known_has_no_open_group(right: list[str]):
 
 
 def test_a_key_like_no_other_is_told_where_the_keys_are(right: list[str]):
-    assert errors_of([*right, "colour=red"]) == ["colour=red: colour is no key. Nearest: none, --help lists them"]
+    assert errors_of([*right, "colour=red"]) == ["colour=red: colour is not a key. --help lists them"]
 
 
 def test_names_of_other_trainers_are_told_ours(right: list[str]):
     for theirs, ours in (("per_device_train_batch_size", "train.micro_batch_size"), ("train.bf16", "train.precision")):
-        assert errors_of([*right, f"{theirs}=1"])[0].endswith(f"Nearest: {ours}")
+        assert errors_of([*right, f"{theirs}=1"])[0].endswith(f"Did you mean {ours}?")

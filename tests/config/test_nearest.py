@@ -10,7 +10,8 @@ WORDS = st.text("abc", max_size=6)
 
 
 @pytest.mark.parametrize(
-    ("word", "meant"), [("fdsp", "fsdp"), ("zero", "zero1"), ("zero33", "zero3"), ("FSDP", "fsdp"), ("quantum", None)]
+    ("word", "meant"),
+    [("fdsp", "fsdp"), ("zero", "zero1"), ("zero33", "zero3"), ("FSDP", "fsdp"), ("quantum", None), ("fsxx", None)],
 )
 def test_a_typing_error_finds_its_word_and_another_word_finds_nothing(word: str, meant: str | None):
     assert nearest(word, ["ddp", "fsdp", "hsdp", "zero1", "zero2", "zero3"]) == meant

@@ -111,7 +111,7 @@ def test_all_fields_that_nothing_reads_are_named_with_the_first_row_and_what_to_
     said = unread(load_format("messages", {}), {"messages": TURNS}, {"messages": turns, "sytem": "x", "id": 0})
     for name in ("messages[].name (a.jsonl:2", "messages[].content[].cache (a.jsonl:2", "id (a.jsonl:2"):
         assert name in said
-    assert "sytem (a.jsonl:2 Did you mean system?)" in said
+    assert "sytem (a.jsonl:2; did you mean system?)" in said
     assert "Try: 'data.ignore_fields=[name,cache,sytem,id]'" in said
 
 

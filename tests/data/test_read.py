@@ -87,6 +87,105 @@ def test_a_csv_row_with_another_number_of_cells_is_told_by_its_first_line(tmp_pa
     ]
 
 
+LINES = "".join(json.dumps(row) + "\n" for row in ROWS)
+PRETTY = json.dumps({"version": "1", "data": ROWS}, indent=1)
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.ndjson"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        json.dumps(ROWS),
+        json.dumps(ROWS, indent=2),
+        json.dumps({"data": ROWS}),
+        PRETTY,
+        "\n".join(json.dumps(row, indent=1) for row in ROWS),
+        "\n\n" + json.dumps(ROWS) + "\n\n",
+        LINES.encode("utf-16"),
+        LINES.encode("utf-16-le"),
+        json.dumps(ROWS).encode("utf-32"),
+        gzip.compress(LINES.encode()),
+    ],
+)
+def test_json_is_read_however_it_is_laid_out_or_stored(tmp_path: Path, name: str, content: str | bytes):
+    path = written(tmp_path, name, content.encode() if isinstance(content, str) else content)
+    assert values(path) == ROWS
+
+
+def test_rows_inside_an_object_carry_the_line_they_begin_on(tmp_path: Path):
+    path = written(tmp_path, "a.json", b'{\n "labels": [1],\n "data": [\n{"a": 1},\n\n{"a":\n 2}]}')
+    assert [(row.line, row.value) for row in read_rows(path)] == [(1, {"labels": [1], "data": [{"a": 1}, {"a": 2}]})]
+    path = written(tmp_path, "a.json", b'{\n "version": "1",\n "data": [\n{"a": 1},\n\n{"a":\n 2}]}\n{"b": 3}')
+    assert [(row.line, row.value) for row in read_rows(path)] == [(4, {"a": 1}), (6, {"a": 2}), (8, {"b": 3})]
+
+
+@pytest.mark.parametrize(
+    "row", [{"messages": [{"a": 1}]}, {"text": "x", "data": [{"a": 1}]}, {"data": [1, 2]}, {"a": 1}]
+)
+def test_a_file_of_one_object_that_is_a_row_gives_that_row(tmp_path: Path, row: dict):
+    assert values(written(tmp_path, "a.json", json.dumps(row).encode())) == [row]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("a.jsonl", b"version https://git-lfs.github.com/spec/v1\noid", "is a pointer of git-lfs.*git lfs pull"),
+        ("a.parquet", b"version https://git-lfs.github.com/spec/v1\noid", "is a pointer of git-lfs"),
+        ("a.json", b"<!DOCTYPE html>\n<html>", "is a web page"),
+        ("a.jsonl", b"PAR1\0\0", "is a Parquet file. Try: call it .parquet"),
+        ("a.csv", b"PK\x03\x04....", "is a zip archive or an Excel sheet"),
+        ("a.json", b'{"train": [{"a": 1}], "test": [{"a": 2}]}', r"lists of rows \(train, test\). Try: jq -c"),
+        ("a.json", b'[\n{"a": 1}]\n[{"a": 2}] x', "is not JSON"),
+        ("a.json", b'[\n{"a": 1,\n"a": 2}]', "a.json:2: has the field 'a' twice"),
+        ("a.json", b'[\n{"a": 1}\n', "is a JSON list that breaks off"),
+        ("a.csv", b"a,b,a\n1,2,3\n", "its header has 'a' twice"),
+        ("a.jsonl", '{"a": "é"}'.encode("utf-16")[:-1], "a.jsonl: .*utf-16"),
+    ],
+)
+def test_what_holds_no_rows_or_would_lose_some_is_named(tmp_path: Path, name: str, content: bytes, reason: str):
+    with pytest.raises(UnreadableFile, match=reason):
+        values(written(tmp_path, name, content))
+
+
+def test_an_object_with_two_fields_of_one_name_is_no_row(tmp_path: Path):
+    (found,) = read_rows(written(tmp_path, "a.jsonl", b'{"a": {"b": 1, "b": 2}}'))
+    assert (found.value, found.reason) == (None, "line: has the field 'b' twice")
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        'prompt,completion\n"a; b","c ""d""\te\nf"\n',
+        'prompt;completion\n"a; b";"c ""d""\te\nf"\n',
+        '"prompt"\t"completion"\n"a; b"\t"c ""d""\te\nf"\n',
+        'prompt|completion\na; b|"c ""d""\te\nf"\n',
+        "'prompt';'completion'\n'a; b';'c \"d\"\te\nf'\n",
+        'prompt,completion\n"a; b","c \\"d\\"\te\nf"\n',
+        'prompt, completion\n"a; b", "c ""d""\te\nf"\n',
+        'sep=;\nprompt;completion\n"a; b";"c ""d""\te\nf"\n',
+    ],
+)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_a_table_is_read_however_its_cells_are_divided_and_quoted(
+    tmp_path: Path, name: str, content: str, encoding: str
+):
+    assert values(written(tmp_path, name, content.encode(encoding))) == [
+        {"prompt": "a; b", "completion": 'c "d"\te\nf'}
+    ]
+
+
+def test_a_table_of_one_column_or_an_empty_cell_is_taken_as_it_is(tmp_path: Path):
+    assert values(written(tmp_path, "a.csv", b"text\nhello; you | all\n\n")) == [{"text": "hello; you | all"}]
+    assert values(written(tmp_path, "a.csv", b"a,b\n1,\n")) == [{"a": "1", "b": None}]
+
+
+def test_a_cell_of_another_encoding_is_told_with_the_way_to_convert_it(tmp_path: Path):
+    found = list(read_rows(written(tmp_path, "a.csv", "text\nété\nok\n".encode("latin-1"))))
+    assert [(row.line, row.value) for row in found] == [(2, None), (3, {"text": "ok"})]
+    assert "is not UTF-8. Try: iconv" in str(found[0].reason)
+
+
 @pytest.mark.parametrize("name", ["a.parquet", "a.jsonl.gz"])
 def test_a_file_that_is_not_what_its_name_says_is_named(tmp_path: Path, name: str):
     with pytest.raises(UnreadableFile, match=name):

@@ -1,3 +1,5 @@
+from datetime import datetime
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -131,3 +133,11 @@ def test_messages_without_a_template_are_refused():
     tokenizer.chat_template = None
     with pytest.raises(TemplateRefused, match=r"messages need a chat template.*\.jinja"):
         make_renderer(tokenizer, "auto")(chat("hi", "hello"))
+
+
+@pytest.mark.parametrize("form", ["%d %b %Y", "%Y-%m-%d", "%-d %B %y, %A", "%B %d, %Y %H:%M:%S", "%c|%x|%j", "%F"])
+def test_every_form_of_a_date_is_printed_as_python_prints_it(form: str):
+    template = f"\n  {{% macro today() %}}{{{{ strftime_now({form!r}) }}}}{{% endmacro %}}\n[{{{{ today() }}}}]"
+    renderer = ChatRenderer(byte_tokenizer(), template + byte_tokenizer().chat_template, "2026-01-02")
+    printed = datetime(2026, 1, 2).strftime(form)
+    assert renderer(chat("hi", "hello")).text.startswith(f"\n[{printed}]<|im_start|>user")

@@ -69,6 +69,52 @@ def test_what_is_not_there_or_unreadable_is_refused(tmp_path: Path, name: str, r
         files(tmp_path / name)
 
 
+def test_a_file_of_another_tool_makes_no_saved_dataset_of_a_folder(tmp_path: Path):
+    make(tmp_path, "mine.jsonl", "dataset_info.json", "README.md", ".git/x.json")
+    assert files(tmp_path) == ["mine.jsonl"]
+    for names in (("dataset_info.json", "state.json"), ("dataset_dict.json",)):
+        saved = make(tmp_path / names[-1], *names)
+        (source,) = find_sources("data.train", str(saved), NAMED)
+        assert (source.saved, source.files) == (saved, ())
+
+
+@pytest.mark.parametrize(
+    ("key", "data", "reason"),
+    [
+        (
+            "data.train",
+            {"split": "train"},
+            r"data\.split=train: .*rows\.jsonl has no splits, so it would have no effect. Try: data.split=null",
+        ),
+        (
+            "data.train",
+            {"split": "train[:4]"},
+            r"data\.split=train\[:4\]: .*has no splits, and slices are for hub ids. Try: data.split=null",
+        ),
+        ("data.eval", {"eval_split": "dev"}, r"data\.eval_split=dev: .*has no splits"),
+        (
+            "data.train",
+            {"subset": "en"},
+            r"data\.subset=en has no effect without a hub id in data.train. Try: data.sub",
+        ),
+        ("data.train", {"revision": "v1", "eval": 0.1}, r"data\.revision=v1 has no effect"),
+    ],
+)
+def test_a_split_or_revision_that_nothing_takes_is_refused(tmp_path: Path, key: str, data: dict, reason: str):
+    path = make(tmp_path, "rows.jsonl") / "rows.jsonl"
+    with pytest.raises(ValueError, match=reason):
+        files(path, key, **data)
+    assert files(path, key, **dict.fromkeys(data)) == ["rows.jsonl"]
+    assert files(path, "data.train", revision="v1", eval="some/rows") == ["rows.jsonl"]
+
+
+def test_a_slice_of_a_folders_split_is_refused_with_the_split(tmp_path: Path):
+    make(tmp_path, "train.jsonl")
+    with pytest.raises(ValueError, match=r"only train. Try: data.split=train$"):
+        files(tmp_path, split="train[:4]")
+    assert files(tmp_path, split="train") == ["train.jsonl"]
+
+
 def test_a_hub_id_keeps_its_split_subset_and_revision():
     data = NAMED | {"subset": "english", "revision": "v1", "eval_split": "test_sft"}
     (source,) = find_sources("data.eval", "someone/rows", data)

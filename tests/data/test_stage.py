@@ -146,6 +146,43 @@ def test_a_cut_is_counted_and_a_row_whose_answer_is_cut_off_is_left_out(config: 
     assert prepared_dir(config(write_rows(rows), max_length=64)) is None
 
 
+@pytest.mark.parametrize("rows", [{"text": "{}"}, {"prompt": "p", "completion": "{}"}])
+def test_a_row_of_max_length_fits_and_one_token_more_is_cut(config: Config, write_rows: WriteRows, rows: dict):
+    last = list(rows)[-1]
+    others = len(Rows(prepare_data(config(write_rows([rows | {last: "x"}]))).folder, "train")[0].input_ids) - 1
+    made = [rows | {last: "x" * (64 - others + more)} for more in (-1, 0, 1)]
+    prepared = prepare_data(config(write_rows(made), max_length=64))
+    stream = prepared.report["streams"]["train"]
+    assert Rows(prepared.folder, "train").lengths.tolist() == [63, 64, 64]
+    assert (stream["truncated"], stream["longest"]) == (1, 65)
+    ends = [TOKENIZER.decode(row.input_ids).rstrip().endswith("<|im_end|>") for row in Rows(prepared.folder, "train")]
+    assert ends[:2] == [True, True]
+
+
+def test_a_field_that_nothing_reads_stops_wherever_it_comes_first(config: Config, write_rows: WriteRows):
+    train = write_rows([pair(str(i)) for i in range(700)] + [pair("a") | {"sytem": "be brief"}, pair("b") | {"id": 1}])
+    said = r"sytem \(.*rows.jsonl:701; did you mean system\?\), id \(.*:702\).*Try: 'data.ignore_fields=\[sytem,id\]'"
+    with pytest.raises(ValueError, match=said):
+        prepare_data(config(train))
+    assert prepared_dir(config(train)) is None
+    kept = prepare_data(config(train, ignore_fields=["id"], fields={"system": "sytem"}))
+    assert "be brief" in texts(kept.folder, "train")[-2]
+    left_out = prepare_data(config(train, ignore_fields=["id", "sytem"]))
+    assert "be brief" not in texts(left_out.folder, "train")[-2]
+
+
+def test_unread_fields_of_training_and_held_out_rows_are_told_at_once(config: Config, write_rows: WriteRows):
+    train, held_out = write_rows([pair("a") | {"one": 1}]), write_rows([pair("b") | {"two": 2}], "held.jsonl")
+    with pytest.raises(ValueError, match=r"two \(.*held.jsonl:1\), one \(.*rows.jsonl:1\)"):
+        prepare_data(config(train, eval=str(held_out)))
+
+
+def test_a_row_that_is_bad_does_not_stop_by_its_fields(config: Config, write_rows: WriteRows):
+    train = write_rows([pair("a"), {"error": "timeout"}, pair("b")])
+    prepared = prepare_data(config(train, max_bad_fraction=0.5))
+    assert prepared.report["streams"]["train"]["bad"] == 1
+
+
 def test_plain_text_is_trained_whole(config: Config, write_rows: WriteRows):
     (row,) = Rows(prepare_data(config(write_rows([{"text": "plain words"}]))).folder, "train")
     assert TOKENIZER.decode(row.input_ids) == "plain words<|im_end|>"
@@ -162,6 +199,20 @@ def test_a_template_file_is_used(config: Config, write_rows: WriteRows, tmp_path
     (tmp_path / "own.jinja").write_text("{% for m in messages %}[{{ m.role }}]{{ m.content }}<|im_end|>{% endfor %}")
     values = config(write_rows([pair("a", "b")]), chat_template=str(tmp_path / "own.jinja"))
     assert texts(prepare_data(values).folder, "train") == ["[user]a<|im_end|>[assistant]b<|im_end|>"]
+
+
+def test_a_template_prints_a_fixed_day_whenever_it_is_prepared(config: Config, write_rows: WriteRows, tmp_path: Path):
+    dated = "{{ strftime_now('%d %b %Y') }} {% for m in messages %}{{ m.content }}<|im_end|>{% endfor %}"
+    (tmp_path / "own.jinja").write_text(dated)
+    values = config(write_rows([pair("a", "b")]), chat_template=str(tmp_path / "own.jinja"))
+    prepared = prepare_data(values)
+    assert texts(prepared.folder, "train") == ["26 Jul 2024 a<|im_end|>b<|im_end|>"]
+    assert prepared.report["notes"] == ["the chat template asks for today's date: it gets 2024-07-26 (data.seed_date)"]
+    values["data"]["seed_date"] = "2026-01-02"
+    other = prepare_data(values)
+    assert texts(other.folder, "train") == ["02 Jan 2026 a<|im_end|>b<|im_end|>"]
+    assert other.folder != prepared.folder
+    assert prepare_data(config(write_rows([pair("a", "b")]))).report["notes"] == []
 
 
 def test_a_template_that_hides_its_spans_stops_before_anything_is_written(

@@ -110,7 +110,7 @@ def test_tail_gives_every_row_of_a_run_that_has_ended(run: RunFolder, capsys: py
 @pytest.mark.parametrize(
     ("arguments", "rule"),
     [
-        (["lst"], "lst: is none of list, show, tail, stop. Nearest: list"),
+        (["lst"], r"lst: is none of list, show, tail, stop. Did you mean list\?"),
         (["show"], "run=: is missing"),
         (["show", "run=nowhere"], "holds no run"),
         (["list", "run=x"], "run=x: there is no such key"),

@@ -194,7 +194,7 @@ def test_a_search_finds_a_better_rate_than_the_worst_of_a_grid(grid, folder):
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        (["seed=0,1", "optimizer.lrr=3"], ["optimizer.lrr is no key. Nearest: optimizer.lr"]),
+        (["seed=0,1", "optimizer.lrr=3"], ["optimizer.lrr is not a key. Did you mean optimizer.lr?"]),
         (["seed=0,-1", "train.global_batch_size=8,9"], ["not a whole number of at", "9 is not a multiple"]),
         (["seed=-1,0", "train.global_batch_size=8,9"], ["not a whole number of at", "9 is not a multiple"]),
         (["seed=0,1", "train.global_batch_size=8,9"], ["001-seed_0-train.global_batch_size_9; 003-seed_1-train"]),

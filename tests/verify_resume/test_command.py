@@ -80,7 +80,7 @@ def test_another_strategy_and_world_goes_on_with_the_same_rows_and_losses(data, 
 @pytest.mark.parametrize(
     ("argument", "told"),
     [
-        ("kills=[acumulation]", "Nearest: accumulation"),
+        ("kills=[acumulation]", "Did you mean accumulation?"),
         ("kills=0", "kills=0: is no number of kills"),
         ("kills=[evaluation]", "kills=[evaluation]: this run has no evaluation"),
         ("at=[0]", "at=[0]: is no list of steps. Nearest: at=[2,4]"),

@@ -1,5 +1,7 @@
 """The model, its rows, and what is measured on them."""
 
+from datetime import datetime
+
 from distft.config.accelerators import num_accelerators
 from distft.config.rules.contract import Facts, rule
 
@@ -13,7 +15,7 @@ def tiny_and_path(facts: Facts) -> str | None:
     key = facts.gave("model.path", "model.revision", "model.trust_remote_code")
     if not facts["model.tiny"] or key is None:
         return None
-    return f"{key}={facts[key]} has no effect with model.tiny=true, a random instance. Nearest: model.tiny=false"
+    return f"{key}={facts[key]} has no effect with model.tiny=true, a random instance. Try: model.tiny=false"
 
 
 @rule(
@@ -25,7 +27,7 @@ def facts_unused(facts: Facts) -> str | None:
     key = facts.gave("model.architecture", "model.tiny_architecture")
     if facts["model.tiny"] or key is None:
         return None
-    return f"{key}={facts[key]} has no effect: model.path says what the model is. Nearest: model.tiny=true"
+    return f"{key}={facts[key]} has no effect: model.path says what the model is. Try: model.tiny=true"
 
 
 @rule(
@@ -38,10 +40,10 @@ def flash(facts: Facts) -> str | None:
     attention, precision = facts["model.attention"], facts["train.precision"]
     elsewhere = facts.choices.get("launcher") != "local"  # whose machines this one may be nothing like
     if attention in ("flash_attention_2", "flash_attention_3", "varlen") and precision == "fp32":
-        return f"model.attention={attention} computes in bf16 alone. Nearest: model.attention=sdpa"
+        return f"model.attention={attention} computes in bf16 alone. Try: model.attention=sdpa"
     if attention in ("auto", "sdpa", "eager") or num_accelerators() or elsewhere:
         return None
-    return f"model.attention={attention} needs a CUDA or ROCm device, and here is none. Nearest: model.attention=sdpa"
+    return f"model.attention={attention} needs a CUDA or ROCm device, and here is none. Try: model.attention=sdpa"
 
 
 @rule(
@@ -57,11 +59,11 @@ def compiled_sdpa(facts: Facts) -> str | None:
     if facts["model.attention"] == "auto" and facts["train.precision"] == "fp32":
         return (
             "train.compile=true: no attention kernel is compiled in fp32 on accelerators (train.precision=fp32). "
-            "Nearest: train.precision=bf16"
+            "Try: train.precision=bf16"
         )
     if facts["model.attention"] != "sdpa":
         return None
-    return "model.attention=sdpa is compiled on CPUs alone (train.compile=true). Nearest: model.attention=varlen"
+    return "model.attention=sdpa is compiled on CPUs alone (train.compile=true). Try: model.attention=varlen"
 
 
 @rule(
@@ -73,12 +75,10 @@ def fused(facts: Facts) -> str | None:
     if facts["model.kernels"] != "liger":
         return None
     if facts["train.compile"]:
-        return (
-            "model.kernels=liger has no use with train.compile=true, which fuses the same. Nearest: train.compile=false"
-        )
+        return "model.kernels=liger has no use with train.compile=true, which fuses the same. Try: train.compile=false"
     if num_accelerators() or facts.choices.get("launcher") != "local":
         return None
-    return "model.kernels=liger needs an accelerator, and here is none. Nearest: model.kernels=none"
+    return "model.kernels=liger needs an accelerator, and here is none. Try: model.kernels=none"
 
 
 @rule(
@@ -89,7 +89,21 @@ def fused(facts: Facts) -> str | None:
 def template(facts: Facts) -> str | None:
     if facts["data.format"] not in ("messages", "sharegpt") or facts["data.chat_template"] != "none":
         return None
-    return "data.chat_template=none cannot put messages together. Nearest: data.chat_template=auto"
+    return "data.chat_template=none cannot put messages together. Try: data.chat_template=auto"
+
+
+@rule(
+    ("data.seed_date",),
+    "data.seed_date that no calendar has",
+    "a chat template may print it",
+)
+def seed_date(facts: Facts) -> str | None:
+    date = str(facts["data.seed_date"])
+    try:
+        datetime.strptime(date, "%Y-%m-%d")
+    except ValueError:
+        return f"data.seed_date={date} is no day of the calendar. Try: data.seed_date=2024-07-26"
+    return None
 
 
 @rule(
@@ -101,11 +115,9 @@ def overlap_unused(facts: Facts) -> str | None:
     own = isinstance(facts["data.eval"], str | list)
     if own and facts.gave("data.split_seed"):
         seed = facts["data.split_seed"]
-        return f"data.split_seed={seed} has no effect: data.eval has rows of its own. Nearest: data.eval=0.05"
+        return f"data.split_seed={seed} has no effect: data.eval has rows of its own. Try: data.eval=0.05"
     if not own and facts.gave("data.overlap"):
-        return (
-            f"data.overlap={facts['data.overlap']} has no effect: held-out rows never overlap. Nearest: data.eval=FILE"
-        )
+        return f"data.overlap={facts['data.overlap']} has no effect: held-out rows never overlap. Try: data.eval=FILE"
     if not own and facts["data.eval_split"] is not None:
         split = facts["data.eval_split"]
         return f"data.eval_split={split} has no effect: it is of an own data.eval. Try: data.eval=FILE"
@@ -121,7 +133,7 @@ def held_out_unused(facts: Facts) -> str | None:
     key = facts.gave("eval.every_steps", "eval.micro_batch_size", "eval.early_stopping")
     if facts["data.eval"] is not None or key is None:
         return None
-    return f"{key}={facts[key]} has no effect without held-out rows (data.eval=null). Nearest: data.eval=0.05"
+    return f"{key}={facts[key]} has no effect without held-out rows (data.eval=null). Try: data.eval=0.05"
 
 
 @rule(
@@ -135,7 +147,7 @@ def stopping(facts: Facts) -> str | None:
         return None
     return (
         f"eval.early_stopping.patience={patience} counts evaluations, and eval.every_steps=null has none while "
-        "training. Nearest: eval.every_steps=10"
+        "training. Try: eval.every_steps=10"
     )
 
 
@@ -187,6 +199,4 @@ def min_delta_unused(facts: Facts) -> str | None:
     delta = facts["eval.early_stopping.min_delta"]
     if not delta or facts["eval.early_stopping.patience"]:
         return None
-    return (
-        f"eval.early_stopping.min_delta={delta} has no effect without patience. Nearest: eval.early_stopping.patience=3"
-    )
+    return f"eval.early_stopping.min_delta={delta} has no effect without patience. Try: eval.early_stopping.patience=3"

@@ -10,12 +10,12 @@ def test_everything_wrong_is_told_at_once():
     with pytest.raises(ConfigError) as error:
         read_arguments(["one=distfr", "rows=33", "steps=1", "rounds=x"])
     text = "\n".join(error.value.messages)
-    for told in ("one=distfr", "Nearest: distft", "rows=33", "Nearest: rows=32", "steps=1", "rounds=x"):
+    for told in ("one=distfr", "Did you mean distft?", "rows=33", "Nearest: rows=32", "steps=1", "rounds=x"):
         assert told in text
 
 
 def test_an_unknown_key_is_refused_with_the_nearest():
-    with pytest.raises(ConfigError, match="Nearest: rounds"):
+    with pytest.raises(ConfigError, match="Did you mean rounds"):
         read_arguments(["ronds=3"])
 
 
