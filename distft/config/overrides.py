@@ -5,6 +5,7 @@ sweep and `name=2024` as a number, so values of text keys are quoted here.
 """
 
 import re
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,9 +74,10 @@ def hydra_value(key: str, value: str, *, text: bool) -> str:
     if value.startswith("[") and value.endswith("]"):
         return "[" + ",".join(hydra_value(key, part, text=text) for part in _parts(value[1:-1])) + "]"
     if "," in value and not value.startswith("{") and not Path(value).expanduser().exists():
+        many, one = shlex.quote(f"{key}=[{value}]"), shlex.quote(f"{key}={quoted(value)}")
         raise WrongOverride(
             f"{key}={value}: a comma makes a sweep, which needs --multirun (launch, plan). "
-            f"Try: {key}=[{value}] for a list, or {key}='{value}' in Hydra's quotes for one text"
+            f"Try: {many} for a list, {one} for one text"
         )
     if text or not _is_readable(key, value):
         return quoted(value)

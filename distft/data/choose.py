@@ -41,6 +41,7 @@ class Format:
     objects: dict[str, dict[str, str]]  # field, "" for the row itself -> the names that are read there -> ours
     example: Callable[[dict[str, Any], dict[str, str]], Example]
     ignored: frozenset[str]
+    seen: set[str] = field(default_factory=set)  # names that rows have, of those that are read or ignored
 
     def matches(self, row: dict[str, Any]) -> bool:
         """Tells whether a row has every field of the format; null is absent."""
@@ -67,9 +68,11 @@ class Format:
     def _taken(self, values: Mapping[str, Any], inside: str, path: str, unread: list[str]) -> dict[str, Any]:
         known, kept = self.objects[inside], {}
         for name, value in values.items():
+            ours = known.get(name)
+            if ours is not None or name in self.ignored:
+                self.seen.add(name)
             if name in self.ignored:
                 continue
-            ours = known.get(name)
             if ours is None:
                 if value not in EMPTY:
                     unread.append(f"{path}{name}")
@@ -95,8 +98,10 @@ class Unread:
     """Fields that rows have and nothing reads, with the place of the first and the format that does not read them."""
 
     places: dict[str, tuple[str, Format]] = field(default_factory=dict)
+    seen: set[str] = field(default_factory=set)
 
     def add(self, names: Sequence[str], place: str, form: Format) -> None:
+        self.seen |= form.seen
         for name in names:
             self.places.setdefault(name, (place, form))
 
@@ -117,6 +122,12 @@ class Unread:
             f"data.ignore_fields={_shown(ignored)}: the rows have fields that nothing reads: {', '.join(found)}. "
             f"Format {reads}. Try: {ignore_override(list(more))} to train without them, or data.fields for other names"
         )
+
+    def check_renamed(self, renamed: Mapping[str, str]) -> None:
+        """Raises ValueError where data.fields says a name that no row has."""
+        there = {ours: theirs for ours, theirs in renamed.items() if theirs in self.seen}
+        if missing := [theirs for ours, theirs in renamed.items() if ours not in there]:
+            raise ValueError(f"data.fields: no row has {', '.join(missing)}. Try: {fields_override(there)}")
 
 
 def format_names() -> list[str]:

@@ -53,8 +53,8 @@ class PlainRenderer:
     def __call__(self, example: Example) -> Rendered:
         if any(segment.role in ("user", "assistant") for segment in example.segments):
             raise TemplateRefused(
-                "messages need a chat template and there is none: set model.tokenizer to one that has it, "
-                "or data.chat_template to a .jinja file"
+                "messages need a chat template and there is none. Try: model.tokenizer=FOLDER of one that has it, "
+                "or data.chat_template=FILE.jinja"
             )
         text, spans = "", []
         for segment in example.segments:

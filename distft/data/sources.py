@@ -104,7 +104,8 @@ def _of_folder(key: str, folder: Path, splits: tuple[str, ...]) -> tuple[Path, .
             return chosen
     have = ", ".join(sorted({split for split in named.values() if split}))
     first = have.partition(",")[0]
-    raise ValueError(f"{key}={folder} has no split {' or '.join(splits)}, only {have}. Try: {SPLIT_KEY[key]}={first}")
+    hint = "data.eval=0.05" if (key, first) == ("data.eval", "train") else f"{SPLIT_KEY[key]}={first}"
+    raise ValueError(f"{key}={folder} has no split {' or '.join(splits)}, only {have}. Try: {hint}")
 
 
 def _data_files(folder: Path) -> list[Path]:

@@ -143,6 +143,7 @@ def _fill(folder: Path, parts: dict[str, Any], values: dict[str, Any], progress:
     else:
         report, files = _write_fraction(folder, maker, float(data["eval"] or 0), progress)
     maker.unread.refuse()
+    maker.unread.check_renamed(data["fields"])
     report.notes = _notes(maker, data)
     report.seconds = round(time.monotonic() - started, 3)
     write_json(folder / "report.json", report.as_dict())
@@ -156,8 +157,12 @@ def _fill(folder: Path, parts: dict[str, Any], values: dict[str, Any], progress:
 
 def _notes(maker: Maker, data: dict[str, Any]) -> list[str]:
     """Returns what was done to all rows that a user should know."""
-    date = maker.renderer.date
-    return [f"the chat template asks for today's date: it gets {data['seed_date']} (data.seed_date)"] if date else []
+    notes = [
+        f"data.ignore_fields: no row has {name}" for name in data["ignore_fields"] if name not in maker.unread.seen
+    ]
+    if maker.renderer.date:
+        notes.append(f"the chat template asks for today's date: it gets {data['seed_date']} (data.seed_date)")
+    return notes
 
 
 def _write_own_eval(folder: Path, maker: Maker, progress: Progress) -> Written:

@@ -1,5 +1,8 @@
 """What a user types reaches the config as it was meant."""
 
+import re
+import shlex
+
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import given, settings
@@ -72,3 +75,13 @@ def test_what_is_no_setting_is_refused(text: str):
 def test_prefixes_are_told_from_keys():
     assert (split("+a.b=1").prefix, split("++a.b=1").prefix, split("~a.b").prefix) == ("+", "++", "~")
     assert split("name=a=b").value == "a=b"
+
+
+def test_what_is_offered_for_a_comma_is_taken_as_a_shell_hands_it_on():
+    with pytest.raises(WrongOverride) as error:
+        hydra_value("data.train", "a,b", text=True)
+    many, one = re.findall(r"(\S+) for", str(error.value).partition("Try: ")[2])
+    for offered, meant in ((many, ["a", "b"]), (one, "a,b")):
+        (typed,) = shlex.split(offered)
+        assert typed.startswith("data.train=")
+        assert read(typed.partition("=")[2], text=True) == meant

@@ -39,7 +39,7 @@ def test_names_of_files_and_folders_tell_the_split(tmp_path: Path):
 
 def test_a_folder_without_the_split_is_refused_with_those_it_has(tmp_path: Path):
     make(tmp_path, "train.jsonl")
-    with pytest.raises(ValueError, match=r"has no split validation or test, only train\. Try: data\.eval_split=train"):
+    with pytest.raises(ValueError, match=r"has no split validation or test, only train\. Try: data\.eval=0\.05"):
         files(tmp_path, "data.eval")
 
 

@@ -171,6 +171,14 @@ def test_a_field_that_nothing_reads_stops_wherever_it_comes_first(config: Config
     assert "be brief" not in texts(left_out.folder, "train")[-2]
 
 
+def test_a_name_that_no_row_has_is_refused_or_told(config: Config, write_rows: WriteRows):
+    train = write_rows([pair("a") | {"id": 1}, pair("b")])
+    with pytest.raises(ValueError, match=r"data.fields: no row has sys. Try: 'data.fields={}'"):
+        prepare_data(config(train, ignore_fields=["id"], fields={"system": "sys"}))
+    prepared = prepare_data(config(train, ignore_fields=["id", "source"]))
+    assert prepared.report["notes"] == ["data.ignore_fields: no row has source"]
+
+
 def test_unread_fields_of_training_and_held_out_rows_are_told_at_once(config: Config, write_rows: WriteRows):
     train, held_out = write_rows([pair("a") | {"one": 1}]), write_rows([pair("b") | {"two": 2}], "held.jsonl")
     with pytest.raises(ValueError, match=r"two \(.*held.jsonl:1\), one \(.*rows.jsonl:1\)"):
