@@ -27,6 +27,7 @@ from distft.history import check_plan, config_before, keep_frozen, resumed, set_
 from distft.launchers.contract import Handle, Launcher
 from distft.paths import absolute
 from distft.plan import make_plan
+from distft.plan.make import check_base_model, is_checked, model_notes
 from distft.run import EXIT_WRONG_CONFIG, Plan, RunFolder, write_json
 from distft.runtime import stop
 from distft.runtime.disk import sync
@@ -88,8 +89,10 @@ def refuse_secrets(config: Config) -> None:
 
 
 def prepare(config: Config, overrides: Sequence[str]) -> None:
-    """Prepares the data where that has not been done; exits with the command's code where it cannot be."""
-    if prepared_dir(config.values) is None:
+    """Prepares the data and checks the model where that has not been done; exits with the command's code where it
+    cannot be. ConfigError where the model's files are wrong, or it has been refused before."""
+    check_base_model(config.values)
+    if prepared_dir(config.values) is None or not is_checked(config.values):
         Command("prepare", *overrides).end()
 
 
@@ -102,9 +105,12 @@ def plan_run(run: RunFolder, config: Config) -> Plan:
 
 
 def prepare_and_plan(run: RunFolder, config: Config, overrides: Sequence[str]) -> Plan:
-    """Does both."""
+    """Does both, and says what is worth knowing of the model."""
     prepare(config, overrides)
-    return plan_run(run, config)
+    plan = plan_run(run, config)
+    for line in model_notes(config):
+        screen(sys.stderr).print(line, markup=False)
+    return plan
 
 
 def launch_command(overrides: Sequence[str]) -> str:

@@ -1,5 +1,6 @@
 """From a config to data that is ready to be trained on: fetched, prepared and within the thresholds, or refused."""
 
+from collections.abc import Callable
 from typing import Any
 
 from distft.config import ConfigError
@@ -11,13 +12,16 @@ from distft.data.sources import find_sources
 from distft.data.stage import Prepared, Progress, prepare_data, silent
 
 
-def make_ready(values: dict[str, Any], progress: Progress = silent) -> Prepared:
+def make_ready(
+    values: dict[str, Any], progress: Progress = silent, check_model: Callable[[], None] = lambda: None
+) -> Prepared:
     """Returns data that may be trained on; ConfigError where rows, tokenizer or hub refuse, or a threshold does.
 
-    Unavailable where the hub may answer later.
+    Unavailable where the hub may answer later. check_model: called when the model is here and no row is read yet.
     """
     try:
         fetch_from_hub(values)
+        check_model()
         prepared = prepare_data(values, progress)
     except Unavailable:  # by no fault of the config
         raise
