@@ -65,7 +65,9 @@ def test_layers_that_hand_no_borders_to_attention_are_refused(monkeypatch: pytes
 
 
 def test_a_state_space_model_is_refused() -> None:
-    assert "MambaForCausalLM does not take its attention" in reason(MambaConfig(vocab_size=96, hidden_size=32, num_hidden_layers=1))
+    assert "MambaForCausalLM does not take its attention" in reason(
+        MambaConfig(vocab_size=96, hidden_size=32, num_hidden_layers=1)
+    )
 
 
 def test_weights_that_no_text_reaches_are_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from transformers import CONFIG_MAPPING
+from transformers import CONFIG_MAPPING, PreTrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from distft.config import command
@@ -77,6 +77,7 @@ def rows(types: Iterable[str]) -> Iterator[Row]:
         except Exception as error:  # some classes have no config that is valid by default
             yield Row(kind, name, "not measured", reason=f"has no config by default ({type(error).__name__})")
             continue
+        _complete(config)
         if reasons := list(wrong_architecture(config.to_dict())):
             yield Row(kind, name, "no", reason=_short(reasons[0]))
             continue
@@ -88,6 +89,16 @@ def rows(types: Iterable[str]) -> Iterator[Row]:
             yield Row(kind, name, "not measured", reason=_short(found["unmeasured"]))
         else:
             yield Row(kind, name, "yes", *measured)
+
+
+def _complete(config: PreTrainedConfig) -> None:
+    """Fills in what some classes leave empty by default and every config.json of a model has."""
+    heads, hidden = getattr(config, "num_attention_heads", None), getattr(config, "hidden_size", None)
+    if not isinstance(heads, int) or not isinstance(hidden, int):
+        return
+    for name, value in (("num_key_value_heads", heads), ("head_dim", hidden // heads)):
+        if getattr(config, name, value) is None:
+            setattr(config, name, value)
 
 
 def _short(reason: str) -> str:
