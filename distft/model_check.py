@@ -191,6 +191,9 @@ def small(config: PreTrainedConfig, *, every_layer: bool = False) -> PreTrainedC
     layers = next((name for name in _LAYERS if isinstance(facts.get(name), int)), None)
     heads = next((facts[name] for name in ("num_attention_heads", "n_head", "n_heads") if facts.get(name)), 0)
     changes: dict[str, Any] = {name: size for name, size in _SIZES.items() if _is_size(facts.get(name))}
+    for name, size in _SIZES.items():
+        if isinstance(facts.get(name), list):  # of each layer
+            changes[name] = [size] * len(facts[name])
     for name in _KEY_HEADS:
         if _is_size(facts.get(name)):
             changes[name] = 4 if facts[name] == heads else min(2, facts[name])

@@ -93,12 +93,12 @@ def rows(types: Iterable[str]) -> Iterator[Row]:
 
 def _complete(config: PreTrainedConfig) -> None:
     """Fills in what some classes leave empty by default and every config.json of a model has."""
-    heads, hidden = getattr(config, "num_attention_heads", None), getattr(config, "hidden_size", None)
-    if not isinstance(heads, int) or not isinstance(hidden, int):
-        return
-    for name, value in (("num_key_value_heads", heads), ("head_dim", hidden // heads)):
-        if getattr(config, name, value) is None:
-            setattr(config, name, value)
+    facts = config.to_dict()
+    heads, hidden = facts.get("num_attention_heads"), facts.get("hidden_size")
+    if isinstance(heads, int) and isinstance(hidden, int):
+        for name, value in (("num_key_value_heads", heads), ("head_dim", hidden // heads)):
+            if facts.get(name, value) is None:
+                setattr(config, name, value)
 
 
 def _short(reason: str) -> str:
