@@ -49,7 +49,7 @@ def check_model(values: dict[str, Any], console: Console) -> None:
         tokens = len(load_tokenizer(tokenizer_dir(values), model["trust_remote_code"]))
         wrong = list(wrong_weights(folder, facts_of(folder), values["data"]["max_length"], tokens))
     if not wrong and kept_verdict(folder, cache_dir) is None:
-        from distft.agreement import check_folder
+        from distft.model_check import check_folder
 
         started = time.monotonic()
         found = check_folder(folder)

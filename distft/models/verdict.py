@@ -14,7 +14,15 @@ from distft.paths import absolute
 from distft.run import read_json, write_json
 
 PACKAGE = Path(__file__).parents[1]
-CODE = ("agreement.py", "models/**/*.py", "losses/*.py", "data/batches.py", "compat/transformers.py")  # what it is of
+CODE = (  # what a verdict is of
+    "agreement.py",
+    "model_check.py",
+    "models/**/*.py",
+    "losses/*.py",
+    "strategies/*.py",
+    "data/batches.py",
+    "compat/*.py",
+)
 
 
 def kept_verdict(folder: Path, cache_dir: str) -> dict[str, Any] | None:
@@ -31,6 +39,16 @@ def wrong_by_verdict(folder: Path, cache_dir: str) -> list[str]:
 
 def keep_verdict(folder: Path, cache_dir: str, found: Mapping[str, Any]) -> None:
     write_json(_file(folder, cache_dir), dict(found))
+
+
+def agreed_file(model: str, settings: Mapping[str, Any], cache_dir: str) -> Path:
+    """Returns the file that is there once a live model has been found to agree with its class.
+
+    model: `weights_version` of a folder, or the facts of a random instance. settings: all else that decides how it
+    computes.
+    """
+    text = json.dumps([model, settings, code_version()], sort_keys=True, default=str)
+    return absolute(cache_dir) / "models" / f"agreed-{hashlib.sha256(text.encode()).hexdigest()[:32]}.json"
 
 
 def code_version() -> str:

@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import BloomConfig
 import yaml
+from transformers import BloomConfig
 
 from distft.data.batches import Batch, make_batch
 from distft.data.shards import Row
