@@ -23,7 +23,7 @@ from distft.strategies.engine import Engine
 
 LOSS_TOLERANCE = 1e-5  # relative, in fp32
 LOGIT_TOLERANCE = 1e-5  # of the largest logit, in fp32
-BF16_LOSS_TOLERANCE, BF16_LOGIT_TOLERANCE = 2e-2, 2e-2
+BF16_LOSS_TOLERANCE, BF16_LOGIT_TOLERANCE = 5e-3, 2e-2  # on a CPU 2e-6 and 0 were seen; not run on a device yet
 LIVE_TOKENS, LIVE_DOCUMENTS = 256, 4  # of the forward that is made when a run starts
 Forward = Callable[[Batch, Any], tuple[torch.Tensor, dict[str, torch.Tensor]]]  # an engine's, or of a model alone
 
@@ -54,7 +54,7 @@ class Agreement:
             return None
         losses = f"computes a loss of {self.own:.6f} by its own class and of {self.loss:.6f} here"
         if self.of_logits <= logit_tolerance:
-            return f"{self.name} {losses}: between its base model and the logits is more than one linear layer"
+            return f"{self.name} {losses}, with the same logits: its head is more than one linear layer"
         return f"{self.name} {losses}: documents in one forward get other logits than each alone"
 
 

@@ -37,7 +37,8 @@ _SIZES = {  # of the small instance, by what configs of transformers call them
     **dict.fromkeys(("kv_lora_rank", "q_lora_rank"), 32),
     **dict.fromkeys(("intermediate_size", "n_inner", "ffn_dim", "decoder_ffn_dim", "ffn_hidden_size"), 96),
     **dict.fromkeys(("sliding_window", "attention_window", "local_attention", "window_size"), 4),
-    "vocab_size": 96,
+    **dict.fromkeys(("vocab_size", "vocab_size_per_layer_input"), 96),
+    "hidden_size_per_layer_input": 16,
 }
 _LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "decoder_layers")
 _KEY_HEADS = ("num_key_value_heads", "num_kv_heads", "n_head_kv", "num_query_groups")
@@ -91,14 +92,20 @@ def check_config(config: PreTrainedConfig) -> tuple[dict[str, Any], PreTrainedMo
 
 
 def instance_of(config: PreTrainedConfig) -> PreTrainedConfig:
-    """Returns the config of an instance that is small enough to be measured; RuntimeError where there is none."""
-    for made in (config, small(config)):
-        with init_empty_weights(), without_drawing():
-            model = AutoModelForCausalLM.from_config(copy.deepcopy(made), attn_implementation="eager")
+    """Returns the config of an instance that is small enough to be measured; its own error where there is none."""
+    failure: Exception = RuntimeError(f"{config.model_type} has no small instance")
+    for made in (config, small(config), small(config, every_layer=True)):
+        try:
+            with init_empty_weights(), without_drawing():
+                model = AutoModelForCausalLM.from_config(copy.deepcopy(made), attn_implementation="eager")
+        except Exception as error:  # a class may want other sizes, or layers that go with each other
+            failure = error
+            continue
         count = sum(parameter.numel() for parameter in model.parameters())
         if count <= MOST_WEIGHTS:
             return made
-    raise RuntimeError(f"its smallest instance has {count:,} weights")
+        failure = RuntimeError(f"its smallest instance has {count:,} weights")
+    raise failure
 
 
 @torch.no_grad()
@@ -173,18 +180,24 @@ def wrong_tensors(folder: Path, model: PreTrainedModel) -> tuple[list[str], list
     return wrong[:3], [f"not of the model and left out: {left[0]}{more}"] if left else []
 
 
-def small(config: PreTrainedConfig) -> PreTrainedConfig:
-    """Returns the config of an instance of a few thousand weights that has each kind of layer of `config` once."""
+def small(config: PreTrainedConfig, *, every_layer: bool = False) -> PreTrainedConfig:
+    """Returns the config of an instance of some thousand weights that has each kind of layer of `config` once.
+
+    every_layer: all of them; some classes have layers that read what others computed.
+    """
     made = copy.deepcopy(config)
     text = made.get_text_config()
     facts = text.to_dict()
     layers = next((name for name in _LAYERS if isinstance(facts.get(name), int)), None)
     heads = next((facts[name] for name in ("num_attention_heads", "n_head", "n_heads") if facts.get(name)), 0)
     changes: dict[str, Any] = {name: size for name, size in _SIZES.items() if _is_size(facts.get(name))}
+    for name, size in _SIZES.items():
+        if isinstance(facts.get(name), list):  # of each layer
+            changes[name] = [size] * len(facts[name])
     for name in _KEY_HEADS:
         if _is_size(facts.get(name)):
             changes[name] = 4 if facts[name] == heads else min(2, facts[name])
-    if layers:
+    if layers and not every_layer:
         kept, lists = _kept_layers(facts, facts[layers])
         changes |= lists | {layers: len(kept)}
     for name, value in facts.items():
@@ -192,8 +205,6 @@ def small(config: PreTrainedConfig) -> PreTrainedConfig:
             changes[name] = 1
     if facts.get("qk_rope_head_dim"):
         changes |= {name: size for name, size in (("head_dim", 8), ("qk_head_dim", 24)) if name in facts}
-    empty = {"head_dim": 16} | dict.fromkeys(_KEY_HEADS, 4)  # which some classes do not fill in themselves
-    changes |= {name: size for name, size in empty.items() if name in facts and facts[name] is None}
     for name, value in changes.items():
         setattr(text, name, value)
     return made

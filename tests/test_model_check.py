@@ -8,7 +8,15 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, BertConfig, LlamaConfig, MambaConfig, ModernBertDecoderConfig
+from transformers import (
+    AutoModelForCausalLM,
+    BertConfig,
+    CohereConfig,
+    GraniteConfig,
+    LlamaConfig,
+    MambaConfig,
+    ModernBertDecoderConfig,
+)
 from transformers.models.llama import modeling_llama
 
 from distft.model_check import check_config, check_folder
@@ -149,3 +157,16 @@ def test_weights_of_other_names_are_read_as_transformers_does(kind, change, fact
     assert len(pieces) == len(wanted)
     for piece in pieces:
         assert torch.equal(piece.data(), wanted[piece.name].detach().view(-1)), piece.name
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        GraniteConfig(**SMALL, **IDS, intermediate_size=48, logits_scaling=8.0, attention_multiplier=0.125),
+        CohereConfig(**SMALL, **IDS, intermediate_size=48, logit_scale=0.0625),
+    ],
+    ids=["granite", "cohere"],
+)
+def test_scaled_logits_agree_with_their_class(config: Any) -> None:
+    found, _ = check_config(config)
+    assert found["wrong"] == [] and found["difference"] <= 1e-5

@@ -135,7 +135,10 @@ def wrong_architecture(facts: Mapping[str, Any], *, trust_remote_code: bool = Fa
             "here yet. Nearest: a dense model, e.g. model=qwen3_8b"
         )
     if senses := [name for name in _OTHER_SENSES if name in facts]:
-        yield f"{kind} has more than text ({senses[0]}). Nearest: a folder with its text part alone, e.g. gemma3_text"
+        yield (
+            f"{kind} has more than text ({senses[0]}). Nearest: a folder with its text part alone; docs/models.md says "
+            "how to make it"
+        )
     names = causal_lm_types()
     if names and kind not in names and not senses:
         if "auto_map" in facts and not trust_remote_code:

@@ -24,7 +24,8 @@ def load_tokenizer(folder: Path | str | None, trust_remote_code: bool = False) -
         tokenizer = _class_for(Path(folder)).from_pretrained(str(folder), **options)
     except Exception as error:  # the library raises whatever its many loaders raise
         reason = str(error).strip().splitlines()[0]
-        raise ValueError(f"{folder} has no tokenizer that can be loaded: {reason}") from error
+        way_out = "Try: model.tokenizer=FOLDER, of a tokenizer that belongs to the model"
+        raise ValueError(f"{folder} has no tokenizer that can be loaded: {reason} {way_out}") from error
     if not tokenizer.is_fast:
         raise ValueError(f"{folder} has a slow tokenizer only; convert it to tokenizer.json once")
     return _of_file(Path(folder), tokenizer, options)

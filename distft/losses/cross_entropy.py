@@ -29,5 +29,12 @@ class CrossEntropy:
         smoothing = self.label_smoothing if model.training else 0.0
         soft_cap = getattr(causal.config.get_text_config(), "final_logit_softcapping", None)
         fold = Projected(batch.targets, smoothing, soft_cap, self.of_chunk)
-        loss, correct = causal.get_output_embeddings()(hidden[0, batch.positions], fold)
+        hidden, factor = hidden[0, batch.positions], logit_factor(causal.config)  # [T, H]
+        loss, correct = causal.get_output_embeddings()(hidden if factor == 1 else hidden * factor, fold)
         return loss, {"correct": correct}
+
+
+def logit_factor(config: Any) -> float:
+    """Returns what the model's class multiplies its logits by behind the head: Cohere's and Granite's do."""
+    text = config.get_text_config()
+    return (getattr(text, "logit_scale", None) or 1.0) / (getattr(text, "logits_scaling", None) or 1.0)

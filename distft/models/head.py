@@ -25,7 +25,4 @@ def make_foldable(model: PreTrainedModel) -> None:
     head: Any = model.get_output_embeddings()
     if type(head) is not nn.Linear:
         raise ValueError(f"{type(model).__name__} ends in a {type(head).__name__}; only linear heads are supported")
-    for name in ("logit_scale", "logits_scaling"):
-        if getattr(model.config.get_text_config(), name, None) not in (None, 1):
-            raise ValueError(f"{type(model).__name__} scales its logits ({name}), which is not supported")
     head.__class__ = Head

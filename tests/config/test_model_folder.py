@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from distft.config.model_folder import causal_lm_types, wrong_architecture, wrong_model
+from distft.config.model_folder import causal_lm_types, wrong_architecture, wrong_model, wrong_models
 
 
 def folder(path: Path, facts: dict[str, Any], weights: str = "model.safetensors") -> Path:
@@ -61,6 +61,69 @@ def test_the_types_read_from_source_are_those_of_transformers():
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
     assert causal_lm_types() == set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "model.safetensors"])
+def test_a_pointer_of_git_lfs_is_named_with_the_way_out(name: str, tmp_path: Path):
+    folder(tmp_path, {"model_type": "llama"})
+    (tmp_path / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 268\n")
+    [error] = wrong_model(tmp_path)
+    assert f"{name} is a git-LFS pointer" in error and f"cd {tmp_path} && git lfs pull" in error
+
+
+@pytest.mark.parametrize("names_base", [True, False])
+def test_an_adapter_names_its_base_and_how_to_go_on(names_base: bool, tmp_path: Path):
+    named = {"base_model_name_or_path": "org/base"} if names_base else {}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(named))
+    (tmp_path / "adapter_model.safetensors").touch()
+    [error] = wrong_model(tmp_path)
+    assert f"is an adapter to {'org/base' if names_base else 'a model that it does not name'}, not a model" in error
+    assert f"model.path={'org/base' if names_base else 'BASE'} " in error and "merge_and_unload" in error
+
+
+@pytest.mark.parametrize(
+    ("facts", "said"),
+    [
+        ({"model_type": "bert"}, "bert is an encoder: a token sees those after it"),
+        ({"model_type": "xlm-roberta"}, "xlm-roberta is an encoder"),
+        ({"model_type": "bart", "is_encoder_decoder": True}, "bart is an encoder with a decoder"),
+        ({"model_type": "llama9"}, "no causal language model that transformers 5"),
+        ({}, "config.json names no model_type"),
+        ([], "config.json names no model_type"),
+    ],
+    ids=str,
+)
+def test_what_is_no_decoder_is_refused(facts: Any, said: str, tmp_path: Path):
+    [error] = wrong_model(folder(tmp_path, facts))
+    assert said in error and ("Try: " in error or "Nearest: " in error)
+
+
+def test_an_encoder_that_was_made_a_decoder_is_left_to_the_measurement(tmp_path: Path):
+    assert list(wrong_model(folder(tmp_path, {"model_type": "bert", "is_decoder": True}))) == []
+
+
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        ([], "is an empty folder"),
+        (["m-Q4_K_M.gguf"], "m-Q4_K_M.gguf is quantised for inference"),
+        (["config.json", "m.gguf"], "m.gguf is quantised for inference"),
+        (["config.json"], "and there are none"),
+    ],
+    ids=str,
+)
+def test_a_folder_without_weights_says_what_it_holds(files: list[str], said: str, tmp_path: Path):
+    for name in files:
+        (tmp_path / name).write_text('{"model_type": "llama"}')
+    [error] = wrong_model(tmp_path)
+    assert said in error
+
+
+def test_a_file_in_place_of_a_folder_is_refused(tmp_path: Path):
+    (tmp_path / "model.safetensors").touch()
+    model = {"path": str(tmp_path / "model.safetensors"), "tiny": False, "trust_remote_code": False}
+    [error] = wrong_models({"model": model}, ())
+    assert f"is a file, and a model is a folder with a config.json. Try: model.path={tmp_path}" in error
 
 
 def test_one_expert_is_no_mixture():
