@@ -16,8 +16,12 @@ _MOST = 5  # warnings and restarts that are shown
 
 def overview(folder: Path, runs: Sequence[Facts]) -> Table:
     """Returns a table with a line for each run."""
-    table = Table(title=f"{len(runs)} {'run' if len(runs) == 1 else 'runs'} in {folder}", title_justify="left")
-    for title in ("run", "state", "step", "loss", "held-out", "tokens/s", "checkpoint", "model"):
+    models = {each.model for each in runs if each.model}
+    columns = ("model",) if len(models) > 1 else ()  # in the title where all have one: a terminal is narrow
+    title = f"{len(runs)} {'run' if len(runs) == 1 else 'runs'} in {folder}"
+    title += f", model {models.pop()}" if len(models) == 1 else ""
+    table = Table(title=title, title_justify="left")
+    for title in ("run", "state", "step", "loss", "held-out", "tokens/s", "checkpoint", *columns):
         table.add_column(title, justify="left" if title in ("run", "model", "state") else "right")
     for each in runs:
         table.add_row(
@@ -28,7 +32,7 @@ def overview(folder: Path, runs: Sequence[Facts]) -> Table:
             _number(each.held_out["loss"] if each.held_out else None),
             _number(each.mean("tokens_per_second"), ",.0f"),
             _age(each),
-            each.model,
+            *([each.model] if columns else []),
         )
     return table
 

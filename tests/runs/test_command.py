@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -137,3 +138,13 @@ def test_stop_ends_a_run_at_its_next_step(tmp_path: Path):
     assert_none_left(run)
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1 and "preempted already" in done.stderr
+
+
+def test_list_names_the_models_that_were_loaded(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    for name, model in (("a", "my-model"), ("b", "my-model")):
+        one = freeze(tmp_path / name)
+        one.write_plan(replace(one.read_plan(), model_name=model))
+    assert "2 runs in" in (text := told(capsys, "list", f"runs_dir={tmp_path}")) and ", model my-model" in text
+    one.write_plan(replace(one.read_plan(), model_name="gpt2"))
+    text = told(capsys, "list", f"runs_dir={tmp_path}")
+    assert "model ┃" in text and "my-model │" in text and "gpt2" in text
