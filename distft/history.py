@@ -14,12 +14,11 @@ import yaml
 
 from distft.checkpoint.choose import candidates
 from distft.checkpoint.manifest import Damaged, read_manifest
-from distft.config import Config, ConfigError
+from distft.config import Config, ConfigError, packing, saves
 from distft.config.change import Frozen, allowing, meanings, refusal
 from distft.config.freeze import chosen_words, difference
 from distft.config.groups import Groups
 from distft.config.overrides import WrongOverride, split
-from distft.config.packing import implied
 from distft.config.rules import broken_rules
 from distft.config.rules.contract import Facts
 from distft.config.tree import covers
@@ -91,7 +90,8 @@ def _given(run: RunFolder, words: Mapping[str, str]) -> frozenset[str] | None:
         experiment = groups.keys_of_experiment(words.get("experiment"))
     except (OSError, ValueError, WrongOverride):
         return None
-    return implied({each.key for each in overrides if not groups.has(each)} | experiment)
+    given = {each.key for each in overrides if not groups.has(each)} | experiment
+    return packing.implied(given) | saves.implied(given)
 
 
 def is_done(run: RunFolder, config: Config) -> bool:

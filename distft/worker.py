@@ -4,6 +4,7 @@ It reads config.yaml and plan.json and nothing else, opens no socket but the ren
 only in the run folder. Below this file no code sees a config.
 """
 
+import math
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, replace
@@ -89,7 +90,9 @@ def train(run: RunFolder, attempt: int, world: World) -> None:
     slow = Stragglers([each["host"] for each in environments["ranks"]])
     snapshot = Snapshot(world.device)
     while True:
-        stopping = replay(run, config["eval"]["early_stopping"], start_step)
+        stopping = EarlyStopping(**config["eval"]["early_stopping"])
+        if world.is_first:
+            stopping.recall(evals_before(run, start_step))
         saving = Saving(engine, config, plan, run, start_step, feed.position, world, snapshot)
         hooks = make_hooks(run, attempt, config, plan, engine, flops, feed, policy, slow, saving, start_step, world)
         factor = instantiate(config["schedule"])(total_steps=feed.steps)
@@ -110,7 +113,7 @@ def train(run: RunFolder, attempt: int, world: World) -> None:
     if end != "preempted":
         probe(engine, (run.checkpoints / "latest").resolve(), model.config.get_text_config().vocab_size, world)
     if world.is_first:
-        run.write_status(state=end, step=step)
+        run.write_status(state=end, step=step, best=saving.best and asdict(saving.best))
 
 
 def evaluate(run: RunFolder, attempt: int, world: World) -> None:
@@ -203,13 +206,11 @@ def make_skeleton(config: Values, plan: Plan) -> Any:
     return skeleton(model_config(config, plan), config["model"]["attention"])
 
 
-def replay(run: RunFolder, settings: Values, start_step: int) -> EarlyStopping:
-    """Returns the early stopping as the evaluations before `start_step` left it."""
-    stopping = EarlyStopping(**settings)
+def evals_before(run: RunFolder, start_step: int) -> Iterator[float]:
+    """Yields the held-out losses up to `start_step`, none of a run that begins: it will make that of step 0 again."""
     for row in run.read_metrics("eval"):
-        if row["step"] <= start_step:
-            stopping.stop(row["loss"])
-    return stopping
+        if row["step"] <= start_step and start_step > 0:
+            yield math.nan if row["loss"] is None else row["loss"]
 
 
 def make_settings(config: Values, start_step: int, steps: int, peak: Peak, flops_per_forward: float) -> Settings:
@@ -222,6 +223,7 @@ def make_settings(config: Values, start_step: int, steps: int, peak: Peak, flops
         evaluate=When(evaluation["every_steps"], steps, at_last=evaluation["at_ends"]),
         save=When(config["checkpoint"]["every_steps"], steps),
         evaluate_first=evaluation["at_ends"],
+        save_best=config["checkpoint"].get("save_best", False),  # older versions had none
         peak=peak,
         flops_per_forward=flops_per_forward,
     )
@@ -259,6 +261,7 @@ def make_hooks(
         if files is not None:
             metrics, report = files
             metrics.write(row)
+            report.others["best"] = saving.best and asdict(saving.best)
             if row["split"] == "warning":
                 report.others["warning"] = row["text"]
             report.tell(row["step"])
@@ -272,7 +275,9 @@ def make_hooks(
     judge.warnings.recall(row for row in run.read_metrics("train") if row["step"] <= start_step)
     return Hooks(
         evaluate=evaluate if plan.eval_rows else None,
+        is_best=saving.is_best,
         save=saving.save,
+        is_save_overdue=saving.is_overdue,
         wait_copied=saving.saver.wait_copied,
         is_written=lambda: saving.saver.is_written,
         is_failed=lambda: saving.saver.is_failed,

@@ -9,6 +9,8 @@ from distft.config import Config, ConfigError
 from distft.config.accelerators import num_accelerators
 from distft.config.machines import node_range, processes_per_node
 from distft.config.model_folder import wrong_model
+from distft.config.rules import broken_by_length
+from distft.config.rules.contract import Facts
 from distft.data.hub import NotFetched, local_folder
 from distft.data.key import tokenizer_dir
 from distft.paths import conf_dir
@@ -28,6 +30,9 @@ def make_plan(config: Config, resumed: Mapping[str, Any] | None = None) -> Plan:
         reads = extent(values, resumed)
     except ValueError as error:
         raise ConfigError([str(error)]) from error
+    known = Facts(values, config.choices, config.given)
+    if not reads.estimated and (errors := broken_by_length(known, reads.steps)):
+        raise ConfigError(errors)
     (_, nodes), per_node = node_range(values["launcher"]["nodes"]), processes_per_node(values["launcher"])
     world = nodes * per_node
     micro_rows, micro_tokens = micro_batch(values)

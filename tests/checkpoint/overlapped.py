@@ -70,7 +70,9 @@ def train(rows: Path, run: RunFolder, on_failure: str, failing_step: int, world:
     printed, said, raised = io.StringIO(), {}, ""
     hooks = Hooks(
         evaluate=None,
+        is_best=saving.is_best,
         save=saving.save,
+        is_save_overdue=saving.is_overdue,
         wait_copied=saving.saver.wait_copied,
         is_written=lambda: saving.saver.is_written,
         is_failed=lambda: saving.saver.is_failed,

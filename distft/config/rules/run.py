@@ -28,6 +28,20 @@ def no_end(facts: Facts) -> str | None:
     return "train.max_steps=null and train.epochs=null: the run has no end. Nearest: train.epochs=1"
 
 
+@rule(
+    ("checkpoint.every_steps", "checkpoint.every_minutes"),
+    "neither steps nor minutes between checkpoints",
+    "whatever ends the run would take all of it",
+)
+def no_saves(facts: Facts) -> str | None:
+    if facts["checkpoint.every_steps"] or facts["checkpoint.every_minutes"]:
+        return None
+    return (
+        "checkpoint.every_steps=null and checkpoint.every_minutes=null: a crash would lose the whole run. "
+        "Try: checkpoint.every_minutes=15"
+    )
+
+
 @rule(("checkpoint.allow_change",), "a change of a key that there is none of", "it would allow nothing")
 def allowed_change(facts: Facts) -> str | None:
     keys = [key for key, _ in leaves(facts.values)]

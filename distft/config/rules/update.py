@@ -7,6 +7,21 @@ ELEMENTWISE = ("AdamW", "Adam", "SGD", "RAdam", "NAdam", "RMSprop", "Adamax", "A
 
 
 @rule(
+    ("schedule.warmup_steps", "schedule.decay_steps"),
+    "half a step in schedule.warmup_steps or schedule.decay_steps",
+    "from 1 on they are whole optimizer steps, below 1 a share of the run's",
+)
+def broken_step(facts: Facts) -> str | None:
+    for key in ("schedule.warmup_steps", "schedule.decay_steps"):
+        steps = facts[key]
+        if steps is not None and steps > 1 and steps != int(steps):
+            return (
+                f"{key}={steps} is neither a whole number of steps nor below 1, a share of the run's. Try: {int(steps)}"
+            )
+    return None
+
+
+@rule(
     ("schedule.warmup_steps", "train.max_steps"),
     "a warm-up as long as the run",
     "the learning rate would never be reached",
@@ -15,7 +30,8 @@ def warmup(facts: Facts) -> str | None:
     warmup, steps = facts["schedule.warmup_steps"], facts["train.max_steps"]
     if not warmup or not steps or warmup < steps:
         return None
-    return f"schedule.warmup_steps={warmup} leaves none of train.max_steps={steps} for training. Nearest: {steps - 1}"
+    instead = "schedule.warmup_steps=0.1" if steps > 1 else "schedule.warmup_steps=0"
+    return f"schedule.warmup_steps={warmup} leaves none of the run's {steps} steps for training. Try: {instead}"
 
 
 @rule(
@@ -25,11 +41,19 @@ def warmup(facts: Facts) -> str | None:
 )
 def decay(facts: Facts) -> str | None:
     decay, warmup, steps = facts["schedule.decay_steps"], facts["schedule.warmup_steps"], facts["train.max_steps"]
-    if not decay or not steps or warmup + decay <= steps or warmup >= steps:
+    if not decay or not facts.gave("schedule.decay_steps"):  # the default gives way to a long warm-up
         return None
+    if decay < 1 and warmup < 1:
+        steps = steps or 1
+    if not steps or (steps > 1 and warmup >= steps):
+        return None
+    of_both = sum(number * steps if number < 1 else number for number in (decay, warmup))
+    if of_both <= steps + 1e-6:
+        return None
+    left = 1 - warmup if warmup < 1 else steps - warmup
     return (
-        f"schedule.decay_steps={decay} and schedule.warmup_steps={warmup} are more than train.max_steps={steps}. "
-        f"Nearest: schedule.decay_steps={steps - warmup}"
+        f"schedule.decay_steps={decay} and schedule.warmup_steps={warmup} are more than all steps of the run. "
+        f"Try: schedule.decay_steps={left:.6g}"
     )
 
 
