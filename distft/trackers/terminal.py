@@ -1,5 +1,6 @@
 """What the user sees of a run in progress: a bar on a terminal, a few plain lines elsewhere."""
 
+import math
 import time
 from collections import deque
 from typing import Any, TextIO, cast
@@ -78,15 +79,18 @@ class Terminal:
         seconds = sum(row["seconds"] for row in self._recent)
         tokens = sum(row["tokens"] for row in self._recent)
         left = (self._steps - last["step"]) * seconds / len(self._recent)
-        return [f"loss {last['loss']:.4f}", f"{tokens / seconds:,.0f} tokens/s", f"{duration(left)} left"]
+        return [f"loss {_shown(last['loss'])}", f"{tokens / seconds:,.0f} tokens/s", f"{duration(left)} left"]
 
     def _measured(self, step: int) -> list[str]:
         """Returns the last held-out loss, with the step that it is of when that is another than `step`."""
         if self._held_out is None:
             return []
-        loss, of = self._held_out["loss"], self._held_out["step"]
-        text = "not finite" if loss is None else f"{loss:.4f}"
-        return [f"held-out loss {text}" + (f" (step {of})" if of != step else "")]
+        of = self._held_out["step"]
+        return [f"held-out loss {_shown(self._held_out['loss'])}" + (f" (step {of})" if of != step else "")]
+
+
+def _shown(loss: float | None) -> str:
+    return f"{loss:.4f}" if loss is not None and math.isfinite(loss) else "not finite"
 
 
 def duration(seconds: float) -> str:

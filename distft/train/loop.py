@@ -94,16 +94,17 @@ def train_steps(
             hooks.log(row)
             if hooks.judge(row, told.work) == "rewind":
                 return "rewound", step
+            if told.written:  # before the next best is told from one that may have failed
+                with border.phase("checkpoint"):
+                    hooks.advance()
             loss, best, over = None, False, False
             with border.phase("evaluation"):
                 if hooks.evaluate and settings.evaluate.due(step):
                     loss, best, over = _evaluate(hooks.evaluate, stopping, hooks, world, step)
             ending = told.stop or over
             saved = settings.save.due(step) or ending or told.save or (best and settings.save_best)
-            with border.phase("checkpoint"):
-                if told.written:
-                    hooks.advance()
-                if saved:
+            if saved:
+                with border.phase("checkpoint"):
                     hooks.save(step, loss, best)
             if ending and step < feed.steps:
                 return ("stopped_early" if over else "preempted"), step
