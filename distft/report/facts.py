@@ -95,10 +95,8 @@ def held_out(evals: list[dict[str, Any]]) -> list[Change]:
         for name in ("loss", "perplexity", "accuracy")
         if first.get(name) is not None and last.get(name) is not None
     ]
-    return [
-        Change(name, first[name], last[name], better=(last[name] > first[name]) == (name == "accuracy"))
-        for name in both
-    ]
+    higher = {name: (last[name], first[name]) if name == "accuracy" else (first[name], last[name]) for name in both}
+    return [Change(name, first[name], last[name], better=higher[name][0] > higher[name][1]) for name in both]
 
 
 def what_ran(config: dict[str, Any], plan: Plan | None, chosen: dict[str, str]) -> Table:

@@ -19,6 +19,12 @@ def test_higher_accuracy_is_better_and_higher_loss_is_not():
     assert {change.name: change.better for change in changes} == {"loss": False, "accuracy": True}
 
 
+@pytest.mark.parametrize("loss", [1.0, float("nan")])
+def test_an_equal_loss_is_not_better_and_one_that_is_not_finite_neither(loss: float):
+    changes = held_out([{"loss": 1.0, "accuracy": 0.5}, {"loss": loss, "accuracy": 0.5}])
+    assert {change.name: change.better for change in changes} == {"loss": False, "accuracy": False}
+
+
 def test_one_measurement_shows_no_change(make_run):
     run = make_run(rows=[])
     assert gather(run).changes == []
