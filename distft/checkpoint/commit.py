@@ -6,6 +6,7 @@ the older checkpoint or the new one.
 
 import os
 import shutil
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,16 @@ def partial_dir(checkpoints: Path, step: int) -> Path:
     return folder.with_name(f".{folder.name}.partial")
 
 
-def begin(checkpoints: Path, step: int) -> Path:
-    """Makes an empty folder to write into, and removes what an interrupted save has left."""
+def begin(checkpoints: Path, step: int, spared: Collection[Path] = ()) -> Path:
+    """Makes an empty folder to write into, and removes what an interrupted save has left.
+
+    spared: folders that another thread is deleting, for which training is not to wait.
+    """
     if not (checkpoints / INDEX).is_file():  # the run's first save
         make_folder(checkpoints)
     for left in checkpoints.glob(".step-*"):
-        shutil.rmtree(left, ignore_errors=True)
+        if left not in spared:
+            shutil.rmtree(left, ignore_errors=True)
     for left in checkpoints.glob(".*.new"):
         left.unlink(missing_ok=True)
     partial = partial_dir(checkpoints, step)

@@ -80,7 +80,7 @@ def train_steps(
     engine.train(True)
     clock, border = Clock(world.device), Clock(torch.device("cpu"))  # within steps, and between them
     own = OwnWork(engine.objective.blocks, clock)
-    saved = False  # after the step before
+    saved = settings.start_step > 0  # after the step before
     with closing(Prefetch(feed)) as ahead, closing(own), collecting() as collect:
         for step in range(settings.start_step + 1, feed.steps + 1):
             between = border.take()
