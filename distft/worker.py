@@ -74,7 +74,8 @@ def train(run: RunFolder, attempt: int, world: World) -> None:
     engine = make_engine(config, plan, world)
     start_step = steps_done(load(engine, model, config, plan, run, world), plan)
     check_replicas(engine)
-    rehearse(engine, run.checkpoints, states_per_weight(plan), config["checkpoint"]["keep"], world)
+    keep, evaluates = config["checkpoint"]["keep"], plan.eval_rows > 0 and bool(config["eval"]["every_steps"])
+    rehearse(engine, run.checkpoints, states_per_weight(plan), keep, world, best=evaluates)
     asked = {key: value for key, value in config["optimizer"].items() if not key.startswith("_")}
     effective = {"engine": engine.effective(), "optimizer": check_in_force(engine.optimizer, asked)}
     effective["determinism"] = in_force()
