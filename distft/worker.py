@@ -57,6 +57,7 @@ from distft.train.stragglers import Stragglers
 from distft.train.when import EarlyStopping, When
 
 Values = dict[str, Any]
+PLAIN = {"_convert_": "all"}  # lists and dicts as they are: omegaconf's own are not JSON, nor what others look for
 
 
 def train(run: RunFolder, attempt: int, world: World) -> None:
@@ -74,8 +75,7 @@ def train(run: RunFolder, attempt: int, world: World) -> None:
     start_step = steps_done(load(engine, model, config, plan, run, world), plan)
     check_replicas(engine)
     rehearse(engine, run.checkpoints, states_per_weight(plan), config["checkpoint"]["keep"], world)
-    asked = {key: value for key, value in config["optimizer"].items() if not key.startswith("_")}
-    effective = {"engine": engine.effective(), "optimizer": check_in_force(engine.optimizer, asked)}
+    effective = {"engine": engine.effective(), "optimizer": check_in_force(engine.optimizer, config["optimizer"])}
     effective["determinism"] = in_force()
     effective["products"] = exact_products()
     effective["attention"] = asdict(attention) | {"sdpa": enabled_sdpa()}
@@ -92,7 +92,7 @@ def train(run: RunFolder, attempt: int, world: World) -> None:
         stopping = replay(run, config["eval"]["early_stopping"], start_step)
         saving = Saving(engine, config, plan, run, start_step, feed.position, world, snapshot)
         hooks = make_hooks(run, attempt, config, plan, engine, flops, feed, policy, slow, saving, start_step, world)
-        factor = instantiate(config["schedule"])(total_steps=feed.steps)
+        factor = instantiate(config["schedule"], **PLAIN)(total_steps=feed.steps)
         settings = make_settings(config, start_step, feed.steps, peak, 3.0 if plan.adapters is None else 2.0)
         end, step = train_steps(engine, feed, factor, settings, stopping, hooks, world)
         if end != "rewound":
@@ -178,7 +178,7 @@ def go_back(run: RunFolder, config: Values, plan: Plan, feed: Feed, step: int, w
 def make_engine(config: Values, plan: Plan, world: World) -> Engine:
     """Builds model, loss and optimizer on meta and lets the strategy lay them out."""
     exact_products()
-    loss, tune, make_optimizer = (instantiate(config[group]) for group in ("loss", "tuning", "optimizer"))
+    loss, tune, make_optimizer = (instantiate(config[group], **PLAIN) for group in ("loss", "tuning", "optimizer"))
 
     def build() -> Objective:
         model = tune(make_skeleton(config, plan))
@@ -191,7 +191,7 @@ def make_engine(config: Values, plan: Plan, world: World) -> Engine:
                 loss.compile_chunks()
         return Objective(model, loss, repeated)
 
-    strategy = instantiate(config["strategy"])
+    strategy = instantiate(config["strategy"], **PLAIN)
     precision = compute_dtype(config["train"]["precision"], world.device)
     engine = strategy.setup(build, lambda parameters: make_optimizer(decay_groups(parameters)), world, precision)
     share_timeout(collective_seconds(config.get("launcher", {})))  # with the groups that the strategy has made

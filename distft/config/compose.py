@@ -19,7 +19,8 @@ from distft.config.packing import with_packing
 from distft.config.profile import of_profile
 from distft.config.rules import broken_rules
 from distft.config.rules.contract import Facts
-from distft.config.settings import apply_setting, with_targets
+from distft.config.schema import TARGET_GROUPS
+from distft.config.settings import apply_setting, drop_others_keywords, with_targets
 from distft.config.values import wrong_values
 from distft.paths import absolute, conf_dir
 
@@ -52,7 +53,11 @@ def compose(overrides: Iterable[str], *, config_dir: Path | None = None, sweep: 
         except WrongOverride as error:
             errors.append(str(error))
     of_experiment = groups.keys_of_experiment(choices.get("experiment"))
-    values, given = with_packing(resolved(config), {setting.key for setting in settings}, of_experiment)
+    typed_keys = {setting.key for setting in settings}
+    for group in TARGET_GROUPS:
+        own = groups.target_of(group, choices[group])
+        drop_others_keywords(config, group, own, known, typed_keys, of_experiment)
+    values, given = with_packing(resolved(config), typed_keys, of_experiment)
     wrong = wrong_values(values, known, base, given)
     wrong |= {key: error for key, error in missing_files(values) if key not in wrong}
     errors += [*wrong.values(), *wrong_models(values, wrong)]

@@ -10,6 +10,9 @@ from distft.config.known import NO_KEY, Known
 from distft.config.nearest import did_you_mean, edits, nearest
 from distft.config.overrides import Override, WrongOverride, hydra_value
 from distft.config.schema import NULL, TARGET_GROUPS
+from distft.config.tree import covers
+
+SHARED_BY_OPTIMIZERS = ("lr", "weight_decay")
 
 
 def apply_setting(setting: Override, config: DictConfig, known: Known, groups: Collection[str]) -> None:
@@ -49,6 +52,32 @@ def _left_out(key: str, config: DictConfig, known: Known) -> bool:
         return False
     del node[name]
     return True
+
+
+def drop_others_keywords(
+    config: DictConfig,
+    group: str,
+    own: str | None,
+    known: Known,
+    typed: Collection[str],
+    of_experiment: Collection[str],
+) -> None:
+    """Removes what the chosen word's YAML says for its `own` target where another one is called.
+
+    What that one takes stays; of an optimizer the learning rate and weight decay alone: betas and eps have another
+    meaning, and another good value, in each. typed: keys of the command line, which was told already of those that
+    the other one does not take.
+    """
+    settings = OmegaConf.select(config, group)
+    if not isinstance(settings, DictConfig) or settings.get("_target_") in (own, None):
+        return
+    for name in [str(name) for name in settings if not str(name).startswith("_")]:
+        key = f"{group}.{name}"
+        is_refused = known.refusal(key) is not None
+        is_anothers = group == "optimizer" and name not in SHARED_BY_OPTIMIZERS
+        said = of_experiment if is_refused else {*typed, *of_experiment}
+        if (is_refused or is_anothers) and not any(covers([key], each) for each in said):
+            del settings[name]
 
 
 def with_targets(base: Mapping[str, Any], settings: Collection[Override]) -> dict[str, Any]:

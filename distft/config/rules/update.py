@@ -3,7 +3,8 @@
 from distft.config.rules.contract import Facts, rule
 
 # State of these is one number per weight and step, so a shard is updated as the whole would be.
-ELEMENTWISE = ("AdamW", "Adam", "SGD", "RAdam", "NAdam", "RMSprop", "Adamax", "Adadelta", "Adagrad", "Rprop")
+ELEMENTWISE = ("AdamW", "Adam", "SGD", "RAdam", "NAdam", "RMSprop", "Adamax", "Adadelta", "Adagrad", "ASGD")
+OTHER_OPTIMIZERS = ("Rprop", "Adafactor", "Muon", "LBFGS", "SparseAdam")  # of torch
 
 
 @rule(
@@ -45,28 +46,50 @@ def nesterov(facts: Facts) -> str | None:
 
 
 @rule(
-    ("optimizer.betas",),
-    "optimizer.betas outside [0, 1)",
+    ("optimizer.betas", "optimizer._target_"),
+    "optimizer.betas of an optimizer of torch outside [0, 1)",
     "averages would diverge",
 )
 def betas(facts: Facts) -> str | None:
-    betas = facts["optimizer.betas"]
-    if betas is None or (len(betas) == 2 and all(isinstance(b, int | float) and 0 <= b < 1 for b in betas)):
+    betas, is_torchs = facts["optimizer.betas"], str(facts["optimizer._target_"]).startswith("torch.")
+    if (
+        betas is None
+        or not is_torchs
+        or (len(betas) == 2 and all(isinstance(b, int | float) and 0 <= b < 1 for b in betas))
+    ):
         return None
     return f"optimizer.betas={betas} are not two numbers of at least 0 and below 1. Nearest: [0.9,0.999]"
 
 
 @rule(
     ("optimizer._target_",),
-    "an optimizer of torch that is not elementwise (Adafactor, Muon, LBFGS, SparseAdam ...)",
+    "something of torch that is no optimizer, or one that is not elementwise (Adafactor, Muon, LBFGS, SparseAdam ...)",
     "on shards it would train otherwise than on the whole",
 )
 def elementwise(facts: Facts) -> str | None:
     target = str(facts["optimizer._target_"])
     name = target.rpartition(".")[2]
-    if not target.startswith("torch.optim.") or name in ELEMENTWISE:
+    if not target.startswith("torch.") or (target.startswith("torch.optim.") and name in ELEMENTWISE):
         return None
+    offered = f"Try: torch.optim. and one of {', '.join(ELEMENTWISE)}"
+    if name not in OTHER_OPTIMIZERS:
+        return f"optimizer._target_={target} is not an optimizer. {offered}"
     return (
         f"optimizer._target_={target} looks at whole matrices or needs a closure, so it would train otherwise on "
-        f"shards. Nearest: one of {', '.join(ELEMENTWISE)}"
+        f"shards. {offered}"
+    )
+
+
+@rule(
+    ("optimizer._target_", "strategy.stage"),
+    "torch.optim.Adagrad with ZeRO",
+    "DeepSpeed makes it anew, with one group of weights, and would decay vectors too",
+)
+def remade_adagrad(facts: Facts) -> str | None:
+    target, stage = str(facts["optimizer._target_"]), facts["strategy.stage"]
+    if stage is None or target.rpartition(".")[2] != "Adagrad" or not target.startswith("torch.optim."):
+        return None
+    return (
+        f"optimizer._target_={target} with strategy.stage={stage}: DeepSpeed makes it anew without its groups of "
+        "weights. Try: strategy=ddp, fsdp or hsdp"
     )
