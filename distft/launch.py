@@ -8,6 +8,7 @@ what needs them runs as an own process that cannot outlive this one.
 import signal
 import sys
 
+from distft.config.accelerators import without_driver
 from distft.config.command import command, help_text
 from distft.config.compose import compose
 from distft.config.errors import ConfigError
@@ -45,6 +46,8 @@ def main(overrides: list[str]) -> int:
     launcher, tracker = make_part(config, "launcher"), make_part(config, "tracker")
     run = RunFolder(run_dir(config))
     check_writable(run.path.parent)
+    if config.choices["launcher"] == "local" and (lacking := without_driver()):
+        screen(sys.stderr).print(f"warning: {lacking}")
     config = going_on(run, config)
     check_config(run, config)
     handle = find(launcher, run)  # of an earlier launch, or another machine's
