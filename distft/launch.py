@@ -8,17 +8,18 @@ what needs them runs as an own process that cannot outlive this one.
 import signal
 import sys
 
-from distft.config.accelerators import without_driver
 from distft.config.command import command, help_text
 from distft.config.compose import compose
 from distft.config.errors import ConfigError
 from distft.history import check_config, check_followed, is_done
 from distft.launchers.contract import Handle, Launcher, Outcome
 from distft.launchers.follow import follow
+from distft.paths import without_number
 from distft.restarts import restarting
 from distft.run import FINISHED, RunFolder
 from distft.runtime.lock import alone
 from distft.stages import (
+    check_devices,
     check_writable,
     find,
     freeze,
@@ -46,8 +47,7 @@ def main(overrides: list[str]) -> int:
     launcher, tracker = make_part(config, "launcher"), make_part(config, "tracker")
     run = RunFolder(run_dir(config))
     check_writable(run.path.parent)
-    if config.choices["launcher"] == "local" and (lacking := without_driver()):
-        screen(sys.stderr).print(f"warning: {lacking}")
+    check_devices(config)
     config = going_on(run, config)
     check_config(run, config)
     handle = find(launcher, run)  # of an earlier launch, or another machine's
@@ -144,7 +144,7 @@ def launch(arguments: list[str]) -> int:
     try:
         return main(overrides) if len(overrides) == len(arguments) else multirun(overrides)
     except OSError as error:
-        screen(sys.stderr).print(f"distft: {error}")
+        screen(sys.stderr).print(f"distft: {without_number(error)}")
         return 1
 
 

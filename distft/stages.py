@@ -4,19 +4,22 @@ Trap: the process that calls these may wait for days on a login node, so it impo
 what needs them runs as an own process that cannot outlive this one.
 """
 
+import atexit
 import os
 import shlex
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import asdict
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 from hydra.utils import get_class
 
+from distft.config.accelerators import plugged_in, torch_build, wasted, without_driver
 from distft.config.compose import Config
 from distft.config.errors import ConfigError
 from distft.config.freeze import difference, frozen_text
@@ -25,7 +28,7 @@ from distft.data.key import prepared_dir
 from distft.goodput.timeline import note
 from distft.history import check_plan, config_before, keep_frozen, resumed, set_aside
 from distft.launchers.contract import Handle, Launcher
-from distft.paths import absolute
+from distft.paths import absolute, why_not_writable
 from distft.plan import make_plan
 from distft.run import EXIT_WRONG_CONFIG, Plan, RunFolder, write_json
 from distft.runtime import stop
@@ -42,9 +45,32 @@ def run_dir(config: Config) -> Path:
     folder = absolute(config.values["runs_dir"])
     if config.values["name"] is None:
         name = f"{config.choices['model']}-{config.choices['data']}-{time.strftime('%Y%m%d-%H%M%S')}"
-        others = len(list(folder.glob(f"{name}*")))
-        config.values["name"] = f"{name}-{others + 1}" if others else name
+        config.values["name"] = _own_name(folder, name)
     return folder / config.values["name"]
+
+
+def _own_name(folder: Path, name: str) -> str:
+    """Returns `name`, or one with a number after it, whose folder this process has made and so no other has.
+
+    It goes again where nothing has come into it.
+    """
+    for number in count(1):
+        own = folder / (f"{name}-{number}" if number > 1 else name)
+        try:
+            own.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        except OSError:
+            break  # told by check_writable
+        atexit.register(_remove_if_empty, own, os.getpid())
+        return own.name
+    return name
+
+
+def _remove_if_empty(folder: Path, process: int) -> None:
+    if os.getpid() == process:  # a fork of it goes on in the background
+        with suppress(OSError):
+            folder.rmdir()
 
 
 def going_on(run: RunFolder, config: Config) -> Config:
@@ -57,9 +83,19 @@ def going_on(run: RunFolder, config: Config) -> Config:
 
 def check_writable(folder: Path) -> None:
     """Raises ConfigError when no run folder can be made in `folder`."""
-    there = next(parent for parent in (folder, *folder.parents) if parent.exists())
-    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
-        raise ConfigError([f"runs_dir={folder}: {there} cannot be written to. Nearest: a folder of yours"])
+    if why := why_not_writable(folder):
+        raise ConfigError([f"runs_dir={folder}: {why}. Try: runs_dir= a folder of yours"])
+
+
+def check_devices(config: Config) -> None:
+    """Raises ConfigError when accelerators of this machine are plugged in that torch is not built for: the run would
+    be on the CPU. Warns of those that have no driver."""
+    if config.choices["launcher"] != "local":
+        return
+    if said := wasted(plugged_in(), torch_build()):
+        raise ConfigError([f"launcher=local: {said}"])
+    if said := without_driver():
+        screen(sys.stderr).print(f"warning: {said}")
 
 
 def make_part(config: Config, group: str) -> Any:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from distft.config.errors import ConfigError, Unavailable
+from distft.config.machines import wrong_numbers
 from distft.config.schema import KEYS
 from distft.paths import conf_dir
 from distft.run import EXIT_WRONG_CONFIG
@@ -15,6 +16,7 @@ def command(
 ) -> NoReturn:
     """Exits with what `main(argv)` returns; a ConfigError becomes its lines on stderr and exit code 2, no traceback.
 
+    So does a variable of the environment that holds no number where a library here reads one.
     What is Unavailable becomes a line and exit code 1: nothing in the config is wrong.
 
     argv: None for the command line. help: what --help prints, None for `help_text` of main's module.
@@ -24,6 +26,8 @@ def command(
         print(help or help_text(_name(main)))
         sys.exit(0)
     try:
+        if wrong := wrong_numbers():
+            raise ConfigError(wrong)
         sys.exit(main(arguments))
     except ConfigError as error:
         count = len(error.messages)

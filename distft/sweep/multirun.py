@@ -22,7 +22,7 @@ from distft.run import EXIT_PREEMPTED, EXIT_WRONG_CONFIG, FINISHED, RunFolder
 from distft.runtime.environment import redact
 from distft.runtime.lock import alone
 from distft.runtime.parent import start_bound
-from distft.stages import check_writable, go_on_in_background, make_part, run_dir, write_results
+from distft.stages import check_devices, check_writable, go_on_in_background, make_part, run_dir, write_results
 from distft.sweep.board import Board, failures, table
 from distft.sweep.jobs import Job, Wrong, earlier_points, make_jobs, named, plan_all, prepare_all, refuse_twins, words
 from distft.sweep.request import Point, Request, config_loader, corners, parse, read_request
@@ -58,6 +58,7 @@ def multirun(overrides: list[str]) -> int:
     launcher, sweeper = make_part(config, "launcher"), make_part(config, "sweep")
     folder = run_dir(config)
     check_writable(folder.parent)
+    check_devices(config)
     if RunFolder(folder).config.is_file():
         raise ConfigError([f"name={folder.name}: {folder} holds a run. Nearest: another name"])
     earlier = earlier_points(folder, request.keys)

@@ -1,6 +1,6 @@
 """Processes, and how the model is laid out over them."""
 
-from distft.config.accelerators import num_accelerators, plugged_in, torch_build, wasted
+from distft.config.accelerators import num_accelerators
 from distft.config.rules.contract import Facts, rule
 
 _WORLD = ("launcher.nodes", "launcher.processes_per_node", "launcher.gpus_per_node")
@@ -53,22 +53,6 @@ def processes_here(facts: Facts) -> str | None:
     if facts.choices.get("launcher") != "local" or not found or asked <= found:
         return None
     return f"launcher.processes_per_node={asked}: this machine has {found} accelerators. Nearest: {found}"
-
-
-@rule(
-    ("launcher.processes_per_node",),
-    "launcher=local on a machine with accelerators that torch is not built for",
-    "the run would be on the CPU in silence; CUDA_VISIBLE_DEVICES= before the command says that the CPU is meant",
-)
-def wasted_devices(facts: Facts) -> str | None:
-    if facts.choices.get("launcher") != "local":
-        return None
-    said = wasted(plugged_in(), torch_build())
-    return (
-        f"launcher.processes_per_node={facts['launcher.processes_per_node']} of launcher=local: {said}"
-        if said
-        else None
-    )
 
 
 @rule(
