@@ -26,15 +26,8 @@ def conf_dir() -> Path:
 
 
 def absolute(path: str | Path) -> Path:
-    """Returns the absolute form of a path a user wrote, `~` expanded; the file need not exist.
-
-    RuntimeError when the working folder, from which a relative one counts, was deleted.
-    """
-    expanded = Path(os.path.expanduser(path))  # unlike Path.expanduser, leaves ~nobody as it is
-    try:
-        return expanded.absolute()
-    except FileNotFoundError as error:
-        raise RuntimeError(f"{path}: the folder this command was started in was deleted. Try: cd to another") from error
+    """Returns the absolute form of a path a user wrote, `~` expanded; the file need not exist."""
+    return Path(os.path.expanduser(path)).absolute()  # unlike Path.expanduser, leaves ~nobody as it is
 
 
 def why_not_writable(folder: Path) -> str | None:
