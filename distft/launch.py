@@ -16,7 +16,7 @@ from distft.launchers.contract import Handle, Launcher, Outcome
 from distft.launchers.follow import follow
 from distft.paths import without_number
 from distft.restarts import restarting
-from distft.run import FINISHED, RunFolder
+from distft.run import BY_YOU, FINISHED, RunFolder
 from distft.runtime.lock import alone
 from distft.stages import (
     check_devices,
@@ -117,7 +117,9 @@ def tell_end(run: RunFolder, outcome: Outcome) -> int:
     if outcome.state in ("pending", "running"):
         console.print(f"{run.path} goes on. {how_to_go_on(run)}")
     if outcome.state == "preempted":
-        console.print(f"{run.path}: saved and stopped. The same command, with name={run.path.name}, continues it.")
+        by = told if (told := run.read_status()["reason"] or "").startswith(BY_YOU) else f"({told})" * bool(told)
+        stopped = f"saved and stopped {by}".strip()
+        console.print(f"{run.path}: {stopped}. The same command, with name={run.path.name}, continues it.")
     if outcome.error:
         lines = outcome.error["traceback"].splitlines()[-12:]
         who = "the run" if outcome.error["rank"] is None else f"rank {outcome.error['rank']}"
