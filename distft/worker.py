@@ -82,6 +82,7 @@ def train(run: RunFolder, attempt: int, world: World) -> None:
     effective["fused_layers"] = fused_layers(engine.objective)
     peak = peak_of(world.device, compute_dtype(config["train"]["precision"], world.device))
     effective["peak"] = asdict(peak)
+    effective["max_grad_norm"] = make_settings(config, start_step, feed.steps, peak, 0.0).max_norm
     if world.is_first:
         write_json(run.path / "effective.json", effective)
         write_json(run.path / "nodes.json", environments)
