@@ -21,7 +21,7 @@ from distft.stages import plan_run, prepare, refuse_secrets
 from distft.sweep.request import Point, Request
 from distft.trackers.terminal import screen
 
-_LONGEST_NAME = 120
+_LONGEST_NAME = 120  # bytes
 _MOST_NAMED = 3  # jobs before a message
 
 
@@ -66,7 +66,8 @@ def named(points: Iterable[Point], first: int = 0) -> dict[str, Point]:
 def words(point: Point) -> str:
     """Returns key=value,... as a part of a folder's name; a long one is cut."""
     text = ",".join(part.lstrip("+").replace("'", "").replace('"', "") for part in point)
-    return "".join(letter if letter.isprintable() and letter not in "/\\" else "-" for letter in text)[:_LONGEST_NAME]
+    fine = "".join(letter if letter.isprintable() and letter not in "/\\" else "-" for letter in text)
+    return fine.encode()[:_LONGEST_NAME].decode(errors="ignore")
 
 
 def earlier_points(folder: Path, keys: Sequence[str]) -> dict[str, Point]:
