@@ -27,6 +27,14 @@ class Finding:
         return replace(self, host=host)
 
 
+class Refused(RuntimeError):
+    """Something that a check needs does not answer; the message is for the user, and `remedy` says what to do."""
+
+    def __init__(self, seen: str, remedy: str) -> None:
+        super().__init__(seen)
+        self.remedy = remedy
+
+
 Check = Callable[[], Iterable[Finding]]
 
 
@@ -36,6 +44,8 @@ def run_check(name: str, check: Check) -> list[Finding]:
     try:
         for each in check():  # one by one: what was found before an exception counts
             found += [each]
+    except Refused as refused:
+        found.append(Finding(name, "problem", str(refused), refused.remedy))
     except Exception as error:  # whatever a broken machine makes a check raise
         reason = (str(error).strip() or "no reason given").splitlines()[0]
         seen, remedy = f"this check failed: {type(error).__name__}: {reason}", "the others went on; report this line"

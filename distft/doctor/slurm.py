@@ -8,10 +8,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from distft.config.nearest import nearest
-from distft.doctor.finding import Finding
+from distft.doctor.finding import Finding, Refused
 
 PROGRAMS = ("sbatch", "srun", "squeue", "scontrol", "sinfo", "scancel")
 _SECONDS_TO_ANSWER = 30
+_CONFIGURED = "SLURM_CONF= or /etc/slurm/slurm.conf of a login node, which this machine may not be; launcher=local"
 _MOST_NAMES = 256  # a cluster of thousands is asked about its first nodes
 
 
@@ -96,13 +97,17 @@ def check_node_names(launcher: Mapping[str, Any]) -> Iterator[Finding]:
 
 
 def ask(*command: str) -> str:
-    """Returns what one of SLURM's programs prints; RuntimeError with its last words when it fails."""
+    """Returns what one of SLURM's programs prints; Refused with its last words when it fails."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS_TO_ANSWER, check=False)
+    except FileNotFoundError:
+        raise Refused(f"{command[0]} is not on PATH", "module load slurm, or PATH with SLURM's bin folder") from None
     except subprocess.TimeoutExpired:
-        raise RuntimeError(f"{' '.join(command)} gives no answer within {_SECONDS_TO_ANSWER} s") from None
+        seen = f"{' '.join(command)} gives no answer within {_SECONDS_TO_ANSWER} s"
+        raise Refused(seen, "scontrol ping, or ask those who run the cluster") from None
     if done.returncode and not done.stdout.strip():
-        raise RuntimeError((done.stderr.strip() or f"{command[0]} ended with {done.returncode}").splitlines()[-1])
+        last = (done.stderr.strip() or f"{command[0]} ended with {done.returncode}").splitlines()[-1]
+        raise Refused(f"SLURM does not answer here: {last}", _CONFIGURED)
     return done.stdout
 
 

@@ -22,7 +22,7 @@ from distft.stages import plan_run, prepare, refuse_secrets
 from distft.sweep.request import Point, Request
 from distft.trackers.terminal import screen
 
-_LONGEST_NAME = 120
+_LONGEST_NAME = 120  # bytes
 _MOST_NAMED = 3  # jobs before a message
 
 
@@ -82,7 +82,8 @@ def words(point: Point) -> str:
 def _older_words(point: Point) -> str:
     """Returns key=value,... as folders were named before."""
     text = ",".join(part.lstrip("+").replace("'", "").replace('"', "") for part in point)
-    return "".join(letter if letter.isprintable() and letter not in "/\\" else "-" for letter in text)[:_LONGEST_NAME]
+    fine = "".join(letter if letter.isprintable() and letter not in "/\\" else "-" for letter in text)
+    return fine.encode()[:_LONGEST_NAME].decode(errors="ignore")
 
 
 def earlier_points(folder: Path, keys: Sequence[str]) -> dict[str, Point]:

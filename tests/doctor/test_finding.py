@@ -1,10 +1,13 @@
 """A check that fails is a finding of its own, after those it had already made."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from distft.doctor.finding import Finding, run_check
+from distft.doctor.slurm import check_controller
+from tests.launchers.slurm.stubs import only_path, stub
 
 
 def broken() -> Iterator[Finding]:
@@ -24,3 +27,20 @@ def test_no_finding_shows_a_secret(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_0123456789abcdef")
     [found] = run_check("a", lambda: [Finding("a", "ok", "sent hf_0123456789abcdef", "of hf_0123456789abcdef")])
     assert "0123456789" not in found.seen + found.remedy
+
+
+def test_a_slurm_that_is_not_configured_is_told_in_its_own_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    only_path(tmp_path / "programs", monkeypatch)
+    stub(
+        tmp_path / "programs",
+        "scontrol",
+        "echo 'scontrol: fatal: Could not establish a configuration source' >&2; exit 1",
+    )
+    [found] = run_check("controller", check_controller)
+    assert found.state == "problem" and "SLURM_CONF" in found.remedy
+    assert found.seen == "SLURM does not answer here: scontrol: fatal: Could not establish a configuration source"
+    monkeypatch.setenv("PATH", str(tmp_path))
+    [found] = run_check("controller", check_controller)
+    assert found.seen == "scontrol is not on PATH" and "module load slurm" in found.remedy

@@ -7,7 +7,7 @@ import pytest
 
 from distft.config import ConfigError
 from distft.paths import conf_dir
-from distft.sweep.jobs import make_jobs, named
+from distft.sweep.jobs import make_jobs, named, words
 from distft.sweep.multirun import shared_config
 from distft.sweep.request import parse, read_request
 
@@ -42,3 +42,8 @@ def test_it_is_not_among_what_is_wrong_with_a_point(shared):
     with pytest.raises(ConfigError) as caught:
         shared_config(request, parse(request.swept))
     assert caught.value.messages and not [each for each in caught.value.messages if "without -m" in each]
+
+
+def test_a_name_of_a_job_is_cut_by_bytes_as_a_disk_counts_them():
+    assert words(("data.train=" + "é" * 300,)) == "data.train=" + "é" * 54
+    assert words(("data.train=" + "x" * 300,)) == "data.train=" + "x" * 109

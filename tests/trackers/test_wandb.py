@@ -1,6 +1,7 @@
 """Weights & Biases offline: one id per run folder, the whole run in the last attempt's file, nothing secret."""
 
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,6 +15,8 @@ from distft.run import RunFolder
 from distft.trackers.wandb import Wandb
 
 PROGRAM = """
+import os
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,14 +27,17 @@ tracker.start(RunFolder(Path(sys.argv[1])))
 for step in range(1, int(sys.argv[2]) + 1):
     tracker.log({"step": step, "split": "train", "loss": 1 / step})
 tracker.log({"step": step, "split": "eval", "loss": 0.5})
+if sys.argv[3:]:
+    os.kill(os.getpid(), signal.SIGKILL)
 tracker.finish("completed")
 """
 
 
-def attempt(run: RunFolder, steps: int) -> None:
-    """Tracks one attempt in an own process, as launch does."""
-    command = [sys.executable, "-c", PROGRAM, str(run.path), str(steps)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=480)
+def attempt(run: RunFolder, steps: int, *crash: str) -> None:
+    """Tracks one attempt in an own process, as launch does; with `crash` it is killed after its last row."""
+    command = [sys.executable, "-c", PROGRAM, str(run.path), str(steps), *crash]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=480)
+    assert done.returncode == (-signal.SIGKILL if crash else 0)
     assert done.stdout == done.stderr == ""
 
 
@@ -65,10 +71,10 @@ def history(file: Path) -> list[dict]:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> RunFolder:
-    """A run that was tracked in two attempts."""
+    """A run that was killed after step 3 and went on from an earlier one: the second attempt is given all its rows."""
     run = RunFolder(tmp_path_factory.mktemp("run"))
     run.config.write_text(yaml.safe_dump({"optimizer": {"lr": 1e-4}}))
-    attempt(run, 2)
+    attempt(run, 3, "crash")
     attempt(run, 4)
     return run
 
