@@ -23,6 +23,7 @@ from distft.config.packing import implied
 from distft.config.rules import broken_rules
 from distft.config.rules.contract import Facts
 from distft.config.tree import covers
+from distft.frozen import Own, find_own
 from distft.paths import absolute, conf_dir
 from distft.run import FINISHED, Plan, RunFolder
 
@@ -70,13 +71,24 @@ def config_before(run: RunFolder, config: Config) -> dict[str, Any] | None:
     return before.aligned(config) if before else None
 
 
-def frozen_before(run: RunFolder, config: Config) -> Frozen | None:
-    """Returns the config that the run goes on from: its own, else that of the run whose checkpoint it is to resume."""
+def run_before(run: RunFolder, config: Config) -> RunFolder | None:
+    """Returns the run that this one goes on from: itself, else the one whose checkpoint it is to resume."""
     resume = config.values["checkpoint"]["resume"]
     runs = [run]
     if resume not in ("auto", "never"):
         runs.append(RunFolder(absolute(resume).parents[1]))
-    found = next((each for each in runs if each.config.is_file()), None)
+    return next((each for each in runs if each.config.is_file()), None)
+
+
+def own_of(run: RunFolder, config: Config) -> Own | None:
+    """Returns the rows and the model that the run goes on with, where it has its own and is asked for no others."""
+    found, before = run_before(run, config), config_before(run, config)
+    return find_own(found, before, config.values) if found and before else None
+
+
+def frozen_before(run: RunFolder, config: Config) -> Frozen | None:
+    """Returns the config that the run goes on from."""
+    found = run_before(run, config)
     if found is None:
         return None
     text = found.config.read_text()

@@ -15,11 +15,13 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from distft.checkpoint.rows import base_of
 from distft.config import Config, ConfigError
 from distft.config.freeze import chosen_words
 from distft.config.machines import node_range
 from distft.config.rules import broken_rules
 from distft.config.rules.contract import Facts
+from distft.data.steps import Base
 from distft.goodput import timeline
 from distft.history import resumed
 from distft.launchers.contract import Outcome
@@ -124,16 +126,18 @@ def check_alone(run: RunFolder, job: str) -> None:
 
 def for_nodes(plan: Plan, run: RunFolder, config: Config, there: int) -> Plan:
     """Returns the plan for the most of `there` nodes that can share a step; CannotBegin when no number can."""
-    launcher = config.values["launcher"]
+    launcher, manifest = config.values["launcher"], resumed(run, config)
     if node_range(launcher["nodes"]) == (plan.nodes, plan.nodes) and there == plan.nodes:
-        return plan
+        is_current = base_of(manifest, plan.reads) == Base(plan.base_step, plan.base_row)
+        return plan if is_current else make_plan(config, manifest, plan)  # killed as it went back over a window
     fewest, most = node_range(launcher["nodes"])
     for nodes in range(min(there, most), fewest - 1, -1):
         values = config.values | {"launcher": launcher | {"nodes": nodes}}
         if any(broken_rules(Facts(values, config.choices, frozenset()), ())):
             continue
-        now = make_plan(replace(config, values=values), resumed(run, config))
-        return replace(plan, nodes=now.nodes, world=now.world, accumulation=now.accumulation, memory=now.memory)
+        now = make_plan(replace(config, values=values), manifest, plan)
+        laid_out = {"nodes": now.nodes, "world": now.world, "accumulation": now.accumulation, "memory": now.memory}
+        return replace(plan, **laid_out, base_step=now.base_step, base_row=now.base_row, steps=now.steps)
     raise CannotBegin(
         f"SLURM gave {there} nodes, launcher.nodes={launcher['nodes']}, and no such number can share a step. "
         f"Nearest: sbatch --nodes={plan.nodes}"

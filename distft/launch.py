@@ -11,6 +11,7 @@ import sys
 from distft.config.command import command, help_text
 from distft.config.compose import compose
 from distft.config.errors import ConfigError
+from distft.frozen import kept_rows
 from distft.history import check_config, check_followed, is_done
 from distft.launchers.contract import Handle, Launcher, Outcome
 from distft.launchers.follow import follow
@@ -40,17 +41,17 @@ OWN = [(" or ".join(MULTIRUN), "a sweep: a run for each value, KEY=A,B,C, and a 
 
 def main(overrides: list[str]) -> int:
     """Returns the run's exit code: 0 done, 75 preempted (the same command continues it), 1 failed."""
-    config = compose(overrides)
+    config = compose(overrides, kept=kept_rows)
     refuse_secrets(config)
     launcher, tracker = make_part(config, "launcher"), make_part(config, "tracker")
     run = RunFolder(run_dir(config))
     check_writable(run.path.parent)
-    config = going_on(run, config)
+    config, own = going_on(run, config)
     check_config(run, config)
     handle = find(launcher, run)  # of an earlier launch, or another machine's
     if handle is not None:
         check_followed(run, config, handle.name)
-    plan = None if handle or is_done(run, config) else prepare_and_plan(run, config, overrides)
+    plan = None if handle or is_done(run, config) else prepare_and_plan(run, config, overrides, own)
     with alone(run.path / ".lock") as held:
         if not held and handle is None:
             raise ConfigError([f"name={run.path.name}: another launch is busy with {run.path}. Nearest: another name"])

@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,9 @@ from distft.config.errors import ConfigError
 from distft.config.freeze import difference, frozen_text
 from distft.config.tree import leaves
 from distft.data.key import prepared_dir
+from distft.frozen import Own
 from distft.goodput.timeline import note
-from distft.history import check_plan, config_before, keep_frozen, resumed, set_aside
+from distft.history import check_plan, config_before, keep_frozen, own_of, resumed, set_aside
 from distft.launchers.contract import Handle, Launcher
 from distft.paths import absolute
 from distft.plan import make_plan
@@ -47,12 +48,14 @@ def run_dir(config: Config) -> Path:
     return folder / config.values["name"]
 
 
-def going_on(run: RunFolder, config: Config) -> Config:
-    """Returns the config with what the run was frozen with where a default has changed since, which it says."""
+def going_on(run: RunFolder, config: Config) -> tuple[Config, Own | None]:
+    """Returns the config with what the run was frozen with where a default has changed since, which it says, or where
+    the same content is in another place; and the rows and the model that it keeps."""
     config, kept = keep_frozen(run, config)
     for line in kept:
         screen(sys.stderr).print(f"kept: {line}")
-    return config
+    own = own_of(run, config)
+    return (replace(config, values=own.values) if own else config), own
 
 
 def check_writable(folder: Path) -> None:
@@ -87,24 +90,33 @@ def refuse_secrets(config: Config) -> None:
         raise ConfigError(f"{key}: its value {rule}" for key in shaped)
 
 
-def prepare(config: Config, overrides: Sequence[str]) -> None:
-    """Prepares the data where that has not been done; exits with the command's code where it cannot be."""
-    if prepared_dir(config.values) is None:
+def prepare(config: Config, overrides: Sequence[str], own: Own | None = None) -> None:
+    """Prepares the data where that has not been done; exits with the command's code where it cannot be.
+
+    own: the rows that the run has; ConfigError where they are gone and can be made no more.
+    """
+    if own and own.wrong:
+        raise ConfigError([f"{own.wrong}. Try: cache_dir=where they are, the files as they were, or another name"])
+    if own.is_gone if own else prepared_dir(config.values) is None:
         Command("prepare", *overrides).end()
 
 
-def plan_run(run: RunFolder, config: Config) -> Plan:
+def plan_run(run: RunFolder, config: Config, own: Own | None = None) -> Plan:
     """Returns the plan of the run, from its checkpoint on; ConfigError where it cannot go on from there."""
     manifest = resumed(run, config)
-    plan = make_plan(config, manifest)
+    if own and own.is_gone:  # until it was prepared
+        own = own_of(run, replace(config, values=own.asked))
+    for line in own.lines if own else ():
+        screen(sys.stderr).print(line)
+    plan = make_plan(config, manifest, own and own.plan)
     check_plan(plan, run, config, manifest)
     return plan
 
 
-def prepare_and_plan(run: RunFolder, config: Config, overrides: Sequence[str]) -> Plan:
+def prepare_and_plan(run: RunFolder, config: Config, overrides: Sequence[str], own: Own | None = None) -> Plan:
     """Does both."""
-    prepare(config, overrides)
-    return plan_run(run, config)
+    prepare(config, overrides, own)
+    return plan_run(run, config, own)
 
 
 def launch_command(overrides: Sequence[str]) -> str:

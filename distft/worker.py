@@ -17,6 +17,7 @@ from hydra.utils import instantiate
 from distft.attention import model_config, with_attention
 from distft.checkpoint.probe import probe_tokens, write_probe
 from distft.checkpoint.rehearse import rehearse
+from distft.checkpoint.rows import order_version
 from distft.checkpoint.skip import skip_rows
 from distft.checkpoint.snapshot import Snapshot
 from distft.data.batches import Batch, make_batch, to_device
@@ -135,8 +136,8 @@ def staged(config: Values, plan: Plan, world: World) -> Plan:
 
 def make_feed(config: Values, plan: Plan, flops: Flops, world: World) -> Feed:
     """Opens the prepared rows and cuts them into steps; RuntimeError when they are not what was planned."""
-    rows = Rows(Path(str(plan.data_dir)), "train", config["data"]["shards"])
-    order = Order(len(rows), config["seed"])
+    rows = Rows(plan.rows_dir, "train", config["data"]["shards"])
+    order = Order(len(rows), config["seed"], order_version(plan.reads))
     borders = make_borders(config, plan, order, rows)
     cut = make_cut(rows, plan.micro_batch_size, plan.micro_batch_tokens, flops)
     filled = filled_up_to(plan.micro_batch_tokens, config["train"]["compile"], world.device)
@@ -163,7 +164,7 @@ def go_back(run: RunFolder, config: Values, plan: Plan, feed: Feed, step: int, w
     """Returns the plan that goes on from the newest checkpoint, behind the rows of the steps up to `step`; NonFinite
     on every process when there is no checkpoint."""
     row = feed.position(step)
-    found = skip_rows(run.checkpoints, step, row) if world.is_first else None
+    found = skip_rows(run.checkpoints, config["checkpoint"]["resume"], step, row) if world.is_first else None
     done = from_first(str(found["step"]) if found else "", world)
     if not done:
         raise NonFinite(f"loss or gradient of step {step} is not finite, and there is no checkpoint to go back to")
@@ -229,7 +230,7 @@ def make_settings(config: Values, start_step: int, steps: int, peak: Peak, flops
 
 def held_out_batches(config: Values, plan: Plan, flops: Flops, world: World) -> Iterator[Batch]:
     """Yields this process's share of the held-out rows."""
-    rows = Rows(Path(str(plan.data_dir)), "eval")
+    rows = Rows(plan.rows_dir, "eval")
     micro_rows = config["eval"]["micro_batch_size"] or plan.micro_batch_size
     micro_tokens = None if micro_rows else plan.micro_batch_tokens
     filled = filled_up_to(micro_tokens, config["train"]["compile"], world.device)

@@ -9,7 +9,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from distft.checkpoint.format import MANIFEST, step_dir
+from distft.checkpoint.format import step_dir
 from distft.checkpoint.index import INDEX, read_index, write_index
 from distft.checkpoint.manifest import write_manifest
 from distft.runtime.disk import make_folder, sync
@@ -38,8 +38,6 @@ def publish(checkpoints: Path, step: int, body: dict[str, Any]) -> Path:
     """Makes the written files of `step` a checkpoint with the manifest `body`, and `latest`; returns its folder."""
     partial, folder = partial_dir(checkpoints, step), step_dir(checkpoints, step)
     write_manifest(partial, body)
-    sync(partial / MANIFEST)
-    sync(partial)
     write_index(checkpoints, {*read_index(checkpoints), step})
     if folder.exists():
         os.replace(folder, folder.with_name(f".{folder.name}.older"))

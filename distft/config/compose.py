@@ -4,7 +4,7 @@ Hydra reports the first unknown key alone, so it composes the chosen words, and 
 into its tree here.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,10 +33,17 @@ class Config:
     given: frozenset[str] = frozenset()  # keys that the command line or its experiment sets; all others are defaults
 
 
-def compose(overrides: Iterable[str], *, config_dir: Path | None = None, sweep: bool = False) -> Config:
+def compose(
+    overrides: Iterable[str],
+    *,
+    config_dir: Path | None = None,
+    sweep: bool = False,
+    kept: Callable[[Mapping[str, Any]], Mapping[str, Any]] = lambda _: {},
+) -> Config:
     """Returns the config that `overrides` ask for; ConfigError with all that is wrong with it.
 
     sweep: of a sweep or of one of its jobs, so that a sweep's own keys, which an experiment may have, have an effect.
+    kept: values -> by key what the run they name keeps of its own, so that no file needs to be there.
     """
     groups = Groups(absolute(config_dir or conf_dir()))
     errors: list[str] = []
@@ -54,7 +61,11 @@ def compose(overrides: Iterable[str], *, config_dir: Path | None = None, sweep: 
     of_experiment = groups.keys_of_experiment(choices.get("experiment"))
     values, given = with_packing(resolved(config), {setting.key for setting in settings}, of_experiment)
     wrong = wrong_values(values, known, base, given)
-    wrong |= {key: error for key, error in missing_files(values) if key not in wrong}
+    own = {} if wrong else kept(values)
+    for key, value in own.items():
+        group, _, name = key.partition(".")
+        values[group][name] = value
+    wrong |= {key: error for key, error in missing_files(values) if key not in wrong and key not in own}
     errors += [*wrong.values(), *wrong_models(values, wrong)]
     errors += broken_rules(Facts(values, choices, given, sweep), wrong)
     if errors:

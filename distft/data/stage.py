@@ -11,7 +11,7 @@ from typing import Any, TextIO
 from distft.data.choose import choose_format
 from distft.data.counts import Report, Split, Stream
 from distft.data.example import BadField, Example
-from distft.data.key import chat_template, data_dir, data_key, own_eval, pinned, tokenizer_dir
+from distft.data.key import chat_template, data_dir, hash_of_parts, key_parts, own_eval, pinned, tokenizer_dir
 from distft.data.publish import made_once
 from distft.data.read import Found, rows_of
 from distft.data.render import ChatRenderer, PlainRenderer, Rendered, make_renderer
@@ -93,11 +93,11 @@ class Maker:
 
 def prepare_data(values: dict[str, Any], progress: Progress = silent) -> Prepared:
     """Returns the prepared data of a config, made now unless its content key is in the cache already."""
-    key = data_key(values)
-    folder = data_dir(values, key)
+    parts = key_parts(values)
+    folder = data_dir(values, hash_of_parts(parts))
     with made_once(folder, "manifest.json") as beside:
         if beside is not None:
-            _fill(beside, key, values, progress)
+            _fill(beside, parts, values, progress)
     return Prepared(folder, read_json(folder / "report.json"), reused=beside is None)
 
 
@@ -109,7 +109,7 @@ def make_maker(values: dict[str, Any]) -> tuple[Maker, Any]:
     return Maker(renderer, Tokeniser(tokenizer, data["max_length"]), data, values["cache_dir"]), tokenizer
 
 
-def _fill(folder: Path, key: str, values: dict[str, Any], progress: Progress) -> None:
+def _fill(folder: Path, parts: dict[str, Any], values: dict[str, Any], progress: Progress) -> None:
     started = time.monotonic()
     data = values["data"]
     maker, tokenizer = make_maker(values)
@@ -120,7 +120,8 @@ def _fill(folder: Path, key: str, values: dict[str, Any], progress: Progress) ->
     report.seconds = round(time.monotonic() - started, 3)
     write_json(folder / "report.json", report.as_dict())
     options = {name: value for name, value in data.items() if name not in ("packing", "shards")}
-    manifest = {"key": key, "options": options, "vocab_size": len(tokenizer), "files": files}
+    manifest = {"key": hash_of_parts(parts), "parts": parts, "options": options}
+    manifest |= {"vocab_size": len(tokenizer), "files": files}
     write_json(folder / "manifest.json", manifest | {"splits": report.as_dict()["splits"]})
 
 

@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
-from distft.run import RunFolder
+from distft.run import RunFolder, json_text
 
 Event = Literal["submitted", "begun", "training", "trained", "saved", "ended"]
 
@@ -32,7 +32,7 @@ def note(run: RunFolder, event: Event, attempt: int, **about: Any) -> None:
     """
     line = {"event": event, "time": time.time(), "attempt": attempt} | about
     with suppress(OSError), (run.path / "timeline.jsonl").open("a") as file:
-        file.write(json.dumps(line) + "\n")
+        file.write(json_text(line) + "\n")
 
 
 def read_timeline(run: RunFolder) -> list[Turn]:

@@ -5,7 +5,6 @@ Trap: a signal that this process was started to ignore stays ignored; under a sc
 """
 
 import argparse
-import json
 import os
 import signal
 import sys
@@ -25,7 +24,7 @@ from distft.launchers.limits import Limits
 from distft.launchers.meeting import Meeting, Node, NotMet, join, join_at, open_alone, open_first
 from distft.launchers.ranks import Rank, prepare, start_rank
 from distft.launchers.watchdog import watched
-from distft.run import RunFolder
+from distft.run import RunFolder, json_text
 from distft.runtime.errors import Failure, first_failure
 
 _PEER_FAILED = signal.SIGQUIT  # to itself: ends the ranks of a node when another node's have failed
@@ -162,7 +161,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if failure is None:
         return 0
     with os.fdopen(answer, "w") as file:
-        file.write(json.dumps(asdict(failure)) + "\n")
+        file.write(json_text(asdict(failure)) + "\n")
     return 1
 
 

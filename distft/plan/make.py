@@ -11,29 +11,36 @@ from distft.config.machines import node_range, processes_per_node
 from distft.config.model_folder import wrong_model
 from distft.data.hub import NotFetched, local_folder
 from distft.data.key import tokenizer_dir
+from distft.models.weight_files import content_hash
 from distft.paths import conf_dir
 from distft.plan.memory import memory_table, optimizer_bytes
 from distft.plan.parameters import Parts, count_adapters, parts_of
 from distft.plan.rows import Extent, extent
 from distft.run import Plan
+from distft.runtime.seals import Damaged
 
 
-def make_plan(config: Config, resumed: Mapping[str, Any] | None = None) -> Plan:
+def make_plan(config: Config, resumed: Mapping[str, Any] | None = None, own: Plan | None = None) -> Plan:
     """Returns what the run will do; ConfigError when its data cannot be what the config says.
 
-    resumed: manifest of the checkpoint that it goes on from.
+    resumed: manifest of the checkpoint that it goes on from. own: the plan that it was frozen with and whose rows and
+    model it keeps, whatever has become of the files that they were made of.
     """
     values = config.values
     try:
-        reads = extent(values, resumed)
-    except ValueError as error:
+        reads = extent(values, resumed, own)
+    except (ValueError, RuntimeError) as error:
         raise ConfigError([str(error)]) from error
     (_, nodes), per_node = node_range(values["launcher"]["nodes"]), processes_per_node(values["launcher"])
     world = nodes * per_node
     micro_rows, micro_tokens = micro_batch(values)
-    model_dir = _model_dir(values)
+    model_dir = (Path(own.model_dir) if own.model_dir else None) if own else _model_dir(values)
     if model_dir and (reasons := list(wrong_model(model_dir, trust_remote_code=values["model"]["trust_remote_code"]))):
         raise ConfigError(reasons)
+    hashed = model_hash(model_dir) if model_dir else None
+    if own and own.model_hash and hashed != own.model_hash:
+        rule = "its files are not those that the run began with. Try: the folder as it was, another name"
+        raise ConfigError([f"model.path={model_dir}: {rule}, or checkpoint.allow_change=[model]"])
     facts = values["model"]["architecture"] | (values["model"]["tiny_architecture"] if values["model"]["tiny"] else {})
     parts = parts_of(model_dir, facts)
     parameters = parts.total if parts else 0
@@ -60,7 +67,8 @@ def make_plan(config: Config, resumed: Mapping[str, Any] | None = None) -> Plan:
         parameters=parameters,
         adapters=adapters,
         model_dir=str(model_dir) if model_dir else None,
-        tokenizer_dir=_tokenizer_dir(values),
+        model_hash=hashed,
+        tokenizer_dir=own.tokenizer_dir if own else _tokenizer_dir(values),
         data_dir=str(reads.data_dir) if reads.data_dir else None,
         memory=_memory(config, parts, adapters, world, per_node),
     )
@@ -95,6 +103,14 @@ def _model_dir(values: dict[str, Any]) -> Path | None:
     try:
         return local_folder(model["path"], model["revision"], values["cache_dir"])
     except NotFetched:
+        return None
+
+
+def model_hash(folder: Path) -> str | None:
+    """Returns the content hash of a model's folder; None where it is not whole, which others refuse in words."""
+    try:
+        return content_hash(folder)
+    except (OSError, ValueError, Damaged):
         return None
 
 

@@ -1,10 +1,11 @@
 """metrics.jsonl: the source of truth of a run's numbers, one object a line, each step once."""
 
-import json
 import os
 import time
 from pathlib import Path
 from typing import Any
+
+from distft.run import read_row, row_text
 
 
 class MetricsLog:
@@ -16,7 +17,7 @@ class MetricsLog:
         self.dropped: list[dict[str, Any]] = []
         if path.is_file():
             lines = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
-            rows = list(map(json.loads, lines))
+            rows = list(map(read_row, lines))
             kept = "".join(line for line, row in zip(lines, rows, strict=True) if row["step"] <= start_step)
             self.dropped = [row for row in rows if row["step"] > start_step]
             beside = path.with_name(f".{path.name}.kept")
@@ -26,4 +27,4 @@ class MetricsLog:
 
     def write(self, row: dict[str, Any]) -> None:
         """Appends one line, with the time; it is with the operating system when this returns."""
-        self.file.write(json.dumps(row | {"time": time.time()}) + "\n")
+        self.file.write(row_text(row | {"time": time.time()}) + "\n")

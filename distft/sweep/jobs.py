@@ -15,7 +15,8 @@ from distft.config.compose import Config, compose
 from distft.config.errors import ConfigError
 from distft.config.overrides import quoted
 from distft.config.tree import at
-from distft.history import check_config, is_done, keep_frozen
+from distft.frozen import Own, kept_rows
+from distft.history import check_config, is_done, keep_frozen, own_of
 from distft.run import Plan, RunFolder
 from distft.stages import plan_run, prepare, refuse_secrets
 from distft.sweep.request import Point, Request
@@ -33,6 +34,7 @@ class Job:
     point: Point
     overrides: tuple[str, ...]
     config: Config
+    own: Own | None = None  # what an earlier start of it keeps
     plan: Plan | None = None  # None: not made yet, or nothing is left to do
 
     @property
@@ -91,10 +93,12 @@ def make_jobs(folder: Path, request: Request, points: Mapping[str, Point]) -> li
         runs_dir = quoted(str(folder)) if "," in str(folder) else folder
         overrides = (*request.of_job(point), f"runs_dir={runs_dir}", f"name={quoted(name)}")
         try:
-            config = compose(overrides, sweep=True)
+            config = compose(overrides, sweep=True, kept=kept_rows)
             refuse_secrets(config)
             run = RunFolder(folder / name)
-            jobs.append(Job(run, point, overrides, keep_frozen(run, config, sweep=True)[0]))
+            config = keep_frozen(run, config, sweep=True)[0]
+            own = own_of(run, config)
+            jobs.append(Job(run, point, overrides, replace(config, values=own.values) if own else config, own))
         except ConfigError as error:
             wrong.add(name, error.messages)
     wrong.raise_any()
@@ -126,11 +130,11 @@ def prepare_all(jobs: Sequence[Job]) -> None:
     codes: dict[str, int] = {}
     for job in jobs:
         reads = json.dumps([job.config.values[group] for group in ("data", "model")], sort_keys=True, default=str)
-        if codes.get(reads):
+        if codes.get(reads) or job.is_done:
             continue
         try:
             codes[reads] = 0
-            prepare(job.config, job.overrides)
+            prepare(job.config, job.overrides, job.own)
         except SystemExit as end:
             codes[reads] = end.code if isinstance(end.code, int) else 1
             screen(sys.stderr).print(f"so {job.name} cannot run, nor any job with the same data")
@@ -144,7 +148,7 @@ def plan_all(jobs: Sequence[Job]) -> list[Job]:
     for job in jobs:
         try:
             check_config(job.run, job.config)
-            planned.append(job if job.is_done else replace(job, plan=plan_run(job.run, job.config)))
+            planned.append(job if job.is_done else replace(job, plan=plan_run(job.run, job.config, job.own)))
         except ConfigError as error:
             wrong.add(job.name, error.messages)
     wrong.raise_any()

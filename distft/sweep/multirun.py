@@ -16,6 +16,7 @@ from omegaconf import OmegaConf
 from distft.compat.hydra import no_callbacks
 from distft.config.compose import Config, compose
 from distft.config.errors import ConfigError
+from distft.frozen import kept_rows
 from distft.launchers.contract import Launcher
 from distft.launchers.follow import caught_signals
 from distft.run import EXIT_PREEMPTED, EXIT_WRONG_CONFIG, FINISHED, RunFolder
@@ -89,12 +90,12 @@ def shared_config(request: Request, parsed: Sequence[Swept]) -> Config:
     """Returns the config of the sweep, which is its first point's; ConfigError with what is wrong with any point."""
     overrides = (*request.shared, *request.own, *corners(parsed, most=1)[0])
     try:
-        return compose(overrides, sweep=True)
+        return compose(overrides, sweep=True, kept=kept_rows)
     except ConfigError as error:
         wrong = Wrong()
         for point in corners(parsed, _MOST_LOOKED_AT):
             try:
-                compose(request.of_job(point), sweep=True)
+                compose(request.of_job(point), sweep=True, kept=kept_rows)
             except ConfigError as other:
                 wrong.add(words(point), [each for each in other.messages if each not in error.messages])
         raise ConfigError([*error.messages, *wrong.messages()]) from error
