@@ -26,7 +26,8 @@ from distft.goodput import timeline
 from distft.history import resumed
 from distft.launchers.contract import Outcome
 from distft.launchers.ended import note_end, write_outcome
-from distft.launchers.slurm.ask import SlurmError, job_state, seconds_left, slurm
+from distft.launchers.slurm import ask
+from distft.launchers.slurm.ask import SlurmError, job_state, patiently, seconds_left, slurm
 from distft.launchers.slurm.node import BY_SCHEDULER
 from distft.launchers.slurm.run import read_job
 from distft.plan import make_plan
@@ -120,7 +121,7 @@ def queued_at(job: str) -> float | None:
 def check_alone(run: RunFolder, job: str) -> None:
     """Raises Taken while another job has the run: two would write over each other."""
     other = read_job(run)
-    if other and other != job and job_state(other).is_alive:
+    if other and other != job and patiently(lambda: job_state(other), ask.SECONDS_OF_JOB).is_alive:
         raise Taken(f"job {other} has {run.path} already. Nearest: scancel {other}, or another name")
 
 
@@ -174,13 +175,14 @@ def requeued(run: RunFolder, status: Mapping[str, Any]) -> str | None:
     if not reason.startswith(BY_SCHEDULER):
         return f"saved and stopped: {reason or 'asked to'}"
     try:
-        timeouts = status.get("timeouts", 0) + is_near_limit(run, seconds_left(job))
+        left = patiently(lambda: seconds_left(job), ask.SECONDS_OF_JOB)
+        timeouts = status.get("timeouts", 0) + is_near_limit(run, left)
         most = run.read_config()["launcher"].get("max_timeouts", 0)  # a run frozen for another launcher has none
         if timeouts > most:
             return f"saved and stopped: {most} time limits were reached (launcher.max_timeouts)"
         run.write_status(timeouts=timeouts)
         print(f"saved at step {status['step']} ({reason}), to be queued again", file=sys.stderr)
-        slurm("scontrol", "requeue", job)
+        patiently(lambda: slurm("scontrol", "requeue", job), ask.SECONDS_OF_JOB)
     except SlurmError as error:
         return f"saved and stopped: SLURM would not queue it again: {error}"
     return None
@@ -189,7 +191,7 @@ def requeued(run: RunFolder, status: Mapping[str, Any]) -> str | None:
 def is_ended_by_slurm() -> bool:
     """Tells whether SLURM takes the job's nodes away: it was cancelled, or is queued again already."""
     try:
-        return job_state(this_job(os.environ)).name != "RUNNING"
+        return patiently(lambda: job_state(this_job(os.environ)), ask.SECONDS_OF_JOB).name != "RUNNING"
     except SlurmError:
         return False
 

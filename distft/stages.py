@@ -26,6 +26,7 @@ from distft.frozen import Own
 from distft.goodput.timeline import note
 from distft.history import check_plan, config_before, keep_frozen, own_of, resumed, set_aside
 from distft.launchers.contract import Handle, Launcher
+from distft.launchers.slurm.run import find_job
 from distft.paths import absolute
 from distft.plan import make_plan
 from distft.run import EXIT_WRONG_CONFIG, Plan, RunFolder, write_json
@@ -145,11 +146,17 @@ def freeze(run: RunFolder, config: Config, plan: Plan, overrides: Sequence[str])
 
 
 def find(launcher: Launcher, run: RunFolder) -> Handle | None:
-    """Returns the run where it is under way already; ConfigError where it should be and is not."""
+    """Returns the run where it is under way already; ConfigError where it should be and is not, or is elsewhere;
+    Unavailable where nobody can say."""
     try:
-        return launcher.find(run.path)
+        handle = launcher.find(run.path)
     except ValueError as error:
         raise ConfigError([str(error)]) from error
+    is_open = run.read_status()["exit_code"] is None and run.job.is_file()
+    if handle is None and not launcher.outlives_launch and is_open and (job := find_job(run)):
+        rule = f"job {job} of SLURM has {run.path}, so nothing else may. Try: launcher=slurm, which follows it"
+        raise ConfigError([f"{rule}, or scancel {job} first"])
+    return handle
 
 
 def submit(launcher: Launcher, runs: Sequence[RunFolder]) -> list[Handle]:
