@@ -71,7 +71,9 @@ def cases(folder: Path) -> Iterator[tuple[str, str]]:
 def whole_stage(folder: Path) -> Iterator[tuple[str, str]]:
     """Yields what the stage makes of several kinds of files, and what it holds out."""
     pairs = [{"prompt": f"What is {i}?", "completion": f"{i * i}"} for i in range(40)]
-    (folder / "a.csv").write_text("prompt,completion\n" + "".join(f'"{p["prompt"]}",{p["completion"]}\n' for p in pairs))
+    (folder / "a.csv").write_text(
+        "prompt,completion\n" + "".join(f'"{p["prompt"]}",{p["completion"]}\n' for p in pairs)
+    )
     pq.write_table(pa.Table.from_pylist(pairs), folder / "b.parquet")
     model = {"path": "nowhere/model", "revision": None, "tokenizer": None, "tiny": True, "trust_remote_code": False}
     files = [str(folder / name) for name in ("a.csv", "b.parquet")]
@@ -96,7 +98,7 @@ def write() -> None:
     with tempfile.TemporaryDirectory() as folder:
         found = dict(cases(Path(folder)))
     changed = [name for name, value in before["digests"].items() if found.get(name) != value]
-    if changed and STAGE_VERSION <= before["version"]:
+    if changed and before["version"] >= STAGE_VERSION:
         sys.exit(f"other tokens of {', '.join(changed)}: raise distft.data.key.STAGE_VERSION first")
     FILE.write_text(json.dumps({"version": STAGE_VERSION, "digests": found}, indent=2) + "\n")
 
