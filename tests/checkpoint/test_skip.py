@@ -1,6 +1,9 @@
 """A window of rows is skipped by what the newest checkpoint says of where to read on."""
 
+import os
 from pathlib import Path
+
+import pytest
 
 from distft.checkpoint.format import step_dir
 from distft.checkpoint.index import write_index
@@ -35,6 +38,17 @@ def test_whoever_resumes_from_the_newest_reads_on_behind_the_window(tmp_path: Pa
     assert base_of(read_manifest(step_dir(tmp_path, 2)), READS) == Base(0, 0), "older ones are what they were"
     skip_rows(tmp_path, "auto", 5, 28)
     assert [each["rows"] for each in read_manifest(step_dir(tmp_path, 4))["skipped"]] == [[16, 24], [24, 28]]
+
+
+def test_a_manifest_that_is_written_anew_survives_a_loss_of_power(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    save(tmp_path, 2, 8)
+    synced: list[str] = []
+    fsync = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda file: synced.append(os.readlink(f"/proc/self/fd/{file}")) or fsync(file))
+    skip_rows(tmp_path, "auto", 3, 12)
+    folder = step_dir(tmp_path, 2)
+    assert [Path(each).name for each in synced] == [".manifest.json.new", folder.name], "its bytes, then its name"
+    assert read_manifest(folder)["next_row"] == 12
 
 
 def test_a_run_that_began_anew_does_not_go_back_to_what_it_left(tmp_path: Path):
