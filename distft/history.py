@@ -7,6 +7,7 @@ import os
 import shlex
 from collections.abc import Mapping
 from dataclasses import replace
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -50,8 +51,11 @@ def check_config(run: RunFolder, config: Config) -> None:
     """Raises ConfigError with the difference when the run would go on with another meaning that is not allowed."""
     if (run.path / "sweep_status.json").is_file():
         raise ConfigError([f"name={run.path.name}: {run.path} holds a sweep. Nearest: another name, or -m"])
-    before = config_before(run, config)
-    reason = refusal(before, config.values, f"name={run.path.name}: {run.path}") if before else None
+    before, found = config_before(run, config), run_before(run, config)
+    what = f"name={run.path.name}: {run.path}"
+    if found and found != run:
+        what = f"checkpoint.resume={config.values['checkpoint']['resume']}: it is of {found.path}, which"
+    reason = refusal(before, config.values, what) if before else None
     if reason:
         raise ConfigError([reason])
 
@@ -130,6 +134,7 @@ def check_plan(plan: Plan, run: RunFolder, config: Config, manifest: Manifest | 
     if manifest is None:
         return
     which, done = f"name={run.path.name}: {run.path}", manifest["step"]
+    check_model(plan, run, config, manifest)
     allowed, before, now = config.values["checkpoint"]["allow_change"], manifest["reads"]["data"], plan.reads["data"]
     if before != now and not any(each.partition(".")[0] in ("data", "model") for each in allowed):
         first = f"{which} would go on with other rows: a file, the tokenizer or the template differs"
@@ -137,6 +142,21 @@ def check_plan(plan: Plan, run: RunFolder, config: Config, manifest: Manifest | 
     end = min(plan.steps, config.values["train"]["max_steps"] or plan.steps)
     if end < done:
         raise ConfigError([f"{which} has done {done} steps, this config ends after {end}. Nearest: {done}"])
+
+
+def check_model(plan: Plan, run: RunFolder, config: Config, manifest: Manifest) -> None:
+    """Raises ConfigError when a changed model or tuning does not train what the checkpoint holds: no rank could load
+    it. Where neither has changed nothing is counted: the plan's numbers are not needed to be exact."""
+    changed = meanings(config_before(run, config) or {}, config.values)
+    trained = plan.parameters if plan.adapters is None else plan.adapters
+    shapes = manifest.get("tensors", {}).get("parameter", {})
+    holds = sum(prod(shape) for shape in shapes.values())
+    if holds == trained or not trained or not holds or not any(covers(("model", "tuning"), key) for key in changed):
+        return
+    found = run_before(run, config) or run
+    first = f"name={run.path.name}: this config trains {trained:,} parameters, the checkpoint of {found.path} holds"
+    start = f"Try: another name, and to start from its result model.path={found.final}"
+    raise ConfigError([f"{first} {holds:,}: a run goes on with its model and its tuning alone. {start}"])
 
 
 def set_aside(run: RunFolder, text: str) -> None:

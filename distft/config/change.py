@@ -84,7 +84,7 @@ def meanings(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 def refusal(old: Mapping[str, Any], new: Mapping[str, Any], what: str) -> str | None:
     """Returns why a run cannot go on from `old` to `new`, with a line for each difference; None when it can.
 
-    what: the run, in words.
+    what: the run that it goes on from, in words.
     """
     allowed = new["checkpoint"]["allow_change"]
     keys = [key for key in meanings(old, new) if not covers(allowed, key)]
@@ -93,7 +93,8 @@ def refusal(old: Mapping[str, Any], new: Mapping[str, Any], what: str) -> str | 
     there = {key for key, _ in leaves(new)}
     offered = [key if key in there else key.partition(".")[0] for key in keys]
     lines = [line for line in difference(old, new) if line.partition(":")[0] in keys]
-    first = f"{what} was made with another config. Nearest: another name, or {allowing(allowed, offered)}"
+    nearest = "another name" if what.startswith("name=") else "the settings of that run"
+    first = f"{what} was made with another config. Nearest: {nearest}, or {allowing(allowed, offered)}"
     return "\n    ".join([first, *lines])
 
 
