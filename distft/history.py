@@ -6,6 +6,7 @@ A checkpoint that `checkpoint.resume` names by its path may be of another run: i
 import os
 from collections.abc import Mapping
 from dataclasses import replace
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -48,11 +49,13 @@ def check_config(run: RunFolder, config: Config) -> None:
     """Raises ConfigError with the difference when the run would go on with another meaning that is not allowed."""
     if (run.path / "sweep_status.json").is_file():
         raise ConfigError([f"name={run.path.name}: {run.path} holds a sweep. Nearest: another name, or -m"])
-    before = frozen_before(run, config)
-    which = f"name={run.path.name}: {run.path}"
+    before, found = frozen_before(run, config), run_before(run, config)
+    what = f"name={run.path.name}: {run.path}"
+    if found and found != run:
+        what = f"checkpoint.resume={config.values['checkpoint']['resume']}: it is of {found.path}, which"
     if before is None:
         return
-    if reason := refusal(before.aligned(config), config.values, which, before.in_words(config), config.gave_way):
+    if reason := refusal(before.aligned(config), config.values, what, before.in_words(config), config.gave_way):
         raise ConfigError([reason])
 
 
@@ -132,6 +135,7 @@ def check_plan(plan: Plan, run: RunFolder, config: Config, manifest: Manifest | 
     if manifest is None:
         return
     which, done = f"name={run.path.name}: {run.path}", manifest["step"]
+    check_model(plan, run, config, manifest)
     allowed, before, now = config.values["checkpoint"]["allow_change"], manifest["reads"]["data"], plan.reads["data"]
     if before != now and not any(each.partition(".")[0] in ("data", "model") for each in allowed):
         first = f"{which} would go on with other rows: a file, the tokenizer or the template differs"
@@ -139,6 +143,21 @@ def check_plan(plan: Plan, run: RunFolder, config: Config, manifest: Manifest | 
     end = min(plan.steps, config.values["train"]["max_steps"] or plan.steps)
     if end < done:
         raise ConfigError([f"{which} has done {done} steps, this config ends after {end}. Nearest: {done}"])
+
+
+def check_model(plan: Plan, run: RunFolder, config: Config, manifest: Manifest) -> None:
+    """Raises ConfigError when a changed model or tuning does not train what the checkpoint holds: no rank could load
+    it. Where neither has changed nothing is counted: the plan's numbers are not needed to be exact."""
+    changed = meanings(config_before(run, config) or {}, config.values)
+    trained = plan.parameters if plan.adapters is None else plan.adapters
+    shapes = manifest.get("tensors", {}).get("parameter", {})
+    holds = sum(prod(shape) for shape in shapes.values())
+    if holds == trained or not trained or not holds or not any(covers(("model", "tuning"), key) for key in changed):
+        return
+    found = run_before(run, config) or run
+    first = f"name={run.path.name}: this config trains {trained:,} parameters, the checkpoint of {found.path} holds"
+    start = f"Try: another name, and to start from its result model.path={found.final}"
+    raise ConfigError([f"{first} {holds:,}: a run goes on with its model and its tuning alone. {start}"])
 
 
 def set_aside(run: RunFolder, text: str) -> None:

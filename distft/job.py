@@ -27,7 +27,7 @@ from distft.history import resumed
 from distft.launchers.contract import Outcome
 from distft.launchers.ended import note_end, write_outcome
 from distft.launchers.slurm import ask
-from distft.launchers.slurm.ask import JobState, SlurmError, job_state, patiently, seconds_left, slurm
+from distft.launchers.slurm.ask import JobState, SlurmError, is_silence, job_state, patiently, seconds_left, slurm
 from distft.launchers.slurm.node import BY_SCHEDULER
 from distft.launchers.slurm.run import BY_SCANCEL, read_job
 from distft.plan import make_plan
@@ -36,6 +36,7 @@ from distft.restarts import CannotBegin, check_progress, may_begin_again, note, 
 from distft.run import EXIT_AGAIN, EXIT_PREEMPTED, FINISHED, Plan, RunFolder, write_json
 from distft.runtime import stop
 from distft.runtime.errors import Failure
+from distft.runtime.logs import last_lines
 from distft.stages import write_results
 
 _SECONDS_OF_SLACK = 30  # SLURM acts on time limits by a tick of about so long
@@ -94,6 +95,9 @@ def end(run: RunFolder, code: int) -> int:
             unclear = f"{BY_SCHEDULER}SIGTERM: scancel or a preemption"  # of a job that is COMPLETING
             run.write_status(state="preempted", reason=BY_SCANCEL if job.is_cancelled else unclear)
         return code or EXIT_PREEMPTED
+    if status["state"] == "pending" and any(map(is_silence, last_lines(run.logs / "slurm.out", 5))):
+        print("srun got no answer from SLURM's controller, so no rank has begun: once more", file=sys.stderr)
+        return EXIT_AGAIN
     if status["state"] != "preempted":
         error = status["error"] or asdict(why(run, status["attempt"], code))  # node 0 may have had no time to tell
         outcome = Outcome("failed", error)
@@ -115,9 +119,12 @@ def this_job(given: Mapping[str, str]) -> str:
 
 
 def queued_at(job: str) -> float | None:
-    """Returns when the job was queued last; None where SLURM does not tell."""
+    """Returns when the job was queued last; None where SLURM does not tell.
+
+    Waits for a controller that is away: srun, which comes next, asks it too, and gives up at once.
+    """
     try:
-        return job_state(job).queued
+        return patiently(lambda: job_state(job), ask.SECONDS_OF_JOB).queued
     except SlurmError:
         return None
 

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from distft.config import Config, ConfigError, compose, frozen_text
-from distft.history import check_config, check_followed, frozen_before, keep_frozen
+from distft.history import check_config, check_followed, check_model, frozen_before, keep_frozen
 from distft.run import RunFolder
 from distft.stages import launch_command
 from tests.launchers.slurm.frozen import freeze
@@ -165,3 +165,28 @@ def test_a_difference_names_chosen_words(tmp_path: Path):
     assert {line.partition(":")[0] for line in lines[2:]} == {"optimizer.lr"}
     with pytest.raises(ConfigError, match=r"or checkpoint.allow_change=\[optimizer\]\n    optimizer: adamw -> sgd"):
         check_config(run, now)
+
+
+def test_a_checkpoint_of_another_run_is_told_by_that_run(tmp_path: Path):
+    run, overrides = frozen_with(tmp_path)
+    checkpoint = run.checkpoints / "step-00000002"
+    checkpoint.mkdir(parents=True)
+    asked = compose([*overrides, "name=new", f"checkpoint.resume={checkpoint}", "optimizer.lr=0.5"])
+    with pytest.raises(ConfigError) as caught:
+        check_config(RunFolder(tmp_path / "new"), asked)
+    [message] = caught.value.messages
+    assert message.splitlines()[0] == (
+        f"checkpoint.resume={checkpoint}: it is of {run.path}, which was made with another config. "
+        "Nearest: the settings of that run, or checkpoint.allow_change=[optimizer.lr]"
+    )
+
+
+def test_a_model_that_a_checkpoint_cannot_fill_is_refused_before_a_rank_tries(run: RunFolder):
+    plan, manifest = run.read_plan(), {"tensors": {"parameter": {"a": [2, 3], "b": [4]}}}
+    check_model(plan, run, Config(run.read_config(), {}), manifest)
+    other = changed(run, "model", "tiny_architecture", {"hidden_size": 8})
+    with pytest.raises(
+        ConfigError, match=rf"trains {plan.parameters:,} parameters, the checkpoint of .*/run holds 10: "
+    ):
+        check_model(plan, run, other, manifest)
+    check_model(plan, run, other, {"tensors": {"parameter": {"a": [plan.parameters]}}})

@@ -266,6 +266,16 @@ def test_another_nodes_error_is_the_runs_when_node_0_had_no_time_to_tell(tmp_pat
     assert run.read_status()["error"]["message"] == "node 1: no GPU"
 
 
+def test_a_step_that_srun_could_not_ask_for_is_asked_for_again(tmp_path: Path, programs: Path):
+    run = freeze(tmp_path / "x", "run", ONE)
+    begin(run)
+    said = "srun: error: Unable to confirm allocation for job 12: Unable to contact slurm controller (connect failure)"
+    (run.logs / "slurm.out").write_text(f"{said}\nsrun: Check SLURM_JOB_ID environment variable. Expired or invalid\n")
+    assert end(run, 1) == EXIT_AGAIN and run.read_status()["exit_code"] is None
+    run.write_status(state="running")
+    assert end(run, 1) == 1, "a rank had begun"
+
+
 @pytest.mark.parametrize(("code", "how"), [(143, "by SIGTERM"), (1, "with code 1")])
 def test_a_step_that_left_no_word_is_told_by_how_it_ended(code: int, how: str, tmp_path: Path, programs: Path):
     run = freeze(tmp_path / "x", "run", ONE)

@@ -1,6 +1,7 @@
 """A run goes on with changes: any layout freely, what changes its meaning when it is allowed, and nothing is lost."""
 
 import shutil
+import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -8,12 +9,16 @@ from pathlib import Path
 import pytest
 
 from distft.checkpoint.choose import candidates
+from distft.checkpoint.format import step_dir
 from distft.checkpoint.manifest import read_manifest
+from distft.checkpoint.read import Checkpoint
 from distft.run import RunFolder
+from distft.verify_resume.tensors import KINDS, measure
 from tests.rows import write_sums
 from tests.test_launch import end, run_of, start
 
 pytestmark = pytest.mark.slow
+SIX_STEPS = ["train.max_steps=6", "checkpoint.every_steps=2", "checkpoint.keep=9", "eval.at_ends=false", "export=false"]
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +34,7 @@ def newest(run: RunFolder) -> dict:
 def started(folder: Path) -> Iterator[dict[str, Future]]:
     """Launches that come one after the other, beside those of another run: a launch uses one core most of the time."""
     with ThreadPoolExecutor(2) as pool:
-        yield {each.__name__: pool.submit(each, folder) for each in (extend, edit_rows)}
+        yield {each.__name__: pool.submit(each, folder) for each in (extend, edit_rows, keep_rows)}
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +43,7 @@ def extended(started: dict[str, Future]) -> tuple[RunFolder, str]:
 
 
 @pytest.fixture(scope="module")
-def edited(started: dict[str, Future]) -> tuple[RunFolder, list[tuple[int, str, str]]]:
+def edited(started: dict[str, Future]) -> dict[str, tuple[int, str, str]]:
     return started["edit_rows"].result()
 
 
@@ -51,19 +56,35 @@ def extend(folder: Path) -> tuple[RunFolder, str]:
     return run_of(folder, "run"), told
 
 
-def edit_rows(folder: Path) -> tuple[RunFolder, list[tuple[int, str, str]]]:
-    """Returns a run whose rows have changed under their path after 3 steps, and what launches that go on said: one
-    that may change the steps, and one that may change the data too."""
+def edit_rows(folder: Path) -> dict[str, tuple[int, str, str]]:
+    """Returns what the launches of run `edited` said, whose rows change and vanish under their path.
+
+    It begins anew, is killed at step 4, started again, killed at step 6, and goes on by the same command.
+    """
     rows = folder / "other" / "rows.jsonl"
     rows.parent.mkdir()
     shutil.copy(folder / "rows.jsonl", rows)
-    settings = [f"data.train={rows}", "checkpoint.every_steps=2", "export=false"]
-    assert end(start(folder, "edited", *settings))[0] == 0
-    rows.write_text(rows.read_text().replace("and", "plus"))
-    allowed = ["checkpoint.allow_change=[train.max_steps]", "checkpoint.allow_change=[train.max_steps,data]"]
-    return run_of(folder, "edited"), [
-        end(start(folder, "edited", *settings, "train.max_steps=4", each)) for each in allowed
-    ]
+    settings = [f"data.train={rows}", *SIX_STEPS, "checkpoint.resume=never", "launcher.restarts=1"]
+    settings += ["launcher.program=tests.launchers.faulty_rank"]
+    process = start(folder, "edited", *settings, FAULT="SIGKILL:0:4:1,SIGKILL:0:6:2")
+    while process.poll() is None and not run_of(folder, "edited").config.is_file():
+        time.sleep(0.05)
+    rows.write_text(edited := rows.read_text().replace("and", "plus"))
+    said = {"killed": end(process)}
+    rows.unlink()
+    said["gone"] = end(start(folder, "edited", *settings))
+    rows.write_text(edited)
+    shutil.copy(rows, folder / "third.jsonl")
+    longer = ["train.max_steps=7", "checkpoint.allow_change=[train.max_steps]"]
+    said["elsewhere"] = end(start(folder, "edited", *settings, f"data.train={folder / 'third.jsonl'}", *longer))
+    said["new"] = end(start(folder, "edited", *settings, *longer[:1], "checkpoint.allow_change=[train,data]"))
+    return said
+
+
+def keep_rows(folder: Path) -> RunFolder:
+    """Returns the run that nothing interrupted, of the same rows under another path."""
+    assert end(start(folder, "straight", *SIX_STEPS))[0] == 0
+    return run_of(folder, "straight")
 
 
 def test_an_allowed_change_is_shown_and_what_was_is_kept(extended: tuple[RunFolder, str]):
@@ -97,12 +118,26 @@ def test_a_config_that_ends_before_the_last_step_done_is_refused(extended: tuple
     assert code == 2 and "has done 5 steps, this config ends after 4" in told
 
 
-def test_rows_that_changed_under_their_path_are_refused(edited: tuple[RunFolder, list[tuple[int, str, str]]]):
-    run, [(code, _, told), again] = edited
-    assert code == 2 and "would go on with other rows" in told
-    assert "checkpoint.allow_change=[train.max_steps,data]" in told
-    assert again[0] == 0, again[2]
-    assert (newest(run)["base_step"], newest(run)["next_row"]) == (3, 4)
+def test_a_run_whose_rows_were_edited_and_deleted_goes_on_bit_equal(
+    edited: dict[str, tuple[int, str, str]], started: dict[str, Future], folder: Path
+):
+    run, straight = run_of(folder, "edited"), started["keep_rows"].result()
+    code, _, told = edited["killed"]
+    assert code == 1 and "Restart 1 of 1, from step 2" in told, told
+    code, _, told = edited["gone"]
+    assert code == 0 and "rows.jsonl is gone since: the run goes on with the rows it has" in told, told
+    losses = [[(row["step"], row["loss"]) for row in each.read_metrics("train")] for each in (straight, run)]
+    assert len(losses[0]) == 6 and losses[1][:6] == losses[0]
+    first, second = (Checkpoint(step_dir(each.checkpoints, 6)) for each in (straight, run))
+    assert [measure(first, second, kind).first for kind in KINDS] == [None, None], "not a bit differs"
+
+
+def test_other_rows_are_read_where_that_is_allowed(edited: dict[str, tuple[int, str, str]], folder: Path):
+    code, _, told = edited["elsewhere"]
+    assert code == 2 and "checkpoint.allow_change=[train.max_steps,data.train]" in told and "third.jsonl" in told
+    assert edited["new"][0] == 0, edited["new"][2]
+    manifest = newest(run_of(folder, "edited"))
+    assert (manifest["base_step"], manifest["next_row"]) == (6, 4)
 
 
 def test_another_runs_checkpoint_brings_its_config_to_be_held_against(extended: tuple[RunFolder, str], folder: Path):

@@ -11,6 +11,7 @@ from typing import Any, BinaryIO
 import torch
 
 from distft.checkpoint.chunks import Saved
+from distft.runtime import heartbeat
 from distft.runtime.seals import Sealing, hash_of
 
 BLOCK = 2**22  # elements on their way: 16 MiB of fp32
@@ -27,6 +28,7 @@ def write_file(file: Path, chunks: Sequence[Saved]) -> dict[str, Any]:
         with file.open("wb", buffering=0) as handle:
             _write(handle, memoryview(header))
             for part in _data(chunks):
+                heartbeat.beat()
                 sealing.add(part)
                 _write(handle, part)
             os.fsync(handle.fileno())

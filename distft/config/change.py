@@ -98,8 +98,8 @@ def refusal(
 ) -> str | None:
     """Returns why a run cannot go on from `old` to `new`, with a line for each difference; None when it can.
 
-    what: the run, in words. in_words: the lines, by default key by key. gave_way: key -> the typed one that overrides
-    it; who allows that one allows what follows from it.
+    what: the run that it goes on from, in words. in_words: the lines, by default key by key. gave_way: key -> the
+    typed one that overrides it; who allows that one allows what follows from it.
     """
     allowed = new["checkpoint"]["allow_change"]
     stronger = gave_way or {}
@@ -111,7 +111,8 @@ def refusal(
     lines = {line: said for line, said in lines.items() if any(covers([said], key) for key in keys)}
     words = {said for said in lines.values() if "." not in said}
     offered = [_allowing(stronger.get(key, key), there, words) for key in keys]
-    first = f"{what} was made with another config. Nearest: another name, or {allowing(allowed, offered)}"
+    way = "another name" if what.startswith("name=") else "the settings of that run"
+    first = f"{what} was made with another config. Try: {way}, or {allowing(allowed, offered)}"
     return "\n    ".join([first, *lines])
 
 

@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import socket
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,10 +20,12 @@ from typing import Any
 from distft.data.shards import MANIFEST
 from distft.models.weight_files import INDEX, weight_files
 from distft.run import Plan, read_json
+from distft.runtime import heartbeat
 from distft.runtime.disk import sync
 from distft.runtime.process_group import World, from_first
 from distft.runtime.seals import BLOCK
 
+_SECONDS_BETWEEN_LOOKS = 0.2  # of those that wait for a copy
 File = tuple[str, int, int]  # name, bytes, time of the last change
 
 
@@ -50,7 +53,7 @@ def copied(source: Path, files: Sequence[File], root: Path) -> Path:
     key = hashlib.sha256(json.dumps([str(source), files]).encode()).hexdigest()[:32]
     folder, beside = root / key, root / f".{key}.part"
     with (root / f".{key}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        _wait_for(lock.fileno(), beside)
         if not _is_whole(folder, files):
             for left in (beside, folder):  # of a copy that was cut off; or of one that lost old files to a cleaner
                 shutil.rmtree(left, ignore_errors=True)
@@ -62,6 +65,28 @@ def copied(source: Path, files: Sequence[File], root: Path) -> Path:
             os.replace(beside, folder)
             sync(root)
     return folder
+
+
+def _wait_for(lock: int, copy: Path) -> None:
+    """Returns when this process has the lock; tells that it is alive while another's copy grows, and no longer."""
+    seen = -1
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            size = _bytes_in(copy)
+            if size != seen:
+                heartbeat.beat()
+            seen = size
+            time.sleep(_SECONDS_BETWEEN_LOOKS)
+
+
+def _bytes_in(folder: Path) -> int:
+    try:
+        return sum(file.stat().st_size for file in folder.iterdir())
+    except OSError:  # not begun, or just renamed
+        return 0
 
 
 def _described(folder: str | None, names: Callable[[Path], list[str]]) -> tuple[str, list[File]] | None:
@@ -110,6 +135,7 @@ def _copy(source: Path, file: File, into: Path) -> None:
     name, size, _ = file
     with (source / name).open("rb", buffering=0) as given, (into / name).open("wb", buffering=0) as copy:
         while block := given.read(BLOCK):
+            heartbeat.beat()
             rest = memoryview(block)
             while rest:
                 rest = rest[copy.write(rest) :]

@@ -17,6 +17,7 @@ import torch
 import torch.distributed as dist
 
 from distft.models.stored import Stored, read_bytes
+from distft.runtime import heartbeat
 from distft.runtime.process_group import World, all_reduce_sum, texts_of_all
 from distft.runtime.regions import Box, Region, Shape, copy
 from distft.runtime.seals import BLOCK, Damaged, Seal
@@ -99,6 +100,7 @@ def stream(
             dist.broadcast(content, reader)
             _take(block, content, wanted, filled)
         for block, content in zip(own, ahead, strict=True):
+            heartbeat.beat()  # shared blocks are told by their broadcasts
             _take(block, content.to(home), wanted, filled)
     for reason in texts_of_all(damaged[0] if damaged else "", world):
         if reason:

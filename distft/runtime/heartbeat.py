@@ -103,6 +103,10 @@ class Heart:
     def phase(self) -> str:
         return PHASES[self._phase]
 
+    @property
+    def is_in_its_thread(self) -> bool:
+        return threading.get_ident() == self._thread
+
     def worked(self) -> list[float]:
         """Returns the seconds in each phase of WORK since the last call."""
         now = [self._seconds[PHASES.index(phase)] for phase in WORK]
@@ -181,6 +185,15 @@ def begin_step(step: int) -> None:
     """Tells that this process begins step `step`."""
     if _heart:
         _heart[0].begin_step(step)
+
+
+def beat() -> None:
+    """Tells that this process goes on in what it is in: a long read or copy does so at every block.
+
+    In another thread than the first it does nothing: what goes on beside the work is no sign that the work does.
+    """
+    if _heart and _heart[0].is_in_its_thread:
+        _heart[0].enter(_heart[0].phase)
 
 
 @contextmanager

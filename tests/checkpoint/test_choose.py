@@ -30,6 +30,11 @@ def test_auto_takes_the_newest_and_never_none(tmp_path: Path) -> None:
     assert candidates(tmp_path, "never") == []
 
 
+def test_never_counts_once_so_a_restart_goes_on_with_what_was_begun_anew(tmp_path: Path) -> None:
+    publish(tmp_path, {3: "never", 6: "never", 9: "auto"})
+    assert [folder.name[-1] for folder in candidates(tmp_path, "never")] == ["6", "3"]
+
+
 def test_a_path_counts_once_so_the_same_command_continues_an_interrupted_run(tmp_path: Path) -> None:
     """Steps 3 to 9 were trained before the user went back to 6 and got to step 8."""
     six = step_dir(tmp_path, 6)

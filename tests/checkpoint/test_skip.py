@@ -1,6 +1,9 @@
 """A window of rows is skipped by what the newest checkpoint says of where to read on."""
 
+import os
 from pathlib import Path
+
+import pytest
 
 from distft.checkpoint.format import step_dir
 from distft.checkpoint.index import write_index
@@ -13,9 +16,9 @@ from distft.data.steps import Base
 READS = {"data": "d", "shards": None, "seed": 0, "batch_rows": 4, "batch_tokens": None}
 
 
-def save(checkpoints: Path, step: int, row: int) -> None:
+def save(checkpoints: Path, step: int, row: int, resume: str = "auto") -> None:
     step_dir(checkpoints, step).mkdir(parents=True)
-    body = {"step": step, "next_row": row, "reads": READS, "base_step": 0, "base_row": 0}
+    body = {"step": step, "next_row": row, "reads": READS, "base_step": 0, "base_row": 0, "resume": resume}
     write_manifest(step_dir(checkpoints, step), body)
     write_index(checkpoints, {*(2, 4)} & set(range(step + 1)))
 
@@ -35,3 +38,30 @@ def test_whoever_resumes_from_the_newest_reads_on_behind_the_window(tmp_path: Pa
     assert base_of(read_manifest(step_dir(tmp_path, 2)), READS) == Base(0, 0), "older ones are what they were"
     skip_rows(tmp_path, "auto", 5, 28)
     assert [each["rows"] for each in read_manifest(step_dir(tmp_path, 4))["skipped"]] == [[16, 24], [24, 28]]
+
+
+def test_a_manifest_that_is_written_anew_survives_a_loss_of_power(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    save(tmp_path, 2, 8)
+    synced: list[str] = []
+    fsync = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda file: synced.append(os.readlink(f"/proc/self/fd/{file}")) or fsync(file))
+    skip_rows(tmp_path, "auto", 3, 12)
+    folder = step_dir(tmp_path, 2)
+    assert [Path(each).name for each in synced] == [".manifest.json.new", folder.name], "its bytes, then its name"
+    assert read_manifest(folder)["next_row"] == 12
+
+
+def test_a_run_that_began_anew_does_not_go_back_to_what_it_left(tmp_path: Path):
+    save(tmp_path, 4, 16)
+    assert skip_rows(tmp_path, "never", 2, 8) is None and skip_rows(tmp_path, "/elsewhere/step-00000009", 2, 8) is None
+    save(tmp_path, 2, 8, resume="never")
+    write_index(tmp_path, {2, 4})
+    found = skip_rows(tmp_path, "never", 3, 12)
+    assert found and found["step"] == 2
+
+
+def test_rows_are_read_on_in_the_order_that_the_checkpoint_was_made_in(tmp_path: Path):
+    save(tmp_path, 2, 8)
+    manifest = read_manifest(step_dir(tmp_path, 2))
+    assert base_of(manifest, READS | {"order": 1}) == Base(0, 0), "what an older version has frozen"
+    assert base_of(manifest, READS | {"order": 2}) == Base(2, 0), "another order is read from its beginning"

@@ -1,3 +1,4 @@
+import json
 import os
 import shutil
 import subprocess
@@ -128,6 +129,24 @@ def test_a_big_file_is_hashed_once_and_anew_when_it_changes(tmp_path: Path, monk
     path.write_text("b")
     os.utime(path, (1, 1))  # same size, same time: the change time of the inode tells
     assert file_hash(path, tmp_path) not in ("remembered", first)
+
+
+def test_a_changed_comment_in_the_code_keeps_the_key(values: dict[str, Any], tmp_path: Path):
+    shutil.copytree(Path(key.__file__).parents[1], tmp_path / "distft", ignore=shutil.ignore_patterns("__pycache__"))
+    for file in (tmp_path / "distft" / "data").rglob("*.py"):
+        file.write_text(f"{file.read_text()}# a comment\n")
+    program = "import json, sys; from distft.data import key; print(key.__file__, key.data_key(json.load(sys.stdin)))"
+    command, text = [sys.executable, "-c", program], json.dumps(values)
+    done = subprocess.run(
+        command,
+        input=text,
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+    )
+    assert done.stdout.split() == [str(tmp_path / "distft" / "data" / "key.py"), data_key(values)]
 
 
 def test_the_key_needs_no_heavy_import():

@@ -1,5 +1,8 @@
 """Which rows a step reads is a pure function of seed, data and step number."""
 
+import hashlib
+import tracemalloc
+from collections import Counter
 from itertools import pairwise
 
 import numpy as np
@@ -9,6 +12,7 @@ from hypothesis import strategies as st
 
 from distft.data import steps as steps_module
 from distft.data.steps import Base, Order, row_borders, step_borders, token_borders
+from distft.runtime.seeds import splitmix64
 
 
 @given(st.integers(1, 30), st.integers(0, 5), st.integers(1, 4))
@@ -30,6 +34,36 @@ def test_epochs_and_seeds_differ_in_order() -> None:
     first, second = Order(50, 0).rows(0, 50), Order(50, 0).rows(50, 100)
     assert not np.array_equal(first, second)
     assert not np.array_equal(first, Order(50, 1).rows(0, 50))
+
+
+def test_the_order_of_rows_is_this_one() -> None:
+    """The bits of both versions: what a run has read must not depend on a library's version."""
+    assert Order(10, 0).rows(0, 20).tolist() == [6, 5, 9, 3, 2, 1, 8, 4, 0, 7, 8, 7, 3, 4, 6, 1, 5, 0, 2, 9]
+    assert Order(7, 3).rows(5, 16).tolist() == [4, 3, 4, 0, 6, 1, 2, 3, 5, 4, 0]
+    many = Order(100_003, 5).rows(0, 100_003)
+    assert (
+        many.dtype == np.int64 and hashlib.sha256(many.astype("<i8").tobytes()).hexdigest()[:16] == "4ade87b7bb143b1f"
+    )
+    assert Order(10, 0, version=1).rows(0, 10).tolist() == [5, 4, 3, 7, 2, 1, 9, 8, 6, 0]
+
+
+def test_splitmix64_is_the_published_one() -> None:
+    counters = np.arange(1, 4, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(1234567)
+    assert splitmix64(counters).tolist() == [6457827717110365317, 3203168211198807973, 9817491932198370423]
+
+
+def test_each_order_of_a_few_rows_comes_as_often_as_any_other() -> None:
+    counts = Counter(tuple(Order(4, seed).rows(0, 4)) for seed in range(2400))
+    assert len(counts) == 24 and sum((count - 100) ** 2 / 100 for count in counts.values()) < 50, "chi squared, 23"
+
+
+def test_a_step_takes_no_more_memory_than_its_rows() -> None:
+    order = Order(10**6, 0)
+    order.rows(0, 8)
+    tracemalloc.start()
+    order.rows(400_000, 400_512)
+    assert tracemalloc.get_traced_memory()[1] < 50_000, "the whole order has 4,000,000 bytes"
+    tracemalloc.stop()
 
 
 def test_the_last_step_may_be_short_and_a_step_may_straddle_epochs() -> None:

@@ -1,5 +1,6 @@
 """Model and rows are copied to a node's disk once, whole or not at all, and nothing else changes."""
 
+import fcntl
 import json
 import os
 import shutil
@@ -22,6 +23,7 @@ from distft.data.tokenizers import byte_tokenizer
 from distft.models import staging
 from distft.models.staging import stage
 from distft.run import Plan, RunFolder
+from distft.runtime import heartbeat
 from distft.runtime.process_group import World
 from distft.runtime.seals import BLOCK
 from tests.alone import alone
@@ -162,6 +164,45 @@ def test_a_folder_of_another_user_is_refused(plan: Plan, tmp_path: Path, world: 
     os.chown(theirs, 12345, 12345)
     with pytest.raises(RuntimeError, match="is not yours"):
         staged(plan, tmp_path, world)
+
+
+def test_the_watchdog_sees_a_copy_grow(plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By who copies, at every block, and by who waits for it, as long as it grows."""
+    monkeypatch.setattr(heartbeat, "_heart", [])
+    heartbeat.begin(tmp_path, 0)
+
+    def beats() -> int:
+        told = heartbeat.read(heartbeat.beat_file(tmp_path, 0))
+        assert told is not None
+        return told.beats
+
+    source = Path(str(plan.model_dir))
+    described = staging._described(str(source), staging._model_files)
+    assert described is not None
+    before = beats()
+    staging.copied(source, described[1], tmp_path)
+    assert beats() - before >= 20 * 2**20 // BLOCK
+    grows = tmp_path / "part"
+    grows.mkdir()
+    monkeypatch.setattr(staging, "_SECONDS_BETWEEN_LOOKS", 0.01)
+    with (tmp_path / "lock").open("w") as theirs, (tmp_path / "lock").open("w") as mine, ThreadPoolExecutor(1) as other:
+        fcntl.flock(theirs, fcntl.LOCK_EX)
+        looks = iter([*range(5), *[5] * 40])
+
+        def look(_: Path) -> int:
+            size = next(looks, None)
+            if size is None:
+                fcntl.flock(theirs, fcntl.LOCK_UN)
+            return size or 5
+
+        monkeypatch.setattr(staging, "_bytes_in", look)
+        before = beats()
+        staging._wait_for(mine.fileno(), grows)
+        assert beats() - before <= 6, "a copy that stands still is not told as work"
+        assert beats() > before
+        before = beats()
+        other.submit(heartbeat.beat).result()
+        assert beats() == before, "what goes on beside the work is no sign of it"
 
 
 @pytest.mark.slow

@@ -1,8 +1,12 @@
 """metrics.jsonl holds each step once, also over restarts and cut lines."""
 
 import json
+import math
 from pathlib import Path
 
+import pytest
+
+from distft.run import RunFolder, read_json, write_json
 from distft.runtime.metrics import MetricsLog
 
 
@@ -35,3 +39,30 @@ def test_a_row_is_on_disk_when_write_returns(tmp_path: Path) -> None:
     log = MetricsLog(tmp_path / "metrics.jsonl", 0)
     log.write({"step": 1})
     assert steps(tmp_path / "metrics.jsonl") == [1]
+
+
+def test_numbers_that_are_not_finite_are_null_with_a_reason_and_read_back(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    row = {"step": 1, "split": "train", "loss": float("nan"), "grad_norm": float("inf"), "phases": {"data": -math.inf}}
+    MetricsLog(run.metrics, 0).write(row | {"mfu": None})
+
+    def refuse(word: str) -> None:
+        raise AssertionError(f"{word} is no JSON")
+
+    strict = json.loads(run.metrics.read_text(), parse_constant=refuse)
+    assert (strict["loss"], strict["grad_norm"], strict["phases"], strict["mfu"]) == (None, None, {"data": None}, None)
+    assert strict["reason"] == {"loss": "NaN", "grad_norm": "Infinity", "phases.data": "-Infinity"}
+    [read] = run.read_metrics("train")
+    assert math.isnan(read["loss"]) and read["grad_norm"] == math.inf and read["phases"] == {"data": -math.inf}
+    assert read["mfu"] is None and "reason" not in read
+    MetricsLog(run.metrics, 1)
+    assert json.loads(run.metrics.read_text(), parse_constant=refuse) == strict, "a restart keeps the row as it is"
+    run.metrics.write_text('{"step": 1, "split": "train", "loss": NaN}\n')
+    assert math.isnan(next(run.read_metrics())["loss"]), "of an older version"
+
+
+@pytest.mark.parametrize("value", [math.inf, [1.0, {"a": math.nan}], {"loss": -math.inf}])
+def test_every_file_of_json_is_strict(value: object, tmp_path: Path) -> None:
+    write_json(tmp_path / "x.json", {"step": 1, "value": value})
+    assert "null" in (text := (tmp_path / "x.json").read_text()) and "NaN" not in text and "Infinity" not in text
+    assert read_json(tmp_path / "x.json")["step"] == 1

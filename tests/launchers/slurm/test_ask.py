@@ -113,6 +113,27 @@ def test_any_other_refusal_is_an_error_with_slurms_last_words(programs: Path):
         partitions()
 
 
+def test_silence_is_told_from_a_refusal_and_is_asked_again(programs: Path, monkeypatch: pytest.MonkeyPatch, capsys):
+    monkeypatch.setattr(ask, "_SECONDS_TO_ANSWER", 0.3)
+    silences = ["echo 'Unable to contact slurm controller (connect failure)' >&2; exit 1", "exec sleep 20", "exit 0"]
+    silences += [f"echo '{said}' >&2; exit 1" for said in ("Socket timed out", "Unexpected message received for job 7")]
+    for silence in silences:
+        stub(programs, "scontrol", silence)
+        with pytest.raises(ask.NoAnswer):
+            job_state("7")
+    stub(programs, "scontrol", "echo 'Access/permission denied' >&2; exit 1")
+    with pytest.raises(SlurmError) as caught:
+        ask.patiently(lambda: job_state("7"), 60)
+    assert not isinstance(caught.value, ask.NoAnswer) and len(calls(programs, "scontrol")) == len(silences) + 1
+    there = programs / "answers"
+    stub(
+        programs, "scontrol", f"if [ -f {there} ]; then cat {RECORDED / 'running.txt'}; else touch {there}; exit 1; fi"
+    )
+    monkeypatch.setattr(ask, "is_silence", lambda _: True)
+    assert ask.patiently(lambda: job_state("7"), 60).name == "RUNNING"
+    assert "SLURM does not answer, asking again for 60 s" in capsys.readouterr().err
+
+
 def test_a_machine_without_the_programs_is_told_from_a_silent_controller(
     programs: Path, monkeypatch: pytest.MonkeyPatch
 ):

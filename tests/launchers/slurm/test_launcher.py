@@ -10,9 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from distft.config.errors import ConfigError, Unavailable
+from distft.launchers.local import Local
+from distft.launchers.slurm import ask
 from distft.launchers.slurm.launcher import Slurm
 from distft.launchers.slurm.script import script_of
 from distft.run import RunFolder, read_json
+from distft.stages import find
 from tests.launchers.slurm.frozen import freeze
 from tests.launchers.slurm.stubs import calls, only_path, stub, stub_recorded
 
@@ -122,3 +126,55 @@ def test_a_run_is_found_while_its_job_is_alive(tmp_path: Path, programs: Path):
         handle = launcher.find(run.path)
         assert (handle is not None) is found, recorded
         assert handle is None or handle.job == "7_1"
+
+
+SILENT = "echo 'Unable to contact slurm controller (connect failure)' >&2; exit 1"
+
+
+def test_no_answer_is_never_no_job(tmp_path: Path, programs: Path):
+    """Of a launch on the cluster, and of one on this machine, which would start a second time what runs."""
+    launcher, run = Slurm(), freeze(tmp_path / "x", "run")
+    run.job.write_text(json.dumps({"job": "7"}))
+    stub(programs, "scontrol", SILENT)
+    for other in (launcher, Local()):
+        with pytest.raises(
+            Unavailable, match=r"job 7 may have it, and SLURM does not say: .*Nothing was submitted. Try"
+        ):
+            find(other, run)
+    stub_recorded(programs, "scontrol", "running.txt")
+    with pytest.raises(ConfigError, match=r"job 7 of SLURM has .*Try: launcher=slurm, which follows it, or scancel 7"):
+        find(Local(), run)
+    stub_recorded(programs, "scontrol", "cancelled.txt")
+    assert find(Local(), run) is None
+    stub(programs, "sinfo", SILENT)
+    with pytest.raises(
+        Unavailable, match=r"launcher=slurm: sinfo: .*Nothing was submitted. Try: the same command later"
+    ):
+        Slurm()
+
+
+def test_a_job_whose_submission_got_no_answer_is_looked_for_before_another(
+    tmp_path: Path, programs: Path, monkeypatch: pytest.MonkeyPatch
+):
+    run = freeze(tmp_path / "x", "run")
+    scripts = run.logs / "submitit"
+    stub(
+        programs,
+        "sbatch",
+        "echo 'sbatch: error: Batch job submission failed: Socket timed out on send/recv' >&2; exit 1",
+    )
+    with pytest.raises(Unavailable, match="Whether the job was queued is not known"):
+        Slurm().submit([run.path])
+    stub(programs, "squeue", SILENT)
+    with pytest.raises(Unavailable, match="a job may have it, and SLURM does not say"):
+        Slurm().find(run.path)
+    stub(programs, "squeue", f"echo '9 /elsewhere/submission.sh'; echo '12 {scripts}/submission_file_1.sh'")
+    handle = Slurm().find(run.path)
+    assert handle is not None and handle.job == "12"
+    monkeypatch.setattr(ask, "SECONDS_OF_COMMAND", 60.0)
+    [handle] = Slurm().submit([run.path])
+    assert handle.job == "12" and len(calls(programs, "sbatch")) == 2, "once each, and no third"
+    stub(programs, "squeue", "true")
+    monkeypatch.setattr(ask, "SECONDS_OF_COMMAND", 0.0)
+    run.job.write_text(json.dumps({"job": None, "scripts": str(scripts)}))
+    assert Slurm().find(run.path) is None

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from distft.config.errors import Unavailable
 from distft.launchers.slurm import run as module
 from distft.launchers.slurm.run import SlurmRun, read_job
 from distft.run import RunFolder, state_in_words
@@ -131,6 +132,13 @@ def test_cancel_asks_slurm_and_says_what_it_answers(handle: SlurmRun, programs: 
     stub(programs, "scancel", "echo 'scancel: error: Kill job error on job id 7: Access/permission denied' >&2; exit 1")
     handle.cancel()
     assert said(handle)[-1].endswith("Kill job error on job id 7: Access/permission denied")
+
+
+def test_a_job_that_could_not_be_cancelled_goes_on(handle: SlurmRun, programs: Path):
+    stub(programs, "scancel", "echo 'scancel: error: Unable to contact slurm controller (connect failure)' >&2; exit 1")
+    with pytest.raises(Unavailable, match="job 7 goes on. Try: scancel 7 when SLURM answers"):
+        handle.cancel()
+    assert handle.run.read_status()["exit_code"] is None
 
 
 def test_the_job_of_a_run_is_read_back(tmp_path: Path):
