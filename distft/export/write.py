@@ -137,7 +137,7 @@ def _peft(opened: Opened, folder: Path) -> list[str]:
 def _base_model(opened: Opened) -> PreTrainedModel:
     if opened.plan.model_dir:
         config = AutoConfig.from_pretrained(opened.plan.model_dir)
-        vars(config).pop("quantization_config", None)  # of a base that was trained in it the run would have been refused
+        vars(config).pop("quantization_config", None)  # left over: a quantised base is refused
         return AutoModelForCausalLM.from_pretrained(opened.plan.model_dir, config=config, dtype=opened.dtype)
     return dense(opened.model, opened.base, opened.dtype)
 
