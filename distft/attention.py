@@ -15,7 +15,7 @@ Values = dict[str, Any]
 
 def with_attention(config: Values, plan: Plan, world: World) -> tuple[Values, Attention]:
     """Returns the config with the name of the kernel that is in force here, and how it was chosen."""
-    rows = Rows(Path(str(plan.data_dir)), "train", config["data"]["shards"])
+    rows = Rows(plan.rows_dir, "train", config["data"]["shards"])
     attention = in_force(
         config["model"]["attention"],
         Machine.of(world.device, compute_dtype(config["train"]["precision"], world.device)),

@@ -4,7 +4,6 @@ A checkpoint that `checkpoint.resume` names by its path may be of another run: i
 """
 
 import os
-import shlex
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -14,14 +13,15 @@ from distft.checkpoint.choose import candidates
 from distft.checkpoint.manifest import Damaged, read_manifest
 from distft.config import Config, ConfigError
 from distft.config.change import Frozen, allowing, meanings, refusal
-from distft.config.freeze import chosen_words, difference
+from distft.config.freeze import chosen_words, difference, keys_said
 from distft.config.groups import Groups
 from distft.config.overrides import WrongOverride, split
-from distft.config.packing import implied
 from distft.config.rules import broken_rules
 from distft.config.rules.contract import Facts
 from distft.config.settings import long_form
 from distft.config.tree import covers
+from distft.config.typed import implied
+from distft.frozen import Own, find_own
 from distft.paths import absolute, conf_dir
 from distft.run import FINISHED, Plan, RunFolder
 
@@ -48,15 +48,18 @@ def check_config(run: RunFolder, config: Config) -> None:
     """Raises ConfigError with the difference when the run would go on with another meaning that is not allowed."""
     if (run.path / "sweep_status.json").is_file():
         raise ConfigError([f"name={run.path.name}: {run.path} holds a sweep. Nearest: another name, or -m"])
-    before = config_before(run, config)
-    reason = refusal(before, config.values, f"name={run.path.name}: {run.path}") if before else None
-    if reason:
+    before = frozen_before(run, config)
+    which = f"name={run.path.name}: {run.path}"
+    if before is None:
+        return
+    if reason := refusal(before.aligned(config), config.values, which, before.in_words(config), config.gave_way):
         raise ConfigError([reason])
 
 
 def check_followed(run: RunFolder, config: Config, name: str) -> None:
     """Raises ConfigError when `name`, which runs the run already, does so with another config than this one."""
-    changes = difference(config_before(run, config) or {}, config.values)
+    before = frozen_before(run, config)
+    changes = before.in_words(config) if before else difference({}, config.values)
     others = [line for line in changes if not covers(OF_THE_LAUNCH, line.partition(":")[0])]
     if others:
         first = f"name={run.path.name}: {name} runs it with another config. Nearest: another name, or touch {run.stop}"
@@ -69,26 +72,38 @@ def config_before(run: RunFolder, config: Config) -> dict[str, Any] | None:
     return before.aligned(config) if before else None
 
 
-def frozen_before(run: RunFolder, config: Config) -> Frozen | None:
-    """Returns the config that the run goes on from: its own, else that of the run whose checkpoint it is to resume."""
+def run_before(run: RunFolder, config: Config) -> RunFolder | None:
+    """Returns the run that this one goes on from: itself, else the one whose checkpoint it is to resume."""
     resume = config.values["checkpoint"]["resume"]
     runs = [run]
     if resume not in ("auto", "never"):
         runs.append(RunFolder(absolute(resume).parents[1]))
-    found = next((each for each in runs if each.config.is_file()), None)
+    return next((each for each in runs if each.config.is_file()), None)
+
+
+def own_of(run: RunFolder, config: Config) -> Own | None:
+    """Returns the rows and the model that the run goes on with, where it has its own and is asked for no others."""
+    found, before = run_before(run, config), config_before(run, config)
+    return find_own(found, before, config.values) if found and before else None
+
+
+def frozen_before(run: RunFolder, config: Config) -> Frozen | None:
+    """Returns the config that the run goes on from."""
+    found = run_before(run, config)
     if found is None:
         return None
-    words = chosen_words(found.config.read_text())
-    return Frozen(found.read_config(), words, _given(found, words))
+    text = found.config.read_text()
+    words, said = chosen_words(text), keys_said(text)
+    return Frozen(found.read_config(), words, said if said is not None else _given(found, words))
 
 
 def _given(run: RunFolder, words: Mapping[str, str]) -> frozenset[str] | None:
     """Returns the keys that the run's command line and its experiment set; None when its command is not there."""
     try:
-        overrides = [split(text) for text in shlex.split(run.command.read_text())[3:]]  # after python -m distft.launch
+        overrides = [split(text) for text in run.read_commands()[-1][3:]]  # after python -m distft.launch
         groups = Groups(conf_dir())
         experiment = groups.keys_of_experiment(words.get("experiment"))
-    except (OSError, ValueError, WrongOverride):
+    except (OSError, ValueError, IndexError, WrongOverride):
         return None
     return implied({long_form(each).key for each in overrides if not groups.has(each)} | experiment)
 

@@ -15,16 +15,19 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from distft.checkpoint.rows import base_of
 from distft.config import Config, ConfigError
 from distft.config.freeze import chosen_words
 from distft.config.machines import node_range
 from distft.config.rules import broken_rules
 from distft.config.rules.contract import Facts
+from distft.data.steps import Base
 from distft.goodput import timeline
 from distft.history import resumed
 from distft.launchers.contract import Outcome
 from distft.launchers.ended import note_end, write_outcome
-from distft.launchers.slurm.ask import SlurmError, job_state, seconds_left, slurm
+from distft.launchers.slurm import ask
+from distft.launchers.slurm.ask import SlurmError, job_state, patiently, seconds_left, slurm
 from distft.launchers.slurm.node import BY_SCHEDULER
 from distft.launchers.slurm.run import read_job
 from distft.plan import make_plan
@@ -118,22 +121,24 @@ def queued_at(job: str) -> float | None:
 def check_alone(run: RunFolder, job: str) -> None:
     """Raises Taken while another job has the run: two would write over each other."""
     other = read_job(run)
-    if other and other != job and job_state(other).is_alive:
+    if other and other != job and patiently(lambda: job_state(other), ask.SECONDS_OF_JOB).is_alive:
         raise Taken(f"job {other} has {run.path} already. Nearest: scancel {other}, or another name")
 
 
 def for_nodes(plan: Plan, run: RunFolder, config: Config, there: int) -> Plan:
     """Returns the plan for the most of `there` nodes that can share a step; CannotBegin when no number can."""
-    launcher = config.values["launcher"]
+    launcher, manifest = config.values["launcher"], resumed(run, config)
     if node_range(launcher["nodes"]) == (plan.nodes, plan.nodes) and there == plan.nodes:
-        return plan
+        is_current = base_of(manifest, plan.reads) == Base(plan.base_step, plan.base_row)
+        return plan if is_current else make_plan(config, manifest, plan)  # killed as it went back over a window
     fewest, most = node_range(launcher["nodes"])
     for nodes in range(min(there, most), fewest - 1, -1):
         values = config.values | {"launcher": launcher | {"nodes": nodes}}
         if any(broken_rules(Facts(values, config.choices, frozenset()), ())):
             continue
-        now = make_plan(replace(config, values=values), resumed(run, config))
-        return replace(plan, nodes=now.nodes, world=now.world, accumulation=now.accumulation, memory=now.memory)
+        now = make_plan(replace(config, values=values), manifest, plan)
+        laid_out = {"nodes": now.nodes, "world": now.world, "accumulation": now.accumulation, "memory": now.memory}
+        return replace(plan, **laid_out, base_step=now.base_step, base_row=now.base_row, steps=now.steps)
     raise CannotBegin(
         f"SLURM gave {there} nodes, launcher.nodes={launcher['nodes']}, and no such number can share a step. "
         f"Nearest: sbatch --nodes={plan.nodes}"
@@ -170,13 +175,14 @@ def requeued(run: RunFolder, status: Mapping[str, Any]) -> str | None:
     if not reason.startswith(BY_SCHEDULER):
         return f"saved and stopped: {reason or 'asked to'}"
     try:
-        timeouts = status.get("timeouts", 0) + is_near_limit(run, seconds_left(job))
+        left = patiently(lambda: seconds_left(job), ask.SECONDS_OF_JOB)
+        timeouts = status.get("timeouts", 0) + is_near_limit(run, left)
         most = run.read_config()["launcher"].get("max_timeouts", 0)  # a run frozen for another launcher has none
         if timeouts > most:
             return f"saved and stopped: {most} time limits were reached (launcher.max_timeouts)"
         run.write_status(timeouts=timeouts)
         print(f"saved at step {status['step']} ({reason}), to be queued again", file=sys.stderr)
-        slurm("scontrol", "requeue", job)
+        patiently(lambda: slurm("scontrol", "requeue", job), ask.SECONDS_OF_JOB)
     except SlurmError as error:
         return f"saved and stopped: SLURM would not queue it again: {error}"
     return None
@@ -185,7 +191,7 @@ def requeued(run: RunFolder, status: Mapping[str, Any]) -> str | None:
 def is_ended_by_slurm() -> bool:
     """Tells whether SLURM takes the job's nodes away: it was cancelled, or is queued again already."""
     try:
-        return job_state(this_job(os.environ)).name != "RUNNING"
+        return patiently(lambda: job_state(this_job(os.environ)), ask.SECONDS_OF_JOB).name != "RUNNING"
     except SlurmError:
         return False
 

@@ -13,14 +13,19 @@ from typing import Any
 from distft.config.command import command, help_text
 from distft.config.compose import compose
 from distft.config.errors import ConfigError
+from distft.frozen import kept_rows
 from distft.history import check_config, check_followed, is_done
 from distft.launchers.contract import Handle, Launcher, Outcome
 from distft.launchers.follow import follow
+from distft.paths import without_number
+from distft.plan.show import what_ends
 from distft.report.facts import exported
 from distft.restarts import restarting
 from distft.run import FINISHED, RunFolder
+from distft.runtime.errors import FINAL
 from distft.runtime.lock import alone
 from distft.stages import (
+    check_devices,
     check_exported,
     check_writable,
     find,
@@ -44,19 +49,20 @@ OWN = [(" or ".join(MULTIRUN), "a sweep: a run for each value, KEY=A,B,C, and a 
 
 def main(overrides: list[str]) -> int:
     """Returns the run's exit code: 0 done, 75 preempted (the same command continues it), 1 failed."""
-    config = compose(overrides)
+    config = compose(overrides, kept=kept_rows)
     refuse_secrets(config)
     launcher, tracker = make_part(config, "launcher"), make_part(config, "tracker")
     run = RunFolder(run_dir(config))
     check_writable(run.path.parent)
-    config = going_on(run, config)
+    check_devices(config)
+    config, own = going_on(run, config)
     check_config(run, config)
     handle = find(launcher, run)  # of an earlier launch, or another machine's
     if handle is not None:
         check_followed(run, config, handle.name)
     if is_done(run, config):
         check_exported(run, config)
-    plan = None if handle or is_done(run, config) else prepare_and_plan(run, config, overrides)
+    plan = None if handle or is_done(run, config) else prepare_and_plan(run, config, overrides, own)
     with alone(run.path / ".lock") as held:
         if not held and handle is None:
             raise ConfigError([f"name={run.path.name}: another launch is busy with {run.path}. Nearest: another name"])
@@ -84,7 +90,10 @@ def supervise(run: RunFolder, handle: Handle, launcher: Launcher, tracker: Track
     """Follows one submitted run to its end, shown on the terminal and fed to the tracker."""
     plan, console = run.read_plan(), screen(sys.stderr)
     logs = run.rank_log(run.read_status()["attempt"], 0).parent
-    console.print(f"{run.path}: {plan.steps} steps, {plan.world} process{'es' * (plan.world > 1)}, logs in {logs}")
+    limit = what_ends(plan, run.read_config()["train"])
+    console.print(
+        f"{run.path}: {plan.steps} steps{limit}, {plan.world} process{'es' * (plan.world > 1)}, logs in {logs}"
+    )
     watchers = (Terminal(console), Guarded(tracker))
     for watcher in watchers:
         watcher.start(run)
@@ -122,11 +131,12 @@ def tell_end(run: RunFolder, outcome: Outcome) -> int:
     if outcome.state == "preempted":
         console.print(f"{run.path}: saved and stopped. The same command, with name={run.path.name}, continues it.")
     if outcome.error:
-        lines = outcome.error["traceback"].splitlines()[-12:]
+        is_plain = outcome.error["type"] in FINAL  # its message says all
+        lines = [] if is_plain else outcome.error["traceback"].splitlines()[-12:]
         who = "the run" if outcome.error["rank"] is None else f"rank {outcome.error['rank']}"
         first, *_ = outcome.error["message"].strip().splitlines() or [""]
         lines += [f"{run.path.name} failed: {who} on {outcome.error['host']}: {outcome.error['type']}: {first}"]
-        lines += [f"at  {outcome.error['where']}"] if outcome.error["where"] else []
+        lines += [f"at  {outcome.error['where']}"] if outcome.error["where"] and not is_plain else []
         lines += [f"log {outcome.error['log'] or run.logs}"]
         console.print("\n".join(lines))
     return outcome.exit_code
@@ -147,7 +157,7 @@ def launch(arguments: list[str]) -> int:
     try:
         return main(overrides) if len(overrides) == len(arguments) else multirun(overrides)
     except OSError as error:
-        screen(sys.stderr).print(f"distft: {error}")
+        screen(sys.stderr).print(f"distft: {without_number(error)}")
         return 1
 
 

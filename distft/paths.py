@@ -4,6 +4,7 @@ Trap: an editable install leaves a stale copy of both folders in site-packages, 
 """
 
 import os
+import tempfile
 from pathlib import Path
 
 _PACKAGE = Path(__file__).resolve().parent
@@ -27,3 +28,23 @@ def conf_dir() -> Path:
 def absolute(path: str | Path) -> Path:
     """Returns the absolute form of a path a user wrote, `~` expanded; the file need not exist."""
     return Path(os.path.expanduser(path)).absolute()  # unlike Path.expanduser, leaves ~nobody as it is
+
+
+def why_not_writable(folder: Path) -> str | None:
+    """Returns why no file can be made in `folder`, or in the one that it would be made in; None when it can."""
+    there = folder
+    try:
+        there = next(parent for parent in (folder, *folder.parents) if parent.exists())
+        if not there.is_dir():
+            return f"{there} cannot be written to: it is a file"
+        with tempfile.TemporaryFile(dir=there):
+            return None
+    except OSError as error:  # also a part of the path that is too long a name
+        return f"{there} cannot be written to: {error.strerror}"
+
+
+def without_number(error: OSError) -> str:
+    """Returns what an error of the system is about and says, for a user: `PATH: No space left on device`."""
+    if error.strerror is None:
+        return str(error)
+    return f"{error.filename}: {error.strerror}" if error.filename is not None else error.strerror

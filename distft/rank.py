@@ -63,12 +63,35 @@ def main() -> None:
             work = find_work(config.get("work", TRAIN), config["trust"])
             from distft.runtime.process_group import collective_seconds, process_group
 
+        check_devices(config.get("launcher", {}))
         heartbeat.enter("start")  # what it imports has come from a disk that all read at once
         with process_group(collective_seconds(config.get("launcher", {}))) as world:
             heartbeat.enter("start")
             with room_told(run):
                 work(run, given.attempt, world)
     leave()
+
+
+def check_devices(launcher: dict[str, Any]) -> None:
+    """Raises RuntimeError when accelerators of this machine are meant and torch cannot use them: the driver is too old,
+    or its build is another one. A job that asked for none may be on a node that has some."""
+    if launcher.get("gpus_per_node", ...) is None and not os.environ.get("SLURM_GPUS_ON_NODE"):
+        return
+    from distft.config.accelerators import plugged_in, torch_build, wasted
+
+    plugged = plugged_in()
+    if not plugged.count:
+        return
+    import torch
+
+    if torch.accelerator.current_accelerator(check_available=True) is not None:
+        return
+    why = "no device is available"
+    try:
+        torch.cuda.init()
+    except (RuntimeError, AssertionError) as error:
+        why = str(error).strip().splitlines()[0]
+    raise RuntimeError(wasted(plugged, torch_build(), why))
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 The rule is one for all launchers: a start that brings no new checkpoint will not bring one the fourth time either.
 """
 
-import json
 import sys
 import time
 from collections.abc import Sequence
@@ -16,7 +15,7 @@ from distft.history import resumed
 from distft.launchers.contract import Handle, Outcome
 from distft.launchers.ended import write_outcome
 from distft.plan import make_plan
-from distft.run import RunFolder, State
+from distft.run import RunFolder, State, json_text
 from distft.runtime import stop
 from distft.runtime.errors import FINAL, Failure
 from distft.runtime.logs import Patient
@@ -82,7 +81,7 @@ class Restarting:
         run, attempt = self._run, self._run.read_status()["attempt"]
         self._starts = check_progress(run, self._config, attempt, self._starts, run.logs)
         note(run, attempt, error, self._starts[-1])
-        run.write_plan(make_plan(self._config, resumed(run, self._config)))
+        run.write_plan(make_plan(self._config, resumed(run, self._config), run.read_plan()))
         stop.clear(run)
         run.write_status(state="pending", attempt=attempt + 1, exit_code=None, error=None)
         self._again.start_again()
@@ -126,7 +125,7 @@ def note(run: RunFolder, attempt: int, error: dict[str, Any], step: int) -> None
     """Adds a line to restarts.jsonl: which attempt ended, how, and where the next one begins."""
     line = {"time": time.time(), "attempt": attempt, "from_step": step, "error": error}
     with (run.path / "restarts.jsonl").open("a") as file:
-        file.write(json.dumps(line) + "\n")
+        file.write(json_text(line) + "\n")
 
 
 def told(error: dict[str, Any]) -> str:

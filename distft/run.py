@@ -4,7 +4,9 @@ Programs share nothing else: no pickles, no environment variables, no globals.
 """
 
 import json
+import math
 import os
+import shlex
 import socket
 import time
 from collections.abc import Iterator
@@ -47,6 +49,15 @@ class Plan:
     base_row: int = 0  # where in the order of its rows this run goes on after them
     micro_batch_tokens: int | None = None  # tokens per forward at most; None: rows are counted
     adapters: int | None = None  # their parameters, which alone are trained; None: the model's own are
+    model_name: str = ""  # of what is loaded; "" in plans of older versions
+    model_hash: str | None = None  # of what model_dir holds; None: there is none, or the plan is older
+
+    @property
+    def rows_dir(self) -> Path:
+        """The folder of the prepared rows; RuntimeError where the plan has none, or it is gone."""
+        if self.data_dir is None or not Path(self.data_dir).is_dir():
+            raise RuntimeError(f"the plan's prepared rows are not there: {self.data_dir}. Try: the same command again")
+        return Path(self.data_dir)
 
 
 @dataclass(frozen=True)
@@ -137,6 +148,23 @@ class RunFolder:
         known = {each.name for each in fields(Plan)}
         return Plan(**{key: value for key, value in read_json(self.plan).items() if key in known})
 
+    def read_commands(self) -> list[list[str]]:
+        """Returns the words of each launch's command line, the first launch first; none when there is no command.txt.
+
+        ValueError when the file is not shell.
+        """
+        words = shlex.split(self.command.read_text(), comments=True) if self.command.is_file() else []
+        begins = [i for i, word in enumerate(words) if words[i : i + 3] == ["python", "-m", "distft.launch"]] or [0]
+        return [words[begin:end] for begin, end in zip(begins, [*begins[1:], len(words)], strict=True) if words]
+
+    def add_command(self, command: str, about: str) -> None:
+        """Adds a launch's command line to command.txt, after a comment `about` it where it is not the first."""
+        if self.command.is_file() and (before := self.command.read_text()):
+            about = " ".join(about.split())
+            self.command.write_text(f"{before.rstrip()}\n# {about}\n{command}\n")
+        else:
+            self.command.write_text(f"{command}\n")
+
     def write_plan(self, plan: Plan) -> None:
         write_json(self.plan, asdict(plan))
 
@@ -164,7 +192,7 @@ class RunFolder:
             return
         for line in self.metrics.read_text().splitlines(keepends=True):
             if line.endswith("\n"):
-                row = json.loads(line)
+                row = read_row(line)
                 if split is None or row["split"] == split:
                     yield row
 
@@ -193,9 +221,52 @@ def read_json(path: Path) -> Any:
     return json.loads(path.read_text())
 
 
+def json_text(value: Any, **options: Any) -> str:
+    """Returns strict JSON, which every reader takes: NaN and infinities, which JSON does not have, are null.
+
+    options: of json.dumps.
+    """
+    try:
+        return json.dumps(value, allow_nan=False, **options)
+    except ValueError:  # the usual case must not pay for the search
+        return json.dumps(_without_non_finite(value, "", {}), allow_nan=False, **options)
+
+
+def row_text(row: dict[str, Any]) -> str:
+    """Returns a row of metrics.jsonl as strict JSON; `reason` says of each null what it was: {"loss": "NaN"}."""
+    reasons: dict[str, str] = {}
+    row = _without_non_finite(row, "", reasons)
+    return json_text(row | {"reason": reasons} if reasons else row)
+
+
+def read_row(text: str | bytes) -> dict[str, Any]:
+    """Returns a row of metrics.jsonl as it was before `row_text`; also of files that hold NaN itself."""
+    row = json.loads(text)
+    reasons = row.pop("reason") if isinstance(row, dict) and isinstance(row.get("reason"), dict) else {}
+    for key, word in reasons.items():
+        *groups, name = key.split(".")
+        at: Any = row
+        for group in groups:
+            at = at[int(group)] if isinstance(at, list) else at[group]
+        at[name] = float(word)
+    return row
+
+
+def _without_non_finite(value: Any, path: str, reasons: dict[str, str]) -> Any:
+    """Returns the value with null for each number that is not finite, which it notes under its dotted key."""
+    if isinstance(value, float) and not math.isfinite(value):
+        reasons[path] = "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+        return None
+    if isinstance(value, dict):
+        return {key: _without_non_finite(each, f"{path}.{key}".lstrip("."), reasons) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_non_finite(each, f"{path}.{i}", reasons) for i, each in enumerate(value)]
+    return value
+
+
 def write_json(path: Path, value: Any) -> None:
-    """Writes `value` so that a reader sees the old file or the new one, never a part."""
-    beside, text = path.with_name(f".{path.name}.{os.getpid()}"), json.dumps(value, indent=2) + "\n"
+    """Writes `value` as strict JSON, so that a reader sees the old file or the new one, never a part."""
+    beside, text = path.with_name(f".{path.name}.{os.getpid()}"), json_text(value, indent=2) + "\n"
     try:
         beside.write_text(text)
     except FileNotFoundError:

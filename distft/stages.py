@@ -4,29 +4,36 @@ Trap: the process that calls these may wait for days on a login node, so it impo
 what needs them runs as an own process that cannot outlive this one.
 """
 
+import atexit
 import os
 import shlex
 import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
-from dataclasses import asdict
+from contextlib import nullcontext, suppress
+from dataclasses import asdict, replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 from hydra.utils import get_class
 
+from distft.config.accelerators import plugged_in, torch_build, wasted, without_driver
 from distft.config.compose import Config
 from distft.config.errors import ConfigError
-from distft.config.freeze import difference, frozen_text
+from distft.config.freeze import frozen_text
+from distft.config.labels import data_label, model_label
 from distft.config.tree import covers, leaves
 from distft.data.key import prepared_dir
+from distft.frozen import Own
 from distft.goodput.timeline import note
-from distft.history import check_plan, config_before, keep_frozen, resumed, set_aside
+from distft.history import check_plan, frozen_before, keep_frozen, own_of, resumed, set_aside
 from distft.launchers.contract import Handle, Launcher
-from distft.paths import absolute
+from distft.launchers.slurm.run import find_job
+from distft.paths import absolute, why_not_writable
 from distft.plan import make_plan
+from distft.plan.make import check_base_model, is_checked, model_notes
 from distft.run import EXIT_WRONG_CONFIG, Plan, RunFolder, write_json
 from distft.runtime import stop
 from distft.runtime.disk import sync
@@ -36,30 +43,70 @@ from distft.runtime.logs import last_lines, redirect
 from distft.runtime.parent import start_bound
 from distft.trackers.terminal import screen
 
+NOT_SHOWN = ("checkpoint.allow_change", "checkpoint.resume")  # they say how to go on, and change nothing else
+
 
 def run_dir(config: Config) -> Path:
     """Returns the run's folder; a run without a name gets a new one from model, data and time."""
     folder = absolute(config.values["runs_dir"])
     if config.values["name"] is None:
-        name = f"{config.choices['model']}-{config.choices['data']}-{time.strftime('%Y%m%d-%H%M%S')}"
-        others = len(list(folder.glob(f"{name}*")))
-        config.values["name"] = f"{name}-{others + 1}" if others else name
+        model = model_label(config.values, config.choices["model"])
+        data = data_label(config.values, config.choices["data"])
+        config.values["name"] = _own_name(folder, f"{model}-{data}-{time.strftime('%Y%m%d-%H%M%S')}")
     return folder / config.values["name"]
 
 
-def going_on(run: RunFolder, config: Config) -> Config:
-    """Returns the config with what the run was frozen with where a default has changed since, which it says."""
+def _own_name(folder: Path, name: str) -> str:
+    """Returns `name`, or one with a number after it, whose folder this process has made and so no other has.
+
+    It goes again where nothing has come into it.
+    """
+    for number in count(1):
+        own = folder / (f"{name}-{number}" if number > 1 else name)
+        try:
+            own.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        except OSError:
+            break  # told by check_writable
+        atexit.register(_remove_if_empty, own, os.getpid())
+        return own.name
+    return name
+
+
+def _remove_if_empty(folder: Path, process: int) -> None:
+    if os.getpid() == process:  # a fork of it goes on in the background
+        with suppress(OSError):
+            folder.rmdir()
+
+
+def going_on(run: RunFolder, config: Config) -> tuple[Config, Own | None]:
+    """Returns the config with what the run was frozen with where a default has changed since, which it says, or where
+    the same content is in another place; and the rows and the model that it keeps."""
     config, kept = keep_frozen(run, config)
+    for line in config.notes:
+        screen(sys.stderr).print(line)
     for line in kept:
         screen(sys.stderr).print(f"kept: {line}")
-    return config
+    own = own_of(run, config)
+    return (replace(config, values=own.values) if own else config), own
 
 
 def check_writable(folder: Path) -> None:
     """Raises ConfigError when no run folder can be made in `folder`."""
-    there = next(parent for parent in (folder, *folder.parents) if parent.exists())
-    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
-        raise ConfigError([f"runs_dir={folder}: {there} cannot be written to. Nearest: a folder of yours"])
+    if why := why_not_writable(folder):
+        raise ConfigError([f"runs_dir={folder}: {why}. Try: runs_dir= a folder of yours"])
+
+
+def check_devices(config: Config) -> None:
+    """Raises ConfigError when accelerators of this machine are plugged in that torch is not built for: the run would
+    be on the CPU. Warns of those that have no driver."""
+    if config.choices["launcher"] != "local":
+        return
+    if said := wasted(plugged_in(), torch_build()):
+        raise ConfigError([f"launcher=local: {said}"])
+    if said := without_driver():
+        screen(sys.stderr).print(f"warning: {said}")
 
 
 def make_part(config: Config, group: str) -> Any:
@@ -87,24 +134,40 @@ def refuse_secrets(config: Config) -> None:
         raise ConfigError(f"{key}: its value {rule}" for key in shaped)
 
 
-def prepare(config: Config, overrides: Sequence[str]) -> None:
-    """Prepares the data where that has not been done; exits with the command's code where it cannot be."""
-    if prepared_dir(config.values) is None:
+def prepare(config: Config, overrides: Sequence[str], own: Own | None = None) -> None:
+    """Prepares the data and checks the model where that has not been done; exits with the command's code where it
+    cannot be.
+
+    own: the rows that the run has; ConfigError where they are gone and can be made no more, where the model's files
+    are wrong, or it has been refused before.
+    """
+    if own and own.wrong:
+        raise ConfigError([f"{own.wrong}. Try: cache_dir=where they are, the files as they were, or another name"])
+    if own is None:
+        check_base_model(config.values)
+    if own.is_gone if own else prepared_dir(config.values) is None or not is_checked(config.values):
         Command("prepare", *overrides).end()
 
 
-def plan_run(run: RunFolder, config: Config) -> Plan:
+def plan_run(run: RunFolder, config: Config, own: Own | None = None) -> Plan:
     """Returns the plan of the run, from its checkpoint on; ConfigError where it cannot go on from there."""
     manifest = resumed(run, config)
-    plan = make_plan(config, manifest)
+    if own and own.is_gone:  # until it was prepared
+        own = own_of(run, replace(config, values=own.asked))
+    for line in own.lines if own else ():
+        screen(sys.stderr).print(line)
+    plan = make_plan(config, manifest, own and own.plan)
     check_plan(plan, run, config, manifest)
     return plan
 
 
-def prepare_and_plan(run: RunFolder, config: Config, overrides: Sequence[str]) -> Plan:
-    """Does both."""
-    prepare(config, overrides)
-    return plan_run(run, config)
+def prepare_and_plan(run: RunFolder, config: Config, overrides: Sequence[str], own: Own | None = None) -> Plan:
+    """Does both, and says what is worth knowing of the model."""
+    prepare(config, overrides, own)
+    plan = plan_run(run, config, own)
+    for line in [] if own else model_notes(config):
+        screen(sys.stderr).print(line, markup=False)
+    return plan
 
 
 def launch_command(overrides: Sequence[str]) -> str:
@@ -115,29 +178,37 @@ def launch_command(overrides: Sequence[str]) -> str:
 def freeze(run: RunFolder, config: Config, plan: Plan, overrides: Sequence[str]) -> None:
     """Writes what the run is and runs with, and counts the attempt up; nothing of this attempt changes afterwards."""
     text = frozen_text(config)
-    before = config_before(run, config)
-    for line in difference(before, config.values) if before else []:
-        if not line.startswith("checkpoint.allow_change"):
-            screen(sys.stderr).print(f"changed: {line}")
+    before = frozen_before(run, config)
+    changes = before.in_words(config) if before else []
+    changed = [line for line in changes if not covers(NOT_SHOWN, line.partition(":")[0])]
+    for line in changed:
+        screen(sys.stderr).print(f"changed: {line}")
+    attempt = run.read_status()["attempt"] + 1
     set_aside(run, text)
     run.write_plan(plan)
     run.config.write_text(text)
-    run.command.write_text(launch_command(overrides) + "\n")
+    about = f"attempt {attempt}, {time.strftime('%Y-%m-%d %H:%M:%S')}{': ' if changed else ''}{', '.join(changed)}"
+    run.add_command(launch_command(overrides), about)
     write_json(run.environment, describe())
     for file in (run.config, run.plan, run.path):  # checkpoints are worth little without what they are of
         sync(file)
     stop.clear(run)
-    attempt = run.read_status()["attempt"] + 1
     run.write_status(state="pending", attempt=attempt, exit_code=None, error=None)
-    note(run, "submitted", attempt)
+    note(run, "submitted", attempt, changed=changed)
 
 
 def find(launcher: Launcher, run: RunFolder) -> Handle | None:
-    """Returns the run where it is under way already; ConfigError where it should be and is not."""
+    """Returns the run where it is under way already; ConfigError where it should be and is not, or is elsewhere;
+    Unavailable where nobody can say."""
     try:
-        return launcher.find(run.path)
+        handle = launcher.find(run.path)
     except ValueError as error:
         raise ConfigError([str(error)]) from error
+    is_open = run.read_status()["exit_code"] is None and run.job.is_file()
+    if handle is None and not launcher.outlives_launch and is_open and (job := find_job(run)):
+        rule = f"job {job} of SLURM has {run.path}, so nothing else may. Try: launcher=slurm, which follows it"
+        raise ConfigError([f"{rule}, or scancel {job} first"])
+    return handle
 
 
 def submit(launcher: Launcher, runs: Sequence[RunFolder]) -> list[Handle]:

@@ -1,15 +1,17 @@
 """Where a run's weights come from and where they go: base model, checkpoints, and the rules between them."""
 
 import hashlib
+import time
 from collections.abc import Callable
 from functools import partial
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from distft.checkpoint.chunks import num_weights
-from distft.checkpoint.keep import Retention
+from distft.checkpoint.keep import Best, Retention, best_at
 from distft.checkpoint.read import Checkpoint, restore
 from distft.checkpoint.resume import find
 from distft.checkpoint.rows import base_of
@@ -58,7 +60,7 @@ def _fill_from_base(pieces: list[Piece], base: Any, seed: int, folder: Path | No
     """Fills from the folder what the base model has, and draws what tuning adds, or all without a folder."""
     stored = {name for name, _ in base.named_parameters()} if folder else set()
     if folder:
-        stream(folder_chunks(folder, world), [piece for piece in pieces if piece.name in stored], world)
+        stream(folder_chunks(folder, world, base), [piece for piece in pieces if piece.name in stored], world)
     fill([piece for piece in pieces if piece.name not in stored], FreshWeights(base, seed))
 
 
@@ -106,6 +108,10 @@ class Saving:
         self.engine, self.position, self.must_save = engine, position, settings["on_failure"] == "stop"
         self.world = world
         self.failure = ""
+        self.best = best_at(run.checkpoints, start_step, run.read_metrics("eval")) if world.is_first else None
+        self.best_before = self.best  # the save under way
+        minutes = settings.get("every_minutes")  # not of older versions
+        self.every_seconds, self.began = 60 * minutes if minutes else None, time.monotonic()
         self.saver = Saver(
             run.checkpoints,
             Retention(settings["keep"], settings["keep_every"]),
@@ -125,14 +131,31 @@ class Saving:
             "base_row": plan.base_row,
         }
 
-    def save(self, step: int, is_best: bool) -> None:
+    def is_best(self, step: int, loss: float) -> bool:
+        """Returns whether this held-out loss is lower than any that counts, on rank 0, which decides; NaN never is.
+
+        What counts is saved, but for the model before the first step, which can be had at any time.
+        """
+        is_lower = isfinite(loss) and (self.best is None or loss < self.best.loss)
+        if is_lower and step == 0:
+            self.best = Best(0, loss)
+        return is_lower
+
+    def is_overdue(self) -> bool:
+        """Returns whether checkpoint.every_minutes have passed since the last save began, on rank 0, which decides."""
+        return bool(self.every_seconds) and self.world.is_first and time.monotonic() - self.began > self.every_seconds
+
+    def save(self, step: int, held_out_loss: float | None, is_best: bool) -> None:
         """Starts the save of `step`, after the one before it has come to count."""
         self.commit()
         check_replicas(self.engine)
         check_finite(self.engine, self.world)
-        self._unless_tolerated(
-            lambda: self.saver.start(self.engine, step, self.about | {"next_row": self.position(step)}, is_best)
-        )
+        self.began, self.best_before = time.monotonic(), self.best
+        measured = held_out_loss if held_out_loss is not None and isfinite(held_out_loss) else None
+        if is_best and measured is not None:
+            self.best = Best(step, measured)
+        about = self.about | {"next_row": self.position(step), "held_out_loss": measured}
+        self._unless_tolerated(lambda: self.saver.start(self.engine, step, about, is_best))
 
     def advance(self) -> None:
         """Takes the last save on towards counting, as the saver's method of that name."""
@@ -155,5 +178,5 @@ class Saving:
         except SaveFailed as failure:
             if self.must_save:
                 raise
-            self.failure = str(failure)
+            self.failure, self.best = str(failure), self.best_before
             print(f"{failure}. Training goes on; the last good checkpoint stays in force.")

@@ -4,8 +4,10 @@ It reads config.yaml and plan.json and nothing else, opens no socket but the ren
 only in the run folder. Below this file no code sees a config.
 """
 
+import json
+import math
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
@@ -15,10 +17,12 @@ import numpy as np
 import torch
 from hydra.utils import instantiate
 
+from distft.agreement import check_live
 from distft.attention import model_config, with_attention
 from distft.checkpoint.commit import being_saved
 from distft.checkpoint.probe import PROBE, PROMPTS, probe_prompt, take_probe, write_probe
 from distft.checkpoint.rehearse import rehearse
+from distft.checkpoint.rows import order_version
 from distft.checkpoint.skip import skip_rows
 from distft.checkpoint.snapshot import Snapshot
 from distft.data.batches import Batch, make_batch, to_device
@@ -35,6 +39,7 @@ from distft.models.kernels import fused_layers, use_kernels
 from distft.models.recompute import recompute
 from distft.models.skeleton import blocks, skeleton
 from distft.models.staging import stage
+from distft.models.verdict import agreed_file, weights_version
 from distft.optim.groups import check_in_force, decay_groups
 from distft.run import Plan, RunFolder, StepReport, write_json
 from distft.runtime import heartbeat
@@ -59,6 +64,7 @@ from distft.train.stragglers import Stragglers
 from distft.train.when import EarlyStopping, When
 
 Values = dict[str, Any]
+PLAIN = {"_convert_": "all"}  # lists and dicts as they are: omegaconf's own are not JSON, nor what others look for
 
 
 def train(run: RunFolder, attempt: int, world: World) -> None:
@@ -76,8 +82,7 @@ def train(run: RunFolder, attempt: int, world: World) -> None:
     start_step = steps_done(load(engine, model, config, plan, run, world), plan)
     check_replicas(engine)
     rehearse(engine, run.checkpoints, states_per_weight(plan), config["checkpoint"]["keep"], world)
-    asked = {key: value for key, value in config["optimizer"].items() if not key.startswith("_")}
-    effective = {"engine": engine.effective(), "optimizer": check_in_force(engine.optimizer, asked)}
+    effective = {"engine": engine.effective(), "optimizer": check_in_force(engine.optimizer, config["optimizer"])}
     effective["determinism"] = in_force()
     effective["products"] = exact_products()
     effective["attention"] = asdict(attention) | {"sdpa": enabled_sdpa()}
@@ -87,14 +92,18 @@ def train(run: RunFolder, attempt: int, world: World) -> None:
     if world.is_first:
         write_json(run.path / "effective.json", effective)
         write_json(run.path / "nodes.json", environments)
+    if start_step == 0:
+        agree(engine, config, plan, feed, model.config.get_text_config().vocab_size, world)
     policy = NonFinitePolicy(config["train"]["on_non_finite"], config["train"]["max_non_finite"])
     slow = Stragglers([each["host"] for each in environments["ranks"]])
     snapshot = Snapshot(world.device)
     while True:
-        stopping = replay(run, config["eval"]["early_stopping"], start_step)
+        stopping = EarlyStopping(**config["eval"]["early_stopping"])
+        if world.is_first:
+            stopping.recall(evals_before(run, start_step))
         saving = Saving(engine, config, plan, run, start_step, feed.position, world, snapshot)
         hooks = make_hooks(run, attempt, config, plan, engine, flops, feed, policy, slow, saving, start_step, world)
-        factor = instantiate(config["schedule"])(total_steps=feed.steps)
+        factor = instantiate(config["schedule"], **PLAIN)(total_steps=feed.steps)
         settings = make_settings(config, start_step, feed.steps, peak, 3.0 if plan.adapters is None else 2.0)
         end, step = train_steps(engine, feed, factor, settings, stopping, hooks, world)
         if end != "rewound":
@@ -112,7 +121,7 @@ def train(run: RunFolder, attempt: int, world: World) -> None:
     if end != "preempted":
         probe(engine, run.checkpoints, step, model.config, feed, world)
     if world.is_first:
-        run.write_status(state=end, step=step)
+        run.write_status(state=end, step=step, best=saving.best and asdict(saving.best))
 
 
 def evaluate(run: RunFolder, attempt: int, world: World) -> None:
@@ -137,8 +146,8 @@ def staged(config: Values, plan: Plan, world: World) -> Plan:
 
 def make_feed(config: Values, plan: Plan, flops: Flops, world: World) -> Feed:
     """Opens the prepared rows and cuts them into steps; RuntimeError when they are not what was planned."""
-    rows = Rows(Path(str(plan.data_dir)), "train", config["data"]["shards"])
-    order = Order(len(rows), config["seed"])
+    rows = Rows(plan.rows_dir, "train", config["data"]["shards"])
+    order = Order(len(rows), config["seed"], order_version(plan.reads))
     borders = make_borders(config, plan, order, rows)
     cut = make_cut(rows, plan.micro_batch_size, plan.micro_batch_tokens, flops)
     filled = filled_up_to(plan.micro_batch_tokens, config["train"]["compile"], world.device)
@@ -165,7 +174,7 @@ def go_back(run: RunFolder, config: Values, plan: Plan, feed: Feed, step: int, w
     """Returns the plan that goes on from the newest checkpoint, behind the rows of the steps up to `step`; NonFinite
     on every process when there is no checkpoint."""
     row = feed.position(step)
-    found = skip_rows(run.checkpoints, step, row) if world.is_first else None
+    found = skip_rows(run.checkpoints, config["checkpoint"]["resume"], step, row) if world.is_first else None
     done = from_first(str(found["step"]) if found else "", world)
     if not done:
         raise NonFinite(f"loss or gradient of step {step} is not finite, and there is no checkpoint to go back to")
@@ -180,7 +189,7 @@ def go_back(run: RunFolder, config: Values, plan: Plan, feed: Feed, step: int, w
 def make_engine(config: Values, plan: Plan, world: World) -> Engine:
     """Builds model, loss and optimizer on meta and lets the strategy lay them out."""
     exact_products()
-    loss, tune, make_optimizer = (instantiate(config[group]) for group in ("loss", "tuning", "optimizer"))
+    loss, tune, make_optimizer = (instantiate(config[group], **PLAIN) for group in ("loss", "tuning", "optimizer"))
 
     def build() -> Objective:
         model = tune(make_skeleton(config, plan))
@@ -193,7 +202,7 @@ def make_engine(config: Values, plan: Plan, world: World) -> Engine:
                 loss.compile_chunks()
         return Objective(model, loss, repeated)
 
-    strategy = instantiate(config["strategy"])
+    strategy = instantiate(config["strategy"], **PLAIN)
     precision = compute_dtype(config["train"]["precision"], world.device)
     engine = strategy.setup(build, lambda parameters: make_optimizer(decay_groups(parameters)), world, precision)
     share_timeout(collective_seconds(config.get("launcher", {})))  # with the groups that the strategy has made
@@ -205,13 +214,11 @@ def make_skeleton(config: Values, plan: Plan) -> Any:
     return skeleton(model_config(config, plan), config["model"]["attention"])
 
 
-def replay(run: RunFolder, settings: Values, start_step: int) -> EarlyStopping:
-    """Returns the early stopping as the evaluations before `start_step` left it."""
-    stopping = EarlyStopping(**settings)
+def evals_before(run: RunFolder, start_step: int) -> Iterator[float]:
+    """Yields the held-out losses up to `start_step`, none of a run that begins: it will make that of step 0 again."""
     for row in run.read_metrics("eval"):
-        if row["step"] <= start_step:
-            stopping.stop(row["loss"])
-    return stopping
+        if row["step"] <= start_step and start_step > 0:
+            yield math.nan if row["loss"] is None else row["loss"]
 
 
 def make_settings(config: Values, start_step: int, steps: int, peak: Peak, flops_per_forward: float) -> Settings:
@@ -224,6 +231,7 @@ def make_settings(config: Values, start_step: int, steps: int, peak: Peak, flops
         evaluate=When(evaluation["every_steps"], steps, at_last=evaluation["at_ends"]),
         save=When(config["checkpoint"]["every_steps"], steps),
         evaluate_first=evaluation["at_ends"],
+        save_best=config["checkpoint"].get("save_best", False),  # older versions had none
         peak=peak,
         flops_per_forward=flops_per_forward,
     )
@@ -231,7 +239,7 @@ def make_settings(config: Values, start_step: int, steps: int, peak: Peak, flops
 
 def held_out_batches(config: Values, plan: Plan, flops: Flops, world: World) -> Iterator[Batch]:
     """Yields this process's share of the held-out rows."""
-    rows = Rows(Path(str(plan.data_dir)), "eval")
+    rows = Rows(plan.rows_dir, "eval")
     micro_rows = config["eval"]["micro_batch_size"] or plan.micro_batch_size
     micro_tokens = None if micro_rows else plan.micro_batch_tokens
     filled = filled_up_to(micro_tokens, config["train"]["compile"], world.device)
@@ -255,12 +263,13 @@ def make_hooks(
     """Returns what the loop calls at step borders; only rank 0 writes to the run folder's own files."""
     files = (MetricsLog(run.metrics, start_step), StepReport(run)) if world.is_first else None
     if files is not None:
-        note(run, "training", attempt, step=start_step, lost=lost_of(files[0].dropped))
+        note(run, "training", attempt, step=start_step, world=world.size, lost=lost_of(files[0].dropped))
 
     def log(row: Values) -> None:
         if files is not None:
             metrics, report = files
             metrics.write(row)
+            report.others["best"] = saving.best and asdict(saving.best)
             if row["split"] == "warning":
                 report.others["warning"] = row["text"]
             report.tell(row["step"])
@@ -281,7 +290,9 @@ def make_hooks(
     judge.warnings.recall(row for row in run.read_metrics("train") if row["step"] <= start_step)
     return Hooks(
         evaluate=evaluate if plan.eval_rows else None,
+        is_best=saving.is_best,
         save=save,
+        is_save_overdue=saving.is_overdue,
         wait_copied=saving.saver.wait_copied,
         is_written=lambda: saving.saver.is_written,
         is_failed=lambda: saving.saver.is_failed,
@@ -292,6 +303,24 @@ def make_hooks(
         try_longest=lambda: try_longest(engine, feed),
         profile=Profile(run.profile, start_step, world).step if config["train"]["profile"] else nullcontext,
     )
+
+
+def agree(engine: Engine, config: Values, plan: Plan, feed: Feed, vocabulary: int, world: World) -> None:
+    """Holds the live model against its own class, once for each model, code, strategy and precision; Disagreement where
+    the loss or the borders of documents differ."""
+    settings = {name: config[name] for name in ("strategy", "loss", "tuning")}
+    settings |= {name: config["model"][name] for name in ("attention", "kernels")}
+    precision = compute_dtype(config["train"]["precision"], world.device)
+    settings |= {"precision": str(precision), "device": world.device.type, "world": world.size}
+    facts = json.dumps(config["model"]["architecture"] | config["model"]["tiny_architecture"])
+    model = weights_version(Path(plan.model_dir)) if plan.model_dir else facts
+    file = agreed_file(model, settings, config["cache_dir"])
+    if from_first("known" if world.is_first and file.is_file() else "", world):
+        return
+    check_live(engine, feed.rows, feed.rows_of(1), vocabulary, precision, world)
+    if world.is_first:
+        with suppress(OSError):  # a cache that this node cannot write to
+            write_json(file, settings)
 
 
 def probe(engine: Engine, checkpoints: Path, step: int, architecture: Any, feed: Feed, world: World) -> None:

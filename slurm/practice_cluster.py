@@ -71,7 +71,7 @@ class Cluster:
         self._write_files()
         try:
             self._start_munge()
-            self._spawn("slurmctld", ["slurmctld", "-D", "-c"])
+            self._spawn("slurmctld", ["slurmctld", "-D", "-c"])  # with nothing of an earlier cluster
             for node in self.nodes:
                 self._start_node(node)
             self._wait_until(self._all_idle, "slurmctld", SECONDS_TO_COME_UP)
@@ -90,6 +90,16 @@ class Cluster:
             pids = [pid for daemon, pid in self.daemons() if daemon == name]
             # a node's init process ignores SIGTERM, and takes all that runs there with it
             _end(pids, signal.SIGKILL if self.isolated and name in ("slurmd", "unshare") else signal.SIGTERM)
+
+    def stop_controller(self) -> None:
+        """Ends the controller: jobs go on, and nothing that is asked about them is answered."""
+        _end([pid for name, pid in self.daemons() if name == "slurmctld"], signal.SIGTERM)
+
+    def start_controller(self) -> None:
+        """Starts the controller again with what it knew; returns when it answers."""
+        self._spawn("slurmctld", ["slurmctld", "-D"])
+        up = lambda: "UP" in self.ask("scontrol", "ping", check=False)  # noqa: E731  # asked in a loop
+        self._wait_until(up, "slurmctld", SECONDS_TO_COME_UP)
 
     def power_on(self, node: str) -> None:
         """Starts a node again after a power_off."""

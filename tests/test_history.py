@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from distft.config import Config, ConfigError, compose, frozen_text
-from distft.history import check_config, check_followed, keep_frozen
+from distft.history import check_config, check_followed, frozen_before, keep_frozen
 from distft.run import RunFolder
 from distft.stages import launch_command
 from tests.launchers.slurm.frozen import freeze
@@ -126,5 +126,42 @@ def test_what_is_kept_has_to_go_with_what_is_asked_for(tmp_path: Path):
 def test_of_a_run_without_its_command_every_difference_counts(tmp_path: Path):
     run, overrides = frozen_with(tmp_path, optimizer__lr=0.125)
     run.command.unlink()
+    head, _, rest = run.config.read_text().split("\n", 2)
+    run.config.write_text(f"{head}\n{rest}")  # as of a version that did not write what was said
     with pytest.raises(ConfigError, match="optimizer.lr: 0.125 -> 2e-05"):
         check_config(run, keep_frozen(run, compose(overrides))[0])
+
+
+def test_a_run_cut_by_a_default_keeps_its_end_until_more_steps_are_typed(tmp_path: Path):
+    run, overrides = frozen_with(tmp_path, "train.max_steps=6", train__epochs=1)  # as of a version before
+    same = keep_frozen(run, compose(overrides))
+    assert same[1] == ["train.epochs: 1 (default now null)"]
+    check_config(run, same[0])
+    more = [each for each in overrides if "max_steps" not in each] + ["train.max_steps=20"]
+    longer, lines = keep_frozen(run, compose(more))
+    assert lines == [] and (longer.values["train"]["max_steps"], longer.values["train"]["epochs"]) == (20, None)
+    with pytest.raises(ConfigError) as caught:
+        check_config(run, longer)
+    assert str(caught.value).endswith(
+        "or checkpoint.allow_change=[train.max_steps]\n    train.max_steps: 6 -> 20\n    train.epochs: 1 -> null"
+    )
+    check_config(run, keep_frozen(run, compose([*more, "checkpoint.allow_change=[train.max_steps]"]))[0])
+
+
+def test_a_run_of_so_many_steps_launched_without_them_shows_both_ends(tmp_path: Path):
+    run, overrides = frozen_with(tmp_path, "train.max_steps=6")
+    config, lines = keep_frozen(run, compose([each for each in overrides if "max_steps" not in each]))
+    with pytest.raises(ConfigError, match=r"train.max_steps: 6 -> null\n    train.epochs: null -> 1"):
+        check_config(run, config)
+    assert lines == []
+
+
+def test_a_difference_names_chosen_words(tmp_path: Path):
+    run, overrides = frozen_with(tmp_path, "strategy=zero2")
+    before = frozen_before(run, now := compose([*overrides, "strategy=fsdp", "optimizer=sgd"]))
+    assert before is not None
+    lines = before.in_words(now)
+    assert lines[:2] == ["optimizer: adamw -> sgd", "strategy: zero2 -> fsdp"]
+    assert {line.partition(":")[0] for line in lines[2:]} == {"optimizer.lr"}
+    with pytest.raises(ConfigError, match=r"or checkpoint.allow_change=\[optimizer\]\n    optimizer: adamw -> sgd"):
+        check_config(run, now)

@@ -16,10 +16,10 @@ LEVELS = {
     1: {"config", "runtime"},
     2: {"data", "goodput"},
     3: {"models", "losses", "optim", "strategies", "launchers", "trackers"},
-    4: {"checkpoint", "preflight"},
-    5: {"attention", "train", "evaluate", "state", "history", "plan"},
+    4: {"checkpoint", "frozen", "preflight"},
+    5: {"agreement", "attention", "train", "evaluate", "state", "history", "plan"},
     # rank imports worker; launch and a sweep share the stages of a run, and launch imports sweep
-    6: {"human_eval", "audit", "report", "restarts", "stages", "worker"},
+    6: {"human_eval", "audit", "model_check", "report", "restarts", "stages", "worker"},
     7: {"sweep"},
 }
 LEVEL_OF = {name: level for level, names in LEVELS.items() for name in names}
@@ -27,7 +27,7 @@ COMMANDS = 8
 
 HEAVY = {"torch", "transformers", "datasets", "deepspeed", "peft", "accelerate"}
 LIGHT = {"paths", "run", "config", "launchers", "trackers", "report", "launch", "plan", "history", "stages", "sweep"}
-LIGHT |= {"doctor", "goodput", "job", "preflight", "restarts", "runs"}
+LIGHT |= {"doctor", "goodput", "job", "frozen", "preflight", "restarts", "runs"}
 INSIDE_THE_JOB = {  # processes of their own, or on the compute node, where torch is
     "distft.launchers.agent",
     "distft.launchers.ranks",

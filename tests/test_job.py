@@ -54,7 +54,8 @@ def requeues(programs: Path) -> list[list[str]]:
 def save(run: RunFolder, step: int) -> None:
     """Makes a checkpoint without files."""
     step_dir(run.checkpoints, step).mkdir(parents=True)
-    write_manifest(step_dir(run.checkpoints, step), {"step": step, "reads": {}})
+    body = {"step": step, "reads": run.read_plan().reads, "base_step": 0, "base_row": 0}
+    write_manifest(step_dir(run.checkpoints, step), body)
     write_index(run.checkpoints, {step})
 
 

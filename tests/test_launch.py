@@ -163,6 +163,7 @@ def test_without_waiting_the_run_ends_on_its_own(done, folder):
         time.sleep(0.2)
     assert run.read_status()["state"] == "completed"
     assert "completed" in (run.logs / "launch.log").read_text() and (run.path / "report.html").is_file()
+    assert not run.final.exists(), "export=false"
     assert_none_left(run)
 
 
@@ -228,8 +229,9 @@ def test_a_run_without_a_name_gets_one_of_model_data_and_time(tmp_path):
     choices = {"model": "gpt2", "data": "files"}
     taken = set()
     for _ in range(3):
-        path = run_dir(Config({"name": None, "runs_dir": str(tmp_path)}, choices))
-        assert re.fullmatch(r"gpt2-files-\d{8}-\d{6}(-\d)?", path.name)
+        values = {"name": None, "runs_dir": str(tmp_path), "model": {"tiny": True}, "data": {"train": "/x/mine.jsonl"}}
+        path = run_dir(Config(values, choices))
+        assert re.fullmatch(r"gpt2-mine-\d{8}-\d{6}(-\d)?", path.name)
         path.mkdir()
         taken.add(path)
     assert len(taken) == 3

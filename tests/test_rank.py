@@ -5,11 +5,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from distft.config import accelerators
 from distft.config.compose import compose
 from distft.config.freeze import frozen_text
 from distft.plan.make import make_plan
 from distft.plan.room import OutOfMemory
-from distft.rank import TRAIN, find_work, room_told
+from distft.rank import TRAIN, check_devices, find_work, room_told
 from distft.run import RunFolder
 
 
@@ -44,3 +45,19 @@ def test_an_allocation_that_fails_is_told_with_the_plan_and_what_to_change(tmp_p
             raise RuntimeError(said)
     with pytest.raises(RuntimeError, match=r"^another$"), room_told(run):
         raise RuntimeError("another")
+
+
+def test_a_rank_that_gets_none_of_the_devices_there_are_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The driver is too old, say; a job that asked for no device may be on a node that has some."""
+    monkeypatch.setattr(accelerators, "plugged_in", lambda: accelerators.Plugged("NVIDIA", 2))
+    monkeypatch.delenv("SLURM_GPUS_ON_NODE", raising=False)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available=False: None)
+    check_devices({"gpus_per_node": None})
+    for launcher in ({}, {"gpus_per_node": 2}):
+        with pytest.raises(
+            RuntimeError, match=r"2 NVIDIA devices .* cannot use them: .+ Try: .* CUDA_VISIBLE_DEVICES="
+        ):
+            check_devices(launcher)
+    monkeypatch.setenv("SLURM_GPUS_ON_NODE", "2")
+    with pytest.raises(RuntimeError, match="cannot use them"):
+        check_devices({"gpus_per_node": None})

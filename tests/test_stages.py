@@ -1,4 +1,4 @@
-"""A run folder that cannot be made is told before anything else is done."""
+"""What this machine does not offer a run is told before anything else is done."""
 
 import os
 import subprocess
@@ -7,15 +7,20 @@ from pathlib import Path
 
 import pytest
 
-from distft.config import ConfigError
-from distft.stages import check_writable
+from distft import stages
+from distft.config import ConfigError, compose
+from distft.config.accelerators import Build, Plugged
+from distft.stages import check_devices, check_writable, run_dir
 
 
 def test_a_folder_that_takes_no_run_is_named_before_anything_is_written(tmp_path: Path):
     check_writable(tmp_path / "new" / "runs")
     (tmp_path / "file").touch()
-    with pytest.raises(ConfigError, match=rf"runs_dir={tmp_path}/file/runs: {tmp_path}/file cannot be written to"):
-        check_writable(tmp_path / "file" / "runs")
+    for folder, place in (("file/runs", f"{tmp_path}/file"), ("x" * 300, "x" * 300)):
+        with pytest.raises(
+            ConfigError, match=rf"runs_dir={tmp_path}/{folder}: .*{place} cannot be written to: .*Try: "
+        ):
+            check_writable(tmp_path / folder)
     assert not (tmp_path / "new").exists()
 
 
@@ -25,4 +30,36 @@ def test_a_folder_of_another_user_is_named():
     program += "check_writable(pathlib.Path(sys.argv[1]))"
     folder = "/usr/share/runs"
     done = subprocess.run([sys.executable, "-c", program, folder], capture_output=True, text=True, check=False)
-    assert f"runs_dir={folder}: /usr/share cannot be written to. Nearest: " in done.stderr
+    assert f"runs_dir={folder}: /usr/share cannot be written to: Permission denied. Try: " in done.stderr
+
+
+@pytest.fixture
+def config(tmp_path: Path):
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "a", "completion": "b"}\n')
+    return lambda *more: compose(
+        ["model.tiny=true", f"data.train={tmp_path}/rows.jsonl", f"runs_dir={tmp_path}/runs", *more]
+    )
+
+
+def test_devices_that_torch_is_not_built_for_are_an_error_before_the_run(config, monkeypatch: pytest.MonkeyPatch):
+    check_devices(config())
+    monkeypatch.setattr(stages, "plugged_in", lambda: Plugged("NVIDIA", 2))
+    monkeypatch.setattr(stages, "torch_build", lambda: Build("2.13.0+cpu", None, None))
+    with pytest.raises(ConfigError, match=r"launcher=local: 2 NVIDIA devices are plugged in, .* Try: a CUDA build"):
+        check_devices(config())
+    check_devices(config("launcher=slurm"))
+
+
+def test_unnamed_runs_of_one_second_get_folders_of_their_own(config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("time.strftime", lambda form: "20261129-010203")
+    folders = [run_dir(config()) for _ in range(3)]
+    assert [each.name.rpartition("010203")[2] for each in folders] == ["", "-2", "-3"]
+    assert all(each.is_dir() for each in folders), "so another process has not one of them"
+
+
+def test_a_folder_that_nothing_came_into_goes_again(config, tmp_path: Path):
+    program = "from distft.stages import run_dir; from distft.config import compose; import sys; "
+    program += "path = run_dir(compose(sys.argv[1:])); assert path.is_dir(); print(path)"
+    overrides = ["model.tiny=true", f"data.train={tmp_path}/rows.jsonl", f"runs_dir={tmp_path}/runs"]
+    done = subprocess.run([sys.executable, "-c", program, *overrides], capture_output=True, text=True, check=True)
+    assert not Path(done.stdout.strip()).exists()

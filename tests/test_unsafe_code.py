@@ -19,7 +19,6 @@ CALLS = {  # the last parts of a name
     "jinja2.Template", "Template", "from_string", "load_state_dict_from_url", "torch_load", "dcp.load",
 }  # fmt: skip
 ALLOWED = {  # file -> what it may do, and why
-    "distft/config/profile.py": {"yaml.load"},  # with a loader that is a SafeLoader
     "distft/data/tokenizers.py": {"trust_remote_code"},  # the user's own key, false unless asked for
     "distft/config/model_folder.py": {"trust_remote_code"},
     "distft/plan/make.py": {"trust_remote_code"},
@@ -85,10 +84,10 @@ def test_every_exemption_is_in_use():
         assert {word for _, word in unsafe(ast.parse((CHECKOUT / name).read_text()))} == words, name
 
 
-def test_the_one_loader_of_a_profile_is_a_safe_one():
+def test_the_loader_of_a_users_own_yaml_is_a_safe_one():
     import yaml
 
-    from distft.config.profile import _Loader
+    from distft.config.own_yaml import _Loader
 
     assert issubclass(_Loader, yaml.SafeLoader) and not issubclass(_Loader, yaml.FullLoader | yaml.UnsafeLoader)
 

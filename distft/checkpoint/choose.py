@@ -13,15 +13,14 @@ from distft.run import RunFolder
 def candidates(checkpoints: Path, resume: str) -> list[Path]:
     """Returns the published checkpoints that a run may go on from, best first, by checkpoint.resume.
 
-    A path counts once: checkpoints that the run wrote after it was told to start from there go before it, so the same
-    command continues an interrupted run.
+    A path and `never` count once: checkpoints that the run wrote after it was told to start from there, or anew, go
+    before it, so a restart, and the same command, continues an interrupted run.
     """
-    if resume == "never":
-        return []
     newest_first = complete(checkpoints)[::-1]
     if resume == "auto":
         return newest_first
-    return [*(folder for folder in newest_first if _started_from(folder, resume)), Path(resume)]
+    own = [folder for folder in newest_first if _started_from(folder, resume)]
+    return own if resume == "never" else [*own, Path(resume)]
 
 
 def _started_from(folder: Path, resume: str) -> bool:

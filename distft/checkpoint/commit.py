@@ -6,10 +6,11 @@ the older checkpoint or the new one.
 
 import os
 import shutil
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from distft.checkpoint.format import MANIFEST, step_dir
+from distft.checkpoint.format import step_dir
 from distft.checkpoint.index import INDEX, read_index, write_index
 from distft.checkpoint.manifest import write_manifest
 from distft.runtime.disk import make_folder, sync
@@ -21,12 +22,16 @@ def partial_dir(checkpoints: Path, step: int) -> Path:
     return folder.with_name(f".{folder.name}.partial")
 
 
-def begin(checkpoints: Path, step: int) -> Path:
-    """Makes an empty folder to write into, and removes what an interrupted save has left."""
+def begin(checkpoints: Path, step: int, spared: Collection[Path] = ()) -> Path:
+    """Makes an empty folder to write into, and removes what an interrupted save has left.
+
+    spared: folders that another thread is deleting, for which training is not to wait.
+    """
     if not (checkpoints / INDEX).is_file():  # the run's first save
         make_folder(checkpoints)
     for left in checkpoints.glob(".step-*"):
-        shutil.rmtree(left, ignore_errors=True)
+        if left not in spared:
+            shutil.rmtree(left, ignore_errors=True)
     for left in checkpoints.glob(".*.new"):
         left.unlink(missing_ok=True)
     partial = partial_dir(checkpoints, step)
@@ -38,8 +43,6 @@ def publish(checkpoints: Path, step: int, body: dict[str, Any]) -> Path:
     """Makes the written files of `step` a checkpoint with the manifest `body`, and `latest`; returns its folder."""
     partial, folder = partial_dir(checkpoints, step), step_dir(checkpoints, step)
     write_manifest(partial, body)
-    sync(partial / MANIFEST)
-    sync(partial)
     write_index(checkpoints, {*read_index(checkpoints), step})
     if folder.exists():
         os.replace(folder, folder.with_name(f".{folder.name}.older"))

@@ -3,14 +3,16 @@
 import fcntl
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from distft.checkpoint.format import MANIFEST, step_dir
 from distft.checkpoint.index import read_index, write_index
+from distft.checkpoint.manifest import read_manifest
 from distft.runtime.disk import sync
 from distft.runtime.seals import Damaged
 
@@ -27,6 +29,32 @@ class Retention:
         return [s for s in steps[: -self.keep] if s != best and not (self.every and s % self.every == 0)]
 
 
+@dataclass(frozen=True)
+class Best:
+    """The lowest held-out loss of a run's checkpoints; that of step 0 where no checkpoint's is lower."""
+
+    step: int
+    loss: float
+
+
+def best_at(checkpoints: Path, start_step: int, evals: Iterable[Mapping[str, Any]]) -> Best | None:
+    """Returns the best of a run that goes on from `start_step`; None where nothing was evaluated, or will be again.
+
+    evals: the rows of metrics.jsonl. A checkpoint after `start_step` is of a history that the run leaves.
+    """
+    if start_step == 0:
+        return None
+    losses = {row["step"]: row["loss"] for row in evals}
+    folder = best(checkpoints)
+    if folder and (step := int(folder.name.removeprefix("step-"))) <= start_step:
+        with suppress(Damaged):
+            losses[step] = read_manifest(folder).get("held_out_loss", losses.get(step))  # older versions wrote none
+    else:
+        step = 0
+    found = losses.get(step)
+    return Best(step, found) if found is not None and isfinite(found) else None
+
+
 def complete(checkpoints: Path) -> list[Path]:
     """Returns the published checkpoints, oldest first."""
     folders = [step_dir(checkpoints, step) for step in read_index(checkpoints)]
@@ -40,7 +68,8 @@ def latest(checkpoints: Path) -> Path | None:
 
 
 def best(checkpoints: Path) -> Path | None:
-    """Returns the checkpoint with the lowest held-out loss, where one is known; a link that leads elsewhere is none."""
+    """Returns the checkpoint with the lowest held-out loss, where one is lower than that before the first step; a link
+    that leads elsewhere is none."""
     folder = os.path.realpath(checkpoints / "best")
     return next((each for each in complete(checkpoints) if os.path.realpath(each) == folder), None)
 

@@ -5,17 +5,19 @@ is the one beside it. Nothing read here can run code, and nothing in this file l
 """
 
 import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
 from distft.checkpoint.format import FORMAT, MANIFEST
-from distft.run import read_json, write_json
+from distft.run import json_text, read_json
+from distft.runtime.disk import replaced
 from distft.runtime.seals import Damaged, Seal, check_names
 
 
 def write_manifest(folder: Path, body: dict[str, Any]) -> None:
-    write_json(folder / MANIFEST, {"sha256": hash_of_body(body), "body": body})
+    """Writes the manifest of a checkpoint, or over it; it would survive a loss of power when this returns."""
+    with replaced(folder / MANIFEST) as beside:
+        beside.write_text(json_text({"sha256": hash_of_body(body), "body": body}, indent=2) + "\n")
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -48,4 +50,4 @@ def check_all(folder: Path) -> None:
 
 def hash_of_body(body: Any) -> str:
     """Returns the sha256 of what a JSON file says, however it is spaced."""
-    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json_text(body, sort_keys=True).encode()).hexdigest()

@@ -20,7 +20,8 @@ Use = Callable[[Checkpoint, World], None]
 
 
 def find(checkpoints: Path, resume: str, world: World, use: Use = verify) -> Checkpoint | None:
-    """Returns the newest undamaged checkpoint for `auto`, the one at a path, or None for `never` or an empty folder.
+    """Returns the newest undamaged checkpoint for `auto`, the one at a path, or None for `never` or an empty folder;
+    of a run that was told a path or `never` the newest that it has written since.
 
     use: reads the whole checkpoint on every process, and raises Damaged on every one when a byte is not what was
     written; then the next one is taken. What is passed over is printed with the reason. RuntimeError on every process
@@ -41,7 +42,7 @@ def find(checkpoints: Path, resume: str, world: World, use: Use = verify) -> Che
                 raise RuntimeError(f"checkpoint.resume={resume} cannot be resumed: {error}") from error
             passed_over.append(f"passed over {name}: {error}")
             print(passed_over[-1])
-    if passed_over:
+    if passed_over and resume != "never":
         first = f"no checkpoint in {checkpoints} can be resumed: {passed_over[0]}"
         raise RuntimeError(f"{first}. Nearest: checkpoint.resume=never, which starts anew and deletes them")
     return None

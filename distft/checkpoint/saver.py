@@ -8,7 +8,7 @@ is a dozen syncs one after another; at the first border after that all processes
 import json
 import shutil
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from errno import ENOSPC
 from functools import partial
@@ -77,6 +77,7 @@ class Saver:
         self.snapshot = snapshot
         self.writer = ThreadPoolExecutor(1, "writer", initializer=world.enter_device) if snapshot else None
         self.cleaner = ThreadPoolExecutor(1)  # deleting takes as long as writing half of it
+        self.deleting: list[tuple[Future[None], list[Path]]] = []  # by that thread
         self.copied = Event()  # the state may change again
         self.copied.set()
         self.pending: Pending | None = None
@@ -114,8 +115,12 @@ class Saver:
     def _begin(self, step: int, size: int) -> None:
         """Makes the folder to write into; OSError where `size` bytes have no room: filled to the last byte, the disk
         would take no metrics either, and they end the run."""
-        begin(self.checkpoints, step)
+        self.deleting = [each for each in self.deleting if not each[0].done()]
+        begin(self.checkpoints, step, [folder for _, folders in self.deleting for folder in folders])
         free = shutil.disk_usage(self.checkpoints).free
+        if free < size and self.deleting:
+            wait([future for future, _ in self.deleting])
+            free = shutil.disk_usage(self.checkpoints).free
         if free < size:
             few = f"{size / 2**20:,.1f} MiB are needed, {free / 2**20:,.1f} MiB are free"
             raise OSError(ENOSPC, f"{strerror(ENOSPC)}: {few}", str(self.checkpoints))
@@ -192,7 +197,7 @@ class Saver:
             print(f"{folder} is saved, but could not be made the best, or older ones taken away: {error}")
             return
         self.superseded = set()
-        self.cleaner.submit(delete, gone)
+        self.deleting.append((self.cleaner.submit(delete, gone), gone))
 
     def _ready(self) -> torch.Event | None:
         """Returns the moment on the device's stream from which on the state is whole; None on a CPU."""

@@ -7,17 +7,19 @@ resumes from the checkpoint, here or after a restart, reads the same rows.
 from pathlib import Path
 from typing import Any
 
-from distft.checkpoint.keep import latest
+from distft.checkpoint.choose import candidates
 from distft.checkpoint.manifest import read_manifest, write_manifest
 
 
-def skip_rows(checkpoints: Path, step: int, row: int) -> dict[str, Any] | None:
-    """Has the steps after the newest checkpoint read on at position `row`; returns its manifest, None without one.
+def skip_rows(checkpoints: Path, resume: str, step: int, row: int) -> dict[str, Any] | None:
+    """Has the steps after the newest checkpoint of this history read on at position `row`; returns its manifest, None
+    without one.
 
-    step: the one that cannot be taken, for the record in the manifest.
+    resume: checkpoint.resume, by which older checkpoints are of a history that the run has left. step: the one that
+    cannot be taken, for the record in the manifest.
     """
-    folder = latest(checkpoints)
-    if folder is None:
+    folder = next((each for each in candidates(checkpoints, resume) if each.parent == checkpoints), None)
+    if folder is None or not folder.is_dir():
         return None
     manifest = read_manifest(folder)
     window = {"after_step": manifest["step"], "to_step": step, "rows": [manifest["next_row"], row]}

@@ -3,14 +3,15 @@
 A default that another version has changed is no change of the run: nobody asked for it, so the frozen value stays.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
 from distft.config.compose import Config
-from distft.config.freeze import changed_keys, difference
+from distft.config.freeze import changed_keys, changes
 from distft.config.tree import at, covers, leaves
+from distft.config.typed import WINS
 from distft.config.values import shown
 
 # Keys and groups of keys that decide where and how fast a run trains, and what is seen of it; not what it learns.
@@ -41,6 +42,9 @@ class Frozen:
         groups = self.choices.keys() | config.choices.keys()
         others = {group for group in groups if self.choices.get(group) != config.choices.get(group)}
         said = {*self.given, *config.given, *others, *_PLACES}
+        for row in WINS:  # what gives way to another key changes with that
+            if row.key in said and at(self.values, row.key) != at(config.values, row.key):
+                said.add(row.over)
         said |= {"launcher"} if "launcher.profile" in said else set()  # whose keys are in no command line
         return [key for key in changed_keys(self.values, config.values) if not covers(said, key)]
 
@@ -68,6 +72,10 @@ class Frozen:
                 del (at(values, group) if group else values)[name]
         return values
 
+    def in_words(self, config: Config) -> list[str]:
+        """Returns a line for each difference, chosen words in place of their parts: `strategy: zero2 -> fsdp`."""
+        return changes(self.aligned(config), config.values, self.choices, config.choices)
+
 
 def _put(tree: dict[str, Any], key: str, value: Any) -> None:
     *groups, name = key.split(".")
@@ -81,20 +89,35 @@ def meanings(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     return [key for key in changed_keys(old, new) if not covers(FREE, key)]
 
 
-def refusal(old: Mapping[str, Any], new: Mapping[str, Any], what: str) -> str | None:
+def refusal(
+    old: Mapping[str, Any],
+    new: Mapping[str, Any],
+    what: str,
+    in_words: Sequence[str] | None = None,
+    gave_way: Mapping[str, str] | None = None,
+) -> str | None:
     """Returns why a run cannot go on from `old` to `new`, with a line for each difference; None when it can.
 
-    what: the run, in words.
+    what: the run, in words. in_words: the lines, by default key by key. gave_way: key -> the typed one that overrides
+    it; who allows that one allows what follows from it.
     """
     allowed = new["checkpoint"]["allow_change"]
-    keys = [key for key in meanings(old, new) if not covers(allowed, key)]
+    stronger = gave_way or {}
+    keys = [key for key in meanings(old, new) if not covers(allowed, stronger.get(key, key))]
     if not keys:
         return None
     there = {key for key, _ in leaves(new)}
-    offered = [key if key in there else key.partition(".")[0] for key in keys]
-    lines = [line for line in difference(old, new) if line.partition(":")[0] in keys]
+    lines = {line: line.partition(":")[0] for line in in_words or changes(old, new)}
+    lines = {line: said for line, said in lines.items() if any(covers([said], key) for key in keys)}
+    words = {said for said in lines.values() if "." not in said}
+    offered = [_allowing(stronger.get(key, key), there, words) for key in keys]
     first = f"{what} was made with another config. Nearest: another name, or {allowing(allowed, offered)}"
     return "\n    ".join([first, *lines])
+
+
+def _allowing(key: str, there: Collection[str], words: Collection[str]) -> str:
+    group = key.partition(".")[0]
+    return group if group in words or key not in there else key
 
 
 def allowing(allowed: Sequence[str], keys: Sequence[str]) -> str:

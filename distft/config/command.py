@@ -1,10 +1,14 @@
 """What every command shares: --help, and a wrong config as plain lines and exit code 2."""
 
+import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import NoReturn
 
 from distft.config.errors import ConfigError, Unavailable
+from distft.config.machines import wrong_numbers
 from distft.config.schema import KEYS
 from distft.paths import conf_dir
 from distft.run import EXIT_WRONG_CONFIG
@@ -15,16 +19,22 @@ def command(
 ) -> NoReturn:
     """Exits with what `main(argv)` returns; a ConfigError becomes its lines on stderr and exit code 2, no traceback.
 
+    So does a variable of the environment that holds no number where a library here reads one.
     What is Unavailable becomes a line and exit code 1: nothing in the config is wrong.
 
     argv: None for the command line. help: what --help prints, None for `help_text` of main's module.
     """
+    open_closed_streams()
     arguments = list(sys.argv[1:] if argv is None else argv)
-    if {"--help", "-h"} & set(arguments):
-        print(help or help_text(_name(main)))
-        sys.exit(0)
     try:
-        sys.exit(main(arguments))
+        if {"--help", "-h"} & set(arguments):
+            print(help or help_text(_name(main)), flush=True)
+            sys.exit(0)
+        if wrong := [*wrong_numbers(), *_wrong_place()]:
+            raise ConfigError(wrong)
+        code = main(arguments)
+        sys.stdout.flush()
+        sys.exit(code)
     except ConfigError as error:
         count = len(error.messages)
         print(f"distft: {count} error{'s' if count > 1 else ''} in the configuration", file=sys.stderr)
@@ -34,6 +44,34 @@ def command(
     except Unavailable as error:
         print(f"distft: {error}", file=sys.stderr)
         sys.exit(1)
+    except BrokenPipeError:  # whoever read it has seen enough: `| head -1`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)
+
+
+def open_closed_streams() -> None:
+    """Gives a process that was started without stdin, stdout or stderr (`>&-`) the null device in their place.
+
+    Else the next file that it opens takes their number, and what is printed would land in it.
+    """
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        try:
+            os.fstat(number)
+        except OSError:
+            file = os.open(os.devnull, os.O_RDWR)
+            if file != number:
+                os.dup2(file, number)
+                os.close(file)
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(number, mode))
+
+
+def _wrong_place() -> list[str]:
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        return ["the folder that this command was started in was deleted. Try: cd to another"]
+    return []
 
 
 def help_text(name: str, own: Sequence[tuple[str, str]] = ()) -> str:

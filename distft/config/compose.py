@@ -4,23 +4,26 @@ Hydra reports the first unknown key alone, so it composes the chosen words, and 
 into its tree here.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from distft.config.errors import ConfigError
 from distft.config.files import missing_files
 from distft.config.groups import Groups, resolved
-from distft.config.known import known_keys
+from distft.config.known import NO_KEY, known_keys
 from distft.config.model_folder import wrong_models
-from distft.config.overrides import Override, WrongOverride, split
-from distft.config.packing import with_packing
-from distft.config.profile import of_profile
+from distft.config.overrides import CONFIG, Override, WrongOverride, split
+from distft.config.own_yaml import OwnFile, of_profile, read_config
 from distft.config.rules import broken_rules
 from distft.config.rules.contract import Facts
-from distft.config.settings import apply_setting, long_form, with_targets
-from distft.config.values import wrong_values
+from distft.config.schema import TARGET_GROUPS
+from distft.config.settings import apply_setting, drop_others_keywords, long_form, with_targets
+from distft.config.tree import at, covers
+from distft.config.typed import COMMAND_LINE, EXPERIMENT, FILE, settle
+from distft.config.values import shown, wrong_values
 from distft.paths import absolute, conf_dir
 
 
@@ -30,58 +33,159 @@ class Config:
 
     values: dict[str, Any]
     choices: dict[str, str]
-    given: frozenset[str] = frozenset()  # keys that the command line or its experiment sets; all others are defaults
+    given: frozenset[str] = frozenset()  # keys that somebody set; all others are defaults
+    gave_way: Mapping[str, str] = field(default_factory=dict)  # key -> the one, said more strongly, that overrides it
+    notes: tuple[str, ...] = ()  # what was set and gave way to what was typed; usually nothing
 
 
-def compose(overrides: Iterable[str], *, config_dir: Path | None = None, sweep: bool = False) -> Config:
+def compose(
+    overrides: Iterable[str],
+    *,
+    config_dir: Path | None = None,
+    sweep: bool = False,
+    kept: Callable[[Mapping[str, Any]], Mapping[str, Any]] = lambda _: {},
+) -> Config:
     """Returns the config that `overrides` ask for; ConfigError with all that is wrong with it.
 
     sweep: of a sweep or of one of its jobs, so that a sweep's own keys, which an experiment may have, have an effect.
+    kept: values -> by key what the run they name keeps of its own, so that no file needs to be there.
     """
     groups = Groups(absolute(config_dir or conf_dir()))
     errors: list[str] = []
-    chosen, typed = _read(overrides, groups, errors)
-    settings = [long_form(setting) for setting in (*_profile(typed, errors), *typed)]
-    config, choices = groups.compose(chosen)
+    asked = _read(overrides, groups, errors)
+    config, choices = groups.compose(asked.choices)
     base = resolved(config)
+    settings = [*_profile(asked.settings, errors), *asked.settings]
     known = known_keys(with_targets(base, settings))
     errors += known.errors
     for setting in settings:
         try:
             apply_setting(setting, config, known, groups.words)
         except WrongOverride as error:
-            errors.append(str(error))
-    of_experiment = groups.keys_of_experiment(choices.get("experiment"))
-    values, given = with_packing(resolved(config), {setting.key for setting in settings}, of_experiment)
-    wrong = wrong_values(values, known, base, given)
-    wrong |= {key: error for key, error in missing_files(values) if key not in wrong}
-    errors += [*wrong.values(), *wrong_models(values, wrong)]
-    errors += broken_rules(Facts(values, choices, given, sweep), wrong)
+            errors.append(_asking(str(error)) if setting.at else str(error))
+    said = dict.fromkeys(groups.keys_of_experiment(choices.get("experiment")), EXPERIMENT)
+    said |= {setting.key: asked.rank(setting, base) for setting in settings if asked.rank(setting, base)}
+    typed = {key for key, rank in said.items() if rank > EXPERIMENT}
+    for group in TARGET_GROUPS:
+        own = groups.target_of(group, choices[group])
+        drop_others_keywords(config, group, own, known, typed, said.keys() - typed)
+    before = resolved(config)
+    settled = settle(before, said)
+    values, places = settled.values, {setting.key: setting.at for setting in settings}
+    wrong = wrong_values(values, known, base, settled.given)
+    own = {} if wrong else kept(values)
+    for key, value in own.items():
+        group, _, name = key.partition(".")
+        values[group][name] = value
+    wrong |= {key: error for key, error in missing_files(values) if key not in wrong and key not in own}
+    errors += [f"{places[key]}: {_asking(error)}" if places.get(key) else error for key, error in wrong.items()]
+    errors += wrong_models(values, wrong)
+    errors += broken_rules(Facts(values, choices, settled.given, sweep), wrong)
     if errors:
         raise ConfigError(errors)
-    return Config(_with_absolute_paths(values), choices, given)
+    recipe = f"experiment={choices.get('experiment')}"
+    notes = [
+        f"{key}={shown(at(before, key))} of {places.get(key) or recipe} gives way to "
+        f"{stronger}={shown(at(values, stronger))}"
+        for key, stronger in settled.gave_way.items()
+        if key in said and at(before, key) is not None
+    ]
+    return Config(_with_absolute_paths(values), choices, settled.given, settled.gave_way, (*asked.notes, *notes))
 
 
-def _read(overrides: Iterable[str], groups: Groups, errors: list[str]) -> tuple[list[str], list[Override]]:
-    """Returns the choices and the settings of a command line; what can be neither goes to `errors`."""
-    chosen, settings = [], []
+@dataclass(frozen=True)
+class _Asked:
+    """What a command line and the files that it names ask for, each thing by the last to say it."""
+
+    words: dict[str, Override]
+    files: tuple[OwnFile, ...]
+    settings: list[Override]
+    notes: tuple[str, ...]
+
+    @property
+    def choices(self) -> list[str]:
+        return [f"{group}={override.value}" for group, override in self.words.items()]
+
+    def rank(self, setting: Override, base: Mapping[str, Any]) -> int:
+        """Returns who says a setting: of a run's config.yaml only what was said for that run counts."""
+        if not setting.at:
+            return COMMAND_LINE
+        file = next((each for each in self.files if setting in each.settings), None)
+        if file is None or not file.is_frozen:
+            return FILE
+        is_said = setting.key in file.said if file.said is not None else at(base, setting.key) != setting.data
+        return FILE if is_said else 0
+
+
+def _read(overrides: Iterable[str], groups: Groups, errors: list[str]) -> _Asked:
+    """Returns the choices and the settings of a command line and its files; what can be neither goes to `errors`."""
+    files: list[OwnFile] = []
+    words: list[Override] = []
+    settings: list[Override] = []
     for text in overrides:
         try:
             override = split(text)
-            if groups.has(override):
-                chosen.append(groups.choice(override))
+            if override.key == CONFIG or _names_file(override):
+                files.append(read_config(override.key, (override.value or "").strip("'\""), groups.words))
+            elif groups.has(override):
+                groups.choice(override)
+                words.append(override)
             else:
-                settings.append(override)
+                settings.append(long_form(override))
         except (WrongOverride, ConfigError) as error:
-            errors.append(str(error))
-    return chosen, settings
+            errors += error.messages if isinstance(error, ConfigError) else [str(error)]
+    chosen: dict[str, Override] = {}
+    kept: list[Override] = []
+    notes: list[str] = []
+    for file in files:
+        for word in file.choices:
+            try:
+                groups.choice(word)
+            except ConfigError as error:
+                errors += map(_asking, error.messages)
+                continue
+            _choose(word, chosen, kept, notes)
+        kept += file.settings
+    for word in words:
+        _choose(replace(word, key=word.key.lstrip("/")), chosen, kept, notes)
+    if (word := chosen.get("experiment")) and not word.at and any(file.is_frozen for file in files):
+        frozen = next(file.name for file in files if file.is_frozen)
+        errors.append(f"{word.text}: has no effect with {CONFIG}={frozen}, which sets every key. Try: one of both")
+    return _Asked(chosen, tuple(files), [*kept, *settings], tuple(notes))
+
+
+def _choose(word: Override, chosen: dict[str, Override], settings: list[Override], notes: list[str]) -> None:
+    """Takes a word; a file's keys of that group that were for another word give way to it, which `notes` says."""
+    group, before = word.key, chosen.get(word.key)
+    of_group = [each for each in settings if covers([group], each.key)]
+    other = before is not None and before.value != word.value
+    if other or (before is None and any(each.key == f"{group}._target_" for each in of_group)):
+        for each in of_group:
+            settings.remove(each)
+        lost = ([before.text] if before and before.at else []) + [each.text for each in of_group]
+        if lost:
+            more = f" and {len(lost) - 1} more of its keys" if len(lost) > 1 else ""
+            notes.append(f"{lost[0]}{more} gives way to {group}={word.value}")
+    chosen[group] = word
+
+
+def _names_file(override: Override) -> bool:
+    """Tells whether `experiment=` names a file of one's own instead of a word."""
+    value = (override.value or "").strip("'\"")
+    return override.key.lstrip("/") == "experiment" and ("/" in value or value.endswith((".yaml", ".yml")))
+
+
+def _asking(message: str) -> str:
+    """Returns a message with `Nearest: X` as a question."""
+    message = message.replace(f"Nearest: {NO_KEY}", "Try: --help lists them")
+    return re.sub(r"Nearest: (.+)$", r"Did you mean \1?", message)
 
 
 def _profile(settings: list[Override], errors: list[str]) -> list[Override]:
     try:
         return of_profile(settings)
-    except WrongOverride as error:
-        errors.append(str(error))
+    except ConfigError as error:
+        errors += error.messages
         return []
 
 

@@ -13,6 +13,7 @@ from distft.config.tree import MISSING, at
 from distft.paths import absolute
 
 _HUB_ID = re.compile(r"\w[\w.-]*(/[\w.-]+)?")
+_STEP = re.compile(r"step-?\d+|\d+")
 _DATA_FILE = re.compile(r"\.(jsonl?|ndjson|csv|tsv|parquet)(\.(gz|zst|bz2))?$", re.IGNORECASE)
 
 
@@ -25,8 +26,14 @@ def missing_files(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         value = at(values, key)
         for path in value if isinstance(value, list) else [value]:
             yield from _missing(key, path, hub=not _DATA_FILE.search(str(path)))
-    if at(values, "checkpoint.resume") not in ("auto", "never"):
-        yield from _missing("checkpoint.resume", at(values, "checkpoint.resume"), hub=False, words=("auto", "never"))
+    resume = at(values, "checkpoint.resume")
+    if resume in ("best", "latest") or _STEP.fullmatch(str(resume)):
+        named = str(at(values, "name") or "NAME")
+        path = Path(str(at(values, "runs_dir"))) / named / "checkpoints" / str(resume)
+        auto = "auto goes on from the newest one. " if resume == "latest" else ""
+        yield "checkpoint.resume", f"checkpoint.resume={resume}: {auto}A checkpoint is named by its path. Try: {path}"
+    elif resume not in ("auto", "never"):
+        yield from _missing("checkpoint.resume", resume, hub=False, words=("auto", "never"))
     if at(values, "data.chat_template") not in ("auto", "none"):
         yield from _missing("data.chat_template", at(values, "data.chat_template"), hub=False, words=("auto", "none"))
 
@@ -40,8 +47,9 @@ def _missing(key: str, value: Any, *, hub: bool, words: tuple[str, ...] = ()) ->
     if hub and is_hub_id(value):
         return
     folder = next(parent for parent in path.parents if parent.is_dir())
-    meant = nearest(value, words) or nearest_path(path) or f"a name in {folder}"
-    yield key, f"{key}={value}: there is no such file or folder.{did_you_mean(meant)}"
+    meant = nearest(value, words) or nearest_path(path)
+    hint = did_you_mean(meant) or f" Try: a name in {folder}"
+    yield key, f"{key}={value}: there is no such file or folder.{hint}"
 
 
 def is_hub_id(value: str) -> bool:

@@ -1,12 +1,26 @@
-"""Names that other trainers use for the same thing, so that who comes from them is told ours."""
+"""Names that other trainers use for the same thing, so that who comes from them is told ours: a key, or a choice."""
 
 OURS = {
     "learning_rate": "optimizer.lr",
     "adam_beta1": "optimizer.betas",
     "adam_beta2": "optimizer.betas",
-    "optim": "optimizer._target_",
-    "lr_scheduler_type": "schedule._target_",
-    "warmup_ratio": "schedule.warmup_steps",
+    "optim": "optimizer=adamw",
+    "lr_scheduler_type": "schedule=cosine",
+    "warmup_ratio": "schedule.warmup_steps",  # below 1: a share
+    "warmup_fraction": "schedule.warmup_steps",
+    "num_warmup_steps": "schedule.warmup_steps",
+    "lr_warmup_steps": "schedule.warmup_steps",
+    "decay_ratio": "schedule.decay_steps",
+    "decay_fraction": "schedule.decay_steps",
+    "num_decay_steps": "schedule.decay_steps",
+    "lr_decay_steps": "schedule.decay_steps",
+    "min_lr_ratio": "schedule.final_fraction",
+    "min_lr_rate": "schedule.final_fraction",
+    "early_stopping_threshold": "eval.early_stopping.min_delta",
+    "eval_on_start": "eval.at_ends",
+    "load_best_model_at_end": "checkpoint.save_best",
+    "save_best_only": "checkpoint.save_best",
+    "save_best_model": "checkpoint.save_best",
     "batch_size": "train.micro_batch_size",
     "per_device_train_batch_size": "train.micro_batch_size",
     "per_device_eval_batch_size": "eval.micro_batch_size",

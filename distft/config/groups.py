@@ -42,6 +42,10 @@ class Groups:
         meant = nearest(override.value or "none", words)
         raise ConfigError([f"{override.text}: {group} is one of {', '.join(words)}.{did_you_mean(meant)}"])
 
+    def target_of(self, group: str, word: str) -> str | None:
+        """Returns the `_target_` that a word's own YAML names."""
+        return (yaml.safe_load((self.folder / group / f"{word}.yaml").read_text()) or {}).get("_target_")
+
     def compose(self, choices: Iterable[str]) -> tuple[DictConfig, dict[str, str]]:
         """Returns the tree of these choices, still with its interpolations, and the word of every group."""
         state = tuple((str(file), file.stat().st_mtime_ns) for file in sorted(self.folder.rglob("*.yaml")))

@@ -23,7 +23,7 @@ def keywords(arguments: Sequence[str], known: Mapping[str, str], required: Seque
         if not equals or not value:
             errors.append(f"{argument}: write key=value, with one of {', '.join(known)}")
         elif key not in known:
-            errors.append(f"{key}={value}: there is no such key{did_you_mean(nearest(key, known))}")
+            errors.append(f"{key}={value}: there is no such key.{did_you_mean(nearest(key, known))}")
         elif key in given:
             errors.append(f"{key}={value}: given twice")
         else:
@@ -48,9 +48,9 @@ def check_config(run: RunFolder) -> None:
         check_trusted(config if isinstance(config, dict) else {})
     except yaml.YAMLError as error:
         first = str(error).strip().splitlines()[0]
-        raise ConfigError([f"{run.config}: is not the plain YAML of a run: {first}. Nearest: another run"]) from error
+        raise ConfigError([f"{run.config}: is not the plain YAML of a run: {first}. Try: another run"]) from error
     except ValueError as error:
-        raise ConfigError([f"{run.config}: {error}. Nearest: another run"]) from error
+        raise ConfigError([f"{run.config}: {error}. Try: another run"]) from error
 
 
 def find_run(value: str) -> RunFolder:
@@ -62,5 +62,5 @@ def find_run(value: str) -> RunFolder:
     parent = run.path.parent
     others = [path.parent.name for path in parent.glob("*/config.yaml")] if parent.is_dir() else []
     near = nearest(run.path.name, others)
-    hint = f" Nearest: {parent / near}" if near else ""
+    hint = did_you_mean(str(parent / near) if near else None)
     raise ConfigError([f"run={value}: holds no run (config.yaml and plan.json).{hint}"])

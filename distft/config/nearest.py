@@ -18,8 +18,9 @@ def nearest_key(key: str, known: Sequence[str]) -> str | None:
     if not known:
         return None
     last = key.rpartition(".")[2]
-    if OURS.get(last) in known:
-        return OURS[last]
+    ours = OURS.get(last, "")
+    if ours in known or "=" in ours:
+        return ours
     same_name = [path for path in known if path.rpartition(".")[2] == last]
     if same_name:
         return min(same_name, key=lambda path: (edits(key, path), path))
@@ -44,4 +45,4 @@ def edits(a: str, b: str) -> int:
 
 def did_you_mean(word: str | None) -> str:
     """Returns the end of an error message that offers `word`, or nothing."""
-    return f" Nearest: {word}" if word else ""
+    return f" Did you mean {word}?" if word else ""

@@ -8,12 +8,15 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override as ParsedOverride
 from hydra.errors import HydraException
 
 _OVERRIDE = re.compile(r"(?P<prefix>\+\+|\+|~)?(?P<key>[^=\s+~]+)(?:=(?P<value>.*))?", re.DOTALL)
+CONFIG = "config"  # names a YAML file of one's own
+_HYDRA_FILES = ("--config-name", "-cn", "--config-dir", "-cd", "--config-path", "-cp", "--config")
 _PLAIN = re.compile(r"[\w./-]+(@[\w./-]+)?")
 
 
@@ -29,18 +32,29 @@ class Override:
     prefix: str
     key: str
     value: str | None
+    data: Any = ...  # a value read from a YAML file; ...: `value` is to be read
+    at: str = ""  # file:line of one out of a file
 
 
 def split(text: str) -> Override:
     """Returns the parts of an override; WrongOverride when it has no key or no value."""
     if text.startswith("-"):
-        raise WrongOverride(f"{text}: there are no options here but --help; settings are written key=value")
+        name = text.partition("=")[0]
+        if name in ("-m", "--multirun"):
+            raise WrongOverride(f"{text}: sweeps are of launch and plan. Try: this command without it, one value a key")
+        hint = f". Try: {CONFIG}=FILE.yaml, a config file of your own" if name in _HYDRA_FILES else ""
+        raise WrongOverride(f"{text}: there are no options here but --help; settings are written key=value{hint}")
     match = _OVERRIDE.fullmatch(text)
     if match is None or not _PLAIN.fullmatch(match["key"]):
         raise WrongOverride(f"{text}: is not of the form key=value")
     if match["value"] is None and match["prefix"] != "~":
         raise WrongOverride(f"{text}: has no value. Nearest: {match['key']}=...")
     return Override(text, match["prefix"] or "", match["key"], match["value"])
+
+
+def is_key(text: str) -> bool:
+    """Tells whether a text can be a dotted key."""
+    return _PLAIN.fullmatch(text) is not None
 
 
 def hydra_value(key: str, value: str, *, text: bool) -> str:

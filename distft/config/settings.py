@@ -11,6 +11,9 @@ from distft.config.known import NO_KEY, Known
 from distft.config.nearest import did_you_mean, edits, nearest
 from distft.config.overrides import Override, WrongOverride, hydra_value
 from distft.config.schema import NULL, SHORT, TARGET_GROUPS
+from distft.config.tree import covers
+
+SHARED_BY_OPTIMIZERS = ("lr", "weight_decay")
 
 
 def long_form(setting: Override) -> Override:
@@ -37,9 +40,13 @@ def apply_setting(setting: Override, config: DictConfig, known: Known, groups: C
         raise WrongOverride(f"{setting.text}: {refusal}")
     key = known.key(setting.key)
     text = key is not None and str in key.types and set(key.types) <= {str, list, NULL}
-    value = hydra_value(setting.key, setting.value or "", text=text)
-    [parsed] = OverridesParser.create().parse_overrides([f"{setting.key}={value}"])
-    OmegaConf.update(config, setting.key, parsed.value(), merge=True, force_add=True)
+    if setting.data is not ...:
+        data = setting.value if text and isinstance(setting.data, bool | int | float) else setting.data
+    else:
+        value = hydra_value(setting.key, setting.value or "", text=text)
+        [parsed] = OverridesParser.create().parse_overrides([f"{setting.key}={value}"])
+        data = parsed.value()
+    OmegaConf.update(config, setting.key, data, merge=True, force_add=True)
 
 
 def _refusal(setting: Override, known: Known, groups: Collection[str]) -> str | None:
@@ -68,13 +75,41 @@ def _left_out(key: str, config: DictConfig, known: Known) -> bool:
     return True
 
 
+def drop_others_keywords(
+    config: DictConfig,
+    group: str,
+    own: str | None,
+    known: Known,
+    typed: Collection[str],
+    of_experiment: Collection[str],
+) -> None:
+    """Removes what the chosen word's YAML says for its `own` target where another one is called.
+
+    What that one takes stays; of an optimizer the learning rate and weight decay alone: betas and eps have another
+    meaning, and another good value, in each. typed: keys of the command line, which was told already of those that
+    the other one does not take.
+    """
+    settings = OmegaConf.select(config, group)
+    if not isinstance(settings, DictConfig) or settings.get("_target_") in (own, None):
+        return
+    for name in [str(name) for name in settings if not str(name).startswith("_")]:
+        key = f"{group}.{name}"
+        is_refused = known.refusal(key) is not None
+        is_anothers = group == "optimizer" and name not in SHARED_BY_OPTIMIZERS
+        said = of_experiment if is_refused else {*typed, *of_experiment}
+        if (is_refused or is_anothers) and not any(covers([key], each) for each in said):
+            del settings[name]
+
+
 def with_targets(base: Mapping[str, Any], settings: Collection[Override]) -> dict[str, Any]:
     """Returns `base` with what the user sets of `_target_` and trust, which decide what else may be set."""
     tree = {name: dict(value) if isinstance(value, Mapping) else value for name, value in base.items()}
     for setting in settings:
         group, _, name = setting.key.partition(".")
         if name == "_target_" and isinstance(tree.get(group), dict):
-            tree[group][name] = (setting.value or "").strip("'\"")
+            target = (setting.value or "").strip("'\"")
+            tree[group][name] = None if target == "null" else target
         if setting.key == "trust":
-            tree["trust"] = [word.strip(" '\"") for word in (setting.value or "").strip("[]").split(",")]
+            words = setting.data if isinstance(setting.data, list) else (setting.value or "").strip("[]").split(",")
+            tree["trust"] = [str(word).strip(" '\"") for word in words]
     return tree

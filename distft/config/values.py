@@ -9,6 +9,8 @@ from distft.config.nearest import nearest
 from distft.config.schema import KEYS, NULL, TARGET_GROUPS, Key
 from distft.config.tree import MISSING, at, leaves
 
+NOTHING = ("", "none", "null", "nil", "undefined")  # typed by those who mean null
+_OWN_NOTHING = {"data.chat_template": "none"}  # a word of its own there
 ALWAYS = [key.path for key in KEYS if key.path.partition(".")[0] not in TARGET_GROUPS]
 
 
@@ -29,14 +31,28 @@ def wrong_values(
             errors[path] = f"{path}={shown(value)}: {refusal if path in given else f'is no key. Nearest: ~{path}'}"
         elif isinstance(value, str) and value == MISSING:
             errors[path] = f"{path} is missing: {key.help if key else 'a value'}. Nearest: {path}=..."
+        elif key and (said := _is_nothing(key, value, at(defaults, path))):
+            errors[path] = said
         elif key and key.types and not key.fits(value):
-            errors[path] = (
-                f"{path}={shown(value)} is not {key.rule()}. Nearest: {_nearest(key, value, at(defaults, path))}"
-            )
+            near = _nearest(key, value, at(defaults, path))
+            errors[path] = f"{path}={shown(value)} is not {key.rule()}{f'. Nearest: {near}' if near else ''}"
     for path in (*ALWAYS, *known.required):
         if at(tree, path, MISSING) == MISSING and path not in errors:
             errors[path] = f"{path} is missing. Nearest: {path}=..."
     return errors
+
+
+def _is_nothing(key: Key, value: Any, default: Any) -> str | None:
+    """Returns what to say of a word that stands for no value and would be taken for text: a run or file named so."""
+    is_word = isinstance(value, str) and value.strip().casefold() in NOTHING
+    if not is_word or not key.types or value in (*key.choices, _OWN_NOTHING.get(key.path)):
+        return None
+    if NULL in key.types:
+        return f"{key.path}={value} is {'text' if value.strip() else 'empty'}. Did you mean {key.path}=null?"
+    if str not in key.types or key.choices:
+        return None  # told by its rule
+    offered = f"{key.path}={shown(default)}" if default not in (None, MISSING, "") else f"{key.path}=..."
+    return f"{key.path}={value} says nothing, and a value is needed. Try: {offered}"
 
 
 def _has_inner(path: str, known: Known) -> bool:
@@ -53,6 +69,7 @@ def shown(value: Any) -> str:
 
 
 def _nearest(key: Key, value: Any, default: Any) -> str:
+    """Returns a value that the user may have meant; nothing when the rule says as much."""
     number = _number(value)
     if number is not None:
         ends = [
@@ -67,9 +84,9 @@ def _nearest(key: Key, value: Any, default: Any) -> str:
         return f"[{value}]"
     if bool in key.types:
         return shown(str(value).lower() in ("1", "yes", "on", "y", "t"))
-    if key.fits(default) and default != MISSING:
-        return shown(default)
-    return "null" if NULL in key.types else f"{key.path}=..."
+    if default is None:
+        return ""
+    return shown(default) if key.fits(default) and default != MISSING else f"{key.path}=..."
 
 
 def _number(value: Any) -> float | None:

@@ -53,6 +53,7 @@ class Report:
 
     streams: dict[str, Stream] = field(default_factory=dict)
     splits: dict[str, Split] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)  # what was done to all rows, in words
     seconds: float = 0.0
 
     def as_dict(self) -> dict[str, Any]:

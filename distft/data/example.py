@@ -43,3 +43,8 @@ def text_field(row: dict[str, Any], field: str, where: str = "") -> str:
     except UnicodeEncodeError as error:
         raise BadField(name, f"is not UTF-8, or half of a surrogate pair, at position {error.start}") from None
     return value
+
+
+def system_field(row: dict[str, Any], field: str) -> tuple[Segment, ...]:
+    """Returns the system text of a row as its first segment; none where it is missing, null or empty."""
+    return (Segment("system", text_field(row, field), False),) if row.get(field) not in (None, "") else ()

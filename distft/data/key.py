@@ -1,27 +1,28 @@
 """The name of prepared data: a hash of everything that decides its tokens, and of nothing else (R-49).
 
-That is: bytes of the data files, tokenizer files with the template, the options below and the code that makes tokens
-of rows; not paths, hosts, batch sizes or package versions. Imports no torch, transformers or datasets: a login node
-asks for it. Big files are hashed once: the result is remembered by (path, inode, size, times).
+That is: bytes of the data files, tokenizer files with the template, the options below and the version of the code that
+makes tokens of rows; not its text, paths, hosts, batch sizes or package versions. Imports no torch, transformers or
+datasets: a login node asks for it. Big files are hashed once: remembered by (path, inode, size, times).
 """
 
 import hashlib
 import json
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from distft.data import formats
 from distft.data.hub import NotFetched, dataset_commit, local_folder
 from distft.data.report import refused
 from distft.data.sources import Source, file_kind, find_sources
 from distft.paths import absolute
 from distft.run import read_json, write_json
 
-OPTIONS = ("format", "fields", "max_length")
-CODE = ("choose", "example", "read", "render", "split", "tokenise", "tokenizers", "stage")
+OPTIONS = ("format", "fields", "ignore_fields", "max_length", "seed_date")
+STAGE_VERSION = 1  # to be raised by hand when the same rows give other tokens: tests/data/test_golden.py tells when
 TOKENIZER_FILES = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "*.model")
 TEMPLATE_FILES = ("chat_template*", "additional_chat_templates/*")
 REMEMBER_BYTES = 4 * 2**20
@@ -29,18 +30,44 @@ REMEMBER_BYTES = 4 * 2**20
 
 def data_key(values: dict[str, Any]) -> str:
     """Returns the content key of the prepared data of a config; NotFetched while its tokenizer or dataset is remote."""
-    data, cache_dir = values["data"], values["cache_dir"]
-    parts: dict[str, Any] = {name: data[name] for name in OPTIONS}
-    parts["chat_template"] = chat_template(data["chat_template"])
-    parts["tokenizer"] = _tokenizer_hash(values)
-    parts["code"] = _code_hash()
-    parts["train"] = [_source_hash(source, cache_dir) for source in find_sources("data.train", data["train"], data)]
-    if own_eval(data):
-        parts["eval"] = [_source_hash(source, cache_dir) for source in find_sources("data.eval", data["eval"], data)]
-        parts["overlap"] = data["overlap"] == "drop"
-    else:
-        parts["eval"] = [float(data["eval"] or 0), data["split_seed"]]
+    return hash_of_parts(key_parts(values))
+
+
+def hash_of_parts(parts: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def key_parts(values: dict[str, Any]) -> dict[str, Any]:
+    """Returns what decides the tokens of a config, by name, files by their hashes; raises as `data_key`."""
+    return {name: make() for name, make in _makers(values).items()}
+
+
+def known_parts(values: dict[str, Any]) -> dict[str, Any]:
+    """Returns the same without the parts that cannot be told: their files are gone, or not fetched yet."""
+    found = {}
+    for name, make in _makers(values).items():
+        with suppress(NotFetched, ValueError, OSError):
+            found[name] = make()
+    return found
+
+
+def _makers(values: dict[str, Any]) -> dict[str, Callable[[], Any]]:
+    data, cache_dir = values["data"], values["cache_dir"]
+
+    def sources(key: str) -> list[str]:
+        return [_source_hash(source, cache_dir) for source in find_sources(f"data.{key}", data[key], data)]
+
+    makers: dict[str, Callable[[], Any]] = {name: partial(data.__getitem__, name) for name in OPTIONS}
+    makers["chat_template"] = lambda: chat_template(data["chat_template"])
+    makers["tokenizer"] = lambda: _tokenizer_hash(values)
+    makers["version"] = lambda: STAGE_VERSION
+    makers["train"] = lambda: sources("train")
+    if own_eval(data):
+        makers["eval"] = lambda: sources("eval")
+        makers["overlap"] = lambda: data["overlap"] == "drop"
+    else:
+        makers["eval"] = lambda: [float(data["eval"] or 0), data["split_seed"]]
+    return makers
 
 
 def prepared_dir(values: dict[str, Any]) -> Path | None:
@@ -100,13 +127,6 @@ def _tokenizer_hash(values: dict[str, Any]) -> str:
         key = "model.tokenizer" if values["model"]["tokenizer"] else "model.path"
         raise ValueError(f"{key}={values['model'][key.partition('.')[2]]} {missing} ({folder})")
     return _joined((str(path.relative_to(folder)), file_hash(path, values["cache_dir"])) for path in sorted(files))
-
-
-def _code_hash() -> str:
-    package = Path(__file__).parent
-    modules = [package / f"{name}.py" for name in CODE]
-    modules += sorted(path for folder in formats.__path__ for path in Path(folder).glob("*.py"))
-    return _joined((path.name, path.read_text()) for path in modules)
 
 
 def _source_hash(source: Source, cache_dir: str) -> str:

@@ -1,8 +1,13 @@
-"""Rows out of their sources, each with its file and line; one that cannot be read is told as such, the next follows."""
+"""Rows out of their sources, each with its file and line; malformed rows are reported and skipped.
+
+Traps: names lie. A `.jsonl` may hold one JSON list, a `.csv` semicolons, either of them UTF-16 or gzip, so the first
+bytes decide how a file is read. What csv and json would drop in silence, a second field of one name, is an error.
+"""
 
 import csv
 import io
 import json
+import re
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,7 +21,23 @@ from distft.data.hub_client import Refused, Unavailable, Wanted, ask_hub
 from distft.data.sources import Source, file_kind
 
 MAX_ROW_BYTES = 64 * 2**20
+HEAD_BYTES = 2**18
 BOM = b"\xef\xbb\xbf"
+COMPRESSIONS = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bz2"}
+ENCODINGS = {
+    b"\xff\xfe\0\0": "utf-32", b"\0\0\xfe\xff": "utf-32", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"
+}  # fmt: skip
+NO_ROWS = {
+    b"version https://git-lfs": "is a pointer of git-lfs, not the file itself. Try: git lfs pull",
+    b"PAR1": "is a Parquet file. Try: call it .parquet",
+    b"ARROW1": "is an Arrow file. Try: pyarrow.parquet.write_table, into a .parquet file",
+    b"PK\x03\x04": "is a zip archive or an Excel sheet. Try: unpack it, or save the sheet as CSV",
+    b"<!doctype": "is a web page. Try: fetch the file itself",
+    b"<html": "is a web page. Try: fetch the file itself",
+}
+LISTS = ("data", "rows", "examples", "train", "instances", "items", "samples", "records")  # objects around all rows
+SPLITS = ("train", "test", "validation", "valid", "val", "dev", "eval")
+BESIDE_LISTS = ("version", "name", "description", "license")
 
 
 class UnreadableFile(RuntimeError):
@@ -35,9 +56,14 @@ class Found:
 
 def read_rows(path: Path) -> Iterator[Found]:
     """Yields every row of a data file, compressed or not, in its order; UnreadableFile if it breaks off."""
+    kind = file_kind(path)
     try:
-        yield from READERS[file_kind(path)](path)
-    except (OSError, EOFError, pa.ArrowException, csv.Error) as error:
+        start = path.open("rb").read(24).lstrip().lower()
+        for magic, what in NO_ROWS.items():
+            if start.startswith(magic.lower()) and (kind, magic) != (".parquet", b"PAR1"):
+                raise UnreadableFile(f"{path}: {what}")
+        yield from READERS[kind](path)
+    except (OSError, EOFError, UnicodeError, pa.ArrowException, csv.Error) as error:
         raise UnreadableFile(f"{path}: {error}") from error
 
 
@@ -71,10 +97,80 @@ def _dataset(source: Source) -> Any:
 
 
 def _open(path: Path) -> BinaryIO:
-    return io.BufferedReader(pa.input_stream(str(path)), 2**20)  # type: ignore[arg-type]  # quacks like a raw file
+    """Opens the text of a file as UTF-8, whatever its compression and, where its first bytes tell, its encoding."""
+    with path.open("rb") as file:
+        start = file.read(4)
+    known = next((name for magic, name in COMPRESSIONS.items() if start.startswith(magic)), "detect")
+    stream = io.BufferedReader(pa.input_stream(str(path), compression=known), 2**20)  # type: ignore[arg-type]  # quacks like a raw file
+    encoding = _encoding(stream.peek(4)[:4])
+    if encoding is None:
+        return stream
+    with stream:
+        return io.BufferedReader(io.BytesIO(stream.read().decode(encoding).encode()))  # type: ignore[arg-type]  # the same
 
 
-def _jsonl(path: Path) -> Iterator[Found]:
+def _encoding(start: bytes) -> str | None:
+    """Returns the encoding that the first four bytes of a text tell, None for UTF-8."""
+    zeros = tuple(byte == 0 for byte in start)
+    by_zeros: dict[tuple[bool, ...], str] = {
+        (False, True, False, True): "utf-16-le",
+        (True, False, True, False): "utf-16-be",
+    }
+    return next((name for bom, name in ENCODINGS.items() if start.startswith(bom)), by_zeros.get(zeros))
+
+
+def _json(path: Path) -> Iterator[Found]:
+    """Rows of JSON, laid out as it may be: one a line, a list, an object around a list, or objects over many lines."""
+    yield from _document(path) if _is_document(path) else _lines_of_json(path)
+
+
+def _is_document(path: Path) -> bool:
+    """Tells one JSON text over many lines, or a list or an object around all rows, from rows of one line each."""
+    with _open(path) as file:
+        lines = (line for line in iter(lambda: file.readline(MAX_ROW_BYTES), b"") if line.removeprefix(BOM).strip())
+        first = next(lines, b"").removeprefix(BOM).lstrip()
+        try:
+            value = json.loads(first)
+        except RecursionError:
+            return False
+        except ValueError:
+            return first.startswith(b"[") or (first.startswith(b"{") and _goes_on(first, file))
+        if next(lines, None) is not None:
+            return False
+        if splits := _splits_of(value):
+            first = f"jq -c '.{splits[0]}[]' {path.name} > {splits[0]}.jsonl"
+            raise UnreadableFile(f"{path}: is one object with lists of rows ({', '.join(splits)}). Try: {first}")
+        return isinstance(value, list) or _list_of(value) is not None
+
+
+def _goes_on(first: bytes, file: BinaryIO) -> bool:
+    """Tells whether an object that its first line does not end is ended by a later one."""
+    text = (first + file.read(MAX_ROW_BYTES)).decode(errors="surrogateescape")
+    try:
+        json.JSONDecoder().raw_decode(text)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def _list_of(value: Any) -> str | None:
+    """Returns the field of an object that holds all rows as a list, None where the object is a row itself."""
+    if not isinstance(value, dict):
+        return None
+    lists = [name for name, inner in value.items() if isinstance(inner, list) and inner and isinstance(inner[0], dict)]
+    named = [name for name in lists if name in LISTS]
+    if len(lists) == 1 and named and all(name in (*lists, *BESIDE_LISTS) for name in value):
+        return named[0]
+    return None
+
+
+def _splits_of(value: Any) -> list[str]:
+    """Returns the names of several lists of rows that an object is made of, nothing where it is not."""
+    lists = [name for name, inner in value.items() if isinstance(inner, list)] if isinstance(value, dict) else []
+    return lists if len(lists) > 1 and all(name in SPLITS for name in value) else []
+
+
+def _lines_of_json(path: Path) -> Iterator[Found]:
     with _open(path) as file:
         for number, line in enumerate(_lines(file), 1):
             if line is None:
@@ -96,14 +192,14 @@ def _lines(file: BinaryIO) -> Iterator[bytes | None]:
 
 def _parsed(file: str, number: int, line: bytes) -> Found:
     try:
-        return _object(file, number, json.loads(line.decode().rstrip("\r\n")))
+        return _object(file, number, DECODER.decode(line.decode().rstrip("\r\n")))
     except UnicodeDecodeError as error:
-        return Found(file, number, None, f"line: is not UTF-8 at byte {error.start}")
+        return Found(file, number, None, f"line: is not UTF-8 at byte {error.start}. {CONVERT}")
     except json.JSONDecodeError as error:
-        return Found(file, number, None, f"line: is no JSON at column {error.pos + 1}: {error.msg}")
+        return Found(file, number, None, f"line: is not JSON at column {error.pos + 1}: {error.msg}")
     except RecursionError:
         return Found(file, number, None, "line: is nested too deeply")
-    except ValueError as error:  # integers of more than 4300 digits
+    except ValueError as error:  # integers of more than 4300 digits, two fields of one name
         return Found(file, number, None, f"line: {error}")
 
 
@@ -113,42 +209,83 @@ def _object(file: str, number: int, value: Any) -> Found:
     return Found(file, number, None, f"line: is a JSON {type(value).__name__}, expected an object")
 
 
-def _json(path: Path) -> Iterator[Found]:
-    """A list of objects, or the lines of a JSONL file that is only called .json."""
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Returns the object; ValueError for two fields of one name, the first of which json would drop."""
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"has the field {twice!r} twice")
+    return values
+
+
+DECODER = json.JSONDecoder(object_pairs_hook=_once)
+CONVERT = "Try: iconv -f WINDOWS-1252 -t UTF-8 FILE > NEW, if it comes from Windows"
+SPACE = re.compile(r"[ \t\r\n]*")
+SPACE_OR_COMMA = re.compile(r"[ \t\r\n,]*")
+
+
+def _document(path: Path) -> Iterator[Found]:
+    """Rows of lists, of an object around a list, or objects one after the other; UnreadableFile if it breaks off."""
     with _open(path) as file:
-        head = file.peek(4096).removeprefix(BOM).lstrip()  # type: ignore[attr-defined]
-        if not head.startswith(b"["):
-            yield from _jsonl(path)
-            return
         text = file.read().removeprefix(BOM).decode(errors="surrogateescape")
-    decoder, position, line = json.JSONDecoder(), text.index("[") + 1, 1
-    counted = 0
-    while True:
-        position = _skip(text, position)
-        if text[position : position + 1] == "]":
-            return
+    position, line, counted = _after(SPACE, text, 0), 1, 0
+    inside, back = False, None  # in a list of rows; where the text goes on behind the object around it
+    while position < len(text):
         line, counted = line + text.count("\n", counted, position), position
+        if not inside and text[position] == "[":
+            inside, position = True, _after(SPACE_OR_COMMA, text, position + 1)
+            continue
+        if inside and text[position] == "]":
+            inside, position = False, _after(SPACE, text, back or position + 1)
+            back = None
+            continue
         try:
-            value, position = decoder.raw_decode(text, position)
+            value, end = DECODER.raw_decode(text, position)
         except (ValueError, RecursionError) as error:
-            raise UnreadableFile(f"{path}:{line}: is no JSON: {error}; the rest of the file is unreadable") from None
+            what = "is not JSON: " if isinstance(error, json.JSONDecodeError) else ""
+            raise UnreadableFile(f"{path}:{line}: {what}{error}; the rest of the file is unreadable") from None
+        name = None if inside else _list_of(value)
+        if name is not None:
+            position, back = _start_of_list(text, position, name), end
+            continue
         yield _object(str(path), line, value)
+        position = _after(SPACE_OR_COMMA if inside else SPACE, text, end)
+    if inside:
+        raise UnreadableFile(f"{path}:{line}: is a JSON list that breaks off; the rest of the file is missing")
 
 
-def _skip(text: str, position: int) -> int:
-    while position < len(text) and text[position] in " \t\r\n,":
-        position += 1
-    return position
+def _start_of_list(text: str, position: int, name: str) -> int:
+    """Returns where the list begins that an object at `position` holds under `name`."""
+    position += 1
+    while True:
+        key, position = DECODER.raw_decode(text, _after(SPACE_OR_COMMA, text, position))
+        position = _after(SPACE, text, _after(SPACE, text, position) + 1)  # the colon
+        if key == name:
+            return position
+        _, position = DECODER.raw_decode(text, position)
 
 
-def _csv(path: Path, delimiter: str = ",") -> Iterator[Found]:
+def _after(pattern: re.Pattern[str], text: str, position: int) -> int:
+    found = pattern.match(text, position)
+    return found.end() if found else position
+
+
+def _csv(path: Path, usual: str = ",") -> Iterator[Found]:
     csv.field_size_limit(min(MAX_ROW_BYTES, sys.maxsize))
     with _open(path) as file:
+        head = file.read(HEAD_BYTES)
+    dialect, skipped = _dialect(head, usual)
+    with _open(path) as file:
         text = io.TextIOWrapper(file, "utf-8-sig", errors="surrogateescape", newline="")
-        reader = csv.reader(text, delimiter=delimiter, strict=True)
+        for _ in range(skipped):
+            text.readline()
+        reader = csv.reader(text, strict=True, **dialect)
         header = next(reader, [])
+        if twice := [name for name in header if header.count(name) > 1]:
+            raise UnreadableFile(f"{path}: its header has {twice[0]!r} twice")
         while True:
-            line = reader.line_num + 1
+            line = reader.line_num + 1 + skipped
             try:
                 cells = next(reader)
             except StopIteration:
@@ -157,9 +294,55 @@ def _csv(path: Path, delimiter: str = ",") -> Iterator[Found]:
                 yield Found(str(path), line, None, f"line: {error}")
                 continue
             if cells and len(cells) != len(header):
-                yield Found(str(path), line, None, f"line: has {len(cells)} cells, the header {len(header)}")
+                quoting = (
+                    f": a cell with {dialect['delimiter']!r} in it needs quotes" if len(cells) > len(header) else ""
+                )
+                yield Found(str(path), line, None, f"line: has {len(cells)} cells, the header {len(header)}{quoting}")
+            elif any("\udc80" <= letter <= "\udcff" for cell in cells if not cell.isascii() for letter in cell):
+                yield Found(str(path), line, None, f"line: is not UTF-8. {CONVERT}")
             elif cells:
-                yield Found(str(path), line, dict(zip(header, cells, strict=True)))
+                row = zip(header, cells, strict=True)
+                yield Found(str(path), line, {name: cell or None for name, cell in row})
+
+
+def _dialect(head: bytes, usual: str) -> tuple[dict[str, Any], int]:
+    """Returns how the cells of a table are divided and quoted, and the lines before its header.
+
+    The usual way where its header has several columns and every row as many, else the way that fits most rows.
+    """
+    lines = list(io.StringIO(head.decode("utf-8-sig", errors="surrogateescape"), newline=""))
+    if len(head) == HEAD_BYTES:
+        lines = lines[:-1]
+    told = re.fullmatch(r"sep=(.)\s*", lines[0]) if lines else None  # Excel's own mark
+    if told:
+        return {"delimiter": told[1]}, 1
+    header, text = (lines or [""])[0], "".join(lines)
+    quotes = [mark for mark in ('"', "'") if mark == '"' or header.lstrip().startswith(mark)]
+    escapes: list[dict[str, Any]] = [{}] + ([{"escapechar": "\\", "doublequote": False}] if '\\"' in text else [])
+    best, most = {"delimiter": usual}, -1.0
+    for delimiter in dict.fromkeys((usual, ",", ";", "\t", "|")):
+        spaced = {"skipinitialspace": True} if f"{delimiter} " in header and delimiter != "\t" else {}
+        for quote in quotes:
+            for escape in escapes:
+                way = {"delimiter": delimiter, "quotechar": quote, **spaced, **escape}
+                fitting = _fitting(lines, way)
+                if fitting > most:
+                    best, most = way, fitting
+    return best, 0
+
+
+def _fitting(lines: list[str], way: dict[str, Any]) -> float:
+    """Returns the share of rows that have as many cells as the header; 0 where the header has one."""
+    reader, widths = csv.reader(iter(lines), strict=True, **way), []
+    while True:
+        try:
+            widths.append(len(next(reader)))
+        except StopIteration:
+            break
+        except csv.Error:
+            widths.append(-1)
+    full = [width for width in widths if width]
+    return full.count(full[0]) / len(full) if full and full[0] > 1 else 0.0
 
 
 def _parquet(path: Path) -> Iterator[Found]:
@@ -172,8 +355,8 @@ def _parquet(path: Path) -> Iterator[Found]:
 
 
 READERS: dict[str, Callable[[Path], Iterator[Found]]] = {
-    ".jsonl": _jsonl,
-    ".ndjson": _jsonl,
+    ".jsonl": _json,
+    ".ndjson": _json,
     ".json": _json,
     ".csv": _csv,
     ".tsv": lambda path: _csv(path, "\t"),

@@ -5,17 +5,20 @@ assistant's content replaced by a marker. What stands around the markers is the 
 be exactly that with a content in each gap; where it is not, the row or the template is refused, never guessed at.
 Trap: training on a span found by token ids or by `{% generation %}` tags, which most stock templates lack, learns
 nothing or learns the user's text (R-25, R-26).
+A template that prints today's date gets one fixed day, or rows would differ by the day they were prepared on.
 """
 
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import jinja2
 
 from distft.data.example import BadField, Example, Segment
 
+SEED_DATE = "2024-07-26"  # what Llama 3's template takes for today where nothing tells it
 CHAT_ROLES = {"system": "system", "user": "user", "assistant": "assistant", "prompt": "user", "completion": "assistant"}
 
 
@@ -63,8 +66,10 @@ class PlainRenderer:
 class ChatRenderer:
     """Puts the segments through the tokenizer's chat template; TemplateRefused where that hides the spans."""
 
-    def __init__(self, tokenizer: Any, template: str | None = None) -> None:
+    def __init__(self, tokenizer: Any, template: str | None = None, date: str = SEED_DATE) -> None:
         self.tokenizer, self.template = tokenizer, template
+        self.day = _day(date)
+        self.printed: set[str] = set()  # the forms in which the template printed the day
         self.chat_template: str | None = tokenizer.get_chat_template(template)
         added = sorted((str(token) for token in tokenizer.added_tokens_decoder.values()), key=len, reverse=True)
         self.end_of_turn = re.compile(r"\s*(?:" + "|".join(map(re.escape, added)) + ")")
@@ -131,10 +136,20 @@ class ChatRenderer:
     def _render(self, messages: list[dict[str, str]], add_generation_prompt: bool = False) -> str:
         try:
             return self.tokenizer.apply_chat_template(
-                messages, chat_template=self.template, tokenize=False, add_generation_prompt=add_generation_prompt
+                messages,
+                chat_template=self.template,
+                tokenize=False,
+                add_generation_prompt=add_generation_prompt,
+                strftime_now=self._print_day,
             )
         except jinja2.TemplateError as error:
             raise BadField("messages", f"the chat template refuses them: {error}") from None
+
+    def _print_day(self, form: str) -> str:
+        """Stands in for transformers' own, which tells the time of the rendering."""
+        printed = self.day.strftime(form)
+        self.printed.add(printed)
+        return printed
 
     def _check(self) -> None:
         """Refuses the template before any row: one turn must give its span, and one begin token at most."""
@@ -147,11 +162,18 @@ class ChatRenderer:
             raise TemplateRefused(f"the chat template begins with two {bos} tokens")
 
 
-def make_renderer(tokenizer: Any, chat_template: str) -> "ChatRenderer | PlainRenderer":
-    """Returns the renderer for data.chat_template: `auto`, `none`, or the text of a template."""
+def make_renderer(tokenizer: Any, chat_template: str, date: str = SEED_DATE) -> "ChatRenderer | PlainRenderer":
+    """Returns the renderer for data.chat_template: `auto`, `none`, or the text of a template; `date` is its today."""
     if chat_template == "none" or (chat_template == "auto" and not tokenizer.chat_template):
         return PlainRenderer(tokenizer.eos_token)
-    return ChatRenderer(tokenizer, None if chat_template == "auto" else chat_template)
+    return ChatRenderer(tokenizer, None if chat_template == "auto" else chat_template, date)
+
+
+def _day(date: str) -> datetime:
+    try:
+        return datetime.strptime(date, "%Y-%m-%d")
+    except ValueError:
+        raise ValueError(f"data.seed_date={date} is no day of the calendar. Try: data.seed_date={SEED_DATE}") from None
 
 
 def _marker(index: int) -> str:

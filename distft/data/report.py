@@ -12,34 +12,50 @@ def refused(report: dict[str, Any], data: dict[str, Any]) -> list[str]:
     reasons = []
     for name, stream in report["streams"].items():
         good = stream["read"] - stream["bad"]
-        reasons += _over(data, "max_bad_fraction", stream["bad"], stream["read"], f"rows of data.{name} are bad")
-        reasons += _over(
-            data,
-            "max_truncated_fraction",
-            stream["truncated"],
-            good,
-            f"rows of data.{name} are longer than data.max_length={data['max_length']} (the longest has "
-            f"{stream['longest']} tokens) and would be cut",
-        )
-        reasons += _over(
-            data, "max_untrained_fraction", stream["untrained"], good, f"rows of data.{name} have no token to train on"
-        )
+        for key, count, total, what in (
+            ("max_bad_fraction", stream["bad"], stream["read"], "are bad"),
+            ("max_truncated_fraction", stream["truncated"], good, _cut(stream, data)),
+            ("max_untrained_fraction", stream["untrained"], good, "have no token to train on"),
+        ):
+            if total and count / total > data[key]:
+                reason = f"data.{key}={data[key]}: {count} of {total} rows of data.{name} {what}"
+                reasons.append(reason + _regardless(key, count, total, report))
         if stream["overlap"] and data["overlap"] == "stop":
             reasons.append(
-                f"data.overlap=stop: {stream['overlap']} rows of data.{name} are also in data.eval; "
-                "data.overlap=drop leaves them out of training"
+                f"data.overlap=stop: {stream['overlap']} rows of data.{name} are also in data.eval. "
+                "Try: data.overlap=drop leaves them out of training"
             )
-    for name, split in report["splits"].items():
-        if not split["rows"]:
-            reasons.append(f"data.{name}: no row is left")
-    return reasons
+    return reasons + [_empty(name, report, data) for name, split in report["splits"].items() if not split["rows"]]
 
 
-def _over(data: dict[str, Any], key: str, count: int, total: int, what: str) -> list[str]:
-    if not total or count / total <= data[key]:
-        return []
-    needed = -(-count * 1000 // total) / 1000
-    return [f"data.{key}={data[key]}: {count} of {total} {what}; to go on regardless: data.{key}={needed:g}"]
+def _cut(stream: dict[str, Any], data: dict[str, Any]) -> str:
+    longest = f"the longest has {stream['longest']} tokens"
+    return f"are longer than data.max_length={data['max_length']} ({longest}) and would be cut"
+
+
+def _regardless(key: str, count: int, total: int, report: dict[str, Any]) -> str:
+    """Returns the value of a threshold that lets these rows pass; nothing where a split would be empty."""
+    if not all(split["rows"] for split in report["splits"].values()):
+        return ""
+    return f". Try: data.{key}={-(-count * 1000 // total) / 1000:g}"
+
+
+def _empty(name: str, report: dict[str, Any], data: dict[str, Any]) -> str:
+    """Returns that a split has no rows, and where they went."""
+    stream = report["streams"].get(name, report["streams"]["train"])
+    good = stream["read"] - stream["bad"]
+    if good > stream["untrained"] + (stream["overlap"] if data["overlap"] == "drop" else 0):
+        return (
+            f"data.{name}: no row is left: data.eval={data['eval']} cannot divide {good - stream['untrained']} rows of "
+            "one and the same text. Try: more rows, data.eval=FILE or data.eval=null"
+        )
+    where = {
+        "bad": "are bad",
+        "untrained": f"have no token to train on after the cut at data.max_length={data['max_length']}",
+        "overlap": "are also in data.eval",
+    }
+    lost = ", ".join(f"{stream[count]} {words}" for count, words in where.items() if stream[count])
+    return f"data.{name}: no row is left of {stream['read']}: {lost}"
 
 
 def summary(report: dict[str, Any], folder: Path) -> list[str]:
@@ -63,4 +79,4 @@ def summary(report: dict[str, Any], folder: Path) -> list[str]:
         ]
         if left_out:
             lines.append(f"data.{name}, {stream['read']:,} rows read: " + ", ".join(left_out))
-    return lines
+    return lines + report.get("notes", [])

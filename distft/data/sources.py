@@ -12,6 +12,8 @@ from distft.paths import absolute
 KINDS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
 COMPRESSED = (".gz", ".zst", ".bz2")
 SPLIT_WORDS = re.compile(r"(?:^|[^a-z])(train|training|test|validation|valid|val|dev|eval)(?:$|[^a-z])")
+SAVED = (("dataset_dict.json",), ("dataset_info.json", "state.json"))  # what save_to_disk leaves in a folder
+OF_TOOLS = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json", "config.json")
 SPLIT_KEY = {"data.train": "data.split", "data.eval": "data.eval_split"}
 SAME_SPLIT = {"training": "train", "valid": "validation", "val": "validation", "dev": "validation", "eval": "test"}
 
@@ -29,21 +31,57 @@ class Source:
 
 
 def find_sources(key: str, value: str | list[str], data: dict[str, Any]) -> list[Source]:
-    """Returns the sources that `data.train` or `data.eval` names; ValueError for what is not there."""
+    """Returns the sources that `data.train` or `data.eval` names; ValueError for what is not there or has no effect."""
     asked = data["split"] if key == "data.train" else data["eval_split"]
     splits = (asked,) if asked else ("train",) if key == "data.train" else ("validation", "test")
-    return [_source(key, str(item), splits, data) for item in (value if isinstance(value, list) else [value])]
+    items = [str(item) for item in (value if isinstance(value, list) else [value])]
+    sources = [_source(key, item, splits, data) for item in items]
+    remote = any(source.hub_id for source in sources)
+    if asked and not remote:
+        _check_split(key, str(asked), value, items)
+    others = data.get("eval") if key == "data.train" else data.get("train")
+    others = others if isinstance(others, list) else [others] if isinstance(others, str) else []
+    remote = remote or any(_is_remote(str(item)) for item in others)
+    for name in ("subset", "revision"):
+        if data[name] and not remote:
+            raise ValueError(f"data.{name}={data[name]} has no effect without a hub id in {key}. Try: data.{name}=null")
+    return sources
+
+
+def _check_split(key: str, asked: str, value: str | list[str], items: list[str]) -> None:
+    """Raises ValueError where nothing here has splits, or the slice of one is asked for."""
+    told = f"{SPLIT_KEY[key]}={asked}"
+    if "[" in asked:
+        plain = f"{SPLIT_KEY[key]}={asked.partition('[')[0]}"
+        raise ValueError(f"{told}: slices are for hub ids. Try: {plain}, and the rows you want in a file of their own")
+    if not any(_has_splits(absolute(item)) for item in items):
+        raise ValueError(f"{told} has no effect: {key}={value} has no splits. Try: {SPLIT_KEY[key]}=null")
+
+
+def _has_splits(path: Path) -> bool:
+    if not path.is_dir() or _is_saved(path):
+        return (path / "dataset_dict.json").is_file()
+    return any(_split_of(str(file.relative_to(path))) for file in _data_files(path))
+
+
+def _is_saved(folder: Path) -> bool:
+    """Tells whether save_to_disk wrote the folder; other tools call files dataset_info.json too."""
+    return any(all((folder / name).is_file() for name in names) for names in SAVED)
+
+
+def _is_remote(item: str) -> bool:
+    return is_hub_id(item) and file_kind(Path(item)) not in KINDS
 
 
 def _source(key: str, item: str, splits: tuple[str, ...], data: dict[str, Any]) -> Source:
     path = absolute(item)
     if path.is_dir():
-        if any((path / name).is_file() for name in ("dataset_info.json", "dataset_dict.json")):
+        if _is_saved(path):
             return Source(saved=path, split=splits[0])
         return Source(files=_of_folder(key, path, splits))
     if path.is_file():
         return Source(files=(_readable(key, path),))
-    if is_hub_id(item) and file_kind(path) not in KINDS:
+    if _is_remote(item):
         return Source(hub_id=item, split=splits[0], revision=data["revision"], subset=data["subset"])
     matching = sorted(path.parent.glob(path.name)) if "*" in path.name and path.parent.is_dir() else []
     if not matching:
@@ -53,8 +91,7 @@ def _source(key: str, item: str, splits: tuple[str, ...], data: dict[str, Any]) 
 
 def _of_folder(key: str, folder: Path, splits: tuple[str, ...]) -> tuple[Path, ...]:
     """Returns the data files of a folder in order of their names; where names tell splits, those of the first there."""
-    found = sorted(path for path in folder.rglob("*") if path.is_file() and file_kind(path) in KINDS)
-    found = [path for path in found if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
+    found = _data_files(folder)
     if not found:
         raise ValueError(f"{key}={folder} has no data files ({', '.join(KINDS)})")
     named = {path: _split_of(str(path.relative_to(folder))) for path in found}
@@ -66,7 +103,18 @@ def _of_folder(key: str, folder: Path, splits: tuple[str, ...]) -> tuple[Path, .
         if chosen := tuple(path for path in found if named[path] == SAME_SPLIT.get(split, split)):
             return chosen
     have = ", ".join(sorted({split for split in named.values() if split}))
-    raise ValueError(f"{key}={folder} has no split {' or '.join(splits)}, only {have}: set {SPLIT_KEY[key]}")
+    first = have.partition(",")[0]
+    raise ValueError(f"{key}={folder} has no split {' or '.join(splits)}, only {have}. Try: {SPLIT_KEY[key]}={first}")
+
+
+def _data_files(folder: Path) -> list[Path]:
+    """Returns the files of rows in a folder, in order of their names: none that is hidden or describes the others."""
+    found = sorted(path for path in folder.rglob("*") if path.is_file() and file_kind(path) in KINDS)
+    return [
+        path
+        for path in found
+        if path.name not in OF_TOOLS and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    ]
 
 
 def _split_of(name: str) -> str | None:
@@ -85,7 +133,7 @@ def _beside(path: Path) -> str:
     if not path.parent.is_dir():
         return f" ({path.parent} is missing)"
     near = difflib.get_close_matches(path.name, [other.name for other in path.parent.iterdir()], n=1, cutoff=0.5)
-    return f". Nearest: {path.parent / near[0]}" if near else ""
+    return f". Did you mean {path.parent / near[0]}?" if near else ""
 
 
 def file_kind(path: Path) -> str:

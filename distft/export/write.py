@@ -78,16 +78,17 @@ class Opened:
     @property
     def base(self) -> WeightSource:
         if self.plan.model_dir:
-            return BaseFolder(Path(self.plan.model_dir))
+            return BaseFolder(Path(self.plan.model_dir), self.model)
         return FreshWeights(self.model, self.config["seed"])
 
     @property
     def tuning(self) -> Any:
-        return instantiate(self.config["tuning"])
+        return instantiate(self.config["tuning"], _convert_="all")
 
     @property
     def optimizer(self) -> torch.optim.Optimizer:
-        return instantiate(self.config["optimizer"])(decay_groups([(p, p.ndim) for p in self.model.parameters()]))
+        make = instantiate(self.config["optimizer"], _convert_="all")
+        return make(decay_groups([(p, p.ndim) for p in self.model.parameters()]))
 
 
 def write(run: RunFolder, folder: Path, out: Path, word: str, dtype: str | None, why: str) -> tuple[str, list[str]]:

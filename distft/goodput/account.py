@@ -110,7 +110,8 @@ def account(run: RunFolder) -> Goodput | None:
     pointer.go()
     every = run.read_config().get("checkpoint", {}).get("every_steps")
     steps = [row["step"] for row in pointer.kept]
-    saves = {step for step in steps if every and step % every == 0} | pointer.ends
+    saves = {row["step"] - 1 for row in pointer.kept if row.get("saved")}  # which older versions did not tell
+    saves = (saves or {step for step in steps if every and step % every == 0}) | pointer.ends
     return Goodput(
         seconds={part: pointer.parts[part] for part in PARTS},
         lost_steps=pointer.lost_steps,

@@ -5,11 +5,12 @@ Trap: the lines come from several machines, whose clocks may differ; what seems 
 
 import json
 import time
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
-from distft.run import RunFolder
+from distft.run import RunFolder, json_text
 
 Event = Literal["submitted", "begun", "training", "trained", "saved", "ended"]
 
@@ -27,12 +28,13 @@ class Turn:
 def note(run: RunFolder, event: Event, attempt: int, **about: Any) -> None:
     """Adds a line; a disk that takes none is no reason to end a run.
 
-    begun: `queued`, when the scheduler took it up. training: `step` that it goes on from, what was `lost` (lost_of).
+    submitted: `changed`, a line for each difference to the attempt before. begun: `queued`, when the scheduler took it
+    up. training: `step` that it goes on from, `world`, what was `lost` (lost_of).
     trained: `step` that is done. ended: `state`, and `failed`, when what ended it happened.
     """
     line = {"event": event, "time": time.time(), "attempt": attempt} | about
     with suppress(OSError), (run.path / "timeline.jsonl").open("a") as file:
-        file.write(json.dumps(line) + "\n")
+        file.write(json_text(line) + "\n")
 
 
 def read_timeline(run: RunFolder) -> list[Turn]:
@@ -45,6 +47,37 @@ def read_timeline(run: RunFolder) -> list[Turn]:
             if event in get_args(Event):
                 turns.append(Turn(event, float(when), attempt, about))
     return turns
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One start of a run's processes; what was not noted is None."""
+
+    number: int
+    time: float  # of its submission, else of its beginning
+    step: int | None = None  # that it goes on from
+    done: int | None = None  # last step of its training; None while it trains, and of one that was cut off
+    world: int | None = None
+    state: str | None = None  # in which it ended
+    changed: tuple[str, ...] = ()  # lines such as `strategy: zero2 -> fsdp`
+
+
+def attempts(turns: Sequence[Turn]) -> list[Attempt]:
+    """Returns all attempts of a run, the first one first."""
+    found: dict[int, Attempt] = {}
+    for turn in turns:
+        attempt = found.get(turn.attempt, Attempt(turn.attempt, turn.time))
+        about = turn.about
+        if turn.event == "submitted":
+            attempt = replace(attempt, changed=tuple(map(str, about.get("changed", ()))))
+        elif turn.event == "training":
+            attempt = replace(attempt, step=about.get("step"), world=about.get("world"))
+        elif turn.event == "trained":
+            attempt = replace(attempt, done=about.get("step"))
+        elif turn.event == "ended" and attempt.state is None:
+            attempt = replace(attempt, state=about.get("state"))
+        found[turn.attempt] = attempt
+    return [found[number] for number in sorted(found)]
 
 
 def lost_of(rows: list[dict[str, Any]]) -> dict[str, Any] | None:

@@ -5,7 +5,6 @@ Trap: a signal that this process was started to ignore stays ignored; under a sc
 """
 
 import argparse
-import json
 import os
 import signal
 import sys
@@ -20,12 +19,13 @@ from torch.distributed.elastic.multiprocessing import SignalException
 from torch.distributed.elastic.rendezvous import RendezvousParameters
 from torch.distributed.elastic.rendezvous.registry import get_rendezvous_handler
 
+from distft.config.machines import is_positive
 from distft.launchers.agent import Agent
 from distft.launchers.limits import Limits
 from distft.launchers.meeting import Meeting, Node, NotMet, join, join_at, open_alone, open_first
 from distft.launchers.ranks import Rank, prepare, start_rank
 from distft.launchers.watchdog import watched
-from distft.run import RunFolder
+from distft.run import RunFolder, json_text
 from distft.runtime.errors import Failure, first_failure
 
 _PEER_FAILED = signal.SIGQUIT  # to itself: ends the ranks of a node when another node's have failed
@@ -37,10 +37,20 @@ def threads_per_process(processes: int) -> int:
     return max(1, len(os.sched_getaffinity(0)) // processes)
 
 
+def set_threads(processes: int) -> None:
+    """Puts that number into OMP_NUM_THREADS unless it holds a number of threads, or a list that begins with one."""
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    if is_positive(asked.partition(",")[0]):
+        return
+    os.environ["OMP_NUM_THREADS"] = str(threads_per_process(processes))
+    if asked.strip():
+        print(f"OMP_NUM_THREADS={asked} is no number of threads: {os.environ['OMP_NUM_THREADS']} are used", flush=True)
+
+
 def launch_ranks(run: RunFolder, meeting: Meeting, program: str, error_dir: Path) -> Failure | None:
     """Runs this node's ranks to their end; returns the run's first failure, or None."""
     processes, attempt = run.read_plan().processes_per_node, meeting.attempt
-    os.environ.setdefault("OMP_NUM_THREADS", str(threads_per_process(processes)))
+    set_threads(processes)
     if meeting.interface:  # else gloo asks for the address of the host's name, and takes loopback when there is none
         os.environ.setdefault("GLOO_SOCKET_IFNAME", meeting.interface)
     arguments = (str(run.path), "--attempt", str(attempt), "--parent", str(os.getpid()), "--beats", str(error_dir))
@@ -162,7 +172,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if failure is None:
         return 0
     with os.fdopen(answer, "w") as file:
-        file.write(json.dumps(asdict(failure)) + "\n")
+        file.write(json_text(asdict(failure)) + "\n")
     return 1
 
 

@@ -3,7 +3,6 @@
 Trap: nothing is forwarded to the processes; a request to stop is a file, and they save before they end.
 """
 
-import json
 import os
 import signal
 import time
@@ -13,7 +12,7 @@ from dataclasses import asdict
 from typing import Any
 
 from distft.launchers.contract import Handle, Outcome
-from distft.run import RunFolder
+from distft.run import RunFolder, read_row
 from distft.runtime import stop
 from distft.runtime.errors import Failure
 
@@ -48,7 +47,7 @@ class NewRows:
     def read(self) -> Iterator[Row]:
         """Yields complete new rows, in order."""
         for line in self._new_lines():
-            row = json.loads(line)
+            row = read_row(line)
             self._step_seconds = row.get("seconds", self._step_seconds)
             if row["step"] > self._last_step.get(row["split"], -1):
                 self._last_step[row["split"]] = row["step"]

@@ -1,6 +1,7 @@
 """Parameter groups: weight decay acts on matrices only, as in GPT-2's and Llama's recipes."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from math import isfinite
 from typing import Any
 
 import torch
@@ -26,10 +27,28 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float) -> float:
     return optimizer.param_groups[0]["lr"]
 
 
-def check_in_force(optimizer: torch.optim.Optimizer, asked: dict[str, Any]) -> dict[str, Any]:
-    """Returns the live optimizer's settings; RuntimeError when one of `asked` is not among them as it was set."""
-    live = {key: list(value) if isinstance(value, tuple) else value for key, value in optimizer.defaults.items()}
+def check_in_force(optimizer: torch.optim.Optimizer, asked: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the live optimizer's settings as plain JSON; RuntimeError when one of `asked` has another value there.
+
+    asked: the config's optimizer group. What an optimizer of one's own, or a function that makes one, keeps elsewhere
+    cannot be read back: it is not among what is returned.
+    """
+    live = {key: _plain(value) for key, value in optimizer.defaults.items()}
+    is_torchs = str(asked.get("_target_", "torch.optim.")).startswith("torch.optim.")
     for key, value in asked.items():
-        if live.get(key) != value:
+        if not key.startswith("_") and (key in live or is_torchs) and live.get(key) != value:
             raise RuntimeError(f"optimizer.{key}={value} was not taken over: {live.get(key, 'nothing')} is in force")
     return live
+
+
+def _plain(value: Any) -> Any:
+    """Returns what JSON can hold: tensors as numbers, and what is neither number, text nor list by its name."""
+    if isinstance(value, torch.Tensor):
+        return value.tolist()
+    if isinstance(value, Mapping):
+        return {str(key): _plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    if isinstance(value, float) and not isfinite(value):
+        return str(value)
+    return value if value is None or isinstance(value, bool | int | float | str) else str(value)

@@ -15,7 +15,7 @@ import yaml
 from distft.plan.parameters import Parts
 
 FP32_BYTES = 4
-_MOMENTS = {"AdamW": 2, "Adam": 2, "RAdam": 2, "NAdam": 2, "Adamax": 2, "Adadelta": 2, "Adagrad": 1, "Rprop": 2}
+_MOMENTS = {"AdamW": 2, "Adam": 2, "RAdam": 2, "NAdam": 2, "Adamax": 2, "Adadelta": 2, "Adagrad": 1, "ASGD": 1}
 
 
 def optimizer_bytes(optimizer: Mapping[str, Any]) -> int | None:

@@ -1,17 +1,18 @@
 """How many rows and tokens a run has: exactly from prepared data, else guessed from the size of the files."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from distft.checkpoint.rows import base_of
+from distft.checkpoint.rows import base_of, order_version
 from distft.data.key import own_eval, prepared_dir
 from distft.data.shards import Rows
 from distft.data.sources import find_sources
-from distft.data.steps import Base, Order, step_borders
+from distft.data.steps import ORDER_VERSION, Base, Order, step_borders
+from distft.run import Plan
 
 _SAMPLE_BYTES = 2**20
 _BYTES_PER_TOKEN = 4  # of English text; of the rows as they stand, field names included
@@ -32,23 +33,25 @@ class Extent:
     estimated: bool
 
 
-def extent(values: dict[str, Any], resumed: Mapping[str, Any] | None = None) -> Extent:
+def extent(values: dict[str, Any], resumed: Mapping[str, Any] | None = None, own: Plan | None = None) -> Extent:
     """Returns the run's rows, steps and tokens; `estimated` while its data is not prepared.
 
-    resumed: manifest of the checkpoint that the run goes on from.
+    resumed: manifest of the checkpoint that the run goes on from. own: the plan that it was frozen with and whose rows
+    it keeps; then nothing is read of what data.train and data.eval name.
     """
-    folder = prepared_dir(values)
+    folder = own.rows_dir if own and own.data_dir else prepared_dir(values)
     if folder is not None:
         train, held_out = Rows(folder, "train", values["data"]["shards"]), Rows(folder, "eval")
-        order, lengths, eval_rows = Order(len(train), values["seed"]), train.lengths, len(held_out)
+        lengths, eval_rows = train.lengths, len(held_out)
     else:
         lengths, eval_rows = _guess(values)
-        order = Order(len(lengths), values["seed"])
     training = values["train"]
     by_tokens = training["global_batch_tokens"]
     sizes = {"batch_rows": None if by_tokens else training["global_batch_size"], "batch_tokens": by_tokens}
     order_of = {"data": folder.name if folder else None, "shards": values["data"]["shards"], "seed": values["seed"]}
-    reads = order_of | sizes
+    version = _version_of_order(order_of, [resumed["reads"] if resumed else None, own and own.reads])
+    order = Order(len(lengths), values["seed"], version)
+    reads = order_of | {"order": version} | sizes
     base = base_of(resumed, reads)
     if not len(lengths):
         return Extent(folder, 0, eval_rows, reads, base, training["max_steps"] or 0, 0, 0, estimated=True)
@@ -64,6 +67,14 @@ def extent(values: dict[str, Any], resumed: Mapping[str, Any] | None = None) -> 
     tokens = int(lengths[order.rows(0, read)].sum(dtype=np.int64)) if read else 0
     steps = base.step + len(borders) - 1
     return Extent(folder, len(lengths), eval_rows, reads, base, steps, read, tokens, estimated=folder is None)
+
+
+def _version_of_order(rows: Mapping[str, Any], before: Sequence[Mapping[str, Any] | None]) -> int:
+    """Returns the version of the order that the same rows were read in before, the newest where they were not."""
+    for reads in before:
+        if reads and all(reads.get(key) == value for key, value in rows.items()):
+            return order_version(reads)
+    return ORDER_VERSION
 
 
 def _guess(values: dict[str, Any]) -> tuple[np.ndarray, int]:

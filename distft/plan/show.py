@@ -1,5 +1,8 @@
 """The plan on a terminal."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from rich.console import Console
 from rich.table import Table
 
@@ -17,6 +20,8 @@ NOT_COUNTED = (
 
 def show(plan: Plan, config: Config, memory_gib: float | None, console: Console) -> None:
     """Prints the batch arithmetic and the memory of every strategy, the chosen one marked."""
+    for line in config.notes:
+        console.print(line, soft_wrap=True, markup=False)
     console.print(arithmetic(plan, config))
     if plan.memory and plan.parameters:
         console.print(memory(plan, config.choices["strategy"], memory_gib))
@@ -42,12 +47,15 @@ def arithmetic(plan: Plan, config: Config) -> Table:
     rows = [
         (
             "model",
-            f"{config.choices['model']}, {plan.parameters:,} parameters" + " (tiny)" * config.values["model"]["tiny"],
+            f"{plan.model_name}, {plan.parameters:,} parameters" + " (tiny)" * config.values["model"]["tiny"],
         ),
         *([("trained", f"{plan.adapters:,} parameters of adapters")] if plan.adapters else []),
         ("processes", f"{plan.world} = {_some(plan.nodes, 'node')} x {plan.processes_per_node}"),
         ("global batch", f"{batch}, about {parts}" if tokens or plan.micro_batch_tokens else f"{batch} = {parts}"),
-        ("steps", f"{about}{plan.steps:,}" if plan.steps else "unknown until the data is here"),
+        (
+            "steps",
+            f"{about}{plan.steps:,}{what_ends(plan, training)}" if plan.steps else "unknown until the data is here",
+        ),
         ("rows", f"{about}{plan.rows:,} to train on, {plan.eval_rows:,} held out" if plan.rows else "unknown"),
         ("epochs", f"{about}{plan.epochs:.3g}" if plan.rows else "unknown"),
         ("tokens", f"{about}{plan.tokens:,}" if plan.tokens else "unknown"),
@@ -58,6 +66,16 @@ def arithmetic(plan: Plan, config: Config) -> Table:
     if plan.estimated:
         table.caption = "about: the data is not prepared yet (python -m distft.prepare)"
     return table
+
+
+def what_ends(plan: Plan, training: Mapping[str, Any]) -> str:
+    """Returns which of max_steps and epochs ends the run, where both are set; else nothing."""
+    steps, epochs = training["max_steps"], training["epochs"]
+    if not steps or not epochs or not plan.steps:
+        return ""
+    pair = (f"train.epochs={epochs:g}", f"train.max_steps={steps}")
+    first, other = pair if plan.steps < steps else reversed(pair)
+    return f": {first} ends the run before {other}"
 
 
 def at_once(plan: Plan) -> str:

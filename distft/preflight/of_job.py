@@ -9,12 +9,15 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import yaml
 
+from distft.config.errors import Unavailable
 from distft.config.machines import node_range
-from distft.launchers.slurm.ask import SlurmError, slurm
+from distft.launchers.slurm import ask
+from distft.launchers.slurm.ask import SlurmError, patiently, slurm
 from distft.launchers.slurm.refuse import look_up
 from distft.preflight.judge import Node, Outlier, outliers
 from distft.run import RunFolder, read_json, write_json
@@ -72,8 +75,9 @@ def conclude(run: RunFolder, job: str, names: list[str]) -> bool:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # comes as soon as the job is queued again
     run.write_status(excluded=bad)
     try:
-        slurm("scontrol", "requeue", job)
-        slurm("scontrol", "update", f"JobId={job}", f"ExcNodeList={','.join(excluded)}")
+        left_out = f"ExcNodeList={','.join(excluded)}"
+        for command in (("requeue", job), ("update", f"JobId={job}", left_out)):
+            patiently(partial(slurm, "scontrol", *command), ask.SECONDS_OF_JOB)
     except SlurmError as error:
         _say(f"preflight: SLURM would not leave out {', '.join(bad)}: {error}")
         return False
@@ -106,7 +110,7 @@ def _must_stay(run: RunFolder, status: Mapping[str, Any], excluded: Sequence[str
     fewest, _ = node_range(launcher["nodes"])
     try:
         there = look_up(launcher.get("partition")).nodes - len(excluded)
-    except ValueError as error:
+    except (ValueError, Unavailable) as error:
         return str(error)
     return f"{there} other nodes are left in the partition, {fewest} are needed" if there < fewest else ""
 

@@ -19,7 +19,7 @@ from distft.data.publish import made_once
 from distft.data.shards import MANIFEST, Row, ShardWriter
 from distft.plan import make_plan
 from distft.prove.place import Child, Place
-from distft.run import RunFolder, read_json, write_json
+from distft.run import RunFolder, json_text, read_json, write_json
 
 CASES = "cases.json"  # of a series: [{"name", "kind", "run"}]
 RESULTS = "results.jsonl"  # of a series, a JSON object a line
@@ -112,7 +112,7 @@ def start(place: Place, run: RunFolder, attempt: int = 1, variables: Mapping[str
 def add_result(run: RunFolder, result: Mapping[str, Any]) -> None:
     """Writes a result where the proof reads it while the run goes on."""
     with (run.path / RESULTS).open("a") as file:
-        file.write(json.dumps(result) + "\n")
+        file.write(json_text(result) + "\n")
 
 
 def results_of(run: RunFolder) -> Iterator[dict[str, Any]]:

@@ -12,6 +12,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from distft.run import json_text
+
 Status = Literal["pass", "fail", "skipped", "not_run"]
 STATUSES: tuple[Status, ...] = ("pass", "fail", "skipped", "not_run")
 
@@ -64,7 +66,7 @@ class Proof:
         line = replace(line, seconds=round(line.seconds, 1), detail={**self.about, **line.detail})
         self.lines.append(line)
         with self.file.open("a") as file:
-            file.write(json.dumps(asdict(line)) + "\n")
+            file.write(json_text(asdict(line)) + "\n")
 
     @property
     def has_failed(self) -> bool:

@@ -18,7 +18,7 @@ from distft.state import load
 from distft.strategies.engine import Engine
 from distft.train.feed import Feed, one_batch
 from distft.train.step import train_step
-from distft.worker import Values, make_engine, make_feed, make_skeleton, staged
+from distft.worker import PLAIN, Values, make_engine, make_feed, make_skeleton, staged
 
 
 def replay(run: RunFolder, attempt: int, world: World) -> None:
@@ -32,7 +32,7 @@ def replay(run: RunFolder, attempt: int, world: World) -> None:
     feed = make_feed(config, plan, Flops.of(model), world)
     engine = make_engine(config, plan, world)
     checkpoint = load(engine, model, config, plan, run, world)
-    factor = instantiate(config["schedule"])(total_steps=feed.steps)
+    factor = instantiate(config["schedule"], **PLAIN)(total_steps=feed.steps)
     wanted = read_json(run.path / "batch.json")["step"]
     engine.train(True)
     for step in range(checkpoint.step + 1 if checkpoint else 1, wanted):

@@ -5,6 +5,7 @@ from typing import Any
 
 import distft
 from distft.report.facts import Facts
+from distft.report.goodput import attempt_lines
 
 _STOPS = (
     "It ends its answers with the tokens in generation_config.json, which are not those of the base model alone: "
@@ -24,6 +25,7 @@ def model_card(facts: Facts, base: str | None, made: Sequence[tuple[str, Any]], 
     opens = ["", f"An adapter of {base or 'a random tiny model'}, opened by peft.", _STOPS] if adapters else []
     measured = [f"| {c.name} | {c.before:.4f} | {c.after:.4f} |" for c in facts.changes]
     table = ["| | before | after |", "|---|---|---|", *measured] if measured else ["Not measured at this step."]
+    attempts = ["", "## Attempts", "", *(f"- {line}" for line in attempt_lines(facts.attempts))]
     return "\n".join(
         [
             *front,
@@ -43,6 +45,7 @@ def model_card(facts: Facts, base: str | None, made: Sequence[tuple[str, Any]], 
             "",
             *_lines(facts.what + facts.numbers),
             *_lines(made),
+            *(attempts if facts.attempts else []),
             "",
             "Not measured: benchmarks, bias, memorisation. Licence: that of the base model and of the data.",
             "",

@@ -8,6 +8,7 @@ from typing import Any
 
 from distft.checkpoint.choose import to_export
 from distft.config.freeze import chosen_words
+from distft.goodput.timeline import Attempt, attempts, read_timeline
 from distft.report.goodput import words as goodput_words
 from distft.run import FINISHED, Plan, RunFolder, read_json
 
@@ -51,6 +52,7 @@ class Facts:
     config_text: str
     rows: list[dict[str, Any]]
     sources: list[str]
+    attempts: list[Attempt]
 
 
 def gather(run: RunFolder, step: int | None = None) -> Facts:
@@ -71,7 +73,7 @@ def gather(run: RunFolder, step: int | None = None) -> Facts:
     return Facts(
         name=str(config.get("name") or run.path.name),
         status=run.read_status(),
-        command=run.command.read_text().strip() if run.command.is_file() else "",
+        command=last_command(run),
         what=what_ran(config, plan, words_chosen),
         numbers=planned(plan, rows, words_chosen.get("strategy", "")) if plan else [],
         changes=held_out(evals),
@@ -88,7 +90,15 @@ def gather(run: RunFolder, step: int | None = None) -> Facts:
         rows=rows,
         sources=[file.name for file in files if file.is_file()]
         + [f"{file.parent.name}/{file.name}" for file in data_files],
+        attempts=attempts(read_timeline(run)),
     )
+
+
+def last_command(run: RunFolder) -> str:
+    """Returns the command line of the last launch; earlier ones stand before it in command.txt."""
+    lines = run.command.read_text().splitlines() if run.command.is_file() else []
+    begins = [i for i, line in enumerate(lines) if line.startswith("python -m distft.launch")]
+    return "\n".join(lines[begins[-1] :] if begins else lines)
 
 
 def exported(run: RunFolder, config: dict[str, Any]) -> str:
@@ -112,10 +122,8 @@ def held_out(evals: list[dict[str, Any]]) -> list[Change]:
         for name in ("loss", "perplexity", "accuracy")
         if first.get(name) is not None and last.get(name) is not None
     ]
-    return [
-        Change(name, first[name], last[name], better=(last[name] > first[name]) == (name == "accuracy"))
-        for name in both
-    ]
+    higher = {name: (last[name], first[name]) if name == "accuracy" else (first[name], last[name]) for name in both}
+    return [Change(name, first[name], last[name], better=higher[name][0] > higher[name][1]) for name in both]
 
 
 def what_ran(config: dict[str, Any], plan: Plan | None, chosen: dict[str, str]) -> Table:
@@ -123,7 +131,7 @@ def what_ran(config: dict[str, Any], plan: Plan | None, chosen: dict[str, str]) 
     model, data, train = (config.get(group) or {} for group in ("model", "data", "train"))
     held_out = data.get("eval")
     shown = {
-        "model": "random tiny instance" if model.get("tiny") else model.get("path"),
+        "model": model_in_words(model, plan, chosen),
         "parameters": f"{plan.parameters:,}" if plan else None,
         "trained parameters": f"{plan.adapters:,} of adapters" if plan and plan.adapters else None,
         "training rows": data.get("train"),
@@ -134,6 +142,13 @@ def what_ran(config: dict[str, Any], plan: Plan | None, chosen: dict[str, str]) 
         "seed": config.get("seed"),
     }
     return [(key, words(value)) for key, value in shown.items() if value is not None]
+
+
+def model_in_words(model: dict[str, Any], plan: Plan | None, chosen: dict[str, str]) -> str | None:
+    """Returns `my-model, /models/my-model`: the name of what is loaded, and where it is; of a tiny one the word."""
+    name = (plan.model_name if plan else "") or chosen.get("model", "")
+    where = "random tiny instance" if model.get("tiny") else model.get("path")
+    return ", ".join(part for part in (name, where) if part) or None
 
 
 def detail(group: str, config: dict[str, Any], chosen: dict[str, str]) -> str | None:
@@ -150,6 +165,7 @@ def planned(plan: Plan, rows: list[dict[str, Any]], strategy: str) -> Table:
     peaks = [row["peak_memory_gib"] for row in train if row.get("peak_memory_gib")]
     seconds = sum(row.get("seconds") or 0 for row in train)
     tokens = sum(row.get("tokens") or 0 for row in train)
+    targets = sum(row.get("target_tokens") or 0 for row in train)
     micro, accumulation, world = plan.micro_batch_size, plan.accumulation, plan.world
     batches = f"{accumulation} micro-batch{'es' * (accumulation > 1)}"
     if micro is None:
@@ -163,7 +179,8 @@ def planned(plan: Plan, rows: list[dict[str, Any]], strategy: str) -> Table:
         ("held-out rows", f"{plan.eval_rows:,}"),
     ]
     if seconds:
-        table.append(("tokens trained on", f"{tokens:,} in {duration(seconds)}: {tokens / seconds:,.0f} per second"))
+        table.append(("tokens read", f"{tokens:,} in {duration(seconds)}: {tokens / seconds:,.0f} per second"))
+        table.append(("of them targets, trained on", f"{targets:,}"))
     if peaks:
         table.append(("peak memory of a process", by_kind(max(peaks), plan.memory.get(strategy))))
     return table

@@ -8,6 +8,7 @@ from markupsafe import Markup
 
 from distft.report.curves import page_panels
 from distft.report.facts import GIB, Facts
+from distft.report.goodput import of_attempt
 
 MAIN_PACKAGES = ("distft", "torch", "deepspeed", "transformers", "tokenizers", "datasets", "peft", "safetensors")
 
@@ -19,6 +20,7 @@ def render(facts: Facts) -> str:
     )
     environment.filters["gib"] = lambda size: f"{size / GIB:,.2f}"
     values = {field.name: getattr(facts, field.name) for field in fields(facts)}
+    values["attempts"] = [of_attempt(each) for each in facts.attempts]
     panels = [Markup(svg) for svg in page_panels(facts.rows)]
     return environment.get_template("page.html.jinja").render(**values, panels=panels, main_packages=MAIN_PACKAGES)
 

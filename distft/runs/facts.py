@@ -1,6 +1,5 @@
 """What a run folder tells of its run, from a few small files and the end of metrics.jsonl."""
 
-import json
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -8,7 +7,7 @@ from pathlib import Path
 from statistics import median_low
 from typing import Any
 
-from distft.run import RunFolder, read_json
+from distft.run import RunFolder, read_json, read_row
 from distft.runtime.heartbeat import WORK
 from distft.runtime.logs import last_lines
 
@@ -35,6 +34,7 @@ class Facts:
     run: RunFolder
     status: dict[str, Any]
     steps: int
+    model: str  # name of what is loaded
     train: list[Row]
     held_out: Row | None
     warnings: list[Row]
@@ -92,6 +92,7 @@ def facts(run: RunFolder, goodput: dict[str, Any] | None = None) -> Facts:
         run=run,
         status=status,
         steps=plan.get("steps", 0),
+        model=str(plan.get("model_name") or ""),
         train=[row for row in rows if row.get("split") == "train"],
         held_out=next((row for row in reversed(rows) if row.get("split") == "eval"), None),
         warnings=[row for row in rows if row.get("split") == "warning"],
@@ -120,7 +121,7 @@ def slowest_of(ranks: list[Row]) -> Slowest | None:
 def _rows(file: Path, count: int) -> Iterator[Row]:
     for line in last_lines(file, count):
         try:
-            row = json.loads(line)
+            row = read_row(line)
         except ValueError:  # cut off at its beginning, or being written
             continue
         if isinstance(row, dict):

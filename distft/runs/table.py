@@ -16,8 +16,8 @@ _MOST = 5  # warnings and restarts that are shown
 def overview(folder: Path, runs: Sequence[Facts]) -> Table:
     """Returns a table with a line for each run."""
     table = Table(title=f"{len(runs)} {'run' if len(runs) == 1 else 'runs'} in {folder}", title_justify="left")
-    for title in ("run", "state", "step", "loss", "held-out", "tokens/s", "checkpoint"):
-        table.add_column(title, justify="left" if title in ("run", "state") else "right")
+    for title in ("run", "state", "step", "loss", "held-out", "tokens/s", "checkpoint", "model"):
+        table.add_column(title, justify="left" if title in ("run", "model", "state") else "right")
     for each in runs:
         table.add_row(
             str(each.run.path.relative_to(folder)),
@@ -27,6 +27,7 @@ def overview(folder: Path, runs: Sequence[Facts]) -> Table:
             _number(each.held_out["loss"] if each.held_out else None),
             _number(each.mean("tokens_per_second"), ",.0f"),
             _age(each),
+            each.model,
         )
     return table
 
@@ -51,7 +52,8 @@ def line_of(row: dict[str, Any]) -> str:
 
 
 def _lines(each: Facts) -> list[tuple[str, str]]:
-    lines = [("state", _state(each)), ("step", f"{each.status['step']} of {each.steps}")]
+    lines = [("model", each.model)] if each.model else []
+    lines += [("state", _state(each)), ("step", f"{each.status['step']} of {each.steps}")]
     lines.append(("attempt", f"{each.status['attempt']} on {each.status.get('host', '?')}"))
     numbers = {
         "loss": _number(each.train[-1]["loss"] if each.train else None),

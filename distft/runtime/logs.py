@@ -2,8 +2,8 @@
 
 import faulthandler
 import os
+import select
 import sys
-from contextlib import suppress
 from pathlib import Path
 from typing import TextIO
 
@@ -26,23 +26,45 @@ def redirect(path: Path) -> None:
 
 
 class Patient:
-    """A stream to the user that drops what can no longer be shown: a closed terminal or pipe never ends the run."""
+    """A stream to the user that drops what cannot be shown: a closed terminal or pipe never ends the run, and one that
+    nobody reads never holds it up."""
+
+    SECONDS = 10.0  # for a reader that is slow; until it reads again nothing is waited for
 
     def __init__(self, stream: TextIO):
         self._stream = stream
+        self._text = ""
+        self._is_read = True
 
     def write(self, text: str) -> int:
-        with suppress(OSError):
-            self._stream.write(text)
+        self._text += text
+        if "\n" in text:
+            self.flush()
         return len(text)
 
     def flush(self) -> None:
+        text, self._text = self._text, ""
         try:
-            self._stream.flush()
+            file = self.fileno()
+        except (OSError, ValueError):  # no file: a test's
+            self._stream.write(text)
+            return
+        try:
+            self._stream.flush()  # what was printed before
+            self._write(file, text.encode(self.encoding, errors="backslashreplace"))
         except OSError:  # what is buffered would raise again when the interpreter ends
             nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, self._stream.fileno())
+            os.dup2(nowhere, file)
             os.close(nowhere)
+
+    def _write(self, file: int, data: bytes) -> None:
+        """Writes in parts that a pipe takes whole, each once there is room for one."""
+        for start in range(0, len(data), select.PIPE_BUF):
+            _, ready, _ = select.select([], [file], [], self.SECONDS if self._is_read else 0)
+            self._is_read = bool(ready)
+            if not ready:
+                return
+            os.write(file, data[start : start + select.PIPE_BUF])
 
     def isatty(self) -> bool:
         return self._stream.isatty()
@@ -52,7 +74,7 @@ class Patient:
 
     @property
     def encoding(self) -> str:
-        return self._stream.encoding
+        return self._stream.encoding or "utf-8"
 
 
 def last_lines(path: Path, count: int) -> list[str]:

@@ -120,6 +120,13 @@ def from_first(text: str, world: World) -> str:
     return _text_of(content)
 
 
+def flags_of_first(flags: Sequence[bool], world: World) -> list[bool]:
+    """Returns rank 0's `flags` on every process."""
+    told = torch.tensor(list(map(float, flags)), device=world.device)
+    dist.broadcast(told, 0)
+    return [flag > 0 for flag in told.tolist()]
+
+
 def texts_of_all(text: str, world: World) -> list[str]:
     """Returns every process's `text`, in order of rank, as the same list on each."""
     mine = _bytes_of(text, world)

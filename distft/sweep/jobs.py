@@ -4,7 +4,6 @@ All of that is done before the first is submitted, and all that is wrong is told
 """
 
 import json
-import shlex
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,7 +14,8 @@ from distft.config.compose import Config, compose
 from distft.config.errors import ConfigError
 from distft.config.overrides import quoted
 from distft.config.tree import at
-from distft.history import check_config, is_done, keep_frozen
+from distft.frozen import Own, kept_rows
+from distft.history import check_config, is_done, keep_frozen, own_of
 from distft.run import Plan, RunFolder
 from distft.stages import plan_run, prepare, refuse_secrets
 from distft.sweep.request import Point, Request
@@ -33,6 +33,7 @@ class Job:
     point: Point
     overrides: tuple[str, ...]
     config: Config
+    own: Own | None = None  # what an earlier start of it keeps
     plan: Plan | None = None  # None: not made yet, or nothing is left to do
 
     @property
@@ -55,7 +56,7 @@ class Job:
     def objective(self) -> float | None:
         """Returns the lowest held-out loss so far; None without one that is a number."""
         losses = [row["loss"] for row in self.run.read_metrics("eval")]
-        return min((loss for loss in losses if abs(loss) < float("inf")), default=None)
+        return min((loss for loss in losses if loss is not None and abs(loss) < float("inf")), default=None)
 
 
 def named(points: Iterable[Point], first: int = 0) -> dict[str, Point]:
@@ -75,7 +76,7 @@ def earlier_points(folder: Path, keys: Sequence[str]) -> dict[str, Point]:
     files = folder.glob("[0-9][0-9][0-9]*-*/command.txt")
     for file in sorted(files, key=lambda file: int(file.parent.name.partition("-")[0])):
         name, given = file.parent.name, {}
-        for text in shlex.split(file.read_text()):
+        for text in (RunFolder(file.parent).read_commands() or [[]])[-1]:
             given[text.partition("=")[0].lstrip("+")] = text
         point = tuple(given.get(key, "") for key in keys)
         if not name.endswith(f"-{words(point)}".rstrip(" .")):
@@ -91,10 +92,12 @@ def make_jobs(folder: Path, request: Request, points: Mapping[str, Point]) -> li
         runs_dir = quoted(str(folder)) if "," in str(folder) else folder
         overrides = (*request.of_job(point), f"runs_dir={runs_dir}", f"name={quoted(name)}")
         try:
-            config = compose(overrides, sweep=True)
+            config = compose(overrides, sweep=True, kept=kept_rows)
             refuse_secrets(config)
             run = RunFolder(folder / name)
-            jobs.append(Job(run, point, overrides, keep_frozen(run, config, sweep=True)[0]))
+            config = keep_frozen(run, config, sweep=True)[0]
+            own = own_of(run, config)
+            jobs.append(Job(run, point, overrides, replace(config, values=own.values) if own else config, own))
         except ConfigError as error:
             wrong.add(name, error.messages)
     wrong.raise_any()
@@ -126,11 +129,11 @@ def prepare_all(jobs: Sequence[Job]) -> None:
     codes: dict[str, int] = {}
     for job in jobs:
         reads = json.dumps([job.config.values[group] for group in ("data", "model")], sort_keys=True, default=str)
-        if codes.get(reads):
+        if codes.get(reads) or job.is_done:
             continue
         try:
             codes[reads] = 0
-            prepare(job.config, job.overrides)
+            prepare(job.config, job.overrides, job.own)
         except SystemExit as end:
             codes[reads] = end.code if isinstance(end.code, int) else 1
             screen(sys.stderr).print(f"so {job.name} cannot run, nor any job with the same data")
@@ -144,7 +147,7 @@ def plan_all(jobs: Sequence[Job]) -> list[Job]:
     for job in jobs:
         try:
             check_config(job.run, job.config)
-            planned.append(job if job.is_done else replace(job, plan=plan_run(job.run, job.config)))
+            planned.append(job if job.is_done else replace(job, plan=plan_run(job.run, job.config, job.own)))
         except ConfigError as error:
             wrong.add(job.name, error.messages)
     wrong.raise_any()

@@ -16,13 +16,14 @@ from omegaconf import OmegaConf
 from distft.compat.hydra import no_callbacks
 from distft.config.compose import Config, compose
 from distft.config.errors import ConfigError
+from distft.frozen import kept_rows
 from distft.launchers.contract import Launcher
 from distft.launchers.follow import caught_signals
 from distft.run import EXIT_PREEMPTED, EXIT_WRONG_CONFIG, FINISHED, RunFolder
 from distft.runtime.environment import redact
 from distft.runtime.lock import alone
 from distft.runtime.parent import start_bound
-from distft.stages import check_writable, go_on_in_background, make_part, run_dir, write_results
+from distft.stages import check_devices, check_writable, go_on_in_background, make_part, run_dir, write_results
 from distft.sweep.board import Board, failures, table
 from distft.sweep.jobs import Job, Wrong, earlier_points, make_jobs, named, plan_all, prepare_all, refuse_twins, words
 from distft.sweep.request import Point, Request, config_loader, corners, parse, read_request
@@ -58,6 +59,7 @@ def multirun(overrides: list[str]) -> int:
     launcher, sweeper = make_part(config, "launcher"), make_part(config, "sweep")
     folder = run_dir(config)
     check_writable(folder.parent)
+    check_devices(config)
     if RunFolder(folder).config.is_file():
         raise ConfigError([f"name={folder.name}: {folder} holds a run. Nearest: another name"])
     earlier = earlier_points(folder, request.keys)
@@ -89,12 +91,12 @@ def shared_config(request: Request, parsed: Sequence[Swept]) -> Config:
     """Returns the config of the sweep, which is its first point's; ConfigError with what is wrong with any point."""
     overrides = (*request.shared, *request.own, *corners(parsed, most=1)[0])
     try:
-        return compose(overrides, sweep=True)
+        return compose(overrides, sweep=True, kept=kept_rows)
     except ConfigError as error:
         wrong = Wrong()
         for point in corners(parsed, _MOST_LOOKED_AT):
             try:
-                compose(request.of_job(point), sweep=True)
+                compose(request.of_job(point), sweep=True, kept=kept_rows)
             except ConfigError as other:
                 wrong.add(words(point), [each for each in other.messages if each not in error.messages])
         raise ConfigError([*error.messages, *wrong.messages()]) from error

@@ -1,5 +1,6 @@
 """What the user sees of a run in progress: a bar on a terminal, a few plain lines elsewhere."""
 
+import math
 import time
 from collections import deque
 from typing import Any, TextIO, cast
@@ -22,13 +23,13 @@ def screen(stream: TextIO) -> Console:
 
 
 class Terminal:
-    """Shows step, loss, tokens/s, time left and the last held-out loss."""
+    """Shows step, loss, tokens/s, time left and the last held-out loss, with its step where that is another one."""
 
     def __init__(self, console: Console):
         self._console = console
         self._recent: deque[Row] = deque(maxlen=_STEPS_FOR_SPEED)
         self._held_out: Row | None = None
-        self._last_line = 0.0
+        self._last_line, self._line_of = 0.0, -1  # when, and of which step
         self._bar = Progress(
             TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[numbers]}"), console=console
         )
@@ -55,29 +56,41 @@ class Terminal:
             self._held_out = row
         step = f"step {row['step']}/{self._steps}"
         if self._console.is_terminal:
-            self._bar.update(self._task, description=step, completed=row["step"], numbers=self._numbers())
+            numbers = "  ".join([*self._speed(), *self._measured(row["step"])])
+            self._bar.update(self._task, description=step, completed=row["step"], numbers=numbers)
         elif self._old_rows > 0:
             self._old_rows -= 1
         elif row["split"] == "eval" or time.monotonic() - self._last_line > _SECONDS_BETWEEN_LINES:
-            self._last_line = time.monotonic()
-            self._console.print(f"{step}  {self._numbers()}")
+            numbers = [] if row["step"] == self._line_of else self._speed()  # else they stand in the line before
+            numbers += self._measured(row["step"]) if row["split"] == "eval" else []
+            self._last_line, self._line_of = time.monotonic(), row["step"]
+            self._console.print("  ".join([step, *numbers]))
 
     def finish(self, state: str) -> None:
         """Leaves the bar as it stands."""
         if self._console.is_terminal:
             self._bar.stop()
 
-    def _numbers(self) -> str:
-        parts = []
-        if self._recent:
-            last = self._recent[-1]
-            seconds = sum(row["seconds"] for row in self._recent)
-            tokens = sum(row["tokens"] for row in self._recent)
-            left = (self._steps - last["step"]) * seconds / len(self._recent)
-            parts = [f"loss {last['loss']:.4f}", f"{tokens / seconds:,.0f} tokens/s", f"{duration(left)} left"]
-        if self._held_out:
-            parts.append(f"held-out loss {self._held_out['loss']:.4f}")
-        return "  ".join(parts)
+    def _speed(self) -> list[str]:
+        """Returns the last step's loss, and how fast the last few were."""
+        if not self._recent:
+            return []
+        last = self._recent[-1]
+        seconds = sum(row["seconds"] for row in self._recent)
+        tokens = sum(row["tokens"] for row in self._recent)
+        left = (self._steps - last["step"]) * seconds / len(self._recent)
+        return [f"loss {_shown(last['loss'])}", f"{tokens / seconds:,.0f} tokens/s", f"{duration(left)} left"]
+
+    def _measured(self, step: int) -> list[str]:
+        """Returns the last held-out loss, with the step that it is of when that is another than `step`."""
+        if self._held_out is None:
+            return []
+        of = self._held_out["step"]
+        return [f"held-out loss {_shown(self._held_out['loss'])}" + (f" (step {of})" if of != step else "")]
+
+
+def _shown(loss: float | None) -> str:
+    return f"{loss:.4f}" if loss is not None and math.isfinite(loss) else "not finite"
 
 
 def duration(seconds: float) -> str:

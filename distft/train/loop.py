@@ -1,7 +1,7 @@
 """The training loop: steps, and what is due between them.
 
 for each step:  read rows -> forward, backward (x accumulation) -> update -> log
-                -> evaluate? -> save? -> stop?
+                -> evaluate? -> best? -> save? -> stop?
 after the first: forward and backward of the dearest micro-batch of the run, so that it is known to fit
 """
 
@@ -17,7 +17,7 @@ from distft.optim.groups import set_learning_rate
 from distft.optim.schedules import Factor
 from distft.runtime import heartbeat
 from distft.runtime.memory import collecting, memory_of
-from distft.runtime.process_group import World
+from distft.runtime.process_group import World, flags_of_first
 from distft.runtime.seeds import seed_for
 from distft.strategies.engine import Engine, clip_coefficient
 from distft.train.clock import Clock, OwnWork
@@ -36,7 +36,9 @@ class Hooks:
     """What the loop calls at step borders; every process calls each at the same steps."""
 
     evaluate: Callable[[], Row] | None  # the held-out metrics
-    save: Callable[[int, bool], None]  # step, whether its held-out loss is the best so far
+    is_best: Callable[[int, float], bool]  # step, its held-out loss; rank 0's answer counts
+    save: Callable[[int, float | None, bool], None]  # step, its held-out loss if measured, whether that is the best
+    is_save_overdue: Callable[[], bool]  # by the clock; true on any process: save after the step in progress
     wait_copied: Callable[[], None]  # returns when a save in the background has copied what the next update changes
     is_written: Callable[[], bool]  # whether this process has written what it has to of a save in the background
     is_failed: Callable[[], bool]  # whether it could not write it
@@ -59,6 +61,7 @@ class Settings:
     evaluate: When
     save: When
     evaluate_first: bool
+    save_best: bool = True  # at once, also between the steps of `save`; else the best counts at those alone
     peak: Peak | None = None  # of a process's device; None: no MFU
     flops_per_forward: float = 3.0  # of training over those of the forward; without gradients of frozen weights 2
 
@@ -66,42 +69,70 @@ class Settings:
 def train_steps(
     engine: Engine, feed: Feed, factor: Factor, settings: Settings, stopping: EarlyStopping, hooks: Hooks, world: World
 ) -> tuple[End, int]:
-    """Trains from settings.start_step to the end of the feed; returns how it ended and the last step done."""
+    """Trains from settings.start_step to the end of the feed; returns how it ended and the last step done.
+
+    stopping: on rank 0, with the evaluations up to settings.start_step.
+    """
     if settings.start_step == 0 and settings.evaluate_first and hooks.evaluate:
-        metrics = hooks.evaluate()
-        hooks.log({"step": 0, "split": "eval", **metrics})
-        stopping.stop(metrics["loss"])
+        _evaluate(hooks.evaluate, stopping, hooks, world, 0)
+    elif settings.start_step < feed.steps and flags_of_first([stopping.is_over], world)[0]:
+        return "stopped_early", settings.start_step  # it was killed after its last save and before its end
     engine.train(True)
     clock, border = Clock(world.device), Clock(torch.device("cpu"))  # within steps, and between them
     own = OwnWork(engine.objective.blocks, clock)
+    saved = settings.start_step > 0  # after the step before
     with closing(Prefetch(feed)) as ahead, closing(own), collecting() as collect:
         for step in range(settings.start_step + 1, feed.steps + 1):
             between = border.take()
             with hooks.profile(step):
-                row, stop, ended, work = _one(engine, ahead, factor, settings, hooks, world, clock, own, step)
+                row, told = _one(engine, ahead, factor, settings, hooks, world, clock, own, step)
             row["between"] = between  # seconds since the step before
+            row |= {"saved": True} if saved else {}
             collect(step)
             if step == settings.start_step + 1:
                 hooks.try_longest()
             hooks.log(row)
-            if hooks.judge(row, work) == "rewind":
+            if hooks.judge(row, told.work) == "rewind":
                 return "rewound", step
-            early = best = False
+            if told.written:  # before the next best is told from one that may have failed
+                with border.phase("checkpoint"):
+                    hooks.advance()
+            loss, best, over = None, False, False
             with border.phase("evaluation"):
                 if hooks.evaluate and settings.evaluate.due(step):
-                    metrics = hooks.evaluate()
-                    hooks.log({"step": step, "split": "eval", **metrics})
-                    best = metrics["loss"] < stopping.best
-                    early = stopping.stop(metrics["loss"]) and step < feed.steps
-            ending = stop or early
-            with border.phase("checkpoint"):
-                if ended:
-                    hooks.advance()
-                if settings.save.due(step) or ending:
-                    hooks.save(step, best)
+                    loss, best, over = _evaluate(hooks.evaluate, stopping, hooks, world, step)
+            ending = told.stop or over
+            saved = settings.save.due(step) or ending or told.save or (best and settings.save_best)
+            if saved:
+                with border.phase("checkpoint"):
+                    hooks.save(step, loss, best)
             if ending and step < feed.steps:
-                return ("stopped_early" if early else "preempted"), step
+                return ("stopped_early" if over else "preempted"), step
     return "completed", feed.steps
+
+
+def _evaluate(
+    evaluate: Callable[[], Row], stopping: EarlyStopping, hooks: Hooks, world: World, step: int
+) -> tuple[float, bool, bool]:
+    """Evaluates after `step`; returns the loss, whether it is the best, and whether the run should end.
+
+    Rank 0 decides for all: on two sides of a comparison processes would wait for each other for ever.
+    """
+    metrics = evaluate()
+    hooks.log({"step": step, "split": "eval", **metrics})
+    loss = metrics["loss"]
+    best, over = flags_of_first([hooks.is_best(step, loss), stopping.stop(loss)], world)
+    return loss, best, over
+
+
+@dataclass(frozen=True)
+class _Told:
+    """What all processes know after a step, out of its one collective."""
+
+    stop: bool  # a stop was requested
+    written: bool  # a save in the background has been written by all, or cannot be by one
+    save: bool  # one is overdue
+    work: list[float]  # of each rank
 
 
 def _one(
@@ -114,9 +145,8 @@ def _one(
     clock: Clock,
     own: OwnWork,
     step: int,
-) -> tuple[Row, bool, bool, list[float]]:
-    """Does one step; returns its metrics row, whether a stop was requested, whether a save in the background has
-    been written by all, or cannot be by one, and what each rank worked."""
+) -> tuple[Row, _Told]:
+    """Does one step; returns its metrics row, and what all processes told each other."""
     began = time.perf_counter()
     heartbeat.begin_step(step)
     rate = set_learning_rate(engine.optimizer, factor(step))
@@ -127,7 +157,7 @@ def _one(
         batches = ahead.batches(step)
 
     def told() -> list[float]:
-        flags = (bool(hooks.stop_requested()), hooks.is_written(), hooks.is_failed())
+        flags = (bool(hooks.stop_requested()), hooks.is_written(), hooks.is_failed(), hooks.is_save_overdue())
         return [*flags, *told_of(*own.of_step(sum(batch.cost for batch in batches)), world)]
 
     result = train_step(engine, batches, targets, world, settings.max_norm, seed, told, hooks.wait_copied, clock)
@@ -152,5 +182,5 @@ def _one(
     }
     if result.is_skipped:
         row["skipped"] = True
-    stops, written, failed, *work = result.sums
-    return row, stops > 0, written == world.size or failed > 0, work
+    stops, written, failed, overdue, *work = result.sums
+    return row, _Told(stops > 0, written == world.size or failed > 0, overdue > 0, work)

@@ -19,7 +19,7 @@ class StepResult:
     """What one step did to the whole global batch."""
 
     loss: float  # nats per target token
-    accuracy: float  # share of targets that had the highest logit
+    accuracy: float  # share of targets that are the argmax of their logits
     grad_norm: float  # before clipping
     is_skipped: bool  # loss or gradient was not finite, and no weight was changed
     sums: list[float]  # over all processes, of what each told

@@ -1,10 +1,12 @@
 """What is kept stays, what is not goes after the next one counts, and nothing goes that somebody is reading."""
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Event, Timer
 from typing import Any
 
 import pytest
@@ -81,6 +83,35 @@ def test_the_best_before_goes_when_a_better_one_has_come(make_saver: Any, tmp_pa
     assert there(tmp_path) == [1, 2]
     save(saver, 3, 4, best=3)
     assert there(tmp_path) == [3, 4]
+
+
+def test_a_deletion_that_takes_its_time_holds_up_no_save_but_on_a_full_disk(
+    make_saver: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go_on, real, full = Event(), saver.delete, [False]
+
+    def delete(folders: Any) -> None:
+        assert go_on.wait(60)
+        real(folders)
+        full[0] = False
+
+    monkeypatch.setattr(saver, "delete", delete)
+    saved = make_saver(Retention(1))
+    for step in (1, 2, 3, 4):
+        saved.start(held({"weight": torch.randn(9)}), step, {})
+        saved.finish()
+    left = {f".step-{step:08d}.leaving" for step in (1, 2, 3)}
+    assert {path.name for path in tmp_path.glob(".*")} == left, "the next saves leave it to its thread"
+    assert read_index(tmp_path) == [4]
+    full[0] = True
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(saver.shutil, "disk_usage", lambda _: usage._replace(free=0 if full[0] else usage.free))
+    Timer(0.2, go_on.set).start()
+    saved.start(held({"weight": torch.randn(9)}), 5, {})
+    saved.finish()
+    assert go_on.is_set() and saved.saved_step == 5
+    saved.cleaner.submit(int).result()
+    assert there(tmp_path) == [5]
 
 
 def test_an_older_one_goes_only_after_the_next_one_counts(

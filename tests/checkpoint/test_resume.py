@@ -27,10 +27,15 @@ MODELS = {"dropout": ("gpt2", DROPOUT), "matrix": ("qwen3_8b", {})}  # each rank
 
 Case = dict[str, Any]
 Move = tuple[str, int, str, int]  # strategy and world that saved, strategy and world that goes on
+WORLDS = ((1, 2), (2, 1), (2, 2), (1, 1))
+EVERY: list[Move] = [(a, m, b, n) for a in MATRIX for b in MATRIX for m, n in WORLDS]
+# A checkpoint knows no strategy: each pair of strategies moves once here, between worlds that rotate so that each
+# strategy saves and loads on one process and on two; all pairs on all worlds are in `make soak`.
+ROTATED = [EVERY[4 * (6 * i + j) + (i + j) % 4] for i in range(6) for j in range(6)]
 FOUR: list[Move] = [("hsdp", 4, "zero3", 4), ("zero2", 2, "hsdp", 4), ("fsdp", 1, "zero1", 4)]
-MOVES: list[Move] = [(a, m, b, n) for a in MATRIX for m in (1, 2) for b in MATRIX for n in (1, 2)]
-MOVES += [("zero3_offload", 2, "fsdp", 2), ("ddp", 1, "zero3_offload", 2), *FOUR, ("hsdp", 4, "zero2", 2)]
-MOVES += [(OFFLOAD, 2, "fsdp", 2), ("ddp", 1, OFFLOAD, 2)]
+MOVES: list[Move] = [*ROTATED, ("zero3_offload", 2, "fsdp", 2), ("ddp", 1, "zero3_offload", 2), *FOUR]
+MOVES += [("hsdp", 4, "zero2", 2), (OFFLOAD, 2, "fsdp", 2), ("ddp", 1, OFFLOAD, 2)]
+REST = [move for move in EVERY if move not in MOVES]
 
 
 class Runs:
@@ -71,25 +76,40 @@ class Runs:
         yield (strategy, "third"), case | {"resume": str(step_dir(at["second"], CUT + 1)), "save": str(at["third"])}
 
 
+def run(moves: list[Move], runs: Runs, more: dict[Any, Case]) -> dict[Any, dict[str, Any]]:
+    """Runs the moves, and `more` on two processes: one group of processes for each world that the one before it makes
+    possible."""
+    saved = {move[:2] for move in moves}
+    done: dict[Any, dict[str, Any]] = {}
+
+    def go(source_worlds: tuple[int, ...], world: int, more: dict[Any, Case]) -> None:
+        cuts = {cut: runs.cut(*cut) for cut in sorted(saved) if cut[1] == world and cut not in done}
+        moved = {move: runs.moved(move) for move in moves if move[1] in source_worlds and move[3] == world}
+        for cases in (cuts, moved | more):
+            if cases:
+                done.update(run_cases(world, cases, runs.folder))
+
+    go((1,), 1, {})
+    go((1, 2), 2, more)
+    go((1, 2, 4), 4, {})
+    go((2,), 1, {})
+    go((4,), 2, {})
+    return done
+
+
 @pytest.fixture(scope="module")
 def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[Any, dict[str, Any]]:
-    """Every run once, on one group of processes for each world that the one before it makes possible."""
+    """Every run once."""
     runs = Runs(tmp_path_factory.mktemp("resume"))
-    saved = {move[:2] for move in MOVES}
-
-    def go(world: int, moves: list[Move], more: dict[Any, Case]) -> dict[Any, dict[str, Any]]:
-        cuts = {cut: runs.cut(*cut) for cut in sorted(saved) if cut[1] == world and cut not in done}
-        moved = {move: runs.moved(move) for move in moves}
-        return run_cases(world, cuts, runs.folder) | run_cases(world, moved | more, runs.folder)
-
-    done: dict[Any, dict[str, Any]] = {}
-    straight = {"straight": runs.case("matrix", "ddp", 2)}
     same = {key: case for strategy in STRATEGIES for key, case in runs.same(strategy)}
-    done |= go(1, [move for move in MOVES if move[1] == move[3] == 1], {})
-    done |= go(2, [move for move in MOVES if move[3] == 2 and move[1] < 4], straight | same)
-    done |= go(4, FOUR, {})
-    done |= go(1, [move for move in MOVES if (move[1], move[3]) == (2, 1)], {})
-    return done | go(2, [move for move in MOVES if (move[1], move[3]) == (4, 2)], {})
+    return run(MOVES, runs, {"straight": runs.case("matrix", "ddp", 2)} | same)
+
+
+@pytest.fixture(scope="module")
+def rest(tmp_path_factory: pytest.TempPathFactory) -> dict[Any, dict[str, Any]]:
+    """The moves between all worlds that `answers` has not."""
+    runs = Runs(tmp_path_factory.mktemp("rest"))
+    return run(REST, runs, {"straight": runs.case("matrix", "ddp", 2)})
 
 
 def tensors(folder: str, step: int) -> dict[str, bytes]:
@@ -111,6 +131,16 @@ def test_a_run_resumed_twice_is_bitwise_the_uninterrupted_one(strategy: str, ans
 
 @pytest.mark.parametrize("move", MOVES, ids=lambda move: "{}@{}-{}@{}".format(*move))
 def test_any_strategy_and_world_takes_over_bit_for_bit(move: Move, answers: Any) -> None:
+    assert_taken_over(move, answers)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("move", REST, ids=lambda move: "{}@{}-{}@{}".format(*move))
+def test_every_strategy_and_world_takes_over_bit_for_bit(move: Move, rest: Any) -> None:
+    assert_taken_over(move, rest)
+
+
+def assert_taken_over(move: Move, answers: dict[Any, dict[str, Any]]) -> None:
     saved, resumed = answers[move[:2]], answers[move]
     assert tensors(resumed["case"]["reload"], CUT) == tensors(saved["case"]["save"], CUT)
     for mine, straight in zip(resumed["steps"], answers["straight"]["steps"][CUT:], strict=True):

@@ -19,11 +19,19 @@ from tests.ranks import run_ranks
 
 pytestmark = pytest.mark.slow
 FAILING = 4
+NAN = float("nan")
+LOSSES = [3.0, NAN, 2.5, 2.49, 2.48, 2.485, 2.0]  # of steps 0, 1, ...; only that of 2 is better by 0.1
+EVALUATED = {"losses": LOSSES, "patience": 3, "every": 4}
 CASES = {
-    "good": ("continue", 0),
-    "continue": ("continue", FAILING),
-    "stop": ("stop", FAILING),
-    "last": ("continue", STEPS),
+    "good": {"slow": 1.0},
+    "continue": {"failing": FAILING, "slow": 1.0},
+    "stop": {"failing": FAILING, "slow": 1.0, "checkpoint": {"on_failure": "stop"}},
+    "last": {"failing": STEPS, "slow": 1.0},
+    "best": EVALUATED,
+    "best later": EVALUATED | {"save_best": False},
+    "best lost": EVALUATED | {"failing": FAILING},
+    "none better": {"losses": [1.0, 2.0, NAN], "patience": 2, "every": 4},
+    "clock": {"every": None, "checkpoint": {"every_minutes": 1e-9}},
 }
 
 
@@ -63,6 +71,36 @@ def test_the_last_save_must_succeed_whatever_was_said_of_others(seen: Any) -> No
     for rank in seen["last"]:
         assert f"step-{STEPS:08d} could not be saved" in rank["raised"]
         assert rank["latest"] == f"step-{STEPS - EVERY:08d}"
+
+
+def test_a_new_best_is_saved_at_once_and_stopping_counts_against_the_best_that_counted(seen: Any) -> None:
+    """Rank 1 sees the opposite of rank 0's losses, which decide. Step 4 is due and the best: it is saved once."""
+    for rank in seen["best"]:
+        assert rank["saved"] == [2, 3, 4, 5] and rank["best"] == "step-00000004"
+        assert rank["ended"] == [["stopped_early", 5], ["stopped_early", 5]], "and so is a run killed right after it"
+        assert rank["held_out_loss"] == 2.485
+    assert seen["best"][0]["best_known"] == [4, 2.48]
+
+
+def test_where_the_best_is_not_saved_at_once_it_is_that_of_the_saved_ones(seen: Any) -> None:
+    for rank in seen["best later"]:
+        assert rank["saved"] == [4, 5] and rank["best"] == "step-00000004"
+
+
+def test_a_best_that_could_not_be_written_is_none(seen: Any) -> None:
+    for rank in seen["best lost"]:
+        assert rank["saved"] == [2, 3, 4, 5] and rank["best"] == "step-00000005"
+
+
+def test_where_no_step_is_better_than_none_there_is_no_best(seen: Any) -> None:
+    for rank in seen["none better"]:
+        assert rank["best"] is None and rank["saved"] == [2] and rank["held_out_loss"] is None
+    assert seen["none better"][0]["best_known"] == [0, 1.0]
+
+
+def test_minutes_are_counted_by_rank_0_for_all(seen: Any) -> None:
+    for rank in seen["clock"]:
+        assert rank["saved"] == list(range(1, STEPS + 1)) and rank["best"] is None
 
 
 def test_training_does_not_wait_while_a_checkpoint_is_made_to_count(

@@ -101,11 +101,29 @@ def test_names_of_rows_are_the_users_own(right: list[str]):
 def test_trusted_code_of_ones_own_is_taken_and_its_keywords_are_known(right, rows: Path, monkeypatch):
     (rows / "mylab_losses.py").write_text("class Mine:\n    def __init__(self, weight: float = 1.0): ...\n")
     monkeypatch.syspath_prepend(rows)
-    own = [*right, "loss._target_=mylab_losses.Mine", "~loss.label_smoothing"]
+    own = [*right, "loss._target_=mylab_losses.Mine"]
     assert "trust=[mylab_losses.]" in errors_of(own)[0]
     own.append("trust=[mylab_losses.]")
     assert compose([*own, "loss.weight=2"]).values["loss"]["weight"] == 2
     assert errors_of([*own, "loss.wieght=2"]) == ["loss.wieght=2: loss.wieght is no key. Nearest: loss.weight"]
+
+
+def test_another_optimizer_is_called_with_what_was_typed_and_not_with_the_chosen_words_keywords(
+    right, rows: Path, monkeypatch
+):
+    (rows / "mylab_optim.py").write_text(
+        "class Mine:\n    def __init__(self, params, lr=1e-3, betas=(0.9, 0.9, 0.9)): ...\n"
+    )
+    monkeypatch.syspath_prepend(rows)
+    own = [*right, "trust=[mylab_optim.]", "optimizer._target_=mylab_optim.Mine"]
+    keywords = {"_target_": "mylab_optim.Mine", "_partial_": True}
+    assert compose(own).values["optimizer"] == keywords | {"lr": 2e-5}
+    typed = compose([*own, "optimizer.lr=0.1", "optimizer.betas=[0.5,0.6,0.7]"]).values["optimizer"]
+    assert typed == keywords | {"lr": 0.1, "betas": [0.5, 0.6, 0.7]}
+    [error] = errors_of([*own, "optimizer.eps=1e-6"])
+    assert error.startswith("optimizer.eps=1e-6: optimizer.eps is no key")
+    again = compose([*right, "optimizer._target_=torch.optim.AdamW", "optimizer.eps=1e-6"]).values["optimizer"]
+    assert again == compose(right).values["optimizer"] | {"eps": 1e-6}, "the word's own target keeps its keywords"
 
 
 def test_a_typing_error_in_ones_own_yaml_is_refused_too(right: list[str], tmp_path: Path):

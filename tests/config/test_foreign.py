@@ -1,10 +1,21 @@
-"""Names of other trainers lead to keys that are there."""
+"""Names of other trainers lead to keys that are there, or to words of a group."""
 
+import pytest
+
+from distft.config import ConfigError, compose
 from distft.config.foreign import OURS
-from distft.config.schema import BY_PATH
 
 
-def test_every_name_leads_to_a_key():
-    assert {ours for ours in OURS.values() if not ours.endswith("_target_") and ours not in BY_PATH} <= {
-        "optimizer.betas"
-    }
+def test_every_word_of_another_trainer_is_answered_with_ours(right: list[str]):
+    with pytest.raises(ConfigError) as told:
+        compose([*right, "schedule=wsd", *(f"{theirs}=1" for theirs in OURS)])
+    for theirs, ours in OURS.items():
+        [line] = [line for line in told.value.messages if line.startswith(f"{theirs}=1: ")]
+        assert line.endswith(f": {ours}"), line
+
+
+def test_an_answer_that_chooses_is_a_word_that_is_there(right: list[str]):
+    choices = [ours for ours in OURS.values() if "=" in ours]
+    assert choices
+    for group, _, word in (choice.partition("=") for choice in choices):
+        assert compose([*right, f"{group}={word}"]).choices[group] == word

@@ -23,7 +23,7 @@ def test_a_plain_dump_reads_back_as_well(right: list[str]):
 
 def test_every_difference_is_a_line(right: list[str]):
     old = compose(right).values
-    new = compose([*right, "train.max_steps=20", "optimizer.amsgrad=true", "data.eval=null"]).values
+    new = compose([*right, "train.max_steps=20", "train.epochs=1", "optimizer.amsgrad=true", "data.eval=null"]).values
     assert sorted(difference(old, new)) == [
         "data.eval: 0.05 -> null",
         "optimizer.amsgrad: not set -> true",

@@ -2,7 +2,7 @@
 
 import pytest
 
-from distft.config.machines import node_range, num_gpus, processes_per_node
+from distft.config.machines import NUMBERS, node_range, num_gpus, processes_per_node, wrong_numbers
 
 
 @pytest.mark.parametrize(("asked", "range_"), [(1, (1, 1)), (4, (4, 4)), ("2-4", (2, 4)), ("4-2", (2, 4))])
@@ -23,3 +23,16 @@ def test_auto_is_this_machines_accelerators_only_where_the_run_is_here(monkeypat
     assert processes_per_node({"processes_per_node": 2, "gpus_per_node": 8}) == 2
     monkeypatch.setattr("distft.config.machines.num_accelerators", lambda: 0)
     assert processes_per_node({"processes_per_node": "auto"}) == 1
+
+
+@pytest.mark.parametrize(("text", "is_wrong"), [("2", False), (" 4 ", False), ("0", True), ("abc", True), ("-3", True)])
+def test_a_variable_that_is_read_as_a_number_holds_one_or_is_named(text: str, is_wrong: bool):
+    for name in NUMBERS:
+        said = wrong_numbers({name: text})
+        assert [f"{name}={text} is not a whole number of at least 1. Try: unset {name}"] * is_wrong == said
+    assert wrong_numbers({"OMP_NUM_THREADS": "4,2"}) == []
+
+
+def test_a_variable_without_a_value_is_not_set():
+    variables = dict.fromkeys(NUMBERS, "") | {"OTHER": ""}
+    assert wrong_numbers(variables) == [] and variables == {"OTHER": ""}

@@ -50,7 +50,7 @@ WRONG: list[tuple[str, str, str]] = [
     ("model.tokenizer=./nowhere", "model.tokenizer=./nowhere", "a name in"),
     ("optimizer._target_=os.system", "optimizer._target_=os.system", "trust=[os.]"),
     ("optimizer._target_=torch.optim.AdanW", "optimizer._target_=torch.optim.AdanW", "torch.optim.AdamW"),
-    ("optimizer._target_=torch.optim.SGD", "optimizer.betas", "~optimizer.betas"),
+    ("optimizer._target_=torch.optim.SGD optimizer.betas=[0.9,0.99]", "optimizer.betas", "is no key"),
     ("~strategy.layout", "strategy.layout", "strategy.layout=..."),
     ("launcher=slrum", "launcher=slrum", "slurm"),
     ("launcher.nodes=2-4", "launcher.nodes=2-4", "launcher=slurm"),

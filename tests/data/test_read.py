@@ -52,10 +52,10 @@ def test_every_line_that_is_no_row_is_told_with_its_number_and_the_next_is_read(
     found = list(read_rows(written(tmp_path, "a.jsonl", b"\n".join(lines))))
     assert [(row.line, row.value) for row in found if row.value] == [(1, {"text": 1}), (8, {"text": 2})]
     assert [(row.line, row.reason) for row in found if not row.value] == [
-        (3, "line: is no JSON at column 10: Expecting value"),
+        (3, "line: is not JSON at column 10: Expecting value"),
         (4, "line: is a JSON list, expected an object"),
-        (5, "line: is not UTF-8 at byte 10"),
-        (6, "line: is no JSON at column 1: Expecting value"),
+        (5, "line: is not UTF-8 at byte 10. Try: iconv -f WINDOWS-1252 -t UTF-8 FILE > NEW, if it comes from Windows"),
+        (6, "line: is not JSON at column 1: Expecting value"),
         (7, "line: is nested too deeply"),
     ]
 
@@ -73,7 +73,7 @@ def test_rows_of_a_json_list_carry_the_line_they_begin_on(tmp_path: Path):
 
 
 def test_a_json_list_that_breaks_off_names_the_line(tmp_path: Path):
-    with pytest.raises(UnreadableFile, match=r"a\.json:2: is no JSON: .* the rest of the file is unreadable"):
+    with pytest.raises(UnreadableFile, match=r"a\.json:2: is not JSON: .* the rest of the file is unreadable"):
         values(written(tmp_path, "a.json", b'[{"text": "x"},\n{"text": '))
 
 

@@ -6,7 +6,7 @@ import pytest
 from distft.data.report import refused, summary
 
 DATA = {"max_bad_fraction": 0.01, "max_truncated_fraction": 0.5, "max_untrained_fraction": 1.0}
-DATA |= {"max_length": 64, "overlap": "warn"}
+DATA |= {"max_length": 64, "overlap": "warn", "eval": 0.05}
 
 
 def report(rows: int = 10, **counts: int) -> dict[str, Any]:
@@ -24,13 +24,18 @@ def test_up_to_the_thresholds_data_is_taken(counts: dict[str, int]):
     ("counts", "data", "reason"),
     [
         ({"bad": 11}, {}, "data.max_bad_fraction=0.01: 11 of 1000 rows of data.train are bad"),
-        ({"bad": 11}, {}, "to go on regardless: data.max_bad_fraction=0.011"),
+        ({"bad": 11}, {}, "are bad. Try: data.max_bad_fraction=0.011"),
         ({"bad": 1}, {"max_bad_fraction": 0}, "data.max_bad_fraction=0: 1 of 1000"),
         ({"truncated": 501}, {}, "are longer than data.max_length=64 (the longest has 99 tokens)"),
         ({"truncated": 400, "bad": 300}, {"max_bad_fraction": 1}, "data.max_truncated_fraction=0.5: 400 of 700"),
         ({"untrained": 1}, {"max_untrained_fraction": 0}, "1 of 1000 rows of data.train have no token to train on"),
         ({"overlap": 3}, {"overlap": "stop"}, "data.overlap=stop: 3 rows of data.train are also in data.eval"),
-        ({"rows": 0}, {}, "data.train: no row is left"),
+        ({"rows": 0, "read": 1}, {}, "data.train: no row is left: data.eval=0.05 cannot divide 1 rows of one and the"),
+        (
+            {"rows": 0, "bad": 600, "untrained": 400},
+            {},
+            "no row is left of 1000: 600 are bad, 400 have no token to train",
+        ),
     ],
 )
 def test_beyond_a_threshold_data_is_refused_with_the_key_that_decides(counts: dict, data: dict, reason: str):
@@ -42,6 +47,10 @@ def test_the_value_that_is_offered_is_accepted():
         (line,) = refused(report(bad=bad), DATA)
         offered = float(line.rpartition("=")[2])
         assert refused(report(bad=bad), DATA | {"max_bad_fraction": offered}) == []
+
+
+def test_no_threshold_is_offered_that_leaves_no_row():
+    assert not any("Try" in line for line in refused(report(rows=0, bad=1000), DATA))
 
 
 def test_the_summary_names_what_was_left_out_and_nothing_that_was_not():

@@ -39,7 +39,7 @@ def test_names_of_files_and_folders_tell_the_split(tmp_path: Path):
 
 def test_a_folder_without_the_split_is_refused_with_those_it_has(tmp_path: Path):
     make(tmp_path, "train.jsonl")
-    with pytest.raises(ValueError, match=r"has no split validation or test, only train: set data\.eval_split"):
+    with pytest.raises(ValueError, match=r"has no split validation or test, only train\. Try: data\.eval_split=train"):
         files(tmp_path, "data.eval")
 
 
@@ -57,7 +57,7 @@ def test_a_pattern_stands_for_its_files(tmp_path: Path):
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("rowz.jsonl", r"there is no such file or folder\. Nearest: .*rows\.jsonl"),
+        ("rowz.jsonl", r"there is no such file or folder\. Did you mean .*rows\.jsonl\?"),
         ("nowhere/rows.jsonl", r"nowhere is missing"),
         ("rows.txt", r"is of no kind that can be read: \.jsonl"),
         ("empty", "has no data files"),

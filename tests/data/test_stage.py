@@ -58,7 +58,7 @@ def test_several_files_and_kinds_make_one_set(config: Config, write_rows: WriteR
 def test_every_bad_row_of_a_thousand_is_listed_with_file_line_field_and_reason(config: Config, tmp_path: Path):
     choose = random.Random(0)
     wrong: list[tuple[bytes, str]] = [
-        (b'{"prompt": "p", "completion": ', "line: is no JSON"),
+        (b'{"prompt": "p", "completion": ', "line: is not JSON"),
         (b'{"prompt": "p"}', "completion: is missing"),
         (b'{"prompt": "p", "completion": ""}', "completion: is empty"),
         (b'{"prompt": "p", "completion": 3}', "completion: is int"),
@@ -178,7 +178,7 @@ def test_a_template_that_hides_its_spans_stops_before_anything_is_written(
     ("content", "reason"),
     [
         ("", "data.train=.* has no rows"),
-        ("no\njson\n", r"none of the first 2 rows can be read\. .*:1: line: is no JSON"),
+        ("no\njson\n", r"none of the first 2 rows can be read\. .*:1: line: is not JSON"),
         ('{"a": 1}\n', "the rows have a, which fits no format"),
     ],
 )

@@ -56,6 +56,13 @@ def test_a_run_without_a_fault(tmp_path: Path):
     assert goodput.best_interval_seconds is None, "there was no failure to measure by"
 
 
+def test_saves_are_counted_whatever_they_were_for(tmp_path: Path):
+    """Of the best and by the clock too: a row tells that there was one before its step."""
+    turns = [*DIED, turn("trained", 7, step=4), turn("saved", 7), turn("ended", 7, state="completed")]
+    rows = [row(1, 3.0), row(2, 4.0, saved=True), row(3, 5.0), row(4, 6.0, saved=True)]
+    assert parts(run_of(tmp_path, turns, rows, saved=4))[1].saves == 3
+
+
 DIED = [turn("submitted", 0), turn("begun", 0), turn("training", 2, step=0, lost=None)]
 KEPT = [row(1, 3.0), row(2, 4.0)]
 BEYOND = [row(3, 5.5, checkpoint=0.5), row(4, 6.5)]

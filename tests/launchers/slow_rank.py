@@ -1,6 +1,8 @@
-"""A rank that is slow as $SLOW says, KIND:RANK:SECONDS:ATTEMPT, and does what $FAULT says; else it is the real rank.
+"""A rank that is slow as $SLOW says, KIND:RANK:SECONDS:ATTEMPT, several with commas, and does what $FAULT says; else it
+is the real rank.
 
 KIND is where it sleeps in every step: before its rows, or in its forward. `twice` works twice as long in the forward.
+`delete` deletes a checkpoint that slowly, and prints when it begins.
 """
 
 import os
@@ -13,11 +15,23 @@ from tests.launchers import faulty_rank
 
 
 def plant(kind: str, seconds: float) -> None:
+    from distft.checkpoint import saver
     from distft.runtime import heartbeat
     from distft.strategies.fully_sharded import ShardedEngine
     from distft.train.feed import Prefetch
 
-    batches, forward, own = Prefetch.batches, ShardedEngine.forward, heartbeat.PHASES.index("forward")
+    delete, batches, forward, own = (
+        saver.delete,
+        Prefetch.batches,
+        ShardedEngine.forward,
+        heartbeat.PHASES.index("forward"),
+    )
+
+    def lasting(folders: Any) -> None:
+        if folders:
+            print(f"deleting from {time.time()}", flush=True)
+            time.sleep(seconds)
+        delete(folders)
 
     def late(self: Any, step: int) -> Any:
         time.sleep(seconds)
@@ -32,16 +46,19 @@ def plant(kind: str, seconds: float) -> None:
         time.sleep(seconds if kind == "forward" else heart._seconds[own] - before)
         return outputs
 
-    if kind == "data":
+    if kind == "delete":
+        saver.delete = lasting
+    elif kind == "data":
         Prefetch.batches = late
     else:
         ShardedEngine.forward = slow
 
 
 def main() -> None:
-    kind, who, seconds, attempt = os.environ["SLOW"].split(":")
-    if who == os.environ["RANK"] and attempt in (sys.argv[sys.argv.index("--attempt") + 1], "0"):
-        plant(kind, float(seconds))
+    for each in os.environ["SLOW"].split(","):
+        kind, who, seconds, attempt = each.split(":")
+        if who == os.environ["RANK"] and attempt in (sys.argv[sys.argv.index("--attempt") + 1], "0"):
+            plant(kind, float(seconds))
     faulty_rank.main()
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
-from distft.launchers.elastic import threads_per_process
+from distft.launchers.elastic import set_threads, threads_per_process
 from tests.launchers.fake_run import assert_none_left, freeze
 
 
@@ -45,3 +45,13 @@ def test_a_failure_on_one_node_ends_the_others_ranks(tmp_path, before: Callable[
     assert [(each["rank"], each["message"]) for each in failures] == [(1, "row 7 has no label")] * 2
     assert f"ended with {-signal.SIGKILL}" in told[0], "not by a signal that leaves a core file"
     assert_none_left(run)
+
+
+@pytest.mark.parametrize(("asked", "is_used"), [("2", True), ("3,1", True), ("", False), ("0", False), ("abc", False)])
+def test_threads_are_as_many_as_asked_or_a_share_of_the_cores(asked: str, is_used: bool, monkeypatch, capsys):
+    monkeypatch.setenv("OMP_NUM_THREADS", asked)
+    set_threads(10**6)
+    assert os.environ["OMP_NUM_THREADS"] == (asked if is_used else "1")
+    assert (f"OMP_NUM_THREADS={asked} is no number of threads: 1 are used" in capsys.readouterr().out) == (
+        bool(asked) and not is_used
+    )

@@ -60,6 +60,25 @@ def test_value_and_gradients_are_those_of_the_plain_loss(
         torch.testing.assert_close(gradient.double(), reference, rtol=0, atol=1e-5 * reference.abs().max().item())
 
 
+@pytest.mark.parametrize("vocabulary", [49_152, 50_257, 101])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_a_target_that_ties_for_the_highest_counts_where_argmax_takes_it(vocabulary: int, dtype: torch.dtype) -> None:
+    """In bf16 many do, and the highest of 49,152 is often two. The weights of the last third are those of the first."""
+    generator, rows = torch.Generator().manual_seed(0), 64  # of one chunk, so the product below has the same bits
+    weight = torch.randn(vocabulary, 16, generator=generator).to(dtype)
+    weight[-(vocabulary // 3) :] = weight[: vocabulary // 3]
+    hidden = torch.randn(rows, 16, generator=generator).to(dtype)
+    logits = hidden @ weight.T
+    highest = logits == logits.amax(-1, keepdim=True)
+    last = vocabulary - 1 - highest.flip(-1).to(torch.int8).argmax(-1)  # of those that are equal
+    assert (highest.sum(-1) > 1).sum() > 10, "there are ties"
+    chosen = logits.argmax(-1)
+    targets = torch.where(torch.arange(rows) % 4 == 0, chosen, last)
+    _, correct = Projected(targets)(hidden, weight, None)
+    assert correct == (chosen == targets).sum() < rows == highest[torch.arange(rows), targets].sum()
+    assert projected.argmax_of(logits).equal(chosen)
+
+
 @pytest.mark.slow
 def test_compiled_in_bf16_it_is_the_same_whatever_the_number_of_targets(
     monkeypatch: pytest.MonkeyPatch, require: Any

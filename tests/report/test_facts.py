@@ -1,8 +1,16 @@
 """The page's numbers are the run's."""
 
+from dataclasses import replace
+
 import pytest
 
+from distft.goodput.account import PARTS
+from distft.goodput.timeline import note
+from distft.report.card import model_card
 from distft.report.facts import by_kind, flat, gather, held_out, words
+from distft.report.goodput import attempt_lines
+from distft.report.goodput import words as words_of_goodput
+from distft.report.page import render
 from distft.run import RunFolder
 
 
@@ -19,6 +27,12 @@ def test_higher_accuracy_is_better_and_higher_loss_is_not():
     assert {change.name: change.better for change in changes} == {"loss": False, "accuracy": True}
 
 
+@pytest.mark.parametrize("loss", [1.0, float("nan")])
+def test_an_equal_loss_is_not_better_and_one_that_is_not_finite_neither(loss: float):
+    changes = held_out([{"loss": 1.0, "accuracy": 0.5}, {"loss": loss, "accuracy": 0.5}])
+    assert {change.name: change.better for change in changes} == {"loss": False, "accuracy": False}
+
+
 def test_one_measurement_shows_no_change(make_run):
     run = make_run(rows=[])
     assert gather(run).changes == []
@@ -28,7 +42,8 @@ def test_one_measurement_shows_no_change(make_run):
 def test_batch_arithmetic_and_throughput_are_shown(make_run):
     numbers = dict(gather(make_run()).numbers)
     assert numbers["rows per step"] == "24 = 2 processes x 3 micro-batches x 4 rows"
-    assert numbers["tokens trained on"] == "7,200 in 72 s: 100 per second"
+    assert numbers["tokens read"] == "7,200 in 72 s: 100 per second", "900 real tokens in each of 8 steps"
+    assert numbers["of them targets, trained on"] == "2,400", "300 in each"
     said = "parameters 0.50, gradients 0.50, optimizer 1.00 as planned, activations and all else 1.25"
     assert numbers["peak memory of a process"] == f"3.25 GiB, measured: {said}"
 
@@ -84,3 +99,51 @@ def test_a_long_list_of_bad_rows_is_cut_and_says_so():
 )
 def test_values_read_as_written_by_hand(value, text):
     assert words(value) == text
+
+
+def test_the_model_is_named_by_what_was_loaded(make_run):
+    run: RunFolder = make_run(model={"path": "/models/my-model"})
+    assert dict(gather(run).what)["model"] == "/models/my-model"
+    run.write_plan(replace(run.read_plan(), model_name="my-model"))
+    assert dict(gather(run).what)["model"] == "my-model, /models/my-model"
+
+
+def test_every_attempt_is_told_with_what_changed(make_run):
+    run: RunFolder = make_run()
+    note(run, "submitted", 1, changed=[])
+    note(run, "training", 1, step=0, world=2)
+    note(run, "ended", 1, state="failed")
+    note(run, "begun", 2)
+    note(run, "training", 2, step=4, world=1)
+    note(run, "trained", 2, step=6)
+    note(run, "ended", 2, state="preempted")
+    note(run, "submitted", 3, changed=["strategy: zero2 -> fsdp"])
+    note(run, "training", 3, step=6, world=4)
+    run.add_command("python -m distft.launch name='a run' strategy=fsdp", "attempt 3: strategy: zero2 -> fsdp")
+    facts = gather(run)
+    lines = [line.split(", ", 1)[1] for line in attempt_lines(facts.attempts)]
+    assert lines == [
+        "steps from 0, 2 processes, failed",
+        "steps 4 to 6, 1 process, preempted",
+        "steps from 6, 4 processes, changed: strategy: zero2 -> fsdp",
+    ]
+    assert facts.command == "python -m distft.launch name='a run' strategy=fsdp"
+    page, card = render(facts), model_card(facts, None, None, None)
+    for text in ("zero2 -&gt; fsdp", "<td>4 to 6</td>", "<td>preempted</td>"):
+        assert text in page
+    assert all(f"- {line}" in card for line in attempt_lines(facts.attempts))
+    assert [command[3:] for command in run.read_commands()] == [["name=a run"], ["name=a run", "strategy=fsdp"]]
+
+
+def test_the_parts_of_the_time_make_the_whole_that_is_named():
+    seconds = dict.fromkeys(PARTS, 0.0) | {"productive": 90.4, "start": 100.0, "checkpoint": 17.5, "idle": 54.1}
+    seconds |= {"border": 0.1, "data": 0.1}
+    lines = words_of_goodput(
+        {"goodput": 90.4 / 208.1, "wall_seconds": 262.2, "seconds": seconds, "failures": 1, "lost_steps": 0, "saves": 3}
+        | {"best_every_steps": None}
+    )
+    assert lines[0] == ("goodput", "43.4% of 3m28s, 1 failure")
+    shares = [float(text.partition("%")[0]) for name, text in lines if name == "goodput" or name.startswith("time: ")]
+    assert sum(shares) == pytest.approx(100, abs=0.1)
+    assert ("without an attempt", "54.1 s, not counted above") in lines
+    assert not any("idle" in name for name, _ in lines)

@@ -1,8 +1,11 @@
 """Everything a process prints is in its log, and a broken terminal ends nothing."""
 
+import fcntl
 import os
 import subprocess
 import sys
+import threading
+import time
 
 from distft.runtime.logs import Patient, last_lines
 
@@ -51,3 +54,35 @@ def test_a_closed_pipe_is_written_to_without_an_error():
     for _ in range(3):
         assert stream.write("nobody reads this\n") == 18
         stream.flush()
+
+
+def test_a_pipe_that_nobody_reads_holds_nothing_up_and_a_late_reader_sees_what_comes_then(monkeypatch):
+    monkeypatch.setattr(Patient, "SECONDS", 0.1)
+    read, write = os.pipe()
+    fcntl.fcntl(write, fcntl.F_SETPIPE_SZ, 4096)
+    stream = Patient(os.fdopen(write, "w"))
+    started = time.monotonic()
+    for number in range(200):
+        stream.write(f"{number:099}\n")
+    assert time.monotonic() - started < 5, "it waits once, not for each line"
+    seen = os.read(read, 65536)
+    assert seen.startswith(b"0" * 98) and b"199\n" not in seen
+    stream.write("here again\n")
+    assert os.read(read, 65536) == b"here again\n"
+
+
+def test_a_slow_reader_of_a_pipe_gets_everything():
+    read, write = os.pipe()
+    fcntl.fcntl(write, fcntl.F_SETPIPE_SZ, 4096)
+    stream, seen = Patient(os.fdopen(write, "w")), bytearray()
+
+    def read_slowly() -> None:
+        while len(seen) < 20_001:
+            time.sleep(0.01)
+            seen.extend(os.read(read, 1000))
+
+    reader = threading.Thread(target=read_slowly)
+    reader.start()
+    stream.write("é" * 10_000 + "\n")
+    reader.join()
+    assert seen.decode() == "é" * 10_000 + "\n"

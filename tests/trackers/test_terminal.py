@@ -7,6 +7,7 @@ import pytest
 from rich.console import Console
 
 from distft.run import RunFolder
+from distft.trackers import terminal
 from distft.trackers.terminal import Terminal, duration, summary
 from tests.launchers.fake_run import freeze
 
@@ -20,9 +21,9 @@ def held_out(step: int, loss: float) -> dict:
     return {"step": step, "split": "eval", "loss": loss, "perplexity": 2 * loss, "accuracy": 0.25, "target_tokens": 9}
 
 
-def shown(run: RunFolder, rows: list[dict], terminal: bool = False) -> str:
+def shown(run: RunFolder, rows: list[dict], on_terminal: bool = False) -> str:
     stream = io.StringIO()
-    view = Terminal(Console(file=stream, width=100, force_terminal=terminal))
+    view = Terminal(Console(file=stream, width=100, force_terminal=on_terminal))
     view.start(run)
     for row in rows:
         view.log(row)
@@ -48,11 +49,22 @@ def test_rows_of_earlier_attempts_are_no_news(tmp_path):
     ]
 
 
+def test_a_held_out_loss_is_shown_once_where_it_was_measured(tmp_path, monkeypatch):
+    monkeypatch.setattr(terminal, "_SECONDS_BETWEEN_LINES", -1)  # a line for every step
+    rows = [held_out(0, 4.0), train(1), train(2), held_out(2, 3.0) | {"loss": None}]
+    assert shown(freeze(tmp_path, steps=2), rows).splitlines() == [
+        "step 0/2  held-out loss 4.0000",
+        "step 1/2  loss 3.0000  500 tokens/s  2s left",
+        "step 2/2  loss 1.5000  500 tokens/s  0s left",
+        "step 2/2  held-out loss not finite",
+    ]
+
+
 def test_on_a_terminal_the_bar_holds_the_numbers(tmp_path):
     run = freeze(tmp_path, steps=4)
-    text = shown(run, [held_out(0, 4.0), train(1), train(2)], terminal=True)
+    text = shown(run, [held_out(0, 4.0), train(1), train(2)], on_terminal=True)
     last = [line for line in text.splitlines() if "step 2/4" in line][-1]
-    for part in ("━", "loss 1.5000", "500 tokens/s", "4s left", "held-out loss 4.0000"):
+    for part in ("━", "loss 1.5000", "500 tokens/s", "4s left", "held-out loss 4.0000 (step 0)"):
         assert part in last
 
 

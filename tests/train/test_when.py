@@ -1,5 +1,7 @@
 """When something is due is a pure question about a step number."""
 
+import pytest
+
 from distft.train.when import EarlyStopping, When
 
 
@@ -17,6 +19,29 @@ def test_early_stopping_waits_for_patience_evaluations_without_a_better_one() ->
 def test_a_better_loss_starts_the_wait_anew() -> None:
     stopping = EarlyStopping(patience=2)
     assert [stopping.stop(loss) for loss in (3.0, 3.1, 2.9, 3.0, 3.0)] == [False, False, False, False, True]
+
+
+def test_gains_that_are_small_each_count_when_they_add_up() -> None:
+    """As in Keras and Lightning: against the last loss that counted, not the lowest."""
+    stopping = EarlyStopping(patience=2, min_delta=0.1)
+    assert [stopping.stop(loss) for loss in (3.0, 2.94, 2.88, 2.82, 2.76)] == [False] * 5
+
+
+@pytest.mark.parametrize("odd", [float("nan"), float("inf"), float("-inf")])
+def test_a_loss_that_is_not_finite_is_no_better_one(odd: float) -> None:
+    stopping = EarlyStopping(patience=2)
+    assert [stopping.stop(loss) for loss in (odd, 3.0, odd, 2.9, odd, 2.95)] == [False] * 5 + [True]
+    assert stopping.best == 2.9
+
+
+def test_a_resumed_run_has_waited_as_long_as_one_that_was_not_cut() -> None:
+    losses = [3.0, 3.1, 2.9, 3.0, 3.0, 2.0]
+    whole = EarlyStopping(patience=2)
+    ends = [whole.stop(loss) for loss in losses]
+    for cut in range(len(losses)):
+        resumed = EarlyStopping(patience=2)
+        resumed.recall(losses[:cut])
+        assert [resumed.stop(loss) for loss in losses[cut:]] == ends[cut:]
 
 
 def test_no_patience_never_stops() -> None:

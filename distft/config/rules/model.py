@@ -87,14 +87,14 @@ def fused(facts: Facts) -> str | None:
     "only a template says how turns are put together",
 )
 def template(facts: Facts) -> str | None:
-    if facts["data.format"] != "messages" or facts["data.chat_template"] != "none":
+    if facts["data.format"] not in ("messages", "sharegpt") or facts["data.chat_template"] != "none":
         return None
     return "data.chat_template=none cannot put messages together. Nearest: data.chat_template=auto"
 
 
 @rule(
-    ("data.eval", "data.overlap", "data.split_seed"),
-    "data.split_seed with held-out rows of their own; data.overlap with a held-out fraction",
+    ("data.eval", "data.overlap", "data.split_seed", "data.eval_split"),
+    "data.split_seed with held-out rows of their own; data.overlap or data.eval_split with a held-out fraction",
     "the other way of holding out decides",
 )
 def overlap_unused(facts: Facts) -> str | None:
@@ -106,6 +106,9 @@ def overlap_unused(facts: Facts) -> str | None:
         return (
             f"data.overlap={facts['data.overlap']} has no effect: held-out rows never overlap. Nearest: data.eval=FILE"
         )
+    if not own and facts["data.eval_split"] is not None:
+        split = facts["data.eval_split"]
+        return f"data.eval_split={split} has no effect: it is of an own data.eval. Try: data.eval=FILE"
     return None
 
 
@@ -134,6 +137,45 @@ def stopping(facts: Facts) -> str | None:
         f"eval.early_stopping.patience={patience} counts evaluations, and eval.every_steps=null has none while "
         "training. Nearest: eval.every_steps=10"
     )
+
+
+@rule(
+    ("eval.every_steps", "eval.at_ends", "eval.early_stopping.patience", "train.max_steps"),
+    "early stopping, or eval.at_ends=false, with eval.every_steps beyond the run",
+    "the first evaluation would come after the end",
+)
+def evaluated_too_late(facts: Facts) -> str | None:
+    every, steps = facts["eval.every_steps"], facts["train.max_steps"]
+    patience = facts["eval.early_stopping.patience"]
+    if not every or not steps or facts["data.eval"] is None or facts.choices.get("eval") == "none":
+        return None
+    if patience is not None and every >= steps:
+        often = max(1, steps // (patience + 1))
+        instead = f"eval.every_steps={often}" if often < steps else "eval.early_stopping.patience=null"
+        return (
+            f"eval.early_stopping.patience={patience} counts evaluations while training, and eval.every_steps={every} "
+            f"has none before the last of the run's {steps} steps. Try: {instead}"
+        )
+    if not facts["eval.at_ends"] and every > steps:
+        return (
+            f"eval.every_steps={every} with eval.at_ends=false never evaluates in the run's {steps} steps. "
+            "Try: eval.at_ends=true"
+        )
+    return None
+
+
+@rule(
+    ("checkpoint.save_best", "data.eval", "eval.at_ends", "eval.every_steps"),
+    "checkpoint.save_best=true without evaluations",
+    "the best is that of the lowest held-out loss",
+)
+def best_unused(facts: Facts) -> str | None:
+    if not facts["checkpoint.save_best"] or not facts.gave("checkpoint.save_best"):
+        return None
+    if facts["data.eval"] is not None and (facts["eval.at_ends"] or facts["eval.every_steps"]):
+        return None
+    missing = "data.eval=0.05" if facts["data.eval"] is None else "eval.every_steps=10"
+    return f"checkpoint.save_best=true has no effect without a held-out loss. Try: {missing}"
 
 
 @rule(

@@ -1,15 +1,18 @@
 """The run as a whole: its name, its end, and with what it may go on."""
 
+import os
+
 from distft.config.nearest import did_you_mean, nearest_key
 from distft.config.rules.contract import Facts, rule
 from distft.config.tree import covers, leaves
 
+MOST_BYTES = 200  # of a name; a file system takes 255, and a file beside it gets some more
 _HAS_ADAPTERS = {"distft.models.tuning.Full": False, "distft.models.tuning.Lora": True}  # of others nobody knows here
 
 
 @rule(
     ("name",),
-    "a name that is no single folder's",
+    "a name that is no single folder's, or longer than 200 bytes",
     "runs_dir/name is the run's folder; a leading dot or dash, / and control characters are kept out",
 )
 def name(facts: Facts) -> str | None:
@@ -18,9 +21,12 @@ def name(facts: Facts) -> str | None:
         return None
     fine = "".join(letter if letter.isprintable() and letter not in "/\\" else "-" for letter in asked.strip(" ."))
     fine = fine.lstrip("-.") or "first"
+    if len(os.fsencode(asked)) > MOST_BYTES:
+        return f"name={asked[:40]}... has {len(os.fsencode(asked))} bytes, of {MOST_BYTES} at most. Try: a shorter name"
     if fine == asked:
         return None
-    return f"name={asked} is not the name of one folder. Nearest: name={fine}"
+    printable = "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in asked)
+    return f"name={printable} is not the name of one folder. Nearest: name={fine}"
 
 
 @rule(("train.max_steps", "train.epochs"), "neither steps nor epochs", "the run would not end")
@@ -28,6 +34,20 @@ def no_end(facts: Facts) -> str | None:
     if facts["train.max_steps"] or facts["train.epochs"]:
         return None
     return "train.max_steps=null and train.epochs=null: the run has no end. Nearest: train.epochs=1"
+
+
+@rule(
+    ("checkpoint.every_steps", "checkpoint.every_minutes"),
+    "neither steps nor minutes between checkpoints",
+    "whatever ends the run would take all of it",
+)
+def no_saves(facts: Facts) -> str | None:
+    if facts["checkpoint.every_steps"] or facts["checkpoint.every_minutes"]:
+        return None
+    return (
+        "checkpoint.every_steps=null and checkpoint.every_minutes=null: a crash would lose the whole run. "
+        "Try: checkpoint.every_minutes=15"
+    )
 
 
 @rule(("checkpoint.allow_change",), "a change of a key that there is none of", "it would allow nothing")

@@ -3,7 +3,23 @@
 from distft.config.rules.contract import Facts, rule
 
 # State of these is one number per weight and step, so a shard is updated as the whole would be.
-ELEMENTWISE = ("AdamW", "Adam", "SGD", "RAdam", "NAdam", "RMSprop", "Adamax", "Adadelta", "Adagrad", "Rprop")
+ELEMENTWISE = ("AdamW", "Adam", "SGD", "RAdam", "NAdam", "RMSprop", "Adamax", "Adadelta", "Adagrad", "ASGD")
+OTHER_OPTIMIZERS = ("Rprop", "Adafactor", "Muon", "LBFGS", "SparseAdam")  # of torch
+
+
+@rule(
+    ("schedule.warmup_steps", "schedule.decay_steps"),
+    "half a step in schedule.warmup_steps or schedule.decay_steps",
+    "from 1 on they are whole optimizer steps, below 1 a share of the run's",
+)
+def broken_step(facts: Facts) -> str | None:
+    for key in ("schedule.warmup_steps", "schedule.decay_steps"):
+        steps = facts[key]
+        if steps is not None and steps > 1 and steps != int(steps):
+            return (
+                f"{key}={steps} is neither a whole number of steps nor below 1, a share of the run's. Try: {int(steps)}"
+            )
+    return None
 
 
 @rule(
@@ -15,7 +31,8 @@ def warmup(facts: Facts) -> str | None:
     warmup, steps = facts["schedule.warmup_steps"], facts["train.max_steps"]
     if not warmup or not steps or warmup < steps:
         return None
-    return f"schedule.warmup_steps={warmup} leaves none of train.max_steps={steps} for training. Nearest: {steps - 1}"
+    instead = "schedule.warmup_steps=0.1" if steps > 1 else "schedule.warmup_steps=0"
+    return f"schedule.warmup_steps={warmup} leaves none of the run's {steps} steps for training. Try: {instead}"
 
 
 @rule(
@@ -25,11 +42,19 @@ def warmup(facts: Facts) -> str | None:
 )
 def decay(facts: Facts) -> str | None:
     decay, warmup, steps = facts["schedule.decay_steps"], facts["schedule.warmup_steps"], facts["train.max_steps"]
-    if not decay or not steps or warmup + decay <= steps or warmup >= steps:
+    if not decay or not facts.gave("schedule.decay_steps"):  # the default gives way to a long warm-up
         return None
+    if decay < 1 and warmup < 1:
+        steps = steps or 1
+    if not steps or (steps > 1 and warmup >= steps):
+        return None
+    of_both = sum(number * steps if number < 1 else number for number in (decay, warmup))
+    if of_both <= steps + 1e-6:
+        return None
+    left = 1 - warmup if warmup < 1 else steps - warmup
     return (
-        f"schedule.decay_steps={decay} and schedule.warmup_steps={warmup} are more than train.max_steps={steps}. "
-        f"Nearest: schedule.decay_steps={steps - warmup}"
+        f"schedule.decay_steps={decay} and schedule.warmup_steps={warmup} are more than all steps of the run. "
+        f"Try: schedule.decay_steps={left:.6g}"
     )
 
 
@@ -45,28 +70,50 @@ def nesterov(facts: Facts) -> str | None:
 
 
 @rule(
-    ("optimizer.betas",),
-    "optimizer.betas outside [0, 1)",
+    ("optimizer.betas", "optimizer._target_"),
+    "optimizer.betas of an optimizer of torch outside [0, 1)",
     "averages would diverge",
 )
 def betas(facts: Facts) -> str | None:
-    betas = facts["optimizer.betas"]
-    if betas is None or (len(betas) == 2 and all(isinstance(b, int | float) and 0 <= b < 1 for b in betas)):
+    betas, is_torchs = facts["optimizer.betas"], str(facts["optimizer._target_"]).startswith("torch.")
+    if (
+        betas is None
+        or not is_torchs
+        or (len(betas) == 2 and all(isinstance(b, int | float) and 0 <= b < 1 for b in betas))
+    ):
         return None
     return f"optimizer.betas={betas} are not two numbers of at least 0 and below 1. Nearest: [0.9,0.999]"
 
 
 @rule(
     ("optimizer._target_",),
-    "an optimizer of torch that is not elementwise (Adafactor, Muon, LBFGS, SparseAdam ...)",
+    "something of torch that is no optimizer, or one that is not elementwise (Adafactor, Muon, LBFGS, SparseAdam ...)",
     "on shards it would train otherwise than on the whole",
 )
 def elementwise(facts: Facts) -> str | None:
     target = str(facts["optimizer._target_"])
     name = target.rpartition(".")[2]
-    if not target.startswith("torch.optim.") or name in ELEMENTWISE:
+    if not target.startswith("torch.") or (target.startswith("torch.optim.") and name in ELEMENTWISE):
         return None
+    offered = f"Try: torch.optim. and one of {', '.join(ELEMENTWISE)}"
+    if name not in OTHER_OPTIMIZERS:
+        return f"optimizer._target_={target} is not an optimizer. {offered}"
     return (
         f"optimizer._target_={target} looks at whole matrices or needs a closure, so it would train otherwise on "
-        f"shards. Nearest: one of {', '.join(ELEMENTWISE)}"
+        f"shards. {offered}"
+    )
+
+
+@rule(
+    ("optimizer._target_", "strategy.stage"),
+    "torch.optim.Adagrad with ZeRO",
+    "DeepSpeed makes it anew, with one group of weights, and would decay vectors too",
+)
+def remade_adagrad(facts: Facts) -> str | None:
+    target, stage = str(facts["optimizer._target_"]), facts["strategy.stage"]
+    if stage is None or target.rpartition(".")[2] != "Adagrad" or not target.startswith("torch.optim."):
+        return None
+    return (
+        f"optimizer._target_={target} with strategy.stage={stage}: DeepSpeed makes it anew without its groups of "
+        "weights. Try: strategy=ddp, fsdp or hsdp"
     )

@@ -1,13 +1,18 @@
-"""Chat rows, a list of messages: trains on what the assistant says, but for messages marked `"train": false`."""
+"""Chat rows, a list of messages: trains on what the assistant says, but for turns with `train: false` or `weight: 0`.
+
+A system text beside the messages is their first message.
+"""
 
 from typing import Any
 
-from distft.data.example import BadField, Example, Segment, text_field
+from distft.data.example import BadField, Example, Segment, system_field, text_field
 
 FIELDS = ("messages",)
-OPTIONAL = ("role", "content", "train", "tools")  # the first three are a message's own
+OPTIONAL = ("system",)
+OBJECTS = {"messages": ("role", "content", "train", "weight"), "content": ("type", "text")}
 
 ROLES = {"system": "system", "user": "user", "assistant": "assistant", "human": "user", "gpt": "assistant"}
+TOOLS = ("tool", "function", "ipython", "observation", "function_call", "tool_call", "tool_response")
 
 
 def example(row: dict[str, Any], names: dict[str, str]) -> Example:
@@ -17,30 +22,48 @@ def example(row: dict[str, Any], names: dict[str, str]) -> Example:
         raise BadField(field, f"is {type(messages).__name__}, expected a list" if field in row else "is missing")
     if not messages:
         raise BadField(field, "is empty")
-    if row.get(names["tools"]):
-        raise BadField(names["tools"], "tool calls cannot be rendered yet")
     segments = tuple(_segment(message, f"{field}[{i}]", names) for i, message in enumerate(messages))
     _check_turns(segments, field, names["role"])
-    return Example(segments)
+    system = system_field(row, names["system"])
+    if system and segments[0].role == "system":
+        raise BadField(names["system"], f"stands beside {field}[0], which is a system message too: which one counts?")
+    return Example(system + segments)
 
 
 def _segment(message: Any, where: str, names: dict[str, str]) -> Segment:
     if not isinstance(message, dict):
         raise BadField(where, f"is {type(message).__name__}, expected an object with role and content")
-    if message.get("tool_calls"):
-        raise BadField(f"{where}.tool_calls", "tool calls cannot be rendered yet")
     written = text_field(message, names["role"], f"{where}.")
     role = ROLES.get(written)
     if role is None:
-        raise BadField(f"{where}.{names['role']}", f"is {written!r}, expected one of {', '.join(ROLES)}")
-    train = message.get(names["train"])
-    if train is not None and not isinstance(train, bool):
-        raise BadField(f"{where}.{names['train']}", f"is {train!r}, expected true or false")
+        later = "; tools cannot be rendered yet" if written in TOOLS else ""
+        raise BadField(f"{where}.{names['role']}", f"is {written!r}, expected one of {', '.join(ROLES)}{later}")
     content = names["content"]
+    trained = _trained(message, role, where, names)
     if isinstance(message.get(content), list):
         message = message | {content: _joined(message[content], f"{where}.{content}")}
-    text = text_field(message, content, f"{where}.")
-    return Segment(role, text, role == "assistant" and train is not False)
+    return Segment(role, text_field(message, content, f"{where}."), trained)
+
+
+def _trained(message: dict[str, Any], role: str, where: str, names: dict[str, str]) -> bool:
+    """Returns whether a turn is trained: an assistant's, unless its `train` or its `weight` says no."""
+    asked = {}
+    for ours, allowed in (("train", (True, False)), ("weight", (0, 1))):
+        name = names[ours]
+        value = message.get(name)
+        if value is None:
+            continue
+        if ours == "train" and not isinstance(value, bool):
+            raise BadField(f"{where}.{name}", f"is {value!r}, expected true or false")
+        if not isinstance(value, bool | int | float) or value not in allowed:
+            raise BadField(f"{where}.{name}", f"is {value!r}, expected 0 or 1; other weights are not built yet")
+        if value and role != "assistant":
+            raise BadField(f"{where}.{name}", f"is {value!r} on a {role} message; only the assistant's can be trained")
+        asked[name] = bool(value)
+    if len(set(asked.values())) > 1:
+        both = " and ".join(f"{name}={message[name]}" for name in asked)
+        raise BadField(where, f"{both} contradict each other")
+    return role == "assistant" and all(asked.values())
 
 
 def _joined(parts: list[Any], where: str) -> str:

@@ -1,15 +1,31 @@
-"""Rows with a prompt and the completion to learn, and maybe a system text: trains on the completion alone."""
+"""Rows with a prompt and the completion to learn, and maybe a system text: trains on the completion alone.
+
+Alpaca's rows are the same under other names: `input`, where there is one, ends the prompt after a blank line.
+"""
 
 from typing import Any
 
-from distft.data.example import Example, Segment, text_field
+from distft.data.example import BadField, Example, Segment, system_field, text_field
 
 FIELDS = ("prompt", "completion")
-OPTIONAL = ("system",)
+OPTIONAL = ("system", "input")
 
 
 def example(row: dict[str, Any], names: dict[str, str]) -> Example:
-    system = names["system"]
-    first = (Segment("system", text_field(row, system), False),) if row.get(system) else ()
-    prompt = Segment("prompt", text_field(row, names["prompt"]), False)
-    return Example((*first, prompt, Segment("completion", text_field(row, names["completion"]), True)))
+    prompt, more = names["prompt"], names["input"]
+    if (prompt, more) == ("prompt", "input") and row.get(more) not in (None, ""):
+        raise BadField(
+            more,
+            "stands beside prompt: does the prompt hold it already? Try: data.ignore_fields=[input], "
+            "or data.format=alpaca 'data.fields={instruction: prompt, output: completion}' to put it behind the prompt",
+        )
+    return pair(row, names)
+
+
+def pair(row: dict[str, Any], names: dict[str, str]) -> Example:
+    """Returns the example of a row whose prompt goes on with its input."""
+    prompt, more = text_field(row, names["prompt"]), names["input"]
+    if row.get(more) not in (None, ""):
+        prompt += f"\n\n{text_field(row, more)}"
+    completion = Segment("completion", text_field(row, names["completion"]), True)
+    return Example((*system_field(row, names["system"]), Segment("prompt", prompt, False), completion))

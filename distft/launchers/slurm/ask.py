@@ -6,10 +6,22 @@ Trap: many clusters keep no accounting, so sacct is never asked; and a job that 
 import os
 import re
 import subprocess
+import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
 
-_SECONDS_TO_ANSWER = 20
+_SECONDS_TO_ANSWER = 30  # a program gives up by itself after 20 s of a controller that is down
+SECONDS_OF_COMMAND, SECONDS_OF_JOB = 60.0, 600.0  # for which a command of a user's, and a job, ask again
+_SECONDS_BETWEEN_QUESTIONS = 2.0
+_SILENT = re.compile(  # of a controller that is down, busy or being restarted; the last is requeue's word for it
+    r"Unable to contact|timed out|Zero Bytes were transmitted|Connection refused|connect failure|in standby mode"
+    r"|Unexpected message received",
+    re.IGNORECASE,
+)
+Answer = TypeVar("Answer")
 _FIELDS = "%R|%l|%G|%c|%D|%a|%T"  # of sinfo: partition, limit, gres, cores, nodes, up or down, state
 ALIVE = {"PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "SUSPENDED", "REQUEUED", "REQUEUE_HOLD", "RESIZING"}
 ALIVE |= {"SIGNALING", "STAGE_OUT", "STOPPED", "SPECIAL_EXIT"}
@@ -17,6 +29,10 @@ ALIVE |= {"SIGNALING", "STAGE_OUT", "STOPPED", "SPECIAL_EXIT"}
 
 class SlurmError(RuntimeError):
     """SLURM did not do what was asked; the message is its own."""
+
+
+class NoAnswer(SlurmError):
+    """SLURM's controller says nothing: what is not known of a job is never that there is none."""
 
 
 @dataclass(frozen=True)
@@ -57,10 +73,32 @@ def slurm(*command: str) -> str:
     except subprocess.TimeoutExpired as error:
         said = (error.stderr or b"").decode(errors="replace")  # bytes, whatever `text` says
         why = _last_words(said, command[0], "is slurmctld up?")
-        raise SlurmError(f"{command[0]} gave no answer in {_SECONDS_TO_ANSWER} s: {why}") from error
+        raise NoAnswer(f"{command[0]} gave no answer in {_SECONDS_TO_ANSWER} s: {why}") from error
     if done.returncode:
-        raise SlurmError(f"{command[0]}: {_last_words(done.stderr, command[0], 'it failed without a word')}")
+        said = _last_words(done.stderr, command[0], "it failed without a word")
+        raise (NoAnswer if is_silence(said) else SlurmError)(f"{command[0]}: {said}")
     return done.stdout
+
+
+def is_silence(said: str) -> bool:
+    """Tells a program of SLURM that got no answer from its controller by its last words."""
+    return _SILENT.search(said) is not None
+
+
+def patiently(question: Callable[[], Answer], seconds: float) -> Answer:
+    """Returns the answer to a question that is asked again, for so long, while the controller says nothing; NoAnswer
+    when it has not come by then."""
+    deadline, told = time.monotonic() + seconds, False
+    while True:
+        try:
+            return question()
+        except NoAnswer as error:
+            if time.monotonic() > deadline:
+                raise
+            if not told:
+                print(f"SLURM does not answer, asking again for {seconds:.0f} s: {error}", file=sys.stderr, flush=True)
+            told = True
+            time.sleep(_SECONDS_BETWEEN_QUESTIONS)
 
 
 def _last_words(said: str, program: str, otherwise: str) -> str:
@@ -103,9 +141,20 @@ def job_state(job: str) -> JobState:
         if "Invalid job id" in str(error):
             return JobState("UNKNOWN")
         raise
+    if not shown.strip():
+        raise NoAnswer(f"scontrol says nothing of job {job}")
     said = dict(re.findall(r"(\w+)=(\S*)", shown.splitlines()[0]))
     queued = moment(said.get("SubmitTime", ""))  # a job that is queued again gets another
     return JobState(said.get("JobState", "UNKNOWN"), said.get("Reason", ""), said.get("ExitCode", ""), queued)
+
+
+def job_of_script(folder: Path) -> str | None:
+    """Returns the id of this user's job whose script stands in `folder`, queued or running; None when there is none."""
+    for line in slurm("squeue", "-h", "-u", str(os.getuid()), "-o", "%F %o").splitlines():
+        job, _, script = line.partition(" ")
+        if folder in Path(script).parents:
+            return job
+    return None
 
 
 def seconds_left(job: str) -> int | None:

@@ -14,13 +14,15 @@ import submitit
 import yaml
 from submitit.core.utils import FailedSubmissionError, UncompletedJobError
 
+from distft.config.errors import Unavailable
 from distft.config.machines import node_range, num_gpus
 from distft.config.machines import processes_per_node as count_processes
 from distft.config.nearest import nearest
-from distft.launchers.slurm.ask import SlurmError, job_state, outside_of_job
+from distft.launchers.slurm import ask
+from distft.launchers.slurm.ask import NoAnswer, is_silence, job_of_script, outside_of_job, patiently
 from distft.launchers.slurm.payload import run_script
 from distft.launchers.slurm.refuse import look_up, reasons
-from distft.launchers.slurm.run import SlurmRun, read_job
+from distft.launchers.slurm.run import SlurmRun, find_job
 from distft.launchers.slurm.script import Environment, exported, setup, write_script
 from distft.paths import shipped_dir
 from distft.run import RunFolder, write_json
@@ -102,21 +104,45 @@ class Slurm:
             write_script(run, self._options_of(run), self.environment)
         executor = submitit.SlurmExecutor(runs[0].logs / "submitit")
         executor.update_parameters(**self._parameters(runs))
-        with _outside_of_job():
-            try:
-                jobs = executor.map_array(run_script, [str(run.path) for run in runs])
-            except (UncompletedJobError, FailedSubmissionError) as error:
-                raise ValueError(f"launcher=slurm: sbatch refused the job: {_words_of_sbatch(str(error))}") from error
-        return [_noted(run, job.job_id) for run, job in zip(runs, jobs, strict=True)]
+        for run in runs:
+            _note(run, None, scripts=runs[0].logs / "submitit")  # until it is known, also after this process has died
+        jobs = self._submit(executor, runs)
+        return [_note(run, job) for run, job in zip(runs, jobs, strict=True)]
+
+    def _submit(self, executor: submitit.SlurmExecutor, runs: Sequence[RunFolder]) -> list[str]:
+        """Returns the jobs' ids; ValueError with sbatch's words, Unavailable when SLURM does not answer.
+
+        Trap: an sbatch that got no answer may have queued the job all the same, so it is looked for before another
+        one is submitted.
+        """
+
+        is_asked = False
+
+        def submit() -> list[str]:
+            nonlocal is_asked
+            if is_asked and (job := job_of_script(runs[0].logs / "submitit")) is not None:
+                return [job] if len(runs) == 1 else [f"{job}_{index}" for index in range(len(runs))]
+            is_asked = True
+            with _outside_of_job():
+                try:
+                    return [each.job_id for each in executor.map_array(run_script, [str(run.path) for run in runs])]
+                except (UncompletedJobError, FailedSubmissionError) as error:
+                    said = _words_of_sbatch(str(error))
+                    if is_silence(said):
+                        raise NoAnswer(f"sbatch: {said}") from error
+                    raise ValueError(f"launcher=slurm: sbatch refused the job: {said}") from error
+
+        try:
+            return patiently(submit, ask.SECONDS_OF_COMMAND)
+        except NoAnswer as error:
+            later = "Whether the job was queued is not known. Try: the same command later, which looks for it first"
+            raise Unavailable(f"launcher=slurm: {error}. {later}") from error
 
     def find(self, run_dir: Path) -> SlurmRun | None:
-        """Returns the run's job where it is still queued or running."""
+        """Returns the run's job where it is still queued or running; Unavailable when SLURM does not say."""
         run = RunFolder(Path(run_dir))
-        job = read_job(run)
-        try:
-            return SlurmRun(run, job) if job and job_state(job).is_alive else None
-        except SlurmError:
-            return None
+        job = find_job(run)
+        return SlurmRun(run, job) if job else None
 
     def _options_of(self, run: RunFolder) -> dict[str, str | None]:
         log = str(run.logs / "slurm.out").replace("%", "%%")
@@ -151,10 +177,11 @@ def read_fabric(name: str | None) -> dict[str, Any]:
     return yaml.safe_load((folder / f"{name}.yaml").read_text())["variables"]
 
 
-def _noted(run: RunFolder, job: str) -> SlurmRun:
+def _note(run: RunFolder, job: str | None, **about: Path) -> SlurmRun:
     """Writes down which job runs `run`, so that a later launch finds it."""
-    write_json(run.job, {"job": job, "attempt": run.read_status()["attempt"], "time": clock.time()})
-    return SlurmRun(run, job)
+    known = {"job": job, "attempt": run.read_status()["attempt"], "time": clock.time()}
+    write_json(run.job, known | {key: str(value) for key, value in about.items()})
+    return SlurmRun(run, job or "")
 
 
 @contextmanager

@@ -17,7 +17,8 @@ from types import FrameType
 from distft.launchers.contract import Outcome
 from distft.launchers.ended import elastic_log, outcome_of, write_outcome
 from distft.launchers.forks import ForkServer
-from distft.launchers.slurm.ask import SlurmError, node_address
+from distft.launchers.slurm import ask
+from distft.launchers.slurm.ask import SlurmError, node_address, patiently
 from distft.run import Plan, RunFolder, write_json
 from distft.runtime import stop
 from distft.runtime.errors import Failure
@@ -66,7 +67,7 @@ def run_ranks(run: RunFolder, attempt: int, node: int, plan: Plan) -> Outcome:
 def own_address() -> str:
     """Returns the address that SLURM has for this node, which needs no name to resolve; empty when it tells none."""
     try:
-        return node_address(os.environ.get("SLURMD_NODENAME", ""))
+        return patiently(lambda: node_address(os.environ.get("SLURMD_NODENAME", "")), ask.SECONDS_OF_COMMAND)
     except SlurmError:
         return ""
 

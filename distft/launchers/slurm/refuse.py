@@ -2,9 +2,11 @@
 
 from collections.abc import Iterator, Sequence
 
+from distft.config.errors import Unavailable
 from distft.config.machines import node_range, num_gpus
 from distft.config.nearest import nearest
-from distft.launchers.slurm.ask import Partition, SlurmError, partitions, seconds
+from distft.launchers.slurm import ask
+from distft.launchers.slurm.ask import NoAnswer, Partition, SlurmError, partitions, patiently, seconds
 
 
 def partition_of(name: str | None, there: Sequence[Partition]) -> Partition:
@@ -20,9 +22,14 @@ def partition_of(name: str | None, there: Sequence[Partition]) -> Partition:
 
 
 def look_up(name: str | None) -> Partition:
-    """Returns the partition of a job; ValueError when the cluster has none such, or gives no answer."""
+    """Returns the partition of a job; ValueError when there is none such, or no cluster.
+
+    Unavailable when the controller does not answer for a minute.
+    """
     try:
-        return partition_of(name, partitions())
+        return partition_of(name, patiently(partitions, ask.SECONDS_OF_COMMAND))
+    except NoAnswer as error:
+        raise Unavailable(f"launcher=slurm: {error}. Nothing was submitted. Try: the same command later") from error
     except SlurmError as error:
         raise ValueError(f"launcher=slurm: {error}. Nearest: a login node of the cluster, or launcher=local") from error
 

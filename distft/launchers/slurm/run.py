@@ -4,10 +4,13 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
+from distft.config.errors import Unavailable
 from distft.launchers.contract import Outcome
-from distft.launchers.slurm.ask import JobState, SlurmError, job_state, slurm
+from distft.launchers.slurm import ask
+from distft.launchers.slurm.ask import JobState, NoAnswer, SlurmError, job_of_script, job_state, patiently, slurm
 from distft.run import FINISHED, RunFolder, State, read_json
 from distft.runtime.errors import Failure
 from distft.runtime.logs import Patient, last_lines
@@ -55,10 +58,15 @@ class SlurmRun:
         return self._write_end(state) if has_told or now - self._gone_since > _SECONDS_TO_SHOW else None
 
     def cancel(self) -> None:
-        """Has SLURM end the job; its ranks still save if the step in progress ends in time."""
+        """Has SLURM end the job; its ranks still save if the step in progress ends in time.
+
+        Unavailable when SLURM does not answer: the job goes on.
+        """
         self.say(f"scancel {self.job}")
         try:
-            slurm("scancel", self.job)
+            patiently(lambda: slurm("scancel", self.job), ask.SECONDS_OF_COMMAND)
+        except NoAnswer as error:
+            raise Unavailable(f"{error}. {self.name} goes on. Try: scancel {self.job} when SLURM answers") from error
         except SlurmError as error:
             self.say(f"scancel {self.job}: {error}")
 
@@ -100,5 +108,25 @@ class SlurmRun:
 
 
 def read_job(run: RunFolder) -> str | None:
-    """Returns the job that runs `run`, or ran it last; None when there was none."""
+    """Returns the job that runs `run`, or ran it last; None when there was none, or its id is not known."""
     return read_json(run.job)["job"] if run.job.is_file() else None
+
+
+def find_job(run: RunFolder) -> str | None:
+    """Returns the job that is queued for `run` or runs it; Unavailable while SLURM does not say."""
+    if not run.job.is_file():
+        return None
+    told = read_json(run.job)
+
+    def question() -> str | None:
+        if told["job"] is None:  # its submission got no answer
+            return job_of_script(Path(told["scripts"]))
+        return told["job"] if job_state(told["job"]).is_alive else None
+
+    try:
+        return patiently(question, ask.SECONDS_OF_COMMAND)
+    except SlurmError as error:
+        which = f"job {told['job']}" if told["job"] else "a job"
+        what = f"{run.path}: {which} may have it, and SLURM does not say: {error}"
+        known = f"Nothing was submitted. Try: the same command later, or, if the job has ended, rm {run.job}"
+        raise Unavailable(f"{what}. {known}") from error

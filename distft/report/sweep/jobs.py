@@ -5,6 +5,7 @@ Trap: a run may be waiting, half done or gone; what is not there is None, never 
 
 import json
 import math
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -106,7 +107,7 @@ def read_job(folder: Path, entry: dict[str, Any]) -> Job:
         folder=entry["run"],
         values=entry.get("values") or {},
         seed=seed_of(run, entry),
-        command=entry.get("command") or (run.command.read_text().strip() if run.command.is_file() else ""),
+        command=entry.get("command") or shlex.join((run.read_commands() or [[]])[-1]),
         state=entry.get("state") or "pending",
         reason=entry.get("reason"),
         log=entry.get("log"),

@@ -24,9 +24,28 @@ def test_the_assistant_is_trained_and_nobody_else():
     ]
 
 
-def test_a_message_can_be_left_untrained():
-    example = FORMAT({"messages": [message("user"), message("assistant", train=False)]})
-    assert not any(part.train for part in example.segments)
+@pytest.mark.parametrize(
+    ("marks", "learnt"),
+    [
+        ({"train": False}, False),
+        ({"train": True}, True),
+        ({"weight": 0}, False),
+        ({"weight": 1}, True),
+        ({"weight": 0.0}, False),
+        ({"weight": None, "train": None}, True),
+        ({"weight": 1, "train": True}, True),
+    ],
+)
+def test_a_turn_can_be_left_untrained(marks: dict, learnt: bool):
+    turns = [message("user", weight=0), message("assistant", **marks)]
+    assert [part.train for part in FORMAT({"messages": turns}).segments] == [False, learnt]
+
+
+def test_a_system_text_beside_the_messages_is_the_first_of_them():
+    example = FORMAT({**row("user", "assistant"), "system": "be brief"})
+    assert [(part.role, part.text) for part in example.segments][:2] == [("system", "be brief"), ("user", "x")]
+    for nothing in (None, ""):
+        assert len(FORMAT({**row("user", "assistant"), "system": nothing}).segments) == 2
 
 
 def test_text_parts_are_joined():
@@ -57,8 +76,20 @@ def test_sharegpt_rows_need_their_names_alone():
         ({"messages": [message("user", 7)]}, "messages[0].content: is int, expected text"),
         ({"messages": [message("user", [{"type": "image"}])]}, "messages[0].content[0]: is no text part, and only"),
         ({"messages": [message("user", train="no")]}, "messages[0].train: is 'no', expected true or false"),
-        ({"messages": [message("user", tool_calls=[1])]}, "messages[0].tool_calls: tool calls cannot be rendered yet"),
-        ({**row("user"), "tools": [1]}, "tools: tool calls cannot be rendered yet"),
+        (
+            row("user", "tool"),
+            "messages[1].role: is 'tool', expected one of system, user, assistant, human, gpt; tools",
+        ),
+        ({"messages": [message("user", weight=0.5)]}, "messages[0].weight: is 0.5, expected 0 or 1; other weights"),
+        ({"messages": [message("user", weight="1")]}, "messages[0].weight: is '1', expected 0 or 1"),
+        ({"messages": [message("user", weight=1)]}, "messages[0].weight: is 1 on a user message; only the assistant's"),
+        ({"messages": [message("user", train=True)]}, "messages[0].train: is True on a user message; only the ass"),
+        (
+            {"messages": [message("user"), message("assistant", train=True, weight=0)]},
+            "messages[1]: train=True and weight=0 contradict each other",
+        ),
+        ({**row("system", "user"), "system": "s"}, "system: stands beside messages[0], which is a system message too"),
+        ({**row("user"), "system": 7}, "system: is int, expected text"),
     ],
 )
 def test_a_wrong_chat_is_refused_with_the_place_and_reason(wrong: dict, reason: str):

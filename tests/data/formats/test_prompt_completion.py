@@ -24,3 +24,14 @@ def test_a_row_without_both_texts_is_refused(row: dict):
 def test_errors_name_the_users_own_fields():
     with pytest.raises(BadField, match="answer: is missing"):
         load_format("prompt_completion", {"completion": "answer"})({"prompt": "p"})
+
+
+def test_an_input_beside_a_prompt_is_not_guessed_at_and_both_ways_out_work():
+    row = {"prompt": "p", "input": "i", "completion": "c"}
+    with pytest.raises(
+        BadField, match="input: stands beside prompt.*ignore_fields=.input.*instruction: prompt, output: comp"
+    ):
+        FORMAT(row)
+    left_out = load_format("prompt_completion", {}, ["input"])(row)
+    behind = load_format("alpaca", {"instruction": "prompt", "output": "completion"})(row)
+    assert [example.segments[0].text for example in (left_out, behind)] == ["p", "p\n\ni"]

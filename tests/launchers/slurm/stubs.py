@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from distft.launchers.slurm import ask
+
 RECORDED = Path(__file__).with_name("recorded")  # what programs of SLURM 22.05.8 printed on the practice cluster
 
 
@@ -13,6 +15,8 @@ def only_path(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Makes `folder`, with no program of SLURM in it yet, the first place where programs are looked for."""
     folder.mkdir(exist_ok=True)
     monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    for name in ("SECONDS_OF_COMMAND", "SECONDS_OF_JOB", "_SECONDS_BETWEEN_QUESTIONS"):
+        monkeypatch.setattr(ask, name, 0.0)  # a controller that is away stays so, unless a test says otherwise
 
 
 def stub(folder: Path, name: str, script: str) -> None:

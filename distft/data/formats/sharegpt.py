@@ -1,0 +1,19 @@
+"""ShareGPT's rows: conversations of {from, value} or {role, content}, and maybe a system text beside them."""
+
+from typing import Any
+
+from distft.data.example import BadField, Example
+from distft.data.formats import messages
+
+FIELDS = ("conversations",)
+OPTIONAL = ("system",)
+OBJECTS = {"conversations": ("from", "value", "role", "content", "train", "weight"), "content": ("type", "text")}
+
+
+def example(row: dict[str, Any], names: dict[str, str]) -> Example:
+    field, own = names["conversations"], {"role": names["from"], "content": names["value"]}
+    turns = [turn for turn in row.get(field) or () if isinstance(turn, dict)]
+    others = [theirs for theirs in ("role", "content") if any(names[theirs] in turn for turn in turns)]
+    if others and (mixed := next((name for name in own.values() if any(name in turn for turn in turns)), None)):
+        raise BadField(f"{field}[].{names[others[0]]}", f"stands beside {mixed}: which one counts?")
+    return messages.example(row, names | {"messages": field} | ({} if others else own))

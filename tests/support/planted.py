@@ -1,0 +1,196 @@
+"""Puts faults into a copy of the code, one at a time, and tells which test meets each: by hand, it takes an hour.
+
+`python -m tests.support.planted [NAME...] [keys]`: all faults of tests/support/faults.txt, or those whose name has one
+of the words in it; with `keys` every key of the schema is ignored in its turn, where tests/test_every_key.py says which
+test shows it. The last column of the table is the first test that failed; a fault that none met makes the exit code 1.
+"""
+
+import importlib
+import multiprocessing
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+CHECKOUT = Path(__file__).parents[2]
+IN_A_RUN = {  # tests of tests/test_worker.py, by a word
+    "adamw": "test_adamw_with_warm_up_clipping_and_smoothing_steps_as_a_plain_loop",
+    "sgd": "test_sgd_with_momentum_and_no_clipping_steps_as_a_plain_loop",
+    "clipped": "test_a_clipped_step_moves_the_weights_by_rate_times_norm",
+    "cosine": "test_the_learning_rate_falls_along_half_a_cosine",
+    "epochs": "test_steps_of_rows_read_each_row_once_an_epoch",
+    "tokens": "test_steps_and_forwards_of_tokens_are_as_full_as_they_may_be",
+    "counts": "test_tokens_are_the_sum_of_row_lengths_and_nothing_else",
+    "flops": "test_operations_are_counted_as_the_formula_says",
+    "seeds": "test_every_forward_of_a_step_has_a_seed_of_its_own",
+    "dropout": "test_dropout_changes_training_and_no_evaluation",
+    "weights": "test_the_seed_decides_the_first_weights",
+    "order": "test_the_seed_decides_which_rows_a_step_reads",
+    "due": "test_evaluations_are_where_they_are_due_and_nowhere_else",
+    "evaluation": "test_evaluation_sees_every_row_once_by_as_many_as_asked",
+    "longest": "test_the_longest_forward_is_tried_once_after_the_first_step",
+    "recomputing": "test_recomputing_does_the_layers_twice",
+    "kept": "test_checkpoints_stay_as_asked",
+    "best": "test_the_best_checkpoint_is_the_one_with_the_lowest_held_out_loss",
+    "looks": "test_replicas_are_looked_at_as_often_as_asked_and_at_saves",
+    "early": "test_early_stopping_waits_for_as_many_evaluations",
+    "stopped": "test_a_run_that_was_stopped_goes_on_behind_its_checkpoint",
+    "anew": "test_a_run_begins_anew_or_goes_on_from_a_path_as_asked",
+    "finite": "test_what_is_not_finite_ends_skips_or_rewinds_as_asked",
+    "alpha": "test_adapters_weigh_as_much_as_alpha_by_rank",
+    "places": "test_a_run_is_where_it_was_put_and_reads_what_it_was_given",
+    "in_force": "test_what_is_in_force_is_what_was_typed",
+}
+_MINUTES = 10  # after which a test counts as failed: it waits for what the fault has taken away
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A line that is wrong, and the tests of which one is to fail."""
+
+    name: str
+    file: str
+    old: str  # stands exactly once in the file
+    new: str
+    tests: tuple[str, ...]
+
+    def occurrences(self, checkout: Path = CHECKOUT) -> int:
+        return (checkout / self.file).read_text().count(self.old)
+
+
+def faults() -> list[Fault]:
+    """Returns what stands in faults.txt."""
+    found = []
+    for block in Path(__file__).with_name("faults.txt").read_text().strip().split("\n\n")[1:]:
+        head, *lines = [line for line in block.splitlines() if not line.startswith("#")]
+        name, file, test = head.split(" | ")
+        old, new = ("\n".join(line[2:] for line in lines if line[0] == sign) for sign in "-+")
+        place = f"tests/test_worker.py::{IN_A_RUN[test]}" if test in IN_A_RUN else test
+        found.append(Fault(name, file, old, new, (place,)))
+    return found
+
+
+def copy(folder: Path) -> None:
+    """Copies all files that git knows or would take."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=CHECKOUT, capture_output=True, check=True,
+    )  # fmt: skip
+    for name in filter(None, listed.stdout.decode().split("\0")):
+        source, target = CHECKOUT / name, folder / name
+        if source.is_file():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(source, target)
+
+
+@contextmanager
+def planted(fault: Fault, folder: Path) -> Iterator[None]:
+    """Has the fault in the copy at `folder` within the block; ValueError when its line is not there once."""
+    if fault.occurrences(folder) != 1:
+        raise ValueError(f"{fault.name}: {fault.file} has {fault.occurrences(folder)} times: {fault.old}")
+    file = folder / fault.file
+    text = file.read_text()
+    file.write_text(text.replace(fault.old, fault.new))
+    try:
+        yield
+    finally:
+        file.write_text(text)
+
+
+def failing(tests: Sequence[str], folder: Path) -> str | None:
+    """Returns the first of the tests that fails in the copy; None when all pass.
+
+    They run in a process that is forked from this one, which has imported what distft stands on and nothing of it.
+    """
+    said = folder.with_name("said.txt")
+    child = os.fork()
+    if not child:
+        try:
+            os._exit(_run(tests, folder, said))
+        finally:
+            os._exit(9)
+    deadline = time.monotonic() + 60 * _MINUTES
+    while (ended := os.waitpid(child, os.WNOHANG))[0] == 0:
+        if time.monotonic() > deadline:
+            os.killpg(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            return f"none ended in {_MINUTES} minutes"
+        time.sleep(0.1)
+    code, text = os.waitstatus_to_exitcode(ended[1]), said.read_text()
+    found = [line.split(" - ")[0] for line in text.splitlines() if line.startswith(("FAILED ", "ERROR "))]
+    if code not in (0, 1) or (code and not found):
+        raise RuntimeError(f"pytest ended with {code}:\n{text[-3000:]}")
+    return found[0].partition(" ")[2] if found else None
+
+
+def _run(tests: Sequence[str], folder: Path, said: Path) -> int:
+    os.setsid()
+    file = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(file, 1)
+    os.dup2(file, 2)
+    os.chdir(folder)
+    os.environ["PYTHONPATH"] = str(folder)  # of what the tests start
+    sys.path[:] = [str(folder), *(each for each in sys.path if each not in ("", str(CHECKOUT)))]
+    for name in [name for name in sys.modules if name.partition(".")[0] in ("tests", "distft")]:
+        del sys.modules[name]
+    ranks = importlib.import_module("tests.ranks")
+    setattr(ranks, "FORKS", multiprocessing.get_context("fork"))  # noqa: B010  # its server would import everything once more
+    return int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", "--tb=line", *tests]))
+
+
+def load() -> None:
+    """Imports what tests need, before anything is forked."""
+    os.environ |= {"HF_HUB_OFFLINE": "1", "WANDB_MODE": "offline", "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
+    for name in ("torch.distributed.fsdp", "transformers.models.gpt2.modeling_gpt2", "deepspeed", "hydra", "pyarrow"):
+        importlib.import_module(name)
+
+
+def ignored_keys() -> list[Fault]:
+    """Returns a fault for each key that a test shows: what was typed for it is forgotten after all checks."""
+    from tests.test_every_key import SHOWN
+
+    old = "    return Config(_with_absolute_paths(values), choices, given)\n"
+    new = """    names = {key!r}.split(".")
+    typed, plain = values, base
+    for name in names[:-1]:
+        typed, plain = typed[name], plain[name]
+    if {key!r} in given:
+        typed[names[-1]] = plain[names[-1]]
+{old}"""
+    file = "distft/config/compose.py"
+    return [Fault(f"{key} ignored", file, old, new.format(key=key, old=old), (test,)) for key, test in SHOWN.items()]
+
+
+def main(words: list[str]) -> int:
+    """Returns 1 when a fault met no failing test."""
+    found = ignored_keys() if "keys" in words else faults()
+    words = [word for word in words if word != "keys"]
+    chosen = [fault for fault in found if not words or any(word in fault.name for word in words)]
+    survived = []
+    load()
+    print("| fault | line | seconds | test that fails |\n|---|---|---|---|", flush=True)
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place) / "distft"
+        copy(folder)
+        for fault in chosen:
+            began = time.monotonic()
+            with planted(fault, folder):
+                test = failing(fault.tests, folder)
+            survived += [] if test else [fault.name]
+            seconds = time.monotonic() - began
+            print(f"| {fault.name} | {fault.file} | {seconds:.0f} | {test or '**none**'} |", flush=True)
+    print(f"{len(chosen)} faults, {len(survived)} met by no test: {', '.join(survived) or 'none'}")
+    return 1 if survived else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

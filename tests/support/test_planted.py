@@ -1,0 +1,17 @@
+"""Each fault that is planted by hand has its line: code that moves takes its faults along."""
+
+from pathlib import Path
+
+from tests.support.planted import faults
+
+FAULTS = faults()
+
+
+def test_every_line_to_spoil_stands_once_where_it_is_said_to(checkout: Path):
+    assert {fault.name: fault.occurrences() for fault in FAULTS if fault.occurrences() != 1} == {}
+    assert len({fault.name for fault in FAULTS}) == len(FAULTS)
+
+
+def test_the_tests_of_every_fault_are_there(checkout: Path):
+    tests = {test.partition("::")[0] for fault in FAULTS for test in fault.tests}
+    assert [test for test in tests if not (checkout / test).is_file()] == []

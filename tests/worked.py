@@ -1,0 +1,152 @@
+"""Trains frozen runs on real ranks and tells what reached the step: `python -m tests.worked OUT CASES.json`.
+
+Each case is composed, prepared, planned and frozen as a launch does it, then the worker's own `train` makes it. What it
+computes with is watched where it arrives: at the forward of the model, at a look at replicas, at a save.
+"""
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers.models.gpt2.modeling_gpt2 import GPT2MLP
+
+from distft import stages, worker
+from distft.checkpoint.saver import Saver
+from distft.config import compose
+from distft.data.shards import SHARD_BYTES, ShardWriter
+from distft.data.stage import prepare_data
+from distft.run import RunFolder
+from distft.runtime import heartbeat
+from distft.runtime.errors import NonFinite
+from distft.runtime.process_group import World, from_first, process_group, texts_of_all
+from distft.stages import freeze, plan_run, run_dir
+from distft.strategies.fully_sharded import ShardedEngine
+from distft.strategies.objective import Objective
+from distft.strategies.zero_engine import ZeroEngine
+from distft.train import loop
+from distft.worker import make_engine, train
+
+ENGINES = (ShardedEngine, ZeroEngine)
+
+
+def frozen(overrides: list[str]) -> Path:
+    """Returns the run folder that a launch with these overrides would submit."""
+    config = compose(overrides)
+    run = RunFolder(run_dir(config))
+    prepare_data(config.values)
+    freeze(run, config, plan_run(run, config), overrides)
+    return run.path
+
+
+@contextmanager
+def put(places: dict[tuple[Any, str], Callable[..., Any]]) -> Iterator[None]:
+    """Puts functions in the place of others, within the block."""
+    before = {(where, name): vars(where)[name] for where, name in places}
+    for (where, name), function in places.items():
+        setattr(where, name, function)
+    try:
+        yield
+    finally:
+        for (where, name), function in before.items():
+            setattr(where, name, function)
+
+
+class Watch:
+    """What reaches this process: forwards, computed layers, looks at replicas, saves."""
+
+    def __init__(self, run: RunFolder, stop_at: int | None = None, spoil: tuple[int, ...] = ()) -> None:
+        """stop_at: a step within which someone asks the run to stop. spoil: steps that once have a loss of NaN."""
+        self.run, self.stop_at, self.spoilt = run, stop_at, set(spoil)
+        self.step, self.in_step = 0, False
+        self.seen: dict[str, list[Any]] = {"forwards": [], "mlps": [], "looks": [], "saves": []}
+
+    @contextmanager
+    def watching(self) -> Iterator[dict[str, list[Any]]]:
+        begin_step, train_step = heartbeat.begin_step, loop.train_step
+        forward, mlp, start = Objective.forward, GPT2MLP.forward, Saver.start
+        looks = {kind: kind.fingerprint for kind in ENGINES}
+
+        def begun(step: int) -> None:
+            self.spoilt.discard(self.step)
+            self.step = step
+            if step == self.stop_at:
+                self.run.stop.touch()
+            begin_step(step)
+
+        def stepped(*given: Any, **named: Any) -> Any:
+            self.in_step = True
+            result = train_step(*given, **named)
+            self.in_step = False
+            return result
+
+        def forwarded(objective: Objective, batch: Any, loss: Any = None) -> Any:
+            mode = "probe" if loss else "eval"
+            if objective.training:
+                mode = "step" if self.in_step else "longest"
+            told = {"step": self.step, "mode": mode, "seed": torch.initial_seed(), "lengths": list(batch.lengths)}
+            self.seen["forwards"].append(told)
+            value, sums = forward(objective, batch, loss)
+            return (value * float("nan") if mode == "step" and self.step in self.spoilt else value), sums
+
+        def computed(layer: Any, hidden: Any) -> Any:
+            self.seen["mlps"].append(self.step if self.in_step else 0)
+            return mlp(layer, hidden)
+
+        def looked(engine: Any) -> Any:
+            self.seen["looks"].append(self.step)
+            return looks[type(engine)](engine)
+
+        def started(saver: Saver, engine: Any, step: int, *given: Any, **named: Any) -> None:
+            self.seen["saves"].append({"step": step, "in_background": saver.writer is not None})
+            start(saver, engine, step, *given, **named)
+
+        places = {(heartbeat, "begin_step"): begun, (loop, "train_step"): stepped, (Objective, "forward"): forwarded}
+        places |= {(GPT2MLP, "forward"): computed, (Saver, "start"): started}
+        with put(places | {(kind, "fingerprint"): looked for kind in ENGINES}):
+            yield self.seen
+
+
+def work(case: dict[str, Any], world: World) -> dict[str, Any]:
+    """Makes one run, or goes on with it; returns what each rank saw, and the error that it ended with.
+
+    case: its `overrides`, what a Watch is given, `built`: it is not trained, and its layers
+    are told; `shard_bytes`, of the prepared rows.
+    """
+    shards = ShardWriter.__init__.__defaults__
+    ShardWriter.__init__.__defaults__ = (case.get("shard_bytes", SHARD_BYTES),)
+    run = RunFolder(Path(from_first(str(frozen(case["overrides"])) if world.is_first else "", world)))
+    ShardWriter.__init__.__defaults__ = shards
+    told: dict[str, Any] = {"run": str(run.path), "plan": asdict(run.read_plan())}
+    if case.get("built"):
+        engine = make_engine(run.read_config(), run.read_plan(), world)
+        forwards = [block.forward for block in engine.objective.blocks]
+        return told | {"compiled": [hasattr(each, "_torchdynamo_orig_callable") for each in forwards]}
+    error = ""
+    with Watch(run, case.get("stop_at"), tuple(case.get("spoil", ()))).watching() as seen:
+        try:
+            train(run, run.read_status()["attempt"], world)
+        except NonFinite as failure:  # every process has it
+            error = str(failure)
+    ranks = [json.loads(text) for text in texts_of_all(json.dumps(seen), world)]
+    told |= {"status": run.read_status(), "after": asdict(run.read_plan())}
+    return told | {"ranks": ranks, "error": error}
+
+
+def main() -> None:
+    out, cases = sys.argv[1:]
+    torch.set_num_threads(1)
+    once = {(worker, "peak_of"): cache(worker.peak_of), (stages, "describe"): cache(stages.describe)}  # of a machine
+    with process_group() as world, put(once):
+        answers = {name: work(case, world) for name, case in json.loads(Path(cases).read_text()).items()}
+        if world.is_first:
+            Path(out).write_text(json.dumps(answers))
+
+
+if __name__ == "__main__":
+    main()
