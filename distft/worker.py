@@ -279,9 +279,9 @@ def make_hooks(
     def evaluate() -> Values:
         return held_out(engine, held_out_batches(config, plan, flops, world), world)
 
-    def save(step: int, *measured: Any) -> None:
-        saving.save(step, *measured)
-        if exports_best and measured[-1]:  # whether it is the best
+    def save(step: int, held_out_loss: float | None, is_best: bool) -> None:
+        saving.save(step, held_out_loss, is_best)
+        if is_best and exports_best:
             probe(engine, run.checkpoints, step, model_config(config, plan), feed, world)
 
     export = config.get("export", {})

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from hydra.utils import instantiate
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from distft.checkpoint.export.beside_weights import write_tokenizer
 from distft.checkpoint.export.dcp import write_dcp
@@ -137,7 +137,9 @@ def _peft(opened: Opened, folder: Path) -> list[str]:
 
 def _base_model(opened: Opened) -> PreTrainedModel:
     if opened.plan.model_dir:
-        return AutoModelForCausalLM.from_pretrained(opened.plan.model_dir, dtype=opened.dtype)
+        config = AutoConfig.from_pretrained(opened.plan.model_dir)
+        vars(config).pop("quantization_config", None)  # left over: a quantised base is refused
+        return AutoModelForCausalLM.from_pretrained(opened.plan.model_dir, config=config, dtype=opened.dtype)
     return dense(opened.model, opened.base, opened.dtype)
 
 
