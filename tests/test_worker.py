@@ -275,6 +275,12 @@ def test_the_best_checkpoint_is_the_one_with_the_lowest_held_out_loss(ran: Cases
     assert case.saved() == [lowest, 8]
 
 
+def test_saves_by_the_clock_and_of_the_best_are_made_where_asked(ran: Cases):
+    assert ran("cosine").saved() == [1, 2, 3, 4, 5, 6] and ran("lora").saved() == [1]
+    assert ran("better").saved() == [4], "each evaluation was the best, and checkpoint.save_best=false"
+    assert [save["step"] for save in ran("min_delta").answer["ranks"][0]["saves"]] == [1, 2]
+
+
 def test_replicas_are_looked_at_as_often_as_asked_and_at_saves(ran: Cases):
     for rank in ran("looked").answer["ranks"]:
         assert rank["looks"] == [0, 2, 4, 5]

@@ -40,7 +40,7 @@ CASES: dict[str, dict[str, Any]] = {
     },
     "cosine": {
         "optimizer.lr": 1e-3, "schedule.warmup_steps": 2, "schedule.final_fraction": 0.5,
-        "train.max_steps": 6, "eval": "none",
+        "train.max_steps": 6, "eval": "none", "checkpoint.every_minutes": 1e-6, "checkpoint.keep": 9,
     },
     "tokens": {
         "train.global_batch_size": "null", "train.global_batch_tokens": 90, "train.micro_batch_tokens": 50,
@@ -79,6 +79,7 @@ CASES: dict[str, dict[str, Any]] = {
     },
     "better": {
         "optimizer.lr": 3e-3, "eval.every_steps": 1, "eval.early_stopping.patience": 1, "train.max_steps": 4,
+        "checkpoint.save_best": "false",
     },
     "resumed": STILL | {"eval.early_stopping.patience": 4, "train.max_steps": 9, "stop_at": 2},
     "resumed again": STILL | {"name": "resumed", "eval.early_stopping.patience": 4, "train.max_steps": 9},
