@@ -9,7 +9,7 @@ BESIDE := -n 2 --no-loadscope-reorder
 FLOOR  := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/distft/floor-venv
 FLOOR_PYTEST := HF_HUB_OFFLINE=1 WANDB_MODE=offline $(FLOOR)/bin/python -m pytest $(BESIDE) -q -p no:cacheprovider
 
-.PHONY: help venv demo test check soak floor format freeze support clean
+.PHONY: help venv demo test check soak floor format freeze support models clean
 
 help:
 	@echo "make venv    the environment, in .venv"
@@ -21,6 +21,7 @@ help:
 	@echo "make format  let ruff put the code in shape"
 	@echo "make freeze  write the installed versions to constraints.txt"
 	@echo "make support write docs/support.md from the proofs in docs/proofs"
+	@echo "make models  check every model type of the installed transformers, into docs/models.md"
 
 venv: $(STAMP)
 
@@ -68,6 +69,10 @@ freeze: $(STAMP)
 # What runs on what: docs/proofs holds a folder for each machine, with proof.jsonl and machine.json of distft prove.
 support: $(STAMP)
 	$(BIN)/python -m distft.prove.support
+
+# Every causal model type of the installed transformers, checked as a base model is before a run: some minutes.
+models: $(STAMP)
+	HF_HUB_OFFLINE=1 $(BIN)/python -m distft.prove.models
 
 clean:
 	rm -rf .venv build dist .pytest_cache .ruff_cache .hypothesis

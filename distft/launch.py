@@ -19,6 +19,7 @@ from distft.paths import without_number
 from distft.plan.show import what_ends
 from distft.restarts import restarting
 from distft.run import FINISHED, RunFolder
+from distft.runtime.errors import FINAL
 from distft.runtime.lock import alone
 from distft.stages import (
     check_devices,
@@ -124,11 +125,12 @@ def tell_end(run: RunFolder, outcome: Outcome) -> int:
     if outcome.state == "preempted":
         console.print(f"{run.path}: saved and stopped. The same command, with name={run.path.name}, continues it.")
     if outcome.error:
-        lines = outcome.error["traceback"].splitlines()[-12:]
+        is_plain = outcome.error["type"] in FINAL  # its message says all
+        lines = [] if is_plain else outcome.error["traceback"].splitlines()[-12:]
         who = "the run" if outcome.error["rank"] is None else f"rank {outcome.error['rank']}"
         first, *_ = outcome.error["message"].strip().splitlines() or [""]
         lines += [f"{run.path.name} failed: {who} on {outcome.error['host']}: {outcome.error['type']}: {first}"]
-        lines += [f"at  {outcome.error['where']}"] if outcome.error["where"] else []
+        lines += [f"at  {outcome.error['where']}"] if outcome.error["where"] and not is_plain else []
         lines += [f"log {outcome.error['log'] or run.logs}"]
         console.print("\n".join(lines))
     return outcome.exit_code

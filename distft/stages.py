@@ -33,6 +33,7 @@ from distft.launchers.contract import Handle, Launcher
 from distft.launchers.slurm.run import find_job
 from distft.paths import absolute, why_not_writable
 from distft.plan import make_plan
+from distft.plan.make import check_base_model, is_checked, model_notes
 from distft.run import EXIT_WRONG_CONFIG, Plan, RunFolder, write_json
 from distft.runtime import stop
 from distft.runtime.disk import sync
@@ -134,13 +135,17 @@ def refuse_secrets(config: Config) -> None:
 
 
 def prepare(config: Config, overrides: Sequence[str], own: Own | None = None) -> None:
-    """Prepares the data where that has not been done; exits with the command's code where it cannot be.
+    """Prepares the data and checks the model where that has not been done; exits with the command's code where it
+    cannot be.
 
-    own: the rows that the run has; ConfigError where they are gone and can be made no more.
+    own: the rows that the run has; ConfigError where they are gone and can be made no more, where the model's files
+    are wrong, or it has been refused before.
     """
     if own and own.wrong:
         raise ConfigError([f"{own.wrong}. Try: cache_dir=where they are, the files as they were, or another name"])
-    if own.is_gone if own else prepared_dir(config.values) is None:
+    if own is None:
+        check_base_model(config.values)
+    if own.is_gone if own else prepared_dir(config.values) is None or not is_checked(config.values):
         Command("prepare", *overrides).end()
 
 
@@ -157,9 +162,12 @@ def plan_run(run: RunFolder, config: Config, own: Own | None = None) -> Plan:
 
 
 def prepare_and_plan(run: RunFolder, config: Config, overrides: Sequence[str], own: Own | None = None) -> Plan:
-    """Does both."""
+    """Does both, and says what is worth knowing of the model."""
     prepare(config, overrides, own)
-    return plan_run(run, config, own)
+    plan = plan_run(run, config, own)
+    for line in [] if own else model_notes(config):
+        screen(sys.stderr).print(line, markup=False)
+    return plan
 
 
 def launch_command(overrides: Sequence[str]) -> str:

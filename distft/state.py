@@ -60,7 +60,7 @@ def _fill_from_base(pieces: list[Piece], base: Any, seed: int, folder: Path | No
     """Fills from the folder what the base model has, and draws what tuning adds, or all without a folder."""
     stored = {name for name, _ in base.named_parameters()} if folder else set()
     if folder:
-        stream(folder_chunks(folder, world), [piece for piece in pieces if piece.name in stored], world)
+        stream(folder_chunks(folder, world, base), [piece for piece in pieces if piece.name in stored], world)
     fill([piece for piece in pieces if piece.name not in stored], FreshWeights(base, seed))
 
 

@@ -4,9 +4,10 @@ It reads config.yaml and plan.json and nothing else, opens no socket but the ren
 only in the run folder. Below this file no code sees a config.
 """
 
+import json
 import math
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import numpy as np
 import torch
 from hydra.utils import instantiate
 
+from distft.agreement import check_live
 from distft.attention import model_config, with_attention
 from distft.checkpoint.probe import probe_tokens, write_probe
 from distft.checkpoint.rehearse import rehearse
@@ -35,6 +37,7 @@ from distft.models.kernels import fused_layers, use_kernels
 from distft.models.recompute import recompute
 from distft.models.skeleton import blocks, skeleton
 from distft.models.staging import stage
+from distft.models.verdict import agreed_file, weights_version
 from distft.optim.groups import check_in_force, decay_groups
 from distft.run import Plan, RunFolder, StepReport, write_json
 from distft.runtime import heartbeat
@@ -87,6 +90,8 @@ def train(run: RunFolder, attempt: int, world: World) -> None:
     if world.is_first:
         write_json(run.path / "effective.json", effective)
         write_json(run.path / "nodes.json", environments)
+    if start_step == 0:
+        agree(engine, config, plan, feed, model.config.get_text_config().vocab_size, world)
     policy = NonFinitePolicy(config["train"]["on_non_finite"], config["train"]["max_non_finite"])
     slow = Stragglers([each["host"] for each in environments["ranks"]])
     snapshot = Snapshot(world.device)
@@ -289,6 +294,24 @@ def make_hooks(
         try_longest=lambda: try_longest(engine, feed),
         profile=Profile(run.profile, start_step, world).step if config["train"]["profile"] else nullcontext,
     )
+
+
+def agree(engine: Engine, config: Values, plan: Plan, feed: Feed, vocabulary: int, world: World) -> None:
+    """Holds the live model against its own class, once for each model, code, strategy and precision; Disagreement where
+    the loss or the borders of documents differ."""
+    settings = {name: config[name] for name in ("strategy", "loss", "tuning")}
+    settings |= {name: config["model"][name] for name in ("attention", "kernels")}
+    precision = compute_dtype(config["train"]["precision"], world.device)
+    settings |= {"precision": str(precision), "device": world.device.type, "world": world.size}
+    facts = json.dumps(config["model"]["architecture"] | config["model"]["tiny_architecture"])
+    model = weights_version(Path(plan.model_dir)) if plan.model_dir else facts
+    file = agreed_file(model, settings, config["cache_dir"])
+    if from_first("known" if world.is_first and file.is_file() else "", world):
+        return
+    check_live(engine, feed.rows, feed.rows_of(1), vocabulary, precision, world)
+    if world.is_first:
+        with suppress(OSError):  # a cache that this node cannot write to
+            write_json(file, settings)
 
 
 @torch.no_grad()

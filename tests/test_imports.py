@@ -17,9 +17,9 @@ LEVELS = {
     2: {"data", "goodput"},
     3: {"models", "losses", "optim", "strategies", "launchers", "trackers"},
     4: {"checkpoint", "frozen", "preflight"},
-    5: {"attention", "train", "evaluate", "state", "history", "plan"},
+    5: {"agreement", "attention", "train", "evaluate", "state", "history", "plan"},
     # rank imports worker; launch and a sweep share the stages of a run, and launch imports sweep
-    6: {"human_eval", "audit", "report", "restarts", "stages", "worker"},
+    6: {"human_eval", "audit", "model_check", "report", "restarts", "stages", "worker"},
     7: {"sweep"},
 }
 LEVEL_OF = {name: level for level, names in LEVELS.items() for name in names}

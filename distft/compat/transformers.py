@@ -1,14 +1,24 @@
 """What transformers' models say of themselves under private names, and its switch against drawing weights."""
 
+from collections.abc import Callable
 from typing import cast
 
 from torch import nn
 from transformers import PreTrainedModel
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 from transformers.initialization import no_init_weights as without_drawing
 
 from distft.compat.reach import Reach
 
-__all__ = ["attention_of", "draw_weights", "has_attention_interface", "repeated_layers", "without_drawing"]
+__all__ = [
+    "attention_of",
+    "draw_weights",
+    "has_attention_interface",
+    "renaming",
+    "repeated_layers",
+    "without_drawing",
+]
 
 _MODEL, _SEEN = "transformers.PreTrainedModel", "transformers 5.17 to 5.23"
 REACHES = (
@@ -16,6 +26,8 @@ REACHES = (
     Reach(f"{_MODEL}._no_split_modules", _SEEN, "names the classes of a model's repeated layers"),
     Reach(f"{_MODEL}._supports_attention_backend", _SEEN, "whether attention goes through the interface"),
     Reach("transformers.PreTrainedConfig._attn_implementation", _SEEN, "the attention kernel in force"),
+    Reach("transformers.conversion_mapping.get_model_conversion_mapping", _SEEN, "names of weights in older files"),
+    Reach("transformers.core_model_loading.rename_source_key", _SEEN, "a weight's name in the model, by its name here"),
     Reach(f"{_MODEL}._init_weights", _SEEN, "a model's own initialisation of one module", takes=("module",)),
 )
 
@@ -25,8 +37,8 @@ def repeated_layers(model: PreTrainedModel) -> set[str]:
     return set(model._no_split_modules or ())
 
 
-def has_attention_interface(model: PreTrainedModel) -> bool:
-    """Tells whether the model takes its attention kernel through `AttentionInterface`."""
+def has_attention_interface(model: type[PreTrainedModel]) -> bool:
+    """Tells whether models of a class take its attention kernel through `AttentionInterface`."""
     return bool(model._supports_attention_backend)
 
 
@@ -39,3 +51,21 @@ def draw_weights(model: PreTrainedModel, module: nn.Module) -> None:
     """Initialises one module as the model's own code does, also where transformers has marked it as initialised."""
     vars(module)["_is_hf_initialized"] = False
     model._init_weights(module)
+
+
+def renaming(model: PreTrainedModel) -> Callable[[str], str | None]:
+    """Returns what gives the model's name of a weight by its name in a file, as transformers' own loader does.
+
+    With the prefix of the base model or without it, and as older versions called it; None for a weight that the loader
+    would put together of others.
+    """
+    transforms = get_model_conversion_mapping(model)
+    renamings = [each for each in transforms if isinstance(each, WeightRenaming)]
+    converters = [each for each in transforms if isinstance(each, WeightConverter)]
+    own = model.state_dict()
+
+    def name(stored: str) -> str | None:
+        renamed, converted = rename_source_key(stored, renamings, converters, model.base_model_prefix, own)
+        return renamed if converted is None else None
+
+    return name

@@ -4,6 +4,7 @@ The classes that transformers has are read out of its source: importing it takes
 """
 
 import ast
+import importlib.metadata
 import importlib.util
 import json
 from collections.abc import Collection, Iterator, Mapping
@@ -17,6 +18,8 @@ from distft.paths import absolute
 _WEIGHTS_IN_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "num_experts_per_tok", "moe_num_experts")
 _OTHER_SENSES = ("vision_config", "audio_config")
+_POINTER = b"version https://git-lfs.github.com/spec/"
+_TRY_DECODER = "Try: a decoder, e.g. model=smollm2_135m"
 
 
 def wrong_models(values: Mapping[str, Any], wrong: Collection[str]) -> Iterator[str]:
@@ -24,29 +27,102 @@ def wrong_models(values: Mapping[str, Any], wrong: Collection[str]) -> Iterator[
     if {"model.path", "model.tiny", "model.trust_remote_code"} & set(wrong):
         return
     model = values["model"]
-    folder = absolute(model["path"])
-    if not model["tiny"] and folder.is_dir():
-        yield from wrong_model(folder, trust_remote_code=model["trust_remote_code"])
+    path = absolute(model["path"])
+    if not model["tiny"] and path.is_dir():
+        yield from wrong_model(path, trust_remote_code=model["trust_remote_code"])
+    elif not model["tiny"] and path.exists():
+        yield f"model.path={path}: is a file, and a model is a folder with a config.json. Try: model.path={path.parent}"
     else:
         yield from (f"model.architecture: {reason}" for reason in wrong_architecture(model["architecture"]))
 
 
 def wrong_model(folder: Path, *, trust_remote_code: bool = False) -> Iterator[str]:
     """Yields what keeps the model in `folder` from being trained; each message starts with model.path."""
-    if not (folder / "config.json").is_file():
-        yield f"model.path={folder}: is no model's folder, config.json is missing.{did_you_mean(_model_beside(folder))}"
+    if pointers := sorted(file.name for file in folder.iterdir() if _is_pointer(file)):
+        more = f" and {len(pointers) - 1} more" if len(pointers) > 1 else ""
+        yield (
+            f"model.path={folder}: {pointers[0]}{more} is a git-LFS pointer in place of the file. "
+            f"Try: cd {folder} && git lfs pull"
+        )
+        return
+    is_adapter = (folder / "adapter_config.json").is_file() and not any(folder.glob("model*.safetensors*"))
+    if is_adapter or not (folder / "config.json").is_file():
+        yield f"model.path={folder}: {_adapter(folder) if is_adapter else _not_a_model(folder)}"
         return
     try:
         facts = json.loads((folder / "config.json").read_text())
     except (ValueError, RecursionError) as error:
         yield f"model.path={folder}: config.json cannot be read: {error}. Nearest: fetch the folder again"
         return
+    if not isinstance(facts, dict) or not isinstance(facts.get("model_type"), str):
+        yield f"model.path={folder}: config.json names no model_type. Try: fetch the folder again"
+        return
     for reason in wrong_architecture(facts, trust_remote_code=trust_remote_code):
         yield f"model.path={folder}: {reason}"
-    if not any(folder.glob("*.safetensors")):
-        pickles = sorted(file.name for pattern in _WEIGHTS_IN_PICKLES for file in folder.glob(pattern))
-        found = f"{pickles[0]} is a pickle, which can run code" if pickles else "there are none"
-        yield f"model.path={folder}: weights are read from *.safetensors and {found}. Nearest: save_pretrained(folder)"
+    if not any(folder.glob("*.safetensors*")):
+        yield f"model.path={folder}: weights are read from *.safetensors and {_other_weights(folder)}"
+
+
+def facts_of(folder: Path) -> dict[str, Any]:
+    """Returns what config.json says; nothing where it is not there or no JSON object, which wrong_model tells."""
+    try:
+        facts = json.loads((folder / "config.json").read_text())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return facts if isinstance(facts, dict) else {}
+
+
+def text_facts(facts: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Returns the part of config.json that describes the language model."""
+    inner = facts.get("text_config")
+    return inner if isinstance(inner, dict) else facts
+
+
+def quantization(facts: Mapping[str, Any]) -> str | None:
+    """Returns the name of the method that config.json says the weights are quantised by; None where it says nothing."""
+    settings = facts.get("quantization_config")
+    return str(settings.get("quant_method", "quantization")) if isinstance(settings, dict) else None
+
+
+def _is_pointer(file: Path) -> bool:
+    """Tells whether a file is what git has in place of a large one."""
+    if not file.is_file() or file.stat().st_size > 1024:
+        return False
+    with file.open("rb") as opened:
+        return opened.read(len(_POINTER)) == _POINTER
+
+
+def _adapter(folder: Path) -> str:
+    """Returns which model an adapter is of, and how to go on from it."""
+    try:
+        base = json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"]
+    except (ValueError, RecursionError, KeyError, TypeError):
+        base = None
+    merge = f"AutoPeftModelForCausalLM.from_pretrained('{folder}').merge_and_unload().save_pretrained('MERGED')"
+    return (
+        f"is an adapter to {base or 'a model that it does not name'}, not a model. "
+        f"Try: model.path={base or 'BASE'} for a new adapter. To go on from this one, put it into its model and train "
+        "that: python -m distft.export run=RUN out=MERGED format=merged for one that distft trained, else "
+        f'python -c "from peft import AutoPeftModelForCausalLM; {merge}", with the tokenizer copied beside it'
+    )
+
+
+def _not_a_model(folder: Path) -> str:
+    """Returns what a folder without config.json is, and what to do."""
+    if files := sorted(file.name for file in folder.glob("*.gguf")):
+        return f"config.json is missing; {files[0]} is quantised for inference. Try: the folder that it was made from"
+    what = "is no model's folder" if any(folder.iterdir()) else "is an empty folder"
+    return f"{what}, config.json is missing.{did_you_mean(_model_beside(folder))}"
+
+
+def _other_weights(folder: Path) -> str:
+    """Returns what a folder without safetensors files holds instead, and what to do."""
+    pickles = sorted(file.name for pattern in _WEIGHTS_IN_PICKLES for file in folder.glob(pattern))
+    if pickles:
+        return f"{pickles[0]} is a pickle, which can run code. Nearest: save_pretrained(folder)"
+    if files := sorted(file.name for file in folder.glob("*.gguf")):
+        return f"{files[0]} is quantised for inference. Try: the folder that it was made from"
+    return "there are none. Try: fetch the folder again"
 
 
 def wrong_architecture(facts: Mapping[str, Any], *, trust_remote_code: bool = False) -> Iterator[str]:
@@ -66,18 +142,37 @@ def wrong_architecture(facts: Mapping[str, Any], *, trust_remote_code: bool = Fa
             yield f"{kind} needs code out of the model's folder. Nearest: a model that transformers itself has"
         else:
             meant = nearest(kind, names) if len(kind) > 2 else None
-            yield f"{kind} is no causal language model that transformers has. Nearest: {meant or 'llama'}"
+            yield (
+                f"{kind} is no causal language model that transformers {_version()} has. Nearest: {meant or 'llama'}, "
+                "or a newer transformers"
+            )
+    elif facts.get("is_encoder_decoder"):
+        yield f"{kind} is an encoder with a decoder. {_TRY_DECODER}"
+    elif kind in _model_types("MODEL_FOR_MASKED_LM_MAPPING_NAMES") and not facts.get("is_decoder"):
+        yield f"{kind} is an encoder: a token sees those after it, so there is no next token to learn. {_TRY_DECODER}"
+
+
+def causal_lm_types() -> frozenset[str]:
+    """Returns the model types that AutoModelForCausalLM takes; empty without transformers here."""
+    return _model_types("MODEL_FOR_CAUSAL_LM_MAPPING_NAMES")
+
+
+def _version() -> str:
+    try:
+        return importlib.metadata.version("transformers")
+    except importlib.metadata.PackageNotFoundError:
+        return ""
 
 
 @cache
-def causal_lm_types() -> frozenset[str]:
-    """Returns the model types that AutoModelForCausalLM takes; empty without transformers here."""
+def _model_types(mapping: str) -> frozenset[str]:
+    """Returns the model types in one of transformers' tables; empty without transformers here."""
     spec = importlib.util.find_spec("transformers")
     source = Path(spec.origin).parent / "models" / "auto" / "modeling_auto.py" if spec and spec.origin else None
     if source is None or not source.is_file():
         return frozenset()
     for node in ast.parse(source.read_text()).body:
-        if not isinstance(node, ast.Assign) or ast.unparse(node.targets[0]) != "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES":
+        if not isinstance(node, ast.Assign) or ast.unparse(node.targets[0]) != mapping:
             continue
         if isinstance(node.value, ast.Call) and isinstance(node.value.args[0], ast.List):
             pairs = [pair.elts[0] for pair in node.value.args[0].elts if isinstance(pair, ast.Tuple)]

@@ -1,5 +1,6 @@
 """From a config to data that is ready to be trained on: fetched, prepared and within the thresholds, or refused."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +14,18 @@ from distft.data.stage import Prepared, Progress, prepare_data, silent
 from distft.paths import why_not_writable, without_number
 
 
-def make_ready(values: dict[str, Any], progress: Progress = silent) -> Prepared:
+def make_ready(
+    values: dict[str, Any], progress: Progress = silent, check_model: Callable[[], None] = lambda: None
+) -> Prepared:
     """Returns data that may be trained on; ConfigError where rows, tokenizer or hub refuse, or a threshold does.
 
-    Unavailable where the hub may answer later.
+    Unavailable where the hub may answer later. check_model: called when the model is here and no row is read yet.
     """
     if why := why_not_writable(Path(values["cache_dir"])):
         raise ConfigError([f"cache_dir={values['cache_dir']}: {why}. Try: cache_dir= a folder of yours"])
     try:
         fetch_from_hub(values)
+        check_model()
         prepared = prepare_data(values, progress)
     except Unavailable:  # by no fault of the config
         raise

@@ -50,7 +50,7 @@ class Opened:
     @property
     def base(self) -> WeightSource:
         if self.plan.model_dir:
-            return BaseFolder(Path(self.plan.model_dir))
+            return BaseFolder(Path(self.plan.model_dir), self.model)
         return FreshWeights(self.model, self.config["seed"])
 
     @property

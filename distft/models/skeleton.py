@@ -22,7 +22,12 @@ def architecture(model_dir: Path | None, tiny: dict[str, Any]) -> PreTrainedConf
     """Returns the config of the model in `model_dir`, or the one that `tiny` describes when there is no folder."""
     if model_dir is None:
         return AutoConfig.for_model(**tiny)
-    return AutoConfig.from_pretrained(model_dir)
+    config = AutoConfig.from_pretrained(model_dir)
+    if hasattr(
+        config, "quantization_config"
+    ):  # left behind: quantised weights are refused (distft.models.weight_files)
+        delattr(config, "quantization_config")
+    return config
 
 
 def skeleton(config: PreTrainedConfig, attention: str) -> PreTrainedModel:
@@ -31,10 +36,10 @@ def skeleton(config: PreTrainedConfig, attention: str) -> PreTrainedModel:
     attention: `model.attention`'s word; auto: the kernel that every machine has, since here nobody knows the machine.
     ValueError for a model that cannot keep documents of a row apart.
     """
+    check_separable(config)
     kernel = choose(anywhere(config) if attention == "auto" else attention)
     with init_empty_weights(include_buffers=False), without_drawing():  # drawing into nothing takes its time
         model = AutoModelForCausalLM.from_config(config, attn_implementation=kernel, dtype=torch.float32)
-    check_separable(model)
     require_borders(model)
     make_foldable(model)
     model.tie_weights()

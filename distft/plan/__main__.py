@@ -9,6 +9,7 @@ from distft.config.keywords import keywords
 from distft.config.nearest import edits
 from distft.paths import absolute
 from distft.plan import make_plan
+from distft.plan.make import model_notes
 from distft.plan.show import show
 from distft.run import write_json
 
@@ -24,7 +25,10 @@ def main(argv: list[str]) -> int:
     own = keywords(mine, OWN, required=())
     config = compose([text for text in argv if text not in mine])
     plan = make_plan(config)
-    show(plan, config, memory_gib(own.get("memory_gib")), Console())
+    console = Console()
+    show(plan, config, memory_gib(own.get("memory_gib")), console)
+    for line in model_notes(config):
+        console.print(line, style="yellow", soft_wrap=True, markup=False)
     if "out" in own:
         write_json(absolute(own["out"]), asdict(plan))
     return 0

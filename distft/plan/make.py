@@ -9,17 +9,19 @@ from distft.config import Config, ConfigError
 from distft.config.accelerators import num_accelerators
 from distft.config.labels import model_label
 from distft.config.machines import node_range, processes_per_node
-from distft.config.model_folder import wrong_model
+from distft.config.model_folder import facts_of, wrong_model
 from distft.config.rules import broken_by_length
 from distft.config.rules.contract import Facts
 from distft.data.hub import NotFetched, local_folder
 from distft.data.key import tokenizer_dir
-from distft.models.weight_files import content_hash
+from distft.data.shards import MANIFEST
+from distft.models.verdict import kept_verdict, wrong_by_verdict
+from distft.models.weight_files import content_hash, notes, wrong_weights
 from distft.paths import conf_dir
 from distft.plan.memory import memory_table, optimizer_bytes
 from distft.plan.parameters import Parts, count_adapters, parts_of
 from distft.plan.rows import Extent, extent
-from distft.run import Plan
+from distft.run import Plan, read_json
 from distft.runtime.seals import Damaged
 
 
@@ -41,8 +43,10 @@ def make_plan(config: Config, resumed: Mapping[str, Any] | None = None, own: Pla
     world = nodes * per_node
     micro_rows, micro_tokens = micro_batch(values)
     model_dir = (Path(own.model_dir) if own.model_dir else None) if own else _model_dir(values)
-    if model_dir and (reasons := list(wrong_model(model_dir, trust_remote_code=values["model"]["trust_remote_code"]))):
-        raise ConfigError(reasons)
+    if own is None:
+        check_base_model(values, reads.data_dir)
+    elif model_dir and (wrong := list(wrong_model(model_dir, trust_remote_code=values["model"]["trust_remote_code"]))):
+        raise ConfigError(wrong)
     hashed = model_hash(model_dir) if model_dir else None
     if own and own.model_hash and hashed != own.model_hash:
         rule = "its files are not those that the run began with. Try: the folder as it was, another name"
@@ -79,6 +83,42 @@ def make_plan(config: Config, resumed: Mapping[str, Any] | None = None, own: Pla
         memory=_memory(config, parts, adapters, world, per_node),
         model_name=model_label(values, config.choices.get("model")),
     )
+
+
+def check_base_model(values: dict[str, Any], data_dir: Path | None = None) -> None:
+    """Raises ConfigError with what is known against the model, where it is here: by its files, by the tokenizer of the
+    rows in `data_dir`, and by what was measured of it before."""
+    model_dir = _model_dir(values)
+    if model_dir is None:
+        return
+    wrong = list(wrong_model(model_dir, trust_remote_code=values["model"]["trust_remote_code"]))
+    if not wrong:
+        tokens = read_json(data_dir / MANIFEST)["vocab_size"] if data_dir else None
+        wrong = list(wrong_weights(model_dir, facts_of(model_dir), values["data"]["max_length"], tokens))
+    if wrong or (wrong := wrong_by_verdict(model_dir, values["cache_dir"])):
+        raise ConfigError(wrong)
+
+
+def is_checked(values: dict[str, Any]) -> bool:
+    """Tells whether a base model of this content has been looked at; a random instance is, when it starts."""
+    model_dir = _model_dir(values)
+    return values["model"]["tiny"] or (
+        model_dir is not None and kept_verdict(model_dir, values["cache_dir"]) is not None
+    )
+
+
+def model_notes(config: Config) -> list[str]:
+    """Returns what a user should know of a model that can be trained."""
+    values, model_dir = config.values, _model_dir(config.values)
+    if model_dir is None:
+        return []
+    kept = kept_verdict(model_dir, values["cache_dir"]) or {}
+    unmeasured = kept.get("unmeasured")
+    return [
+        *(f"{model_dir}: {line}" for line in notes(model_dir, facts_of(model_dir), values["data"]["max_length"])),
+        *(f"{model_dir}: {line}" for line in kept.get("notes", ())),
+        *([f"{model_dir}: not measured before its start ({unmeasured})"] if unmeasured else []),
+    ]
 
 
 def micro_batch(values: Mapping[str, Any]) -> tuple[int | None, int | None]:

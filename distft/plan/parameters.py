@@ -10,15 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from distft.config.nearest import nearest
-from distft.models.weight_files import weight_files
+from distft.models.weight_files import NO_PARAMETER, headers
 
 Facts = Mapping[str, Any]
 Layer = tuple[str, tuple[int, int]]  # the last part of a linear layer's name, its two sizes
 _LAYER = re.compile(r"(?:^|\.)\d+\.(?:.*\.)?(\w+)\.weight$")  # a weight in a numbered block
 _BLOCK = re.compile(r"^(.*?\.)?\d+\.")  # what the names of a numbered block's weights begin with
 _HEADS = ("lm_head.weight", "embed_tokens.weight", "wte.weight")
-_NO_PARAMETER = (".attn.bias", ".attn.masked_bias", ".rotary_emb.inv_freq")  # buffers in files of older versions
-_HEADER_LIMIT_BYTES = 100_000_000  # of the format
 
 
 @dataclass(frozen=True)
@@ -40,8 +38,7 @@ def count_parameters(model_dir: Path | None, facts: Facts) -> int | None:
 
 def parts_of(model_dir: Path | None, facts: Facts) -> Parts | None:
     """Returns the same parameters, by where in the model they lie."""
-    if model_dir is not None and (files := weight_files(model_dir)):
-        shapes = {name: shape for file in files for name, shape in tensor_shapes(model_dir / file).items()}
+    if model_dir is not None and (shapes := _shapes(model_dir)):
         return _parts_of_shapes(shapes, tied=_read_facts(model_dir).get("tie_word_embeddings", False))
     family = FAMILIES.get(str(facts.get("model_type")))
     if family is None:
@@ -54,7 +51,7 @@ def parts_of(model_dir: Path | None, facts: Facts) -> Parts | None:
 
 def _parts_of_shapes(shapes: Mapping[str, Sequence[int]], *, tied: bool) -> Parts:
     left_out = ("lm_head.weight",) if tied and len(shapes) > 1 else ()
-    sizes = {name: math.prod(shape) for name, shape in shapes.items() if not name.endswith((*_NO_PARAMETER, *left_out))}
+    sizes = {name: math.prod(shape) for name, shape in shapes.items() if not name.endswith((*NO_PARAMETER, *left_out))}
     blocks: Counter[str] = Counter()
     for name, size in sizes.items():
         if match := _BLOCK.match(name):
@@ -85,22 +82,15 @@ def count_adapters(model_dir: Path | None, facts: Facts, rank: int, targets: Seq
 
 def _linear_layers(model_dir: Path | None, facts: Facts) -> list[Layer]:
     """Returns every linear layer of the repeated blocks: the last part of its name, and its two sizes."""
-    if model_dir is not None and (files := weight_files(model_dir)):
-        shapes = {name: shape for file in files for name, shape in tensor_shapes(model_dir / file).items()}
+    if model_dir is not None and (shapes := _shapes(model_dir)):
         inside = {name: _LAYER.search(name) for name, shape in shapes.items() if len(shape) == 2}
         return [(match[1], (shapes[name][0], shapes[name][1])) for name, match in inside.items() if match]
     family = FAMILIES.get(str(facts.get("model_type")))
     return family.linear(facts) * facts[family.num_layers] if family else []
 
 
-def tensor_shapes(file: Path) -> dict[str, list[int]]:
-    """Returns name -> shape from the header of a safetensors file; nothing else of it is read."""
-    with file.open("rb") as opened:
-        size = int.from_bytes(opened.read(8), "little")
-        if not 0 < size <= _HEADER_LIMIT_BYTES:
-            raise RuntimeError(f"{file} is no safetensors file: its header claims {size} bytes")
-        header = json.loads(opened.read(size))
-    return {name: entry["shape"] for name, entry in header.items() if name != "__metadata__"}
+def _shapes(model_dir: Path) -> dict[str, list[int]]:
+    return {name: entry["shape"] for name, entry in headers(model_dir).items()}
 
 
 def _read_facts(model_dir: Path) -> Facts:

@@ -21,7 +21,7 @@ from distft.runtime.environment import redact
 from distft.runtime.logs import last_lines
 
 HANG = "Hang"  # the type of a failure without an exception: a step made no progress
-FINAL = {"NonFinite", "OutOfMemory"}  # types which another start would only repeat
+FINAL = {"NonFinite", "OutOfMemory", "Disagreement"}  # types which another start would only repeat
 _COLLECTIVE_ERRORS = {"RuntimeError", "DistError", "DistBackendError", "DistNetworkError", "DistStoreError"}
 _PEER_LOST = re.compile(
     r"connection (was )?(closed|reset|refused)|broken pipe|(read|write|socket) (error|timeout)|recvValue failed"
@@ -32,6 +32,10 @@ _PEER_LOST = re.compile(
 
 class NonFinite(RuntimeError):
     """A loss, gradient or weight is not finite, and the run must not go on; no weight was changed by it."""
+
+
+class Disagreement(RuntimeError):
+    """The live model does not compute what its own class means; nothing was trained."""
 
 
 @dataclass(frozen=True)

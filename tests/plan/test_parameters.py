@@ -69,7 +69,7 @@ def test_an_unknown_family_is_not_guessed_at():
 
 def test_a_damaged_file_is_said_to_be_one(tmp_path: Path):
     (tmp_path / "model.safetensors").write_bytes(b"\xff" * 64)
-    with pytest.raises(RuntimeError, match=r"model\.safetensors is no safetensors file"):
+    with pytest.raises(RuntimeError, match=r"model\.safetensors is damaged"):
         count_parameters(tmp_path, {})
 
 

@@ -9,18 +9,24 @@ from transformers.pytorch_utils import Conv1D
 
 from distft.checkpoint.read import Checkpoint
 from distft.models.adapters import A, B, is_adapter
+from distft.models.safetensors_dir import names_in_model
 from distft.models.stored import read_header, tensors_of
 from distft.models.weight_files import weight_files
 from distft.models.weights import WeightSource
 
 
 class BaseFolder:
-    """The tensors of a model's safetensors files."""
+    """The parameters of a model in a folder of safetensors files."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, model: PreTrainedModel) -> None:
         self.folder = folder
-        files = [folder / name for name in weight_files(folder)]
-        self.tensors = {name: stored for file in files for name, stored in tensors_of(file, read_header(file)).items()}
+        headers = {folder / name: read_header(folder / name) for name in weight_files(folder)}
+        names = names_in_model(model, [name for header in headers.values() for name in header["tensors"]])
+        for header in headers.values():
+            header["tensors"] = {name: entry for name, entry in header["tensors"].items() if name in names}
+        self.tensors = {
+            names[name]: stored for file, header in headers.items() for name, stored in tensors_of(file, header).items()
+        }
 
     def read(self, name: str, shape: tuple[int, ...], start: int, count: int) -> torch.Tensor:
         """Returns elements start..start+count of tensor `name`, row-major, as fp32 [count]."""

@@ -199,15 +199,16 @@ def require_borders(model: PreTrainedModel) -> None:
     model.base_model.register_forward_pre_hook(check, with_kwargs=True)
 
 
-def check_separable(model: PreTrainedModel) -> None:
+def check_separable(config: PreTrainedConfig) -> None:
     """Raises ValueError for a model whose layers carry something from one document of a row into the next."""
-    if not has_attention_interface(model):
+    kind: Any = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
+    name = getattr(kind, "__name__", config.model_type)
+    if kind is not None and not has_attention_interface(kind):
         raise ValueError(
-            f"{type(model).__name__} does not take its attention through transformers' interface, so the rows of a "
-            "micro-batch cannot be kept apart"
+            f"{name} does not take its attention through transformers' interface, so the rows of a micro-batch cannot "
+            "be kept apart"
         )
-    kinds = getattr(model.config.get_text_config(), "layer_types", None) or ()
+    kinds = getattr(config.get_text_config(), "layer_types", None) or ()
     strange = sorted({kind for kind in kinds if kind not in _SEPARABLE})
     if strange:
-        name = type(model).__name__
         raise ValueError(f"{name} has layers of {strange[0]}, which would mix the rows of a micro-batch")

@@ -1,0 +1,100 @@
+"""docs/models.md: every causal model type of the installed transformers, checked as a base model is before a run.
+
+`python -m distft.prove.models` writes it, in some minutes. The config of a type is the one its class has by default.
+"""
+
+import importlib.metadata
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from transformers import CONFIG_MAPPING
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+from distft.config import command
+from distft.config.keywords import keywords, usage
+from distft.config.model_folder import wrong_architecture
+from distft.model_check import LEARN_MORE, check_config
+from distft.runtime.quiet import silence
+
+KEYS = {"out": "file to write; default: docs/models.md", "types": "some model types alone, separated by commas"}
+CLAIM = "Checks every causal model type of transformers and writes the table of them."
+FILE = Path(__file__).parents[2] / "docs" / "models.md"
+HEAD = """# Which models are trained
+
+Every model type that `AutoModelForCausalLM` of transformers {version} takes, in the config that its class has by
+default, made small and checked as a base model is before a run: {accepted} of {all} are trained. Written by
+`make models`; what counts for a run is the check of its own config.json.
+
+- **loss**: how far the loss here is from the loss of the model's own class, relative; at most 1e-5 is accepted.
+- **moved**: how far a change of one document moves the logits of another in the same forward, relative to the
+  largest; at most 1e-5 is accepted.
+- **not measured**: no small instance could be made, and the live model is held against its class when a run starts.
+
+| model_type | class | trained | loss | moved | why not |
+|---|---|---|---:|---:|---|
+"""
+
+
+@dataclass(frozen=True)
+class Row:
+    """What was found of a model type. trained: yes, no or not measured. difference, moved: where there are any."""
+
+    type: str
+    name: str
+    trained: str
+    difference: float | None = None
+    moved: float | None = None
+    reason: str = ""
+
+    def __str__(self) -> str:
+        numbers = " | ".join("" if each is None else f"{each:.0e}" for each in (self.difference, self.moved))
+        return f"| {self.type} | {self.name} | {self.trained} | {numbers} | {self.reason} |".replace("  ", " ")
+
+
+def main(arguments: list[str]) -> int:
+    given = keywords(arguments, KEYS, required=())
+    silence()
+    types = given["types"].split(",") if "types" in given else list(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
+    out = Path(given.get("out", FILE))
+    out.write_text(render(list(rows(types))))
+    print(out)
+    return 0
+
+
+def render(found: list[Row]) -> str:
+    accepted = sum(row.trained == "yes" for row in found)
+    head = HEAD.format(version=importlib.metadata.version("transformers"), accepted=accepted, all=len(found))
+    return head + "".join(f"{row}\n" for row in found)
+
+
+def rows(types: Iterable[str]) -> Iterator[Row]:
+    """Yields what the check finds of each model type, in the words of its messages."""
+    for kind in types:
+        name = str(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[kind])
+        try:
+            config = CONFIG_MAPPING[kind]()
+        except Exception as error:  # some classes have no config that is valid by default
+            yield Row(kind, name, "not measured", reason=f"has no config by default ({type(error).__name__})")
+            continue
+        if reasons := list(wrong_architecture(config.to_dict())):
+            yield Row(kind, name, "no", reason=_short(reasons[0]))
+            continue
+        found, _ = check_config(config)
+        measured = (found.get("difference"), found.get("other"))
+        if found["wrong"]:
+            yield Row(kind, name, "no", *measured, reason=_short(found["wrong"][0]))
+        elif "unmeasured" in found:
+            yield Row(kind, name, "not measured", reason=_short(found["unmeasured"]))
+        else:
+            yield Row(kind, name, "yes", *measured)
+
+
+def _short(reason: str) -> str:
+    """Returns a message without its advice, fit for a table."""
+    text = reason.removesuffix(f". {LEARN_MORE}").partition(". Nearest: ")[0].partition(". Try: ")[0]
+    return text.replace("|", "/").replace("\n", " ")[:200]
+
+
+if __name__ == "__main__":
+    command(main, help=usage("prove.models", KEYS, CLAIM))
