@@ -133,7 +133,7 @@ def test_work_is_found_where_it_is_trusted_and_nowhere_else():
 
 
 # What another start would only repeat; every other end is one that it may mend.
-FINAL = {"NonFinite", "OutOfMemory"}
+FINAL = {"NonFinite", "OutOfMemory", "Disagreement"}
 MENDED = """
 Hang SIGKILL SIGSEGV SIGABRT SIGBUS SIGTERM ValueError KeyError RuntimeError OSError ConnectionError DistBackendError
 DistNetworkError SaveFailed Damaged FileNotFoundError MemoryError AssertionError KeyboardInterrupt OutOfMemoryError

@@ -348,6 +348,8 @@ def test_what_is_in_force_is_what_was_typed(ran: Cases):
     assert effective["offload"]["engine"]["offload"] is True and effective["bf16"]["engine"]["offload"] is False
     assert effective["hsdp"]["optimizer"]["fused"] is False and effective["adamw"]["optimizer"]["fused"] is True
     assert effective["hsdp"]["attention"]["in_force"] == "eager"
+    live = {name: ran(name).answer["ranks"][1]["attention"] for name in ("hsdp", "sgd")}
+    assert live["hsdp"] == ["eager"] and live["sgd"] != ["eager"]
     assert effective["bf16"]["engine"]["reduce_bucket_size"] == 4321
     assert (effective["hsdp"]["engine"]["replicas"], effective["hsdp"]["engine"]["shards"]) == (2, 1)
     assert (effective["sgd"]["engine"]["replicas"], effective["sgd"]["engine"]["shards"]) == (1, 2)
