@@ -9,8 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from distft.checkpoint.choose import candidates
 from distft.checkpoint.manifest import Damaged, read_manifest
 from distft.config import Config, ConfigError
@@ -20,6 +18,7 @@ from distft.config.groups import Groups
 from distft.config.overrides import WrongOverride, split
 from distft.config.rules import broken_rules
 from distft.config.rules.contract import Facts
+from distft.config.settings import long_form
 from distft.config.tree import covers
 from distft.config.typed import implied
 from distft.frozen import Own, find_own
@@ -94,8 +93,8 @@ def frozen_before(run: RunFolder, config: Config) -> Frozen | None:
     if found is None:
         return None
     text = found.config.read_text()
-    said = keys_said(text)
-    return Frozen(yaml.safe_load(text), words := chosen_words(text), said if said is not None else _given(found, words))
+    words, said = chosen_words(text), keys_said(text)
+    return Frozen(found.read_config(), words, said if said is not None else _given(found, words))
 
 
 def _given(run: RunFolder, words: Mapping[str, str]) -> frozenset[str] | None:
@@ -106,7 +105,7 @@ def _given(run: RunFolder, words: Mapping[str, str]) -> frozenset[str] | None:
         experiment = groups.keys_of_experiment(words.get("experiment"))
     except (OSError, ValueError, IndexError, WrongOverride):
         return None
-    return implied({each.key for each in overrides if not groups.has(each)} | experiment)
+    return implied({long_form(each).key for each in overrides if not groups.has(each)} | experiment)
 
 
 def is_done(run: RunFolder, config: Config) -> bool:

@@ -83,9 +83,9 @@ def end(run: RunFolder, code: int) -> int:
     status = run.read_status()
     if status["state"] in FINISHED and not code:
         note_end(run, status["state"])  # what comes now is no part of its training
-        write_results(run, export=run.read_config().get("export", True))
+        is_done = write_results(run, export=run.read_config().get("export", {"enabled": True}))
         write_outcome(run, Outcome(status["state"]))
-        return 0
+        return 0 if is_done else 1
     if status["state"] != "preempted" and status["exit_code"] is not None:
         return status["exit_code"]
     if is_ended_by_slurm():  # which may start it again; if not, whoever waits for it sees that it is gone

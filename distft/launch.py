@@ -7,6 +7,8 @@ what needs them runs as an own process that cannot outlive this one.
 
 import signal
 import sys
+from collections.abc import Mapping
+from typing import Any
 
 from distft.config.command import command, help_text
 from distft.config.compose import compose
@@ -17,12 +19,14 @@ from distft.launchers.contract import Handle, Launcher, Outcome
 from distft.launchers.follow import follow
 from distft.paths import without_number
 from distft.plan.show import what_ends
+from distft.report.facts import exported
 from distft.restarts import restarting
 from distft.run import FINISHED, RunFolder
 from distft.runtime.errors import FINAL
 from distft.runtime.lock import alone
 from distft.stages import (
     check_devices,
+    check_exported,
     check_writable,
     find,
     freeze,
@@ -56,6 +60,8 @@ def main(overrides: list[str]) -> int:
     handle = find(launcher, run)  # of an earlier launch, or another machine's
     if handle is not None:
         check_followed(run, config, handle.name)
+    if is_done(run, config):
+        check_exported(run, config)
     plan = None if handle or is_done(run, config) else prepare_and_plan(run, config, overrides, own)
     with alone(run.path / ".lock") as held:
         if not held and handle is None:
@@ -77,7 +83,7 @@ def main(overrides: list[str]) -> int:
                 return tell_end(run, outcome)
             if handle.is_part:
                 return 0
-        return finish(run, export=config.values["export"])
+        return finish(run, config.values["export"])
 
 
 def supervise(run: RunFolder, handle: Handle, launcher: Launcher, tracker: Tracker | None) -> Outcome:
@@ -136,11 +142,11 @@ def tell_end(run: RunFolder, outcome: Outcome) -> int:
     return outcome.exit_code
 
 
-def finish(run: RunFolder, *, export: bool) -> int:
-    """Exports, where that is wanted, and reports a finished run, and prints its summary."""
-    write_results(run, export=export)
-    screen(sys.stdout).print(summary(run))
-    return 0
+def finish(run: RunFolder, export: Mapping[str, Any]) -> int:
+    """Exports, where that is wanted, and reports a finished run, and prints its summary; 1 when one of both failed."""
+    is_done = write_results(run, export=export)
+    screen(sys.stdout).print(summary(run, exported(run, {"export": export})))
+    return 0 if is_done else 1
 
 
 def launch(arguments: list[str]) -> int:

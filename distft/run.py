@@ -138,7 +138,10 @@ class RunFolder:
 
     def read_config(self) -> dict[str, Any]:
         """Returns the frozen config: plain dicts, every interpolation resolved."""
-        return yaml.safe_load(self.config.read_text())
+        values = yaml.safe_load(self.config.read_text())
+        if isinstance(values, dict) and isinstance(enabled := values.get("export"), bool):  # of an older version
+            values["export"] = {"enabled": enabled}
+        return values
 
     def read_plan(self) -> Plan:
         """Returns the frozen plan; keys of a newer version are left out."""

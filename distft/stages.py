@@ -10,7 +10,7 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import asdict, replace
 from itertools import count
@@ -237,22 +237,52 @@ def go_on_in_background(folder: Path, log: Path, to_stop: str) -> bool:
     return False
 
 
-def write_results(run: RunFolder, *, export: bool) -> None:
-    """Exports a finished run where that is wanted, and reports it, where that has not been done; both at once."""
+def check_exported(run: RunFolder, config: Config) -> None:
+    """Raises ConfigError when final/ is there and `config` asks for another one: it is not written over."""
+    if not run.final.is_dir() or not any(covers(["export"], key) for key in config.given):
+        return
+    frozen = run.read_config().get("export") or {}
+    for key in ("at", "dtype", "format"):
+        before, now = frozen.get(key), config.values["export"][key]
+        if before not in (None, now):
+            there = f"export.{key}={now}: {run.final} was exported with export.{key}={before}"
+            again = shlex.join(["python", "-m", "distft.export", f"run={run.path}", "out=DIR", f"{key}={now}"])
+            raise ConfigError([f"{there}. Try: {again}"])
+
+
+def write_results(run: RunFolder, *, export: Mapping[str, Any]) -> bool:
+    """Exports a finished run where that is wanted, and reports it, where that has not been done; both at once.
+
+    export: the config's section. Returns whether all of it was done: a run whose export fails is no less completed.
+    """
+    command = ["export", f"run={run.path}", f"out={run.final}"]
+    command += [f"{key}={export[key]}" for key in ("at", "dtype", "format") if key in export]
     started: list[Command] = []
-    if export and not run.final.is_dir():
-        started.append(Command("export", f"run={run.path}", f"out={run.final}", log=run.logs / "export.log"))
+    if export["enabled"] and not run.final.is_dir():
+        started.append(Command(*command, log=run.logs / "export.log"))
     if not (run.path / "report.html").is_file():
         started.append(Command("report", f"run={run.path}", log=run.logs / "report.log"))
-    for command in started:
-        command.end()
+    console, done = screen(sys.stderr), True
+    for each in started:
+        code = each.wait()
+        done = done and not code
+        said = last_lines(each.log, 20) if each.log else []
+        if code:
+            cause = next((line.strip() for line in reversed(said) if line.strip()), f"it ended with code {code}")
+            again = shlex.join(["python", "-m", f"distft.{each.name}", *each.overrides])
+            console.print(f"{run.path.name}: {each.name} failed: {cause}\nTry it again: {again}")
+        else:
+            for line in said:
+                if line.startswith("warning: "):
+                    console.print(line)
+    return done
 
 
 class Command:
     """Another command of distft, started."""
 
     def __init__(self, name: str, *overrides: str, log: Path | None = None) -> None:
-        self.name, self.log = name, log
+        self.name, self.overrides, self.log = name, overrides, log
         output = log.open("w") if log else None
         self.process = start_bound(
             [sys.executable, "-m", f"distft.{name}", *overrides],
@@ -262,11 +292,14 @@ class Command:
             start_new_session=True,  # Ctrl-C ends this process, and it with it
         )
 
+    def wait(self) -> int:
+        """Returns its exit code, once it has ended."""
+        with screen(sys.stderr).status(f"{self.name} ...") if self.log else nullcontext():
+            return self.process.wait()
+
     def end(self) -> None:
         """Waits for its end; exits with its code when it failed, and what was started beside it ends too."""
-        console = screen(sys.stderr)
-        with console.status(f"{self.name} ...") if self.log else nullcontext():
-            code = self.process.wait()
+        console, code = screen(sys.stderr), self.wait()
         if code:
             console.print("\n".join(last_lines(self.log, 20)) if self.log else "")
             console.print(f"distft.{self.name} failed with code {code}" + (f", log: {self.log}" if self.log else ""))

@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterator
 from contextlib import nullcontext, suppress
 from dataclasses import asdict, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ from hydra.utils import instantiate
 
 from distft.agreement import check_live
 from distft.attention import model_config, with_attention
-from distft.checkpoint.probe import probe_tokens, write_probe
+from distft.checkpoint.commit import being_saved
+from distft.checkpoint.probe import PROBE, PROMPTS, probe_prompt, take_probe, write_probe
 from distft.checkpoint.rehearse import rehearse
 from distft.checkpoint.rows import order_version
 from distft.checkpoint.skip import skip_rows
@@ -117,7 +119,7 @@ def train(run: RunFolder, attempt: int, world: World) -> None:
     if world.is_first:
         note(run, "saved", attempt)
     if end != "preempted":
-        probe(engine, (run.checkpoints / "latest").resolve(), model.config.get_text_config().vocab_size, world)
+        probe(engine, run.checkpoints, step, model.config, feed, world)
     if world.is_first:
         run.write_status(state=end, step=step, best=saving.best and asdict(saving.best))
 
@@ -275,6 +277,13 @@ def make_hooks(
     def evaluate() -> Values:
         return held_out(engine, held_out_batches(config, plan, flops, world), world)
 
+    def save(step: int, *measured: Any) -> None:
+        saving.save(step, *measured)
+        if exports_best and measured[-1]:  # whether it is the best
+            probe(engine, run.checkpoints, step, model_config(config, plan), feed, world)
+
+    export = config.get("export", {})
+    exports_best = export.get("enabled", True) and export.get("at", "best") == "best"
     signalled = listen()
     every = config["train"]["check_replicas_every"]
     judge = Judge(run, plan, feed, config["seed"], policy, log, lambda: check_replicas(engine), every, slow)
@@ -282,7 +291,7 @@ def make_hooks(
     return Hooks(
         evaluate=evaluate if plan.eval_rows else None,
         is_best=saving.is_best,
-        save=saving.save,
+        save=save,
         is_save_overdue=saving.is_overdue,
         wait_copied=saving.saver.wait_copied,
         is_written=lambda: saving.saver.is_written,
@@ -314,13 +323,27 @@ def agree(engine: Engine, config: Values, plan: Plan, feed: Feed, vocabulary: in
             write_json(file, settings)
 
 
-@torch.no_grad()
-def probe(engine: Engine, folder: Path, vocab_size: int, world: World) -> None:
-    """Keeps the live model's logits on a few tokens beside its checkpoint, for an export to be held against."""
-    input_ids = probe_tokens(vocab_size)
-    tokens = input_ids[0].numpy()
+def probe(engine: Engine, checkpoints: Path, step: int, architecture: Any, feed: Feed, world: World) -> None:
+    """Keeps what the live model says beside its checkpoint of `step`, for an export to be held against; where that is
+    there already, or the checkpoint could not be saved, nothing is done.
+
+    architecture: transformers' config of the model. feed: whose rows begin with what the model is to answer.
+    """
+    folder = being_saved(checkpoints, step)
+    if not from_first(str(folder) if world.is_first and folder and not (folder / PROBE).is_file() else "", world):
+        return
+    heartbeat.enter("evaluation")
+    text = architecture.get_text_config()
+
+    def logits_of(input_ids: torch.Tensor) -> torch.Tensor:
+        tokens = input_ids[0].numpy()
+        [batch] = to_device([make_batch([Row(tokens, np.zeros(len(tokens), bool))])], world.device)
+        return engine.forward(batch, logits)[1]["logits"]
+
     engine.train(False)
-    [batch] = to_device([make_batch([Row(tokens, np.zeros(len(tokens), bool))])], world.device)
-    _, outputs = engine.forward(batch, logits)
+    longest = getattr(text, "max_position_embeddings", None)
+    found = take_probe(logits_of, text.vocab_size, probe_prompt(islice(feed.rows, PROMPTS)), longest)
+    engine.train(True)
     if world.is_first:
-        write_probe(folder, input_ids, outputs["logits"])
+        assert folder is not None
+        write_probe(folder, found)

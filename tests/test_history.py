@@ -104,6 +104,18 @@ def test_a_key_that_an_older_version_lacked_is_no_change(tmp_path: Path):
         check_config(run, keep_frozen(run, compose([*overrides, "train.max_grad_norm=2"]))[0])
 
 
+@pytest.mark.parametrize("exports", [True, False])
+def test_a_run_of_an_older_version_says_in_a_word_whether_it_exports(exports: bool, tmp_path: Path):
+    run, overrides = frozen_with(tmp_path, *([] if exports else ["export=false"]))
+    head, _, text = run.config.read_text().partition("\n")
+    run.config.write_text(f"{head}\n{yaml.safe_dump(yaml.safe_load(text) | {'export': exports})}")
+    assert run.read_config()["export"] == {"enabled": exports}
+    config, lines = keep_frozen(run, compose(overrides))
+    assert lines == [] and config.values["export"]["enabled"] is exports and config.values["export"]["at"] == "best"
+    check_config(run, config)
+    check_followed(run, config, "job 12")
+
+
 def test_what_is_kept_has_to_go_with_what_is_asked_for(tmp_path: Path):
     run, overrides = frozen_with(tmp_path, "train.global_batch_size=6", data__packing=False)
     with pytest.raises(ConfigError, match=r"is not a multiple of 4[\s\S]* keeps what it was frozen with. Try: type"):

@@ -15,7 +15,6 @@ from hydra.utils import instantiate
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from distft.checkpoint.format import step_dir
 from distft.checkpoint.keep import Retention
 from distft.checkpoint.read import Checkpoint, restore
 from distft.checkpoint.resume import find
@@ -197,7 +196,7 @@ def run_case(case: dict[str, Any], world: World) -> dict[str, Any]:
         answer["differ"] = differ(fingerprint, group)
     if case.get("save"):
         save(engine, Path(case["save"]), steps, world, case.get("background", False))
-        probe(engine, step_dir(Path(case["save"]), steps), plain.config.vocab_size, world)
+        probe(engine, Path(case["save"]), steps, plain.config, feed, world)
     if case.get("eval_micro"):
         held = Rows(Path(case["rows"]), "eval")
         cuts = [make_cut(held, *micro, flops) for micro in case["eval_micro"]]

@@ -1,10 +1,13 @@
 """Which checkpoint a user means by `best`, `latest` or `step-N`."""
 
+from math import isfinite, nan
 from pathlib import Path
+from typing import Any
 
 from distft.checkpoint.format import step_dir
 from distft.checkpoint.keep import best, complete, latest
 from distft.checkpoint.manifest import Damaged, read_manifest
+from distft.run import RunFolder
 
 
 def candidates(checkpoints: Path, resume: str) -> list[Path]:
@@ -40,3 +43,33 @@ def choose(checkpoints: Path, at: str) -> Path:
         there = ", ".join([*words, *names])
         raise ValueError(f"at={at}: there is no such checkpoint. There are: {there}")
     return found
+
+
+def to_export(run: RunFolder, at: str) -> tuple[Path, str]:
+    """Returns the checkpoint that `at` means for an export, and a line that says which it is and why.
+
+    best: the latest where none is better than step 0. ValueError names the checkpoints there are.
+    """
+    folder = choose(run.checkpoints, "latest" if at == "best" and best(run.checkpoints) is None else at)
+    step = int(folder.name.removeprefix("step-"))
+    losses = {row["step"]: row["loss"] for row in run.read_metrics("eval") if isfinite(row["loss"] or nan)}
+    return folder, f"step {step}: {_why(at, step, losses, is_best=folder == best(run.checkpoints))}"
+
+
+def _why(at: str, step: int, losses: dict[int, Any], is_best: bool) -> str:
+    """Returns why it is the checkpoint of this step; losses: the held-out loss by step."""
+    own = f"held-out loss {losses[step]:.4f}" if step in losses else ""
+    lowest = min(losses, key=lambda each: (losses[each], each), default=None)
+    if is_best:
+        others = len(losses.keys() - {0})
+        last = max(losses, default=step)
+        after = f"; at step {last}, the last, {losses[last]:.4f}" if last != step and last in losses else ""
+        return f"the best of {others} evaluation{'s' * (others != 1)}, {own}{after}"
+    latest_one = "the latest checkpoint" if at in ("best", "latest") else "the checkpoint asked for"
+    if lowest is None:
+        return f"{latest_one}; there are no held-out rows" if at == "best" else latest_one
+    if lowest == 0:
+        return f"{latest_one}; no step is better than step 0, whose held-out loss is {losses[0]:.4f}"
+    there = f"; the lowest held-out loss was {losses[lowest]:.4f}, at step {lowest}"
+    saved = ", which was not saved" if at == "best" else ""
+    return latest_one + ("" if lowest == step else there + saved)

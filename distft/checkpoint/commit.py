@@ -60,3 +60,8 @@ def point(link: Path, folder: Path) -> None:
     beside.symlink_to(folder.name)
     os.replace(beside, link)
     sync(link.parent)
+
+
+def being_saved(checkpoints: Path, step: int) -> Path | None:
+    """Returns where the checkpoint of `step` is, before or after it counts; None where it could not be saved."""
+    return next((each for each in (partial_dir(checkpoints, step), step_dir(checkpoints, step)) if each.is_dir()), None)

@@ -20,7 +20,7 @@ from distft.config.own_yaml import OwnFile, of_profile, read_config
 from distft.config.rules import broken_rules
 from distft.config.rules.contract import Facts
 from distft.config.schema import TARGET_GROUPS
-from distft.config.settings import apply_setting, drop_others_keywords, with_targets
+from distft.config.settings import apply_setting, drop_others_keywords, long_form, with_targets
 from distft.config.tree import at, covers
 from distft.config.typed import COMMAND_LINE, EXPERIMENT, FILE, settle
 from distft.config.values import shown, wrong_values
@@ -131,7 +131,7 @@ def _read(overrides: Iterable[str], groups: Groups, errors: list[str]) -> _Asked
                 groups.choice(override)
                 words.append(override)
             else:
-                settings.append(override)
+                settings.append(long_form(override))
         except (WrongOverride, ConfigError) as error:
             errors += error.messages if isinstance(error, ConfigError) else [str(error)]
     chosen: dict[str, Override] = {}

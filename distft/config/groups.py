@@ -16,6 +16,8 @@ from omegaconf.errors import OmegaConfBaseException
 from distft.config.errors import ConfigError
 from distft.config.nearest import did_you_mean, nearest
 from distft.config.overrides import Override
+from distft.config.schema import SHORT
+from distft.config.settings import with_long_forms
 from distft.config.tree import leaves
 
 
@@ -56,7 +58,7 @@ class Groups:
         if word is None:
             return set()
         tree = yaml.safe_load((self.folder / "experiment" / f"{word}.yaml").read_text()) or {}
-        return {path for path, _ in leaves(tree) if path != "defaults"}
+        return {SHORT.get(path, path) for path, _ in leaves(tree) if path != "defaults"}
 
 
 @lru_cache(maxsize=64)
@@ -70,6 +72,7 @@ def _composed(folder: Path, choices: tuple[str, ...], state: object) -> tuple[Di
     words = dict(config.hydra.runtime.choices)
     OmegaConf.set_struct(config, False)
     config.pop("hydra")
+    with_long_forms(config, yaml.safe_load((folder / "config.yaml").read_text()))
     return config, words
 
 

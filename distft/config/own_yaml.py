@@ -19,6 +19,7 @@ from distft.config.freeze import chosen_words, keys_said
 from distft.config.nearest import did_you_mean
 from distft.config.overrides import CONFIG, Override, is_key
 from distft.config.schema import BY_PATH, TARGET_GROUPS
+from distft.config.settings import long_form
 from distft.config.values import shown
 from distft.paths import absolute
 
@@ -84,7 +85,7 @@ def read_config(key: str, typed: str, groups: Iterable[str]) -> OwnFile:
         elif path in groups:
             errors.append(f"{at}: {path} is empty. Try: {path}: WORD, or keys below it")
         else:
-            found.settings.append(_override(at, path, value, node.text))
+            found.settings.append(long_form(_override(at, path, value, node.text)))
     if errors:
         raise ConfigError(errors)
     if not seen:

@@ -16,7 +16,24 @@ KEYS = (
     Key("runs_dir", (str,), "folder of the run folders"),
     Key("cache_dir", (str,), "prepared data and fetched models; on a shared disk under SLURM"),
     Key("seed", (int,), "decides data order, dropout and new parameters", at_least=0),
-    Key("export", (bool,), "write final/, a Hugging Face folder, at the end; a sweep does it for its best run alone"),
+    Key(
+        "export.enabled",
+        (bool,),
+        "write final/, a Hugging Face folder, at the end; a sweep does it for its best run alone. Short: export=false",
+    ),
+    Key(
+        "export.at",
+        (str,),
+        "which checkpoint; best: by held-out loss, or the latest where none is better than step 0",
+        choices=("best", "latest"),
+    ),
+    Key("export.dtype", (str,), "of the weights; auto: what the run computed in", choices=("auto", "fp32", "bf16")),
+    Key(
+        "export.format",
+        (str,),
+        "auto: huggingface, or of adapters peft, which keeps them apart; merged: adapters added to the model",
+        choices=("auto", "huggingface", "peft", "merged"),
+    ),
     Key("trust", (list,), "further prefixes that a _target_ may start with, e.g. [mylab.]"),
     Key("model.path", (str,), "folder or hub id of the model to start from"),
     Key("model.revision", _optional(str), "commit, tag or branch of a hub id; null: the newest"),
@@ -320,4 +337,6 @@ KEYS = (
     Key("sweep.seed", (int,), "with -m: decides the points of a search", at_least=0),
 )
 BY_PATH = {key.path: key for key in KEYS}
+# A section that can be turned on and off takes true or false for its `enabled` too: export=false.
+SHORT = {path.removesuffix(".enabled"): path for path in BY_PATH if path.endswith(".enabled")}
 TARGET_GROUPS = ("strategy", "optimizer", "schedule", "loss", "tuning", "tracker", "launcher", "sweep")

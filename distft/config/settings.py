@@ -1,6 +1,7 @@
 """The keys that a command line sets, held against those that can be set, and put into the tree."""
 
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -9,10 +10,26 @@ from omegaconf import DictConfig, OmegaConf
 from distft.config.known import NO_KEY, Known
 from distft.config.nearest import did_you_mean, edits, nearest
 from distft.config.overrides import Override, WrongOverride, hydra_value
-from distft.config.schema import NULL, TARGET_GROUPS
+from distft.config.schema import NULL, SHORT, TARGET_GROUPS
 from distft.config.tree import covers
 
 SHARED_BY_OPTIMIZERS = ("lr", "weight_decay")
+
+
+def long_form(setting: Override) -> Override:
+    """Returns the setting of `export.enabled` for `export=false`, the short form; others as they are."""
+    is_short = setting.key in SHORT and not (setting.value or "").lstrip().startswith("{")
+    return replace(setting, key=SHORT[setting.key]) if is_short else setting
+
+
+def with_long_forms(config: DictConfig, defaults: Mapping[str, Any]) -> None:
+    """Gives a section that a YAML sets to true or false, as in `export: false`, the rest of its keys back.
+
+    defaults: what conf/config.yaml says of the sections.
+    """
+    for section in SHORT:
+        if isinstance(enabled := config.get(section), bool):
+            config[section] = {**defaults[section], "enabled": enabled}
 
 
 def apply_setting(setting: Override, config: DictConfig, known: Known, groups: Collection[str]) -> None:

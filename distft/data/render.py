@@ -37,7 +37,15 @@ class Rendered:
 
 
 class PlainRenderer:
-    """Puts the segments together as they are; for tokenizers without a template, and for plain text."""
+    """Puts the segments together as they are; for tokenizers without a template, and for plain text.
+
+    `chat_template` is the text of the template in use, `ends` collects the special tokens that trained text ended with.
+    """
+
+    def __init__(self, end: str | None = None) -> None:
+        """end: the tokenizer's end of text, which is trained."""
+        self.chat_template: str | None = None
+        self.end, self.ends = end, set[str]()
 
     def __call__(self, example: Example) -> Rendered:
         if any(segment.role in ("user", "assistant") for segment in example.segments):
@@ -50,6 +58,8 @@ class PlainRenderer:
             if segment.train:
                 spans.append((len(text), len(text) + len(segment.text)))
             text += segment.text
+        if example.segments[-1].train and self.end:
+            self.ends.add(self.end)
         return Rendered(text, tuple(spans), add_bos=True, add_eos=example.segments[-1].train)
 
 
@@ -60,10 +70,13 @@ class ChatRenderer:
         self.tokenizer, self.template = tokenizer, template
         self.day = _day(date)
         self.printed: set[str] = set()  # the forms in which the template printed the day
+        self.chat_template: str | None = tokenizer.get_chat_template(template)
         added = sorted((str(token) for token in tokenizer.added_tokens_decoder.values()), key=len, reverse=True)
         self.end_of_turn = re.compile(r"\s*(?:" + "|".join(map(re.escape, added)) + ")")
-        self.plain = PlainRenderer()
+        self.plain = PlainRenderer(tokenizer.eos_token)
+        self.ends = self.plain.ends  # with the special tokens that trained turns have ended with
         self._check()
+        self.ends.clear()  # the check's own
 
     def __call__(self, example: Example) -> Rendered:
         """Returns the rendering; BadField where the template refuses the row or changes what the assistant says."""
@@ -117,6 +130,7 @@ class ChatRenderer:
                 f"the chat template ends an assistant's turn with {text[end : end + 20]!r}, which is no special token "
                 "of the tokenizer, so the model would not learn to stop"
             )
+        self.ends.add(found[0].strip())
         return found.end()
 
     def _render(self, messages: list[dict[str, str]], add_generation_prompt: bool = False) -> str:
@@ -151,7 +165,7 @@ class ChatRenderer:
 def make_renderer(tokenizer: Any, chat_template: str, date: str = SEED_DATE) -> "ChatRenderer | PlainRenderer":
     """Returns the renderer for data.chat_template: `auto`, `none`, or the text of a template; `date` is its today."""
     if chat_template == "none" or (chat_template == "auto" and not tokenizer.chat_template):
-        return PlainRenderer()
+        return PlainRenderer(tokenizer.eos_token)
     return ChatRenderer(tokenizer, None if chat_template == "auto" else chat_template, date)
 
 

@@ -147,7 +147,9 @@ def _fill(folder: Path, parts: dict[str, Any], values: dict[str, Any], progress:
     report.seconds = round(time.monotonic() - started, 3)
     write_json(folder / "report.json", report.as_dict())
     options = {name: value for name, value in data.items() if name not in ("packing", "shards")}
-    manifest = {"key": hash_of_parts(parts), "parts": parts, "options": options}
+    ends = sorted(tokenizer.convert_tokens_to_ids(list(maker.renderer.ends)))
+    rendering = {"chat_template": maker.renderer.chat_template, "end_token_ids": ends}  # what final/ has to have
+    manifest = {"key": hash_of_parts(parts), "parts": parts, "options": options, "rendering": rendering}
     manifest |= {"vocab_size": len(tokenizer), "files": files}
     write_json(folder / "manifest.json", manifest | {"splits": report.as_dict()["splits"]})
 

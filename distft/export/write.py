@@ -2,6 +2,7 @@
 
 import hashlib
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 from hydra.utils import instantiate
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from distft.checkpoint.export.beside_weights import write_tokenizer
 from distft.checkpoint.export.dcp import write_dcp
 from distft.checkpoint.export.deepspeed_universal import write_deepspeed_universal
 from distft.checkpoint.export.folder import whole_or_nothing
@@ -17,7 +19,11 @@ from distft.checkpoint.export.peft_folder import write_peft
 from distft.checkpoint.export.weights import BaseFolder, TrainedWeights
 from distft.checkpoint.keep import reading
 from distft.checkpoint.manifest import check_all
+from distft.checkpoint.probe import PROBE
 from distft.checkpoint.read import Checkpoint
+from distft.data.example import Example, Segment
+from distft.data.key import chat_template
+from distft.data.render import make_renderer
 from distft.data.tokenizers import load_tokenizer
 from distft.models.fresh import FreshWeights
 from distft.models.skeleton import architecture, skeleton
@@ -27,6 +33,9 @@ from distft.report.card import model_card
 from distft.report.facts import gather
 from distft.run import Plan, RunFolder, read_json
 
+ONE_TURN = Example((Segment("user", "Question", False), Segment("assistant", "Answer", True)))
+TEXT = Example((Segment("text", "Text", True),))
+UNREAD = ("dcp", "deepspeed_universal")  # formats of other programs
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -41,6 +50,25 @@ class Opened:
     model: PreTrainedModel
     dtype: torch.dtype
     computed_in: torch.dtype
+    why: str
+
+    @property
+    def base_dir(self) -> Path | None:
+        return Path(self.plan.model_dir) if self.plan.model_dir else None
+
+    @cached_property
+    def rendering(self) -> tuple[str | None, list[int]]:
+        """The chat template that rows were rendered with, None for none, and the ids of the tokens that trained text
+        ended with, as the prepared rows have them."""
+        plan = self.plan
+        file = Path(plan.data_dir) / "manifest.json" if plan.data_dir else None
+        noted = read_json(file).get("rendering") if file and file.is_file() else None
+        if noted:
+            return noted["chat_template"], noted["end_token_ids"]
+        tokenizer = load_tokenizer(plan.tokenizer_dir)  # rows of an older version, or gone: as the config says
+        renderer = make_renderer(tokenizer, chat_template(self.config["data"]["chat_template"]))
+        renderer(ONE_TURN if renderer.chat_template else TEXT)
+        return renderer.chat_template, tokenizer.convert_tokens_to_ids(sorted(renderer.ends))
 
     @property
     def weights(self) -> TrainedWeights:
@@ -63,33 +91,48 @@ class Opened:
         return make(decay_groups([(p, p.ndim) for p in self.model.parameters()]))
 
 
-def write(run: RunFolder, folder: Path, out: Path, word: str, dtype: str | None) -> None:
-    """Writes the checkpoint in `folder` to `out`; RuntimeError when it is damaged or not what the live model said."""
+def write(run: RunFolder, folder: Path, out: Path, word: str, dtype: str | None, why: str) -> tuple[str, list[str]]:
+    """Writes the checkpoint in `folder` to `out`; returns how far it was verified, and warnings.
+
+    dtype: of DTYPES; None: what the run computed in. why: it is this checkpoint, for the model card.
+    RuntimeError when the checkpoint is damaged or the folder does not say what the live model said.
+    """
     with reading(folder), whole_or_nothing(out) as partial:
         check_all(folder)
-        WRITE[word](open_run(run, folder, dtype), partial)
+        opened = open_run(run, folder, dtype, why)
+        warnings = WRITE[word](opened, partial)
+        is_held_against = (folder / PROBE).is_file()
+    if word in UNREAD:
+        return "not verified: its files are pickles, which distft does not read", warnings
+    return "verified" if is_held_against else "its weights verified; the run kept no logits to compare with", warnings
 
 
-def open_run(run: RunFolder, folder: Path, dtype: str | None) -> Opened:
+def open_run(run: RunFolder, folder: Path, dtype: str | None, why: str) -> Opened:
     config, plan = run.read_config(), run.read_plan()
     settings, model_dir = config["model"], Path(plan.model_dir) if plan.model_dir else None
     facts = settings["architecture"] | settings["tiny_architecture"]
     model = skeleton(architecture(model_dir, facts), "auto")  # as every machine can: this may be another one
     live = read_json(run.path / "effective.json")["engine"]["compute_dtype"].removeprefix("torch.")
     computed_in = getattr(torch, live)
-    return Opened(run, config, plan, Checkpoint(folder), model, DTYPES[dtype] if dtype else computed_in, computed_in)
+    given = DTYPES[dtype] if dtype else computed_in
+    return Opened(run, config, plan, Checkpoint(folder), model, given, computed_in, why)
 
 
-def _huggingface(opened: Opened, folder: Path) -> None:
-    _write_words(opened, folder, adapters=False)
-    write_huggingface(opened.weights, opened.dtype, folder)
+def _huggingface(opened: Opened, folder: Path) -> list[str]:
+    _, ends = opened.rendering
+    notes, warnings = write_huggingface(opened.weights, opened.dtype, folder, opened.base_dir, ends)
+    _write_words(opened, folder, notes, adapters=False)
+    return warnings
 
 
-def _peft(opened: Opened, folder: Path) -> None:
-    _write_words(opened, folder, adapters=True)
+def _peft(opened: Opened, folder: Path) -> list[str]:
     settings, is_there = opened.config["model"], opened.plan.model_dir is not None
     about = {"base_model_name_or_path": settings["path"], "revision": settings["revision"]} if is_there else {}
-    write_peft(opened.weights, opened.tuning, _base_model(opened), about, folder)
+    _, ends = opened.rendering
+    base = _base_model(opened)
+    warnings = write_peft(opened.weights, opened.tuning, base, about, folder, opened.base_dir, ends)
+    _write_words(opened, folder, [], adapters=True)
+    return warnings
 
 
 def _base_model(opened: Opened) -> PreTrainedModel:
@@ -109,12 +152,14 @@ def dense(skeleton: PreTrainedModel, source: WeightSource, dtype: torch.dtype) -
     return model
 
 
-def _dcp(opened: Opened, folder: Path) -> None:
+def _dcp(opened: Opened, folder: Path) -> list[str]:
     write_dcp(opened.checkpoint, opened.model, opened.optimizer, folder)
+    return []
 
 
-def _deepspeed_universal(opened: Opened, folder: Path) -> None:
+def _deepspeed_universal(opened: Opened, folder: Path) -> list[str]:
     write_deepspeed_universal(opened.checkpoint, opened.model, opened.optimizer, folder)
+    return []
 
 
 WRITE = {
@@ -126,10 +171,15 @@ WRITE = {
 }
 
 
-def _write_words(opened: Opened, folder: Path, adapters: bool) -> None:
-    """Writes tokenizer with chat template, and the model card."""
-    tokenizer, plan = load_tokenizer(opened.plan.tokenizer_dir), opened.plan
-    tokenizer.save_pretrained(folder)
-    template = hashlib.sha256((tokenizer.chat_template or "").encode()).hexdigest()
+def _write_words(opened: Opened, folder: Path, notes: list[str], adapters: bool) -> None:
+    """Writes tokenizer with chat template, and the model card.
+
+    notes: what the reader of the folder has to know.
+    """
+    plan, (template, _) = opened.plan, opened.rendering
+    notes = notes + write_tokenizer(Path(plan.tokenizer_dir) if plan.tokenizer_dir else None, template, folder)
+    digest = f"sha256 {hashlib.sha256(template.encode()).hexdigest()}" if template is not None else "none"
     base, data_key = plan.model_dir and opened.config["model"]["path"], plan.data_dir and Path(plan.data_dir).name
-    (folder / "README.md").write_text(model_card(gather(opened.run), base, template, data_key, adapters))
+    made = [("checkpoint", opened.why), ("prepared data", data_key), ("chat template", digest)]
+    made += [("note", note) for note in notes]
+    (folder / "README.md").write_text(model_card(gather(opened.run, opened.checkpoint.step), base, made, adapters))

@@ -89,7 +89,7 @@ def freeze(
     processes = f"launcher.processes_per_node={world or place.machine.world}"
     config = compose([*here, "data.train=not/read", processes, *overrides])
     model = config.values["model"] | {"tiny_architecture": dict(architecture)}
-    values = config.values | {"model": model, "work": work, "export": False}
+    values = config.values | {"model": model, "work": work, "export": {**config.values["export"], "enabled": False}}
     values["data"] = values["data"] | rows.write(place.work / "rows", values)
     config = replace(config, values=values)
     run = RunFolder(place.work / "runs" / name)

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from distft.checkpoint.choose import to_export
 from distft.config.freeze import chosen_words
 from distft.goodput.timeline import Attempt, attempts, read_timeline
 from distft.report.goodput import words as goodput_words
-from distft.run import Plan, RunFolder, read_json
+from distft.run import FINISHED, Plan, RunFolder, read_json
 
 GIB = 2**30
 Table = list[tuple[str, str]]
@@ -40,6 +41,7 @@ class Facts:
     numbers: Table
     changes: list[Change]
     held_out_tokens: int
+    exported: str
     memory: dict[str, dict[str, int]]
     strategy: str
     data: Table
@@ -53,8 +55,11 @@ class Facts:
     attempts: list[Attempt]
 
 
-def gather(run: RunFolder) -> Facts:
-    """Returns the facts of a run, finished or not; only config.yaml must be there."""
+def gather(run: RunFolder, step: int | None = None) -> Facts:
+    """Returns the facts of a run, finished or not; only config.yaml must be there.
+
+    step: of the checkpoint whose held-out numbers are those after training; None: those measured last.
+    """
     config = run.read_config()
     plan = run.read_plan() if run.plan.is_file() else None
     rows = list(run.read_metrics())
@@ -63,7 +68,7 @@ def gather(run: RunFolder) -> Facts:
     words_chosen = chosen_words(run.config.read_text())
     effective = run.path / "effective.json"
     environment = read_json(run.environment) if run.environment.is_file() else {}
-    evals = [row for row in rows if row["split"] == "eval"]
+    evals = [row for row in rows if row["split"] == "eval" and (step is None or row["step"] in (0, step))]
     files = [run.command, run.config, run.plan, run.environment, run.status, run.metrics, run.goodput, effective]
     return Facts(
         name=str(config.get("name") or run.path.name),
@@ -73,6 +78,7 @@ def gather(run: RunFolder) -> Facts:
         numbers=planned(plan, rows, words_chosen.get("strategy", "")) if plan else [],
         changes=held_out(evals),
         held_out_tokens=evals[-1].get("target_tokens", 0) if evals else 0,
+        exported=exported(run, config),
         memory=plan.memory if plan else {},
         strategy=words_chosen.get("strategy", ""),
         data=[pair for file in data_files for pair in flat(read_json(file))],
@@ -93,6 +99,17 @@ def last_command(run: RunFolder) -> str:
     lines = run.command.read_text().splitlines() if run.command.is_file() else []
     begins = [i for i, line in enumerate(lines) if line.startswith("python -m distft.launch")]
     return "\n".join(lines[begins[-1] :] if begins else lines)
+
+
+def exported(run: RunFolder, config: dict[str, Any]) -> str:
+    """Returns which checkpoint of a finished run final/ is of, and why; empty where there is no final/ to be."""
+    export = config.get("export") or {}
+    if run.read_status()["state"] not in FINISHED or not export.get("enabled", True):
+        return ""
+    try:
+        return to_export(run, export.get("at", "best"))[1]
+    except ValueError:  # the checkpoints are no longer there
+        return ""
 
 
 def held_out(evals: list[dict[str, Any]]) -> list[Change]:

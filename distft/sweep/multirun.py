@@ -48,7 +48,7 @@ class Sweep:
     @property
     def export(self) -> bool | None:
         """Returns whether all jobs are exported or none; None for the best alone."""
-        return self.config.values["export"] if self.request.says_export else None
+        return self.config.values["export"]["enabled"] if self.request.says_export else None
 
 
 def multirun(overrides: list[str]) -> int:
@@ -149,11 +149,12 @@ def run_jobs(sweep: Sweep, launcher: Launcher, sweeper: Any, status: SweepStatus
 
 def finish(sweep: Sweep, status: SweepStatus, *, by_signal: bool) -> int:
     """Exports the best job, or all or none as asked, prints the table and the failures; returns the exit code."""
-    best, folder = status.best(), sweep.folder
+    best, folder, is_done = status.best(), sweep.folder, True
     if not by_signal:
         for job in status.jobs:
             if job["state"] in FINISHED and (job is best if sweep.export is None else sweep.export):
-                write_results(RunFolder(folder / job["run"]), export=True)
+                export = sweep.config.values["export"] | {"enabled": True}
+                is_done = write_results(RunFolder(folder / job["run"]), export=export) and is_done
         write_page(folder)
     out, console = screen(sys.stdout), screen(sys.stderr)
     out.width = out.width if out.is_terminal else _WIDTH
@@ -163,7 +164,7 @@ def finish(sweep: Sweep, status: SweepStatus, *, by_signal: bool) -> int:
     if by_signal:
         console.print(f"{folder}: stopped. The same command, with name={folder.name}, continues it.")
         return EXIT_PREEMPTED
-    return 0 if status.is_complete else 1
+    return 0 if status.is_complete and is_done else 1
 
 
 def write_page(folder: Path) -> None:

@@ -45,7 +45,7 @@ class Request:
     @property
     def says_export(self) -> bool:
         """Tells whether the user decides what is exported, which else is the best job alone."""
-        return any(split(text).key == "export" for text in self.shared)
+        return any(split(text).key in ("export", "export.enabled") for text in self.shared)
 
     def of_job(self, point: Sequence[str]) -> tuple[str, ...]:
         """Returns the overrides of the ordinary run that stands at a point."""

@@ -102,11 +102,16 @@ def duration(seconds: float) -> str:
     return f"{minutes}m{rest:02}s" if minutes else f"{rest}s"
 
 
-def summary(run: RunFolder) -> Table:
-    """Returns the one table that a finished run ends with."""
+def summary(run: RunFolder, exported: str = "") -> Table:
+    """Returns the one table that a finished run ends with.
+
+    exported: which checkpoint final/ is of, and why.
+    """
     table = Table(title=str(run.path), title_justify="left", show_header=False)
     for name, value in _facts(run):
         table.add_row(name, value)
+        if name == "model" and exported:
+            table.add_row("", exported)
     return table
 
 

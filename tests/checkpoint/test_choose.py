@@ -1,14 +1,17 @@
 """Which checkpoints a run may go on from, by checkpoint.resume."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from distft.checkpoint.choose import candidates, choose
+from distft.checkpoint.choose import candidates, choose, to_export
+from distft.checkpoint.commit import point
 from distft.checkpoint.format import step_dir
 from distft.checkpoint.index import write_index
 from distft.checkpoint.manifest import write_manifest
+from distft.run import RunFolder
 
 
 def publish(checkpoints: Path, resumes: dict[int, str]) -> None:
@@ -49,3 +52,31 @@ def test_a_checkpoint_that_is_not_there_is_refused_with_those_that_are(tmp_path:
     assert choose(tmp_path, "step-3") == choose(tmp_path, "latest") == step_dir(tmp_path, 3)
     with pytest.raises(ValueError, match="at=step-4: .* There are: latest, step-00000003"):
         choose(tmp_path, "step-4")
+
+
+@pytest.mark.parametrize(
+    ("losses", "best", "at", "step", "why"),
+    [
+        ({0: 3.0, 2: 2.5, 4: 2.7}, 2, "best", 2, "the best of 2 evaluations, held-out loss 2.5000; at step 4, the "),
+        ({0: 3.0, 4: 2.5}, 4, "best", 4, "the best of 1 evaluation, held-out loss 2.5000"),
+        ({0: 3.0, 2: 2.5, 4: 2.7}, 2, "latest", 4, "the latest checkpoint; the lowest held-out loss was 2.5000"),
+        ({0: 3.0, 2: 3.1, 4: 3.2}, None, "best", 4, "no step is better than step 0, whose held-out loss is 3.0000"),
+        ({0: 3.0, 3: 2.5, 4: 2.7}, None, "best", 4, "loss was 2.5000, at step 3, which was not saved"),
+        ({}, None, "best", 4, "the latest checkpoint; there are no held-out rows"),
+        ({}, None, "latest", 4, "the latest checkpoint"),
+        ({0: 3.0, 2: float("nan"), 4: None}, None, "best", 4, "no step is better than step 0"),
+        ({0: 3.0, 4: 2.5}, 4, "step-2", 2, "the checkpoint asked for; the lowest held-out loss was 2.5000, at step 4"),
+    ],
+)  # fmt: skip
+def test_an_export_says_which_checkpoint_it_is_of_and_why(
+    losses: dict[int, Any], best: int | None, at: str, step: int, why: str, tmp_path: Path
+) -> None:
+    run = RunFolder(tmp_path)
+    publish(run.checkpoints, {2: "auto", 4: "auto"})
+    if best:
+        point(run.checkpoints / "best", step_dir(run.checkpoints, best))
+    rows = ({"split": "eval", "step": each, "loss": loss} for each, loss in losses.items())
+    run.metrics.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    folder, said = to_export(run, at)
+    assert folder == step_dir(run.checkpoints, step)
+    assert said.startswith(f"step {step}: the ") and why in said

@@ -17,7 +17,7 @@ from distft.checkpoint.format import step_dir
 from distft.checkpoint.index import read_index
 from distft.checkpoint.keep import Retention, complete, reading
 from distft.checkpoint.manifest import check_all
-from distft.checkpoint.probe import PROBE, read_probe, write_probe
+from distft.checkpoint.probe import PROBE, Probe, read_probe, write_probe
 from distft.checkpoint.resume import find
 from distft.checkpoint.saver import Saver
 from distft.checkpoint.snapshot import Snapshot
@@ -202,15 +202,15 @@ def test_steps_of_a_history_that_was_left_go_with_the_first_save_of_the_new_one(
 
 
 def test_a_probe_is_there_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    ids, logits = torch.arange(4)[None], torch.randn(1, 4, 7)
+    probe = Probe(torch.arange(4)[None], torch.randn(1, 4, 7), torch.arange(2), torch.arange(3), torch.rand(3))
     with monkeypatch.context() as patch:
         patch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(OSError("power")))
         with pytest.raises(OSError, match="power"):
-            write_probe(tmp_path, ids, logits)
+            write_probe(tmp_path, probe)
     assert not list(tmp_path.iterdir())
-    write_probe(tmp_path, ids, logits)
+    write_probe(tmp_path, probe)
     assert [path.name for path in tmp_path.iterdir()] == [PROBE]
-    assert torch.equal(read_probe(tmp_path)[1], logits)
+    assert all(torch.equal(value, getattr(probe, name)) for name, value in vars(read_probe(tmp_path)).items())
     (tmp_path / PROBE).write_bytes((tmp_path / PROBE).read_bytes()[:-1])
     with pytest.raises(Damaged, match=f"{PROBE} cannot be read"):
         read_probe(tmp_path)

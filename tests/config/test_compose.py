@@ -1,6 +1,7 @@
 """A command line becomes one whole config, or a list of all that is wrong with it."""
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -126,13 +127,36 @@ def test_another_optimizer_is_called_with_what_was_typed_and_not_with_the_chosen
 
 
 def test_a_typing_error_in_ones_own_yaml_is_refused_too(right: list[str], tmp_path: Path):
-    import shutil
-
     folder = Path(shutil.copytree(conf_dir(), tmp_path / "conf"))
     (folder / "experiment" / "mine.yaml").write_text("# @package _global_\ntrain:\n  max_stepss: 3\n")
     with pytest.raises(ConfigError) as caught:
         compose([*right, "experiment=mine"], config_dir=folder)
     assert caught.value.messages == ["train.max_stepss=3: train.max_stepss is no key. Nearest: train.max_steps"]
+
+
+@pytest.mark.parametrize("value", [True, False])
+def test_export_true_or_false_is_short_for_one_key_of_its_section(value: bool, right: list[str], tmp_path: Path):
+    """Typed, in a YAML, or one over the other: the rest of the section keeps its values."""
+    word = str(value).lower()
+    section = {"enabled": value, "at": "best", "dtype": "auto", "format": "auto"}
+    typed = compose([*right, f"export={word}"])
+    assert typed.values["export"] == section and typed.given >= {"export.enabled"}
+    folder = Path(shutil.copytree(conf_dir(), tmp_path / "conf"))
+    (folder / "experiment" / "mine.yaml").write_text(f"# @package _global_\nexport: {word}\n")
+    assert compose([*right, "experiment=mine"], config_dir=folder).values["export"] == section
+    over = compose([*right, "experiment=mine", "export=true", "export.at=latest"], config_dir=folder).values["export"]
+    assert over == section | {"enabled": True, "at": "latest"}
+
+
+def test_what_is_wrong_with_an_export_is_said(right: list[str]):
+    asked = [*right, "export=perhaps", "export.at=bset", "export.dtype=fp16", "export.format=gguf"]
+    enabled, at, dtype, form = errors_of(asked)
+    assert enabled.startswith("export.enabled=perhaps is not true or false")
+    assert at.endswith("Nearest: best") and dtype.startswith("export.dtype=fp16 is not ")
+    assert "auto, huggingface, peft, merged" in form
+    compose([*right, "tuning=lora", "export.format=merged", "export.at=latest", "export.dtype=bf16"])
+    [error] = errors_of([*right, "tuning=lora", "export.format=huggingface"])
+    assert error.endswith("Nearest: export.format=merged, or peft")
 
 
 def test_a_tree_with_every_target_known_has_no_open_group(right: list[str]):

@@ -10,7 +10,7 @@ from tests.report.conftest import eval_row, train_row
 
 def test_numbers_come_from_the_runs_files(make_run: Callable[..., RunFolder]) -> None:
     facts = gather(make_run())
-    card = model_card(facts, "me/base", "abc", "key1")
+    card = model_card(facts, "me/base", [("chat template", "abc"), ("prepared data", "key1")])
     assert card.startswith("---\nlibrary_name: transformers") and "base_model: me/base" in card
     assert facts.changes
     for change in facts.changes:
@@ -19,15 +19,16 @@ def test_numbers_come_from_the_runs_files(make_run: Callable[..., RunFolder]) ->
 
 
 def test_an_adapter_says_what_it_is_an_adapter_of(make_run: Callable[..., RunFolder]) -> None:
-    card = model_card(gather(make_run()), "me/base", None, None, adapters=True)
+    card = model_card(gather(make_run()), "me/base", [], adapters=True)
     assert "library_name: peft" in card and "base_model_relation: adapter" in card
     assert "An adapter of me/base, opened by peft." in card
 
 
 def test_another_metrics_file_gives_another_card(make_run: Callable[..., RunFolder]) -> None:
-    card = model_card(gather(make_run([eval_row(0, 3.21), train_row(1), eval_row(1, 2.34)])), None, None, None)
-    assert "| loss | 3.2100 | 2.3400 |" in card
+    run = make_run([eval_row(0, 3.21), train_row(1), eval_row(1, 2.34), eval_row(2, 2.5)])
+    assert "| loss | 3.2100 | 2.5000 |" in model_card(gather(run), None, [])
+    assert "| loss | 3.2100 | 2.3400 |" in model_card(gather(run, step=1), None, []), "the exported checkpoint's"
 
 
 def test_what_was_not_measured_is_said_to_be_so(make_run: Callable[..., RunFolder]) -> None:
-    assert "Not measured: no held-out rows." in model_card(gather(make_run([train_row(1)])), None, None, None)
+    assert "Not measured at this step." in model_card(gather(make_run([train_row(1)])), None, [])

@@ -20,7 +20,10 @@ def test_each_override_goes_where_it_belongs():
         shared=("train.max_steps=3", "~optimizer.betas"), own=("sweep.fail_fast=true", "name=x"), swept=("seed=0,1",)
     )
     assert request.of_job(("seed=1",)) == ("train.max_steps=3", "~optimizer.betas", "seed=1", "export=false")
-    assert read_request(["seed=0,1", "export=true"]).of_job(("seed=1",)) == ("export=true", "seed=1")
+    for word in ("export=true", "export.enabled=true"):
+        assert read_request(["seed=0,1", word]).of_job(("seed=1",)) == (word, "seed=1")
+    latest = read_request(["seed=0,1", "export.at=latest"])
+    assert latest.of_job(("seed=1",))[-1] == "export=false", "the best job alone is exported, at its latest"
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ by safetensors, and one that names the second is read as missing.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,31 +13,34 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM
 
+from distft.checkpoint.export.beside_weights import stop_ids, write_config, write_generation
 from distft.checkpoint.export.weights import TrainedWeights
-from distft.checkpoint.probe import check_logits
+from distft.checkpoint.probe import check_live
 from distft.checkpoint.tensors import save_tensors
 
 FILE_BYTES = 4 * 2**30
 MERGED = 4  # times the tolerance: W + B A is rounded once, W x + B A x as it goes
 
 
-def write_huggingface(weights: TrainedWeights, dtype: torch.dtype, folder: Path) -> None:
-    """Writes config and weights cast to `dtype`.
+def write_huggingface(
+    weights: TrainedWeights, dtype: torch.dtype, folder: Path, base_dir: Path | None = None, ends: Iterable[int] = ()
+) -> tuple[list[str], list[str]]:
+    """Writes config, generation settings and weights cast to `dtype`; returns what the reader of the folder has to
+    know, and warnings.
 
+    base_dir: the folder of the base model, where there is one. ends: ids of the tokens that trained text ends with.
     RuntimeError when the written folder does not open, or does not say what the live model said.
     """
-    model = weights.model
-    model.config.dtype = dtype
-    model.config.save_pretrained(folder)
-    if model.generation_config is not None:
-        model.generation_config.save_pretrained(folder)
+    notes = write_config(weights.model, base_dir, dtype, folder)
+    warnings = write_generation(weights.model, base_dir, ends, folder)
     _write_weights(weights, dtype, folder)
     verify(folder, weights, dtype)
+    return notes, warnings
 
 
 def verify(folder: Path, weights: TrainedWeights, dtype: torch.dtype) -> None:
     """Raises RuntimeError unless `folder` opens without a missing or unknown tensor, holds the weights bit for bit,
-    and gives the live model's logits where the checkpoint kept them."""
+    and says what the live model said where the checkpoint kept that."""
     opened: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, output_loading_info=True)
     model, info = opened
     wrong = {key: sorted(map(str, info[key])) for key in ("missing_keys", "unexpected_keys", "mismatched_keys")}
@@ -46,7 +49,8 @@ def verify(folder: Path, weights: TrainedWeights, dtype: torch.dtype) -> None:
     for name, parameter in model.named_parameters():
         if not torch.equal(parameter.detach(), weights.whole(name, tuple(parameter.shape)).to(dtype)):
             raise RuntimeError(f"{folder}: {name} is not the checkpoint's")
-    check_logits(model, weights.checkpoint.folder, weights.tolerance(dtype) * (MERGED if weights.has_adapters else 1))
+    tolerance = weights.tolerance(dtype) * (MERGED if weights.has_adapters else 1)
+    check_live(model, weights.checkpoint.folder, tolerance, stop_ids(folder))
 
 
 def _write_weights(weights: TrainedWeights, dtype: torch.dtype, folder: Path) -> None:

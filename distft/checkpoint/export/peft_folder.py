@@ -3,6 +3,7 @@
 peft puts its adapters under names of its own; this is the one place that knows them.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,9 @@ from peft import LoraConfig, PeftModel
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from distft.checkpoint.export.beside_weights import stop_ids, write_generation
 from distft.checkpoint.export.weights import TrainedWeights
-from distft.checkpoint.probe import check_logits
+from distft.checkpoint.probe import check_live
 from distft.checkpoint.tensors import save_tensors
 from distft.models.tuning import Lora
 
@@ -20,11 +22,19 @@ PREFIX = "base_model.model."
 
 
 def write_peft(
-    weights: TrainedWeights, tuning: Lora, base: PreTrainedModel, about_base: dict[str, str | None], folder: Path
-) -> None:
-    """Writes adapter_config.json and the adapters in the dtype of `base`, the base model.
+    weights: TrainedWeights,
+    tuning: Lora,
+    base: PreTrainedModel,
+    about_base: dict[str, str | None],
+    folder: Path,
+    base_dir: Path | None = None,
+    ends: Iterable[int] = (),
+) -> list[str]:
+    """Writes adapter_config.json, generation settings and the adapters in the dtype of `base`, the base model; returns
+    warnings.
 
-    about_base: where peft finds it: base_model_name_or_path and revision.
+    about_base: where peft finds it: base_model_name_or_path and revision. base_dir: its folder here, where there is
+    one. ends: ids of the tokens that trained text ends with.
     RuntimeError when the written folder does not open, or does not say what the live model said.
     """
     linear_is_transposed = any(isinstance(module, Conv1D) for module in weights.model.modules())
@@ -41,7 +51,9 @@ def write_peft(
     settings.save_pretrained(str(folder))
     tensors = {PREFIX + name: weights.adapter(name).to(base.dtype) for name in sorted(weights.trained)}
     save_tensors(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    warnings = write_generation(weights.model, base_dir, ends, folder)
     verify(folder, weights, base)
+    return warnings
 
 
 def _whole(number: float) -> float | int:
@@ -50,7 +62,7 @@ def _whole(number: float) -> float | int:
 
 def verify(folder: Path, weights: TrainedWeights, base: PreTrainedModel) -> None:
     """Raises RuntimeError unless peft finds the checkpoint's adapters, bit for bit, in `folder`, and with them `base`
-    gives the live model's logits where the checkpoint kept them."""
+    says what the live model said where the checkpoint kept that."""
     model: Any = PeftModel.from_pretrained(base, str(folder), autocast_adapter_dtype=False)
     found = {name: parameter for name, parameter in model.named_parameters() if ".lora_" in name}
     own = {name.removeprefix(PREFIX).replace(".default.", "."): parameter for name, parameter in found.items()}
@@ -59,4 +71,4 @@ def verify(folder: Path, weights: TrainedWeights, base: PreTrainedModel) -> None
     for name, parameter in own.items():
         if not torch.equal(parameter.detach(), weights.adapter(name).to(base.dtype)):
             raise RuntimeError(f"{folder}: {name} is not the checkpoint's")
-    check_logits(model, weights.checkpoint.folder, weights.tolerance(base.dtype))
+    check_live(model, weights.checkpoint.folder, weights.tolerance(base.dtype), stop_ids(folder))

@@ -7,6 +7,7 @@ from distft.config.rules.contract import Facts, rule
 from distft.config.tree import covers, leaves
 
 MOST_BYTES = 200  # of a name; a file system takes 255, and a file beside it gets some more
+_HAS_ADAPTERS = {"distft.models.tuning.Full": False, "distft.models.tuning.Lora": True}  # of others nobody knows here
 
 
 @rule(
@@ -57,3 +58,27 @@ def allowed_change(facts: Facts) -> str | None:
             meant = did_you_mean(nearest_key(asked, keys))
             return f"checkpoint.allow_change=[{asked}] is neither a key nor a group of keys.{meant}"
     return None
+
+
+@rule(
+    ("export.format", "tuning._target_"),
+    "export.format=merged or peft without adapters, and huggingface with them",
+    "merged and peft are the two ways to write adapters",
+)
+def export_format(facts: Facts) -> str | None:
+    asked, target = facts["export.format"], str(facts["tuning._target_"])
+    if asked == "auto" or target not in _HAS_ADAPTERS:
+        return None
+    if _HAS_ADAPTERS[target] and asked == "huggingface":
+        return "export.format=huggingface: the run trains adapters. Nearest: export.format=merged, or peft"
+    if not _HAS_ADAPTERS[target] and asked in ("merged", "peft"):
+        return f"export.format={asked}: the run trains no adapters. Nearest: export.format=huggingface"
+    return None
+
+
+@rule(("export.enabled",), "how to export with export.enabled=false", "nothing is exported")
+def export_unused(facts: Facts) -> str | None:
+    given = facts.gave("export.at", "export.dtype", "export.format")
+    if facts["export.enabled"] or given is None or facts.sweep:  # a sweep's jobs are exported after it, by its word
+        return None
+    return f"{given}={facts[given]} has no effect with export=false. Nearest: export=true"

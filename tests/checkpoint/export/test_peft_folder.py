@@ -36,7 +36,8 @@ def export_adapters(answer: dict[str, Any], folder: Path) -> TrainedWeights:
 @pytest.mark.parametrize("key", LORA_KEYS, ids=lambda key: "-".join(map(str, key)))
 def test_every_strategys_adapters_open_with_peft(key: Key, trained: Any, tmp_path: Path) -> None:
     weights = export_adapters(trained[key], tmp_path)
-    input_ids, live = read_probe(weights.checkpoint.folder)
+    kept = read_probe(weights.checkpoint.folder)
+    input_ids, live = kept.input_ids, kept.logits
     model: Any = AutoPeftModelForCausalLM.from_pretrained(tmp_path / "final")
     with torch.no_grad():
         logits = model.eval()(input_ids=input_ids).logits

@@ -15,6 +15,8 @@ BROKEN = {
     "no_end": (["train.epochs=null"], "train.epochs=1"),
     "no_saves": (["checkpoint.every_minutes=null"], "checkpoint.every_minutes=15"),
     "allowed_change": (["checkpoint.allow_change=[train.max_step]"], "train.max_steps"),
+    "export_format": (["export.format=merged"], "export.format=huggingface"),
+    "export_unused": (["export=false", "export.at=latest"], "export=true"),
     "global_batch": (
         ["train.global_batch_size=18", "train.micro_batch_size=4", "launcher.processes_per_node=2"],
         "16 or 24",
