@@ -25,7 +25,8 @@ from distft.runtime.environment import has_secret, looks_secret, passed_on, reco
 
 # What a run may go on with another value of: where and how fast it trains, and what is seen of it.
 MAY_CHANGE = """
-name runs_dir cache_dir trust export strategy.* launcher.* tracker.* sweep.* checkpoint.* model.attention model.kernels
+name runs_dir cache_dir trust export.* strategy.* launcher.* tracker.* sweep.* checkpoint.* model.attention
+model.kernels
 data.packing data.max_bad_fraction data.max_truncated_fraction data.max_untrained_fraction train.micro_batch_size
 train.micro_batch_tokens train.activation_checkpointing train.compile train.deterministic train.profile
 train.on_non_finite train.max_non_finite train.check_replicas_every eval.micro_batch_size

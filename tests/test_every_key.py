@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from distft import launch, restarts
+from distft import launch, restarts, stages
 from distft.config import ConfigError, compose
 from distft.config.known import known_keys
 from distft.config.schema import KEYS, TARGET_GROUPS
@@ -106,7 +106,8 @@ SHOWN: dict[str, str] = {
     ),
     "train.deterministic": "tests/verify_resume/test_command.py::"
     "test_the_command_kills_resumes_and_shows_that_nothing_changed",
-    "export": "tests/test_launch.py::test_without_waiting_the_run_ends_on_its_own",
+    **_lines(f"{HERE}test_a_finished_run_is_exported_as_asked", "export.at export.dtype export.format"),
+    "export.enabled": "tests/test_launch.py::test_without_waiting_the_run_ends_on_its_own",
     "launcher.rendezvous": "tests/launchers/test_together.py::test_the_same_command_on_two_machines_is_one_run",
     "launcher.profile": "tests/config/test_own_yaml.py::test_every_kind_of_value_arrives_as_it_was_written",
     "launcher.max_timeouts": "tests/test_job.py::test_time_limits_are_counted_and_preemptions_are_not",
@@ -399,6 +400,31 @@ def test_a_launch_waits_restarts_and_gives_up_as_asked(right: list[str], monkeyp
     again = restarts.restarting(handle, run, config)  # type: ignore[arg-type]
     assert [again.wait(0) for _ in range(2)] == [None, None] and again.wait(0) == handle.wait(0)
     assert handle.starts == 2
+
+
+def test_a_finished_run_is_exported_as_asked(right: list[str], monkeypatch: pytest.MonkeyPatch):
+    """By the command that the launch starts: the command itself is held to its words in tests/export."""
+    started: list[tuple[str, ...]] = []
+
+    class Noted:
+        log = None
+
+        def __init__(self, *words: str, **_: Any) -> None:
+            started.append(words)
+
+        def wait(self) -> int:
+            return 0
+
+    monkeypatch.setattr(stages, "Command", Noted)
+    asked = ["tuning=lora", "export.at=latest", "export.dtype=bf16", "export.format=merged", "name=r"]
+    config = compose([*right, *asked])
+    run = RunFolder(run_dir(config))
+    freeze(run, config, plan_run(run, config), asked)
+    stages.write_results(run, export=config.values["export"])
+    assert {"at=latest", "dtype=bf16", "format=merged"} <= set(started[0]) and started[0][0] == "export"
+    started.clear()
+    stages.write_results(run, export=compose([*right, "export=false"]).values["export"])
+    assert [words[0] for words in started] == ["report"]
 
 
 def test_a_tracker_gets_its_settings(right: list[str], tmp_path: Path):

@@ -57,7 +57,8 @@ CASES: dict[str, dict[str, Any]] = {
     "again": DROPOUT,
     "other": DROPOUT | {"seed": 8, "train.global_batch_size": 4},
     "dropout of adapters": DROPOUT | {
-        "model.tiny_architecture.resid_pdrop": 0, "tuning": "lora", "tuning.rank": 3, "tuning.dropout": 0.4, "eval": "none",
+        "model.tiny_architecture.resid_pdrop": 0, "tuning": "lora", "tuning.rank": 3, "tuning.dropout": 0.4,
+        "eval": "none",
     },
     "kept": {
         "checkpoint.every_steps": 1, "checkpoint.keep": 1, "checkpoint.keep_every": 3, "checkpoint.background": "true",
