@@ -31,7 +31,10 @@ def main() -> int:
         return 0
     name = sys.argv[1].replace("-", "_")
     if name not in available():
-        print(f"distft {sys.argv[1]}: no such command\n\n{usage()}", file=sys.stderr)
+        from distft.config.nearest import did_you_mean, nearest
+
+        meant = did_you_mean(nearest(name, available()))
+        print(f"distft {sys.argv[1]}: no such command.{meant}\n\n{usage()}", file=sys.stderr)
         return 2
     sys.argv[:2] = [f"distft {name}"]
     runpy.run_module(f"distft.{name}", run_name="__main__", alter_sys=True)

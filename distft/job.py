@@ -27,9 +27,9 @@ from distft.history import resumed
 from distft.launchers.contract import Outcome
 from distft.launchers.ended import note_end, write_outcome
 from distft.launchers.slurm import ask
-from distft.launchers.slurm.ask import SlurmError, job_state, patiently, seconds_left, slurm
+from distft.launchers.slurm.ask import JobState, SlurmError, job_state, patiently, seconds_left, slurm
 from distft.launchers.slurm.node import BY_SCHEDULER
-from distft.launchers.slurm.run import read_job
+from distft.launchers.slurm.run import BY_SCANCEL, read_job
 from distft.plan import make_plan
 from distft.preflight.of_job import conclude, make_ready
 from distft.restarts import CannotBegin, check_progress, may_begin_again, note, saved_step, told
@@ -88,7 +88,11 @@ def end(run: RunFolder, code: int) -> int:
         return 0 if is_done else 1
     if status["state"] != "preempted" and status["exit_code"] is not None:
         return status["exit_code"]
-    if is_ended_by_slurm():  # which may start it again; if not, whoever waits for it sees that it is gone
+    job = own_state()
+    if job is not None and job.name != "RUNNING":  # SLURM may start it again; else whoever waits sees that it is gone
+        if status["state"] == "preempted":
+            unclear = f"{BY_SCHEDULER}SIGTERM: scancel or a preemption"  # of a job that is COMPLETING
+            run.write_status(state="preempted", reason=BY_SCANCEL if job.is_cancelled else unclear)
         return code or EXIT_PREEMPTED
     if status["state"] != "preempted":
         error = status["error"] or asdict(why(run, status["attempt"], code))  # node 0 may have had no time to tell
@@ -188,12 +192,13 @@ def requeued(run: RunFolder, status: Mapping[str, Any]) -> str | None:
     return None
 
 
-def is_ended_by_slurm() -> bool:
-    """Tells whether SLURM takes the job's nodes away: it was cancelled, or is queued again already."""
+def own_state() -> JobState | None:
+    """Returns the job's state, which is not RUNNING when SLURM takes its nodes away: it was cancelled, or is queued
+    again already; None where SLURM does not tell."""
     try:
-        return patiently(lambda: job_state(this_job(os.environ)), ask.SECONDS_OF_JOB).name != "RUNNING"
+        return patiently(lambda: job_state(this_job(os.environ)), ask.SECONDS_OF_JOB)
     except SlurmError:
-        return False
+        return None
 
 
 def is_near_limit(run: RunFolder, left: int | None) -> bool:

@@ -13,6 +13,7 @@ from typing import Any
 from distft.config.command import command, help_text
 from distft.config.compose import compose
 from distft.config.errors import ConfigError
+from distft.config.overrides import MULTIRUN
 from distft.frozen import kept_rows
 from distft.history import check_config, check_followed, is_done
 from distft.launchers.contract import Handle, Launcher, Outcome
@@ -21,7 +22,7 @@ from distft.paths import without_number
 from distft.plan.show import what_ends
 from distft.report.facts import exported
 from distft.restarts import restarting
-from distft.run import FINISHED, RunFolder
+from distft.run import BY_YOU, FINISHED, RunFolder
 from distft.runtime.errors import FINAL
 from distft.runtime.lock import alone
 from distft.stages import (
@@ -43,7 +44,6 @@ from distft.sweep.multirun import multirun
 from distft.trackers.contract import Guarded, Tracker
 from distft.trackers.terminal import Terminal, screen, summary
 
-MULTIRUN = ("-m", "--multirun")
 OWN = [(" or ".join(MULTIRUN), "a sweep: a run for each value, KEY=A,B,C, and a table of them at the end")]
 
 
@@ -129,7 +129,9 @@ def tell_end(run: RunFolder, outcome: Outcome) -> int:
     if outcome.state in ("pending", "running"):
         console.print(f"{run.path} goes on. {how_to_go_on(run)}")
     if outcome.state == "preempted":
-        console.print(f"{run.path}: saved and stopped. The same command, with name={run.path.name}, continues it.")
+        by = told if (told := run.read_status()["reason"] or "").startswith(BY_YOU) else f"({told})" * bool(told)
+        stopped = f"saved and stopped {by}".strip()
+        console.print(f"{run.path}: {stopped}. The same command, with name={run.path.name}, continues it.")
     if outcome.error:
         is_plain = outcome.error["type"] in FINAL  # its message says all
         lines = [] if is_plain else outcome.error["traceback"].splitlines()[-12:]

@@ -110,7 +110,7 @@ def check_progress(run: RunFolder, config: Config, attempt: int, before: Sequenc
         raise CannotBegin(
             f"{STARTS} starts have brought no checkpoint after step {starts[-1]}, so it is not started again. See "
             f"{run.logs}/attempt-{first} to attempt-{attempt} and {log}: a step or a save takes longer than nodes "
-            "last, or something ends every start. Nearest: checkpoint.every_steps lower"
+            "last, or something ends every start. Try: a lower checkpoint.every_minutes or every_steps"
         )
     return starts
 

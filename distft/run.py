@@ -9,7 +9,7 @@ import os
 import shlex
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +18,7 @@ import yaml
 
 State = Literal["pending", "running", "completed", "stopped_early", "preempted", "failed"]
 FINISHED: tuple[State, ...] = ("completed", "stopped_early")
+BY_YOU = "by you, with"  # how the reason of an end begins that the user has asked for
 EXIT_WRONG_CONFIG = 2
 EXIT_PREEMPTED = 75
 EXIT_AGAIN = 76  # of a job's end, to its own script: the ranks are to be started again
@@ -169,11 +170,13 @@ class RunFolder:
         write_json(self.plan, asdict(plan))
 
     def read_status(self) -> dict[str, Any]:
-        """Returns state, step, attempt, exit_code, error; all empty before the first write.
+        """Returns state, step, attempt, exit_code, error, reason; all empty before the first write.
+
+        reason: of a run that was stopped, by whom or what.
 
         A loss of power may leave the file empty: then the attempts are those that have logs.
         """
-        empty = {"state": None, "step": 0, "attempt": 0, "exit_code": None, "error": None}
+        empty = {"state": None, "step": 0, "attempt": 0, "exit_code": None, "error": None, "reason": None}
         try:
             return empty | read_json(self.status)
         except FileNotFoundError:
@@ -183,8 +186,10 @@ class RunFolder:
             return empty | {"attempt": max(logged, default=0)}
 
     def write_status(self, **changes: Any) -> None:
-        """Merges `changes` into status.json by one atomic rename."""
-        write_json(self.status, self.read_status() | changes | {"time": time.time(), "host": socket.gethostname()})
+        """Merges `changes` into status.json by one atomic rename; a reason is of one state, and goes with it."""
+        reason = {"reason": None} if "state" in changes else {}
+        now = {"time": time.time(), "host": socket.gethostname()}
+        write_json(self.status, self.read_status() | reason | changes | now)
 
     def read_metrics(self, split: str | None = None) -> Iterator[dict[str, Any]]:
         """Yields the rows of metrics.jsonl in order; a last line cut off by a crash is left out."""
@@ -195,6 +200,16 @@ class RunFolder:
                 row = read_row(line)
                 if split is None or row["split"] == split:
                     yield row
+
+
+def state_in_words(status: Mapping[str, Any]) -> str:
+    """Returns the state that status.json holds, and who or what has stopped the run: the user or something else."""
+    state, reason = str(status["state"] or "not started").replace("_", " "), status.get("reason")
+    if not reason:
+        return state
+    if not reason.startswith(BY_YOU):
+        return f"{state} ({reason})"
+    return f"stopped {reason}" if state == "preempted" else f"{state}, stopped {reason}"
 
 
 class StepReport:

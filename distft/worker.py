@@ -81,7 +81,8 @@ def train(run: RunFolder, attempt: int, world: World) -> None:
     engine = make_engine(config, plan, world)
     start_step = steps_done(load(engine, model, config, plan, run, world), plan)
     check_replicas(engine)
-    rehearse(engine, run.checkpoints, states_per_weight(plan), config["checkpoint"]["keep"], world)
+    keep, evaluates = config["checkpoint"]["keep"], plan.eval_rows > 0 and bool(config["eval"]["every_steps"])
+    rehearse(engine, run.checkpoints, states_per_weight(plan), keep, world, best=evaluates)
     effective = {"engine": engine.effective(), "optimizer": check_in_force(engine.optimizer, config["optimizer"])}
     effective["determinism"] = in_force()
     effective["products"] = exact_products()
@@ -89,6 +90,7 @@ def train(run: RunFolder, attempt: int, world: World) -> None:
     effective["fused_layers"] = fused_layers(engine.objective)
     peak = peak_of(world.device, compute_dtype(config["train"]["precision"], world.device))
     effective["peak"] = asdict(peak)
+    effective["max_grad_norm"] = make_settings(config, start_step, feed.steps, peak, 0.0).max_norm
     if world.is_first:
         write_json(run.path / "effective.json", effective)
         write_json(run.path / "nodes.json", environments)

@@ -1,7 +1,7 @@
 """Runs shell text from the docs and from launch/ in an empty folder, with `python -m distft.launch` made small.
 
 The shell finds a `python` of ours first: a launch makes one step of a tiny random model,
-or becomes a plan, of a sweep the plan of every point. Everything else is the real thing.
+or becomes a plan, of a sweep the plan of every job. Everything else is the real thing.
 """
 
 import os
@@ -9,7 +9,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-PLAN_POINTS = Path(__file__).with_name("plan_points.py")
 SHIM = """#!/bin/bash
 if [ "$1 $2" != "-m distft.launch" ]; then exec {python} "$@"; fi
 arguments=()
@@ -17,7 +16,6 @@ for argument in "${{@:3}}"; do
     if [[ $argument != model.path=* ]]; then arguments+=("$argument"); fi
 done
 if [ {command} = launch ]; then arguments+=(model.tiny=true train.max_steps=1); fi
-if [ "{command} ${{arguments[0]}}" = "plan -m" ]; then exec {python} {plan_points} "${{arguments[@]}}"; fi
 exec {python} -m distft.{command} "${{arguments[@]}}"
 """
 
@@ -28,7 +26,7 @@ def shell(text: str, folder: Path, *, as_plan: bool = False, timeout: float = 48
     programs.mkdir(exist_ok=True)
     shim = programs / "python"
     command = "plan" if as_plan else "launch"
-    shim.write_text(SHIM.format(python=sys.executable, plan_points=PLAN_POINTS, command=command))
+    shim.write_text(SHIM.format(python=sys.executable, command=command))
     shim.chmod(0o755)
     environment = os.environ | {"PATH": f"{programs}:{os.environ['PATH']}"}
     return subprocess.run(

@@ -198,6 +198,18 @@ def test_the_end_of_a_job_that_slurm_ends_is_left_open(state: State, tmp_path: P
     assert (run.read_status()["state"], run.read_status()["exit_code"]) == (state, None)
 
 
+def test_a_job_that_was_cancelled_says_so_though_nobody_waits_for_it(tmp_path: Path, programs: Path):
+    run = freeze(tmp_path / "x", "run", ONE)
+    begin(run)
+    preempted(run, "SLURM sent SIGTERM")
+    reasons = {"completing": "SLURM sent SIGTERM: scancel or a preemption", "cancelled": "by you, with scancel"}
+    for recorded, reason in reasons.items():
+        stub_recorded(programs, "scontrol", f"{recorded}.txt")
+        assert end(run, code=143) == 143
+        status = run.read_status()
+        assert (status["state"], status["exit_code"], status["reason"]) == ("preempted", None, reason)
+
+
 def test_time_limits_are_counted_and_preemptions_are_not(tmp_path: Path, programs: Path, capsys):
     run = freeze(tmp_path / "x", "run", ONE, "launcher.max_timeouts=2")
     left = {"limit": "1:40", "preemption": "1-00:00:00", "no limit": "UNLIMITED"}

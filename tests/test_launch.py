@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -79,11 +80,20 @@ def test_what_is_in_force_is_read_back(done):
     assert variables["PYTORCH_ALLOC_CONF"] == "expandable_segments:True"
 
 
+def lowest_of(run: RunFolder) -> dict[str, Any]:
+    """Returns step and loss of the lowest held-out loss in metrics.jsonl."""
+    return min(
+        ({"step": row["step"], "loss": row["loss"]} for row in run.read_metrics("eval")), key=lambda row: row["loss"]
+    )
+
+
 def test_a_run_leaves_all_that_it_is_and_did(done):
     run, said, _ = done
     assert run.read_status() | {"time": 0, "host": ""} == {
-        "state": "completed", "step": 3, "attempt": 1, "exit_code": 0, "error": None, "time": 0, "host": ""
+        "state": "completed", "step": 3, "attempt": 1, "exit_code": 0, "error": None, "time": 0, "host": "",
+        "best": lowest_of(run),
     }  # fmt: skip
+    assert run.read_status()["best"]["step"] == 3 and (run.checkpoints / "best").readlink().name == "step-00000003"
     assert [row["step"] for row in run.read_metrics("train")] == [1, 2, 3]
     assert [row["step"] for row in run.read_metrics("eval")] == [0, 3]
     assert run.read_config()["name"] == "done" and run.read_plan().world == 2

@@ -38,7 +38,7 @@ def test_of_a_sweep_every_point_is_planned(tmp_path: Path, checkout: Path):
     script = f"{checkout}/launch/lr_sweep.sh rows.jsonl"
     done = shell(script, tmp_path, as_plan=True)
     assert done.returncode == 0, done.stderr
-    lines = done.stdout.splitlines()
-    assert len(lines) == 9 and lines[0].startswith("optimizer.lr=1e-05,seed=0: ")
+    lines = [line.split("│")[1].strip() for line in done.stdout.splitlines() if line.startswith("│")]
+    assert len(lines) == 9 and lines[0] == "000-optimizer.lr_1e-05-seed_0"
     wrong = shell(f"{script} train.micro_batch_size=4 train.global_batch_size=16,18", tmp_path, as_plan=True)
     assert wrong.returncode == 2 and "train.global_batch_size=18 is not a multiple" in wrong.stderr

@@ -35,4 +35,5 @@ def test_a_command_gets_the_words_after_its_name():
 
 def test_an_unknown_command_is_refused_with_the_list():
     done = distft("lunch")
-    assert done.returncode == 2 and "lunch: no such command" in done.stderr and "launch" in done.stderr
+    assert done.returncode == 2 and "distft lunch: no such command. Did you mean launch?" in done.stderr
+    assert distft("xyzzy").stderr.startswith("distft xyzzy: no such command.\n")

@@ -81,7 +81,8 @@ def assert_same(done: Launched, straight: Launched) -> None:
 @pytest.fixture(scope="module")
 def hung(folder: Path) -> Launched:
     """A run of 44 steps whose rank 1 is slow, and hangs in step 27; step 24 is saved, while the deletion of an older
-    checkpoint lasts. Its second attempt is healthy."""
+    checkpoint lasts. Its second attempt is healthy, and early stopping ends it: only the first evaluation, of step 12,
+    was better by enough."""
     settings = ("train.max_steps=44", "checkpoint.every_steps=8", "launcher.hang_seconds=8", "launcher.restarts=1")
     began = time.monotonic()
     done = launch(
@@ -91,6 +92,8 @@ def hung(folder: Path) -> Launched:
         *settings,
         "strategy=fsdp",
         "eval.every_steps=12",
+        "eval.early_stopping.patience=2",
+        "eval.early_stopping.min_delta=9",
         slow="forward:1:0.1:1,delete:0:60:1",
     )
     return replace(done, seconds=time.monotonic() - began)
@@ -98,7 +101,10 @@ def hung(folder: Path) -> Launched:
 
 def test_a_run_that_hangs_goes_on_from_its_last_checkpoint(hung: Launched):
     assert hung.code == 0, hung.told
-    assert [step for step, _ in hung.losses] == list(range(1, 45)), "each step once"
+    assert [step for step, _ in hung.losses] == list(range(1, 37)), "each step once"
+    status = hung.run.read_status()
+    assert (status["state"], status["step"]) == ("stopped_early", 36), "as if it had not been cut"
+    assert status["best"]["step"] == 36 and (hung.run.checkpoints / "best").readlink().name == "step-00000036"
     assert [(each["attempt"], each["from_step"], each["error"]["type"]) for each in hung.restarts] == [(1, 24, "Hang")]
     assert "was not entered by rank 1 on" in hung.told and "Restart 1 of 1, from step 24" in hung.told
     assert "(launcher.hang_seconds=8" in hung.told, "by the limit that was typed"
@@ -122,7 +128,7 @@ def test_each_second_of_a_run_has_a_name(hung: Launched):
     assert sum(seconds.values()) == pytest.approx(turns[-1].time - turns[0].time, rel=0.01)
     assert sum(seconds.values()) == told["wall_seconds"] <= hung.seconds
     assert (told["lost_steps"], told["failures"]) == (2, 1), "steps 25 and 26"
-    assert told["saves"] == 8, "8 to 40, the best of 12 and 36, and the end"
+    assert told["saves"] == 6, "8 to 32, the best of step 12, and the end"
     rows = list(hung.run.read_metrics("train"))
     waits = sum(row["phases"].get("data", 0.0) + row["phases"].get("checkpoint", 0.0) for row in rows)
     assert seconds["productive"] == pytest.approx(sum(row["seconds"] for row in rows) - waits, rel=0.01)

@@ -21,16 +21,21 @@ REHEARSAL = ".rehearsal"
 CHUNKS, ELEMENTS = 8, 1000
 
 
-def rehearse(engine: Engine, checkpoints: Path, states_per_weight: float, keep: int, world: World) -> None:
+def rehearse(
+    engine: Engine, checkpoints: Path, states_per_weight: float, keep: int, world: World, best: bool = False
+) -> None:
     """Raises RuntimeError on every process when the disk lacks room for the checkpoints to keep, and one more, or when
-    what a process writes there is not what it reads."""
+    what a process writes there is not what it reads.
+
+    best: a checkpoint with the best held-out loss is kept too, however old.
+    """
     folder = checkpoints / REHEARSAL
     weights = torch.tensor([float(num_weights(engine))], dtype=torch.float64, device=world.device)
     size = 4 * (1 + states_per_weight) * all_reduce_sum(weights).item()
     problem = ""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        problem = (world.is_first and _room(checkpoints, size, keep)) or _round_trip(
+        problem = (world.is_first and _room(checkpoints, size, keep, best)) or _round_trip(
             engine, folder / rank_file(world.rank)
         )
     except (OSError, RuntimeError) as error:
@@ -42,16 +47,16 @@ def rehearse(engine: Engine, checkpoints: Path, states_per_weight: float, keep: 
         raise RuntimeError(f"checkpoints cannot be saved: {problems[0]}")
 
 
-def _room(checkpoints: Path, size: float, keep: int) -> str:
+def _room(checkpoints: Path, size: float, keep: int, best: bool) -> str:
     free = shutil.disk_usage(checkpoints).free
     there = sum(map(_bytes_of, complete(checkpoints)))
-    needed = (keep + 1) * size - there
+    needed = (keep + best + 1) * size - there
     if needed <= free:
         return ""
     return (
         f"{checkpoints} has {free / 2**30:.2f} GiB free. A checkpoint takes {size / 2**30:.2f} GiB, and "
-        f"checkpoint.keep={keep} and the one being written {needed / 2**30:.2f} GiB. Nearest: "
-        f"checkpoint.keep={max(1, int((free + there) // size) - 1)}, or another runs_dir"
+        f"checkpoint.keep={keep}{', the best' if best else ''} and the one being written {needed / 2**30:.2f} GiB. "
+        f"Nearest: checkpoint.keep={max(1, int((free + there) // size) - 1 - best)}, or another runs_dir"
     )
 
 

@@ -81,6 +81,8 @@ def help_text(name: str, own: Sequence[tuple[str, str]] = ()) -> str:
         lines += ["own keys:", *_table(own), ""]
     groups = sorted(path for path in conf_dir().iterdir() if path.is_dir())
     words = [(f"{group.name}=", " ".join(sorted(file.stem for file in group.glob("*.yaml")))) for group in groups]
+    file = ("config=FILE.yaml", "keys and words of your own, or of a run: they come before the command line")
+    lines += ["a config file:", *_table([file]), ""]
     lines += ["one word per group:", *_table(words), ""]
     lines += ["keys:", *_table([(key.path, f"{key.help} ({key.rule()})") for key in KEYS])]
     return "\n".join(lines)

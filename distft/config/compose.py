@@ -21,7 +21,7 @@ from distft.config.rules import broken_rules
 from distft.config.rules.contract import Facts
 from distft.config.schema import TARGET_GROUPS
 from distft.config.settings import apply_setting, drop_others_keywords, long_form, with_targets
-from distft.config.tree import at, covers
+from distft.config.tree import MISSING, at, covers
 from distft.config.typed import COMMAND_LINE, EXPERIMENT, FILE, settle
 from distft.config.values import shown, wrong_values
 from distft.paths import absolute, conf_dir
@@ -78,7 +78,11 @@ def compose(
         group, _, name = key.partition(".")
         values[group][name] = value
     wrong |= {key: error for key, error in missing_files(values) if key not in wrong and key not in own}
-    errors += [f"{places[key]}: {_asking(error)}" if places.get(key) else error for key, error in wrong.items()]
+    errors += [
+        f"{places[key]}: {_asking(error)}" if places.get(key) else error
+        for key, error in wrong.items()
+        if asked.is_whole or at(values, key, MISSING) != MISSING
+    ]
     errors += wrong_models(values, wrong)
     errors += broken_rules(Facts(values, choices, settled.given, sweep), wrong)
     if errors:
@@ -101,6 +105,7 @@ class _Asked:
     files: tuple[OwnFile, ...]
     settings: list[Override]
     notes: tuple[str, ...]
+    is_whole: bool  # False: a file could not be read, so what is missing may stand there
 
     @property
     def choices(self) -> list[str]:
@@ -122,10 +127,12 @@ def _read(overrides: Iterable[str], groups: Groups, errors: list[str]) -> _Asked
     files: list[OwnFile] = []
     words: list[Override] = []
     settings: list[Override] = []
+    num_files = 0
     for text in overrides:
         try:
             override = split(text)
             if override.key == CONFIG or _names_file(override):
+                num_files += 1
                 files.append(read_config(override.key, (override.value or "").strip("'\""), groups.words))
             elif groups.has(override):
                 groups.choice(override)
@@ -151,14 +158,14 @@ def _read(overrides: Iterable[str], groups: Groups, errors: list[str]) -> _Asked
     if (word := chosen.get("experiment")) and not word.at and any(file.is_frozen for file in files):
         frozen = next(file.name for file in files if file.is_frozen)
         errors.append(f"{word.text}: has no effect with {CONFIG}={frozen}, which sets every key. Try: one of both")
-    return _Asked(chosen, tuple(files), [*kept, *settings], tuple(notes))
+    return _Asked(chosen, tuple(files), [*kept, *settings], tuple(notes), is_whole=len(files) == num_files)
 
 
 def _choose(word: Override, chosen: dict[str, Override], settings: list[Override], notes: list[str]) -> None:
     """Takes a word; a file's keys of that group that were for another word give way to it, which `notes` says."""
     group, before = word.key, chosen.get(word.key)
     of_group = [each for each in settings if covers([group], each.key)]
-    other = before is not None and before.value != word.value
+    other = before is not None and before.at and before.value != word.value  # not of a word that was typed twice
     if other or (before is None and any(each.key == f"{group}._target_" for each in of_group)):
         for each in of_group:
             settings.remove(each)

@@ -15,6 +15,7 @@ from hydra.core.override_parser.types import Override as ParsedOverride
 from hydra.errors import HydraException
 
 _OVERRIDE = re.compile(r"(?P<prefix>\+\+|\+|~)?(?P<key>[^=\s+~]+)(?:=(?P<value>.*))?", re.DOTALL)
+MULTIRUN = ("-m", "--multirun")
 CONFIG = "config"  # names a YAML file of one's own
 _HYDRA_FILES = ("--config-name", "-cn", "--config-dir", "-cd", "--config-path", "-cp", "--config")
 _PLAIN = re.compile(r"[\w./-]+(@[\w./-]+)?")
@@ -40,14 +41,18 @@ def split(text: str) -> Override:
     """Returns the parts of an override; WrongOverride when it has no key or no value."""
     if text.startswith("-"):
         name = text.partition("=")[0]
-        if name in ("-m", "--multirun"):
+        if name in MULTIRUN:
             raise WrongOverride(f"{text}: sweeps are of launch and plan. Try: this command without it, one value a key")
         hint = f". Try: {CONFIG}=FILE.yaml, a config file of your own" if name in _HYDRA_FILES else ""
         raise WrongOverride(f"{text}: there are no options here but --help; settings are written key=value{hint}")
     match = _OVERRIDE.fullmatch(text)
+    if match is None and text.endswith((".yaml", ".yml")):
+        raise WrongOverride(f"{text}: is not of the form key=value. Try: {CONFIG}={text}")
     if match is None or not _PLAIN.fullmatch(match["key"]):
         raise WrongOverride(f"{text}: is not of the form key=value")
     if match["value"] is None and match["prefix"] != "~":
+        if text.endswith((".yaml", ".yml")):
+            raise WrongOverride(f"{text}: has no value. Try: {CONFIG}={text}")
         raise WrongOverride(f"{text}: has no value. Nearest: {match['key']}=...")
     return Override(text, match["prefix"] or "", match["key"], match["value"])
 
@@ -69,7 +74,7 @@ def hydra_value(key: str, value: str, *, text: bool) -> str:
         return "[" + ",".join(hydra_value(key, part, text=text) for part in _parts(value[1:-1])) + "]"
     if "," in value and not value.startswith("{") and not Path(value).expanduser().exists():
         raise WrongOverride(
-            f"{key}={value}: a comma makes a sweep, which needs --multirun. "
+            f"{key}={value}: a comma makes a sweep, which needs --multirun (launch, plan). "
             f"Nearest: {key}=[{value}] for a list, or {key}='{value}' in Hydra's quotes for one text"
         )
     if text or not _is_readable(key, value):

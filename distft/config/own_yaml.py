@@ -134,7 +134,11 @@ def _read(key: str, typed: str) -> tuple[Path, str]:
     except UnicodeDecodeError as error:
         raise ConfigError([f"{key}={typed}: is no text in UTF-8 (byte {error.start}). Try: a YAML file"]) from error
     except OSError as error:
-        meant = did_you_mean(nearest_path(file)) if not file.exists() else ""
+        parts = [part.strip() for part in typed.strip("[]").split(",")]
+        if len(parts) > 1:
+            meant = f" Try: {' '.join(f'{key}={part}' for part in parts)}"
+        else:
+            meant = did_you_mean(nearest_path(file)) if not file.exists() else " Try: a YAML file"
         raise ConfigError([f"{key}={typed}: cannot be read: {error.strerror}.{meant}"]) from error
 
 

@@ -1,10 +1,12 @@
-"""The two tables of docs/config.md; `python -m distft.config.reference docs/config.md` makes them anew."""
+"""The tables of docs/config.md; `python -m distft.config.reference docs/config.md` makes them anew."""
 
 import sys
 from pathlib import Path
 
 from distft.config.rules import RULES
 from distft.config.schema import KEYS
+from distft.config.typed import ANY, KEEP, WINS
+from distft.config.values import shown
 
 
 def key_table() -> str:
@@ -19,15 +21,26 @@ def rule_table() -> str:
     return "\n".join(["| keys | refused | because |", "|---|---|---|", *rows])
 
 
+def typed_table() -> str:
+    """Returns every pair of keys of which one gives way to the other."""
+    rows = []
+    for row in WINS:
+        value = "" if row.value is ANY else f"={shown(row.value)}"
+        then = "has no effect" if row.becomes is KEEP else f"is {shown(row.becomes)}"
+        both = "the first that is reached ends the run" if row.together else "refused where they clash"
+        rows.append(f"| `{row.key}{value}` | `{row.over}` | {then} | {both} |")
+    return "\n".join(["| set | gives way | and then | both set |", "|---|---|---|---|", *rows])
+
+
 def _cell(text: str) -> str:
     return text.replace("|", "\\|").replace("<", "&lt;")
 
 
-TABLES = {"keys": key_table, "rules": rule_table}
+TABLES = {"keys": key_table, "typed": typed_table, "rules": rule_table}
 
 
 def refreshed(text: str) -> str:
-    """Returns `text` with what stands between `<!-- NAME -->` and `<!-- /NAME -->` made anew for both tables."""
+    """Returns `text` with what stands between `<!-- NAME -->` and `<!-- /NAME -->` made anew for every table."""
     for name, table in TABLES.items():
         start, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
         before, after = text.split(start)[0], text.split(end)[1]

@@ -10,7 +10,7 @@ from typing import Any
 from distft.config.tree import MISSING, at
 
 DEFAULT, EXPERIMENT, FILE, COMMAND_LINE = range(4)  # who says a key, the strongest last
-_ANY, _KEEP = object(), object()
+ANY, KEEP = object(), object()
 
 
 @dataclass(frozen=True)
@@ -19,8 +19,8 @@ class Wins:
 
     key: str
     over: str
-    becomes: Any = _KEEP  # the value of `over` then; _KEEP: it stays and has no effect
-    value: Any = _ANY  # of `key`, that the row is about; _ANY: each but null
+    becomes: Any = KEEP  # the value of `over` then; KEEP: it stays and has no effect
+    value: Any = ANY  # of `key`, that the row is about; ANY: each but null
     together: bool = False  # both may be said, in a file or on the command line: the first that is reached counts
 
 
@@ -60,11 +60,11 @@ def settle(values: Mapping[str, Any], said: Mapping[str, int]) -> Settled:
     for rank in (COMMAND_LINE, FILE, EXPERIMENT):
         for row in WINS:
             if ranks.get(row.key) == rank and _says(row, at(tree, row.key)) and _is_weaker(row, ranks, rank):
-                if row.becomes is not _KEEP and at(tree, row.over, MISSING) != row.becomes:
+                if row.becomes is not KEEP and at(tree, row.over, MISSING) != row.becomes:
                     tree = with_value(tree, row.over, row.becomes)
                     gave_way[row.over] = row.key
                 ranks.pop(row.over, None)
-                if row.becomes is not None and row.becomes is not _KEEP:
+                if row.becomes is not None and row.becomes is not KEEP:
                     ranks[row.over] = rank  # it is said by saying `key`
     return Settled(tree, frozenset(ranks), gave_way)
 
@@ -81,7 +81,7 @@ def with_value(values: Mapping[str, Any], key: str, value: Any) -> dict[str, Any
 
 
 def _says(row: Wins, value: Any) -> bool:
-    return value not in (None, MISSING) if row.value is _ANY else value is row.value
+    return value not in (None, MISSING) if row.value is ANY else value is row.value
 
 
 def _is_weaker(row: Wins, ranks: Mapping[str, int], rank: int) -> bool:

@@ -12,6 +12,7 @@ from distft.goodput import write_goodput
 from distft.goodput.timeline import note
 from distft.launchers.contract import Outcome
 from distft.run import FINISHED, RunFolder, State
+from distft.runtime import stop
 from distft.runtime.errors import Exit, Failure, of_process
 from distft.runtime.logs import Patient
 
@@ -36,10 +37,11 @@ def note_end(run: RunFolder, state: State, error: Mapping[str, Any] | None = Non
 
 
 def write_outcome(run: RunFolder, outcome: Outcome) -> None:
-    """Puts the outcome into status.json where there is room for it."""
+    """Puts the outcome into status.json where there is room for it, of a run that was stopped with the reason."""
     note_end(run, outcome.state, outcome.error)
+    reason = stop.reason_of(run, run.read_status()["attempt"]) if outcome.state == "preempted" else None
     try:
-        run.write_status(state=outcome.state, exit_code=outcome.exit_code, error=outcome.error)
+        run.write_status(state=outcome.state, exit_code=outcome.exit_code, error=outcome.error, reason=reason)
     except OSError as full:  # the error that ended the run must reach the user all the same
         print(f"{run.status}: not written: {full}", file=Patient(sys.stderr))
 

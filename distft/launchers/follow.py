@@ -12,7 +12,7 @@ from dataclasses import asdict
 from typing import Any
 
 from distft.launchers.contract import Handle, Outcome
-from distft.run import RunFolder, read_row
+from distft.run import BY_YOU, RunFolder, read_row
 from distft.runtime import stop
 from distft.runtime.errors import Failure
 
@@ -113,7 +113,8 @@ class Following:
         if outcome is not None:
             return outcome
         if caught and self._deadline == float("inf"):
-            self.ask_to_stop(f"{caught[0].name} to the launching process")
+            by_hand = caught[0] == signal.SIGINT
+            self.ask_to_stop(f"{BY_YOU} Ctrl-C" if by_hand else f"{caught[0].name} to the launching process")
             self._say(
                 f"{caught[0].name}: waiting for the step in progress to end and be saved, "
                 f"{self._grace_seconds:.0f} s at most. Press Ctrl-C to end at once."
@@ -185,5 +186,6 @@ def _end_by_force(
     error = asdict(Failure.of_run(f"ended by force after {asked} ({why}); the step in progress was not saved"))
     outcome = Outcome("failed", error, by_signal=cause)
     with suppress(OSError):
-        run.write_status(state="failed", exit_code=outcome.exit_code, error=error)
+        reason = stop.reason_of(run, run.read_status()["attempt"])
+        run.write_status(state="failed", exit_code=outcome.exit_code, error=error, reason=reason)
     return outcome

@@ -9,7 +9,7 @@ Steps below 1 are a share of the run's, rounded up.
 import math
 from collections.abc import Callable
 
-Factor = Callable[[float], float]
+Factor = Callable[[int], float]
 
 
 def whole_steps(steps: float, total_steps: int) -> int:
@@ -17,13 +17,15 @@ def whole_steps(steps: float, total_steps: int) -> int:
     return math.ceil(round(steps * total_steps, 6)) if steps < 1 else round(min(steps, 2**53))
 
 
-def _scheduled(warmup_steps: float, total_steps: int, after: Factor | None, decay_steps: float = math.inf) -> Factor:
+def _scheduled(
+    warmup_steps: float, total_steps: int, after: Callable[[float], float] | None, decay_steps: float = math.inf
+) -> Factor:
     """Returns a warm-up, a stretch at 1, and over the last `decay_steps` after the warm-up `after`, of the share of
     them that is done, 0 to 1."""
     warm = whole_steps(warmup_steps, total_steps)
     start = max(warm, total_steps - min(total_steps, whole_steps(decay_steps, total_steps)))
 
-    def factor(step: int) -> float:
+    def factor(step: float) -> float:
         if step <= warm:
             return step / warm
         if after is None or step <= start or total_steps == 1:

@@ -1,4 +1,4 @@
-"""`python -m distft.plan [OVERRIDES] [memory_gib=80] [out=FILE]`: prints what a run will do and need."""
+"""`python -m distft.plan [-m] [OVERRIDES] [memory_gib=80] [out=FILE]`: what a run, or a sweep, will do and need."""
 
 from dataclasses import asdict
 
@@ -7,12 +7,14 @@ from rich.console import Console
 from distft.config import ConfigError, command, compose, help_text
 from distft.config.keywords import keywords
 from distft.config.nearest import edits
+from distft.config.overrides import MULTIRUN
 from distft.paths import absolute
 from distft.plan import make_plan
 from distft.plan.make import model_notes
 from distft.plan.show import show
 from distft.run import write_json
 
+_WIDTH = 200  # of a table in a file
 OWN = {
     "memory_gib": "memory of a device in GiB; what does not fit is marked",
     "out": "file that the plan is written to, as JSON",
@@ -20,13 +22,24 @@ OWN = {
 
 
 def main(argv: list[str]) -> int:
-    """Returns 0 with the plan printed, and written to `out` where it is given."""
+    """Returns 0 with the plan printed, and written to `out` where it is given; of a sweep that of each job."""
     mine = [text for text in argv if _is_own(text.partition("=")[0])]
-    own = keywords(mine, OWN, required=())
-    config = compose([text for text in argv if text not in mine])
+    own, overrides = keywords(mine, OWN, required=()), [text for text in argv if text not in (*mine, *MULTIRUN)]
+    memory = memory_gib(own.get("memory_gib"))
+    if set(argv) & set(MULTIRUN):
+        from distft.sweep.planned import plan_sweep, table  # Hydra's sweepers take a while to import
+
+        title, planned = plan_sweep(overrides)
+        console = Console()
+        console.width = console.width if console.is_terminal else _WIDTH
+        console.print(table(title, planned, memory))
+        if "out" in own:
+            write_json(absolute(own["out"]), {name: asdict(plan) for name, (_, plan) in planned.items()})
+        return 0
+    config = compose(overrides)
     plan = make_plan(config)
     console = Console()
-    show(plan, config, memory_gib(own.get("memory_gib")), console)
+    show(plan, config, memory, console)
     for line in model_notes(config):
         console.print(line, style="yellow", soft_wrap=True, markup=False)
     if "out" in own:
@@ -50,4 +63,4 @@ def memory_gib(value: str | None) -> float | None:
 
 
 if __name__ == "__main__":
-    command(main, help=help_text("plan", list(OWN.items())))
+    command(main, help=help_text("plan", [(" or ".join(MULTIRUN), "the plan of each job of a sweep"), *OWN.items()]))

@@ -90,7 +90,7 @@ def _some(count: int, noun: str) -> str:
 
 
 def memory(plan: Plan, chosen: str, memory_gib: float | None) -> Table:
-    unit = next((name for name, size in UNITS.items() if max(map(_total, plan.memory.values())) >= size), "KiB")
+    unit = unit_of(max(map(_total, plan.memory.values())))
     title = f"{unit} per process for state that lives through the run"
     table = Table(title=title, title_justify="left", padding=0)  # else a terminal of 80 columns would cut it
     for heading in ("strategy", "parameters", "gradients", "optimizer", "total", "gathered"):
@@ -100,15 +100,22 @@ def memory(plan: Plan, chosen: str, memory_gib: float | None) -> Table:
         numbers = [f"{counted[part] / UNITS[unit]:.2f}" for part in ("parameters", "gradients", "optimizer", "total")]
         numbers.append(f"{counted['gathered'] / UNITS[unit]:.2f}" if "gathered" in counted else "")
         style = "bold" if name == chosen else None
-        table.add_row(f"> {name}" if name == chosen else f"  {name}", *numbers, _fits(counted, memory_gib), style=style)
+        table.add_row(
+            f"> {name}" if name == chosen else f"  {name}", *numbers, fits_in_words(counted, memory_gib), style=style
+        )
     return table
+
+
+def unit_of(size: int) -> str:
+    """Returns the largest unit that `size` bytes are at least one of."""
+    return next((name for name, unit in UNITS.items() if size >= unit), "KiB")
 
 
 def _total(counted: dict[str, int]) -> int:
     return counted["total"]
 
 
-def _fits(counted: dict[str, int], memory_gib: float | None) -> str:
+def fits_in_words(counted: dict[str, int], memory_gib: float | None) -> str:
     """Returns whether the device holds it; what is in host memory needs no device."""
     on_device = counted["total"] - counted["host"] + counted.get("gathered", 0)
     place = "host memory" if counted["host"] == counted["total"] else "partly host memory" if counted["host"] else ""

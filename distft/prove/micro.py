@@ -201,7 +201,9 @@ def chunks(hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, ro
     of_weight = torch.zeros_like(weight, dtype=torch.float32)
     for start in range(0, len(hidden), rows):
         chunk, at = hidden[start : start + rows], targets[start : start + rows]
-        _, _, gradient = projected.of_chunk(chunk @ weight.T, at, 0.0, None, weight.dtype)
+        logits = chunk @ weight.T
+        projected.argmax_of(logits)
+        _, gradient = projected.of_chunk(logits, at, 0.0, None, weight.dtype)
         assert gradient is not None
         torch.mm(gradient, weight, out=of_hidden[start : start + rows])
         if frozen:

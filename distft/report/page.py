@@ -9,6 +9,7 @@ from markupsafe import Markup
 from distft.report.curves import page_panels
 from distft.report.facts import GIB, Facts
 from distft.report.goodput import of_attempt
+from distft.run import state_in_words
 
 MAIN_PACKAGES = ("distft", "torch", "deepspeed", "transformers", "tokenizers", "datasets", "peft", "safetensors")
 
@@ -18,6 +19,7 @@ def render(facts: Facts) -> str:
     environment = Environment(
         loader=PackageLoader("distft.report", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
+    environment.filters["in_words"] = state_in_words
     environment.filters["gib"] = lambda size: f"{size / GIB:,.2f}"
     values = {field.name: getattr(facts, field.name) for field in fields(facts)}
     values["attempts"] = [of_attempt(each) for each in facts.attempts]

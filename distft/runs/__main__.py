@@ -10,7 +10,7 @@ from distft.config.nearest import did_you_mean, nearest
 from distft.goodput.account import goodput_of
 from distft.launchers.follow import NewRows
 from distft.paths import absolute
-from distft.run import RunFolder
+from distft.run import BY_YOU, RunFolder, state_in_words
 from distft.runs.facts import facts, find_runs
 from distft.runs.table import line_of, overview, shown
 from distft.runtime import stop
@@ -61,7 +61,7 @@ def tail(run: RunFolder) -> int:
         for row in rows.read():
             console.print(line_of(row))
         if is_over:
-            console.print(f"{run.path.name}: {run.read_status()['state']}")
+            console.print(f"{run.path.name}: {state_in_words(run.read_status())}")
             return 0
         time.sleep(1.0)
 
@@ -72,7 +72,7 @@ def ask_to_stop(run: RunFolder) -> int:
     if status["state"] in _OVER:
         print(f"{run.path.name}: {status['state']} already", file=sys.stderr)
         return 1
-    stop.request(run, status["attempt"], "python -m distft.runs stop")
+    stop.request(run, status["attempt"], f"{BY_YOU} distft runs stop")
     print(f"{run.path.name} saves at the end of the step in progress, and stops. The same launch goes on with it.")
     return 0
 

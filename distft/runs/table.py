@@ -7,6 +7,7 @@ from typing import Any
 from rich.table import Table
 
 from distft.report.goodput import words
+from distft.run import state_in_words
 from distft.runs.facts import Facts
 from distft.trackers.terminal import duration
 
@@ -85,7 +86,7 @@ def _lines(each: Facts) -> list[tuple[str, str]]:
 
 def _state(each: Facts) -> str:
     silent = each.silent_seconds
-    return f"{each.state}, silent for {duration(silent)}" if silent else each.state
+    return f"{each.state}, silent for {duration(silent)}" if silent else state_in_words(each.status)
 
 
 def _number(value: float | None, form: str = ".4f") -> str:

@@ -9,7 +9,7 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
-from distft.run import RunFolder, write_json
+from distft.run import BY_YOU, RunFolder, write_json
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)  # of schedulers
 _caught: list[str] = []  # of this process, as its signal handlers are
@@ -34,6 +34,19 @@ def requested(run: RunFolder, attempt: int) -> str | None:
         return wanted["reason"] if wanted["attempt"] == attempt else None
     except (ValueError, TypeError, KeyError):
         return text.strip() or f"{run.stop} was made by hand"
+
+
+def reason_of(run: RunFolder, attempt: int) -> str | None:
+    """Returns by whom or what attempt `attempt` was asked to stop, for status.json; None when it was not."""
+    asked = requested(run, attempt)
+    if asked is None:
+        return None
+    try:
+        json.loads(run.stop.read_text())["reason"]
+    except (OSError, ValueError, TypeError, KeyError):
+        text = "" if str(run.stop) in asked else f": {asked}"
+        return f"{BY_YOU} the file {run.stop.name}{text}"
+    return asked
 
 
 def clear(run: RunFolder) -> None:

@@ -76,17 +76,15 @@ class Board:
 
 
 def table(title: str, swept: Sequence[str], jobs: Sequence[dict[str, Any]]) -> Table:
-    """Returns the one table that a sweep ends with, the best job first."""
+    """Returns the one table that a sweep ends with, the lowest loss first; who is best is another question."""
     shape = Table(title=title, title_justify="left")
-    for name in ("rank", *swept, "held-out loss", "state", "folder"):
+    for name in (*swept, "held-out loss", "state", "folder"):
         shape.add_column(name, overflow="fold")
     order = sorted(jobs, key=lambda job: (job["objective"] is None, job["objective"] or 0.0))
-    for rank, job in enumerate(order, start=1):
+    for job in order:
         loss = job["objective"]
         values = [shown(job["values"][key]) for key in swept]
-        shape.add_row(
-            "" if loss is None else str(rank), *values, "" if loss is None else f"{loss:.4f}", job["state"], job["run"]
-        )
+        shape.add_row(*values, "" if loss is None else f"{loss:.4f}", job["state"], job["run"])
     return shape
 
 

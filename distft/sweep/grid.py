@@ -27,7 +27,7 @@ class Grid(BasicSweeper):
             raise ConfigError(f"{text}: a grid has no values for it. Nearest: sweep=optuna" for text in endless)
         [batch] = self.split_arguments(list(parsed), None)
         points = [tuple(point) for point in batch]
-        names = named(points)
+        names = named(points, earlier=earlier)
         if other := next((name for name, point in earlier.items() if names.get(name) != point), None):
             raise ConfigError([f"the sweep's folder has {other}, which is none of these points. Nearest: another name"])
         return points, []

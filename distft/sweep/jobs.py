@@ -4,6 +4,7 @@ All of that is done before the first is submitted, and all that is wrong is told
 """
 
 import json
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -59,13 +60,27 @@ class Job:
         return min((loss for loss in losses if loss is not None and abs(loss) < float("inf")), default=None)
 
 
-def named(points: Iterable[Point], first: int = 0) -> dict[str, Point]:
-    """Returns the points by the names of their folders, NNN-key=value,..."""
-    return {f"{index:03}-{words(point)}".rstrip(" ."): point for index, point in enumerate(points, first)}
+def named(points: Iterable[Point], first: int = 0, earlier: Mapping[str, Point] | None = None) -> dict[str, Point]:
+    """Returns the points by the names of their folders, NNN-key_value-key_value; of those that are there, as they are.
+
+    earlier: points of an earlier start by name; one of another version may have another name.
+    """
+    there = {int(name.partition("-")[0]): (name, point) for name, point in (earlier or {}).items()}
+    found = {}
+    for index, point in enumerate(points, first):
+        name, before = there.get(index, ("", None))
+        found[name if before == point else f"{index:03}-{words(point)}"] = point
+    return found
 
 
 def words(point: Point) -> str:
-    """Returns key=value,... as a part of a folder's name; a long one is cut."""
+    """Returns key_value-key_value in letters that every file system and URL takes; a long one is cut."""
+    text = "-".join(part.lstrip("+").replace("=", "_", 1).replace("'", "").replace('"', "") for part in point)
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", text)[:_LONGEST_NAME].rstrip("-.")
+
+
+def _older_words(point: Point) -> str:
+    """Returns key=value,... as folders were named before."""
     text = ",".join(part.lstrip("+").replace("'", "").replace('"', "") for part in point)
     return "".join(letter if letter.isprintable() and letter not in "/\\" else "-" for letter in text)[:_LONGEST_NAME]
 
@@ -79,7 +94,7 @@ def earlier_points(folder: Path, keys: Sequence[str]) -> dict[str, Point]:
         for text in (RunFolder(file.parent).read_commands() or [[]])[-1]:
             given[text.partition("=")[0].lstrip("+")] = text
         point = tuple(given.get(key, "") for key in keys)
-        if not name.endswith(f"-{words(point)}".rstrip(" .")):
+        if not name.endswith((f"-{words(point)}", f"-{_older_words(point)}".rstrip(" ."))):
             raise ConfigError([f"name={folder.name}: {file.parent} is of another sweep. Nearest: another name"])
         found[name] = point
     return found

@@ -64,7 +64,7 @@ def multirun(overrides: list[str]) -> int:
         raise ConfigError([f"name={folder.name}: {folder} holds a run. Nearest: another name"])
     earlier = earlier_points(folder, request.keys)
     known, further = sweeper.points(parsed, earlier)
-    sweep = Sweep(folder, request, config, earlier, checked(folder, request, known, further))
+    sweep = Sweep(folder, request, config, earlier, checked(folder, request, known, further, earlier))
     if config.values["sweep"]["only_failed"] and not any(job.has_failed for job in sweep.jobs):
         raise ConfigError([f"sweep.only_failed=true: no job in {folder} has failed. Nearest: false"])
     status = SweepStatus(folder, sweep_command(overrides), request.keys, config.choices["sweep"])
@@ -103,10 +103,15 @@ def shared_config(request: Request, parsed: Sequence[Swept]) -> Config:
 
 
 def checked(
-    folder: Path, request: Request, known: Sequence[Point], further: Sequence[Point], first: int = 0
+    folder: Path,
+    request: Request,
+    known: Sequence[Point],
+    further: Sequence[Point],
+    earlier: Mapping[str, Point],
+    first: int = 0,
 ) -> list[Job]:
     """Returns the known jobs, prepared and planned; further points are held to the same, and left."""
-    jobs = make_jobs(folder, request, named(known, first))
+    jobs = make_jobs(folder, request, named(known, first, earlier))
     others = make_jobs(folder, request, {words(point): point for point in further})
     refuse_twins(jobs)
     prepare_all([*jobs, *others])
@@ -121,7 +126,7 @@ def run_jobs(sweep: Sweep, launcher: Launcher, sweeper: Any, status: SweepStatus
     def make(points: Sequence[Point], first: int) -> list[Job]:
         if all(point in at_hand for point in points):
             return [at_hand[point] for point in points]
-        return checked(sweep.folder, sweep.request, points, [], first)
+        return checked(sweep.folder, sweep.request, points, [], sweep.earlier, first)
 
     count = settings.get("trials", len(sweep.jobs))
     console.print(f"{sweep.folder}: a sweep of {', '.join(sweep.request.keys)}, {count} jobs")
@@ -159,12 +164,31 @@ def finish(sweep: Sweep, status: SweepStatus, *, by_signal: bool) -> int:
     out, console = screen(sys.stdout), screen(sys.stderr)
     out.width = out.width if out.is_terminal else _WIDTH
     out.print(table(str(folder), sweep.request.keys, status.jobs))
+    for line in found(folder):
+        out.print(line)
     for line in failures(status.jobs):
         console.print(line)
     if by_signal:
         console.print(f"{folder}: stopped. The same command, with name={folder.name}, continues it.")
         return EXIT_PREEMPTED
     return 0 if status.is_complete and is_done else 1
+
+
+def found(folder: Path) -> list[str]:
+    """Returns what the sweep found and how far that can be trusted, its best model and its page."""
+    from distft.report.sweep.headline import headline  # of a sweep that has ended alone
+    from distft.report.sweep.jobs import read_sweep
+    from distft.report.sweep.settings import rank
+
+    sweep = read_sweep(folder)
+    ranking = rank(sweep)
+    lines = ["".join(headline(sweep, ranking))]
+    if len(ranking) > 1 and not any(setting.interval for setting in ranking):
+        lines.append("Each setting has one run, so chance may have made this order. Try: seed=0,1,2 beside it")
+    model = RunFolder(folder / ranking[0].best.folder).final if ranking else None
+    lines += [f"model   {model}"] if model and model.is_dir() else []
+    page = folder / "report.html"
+    return [*lines, f"report  {page}"] if page.is_file() else lines
 
 
 def write_page(folder: Path) -> None:

@@ -43,7 +43,7 @@ class Search(Sweeper):
             raise ConfigError(["sweep=optuna: Optuna is not installed. Nearest: pip install distft[sweep]"]) from error
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         Space(parsed)
-        if missing := [name for name in named(earlier.values()) if name not in earlier]:
+        if missing := [name for name in named(earlier.values(), earlier=earlier) if name not in earlier]:
             raise ConfigError([f"a search goes on from all of its jobs, {missing[0]} is gone. Nearest: another name"])
         return list(earlier.values()), corners(parsed, _MOST_CHECKED)
 

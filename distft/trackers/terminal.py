@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
-from distft.run import RunFolder
+from distft.run import RunFolder, state_in_words
 from distft.runtime.logs import Patient
 
 Row = dict[str, Any]
@@ -118,7 +118,7 @@ def summary(run: RunFolder, exported: str = "") -> Table:
 def _facts(run: RunFolder) -> list[tuple[str, str]]:
     train = list(run.read_metrics("train"))
     held_out = list(run.read_metrics("eval"))
-    facts = [("state", str(run.read_status()["state"])), ("steps", f"{len(train)} of {run.read_plan().steps}")]
+    facts = [("state", state_in_words(run.read_status())), ("steps", f"{len(train)} of {run.read_plan().steps}")]
     if held_out:
         before, after = held_out[0], held_out[-1]
         change = f" ({after['loss'] / before['loss'] - 1:+.1%})" if before["loss"] else ""

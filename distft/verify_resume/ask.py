@@ -79,7 +79,8 @@ def _not_resumable(config: Config) -> list[str]:
     if settings["resume"] != "auto":
         errors.append(f"checkpoint.resume={settings['resume']}: the killed run resumes its own. Nearest: auto")
     if settings["every_steps"] is None:
-        errors.append("checkpoint.every_steps=null: every resume would start anew. Nearest: checkpoint.every_steps=2")
+        text = "the clock saves at other steps each time. Nearest: checkpoint.every_steps=2"
+        errors.append(f"checkpoint.every_steps=null: {text}")
     return errors
 
 

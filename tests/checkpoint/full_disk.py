@@ -44,7 +44,7 @@ def attempt(saving: Saving, step: int, world: World, background: bool) -> dict[s
     printed, raised = io.StringIO(), ""
     with redirect_stdout(printed):
         try:
-            saving.save(step, False)
+            saving.save(step, None, False)
             while background and saving.saver.pending and not saving.saver.is_written:
                 time.sleep(0.01)
             saving.commit()

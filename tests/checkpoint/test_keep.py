@@ -15,7 +15,7 @@ import torch
 from distft.checkpoint import keep, saver
 from distft.checkpoint.format import step_dir
 from distft.checkpoint.index import read_index
-from distft.checkpoint.keep import Retention, complete, reading
+from distft.checkpoint.keep import Best, Retention, best_at, complete, reading
 from distft.checkpoint.manifest import check_all
 from distft.checkpoint.probe import PROBE, Probe, read_probe, write_probe
 from distft.checkpoint.resume import find
@@ -199,6 +199,20 @@ def test_steps_of_a_history_that_was_left_go_with_the_first_save_of_the_new_one(
     save(again, 3)
     assert there(tmp_path) == [1, 2, 3]
     assert keep.best(tmp_path) is None
+
+
+def test_a_resumed_run_knows_its_best(make_saver: Any, tmp_path: Path) -> None:
+    """The manifest has the loss; an older version's has not, and metrics.jsonl does."""
+    evals = [{"step": 0, "loss": 3.0}, {"step": 1, "loss": 2.0}, {"step": 2, "loss": None}]
+    saver = make_saver(Retention(9))
+    assert best_at(tmp_path, 2, evals) == Best(0, 3.0) and best_at(tmp_path, 0, evals) is None
+    assert best_at(tmp_path, 2, []) is None and best_at(tmp_path, 2, [{"step": 0, "loss": float("nan")}]) is None
+    save(saver, 1, 2, best=1)
+    assert best_at(tmp_path, 2, evals) == Best(1, 2.0)
+    saver.start(held({"weight": torch.randn(9)}), 3, {"held_out_loss": 1.5}, is_best=True)
+    saver.finish()
+    assert best_at(tmp_path, 3, evals) == Best(3, 1.5)
+    assert best_at(tmp_path, 2, evals) == Best(0, 3.0), "the newer one is of a history that is left"
 
 
 def test_a_probe_is_there_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

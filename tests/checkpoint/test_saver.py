@@ -31,6 +31,7 @@ CASES = {
     "best later": EVALUATED | {"save_best": False},
     "best lost": EVALUATED | {"failing": FAILING},
     "none better": {"losses": [1.0, 2.0, NAN], "patience": 2, "every": 4},
+    "nan": {"losses": [NAN, NAN], "patience": 2, "every": 4},
     "clock": {"every": None, "checkpoint": {"every_minutes": 1e-9}},
 }
 
@@ -96,6 +97,8 @@ def test_where_no_step_is_better_than_none_there_is_no_best(seen: Any) -> None:
     for rank in seen["none better"]:
         assert rank["best"] is None and rank["saved"] == [2] and rank["held_out_loss"] is None
     assert seen["none better"][0]["best_known"] == [0, 1.0]
+    assert [rank["best"] for rank in seen["nan"]] == [None, None] and seen["nan"][0]["best_known"] is None
+    assert [rank["ended"][0] for rank in seen["nan"]] == [["stopped_early", 1]] * 2
 
 
 def test_minutes_are_counted_by_rank_0_for_all(seen: Any) -> None:

@@ -38,6 +38,6 @@ def test_help_is_answered_before_anything_runs(capsys: pytest.CaptureFixture[str
 
 def test_help_names_every_key_and_every_word():
     text = help_text("launch", [("own", "key")])
-    assert "python -m distft.launch" in text and "own" in text
+    assert "python -m distft.launch" in text and "own" in text and "config=FILE.yaml" in text
     assert all(f"  {key.path} " in text for key in KEYS)
     assert all(word in text for word in ("zero3_offload", "laptop_demo", "llama3_70b"))

@@ -204,7 +204,9 @@ def test_a_file_that_is_not_there_or_no_file_is_refused(here: Path):
     )
     assert refused("config=run")[0] == "config=run: is a folder. Try: config=run/config.yaml"
     assert "is no text in UTF-8" in refused("config=latin.yaml")[0]
-    assert refused("config=")[0] == "config=: names no file. Try: config=FILE.yaml"
+    assert refused("config=") == ["config=: names no file. Try: config=FILE.yaml"], "no word of what may stand in it"
+    assert refused("config=[my.yaml,b.yaml]")[0].endswith(" Try: config=my.yaml config=b.yaml")
+    assert refused("my.yaml")[0] == "my.yaml: has no value. Try: config=my.yaml"
     for option in ("--config-name=my", "-cn", "--config-dir=."):
         assert refused(option)[0].endswith("Try: config=FILE.yaml, a config file of your own")
 

@@ -10,7 +10,7 @@ import time
 import pytest
 
 from distft.launchers.follow import NewRows
-from distft.run import RunFolder
+from distft.run import RunFolder, state_in_words
 from tests.launchers.fake_run import assert_none_left, freeze, wait_for_rows
 
 pytestmark = pytest.mark.slow
@@ -44,8 +44,15 @@ def test_one_signal_saves_and_ends_with_75(tmp_path, number):
     assert code == 75
     assert run.read_status()["state"] == "preempted" and run.read_status()["exit_code"] == 75
     assert f"{number.name}: waiting for the step in progress" in said
-    assert json.loads(run.stop.read_text()) == {"attempt": 1, "reason": f"{number.name} to the launching process"}
-    assert said.splitlines()[-1] == f"{run.path}: saved and stopped. The same command, with name=run, continues it."
+    reason = "by you, with Ctrl-C" if number == signal.SIGINT else "SIGHUP to the launching process"
+    assert json.loads(run.stop.read_text()) == {"attempt": 1, "reason": reason}
+    assert run.read_status()["reason"] == reason
+    by = reason if number == signal.SIGINT else f"({reason})"
+    words = "stopped by you, with Ctrl-C" if number == signal.SIGINT else f"preempted ({reason})"
+    assert state_in_words(run.read_status()) == words
+    assert (
+        said.splitlines()[-1] == f"{run.path}: saved and stopped {by}. The same command, with name=run, continues it."
+    )
     assert_none_left(run)
 
 

@@ -1,6 +1,7 @@
 """The plan holds the numbers that a run's programs share."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,8 @@ import pytest
 from safetensors.numpy import save_file
 
 from distft.config import ConfigError, compose
-from distft.plan import make_plan
+from distft.plan import make, make_plan
+from distft.plan.rows import extent
 
 
 @pytest.fixture
@@ -34,6 +36,16 @@ def test_a_cluster_is_planned_for_from_here(right: list[str]):
     plan = make_plan(compose([*right, "experiment=four_nodes", "train.micro_batch_size=1"]))
     assert (plan.nodes, plan.processes_per_node, plan.world, plan.accumulation) == (4, 8, 32, 4)
     assert {"ddp", "fsdp", "hsdp", "zero1", "zero2", "zero3", "zero3_offload"} == set(plan.memory)
+
+
+def test_a_warm_up_is_held_to_the_steps_that_prepared_rows_give(right: list[str], monkeypatch: pytest.MonkeyPatch):
+    """Until then they are guessed, and nothing is refused for a guess."""
+    config = compose([*right, "schedule.warmup_steps=20"])
+    guess = make_plan(config)
+    assert guess.estimated and guess.steps < 20
+    monkeypatch.setattr(make, "extent", lambda *given: replace(extent(*given), estimated=False))
+    with pytest.raises(ConfigError, match=f"leaves none of the run's {guess.steps} steps"):
+        make_plan(config)
 
 
 def test_a_tiny_model_has_no_folder(right: list[str]):

@@ -8,7 +8,7 @@ def test_a_request_reaches_its_attempt_only(tmp_path):
     run = RunFolder(tmp_path)
     assert stop.requested(run, 1) is None
     stop.request(run, 1, "SIGTERM")
-    assert stop.requested(run, 1) == "SIGTERM"
+    assert stop.requested(run, 1) == stop.reason_of(run, 1) == "SIGTERM"
     assert stop.requested(run, 2) is None
 
 
@@ -16,8 +16,10 @@ def test_a_file_made_by_hand_counts_with_its_text_as_reason(tmp_path):
     run = RunFolder(tmp_path)
     run.stop.touch()
     assert str(run.stop) in (stop.requested(run, 7) or "")
+    assert stop.reason_of(run, 7) == "by you, with the file stop"
     run.stop.write_text("need the machine\n")
     assert stop.requested(run, 7) == "need the machine"
+    assert stop.reason_of(run, 7) == "by you, with the file stop: need the machine"
     run.stop.write_text("3")
     assert stop.requested(run, 7) == "3"
 

@@ -36,7 +36,7 @@ def test_preempted_requeued_cancelled_and_submitted_again(
     wait_for_steps(run, 3)
     cluster.ask("scancel", str(read_job(run)))
     code, said = ended(process)
-    assert code == 75 and "saved and stopped" in said, said + why(run)
+    assert code == 75 and "saved and stopped by you, with scancel" in said, said + why(run)
     assert 0 < last_step(run) < STEPS
     cluster.ask("sbatch", str(run.path / "train.sbatch"))  # by hand; the command below finds that job and follows it
     wait(lambda: run.read_status().get("begun") == 4, "a job submitted by hand")

@@ -75,6 +75,6 @@ def test_every_word_of_a_group_is_swept_by_glob():
 
 def test_a_jobs_folder_is_named_by_number_and_values():
     points = [("optimizer.lr=1e-05", "+seed=0"), ("data.train='~/a b.jsonl'", "seed=1")]
-    assert list(named(points)) == ["000-optimizer.lr=1e-05,seed=0", "001-data.train=~-a b.jsonl,seed=1"]
+    assert list(named(points)) == ["000-optimizer.lr_1e-05-seed_0", "001-data.train_-a-b.jsonl-seed_1"]
     [name] = named([("model.path=" + "x" * 400,)], 7)
-    assert name.startswith("007-model.path=xxx") and len(name) < 130
+    assert name.startswith("007-model.path_xxx") and len(name) < 130

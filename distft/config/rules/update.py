@@ -45,13 +45,13 @@ def decay(facts: Facts) -> str | None:
     if not decay or not facts.gave("schedule.decay_steps"):  # the default gives way to a long warm-up
         return None
     if decay < 1 and warmup < 1:
-        steps = steps or 1
-    if not steps or (steps > 1 and warmup >= steps):
+        steps = 1  # both are shares of whatever it is
+    if not steps or (warmup >= 1 and warmup >= steps):
         return None
-    of_both = sum(number * steps if number < 1 else number for number in (decay, warmup))
-    if of_both <= steps + 1e-6:
+    left = steps - (warmup * steps if warmup < 1 else warmup)
+    if (decay * steps if decay < 1 else decay) <= left + 1e-6:
         return None
-    left = 1 - warmup if warmup < 1 else steps - warmup
+    left = left if steps == 1 else int(left)
     return (
         f"schedule.decay_steps={decay} and schedule.warmup_steps={warmup} are more than all steps of the run. "
         f"Try: schedule.decay_steps={left:.6g}"

@@ -61,6 +61,10 @@ class JobState:
     def is_alive(self) -> bool:
         return self.name in ALIVE
 
+    @property
+    def is_cancelled(self) -> bool:
+        return self.name.startswith("CANCELLED")
+
 
 def slurm(*command: str) -> str:
     """Returns what a program of SLURM prints; SlurmError with its words when it fails."""

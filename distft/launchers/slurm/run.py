@@ -11,10 +11,11 @@ from distft.config.errors import Unavailable
 from distft.launchers.contract import Outcome
 from distft.launchers.slurm import ask
 from distft.launchers.slurm.ask import JobState, NoAnswer, SlurmError, job_of_script, job_state, patiently, slurm
-from distft.run import FINISHED, RunFolder, State, read_json
+from distft.run import BY_YOU, FINISHED, RunFolder, State, read_json
 from distft.runtime.errors import Failure
 from distft.runtime.logs import Patient, last_lines
 
+BY_SCANCEL = f"{BY_YOU} scancel"  # or by an administrator, which SLURM does not tell apart
 _SECONDS_BETWEEN_QUESTIONS = (1.0, 15.0)  # at first, and later: a controller serves a whole cluster
 _SECONDS_BETWEEN_LOOKS = 1.0  # at status.json
 _SECONDS_TO_SHOW = 10.0  # what a job wrote at its end, on a shared disk
@@ -96,7 +97,8 @@ class SlurmRun:
         ended: State = status["state"] if status["state"] in (*FINISHED, "preempted") else "failed"
         error = None if ended != "failed" else self._why(state)
         outcome = Outcome(ended, error)
-        self.run.write_status(state=ended, exit_code=outcome.exit_code, error=error)
+        reason = BY_SCANCEL if state.is_cancelled else status["reason"]
+        self.run.write_status(state=ended, exit_code=outcome.exit_code, error=error, reason=reason)
         return outcome
 
     def _why(self, state: JobState) -> dict[str, Any]:

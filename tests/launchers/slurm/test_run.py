@@ -7,7 +7,7 @@ import pytest
 
 from distft.launchers.slurm import run as module
 from distft.launchers.slurm.run import SlurmRun, read_job
-from distft.run import RunFolder
+from distft.run import RunFolder, state_in_words
 from tests.launchers.slurm.stubs import RECORDED, calls, only_path, stub, stub_recorded
 
 
@@ -75,6 +75,19 @@ def test_a_forgotten_job_that_had_saved_is_preempted_and_any_other_has_failed(ha
     handle.wait(0)
     outcome = handle.wait(0.01)
     assert outcome is not None and outcome.exit_code == 75 and handle.run.read_status()["exit_code"] == 75
+
+
+def test_a_job_that_was_cancelled_is_told_as_stopped_by_the_user(handle: SlurmRun, programs: Path):
+    stub_recorded(programs, "scontrol", "cancelled.txt")
+    for state, words in (
+        ("preempted", "stopped by you, with scancel"),
+        ("running", "failed, stopped by you, with scancel"),
+    ):
+        handle.run.write_status(state=state, exit_code=None, error=None)
+        handle.wait(0)
+        outcome = handle.wait(0.01)
+        assert outcome is not None and outcome.exit_code == (75 if state == "preempted" else 1)
+        assert state_in_words(handle.run.read_status()) == words
 
 
 def test_a_job_that_is_queued_again_has_not_ended(handle: SlurmRun, programs: Path, monkeypatch: pytest.MonkeyPatch):

@@ -1,0 +1,104 @@
+"""Every word of conf/ that decides what a rank does takes two steps, saves and ends: as shipped, by glob, no list."""
+
+import json
+from itertools import islice
+from math import isfinite
+from typing import Any
+
+import pytest
+
+from distft.config import Config, compose
+from distft.data.ready import make_ready
+from distft.paths import conf_dir
+from distft.run import RunFolder
+from distft.stages import freeze, make_part, plan_run
+from tests.ranks import run_ranks
+
+pytestmark = pytest.mark.slow
+WORDS = {
+    group.name: sorted(file.stem for file in group.glob("*.yaml")) for group in conf_dir().iterdir() if group.is_dir()
+}
+ELSEWHERE = {  # group -> its words, and who runs them
+    "launcher": (["local", "slurm"], "tests/launchers, tests/slurm"),
+    "sweep": (["grid", "optuna"], "tests/sweep"),
+    "experiment": (WORDS["experiment"], "test_conf.py and test_launch_scripts.py: they need what a laptop has not"),
+}
+HERE = [group for group in WORDS if group not in ELSEWHERE]
+RUNS = max(len(WORDS[group]) for group in HERE)
+ROWS = {
+    "messages": {"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]},
+    "text": {"text": "hi, hello"},
+}
+COMMON = ["model.tiny=true", "train.max_steps=2", "train.global_batch_size=4", "launcher.processes_per_node=2"]
+
+
+def words_of(number: int) -> dict[str, str]:
+    """Returns a word of each group: over all runs each word comes at least once, and in other company each time."""
+    return {group: WORDS[group][number % len(WORDS[group])] for group in HERE}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[RunFolder, Config]]:
+    folder = tmp_path_factory.mktemp("words")
+    (folder / "demo").mkdir()
+    for kind in (*WORDS["data"], "chatterbot"):
+        row = json.dumps(ROWS.get(kind, {"prompt": "hi", "completion": "hello"})) + "\n"
+        file = folder / "demo" / "chatterbot.jsonl" if kind == "chatterbot" else folder / f"{kind}.jsonl"
+        file.write_text("".join(row.replace("hello", f"hello {i}") for i in range(40)))
+    frozen = []
+    for number in range(RUNS):
+        words = words_of(number)
+        own = [f"{group}={word}" for group, word in words.items()]
+        own += [f"data.train={folder}/{words['data']}.jsonl"] if words["data"] != "chatterbot" else []
+        own += [f"cache_dir={folder}", f"runs_dir={folder}/runs", f"name=run-{number}"]
+        own += ["train.max_grad_norm=null"] if number % 2 else []
+        config = compose([*COMMON, *own])
+        run = RunFolder(folder / "runs" / f"run-{number}")
+        make_ready(config.values)
+        freeze(run, config, plan_run(run, config), own)
+        frozen.append((run, config))
+    return frozen
+
+
+@pytest.fixture(scope="module")
+def effective(runs: list[tuple[RunFolder, Config]]) -> dict[str, Any]:
+    return run_ranks(2, "tests.words", *[str(run.path) for run, _ in runs])
+
+
+def test_every_group_is_run_here_or_elsewhere():
+    assert {group: words for group, (words, _) in ELSEWHERE.items()} == {group: WORDS[group] for group in ELSEWHERE}
+    for group in HERE:
+        assert {words_of(number)[group] for number in range(RUNS)} == set(WORDS[group])
+
+
+@pytest.mark.parametrize("number", range(RUNS), ids=lambda number: "-".join(words_of(number).values()))
+def test_words_take_two_steps(number: int, runs: list[tuple[RunFolder, Config]], effective: dict[str, Any]):
+    run, config = runs[number]
+    assert config.choices.items() >= words_of(number).items()
+    assert run.read_status()["state"] == "completed" and (run.checkpoints / "latest").exists()
+    rows = list(run.read_metrics("train"))
+    assert [row["step"] for row in rows] == [1, 2] and all(isfinite(row["loss"]) for row in rows)
+    assert any(True for _ in run.read_metrics("eval")) == (config.choices["eval"] != "none")
+    found = effective[run.path.name]
+    asked = {key: value for key, value in config.values["optimizer"].items() if not key.startswith("_")}
+    assert found["optimizer"] | asked == found["optimizer"]
+    assert found["max_grad_norm"] == config.values["train"]["max_grad_norm"] == (None if number % 2 else 1.0)
+
+
+@pytest.mark.parametrize("word", WORDS["tracker"])
+def test_a_tracker_takes_the_rows_of_a_run(
+    word: str, runs: list[tuple[RunFolder, Config]], effective: Any, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    run, config = next((run, config) for run, config in runs if config.choices["tracker"] == word)
+    if word == "wandb":
+        config.values["tracker"]["mode"] = "offline"
+    tracker = make_part(config, "tracker")
+    if tracker is None:
+        return
+    before = set(run.path.rglob("*"))
+    tracker.start(run)
+    for row in islice(run.read_metrics(), 4):
+        tracker.log(row)
+    tracker.finish("completed")
+    assert {path for path in run.path.rglob("*") if path.is_file()} - before
