@@ -159,6 +159,7 @@ def test_steps_and_forwards_of_tokens_are_as_full_as_they_may_be(ran: Cases):
 @pytest.mark.parametrize("name", ["adamw", "sgd", "tokens", "lora"])
 def test_tokens_are_the_sum_of_row_lengths_and_nothing_else(ran: Cases, name: str):
     case = ran(name)
+    assert case.answer["plan"]["tokens"] == sum(row["tokens"] for row in case.steps), "as was planned"
     for row in case.steps:
         read = case.rows(row["step"])
         assert row["tokens"] == sum(LENGTHS[index] for index in read)

@@ -159,12 +159,12 @@ def ignored_keys() -> list[Fault]:
     """Returns a fault for each key that a test shows: what was typed for it is forgotten after all checks."""
     from tests.test_every_key import SHOWN
 
-    old = "    return Config(_with_absolute_paths(values), choices, given)\n"
+    old = "    return Config(_with_absolute_paths(values)"
     new = """    names = {key!r}.split(".")
     typed, plain = values, base
     for name in names[:-1]:
         typed, plain = typed[name], plain[name]
-    if any(key == {key!r} or key.startswith({key!r} + ".") for key in given):
+    if any(key == {key!r} or key.startswith({key!r} + ".") for key in settled.given):
         typed[names[-1]] = plain[names[-1]]
 {old}"""
     file = "distft/config/compose.py"
