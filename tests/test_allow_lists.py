@@ -25,7 +25,8 @@ from distft.runtime.environment import has_secret, looks_secret, passed_on, reco
 
 # What a run may go on with another value of: where and how fast it trains, and what is seen of it.
 MAY_CHANGE = """
-name runs_dir cache_dir trust export strategy.* launcher.* tracker.* sweep.* checkpoint.* model.attention model.kernels
+name runs_dir cache_dir trust export.* strategy.* launcher.* tracker.* sweep.* checkpoint.* model.attention
+model.kernels
 data.packing data.max_bad_fraction data.max_truncated_fraction data.max_untrained_fraction train.micro_batch_size
 train.micro_batch_tokens train.activation_checkpointing train.compile train.deterministic train.profile
 train.on_non_finite train.max_non_finite train.check_replicas_every eval.micro_batch_size
@@ -34,7 +35,8 @@ train.on_non_finite train.max_non_finite train.check_replicas_every eval.micro_b
 MUST_STAY = """
 seed model.path model.revision model.task model.tokenizer model.trust_remote_code model.tiny model.architecture
 model.tiny_architecture data.train data.eval data.split data.eval_split data.subset data.revision data.split_seed
-data.overlap data.format data.fields data.max_length data.chat_template data.shards optimizer.* schedule.* tuning.*
+data.overlap data.format data.fields data.ignore_fields
+data.seed_date data.max_length data.chat_template data.shards optimizer.* schedule.* tuning.*
 loss.* train.max_steps train.epochs train.global_batch_size train.global_batch_tokens train.max_grad_norm
 train.precision eval.at_ends eval.every_steps eval.early_stopping.patience eval.early_stopping.min_delta
 """.split()
@@ -132,7 +134,7 @@ def test_work_is_found_where_it_is_trusted_and_nowhere_else():
 
 
 # What another start would only repeat; every other end is one that it may mend.
-FINAL = {"NonFinite", "OutOfMemory"}
+FINAL = {"NonFinite", "OutOfMemory", "Disagreement"}
 MENDED = """
 Hang SIGKILL SIGSEGV SIGABRT SIGBUS SIGTERM ValueError KeyError RuntimeError OSError ConnectionError DistBackendError
 DistNetworkError SaveFailed Damaged FileNotFoundError MemoryError AssertionError KeyboardInterrupt OutOfMemoryError

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from distft import launch, restarts
+from distft import launch, restarts, stages
 from distft.config import ConfigError, compose
 from distft.config.known import known_keys
 from distft.config.schema import KEYS, TARGET_GROUPS
@@ -49,6 +49,7 @@ SHOWN: dict[str, str] = {
             "schedule.final_fraction",
             "sgd": "optimizer.lr optimizer.momentum optimizer.nesterov schedule.decay_steps",
             "cosine": "schedule.warmup_steps train.max_steps",
+            "clock": "checkpoint.every_minutes checkpoint.save_best",
             "epochs": "train.epochs train.global_batch_size train.micro_batch_size",
             "tokens": "train.global_batch_tokens train.micro_batch_tokens data.packing",
             "weights": "seed",
@@ -84,7 +85,8 @@ SHOWN: dict[str, str] = {
     ),
     **_lines(
         f"{HERE}test_rows_are_read_as_asked",
-        "data.split data.eval_split data.split_seed data.overlap data.format data.fields data.chat_template",
+        "data.split data.eval_split data.split_seed data.overlap data.format data.fields data.ignore_fields "
+        "data.chat_template data.seed_date",
     ),
     **_lines(
         f"{HERE}test_rows_that_cannot_be_used_stop_a_run_beyond_the_fraction_asked_for",
@@ -104,9 +106,10 @@ SHOWN: dict[str, str] = {
     ),
     "train.deterministic": "tests/verify_resume/test_command.py::"
     "test_the_command_kills_resumes_and_shows_that_nothing_changed",
-    "export": "tests/test_launch.py::test_without_waiting_the_run_ends_on_its_own",
+    **_lines(f"{HERE}test_a_finished_run_is_exported_as_asked", "export.at export.dtype export.format"),
+    "export.enabled": "tests/test_launch.py::test_without_waiting_the_run_ends_on_its_own",
     "launcher.rendezvous": "tests/launchers/test_together.py::test_the_same_command_on_two_machines_is_one_run",
-    "launcher.profile": "tests/config/test_profile.py::test_every_kind_of_value_arrives_as_it_was_written",
+    "launcher.profile": "tests/config/test_own_yaml.py::test_every_kind_of_value_arrives_as_it_was_written",
     "launcher.max_timeouts": "tests/test_job.py::test_time_limits_are_counted_and_preemptions_are_not",
     "launcher.preflight": "tests/slurm/test_preflight.py::test_a_job_without_preflight_measures_nothing",
     "sweep.only_failed": "tests/sweep/test_sweeps.py::test_only_failed_runs_the_failed_one_and_no_other",
@@ -207,6 +210,17 @@ def test_rows_are_read_as_asked(right: list[str], tmp_path: Path):
     named = write(tmp_path / "named.jsonl", [{"question": "why", "completion": "so"}] * 4)
     asked = ["model.tiny=true", right[2], f"data.train={named}", "data.eval=null", "data.fields={prompt: question}"]
     assert "why" in texts(asked)["train"][0]
+    more = write(tmp_path / "more.jsonl", [{"prompt": "why", "completion": "so", "origin": "here"}] * 4)
+    asked = ["model.tiny=true", right[2], f"data.train={more}", "data.eval=null"]
+    with pytest.raises(ConfigError, match="origin"):
+        texts(asked)
+    assert len(texts([*asked, "data.ignore_fields=[origin]"])["train"]) == 4
+    template = tmp_path / "dated.jinja"
+    template.write_text(
+        "{{ strftime_now('%d %b %Y') }}{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}"
+    )
+    dated = [*right, "data.eval=null", f"data.chat_template={template}", "data.seed_date=1987-06-05"]
+    assert texts(dated)["train"][0].startswith("05 Jun 1987user: q0")
 
 
 def test_rows_that_cannot_be_used_stop_a_run_beyond_the_fraction_asked_for(right: list[str], tmp_path: Path):
@@ -386,6 +400,31 @@ def test_a_launch_waits_restarts_and_gives_up_as_asked(right: list[str], monkeyp
     again = restarts.restarting(handle, run, config)  # type: ignore[arg-type]
     assert [again.wait(0) for _ in range(2)] == [None, None] and again.wait(0) == handle.wait(0)
     assert handle.starts == 2
+
+
+def test_a_finished_run_is_exported_as_asked(right: list[str], monkeypatch: pytest.MonkeyPatch):
+    """By the command that the launch starts: the command itself is held to its words in tests/export."""
+    started: list[tuple[str, ...]] = []
+
+    class Noted:
+        log = None
+
+        def __init__(self, *words: str, **_: Any) -> None:
+            started.append(words)
+
+        def wait(self) -> int:
+            return 0
+
+    monkeypatch.setattr(stages, "Command", Noted)
+    asked = ["tuning=lora", "export.at=latest", "export.dtype=bf16", "export.format=merged", "name=r"]
+    config = compose([*right, *asked])
+    run = RunFolder(run_dir(config))
+    freeze(run, config, plan_run(run, config), asked)
+    stages.write_results(run, export=config.values["export"])
+    assert {"at=latest", "dtype=bf16", "format=merged"} <= set(started[0]) and started[0][0] == "export"
+    started.clear()
+    stages.write_results(run, export=compose([*right, "export=false"]).values["export"])
+    assert [words[0] for words in started] == ["report"]
 
 
 def test_a_tracker_gets_its_settings(right: list[str], tmp_path: Path):

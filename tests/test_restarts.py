@@ -107,6 +107,7 @@ def test_a_run_that_hangs_goes_on_from_its_last_checkpoint(hung: Launched):
     assert status["best"]["step"] == 36 and (hung.run.checkpoints / "best").readlink().name == "step-00000036"
     assert [(each["attempt"], each["from_step"], each["error"]["type"]) for each in hung.restarts] == [(1, 24, "Hang")]
     assert "was not entered by rank 1 on" in hung.told and "Restart 1 of 1, from step 24" in hung.told
+    assert "(launcher.hang_seconds=8" in hung.told, "by the limit that was typed"
     assert_none_left(hung.run)
 
 

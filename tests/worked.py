@@ -11,13 +11,14 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from transformers.models.gpt2.modeling_gpt2 import GPT2MLP
 
 from distft import stages, worker
 from distft.checkpoint.saver import Saver
+from distft.compat.transformers import attention_of
 from distft.config import compose
 from distft.data.shards import SHARD_BYTES, ShardWriter
 from distft.data.stage import prepare_data
@@ -91,6 +92,7 @@ class Watch:
                 mode = "step" if self.in_step else "longest"
             told = {"step": self.step, "mode": mode, "seed": torch.initial_seed(), "lengths": list(batch.lengths)}
             self.seen["forwards"].append(told)
+            self.seen["attention"] = [attention_of(cast(Any, objective.model))]
             value, sums = forward(objective, batch, loss)
             return (value * float("nan") if mode == "step" and self.step in self.spoilt else value), sums
 

@@ -22,7 +22,7 @@ COMMON = {
 }  # fmt: skip
 RISING = {"optimizer": "sgd", "optimizer.momentum": 0, "train.max_grad_norm": "null", "schedule": "constant"}
 STILL = {"optimizer.lr": 1e-12, "eval.every_steps": 1}
-DROPOUT = {"model.tiny_architecture.resid_pdrop": 0.3, "train.max_steps": 3}
+DROPOUT = {"model.tiny_architecture.resid_pdrop": 0.3, "train.max_steps": 3, "eval.every_steps": 2}
 CASES: dict[str, dict[str, Any]] = {
     "adamw": {
         "optimizer.lr": 3e-3, "optimizer.betas": "[0.7,0.9]", "optimizer.eps": 1e-4, "optimizer.weight_decay": 0.3,
@@ -40,10 +40,10 @@ CASES: dict[str, dict[str, Any]] = {
     },
     "cosine": {
         "optimizer.lr": 1e-3, "schedule.warmup_steps": 2, "schedule.final_fraction": 0.5,
-        "train.max_steps": 6, "eval": "none",
+        "train.max_steps": 6, "eval": "none", "checkpoint.every_minutes": 1e-6, "checkpoint.keep": 9,
     },
     "tokens": {
-        "train.global_batch_size": "null", "train.global_batch_tokens": 90, "train.micro_batch_tokens": 50,
+        "train.global_batch_size": "null", "train.global_batch_tokens": 115, "train.micro_batch_tokens": 60,
         "train.micro_batch_size": None, "data.packing": "true", "train.max_steps": 7, "eval": "none",
     },
     "lora": {"tuning": "lora", "tuning.rank": 3, "train.max_steps": 1, "eval": "none"},
@@ -57,7 +57,8 @@ CASES: dict[str, dict[str, Any]] = {
     "again": DROPOUT,
     "other": DROPOUT | {"seed": 8, "train.global_batch_size": 4},
     "dropout of adapters": DROPOUT | {
-        "model.tiny_architecture.resid_pdrop": 0, "tuning": "lora", "tuning.dropout": 0.4, "eval": "none",
+        "model.tiny_architecture.resid_pdrop": 0, "tuning": "lora", "tuning.rank": 3, "tuning.dropout": 0.4,
+        "eval": "none", "eval.every_steps": "null",
     },
     "kept": {
         "checkpoint.every_steps": 1, "checkpoint.keep": 1, "checkpoint.keep_every": 3, "checkpoint.background": "true",
@@ -79,6 +80,7 @@ CASES: dict[str, dict[str, Any]] = {
     },
     "better": {
         "optimizer.lr": 3e-3, "eval.every_steps": 1, "eval.early_stopping.patience": 1, "train.max_steps": 4,
+        "checkpoint.save_best": "false",
     },
     "resumed": STILL | {"eval.early_stopping.patience": 4, "train.max_steps": 9, "stop_at": 2},
     "resumed again": STILL | {"name": "resumed", "eval.early_stopping.patience": 4, "train.max_steps": 9},

@@ -46,6 +46,7 @@ IN_A_RUN = {  # tests of tests/test_worker.py, by a word
     "stopped": "test_a_run_that_was_stopped_goes_on_behind_its_checkpoint",
     "anew": "test_a_run_begins_anew_or_goes_on_from_a_path_as_asked",
     "finite": "test_what_is_not_finite_ends_skips_or_rewinds_as_asked",
+    "clock": "test_saves_by_the_clock_and_of_the_best_are_made_where_asked",
     "alpha": "test_adapters_weigh_as_much_as_alpha_by_rank",
     "places": "test_a_run_is_where_it_was_put_and_reads_what_it_was_given",
     "in_force": "test_what_is_in_force_is_what_was_typed",
@@ -158,12 +159,12 @@ def ignored_keys() -> list[Fault]:
     """Returns a fault for each key that a test shows: what was typed for it is forgotten after all checks."""
     from tests.test_every_key import SHOWN
 
-    old = "    return Config(_with_absolute_paths(values), choices, given)\n"
+    old = "    return Config(_with_absolute_paths(values)"
     new = """    names = {key!r}.split(".")
     typed, plain = values, base
     for name in names[:-1]:
         typed, plain = typed[name], plain[name]
-    if {key!r} in given:
+    if any(key == {key!r} or key.startswith({key!r} + ".") for key in settled.given):
         typed[names[-1]] = plain[names[-1]]
 {old}"""
     file = "distft/config/compose.py"

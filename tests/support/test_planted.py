@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from tests.support.planted import faults
+from tests.support.planted import faults, ignored_keys
 
 FAULTS = faults()
 
@@ -10,6 +10,10 @@ FAULTS = faults()
 def test_every_line_to_spoil_stands_once_where_it_is_said_to(checkout: Path):
     assert {fault.name: fault.occurrences() for fault in FAULTS if fault.occurrences() != 1} == {}
     assert len({fault.name for fault in FAULTS}) == len(FAULTS)
+
+
+def test_the_line_before_which_a_key_is_forgotten_stands_once():
+    assert {fault.occurrences() for fault in ignored_keys()} == {1}
 
 
 def test_the_tests_of_every_fault_are_there(checkout: Path):
