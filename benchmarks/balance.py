@@ -52,7 +52,7 @@ def measured(rows: Rows, flops: Flops) -> Iterator[list[str]]:
 
 def main(arguments: list[str]) -> int:
     if arguments:
-        raise ConfigError([f"{arguments[0]}: there are no keys. Nearest: python -m benchmarks.balance"])
+        raise ConfigError([f"{arguments[0]}: there are no keys. Try: python -m benchmarks.balance"])
     folder = demo_folder()
     model_dir, pairs = folder / "smollm2-135m-instruct", read_pairs(folder / "chatterbot.jsonl")
     flops = Flops.of(skeleton(architecture(model_dir, {}), "sdpa"))

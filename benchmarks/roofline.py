@@ -130,7 +130,7 @@ def main(arguments: list[str]) -> int:
     """Prints the table."""
     word = keywords(arguments, KEYS, required=()).get("compiled", "false")
     if word not in ("true", "false"):
-        raise ConfigError([f"compiled={word}: is neither true nor false. Nearest: compiled=true"])
+        raise ConfigError([f"compiled={word}: is neither true nor false. Try: compiled=true"])
     model, rows = live_model(demo_folder() / "smollm2-135m-instruct"), batch()
 
     def work() -> None:

@@ -48,7 +48,7 @@ def keep_frozen(run: RunFolder, config: Config, *, sweep: bool = False) -> tuple
 def check_config(run: RunFolder, config: Config) -> None:
     """Raises ConfigError with the difference when the run would go on with another meaning that is not allowed."""
     if (run.path / "sweep_status.json").is_file():
-        raise ConfigError([f"name={run.path.name}: {run.path} holds a sweep. Nearest: another name, or -m"])
+        raise ConfigError([f"name={run.path.name}: {run.path} holds a sweep. Try: another name, or -m"])
     before, found = frozen_before(run, config), run_before(run, config)
     what = f"name={run.path.name}: {run.path}"
     if found and found != run:
@@ -65,7 +65,7 @@ def check_followed(run: RunFolder, config: Config, name: str) -> None:
     changes = before.in_words(config) if before else difference({}, config.values)
     others = [line for line in changes if not covers(OF_THE_LAUNCH, line.partition(":")[0])]
     if others:
-        first = f"name={run.path.name}: {name} runs it with another config. Nearest: another name, or touch {run.stop}"
+        first = f"name={run.path.name}: {name} runs it with another config. Try: another name, or touch {run.stop}"
         raise ConfigError(["\n    ".join([first, *others])])
 
 
@@ -126,7 +126,7 @@ def resumed(run: RunFolder, config: Config) -> Manifest | None:
         except Damaged as error:
             if folder == Path(resume):
                 there = next(iter(candidates(run.checkpoints, "auto")), "auto")
-                raise ConfigError([f"checkpoint.resume={resume}: {error}. Nearest: {there}"]) from error
+                raise ConfigError([f"checkpoint.resume={resume}: {error}. Try: {there}"]) from error
     return None
 
 
@@ -139,10 +139,10 @@ def check_plan(plan: Plan, run: RunFolder, config: Config, manifest: Manifest | 
     allowed, before, now = config.values["checkpoint"]["allow_change"], manifest["reads"]["data"], plan.reads["data"]
     if before != now and not any(each.partition(".")[0] in ("data", "model") for each in allowed):
         first = f"{which} would go on with other rows: a file, the tokenizer or the template differs"
-        raise ConfigError([f"{first}. Nearest: another name, or {allowing(allowed, ['data'])}"])
+        raise ConfigError([f"{first}. Try: another name, or {allowing(allowed, ['data'])}"])
     end = min(plan.steps, config.values["train"]["max_steps"] or plan.steps)
     if end < done:
-        raise ConfigError([f"{which} has done {done} steps, this config ends after {end}. Nearest: {done}"])
+        raise ConfigError([f"{which} has done {done} steps, this config ends after {end}. Try: {done}"])
 
 
 def check_model(plan: Plan, run: RunFolder, config: Config, manifest: Manifest) -> None:

@@ -133,7 +133,7 @@ def check_alone(run: RunFolder, job: str) -> None:
     """Raises Taken while another job has the run: two would write over each other."""
     other = read_job(run)
     if other and other != job and patiently(lambda: job_state(other), ask.SECONDS_OF_JOB).is_alive:
-        raise Taken(f"job {other} has {run.path} already. Nearest: scancel {other}, or another name")
+        raise Taken(f"job {other} has {run.path} already. Try: scancel {other}, or another name")
 
 
 def for_nodes(plan: Plan, run: RunFolder, config: Config, there: int) -> Plan:
@@ -152,7 +152,7 @@ def for_nodes(plan: Plan, run: RunFolder, config: Config, there: int) -> Plan:
         return replace(plan, **laid_out, base_step=now.base_step, base_row=now.base_row, steps=now.steps)
     raise CannotBegin(
         f"SLURM gave {there} nodes, launcher.nodes={launcher['nodes']}, and no such number can share a step. "
-        f"Nearest: sbatch --nodes={plan.nodes}"
+        f"Try: sbatch --nodes={plan.nodes}"
     )
 
 

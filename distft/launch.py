@@ -65,7 +65,7 @@ def main(overrides: list[str]) -> int:
     plan = None if handle or is_done(run, config) else prepare_and_plan(run, config, overrides, own)
     with alone(run.path / ".lock") as held:
         if not held and handle is None:
-            raise ConfigError([f"name={run.path.name}: another launch is busy with {run.path}. Nearest: another name"])
+            raise ConfigError([f"name={run.path.name}: another launch is busy with {run.path}. Try: another name"])
         check_config(run, config)  # it may have come into being meanwhile
         if plan is not None and not is_done(run, config):
             freeze(run, config, plan, overrides)

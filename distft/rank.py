@@ -124,7 +124,7 @@ def find_work(name: str, trust: list[str]) -> Callable[..., Any]:
 
     prefixes = ("distft.", *(f"{prefix.rstrip('.')}." for prefix in trust))
     if not name.startswith(prefixes):
-        raise ValueError(f"work={name}: code is run from {', '.join(prefixes)} only. Nearest: work={TRAIN}")
+        raise ValueError(f"work={name}: code is run from {', '.join(prefixes)} only. Try: work={TRAIN}")
     return get_method(name)
 
 

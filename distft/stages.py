@@ -114,7 +114,7 @@ def make_part(config: Config, group: str) -> Any:
     settings = dict(config.values[group])
     target = settings.pop("_target_")
     if target is None and group == "launcher":
-        raise ConfigError([f"launcher={config.choices['launcher']} cannot launch yet. Nearest: launcher=local"])
+        raise ConfigError([f"launcher={config.choices['launcher']} cannot launch yet. Try: launcher=local"])
     try:
         return None if target is None else get_class(target)(**settings)
     except ValueError as error:

@@ -52,7 +52,7 @@ def steps_done(checkpoint: Checkpoint | None, plan: Plan) -> int:
     found = checkpoint.folder if checkpoint else "never"
     raise RuntimeError(
         f"the plan reads row {base.row} after step {base.step}, and the checkpoint of that step cannot be resumed. "
-        f"Nearest: checkpoint.resume={found}, which plans again"
+        f"Try: checkpoint.resume={found}, which plans again"
     )
 
 

@@ -64,9 +64,9 @@ class Cluster:
         """Returns when every node is idle; CannotStart otherwise, and then nothing is left running."""
         missing = [name for name in PROGRAMS if not shutil.which(name, path=_path())]
         if missing:
-            raise CannotStart(f"{', '.join(missing)} not found. Nearest: apt-get install slurm-wlm munge")
+            raise CannotStart(f"{', '.join(missing)} not found. Try: apt-get install slurm-wlm munge")
         if list(self.daemons()):
-            raise CannotStart(f"a cluster runs in {self.dir} already. Nearest: practice_cluster.py down, or --dir")
+            raise CannotStart(f"a cluster runs in {self.dir} already. Try: practice_cluster.py down, or --dir")
         shutil.rmtree(self.dir, ignore_errors=True)
         self._write_files()
         try:

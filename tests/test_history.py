@@ -45,7 +45,7 @@ def test_what_the_job_would_know_nothing_of_is_refused_with_the_difference(
         check_followed(run, changed(run, group, key, value), "job 12")
     [message] = caught.value.messages
     first, *others = message.splitlines()
-    assert first == f"name=run: job 12 runs it with another config. Nearest: another name, or touch {run.stop}"
+    assert first == f"name=run: job 12 runs it with another config. Try: another name, or touch {run.stop}"
     assert [other.strip() for other in others] == [line]
 
 
@@ -177,7 +177,7 @@ def test_a_checkpoint_of_another_run_is_told_by_that_run(tmp_path: Path):
     [message] = caught.value.messages
     assert message.splitlines()[0] == (
         f"checkpoint.resume={checkpoint}: it is of {run.path}, which was made with another config. "
-        "Nearest: the settings of that run, or checkpoint.allow_change=[optimizer.lr]"
+        "Try: the settings of that run, or checkpoint.allow_change=[optimizer.lr]"
     )
 
 

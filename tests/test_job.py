@@ -146,7 +146,7 @@ def test_nodes_that_cannot_share_a_step_start_nothing(
     assert begin(run) == 1
     message = run.read_status()["error"]["message"]
     assert message.startswith(f"SLURM gave {there} nodes, launcher.nodes={asked}, and no such number can share a step")
-    assert message.endswith("Nearest: sbatch --nodes=4")
+    assert message.endswith("Try: sbatch --nodes=4")
 
 
 def test_a_run_of_another_job_that_is_alive_is_left_untouched(tmp_path: Path, programs: Path, capsys):
@@ -155,7 +155,7 @@ def test_a_run_of_another_job_that_is_alive_is_left_untouched(tmp_path: Path, pr
     write_json(run.job, {"job": "11"})
     before = run.status.read_bytes(), run.job.read_bytes()
     assert begin(run) == 1
-    assert f"job 11 has {run.path} already. Nearest: scancel 11, or another name" in capsys.readouterr().err
+    assert f"job 11 has {run.path} already. Try: scancel 11, or another name" in capsys.readouterr().err
     assert (run.status.read_bytes(), run.job.read_bytes()) == before
     for gone in ("cancelled.txt", "failed.txt"):
         stub_recorded(programs, "scontrol", gone)

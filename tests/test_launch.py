@@ -134,7 +134,7 @@ def test_a_finished_run_prints_its_result_again(done, folder):
 def test_another_config_under_the_same_name_is_refused_with_the_difference(done, folder):
     code, _, told = end(start(folder, "done", *DONE, "optimizer.lr=0.5", processes=2))
     assert code == 2 and "Traceback" not in told
-    assert "name=done" in told and "Nearest: another name" in told
+    assert "name=done" in told and "Try: another name" in told
     assert any(line.strip().startswith("optimizer.lr: ") and line.endswith("-> 0.5") for line in told.splitlines())
 
 
@@ -211,7 +211,7 @@ def test_a_machine_without_a_cluster_is_told_at_once_and_nothing_is_made(folder,
     code, said, told = end(start(folder, "slurm", "launcher=slurm", PATH=str(programs)))
     assert code == 2 and not said and "Traceback" not in told
     [error] = [line for line in told.splitlines() if "launcher=slurm: sinfo" in line]
-    assert error.endswith("Nearest: a login node of the cluster, or launcher=local")
+    assert error.endswith("Try: a login node of the cluster, or launcher=local")
     assert not run_of(folder, "slurm").path.exists()
 
 

@@ -18,7 +18,7 @@ def test_work_is_distfts_own_or_of_a_trusted_prefix():
     assert find_work(TRAIN, []).__module__ == "distft.worker"
     assert find_work("json.dumps", ["json"]).__module__ == "json"
     for name, trust in (("os.abort", []), ("json.dumps", ["js"]), ("distfty.x", [])):
-        with pytest.raises(ValueError, match=f"work={name}: code is run from distft.* only. Nearest: work={TRAIN}"):
+        with pytest.raises(ValueError, match=f"work={name}: code is run from distft.* only. Try: work={TRAIN}"):
             find_work(name, trust)
 
 
@@ -29,7 +29,7 @@ def test_an_allocation_that_fails_is_told_with_the_plan_and_what_to_change(tmp_p
     run = RunFolder(tmp_path)
     run.config.write_text(frozen_text(config))
     run.write_plan(make_plan(config))
-    told = r"bytes more were wanted\. Planned for a process under zero2: .* Nearest: "
+    told = r"bytes more were wanted\. Planned for a process under zero2: .* Try: "
     with pytest.raises(OutOfMemory, match=told), room_told(run):
         torch.empty(2**58)
     with pytest.raises(OutOfMemory, match=r"2.00 GiB more were wanted"), room_told(run):

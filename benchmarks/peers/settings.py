@@ -98,7 +98,7 @@ def read_arguments(arguments: Sequence[str]) -> Asked:
             return default
         if text.isdecimal() and rule(int(text)):
             return int(text)
-        errors.append(f"{key}={text} is not {told}. Nearest: {key}={default or 2}")
+        errors.append(f"{key}={text} is not {told}. Try: {key}={default or 2}")
         return default
 
     def names(key: str, default: str) -> list[str]:
@@ -124,11 +124,11 @@ def read_arguments(arguments: Sequence[str]) -> Asked:
         folder=absolute(given.get("folder", "runs/benchmarks/peers")),
         out=absolute(given.get("out", "benchmarks/results")),
     )
-    errors += [f"threads={asked.threads} are too few for 2 processes. Nearest: threads=2"] * (
+    errors += [f"threads={asked.threads} are too few for 2 processes. Try: threads=2"] * (
         asked.threads < 2 and bool(asked.two)
     )
     most = 1 + asked.rows // ROWS_PER_STEP
-    errors += [f"steps={asked.steps} are more than the rows give. Nearest: steps={most}"] * ((asked.steps or 0) > most)
+    errors += [f"steps={asked.steps} are more than the rows give. Try: steps={most}"] * ((asked.steps or 0) > most)
     if errors:
         raise ConfigError(errors)
     return asked

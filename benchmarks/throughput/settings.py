@@ -102,13 +102,13 @@ def read_arguments(arguments: Sequence[str], cores: int) -> Asked:
         parts = listed(text)
         if parts and all(part.isdecimal() and int(part) >= least for part in parts):
             return list(dict.fromkeys(map(int, parts)))
-        errors.append(f"{key}={text} is no list of whole numbers of at least {least}. Nearest: {key}={default}")
+        errors.append(f"{key}={text} is no list of whole numbers of at least {least}. Try: {key}={default}")
         return [int(part) for part in listed(default)]
 
     def number(key: str, default: int, least: int = 1) -> int:
         found = numbers(key, str(default), least)
         if len(found) > 1:
-            errors.append(f"{key}={given[key]} is more than one number. Nearest: {key}={found[0]}")
+            errors.append(f"{key}={given[key]} is more than one number. Try: {key}={found[0]}")
         return found[0]
 
     def words(key: str, default: str, known: Sequence[str]) -> list[str]:
@@ -143,7 +143,7 @@ def read_arguments(arguments: Sequence[str], cores: int) -> Asked:
         overrides=overrides,
         variants=variants,
     )
-    errors += [f"rows={other}: is a second kind of rows. Nearest: rows={rows}" for other in others]
+    errors += [f"rows={other}: is a second kind of rows. Try: rows={rows}" for other in others]
     errors += _of_the_runs(asked, "rows" in given)
     if errors:
         raise ConfigError(errors)
@@ -161,14 +161,14 @@ def is_own(key: str) -> bool:
 def _of_the_runs(asked: Asked, says_rows: bool) -> list[str]:
     """Returns what is wrong with the overrides of the runs, whatever the point."""
     errors = [
-        f"{key}=: is set by the benchmark. Nearest: {_OURS[key]}=..."
+        f"{key}=: is set by the benchmark. Try: {_OURS[key]}=..."
         for key in map(_key, [*asked.overrides, *asked.variants[0]])
         if key in _OURS
     ]
     if says_rows and asked.has("data.train"):
-        errors.append(f"rows={asked.rows}: data.train says which rows. Nearest: one of the two")
+        errors.append(f"rows={asked.rows}: data.train says which rows. Try: one of the two")
     if asked.has("data") and not asked.has("data.train"):
-        errors.append("data=: needs data.train here. Nearest: data.train=FILE")
+        errors.append("data=: needs data.train here. Try: data.train=FILE")
     probe = [] if asked.has("data.train") else ["data.train=not/read"]
     for variant in asked.variants:
         try:
@@ -189,7 +189,7 @@ def _compared(overrides: Sequence[str], errors: list[str]) -> tuple[list[str], l
         if sweep is None:
             shared.append(text)
         elif _key(text) == _PACKING:
-            errors.append(f"{text}: cannot be compared: micro= counts either rows or tokens. Nearest: one value")
+            errors.append(f"{text}: cannot be compared: micro= counts either rows or tokens. Try: one value")
         else:
             swept.append(sweep)
     try:

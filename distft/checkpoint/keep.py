@@ -130,7 +130,7 @@ def delete(folders: Sequence[Path]) -> None:
 def reading(folder: Path) -> Iterator[None]:
     """Keeps `folder` from being deleted by a run that goes on meanwhile; Damaged when that has just happened."""
     manifest = folder / MANIFEST
-    gone = f"{folder} has been deleted meanwhile, as checkpoint.keep has it. Nearest: at=latest"
+    gone = f"{folder} has been deleted meanwhile, as checkpoint.keep has it. Try: at=latest"
     try:
         handle = manifest.open()
     except FileNotFoundError as error:

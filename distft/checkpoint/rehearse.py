@@ -56,7 +56,7 @@ def _room(checkpoints: Path, size: float, keep: int, best: bool) -> str:
     return (
         f"{checkpoints} has {free / 2**30:.2f} GiB free. A checkpoint takes {size / 2**30:.2f} GiB, and "
         f"checkpoint.keep={keep}{', the best' if best else ''} and the one being written {needed / 2**30:.2f} GiB. "
-        f"Nearest: checkpoint.keep={max(1, int((free + there) // size) - 1 - best)}, or another runs_dir"
+        f"Try: checkpoint.keep={max(1, int((free + there) // size) - 1 - best)}, or another runs_dir"
     )
 
 

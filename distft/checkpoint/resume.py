@@ -44,7 +44,7 @@ def find(checkpoints: Path, resume: str, world: World, use: Use = verify) -> Che
             print(passed_over[-1])
     if passed_over and resume != "never":
         first = f"no checkpoint in {checkpoints} can be resumed: {passed_over[0]}"
-        raise RuntimeError(f"{first}. Nearest: checkpoint.resume=never, which starts anew and deletes them")
+        raise RuntimeError(f"{first}. Try: checkpoint.resume=never, which starts anew and deletes them")
     return None
 
 

@@ -183,9 +183,9 @@ def _names_file(override: Override) -> bool:
 
 
 def _asking(message: str) -> str:
-    """Returns a message with `Nearest: X` as a question."""
-    message = message.replace(f"Nearest: {NO_KEY}", "Try: --help lists them")
-    return re.sub(r"Nearest: (.+)$", r"Did you mean \1?", message)
+    """Returns a message with `Try: X` as a question."""
+    message = message.replace(f"Try: {NO_KEY}", "Try: --help lists them")
+    return re.sub(r"Try: (.+)$", r"Did you mean \1?", message)
 
 
 def _profile(settings: list[Override], errors: list[str]) -> list[Override]:

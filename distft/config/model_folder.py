@@ -52,7 +52,7 @@ def wrong_model(folder: Path, *, trust_remote_code: bool = False) -> Iterator[st
     try:
         facts = json.loads((folder / "config.json").read_text())
     except (ValueError, RecursionError) as error:
-        yield f"model.path={folder}: config.json cannot be read: {error}. Nearest: fetch the folder again"
+        yield f"model.path={folder}: config.json cannot be read: {error}. Try: fetch the folder again"
         return
     if not isinstance(facts, dict) or not isinstance(facts.get("model_type"), str):
         yield f"model.path={folder}: config.json names no model_type. Try: fetch the folder again"
@@ -119,7 +119,7 @@ def _other_weights(folder: Path) -> str:
     """Returns what a folder without safetensors files holds instead, and what to do."""
     pickles = sorted(file.name for pattern in _WEIGHTS_IN_PICKLES for file in folder.glob(pattern))
     if pickles:
-        return f"{pickles[0]} is a pickle, which can run code. Nearest: save_pretrained(folder)"
+        return f"{pickles[0]} is a pickle, which can run code. Try: save_pretrained(folder)"
     if files := sorted(file.name for file in folder.glob("*.gguf")):
         return f"{files[0]} is quantised for inference. Try: the folder that it was made from"
     return "there are none. Try: fetch the folder again"
@@ -132,21 +132,21 @@ def wrong_architecture(facts: Mapping[str, Any], *, trust_remote_code: bool = Fa
     if experts:
         yield (
             f"{kind} is a mixture of experts ({experts[0]}={facts[experts[0]]}), and its auxiliary loss is not proven "
-            "here yet. Nearest: a dense model, e.g. model=qwen3_8b"
+            "here yet. Try: a dense model, e.g. model=qwen3_8b"
         )
     if senses := [name for name in _OTHER_SENSES if name in facts]:
         yield (
-            f"{kind} has more than text ({senses[0]}). Nearest: a folder with its text part alone; docs/models.md says "
+            f"{kind} has more than text ({senses[0]}). Try: a folder with its text part alone; docs/models.md says "
             "how to make it"
         )
     names = causal_lm_types()
     if names and kind not in names and not senses:
         if "auto_map" in facts and not trust_remote_code:
-            yield f"{kind} needs code out of the model's folder. Nearest: a model that transformers itself has"
+            yield f"{kind} needs code out of the model's folder. Try: a model that transformers itself has"
         else:
             meant = nearest(kind, names) if len(kind) > 2 else None
             yield (
-                f"{kind} is no causal language model that transformers {_version()} has. Nearest: {meant or 'llama'}, "
+                f"{kind} is no causal language model that transformers {_version()} has. Try: {meant or 'llama'}, "
                 "or a newer transformers"
             )
     elif facts.get("is_encoder_decoder"):

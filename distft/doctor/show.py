@@ -23,7 +23,7 @@ def show(findings: Sequence[Finding], console: Console) -> None:
     for state in ("warning", "problem"):
         for found, hosts in _merged([each for each in findings if each.state == state]):
             console.print(f"\n{_MARKS[state]} {found.check}: {_on(hosts)}{found.seen}")
-            console.print(f"  Nearest: {found.remedy}")
+            console.print(f"  Try: {found.remedy}")
     counts = {state: sum(each.state == state for each in findings) for state in _MARKS}
     words = [f"{count} {state}{'s' * (state != 'ok' and count != 1)}" for state, count in counts.items()]
     console.print(f"\n{', '.join(words)}")

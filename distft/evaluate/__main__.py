@@ -20,9 +20,7 @@ def main(arguments: list[str]) -> int:
     given = keywords(arguments, KEYS, required=("run",))
     run = find_run(given["run"])
     if not run.read_plan().eval_rows:
-        raise ConfigError(
-            [f"run={given['run']}: has no held-out rows (data.eval was null). Nearest: a run with data.eval"]
-        )
+        raise ConfigError([f"run={given['run']}: has no held-out rows (data.eval was null). Try: a run with data.eval"])
     from distft.checkpoint.keep import reading
 
     checkpoint = find_checkpoint(run, given.get("at", "latest"))

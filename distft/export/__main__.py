@@ -30,7 +30,7 @@ def main(arguments: list[str]) -> int:
     given = keywords(arguments, KEYS, required=("run", "out"))
     run, out = find_run(given["run"]), absolute(given["out"])
     formats = OF_A_MODEL if run.read_plan().adapters is None else OF_ADAPTERS
-    errors = [] if not out.exists() else [f"out={given['out']}: exists already. Nearest: {_free(out)}"]
+    errors = [] if not out.exists() else [f"out={given['out']}: exists already. Try: {_free(out)}"]
     errors += wrong_format(given, formats)
     from distft.checkpoint.choose import to_export
 
@@ -70,15 +70,15 @@ def wrong_format(given: dict[str, str], formats: tuple[str, ...]) -> list[str]:
     errors = []
     if word not in (*OF_A_MODEL, *OF_ADAPTERS, "auto"):
         errors.append(
-            f"format={word}: must be one of {', '.join(formats)}. Nearest: {nearest(word, formats) or formats[0]}"
+            f"format={word}: must be one of {', '.join(formats)}. Try: {nearest(word, formats) or formats[0]}"
         )
     elif word not in (*formats, "auto"):
         trained = "adapters" if formats == OF_ADAPTERS else "the model itself"
-        errors.append(f"format={word}: the run trained {trained}. Nearest: {' or '.join(formats)}")
+        errors.append(f"format={word}: the run trained {trained}. Try: {' or '.join(formats)}")
     if dtype not in DTYPES:
         errors.append(f"dtype={dtype}: must be one of {', '.join(DTYPES)}")
     elif "dtype" in given and word in OF_STATE:
-        errors.append(f"dtype={dtype} has no effect with format={word}, which is fp32. Nearest: format=huggingface")
+        errors.append(f"dtype={dtype} has no effect with format={word}, which is fp32. Try: format=huggingface")
     return errors
 
 

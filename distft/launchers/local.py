@@ -45,12 +45,12 @@ class Local:
         if rendezvous and restarts:
             raise ValueError(
                 f"launcher.restarts={restarts}: machines that meet without a scheduler are not started again. "
-                "Nearest: launcher.restarts=0, or launcher=slurm"
+                "Try: launcher.restarts=0, or launcher=slurm"
             )
         if (nodes == 1) != (rendezvous is None):
             raise ValueError(
                 f"launcher.nodes={nodes} launcher.rendezvous={rendezvous or 'null'}: this machine, or several that "
-                "meet. Nearest: launcher.nodes=2 launcher.rendezvous=HOST:29500, or launcher=slurm"
+                "meet. Try: launcher.nodes=2 launcher.rendezvous=HOST:29500, or launcher=slurm"
             )
         self._nodes = nodes
         self._place = place_of(rendezvous) if rendezvous else None

@@ -126,12 +126,12 @@ def open_first(run: RunFolder, attempt: int, count: int, vouched: str = "", port
     if not addresses:
         raise NotMet(
             "this node, the first, has no address that others could reach: its name does not resolve, or to loopback, "
-            "and no interface is up. Nearest: NodeAddr in slurm.conf, or launcher.rendezvous=ADDRESS:PORT"
+            "and no interface is up. Try: NodeAddr in slurm.conf, or launcher.rendezvous=ADDRESS:PORT"
         )
     try:
         store = _store("127.0.0.1", port, timedelta(seconds=SECONDS_TO_MEET), is_master=True)
     except DistError as error:
-        raise NotMet(f"port {port} of this machine is taken: {_first_line(error)}. Nearest: another port") from error
+        raise NotMet(f"port {port} of this machine is taken: {_first_line(error)}. Try: another port") from error
     place = Place(attempt, addresses, store.port, os.urandom(8).hex())
     store.set("place", json.dumps(asdict(place)))
     file = rendezvous_file(run, attempt)
@@ -166,7 +166,7 @@ def join_at(run: RunFolder, host: str, port: int, count: int) -> Meeting:
     """Joins the store at an address that the user gives, as the next node that comes; NotMet when that cannot be."""
     meeting = _joined(run, [host], port, None, count)
     if meeting.node.index >= count:
-        raise NotMet(f"launcher.nodes={count}, and so many are there already. Nearest: launcher.nodes={count + 1}")
+        raise NotMet(f"launcher.nodes={count}, and so many are there already. Try: launcher.nodes={count + 1}")
     return meeting
 
 
@@ -181,7 +181,7 @@ def _joined(run: RunFolder, addresses: list[str], port: int, node: Node | None, 
     if not file.is_file() or read_json(file)["number"] != place.number:
         raise NotMet(
             f"{address}:{port} answers, and {file} is not what it wrote: the run folder is not shared by the nodes. "
-            "Nearest: runs_dir on a disk that all of them see under one path"
+            "Try: runs_dir on a disk that all of them see under one path"
         )
     came = store.add("nodes", 1)
     store.set("reached", address)
@@ -207,9 +207,7 @@ def _store_that_answers(host: str, port: int) -> TCPStore:
     ask.start()
     ask.join(SECONDS_TO_MEET / 2)
     if not found:
-        raise NotMet(
-            f"{host}:{port} answers, and is no meeting of a run: another program has it. Nearest: another port"
-        )
+        raise NotMet(f"{host}:{port} answers, and is no meeting of a run: another program has it. Try: another port")
     return found[0]
 
 

@@ -30,7 +30,7 @@ def place_of(text: str) -> Place:
     """Returns what HOST:PORT says; ValueError when it says something else."""
     host, _, port = text.rpartition(":")
     if not host or not port.isdecimal() or not 0 < int(port) < 65536:
-        raise ValueError(f"launcher.rendezvous={text} is not HOST:PORT. Nearest: {host or text or 'node1'}:29500")
+        raise ValueError(f"launcher.rendezvous={text} is not HOST:PORT. Try: {host or text or 'node1'}:29500")
     return Place(host.strip("[]"), int(port))
 
 
@@ -53,12 +53,12 @@ def wait_for_first(place: Place, run: RunFolder) -> None:
         reach([place.host], place.port, SECONDS_TO_WAIT)
     except Unreachable as error:
         rule = "the same command must be typed on the machine that has this address"
-        raise ValueError(f"launcher.rendezvous={place}: {rule}; {error}. Nearest: another address, or port") from error
+        raise ValueError(f"launcher.rendezvous={place}: {rule}; {error}. Try: another address, or port") from error
     deadline = time.monotonic() + _SECONDS_TO_SHOW
     while run.read_status()["state"] not in ("pending", "running"):
         if time.monotonic() > deadline:
             raise ValueError(
                 f"launcher.rendezvous={place} answers, and {run.path} is not under way here: another program has that "
-                "port, or the machines do not share this folder. Nearest: another port, or runs_dir on a shared disk"
+                "port, or the machines do not share this folder. Try: another port, or runs_dir on a shared disk"
             )
         time.sleep(0.2)

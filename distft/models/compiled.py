@@ -33,15 +33,14 @@ def check_compilable(model: PreTrainedModel, device: torch.device) -> None:
     """Raises ValueError where torch.compile would fail, or make another graph for every micro-batch."""
     if attention_of(model) == SDPA:
         if device.type != "cpu":
-            raise ValueError("model.attention=sdpa is compiled on CPUs alone. Nearest: model.attention=varlen")
+            raise ValueError("model.attention=sdpa is compiled on CPUs alone. Try: model.attention=varlen")
         name = dropout_of(model.config)
         if name:
             raise ValueError(
-                f"compiled attention by SDPA has no dropout, and the model's {name} is not 0. "
-                f"Nearest: train.compile=false"
+                f"compiled attention by SDPA has no dropout, and the model's {name} is not 0. Try: train.compile=false"
             )
     compiler = os.environ.get("CXX", "g++")
     if which(compiler) is None:
         raise ValueError(
-            f"train.compile=true needs a C++ compiler, and {compiler} is not here. Nearest: train.compile=false"
+            f"train.compile=true needs a C++ compiler, and {compiler} is not here. Try: train.compile=false"
         )

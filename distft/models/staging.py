@@ -110,7 +110,7 @@ def _own_dir(stage_dir: str) -> Path:
     root = Path(stage_dir).expanduser() / f"distft-{os.getuid()}"
     root.mkdir(mode=0o700, parents=True, exist_ok=True)
     if root.is_symlink() or root.stat().st_uid != os.getuid():
-        raise RuntimeError(f"{root} on {socket.gethostname()} is not yours. Nearest: another launcher.stage_dir")
+        raise RuntimeError(f"{root} on {socket.gethostname()} is not yours. Try: another launcher.stage_dir")
     return root
 
 
@@ -126,7 +126,7 @@ def _check_room(source: Path, files: Sequence[File], root: Path) -> None:
     if needed > free:
         raise RuntimeError(
             f"launcher.stage=node_local: {root} on {socket.gethostname()} has {free / 2**30:.2f} GiB free, {source} "
-            f"takes {needed / 2**30:.2f} GiB. Nearest: another launcher.stage_dir, or launcher.stage=none"
+            f"takes {needed / 2**30:.2f} GiB. Try: another launcher.stage_dir, or launcher.stage=none"
         )
 
 

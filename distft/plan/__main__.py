@@ -59,7 +59,7 @@ def memory_gib(value: str | None) -> float | None:
         number = 0.0
     if number is None or 0 < number < float("inf"):
         return number
-    raise ConfigError([f"memory_gib={value} is not a number above 0. Nearest: memory_gib=80"])
+    raise ConfigError([f"memory_gib={value} is not a number above 0. Try: memory_gib=80"])
 
 
 if __name__ == "__main__":

@@ -76,7 +76,7 @@ def count_adapters(model_dir: Path | None, facts: Facts, rank: int, targets: Seq
     for target in [] if isinstance(targets, str) else targets:
         if target not in names:
             meant = nearest(str(target), names) or ", ".join(names)
-            raise ValueError(f"tuning.target_modules: {target} is no linear layer of this model. Nearest: {meant}")
+            raise ValueError(f"tuning.target_modules: {target} is no linear layer of this model. Try: {meant}")
     return sum(rank * sum(shape) for name, shape in layers if isinstance(targets, str) or name in targets)
 
 

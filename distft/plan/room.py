@@ -24,7 +24,7 @@ def out_of_memory(said: str, plan: Plan, config: Mapping[str, Any], strategy: st
     amount = _WANTED.search(said)
     more = f"{amount[1]} more were wanted" if amount else said.strip().partition("\n")[0]
     changes = list(less(plan, config, strategy))[:_CHANGES]
-    return OutOfMemory(f"out of memory: {more}. {counted(plan, strategy)} Nearest: {', or '.join(changes)}")
+    return OutOfMemory(f"out of memory: {more}. {counted(plan, strategy)} Try: {', or '.join(changes)}")
 
 
 def counted(plan: Plan, strategy: str) -> str:

@@ -26,7 +26,7 @@ def main(arguments: list[str]) -> int:
     if len(given) != 1:
         told = " ".join(f"{key}={value}" for key, value in given.items()) or "run= or sweep="
         rule = "both are given" if given else "neither is given"
-        raise ConfigError([f"{told}: {rule}, one page is of one folder. Nearest: run=DIR or sweep=DIR"])
+        raise ConfigError([f"{told}: {rule}, one page is of one folder. Try: run=DIR or sweep=DIR"])
     report = report_run(given["run"]) if "run" in given else report_sweep(given["sweep"])
     print(report)
     return 0

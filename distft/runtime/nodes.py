@@ -26,7 +26,7 @@ def compare(world: World) -> dict[str, Any]:
         for key in (key for key, value in other["software"].items() if value != first["software"][key]):
             raise RuntimeError(
                 f"rank {rank} on {other['host']} has {key} {other['software'][key]}, rank 0 on {first['host']} has "
-                f"{first['software'][key]}. Nearest: one environment on a disk that all nodes share"
+                f"{first['software'][key]}. Try: one environment on a disk that all nodes share"
             )
     return {"software": first["software"], "variables": first["variables"], "ranks": list(map(_own(first), every))}
 

@@ -24,12 +24,12 @@ class Grid(BasicSweeper):
         """Returns all points, and no further ones to check; ConfigError when those of an earlier start are others."""
         endless = [each.input_line for each in parsed if not each.is_discrete_sweep()]
         if endless:
-            raise ConfigError(f"{text}: a grid has no values for it. Nearest: sweep=optuna" for text in endless)
+            raise ConfigError(f"{text}: a grid has no values for it. Try: sweep=optuna" for text in endless)
         [batch] = self.split_arguments(list(parsed), None)
         points = [tuple(point) for point in batch]
         names = named(points, earlier=earlier)
         if other := next((name for name, point in earlier.items() if names.get(name) != point), None):
-            raise ConfigError([f"the sweep's folder has {other}, which is none of these points. Nearest: another name"])
+            raise ConfigError([f"the sweep's folder has {other}, which is none of these points. Try: another name"])
         return points, []
 
     def begin(self, launcher: Launcher, earlier: Mapping[str, Point], at_once: int) -> None:

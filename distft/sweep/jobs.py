@@ -96,7 +96,7 @@ def earlier_points(folder: Path, keys: Sequence[str]) -> dict[str, Point]:
             given[text.partition("=")[0].lstrip("+")] = text
         point = tuple(given.get(key, "") for key in keys)
         if not name.endswith((f"-{words(point)}", f"-{_older_words(point)}".rstrip(" ."))):
-            raise ConfigError([f"name={folder.name}: {file.parent} is of another sweep. Nearest: another name"])
+            raise ConfigError([f"name={folder.name}: {file.parent} is of another sweep. Try: another name"])
         found[name] = point
     return found
 
@@ -127,9 +127,9 @@ def refuse_twins(jobs: Sequence[Job]) -> None:
     for job in jobs:
         twin = seen.setdefault(identity(job), job)
         if twin is not job:
-            errors.append(f"{job.name} is the same run as {twin.name}. Nearest: each value once")
+            errors.append(f"{job.name} is the same run as {twin.name}. Try: each value once")
         if job.config.values["launcher"] != jobs[0].config.values["launcher"]:
-            errors.append(f"{job.name} has another launcher than {jobs[0].name}. Nearest: one launcher for all jobs")
+            errors.append(f"{job.name} has another launcher than {jobs[0].name}. Try: one launcher for all jobs")
     if errors:
         raise ConfigError(errors)
 

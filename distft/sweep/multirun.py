@@ -61,16 +61,16 @@ def multirun(overrides: list[str]) -> int:
     check_writable(folder.parent)
     check_devices(config)
     if RunFolder(folder).config.is_file():
-        raise ConfigError([f"name={folder.name}: {folder} holds a run. Nearest: another name"])
+        raise ConfigError([f"name={folder.name}: {folder} holds a run. Try: another name"])
     earlier = earlier_points(folder, request.keys)
     known, further = sweeper.points(parsed, earlier)
     sweep = Sweep(folder, request, config, earlier, checked(folder, request, known, further, earlier))
     if config.values["sweep"]["only_failed"] and not any(job.has_failed for job in sweep.jobs):
-        raise ConfigError([f"sweep.only_failed=true: no job in {folder} has failed. Nearest: false"])
+        raise ConfigError([f"sweep.only_failed=true: no job in {folder} has failed. Try: false"])
     status = SweepStatus(folder, sweep_command(overrides), request.keys, config.choices["sweep"])
     with alone(folder / ".lock") as held:
         if not held:
-            raise ConfigError([f"name={folder.name}: another launch is busy with {folder}. Nearest: another name"])
+            raise ConfigError([f"name={folder.name}: another launch is busy with {folder}. Try: another name"])
         status.tell(sweep.jobs)
         alone_from_here = not launcher.wait and not launcher.outlives_launch
         if alone_from_here and go_on_in_background(folder, folder / "sweep.log", "kill -INT PID"):

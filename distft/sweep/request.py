@@ -75,7 +75,7 @@ def read_request(overrides: Iterable[str]) -> Request:
         else:
             shared.append(text)
     if not swept and not errors:
-        errors.append("-m: no key has more than one value. Nearest: -m seed=0,1,2")
+        errors.append("-m: no key has more than one value. Try: -m seed=0,1,2")
     if errors:
         raise ConfigError(errors)
     return Request(tuple(shared), tuple(own), tuple(swept.values()))
@@ -90,7 +90,7 @@ def sweep_of(override: Override) -> str | None:
 def _refusals(override: Override) -> list[str]:
     """Returns why a key cannot be swept, if it cannot."""
     found = (why for key, why in _OF_ALL_JOBS.items() if covers([key], override.key.lstrip("/")))
-    return [f"{override.text}: cannot be swept: {why}. Nearest: one value" for why in found]
+    return [f"{override.text}: cannot be swept: {why}. Try: one value" for why in found]
 
 
 def config_loader() -> ConfigLoader:
@@ -108,7 +108,7 @@ def parse(swept: Sequence[str]) -> list[Swept]:
     shuffled = [each.input_line for each in parsed if getattr(each.value(), "shuffle", False)]
     if shuffled:
         rule = "another order each time, so the same command would not continue the sweep"
-        raise ConfigError(f"{text}: {rule}. Nearest: without shuffle" for text in shuffled)
+        raise ConfigError(f"{text}: {rule}. Try: without shuffle" for text in shuffled)
     return parsed
 
 

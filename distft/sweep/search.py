@@ -40,11 +40,11 @@ class Search(Sweeper):
         try:
             import optuna
         except ImportError as error:
-            raise ConfigError(["sweep=optuna: Optuna is not installed. Nearest: pip install distft[sweep]"]) from error
+            raise ConfigError(["sweep=optuna: Optuna is not installed. Try: pip install distft[sweep]"]) from error
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         Space(parsed)
         if missing := [name for name in named(earlier.values(), earlier=earlier) if name not in earlier]:
-            raise ConfigError([f"a search goes on from all of its jobs, {missing[0]} is gone. Nearest: another name"])
+            raise ConfigError([f"a search goes on from all of its jobs, {missing[0]} is gone. Try: another name"])
         return list(earlier.values()), corners(parsed, _MOST_CHECKED)
 
     def begin(self, launcher: Launcher, earlier: Mapping[str, Point], at_once: int) -> None:

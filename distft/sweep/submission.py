@@ -86,7 +86,7 @@ class Submission(HydraLauncher):
         with ExitStack() as locks:
             busy = [job.run.path for job in jobs if not locks.enter_context(alone(job.run.path / ".lock"))]
             if busy:
-                raise ConfigError(f"another launch is busy with {path}. Nearest: wait for its end" for path in busy)
+                raise ConfigError(f"another launch is busy with {path}. Try: wait for its end" for path in busy)
             found = {job.name: handle for job in jobs if (handle := find(self._launcher, job.run)) is not None}
             fresh = [job for job in jobs if job.name not in found]
             for job in fresh:

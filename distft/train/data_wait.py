@@ -24,7 +24,7 @@ class DataWait:
         if not is_news:
             return []
         return [
-            f"{waited / seconds:.0%} of the last {STEPS} steps waited for rows. Nearest: launcher.stage=node_local, "
+            f"{waited / seconds:.0%} of the last {STEPS} steps waited for rows. Try: launcher.stage=node_local, "
             "which copies them to each node's own disk"
         ]
 

@@ -47,7 +47,7 @@ def read_arguments(arguments: Sequence[str]) -> Asked:
     later = compose([*overrides, *given["then"]]) if given.get("then") else config
     out = absolute(next((t.partition("=")[2] for t in mine if t.startswith("out=")), _default_out(config)))
     errors = [*_not_resumable(config), *_not_layout(config, later)]
-    errors += [f"out={out}: exists already. Nearest: out={_free(out)}"] if out.exists() else []
+    errors += [f"out={out}: exists already. Try: out={_free(out)}"] if out.exists() else []
     if errors:
         raise ConfigError(errors)
     return Asked(config, later, overrides, given.get("kills"), given.get("at"), out)
@@ -67,9 +67,9 @@ def _parsed(key: str, text: str) -> Any:
             meant = did_you_mean(nearest(str(unknown[0]), MOMENTS))
             raise ConfigError([f"kills={text}: is no number of kills, and no list of {', '.join(MOMENTS)}.{meant}"])
     elif key == "at" and not all(isinstance(each, int) and each > 0 for each in many):
-        raise ConfigError([f"at={text}: is no list of steps. Nearest: at=[2,4]"])
+        raise ConfigError([f"at={text}: is no list of steps. Try: at=[2,4]"])
     elif key == "then" and not all(isinstance(each, str) for each in many):
-        raise ConfigError([f"then={text}: is no list of overrides. Nearest: then=[strategy=zero2]"])
+        raise ConfigError([f"then={text}: is no list of overrides. Try: then=[strategy=zero2]"])
     return many
 
 
@@ -77,16 +77,16 @@ def _not_resumable(config: Config) -> list[str]:
     settings = config.values["checkpoint"]
     errors = []
     if settings["resume"] != "auto":
-        errors.append(f"checkpoint.resume={settings['resume']}: the killed run resumes its own. Nearest: auto")
+        errors.append(f"checkpoint.resume={settings['resume']}: the killed run resumes its own. Try: auto")
     if settings["every_steps"] is None:
-        text = "the clock saves at other steps each time. Nearest: checkpoint.every_steps=2"
+        text = "the clock saves at other steps each time. Try: checkpoint.every_steps=2"
         errors.append(f"checkpoint.every_steps=null: {text}")
     return errors
 
 
 def _not_layout(config: Config, later: Config) -> list[str]:
     return [
-        f"then=: {change} is another run, not another layout of it. Nearest: {', '.join(LAYOUT)}"
+        f"then=: {change} is another run, not another layout of it. Try: {', '.join(LAYOUT)}"
         for change in difference(config.values, later.values)
         if not change.startswith(tuple(f"{key}{end}" for key in LAYOUT for end in (".", ":")))
     ]

@@ -72,12 +72,12 @@ def _given(moments: Sequence[str], at: Sequence[int], places: Mapping[str, Seque
         raise ConfigError([f"at={_list(at)} has {len(at)} steps for {len(moments)} kills, {_list(moments)}"])
     errors = [
         f"at={_list(at)}: step {step} has no {moment}. "
-        f"Nearest: {min(places[moment], key=lambda there: abs(there - step))}"  # used at once
+        f"Try: {min(places[moment], key=lambda there: abs(there - step))}"  # used at once
         for moment, step in zip(moments, at, strict=True)
         if step not in places[moment]
     ]
     if list(at) != sorted(at):
-        errors.append(f"at={_list(at)}: later kills come at later steps. Nearest: at={_list(sorted(at))}")
+        errors.append(f"at={_list(at)}: later kills come at later steps. Try: at={_list(sorted(at))}")
     if errors:
         raise ConfigError(errors)
     return [Kill(moment, step) for moment, step in zip(moments, at, strict=True)]

@@ -56,7 +56,7 @@ def kill_and_resume(
     starts = [(first_step(run, number) or 1) - 1 for number in range(2, len(kills) + 2)]
     say(f"  resumed from steps {', '.join(map(str, starts))}")
     if not any(starts):
-        raise RunFailed("every resume started anew, so nothing is proved. Nearest: a kill after the first checkpoint")
+        raise RunFailed("every resume started anew, so nothing is proved. Try: a kill after the first checkpoint")
     return run
 
 

@@ -112,13 +112,13 @@ def test_a_disk_too_small_for_what_is_to_be_kept_is_told_before_the_first_step(w
         assert not list((disk / "checkpoints").iterdir())
         fill(disk, 8 * 3 * PAGE + 2 * PAGE)
         rehearse(engine, disk / "checkpoints", 1.0, 2, world)
-        with pytest.raises(RuntimeError, match="keep=2, the best and the one being written .* Nearest: .*keep=1"):
+        with pytest.raises(RuntimeError, match="keep=2, the best and the one being written .* Try: .*keep=1"):
             rehearse(engine, disk / "checkpoints", 1.0, 2, world, best=True)
     for part in (
         "checkpoints cannot be saved",
         "GiB free",
         "checkpoint.keep=2",
-        "Nearest: checkpoint.keep=1",
+        "Try: checkpoint.keep=1",
         "runs_dir",
     ):
         assert part in str(told.value)

@@ -139,7 +139,7 @@ def test_a_run_whose_checkpoints_are_all_damaged_does_not_start_anew_unasked(che
         (step_dir(checkpoints, step) / "manifest.json").write_text("{}")
     with pytest.raises(RuntimeError) as told:
         find(checkpoints, "auto", world)
-    for part in ("step-00000005/manifest.json", "Nearest: checkpoint.resume=never", str(checkpoints)):
+    for part in ("step-00000005/manifest.json", "Try: checkpoint.resume=never", str(checkpoints)):
         assert part in str(told.value)
     assert find(checkpoints, "never", world) is None
 

@@ -173,7 +173,7 @@ def test_several_may_read_at_once_and_who_comes_late_is_told(make_saver: Any, tm
     with another_program_reads(first), reading(first):
         save(saver, 2)
     save(saver, 3)
-    with pytest.raises(Damaged, match="step-00000001 has been deleted meanwhile.* Nearest: at=latest"), reading(first):
+    with pytest.raises(Damaged, match="step-00000001 has been deleted meanwhile.* Try: at=latest"), reading(first):
         pass
 
 

@@ -152,11 +152,11 @@ def test_what_is_wrong_with_an_export_is_said(right: list[str]):
     asked = [*right, "export=perhaps", "export.at=bset", "export.dtype=fp16", "export.format=gguf"]
     enabled, at, dtype, form = errors_of(asked)
     assert enabled.startswith("export.enabled=perhaps is not true or false")
-    assert at.endswith("Nearest: best") and dtype.startswith("export.dtype=fp16 is not ")
+    assert at.endswith("Try: best") and dtype.startswith("export.dtype=fp16 is not ")
     assert "auto, huggingface, peft, merged" in form
     compose([*right, "tuning=lora", "export.format=merged", "export.at=latest", "export.dtype=bf16"])
     [error] = errors_of([*right, "tuning=lora", "export.format=huggingface"])
-    assert error.endswith("Nearest: export.format=merged, or peft")
+    assert error.endswith("Try: export.format=merged, or peft")
 
 
 def test_a_tree_with_every_target_known_has_no_open_group(right: list[str]):

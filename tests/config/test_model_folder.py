@@ -29,14 +29,14 @@ def test_a_plain_model_is_taken(tmp_path: Path):
         ({"model_type": "deepseek_v3", "n_routed_experts": 256}, "deepseek_v3 is a mixture of experts"),
         ({"model_type": "gemma3", "vision_config": {}}, "gemma3 has more than text (vision_config)"),
         ({"model_type": "t5"}, "t5 is no causal language model"),
-        ({"model_type": "lama"}, "Nearest: llama"),
+        ({"model_type": "lama"}, "Try: llama"),
         ({"model_type": "mylab", "auto_map": {"AutoModelForCausalLM": "m.M"}}, "mylab needs code out of the model's"),
     ],
     ids=lambda value: value.get("model_type") if isinstance(value, dict) else "",
 )
 def test_an_architecture_is_refused_by_its_name(facts: dict[str, Any], said: str, tmp_path: Path):
     [error] = wrong_model(folder(tmp_path, facts))
-    assert error.startswith(f"model.path={tmp_path}: ") and said in error and "Nearest: " in error
+    assert error.startswith(f"model.path={tmp_path}: ") and said in error and "Try: " in error
 
 
 def test_pickled_weights_are_refused(tmp_path: Path):
@@ -95,7 +95,7 @@ def test_an_adapter_names_its_base_and_how_to_go_on(names_base: bool, tmp_path: 
 )
 def test_what_is_no_decoder_is_refused(facts: Any, said: str, tmp_path: Path):
     [error] = wrong_model(folder(tmp_path, facts))
-    assert said in error and ("Try: " in error or "Nearest: " in error)
+    assert said in error and ("Try: " in error or "Try: " in error)
 
 
 def test_an_encoder_that_was_made_a_decoder_is_left_to_the_measurement(tmp_path: Path):

@@ -165,7 +165,7 @@ def test_all_errors_of_a_file_come_at_once_with_their_lines(here: Path):
         "my.yaml:2: train.max_stepz=5: train.max_stepz is no key. Did you mean train.max_steps?",
         "my.yaml:4: optimzer=sgd: optimzer is no key. Did you mean optimizer.lr?",
         "my.yaml:6: hydra.run=x: Hydra's own settings have no effect here. Did you mean runs_dir, name or launcher?",
-        "sead=1: sead is no key. Nearest: seed",
+        "sead=1: sead is no key. Try: seed",
         "my.yaml:7: seed=-1 is not a whole number of at least 0. Did you mean 0?",
         "my.yaml:3: train.epochs=many is not a number above 0, or null. Did you mean 1?",
     ]

@@ -45,5 +45,5 @@ def test_problems_come_last_and_nodes_share_a_line(capsys: pytest.CaptureFixture
     show(found, screen(sys.stdout))
     said = capsys.readouterr().out
     assert said.index("ok  cores") < said.index("warning memory: n1, n2: little") < said.index("PROBLEM port: none")
-    assert "  Nearest: free one" in said
+    assert "  Try: free one" in said
     assert said.rstrip().endswith("1 ok, 2 warnings, 1 problem")

@@ -120,5 +120,5 @@ def test_two_runs_at_once_do_not_meet(tmp_path):
 
 
 def test_more_nodes_are_refused_with_the_way_to_get_them():
-    with pytest.raises(ValueError, match=r"launcher.nodes=4 .* Nearest: .*rendezvous=HOST:29500, or launcher=slurm"):
+    with pytest.raises(ValueError, match=r"launcher.nodes=4 .* Try: .*rendezvous=HOST:29500, or launcher=slurm"):
         Local(nodes=4)

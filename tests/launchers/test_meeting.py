@@ -169,7 +169,7 @@ def test_another_folder_than_the_firsts_is_told(there: str, run: RunFolder, tmp_
             join_at(other, "127.0.0.1", place["port"], 2)
         assert str(caught.value) == (
             f"127.0.0.1:{place['port']} answers, and {rendezvous_file(other, 3)} is not what it wrote: the run folder "
-            "is not shared by the nodes. Nearest: runs_dir on a disk that all of them see under one path"
+            "is not shared by the nodes. Try: runs_dir on a disk that all of them see under one path"
         )
         with pytest.raises(NotMet, match="1 of 2 nodes came"):
             first.result(10)
@@ -183,14 +183,14 @@ def test_machines_that_join_by_an_address_count_themselves_and_one_too_many_is_t
         port = read_json(rendezvous_file(run, 3))["port"]
         second = join_at(run, "127.0.0.1", port, 2)
         assert second.node == Node(1, 2) and second.attempt == first.result(10).attempt == 3
-        with pytest.raises(NotMet, match=r"launcher.nodes=2, and so many are there already. Nearest: .*nodes=3"):
+        with pytest.raises(NotMet, match=r"launcher.nodes=2, and so many are there already. Try: .*nodes=3"):
             join_at(run, "127.0.0.1", port, 2)
 
 
 def test_a_port_that_is_taken_is_told(run: RunFolder):
     with socket.create_server(("", 0)) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(NotMet, match=rf"port {port} of this machine is taken: .* Nearest: another port"):
+        with pytest.raises(NotMet, match=rf"port {port} of this machine is taken: .* Try: another port"):
             open_first(run, 3, 2, "127.0.0.1", port)
 
 
@@ -204,7 +204,7 @@ def test_a_program_that_is_no_store_is_no_meeting(run: RunFolder):
 
 def test_a_machine_without_an_address_is_told_what_to_give(run: RunFolder, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(module, "own_addresses", lambda *_: [])
-    with pytest.raises(NotMet, match=r"no address that others could reach: .* Nearest: NodeAddr in slurm.conf"):
+    with pytest.raises(NotMet, match=r"no address that others could reach: .* Try: NodeAddr in slurm.conf"):
         open_first(run, 3, 2)
 
 

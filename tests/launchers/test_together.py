@@ -147,7 +147,7 @@ def test_another_program_on_the_port_is_told(machines: tuple[Machine, Machine], 
 
 @pytest.mark.parametrize("text", ["node1", "node1:", ":29500", "node1:x", "node1:70000", ""])
 def test_what_is_no_place_is_refused_with_one(text: str) -> None:
-    with pytest.raises(ValueError, match=r"is not HOST:PORT. Nearest: .+:29500"):
+    with pytest.raises(ValueError, match=r"is not HOST:PORT. Try: .+:29500"):
         place_of(text)
 
 

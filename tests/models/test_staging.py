@@ -151,7 +151,7 @@ def test_what_does_not_fit_is_told_with_its_sizes(plan: Plan, tmp_path: Path, wo
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(disk)], check=False).returncode:
         pytest.skip("cannot mount here")
     try:
-        with pytest.raises(RuntimeError, match=r"0\.01 GiB free, .*/model takes 0\.02 GiB. Nearest: another launcher"):
+        with pytest.raises(RuntimeError, match=r"0\.01 GiB free, .*/model takes 0\.02 GiB. Try: another launcher"):
             staged(plan, disk, world)
     finally:
         subprocess.run(["umount", "-l", str(disk)], check=True)

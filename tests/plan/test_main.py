@@ -56,8 +56,4 @@ def test_what_a_step_gathers_has_to_fit_too(right: list[str], tmp_path: Path):
 @pytest.mark.parametrize("wrong", ["memory_gib=lots", "memory_gib=-1", "memory_gb=80"])
 def test_its_own_keys_are_checked_too(wrong: str, right: list[str]):
     done = plan(*right, wrong)
-    assert (
-        done.returncode == 2
-        and wrong in done.stderr
-        and re.search("(Nearest:|Did you mean|Try:) memory_gib", done.stderr)
-    )
+    assert done.returncode == 2 and wrong in done.stderr and re.search("(Did you mean|Try:) memory_gib", done.stderr)

@@ -39,7 +39,7 @@ def told(plan: Plan, strategy: str, activations: str = "none", max_length: int =
 def test_it_says_what_was_wanted_what_is_planned_and_what_to_change():
     assert told(PLAN, "ddp") == (
         "out of memory: 2.00 GiB more were wanted. Planned for a process under ddp: 120.0 GiB (parameters 30.0, "
-        "gradients 30.0, optimizer 60.0); a forward of 8 rows keeps the rest. Nearest: train.micro_batch_size=4, or "
+        "gradients 30.0, optimizer 60.0); a forward of 8 rows keeps the rest. Try: train.micro_batch_size=4, or "
         "train.activation_checkpointing=selective, or strategy=zero3_offload (0.0 instead of 120.0 GiB of these)"
     )
 
@@ -64,7 +64,7 @@ def test_it_says_what_was_wanted_what_is_planned_and_what_to_change():
     ],
 )
 def test_changes_are_ones_that_are_left(change: dict[str, Any], strategy: str, activations: str, nearest: list[str]):
-    _, _, said = told(replace(PLAN, **change), strategy, activations).partition("Nearest: ")
+    _, _, said = told(replace(PLAN, **change), strategy, activations).partition("Try: ")
     found = said.split(", or ")
     assert len(found) == len(nearest)
     assert all(words in each for words, each in zip(nearest, found, strict=True)), said

@@ -23,4 +23,4 @@ def test_a_node_with_another_version_is_named_on_all(tmp_path: Path) -> None:
     (other / "METADATA").write_text("Metadata-Version: 2.1\nName: peft\nVersion: 0.0.1\n")
     first, second = run_ranks(2, "tests.compare_nodes", str(tmp_path))
     assert first == second
-    assert first.startswith("rank 1 on ") and " has peft 0.0.1, rank 0 on " in first and "Nearest: " in first
+    assert first.startswith("rank 1 on ") and " has peft 0.0.1, rank 0 on " in first and "Try: " in first

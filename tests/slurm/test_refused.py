@@ -13,13 +13,13 @@ from tests.rows import write_sums
 from tests.slurm.jobs import ended, launch, run_of
 
 REFUSED = {
-    "partition": (["launcher.partition=mian"], "launcher.partition=mian: there is no such partition. Nearest: main"),
+    "partition": (["launcher.partition=mian"], "launcher.partition=mian: there is no such partition. Try: main"),
     "gpus": (
         ["launcher.gpus_per_node=8", "train.micro_batch_size=1"],
-        "launcher.gpus_per_node=8: a node of partition main has 4. Nearest: 4",
+        "launcher.gpus_per_node=8: a node of partition main has 4. Try: 4",
     ),
     "time": (["launcher.partition=short", "launcher.time=10"], "launcher.time=10 is over the limit of partition short"),
-    "nodes": (["launcher.nodes=8", "train.micro_batch_size=1"], "launcher.nodes=8: partition main has 4. Nearest: 4"),
+    "nodes": (["launcher.nodes=8", "train.micro_batch_size=1"], "launcher.nodes=8: partition main has 4. Try: 4"),
     "flag": (["launcher.flags={reservation: none}"], "sbatch refused the job: Batch job submission failed"),
 }
 
@@ -60,7 +60,7 @@ def test_a_folder_that_takes_no_run_is_named(cluster: Cluster, prepared: Path) -
 @pytest.mark.slow
 def test_a_machine_without_sbatch_says_so(cluster: Cluster, prepared: Path) -> None:
     code, said = ended(launch(cluster, prepared, "no-sbatch", PATH=os.path.dirname(sys.executable)))
-    assert code == 2 and "sinfo is not on PATH" in said and "Nearest: a login node" in said, said
+    assert code == 2 and "sinfo is not on PATH" in said and "Try: a login node" in said, said
     assert not run_of(prepared, "no-sbatch").path.exists()
 
 

@@ -166,7 +166,7 @@ def test_only_failed_runs_the_failed_one_and_no_other(grid, folder):
 
 def test_other_points_under_the_same_name_are_refused(grid, folder):
     code, _, told = end(start(folder, "grid", FUSED[0], "optimizer.foreach=null,false"))
-    assert code == 2 and "Traceback" not in told and "Nearest: another name" in told
+    assert code == 2 and "Traceback" not in told and "Try: another name" in told
     assert attempts(folder, "grid")[:3] == [1, 2, 2]
 
 
@@ -199,7 +199,7 @@ def test_a_search_finds_a_better_rate_than_the_worst_of_a_grid(grid, folder):
         (["seed=-1,0", "train.global_batch_size=8,9"], ["not a whole number of at", "9 is not a multiple"]),
         (["seed=0,1", "train.global_batch_size=8,9"], ["001-seed_0-train.global_batch_size_9; 003-seed_1-train"]),
         (["train.max_steps=3,4,3"], ["002-train.max_steps_3 is the same run as 000-train.max_steps_3"]),
-        (["optimizer.lr=interval(0.1,1)"], ["Nearest: sweep=optuna"]),
+        (["optimizer.lr=interval(0.1,1)"], ["Try: sweep=optuna"]),
         (["seed=0,1", "data.train=no.jsonl"], ["no.jsonl"]),
         (["seed=0,1", "sweep.only_failed=true"], ["no job in"]),
         (["seed=0,1", "data.shards=[99]"], ["data.shards"]),

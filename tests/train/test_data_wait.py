@@ -15,7 +15,7 @@ def test_more_than_a_twentieth_of_fifty_steps_is_told_once_and_again_after_it_wa
     assert told.index(True) == STEPS - 1 and sum(told) == 1
     assert not any(wait.of(row(0.0)) for _ in range(STEPS))
     [text] = [each for _ in range(STEPS) for each in wait.of(row(0.2))]
-    assert "of the last 50 steps waited for rows. Nearest: launcher.stage=node_local" in text
+    assert "of the last 50 steps waited for rows. Try: launcher.stage=node_local" in text
 
 
 def test_less_is_not_told_nor_one_long_wait_among_short_ones():

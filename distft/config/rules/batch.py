@@ -19,7 +19,7 @@ def global_batch(facts: Facts) -> str | None:
     processes = f"{world} process{'es' if world > 1 else ''}"
     return (
         f"train.global_batch_size={size} is not a multiple of {unit} "
-        f"(= {processes} x train.micro_batch_size={micro}). Nearest: {f'{below} or {above}' if below else above}"
+        f"(= {processes} x train.micro_batch_size={micro}). Try: {f'{below} or {above}' if below else above}"
     )
 
 
@@ -34,7 +34,7 @@ def two_batch_sizes(facts: Facts) -> str | None:
         return None
     return (
         f"train.global_batch_tokens={tokens} and train.global_batch_size={size} both say how big a step is. "
-        "Nearest: train.global_batch_size=null"
+        "Try: train.global_batch_size=null"
     )
 
 
@@ -46,7 +46,7 @@ def two_batch_sizes(facts: Facts) -> str | None:
 def no_batch_size(facts: Facts) -> str | None:
     if facts["train.global_batch_size"] or facts["train.global_batch_tokens"]:
         return None
-    return "train.global_batch_size=null needs train.global_batch_tokens. Nearest: train.global_batch_size=32"
+    return "train.global_batch_size=null needs train.global_batch_tokens. Try: train.global_batch_size=32"
 
 
 @rule(
@@ -60,7 +60,7 @@ def rows_of_packed(facts: Facts) -> str | None:
     size, tokens = facts["train.micro_batch_size"], facts["train.micro_batch_tokens"]
     other = f"train.micro_batch_tokens={tokens}" if tokens else "data.packing=true"
     return (
-        f"train.micro_batch_size={size} has no effect with {other}. Nearest: train.micro_batch_size={size} alone, "
+        f"train.micro_batch_size={size} has no effect with {other}. Try: train.micro_batch_size={size} alone, "
         f"for rows per forward, or train.micro_batch_tokens={tokens or facts['data.max_length']} alone, for tokens"
     )
 
@@ -75,10 +75,9 @@ def micro_tokens(facts: Facts) -> str | None:
     if tokens is None:
         return None
     if not facts["data.packing"]:
-        return f"train.micro_batch_tokens={tokens} has no effect with data.packing=false. Nearest: data.packing=true"
+        return f"train.micro_batch_tokens={tokens} has no effect with data.packing=false. Try: data.packing=true"
     if tokens < longest:
         return (
-            f"train.micro_batch_tokens={tokens} is less than a row may have, data.max_length={longest}. "
-            f"Nearest: {longest}"
+            f"train.micro_batch_tokens={tokens} is less than a row may have, data.max_length={longest}. Try: {longest}"
         )
     return None

@@ -21,7 +21,7 @@ def nodes_here(facts: Facts) -> str | None:
         return None
     return (
         f"launcher.nodes={nodes} launcher.rendezvous={place or 'null'}: launcher=local is this machine, or several "
-        "that meet. Nearest: launcher.nodes=2 launcher.rendezvous=HOST:29500, or launcher=slurm"
+        "that meet. Try: launcher.nodes=2 launcher.rendezvous=HOST:29500, or launcher=slurm"
     )
 
 
@@ -36,10 +36,10 @@ def environment_unused(facts: Facts) -> str | None:
     for key, other in words.items():
         if facts[f"launcher.{key}"] and kind != other:
             set_to = f"launcher.{key}={facts[f'launcher.{key}']}"
-            return f"{set_to} has no effect with launcher.environment={kind}. Nearest: launcher.environment={other}"
+            return f"{set_to} has no effect with launcher.environment={kind}. Try: launcher.environment={other}"
     if kind == "container" and not facts["launcher.container_image"]:
         needed = "launcher.container_image"
-        return f"launcher.environment=container needs {needed}. Nearest: {needed}=IMAGE.sqsh"
+        return f"launcher.environment=container needs {needed}. Try: {needed}=IMAGE.sqsh"
     return None
 
 
@@ -52,7 +52,7 @@ def processes_here(facts: Facts) -> str | None:
     asked, found = facts.processes_per_node, num_accelerators()
     if facts.choices.get("launcher") != "local" or not found or asked <= found:
         return None
-    return f"launcher.processes_per_node={asked}: this machine has {found} accelerators. Nearest: {found}"
+    return f"launcher.processes_per_node={asked}: this machine has {found} accelerators. Try: {found}"
 
 
 @rule(
@@ -64,7 +64,7 @@ def stage_dir_unused(facts: Facts) -> str | None:
     folder = facts["launcher.stage_dir"]
     if folder is None or facts["launcher.stage"] != "none":
         return None
-    return f"launcher.stage_dir={folder} has no effect with launcher.stage=none. Nearest: launcher.stage=node_local"
+    return f"launcher.stage_dir={folder} has no effect with launcher.stage=none. Try: launcher.stage=node_local"
 
 
 @rule(
@@ -79,7 +79,7 @@ def shard_size(facts: Facts) -> str | None:
     if facts.world % size == 0:
         return None
     near = min((n for n in range(1, facts.world + 1) if facts.world % n == 0), key=lambda n: (abs(n - size), n))
-    return f"strategy.shard_size={size} does not divide the {facts.world} processes of the run. Nearest: {near}"
+    return f"strategy.shard_size={size} does not divide the {facts.world} processes of the run. Try: {near}"
 
 
 @rule(
@@ -91,7 +91,7 @@ def shard_size_unused(facts: Facts) -> str | None:
     size, layout = facts["strategy.shard_size"], facts["strategy.layout"]
     if size is None or layout == "hsdp":
         return None
-    return f"strategy.shard_size={size} has no effect with layout={layout}. Nearest: strategy=hsdp"
+    return f"strategy.shard_size={size} has no effect with layout={layout}. Try: strategy=hsdp"
 
 
 @rule(
@@ -102,7 +102,7 @@ def shard_size_unused(facts: Facts) -> str | None:
 def compiled_zero3(facts: Facts) -> str | None:
     if not facts["train.compile"] or facts["strategy.stage"] != 3:
         return None
-    return "train.compile=true: a layer of ZeRO-3 is no single graph. Nearest: strategy=fsdp"
+    return "train.compile=true: a layer of ZeRO-3 is no single graph. Try: strategy=fsdp"
 
 
 @rule(
@@ -114,4 +114,4 @@ def persist_unused(facts: Facts) -> str | None:
     size, stage = facts["strategy.persist_parameters"], facts["strategy.stage"]
     if not size or stage == 3:
         return None
-    return f"strategy.persist_parameters={size} has no effect at stage {stage}. Nearest: 0, or strategy=zero3"
+    return f"strategy.persist_parameters={size} has no effect at stage {stage}. Try: 0, or strategy=zero3"

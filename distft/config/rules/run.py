@@ -26,14 +26,14 @@ def name(facts: Facts) -> str | None:
     if fine == asked:
         return None
     printable = "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in asked)
-    return f"name={printable} is not the name of one folder. Nearest: name={fine}"
+    return f"name={printable} is not the name of one folder. Try: name={fine}"
 
 
 @rule(("train.max_steps", "train.epochs"), "neither steps nor epochs", "the run would not end")
 def no_end(facts: Facts) -> str | None:
     if facts["train.max_steps"] or facts["train.epochs"]:
         return None
-    return "train.max_steps=null and train.epochs=null: the run has no end. Nearest: train.epochs=1"
+    return "train.max_steps=null and train.epochs=null: the run has no end. Try: train.epochs=1"
 
 
 @rule(
@@ -70,9 +70,9 @@ def export_format(facts: Facts) -> str | None:
     if asked == "auto" or target not in _HAS_ADAPTERS:
         return None
     if _HAS_ADAPTERS[target] and asked == "huggingface":
-        return "export.format=huggingface: the run trains adapters. Nearest: export.format=merged, or peft"
+        return "export.format=huggingface: the run trains adapters. Try: export.format=merged, or peft"
     if not _HAS_ADAPTERS[target] and asked in ("merged", "peft"):
-        return f"export.format={asked}: the run trains no adapters. Nearest: export.format=huggingface"
+        return f"export.format={asked}: the run trains no adapters. Try: export.format=huggingface"
     return None
 
 
@@ -81,4 +81,4 @@ def export_unused(facts: Facts) -> str | None:
     given = facts.gave("export.at", "export.dtype", "export.format")
     if facts["export.enabled"] or given is None or facts.sweep:  # a sweep's jobs are exported after it, by its word
         return None
-    return f"{given}={facts[given]} has no effect with export=false. Nearest: export=true"
+    return f"{given}={facts[given]} has no effect with export=false. Try: export=true"

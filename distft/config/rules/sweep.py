@@ -11,7 +11,7 @@ def sweep_unused(facts: Facts) -> str | None:
     if facts.sweep or (key is None and word == "grid"):
         return None
     asked = f"{key}={facts[key]}" if key else f"sweep={word}"
-    return f"{asked} has no effect without -m, which makes a sweep. Nearest: -m, with KEY=A,B"
+    return f"{asked} has no effect without -m, which makes a sweep. Try: -m, with KEY=A,B"
 
 
 @rule(("launcher.jobs_at_once",), "launcher.jobs_at_once without -m", "one run is launched")
@@ -19,7 +19,7 @@ def jobs_at_once_unused(facts: Facts) -> str | None:
     if facts.sweep or facts.gave("launcher.jobs_at_once") is None or facts["launcher.jobs_at_once"] is None:
         return None
     asked = facts["launcher.jobs_at_once"]
-    return f"launcher.jobs_at_once={asked} has no effect without -m, which makes a sweep. Nearest: -m, with KEY=A,B"
+    return f"launcher.jobs_at_once={asked} has no effect without -m, which makes a sweep. Try: -m, with KEY=A,B"
 
 
 @rule(
@@ -31,10 +31,10 @@ def objective(facts: Facts) -> str | None:
     if not facts.sweep or not facts["sweep.trials"]:
         return None
     if facts["data.eval"] is None:
-        return f"data.eval=null: sweep={facts.choices.get('sweep')} looks for the lowest held-out loss. Nearest: 0.05"
+        return f"data.eval=null: sweep={facts.choices.get('sweep')} looks for the lowest held-out loss. Try: 0.05"
     if not facts["eval.at_ends"] and facts["eval.every_steps"] is None:
         return (
             f"eval.at_ends=false and eval.every_steps=null: sweep={facts.choices.get('sweep')} looks for the lowest "
-            "held-out loss. Nearest: eval.at_ends=true"
+            "held-out loss. Try: eval.at_ends=true"
         )
     return None

@@ -66,7 +66,7 @@ def decay(facts: Facts) -> str | None:
 def nesterov(facts: Facts) -> str | None:
     if not facts["optimizer.nesterov"] or facts["optimizer.momentum"]:
         return None
-    return f"optimizer.nesterov=true needs momentum, and optimizer.momentum={facts['optimizer.momentum']}. Nearest: 0.9"
+    return f"optimizer.nesterov=true needs momentum, and optimizer.momentum={facts['optimizer.momentum']}. Try: 0.9"
 
 
 @rule(
@@ -82,7 +82,7 @@ def betas(facts: Facts) -> str | None:
         or (len(betas) == 2 and all(isinstance(b, int | float) and 0 <= b < 1 for b in betas))
     ):
         return None
-    return f"optimizer.betas={betas} are not two numbers of at least 0 and below 1. Nearest: [0.9,0.999]"
+    return f"optimizer.betas={betas} are not two numbers of at least 0 and below 1. Try: [0.9,0.999]"
 
 
 @rule(

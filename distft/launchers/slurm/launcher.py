@@ -173,7 +173,7 @@ def read_fabric(name: str | None) -> dict[str, Any]:
     there = sorted(file.stem for file in folder.glob("*.yaml"))
     if name not in there:
         meant = nearest(name, there) or ", ".join(there)
-        raise ValueError(f"launcher.fabric={name}: there is no such profile in {folder}. Nearest: {meant}")
+        raise ValueError(f"launcher.fabric={name}: there is no such profile in {folder}. Try: {meant}")
     return yaml.safe_load((folder / f"{name}.yaml").read_text())["variables"]
 
 

@@ -78,10 +78,10 @@ def mismatch(plan: Plan, given: Mapping[str, str]) -> str | None:
     if (nodes, tasks) != (plan.nodes, plan.nodes):
         return (
             f"srun started {tasks} tasks on {nodes} nodes, the plan is for {plan.nodes} nodes with one task each. "
-            f"Nearest: srun --nodes={plan.nodes} --ntasks-per-node=1"
+            f"Try: srun --nodes={plan.nodes} --ntasks-per-node=1"
         )
     if int(given.get("SLURM_LOCALID", "0")):
-        return "two tasks of one node would both start its ranks. Nearest: srun --ntasks-per-node=1"
+        return "two tasks of one node would both start its ranks. Try: srun --ntasks-per-node=1"
     visible = given.get("CUDA_VISIBLE_DEVICES", given.get("ROCR_VISIBLE_DEVICES"))
     if visible == "NoDevFiles":  # what older versions of SLURM say where no GPUs were asked for, newer ones say nothing
         visible = None
@@ -89,7 +89,7 @@ def mismatch(plan: Plan, given: Mapping[str, str]) -> str | None:
     if gpus is not None and gpus < plan.processes_per_node:
         return (
             f"{gpus} GPUs are visible ({visible}), the plan has {plan.processes_per_node} processes on a node. "
-            f"Nearest: --gpus-per-node={plan.processes_per_node}"
+            f"Try: --gpus-per-node={plan.processes_per_node}"
         )
     return None
 

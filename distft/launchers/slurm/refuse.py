@@ -14,10 +14,10 @@ def partition_of(name: str | None, there: Sequence[Partition]) -> Partition:
     names = [each.name for each in there]
     found = next((each for each in there if each.name == name or (name is None and each.is_default)), None)
     if found is None and name is None:
-        raise ValueError(f"launcher.partition=null, and the cluster has no default. Nearest: {', '.join(names)}")
+        raise ValueError(f"launcher.partition=null, and the cluster has no default. Try: {', '.join(names)}")
     if found is None:
         meant = nearest(str(name), names) or ", ".join(names)
-        raise ValueError(f"launcher.partition={name}: there is no such partition. Nearest: {meant}")
+        raise ValueError(f"launcher.partition={name}: there is no such partition. Try: {meant}")
     return found
 
 
@@ -31,7 +31,7 @@ def look_up(name: str | None) -> Partition:
     except NoAnswer as error:
         raise Unavailable(f"launcher=slurm: {error}. Nothing was submitted. Try: the same command later") from error
     except SlurmError as error:
-        raise ValueError(f"launcher=slurm: {error}. Nearest: a login node of the cluster, or launcher=local") from error
+        raise ValueError(f"launcher=slurm: {error}. Try: a login node of the cluster, or launcher=local") from error
 
 
 def reasons(
@@ -45,26 +45,26 @@ def reasons(
     """Yields why a job cannot run in `partition`, in the words of the keys that are wrong."""
     name, (fewest, _) = partition.name, node_range(nodes)
     if not partition.is_up:
-        yield f"launcher.partition={name} is down: it takes no jobs now. Nearest: another partition"
+        yield f"launcher.partition={name} is down: it takes no jobs now. Try: another partition"
     if fewest > partition.nodes:
-        yield f"launcher.nodes={nodes}: partition {name} has {partition.nodes}. Nearest: {partition.nodes}"
+        yield f"launcher.nodes={nodes}: partition {name} has {partition.nodes}. Try: {partition.nodes}"
     if num_gpus(gpus) > partition.gpus_per_node:
         there = partition.gpus_per_node
-        yield f"launcher.gpus_per_node={gpus}: a node of partition {name} has {there}. Nearest: {there or 'null'}"
+        yield f"launcher.gpus_per_node={gpus}: a node of partition {name} has {there}. Try: {there or 'null'}"
     elif 0 < num_gpus(gpus) < processes:
         yield (
             f"launcher.processes_per_node={processes}: each needs a GPU of its own, and launcher.gpus_per_node={gpus}. "
-            f"Nearest: launcher.processes_per_node={num_gpus(gpus)}"
+            f"Try: launcher.processes_per_node={num_gpus(gpus)}"
         )
     if cpus and cpus * processes > partition.cpus_per_node:
         most = partition.cpus_per_node // processes
         yield (
             f"launcher.cpus_per_process={cpus}: {processes} processes on a node of partition {name}, "
-            f"which has {partition.cpus_per_node} cores. Nearest: {most or 'fewer processes'}"
+            f"which has {partition.cpus_per_node} cores. Try: {most or 'fewer processes'}"
         )
     asked = (seconds(str(time)) or float("inf")) if time is not None else 0
     if partition.limit_seconds and asked > partition.limit_seconds:
         yield (
             f"launcher.time={time} is over the limit of partition {name}. "
-            f"Nearest: {partition.limit_seconds // 60} (minutes), or another partition"
+            f"Try: {partition.limit_seconds // 60} (minutes), or another partition"
         )

@@ -178,12 +178,12 @@ def choose(word: str) -> str:
             "Try: model.attention=auto"
         )
     if word == "flash_attention_2" and find_spec("flash_attn") is None:
-        raise ValueError(f"model.attention={word}: flash-attn is not installed. Nearest: model.attention=sdpa")
+        raise ValueError(f"model.attention={word}: flash-attn is not installed. Try: model.attention=sdpa")
     if word == "varlen" and not torch.cuda.is_available():
-        raise ValueError(f"model.attention={word}: torch's kernel is for CUDA. Nearest: model.attention=sdpa")
+        raise ValueError(f"model.attention={word}: torch's kernel is for CUDA. Try: model.attention=sdpa")
     if word == "flex_attention" and not torch.accelerator.is_available():
         # torch 2.13 on a CPU with AVX2 alone: from run to run other logits than alone, and NaN
-        raise ValueError(f"model.attention={word}: is wrong on some CPUs. Nearest: model.attention=sdpa")
+        raise ValueError(f"model.attention={word}: is wrong on some CPUs. Try: model.attention=sdpa")
     return _OWN.get(word, word)
 
 
@@ -192,9 +192,7 @@ def require_borders(model: PreTrainedModel) -> None:
 
     def check(module: torch.nn.Module, _: Any, given: dict[str, Any]) -> None:
         if module.training and "document_lengths" not in given:
-            raise ValueError(
-                "the model was called without the borders of its documents. Nearest: model(**batch.inputs())"
-            )
+            raise ValueError("the model was called without the borders of its documents. Try: model(**batch.inputs())")
 
     model.base_model.register_forward_pre_hook(check, with_kwargs=True)
 

@@ -36,7 +36,7 @@ def documents_sdpa(
     """
     if attention_mask is not None or softcap is not None or s_aux is not None:
         raise ValueError(
-            "attention by torch's SDPA takes no mask, caps no scores and has no sinks. Nearest: model.attention=eager"
+            "attention by torch's SDPA takes no mask, caps no scores and has no sinks. Try: model.attention=eager"
         )
     if torch.compiler.is_compiling():
         assert not dropout and cu_seq_lens_q is not None, "see distft.models.compiled"

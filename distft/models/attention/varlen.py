@@ -31,7 +31,7 @@ def documents_varlen(
     if attention_mask is not None or softcap is not None or s_aux is not None or dropout:
         raise ValueError(
             "torch's varlen attention takes no mask, caps no scores, and has neither sinks nor dropout. "
-            "Nearest: model.attention=auto"
+            "Try: model.attention=auto"
         )
     batch, heads, length, size = query.shape
     if cu_seq_lens_q is None:

@@ -69,10 +69,10 @@ def find_sweep(value: str) -> Path:
         return folder
     hint = ""
     if RunFolder(folder).config.is_file():
-        hint = f" It is a run. Nearest: run={value}"
+        hint = f" It is a run. Try: run={value}"
     elif folder.parent.is_dir():
         near = nearest(folder.name, [path.parent.name for path in folder.parent.glob(f"*/{STATUS}")])
-        hint = f" Nearest: {folder.parent / near}" if near else ""
+        hint = f" Try: {folder.parent / near}" if near else ""
     raise ConfigError([f"sweep={value}: holds no sweep ({STATUS}).{hint}"])
 
 

@@ -10,7 +10,7 @@ def test_everything_wrong_is_told_at_once():
     with pytest.raises(ConfigError) as error:
         read_arguments(["one=distfr", "rows=33", "steps=1", "rounds=x"])
     text = "\n".join(error.value.messages)
-    for told in ("one=distfr", "Did you mean distft?", "rows=33", "Nearest: rows=32", "steps=1", "rounds=x"):
+    for told in ("one=distfr", "Did you mean distft?", "rows=33", "Try: rows=32", "steps=1", "rounds=x"):
         assert told in text
 
 
@@ -36,5 +36,5 @@ def test_only_grouping_by_length_reads_other_rows_in_a_step():
 
 def test_no_more_steps_than_the_rows_give():
     assert read_arguments(["rows=32", "steps=5", "threads=2"]).steps == 5
-    with pytest.raises(ConfigError, match="steps=6 are more than the rows give. Nearest: steps=5"):
+    with pytest.raises(ConfigError, match="steps=6 are more than the rows give. Try: steps=5"):
         read_arguments(["rows=32", "steps=6", "threads=2"])

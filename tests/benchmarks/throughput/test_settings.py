@@ -26,7 +26,7 @@ def test_a_typing_error_in_an_own_key_is_told_as_such_and_one_in_a_runs_key_too(
 def test_what_the_benchmark_sets_is_not_taken_from_the_user():
     text = refused("train.max_steps=3", "launcher.nodes=2", "strategy=ddp", "train.micro_batch_size=2")
     for nearest in ("steps=", "nodes=", "strategies=", "micro="):
-        assert f"is set by the benchmark. Nearest: {nearest}" in text
+        assert f"is set by the benchmark. Try: {nearest}" in text
 
 
 def test_own_rows_go_with_no_others(tmp_path):
@@ -60,7 +60,7 @@ def test_values_after_a_comma_are_settings_that_are_compared_in_every_combinatio
 def test_each_of_the_settings_compared_is_held_to_the_rules():
     text = refused("train.activation_checkpointing=none,selektive", "optimzer.lr=1e-5,1e-4", "train.max_steps=3,4")
     assert "optimzer.lr=1e-05" in text and "optimzer.lr=0.0001" in text and "Did you mean optimizer.lr?" in text
-    assert "selektive" in text and "Did you mean selective?" in text and "Nearest: steps=" in text
+    assert "selektive" in text and "Did you mean selective?" in text and "Try: steps=" in text
     assert "seed=interval(1,2): a grid has no values for it" in refused("seed=interval(1,2)")
 
 

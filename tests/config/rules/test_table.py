@@ -79,7 +79,7 @@ def test_a_row_refuses_its_config_and_no_other_row_does(name: str, right: list[s
     with pytest.raises(ConfigError) as caught:
         compose([*right, *overrides], sweep=name == "objective")
     [message] = caught.value.messages
-    assert offered in re.split("Nearest: |Try: |Did you mean ", message, maxsplit=1)[-1]
+    assert offered in re.split("Try: |Try: |Did you mean ", message, maxsplit=1)[-1]
     asked = next(rule for rule in RULES if rule.name == name).keys
     assert any(key in message for key in (*asked, *(text.partition("=")[0] for text in overrides)))
 
@@ -95,14 +95,14 @@ def test_machines_that_meet_are_a_fixed_number_of_several(overrides: list[str], 
 
 def test_a_container_needs_an_image_and_no_modules(right: list[str]):
     container = [*right, "launcher=slurm", "launcher.environment=container"]
-    with pytest.raises(ConfigError, match=r"container needs launcher.container_image. Nearest: .*=IMAGE.sqsh"):
+    with pytest.raises(ConfigError, match=r"container needs launcher.container_image. Try: .*=IMAGE.sqsh"):
         compose(container)
     image = "launcher.container_image=/images/torch.sqsh"
     with pytest.raises(ConfigError, match=r"launcher.modules=\['cuda'\] has no effect with .*=container"):
         compose([*container, image, "launcher.modules=[cuda]"])
     compose([*container, image, "launcher.container_mounts=[/data:/data]"])
     for given in (image, "launcher.container_mounts=[/data:/data]"):
-        with pytest.raises(ConfigError, match="Nearest: launcher.environment=container"):
+        with pytest.raises(ConfigError, match="Try: launcher.environment=container"):
             compose([*right, "launcher=slurm", given])
 
 

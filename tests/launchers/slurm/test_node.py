@@ -36,24 +36,24 @@ def plan_of(nodes: int, processes: int) -> Plan:
         (
             {"SLURM_STEP_NUM_NODES": "3", "SLURM_STEP_NUM_TASKS": "3"},
             "srun started 3 tasks on 3 nodes, the plan is for 2 nodes with one task each. "
-            "Nearest: srun --nodes=2 --ntasks-per-node=1",
+            "Try: srun --nodes=2 --ntasks-per-node=1",
         ),
         (
             {"SLURM_STEP_NUM_TASKS": "8"},
             "srun started 8 tasks on 2 nodes, the plan is for 2 nodes with one task each. "
-            "Nearest: srun --nodes=2 --ntasks-per-node=1",
+            "Try: srun --nodes=2 --ntasks-per-node=1",
         ),
         (
             {"SLURM_LOCALID": "1"},
-            "two tasks of one node would both start its ranks. Nearest: srun --ntasks-per-node=1",
+            "two tasks of one node would both start its ranks. Try: srun --ntasks-per-node=1",
         ),
         (
             {"CUDA_VISIBLE_DEVICES": "3"},
-            "1 GPUs are visible (3), the plan has 2 processes on a node. Nearest: --gpus-per-node=2",
+            "1 GPUs are visible (3), the plan has 2 processes on a node. Try: --gpus-per-node=2",
         ),
         (
             {"CUDA_VISIBLE_DEVICES": ""},
-            "0 GPUs are visible (), the plan has 2 processes on a node. Nearest: --gpus-per-node=2",
+            "0 GPUs are visible (), the plan has 2 processes on a node. Try: --gpus-per-node=2",
         ),
     ],
 )

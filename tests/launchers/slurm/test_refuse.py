@@ -27,32 +27,31 @@ def test_a_job_that_fits_is_not_refused():
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"nodes": 5}, "launcher.nodes=5: partition gpu has 4. Nearest: 4"),
-        ({"nodes": "5-8"}, "launcher.nodes=5-8: partition gpu has 4. Nearest: 4"),
-        ({"gpus": 9}, "launcher.gpus_per_node=9: a node of partition gpu has 8. Nearest: 8"),
-        ({"gpus": "a100:9"}, "launcher.gpus_per_node=a100:9: a node of partition gpu has 8. Nearest: 8"),
+        ({"nodes": 5}, "launcher.nodes=5: partition gpu has 4. Try: 4"),
+        ({"nodes": "5-8"}, "launcher.nodes=5-8: partition gpu has 4. Try: 4"),
+        ({"gpus": 9}, "launcher.gpus_per_node=9: a node of partition gpu has 8. Try: 8"),
+        ({"gpus": "a100:9"}, "launcher.gpus_per_node=a100:9: a node of partition gpu has 8. Try: 8"),
         (
             {"gpus": 2},
             "launcher.processes_per_node=4: each needs a GPU of its own, and launcher.gpus_per_node=2. "
-            "Nearest: launcher.processes_per_node=2",
+            "Try: launcher.processes_per_node=2",
         ),
         (
             {"cpus": 17},
-            "launcher.cpus_per_process=17: 4 processes on a node of partition gpu, which has 64 cores. Nearest: 16",
+            "launcher.cpus_per_process=17: 4 processes on a node of partition gpu, which has 64 cores. Try: 16",
         ),
         (
             {"cpus": 1, "processes": 65, "gpus": None},
             "launcher.cpus_per_process=1: 65 processes on a node of partition gpu, which has 64 cores. "
-            "Nearest: fewer processes",
+            "Try: fewer processes",
         ),
         (
             {"time": "2-00:00:01"},
-            "launcher.time=2-00:00:01 is over the limit of partition gpu. "
-            "Nearest: 2880 (minutes), or another partition",
+            "launcher.time=2-00:00:01 is over the limit of partition gpu. Try: 2880 (minutes), or another partition",
         ),
         (
             {"time": 2881},
-            "launcher.time=2881 is over the limit of partition gpu. Nearest: 2880 (minutes), or another partition",
+            "launcher.time=2881 is over the limit of partition gpu. Try: 2880 (minutes), or another partition",
         ),
     ],
 )
@@ -61,9 +60,9 @@ def test_what_does_not_fit_is_named_with_its_value_and_the_nearest(changes: dict
 
 
 def test_a_partition_without_gpus_and_one_that_is_down_are_told():
-    assert wrong(CPU) == ["launcher.gpus_per_node=4: a node of partition cpu has 0. Nearest: null"]
+    assert wrong(CPU) == ["launcher.gpus_per_node=4: a node of partition cpu has 0. Try: null"]
     down = Partition("old", False, None, 4, 64, 8, False)
-    assert wrong(down) == ["launcher.partition=old is down: it takes no jobs now. Nearest: another partition"]
+    assert wrong(down) == ["launcher.partition=old is down: it takes no jobs now. Try: another partition"]
 
 
 def test_all_reasons_come_at_once():
@@ -73,11 +72,11 @@ def test_all_reasons_come_at_once():
 def test_a_partition_is_found_by_name_or_as_the_default():
     assert partition_of(None, [CPU, GPU]) == GPU
     assert partition_of("cpu", [CPU, GPU]) == CPU
-    with pytest.raises(ValueError, match=r"launcher.partition=gpuu: there is no such partition. Nearest: gpu$"):
+    with pytest.raises(ValueError, match=r"launcher.partition=gpuu: there is no such partition. Try: gpu$"):
         partition_of("gpuu", [CPU, GPU])
-    with pytest.raises(ValueError, match=r"launcher.partition=interactive: .* Nearest: cpu, gpu$"):
+    with pytest.raises(ValueError, match=r"launcher.partition=interactive: .* Try: cpu, gpu$"):
         partition_of("interactive", [CPU, GPU])
-    with pytest.raises(ValueError, match=r"launcher.partition=null, and the cluster has no default. Nearest: cpu$"):
+    with pytest.raises(ValueError, match=r"launcher.partition=null, and the cluster has no default. Try: cpu$"):
         partition_of(None, [CPU])
 
 
@@ -88,5 +87,5 @@ def test_a_cluster_that_gives_no_answer_is_a_wrong_launcher(tmp_path: Path, monk
         look_up(None)
     assert str(caught.value) == (
         "launcher=slurm: sinfo: fatal: Could not establish a configuration source. "
-        "Nearest: a login node of the cluster, or launcher=local"
+        "Try: a login node of the cluster, or launcher=local"
     )

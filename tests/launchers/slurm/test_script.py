@@ -127,7 +127,7 @@ def test_a_fabric_sets_its_variables_and_leaves_the_users_own(fabric: str, tmp_p
 
 
 def test_an_unknown_fabric_is_refused_with_the_nearest():
-    with pytest.raises(ValueError, match=r"launcher.fabric=infinband: .* Nearest: infiniband$"):
+    with pytest.raises(ValueError, match=r"launcher.fabric=infinband: .* Try: infiniband$"):
         read_fabric("infinband")
 
 

@@ -89,13 +89,13 @@ def test_gradients_flow_inside_documents_alone() -> None:
 
 def test_a_training_forward_without_borders_is_an_error() -> None:
     empty = skeleton(live("gpt2", "sdpa").config, "eager")
-    with pytest.raises(ValueError, match=r"without the borders of its documents. Nearest: model\(\*\*batch.inputs"):
+    with pytest.raises(ValueError, match=r"without the borders of its documents. Try: model\(\*\*batch.inputs"):
         empty.train()(input_ids=torch.zeros(1, 4, dtype=torch.int64))
 
 
 def test_a_kernel_that_is_not_here_is_an_error_and_nothing_takes_its_place() -> None:
     for word in ("flash_attention_2", "varlen", "flex_attention"):
-        with pytest.raises(ValueError, match=rf"model.attention={word}: .* Nearest: model.attention=sdpa"):
+        with pytest.raises(ValueError, match=rf"model.attention={word}: .* Try: model.attention=sdpa"):
             choose(word)
 
 

@@ -120,13 +120,13 @@ def test_the_installed_kernel_is_one_of_those_that_are_recorded() -> None:
 
 @pytest.mark.parametrize("asked", [{"softcap": 30.0}, {"dropout": 0.1}, {"s_aux": torch.zeros(4)}])
 def test_what_the_kernel_does_not_do_is_refused(asked: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="Nearest: model.attention=auto"):
+    with pytest.raises(ValueError, match="Try: model.attention=auto"):
         documents_varlen(torch.nn.Identity(), *made(), None, **asked)
 
 
 @pytest.mark.parametrize("asked", [{"softcap": 30.0}, {"s_aux": torch.zeros(4)}])
 def test_sdpa_refuses_what_it_would_leave_out(asked: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="Nearest: model.attention=eager"):
+    with pytest.raises(ValueError, match="Try: model.attention=eager"):
         documents_sdpa(SimpleNamespace(), *made(), None, **asked)  # pyright: ignore[reportArgumentType]
 
 

@@ -48,9 +48,9 @@ def test_a_line_cut_off_by_a_crash_is_left_out(make_sweep, tmp_path: Path):
 
 def test_a_folder_without_a_sweep_is_refused_with_the_nearest(tmp_path: Path):
     write_sweep(tmp_path / "rates", [Run({})])
-    with pytest.raises(ConfigError, match=r"sweep=.*rate: holds no sweep \(sweep_status.json\). Nearest: .*/rates"):
+    with pytest.raises(ConfigError, match=r"sweep=.*rate: holds no sweep \(sweep_status.json\). Try: .*/rates"):
         find_sweep(str(tmp_path / "rate"))
-    with pytest.raises(ConfigError, match=r"It is a run. Nearest: run=.*rates/00"):
+    with pytest.raises(ConfigError, match=r"It is a run. Try: run=.*rates/00"):
         find_sweep(str(tmp_path / "rates" / "00"))
 
 
