@@ -138,7 +138,8 @@ def measure_instance(own: PreTrainedModel, config: PreTrainedConfig) -> tuple[Ag
     values = dict(own.named_parameters())
     model.load_state_dict({name: values[name].detach() for name, _ in model.named_parameters()}, False, assign=True)
     model.tie_weights()
-    model.requires_grad_(True).eval()
+    model.requires_grad_(True)
+    model.eval()
     vocabulary = config.get_text_config().vocab_size
     documents, loss = _documents(vocabulary), CrossEntropy()
 

@@ -22,6 +22,7 @@ ALLOWED = {  # file -> what it may do, and why
     "distft/data/tokenizers.py": {"trust_remote_code"},  # the user's own key, false unless asked for
     "distft/config/model_folder.py": {"trust_remote_code"},
     "distft/plan/make.py": {"trust_remote_code"},
+    "distft/prepare.py": {"trust_remote_code"},
 }
 
 

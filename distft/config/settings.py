@@ -59,7 +59,7 @@ def _refusal(setting: Override, known: Known, groups: Collection[str]) -> str | 
     if refusal and "." not in setting.key and (group := nearest(setting.key, groups)):
         meant = known.near(setting.key)
         if meant is None or edits(setting.key, group) <= edits(setting.key, meant.rpartition(".")[2]):
-            refusal = f"{setting.key} is not a key.{did_you_mean(f'{group}=')}"
+            refusal = f"{setting.key} is not a key.{did_you_mean(group)}"
     if not refusal and setting.prefix == "~":
         return f"{setting.key} cannot be left out. Try: {setting.key}=..."
     return refusal

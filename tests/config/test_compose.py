@@ -121,7 +121,7 @@ def test_another_optimizer_is_called_with_what_was_typed_and_not_with_the_chosen
     typed = compose([*own, "optimizer.lr=0.1", "optimizer.betas=[0.5,0.6,0.7]"]).values["optimizer"]
     assert typed == keywords | {"lr": 0.1, "betas": [0.5, 0.6, 0.7]}
     [error] = errors_of([*own, "optimizer.eps=1e-6"])
-    assert error.startswith("optimizer.eps=1e-6: optimizer.eps is no key")
+    assert error.startswith("optimizer.eps=1e-6: optimizer.eps is not a key")
     again = compose([*right, "optimizer._target_=torch.optim.AdamW", "optimizer.eps=1e-6"]).values["optimizer"]
     assert again == compose(right).values["optimizer"] | {"eps": 1e-6}, "the word's own target keeps its keywords"
 
@@ -152,8 +152,8 @@ def test_what_is_wrong_with_an_export_is_said(right: list[str]):
     asked = [*right, "export=perhaps", "export.at=bset", "export.dtype=fp16", "export.format=gguf"]
     enabled, at, dtype, form = errors_of(asked)
     assert enabled.startswith("export.enabled=perhaps is not true or false")
-    assert at.endswith("Try: best") and dtype.startswith("export.dtype=fp16 is not ")
-    assert "auto, huggingface, peft, merged" in form
+    assert at.endswith("Did you mean best?") and dtype.startswith("export.dtype=fp16 is not ")
+    assert "auto, huggingface, peft or merged" in form
     compose([*right, "tuning=lora", "export.format=merged", "export.at=latest", "export.dtype=bf16"])
     [error] = errors_of([*right, "tuning=lora", "export.format=huggingface"])
     assert error.endswith("Try: export.format=merged, or peft")

@@ -162,10 +162,10 @@ def test_all_errors_of_a_file_come_at_once_with_their_lines(here: Path):
     assert refused(own(here, text), "model.tiny=true", "data.train=rows.jsonl", "sead=1") == [
         "my.yaml:5: strategy=zero9: strategy is one of ddp, fsdp, hsdp, zero1, zero2, zero3, zero3_offload. "
         "Did you mean zero1?",
-        "my.yaml:2: train.max_stepz=5: train.max_stepz is no key. Did you mean train.max_steps?",
-        "my.yaml:4: optimzer=sgd: optimzer is no key. Did you mean optimizer.lr?",
+        "my.yaml:2: train.max_stepz=5: train.max_stepz is not a key. Did you mean train.max_steps?",
+        "my.yaml:4: optimzer=sgd: optimzer is not a key. Did you mean optimizer?",
         "my.yaml:6: hydra.run=x: Hydra's own settings have no effect here. Did you mean runs_dir, name or launcher?",
-        "sead=1: sead is no key. Try: seed",
+        "sead=1: sead is not a key. Did you mean seed?",
         "my.yaml:7: seed=-1 is not a whole number of at least 0. Did you mean 0?",
         "my.yaml:3: train.epochs=many is not a number above 0, or null. Did you mean 1?",
     ]

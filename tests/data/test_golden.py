@@ -33,11 +33,17 @@ HELLO = [{"role": "user", "content": "Hé, 2+2? "}, {"role": "assistant", "conte
 ROWS: dict[str, list[dict[str, Any]]] = {  # of each format; an own system prompt is refused by some templates
     "messages": [{"messages": [*HELLO, {"role": "user", "content": "Sure?"}, {"role": "assistant", "content": "Yes"}]}],
     "prompt_completion": [{"prompt": "Hé, 2+2? ", "completion": " 4 \n"}, {"prompt": "x" * 300, "completion": "y"}],
+    "sharegpt": [{"conversations": [{"from": "human", "value": "Hé?"}, {"from": "gpt", "value": " It is\n4."}]}],
+    "alpaca": [
+        {"instruction": "Add", "input": "2, 2", "output": "4"},
+        {"instruction": "Hé?", "input": "", "output": " y \n"},
+    ],
     "text": [{"text": "plain wörds,\n in two lines "}],
 }
 DATA = {
     "split": None, "eval_split": None, "subset": None, "revision": None, "fields": {}, "overlap": "warn",
     "split_seed": 0, "eval": None, "format": "auto", "max_length": 256, "chat_template": "auto",
+    "ignore_fields": [], "seed_date": "2024-07-26",
 }  # fmt: skip
 
 
@@ -56,13 +62,14 @@ def cases(folder: Path) -> Iterator[tuple[str, str]]:
         file = folder / f"{form}.jsonl"
         file.write_text("".join(json.dumps(row) + "\n" for row in ROWS[form]))
         for name, (tokenizer, template) in tokenizers.items():
-            if (form, name) == ("messages", "none"):  # which is refused
+            if form in ("messages", "sharegpt") and name == "none":  # which is refused
                 continue
             maker = Maker(
                 make_renderer(tokenizer, template), Tokeniser(tokenizer, 256), DATA | {"train": str(file)}, str(folder)
             )
             stream = Stream()
-            rows = [row for row, _ in maker.rows("train", stream, io.StringIO())]
+            [opened] = maker.open("train")
+            rows = [row for row, _ in maker.rows(opened, stream, io.StringIO())]
             assert rows and not stream.bad, f"{form} {name}: {stream}"
             yield f"{form} {name}", digest(iter(rows))
     yield from whole_stage(folder)

@@ -128,7 +128,7 @@ def test_every_attempt_is_told_with_what_changed(make_run):
         "steps from 6, 4 processes, changed: strategy: zero2 -> fsdp",
     ]
     assert facts.command == "python -m distft.launch name='a run' strategy=fsdp"
-    page, card = render(facts), model_card(facts, None, None, None)
+    page, card = render(facts), model_card(facts, None, [])
     for text in ("zero2 -&gt; fsdp", "<td>4 to 6</td>", "<td>preempted</td>"):
         assert text in page
     assert all(f"- {line}" in card for line in attempt_lines(facts.attempts))
