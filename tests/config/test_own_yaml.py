@@ -167,7 +167,7 @@ def test_all_errors_of_a_file_come_at_once_with_their_lines(here: Path):
         "my.yaml:6: hydra.run=x: Hydra's own settings have no effect here. Did you mean runs_dir, name or launcher?",
         "sead=1: sead is not a key. Did you mean seed?",
         "my.yaml:7: seed=-1 is not a whole number of at least 0. Did you mean 0?",
-        "my.yaml:3: train.epochs=many is not a number above 0, or null. Did you mean 1?",
+        "my.yaml:3: train.epochs=many is not a number above 0, or null. The default is 1.",
     ]
 
 
