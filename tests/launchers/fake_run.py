@@ -16,7 +16,7 @@ def freeze(path: Path, processes: int = 2, steps: int = 5, nodes: int = 1, **con
     path.mkdir(parents=True, exist_ok=True)
     numbers = {"nodes": nodes, "processes_per_node": processes, "world": nodes * processes, "steps": steps}
     write_json(run.plan, dict.fromkeys(Plan.__dataclass_fields__, 0) | numbers)
-    run.config.write_text(yaml.safe_dump({"steps": steps, **config}))
+    run.config.write_text(yaml.safe_dump({"steps": steps, "train": {"max_steps": steps, "epochs": None}, **config}))
     run.write_status(state="pending", attempt=run.read_status()["attempt"] + 1, exit_code=None, error=None)
     return run
 

@@ -18,7 +18,7 @@ from tests.slurm.jobs import ended, wait
 pytestmark = pytest.mark.slow
 
 FUSED = ["optimizer.fused=false,true", "optimizer.foreach=null,false,true"]  # torch refuses both at once
-BAD = "005-optimizer.fused=True,optimizer.foreach=True"
+BAD = "005-optimizer.fused_True-optimizer.foreach_True"
 
 
 def sweep(cluster: Cluster, folder: Path, *overrides: str) -> subprocess.Popen[str]:
