@@ -91,7 +91,7 @@ def test_a_run_leaves_all_that_it_is_and_did(done):
     run, said, _ = done
     assert run.read_status() | {"time": 0, "host": ""} == {
         "state": "completed", "step": 3, "attempt": 1, "exit_code": 0, "error": None, "time": 0, "host": "",
-        "best": lowest_of(run),
+        "reason": None, "best": lowest_of(run),
     }  # fmt: skip
     assert run.read_status()["best"]["step"] == 3 and (run.checkpoints / "best").readlink().name == "step-00000003"
     assert [row["step"] for row in run.read_metrics("train")] == [1, 2, 3]
