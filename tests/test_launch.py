@@ -242,7 +242,7 @@ def test_a_run_without_a_name_gets_one_of_model_data_and_time(tmp_path):
         values = {"name": None, "runs_dir": str(tmp_path), "model": {"tiny": True}, "data": {"train": "/x/mine.jsonl"}}
         path = run_dir(Config(values, choices))
         assert re.fullmatch(r"gpt2-mine-\d{8}-\d{6}(-\d)?", path.name)
-        path.mkdir()
+        assert path.is_dir()
         taken.add(path)
     assert len(taken) == 3
 
