@@ -217,7 +217,8 @@ def test_rows_are_read_as_asked(right: list[str], tmp_path: Path):
     assert len(texts([*asked, "data.ignore_fields=[origin]"])["train"]) == 4
     template = tmp_path / "dated.jinja"
     template.write_text(
-        "{{ strftime_now('%d %b %Y') }}{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}{{ eos_token }}{% endfor %}"
+        "{{ strftime_now('%d %b %Y') }}{% for m in messages %}"
+        "{{ m['role'] }}: {{ m['content'] }}{{ eos_token }}{% endfor %}"
     )
     dated = [*right, "data.eval=null", f"data.chat_template={template}", "data.seed_date=1987-06-05"]
     assert texts(dated)["train"][0].startswith("05 Jun 1987user: q0")

@@ -37,7 +37,13 @@ def frozen(folder: Path) -> Path:
     settings = ["model=gpt2", "model.tiny=true", "strategy=fsdp", f"data.train={folder}/rows.jsonl", "data.eval=0.2"]
     settings += ["train.epochs=null", f"train.max_steps={STEPS}", "train.global_batch_size=4", "eval.every_steps=3"]
     settings += ["train.micro_batch_size=2", "launcher.processes_per_node=2", "checkpoint.every_steps=4"]
-    settings += ["checkpoint.background=true", f"runs_dir={runs}", f"cache_dir={folder}/cache", "name=straight"]
+    settings += [
+        "checkpoint.save_best=false",
+        "checkpoint.background=true",
+        f"runs_dir={runs}",
+        f"cache_dir={folder}/cache",
+        "name=straight",
+    ]
     config, run = compose(settings), RunFolder(runs / "straight")
     freeze(run, config, prepare_and_plan(run, config, settings), settings)
     shutil.copytree(run.path, runs / "cut")

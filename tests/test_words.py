@@ -28,6 +28,8 @@ RUNS = max(len(WORDS[group]) for group in HERE)
 ROWS = {
     "messages": {"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]},
     "text": {"text": "hi, hello"},
+    "alpaca": {"instruction": "hi", "input": "there", "output": "hello"},
+    "sharegpt": {"conversations": [{"from": "human", "value": "hi"}, {"from": "gpt", "value": "hello"}]},
 }
 COMMON = ["model.tiny=true", "train.max_steps=2", "train.global_batch_size=4", "launcher.processes_per_node=2"]
 
