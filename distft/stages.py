@@ -20,9 +20,8 @@ from typing import Any
 from hydra.utils import get_class
 
 from distft.config.accelerators import plugged_in, torch_build, wasted, without_driver
-from distft.config.compose import Config
 from distft.config.errors import ConfigError
-from distft.config.freeze import frozen_text
+from distft.config.freeze import Config, frozen_text
 from distft.config.labels import data_label, model_label
 from distft.config.tree import covers, leaves
 from distft.data.key import prepared_dir

@@ -8,8 +8,7 @@ from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
-from distft.config.compose import Config
-from distft.config.freeze import changed_keys, changes
+from distft.config.freeze import Config, changed_keys, changes
 from distft.config.tree import at, covers, leaves
 from distft.config.typed import WINS
 from distft.config.values import shown

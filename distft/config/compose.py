@@ -6,12 +6,13 @@ into its tree here.
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from distft.config.errors import ConfigError
 from distft.config.files import missing_files
+from distft.config.freeze import Config
 from distft.config.groups import Groups, resolved
 from distft.config.known import NO_KEY, known_keys
 from distft.config.model_folder import wrong_models
@@ -25,17 +26,6 @@ from distft.config.tree import MISSING, at, covers
 from distft.config.typed import COMMAND_LINE, EXPERIMENT, FILE, settle
 from distft.config.values import shown, wrong_values
 from distft.paths import absolute, conf_dir
-
-
-@dataclass(frozen=True)
-class Config:
-    """A whole config: plain values, every interpolation resolved, and the word chosen in each group."""
-
-    values: dict[str, Any]
-    choices: dict[str, str]
-    given: frozenset[str] = frozenset()  # keys that somebody set; all others are defaults
-    gave_way: Mapping[str, str] = field(default_factory=dict)  # key -> the one, said more strongly, that overrides it
-    notes: tuple[str, ...] = ()  # what was set and gave way to what was typed; usually nothing
 
 
 def compose(

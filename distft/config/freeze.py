@@ -1,20 +1,29 @@
-"""A config as the text of runs/<name>/config.yaml, and how two of them differ."""
+"""A config, its text in runs/<name>/config.yaml, and how two of them differ."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import Any
 
 import yaml
 
 from distft.config.tree import leaves
 from distft.config.values import shown
 
-if TYPE_CHECKING:
-    from distft.config.compose import Config
-
 _SAID = "# said:"
 
 
-def frozen_text(config: "Config") -> str:
+@dataclass(frozen=True)
+class Config:
+    """A whole config: plain values, every interpolation resolved, and the word chosen in each group."""
+
+    values: dict[str, Any]
+    choices: dict[str, str]
+    given: frozenset[str] = frozenset()  # keys that somebody set; all others are defaults
+    gave_way: Mapping[str, str] = field(default_factory=dict)  # key -> the one, said more strongly, that overrides it
+    notes: tuple[str, ...] = ()  # what was set and gave way to what was typed; usually nothing
+
+
+def frozen_text(config: Config) -> str:
     """Returns YAML that reads back as `config.values`, the chosen words in its first line, what was said in the next.
 
     Said: by the command line, a config file or the experiment; all other keys are defaults.
