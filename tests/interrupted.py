@@ -111,7 +111,8 @@ def numbers(run: RunFolder) -> list[Any]:
 def restart(run: RunFolder, world: World) -> None:
     dist.barrier()
     if world.is_first:
-        shutil.rmtree(run.checkpoints)
+        while run.checkpoints.exists():  # the saver's thread may be deleting in it, too, which a process waits for
+            shutil.rmtree(run.checkpoints, ignore_errors=True)
         run.metrics.unlink()
     dist.barrier()
 
