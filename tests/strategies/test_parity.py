@@ -15,14 +15,23 @@ import torch
 
 from distft.checkpoint.read import Checkpoint
 from tests.ranks import run_ranks
-from tests.trained import EVAL_MICRO, KEYS, MAIN, SPLITS, STRATEGIES, Key, checkpoint_of
+from tests.trained import EVAL_MICRO, KEYS, MAIN, MORE_KEYS, SPLITS, STRATEGIES, Key, checkpoint_of
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.mark.parametrize("key", KEYS, ids=lambda key: "-".join(map(str, key)))
 def test_a_strategy_trains_like_one_process_that_sees_all_rows_at_once(key: Key, trained: Any, references: Any) -> None:
-    answer, reference = trained[key], references[key[1].partition("+")[0]]
+    assert_trains_alike(trained[key], references[key[1].partition("+")[0]])
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("key", MORE_KEYS, ids=lambda key: "-".join(map(str, key)))
+def test_every_family_trains_like_one_process(key: Key, trained_more: Any, references: Any) -> None:
+    assert_trains_alike(trained_more[key], references[key[1]])
+
+
+def assert_trains_alike(answer: dict[str, Any], reference: dict[str, Any]) -> None:
     for step, ((loss, norm), (expected_loss, expected_norm)) in enumerate(
         zip(answer["steps"], reference["steps"], strict=True)
     ):
