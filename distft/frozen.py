@@ -90,7 +90,7 @@ def kept_rows(values: Mapping[str, Any]) -> Values:
             return {}
         before = run.read_config()
         return {key: at(before, key) for key in ROWS if _is_place(at(values, key), at(before, key))}
-    except (KeyError, TypeError, AttributeError, ValueError, OSError):  # what is wrong is told by others
+    except (KeyError, TypeError, AttributeError, ValueError, OSError):  # the checks that follow report it
         return {}
 
 

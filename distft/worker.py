@@ -5,7 +5,6 @@ only in the run folder. Below this file no code sees a config.
 """
 
 import json
-import math
 from collections.abc import Iterator
 from contextlib import nullcontext, suppress
 from dataclasses import asdict, replace
@@ -220,7 +219,7 @@ def evals_before(run: RunFolder, start_step: int) -> Iterator[float]:
     """Yields the held-out losses up to `start_step`, none of a run that begins: it will make that of step 0 again."""
     for row in run.read_metrics("eval"):
         if row["step"] <= start_step and start_step > 0:
-            yield math.nan if row["loss"] is None else row["loss"]
+            yield row["loss"]
 
 
 def make_settings(config: Values, start_step: int, steps: int, peak: Peak, flops_per_forward: float) -> Settings:

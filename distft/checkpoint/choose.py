@@ -1,6 +1,6 @@
 """Which checkpoint a user means by `best`, `latest` or `step-N`."""
 
-from math import isfinite, nan
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +52,7 @@ def to_export(run: RunFolder, at: str) -> tuple[Path, str]:
     """
     folder = choose(run.checkpoints, "latest" if at == "best" and best(run.checkpoints) is None else at)
     step = int(folder.name.removeprefix("step-"))
-    losses = {row["step"]: row["loss"] for row in run.read_metrics("eval") if isfinite(row["loss"] or nan)}
+    losses = {row["step"]: row["loss"] for row in run.read_metrics("eval") if isfinite(row["loss"])}
     return folder, f"step {step}: {_why(at, step, losses, is_best=folder == best(run.checkpoints))}"
 
 

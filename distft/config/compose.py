@@ -4,7 +4,6 @@ Hydra reports the first unknown key alone, so it composes the chosen words, and 
 into its tree here.
 """
 
-import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +13,7 @@ from distft.config.errors import ConfigError
 from distft.config.files import missing_files
 from distft.config.freeze import Config
 from distft.config.groups import Groups, resolved
-from distft.config.known import NO_KEY, known_keys
+from distft.config.known import known_keys
 from distft.config.model_folder import wrong_models
 from distft.config.overrides import CONFIG, Override, WrongOverride, split
 from distft.config.own_yaml import OwnFile, of_profile, read_config
@@ -52,7 +51,7 @@ def compose(
         try:
             apply_setting(setting, config, known, groups.words)
         except WrongOverride as error:
-            errors.append(_asking(str(error)) if setting.at else str(error))
+            errors.append(str(error))
     said = dict.fromkeys(groups.keys_of_experiment(choices.get("experiment")), EXPERIMENT)
     said |= {setting.key: asked.rank(setting, base) for setting in settings if asked.rank(setting, base)}
     typed = {key for key, rank in said.items() if rank > EXPERIMENT}
@@ -69,7 +68,7 @@ def compose(
         values[group][name] = value
     wrong |= {key: error for key, error in missing_files(values) if key not in wrong and key not in own}
     errors += [
-        f"{places[key]}: {_asking(error)}" if places.get(key) else error
+        f"{places[key]}: {error}" if places.get(key) else error
         for key, error in wrong.items()
         if asked.is_whole or at(values, key, MISSING) != MISSING
     ]
@@ -139,7 +138,7 @@ def _read(overrides: Iterable[str], groups: Groups, errors: list[str]) -> _Asked
             try:
                 groups.choice(word)
             except ConfigError as error:
-                errors += map(_asking, error.messages)
+                errors += error.messages
                 continue
             _choose(word, chosen, kept, notes)
         kept += file.settings
@@ -170,12 +169,6 @@ def _names_file(override: Override) -> bool:
     """Tells whether `experiment=` names a file of one's own instead of a word."""
     value = (override.value or "").strip("'\"")
     return override.key.lstrip("/") == "experiment" and ("/" in value or value.endswith((".yaml", ".yml")))
-
-
-def _asking(message: str) -> str:
-    """Returns a message with `Try: X` as a question."""
-    message = message.replace(f"Try: {NO_KEY}", "Try: --help lists them")
-    return re.sub(r"Try: (.+)$", r"Did you mean \1?", message)
 
 
 def _profile(settings: list[Override], errors: list[str]) -> list[Override]:

@@ -1,4 +1,4 @@
-"""Names that other trainers use for the same thing, so that who comes from them is told ours: a key, or a choice."""
+"""What other trainers call the same setting -> the key or the choice here; error messages offer it."""
 
 OURS = {
     "learning_rate": "optimizer.lr",

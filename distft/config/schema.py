@@ -70,7 +70,7 @@ KEYS = (
         "what to do with training rows that are in data.eval too",
         choices=("warn", "drop", "stop"),
     ),
-    Key("data.format", (str,), "what a row is; auto: told from its fields", choices=("auto", *_FORMATS)),
+    Key("data.format", (str,), "what a row is; auto: detected from its fields", choices=("auto", *_FORMATS)),
     Key("data.fields", (dict,), "the names your rows use, e.g. {prompt: question}"),
     Key(
         "data.ignore_fields",

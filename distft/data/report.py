@@ -23,7 +23,7 @@ def refused(report: dict[str, Any], data: dict[str, Any]) -> list[str]:
         if stream["overlap"] and data["overlap"] == "stop":
             reasons.append(
                 f"data.overlap=stop: {stream['overlap']} rows of data.{name} are also in data.eval. "
-                "Try: data.overlap=drop leaves them out of training"
+                "Try: data.overlap=drop, which leaves them out of training"
             )
     return reasons + [_empty(name, report, data) for name, split in report["splits"].items() if not split["rows"]]
 

@@ -72,7 +72,7 @@ def token_borders(lengths: np.ndarray, batch_tokens: int) -> np.ndarray:
     if len(lengths) and lengths.max() > batch_tokens:
         raise ValueError(
             f"train.global_batch_tokens={batch_tokens} is less than the longest row, {lengths.max()} tokens. "
-            f"Did you mean {lengths.max()}?"
+            f"Try: train.global_batch_tokens={lengths.max()}"
         )
     ends = np.cumsum(lengths, dtype=np.int64)
     borders = [0]

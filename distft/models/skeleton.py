@@ -23,10 +23,7 @@ def architecture(model_dir: Path | None, tiny: dict[str, Any]) -> PreTrainedConf
     if model_dir is None:
         return AutoConfig.for_model(**tiny)
     config = AutoConfig.from_pretrained(model_dir)
-    if hasattr(
-        config, "quantization_config"
-    ):  # left behind: quantised weights are refused (distft.models.weight_files)
-        delattr(config, "quantization_config")
+    vars(config).pop("quantization_config", None)  # left behind: quantised weights are refused (models.weight_files)
     return config
 
 

@@ -100,7 +100,7 @@ def stream(
             dist.broadcast(content, reader)
             _take(block, content, wanted, filled)
         for block, content in zip(own, ahead, strict=True):
-            heartbeat.beat()  # shared blocks are told by their broadcasts
+            heartbeat.beat()  # the broadcasts of shared blocks beat by themselves
             _take(block, content.to(home), wanted, filled)
     for reason in texts_of_all(damaged[0] if damaged else "", world):
         if reason:

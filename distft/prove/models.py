@@ -119,7 +119,7 @@ def _complete(config: PreTrainedConfig) -> None:
 
 def _short(reason: str) -> str:
     """Returns a message without its advice, fit for a table."""
-    text = reason.removesuffix(f". {LEARN_MORE}").partition(". Try: ")[0].partition(". Try: ")[0]
+    text = reason.removesuffix(f". {LEARN_MORE}").partition(". Try: ")[0]
     return text.replace("|", "/").replace("\n", " ")[:200]
 
 

@@ -57,7 +57,7 @@ class Job:
     def objective(self) -> float | None:
         """Returns the lowest held-out loss so far; None without one that is a number."""
         losses = [row["loss"] for row in self.run.read_metrics("eval")]
-        return min((loss for loss in losses if loss is not None and abs(loss) < float("inf")), default=None)
+        return min((loss for loss in losses if abs(loss) < float("inf")), default=None)
 
 
 def named(points: Iterable[Point], first: int = 0, earlier: Mapping[str, Point] | None = None) -> dict[str, Point]:

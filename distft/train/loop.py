@@ -2,7 +2,7 @@
 
 for each step:  read rows -> forward, backward (x accumulation) -> update -> log
                 -> evaluate? -> best? -> save? -> stop?
-after the first: forward and backward of the dearest micro-batch of the run, so that it is known to fit
+after the first: the OOM probe, forward and backward of the largest micro-batch of the run
 """
 
 import time
@@ -94,7 +94,7 @@ def train_steps(
             hooks.log(row)
             if hooks.judge(row, told.work) == "rewind":
                 return "rewound", step
-            if told.written:  # before the next best is told from one that may have failed
+            if told.written:  # a save that failed takes its best back before the next one is compared with it
                 with border.phase("checkpoint"):
                     hooks.advance()
             loss, best, over = None, False, False

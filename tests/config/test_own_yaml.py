@@ -164,7 +164,7 @@ def test_all_errors_of_a_file_come_at_once_with_their_lines(here: Path):
         "Did you mean zero1?",
         "my.yaml:2: train.max_stepz=5: train.max_stepz is not a key. Did you mean train.max_steps?",
         "my.yaml:4: optimzer=sgd: optimzer is not a key. Did you mean optimizer?",
-        "my.yaml:6: hydra.run=x: Hydra's own settings have no effect here. Did you mean runs_dir, name or launcher?",
+        "my.yaml:6: hydra.run=x: Hydra's own settings have no effect here. Try: runs_dir, name or launcher",
         "sead=1: sead is not a key. Did you mean seed?",
         "my.yaml:7: seed=-1 is not a whole number of at least 0. Did you mean 0?",
         "my.yaml:3: train.epochs=many is not a number above 0, or null. The default is 1.",
@@ -186,7 +186,7 @@ def test_all_errors_of_a_file_come_at_once_with_their_lines(here: Path):
         ("seed: &a {b: *a}\n", "my.yaml:1: seed.b holds itself"),
         ("my key: 1\n", "my.yaml:1: the name `my key` is not a key. "),
         ("", "config=my.yaml: is empty. Try: a line such as `data.train: rows.jsonl`"),
-        ("train: 5\n", "my.yaml:1: train=5: train is a group of keys. Did you mean train."),
+        ("train: 5\n", "my.yaml:1: train=5: train is a group of keys. Try: train."),
     ],
     ids=repr,
 )
