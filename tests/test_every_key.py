@@ -13,23 +13,23 @@ from typing import Any
 import pytest
 import yaml
 
-from distft import launch, restarts, stages
 from distft.config import ConfigError, compose
 from distft.config.known import known_keys
 from distft.config.schema import KEYS, TARGET_GROUPS
 from distft.config.trusted import check_trusted
 from distft.data.key import tokenizer_dir
-from distft.data.ready import make_ready
 from distft.data.shards import Rows
 from distft.data.sources import find_sources
-from distft.data.tokenizers import byte_tokenizer
+from distft.data.stage import make_ready
+from distft.data.tokenize import byte_tokenizer
+from distft.launch import __main__, restarts, stages
+from distft.launch.stages import freeze, make_part, plan_run, run_dir
 from distft.launchers.contract import Outcome
-from distft.launchers.limits import Limits
-from distft.launchers.slurm.script import script_of
+from distft.launchers.slurm.launcher import script_of
+from distft.launchers.watchdog import Limits
 from distft.paths import conf_dir
 from distft.plan import make_plan
 from distft.run import RunFolder, read_json
-from distft.stages import freeze, make_part, plan_run, run_dir
 from tests.launchers.slurm.stubs import only_path, stub
 from tests.support.planted import IN_A_RUN
 from tests.worked_cases import CASES, COMMON
@@ -393,8 +393,8 @@ def test_a_launch_waits_restarts_and_gives_up_as_asked(right: list[str], monkeyp
     assert Limits.of(run.read_config()["launcher"]) == Limits(11, 13)
 
     given: list[Any] = []
-    monkeypatch.setattr(launch, "follow", lambda *arguments: given.append(arguments) or Outcome("completed"))
-    launch.supervise(run, Handle(), launcher, None)  # type: ignore[arg-type]  # enough of one
+    monkeypatch.setattr(__main__, "follow", lambda *arguments: given.append(arguments) or Outcome("completed"))
+    __main__.supervise(run, Handle(), launcher, None)  # type: ignore[arg-type]  # enough of one
     assert given[0][2] == 7
 
     handle = Handle()

@@ -11,12 +11,12 @@ from safetensors.numpy import save_file
 
 from distft.config import Config, ConfigError, compose, frozen_text
 from distft.data.stage import prepare_data
-from distft.data.tokenizers import byte_tokenizer
-from distft.frozen import Own, find_own, kept_rows
-from distft.history import check_config
-from distft.models.weight_files import content_hash
+from distft.data.tokenize import byte_tokenizer
+from distft.launch.frozen import Own, find_own, kept_rows
+from distft.launch.history import check_config
 from distft.plan import make_plan
 from distft.run import RunFolder
+from distft.tensors.weight_files import content_hash
 from tests.rows import write_sums
 
 GPT2 = {"model_type": "gpt2", "n_embd": 4, "n_layer": 1, "n_head": 1, "vocab_size": 300, "n_positions": 512}

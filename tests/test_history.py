@@ -6,9 +6,9 @@ import pytest
 import yaml
 
 from distft.config import Config, ConfigError, compose, frozen_text
-from distft.history import check_config, check_followed, check_model, frozen_before, keep_frozen
+from distft.launch.history import check_config, check_followed, check_model, frozen_before, keep_frozen
+from distft.launch.stages import launch_command
 from distft.run import RunFolder
-from distft.stages import launch_command
 from tests.launchers.slurm.frozen import freeze
 
 

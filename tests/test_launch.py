@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 
 from distft.config.compose import Config
-from distft.launch import tell_end
+from distft.launch.__main__ import tell_end
+from distft.launch.stages import run_dir
 from distft.launchers.contract import Outcome
 from distft.run import RunFolder, read_json
-from distft.runtime.lock import alone
-from distft.stages import run_dir
+from distft.runtime.disk import alone
 from tests.launchers.fake_run import assert_none_left, wait_for_rows
 from tests.rows import write_sums
 

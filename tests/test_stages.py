@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from distft import stages
 from distft.config import ConfigError, compose
 from distft.config.accelerators import Build, Plugged
-from distft.stages import check_devices, check_writable, run_dir
+from distft.launch import stages
+from distft.launch.stages import check_devices, check_writable, run_dir
 
 
 def test_a_folder_that_takes_no_run_is_named_before_anything_is_written(tmp_path: Path):
@@ -26,7 +26,7 @@ def test_a_folder_that_takes_no_run_is_named_before_anything_is_written(tmp_path
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 def test_a_folder_of_another_user_is_named():
-    program = "import os, sys, pathlib; from distft.stages import check_writable; os.setuid(65534); "
+    program = "import os, sys, pathlib; from distft.launch.stages import check_writable; os.setuid(65534); "
     program += "check_writable(pathlib.Path(sys.argv[1]))"
     folder = "/usr/share/runs"
     done = subprocess.run([sys.executable, "-c", program, folder], capture_output=True, text=True, check=False)
@@ -58,7 +58,7 @@ def test_unnamed_runs_of_one_second_get_folders_of_their_own(config, tmp_path: P
 
 
 def test_a_folder_that_nothing_came_into_goes_again(config, tmp_path: Path):
-    program = "from distft.stages import run_dir; from distft.config import compose; import sys; "
+    program = "from distft.launch.stages import run_dir; from distft.config import compose; import sys; "
     program += "path = run_dir(compose(sys.argv[1:])); assert path.is_dir(); print(path)"
     overrides = ["model.tiny=true", f"data.train={tmp_path}/rows.jsonl", f"runs_dir={tmp_path}/runs"]
     done = subprocess.run([sys.executable, "-c", program, *overrides], capture_output=True, text=True, check=True)

@@ -16,20 +16,21 @@ from typing import Any, cast
 import torch
 from transformers.models.gpt2.modeling_gpt2 import GPT2MLP
 
-from distft import stages, worker
-from distft.checkpoint.saver import Saver
+from distft import worker
+from distft.checkpoint.save import Saver
 from distft.compat.transformers import attention_of
 from distft.config import compose
 from distft.data.shards import SHARD_BYTES, ShardWriter
 from distft.data.stage import prepare_data
+from distft.launch import stages
+from distft.launch.stages import freeze, plan_run, run_dir
 from distft.run import RunFolder
 from distft.runtime import heartbeat
 from distft.runtime.errors import NonFinite
 from distft.runtime.process_group import World, from_first, process_group, texts_of_all
-from distft.stages import freeze, plan_run, run_dir
-from distft.strategies.fully_sharded import ShardedEngine
-from distft.strategies.objective import Objective
-from distft.strategies.zero_engine import ZeroEngine
+from distft.strategies.engine import Objective
+from distft.strategies.fsdp import ShardedEngine
+from distft.strategies.zero import ZeroEngine
 from distft.train import loop
 from distft.worker import make_engine, train
 

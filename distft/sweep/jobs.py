@@ -15,10 +15,10 @@ from distft.config.compose import Config, compose
 from distft.config.errors import ConfigError
 from distft.config.overrides import quoted
 from distft.config.tree import at
-from distft.frozen import Own, kept_rows
-from distft.history import check_config, is_done, keep_frozen, own_of
+from distft.launch.frozen import Own, kept_rows
+from distft.launch.history import check_config, is_done, keep_frozen, own_of
+from distft.launch.stages import plan_run, prepare, refuse_secrets
 from distft.run import Plan, RunFolder
-from distft.stages import plan_run, prepare, refuse_secrets
 from distft.sweep.request import Point, Request
 from distft.trackers.terminal import screen
 

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distft.data import steps as steps_module
-from distft.data.steps import Base, Order, row_borders, step_borders, token_borders
-from distft.runtime.seeds import splitmix64
+from distft.data import order as steps_module
+from distft.data.order import Base, Order, row_borders, step_borders, token_borders
+from distft.runtime.determinism import splitmix64
 
 
 @given(st.integers(1, 30), st.integers(0, 5), st.integers(1, 4))
@@ -122,5 +122,7 @@ def test_a_step_of_tokens_is_as_full_as_rows_in_order_allow(lengths: list[int], 
 
 
 def test_a_row_longer_than_a_step_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"train.global_batch_tokens=8 .* longest row, 9 tokens. Try: train.global_batch_tokens=9"):
+    with pytest.raises(
+        ValueError, match=r"train.global_batch_tokens=8 .* longest row, 9 tokens. Try: train.global_batch_tokens=9"
+    ):
         token_borders(np.asarray([3, 9]), 8)
