@@ -10,6 +10,7 @@ from tests.shell import shell
 
 CHECKOUT = Path(__file__).parents[1]
 PAGES = ["README.md", "CONTRIBUTING.md"]
+DOCS = sorted((CHECKOUT / "docs").rglob("*.md"))
 _BLOCK = re.compile(r"(?:<!-- run: (?P<how>[^>]*) -->\n)?```bash\n(?P<text>.*?)```", re.DOTALL)
 
 
@@ -60,7 +61,7 @@ def test_every_make_target_shown_exists():
             assert re.search(rf"^{target}:", makefile, re.MULTILINE), f"{page}: make {target}"
 
 
-@pytest.mark.parametrize("page", [*PAGES, *(f"docs/{path.name}" for path in sorted((CHECKOUT / "docs").glob("*.md")))])
+@pytest.mark.parametrize("page", [*PAGES, *(str(path.relative_to(CHECKOUT)) for path in DOCS)])
 def test_every_link_into_the_repository_leads_somewhere(page: str):
     folder = (CHECKOUT / page).parent
     for target in re.findall(r"\]\(([^)#:]+)\)", (CHECKOUT / page).read_text()):
@@ -68,9 +69,9 @@ def test_every_link_into_the_repository_leads_somewhere(page: str):
 
 
 def test_every_test_that_proves_a_claim_exists():
-    for file, name in re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", (CHECKOUT / "docs/evidence.md").read_text()):
-        assert (CHECKOUT / file).is_file(), f"docs/evidence.md names {file}"
-        assert not name or f"def {name}(" in (CHECKOUT / file).read_text(), f"docs/evidence.md names {file}::{name}"
+    for file, name in re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", (CHECKOUT / "docs/dev/evidence.md").read_text()):
+        assert (CHECKOUT / file).is_file(), f"docs/dev/evidence.md names {file}"
+        assert not name or f"def {name}(" in (CHECKOUT / file).read_text(), f"docs/dev/evidence.md names {file}::{name}"
 
 
 def test_the_level_table_of_contributing_is_the_one_enforced():
