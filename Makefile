@@ -1,13 +1,13 @@
-# Every target does its own set-up on a machine with Python 3.11 to 3.13, make and pip.
+# Every target sets up what it needs on a machine with Python 3.11 to 3.13, make and pip.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN    := .venv/bin
 STAMP  := .venv/installed
 PYTEST := HF_HUB_OFFLINE=1 WANDB_MODE=offline $(BIN)/python -m pytest
-# Two tests at a time, in the order and the pieces of tests/beside.py.
-BESIDE := -n 2 --no-loadscope-reorder
-# The oldest versions that pyproject.toml allows, outside of the checkout; torch is the CUDA build there.
+# Two tests at a time, in the order and groups of tests/beside.py.
+PARALLEL := -n 2 --no-loadscope-reorder
+# The oldest versions that pyproject.toml allows, in a separate environment; torch is a CUDA build there.
 FLOOR  := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/distft/floor-venv
-FLOOR_PYTEST := HF_HUB_OFFLINE=1 WANDB_MODE=offline $(FLOOR)/bin/python -m pytest $(BESIDE) -q -p no:cacheprovider
+FLOOR_PYTEST := HF_HUB_OFFLINE=1 WANDB_MODE=offline $(FLOOR)/bin/python -m pytest $(PARALLEL) -q -p no:cacheprovider
 
 .PHONY: help venv demo test check soak floor format freeze support models clean
 
@@ -17,15 +17,15 @@ help:
 	@echo "make test    the whole test suite"
 	@echo "make check   style, types and the fast tests, in under 2 minutes"
 	@echo "make soak    the long tests"
-	@echo "make floor   fast tests, parity and whole runs on the oldest versions allowed: 6 GB, outside of the checkout"
-	@echo "make format  let ruff put the code in shape"
+	@echo "make floor   fast tests, parity and whole runs on the oldest supported versions: 6 GB, outside of the checkout"
+	@echo "make format  format the code with ruff"
 	@echo "make freeze  write the installed versions to constraints.txt"
 	@echo "make support write docs/support.md from the proofs in docs/proofs"
 	@echo "make models  check every model type of the installed transformers, into docs/models.md"
 
 venv: $(STAMP)
 
-# torch first and alone: where pip is offered several builds, the pinned version decides.
+# torch is installed first and alone: if an index offers several builds, pip picks one that matches the pin.
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
@@ -37,13 +37,13 @@ demo: $(STAMP)
 	$(BIN)/python -m distft.demo
 
 test: $(STAMP)
-	$(PYTEST) $(BESIDE) -m "not soak" --durations=10
+	$(PYTEST) $(PARALLEL) -m "not soak" --durations=10
 
 check: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
-	$(PYTEST) $(BESIDE) -q -m "not slow and not soak" --ignore tests/test_style.py
+	$(PYTEST) $(PARALLEL) -q -m "not slow and not soak" --ignore tests/test_style.py
 
 soak: $(STAMP)
 	$(PYTEST) -m soak

@@ -1,1 +1,1 @@
-"""Timings and sizes, each with its rival in the same run; results with command, versions and hardware beside them."""
+"""Timings and sizes, each next to an alternative in the same run; results record command, versions, hardware."""

@@ -1,9 +1,9 @@
-"""How evenly steps are shared out: `python -m benchmarks.balance` prints a Markdown table. Nothing is trained.
+"""Balance of the work in a step: `python -m benchmarks.balance` prints a Markdown table. Nothing is trained.
 
-Rows are the demo's dialogues as they are, and the benchmarks' unequal ones made of them (benchmarks/rows.py), tokenised
-by the demo's model, which also decides what a row costs. Of a step all processes wait in each micro-batch for the
-dearest: the excess is what they take so, over what they would if all worked all the time. A process computes whole
-rows, so a step takes at least what its dearest row does: no cut has less than that excess.
+Rows are the demo's dialogues, and the benchmarks' unequal rows made from them (benchmarks/rows.py), tokenised by the
+demo's model, which also determines the cost of a row. In each micro-batch all processes wait for the slowest one. The
+excess is the time this takes relative to a perfectly even distribution. A process computes whole rows, so a step
+takes at least as long as its most expensive row; no assignment has less excess than that.
 """
 
 import tempfile
@@ -52,7 +52,7 @@ def measured(rows: Rows, flops: Flops) -> Iterator[list[str]]:
 
 def main(arguments: list[str]) -> int:
     if arguments:
-        raise ConfigError([f"{arguments[0]}: there are no keys. Try: python -m benchmarks.balance"])
+        raise ConfigError([f"{arguments[0]}: it takes no keys. Try: python -m benchmarks.balance"])
     folder = demo_folder()
     model_dir, pairs = folder / "smollm2-135m-instruct", read_pairs(folder / "chatterbot.jsonl")
     flops = Flops.of(skeleton(architecture(model_dir, {}), "sdpa"))

@@ -83,14 +83,14 @@ def row(model: Counted, nodes: int, layout: str, device: Device) -> list[str]:
     rate = device.flops * REACHED / model.flops
     cells = [model.name, f"{model.length:,}", str(nodes), layout, f"{model.flops / 1e9:,.1f}"]
     if memory["total"] > device.memory:
-        return [*cells, f"{memory['total'] / 1e9:.1f}: too much", "-", "-", "-"]
+        return [*cells, f"{memory['total'] / 1e9:.1f}: does not fit", "-", "-", "-"]
     return [*cells, f"{memory['total'] / 1e9:.1f}", f"{talk:.2f}", f"{rate:,.0f}", f"{talk * rate:,.0f}"]
 
 
 def main() -> None:
     device = Device()
-    head = ["model", "document", "nodes", "strategy", "GFLOP a token", "GB at rest", "s of collectives"]
-    head += [f"tokens/s a GPU at {REACHED:.0%}", "tokens a GPU that cover them"]
+    head = ["model", "document", "nodes", "strategy", "GFLOP per token", "persistent GB", "s of collectives"]
+    head += [f"tokens/s per GPU at {REACHED:.0%}", "tokens per GPU to hide them"]
     rows = [
         row(model, nodes, layout, device)
         for model in (Counted.of(name, length) for name, length in MODELS)

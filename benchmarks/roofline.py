@@ -1,4 +1,4 @@
-"""Where a step's time goes, beside the least it could take: `python -m benchmarks.roofline [compiled=true]`, on a CPU.
+"""Where a step's time goes, against the roofline: `python -m benchmarks.roofline [compiled=true]`, on a CPU.
 
 Forward and backward of a model over rows of documents. Operations are counted by torch, and the bytes of what each
 operation reads and writes by the tensors it is given. The least time of a kind is the greater of operations over the

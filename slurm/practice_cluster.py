@@ -103,7 +103,7 @@ class Cluster:
 
     def power_on(self, node: str) -> None:
         """Starts a node again after a power_off."""
-        self._start_node(node, "-b")  # told as a reboot: all nodes have this machine's uptime
+        self._start_node(node, "-b")  # reported as a reboot: all nodes have this machine's uptime
 
     def _start_node(self, node: str, *options: str) -> None:
         command = ["slurmd", "-D", "-N", node, *options]
@@ -114,7 +114,7 @@ class Cluster:
         self._spawn(f"slurmd-{node}", command)
 
     def power_off(self, node: str) -> None:
-        """Ends a node and all that runs on it at once, as a lost machine does, and tells the controller."""
+        """Ends a node and all that runs on it at once, as a lost machine does, and reports it to the controller."""
         if not self.isolated:
             raise RuntimeError("only root's practice clusters have nodes that can be powered off")
         pids = [pid for name, pid in self.daemons() if name == "unshare" and f"hostname {node};" in _command(pid)]
@@ -131,7 +131,7 @@ class Cluster:
         return done.stdout
 
     def daemons(self) -> Iterator[tuple[str, int]]:
-        """Yields name and process id of each daemon of this cluster, told by the SLURM_CONF it was started with."""
+        """Yields name and process id of each daemon of this cluster, identified by its SLURM_CONF."""
         mark = f"SLURM_CONF={self.dir / 'slurm.conf'}".encode()
         for folder in Path("/proc").glob("[0-9]*"):
             try:
@@ -246,7 +246,7 @@ def _signal(pid: int, number: int) -> bool:
 
 
 def _lives(pid: int) -> bool:
-    """Tells whether a process runs; one that has ended and waits for its parent does not."""
+    """Returns whether a process runs; one that has ended and waits for its parent does not."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:

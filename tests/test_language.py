@@ -13,7 +13,7 @@ SUFFIXES = {".cfg", ".conf", ".ini", ".jinja", ".md", ".py", ".sbatch", ".sh", "
 TERMS = {
     r"\btold\b": "reported, detected, read from, distinguished",
     r"\btells?\b": "reports, shows, detects",
-    r"\bbesides?\b": "next to, with, in addition to, while",
+    r"(?<!/)\bbesides?\b(?!\.py)": "next to, with, in addition to, while",
     r"\bdear(er|est)?\b": "expensive, largest",
     r"\bfarthest\b": "furthest; of bin packing: the least loaded bin",
     r"\basked for\b": "requested",
@@ -55,9 +55,9 @@ def files_in(part: str) -> Iterator[Path]:
     root = CHECKOUT / part
     for path in [root] if root.is_file() else sorted(root.rglob("*")):
         name = path.relative_to(CHECKOUT).as_posix()
-        if path.is_file() and path.suffix in SUFFIXES and "__pycache__" not in path.parts:
-            if not any(name == skipped or name.startswith(f"{skipped}/") for skipped in NOT_READ):
-                yield path
+        is_read = not any(name == skipped or name.startswith(f"{skipped}/") for skipped in NOT_READ)
+        if is_read and path.is_file() and path.suffix in SUFFIXES and "__pycache__" not in path.parts:
+            yield path
 
 
 def phrases_in(text: str) -> Iterator[tuple[int, str, str]]:

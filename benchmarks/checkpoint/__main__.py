@@ -71,7 +71,7 @@ ROWS = {
     "background: training waits": _seconds("stall"),
     "background: until it counts": _seconds("until it counts"),
     "**wait in background / save** (bar: 0.08 or less)": _ratio("stall", "save"),
-    "forward and backward beside it / alone": _ratio("beside", "alone"),
+    "forward and backward during it / alone": _ratio("during", "alone"),
     "hashing all with xxh3_128 (done)": _seconds("xxh3_128"),
     "hashing all with sha256 (not done)": _seconds("sha256"),
     "xxh3_128 / save": _ratio("xxh3_128", "save"),

@@ -89,14 +89,14 @@ def timed(action: Callable[[], object]) -> float:
 
 
 def saving(saver: Saver, engine: Engine, step: int) -> Seconds:
-    """Returns the seconds that training waits for a save in the background, and how much slower it is beside one.
+    """Returns the seconds that training waits for a background save, and how much slower it is during one.
 
     Between start and update lies a forward and backward pass over 256 tokens, as short as any that trains.
     """
     alone = timed(lambda: forward_and_backward(engine))
     began = time.perf_counter()
     start = timed(lambda: saver.start(engine, step, {}))
-    beside = timed(lambda: forward_and_backward(engine))
+    during = timed(lambda: forward_and_backward(engine))
     copy = timed(saver.wait_copied)
     advance = 0.0
     while saver.pending:
@@ -106,7 +106,7 @@ def saving(saver: Saver, engine: Engine, step: int) -> Seconds:
         advance += timed(saver.advance)
     counts = time.perf_counter() - began
     times = {"start": start, "copy": copy, "advance": advance, "stall": start + copy + advance}
-    return times | {"until it counts": counts, "alone": alone, "beside": beside}
+    return times | {"until it counts": counts, "alone": alone, "during": during}
 
 
 def forward_and_backward(engine: Engine) -> None:
@@ -192,7 +192,7 @@ def measure(model: str, strategy: str, rounds: int, folder: Path, world: World) 
         for way in ways if step % 2 else reversed(ways):
             way()
         found.append(times | hashing(blocks))
-    with memory.of("background"):  # without the activations of what trains beside it
+    with memory.of("background"):  # without the activations of concurrent training
         behind.start(engine, rounds + 2, {})
         behind.finish()
     total = torch.tensor([share])

@@ -45,7 +45,7 @@ def runs_of(asked: Asked, data: Data, model: Path, python: Path | None, folder: 
 def measure(asked: Asked, model: Path, python: Path | None) -> tuple[list[list[Measured]], dict[str, Any]]:
     """Returns the runs of every round, and what a reader has to know of them."""
     pairs = read_pairs(demo_folder() / "chatterbot.jsonl")
-    told = versions(asked.venv) if python else {}
+    peer_versions = versions(asked.venv) if python else {}
     of_a_round = [
         asked.rows,
         asked.steps,
@@ -55,11 +55,11 @@ def measure(asked: Asked, model: Path, python: Path | None) -> tuple[list[list[M
         asked.distft,
         str(model),
         TRAINING,
-        told,
+        peer_versions,
     ]
     folder = asked.folder / digest([code(), *of_a_round])
     folder.mkdir(parents=True, exist_ok=True)
-    about: dict[str, Any] = {"code": code(), "on": describe(), "versions": told, "rows": [], "failed": {}}
+    about: dict[str, Any] = {"code": code(), "on": describe(), "versions": peer_versions, "rows": [], "failed": {}}
     rounds = []
     for number in range(asked.rounds):
         data = make_data(pairs, asked.blocks(number), model, folder)

@@ -14,7 +14,7 @@ _SECONDS = 2.0
 
 def measure(threads: int) -> float:
     """Returns the median GFLOP/s of products for two seconds; the first ones warm up."""
-    import torch  # so that the benchmark itself stays small: its memory is beside what it measures
+    import torch  # so that the benchmark itself stays small: its memory adds to what it measures
 
     torch.set_num_threads(threads)
     a, b, out = torch.randn(SIZE, SIZE), torch.randn(SIZE, SIZE), torch.empty(SIZE, SIZE)

@@ -108,8 +108,8 @@ def page(rounds: Sequence[Round], about: Mapping[str, Any], command: str, failed
     lines.append(ratio_table(ratios(rounds)))
     lines.append("Losses against distft's on the fewest processes, of those that read the same rows in each step:")
     lines.append(loss_table(loss_gaps(rounds)))
-    lines.append("Settings as the running programs told them:")
-    lines.append(table(["", "settings"], [[name, f"`{told}`"] for name, told in settings_of(rounds).items()]))
+    lines.append("Settings as the running programs reported them:")
+    lines.append(table(["", "settings"], [[name, f"`{settings}`"] for name, settings in settings_of(rounds).items()]))
     if any(run.mfu > 1 for each in rounds for run in each):
         lines.append("**An MFU above 1: the machine was busy while its matrix product was measured. Measure again.**")
     lines += [f"Failed: {name}: {reason}" for name, reason in failed.items()]

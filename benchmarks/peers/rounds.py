@@ -30,9 +30,9 @@ def measure_round(
             continue
         after = product()
         found.append(replace(done, product_gflops=(before + after) / 2))
-        told = found[-1]
+        last = found[-1]
         print(
-            f"  {name}: {told.tokens_per_second:.0f} tokens/s, {told.peak_gib:.1f} GiB, product {before:.0f} and "
+            f"  {name}: {last.tokens_per_second:.0f} tokens/s, {last.peak_gib:.1f} GiB, product {before:.0f} and "
             f"{after:.0f} GFLOP/s",
             file=sys.stderr,
         )

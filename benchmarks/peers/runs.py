@@ -27,7 +27,7 @@ class Measured:
     processes: int
     tokens: int  # real ones
     seconds: float
-    padding: float | None  # share of what went through the model; None: nobody told
+    padding: float | None  # share of the tokens in the forward; None: not reported
     flops: float  # useful ones
     peaks_gib: list[float]  # highest resident size of each training process, the largest first
     losses: list[float]  # of all steps
@@ -85,7 +85,7 @@ def in_steps(values: Sequence[int]) -> list[Sequence[int]]:
 
 
 def padding_of(rows: Sequence[Mapping[str, Any]]) -> float | None:
-    """Returns the share of padding: as the metrics tell it; else none on a CPU, where documents lie end to end."""
+    """Returns the share of padding: from the metrics; else 0 on a CPU, where documents are packed."""
     if all("padding" in row for row in rows):
         return sum(row["padding"] * row["tokens"] for row in rows) / sum(row["tokens"] for row in rows)
     return None if num_accelerators() else 0.0
@@ -125,7 +125,7 @@ def run_peer(name: str, asked: Asked, data: Data, model: Path, python: Path, pro
 
 
 def settings_of(peer: Peer, asked: Asked, data: Data, model: Path, processes: int) -> dict[str, Any]:
-    """Returns what the peers' program is told."""
+    """Returns the settings passed to the peers' program."""
     return TRAINING | {
         "library": peer.library,
         "model": str(model),

@@ -31,7 +31,7 @@ class Peer:
 
     @property
     def reads_in_order(self) -> bool:
-        """Tells whether each step has the rows that distft's has, so that their losses are the same."""
+        """Returns whether each step has the rows that distft's has, so that their losses are the same."""
         return self.order != "by_length"
 
 
@@ -89,16 +89,16 @@ class Asked:
 
 
 def read_arguments(arguments: Sequence[str]) -> Asked:
-    """Returns what is asked for; ConfigError with all that is wrong with it."""
+    """Returns the requested settings; ConfigError with all that is wrong with it."""
     given, errors = keywords(arguments, KEYS, required=()), list[str]()
 
-    def number(key: str, default: int | None, rule: Callable[[int], bool], told: str) -> Any:
+    def number(key: str, default: int | None, rule: Callable[[int], bool], rule_text: str) -> Any:
         text = given.get(key)
         if text is None:
             return default
         if text.isdecimal() and rule(int(text)):
             return int(text)
-        errors.append(f"{key}={text} is not {told}. Try: {key}={default or 2}")
+        errors.append(f"{key}={text} is not {rule_text}. Try: {key}={default or 2}")
         return default
 
     def names(key: str, default: str) -> list[str]:

@@ -64,15 +64,15 @@ def measure_all(points: Sequence[Point], repeats: int, run: Callable[[Point, int
         for number, point in enumerate(points, start=1):
             if point in found.failed:
                 continue
-            told = f"{repeat + 1} of {repeats}, {number} of {len(points)}: {point}"
+            label = f"{repeat + 1} of {repeats}, {number} of {len(points)}: {point}"
             try:
                 numbers = run(point, repeat)
             except Failed as reason:
                 found.failed[point] = str(reason)
-                print(f"{told}: failed: {reason}", file=sys.stderr, flush=True)
+                print(f"{label}: failed: {reason}", file=sys.stderr, flush=True)
                 continue
             found.runs.setdefault(point, {})[repeat] = numbers
-            print(f"{told}: {numbers['tokens_per_second']:,.0f} tokens/s", file=sys.stderr, flush=True)
+            print(f"{label}: {numbers['tokens_per_second']:,.0f} tokens/s", file=sys.stderr, flush=True)
 
 
 def write_results(asked: Asked, series: Sequence[Series], found: Found, about: dict[str, Any]) -> None:

@@ -1,7 +1,7 @@
-"""One run of one point: a real launch, and what its metrics.jsonl says of the steps after the warm-up.
+"""One run of one point: a real launch, and the metrics of its steps after the warm-up.
 
-A run that was measured has a JSON file beside its folder, and is not run again. One that was cut off is run anew, but
-for a job of a cluster that still goes on: the same launch follows it.
+A run that was measured has a JSON file next to its folder, and is not run again. An interrupted one is repeated,
+except a cluster job that is still running: the same launch follows it.
 """
 
 import os
@@ -41,7 +41,7 @@ def measured(folder: Path, overrides: Sequence[str], warmup: int, threads: int |
 
 
 def summary(rows: Sequence[Mapping[str, Any]], warmup: int) -> Numbers:
-    """Returns the rates over all steps after the first `warmup`, the highest memory, and what else the rows tell.
+    """Returns the rates over all steps after the first `warmup`, the highest memory, and the other values of the rows.
 
     Seconds of phases are summed, also of those between two steps; `mfu` is averaged over the time.
     """

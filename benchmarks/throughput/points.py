@@ -64,7 +64,7 @@ class Series:
 
 
 def all_series(asked: Asked) -> list[Series]:
-    """Returns every series that is asked for."""
+    """Returns every requested series."""
     layouts = sorted({(nodes, per_node) for nodes in asked.nodes for per_node in asked.processes}, key=_size)
     found = []
     for scaling, strategy, micro, variant in product(asked.scaling, asked.strategies, asked.micro, asked.variants):

@@ -72,10 +72,10 @@ class Asked:
     folder: Path
     out: Path
     overrides: list[str]  # of every run
-    variants: list[Variant]  # what the runs differ in beside, in order; one without overrides when nothing is compared
+    variants: list[Variant]  # further differences of the runs, in order; one without overrides when nothing is compared
 
     def has(self, *keys: str) -> bool:
-        """Tells whether the overrides say any of these keys or groups."""
+        """Returns whether the overrides set any of these keys or groups."""
         return any(_key(text) in keys for text in [*self.overrides, *self.variants[0]])
 
     @property
@@ -84,7 +84,7 @@ class Asked:
 
 
 def read_arguments(arguments: Sequence[str], cores: int) -> Asked:
-    """Returns what is asked for; ConfigError with everything that is wrong with it.
+    """Returns the requested settings; ConfigError with all errors.
 
     cores: of this machine without accelerators, else 0.
     """
@@ -102,7 +102,7 @@ def read_arguments(arguments: Sequence[str], cores: int) -> Asked:
         parts = listed(text)
         if parts and all(part.isdecimal() and int(part) >= least for part in parts):
             return list(dict.fromkeys(map(int, parts)))
-        errors.append(f"{key}={text} is no list of whole numbers of at least {least}. Try: {key}={default}")
+        errors.append(f"{key}={text} is not a list of whole numbers of at least {least}. Try: {key}={default}")
         return [int(part) for part in listed(default)]
 
     def number(key: str, default: int, least: int = 1) -> int:
@@ -151,7 +151,7 @@ def read_arguments(arguments: Sequence[str], cores: int) -> Asked:
 
 
 def is_own(key: str) -> bool:
-    """Tells whether a key is one of the benchmark's, or one of them with a typing error and nobody else's."""
+    """Returns whether a key is one of the benchmark's, or one of them with a typing error and nobody else's."""
     if key in KEYS:
         return True
     plain = "." not in key and not (conf_dir() / key).is_dir() and key not in _OURS
@@ -185,7 +185,7 @@ def _compared(overrides: Sequence[str], errors: list[str]) -> tuple[list[str], l
         try:
             sweep = sweep_of(split(text))
         except WrongOverride:
-            sweep = None  # told with the rest that is wrong with the runs
+            sweep = None  # reported with the other errors of the runs
         if sweep is None:
             shared.append(text)
         elif _key(text) == _PACKING:
