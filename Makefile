@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN    := .venv/bin
 STAMP  := .venv/installed
 PYTEST := HF_HUB_OFFLINE=1 WANDB_MODE=offline $(BIN)/python -m pytest
-# Two tests at a time, in the order and the pieces of tests/beside.py.
+# Two tests at a time, in the order and the pieces of tests/support/scheduling.py.
 BESIDE := -n 2 --no-loadscope-reorder
 # The oldest versions that pyproject.toml allows, outside of the checkout; torch is the CUDA build there.
 FLOOR  := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/distft/floor-venv

@@ -19,8 +19,8 @@ from distft.launch.stages import run_dir
 from distft.launchers.contract import Outcome
 from distft.run import RunFolder, read_json
 from distft.runtime.disk import alone
-from tests.launchers.fake_run import assert_none_left, wait_for_rows
-from tests.rows import write_sums
+from tests.support.fake_run import assert_none_left, wait_for_rows
+from tests.support.rows import write_sums
 
 pytestmark = pytest.mark.slow
 

@@ -13,8 +13,8 @@ import pytest
 from distft.checkpoint.format import step_dir
 from distft.checkpoint.load import Checkpoint
 from distft.paths import conf_dir
-from tests.rows import write_rows
-from tests.trained import run_cases
+from tests.support.rows import write_rows
+from tests.support.trained import run_cases
 
 pytestmark = pytest.mark.slow
 

@@ -10,9 +10,9 @@ import torch
 
 from distft.checkpoint.format import step_dir
 from distft.checkpoint.load import Checkpoint
-from tests.alone import alone
 from tests.checkpoint.layouts import LAYOUTS, ROWS, SHAPES, STEP, make_mesh, run_job, value_of
-from tests.ranks import run_ranks
+from tests.support.alone import alone
+from tests.support.ranks import run_ranks
 
 pytestmark = pytest.mark.slow
 Job = dict[str, str]

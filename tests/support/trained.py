@@ -10,8 +10,8 @@ import pytest
 
 from distft.checkpoint.format import step_dir
 from distft.paths import conf_dir
-from tests.ranks import run_ranks
-from tests.rows import write_rows
+from tests.support.ranks import run_ranks
+from tests.support.rows import write_rows
 
 STRATEGIES = sorted(path.stem for path in (conf_dir() / "strategy").glob("*.yaml"))
 MODELS = sorted(path.stem for path in (conf_dir() / "model").glob("*.yaml"))
@@ -89,7 +89,7 @@ def run_cases(world: int, cases: dict[Any, dict[str, Any]], folder: Path) -> dic
     def train(number: int, part: list[dict[str, Any]]) -> list[dict[str, Any]]:
         spec = folder / f"cases-{world}-{number}.json"
         spec.write_text(json.dumps(part))
-        return run_ranks(world, "tests.train_cases", str(spec)) if part else []
+        return run_ranks(world, "tests.support.train_cases", str(spec)) if part else []
 
     listed, groups = list(cases.values()), 2 if world == 1 else 1
     with ThreadPoolExecutor(groups) as pool:
@@ -126,7 +126,7 @@ def _train(keys: list[Key], rows: Path, folder: Path) -> dict[Key, dict[str, Any
 @pytest.fixture(scope="session")
 def references(rows: Path) -> dict[str, dict[str, Any]]:
     """Losses, norms and final weights of the plain loop, by model."""
-    from tests.strategies.reference import train_reference  # imports torch, which most tests need not wait for
+    from tests.support.reference import train_reference  # imports torch, which most tests need not wait for
 
     return {model: train_reference(model, rows, **(FAINT_ADAMW if model in FAINT else {})) for model in MODELS}
 

@@ -1,4 +1,4 @@
-"""Trains many small cases on one group of real processes: `python -m tests.train_cases OUT CASES.json`.
+"""Trains many small cases on one group of real processes: `python -m tests.support.train_cases OUT CASES.json`.
 
 A case names a strategy's and a model's YAML in conf/, so that a new YAML is in the matrix as soon as it is there.
 """
