@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.shell import shell
+from tests.support.shell import shell
 
 CHECKOUT = Path(__file__).parents[1]
 PAGES = ["README.md", "CONTRIBUTING.md"]

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from distft.models.build import fused_layers, use_kernels
-from tests.train_cases import tiny_model
+from tests.support.train_cases import tiny_model
 
 LIKE_LIGER = """
 from types import MethodType
