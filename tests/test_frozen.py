@@ -17,7 +17,7 @@ from distft.launch.history import check_config
 from distft.plan import make_plan
 from distft.run import RunFolder
 from distft.tensors.weight_files import content_hash
-from tests.rows import write_sums
+from tests.support.rows import write_sums
 
 GPT2 = {"model_type": "gpt2", "n_embd": 4, "n_layer": 1, "n_head": 1, "vocab_size": 300, "n_positions": 512}
 
