@@ -17,7 +17,7 @@ from benchmarks.spread import spread, table
 from distft.config import ConfigError, command, compose
 from distft.data.order import Order
 from distft.data.shards import Rows
-from distft.data.stage import make_ready
+from distft.data.stage import ensure_prepared
 from distft.models.build import architecture, skeleton
 from distft.models.flops import Flops
 from distft.train.feed import make_cut
@@ -61,7 +61,9 @@ def main(arguments: list[str]) -> int:
             file = Path(scratch) / f"{name}.jsonl"
             write_rows(made, file)
             asked = [f"data.train={file}", f"model.path={model_dir}", "data.eval=null", f"cache_dir={scratch}"]
-            rows = Rows(make_ready(compose(["model=smollm2_135m", "data.packing=true", *asked]).values).folder, "train")
+            rows = Rows(
+                ensure_prepared(compose(["model=smollm2_135m", "data.packing=true", *asked]).values).folder, "train"
+            )
             lengths = rows.lengths
             print(f"\n{name}: {len(rows)} rows, median {np.median(lengths):.0f} tokens, longest {lengths.max()}\n")
             head = ["processes", "rows of each", "tokens a micro-batch", "excess of a step", "of all", "at least"]

@@ -11,7 +11,7 @@ from rich.text import Text
 from distft.config import ConfigError, command, compose, help_text
 from distft.data.key import tokenizer_dir
 from distft.data.shards import Row, Rows
-from distft.data.stage import make_ready
+from distft.data.stage import ensure_prepared
 from distft.data.tokenize import load_tokenizer
 
 OWN_KEYS = (("n=5", "how many rows, from the first on"), ("part=train", "train | eval"))
@@ -21,7 +21,7 @@ def main(arguments: list[str]) -> int:
     """Prints the first `n` rows of a part, trained tokens between ⟦ and ⟧, tokens divided by │."""
     own, overrides = _own_keys(arguments)
     values = compose(overrides).values
-    prepared = make_ready(values)
+    prepared = ensure_prepared(values)
     rows = Rows(prepared.folder, own["part"])
     tokenizer = load_tokenizer(tokenizer_dir(values), values["model"]["trust_remote_code"])
     console = Console(soft_wrap=True, highlight=False)

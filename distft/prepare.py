@@ -14,10 +14,10 @@ from distft.config.model_folder import facts_of, wrong_model
 from distft.data.hub import local_folder
 from distft.data.key import tokenizer_dir
 from distft.data.report import summary
-from distft.data.stage import make_ready
+from distft.data.stage import ensure_prepared
 from distft.data.tokenize import load_tokenizer
-from distft.model_check.verdict import keep_verdict, kept_verdict, wrong_by_verdict
-from distft.tensors.weight_files import wrong_weights
+from distft.model_check.verdict import read_verdict, verdict_errors, write_verdict
+from distft.tensors.weight_files import weight_errors
 
 SLOW_SECONDS = 2.0
 
@@ -27,7 +27,7 @@ def main(overrides: list[str]) -> int:
     values = compose(overrides).values
     started = time.monotonic()
     console = Console(stderr=True, soft_wrap=True, highlight=False)
-    prepared = make_ready(values, _Progress(console), lambda: check_model(values, console))
+    prepared = ensure_prepared(values, _Progress(console), lambda: check_model(values, console))
     how = "was there already" if prepared.reused else f"took {time.monotonic() - started:.1f} s"
     console.print(f"prepared data {prepared.folder.name} {how}", markup=False)
     for line in summary(prepared.report, prepared.folder):
@@ -47,16 +47,16 @@ def check_model(values: dict[str, Any], console: Console) -> None:
     wrong = list(wrong_model(folder, trust_remote_code=model["trust_remote_code"]))
     if not wrong:
         tokens = len(load_tokenizer(tokenizer_dir(values), model["trust_remote_code"]))
-        wrong = list(wrong_weights(folder, facts_of(folder), values["data"]["max_length"], tokens))
-    if not wrong and kept_verdict(folder, cache_dir) is None:
+        wrong = list(weight_errors(folder, facts_of(folder), values["data"]["max_length"], tokens))
+    if not wrong and read_verdict(folder, cache_dir) is None:
         from distft.model_check.architecture import check_folder
 
         started = time.monotonic()
         found = check_folder(folder)
-        keep_verdict(folder, cache_dir, found)
+        write_verdict(folder, cache_dir, found)
         console.print(f"checked model {folder.name} in {time.monotonic() - started:.1f} s", markup=False)
     if not wrong:
-        wrong = wrong_by_verdict(folder, cache_dir)
+        wrong = verdict_errors(folder, cache_dir)
     if wrong:
         raise ConfigError(wrong)
 

@@ -28,7 +28,7 @@ from distft.evaluate.held_out import held_out
 from distft.goodput import lost_of, note
 from distft.losses.cross_entropy import CrossEntropy, logits
 from distft.model_check.live import check_live
-from distft.model_check.verdict import agreed_file, weights_version
+from distft.model_check.verdict import agreement_file, weights_version
 from distft.models.attention.choose import enabled_sdpa
 from distft.models.build import (
     blocks,
@@ -312,7 +312,7 @@ def agree(engine: Engine, config: Values, plan: Plan, feed: Feed, vocabulary: in
     settings |= {"precision": str(precision), "device": world.device.type, "world": world.size}
     facts = json.dumps(config["model"]["architecture"] | config["model"]["tiny_architecture"])
     model = weights_version(Path(plan.model_dir)) if plan.model_dir else facts
-    file = agreed_file(model, settings, config["cache_dir"])
+    file = agreement_file(model, settings, config["cache_dir"])
     if from_first("known" if world.is_first and file.is_file() else "", world):
         return
     check_live(engine, feed.rows, feed.rows_of(1), vocabulary, precision, world)

@@ -308,11 +308,11 @@ def test_a_changed_byte_in_any_block_of_a_file_is_found(number: int, tmp_path: P
     """The first, those in the middle, the last, which is shorter, and the header before them."""
     monkeypatch.setattr(integrity, "BLOCK", 64)
     header, data = (56).to_bytes(8, "little") + b"h" * 56, bytes(range(64 * 3 + 10))
-    sealing = integrity.Sealing()
-    sealing.add(memoryview(data))
+    writer = integrity.ChecksumWriter()
+    writer.add(memoryview(data))
     file = tmp_path / "rank-00000.safetensors"
     file.write_bytes(header + data)
-    seal = integrity.Seal(len(header + data), integrity.hash_of(header), sealing.blocks())
+    seal = integrity.Checksums(len(header + data), integrity.block_hash(header), writer.blocks())
     seal.check(file)
     assert len(seal.blocks) == 4
     for at_byte in (0, 5):

@@ -20,7 +20,7 @@ from distft.config.trusted import check_trusted
 from distft.data.key import tokenizer_dir
 from distft.data.shards import Rows
 from distft.data.sources import find_sources
-from distft.data.stage import make_ready
+from distft.data.stage import ensure_prepared
 from distft.data.tokenize import byte_tokenizer
 from distft.launch import __main__, restarts, stages
 from distft.launch.stages import freeze, make_part, plan_run, run_dir
@@ -180,7 +180,7 @@ def right(tmp_path: Path) -> list[str]:
 
 def texts(overrides: list[str]) -> dict[str, list[str]]:
     """Returns what is prepared of training and held-out rows, as text; ConfigError where it may not be trained on."""
-    prepared = make_ready(compose(overrides).values)
+    prepared = ensure_prepared(compose(overrides).values)
     return {part: [byte_tokenizer().decode(row.input_ids) for row in Rows(prepared.folder, part)] for part in PARTS}
 
 

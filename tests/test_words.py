@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from distft.config import Config, compose
-from distft.data.stage import make_ready
+from distft.data.stage import ensure_prepared
 from distft.launch.stages import freeze, make_part, plan_run
 from distft.paths import conf_dir
 from distft.run import RunFolder
@@ -56,7 +56,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[RunFolder, Conf
         own += ["train.max_grad_norm=null"] if number % 2 else []
         config = compose([*COMMON, *own])
         run = RunFolder(folder / "runs" / f"run-{number}")
-        make_ready(config.values)
+        ensure_prepared(config.values)
         freeze(run, config, plan_run(run, config), own)
         frozen.append((run, config))
     return frozen

@@ -18,7 +18,7 @@ from torch.distributed.tensor import DTensor
 from distft.runtime import heartbeat
 from distft.strategies.engine import Engine, Piece
 from distft.strategies.fsdp import pieces_of
-from distft.tensors.integrity import Sealing, hash_of
+from distft.tensors.integrity import ChecksumWriter, block_hash
 from distft.tensors.regions import Box, Flat, Region, Shape
 
 
@@ -133,14 +133,14 @@ def write_file(file: Path, chunks: Sequence[Saved]) -> dict[str, Any]:
 
     OSError with the file's name when it cannot be written; then it is gone, and what it took of a full disk is free.
     """
-    sealing = Sealing()
+    writer = ChecksumWriter()
     header = _header(chunks)
     try:
         with file.open("wb", buffering=0) as handle:
             _write(handle, memoryview(header))
             for part in _data(chunks):
                 heartbeat.beat()
-                sealing.add(part)
+                writer.add(part)
                 _write(handle, part)
             os.fsync(handle.fileno())
             size = handle.tell()
@@ -148,7 +148,7 @@ def write_file(file: Path, chunks: Sequence[Saved]) -> dict[str, Any]:
         with suppress(OSError):
             file.unlink()
         raise OSError(error.errno, error.strerror, str(file)) from error
-    return {"name": file.name, "bytes": size, "xxh3_128": [hash_of(header), *sealing.blocks()]}
+    return {"name": file.name, "bytes": size, "xxh3_128": [block_hash(header), *writer.blocks()]}
 
 
 def _header(chunks: Sequence[Saved]) -> bytes:

@@ -11,8 +11,8 @@ A chunk is called `<slot>|<parameter>|<where>`. `slot` is `parameter`, or an opt
 has its own shape: `step` has none. `where` is the first element of a flat range, or the offsets of a box, `0,64`.
 Only trained parameters are saved. Nothing here is a pickle, and nothing in this file loads torch.
 
-A file counts when its size and hashes are the manifest's (distft.runtime.seals), the manifest when its body's sha256
-is the one beside it. Nothing read here can run code, and nothing in this file loads torch.
+A file is valid when its size and hashes match the manifest (distft.tensors.integrity), the manifest when its sha256
+matches its body. Nothing read here can run code, and nothing in this file loads torch.
 
 A step is written here before its checkpoint appears, so a checkpoint that appeared is always listed; one that is
 listed counts when its manifest is there. Listings of shared filesystems lag, a file that is opened does not.
@@ -26,7 +26,7 @@ from typing import Any
 
 from distft.run import json_text, read_json
 from distft.runtime.disk import replaced
-from distft.tensors.integrity import Damaged, Seal, check_names
+from distft.tensors.integrity import Checksums, Damaged, check_names
 
 FORMAT = 3
 MANIFEST = "manifest.json"
@@ -61,18 +61,18 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     raise Damaged(f"{file} is not what was written: its hash differs")
 
 
-def seals(folder: Path, manifest: dict[str, Any]) -> dict[Path, Seal]:
+def checksums(folder: Path, manifest: dict[str, Any]) -> dict[Path, Checksums]:
     """Returns what each file of the checkpoint must be, by its path; Damaged when this version reads another format."""
     if manifest["format"] != FORMAT:
         raise Damaged(f"{folder / MANIFEST} is of format {manifest['format']}, this version of distft reads {FORMAT}")
     check_names(folder / MANIFEST, (entry["name"] for entry in manifest["files"]))
-    return {folder / entry["name"]: Seal.of(entry) for entry in manifest["files"]}
+    return {folder / entry["name"]: Checksums.of(entry) for entry in manifest["files"]}
 
 
 def check_all(folder: Path) -> None:
     """Raises Damaged unless every file of the checkpoint is what was written."""
-    for file, seal in seals(folder, read_manifest(folder)).items():
-        seal.check(file)
+    for file, expected in checksums(folder, read_manifest(folder)).items():
+        expected.check(file)
 
 
 def hash_of_body(body: Any) -> str:

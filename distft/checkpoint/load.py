@@ -16,7 +16,7 @@ from torch.distributed.tensor import DTensor
 
 from distft.checkpoint.choose import candidates
 from distft.checkpoint.chunks import ChunkName, state_pieces
-from distft.checkpoint.format import MANIFEST, PARAMETER, damage_of, read_index, read_manifest, seals, step_dir
+from distft.checkpoint.format import MANIFEST, PARAMETER, checksums, damage_of, read_index, read_manifest, step_dir
 from distft.checkpoint.retention import reading
 from distft.runtime.process_group import World, from_first
 from distft.strategies.engine import Engine, Piece
@@ -37,12 +37,12 @@ class Checkpoint:
         """
         self.folder = folder
         self.manifest = _manifest(folder, world) if world else read_manifest(folder)
-        self.seals = seals(folder, self.manifest)
-        names = [file.name for file in self.seals]
+        self.checksums = checksums(folder, self.manifest)
+        names = [file.name for file in self.checksums]
         headers = (
-            read_headers(folder, names, world, self.seals)
+            read_headers(folder, names, world, self.checksums)
             if world
-            else {file.name: read_header(file, seal) for file, seal in self.seals.items()}
+            else {file.name: read_header(file, checksums) for file, checksums in self.checksums.items()}
         )
         self.shapes: dict[tuple[str, str], tuple[int, ...]] = {
             (slot, name): tuple(shape)
@@ -105,7 +105,7 @@ def _manifest(folder: Path, world: World) -> dict[str, Any]:
 
 def verify(checkpoint: Checkpoint, world: World) -> None:
     """Raises Damaged on every process unless each byte is what was written; each is read by one of them."""
-    stream(_all_chunks(checkpoint), [], world, checkpoint.seals)
+    stream(_all_chunks(checkpoint), [], world, checkpoint.checksums)
 
 
 def restore(engine: Engine, checkpoint: Checkpoint, world: World) -> None:
@@ -118,7 +118,7 @@ def restore(engine: Engine, checkpoint: Checkpoint, world: World) -> None:
     had = {id(piece.owner) for piece in pieces if engine.optimizer.state.get(piece.owner)}
     states = [state for piece in pieces for state in _states(engine, piece, checkpoint)]
     try:
-        stream(_all_chunks(checkpoint), [*pieces, *states], world, checkpoint.seals)
+        stream(_all_chunks(checkpoint), [*pieces, *states], world, checkpoint.checksums)
     except Damaged:
         _forget(engine, pieces, had)
         raise

@@ -1,4 +1,4 @@
-"""torch's process groups: how many collectives each has entered, and how long one may wait.
+"""torch's process groups: how many collectives each has num_collectives, and how long one may wait.
 
 Trap: login nodes import a caller of this module, so torch is looked up among the loaded modules and not imported.
 """
@@ -17,8 +17,8 @@ REACHES = (
 )
 
 
-def entered() -> int:
-    """Returns the number of collectives that this process has entered, over all of its groups."""
+def num_collectives() -> int:
+    """Returns the number of collectives that this process has num_collectives, over all of its groups."""
     total = 0
     for group in _groups():
         try:

@@ -17,7 +17,7 @@ REACHES = (
 )
 
 
-def tell_equal_sizes_apart() -> None:
+def disable_duck_shapes() -> None:
     """Has torch.compile take sizes that are equal at the first call for different ones.
 
     Otherwise a row as long as a hidden state is wide makes a graph for that length alone.
@@ -30,5 +30,5 @@ def compiled(function: Callable[..., Any], *, dynamic: bool | None = True) -> Ca
 
     dynamic: for tensors of any size; None: of any once a second size has come.
     """
-    tell_equal_sizes_apart()
+    disable_duck_shapes()
     return torch.compile(function, fullgraph=True, dynamic=dynamic)

@@ -7,17 +7,17 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
-from transformers.initialization import no_init_weights as without_drawing
+from transformers.initialization import no_init_weights as no_init_weights
 
 from distft.compat.reach import Reach
 
 __all__ = [
     "attention_of",
-    "draw_weights",
     "has_attention_interface",
+    "init_weights",
+    "no_init_weights",
     "renaming",
     "repeated_layers",
-    "without_drawing",
 ]
 
 _MODEL, _SEEN = "transformers.PreTrainedModel", "transformers 5.17 to 5.23"
@@ -47,7 +47,7 @@ def attention_of(model: PreTrainedModel) -> str:
     return cast(str, model.config._attn_implementation)
 
 
-def draw_weights(model: PreTrainedModel, module: nn.Module) -> None:
+def init_weights(model: PreTrainedModel, module: nn.Module) -> None:
     """Initialises one module as the model's own code does, also where transformers has marked it as initialised."""
     vars(module)["_is_hf_initialized"] = False
     model._init_weights(module)

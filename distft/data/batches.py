@@ -52,10 +52,10 @@ def to_device(batches: Sequence[Batch], device: torch.device) -> list[Batch]:
     """Returns the batches on `device`: by one copy out of pinned memory, for which the host does not wait."""
     if device.type == "cpu":
         return list(batches)
-    return unpacked(packed(batches, pin=True).to(device, non_blocking=True), batches)
+    return unpack(pack(batches, pin=True).to(device, non_blocking=True), batches)
 
 
-def packed(batches: Sequence[Batch], pin: bool) -> torch.Tensor:
+def pack(batches: Sequence[Batch], pin: bool) -> torch.Tensor:
     """Returns the bytes of all tensors of the batches, one after another in host memory, uint8 [bytes]."""
     size = sum(stop - start for start, stop, _ in _places(batches))
     buffer = torch.empty(size, dtype=torch.uint8, pin_memory=pin)
@@ -64,8 +64,8 @@ def packed(batches: Sequence[Batch], pin: bool) -> torch.Tensor:
     return buffer
 
 
-def unpacked(buffer: torch.Tensor, like: Sequence[Batch]) -> list[Batch]:
-    """Returns the batches that `packed` made of those, with their tensors in the buffer."""
+def unpack(buffer: torch.Tensor, like: Sequence[Batch]) -> list[Batch]:
+    """Returns the batches that `pack` made of those, with their tensors in the buffer."""
     tensors = iter([_view(buffer, start, tensor) for start, _, tensor in _places(like)])
     return [replace(batch, **{name: next(tensors) for name in batch.tensors}) for batch in like]
 

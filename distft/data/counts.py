@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, TextIO
 
 from distft.data.example import BadField
-from distft.data.read import Found
+from distft.data.read import RawRow
 from distft.data.shards import Row
 
 SHOWN = 5
@@ -38,7 +38,7 @@ class Stream:
     overlap: int = 0  # whose text is also in an own data.eval
     first_bad: list[str] = field(default_factory=list)
 
-    def add_bad(self, found: Found, error: BadField | None, log: TextIO) -> None:
+    def add_bad(self, found: RawRow, error: BadField | None, log: TextIO) -> None:
         """Counts a bad row and writes it as `file:line: field: reason`."""
         line = f"{found.file}:{found.line}: {error or found.reason}"
         self.bad += 1

@@ -26,7 +26,7 @@ from distft.run import read_json, write_json
 from distft.runtime.environment import redact
 
 _CLIENTS = ("huggingface_hub", "httpx", "httpx2", "httpcore", "httpcore2")
-_AGAIN = "Try: run the same command again, it goes on with the files that are whole"
+_RETRY = "Try: run the same command again, it goes on with the files that are whole"
 
 
 class Refused(RuntimeError):
@@ -34,7 +34,7 @@ class Refused(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Wanted:
+class HubItem:
     """Something of the hub, as the config names it."""
 
     hub_id: str
@@ -53,12 +53,12 @@ def endpoint() -> str:
     return redact(os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
 
 
-def explain(error: Exception, wanted: Wanted) -> Exception:
+def explain(error: Exception, item: HubItem) -> Exception:
     """Returns the exception to raise in the place of the hub client's; its text is one line without secrets."""
     cause = first_cause(error)
     status = getattr(getattr(cause, "response", None), "status_code", None)
-    reason, mine = _by_status(cause, status, wanted) if status else _by_kind(cause)
-    text = redact(f"{wanted} is no folder here and cannot be fetched: {reason}")
+    reason, mine = _by_status(cause, status, item) if status else _by_kind(cause)
+    text = redact(f"{item} is no folder here and cannot be fetched: {reason}")
     return Refused(text) if mine else Unavailable(text)
 
 
@@ -69,7 +69,7 @@ def first_cause(error: BaseException) -> BaseException:
     return answered[0] if answered else chain[-1]
 
 
-def is_of_hub(error: BaseException) -> bool:
+def is_hub_error(error: BaseException) -> bool:
     """Tells whether an error comes from the hub, its client or the way there."""
     return any(
         type(each).__module__.partition(".")[0] in _CLIENTS or getattr(each, "response", None) is not None
@@ -77,7 +77,7 @@ def is_of_hub(error: BaseException) -> bool:
     )
 
 
-def seconds_to_wait(error: BaseException) -> float | None:
+def retry_after_seconds(error: BaseException) -> float | None:
     """Returns how long the server asks to wait, None where it does not say."""
     headers = getattr(getattr(error, "response", None), "headers", None) or {}
     from huggingface_hub.utils import parse_ratelimit_headers
@@ -98,32 +98,32 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
         yield seen[-1]
 
 
-def _by_status(cause: BaseException, status: int, wanted: Wanted) -> tuple[str, bool]:
+def _by_status(cause: BaseException, status: int, item: HubItem) -> tuple[str, bool]:
     """Returns the reason of an answer, and whether it is the user's turn."""
     code = cause.response.headers.get("X-Error-Code", "")  # pyright: ignore[reportAttributeAccessIssue]  # it has one
     login = "`hf auth login` or HF_TOKEN, then the same command"
     if code == "GatedRepo":
         token = "" if has_token() else f", and a token of that account: {login}"
         return (
-            f"it is gated ({status}). Try: ask for access at {wanted.address}, then run the same command{token}",
+            f"it is gated ({status}). Try: ask for access at {item.address}, then run the same command{token}",
             True,
         )
     if status in (401, 403):
         what = "refuses the token" if has_token() else "wants a token, or has nothing of that name"
-        return f"{endpoint()} {what} ({status}). Try: {login}; its page: {wanted.address}", True
+        return f"{endpoint()} {what} ({status}). Try: {login}; its page: {item.address}", True
     if code == "RevisionNotFound":
-        return f"it has no such revision ({status}). Try: one of {wanted.address}/commits/main", True
+        return f"it has no such revision ({status}). Try: one of {item.address}/commits/main", True
     if status in (404, 410):
-        name = wanted.hub_id.rpartition("/")[2]
-        search = f"{endpoint()}/{wanted.kind}s?search={name}"
-        what = f"{endpoint()} has no such {wanted.kind} ({status})"
+        name = item.hub_id.rpartition("/")[2]
+        search = f"{endpoint()}/{item.kind}s?search={name}"
+        what = f"{endpoint()} has no such {item.kind} ({status})"
         return f"{what}. Try: the spelling, by {search}; a private one needs {login}", True
     if status == 429:
-        seconds = seconds_to_wait(cause)
+        seconds = retry_after_seconds(cause)
         when = "" if seconds is None else f", retry in {seconds:.0f} s"
         hint = "" if has_token() else f"; with a token the limit is higher: {login}"
-        return f"rate limited{when} ({status}). {_AGAIN}{hint}", False
-    return f"{endpoint()} has a problem of its own ({status}). {_AGAIN}", status < 500
+        return f"rate limited{when} ({status}). {_RETRY}{hint}", False
+    return f"{endpoint()} has a problem of its own ({status}). {_RETRY}", status < 500
 
 
 def _by_kind(cause: BaseException) -> tuple[str, bool]:
@@ -135,11 +135,11 @@ def _by_kind(cause: BaseException) -> tuple[str, bool]:
     if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
         return f"{cause.strerror}: {cause.filename}. Try: another cache_dir=, or room there (df -h)", True
     if "Timeout" in name:
-        return f"{endpoint()} does not answer. Try: HF_ENDPOINT, HTTPS_PROXY and the network; {_AGAIN[9:]}", False
+        return f"{endpoint()} does not answer. Try: HF_ENDPOINT, HTTPS_PROXY and the network; {_RETRY[9:]}", False
     if name in ("ConnectError", "ConnectionRefusedError", "gaierror", "ProxyError"):
         return f"{endpoint()} cannot be reached: {text}. Try: HF_ENDPOINT, HTTPS_PROXY and the network", False
     if name in ("RemoteProtocolError", "ReadError", "IncompleteRead") or "Consistency check failed" in text:
-        return f"the download broke off. {_AGAIN}", False
+        return f"the download broke off. {_RETRY}", False
     return f"{text} Give the path of a local folder, or run `distft prepare` where the hub can be reached.", True
 
 
@@ -151,12 +151,12 @@ def has_token() -> bool:
 
 
 Answer = TypeVar("Answer")
-PATIENCE_SECONDS = 60  # for one request with all its repetitions, and for a wait that the server asks for
+MAX_WAIT_SECONDS = 60  # for one request with all its repetitions, and for a wait that the server asks for
 _WAITS = (1, 2, 4)
-_PASSING = (408, 429, 500, 502, 503, 504)
+_RETRYABLE = (408, 429, 500, 502, 503, 504)
 
 
-def ask_hub(wanted: Wanted, question: Callable[[], Answer]) -> Answer:
+def call_hub(item: HubItem, question: Callable[[], Answer]) -> Answer:
     """Returns the hub's answer; Refused where the user can do something, Unavailable where the world has to change.
 
     What has nothing to do with the hub is raised as it is.
@@ -166,23 +166,23 @@ def ask_hub(wanted: Wanted, question: Callable[[], Answer]) -> Answer:
     logging.get_logger("huggingface_hub").setLevel("ERROR")  # its own account of each failed request
     if not sys.stderr.isatty():
         disable_progress_bars()
-    set_client_factory(_Patient().client)
+    set_client_factory(_ClientWithDeadline().client)
     for wait in (*_WAITS, None):
         try:
             return question()
         except Exception as error:  # the hub's client raises its own, its transport's and the system's errors
-            if not (is_of_hub(error) or isinstance(error, OSError)):
+            if not (is_hub_error(error) or isinstance(error, OSError)):
                 raise
             cause = first_cause(error)
-            asked = seconds_to_wait(cause)
-            passing = getattr(getattr(cause, "response", None), "status_code", None) in _PASSING
-            if wait is None or not passing or (asked or 0) > PATIENCE_SECONDS:
-                raise explain(error, wanted) from None
+            asked = retry_after_seconds(cause)
+            passing = getattr(getattr(cause, "response", None), "status_code", None) in _RETRYABLE
+            if wait is None or not passing or (asked or 0) > MAX_WAIT_SECONDS:
+                raise explain(error, item) from None
             time.sleep(wait if asked is None else asked)
     raise AssertionError("the last failure raises")
 
 
-class TooLong(Exception):
+class WaitTooLong(Exception):
     """The server asks for more patience than there is; `response` is what it answered last."""
 
     def __init__(self, response: Any) -> None:
@@ -196,8 +196,8 @@ class _Pending:
     response: Any = None
 
 
-class _Patient:
-    """The hub's own client, which gives up a request that has been repeated for longer than PATIENCE_SECONDS."""
+class _ClientWithDeadline:
+    """The hub's own client, which gives up a request that has been repeated for longer than MAX_WAIT_SECONDS."""
 
     def __init__(self) -> None:
         self._pending: dict[tuple[str, str], _Pending] = {}
@@ -219,24 +219,24 @@ class _Patient:
             request.extensions["timeout"] = dict.fromkeys(("connect", "read", "write", "pool"), seconds)
         with self._lock:
             found = self._pending.setdefault(_key(request), _Pending(time.monotonic()))
-        if time.monotonic() - found.since > PATIENCE_SECONDS and found.response is not None:
-            raise TooLong(found.response)
+        if time.monotonic() - found.since > MAX_WAIT_SECONDS and found.response is not None:
+            raise WaitTooLong(found.response)
 
     def _after(self, response: Any) -> None:
-        if response.status_code not in _PASSING:
+        if response.status_code not in _RETRYABLE:
             with self._lock:
                 self._pending.pop(_key(response.request), None)
             return
         self._pending[_key(response.request)].response = response
-        if (seconds_to_wait(TooLong(response)) or 0) > PATIENCE_SECONDS:
-            raise TooLong(response)
+        if (retry_after_seconds(WaitTooLong(response)) or 0) > MAX_WAIT_SECONDS:
+            raise WaitTooLong(response)
 
 
 def _key(request: Any) -> tuple[str, str]:
     return request.method, str(request.url)
 
 
-__all__ = ["Refused", "Unavailable", "Wanted", "ask_hub"]
+__all__ = ["HubItem", "Refused", "Unavailable", "call_hub"]
 
 
 HUB_ID = re.compile(r"\w[\w.-]*(/[\w.-]+)?")
@@ -283,9 +283,9 @@ def fetch(path: str, revision: str | None, cache_dir: str | Path, weights: bool 
         return Path(snapshot_download(path, revision=commit, allow_patterns=patterns, **options))
 
     try:
-        folder = ask_hub(Wanted(path, commit), lambda: download(cache_dir=absolute(cache_dir) / "hub"))
+        folder = call_hub(HubItem(path, commit), lambda: download(cache_dir=absolute(cache_dir) / "hub"))
     except (Refused, Unavailable):
-        folder = _of_own_cache(download)
+        folder = _from_user_cache(download)
         if folder is None:
             raise
     if weights and not any(folder.glob("*.safetensors")):
@@ -294,7 +294,7 @@ def fetch(path: str, revision: str | None, cache_dir: str | Path, weights: bool 
     return folder
 
 
-def _of_own_cache(download: Callable[..., Path]) -> Path | None:
+def _from_user_cache(download: Callable[..., Path]) -> Path | None:
     """Returns what other programs have fetched for the user, None where it is not there or not whole."""
     try:
         folder = download(local_files_only=True)
@@ -316,8 +316,8 @@ def dataset_commit(hub_id: str, revision: str | None, cache_dir: str | Path, ask
         raise NotFetched(f"dataset {hub_id} (revision {revision or 'main'}) has not been fetched")
     from huggingface_hub import HfApi
 
-    wanted = Wanted(hub_id, revision, "dataset")
-    commit = ask_hub(wanted, lambda: HfApi().dataset_info(hub_id, revision=revision).sha)
+    item = HubItem(hub_id, revision, "dataset")
+    commit = call_hub(item, lambda: HfApi().dataset_info(hub_id, revision=revision).sha)
     write_json(pin, {"id": hub_id, "revision": revision, "commit": commit})
     return str(commit)
 

@@ -62,7 +62,7 @@ def _makers(values: dict[str, Any]) -> dict[str, Callable[[], Any]]:
     makers["tokenizer"] = lambda: _tokenizer_hash(values)
     makers["version"] = lambda: STAGE_VERSION
     makers["train"] = lambda: sources("train")
-    if own_eval(data):
+    if has_eval_rows(data):
         makers["eval"] = lambda: sources("eval")
         makers["overlap"] = lambda: data["overlap"] == "drop"
     else:
@@ -85,7 +85,7 @@ def data_dir(values: dict[str, Any], key: str) -> Path:
     return absolute(values["cache_dir"]) / "data" / key
 
 
-def own_eval(data: dict[str, Any]) -> bool:
+def has_eval_rows(data: dict[str, Any]) -> bool:
     """Tells whether data.eval names rows of its own, and is no fraction."""
     return isinstance(data["eval"], str | list)
 

@@ -3,7 +3,7 @@
 Every process gets as many micro-batches, at the same time ones of like cost, and in sum as much as the others: the
 slowest decides when all go on.
 
-Of few rows a greedy cut leaves the dearest bin several percent above others of its level. Numbers are added one at a
+Of few rows a greedy cut leaves the largest bin several percent above others of its level. Numbers are added one at a
 time, so that every machine gets the same bins.
 """
 
@@ -13,10 +13,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-_LEAST_GAIN = 1e-3  # of what a bin costs on average
+_MIN_GAIN = 1e-3  # of what a bin costs on average
 
 
-def even_out(
+def balance(
     bins: list[np.ndarray], sizes: np.ndarray, costs: np.ndarray, capacity: int, levels: np.ndarray
 ) -> list[np.ndarray]:
     """Returns as many bins with the same rows, each of at most `capacity` and about as dear as its level.
@@ -30,7 +30,7 @@ def even_out(
     for i, members in enumerate(bins):
         home[members] = i
     above, used = np.bincount(home, costs, num_bins) - levels, np.bincount(home, sizes, num_bins)
-    least = (_LEAST_GAIN * costs.sum() / num_bins) ** 2
+    least = (_MIN_GAIN * costs.sum() / num_bins) ** 2
 
     def best_swap(i: int) -> tuple[int, int] | None:
         """Returns a row of bin i and one of another, whose swap lowers the sum of the squared distances the most."""
@@ -61,7 +61,7 @@ def even_out(
     return [np.flatnonzero(home[:num_rows] == i) for i in range(num_bins)]
 
 
-_MOST_EVENED_OUT = 512  # rows of a step; cuts of more were even to 2% without, see docs/dev/decisions.md
+_MAX_BALANCED_ROWS = 512  # rows of a step; cuts of more were even to 2% without, see docs/dev/decisions.md
 
 
 @dataclass(frozen=True)
@@ -84,30 +84,30 @@ class Cut:
         if len(rows) and sizes.max() > self.capacity:
             raise ValueError(f"a row of {sizes.max()} tokens does not fit into a micro-batch of {self.capacity}")
         accumulation = max(1, -(-int(sizes.sum()) // (self.capacity * world)))
-        levels = _levels(costs, accumulation, world)
-        while (bins := _fill(sizes, costs, self.capacity, levels)) is None:
+        levels = _target_costs(costs, accumulation, world)
+        while (bins := _lpt(sizes, costs, self.capacity, levels)) is None:
             accumulation += 1
-            levels = _levels(costs, accumulation, world)
-        if len(rows) <= _MOST_EVENED_OUT:
-            bins = even_out(bins, sizes, costs, self.capacity, levels)
-        return [[rows[members] for members in ranks] for ranks in _deal(bins, costs, world)]
+            levels = _target_costs(costs, accumulation, world)
+        if len(rows) <= _MAX_BALANCED_ROWS:
+            bins = balance(bins, sizes, costs, self.capacity, levels)
+        return [[rows[members] for members in ranks] for ranks in _assign_ranks(bins, costs, world)]
 
 
-def _levels(costs: np.ndarray, accumulation: int, world: int) -> np.ndarray:
+def _target_costs(costs: np.ndarray, accumulation: int, world: int) -> np.ndarray:
     """Returns what each bin should cost: all the same, but where a row alone costs more, `world` bins as much as it.
 
     These are computed at the same time: while one process has that row, the others have as much to do.
     """
-    dearest = np.append(np.sort(costs)[::-1], np.zeros(accumulation * world))
+    largest = np.append(np.sort(costs)[::-1], np.zeros(accumulation * world))
     left, levels = math.fsum(costs) / world, []
     for time in range(accumulation):
-        levels.append(max(float(dearest[time * world]), left / (accumulation - time)))
+        levels.append(max(float(largest[time * world]), left / (accumulation - time)))
         left = max(0.0, left - levels[-1])
     return np.repeat(levels, world)
 
 
-def _fill(sizes: np.ndarray, costs: np.ndarray, capacity: int, levels: np.ndarray) -> list[np.ndarray] | None:
-    """Puts each row, dearest first, into the bin with room that is farthest below its level; None when none has room.
+def _lpt(sizes: np.ndarray, costs: np.ndarray, capacity: int, levels: np.ndarray) -> list[np.ndarray] | None:
+    """Puts each row, largest first, into the bin with room that is farthest below its level; None when none has room.
 
     That is Graham's list scheduling (1969), where levels are alike.
     """
@@ -131,8 +131,8 @@ def _fill(sizes: np.ndarray, costs: np.ndarray, capacity: int, levels: np.ndarra
     return [np.asarray(rows, dtype=np.int64) for rows in members]
 
 
-def _deal(bins: list[np.ndarray], costs: np.ndarray, world: int) -> list[list[np.ndarray]]:
-    """Gives `world` bins of like cost at a time to the processes, the dearest to the one with the least so far."""
+def _assign_ranks(bins: list[np.ndarray], costs: np.ndarray, world: int) -> list[list[np.ndarray]]:
+    """Gives `world` bins of like cost at a time to the processes, the largest to the one with the least so far."""
     cost_of = [float(costs[members].sum()) for members in bins]
     order = sorted(range(len(bins)), key=lambda i: (-cost_of[i], i))
     so_far = np.zeros(world)

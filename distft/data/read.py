@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from distft.data.hub import Refused, Unavailable, Wanted, ask_hub
+from distft.data.hub import HubItem, Refused, Unavailable, call_hub
 from distft.data.sources import Source, file_kind
 
 MAX_ROW_BYTES = 64 * 2**20
@@ -27,7 +27,7 @@ COMPRESSIONS = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bz2"}
 ENCODINGS = {
     b"\xff\xfe\0\0": "utf-32", b"\0\0\xfe\xff": "utf-32", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"
 }  # fmt: skip
-NO_ROWS = {
+NOT_DATA = {
     b"version https://git-lfs": "is a pointer of git-lfs, not the file itself. Try: git lfs pull",
     b"PAR1": "is a Parquet file. Try: call it .parquet",
     b"ARROW1": "is an Arrow file. Try: pyarrow.parquet.write_table, into a .parquet file",
@@ -37,7 +37,7 @@ NO_ROWS = {
 }
 LISTS = ("data", "rows", "examples", "train", "instances", "items", "samples", "records")  # objects around all rows
 SPLITS = ("train", "test", "validation", "valid", "val", "dev", "eval")
-BESIDE_LISTS = ("version", "name", "description", "license")
+METADATA_FIELDS = ("version", "name", "description", "license")
 
 
 class UnreadableFile(RuntimeError):
@@ -45,7 +45,7 @@ class UnreadableFile(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Found:
+class RawRow:
     """One row as it stands in its file: its value, or what is wrong with it."""
 
     file: str
@@ -54,12 +54,12 @@ class Found:
     reason: str | None = None
 
 
-def read_rows(path: Path) -> Iterator[Found]:
+def read_rows(path: Path) -> Iterator[RawRow]:
     """Yields every row of a data file, compressed or not, in its order; UnreadableFile if it breaks off."""
     kind = file_kind(path)
     try:
         start = _start(path, 24).lstrip().lower()
-        for magic, what in NO_ROWS.items():
+        for magic, what in NOT_DATA.items():
             if start.startswith(magic.lower()) and (kind, magic) != (".parquet", b"PAR1"):
                 raise UnreadableFile(f"{path}: {what}")
         yield from READERS[kind](path)
@@ -67,7 +67,7 @@ def read_rows(path: Path) -> Iterator[Found]:
         raise UnreadableFile(f"{path}: {error}") from error
 
 
-def rows_of(source: Source) -> Iterator[Found]:
+def read_source(source: Source) -> Iterator[RawRow]:
     """Yields the rows of a source in its order."""
     if source.files:
         for file in source.files:
@@ -75,7 +75,7 @@ def rows_of(source: Source) -> Iterator[Found]:
         return
     name = str(source.saved or source.hub_id)
     for number, row in enumerate(_dataset(source), 1):
-        yield Found(name, number, row)
+        yield RawRow(name, number, row)
 
 
 def _dataset(source: Source) -> Any:
@@ -86,8 +86,8 @@ def _dataset(source: Source) -> Any:
     try:
         if source.saved is None:
             where = {"split": source.split, "revision": source.revision}
-            wanted = Wanted(str(source.hub_id), source.revision, "dataset")
-            return ask_hub(wanted, lambda: datasets.load_dataset(str(source.hub_id), source.subset, **where))
+            wanted = HubItem(str(source.hub_id), source.revision, "dataset")
+            return call_hub(wanted, lambda: datasets.load_dataset(str(source.hub_id), source.subset, **where))
         loaded = datasets.load_from_disk(str(source.saved))
         return loaded[source.split] if isinstance(loaded, datasets.DatasetDict) else loaded
     except (Refused, Unavailable):
@@ -123,7 +123,7 @@ def _encoding(start: bytes) -> str | None:
     return next((name for bom, name in ENCODINGS.items() if start.startswith(bom)), by_zeros.get(zeros))
 
 
-def _json(path: Path) -> Iterator[Found]:
+def _json(path: Path) -> Iterator[RawRow]:
     """Rows of JSON, laid out as it may be: one a line, a list, an object around a list, or objects over many lines."""
     yield from _document(path) if _is_document(path) else _lines_of_json(path)
 
@@ -138,7 +138,7 @@ def _is_document(path: Path) -> bool:
         except RecursionError:
             return False
         except ValueError:
-            return first.startswith(b"[") or (first.startswith(b"{") and _goes_on(first, file))
+            return first.startswith(b"[") or (first.startswith(b"{") and _ends_later(first, file))
         if next(lines, None) is not None:
             return False
         if splits := _splits_of(value):
@@ -147,7 +147,7 @@ def _is_document(path: Path) -> bool:
         return isinstance(value, list) or _list_of(value) is not None
 
 
-def _goes_on(first: bytes, file: BinaryIO) -> bool:
+def _ends_later(first: bytes, file: BinaryIO) -> bool:
     """Tells whether an object that its first line does not end is ended by a later one."""
     text = (first + file.read(MAX_ROW_BYTES)).decode(errors="surrogateescape")
     try:
@@ -163,7 +163,7 @@ def _list_of(value: Any) -> str | None:
         return None
     lists = [name for name, inner in value.items() if isinstance(inner, list) and inner and isinstance(inner[0], dict)]
     named = [name for name in lists if name in LISTS]
-    if len(lists) == 1 and named and all(name in (*lists, *BESIDE_LISTS) for name in value):
+    if len(lists) == 1 and named and all(name in (*lists, *METADATA_FIELDS) for name in value):
         return named[0]
     return None
 
@@ -174,11 +174,11 @@ def _splits_of(value: Any) -> list[str]:
     return lists if len(lists) > 1 and all(name in SPLITS for name in value) else []
 
 
-def _lines_of_json(path: Path) -> Iterator[Found]:
+def _lines_of_json(path: Path) -> Iterator[RawRow]:
     with _open(path) as file:
         for number, line in enumerate(_lines(file), 1):
             if line is None:
-                yield Found(str(path), number, None, f"line: is longer than {MAX_ROW_BYTES} bytes")
+                yield RawRow(str(path), number, None, f"line: is longer than {MAX_ROW_BYTES} bytes")
             elif line.strip():
                 yield _parsed(str(path), number, line.removeprefix(BOM) if number == 1 else line)
 
@@ -194,23 +194,23 @@ def _lines(file: BinaryIO) -> Iterator[bytes | None]:
         yield None
 
 
-def _parsed(file: str, number: int, line: bytes) -> Found:
+def _parsed(file: str, number: int, line: bytes) -> RawRow:
     try:
         return _object(file, number, DECODER.decode(line.decode().rstrip("\r\n")))
     except UnicodeDecodeError as error:
-        return Found(file, number, None, f"line: is not UTF-8 at byte {error.start}. {CONVERT}")
+        return RawRow(file, number, None, f"line: is not UTF-8 at byte {error.start}. {CONVERT}")
     except json.JSONDecodeError as error:
-        return Found(file, number, None, f"line: is not JSON at column {error.pos + 1}: {error.msg}")
+        return RawRow(file, number, None, f"line: is not JSON at column {error.pos + 1}: {error.msg}")
     except RecursionError:
-        return Found(file, number, None, "line: is nested too deeply")
+        return RawRow(file, number, None, "line: is nested too deeply")
     except ValueError as error:  # integers of more than 4300 digits, two fields of one name
-        return Found(file, number, None, f"line: {error}")
+        return RawRow(file, number, None, f"line: {error}")
 
 
-def _object(file: str, number: int, value: Any) -> Found:
+def _object(file: str, number: int, value: Any) -> RawRow:
     if isinstance(value, dict):
-        return Found(file, number, value)
-    return Found(file, number, None, f"line: is a JSON {type(value).__name__}, expected an object")
+        return RawRow(file, number, value)
+    return RawRow(file, number, None, f"line: is a JSON {type(value).__name__}, expected an object")
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -229,7 +229,7 @@ SPACE = re.compile(r"[ \t\r\n]*")
 SPACE_OR_COMMA = re.compile(r"[ \t\r\n,]*")
 
 
-def _document(path: Path) -> Iterator[Found]:
+def _document(path: Path) -> Iterator[RawRow]:
     """Rows of lists, of an object around a list, or objects one after the other; UnreadableFile if it breaks off."""
     with _open(path) as file:
         text = file.read().removeprefix(BOM).decode(errors="surrogateescape")
@@ -275,7 +275,7 @@ def _after(pattern: re.Pattern[str], text: str, position: int) -> int:
     return found.end() if found else position
 
 
-def _csv(path: Path, usual: str = ",") -> Iterator[Found]:
+def _csv(path: Path, usual: str = ",") -> Iterator[RawRow]:
     csv.field_size_limit(min(MAX_ROW_BYTES, sys.maxsize))
     with _open(path) as file:
         head = file.read(HEAD_BYTES)
@@ -295,18 +295,18 @@ def _csv(path: Path, usual: str = ",") -> Iterator[Found]:
             except StopIteration:
                 return
             except csv.Error as error:  # the reader goes on with the next line
-                yield Found(str(path), line, None, f"line: {error}")
+                yield RawRow(str(path), line, None, f"line: {error}")
                 continue
             if cells and len(cells) != len(header):
                 quoting = (
                     f": a cell with {dialect['delimiter']!r} in it needs quotes" if len(cells) > len(header) else ""
                 )
-                yield Found(str(path), line, None, f"line: has {len(cells)} cells, the header {len(header)}{quoting}")
+                yield RawRow(str(path), line, None, f"line: has {len(cells)} cells, the header {len(header)}{quoting}")
             elif any("\udc80" <= letter <= "\udcff" for cell in cells if not cell.isascii() for letter in cell):
-                yield Found(str(path), line, None, f"line: is not UTF-8. {CONVERT}")
+                yield RawRow(str(path), line, None, f"line: is not UTF-8. {CONVERT}")
             elif cells:
                 row = zip(header, cells, strict=True)
-                yield Found(str(path), line, {name: cell or None for name, cell in row})
+                yield RawRow(str(path), line, {name: cell or None for name, cell in row})
 
 
 def _dialect(head: bytes, usual: str) -> tuple[dict[str, Any], int]:
@@ -349,16 +349,16 @@ def _fitting(lines: list[str], way: dict[str, Any]) -> float:
     return full.count(full[0]) / len(full) if full and full[0] > 1 else 0.0
 
 
-def _parquet(path: Path) -> Iterator[Found]:
+def _parquet(path: Path) -> Iterator[RawRow]:
     number = 0
     with pq.ParquetFile(path) as file:
         for batch in file.iter_batches(batch_size=1024):
             for value in batch.to_pylist():
                 number += 1
-                yield Found(str(path), number, value)
+                yield RawRow(str(path), number, value)
 
 
-READERS: dict[str, Callable[[Path], Iterator[Found]]] = {
+READERS: dict[str, Callable[[Path], Iterator[RawRow]]] = {
     ".jsonl": _json,
     ".ndjson": _json,
     ".json": _json,

@@ -13,7 +13,7 @@ KINDS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
 COMPRESSED = (".gz", ".zst", ".bz2")
 SPLIT_WORDS = re.compile(r"(?:^|[^a-z])(train|training|test|validation|valid|val|dev|eval)(?:$|[^a-z])")
 SAVED = (("dataset_dict.json",), ("dataset_info.json", "state.json"))  # what save_to_disk leaves in a folder
-OF_TOOLS = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json", "config.json")
+METADATA_FILES = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json", "config.json")
 SPLIT_KEY = {"data.train": "data.split", "data.eval": "data.eval_split"}
 SAME_SPLIT = {"training": "train", "valid": "validation", "val": "validation", "dev": "validation", "eval": "test"}
 
@@ -85,7 +85,7 @@ def _source(key: str, item: str, splits: tuple[str, ...], data: dict[str, Any]) 
         return Source(hub_id=item, split=splits[0], revision=data["revision"], subset=data["subset"])
     matching = sorted(path.parent.glob(path.name)) if "*" in path.name and path.parent.is_dir() else []
     if not matching:
-        raise ValueError(f"{key}={item}: there is no such file or folder{_beside(path)}")
+        raise ValueError(f"{key}={item}: there is no such file or folder{_closest_name(path)}")
     return Source(files=tuple(_readable(key, file) for file in matching))
 
 
@@ -114,7 +114,7 @@ def _data_files(folder: Path) -> list[Path]:
     return [
         path
         for path in found
-        if path.name not in OF_TOOLS and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+        if path.name not in METADATA_FILES and not any(part.startswith(".") for part in path.relative_to(folder).parts)
     ]
 
 
@@ -129,7 +129,7 @@ def _readable(key: str, path: Path) -> Path:
     return path
 
 
-def _beside(path: Path) -> str:
+def _closest_name(path: Path) -> str:
     """Returns the end of an error message: the folder's most similar name."""
     if not path.parent.is_dir():
         return f" ({path.parent} is missing)"

@@ -19,21 +19,21 @@ from distft.config import ConfigError
 from distft.config.errors import Unavailable
 from distft.data.counts import Report, Split, Stream
 from distft.data.example import BadField, Example
-from distft.data.formats import Format, Unread, choose_formats, form_of
+from distft.data.formats import Format, UnreadFields, choose_formats, form_of
 from distft.data.hub import dataset_commit, fetch
-from distft.data.key import chat_template, data_dir, hash_of_parts, key_parts, own_eval, pinned, tokenizer_dir
-from distft.data.read import Found, rows_of
+from distft.data.key import chat_template, data_dir, has_eval_rows, hash_of_parts, key_parts, pinned, tokenizer_dir
+from distft.data.read import RawRow, read_source
 from distft.data.render import ChatRenderer, PlainRenderer, Rendered, make_renderer
 from distft.data.report import refused
 from distft.data.shards import Row, ShardWriter
 from distft.data.sources import find_sources
-from distft.data.tokenize import Tokeniser, load_tokenizer
+from distft.data.tokenize import RowTokenizer, load_tokenizer
 from distft.paths import why_not_writable, without_number
 from distft.run import read_json, write_json
 
 
 @contextmanager
-def made_once(folder: Path, complete: str) -> Iterator[Path | None]:
+def build_once(folder: Path, complete: str) -> Iterator[Path | None]:
     """Yields an empty folder to fill, which becomes `folder` by one rename; None when `folder` is there already.
 
     `complete` is the file that a whole folder has. Waits while another process of this machine fills it; on file
@@ -81,7 +81,7 @@ def content_id(example: Example) -> str:
     return hashlib.blake2b("\x1f".join(parts).encode(), digest_size=16).hexdigest()
 
 
-def position(identity: str, seed: int) -> float:
+def split_position(identity: str, seed: int) -> float:
     """Returns where a row stands in [0, 1): uniform over contents, another order for each seed."""
     digest = hashlib.blake2b(f"{seed}:{identity}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") / 2**64
@@ -97,7 +97,7 @@ Progress = Callable[[int], None]  # is told the rows read so far
 Written = tuple[Report, dict[str, list[str]]]  # the counts, and the files of each split
 
 
-def silent(rows: int) -> None:
+def no_progress(rows: int) -> None:
     """Shows nothing."""
 
 
@@ -111,37 +111,37 @@ class Prepared:
 
 
 @dataclass(frozen=True)
-class Opened:
+class OpenSource:
     """Rows of `data.train` or `data.eval` and the formats they may have, the most usual first."""
 
     key: str
-    rows: Iterator[Found]
+    rows: Iterator[RawRow]
     forms: list[Format]
 
 
 @dataclass(frozen=True)
-class Maker:
+class RowPipeline:
     """Makes token rows out of read rows; the same for training, held-out rows and inspection."""
 
     renderer: ChatRenderer | PlainRenderer
-    tokeniser: Tokeniser
+    row_tokenizer: RowTokenizer
     data: dict[str, Any]
     cache_dir: str
-    unread: Unread = field(default_factory=Unread)
+    unread: UnreadFields = field(default_factory=UnreadFields)
 
-    def open(self, *keys: str) -> list[Opened]:
+    def open(self, *keys: str) -> list[OpenSource]:
         """Opens `data.train` and `data.eval`; ValueError for what the first rows have and nothing reads, in both."""
         opened = [self._open(key) for key in keys]
         self.unread.refuse()
         return opened
 
     def rows(
-        self, opened: Opened, stream: Stream, log: TextIO, progress: Progress = silent
+        self, opened: OpenSource, stream: Stream, log: TextIO, progress: Progress = no_progress
     ) -> Iterator[tuple[Row, str]]:
         """Yields the usable rows with their content ids; counts and logs the others."""
         for batch in _batches(self._rendered(opened, stream, log)):
             progress(stream.read)
-            for (_, identity), made in zip(batch, self.tokeniser([text for text, _ in batch]), strict=True):
+            for (_, identity), made in zip(batch, self.row_tokenizer([text for text, _ in batch]), strict=True):
                 stream.longest = max(stream.longest, made.full_length)
                 stream.truncated += made.full_length > len(made.row.input_ids)
                 if made.row.trained[1:].any():
@@ -149,7 +149,7 @@ class Maker:
                 else:
                     stream.untrained += 1
 
-    def _rendered(self, opened: Opened, stream: Stream, log: TextIO) -> Iterator[tuple[Rendered, str]]:
+    def _rendered(self, opened: OpenSource, stream: Stream, log: TextIO) -> Iterator[tuple[Rendered, str]]:
         for found in opened.rows:
             stream.read += 1
             if found.value is None:
@@ -165,9 +165,9 @@ class Maker:
                 self.unread.add(unread, f"{found.file}:{found.line}", form)
                 yield rendered, content_id(example)
 
-    def _open(self, key: str) -> Opened:
+    def _open(self, key: str) -> OpenSource:
         sources = find_sources(f"data.{key}", self.data[key], self.data)
-        rows = itertools.chain.from_iterable(rows_of(pinned(source, self.cache_dir)) for source in sources)
+        rows = itertools.chain.from_iterable(read_source(pinned(source, self.cache_dir)) for source in sources)
         first = list(itertools.islice(rows, PEEKED))
         readable = [found for found in first if found.value is not None]
         if not first:
@@ -182,90 +182,90 @@ class Maker:
                 self.unread.add(form.take(value)[1], f"{found.file}:{found.line}", form)
             except BadField:
                 continue  # counted and told when its turn comes
-        return Opened(key, itertools.chain(first, rows), forms)
+        return OpenSource(key, itertools.chain(first, rows), forms)
 
 
-def prepare_data(values: dict[str, Any], progress: Progress = silent) -> Prepared:
+def prepare_data(values: dict[str, Any], progress: Progress = no_progress) -> Prepared:
     """Returns the prepared data of a config, made now unless its content key is in the cache already."""
     parts = key_parts(values)
     folder = data_dir(values, hash_of_parts(parts))
-    with made_once(folder, "manifest.json") as beside:
+    with build_once(folder, "manifest.json") as beside:
         if beside is not None:
             _fill(beside, parts, values, progress)
     return Prepared(folder, read_json(folder / "report.json"), reused=beside is None)
 
 
-def make_maker(values: dict[str, Any]) -> tuple[Maker, Any]:
-    """Returns the Maker of a config and its tokenizer; ValueError where the chat template is refused."""
+def make_pipeline(values: dict[str, Any]) -> tuple[RowPipeline, Any]:
+    """Returns the RowPipeline of a config and its tokenizer; ValueError where the chat template is refused."""
     data = values["data"]
     tokenizer = load_tokenizer(tokenizer_dir(values), values["model"]["trust_remote_code"])
     renderer = make_renderer(tokenizer, chat_template(data["chat_template"]), data["seed_date"])
-    return Maker(renderer, Tokeniser(tokenizer, data["max_length"]), data, values["cache_dir"]), tokenizer
+    return RowPipeline(renderer, RowTokenizer(tokenizer, data["max_length"]), data, values["cache_dir"]), tokenizer
 
 
 def _fill(folder: Path, parts: dict[str, Any], values: dict[str, Any], progress: Progress) -> None:
     started = time.monotonic()
     data = values["data"]
-    maker, tokenizer = make_maker(values)
-    if own_eval(data):
-        report, files = _write_own_eval(folder, maker, progress)
+    pipeline, tokenizer = make_pipeline(values)
+    if has_eval_rows(data):
+        report, files = _write_own_eval(folder, pipeline, progress)
     else:
-        report, files = _write_fraction(folder, maker, float(data["eval"] or 0), progress)
-    maker.unread.refuse()
-    maker.unread.check_renamed(data["fields"])
-    report.notes = _notes(maker, data)
+        report, files = _write_fraction(folder, pipeline, float(data["eval"] or 0), progress)
+    pipeline.unread.refuse()
+    pipeline.unread.check_renamed(data["fields"])
+    report.notes = _notes(pipeline, data)
     report.seconds = round(time.monotonic() - started, 3)
     write_json(folder / "report.json", report.as_dict())
     options = {name: value for name, value in data.items() if name not in ("packing", "shards")}
-    ends = sorted(tokenizer.convert_tokens_to_ids(list(maker.renderer.ends)))
-    rendering = {"chat_template": maker.renderer.chat_template, "end_token_ids": ends}  # what final/ has to have
+    ends = sorted(tokenizer.convert_tokens_to_ids(list(pipeline.renderer.ends)))
+    rendering = {"chat_template": pipeline.renderer.chat_template, "end_token_ids": ends}  # what final/ has to have
     manifest = {"key": hash_of_parts(parts), "parts": parts, "options": options, "rendering": rendering}
     manifest |= {"vocab_size": len(tokenizer), "files": files}
     write_json(folder / "manifest.json", manifest | {"splits": report.as_dict()["splits"]})
 
 
-def _notes(maker: Maker, data: dict[str, Any]) -> list[str]:
+def _notes(pipeline: RowPipeline, data: dict[str, Any]) -> list[str]:
     """Returns what was done to all rows that a user should know."""
     notes = [
-        f"data.ignore_fields: no row has {name}" for name in data["ignore_fields"] if name not in maker.unread.seen
+        f"data.ignore_fields: no row has {name}" for name in data["ignore_fields"] if name not in pipeline.unread.seen
     ]
-    if maker.renderer.date:
+    if pipeline.renderer.date:
         notes.append(f"the chat template asks for today's date: it gets {data['seed_date']} (data.seed_date)")
     return notes
 
 
-def _write_own_eval(folder: Path, maker: Maker, progress: Progress) -> Written:
+def _write_own_eval(folder: Path, pipeline: RowPipeline, progress: Progress) -> Written:
     """Writes both splits from their own rows; the overlap is counted, and left out of training if data.overlap=drop."""
     report = Report(streams={"train": Stream(), "eval": Stream()}, splits={"train": Split(), "eval": Split()})
     held_out: set[str] = set()
     writers = {name: ShardWriter(folder, name) for name in ("train", "eval")}
-    held_out_rows, train_rows = maker.open("eval", "train")
+    held_out_rows, train_rows = pipeline.open("eval", "train")
     with (folder / "bad_rows.txt").open("w") as log:
-        for row, identity in maker.rows(held_out_rows, report.streams["eval"], log, progress):
+        for row, identity in pipeline.rows(held_out_rows, report.streams["eval"], log, progress):
             held_out.add(identity)
             _write(row, identity, writers["eval"], report.splits["eval"])
-        for row, identity in maker.rows(train_rows, report.streams["train"], log, progress):
+        for row, identity in pipeline.rows(train_rows, report.streams["train"], log, progress):
             report.streams["train"].overlap += identity in held_out
-            if identity not in held_out or maker.data["overlap"] != "drop":
+            if identity not in held_out or pipeline.data["overlap"] != "drop":
                 _write(row, identity, writers["train"], report.splits["train"])
     return report, _closed(writers)
 
 
-def _write_fraction(folder: Path, maker: Maker, fraction: float, progress: Progress) -> Written:
+def _write_fraction(folder: Path, pipeline: RowPipeline, fraction: float, progress: Progress) -> Written:
     """Writes every row to the split that its content decides; where a small fraction catches none, the nearest one."""
     report = Report(streams={"train": Stream()}, splits={"train": Split()} | ({"eval": Split()} if fraction else {}))
     writers = {name: ShardWriter(folder, name) for name in report.splits}
     nearest, farthest = 1.0, 0.0
-    (train_rows,) = maker.open("train")
+    (train_rows,) = pipeline.open("train")
     with (folder / "bad_rows.txt").open("w") as log:
-        for row, identity in maker.rows(train_rows, report.streams["train"], log, progress):
-            place = position(identity, maker.data["split_seed"])
+        for row, identity in pipeline.rows(train_rows, report.streams["train"], log, progress):
+            place = split_position(identity, pipeline.data["split_seed"])
             nearest, farthest = min(nearest, place), max(farthest, place)
             split = "eval" if place < fraction else "train"
             _write(row, identity, writers[split], report.splits[split])
     files = _closed(writers)
     if fraction and not report.splits["eval"].rows and nearest < farthest:
-        return _write_fraction(folder, maker, math.nextafter(nearest, 1), progress)
+        return _write_fraction(folder, pipeline, math.nextafter(nearest, 1), progress)
     return report, files
 
 
@@ -286,12 +286,12 @@ def _batches(items: Iterable[tuple[Rendered, str]]) -> Iterator[list[tuple[Rende
         yield batch
 
 
-def _place(found: Found) -> str:
+def _place(found: RawRow) -> str:
     return f"{found.file}:{found.line}: {found.reason}"
 
 
-def make_ready(
-    values: dict[str, Any], progress: Progress = silent, check_model: Callable[[], None] = lambda: None
+def ensure_prepared(
+    values: dict[str, Any], progress: Progress = no_progress, check_model: Callable[[], None] = lambda: None
 ) -> Prepared:
     """Returns data that may be trained on; ConfigError where rows, tokenizer or hub refuse, or a threshold does.
 
@@ -321,7 +321,7 @@ def fetch_from_hub(values: dict[str, Any]) -> None:
         fetch(model["path"], model["revision"], cache_dir)
     if model["tokenizer"]:
         fetch(model["tokenizer"], None, cache_dir, weights=False)
-    for key in ("train", "eval") if own_eval(data) else ("train",):
+    for key in ("train", "eval") if has_eval_rows(data) else ("train",):
         for source in find_sources(f"data.{key}", data[key], data):
             if source.hub_id:
                 dataset_commit(source.hub_id, source.revision, cache_dir, ask=True)

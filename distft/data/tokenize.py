@@ -99,12 +99,12 @@ def byte_tokenizer() -> Any:
 
 
 @dataclass(frozen=True)
-class Tokenised:
+class TokenizedRow:
     row: Row
     full_length: int  # tokens before the cut at max_length
 
 
-class Tokeniser:
+class RowTokenizer:
     """Gives the ids that the tokenizer's own `apply_chat_template(tokenize=True)` gives, cut at `max_length`."""
 
     def __init__(self, tokenizer: Any, max_length: int | None) -> None:
@@ -112,7 +112,7 @@ class Tokeniser:
         self.bos = _own_bos(tokenizer)
         self.eos = tokenizer.eos_token_id
 
-    def __call__(self, batch: Sequence[Rendered]) -> list[Tokenised]:
+    def __call__(self, batch: Sequence[Rendered]) -> list[TokenizedRow]:
         encoded = self.tokenizer(
             [rendered.text for rendered in batch],
             add_special_tokens=False,
@@ -126,7 +126,7 @@ class Tokeniser:
             for rendered, ids, offsets in zip(batch, encoded["input_ids"], encoded["offset_mapping"], strict=True)
         ]
 
-    def _row(self, rendered: Rendered, ids: list[int], offsets: list[tuple[int, int]]) -> Tokenised:
+    def _row(self, rendered: Rendered, ids: list[int], offsets: list[tuple[int, int]]) -> TokenizedRow:
         input_ids = np.array(ids, dtype=np.int32)
         flat = np.fromiter(chain.from_iterable(offsets), dtype=np.int64, count=2 * len(offsets))
         trained = _inside(rendered, flat.reshape(-1, 2))
@@ -135,7 +135,7 @@ class Tokeniser:
         if rendered.add_eos and self.eos is not None and ids[-1:] != [self.eos]:
             input_ids, trained = np.append(input_ids, np.int32(self.eos)), np.append(trained, True)
         cut = slice(0, self.max_length)
-        return Tokenised(Row(input_ids[cut], trained[cut]), len(input_ids))
+        return TokenizedRow(Row(input_ids[cut], trained[cut]), len(input_ids))
 
 
 def _inside(rendered: Rendered, offsets: np.ndarray) -> np.ndarray:

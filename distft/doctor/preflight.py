@@ -100,7 +100,7 @@ def folder_of(run: RunFolder) -> RunFolder:
     return RunFolder(run.path / "preflight")
 
 
-def make_ready(run: RunFolder, job_start: str) -> bool:
+def ensure_prepared(run: RunFolder, job_start: str) -> bool:
     """Freezes the preflight of this start of a job where one is due; returns whether it is.
 
     job_start: tells one start of a job from the next, which may be on other nodes.

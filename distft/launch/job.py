@@ -22,7 +22,7 @@ from distft.config.machines import node_range
 from distft.config.rules import broken_rules
 from distft.config.rules.contract import Facts
 from distft.data.order import Base, base_of
-from distft.doctor.preflight import conclude, make_ready
+from distft.doctor.preflight import conclude, ensure_prepared
 from distft.launch.history import resumed
 from distft.launch.restarts import CannotBegin, check_progress, may_begin_again, note, saved_step, told
 from distft.launch.stages import write_results
@@ -64,7 +64,7 @@ def begin(run: RunFolder) -> int:
     write_json(run.job, {"job": job, "attempt": attempt, "time": time.time()})
     goodput.note(run, "begun", attempt, queued=queued_at(job))
     nodes = os.environ["SLURM_JOB_NODELIST"]
-    make_ready(run, f"{job}.{os.environ.get('SLURM_RESTART_COUNT', '0')}")
+    ensure_prepared(run, f"{job}.{os.environ.get('SLURM_RESTART_COUNT', '0')}")
     print(
         f"job {job}, attempt {attempt}: {plan.nodes} x {plan.processes_per_node} processes on {nodes}", file=sys.stderr
     )

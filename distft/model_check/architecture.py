@@ -16,7 +16,7 @@ import torch
 from accelerate import init_empty_weights
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
-from distft.compat.transformers import without_drawing
+from distft.compat.transformers import no_init_weights
 from distft.losses.cross_entropy import CrossEntropy
 from distft.model_check.live import (
     LOGIT_TOLERANCE,
@@ -24,9 +24,9 @@ from distft.model_check.live import (
     Forward,
     batch_of,
     changed,
-    distance,
+    class_loss,
     measure,
-    own_loss,
+    relative_difference,
 )
 from distft.models.build import architecture, skeleton
 from distft.tensors.safetensors import Stored, read_header, tensors_of
@@ -61,7 +61,7 @@ def check_folder(folder: Path) -> dict[str, Any]:
         return {"wrong": [f"config.json cannot be used: {_shown(error)}. Try: fetch the folder again"], "notes": []}
     found, model = check_config(config)
     if model is not None and not found["wrong"]:
-        found["wrong"], found["notes"] = wrong_tensors(folder, model)
+        found["wrong"], found["notes"] = tensor_errors(folder, model)
     return found
 
 
@@ -75,7 +75,7 @@ def check_config(config: PreTrainedConfig) -> tuple[dict[str, Any], PreTrainedMo
     try:
         instance = instance_of(config)
         own = own_instance(instance)
-        later = sees_later(own)
+        later = future_leak(own)
     except Exception as error:  # no instance that small; or the class wants more than tokens
         instance, later, found["unmeasured"] = config, 0.0, _shown(error)
     try:
@@ -105,7 +105,7 @@ def instance_of(config: PreTrainedConfig) -> PreTrainedConfig:
     failure: Exception = RuntimeError(f"{config.model_type} has no small instance")
     for made in (config, small(config), small(config, every_layer=True)):
         try:
-            with init_empty_weights(), without_drawing():
+            with init_empty_weights(), no_init_weights():
                 model = AutoModelForCausalLM.from_config(copy.deepcopy(made), attn_implementation="eager")
         except Exception as error:  # a class may want other sizes, or layers that go with each other
             failure = error
@@ -132,13 +132,13 @@ def own_instance(config: PreTrainedConfig) -> PreTrainedModel:
 
 
 @torch.no_grad()
-def sees_later(own: PreTrainedModel) -> float:
+def future_leak(own: PreTrainedModel) -> float:
     """Returns how far the last token of a document moves a logit before it, relative to the largest."""
     vocabulary = own.config.get_text_config().vocab_size
     ids = _documents(vocabulary)[0]
     last = np.concatenate([ids[:-1], changed(ids[-1:], vocabulary)])
-    one, other = (own_loss(own, batch_of([each]))[1]["logits"][0, :-1] for each in (ids, last))
-    return distance(one, other)
+    one, other = (class_loss(own, batch_of([each]))[1]["logits"][0, :-1] for each in (ids, last))
+    return relative_difference(one, other)
 
 
 def measure_instance(own: PreTrainedModel, config: PreTrainedConfig) -> tuple[Agreement, list[str]]:
@@ -160,7 +160,7 @@ def measure_instance(own: PreTrainedModel, config: PreTrainedConfig) -> tuple[Ag
     return agreement, [name for name, parameter in model.named_parameters() if parameter.grad is None]
 
 
-def wrong_tensors(folder: Path, model: PreTrainedModel) -> tuple[list[str], list[str]]:
+def tensor_errors(folder: Path, model: PreTrainedModel) -> tuple[list[str], list[str]]:
     """Returns how the files of `folder` do not fit the model that config.json describes, and what is left out."""
     shapes = {name: entry["shape"] for name, entry in headers(folder).items()}
     names = names_in_model(model, shapes)

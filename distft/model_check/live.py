@@ -61,7 +61,7 @@ class Agreement:
         return f"{self.name} {losses}: documents in one forward get other logits than each alone"
 
 
-def own_loss(model: nn.Module, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+def class_loss(model: nn.Module, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """Returns the loss that the model's own class gives for the one document of `batch`, summed over its targets."""
     output: Any = model(input_ids=batch.input_ids, labels=batch.input_ids, use_cache=False)
     return output.loss * (batch.input_ids.shape[1] - 1), {"logits": output.logits.float()}
@@ -75,7 +75,7 @@ def measure(name: str, forward: Forward, own: Forward, documents: Sequence[np.nd
     at least two documents of at least two tokens. vocabulary: any id below it is a token.
     """
     targets = sum(len(ids) - 1 for ids in documents)
-    alone = [own(batch_of([ids]), own_loss) for ids in documents]
+    alone = [own(batch_of([ids]), class_loss) for ids in documents]
     loss, _ = forward(batch_of(documents), None)
     together = forward(batch_of(documents), logits)[1]["logits"][0]  # [S, V]
     other = forward(batch_of([changed(documents[0], vocabulary), *documents[1:]]), logits)[1]["logits"][0]
@@ -84,8 +84,8 @@ def measure(name: str, forward: Forward, own: Forward, documents: Sequence[np.nd
         name,
         own=sum(float(value) for value, _ in alone) / targets,
         loss=float(loss) / targets,
-        other=distance(other[first:], together[first:]),
-        of_logits=distance(torch.cat([sums["logits"][0] for _, sums in alone]), together),
+        other=relative_difference(other[first:], together[first:]),
+        of_logits=relative_difference(torch.cat([sums["logits"][0] for _, sums in alone]), together),
     )
 
 
@@ -132,6 +132,6 @@ def changed(ids: np.ndarray, vocabulary: int) -> np.ndarray:
     return (ids + 1) % vocabulary
 
 
-def distance(one: torch.Tensor, other: torch.Tensor) -> float:
+def relative_difference(one: torch.Tensor, other: torch.Tensor) -> float:
     """Returns the largest difference over the largest value."""
     return float((one - other).abs().max() / other.abs().max().clamp_min(1e-12))

@@ -24,23 +24,23 @@ CODE = (  # a cached result is valid for these files alone
 )
 
 
-def kept_verdict(folder: Path, cache_dir: str) -> dict[str, Any] | None:
+def read_verdict(folder: Path, cache_dir: str) -> dict[str, Any] | None:
     """Returns what was found of the model in `folder`; `wrong` has the reasons against it. None: not looked at yet."""
     file = _file(folder, cache_dir)
     return read_json(file) if file.is_file() else None
 
 
-def wrong_by_verdict(folder: Path, cache_dir: str) -> list[str]:
+def verdict_errors(folder: Path, cache_dir: str) -> list[str]:
     """Returns the reasons against the model that are known; none where nothing has been looked at."""
-    kept = kept_verdict(folder, cache_dir) or {"wrong": []}
+    kept = read_verdict(folder, cache_dir) or {"wrong": []}
     return [f"model.path={folder}: {reason}" for reason in kept["wrong"]]
 
 
-def keep_verdict(folder: Path, cache_dir: str, found: Mapping[str, Any]) -> None:
+def write_verdict(folder: Path, cache_dir: str, found: Mapping[str, Any]) -> None:
     write_json(_file(folder, cache_dir), dict(found))
 
 
-def agreed_file(model: str, settings: Mapping[str, Any], cache_dir: str) -> Path:
+def agreement_file(model: str, settings: Mapping[str, Any], cache_dir: str) -> Path:
     """Returns the file that is there once a live model has been found to agree with its class.
 
     model: `weights_version` of a folder, or the facts of a random instance. settings: all else that decides how it

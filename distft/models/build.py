@@ -33,7 +33,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, Pre
 
 from distft.compat import liger
 from distft.compat.compiler import compiled
-from distft.compat.transformers import attention_of, repeated_layers, without_drawing
+from distft.compat.transformers import attention_of, no_init_weights, repeated_layers
 from distft.data.shards import Rows
 from distft.models.attention.choose import (
     SDPA,
@@ -45,7 +45,7 @@ from distft.models.attention.choose import (
     check_separable,
     choose,
     dropout_of,
-    in_force,
+    effective_attention,
     require_borders,
 )
 from distft.run import Plan
@@ -87,7 +87,7 @@ def skeleton(config: PreTrainedConfig, attention: str) -> PreTrainedModel:
     """
     check_separable(config)
     kernel = choose(anywhere(config) if attention == "auto" else attention)
-    with init_empty_weights(include_buffers=False), without_drawing():  # drawing into nothing takes its time
+    with init_empty_weights(include_buffers=False), no_init_weights():  # drawing into nothing takes its time
         model = AutoModelForCausalLM.from_config(config, attn_implementation=kernel, dtype=torch.float32)
     require_borders(model)
     make_foldable(model)
@@ -204,7 +204,7 @@ Values = dict[str, Any]
 def with_attention(config: Values, plan: Plan, world: World) -> tuple[Values, Attention]:
     """Returns the config with the name of the kernel that is in force here, and how it was chosen."""
     rows = Rows(plan.rows_dir, "train", config["data"]["shards"])
-    attention = in_force(
+    attention = effective_attention(
         config["model"]["attention"],
         Machine.of(world.device, compute_dtype(config["train"]["precision"], world.device)),
         Documents.of(rows.lengths, plan.micro_batch_size, plan.micro_batch_tokens),

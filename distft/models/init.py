@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from distft.compat.transformers import draw_weights
+from distft.compat.transformers import init_weights
 from distft.models.adapters import fresh_adapter, is_adapter
 from distft.models.build import blocks
 from distft.runtime.determinism import seed_for
@@ -42,7 +42,7 @@ class FreshWeights:
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             for child in _children_first(module):
                 torch.default_generator.manual_seed(seed_for(self.seed, "init", f"{unit}.{names[child]}"))
-                draw_weights(self.model, child)
+                init_weights(self.model, child)
         for name, parameter in module.named_parameters():
             yield f"{unit}.{name}", parameter.detach()
 

@@ -38,17 +38,17 @@ def stage(plan: Plan, where: str, stage_dir: str | None, world: World) -> Plan:
         return plan
     told: Any = None
     if world.is_first:
-        told = [_described(plan.model_dir, _model_files), _described(plan.data_dir, _row_files)]
+        told = [_listing(plan.model_dir, _model_files), _listing(plan.data_dir, _row_files)]
     model, rows = json.loads(from_first(json.dumps(told), world))
-    root = _own_dir(stage_dir or os.environ.get("SLURM_TMPDIR") or os.environ.get("TMPDIR") or "/tmp")
+    root = _user_dir(stage_dir or os.environ.get("SLURM_TMPDIR") or os.environ.get("TMPDIR") or "/tmp")
     return replace(
         plan,
-        model_dir=str(copied(Path(model[0]), model[1], root)) if model else None,
-        data_dir=str(copied(Path(rows[0]), rows[1], root)) if rows else None,
+        model_dir=str(copy_once(Path(model[0]), model[1], root)) if model else None,
+        data_dir=str(copy_once(Path(rows[0]), rows[1], root)) if rows else None,
     )
 
 
-def copied(source: Path, files: Sequence[File], root: Path) -> Path:
+def copy_once(source: Path, files: Sequence[File], root: Path) -> Path:
     """Returns the folder in `root` with whole copies of the files of `source`, made now if it is not there."""
     key = hashlib.sha256(json.dumps([str(source), files]).encode()).hexdigest()[:32]
     folder, beside = root / key, root / f".{key}.part"
@@ -89,7 +89,7 @@ def _bytes_in(folder: Path) -> int:
         return 0
 
 
-def _described(folder: str | None, names: Callable[[Path], list[str]]) -> tuple[str, list[File]] | None:
+def _listing(folder: str | None, names: Callable[[Path], list[str]]) -> tuple[str, list[File]] | None:
     if folder is None:
         return None
     source = Path(folder).resolve()
@@ -105,7 +105,7 @@ def _row_files(folder: Path) -> list[str]:
     return [MANIFEST, *(name for names in read_json(folder / MANIFEST)["files"].values() for name in names)]
 
 
-def _own_dir(stage_dir: str) -> Path:
+def _user_dir(stage_dir: str) -> Path:
     """Returns this user's folder there; RuntimeError when it is another's, who could put other weights into it."""
     root = Path(stage_dir).expanduser() / f"distft-{os.getuid()}"
     root.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -15,12 +15,12 @@ from distft.config.rules.contract import Facts
 from distft.data.hub import NotFetched, local_folder
 from distft.data.key import tokenizer_dir
 from distft.data.shards import MANIFEST
-from distft.model_check.verdict import kept_verdict, wrong_by_verdict
+from distft.model_check.verdict import read_verdict, verdict_errors
 from distft.paths import conf_dir
 from distft.plan.memory import Parts, count_adapters, memory_table, optimizer_bytes, parts_of
 from distft.plan.rows import Extent, extent
 from distft.run import Plan, read_json
-from distft.tensors.weight_files import content_hash, notes, wrong_weights
+from distft.tensors.weight_files import content_hash, notes, weight_errors
 
 
 def make_plan(config: Config, resumed: Mapping[str, Any] | None = None, own: Plan | None = None) -> Plan:
@@ -92,8 +92,8 @@ def check_base_model(values: dict[str, Any], data_dir: Path | None = None) -> No
     wrong = list(wrong_model(model_dir, trust_remote_code=values["model"]["trust_remote_code"]))
     if not wrong:
         tokens = read_json(data_dir / MANIFEST)["vocab_size"] if data_dir else None
-        wrong = list(wrong_weights(model_dir, facts_of(model_dir), values["data"]["max_length"], tokens))
-    if wrong or (wrong := wrong_by_verdict(model_dir, values["cache_dir"])):
+        wrong = list(weight_errors(model_dir, facts_of(model_dir), values["data"]["max_length"], tokens))
+    if wrong or (wrong := verdict_errors(model_dir, values["cache_dir"])):
         raise ConfigError(wrong)
 
 
@@ -101,7 +101,7 @@ def is_checked(values: dict[str, Any]) -> bool:
     """Tells whether a base model of this content has been looked at; a random instance is, when it starts."""
     model_dir = _model_dir(values)
     return values["model"]["tiny"] or (
-        model_dir is not None and kept_verdict(model_dir, values["cache_dir"]) is not None
+        model_dir is not None and read_verdict(model_dir, values["cache_dir"]) is not None
     )
 
 
@@ -110,7 +110,7 @@ def model_notes(config: Config) -> list[str]:
     values, model_dir = config.values, _model_dir(config.values)
     if model_dir is None:
         return []
-    kept = kept_verdict(model_dir, values["cache_dir"]) or {}
+    kept = read_verdict(model_dir, values["cache_dir"]) or {}
     unmeasured = kept.get("unmeasured")
     return [
         *(f"{model_dir}: {line}" for line in notes(model_dir, facts_of(model_dir), values["data"]["max_length"])),

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from distft.data.key import own_eval, prepared_dir
+from distft.data.key import has_eval_rows, prepared_dir
 from distft.data.order import ORDER_VERSION, Base, Order, base_of, order_version, step_borders
 from distft.data.shards import Rows
 from distft.data.sources import find_sources
@@ -80,7 +80,7 @@ def _guess(values: dict[str, Any]) -> tuple[np.ndarray, int]:
     """Returns guessed tokens per training row [rows], all alike, and a guess of the held-out rows."""
     rows, tokens = _guess_files("data.train", values)
     data = values["data"]
-    if own_eval(data):
+    if has_eval_rows(data):
         held_out = _guess_files("data.eval", values)[0]
     else:
         held_out = round(rows * float(data["eval"] or 0))

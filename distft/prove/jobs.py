@@ -16,7 +16,7 @@ from distft.config.freeze import frozen_text
 from distft.data.counts import Report, Split, Stream
 from distft.data.key import data_dir, data_key
 from distft.data.shards import MANIFEST, Row, ShardWriter
-from distft.data.stage import made_once
+from distft.data.stage import build_once
 from distft.plan import make_plan
 from distft.prove.place import Child, Place
 from distft.run import RunFolder, json_text, read_json, write_json
@@ -47,7 +47,7 @@ class RandomRows:
         data = {"train": str(file), "eval": 0.1 if self.held_out else None}
         values = {**values, "data": values["data"] | data}
         key = data_key(values)
-        with made_once(data_dir(values, key), MANIFEST) as beside:
+        with build_once(data_dir(values, key), MANIFEST) as beside:
             if beside is not None:
                 self._fill(beside, key)
         return data

@@ -149,7 +149,7 @@ class Heart:
 
         def count() -> None:
             while not over.wait(_SECONDS_BETWEEN_COUNTS):
-                entered = collectives.entered()
+                entered = collectives.num_collectives()
                 if entered > self._collectives:
                     self._collectives = entered
                     self._write()

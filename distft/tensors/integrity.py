@@ -28,7 +28,7 @@ def check_names(file: Path, names: Iterable[Any]) -> None:
 
 
 @dataclass(frozen=True)
-class Seal:
+class Checksums:
     """The size of a safetensors file, and the hash of its header and of each BLOCK of the data after it."""
 
     size: int
@@ -36,10 +36,10 @@ class Seal:
     blocks: list[str]
 
     @staticmethod
-    def of(entry: dict[str, Any]) -> "Seal":
+    def of(entry: dict[str, Any]) -> "Checksums":
         """Returns what a manifest's entry of a file says."""
         header, *blocks = entry["xxh3_128"]
-        return Seal(entry["bytes"], header, blocks)
+        return Checksums(entry["bytes"], header, blocks)
 
     def check_size(self, file: Path) -> None:
         """Raises Damaged when the file is missing or has another size; reads nothing."""
@@ -51,11 +51,11 @@ class Seal:
             raise Damaged(f"{file} has {size} bytes, its manifest says {self.size}")
 
     def check_header(self, file: Path, header: Bytes) -> None:
-        if hash_of(header) != self.header:
+        if block_hash(header) != self.header:
             raise Damaged(f"{file} is not what was written: the hash of its header differs")
 
     def check_block(self, file: Path, number: int, block: Bytes) -> None:
-        if hash_of(block) != self.blocks[number]:
+        if block_hash(block) != self.blocks[number]:
             raise Damaged(f"{file} is not what was written: the hash of block {number} of its data differs")
 
     def check(self, file: Path) -> None:
@@ -67,7 +67,7 @@ class Seal:
                 self.check_block(file, number, _read(handle, BLOCK))
 
 
-class Sealing:
+class ChecksumWriter:
     """Hashes a file's data, the parts of any length, while it is written."""
 
     def __init__(self) -> None:
@@ -88,7 +88,7 @@ class Sealing:
         return self._done if self._room == BLOCK else [*self._done, self._block.hexdigest()]
 
 
-def hash_of(content: Bytes) -> str:
+def block_hash(content: Bytes) -> str:
     return xxhash.xxh3_128(content).hexdigest()
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from distft.runtime.process_group import World, from_first, texts_of_all
-from distft.tensors.integrity import Damaged, Seal
+from distft.tensors.integrity import Checksums, Damaged
 from distft.tensors.weight_files import read_header
 
 __all__ = ["DTYPES", "Stored", "read_bytes", "read_header", "tensors_of"]
@@ -73,7 +73,7 @@ def tensors_of(file: Path, header: dict[str, Any]) -> dict[str, Stored]:
 
 
 def read_headers(
-    folder: Path, names: list[str], world: World, seals: Mapping[Path, Seal] | None = None
+    folder: Path, names: list[str], world: World, checksums: Mapping[Path, Checksums] | None = None
 ) -> dict[str, dict[str, Any]]:
     """Returns the header of each file that rank 0 names; Damaged on every process when one is not what it must be."""
     names = json.loads(from_first(json.dumps(names), world))
@@ -81,7 +81,7 @@ def read_headers(
     damaged = ""
     for name in names[world.rank :: world.size]:
         try:
-            headers[name] = read_header(folder / name, (seals or {}).get(folder / name))
+            headers[name] = read_header(folder / name, (checksums or {}).get(folder / name))
         except (RuntimeError, OSError) as error:
             damaged = damaged or str(error)
     told = [json.loads(text) for text in texts_of_all(json.dumps({"headers": headers, "damaged": damaged}), world)]

@@ -21,7 +21,7 @@ from transformers import PreTrainedModel
 from distft.compat.transformers import renaming
 from distft.runtime import heartbeat
 from distft.runtime.process_group import World, all_reduce_sum, texts_of_all
-from distft.tensors.integrity import BLOCK, Damaged, Seal
+from distft.tensors.integrity import BLOCK, Checksums, Damaged
 from distft.tensors.regions import Box, Flat, Region, Shape, copy
 from distft.tensors.safetensors import Stored, read_bytes, read_headers, tensors_of
 from distft.tensors.weight_files import weight_files
@@ -52,7 +52,7 @@ class Part(Protocol):
 
 
 @dataclass(frozen=True)
-class Cut:
+class ChunkSlice:
     """Elements of a chunk that lie in one block."""
 
     chunk: Chunk
@@ -72,40 +72,40 @@ class Block:
     number: int
     start: int
     count: int
-    cuts: list[Cut]
+    slices: list[ChunkSlice]
 
 
 @torch.no_grad()
 def stream(
-    chunks: Iterable[Chunk], parts: Sequence[Part], world: World, seals: Mapping[Path, Seal] | None = None
+    chunks: Iterable[Chunk], parts: Sequence[Part], world: World, checksums: Mapping[Path, Checksums] | None = None
 ) -> None:
     """Fills the parts of every process; all call it with the same chunks in the same order.
 
     Damaged on every process when one could not read a block, or a sealed file is not what was written: blocks that no
     part needs are checked too. RuntimeError when a part is not there as a whole, or its tensor has another shape.
     """
-    chunks, seals = list(chunks), seals or {}
+    chunks, checksums = list(chunks), checksums or {}
     wanted: dict[Key, list[Part]] = defaultdict(list)
     for part in parts:
         wanted[part.key].append(part)
     _check(chunks, wanted)
-    shared, own = _share(list(_blocks(chunks)), wanted, seals, world)
+    shared, own = _assign_reads(list(_blocks(chunks)), wanted, checksums, world)
     filled: Counter[int] = Counter()
     damaged: list[str] = []
     with ThreadPoolExecutor(1) as pool:
-        home = _home(parts, world)
+        home = _staging_device(parts, world)
         is_pinned = world.device.type != "cpu"
-        ahead = _read_ahead([*shared[world.rank :: world.size], *own], seals, pool, damaged, is_pinned)
+        ahead = _read_ahead([*shared[world.rank :: world.size], *own], checksums, pool, damaged, is_pinned)
         received = torch.empty(max((block.count for block in shared), default=0), dtype=torch.uint8)
         received = received.to(world.device)
         for i, block in enumerate(shared):
             reader = i % world.size
             content = next(ahead).to(world.device) if reader == world.rank else received[: block.count]
             dist.broadcast(content, reader)
-            _take(block, content, wanted, filled)
+            _scatter(block, content, wanted, filled)
         for block, content in zip(own, ahead, strict=True):
             heartbeat.beat()  # the broadcasts of shared blocks beat by themselves
-            _take(block, content.to(home), wanted, filled)
+            _scatter(block, content.to(home), wanted, filled)
     for reason in texts_of_all(damaged[0] if damaged else "", world):
         if reason:
             raise Damaged(reason)
@@ -116,21 +116,21 @@ def stream(
             raise RuntimeError(f"{where} lacks {missing} elements of {part.key[0]} {part.key[1]}")
 
 
-def _home(parts: Sequence[Part], world: World) -> torch.device:
+def _staging_device(parts: Sequence[Part], world: World) -> torch.device:
     """Returns where a block is taken apart: where most parts are, so that bytes travel as they are stored, half of
     them in bf16, and are converted there."""
     on_device = sum(part.region.count for part in parts if part.data().device.type != "cpu")
     return world.device if 2 * on_device > sum(part.region.count for part in parts) else torch.device("cpu")
 
 
-def _share(
-    blocks: list[Block], wanted: dict[Key, list[Part]], seals: Mapping[Path, Seal], world: World
+def _assign_reads(
+    blocks: list[Block], wanted: dict[Key, list[Part]], checksums: Mapping[Path, Checksums], world: World
 ) -> tuple[list[Block], list[Block]]:
     """Returns the blocks that several processes need, the same list on each, and those that this one alone reads."""
     needed = [_is_needed(block, wanted) for block in blocks]
     needers = all_reduce_sum(torch.tensor(needed, dtype=torch.int32, device=world.device)).tolist()
     shared = [block for block, count in zip(blocks, needers, strict=True) if count > 1]
-    checked = [count == 0 and block.file in seals for block, count in zip(blocks, needers, strict=True)]
+    checked = [count == 0 and block.file in checksums for block, count in zip(blocks, needers, strict=True)]
     own = [
         block
         for i, block in enumerate(blocks)
@@ -157,29 +157,29 @@ def _blocks(chunks: Iterable[Chunk]) -> Iterator[Block]:
         if chunk.region.count:
             by_file[chunk.stored.file].append(chunk)
     for file in sorted(by_file):
-        cuts: list[Cut] = []
+        slices: list[ChunkSlice] = []
         number = start = stop = 0
         for chunk in sorted(by_file[file], key=lambda chunk: chunk.stored.first_byte):
             first, size = 0, chunk.stored.dtype.itemsize
             while first < chunk.region.count:
                 at = chunk.stored.first_byte + first * size
-                if not cuts:
+                if not slices:
                     start = at
                 count = min(chunk.region.count - first, (start + BLOCK - at) // size)
                 if count > 0:
-                    cuts.append(Cut(chunk, first, count, at - start))
+                    slices.append(ChunkSlice(chunk, first, count, at - start))
                     first, stop = first + count, at + count * size
                 else:
-                    yield Block(file, number, start, stop - start, cuts)
-                    number, cuts = number + 1, []
-        if cuts:
-            yield Block(file, number, start, stop - start, cuts)
+                    yield Block(file, number, start, stop - start, slices)
+                    number, slices = number + 1, []
+        if slices:
+            yield Block(file, number, start, stop - start, slices)
 
 
 def _is_needed(block: Block, wanted: dict[Key, list[Part]]) -> bool:
     return any(
         given.common(box)
-        for cut in block.cuts
+        for cut in block.slices
         for part in wanted.get(cut.chunk.key, ())
         for _, given in cut.boxes()
         for _, box in part.region.cut(part.shape, 0, part.region.count)
@@ -187,7 +187,11 @@ def _is_needed(block: Block, wanted: dict[Key, list[Part]]) -> bool:
 
 
 def _read_ahead(
-    blocks: list[Block], seals: Mapping[Path, Seal], pool: ThreadPoolExecutor, damaged: list[str], is_pinned: bool
+    blocks: list[Block],
+    checksums: Mapping[Path, Checksums],
+    pool: ThreadPoolExecutor,
+    damaged: list[str],
+    is_pinned: bool,
 ) -> Iterator[torch.Tensor]:
     """Yields the bytes of each block while the next one is being read; each stays valid until the next is asked for.
 
@@ -200,8 +204,8 @@ def _read_ahead(
     def read(block: Block, into: torch.Tensor) -> torch.Tensor:
         try:
             read_bytes(block.file, block.start, block.count, into)
-            if seal := seals.get(block.file):
-                seal.check_block(block.file, block.number, into.numpy().data)
+            if expected := checksums.get(block.file):
+                expected.check_block(block.file, block.number, into.numpy().data)
         except (Damaged, OSError) as error:
             damaged.append(str(error))
         return into
@@ -215,8 +219,8 @@ def _read_ahead(
         yield reads[-1].result()
 
 
-def _take(block: Block, content: torch.Tensor, wanted: dict[Key, list[Part]], filled: Counter[int]) -> None:
-    for cut in block.cuts:
+def _scatter(block: Block, content: torch.Tensor, wanted: dict[Key, list[Part]], filled: Counter[int]) -> None:
+    for cut in block.slices:
         parts = wanted.get(cut.chunk.key)
         if parts:
             size = cut.chunk.stored.dtype.itemsize

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from distft.config.model_folder import quantization, text_facts
-from distft.tensors.integrity import Damaged, Seal, check_names
+from distft.tensors.integrity import Checksums, Damaged, check_names
 
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 _SAMPLES, _SAMPLE_BYTES = 16, 2**14  # of each file, evenly spread, the beginning of its header among them
@@ -66,10 +66,10 @@ def _content_hash(folder: Path) -> str:
     return digest.hexdigest()[:32]
 
 
-def read_header(file: Path, seal: Seal | None = None) -> dict[str, Any]:
-    """Returns the header of `file` with its own length; Damaged when it is cut off, or not what its seal says."""
-    if seal:
-        seal.check_size(file)
+def read_header(file: Path, checksums: Checksums | None = None) -> dict[str, Any]:
+    """Returns the header of `file` with its own length; Damaged when it is cut off, or not what its checksums says."""
+    if checksums:
+        checksums.check_size(file)
     size = file.stat().st_size
     with file.open("rb", buffering=0) as handle:
         start = handle.read(8)
@@ -77,8 +77,8 @@ def read_header(file: Path, seal: Seal | None = None) -> dict[str, Any]:
         if not 0 < length <= min(MAX_HEADER_BYTES, size - 8):
             raise Damaged(f"{file} is damaged: its header claims {length} bytes")
         text = handle.read(length)
-    if seal:
-        seal.check_header(file, start + text)
+    if checksums:
+        checksums.check_header(file, start + text)
     try:
         header = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -117,7 +117,7 @@ def headers(folder: Path) -> dict[str, dict[str, Any]]:
     return found
 
 
-def wrong_weights(folder: Path, facts: Mapping[str, Any], max_length: int, tokens: int | None) -> Iterator[str]:
+def weight_errors(folder: Path, facts: Mapping[str, Any], max_length: int, tokens: int | None) -> Iterator[str]:
     """Yields what the weight files of `folder` say against training them; each message starts with model.path.
 
     facts: of its config.json. max_length: tokens of a row. tokens: that the tokenizer has; None: not known here.

@@ -146,8 +146,8 @@ def test_what_is_listed_and_not_there_is_passed_over(
 @pytest.mark.parametrize("lengths", [[5], [BLOCK], [BLOCK - 1, 2], [3 * BLOCK + 1], [1, BLOCK, BLOCK - 1, 7]])
 def test_seals_do_not_depend_on_how_the_bytes_came(lengths: list[int], written: Path) -> None:
     data = random.Random(1).randbytes(sum(lengths))
-    sealing, at = integrity.Sealing(), 0
+    writer, at = integrity.ChecksumWriter(), 0
     for length in lengths:
-        sealing.add(memoryview(data)[at : at + length])
+        writer.add(memoryview(data)[at : at + length])
         at += length
-    assert sealing.blocks() == [integrity.hash_of(data[i : i + BLOCK]) for i in range(0, len(data), BLOCK)]
+    assert writer.blocks() == [integrity.block_hash(data[i : i + BLOCK]) for i in range(0, len(data), BLOCK)]

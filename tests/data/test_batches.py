@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from distft.data.batches import collate, packed, unpacked
+from distft.data.batches import collate, pack, unpack
 from distft.data.shards import Row, Rows, ShardWriter
 
 
@@ -63,9 +63,9 @@ def test_batches_travel_as_one_buffer_and_come_out_as_they_were(tmp_path: Path) 
     """Of odd sizes, and one without targets; whatever a buffer begins with, its parts are aligned for their dtype."""
     rows = rows_of(tmp_path, ([5, 6, 7], [False, True, True]), ([8], [False]), ([1, 2, 3, 4, 5], [True] * 5))
     batches = [collate(rows, np.asarray(picked)) for picked in ([0, 1], [1], [2, 0])]
-    buffer = packed(batches, pin=False)
+    buffer = pack(batches, pin=False)
     assert buffer.dtype == torch.uint8
-    for mine, expected in zip(unpacked(buffer.clone(), batches), batches, strict=True):
+    for mine, expected in zip(unpack(buffer.clone(), batches), batches, strict=True):
         assert (mine.lengths, mine.cost) == (expected.lengths, expected.cost)
         for name, tensor in expected.tensors.items():
             assert mine.tensors[name].dtype == tensor.dtype and torch.equal(mine.tensors[name], tensor), name

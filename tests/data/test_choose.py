@@ -7,7 +7,7 @@ from distft.config import compose
 from distft.data.example import BadField
 from distft.data.formats import (
     Format,
-    Unread,
+    UnreadFields,
     choose_formats,
     fields_override,
     form_of,
@@ -29,7 +29,7 @@ def chosen(renamed: dict[str, str], rows: list[dict[str, Any]]) -> Format:
 
 def unread(form: Format, *rows: dict[str, Any]) -> str:
     """What is said of the fields that `form` does not read."""
-    found = Unread()
+    found = UnreadFields()
     for number, row in enumerate(rows, 1):
         found.add(form.take(row)[1], f"a.jsonl:{number}", form)
     with pytest.raises(ValueError, match="fields that nothing reads") as error:

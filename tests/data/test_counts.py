@@ -4,15 +4,15 @@ import numpy as np
 
 from distft.data.counts import Report, Split, Stream
 from distft.data.example import BadField
-from distft.data.read import Found
+from distft.data.read import RawRow
 from distft.data.shards import Row
 
 
 def test_a_bad_row_is_one_line_whatever_it_holds():
     stream, log = Stream(), io.StringIO()
     for number in range(7):
-        stream.add_bad(Found("a.jsonl", number, {}), BadField("text", "is 'x\ny\ud800'"), log)
-    stream.add_bad(Found("a.jsonl", 7, None, "line: is no JSON"), None, log)
+        stream.add_bad(RawRow("a.jsonl", number, {}), BadField("text", "is 'x\ny\ud800'"), log)
+    stream.add_bad(RawRow("a.jsonl", 7, None, "line: is no JSON"), None, log)
     lines = log.getvalue().splitlines()
     assert lines[0] == r"a.jsonl:0: text: is 'x\ny\ud800'"
     assert lines[7] == "a.jsonl:7: line: is no JSON"

@@ -22,8 +22,8 @@ from distft.data.formats import format_names
 from distft.data.key import STAGE_VERSION
 from distft.data.render import make_renderer
 from distft.data.shards import Row, Rows
-from distft.data.stage import Maker, prepare_data
-from distft.data.tokenize import Tokeniser, byte_tokenizer
+from distft.data.stage import RowPipeline, prepare_data
+from distft.data.tokenize import RowTokenizer, byte_tokenizer
 from distft.run import read_json
 from tests.data.conftest import FAMILIES, family_tokenizer
 
@@ -63,12 +63,15 @@ def cases(folder: Path) -> Iterator[tuple[str, str]]:
         for name, (tokenizer, template) in tokenizers.items():
             if form in ("messages", "sharegpt") and name == "none":  # which is refused
                 continue
-            maker = Maker(
-                make_renderer(tokenizer, template), Tokeniser(tokenizer, 256), DATA | {"train": str(file)}, str(folder)
+            pipeline = RowPipeline(
+                make_renderer(tokenizer, template),
+                RowTokenizer(tokenizer, 256),
+                DATA | {"train": str(file)},
+                str(folder),
             )
             stream = Stream()
-            [opened] = maker.open("train")
-            rows = [row for row, _ in maker.rows(opened, stream, io.StringIO())]
+            [opened] = pipeline.open("train")
+            rows = [row for row, _ in pipeline.rows(opened, stream, io.StringIO())]
             assert rows and not stream.bad, f"{form} {name}: {stream}"
             yield f"{form} {name}", digest(iter(rows))
     yield from whole_stage(folder)

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from distft.data.stage import made_once
+from distft.data.stage import build_once
 
 
 def fill(folder: Path, made: Path) -> None:
-    with made_once(folder, "done") as beside:
+    with build_once(folder, "done") as beside:
         if beside:
             (made / str(os.getpid())).touch()
             for number in range(20):
@@ -20,7 +20,7 @@ def fill(folder: Path, made: Path) -> None:
 
 
 def die_half_way(folder: Path) -> None:
-    with made_once(folder, "done") as beside:
+    with build_once(folder, "done") as beside:
         assert beside
         (beside / "0").touch()
         os.kill(os.getpid(), signal.SIGKILL)
@@ -45,7 +45,7 @@ def test_what_a_killed_maker_left_is_removed_and_made_anew(tmp_path: Path):
     maker.start()
     maker.join()
     assert not (tmp_path / "folder").exists()
-    with made_once(tmp_path / "folder", "done") as beside:
+    with build_once(tmp_path / "folder", "done") as beside:
         assert beside is not None
         assert list(beside.iterdir()) == []
         (beside / "done").touch()
@@ -53,13 +53,13 @@ def test_what_a_killed_maker_left_is_removed_and_made_anew(tmp_path: Path):
 
 
 def test_a_failure_leaves_nothing(tmp_path: Path):
-    with pytest.raises(OSError, match="disk full"), made_once(tmp_path / "folder", "done"):
+    with pytest.raises(OSError, match="disk full"), build_once(tmp_path / "folder", "done"):
         raise OSError("disk full")
     assert [path for path in tmp_path.iterdir() if path.is_dir()] == []
 
 
 def test_a_folder_that_another_machine_finished_first_is_kept(tmp_path: Path):
-    with made_once(tmp_path / "folder", "done") as beside:
+    with build_once(tmp_path / "folder", "done") as beside:
         assert beside is not None
         (beside / "done").write_text("mine")
         (tmp_path / "folder").mkdir()

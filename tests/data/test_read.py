@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from distft.data import read
-from distft.data.read import UnreadableFile, read_rows, rows_of
+from distft.data.read import UnreadableFile, read_rows, read_source
 from distft.data.sources import Source
 
 ROWS = [{"prompt": 'a, "b"\nc', "completion": "é"}, {"prompt": "2", "completion": "🏛"}]
@@ -211,9 +211,9 @@ def test_a_saved_dataset_gives_its_rows(tmp_path: Path):
 
     datasets.DatasetDict(train=datasets.Dataset.from_list(ROWS)).save_to_disk(tmp_path / "saved")
     source = Source(saved=tmp_path / "saved")
-    assert [found.value for found in rows_of(source)] == ROWS
+    assert [found.value for found in read_source(source)] == ROWS
     with pytest.raises(RuntimeError, match="split test"):
-        list(rows_of(Source(saved=tmp_path / "saved", split="test")))
+        list(read_source(Source(saved=tmp_path / "saved", split="test")))
 
 
 def test_a_hub_dataset_gives_its_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -223,6 +223,6 @@ def test_a_hub_dataset_gives_its_rows(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     (tmp_path / "rows").mkdir()
     written(tmp_path, "rows/train.jsonl", "".join(json.dumps(row) + "\n" for row in ROWS).encode())
-    found = list(rows_of(Source(hub_id=str(tmp_path / "rows"))))
+    found = list(read_source(Source(hub_id=str(tmp_path / "rows"))))
     assert [row.value for row in found] == ROWS
     assert [row.line for row in found] == [1, 2]

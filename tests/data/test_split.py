@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distft.data.example import Example, Segment
-from distft.data.stage import content_id, position
+from distft.data.stage import content_id, split_position
 
 
 def example(*texts: str) -> Example:
@@ -26,10 +26,10 @@ def test_what_stands_in_which_role_is_part_of_the_content():
 
 def test_a_fraction_holds_out_about_so_many_and_each_seed_others():
     names = [str(number) for number in range(20_000)]
-    held_out = [{name for name in names if position(name, seed) < 0.1} for seed in (0, 1)]
+    held_out = [{name for name in names if split_position(name, seed) < 0.1} for seed in (0, 1)]
     assert all(1_850 < len(chosen) < 2_150 for chosen in held_out)
     assert len(held_out[0] & held_out[1]) < 300
 
 
 def test_rows_that_are_added_move_no_other_row():
-    assert position("same", 3) == position("same", 3)
+    assert split_position("same", 3) == split_position("same", 3)

@@ -7,7 +7,7 @@ from transformers import PreTrainedTokenizerFast
 
 from distft.data.example import Example, Segment
 from distft.data.render import ChatRenderer, PlainRenderer
-from distft.data.tokenize import Tokeniser, byte_tokenizer
+from distft.data.tokenize import RowTokenizer, byte_tokenizer
 from tests.data.conftest import FAMILIES, TEMPLATES, family_tokenizer
 
 TALK = ["What is the capital of France?", "The capital of France is Paris.", "And of Italy?", " Rome 🏛, naturally é."]
@@ -49,7 +49,7 @@ def chat(*texts: str) -> Example:
 
 
 def row_of(tokenizer: Any, example: Example, max_length: int = 4096) -> Any:
-    return Tokeniser(tokenizer, max_length)([ChatRenderer(tokenizer)(example)])[0].row
+    return RowTokenizer(tokenizer, max_length)([ChatRenderer(tokenizer)(example)])[0].row
 
 
 def trained_text(tokenizer: Any, row: Any) -> str:
@@ -118,7 +118,7 @@ def test_a_token_that_begins_with_the_prompts_newline_is_not_trained():
 def test_plain_text_is_trained_whole_between_one_begin_and_one_end_token():
     tokenizer = TOKENIZERS["llama2"]
     plain = PlainRenderer()(Example((Segment("text", "some words", True),)))
-    row = Tokeniser(tokenizer, 99)([plain])[0].row
+    row = RowTokenizer(tokenizer, 99)([plain])[0].row
     assert tokenizer.decode(row.input_ids) == "some words</s>"  # this tokenizer adds no begin token by itself
     assert row.trained.all()
 
@@ -131,15 +131,15 @@ def test_a_tokenizer_that_begins_texts_by_itself_does_so_once_in_plain_text():
     tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing("<s> $A", special_tokens=[begin])
     for text in ("some words", "<s>some words"):
         plain = PlainRenderer()(Example((Segment("text", text, True),)))
-        row = Tokeniser(tokenizer, 99)([plain])[0].row
+        row = RowTokenizer(tokenizer, 99)([plain])[0].row
         assert tokenizer.decode(row.input_ids) == "<s>some words</s>"
     assert row_of(tokenizer, chat("a", "b")).input_ids.tolist().count(begin[1]) == 1
 
 
 def test_the_end_is_cut_and_the_whole_length_told():
     tokenizer = byte_tokenizer()
-    made = Tokeniser(tokenizer, 20)([ChatRenderer(tokenizer)(chat("hello", "a long answer"))])[0]
-    whole = Tokeniser(tokenizer, 999)([ChatRenderer(tokenizer)(chat("hello", "a long answer"))])[0]
+    made = RowTokenizer(tokenizer, 20)([ChatRenderer(tokenizer)(chat("hello", "a long answer"))])[0]
+    whole = RowTokenizer(tokenizer, 999)([ChatRenderer(tokenizer)(chat("hello", "a long answer"))])[0]
     assert made.row.input_ids.tolist() == whole.row.input_ids.tolist()[:20]
     assert made.row.trained.tolist() == whole.row.trained.tolist()[:20]
     assert made.full_length == whole.full_length == len(whole.row.input_ids)

@@ -1,4 +1,4 @@
-"""Model and rows are copied to a node's disk once, whole or not at all, and nothing else changes."""
+"""Model and rows are copy_once to a node's disk once, whole or not at all, and nothing else changes."""
 
 import fcntl
 import json
@@ -123,8 +123,8 @@ def die_in_the_middle(source: Path, root: Path) -> None:
     try:
         root.mkdir(parents=True)
         staging._copy = copy
-        described = staging._described(str(source), staging._model_files)
-        staging.copied(source, described[1] if described else [], root)
+        described = staging._listing(str(source), staging._model_files)
+        staging.copy_once(source, described[1] if described else [], root)
     finally:
         os._exit(1)
 
@@ -177,10 +177,10 @@ def test_the_watchdog_sees_a_copy_grow(plan: Plan, tmp_path: Path, monkeypatch: 
         return told.beats
 
     source = Path(str(plan.model_dir))
-    described = staging._described(str(source), staging._model_files)
+    described = staging._listing(str(source), staging._model_files)
     assert described is not None
     before = beats()
-    staging.copied(source, described[1], tmp_path)
+    staging.copy_once(source, described[1], tmp_path)
     assert beats() - before >= 20 * 2**20 // BLOCK
     grows = tmp_path / "part"
     grows.mkdir()

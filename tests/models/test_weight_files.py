@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from distft.tensors.weight_files import notes, wrong_weights
+from distft.tensors.weight_files import notes, weight_errors
 
 BITSANDBYTES = {"quantization_config": {"quant_method": "bitsandbytes"}}
 
@@ -21,7 +21,7 @@ def stored(folder: Path, **tensors: torch.Tensor) -> Path:
 
 
 def wrong(folder: Path, facts: dict[str, Any], max_length: int = 8, tokens: int | None = None) -> str:
-    [error] = wrong_weights(folder, facts, max_length, tokens)
+    [error] = weight_errors(folder, facts, max_length, tokens)
     assert error.startswith(f"model.path={folder}: ") and "Try: " in error
     return error
 
@@ -46,7 +46,7 @@ def test_quantised_weights_are_refused(tensors: dict[str, Any], facts: dict[str,
 
 
 def test_a_config_of_quantisation_that_was_left_behind_is_said(tmp_path: Path):
-    assert list(wrong_weights(stored(tmp_path), BITSANDBYTES, 8, 10)) == []
+    assert list(weight_errors(stored(tmp_path), BITSANDBYTES, 8, 10)) == []
     [line] = notes(tmp_path, BITSANDBYTES, 8)
     assert "bitsandbytes" in line and "quantization_config is left out" in line
 
@@ -55,7 +55,7 @@ def test_a_config_of_quantisation_that_was_left_behind_is_said(tmp_path: Path):
 def test_a_token_without_an_embedding_is_refused(tokens: int | None, fits: bool, tmp_path: Path):
     folder = stored(tmp_path)
     if fits:
-        assert list(wrong_weights(folder, {}, 8, tokens)) == []
+        assert list(weight_errors(folder, {}, 8, tokens)) == []
     else:
         assert "the tokenizer has 11 tokens, and the model embeddings for 10" in wrong(folder, {}, 8, tokens)
 
@@ -64,7 +64,7 @@ def test_a_token_without_an_embedding_is_refused(tokens: int | None, fits: bool,
 def test_fewer_learnt_positions_than_a_row_has_tokens(rows: int, stated: int | None, most: int, tmp_path: Path):
     folder = stored(tmp_path, transformer__wpe__weight=torch.ones(rows, 4))
     facts = {"n_positions": stated} if stated else {}
-    assert list(wrong_weights(folder, facts, most, None)) == []
+    assert list(weight_errors(folder, facts, most, None)) == []
     assert f"it has {most} learnt positions (transformer.wpe.weight)" in wrong(folder, facts, most + 1)
     assert f"Try: data.max_length={most}" in wrong(folder, facts, most + 1)
 

@@ -20,12 +20,12 @@ from distft.data.example import BadField, Example
 EMPTY = (None, "", [], {})
 _TOOLS = "tool calls cannot be rendered yet"
 _THOUGHT = "reasoning cannot be rendered yet"
-NOT_YET = {
+UNSUPPORTED = {
     **dict.fromkeys(("tools", "tool_calls", "tool_call_id", "functions", "function_call"), _TOOLS),
     **dict.fromkeys(("reasoning_content", "reasoning", "thinking"), _THOUGHT),
     **dict.fromkeys(("images", "image", "videos", "audio", "audios"), "only text can be trained on"),
 }
-USUAL = {  # other data sets' words for the fields of prompt_completion
+COMMON_NAMES = {  # other data sets' words for the fields of prompt_completion
     "prompt": ("question", "instruction", "query", "problem", "input", "inputs", "user"),
     "completion": ("answer", "response", "output", "target", "targets", "solution", "assistant"),
 }
@@ -90,11 +90,11 @@ class Format:
         path, _, last = name.rpartition("[].")
         parent = path.split("[].")[-1]
         inside = next((ours for ours in self.objects if ours and self.names[ours] == parent), "")
-        return None if last in NOT_YET else nearest(last, self.objects[inside])
+        return None if last in UNSUPPORTED else nearest(last, self.objects[inside])
 
 
 @dataclass
-class Unread:
+class UnreadFields:
     """Fields that rows have and nothing reads, with the place of the first and the format that does not read them."""
 
     places: dict[str, tuple[str, Format]] = field(default_factory=dict)
@@ -111,7 +111,7 @@ class Unread:
             return
         found = []
         for name, (place, form) in self.places.items():
-            why, near = NOT_YET.get(name.rpartition(".")[2]), form.near(name)
+            why, near = UNSUPPORTED.get(name.rpartition(".")[2]), form.near(name)
             hint = f"; {why}" if why else f"; did you mean {near}?" if near else ""
             found.append(f"{name or repr(name)} ({place}{hint})")
         forms = {form.name: form for _, form in self.places.values()}
@@ -212,7 +212,7 @@ def _renaming(rows: Sequence[dict[str, Any]]) -> str:
     known = "; ".join(f"{form} wants {', '.join(load_format(form, {}).fields)}" for form in format_names())
     have = sorted({key for row in rows for key in row}, key=str)
     names = {}
-    for ours, usual in USUAL.items():
+    for ours, usual in COMMON_NAMES.items():
         words = [word for word in (ours, *usual) if word in have]
         names[ours] = words[0] if words else nearest(ours, have)
     if all(names.values()) and len(set(names.values())) == len(names):

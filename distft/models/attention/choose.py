@@ -110,13 +110,15 @@ def dropout_of(config: PreTrainedConfig) -> str | None:
     return next((name for name in _DROPOUT if getattr(config.get_text_config(), name, 0)), None)
 
 
-def in_force(asked: str, machine: Machine, documents: Documents, traits: Traits, *, compiled: bool) -> Attention:
+def effective_attention(
+    asked: str, machine: Machine, documents: Documents, traits: Traits, *, compiled: bool
+) -> Attention:
     """Returns the kernel that `model.attention` means here; a name means itself, `auto` the fastest that can do it.
 
     ValueError where `auto` has none that train.compile=true can compile.
     """
     if asked != "auto":
-        return Attention(asked, asked, "asked for by name")
+        return Attention(asked, asked, "requested by name")
     if traits.not_sdpa:
         return Attention(asked, "eager", traits.not_sdpa)
     no_varlen = _not_varlen(machine, traits)

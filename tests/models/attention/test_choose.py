@@ -8,7 +8,16 @@ import pytest
 import torch
 from transformers import AutoConfig
 
-from distft.models.attention.choose import SDPA, Documents, Machine, Traits, anywhere, choose, enabled_sdpa, in_force
+from distft.models.attention.choose import (
+    SDPA,
+    Documents,
+    Machine,
+    Traits,
+    anywhere,
+    choose,
+    effective_attention,
+    enabled_sdpa,
+)
 from distft.models.build import skeleton
 from tests.support.train_cases import tiny_model
 
@@ -58,20 +67,20 @@ TABLE = [
 def test_auto_means_the_fastest_kernel_that_can(
     machine: Machine, documents: Documents, traits: Traits, compiled: bool, expected: str, reason: str
 ) -> None:
-    found = in_force("auto", machine, documents, traits, compiled=compiled)
+    found = effective_attention("auto", machine, documents, traits, compiled=compiled)
     assert (found.asked, found.in_force) == ("auto", expected) and reason in found.why
 
 
 @pytest.mark.parametrize("word", ["sdpa", "varlen", "flash_attention_3", "eager"])
 def test_a_name_means_itself(word: str) -> None:
-    found = in_force(word, cuda(), LONG, with_(caps_scores=True), compiled=True)
-    assert (found.asked, found.in_force, found.why) == (word, word, "asked for by name")
+    found = effective_attention(word, cuda(), LONG, with_(caps_scores=True), compiled=True)
+    assert (found.asked, found.in_force, found.why) == (word, word, "requested by name")
 
 
 @pytest.mark.parametrize("machine", [cuda(dtype=FP32), cuda(VOLTA), cuda(None)], ids=str)
 def test_what_no_kernel_can_compile_is_refused_with_the_reason(machine: Machine) -> None:
     with pytest.raises(ValueError, match=r"train.compile=true: varlen .* Try: train.compile=false"):
-        in_force("auto", machine, SHORT, PLAIN, compiled=True)
+        effective_attention("auto", machine, SHORT, PLAIN, compiled=True)
 
 
 def test_documents_are_counted_from_the_rows() -> None:
