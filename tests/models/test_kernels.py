@@ -1,7 +1,7 @@
 """Fused kernels are put into the model that names them, or refused in words; the real ones need a device.
 
 What Liger is asked for is held to a package of the same interface; the real one, 0.8.5, was put into five families by
-hand (docs/evidence.md).
+hand (docs/dev/evidence.md).
 """
 
 import sys
