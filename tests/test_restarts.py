@@ -49,7 +49,7 @@ def start(folder: Path, name: str, fault: str, *overrides: str, slow: str = "") 
     settings += ["train.epochs=null", "train.global_batch_size=4", "train.micro_batch_size=2", "eval.at_ends=false"]
     settings += ["launcher.processes_per_node=2", f"runs_dir={folder / 'runs'}", f"cache_dir={folder / 'cache'}"]
     program = "slow_rank" if slow else "faulty_rank"
-    settings += [f"launcher.program=tests.launchers.{program}", f"name={name}", *overrides]
+    settings += [f"launcher.program=tests.support.{program}", f"name={name}", *overrides]
     command = [sys.executable, "-m", "distft.launch", *settings]
     return subprocess.Popen(command, env=os.environ | {"FAULT": fault, "SLOW": slow}, stderr=subprocess.PIPE, text=True)
 
