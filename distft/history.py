@@ -13,15 +13,13 @@ from typing import Any
 from distft.checkpoint.choose import candidates
 from distft.checkpoint.manifest import Damaged, read_manifest
 from distft.config import Config, ConfigError
-from distft.config.change import Frozen, allowing, meanings, refusal
-from distft.config.freeze import chosen_words, difference, keys_said
-from distft.config.groups import Groups
-from distft.config.overrides import WrongOverride, split
+from distft.config.compose import Groups
+from distft.config.freeze import Frozen, allowing, chosen_words, difference, keys_said, meanings, refusal
+from distft.config.key import covers
+from distft.config.overrides import WrongOverride, long_form, split
+from distft.config.precedence import implied
 from distft.config.rules import broken_rules
 from distft.config.rules.contract import Facts
-from distft.config.settings import long_form
-from distft.config.tree import covers
-from distft.config.typed import implied
 from distft.frozen import Own, find_own
 from distft.paths import absolute, conf_dir
 from distft.run import FINISHED, Plan, RunFolder

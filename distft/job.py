@@ -21,6 +21,7 @@ from distft.config.freeze import chosen_words
 from distft.config.machines import node_range
 from distft.config.rules import broken_rules
 from distft.config.rules.contract import Facts
+from distft.config.schema import Origin
 from distft.data.steps import Base
 from distft.goodput import timeline
 from distft.history import resumed
@@ -49,7 +50,7 @@ class Taken(RuntimeError):
 def begin(run: RunFolder) -> int:
     """Makes the run's folder ready for one start of its ranks, and prints on how many nodes they run."""
     job = this_job(os.environ)
-    config = Config(run.read_config(), chosen_words(run.config.read_text()))
+    config = Config.of(run.read_config(), Origin(chosen_words(run.config.read_text())))
     check_alone(run, job)
     plan = for_nodes(run.read_plan(), run, config, int(os.environ["SLURM_JOB_NUM_NODES"]))
     status = {"starts": [], "timeouts": 0} | run.read_status()
@@ -174,7 +175,7 @@ def begins_again(run: RunFolder, status: Mapping[str, Any], outcome: Outcome) ->
     assert outcome.error is not None
     note_end(run, outcome.state, outcome.error)
     print(f"{told(outcome.error)}. Restart {done + 1} of {most}", file=sys.stderr)
-    config = Config(run.read_config(), chosen_words(run.config.read_text()))
+    config = Config.of(run.read_config(), Origin(chosen_words(run.config.read_text())))
     note(run, status["attempt"], outcome.error, saved_step(run, config))
     run.write_status(state="pending", restarts=done + 1, error=None)
     return True

@@ -19,11 +19,12 @@ from typing import Any
 
 from hydra.utils import get_class
 
-from distft.config.accelerators import plugged_in, torch_build, wasted, without_driver
 from distft.config.errors import ConfigError
-from distft.config.freeze import Config, frozen_text
+from distft.config.freeze import frozen_text
+from distft.config.key import covers, leaves
 from distft.config.labels import data_label, model_label
-from distft.config.tree import covers, leaves
+from distft.config.machines import plugged_in, torch_build, wasted, without_driver
+from distft.config.schema import Config
 from distft.data.key import prepared_dir
 from distft.frozen import Own
 from distft.goodput.timeline import note

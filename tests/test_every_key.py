@@ -15,9 +15,10 @@ import yaml
 
 from distft import launch, restarts, stages
 from distft.config import ConfigError, compose
-from distft.config.known import known_keys
-from distft.config.schema import KEYS, TARGET_GROUPS
-from distft.config.trusted import check_trusted
+from distft.config.check import known_keys
+from distft.config.parts import TARGET_GROUPS
+from distft.config.schema import KEYS
+from distft.config.targets import check_trusted
 from distft.data.key import tokenizer_dir
 from distft.data.ready import make_ready
 from distft.data.shards import Rows

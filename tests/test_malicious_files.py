@@ -25,8 +25,8 @@ from distft.checkpoint.index import damage_of, read_index
 from distft.checkpoint.manifest import hash_of_body, read_manifest, write_manifest
 from distft.checkpoint.read import Checkpoint
 from distft.config import ConfigError
+from distft.config.command import find_run
 from distft.config.compose import compose
-from distft.config.keywords import find_run
 from distft.config.model_folder import wrong_model
 from distft.data.read import UnreadableFile, read_rows
 from distft.data.render import TemplateRefused, make_renderer

@@ -9,7 +9,7 @@ import pytest
 
 from distft import stages
 from distft.config import ConfigError, compose
-from distft.config.accelerators import Build, Plugged
+from distft.config.machines import Build, Plugged
 from distft.stages import check_devices, check_writable, run_dir
 
 

@@ -13,14 +13,14 @@ from typing import Any, ClassVar
 import yaml
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
+from distft.config.check import nearest_path
 from distft.config.errors import ConfigError
-from distft.config.files import nearest_path
 from distft.config.freeze import chosen_words, keys_said
+from distft.config.key import shown
 from distft.config.nearest import did_you_mean
-from distft.config.overrides import CONFIG, Override, is_key
-from distft.config.schema import BY_PATH, TARGET_GROUPS
-from distft.config.settings import long_form
-from distft.config.values import shown
+from distft.config.overrides import CONFIG, Override, is_key, long_form
+from distft.config.parts import TARGET_GROUPS
+from distft.config.schema import BY_PATH
 from distft.paths import absolute
 
 PROFILE = "launcher.profile"

@@ -5,7 +5,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-from distft.config.accelerators import num_accelerators
+from distft.config.machines import num_accelerators
 from distft.doctor.child import Ended, ask_program
 from distft.doctor.finding import Finding
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from distft.config import command
-from distft.config.keywords import keywords, usage
+from distft.config.command import keywords, usage
 from distft.prove.checks import GROUPS
 from distft.prove.page import TITLES, number, short
 from distft.prove.place import Machine, Place

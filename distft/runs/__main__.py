@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 
 from distft.config import ConfigError, command
-from distft.config.keywords import find_run, keywords
+from distft.config.command import find_run, keywords
 from distft.config.nearest import did_you_mean, nearest
 from distft.goodput.account import goodput_of
 from distft.launchers.follow import NewRows

@@ -9,7 +9,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from distft.config.values import shown
+from distft.config.key import shown
 from distft.launchers.follow import Row
 from distft.run import FINISHED
 from distft.sweep.jobs import Job

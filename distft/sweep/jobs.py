@@ -13,8 +13,8 @@ from typing import Any
 
 from distft.config.compose import Config, compose
 from distft.config.errors import ConfigError
+from distft.config.key import at
 from distft.config.overrides import quoted
-from distft.config.tree import at
 from distft.frozen import Own, kept_rows
 from distft.history import check_config, is_done, keep_frozen, own_of
 from distft.run import Plan, RunFolder

@@ -122,5 +122,7 @@ def test_a_step_of_tokens_is_as_full_as_rows_in_order_allow(lengths: list[int], 
 
 
 def test_a_row_longer_than_a_step_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"train.global_batch_tokens=8 .* longest row, 9 tokens. Try: train.global_batch_tokens=9"):
+    with pytest.raises(
+        ValueError, match=r"train.global_batch_tokens=8 .* longest row, 9 tokens. Try: train.global_batch_tokens=9"
+    ):
         token_borders(np.asarray([3, 9]), 8)
