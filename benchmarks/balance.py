@@ -15,11 +15,11 @@ import numpy as np
 from benchmarks.rows import demo_folder, read_pairs, unequal_rows, write_rows
 from benchmarks.spread import spread, table
 from distft.config import ConfigError, command, compose
-from distft.data.ready import make_ready
+from distft.data.order import Order
 from distft.data.shards import Rows
-from distft.data.steps import Order
+from distft.data.stage import make_ready
+from distft.models.build import architecture, skeleton
 from distft.models.flops import Flops
-from distft.models.skeleton import architecture, skeleton
 from distft.train.feed import make_cut
 
 STEPS = 10

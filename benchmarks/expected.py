@@ -12,8 +12,8 @@ import yaml
 from torch import nn
 
 from benchmarks.spread import table
+from distft.models.build import architecture, blocks, skeleton
 from distft.models.flops import Flops
-from distft.models.skeleton import architecture, blocks, skeleton
 from distft.paths import conf_dir
 from distft.plan.memory import memory_of
 

@@ -1,61 +1,8 @@
-"""`distft COMMAND ...` is the same as `python -m distft.COMMAND ...`; without a command it lists them."""
+"""`python -m distft COMMAND` is the same as `distft COMMAND`."""
 
-import ast
-import runpy
 import sys
-from pathlib import Path
 
-COMMANDS = (
-    "launch",
-    "plan",
-    "prepare",
-    "inspect_data",
-    "evaluate",
-    "export",
-    "report",
-    "verify_resume",
-    "replay",
-    "runs",
-    "human_eval",
-    "audit",
-    "doctor",
-    "prove",
-    "demo",
-)
-
-
-def main() -> int:
-    """Runs the command that the first argument names; 2 when there is none of that name."""
-    if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help", "help"):
-        print(usage())
-        return 0
-    name = sys.argv[1].replace("-", "_")
-    if name not in available():
-        from distft.config.nearest import did_you_mean, nearest
-
-        meant = did_you_mean(nearest(name, available()))
-        print(f"distft {sys.argv[1]}: no such command.{meant}\n\n{usage()}", file=sys.stderr)
-        return 2
-    sys.argv[:2] = [f"distft {name}"]
-    runpy.run_module(f"distft.{name}", run_name="__main__", alter_sys=True)
-    return 0
-
-
-def available() -> dict[str, Path]:
-    """Returns the source of each command this version has."""
-    here = Path(__file__).parent
-    places = {name: (here / f"{name}.py", here / name / "__main__.py") for name in COMMANDS}
-    return {name: path for name, paths in places.items() for path in paths if path.is_file()}
-
-
-def usage() -> str:
-    """Returns every command with the first line of its own documentation, without importing it."""
-    lines = ["distft COMMAND [KEY=VALUE ...]     (distft COMMAND --help lists its keys)", ""]
-    for name, path in available().items():
-        purpose = (ast.get_docstring(ast.parse(path.read_text())) or "").split("\n")[0]
-        lines.append(f"  {name:14} {purpose}")
-    return "\n".join(lines)
-
+from distft.cli import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -10,9 +10,9 @@ from rich.text import Text
 
 from distft.config import ConfigError, command, compose, help_text
 from distft.data.key import tokenizer_dir
-from distft.data.ready import make_ready
 from distft.data.shards import Row, Rows
-from distft.data.tokenizers import load_tokenizer
+from distft.data.stage import make_ready
+from distft.data.tokenize import load_tokenizer
 
 OWN_KEYS = (("n=5", "how many rows, from the first on"), ("part=train", "train | eval"))
 

@@ -13,11 +13,11 @@ from distft.config import ConfigError, command, compose
 from distft.config.model_folder import facts_of, wrong_model
 from distft.data.hub import local_folder
 from distft.data.key import tokenizer_dir
-from distft.data.ready import make_ready
 from distft.data.report import summary
-from distft.data.tokenizers import load_tokenizer
-from distft.models.verdict import keep_verdict, kept_verdict, wrong_by_verdict
-from distft.models.weight_files import wrong_weights
+from distft.data.stage import make_ready
+from distft.data.tokenize import load_tokenizer
+from distft.model_check.verdict import keep_verdict, kept_verdict, wrong_by_verdict
+from distft.tensors.weight_files import wrong_weights
 
 SLOW_SECONDS = 2.0
 
@@ -49,7 +49,7 @@ def check_model(values: dict[str, Any], console: Console) -> None:
         tokens = len(load_tokenizer(tokenizer_dir(values), model["trust_remote_code"]))
         wrong = list(wrong_weights(folder, facts_of(folder), values["data"]["max_length"], tokens))
     if not wrong and kept_verdict(folder, cache_dir) is None:
-        from distft.model_check import check_folder
+        from distft.model_check.architecture import check_folder
 
         started = time.monotonic()
         found = check_folder(folder)

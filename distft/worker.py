@@ -16,51 +16,48 @@ import numpy as np
 import torch
 from hydra.utils import instantiate
 
-from distft.agreement import check_live
-from distft.attention import model_config, with_attention
-from distft.checkpoint.commit import being_saved
+from distft.checkpoint.choose import skip_rows
 from distft.checkpoint.probe import PROBE, PROMPTS, probe_prompt, take_probe, write_probe
-from distft.checkpoint.rehearse import rehearse
-from distft.checkpoint.rows import order_version
-from distft.checkpoint.skip import skip_rows
-from distft.checkpoint.snapshot import Snapshot
+from distft.checkpoint.rehearsal import rehearse
+from distft.checkpoint.retention import being_saved
+from distft.checkpoint.save import Snapshot
 from distft.data.batches import Batch, make_batch, to_device
+from distft.data.order import Base, Order, order_version, step_borders
 from distft.data.shards import Row, Rows
-from distft.data.steps import Base, Order, step_borders
 from distft.evaluate.held_out import held_out
-from distft.goodput.timeline import lost_of, note
-from distft.losses.cross_entropy import CrossEntropy
-from distft.losses.outputs import logits
+from distft.goodput import lost_of, note
+from distft.losses.cross_entropy import CrossEntropy, logits
+from distft.model_check.live import check_live
+from distft.model_check.verdict import agreed_file, weights_version
 from distft.models.attention.choose import enabled_sdpa
-from distft.models.compiled import compile_blocks
+from distft.models.build import (
+    blocks,
+    compile_blocks,
+    fused_layers,
+    model_config,
+    recompute,
+    skeleton,
+    use_kernels,
+    with_attention,
+)
 from distft.models.flops import Flops
-from distft.models.kernels import fused_layers, use_kernels
-from distft.models.recompute import recompute
-from distft.models.skeleton import blocks, skeleton
 from distft.models.staging import stage
-from distft.models.verdict import agreed_file, weights_version
 from distft.optim.groups import check_in_force, decay_groups
-from distft.run import Plan, RunFolder, StepReport, write_json
+from distft.run import MetricsLog, Plan, RunFolder, StepReport, write_json
 from distft.runtime import heartbeat
 from distft.runtime.determinism import in_force
+from distft.runtime.device import compute_dtype, exact_products
 from distft.runtime.errors import NonFinite
-from distft.runtime.metrics import MetricsLog
-from distft.runtime.nodes import compare
-from distft.runtime.precision import compute_dtype, exact_products
-from distft.runtime.process_group import World, collective_seconds, from_first, share_timeout
+from distft.runtime.process_group import World, collective_seconds, compare, from_first, share_timeout
 from distft.runtime.stop import listen, requested
-from distft.state import Saving, check_replicas, load, states_per_weight, steps_done
-from distft.strategies.engine import Engine
-from distft.strategies.objective import Objective
+from distft.strategies.engine import Engine, Objective
+from distft.train.early_stopping import EarlyStopping, When
 from distft.train.feed import Feed, all_rows, filled_up_to, make_cut
-from distft.train.judge import Judge
-from distft.train.longest import try_longest
+from distft.train.health import Judge, NonFinitePolicy, Stragglers
 from distft.train.loop import Hooks, Settings, train_steps
-from distft.train.meter import Peak, peak_of
-from distft.train.numerics import NonFinitePolicy
-from distft.train.profile import Profile
-from distft.train.stragglers import Stragglers
-from distft.train.when import EarlyStopping, When
+from distft.train.oom_probe import try_longest
+from distft.train.state import Saving, check_replicas, load, states_per_weight, steps_done
+from distft.train.timing import Peak, Profile, peak_of
 
 Values = dict[str, Any]
 PLAIN = {"_convert_": "all"}  # lists and dicts as they are: omegaconf's own are not JSON, nor what others look for

@@ -8,8 +8,7 @@ import os
 import sys
 from pathlib import Path
 
-from distft.runtime.nodes import compare
-from distft.runtime.process_group import process_group
+from distft.runtime.process_group import compare, process_group
 
 
 def main() -> None:

@@ -21,9 +21,9 @@ from torch.utils._pytree import tree_leaves
 
 from distft.data.batches import Batch, make_batch
 from distft.data.shards import Row
-from distft.models.fresh import FreshWeights
-from distft.models.weights import fill
+from distft.models.init import FreshWeights
 from distft.runtime.process_group import World, process_group, texts_of_all
+from distft.tensors.streaming import fill
 from tests.train_cases import make_engine, tuned
 
 ROWS, MICRO_BATCHES = 2, 3  # the second finds gradients, and leaves the root's weights gathered

@@ -22,9 +22,9 @@ import torch
 import torch.distributed as dist
 
 from distft import worker
-from distft.checkpoint import saver
-from distft.checkpoint.keep import latest
-from distft.checkpoint.read import Checkpoint
+from distft.checkpoint import save
+from distft.checkpoint.load import Checkpoint
+from distft.checkpoint.retention import latest
 from distft.run import RunFolder
 from distft.runtime import stop
 from distft.runtime.process_group import World, from_first, process_group
@@ -69,15 +69,15 @@ def one_attempt(run: RunFolder, world: World, ask: Ask | None) -> dict[str, Any]
     stop.listen()
     dist.barrier()
     saved: list[int] = []
-    publish = saver.publish
-    saver.publish = lambda folder, step, body: (saved.append(step), publish(folder, step, body))[1]
+    publish = save.publish
+    save.publish = lambda folder, step, body: (saved.append(step), publish(folder, step, body))[1]
     thread = send(ask, run, attempt, world) if ask else None
     began = time.monotonic()
     worker.train(run, attempt, world)
     seconds = time.monotonic() - began
     if thread:
         thread.join()
-    saver.publish = publish
+    save.publish = publish
     dist.barrier()
     status = run.read_status()
     newest = latest(run.checkpoints)

@@ -8,12 +8,11 @@ from pathlib import Path
 import torch
 
 from distft.losses.cross_entropy import CrossEntropy
-from distft.models.safetensors_dir import folder_chunks
-from distft.models.skeleton import architecture, blocks, skeleton
-from distft.models.stream import stream
+from distft.models.build import architecture, blocks, skeleton
 from distft.optim.groups import decay_groups
 from distft.runtime.process_group import World, all_reduce_sum, process_group
-from distft.strategies.objective import Objective
+from distft.strategies.engine import Objective
+from distft.tensors.streaming import folder_chunks, stream
 from tests.train_cases import instantiate_strategy
 
 

@@ -7,7 +7,7 @@ import os
 
 import torch
 
-from distft.runtime.imports import uncollected
+from distft.runtime.process import uncollected
 
 if torch.accelerator.current_accelerator() is None:
     os.environ["DS_ACCELERATOR"] = "cpu"  # as distft.strategies.zero does; read once, while deepspeed is imported

@@ -13,17 +13,15 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from distft.checkpoint.keep import Retention
-from distft.checkpoint.read import restore
-from distft.checkpoint.resume import find
-from distft.checkpoint.saver import Saver
+from distft.checkpoint.load import find, restore
+from distft.checkpoint.retention import Retention
+from distft.checkpoint.save import Saver
 from distft.losses.cross_entropy import CrossEntropy
-from distft.models.safetensors_dir import folder_chunks
-from distft.models.skeleton import architecture, blocks, skeleton
-from distft.models.stream import stream
+from distft.models.build import architecture, blocks, skeleton
 from distft.optim.groups import decay_groups
 from distft.runtime.process_group import World
-from distft.strategies.objective import Objective
+from distft.strategies.engine import Objective
+from distft.tensors.streaming import folder_chunks, stream
 from tests import preload  # noqa: F401  # before the fork
 from tests.forked import fork_ranks
 from tests.train_cases import instantiate_strategy

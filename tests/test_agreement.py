@@ -7,14 +7,14 @@ import pytest
 import torch
 from torch import nn
 
-from distft.agreement import Agreement, check_live
 from distft.data.batches import Batch
 from distft.losses.cross_entropy import CrossEntropy
-from distft.models.fresh import FreshWeights
-from distft.models.skeleton import blocks
-from distft.models.weights import fill
+from distft.model_check.live import Agreement, check_live
+from distft.models.build import blocks
+from distft.models.init import FreshWeights
 from distft.runtime.errors import FINAL, Disagreement
-from distft.strategies.objective import Objective
+from distft.strategies.engine import Objective
+from distft.tensors.streaming import fill
 from tests.alone import alone
 from tests.train_cases import instantiate_strategy, tiny_model
 

@@ -16,12 +16,13 @@ from distft.config.freeze import _PLACES, Frozen, meanings, refusal
 from distft.config.key import at, leaves
 from distft.config.schema import KEYS
 from distft.config.targets import check_trusted
+from distft.launch.restarts import may_begin_again
 from distft.launchers.contract import Outcome
 from distft.rank import _NO_MEMORY, find_work
-from distft.restarts import may_begin_again
 from distft.run import RunFolder
-from distft.runtime import environment, errors, seals, stop
+from distft.runtime import environment, errors, stop
 from distft.runtime.environment import has_secret, looks_secret, passed_on, recorded, redact
+from distft.tensors import integrity
 
 # What a run may go on with another value of: where and how fast it trains, and what is seen of it.
 MAY_CHANGE = """
@@ -305,21 +306,21 @@ def test_every_way_to_lose_a_peer_is_told_from_errors_of_ones_own():
 @pytest.mark.parametrize("number", range(5))
 def test_a_changed_byte_in_any_block_of_a_file_is_found(number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """The first, those in the middle, the last, which is shorter, and the header before them."""
-    monkeypatch.setattr(seals, "BLOCK", 64)
+    monkeypatch.setattr(integrity, "BLOCK", 64)
     header, data = (56).to_bytes(8, "little") + b"h" * 56, bytes(range(64 * 3 + 10))
-    sealing = seals.Sealing()
+    sealing = integrity.Sealing()
     sealing.add(memoryview(data))
     file = tmp_path / "rank-00000.safetensors"
     file.write_bytes(header + data)
-    seal = seals.Seal(len(header + data), seals.hash_of(header), sealing.blocks())
+    seal = integrity.Seal(len(header + data), integrity.hash_of(header), sealing.blocks())
     seal.check(file)
     assert len(seal.blocks) == 4
     for at_byte in (0, 5):
         spoilt = bytearray(header + data)
         spoilt[(64 * number) + at_byte + (8 if not number else 0)] ^= 1
         file.write_bytes(spoilt)
-        with pytest.raises(seals.Damaged, match="its header" if not number else f"block {number - 1} of its data"):
+        with pytest.raises(integrity.Damaged, match="its header" if not number else f"block {number - 1} of its data"):
             seal.check(file)
     file.write_bytes((header + data)[:-1])
-    with pytest.raises(seals.Damaged, match="bytes, its manifest says"):
+    with pytest.raises(integrity.Damaged, match="bytes, its manifest says"):
         seal.check(file)

@@ -11,12 +11,12 @@ from safetensors.numpy import save_file
 
 from distft.config import Config, ConfigError, compose, frozen_text
 from distft.data.stage import prepare_data
-from distft.data.tokenizers import byte_tokenizer
-from distft.frozen import Own, find_own, kept_rows
-from distft.history import check_config
-from distft.models.weight_files import content_hash
+from distft.data.tokenize import byte_tokenizer
+from distft.launch.frozen import Own, find_own, kept_rows
+from distft.launch.history import check_config
 from distft.plan import make_plan
 from distft.run import RunFolder
+from distft.tensors.weight_files import content_hash
 from tests.rows import write_sums
 
 GPT2 = {"model_type": "gpt2", "n_embd": 4, "n_layer": 1, "n_head": 1, "vocab_size": 300, "n_positions": 512}
@@ -114,7 +114,7 @@ def test_a_model_is_the_same_by_its_content(begun: Begun):
     shutil.copytree(begun.folder / "model", moved)
     own = begun.own(f"model.path={moved}")
     assert own and own.plan.model_dir == str(moved)
-    config = Config(own.values, {})
+    config = Config.of(own.values)
     check_config(begun.run, config)
     save_model(begun.folder / "another", 2.0)
     assert begun.own(f"model.path={begun.folder / 'another'}") is None

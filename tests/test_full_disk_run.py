@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from distft.checkpoint.keep import latest
+from distft.checkpoint.retention import latest
 from distft.run import RunFolder
 from tests.rows import write_sums
 from tests.small_disk import fill, small_disk

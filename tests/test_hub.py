@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from distft.data.tokenizers import byte_tokenizer
+from distft.data.tokenize import byte_tokenizer
 from tests.hub_server import Fault, Files, Hub, files_of, hub
 
 pytestmark = pytest.mark.slow

@@ -14,30 +14,40 @@ PACKAGE = Path(__file__).parents[1] / "distft"
 LEVELS = {
     0: {"compat", "paths", "run"},
     1: {"config", "runtime"},
-    2: {"data", "goodput"},
+    2: {"data", "goodput", "tensors"},
     3: {"models", "losses", "optim", "strategies", "launchers", "trackers"},
-    4: {"checkpoint", "frozen", "preflight"},
-    5: {"agreement", "attention", "train", "evaluate", "state", "history", "plan"},
+    4: {"checkpoint", "doctor", "model_check"},
+    5: {"evaluate", "plan", "train"},
     # rank imports worker; launch and a sweep share the stages of a run, and launch imports sweep
-    6: {"human_eval", "audit", "model_check", "report", "restarts", "stages", "worker"},
-    7: {"sweep"},
+    6: {"human_eval", "audit", "report", "launch", "worker"},
+    7: {"cli", "sweep"},
 }
 LEVEL_OF = {name: level for level, names in LEVELS.items() for name in names}
 COMMANDS = 8
 
 HEAVY = {"torch", "transformers", "datasets", "deepspeed", "peft", "accelerate"}
-LIGHT = {"paths", "run", "config", "launchers", "trackers", "report", "launch", "plan", "history", "stages", "sweep"}
-LIGHT |= {"doctor", "goodput", "job", "frozen", "preflight", "restarts", "runs"}
+LIGHT = {
+    "paths",
+    "run",
+    "config",
+    "launchers",
+    "trackers",
+    "report",
+    "launch",
+    "plan",
+    "sweep",
+    "doctor",
+    "goodput",
+    "runs",
+}
 INSIDE_THE_JOB = {  # processes of their own, or on the compute node, where torch is
-    "distft.launchers.agent",
-    "distft.launchers.ranks",
     "distft.launchers.elastic",
-    "distft.launchers.meeting",
+    "distft.launchers.rendezvous",
     "distft.launchers.watchdog",
     "distft.doctor.all_reduce",
     "distft.doctor.libraries",
     "distft.doctor.rank",
-    "distft.preflight.measure",
+    "distft.doctor.preflight_node",
 }
 
 FILES = sorted(PACKAGE.rglob("*.py"))

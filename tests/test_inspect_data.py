@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from distft.data.shards import Row
-from distft.data.tokenizers import byte_tokenizer
+from distft.data.tokenize import byte_tokenizer
 from distft.inspect_data import marked
 
 

@@ -9,14 +9,11 @@ from typing import Any
 
 import pytest
 
-from distft import job
-from distft.checkpoint.format import step_dir
-from distft.checkpoint.index import write_index
-from distft.checkpoint.manifest import write_manifest
-from distft.config import Config
-from distft.config.freeze import chosen_words
-from distft.goodput.timeline import read_timeline
-from distft.launchers.slurm.ask import job_state
+from distft.checkpoint.format import step_dir, write_index, write_manifest
+from distft.config import read_config
+from distft.goodput import read_timeline
+from distft.launch import job
+from distft.launchers.slurm.commands import job_state
 from distft.run import EXIT_AGAIN, RunFolder, State, write_json
 from distft.runtime import stop
 from distft.runtime.errors import Failure
@@ -67,7 +64,7 @@ def preempted(run: RunFolder, reason: str, **status: Any) -> None:
 
 def test_only_the_number_of_nodes_is_printed_for_the_script(tmp_path: Path, programs: Path):
     run = freeze(tmp_path / "x", "run", ONE)
-    command = [sys.executable, "-m", "distft.job", "begin", str(run.path)]
+    command = [sys.executable, "-m", "distft.launch.job", "begin", str(run.path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "1\n"), done.stderr
     assert done.stderr == "job 12, attempt 1: 1 x 1 processes on n1\n"
@@ -303,5 +300,5 @@ def test_a_node_that_fails_is_no_request_to_stop_though_srun_signals_the_others(
 
 def test_the_frozen_config_says_which_words_were_chosen(tmp_path: Path):
     run = freeze(tmp_path / "x", "run", ONE)
-    config = Config(run.read_config(), chosen_words(run.config.read_text()))
+    config = read_config(run)
     assert config.choices["launcher"] == "slurm"

@@ -9,11 +9,10 @@ from pathlib import Path
 import pytest
 
 from distft.checkpoint.choose import candidates
-from distft.checkpoint.format import step_dir
-from distft.checkpoint.manifest import read_manifest
-from distft.checkpoint.read import Checkpoint
+from distft.checkpoint.format import read_manifest, step_dir
+from distft.checkpoint.load import Checkpoint
 from distft.run import RunFolder
-from distft.verify_resume.tensors import KINDS, measure
+from distft.verify_resume.compare import KINDS, measure
 from tests.rows import write_sums
 from tests.test_launch import end, run_of, start
 

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from distft.__main__ import available
+from distft.cli import available
 
 
 def distft(*words: str) -> subprocess.CompletedProcess[str]:

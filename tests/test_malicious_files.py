@@ -20,10 +20,8 @@ import torch
 import yaml
 
 from distft.checkpoint.choose import candidates
-from distft.checkpoint.format import step_dir
-from distft.checkpoint.index import damage_of, read_index
-from distft.checkpoint.manifest import hash_of_body, read_manifest, write_manifest
-from distft.checkpoint.read import Checkpoint
+from distft.checkpoint.format import damage_of, hash_of_body, read_index, read_manifest, step_dir, write_manifest
+from distft.checkpoint.load import Checkpoint
 from distft.config import ConfigError
 from distft.config.command import find_run
 from distft.config.compose import compose
@@ -31,10 +29,10 @@ from distft.config.model_folder import wrong_model
 from distft.data.read import UnreadableFile, read_rows
 from distft.data.render import TemplateRefused, make_renderer
 from distft.data.shards import Rows
-from distft.data.tokenizers import byte_tokenizer, load_tokenizer
-from distft.models.stored import read_header
-from distft.models.weight_files import weight_files
-from distft.runtime.seals import Damaged
+from distft.data.tokenize import byte_tokenizer, load_tokenizer
+from distft.tensors.integrity import Damaged
+from distft.tensors.safetensors import read_header
+from distft.tensors.weight_files import weight_files
 from tests.launchers.fake_run import freeze
 
 REFUSED = (Damaged, ConfigError, ValueError, RuntimeError, UnreadableFile, TemplateRefused)

@@ -19,12 +19,11 @@ from transformers import (
 )
 from transformers.models.llama import modeling_llama
 
-from distft.model_check import check_config, check_folder
-from distft.models.safetensors_dir import folder_chunks
-from distft.models.skeleton import architecture, skeleton
-from distft.models.stream import stream
-from distft.runtime.regions import Flat
+from distft.model_check.architecture import check_config, check_folder
+from distft.models.build import architecture, skeleton
 from distft.strategies.engine import Piece
+from distft.tensors.regions import Flat
+from distft.tensors.streaming import folder_chunks, stream
 from tests.alone import alone
 
 SMALL: dict[str, Any] = {"vocab_size": 96, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}

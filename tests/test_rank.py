@@ -9,8 +9,7 @@ from distft.config import machines
 from distft.config.compose import compose
 from distft.config.freeze import frozen_text
 from distft.plan.make import make_plan
-from distft.plan.room import OutOfMemory
-from distft.rank import TRAIN, check_devices, find_work, room_told
+from distft.rank import TRAIN, OutOfMemory, check_devices, find_work, room_told
 from distft.run import RunFolder
 
 

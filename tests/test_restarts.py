@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from distft.goodput.timeline import read_timeline
+from distft.goodput import read_timeline
 from distft.run import EXIT_HANG, RunFolder, read_json
-from distft.verify_resume.tensors import KINDS, last_checkpoint, measure
+from distft.verify_resume.compare import KINDS, last_checkpoint, measure
 from tests.launchers.fake_run import assert_none_left, wait_for_rows
 from tests.rows import write_sums
 

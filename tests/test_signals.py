@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from distft.config import compose
+from distft.launch.stages import freeze, prepare_and_plan
 from distft.run import RunFolder
-from distft.stages import freeze, prepare_and_plan
 from tests.launchers.fake_run import assert_none_left, processes_of, rank_process, wait_for_rows
 from tests.ranks import run_ranks
 from tests.rows import write_sums

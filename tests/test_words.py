@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from distft.config import Config, compose
-from distft.data.ready import make_ready
+from distft.data.stage import make_ready
+from distft.launch.stages import freeze, make_part, plan_run
 from distft.paths import conf_dir
 from distft.run import RunFolder
-from distft.stages import freeze, make_part, plan_run
 from tests.ranks import run_ranks
 
 pytestmark = pytest.mark.slow

@@ -77,7 +77,7 @@ def agrees(ran: Ran, expected: dict[str, Any], rates: list[float]) -> None:
     """Holds every step's row and the last checkpoint to the plain loop."""
     import torch
 
-    from distft.checkpoint.read import Checkpoint
+    from distft.checkpoint.load import Checkpoint
 
     assert [row["step"] for row in ran.steps] == list(range(1, len(rates) + 1))
     assert [row["learning_rate"] for row in ran.steps] == pytest.approx(rates, rel=1e-12)

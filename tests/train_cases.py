@@ -15,27 +15,23 @@ from hydra.utils import instantiate
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from distft.checkpoint.keep import Retention
-from distft.checkpoint.read import Checkpoint, restore
-from distft.checkpoint.resume import find
-from distft.checkpoint.saver import Saver
-from distft.checkpoint.snapshot import Snapshot
+from distft.checkpoint.load import Checkpoint, find, restore
+from distft.checkpoint.retention import Retention
+from distft.checkpoint.save import Saver, Snapshot
+from distft.data.order import Order, row_borders
 from distft.data.shards import Rows
-from distft.data.steps import Order, row_borders
 from distft.evaluate.held_out import held_out
 from distft.losses.cross_entropy import CrossEntropy
-from distft.models.compiled import compile_blocks
+from distft.models.adapters import Full, Lora
+from distft.models.build import architecture, blocks, compile_blocks, recompute, skeleton
 from distft.models.flops import Flops
-from distft.models.fresh import FreshWeights
-from distft.models.recompute import recompute
-from distft.models.skeleton import architecture, blocks, skeleton
-from distft.models.tuning import Full, Lora
-from distft.models.weights import fill
+from distft.models.init import FreshWeights
 from distft.optim.groups import decay_groups
 from distft.paths import conf_dir
+from distft.runtime.determinism import seed_for
 from distft.runtime.process_group import World, all_reduce_sum, differ, process_group, texts_of_all
-from distft.runtime.seeds import seed_for
-from distft.strategies.objective import Objective
+from distft.strategies.engine import Objective
+from distft.tensors.streaming import fill
 from distft.train.feed import Feed, Prefetch, all_rows, make_cut
 from distft.train.step import train_step
 from distft.worker import probe

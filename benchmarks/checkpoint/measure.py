@@ -24,22 +24,19 @@ from hydra.utils import instantiate
 from torch.distributed.checkpoint.filesystem import FileSystemWriter
 from torch.distributed.checkpoint.state_dict_saver import save as dcp_save
 
-from distft.checkpoint.chunks import chunks_of
-from distft.checkpoint.file import BLOCK
-from distft.checkpoint.keep import Retention
-from distft.checkpoint.saver import Saver
-from distft.checkpoint.snapshot import Snapshot
+from distft.checkpoint.chunks import BLOCK, chunks_of
+from distft.checkpoint.retention import Retention
+from distft.checkpoint.save import Saver, Snapshot
 from distft.data.batches import Batch, make_batch
 from distft.data.shards import Row
 from distft.losses.cross_entropy import CrossEntropy
-from distft.models.fresh import FreshWeights
-from distft.models.skeleton import architecture, blocks, skeleton
-from distft.models.weights import fill
+from distft.models.build import architecture, blocks, skeleton
+from distft.models.init import FreshWeights
 from distft.optim.groups import decay_groups
 from distft.paths import conf_dir
 from distft.runtime.process_group import World, process_group
-from distft.strategies.engine import Engine
-from distft.strategies.objective import Objective
+from distft.strategies.engine import Engine, Objective
+from distft.tensors.streaming import fill
 from distft.train.step import train_step
 
 Seconds = dict[str, float]

@@ -15,8 +15,8 @@ from benchmarks.rows import BLOCK, Pair, unequal_rows, warm_up_rows, write_rows
 from distft.config import compose
 from distft.config.errors import Unavailable
 from distft.data.key import prepared_dir
+from distft.data.order import Order
 from distft.data.shards import Rows
-from distft.data.steps import Order
 
 SEED = 0
 IGNORED = -100  # the label of a token without a loss, in transformers and TRL

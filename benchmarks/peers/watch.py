@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from distft.runtime.parent import start_bound
+from distft.runtime.process import start_bound
 
 _SECONDS_BETWEEN_LOOKS = 0.25
 

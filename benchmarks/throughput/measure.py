@@ -15,7 +15,7 @@ from typing import Any
 
 from distft.config import ConfigError, compose
 from distft.run import FINISHED, RunFolder, read_json, write_json
-from distft.runtime.parent import start_bound
+from distft.runtime.process import start_bound
 
 Numbers = dict[str, Any]
 _SUMMED = ("tokens", "target_tokens", "seconds")

@@ -1,12 +1,15 @@
-"""Which checkpoint a user means by `best`, `latest` or `step-N`."""
+"""Which checkpoint a user means by `best`, `latest` or `step-N`.
+
+Where a run reads on is the manifest's to say, so the window is skipped by writing that anew, in one rename: whoever
+resumes from the checkpoint, here or after a restart, reads the same rows.
+"""
 
 from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from distft.checkpoint.format import step_dir
-from distft.checkpoint.keep import best, complete, latest
-from distft.checkpoint.manifest import Damaged, read_manifest
+from distft.checkpoint.format import Damaged, read_manifest, step_dir, write_manifest
+from distft.checkpoint.retention import best, complete, latest
 from distft.run import RunFolder
 
 
@@ -73,3 +76,21 @@ def _why(at: str, step: int, losses: dict[int, Any], is_best: bool) -> str:
     there = f"; the lowest held-out loss was {losses[lowest]:.4f}, at step {lowest}"
     saved = ", which was not saved" if at == "best" else ""
     return latest_one + ("" if lowest == step else there + saved)
+
+
+def skip_rows(checkpoints: Path, resume: str, step: int, row: int) -> dict[str, Any] | None:
+    """Has the steps after the newest checkpoint of this history read on at position `row`; returns its manifest, None
+    without one.
+
+    resume: checkpoint.resume, by which older checkpoints are of a history that the run has left. step: the one that
+    cannot be taken, for the record in the manifest.
+    """
+    folder = next((each for each in candidates(checkpoints, resume) if each.parent == checkpoints), None)
+    if folder is None or not folder.is_dir():
+        return None
+    manifest = read_manifest(folder)
+    window = {"after_step": manifest["step"], "to_step": step, "rows": [manifest["next_row"], row]}
+    skipped = [*manifest.get("skipped", []), window]
+    manifest |= {"base_step": manifest["step"], "base_row": row, "next_row": row, "skipped": skipped}
+    write_manifest(folder, manifest)
+    return manifest

@@ -16,10 +16,10 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.nn.functional import pad
 
-from distft.checkpoint.tensors import save_tensors
+from distft.checkpoint.chunks import save_tensors
 from distft.data.shards import Row
 from distft.runtime.disk import replaced
-from distft.runtime.seals import Damaged
+from distft.tensors.integrity import Damaged
 
 PROBE = "probe.safetensors"
 TOKENS = 16

@@ -1,10 +1,16 @@
-"""What distft reaches in a library's private or young parts, and which keywords a function knows."""
+"""What distft reaches in a library's private or young parts, and which keywords a function knows.
 
+Trap: a checkout that is only on PYTHONPATH has no metadata, so distft's own version is read from its code.
+"""
+
+import importlib.metadata
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
+
+import distft
 
 
 @dataclass(frozen=True)
@@ -27,3 +33,11 @@ def known(function: Callable[..., Any], **options: Any) -> dict[str, Any]:
 def parameters(function: Callable[..., Any]) -> frozenset[str]:
     """Returns the names of a function's parameters, of a class those of its constructor."""
     return frozenset(inspect.signature(function).parameters)
+
+
+def version_of(name: str) -> str | None:
+    """Returns the version of a package; None where it is not installed."""
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return distft.__version__ if name == "distft" else None

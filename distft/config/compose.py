@@ -34,7 +34,7 @@ from distft.config.overrides import (
     with_long_forms,
     with_targets,
 )
-from distft.config.own_yaml import OwnFile, of_profile, read_config
+from distft.config.own_yaml import OwnFile, of_profile, read_own
 from distft.config.parts import TARGET_GROUPS
 from distft.config.precedence import COMMAND_LINE, EXPERIMENT, FILE, settle
 from distft.config.rules import broken_rules
@@ -208,7 +208,7 @@ def _read(overrides: Iterable[str], groups: Groups, errors: list[str]) -> _Asked
             override = split(text)
             if override.key == CONFIG or _names_file(override):
                 num_files += 1
-                files.append(read_config(override.key, (override.value or "").strip("'\""), groups.words))
+                files.append(read_own(override.key, (override.value or "").strip("'\""), groups.words))
             elif groups.has(override):
                 groups.choice(override)
                 words.append(override)

@@ -9,12 +9,19 @@ from dataclasses import dataclass
 from typing import Any
 
 import yaml
+from pydantic import ValidationError
 
-from distft.config.key import at, covers, leaves, shown
+from distft.config.key import Group, at, covers, leaves, shown
 from distft.config.precedence import WINS
-from distft.config.schema import Config
+from distft.config.schema import Config, Origin
+from distft.run import RunFolder
 
 _SAID = "# said:"
+# What older versions called the code that a frozen `_target_` names -> where it is now.
+RENAMED_TARGETS = {
+    "distft.strategies.fully_sharded.": "distft.strategies.fsdp.",
+    "distft.models.tuning.": "distft.models.adapters.",
+}
 
 
 def frozen_text(config: Config) -> str:
@@ -37,6 +44,53 @@ def keys_said(text: str) -> frozenset[str] | None:
     """Returns the keys that the second line of a frozen config lists; None of one that has no such line."""
     line = text.split("\n", 2)[1:2]
     return frozenset(line[0].removeprefix(_SAID).split()) if line and line[0].startswith(_SAID) else None
+
+
+def read_config(run: RunFolder) -> Config:
+    """Returns the frozen config of a run; ValueError when it is not one.
+
+    One of an older version is read as this version's: keys that it lacks have their defaults, `_target_` names that
+    have moved are renamed, and keys that are no longer there are left out.
+    """
+    return parse_config(run.config.read_text())
+
+
+def parse_config(text: str) -> Config:
+    """Returns the config that `frozen_text` has written."""
+    values = yaml.safe_load(text)
+    if not isinstance(values, dict):
+        raise ValueError("is not a mapping of keys")
+    origin = Origin(chosen_words(text), keys_said(text) or frozenset())
+    try:
+        return Config.of(_known_alone(_renamed(values), Config), origin)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise ValueError(f"{'.'.join(map(str, first['loc']))}={shown(first['input'])}: {first['msg']}") from error
+
+
+def _renamed(values: dict[str, Any]) -> dict[str, Any]:
+    """Returns the values of an older version with this version's names."""
+    tree = dict(values)
+    if isinstance(enabled := tree.get("export"), bool):
+        tree["export"] = {"enabled": enabled}
+    for group, section in values.items():
+        target = section.get("_target_") if isinstance(section, Mapping) else None
+        moved = next((old for old in RENAMED_TARGETS if str(target).startswith(old)), None)
+        if moved:
+            tree[group] = {**section, "_target_": RENAMED_TARGETS[moved] + str(target).removeprefix(moved)}
+    return tree
+
+
+def _known_alone(values: Mapping[str, Any], section: type[Group]) -> dict[str, Any]:
+    """Returns the values without the keys that `section` does not have."""
+    fields = {info.alias or name: info.annotation for name, info in section.model_fields.items()}
+    is_open = section.model_config.get("extra") == "allow"
+    kept = {name: value for name, value in values.items() if name in fields or is_open}
+    for name, value in kept.items():
+        inner = fields.get(name)
+        if isinstance(inner, type) and issubclass(inner, Group) and isinstance(value, Mapping):
+            kept[name] = _known_alone(value, inner)
+    return kept
 
 
 def changed_keys(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

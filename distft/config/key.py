@@ -10,7 +10,6 @@ from functools import cached_property
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from annotated_types import Ge, Gt, Le, Lt
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
@@ -32,7 +31,7 @@ _WORDS = {
     list: "a list",
     dict: "a mapping",
 }
-_BOUNDS = {Ge: ("ge", "of at least"), Gt: ("gt", "above"), Le: ("le", "of at most"), Lt: ("lt", "below")}
+_BOUNDS = {"ge": "of at least", "gt": "above", "le": "of at most", "lt": "below"}
 
 
 class Group(BaseModel):
@@ -157,8 +156,8 @@ def _kinds_of(annotation: Any, metadata: tuple[Any, ...] = ()) -> Iterator[_Kind
 
 def _bounds(metadata: tuple[Any, ...]) -> dict[str, float]:
     rules = [rule for each in metadata for rule in (each.metadata if isinstance(each, FieldInfo) else [each])]
-    limits = {type(rule): rule for rule in rules if type(rule) in _BOUNDS}
-    return {word: getattr(limits[kind], name) for kind, (name, word) in _BOUNDS.items() if kind in limits}
+    limits = {name: limit for rule in rules for name in _BOUNDS if (limit := getattr(rule, name, None)) is not None}
+    return {word: limits[name] for name, word in _BOUNDS.items() if name in limits}
 
 
 def _example(metadata: tuple[Any, ...]) -> str:

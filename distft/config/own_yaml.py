@@ -60,7 +60,7 @@ class OwnFile:
     said: frozenset[str] | None = None  # of one: the keys that were set for that run; None: not known
 
 
-def read_config(key: str, typed: str, groups: Iterable[str]) -> OwnFile:
+def read_own(key: str, typed: str, groups: Iterable[str]) -> OwnFile:
     """Returns what the file `typed` holds; ConfigError with all that is wrong with it.
 
     key: config, or experiment. groups: the names of the config groups, whose value may be a word.

@@ -301,12 +301,16 @@ class Config(Group):
     def entries(self) -> Iterator[tuple[str, Any]]:
         yield from ((name, value) for name, value in super().entries() if name != "work" or value is not None)
 
-    def changed(self, **values: Any) -> "Config":
-        """Returns the config with other values by dotted key, `__` for a dot: `changed(checkpoint__resume="never")`."""
-        tree = self.plain()
-        for key, value in values.items():
-            tree = with_value(tree, key.replace("__", "."), value)
-        return Config.of(tree, self._origin)
+    def with_values(self, values: Mapping[str, Any]) -> "Config":
+        """Returns a config of other values from the same origin."""
+        return Config.of(values, self._origin)
+
+    def changed(self, changes: Mapping[str, Any]) -> "Config":
+        """Returns the config with other values at dotted keys: `changed({"checkpoint.resume": "never"})`."""
+        values = self.plain()
+        for key, value in changes.items():
+            values = with_value(values, key, value)
+        return self.with_values(values)
 
 
 KEYS = tuple(keys_of(Config))

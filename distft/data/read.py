@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from distft.data.hub_client import Refused, Unavailable, Wanted, ask_hub
+from distft.data.hub import Refused, Unavailable, Wanted, ask_hub
 from distft.data.sources import Source, file_kind
 
 MAX_ROW_BYTES = 64 * 2**20

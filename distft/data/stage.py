@@ -1,26 +1,95 @@
 """The way of the data, once per content key: rows -> examples -> text -> tokens -> shards."""
 
+import fcntl
+import hashlib
 import itertools
 import math
+import os
+import shutil
+import socket
 import time
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
-from distft.data.choose import Format, Unread, choose_formats, form_of
+from distft.config import ConfigError
+from distft.config.errors import Unavailable
 from distft.data.counts import Report, Split, Stream
-from distft.data.example import BadField
+from distft.data.example import BadField, Example
+from distft.data.formats import Format, Unread, choose_formats, form_of
+from distft.data.hub import dataset_commit, fetch
 from distft.data.key import chat_template, data_dir, hash_of_parts, key_parts, own_eval, pinned, tokenizer_dir
-from distft.data.publish import made_once
 from distft.data.read import Found, rows_of
 from distft.data.render import ChatRenderer, PlainRenderer, Rendered, make_renderer
+from distft.data.report import refused
 from distft.data.shards import Row, ShardWriter
 from distft.data.sources import find_sources
-from distft.data.split import content_id, position
-from distft.data.tokenise import Tokeniser
-from distft.data.tokenizers import load_tokenizer
+from distft.data.tokenize import Tokeniser, load_tokenizer
+from distft.paths import why_not_writable, without_number
 from distft.run import read_json, write_json
+
+
+@contextmanager
+def made_once(folder: Path, complete: str) -> Iterator[Path | None]:
+    """Yields an empty folder to fill, which becomes `folder` by one rename; None when `folder` is there already.
+
+    `complete` is the file that a whole folder has. Waits while another process of this machine fills it; on file
+    systems whose locks do not reach other machines several may fill their own, and the first rename wins.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with (folder.parent / f".{folder.name}.lock").open("w") as lock:
+        _wait(lock.fileno())
+        if (folder / complete).is_file():
+            yield None
+            return
+        mine = f".{folder.name}.{socket.gethostname()}."
+        for left_over in folder.parent.glob(f"{mine}*"):  # of a process that died: this machine's lock is ours
+            shutil.rmtree(left_over, ignore_errors=True)
+        beside = folder.parent / f"{mine}{os.getpid()}"
+        beside.mkdir()
+        try:
+            yield beside
+            _rename(beside, folder, complete)
+        finally:
+            shutil.rmtree(beside, ignore_errors=True)
+
+
+def _wait(lock: int) -> None:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+    except OSError:  # a file system without locks: the rename alone decides
+        return
+
+
+def _rename(beside: Path, folder: Path, complete: str) -> None:
+    for path in beside.iterdir():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+    try:
+        beside.rename(folder)
+    except OSError:
+        if not (folder / complete).is_file():
+            raise
+
+
+def content_id(example: Example) -> str:
+    """Returns a hash of the normalised text: case, spacing and Unicode form make no difference, roles do."""
+    parts = (f"{segment.role}\x1e{_normalised(segment.text)}" for segment in example.segments)
+    return hashlib.blake2b("\x1f".join(parts).encode(), digest_size=16).hexdigest()
+
+
+def position(identity: str, seed: int) -> float:
+    """Returns where a row stands in [0, 1): uniform over contents, another order for each seed."""
+    digest = hashlib.blake2b(f"{seed}:{identity}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") / 2**64
+
+
+def _normalised(text: str) -> str:
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+
 
 BATCH = 256
 PEEKED = 100
@@ -219,3 +288,48 @@ def _batches(items: Iterable[tuple[Rendered, str]]) -> Iterator[list[tuple[Rende
 
 def _place(found: Found) -> str:
     return f"{found.file}:{found.line}: {found.reason}"
+
+
+def make_ready(
+    values: dict[str, Any], progress: Progress = silent, check_model: Callable[[], None] = lambda: None
+) -> Prepared:
+    """Returns data that may be trained on; ConfigError where rows, tokenizer or hub refuse, or a threshold does.
+
+    Unavailable where the hub may answer later. check_model: called when the model is here and no row is read yet.
+    """
+    if why := why_not_writable(Path(values["cache_dir"])):
+        raise ConfigError([f"cache_dir={values['cache_dir']}: {why}. Try: cache_dir= a folder of yours"])
+    try:
+        fetch_from_hub(values)
+        check_model()
+        prepared = prepare_data(values, progress)
+    except Unavailable:  # by no fault of the config
+        raise
+    except OSError as error:
+        raise ConfigError([without_number(error)]) from error
+    except (ValueError, RuntimeError) as error:
+        raise ConfigError([str(error)]) from error
+    if reasons := refused(prepared.report, values["data"]):
+        raise ConfigError([*reasons, *_bad_rows(prepared)])
+    return prepared
+
+
+def fetch_from_hub(values: dict[str, Any]) -> None:
+    """Brings here, at a commit that is written down, what the config names on the hub; RuntimeError where it cannot."""
+    model, data, cache_dir = values["model"], values["data"], values["cache_dir"]
+    if not model["tiny"]:
+        fetch(model["path"], model["revision"], cache_dir)
+    if model["tokenizer"]:
+        fetch(model["tokenizer"], None, cache_dir, weights=False)
+    for key in ("train", "eval") if own_eval(data) else ("train",):
+        for source in find_sources(f"data.{key}", data[key], data):
+            if source.hub_id:
+                dataset_commit(source.hub_id, source.revision, cache_dir, ask=True)
+
+
+def _bad_rows(prepared: Prepared) -> list[str]:
+    """Returns the first bad rows and where all are listed."""
+    streams = prepared.report["streams"].values()
+    first = [line for stream in streams for line in stream["first_bad"]]
+    more = sum(stream["bad"] for stream in streams) - len(first)
+    return first + ([f"and {more} more, all in {prepared.folder / 'bad_rows.txt'}"] if more else [])

@@ -12,8 +12,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from distft.demo.corpus import english_pairs, write_jsonl
-from distft.demo.fetch import fetch
+from distft.demo.corpus import english_pairs, fetch, write_jsonl
 from distft.paths import absolute
 
 HELP = """\

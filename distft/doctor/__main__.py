@@ -12,11 +12,10 @@ from rich.console import Console
 
 from distft.config import Config, command, compose, help_text
 from distft.config.command import keywords
-from distft.doctor import hub, network, slurm
-from distft.doctor.finding import Check, Finding, run_check
-from distft.doctor.local import local_checks
+from distft.doctor import network, slurm
+from distft.doctor.finding import Check, Finding, run_check, show
+from distft.doctor.node import local_checks
 from distft.doctor.nodes import check_nodes
-from distft.doctor.show import show
 from distft.paths import absolute
 from distft.run import write_json
 from distft.trackers.terminal import screen
@@ -47,7 +46,7 @@ def look(config: Config, console: Console) -> list[Finding]:
     folders = {name: Path(config.values[name]) for name in ("runs_dir", "cache_dir")}
     on_cluster = config.choices["launcher"] == "slurm"
     checks: dict[str, Check] = local_checks(folders, launcher["nodes"])
-    checks |= {"hub": hub.check_hub, "all-reduce": network.check_all_reduce}
+    checks |= {"hub": network.check_hub, "all-reduce": network.check_all_reduce}
     if on_cluster:
         checks |= {"slurm": slurm.check_programs, "controller": slurm.check_controller}
         checks |= {"partition": partial(slurm.check_partitions, launcher)}

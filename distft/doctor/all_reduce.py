@@ -21,8 +21,7 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from distft.compat.elastic import launch_options
 from distft.run import read_json
-from distft.runtime.logs import last_lines
-from distft.runtime.quiet import silence
+from distft.runtime.logs import last_lines, silence
 
 _WAITS = ("timeout", "join_timeout")  # of the rendezvous, in C++, where no alarm is heard
 _ENDED = 3  # seconds from SIGTERM to SIGKILL for ranks that are left

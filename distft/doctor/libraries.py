@@ -8,7 +8,7 @@ import os
 import sys
 from typing import Any
 
-from distft.runtime.quiet import silence
+from distft.runtime.logs import silence
 
 
 def describe_torch() -> dict[str, Any]:

@@ -1,13 +1,86 @@
-"""Memory, cores, open files, shared memory and compilers of this machine, as a run would get them."""
+"""What is wrong with this machine: memory limits, folders, packages, accelerators.
 
+Trap: a limit may stand at any folder between the process's own and the root, in version 1 and 2 of cgroups.
+
+Trap: an editable install answers with the metadata of the day it was made, so a pyproject.toml beside it comes first.
+"""
+
+import importlib.metadata
 import os
+import platform
+import re
 import resource
 import shutil
-from collections.abc import Iterator
+import subprocess
+import sys
+import tempfile
+import tomllib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from distft.doctor.finding import Finding
-from distft.doctor.limits import core_limit, memory_limit
+import distft
+from distft.compat.reach import version_of
+from distft.config.machines import num_accelerators
+from distft.doctor.finding import Ended, Finding, ask_program
+
+_UNLIMITED = 2**60  # version 1 writes the largest multiple of a page instead of `max`
+
+
+def memory_limit(root: Path = Path("/")) -> tuple[int, int] | None:
+    """Returns the tightest memory limit of this process in bytes and what is used of it; None without one."""
+    found = []
+    for folder in _folders("memory", root):
+        for limit, used in (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes")):
+            number = _number(folder / limit)
+            if number is not None and number < _UNLIMITED:
+                found.append((number, (_number(folder / used) or 0) - _cached(folder)))
+    return min(found, key=lambda each: each[0] - each[1], default=None)
+
+
+def core_limit(root: Path = Path("/")) -> float | None:
+    """Returns how many cores' time this process may use; None without a limit."""
+    found = []
+    for folder in _folders("cpu", root):
+        quota, _, period = _text(folder / "cpu.max").partition(" ")
+        quota = quota or _text(folder / "cpu.cfs_quota_us")
+        period = period or _text(folder / "cpu.cfs_period_us")
+        if quota.isdigit() and period.isdigit():
+            found.append(int(quota) / int(period))
+    return min(found, default=None)
+
+
+def _folders(controller: str, root: Path) -> Iterator[Path]:
+    """Yields the folders that may hold limits of a controller for this process, its own first.
+
+    Inside a container the path in /proc/self/cgroup is the host's, and the mount is the container's own.
+    """
+    for line in _text(root / "proc/self/cgroup").splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers and controller not in controllers.split(","):
+            continue
+        mount = root / "sys/fs/cgroup" / (controllers and controller)
+        own = mount / path.lstrip("/")
+        yield from [each for each in (own, *own.parents) if each.is_relative_to(mount)]
+
+
+def _cached(folder: Path) -> int:
+    """Returns the bytes of files' contents that the kernel would give back: they count as used."""
+    words = [line.split() for line in _text(folder / "memory.stat").splitlines()]
+    counted = {name: int(number) for name, number in words}
+    return counted.get("total_inactive_file", counted.get("inactive_file", 0))
+
+
+def _number(file: Path) -> int | None:
+    text = _text(file)
+    return int(text) if text.isdigit() else None
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text().strip()
+    except OSError:
+        return ""
+
 
 GIB = 2**30
 FEW_GIB = 4.0  # the demo's process takes more
@@ -89,3 +162,167 @@ def check_compilers() -> Iterator[Finding]:
         yield Finding("compilers", "warning", seen, remedies[name])
     if not missing:
         yield Finding("compilers", "ok", ", ".join(str(shutil.which(name)) for name in remedies))
+
+
+LOW_GIB, LEAST_GIB = 20.0, 1.0
+IN_MEMORY = ("tmpfs", "ramfs")
+_PROBE_BYTES = 2**20
+
+
+def check_folder(name: str, folder: Path, *, lasts: bool = True) -> Iterator[Finding]:
+    """Finds whether a folder, or the one that it would be made in, takes a file; `lasts`: what it holds must stay."""
+    there = next(each for each in (folder, *folder.parents) if each.exists())
+    other = f"another {name}=" if lasts else "another TMPDIR"
+    if not there.is_dir():
+        yield Finding(name, "problem", f"{folder}: {there} is a file", other)
+        return
+    disk, kind = os.statvfs(there), kind_of_disk(there)
+    free = disk.f_bavail * disk.f_frsize / GIB
+    seen = f"{folder}{'' if there == folder else ' (not made yet)'}: {free:.1f} GiB free on {kind}"
+    if reason := _refusal(there):
+        yield Finding(name, "problem", f"{seen}, and {reason}", f"{other}, or make {there} writable: ls -ld {there}")
+    elif free < LEAST_GIB or (disk.f_files and not disk.f_favail):
+        what = "no file can be added" if free >= LEAST_GIB else f"under {LEAST_GIB:g} GiB"
+        yield Finding(name, "problem", f"{seen}: {what}", f"make room (du -xsh {there}/*), or {other}")
+    elif lasts and kind in IN_MEMORY:
+        yield Finding(name, "warning", f"{seen}, which a reboot empties and which takes memory", f"{other} on a disk")
+    elif lasts and free < LOW_GIB:
+        remedy = f"make room (du -xsh {there}/*), or {other}; distft.plan tells the size of the state"
+        yield Finding(name, "warning", seen, remedy)
+    else:
+        yield Finding(name, "ok", seen)
+
+
+def _refusal(folder: Path) -> str | None:
+    """Returns why a file of a mebibyte cannot be written in `folder`, read again, or synced; None when it can."""
+    try:
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".distft-doctor-") as probe:
+            probe.write(os.urandom(_PROBE_BYTES))
+            probe.flush()
+            os.fsync(probe.fileno())
+            size = Path(probe.name).stat().st_size
+        return None if size == _PROBE_BYTES else f"a file of {_PROBE_BYTES} bytes came back with {size}"
+    except OSError as error:
+        return f"a file cannot be written there: {error.strerror}"
+
+
+def kind_of_disk(folder: Path, mounts: Path = Path("/proc/self/mountinfo")) -> str:
+    """Returns the kind of file system that holds `folder`: ext4, nfs4, lustre, tmpfs ..."""
+    path, best = folder.resolve(), (-1, "an unknown file system")
+    for line in mounts.read_text().splitlines():
+        before, _, after = line.partition(" - ")
+        mount = Path(re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), before.split()[4]))
+        if path.is_relative_to(mount) and len(mount.parts) >= best[0]:  # of two at one place the later one counts
+            best = (len(mount.parts), after.split()[0])
+    return best[1]
+
+
+_MAIN = ("torch", "deepspeed", "transformers")  # named with version and bounds, also where all is well
+_PYPROJECT = Path(distft.__file__).parents[1] / "pyproject.toml"
+
+
+def bounds(pyproject: Path = _PYPROJECT) -> tuple[str, list[str]]:
+    """Returns what this distft asks of Python, and its requirements: `torch>=2.9`."""
+    if pyproject.is_file():
+        project = tomllib.loads(pyproject.read_text())["project"]
+        return project["requires-python"], project["dependencies"]
+    about = importlib.metadata.metadata("distft")
+    needed = [each for each in importlib.metadata.requires("distft") or [] if "extra ==" not in each]
+    return about["Requires-Python"], needed
+
+
+def check_python(rule: str | None = None) -> Iterator[Finding]:
+    """Finds whether this Python is one that distft runs on."""
+    from packaging.specifiers import SpecifierSet
+
+    rule = rule or bounds()[0]
+    version = platform.python_version()
+    seen = f"{version} in {sys.executable}"
+    if SpecifierSet(rule).contains(version, prereleases=True):
+        yield Finding("python", "ok", seen)
+    else:
+        yield Finding("python", "problem", f"{seen}, distft needs {rule}", f"a Python {rule}, then make venv")
+
+
+def check_packages(requirements: Sequence[str] | None = None) -> Iterator[Finding]:
+    """Finds every package that is missing or out of its bounds."""
+    from packaging.requirements import Requirement
+
+    wrong = []
+    needed = [Requirement(each) for each in (bounds()[1] if requirements is None else requirements)]
+    for each in needed:
+        version = version_of(each.name)
+        if version is None or not each.specifier.contains(version, prereleases=True):
+            wrong.append(each)
+            seen = f"{each.name} {version or 'is missing'}, distft needs {each.specifier}"
+            yield Finding("packages", "problem", seen, f"{sys.executable} -m pip install '{each}'")
+    if not wrong:
+        main = (f"{each.name} {version_of(each.name)} ({each.specifier})" for each in needed if each.name in _MAIN)
+        told = f"all {len(needed)} within the bounds of pyproject.toml"
+        yield Finding("packages", "ok", ": ".join(filter(None, (told, ", ".join(main)))))
+
+
+def versions() -> dict[str, str | None]:
+    """Returns the version of each package that distft asks for, to be held against another machine's."""
+    from packaging.requirements import Requirement
+
+    return {name: version_of(name) for name in sorted(Requirement(each).name for each in bounds()[1])}
+
+
+_SECONDS_TO_IMPORT = 120  # from a shared disk that many nodes read at once
+_OWN_BACKEND = {"cuda": "nccl", "xpu": "xccl"}
+
+
+def check_torch(devices: Path = Path("/dev")) -> Iterator[Finding]:
+    """Finds torch's build, and whether it sees the accelerators that the machine has."""
+    try:
+        torch = ask_program("distft.doctor.libraries", "torch", seconds=_SECONDS_TO_IMPORT)
+    except Ended as ended:
+        yield Finding("torch", "problem", f"cannot be imported: {ended}", "pip install -c constraints.txt torch")
+        return
+    build = f"CUDA {torch['cuda']}" if torch["cuda"] else f"ROCm {torch['hip']}" if torch["hip"] else "CPU"
+    backends = ", ".join(torch["backends"])
+    yield Finding("torch", "ok", f"{torch['version']}, built for {build}; collectives: {backends}")
+    plugged, seen = num_accelerators(devices), len(torch["devices"])
+    driver = driver_version()
+    told = f"{seen} seen by torch ({', '.join(dict.fromkeys(torch['devices']))})" if seen else "none seen by torch"
+    told += f", {plugged} plugged in" * (plugged != seen) + f", driver {driver}" * bool(driver)
+    told += f", NCCL {torch['nccl']}" * bool(torch["nccl"] and seen)
+    remedy = "a torch for this machine's driver: https://pytorch.org/get-started/locally, or a newer driver"
+    if plugged and not seen:
+        yield Finding("accelerator", "problem", f"{told}, which is built for {build}", remedy)
+    elif seen and _OWN_BACKEND.get(torch["kind"], "gloo") not in torch["backends"]:
+        yield Finding("accelerator", "problem", f"{told}, without {_OWN_BACKEND[torch['kind']]}", remedy)
+    elif seen < plugged:
+        yield Finding("accelerator", "warning", told, "nvidia-smi, rocm-smi or dmesg tell what the others lack")
+    else:
+        yield Finding("accelerator", "ok", told if seen else "none: runs here are on the CPU")
+
+
+def driver_version() -> str | None:
+    """Returns the version of NVIDIA's driver where its tool tells one."""
+    if not shutil.which("nvidia-smi"):
+        return None
+    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+    return done.stdout.split("\n")[0].strip() or None if done.returncode == 0 else None
+
+
+def check_deepspeed() -> Iterator[Finding]:
+    """Finds which of DeepSpeed's operators can be used here; zero3_offload needs the CPU's Adam."""
+    try:
+        found = ask_program("distft.doctor.libraries", "deepspeed", seconds=_SECONDS_TO_IMPORT)
+    except Ended as ended:
+        remedy = "pip install -c constraints.txt deepspeed; the strategies ddp, fsdp and hsdp do without"
+        yield Finding("deepspeed", "problem", f"cannot be imported: {ended}", remedy)
+        return
+    able = [name for name, can in found["able"].items() if can and "not_implemented" not in name]
+    not_able = [name for name, can in found["able"].items() if not can]
+    seen = f"{found['version']}, can build {', '.join(able) or 'nothing'}"
+    seen += f"; built already: {', '.join(found['built'])}" * bool(found["built"])
+    seen += f"; not {', '.join(not_able)}" * bool(not_able)
+    if "cpu_adam" in (*able, *found["built"]):
+        yield Finding("deepspeed", "ok", seen)
+    else:
+        remedy = "another strategy than zero3_offload, or python -m deepspeed.env_report, which says why"
+        yield Finding("deepspeed", "warning", seen, remedy)

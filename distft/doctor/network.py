@@ -1,15 +1,98 @@
-"""Names, ports and collectives: what processes need to find and hear each other."""
+"""What is wrong with the network: interfaces, addresses, ports, the hub.
 
+Collectives only say that someone did not come.
+
+The token itself is neither read into a finding nor sent: one HEAD without it tells whether the hub can be reached.
+"""
+
+import fcntl
 import ipaddress
 import os
 import platform
 import socket
+import struct
+import threading
 import time
-from collections.abc import Iterator
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from pathlib import Path
 
-from distft.doctor.child import Ended, ask_program
-from distft.doctor.finding import Finding
+from distft.doctor.finding import Ended, Finding, ask_program
+from distft.runtime.environment import redact
+
+_SIOCGIFADDR, _SIOCGIFNETMASK = 0x8915, 0x891B
+CHOOSING = {"nccl": "NCCL_SOCKET_IFNAME", "gloo": "GLOO_SOCKET_IFNAME"}
+
+
+def interfaces() -> Iterator[tuple[str, ipaddress.IPv4Interface]]:
+    """Yields name and address, with its network, of every interface that has one."""
+    for _, name in socket.if_nameindex():
+        try:
+            yield name, ipaddress.IPv4Interface(f"{_asked(name, _SIOCGIFADDR)}/{_asked(name, _SIOCGIFNETMASK)}")
+        except OSError:  # it is down, or speaks no IPv4
+            continue
+
+
+def own_address(backend: str) -> tuple[str, str]:
+    """Returns the interface that a backend will use and this machine's address on it; OSError without such a one.
+
+    It is the one that the backend's variable names, else that of the address which the host name stands for.
+    """
+    asked = os.environ.get(CHOOSING.get(backend, ""), "").lstrip("=^").partition(",")[0]
+    there = dict(interfaces())
+    if asked and backend == "gloo":
+        if asked not in there:
+            raise OSError(f"{CHOOSING[backend]}={asked}: there is no such interface, only {', '.join(there)}")
+        return asked, str(there[asked].ip)
+    address = socket.gethostbyname(platform.node())
+    own = [name for name, each in there.items() if ipaddress.ip_address(address) in each.network]
+    return (own[0] if own else f"of {address}"), address
+
+
+def _asked(name: str, what: int) -> str:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+        answer = fcntl.ioctl(any_socket.fileno(), what, struct.pack("256s", name[:15].encode()))
+    return socket.inet_ntoa(answer[20:24])
+
+
+SECONDS_TO_CONNECT = 10
+Place = tuple[str, int]  # address and port
+
+
+def listen(address: str) -> tuple[socket.socket, int]:
+    """Returns a socket that takes every connection from now on, and its port."""
+    listening = socket.create_server((address, 0), backlog=1024)
+    threading.Thread(target=_take_all, args=(listening,), daemon=True).start()
+    return listening, listening.getsockname()[1]
+
+
+def unreachable(places: Mapping[str, Place], seconds: float = SECONDS_TO_CONNECT) -> dict[str, str]:
+    """Returns name -> reason of every place that no connection to could be made; all are tried at once."""
+    found: dict[str, str] = {}
+    tries = [threading.Thread(target=_try, args=(name, *places[name], seconds, found)) for name in places]
+    for each in tries:
+        each.start()
+    for each in tries:
+        each.join()
+    return dict(sorted(found.items()))
+
+
+def _try(name: str, address: str, port: int, seconds: float, found: dict[str, str]) -> None:
+    try:
+        socket.create_connection((address, port), seconds).close()
+    except OSError as error:
+        found[name] = f"{address}:{port} {error.strerror or error}"
+
+
+def _take_all(listening: socket.socket) -> None:
+    while True:
+        try:
+            listening.accept()[0].close()
+        except OSError:  # it was closed
+            return
+
 
 SECONDS_TO_REDUCE = 60
 SLOW_LOOKUP_SECONDS = 1.0
@@ -100,3 +183,60 @@ def interface_variables() -> str:
 
 def list_interfaces() -> str:
     return " ".join(name for _, name in socket.if_nameindex())
+
+
+_SECONDS = 5
+_TRUE = {"1", "ON", "YES", "TRUE"}  # as huggingface_hub reads them
+
+
+def check_hub(variables: Mapping[str, str] = os.environ, seconds: float = _SECONDS) -> Iterator[Finding]:
+    """Finds whether models and datasets of the hub can be fetched from here; offline nothing is sent."""
+    token = "a token is there" if has_token(variables) else "no token"
+    for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
+        if variables.get(name, "").upper() in _TRUE:
+            yield Finding("hub", "ok", f"offline by {name}={variables[name]}: only what is here is used; {token}")
+            return
+    endpoint = variables.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
+    offline = "or HF_HUB_OFFLINE=1 where only what is here is used"
+    code, seen = _head(endpoint, seconds)
+    seen = f"{redact(endpoint)} {seen}; {token}"
+    if code is None:
+        yield Finding("hub", "problem", seen, f"check HF_ENDPOINT, HTTPS_PROXY and the network, {offline}")
+    elif code in (401, 407):
+        remedy = "it wants you to log in first: HTTPS_PROXY with a name, a token in HF_TOKEN (hf auth login)"
+        yield Finding("hub", "problem", seen, f"{remedy}, {offline}")
+    elif code == 429 or code >= 500:
+        yield Finding("hub", "problem", seen, f"wait and run this again, {offline}")
+    elif code >= 400 and code != 405:
+        yield Finding("hub", "problem", seen, f"HF_ENDPOINT should be the hub's address, {offline}")
+    else:
+        yield Finding("hub", "ok", seen)
+
+
+def has_token(variables: Mapping[str, str] = os.environ) -> bool:
+    """Tells whether huggingface_hub would find a token in the variables or in its file."""
+    if variables.get("HF_TOKEN") or variables.get("HUGGING_FACE_HUB_TOKEN"):
+        return True
+    home = variables.get("HF_HOME") or Path(variables.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "huggingface"
+    file = Path(variables.get("HF_TOKEN_PATH") or Path(home) / "token").expanduser()
+    try:
+        return file.stat().st_size > 0
+    except OSError:
+        return False
+
+
+def _head(address: str, seconds: float) -> tuple[int | None, str]:
+    """Returns the code of the answer to one HEAD, None without one, and what to say of it."""
+    try:
+        request = urllib.request.Request(address, method="HEAD", headers={"User-Agent": "distft-doctor"})
+        with urllib.request.urlopen(request, timeout=seconds) as answer:
+            return answer.status, "answers"
+    except urllib.error.HTTPError as error:
+        return error.code, f"answers {error.code}"
+    except TimeoutError:
+        return None, f"does not answer within {seconds:g} s"
+    except urllib.error.URLError as error:
+        slow = isinstance(error.reason, TimeoutError)
+        return None, f"does not answer within {seconds:g} s" if slow else f"cannot be reached: {error.reason}"
+    except (OSError, ValueError) as error:
+        return None, f"cannot be asked: {error}"

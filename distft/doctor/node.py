@@ -8,19 +8,40 @@ import os
 import platform
 import socket
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
 import distft
-from distft.doctor.child import Ended, ask_program
-from distft.doctor.finding import run_check
-from distft.doctor.interfaces import own_address
-from distft.doctor.local import local_checks
-from distft.doctor.packages import versions
-from distft.doctor.reach import listen, unreachable
+from distft.doctor import machine, network
+from distft.doctor.finding import Check, Ended, ask_program, run_check
+from distft.doctor.machine import versions
+from distft.doctor.network import listen, own_address, unreachable
 from distft.runtime.environment import describe
+
+
+def local_checks(run_folders: Mapping[str, Path], nodes: int) -> dict[str, Check]:
+    """Returns name -> check; run_folders: key -> folder that a run writes to."""
+    return {
+        "python": machine.check_python,
+        "packages": machine.check_packages,
+        "torch": machine.check_torch,
+        "deepspeed": machine.check_deepspeed,
+        "compilers": machine.check_compilers,
+        "memory": machine.check_memory,
+        "cores": machine.check_cores,
+        "open files": machine.check_open_files,
+        "shared memory": machine.check_shared_memory,
+        **{name: partial(machine.check_folder, name, folder) for name, folder in run_folders.items()},
+        "tmp": lambda: machine.check_folder("tmp", Path(tempfile.gettempdir()), lasts=False),
+        "host name": partial(network.check_host_name, nodes),
+        "name server": network.check_name_server,
+        "port": network.check_port,
+    }
+
 
 _SECONDS_TO_SHOW = 5  # a shared disk may show a new name that late
 _PIECE = 400  # characters of an answer; written as JSON in JSON they are at most twice as many

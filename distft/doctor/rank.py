@@ -15,13 +15,11 @@ from typing import Any
 import torch
 from torch.distributed.rendezvous import rendezvous
 
-from distft.doctor.interfaces import own_address
-from distft.doctor.reach import listen, unreachable
+from distft.doctor.network import listen, own_address, unreachable
 from distft.run import write_json
-from distft.runtime.leave import leave
-from distft.runtime.parent import die_with_parent
+from distft.runtime.logs import silence
+from distft.runtime.process import die_with_parent, leave
 from distft.runtime.process_group import BACKENDS, all_reduce_sum, device_of, process_group
-from distft.runtime.quiet import silence
 
 _SECONDS_TO_COME = 30
 

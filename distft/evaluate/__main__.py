@@ -9,7 +9,7 @@ from distft.config import ConfigError, command
 from distft.config.command import find_run, keywords, usage
 from distft.launchers.local import Local
 from distft.run import RunFolder, read_json
-from distft.runtime.seals import Damaged
+from distft.tensors.integrity import Damaged
 
 KEYS = {"run": "the run's folder", "at": "latest (default), best or step-N"}
 CLAIM = "Writes RUN/eval/CHECKPOINT/metrics.json: loss in nats per target token, perplexity, accuracy."
@@ -21,7 +21,7 @@ def main(arguments: list[str]) -> int:
     run = find_run(given["run"])
     if not run.read_plan().eval_rows:
         raise ConfigError([f"run={given['run']}: has no held-out rows (data.eval was null). Try: a run with data.eval"])
-    from distft.checkpoint.keep import reading
+    from distft.checkpoint.retention import reading
 
     checkpoint = find_checkpoint(run, given.get("at", "latest"))
     try:

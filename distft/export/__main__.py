@@ -7,8 +7,8 @@ from distft.config import ConfigError, command
 from distft.config.command import find_run, keywords, usage
 from distft.config.nearest import nearest
 from distft.paths import absolute
-from distft.runtime.imports import uncollected
-from distft.runtime.quiet import silence
+from distft.runtime.logs import silence
+from distft.runtime.process import uncollected
 
 KEYS = {
     "run": "the run's folder",

@@ -10,28 +10,25 @@ import torch
 from hydra.utils import instantiate
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from distft.checkpoint.export.beside_weights import write_tokenizer
-from distft.checkpoint.export.dcp import write_dcp
-from distft.checkpoint.export.deepspeed_universal import write_deepspeed_universal
-from distft.checkpoint.export.folder import whole_or_nothing
-from distft.checkpoint.export.huggingface import write_huggingface
-from distft.checkpoint.export.peft_folder import write_peft
-from distft.checkpoint.export.weights import BaseFolder, TrainedWeights
-from distft.checkpoint.keep import reading
-from distft.checkpoint.manifest import check_all
+from distft.checkpoint.format import check_all
+from distft.checkpoint.load import Checkpoint
 from distft.checkpoint.probe import PROBE
-from distft.checkpoint.read import Checkpoint
+from distft.checkpoint.retention import reading
 from distft.data.example import Example, Segment
 from distft.data.key import chat_template
 from distft.data.render import make_renderer
-from distft.data.tokenizers import load_tokenizer
-from distft.models.fresh import FreshWeights
-from distft.models.skeleton import architecture, skeleton
-from distft.models.weights import WeightSource
+from distft.data.tokenize import load_tokenizer
+from distft.export.dcp import write_dcp
+from distft.export.deepspeed_universal import write_deepspeed_universal
+from distft.export.huggingface import BaseFolder, TrainedWeights, whole_or_nothing, write_huggingface, write_tokenizer
+from distft.export.peft import write_peft
+from distft.models.build import architecture, skeleton
+from distft.models.init import FreshWeights
 from distft.optim.groups import decay_groups
 from distft.report.card import model_card
 from distft.report.facts import gather
 from distft.run import Plan, RunFolder, read_json
+from distft.tensors.streaming import WeightSource
 
 ONE_TURN = Example((Segment("user", "Question", False), Segment("assistant", "Answer", True)))
 TEXT = Example((Segment("text", "Text", True),))

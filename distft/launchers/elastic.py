@@ -2,31 +2,219 @@
 
 When a rank fails the others are ended, on all nodes, and one JSON line on stdout names the one that failed first.
 Trap: a signal that this process was started to ignore stays ignored; under a scheduler it is meant for the ranks.
+
+Where there is no accelerator ranks are forked, from a process that has imported what they need: torch, transformers and
+a strategy are seconds of a core for each rank otherwise. A driver of a device does not survive a fork, so there each
+rank is a Python of its own.
 """
 
 import argparse
+import importlib
 import os
 import signal
+import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict
+from datetime import datetime
+from functools import cache
 from pathlib import Path
 from types import FrameType
+from typing import Any, Protocol
 
-from torch.distributed.elastic.agent.server.api import RunResult, WorkerSpec
+import torch
+from torch.distributed.elastic.agent.server.api import (
+    RunResult,
+    SimpleElasticAgent,
+    Worker,
+    WorkerGroup,
+    WorkerSpec,
+    WorkerState,
+)
 from torch.distributed.elastic.multiprocessing import SignalException
+from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 from torch.distributed.elastic.rendezvous import RendezvousParameters
 from torch.distributed.elastic.rendezvous.registry import get_rendezvous_handler
 
+from distft.compat.elastic import agent_options
 from distft.config.machines import is_positive
-from distft.launchers.agent import Agent
-from distft.launchers.limits import Limits
-from distft.launchers.meeting import Meeting, Node, NotMet, join, join_at, open_alone, open_first
-from distft.launchers.ranks import Rank, prepare, start_rank
-from distft.launchers.watchdog import watched
+from distft.launchers.rendezvous import Meeting, Node, NotMet, join, join_at, open_alone, open_first
+from distft.launchers.watchdog import Limits, watched
 from distft.run import RunFolder, json_text
-from distft.runtime.errors import Failure, first_failure
+from distft.runtime.errors import Exit, Failure, first_failure
+from distft.runtime.logs import Patient, redirect, silence
+from distft.runtime.process import fork
+
+
+class Rank(Protocol):
+    """A process, with the verbs of multiprocessing.Process."""
+
+    @property
+    def pid(self) -> int | None: ...
+    @property
+    def exitcode(self) -> int | None: ...
+    def join(self, timeout: float | None = None) -> None: ...
+
+
+@cache
+def can_fork() -> bool:
+    """Tells whether ranks of this machine may be forked from a process that has loaded torch.
+
+    Trap: a process whose parent has asked a driver for its devices may be told that there are none; a child keeps what
+    its parent was told.
+    """
+    return sys.platform == "linux" and torch.accelerator.device_count() == 0
+
+
+def prepare(program: str, run: RunFolder) -> None:
+    """Imports what the ranks of a run will import, where they are forked from this process.
+
+    program: a module with `main()`, and `prepare(config)` if it has much to import. What fails here is left for the
+    ranks to meet, who have a log for it.
+    """
+    if not can_fork():
+        return
+    silence()
+    os.environ["HF_HUB_OFFLINE"] = "1"  # read by its library as it is imported; ranks set it all the same
+    with suppress(Exception):
+        module = importlib.import_module(program)
+        if hasattr(module, "prepare"):
+            module.prepare(run.read_config())
+
+
+def start_rank(program: str, arguments: Sequence[str], environment: dict[str, str], log: Path) -> Rank:
+    """Starts a rank whose output goes to `log` from the first byte on, so that a failing import is seen there too."""
+    log.write_text("")
+    if can_fork():
+        return fork(f"rank {environment['RANK']}", become, program, arguments, environment, log)
+    with log.open("a") as file:
+        command = [sys.executable, "-m", program, *arguments]
+        return OwnPython(
+            subprocess.Popen(
+                command, env=os.environ | environment, stdout=file, stderr=file, start_new_session=True, text=True
+            )
+        )
+
+
+def become(program: str, arguments: Sequence[str], environment: dict[str, str], log: Path) -> None:
+    """Goes on as `python -m program` would with its imports done."""
+    redirect(log)
+    os.environ.update(environment)
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"].partition(",")[0]))  # was read when torch was loaded
+    sys.argv = [program, *arguments]
+    importlib.import_module(program).main()
+
+
+class OwnPython:
+    """A rank with an interpreter of its own."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self._process = process
+        self.pid = process.pid
+
+    @property
+    def exitcode(self) -> int | None:
+        return self._process.poll()
+
+    def join(self, timeout: float | None = None) -> None:
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(timeout)
+
+
+_SECONDS_TO_END = 3  # from SIGTERM, which a rank only notes, to SIGKILL for the ranks that are left
+
+
+class Agent(SimpleElasticAgent):
+    """Starts the ranks of a node once, and ends all of them as soon as one has failed."""
+
+    def __init__(self, spec: WorkerSpec, start: Callable[[dict[str, str]], Rank]) -> None:
+        """start: a rank with these variables in its environment."""
+        super().__init__(spec, **agent_options(_SECONDS_TO_END))
+        self._exits: dict[int, Exit] = {}  # by the rank among all
+        self._start = start
+        self._ranks: dict[int, Rank] = {}
+
+    def failed(self) -> dict[int, Exit]:
+        """Returns how the ranks of this node ended that did not end well."""
+        return {rank: end for rank, end in self._exits.items() if end.code}
+
+    def _start_workers(self, worker_group: WorkerGroup) -> dict[int, Any]:
+        for worker in worker_group.workers:
+            self._ranks[worker.global_rank] = self._start(variables(worker, worker_group))
+        return {worker.local_rank: self._ranks[worker.global_rank].pid for worker in worker_group.workers}
+
+    def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
+        self._note_exits()
+        if self.failed():
+            self._shutdown(timeout=_SECONDS_TO_END)
+            failures = {rank: self._failure(rank, end.code) for rank, end in self.failed().items()}
+            return RunResult(state=WorkerState.FAILED, failures=failures)
+        if len(self._exits) == len(self._ranks):
+            return RunResult(state=WorkerState.SUCCEEDED, return_values=dict.fromkeys(self._ranks))
+        return RunResult(state=WorkerState.HEALTHY)
+
+    def _stop_workers(self, worker_group: WorkerGroup) -> None:
+        self._shutdown(timeout=_SECONDS_TO_END)
+
+    def _shutdown(self, death_sig: signal.Signals = signal.SIGTERM, timeout: int = _SECONDS_TO_END) -> None:
+        first = signal.SIGKILL if death_sig == signal.SIGQUIT else death_sig  # QUIT has each leave a core file
+        for number in (first, signal.SIGKILL):
+            deadline = time.monotonic() + timeout
+            left = [rank for rank in self._ranks.values() if rank.exitcode is None]
+            for rank in left:
+                _send(rank, number)
+            for rank in left:
+                rank.join(max(0, deadline - time.monotonic()))
+        self._note_exits()
+
+    def _note_exits(self) -> None:
+        for number, rank in self._ranks.items():
+            code = rank.exitcode
+            if code is not None and number not in self._exits:
+                self._exits[number] = Exit(code, time.time())
+                told = f"{datetime.now()} rank {number} (process {rank.pid}) ended with {code}"
+                print(told, file=Patient(sys.stderr))  # a disk may be full
+
+    def _failure(self, rank: int, code: int) -> ProcessFailure:
+        return ProcessFailure(local_rank=rank, pid=self._ranks[rank].pid or 0, exitcode=code, error_file="")
+
+
+def variables(worker: Worker, group: WorkerGroup) -> dict[str, str]:
+    """Returns what torchrun puts into a worker's environment.
+
+    https://docs.pytorch.org/docs/stable/elastic/run.html#environment-variables
+    """
+    spec = group.spec
+    return {
+        "LOCAL_RANK": str(worker.local_rank),
+        "RANK": str(worker.global_rank),
+        "GROUP_RANK": str(group.group_rank),
+        "ROLE_RANK": str(worker.role_rank),
+        "ROLE_NAME": spec.role,
+        "LOCAL_WORLD_SIZE": str(spec.local_world_size),
+        "WORLD_SIZE": str(worker.world_size),
+        "GROUP_WORLD_SIZE": str(group.group_world_size),
+        "ROLE_WORLD_SIZE": str(worker.role_world_size),
+        "MASTER_ADDR": str(group.master_addr),
+        "MASTER_PORT": str(group.master_port),
+        "TORCHELASTIC_RESTART_COUNT": "0",
+        "TORCHELASTIC_MAX_RESTARTS": "0",
+        "TORCHELASTIC_RUN_ID": spec.rdzv_handler.get_run_id(),
+        "TORCHELASTIC_USE_AGENT_STORE": str(spec.rdzv_handler.use_agent_store),
+        "TORCH_NCCL_ASYNC_ERROR_HANDLING": os.environ.get("TORCH_NCCL_ASYNC_ERROR_HANDLING", "1"),
+    }
+
+
+def _send(rank: Rank, number: signal.Signals) -> None:
+    assert rank.pid is not None
+    for send in (os.killpg, os.kill):  # the second: it has not become the leader of its group yet
+        with suppress(ProcessLookupError):
+            send(rank.pid, number)
+            return
+
 
 _PEER_FAILED = signal.SIGQUIT  # to itself: ends the ranks of a node when another node's have failed
 _ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, _PEER_FAILED)

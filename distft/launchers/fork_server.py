@@ -16,9 +16,8 @@ from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 
 from distft.run import RunFolder
-from distft.runtime.fork import fork, show_as
-from distft.runtime.imports import uncollected
-from distft.runtime.quiet import silence
+from distft.runtime.logs import silence
+from distft.runtime.process import fork, show_as, uncollected
 
 _LONGEST = 65536
 
@@ -58,7 +57,7 @@ def start(arguments: Sequence[str], answer: int, log: int, control: socket.socke
     """Forks the elastic process with these arguments, after the imports of its ranks."""
     with uncollected():
         from distft.launchers import elastic
-        from distft.launchers.ranks import prepare
+        from distft.launchers.elastic import prepare
 
         given = elastic.read_arguments(arguments)
         prepare(given.program, RunFolder(given.run))

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from distft.runtime import stop
-from distft.runtime.parent import start_bound
+from distft.runtime.process import start_bound
 
 
 class Ended(NamedTuple):

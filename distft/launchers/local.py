@@ -1,20 +1,153 @@
-"""Runs on this machine: one torch elastic process per attempt of a run, which starts one worker per rank."""
+"""Runs on this machine: one torch elastic process per attempt of a run, which starts one worker per rank.
 
+Trap: a host name that resolves to 127.0.0.1 (Debian writes 127.0.1.1 into /etc/hosts) makes every node its own world,
+in silence. So loopback is tried only where the scheduler itself gives it as a node's address.
+
+Trap: the first machine must not be told by who comes first, as the command may be typed anywhere first. It is the one
+that has the address.
+"""
+
+import ipaddress
 import os
 import socket
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from distft.goodput.timeline import note
+import psutil
+
+from distft.goodput import note
 from distft.launchers.contract import Outcome
-from distft.launchers.ended import elastic_log, outcome_of, write_outcome
 from distft.launchers.forks import Forked, ForkServer
-from distft.launchers.together import is_first, place_of, wait_for_first
+from distft.launchers.outcome import elastic_log, outcome_of, write_outcome
 from distft.run import RunFolder, State
 from distft.runtime.errors import Failure
+
+_SECONDS_TO_CONNECT = 2.0
+
+
+class Unreachable(RuntimeError):
+    """No address of the first node answers; the message lists what was tried."""
+
+
+def own_addresses(*given: str) -> list[str]:
+    """Returns the addresses this machine may be reached at, the likeliest first: `given`, its name's, its interfaces'.
+
+    given: addresses or names that somebody vouches for, such as the scheduler's.
+    """
+    vouched = [address for name in given for address in _resolved(name)]
+    guessed = [*_resolved(socket.gethostname()), *(address for _, address in _of_interfaces())]
+    return list(dict.fromkeys([*vouched, *(address for address in guessed if not _is_loopback(address))]))
+
+
+def is_own(name: str) -> bool:
+    """Tells whether a name or address is this machine's."""
+    own = {address for _, address in _of_interfaces()}
+    return any(address in own or _is_loopback(address) for address in _resolved(name))
+
+
+def interface_of(address: str) -> str | None:
+    """Returns the network interface that has `address`: eth0."""
+    own = next((name for name, other in _of_interfaces() if other == address), None)
+    loopback = (name for name, other in _of_interfaces() if other in ("127.0.0.1", "::1"))
+    return own or (next(loopback, None) if _is_loopback(address) else None)
+
+
+def reach(addresses: Sequence[str], port: int, seconds: float) -> tuple[str, str]:
+    """Returns the first address that answers and this machine's own towards it; Unreachable after `seconds`."""
+    deadline, reasons = time.monotonic() + seconds, dict.fromkeys(addresses, "not tried")
+    while True:
+        for address in addresses:
+            try:
+                with socket.create_connection((address, port), _SECONDS_TO_CONNECT) as connection:
+                    return address, connection.getsockname()[0]
+            except OSError as error:
+                reasons[address] = str(error)
+        if time.monotonic() > deadline:
+            tried = "; ".join(f"{address}:{port}: {reason}" for address, reason in reasons.items()) or "no address"
+            raise Unreachable(f"cannot reach the first node in {seconds:.0f} s ({tried})")
+        time.sleep(0.2)
+
+
+def _of_interfaces() -> list[tuple[str, str]]:
+    families = (socket.AF_INET, socket.AF_INET6)
+    found = [
+        (family, name, each.address.partition("%")[0])
+        for name, every in psutil.net_if_addrs().items()
+        for each in every
+        for family in families
+        if each.family == family
+    ]
+    routed = [each for each in found if not ipaddress.ip_address(each[2]).is_link_local]
+    return [(name, address) for _, name, address in sorted(routed, key=lambda each: families.index(each[0]))]
+
+
+def _resolved(name: str) -> list[str]:
+    try:
+        answers = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)
+    except OSError:
+        return []
+    return list(dict.fromkeys(str(answer[4][0]) for answer in answers))
+
+
+def _is_loopback(address: str) -> bool:
+    return ipaddress.ip_address(address.partition("%")[0]).is_loopback
+
+
+SECONDS_TO_WAIT = 60.0
+_SECONDS_TO_SHOW = 15.0  # what another machine has written, on a shared disk
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the machines of a run meet."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
+
+
+def place_of(text: str) -> Place:
+    """Returns what HOST:PORT says; ValueError when it says something else."""
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+        raise ValueError(f"launcher.rendezvous={text} is not HOST:PORT. Try: {host or text or 'node1'}:29500")
+    return Place(host.strip("[]"), int(port))
+
+
+def is_first(place: Place) -> bool:
+    """Tells whether this machine is to hold the meeting: it has the address, and nothing listens there yet."""
+    if not is_own(place.host):
+        return False
+    with socket.socket(socket.AF_INET6 if ":" in place.host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("", place.port))
+        except OSError:
+            return False
+    return True
+
+
+def wait_for_first(place: Place, run: RunFolder) -> None:
+    """Returns when the first machine has begun the run; ValueError when it does not, or its folder is not seen here."""
+    try:
+        reach([place.host], place.port, SECONDS_TO_WAIT)
+    except Unreachable as error:
+        rule = "the same command must be typed on the machine that has this address"
+        raise ValueError(f"launcher.rendezvous={place}: {rule}; {error}. Try: another address, or port") from error
+    deadline = time.monotonic() + _SECONDS_TO_SHOW
+    while run.read_status()["state"] not in ("pending", "running"):
+        if time.monotonic() > deadline:
+            raise ValueError(
+                f"launcher.rendezvous={place} answers, and {run.path} is not under way here: another program has that "
+                "port, or the machines do not share this folder. Try: another port, or runs_dir on a shared disk"
+            )
+        time.sleep(0.2)
+
 
 _SECONDS_TO_END = 5  # for the elastic process to end its workers before it is killed, and they with it
 

@@ -3,25 +3,228 @@
 It is outside of the ranks, since one that hangs may hold its interpreter's lock. The node that notices first calls the
 others through the store where they have met; every node writes its ranks' stacks to the run folder, and the first names
 those that the others wait for.
+
+One node writes it for all, a few times a minute; `python -m distft.runs show` reads it.
 """
 
 import json
+import os
 import socket
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import median
+from typing import Any
 
 from torch.distributed import DistError, TCPStore  # pyright: ignore[reportPrivateImportUsage]  # documented there
 
-from distft.launchers.health import Health, write_health
-from distft.launchers.limits import Limits
-from distft.launchers.meeting import Meeting
-from distft.launchers.silence import Ranks, Told, as_json, late
-from distft.run import RunFolder
-from distft.runtime import stacks
+from distft.launchers.rendezvous import Meeting
+from distft.run import RunFolder, write_json
+from distft.runtime import heartbeat, stacks
 from distft.runtime.errors import HANG, Failure
+from distft.runtime.heartbeat import OUTSIDE, Beat
+
+FLOOR_SECONDS = 300.0  # a shared disk may be silent for minutes
+STEPS_LONG = 10  # a silence of so many median steps is none of a healthy step
+OUTSIDE_SECONDS = 1800.0
+_FIRST_STEPS = 3  # which compile, warm up and read for the first time
+_STEPS_REMEMBERED = 101
+
+
+@dataclass(frozen=True)
+class Limits:
+    """launcher.hang_seconds and launcher.hang_seconds_outside."""
+
+    step: float | None = None  # None: told from the median step
+    outside: float = OUTSIDE_SECONDS  # of steps: start, save, evaluate; 0: nobody watches
+
+    @classmethod
+    def of(cls, launcher: Mapping[str, Any]) -> "Limits":
+        """Returns those of a frozen config; one of an older version has none."""
+        return cls(launcher.get("hang_seconds"), launcher.get("hang_seconds_outside", OUTSIDE_SECONDS))
+
+
+class StepSeconds:
+    """The steps of one attempt, and what a rank's silence may be measured by."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self._last_step: int | None = None
+        self._seconds: deque[float] = deque(maxlen=_STEPS_REMEMBERED)
+
+    def see(self, beat: Beat) -> None:
+        if beat.step_seconds and beat.step != self._last_step:
+            self._last_step = beat.step
+            self._seconds.append(beat.step_seconds)
+
+    def limit(self, phase: str) -> tuple[float, str]:
+        """Returns the seconds that a rank may be silent in `phase`, infinite without a limit, and where from."""
+        asked, outside = self.limits.step, self.limits.outside
+        if phase in OUTSIDE:
+            return outside or float("inf"), f"launcher.hang_seconds_outside={outside:g}"
+        if asked is not None:
+            return asked or float("inf"), f"launcher.hang_seconds={asked:g}"
+        if len(self._seconds) < _FIRST_STEPS:
+            return outside or float("inf"), f"launcher.hang_seconds_outside={outside:g}, of the first steps"
+        typical = median(self._seconds)
+        own = max(FLOOR_SECONDS, STEPS_LONG * typical)
+        return own, f"{own:g} s, by median steps of {typical:.1f} s; launcher.hang_seconds sets it"
+
+
+_STATES = {"T": "stopped by a signal", "t": "held by a debugger", "D": "waiting for a disk or the network"}
+_GONE = "ZX"
+
+
+@dataclass(frozen=True)
+class Told:
+    """What is known of one rank when the run hangs."""
+
+    rank: int
+    host: str
+    step: int
+    phase: str
+    collectives: int
+    silent_seconds: float
+    state: str  # of its process, in words; empty when it runs
+    stacks: str
+
+    def words(self) -> str:
+        how = f", {self.state}" if self.state else ""
+        return f"rank {self.rank} on {self.host} in {self.phase} of step {self.step}{how}"
+
+
+class Ranks:
+    """The ranks of this node, watched by their beats."""
+
+    def __init__(self, folder: Path, ranks: Sequence[int], limits: Limits) -> None:
+        """folder: where they beat."""
+        self.folder, self.numbers = folder, ranks
+        self.pace = StepSeconds(limits)
+        self.last: dict[int, Beat] = {}
+        self._changed = dict.fromkeys(ranks, time.monotonic())  # when a rank was last seen to go on
+        self._looked = time.monotonic()
+
+    def look(self, period: float) -> str:
+        """Returns why the run counts as hung, an empty text while it does not.
+
+        period: seconds between looks. What this process has slept through is no rank's silence: the machine may have
+        been suspended.
+        """
+        now = time.monotonic()
+        slept = now - self._looked if now - self._looked > 10 * period else 0.0
+        self._looked = now
+        for rank in self.numbers:
+            self._changed[rank] += slept
+            beat = heartbeat.read(heartbeat.beat_file(self.folder, rank))
+            if beat is not None and self._is_other(beat, self.last.get(rank)):
+                self._changed[rank], self.last[rank] = now, beat
+                self.pace.see(beat)
+        limit, whence = self.limit()
+        silent = [rank for rank in self.numbers if now - self._changed[rank] > limit]
+        return whence if any(self._is_there(self.last.get(rank)) for rank in silent) else ""
+
+    def limit(self) -> tuple[float, str]:
+        """Returns the seconds that any rank may be silent, and where from: a rank that saves has others wait for it."""
+        beats = [self.last.get(rank) for rank in self.numbers]
+        return max(self.pace.limit(beat.phase if beat else "start") for beat in beats)
+
+    def tell(self) -> list[Told]:
+        """Asks every rank where it is, and returns what each says."""
+        alive = {rank: beat for rank, beat in self.last.items() if self._is_there(beat)}
+        states = {rank: _STATES.get(_state(beat.pid), "") for rank, beat in alive.items()}
+        said = stacks.ask({beat.pid: stack_file(self.folder, rank) for rank, beat in alive.items()})
+        now, told = time.monotonic(), []
+        for rank in self.numbers:
+            beat = self.last.get(rank, Beat(0, 0, "start", 0, 0, 0.0, {}))
+            silent = now - self._changed[rank]
+            state = states.get(rank, "not there" if rank not in alive else "")
+            text = said.get(beat.pid, "")
+            told.append(Told(rank, socket.gethostname(), beat.step, beat.phase, beat.collectives, silent, state, text))
+        return told
+
+    def kill(self) -> None:
+        """Ends every rank at once."""
+        for beat in self.last.values():
+            if _state(beat.pid) not in _GONE:
+                os.kill(beat.pid, 9)
+
+    @staticmethod
+    def _is_there(beat: Beat | None) -> bool:
+        """Tells a rank that may still go on from one that has ended; one that has not begun may."""
+        return beat is None or _state(beat.pid) not in _GONE
+
+    @staticmethod
+    def _is_other(new: Beat, old: Beat | None) -> bool:
+        return old is None or (new.beats, new.collectives) != (old.beats, old.collectives)
+
+
+def stack_file(folder: Path, rank: int) -> Path:
+    return folder / f"rank-{rank}.stacks"
+
+
+def late(told: Sequence[Told]) -> list[Told]:
+    """Returns the ranks that are behind the others: those that have not entered the collective that others are in."""
+    furthest = max(each.collectives for each in told)
+    return [each for each in told if each.collectives < furthest]
+
+
+def as_json(told: Sequence[Told]) -> list[dict[str, Any]]:
+    return [asdict(each) for each in told]
+
+
+def _state(pid: int) -> str:
+    """Returns the kernel's letter for a child of this process; X when there is none of that number any more."""
+    try:
+        letter, parent = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[:2]
+    except OSError:
+        return "X"
+    return letter if int(parent) == os.getpid() else "X"
+
+
+Row = dict[str, Any]
+_LEAST_STEPS = 16  # that seconds are a mean of, once there are so many
+
+
+class Health:
+    """What the ranks of one node did since it was last asked."""
+
+    def __init__(self, ranks: Ranks) -> None:
+        self._ranks = ranks
+        self._before: dict[int, Beat] = {}
+        self._spent: dict[int, dict[str, float]] = {}
+
+    def rows(self) -> list[Row]:
+        """Returns a row for each rank: where it is, and the seconds a step that it spent in each phase of late."""
+        rows = []
+        for rank, beat in self._ranks.last.items():
+            before = self._before.setdefault(rank, beat)
+            steps = beat.step - before.step
+            if steps >= _LEAST_STEPS or (steps > 0 and rank not in self._spent):
+                spent = {phase: (beat.seconds[phase] - before.seconds[phase]) / steps for phase in beat.seconds}
+                self._spent[rank] = {phase: round(seconds, 6) for phase, seconds in spent.items() if seconds > 0}
+                self._before[rank] = beat
+            rows.append(
+                {
+                    "rank": rank,
+                    "host": socket.gethostname(),
+                    "step": beat.step,
+                    "phase": beat.phase,
+                    "collectives": beat.collectives,
+                    "seconds_a_step": self._spent.get(rank, {}),
+                }
+            )
+        return rows
+
+
+def write_health(run: RunFolder, attempt: int, rows: Sequence[Row]) -> None:
+    """Replaces health.json; a full disk is not the ranks' trouble."""
+    with suppress(OSError):
+        write_json(run.health, {"time": time.time(), "attempt": attempt, "ranks": list(rows)})
+
 
 _SECONDS_BETWEEN_LOOKS = 0.25
 _SECONDS_BETWEEN_TELLING = 10.0  # the run folder where the ranks are; one small file, of one node

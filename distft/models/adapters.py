@@ -7,6 +7,7 @@ the weights of the base model, and each reader and writer of weights would have 
 import math
 from collections import defaultdict
 from dataclasses import dataclass
+from typing import Literal, TypeVar
 
 import torch
 from accelerate import init_empty_weights
@@ -15,8 +16,8 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from distft.models.skeleton import blocks
-from distft.runtime.seeds import seed_for
+from distft.models.build import blocks
+from distft.runtime.determinism import seed_for
 
 Linear = nn.Linear | Conv1D
 A, B = ".lora_A.weight", ".lora_B.weight"
@@ -65,3 +66,47 @@ def fresh_adapter(seed: int, name: str, shape: tuple[int, ...]) -> torch.Tensor:
         generator = torch.Generator().manual_seed(seed_for(seed, "init", name))
         nn.init.kaiming_uniform_(whole, a=math.sqrt(5), generator=generator)
     return whole
+
+
+Model = TypeVar("Model", bound=nn.Module)
+
+
+@dataclass(frozen=True)
+class Full:
+    """Trains every parameter."""
+
+    def __call__(self, model: Model) -> Model:
+        return model.requires_grad_(True)
+
+
+@dataclass(frozen=True)
+class Lora:
+    """Trains two matrices of `rank` beside linear layers, W + B A alpha / rank, and nothing else (arXiv 2106.09685).
+
+    target_modules: the last part of the layers' names; all-linear: every linear layer but the head.
+    dropout: of the adapter's input.
+    """
+
+    rank: int = 16
+    alpha: float = 32.0
+    dropout: float = 0.0
+    target_modules: list[str] | Literal["all-linear"] = "all-linear"
+
+    @property
+    def scale(self) -> float:
+        return self.alpha / self.rank
+
+    def __call__(self, model: PreTrainedModel) -> PreTrainedModel:
+        """ValueError when the model has no linear layer of a name in `target_modules`."""
+        model.requires_grad_(False)
+        layers = linear_layers(model)
+        for target in self.targets(model):
+            if target not in layers:
+                raise ValueError(f"tuning.target_modules: {target} is no linear layer. There are: {', '.join(layers)}")
+            for layer in layers[target]:
+                add_adapter(layer, self.rank, self.scale, self.dropout)
+        return model
+
+    def targets(self, model: PreTrainedModel) -> list[str]:
+        """Returns the last part of the names of the layers that get an adapter."""
+        return list(linear_layers(model)) if self.target_modules == "all-linear" else list(self.target_modules)

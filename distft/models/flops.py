@@ -11,7 +11,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from distft.models.skeleton import blocks
+from distft.models.build import blocks
 
 
 @dataclass(frozen=True)

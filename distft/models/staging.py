@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from distft.data.shards import MANIFEST
-from distft.models.weight_files import INDEX, weight_files
 from distft.run import Plan, read_json
 from distft.runtime import heartbeat
 from distft.runtime.disk import sync
 from distft.runtime.process_group import World, from_first
-from distft.runtime.seals import BLOCK
+from distft.tensors.integrity import BLOCK
+from distft.tensors.weight_files import INDEX, weight_files
 
 _SECONDS_BETWEEN_LOOKS = 0.2  # of those that wait for a copy
 File = tuple[str, int, int]  # name, bytes, time of the last change

@@ -27,12 +27,12 @@ def main(argv: list[str]) -> int:
     own, overrides = keywords(mine, OWN, required=()), [text for text in argv if text not in (*mine, *MULTIRUN)]
     memory = memory_gib(own.get("memory_gib"))
     if set(argv) & set(MULTIRUN):
-        from distft.sweep.planned import plan_sweep, table  # Hydra's sweepers take a while to import
+        from distft.sweep.multirun import plan_sweep, planned_table  # Hydra's sweepers take a while to import
 
         title, planned = plan_sweep(overrides)
         console = Console()
         console.width = console.width if console.is_terminal else _WIDTH
-        console.print(table(title, planned, memory))
+        console.print(planned_table(title, planned, memory))
         if "out" in own:
             write_json(absolute(own["out"]), {name: asdict(plan) for name, (_, plan) in planned.items()})
         return 0

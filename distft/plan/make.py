@@ -14,14 +14,13 @@ from distft.config.rules.contract import Facts
 from distft.data.hub import NotFetched, local_folder
 from distft.data.key import tokenizer_dir
 from distft.data.shards import MANIFEST
-from distft.models.verdict import kept_verdict, wrong_by_verdict
-from distft.models.weight_files import content_hash, notes, wrong_weights
+from distft.model_check.verdict import kept_verdict, wrong_by_verdict
 from distft.paths import conf_dir
-from distft.plan.memory import memory_table, optimizer_bytes
-from distft.plan.parameters import Parts, count_adapters, parts_of
+from distft.plan.memory import Parts, count_adapters, memory_table, optimizer_bytes, parts_of
 from distft.plan.rows import Extent, extent
 from distft.run import Plan, read_json
-from distft.runtime.seals import Damaged
+from distft.tensors.integrity import Damaged
+from distft.tensors.weight_files import content_hash, notes, wrong_weights
 
 
 def make_plan(config: Config, resumed: Mapping[str, Any] | None = None, own: Plan | None = None) -> Plan:

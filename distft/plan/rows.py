@@ -7,11 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from distft.checkpoint.rows import base_of, order_version
 from distft.data.key import own_eval, prepared_dir
+from distft.data.order import ORDER_VERSION, Base, Order, base_of, order_version, step_borders
 from distft.data.shards import Rows
 from distft.data.sources import find_sources
-from distft.data.steps import ORDER_VERSION, Base, Order, step_borders
 from distft.run import Plan
 
 _SAMPLE_BYTES = 2**20

@@ -15,10 +15,9 @@ from distft.config import ConfigError, command
 from distft.config.command import keywords, usage
 from distft.config.nearest import nearest
 from distft.paths import absolute
-from distft.prove.checks import GROUPS, WORDS, Group
-from distft.prove.page import write_page
 from distft.prove.place import Machine, Place, signals_interrupt
-from distft.prove.proof import Line, Proof, failed, not_run
+from distft.prove.proof import Line, Proof, failed, not_run, write_page
+from distft.prove.support import GROUPS, WORDS, Group
 from distft.run import write_json
 from distft.trackers.terminal import screen
 

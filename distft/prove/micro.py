@@ -15,7 +15,7 @@ import torch
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from distft.losses import projected
+from distft.losses import cross_entropy
 from distft.models.attention.sdpa import documents_sdpa
 from distft.runtime.process_group import device_of
 
@@ -174,7 +174,7 @@ def loss(bench: Bench) -> Iterator[Answer]:
     targets = torch.randint(0, vocabulary, (tokens,), device=bench.device)
 
     def as_it_trains() -> None:
-        value, _ = projected.Projected(targets)(hidden, weight, None)
+        value, _ = cross_entropy.Projected(targets)(hidden, weight, None)
         value.backward()
         hidden.grad = weight.grad = None
 
@@ -182,7 +182,7 @@ def loss(bench: Bench) -> Iterator[Answer]:
         weight.requires_grad_(not frozen)
         kind, flops = "frozen_head" if frozen else "head", (2 if frozen else 3) * 2 * tokens * width * vocabulary
         about = f"{tokens:,} tokens, width {width:,}, vocabulary {vocabulary:,}"
-        sizes = {"as_trained": projected.rows_of_chunk(vocabulary, bench.device)}
+        sizes = {"as_trained": cross_entropy.rows_of_chunk(vocabulary, bench.device)}
         for mib in CHUNKS_MIB:
             of_cpu = max(1, tokens * mib // CHUNKS_MIB[-1])
             sizes[f"{mib}_mib"] = max(1, mib * 2**20 // (4 * vocabulary)) if bench.on_device else of_cpu
@@ -202,8 +202,8 @@ def chunks(hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, ro
     for start in range(0, len(hidden), rows):
         chunk, at = hidden[start : start + rows], targets[start : start + rows]
         logits = chunk @ weight.T
-        projected.argmax_of(logits)
-        _, gradient = projected.of_chunk(logits, at, 0.0, None, weight.dtype)
+        cross_entropy.argmax_of(logits)
+        _, gradient = cross_entropy.of_chunk(logits, at, 0.0, None, weight.dtype)
         assert gradient is not None
         torch.mm(gradient, weight, out=of_hidden[start : start + rows])
         if frozen:

@@ -14,8 +14,8 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from distft.config import command
 from distft.config.command import keywords, usage
 from distft.config.model_folder import wrong_architecture
-from distft.model_check import LEARN_MORE, check_config
-from distft.runtime.quiet import silence
+from distft.model_check.architecture import LEARN_MORE, check_config
+from distft.runtime.logs import silence
 
 KEYS = {"out": "file to write; default: docs/models.md", "types": "some model types alone, separated by commas"}
 CLAIM = "Checks every causal model type of transformers and writes the table of them."

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from distft.runtime.logs import last_lines
-from distft.runtime.parent import start_bound
+from distft.runtime.process import start_bound
 
 SMALL, FULL = "small", "full"
 

@@ -1,17 +1,39 @@
 """docs/support.md from docs/proofs/: `python -m distft.prove.support`. What runs on what is said there alone."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from distft.config import command
 from distft.config.command import keywords, usage
-from distft.prove.checks import GROUPS
-from distft.prove.page import TITLES, number, short
+from distft.prove import commands, series, throughput, training, versions
 from distft.prove.place import Machine, Place
-from distft.prove.proof import STATUSES, Line, read_lines
+from distft.prove.proof import STATUSES, TITLES, Line, number, read_lines, short
 from distft.run import read_json
+
+
+@dataclass(frozen=True)
+class Group:
+    """Checks that are made together. `words`: what `checks=` calls them."""
+
+    words: tuple[str, ...]
+    least_seconds: float  # not begun with less time left
+    lines: Callable[[Place, Sequence[str]], list[str]]  # place, chosen words -> names of the lines
+    run: Callable[[Place, Sequence[str]], Iterator[Line]]
+
+
+GROUPS = (
+    Group(("versions",), 0.0, versions.lines_of, versions.run),
+    Group(training.WORDS, training.LEAST_SECONDS, training.lines_of, training.run),
+    Group(series.WORDS, series.LEAST_SECONDS, series.lines_of, series.run),
+    Group(("micro",), commands.MICRO_SECONDS, commands.micro_lines, commands.micro),
+    Group(throughput.WORDS, 0.0, throughput.lines_of, throughput.run),
+    Group(("collectives",), commands.COLLECTIVES_SECONDS, commands.collective_lines, commands.collectives),
+    Group(("doctor",), commands.DOCTOR_SECONDS, commands.doctor_lines, commands.doctor),
+)
+WORDS = tuple(word for group in GROUPS for word in group.words)
+
 
 KEYS = {"proofs": "folder of proofs; default: docs/proofs", "out": "file to write; default: docs/support.md"}
 CLAIM = "Renders the support page of the docs from the proofs that are kept there."

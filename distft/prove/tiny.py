@@ -15,19 +15,18 @@ from typing import Any
 import numpy as np
 import torch
 
-from distft.checkpoint.keep import Retention
-from distft.checkpoint.read import Checkpoint, restore
-from distft.checkpoint.saver import Saver
-from distft.checkpoint.snapshot import Snapshot
+from distft.checkpoint.load import Checkpoint, restore
+from distft.checkpoint.retention import Retention
+from distft.checkpoint.save import Saver, Snapshot
 from distft.data.batches import make_batch, to_device
 from distft.data.shards import Row
-from distft.losses.outputs import logits
+from distft.losses.cross_entropy import logits
 from distft.models.flops import Flops
 from distft.prove.jobs import CASES, add_result, results_of
 from distft.run import RunFolder, read_json
+from distft.runtime.determinism import seed_for
 from distft.runtime.process_group import World, all_reduce_sum, from_first
-from distft.runtime.seeds import seed_for
-from distft.state import load
+from distft.train.state import load
 from distft.train.step import train_step
 from distft.worker import make_engine, make_feed, make_skeleton, train
 

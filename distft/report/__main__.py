@@ -8,10 +8,10 @@ from distft.report import page
 from distft.report.curves import save, write_sheet
 from distft.report.facts import gather
 from distft.report.sweep import page as sweep_page
+from distft.report.sweep.drawings import sheet
 from distft.report.sweep.jobs import find_sweep, read_sweep
+from distft.report.sweep.page import write_table
 from distft.report.sweep.settings import rank
-from distft.report.sweep.sheet import sheet
-from distft.report.sweep.table import write_table
 
 KEYS = {"run": "the run folder, finished or not", "sweep": "the sweep folder, finished or not"}
 CLAIM = (

@@ -4,8 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import distft
-from distft.report.facts import Facts
-from distft.report.goodput import attempt_lines
+from distft.report.facts import Facts, attempt_lines
 
 _STOPS = (
     "It ends its answers with the tokens in generation_config.json, which are not those of the base model alone: "

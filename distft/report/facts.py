@@ -1,16 +1,76 @@
 """Reads from a run folder what the page shows; a file that is not there leaves its part out."""
 
 import math
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from distft.checkpoint.choose import to_export
 from distft.config.freeze import chosen_words
-from distft.goodput.timeline import Attempt, attempts, read_timeline
-from distft.report.goodput import words as goodput_words
+from distft.goodput import Attempt, attempts, read_timeline
 from distft.run import FINISHED, Plan, RunFolder, read_json
+from distft.trackers.terminal import duration
+
+_SHOWN = 0.001  # of the time in which the run was wanted; smaller parts are summed
+
+
+def goodput_words(goodput: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Returns lines of name and text, from what goodput.json says: parts by size, and how often to save.
+
+    The parts and the goodput make 100% of the time in which the run was wanted; idle time, between an end and the next
+    launch, is none of it.
+    """
+    idle, failures = goodput["seconds"]["idle"], goodput["failures"]
+    whole = goodput["wall_seconds"] - idle
+    about = {"lost": f", {goodput['lost_steps']} steps", "checkpoint": f", {goodput['saves']} saves"}
+    text = f"{goodput['goodput']:.1%} of {_length(whole)}, {failures} failure{'s' * (failures != 1)}"
+    lines = [("goodput", text)]
+    parts = {part: seconds for part, seconds in goodput["seconds"].items() if part not in ("productive", "idle")}
+    small = {part: seconds for part, seconds in parts.items() if seconds < _SHOWN * whole}
+    for part, seconds in sorted(parts.items(), key=lambda each: -each[1]):
+        if part not in small:
+            lines.append((f"time: {part}", f"{seconds / whole:.1%}, {_length(seconds)}{about.get(part, '')}"))
+    if (rest := sum(small.values())) >= _SHOWN * whole > 0:
+        lines.append(("time: other", f"{rest / whole:.1%}, {_length(rest)}"))
+    if idle >= 1:
+        lines.append(("without an attempt", f"{_length(idle)}, not counted above"))
+    if every := goodput["best_every_steps"]:
+        cost, between = goodput["checkpoint_seconds"], goodput["seconds_between_failures"]
+        rule = f"by Young and Daly: {cost:.2g} s a save, a failure every {_length(between)}"
+        lines.append(("best checkpoint.every_steps", f"{every}, {rule}"))
+    return lines
+
+
+def of_attempt(attempt: Attempt) -> dict[str, str]:
+    """Returns what an attempt was, by column: when, which steps, on how many processes, how it ended, what changed."""
+    first, last = attempt.step, attempt.done
+    steps = "" if first is None else f"{first} to {last}" if last is not None else f"from {first}"
+    return {
+        "attempt": str(attempt.number),
+        "began": time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(attempt.time)),
+        "steps": steps,
+        "processes": "" if attempt.world is None else str(attempt.world),
+        "ended": (attempt.state or "").replace("_", " "),
+        "changed": ", ".join(attempt.changed),
+    }
+
+
+def attempt_lines(attempts: Sequence[Attempt]) -> list[str]:
+    """Returns a line for each attempt."""
+    lines = []
+    for each in map(of_attempt, attempts):
+        said = [each["began"], f"steps {each['steps']}" * bool(each["steps"])]
+        said += [f"{each['processes']} process{'es' * (each['processes'] != '1')}" * bool(each["processes"])]
+        said += [each["ended"], f"changed: {each['changed']}" * bool(each["changed"])]
+        lines.append(f"{each['attempt']}: {', '.join(filter(None, said))}")
+    return lines
+
+
+def _length(seconds: float) -> str:
+    return duration(seconds) if seconds >= 60 else f"{seconds:.1f} s"
+
 
 GIB = 2**30
 Table = list[tuple[str, str]]
@@ -179,7 +239,7 @@ def planned(plan: Plan, rows: list[dict[str, Any]], strategy: str) -> Table:
         ("held-out rows", f"{plan.eval_rows:,}"),
     ]
     if seconds:
-        table.append(("tokens read", f"{tokens:,} in {duration(seconds)}: {tokens / seconds:,.0f} per second"))
+        table.append(("tokens read", f"{tokens:,} in {run_duration(seconds)}: {tokens / seconds:,.0f} per second"))
         table.append(("of them targets, trained on", f"{targets:,}"))
     if peaks:
         table.append(("peak memory of a process", by_kind(max(peaks), plan.memory.get(strategy))))
@@ -204,7 +264,7 @@ def by_kind(peak: float, counted: dict[str, int] | None) -> str:
     return f"{said}: {listed} as planned, activations and all else {rest:.2f}" if rest > 0 else said
 
 
-def duration(seconds: float) -> str:
+def run_duration(seconds: float) -> str:
     """Returns 75 s, 12 min or 3.4 h."""
     if seconds < 120:
         return f"{seconds:.0f} s"

@@ -7,8 +7,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from distft.report.curves import page_panels
-from distft.report.facts import GIB, Facts
-from distft.report.goodput import of_attempt
+from distft.report.facts import GIB, Facts, of_attempt
 from distft.run import state_in_words
 
 MAIN_PACKAGES = ("distft", "torch", "deepspeed", "transformers", "tokenizers", "datasets", "peft", "safetensors")

@@ -1,14 +1,37 @@
-"""The same bits from the same inputs on the same machine: every switch for that, and what is in force.
+"""Deterministic runs: seeds as pure functions, the switches for deterministic kernels, and what is in effect.
 
-Trap: torch raises at the first operation that has no deterministic form. The variables are read when a library first
-needs them: cuBLAS and NCCL at the first use of a device. Not run on a GPU yet.
+Trap: login nodes import the seeds, so torch is imported inside the functions that need it. torch raises at the first
+operation without a deterministic form. The variables are read when a library first needs them: cuBLAS and NCCL at the
+first use of a device. Not run on a GPU yet.
 """
 
+import hashlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
 import os
 from typing import Any
 
-import torch
-import torch.utils.deterministic
+
+def seed_for(seed: int, *words: object) -> int:
+    """Returns 63 bits that depend on the run's seed and on every word, and on nothing else."""
+    text = "\x1f".join(str(word) for word in (seed, *words))
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
+
+
+def splitmix64(numbers: "np.ndarray") -> "np.ndarray":
+    """Returns a 64-bit hash of each number, uint64 [N]: the output function of splitmix64, a bijection.
+
+    In wrapping integers alone, so that no library's version changes a bit of it. In place: `numbers` is overwritten.
+    Source: Steele, Lea and Flood, Fast Splittable Pseudorandom Number Generators, 2014, with Stafford's constants.
+    """
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        numbers ^= numbers >> numbers.dtype.type(shift)
+        numbers *= numbers.dtype.type(factor)
+    numbers ^= numbers >> numbers.dtype.type(31)
+    return numbers
+
 
 VARIABLES = {
     "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # cuBLAS picks workspaces by stream otherwise
@@ -16,25 +39,34 @@ VARIABLES = {
     "FLASH_ATTENTION_DETERMINISTIC": "1",  # read by transformers; the backward pass adds atomically otherwise
 }
 
-_memory: Any = torch.utils.deterministic  # its one switch is a property of the module, which pyright does not see
-
 
 def make_deterministic() -> None:
     """Sets every switch; call it before a device is used."""
+    import torch
+
     os.environ.update(VARIABLES)
     torch.use_deterministic_algorithms(True)
-    _memory.fill_uninitialized_memory = True
+    _filling().fill_uninitialized_memory = True
     torch.backends.cudnn.deterministic = True
     torch.backends.cudnn.benchmark = False
 
 
 def in_force() -> dict[str, object]:
     """Returns the switches as the libraries have them, whether they were set or not."""
+    import torch
+
     return {
         "deterministic_algorithms": torch.are_deterministic_algorithms_enabled(),
         "warn_only": torch.is_deterministic_algorithms_warn_only_enabled(),
-        "fill_uninitialized_memory": _memory.fill_uninitialized_memory,
+        "fill_uninitialized_memory": _filling().fill_uninitialized_memory,
         "cudnn_deterministic": torch.backends.cudnn.deterministic,
         "cudnn_benchmark": torch.backends.cudnn.benchmark,
         **{name: os.environ.get(name) for name in VARIABLES},
     }
+
+
+def _filling() -> Any:
+    """Returns the module whose one switch is a property, which pyright does not see."""
+    import torch.utils.deterministic
+
+    return torch.utils.deterministic

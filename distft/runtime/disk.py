@@ -1,5 +1,6 @@
-"""What of a disk survives a loss of power."""
+"""Durable writes, and a lock that ends with its process."""
 
+import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -43,3 +44,22 @@ def replaced(file: Path) -> Iterator[Path]:
         beside.unlink(missing_ok=True)
         raise
     sync(file.parent)
+
+
+@contextmanager
+def alone(path: Path) -> Iterator[bool]:
+    """Yields whether this process, and the ones it forks, hold the lock file `path`; never waits for another's."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        yield _take(file)
+    finally:
+        os.close(file)
+
+
+def _take(file: int) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

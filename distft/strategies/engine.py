@@ -3,9 +3,16 @@
     engine = strategy.setup(build_model, make_optimizer, world, precision)
 
 A strategy adds memory layout and communication; it never changes what a step computes.
+
+A loss that is not finite makes its whole gradient NaN, and one value that is not finite makes the norm of the whole
+gradient so, which all processes share. So whoever has the norm knows whether the step may be taken, and no process has
+to ask another.
+
+Trap: calling parts of a wrapped model from outside loses gradient sync under DDP silently and raises under FSDP2,
+so whatever needs the model's outputs is a loss too.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Protocol
@@ -17,8 +24,35 @@ from torch.distributed.tensor import DTensor
 
 from distft.data.batches import Batch
 from distft.runtime.process_group import World
-from distft.runtime.regions import Flat, Region, Shape
-from distft.strategies.objective import Loss, Objective, Sums
+from distft.tensors.regions import Flat, Region, Shape
+
+
+def poisoned(value: torch.Tensor) -> torch.Tensor:
+    """Returns `value`, bit for bit; where it is not finite its gradient is NaN, though its own might be finite."""
+    return value * torch.where(value.detach().isfinite(), 1.0, float("nan"))
+
+
+Sums = dict[str, torch.Tensor]
+Loss = Callable[[nn.Module, Batch], tuple[torch.Tensor, Sums]]
+
+
+class Objective(nn.Module):
+    """Computes a loss of a model: forward(batch) gives the sum over the batch's targets, and further sums."""
+
+    def __init__(self, model: nn.Module, loss: Loss, blocks: Sequence[nn.Module]) -> None:
+        """blocks: the repeated parts of the model, which strategies shard and gather one at a time."""
+        super().__init__()
+        self.model = model
+        self.loss = loss
+        self.blocks = tuple(blocks)  # a tuple: not registered a second time
+
+    def forward(self, batch: Batch, loss: Loss | None = None) -> tuple[torch.Tensor, Sums]:
+        return (loss or self.loss)(self.model, batch)
+
+    def own_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Yields every parameter under the name it has in the model alone, tied ones once."""
+        return self.model.named_parameters()
+
 
 BuildModel = Callable[[], Objective]  # parameters on the meta device, buffers real
 MakeOptimizer = Callable[[list[tuple[nn.Parameter, int]]], torch.optim.Optimizer]  # of (parameter, number of dims)

@@ -12,22 +12,24 @@ from typing import Any
 from hydra.core.override_parser.types import Override as Swept
 from hydra.types import HydraContext
 from omegaconf import OmegaConf
+from rich.table import Table
 
 from distft.compat.hydra import no_callbacks
 from distft.config.compose import Config, compose
 from distft.config.errors import ConfigError
-from distft.frozen import kept_rows
+from distft.launch.frozen import kept_rows
+from distft.launch.stages import check_devices, check_writable, go_on_in_background, make_part, with_name, write_results
 from distft.launchers.contract import Launcher
 from distft.launchers.follow import caught_signals
-from distft.run import EXIT_PREEMPTED, EXIT_WRONG_CONFIG, FINISHED, RunFolder
+from distft.plan import make_plan
+from distft.plan.show import UNITS, fits_in_words, unit_of
+from distft.run import EXIT_PREEMPTED, EXIT_WRONG_CONFIG, FINISHED, Plan, RunFolder
+from distft.runtime.disk import alone
 from distft.runtime.environment import redact
-from distft.runtime.lock import alone
-from distft.runtime.parent import start_bound
-from distft.stages import check_devices, check_writable, go_on_in_background, make_part, run_dir, write_results
-from distft.sweep.board import Board, failures, table
+from distft.runtime.process import start_bound
+from distft.sweep.board import Board, SweepStatus, failures, table
 from distft.sweep.jobs import Job, Wrong, earlier_points, make_jobs, named, plan_all, prepare_all, refuse_twins, words
 from distft.sweep.request import Point, Request, config_loader, corners, parse, read_request
-from distft.sweep.status import SweepStatus
 from distft.sweep.submission import Left, Stopped, Submission
 from distft.trackers.terminal import screen
 
@@ -57,10 +59,11 @@ def multirun(overrides: list[str]) -> int:
     parsed = parse(request.swept)
     config = shared_config(request, parsed)
     launcher, sweeper = make_part(config, "launcher"), make_part(config, "sweep")
-    folder = run_dir(config)
+    run, config = with_name(config)
+    folder = run.path
     check_writable(folder.parent)
     check_devices(config)
-    if RunFolder(folder).config.is_file():
+    if run.config.is_file():
         raise ConfigError([f"name={folder.name}: {folder} holds a run. Try: another name"])
     earlier = earlier_points(folder, request.keys)
     known, further = sweeper.points(parsed, earlier)
@@ -200,3 +203,47 @@ def write_page(folder: Path) -> None:
     said, _ = process.communicate()
     if process.returncode not in (0, EXIT_WRONG_CONFIG):
         screen(sys.stderr).print(f"{folder}: no page of the sweep: {said.strip()}")
+
+
+_MOST_OF_A_SEARCH = 64  # combinations of choices and ends
+
+
+def plan_sweep(overrides: Sequence[str]) -> tuple[str, dict[str, tuple[Config, Plan]]]:
+    """Returns what the sweep is, in words, and config and plan of each job by its name; ConfigError with all errors.
+
+    A search has no points before it runs: then they are the combinations of its choices and the ends of its ranges.
+    """
+    request = read_request(overrides)
+    parsed = parse(request.swept)
+    config = shared_config(request, parsed)
+    known, further = make_part(config, "sweep").points(parsed, {})
+    points = named(known) if known else {words(point): point for point in corners(parsed, _MOST_OF_A_SEARCH)}
+    planned, wrong = dict[str, tuple[Config, Plan]](), Wrong()
+    for name, point in points.items():
+        try:
+            job = compose(request.of_job(point), sweep=True)
+            planned[name] = job, make_plan(job)
+        except ConfigError as error:
+            wrong.add(name, error.messages)
+    wrong.raise_any()
+    if further or not known:
+        trials = config.values["sweep"].get("trials")
+        return f"a search of {', '.join(request.keys)}, {trials} jobs. Choices and ends of ranges:", planned
+    return f"a sweep of {', '.join(request.keys)}, {len(planned)} job{'s' * (len(planned) != 1)}", planned
+
+
+def planned_table(title: str, planned: dict[str, tuple[Config, Plan]], memory_gib: float | None) -> Table:
+    """Returns a line for each job: steps, tokens, and what lives through the run in each process."""
+    shape = Table(title=title, title_justify="left")
+    sizes = [plan.memory[config.choices["strategy"]]["total"] for config, plan in planned.values() if plan.memory]
+    unit = unit_of(max(sizes, default=0))
+    for name in ("job", "strategy", "processes", "steps", "tokens", f"{unit} per process", ""):
+        shape.add_column(name, overflow="fold", justify="left" if name in ("job", "strategy", "") else "right")
+    for name, (config, plan) in planned.items():
+        strategy, about = config.choices["strategy"], "about " if plan.estimated else ""
+        counted: dict[str, Any] = plan.memory.get(strategy, {})
+        size = f"{counted['total'] / UNITS[unit]:.2f}" if counted else ""
+        fits = fits_in_words(counted, memory_gib) if counted else ""
+        steps, tokens = (f"{about}{number:,}" if number else "unknown" for number in (plan.steps, plan.tokens))
+        shape.add_row(name, strategy, str(plan.world), steps, tokens, size, fits)
+    return shape

@@ -9,7 +9,7 @@ from collections import deque
 from pathlib import Path
 from typing import Any
 
-from distft.goodput.account import goodput_of
+from distft.goodput import goodput_of
 from distft.run import RunFolder
 
 Row = dict[str, Any]

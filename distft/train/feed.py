@@ -14,9 +14,9 @@ import numpy as np
 import torch
 
 from distft.data.batches import Batch, collate, to_device
-from distft.data.micro_batches import Cut
+from distft.data.order import Order
+from distft.data.packing import Cut
 from distft.data.shards import Rows
-from distft.data.steps import Order
 from distft.models.flops import Flops
 from distft.runtime.process_group import World
 

@@ -16,16 +16,15 @@ import torch
 from distft.optim.groups import set_learning_rate
 from distft.optim.schedules import Factor
 from distft.runtime import heartbeat
-from distft.runtime.memory import collecting, memory_of
+from distft.runtime.determinism import seed_for
+from distft.runtime.device import collecting, memory_of
 from distft.runtime.process_group import World, flags_of_first
-from distft.runtime.seeds import seed_for
 from distft.strategies.engine import Engine, clip_coefficient
-from distft.train.clock import Clock, OwnWork
+from distft.train.early_stopping import EarlyStopping, When
 from distft.train.feed import Feed, Prefetch
-from distft.train.meter import Peak, utilisation
+from distft.train.health import told_of
 from distft.train.step import train_step
-from distft.train.stragglers import told_of
-from distft.train.when import EarlyStopping, When
+from distft.train.timing import Clock, OwnWork, Peak, utilisation
 
 End = Literal["completed", "stopped_early", "preempted", "rewound"]
 Row = dict[str, Any]
@@ -45,7 +44,7 @@ class Hooks:
     advance: Callable[[], None]  # takes the save on that all have written, or fails it when one could not
     log: Callable[[Row], None]
     judge: Callable[[Row, Sequence[float]], Literal["go_on", "rewind"]]  # what comes after the step of this row, with
-    # what each rank worked (distft.train.stragglers); NonFinite: the end
+    # what each rank worked (distft.train.health); NonFinite: the end
     stop_requested: Callable[[], object]  # truthy on any process: save and stop
     try_longest: Callable[[], object] = tuple  # the dearest micro-batch, after the first step of this start
     profile: Callable[[int], AbstractContextManager[object]] = nullcontext  # of a step, while it is made

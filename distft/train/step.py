@@ -7,11 +7,10 @@ from math import isfinite, sqrt
 import torch
 
 from distft.data.batches import Batch
+from distft.runtime.determinism import seed_for
 from distft.runtime.process_group import World, all_reduce_sum, on_device
-from distft.runtime.seeds import seed_for
-from distft.strategies.engine import Engine
-from distft.strategies.guard import poisoned
-from distft.train.clock import Clock
+from distft.strategies.engine import Engine, poisoned
+from distft.train.timing import Clock
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,9 @@ from rich.console import Console
 from distft.config import command, help_text
 from distft.data.key import prepared_dir
 from distft.plan import make_plan
-from distft.runtime.parent import start_bound
+from distft.runtime.process import start_bound
 from distft.trackers.terminal import screen
-from distft.verify_resume.ask import KEYS, Asked, read_arguments
-from distft.verify_resume.kills import choose
+from distft.verify_resume.kills import KEYS, Asked, choose, read_arguments
 from distft.verify_resume.runs import WORK, Recipe, RunFailed
 from distft.verify_resume.verdict import prove
 

@@ -1,10 +1,81 @@
 """Two or three runs of one config, from their folders alone, as a table of findings."""
 
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import prod
+
+import torch
+
+from distft.checkpoint.format import PARAMETER
+from distft.checkpoint.load import Checkpoint
 from distft.run import RunFolder
-from distft.verify_resume.finding import Finding
-from distft.verify_resume.rows import compare_rows
-from distft.verify_resume.series import EXACT, NOISY, Limit, compare_series
-from distft.verify_resume.tensors import KINDS, compare_tensors, last_checkpoint
+from distft.verify_resume.findings import EQUAL, EXACT, FACTOR, NOISY, Finding, Limit, compare_rows, compare_series
+
+STRETCH = 2**24  # elements read at once: 64 MiB of each run
+KINDS = ("weights", "moments")
+
+
+@dataclass(frozen=True)
+class Apart:
+    """How far apart two checkpoints are: the norm of the difference over the norm, and where they differ first."""
+
+    relative: float
+    first: str | None  # None: not a bit differs
+
+
+def last_checkpoint(run: RunFolder) -> Checkpoint:
+    return Checkpoint((run.checkpoints / "latest").resolve())
+
+
+def compare_tensors(
+    kind: str, straight: list[Checkpoint], resumed: Checkpoint, limit: Limit, *, same_layout: bool
+) -> Finding:
+    """Holds weights or moments against the nearest straight run; another layout rounds otherwise and is only told."""
+    keys = _keys(straight[0], kind)
+    numbers = sum(prod(straight[0].shapes[key]) for key in keys)
+    compared = f"{numbers:,} in {len(keys)} tensors of step {straight[0].step}"
+    found = [measure(checkpoint, resumed, kind) for checkpoint in straight]
+    nearest = min(found, key=lambda apart: apart.relative)
+    if found[0].first is None:
+        return Finding(kind, compared, EQUAL, True)
+    if not same_layout:
+        return Finding(kind, compared, f"{nearest.relative:.1e} apart, not judged on another layout", True)
+    floor = measure(straight[0], straight[-1], kind).relative
+    if limit.floor and nearest.relative <= FACTOR * floor:
+        return Finding(kind, compared, limit.told(nearest.relative, floor), True)
+    allowed = f", {FACTOR * floor:.1e} allowed" if limit.floor else ""
+    return Finding(kind, compared, f"{found[0].first}; all: {nearest.relative:.1e} apart{allowed}", False)
+
+
+def measure(first: Checkpoint, second: Checkpoint, kind: str) -> Apart:
+    """Returns how far apart two checkpoints are in their weights, or in their optimizer's states."""
+    keys = _keys(first, kind)
+    if odd := sorted({(key, first.shapes[key]) for key in keys} ^ {(k, second.shapes[k]) for k in _keys(second, kind)}):
+        return Apart(float("inf"), f"{' '.join(odd[0][0])} has another shape, or is missing")
+    squares, difference, where = 0.0, 0.0, None
+    for key in keys:
+        for start, mine, other in _stretches(first, second, key):
+            unequal = mine.view(torch.int32) != other.view(torch.int32)
+            if where is None and bool(unequal.any()):
+                at = int(unequal.nonzero()[0])
+                where = f"{' '.join(key)}[{start + at}]: {other[at].item()!r} instead of {mine[at].item()!r}"
+            squares += float(mine.double().square().sum())
+            difference += float((mine.double() - other.double()).square().sum())
+    return Apart((difference / squares) ** 0.5 if squares else float(difference > 0), where)
+
+
+def _stretches(
+    first: Checkpoint, second: Checkpoint, key: tuple[str, str]
+) -> Iterator[tuple[int, torch.Tensor, torch.Tensor]]:
+    (slot, name), shape = key, first.shapes[key]
+    for start in range(0, prod(shape), STRETCH):
+        count = min(STRETCH, prod(shape) - start)
+        mine, other = (checkpoint.read(name, shape, start, count, slot) for checkpoint in (first, second))
+        yield start, mine, other
+
+
+def _keys(checkpoint: Checkpoint, kind: str) -> list[tuple[str, str]]:
+    return sorted(key for key in checkpoint.shapes if (key[0] == PARAMETER) == (kind == "weights"))
 
 
 def compare(straight: list[RunFolder], resumed: RunFolder, limit: Limit, *, same_layout: bool) -> list[Finding]:

@@ -1,7 +1,9 @@
 """The same run several times, each in a folder of its own, each by the launcher and processes of its config."""
 
+import json
+from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from hydra.utils import get_class
@@ -11,7 +13,39 @@ from distft.config.freeze import frozen_text
 from distft.launchers.contract import Launcher, Outcome
 from distft.run import FINISHED, Plan, RunFolder, read_json, write_json
 from distft.verify_resume.kills import Kill
-from distft.verify_resume.traces import death_of, first_step, kills_of
+
+Fed = dict[tuple[int, int, int], tuple[str, ...]]  # (step, rank, micro-batch) -> digests of its rows
+
+
+def kills_of(run: RunFolder) -> Path:
+    return run.path / "kills.json"
+
+
+def death_of(run: RunFolder, attempt: int) -> Path:
+    return run.rank_log(attempt, 0).with_name("killed.json")
+
+
+def fed_file(run: RunFolder, attempt: int, rank: int) -> Path:
+    return run.rank_log(attempt, rank).with_name(f"rank-{rank}.fed.jsonl")
+
+
+def read_fed(run: RunFolder) -> dict[int, Fed]:
+    """Returns what each attempt was fed; a last line cut off by the kill is left out."""
+    found: dict[int, Fed] = defaultdict(dict)
+    for file in sorted(run.logs.glob("attempt-*/rank-*.fed.jsonl")):
+        attempt = int(file.parent.name.removeprefix("attempt-"))
+        rank = int(file.name.removeprefix("rank-").removesuffix(".fed.jsonl"))
+        for line in file.read_text().splitlines(keepends=True):
+            if line.endswith("\n"):
+                row = json.loads(line)
+                found[attempt][row["step"], rank, row["micro"]] = tuple(row["rows"])
+    return dict(found)
+
+
+def first_step(run: RunFolder, attempt: int) -> int | None:
+    """Returns the first step that an attempt did or began, None when it got to none."""
+    return min((step for step, _, _ in read_fed(run).get(attempt, {})), default=None)
+
 
 WORK = "distft.verify_resume.watched.train"
 
@@ -64,7 +98,7 @@ def attempt(run: RunFolder, recipe: Recipe) -> Outcome:
     """Freezes the run's next attempt and follows it to its end."""
     values = recipe.config.values | {"name": run.path.name, "runs_dir": str(run.path.parent), "work": recipe.work}
     run.write_plan(recipe.plan)
-    run.config.write_text(frozen_text(replace(recipe.config, values=values)))
+    run.config.write_text(frozen_text(recipe.config.with_values(values)))
     run.write_status(state="pending", attempt=run.read_status()["attempt"] + 1, exit_code=None, error=None)
     [handle] = make_launcher(recipe.config).submit([run.path])
     try:

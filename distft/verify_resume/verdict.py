@@ -5,10 +5,9 @@ from pathlib import Path
 
 from rich.console import Console
 
+from distft.verify_resume.findings import FACTOR, Limit, noise_floor, show
 from distft.verify_resume.kills import Kill
 from distft.verify_resume.runs import Recipe, kill_and_resume, run_straight
-from distft.verify_resume.series import FACTOR, Limit, noise_floor
-from distft.verify_resume.show import show
 
 ANOTHER_LAYOUT = Limit(tolerance=2e-6)  # sums are added in another order
 

@@ -26,7 +26,7 @@ from distft.strategies.engine import Engine
 from distft.train.feed import Feed
 from distft.train.loop import Hooks, Settings
 from distft.verify_resume.kills import Kill
-from distft.verify_resume.traces import death_of, fed_file, kills_of
+from distft.verify_resume.runs import death_of, fed_file, kills_of
 
 
 def train(run: RunFolder, attempt: int, world: World) -> None:

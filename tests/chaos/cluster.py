@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from distft.launchers.slurm.run import read_job
+from distft.launchers.slurm.job import read_job
 from distft.run import RunFolder
 from tests.chaos.measure import Cost, differences
 from tests.chaos.table import table, write

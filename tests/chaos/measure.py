@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from distft.launchers.ended import elastic_log
+from distft.launchers.outcome import elastic_log
 from distft.run import RunFolder
-from distft.verify_resume.tensors import KINDS, last_checkpoint, measure
+from distft.verify_resume.compare import KINDS, last_checkpoint, measure
 from tests.chaos.faults import ASKED, ENDS, EVERY, HUNG, LAUNCHER, NUMBERS, RESTARTS, START, Fault
 from tests.chaos.runs import Harmed
 from tests.launchers.fake_run import processes_of

@@ -5,10 +5,10 @@ from math import prod
 
 import torch
 
-from distft.checkpoint.read import Checkpoint
+from distft.checkpoint.load import Checkpoint
 from distft.runtime.process_group import World
-from distft.runtime.regions import Flat
 from distft.strategies.engine import Piece
+from distft.tensors.regions import Flat
 
 NAMES = ("embedding", "head")
 SLOTS = ("parameter", "exp_avg", "exp_avg_sq")

@@ -15,14 +15,13 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from distft.checkpoint.resume import find
-from distft.checkpoint.saver import SaveFailed
-from distft.checkpoint.snapshot import Snapshot
-from distft.models.fresh import FreshWeights
-from distft.models.weights import fill
+from distft.checkpoint.load import find
+from distft.checkpoint.save import SaveFailed, Snapshot
+from distft.models.init import FreshWeights
 from distft.run import RunFolder
 from distft.runtime.process_group import World, process_group, texts_of_all
-from distft.state import Saving
+from distft.tensors.streaming import fill
+from distft.train.state import Saving
 from tests import small_disk
 from tests.train_cases import make_engine, tiny_model
 

@@ -5,8 +5,8 @@ from typing import Any, cast
 
 import torch
 
-from distft.runtime.regions import Flat
 from distft.strategies.engine import Engine, Piece
+from distft.tensors.regions import Flat
 
 
 class _Held:

@@ -20,10 +20,10 @@ from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, 
 
 from distft.checkpoint.chunks import state_pieces
 from distft.checkpoint.format import step_dir
-from distft.checkpoint.read import Checkpoint, restore
+from distft.checkpoint.load import Checkpoint, restore
 from distft.runtime.process_group import World, process_group, texts_of_all
-from distft.strategies.dtensor import pieces_of
 from distft.strategies.engine import Piece
+from distft.strategies.fsdp import pieces_of
 from tests.train_cases import save
 
 SHAPES = {"wide": (7, 6), "cube": (5, 3, 4), "bias": (5,), "short": (3, 2), "one": (), "frozen": (6, 5)}

@@ -17,22 +17,21 @@ from typing import Any
 
 import torch
 
-from distft.checkpoint import keep, saver
-from distft.checkpoint.keep import latest
-from distft.checkpoint.manifest import read_manifest
-from distft.checkpoint.saver import SaveFailed
-from distft.checkpoint.snapshot import Snapshot
+from distft.checkpoint import retention, save
+from distft.checkpoint.format import read_manifest
+from distft.checkpoint.retention import latest
+from distft.checkpoint.save import SaveFailed, Snapshot
+from distft.data.order import Order, row_borders
 from distft.data.shards import Rows
-from distft.data.steps import Order, row_borders
 from distft.models.flops import Flops
-from distft.models.fresh import FreshWeights
-from distft.models.weights import fill
+from distft.models.init import FreshWeights
 from distft.run import RunFolder
 from distft.runtime.process_group import World, process_group, texts_of_all
-from distft.state import Saving
+from distft.tensors.streaming import fill
+from distft.train.early_stopping import EarlyStopping, When
 from distft.train.feed import Feed, make_cut
 from distft.train.loop import Hooks, Settings, train_steps
-from distft.train.when import EarlyStopping, When
+from distft.train.state import Saving
 from tests.train_cases import make_engine, tiny_model
 
 STEPS, EVERY = 8, 2
@@ -44,7 +43,7 @@ class Writes:
     def __init__(self, world: World, failing_step: int, slow_seconds: float) -> None:
         self.world, self.failing_step, self.slow_seconds, self.now, self.most = world, failing_step, slow_seconds, 0, 0
         self.steps: list[int] = []
-        self.real: Callable[..., Any] = saver.write_file
+        self.real: Callable[..., Any] = save.write_file
 
     def __call__(self, file: Path, chunks: Any) -> Any:
         self.now += 1
@@ -73,7 +72,7 @@ def train(rows: Path, run: RunFolder, case: dict[str, Any], world: World) -> dic
     feed = Feed(data, Order(len(data), 0), row_borders(8 * STEPS, 8), cut, world)
     settings: Any = {"checkpoint": checkpoint, "strategy": {}}
     saving = Saving(engine, settings, plan, run, 0, feed.position, world, Snapshot(world.device))
-    writes = saver.write_file = Writes(world, case.get("failing", 0), case.get("slow", 0.0))
+    writes = save.write_file = Writes(world, case.get("failing", 0), case.get("slow", 0.0))
     printed, said, raised = io.StringIO(), {}, ""
     hooks = Hooks(
         evaluate=(lambda: {"loss": next(losses) * (1 if world.is_first else -1)}) if "losses" in case else None,
@@ -103,8 +102,8 @@ def train(rows: Path, run: RunFolder, case: dict[str, Any], world: World) -> dic
             again = train_steps(engine, feed, lambda _: 1.0, loop, stopping, hooks, world) if evaluated else None
         except SaveFailed as error:
             raised = str(error)
-    saver.write_file = writes.real
-    newest, best = latest(run.checkpoints), keep.best(run.checkpoints)
+    save.write_file = writes.real
+    newest, best = latest(run.checkpoints), retention.best(run.checkpoints)
     return {
         "said": said,
         "raised": raised,

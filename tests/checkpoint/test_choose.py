@@ -7,10 +7,8 @@ from typing import Any
 import pytest
 
 from distft.checkpoint.choose import candidates, choose, to_export
-from distft.checkpoint.commit import point
-from distft.checkpoint.format import step_dir
-from distft.checkpoint.index import write_index
-from distft.checkpoint.manifest import write_manifest
+from distft.checkpoint.format import step_dir, write_index, write_manifest
+from distft.checkpoint.retention import point
 from distft.run import RunFolder
 
 
@@ -69,7 +67,7 @@ def test_a_checkpoint_that_is_not_there_is_refused_with_those_that_are(tmp_path:
         ({0: 3.0, 3: 2.5, 4: 2.7}, None, "best", 4, "loss was 2.5000, at step 3, which was not saved"),
         ({}, None, "best", 4, "the latest checkpoint; there are no held-out rows"),
         ({}, None, "latest", 4, "the latest checkpoint"),
-        ({0: 3.0, 2: float("nan"), 4: None}, None, "best", 4, "no step is better than step 0"),
+        ({0: 3.0, 2: float("nan"), 4: float("inf")}, None, "best", 4, "no step is better than step 0"),
         ({0: 3.0, 4: 2.5}, 4, "step-2", 2, "the checkpoint asked for; the lowest held-out loss was 2.5000, at step 4"),
     ],
 )  # fmt: skip

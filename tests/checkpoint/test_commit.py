@@ -7,10 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from distft.checkpoint.commit import begin
-from distft.checkpoint.format import MANIFEST, step_dir
-from distft.checkpoint.index import INDEX, read_index, write_index
-from distft.checkpoint.keep import Retention, retain
+from distft.checkpoint.format import INDEX, MANIFEST, read_index, step_dir, write_index
+from distft.checkpoint.retention import Retention, begin, retain
 
 NOBODY = 65_534
 

@@ -9,10 +9,17 @@ from typing import Any
 
 import pytest
 
-from distft.checkpoint.format import MANIFEST, rank_file, step_dir
-from distft.checkpoint.index import write_index
-from distft.checkpoint.manifest import Damaged, check_all, read_manifest, write_manifest
-from distft.checkpoint.read import Checkpoint
+from distft.checkpoint.format import (
+    MANIFEST,
+    Damaged,
+    check_all,
+    rank_file,
+    read_manifest,
+    step_dir,
+    write_index,
+    write_manifest,
+)
+from distft.checkpoint.load import Checkpoint
 from tests.ranks import run_ranks
 from tests.trained import MAIN, checkpoint_of
 

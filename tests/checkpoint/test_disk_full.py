@@ -7,16 +7,14 @@ from typing import Any
 import pytest
 import torch
 
-from distft.checkpoint.format import step_dir
-from distft.checkpoint.keep import Retention
-from distft.checkpoint.manifest import check_all
-from distft.checkpoint.rehearse import rehearse
-from distft.checkpoint.resume import find
-from distft.checkpoint.saver import SaveFailed, Saver
-from distft.checkpoint.snapshot import Snapshot
+from distft.checkpoint.format import check_all, step_dir
+from distft.checkpoint.load import find
+from distft.checkpoint.rehearsal import rehearse
+from distft.checkpoint.retention import Retention
+from distft.checkpoint.save import SaveFailed, Saver, Snapshot
 from distft.runtime.process_group import World
-from distft.runtime.regions import Flat
 from distft.strategies.engine import Piece
+from distft.tensors.regions import Flat
 from tests.alone import alone
 from tests.checkpoint.full_disk import ON_FAILURE
 from tests.ranks import run_ranks

@@ -10,13 +10,12 @@ from typing import Any
 import pytest
 import torch
 
-from distft.checkpoint import keep
+from distft.checkpoint import retention
 from distft.checkpoint.choose import choose
-from distft.checkpoint.format import step_dir
-from distft.checkpoint.index import INDEX, damage_of, read_index, write_index
-from distft.checkpoint.keep import Retention
-from distft.checkpoint.resume import find
-from distft.checkpoint.saver import Saver
+from distft.checkpoint.format import INDEX, damage_of, read_index, step_dir, write_index
+from distft.checkpoint.load import find
+from distft.checkpoint.retention import Retention
+from distft.checkpoint.save import Saver
 from distft.runtime.process_group import World
 from tests.alone import alone
 from tests.checkpoint.held import held
@@ -126,7 +125,7 @@ def test_a_damaged_link_misleads_nobody(link: str, target: str | None, checkpoin
     assert found is not None and found.step == 5
     assert choose(checkpoints, "latest").name == "step-00000005"
     if link == "best":
-        assert keep.best(checkpoints) is None
+        assert retention.best(checkpoints) is None
         with pytest.raises(ValueError, match="at=best: there is no such checkpoint"):
             choose(checkpoints, "best")
     saver = Saver(checkpoints, Retention(2), world, start_step=5)

@@ -12,21 +12,19 @@ from typing import Any
 import pytest
 import torch
 
-from distft.checkpoint import keep, saver
-from distft.checkpoint.format import step_dir
-from distft.checkpoint.index import read_index
-from distft.checkpoint.keep import Best, Retention, best_at, complete, reading
-from distft.checkpoint.manifest import check_all
+from distft.checkpoint import retention
+from distft.checkpoint import save as saving
+from distft.checkpoint.format import check_all, read_index, step_dir
+from distft.checkpoint.load import find
 from distft.checkpoint.probe import PROBE, Probe, read_probe, write_probe
-from distft.checkpoint.resume import find
-from distft.checkpoint.saver import Saver
-from distft.checkpoint.snapshot import Snapshot
+from distft.checkpoint.retention import Best, Retention, best_at, complete, reading
+from distft.checkpoint.save import Saver, Snapshot
 from distft.runtime.process_group import World
-from distft.runtime.seals import Damaged
+from distft.tensors.integrity import Damaged
 from tests.alone import alone
 from tests.checkpoint.held import held
 
-HOLD = "import sys, pathlib; from distft.checkpoint.keep import reading\n"
+HOLD = "import sys, pathlib; from distft.checkpoint.retention import reading\n"
 HOLD += "with reading(pathlib.Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
 
 
@@ -88,14 +86,14 @@ def test_the_best_before_goes_when_a_better_one_has_come(make_saver: Any, tmp_pa
 def test_a_deletion_that_takes_its_time_holds_up_no_save_but_on_a_full_disk(
     make_saver: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    go_on, real, full = Event(), saver.delete, [False]
+    go_on, real, full = Event(), saving.delete, [False]
 
     def delete(folders: Any) -> None:
         assert go_on.wait(60)
         real(folders)
         full[0] = False
 
-    monkeypatch.setattr(saver, "delete", delete)
+    monkeypatch.setattr(saving, "delete", delete)
     saved = make_saver(Retention(1))
     for step in (1, 2, 3, 4):
         saved.start(held({"weight": torch.randn(9)}), step, {})
@@ -105,7 +103,7 @@ def test_a_deletion_that_takes_its_time_holds_up_no_save_but_on_a_full_disk(
     assert read_index(tmp_path) == [4]
     full[0] = True
     usage = shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(saver.shutil, "disk_usage", lambda _: usage._replace(free=0 if full[0] else usage.free))
+    monkeypatch.setattr(saving.shutil, "disk_usage", lambda _: usage._replace(free=0 if full[0] else usage.free))
     Timer(0.2, go_on.set).start()
     saved.start(held({"weight": torch.randn(9)}), 5, {})
     saved.finish()
@@ -120,7 +118,7 @@ def test_an_older_one_goes_only_after_the_next_one_counts(
     saved = make_saver(Retention(1))
     save(saved, 1)
     seen: list[list[int]] = []
-    real = keep._leave
+    real = retention._leave
 
     def leave(folder: Path) -> Path | None:
         seen.append([int(each.name.removeprefix("step-")) for each in complete(tmp_path)])
@@ -128,7 +126,7 @@ def test_an_older_one_goes_only_after_the_next_one_counts(
         assert (tmp_path / "latest").resolve() == step_dir(tmp_path, 2)
         return real(folder)
 
-    monkeypatch.setattr(keep, "_leave", leave)
+    monkeypatch.setattr(retention, "_leave", leave)
     save(saved, 2)
     assert seen == [[1, 2]] and there(tmp_path) == [2]
 
@@ -141,8 +139,8 @@ def test_a_save_that_fails_takes_nothing_away(make_saver: Any, tmp_path: Path, m
         raise OSError("the disk is gone")
 
     with monkeypatch.context() as patch:
-        patch.setattr(saver, "publish", fail)
-        with pytest.raises(saver.SaveFailed, match="step-00000003 could not be saved: the disk is gone"):
+        patch.setattr(saving, "publish", fail)
+        with pytest.raises(saving.SaveFailed, match="step-00000003 could not be saved: the disk is gone"):
             save(again, 3)
     assert there(tmp_path) == [2]
 
@@ -198,7 +196,7 @@ def test_steps_of_a_history_that_was_left_go_with_the_first_save_of_the_new_one(
     assert there(tmp_path) == [1, 2, 3, 4, 5]
     save(again, 3)
     assert there(tmp_path) == [1, 2, 3]
-    assert keep.best(tmp_path) is None
+    assert retention.best(tmp_path) is None
 
 
 def test_a_resumed_run_knows_its_best(make_saver: Any, tmp_path: Path) -> None:

@@ -13,12 +13,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from distft.checkpoint.commit import begin
-from distft.checkpoint.format import step_dir
-from distft.checkpoint.index import read_index
-from distft.checkpoint.keep import complete
-from distft.checkpoint.read import Checkpoint
-from distft.checkpoint.resume import find
+from distft.checkpoint.format import read_index, step_dir
+from distft.checkpoint.load import Checkpoint, find
+from distft.checkpoint.retention import begin, complete
 from distft.runtime.process_group import World
 from tests.alone import alone
 from tests.checkpoint.counted import is_whole

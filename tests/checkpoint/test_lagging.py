@@ -11,18 +11,14 @@ import pytest
 import torch
 
 from distft.checkpoint.choose import candidates, choose
-from distft.checkpoint.commit import partial_dir
-from distft.checkpoint.format import rank_file, step_dir
-from distft.checkpoint.keep import Retention, complete
-from distft.checkpoint.manifest import check_all
-from distft.checkpoint.read import restore
-from distft.checkpoint.rehearse import rehearse
-from distft.checkpoint.resume import find
-from distft.checkpoint.saver import Saver
+from distft.checkpoint.format import check_all, rank_file, step_dir
+from distft.checkpoint.load import find, restore
+from distft.checkpoint.rehearsal import rehearse
+from distft.checkpoint.retention import Retention, complete, partial_dir
+from distft.checkpoint.save import Saver
 from distft.data.shards import Rows
-from distft.models.safetensors_dir import folder_chunks
-from distft.models.stream import stream
 from distft.runtime.process_group import World
+from distft.tensors.streaming import folder_chunks, stream
 from tests.alone import alone
 from tests.checkpoint.test_streamed_check import fresh_engine, state_of, stepped_engine
 from tests.lagging import lagging

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from distft.checkpoint.format import step_dir
-from distft.checkpoint.read import Checkpoint
+from distft.checkpoint.load import Checkpoint
 from distft.paths import conf_dir
 from tests.rows import write_rows
 from tests.trained import run_cases

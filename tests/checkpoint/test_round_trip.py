@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from distft.checkpoint.format import step_dir
-from distft.checkpoint.read import Checkpoint
+from distft.checkpoint.load import Checkpoint
 from tests.alone import alone
 from tests.checkpoint.layouts import LAYOUTS, ROWS, SHAPES, STEP, make_mesh, run_job, value_of
 from tests.ranks import run_ranks

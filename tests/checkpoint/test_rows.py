@@ -4,8 +4,7 @@ from typing import Any
 
 import pytest
 
-from distft.checkpoint.rows import base_of
-from distft.data.steps import Base
+from distft.data.order import Base, base_of
 
 READS = {"data": "d", "shards": None, "seed": 0, "batch_rows": 4, "batch_tokens": None}
 MANIFEST: dict[str, Any] = {"step": 20, "base_step": 5, "base_row": 10, "next_row": 70, "reads": READS}

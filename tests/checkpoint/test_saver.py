@@ -8,10 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from distft.checkpoint import saver
-from distft.checkpoint.keep import Retention, latest
-from distft.checkpoint.saver import Saver
-from distft.checkpoint.snapshot import Snapshot
+from distft.checkpoint import save
+from distft.checkpoint.retention import Retention, latest
+from distft.checkpoint.save import Saver, Snapshot
 from tests.alone import alone
 from tests.checkpoint.held import held
 from tests.checkpoint.overlapped import EVERY, STEPS
@@ -109,13 +108,13 @@ def test_minutes_are_counted_by_rank_0_for_all(seen: Any) -> None:
 def test_training_does_not_wait_while_a_checkpoint_is_made_to_count(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    go_on, real, seen = Event(), saver.publish, []
+    go_on, real, seen = Event(), save.publish, []
 
     def publish(*arguments: Any) -> Path:
         seen.append(go_on.wait(10))
         return real(*arguments)
 
-    monkeypatch.setattr(saver, "publish", publish)
+    monkeypatch.setattr(save, "publish", publish)
     with alone() as world:
         saving = Saver(tmp_path, Retention(1), world, snapshot=Snapshot(world.device))
         saving.start(held({"weight": torch.randn(9)}), 1, {})

@@ -5,13 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from distft.checkpoint.format import step_dir
-from distft.checkpoint.index import write_index
-from distft.checkpoint.keep import latest
-from distft.checkpoint.manifest import read_manifest, write_manifest
-from distft.checkpoint.rows import base_of
-from distft.checkpoint.skip import skip_rows
-from distft.data.steps import Base
+from distft.checkpoint.choose import skip_rows
+from distft.checkpoint.format import read_manifest, step_dir, write_index, write_manifest
+from distft.checkpoint.retention import latest
+from distft.data.order import Base, base_of
 
 READS = {"data": "d", "shards": None, "seed": 0, "batch_rows": 4, "batch_tokens": None}
 

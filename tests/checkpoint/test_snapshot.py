@@ -7,12 +7,10 @@ from typing import Any
 import pytest
 import torch
 
-from distft.checkpoint import snapshot as module
-from distft.checkpoint.chunks import Saved, chunks_of
-from distft.checkpoint.file import write_file
-from distft.checkpoint.keep import Retention
-from distft.checkpoint.saver import Saver
-from distft.checkpoint.snapshot import Snapshot
+from distft.checkpoint import save as module
+from distft.checkpoint.chunks import Saved, chunks_of, write_file
+from distft.checkpoint.retention import Retention
+from distft.checkpoint.save import Saver, Snapshot
 from distft.runtime.process_group import World
 from tests.accelerator import CUDA_1, stand_in
 from tests.checkpoint.held import held

@@ -10,18 +10,15 @@ from typing import Any
 import pytest
 import torch
 
-from distft.checkpoint.format import rank_file, step_dir
-from distft.checkpoint.index import write_index
-from distft.checkpoint.keep import Retention
-from distft.checkpoint.manifest import check_all, read_manifest
-from distft.checkpoint.read import Checkpoint, restore
-from distft.checkpoint.resume import find
-from distft.checkpoint.saver import Saver
-from distft.models import stream as streaming
-from distft.models.fresh import FreshWeights
-from distft.models.weights import fill
-from distft.runtime import seals
+from distft.checkpoint.format import check_all, rank_file, read_manifest, step_dir, write_index
+from distft.checkpoint.load import Checkpoint, find, restore
+from distft.checkpoint.retention import Retention
+from distft.checkpoint.save import Saver
+from distft.models.init import FreshWeights
 from distft.runtime.process_group import World
+from distft.tensors import integrity
+from distft.tensors import streaming as streaming
+from distft.tensors.streaming import fill
 from tests.alone import alone
 from tests.train_cases import make_engine, tiny_model
 
@@ -40,7 +37,7 @@ def written(world: World, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     """Checkpoints of steps 3 and 4, with other weights and moments each, in blocks of BLOCK."""
     folder = tmp_path_factory.mktemp("written")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(seals, "BLOCK", BLOCK)
+        patch.setattr(integrity, "BLOCK", BLOCK)
         patch.setattr(streaming, "BLOCK", BLOCK)
         saver = Saver(folder, Retention(9), world)
         for step in (3, 4):
@@ -133,7 +130,7 @@ def test_another_size_is_told_without_reading(checkpoints: Path, world: World) -
     file = step_dir(checkpoints, 4) / rank_file(0)
     with file.open("ab") as handle:
         handle.write(b"\0")
-    with pytest.raises(seals.Damaged, match=r"rank-00000.safetensors has \d+ bytes, its manifest says \d+"):
+    with pytest.raises(integrity.Damaged, match=r"rank-00000.safetensors has \d+ bytes, its manifest says \d+"):
         Checkpoint(file.parent, world)
 
 
@@ -149,8 +146,8 @@ def test_what_is_listed_and_not_there_is_passed_over(
 @pytest.mark.parametrize("lengths", [[5], [BLOCK], [BLOCK - 1, 2], [3 * BLOCK + 1], [1, BLOCK, BLOCK - 1, 7]])
 def test_seals_do_not_depend_on_how_the_bytes_came(lengths: list[int], written: Path) -> None:
     data = random.Random(1).randbytes(sum(lengths))
-    sealing, at = seals.Sealing(), 0
+    sealing, at = integrity.Sealing(), 0
     for length in lengths:
         sealing.add(memoryview(data)[at : at + length])
         at += length
-    assert sealing.blocks() == [seals.hash_of(data[i : i + BLOCK]) for i in range(0, len(data), BLOCK)]
+    assert sealing.blocks() == [integrity.hash_of(data[i : i + BLOCK]) for i in range(0, len(data), BLOCK)]

@@ -5,7 +5,7 @@ import importlib.metadata
 import pytest
 
 import distft
-from distft.compat.packages import version_of
+from distft.compat.reach import version_of
 
 
 def test_a_checkout_without_metadata_knows_its_version(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -67,7 +67,7 @@ def test_a_config_is_read_by_attribute_and_cannot_be_changed(right: list[str]):
     assert config.optimizer.momentum == 0.9 and config.optimizer.target == "torch.optim.SGD"
     with pytest.raises(ValidationError, match="frozen"):
         config.train.max_grad_norm = 3  # type: ignore[misc]  # frozen
-    changed = config.changed(checkpoint__resume="never")
+    changed = config.changed({"checkpoint.resume": "never"})
     assert (changed.checkpoint.resume, config.checkpoint.resume) == ("never", "auto")
     assert changed.choices == config.choices and changed.given == config.given
 

@@ -21,7 +21,7 @@ def test_what_is_read_from_source_is_what_python_sees(name: str):
 
 
 def test_own_strategies_show_their_types_and_words():
-    found = signature("distft.strategies.fully_sharded.FullySharded")
+    found = signature("distft.strategies.fsdp.FullySharded")
     assert found is not None
     layout, shard_size = found.get("layout"), found.get("shard_size")
     assert layout is not None and shard_size is not None

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
-from distft.data.tokenizers import byte_tokenizer
+from distft.data.tokenize import byte_tokenizer
 
 settings.register_profile("loaded machine", deadline=None)
 settings.load_profile("loaded machine")

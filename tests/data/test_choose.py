@@ -4,7 +4,8 @@ from typing import Any
 import pytest
 
 from distft.config import compose
-from distft.data.choose import (
+from distft.data.example import BadField
+from distft.data.formats import (
     Format,
     Unread,
     choose_formats,
@@ -14,7 +15,6 @@ from distft.data.choose import (
     ignore_override,
     load_format,
 )
-from distft.data.example import BadField
 from distft.paths import conf_dir
 
 PAIR, CHAT, TEXT = {"prompt": "1", "completion": "2"}, {"messages": []}, {"text": ""}

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from distft.data.even_out import even_out
+from distft.data.packing import even_out
 
 ALIKE = np.zeros(2)
 

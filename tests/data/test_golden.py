@@ -17,14 +17,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from distft.data.choose import format_names
 from distft.data.counts import Stream
+from distft.data.formats import format_names
 from distft.data.key import STAGE_VERSION
 from distft.data.render import make_renderer
 from distft.data.shards import Row, Rows
 from distft.data.stage import Maker, prepare_data
-from distft.data.tokenise import Tokeniser
-from distft.data.tokenizers import byte_tokenizer
+from distft.data.tokenize import Tokeniser, byte_tokenizer
 from distft.run import read_json
 from tests.data.conftest import FAMILIES, family_tokenizer
 

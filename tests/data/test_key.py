@@ -12,7 +12,7 @@ import pytest
 from distft.data import key
 from distft.data.hub import NotFetched
 from distft.data.key import data_key, file_hash, prepared_dir
-from distft.data.tokenizers import byte_tokenizer
+from distft.data.tokenize import byte_tokenizer
 from distft.run import write_json
 
 ROWS = [{"prompt": str(i), "completion": "x"} for i in range(5)]

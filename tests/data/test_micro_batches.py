@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.balance import excess
-from distft.data.micro_batches import Cut
+from distft.data.packing import Cut
 
 LENGTHS = np.random.default_rng(0).integers(1, 50, 100)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from distft.data.publish import made_once
+from distft.data.stage import made_once
 
 
 def fill(folder: Path, made: Path) -> None:

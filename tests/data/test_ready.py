@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from distft.config import ConfigError
-from distft.data.ready import make_ready
+from distft.data.stage import make_ready
 
 
 def test_a_threshold_refuses_with_the_first_bad_rows_also_when_the_data_is_there(

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from distft.data.example import BadField, Example, Segment
 from distft.data.render import ChatRenderer, PlainRenderer, TemplateRefused, make_renderer
-from distft.data.tokenizers import byte_tokenizer
+from distft.data.tokenize import byte_tokenizer
 from tests.data.conftest import FAMILIES, family_tokenizer
 
 END_OF_TURN = {"gemma3": "<end_of_turn>", "gpt_oss": "<|return|>", "phi3": "<|end|>", "llama2": " </s>"}

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distft.data.example import Example, Segment
-from distft.data.split import content_id, position
+from distft.data.stage import content_id, position
 
 
 def example(*texts: str) -> Example:

@@ -14,7 +14,7 @@ from distft.data.key import prepared_dir
 from distft.data.render import TemplateRefused
 from distft.data.shards import Rows
 from distft.data.stage import prepare_data
-from distft.data.tokenizers import byte_tokenizer
+from distft.data.tokenize import byte_tokenizer
 
 TOKENIZER = byte_tokenizer()
 Config = Callable[..., dict[str, Any]]

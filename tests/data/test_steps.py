@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distft.data import steps as steps_module
-from distft.data.steps import Base, Order, row_borders, step_borders, token_borders
-from distft.runtime.seeds import splitmix64
+from distft.data import order as steps_module
+from distft.data.order import Base, Order, row_borders, step_borders, token_borders
+from distft.runtime.determinism import splitmix64
 
 
 @given(st.integers(1, 30), st.integers(0, 5), st.integers(1, 4))

@@ -7,8 +7,7 @@ from transformers import PreTrainedTokenizerFast
 
 from distft.data.example import Example, Segment
 from distft.data.render import ChatRenderer, PlainRenderer
-from distft.data.tokenise import Tokeniser
-from distft.data.tokenizers import byte_tokenizer
+from distft.data.tokenize import Tokeniser, byte_tokenizer
 from tests.data.conftest import FAMILIES, TEMPLATES, family_tokenizer
 
 TALK = ["What is the capital of France?", "The capital of France is Paris.", "And of Italy?", " Rome 🏛, naturally é."]

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from distft.data.tokenizers import byte_tokenizer, load_tokenizer
+from distft.data.tokenize import byte_tokenizer, load_tokenizer
 from distft.run import read_json, write_json
 
 TOKENIZER = byte_tokenizer()

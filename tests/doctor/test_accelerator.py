@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from distft.doctor.accelerator import check_deepspeed, check_torch
-from distft.doctor.child import Ended, ask_program
+from distft.doctor.finding import Ended, ask_program
+from distft.doctor.machine import check_deepspeed, check_torch
 
 
 @pytest.fixture

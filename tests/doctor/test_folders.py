@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from distft.doctor.folders import check_folder, kind_of_disk
+from distft.doctor.machine import check_folder, kind_of_disk
 from tests.doctor.asked import ask_check
 from tests.small_disk import fill, small_disk
 
@@ -44,7 +44,7 @@ def test_another_users_folder_is_a_problem(tmp_path: Path) -> None:
         pytest.skip("becoming another user needs root")
     for folder in (tmp_path, *tmp_path.parents):
         folder.chmod(0o755) if str(folder).startswith("/tmp/") else None
-    [found] = ask_check("folders", "check_folder", "runs_dir", str(tmp_path), through=["setpriv", "--reuid=65534"])
+    [found] = ask_check("machine", "check_folder", "runs_dir", str(tmp_path), through=["setpriv", "--reuid=65534"])
     assert found.state == "problem" and "Permission denied" in found.seen
 
 

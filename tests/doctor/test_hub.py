@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from distft.doctor.hub import check_hub, has_token
+from distft.doctor.network import check_hub, has_token
 
 TOKEN = "hf_0123456789abcdef"
 HANG = 0

@@ -9,8 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from distft.doctor.limits import core_limit, memory_limit
-from distft.doctor.machine import check_compilers, check_cores, check_memory, check_open_files, check_shared_memory
+from distft.doctor.machine import (
+    check_compilers,
+    check_cores,
+    check_memory,
+    check_open_files,
+    check_shared_memory,
+    core_limit,
+    memory_limit,
+)
 from tests.doctor.asked import ask_check
 from tests.small_disk import small_disk
 

@@ -6,9 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from distft.doctor.interfaces import own_address
-from distft.doctor.network import check_all_reduce, check_port
-from distft.doctor.reach import listen, unreachable
+from distft.doctor.network import check_all_reduce, check_port, listen, own_address, unreachable
 from tests.doctor.asked import ask_check
 
 root = pytest.mark.skipif(os.geteuid() != 0, reason="a name or network of one's own needs root")

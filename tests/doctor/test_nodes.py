@@ -4,9 +4,8 @@ from typing import Any
 
 import pytest
 
-from distft.doctor.finding import Finding
+from distft.doctor.finding import Finding, show
 from distft.doctor.nodes import judge_clocks, judge_same
-from distft.doctor.show import show
 from distft.trackers.terminal import screen
 
 HERE: dict[str, Any] = {"executable": "/env/bin/python", "python": "3.11.7", "distft": "/code/distft"}

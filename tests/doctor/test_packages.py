@@ -4,7 +4,7 @@ import tomllib
 from importlib.metadata import version
 from pathlib import Path
 
-from distft.doctor.packages import bounds, check_packages, check_python
+from distft.doctor.machine import bounds, check_packages, check_python
 
 
 def test_this_environment_is_within_its_bounds(checkout: Path) -> None:

@@ -10,12 +10,12 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-from distft.checkpoint.commit import point
 from distft.checkpoint.format import step_dir
 from distft.checkpoint.probe import PROBE, read_probe
-from distft.data.tokenizers import CHATML, byte_tokenizer
+from distft.checkpoint.retention import point
+from distft.data.tokenize import CHATML, byte_tokenizer
 from distft.export.__main__ import main
-from distft.launch import finish
+from distft.launch.__main__ import finish
 from distft.run import RunFolder, read_json, write_json
 from tests.test_launch import end, start
 

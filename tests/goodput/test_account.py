@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 
-from distft.goodput.account import PARTS, Goodput, account, goodput_of, write_goodput
-from distft.goodput.timeline import lost_of, note, read_timeline
+from distft.goodput import PARTS, Goodput, account, goodput_of, lost_of, note, read_timeline, write_goodput
 from distft.run import RunFolder, read_json
 from tests.launchers.fake_run import freeze
 

@@ -12,26 +12,24 @@ from typing import Any
 import numpy as np
 import torch
 
-from distft.checkpoint.keep import Retention
-from distft.checkpoint.read import Checkpoint, restore
-from distft.checkpoint.saver import Saver
-from distft.checkpoint.snapshot import Snapshot
+from distft.checkpoint.load import Checkpoint, restore
+from distft.checkpoint.retention import Retention
+from distft.checkpoint.save import Saver, Snapshot
 from distft.data.batches import make_batch, to_device
+from distft.data.order import Order, row_borders
 from distft.data.shards import Row, Rows
-from distft.data.steps import Order, row_borders
 from distft.losses.cross_entropy import CrossEntropy
-from distft.models.compiled import compile_blocks
+from distft.models.build import architecture, blocks, compile_blocks, skeleton
 from distft.models.flops import Flops
-from distft.models.fresh import FreshWeights
-from distft.models.skeleton import architecture, blocks, skeleton
-from distft.models.weights import fill
+from distft.models.init import FreshWeights
 from distft.optim.groups import decay_groups
+from distft.runtime.determinism import seed_for
 from distft.runtime.process_group import World, process_group
-from distft.runtime.seeds import seed_for
-from distft.strategies.objective import Objective
-from distft.train.clock import Clock
+from distft.strategies.engine import Objective
+from distft.tensors.streaming import fill
 from distft.train.feed import Feed, make_cut
 from distft.train.step import StepResult, train_step
+from distft.train.timing import Clock
 from tests.train_cases import ADAMW, GLOBAL_ROWS, instantiate_strategy, make_engine, run_case, tiny_model
 
 MODEL = "llama3_8b"

@@ -5,12 +5,12 @@
 import sys
 from pathlib import Path
 
-from distft.launch import supervise, tell_end
-from distft.launchers import together
+from distft.launch.__main__ import supervise, tell_end
+from distft.launchers import local
 from distft.launchers.local import Local
 from distft.run import FINISHED, RunFolder
 
-together.SECONDS_TO_WAIT, together._SECONDS_TO_SHOW = 8.0, 2.0
+local.SECONDS_TO_WAIT, local._SECONDS_TO_SHOW = 8.0, 2.0
 
 
 def main() -> int:

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 from distft.run import RunFolder
-from distft.runtime import errors, heartbeat, logs, parent, stacks, stop
+from distft.runtime import errors, heartbeat, logs, process, stacks, stop
 
 
 def main() -> None:
@@ -19,7 +19,7 @@ def main() -> None:
     parser.add_argument("--parent", type=int)
     parser.add_argument("--beats", type=Path)
     given = parser.parse_args()
-    parent.die_with_parent(given.parent)
+    process.die_with_parent(given.parent)
     run, rank = RunFolder(given.run), int(os.environ["RANK"])
     if given.beats:
         stacks.answer(given.beats / f"rank-{rank}.stacks")

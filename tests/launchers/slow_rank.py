@@ -15,13 +15,13 @@ from tests.launchers import faulty_rank
 
 
 def plant(kind: str, seconds: float) -> None:
-    from distft.checkpoint import saver
+    from distft.checkpoint import save
     from distft.runtime import heartbeat
-    from distft.strategies.fully_sharded import ShardedEngine
+    from distft.strategies.fsdp import ShardedEngine
     from distft.train.feed import Prefetch
 
     delete, batches, forward, own = (
-        saver.delete,
+        save.delete,
         Prefetch.batches,
         ShardedEngine.forward,
         heartbeat.PHASES.index("forward"),
@@ -47,7 +47,7 @@ def plant(kind: str, seconds: float) -> None:
         return outputs
 
     if kind == "delete":
-        saver.delete = lasting
+        save.delete = lasting
     elif kind == "data":
         Prefetch.batches = late
     else:

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from distft.launchers import addresses
-from distft.launchers.addresses import Unreachable, interface_of, is_own, own_addresses, reach
+from distft.launchers import local
+from distft.launchers.local import Unreachable, interface_of, is_own, own_addresses, reach
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def test_what_somebody_vouches_for_comes_first_loopback_too():
 
 def test_a_given_name_that_does_not_resolve_leaves_the_interfaces(monkeypatch: pytest.MonkeyPatch):
     interfaces = [("lo", "127.0.0.1"), ("eth0", "10.1.2.3"), ("ib0", "10.9.2.3")]
-    monkeypatch.setattr(addresses, "_of_interfaces", lambda: interfaces)
+    monkeypatch.setattr(local, "_of_interfaces", lambda: interfaces)
     monkeypatch.setattr(socket, "gethostname", lambda: "no-such-name.invalid")
     assert own_addresses("no-such-name.invalid") == ["10.1.2.3", "10.9.2.3"]
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from distft.launchers.ended import elastic_log
+from distft.launchers.elastic import OwnPython
 from distft.launchers.forks import Forked, ForkServer
-from distft.launchers.ranks import OwnPython
+from distft.launchers.outcome import elastic_log
 from distft.run import RunFolder
 from tests.launchers.fake_run import assert_none_left, freeze, name_of, processes_of, wait_for_rows
 
@@ -44,10 +44,10 @@ def test_ranks_are_copies_of_the_server_and_not_pythons_of_their_own(tmp_path: P
     run = freeze(tmp_path / "run", steps=100_000)
     forked = start(server, run)
     wait_for_rows(run)
-    ranks = {name_of(pid): Path(f"/proc/{pid}/cmdline").read_text() for pid in processes_of(run)}
+    seen = {name_of(pid): Path(f"/proc/{pid}/cmdline").read_text() for pid in processes_of(run)}
     forked.cancel(5)
-    assert set(ranks) == {"elastic", "rank 0", "rank 1"}
-    assert all("distft.launchers.fork_server" in words for words in ranks.values())
+    assert set(seen) == {"elastic", "rank 0", "rank 1"}
+    assert all("distft.launchers.fork_server" in words for words in seen.values())
     assert_none_left(run)
 
 
@@ -103,14 +103,14 @@ def test_waiting_has_an_end(tmp_path: Path, server: ForkServer):
 
 def test_where_ranks_cannot_be_forked_each_is_a_python_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """As on a machine with accelerators."""
-    from distft.launchers import ranks
+    from distft.launchers import elastic
 
-    monkeypatch.setattr(ranks, "can_fork", lambda: False)
+    monkeypatch.setattr(elastic, "can_fork", lambda: False)
     log = tmp_path / "rank-0.log"
-    rank = ranks.start_rank("platform", ["--help"], {"RANK": "0", "OMP_NUM_THREADS": "1"}, log)
+    rank = elastic.start_rank("platform", ["--help"], {"RANK": "0", "OMP_NUM_THREADS": "1"}, log)
     rank.join(60)
     assert isinstance(rank, OwnPython) and rank.exitcode == 0 and log.read_text()
-    rank = ranks.start_rank("tests.no_such_module", [], {"RANK": "0"}, log)
+    rank = elastic.start_rank("tests.no_such_module", [], {"RANK": "0"}, log)
     assert rank.exitcode is None
     rank.join(60)
     assert rank.exitcode == 1 and "No module named tests.no_such_module" in log.read_text()

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from distft.launchers.limits import FLOOR_SECONDS, Limits, StepSeconds
-from distft.launchers.silence import Ranks, Told, late
+from distft.launchers.watchdog import FLOOR_SECONDS, Limits, Ranks, StepSeconds, Told, late
 from distft.runtime.heartbeat import PHASES, Beat
 
 BEAT = Beat(1, 1, "forward", 1, 1, 0.0, dict.fromkeys(PHASES, 0.0))

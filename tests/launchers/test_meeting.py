@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from distft.launchers import meeting as module
-from distft.launchers.meeting import Meeting, Node, NotMet, join, join_at, open_alone, open_first, rendezvous_file
+from distft.launchers import rendezvous as module
+from distft.launchers.rendezvous import Meeting, Node, NotMet, join, join_at, open_alone, open_first, rendezvous_file
 from distft.run import RunFolder, read_json, write_json
 from distft.runtime.errors import Failure
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from distft.launchers.together import Place, is_first, place_of
+from distft.launchers.local import Place, is_first, place_of
 from distft.run import RunFolder
 from tests.launchers.fake_run import assert_none_left, freeze, processes_of, wait_for_rows
 

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from distft.config import compose
-from distft.losses.projected import of_chunk
+from distft.losses.cross_entropy import of_chunk
 from distft.runtime.process_group import process_group
 from distft.worker import make_engine
 

@@ -8,9 +8,8 @@ import torch
 from torch._dynamo.utils import counters
 from torch.nn import functional as F
 
-from distft.losses import projected
-from distft.losses.cross_entropy import CrossEntropy
-from distft.losses.projected import Projected, of_chunk
+from distft.losses import cross_entropy
+from distft.losses.cross_entropy import CrossEntropy, Projected, of_chunk
 from tests.losses.live_bytes import LiveBytes
 from tests.ranks import run_ranks
 from tests.rows import write_sums
@@ -48,7 +47,7 @@ def gradients(value: torch.Tensor, inputs: list[torch.Tensor | None]) -> list[to
 def test_value_and_gradients_are_those_of_the_plain_loss(
     case: dict[str, Any], rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(projected, "CHUNK_BYTES", rows * 4 * V)
+    monkeypatch.setattr(cross_entropy, "CHUNK_BYTES", rows * 4 * V)
     targets = torch.randint(0, V, (T,), generator=torch.Generator().manual_seed(1))
     mine = [each if each is None else each.requires_grad_() for each in made(torch.float32, **case)]
     value, correct = Projected(targets, case.get("smoothing", 0.0), case.get("cap"))(*mine)  # pyright: ignore
@@ -76,7 +75,7 @@ def test_a_target_that_ties_for_the_highest_counts_where_argmax_takes_it(vocabul
     targets = torch.where(torch.arange(rows) % 4 == 0, chosen, last)
     _, correct = Projected(targets)(hidden, weight, None)
     assert correct == (chosen == targets).sum() < rows == highest[torch.arange(rows), targets].sum()
-    assert projected.argmax_of(logits).equal(chosen)
+    assert cross_entropy.argmax_of(logits).equal(chosen)
 
 
 @pytest.mark.slow
@@ -85,7 +84,7 @@ def test_compiled_in_bf16_it_is_the_same_whatever_the_number_of_targets(
 ) -> None:
     """One graph for all chunks, whose gradient is rounded to bf16 once, as it is uncompiled."""
     require("g++")
-    monkeypatch.setattr(projected, "CHUNK_BYTES", 8 * 4 * V)  # chunks of 8, the last of 1 to 8
+    monkeypatch.setattr(cross_entropy, "CHUNK_BYTES", 8 * 4 * V)  # chunks of 8, the last of 1 to 8
     torch._dynamo.reset()
     counters.clear()
     loss = CrossEntropy()
@@ -132,7 +131,7 @@ def test_without_gradients_the_value_is_the_same() -> None:
 
 def test_bf16_sums_the_heads_gradient_in_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
     """Added up in bf16 over many chunks, it would lose what is below 1/256 of the sum so far."""
-    monkeypatch.setattr(projected, "CHUNK_BYTES", 4 * V)  # a chunk for each target
+    monkeypatch.setattr(cross_entropy, "CHUNK_BYTES", 4 * V)  # a chunk for each target
     targets = torch.arange(T) % 3
     mine = [each if each is None else each.requires_grad_() for each in made(torch.bfloat16)]
     value, _ = Projected(targets)(*mine)  # pyright: ignore
@@ -163,7 +162,7 @@ def peak_of(targets: int, vocabulary: int, hidden_size: int = 64) -> int:
 def test_memory_is_a_chunk_and_the_gradients_whatever_the_vocabulary_and_the_rows(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(projected, "CHUNK_BYTES", 2**22)
+    monkeypatch.setattr(cross_entropy, "CHUNK_BYTES", 2**22)
     targets, vocabulary, size = 1024, 4096, 64
     base = peak_of(targets, vocabulary)
     assert base < 1.1 * 2**22 + 4 * size * (targets + vocabulary), "the logits of all alone are 4 chunks"
@@ -184,4 +183,4 @@ def test_memory_is_a_chunk_and_the_gradients_whatever_the_vocabulary_and_the_row
 )
 def test_a_chunk_fills_the_device_that_projects_it(vocabulary: int, device: str, rows: int) -> None:
     """In whole tiles of 256 rows on an accelerator; on a CPU as little as its memory likes."""
-    assert projected.rows_of_chunk(vocabulary, torch.device(device)) == rows
+    assert cross_entropy.rows_of_chunk(vocabulary, torch.device(device)) == rows

@@ -11,9 +11,7 @@ from torch._dynamo.utils import counters
 from distft.data.batches import Batch, make_batch
 from distft.data.shards import Row
 from distft.losses.cross_entropy import CrossEntropy
-from distft.models.compiled import compile_blocks
-from distft.models.recompute import recompute
-from distft.models.skeleton import blocks
+from distft.models.build import blocks, compile_blocks, recompute
 from tests.strategies.reference import dense
 
 CPU = torch.device("cpu")

@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from distft.models.fresh import FreshWeights
+from distft.models.init import FreshWeights
 from tests.train_cases import tiny_model
 from tests.trained import MODELS
 

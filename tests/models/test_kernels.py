@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from distft.models.kernels import fused_layers, use_kernels
+from distft.models.build import fused_layers, use_kernels
 from tests.train_cases import tiny_model
 
 LIKE_LIGER = """

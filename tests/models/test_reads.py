@@ -10,8 +10,8 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from distft.checkpoint.format import step_dir
-from distft.models.stored import read_header
-from distft.runtime.seals import BLOCK
+from distft.tensors.integrity import BLOCK
+from distft.tensors.safetensors import read_header
 from tests.read_once import WORLD
 from tests.traced import Call, trace
 

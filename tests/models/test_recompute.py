@@ -11,8 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from distft.data.batches import Batch, make_batch
 from distft.data.shards import Row
 from distft.losses.cross_entropy import CrossEntropy
-from distft.models.recompute import RECOMPUTED, recompute
-from distft.models.skeleton import blocks
+from distft.models.build import RECOMPUTED, blocks, recompute
 from tests.strategies.reference import dense
 
 

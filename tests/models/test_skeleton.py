@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from distft.models.skeleton import blocks
+from distft.models.build import blocks
 from tests.train_cases import tiny_model
 from tests.trained import MODELS
 

@@ -19,13 +19,13 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from distft.data.shards import Rows
-from distft.data.tokenizers import byte_tokenizer
+from distft.data.tokenize import byte_tokenizer
 from distft.models import staging
 from distft.models.staging import stage
 from distft.run import Plan, RunFolder
 from distft.runtime import heartbeat
 from distft.runtime.process_group import World
-from distft.runtime.seals import BLOCK
+from distft.tensors.integrity import BLOCK
 from tests.alone import alone
 from tests.rows import write_rows, write_sums
 from tests.stage_once import NODES, RANKS_OF_NODE

@@ -6,11 +6,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from distft.models.safetensors_dir import folder_chunks
-from distft.models.stored import read_header, tensors_of
-from distft.models.stream import stream
-from distft.runtime.regions import Flat
 from distft.strategies.engine import Piece
+from distft.tensors.regions import Flat
+from distft.tensors.safetensors import read_header, tensors_of
+from distft.tensors.streaming import folder_chunks, stream
 from tests.alone import alone
 
 
@@ -25,7 +24,7 @@ def test_a_range_is_what_the_tensor_holds_there(tmp_path: Path, dtype: torch.dty
 
 def test_a_folder_of_files_flows_into_pieces_in_many_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Odd sizes and mixed dtypes, so that tensors lie across blocks and at odd bytes."""
-    monkeypatch.setattr("distft.models.stream.BLOCK", 64)
+    monkeypatch.setattr("distft.tensors.streaming.BLOCK", 64)
     tensors = {"a": torch.randn(7, 5).half(), "b": torch.randn(33), "c": torch.randn(3, 3, 3, dtype=torch.float64)}
     save_file({"a": tensors["a"], "b": tensors["b"]}, tmp_path / "model-1.safetensors")
     save_file({"c": tensors["c"]}, tmp_path / "model-2.safetensors")

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 import torch
 
-from distft.models import stream as module
 from distft.runtime.process_group import World
-from distft.runtime.regions import Flat
+from distft.tensors import streaming as module
+from distft.tensors.regions import Flat
 
 CUDA = torch.device("cuda", 1)
 

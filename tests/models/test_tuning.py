@@ -5,10 +5,9 @@ import torch
 import yaml
 from hydra.utils import instantiate
 
-from distft.models.adapters import is_adapter
-from distft.models.fresh import FreshWeights
-from distft.models.skeleton import blocks
-from distft.models.tuning import Lora
+from distft.models.adapters import Lora, is_adapter
+from distft.models.build import blocks
+from distft.models.init import FreshWeights
 from distft.paths import conf_dir
 from tests.train_cases import tiny_model
 from tests.trained import MODELS

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from distft.models.weight_files import notes, wrong_weights
+from distft.tensors.weight_files import notes, wrong_weights
 
 BITSANDBYTES = {"quantization_config": {"quant_method": "bitsandbytes"}}
 

@@ -13,12 +13,12 @@ from hydra.utils import instantiate
 from torch import nn
 
 from distft.checkpoint.format import step_dir
-from distft.checkpoint.read import Checkpoint, restore
-from distft.models.weights import fill
+from distft.checkpoint.load import Checkpoint, restore
 from distft.optim.groups import check_in_force, decay_groups, set_learning_rate
+from distft.runtime.determinism import seed_for
 from distft.runtime.process_group import World, process_group
-from distft.runtime.seeds import seed_for
-from distft.strategies.objective import Objective
+from distft.strategies.engine import Objective
+from distft.tensors.streaming import fill
 from tests.train_cases import instantiate_strategy, save
 
 

@@ -10,7 +10,7 @@ import torch
 import yaml
 
 from distft.checkpoint.format import step_dir
-from distft.checkpoint.read import Checkpoint
+from distft.checkpoint.load import Checkpoint
 from distft.config.rules.update import ELEMENTWISE, OTHER_OPTIMIZERS
 from distft.paths import conf_dir
 from tests.ranks import run_ranks

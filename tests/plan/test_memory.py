@@ -6,8 +6,7 @@ import pytest
 import yaml
 
 from distft.paths import conf_dir
-from distft.plan.memory import gathered_bytes, memory_of, memory_table, optimizer_bytes
-from distft.plan.parameters import Parts
+from distft.plan.memory import Parts, gathered_bytes, memory_of, memory_table, optimizer_bytes
 
 STRATEGIES = sorted(path.stem for path in (conf_dir() / "strategy").glob("*.yaml"))
 P = 1_000_000

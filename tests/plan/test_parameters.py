@@ -10,7 +10,7 @@ import yaml
 from safetensors.numpy import save_file
 
 from distft.paths import conf_dir
-from distft.plan.parameters import FAMILIES, count_adapters, count_parameters, parts_of
+from distft.plan.memory import FAMILIES, count_adapters, count_parameters, parts_of
 
 MODELS = sorted(path.stem for path in (conf_dir() / "model").glob("*.yaml"))
 KNOWN = {
@@ -32,7 +32,7 @@ def facts_of(model: str, *, tiny: bool) -> dict[str, Any]:
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("tiny", [True, False], ids=["tiny", "whole"])
 def test_the_closed_form_counts_what_the_meta_model_has(model: str, tiny: bool):
-    from distft.models.skeleton import architecture, skeleton
+    from distft.models.build import architecture, skeleton
 
     facts = facts_of(model, tiny=tiny)
     live = skeleton(architecture(None, facts), "eager")
@@ -46,7 +46,7 @@ def test_models_have_the_size_their_makers_say(model: str):
 
 @pytest.mark.parametrize("extra", [{"attention_bias": True, "mlp_bias": True}, {"tie_word_embeddings": True}])
 def test_biases_and_tied_heads_of_other_llamas_are_counted(extra: dict[str, Any]):
-    from distft.models.skeleton import architecture, skeleton
+    from distft.models.build import architecture, skeleton
 
     facts = facts_of("llama3_8b", tiny=True) | extra
     live = skeleton(architecture(None, facts), "eager")
@@ -76,9 +76,8 @@ def test_a_damaged_file_is_said_to_be_one(tmp_path: Path):
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("pick", ["all-linear", "first and last"])
 def test_adapters_are_counted_as_the_meta_model_has_them(model: str, pick: str, tmp_path: Path):
-    from distft.models.adapters import linear_layers
-    from distft.models.skeleton import architecture, skeleton
-    from distft.models.tuning import Lora
+    from distft.models.adapters import Lora, linear_layers
+    from distft.models.build import architecture, skeleton
 
     facts = facts_of(model, tiny=True)
     live = skeleton(architecture(None, facts), "eager")
@@ -99,7 +98,7 @@ def test_a_layer_without_an_adapters_place_is_refused_with_the_nearest_one():
 
 @pytest.mark.parametrize("model", MODELS)
 def test_parts_are_told_apart_as_the_meta_model_has_them(model: str, tmp_path: Path):
-    from distft.models.skeleton import architecture, blocks, skeleton
+    from distft.models.build import architecture, blocks, skeleton
 
     facts = facts_of(model, tiny=True)
     live = skeleton(architecture(None, facts), "eager")

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from distft.plan.room import OutOfMemory, out_of_memory
+from distft.rank import OutOfMemory, out_of_memory
 from distft.run import Plan
 
 GIB = 2**30

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from distft.preflight.gpu import diagnosis, kernel_log, link_errors, memory_errors, troubles
+from distft.doctor.preflight_node import diagnosis, kernel_log, link_errors, memory_errors, troubles
 
 RECORDED = Path(__file__).with_name("recorded")
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from distft.preflight.judge import Node, outliers
+from distft.doctor.preflight import Node, outliers
 
 RATES = {"matrix product": 100.0, "memory": 10.0, "disk": 500.0}
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from distft.prove.checks import WORDS
+from distft.prove.support import WORDS
 
 FIELDS = {"check", "status", "value", "unit", "expected", "seconds", "detail"}
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from distft.prove.page import number, render
+from distft.prove.proof import number, render
 from tests.prove.made import FACTS, line
 
 HOSTILE = "<script>alert(1)</script>"

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from distft.prove.trace import MARK, kind_of, read_trace, waits
+from distft.prove.measured import MARK, kind_of, read_trace, waits
 
 
 def event(name: str, cat: str, ts: float, dur: float, tid: int = 1, correlation: int | None = None) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from distft.checkpoint.manifest import read_manifest
+from distft.checkpoint.format import read_manifest
 from distft.run import RunFolder, read_json
 from tests.rows import write_sums
 

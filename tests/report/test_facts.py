@@ -4,12 +4,10 @@ from dataclasses import replace
 
 import pytest
 
-from distft.goodput.account import PARTS
-from distft.goodput.timeline import note
+from distft.goodput import PARTS, note
 from distft.report.card import model_card
-from distft.report.facts import by_kind, flat, gather, held_out, words
-from distft.report.goodput import attempt_lines
-from distft.report.goodput import words as words_of_goodput
+from distft.report.facts import attempt_lines, by_kind, flat, gather, held_out, words
+from distft.report.facts import goodput_words as words_of_goodput
 from distft.report.page import render
 from distft.run import RunFolder
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from distft.config.command import command
-from distft.goodput.account import PARTS, Goodput
+from distft.goodput import PARTS, Goodput
 from distft.report.__main__ import main
 from distft.report.facts import gather
 from distft.report.page import render

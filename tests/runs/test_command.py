@@ -12,8 +12,7 @@ import pytest
 from distft.config import ConfigError
 from distft.launchers.local import Local
 from distft.run import RunFolder, write_json
-from distft.runs.__main__ import main
-from distft.runs.facts import facts, find_runs, slowest_of
+from distft.runs import facts, find_runs, main, slowest_of
 from tests.launchers.fake_run import assert_none_left, freeze, wait_for_rows
 
 ROW = {"split": "train", "loss": 2.5, "grad_norm": 1.0, "seconds": 0.5, "tokens": 50, "tokens_per_second": 100.0}

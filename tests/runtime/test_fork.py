@@ -13,7 +13,7 @@ from tests.runtime.test_parent import alive
 
 PARENT = """
 import os, signal, sys, tempfile, time
-from distft.runtime.fork import fork
+from distft.runtime.process import fork
 def child(): {child}
 {setup}
 process = fork("a child of ours", child)
@@ -35,7 +35,7 @@ def said(program: str) -> list[str]:
 
 def test_its_end_does_not_clean_up_after_its_parent():
     kept = "folder = tempfile.TemporaryDirectory()"
-    leave = "from distft.runtime.leave import leave; leave()"
+    leave = "from distft.runtime.process import leave; leave()"
     code, _, is_there = said(parent(leave, kept, "print(os.path.isdir(folder.name))"))
     assert (code, is_there) == ("0", "True")
 

@@ -5,7 +5,7 @@ import sys
 
 PROGRAM = """
 import gc
-from distft.runtime.imports import uncollected
+from distft.runtime.process import uncollected
 collections = []
 gc.callbacks.append(lambda phase, info: collections.append(info["generation"]))
 try:

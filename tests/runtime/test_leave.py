@@ -6,7 +6,7 @@ import sys
 PROGRAM = """
 import atexit, sys, threading, time
 from concurrent.futures import ThreadPoolExecutor
-from distft.runtime.leave import leave
+from distft.runtime.process import leave
 
 class Last:
     def __del__(self):

@@ -4,12 +4,12 @@ import os
 import subprocess
 import sys
 
-from distft.runtime.lock import alone
+from distft.runtime.disk import alone
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from distft.runtime.lock import alone
+from distft.runtime.disk import alone
 with alone(Path(sys.argv[1])) as held:
     print(held, flush=True)
     time.sleep(60)

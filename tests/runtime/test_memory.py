@@ -6,7 +6,7 @@ import weakref
 import pytest
 import torch
 
-from distft.runtime.memory import COLLECT_EVERY, collecting, memory_of
+from distft.runtime.device import COLLECT_EVERY, collecting, memory_of
 
 GIB = 2**30
 

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from distft.run import RunFolder, read_json, write_json
-from distft.runtime.metrics import MetricsLog
+from distft.run import MetricsLog, RunFolder, read_json, write_json
 
 
 def steps(path: Path) -> list[int]:

@@ -8,7 +8,7 @@ import time
 
 START = """
 import sys
-from distft.runtime.parent import start_bound
+from distft.runtime.process import start_bound
 child = start_bound([sys.executable, "-c", "import time; time.sleep(60)"])
 print(child.pid, flush=True)
 child.wait()
@@ -38,12 +38,12 @@ def test_a_bound_process_is_gone_after_its_parent_is_killed():
 
 
 def test_a_process_whose_parent_was_gone_already_dies_at_once():
-    program = "from distft.runtime.parent import die_with_parent; die_with_parent(1234567); print('alive')"
+    program = "from distft.runtime.process import die_with_parent; die_with_parent(1234567); print('alive')"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == -signal.SIGKILL and done.stdout == ""
 
 
 def test_a_process_whose_parent_lives_goes_on():
-    program = f"from distft.runtime.parent import die_with_parent; die_with_parent({os.getpid()}); print('alive')"
+    program = f"from distft.runtime.process import die_with_parent; die_with_parent({os.getpid()}); print('alive')"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.stdout == "alive\n"

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from distft.runtime.precision import compute_dtype, exact_products
+from distft.runtime.device import compute_dtype, exact_products
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 
-from distft.launchers.limits import Limits
-from distft.launchers.ranks import can_fork
+from distft.launchers.elastic import can_fork
+from distft.launchers.watchdog import Limits
 from distft.runtime.process_group import COLLECTIVE_SECONDS, collective_seconds, device_of, share_timeout
 from tests.alone import alone
 

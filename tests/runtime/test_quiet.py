@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 NOISY = """
-from distft.runtime.quiet import silence
+from distft.runtime.logs import silence
 silence()
 import logging, warnings, os
 warnings.warn("`torch.distributed.reduce_op` is deprecated, please use ...", FutureWarning)

@@ -6,7 +6,7 @@ from math import prod
 import pytest
 import torch
 
-from distft.runtime.regions import Box, Flat, Region, copy
+from distft.tensors.regions import Box, Flat, Region, copy
 
 
 def some_region(shape: tuple[int, ...]) -> Region:

@@ -1,6 +1,6 @@
 """A seed depends on what it is for and on nothing else."""
 
-from distft.runtime.seeds import seed_for
+from distft.runtime.determinism import seed_for
 
 
 def test_seeds_are_stable_over_processes_and_versions() -> None:

@@ -10,9 +10,8 @@ from pathlib import Path
 import pytest
 from practice_cluster import Cluster
 
-from distft.doctor.allocation import NoAllocation, allocation
 from distft.doctor.finding import Finding
-from distft.doctor.nodes import check_here, check_nodes, check_shared, judge_reach
+from distft.doctor.nodes import NoAllocation, allocation, check_here, check_nodes, check_shared, judge_reach
 from distft.doctor.slurm import check_controller, check_node_names, check_partitions, check_programs
 
 MIB = 2**20
@@ -93,7 +92,7 @@ def test_more_nodes_than_there_are_are_refused(here: Cluster) -> None:
 
 def test_a_cluster_that_is_busy_is_told_by_what_srun_says(here: Cluster, tmp_path: Path, monkeypatch) -> None:
     job = here.ask("sbatch", "--parsable", "-N4", "--exclusive", "-o", f"{tmp_path}/out", "--wrap", "sleep 300").strip()
-    monkeypatch.setattr("distft.doctor.allocation.SECONDS_TO_START", 1)
+    monkeypatch.setattr("distft.doctor.nodes.SECONDS_TO_START", 1)
     try:
         [found] = check_nodes(2, [], {"runs_dir": tmp_path})
     finally:

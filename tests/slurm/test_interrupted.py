@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from practice_cluster import Cluster
 
-from distft.launchers.slurm.run import read_job
+from distft.launchers.slurm.job import read_job
 from tests.rows import write_sums
 from tests.slurm.jobs import ended, last_step, launch, losses, run_of, wait, wait_for_steps, why
 

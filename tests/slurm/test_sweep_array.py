@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from practice_cluster import Cluster
 
-from distft.launchers.slurm.run import read_job
+from distft.launchers.slurm.job import read_job
 from distft.run import RunFolder
 from tests.rows import write_sums
 from tests.slurm.jobs import ended, wait

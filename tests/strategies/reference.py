@@ -13,10 +13,10 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
+from distft.data.order import Order
 from distft.data.shards import Rows
-from distft.data.steps import Order
-from distft.models.fresh import FreshWeights
-from distft.models.head import make_foldable
+from distft.models.build import make_foldable
+from distft.models.init import FreshWeights
 from tests.train_cases import ADAMW, GLOBAL_ROWS, tiny_model
 
 

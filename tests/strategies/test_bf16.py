@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from distft.checkpoint.format import step_dir
-from distft.checkpoint.read import Checkpoint
+from distft.checkpoint.load import Checkpoint
 from tests.ranks import run_ranks
 from tests.rows import write_rows
 from tests.train_cases import REAL_VOCABULARY

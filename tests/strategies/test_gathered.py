@@ -8,8 +8,7 @@ import pytest
 import yaml
 
 from distft.paths import conf_dir
-from distft.plan.memory import memory_of
-from distft.plan.parameters import count_adapters, parts_of
+from distft.plan.memory import count_adapters, memory_of, parts_of
 from tests.ranks import run_ranks
 
 WIDE = {"vocab_size": 49152, "hidden_size": 256, "intermediate_size": 256, "num_hidden_layers": 4}

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from distft.checkpoint.read import Checkpoint
+from distft.checkpoint.load import Checkpoint
 from tests.ranks import run_ranks
 from tests.trained import EVAL_MICRO, KEYS, MAIN, MORE_KEYS, SPLITS, STRATEGIES, Key, checkpoint_of
 

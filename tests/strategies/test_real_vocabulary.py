@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from distft.checkpoint.read import Checkpoint
+from distft.checkpoint.load import Checkpoint
 from distft.strategies.engine import sum_of_squares
 from tests.rows import write_rows
 from tests.strategies.reference import train_reference

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from distft.config import ConfigError, compose
-from distft.history import check_config
+from distft.launch.history import check_config
 from distft.run import RunFolder
 from distft.sweep.multirun import multirun
 from tests.launchers.fake_run import assert_none_left

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from distft.goodput.timeline import note
+from distft.goodput import note
 from distft.trackers.prometheus import Prometheus, exposition
 from tests.launchers.fake_run import freeze
 

@@ -22,14 +22,14 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, mm_flop
 from torch.utils.weak import WeakIdKeyDictionary
 
+from distft.data.order import Order, row_borders
 from distft.data.shards import Rows
-from distft.data.steps import Order, row_borders
 from distft.evaluate.held_out import held_out
+from distft.models.build import blocks
 from distft.models.flops import Flops
-from distft.models.fresh import FreshWeights
-from distft.models.skeleton import blocks
-from distft.models.weights import fill
+from distft.models.init import FreshWeights
 from distft.runtime.process_group import World, all_reduce_sum, process_group
+from distft.tensors.streaming import fill
 from distft.train.feed import Feed, all_rows, make_cut
 from distft.train.step import train_step
 from tests.train_cases import make_engine, tiny_model

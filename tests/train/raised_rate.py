@@ -9,15 +9,15 @@ from pathlib import Path
 
 import torch
 
+from distft.data.order import Order, row_borders
 from distft.data.shards import Rows
-from distft.data.steps import Order, row_borders
 from distft.models.flops import Flops
-from distft.models.fresh import FreshWeights
-from distft.models.weights import fill
+from distft.models.init import FreshWeights
 from distft.optim.groups import set_learning_rate
 from distft.runtime.process_group import process_group
+from distft.tensors.streaming import fill
 from distft.train.feed import Feed, make_cut
-from distft.train.numerics import Warnings
+from distft.train.health import Warnings
 from distft.train.step import train_step
 from tests.train_cases import GLOBAL_ROWS, make_engine, tiny_model
 

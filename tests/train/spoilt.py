@@ -11,15 +11,15 @@ from typing import Any
 
 import torch
 
+from distft.data.order import Order, row_borders
 from distft.data.shards import Rows
-from distft.data.steps import Order, row_borders
 from distft.models.flops import Flops
-from distft.models.fresh import FreshWeights
-from distft.models.weights import fill
+from distft.models.init import FreshWeights
 from distft.runtime.process_group import World, process_group, texts_of_all
 from distft.strategies.engine import bit_sum
+from distft.tensors.streaming import fill
 from distft.train.feed import Feed, make_cut
-from distft.train.longest import try_longest
+from distft.train.oom_probe import try_longest
 from distft.train.step import train_step
 from tests.train_cases import GLOBAL_ROWS, make_engine, tiny_model
 

@@ -8,8 +8,8 @@ from torch import nn
 
 from distft.runtime.heartbeat import WORK
 from distft.runtime.process_group import World
-from distft.train.clock import Clock, OwnWork
-from distft.train.stragglers import Stragglers, told_of
+from distft.train.health import Stragglers, told_of
+from distft.train.timing import Clock, OwnWork
 from tests.accelerator import CUDA_1, Device, stand_in
 
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from distft.data.micro_batches import Cut
+from distft.data.order import Order, row_borders
+from distft.data.packing import Cut
 from distft.data.shards import Rows
-from distft.data.steps import Order, row_borders
 from distft.runtime.process_group import World
 from distft.train import feed as feed_module
 from distft.train.feed import TILE, Feed, Prefetch, all_rows, filled_up_to

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from distft.data.micro_batches import Cut
-from distft.data.steps import Order, row_borders
+from distft.data.order import Order, row_borders
+from distft.data.packing import Cut
 from distft.runtime.process_group import World
 from distft.train.feed import Feed
-from distft.train.longest import longest
+from distft.train.oom_probe import longest
 from tests.ranks import run_ranks
 from tests.trained import STRATEGIES
 

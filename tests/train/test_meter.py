@@ -5,8 +5,8 @@ import re
 import pytest
 import torch
 
-from distft.train import meter
-from distft.train.meter import Peak, peak_of, utilisation
+from distft.train import timing
+from distft.train.timing import Peak, peak_of, utilisation
 
 
 def test_a_device_without_data_sheet_is_measured() -> None:
@@ -17,7 +17,7 @@ def test_a_device_without_data_sheet_is_measured() -> None:
 
 def test_the_fastest_product_is_the_peak(monkeypatch: pytest.MonkeyPatch) -> None:
     """As of bf16 on a processor without it, whose large products are slower than a step's small ones."""
-    monkeypatch.setattr(meter, "_measured", lambda device, dtype, size: {256: 2e9, 512: 3e9, 1024: 1e9}[size])
+    monkeypatch.setattr(timing, "_measured", lambda device, dtype, size: {256: 2e9, 512: 3e9, 1024: 1e9}[size])
     peak = peak_of(torch.device("cpu"), torch.bfloat16)
     assert peak.flops == 3e9 and peak.source.startswith("measured bfloat16 product of 512x512 matrices")
 
@@ -41,7 +41,7 @@ def test_an_accelerator_without_data_sheet_is_measured_by_products_that_fill_it(
 ) -> None:
     """In fp32 the data sheet's figure of bf16 is not its peak either."""
     sizes: list[int] = []
-    monkeypatch.setattr(meter, "_measured", lambda device, dtype, size: sizes.append(size) or float(size))
+    monkeypatch.setattr(timing, "_measured", lambda device, dtype, size: sizes.append(size) or float(size))
     assert peak_of(torch.device("cuda"), torch.float32).flops == 8192
     assert min(sizes) == 4096
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from distft.runtime.errors import NonFinite
-from distft.train.numerics import NonFinitePolicy, Spikes, Warnings
+from distft.train.health import NonFinitePolicy, Spikes, Warnings
 from tests.ranks import run_ranks
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from distft.runtime.process_group import World
-from distft.train.profile import DEAREST, Profile, table
+from distft.train.timing import DEAREST, Profile, table
 
 
 def test_the_third_step_is_recorded_and_no_other(tmp_path: Path) -> None:

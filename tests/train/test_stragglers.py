@@ -8,7 +8,7 @@ import torch
 
 from distft.runtime.heartbeat import WORK
 from distft.runtime.process_group import World
-from distft.train.stragglers import STEPS, Stragglers, told_of
+from distft.train.health import STEPS, Stragglers, told_of
 
 USUAL = {"data": 0.001, "forward": 0.1, "backward": 0.2, "optimizer": 0.05}
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from distft.train.when import EarlyStopping, When
+from distft.train.early_stopping import EarlyStopping, When
 
 
 def test_due_every_so_many_steps_and_at_the_last() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from distft.trackers.terminal import screen
 from distft.verify_resume.__main__ import verify
-from distft.verify_resume.ask import read_arguments
+from distft.verify_resume.kills import read_arguments
 from distft.verify_resume.runs import WORK
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from distft.run import RunFolder, read_json
-from distft.verify_resume.traces import read_fed
+from distft.verify_resume.runs import read_fed
 from tests.rows import write_sums
 
 pytestmark = pytest.mark.slow

@@ -7,7 +7,10 @@ from distft.config.nearest import did_you_mean, nearest_key
 from distft.config.rules.contract import Facts, rule
 
 MOST_BYTES = 200  # of a name; a file system takes 255, and a file beside it gets some more
-_HAS_ADAPTERS = {"distft.models.tuning.Full": False, "distft.models.tuning.Lora": True}  # of others nobody knows here
+_HAS_ADAPTERS = {
+    "distft.models.adapters.Full": False,
+    "distft.models.adapters.Lora": True,
+}  # of others nobody knows here
 
 
 @rule(

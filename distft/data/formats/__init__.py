@@ -1,0 +1,229 @@
+"""Which format rows have: detected from their fields, or named by the config.
+
+A format is a module of `distft.data.formats` with FIELDS (a row has all of them), OPTIONAL (others that it reads),
+maybe OBJECTS (the fields of the objects in a list field) and `example(row, names) -> Example`, which raises BadField
+for a wrong row. It is handed what it declares and nothing else: what a row has beyond that is never dropped in silence.
+"""
+
+import importlib
+import pkgutil
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from distft.config.nearest import did_you_mean, nearest
+from distft.config.overrides import quoted
+from distft.data import formats
+from distft.data.example import BadField, Example
+
+EMPTY = (None, "", [], {})
+_TOOLS = "tool calls cannot be rendered yet"
+_THOUGHT = "reasoning cannot be rendered yet"
+NOT_YET = {
+    **dict.fromkeys(("tools", "tool_calls", "tool_call_id", "functions", "function_call"), _TOOLS),
+    **dict.fromkeys(("reasoning_content", "reasoning", "thinking"), _THOUGHT),
+    **dict.fromkeys(("images", "image", "videos", "audio", "audios"), "only text can be trained on"),
+}
+USUAL = {  # other data sets' words for the fields of prompt_completion
+    "prompt": ("question", "instruction", "query", "problem", "input", "inputs", "user"),
+    "completion": ("answer", "response", "output", "target", "targets", "solution", "assistant"),
+}
+
+
+@dataclass(frozen=True)
+class Format:
+    """A format with the names that this dataset's rows use for its fields."""
+
+    name: str
+    fields: tuple[str, ...]
+    names: dict[str, str]
+    objects: dict[str, dict[str, str]]  # field, "" for the row itself -> the names that are read there -> ours
+    example: Callable[[dict[str, Any], dict[str, str]], Example]
+    ignored: frozenset[str]
+    seen: set[str] = field(default_factory=set)  # names that rows have, of those that are read or ignored
+
+    def matches(self, row: dict[str, Any]) -> bool:
+        """Tells whether a row has every field of the format; null is absent."""
+        return all(row.get(self.names[name]) is not None for name in self.fields)
+
+    def __call__(self, row: dict[str, Any]) -> Example:
+        """Returns the example; BadField where the row is wrong."""
+        return self.take(row)[0]
+
+    def take(self, row: dict[str, Any]) -> tuple[Example, list[str]]:
+        """Returns the example and the fields of the row that nothing reads; BadField where the row is wrong."""
+        unread: list[str] = []
+        taken = self._taken(row, "", "", unread)
+        try:
+            return self.example(taken, self.names), unread
+        except BadField as error:
+            ours = next((name for name, theirs in self.names.items() if theirs == error.field), error.field)
+            near = nearest(error.field, [name for name in unread if "[" not in name])
+            if error.reason != "is missing" or near is None:
+                raise
+            hint = f"{error.reason}.{did_you_mean(near)} Try: {fields_override({ours: near})}"
+            raise BadField(error.field, hint) from None
+
+    def _taken(self, values: Mapping[str, Any], inside: str, path: str, unread: list[str]) -> dict[str, Any]:
+        known, kept = self.objects[inside], {}
+        for name, value in values.items():
+            ours = known.get(name)
+            if ours is not None or name in self.ignored:
+                self.seen.add(name)
+            if name in self.ignored:
+                continue
+            if ours is None:
+                if value not in EMPTY:
+                    unread.append(f"{path}{name}")
+                continue
+            if ours in self.objects and isinstance(value, list):
+                value = [
+                    self._taken(item, ours, f"{path}{name}[].", unread) if isinstance(item, dict) else item
+                    for item in value
+                ]
+            kept[name] = value
+        return kept
+
+    def near(self, name: str) -> str | None:
+        """Returns what the format reads there that an unread field most likely meant."""
+        path, _, last = name.rpartition("[].")
+        parent = path.split("[].")[-1]
+        inside = next((ours for ours in self.objects if ours and self.names[ours] == parent), "")
+        return None if last in NOT_YET else nearest(last, self.objects[inside])
+
+
+@dataclass
+class Unread:
+    """Fields that rows have and nothing reads, with the place of the first and the format that does not read them."""
+
+    places: dict[str, tuple[str, Format]] = field(default_factory=dict)
+    seen: set[str] = field(default_factory=set)
+
+    def add(self, names: Sequence[str], place: str, form: Format) -> None:
+        self.seen |= form.seen
+        for name in names:
+            self.places.setdefault(name, (place, form))
+
+    def refuse(self) -> None:
+        """Raises ValueError where there are any: all at once, with what to type to train without them."""
+        if not self.places:
+            return
+        found = []
+        for name, (place, form) in self.places.items():
+            why, near = NOT_YET.get(name.rpartition(".")[2]), form.near(name)
+            hint = f"; {why}" if why else f"; did you mean {near}?" if near else ""
+            found.append(f"{name or repr(name)} ({place}{hint})")
+        forms = {form.name: form for _, form in self.places.values()}
+        reads = "; ".join(f"{form.name} reads {', '.join(form.objects[''])}" for form in forms.values())
+        ignored = sorted({name for form in forms.values() for name in form.ignored})
+        more = dict.fromkeys([*ignored, *(name.rpartition("[].")[2] for name in self.places)])
+        raise ValueError(
+            f"data.ignore_fields={_shown(ignored)}: the rows have fields that nothing reads: {', '.join(found)}. "
+            f"Format {reads}. Try: {ignore_override(list(more))} to train without them, or data.fields for other names"
+        )
+
+    def check_renamed(self, renamed: Mapping[str, str]) -> None:
+        """Raises ValueError where data.fields says a name that no row has."""
+        there = {ours: theirs for ours, theirs in renamed.items() if theirs in self.seen}
+        if missing := [theirs for ours, theirs in renamed.items() if ours not in there]:
+            raise ValueError(f"data.fields: no row has {', '.join(missing)}. Try: {fields_override(there)}")
+
+
+def format_names() -> list[str]:
+    return sorted(module.name for module in pkgutil.iter_modules(formats.__path__))
+
+
+def load_format(name: str, renamed: Mapping[str, str], ignored: Sequence[str] = ()) -> Format:
+    """Returns a format by its name; ValueError names the nearest one, or the fields it has."""
+    if name not in format_names():
+        hint = did_you_mean(nearest(name, format_names()))
+        raise ValueError(f"data.format={name} is none of auto, {', '.join(format_names())}.{hint}")
+    module = importlib.import_module(f"distft.data.formats.{name}")
+    objects: dict[str, tuple[str, ...]] = {"": (*module.FIELDS, *module.OPTIONAL)} | getattr(module, "OBJECTS", {})
+    known = [word for words in objects.values() for word in words]
+    unknown = [word for word in renamed if word not in known]
+    if unknown:
+        raise ValueError(f"data.fields.{unknown[0]}: format {name} has the fields {', '.join(known)}")
+    names = {word: renamed.get(word, word) for word in known}
+    for word in module.FIELDS:
+        if names[word] in ignored:
+            raise ValueError(f"data.ignore_fields names {names[word]}, without which there is no row of format {name}")
+    read: dict[str, dict[str, str]] = {}
+    for inside, words in objects.items():
+        taken = {names[word]: word for word in words if word in renamed}
+        if len(taken) < sum(word in renamed for word in words):
+            raise ValueError(f"data.fields={dict(renamed)}: two fields of one name")
+        for word in words:
+            if taken.setdefault(names[word], word) != word:
+                names[word] = ""  # its usual name is another field's here, so no row has it
+        read[inside] = taken
+    return Format(name, module.FIELDS, names, read, module.example, frozenset(ignored))
+
+
+def choose_formats(
+    name: str, renamed: Mapping[str, str], rows: Sequence[dict[str, Any]], ignored: Sequence[str] = ()
+) -> list[Format]:
+    """Returns the format that data.format names, or for `auto` all that `rows` fit, the one of most rows first."""
+    if name != "auto":
+        return [load_format(name, renamed, ignored)]
+    candidates = [form for form in (_fitting(known, renamed, ignored) for known in format_names()) if form]
+    votes = {form.name: sum(form.matches(row) for row in rows) for form in candidates}
+    ranked = sorted((form for form in candidates if votes[form.name]), key=lambda form: -votes[form.name])
+    have = ", ".join(sorted({key for row in rows for key in row}, key=str)) or "no fields"
+    if not ranked:
+        raise ValueError(f"data.format=auto: the rows have {have}, which fits no format {_renaming(rows)}")
+    best = [form for form in ranked if votes[form.name] == votes[ranked[0].name]]
+    if any(sum(form.matches(row) for form in best) > 1 for row in rows):
+        tries = ", or ".join(f"data.format={form.name}" for form in best)
+        raise ValueError(
+            f"data.format=auto: the rows ({have}) fit {' and '.join(f.name for f in best)}: name one. Try: {tries}, "
+            "and the fields of the other in data.ignore_fields"
+        )
+    return ranked
+
+
+def form_of(forms: Sequence[Format], row: dict[str, Any]) -> Format:
+    """Returns the first format that a row fits, else the first."""
+    return next((form for form in forms if form.matches(row)), forms[0])
+
+
+def ignore_override(names: Sequence[str]) -> str:
+    """Returns what to type so that these fields are left out."""
+    return shlex.quote(f"data.ignore_fields={_shown(names)}")
+
+
+def fields_override(names: Mapping[str, str]) -> str:
+    """Returns what to type so that these fields are read by the names that the rows use."""
+    return shlex.quote("data.fields={" + ", ".join(f"{ours}: {_typed(name)}" for ours, name in names.items()) + "}")
+
+
+def _shown(names: Sequence[str]) -> str:
+    return f"[{','.join(_typed(name) for name in names)}]"
+
+
+def _typed(name: str) -> str:
+    plain = name.isidentifier() and name.casefold() not in ("null", "true", "false", "nan", "inf")
+    return name if plain else f'"{name}"' if "'" in name and '"' not in name else quoted(name)
+
+
+def _renaming(rows: Sequence[dict[str, Any]]) -> str:
+    """Returns which fields the formats want, and how to rename those of the rows where that can be told."""
+    known = "; ".join(f"{form} wants {', '.join(load_format(form, {}).fields)}" for form in format_names())
+    have = sorted({key for row in rows for key in row}, key=str)
+    names = {}
+    for ours, usual in USUAL.items():
+        words = [word for word in (ours, *usual) if word in have]
+        names[ours] = words[0] if words else nearest(ours, have)
+    if all(names.values()) and len(set(names.values())) == len(names):
+        renamed = {ours: str(theirs) for ours, theirs in names.items() if ours != theirs}
+        return f"({known}). Try: {fields_override(renamed)}"
+    return f"({known}). Try: data.fields, with your names for the fields of one of them"
+
+
+def _fitting(name: str, renamed: Mapping[str, str], ignored: Sequence[str]) -> Format | None:
+    """Returns the format if it knows every field that the user renamed, and may read those it needs."""
+    try:
+        return load_format(name, renamed, ignored)
+    except ValueError:
+        return None

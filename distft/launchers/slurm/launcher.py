@@ -4,9 +4,12 @@ The job's script stands in the run folder and does the same when it is submitted
 """
 
 import os
+import shlex
+import sys
 import time as clock
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,14 +21,166 @@ from distft.config.errors import Unavailable
 from distft.config.machines import node_range, num_gpus
 from distft.config.machines import processes_per_node as count_processes
 from distft.config.nearest import nearest
-from distft.launchers.slurm import ask
-from distft.launchers.slurm.ask import NoAnswer, is_silence, job_of_script, outside_of_job, patiently
-from distft.launchers.slurm.payload import run_script
-from distft.launchers.slurm.refuse import look_up, reasons
-from distft.launchers.slurm.run import SlurmRun, find_job
-from distft.launchers.slurm.script import Environment, exported, setup, write_script
+from distft.launchers.slurm import commands
+from distft.launchers.slurm.commands import (
+    NoAnswer,
+    Partition,
+    SlurmError,
+    is_silence,
+    job_of_script,
+    outside_of_job,
+    partitions,
+    patiently,
+    seconds,
+)
+from distft.launchers.slurm.job import SlurmRun, find_job, run_script
 from distft.paths import shipped_dir
 from distft.run import RunFolder, write_json
+from distft.runtime.environment import passed_on
+
+_BEGIN, _END = "# environment", "# the run"
+_OPTIONS = "#SBATCH "
+_CODE = Path(__file__).resolve().parents[3]
+_PROGRAM = "bash -c 'trap"  # the line that starts a node's program
+_MODULES = """\
+for init in "$LMOD_PKG/init/bash" "$MODULESHOME/init/bash" /etc/profile.d/lmod.sh /etc/profile.d/modules.sh; do
+    if ! command -v module >/dev/null && [ -r "$init" ]; then source "$init"; fi  # no login shell has done it
+done"""
+
+
+@dataclass(frozen=True)
+class Environment:
+    """What the ranks run in."""
+
+    kind: Literal["venv", "module", "container"] = "venv"
+    modules: Sequence[str] = ()
+    container_image: str | None = None
+    container_mounts: Sequence[str] = ()
+    fabric: Mapping[str, Any] = field(default_factory=dict)  # variable -> {value, why}
+
+
+def script_of(run: RunFolder) -> Path:
+    return run.path / "train.sbatch"
+
+
+def write_script(run: RunFolder, options: Mapping[str, str | None], environment: Environment) -> None:
+    """Writes the script that runs `run` as it is frozen, by hand as well: `sbatch RUN/train.sbatch`."""
+    template = (shipped_dir("slurm") / "train.sbatch").read_text()
+    _, _, body = template.partition("set -eo pipefail")
+    before, _, rest = body.partition(_BEGIN)
+    _, _, after = rest.partition(_END)
+    head = ["#!/usr/bin/env bash", f"# {run.path.name}. By hand: sbatch {shlex.quote(str(script_of(run)))}"]
+    head += [f"{_OPTIONS}{option}" for option in flags(options)]
+    head += ["set -eo pipefail"]
+    text = "\n".join(head) + before.replace("${1:?the run folder}", f"${{1:-{shlex.quote(str(run.path))}}}")
+    text += "\n".join([_BEGIN, *setup(environment), "", f"{_END}{after}"])
+    if environment.kind == "container":
+        text = text.replace(_PROGRAM, f"{' '.join(_container(run, environment))} \\\n    {_PROGRAM}")
+    run.logs.mkdir(parents=True, exist_ok=True)  # where it is missing, sbatch's job fails without a word
+    script_of(run).write_text(text)
+    script_of(run).chmod(0o755)
+
+
+def flags(options: Mapping[str, str | None]) -> list[str]:
+    """Returns options as sbatch takes them: --nodes=2, and --exclusive for one without a value."""
+    return [f"--{name}" if value is None else f"--{name}={shlex.quote(value)}" for name, value in options.items()]
+
+
+def setup(environment: Environment) -> list[str]:
+    """Returns the lines that make the environment on a node; what the user has set already is left as it is."""
+    lines = []
+    if environment.kind == "module":
+        lines += [*_MODULES.splitlines(), *(f"module load {shlex.quote(module)}" for module in environment.modules)]
+    if environment.kind == "container" and (_CODE / "pyproject.toml").is_file():
+        lines.append(f"export PYTHONPATH={shlex.quote(str(_CODE))}${{PYTHONPATH:+:$PYTHONPATH}}")
+    lines.append(f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH HF_HUB_OFFLINE=1")
+    for name, entry in environment.fabric.items():
+        lines.append(f"export {name}=${{{name}:-{entry['value']}}}  # {entry['why']}")
+    return lines
+
+
+def exported() -> str:
+    """Returns the names of the variables that a job inherits: an allow-list, and no secret."""
+    return ",".join(sorted(passed_on(os.environ)))
+
+
+def _container(run: RunFolder, environment: Environment) -> list[str]:
+    """Returns srun's options of pyxis: the image, and every folder that the run reads or writes under its own name.
+
+    Code that is installed, and no checkout, is the image's own: what lies beside it is made for this machine.
+    """
+    config, plan = run.read_config(), run.read_plan()
+    folders = {config["runs_dir"], config["cache_dir"], plan.model_dir, plan.tokenizer_dir, plan.data_dir}
+    folders |= {config["launcher"]["stage_dir"]} | ({config["checkpoint"]["resume"]} - {"auto", "never"})
+    folders |= {str(_CODE)} if (_CODE / "pyproject.toml").is_file() else set()
+    mounts = [f"{folder}:{folder}" for folder in sorted(filter(None, folders))] + list(environment.container_mounts)
+    image = shlex.quote(str(environment.container_image))
+    return [
+        f"--container-image={image}",
+        f"--container-mounts={shlex.quote(','.join(mounts))}",
+        "--no-container-mount-home",
+    ]
+
+
+def partition_of(name: str | None, there: Sequence[Partition]) -> Partition:
+    """Returns the partition a job goes to; ValueError with the nearest name when there is none."""
+    names = [each.name for each in there]
+    found = next((each for each in there if each.name == name or (name is None and each.is_default)), None)
+    if found is None and name is None:
+        raise ValueError(f"launcher.partition=null, and the cluster has no default. Try: {', '.join(names)}")
+    if found is None:
+        meant = nearest(str(name), names) or ", ".join(names)
+        raise ValueError(f"launcher.partition={name}: there is no such partition. Try: {meant}")
+    return found
+
+
+def look_up(name: str | None) -> Partition:
+    """Returns the partition of a job; ValueError when there is none such, or no cluster.
+
+    Unavailable when the controller does not answer for a minute.
+    """
+    try:
+        return partition_of(name, patiently(partitions, commands.SECONDS_OF_COMMAND))
+    except NoAnswer as error:
+        raise Unavailable(f"launcher=slurm: {error}. Nothing was submitted. Try: the same command later") from error
+    except SlurmError as error:
+        raise ValueError(f"launcher=slurm: {error}. Try: a login node of the cluster, or launcher=local") from error
+
+
+def reasons(
+    partition: Partition,
+    nodes: int | str,
+    processes: int,
+    gpus: int | str | None,
+    cpus: int | None,
+    time: int | str | None,
+) -> Iterator[str]:
+    """Yields why a job cannot run in `partition`, in the words of the keys that are wrong."""
+    name, (fewest, _) = partition.name, node_range(nodes)
+    if not partition.is_up:
+        yield f"launcher.partition={name} is down: it takes no jobs now. Try: another partition"
+    if fewest > partition.nodes:
+        yield f"launcher.nodes={nodes}: partition {name} has {partition.nodes}. Try: {partition.nodes}"
+    if num_gpus(gpus) > partition.gpus_per_node:
+        there = partition.gpus_per_node
+        yield f"launcher.gpus_per_node={gpus}: a node of partition {name} has {there}. Try: {there or 'null'}"
+    elif 0 < num_gpus(gpus) < processes:
+        yield (
+            f"launcher.processes_per_node={processes}: each needs a GPU of its own, and launcher.gpus_per_node={gpus}. "
+            f"Try: launcher.processes_per_node={num_gpus(gpus)}"
+        )
+    if cpus and cpus * processes > partition.cpus_per_node:
+        most = partition.cpus_per_node // processes
+        yield (
+            f"launcher.cpus_per_process={cpus}: {processes} processes on a node of partition {name}, "
+            f"which has {partition.cpus_per_node} cores. Try: {most or 'fewer processes'}"
+        )
+    asked = (seconds(str(time)) or float("inf")) if time is not None else 0
+    if partition.limit_seconds and asked > partition.limit_seconds:
+        yield (
+            f"launcher.time={time} is over the limit of partition {name}. "
+            f"Try: {partition.limit_seconds // 60} (minutes), or another partition"
+        )
 
 
 class Slurm:
@@ -133,7 +288,7 @@ class Slurm:
                     raise ValueError(f"launcher=slurm: sbatch refused the job: {said}") from error
 
         try:
-            return patiently(submit, ask.SECONDS_OF_COMMAND)
+            return patiently(submit, commands.SECONDS_OF_COMMAND)
         except NoAnswer as error:
             later = "Whether the job was queued is not known. Try: the same command later, which looks for it first"
             raise Unavailable(f"launcher=slurm: {error}. {later}") from error

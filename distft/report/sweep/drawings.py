@@ -2,20 +2,26 @@
 
 Trap: one run that diverged would squeeze all others into a line; an axis ends where the others do, and what lies
 beyond is drawn at its edge as a triangle.
+
+Trap: text of a run may hold a `$`, which matplotlib would read as a formula and refuse; no text here is one.
 """
 
+import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 from statistics import fmean
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FixedFormatter, FixedLocator, MaxNLocator
 
-from distft.report.curves import Ink, frame, over_steps
-from distft.report.sweep.jobs import Job, Sweep
+from distft.report.curves import MARKED, PAPER, Ink, frame, over_steps, page_svg
+from distft.report.sweep.jobs import MOST_LABELS, Job, Scale, Sweep, loss_text, shortened, text_key, value_text
 from distft.report.sweep.settings import Setting
-from distft.report.sweep.values import MOST_LABELS, Scale, shortened, text_key
 
 LOSS = "Held-out loss"
 
@@ -135,3 +141,140 @@ def with_room(scale: Scale, ticks: Sequence[tuple[float, str]]) -> list[tuple[fl
         elif n == len(ticks) and len(kept) > 1:
             kept[-1] = (place, label)
     return kept
+
+
+def draw_parallel(axes: Axes, sweep: Sweep, ranking: Sequence[Setting], best: Job, ink: Ink) -> None:
+    """Draws every run that counts as one line over all swept keys to its objective; fainter is worse."""
+    jobs = sorted((job for setting in ranking for job in setting.jobs if job.counts), key=lambda job: job.loss)
+    scales = [Scale.of(job.values.get(key) for job in jobs) for key in sweep.swept]
+    low, high = window([job.loss for job in jobs])
+    names = short_keys(sweep.swept)
+    for place, job in enumerate(jobs):
+        heights = [
+            scale.share(scale.place(job.values.get(key))) for scale, key in zip(scales, sweep.swept, strict=True)
+        ]
+        heights.append(min(1.0, (job.loss - low) / (high - low)))
+        axes.plot(
+            range(len(heights)),
+            heights,
+            color=ink.eval if job is best else ink.train,
+            linewidth=2.6 if job is best else 1.5,
+            alpha=1 if job is best else 0.85 - 0.65 * place / len(jobs),
+            zorder=3 if job is best else 2,
+            solid_joinstyle="round",
+        )
+    for place, (name, scale) in enumerate(zip(names, scales, strict=True)):
+        upright(axes, place, shortened(name, 22), ink)
+        ticks = scale.ticks()
+        for at, label in ticks[:: -(-len(ticks) // MOST_LABELS)]:
+            tick(axes, place, scale.share(at), label, ink)
+    upright(axes, len(names), LOSS.lower(), ink)
+    for loss in MaxNLocator(nbins=5).tick_values(low, high):
+        if low <= loss <= high:
+            tick(axes, len(names), (loss - low) / (high - low), f"{loss:.4g}", ink)
+    axes.set_xlim(-0.08, len(names) + 0.55)
+    axes.set_ylim(-0.06, 1.06)
+    axes.axis("off")
+
+
+def upright(axes: Axes, place: float, name: str, ink: Ink) -> None:
+    """Draws one axis of the parallel ones, its name above."""
+    axes.plot([place, place], [0, 1], color=ink.text, linewidth=1, alpha=0.5, zorder=1)
+    axes.text(place, 1.07, name, fontsize=9.5, color=ink.text, ha="left", va="bottom", parse_math=False)
+
+
+def tick(axes: Axes, place: float, height: float, label: str, ink: Ink) -> None:
+    """Writes a value beside its axis, readable over the lines that cross there."""
+    back = {"facecolor": ink.back, "edgecolor": "none", "alpha": 0.8, "pad": 1.2}
+    axes.text(
+        place + 0.04, height, label, fontsize=8.5, color=ink.text, va="center", zorder=5, bbox=back, parse_math=False
+    )
+
+
+def short_keys(keys: Sequence[str]) -> list[str]:
+    """Returns the last word of each key, with as many before it as tell it from the others."""
+    names = []
+    for key in keys:
+        words = key.split(".")
+        names.append(
+            next(
+                (
+                    ".".join(words[-n:])
+                    for n in range(1, len(words))
+                    if not any(other != key and f".{other}".endswith("." + ".".join(words[-n:])) for other in keys)
+                ),
+                key,
+            )
+        )
+    return names
+
+
+INCH = 92  # pixels of the page's cards: text of a drawing is then as large as the text around it
+SMALL = (4.0, 2.7)
+WIDE = 12.3  # as three small ones
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """One drawing: what it says in words, and how it is made."""
+
+    kind: str  # key, curves or parallel
+    words: str
+    draw: Callable[..., None]  # of axes and ink
+    size: tuple[float, float]  # inches
+    narrow: tuple[float, float] | None = None  # of another for narrow windows
+
+    def on_page(self, size: tuple[float, float], salt: str) -> str:
+        """Returns it as an <svg> in the page's colours."""
+        figure = Figure(figsize=size, layout="constrained")
+        self.draw(figure.add_subplot(), ink=MARKED)
+        return page_svg(figure, self.words, salt)
+
+
+def drawings(sweep: Sweep, ranking: Sequence[Setting]) -> Iterator[Drawing]:
+    """Yields what can be drawn of the sweep as it is now."""
+    best = ranking[0].best if ranking else None
+    for key in sweep.swept if best else []:
+        yield Drawing("key", key_words(key, ranking), partial(draw_key, key=key, ranking=ranking), SMALL)
+    if measured := sum(bool(job.evals) for job in sweep.jobs):
+        words = f"{LOSS} over the steps, runs drawn: {measured}."
+        if best and best.evals:
+            words += f" The best, {best.folder}, ends at {loss_text(best.evals[-1][1])}."
+        yield Drawing("curves", words, partial(draw_curves, sweep=sweep, best=best), (WIDE, 4.0), SMALL)
+    if best and sum(job.counts for job in sweep.jobs) > 1:
+        words = f"Every finished run as a line over {', '.join(sweep.swept)} and its held-out loss."
+        draw = partial(draw_parallel, sweep=sweep, ranking=ranking, best=best)
+        axes = len(sweep.swept) + 1
+        yield Drawing("parallel", words, draw, (max(WIDE, 1.5 * axes), 4.0), (1.2 * axes, 2.9))
+
+
+def key_words(key: str, ranking: Sequence[Setting]) -> str:
+    """Returns a drawing in words: the lowest loss at each value."""
+    lowest: dict[str, float] = {}
+    for job in (job for setting in ranking for job in setting.jobs if job.counts):
+        value = value_text(job.values.get(key))
+        lowest[value] = min(job.loss, lowest.get(value, math.inf))
+    ordered = sorted(lowest.items(), key=lambda pair: pair[1])
+    told = ", ".join(f"{loss_text(loss)} at {value}" for value, loss in ordered[:6])
+    rest = f", and {len(ordered) - 6} higher" if len(ordered) > 6 else ""
+    return f"{LOSS} over {key}. Lowest: {told}{rest}."
+
+
+def sheet(sweep: Sweep, ranking: Sequence[Setting]) -> Figure:
+    """Returns all drawings on one figure, those over a key beside each other."""
+    made = list(drawings(sweep, ranking))
+    small = [drawing for drawing in made if drawing.kind == "key"]
+    wide = [drawing for drawing in made if drawing.kind != "key"]
+    columns = min(3, max(2, len(small)))
+    lines = math.ceil(len(small) / columns)
+    heights = [2.9] * lines + [3.8] * len(wide)
+    layout = ConstrainedLayoutEngine(h_pad=0.16, w_pad=0.12)
+    figure = Figure(figsize=(4.4 * columns, sum(heights) + 0.7), layout=layout)
+    note = "dot: a run; line or bar: mean at a value; diamond: best setting; triangle: beyond the axis" if small else ""
+    figure.suptitle(f"{sweep.name}\n{note}", x=0.01, ha="left", fontsize=11, color=PAPER.text, parse_math=False)
+    grid = figure.add_gridspec(max(1, len(heights)), columns, height_ratios=heights or [1])
+    for place, drawing in enumerate(small):
+        drawing.draw(figure.add_subplot(grid[place // columns, place % columns]), ink=PAPER)
+    for place, drawing in enumerate(wide, start=lines):
+        drawing.draw(figure.add_subplot(grid[place, :]), ink=PAPER)
+    return figure

@@ -3,9 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
-from distft.report.sweep.jobs import Job, Sweep
+from distft.report.sweep.jobs import Job, Sweep, loss_text, number_text, value_text
 from distft.report.sweep.settings import Difference, Interval, Setting, compare, settings_of
-from distft.report.sweep.values import loss_text, number_text, value_text
 from distft.run import FINISHED
 
 UNFINISHED = ("pending", "running", "preempted")

@@ -1,5 +1,9 @@
-"""Renders a sweep as one HTML file that needs no other file, no network and no script."""
+"""Renders a sweep as one HTML file that needs no other file, no network and no script.
 
+Trap: a spreadsheet runs a cell that begins with = + - or @; such text gets an apostrophe before it.
+"""
+
+import csv
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,11 +13,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from distft.report.sweep import headline
-from distft.report.sweep.drawings import window
-from distft.report.sweep.jobs import Job, Sweep
+from distft.report.sweep.drawings import INCH, Drawing, drawings, window
+from distft.report.sweep.jobs import Job, Sweep, as_number, loss_text, value_text
 from distft.report.sweep.settings import Difference, Setting, compare, rank
-from distft.report.sweep.sheet import INCH, Drawing, drawings
-from distft.report.sweep.values import loss_text, value_text
 
 
 @dataclass(frozen=True)
@@ -105,3 +107,31 @@ def on_page(drawing: Drawing, number: int) -> dict[str, Any]:
 def breakable(key: str) -> Markup:
     """Returns a key that may be broken after its dots."""
     return Markup(".<wbr>").join(key.split("."))
+
+
+MEASURED = ("objective", "objective_step", "train_loss", "tokens", "process_hours", "peak_memory_gib")
+
+
+def write_table(sweep: Sweep, path: Path) -> None:
+    keys = [key for key in sweep.swept if key != "seed"]
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow([*keys, "seed", "state", *MEASURED, "run", "reason"])
+        for job in sweep.jobs:
+            writer.writerow([cell(value) for value in cells(job, keys)])
+
+
+def cells(job: Job, keys: list[str]) -> list[Any]:
+    measured = [getattr(job, name) for name in MEASURED]
+    return [*(plain(job.values.get(key)) for key in keys), job.seed, job.state, *measured, job.folder, job.reason]
+
+
+def plain(value: Any) -> Any:
+    """Returns a swept value unrounded; null, true and lists as a user would type them."""
+    return value if isinstance(value, str | float) else value_text(value)
+
+
+def cell(value: Any) -> Any:
+    if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") and as_number(value) is None:
+        return f"'{value}"
+    return value

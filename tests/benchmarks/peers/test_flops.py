@@ -46,8 +46,8 @@ def test_they_are_those_by_which_distft_says_its_own_mfu():
     import numpy as np
 
     from benchmarks.peers.flops import useful_flops
+    from distft.models.build import architecture, skeleton
     from distft.models.flops import Flops
-    from distft.models.skeleton import architecture, skeleton
 
     own = Flops.of(skeleton(architecture(None, FACTS), "sdpa")).of_rows(np.array([32, 500]), np.array([5, 7]))
     assert [useful_flops(FACTS, 32, 5), useful_flops(FACTS, 500, 7)] == pytest.approx((3 * own).tolist(), rel=1e-12)

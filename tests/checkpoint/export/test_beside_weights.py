@@ -9,15 +9,9 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
-from distft.checkpoint.export.beside_weights import (
-    own_template,
-    stop_ids,
-    write_config,
-    write_generation,
-    write_tokenizer,
-)
-from distft.data.tokenizers import CHATML, byte_tokenizer
-from distft.models.skeleton import skeleton
+from distft.data.tokenize import CHATML, byte_tokenizer
+from distft.export.huggingface import own_template, stop_ids, write_config, write_generation, write_tokenizer
+from distft.models.build import skeleton
 from tests.train_cases import tiny_model
 from tests.trained import MAIN, MODELS
 

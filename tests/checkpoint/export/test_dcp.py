@@ -10,8 +10,8 @@ import torch
 import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 
-from distft.checkpoint.export.dcp import write_dcp
-from distft.checkpoint.read import Checkpoint
+from distft.checkpoint.load import Checkpoint
+from distft.export.dcp import write_dcp
 from distft.optim.groups import decay_groups
 from tests.strategies.reference import dense
 from tests.train_cases import ADAMW, tiny_model

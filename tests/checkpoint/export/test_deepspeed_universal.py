@@ -8,8 +8,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from distft.checkpoint.export.deepspeed_universal import write_deepspeed_universal
-from distft.checkpoint.read import Checkpoint
+from distft.checkpoint.load import Checkpoint
+from distft.export.deepspeed_universal import write_deepspeed_universal
 from distft.optim.groups import decay_groups
 from tests.ranks import run_ranks
 from tests.strategies.reference import dense

@@ -7,13 +7,11 @@ from typing import Any
 import pytest
 import torch
 
-from distft.checkpoint.export.dcp import write_dcp
-from distft.checkpoint.export.deepspeed_universal import write_deepspeed_universal
-from distft.checkpoint.export.folder import whole_or_nothing
-from distft.checkpoint.export.huggingface import write_huggingface
-from distft.checkpoint.export.weights import TrainedWeights
-from distft.checkpoint.read import Checkpoint
-from distft.models.fresh import FreshWeights
+from distft.checkpoint.load import Checkpoint
+from distft.export.dcp import write_dcp
+from distft.export.deepspeed_universal import write_deepspeed_universal
+from distft.export.huggingface import TrainedWeights, whole_or_nothing, write_huggingface
+from distft.models.init import FreshWeights
 from distft.optim.groups import decay_groups
 from tests.train_cases import tiny_model
 from tests.trained import MAIN, checkpoint_of

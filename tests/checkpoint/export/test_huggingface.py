@@ -9,11 +9,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from distft.checkpoint.export.huggingface import verify, write_huggingface
-from distft.checkpoint.export.weights import TrainedWeights
+from distft.checkpoint.load import Checkpoint
 from distft.checkpoint.probe import PROBE
-from distft.checkpoint.read import Checkpoint
-from distft.models.fresh import FreshWeights
+from distft.export.huggingface import TrainedWeights, verify, write_huggingface
+from distft.models.init import FreshWeights
 from tests.train_cases import tiny_model
 from tests.trained import KEYS, LORA, LORA_KEYS, MAIN, Key, checkpoint_of
 
@@ -93,7 +92,7 @@ def test_merged_adapters_are_a_whole_model(key: Key, trained: Any, tmp_path: Pat
 
 
 def test_a_big_model_is_cut_into_files_with_an_index(trained: Any, tmp_path: Path, monkeypatch: Any) -> None:
-    monkeypatch.setattr("distft.checkpoint.export.huggingface.FILE_BYTES", 100_000)
+    monkeypatch.setattr("distft.export.huggingface.FILE_BYTES", 100_000)
     checkpoint = Checkpoint(checkpoint_of(trained["fsdp", MAIN, 2, 2]))
     write_huggingface(weights_of(checkpoint, MAIN), torch.float32, tmp_path / "final")
     assert len(list((tmp_path / "final").glob("model-*-of-*.safetensors"))) > 3

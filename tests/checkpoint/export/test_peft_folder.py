@@ -9,12 +9,12 @@ import torch
 from peft import AutoPeftModelForCausalLM
 from safetensors.torch import load_file, save_file
 
-from distft.checkpoint.export.peft_folder import verify, write_peft
-from distft.checkpoint.export.weights import TrainedWeights
+from distft.checkpoint.load import Checkpoint
 from distft.checkpoint.probe import read_probe
-from distft.checkpoint.read import Checkpoint
-from distft.models.fresh import FreshWeights
-from distft.models.tuning import Lora
+from distft.export.huggingface import TrainedWeights
+from distft.export.peft import verify, write_peft
+from distft.models.adapters import Lora
+from distft.models.init import FreshWeights
 from tests.strategies.reference import dense
 from tests.train_cases import tiny_model
 from tests.trained import LORA, LORA_KEYS, MAIN, Key, checkpoint_of

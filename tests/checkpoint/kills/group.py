@@ -15,10 +15,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from distft.checkpoint.keep import Retention
-from distft.checkpoint.saver import Saver
-from distft.checkpoint.snapshot import Snapshot
-from distft.runtime.parent import die_with_parent
+from distft.checkpoint.retention import Retention
+from distft.checkpoint.save import Saver, Snapshot
+from distft.runtime.process import die_with_parent
 from distft.runtime.process_group import World
 from tests.checkpoint.counted import Counted
 

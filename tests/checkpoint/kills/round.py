@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from glob import glob
 from pathlib import Path
 
-from distft.checkpoint.format import MANIFEST, rank_file, step_dir
-from distft.checkpoint.index import read_index
-from distft.runtime.parent import start_bound
+from distft.checkpoint.format import MANIFEST, rank_file, read_index, step_dir
+from distft.runtime.process import start_bound
 from tests.checkpoint.kills.group import STATE, Life
 
 SECONDS = 0.6  # a kill comes within these: several saves

@@ -6,11 +6,9 @@ from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
 
-from distft.checkpoint.commit import begin
-from distft.checkpoint.format import step_dir
-from distft.checkpoint.index import INDEX, read_index
-from distft.checkpoint.read import Checkpoint
-from distft.checkpoint.resume import find
+from distft.checkpoint.format import INDEX, read_index, step_dir
+from distft.checkpoint.load import Checkpoint, find
+from distft.checkpoint.retention import begin
 from distft.runtime.process_group import World
 from tests.checkpoint.counted import is_whole
 from tests.checkpoint.power.disk import Tree

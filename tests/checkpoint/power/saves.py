@@ -10,9 +10,8 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from distft.checkpoint.keep import Retention
-from distft.checkpoint.saver import Saver
-from distft.checkpoint.snapshot import Snapshot
+from distft.checkpoint.retention import Retention
+from distft.checkpoint.save import Saver, Snapshot
 from distft.runtime.process_group import World, process_group
 from tests.checkpoint.counted import Counted
 

@@ -1,6 +1,6 @@
 import pytest
 
-from distft.data.choose import Format, load_format
+from distft.data.formats import Format, load_format
 
 ROW = {"instruction": "Add.", "input": "2, 3", "output": "5"}
 RENAMED = load_format("prompt_completion", {"prompt": "instruction", "completion": "output"})

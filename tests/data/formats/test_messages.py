@@ -2,8 +2,8 @@ from typing import Any
 
 import pytest
 
-from distft.data.choose import load_format
 from distft.data.example import BadField
+from distft.data.formats import load_format
 
 FORMAT = load_format("messages", {})
 SHAREGPT = load_format("messages", {"messages": "conversations", "role": "from", "content": "value"})

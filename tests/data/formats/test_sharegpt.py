@@ -1,7 +1,7 @@
 import pytest
 
-from distft.data.choose import load_format
 from distft.data.example import BadField
+from distft.data.formats import load_format
 
 FORMAT = load_format("sharegpt", {})
 TURNS = [{"from": "human", "value": "hi"}, {"from": "gpt", "value": "hello", "weight": 0}]

@@ -1,4 +1,4 @@
-from distft.data.choose import load_format
+from distft.data.formats import load_format
 
 
 def test_the_whole_text_is_trained():

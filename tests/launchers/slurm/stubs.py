@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from distft.launchers.slurm import ask
+from distft.launchers.slurm import commands
 
 RECORDED = Path(__file__).with_name("recorded")  # what programs of SLURM 22.05.8 printed on the practice cluster
 
@@ -16,7 +16,7 @@ def only_path(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder.mkdir(exist_ok=True)
     monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
     for name in ("SECONDS_OF_COMMAND", "SECONDS_OF_JOB", "_SECONDS_BETWEEN_QUESTIONS"):
-        monkeypatch.setattr(ask, name, 0.0)  # a controller that is away stays so, unless a test says otherwise
+        monkeypatch.setattr(commands, name, 0.0)  # a controller that is away stays so, unless a test says otherwise
 
 
 def stub(folder: Path, name: str, script: str) -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from distft.launchers.slurm import ask
-from distft.launchers.slurm.ask import JobState, Partition, SlurmError, job_state, partitions, seconds
+from distft.launchers.slurm import commands
+from distft.launchers.slurm.commands import JobState, Partition, SlurmError, job_state, partitions, seconds
 from tests.launchers.slurm.stubs import RECORDED, calls, only_path, stub, stub_recorded
 
 
@@ -94,7 +94,7 @@ def test_a_jobs_state_is_what_a_real_scontrol_says(recorded: str, expected: JobS
 
 
 def test_a_job_that_was_never_queued_has_no_time_of_it():
-    assert ask.moment("Unknown") is None and ask.moment("") is None
+    assert commands.moment("Unknown") is None and commands.moment("") is None
 
 
 def test_a_forgotten_job_is_unknown_and_not_alive(programs: Path):
@@ -114,23 +114,23 @@ def test_any_other_refusal_is_an_error_with_slurms_last_words(programs: Path):
 
 
 def test_silence_is_told_from_a_refusal_and_is_asked_again(programs: Path, monkeypatch: pytest.MonkeyPatch, capsys):
-    monkeypatch.setattr(ask, "_SECONDS_TO_ANSWER", 0.3)
+    monkeypatch.setattr(commands, "_SECONDS_TO_ANSWER", 0.3)
     silences = ["echo 'Unable to contact slurm controller (connect failure)' >&2; exit 1", "exec sleep 20", "exit 0"]
     silences += [f"echo '{said}' >&2; exit 1" for said in ("Socket timed out", "Unexpected message received for job 7")]
     for silence in silences:
         stub(programs, "scontrol", silence)
-        with pytest.raises(ask.NoAnswer):
+        with pytest.raises(commands.NoAnswer):
             job_state("7")
     stub(programs, "scontrol", "echo 'Access/permission denied' >&2; exit 1")
     with pytest.raises(SlurmError) as caught:
-        ask.patiently(lambda: job_state("7"), 60)
-    assert not isinstance(caught.value, ask.NoAnswer) and len(calls(programs, "scontrol")) == len(silences) + 1
+        commands.patiently(lambda: job_state("7"), 60)
+    assert not isinstance(caught.value, commands.NoAnswer) and len(calls(programs, "scontrol")) == len(silences) + 1
     there = programs / "answers"
     stub(
         programs, "scontrol", f"if [ -f {there} ]; then cat {RECORDED / 'running.txt'}; else touch {there}; exit 1; fi"
     )
-    monkeypatch.setattr(ask, "is_silence", lambda _: True)
-    assert ask.patiently(lambda: job_state("7"), 60).name == "RUNNING"
+    monkeypatch.setattr(commands, "is_silence", lambda _: True)
+    assert commands.patiently(lambda: job_state("7"), 60).name == "RUNNING"
     assert "SLURM does not answer, asking again for 60 s" in capsys.readouterr().err
 
 
@@ -138,7 +138,7 @@ def test_a_machine_without_the_programs_is_told_from_a_silent_controller(
     programs: Path, monkeypatch: pytest.MonkeyPatch
 ):
     stub(programs, "sinfo", "exec sleep 20")
-    monkeypatch.setattr(ask, "_SECONDS_TO_ANSWER", 0.3)
+    monkeypatch.setattr(commands, "_SECONDS_TO_ANSWER", 0.3)
     with pytest.raises(SlurmError, match=r"sinfo gave no answer in .* s: is slurmctld up\?"):
         partitions()
     stub(programs, "sinfo", "echo 'sinfo: error: cannot stat file /x/slurm.conf' >&2; exec sleep 20")
@@ -146,14 +146,14 @@ def test_a_machine_without_the_programs_is_told_from_a_silent_controller(
         partitions()
     monkeypatch.setenv("PATH", str(programs))
     with pytest.raises(SlurmError, match="squeue is not on PATH: this machine is no login node of a cluster"):
-        ask.seconds_left("7")
+        commands.seconds_left("7")
 
 
 def test_the_time_left_and_a_nodes_address_are_read(programs: Path):
     stub(programs, "squeue", "echo 0:58")
-    assert ask.seconds_left("7") == 58
+    assert commands.seconds_left("7") == 58
     stub_recorded(programs, "scontrol", "node.txt")
-    assert ask.node_address("n1") == "127.0.0.1"
+    assert commands.node_address("n1") == "127.0.0.1"
 
 
 def test_questions_from_inside_a_job_are_asked_as_from_outside(programs: Path, monkeypatch: pytest.MonkeyPatch):
@@ -161,5 +161,5 @@ def test_questions_from_inside_a_job_are_asked_as_from_outside(programs: Path, m
         monkeypatch.setenv(name, "7")
     monkeypatch.setenv("SLURM_CONF", "/x/slurm.conf")
     stub(programs, "squeue", "env | grep -E '^(SLURM|SBATCH)_'")
-    assert ask.slurm("squeue").split() == ["SLURM_CONF=/x/slurm.conf"]
+    assert commands.slurm("squeue").split() == ["SLURM_CONF=/x/slurm.conf"]
     assert "SLURM_JOB_ID" in os.environ

@@ -11,12 +11,11 @@ from pathlib import Path
 import pytest
 
 from distft.config.errors import ConfigError, Unavailable
+from distft.launch.stages import find
 from distft.launchers.local import Local
-from distft.launchers.slurm import ask
-from distft.launchers.slurm.launcher import Slurm
-from distft.launchers.slurm.script import script_of
+from distft.launchers.slurm import commands
+from distft.launchers.slurm.launcher import Slurm, script_of
 from distft.run import RunFolder, read_json
-from distft.stages import find
 from tests.launchers.slurm.frozen import freeze
 from tests.launchers.slurm.stubs import calls, only_path, stub, stub_recorded
 
@@ -171,10 +170,10 @@ def test_a_job_whose_submission_got_no_answer_is_looked_for_before_another(
     stub(programs, "squeue", f"echo '9 /elsewhere/submission.sh'; echo '12 {scripts}/submission_file_1.sh'")
     handle = Slurm().find(run.path)
     assert handle is not None and handle.job == "12"
-    monkeypatch.setattr(ask, "SECONDS_OF_COMMAND", 60.0)
+    monkeypatch.setattr(commands, "SECONDS_OF_COMMAND", 60.0)
     [handle] = Slurm().submit([run.path])
     assert handle.job == "12" and len(calls(programs, "sbatch")) == 2, "once each, and no third"
     stub(programs, "squeue", "true")
-    monkeypatch.setattr(ask, "SECONDS_OF_COMMAND", 0.0)
+    monkeypatch.setattr(commands, "SECONDS_OF_COMMAND", 0.0)
     run.job.write_text(json.dumps({"job": None, "scripts": str(scripts)}))
     assert Slurm().find(run.path) is None

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from distft.launchers.slurm.ask import Partition
-from distft.launchers.slurm.refuse import look_up, partition_of, reasons
+from distft.launchers.slurm.commands import Partition
+from distft.launchers.slurm.launcher import look_up, partition_of, reasons
 from tests.launchers.slurm.stubs import only_path, stub
 
 GPU = Partition("gpu", True, 2 * 86400, 4, 64, 8, True)

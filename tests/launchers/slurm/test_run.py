@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from distft.config.errors import Unavailable
-from distft.launchers.slurm import run as module
-from distft.launchers.slurm.run import SlurmRun, read_job
+from distft.launchers.slurm import job as module
+from distft.launchers.slurm.job import SlurmRun, read_job
 from distft.run import RunFolder, state_in_words
 from tests.launchers.slurm.stubs import RECORDED, calls, only_path, stub, stub_recorded
 

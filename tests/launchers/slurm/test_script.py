@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from distft.launchers.slurm.launcher import read_fabric
-from distft.launchers.slurm.script import Environment, exported, script_of, setup, write_script
+from distft.launchers.slurm.launcher import Environment, exported, read_fabric, script_of, setup, write_script
 from distft.paths import shipped_dir
 from distft.run import RunFolder
 from tests.launchers.slurm.frozen import freeze
@@ -54,8 +53,8 @@ def test_every_folder_name_reaches_the_programs_as_it_is(name: str, tmp_path: Pa
     assert (done.returncode, done.stderr) == (0, "")
     path = str(run.path)
     assert calls(programs, "python") == [
-        ["-m", "distft.job", "begin", path],
-        ["-m", "distft.job", "end", path, "0"],
+        ["-m", "distft.launch.job", "begin", path],
+        ["-m", "distft.launch.job", "end", path, "0"],
     ]
     [srun] = calls(programs, "srun")
     assert srun == [
@@ -68,7 +67,7 @@ def test_how_srun_ended_is_told_to_the_end_of_the_job(tmp_path: Path, programs: 
     run = RunFolder(tmp_path)
     write_script(run, {}, Environment())
     assert run_script(run, SRUN_ENDS="143").returncode == 0
-    assert calls(programs, "python")[-1] == ["-m", "distft.job", "end", str(tmp_path), "143"]
+    assert calls(programs, "python")[-1] == ["-m", "distft.launch.job", "end", str(tmp_path), "143"]
 
 
 def test_a_job_that_cannot_begin_starts_no_rank(tmp_path: Path, programs: Path):

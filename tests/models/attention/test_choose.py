@@ -9,7 +9,7 @@ import torch
 from transformers import AutoConfig
 
 from distft.models.attention.choose import SDPA, Documents, Machine, Traits, anywhere, choose, enabled_sdpa, in_force
-from distft.models.skeleton import skeleton
+from distft.models.build import skeleton
 from tests.train_cases import tiny_model
 
 BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32

@@ -3,8 +3,7 @@
 import pytest
 import torch
 
-from distft.models.attention.compiled import documents_attention
-from distft.models.attention.sdpa import documents_sdpa
+from distft.models.attention.sdpa import documents_attention, documents_sdpa
 
 LENGTHS = (7, 40, 1, 21)
 HEADS, GROUPS, SIZE = 6, 2, 16

@@ -11,8 +11,8 @@ from transformers import BloomConfig
 from distft.data.batches import Batch, make_batch
 from distft.data.shards import Row
 from distft.models.attention.choose import check_separable, choose
-from distft.models.fresh import FreshWeights
-from distft.models.skeleton import architecture, skeleton
+from distft.models.build import architecture, skeleton
+from distft.models.init import FreshWeights
 from distft.paths import conf_dir
 
 MODELS = sorted(path.stem for path in (conf_dir() / "model").glob("*.yaml"))

@@ -7,8 +7,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from distft.report.curves import PAPER
-from distft.report.sweep.drawings import draw_curves, draw_key, window
-from distft.report.sweep.parallel import draw_parallel
+from distft.report.sweep.drawings import draw_curves, draw_key, draw_parallel, window
 from distft.report.sweep.settings import rank
 from tests.report.sweep.conftest import Run, of_seeds
 

@@ -4,8 +4,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from distft.report.curves import PAPER
-from distft.report.sweep.drawings import window
-from distft.report.sweep.parallel import draw_parallel, short_keys
+from distft.report.sweep.drawings import draw_parallel, short_keys, window
 from distft.report.sweep.settings import rank
 from tests.report.sweep.conftest import Run
 

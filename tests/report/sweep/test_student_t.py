@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from distft.report.sweep.student_t import quantile
+from distft.report.sweep.settings import quantile
 
 # Two-sided 95 % and 99 %, as tables of Student's distribution print them.
 TABLE = [

@@ -3,7 +3,7 @@
 import csv
 from pathlib import Path
 
-from distft.report.sweep.table import write_table
+from distft.report.sweep.page import write_table
 from tests.report.sweep.conftest import Run
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from distft.report.sweep.values import Scale, loss_text, number_text, shortened, value_text
+from distft.report.sweep.jobs import Scale, loss_text, number_text, shortened, value_text
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,193 @@
+"""The preflight of a job: a run of its own in RUN/preflight, by as many ranks as the run has, and what comes of it.
+
+Trap: SLURM takes the nodes of a job that is to leave one out only by queueing it again, and lets its excluded nodes be
+changed only while it is queued. So it is queued again first and changed then; the start of a queued job takes longer.
+"""
+
+import signal
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from statistics import median
+from typing import Any
+
+import yaml
+
+from distft.config.errors import Unavailable
+from distft.config.machines import node_range
+from distft.launchers.slurm import commands
+from distft.launchers.slurm.commands import SlurmError, patiently, slurm
+from distft.launchers.slurm.launcher import look_up
+from distft.run import RunFolder, read_json, write_json
+
+LEAST_OF_ACCELERATOR = 0.8  # of the other nodes' median: nobody else uses it
+LEAST = 0.5  # of what others may use at the same time: cores, memory of the host, disks, the network
+MOST_SKEW_SECONDS = 10.0
+UNITS = {
+    "matrix product": "GFLOP/s",
+    "memory": "GiB/s",
+    "disk": "MiB/s",
+    "all-reduce in the node": "GiB/s",
+    "all-reduce with a neighbour": "GiB/s",
+}
+_PAIRS = "all-reduce with a neighbour"
+
+
+@dataclass(frozen=True)
+class Node:
+    """What was measured on one node."""
+
+    name: str
+    rates: Mapping[str, float]  # what of UNITS -> rate of its slowest process
+    clock: float  # seconds, told by all nodes at one moment
+    troubles: Sequence[str] = ()  # of its GPUs, after which no job belongs there
+    notes: Sequence[str] = ()  # of its GPUs, worth a look
+    pairs: Mapping[str, float] = field(default_factory=dict)  # other node -> GiB/s of an all-reduce with it
+    on_accelerator: bool = False
+
+
+@dataclass(frozen=True)
+class Outlier:
+    """A node that no job belongs on, and why."""
+
+    node: str
+    why: str
+
+
+def outliers(nodes: Sequence[Node]) -> list[Outlier]:
+    """Returns the nodes that are no like the others; one node alone has none to be held to but its GPUs' own words."""
+    found = [Outlier(node.name, why) for node in nodes for why in node.troubles]
+    return list(dict.fromkeys([*found, *_slow(nodes), *_cut_off(nodes), *_out_of_time(nodes)]))
+
+
+def _slow(nodes: Sequence[Node]) -> Iterator[Outlier]:
+    for what in UNITS:
+        for node in nodes:
+            others = [other.rates[what] for other in nodes if other is not node and what in other.rates]
+            if what not in node.rates or not others:
+                continue
+            least = LEAST_OF_ACCELERATOR if node.on_accelerator and what in ("matrix product", "memory") else LEAST
+            rate, usual = node.rates[what], median(others)
+            if rate < least * usual:
+                yield Outlier(node.name, f"{what}: {rate:.3g} {UNITS[what]}, the others {usual:.3g}")
+
+
+def _cut_off(nodes: Sequence[Node]) -> Iterator[Outlier]:
+    """Yields the nodes with which every pair is slow. A single slow pair may be either's fault, or the path's."""
+    for node in nodes:
+        rest = [rate for other in nodes for name, rate in other.pairs.items() if node.name not in (other.name, name)]
+        if node.pairs and rest and max(node.pairs.values()) < LEAST * median(rest):
+            best = max(node.pairs.values())
+            yield Outlier(node.name, f"{_PAIRS}: {best:.3g} {UNITS[_PAIRS]} at best, the others {median(rest):.3g}")
+
+
+def _out_of_time(nodes: Sequence[Node]) -> Iterator[Outlier]:
+    for node in nodes:
+        others = [other.clock for other in nodes if other is not node]
+        if others and abs(apart := node.clock - median(others)) > MOST_SKEW_SECONDS:
+            yield Outlier(
+                node.name, f"its clock is {abs(apart):.0f} s {'ahead of' if apart > 0 else 'behind'} the others"
+            )
+
+
+_WORK = "distft.doctor.preflight_node.work"
+_HANG_SECONDS = 120.0  # a rank may wait so long for its libraries, where all nodes read them at once
+
+
+def folder_of(run: RunFolder) -> RunFolder:
+    return RunFolder(run.path / "preflight")
+
+
+def make_ready(run: RunFolder, job_start: str) -> bool:
+    """Freezes the preflight of this start of a job where one is due; returns whether it is.
+
+    job_start: tells one start of a job from the next, which may be on other nodes.
+    """
+    flight, launcher = folder_of(run), run.read_config()["launcher"]
+    flight.plan.unlink(missing_ok=True)  # the job's script looks for it
+    if not launcher.get("preflight", False) or run.read_status().get("preflight") == job_start:
+        return False
+    (flight.path / "figures.json").unlink(missing_ok=True)
+    flight.path.mkdir(exist_ok=True)
+    limits = {"hang_seconds": _HANG_SECONDS, "hang_seconds_outside": _HANG_SECONDS}
+    config = {"work": _WORK, "trust": [], "train": {"deterministic": False}, "launcher": limits}
+    flight.config.write_text(yaml.safe_dump(config))
+    attempt = flight.read_status()["attempt"] + 1
+    flight.write_status(state="pending", attempt=attempt, exit_code=None, error=None, began=time.time())
+    flight.write_plan(run.read_plan())
+    run.write_status(preflight=job_start)
+    return True
+
+
+def conclude(run: RunFolder, job: str, names: list[str]) -> bool:
+    """Judges what was measured, tells it, and returns whether the job is queued again without the nodes at fault.
+
+    names: of the job's nodes, in SLURM's order. That is done once for a run; the second time it goes on as it is.
+    """
+    flight, status = folder_of(run), run.read_status()
+    found = _found(flight, names)
+    told = {"seconds": time.time() - flight.read_status()["began"], "job": job, "nodes": list(names)}
+    told |= {"outliers": [asdict(each) for each in found], "figures": _figures(flight)}
+    write_json(run.path / "preflight.json", told)
+    _say(f"preflight of {', '.join(names)} in {told['seconds']:.0f} s: {_words(found)}")
+    for node in told["figures"]:
+        for note in node["notes"]:
+            _say(f"preflight: {node['name']}: {note}")
+    if not found:
+        return False
+    bad = sorted({each.node for each in found})
+    excluded = sorted({*run.read_config()["launcher"].get("exclude", []), *bad})
+    if reason := _must_stay(run, status, excluded):
+        _say(f"preflight: the run goes on with {', '.join(bad)}: {reason}")
+        return False
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # comes as soon as the job is queued again
+    run.write_status(excluded=bad)
+    try:
+        left_out = f"ExcNodeList={','.join(excluded)}"
+        for command in (("requeue", job), ("update", f"JobId={job}", left_out)):
+            patiently(partial(slurm, "scontrol", *command), commands.SECONDS_OF_JOB)
+    except SlurmError as error:
+        _say(f"preflight: SLURM would not leave out {', '.join(bad)}: {error}")
+        return False
+    _say(f"preflight: job {job} is queued again without {', '.join(bad)}")
+    return True
+
+
+def _found(flight: RunFolder, names: list[str]) -> list[Outlier]:
+    """Returns the nodes at fault by their figures; where there are none, the node whose rank has failed first."""
+    if figures := _figures(flight):
+        return outliers([Node(**each) for each in figures])
+    error: dict[str, Any] = flight.read_status()["error"] or {}
+    if error.get("rank") is None:
+        _say(f"preflight: nothing was measured: {error.get('message', 'no rank came to its end')}")
+        return []
+    node = error["rank"] // flight.read_plan().processes_per_node
+    return [Outlier(names[node], f"{error['type']}: {str(error['message']).splitlines()[0]}")]
+
+
+def _figures(flight: RunFolder) -> list[dict[str, Any]]:
+    file = flight.path / "figures.json"
+    return read_json(file) if file.is_file() else []
+
+
+def _must_stay(run: RunFolder, status: Mapping[str, Any], excluded: Sequence[str]) -> str:
+    """Returns why the job cannot be queued again without some nodes, nothing when it can."""
+    if status.get("excluded"):
+        return "it was queued again once already"
+    launcher = run.read_config()["launcher"]
+    fewest, _ = node_range(launcher["nodes"])
+    try:
+        there = look_up(launcher.get("partition")).nodes - len(excluded)
+    except (ValueError, Unavailable) as error:
+        return str(error)
+    return f"{there} other nodes are left in the partition, {fewest} are needed" if there < fewest else ""
+
+
+def _words(found: Sequence[Outlier]) -> str:
+    return "; ".join(f"{each.node}: {each.why}" for each in found) or "they are like each other"
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

@@ -1,0 +1,167 @@
+"""One run from its command line to its exit code; with -m a sweep of them.
+
+Compose, check, prepare, plan, freeze, submit, follow, export, report.
+Trap: this process may wait for days on a login node, so it imports neither torch nor transformers;
+what needs them runs as an own process that cannot outlive this one.
+"""
+
+import signal
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from distft.config.command import command, help_text
+from distft.config.compose import compose
+from distft.config.errors import ConfigError
+from distft.config.overrides import MULTIRUN
+from distft.launch.frozen import kept_rows
+from distft.launch.history import check_config, check_followed, is_done
+from distft.launch.restarts import restarting
+from distft.launch.stages import (
+    check_devices,
+    check_exported,
+    check_writable,
+    find,
+    freeze,
+    go_on_in_background,
+    going_on,
+    make_part,
+    prepare_and_plan,
+    refuse_secrets,
+    submit,
+    with_name,
+    write_results,
+)
+from distft.launchers.contract import Handle, Launcher, Outcome
+from distft.launchers.follow import follow
+from distft.paths import without_number
+from distft.plan.show import what_ends
+from distft.report.facts import exported
+from distft.run import BY_YOU, FINISHED, RunFolder
+from distft.runtime.disk import alone
+from distft.runtime.errors import FINAL
+from distft.sweep.multirun import multirun
+from distft.trackers.contract import Guarded, Tracker
+from distft.trackers.terminal import Terminal, screen, summary
+
+OWN = [(" or ".join(MULTIRUN), "a sweep: a run for each value, KEY=A,B,C, and a table of them at the end")]
+
+
+def main(overrides: list[str]) -> int:
+    """Returns the run's exit code: 0 done, 75 preempted (the same command continues it), 1 failed."""
+    config = compose(overrides, kept=kept_rows)
+    refuse_secrets(config)
+    launcher, tracker = make_part(config, "launcher"), make_part(config, "tracker")
+    run, config = with_name(config)
+    check_writable(run.path.parent)
+    check_devices(config)
+    config, own = going_on(run, config)
+    check_config(run, config)
+    handle = find(launcher, run)  # of an earlier launch, or another machine's
+    if handle is not None:
+        check_followed(run, config, handle.name)
+    if is_done(run, config):
+        check_exported(run, config)
+    plan = None if handle or is_done(run, config) else prepare_and_plan(run, config, overrides, own)
+    with alone(run.path / ".lock") as held:
+        if not held and handle is None:
+            raise ConfigError([f"name={run.path.name}: another launch is busy with {run.path}. Try: another name"])
+        check_config(run, config)  # it may have come into being meanwhile
+        if plan is not None and not is_done(run, config):
+            freeze(run, config, plan, overrides)
+            alone_from_here = not launcher.wait and not launcher.outlives_launch
+            if alone_from_here and go_on_in_background(run.path, run.logs / "launch.log", f"touch {run.stop}"):
+                return 0
+            [handle] = submit(launcher, [run])
+            handle = restarting(handle, run, config)
+        if handle is not None and not launcher.wait and launcher.outlives_launch:
+            print(f"{run.path} is {handle.name}. {how_to_go_on(run)}")
+            return 0
+        if handle is not None:
+            outcome = supervise(run, handle, launcher, tracker)
+            if outcome.state not in FINISHED:
+                return tell_end(run, outcome)
+            if handle.is_part:
+                return 0
+        return finish(run, config.values["export"])
+
+
+def supervise(run: RunFolder, handle: Handle, launcher: Launcher, tracker: Tracker | None) -> Outcome:
+    """Follows one submitted run to its end, shown on the terminal and fed to the tracker."""
+    plan, console = run.read_plan(), screen(sys.stderr)
+    logs = run.rank_log(run.read_status()["attempt"], 0).parent
+    limit = what_ends(plan, run.read_config()["train"])
+    console.print(
+        f"{run.path}: {plan.steps} steps{limit}, {plan.world} process{'es' * (plan.world > 1)}, logs in {logs}"
+    )
+    watchers = (Terminal(console), Guarded(tracker))
+    for watcher in watchers:
+        watcher.start(run)
+    outcome = Outcome("failed")
+    try:
+        leaves = is_left_alone if launcher.outlives_launch else lambda _: False
+        grace, logs_of = launcher.grace_seconds, [each.log for each in watchers]
+        outcome = follow(run, handle, grace, logs_of, console.print, leaves)
+    finally:
+        for watcher in watchers:
+            watcher.finish(outcome.state)
+    return outcome
+
+
+def is_left_alone(cause: signal.Signals) -> bool:
+    """Tells whether a signal to this process leaves a job that outlives it alone: unless the user says otherwise."""
+    if cause != signal.SIGINT or not (sys.stdin.isatty() and sys.stderr.isatty()):
+        return True
+    try:
+        answer = input("\nShall the job save and stop? Otherwise it goes on without this command. [y/N] ")
+    except EOFError:
+        answer = ""
+    return not answer.strip().lower().startswith("y")
+
+
+def how_to_go_on(run: RunFolder) -> str:
+    return f"The same command, with name={run.path.name}, follows it. Save and stop it: touch {run.stop}"
+
+
+def tell_end(run: RunFolder, outcome: Outcome) -> int:
+    """Tells why a run is not done, the culprit in the last lines; returns its exit code."""
+    console = screen(sys.stderr)
+    if outcome.state in ("pending", "running"):
+        console.print(f"{run.path} goes on. {how_to_go_on(run)}")
+    if outcome.state == "preempted":
+        by = told if (told := run.read_status()["reason"] or "").startswith(BY_YOU) else f"({told})" * bool(told)
+        stopped = f"saved and stopped {by}".strip()
+        console.print(f"{run.path}: {stopped}. The same command, with name={run.path.name}, continues it.")
+    if outcome.error:
+        is_plain = outcome.error["type"] in FINAL  # its message says all
+        lines = [] if is_plain else outcome.error["traceback"].splitlines()[-12:]
+        who = "the run" if outcome.error["rank"] is None else f"rank {outcome.error['rank']}"
+        first, *_ = outcome.error["message"].strip().splitlines() or [""]
+        lines += [f"{run.path.name} failed: {who} on {outcome.error['host']}: {outcome.error['type']}: {first}"]
+        lines += [f"at  {outcome.error['where']}"] if outcome.error["where"] and not is_plain else []
+        lines += [f"log {outcome.error['log'] or run.logs}"]
+        console.print("\n".join(lines))
+    return outcome.exit_code
+
+
+def finish(run: RunFolder, export: Mapping[str, Any]) -> int:
+    """Exports, where that is wanted, and reports a finished run, and prints its summary; 1 when one of both failed."""
+    is_done = write_results(run, export=export)
+    screen(sys.stdout).print(summary(run, exported(run, {"export": export})))
+    return 0 if is_done else 1
+
+
+def launch(arguments: list[str]) -> int:
+    """Returns the exit code of the run or sweep; 1 when a file cannot be written, 128 + a signal before the start."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
+    overrides = [each for each in arguments if each not in MULTIRUN]
+    try:
+        return main(overrides) if len(overrides) == len(arguments) else multirun(overrides)
+    except OSError as error:
+        screen(sys.stderr).print(f"distft: {without_number(error)}")
+        return 1
+
+
+if __name__ == "__main__":
+    command(launch, help=help_text("launch", OWN))

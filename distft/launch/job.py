@@ -1,0 +1,231 @@
+"""A batch job around its ranks: `python -m distft.launch.job begin RUN` before them, `... end RUN CODE` after them, and
+`... checked RUN` after a preflight, which comes between.
+
+It is what a scheduler starts again after a preemption, a time limit or a lost node, with as many nodes as there are
+then. So each start counts an attempt up, and plans the same steps for the nodes it has.
+"""
+
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from distft import goodput
+from distft.config import Config, ConfigError, read_config
+from distft.config.machines import node_range
+from distft.config.rules import broken_rules
+from distft.config.rules.contract import Facts
+from distft.data.order import Base, base_of
+from distft.doctor.preflight import conclude, make_ready
+from distft.launch.history import resumed
+from distft.launch.restarts import CannotBegin, check_progress, may_begin_again, note, saved_step, told
+from distft.launch.stages import write_results
+from distft.launchers.contract import Outcome
+from distft.launchers.outcome import note_end, write_outcome
+from distft.launchers.slurm import commands
+from distft.launchers.slurm.commands import JobState, SlurmError, is_silence, job_state, patiently, seconds_left, slurm
+from distft.launchers.slurm.job import BY_SCANCEL, read_job
+from distft.launchers.slurm.node import BY_SCHEDULER
+from distft.plan import make_plan
+from distft.run import EXIT_AGAIN, EXIT_PREEMPTED, FINISHED, Plan, RunFolder, write_json
+from distft.runtime import stop
+from distft.runtime.errors import Failure
+from distft.runtime.logs import last_lines
+
+_SECONDS_OF_SLACK = 30  # SLURM acts on time limits by a tick of about so long
+
+
+class Taken(RuntimeError):
+    """Another job has the run, whose folder is its own; the message says which."""
+
+
+def begin(run: RunFolder) -> int:
+    """Makes the run's folder ready for one start of its ranks, and prints on how many nodes they run."""
+    job = this_job(os.environ)
+    config = read_config(run)
+    check_alone(run, job)
+    plan = for_nodes(run.read_plan(), run, config, int(os.environ["SLURM_JOB_NUM_NODES"]))
+    status = {"starts": [], "timeouts": 0} | run.read_status()
+    again = status.get("begun") == status["attempt"]  # else a launch has counted it up, and all may be mended
+    before = status["starts"] if again else []
+    starts = check_progress(run, config, status["attempt"], before, run.logs / "slurm.out")
+    attempt, timeouts = status["attempt"] + again, status["timeouts"] if again else 0
+    run.write_plan(plan)
+    stop.clear(run)
+    own = {"begun": attempt, "starts": starts, "timeouts": timeouts}
+    own["restarts"] = status.get("restarts", 0) if again else 0
+    run.write_status(state="pending", attempt=attempt, exit_code=None, error=None, **own)
+    write_json(run.job, {"job": job, "attempt": attempt, "time": time.time()})
+    goodput.note(run, "begun", attempt, queued=queued_at(job))
+    nodes = os.environ["SLURM_JOB_NODELIST"]
+    make_ready(run, f"{job}.{os.environ.get('SLURM_RESTART_COUNT', '0')}")
+    print(
+        f"job {job}, attempt {attempt}: {plan.nodes} x {plan.processes_per_node} processes on {nodes}", file=sys.stderr
+    )
+    print(plan.nodes)
+    return 0
+
+
+def checked(run: RunFolder) -> int:
+    """Tells what the preflight has found; EXIT_PREEMPTED when the job is queued again without the nodes at fault."""
+    names = slurm("scontrol", "show", "hostnames", os.environ["SLURM_JOB_NODELIST"]).split()
+    return EXIT_PREEMPTED if conclude(run, this_job(os.environ), names[: run.read_plan().nodes]) else 0
+
+
+def end(run: RunFolder, code: int) -> int:
+    """Brings what the ranks have left to its end: results, another start, or the reason why there is none."""
+    status = run.read_status()
+    if status["state"] in FINISHED and not code:
+        note_end(run, status["state"])  # what comes now is no part of its training
+        is_done = write_results(run, export=run.read_config().get("export", {"enabled": True}))
+        write_outcome(run, Outcome(status["state"]))
+        return 0 if is_done else 1
+    if status["state"] != "preempted" and status["exit_code"] is not None:
+        return status["exit_code"]
+    job = own_state()
+    if job is not None and job.name != "RUNNING":  # SLURM may start it again; else whoever waits sees that it is gone
+        if status["state"] == "preempted":
+            unclear = f"{BY_SCHEDULER}SIGTERM: scancel or a preemption"  # of a job that is COMPLETING
+            run.write_status(state="preempted", reason=BY_SCANCEL if job.is_cancelled else unclear)
+        return code or EXIT_PREEMPTED
+    if status["state"] == "pending" and any(map(is_silence, last_lines(run.logs / "slurm.out", 5))):
+        print("srun got no answer from SLURM's controller, so no rank has begun: once more", file=sys.stderr)
+        return EXIT_AGAIN
+    if status["state"] != "preempted":
+        error = status["error"] or asdict(why(run, status["attempt"], code))  # node 0 may have had no time to tell
+        outcome = Outcome("failed", error)
+        if begins_again(run, status, outcome):
+            return EXIT_AGAIN
+        write_outcome(run, outcome)
+        return outcome.exit_code
+    if refusal := requeued(run, status):
+        print(refusal, file=sys.stderr)
+        write_outcome(run, Outcome("preempted"))
+    return EXIT_PREEMPTED
+
+
+def this_job(given: Mapping[str, str]) -> str:
+    """Returns the id that SLURM's programs take: 12, or 12_3 in an array."""
+    if "SLURM_ARRAY_JOB_ID" in given:
+        return f"{given['SLURM_ARRAY_JOB_ID']}_{given['SLURM_ARRAY_TASK_ID']}"
+    return given["SLURM_JOB_ID"]
+
+
+def queued_at(job: str) -> float | None:
+    """Returns when the job was queued last; None where SLURM does not tell.
+
+    Waits for a controller that is away: srun, which comes next, asks it too, and gives up at once.
+    """
+    try:
+        return patiently(lambda: job_state(job), commands.SECONDS_OF_JOB).queued
+    except SlurmError:
+        return None
+
+
+def check_alone(run: RunFolder, job: str) -> None:
+    """Raises Taken while another job has the run: two would write over each other."""
+    other = read_job(run)
+    if other and other != job and patiently(lambda: job_state(other), commands.SECONDS_OF_JOB).is_alive:
+        raise Taken(f"job {other} has {run.path} already. Try: scancel {other}, or another name")
+
+
+def for_nodes(plan: Plan, run: RunFolder, config: Config, there: int) -> Plan:
+    """Returns the plan for the most of `there` nodes that can share a step; CannotBegin when no number can."""
+    launcher, manifest = config.values["launcher"], resumed(run, config)
+    if node_range(launcher["nodes"]) == (plan.nodes, plan.nodes) and there == plan.nodes:
+        is_current = base_of(manifest, plan.reads) == Base(plan.base_step, plan.base_row)
+        return plan if is_current else make_plan(config, manifest, plan)  # killed as it went back over a window
+    fewest, most = node_range(launcher["nodes"])
+    for nodes in range(min(there, most), fewest - 1, -1):
+        values = config.values | {"launcher": launcher | {"nodes": nodes}}
+        if any(broken_rules(Facts(values, config.choices, frozenset()), ())):
+            continue
+        now = make_plan(config.with_values(values), manifest, plan)
+        laid_out = {"nodes": now.nodes, "world": now.world, "accumulation": now.accumulation, "memory": now.memory}
+        return replace(plan, **laid_out, base_step=now.base_step, base_row=now.base_row, steps=now.steps)
+    raise CannotBegin(
+        f"SLURM gave {there} nodes, launcher.nodes={launcher['nodes']}, and no such number can share a step. "
+        f"Try: sbatch --nodes={plan.nodes}"
+    )
+
+
+def why(run: RunFolder, attempt: int, code: int) -> Failure:
+    """Returns what another node has recorded, else what is known of the step itself."""
+    for file in sorted(run.rank_log(attempt, 0).parent.glob("node-*.error.json")):
+        return Failure(**json.loads(file.read_text()))
+    how = f"by {signal.Signals(code - 128).name}" if code > 128 else f"with code {code}"
+    return Failure.of_run(f"srun ended {how} before the run was done; see its last lines", run.logs / "slurm.out")
+
+
+def begins_again(run: RunFolder, status: Mapping[str, Any], outcome: Outcome) -> bool:
+    """Tells whether the ranks are to be started again on the nodes that the job has, and counts that."""
+    done, most = status.get("restarts", 0), run.read_config()["launcher"].get("restarts", 0)
+    if stop.requested(run, status["attempt"]) == f"{BY_SCHEDULER}SIGTERM":  # srun's own, to the other nodes' tasks
+        stop.clear(run)
+    if done >= most or not may_begin_again(run, outcome):
+        return False
+    assert outcome.error is not None
+    note_end(run, outcome.state, outcome.error)
+    print(f"{told(outcome.error)}. Restart {done + 1} of {most}", file=sys.stderr)
+    config = read_config(run)
+    note(run, status["attempt"], outcome.error, saved_step(run, config))
+    run.write_status(state="pending", restarts=done + 1, error=None)
+    return True
+
+
+def requeued(run: RunFolder, status: Mapping[str, Any]) -> str | None:
+    """Has SLURM queue this very job again, once; returns why not, where it is not to."""
+    job, reason = this_job(os.environ), stop.requested(run, status["attempt"]) or ""
+    if not reason.startswith(BY_SCHEDULER):
+        return f"saved and stopped: {reason or 'asked to'}"
+    try:
+        left = patiently(lambda: seconds_left(job), commands.SECONDS_OF_JOB)
+        timeouts = status.get("timeouts", 0) + is_near_limit(run, left)
+        most = run.read_config()["launcher"].get("max_timeouts", 0)  # a run frozen for another launcher has none
+        if timeouts > most:
+            return f"saved and stopped: {most} time limits were reached (launcher.max_timeouts)"
+        run.write_status(timeouts=timeouts)
+        print(f"saved at step {status['step']} ({reason}), to be queued again", file=sys.stderr)
+        patiently(lambda: slurm("scontrol", "requeue", job), commands.SECONDS_OF_JOB)
+    except SlurmError as error:
+        return f"saved and stopped: SLURM would not queue it again: {error}"
+    return None
+
+
+def own_state() -> JobState | None:
+    """Returns the job's state, which is not RUNNING when SLURM takes its nodes away: it was cancelled, or is queued
+    again already; None where SLURM does not tell."""
+    try:
+        return patiently(lambda: job_state(this_job(os.environ)), commands.SECONDS_OF_JOB)
+    except SlurmError:
+        return None
+
+
+def is_near_limit(run: RunFolder, left: int | None) -> bool:
+    """Tells a warning of the time limit from one of a preemption."""
+    warned = run.read_config()["launcher"].get("warning_seconds", 0)
+    return left is not None and left <= warned + _SECONDS_OF_SLACK
+
+
+def main(arguments: list[str]) -> int:
+    verb, path, *rest = arguments
+    run = RunFolder(Path(path))
+    try:
+        if verb == "checked":
+            return checked(run)
+        return begin(run) if verb == "begin" else end(run, int(rest[0]))
+    except (Taken, SlurmError) as error:
+        print(error, file=sys.stderr)
+    except (CannotBegin, ConfigError) as error:
+        print(error, file=sys.stderr)
+        write_outcome(run, Outcome("failed", asdict(Failure.of_run(str(error)))))
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

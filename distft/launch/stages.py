@@ -1,0 +1,306 @@
+"""What happens to a run before it is submitted and after it has ended: the stages that one launch and a sweep share.
+
+Trap: the process that calls these may wait for days on a login node, so it imports neither torch nor transformers;
+what needs them runs as an own process that cannot outlive this one.
+"""
+
+import atexit
+import os
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext, suppress
+from dataclasses import asdict
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from hydra.utils import get_class
+
+from distft.config.errors import ConfigError
+from distft.config.freeze import frozen_text
+from distft.config.key import covers, leaves
+from distft.config.labels import data_label, model_label
+from distft.config.machines import plugged_in, torch_build, wasted, without_driver
+from distft.config.schema import Config
+from distft.data.key import prepared_dir
+from distft.goodput import note
+from distft.launch.frozen import Own
+from distft.launch.history import check_plan, frozen_before, keep_frozen, own_of, resumed, set_aside
+from distft.launchers.contract import Handle, Launcher
+from distft.launchers.slurm.job import find_job
+from distft.paths import absolute, why_not_writable
+from distft.plan import make_plan
+from distft.plan.make import check_base_model, is_checked, model_notes
+from distft.run import EXIT_WRONG_CONFIG, Plan, RunFolder, write_json
+from distft.runtime import stop
+from distft.runtime.disk import sync
+from distft.runtime.environment import describe, has_secret, redact, secrets
+from distft.runtime.errors import Failure
+from distft.runtime.logs import last_lines, redirect
+from distft.runtime.process import start_bound
+from distft.trackers.terminal import screen
+
+NOT_SHOWN = ("checkpoint.allow_change", "checkpoint.resume")  # they say how to go on, and change nothing else
+
+
+def with_name(config: Config) -> tuple[RunFolder, Config]:
+    """Returns the run's folder, and the config with its name: one without a name gets it from model, data and time."""
+    folder = absolute(config.runs_dir)
+    if config.name is None:
+        model = model_label(config.values, config.choices["model"])
+        data = data_label(config.values, config.choices["data"])
+        config = config.changed({"name": _own_name(folder, f"{model}-{data}-{time.strftime('%Y%m%d-%H%M%S')}")})
+    return RunFolder(folder / str(config.name)), config
+
+
+def _own_name(folder: Path, name: str) -> str:
+    """Returns `name`, or one with a number after it, whose folder this process has made and so no other has.
+
+    It goes again where nothing has come into it.
+    """
+    for number in count(1):
+        own = folder / (f"{name}-{number}" if number > 1 else name)
+        try:
+            own.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        except OSError:
+            break  # told by check_writable
+        atexit.register(_remove_if_empty, own, os.getpid())
+        return own.name
+    return name
+
+
+def _remove_if_empty(folder: Path, process: int) -> None:
+    if os.getpid() == process:  # a fork of it goes on in the background
+        with suppress(OSError):
+            folder.rmdir()
+
+
+def going_on(run: RunFolder, config: Config) -> tuple[Config, Own | None]:
+    """Returns the config with what the run was frozen with where a default has changed since, which it says, or where
+    the same content is in another place; and the rows and the model that it keeps."""
+    config, kept = keep_frozen(run, config)
+    for line in config.notes:
+        screen(sys.stderr).print(line)
+    for line in kept:
+        screen(sys.stderr).print(f"kept: {line}")
+    own = own_of(run, config)
+    return (config.with_values(own.values) if own else config), own
+
+
+def check_writable(folder: Path) -> None:
+    """Raises ConfigError when no run folder can be made in `folder`."""
+    if why := why_not_writable(folder):
+        raise ConfigError([f"runs_dir={folder}: {why}. Try: runs_dir= a folder of yours"])
+
+
+def check_devices(config: Config) -> None:
+    """Raises ConfigError when accelerators of this machine are plugged in that torch is not built for: the run would
+    be on the CPU. Warns of those that have no driver."""
+    if config.choices["launcher"] != "local":
+        return
+    if said := wasted(plugged_in(), torch_build()):
+        raise ConfigError([f"launcher=local: {said}"])
+    if said := without_driver():
+        screen(sys.stderr).print(f"warning: {said}")
+
+
+def make_part(config: Config, group: str) -> Any:
+    """Returns the launcher, tracker or sweeper that the config names, None for a null `_target_`."""
+    settings = dict(config.values[group])
+    target = settings.pop("_target_")
+    if target is None and group == "launcher":
+        raise ConfigError([f"launcher={config.choices['launcher']} cannot launch yet. Try: launcher=local"])
+    try:
+        return None if target is None else get_class(target)(**settings)
+    except ValueError as error:
+        raise ConfigError([str(error)]) from error
+
+
+def refuse_secrets(config: Config) -> None:
+    """Raises ConfigError when the config holds the value of a secret variable: it would be kept in files."""
+    text = frozen_text(config)
+    found = [name for name, value in secrets().items() if value in text]
+    rule = "its value stands in the config, which is kept in the run folder. Leave the secret in the environment"
+    if found:
+        raise ConfigError(f"${name}: {rule}" for name in found)
+    shaped = [key for key, value in leaves(config.values) if has_secret(str(value))]
+    if shaped:
+        rule = "looks like a secret, and the config is kept in the run folder. Leave it in the environment"
+        raise ConfigError(f"{key}: its value {rule}" for key in shaped)
+
+
+def prepare(config: Config, overrides: Sequence[str], own: Own | None = None) -> None:
+    """Prepares the data and checks the model where that has not been done; exits with the command's code where it
+    cannot be.
+
+    own: the rows that the run has; ConfigError where they are gone and can be made no more, where the model's files
+    are wrong, or it has been refused before.
+    """
+    if own and own.wrong:
+        raise ConfigError([f"{own.wrong}. Try: cache_dir=where they are, the files as they were, or another name"])
+    if own is None:
+        check_base_model(config.values)
+    if own.is_gone if own else prepared_dir(config.values) is None or not is_checked(config.values):
+        Command("prepare", *overrides).end()
+
+
+def plan_run(run: RunFolder, config: Config, own: Own | None = None) -> Plan:
+    """Returns the plan of the run, from its checkpoint on; ConfigError where it cannot go on from there."""
+    manifest = resumed(run, config)
+    if own and own.is_gone:  # until it was prepared
+        own = own_of(run, config.with_values(own.asked))
+    for line in own.lines if own else ():
+        screen(sys.stderr).print(line)
+    plan = make_plan(config, manifest, own and own.plan)
+    check_plan(plan, run, config, manifest)
+    return plan
+
+
+def prepare_and_plan(run: RunFolder, config: Config, overrides: Sequence[str], own: Own | None = None) -> Plan:
+    """Does both, and says what is worth knowing of the model."""
+    prepare(config, overrides, own)
+    plan = plan_run(run, config, own)
+    for line in [] if own else model_notes(config):
+        screen(sys.stderr).print(line, markup=False)
+    return plan
+
+
+def launch_command(overrides: Sequence[str]) -> str:
+    """Returns the command line that launches a run with these overrides, secrets blanked."""
+    return redact(shlex.join(["python", "-m", "distft.launch", *overrides]))
+
+
+def freeze(run: RunFolder, config: Config, plan: Plan, overrides: Sequence[str]) -> None:
+    """Writes what the run is and runs with, and counts the attempt up; nothing of this attempt changes afterwards."""
+    text = frozen_text(config)
+    before = frozen_before(run, config)
+    changes = before.in_words(config) if before else []
+    changed = [line for line in changes if not covers(NOT_SHOWN, line.partition(":")[0])]
+    for line in changed:
+        screen(sys.stderr).print(f"changed: {line}")
+    attempt = run.read_status()["attempt"] + 1
+    set_aside(run, text)
+    run.write_plan(plan)
+    run.config.write_text(text)
+    about = f"attempt {attempt}, {time.strftime('%Y-%m-%d %H:%M:%S')}{': ' if changed else ''}{', '.join(changed)}"
+    run.add_command(launch_command(overrides), about)
+    write_json(run.environment, describe())
+    for file in (run.config, run.plan, run.path):  # checkpoints are worth little without what they are of
+        sync(file)
+    stop.clear(run)
+    run.write_status(state="pending", attempt=attempt, exit_code=None, error=None)
+    note(run, "submitted", attempt, changed=changed)
+
+
+def find(launcher: Launcher, run: RunFolder) -> Handle | None:
+    """Returns the run where it is under way already; ConfigError where it should be and is not, or is elsewhere;
+    Unavailable where nobody can say."""
+    try:
+        handle = launcher.find(run.path)
+    except ValueError as error:
+        raise ConfigError([str(error)]) from error
+    is_open = run.read_status()["exit_code"] is None and run.job.is_file()
+    if handle is None and not launcher.outlives_launch and is_open and (job := find_job(run)):
+        rule = f"job {job} of SLURM has {run.path}, so nothing else may. Try: launcher=slurm, which follows it"
+        raise ConfigError([f"{rule}, or scancel {job} first"])
+    return handle
+
+
+def submit(launcher: Launcher, runs: Sequence[RunFolder]) -> list[Handle]:
+    """Submits frozen runs; ConfigError, and runs that have failed, when the launcher's place refuses them."""
+    try:
+        return list(launcher.submit([run.path for run in runs]))
+    except ValueError as error:
+        failure = asdict(Failure.of_run(str(error)))
+        for run in runs:
+            run.write_status(state="failed", exit_code=EXIT_WRONG_CONFIG, error=failure)
+        raise ConfigError([str(error)]) from error
+
+
+def go_on_in_background(folder: Path, log: Path, to_stop: str) -> bool:
+    """Splits off a process that owns the folder from here on; returns True in the one that the user waits for.
+
+    to_stop: the command that makes it save and stop; PID stands for its process.
+    """
+    child = os.fork()
+    if child:
+        command = to_stop.replace("PID", str(child))
+        print(f"{folder} runs in the background as process {child}. Save and stop it: {command}")
+        return True
+    os.setsid()
+    redirect(log)
+    return False
+
+
+def check_exported(run: RunFolder, config: Config) -> None:
+    """Raises ConfigError when final/ is there and `config` asks for another one: it is not written over."""
+    if not run.final.is_dir() or not any(covers(["export"], key) for key in config.given):
+        return
+    frozen = run.read_config().get("export") or {}
+    for key in ("at", "dtype", "format"):
+        before, now = frozen.get(key), config.values["export"][key]
+        if before not in (None, now):
+            there = f"export.{key}={now}: {run.final} was exported with export.{key}={before}"
+            again = shlex.join(["python", "-m", "distft.export", f"run={run.path}", "out=DIR", f"{key}={now}"])
+            raise ConfigError([f"{there}. Try: {again}"])
+
+
+def write_results(run: RunFolder, *, export: Mapping[str, Any]) -> bool:
+    """Exports a finished run where that is wanted, and reports it, where that has not been done; both at once.
+
+    export: the config's section. Returns whether all of it was done: a run whose export fails is no less completed.
+    """
+    command = ["export", f"run={run.path}", f"out={run.final}"]
+    command += [f"{key}={export[key]}" for key in ("at", "dtype", "format") if key in export]
+    started: list[Command] = []
+    if export["enabled"] and not run.final.is_dir():
+        started.append(Command(*command, log=run.logs / "export.log"))
+    if not (run.path / "report.html").is_file():
+        started.append(Command("report", f"run={run.path}", log=run.logs / "report.log"))
+    console, done = screen(sys.stderr), True
+    for each in started:
+        code = each.wait()
+        done = done and not code
+        said = last_lines(each.log, 20) if each.log else []
+        if code:
+            cause = next((line.strip() for line in reversed(said) if line.strip()), f"it ended with code {code}")
+            again = shlex.join(["python", "-m", f"distft.{each.name}", *each.overrides])
+            console.print(f"{run.path.name}: {each.name} failed: {cause}\nTry it again: {again}")
+        else:
+            for line in said:
+                if line.startswith("warning: "):
+                    console.print(line)
+    return done
+
+
+class Command:
+    """Another command of distft, started."""
+
+    def __init__(self, name: str, *overrides: str, log: Path | None = None) -> None:
+        self.name, self.overrides, self.log = name, overrides, log
+        output = log.open("w") if log else None
+        self.process = start_bound(
+            [sys.executable, "-m", f"distft.{name}", *overrides],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT if log else None,
+            start_new_session=True,  # Ctrl-C ends this process, and it with it
+        )
+
+    def wait(self) -> int:
+        """Returns its exit code, once it has ended."""
+        with screen(sys.stderr).status(f"{self.name} ...") if self.log else nullcontext():
+            return self.process.wait()
+
+    def end(self) -> None:
+        """Waits for its end; exits with its code when it failed, and what was started beside it ends too."""
+        console, code = screen(sys.stderr), self.wait()
+        if code:
+            console.print("\n".join(last_lines(self.log, 20)) if self.log else "")
+            console.print(f"distft.{self.name} failed with code {code}" + (f", log: {self.log}" if self.log else ""))
+            sys.exit(code if code > 0 else 1)

@@ -1,0 +1,215 @@
+"""Where the elastic processes of a run's nodes meet: one TCP store, held by the first node, which their ranks use too.
+
+The first node writes addresses and port into the run folder, so no name has to resolve and no port is guessed.
+"""
+
+import json
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from datetime import timedelta
+from pathlib import Path
+
+from torch.distributed import DistError, TCPStore  # pyright: ignore[reportPrivateImportUsage]  # documented there
+
+from distft.launchers.local import Unreachable, interface_of, own_addresses, reach
+from distft.run import RunFolder, read_json, write_json
+from distft.runtime.errors import Failure
+
+SECONDS_TO_MEET = 60.0
+_SECONDS_TO_REACH = 10.0  # a store that is open already
+_SECONDS_TO_PART = 10.0
+_SECONDS_BETWEEN_LOOKS = 0.5  # at whether another node has failed; one small message to the first
+
+
+@dataclass(frozen=True)
+class Place:
+    """What rendezvous.json says, and the store repeats: a node that reads something else looks at another folder."""
+
+    attempt: int
+    addresses: list[str]
+    port: int
+    number: str  # drawn for this attempt
+
+
+@dataclass(frozen=True)
+class Node:
+    """One of the nodes of a run."""
+
+    index: int  # 0: the one that holds the store
+    count: int
+
+
+class NotMet(RuntimeError):
+    """The nodes of the run did not come together; the message says which did not, and why."""
+
+
+class Meeting:
+    """The open store, seen from one node."""
+
+    def __init__(self, store: TCPStore, node: Node, address: str, port: int, interface: str | None, attempt: int):
+        """address: of the first node, as this one reaches it. interface: this node's, towards the others."""
+        self.store, self.node, self.address, self.port = store, node, address, port
+        self.interface, self.attempt = interface, attempt
+
+    def client(self) -> TCPStore:
+        """Returns a connection of its own for a thread: questions on one connection wait for each other."""
+        return _store(self.address, self.port, timedelta(seconds=_SECONDS_TO_PART))
+
+    def tell(self, failure: Failure) -> None:
+        """Tells the other nodes that this one's ranks have failed; the first failure told is the run's."""
+        with suppress(DistError):
+            self.store.compare_set("failure", "", json.dumps(asdict(failure)))
+
+    def told(self) -> Failure | None:
+        """Returns the failure that was told first, None while there is none or the first node is gone."""
+        try:
+            return Failure(**json.loads(self.store.get("failure"))) if self.store.check(["failure"]) else None
+        except DistError:
+            return None
+
+    @contextmanager
+    def watched(self, act: Callable[[], None]) -> Iterator[None]:
+        """Calls `act` once, from a thread, when another node fails or the first node is gone meanwhile."""
+        over = threading.Event()
+
+        def look() -> None:
+            store = self.client()
+            while not over.wait(_SECONDS_BETWEEN_LOOKS):
+                try:
+                    failed = store.check(["failure"])
+                except DistError:
+                    failed = True
+                if failed and not over.is_set():
+                    return act()
+
+        thread = threading.Thread(target=look, daemon=True)
+        if self.node.count > 1:
+            thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            if thread.is_alive():
+                thread.join()
+
+    def part(self) -> None:
+        """Returns when every node is here, or in _SECONDS_TO_PART: the store must outlive those who still read it."""
+        with suppress(DistError):
+            self.store.add("parted", 1)
+            deadline = time.monotonic() + _SECONDS_TO_PART
+            while self.node.index == 0 and self.store.add("parted", 0) < self.node.count:
+                if time.monotonic() > deadline:
+                    return
+                time.sleep(0.05)
+
+
+def rendezvous_file(run: RunFolder, attempt: int) -> Path:
+    return run.rank_log(attempt, 0).with_name("rendezvous.json")
+
+
+def open_alone(attempt: int) -> Meeting:
+    """Returns the meeting of a run on this machine alone."""
+    store = _store("127.0.0.1", 0, timedelta(seconds=SECONDS_TO_MEET), is_master=True)
+    return Meeting(store, Node(0, 1), "127.0.0.1", store.port, interface_of("127.0.0.1"), attempt)
+
+
+def open_first(run: RunFolder, attempt: int, count: int, vouched: str = "", port: int = 0) -> Meeting:
+    """Opens the store on the first node, and returns when all nodes are there; NotMet when some do not come.
+
+    vouched: the address that the scheduler, or the user, gives for this node. port: 0 takes a free one.
+    """
+    addresses = own_addresses(*([vouched] if vouched else []))
+    if not addresses:
+        raise NotMet(
+            "this node, the first, has no address that others could reach: its name does not resolve, or to loopback, "
+            "and no interface is up. Try: NodeAddr in slurm.conf, or launcher.rendezvous=ADDRESS:PORT"
+        )
+    try:
+        store = _store("127.0.0.1", port, timedelta(seconds=SECONDS_TO_MEET), is_master=True)
+    except DistError as error:
+        raise NotMet(f"port {port} of this machine is taken: {_first_line(error)}. Try: another port") from error
+    place = Place(attempt, addresses, store.port, os.urandom(8).hex())
+    store.set("place", json.dumps(asdict(place)))
+    file = rendezvous_file(run, attempt)
+    write_json(file, asdict(place))
+    deadline = time.monotonic() + SECONDS_TO_MEET
+    while (here := store.add("nodes", 0) + 1) < count:
+        if time.monotonic() > deadline:
+            raise NotMet(
+                f"{here} of {count} nodes came within {SECONDS_TO_MEET:.0f} s. The others find this one by {file}, at "
+                f"{', '.join(addresses)} port {store.port}"
+            )
+        time.sleep(0.05)
+    towards = store.get("reached").decode() if count > 1 else addresses[0]
+    return Meeting(store, Node(0, count), "127.0.0.1", store.port, interface_of(towards), attempt)
+
+
+def join(run: RunFolder, attempt: int, node: Node) -> Meeting:
+    """Joins the store that rendezvous.json of this attempt tells of; NotMet when it cannot be reached."""
+    file = rendezvous_file(run, attempt)
+    deadline = time.monotonic() + SECONDS_TO_MEET
+    while not file.is_file():
+        if time.monotonic() > deadline:
+            raise NotMet(
+                f"the first node has not written {file} in {SECONDS_TO_MEET:.0f} s. Did it start? Is the disk shared?"
+            )
+        time.sleep(0.1)
+    place = Place(**read_json(file))
+    return _joined(run, place.addresses, place.port, node)
+
+
+def join_at(run: RunFolder, host: str, port: int, count: int) -> Meeting:
+    """Joins the store at an address that the user gives, as the next node that comes; NotMet when that cannot be."""
+    meeting = _joined(run, [host], port, None, count)
+    if meeting.node.index >= count:
+        raise NotMet(f"launcher.nodes={count}, and so many are there already. Try: launcher.nodes={count + 1}")
+    return meeting
+
+
+def _joined(run: RunFolder, addresses: list[str], port: int, node: Node | None, count: int = 0) -> Meeting:
+    try:
+        address, own = reach(addresses, port, SECONDS_TO_MEET if node is None else _SECONDS_TO_REACH)
+        store = _store_that_answers(address, port)
+        place = Place(**json.loads(store.get("place")))
+    except (Unreachable, DistError) as error:
+        raise NotMet(_first_line(error)) from error
+    file = rendezvous_file(run, place.attempt)
+    if not file.is_file() or read_json(file)["number"] != place.number:
+        raise NotMet(
+            f"{address}:{port} answers, and {file} is not what it wrote: the run folder is not shared by the nodes. "
+            "Try: runs_dir on a disk that all of them see under one path"
+        )
+    came = store.add("nodes", 1)
+    store.set("reached", address)
+    return Meeting(store, node or Node(came, count), address, port, interface_of(own), place.attempt)
+
+
+def _store(host: str, port: int, timeout: timedelta, is_master: bool = False) -> TCPStore:
+    return TCPStore(host, port, None, is_master, timeout, wait_for_workers=False, multi_tenant=is_master)
+
+
+def _store_that_answers(host: str, port: int) -> TCPStore:
+    """Returns the store at an address; NotMet when another program has it.
+
+    Trap: the client's first question has no time-out, so a program that is silent would be waited for without end.
+    """
+    found: list[TCPStore] = []
+
+    def connect() -> None:
+        with suppress(DistError):
+            found.append(_store(host, port, timedelta(seconds=SECONDS_TO_MEET)))
+
+    ask = threading.Thread(target=connect, daemon=True)
+    ask.start()
+    ask.join(SECONDS_TO_MEET / 2)
+    if not found:
+        raise NotMet(f"{host}:{port} answers, and is no meeting of a run: another program has it. Try: another port")
+    return found[0]
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0]

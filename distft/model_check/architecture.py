@@ -1,0 +1,273 @@
+"""A base model, looked at before a machine is asked for: its class, its files, and a small instance that is measured.
+
+The instance is random and has each kind of layer once, so this takes seconds whatever the model's size.
+Trap: weights as a class draws them are so small that a wrong head or a leak would move the loss by less than rounding
+does. So they are drawn wider here, biases and the scales of norms too.
+"""
+
+import copy
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import init_empty_weights
+from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+
+from distft.compat.transformers import without_drawing
+from distft.losses.cross_entropy import CrossEntropy
+from distft.model_check.live import (
+    LOGIT_TOLERANCE,
+    Agreement,
+    Forward,
+    batch_of,
+    changed,
+    distance,
+    measure,
+    own_loss,
+)
+from distft.models.build import architecture, skeleton
+from distft.tensors.safetensors import Stored, read_header, tensors_of
+from distft.tensors.streaming import names_in_model
+from distft.tensors.weight_files import NO_PARAMETER, headers, weight_files
+
+LENGTHS = (9, 13, 6)  # tokens of the documents: more than a window of the small instance
+MOST_WEIGHTS = 5_000_000  # of an instance that is measured
+COMPARED_ROWS = 64  # of two tied matrices
+LEARN_MORE = "Try: a model of another kind; docs/models.md lists what was measured"
+_SIZES = {  # of the small instance, by what configs of transformers call them
+    **dict.fromkeys(("hidden_size", "n_embd", "d_model", "dim"), 64),
+    **dict.fromkeys(("num_attention_heads", "n_head", "n_heads", "decoder_attention_heads"), 4),
+    **dict.fromkeys(("head_dim", "attention_head_dim", "v_head_dim", "qk_nope_head_dim"), 16),
+    **dict.fromkeys(("global_head_dim",), 16),
+    **dict.fromkeys(("qk_rope_head_dim",), 8),
+    **dict.fromkeys(("kv_lora_rank", "q_lora_rank"), 32),
+    **dict.fromkeys(("intermediate_size", "n_inner", "ffn_dim", "decoder_ffn_dim", "ffn_hidden_size"), 96),
+    **dict.fromkeys(("sliding_window", "attention_window", "local_attention", "window_size"), 4),
+    **dict.fromkeys(("vocab_size", "vocab_size_per_layer_input"), 96),
+    "hidden_size_per_layer_input": 16,
+}
+_LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "decoder_layers")
+_KEY_HEADS = ("num_key_value_heads", "num_kv_heads", "n_head_kv", "num_query_groups")
+
+
+def check_folder(folder: Path) -> dict[str, Any]:
+    """Returns what is to be kept of the model in `folder`: reasons against it (`wrong`), `notes`, what was measured."""
+    try:
+        config = architecture(folder, {})
+    except Exception as error:  # as many kinds as there are configs
+        return {"wrong": [f"config.json cannot be used: {_shown(error)}. Try: fetch the folder again"], "notes": []}
+    found, model = check_config(config)
+    if model is not None and not found["wrong"]:
+        found["wrong"], found["notes"] = wrong_tensors(folder, model)
+    return found
+
+
+def check_config(config: PreTrainedConfig) -> tuple[dict[str, Any], PreTrainedModel | None]:
+    """Returns the same of a config alone, and its skeleton where there is one.
+
+    `unmeasured`: why no instance could be measured; its losses are compared when a run of it starts.
+    """
+    found: dict[str, Any] = {"type": config.model_type, "wrong": [], "notes": []}
+    model = own = None
+    try:
+        instance = instance_of(config)
+        own = own_instance(instance)
+        later = sees_later(own)
+    except Exception as error:  # no instance that small; or the class wants more than tokens
+        instance, later, found["unmeasured"] = config, 0.0, _shown(error)
+    try:
+        if later > LOGIT_TOLERANCE:
+            raise ValueError(
+                f"{type(own).__name__} is an encoder: a token sees those after it (one moved a logit before it by "
+                f"{later:.1e} of the largest), so there is no next token to learn"
+            )
+        model = skeleton(copy.deepcopy(config), "auto")
+        if own is not None:
+            agreement, unreached = measure_instance(own, instance)
+            found |= asdict(agreement) | {"difference": agreement.difference}
+            if reason := agreement.wrong():
+                raise ValueError(reason)
+            if unreached:
+                more = f" and {len(unreached) - 1} more" if len(unreached) > 1 else ""
+                raise ValueError(f"{agreement.name} has weights that no text reaches: {unreached[0]}{more}")
+    except (ValueError, RuntimeError) as error:
+        found["wrong"] = [f"{_first_line(error)}. {LEARN_MORE}"]
+    except Exception as error:  # whatever a class raises for an attention that it does not know
+        found["wrong"] = [f"{config.model_type} cannot be built here: {_shown(error)}. {LEARN_MORE}"]
+    return found, model
+
+
+def instance_of(config: PreTrainedConfig) -> PreTrainedConfig:
+    """Returns the config of an instance that is small enough to be measured; its own error where there is none."""
+    failure: Exception = RuntimeError(f"{config.model_type} has no small instance")
+    for made in (config, small(config), small(config, every_layer=True)):
+        try:
+            with init_empty_weights(), without_drawing():
+                model = AutoModelForCausalLM.from_config(copy.deepcopy(made), attn_implementation="eager")
+        except Exception as error:  # a class may want other sizes, or layers that go with each other
+            failure = error
+            continue
+        count = sum(parameter.numel() for parameter in model.parameters())
+        if count <= MOST_WEIGHTS:
+            return made
+        failure = RuntimeError(f"its smallest instance has {count:,} weights")
+    raise failure
+
+
+@torch.no_grad()
+def own_instance(config: PreTrainedConfig) -> PreTrainedModel:
+    """Returns a random instance on the CPU in fp32, with transformers' plainest attention, every weight felt."""
+    own = AutoModelForCausalLM.from_config(copy.deepcopy(config), attn_implementation="eager", dtype=torch.float32)
+    generator = torch.Generator().manual_seed(0)
+    for parameter in own.parameters():
+        noise = torch.randn(parameter.shape, generator=generator)
+        if parameter.ndim < 2:
+            parameter.add_(noise, alpha=0.1)
+        else:
+            parameter.copy_(noise / parameter.shape[-1] ** 0.5)
+    return own.eval()
+
+
+@torch.no_grad()
+def sees_later(own: PreTrainedModel) -> float:
+    """Returns how far the last token of a document moves a logit before it, relative to the largest."""
+    vocabulary = own.config.get_text_config().vocab_size
+    ids = _documents(vocabulary)[0]
+    last = np.concatenate([ids[:-1], changed(ids[-1:], vocabulary)])
+    one, other = (own_loss(own, batch_of([each]))[1]["logits"][0, :-1] for each in (ids, last))
+    return distance(one, other)
+
+
+def measure_instance(own: PreTrainedModel, config: PreTrainedConfig) -> tuple[Agreement, list[str]]:
+    """Returns the agreement of the same weights here, and the weights that get no gradient from a loss on text."""
+    model = skeleton(copy.deepcopy(config), "auto")
+    values = dict(own.named_parameters())
+    model.load_state_dict({name: values[name].detach() for name, _ in model.named_parameters()}, False, assign=True)
+    model.tie_weights()
+    model.requires_grad_(True)
+    model.eval()
+    vocabulary = config.get_text_config().vocab_size
+    documents, loss = _documents(vocabulary), CrossEntropy()
+
+    def forward(model: PreTrainedModel) -> Forward:
+        return lambda batch, objective: (objective or loss)(model, batch)
+
+    agreement = measure(type(model).__name__, forward(model), forward(own), documents, vocabulary)
+    loss(model, batch_of(documents))[0].backward()
+    return agreement, [name for name, parameter in model.named_parameters() if parameter.grad is None]
+
+
+def wrong_tensors(folder: Path, model: PreTrainedModel) -> tuple[list[str], list[str]]:
+    """Returns how the files of `folder` do not fit the model that config.json describes, and what is left out."""
+    shapes = {name: entry["shape"] for name, entry in headers(folder).items()}
+    names = names_in_model(model, shapes)
+    parameters = dict(model.named_parameters())
+    wrong = [
+        f"{name} is {shapes[name]} in the files and {list(parameters[own].shape)} by config.json. "
+        "Try: the config.json that was saved with them"
+        for name, own in names.items()
+        if shapes[name] != list(parameters[own].shape)
+    ]
+    missing = [name for name in parameters if name not in names.values()]
+    head = f"{_name_of(model, model.get_output_embeddings())}.weight"
+    if missing == [head]:
+        wrong.append(
+            f"{head} is not in the files, and config.json does not tie it to the embeddings (tie_word_embeddings). "
+            'Try: "tie_word_embeddings": true in config.json, if the model shares them'
+        )
+    elif missing:
+        wrong.append(
+            f"{len(missing)} of {len(parameters)} weights of {type(model).__name__} are missing, {missing[0]} first. "
+            f"The files have {len(shapes)}, such as {next(iter(shapes), 'none')}. Try: the whole model's folder"
+        )
+    wrong += _wrongly_tied(folder, model, shapes)
+    known = {*names, *model.state_dict(), *(name for name, _ in model.named_buffers())}
+    left = [name for name in shapes if name not in known and not name.endswith(NO_PARAMETER)]
+    more = f" and {len(left) - 1} more" if len(left) > 1 else ""
+    return wrong[:3], [f"not of the model and left out: {left[0]}{more}"] if left else []
+
+
+def small(config: PreTrainedConfig, *, every_layer: bool = False) -> PreTrainedConfig:
+    """Returns the config of an instance of some thousand weights that has each kind of layer of `config` once.
+
+    every_layer: all of them; some classes have layers that read what others computed.
+    """
+    made = copy.deepcopy(config)
+    text = made.get_text_config()
+    facts = text.to_dict()
+    layers = next((name for name in _LAYERS if isinstance(facts.get(name), int)), None)
+    heads = next((facts[name] for name in ("num_attention_heads", "n_head", "n_heads") if facts.get(name)), 0)
+    changes: dict[str, Any] = {name: size for name, size in _SIZES.items() if _is_size(facts.get(name))}
+    for name, size in _SIZES.items():
+        if isinstance(facts.get(name), list):  # of each layer
+            changes[name] = [size] * len(facts[name])
+    for name in _KEY_HEADS:
+        if _is_size(facts.get(name)):
+            changes[name] = 4 if facts[name] == heads else min(2, facts[name])
+    if layers and not every_layer:
+        kept, lists = _kept_layers(facts, facts[layers])
+        changes |= lists | {layers: len(kept)}
+    for name, value in facts.items():
+        if name.endswith("_token_id") and _is_size(value) and value >= changes.get("vocab_size", value + 1):
+            changes[name] = 1
+    if facts.get("qk_rope_head_dim"):
+        changes |= {name: size for name, size in (("head_dim", 8), ("qk_head_dim", 24)) if name in facts}
+    for name, value in changes.items():
+        setattr(text, name, value)
+    return made
+
+
+def _is_size(value: Any) -> bool:
+    return type(value) is int and value > 0
+
+
+def _kept_layers(facts: dict[str, Any], count: int) -> tuple[list[int], dict[str, list[Any]]]:
+    """Returns the first layer of each kind, at least two in all, and the lists of the config cut to these."""
+    lists = {name: value for name, value in facts.items() if isinstance(value, list) and len(value) == count > 0}
+    kinds = [str([value[i] for value in lists.values()]) for i in range(count)]
+    kept = [i for i, kind in enumerate(kinds) if kind not in kinds[:i]]
+    kept = sorted({*kept, *range(min(count, 2))}) if len(kept) < 2 else kept
+    return kept, {name: [value[i] for i in kept] for name, value in lists.items()}
+
+
+def _documents(vocabulary: int) -> list[np.ndarray]:
+    generator = np.random.default_rng(0)
+    return [generator.integers(0, vocabulary, length) for length in LENGTHS]
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def _shown(error: Exception) -> str:
+    return f"{type(error).__name__}: {_first_line(error)}"
+
+
+def _name_of(model: PreTrainedModel, module: Any) -> str:
+    return next((name for name, each in model.named_modules() if each is module), "lm_head")
+
+
+def _wrongly_tied(folder: Path, model: PreTrainedModel, shapes: Mapping[str, Any]) -> list[str]:
+    """Returns which weights config.json ties that differ in the files, by some rows of them."""
+    own = {name: id(parameter) for name, parameter in model.named_parameters(remove_duplicate=False)}
+    first = {id(parameter): name for name, parameter in model.named_parameters()}
+    pairs = [(first[own[name]], name) for name in shapes if name in own and first[own[name]] != name]
+    files = {folder / name: read_header(folder / name) for name in weight_files(folder)} if pairs else {}
+    stored = {name: each for file, header in files.items() for name, each in tensors_of(file, header).items()}
+    wrong = []
+    for one, other in pairs:
+        if one in stored and shapes[one] == shapes[other] and _differ(stored[one], stored[other]):
+            wrong.append(
+                f"config.json ties {other} to {one}, and in the files they differ. "
+                'Try: "tie_word_embeddings": false in config.json'
+            )
+    return wrong
+
+
+def _differ(one: Stored, other: Stored) -> bool:
+    rows, size = one.shape[0], one.count // one.shape[0]
+    starts = [row * size for row in range(0, rows, max(1, rows // COMPARED_ROWS))]
+    return any(not torch.equal(one.read(start, size), other.read(start, size)) for start in starts)

@@ -1,0 +1,82 @@
+"""Makes a step of a run again, up to its gradient, and names the micro-batches and rows whose loss is not finite."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from distft.checkpoint.choose import candidates
+from distft.config import ConfigError, command
+from distft.config.command import find_run, keywords, usage
+from distft.launchers.local import Local
+from distft.run import Plan, RunFolder, read_json, write_json
+
+KEYS = {"run": "the run's folder", "step": "a step that RUN/batches/ has a file of"}
+CLAIM = (
+    "Goes from the newest checkpoint before the step, by the run's own strategy; writes RUN/replay/step-N/step.json."
+)
+WORK = "distft.verify_resume.replay_step.replay"
+
+
+def main(arguments: list[str]) -> int:
+    """Prints what the step computes and returns 0; 1 when it could not be made."""
+    given = keywords(arguments, KEYS, required=("run", "step"))
+    run = find_run(given["run"])
+    job = freeze(run, find_batch(run, given["step"]))
+    [handle] = Local().submit([job.path])
+    while (outcome := handle.wait(0.2)) is None:
+        pass
+    if outcome.error:
+        print(f"{job.path} failed: {outcome.error['type']}: {outcome.error['message']}", file=sys.stderr)
+        print(f"  log: {outcome.error['log']}", file=sys.stderr)
+        return 1
+    print("\n".join(told(read_json(job.path / "step.json"))))
+    print(f"  {job.path / 'step.json'}")
+    return 0
+
+
+def find_batch(run: RunFolder, step: str) -> dict[str, Any]:
+    """Returns what was written of a step; ConfigError names the steps there are."""
+    there = {int(file.stem.removeprefix("step-")): file for file in sorted((run.path / "batches").glob("step-*.json"))}
+    if not step.isdigit() or int(step) not in there:
+        steps = ", ".join(map(str, there)) or "none"
+        raise ConfigError([f"step={step}: nothing was written of that step. There are: {steps}"])
+    return read_json(there[int(step)])
+
+
+def freeze(run: RunFolder, batch: dict[str, Any]) -> RunFolder:
+    """Returns the folder of the replay: the run's frozen config and the plan that the step had."""
+    config, plan = run.read_config(), Plan(**batch["plan"])
+    config["checkpoint"]["resume"] = str(start_of(run, config["checkpoint"]["resume"], batch["step"]) or "never")
+    config["work"] = WORK
+    job = RunFolder(run.path / "replay" / f"step-{batch['step']}")
+    job.path.mkdir(parents=True, exist_ok=True)
+    job.config.write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
+    job.write_plan(plan)
+    write_json(job.path / "batch.json", batch)
+    job.write_status(state="pending", attempt=job.read_status()["attempt"] + 1, exit_code=None, error=None)
+    return job
+
+
+def start_of(run: RunFolder, resume: str, step: int) -> Path | None:
+    """Returns the newest checkpoint before a step; None: the base model."""
+    before = [f for f in candidates(run.checkpoints, "auto") if int(f.name.removeprefix("step-")) < step]
+    outside = [Path(resume)] if resume not in ("auto", "never") else []
+    return next(iter([*before, *outside]), None)
+
+
+def told(step: dict[str, Any]) -> list[str]:
+    """Returns what the step computed, in lines."""
+    lines = [f"step {step['step']}: loss {step['loss']}, gradient norm {step['grad_norm']}"]
+    for each in step["micro_batches"]:
+        if not each["is_finite"]:
+            lines.append(f"  micro-batch {each['micro_batch']} of rank {each['rank']}: loss {each['loss']}")
+            lines += [f"    row {row['row']} ({row['id']}): loss {row['loss']}" for row in each["rows"]]
+    if all(each["is_finite"] for each in step["micro_batches"]):
+        lines.append("  the loss of every micro-batch is finite")
+    return lines
+
+
+if __name__ == "__main__":
+    command(main, help=usage("replay", KEYS, CLAIM))

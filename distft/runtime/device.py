@@ -1,0 +1,81 @@
+"""What the device computes in and how much memory it has used: dtype by precision, exact products, peak memory."""
+
+import gc
+import resource
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+
+def compute_dtype(precision: str, device: torch.device) -> torch.dtype:
+    """Returns the dtype for `fp32`, `bf16`, or `auto`: bf16 where the device multiplies it natively, else fp32."""
+    if precision == "auto":
+        native = device.type != "cpu" and torch.accelerator.is_available() and _bf16_native(device)
+        return torch.bfloat16 if native else torch.float32
+    return {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
+
+
+def exact_products() -> dict[str, object]:
+    """Has products of fp32 made in fp32 and those of bf16 added up in fp32, on devices that would round more; returns
+    what is in force. Not run on a device yet."""
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
+    return {
+        "tf32": torch.backends.cuda.matmul.allow_tf32 or torch.backends.cudnn.allow_tf32,
+        "bf16_reduced_precision_reduction": torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction,
+        "float32_matmul_precision": torch.get_float32_matmul_precision(),
+    }
+
+
+def _bf16_native(device: torch.device) -> bool:
+    """Returns whether an accelerator has bf16 units (CUDA: Ampere and later). Not run on a GPU yet."""
+    return torch.cuda.is_bf16_supported(including_emulation=False) if device.type == "cuda" else True
+
+
+COLLECT_EVERY = 50  # steps
+
+
+def peak_gib(device: torch.device) -> float:
+    """Returns the highest memory so far in GiB: allocated on an accelerator, resident on a CPU."""
+    if device.type == "cpu":
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    return torch.accelerator.max_memory_allocated(device) / 2**30
+
+
+def memory_of(device: torch.device) -> dict[str, Any]:
+    """Returns what metrics.jsonl has of memory.
+
+    On an accelerator also what its allocator has taken from it, which is what runs out, and how often it had to give
+    all it kept back to go on: that waits for the device, and a run where it grows is short of memory.
+    """
+    told: dict[str, Any] = {"peak_memory_gib": peak_gib(device)}
+    if device.type != "cpu":
+        statistics = torch.accelerator.memory_stats(device)
+        told["reserved_memory_gib"] = torch.accelerator.max_memory_reserved(device) / 2**30
+        told["allocator_retries"] = int(statistics.get("num_alloc_retries", 0))
+    return told
+
+
+@contextmanager
+def collecting() -> Iterator[Callable[[int], None]]:
+    """Has garbage collected at set steps only, on all ranks at the same ones; gives the function to call after each.
+
+    Python looks whenever it has made so many objects, on each rank at another time, and each time all ranks wait.
+    """
+    was_on = gc.isenabled()
+    gc.collect()
+    gc.freeze()  # what is there stays: no collection looks through it again
+    gc.disable()
+
+    def after(step: int) -> None:
+        if step % COLLECT_EVERY == 0:
+            gc.collect()  # all generations: what outlived one collection would else never go
+
+    try:
+        yield after
+    finally:
+        if was_on:
+            gc.enable()

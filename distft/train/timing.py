@@ -1,0 +1,247 @@
+"""Where a step's time goes: phases, tokens per second, MFU, profile.
+
+Trap: the elapsed time of an event that is not done raises an error, so what is under way belongs to the next reading.
+"""
+
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.profiler import ProfilerActivity
+from torch.profiler import profile as recorded
+
+from distft.runtime import heartbeat
+from distft.runtime.process_group import World
+
+Mark = float | torch.Event
+Span = tuple[Mark, Mark]
+
+
+class Clock:
+    """Adds up seconds by phase; phases do not overlap."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.now = ""  # the phase under way
+        self._spans: list[tuple[str, Span]] = []
+
+    @contextmanager
+    def phase(self, name: str, on_host: bool = False) -> Iterator[None]:
+        """Times what is done within. on_host: by this process's own clock, where it waits rather than computes."""
+        begun = self.mark(on_host)
+        self.now = name
+        with heartbeat.during(name):
+            yield
+        self.now = ""
+        self._spans.append((name, (begun, self.mark(on_host))))
+
+    def take(self) -> dict[str, float]:
+        """Returns the seconds of each phase that ended since the last call; what the device has still to do is left
+        for the next one."""
+        seconds: defaultdict[str, float] = defaultdict(float)
+        left = []
+        for name, span in self._spans:
+            if is_done(span):
+                seconds[name] += seconds_of(span)
+            else:
+                left.append((name, span))
+        self._spans = left
+        return dict(seconds)
+
+    def mark(self, on_host: bool = False) -> Mark:
+        """Returns this moment; of the device, where it has a stream of work."""
+        if on_host or self.device.type == "cpu":
+            return time.perf_counter()
+        event = torch.Event(self.device, enable_timing=True)
+        event.record()
+        return event
+
+
+def is_done(span: Span) -> bool:
+    ended = span[1]
+    return ended.query() if isinstance(ended, torch.Event) else True
+
+
+def seconds_of(span: Span) -> float:
+    begun, ended = span
+    if isinstance(begun, torch.Event):
+        assert isinstance(ended, torch.Event)
+        return begun.elapsed_time(ended) / 1000
+    assert isinstance(ended, float)
+    return ended - begun
+
+
+class OwnWork:
+    """The seconds that this process itself works in a step, without its waits for others: only they show who is slow.
+
+    On a CPU the host works, and the heartbeat counts. On an accelerator the host only launches: there the forward of
+    each block is timed on the device's stream, from when its weights are gathered; no collective lies in between.
+    Backward and update are not told there, since the device waits for others inside of them.
+    """
+
+    def __init__(self, blocks: Iterable[nn.Module], clock: Clock) -> None:
+        """blocks: with the strategy's own hooks in place, between which these come."""
+        self.clock = clock
+        self._begun: Mark = 0.0
+        self._spans: list[Span] = []
+        self._before: tuple[list[Span], float] = ([], 0.0)  # of the step before
+        self._hooks: list[Any] = []
+        if clock.device.type != "cpu":
+            for block in blocks:
+                self._hooks.append(block.register_forward_pre_hook(self._begin))
+                self._hooks.append(block.register_forward_hook(self._end, prepend=True))
+
+    def of_step(self, cost: float) -> tuple[list[float], float]:
+        """Returns seconds by phase of heartbeat.WORK, and the cost of the work; called once a step, before its update.
+
+        cost: operations of this step's micro-batches. On an accelerator the forwards, and the cost returned, are those
+        of the step before, which the device has done: an event is read without waiting for it.
+        """
+        seconds = heartbeat.worked()
+        if self.clock.device.type == "cpu":
+            return seconds, cost
+        (spans, cost), self._before = self._before, (self._spans, cost)
+        self._spans = []
+        forward = sum(map(seconds_of, spans))
+        told = {"data": seconds[heartbeat.WORK.index("data")], "forward": forward}
+        return [told.get(phase, 0.0) for phase in heartbeat.WORK], cost
+
+    def close(self) -> None:
+        for hook in self._hooks:
+            hook.remove()
+
+    def _begin(self, *_: Any) -> None:
+        if self.clock.now == "forward":  # neither an evaluation nor a forward that backward makes again
+            self._begun = self.clock.mark()
+
+    def _end(self, *_: Any) -> None:
+        if self.clock.now == "forward":
+            self._spans.append((self._begun, self.clock.mark()))
+
+
+# Dense bf16 matrix products of data sheets, FLOP/s, by a part of the device's name; the first that fits.
+DATA_SHEETS = (
+    ("H200", 989e12),
+    ("H100 PCIe", 756e12),
+    ("H100", 989e12),
+    ("GH200", 989e12),
+    ("B200", 2250e12),
+    ("A100", 312e12),
+    ("L40S", 362e12),
+    ("A10G", 70e12),
+    ("MI300X", 1307e12),
+    ("MI250X", 191.5e12),
+)
+_SIZES = (256, 512, 1024)  # a processor without bf16 makes small products faster than large ones
+_SIZES_OF_ACCELERATOR = (4096, 8192)  # smaller ones do not fill it
+_ROUNDS, _PRODUCTS = 3, 10  # products of a round on an accelerator, else the launch is most of it
+_TOLD = set["Peak"]()  # of those that a step was above: the next steps are, too
+
+
+@dataclass(frozen=True)
+class Peak:
+    """The most that a process's device could do, and how that is known."""
+
+    flops: float  # a second
+    source: str
+
+
+def peak_of(device: torch.device, dtype: torch.dtype) -> Peak:
+    """Returns the data sheet's figure for bf16 on a device that has one here, else the best of a few products."""
+    if device.type == "cuda" and dtype == torch.bfloat16:
+        name = torch.cuda.get_device_name(device)
+        for part, flops in DATA_SHEETS:
+            if part in name:
+                return Peak(flops, f"data sheet of {name}, dense bf16")
+    sizes = _SIZES if device.type == "cpu" else _SIZES_OF_ACCELERATOR
+    flops, size = max((_measured(device, dtype, size), size) for size in sizes for _ in range(_ROUNDS))
+    name = str(dtype).removeprefix("torch.")
+    return Peak(flops, f"measured {name} product of {size}x{size} matrices, {torch.get_num_threads()} threads")
+
+
+def _measured(device: torch.device, dtype: torch.dtype, size: int) -> float:
+    """Trap: of ones, which move no bits, an accelerator makes more products than of anything a model holds."""
+    random = torch.Generator(device).manual_seed(0)
+    left, right = (torch.randn(size, size, generator=random, device=device).to(dtype) for _ in range(2))
+    products = 1 if device.type == "cpu" else _PRODUCTS
+    clock = Clock(device)
+    result = left @ right
+    result[0, 0].item()  # the library's first call, and the host's wait for it
+    begun = clock.mark()
+    for _ in range(products):
+        result = left @ right
+    span = begun, clock.mark()
+    result[0, 0].item()  # until the device has done it
+    return products * 2 * size**3 / seconds_of(span)
+
+
+def utilisation(flops: float, seconds: float, processes: int, peak: Peak) -> float | None:
+    """Returns the share of what `processes` could have done in that time; None above 1, and one error in the log.
+
+    flops: of the global batch, counted as if each were done once: nothing computed again, no padding.
+    """
+    share = flops / (seconds * processes * peak.flops)
+    if share <= 1:
+        return share
+    if peak not in _TOLD:
+        _TOLD.add(peak)
+        print(
+            f"ERROR: an MFU of {share:.0%} cannot be: {flops:.3g} FLOP in {seconds:.3g} s on {processes} processes of "
+            f"{peak.flops:.3g} FLOP/s ({peak.source}). Either of them is counted wrong; this is said once, and no "
+            "such step has an MFU",
+            file=sys.stderr,
+        )
+    return None
+
+
+DEAREST = 10
+_WARM_UP = 2  # steps before the one that is recorded
+
+
+class Profile:
+    """Records the third step that a process makes, into `folder`."""
+
+    def __init__(self, folder: Path, start_step: int, world: World) -> None:
+        self.folder, self.world = folder, world
+        self.at = start_step + _WARM_UP + 1
+
+    @contextmanager
+    def step(self, step: int) -> Iterator[None]:
+        """Records what is done within, where it is the step; writes rank-R.json.gz, and rank 0 step-N.md."""
+        if step != self.at:
+            yield
+            return
+        on_device = self.world.device.type != "cpu"
+        activities = [ProfilerActivity.CPU, *([getattr(ProfilerActivity, self.world.device.type.upper())] * on_device)]
+        with recorded(activities=activities) as profiler:
+            yield
+        self.folder.mkdir(parents=True, exist_ok=True)
+        profiler.export_chrome_trace(str(self.folder / f"rank-{self.world.rank}.json.gz"))
+        if self.world.is_first:
+            (self.folder / f"step-{step}.md").write_text(table(profiler.key_averages(), step, on_device))
+
+
+def table(operations: Any, step: int, on_device: bool) -> str:
+    """Returns the dearest operations by their own time, with their share of all operations' time."""
+    own = "self_device_time_total" if on_device else "self_cpu_time_total"  # microseconds
+    called = [each for each in operations if each.device_type.name == "CPU"]  # kernels are listed once more
+    spent = sorted(((getattr(each, own), each) for each in called), key=lambda pair: -pair[0])
+    total = sum(time for time, _ in spent) or 1.0
+    where = "its device" if on_device else "the CPU"
+    lines = [
+        f"The {DEAREST} dearest operations of step {step} on rank 0, by time on {where} without what they call",
+        "",
+        "| operation | calls | seconds | share |",
+        "|---|---|---|---|",
+        *(f"| {each.key} | {each.count:,} | {time / 1e6:.3f} | {time / total:.1%} |" for time, each in spent[:DEAREST]),
+        "",
+        f"All operations: {total / 1e6:.3f} s. The whole trace: rank-0.json.gz (chrome://tracing, ui.perfetto.dev)",
+    ]
+    return "\n".join(lines) + "\n"
