@@ -22,7 +22,7 @@ from benchmarks.peers.product import measure
 from benchmarks.rows import demo_folder
 from benchmarks.spread import table
 from distft.config import ConfigError, command
-from distft.config.keywords import keywords
+from distft.config.command import keywords
 from distft.data.batches import Batch, make_batch
 from distft.data.shards import Row
 from distft.losses.cross_entropy import CrossEntropy

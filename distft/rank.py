@@ -104,7 +104,7 @@ def main() -> None:
         os.environ[_ALLOCATOR[0]] = "expandable_segments:True"
     with record(run, given.attempt, rank):
         config = run.read_config()
-        from distft.config.trusted import check_trusted  # its package takes a second, and signals come before
+        from distft.config.targets import check_trusted  # its package takes a second, and signals come before
 
         check_trusted(config)
         if config["train"]["deterministic"]:
@@ -129,7 +129,7 @@ def check_devices(launcher: dict[str, Any]) -> None:
     or its build is another one. A job that asked for none may be on a node that has some."""
     if launcher.get("gpus_per_node", ...) is None and not os.environ.get("SLURM_GPUS_ON_NODE"):
         return
-    from distft.config.accelerators import plugged_in, torch_build, wasted
+    from distft.config.machines import plugged_in, torch_build, wasted
 
     plugged = plugged_in()
     if not plugged.count:

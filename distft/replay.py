@@ -8,7 +8,7 @@ import yaml
 
 from distft.checkpoint.choose import candidates
 from distft.config import ConfigError, command
-from distft.config.keywords import find_run, keywords, usage
+from distft.config.command import find_run, keywords, usage
 from distft.launchers.local import Local
 from distft.run import Plan, RunFolder, read_json, write_json
 

@@ -11,7 +11,7 @@ from typing import Any
 from rich.table import Table
 
 from distft.config import ConfigError, command
-from distft.config.keywords import find_run, keywords
+from distft.config.command import find_run, keywords
 from distft.config.nearest import did_you_mean, nearest
 from distft.goodput import goodput_of
 from distft.launchers.follow import NewRows

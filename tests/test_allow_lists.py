@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from distft.config import compose
-from distft.config.change import _PLACES, Frozen, meanings, refusal
+from distft.config.freeze import _PLACES, Frozen, meanings, refusal
+from distft.config.key import at, leaves
 from distft.config.schema import KEYS
-from distft.config.tree import at, leaves
-from distft.config.trusted import check_trusted
+from distft.config.targets import check_trusted
 from distft.launch.restarts import may_begin_again
 from distft.launchers.contract import Outcome
 from distft.rank import _NO_MEMORY, find_work

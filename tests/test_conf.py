@@ -6,8 +6,9 @@ import pytest
 import yaml
 
 from distft.config import compose
-from distft.config.schema import KEYS, TARGET_GROUPS
-from distft.config.tree import at
+from distft.config.key import at
+from distft.config.parts import TARGET_GROUPS
+from distft.config.schema import KEYS
 from distft.paths import conf_dir
 
 WORDS = sorted((path.parent.name, path.stem) for path in conf_dir().glob("*/*.yaml"))

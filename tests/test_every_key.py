@@ -14,22 +14,23 @@ import pytest
 import yaml
 
 from distft.config import ConfigError, compose
-from distft.config.known import known_keys
-from distft.config.schema import KEYS, TARGET_GROUPS
-from distft.config.trusted import check_trusted
+from distft.config.check import known_keys
+from distft.config.parts import TARGET_GROUPS
+from distft.config.schema import KEYS
+from distft.config.targets import check_trusted
 from distft.data.key import tokenizer_dir
 from distft.data.shards import Rows
 from distft.data.sources import find_sources
 from distft.data.stage import ensure_prepared
 from distft.data.tokenize import byte_tokenizer
 from distft.launch import __main__, restarts, stages
-from distft.launch.stages import freeze, make_part, plan_run, run_dir
+from distft.launch.stages import freeze, make_part, plan_run, with_name
 from distft.launchers.contract import Outcome
 from distft.launchers.slurm.launcher import script_of
 from distft.launchers.watchdog import Limits
 from distft.paths import conf_dir
 from distft.plan import make_plan
-from distft.run import RunFolder, read_json
+from distft.run import read_json
 from tests.support.observed_cases import CASES, COMMON
 from tests.support.planted import IN_A_RUN
 from tests.support.stubs import only_path, stub
@@ -321,7 +322,8 @@ def submitted(right: list[str], *names: str, settings: list[str]) -> str:
     for name in names:
         overrides = [*right, "launcher=slurm", f"name={name}", "data.packing=true", *settings]
         config = compose(overrides, sweep=True)
-        runs.append(RunFolder(run_dir(config)))
+        run, config = with_name(config)
+        runs.append(run)
         freeze(runs[-1], config, plan_run(runs[-1], config), overrides)
     make_part(config, "launcher").submit([run.path for run in runs])
     return script_of(runs[0]).read_text()
@@ -386,7 +388,7 @@ def test_a_launch_waits_restarts_and_gives_up_as_asked(right: list[str], monkeyp
     settings = ["launcher.wait=false", "launcher.grace_seconds=7", "launcher.restarts=2", "launcher.hang_seconds=11"]
     settings += ["launcher.hang_seconds_outside=13", "launcher.program=tests.support.fake_worker", "name=r"]
     config = compose([*right, *settings])
-    run = RunFolder(run_dir(config))
+    run, config = with_name(config)
     freeze(run, config, plan_run(run, config), settings)
     launcher = make_part(config, "launcher")
     assert not launcher.wait and launcher.program == "tests.support.fake_worker"
@@ -419,7 +421,7 @@ def test_a_finished_run_is_exported_as_asked(right: list[str], monkeypatch: pyte
     monkeypatch.setattr(stages, "Command", Noted)
     asked = ["tuning=lora", "export.at=latest", "export.dtype=bf16", "export.format=merged", "name=r"]
     config = compose([*right, *asked])
-    run = RunFolder(run_dir(config))
+    run, config = with_name(config)
     freeze(run, config, plan_run(run, config), asked)
     stages.write_results(run, export=config.values["export"])
     assert {"at=latest", "dtype=bf16", "format=merged"} <= set(started[0]) and started[0][0] == "export"
@@ -432,7 +434,7 @@ def test_a_tracker_gets_its_settings(right: list[str], tmp_path: Path):
     folder = tmp_path / "collected"
     settings = ["tracker=prometheus", f"tracker.folder={folder}", "tracker.every_seconds=0", "name=r"]
     config = compose([*right, *settings])
-    run = RunFolder(run_dir(config))
+    run, config = with_name(config)
     freeze(run, config, plan_run(run, config), settings)
     tracker = make_part(config, "tracker")
     tracker.start(run)

@@ -114,7 +114,7 @@ def test_a_model_is_the_same_by_its_content(begun: Begun):
     shutil.copytree(begun.folder / "model", moved)
     own = begun.own(f"model.path={moved}")
     assert own and own.plan.model_dir == str(moved)
-    config = Config(own.values, {})
+    config = Config.of(own.values)
     check_config(begun.run, config)
     save_model(begun.folder / "another", 2.0)
     assert begun.own(f"model.path={begun.folder / 'another'}") is None

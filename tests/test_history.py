@@ -20,11 +20,11 @@ def run(tmp_path: Path) -> RunFolder:
 def changed(run: RunFolder, group: str, key: str, value: object) -> Config:
     values = run.read_config()
     values[group][key] = value
-    return Config(values, {})
+    return Config.of(values)
 
 
 def test_the_same_config_follows_and_so_does_one_that_differs_in_how_it_looks_on(run: RunFolder):
-    check_followed(run, Config(run.read_config(), {}), "job 12")
+    check_followed(run, Config.of(run.read_config()), "job 12")
     check_followed(run, changed(run, "launcher", "wait", False), "job 12")
     check_followed(run, changed(run, "launcher", "grace_seconds", 9), "job 12")
     check_followed(run, changed(run, "tracker", "_target_", "distft.trackers.wandb.Wandb"), "job 12")
@@ -183,7 +183,7 @@ def test_a_checkpoint_of_another_run_is_told_by_that_run(tmp_path: Path):
 
 def test_a_model_that_a_checkpoint_cannot_fill_is_refused_before_a_rank_tries(run: RunFolder):
     plan, manifest = run.read_plan(), {"tensors": {"parameter": {"a": [2, 3], "b": [4]}}}
-    check_model(plan, run, Config(run.read_config(), {}), manifest)
+    check_model(plan, run, Config.of(run.read_config()), manifest)
     other = changed(run, "model", "tiny_architecture", {"hidden_size": 8})
     with pytest.raises(
         ConfigError, match=rf"trains {plan.parameters:,} parameters, the checkpoint of .*/run holds 10: "

@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 
 from distft.checkpoint.format import step_dir, write_index, write_manifest
-from distft.config import Config
-from distft.config.freeze import chosen_words
+from distft.config import read_config
 from distft.goodput import read_timeline
 from distft.launch import job
 from distft.launchers.slurm.commands import job_state
@@ -301,5 +300,5 @@ def test_a_node_that_fails_is_no_request_to_stop_though_srun_signals_the_others(
 
 def test_the_frozen_config_says_which_words_were_chosen(tmp_path: Path):
     run = freeze(tmp_path / "x", "run", ONE)
-    config = Config(run.read_config(), chosen_words(run.config.read_text()))
+    config = read_config(run)
     assert config.choices["launcher"] == "slurm"

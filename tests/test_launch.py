@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from distft.config.compose import Config
+from distft.config.schema import Config, Origin
 from distft.launch.__main__ import tell_end
-from distft.launch.stages import run_dir
+from distft.launch.stages import with_name
 from distft.launchers.contract import Outcome
 from distft.run import RunFolder, read_json
 from distft.runtime.disk import alone
@@ -239,8 +239,10 @@ def test_a_run_without_a_name_gets_one_of_model_data_and_time(tmp_path):
     choices = {"model": "gpt2", "data": "files"}
     taken = set()
     for _ in range(3):
-        values = {"name": None, "runs_dir": str(tmp_path), "model": {"tiny": True}, "data": {"train": "/x/mine.jsonl"}}
-        path = run_dir(Config(values, choices))
+        values = {"runs_dir": str(tmp_path), "model": {"tiny": True}, "data": {"train": "/x/mine.jsonl"}}
+        run, config = with_name(Config.of(values, Origin(choices)))
+        path = run.path
+        assert config.name == path.name
         assert re.fullmatch(r"gpt2-mine-\d{8}-\d{6}(-\d)?", path.name)
         assert path.is_dir()
         taken.add(path)

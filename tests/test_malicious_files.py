@@ -23,8 +23,8 @@ from distft.checkpoint.choose import candidates
 from distft.checkpoint.format import damage_of, hash_of_body, read_index, read_manifest, step_dir, write_manifest
 from distft.checkpoint.load import Checkpoint
 from distft.config import ConfigError
+from distft.config.command import find_run
 from distft.config.compose import compose
-from distft.config.keywords import find_run
 from distft.config.model_folder import wrong_model
 from distft.data.read import UnreadableFile, read_rows
 from distft.data.render import TemplateRefused, make_renderer

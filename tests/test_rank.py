@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from distft.config import accelerators
+from distft.config import machines
 from distft.config.compose import compose
 from distft.config.freeze import frozen_text
 from distft.plan.make import make_plan
@@ -48,7 +48,7 @@ def test_an_allocation_that_fails_is_told_with_the_plan_and_what_to_change(tmp_p
 
 def test_a_rank_that_gets_none_of_the_devices_there_are_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     """The driver is too old, say; a job that asked for no device may be on a node that has some."""
-    monkeypatch.setattr(accelerators, "plugged_in", lambda: accelerators.Plugged("NVIDIA", 2))
+    monkeypatch.setattr(machines, "plugged_in", lambda: machines.Plugged("NVIDIA", 2))
     monkeypatch.delenv("SLURM_GPUS_ON_NODE", raising=False)
     monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available=False: None)
     check_devices({"gpus_per_node": None})

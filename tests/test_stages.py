@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from distft.config import ConfigError, compose
-from distft.config.accelerators import Build, Plugged
+from distft.config.machines import Build, Plugged
 from distft.launch import stages
-from distft.launch.stages import check_devices, check_writable, run_dir
+from distft.launch.stages import check_devices, check_writable, with_name
 
 
 def test_a_folder_that_takes_no_run_is_named_before_anything_is_written(tmp_path: Path):
@@ -52,14 +52,14 @@ def test_devices_that_torch_is_not_built_for_are_an_error_before_the_run(config,
 
 def test_unnamed_runs_of_one_second_get_folders_of_their_own(config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("time.strftime", lambda form: "20261129-010203")
-    folders = [run_dir(config()) for _ in range(3)]
+    folders = [with_name(config())[0].path for _ in range(3)]
     assert [each.name.rpartition("010203")[2] for each in folders] == ["", "-2", "-3"]
     assert all(each.is_dir() for each in folders), "so another process has not one of them"
 
 
 def test_a_folder_that_nothing_came_into_goes_again(config, tmp_path: Path):
-    program = "from distft.launch.stages import run_dir; from distft.config import compose; import sys; "
-    program += "path = run_dir(compose(sys.argv[1:])); assert path.is_dir(); print(path)"
+    program = "from distft.launch.stages import with_name; from distft.config import compose; import sys; "
+    program += "path = with_name(compose(sys.argv[1:]))[0].path; assert path.is_dir(); print(path)"
     overrides = ["model.tiny=true", f"data.train={tmp_path}/rows.jsonl", f"runs_dir={tmp_path}/runs"]
     done = subprocess.run([sys.executable, "-c", program, *overrides], capture_output=True, text=True, check=True)
     assert not Path(done.stdout.strip()).exists()

@@ -5,26 +5,111 @@ into its tree here.
 """
 
 from collections.abc import Callable, Iterable, Mapping
+from copy import deepcopy
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import yaml
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from distft.config.check import known_keys, missing_files, wrong_values
 from distft.config.errors import ConfigError
-from distft.config.files import missing_files
-from distft.config.freeze import Config
-from distft.config.groups import Groups, resolved
-from distft.config.known import known_keys
+from distft.config.key import MISSING, at, covers, leaves, shown
 from distft.config.model_folder import wrong_models
-from distft.config.overrides import CONFIG, Override, WrongOverride, split
-from distft.config.own_yaml import OwnFile, of_profile, read_config
+from distft.config.nearest import did_you_mean, nearest
+from distft.config.overrides import (
+    CONFIG,
+    Override,
+    WrongOverride,
+    apply_setting,
+    drop_others_keywords,
+    long_form,
+    split,
+    with_long_forms,
+    with_targets,
+)
+from distft.config.own_yaml import OwnFile, of_profile, read_own
+from distft.config.parts import TARGET_GROUPS
+from distft.config.precedence import COMMAND_LINE, EXPERIMENT, FILE, settle
 from distft.config.rules import broken_rules
 from distft.config.rules.contract import Facts
-from distft.config.schema import TARGET_GROUPS
-from distft.config.settings import apply_setting, drop_others_keywords, long_form, with_targets
-from distft.config.tree import MISSING, at, covers
-from distft.config.typed import COMMAND_LINE, EXPERIMENT, FILE, settle
-from distft.config.values import shown, wrong_values
+from distft.config.schema import SHORT, Config, Origin
 from distft.paths import absolute, conf_dir
+
+
+class Groups:
+    """The folders of a config folder, each with its words."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        found = sorted(path for path in folder.iterdir() if path.is_dir())
+        self.words = {path.name: sorted(file.stem for file in path.glob("*.yaml")) for path in found}
+
+    def has(self, override: Override) -> bool:
+        return override.key.lstrip("/") in self.words
+
+    def choice(self, override: Override) -> str:
+        """Returns `group=word` of an override; ConfigError when the group has no such word."""
+        group = override.key.lstrip("/")
+        words = self.words[group]
+        can_be_null = group == "experiment"
+        if override.prefix != "~" and override.value in (*words, *(["null"] if can_be_null else [])):
+            return f"{group}={override.value}"
+        meant = nearest(override.value or "none", words)
+        raise ConfigError([f"{override.text}: {group} is one of {', '.join(words)}.{did_you_mean(meant)}"])
+
+    def target_of(self, group: str, word: str) -> str | None:
+        """Returns the `_target_` that a word's own YAML names."""
+        return (yaml.safe_load((self.folder / group / f"{word}.yaml").read_text()) or {}).get("_target_")
+
+    def compose(self, choices: Iterable[str]) -> tuple[DictConfig, dict[str, str]]:
+        """Returns the tree of these choices, still with its interpolations, and the word of every group."""
+        state = tuple((str(file), file.stat().st_mtime_ns) for file in sorted(self.folder.rglob("*.yaml")))
+        config, words = _composed(self.folder, tuple(choices), state)
+        chosen = {name: word for name, word in words.items() if name in self.words and word}
+        return deepcopy(config), chosen
+
+    def keys_of_experiment(self, word: str | None) -> set[str]:
+        """Returns the keys that the chosen experiment sets: they count as given by the user."""
+        if word is None:
+            return set()
+        tree = yaml.safe_load((self.folder / "experiment" / f"{word}.yaml").read_text()) or {}
+        return {SHORT.get(path, path) for path, _ in leaves(tree) if path != "defaults"}
+
+
+@lru_cache(maxsize=64)
+def _composed(folder: Path, choices: tuple[str, ...], state: object) -> tuple[DictConfig, dict[str, str | None]]:
+    """Returns what Hydra makes of the choices; a sweep asks for the same ones hundreds of times."""
+    try:
+        with initialize_config_dir(str(folder), version_base="1.3"):
+            config = hydra_compose("config", list(choices), return_hydra_config=True)
+    except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
+        raise ConfigError([f"{folder}: {_first_line(error)}"]) from error
+    words = dict(config.hydra.runtime.choices)
+    OmegaConf.set_struct(config, False)
+    config.pop("hydra")
+    with_long_forms(config, yaml.safe_load((folder / "config.yaml").read_text()))
+    return config, words
+
+
+def resolved(config: DictConfig) -> dict[str, Any]:
+    """Returns plain values, interpolations resolved; ConfigError for one that leads nowhere."""
+    try:
+        values = OmegaConf.to_container(config, resolve=True)
+    except OmegaConfBaseException as error:
+        raise ConfigError([_first_line(error)]) from error
+    assert isinstance(values, Mapping)
+    return {str(name): value for name, value in values.items()}
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0]
 
 
 def compose(
@@ -83,7 +168,8 @@ def compose(
         for key, stronger in settled.gave_way.items()
         if key in said and at(before, key) is not None
     ]
-    return Config(_with_absolute_paths(values), choices, settled.given, settled.gave_way, (*asked.notes, *notes))
+    origin = Origin(choices, settled.given, settled.gave_way, (*asked.notes, *notes))
+    return Config.of(_with_absolute_paths(values), origin)
 
 
 @dataclass(frozen=True)
@@ -122,7 +208,7 @@ def _read(overrides: Iterable[str], groups: Groups, errors: list[str]) -> _Asked
             override = split(text)
             if override.key == CONFIG or _names_file(override):
                 num_files += 1
-                files.append(read_config(override.key, (override.value or "").strip("'\""), groups.words))
+                files.append(read_own(override.key, (override.value or "").strip("'\""), groups.words))
             elif groups.has(override):
                 groups.choice(override)
                 words.append(override)

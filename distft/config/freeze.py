@@ -1,26 +1,27 @@
-"""A config, its text in runs/<name>/config.yaml, and how two of them differ."""
+"""A config as text in runs/<name>/config.yaml, how two of them differ, and with which changes a run may resume.
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+A default that another version has changed is not a change of the run: the frozen value stays.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
 from typing import Any
 
 import yaml
+from pydantic import ValidationError
 
-from distft.config.tree import leaves
-from distft.config.values import shown
+from distft.config.key import Group, at, covers, leaves, shown
+from distft.config.precedence import WINS
+from distft.config.schema import Config, Origin
+from distft.run import RunFolder
 
 _SAID = "# said:"
-
-
-@dataclass(frozen=True)
-class Config:
-    """A whole config: plain values, every interpolation resolved, and the word chosen in each group."""
-
-    values: dict[str, Any]
-    choices: dict[str, str]
-    given: frozenset[str] = frozenset()  # keys that somebody set; all others are defaults
-    gave_way: Mapping[str, str] = field(default_factory=dict)  # key -> the one, said more strongly, that overrides it
-    notes: tuple[str, ...] = ()  # what was set and gave way to what was typed; usually nothing
+# What older versions called the code that a frozen `_target_` names -> where it is now.
+RENAMED_TARGETS = {
+    "distft.strategies.fully_sharded.": "distft.strategies.fsdp.",
+    "distft.models.tuning.": "distft.models.adapters.",
+}
 
 
 def frozen_text(config: Config) -> str:
@@ -43,6 +44,53 @@ def keys_said(text: str) -> frozenset[str] | None:
     """Returns the keys that the second line of a frozen config lists; None of one that has no such line."""
     line = text.split("\n", 2)[1:2]
     return frozenset(line[0].removeprefix(_SAID).split()) if line and line[0].startswith(_SAID) else None
+
+
+def read_config(run: RunFolder) -> Config:
+    """Returns the frozen config of a run; ValueError when it is not one.
+
+    One of an older version is read as this version's: keys that it lacks have their defaults, `_target_` names that
+    have moved are renamed, and keys that are no longer there are left out.
+    """
+    return parse_config(run.config.read_text())
+
+
+def parse_config(text: str) -> Config:
+    """Returns the config that `frozen_text` has written."""
+    values = yaml.safe_load(text)
+    if not isinstance(values, dict):
+        raise ValueError("is not a mapping of keys")
+    origin = Origin(chosen_words(text), keys_said(text) or frozenset())
+    try:
+        return Config.of(_known_alone(_renamed(values), Config), origin)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise ValueError(f"{'.'.join(map(str, first['loc']))}={shown(first['input'])}: {first['msg']}") from error
+
+
+def _renamed(values: dict[str, Any]) -> dict[str, Any]:
+    """Returns the values of an older version with this version's names."""
+    tree = dict(values)
+    if isinstance(enabled := tree.get("export"), bool):
+        tree["export"] = {"enabled": enabled}
+    for group, section in values.items():
+        target = section.get("_target_") if isinstance(section, Mapping) else None
+        moved = next((old for old in RENAMED_TARGETS if str(target).startswith(old)), None)
+        if moved:
+            tree[group] = {**section, "_target_": RENAMED_TARGETS[moved] + str(target).removeprefix(moved)}
+    return tree
+
+
+def _known_alone(values: Mapping[str, Any], section: type[Group]) -> dict[str, Any]:
+    """Returns the values without the keys that `section` does not have."""
+    fields = {info.alias or name: info.annotation for name, info in section.model_fields.items()}
+    is_open = section.model_config.get("extra") == "allow"
+    kept = {name: value for name, value in values.items() if name in fields or is_open}
+    for name, value in kept.items():
+        inner = fields.get(name)
+        if isinstance(inner, type) and issubclass(inner, Group) and isinstance(value, Mapping):
+            kept[name] = _known_alone(value, inner)
+    return kept
 
 
 def changed_keys(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
@@ -82,3 +130,115 @@ def changes(
 
 def _side(values: Mapping[str, Any], path: str) -> str:
     return shown(values[path]) if path in values else "not set"
+
+
+# Keys and groups of keys that decide where and how fast a run trains, and what is seen of it; not what it learns.
+FREE = (
+    "name", "runs_dir", "cache_dir", "trust", "export", "strategy", "launcher", "tracker", "sweep", "checkpoint",
+    "model.attention", "model.kernels", "train.micro_batch_size", "train.micro_batch_tokens",
+    "train.activation_checkpointing", "train.compile", "train.deterministic", "train.profile",
+    "train.on_non_finite", "train.max_non_finite", "train.check_replicas_every",
+    "eval.micro_batch_size", "data.packing", "data.max_bad_fraction", "data.max_truncated_fraction",
+    "data.max_untrained_fraction",
+)  # fmt: skip
+
+_PLACES = ("name", "runs_dir", "cache_dir", "data.train", "model.path")  # may differ where neither command says so
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """The config that a run goes on from, and what was said for it."""
+
+    values: Mapping[str, Any]
+    choices: Mapping[str, str]
+    given: frozenset[str] | None  # keys of its command line and experiment; None: not known
+
+    def other_defaults(self, config: Config) -> list[str]:
+        """Returns the keys that differ though neither command says anything of them: versions have other defaults."""
+        if self.given is None:
+            return []
+        groups = self.choices.keys() | config.choices.keys()
+        others = {group for group in groups if self.choices.get(group) != config.choices.get(group)}
+        said = {*self.given, *config.given, *others, *_PLACES}
+        for row in WINS:  # what gives way to another key changes with that
+            if row.key in said and at(self.values, row.key) != at(config.values, row.key):
+                said.add(row.over)
+        said |= {"launcher"} if "launcher.profile" in said else set()  # whose keys are in no command line
+        return [key for key in changed_keys(self.values, config.values) if not covers(said, key)]
+
+    def kept_by(self, config: Config) -> tuple[dict[str, Any], list[str]]:
+        """Returns the config's values with the frozen ones where a default has changed, and a line for each of these.
+
+        A key that only one of the versions has is left as it is in the newer one.
+        """
+        values, lines = deepcopy(config.values), []
+        before, now = dict(leaves(self.values)), dict(leaves(config.values))
+        for key in self.other_defaults(config):
+            if key in before and key in now:
+                _put(values, key, before[key])
+                lines.append(f"{key}: {shown(before[key])} (default now {shown(now[key])})")
+        return values, lines
+
+    def aligned(self, config: Config) -> dict[str, Any]:
+        """Returns the frozen values with the keys that this version has, where no command says anything of them."""
+        values, now = deepcopy(dict(self.values)), dict(leaves(config.values))
+        for key in self.other_defaults(config):
+            if key in now:
+                _put(values, key, now[key])
+            else:
+                group, _, name = key.rpartition(".")
+                del (at(values, group) if group else values)[name]
+        return values
+
+    def in_words(self, config: Config) -> list[str]:
+        """Returns a line for each difference, chosen words in place of their parts: `strategy: zero2 -> fsdp`."""
+        return changes(self.aligned(config), config.values, self.choices, config.choices)
+
+
+def _put(tree: dict[str, Any], key: str, value: Any) -> None:
+    *groups, name = key.split(".")
+    for group in groups:
+        tree = tree.setdefault(group, {})
+    tree[name] = value
+
+
+def meanings(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Returns the keys of other value that change what the run learns."""
+    return [key for key in changed_keys(old, new) if not covers(FREE, key)]
+
+
+def refusal(
+    old: Mapping[str, Any],
+    new: Mapping[str, Any],
+    what: str,
+    in_words: Sequence[str] | None = None,
+    gave_way: Mapping[str, str] | None = None,
+) -> str | None:
+    """Returns why a run cannot go on from `old` to `new`, with a line for each difference; None when it can.
+
+    what: the run that it goes on from, in words. in_words: the lines, by default key by key. gave_way: key -> the
+    typed one that overrides it; who allows that one allows what follows from it.
+    """
+    allowed = new["checkpoint"]["allow_change"]
+    stronger = gave_way or {}
+    keys = [key for key in meanings(old, new) if not covers(allowed, stronger.get(key, key))]
+    if not keys:
+        return None
+    there = {key for key, _ in leaves(new)}
+    lines = {line: line.partition(":")[0] for line in in_words or changes(old, new)}
+    lines = {line: said for line, said in lines.items() if any(covers([said], key) for key in keys)}
+    words = {said for said in lines.values() if "." not in said}
+    offered = [_allowing(stronger.get(key, key), there, words) for key in keys]
+    way = "another name" if what.startswith("name=") else "the settings of that run"
+    first = f"{what} was made with another config. Try: {way}, or {allowing(allowed, offered)}"
+    return "\n    ".join([first, *lines])
+
+
+def _allowing(key: str, there: Collection[str], words: Collection[str]) -> str:
+    group = key.partition(".")[0]
+    return group if group in words or key not in there else key
+
+
+def allowing(allowed: Sequence[str], keys: Sequence[str]) -> str:
+    """Returns the override that allows `keys` too."""
+    return f"checkpoint.allow_change=[{','.join(dict.fromkeys([*allowed, *keys]))}]"

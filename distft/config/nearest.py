@@ -1,8 +1,61 @@
-"""Finds what a user most likely meant."""
+"""Finds what a user most likely meant: the nearest word, or the key here for the name another trainer has for it."""
 
 from collections.abc import Iterable, Sequence
 
-from distft.config.foreign import OURS
+OURS = {
+    "learning_rate": "optimizer.lr",
+    "adam_beta1": "optimizer.betas",
+    "adam_beta2": "optimizer.betas",
+    "optim": "optimizer=adamw",
+    "lr_scheduler_type": "schedule=cosine",
+    "warmup_ratio": "schedule.warmup_steps",  # below 1: a share
+    "warmup_fraction": "schedule.warmup_steps",
+    "num_warmup_steps": "schedule.warmup_steps",
+    "lr_warmup_steps": "schedule.warmup_steps",
+    "decay_ratio": "schedule.decay_steps",
+    "decay_fraction": "schedule.decay_steps",
+    "num_decay_steps": "schedule.decay_steps",
+    "lr_decay_steps": "schedule.decay_steps",
+    "min_lr_ratio": "schedule.final_fraction",
+    "min_lr_rate": "schedule.final_fraction",
+    "early_stopping_threshold": "eval.early_stopping.min_delta",
+    "eval_on_start": "eval.at_ends",
+    "load_best_model_at_end": "checkpoint.save_best",
+    "save_best_only": "checkpoint.save_best",
+    "save_best_model": "checkpoint.save_best",
+    "batch_size": "train.micro_batch_size",
+    "per_device_train_batch_size": "train.micro_batch_size",
+    "per_device_eval_batch_size": "eval.micro_batch_size",
+    "train_micro_batch_size_per_gpu": "train.micro_batch_size",
+    "train_batch_size": "train.global_batch_size",
+    "gradient_accumulation_steps": "train.global_batch_size",
+    "num_train_epochs": "train.epochs",
+    "num_epochs": "train.epochs",
+    "gradient_clipping": "train.max_grad_norm",
+    "gradient_checkpointing": "train.activation_checkpointing",
+    "torch_compile": "train.compile",
+    "bf16": "train.precision",
+    "dtype": "train.precision",
+    "max_seq_length": "data.max_length",
+    "max_seq_len": "data.max_length",
+    "seq_length": "data.max_length",
+    "dataset": "data.train",
+    "train_file": "data.train",
+    "validation_file": "data.eval",
+    "model_name_or_path": "model.path",
+    "base_model": "model.path",
+    "attn_implementation": "model.attention",
+    "output_dir": "runs_dir",
+    "run_name": "name",
+    "save_steps": "checkpoint.every_steps",
+    "save_total_limit": "checkpoint.keep",
+    "resume_from_checkpoint": "checkpoint.resume",
+    "eval_steps": "eval.every_steps",
+    "nproc_per_node": "launcher.processes_per_node",
+    "num_processes": "launcher.processes_per_node",
+    "nnodes": "launcher.nodes",
+    "num_nodes": "launcher.nodes",
+}
 
 
 def nearest(word: str, choices: Iterable[str]) -> str | None:

@@ -13,14 +13,14 @@ from typing import Any, ClassVar
 import yaml
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
+from distft.config.check import nearest_path
 from distft.config.errors import ConfigError
-from distft.config.files import nearest_path
 from distft.config.freeze import chosen_words, keys_said
+from distft.config.key import shown
 from distft.config.nearest import did_you_mean
-from distft.config.overrides import CONFIG, Override, is_key
-from distft.config.schema import BY_PATH, TARGET_GROUPS
-from distft.config.settings import long_form
-from distft.config.values import shown
+from distft.config.overrides import CONFIG, Override, is_key, long_form
+from distft.config.parts import TARGET_GROUPS
+from distft.config.schema import BY_PATH
 from distft.paths import absolute
 
 PROFILE = "launcher.profile"
@@ -60,7 +60,7 @@ class OwnFile:
     said: frozenset[str] | None = None  # of one: the keys that were set for that run; None: not known
 
 
-def read_config(key: str, typed: str, groups: Iterable[str]) -> OwnFile:
+def read_own(key: str, typed: str, groups: Iterable[str]) -> OwnFile:
     """Returns what the file `typed` holds; ConfigError with all that is wrong with it.
 
     key: config, or experiment. groups: the names of the config groups, whose value may be a word.

@@ -3,10 +3,10 @@
 import sys
 from pathlib import Path
 
+from distft.config.key import shown
+from distft.config.precedence import ANY, KEEP, WINS
 from distft.config.rules import RULES
 from distft.config.schema import KEYS
-from distft.config.typed import ANY, KEEP, WINS
-from distft.config.values import shown
 
 
 def key_table() -> str:

@@ -1,342 +1,319 @@
-"""Every key a user can set that is no keyword of a `_target_`, and the ranges of those keywords that have one."""
+"""Every key of a config: its type, default, range, choices and help, in one typed model.
 
+`Config` is what launch, plan and the worker read: `config.train.max_grad_norm`. docs/config.md, --help, error messages
+and the frozen config.yaml are derived from it.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from distft.config.key import NULL, Key
+from pydantic import Field, PrivateAttr
+
+from distft.config.key import MISSING, Count, Fraction, Group, Index, NotNegative, Number, Positive, keys_of, with_value
+from distft.config.parts import Launcher, Loss, Optimizer, Schedule, Strategy, Sweep, Tracker, Tuning
 
 _FORMATS = sorted(file.stem for file in (Path(__file__).parents[1] / "data" / "formats").glob("[!_]*.py"))
+if TYPE_CHECKING:
+    Format = str
+else:
+    Format = Literal[("auto", *_FORMATS)]
 
 
-def _optional(*types: type) -> tuple[type, ...]:
-    return (*types, NULL)
+class Export(Group):
+    """The Hugging Face folder that a run writes at its end."""
+
+    enabled: bool = Field(
+        default=True,
+        description="write final/, a Hugging Face folder, at the end; a sweep does it for its best run alone. Short: "
+        "export=false",
+    )
+    at: Literal["best", "latest"] = Field(
+        default="best",
+        description="which checkpoint; best: by held-out loss, or the latest where none is better than step 0",
+    )
+    dtype: Literal["auto", "fp32", "bf16"] = Field(
+        default="auto", description="of the weights; auto: what the run computed in"
+    )
+    format: Literal["auto", "huggingface", "peft", "merged"] = Field(
+        default="auto",
+        description="auto: huggingface, or of adapters peft, which keeps them apart; merged: adapters added to the "
+        "model",
+    )
 
 
-KEYS = (
-    Key("name", _optional(str), "name of the run folder; null: <model>-<data>-<timestamp>"),
-    Key("runs_dir", (str,), "folder of the run folders"),
-    Key("cache_dir", (str,), "prepared data and fetched models; on a shared disk under SLURM"),
-    Key("seed", (int,), "decides data order, dropout and new parameters", at_least=0),
-    Key(
-        "export.enabled",
-        (bool,),
-        "write final/, a Hugging Face folder, at the end; a sweep does it for its best run alone. Short: export=false",
-    ),
-    Key(
-        "export.at",
-        (str,),
-        "which checkpoint; best: by held-out loss, or the latest where none is better than step 0",
-        choices=("best", "latest"),
-    ),
-    Key("export.dtype", (str,), "of the weights; auto: what the run computed in", choices=("auto", "fp32", "bf16")),
-    Key(
-        "export.format",
-        (str,),
-        "auto: huggingface, or of adapters peft, which keeps them apart; merged: adapters added to the model",
-        choices=("auto", "huggingface", "peft", "merged"),
-    ),
-    Key("trust", (list,), "further prefixes that a _target_ may start with, e.g. [mylab.]"),
-    Key("model.path", (str,), "folder or hub id of the model to start from"),
-    Key("model.revision", _optional(str), "commit, tag or branch of a hub id; null: the newest"),
-    Key("model.task", (str,), "what the model is trained to do", choices=("causal_lm",)),
-    Key(
-        "model.attention",
-        (str,),
-        "attention kernel; each keeps the rows of a forward apart. auto: chosen by device, precision and rows",
-        choices=("auto", "sdpa", "varlen", "flash_attention_2", "flash_attention_3", "flex_attention", "eager"),
-    ),
-    Key(
-        "model.kernels",
-        (str,),
-        "fused kernels between the matrix products. liger: those of liger-kernel for norms, rotary angles, gated MLPs",
-        choices=("none", "liger"),
-    ),
-    Key("model.tokenizer", _optional(str), "folder or hub id of another tokenizer; null: the model's own"),
-    Key("model.trust_remote_code", (bool,), "lets code out of the model's folder run in this process"),
-    Key("model.tiny", (bool,), "a random instance of architecture | tiny_architecture with a byte tokenizer"),
-    Key("model.architecture", (dict,), "the facts of the real model's config.json"),
-    Key("model.tiny_architecture", (dict,), "what model.tiny=true changes in them"),
-    Key("data.train", (str, list), "training rows: file, list of files, folder or hub id"),
-    Key(
-        "data.eval", _optional(str, list, float), "held-out rows: the same, or a fraction to hold out", above=0, below=1
-    ),
-    Key("data.split", _optional(str), "split of a hub id or folder; null: train"),
-    Key("data.eval_split", _optional(str), "the same for data.eval; null: validation, or test in a folder without"),
-    Key("data.subset", _optional(str), "configuration of a hub id"),
-    Key("data.revision", _optional(str), "commit, tag or branch of a hub id; null: the newest"),
-    Key("data.split_seed", (int,), "decides which rows a fraction holds out", at_least=0),
-    Key(
-        "data.overlap",
-        (str,),
-        "what to do with training rows that are in data.eval too",
-        choices=("warn", "drop", "stop"),
-    ),
-    Key("data.format", (str,), "what a row is; auto: detected from its fields", choices=("auto", *_FORMATS)),
-    Key("data.fields", (dict,), "the names your rows use, e.g. {prompt: question}"),
-    Key(
-        "data.ignore_fields",
-        (list,),
-        "fields of rows and messages that count as absent; every other one that nothing reads is an error",
-    ),
-    Key("data.max_length", (int,), "tokens of a row; longer ones are cut and counted", at_least=2),
-    Key("data.chat_template", (str,), "auto: the model's own; none: plain text; or a .jinja file"),
-    Key(
-        "data.seed_date",
-        (str,),
-        "the day that a chat template which prints today's date takes for today, YYYY-MM-DD",
-        pattern=r"\d{4}-\d\d-\d\d",
-        example="2024-07-26",
-    ),
-    Key(
-        "data.packing",
-        (bool,),
-        "cut a step into forwards by tokens; false: by rows, as train.micro_batch_size says",
-    ),
-    Key("data.shards", _optional(list), "numbers of the prepared shards to train on; null: all"),
-    Key(
-        "data.max_bad_fraction",
-        (float,),
-        "bad rows above this fraction stop the run before it starts",
-        at_least=0,
-        at_most=1,
-    ),
-    Key(
-        "data.max_truncated_fraction",
-        (float,),
-        "cut rows above this fraction stop the run before it starts",
-        at_least=0,
-        at_most=1,
-    ),
-    Key(
-        "data.max_untrained_fraction",
-        (float,),
-        "rows without a token to train on, which are left out; above this fraction they stop the run",
-        at_least=0,
-        at_most=1,
-    ),
-    Key("optimizer.lr", (float,), "highest learning rate", above=0, at_most=1000),
-    Key("optimizer.weight_decay", (float,), "decoupled or L2, as the optimizer defines it", at_least=0),
-    Key("optimizer.eps", (float,), "keeps the division by the second moment finite", above=0),
-    Key("optimizer.momentum", (float,), "of SGD", at_least=0, below=1),
-    Key(
-        "schedule.warmup_steps",
-        (float,),
-        "optimizer steps until the learning rate is reached; below 1: that share of the run's",
-        at_least=0,
-    ),
-    Key(
-        "schedule.decay_steps",
-        (float,),
-        "last optimizer steps, in which wsd falls; below 1: that share of the run's; 0: it never falls",
-        at_least=0,
-    ),
-    Key("schedule.final_fraction", (float,), "of the learning rate, at the last step", at_least=0, at_most=1),
-    Key("tuning.rank", (int,), "of each adapter", at_least=1),
-    Key("tuning.alpha", (float,), "adapters are scaled by alpha / rank", above=0),
-    Key("tuning.dropout", (float,), "of the adapters' input", at_least=0, below=1),
-    Key(
-        "tuning.target_modules",
-        (list, str),
-        "linear layers with an adapter, by the last part of their names",
-        choices=("all-linear",),
-    ),
-    Key("loss.label_smoothing", (float,), "probability spread over the whole vocabulary", at_least=0, below=1),
-    Key("strategy.stage", (int,), "of ZeRO", at_least=1, at_most=3),
-    Key(
-        "strategy.bucket_parameters",
-        _optional(int),
-        "ZeRO: communicated at once; null: told from the model",
-        at_least=1,
-    ),
-    Key("strategy.persist_parameters", (int,), "ZeRO-3: parameters up to this size stay whole", at_least=0),
-    Key("strategy.shard_size", _optional(int), "hsdp: processes that hold one copy; null: those of a node", at_least=1),
-    Key("train.max_steps", _optional(int), "optimizer steps; with epochs the first reached ends the run", at_least=1),
-    Key("train.epochs", _optional(float), "passes over the training rows", above=0),
-    Key("train.global_batch_size", _optional(int), "rows per optimizer step", at_least=1),
-    Key(
-        "train.global_batch_tokens", _optional(int), "instead: rows in order up to so many tokens per step", at_least=1
-    ),
-    Key(
-        "train.micro_batch_size",
-        (int,),
-        "rows per forward; given alone it turns packing off",
-        at_least=1,
-    ),
-    Key(
-        "train.micro_batch_tokens",
-        _optional(int),
-        "tokens per forward at most, with packing; null: data.max_length",
-        at_least=1,
-    ),
-    Key("train.max_grad_norm", _optional(float), "gradient norm above which it is scaled down; null: never", above=0),
-    Key("train.precision", (str,), "of compute; weights and moments stay fp32", choices=("auto", "fp32", "bf16")),
-    Key(
-        "train.activation_checkpointing",
-        (str,),
-        "what is computed again in backward instead of kept; selective: all but matrix products and attention",
-        choices=("none", "selective", "full"),
-    ),
-    Key(
-        "train.compile",
-        (bool,),
-        "compile the repeated layers, one graph for all, and the loss in bf16: minutes at first, then less",
-    ),
-    Key("train.profile", (bool,), "record the third step, operation by operation, in profile/ of the run"),
-    Key(
-        "train.on_non_finite",
-        (str,),
-        "when a loss or gradient is not finite, which never reaches a weight; rewind: back to the last checkpoint, and "
-        "on behind the rows up to here",
-        choices=("stop", "skip", "rewind"),
-    ),
-    Key("train.max_non_finite", (int,), "skipped in a row, or times gone back, after which the run stops", at_least=1),
-    Key(
-        "train.check_replicas_every",
-        _optional(int),
-        "steps between looks whether processes that hold the same weights still do; null: at saves alone",
-        at_least=1,
-    ),
-    Key("train.deterministic", (bool,), "every switch for the same bits on the same machine, at a cost in speed"),
-    Key("eval.at_ends", (bool,), "evaluate before the first step and after the last"),
-    Key("eval.every_steps", _optional(int), "optimizer steps between evaluations; null: none between", at_least=1),
-    Key(
-        "eval.micro_batch_size",
-        _optional(int),
-        "rows per forward in evaluation; null: as many rows or tokens as in training",
-        at_least=1,
-    ),
-    Key(
-        "eval.early_stopping.patience",
-        _optional(int),
-        "evaluations without a better loss that end the run; null: never",
-        at_least=1,
-    ),
-    Key("eval.early_stopping.min_delta", (float,), "how much lower a better loss is", at_least=0),
-    Key(
-        "checkpoint.every_steps",
-        _optional(int),
-        "optimizer steps between checkpoints, in place of checkpoint.every_minutes; null: by the clock",
-        at_least=1,
-    ),
-    Key("checkpoint.every_minutes", _optional(float), "minutes between checkpoints, by rank 0's clock", above=0),
-    Key(
-        "checkpoint.save_best",
-        (bool,),
-        "save at once when the held-out loss is the lowest so far; false: the best of those saved anyway counts",
-    ),
-    Key("checkpoint.keep", (int,), "newest checkpoints that stay", at_least=1),
-    Key("checkpoint.keep_every", _optional(int), "checkpoints at multiples of so many steps stay too", at_least=1),
-    Key("checkpoint.background", (bool,), "copy the state to host memory and write it while training goes on"),
-    Key(
-        "checkpoint.on_failure",
-        (str,),
-        "when a checkpoint cannot be written; the last one must be",
-        choices=("continue", "stop"),
-    ),
-    Key("checkpoint.resume", (str,), "auto: the run's own newest; never; or the path of a checkpoint"),
-    Key(
-        "checkpoint.allow_change",
-        (list,),
-        "keys and groups that change what the run learns, with whose new values it may go on, e.g. [optimizer.lr]",
-    ),
-    Key(
-        "launcher.nodes",
-        (int, str),
-        "machines; under SLURM FEWEST-MOST too: as many as are free",
-        at_least=1,
-        pattern=r"[1-9]\d*-[1-9]\d*",
-        example="2-4",
-    ),
-    Key("launcher.processes_per_node", (int, str), "auto: one per accelerator, else 1", at_least=1, choices=("auto",)),
-    Key("launcher.wait", (bool,), "false: return with the job's id"),
-    Key(
-        "launcher.stage",
-        (str,),
-        "node_local: one process of each node copies model and rows to the node's own disk first; copies are kept",
-        choices=("none", "node_local"),
-    ),
-    Key(
-        "launcher.rendezvous",
-        _optional(str),
-        "HOST:PORT of the first machine, where the same command is typed on each of several; no scheduler",
-    ),
-    Key("launcher.grace_seconds", (float,), "from a request to stop to the end by force", at_least=0),
-    Key(
-        "launcher.jobs_at_once",
-        _optional(int),
-        "runs of a sweep at a time; null: as many as a scheduler lets run, in a search 1",
-        at_least=1,
-    ),
-    Key("launcher.profile", _optional(str), "a YAML file with what this site's jobs always need of these keys"),
-    Key("launcher.partition", _optional(str), "SLURM's; null: its default"),
-    Key("launcher.account", _optional(str), "that the job is booked on"),
-    Key("launcher.qos", _optional(str), "quality of service, as the site defines it"),
-    Key(
-        "launcher.time",
-        _optional(int, str),
-        "limit in minutes, or as D-HH:MM:SS; null: the partition's",
-        at_least=1,
-        pattern=r"(\d+-)?\d+(:\d\d){0,2}|UNLIMITED",
-        example="12:00:00",
-    ),
-    Key(
-        "launcher.memory",
-        _optional(int, str),
-        "of a node, in MiB without a unit; 0: all of it; null: the partition's default",
-        at_least=0,
-        pattern=r"\d+[KMGT]?",
-        example="200G",
-    ),
-    Key("launcher.cpus_per_process", _optional(int), "cores; null: each GPU's share of its node's", at_least=1),
-    Key(
-        "launcher.gpus_per_node",
-        _optional(int, str),
-        "null: one for each process where the partition has GPUs",
-        at_least=0,
-        pattern=r"\w+:\d+",
-        example="a100:4",
-    ),
-    Key("launcher.constraint", _optional(str), "features that the nodes must have, e.g. h100&ib"),
-    Key("launcher.exclude", (list,), "nodes that the job must not get"),
-    Key("launcher.flags", (dict,), "further options of sbatch, e.g. {reservation: course, exclusive: true}"),
-    Key("launcher.warning_seconds", (int,), "before the time limit the run saves and is queued again", at_least=30),
-    Key("launcher.max_timeouts", (int,), "time limits after which it is queued again; preemptions always", at_least=0),
-    Key(
-        "launcher.environment",
-        (str,),
-        "what the nodes run in: the virtual environment of the launching Python, modules and it, or a container",
-        choices=("venv", "module", "container"),
-    ),
-    Key("launcher.modules", (list,), "loaded in this order, with launcher.environment=module"),
-    Key("launcher.container_image", _optional(str), "for pyxis/enroot, with launcher.environment=container"),
-    Key("launcher.container_mounts", (list,), "further folders that the container sees, SOURCE:TARGET"),
-    Key("launcher.fabric", _optional(str), "a profile of the network between nodes: a file in slurm/fabrics/"),
-    Key(
-        "launcher.hang_seconds",
-        _optional(float),
-        "without progress in a step, after which stacks are written and the run ends with code 124; null: 10 median "
-        "steps, at least 300; 0: never",
-        at_least=0,
-    ),
-    Key("launcher.hang_seconds_outside", (float,), "the same while it starts, saves or evaluates", at_least=0),
-    Key(
-        "launcher.restarts",
-        (int,),
-        "from the last checkpoint after a rank has died or hung; three starts without a new checkpoint end it too",
-        at_least=0,
-    ),
-    Key(
-        "launcher.preflight",
-        (bool,),
-        "before the run the nodes are measured, a minute at most; the job is queued again once without those that fall "
-        "behind the others, or whose GPUs report errors",
-    ),
-    Key("launcher.stage_dir", _optional(str), "where to; null: $SLURM_TMPDIR, $TMPDIR or /tmp of the node"),
-    Key("sweep.only_failed", (bool,), "with -m: run the failed jobs again and no others"),
-    Key("sweep.fail_fast", (bool,), "with -m: the first job that fails ends the others, which save and stop"),
-    Key("sweep.trials", (int,), "with -m: jobs of a search", at_least=1),
-    Key("sweep.seed", (int,), "with -m: decides the points of a search", at_least=0),
-)
+class Model(Group):
+    """The model that is trained."""
+
+    path: str = Field(default=MISSING, description="folder or hub id of the model to start from")
+    revision: str | None = Field(default=None, description="commit, tag or branch of a hub id; null: the newest")
+    task: Literal["causal_lm"] = Field(default="causal_lm", description="what the model is trained to do")
+    attention: Literal[
+        "auto", "sdpa", "varlen", "flash_attention_2", "flash_attention_3", "flex_attention", "eager"
+    ] = Field(
+        default="auto",
+        description="attention kernel; each keeps the rows of a forward apart. auto: chosen by device, precision and "
+        "rows",
+    )
+    kernels: Literal["none", "liger"] = Field(
+        default="none",
+        description="fused kernels between the matrix products. liger: those of liger-kernel for norms, rotary "
+        "angles, gated MLPs",
+    )
+    tokenizer: str | None = Field(
+        default=None, description="folder or hub id of another tokenizer; null: the model's own"
+    )
+    trust_remote_code: bool = Field(
+        default=False, description="lets code out of the model's folder run in this process"
+    )
+    tiny: bool = Field(
+        default=False, description="a random instance of architecture | tiny_architecture with a byte tokenizer"
+    )
+    architecture: dict[str, Any] = Field(default={}, description="the facts of the real model's config.json")
+    tiny_architecture: dict[str, Any] = Field(default={}, description="what model.tiny=true changes in them")
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """The config.json of a random instance: architecture with the changes of tiny_architecture."""
+        return self.architecture | self.tiny_architecture
+
+
+class Data(Group):
+    """The rows that are trained and evaluated on."""
+
+    train: str | list[Any] = Field(default=MISSING, description="training rows: file, list of files, folder or hub id")
+    eval: str | list[Any] | Annotated[Number, Field(gt=0, lt=1)] | None = Field(
+        default=0.05, description="held-out rows: the same, or a fraction to hold out"
+    )
+    split: str | None = Field(default=None, description="split of a hub id or folder; null: train")
+    eval_split: str | None = Field(
+        default=None, description="the same for data.eval; null: validation, or test in a folder without"
+    )
+    subset: str | None = Field(default=None, description="configuration of a hub id")
+    revision: str | None = Field(default=None, description="commit, tag or branch of a hub id; null: the newest")
+    split_seed: Index = Field(default=0, description="decides which rows a fraction holds out")
+    overlap: Literal["warn", "drop", "stop"] = Field(
+        default="warn", description="what to do with training rows that are in data.eval too"
+    )
+    format: Format = Field(default="auto", description="what a row is; auto: detected from its fields")
+    fields: dict[str, Any] = Field(default={}, description="the names your rows use, e.g. {prompt: question}")
+    ignore_fields: list[Any] = Field(
+        default=[],
+        description="fields of rows and messages that count as absent; every other one that nothing reads is an error",
+    )
+    max_length: Annotated[int, Field(ge=2)] = Field(
+        default=1024, description="tokens of a row; longer ones are cut and counted"
+    )
+    chat_template: str = Field(default="auto", description="auto: the model's own; none: plain text; or a .jinja file")
+    seed_date: Annotated[str, Field(pattern=r"^(?:\d{4}-\d\d-\d\d)$", examples=["2024-07-26"])] = Field(
+        default="2024-07-26",
+        description="the day that a chat template which prints today's date takes for today, YYYY-MM-DD",
+    )
+    packing: bool = Field(
+        default=True, description="cut a step into forwards by tokens; false: by rows, as train.micro_batch_size says"
+    )
+    shards: list[Any] | None = Field(default=None, description="numbers of the prepared shards to train on; null: all")
+    max_bad_fraction: Fraction = Field(
+        default=0.01, description="bad rows above this fraction stop the run before it starts"
+    )
+    max_truncated_fraction: Fraction = Field(
+        default=0.5, description="cut rows above this fraction stop the run before it starts"
+    )
+    max_untrained_fraction: Fraction = Field(
+        default=1.0,
+        description="rows without a token to train on, which are left out; above this fraction they stop the run",
+    )
+
+
+class Train(Group):
+    """How the model is trained."""
+
+    max_steps: Count | None = Field(
+        default=None, description="optimizer steps; with epochs the first reached ends the run"
+    )
+    epochs: Positive | None = Field(default=1, description="passes over the training rows")
+    global_batch_size: Count | None = Field(default=32, description="rows per optimizer step")
+    global_batch_tokens: Count | None = Field(
+        default=None, description="instead: rows in order up to so many tokens per step"
+    )
+    micro_batch_size: Count = Field(default=4, description="rows per forward; given alone it turns packing off")
+    micro_batch_tokens: Count | None = Field(
+        default=None, description="tokens per forward at most, with packing; null: data.max_length"
+    )
+    max_grad_norm: Positive | None = Field(
+        default=1.0, description="gradient norm above which it is scaled down; null: never"
+    )
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        default="auto", description="of compute; weights and moments stay fp32"
+    )
+    activation_checkpointing: Literal["none", "selective", "full"] = Field(
+        default="none",
+        description="what is computed again in backward instead of kept; selective: all but matrix products and "
+        "attention",
+    )
+    compile: bool = Field(
+        default=False,
+        description="compile the repeated layers, one graph for all, and the loss in bf16: minutes at first, then less",
+    )
+    profile: bool = Field(
+        default=False, description="record the third step, operation by operation, in profile/ of the run"
+    )
+    on_non_finite: Literal["stop", "skip", "rewind"] = Field(
+        default="skip",
+        description="when a loss or gradient is not finite, which never reaches a weight; rewind: back to the last "
+        "checkpoint, and on behind the rows up to here",
+    )
+    max_non_finite: Count = Field(
+        default=3, description="skipped in a row, or times gone back, after which the run stops"
+    )
+    check_replicas_every: Count | None = Field(
+        default=100,
+        description="steps between looks whether processes that hold the same weights still do; null: at saves alone",
+    )
+    deterministic: bool = Field(
+        default=False, description="every switch for the same bits on the same machine, at a cost in speed"
+    )
+
+
+class EarlyStopping(Group):
+    """When a run ends because its held-out loss no longer falls."""
+
+    patience: Count | None = Field(
+        default=None, description="evaluations without a better loss that end the run; null: never"
+    )
+    min_delta: NotNegative = Field(default=0.0, description="how much lower a better loss is")
+
+
+class Eval(Group):
+    """Evaluation on the held-out rows while training."""
+
+    at_ends: bool = Field(default=True, description="evaluate before the first step and after the last")
+    every_steps: Count | None = Field(
+        default=None, description="optimizer steps between evaluations; null: none between"
+    )
+    micro_batch_size: Count | None = Field(
+        default=None, description="rows per forward in evaluation; null: as many rows or tokens as in training"
+    )
+    early_stopping: EarlyStopping = EarlyStopping()
+
+
+class Checkpoint(Group):
+    """What is saved, how often, and what a run resumes from."""
+
+    every_steps: Count | None = Field(
+        default=None,
+        description="optimizer steps between checkpoints, in place of checkpoint.every_minutes; null: by the clock",
+    )
+    every_minutes: Positive | None = Field(default=15, description="minutes between checkpoints, by rank 0's clock")
+    save_best: bool = Field(
+        default=True,
+        description="save at once when the held-out loss is the lowest so far; false: the best of those saved anyway "
+        "counts",
+    )
+    keep: Count = Field(default=2, description="newest checkpoints that stay")
+    keep_every: Count | None = Field(default=None, description="checkpoints at multiples of so many steps stay too")
+    background: bool = Field(
+        default=False, description="copy the state to host memory and write it while training goes on"
+    )
+    on_failure: Literal["continue", "stop"] = Field(
+        default="continue", description="when a checkpoint cannot be written; the last one must be"
+    )
+    resume: str = Field(default="auto", description="auto: the run's own newest; never; or the path of a checkpoint")
+    allow_change: list[Any] = Field(
+        default=[],
+        description="keys and groups that change what the run learns, with whose new values it may go on, e.g. "
+        "[optimizer.lr]",
+    )
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where the values of a config come from."""
+
+    choices: Mapping[str, str] = field(default_factory=dict)  # group -> word
+    given: frozenset[str] = frozenset()  # keys that somebody set; all others are defaults
+    gave_way: Mapping[str, str] = field(default_factory=dict)  # key -> the one of higher rank that overrides it
+    notes: tuple[str, ...] = ()  # settings that were overridden by what was typed; usually none
+
+
+class Config(Group):
+    """A whole config, every interpolation resolved, with the word chosen in each group."""
+
+    name: str | None = Field(default=None, description="name of the run folder; null: <model>-<data>-<timestamp>")
+    runs_dir: str = Field(default="runs", description="folder of the run folders")
+    cache_dir: str = Field(
+        default="~/.cache/distft", description="prepared data and fetched models; on a shared disk under SLURM"
+    )
+    seed: Index = Field(default=0, description="decides data order, dropout and new parameters")
+    export: Export = Export()
+    trust: list[Any] = Field(default=[], description="further prefixes that a _target_ may start with, e.g. [mylab.]")
+    model: Model = Model()
+    data: Data = Data()
+    optimizer: Optimizer = Optimizer()
+    schedule: Schedule = Schedule()
+    tuning: Tuning = Tuning()
+    loss: Loss = Loss()
+    strategy: Strategy = Strategy()
+    train: Train = Train()
+    eval: Eval = Eval()
+    checkpoint: Checkpoint = Checkpoint()
+    launcher: Launcher = Launcher()
+    tracker: Tracker = Tracker()
+    sweep: Sweep = Sweep()
+    work: str | None = None  # what the ranks call instead of training; set by commands, never by a user
+
+    _origin: Origin = PrivateAttr(default_factory=Origin)
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any], origin: Origin | None = None) -> "Config":
+        """Returns the config of plain values; pydantic.ValidationError for one that does not fit its key."""
+        config = cls.model_validate(values)
+        config._origin = origin or Origin()
+        return config
+
+    @property
+    def choices(self) -> Mapping[str, str]:
+        """The word chosen in each group."""
+        return self._origin.choices
+
+    @property
+    def given(self) -> frozenset[str]:
+        """The keys that the command line, a file or the experiment set; all others are defaults."""
+        return self._origin.given
+
+    @property
+    def gave_way(self) -> Mapping[str, str]:
+        """Each key that was overridden, with the key that did it."""
+        return self._origin.gave_way
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Lines on settings that were overridden by what was typed; usually none."""
+        return self._origin.notes
+
+    @cached_property
+    def values(self) -> dict[str, Any]:
+        """The config as nested dicts, for what looks keys up by their dotted names."""
+        return self.plain()
+
+    def entries(self) -> Iterator[tuple[str, Any]]:
+        yield from ((name, value) for name, value in super().entries() if name != "work" or value is not None)
+
+    def with_values(self, values: Mapping[str, Any]) -> "Config":
+        """Returns a config of other values from the same origin."""
+        return Config.of(values, self._origin)
+
+    def changed(self, changes: Mapping[str, Any]) -> "Config":
+        """Returns the config with other values at dotted keys: `changed({"checkpoint.resume": "never"})`."""
+        values = self.plain()
+        for key, value in changes.items():
+            values = with_value(values, key, value)
+        return self.with_values(values)
+
+
+KEYS = tuple(keys_of(Config))
 BY_PATH = {key.path: key for key in KEYS}
 # A section that can be turned on and off takes true or false for its `enabled` too: export=false.
 SHORT = {path.removesuffix(".enabled"): path for path in BY_PATH if path.endswith(".enabled")}
-TARGET_GROUPS = ("strategy", "optimizer", "schedule", "loss", "tuning", "tracker", "launcher", "sweep")

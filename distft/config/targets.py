@@ -5,12 +5,13 @@ Trap: find_spec of a dotted name imports the parent packages; only the top name 
 
 import ast
 import importlib.util
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Union
 
-from distft.config.schema import NULL
+from distft.config.key import NULL, Number
 
 TRUSTED = ("distft.", "torch.optim.", "torch.nn.")
 _MAX_HOPS = 8  # of re-exports
@@ -26,6 +27,15 @@ class Parameter:
     required: bool
     types: tuple[type, ...] = ()
     choices: tuple[str, ...] = ()
+
+    @property
+    def annotation(self) -> Any:
+        """The types and words as one annotation; Any where they are not known."""
+        kinds = [kind for kind in self.types if not (kind is str and self.choices)]
+        parts = [Number if kind is float else kind for kind in kinds] + (
+            [Literal[self.choices]] if self.choices else []
+        )
+        return Union[tuple(parts)] if parts else Any  # noqa: UP007 - of a tuple
 
 
 @dataclass(frozen=True)
@@ -220,3 +230,24 @@ def _name(node: ast.AST | None) -> str:
 
 def _constant(node: ast.AST) -> Any:
     return node.value if isinstance(node, ast.Constant) else None
+
+
+def check_trusted(config: Mapping[str, Any]) -> None:
+    """Raises ValueError when a `_target_` anywhere in the config is not of a prefix that code is run from."""
+    prefixes = (*TRUSTED, *(f"{str(prefix).rstrip('.')}." for prefix in config.get("trust") or ()))
+    for path, target in _targets(config, ""):
+        if target is not None and not str(target).startswith(prefixes):
+            raise ValueError(f"{path}={target}: code is run from {', '.join(prefixes)} only")
+
+
+def _targets(value: Any, path: str) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            below = f"{path}.{key}" if path else str(key)
+            if key == "_target_":
+                yield below, inner
+            else:
+                yield from _targets(inner, below)
+    elif isinstance(value, list | tuple):
+        for i, inner in enumerate(value):
+            yield from _targets(inner, f"{path}[{i}]")

@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.console import Console
 
 from distft.config import Config, command, compose, help_text
-from distft.config.keywords import keywords
+from distft.config.command import keywords
 from distft.doctor import network, slurm
 from distft.doctor.finding import Check, Finding, run_check, show
 from distft.doctor.node import local_checks

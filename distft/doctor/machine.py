@@ -20,7 +20,7 @@ from pathlib import Path
 
 import distft
 from distft.compat.reach import version_of
-from distft.config.accelerators import num_accelerators
+from distft.config.machines import num_accelerators
 from distft.doctor.finding import Ended, Finding, ask_program
 
 _UNLIMITED = 2**60  # version 1 writes the largest multiple of a page instead of `max`

@@ -6,7 +6,7 @@ from pathlib import Path
 import yaml
 
 from distft.config import ConfigError, command
-from distft.config.keywords import find_run, keywords, usage
+from distft.config.command import find_run, keywords, usage
 from distft.launchers.local import Local
 from distft.run import RunFolder, read_json
 from distft.tensors.integrity import Damaged

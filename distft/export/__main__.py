@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 from distft.config import ConfigError, command
-from distft.config.keywords import find_run, keywords, usage
+from distft.config.command import find_run, keywords, usage
 from distft.config.nearest import nearest
 from distft.paths import absolute
 from distft.runtime.logs import silence

@@ -28,8 +28,8 @@ from distft.launch.stages import (
     make_part,
     prepare_and_plan,
     refuse_secrets,
-    run_dir,
     submit,
+    with_name,
     write_results,
 )
 from distft.launchers.contract import Handle, Launcher, Outcome
@@ -52,7 +52,7 @@ def main(overrides: list[str]) -> int:
     config = compose(overrides, kept=kept_rows)
     refuse_secrets(config)
     launcher, tracker = make_part(config, "launcher"), make_part(config, "tracker")
-    run = RunFolder(run_dir(config))
+    run, config = with_name(config)
     check_writable(run.path.parent)
     check_devices(config)
     config, own = going_on(run, config)

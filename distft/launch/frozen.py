@@ -10,9 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from distft.config.change import FREE, allowing
-from distft.config.freeze import changed_keys
-from distft.config.tree import at, covers
+from distft.config.freeze import FREE, allowing, changed_keys
+from distft.config.key import at, covers
 from distft.data.hub import NotFetched, local_folder
 from distft.data.key import data_dir, hash_of_parts, known_parts, tokenizer_dir
 from distft.data.shards import MANIFEST

@@ -5,7 +5,6 @@ A checkpoint that `checkpoint.resume` names by its path may be of another run: i
 
 import os
 from collections.abc import Mapping
-from dataclasses import replace
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -13,15 +12,13 @@ from typing import Any
 from distft.checkpoint.choose import candidates
 from distft.checkpoint.format import Damaged, read_manifest
 from distft.config import Config, ConfigError
-from distft.config.change import Frozen, allowing, meanings, refusal
-from distft.config.freeze import chosen_words, difference, keys_said
-from distft.config.groups import Groups
-from distft.config.overrides import WrongOverride, split
+from distft.config.compose import Groups
+from distft.config.freeze import Frozen, allowing, chosen_words, difference, keys_said, meanings, refusal
+from distft.config.key import covers
+from distft.config.overrides import WrongOverride, long_form, split
+from distft.config.precedence import implied
 from distft.config.rules import broken_rules
 from distft.config.rules.contract import Facts
-from distft.config.settings import long_form
-from distft.config.tree import covers
-from distft.config.typed import implied
 from distft.launch.frozen import Own, find_own
 from distft.paths import absolute, conf_dir
 from distft.run import FINISHED, Plan, RunFolder
@@ -42,7 +39,7 @@ def keep_frozen(run: RunFolder, config: Config, *, sweep: bool = False) -> tuple
     if wrong := list(broken_rules(Facts(values, config.choices, config.given, sweep), ())):
         kept = f"name={run.path.name}: {run.path} keeps what it was frozen with. Try: type the value that is to change"
         raise ConfigError([*wrong, "\n    ".join([kept, *lines])])
-    return replace(config, values=values), lines
+    return config.with_values(values), lines
 
 
 def check_config(run: RunFolder, config: Config) -> None:

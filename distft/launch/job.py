@@ -16,8 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from distft import goodput
-from distft.config import Config, ConfigError
-from distft.config.freeze import chosen_words
+from distft.config import Config, ConfigError, read_config
 from distft.config.machines import node_range
 from distft.config.rules import broken_rules
 from distft.config.rules.contract import Facts
@@ -48,7 +47,7 @@ class Taken(RuntimeError):
 def begin(run: RunFolder) -> int:
     """Makes the run's folder ready for one start of its ranks, and prints on how many nodes they run."""
     job = this_job(os.environ)
-    config = Config(run.read_config(), chosen_words(run.config.read_text()))
+    config = read_config(run)
     check_alone(run, job)
     plan = for_nodes(run.read_plan(), run, config, int(os.environ["SLURM_JOB_NUM_NODES"]))
     status = {"starts": [], "timeouts": 0} | run.read_status()
@@ -146,7 +145,7 @@ def for_nodes(plan: Plan, run: RunFolder, config: Config, there: int) -> Plan:
         values = config.values | {"launcher": launcher | {"nodes": nodes}}
         if any(broken_rules(Facts(values, config.choices, frozenset()), ())):
             continue
-        now = make_plan(replace(config, values=values), manifest, plan)
+        now = make_plan(config.with_values(values), manifest, plan)
         laid_out = {"nodes": now.nodes, "world": now.world, "accumulation": now.accumulation, "memory": now.memory}
         return replace(plan, **laid_out, base_step=now.base_step, base_row=now.base_row, steps=now.steps)
     raise CannotBegin(
@@ -173,7 +172,7 @@ def begins_again(run: RunFolder, status: Mapping[str, Any], outcome: Outcome) ->
     assert outcome.error is not None
     note_end(run, outcome.state, outcome.error)
     print(f"{told(outcome.error)}. Restart {done + 1} of {most}", file=sys.stderr)
-    config = Config(run.read_config(), chosen_words(run.config.read_text()))
+    config = read_config(run)
     note(run, status["attempt"], outcome.error, saved_step(run, config))
     run.write_status(state="pending", restarts=done + 1, error=None)
     return True

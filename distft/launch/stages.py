@@ -12,18 +12,19 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext, suppress
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 from hydra.utils import get_class
 
-from distft.config.accelerators import plugged_in, torch_build, wasted, without_driver
 from distft.config.errors import ConfigError
-from distft.config.freeze import Config, frozen_text
+from distft.config.freeze import frozen_text
+from distft.config.key import covers, leaves
 from distft.config.labels import data_label, model_label
-from distft.config.tree import covers, leaves
+from distft.config.machines import plugged_in, torch_build, wasted, without_driver
+from distft.config.schema import Config
 from distft.data.key import prepared_dir
 from distft.goodput import note
 from distft.launch.frozen import Own
@@ -45,14 +46,14 @@ from distft.trackers.terminal import screen
 NOT_SHOWN = ("checkpoint.allow_change", "checkpoint.resume")  # they say how to go on, and change nothing else
 
 
-def run_dir(config: Config) -> Path:
-    """Returns the run's folder; a run without a name gets a new one from model, data and time."""
-    folder = absolute(config.values["runs_dir"])
-    if config.values["name"] is None:
+def with_name(config: Config) -> tuple[RunFolder, Config]:
+    """Returns the run's folder, and the config with its name: one without a name gets it from model, data and time."""
+    folder = absolute(config.runs_dir)
+    if config.name is None:
         model = model_label(config.values, config.choices["model"])
         data = data_label(config.values, config.choices["data"])
-        config.values["name"] = _own_name(folder, f"{model}-{data}-{time.strftime('%Y%m%d-%H%M%S')}")
-    return folder / config.values["name"]
+        config = config.changed({"name": _own_name(folder, f"{model}-{data}-{time.strftime('%Y%m%d-%H%M%S')}")})
+    return RunFolder(folder / str(config.name)), config
 
 
 def _own_name(folder: Path, name: str) -> str:
@@ -88,7 +89,7 @@ def going_on(run: RunFolder, config: Config) -> tuple[Config, Own | None]:
     for line in kept:
         screen(sys.stderr).print(f"kept: {line}")
     own = own_of(run, config)
-    return (replace(config, values=own.values) if own else config), own
+    return (config.with_values(own.values) if own else config), own
 
 
 def check_writable(folder: Path) -> None:
@@ -152,7 +153,7 @@ def plan_run(run: RunFolder, config: Config, own: Own | None = None) -> Plan:
     """Returns the plan of the run, from its checkpoint on; ConfigError where it cannot go on from there."""
     manifest = resumed(run, config)
     if own and own.is_gone:  # until it was prepared
-        own = own_of(run, replace(config, values=own.asked))
+        own = own_of(run, config.with_values(own.asked))
     for line in own.lines if own else ():
         screen(sys.stderr).print(line)
     plan = make_plan(config, manifest, own and own.plan)

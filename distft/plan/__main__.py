@@ -5,7 +5,7 @@ from dataclasses import asdict
 from rich.console import Console
 
 from distft.config import ConfigError, command, compose, help_text
-from distft.config.keywords import keywords
+from distft.config.command import keywords
 from distft.config.nearest import edits
 from distft.config.overrides import MULTIRUN
 from distft.paths import absolute

@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from distft.config import Config, ConfigError
-from distft.config.accelerators import num_accelerators
 from distft.config.labels import model_label
-from distft.config.machines import node_range, processes_per_node
+from distft.config.machines import node_range, num_accelerators, processes_per_node
 from distft.config.model_folder import facts_of, wrong_model
 from distft.config.rules import broken_by_length
 from distft.config.rules.contract import Facts

@@ -12,7 +12,7 @@ import yaml
 from rich.console import Console
 
 from distft.config import ConfigError, command
-from distft.config.keywords import keywords, usage
+from distft.config.command import keywords, usage
 from distft.config.nearest import nearest
 from distft.paths import absolute
 from distft.prove.place import Machine, Place, signals_interrupt

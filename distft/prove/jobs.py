@@ -5,7 +5,7 @@ What a rank does in them is a function of this package, named by the key `work`.
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +91,7 @@ def freeze(
     model = config.values["model"] | {"tiny_architecture": dict(architecture)}
     values = config.values | {"model": model, "work": work, "export": {**config.values["export"], "enabled": False}}
     values["data"] = values["data"] | rows.write(place.work / "rows", values)
-    config = replace(config, values=values)
+    config = config.with_values(values)
     run = RunFolder(place.work / "runs" / name)
     run.path.mkdir(parents=True, exist_ok=True)
     run.write_plan(make_plan(config))

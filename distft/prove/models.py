@@ -12,7 +12,7 @@ from transformers import CONFIG_MAPPING, PreTrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from distft.config import command
-from distft.config.keywords import keywords, usage
+from distft.config.command import keywords, usage
 from distft.config.model_folder import wrong_architecture
 from distft.model_check.architecture import LEARN_MORE, check_config
 from distft.runtime.logs import silence

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from distft.config import command
-from distft.config.keywords import keywords, usage
+from distft.config.command import keywords, usage
 from distft.prove import commands, series, throughput, training, versions
 from distft.prove.place import Machine, Place
 from distft.prove.proof import STATUSES, TITLES, Line, number, read_lines, short

@@ -2,9 +2,8 @@
 
 from pathlib import Path
 
-from distft.config.command import command
+from distft.config.command import command, find_run, keywords, usage
 from distft.config.errors import ConfigError
-from distft.config.keywords import find_run, keywords, usage
 from distft.report import page
 from distft.report.curves import save, write_sheet
 from distft.report.facts import gather

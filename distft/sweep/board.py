@@ -10,7 +10,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from distft.config.values import shown
+from distft.config.key import shown
 from distft.launch.stages import launch_command
 from distft.launchers.follow import Row
 from distft.run import FINISHED, write_json

@@ -13,8 +13,8 @@ from typing import Any
 
 from distft.config.compose import Config, compose
 from distft.config.errors import ConfigError
+from distft.config.key import at
 from distft.config.overrides import quoted
-from distft.config.tree import at
 from distft.launch.frozen import Own, kept_rows
 from distft.launch.history import check_config, is_done, keep_frozen, own_of
 from distft.launch.stages import plan_run, prepare, refuse_secrets
@@ -113,7 +113,7 @@ def make_jobs(folder: Path, request: Request, points: Mapping[str, Point]) -> li
             run = RunFolder(folder / name)
             config = keep_frozen(run, config, sweep=True)[0]
             own = own_of(run, config)
-            jobs.append(Job(run, point, overrides, replace(config, values=own.values) if own else config, own))
+            jobs.append(Job(run, point, overrides, config.with_values(own.values) if own else config, own))
         except ConfigError as error:
             wrong.add(name, error.messages)
     wrong.raise_any()

@@ -18,7 +18,7 @@ from distft.compat.hydra import no_callbacks
 from distft.config.compose import Config, compose
 from distft.config.errors import ConfigError
 from distft.launch.frozen import kept_rows
-from distft.launch.stages import check_devices, check_writable, go_on_in_background, make_part, run_dir, write_results
+from distft.launch.stages import check_devices, check_writable, go_on_in_background, make_part, with_name, write_results
 from distft.launchers.contract import Launcher
 from distft.launchers.follow import caught_signals
 from distft.plan import make_plan
@@ -59,10 +59,11 @@ def multirun(overrides: list[str]) -> int:
     parsed = parse(request.swept)
     config = shared_config(request, parsed)
     launcher, sweeper = make_part(config, "launcher"), make_part(config, "sweep")
-    folder = run_dir(config)
+    run, config = with_name(config)
+    folder = run.path
     check_writable(folder.parent)
     check_devices(config)
-    if RunFolder(folder).config.is_file():
+    if run.config.is_file():
         raise ConfigError([f"name={folder.name}: {folder} holds a run. Try: another name"])
     earlier = earlier_points(folder, request.keys)
     known, further = sweeper.points(parsed, earlier)

@@ -13,8 +13,8 @@ from hydra.core.override_parser.types import Override as Swept
 from hydra.errors import HydraException
 
 from distft.config.errors import ConfigError
+from distft.config.key import covers
 from distft.config.overrides import Override, WrongOverride, split, swept_value
-from distft.config.tree import covers
 from distft.paths import conf_dir
 
 Point = tuple[str, ...]  # a job's own overrides: key=value for each key that is swept

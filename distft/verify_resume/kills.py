@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from distft.config import Config, ConfigError, compose, difference
-from distft.config.keywords import keywords
+from distft.config.command import keywords
 from distft.config.nearest import did_you_mean, nearest
 from distft.paths import absolute
 from distft.run import Plan

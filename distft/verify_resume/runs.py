@@ -3,7 +3,7 @@
 import json
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from hydra.utils import get_class
@@ -98,7 +98,7 @@ def attempt(run: RunFolder, recipe: Recipe) -> Outcome:
     """Freezes the run's next attempt and follows it to its end."""
     values = recipe.config.values | {"name": run.path.name, "runs_dir": str(run.path.parent), "work": recipe.work}
     run.write_plan(recipe.plan)
-    run.config.write_text(frozen_text(replace(recipe.config, values=values)))
+    run.config.write_text(frozen_text(recipe.config.with_values(values)))
     run.write_status(state="pending", attempt=run.read_status()["attempt"] + 1, exit_code=None, error=None)
     [handle] = make_launcher(recipe.config).submit([run.path])
     try:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from distft.config.accelerators import (
+from distft.config.machines import (
     Build,
     Plugged,
     num_accelerators,

@@ -3,8 +3,8 @@
 import pytest
 
 from distft.config import compose
-from distft.config.change import FREE, refusal
-from distft.config.tree import covers, leaves
+from distft.config.freeze import FREE, refusal
+from distft.config.key import covers, leaves
 
 
 def refused(right: list[str], *changes: str) -> str | None:

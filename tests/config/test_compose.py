@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from distft.config import ConfigError, compose
-from distft.config.groups import Groups
-from distft.config.known import known_keys
-from distft.config.tree import at, leaves
+from distft.config.check import known_keys
+from distft.config.compose import Groups
+from distft.config.key import at, leaves
 from distft.paths import conf_dir
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from distft.config.files import is_hub_id, missing_files, nearest_path
+from distft.config.check import is_hub_id, missing_files, nearest_path
 
 
 def config(**data: object) -> dict[str, object]:

@@ -3,7 +3,7 @@
 import pytest
 
 from distft.config import ConfigError, compose
-from distft.config.foreign import OURS
+from distft.config.nearest import OURS
 
 
 def test_every_word_of_another_trainer_is_answered_with_ours(right: list[str]):

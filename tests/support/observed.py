@@ -23,7 +23,7 @@ from distft.config import compose
 from distft.data.shards import SHARD_BYTES, ShardWriter
 from distft.data.stage import prepare_data
 from distft.launch import stages
-from distft.launch.stages import freeze, plan_run, run_dir
+from distft.launch.stages import freeze, plan_run, with_name
 from distft.run import RunFolder
 from distft.runtime import heartbeat
 from distft.runtime.errors import NonFinite
@@ -40,7 +40,7 @@ ENGINES = (ShardedEngine, ZeroEngine)
 def frozen(overrides: list[str]) -> Path:
     """Returns the run folder that a launch with these overrides would submit."""
     config = compose(overrides)
-    run = RunFolder(run_dir(config))
+    run, config = with_name(config)
     prepare_data(config.values)
     freeze(run, config, plan_run(run, config), overrides)
     return run.path
@@ -81,9 +81,9 @@ class Watch:
                 self.run.stop.touch()
             begin_step(step)
 
-        def stepped(*given: Any, **named: Any) -> Any:
+        def stepped(*given: Any, **with_name: Any) -> Any:
             self.in_step = True
-            result = train_step(*given, **named)
+            result = train_step(*given, **with_name)
             self.in_step = False
             return result
 
@@ -105,9 +105,9 @@ class Watch:
             self.seen["looks"].append(self.step)
             return looks[type(engine)](engine)
 
-        def started(saver: Saver, engine: Any, step: int, *given: Any, **named: Any) -> None:
+        def started(saver: Saver, engine: Any, step: int, *given: Any, **with_name: Any) -> None:
             self.seen["saves"].append({"step": step, "in_background": saver.writer is not None})
-            start(saver, engine, step, *given, **named)
+            start(saver, engine, step, *given, **with_name)
 
         places = {(heartbeat, "begin_step"): begun, (loop, "train_step"): stepped, (Objective, "forward"): forwarded}
         places |= {(GPT2MLP, "forward"): computed, (Saver, "start"): started}

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from distft.config import compose, frozen_text
-from distft.config.tree import at
+from distft.config.key import at
 from distft.plan import make_plan
 from distft.run import RunFolder
 from tests.support.rows import write_sums

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from distft.config.key import at, covers
 from distft.config.machines import node_range, processes_per_node
-from distft.config.tree import at, covers
 
 
 @dataclass(frozen=True)

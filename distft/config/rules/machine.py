@@ -1,6 +1,6 @@
 """Processes, and how the model is laid out over them."""
 
-from distft.config.accelerators import num_accelerators
+from distft.config.machines import num_accelerators
 from distft.config.rules.contract import Facts, rule
 
 _WORLD = ("launcher.nodes", "launcher.processes_per_node", "launcher.gpus_per_node")

@@ -2,7 +2,7 @@
 
 from datetime import datetime
 
-from distft.config.accelerators import num_accelerators
+from distft.config.machines import num_accelerators
 from distft.config.rules.contract import Facts, rule
 
 

@@ -1,10 +1,10 @@
-"""The run as a whole: its name, its end, and with what it may go on."""
+"""Rules of the run as a whole: its name, its end, what it resumes from, and a sweep's own keys."""
 
 import os
 
+from distft.config.key import covers, leaves
 from distft.config.nearest import did_you_mean, nearest_key
 from distft.config.rules.contract import Facts, rule
-from distft.config.tree import covers, leaves
 
 MOST_BYTES = 200  # of a name; a file system takes 255, and a file beside it gets some more
 _HAS_ADAPTERS = {
@@ -85,3 +85,41 @@ def export_unused(facts: Facts) -> str | None:
     if facts["export.enabled"] or given is None or facts.sweep:  # a sweep's jobs are exported after it, by its word
         return None
     return f"{given}={facts[given]} has no effect with export=false. Try: export=true"
+
+
+_KEYS = ("sweep.only_failed", "sweep.fail_fast", "sweep.trials", "sweep.seed")
+
+
+@rule(_KEYS, "keys of a sweep without -m", "one run is launched")
+def sweep_unused(facts: Facts) -> str | None:
+    key, word = facts.gave("sweep"), facts.choices.get("sweep", "grid")
+    if facts.sweep or (key is None and word == "grid"):
+        return None
+    asked = f"{key}={facts[key]}" if key else f"sweep={word}"
+    return f"{asked} has no effect without -m, which makes a sweep. Try: -m, with KEY=A,B"
+
+
+@rule(("launcher.jobs_at_once",), "launcher.jobs_at_once without -m", "one run is launched")
+def jobs_at_once_unused(facts: Facts) -> str | None:
+    if facts.sweep or facts.gave("launcher.jobs_at_once") is None or facts["launcher.jobs_at_once"] is None:
+        return None
+    asked = facts["launcher.jobs_at_once"]
+    return f"launcher.jobs_at_once={asked} has no effect without -m, which makes a sweep. Try: -m, with KEY=A,B"
+
+
+@rule(
+    ("sweep.trials", "data.eval", "eval.at_ends", "eval.every_steps"),
+    "a search without a held-out loss",
+    "it looks for the lowest",
+)
+def objective(facts: Facts) -> str | None:
+    if not facts.sweep or not facts["sweep.trials"]:
+        return None
+    if facts["data.eval"] is None:
+        return f"data.eval=null: sweep={facts.choices.get('sweep')} looks for the lowest held-out loss. Try: 0.05"
+    if not facts["eval.at_ends"] and facts["eval.every_steps"] is None:
+        return (
+            f"eval.at_ends=false and eval.every_steps=null: sweep={facts.choices.get('sweep')} looks for the lowest "
+            "held-out loss. Try: eval.at_ends=true"
+        )
+    return None

@@ -1,13 +1,13 @@
-"""What is typed wins over what is not: keys that say the same thing in two ways, in one table.
+"""Which key wins where two say the same thing in two ways: one table.
 
-A default never cuts what somebody asked for. Who says a key is ranked: default, experiment, own file, command line.
+A default never cuts what somebody requested. Whoever sets a key is ranked: default, experiment, own file, command line.
 """
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from distft.config.tree import MISSING, at
+from distft.config.key import MISSING, at
 
 DEFAULT, EXPERIMENT, FILE, COMMAND_LINE = range(4)  # who says a key, the strongest last
 ANY, KEEP = object(), object()

@@ -1,0 +1,187 @@
+"""The sections with a `_target_`: what is called for each part of a run, and the keywords that are distft's own.
+
+Keywords that only a target's signature names, such as those of torch's optimizers, are not listed here; `check` reads
+them from its source.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from distft.config.key import Count, Fraction, Index, NotNegative, Number, Part, Positive, Share
+
+
+class Optimizer(Part):
+    """The optimizer; `_partial_`: its parameters come from the training loop."""
+
+    lr: Annotated[Number, Field(gt=0, le=1000)] = Field(default=1e-3, description="highest learning rate")
+    weight_decay: NotNegative = Field(default=0.0, description="decoupled or L2, as the optimizer defines it")
+    eps: Positive = Field(default=1e-8, description="keeps the division by the second moment finite")
+    momentum: Share = Field(default=0.0, description="of SGD")
+
+
+class Schedule(Part):
+    """The learning rate over the steps, as a factor."""
+
+    warmup_steps: NotNegative = Field(
+        default=0, description="optimizer steps until the learning rate is reached; below 1: that share of the run's"
+    )
+    decay_steps: NotNegative = Field(
+        default=0.1,
+        description="last optimizer steps, in which wsd falls; below 1: that share of the run's; 0: it never falls",
+    )
+    final_fraction: Fraction = Field(default=0.0, description="of the learning rate, at the last step")
+
+
+class Tuning(Part):
+    """Which parameters are trained."""
+
+    rank: Count = Field(default=16, description="of each adapter")
+    alpha: Positive = Field(default=32.0, description="adapters are scaled by alpha / rank")
+    dropout: Share = Field(default=0.0, description="of the adapters' input")
+    target_modules: list[Any] | Literal["all-linear"] = Field(
+        default="all-linear", description="linear layers with an adapter, by the last part of their names"
+    )
+
+
+class Loss(Part):
+    """What is minimised."""
+
+    label_smoothing: Share = Field(default=0.0, description="probability spread over the whole vocabulary")
+
+
+class Strategy(Part):
+    """How model, gradients and optimizer state are spread over the processes."""
+
+    stage: Annotated[int, Field(ge=1, le=3)] = Field(default=0, description="of ZeRO")
+    bucket_parameters: Count | None = Field(
+        default=None, description="ZeRO: elements of one communication bucket; null: derived from the model"
+    )
+    persist_parameters: Index = Field(default=0, description="ZeRO-3: parameters up to this size stay whole")
+    shard_size: Count | None = Field(
+        default=None, description="hsdp: processes that hold one copy; null: those of a node"
+    )
+    layout: Literal["ddp", "fsdp", "hsdp"] = Field(default="ddp", description="of FSDP2: replicated, sharded, or both")
+    offload: bool = Field(
+        default=False, description="ZeRO: optimizer state, and at stage 3 parameters, stay in host memory"
+    )
+    overlap_communication: bool = Field(default=False, description="ZeRO: reduce gradients while backward computes")
+
+
+class Launcher(Part):
+    """Where the processes run."""
+
+    nodes: Count | Annotated[str, Field(pattern=r"^(?:[1-9]\d*-[1-9]\d*)$", examples=["2-4"])] = Field(
+        default=1, description="machines; under SLURM FEWEST-MOST too: as many as are free"
+    )
+    processes_per_node: Count | Literal["auto"] = Field(default="auto", description="auto: one per accelerator, else 1")
+    wait: bool = Field(default=True, description="false: return with the job's id")
+    stage: Literal["none", "node_local"] = Field(
+        default="none",
+        description="node_local: one process of each node copies model and rows to the node's own disk first; copies "
+        "are kept",
+    )
+    rendezvous: str | None = Field(
+        default=None,
+        description="HOST:PORT of the first machine, where the same command is typed on each of several; no scheduler",
+    )
+    grace_seconds: NotNegative = Field(default=300, description="from a request to stop to the end by force")
+    jobs_at_once: Count | None = Field(
+        default=1, description="runs of a sweep at a time; null: as many as a scheduler lets run, in a search 1"
+    )
+    profile: str | None = Field(
+        default=None, description="a YAML file with what this site's jobs always need of these keys"
+    )
+    partition: str | None = Field(default=None, description="SLURM's; null: its default")
+    account: str | None = Field(default=None, description="that the job is booked on")
+    qos: str | None = Field(default=None, description="quality of service, as the site defines it")
+    time: (
+        Count | Annotated[str, Field(pattern=r"^(?:(\d+-)?\d+(:\d\d){0,2}|UNLIMITED)$", examples=["12:00:00"])] | None
+    ) = Field(default=None, description="limit in minutes, or as D-HH:MM:SS; null: the partition's")
+    memory: Index | Annotated[str, Field(pattern=r"^(?:\d+[KMGT]?)$", examples=["200G"])] | None = Field(
+        default=None, description="of a node, in MiB without a unit; 0: all of it; null: the partition's default"
+    )
+    cpus_per_process: Count | None = Field(default=None, description="cores; null: each GPU's share of its node's")
+    gpus_per_node: Index | Annotated[str, Field(pattern=r"^(?:\w+:\d+)$", examples=["a100:4"])] | None = Field(
+        default=None, description="null: one for each process where the partition has GPUs"
+    )
+    constraint: str | None = Field(default=None, description="features that the nodes must have, e.g. h100&ib")
+    exclude: list[Any] = Field(default=[], description="nodes that the job must not get")
+    flags: dict[str, Any] = Field(
+        default={}, description="further options of sbatch, e.g. {reservation: course, exclusive: true}"
+    )
+    warning_seconds: Annotated[int, Field(ge=30)] = Field(
+        default=120, description="before the time limit the run saves and is queued again"
+    )
+    max_timeouts: Index = Field(
+        default=20, description="time limits after which it is queued again; preemptions always"
+    )
+    environment: Literal["venv", "module", "container"] = Field(
+        default="venv",
+        description="what the nodes run in: the virtual environment of the launching Python, modules and it, or a "
+        "container",
+    )
+    modules: list[Any] = Field(default=[], description="loaded in this order, with launcher.environment=module")
+    container_image: str | None = Field(
+        default=None, description="for pyxis/enroot, with launcher.environment=container"
+    )
+    container_mounts: list[Any] = Field(
+        default=[], description="further folders that the container sees, SOURCE:TARGET"
+    )
+    fabric: str | None = Field(
+        default=None, description="a profile of the network between nodes: a file in slurm/fabrics/"
+    )
+    hang_seconds: NotNegative | None = Field(
+        default=None,
+        description="without progress in a step, after which stacks are written and the run ends with code 124; null: "
+        "10 median steps, at least 300; 0: never",
+    )
+    hang_seconds_outside: NotNegative = Field(default=1800, description="the same while it starts, saves or evaluates")
+    restarts: Index = Field(
+        default=0,
+        description="from the last checkpoint after a rank has died or hung; three starts without a new checkpoint "
+        "end it too",
+    )
+    preflight: bool = Field(
+        default=False,
+        description="before the run the nodes are measured, a minute at most; the job is queued again once without "
+        "those that fall behind the others, or whose GPUs report errors",
+    )
+    stage_dir: str | None = Field(
+        default=None, description="where to; null: $SLURM_TMPDIR, $TMPDIR or /tmp of the node"
+    )
+
+
+class Sweep(Part):
+    """Many runs from one command line."""
+
+    only_failed: bool = Field(default=False, description="with -m: run the failed jobs again and no others")
+    fail_fast: bool = Field(
+        default=False, description="with -m: the first job that fails ends the others, which save and stop"
+    )
+    trials: Count = Field(default=20, description="with -m: jobs of a search")
+    seed: Index = Field(default=0, description="with -m: decides the points of a search")
+
+
+class Wandb(Part):
+    """Weights & Biases."""
+
+    project: str = Field(default="distft", description="project of Weights & Biases")
+    entity: str | None = Field(default=None, description="user or team of Weights & Biases; null: your default")
+    mode: Literal["online", "offline"] = Field(default="online", description="offline: sync later with `wandb sync`")
+
+
+class Prometheus(Part):
+    """Metrics for node_exporter's textfile collector."""
+
+    folder: str | None = Field(
+        default=None, description="of node_exporter's --collector.textfile.directory; null: the run folder"
+    )
+    every_seconds: NotNegative = Field(default=10, description="seconds between two writes")
+
+
+class Tracker(Part):
+    """Where metrics go next to metrics.jsonl: no tracker, one, or several, each under its own name."""
+
+
+TARGET_GROUPS = ("strategy", "optimizer", "schedule", "loss", "tuning", "tracker", "launcher", "sweep")
