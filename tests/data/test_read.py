@@ -104,7 +104,7 @@ PRETTY = json.dumps({"version": "1", "data": ROWS}, indent=1)
         LINES.encode("utf-16"),
         LINES.encode("utf-16-le"),
         json.dumps(ROWS).encode("utf-32"),
-        gzip.compress(LINES.encode()),
+        gzip.compress(LINES.encode(), mtime=0),
     ],
 )
 def test_json_is_read_however_it_is_laid_out_or_stored(tmp_path: Path, name: str, content: str | bytes):
@@ -193,7 +193,7 @@ def test_a_file_that_is_not_what_its_name_says_is_named(tmp_path: Path, name: st
 
 
 def test_a_compressed_file_that_breaks_off_is_named(tmp_path: Path):
-    whole = gzip.compress(b'{"text": "x"}\n' * 100)
+    whole = gzip.compress(b'{"text": "x"}\n' * 100, mtime=0)
     with pytest.raises(UnreadableFile, match=r"a\.jsonl\.gz"):
         values(written(tmp_path, "a.jsonl.gz", whole[: len(whole) // 2]))
 

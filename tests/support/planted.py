@@ -159,7 +159,7 @@ def ignored_keys() -> list[Fault]:
     """Returns a fault for each key that a test shows: what was typed for it is forgotten after all checks."""
     from tests.test_every_key import SHOWN
 
-    old = "    return Config(_with_absolute_paths(values)"
+    old = "    return Config.of(_with_absolute_paths(values), origin)"
     new = """    names = {key!r}.split(".")
     typed, plain = values, base
     for name in names[:-1]:
