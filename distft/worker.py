@@ -1,35 +1,34 @@
-"""One process of a run: from the frozen folder to a trained model, the way of the data in straight lines.
+"""One attempt of a run on one process: from the frozen run folder to a trained model, in straight lines.
 
-It reads config.yaml and plan.json and nothing else, opens no socket but the rendezvous, and meets other programs
-only in the run folder. Below this file no code sees a config.
+It reads config.yaml and plan.json, opens no socket but the rendezvous, and shares only the run folder with other
+programs. Code below this file sees no config: constructors get plain values.
 """
 
+import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext, suppress
-from dataclasses import asdict, replace
-from itertools import islice
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from hydra.utils import instantiate
 
 from distft.checkpoint.choose import skip_rows
-from distft.checkpoint.probe import PROBE, PROMPTS, probe_prompt, take_probe, write_probe
+from distft.checkpoint.chunks import num_weights
 from distft.checkpoint.rehearsal import rehearse
-from distft.checkpoint.retention import being_saved
-from distft.checkpoint.save import Snapshot
-from distft.data.batches import Batch, make_batch, to_device
+from distft.checkpoint.retention import Retention, best_at
+from distft.checkpoint.save import Saver, Snapshot
+from distft.data.batches import Batch
 from distft.data.order import Base, Order, order_version, step_borders
-from distft.data.shards import Row, Rows
+from distft.data.shards import Rows
 from distft.evaluate.held_out import held_out
-from distft.goodput import lost_of, note
-from distft.losses.cross_entropy import CrossEntropy, logits
+from distft.goodput import note
+from distft.losses.cross_entropy import CrossEntropy
 from distft.model_check.live import check_live
 from distft.model_check.verdict import agreement_file, weights_version
-from distft.models.attention.choose import enabled_sdpa
+from distft.models.attention.choose import Attention, enabled_sdpa
 from distft.models.build import (
     blocks,
     compile_blocks,
@@ -42,8 +41,8 @@ from distft.models.build import (
 )
 from distft.models.flops import Flops
 from distft.models.staging import stage
-from distft.optim.groups import check_in_force, decay_groups
-from distft.run import MetricsLog, Plan, RunFolder, StepReport, write_json
+from distft.optim.groups import check_effective, decay_groups
+from distft.run import Plan, RunFolder, write_json
 from distft.runtime import heartbeat
 from distft.runtime.determinism import in_force
 from distft.runtime.device import compute_dtype, exact_products
@@ -51,99 +50,162 @@ from distft.runtime.errors import NonFinite
 from distft.runtime.process_group import World, collective_seconds, compare, from_first, share_timeout
 from distft.runtime.stop import listen, requested
 from distft.strategies.engine import Engine, Objective
-from distft.train.early_stopping import EarlyStopping, When
+from distft.train.early_stopping import EarlyStopping, Evaluator, When
 from distft.train.feed import Feed, all_rows, filled_up_to, make_cut
-from distft.train.health import Judge, NonFinitePolicy, Stragglers
-from distft.train.loop import Hooks, Settings, train_steps
-from distft.train.oom_probe import try_longest
-from distft.train.state import Saving, check_replicas, load, states_per_weight, steps_done
+from distft.train.health import Monitor, NonFinitePolicy, Stragglers
+from distft.train.loop import End, Loop, RunLog, Settings
+from distft.train.state import (
+    Checkpointer,
+    SaveSettings,
+    check_replicas,
+    load,
+    save_probe,
+    states_per_weight,
+    steps_done,
+)
 from distft.train.timing import Peak, Profile, peak_of
 
-Values = dict[str, Any]
-PLAIN = {"_convert_": "all"}  # lists and dicts as they are: omegaconf's own are not JSON, nor what others look for
+Values = dict[str, Any]  # a frozen config
+PLAIN = {"_convert_": "all"}  # plain lists and dicts: those of omegaconf are not JSON
 
 
-def train(run: RunFolder, attempt: int, world: World) -> None:
-    """Trains the run in folder `run` from its latest checkpoint, or from the base model, to its end."""
-    config, plan = run.read_config(), run.read_plan()
-    if world.size != plan.world:
-        raise RuntimeError(f"the launcher started {world.size} processes, the plan is for {plan.world}")
-    environments = compare(world)
-    plan = staged(config, plan, world)
-    config, attention = with_attention(config, plan, world)
-    model = make_skeleton(config, plan)
+@dataclass(frozen=True)
+class Attempt:
+    """One start of a run, on this process."""
+
+    run: RunFolder
+    number: int
+    config: Values  # as frozen, with the attention implementation resolved
+    plan: Plan  # with the folders that this node reads from
+    world: World
+
+
+@dataclass(frozen=True)
+class Lasting:
+    """Parts of an attempt that outlast a rewind to a checkpoint."""
+
+    policy: NonFinitePolicy
+    stragglers: Stragglers
+    snapshot: Snapshot  # the host buffer of saves in the background
+    peak: Peak
+
+
+def train(run: RunFolder, number: int, world: World, run_loop: Callable[[Loop], End] = Loop.run) -> None:
+    """Trains the run in folder `run` from its latest checkpoint, or from the base model, to its end.
+
+    number: of the attempt. run_loop: for callers that wrap parts of the loop, such as `distft.verify_resume`.
+    """
+    planned = run.read_plan().world
+    if world.size != planned:
+        raise RuntimeError(f"the launcher started {world.size} processes, the plan is for {planned}")
+    nodes = compare(world)
+    attempt, attention = begin(run, number, world)
+    model = make_skeleton(attempt.config, attempt.plan)
     flops = Flops.of(model)
-    feed = make_feed(config, plan, flops, world)
-    engine = make_engine(config, plan, world)
-    start_step = steps_done(load(engine, model, config, plan, run, world), plan)
+    feed = make_feed(attempt.config, attempt.plan, flops, world)
+    engine = make_engine(attempt.config, attempt.plan, world)
+    start_step = resume(attempt, engine, model)
     check_replicas(engine)
-    keep, evaluates = config["checkpoint"]["keep"], plan.eval_rows > 0 and bool(config["eval"]["every_steps"])
-    rehearse(engine, run.checkpoints, states_per_weight(plan), keep, world, best=evaluates)
-    effective = {"engine": engine.effective(), "optimizer": check_in_force(engine.optimizer, config["optimizer"])}
-    effective["determinism"] = in_force()
-    effective["products"] = exact_products()
-    effective["attention"] = asdict(attention) | {"sdpa": enabled_sdpa()}
-    effective["fused_layers"] = fused_layers(engine.objective)
-    peak = peak_of(world.device, compute_dtype(config["train"]["precision"], world.device))
-    effective["peak"] = asdict(peak)
-    effective["max_grad_norm"] = make_settings(config, start_step, feed.steps, peak, 0.0).max_norm
-    if world.is_first:
-        write_json(run.path / "effective.json", effective)
-        write_json(run.path / "nodes.json", environments)
+    rehearse_saves(attempt, engine)
+    lasting = make_lasting(attempt, nodes)
+    write_effective(attempt, engine, attention, nodes, make_settings(attempt, feed, start_step, lasting.peak))
     if start_step == 0:
-        agree(engine, config, plan, feed, model.config.get_text_config().vocab_size, world)
-    policy = NonFinitePolicy(config["train"]["on_non_finite"], config["train"]["max_non_finite"])
-    slow = Stragglers([each["host"] for each in environments["ranks"]])
-    snapshot = Snapshot(world.device)
+        compare_with_reference(attempt, engine, feed, model.config.get_text_config().vocab_size)
     while True:
-        stopping = EarlyStopping(**config["eval"]["early_stopping"])
-        if world.is_first:
-            stopping.recall(evals_before(run, start_step))
-        saving = Saving(engine, config, plan, run, start_step, feed.position, world, snapshot)
-        hooks = make_hooks(run, attempt, config, plan, engine, flops, feed, policy, slow, saving, start_step, world)
-        factor = instantiate(config["schedule"], **PLAIN)(total_steps=feed.steps)
-        settings = make_settings(config, start_step, feed.steps, peak, 3.0 if plan.adapters is None else 2.0)
-        end, step = train_steps(engine, feed, factor, settings, stopping, hooks, world)
-        if end != "rewound":
+        loop = make_loop(attempt, engine, feed, flops, start_step, lasting)
+        end = run_loop(loop)
+        if end.state != "rewound":
             break
-        saving.commit()
-        plan = go_back(run, config, plan, feed, step, world)
-        feed = make_feed(config, plan, flops, world)
-        start_step = steps_done(load(engine, model, config, plan, run, world), plan)
-    heartbeat.enter("end")
-    if world.is_first:
-        note(run, "trained", attempt, step=step)
-    saving.close(step)
-    if world.is_first:
-        note(run, "saved", attempt)
-    if end != "preempted":
-        probe(engine, run.checkpoints, step, model.config, feed, world)
-    if world.is_first:
-        run.write_status(state=end, step=step, best=saving.best and asdict(saving.best))
+        loop.saver.commit()
+        attempt = replace(attempt, plan=rewind(attempt, feed, end.step))
+        feed = make_feed(attempt.config, attempt.plan, flops, world)
+        start_step = resume(attempt, engine, model)
+    finish(attempt, loop, end, model.config)
 
 
-def evaluate(run: RunFolder, attempt: int, world: World) -> None:
+def evaluate(run: RunFolder, number: int, world: World) -> None:
     """Evaluates the checkpoint that the config of folder `run` names on the held-out rows, into metrics.json."""
-    config, plan = run.read_config(), run.read_plan()
-    plan = staged(config, plan, world)
-    config, _ = with_attention(config, plan, world)
-    engine, model = make_engine(config, plan, world), make_skeleton(config, plan)
-    checkpoint = load(engine, model, config, plan, run, world)
+    attempt, _ = begin(run, number, world)
+    engine, model = make_engine(attempt.config, attempt.plan, world), make_skeleton(attempt.config, attempt.plan)
+    checkpoint = load(engine, model, attempt.config, attempt.plan, run, world)
     step = checkpoint.step if checkpoint else 0
-    metrics = held_out(engine, held_out_batches(config, plan, Flops.of(model), world), world)
+    metrics = held_out(engine, held_out_batches(attempt, Flops.of(model)), world)
     if world.is_first:
         write_json(run.path / "metrics.json", {"step": step, "split": "eval", **metrics})
         run.write_status(state="completed", step=step)
 
 
+def begin(run: RunFolder, number: int, world: World) -> tuple[Attempt, Attention]:
+    """Reads the frozen config and the plan, copies files to this node where requested, and resolves the attention."""
+    config, plan = run.read_config(), run.read_plan()
+    plan = staged(config, plan, world)
+    config, attention = with_attention(config, plan, world)
+    return Attempt(run, number, config, plan, world), attention
+
+
+def resume(attempt: Attempt, engine: Engine, model: Any) -> int:
+    """Fills the engine from the checkpoint to resume, else from the base model; returns the steps done."""
+    checkpoint = load(engine, model, attempt.config, attempt.plan, attempt.run, attempt.world)
+    return steps_done(checkpoint, attempt.plan)
+
+
+def rehearse_saves(attempt: Attempt, engine: Engine) -> None:
+    """Checks before the first step that the disk has room for the checkpoints that the run keeps."""
+    config, plan = attempt.config, attempt.plan
+    evaluates = plan.eval_rows > 0 and bool(config["eval"]["every_steps"])
+    keep = config["checkpoint"]["keep"]
+    rehearse(engine, attempt.run.checkpoints, states_per_weight(plan), keep, attempt.world, best=evaluates)
+
+
+def make_lasting(attempt: Attempt, nodes: Values) -> Lasting:
+    """Returns the parts that outlast a rewind. nodes: the environments of all ranks."""
+    config, device = attempt.config, attempt.world.device
+    peak = peak_of(device, compute_dtype(config["train"]["precision"], device))
+    policy = NonFinitePolicy(config["train"]["on_non_finite"], config["train"]["max_non_finite"])
+    return Lasting(policy, Stragglers([each["host"] for each in nodes["ranks"]]), Snapshot(device), peak)
+
+
+def write_effective(attempt: Attempt, engine: Engine, attention: Attention, nodes: Values, settings: Settings) -> None:
+    """Writes effective.json, the settings read back from live objects, and nodes.json, on rank 0."""
+    effective = {
+        "engine": engine.effective(),
+        "optimizer": check_effective(engine.optimizer, attempt.config["optimizer"]),
+        "determinism": in_force(),
+        "products": exact_products(),
+        "attention": asdict(attention) | {"sdpa": enabled_sdpa()},
+        "fused_layers": fused_layers(engine.objective),
+        "peak": settings.peak and asdict(settings.peak),
+        "max_grad_norm": settings.max_norm,
+    }
+    if attempt.world.is_first:
+        write_json(attempt.run.path / "effective.json", effective)
+        write_json(attempt.run.path / "nodes.json", nodes)
+
+
+def finish(attempt: Attempt, loop: Loop, end: End, architecture: Any) -> None:
+    """Commits the last checkpoint, saves its logits for the export check, and writes how the run ended."""
+    run, world = attempt.run, attempt.world
+    heartbeat.enter("end")
+    if world.is_first:
+        note(run, "trained", attempt.number, step=end.step)
+    loop.saver.close(end.step)
+    if world.is_first:
+        note(run, "saved", attempt.number)
+    if end.state != "preempted":
+        save_probe(loop.engine, run.checkpoints, end.step, architecture, loop.feed, world)
+    if world.is_first:
+        best = loop.saver.best
+        run.write_status(state=end.state, step=end.step, best=best and asdict(best))
+
+
 def staged(config: Values, plan: Plan, world: World) -> Plan:
-    """Returns the plan with the places to read from; a launcher of the user's own need not know of staging."""
+    """Returns the plan with the folders to read from; a user's own launcher may have no keys for staging."""
     settings = config["launcher"]
     return stage(plan, settings.get("stage", "none"), settings.get("stage_dir"), world)
 
 
 def make_feed(config: Values, plan: Plan, flops: Flops, world: World) -> Feed:
-    """Opens the prepared rows and cuts them into steps; RuntimeError when they are not what was planned."""
+    """Opens the prepared rows and cuts them into steps; RuntimeError when they give another number than planned."""
     rows = Rows(plan.rows_dir, "train", config["data"]["shards"])
     order = Order(len(rows), config["seed"], order_version(plan.reads))
     borders = make_borders(config, plan, order, rows)
@@ -156,7 +218,7 @@ def make_feed(config: Values, plan: Plan, flops: Flops, world: World) -> Feed:
 
 
 def make_borders(config: Values, plan: Plan, order: Order, rows: Rows) -> np.ndarray:
-    """Returns where the steps from the plan's base on begin and end in the order of the rows."""
+    """Returns the borders of the steps in the order of the rows, from the plan's base step on."""
     return step_borders(
         order,
         rows.lengths,
@@ -168,9 +230,10 @@ def make_borders(config: Values, plan: Plan, order: Order, rows: Rows) -> np.nda
     )
 
 
-def go_back(run: RunFolder, config: Values, plan: Plan, feed: Feed, step: int, world: World) -> Plan:
-    """Returns the plan that goes on from the newest checkpoint, behind the rows of the steps up to `step`; NonFinite
-    on every process when there is no checkpoint."""
+def rewind(attempt: Attempt, feed: Feed, step: int) -> Plan:
+    """Returns the plan that continues from the newest checkpoint with the rows after `step`; NonFinite on every
+    process when there is no checkpoint."""
+    run, config, plan, world = attempt.run, attempt.config, attempt.plan, attempt.world
     row = feed.position(step)
     found = skip_rows(run.checkpoints, config["checkpoint"]["resume"], step, row) if world.is_first else None
     done = from_first(str(found["step"]) if found else "", world)
@@ -203,7 +266,7 @@ def make_engine(config: Values, plan: Plan, world: World) -> Engine:
     strategy = instantiate(config["strategy"], **PLAIN)
     precision = compute_dtype(config["train"]["precision"], world.device)
     engine = strategy.setup(build, lambda parameters: make_optimizer(decay_groups(parameters)), world, precision)
-    share_timeout(collective_seconds(config.get("launcher", {})))  # with the groups that the strategy has made
+    share_timeout(collective_seconds(config.get("launcher", {})))  # also for the groups that the strategy made
     return engine
 
 
@@ -212,31 +275,94 @@ def make_skeleton(config: Values, plan: Plan) -> Any:
     return skeleton(model_config(config, plan), config["model"]["attention"])
 
 
-def evals_before(run: RunFolder, start_step: int) -> Iterator[float]:
-    """Yields the held-out losses up to `start_step`, none of a run that begins: it will make that of step 0 again."""
-    for row in run.read_metrics("eval"):
-        if row["step"] <= start_step and start_step > 0:
-            yield row["loss"]
+def make_loop(attempt: Attempt, engine: Engine, feed: Feed, flops: Flops, start_step: int, lasting: Lasting) -> Loop:
+    """Returns the loop from `start_step` on; rows of metrics.jsonl after it are dropped."""
+    run, config, world = attempt.run, attempt.config, attempt.world
+    evaluator = make_evaluator(attempt, engine, flops, feed.steps, start_step)
+    saver = make_saver(attempt, engine, feed.position, start_step, lasting.snapshot)
+    export = config.get("export", {})  # absent in older versions
+    if export.get("enabled", True) and export.get("at", "best") == "best":
+        saver.after_best = lambda step: save_probe(
+            engine, run.checkpoints, step, model_config(config, attempt.plan), feed, world
+        )
+    log = RunLog(run, attempt.number, saver, start_step) if world.is_first else lambda row: None
+    signalled = listen()
+    check_every = config["train"]["check_replicas_every"]
+    monitor = Monitor(
+        run, attempt.plan, feed, config["seed"], engine, lasting.policy, log, check_every, lasting.stragglers
+    )
+    monitor.warnings.recall(row for row in run.read_metrics("train") if row["step"] <= start_step)
+    return Loop(
+        engine=engine,
+        feed=feed,
+        schedule=instantiate(config["schedule"], **PLAIN)(total_steps=feed.steps),
+        settings=make_settings(attempt, feed, start_step, lasting.peak),
+        saver=saver,
+        monitor=monitor,
+        evaluator=evaluator,
+        log=log,
+        stop_requested=lambda: signalled() or (world.is_first and requested(run, attempt.number)),
+        world=world,
+        profile=Profile(run.profile, start_step, world).step if config["train"]["profile"] else nullcontext,
+    )
 
 
-def make_settings(config: Values, start_step: int, steps: int, peak: Peak, flops_per_forward: float) -> Settings:
-    """Returns the loop's own numbers."""
-    evaluation = config["eval"]
+def make_settings(attempt: Attempt, feed: Feed, start_step: int, peak: Peak) -> Settings:
+    """Returns the numbers of the loop."""
+    config = attempt.config
     return Settings(
         start_step=start_step,
         max_norm=config["train"]["max_grad_norm"],
         seed=config["seed"],
-        evaluate=When(evaluation["every_steps"], steps, at_last=evaluation["at_ends"]),
-        save=When(config["checkpoint"]["every_steps"], steps),
-        evaluate_first=evaluation["at_ends"],
-        save_best=config["checkpoint"].get("save_best", False),  # older versions had none
+        save=When(config["checkpoint"]["every_steps"], feed.steps),
+        save_best=config["checkpoint"].get("save_best", False),  # absent in older versions
         peak=peak,
-        flops_per_forward=flops_per_forward,
+        flops_per_forward=3.0 if attempt.plan.adapters is None else 2.0,
     )
 
 
-def held_out_batches(config: Values, plan: Plan, flops: Flops, world: World) -> Iterator[Batch]:
+def make_evaluator(attempt: Attempt, engine: Engine, flops: Flops, steps: int, start_step: int) -> Evaluator:
+    """Returns the evaluations on held-out rows; rank 0 recalls those up to `start_step`."""
+    settings = attempt.config["eval"]
+    stopping = EarlyStopping(**settings["early_stopping"])
+    if attempt.world.is_first and start_step > 0:  # a run that begins repeats the evaluation of step 0
+        stopping.recall(row["loss"] for row in attempt.run.read_metrics("eval") if row["step"] <= start_step)
+
+    def measure() -> dict[str, float | int]:
+        return held_out(engine, held_out_batches(attempt, flops), attempt.world)
+
+    when = When(settings["every_steps"], steps, at_last=settings["at_ends"])
+    return Evaluator(measure if attempt.plan.eval_rows else None, when, settings["at_ends"], stopping)
+
+
+def make_saver(
+    attempt: Attempt, engine: Engine, position: Callable[[int], int], start_step: int, snapshot: Snapshot
+) -> Checkpointer:
+    """Returns the saver of an attempt. position: step -> where in the order of the rows the next step starts."""
+    run, plan, world, settings = attempt.run, attempt.plan, attempt.world, attempt.config["checkpoint"]
+    best = best_at(run.checkpoints, start_step, run.read_metrics("eval")) if world.is_first else None
+    retention = Retention(settings["keep"], settings["keep_every"])
+    background = snapshot if settings["background"] else None
+    saver = Saver(run.checkpoints, retention, world, start_step, background)
+    if background:
+        scalars = 8 * sum(1 for _ in engine.pieces())  # the optimizer's own, such as its step
+        background.warm(int(num_weights(engine) * (1 + states_per_weight(plan))) + scalars)
+    manifest = {
+        "strategy": attempt.config["strategy"],
+        "config": hashlib.sha256(run.config.read_bytes()).hexdigest(),
+        "resume": settings["resume"],
+        "reads": plan.reads,
+        "base_step": plan.base_step,
+        "base_row": plan.base_row,
+    }
+    minutes = settings.get("every_minutes")  # absent in older versions
+    rules = SaveSettings(60 * minutes if minutes else None, settings["on_failure"] == "stop", manifest)
+    return Checkpointer(engine, saver, rules, position, best)
+
+
+def held_out_batches(attempt: Attempt, flops: Flops) -> Iterator[Batch]:
     """Yields this process's share of the held-out rows."""
+    config, plan, world = attempt.config, attempt.plan, attempt.world
     rows = Rows(plan.rows_dir, "eval")
     micro_rows = config["eval"]["micro_batch_size"] or plan.micro_batch_size
     micro_tokens = None if micro_rows else plan.micro_batch_tokens
@@ -244,68 +370,10 @@ def held_out_batches(config: Values, plan: Plan, flops: Flops, world: World) -> 
     return all_rows(rows, make_cut(rows, micro_rows, micro_tokens, flops), world, filled)
 
 
-def make_hooks(
-    run: RunFolder,
-    attempt: int,
-    config: Values,
-    plan: Plan,
-    engine: Engine,
-    flops: Flops,
-    feed: Feed,
-    policy: NonFinitePolicy,
-    slow: Stragglers,
-    saving: Saving,
-    start_step: int,
-    world: World,
-) -> Hooks:
-    """Returns what the loop calls at step borders; only rank 0 writes to the run folder's own files."""
-    files = (MetricsLog(run.metrics, start_step), StepReport(run)) if world.is_first else None
-    if files is not None:
-        note(run, "training", attempt, step=start_step, world=world.size, lost=lost_of(files[0].dropped))
-
-    def log(row: Values) -> None:
-        if files is not None:
-            metrics, report = files
-            metrics.write(row)
-            report.others["best"] = saving.best and asdict(saving.best)
-            if row["split"] == "warning":
-                report.others["warning"] = row["text"]
-            report.tell(row["step"])
-
-    def evaluate() -> Values:
-        return held_out(engine, held_out_batches(config, plan, flops, world), world)
-
-    def save(step: int, held_out_loss: float | None, is_best: bool) -> None:
-        saving.save(step, held_out_loss, is_best)
-        if is_best and exports_best:
-            probe(engine, run.checkpoints, step, model_config(config, plan), feed, world)
-
-    export = config.get("export", {})
-    exports_best = export.get("enabled", True) and export.get("at", "best") == "best"
-    signalled = listen()
-    every = config["train"]["check_replicas_every"]
-    judge = Judge(run, plan, feed, config["seed"], policy, log, lambda: check_replicas(engine), every, slow)
-    judge.warnings.recall(row for row in run.read_metrics("train") if row["step"] <= start_step)
-    return Hooks(
-        evaluate=evaluate if plan.eval_rows else None,
-        is_best=saving.is_best,
-        save=save,
-        is_save_overdue=saving.is_overdue,
-        wait_copied=saving.saver.wait_copied,
-        is_written=lambda: saving.saver.is_written,
-        is_failed=lambda: saving.saver.is_failed,
-        advance=saving.advance,
-        log=log,
-        judge=judge,
-        stop_requested=lambda: signalled() or (world.is_first and requested(run, attempt)),
-        try_longest=lambda: try_longest(engine, feed),
-        profile=Profile(run.profile, start_step, world).step if config["train"]["profile"] else nullcontext,
-    )
-
-
-def agree(engine: Engine, config: Values, plan: Plan, feed: Feed, vocabulary: int, world: World) -> None:
-    """Holds the live model against its own class, once for each model, code, strategy and precision; Disagreement where
-    the loss or the borders of documents differ."""
+def compare_with_reference(attempt: Attempt, engine: Engine, feed: Feed, vocabulary: int) -> None:
+    """Compares the live model with its own class, once per model, code, strategy and precision; Disagreement where the
+    loss or the borders of documents differ."""
+    config, plan, world = attempt.config, attempt.plan, attempt.world
     settings = {name: config[name] for name in ("strategy", "loss", "tuning")}
     settings |= {name: config["model"][name] for name in ("attention", "kernels")}
     precision = compute_dtype(config["train"]["precision"], world.device)
@@ -319,29 +387,3 @@ def agree(engine: Engine, config: Values, plan: Plan, feed: Feed, vocabulary: in
     if world.is_first:
         with suppress(OSError):  # a cache that this node cannot write to
             write_json(file, settings)
-
-
-def probe(engine: Engine, checkpoints: Path, step: int, architecture: Any, feed: Feed, world: World) -> None:
-    """Keeps what the live model says beside its checkpoint of `step`, for an export to be held against; where that is
-    there already, or the checkpoint could not be saved, nothing is done.
-
-    architecture: transformers' config of the model. feed: whose rows begin with what the model is to answer.
-    """
-    folder = being_saved(checkpoints, step)
-    if not from_first(str(folder) if world.is_first and folder and not (folder / PROBE).is_file() else "", world):
-        return
-    heartbeat.enter("evaluation")
-    text = architecture.get_text_config()
-
-    def logits_of(input_ids: torch.Tensor) -> torch.Tensor:
-        tokens = input_ids[0].numpy()
-        [batch] = to_device([make_batch([Row(tokens, np.zeros(len(tokens), bool))])], world.device)
-        return engine.forward(batch, logits)[1]["logits"]
-
-    engine.train(False)
-    longest = getattr(text, "max_position_embeddings", None)
-    found = take_probe(logits_of, text.vocab_size, probe_prompt(islice(feed.rows, PROMPTS)), longest)
-    engine.train(True)
-    if world.is_first:
-        assert folder is not None
-        write_probe(folder, found)

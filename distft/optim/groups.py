@@ -27,7 +27,7 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float) -> float:
     return optimizer.param_groups[0]["lr"]
 
 
-def check_in_force(optimizer: torch.optim.Optimizer, asked: Mapping[str, Any]) -> dict[str, Any]:
+def check_effective(optimizer: torch.optim.Optimizer, asked: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the live optimizer's settings as plain JSON; RuntimeError when one of `asked` has another value there.
 
     asked: the config's optimizer group. What an optimizer of one's own, or a function that makes one, keeps elsewhere

@@ -29,7 +29,7 @@ from distft.runtime.device import compute_dtype, peak_gib
 from distft.runtime.process_group import World, texts_of_all
 from distft.strategies.engine import Engine
 from distft.train.feed import Feed, Prefetch
-from distft.train.step import train_step
+from distft.train.step import StepHooks, train_step
 from distft.train.timing import peak_of
 from distft.worker import make_engine, make_feed, make_skeleton
 
@@ -216,7 +216,9 @@ def steps(
             set_learning_rate(engine.optimizer, 1.0)
             seed, limit = seed_for(config["seed"], "step", step), config["train"]["max_grad_norm"]
             batches, targets = ahead.batches(step), feed.num_targets(step)
-            losses.append(train_step(engine, batches, targets, world, limit, seed, before_update=before_update).loss)
+            losses.append(
+                train_step(engine, batches, targets, world, limit, seed, StepHooks(before_update=before_update)).loss
+            )
 
         began = time.monotonic()
         make(1)

@@ -27,7 +27,7 @@ from distft.run import RunFolder, read_json
 from distft.runtime.determinism import seed_for
 from distft.runtime.process_group import World, all_reduce_sum, from_first
 from distft.train.state import load
-from distft.train.step import train_step
+from distft.train.step import StepHooks, train_step
 from distft.worker import make_engine, make_feed, make_skeleton, train
 
 _DEVICE_ERRORS = ("CUDA error", "HIP error", "device-side assert", "NCCL")
@@ -113,9 +113,8 @@ def save_in_background(run: RunFolder, world: World) -> dict[str, Any]:
 
     def step(number: int) -> None:
         seed = seed_for(config["seed"], "step", number)
-        told = saver.wait_copied
         targets = feed.num_targets(number)
-        train_step(engine, feed.batches(number), targets, world, 1.0, seed, before_update=told)
+        train_step(engine, feed.batches(number), targets, world, 1.0, seed, StepHooks(before_update=saver.wait_copied))
 
     def state() -> list[torch.Tensor]:
         kept = [piece.data() for piece in engine.pieces()]

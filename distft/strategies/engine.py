@@ -27,7 +27,7 @@ from distft.runtime.process_group import World
 from distft.tensors.regions import Flat, Region, Shape
 
 
-def poisoned(value: torch.Tensor) -> torch.Tensor:
+def nan_if_non_finite(value: torch.Tensor) -> torch.Tensor:
     """Returns `value`, bit for bit; where it is not finite its gradient is NaN, though its own might be finite."""
     return value * torch.where(value.detach().isfinite(), 1.0, float("nan"))
 

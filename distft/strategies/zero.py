@@ -206,7 +206,7 @@ class Zero:
         with one_class_for_stages_1_and_2(deepspeed.DeepSpeedEngine):
             engine, *_ = deepspeed.initialize(model=objective, optimizer=make_optimizer(dims), config=settings)
         live = ZeroEngine(engine, objective, self.stage, world)
-        check_in_force(settings, live.effective())
+        check_effective(settings, live.effective())
         return live
 
     def settings(self, size: int, precision: torch.dtype, world: World) -> dict[str, Any]:
@@ -283,7 +283,7 @@ def _materialise(
         buffer.data = buffer.data.to(device)
 
 
-def check_in_force(asked: dict[str, Any], effective: dict[str, object]) -> None:
+def check_effective(asked: dict[str, Any], effective: dict[str, object]) -> None:
     """Raises when the live engine does not hold what was asked for."""
     zero = asked["zero_optimization"]
     expected = {

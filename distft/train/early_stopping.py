@@ -1,8 +1,12 @@
-"""When something is due: pure questions about a step number, and about the losses before it."""
+"""Evaluation during training: when it is due, and early stopping.
 
-from collections.abc import Iterable
+Trap: only rank 0 asks EarlyStopping and sends the answer to all; processes that compared alone could differ.
+"""
+
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from math import isfinite
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -19,16 +23,16 @@ class When:
 
 @dataclass
 class EarlyStopping:
-    """Says stop after `patience` evaluations in a row without a loss better by more than `min_delta`.
+    """Stops after `patience` evaluations in a row without a loss lower by more than `min_delta`.
 
-    Better than the last loss that counted as better, as in Keras and Lightning: many small gains add up to one that
-    counts. A loss that is not finite is never better. Rank 0 asks, and tells the others.
+    The comparison is with the last loss that was an improvement, as in Keras and Lightning: many small gains add up to
+    one improvement. A loss that is not finite is never an improvement.
     """
 
-    patience: int | None
+    patience: int | None  # None: never stops
     min_delta: float = 0.0
-    best: float = field(default=float("inf"), init=False)  # the last that counted
-    waited: int = field(default=0, init=False)
+    best: float = field(default=float("inf"), init=False)  # the last improvement
+    waited: int = field(default=0, init=False)  # evaluations since then
 
     def stop(self, loss: float) -> bool:
         """Takes the next evaluation's loss; returns whether the run should end."""
@@ -47,3 +51,16 @@ class EarlyStopping:
         """Takes the evaluations of an earlier start."""
         for loss in losses:
             self.stop(loss)
+
+
+@dataclass(frozen=True)
+class Evaluator:
+    """The evaluations of a run."""
+
+    measure: Callable[[], dict[str, Any]] | None  # the held-out metrics, made by all processes; None: no held-out rows
+    when: When
+    at_start: bool  # also before the first step
+    stopping: EarlyStopping  # on rank 0, with the evaluations of earlier starts
+
+    def due(self, step: int) -> bool:
+        return self.measure is not None and self.when.due(step)

@@ -24,9 +24,12 @@ from distft.runtime.determinism import seed_for
 from distft.runtime.errors import NonFinite
 from distft.runtime.heartbeat import WORK
 from distft.runtime.process_group import World
+from distft.strategies.engine import Engine
 from distft.train.feed import Feed
+from distft.train.state import check_replicas
 
 Policy = Literal["stop", "skip", "rewind"]
+Verdict = Literal["go_on", "rewind"]
 _SIGMA = 0.6745  # the median deviation of a normal distribution with deviation 1
 _NEAR, _FAR = 16, 128  # values
 _LEAST = 16  # distances before the first spike can be told
@@ -41,7 +44,7 @@ class NonFinitePolicy:
     in_row: int = field(default=0, init=False)
     rewinds: int = field(default=0, init=False)
 
-    def after(self, step: int, is_skipped: bool, where: str) -> Literal["go_on", "rewind"]:
+    def after(self, step: int, is_skipped: bool, where: str) -> Verdict:
         """Takes the next step; raises NonFinite when the run is to end.
 
         where: the file that tells of the step.
@@ -134,7 +137,7 @@ _LEAST_SHARE = 0.1  # of the usual seconds of a step, which a phase must cost mo
 _FIRST_STEPS = 3  # which compile, warm up and read for the first time
 
 
-def told_of(seconds: Sequence[float], cost: float, world: World) -> list[float]:
+def rank_stats(seconds: Sequence[float], cost: float, world: World) -> list[float]:
     """Returns what this rank worked, at its own place among zeros: the sum over all ranks has everyone's.
 
     seconds: by phase of WORK. cost: operations of its micro-batches.
@@ -276,38 +279,35 @@ def write_batch(run: RunFolder, plan: Plan, feed: Feed, seed: int, row: dict[str
     write_json(batch_file(run, step), content)
 
 
-Row = dict[str, Any]
-
-
 @dataclass
-class Judge:
-    """Called by every process after each step, with the same row."""
+class Monitor:
+    """Checks the health of a run after each step; every process calls `check` with the same row."""
 
     run: RunFolder
     plan: Plan
     feed: Feed
     seed: int
+    engine: Engine
     policy: NonFinitePolicy
-    log: Callable[[Row], None]
-    check_replicas: Callable[[], None]  # raises when processes that should hold the same weights do not
-    check_every: int | None
+    log: Callable[[dict[str, Any]], None]
+    check_every: int | None  # steps between two checks of replicas
     stragglers: Stragglers
     warnings: Warnings = field(default_factory=Warnings)
     data_wait: DataWait = field(default_factory=DataWait)
     memory: MemoryPressure = field(default_factory=MemoryPressure)
 
-    def __call__(self, row: Row, work: Sequence[float]) -> Literal["go_on", "rewind"]:
-        """Returns what comes next; NonFinite, or the check's RuntimeError, when the run must not go on.
+    def check(self, row: dict[str, Any], work: Sequence[float]) -> Verdict:
+        """Logs warnings and returns what comes next; raises NonFinite or RuntimeError when the run must end.
 
-        work: of each rank, as distft.train.health has it.
+        row: of metrics.jsonl. work: the sum of `rank_stats` over all ranks.
         """
         step, is_skipped = row["step"], row.get("skipped", False)
-        told = self.warnings.of(step, row["loss"], row["grad_norm"], is_skipped)
+        unusual = self.warnings.of(step, row["loss"], row["grad_norm"], is_skipped)
         others = [*self.stragglers.of(work), *self.data_wait.of(row), *self.memory.of(row)]
-        if told or others:
-            self.log({"step": step, "split": "warning", "text": "; ".join([*told, *others])})
-        if told and self.feed.world.is_first:
-            write_batch(self.run, self.plan, self.feed, self.seed, row, told)
+        if unusual or others:
+            self.log({"step": step, "split": "warning", "text": "; ".join([*unusual, *others])})
+        if unusual and self.feed.world.is_first:
+            write_batch(self.run, self.plan, self.feed, self.seed, row, unusual)
         if self.check_every and step % self.check_every == 0:
-            self.check_replicas()
+            check_replicas(self.engine)
         return self.policy.after(step, is_skipped, str(batch_file(self.run, step)))

@@ -1,185 +1,197 @@
-"""The training loop: steps, and what is due between them.
+"""The training loop: steps, and the work between them.
 
 for each step:  read rows -> forward, backward (x accumulation) -> update -> log
                 -> evaluate? -> best? -> save? -> stop?
 after the first: the OOM probe, forward and backward of the largest micro-batch of the run
+
+Trap: every process takes the same branch after a step, or the processes wait for each other for ever. So stop requests
+and the state of a save travel in the step's own collective, and rank 0 decides about the best loss and the early stop.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager, closing, nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import torch
 
+from distft.goodput import lost_of, note
 from distft.optim.groups import set_learning_rate
 from distft.optim.schedules import Factor
+from distft.run import MetricsLog, RunFolder, StepReport
 from distft.runtime import heartbeat
 from distft.runtime.determinism import seed_for
 from distft.runtime.device import collecting, memory_of
 from distft.runtime.process_group import World, flags_of_first
 from distft.strategies.engine import Engine, clip_coefficient
-from distft.train.early_stopping import EarlyStopping, When
+from distft.train import oom_probe
+from distft.train.early_stopping import Evaluator, When
 from distft.train.feed import Feed, Prefetch
-from distft.train.health import told_of
-from distft.train.step import train_step
+from distft.train.health import Monitor, rank_stats
+from distft.train.state import Checkpointer
+from distft.train.step import StepHooks, train_step
 from distft.train.timing import Clock, OwnWork, Peak, utilisation
 
-End = Literal["completed", "stopped_early", "preempted", "rewound"]
-Row = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Hooks:
-    """What the loop calls at step borders; every process calls each at the same steps."""
-
-    evaluate: Callable[[], Row] | None  # the held-out metrics
-    is_best: Callable[[int, float], bool]  # step, its held-out loss; rank 0's answer counts
-    save: Callable[[int, float | None, bool], None]  # step, its held-out loss if measured, whether that is the best
-    is_save_overdue: Callable[[], bool]  # by the clock; true on any process: save after the step in progress
-    wait_copied: Callable[[], None]  # returns when a save in the background has copied what the next update changes
-    is_written: Callable[[], bool]  # whether this process has written what it has to of a save in the background
-    is_failed: Callable[[], bool]  # whether it could not write it
-    advance: Callable[[], None]  # takes the save on that all have written, or fails it when one could not
-    log: Callable[[Row], None]
-    judge: Callable[[Row, Sequence[float]], Literal["go_on", "rewind"]]  # what comes after the step of this row, with
-    # what each rank worked (distft.train.health); NonFinite: the end
-    stop_requested: Callable[[], object]  # truthy on any process: save and stop
-    try_longest: Callable[[], object] = tuple  # the dearest micro-batch, after the first step of this start
-    profile: Callable[[int], AbstractContextManager[object]] = nullcontext  # of a step, while it is made
+Row = dict[str, Any]  # a line of metrics.jsonl: JSON values under free keys
 
 
 @dataclass(frozen=True)
 class Settings:
-    """The loop's own numbers."""
+    """Numbers of the loop."""
 
-    start_step: int  # already done
-    max_norm: float | None
+    start_step: int  # steps already done
+    max_norm: float | None  # of the gradient; None: no clipping
     seed: int
-    evaluate: When
     save: When
-    evaluate_first: bool
-    save_best: bool = True  # at once, also between the steps of `save`; else the best counts at those alone
+    save_best: bool = True  # also between the steps of `save`; else the best is looked for at those steps alone
     peak: Peak | None = None  # of a process's device; None: no MFU
-    flops_per_forward: float = 3.0  # of training over those of the forward; without gradients of frozen weights 2
-
-
-def train_steps(
-    engine: Engine, feed: Feed, factor: Factor, settings: Settings, stopping: EarlyStopping, hooks: Hooks, world: World
-) -> tuple[End, int]:
-    """Trains from settings.start_step to the end of the feed; returns how it ended and the last step done.
-
-    stopping: on rank 0, with the evaluations up to settings.start_step.
-    """
-    if settings.start_step == 0 and settings.evaluate_first and hooks.evaluate:
-        _evaluate(hooks.evaluate, stopping, hooks, world, 0)
-    elif settings.start_step < feed.steps and flags_of_first([stopping.is_over], world)[0]:
-        return "stopped_early", settings.start_step  # it was killed after its last save and before its end
-    engine.train(True)
-    clock, border = Clock(world.device), Clock(torch.device("cpu"))  # within steps, and between them
-    own = OwnWork(engine.objective.blocks, clock)
-    saved = settings.start_step > 0  # after the step before
-    with closing(Prefetch(feed)) as ahead, closing(own), collecting() as collect:
-        for step in range(settings.start_step + 1, feed.steps + 1):
-            between = border.take()
-            with hooks.profile(step):
-                row, told = _one(engine, ahead, factor, settings, hooks, world, clock, own, step)
-            row["between"] = between  # seconds since the step before
-            row |= {"saved": True} if saved else {}
-            collect(step)
-            if step == settings.start_step + 1:
-                hooks.try_longest()
-            hooks.log(row)
-            if hooks.judge(row, told.work) == "rewind":
-                return "rewound", step
-            if told.written:  # a save that failed takes its best back before the next one is compared with it
-                with border.phase("checkpoint"):
-                    hooks.advance()
-            loss, best, over = None, False, False
-            with border.phase("evaluation"):
-                if hooks.evaluate and settings.evaluate.due(step):
-                    loss, best, over = _evaluate(hooks.evaluate, stopping, hooks, world, step)
-            ending = told.stop or over
-            saved = settings.save.due(step) or ending or told.save or (best and settings.save_best)
-            if saved:
-                with border.phase("checkpoint"):
-                    hooks.save(step, loss, best)
-            if ending and step < feed.steps:
-                return ("stopped_early" if over else "preempted"), step
-    return "completed", feed.steps
-
-
-def _evaluate(
-    evaluate: Callable[[], Row], stopping: EarlyStopping, hooks: Hooks, world: World, step: int
-) -> tuple[float, bool, bool]:
-    """Evaluates after `step`; returns the loss, whether it is the best, and whether the run should end.
-
-    Rank 0 decides for all: on two sides of a comparison processes would wait for each other for ever.
-    """
-    metrics = evaluate()
-    hooks.log({"step": step, "split": "eval", **metrics})
-    loss = metrics["loss"]
-    best, over = flags_of_first([hooks.is_best(step, loss), stopping.stop(loss)], world)
-    return loss, best, over
+    flops_per_forward: float = 3.0  # training FLOPs over forward FLOPs; 2 where most weights are frozen
 
 
 @dataclass(frozen=True)
-class _Told:
-    """What all processes know after a step, out of its one collective."""
+class End:
+    """How a loop ended, and the last step done."""
 
-    stop: bool  # a stop was requested
-    written: bool  # a save in the background has been written by all, or cannot be by one
-    save: bool  # one is overdue
-    work: list[float]  # of each rank
+    state: Literal["completed", "stopped_early", "preempted", "rewound"]
+    step: int
 
 
-def _one(
-    engine: Engine,
-    ahead: Prefetch,
-    factor: Factor,
-    settings: Settings,
-    hooks: Hooks,
-    world: World,
-    clock: Clock,
-    own: OwnWork,
-    step: int,
-) -> tuple[Row, _Told]:
-    """Does one step; returns its metrics row, and what all processes told each other."""
-    began = time.perf_counter()
-    heartbeat.begin_step(step)
-    rate = set_learning_rate(engine.optimizer, factor(step))
-    targets, tokens = ahead.feed.num_targets(step), ahead.feed.num_tokens(step)
+class RunLog:
+    """Writes rows to metrics.jsonl and the step to status.json, on rank 0."""
 
-    seed = seed_for(settings.seed, "step", step)
-    with clock.phase("data", on_host=True):
-        batches = ahead.batches(step)
+    def __init__(self, run: RunFolder, attempt: int, saver: Checkpointer, start_step: int) -> None:
+        """Drops rows after `start_step`, which this attempt makes again."""
+        self.saver, self.metrics, self.report = saver, MetricsLog(run.metrics, start_step), StepReport(run)
+        lost = lost_of(self.metrics.dropped)
+        note(run, "training", attempt, step=start_step, world=saver.world.size, lost=lost)
 
-    def told() -> list[float]:
-        flags = (bool(hooks.stop_requested()), hooks.is_written(), hooks.is_failed(), hooks.is_save_overdue())
-        return [*flags, *told_of(*own.of_step(sum(batch.cost for batch in batches)), world)]
+    def __call__(self, row: Row) -> None:
+        self.metrics.write(row)
+        self.report.others["best"] = self.saver.best and asdict(self.saver.best)
+        if row["split"] == "warning":
+            self.report.others["warning"] = row["text"]
+        self.report.tell(row["step"])
 
-    result = train_step(engine, batches, targets, world, settings.max_norm, seed, told, hooks.wait_copied, clock)
-    seconds = time.perf_counter() - began
-    flops = settings.flops_per_forward * ahead.feed.forward_flops(step)
-    row = {
-        "step": step,
-        "split": "train",
-        "loss": result.loss,
-        "accuracy": result.accuracy,
-        "grad_norm": result.grad_norm,
-        "clip_coefficient": clip_coefficient(result.grad_norm, settings.max_norm),
-        "learning_rate": rate,
-        "tokens": tokens,
-        "target_tokens": targets,
-        "seconds": seconds,
-        "tokens_per_second": tokens / seconds,
-        "flops": flops,
-        "mfu": settings.peak and utilisation(flops, seconds, world.size, settings.peak),
-        "phases": result.seconds,  # within `seconds`
-        **memory_of(world.device),
-    }
-    if result.is_skipped:
-        row["skipped"] = True
-    stops, written, failed, overdue, *work = result.sums
-    return row, _Told(stops > 0, written == world.size or failed > 0, overdue > 0, work)
+
+@dataclass(frozen=True)
+class StepFlags:
+    """Facts that all processes share after a step, from its one collective."""
+
+    stop: bool  # a stop was requested on some process
+    written: bool  # all processes have written a save in the background, or one failed to
+    save: bool  # a save is overdue
+    work: list[float]  # seconds and cost of each rank (distft.train.health)
+
+
+@dataclass(frozen=True)
+class Loop:
+    """Trains from settings.start_step to the end of the feed; every process runs the same loop."""
+
+    engine: Engine
+    feed: Feed
+    schedule: Factor
+    settings: Settings
+    saver: Checkpointer
+    monitor: Monitor
+    evaluator: Evaluator
+    log: Callable[[Row], None]
+    stop_requested: Callable[[], object]  # true on any process: save and stop
+    world: World
+    profile: Callable[[int], AbstractContextManager[object]] = nullcontext  # around each step
+    probe_memory: Callable[[Engine, Feed], None] = oom_probe.probe_memory  # after the first step of this start
+
+    def run(self) -> End:
+        """Trains; raises NonFinite when the NaN/Inf policy ends the run, and SaveFailed when a required save fails."""
+        start, last = self.settings.start_step, self.feed.steps
+        if start == 0 and self.evaluator.at_start and self.evaluator.measure:
+            self._evaluate(0)
+        elif start < last and flags_of_first([self.evaluator.stopping.is_over], self.world)[0]:
+            return End("stopped_early", start)  # killed between its last save and its end
+        self.engine.train(True)
+        clock, border = Clock(self.world.device), Clock(torch.device("cpu"))  # within steps, and between them
+        own = OwnWork(self.engine.objective.blocks, clock)
+        saved = start > 0  # after the previous step
+        with closing(Prefetch(self.feed)) as ahead, closing(own), collecting() as collect:
+            for step in range(start + 1, last + 1):
+                between = border.take()
+                with self.profile(step):
+                    row, flags = self._step(step, ahead, clock, own)
+                row["between"] = between  # seconds since the previous step
+                row |= {"saved": True} if saved else {}
+                collect(step)
+                if step == start + 1:
+                    self.probe_memory(self.engine, self.feed)
+                self.log(row)
+                if self.monitor.check(row, flags.work) == "rewind":
+                    return End("rewound", step)
+                if flags.written:  # a failed save withdraws its best before the next loss is compared with it
+                    with border.phase("checkpoint"):
+                        self.saver.advance()
+                loss, best, over = None, False, False
+                with border.phase("evaluation"):
+                    if self.evaluator.due(step):
+                        loss, best, over = self._evaluate(step)
+                ending = flags.stop or over
+                saved = self.settings.save.due(step) or ending or flags.save or (best and self.settings.save_best)
+                if saved:
+                    with border.phase("checkpoint"):
+                        self.saver.save(step, loss, best)
+                if ending and step < last:
+                    return End("stopped_early" if over else "preempted", step)
+        return End("completed", last)
+
+    def _evaluate(self, step: int) -> tuple[float, bool, bool]:
+        """Evaluates after `step`; returns the loss, whether it is the best, and whether the run should end.
+
+        Rank 0 decides for all: two processes could compare differently and would then wait for each other.
+        """
+        assert self.evaluator.measure
+        metrics = self.evaluator.measure()
+        self.log({"step": step, "split": "eval", **metrics})
+        loss = metrics["loss"]
+        decided = [self.saver.is_best(step, loss), self.evaluator.stopping.stop(loss)]
+        best, over = flags_of_first(decided, self.world)
+        return loss, best, over
+
+    def _step(self, step: int, ahead: Prefetch, clock: Clock, own: OwnWork) -> tuple[Row, StepFlags]:
+        """Does one step; returns its row of metrics.jsonl and what all processes know after it."""
+        began = time.perf_counter()
+        heartbeat.begin_step(step)
+        rate = set_learning_rate(self.engine.optimizer, self.schedule(step))
+        targets, tokens = self.feed.num_targets(step), self.feed.num_tokens(step)
+        with clock.phase("data", on_host=True):
+            batches = ahead.batches(step)
+
+        def extra_stats() -> list[float]:
+            saver = self.saver
+            flags = (bool(self.stop_requested()), saver.is_written, saver.is_failed, saver.is_overdue())
+            seconds, cost = own.of_step(sum(batch.cost for batch in batches))
+            return [*flags, *rank_stats(seconds, cost, self.world)]
+
+        hooks = StepHooks(extra_stats, self.saver.wait_copied, clock)
+        seed = seed_for(self.settings.seed, "step", step)
+        result = train_step(self.engine, batches, targets, self.world, self.settings.max_norm, seed, hooks)
+        seconds = time.perf_counter() - began
+        flops = self.settings.flops_per_forward * self.feed.forward_flops(step)
+        row = {
+            "step": step,
+            "split": "train",
+            "loss": result.loss,
+            "accuracy": result.accuracy,
+            "grad_norm": result.grad_norm,
+            "clip_coefficient": clip_coefficient(result.grad_norm, self.settings.max_norm),
+            "learning_rate": rate,
+            "tokens": tokens,
+            "target_tokens": targets,
+            "seconds": seconds,
+            "tokens_per_second": tokens / seconds,
+            "flops": flops,
+            "mfu": self.settings.peak and utilisation(flops, seconds, self.world.size, self.settings.peak),
+            "phases": result.seconds,  # within `seconds`
+            **memory_of(self.world.device),
+        }
+        if result.is_skipped:
+            row["skipped"] = True
+        stops, written, failed, overdue, *work = result.sums
+        return row, StepFlags(stops > 0, written == self.world.size or failed > 0, overdue > 0, work)

@@ -1,4 +1,8 @@
-"""The dearest forward of a run, made early: what does not fit shows in the first minute, not hours later."""
+"""OOM probe: forward and backward of the largest micro-batch, right after the first step.
+
+A run that does not fit fails in its first minute, not hours later. The probe comes after a step because only then does
+the optimizer have its state.
+"""
 
 from math import nan
 
@@ -7,13 +11,13 @@ import numpy as np
 from distft.strategies.engine import Engine
 from distft.train.feed import Feed, one_batch
 
-_CANDIDATES = 64  # steps that are cut to find it: those that have the longest rows
+_CANDIDATES = 64  # longest rows; the steps that read them are searched
 
 
 def longest(feed: Feed) -> np.ndarray:
-    """Returns the rows of the micro-batch with the most tokens, of all processes and of the steps with longest rows.
+    """Returns the indices of the rows of the micro-batch with the most tokens, over all processes.
 
-    It is one that the run will make, in its first pass over the data.
+    Only steps with the longest rows, in the first pass over the data, are searched: the run makes this micro-batch.
     """
     start, stop = int(feed.borders[0]), int(feed.borders[-1])
     order = feed.order.rows(start, min(stop, start + len(feed.rows)))
@@ -29,11 +33,11 @@ def longest(feed: Feed) -> np.ndarray:
     return max(found, key=lambda rows: int(feed.rows.lengths[rows].sum()))
 
 
-def try_longest(engine: Engine, feed: Feed) -> None:
-    """Makes forward and backward of that micro-batch on every process, and leaves the weights as they are.
+def probe_memory(engine: Engine, feed: Feed) -> None:
+    """Runs forward and backward of the largest micro-batch on every process; the weights stay the same.
 
-    Call it when the optimizer has its state, after a first step. The gradient is made one that no strategy takes.
+    The gradient is made NaN, so every strategy drops it instead of updating.
     """
     value, _ = engine.forward(one_batch(feed.rows, longest(feed), feed.multiple_of, feed.world))
-    engine.backward(value, scale=float("nan"), last=True)
+    engine.backward(value, scale=nan, last=True)
     engine.update(norm=nan, max_norm=None)

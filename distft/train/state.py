@@ -1,26 +1,36 @@
-"""Where a run's weights come from and where they go: base model, checkpoints, and the rules between them."""
+"""The training state: loaded from the base model and a checkpoint, saved as checkpoints.
 
-import hashlib
+Trap: a checkpoint holds trained weights only. Frozen weights come from the base model, also when a run resumes.
+"""
+
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from math import isfinite
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
-from distft.checkpoint.chunks import num_weights
 from distft.checkpoint.load import Checkpoint, find, restore
-from distft.checkpoint.retention import Best, Retention, best_at
-from distft.checkpoint.save import SaveFailed, Saver, Snapshot
+from distft.checkpoint.probe import PROBE, PROMPTS, probe_prompt, take_probe, write_probe
+from distft.checkpoint.retention import Best, being_saved
+from distft.checkpoint.save import SaveFailed, Saver
+from distft.data.batches import make_batch, to_device
 from distft.data.order import Base, base_of
+from distft.data.shards import Row
+from distft.losses.cross_entropy import logits
 from distft.models.init import FreshWeights
 from distft.run import Plan, RunFolder
+from distft.runtime import heartbeat
 from distft.runtime.errors import NonFinite
-from distft.runtime.process_group import World, differ, texts_of_all
+from distft.runtime.process_group import World, differ, from_first, texts_of_all
 from distft.strategies.engine import Engine, Piece
 from distft.tensors.streaming import fill, folder_chunks, stream
+from distft.train.feed import Feed
 
 Values = dict[str, Any]
 
@@ -28,8 +38,7 @@ Values = dict[str, Any]
 def load(engine: Engine, base: Any, config: Values, plan: Plan, run: RunFolder, world: World) -> Checkpoint | None:
     """Fills the engine from the checkpoint to resume, else from the base model; returns that checkpoint.
 
-    base: the skeleton of the base model, without what tuning adds. A checkpoint holds what is trained, so what is
-    frozen comes from the base model either way.
+    base: the base model on meta, without the parameters that tuning adds.
     """
     checkpoint = find(run.checkpoints, config["checkpoint"]["resume"], world, partial(restore, engine))
     pieces = [piece for piece in engine.pieces() if checkpoint is None or piece.frozen]
@@ -39,8 +48,8 @@ def load(engine: Engine, base: Any, config: Values, plan: Plan, run: RunFolder, 
 
 
 def steps_done(checkpoint: Checkpoint | None, plan: Plan) -> int:
-    """Returns the steps that a run has done with what it was loaded from; RuntimeError when the plan, whose rows go on
-    after another checkpoint, counted otherwise."""
+    """Returns the steps done by the loaded checkpoint, 0 without one; RuntimeError when the plan continues from another
+    checkpoint than the one loaded."""
     base = Base(plan.base_step, plan.base_row)
     if base_of(checkpoint.manifest if checkpoint else None, plan.reads) == base:
         return checkpoint.step if checkpoint else 0
@@ -52,7 +61,7 @@ def steps_done(checkpoint: Checkpoint | None, plan: Plan) -> int:
 
 
 def _fill_from_base(pieces: list[Piece], base: Any, seed: int, folder: Path | None, world: World) -> None:
-    """Fills from the folder what the base model has, and draws what tuning adds, or all without a folder."""
+    """Loads the base model's weights from `folder`, and initialises what tuning adds; all weights without a folder."""
     stored = {name for name, _ in base.named_parameters()} if folder else set()
     if folder:
         stream(folder_chunks(folder, world, base), [piece for piece in pieces if piece.name in stored], world)
@@ -60,76 +69,66 @@ def _fill_from_base(pieces: list[Piece], base: Any, seed: int, folder: Path | No
 
 
 def check_replicas(engine: Engine) -> None:
-    """Raises RuntimeError when processes that should hold the same weights do not: they would train several models."""
+    """Raises RuntimeError when replicas hold different weights: they would train several models."""
     fingerprint, group = engine.fingerprint()
     if group is not None and differ(fingerprint, group):
         raise RuntimeError("processes that replicate the same weights hold different ones")
 
 
 def check_finite(engine: Engine, world: World) -> None:
-    """Raises NonFinite on every process when a weight of any is not finite: it would be saved over a good one."""
+    """Raises NonFinite on every process when any process holds a weight with NaN or Inf: no such state is saved."""
     pieces = [piece for piece in engine.pieces() if piece.region.count and not piece.frozen]
     norms = [torch.linalg.vector_norm(piece.data(), float("inf")) for piece in pieces]
     largest = torch.stack(norms) if norms else torch.zeros(0)
-    odd = [piece.name for piece, is_finite in zip(pieces, largest.isfinite().tolist(), strict=True) if not is_finite]
-    if found := sorted({name for text in texts_of_all("\n".join(odd), world) for name in text.splitlines()}):
+    non_finite = [
+        piece.name for piece, is_finite in zip(pieces, largest.isfinite().tolist(), strict=True) if not is_finite
+    ]
+    if found := sorted({name for text in texts_of_all("\n".join(non_finite), world) for name in text.splitlines()}):
         more = f" and {len(found) - 3} more" if len(found) > 3 else ""
         raise NonFinite(f"weights are not finite, and are not saved: {', '.join(found[:3])}{more}")
 
 
 def states_per_weight(plan: Plan) -> float:
-    """Returns how many numbers the optimizer keeps for each weight; 2 where the plan could not tell."""
+    """Returns how many numbers the optimizer keeps per weight; 2 where the plan has no estimate."""
     whole = plan.memory.get("ddp")
     return whole["optimizer"] / whole["parameters"] if whole else 2.0
 
 
-class Saving:
-    """The saves of a run, as its config has them."""
+@dataclass(frozen=True)
+class SaveSettings:
+    """The rules for saving, and the part of the manifest that is the same for every checkpoint of an attempt."""
+
+    every_seconds: float | None  # save when this much time has passed since the last save; None: by steps alone
+    stop_on_failure: bool  # a save that fails ends the run
+    manifest: Mapping[str, object]
+
+
+class Checkpointer:
+    """Decides what is saved during training: the best checkpoint, overdue saves, tolerated failures.
+
+    Every process calls `save`, `advance`, `commit` and `close` at the same steps. The writing is the Saver's.
+    """
 
     def __init__(
         self,
         engine: Engine,
-        config: Values,
-        plan: Plan,
-        run: RunFolder,
-        start_step: int,
-        position: Callable,
-        world: World,
-        snapshot: Snapshot,
+        saver: Saver,
+        settings: SaveSettings,
+        position: Callable[[int], int],
+        best: Best | None = None,
     ) -> None:
-        """position: step -> where in the order of the rows the next step starts. snapshot: for saves in the background,
-        kept by a run that goes back to a checkpoint."""
-        settings = config["checkpoint"]
-        self.engine, self.position, self.must_save = engine, position, settings["on_failure"] == "stop"
-        self.world = world
-        self.failure = ""
-        self.best = best_at(run.checkpoints, start_step, run.read_metrics("eval")) if world.is_first else None
-        self.best_before = self.best  # the save under way
-        minutes = settings.get("every_minutes")  # not of older versions
-        self.every_seconds, self.began = 60 * minutes if minutes else None, time.monotonic()
-        self.saver = Saver(
-            run.checkpoints,
-            Retention(settings["keep"], settings["keep_every"]),
-            world,
-            start_step,
-            snapshot if settings["background"] else None,
-        )
-        scalars = 8 * sum(1 for _ in engine.pieces())  # the optimizer's own, such as its step
-        if settings["background"]:
-            snapshot.warm(int(num_weights(engine) * (1 + states_per_weight(plan))) + scalars)
-        self.about = {
-            "strategy": config["strategy"],
-            "config": hashlib.sha256(run.config.read_bytes()).hexdigest(),
-            "resume": settings["resume"],
-            "reads": plan.reads,
-            "base_step": plan.base_step,
-            "base_row": plan.base_row,
-        }
+        """position: step -> where the next step starts in the order of the rows. best: on rank 0, of earlier starts."""
+        self.engine, self.saver, self.settings, self.position = engine, saver, settings, position
+        self.world = saver.world
+        self.best, self.best_before = best, best  # best_before: without the save in progress
+        self.stop_on_failure, self.failure = settings.stop_on_failure, ""
+        self.began = time.monotonic()  # the last save
+        self.after_best: Callable[[int], None] | None = None  # called with the step of each best that is saved
 
     def is_best(self, step: int, loss: float) -> bool:
-        """Returns whether this held-out loss is lower than any that counts, on rank 0, which decides; NaN never is.
+        """Returns whether this held-out loss is the lowest so far; rank 0's answer is the valid one. NaN is never best.
 
-        What counts is saved, but for the model before the first step, which can be had at any time.
+        The best is saved, except before the first step: the base model needs no checkpoint.
         """
         is_lower = isfinite(loss) and (self.best is None or loss < self.best.loss)
         if is_lower and step == 0:
@@ -137,11 +136,26 @@ class Saving:
         return is_lower
 
     def is_overdue(self) -> bool:
-        """Returns whether checkpoint.every_minutes have passed since the last save began, on rank 0, which decides."""
-        return bool(self.every_seconds) and self.world.is_first and time.monotonic() - self.began > self.every_seconds
+        """Returns whether checkpoint.every_minutes have passed since the last save began; false but on rank 0."""
+        limit = self.settings.every_seconds
+        return bool(limit) and self.world.is_first and time.monotonic() - self.began > limit
+
+    @property
+    def is_written(self) -> bool:
+        """Whether this process has written its part of the save in the background."""
+        return self.saver.is_written
+
+    @property
+    def is_failed(self) -> bool:
+        """Whether this process could not write its part."""
+        return self.saver.is_failed
+
+    def wait_copied(self) -> None:
+        """Waits until a save in the background has copied the state that the next update changes."""
+        self.saver.wait_copied()
 
     def save(self, step: int, held_out_loss: float | None, is_best: bool) -> None:
-        """Starts the save of `step`, after the one before it has come to count."""
+        """Starts the save of `step` after the one before it is committed."""
         self.commit()
         check_replicas(self.engine)
         check_finite(self.engine, self.world)
@@ -149,20 +163,22 @@ class Saving:
         measured = held_out_loss if held_out_loss is not None and isfinite(held_out_loss) else None
         if is_best and measured is not None:
             self.best = Best(step, measured)
-        about = self.about | {"next_row": self.position(step), "held_out_loss": measured}
+        about = {**self.settings.manifest, "next_row": self.position(step), "held_out_loss": measured}
         self._unless_tolerated(lambda: self.saver.start(self.engine, step, about, is_best))
+        if is_best and self.after_best:
+            self.after_best(step)
 
     def advance(self) -> None:
-        """Takes the last save on towards counting, as the saver's method of that name."""
+        """Moves the last save one stage on, as Saver.advance does."""
         self._unless_tolerated(self.saver.advance)
 
     def commit(self) -> None:
-        """Makes the last save count, waiting for it where need be."""
+        """Commits the last save, waiting for it where necessary."""
         self._unless_tolerated(self.saver.finish)
 
     def close(self, step: int) -> None:
-        """Makes the last save count; SaveFailed when it is not the one of `step`, with which the run ends."""
-        self.must_save = True
+        """Commits the last save; SaveFailed when it is not the one of `step`, the last step of the run."""
+        self.stop_on_failure = True
         self.commit()
         if self.saver.saved_step != step:
             raise SaveFailed(self.failure)
@@ -171,7 +187,33 @@ class Saving:
         try:
             action()
         except SaveFailed as failure:
-            if self.must_save:
+            if self.stop_on_failure:
                 raise
             self.failure, self.best = str(failure), self.best_before
             print(f"{failure}. Training goes on; the last good checkpoint stays in force.")
+
+
+def save_probe(engine: Engine, checkpoints: Path, step: int, architecture: Any, feed: Feed, world: World) -> None:
+    """Saves logits of the live model in its checkpoint of `step`, which an export is compared with; does nothing where
+    the checkpoint has them or could not be saved.
+
+    architecture: transformers' config of the model. feed: its first rows begin the prompts.
+    """
+    folder = being_saved(checkpoints, step)
+    if not from_first(str(folder) if world.is_first and folder and not (folder / PROBE).is_file() else "", world):
+        return
+    heartbeat.enter("evaluation")
+    text = architecture.get_text_config()
+
+    def logits_of(input_ids: torch.Tensor) -> torch.Tensor:  # [1, S] -> [1, S, V]
+        tokens = input_ids[0].numpy()
+        [batch] = to_device([make_batch([Row(tokens, np.zeros(len(tokens), bool))])], world.device)
+        return engine.forward(batch, logits)[1]["logits"]
+
+    engine.train(False)
+    longest = getattr(text, "max_position_embeddings", None)
+    found = take_probe(logits_of, text.vocab_size, probe_prompt(islice(feed.rows, PROMPTS)), longest)
+    engine.train(True)
+    if world.is_first:
+        assert folder is not None
+        write_probe(folder, found)

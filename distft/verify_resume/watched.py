@@ -19,12 +19,11 @@ import numpy as np
 from distft import worker
 from distft.checkpoint.format import step_dir
 from distft.data.batches import Batch
-from distft.optim.schedules import Factor
 from distft.run import RunFolder, read_json, write_json
 from distft.runtime.process_group import World
 from distft.strategies.engine import Engine
 from distft.train.feed import Feed
-from distft.train.loop import Hooks, Settings
+from distft.train.loop import End, Loop
 from distft.verify_resume.kills import Kill
 from distft.verify_resume.runs import death_of, fed_file, kills_of
 
@@ -35,18 +34,14 @@ def train(run: RunFolder, attempt: int, world: World) -> None:
     victim = world.rank == (attempt - 1) % world.size
     kill = kills[attempt - 1] if attempt <= len(kills) and victim else None
     watch = Watch(run, attempt, world, kill)
-    loop = worker.train_steps
 
-    def watched(
-        engine: Engine, feed: Feed, factor: Factor, settings: Settings, stopping: Any, hooks: Hooks, world: World
-    ) -> Any:
-        watch.start(engine, settings.start_step)
-        evaluate, trial = hooks.evaluate and watch.evaluation(hooks.evaluate), watch.trial(hooks.try_longest)
-        hooks = replace(hooks, evaluate=evaluate, try_longest=trial)
-        return loop(engine, feed, factor, settings, stopping, hooks, world)
+    def watched(loop: Loop) -> End:
+        watch.start(loop.engine, loop.settings.start_step)
+        measure = loop.evaluator.measure and watch.evaluation(loop.evaluator.measure)
+        probe = watch.probe(loop.probe_memory)
+        return replace(loop, evaluator=replace(loop.evaluator, measure=measure), probe_memory=probe).run()
 
-    worker.train_steps = watched
-    worker.train(run, attempt, world)
+    worker.train(run, attempt, world, watched)
 
 
 class Watch:
@@ -55,7 +50,7 @@ class Watch:
     def __init__(self, run: RunFolder, attempt: int, world: World, kill: Kill | None) -> None:
         self.run, self.attempt, self.rank, self.kill = run, attempt, world.rank, kill
         self.done = self.micro = 0
-        self.evaluating = self.trying = False
+        self.evaluating = self.probing = False
         self.file = fed_file(run, attempt, world.rank).open("w", buffering=1)
 
     def start(self, engine: Engine, start_step: int) -> None:
@@ -76,19 +71,19 @@ class Watch:
 
         return watched
 
-    def trial(self, try_longest: Callable[[], object]) -> Callable[[], None]:
-        """Returns what tries a micro-batch that is part of no step."""
+    def probe(self, probe_memory: Callable[[Engine, Feed], None]) -> Callable[[Engine, Feed], None]:
+        """Returns the OOM probe, whose micro-batch belongs to no step."""
 
-        def unwatched() -> None:
-            self.trying = True
-            try_longest()
-            self.trying = False
+        def unwatched(engine: Engine, feed: Feed) -> None:
+            self.probing = True
+            probe_memory(engine, feed)
+            self.probing = False
 
         return unwatched
 
     def _forward(self, forward: Callable[..., Any]) -> Callable[..., Any]:
         def watched(batch: Batch, loss: Any = None) -> Any:
-            if not self.evaluating and not self.trying and loss is None:
+            if not self.evaluating and not self.probing and loss is None:
                 line = {"step": self.done + 1, "micro": self.micro, "rows": digests(batch)}
                 self.file.write(json.dumps(line) + "\n")
                 self.micro += 1
@@ -101,7 +96,7 @@ class Watch:
 
     def _backward(self, backward: Callable[..., Any]) -> Callable[..., Any]:
         def watched(value: Any, scale: float, last: bool) -> None:
-            if last and not self.trying:
+            if last and not self.probing:
                 self._die_at("accumulation", self.done + 1)
             backward(value, scale=scale, last=last)
 
@@ -110,7 +105,7 @@ class Watch:
     def _update(self, update: Callable[..., Any]) -> Callable[..., Any]:
         def watched(norm: float, max_norm: float | None) -> None:
             update(norm, max_norm)
-            if self.trying:
+            if self.probing:
                 return
             self.done, self.micro = self.done + 1, 0
             self._die_at("step", self.done)

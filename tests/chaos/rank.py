@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -86,28 +87,26 @@ class Chaos:
         return self.folder / f"fired-{fault.number}.json"
 
 
-class Loop:
+class WrappedLoop:
     """The wrapped parts of one rank's training loop."""
 
     def __init__(self, chaos: Chaos) -> None:
-        self.chaos, self.evaluating, self.trying = chaos, False, False
+        self.chaos, self.evaluating, self.probing = chaos, False, False
 
-    def __call__(
-        self, loop: Callable[..., Any], engine: Any, feed: Any, factor: Any, settings: Any, *others: Any
-    ) -> Any:
+    def __call__(self, loop: Any) -> Any:
         """Runs the real loop with everything wrapped."""
-        stopping, hooks, world = others
-        self.chaos.done = settings.start_step
+        self.chaos.done = loop.settings.start_step
+        engine = loop.engine
         self.forward, self.backward, self.update = engine.forward, engine.backward, engine.update
         engine.forward, engine.backward, engine.update = self._forward, self._backward, self._update
         sys.addaudithook(self._saving)
-        evaluate, trial = hooks.evaluate and self._evaluation(hooks.evaluate), self._trial(hooks.try_longest)
-        hooks = replace(hooks, evaluate=evaluate, try_longest=trial)
-        return loop(engine, feed, factor, settings, stopping, hooks, world)
+        measure = loop.evaluator.measure and self._evaluation(loop.evaluator.measure)
+        evaluator = replace(loop.evaluator, measure=measure)
+        return replace(loop, evaluator=evaluator, probe_memory=self._probe(loop.probe_memory)).run()
 
     def _forward(self, batch: Any, *given: Any) -> Any:
         step = self.chaos.done + 1
-        if given or self.trying:  # of no step
+        if given or self.probing:  # of no step
             return self.forward(batch, *given)
         value, sums = self.forward(batch)
         if self.evaluating:
@@ -121,7 +120,7 @@ class Loop:
 
     def _backward(self, value: Any, scale: float, last: bool) -> None:
         step = self.chaos.done + 1
-        if self.trying:
+        if self.probing:
             self.backward(value, scale=scale, last=last)
             return
         value.register_hook(lambda _: self.chaos.at("backward", step))
@@ -131,7 +130,7 @@ class Loop:
 
     def _update(self, norm: float, max_norm: float | None) -> None:
         self.update(norm, max_norm)
-        if self.trying:
+        if self.probing:
             return
         self.chaos.note(self.chaos.done + 1)
         self.chaos.at("update", self.chaos.done)
@@ -145,11 +144,11 @@ class Loop:
 
         return watched
 
-    def _trial(self, try_longest: Callable[[], object]) -> Callable[[], None]:
-        def unharmed() -> None:
-            self.trying = True
-            try_longest()
-            self.trying = False
+    def _probe(self, probe_memory: Callable[..., None]) -> Callable[..., None]:
+        def unharmed(*given: Any) -> None:
+            self.probing = True
+            probe_memory(*given)
+            self.probing = False
 
         return unharmed
 
@@ -173,8 +172,8 @@ def main() -> None:
         work = find_work(*given)
         from distft import worker
 
-        train_steps, loop = worker.train_steps, Loop(chaos)
-        worker.train_steps = lambda *given: loop(train_steps, *given)
+        if work is worker.train:
+            work = partial(work, run_loop=WrappedLoop(chaos))
         chaos.at_start("loaded")
 
         def begin(*given: Any) -> None:

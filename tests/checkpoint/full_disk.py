@@ -21,24 +21,26 @@ from distft.models.init import FreshWeights
 from distft.run import RunFolder
 from distft.runtime.process_group import World, process_group, texts_of_all
 from distft.tensors.streaming import fill
-from distft.train.state import Saving
+from distft.train.state import Checkpointer
+from distft.worker import Attempt, make_saver
 from tests.support import small_disk
 from tests.support.train_cases import make_engine, tiny_model
 
 ON_FAILURE = ("continue", "stop")
 
 
-def make_saving(run: RunFolder, background: bool, on_failure: str, world: World) -> Saving:
+def make_saving(run: RunFolder, background: bool, on_failure: str, world: World) -> Checkpointer:
     case = {"strategy": "fsdp", "model": "gpt2"}
     engine = make_engine(case, world)
     fill(engine.pieces(), FreshWeights(tiny_model("gpt2"), 0))
     checkpoint = {"keep": 2, "keep_every": None, "background": background, "on_failure": on_failure, "resume": "auto"}
     config = {"checkpoint": checkpoint, "strategy": {}}
     plan: Any = SimpleNamespace(memory={}, reads={}, base_step=0, base_row=0)
-    return Saving(engine, config, plan, run, 0, lambda step: step, world, Snapshot(world.device))
+    attempt = Attempt(run, 1, config, plan, world)
+    return make_saver(attempt, engine, lambda step: step, 0, Snapshot(world.device))
 
 
-def attempt(saving: Saving, step: int, world: World, background: bool) -> dict[str, Any]:
+def attempt(saving: Checkpointer, step: int, world: World, background: bool) -> dict[str, Any]:
     """Saves as a run does, up to the step border after the last process has written; tells what came of it."""
     printed, raised = io.StringIO(), ""
     with redirect_stdout(printed):

@@ -28,10 +28,11 @@ from distft.models.init import FreshWeights
 from distft.run import RunFolder
 from distft.runtime.process_group import World, process_group, texts_of_all
 from distft.tensors.streaming import fill
-from distft.train.early_stopping import EarlyStopping, When
+from distft.train.early_stopping import EarlyStopping, Evaluator, When
 from distft.train.feed import Feed, make_cut
-from distft.train.loop import Hooks, Settings, train_steps
-from distft.train.state import Saving
+from distft.train.health import Monitor, NonFinitePolicy, Stragglers
+from distft.train.loop import Loop, Settings
+from distft.worker import Attempt, make_saver
 from tests.support.train_cases import make_engine, tiny_model
 
 STEPS, EVERY = 8, 2
@@ -70,36 +71,37 @@ def train(rows: Path, run: RunFolder, case: dict[str, Any], world: World) -> dic
     data = Rows(rows, "train")
     cut = make_cut(data, 2, None, Flops(1.0, 0.0, 0.0, {None: 1}))
     feed = Feed(data, Order(len(data), 0), row_borders(8 * STEPS, 8), cut, world)
-    settings: Any = {"checkpoint": checkpoint, "strategy": {}}
-    saving = Saving(engine, settings, plan, run, 0, feed.position, world, Snapshot(world.device))
+    attempt = Attempt(run, 1, {"checkpoint": checkpoint, "strategy": {}}, plan, world)
+    saver = make_saver(attempt, engine, feed.position, 0, Snapshot(world.device))
     writes = save.write_file = Writes(world, case.get("failing", 0), case.get("slow", 0.0))
     printed, said, raised = io.StringIO(), {}, ""
-    hooks = Hooks(
-        evaluate=(lambda: {"loss": next(losses) * (1 if world.is_first else -1)}) if "losses" in case else None,
-        is_best=saving.is_best,
-        save=saving.save,
-        is_save_overdue=saving.is_overdue,
-        wait_copied=saving.saver.wait_copied,
-        is_written=lambda: saving.saver.is_written,
-        is_failed=lambda: saving.saver.is_failed,
-        advance=saving.advance,
-        log=lambda row: said.update({row["step"] - 1: printed.getvalue()} if row["split"] == "train" else {}),  # what
-        # came before this step's own saves
-        judge=lambda *_: "go_on",
-        stop_requested=lambda: False,
-    )
+
+    def measure() -> dict[str, Any]:
+        return {"loss": next(losses) * (1 if world.is_first else -1)}
+
+    def log(row: dict[str, Any]) -> None:  # before this step's own saves
+        said.update({row["step"] - 1: printed.getvalue()} if row["split"] == "train" else {})
+
     every, evaluated = case.get("every", EVERY), "losses" in case
-    evaluate = When(1 if evaluated else None, STEPS, at_last=False)
-    loop = Settings(0, 1.0, 0, evaluate, When(every, STEPS), evaluated, save_best=case.get("save_best", True))
     stopping = EarlyStopping(case.get("patience"), min_delta=0.1)
+    when = When(1 if evaluated else None, STEPS, at_last=False)
+    evaluator = Evaluator(measure if evaluated else None, when, evaluated, stopping)
+    settings = Settings(0, 1.0, 0, When(every, STEPS), save_best=case.get("save_best", True))
+    hosts = [""] * world.size
+    monitor = Monitor(run, plan, feed, 0, engine, NonFinitePolicy(), log, None, Stragglers(hosts))
+    loop = Loop(engine, feed, lambda _: 1.0, settings, saver, monitor, evaluator, log, lambda: False, world)
     ended = again = None
     with redirect_stdout(printed):
         try:
-            ended = train_steps(engine, feed, lambda _: 1.0, loop, stopping, hooks, world)
-            saving.close(ended[1])
-            loop = replace(loop, start_step=ended[1])  # as a run killed before it could say how it ended
-            stopping = stopping if world.is_first else EarlyStopping(None)
-            again = train_steps(engine, feed, lambda _: 1.0, loop, stopping, hooks, world) if evaluated else None
+            end = loop.run()
+            ended = [end.state, end.step]
+            saver.close(end.step)
+            if evaluated:  # as a run that was killed before it could write how it ended
+                stopping = stopping if world.is_first else EarlyStopping(None)
+                evaluator = replace(evaluator, stopping=stopping)
+                settings = replace(settings, start_step=end.step)
+                end = replace(loop, settings=settings, evaluator=evaluator).run()
+                again = [end.state, end.step]
         except SaveFailed as error:
             raised = str(error)
     save.write_file = writes.real
@@ -112,7 +114,7 @@ def train(rows: Path, run: RunFolder, case: dict[str, Any], world: World) -> dic
         "steps": len(said),
         "saved": writes.steps,
         "best": best and best.name,
-        "best_known": saving.best and [saving.best.step, saving.best.loss],
+        "best_known": saver.best and [saver.best.step, saver.best.loss],
         "ended": [ended, again],
         "held_out_loss": newest and read_manifest(newest)["held_out_loss"],
     }

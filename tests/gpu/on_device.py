@@ -28,7 +28,7 @@ from distft.runtime.process_group import World, process_group
 from distft.strategies.engine import Objective
 from distft.tensors.streaming import fill
 from distft.train.feed import Feed, make_cut
-from distft.train.step import StepResult, train_step
+from distft.train.step import StepHooks, StepResult, train_step
 from distft.train.timing import Clock
 from tests.support.train_cases import ADAMW, GLOBAL_ROWS, instantiate_strategy, make_engine, run_case, tiny_model
 
@@ -89,7 +89,7 @@ def save_and_reload(world: World, rows: Path, folder: Path) -> dict[str, int]:
     step(engine, feed, 1, world)
     before = [tensor.clone() for tensor in state()]
     saver.start(engine, 1, {})
-    step(engine, feed, 2, world, before_update=saver.wait_copied)
+    step(engine, feed, 2, world, hooks=StepHooks(before_update=saver.wait_copied))
     changed = differ()
     saver.finish()
     restore(engine, Checkpoint((folder / "latest").resolve(), world), world)

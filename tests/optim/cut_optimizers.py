@@ -14,7 +14,7 @@ from torch import nn
 
 from distft.checkpoint.format import step_dir
 from distft.checkpoint.load import Checkpoint, restore
-from distft.optim.groups import check_in_force, decay_groups, set_learning_rate
+from distft.optim.groups import check_effective, decay_groups, set_learning_rate
 from distft.runtime.determinism import seed_for
 from distft.runtime.process_group import World, process_group
 from distft.strategies.engine import Objective
@@ -59,7 +59,7 @@ def run_job(job: dict[str, Any], world: World) -> dict[str, Any]:
         engine.backward(value, 1.0, last=True)
         engine.update(engine.squared_norm().item() ** 0.5, None)
     save(engine, Path(job["save"]), job["until"], world)
-    return check_in_force(engine.optimizer, job["optimizer"])
+    return check_effective(engine.optimizer, job["optimizer"])
 
 
 def main() -> None:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from distft.optim.groups import check_in_force, decay_groups, set_learning_rate
+from distft.optim.groups import check_effective, decay_groups, set_learning_rate
 
 
 def test_matrices_decay_and_vectors_do_not() -> None:
@@ -23,8 +23,8 @@ def test_the_rate_is_a_factor_of_the_first_one_however_often_it_is_set() -> None
 
 def test_a_setting_that_the_optimizer_did_not_take_over_is_noticed() -> None:
     optimizer = torch.optim.AdamW([nn.Parameter(torch.ones(1))], lr=0.1, betas=(0.9, 0.95))
-    assert check_in_force(optimizer, {"lr": 0.1, "betas": [0.9, 0.95]})["weight_decay"] == 0.01
+    assert check_effective(optimizer, {"lr": 0.1, "betas": [0.9, 0.95]})["weight_decay"] == 0.01
     with pytest.raises(RuntimeError, match=r"optimizer.lr=0.2 was not taken over: 0.1 is in force"):
-        check_in_force(optimizer, {"lr": 0.2})
+        check_effective(optimizer, {"lr": 0.2})
     with pytest.raises(RuntimeError, match=r"optimizer.momentum=0.9 was not taken over: nothing is in force"):
-        check_in_force(optimizer, {"momentum": 0.9})
+        check_effective(optimizer, {"momentum": 0.9})

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from distft.runtime.process_group import World
-from distft.strategies.zero import MAX_BUCKET, MIN_BUCKET, Zero, check_in_force
+from distft.strategies.zero import MAX_BUCKET, MIN_BUCKET, Zero, check_effective
 from tests.support.ranks import run_ranks
 
 WORLD = World(0, 2, 0, 2, torch.device("cpu"))
@@ -30,9 +30,9 @@ def in_force(**changes: Any) -> dict[str, object]:
 )
 def test_a_setting_that_deepspeed_did_not_take_over_is_noticed(key: str, value: Any) -> None:
     settings = Zero(2).settings(1000, torch.float32, WORLD)
-    check_in_force(settings, in_force())
+    check_effective(settings, in_force())
     with pytest.raises(RuntimeError, match=f"{key}: asked .*, in force {value}"):
-        check_in_force(settings, in_force(**{key: value}))
+        check_effective(settings, in_force(**{key: value}))
 
 
 def test_buckets_follow_the_models_size_within_bounds() -> None:

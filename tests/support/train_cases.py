@@ -31,7 +31,8 @@ from distft.runtime.determinism import seed_for
 from distft.runtime.process_group import World, all_reduce_sum, differ, process_group, texts_of_all
 from distft.tensors.streaming import fill
 from distft.train.feed import Feed, Prefetch, all_rows, make_cut
-from distft.train.step import train_step
+from distft.train.state import save_probe
+from distft.train.step import StepHooks, train_step
 
 GLOBAL_ROWS = 8
 ADAMW = {"lr": 1e-3, "weight_decay": 0.1, "betas": (0.9, 0.95), "fused": True}
@@ -171,6 +172,7 @@ def run_case(case: dict[str, Any], world: World) -> dict[str, Any]:
     engine.train(True)
     reductions, watches = Reductions(), not case.get("compiled")  # nothing is compiled under such a mode
     ahead = Prefetch(feed)
+    hooks = StepHooks(before_update=(lambda: norms.append(norm_of_gradients(engine))) if case.get("norms") else tuple)
     for step in range(start + 1, steps + 1):
         targets = feed.num_targets(step)
         with reductions if watches and step == start + 1 else nullcontext():
@@ -181,7 +183,9 @@ def run_case(case: dict[str, Any], world: World) -> dict[str, Any]:
                 world,
                 case.get("max_norm", 1.0),
                 seed_for(seed, step),
-                before_update=(lambda: norms.append(norm_of_gradients(engine))) if case.get("norms") else tuple,
+                StepHooks(
+                    before_update=(lambda: norms.append(norm_of_gradients(engine))) if case.get("norms") else tuple
+                ),
             )
         done.append([result.loss, result.grad_norm])
     ahead.close()
@@ -200,7 +204,7 @@ def run_case(case: dict[str, Any], world: World) -> dict[str, Any]:
         answer["differ"] = differ(fingerprint, group)
     if case.get("save"):
         save(engine, Path(case["save"]), steps, world, case.get("background", False))
-        worker.probe(engine, Path(case["save"]), steps, plain.config, feed, world)
+        save_probe(engine, Path(case["save"]), steps, plain.config, feed, world)
     if case.get("eval_micro"):
         held = Rows(Path(case["rows"]), "eval")
         cuts = [make_cut(held, *micro, flops) for micro in case["eval_micro"]]

@@ -31,7 +31,7 @@ from distft.models.init import FreshWeights
 from distft.runtime.process_group import World, all_reduce_sum, process_group
 from distft.tensors.streaming import fill
 from distft.train.feed import Feed, all_rows, make_cut
-from distft.train.step import train_step
+from distft.train.step import StepHooks, train_step
 from tests.support.train_cases import make_engine, tiny_model
 
 MODEL = "llama3_8b"
@@ -161,7 +161,7 @@ def count(name: str, folder: Path, world: World) -> dict[str, Any]:
         train_step(engine, feed.batches(step), feed.num_targets(step), world, 1.0, step)
     batches, targets = feed.batches(3), feed.num_targets(3)
     with Uploads() as uploads, synchronised() as waits, Watch(engine.objective.parameters()) as watch:
-        train_step(engine, batches, targets, world, 1.0, 3, told=lambda: [1.0, 2.0])
+        train_step(engine, batches, targets, world, 1.0, 3, StepHooks(lambda: [1.0, 2.0]))
     with Uploads() as in_evaluation, Watch() as watched:
         held_out(engine, all_rows(rows, cut, world), world)
     with FlopCounterMode(display=False, custom_mapping=IN_PLACE) as counted:

@@ -19,7 +19,7 @@ from distft.runtime.process_group import World, process_group, texts_of_all
 from distft.strategies.engine import bit_sum
 from distft.tensors.streaming import fill
 from distft.train.feed import Feed, make_cut
-from distft.train.oom_probe import try_longest
+from distft.train.oom_probe import probe_memory
 from distft.train.step import train_step
 from tests.support.train_cases import GLOBAL_ROWS, make_engine, tiny_model
 
@@ -71,7 +71,7 @@ def train(case: dict[str, Any], steps: list[int], world: World) -> dict[str, Any
     for step in steps:
         undo = tuple
         if step == 2 and case["what"] == "longest":
-            try_longest(engine, feed)
+            probe_memory(engine, feed)
             states.append(state_of(engine))
             continue
         if step == 2 and world.rank == case["rank"]:

@@ -8,7 +8,7 @@ from torch import nn
 
 from distft.runtime.heartbeat import WORK
 from distft.runtime.process_group import World
-from distft.train.health import Stragglers, told_of
+from distft.train.health import Stragglers, rank_stats
 from distft.train.timing import Clock, OwnWork
 from tests.support.accelerator import CUDA_1, Device, stand_in
 
@@ -85,7 +85,7 @@ def test_a_rank_with_a_slow_device_is_named_though_its_host_is_as_fast(device: D
         for rank, (own, clock) in enumerate(zip(owns, clocks, strict=True)):
             with clock.phase("forward"):
                 blocks[rank](torch.ones(2))
-            told += torch.tensor(told_of(*own.of_step(5.0), World(rank, world, rank, world, CUDA_1)))
+            told += torch.tensor(rank_stats(*own.of_step(5.0), World(rank, world, rank, world, CUDA_1)))
         device.finish()
         said += names.of(told.tolist())
     [text] = said

@@ -8,7 +8,7 @@ import torch
 
 from distft.runtime.heartbeat import WORK
 from distft.runtime.process_group import World
-from distft.train.health import STEPS, Stragglers, told_of
+from distft.train.health import STEPS, Stragglers, rank_stats
 
 USUAL = {"data": 0.001, "forward": 0.1, "backward": 0.2, "optimizer": 0.05}
 
@@ -20,7 +20,7 @@ def step(world: int, costs: Sequence[float] = (), **slow: float) -> list[float]:
         times = slow if rank == world - 1 else {}
         seconds = [USUAL[phase] * times.get(phase, 1.0) for phase in WORK]
         own = World(rank, world, 0, 1, torch.device("cpu"))
-        told += np.reshape(told_of(seconds, costs[rank] if costs else 5.0, own), told.shape)
+        told += np.reshape(rank_stats(seconds, costs[rank] if costs else 5.0, own), told.shape)
     return told.ravel().tolist()
 
 

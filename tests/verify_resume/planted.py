@@ -17,9 +17,10 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from distft import rank, worker
+from distft import rank
 from distft.launchers.contract import Outcome
 from distft.run import RunFolder
+from distft.train.loop import Loop
 from distft.verify_resume import watched
 
 
@@ -47,16 +48,16 @@ class Loss:
 
 def restart_order(run: RunFolder, attempt: int, world: Any) -> None:
     """Trains under watch, but reads the rows from the first one on after every resume."""
-    loop = worker.train_steps
+    run_loop = Loop.run
 
-    def restarted(engine: Any, feed: Any, factor: Any, settings: Any, *others: Any) -> Any:
-        start = settings.start_step
+    def restarted(loop: Loop) -> Any:
+        feed, start = loop.feed, loop.settings.start_step
         object.__setattr__(
             feed, "borders", np.concatenate([feed.borders[:1].repeat(start), feed.borders])[: len(feed.borders)]
         )
-        return loop(engine, feed, factor, settings, *others)
+        return run_loop(loop)
 
-    worker.train_steps = restarted
+    Loop.run = restarted
     watched.train(run, attempt, world)
 
 
