@@ -1,6 +1,6 @@
-"""Shows prepared rows as the model will see them: every token, and which of them are trained on.
+"""`distft inspect_data`: prints prepared rows token by token, with the trained tokens marked.
 
-Reads the very shards that training reads.
+It reads the same shards as training.
 """
 
 from typing import Any
@@ -14,11 +14,11 @@ from distft.data.shards import Row, Rows
 from distft.data.stage import ensure_prepared
 from distft.data.tokenize import load_tokenizer
 
-OWN_KEYS = (("n=5", "how many rows, from the first on"), ("part=train", "train | eval"))
+OWN_KEYS = (("n=5", "number of rows, from the first"), ("part=train", "train | eval"))
 
 
 def main(arguments: list[str]) -> int:
-    """Prints the first `n` rows of a part, trained tokens between ⟦ and ⟧, tokens divided by │."""
+    """Prints the first `n` rows of a part, tokens separated by │ and trained spans between ⟦ and ⟧."""
     own, overrides = _own_keys(arguments)
     values = compose(overrides).values
     prepared = ensure_prepared(values)
@@ -34,7 +34,7 @@ def main(arguments: list[str]) -> int:
 
 
 def marked(row: Row, tokenizer: Any) -> Text:
-    """Returns the text of a row with every token's border and every trained stretch visible."""
+    """Returns the text of a row with token boundaries and trained spans marked."""
     text, before = Text(), False
     for piece, trained in pieces(row, tokenizer):
         border = "│" if trained == before else "⟦" if trained else "⟧"
@@ -45,7 +45,7 @@ def marked(row: Row, tokenizer: Any) -> Text:
 
 
 def pieces(row: Row, tokenizer: Any) -> list[tuple[str, bool]]:
-    """Returns the text of each token; tokens that are parts of one letter stand together."""
+    """Returns (text, trained) per token; tokens that encode parts of one character are merged."""
     found: list[tuple[str, bool]] = []
     pending: list[int] = []
     for token, trained in zip(row.input_ids.tolist(), row.trained.tolist(), strict=True):

@@ -1,7 +1,7 @@
-"""The data stage as a command: fetches what is on the hub, and makes token shards of the rows, once per content.
+"""`distft prepare`: fetches model and data from the hub, checks the model, and tokenizes the rows into shards.
 
-Runs before the processes that train, without an accelerator and without collectives: whatever is wrong with the data is
-said here, not on a machine that was waited for.
+It runs before training, without accelerator and collectives, so that errors in the data appear before a machine is
+requested.
 """
 
 import time
@@ -23,12 +23,12 @@ SLOW_SECONDS = 2.0
 
 
 def main(overrides: list[str]) -> int:
-    """Prepares model, tokenizer and data of a config, or says everything that is wrong with them (exit code 2)."""
+    """Prepares model, tokenizer and data of a config, or reports all of their errors (exit code 2)."""
     values = compose(overrides).values
     started = time.monotonic()
     console = Console(stderr=True, soft_wrap=True, highlight=False)
     prepared = ensure_prepared(values, _Progress(console), lambda: check_model(values, console))
-    how = "was there already" if prepared.reused else f"took {time.monotonic() - started:.1f} s"
+    how = "was cached" if prepared.reused else f"took {time.monotonic() - started:.1f} s"
     console.print(f"prepared data {prepared.folder.name} {how}", markup=False)
     for line in summary(prepared.report, prepared.folder):
         console.print(f"  {line}", markup=False)
@@ -36,9 +36,9 @@ def main(overrides: list[str]) -> int:
 
 
 def check_model(values: dict[str, Any], console: Console) -> None:
-    """Raises ConfigError where the base model cannot be trained: by its files, its tokenizer and what is measured.
+    """Raises ConfigError where files, tokenizer or the measured model check show that the model cannot be trained.
 
-    That takes some seconds, mostly to load torch, once for a model.
+    The check takes some seconds, mostly to load torch; its result is cached per model.
     """
     model, cache_dir = values["model"], values["cache_dir"]
     if model["tiny"]:
@@ -62,7 +62,7 @@ def check_model(values: dict[str, Any], console: Console) -> None:
 
 
 class _Progress:
-    """One line on a terminal once the work turns out to be slow."""
+    """Prints a progress line on a terminal after SLOW_SECONDS."""
 
     def __init__(self, console: Console) -> None:
         self.console, self.started, self.shown = console, time.monotonic(), 0.0

@@ -98,18 +98,18 @@ API, FILE = "/api/models/org/tiny", "GET .*model.safetensors"
 GATED = {"X-Error-Code": "GatedRepo", "X-Error-Message": "Access to model org/tiny is restricted"}
 AGAIN = "run the same command again"
 CASES = [
-    ("no_token", Fault(401), 2, "wants a token", "`hf auth login` or HF_TOKEN"),
+    ("no_token", Fault(401), 2, "requires a token", "`hf auth login` or HF_TOKEN"),
     ("wrong_token", Fault(401, message=WRONG), 2, "refuses the token", "HF_TOKEN"),
-    ("gated", Fault(403, GATED), 2, "it is gated (403)", "ask for access at {endpoint}/org/tiny, then run"),
-    ("gated_files", Fault(403, GATED, where=FILE.replace("GET", "HEAD")), 2, "it is gated", "ask for access at"),
+    ("gated", Fault(403, GATED), 2, "it is gated (403)", "request access at {endpoint}/org/tiny, then run"),
+    ("gated_files", Fault(403, GATED, where=FILE.replace("GET", "HEAD")), 2, "it is gated", "request access at"),
     ("misspelt", None, 2, "has no such model (404)", "{endpoint}/models?search=tinny"),
     ("revision", None, 2, "it has no such revision (404)", "{endpoint}/org/tiny/commits/main"),
     ("rows", Fault(403, GATED, where="/api/datasets"), 2, "it is gated", "{endpoint}/datasets/org/rows"),
     ("offline", None, 2, "HF_HUB_OFFLINE=1", "`distft prepare` where the hub can be reached"),
     ("limit", Fault(429, {"Retry-After": "1234"}), 1, "rate limited, retry in 1234 s (429)", AGAIN),
     ("limit_files", Fault(429, {"Retry-After": "1234"}, where=FILE), 1, "rate limited, retry in 1234 s", AGAIN),
-    ("down", Fault(503, {"Retry-After": "0"}, where=API), 1, "has a problem of its own (503)", AGAIN),
-    ("cut", Fault(cut=0, where=FILE), 1, "the download broke off", AGAIN),
+    ("down", Fault(503, {"Retry-After": "0"}, where=API), 1, "failed (503)", AGAIN),
+    ("cut", Fault(cut=0, where=FILE), 1, "the download was interrupted", AGAIN),
     ("hang", Fault(hang=True, where=API), 1, "does not answer", "HF_ENDPOINT"),
     ("refused", None, 1, "cannot be reached", "Connection refused"),
 ]  # fmt: skip

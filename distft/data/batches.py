@@ -1,7 +1,7 @@
-"""Rows become tensors: one micro-batch on one process.
+"""Collation: turns rows into the tensors of one micro-batch on one rank.
 
-A micro-batch is one row of documents, each a row of the data, laid end to end: no token is computed that no document
-has. Positions begin again in each, and no document sees another (distft.models.attention).
+A micro-batch is packed without padding: its documents, one per data row, are concatenated along S. Position ids restart
+in each document, and attention is block-diagonal (distft.models.attention).
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,30 +13,30 @@ import torch
 
 from distft.data.shards import Row, Rows
 
-_FILLING = 128  # tokens of a document that fills up: attention costs the square
-_ALIGNMENT = 16  # bytes, of each tensor in the buffer that a step's batches travel in
+_FILLER_TOKENS = 128  # length of one filler document; attention cost grows with its square
+_ALIGNMENT = 16  # bytes, of each tensor in the transfer buffer of a step
 
 
 @dataclass(frozen=True)
 class Batch:
-    """A micro-batch of S tokens. T counts its targets: tokens that are trained and have a token before them."""
+    """A micro-batch of S tokens in D documents, with T targets: trained tokens that have a preceding token."""
 
     input_ids: torch.Tensor  # [1, S] int64
     position_ids: torch.Tensor  # [1, S] int64, from 0 in each document
     lengths: tuple[int, ...]  # [D] tokens of each document
-    positions: torch.Tensor  # [T] int64, index into S of the token before each target
+    positions: torch.Tensor  # [T] int64, index into S of the token that predicts each target
     targets: torch.Tensor  # [T] int64
     starts: torch.Tensor  # [D + 1] int32, index into S of each document's first token, and S
-    cost: float = 0.0  # operations of its forward, where that was counted
+    cost: float = 0.0  # floating-point operations of its forward pass; 0: not estimated
 
     def inputs(self) -> dict[str, Any]:
-        """Returns the arguments of a transformers model's forward, which hands most of them on to its attention."""
+        """Returns keyword arguments for a transformers model's forward, which passes most of them to attention."""
         return {
             "input_ids": self.input_ids,
             "position_ids": self.position_ids,
             "use_cache": False,
             "document_lengths": self.lengths,
-            "cu_seq_lens_q": self.starts,  # these names are transformers' own, for flash-attention
+            "cu_seq_lens_q": self.starts,  # the names that transformers uses for flash-attention
             "cu_seq_lens_k": self.starts,
             "max_length_q": max(self.lengths),
             "max_length_k": max(self.lengths),
@@ -49,14 +49,14 @@ class Batch:
 
 
 def to_device(batches: Sequence[Batch], device: torch.device) -> list[Batch]:
-    """Returns the batches on `device`: by one copy out of pinned memory, for which the host does not wait."""
+    """Returns the batches on `device`, copied from pinned memory in one asynchronous transfer."""
     if device.type == "cpu":
         return list(batches)
     return unpack(pack(batches, pin=True).to(device, non_blocking=True), batches)
 
 
 def pack(batches: Sequence[Batch], pin: bool) -> torch.Tensor:
-    """Returns the bytes of all tensors of the batches, one after another in host memory, uint8 [bytes]."""
+    """Returns all tensors of the batches in one host buffer, uint8 [bytes], each aligned to 16 bytes."""
     size = sum(stop - start for start, stop, _ in _places(batches))
     buffer = torch.empty(size, dtype=torch.uint8, pin_memory=pin)
     for start, _, tensor in _places(batches):
@@ -65,13 +65,16 @@ def pack(batches: Sequence[Batch], pin: bool) -> torch.Tensor:
 
 
 def unpack(buffer: torch.Tensor, like: Sequence[Batch]) -> list[Batch]:
-    """Returns the batches that `pack` made of those, with their tensors in the buffer."""
+    """Returns the batches with their tensors as views of `buffer`; the inverse of `pack`.
+
+    like: the batches that were packed, for names, dtypes and shapes.
+    """
     tensors = iter([_view(buffer, start, tensor) for start, _, tensor in _places(like)])
     return [replace(batch, **{name: next(tensors) for name in batch.tensors}) for batch in like]
 
 
 def _places(batches: Sequence[Batch]) -> Iterator[tuple[int, int, torch.Tensor]]:
-    """Yields the first byte, the last one and one more, and the tensor, aligned for every dtype."""
+    """Yields (start, stop, tensor): the byte range of each tensor in the buffer, aligned for every dtype."""
     start = 0
     for batch in batches:
         for tensor in batch.tensors.values():
@@ -85,18 +88,19 @@ def _view(buffer: torch.Tensor, start: int, like: torch.Tensor) -> torch.Tensor:
 
 
 def make_batch(documents: Sequence[Row], multiple_of: int = 1) -> Batch:
-    """Returns documents as one batch; without any, one token and no target.
+    """Returns documents as one batch; an empty list gives one token without a target.
 
-    multiple_of: what S is filled up to, by short documents without targets.
+    multiple_of: S is rounded up to a multiple of it, by short filler documents without targets.
     """
     documents = documents or [Row(np.zeros(1, np.int32), np.zeros(1, bool))]
     missing = -sum(len(document.input_ids) for document in documents) % multiple_of
-    for length in [_FILLING] * (missing // _FILLING) + [missing % _FILLING] * (missing % _FILLING > 0):
+    whole, rest = divmod(missing, _FILLER_TOKENS)
+    for length in [_FILLER_TOKENS] * whole + [rest] * (rest > 0):
         documents = [*documents, Row(np.zeros(length, np.int32), np.zeros(length, bool))]
     lengths = tuple(len(document.input_ids) for document in documents)
     input_ids = np.concatenate([document.input_ids for document in documents]).astype(np.int64)
     trained = np.concatenate([document.trained for document in documents])
-    trained[np.cumsum((0, *lengths[:-1]))] = False  # nothing stands before the first token of a document
+    trained[np.cumsum((0, *lengths[:-1]))] = False  # the first token of a document has no context
     at = np.flatnonzero(trained)
     position_ids = np.concatenate([np.arange(length) for length in lengths])
     return Batch(

@@ -1,4 +1,4 @@
-"""Counts of what preparing the data did to its rows: each that is not trained on stands under its reason."""
+"""Counters of one data preparation: rows read, written, truncated and skipped, by reason."""
 
 from dataclasses import asdict, dataclass, field
 from typing import Any, TextIO
@@ -7,12 +7,12 @@ from distft.data.example import BadField
 from distft.data.read import RawRow
 from distft.data.shards import Row
 
-SHOWN = 5
+MAX_SHOWN = 5  # bad rows that report.json lists
 
 
 @dataclass
 class Split:
-    """Rows that were written, by split."""
+    """Counters of the rows written to one split."""
 
     rows: int = 0
     tokens: int = 0
@@ -28,32 +28,32 @@ class Split:
 
 @dataclass
 class Stream:
-    """Rows as they were read from data.train or data.eval."""
+    """Counters of the rows read from data.train or data.eval."""
 
     read: int = 0
     bad: int = 0
-    untrained: int = 0  # without a token to train on, maybe after the cut at max_length
+    untrained: int = 0  # no target is left, possibly after truncation to max_length
     truncated: int = 0
-    longest: int = 0  # before the cut
-    overlap: int = 0  # whose text is also in an own data.eval
+    longest: int = 0  # tokens, before truncation
+    overlap: int = 0  # duplicates of rows in data.eval, when that names files
     first_bad: list[str] = field(default_factory=list)
 
     def add_bad(self, found: RawRow, error: BadField | None, log: TextIO) -> None:
-        """Counts a bad row and writes it as `file:line: field: reason`."""
+        """Counts a malformed row and logs it as `file:line: field: reason`."""
         line = f"{found.file}:{found.line}: {error or found.reason}"
         self.bad += 1
-        if len(self.first_bad) < SHOWN:
+        if len(self.first_bad) < MAX_SHOWN:
             self.first_bad.append(line)
         log.write(line.encode(errors="backslashreplace").decode().replace("\n", "\\n") + "\n")
 
 
 @dataclass
 class Report:
-    """All counts of one preparation."""
+    """All counters of one preparation, written as report.json."""
 
     streams: dict[str, Stream] = field(default_factory=dict)
     splits: dict[str, Split] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)  # what was done to all rows, in words
+    notes: list[str] = field(default_factory=list)  # remarks for the user that apply to all rows
     seconds: float = 0.0
 
     def as_dict(self) -> dict[str, Any]:

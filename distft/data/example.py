@@ -1,11 +1,11 @@
-"""What a dataset format makes of a row: text cut into segments, each with a role and a train flag."""
+"""Examples: the common form of a row, text segments with a role and a train flag, that every format returns."""
 
 from dataclasses import dataclass
 from typing import Any
 
 
 class BadField(ValueError):
-    """One row is unusable: the field that is wrong, and why."""
+    """A row is malformed; `field` and `reason` say where and why."""
 
     def __init__(self, field: str, reason: str) -> None:
         super().__init__(f"{field}: {reason}")
@@ -14,7 +14,7 @@ class BadField(ValueError):
 
 @dataclass(frozen=True)
 class Segment:
-    """A stretch of text: a chat's system, user or assistant, or the plain prompt, completion or text."""
+    """Text with a role: system, user or assistant in a chat, else prompt, completion or text."""
 
     role: str
     text: str
@@ -27,7 +27,10 @@ class Example:
 
 
 def text_field(row: dict[str, Any], field: str, where: str = "") -> str:
-    """Returns a non-empty text that every tokenizer takes; else BadField names the field as `where` + `field`."""
+    """Returns a non-empty text that is valid for every tokenizer.
+
+    where: prefix of the field's name in error messages. Raises BadField for anything else.
+    """
     name = where + field
     value = row.get(field)
     if value is None:
@@ -46,5 +49,5 @@ def text_field(row: dict[str, Any], field: str, where: str = "") -> str:
 
 
 def system_field(row: dict[str, Any], field: str) -> tuple[Segment, ...]:
-    """Returns the system text of a row as its first segment; none where it is missing, null or empty."""
+    """Returns the system segment of a row; an empty tuple where the field is missing, null or empty."""
     return (Segment("system", text_field(row, field), False),) if row.get(field) not in (None, "") else ()

@@ -1,11 +1,11 @@
-"""Models and data sets from the Hugging Face hub: fetched at a pinned commit, with time limits and clear refusals.
+"""Hugging Face hub: fetches models and datasets at a pinned commit, with timeouts, retries and one-line errors.
 
-Refused: the config, a token or a permission has to change first. Unavailable: the same command may work later.
+Refused: the user must change the config, a token or a permission. Unavailable: the same command may work later.
 
-huggingface_hub resumes downloads that break off and repeats some requests that fail for a while; the rest of them are
-repeated here. Trap: it sleeps for as long as the server says, hours if need be, and its lookups wait without end.
+huggingface_hub resumes interrupted downloads and retries some requests; this module retries the other transient ones.
+Trap: the library sleeps as long as the server's Retry-After says, even hours, and its lookups have no timeout.
 
-Reading what is pinned needs neither network nor huggingface_hub, so that a login node can compute keys.
+Reading a pin needs neither the network nor huggingface_hub, so that a login node can compute content keys.
 """
 
 import errno
@@ -26,16 +26,16 @@ from distft.run import read_json, write_json
 from distft.runtime.environment import redact
 
 _CLIENTS = ("huggingface_hub", "httpx", "httpx2", "httpcore", "httpcore2")
-_RETRY = "Try: run the same command again, it goes on with the files that are whole"
+_RETRY = "Try: run the same command again; it keeps the files that are complete"
 
 
 class Refused(RuntimeError):
-    """The hub, or its absence, says no until the user changes something."""
+    """The hub cannot serve the item until the user changes something."""
 
 
 @dataclass(frozen=True)
 class HubItem:
-    """Something of the hub, as the config names it."""
+    """A model or dataset of the hub, as the config names it."""
 
     hub_id: str
     revision: str | None
@@ -54,23 +54,23 @@ def endpoint() -> str:
 
 
 def explain(error: Exception, item: HubItem) -> Exception:
-    """Returns the exception to raise in the place of the hub client's; its text is one line without secrets."""
+    """Returns the exception to raise instead of the hub client's: Refused or Unavailable, one line without secrets."""
     cause = first_cause(error)
     status = getattr(getattr(cause, "response", None), "status_code", None)
-    reason, mine = _by_status(cause, status, item) if status else _by_kind(cause)
-    text = redact(f"{item} is no folder here and cannot be fetched: {reason}")
-    return Refused(text) if mine else Unavailable(text)
+    reason, needs_user = _by_status(cause, status, item) if status else _by_kind(cause)
+    text = redact(f"{item} is not a local folder and cannot be fetched: {reason}")
+    return Refused(text) if needs_user else Unavailable(text)
 
 
 def first_cause(error: BaseException) -> BaseException:
-    """Returns the error under all that were raised because of it and that say less: the one with an answer, or last."""
+    """Returns the most informative error of a chain: the first with an HTTP response, else the innermost."""
     chain = list(_chain(error))
     answered = [each for each in chain if getattr(each, "response", None) is not None]
     return answered[0] if answered else chain[-1]
 
 
 def is_hub_error(error: BaseException) -> bool:
-    """Tells whether an error comes from the hub, its client or the way there."""
+    """Returns whether an error comes from the hub, its client or the network transport."""
     return any(
         type(each).__module__.partition(".")[0] in _CLIENTS or getattr(each, "response", None) is not None
         for each in _chain(error)
@@ -78,15 +78,15 @@ def is_hub_error(error: BaseException) -> bool:
 
 
 def retry_after_seconds(error: BaseException) -> float | None:
-    """Returns how long the server asks to wait, None where it does not say."""
+    """Returns the wait that the server requests, in seconds; None where it requests none."""
     headers = getattr(getattr(error, "response", None), "headers", None) or {}
     from huggingface_hub.utils import parse_ratelimit_headers
 
     limit = parse_ratelimit_headers(headers)
     if limit is not None and limit.remaining == 0:
         return float(limit.reset_in_seconds)
-    told = str(headers.get("Retry-After", "")).strip()
-    return float(told) if told.isdigit() else None
+    retry_after = str(headers.get("Retry-After", "")).strip()
+    return float(retry_after) if retry_after.isdigit() else None
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
@@ -99,17 +99,17 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 
 def _by_status(cause: BaseException, status: int, item: HubItem) -> tuple[str, bool]:
-    """Returns the reason of an answer, and whether it is the user's turn."""
-    code = cause.response.headers.get("X-Error-Code", "")  # pyright: ignore[reportAttributeAccessIssue]  # it has one
+    """Returns the reason for an HTTP status, and whether the user must act."""
+    code = cause.response.headers.get("X-Error-Code", "")  # pyright: ignore[reportAttributeAccessIssue]  # it has a response
     login = "`hf auth login` or HF_TOKEN, then the same command"
     if code == "GatedRepo":
         token = "" if has_token() else f", and a token of that account: {login}"
         return (
-            f"it is gated ({status}). Try: ask for access at {item.address}, then run the same command{token}",
+            f"it is gated ({status}). Try: request access at {item.address}, then run the same command{token}",
             True,
         )
     if status in (401, 403):
-        what = "refuses the token" if has_token() else "wants a token, or has nothing of that name"
+        what = "refuses the token" if has_token() else "requires a token, or has nothing of that name"
         return f"{endpoint()} {what} ({status}). Try: {login}; its page: {item.address}", True
     if code == "RevisionNotFound":
         return f"it has no such revision ({status}). Try: one of {item.address}/commits/main", True
@@ -123,67 +123,67 @@ def _by_status(cause: BaseException, status: int, item: HubItem) -> tuple[str, b
         when = "" if seconds is None else f", retry in {seconds:.0f} s"
         hint = "" if has_token() else f"; with a token the limit is higher: {login}"
         return f"rate limited{when} ({status}). {_RETRY}{hint}", False
-    return f"{endpoint()} has a problem of its own ({status}). {_RETRY}", status < 500
+    return f"{endpoint()} failed ({status}). {_RETRY}", status < 500
 
 
 def _by_kind(cause: BaseException) -> tuple[str, bool]:
-    """Returns the reason of an error without an answer, and whether it is the user's turn."""
+    """Returns the reason for an error without an HTTP response, and whether the user must act."""
     name, text = type(cause).__name__, (str(cause).strip() or type(cause).__name__).splitlines()[0]
     if name in ("OfflineModeIsEnabled", "LocalEntryNotFoundError"):
         where = "Give the path of a local folder, or run `distft prepare` where the hub can be reached."
-        return f"the hub is not to be asked (HF_HUB_OFFLINE=1) and it is not here. {where}", True
+        return f"HF_HUB_OFFLINE=1 forbids requests to the hub, and it is not in the cache. {where}", True
     if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
-        return f"{cause.strerror}: {cause.filename}. Try: another cache_dir=, or room there (df -h)", True
+        return f"{cause.strerror}: {cause.filename}. Try: another cache_dir=, or free space there (df -h)", True
     if "Timeout" in name:
         return f"{endpoint()} does not answer. Try: HF_ENDPOINT, HTTPS_PROXY and the network; {_RETRY[9:]}", False
     if name in ("ConnectError", "ConnectionRefusedError", "gaierror", "ProxyError"):
         return f"{endpoint()} cannot be reached: {text}. Try: HF_ENDPOINT, HTTPS_PROXY and the network", False
     if name in ("RemoteProtocolError", "ReadError", "IncompleteRead") or "Consistency check failed" in text:
-        return f"the download broke off. {_RETRY}", False
+        return f"the download was interrupted. {_RETRY}", False
     return f"{text} Give the path of a local folder, or run `distft prepare` where the hub can be reached.", True
 
 
 def has_token() -> bool:
-    """Tells whether the hub's client sends a token."""
+    """Returns whether the hub's client sends a token."""
     from huggingface_hub import get_token
 
     return get_token() is not None
 
 
 Answer = TypeVar("Answer")
-MAX_WAIT_SECONDS = 60  # for one request with all its repetitions, and for a wait that the server asks for
+MAX_WAIT_SECONDS = 60  # limit for one request with its retries, and for a Retry-After
 _WAITS = (1, 2, 4)
 _RETRYABLE = (408, 429, 500, 502, 503, 504)
 
 
 def call_hub(item: HubItem, question: Callable[[], Answer]) -> Answer:
-    """Returns the hub's answer; Refused where the user can do something, Unavailable where the world has to change.
+    """Returns the result of `question`, a request to the hub, after retries of transient failures.
 
-    What has nothing to do with the hub is raised as it is.
+    Raises Refused where the user must act and Unavailable where a later try may succeed; other errors pass through.
     """
     from huggingface_hub.utils import disable_progress_bars, logging, set_client_factory
 
-    logging.get_logger("huggingface_hub").setLevel("ERROR")  # its own account of each failed request
+    logging.get_logger("huggingface_hub").setLevel("ERROR")  # it logs every failed request
     if not sys.stderr.isatty():
         disable_progress_bars()
     set_client_factory(_ClientWithDeadline().client)
     for wait in (*_WAITS, None):
         try:
             return question()
-        except Exception as error:  # the hub's client raises its own, its transport's and the system's errors
+        except Exception as error:  # the client raises its own, the transport's and the system's errors
             if not (is_hub_error(error) or isinstance(error, OSError)):
                 raise
             cause = first_cause(error)
-            asked = retry_after_seconds(cause)
-            passing = getattr(getattr(cause, "response", None), "status_code", None) in _RETRYABLE
-            if wait is None or not passing or (asked or 0) > MAX_WAIT_SECONDS:
+            requested = retry_after_seconds(cause)
+            transient = getattr(getattr(cause, "response", None), "status_code", None) in _RETRYABLE
+            if wait is None or not transient or (requested or 0) > MAX_WAIT_SECONDS:
                 raise explain(error, item) from None
-            time.sleep(wait if asked is None else asked)
-    raise AssertionError("the last failure raises")
+            time.sleep(wait if requested is None else requested)
+    raise AssertionError("unreachable: the last failure raises")
 
 
 class WaitTooLong(Exception):
-    """The server asks for more patience than there is; `response` is what it answered last."""
+    """The server requests a longer wait than the limit; `response` is its last response."""
 
     def __init__(self, response: Any) -> None:
         super().__init__(f"answers {response.status_code}")
@@ -197,11 +197,11 @@ class _Pending:
 
 
 class _ClientWithDeadline:
-    """The hub's own client, which gives up a request that has been repeated for longer than MAX_WAIT_SECONDS."""
+    """Adds a deadline to the hub's client: a request that was retried for more than MAX_WAIT_SECONDS fails."""
 
     def __init__(self) -> None:
         self._pending: dict[tuple[str, str], _Pending] = {}
-        self._lock = threading.Lock()  # files are fetched by several threads
+        self._lock = threading.Lock()  # several threads fetch files
 
     def client(self) -> Any:
         client = default_client()
@@ -245,16 +245,16 @@ TOKENIZER_FILES = ["*.json", "*.jinja", "*.txt", "*.model"]
 
 
 class NotFetched(RuntimeError):
-    """Something of the hub that `distft prepare` has not brought here yet."""
+    """An item of the hub that `distft prepare` has not fetched yet."""
 
 
 def is_hub_id(path: str) -> bool:
-    """Tells a hub id from a path: what exists as a file or folder is never one."""
+    """Returns whether `path` is a hub id; the path of an existing file or folder never is."""
     return HUB_ID.fullmatch(path) is not None and not absolute(path).exists()
 
 
 def local_folder(path: str, revision: str | None, cache_dir: str | Path, weights: bool = True) -> Path:
-    """Returns the folder of a model, or of a tokenizer (`weights=False`); NotFetched if it is no folder here."""
+    """Returns the local folder of a model, or of a tokenizer (`weights=False`); raises NotFetched for a remote one."""
     if not is_hub_id(path):
         return absolute(path)
     for kind in ("model",) if weights else ("model", "tokenizer"):
@@ -265,9 +265,10 @@ def local_folder(path: str, revision: str | None, cache_dir: str | Path, weights
 
 
 def fetch(path: str, revision: str | None, cache_dir: str | Path, weights: bool = True) -> Path:
-    """Returns the local folder of a hub id, fetched whole where it is not here yet; safetensors only.
+    """Returns the local folder of a hub id, after fetching it if needed; of weights, safetensors files only.
 
-    Refused or Unavailable, and no pin, where it cannot be had. A pin whose folder was deleted gets the same commit.
+    Raises Refused or Unavailable, and writes no pin, on failure. If the folder of a pin was deleted, the same commit is
+    fetched again.
     """
     try:
         return local_folder(path, revision, cache_dir, weights)
@@ -295,10 +296,10 @@ def fetch(path: str, revision: str | None, cache_dir: str | Path, weights: bool 
 
 
 def _from_user_cache(download: Callable[..., Path]) -> Path | None:
-    """Returns what other programs have fetched for the user, None where it is not there or not whole."""
+    """Returns a snapshot from the user's own Hugging Face cache; None where it is missing or incomplete."""
     try:
         folder = download(local_files_only=True)
-    except Exception:  # as many kinds as for a download; why the hub did not answer is told instead
+    except Exception:  # any kind of error; the caller reports why the hub failed instead
         return None
     index = folder / "model.safetensors.index.json"
     names = set(read_json(index)["weight_map"].values()) if index.is_file() else set()
@@ -306,7 +307,7 @@ def _from_user_cache(download: Callable[..., Path]) -> Path | None:
 
 
 def dataset_commit(hub_id: str, revision: str | None, cache_dir: str | Path, ask: bool = False) -> str:
-    """Returns the commit that a dataset's revision stands for; NotFetched where it is unknown and not to be asked."""
+    """Returns the commit of a dataset's revision; raises NotFetched where it is unknown and `ask` is false."""
     if revision and COMMIT.fullmatch(revision):
         return revision
     pin = _pin("dataset", hub_id, revision, cache_dir)

@@ -1,8 +1,8 @@
-"""The name of prepared data: a hash of everything that decides its tokens, and of nothing else (R-49).
+"""Content key of prepared data: a hash of everything that determines its tokens, and of nothing else.
 
-That is: bytes of the data files, tokenizer files with the template, the options below and the version of the code that
-makes tokens of rows; not its text, paths, hosts, batch sizes or package versions. Imports no torch, transformers or
-datasets: a login node asks for it. Big files are hashed once: remembered by (path, inode, size, times).
+It covers the bytes of the data files, the tokenizer files, the chat template, the options below and STAGE_VERSION; not
+source code, paths, hosts, batch sizes or package versions. Login nodes compute it, so this module imports no torch,
+transformers or datasets. The hash of a big file is cached by (path, inode, size, times).
 """
 
 import hashlib
@@ -22,14 +22,17 @@ from distft.paths import absolute
 from distft.run import read_json, write_json
 
 OPTIONS = ("format", "fields", "ignore_fields", "max_length", "seed_date")
-STAGE_VERSION = 1  # to be raised by hand when the same rows give other tokens: tests/data/test_golden.py tells when
+STAGE_VERSION = 1  # increment when the same rows give other tokens; tests/data/test_golden.py fails then
 TOKENIZER_FILES = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "*.model")
 TEMPLATE_FILES = ("chat_template*", "additional_chat_templates/*")
-REMEMBER_BYTES = 4 * 2**20
+CACHED_HASH_BYTES = 4 * 2**20  # hashes of larger files are cached
 
 
 def data_key(values: dict[str, Any]) -> str:
-    """Returns the content key of the prepared data of a config; NotFetched while its tokenizer or dataset is remote."""
+    """Returns the content key of a config's prepared data.
+
+    Raises NotFetched while its tokenizer or dataset is remote, ValueError for a missing source.
+    """
     return hash_of_parts(key_parts(values))
 
 
@@ -38,12 +41,12 @@ def hash_of_parts(parts: dict[str, Any]) -> str:
 
 
 def key_parts(values: dict[str, Any]) -> dict[str, Any]:
-    """Returns what decides the tokens of a config, by name, files by their hashes; raises as `data_key`."""
+    """Returns the named inputs of the content key, files as their hashes; raises what `data_key` raises."""
     return {name: make() for name, make in _makers(values).items()}
 
 
 def known_parts(values: dict[str, Any]) -> dict[str, Any]:
-    """Returns the same without the parts that cannot be told: their files are gone, or not fetched yet."""
+    """Returns the inputs of the content key that are available, without those whose files are missing or remote."""
     found = {}
     for name, make in _makers(values).items():
         with suppress(NotFetched, ValueError, OSError):
@@ -71,10 +74,10 @@ def _makers(values: dict[str, Any]) -> dict[str, Callable[[], Any]]:
 
 
 def prepared_dir(values: dict[str, Any]) -> Path | None:
-    """Returns the folder of the prepared data; None where `distft prepare` has work to do, or would refuse it."""
+    """Returns the folder of the prepared data; None where it is missing or exceeds a threshold of the config."""
     try:
         folder = data_dir(values, data_key(values))
-    except (NotFetched, ValueError, OSError):  # prepare fetches it, or says what is wrong
+    except (NotFetched, ValueError, OSError):  # `distft prepare` fetches it, or reports the error
         return None
     if not (folder / "manifest.json").is_file() or refused(read_json(folder / "report.json"), values["data"]):
         return None
@@ -86,12 +89,12 @@ def data_dir(values: dict[str, Any], key: str) -> Path:
 
 
 def has_eval_rows(data: dict[str, Any]) -> bool:
-    """Tells whether data.eval names rows of its own, and is no fraction."""
+    """Returns whether data.eval names files or hub ids, rather than a held-out fraction of data.train."""
     return isinstance(data["eval"], str | list)
 
 
 def tokenizer_dir(values: dict[str, Any]) -> Path | None:
-    """Returns the folder of the tokenizer, None for the byte tokenizer of tiny models; NotFetched if it is remote."""
+    """Returns the tokenizer's folder, None for the byte tokenizer of tiny models; raises NotFetched if it is remote."""
     model = values["model"]
     if model["tokenizer"]:
         return local_folder(model["tokenizer"], None, values["cache_dir"], weights=False)
@@ -101,7 +104,7 @@ def tokenizer_dir(values: dict[str, Any]) -> Path | None:
 
 
 def pinned(source: Source, cache_dir: str) -> Source:
-    """Returns the source with the commit that its revision stands for; NotFetched where that is unknown."""
+    """Returns the source with its revision resolved to a commit; raises NotFetched where the commit is unknown."""
     if source.hub_id is None:
         return source
     return replace(source, revision=dataset_commit(source.hub_id, source.revision, cache_dir))
@@ -139,9 +142,9 @@ def _source_hash(source: Source, cache_dir: str) -> str:
 
 
 def file_hash(path: Path, cache_dir: str | Path) -> str:
-    """Returns the SHA-256 of a file, remembered for big ones as long as nothing about the file changes."""
+    """Returns the SHA-256 of a file; for big files it is cached until inode, size or times change."""
     status = path.stat()
-    if status.st_size < REMEMBER_BYTES:
+    if status.st_size < CACHED_HASH_BYTES:
         return hashlib.sha256(path.read_bytes()).hexdigest()
     identity = (str(path), status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
     memory = absolute(cache_dir) / "hashes" / f"{hashlib.sha256(repr(identity).encode()).hexdigest()[:32]}.json"
@@ -149,7 +152,7 @@ def file_hash(path: Path, cache_dir: str | Path) -> str:
         return read_json(memory)["sha256"]
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    if time.time() - status.st_mtime > 2:  # a file written to just now could change again within one clock tick
+    if time.time() - status.st_mtime > 2:  # a file written just now may change again within one clock tick
         write_json(memory, {"path": str(path), "sha256": digest})
     return digest
 

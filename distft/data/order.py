@@ -1,4 +1,4 @@
-"""Which rows a step reads: permutations by epoch, borders of steps, and where a resumed run goes on."""
+"""Row order: a permutation per epoch, the boundaries of steps, and the position where a resumed run continues."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,8 +9,8 @@ import numpy as np
 
 from distft.runtime.determinism import seed_for, splitmix64
 
-ORDER_VERSION = 2  # of the order of rows; a run keeps the one that it began with (plan.reads)
-_GAMMA = 0x9E3779B97F4A7C15  # of splitmix64: odd, so its multiples run through all 64-bit numbers
+ORDER_VERSION = 2  # of the permutation; a run keeps the version it started with (plan.reads)
+_GAMMA = 0x9E3779B97F4A7C15  # the increment of splitmix64; coprime to 2**64, so its multiples are a full cycle
 
 
 @dataclass(frozen=True)
@@ -22,22 +22,22 @@ class Order:
     version: int = ORDER_VERSION
 
     def rows(self, start: int, stop: int) -> np.ndarray:
-        """Returns the row indices at positions start..stop, int64; an epoch's border may lie between them."""
+        """Returns the row indices at positions start..stop, int64; the range may span epochs."""
         parts = []
         for epoch in range(start // self.num_rows, (stop - 1) // self.num_rows + 1):
             first = epoch * self.num_rows
             order = _permutation(self.num_rows, self.seed, epoch, self.version)
-            parts.append(order[max(start - first, 0) : stop - first])  # a view: an order may have millions of rows
+            parts.append(order[max(start - first, 0) : stop - first])  # a view: a permutation may have millions of rows
         return np.concatenate(parts).astype(np.int64)
 
 
 @lru_cache(maxsize=2)
 def _permutation(num_rows: int, seed: int, epoch: int, version: int) -> np.ndarray:
-    """Returns the rows of one epoch in their order: sorted by a hash that depends on nothing but seed, epoch and row.
+    """Returns the rows of one epoch, sorted by a hash of seed, epoch and row.
 
-    Trap: numpy promises its generators' bits, not what it makes of them: `permutation`, which version 1 takes, may be
-    another one in its next version. The number of a row stands in the low bits of its hash: no two are equal, so any
-    sort gives the same order, and sorting numbers takes a third of the time of sorting rows by numbers.
+    Trap: numpy guarantees the bits of its generators but not `permutation`, which version 1 uses; it may change in any
+    release. The low bits of each hash are the row's index: hashes are distinct, so every sort gives the same order, and
+    sorting the hashes themselves takes a third of the time of an argsort.
     """
     key = seed_for(seed, "order", epoch)
     if version == 1:
@@ -55,21 +55,21 @@ def _permutation(num_rows: int, seed: int, epoch: int, version: int) -> np.ndarr
 
 @dataclass(frozen=True)
 class Base:
-    """Where the steps of these settings begin: after step `step`, at position `row`. The steps before had others."""
+    """Start of the current settings: after step `step`, at position `row`. Earlier steps had other settings."""
 
     step: int = 0
     row: int = 0
 
 
 def row_borders(num_positions: int, batch_rows: int, start: int = 0) -> np.ndarray:
-    """Returns the borders of steps of `batch_rows` rows each from position `start`; the last step may be short."""
+    """Returns the boundaries of steps of `batch_rows` rows from position `start`; the last step may be shorter."""
     return np.append(np.arange(start, num_positions, batch_rows), num_positions)
 
 
 def token_borders(lengths: np.ndarray, batch_tokens: int) -> np.ndarray:
-    """Returns the borders of steps that take rows in order while they hold at most `batch_tokens` tokens.
+    """Returns the boundaries of steps that take rows in order, at most `batch_tokens` tokens each.
 
-    lengths: tokens of the row at each position. ValueError when one row alone is longer than a step.
+    lengths: tokens of the row at each position. Raises ValueError when one row is longer than a step.
     """
     if len(lengths) and lengths.max() > batch_tokens:
         raise ValueError(
@@ -96,7 +96,7 @@ def step_borders(
 ) -> np.ndarray:
     """Returns positions [steps + 1]: step base.step + i (from 1) reads positions borders[i - 1]..borders[i].
 
-    epochs, max_steps: of the whole run; the first one reached ends it; one of them at least is given.
+    epochs, max_steps: of the whole run; the first limit reached ends it, and at least one is set.
     """
     steps = None if max_steps is None else max(0, max_steps - base.step)
     ends = []
@@ -105,7 +105,7 @@ def step_borders(
     if steps is not None:
         read = _enough(order, lengths, steps * batch_tokens) if batch_tokens else steps * (batch_rows or 0)
         ends.append(base.row + read)
-    assert ends, "a run needs an end"
+    assert ends, "train.epochs or train.max_steps is set"
     at_most = min(ends)
     if batch_tokens is None:
         assert batch_rows is not None
@@ -117,18 +117,18 @@ def step_borders(
 
 
 def _enough(order: Order, lengths: np.ndarray, tokens: int) -> int:
-    """Returns how many positions hold as many tokens, wherever they begin: whole epochs, and one that is cut."""
+    """Returns an upper bound of the positions that hold `tokens` tokens from any start, in whole epochs."""
     return (tokens // int(lengths.sum()) + 2) * order.num_rows
 
 
-ORDER = ("data", "shards", "seed", "order")  # other steps over the same order of rows go on where the last one ended
-_OLDEST = {"order": 1}  # what runs read that were frozen before it was written down
+ORDER = ("data", "shards", "seed", "order")  # with these unchanged, new step sizes continue at the next row
+_OLDEST = {"order": 1}  # of runs frozen before the version was recorded
 
 
 def base_of(manifest: Mapping[str, Any] | None, reads: dict[str, Any]) -> Base:
-    """Returns the checkpoint's own base where the run reads as it did, else one that begins at the checkpoint.
+    """Returns the checkpoint's base where the run reads the same rows in the same steps, else a new base at its step.
 
-    reads: Plan.reads. New data, or the same in another order, is read from its beginning.
+    reads: Plan.reads. New data, or the same data in another order, is read from its first row.
     """
     if manifest is None:
         return Base()
@@ -140,5 +140,5 @@ def base_of(manifest: Mapping[str, Any] | None, reads: dict[str, Any]) -> Base:
 
 
 def order_version(reads: Mapping[str, Any]) -> int:
-    """Returns the version of the order in which a frozen run reads its rows (distft.data.order.Order)."""
+    """Returns the Order version that a frozen run reads its rows with."""
     return (_OLDEST | dict(reads))["order"]

@@ -1,7 +1,7 @@
-"""Rows out of their sources, each with its file and line; malformed rows are reported and skipped.
+"""Readers: rows from data files and datasets, each with its file and line; malformed rows are reported and skipped.
 
-Traps: names lie. A `.jsonl` may hold one JSON list, a `.csv` semicolons, either of them UTF-16 or gzip, so the first
-bytes decide how a file is read. What csv and json would drop in silence, a second field of one name, is an error.
+Traps: file names mislead. A `.jsonl` may hold one JSON list, a `.csv` semicolons, either may be UTF-16 or gzip, so the
+first bytes decide how a file is read. A duplicate field name, which csv and json drop silently, is an error.
 """
 
 import csv
@@ -29,33 +29,42 @@ ENCODINGS = {
 }  # fmt: skip
 NOT_DATA = {
     b"version https://git-lfs": "is a pointer of git-lfs, not the file itself. Try: git lfs pull",
-    b"PAR1": "is a Parquet file. Try: call it .parquet",
+    b"PAR1": "is a Parquet file. Try: rename it to .parquet",
     b"ARROW1": "is an Arrow file. Try: pyarrow.parquet.write_table, into a .parquet file",
     b"PK\x03\x04": "is a zip archive or an Excel sheet. Try: unpack it, or save the sheet as CSV",
     b"<!doctype": "is a web page. Try: fetch the file itself",
     b"<html": "is a web page. Try: fetch the file itself",
 }
-LISTS = ("data", "rows", "examples", "train", "instances", "items", "samples", "records")  # objects around all rows
+LISTS = (
+    "data",
+    "rows",
+    "examples",
+    "train",
+    "instances",
+    "items",
+    "samples",
+    "records",
+)  # fields that hold all rows
 SPLITS = ("train", "test", "validation", "valid", "val", "dev", "eval")
 METADATA_FIELDS = ("version", "name", "description", "license")
 
 
 class UnreadableFile(RuntimeError):
-    """A file that cannot be read to its end."""
+    """A data file cannot be read to its end."""
 
 
 @dataclass(frozen=True)
 class RawRow:
-    """One row as it stands in its file: its value, or what is wrong with it."""
+    """One row as read from a file: its value, or the reason why it is malformed."""
 
     file: str
-    line: int  # of the row's start; in Parquet files and datasets the row's number, from 1
+    line: int  # where the row starts, from 1; in Parquet files and datasets the row's number
     value: dict[str, Any] | None
     reason: str | None = None
 
 
 def read_rows(path: Path) -> Iterator[RawRow]:
-    """Yields every row of a data file, compressed or not, in its order; UnreadableFile if it breaks off."""
+    """Yields every row of a data file, compressed or not, in order; raises UnreadableFile if it is truncated."""
     kind = file_kind(path)
     try:
         start = _start(path, 24).lstrip().lower()
@@ -68,7 +77,7 @@ def read_rows(path: Path) -> Iterator[RawRow]:
 
 
 def read_source(source: Source) -> Iterator[RawRow]:
-    """Yields the rows of a source in its order."""
+    """Yields the rows of a source in order."""
     if source.files:
         for file in source.files:
             yield from read_rows(file)
@@ -79,7 +88,7 @@ def read_source(source: Source) -> Iterator[RawRow]:
 
 
 def _dataset(source: Source) -> Any:
-    """Opens a saved or hub dataset memory-mapped; RuntimeError in one line where the library fails."""
+    """Opens a saved or hub dataset memory-mapped; raises a one-line RuntimeError where the library fails."""
     import datasets
 
     datasets.disable_progress_bars()
@@ -92,15 +101,15 @@ def _dataset(source: Source) -> Any:
         return loaded[source.split] if isinstance(loaded, datasets.DatasetDict) else loaded
     except (Refused, Unavailable):
         raise
-    except Exception as error:  # whatever the library raises, the user's question is the same
+    except Exception as error:  # the library raises many types
         raise RuntimeError(f"{source.saved or source.hub_id}, split {source.split}: {error}") from error
 
 
 def _open(path: Path) -> BinaryIO:
-    """Opens the text of a file as UTF-8, whatever its compression and, where its first bytes tell, its encoding."""
+    """Opens a file as UTF-8 text: decompressed, and transcoded where its first bytes show another encoding."""
     start = _start(path, 4)
     known = next((name for magic, name in COMPRESSIONS.items() if start.startswith(magic)), "detect")
-    stream = io.BufferedReader(pa.input_stream(str(path), compression=known), 2**20)  # type: ignore[arg-type]  # quacks like a raw file
+    stream = io.BufferedReader(pa.input_stream(str(path), compression=known), 2**20)  # type: ignore[arg-type]  # it has the methods of a raw file
     encoding = _encoding(stream.peek(4)[:4])
     if encoding is None:
         return stream
@@ -114,7 +123,7 @@ def _start(path: Path, num_bytes: int) -> bytes:
 
 
 def _encoding(start: bytes) -> str | None:
-    """Returns the encoding that the first four bytes of a text tell, None for UTF-8."""
+    """Returns the encoding detected from the first four bytes, None for UTF-8."""
     zeros = tuple(byte == 0 for byte in start)
     by_zeros: dict[tuple[bool, ...], str] = {
         (False, True, False, True): "utf-16-le",
@@ -124,12 +133,12 @@ def _encoding(start: bytes) -> str | None:
 
 
 def _json(path: Path) -> Iterator[RawRow]:
-    """Rows of JSON, laid out as it may be: one a line, a list, an object around a list, or objects over many lines."""
+    """Yields rows of JSON: JSON Lines, a list, an object that holds a list, or concatenated multi-line objects."""
     yield from _document(path) if _is_document(path) else _lines_of_json(path)
 
 
 def _is_document(path: Path) -> bool:
-    """Tells one JSON text over many lines, or a list or an object around all rows, from rows of one line each."""
+    """Returns whether a file is one JSON document, or multi-line objects, rather than JSON Lines."""
     with _open(path) as file:
         lines = (line for line in iter(lambda: file.readline(MAX_ROW_BYTES), b"") if line.removeprefix(BOM).strip())
         first = next(lines, b"").removeprefix(BOM).lstrip()
@@ -148,7 +157,7 @@ def _is_document(path: Path) -> bool:
 
 
 def _ends_later(first: bytes, file: BinaryIO) -> bool:
-    """Tells whether an object that its first line does not end is ended by a later one."""
+    """Returns whether an object that is incomplete on the first line ends on a later one."""
     text = (first + file.read(MAX_ROW_BYTES)).decode(errors="surrogateescape")
     try:
         json.JSONDecoder().raw_decode(text)
@@ -158,7 +167,7 @@ def _ends_later(first: bytes, file: BinaryIO) -> bool:
 
 
 def _list_of(value: Any) -> str | None:
-    """Returns the field of an object that holds all rows as a list, None where the object is a row itself."""
+    """Returns the name of the field that holds all rows as a list; None where the object is itself a row."""
     if not isinstance(value, dict):
         return None
     lists = [name for name, inner in value.items() if isinstance(inner, list) and inner and isinstance(inner[0], dict)]
@@ -169,7 +178,7 @@ def _list_of(value: Any) -> str | None:
 
 
 def _splits_of(value: Any) -> list[str]:
-    """Returns the names of several lists of rows that an object is made of, nothing where it is not."""
+    """Returns the splits of an object that consists of several lists of rows; empty for any other object."""
     lists = [name for name, inner in value.items() if isinstance(inner, list)] if isinstance(value, dict) else []
     return lists if len(lists) > 1 and all(name in SPLITS for name in value) else []
 
@@ -184,7 +193,7 @@ def _lines_of_json(path: Path) -> Iterator[RawRow]:
 
 
 def _lines(file: BinaryIO) -> Iterator[bytes | None]:
-    """Yields lines, and None for one of more than MAX_ROW_BYTES, which is never held whole."""
+    """Yields lines, and None for a line over MAX_ROW_BYTES, which is never held in memory."""
     while line := file.readline(MAX_ROW_BYTES):
         if len(line) < MAX_ROW_BYTES or line.endswith(b"\n"):
             yield line
@@ -203,7 +212,7 @@ def _parsed(file: str, number: int, line: bytes) -> RawRow:
         return RawRow(file, number, None, f"line: is not JSON at column {error.pos + 1}: {error.msg}")
     except RecursionError:
         return RawRow(file, number, None, "line: is nested too deeply")
-    except ValueError as error:  # integers of more than 4300 digits, two fields of one name
+    except ValueError as error:  # integers of more than 4300 digits, duplicate fields
         return RawRow(file, number, None, f"line: {error}")
 
 
@@ -214,7 +223,7 @@ def _object(file: str, number: int, value: Any) -> RawRow:
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Returns the object; ValueError for two fields of one name, the first of which json would drop."""
+    """Returns the object; raises ValueError for a duplicate field, which json would drop silently."""
     values = dict(pairs)
     if len(values) < len(pairs):
         names = [name for name, _ in pairs]
@@ -230,11 +239,14 @@ SPACE_OR_COMMA = re.compile(r"[ \t\r\n,]*")
 
 
 def _document(path: Path) -> Iterator[RawRow]:
-    """Rows of lists, of an object around a list, or objects one after the other; UnreadableFile if it breaks off."""
+    """Yields rows of a list, an object that holds a list, or concatenated objects.
+
+    Raises UnreadableFile where the text is not JSON or is truncated.
+    """
     with _open(path) as file:
         text = file.read().removeprefix(BOM).decode(errors="surrogateescape")
     position, line, counted = _after(SPACE, text, 0), 1, 0
-    inside, back = False, None  # in a list of rows; where the text goes on behind the object around it
+    inside, back = False, None  # in a list of rows; the position after the object that holds it
     while position < len(text):
         line, counted = line + text.count("\n", counted, position), position
         if not inside and text[position] == "[":
@@ -256,11 +268,11 @@ def _document(path: Path) -> Iterator[RawRow]:
         yield _object(str(path), line, value)
         position = _after(SPACE_OR_COMMA if inside else SPACE, text, end)
     if inside:
-        raise UnreadableFile(f"{path}:{line}: is a JSON list that breaks off; the rest of the file is missing")
+        raise UnreadableFile(f"{path}:{line}: is a truncated JSON list; the rest of the file is missing")
 
 
 def _start_of_list(text: str, position: int, name: str) -> int:
-    """Returns where the list begins that an object at `position` holds under `name`."""
+    """Returns the position of the list in field `name` of the object at `position`."""
     position += 1
     while True:
         key, position = DECODER.raw_decode(text, _after(SPACE_OR_COMMA, text, position))
@@ -275,11 +287,11 @@ def _after(pattern: re.Pattern[str], text: str, position: int) -> int:
     return found.end() if found else position
 
 
-def _csv(path: Path, usual: str = ",") -> Iterator[RawRow]:
+def _csv(path: Path, default: str = ",") -> Iterator[RawRow]:
     csv.field_size_limit(min(MAX_ROW_BYTES, sys.maxsize))
     with _open(path) as file:
         head = file.read(HEAD_BYTES)
-    dialect, skipped = _dialect(head, usual)
+    dialect, skipped = _dialect(head, default)
     with _open(path) as file:
         text = io.TextIOWrapper(file, "utf-8-sig", errors="surrogateescape", newline="")
         for _ in range(skipped):
@@ -294,7 +306,7 @@ def _csv(path: Path, usual: str = ",") -> Iterator[RawRow]:
                 cells = next(reader)
             except StopIteration:
                 return
-            except csv.Error as error:  # the reader goes on with the next line
+            except csv.Error as error:  # the reader continues with the next line
                 yield RawRow(str(path), line, None, f"line: {error}")
                 continue
             if cells and len(cells) != len(header):
@@ -309,22 +321,22 @@ def _csv(path: Path, usual: str = ",") -> Iterator[RawRow]:
                 yield RawRow(str(path), line, {name: cell or None for name, cell in row})
 
 
-def _dialect(head: bytes, usual: str) -> tuple[dict[str, Any], int]:
-    """Returns how the cells of a table are divided and quoted, and the lines before its header.
+def _dialect(head: bytes, default: str) -> tuple[dict[str, Any], int]:
+    """Returns the csv dialect of a table, and the number of lines before its header.
 
-    The usual way where its header has several columns and every row as many, else the way that fits most rows.
+    The default dialect if its header has several columns and every row as many, else the one that fits the most rows.
     """
     lines = list(io.StringIO(head.decode("utf-8-sig", errors="surrogateescape"), newline=""))
     if len(head) == HEAD_BYTES:
         lines = lines[:-1]
-    told = re.fullmatch(r"sep=(.)\s*", lines[0]) if lines else None  # Excel's own mark
-    if told:
-        return {"delimiter": told[1]}, 1
+    separator = re.fullmatch(r"sep=(.)\s*", lines[0]) if lines else None  # Excel's separator line
+    if separator:
+        return {"delimiter": separator[1]}, 1
     header, text = (lines or [""])[0], "".join(lines)
     quotes = [mark for mark in ('"', "'") if mark == '"' or header.lstrip().startswith(mark)]
     escapes: list[dict[str, Any]] = [{}] + ([{"escapechar": "\\", "doublequote": False}] if '\\"' in text else [])
-    best, most = {"delimiter": usual}, -1.0
-    for delimiter in dict.fromkeys((usual, ",", ";", "\t", "|")):
+    best, most = {"delimiter": default}, -1.0
+    for delimiter in dict.fromkeys((default, ",", ";", "\t", "|")):
         spaced = {"skipinitialspace": True} if f"{delimiter} " in header and delimiter != "\t" else {}
         for quote in quotes:
             for escape in escapes:
@@ -336,7 +348,7 @@ def _dialect(head: bytes, usual: str) -> tuple[dict[str, Any], int]:
 
 
 def _fitting(lines: list[str], way: dict[str, Any]) -> float:
-    """Returns the share of rows that have as many cells as the header; 0 where the header has one."""
+    """Returns the fraction of rows with as many cells as the header; 0 for a header of one cell."""
     reader, widths = csv.reader(iter(lines), strict=True, **way), []
     while True:
         try:

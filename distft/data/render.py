@@ -1,11 +1,11 @@
-"""An Example as the text a model reads, with the stretches of it that are trained on.
+"""Rendering: an Example as the text that the model reads, with the character spans that are trained.
 
-A chat template says nowhere where a message's content ends up, so it is asked: rendered once more with every
-assistant's content replaced by a marker. What stands around the markers is the template's, and the true rendering must
-be exactly that with a content in each gap; where it is not, the row or the template is refused, never guessed at.
-Trap: training on a span found by token ids or by `{% generation %}` tags, which most stock templates lack, learns
-nothing or learns the user's text (R-25, R-26).
-A template that prints today's date gets one fixed day, or rows would differ by the day they were prepared on.
+A chat template does not report where it puts the content of a message. So each chat is rendered a second time with a
+marker in place of every assistant content. The text around the markers comes from the template, and the real rendering
+must equal it with the contents in the gaps; otherwise the row or the template is refused.
+Trap: spans found by token ids or by `{% generation %}` tags, which most stock templates lack, train on nothing or on
+the user's text.
+A template that prints the current date gets a fixed one, else tokens would depend on the day of the preparation.
 """
 
 import re
@@ -18,33 +18,33 @@ import jinja2
 
 from distft.data.example import BadField, Example, Segment
 
-SEED_DATE = "2024-07-26"  # what Llama 3's template takes for today where nothing tells it
+SEED_DATE = "2024-07-26"  # the default date of Llama 3's template
 DATE_FORMS = [f"%{flag}{letter}" for letter in "aAbBcdFHIjmMpSTuUVwWxXyYe" for flag in ("", "-")]
 CHAT_ROLES = {"system": "system", "user": "user", "assistant": "assistant", "prompt": "user", "completion": "assistant"}
 
 
 class TemplateRefused(ValueError):
-    """A chat template whose trained spans cannot be determined."""
+    """The trained spans of a chat template cannot be determined."""
 
 
 @dataclass(frozen=True)
 class Rendered:
-    """The text of one row, and the spans of it that are trained, as character positions."""
+    """The text of one row, and its trained spans as (start, end) character positions."""
 
     text: str
     spans: tuple[tuple[int, int], ...]
-    add_bos: bool = False  # plain text: the tokenizer's own begin and end tokens go around it
+    add_bos: bool = False  # plain text: add the tokenizer's bos and eos tokens
     add_eos: bool = False
 
 
 class PlainRenderer:
-    """Puts the segments together as they are; for tokenizers without a template, and for plain text.
+    """Concatenates the segments unchanged; for tokenizers without a template, and for plain text.
 
-    `chat_template` is the text of the template in use, `ends` collects the special tokens that trained text ended with.
+    `chat_template` is the text of the template in use; `ends` collects the special tokens that end trained text.
     """
 
     def __init__(self, end: str | None = None) -> None:
-        """end: the tokenizer's end of text, which is trained."""
+        """end: the tokenizer's end-of-text token, which is trained."""
         self.chat_template: str | None = None
         self.end, self.ends = end, set[str]()
 
@@ -53,8 +53,8 @@ class PlainRenderer:
     def __call__(self, example: Example) -> Rendered:
         if any(segment.role in ("user", "assistant") for segment in example.segments):
             raise TemplateRefused(
-                "messages need a chat template and there is none. Try: model.tokenizer=FOLDER of one that has it, "
-                "or data.chat_template=FILE.jinja"
+                "messages need a chat template, and the tokenizer has none. Try: model.tokenizer=FOLDER of one with a "
+                "template, or data.chat_template=FILE.jinja"
             )
         text, spans = "", []
         for segment in example.segments:
@@ -67,24 +67,24 @@ class PlainRenderer:
 
 
 class ChatRenderer:
-    """Puts the segments through the tokenizer's chat template; TemplateRefused where that hides the spans."""
+    """Renders the segments with the tokenizer's chat template; raises TemplateRefused where it hides the spans."""
 
     def __init__(self, tokenizer: Any, template: str | None = None, date: str = SEED_DATE) -> None:
         self.tokenizer, self.template = tokenizer, template
         text: str = tokenizer.get_chat_template(template)
         self.chat_template: str | None = text
-        self.date = date if "strftime_now" in text else None  # what the template takes for today
+        self.date = date if "strftime_now" in text else None  # the date that the template prints
         if self.date:
             self.template = _with_day(text, date)
         added = sorted((str(token) for token in tokenizer.added_tokens_decoder.values()), key=len, reverse=True)
         self.end_of_turn = re.compile(r"\s*(?:" + "|".join(map(re.escape, added)) + ")")
         self.plain = PlainRenderer(tokenizer.eos_token)
-        self.ends = self.plain.ends  # with the special tokens that trained turns have ended with
+        self.ends = self.plain.ends  # the special tokens that end trained turns
         self._check()
-        self.ends.clear()  # the check's own
+        self.ends.clear()  # without those of the check
 
     def __call__(self, example: Example) -> Rendered:
-        """Returns the rendering; BadField where the template refuses the row or changes what the assistant says."""
+        """Returns the rendering; raises BadField where the template rejects the row or changes an assistant content."""
         if example.segments[0].role == "text":
             return self.plain(example)
         messages = [{"role": CHAT_ROLES[part.role], "content": part.text} for part in example.segments]
@@ -96,7 +96,7 @@ class ChatRenderer:
         return Rendered(text, tuple(spans))
 
     def _contents(self, messages: list[dict[str, str]], text: str) -> dict[int, tuple[int, int]]:
-        """Returns where each assistant's content stands in `text`, by the number of its message."""
+        """Returns message index -> (start, end) of each assistant content in `text`."""
         turns = [index for index, message in enumerate(messages) if message["role"] == "assistant"]
         pieces = self._around(messages, turns)
         for strip in (str, str.strip):
@@ -106,7 +106,7 @@ class ChatRenderer:
         return {index: self._one_content(messages, text, index) for index in turns}
 
     def _around(self, messages: list[dict[str, str]], turns: Sequence[int]) -> list[str] | None:
-        """Returns the renderings before, between and after the contents of `turns`; None if one does not come back."""
+        """Returns the template's text before, between and after the contents of `turns`; None if a marker is lost."""
         markers = {index: _marker(index) for index in turns}
         marked = [message | {"content": markers.get(i, message["content"])} for i, message in enumerate(messages)]
         text = self._render(marked)
@@ -116,24 +116,28 @@ class ChatRenderer:
         return pieces
 
     def _one_content(self, messages: list[dict[str, str]], text: str, index: int) -> tuple[int, int]:
-        """Returns the place of one content that the template changes: trims, or splits into thinking and answer."""
+        """Returns the span of a content that the template changes: trims it, or splits it into thinking and answer."""
         content = messages[index]["content"]
         pieces = self._around(messages, [index])
         if pieces:
             before, after = pieces
             for start in (before, self._render(messages[:index], add_generation_prompt=True)):
                 kept = text[len(start) : len(text) - len(after)]
-                if text == start + kept + after and _squeezed(kept) and _squeezed(kept) in _squeezed(content):
+                if (
+                    text == start + kept + after
+                    and _without_spaces(kept)
+                    and _without_spaces(kept) in _without_spaces(content)
+                ):
                     return len(start), len(start) + len(kept)
         raise BadField(f"messages[{index}].content", "the chat template changes it beyond recognition")
 
     def _end_of_turn(self, text: str, end: int) -> int:
-        """Returns the position after the special token that ends the turn, so that the model learns to stop."""
+        """Returns the position after the turn's end token, which is trained so that the model learns to stop."""
         found = self.end_of_turn.match(text, end)
         if found is None:
             raise TemplateRefused(
-                f"the chat template ends an assistant's turn with {text[end : end + 20]!r}, which is no special token "
-                "of the tokenizer, so the model would not learn to stop"
+                f"the chat template ends an assistant's turn with {text[end : end + 20]!r}, which is not a special "
+                "token of the tokenizer, so the model would not learn to stop"
             )
         self.ends.add(found[0].strip())
         return found.end()
@@ -147,7 +151,7 @@ class ChatRenderer:
             raise BadField("messages", f"the chat template refuses them: {error}") from None
 
     def _check(self) -> None:
-        """Refuses the template before any row: one turn must give its span, and one begin token at most."""
+        """Raises TemplateRefused unless one turn gives its span and at most one bos token; runs before any row."""
         try:
             rendered = self(Example((Segment("user", "Question", False), Segment("assistant", "Answer", True))))
         except BadField as error:
@@ -158,16 +162,19 @@ class ChatRenderer:
 
 
 def make_renderer(tokenizer: Any, chat_template: str, date: str = SEED_DATE) -> "ChatRenderer | PlainRenderer":
-    """Returns the renderer for data.chat_template: `auto`, `none`, or the text of a template; `date` is its today."""
+    """Returns the renderer for data.chat_template.
+
+    chat_template: `auto`, `none`, or the text of a template. date: YYYY-MM-DD, the current date in the template.
+    """
     if chat_template == "none" or (chat_template == "auto" and not tokenizer.chat_template):
         return PlainRenderer(tokenizer.eos_token)
     return ChatRenderer(tokenizer, None if chat_template == "auto" else chat_template, date)
 
 
 def _with_day(template: str, date: str) -> str:
-    """Returns a template whose `strftime_now` prints midnight of that day; transformers' own prints the time.
+    """Returns the template with a `strftime_now` that prints midnight of that date instead of the current time.
 
-    It is a macro of the template's own, because transformers hands a template no functions.
+    It is a macro inside the template, because transformers passes no functions to a template.
     """
     day = datetime.strptime(date, "%Y-%m-%d")
     printed = "".join(f" | replace({form!r}, {day.strftime(form)!r})" for form in DATE_FORMS)
@@ -187,5 +194,5 @@ def _positions(pieces: Sequence[str], contents: Sequence[str]) -> list[tuple[int
     return found
 
 
-def _squeezed(text: str) -> str:
+def _without_spaces(text: str) -> str:
     return "".join(text.split())

@@ -1,6 +1,6 @@
-"""A report.json in words: what there is to train on, what was left out, and whether that is too much.
+"""Report of a data preparation: a summary of report.json, and its thresholds for skipped and truncated rows.
 
-Imports nothing heavy: plan and launch ask it too.
+Plan and launch use it too, so it imports no heavy library.
 """
 
 from pathlib import Path
@@ -8,7 +8,7 @@ from typing import Any
 
 
 def refused(report: dict[str, Any], data: dict[str, Any]) -> list[str]:
-    """Returns why a preparation with these counts may not be trained on, by the thresholds of `data`."""
+    """Returns an error message for each threshold of `data` that the counts exceed; empty if training may start."""
     reasons = []
     for name, stream in report["streams"].items():
         good = stream["read"] - stream["bad"]
@@ -34,14 +34,14 @@ def _cut(stream: dict[str, Any], data: dict[str, Any]) -> str:
 
 
 def _regardless(key: str, count: int, total: int, report: dict[str, Any]) -> str:
-    """Returns the value of a threshold that lets these rows pass; nothing where a split would be empty."""
+    """Returns advice with the threshold that accepts these rows; empty where a split would have no rows."""
     if not all(split["rows"] for split in report["splits"].values()):
         return ""
     return f". Try: data.{key}={-(-count * 1000 // total) / 1000:g}"
 
 
 def _empty(name: str, report: dict[str, Any], data: dict[str, Any]) -> str:
-    """Returns that a split has no rows, and where they went."""
+    """Returns the error message for a split without rows, with the reasons."""
     stream = report["streams"].get(name, report["streams"]["train"])
     good = stream["read"] - stream["bad"]
     if good > stream["untrained"] + (stream["overlap"] if data["overlap"] == "drop" else 0):
@@ -59,7 +59,7 @@ def _empty(name: str, report: dict[str, Any], data: dict[str, Any]) -> str:
 
 
 def summary(report: dict[str, Any], folder: Path) -> list[str]:
-    """Returns the few lines a user reads: what is there to train on, and what was left out."""
+    """Returns the lines of the summary: rows and tokens of each split, and the rows skipped, by reason."""
     lines = []
     for name, split in report["splits"].items():
         lines.append(

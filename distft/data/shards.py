@@ -1,6 +1,6 @@
-"""Prepared rows on disk: Arrow files of unpacked token rows, written once, read memory-mapped by every process.
+"""Shards: Arrow files of tokenized rows, written once and memory-mapped by every process.
 
-Imports numpy and pyarrow only, so that a worker reads its rows without torch, transformers or datasets.
+It imports only numpy and pyarrow, so that reading rows needs neither torch, transformers nor datasets.
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from distft.run import read_json
 
-MANIFEST = "manifest.json"  # of a folder that `prepare` has written whole
+MANIFEST = "manifest.json"  # present once `prepare` has finished the folder
 SHARD_BYTES = 64 * 2**20
 SCHEMA = pa.schema(
     [
@@ -21,21 +21,21 @@ SCHEMA = pa.schema(
         ("trained", pa.list_(pa.bool_())),
         ("length", pa.int32()),
         ("num_targets", pa.int32()),  # trained tokens at index >= 1: the first token of a row is never predicted
-        ("id", pa.string()),  # hash of the normalised text: duplicates share it
+        ("id", pa.string()),  # hash of the normalized text; duplicates share it
     ]
 )
 
 
 @dataclass(frozen=True)
 class Row:
-    """One document: its tokens, and which of them are trained on (by position, never by id)."""
+    """One document: its T tokens, and a mask of the trained ones (by position, never by id)."""
 
     input_ids: np.ndarray  # int32 [T]
     trained: np.ndarray  # bool [T]
 
 
 class ShardWriter:
-    """Writes rows of one split in their order into files of about SHARD_BYTES; `close` writes the last one."""
+    """Writes the rows of one split, in order, to files of about SHARD_BYTES; `close` writes the last file."""
 
     def __init__(self, folder: Path, split: str, shard_bytes: int = SHARD_BYTES) -> None:
         self.folder, self.split, self.shard_bytes = folder, split, shard_bytes
@@ -74,7 +74,7 @@ class ShardWriter:
 
 
 class Rows:
-    """All rows of one split in their fixed order, read on demand; `shards` selects some of the files."""
+    """The rows of one split in their fixed order, read on demand; `shards` selects some of the files."""
 
     def __init__(self, folder: Path | str, split: str, shards: Sequence[int] | None = None) -> None:
         self.folder, self.split = Path(folder), split
@@ -110,7 +110,7 @@ class Rows:
 
     @cached_property
     def ids(self) -> list[str]:
-        """Content hashes; duplicates share one."""
+        """Content hash of each row; duplicates share one."""
         return [content_id for batch in self._batches for content_id in batch.column("id").to_pylist()]
 
     @cached_property
@@ -143,7 +143,7 @@ def shard_name(split: str, number: int) -> str:
 
 
 def _present(folder: Path, split: str) -> list[Path]:
-    """Returns the shards that the manifest names: the listing of a shared disk may lag behind what is there."""
+    """Returns the shards that the manifest names, since a directory listing of a shared filesystem may be stale."""
     try:
         return [folder / name for name in read_json(folder / MANIFEST)["files"].get(split, [])]
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Where rows come from: files, folders of files, saved datasets and hub ids, as the user wrote them in data.train."""
+"""Data sources: resolves data.train and data.eval to files, folders, saved datasets and hub ids."""
 
 import difflib
 import re
@@ -12,7 +12,7 @@ from distft.paths import absolute
 KINDS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
 COMPRESSED = (".gz", ".zst", ".bz2")
 SPLIT_WORDS = re.compile(r"(?:^|[^a-z])(train|training|test|validation|valid|val|dev|eval)(?:$|[^a-z])")
-SAVED = (("dataset_dict.json",), ("dataset_info.json", "state.json"))  # what save_to_disk leaves in a folder
+SAVED = (("dataset_dict.json",), ("dataset_info.json", "state.json"))  # files that save_to_disk writes
 METADATA_FILES = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json", "config.json")
 SPLIT_KEY = {"data.train": "data.split", "data.eval": "data.eval_split"}
 SAME_SPLIT = {"training": "train", "valid": "validation", "val": "validation", "dev": "validation", "eval": "test"}
@@ -20,7 +20,7 @@ SAME_SPLIT = {"training": "train", "valid": "validation", "val": "validation", "
 
 @dataclass(frozen=True)
 class Source:
-    """Rows of one split, in a fixed order: data files, or a dataset that the `datasets` library opens."""
+    """Rows of one split in a fixed order: data files, or a dataset for the `datasets` library."""
 
     files: tuple[Path, ...] = ()
     saved: Path | None = None  # a folder written by save_to_disk
@@ -31,14 +31,17 @@ class Source:
 
 
 def find_sources(key: str, value: str | list[str], data: dict[str, Any]) -> list[Source]:
-    """Returns the sources that `data.train` or `data.eval` names; ValueError for what is not there or has no effect."""
-    asked = data["split"] if key == "data.train" else data["eval_split"]
-    splits = (asked,) if asked else ("train",) if key == "data.train" else ("validation", "test")
+    """Returns the sources that `key`, data.train or data.eval, names.
+
+    Raises ValueError for a missing path, or an option without effect.
+    """
+    requested = data["split"] if key == "data.train" else data["eval_split"]
+    splits = (requested,) if requested else ("train",) if key == "data.train" else ("validation", "test")
     items = [str(item) for item in (value if isinstance(value, list) else [value])]
     sources = [_source(key, item, splits, data) for item in items]
     remote = any(source.hub_id for source in sources)
-    if asked and not remote:
-        _check_split(key, str(asked), value, items)
+    if requested and not remote:
+        _check_split(key, str(requested), value, items)
     others = data.get("eval") if key == "data.train" else data.get("train")
     others = others if isinstance(others, list) else [others] if isinstance(others, str) else []
     remote = remote or any(_is_remote(str(item)) for item in others)
@@ -48,14 +51,15 @@ def find_sources(key: str, value: str | list[str], data: dict[str, Any]) -> list
     return sources
 
 
-def _check_split(key: str, asked: str, value: str | list[str], items: list[str]) -> None:
-    """Raises ValueError where nothing here has splits, or the slice of one is asked for."""
-    told, name = f"{SPLIT_KEY[key]}={asked}", SPLIT_KEY[key]
+def _check_split(key: str, requested: str, value: str | list[str], items: list[str]) -> None:
+    """Raises ValueError where no local source has splits, or a slice of one is requested."""
+    name = SPLIT_KEY[key]
+    setting = f"{name}={requested}"
     if not any(_has_splits(absolute(item)) for item in items):
-        what = "and slices are for hub ids" if "[" in asked else "so it would have no effect"
-        raise ValueError(f"{told}: {key}={value} has no splits, {what}. Try: {name}=null")
-    if "[" in asked:
-        raise ValueError(f"{told}: slices are for hub ids. Try: {name}={asked.partition('[')[0]}")
+        what = "and slices are for hub ids" if "[" in requested else "so it would have no effect"
+        raise ValueError(f"{setting}: {key}={value} has no splits, {what}. Try: {name}=null")
+    if "[" in requested:
+        raise ValueError(f"{setting}: slices are for hub ids. Try: {name}={requested.partition('[')[0]}")
 
 
 def _has_splits(path: Path) -> bool:
@@ -65,7 +69,7 @@ def _has_splits(path: Path) -> bool:
 
 
 def _is_saved(folder: Path) -> bool:
-    """Tells whether save_to_disk wrote the folder; other tools call files dataset_info.json too."""
+    """Returns whether save_to_disk wrote the folder; other tools write a dataset_info.json too."""
     return any(all((folder / name).is_file() for name in names) for names in SAVED)
 
 
@@ -85,12 +89,12 @@ def _source(key: str, item: str, splits: tuple[str, ...], data: dict[str, Any]) 
         return Source(hub_id=item, split=splits[0], revision=data["revision"], subset=data["subset"])
     matching = sorted(path.parent.glob(path.name)) if "*" in path.name and path.parent.is_dir() else []
     if not matching:
-        raise ValueError(f"{key}={item}: there is no such file or folder{_closest_name(path)}")
+        raise ValueError(f"{key}={item}: no such file or folder{_closest_name(path)}")
     return Source(files=tuple(_readable(key, file) for file in matching))
 
 
 def _of_folder(key: str, folder: Path, splits: tuple[str, ...]) -> tuple[Path, ...]:
-    """Returns the data files of a folder in order of their names; where names tell splits, those of the first there."""
+    """Returns the data files of a folder by name; if names show splits, those of the first of `splits` present."""
     found = _data_files(folder)
     if not found:
         raise ValueError(f"{key}={folder} has no data files ({', '.join(KINDS)})")
@@ -98,7 +102,7 @@ def _of_folder(key: str, folder: Path, splits: tuple[str, ...]) -> tuple[Path, .
     if not any(named.values()):
         return tuple(found)
     if unnamed := [path.name for path in found if not named[path]]:
-        raise ValueError(f"{key}={folder}: some names tell a split and {unnamed[0]} does not; list the files you mean")
+        raise ValueError(f"{key}={folder}: some names show a split, {unnamed[0]} does not. Try: a list of files")
     for split in splits:
         if chosen := tuple(path for path in found if named[path] == SAME_SPLIT.get(split, split)):
             return chosen
@@ -109,7 +113,7 @@ def _of_folder(key: str, folder: Path, splits: tuple[str, ...]) -> tuple[Path, .
 
 
 def _data_files(folder: Path) -> list[Path]:
-    """Returns the files of rows in a folder, in order of their names: none that is hidden or describes the others."""
+    """Returns the data files in a folder, sorted by name, without hidden and metadata files."""
     found = sorted(path for path in folder.rglob("*") if path.is_file() and file_kind(path) in KINDS)
     return [
         path
@@ -125,12 +129,12 @@ def _split_of(name: str) -> str | None:
 
 def _readable(key: str, path: Path) -> Path:
     if file_kind(path) not in KINDS:
-        raise ValueError(f"{key}={path} is of no kind that can be read: {', '.join(KINDS)} (or these with .gz, .zst)")
+        raise ValueError(f"{key}={path} has an unsupported type. Allowed: {', '.join(KINDS)}, also with .gz or .zst")
     return path
 
 
 def _closest_name(path: Path) -> str:
-    """Returns the end of an error message: the folder's most similar name."""
+    """Returns the end of an error message: the closest file name in the folder."""
     if not path.parent.is_dir():
         return f" ({path.parent} is missing)"
     near = difflib.get_close_matches(path.name, [other.name for other in path.parent.iterdir()], n=1, cutoff=0.5)
@@ -138,7 +142,7 @@ def _closest_name(path: Path) -> str:
 
 
 def file_kind(path: Path) -> str:
-    """Returns the suffix that says how to read a file, compression left out: `.jsonl`, `.csv` ..."""
+    """Returns the suffix of a file without compression: `.jsonl`, `.csv` ..."""
     suffixes = [suffix.lower() for suffix in path.suffixes]
     while suffixes and suffixes[-1] in COMPRESSED:
         suffixes.pop()

@@ -1,4 +1,4 @@
-"""The way of the data, once per content key: rows -> examples -> text -> tokens -> shards."""
+"""Data stage, once per content key: rows -> examples -> text -> tokens -> shards."""
 
 import fcntl
 import hashlib
@@ -34,10 +34,10 @@ from distft.run import read_json, write_json
 
 @contextmanager
 def build_once(folder: Path, complete: str) -> Iterator[Path | None]:
-    """Yields an empty folder to fill, which becomes `folder` by one rename; None when `folder` is there already.
+    """Yields an empty folder to fill, which is renamed to `folder` at the end; None when `folder` exists already.
 
-    `complete` is the file that a whole folder has. Waits while another process of this machine fills it; on file
-    systems whose locks do not reach other machines several may fill their own, and the first rename wins.
+    complete: the name of the file that marks a finished folder. Processes of one machine wait for each other; on
+    filesystems whose locks do not reach other machines several may build it, and the first rename wins.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     with (folder.parent / f".{folder.name}.lock").open("w") as lock:
@@ -46,64 +46,64 @@ def build_once(folder: Path, complete: str) -> Iterator[Path | None]:
             yield None
             return
         mine = f".{folder.name}.{socket.gethostname()}."
-        for left_over in folder.parent.glob(f"{mine}*"):  # of a process that died: this machine's lock is ours
+        for left_over in folder.parent.glob(f"{mine}*"):  # of a killed process; this process holds the machine's lock
             shutil.rmtree(left_over, ignore_errors=True)
-        beside = folder.parent / f"{mine}{os.getpid()}"
-        beside.mkdir()
+        partial = folder.parent / f"{mine}{os.getpid()}"
+        partial.mkdir()
         try:
-            yield beside
-            _rename(beside, folder, complete)
+            yield partial
+            _rename(partial, folder, complete)
         finally:
-            shutil.rmtree(beside, ignore_errors=True)
+            shutil.rmtree(partial, ignore_errors=True)
 
 
 def _wait(lock: int) -> None:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
-    except OSError:  # a file system without locks: the rename alone decides
+    except OSError:  # a filesystem without locks: the rename alone decides
         return
 
 
-def _rename(beside: Path, folder: Path, complete: str) -> None:
-    for path in beside.iterdir():
+def _rename(partial: Path, folder: Path, complete: str) -> None:
+    for path in partial.iterdir():
         with path.open("rb") as file:
             os.fsync(file.fileno())
     try:
-        beside.rename(folder)
+        partial.rename(folder)
     except OSError:
         if not (folder / complete).is_file():
             raise
 
 
 def content_id(example: Example) -> str:
-    """Returns a hash of the normalised text: case, spacing and Unicode form make no difference, roles do."""
-    parts = (f"{segment.role}\x1e{_normalised(segment.text)}" for segment in example.segments)
+    """Returns a hash of the roles and the text, normalized in case, spacing and Unicode form."""
+    parts = (f"{segment.role}\x1e{_normalized(segment.text)}" for segment in example.segments)
     return hashlib.blake2b("\x1f".join(parts).encode(), digest_size=16).hexdigest()
 
 
 def split_position(identity: str, seed: int) -> float:
-    """Returns where a row stands in [0, 1): uniform over contents, another order for each seed."""
+    """Returns a number in [0, 1) that assigns a row to a split: uniform over contents, different for each seed."""
     digest = hashlib.blake2b(f"{seed}:{identity}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") / 2**64
 
 
-def _normalised(text: str) -> str:
+def _normalized(text: str) -> str:
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
 BATCH = 256
-PEEKED = 100
-Progress = Callable[[int], None]  # is told the rows read so far
+DETECTION_ROWS = 100  # read to detect the format
+Progress = Callable[[int], None]  # called with the number of rows read so far
 Written = tuple[Report, dict[str, list[str]]]  # the counts, and the files of each split
 
 
 def no_progress(rows: int) -> None:
-    """Shows nothing."""
+    """Reports nothing."""
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """Data that is ready to be trained on."""
+    """A folder of prepared data, and its report.json."""
 
     folder: Path
     report: dict[str, Any]
@@ -112,7 +112,7 @@ class Prepared:
 
 @dataclass(frozen=True)
 class OpenSource:
-    """Rows of `data.train` or `data.eval` and the formats they may have, the most usual first."""
+    """Rows of `data.train` or `data.eval`, and their possible formats, the most common first."""
 
     key: str
     rows: Iterator[RawRow]
@@ -121,7 +121,7 @@ class OpenSource:
 
 @dataclass(frozen=True)
 class RowPipeline:
-    """Makes token rows out of read rows; the same for training, held-out rows and inspection."""
+    """Turns raw rows into token rows; the same code for training rows, held-out rows and inspection."""
 
     renderer: ChatRenderer | PlainRenderer
     row_tokenizer: RowTokenizer
@@ -130,7 +130,7 @@ class RowPipeline:
     unread: UnreadFields = field(default_factory=UnreadFields)
 
     def open(self, *keys: str) -> list[OpenSource]:
-        """Opens `data.train` and `data.eval`; ValueError for what the first rows have and nothing reads, in both."""
+        """Opens the sources of `keys`; raises ValueError for all fields of their first rows that no format reads."""
         opened = [self._open(key) for key in keys]
         self.unread.refuse()
         return opened
@@ -138,7 +138,7 @@ class RowPipeline:
     def rows(
         self, opened: OpenSource, stream: Stream, log: TextIO, progress: Progress = no_progress
     ) -> Iterator[tuple[Row, str]]:
-        """Yields the usable rows with their content ids; counts and logs the others."""
+        """Yields the valid rows with their content ids; counts and logs the others."""
         for batch in _batches(self._rendered(opened, stream, log)):
             progress(stream.read)
             for (_, identity), made in zip(batch, self.row_tokenizer([text for text, _ in batch]), strict=True):
@@ -168,12 +168,12 @@ class RowPipeline:
     def _open(self, key: str) -> OpenSource:
         sources = find_sources(f"data.{key}", self.data[key], self.data)
         rows = itertools.chain.from_iterable(read_source(pinned(source, self.cache_dir)) for source in sources)
-        first = list(itertools.islice(rows, PEEKED))
+        first = list(itertools.islice(rows, DETECTION_ROWS))
         readable = [found for found in first if found.value is not None]
         if not first:
             raise ValueError(f"data.{key}={self.data[key]} has no rows")
         if not readable:
-            raise ValueError(f"data.{key}: none of the first {len(first)} rows can be read. {_place(first[0])}")
+            raise ValueError(f"data.{key}: none of the first {len(first)} rows can be read. {_location(first[0])}")
         values = [found.value for found in readable if found.value is not None]
         forms = choose_formats(self.data["format"], self.data["fields"], values, self.data["ignore_fields"])
         for found, value in zip(readable, values, strict=True):
@@ -181,22 +181,22 @@ class RowPipeline:
             try:
                 self.unread.add(form.take(value)[1], f"{found.file}:{found.line}", form)
             except BadField:
-                continue  # counted and told when its turn comes
+                continue  # counted and reported when `rows` reaches it
         return OpenSource(key, itertools.chain(first, rows), forms)
 
 
 def prepare_data(values: dict[str, Any], progress: Progress = no_progress) -> Prepared:
-    """Returns the prepared data of a config, made now unless its content key is in the cache already."""
+    """Returns the prepared data of a config, built unless its content key is in the cache."""
     parts = key_parts(values)
     folder = data_dir(values, hash_of_parts(parts))
-    with build_once(folder, "manifest.json") as beside:
-        if beside is not None:
-            _fill(beside, parts, values, progress)
-    return Prepared(folder, read_json(folder / "report.json"), reused=beside is None)
+    with build_once(folder, "manifest.json") as partial:
+        if partial is not None:
+            _fill(partial, parts, values, progress)
+    return Prepared(folder, read_json(folder / "report.json"), reused=partial is None)
 
 
 def make_pipeline(values: dict[str, Any]) -> tuple[RowPipeline, Any]:
-    """Returns the RowPipeline of a config and its tokenizer; ValueError where the chat template is refused."""
+    """Returns the RowPipeline of a config and its tokenizer; raises ValueError for an unsupported chat template."""
     data = values["data"]
     tokenizer = load_tokenizer(tokenizer_dir(values), values["model"]["trust_remote_code"])
     renderer = make_renderer(tokenizer, chat_template(data["chat_template"]), data["seed_date"])
@@ -218,24 +218,24 @@ def _fill(folder: Path, parts: dict[str, Any], values: dict[str, Any], progress:
     write_json(folder / "report.json", report.as_dict())
     options = {name: value for name, value in data.items() if name not in ("packing", "shards")}
     ends = sorted(tokenizer.convert_tokens_to_ids(list(pipeline.renderer.ends)))
-    rendering = {"chat_template": pipeline.renderer.chat_template, "end_token_ids": ends}  # what final/ has to have
+    rendering = {"chat_template": pipeline.renderer.chat_template, "end_token_ids": ends}  # needed for final/
     manifest = {"key": hash_of_parts(parts), "parts": parts, "options": options, "rendering": rendering}
     manifest |= {"vocab_size": len(tokenizer), "files": files}
     write_json(folder / "manifest.json", manifest | {"splits": report.as_dict()["splits"]})
 
 
 def _notes(pipeline: RowPipeline, data: dict[str, Any]) -> list[str]:
-    """Returns what was done to all rows that a user should know."""
+    """Returns remarks for the user that apply to all rows."""
     notes = [
         f"data.ignore_fields: no row has {name}" for name in data["ignore_fields"] if name not in pipeline.unread.seen
     ]
     if pipeline.renderer.date:
-        notes.append(f"the chat template asks for today's date: it gets {data['seed_date']} (data.seed_date)")
+        notes.append(f"the chat template prints the current date: data.seed_date={data['seed_date']} is used instead")
     return notes
 
 
 def _write_own_eval(folder: Path, pipeline: RowPipeline, progress: Progress) -> Written:
-    """Writes both splits from their own rows; the overlap is counted, and left out of training if data.overlap=drop."""
+    """Writes both splits from their own sources; counts duplicates, and skips them if data.overlap=drop."""
     report = Report(streams={"train": Stream(), "eval": Stream()}, splits={"train": Split(), "eval": Split()})
     held_out: set[str] = set()
     writers = {name: ShardWriter(folder, name) for name in ("train", "eval")}
@@ -252,7 +252,7 @@ def _write_own_eval(folder: Path, pipeline: RowPipeline, progress: Progress) -> 
 
 
 def _write_fraction(folder: Path, pipeline: RowPipeline, fraction: float, progress: Progress) -> Written:
-    """Writes every row to the split that its content decides; where a small fraction catches none, the nearest one."""
+    """Writes each row to the split that its content hash selects; if that leaves eval empty, holds out the nearest."""
     report = Report(streams={"train": Stream()}, splits={"train": Split()} | ({"eval": Split()} if fraction else {}))
     writers = {name: ShardWriter(folder, name) for name in report.splits}
     nearest, farthest = 1.0, 0.0
@@ -286,16 +286,18 @@ def _batches(items: Iterable[tuple[Rendered, str]]) -> Iterator[list[tuple[Rende
         yield batch
 
 
-def _place(found: RawRow) -> str:
+def _location(found: RawRow) -> str:
     return f"{found.file}:{found.line}: {found.reason}"
 
 
 def ensure_prepared(
     values: dict[str, Any], progress: Progress = no_progress, check_model: Callable[[], None] = lambda: None
 ) -> Prepared:
-    """Returns data that may be trained on; ConfigError where rows, tokenizer or hub refuse, or a threshold does.
+    """Returns the prepared data of a config, after fetching what is remote.
 
-    Unavailable where the hub may answer later. check_model: called when the model is here and no row is read yet.
+    check_model: called after the model is fetched and before rows are read.
+    Raises ConfigError for invalid rows, tokenizer or hub ids, or an exceeded threshold; Unavailable where a later try
+    may succeed.
     """
     if why := why_not_writable(Path(values["cache_dir"])):
         raise ConfigError([f"cache_dir={values['cache_dir']}: {why}. Try: cache_dir= a folder of yours"])
@@ -303,7 +305,7 @@ def ensure_prepared(
         fetch_from_hub(values)
         check_model()
         prepared = prepare_data(values, progress)
-    except Unavailable:  # by no fault of the config
+    except Unavailable:  # not an error of the config
         raise
     except OSError as error:
         raise ConfigError([without_number(error)]) from error
@@ -315,7 +317,7 @@ def ensure_prepared(
 
 
 def fetch_from_hub(values: dict[str, Any]) -> None:
-    """Brings here, at a commit that is written down, what the config names on the hub; RuntimeError where it cannot."""
+    """Fetches the hub ids of a config at pinned commits; raises RuntimeError on failure."""
     model, data, cache_dir = values["model"], values["data"], values["cache_dir"]
     if not model["tiny"]:
         fetch(model["path"], model["revision"], cache_dir)
@@ -328,7 +330,7 @@ def fetch_from_hub(values: dict[str, Any]) -> None:
 
 
 def _bad_rows(prepared: Prepared) -> list[str]:
-    """Returns the first bad rows and where all are listed."""
+    """Returns the first malformed rows, and the path of the full list."""
     streams = prepared.report["streams"].values()
     first = [line for stream in streams for line in stream["first_bad"]]
     more = sum(stream["bad"] for stream in streams) - len(first)

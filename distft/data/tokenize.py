@@ -1,7 +1,7 @@
-"""Tokenizers, and rows to token ids in parallel.
+"""Tokenization: loads tokenizers, and turns rendered rows into token ids and a mask of trained tokens.
 
-Trap: a class that tokenizer_config.json names builds its own pipeline around the vocabulary, and where that is not
-the one of tokenizer.json its ids differ from those the model was trained on, without a word. So the file decides.
+Trap: the class named in tokenizer_config.json builds its own pipeline around the vocabulary. Where that differs from
+tokenizer.json, its ids silently differ from those the model was trained on. So tokenizer.json decides.
 """
 
 import json
@@ -24,31 +24,31 @@ CHATML = (
 
 
 def load_tokenizer(folder: Path | str | None, trust_remote_code: bool = False) -> Any:
-    """Returns the tokenizer of a local folder, or the byte tokenizer for None; ValueError where it is no fast one."""
+    """Returns the tokenizer of a local folder, or the byte tokenizer for None; raises ValueError unless it is fast."""
     if folder is None:
         return byte_tokenizer()
     options = {"local_files_only": True, "trust_remote_code": trust_remote_code}
     try:
         tokenizer = _class_for(Path(folder)).from_pretrained(str(folder), **options)
-    except Exception as error:  # the library raises whatever its many loaders raise
+    except Exception as error:  # its loaders raise many types
         reason = str(error).strip().splitlines()[0]
-        way_out = "Try: model.tokenizer=FOLDER, of a tokenizer that belongs to the model"
+        way_out = "Try: model.tokenizer=FOLDER, with the model's tokenizer"
         raise ValueError(f"{folder} has no tokenizer that can be loaded: {reason} {way_out}") from error
     if not tokenizer.is_fast:
-        raise ValueError(f"{folder} has a slow tokenizer only; convert it to tokenizer.json once")
+        raise ValueError(f"{folder} has only a slow tokenizer. Try: convert it to tokenizer.json")
     return _of_file(Path(folder), tokenizer, options)
 
 
 def _of_file(folder: Path, tokenizer: Any, options: dict[str, Any]) -> Any:
-    """Returns the tokenizer where it cuts text as its folder's tokenizer.json does, else that file's own."""
+    """Returns the tokenizer if it gives the ids of its folder's tokenizer.json, else one loaded from that file."""
     from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
 
     file = folder / "tokenizer.json"
-    if type(tokenizer) is PreTrainedTokenizerFast or not file.is_file():  # which is that file
+    if type(tokenizer) is PreTrainedTokenizerFast or not file.is_file():  # loaded from that file already
         return tokenizer
     wanted = Tokenizer.from_file(str(file))
-    special = f"a{tokenizer.eos_token or ''}b"  # some put a space behind a special token
+    special = f"a{tokenizer.eos_token or ''}b"  # some insert a space after a special token
     if _parts(tokenizer.backend_tokenizer) == _parts(wanted) and _ids(tokenizer.backend_tokenizer, special) == _ids(
         wanted, special
     ):
@@ -63,16 +63,19 @@ def _ids(backend: Any, text: str) -> list[int]:
 
 
 def _parts(backend: Any) -> list[Any]:
-    """Returns what decides how a text is cut into ids."""
+    """Returns the parts of a tokenizer that determine its ids."""
     state = json.loads(backend.to_str())
     return [state[name] for name in ("normalizer", "pre_tokenizer", "model")]
 
 
 def _class_for(folder: Path) -> Any:
-    """Returns the plain fast tokenizer where the folder asks for it, else AutoTokenizer, which loads torch (3 s)."""
+    """Returns the plain fast class where the folder names it, else AutoTokenizer, which loads torch (3 s)."""
     config = folder / "tokenizer_config.json"
-    asked = json.loads(config.read_text()) if config.is_file() else {}
-    if asked.get("tokenizer_class") in ("TokenizersBackend", "PreTrainedTokenizerFast") and "auto_map" not in asked:
+    settings = json.loads(config.read_text()) if config.is_file() else {}
+    if (
+        settings.get("tokenizer_class") in ("TokenizersBackend", "PreTrainedTokenizerFast")
+        and "auto_map" not in settings
+    ):
         from transformers import PreTrainedTokenizerFast
 
         return PreTrainedTokenizerFast
@@ -82,7 +85,7 @@ def _class_for(folder: Path) -> Any:
 
 
 def byte_tokenizer() -> Any:
-    """Returns a tokenizer of one token per byte, with ChatML and pad equal to eos; the vocabulary fits in 512."""
+    """Returns a tokenizer of one token per byte, with ChatML and pad equal to eos; it has fewer than 512 tokens."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
@@ -101,11 +104,11 @@ def byte_tokenizer() -> Any:
 @dataclass(frozen=True)
 class TokenizedRow:
     row: Row
-    full_length: int  # tokens before the cut at max_length
+    full_length: int  # tokens before truncation to max_length
 
 
 class RowTokenizer:
-    """Gives the ids that the tokenizer's own `apply_chat_template(tokenize=True)` gives, cut at `max_length`."""
+    """Returns the ids of the tokenizer's `apply_chat_template(tokenize=True)`, truncated to `max_length` tokens."""
 
     def __init__(self, tokenizer: Any, max_length: int | None) -> None:
         self.tokenizer, self.max_length = tokenizer, max_length
@@ -139,9 +142,9 @@ class RowTokenizer:
 
 
 def _inside(rendered: Rendered, offsets: np.ndarray) -> np.ndarray:
-    """Returns which tokens begin inside a trained span; spaces before it that a token took along do not count.
+    """Returns a mask [T] of the tokens that begin inside a trained span, or in the spaces directly before one.
 
-    A token that begins with other text of the prompt is never what the model generates there: not trained.
+    A token that begins with other prompt text is not trained: the model never generates it there.
     """
     trained = np.zeros(len(offsets), dtype=bool)
     starts, ends = offsets[:, 0], offsets[:, 1]
@@ -152,6 +155,6 @@ def _inside(rendered: Rendered, offsets: np.ndarray) -> np.ndarray:
 
 
 def _own_bos(tokenizer: Any) -> int | None:
-    """Returns the begin token if the tokenizer puts one before a text by itself."""
+    """Returns the bos id if the tokenizer prepends it to plain text, else None."""
     ids = tokenizer("a")["input_ids"]
     return tokenizer.bos_token_id if tokenizer.bos_token_id is not None and ids[0] == tokenizer.bos_token_id else None

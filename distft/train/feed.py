@@ -15,7 +15,7 @@ import torch
 
 from distft.data.batches import Batch, collate, to_device
 from distft.data.order import Order
-from distft.data.packing import Cut
+from distft.data.packing import MicroBatching
 from distft.data.shards import Rows
 from distft.models.flops import Flops
 from distft.runtime.process_group import World
@@ -31,7 +31,7 @@ class Feed:
     rows: Rows
     order: Order
     borders: np.ndarray  # [steps from base_step + 1]
-    cut: Cut
+    cut: MicroBatching
     world: World
     base_step: int = 0
     multiple_of: int = 1  # tokens that a micro-batch is filled up to
@@ -93,16 +93,16 @@ class Prefetch:
         self._pool.shutdown(cancel_futures=True)
 
 
-def make_cut(rows: Rows, micro_rows: int | None, micro_tokens: int | None, flops: Flops) -> Cut:
+def make_cut(rows: Rows, micro_rows: int | None, micro_tokens: int | None, flops: Flops) -> MicroBatching:
     """Returns how rows are cut into micro-batches of at most `micro_rows` rows, or else of `micro_tokens` tokens."""
     costs = flops.of_rows(rows.lengths, rows.num_targets)
     if micro_rows:
-        return Cut(np.ones(len(rows), dtype=np.int64), micro_rows, costs)
+        return MicroBatching(np.ones(len(rows), dtype=np.int64), micro_rows, costs)
     assert micro_tokens is not None
-    return Cut(rows.lengths, micro_tokens, costs)
+    return MicroBatching(rows.lengths, micro_tokens, costs)
 
 
-def all_rows(rows: Rows, cut: Cut, world: World, multiple_of: int = 1) -> Iterator[Batch]:
+def all_rows(rows: Rows, cut: MicroBatching, world: World, multiple_of: int = 1) -> Iterator[Batch]:
     """Yields this process's share of all rows, each row once over all processes; the next one is made meanwhile."""
     mine = [ranks[world.rank] for ranks in cut.micro_batches(np.arange(len(rows)), world.size)]
     yield from _made_ahead((partial(one_batch, rows, share, multiple_of, world) for share in mine), world)

@@ -32,7 +32,7 @@ def unread(form: Format, *rows: dict[str, Any]) -> str:
     found = UnreadFields()
     for number, row in enumerate(rows, 1):
         found.add(form.take(row)[1], f"a.jsonl:{number}", form)
-    with pytest.raises(ValueError, match="fields that nothing reads") as error:
+    with pytest.raises(ValueError, match="fields that no format reads") as error:
         found.refuse()
     return str(error.value)
 
@@ -77,7 +77,7 @@ def test_rows_that_fit_two_formats_are_not_guessed_at():
 
 def test_rows_that_fit_none_are_refused_with_what_to_type():
     with pytest.raises(
-        ValueError, match=r"the rows have answer, question.*prompt_completion wants prompt, completion"
+        ValueError, match=r"the rows have answer, question.*prompt_completion requires prompt, completion"
     ) as error:
         choose_formats("auto", {}, [{"question": 1, "answer": 2}])
     (offered,) = shlex.split(str(error.value).partition("Try: ")[2])
@@ -95,9 +95,9 @@ def test_a_misspelt_format_is_refused_with_the_nearest():
 def test_a_renamed_field_that_the_format_has_not_is_refused():
     with pytest.raises(ValueError, match=r"data\.fields\.answer: format text has the fields text"):
         load_format("text", {"answer": "a"})
-    with pytest.raises(ValueError, match="two fields of one name"):
+    with pytest.raises(ValueError, match="two fields have the same name"):
         load_format("alpaca", {"instruction": "a", "output": "a"})
-    with pytest.raises(ValueError, match=r"data\.ignore_fields names text, without which"):
+    with pytest.raises(ValueError, match=r"data\.ignore_fields names text, which format text requires"):
         load_format("text", {}, ["text"])
 
 

@@ -118,7 +118,7 @@ def test_a_model_folder_without_a_tokenizer_is_named(values: dict[str, Any], tmp
 
 
 def test_a_big_file_is_hashed_once_and_anew_when_it_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(key, "REMEMBER_BYTES", 0)
+    monkeypatch.setattr(key, "CACHED_HASH_BYTES", 0)
     path = tmp_path / "rows.jsonl"
     path.write_text("a")
     os.utime(path, (1, 1))

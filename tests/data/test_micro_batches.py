@@ -8,17 +8,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.balance import excess
-from distft.data.packing import Cut
+from distft.data.packing import MicroBatching
 
 LENGTHS = np.random.default_rng(0).integers(1, 50, 100)
 
 
-def by_rows(micro: int) -> Cut:
-    return Cut(np.ones(100, dtype=np.int64), micro, LENGTHS.astype(float))
+def by_rows(micro: int) -> MicroBatching:
+    return MicroBatching(np.ones(100, dtype=np.int64), micro, LENGTHS.astype(float))
 
 
-def by_tokens(tokens: int) -> Cut:
-    return Cut(LENGTHS, tokens, LENGTHS.astype(float))
+def by_tokens(tokens: int) -> MicroBatching:
+    return MicroBatching(LENGTHS, tokens, LENGTHS.astype(float))
 
 
 def held(cut: list[list[np.ndarray]]) -> list[int]:
@@ -47,7 +47,7 @@ def test_tokens_fit_whatever_the_rows(rows: int, tokens: int, world: int) -> Non
 
 
 def test_rows_that_leave_no_room_for_the_last_get_one_micro_batch_more() -> None:
-    cut = Cut(np.asarray([6, 6, 6]), 9, np.asarray([6.0, 6.0, 6.0]))  # 18 tokens, 2 x 9, and no two rows together
+    cut = MicroBatching(np.asarray([6, 6, 6]), 9, np.asarray([6.0, 6.0, 6.0]))  # no two rows fit 9
     assert [len(ranks[0]) for ranks in cut.micro_batches(np.arange(3), 1)] == [1, 1, 1]
 
 
@@ -63,7 +63,7 @@ def test_processes_have_like_costs_in_sum_and_at_any_time(world: int, tokens: in
     random = np.random.default_rng(3)
     lengths = np.minimum(1024, (random.lognormal(4.2, 1.1, 2048)).astype(np.int64) + 8)  # median 75, mean about 130
     costs = lengths * 6e8 + lengths.astype(float) ** 2 * 1e5
-    cut = Cut(lengths, tokens, costs).micro_batches(np.arange(2048)[: 32 * world], world)
+    cut = MicroBatching(lengths, tokens, costs).micro_batches(np.arange(2048)[: 32 * world], world)
     of = np.asarray([[costs[part].sum() for part in ranks] for ranks in cut])  # [accumulation, world]
     assert of.sum(0).max() / of.sum(0).mean() < 1.03
     assert (of.max(1).sum()) / of.sum(0).mean() < 1.03, "what the dearest of each micro-batch takes, all wait for"
@@ -73,7 +73,7 @@ def test_processes_have_like_costs_in_sum_and_at_any_time(world: int, tokens: in
 def test_of_few_rows_too(world: int) -> None:
     """Medians of ten steps of 8 rows a process, about as long as the demo's."""
     lengths = np.minimum(347, np.random.default_rng(5).lognormal(3.9, 0.5, 80 * world).astype(np.int64))
-    cut = Cut(lengths, 2048, lengths * 6e8 + lengths.astype(float) ** 2 * 1e5)
+    cut = MicroBatching(lengths, 2048, lengths * 6e8 + lengths.astype(float) ** 2 * 1e5)
     steps = [cut.micro_batches(rows, world) for rows in np.arange(80 * world).reshape(10, -1)]
     assert np.median([excess(cut.costs, step) for step in steps]) < 0.005
 
@@ -81,7 +81,7 @@ def test_of_few_rows_too(world: int) -> None:
 def test_beside_a_row_that_fills_a_micro_batch_the_others_are_filled_too() -> None:
     """10 and ten times 1 first, and five times 1 each then: nobody waits. Of 10, 7, 7 and 6 the other waits for 3."""
     lengths = np.append(10, np.ones(20, np.int64))
-    cut = Cut(lengths, 10, lengths.astype(float))
+    cut = MicroBatching(lengths, 10, lengths.astype(float))
     assert excess(cut.costs, cut.micro_batches(np.arange(21), 2)) == 0.0
 
 
@@ -91,7 +91,7 @@ def test_full_micro_batches_are_not_asked_again_for_every_row(monkeypatch: pytes
     monkeypatch.setattr(heapq, "heappop", lambda heap: asked.append(1) or pop(heap))
     lengths = np.minimum(1000, np.random.default_rng(6).lognormal(4.2, 1.1, 4096).astype(np.int64) + 8)
     costs = lengths * 6e8 + lengths.astype(float) ** 2 * 1e5
-    Cut(lengths, 1024, costs).micro_batches(np.arange(4096), 8)
+    MicroBatching(lengths, 1024, costs).micro_batches(np.arange(4096), 8)
     assert len(asked) < 4 * 4096
 
 

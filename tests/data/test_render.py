@@ -98,7 +98,7 @@ def test_a_row_whose_answer_the_template_replaces_is_refused():
 @pytest.mark.parametrize(
     ("template", "reason"),
     [
-        ("{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}", "no special token"),
+        ("{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}", "not a special token"),
         ("{% for m in messages %}{{ m.content | upper }}<|im_end|>{% endfor %}", "hides what the assistant says"),
         ("{{ messages[0].content }}<|im_end|>", "hides what the assistant says"),
         ("{% for m in messages %}{{ m.content }}{{ m.content }}<|im_end|>{% endfor %}", "hides what the assistant"),

@@ -57,9 +57,9 @@ def test_a_pattern_stands_for_its_files(tmp_path: Path):
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("rowz.jsonl", r"there is no such file or folder\. Did you mean .*rows\.jsonl\?"),
+        ("rowz.jsonl", r"no such file or folder\. Did you mean .*rows\.jsonl\?"),
         ("nowhere/rows.jsonl", r"nowhere is missing"),
-        ("rows.txt", r"is of no kind that can be read: \.jsonl"),
+        ("rows.txt", r"has an unsupported type\. Allowed: \.jsonl"),
         ("empty", "has no data files"),
     ],
 )

@@ -215,7 +215,9 @@ def test_a_template_prints_a_fixed_day_whenever_it_is_prepared(config: Config, w
     values = config(write_rows([pair("a", "b")]), chat_template=str(tmp_path / "own.jinja"))
     prepared = prepare_data(values)
     assert texts(prepared.folder, "train") == ["26 Jul 2024 a<|im_end|>b<|im_end|>"]
-    assert prepared.report["notes"] == ["the chat template asks for today's date: it gets 2024-07-26 (data.seed_date)"]
+    assert prepared.report["notes"] == [
+        "the chat template prints the current date: data.seed_date=2024-07-26 is used instead"
+    ]
     values["data"]["seed_date"] = "2026-01-02"
     other = prepare_data(values)
     assert texts(other.folder, "train") == ["02 Jan 2026 a<|im_end|>b<|im_end|>"]

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from distft.data.order import Order, row_borders
-from distft.data.packing import Cut
+from distft.data.packing import MicroBatching
 from distft.data.shards import Rows
 from distft.runtime.process_group import World
 from distft.train import feed as feed_module
@@ -22,7 +22,7 @@ WORLD = World(0, 1, 0, 1, torch.device("cpu"))
 
 def feed_of(folder: Path, capacity: int = 32) -> Feed:
     rows = Rows(write_rows(folder), "train")
-    cut = Cut(rows.lengths, capacity, rows.lengths.astype(np.float64))
+    cut = MicroBatching(rows.lengths, capacity, rows.lengths.astype(np.float64))
     return Feed(rows, Order(len(rows), 0), row_borders(48, 8), cut, WORLD)
 
 
@@ -53,7 +53,7 @@ def test_an_error_comes_with_its_step(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_rows_to_evaluate_are_made_ahead_each_once_and_in_order(tmp_path: Path) -> None:
     rows = Rows(write_rows(tmp_path), "eval")
-    cut = Cut(rows.lengths, 32, rows.lengths.astype(np.float64))
+    cut = MicroBatching(rows.lengths, 32, rows.lengths.astype(np.float64))
     expected = [ranks[0].tolist() for ranks in cut.micro_batches(np.arange(len(rows)), 1)]
     lengths = [batch.lengths for batch in all_rows(rows, cut, WORLD)]
     assert lengths == [tuple(int(rows.lengths[row]) for row in picked) for picked in expected]

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from distft.data.order import Order, row_borders
-from distft.data.packing import Cut
+from distft.data.packing import MicroBatching
 from distft.runtime.process_group import World
 from distft.train.feed import Feed
 from distft.train.oom_probe import longest
@@ -29,7 +29,7 @@ class Lengths:
 
 def feed_of(lengths: np.ndarray, capacity: int, by_tokens: bool, seed: int) -> Feed:
     sizes = lengths if by_tokens else np.ones_like(lengths)
-    cut = Cut(sizes, capacity, lengths.astype(float) ** 1.2)
+    cut = MicroBatching(sizes, capacity, lengths.astype(float) ** 1.2)
     rows: Any = Lengths(lengths)
     return Feed(
         rows, Order(len(lengths), seed), row_borders(len(lengths), 16), cut, World(0, 2, 0, 2, torch.device("cpu"))

@@ -1,8 +1,8 @@
-"""Which format rows have: detected from their fields, or named by the config.
+"""Dataset formats: detected from the rows' fields, or named by data.format.
 
-A format is a module of `distft.data.formats` with FIELDS (a row has all of them), OPTIONAL (others that it reads),
-maybe OBJECTS (the fields of the objects in a list field) and `example(row, names) -> Example`, which raises BadField
-for a wrong row. It is handed what it declares and nothing else: what a row has beyond that is never dropped in silence.
+A format is a module of this package with FIELDS (required), OPTIONAL, optionally OBJECTS (the fields of objects in a
+list field) and `example(row, names) -> Example`, which raises BadField for a malformed row. It receives only the fields
+that it declares; fields that no format reads are an error, never dropped silently.
 """
 
 import importlib
@@ -25,7 +25,7 @@ UNSUPPORTED = {
     **dict.fromkeys(("reasoning_content", "reasoning", "thinking"), _THOUGHT),
     **dict.fromkeys(("images", "image", "videos", "audio", "audios"), "only text can be trained on"),
 }
-COMMON_NAMES = {  # other data sets' words for the fields of prompt_completion
+COMMON_NAMES = {  # common names in other datasets for the fields of prompt_completion
     "prompt": ("question", "instruction", "query", "problem", "input", "inputs", "user"),
     "completion": ("answer", "response", "output", "target", "targets", "solution", "assistant"),
 }
@@ -33,30 +33,30 @@ COMMON_NAMES = {  # other data sets' words for the fields of prompt_completion
 
 @dataclass(frozen=True)
 class Format:
-    """A format with the names that this dataset's rows use for its fields."""
+    """A format, with the names that this dataset uses for its fields."""
 
     name: str
     fields: tuple[str, ...]
     names: dict[str, str]
-    objects: dict[str, dict[str, str]]  # field, "" for the row itself -> the names that are read there -> ours
+    objects: dict[str, dict[str, str]]  # list field, "" for the row -> name in the dataset -> our name
     example: Callable[[dict[str, Any], dict[str, str]], Example]
     ignored: frozenset[str]
-    seen: set[str] = field(default_factory=set)  # names that rows have, of those that are read or ignored
+    seen: set[str] = field(default_factory=set)  # names found in rows, read or ignored
 
     def matches(self, row: dict[str, Any]) -> bool:
-        """Tells whether a row has every field of the format; null is absent."""
+        """Returns whether a row has every required field of the format; null is absent."""
         return all(row.get(self.names[name]) is not None for name in self.fields)
 
     def __call__(self, row: dict[str, Any]) -> Example:
-        """Returns the example; BadField where the row is wrong."""
+        """Returns the example; raises BadField for a malformed row."""
         return self.take(row)[0]
 
     def take(self, row: dict[str, Any]) -> tuple[Example, list[str]]:
-        """Returns the example and the fields of the row that nothing reads; BadField where the row is wrong."""
+        """Returns the example and the row's unread fields; raises BadField for a malformed row."""
         unread: list[str] = []
-        taken = self._taken(row, "", "", unread)
+        selected = self._select(row, "", "", unread)
         try:
-            return self.example(taken, self.names), unread
+            return self.example(selected, self.names), unread
         except BadField as error:
             ours = next((name for name, theirs in self.names.items() if theirs == error.field), error.field)
             near = nearest(error.field, [name for name in unread if "[" not in name])
@@ -65,7 +65,7 @@ class Format:
             hint = f"{error.reason}.{did_you_mean(near)} Try: {fields_override({ours: near})}"
             raise BadField(error.field, hint) from None
 
-    def _taken(self, values: Mapping[str, Any], inside: str, path: str, unread: list[str]) -> dict[str, Any]:
+    def _select(self, values: Mapping[str, Any], inside: str, path: str, unread: list[str]) -> dict[str, Any]:
         known, kept = self.objects[inside], {}
         for name, value in values.items():
             ours = known.get(name)
@@ -79,14 +79,14 @@ class Format:
                 continue
             if ours in self.objects and isinstance(value, list):
                 value = [
-                    self._taken(item, ours, f"{path}{name}[].", unread) if isinstance(item, dict) else item
+                    self._select(item, ours, f"{path}{name}[].", unread) if isinstance(item, dict) else item
                     for item in value
                 ]
             kept[name] = value
         return kept
 
     def near(self, name: str) -> str | None:
-        """Returns what the format reads there that an unread field most likely meant."""
+        """Returns the field of the format that is the closest to an unread one; None where none is close."""
         path, _, last = name.rpartition("[].")
         parent = path.split("[].")[-1]
         inside = next((ours for ours in self.objects if ours and self.names[ours] == parent), "")
@@ -95,7 +95,7 @@ class Format:
 
 @dataclass
 class UnreadFields:
-    """Fields that rows have and nothing reads, with the place of the first and the format that does not read them."""
+    """Fields of rows that no format reads, each with the first place it occurs at and the format of that row."""
 
     places: dict[str, tuple[str, Format]] = field(default_factory=dict)
     seen: set[str] = field(default_factory=set)
@@ -106,7 +106,7 @@ class UnreadFields:
             self.places.setdefault(name, (place, form))
 
     def refuse(self) -> None:
-        """Raises ValueError where there are any: all at once, with what to type to train without them."""
+        """Raises one ValueError for all unread fields, with the override that ignores them."""
         if not self.places:
             return
         found = []
@@ -119,12 +119,12 @@ class UnreadFields:
         ignored = sorted({name for form in forms.values() for name in form.ignored})
         more = dict.fromkeys([*ignored, *(name.rpartition("[].")[2] for name in self.places)])
         raise ValueError(
-            f"data.ignore_fields={_shown(ignored)}: the rows have fields that nothing reads: {', '.join(found)}. "
+            f"data.ignore_fields={_shown(ignored)}: the rows have fields that no format reads: {', '.join(found)}. "
             f"Format {reads}. Try: {ignore_override(list(more))} to train without them, or data.fields for other names"
         )
 
     def check_renamed(self, renamed: Mapping[str, str]) -> None:
-        """Raises ValueError where data.fields says a name that no row has."""
+        """Raises ValueError where data.fields has a name that no row has."""
         there = {ours: theirs for ours, theirs in renamed.items() if theirs in self.seen}
         if missing := [theirs for ours, theirs in renamed.items() if ours not in there]:
             raise ValueError(f"data.fields: no row has {', '.join(missing)}. Try: {fields_override(there)}")
@@ -135,10 +135,10 @@ def format_names() -> list[str]:
 
 
 def load_format(name: str, renamed: Mapping[str, str], ignored: Sequence[str] = ()) -> Format:
-    """Returns a format by its name; ValueError names the nearest one, or the fields it has."""
+    """Returns a format by name; raises ValueError for an unknown format, or field in data.fields."""
     if name not in format_names():
         hint = did_you_mean(nearest(name, format_names()))
-        raise ValueError(f"data.format={name} is none of auto, {', '.join(format_names())}.{hint}")
+        raise ValueError(f"data.format={name} is not a format.{hint} Allowed: auto, {', '.join(format_names())}")
     module = importlib.import_module(f"distft.data.formats.{name}")
     objects: dict[str, tuple[str, ...]] = {"": (*module.FIELDS, *module.OPTIONAL)} | getattr(module, "OBJECTS", {})
     known = [word for words in objects.values() for word in words]
@@ -148,15 +148,15 @@ def load_format(name: str, renamed: Mapping[str, str], ignored: Sequence[str] = 
     names = {word: renamed.get(word, word) for word in known}
     for word in module.FIELDS:
         if names[word] in ignored:
-            raise ValueError(f"data.ignore_fields names {names[word]}, without which there is no row of format {name}")
+            raise ValueError(f"data.ignore_fields names {names[word]}, which format {name} requires")
     read: dict[str, dict[str, str]] = {}
     for inside, words in objects.items():
         taken = {names[word]: word for word in words if word in renamed}
         if len(taken) < sum(word in renamed for word in words):
-            raise ValueError(f"data.fields={dict(renamed)}: two fields of one name")
+            raise ValueError(f"data.fields={dict(renamed)}: two fields have the same name")
         for word in words:
             if taken.setdefault(names[word], word) != word:
-                names[word] = ""  # its usual name is another field's here, so no row has it
+                names[word] = ""  # another field has this name here, so no row has this field
         read[inside] = taken
     return Format(name, module.FIELDS, names, read, module.example, frozenset(ignored))
 
@@ -164,7 +164,7 @@ def load_format(name: str, renamed: Mapping[str, str], ignored: Sequence[str] = 
 def choose_formats(
     name: str, renamed: Mapping[str, str], rows: Sequence[dict[str, Any]], ignored: Sequence[str] = ()
 ) -> list[Format]:
-    """Returns the format that data.format names, or for `auto` all that `rows` fit, the one of most rows first."""
+    """Returns the format that data.format names; for `auto` every format that `rows` fit, the most common first."""
     if name != "auto":
         return [load_format(name, renamed, ignored)]
     candidates = [form for form in (_fitting(known, renamed, ignored) for known in format_names()) if form]
@@ -184,17 +184,17 @@ def choose_formats(
 
 
 def form_of(forms: Sequence[Format], row: dict[str, Any]) -> Format:
-    """Returns the first format that a row fits, else the first."""
+    """Returns the first format that a row fits, or the first format if it fits none."""
     return next((form for form in forms if form.matches(row)), forms[0])
 
 
 def ignore_override(names: Sequence[str]) -> str:
-    """Returns what to type so that these fields are left out."""
+    """Returns the override that ignores these fields."""
     return shlex.quote(f"data.ignore_fields={_shown(names)}")
 
 
 def fields_override(names: Mapping[str, str]) -> str:
-    """Returns what to type so that these fields are read by the names that the rows use."""
+    """Returns the override that maps our field names to the names in the rows."""
     return shlex.quote("data.fields={" + ", ".join(f"{ours}: {_typed(name)}" for ours, name in names.items()) + "}")
 
 
@@ -208,8 +208,8 @@ def _typed(name: str) -> str:
 
 
 def _renaming(rows: Sequence[dict[str, Any]]) -> str:
-    """Returns which fields the formats want, and how to rename those of the rows where that can be told."""
-    known = "; ".join(f"{form} wants {', '.join(load_format(form, {}).fields)}" for form in format_names())
+    """Returns the fields that the formats require, and advice on data.fields."""
+    known = "; ".join(f"{form} requires {', '.join(load_format(form, {}).fields)}" for form in format_names())
     have = sorted({key for row in rows for key in row}, key=str)
     names = {}
     for ours, usual in COMMON_NAMES.items():
@@ -222,7 +222,7 @@ def _renaming(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def _fitting(name: str, renamed: Mapping[str, str], ignored: Sequence[str]) -> Format | None:
-    """Returns the format if it knows every field that the user renamed, and may read those it needs."""
+    """Returns the format if it has every field in data.fields and its required fields are not ignored, else None."""
     try:
         return load_format(name, renamed, ignored)
     except ValueError:

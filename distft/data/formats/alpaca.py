@@ -1,4 +1,4 @@
-"""Alpaca's rows: instruction, maybe an input that ends the prompt after a blank line, and the output to learn."""
+"""Alpaca format: instruction, optional input (appended after a blank line) and output; trains on the output."""
 
 from typing import Any
 

@@ -1,6 +1,6 @@
-"""Chat rows, a list of messages: trains on what the assistant says, but for turns with `train: false` or `weight: 0`.
+"""Chat format, a list of messages: trains on assistant turns, except those with `train: false` or `weight: 0`.
 
-A system text beside the messages is their first message.
+A separate system field becomes the first message.
 """
 
 from typing import Any
@@ -26,7 +26,7 @@ def example(row: dict[str, Any], names: dict[str, str]) -> Example:
     _check_turns(segments, field, names["role"])
     system = system_field(row, names["system"])
     if system and segments[0].role == "system":
-        raise BadField(names["system"], f"stands beside {field}[0], which is a system message too: which one counts?")
+        raise BadField(names["system"], f"and {field}[0] are both system messages, expected one of them")
     return Example(system + segments)
 
 
@@ -46,8 +46,8 @@ def _segment(message: Any, where: str, names: dict[str, str]) -> Segment:
 
 
 def _trained(message: dict[str, Any], role: str, where: str, names: dict[str, str]) -> bool:
-    """Returns whether a turn is trained: an assistant's, unless its `train` or its `weight` says no."""
-    asked = {}
+    """Returns whether a turn is trained: assistant turns, unless `train` is false or `weight` is 0."""
+    flags = {}
     for ours, allowed in (("train", (True, False)), ("weight", (0, 1))):
         name = names[ours]
         value = message.get(name)
@@ -59,25 +59,25 @@ def _trained(message: dict[str, Any], role: str, where: str, names: dict[str, st
             raise BadField(f"{where}.{name}", f"is {value!r}, expected 0 or 1; other weights are not built yet")
         if value and role != "assistant":
             raise BadField(f"{where}.{name}", f"is {value!r} on a {role} message; only the assistant's can be trained")
-        asked[name] = bool(value)
-    if len(set(asked.values())) > 1:
-        both = " and ".join(f"{name}={message[name]}" for name in asked)
+        flags[name] = bool(value)
+    if len(set(flags.values())) > 1:
+        both = " and ".join(f"{name}={message[name]}" for name in flags)
         raise BadField(where, f"{both} contradict each other")
-    return role == "assistant" and all(asked.values())
+    return role == "assistant" and all(flags.values())
 
 
 def _joined(parts: list[Any], where: str) -> str:
     """Returns the text of a content that is given as a list of text parts."""
     for i, part in enumerate(parts):
         if not isinstance(part, dict) or part.get("type") != "text" or not isinstance(part.get("text"), str):
-            raise BadField(f"{where}[{i}]", "is no text part, and only text can be trained on")
+            raise BadField(f"{where}[{i}]", "is not a text part, and only text is supported")
     return "".join(part["text"] for part in parts)
 
 
 def _check_turns(segments: tuple[Segment, ...], field: str, role: str) -> None:
-    """Holds the order that chat templates are made for: one system text first, then user and assistant in turn."""
+    """Raises BadField unless an optional system message comes first, then user and assistant alternate."""
     start = 1 if segments[0].role == "system" else 0
     for i, segment in enumerate(segments[start:], start):
         expected = "assistant" if (i - start) % 2 else "user"
         if segment.role != expected:
-            raise BadField(f"{field}[{i}].{role}", f"is {segment.role!r} where it is the {expected}'s turn")
+            raise BadField(f"{field}[{i}].{role}", f"is {segment.role!r}, expected {expected!r}")

@@ -1,6 +1,6 @@
-"""Rows with a prompt and the completion to learn, and maybe a system text: trains on the completion alone.
+"""Prompt-completion format, with an optional system text: trains on the completion alone.
 
-Alpaca's rows are the same under other names: `input`, where there is one, ends the prompt after a blank line.
+Alpaca rows are the same under other names; their `input` is appended to the prompt after a blank line.
 """
 
 from typing import Any
@@ -16,14 +16,14 @@ def example(row: dict[str, Any], names: dict[str, str]) -> Example:
     if (prompt, more) == ("prompt", "input") and row.get(more) not in (None, ""):
         raise BadField(
             more,
-            "stands beside prompt: does the prompt hold it already? Try: data.ignore_fields=[input], "
-            "or data.format=alpaca 'data.fields={instruction: prompt, output: completion}' to put it behind the prompt",
+            "is ambiguous: the prompt may contain it already. Try: data.ignore_fields=[input], "
+            "or data.format=alpaca 'data.fields={instruction: prompt, output: completion}' to append it to the prompt",
         )
     return pair(row, names)
 
 
 def pair(row: dict[str, Any], names: dict[str, str]) -> Example:
-    """Returns the example of a row whose prompt goes on with its input."""
+    """Returns the example of a row, with its input appended to the prompt."""
     prompt, more = text_field(row, names["prompt"]), names["input"]
     if row.get(more) not in (None, ""):
         prompt += f"\n\n{text_field(row, more)}"

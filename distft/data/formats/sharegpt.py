@@ -1,4 +1,4 @@
-"""ShareGPT's rows: conversations of {from, value} or {role, content}, and maybe a system text beside them."""
+"""ShareGPT format: conversations of {from, value} or {role, content}, and an optional system text."""
 
 from typing import Any
 
@@ -15,5 +15,5 @@ def example(row: dict[str, Any], names: dict[str, str]) -> Example:
     turns = [turn for turn in row.get(field) or () if isinstance(turn, dict)]
     others = [theirs for theirs in ("role", "content") if any(names[theirs] in turn for turn in turns)]
     if others and (mixed := next((name for name in own.values() if any(name in turn for turn in turns)), None)):
-        raise BadField(f"{field}[].{names[others[0]]}", f"stands beside {mixed}: which one counts?")
+        raise BadField(f"{field}[].{names[others[0]]}", f"and {mixed} both occur, expected one of them")
     return messages.example(row, names | {"messages": field} | ({} if others else own))

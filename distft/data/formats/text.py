@@ -1,4 +1,4 @@
-"""Rows of plain text: trains on every token, the end of the text included."""
+"""Plain text format: trains on every token, the end-of-text token included."""
 
 from typing import Any
 

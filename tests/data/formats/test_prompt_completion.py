@@ -29,7 +29,7 @@ def test_errors_name_the_users_own_fields():
 def test_an_input_beside_a_prompt_is_not_guessed_at_and_both_ways_out_work():
     row = {"prompt": "p", "input": "i", "completion": "c"}
     with pytest.raises(
-        BadField, match="input: stands beside prompt.*ignore_fields=.input.*instruction: prompt, output: comp"
+        BadField, match="input: is ambiguous: the prompt may.*ignore_fields=.input.*instruction: prompt, output: comp"
     ):
         FORMAT(row)
     left_out = load_format("prompt_completion", {}, ["input"])(row)

@@ -29,10 +29,13 @@ def test_turns_may_be_spelt_as_messages_are():
 @pytest.mark.parametrize(
     ("row", "reason"),
     [
-        ({"conversations": [{**TURNS[0], "role": "user"}]}, r"conversations\[\].role: stands beside from: which one"),
-        ({"conversations": [{**TURNS[0], "content": "x"}]}, r"conversations\[\].content: stands beside from"),
+        (
+            {"conversations": [{**TURNS[0], "role": "user"}]},
+            r"conversations\[\].role: and from both occur, expected one",
+        ),
+        ({"conversations": [{**TURNS[0], "content": "x"}]}, r"conversations\[\].content: and from both occur"),
         ({"conversations": [TURNS[0], {"from": "gpt"}]}, r"conversations\[1\].value: is missing"),
-        ({"conversations": [{"from": "system", "value": "a"}, *TURNS], "system": "b"}, "system: stands beside convers"),
+        ({"conversations": [{"from": "system", "value": "a"}, *TURNS], "system": "b"}, "system: and convers"),
         ({"conversations": "hi"}, "conversations: is str, expected a list"),
         ({"conversations": [TURNS[0], {"from": "observation", "value": "3"}]}, "tools cannot be rendered yet"),
     ],
