@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from distft.checkpoint.choose import to_export
+from distft.checkpoint.choose import choose_for_export
 from distft.config.freeze import chosen_words
 from distft.goodput import Attempt, attempts, read_timeline
 from distft.run import FINISHED, Plan, RunFolder, read_json
@@ -167,7 +167,7 @@ def exported(run: RunFolder, config: dict[str, Any]) -> str:
     if run.read_status()["state"] not in FINISHED or not export.get("enabled", True):
         return ""
     try:
-        return to_export(run, export.get("at", "best"))[1]
+        return choose_for_export(run, export.get("at", "best"))[1]
     except ValueError:  # the checkpoints are no longer there
         return ""
 

@@ -116,7 +116,7 @@ class Saving:
         )
         scalars = 8 * sum(1 for _ in engine.pieces())  # the optimizer's own, such as its step
         if settings["background"]:
-            snapshot.warm(int(num_weights(engine) * (1 + states_per_weight(plan))) + scalars)
+            snapshot.reserve(int(num_weights(engine) * (1 + states_per_weight(plan))) + scalars)
         self.about = {
             "strategy": config["strategy"],
             "config": hashlib.sha256(run.config.read_bytes()).hexdigest(),
