@@ -1,9 +1,9 @@
-"""Each second of a run gets one name: what was trained and kept, and where the rest went.
+"""Goodput: attributes each second of a run to one part, such as productive steps, checkpoints, lost steps, queue.
 
-The turns of timeline.jsonl cut a run into stretches, the rows of metrics.jsonl those of training into steps. A pointer
-moves over all of it once, so the parts add up to the whole.
+The entries of timeline.jsonl divide a run into phases, the rows of metrics.jsonl divide training into steps. One pass
+over both attributes the time, so the parts add up to the wall time.
 
-Trap: the lines come from several machines, whose clocks may differ; what seems to take less than nothing took nothing.
+Trap: the lines come from several machines, whose clocks may differ, so negative durations are taken as zero.
 """
 
 import json
@@ -21,75 +21,78 @@ from distft.run import RunFolder, json_text, write_json
 Event = Literal["submitted", "begun", "training", "trained", "saved", "ended"]
 
 
+Row = dict[str, Any]  # a JSON object, whose keys depend on its kind
+
+
 @dataclass(frozen=True)
-class Turn:
-    """One line; `time` in seconds since 1970."""
+class Entry:
+    """One line of timeline.jsonl; `time` in seconds since 1970."""
 
     event: Event
     time: float
     attempt: int
-    about: dict[str, Any] = field(default_factory=dict)  # what that event has besides
+    about: Row = field(default_factory=dict)  # further keys of the event
 
 
 def note(run: RunFolder, event: Event, attempt: int, **about: Any) -> None:
-    """Adds a line; a disk that takes none is no reason to end a run.
+    """Appends a line to timeline.jsonl; a write error is ignored, so that it does not end the run.
 
-    submitted: `changed`, a line for each difference to the attempt before. begun: `queued`, when the scheduler took it
-    up. training: `step` that it goes on from, `world`, what was `lost` (lost_of).
-    trained: `step` that is done. ended: `state`, and `failed`, when what ended it happened.
+    Keys by event. submitted: `changed`, a line for each difference to the previous attempt. begun: `queued`, the time
+    at which the scheduler queued it. training: `step` to resume from, `world`, `lost` (lost_of). trained: the last
+    `step`. ended: `state`, and `failed`, the time of the failure.
     """
     line = {"event": event, "time": time.time(), "attempt": attempt} | about
     with suppress(OSError), (run.path / "timeline.jsonl").open("a") as file:
         file.write(json_text(line) + "\n")
 
 
-def read_timeline(run: RunFolder) -> list[Turn]:
-    """Returns the lines in order; one that was cut off by a crash is left out."""
-    file, turns = run.path / "timeline.jsonl", []
+def read_timeline(run: RunFolder) -> list[Entry]:
+    """Returns the entries in order, without a line that a crash truncated."""
+    file, entries = run.path / "timeline.jsonl", []
     for line in file.read_text().splitlines() if file.is_file() else ():
         with suppress(ValueError, KeyError, TypeError):
             about = json.loads(line)
             event, when, attempt = (about.pop(key) for key in ("event", "time", "attempt"))
             if event in get_args(Event):
-                turns.append(Turn(event, float(when), attempt, about))
-    return turns
+                entries.append(Entry(event, float(when), attempt, about))
+    return entries
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """One start of a run's processes; what was not noted is None."""
+    """One start of a run's processes; None for what was not recorded."""
 
     number: int
-    time: float  # of its submission, else of its beginning
-    step: int | None = None  # that it goes on from
-    done: int | None = None  # last step of its training; None while it trains, and of one that was cut off
+    time: float  # of its submission, else of its start
+    step: int | None = None  # that it resumed from
+    done: int | None = None  # last step; None while it trains and after a crash
     world: int | None = None
-    state: str | None = None  # in which it ended
+    state: str | None = None  # at its end
     changed: tuple[str, ...] = ()  # lines such as `strategy: zero2 -> fsdp`
 
 
-def attempts(turns: Sequence[Turn]) -> list[Attempt]:
-    """Returns all attempts of a run, the first one first."""
+def attempts(entries: Sequence[Entry]) -> list[Attempt]:
+    """Returns all attempts of a run in order."""
     found: dict[int, Attempt] = {}
-    for turn in turns:
-        attempt = found.get(turn.attempt, Attempt(turn.attempt, turn.time))
-        about = turn.about
-        if turn.event == "submitted":
+    for entry in entries:
+        attempt = found.get(entry.attempt, Attempt(entry.attempt, entry.time))
+        about = entry.about
+        if entry.event == "submitted":
             attempt = replace(attempt, changed=tuple(map(str, about.get("changed", ()))))
-        elif turn.event == "training":
+        elif entry.event == "training":
             attempt = replace(attempt, step=about.get("step"), world=about.get("world"))
-        elif turn.event == "trained":
+        elif entry.event == "trained":
             attempt = replace(attempt, done=about.get("step"))
-        elif turn.event == "ended" and attempt.state is None:
+        elif entry.event == "ended" and attempt.state is None:
             attempt = replace(attempt, state=about.get("state"))
-        found[turn.attempt] = attempt
+        found[entry.attempt] = attempt
     return [found[number] for number in sorted(found)]
 
 
-def lost_of(rows: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """Returns what is kept of steps that are made again: how many, the time of the last, and what came before the
-    first; None when there are none.
+def lost_of(rows: list[Row]) -> Row | None:
+    """Returns the record of steps that will be repeated; None when there are none.
 
+    `steps`: their number, `step`: the first, `between`: seconds by part before the first, `time`: of the last.
     rows: of metrics.jsonl, in order.
     """
     steps = [row for row in rows if row["split"] == "train" and "time" in row]
@@ -103,31 +106,30 @@ def lost_of(rows: list[dict[str, Any]]) -> dict[str, Any] | None:
     }
 
 
-Row = dict[str, Any]
 PARTS = (
-    "productive",  # steps that count, without their waits for data and saves
-    "start",  # of the processes up to the first step, and their end
-    "data",  # waited for, in steps
-    "checkpoint",  # waited for, in steps and between them
+    "productive",  # steps whose work was kept, without their waits for data and saves
+    "start",  # starting processes up to the first step, and ending them
+    "data",  # steps waiting for data
+    "checkpoint",  # training waiting for saves
     "evaluation",
-    "border",  # rows written, replicas compared
-    "lost",  # work behind the last checkpoint, made again
-    "detection",  # from a failure to its noticing
-    "queue",  # submitted, and not begun
-    "idle",  # ended, and not submitted again yet
+    "border",  # between steps: writing metrics, comparing replicas
+    "lost",  # work after the last checkpoint, repeated
+    "detection",  # from a failure to its detection
+    "queue",  # submitted, not started
+    "idle",  # ended, not submitted again
 )
 _AFTER = {"submitted": "queue", "begun": "start", "trained": "checkpoint", "saved": "start", "ended": "start"}
 
 
 @dataclass(frozen=True)
 class Goodput:
-    """Where the time went, from the first launch to the end, or up to now."""
+    """Wall time by part, from the first launch to the end, or up to now."""
 
     seconds: dict[str, float]  # by part
-    lost_steps: int  # whole steps that were made again, or left out
+    lost_steps: int  # steps that were repeated or skipped
     failures: int
     saves: int
-    step_seconds: float | None  # from step to step, of those that count
+    step_seconds: float | None  # from step to step, of steps whose work was kept
 
     @property
     def wall_seconds(self) -> float:
@@ -135,27 +137,27 @@ class Goodput:
 
     @property
     def share(self) -> float:
-        """Productive seconds of all in which the run was wanted; 0 without any."""
-        wanted = self.wall_seconds - self.seconds["idle"]
-        return self.seconds["productive"] / wanted if wanted else 0.0
+        """Productive seconds as a share of the wall time without idle time; 0 for a run without time."""
+        requested = self.wall_seconds - self.seconds["idle"]
+        return self.seconds["productive"] / requested if requested else 0.0
 
     @property
     def checkpoint_seconds(self) -> float | None:
-        """Returns what training waits for a save."""
+        """The seconds for which training waits per save."""
         return self.seconds["checkpoint"] / self.saves if self.saves else None
 
     @property
     def seconds_between_failures(self) -> float | None:
-        there = self.wall_seconds - self.seconds["idle"] - self.seconds["queue"]
-        return there / self.failures if self.failures else None
+        running = self.wall_seconds - self.seconds["idle"] - self.seconds["queue"]
+        return running / self.failures if self.failures else None
 
     @property
     def best_interval_seconds(self) -> float | None:
-        """Returns how often to save, sqrt(2 * cost of a save * time between failures) (Young 1974, Daly 2006)."""
+        """The optimal save interval: sqrt(2 * cost of a save * time between failures) (Young 1974, Daly 2006)."""
         cost, between = self.checkpoint_seconds, self.seconds_between_failures
         return math.sqrt(2 * cost * between) if cost is not None and between is not None else None
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> Row:
         best, step = self.best_interval_seconds, self.step_seconds
         return {
             "goodput": self.share,
@@ -173,14 +175,14 @@ class Goodput:
 
 
 def write_goodput(run: RunFolder) -> None:
-    """Writes goodput.json of a run that has trained; a full disk is not the run's trouble."""
+    """Writes goodput.json of a run that has trained; a write error is ignored."""
     if found := goodput_of(run):
         with suppress(OSError):
             write_json(run.goodput, found)
 
 
-def goodput_of(run: RunFolder) -> dict[str, Any] | None:
-    """Returns what goodput.json says at the moment; None when that cannot be told, or a file is damaged."""
+def goodput_of(run: RunFolder) -> Row | None:
+    """Returns the content of an up-to-date goodput.json; None when it cannot be computed, or a file is damaged."""
     try:
         found = account(run)
     except (OSError, ValueError, KeyError, TypeError):
@@ -189,131 +191,131 @@ def goodput_of(run: RunFolder) -> dict[str, Any] | None:
 
 
 def account(run: RunFolder) -> Goodput | None:
-    """Returns where the run's time went; None when it has not trained, or was made by a version that noted nothing."""
-    turns = with_requeues(read_timeline(run))
-    if not any(turn.event == "training" for turn in turns):
+    """Returns the goodput of a run; None when it has not trained, or an older version recorded no timeline."""
+    entries = with_requeues(read_timeline(run))
+    if not any(entry.event == "training" for entry in entries):
         return None
-    pointer = _Pointer(turns, [row for row in run.read_metrics() if "time" in row], _saved_step(run))
-    pointer.go()
+    walk = _Walk(entries, [row for row in run.read_metrics() if "time" in row], _saved_step(run))
+    walk.go()
     every = run.read_config().get("checkpoint", {}).get("every_steps")
-    steps = [row["step"] for row in pointer.kept]
-    saves = {row["step"] - 1 for row in pointer.kept if row.get("saved")}  # which older versions did not tell
-    saves = (saves or {step for step in steps if every and step % every == 0}) | pointer.ends
+    steps = [row["step"] for row in walk.kept]
+    saves = {row["step"] - 1 for row in walk.kept if row.get("saved")}  # missing in older versions
+    saves = (saves or {step for step in steps if every and step % every == 0}) | walk.ends
     return Goodput(
-        seconds={part: pointer.parts[part] for part in PARTS},
-        lost_steps=pointer.lost_steps,
-        failures=_failures(turns),
+        seconds={part: walk.parts[part] for part in PARTS},
+        lost_steps=walk.lost_steps,
+        failures=_failures(entries),
         saves=len(saves),
-        step_seconds=pointer.step_seconds / len(steps) if steps else None,
+        step_seconds=walk.step_seconds / len(steps) if steps else None,
     )
 
 
-def with_requeues(turns: Sequence[Turn]) -> list[Turn]:
-    """Puts a turn where a scheduler has queued a job again by itself; of two that tell an end the first counts."""
-    found: list[Turn] = []
-    for turn in turns:
-        last, queued = found[-1] if found else None, turn.about.get("queued")
-        if last and turn.event == last.event == "ended":
+def with_requeues(entries: Sequence[Entry]) -> list[Entry]:
+    """Inserts an entry where the scheduler requeued a job; of two `ended` in a row, keeps the first."""
+    found: list[Entry] = []
+    for entry in entries:
+        last, queued = found[-1] if found else None, entry.about.get("queued")
+        if last and entry.event == last.event == "ended":
             continue
-        if last and queued and last.event != "submitted" and last.time < queued < turn.time:
-            found.append(Turn("submitted", queued, turn.attempt, {"by_scheduler": last.event != "ended"}))
-        found.append(turn)
+        if last and queued and last.event != "submitted" and last.time < queued < entry.time:
+            found.append(Entry("submitted", queued, entry.attempt, {"by_scheduler": last.event != "ended"}))
+        found.append(entry)
     return found
 
 
-def _failures(turns: Sequence[Turn]) -> int:
-    """Returns how many attempts failed, or ended without anybody to tell."""
-    told = sum(turn.about.get("state") == "failed" for turn in turns)
-    under_way, again = ("begun", "training", "trained"), ("submitted", "begun")
-    return told + sum(turn.event in under_way and after.event in again for turn, after in pairwise(turns))
+def _failures(entries: Sequence[Entry]) -> int:
+    """Returns how many attempts failed, or ended without an `ended` entry."""
+    reported = sum(entry.about.get("state") == "failed" for entry in entries)
+    active, again = ("begun", "training", "trained"), ("submitted", "begun")
+    return reported + sum(entry.event in active and after.event in again for entry, after in pairwise(entries))
 
 
-class _Pointer:
-    """Goes over a run's time, and gives it to the parts."""
+class _Walk:
+    """Walks through the timeline once, and attributes the time to the parts."""
 
-    def __init__(self, turns: Sequence[Turn], rows: Sequence[Row], saved_step: int) -> None:
-        self.turns, self.rows, self.saved_step = turns, rows, saved_step
-        self.at, self.parts = turns[0].time, defaultdict[str, float](float)
-        self.kept: list[Row] = []  # steps that count
-        self.ends: set[int] = set()  # steps with which training came to an end
+    def __init__(self, entries: Sequence[Entry], rows: Sequence[Row], saved_step: int) -> None:
+        self.entries, self.rows, self.saved_step = entries, rows, saved_step
+        self.at, self.parts = entries[0].time, defaultdict[str, float](float)
+        self.kept: list[Row] = []  # steps whose work was kept
+        self.ends: set[int] = set()  # last steps of completed training
         self.lost_steps, self.step_seconds = 0, 0.0
 
     def go(self) -> None:
-        """Goes to the last turn, and of a run that trains to its last row."""
-        for i, turn in enumerate(self.turns):
-            after = self.turns[i + 1] if i + 1 < len(self.turns) else None
-            if turn.event == "training":
-                again = next((each for each in self.turns[i + 1 :] if each.event == "training"), None)
-                self._train(turn, after, again)
+        """Walks to the last entry; of a run that is training, to its last row."""
+        for i, entry in enumerate(self.entries):
+            after = self.entries[i + 1] if i + 1 < len(self.entries) else None
+            if entry.event == "training":
+                again = next((each for each in self.entries[i + 1 :] if each.event == "training"), None)
+                self._train(entry, after, again)
             elif after is not None:
-                self._pass(turn, after)
+                self._outside_training(entry, after)
 
-    def _to(self, when: float, part: str) -> None:
-        """Gives the time up to `when`, if that is ahead, to a part."""
+    def _until(self, when: float, part: str) -> None:
+        """Attributes the time up to `when` to a part; nothing when `when` is in the past."""
         self.parts[part] += max(0.0, when - self.at)
         self.at = max(self.at, when)
 
-    def _pass(self, turn: Turn, after: Turn) -> None:
-        """Goes to the next turn from one outside of training."""
+    def _outside_training(self, entry: Entry, after: Entry) -> None:
+        """Attributes the time from an entry outside of training to the next one."""
         if after.event != "submitted" or after.about.get("by_scheduler"):
-            self._to(_stopped(after), _AFTER[turn.event])
-        self._notice(after)
+            self._until(_stopped(after), _AFTER[entry.event])
+        self._after_stop(after)
 
-    def _notice(self, after: Turn) -> None:
-        """Goes to the next turn, when what was before it has stopped already."""
-        is_users = after.event == "submitted" and not after.about.get("by_scheduler")
-        self._to(after.time, "idle" if is_users else "detection")
+    def _after_stop(self, after: Entry) -> None:
+        """Attributes the time from a stop to the next entry: idle before a new launch, else detection."""
+        is_by_user = after.event == "submitted" and not after.about.get("by_scheduler")
+        self._until(after.time, "idle" if is_by_user else "detection")
 
-    def _train(self, turn: Turn, after: Turn | None, again: Turn | None) -> None:
-        """Goes over a stretch of training; again: the next one, which has made anew what no checkpoint held."""
-        rows = [row for row in self.rows if turn.time <= row["time"] < (again.time if again else math.inf)]
+    def _train(self, entry: Entry, after: Entry | None, again: Entry | None) -> None:
+        """Attributes one phase of training; again: the next one, which repeated the steps after the last checkpoint."""
+        rows = [row for row in self.rows if entry.time <= row["time"] < (again.time if again else math.inf)]
         last_sign, lost = max([row["time"] for row in rows], default=self.at), again and again.about.get("lost")
         if again is None and after is not None and after.event != "trained":
             lost = lost_of([row for row in rows if row["step"] > self.saved_step])
             rows = [row for row in rows if row["step"] <= self.saved_step]
         self.lost_steps += lost["steps"] if lost else 0
-        done, began = turn.about["step"], self.at
+        done, began = entry.about["step"], self.at
         for row in rows:
             if row["split"] == "train":
                 self._step(row)
                 done = row["step"]
-            elif row["split"] == "eval" and row["step"] == turn.about["step"]:
-                self._to(row["time"], "evaluation")
+            elif row["split"] == "eval" and row["step"] == entry.about["step"]:
+                self._until(row["time"], "evaluation")
         lost_next = lost if lost and lost["step"] == done + 1 else None
         if rows and rows[-1]["split"] == "eval" and not lost_next:
-            self._to(rows[-1]["time"], "evaluation")  # what is between other steps the next of them tells
+            self._until(rows[-1]["time"], "evaluation")  # between other steps, the next row has the seconds
         self.step_seconds += self.at - began
         if after is None:
             return
         if after.event == "trained" and after.about["step"] == done:
-            self._to(after.time, "checkpoint")
+            self._until(after.time, "checkpoint")
             self.ends.add(done)
             return
         if lost_next:
             self._between(lost_next["between"], math.inf)
         last_sign = max(last_sign, lost["time"]) if lost else last_sign
-        self._to(last_sign if after.event in ("submitted", "begun") else _stopped(after), "lost")
-        self._notice(after)
+        self._until(last_sign if after.event in ("submitted", "begun") else _stopped(after), "lost")
+        self._after_stop(after)
 
     def _step(self, row: Row) -> None:
         self._between(row.get("between", {}), row["time"] - row["seconds"])
-        self._to(row["time"] - row["seconds"], "border")
+        self._until(row["time"] - row["seconds"], "border")
         for part in ("data", "checkpoint"):
-            self._to(min(self.at + row.get("phases", {}).get(part, 0.0), row["time"]), part)
+            self._until(min(self.at + row.get("phases", {}).get(part, 0.0), row["time"]), part)
         is_skipped = row.get("skipped", False)
-        self._to(row["time"], "lost" if is_skipped else "productive")
+        self._until(row["time"], "lost" if is_skipped else "productive")
         self.lost_steps += is_skipped
         self.kept.append(row)
 
     def _between(self, seconds: Mapping[str, float], until: float) -> None:
-        """Goes over what was done between two steps."""
+        """Attributes evaluation and saves between two steps."""
         for part in ("evaluation", "checkpoint"):
-            self._to(min(self.at + seconds.get(part, 0.0), until), part)
+            self._until(min(self.at + seconds.get(part, 0.0), until), part)
 
 
-def _stopped(turn: Turn) -> float:
-    """Returns when what went on before a turn stopped: at a failure before that was noticed."""
-    return min(turn.about.get("failed") or turn.time, turn.time)
+def _stopped(entry: Entry) -> float:
+    """Returns when the activity before an entry stopped: at its failure, which is detected later."""
+    return min(entry.about.get("failed") or entry.time, entry.time)
 
 
 def _saved_step(run: RunFolder) -> int:

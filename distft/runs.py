@@ -1,4 +1,4 @@
-"""Looks at runs and ends them: list, show, tail, stop; from any machine that sees the run folders."""
+"""`distft runs`: lists, shows, follows and stops runs, on any machine that shares the run folders."""
 
 import sys
 import time
@@ -23,28 +23,28 @@ from distft.runtime.heartbeat import WORK
 from distft.runtime.logs import last_lines
 from distft.trackers.terminal import duration, screen
 
-Row = dict[str, Any]
-_ROWS = 200  # from the end
-_STEPS = 20  # that a speed is a mean of
+Row = dict[str, Any]  # a JSON object, whose keys depend on its kind
+_ROWS = 200  # read from the end of a file
+_STEPS = 20  # over which a speed is the mean
 _SILENT_SECONDS = 120.0
 
 
 @dataclass(frozen=True)
 class Slowest:
-    """The rank that others wait for, by the seconds that it works in a step."""
+    """The rank with the most compute seconds per step."""
 
     rank: int
     host: str
-    phase: str  # in which it is furthest from the others
-    ratio: float  # of its seconds there to the median rank's, of two ranks to the faster one's
+    phase: str  # with the largest distance to the other ranks
+    ratio: float  # of its seconds in that phase to the median of all ranks (the lower median)
 
 
 @dataclass(frozen=True)
 class Facts:
-    """How a run stands."""
+    """The current state of a run."""
 
     run: RunFolder
-    status: dict[str, Any]
+    status: Row
     steps: int
     model: str  # name of what is loaded
     train: list[Row]
@@ -55,7 +55,7 @@ class Facts:
     ranks: list[Row]
     checkpoint: str | None
     checkpoint_age_seconds: float | None
-    goodput: dict[str, Any] | None  # what goodput.json says
+    goodput: Row | None  # content of goodput.json
 
     @property
     def state(self) -> str:
@@ -63,35 +63,35 @@ class Facts:
 
     @property
     def silent_seconds(self) -> float:
-        """Seconds since status.json was written, by a run that should be writing it."""
+        """Seconds since a running run wrote status.json; 0 up to the limit."""
         silent = time.time() - self.status.get("time", time.time())
         return silent if self.state == "running" and silent > _SILENT_SECONDS else 0.0
 
     def mean(self, key: str) -> float | None:
-        """Returns a mean over the last steps, None where they have no such number."""
+        """Returns the mean of a number over the last steps; None where they lack it."""
         values = [row[key] for row in self.train[-_STEPS:] if row.get(key) is not None]
         return sum(values) / len(values) if values else None
 
     def share(self, phase: str) -> float | None:
-        """Returns the share of the last steps' seconds that went into a phase, as the first rank saw it."""
+        """Returns the share of a phase in the seconds of the last steps, on rank 0."""
         rows = [row for row in self.train[-_STEPS:] if "phases" in row]
         seconds = sum(row["seconds"] for row in rows)
         return sum(row["phases"].get(phase, 0.0) for row in rows) / seconds if seconds else None
 
 
 def find_runs(folder: Path) -> list[RunFolder]:
-    """Returns the runs in a folder and in the sweeps in it, the one that was written last first."""
+    """Returns the runs in a folder and in its sweeps, the last written first."""
     found = [file.parent for pattern in ("*/status.json", "*/*/status.json") for file in folder.glob(pattern)]
     runs = [RunFolder(path) for path in found if (path / "plan.json").is_file()]
     inside = {run.path for run in runs}
-    runs = [run for run in runs if run.path.parent not in inside]  # evaluations are runs in a run
+    runs = [run for run in runs if run.path.parent not in inside]  # evaluations are runs inside a run
     return sorted(runs, key=lambda run: run.status.stat().st_mtime, reverse=True)
 
 
-def facts(run: RunFolder, goodput: dict[str, Any] | None = None) -> Facts:
-    """Returns what is known; what is missing or half written is left out.
+def facts(run: RunFolder, goodput: Row | None = None) -> Facts:
+    """Returns the state of a run, without files that are missing or half written.
 
-    goodput: newer than that of goodput.json, which is of the last attempt that has ended.
+    goodput: up to now; None: from goodput.json, written at the end of the last attempt.
     """
     rows = list(_rows(run.metrics, _ROWS))
     health = _json(run.health) or {}
@@ -118,7 +118,7 @@ def facts(run: RunFolder, goodput: dict[str, Any] | None = None) -> Facts:
 
 
 def slowest_of(ranks: list[Row]) -> Slowest | None:
-    """Returns the rank with the most work of its own in a step; None where it is not known, or there is one rank."""
+    """Returns the rank with the most compute seconds per step; None where they are unknown, or for one rank."""
     spent = {row["rank"]: row["seconds_a_step"] for row in ranks if row.get("seconds_a_step")}
     if len(spent) < 2:
         return None
@@ -134,13 +134,13 @@ def _rows(file: Path, count: int) -> Iterator[Row]:
     for line in last_lines(file, count):
         try:
             row = read_row(line)
-        except ValueError:  # cut off at its beginning, or being written
+        except ValueError:  # truncated at its start, or being written
             continue
         if isinstance(row, dict):
             yield row
 
 
-def _json(file: Path) -> dict[str, Any] | None:
+def _json(file: Path) -> Row | None:
     try:
         found = read_json(file)
     except (OSError, ValueError):
@@ -148,13 +148,13 @@ def _json(file: Path) -> dict[str, Any] | None:
     return found if isinstance(found, dict) else None
 
 
-_MOST = 5  # warnings and restarts that are shown
+_MAX_SHOWN = 5  # warnings and restarts
 
 
 def overview(folder: Path, runs: Sequence[Facts]) -> Table:
     """Returns a table with a line for each run."""
     models = {each.model for each in runs if each.model}
-    columns = ("model",) if len(models) > 1 else ()  # in the title where all have one: a terminal is narrow
+    columns = ("model",) if len(models) > 1 else ()  # in the title where all runs have the same
     title = f"{len(runs)} {'run' if len(runs) == 1 else 'runs'} in {folder}"
     title += f", model {models.pop()}" if len(models) == 1 else ""
     table = Table(title=title, title_justify="left")
@@ -175,15 +175,15 @@ def overview(folder: Path, runs: Sequence[Facts]) -> Table:
 
 
 def shown(each: Facts) -> Table:
-    """Returns a table of what is known of one run; what is not known has no line."""
+    """Returns a table with the state of one run, without unknown values."""
     table = Table(title=str(each.run.path), title_justify="left", show_header=False)
     for name, value in _lines(each):
         table.add_row(name, value)
     return table
 
 
-def line_of(row: dict[str, Any]) -> str:
-    """Returns a row of metrics.jsonl as a line."""
+def line_of(row: Row) -> str:
+    """Formats a row of metrics.jsonl as one line."""
     if row["split"] == "warning":
         return f"step {row['step']}  warning: {row['text']}"
     if row["split"] == "eval":
@@ -208,14 +208,14 @@ def _lines(each: Facts) -> list[tuple[str, str]]:
     lines += [(name, text) for name, text in numbers.items() if text]
     lines += goodput_words(each.goodput) if each.goodput else []
     if slow := each.slowest:
-        lines.append(("slowest rank", f"{slow.rank} on {slow.host}: {slow.phase}, {slow.ratio:.2f} x the usual"))
+        lines.append(("slowest rank", f"{slow.rank} on {slow.host}: {slow.phase}, {slow.ratio:.2f} x the median"))
     if each.state == "running":
         lines += [
             (f"rank {row['rank']}", f"{row['phase']} of step {row['step']} on {row['host']}") for row in each.ranks
         ]
-    for row in each.warnings[-_MOST:]:
+    for row in each.warnings[-_MAX_SHOWN:]:
         lines.append((f"warning, step {row['step']}", row["text"]))
-    for row in each.restarts[-_MOST:]:
+    for row in each.restarts[-_MAX_SHOWN:]:
         error = row.get("error", {})
         lines.append((f"restart after attempt {row['attempt']}", f"from step {row['from_step']}: {error.get('type')}"))
     if error := each.status["error"]:
@@ -239,62 +239,64 @@ def _age(each: Facts) -> str:
 
 
 VERBS = {
-    "list": "a table of all runs of a folder and of its sweeps: [runs_dir=runs]",
+    "list": "a table of all runs in a folder and its sweeps: [runs_dir=runs]",
     "show": "state, speed, goodput, slowest rank and phase, last checkpoint, warnings, restarts: run=DIR",
-    "tail": "the run's steps as they come, until it ends: run=DIR",
-    "stop": "asks it to save at the next step border and end: run=DIR",
+    "tail": "follows the run's steps until it ends: run=DIR",
+    "stop": "requests that it saves at the next step border and ends: run=DIR",
 }
 HELP = "usage: python -m distft.runs VERB [KEY=VALUE]\n\n" + "\n".join(f"  {k:<6}{v}" for k, v in VERBS.items())
-_OVER = ("completed", "stopped_early", "preempted", "failed")
+_ENDED = ("completed", "stopped_early", "preempted", "failed")
 
 
 def main(arguments: list[str]) -> int:
-    """Returns 0; of `tail` and `stop` 1 when there is nothing to follow or to stop."""
+    """Returns 0; 1 when `stop` finds that the run has already ended."""
     verb, *rest = arguments or ["list"]
     if verb not in VERBS:
-        raise ConfigError([f"{verb}: is none of {', '.join(VERBS)}.{did_you_mean(nearest(verb, VERBS))}"])
+        raise ConfigError(
+            [f"{verb}: unknown command. Allowed: {', '.join(VERBS)}.{did_you_mean(nearest(verb, VERBS))}"]
+        )
     if verb == "list":
         return list_runs(absolute(keywords(rest, {"runs_dir": "folder of runs"}, ()).get("runs_dir", "runs")))
     run = find_run(keywords(rest, {"run": "the run's folder"}, ("run",))["run"])
-    return {"show": show, "tail": tail, "stop": ask_to_stop}[verb](run)
+    return {"show": show, "tail": tail, "stop": stop_run}[verb](run)
 
 
 def list_runs(folder: Path) -> int:
     """Prints a line for each run, newest first."""
     if not folder.is_dir():
-        raise ConfigError([f"runs_dir={folder}: there is no such folder"])
+        raise ConfigError([f"runs_dir={folder}: no such folder"])
     screen(sys.stdout).print(overview(folder, [facts(run) for run in find_runs(folder)]))
     return 0
 
 
 def show(run: RunFolder) -> int:
-    """Prints how the run stands; the goodput of one that runs is up to now."""
+    """Prints the state of a run; its goodput up to now while it is running."""
     running = run.read_status()["state"] == "running"
     screen(sys.stdout).print(shown(facts(run, goodput_of(run) if running else None)))
     return 0
 
 
 def tail(run: RunFolder) -> int:
-    """Prints a line for each step and evaluation, earlier ones too, until the run has ended."""
+    """Prints a line for each step and evaluation from the start of the run until it has ended."""
     console, rows = screen(sys.stdout), NewRows(run)
     while True:
-        is_over = run.read_status()["state"] in _OVER  # asked before the last look, so that no row is missed
+        is_ended = run.read_status()["state"] in _ENDED  # read before the last rows, so that none is missed
         for row in rows.read():
             console.print(line_of(row))
-        if is_over:
+        if is_ended:
             console.print(f"{run.path.name}: {state_in_words(run.read_status())}")
             return 0
         time.sleep(1.0)
 
 
-def ask_to_stop(run: RunFolder) -> int:
-    """Leaves the request that the run's first rank looks for; 1 when the run is at its end already."""
+def stop_run(run: RunFolder) -> int:
+    """Writes the stop request that rank 0 polls; returns 1 when the run has already ended."""
     status = run.read_status()
-    if status["state"] in _OVER:
-        print(f"{run.path.name}: {status['state']} already", file=sys.stderr)
+    if status["state"] in _ENDED:
+        print(f"{run.path.name}: already {status['state']}", file=sys.stderr)
         return 1
     stop.request(run, status["attempt"], f"{BY_YOU} distft runs stop")
-    print(f"{run.path.name} saves at the end of the step in progress, and stops. The same launch goes on with it.")
+    print(f"{run.path.name} saves at the end of the step in progress, and stops. The same launch command continues it.")
     return 0
 
 

@@ -346,7 +346,7 @@ def make_saver(
     saver = Saver(run.checkpoints, retention, world, start_step, background)
     if background:
         scalars = 8 * sum(1 for _ in engine.pieces())  # the optimizer's own, such as its step
-        background.warm(int(num_weights(engine) * (1 + states_per_weight(plan))) + scalars)
+        background.reserve(int(num_weights(engine) * (1 + states_per_weight(plan))) + scalars)
     manifest = {
         "strategy": attempt.config["strategy"],
         "config": hashlib.sha256(run.config.read_bytes()).hexdigest(),

@@ -103,7 +103,7 @@ def test_a_run_leaves_all_that_it_is_and_did(done):
     assert (attention["asked"], attention["in_force"]) == ("auto", "sdpa") and "CPU" in attention["why"]
     assert "math" in attention["sdpa"]
     assert (run.final / "config.json").is_file() and (run.path / "report.html").is_file()
-    for part in ("completed", "3 of 3", "held-out loss", "tokens/s", "GiB a process", "final", "report.html"):
+    for part in ("completed", "3 of 3", "held-out loss", "tokens/s", "GiB per process", "final", "report.html"):
         assert part in said
 
 

@@ -165,7 +165,7 @@ def measure(model: str, strategy: str, rounds: int, folder: Path, world: World) 
     behind = Saver(folder / "behind", Retention(1), world, snapshot=snapshot)
     memory, found = Growth(), list[Seconds]()
     with memory.of("buffer"):
-        snapshot.warm(share // 4)
+        snapshot.reserve(share // 4)
     for step in range(1, rounds + 2):
         times: Seconds = {}
 

@@ -1,7 +1,7 @@
-"""Which checkpoint a user means by `best`, `latest` or `step-N`.
+"""Selects a checkpoint: to resume from, to evaluate or export (`best`, `latest`, `step-N`), and after skipped rows.
 
-Where a run reads on is the manifest's to say, so the window is skipped by writing that anew, in one rename: whoever
-resumes from the checkpoint, here or after a restart, reads the same rows.
+The manifest holds the row that the next step reads. To skip a window of rows, the manifest is rewritten by one rename,
+so every resume from this checkpoint, now or after a restart, reads the same rows.
 """
 
 from math import isfinite
@@ -14,10 +14,10 @@ from distft.run import RunFolder
 
 
 def candidates(checkpoints: Path, resume: str) -> list[Path]:
-    """Returns the published checkpoints that a run may go on from, best first, by checkpoint.resume.
+    """Returns the committed checkpoints that a run may resume from, in the order to try, by checkpoint.resume.
 
-    A path and `never` count once: checkpoints that the run wrote after it was told to start from there, or anew, go
-    before it, so a restart, and the same command, continues an interrupted run.
+    A path or `never` applies to the first start only. Checkpoints that the run has written since come first, so a
+    restart, or the same command again, continues an interrupted run.
     """
     newest_first = complete(checkpoints)[::-1]
     if resume == "auto":
@@ -34,7 +34,7 @@ def _started_from(folder: Path, resume: str) -> bool:
 
 
 def choose(checkpoints: Path, at: str) -> Path:
-    """Returns the folder; ValueError names the checkpoints there are."""
+    """Returns the folder of `best`, `latest` or `step-N`; ValueError lists the available checkpoints."""
     names = [folder.name for folder in complete(checkpoints)]
     if at in ("latest", "best"):
         found = latest(checkpoints) if at == "latest" else best(checkpoints)
@@ -43,15 +43,16 @@ def choose(checkpoints: Path, at: str) -> Path:
         found = step_dir(checkpoints, int(step)) if step.isdigit() else None
     if found is None or found.name not in names:
         words = ["latest", *(["best"] if best(checkpoints) else [])] if names else ["none"]
-        there = ", ".join([*words, *names])
-        raise ValueError(f"at={at}: there is no such checkpoint. There are: {there}")
+        allowed = ", ".join([*words, *names])
+        raise ValueError(f"at={at}: no such checkpoint. Allowed: {allowed}")
     return found
 
 
-def to_export(run: RunFolder, at: str) -> tuple[Path, str]:
-    """Returns the checkpoint that `at` means for an export, and a line that says which it is and why.
+def choose_for_export(run: RunFolder, at: str) -> tuple[Path, str]:
+    """Returns the checkpoint to export, and one line that names it and gives the reason.
 
-    best: the latest where none is better than step 0. ValueError names the checkpoints there are.
+    at: `best`, `latest` or `step-N`; `best` is the latest where no checkpoint is better than step 0.
+    ValueError lists the available checkpoints.
     """
     folder = choose(run.checkpoints, "latest" if at == "best" and best(run.checkpoints) is None else at)
     step = int(folder.name.removeprefix("step-"))
@@ -60,32 +61,32 @@ def to_export(run: RunFolder, at: str) -> tuple[Path, str]:
 
 
 def _why(at: str, step: int, losses: dict[int, Any], is_best: bool) -> str:
-    """Returns why it is the checkpoint of this step; losses: the held-out loss by step."""
+    """Returns the reason for choosing this step; losses: the held-out loss by step."""
     own = f"held-out loss {losses[step]:.4f}" if step in losses else ""
-    lowest = min(losses, key=lambda each: (losses[each], each), default=None)
+    lowest = min(losses, key=lambda candidate: (losses[candidate], candidate), default=None)
     if is_best:
         others = len(losses.keys() - {0})
         last = max(losses, default=step)
         after = f"; at step {last}, the last, {losses[last]:.4f}" if last != step and last in losses else ""
         return f"the best of {others} evaluation{'s' * (others != 1)}, {own}{after}"
-    latest_one = "the latest checkpoint" if at in ("best", "latest") else "the checkpoint asked for"
+    latest_one = "the latest checkpoint" if at in ("best", "latest") else "the requested checkpoint"
     if lowest is None:
         return f"{latest_one}; there are no held-out rows" if at == "best" else latest_one
     if lowest == 0:
         return f"{latest_one}; no step is better than step 0, whose held-out loss is {losses[0]:.4f}"
-    there = f"; the lowest held-out loss was {losses[lowest]:.4f}, at step {lowest}"
+    lower = f"; the lowest held-out loss was {losses[lowest]:.4f}, at step {lowest}"
     saved = ", which was not saved" if at == "best" else ""
-    return latest_one + ("" if lowest == step else there + saved)
+    return latest_one + ("" if lowest == step else lower + saved)
 
 
 def skip_rows(checkpoints: Path, resume: str, step: int, row: int) -> dict[str, Any] | None:
-    """Has the steps after the newest checkpoint of this history read on at position `row`; returns its manifest, None
-    without one.
+    """Makes the steps after the newest checkpoint continue at row `row`; returns the new manifest.
 
-    resume: checkpoint.resume, by which older checkpoints are of a history that the run has left. step: the one that
-    cannot be taken, for the record in the manifest.
+    None when the run has no checkpoint. resume: checkpoint.resume, which excludes checkpoints of an abandoned history.
+    step: the step that failed, recorded in the manifest as the end of the skipped window.
     """
-    folder = next((each for each in candidates(checkpoints, resume) if each.parent == checkpoints), None)
+    own = (folder for folder in candidates(checkpoints, resume) if folder.parent == checkpoints)
+    folder = next(own, None)
     if folder is None or not folder.is_dir():
         return None
     manifest = read_manifest(folder)

@@ -1,4 +1,8 @@
-"""The chunks of a checkpoint: names, which elements each holds, and the files they are written to."""
+"""Cuts an engine's state into named chunks and writes them to one safetensors file per process.
+
+A chunk name gives the elements that the chunk holds, so a reader needs to know neither strategy nor world size.
+Trap: data on a device is copied through two pinned buffers in turn, so a block is valid until the next one is read.
+"""
 
 import json
 import os
@@ -8,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import torch
 from safetensors import SafetensorError
@@ -24,7 +28,7 @@ from distft.tensors.regions import Box, Flat, Region, Shape
 
 @dataclass(frozen=True)
 class ChunkName:
-    """Which elements of `slot` of parameter `name` a stored tensor holds."""
+    """The name of a stored tensor: the slot, the parameter, and the position of its first element."""
 
     slot: str
     name: str
@@ -43,7 +47,7 @@ class ChunkName:
         return ChunkName(*text.split("|"))
 
     def region(self, sizes: Shape) -> Region:
-        """Returns the elements that a stored tensor of shape `sizes` under this name holds."""
+        """Returns the elements held by a stored tensor with this name and shape `sizes`."""
         if "," in self.where:
             return Box(tuple(map(int, self.where.split(","))), sizes)
         return Flat(int(self.where), prod(sizes))
@@ -51,12 +55,12 @@ class ChunkName:
 
 @dataclass(frozen=True)
 class Saved:
-    """A chunk to write: its name, the shape of the whole tensor, of the chunk, and its elements, flat."""
+    """A chunk to write."""
 
     name: ChunkName
-    shape: Shape
-    sizes: Shape
-    data: tuple[torch.Tensor, ...]  # one after another: the live elements, or a copy of them
+    shape: Shape  # of the whole tensor
+    sizes: Shape  # of this chunk
+    data: tuple[torch.Tensor, ...]  # flat parts in order: the live elements, or a copy of them
     is_first: bool  # holds the tensor's first element
 
     @property
@@ -65,7 +69,7 @@ class Saved:
 
 
 def chunks_of(engine: Engine) -> Iterator[Saved]:
-    """Yields this process's share; over all processes every element comes once."""
+    """Yields this process's share of parameters and optimizer state; over all processes, each element once."""
     for piece in engine.pieces():
         if not piece.frozen:
             yield from map(_saved, _writers([piece]))
@@ -74,17 +78,17 @@ def chunks_of(engine: Engine) -> Iterator[Saved]:
 
 
 def num_weights(engine: Engine) -> int:
-    """Returns how many trained weights this process writes."""
+    """Returns the number of trained weights that this process writes."""
     return sum(piece.region.count for piece in engine.pieces() if piece.writes and not piece.frozen)
 
 
 def state_pieces(piece: Piece, slot: str, state: torch.Tensor | float) -> Iterator[Piece]:
-    """Yields what this process keeps of an optimizer state of the parameter that `piece` is of.
+    """Yields this process's share of one optimizer state of the parameter in `piece`.
 
-    A state of the parameter's shape is cut like it; a DTensor that is not by its own layout; anything else is whole
-    on every process, and written by the one that writes the parameter's first element.
+    A state with the parameter's shape is sharded like the parameter. Another DTensor is sharded by its own placements.
+    Any other state is replicated, and written by the process that writes the parameter's first element.
     """
-    if torch.is_tensor(state) and _is_cut_alike(state, piece.owner):
+    if torch.is_tensor(state) and _has_same_sharding(state, piece.owner):
         yield replace(piece, owner=state, slot=slot)
     elif isinstance(state, DTensor):
         if piece.offset == 0:  # once, though a parameter may have several pieces here
@@ -95,7 +99,7 @@ def state_pieces(piece: Piece, slot: str, state: torch.Tensor | float) -> Iterat
         yield Piece(piece.name, tuple(value.shape), Flat(0, value.numel()), value, 0, writes, slot)
 
 
-def _is_cut_alike(state: torch.Tensor, owner: torch.Tensor) -> bool:
+def _has_same_sharding(state: torch.Tensor, owner: torch.Tensor) -> bool:
     if isinstance(state, DTensor) and isinstance(owner, DTensor) and state.placements != owner.placements:
         return False
     return state.shape == owner.shape
@@ -112,9 +116,9 @@ def _saved(piece: Piece) -> Saved:
 
 
 def save_tensors(tensors: dict[str, torch.Tensor], file: Path, metadata: dict[str, str] | None = None) -> None:
-    """Writes a safetensors file with the permissions that any new file has; the library's own are 0600.
+    """Writes a safetensors file with the permissions of the umask; the library would set 0600.
 
-    OSError when the disk takes no more; the library's own error is none.
+    OSError when the disk is full; the library would raise an error of its own type.
     """
     try:
         save_file(tensors, file, metadata=metadata)
@@ -125,13 +129,16 @@ def save_tensors(tensors: dict[str, torch.Tensor], file: Path, metadata: dict[st
     file.chmod(0o666 & ~umask)
 
 
-BLOCK = 2**22  # elements on their way: 16 MiB of fp32
+BLOCK = 2**22  # elements copied at a time: 16 MiB of fp32
 
 
-def write_file(file: Path, chunks: Sequence[Saved]) -> dict[str, Any]:
-    """Writes the chunks; returns the manifest's entry of the file, which would survive a loss of power.
+FileEntry = dict[str, str | int | list[str]]  # of a manifest: name, bytes, xxh3_128 of header and blocks
 
-    OSError with the file's name when it cannot be written; then it is gone, and what it took of a full disk is free.
+
+def write_file(file: Path, chunks: Sequence[Saved]) -> FileEntry:
+    """Writes and syncs the chunks; returns the manifest's entry for the file: name, bytes, block hashes.
+
+    OSError with the file's name when the write fails; the file is then deleted, which frees its space.
     """
     writer = ChecksumWriter()
     header = _header(chunks)
@@ -152,7 +159,7 @@ def write_file(file: Path, chunks: Sequence[Saved]) -> dict[str, Any]:
 
 
 def _header(chunks: Sequence[Saved]) -> bytes:
-    """Returns the file's first bytes: the length of the header, and the header."""
+    """Returns the first bytes of the file: the length of the header, then the header."""
     header, end = {}, 0
     for chunk in chunks:
         begin, end = end, end + 4 * chunk.count
@@ -169,26 +176,28 @@ def _data(chunks: Sequence[Saved]) -> Iterator[memoryview]:
 
 
 def on_host(blocks: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
-    """Yields each block, of at most BLOCK elements, as fp32 in host memory; it stays valid until the next one is asked
-    for. Out of a device the next one is copied meanwhile, into one of two pinned buffers."""
+    """Yields each block, of at most BLOCK elements, as fp32 in host memory, valid until the next one is read.
+
+    The next block of a device is copied at the same time, into the other of two pinned buffers.
+    """
     ring: list[torch.Tensor] = []
-    under_way: deque[tuple[torch.Tensor, torch.Event | None]] = deque()
+    in_flight: deque[tuple[torch.Tensor, torch.Event | None]] = deque()
     for i, block in enumerate(blocks):
         if block.device.type == "cpu":
-            under_way.append((block.float(), None))
+            in_flight.append((block.float(), None))
         else:
             ring = ring or [torch.empty(BLOCK, pin_memory=True) for _ in range(2)]
             place = ring[i % 2][: block.numel()].copy_(block, non_blocking=True)
             copied = torch.Event(block.device)
             copied.record()
-            under_way.append((place, copied))
-        if len(under_way) > 1:
-            yield _when_copied(*under_way.popleft())
-    while under_way:
-        yield _when_copied(*under_way.popleft())
+            in_flight.append((place, copied))
+        if len(in_flight) > 1:
+            yield _wait_copied(*in_flight.popleft())
+    while in_flight:
+        yield _wait_copied(*in_flight.popleft())
 
 
-def _when_copied(block: torch.Tensor, copied: torch.Event | None) -> torch.Tensor:
+def _wait_copied(block: torch.Tensor, copied: torch.Event | None) -> torch.Tensor:
     if copied is not None:
         copied.synchronize()
     return block

@@ -1,39 +1,46 @@
-"""Which checkpoint a run goes on from: one that is whole, and the same on every process.
+"""Finds and loads the newest undamaged checkpoint, the same one on every process.
 
-Rank 0 alone looks into the index and names a candidate. What is wrong with its bytes is told by whoever reads them,
-while they are read: a check beforehand would ask the filesystem for everything twice.
+Rank 0 alone reads the index and proposes a candidate. Hashes are checked while the data is read: a separate check
+before would read every byte twice.
 """
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch.distributed.tensor import DTensor
 
 from distft.checkpoint.choose import candidates
 from distft.checkpoint.chunks import ChunkName, state_pieces
-from distft.checkpoint.format import MANIFEST, PARAMETER, checksums, damage_of, read_index, read_manifest, step_dir
+from distft.checkpoint.format import (
+    MANIFEST,
+    PARAMETER,
+    Manifest,
+    checksums,
+    damage_of,
+    read_index,
+    read_manifest,
+    step_dir,
+)
 from distft.checkpoint.retention import reading
 from distft.runtime.process_group import World, from_first
 from distft.strategies.engine import Engine, Piece
 from distft.tensors.integrity import Damaged
 from distft.tensors.regions import Flat, copy
-from distft.tensors.safetensors import read_header, read_headers, tensors_of
+from distft.tensors.safetensors import Stored, read_header, read_headers, tensors_of
 from distft.tensors.streaming import Chunk, stream
 
 
 class Checkpoint:
-    """A checkpoint on disk whose manifest and headers, read here, are what was written; its data is checked by those
-    who read all of it."""
+    """A checkpoint on disk with verified manifest and headers; `verify` and `restore` check the data."""
 
     def __init__(self, folder: Path, world: World | None = None) -> None:
-        """world: the processes that open it together, each file read by one of them; None: this one alone.
+        """Opens a checkpoint; Damaged on every process when the manifest, a file's size or a header is damaged.
 
-        Damaged, on every process, when the manifest, or a file's size or header, is not what was written.
+        world: the processes that open it together, each file read by one of them; None: this process alone.
         """
         self.folder = folder
         self.manifest = _manifest(folder, world) if world else read_manifest(folder)
@@ -42,7 +49,7 @@ class Checkpoint:
         headers = (
             read_headers(folder, names, world, self.checksums)
             if world
-            else {file.name: read_header(file, checksums) for file, checksums in self.checksums.items()}
+            else {file.name: read_header(file, checksum) for file, checksum in self.checksums.items()}
         )
         self.shapes: dict[tuple[str, str], tuple[int, ...]] = {
             (slot, name): tuple(shape)
@@ -51,11 +58,11 @@ class Checkpoint:
         }
         self.chunks: dict[tuple[str, str], list[Chunk]] = defaultdict(list)
         for name, header in headers.items():
-            for chunk in self._chunks(folder / name, header):
+            for chunk in self._chunks(tensors_of(folder / name, header)):
                 self.chunks[chunk.key].append(chunk)
 
-    def _chunks(self, file: Path, header: dict[str, Any]) -> Iterator[Chunk]:
-        for text, stored in tensors_of(file, header).items():
+    def _chunks(self, tensors: Mapping[str, Stored]) -> Iterator[Chunk]:
+        for text, stored in tensors.items():
             name = ChunkName.parse(text)
             key = (name.slot, name.name)
             yield Chunk(key, self.shapes[key], name.region(stored.shape), stored)
@@ -66,7 +73,7 @@ class Checkpoint:
 
     @property
     def slots(self) -> set[str]:
-        """The optimizer's states, such as `exp_avg` and, one number a parameter, `step`."""
+        """The names of the optimizer's states, such as `exp_avg`, or `step` with one number per parameter."""
         return {slot for slot, _ in self.chunks} - {PARAMETER}
 
     @property
@@ -74,7 +81,10 @@ class Checkpoint:
         return [name for slot, name in self.chunks if slot == PARAMETER]
 
     def read(self, name: str, shape: tuple[int, ...], start: int, count: int, slot: str = PARAMETER) -> torch.Tensor:
-        """Returns elements start..start+count of a tensor, row-major, as fp32 [count]."""
+        """Returns elements start..start+count of a tensor, row-major, as fp32 [count].
+
+        RuntimeError when the checkpoint lacks some.
+        """
         found, filled, wanted = torch.empty(count), 0, Flat(start, count)
         for chunk in self.chunks[slot, name]:
             first, number = 0, chunk.region.count
@@ -89,30 +99,29 @@ class Checkpoint:
         return found
 
 
-def _manifest(folder: Path, world: World) -> dict[str, Any]:
-    """Returns the manifest, which rank 0 reads, on every process."""
-    told: dict[str, Any] = {}
+def _manifest(folder: Path, world: World) -> Manifest:
+    """Returns on every process the manifest that rank 0 reads."""
+    manifest, damage = None, ""
     if world.is_first:
         try:
-            told = {"manifest": read_manifest(folder)}
+            manifest = read_manifest(folder)
         except Damaged as error:
-            told = {"damaged": str(error)}
-    told = json.loads(from_first(json.dumps(told), world))
-    if "damaged" in told:
-        raise Damaged(told["damaged"])
-    return told["manifest"]
+            damage = str(error)
+    manifest, damage = json.loads(from_first(json.dumps([manifest, damage]), world))
+    if damage:
+        raise Damaged(damage)
+    return manifest
 
 
 def verify(checkpoint: Checkpoint, world: World) -> None:
-    """Raises Damaged on every process unless each byte is what was written; each is read by one of them."""
+    """Reads each block on one process; raises Damaged on every process when a hash differs."""
     stream(_all_chunks(checkpoint), [], world, checkpoint.checksums)
 
 
 def restore(engine: Engine, checkpoint: Checkpoint, world: World) -> None:
-    """Fills trained parameters and optimizer state of `engine`, of any strategy on any number of processes.
+    """Loads trained parameters and optimizer state into `engine`, of any strategy and world size.
 
-    Damaged on every process when a byte is not what was written: then the parameters hold anything, and the optimizer
-    is one that has not stepped.
+    Damaged on every process when a hash differs; then the parameters are undefined and the optimizer state is reset.
     """
     pieces = [piece for piece in engine.pieces() if not piece.frozen]
     had = {id(piece.owner) for piece in pieces if engine.optimizer.state.get(piece.owner)}
@@ -120,13 +129,13 @@ def restore(engine: Engine, checkpoint: Checkpoint, world: World) -> None:
     try:
         stream(_all_chunks(checkpoint), [*pieces, *states], world, checkpoint.checksums)
     except Damaged:
-        _forget(engine, pieces, had)
+        _reset_optimizer(engine, pieces, had)
         raise
     engine.refresh()
 
 
-def _forget(engine: Engine, pieces: list[Piece], had: set[int]) -> None:
-    """Takes away the optimizer's state; what it `had` before its first step, as some make it, was zero."""
+def _reset_optimizer(engine: Engine, pieces: list[Piece], had: set[int]) -> None:
+    """Removes the optimizer state; state that an optimizer `had` before its first step is set back to zero."""
     for piece in pieces:
         if id(piece.owner) not in had:
             engine.optimizer.state.pop(piece.owner, None)
@@ -141,17 +150,17 @@ def _all_chunks(checkpoint: Checkpoint) -> list[Chunk]:
 
 
 def _states(engine: Engine, piece: Piece, checkpoint: Checkpoint) -> Iterator[Piece]:
-    """Yields the optimizer's state for `piece` as pieces to fill, made where the optimizer has not stepped yet."""
+    """Yields the optimizer state of `piece` as pieces to fill, allocated where the optimizer has not stepped yet."""
     for slot in checkpoint.slots:
         shape = checkpoint.shapes.get((slot, piece.name))
         if shape is not None:
             state = engine.optimizer.state[piece.owner]
-            if not torch.is_tensor(state.get(slot)) or _shape_there(state[slot], piece) != shape:
+            if not torch.is_tensor(state.get(slot)) or _shape_of(state[slot], piece) != shape:
                 state[slot] = _empty_state(engine, piece, shape)
             yield from state_pieces(piece, slot, state[slot])
 
 
-def _shape_there(state: torch.Tensor, piece: Piece) -> tuple[int, ...]:
+def _shape_of(state: torch.Tensor, piece: Piece) -> tuple[int, ...]:
     return piece.shape if state.shape == piece.owner.shape else tuple(state.shape)
 
 
@@ -167,17 +176,19 @@ Use = Callable[[Checkpoint, World], None]
 
 
 def find(checkpoints: Path, resume: str, world: World, use: Use = verify) -> Checkpoint | None:
-    """Returns the newest undamaged checkpoint for `auto`, the one at a path, or None for `never` or an empty folder;
-    of a run that was told a path or `never` the newest that it has written since.
+    """Returns the newest undamaged checkpoint by checkpoint.resume; None where there is none to resume from.
 
-    use: reads the whole checkpoint on every process, and raises Damaged on every one when a byte is not what was
-    written; then the next one is taken. What is passed over is printed with the reason. RuntimeError on every process
-    when a named one is damaged, or all of them: a run that has trained never starts anew unasked.
+    resume: `auto`, `never`, or the path of a checkpoint; with the last two, checkpoints that the run has written since
+    come first (`candidates`).
+    use: reads the whole checkpoint on every process, and raises Damaged on every one when a hash differs; then the
+    next candidate is tried. Skipped checkpoints are printed with the reason.
+    RuntimeError on every process when the checkpoint at the path is damaged, or all are: a run that has trained does
+    not silently start from scratch.
     """
-    passed_over: list[str] = []
+    skipped: list[str] = []
     listed = candidates(checkpoints, resume) if world.is_first else []
     if world.is_first and resume == "auto":
-        _tell_unlisted(checkpoints)
+        _report_uncommitted(checkpoints)
     while name := from_first(str(listed.pop(0)) if listed else "", world):
         try:
             with _held(Path(name), world):
@@ -187,18 +198,20 @@ def find(checkpoints: Path, resume: str, world: World, use: Use = verify) -> Che
         except Damaged as error:
             if Path(name) == Path(resume):
                 raise RuntimeError(f"checkpoint.resume={resume} cannot be resumed: {error}") from error
-            passed_over.append(f"passed over {name}: {error}")
-            print(passed_over[-1])
-    if passed_over and resume != "never":
-        first = f"no checkpoint in {checkpoints} can be resumed: {passed_over[0]}"
-        raise RuntimeError(f"{first}. Try: checkpoint.resume=never, which starts anew and deletes them")
+            skipped.append(f"skipped {name}: {error}")
+            print(skipped[-1])
+    if skipped and resume != "never":
+        first = f"no checkpoint in {checkpoints} can be resumed: {skipped[0]}"
+        raise RuntimeError(f"{first}. Try: checkpoint.resume=never, which starts from scratch and deletes them")
     return None
 
 
 @contextmanager
 def _held(folder: Path, world: World) -> Iterator[None]:
-    """Keeps a checkpoint, which may be of another run, from being deleted; that it is gone already is told by whoever
-    reads it, on every process."""
+    """Holds a read lock on a checkpoint, which may belong to another run, so that it is not deleted.
+
+    A checkpoint that is already deleted raises later, on every process, when its files are read.
+    """
     with ExitStack() as held:
         if world.is_first:
             with suppress(Damaged):
@@ -206,10 +219,10 @@ def _held(folder: Path, world: World) -> Iterator[None]:
         yield
 
 
-def _tell_unlisted(checkpoints: Path) -> None:
-    """Prints what is wrong with the index, and what was begun and never came to count."""
+def _report_uncommitted(checkpoints: Path) -> None:
+    """Prints what is wrong with the index, and the listed checkpoints that were never committed."""
     if damage := damage_of(checkpoints):
         print(damage)
     for step in reversed(read_index(checkpoints)):
         if not (step_dir(checkpoints, step) / MANIFEST).is_file():
-            print(f"passed over {step_dir(checkpoints, step)}: it has no {MANIFEST}")
+            print(f"skipped {step_dir(checkpoints, step)}: it has no {MANIFEST}")

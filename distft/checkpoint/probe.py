@@ -1,8 +1,7 @@
-"""What the live model says, kept beside a checkpoint so that an export can be held against it: its logits on a few
-tokens, and the 20 tokens that it answers with when each is the likeliest.
+"""Reference outputs of the live model, stored with a checkpoint to verify an export: logits and a greedy completion.
 
-Trap: all of it comes of whole forwards over rows of one length, so nothing is compiled twice and no cache is needed.
-What follows a token in the row does not matter to a causal model.
+Trap: all outputs come from full forwards over rows of one length, so nothing is compiled twice and no KV cache is
+needed. In a causal model the padding after a token does not change its logits.
 """
 
 from collections.abc import Callable, Iterable
@@ -24,21 +23,21 @@ from distft.tensors.integrity import Damaged
 PROBE = "probe.safetensors"
 TOKENS = 16
 ANSWER = 20  # tokens
-PROMPT = 12  # tokens at most: with the answer a row of 32, since a CPU takes 3 s for 21 of them and 135M parameters
-PROMPTS = 100  # rows, of which the one with the shortest prompt is taken
+PROMPT = 12  # tokens at most, so that prompt and answer make a short row: each answer token costs a whole forward
+PROMPTS = 100  # rows from which the shortest prompt is taken
 
 Logits = Callable[[torch.Tensor], torch.Tensor]  # of token ids, int64 [1, S] -> [1, S, V]
 
 
 @dataclass(frozen=True)
 class Probe:
-    """What the live model says."""
+    """Outputs of the live model on fixed inputs."""
 
     input_ids: torch.Tensor  # int64 [1, S]
     logits: torch.Tensor  # of these tokens, fp32 [1, S, V]
     prompt: torch.Tensor  # int64 [P]
-    answer: torch.Tensor  # int64 [N], each the likeliest after all before it, whether or not it is a stop token
-    margins: torch.Tensor  # fp32 [N]: how far it is from the second likeliest, as a share of the largest logit
+    answer: torch.Tensor  # int64 [N], greedy, not ended by stop tokens
+    margins: torch.Tensor  # fp32 [N]: distance of the two largest logits, as a share of the largest absolute one
 
 
 def probe_tokens(vocab_size: int) -> torch.Tensor:
@@ -47,9 +46,9 @@ def probe_tokens(vocab_size: int) -> torch.Tensor:
 
 
 def probe_prompt(rows: Iterable[Row]) -> torch.Tensor:
-    """Returns what stands before the first trained token of the row where that is shortest, int64 [P].
+    """Returns the shortest prompt of the rows, int64 [P]: the tokens before the first trained one.
 
-    At most PROMPT tokens of it, the last ones; at least the first token of a row.
+    Only its last PROMPT tokens; at least the first token of a row.
     """
     prompts = [row.input_ids[: max(1, int(np.argmax(row.trained)))] for row in rows]
     return torch.from_numpy(min(prompts, key=len)[-PROMPT:].astype(np.int64))
@@ -57,9 +56,9 @@ def probe_prompt(rows: Iterable[Row]) -> torch.Tensor:
 
 @torch.no_grad()
 def take_probe(logits_of: Logits, vocab_size: int, prompt: torch.Tensor, longest: int | None) -> Probe:
-    """Returns what the model says that computes `logits_of`; every process of it calls this with the same prompt.
+    """Returns the outputs of the model behind `logits_of`; all its processes call this with the same prompt.
 
-    longest: tokens that the model has positions for; None: no limit.
+    longest: the number of positions of the model; None: no limit.
     """
     input_ids = probe_tokens(vocab_size)
     prompt = prompt[-max(1, longest - ANSWER) :] if longest else prompt
@@ -73,8 +72,10 @@ def take_probe(logits_of: Logits, vocab_size: int, prompt: torch.Tensor, longest
 def greedy(
     logits_of: Logits, prompt: torch.Tensor, count: int, stops: Iterable[int] = ()
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Returns the likeliest tokens after the prompt, int64 [N], and their margins, fp32 [N]: `count`, or fewer where
-    one of them is in `stops`, which is then the last."""
+    """Returns the greedy tokens after the prompt, int64 [N], and their margins, fp32 [N].
+
+    N is `count`, or less where a token is in `stops`; that token is then the last.
+    """
     row = torch.zeros(1, len(prompt) + count, dtype=torch.int64)
     row[0, : len(prompt)] = prompt
     answer, margins, stops = list[int](), list[float](), set(stops)
@@ -89,30 +90,30 @@ def greedy(
 
 
 def write_probe(folder: Path, probe: Probe) -> None:
-    """Puts the probe beside a checkpoint that counts already: whole, by one rename, or not at all."""
-    with replaced(folder / PROBE) as beside:
-        save_tensors({name: value.contiguous() for name, value in vars(probe).items()}, beside)
+    """Adds the probe to a committed checkpoint by one rename."""
+    with replaced(folder / PROBE) as new:
+        save_tensors({name: value.contiguous() for name, value in vars(probe).items()}, new)
 
 
 def read_probe(folder: Path) -> Probe:
-    """Returns the probe beside the checkpoint in `folder`; Damaged when it is cut off.
+    """Returns the probe of the checkpoint in `folder`; Damaged when it is truncated.
 
-    One of an older version has logits alone: its answer is empty.
+    Older versions stored logits only: then the answer is empty.
     """
-    none = {"prompt": torch.zeros(1).long(), "answer": torch.zeros(0).long(), "margins": torch.zeros(0)}
+    empty = {"prompt": torch.zeros(1).long(), "answer": torch.zeros(0).long(), "margins": torch.zeros(0)}
     try:
         tensors = load_file(folder / PROBE)
-        return Probe(**(none | tensors))
+        return Probe(**(empty | tensors))
     except (SafetensorError, TypeError) as error:
         raise Damaged(f"{folder / PROBE} cannot be read: {error}") from error
 
 
 def check_live(model: nn.Module, folder: Path, tolerance: float, stops: Iterable[int] = ()) -> None:
-    """Raises RuntimeError unless `model` says what the live model said, where the checkpoint in `folder` kept that.
+    """Raises RuntimeError unless `model` matches the probe of the checkpoint in `folder`; passes where there is none.
 
-    tolerance: of logits, as a share of the largest. stops: the ids that end an answer of `model`.
-    Its answer is the live model's, up to the first token where the two likeliest are so close that `tolerance` of
-    each could make either win, and ends where that one meets the first of `stops`.
+    tolerance: of logits, as a share of the largest. stops: ids of the tokens that end an answer of `model`.
+    Answers are compared up to the first stop token, and up to the first token whose two largest logits are within
+    twice the tolerance, where either may win.
     """
     if not (folder / PROBE).is_file():
         return

@@ -1,4 +1,4 @@
-"""A tiny save and load before the first step, so that what cannot be saved fails in the first minute."""
+"""A small save and load before the first step, so that a checkpoint that cannot be saved fails in the first minute."""
 
 import shutil
 from dataclasses import replace
@@ -22,10 +22,10 @@ CHUNKS, ELEMENTS = 8, 1000
 def rehearse(
     engine: Engine, checkpoints: Path, states_per_weight: float, keep: int, world: World, best: bool = False
 ) -> None:
-    """Raises RuntimeError on every process when the disk lacks room for the checkpoints to keep, and one more, or when
-    what a process writes there is not what it reads.
+    """Checks that checkpoints can be saved; else raises RuntimeError on every process.
 
-    best: a checkpoint with the best held-out loss is kept too, however old.
+    The disk needs space for the checkpoints that retention keeps and one more, and each process must read back what it
+    writes. states_per_weight: numbers of optimizer state per weight. best: the best checkpoint is kept in addition.
     """
     folder = checkpoints / REHEARSAL
     weights = torch.tensor([float(num_weights(engine))], dtype=torch.float64, device=world.device)
@@ -33,28 +33,28 @@ def rehearse(
     problem = ""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        problem = (world.is_first and _room(checkpoints, size, keep, best)) or _round_trip(
+        problem = (world.is_first and _missing_space(checkpoints, size, keep, best)) or _round_trip(
             engine, folder / rank_file(world.rank)
         )
     except (OSError, RuntimeError) as error:
         problem = str(error)
-    problems = [each for each in texts_of_all(problem, world) if each]
+    problems = list(filter(None, texts_of_all(problem, world)))
     if world.is_first:
         shutil.rmtree(folder, ignore_errors=True)
     if problems:
         raise RuntimeError(f"checkpoints cannot be saved: {problems[0]}")
 
 
-def _room(checkpoints: Path, size: float, keep: int, best: bool) -> str:
+def _missing_space(checkpoints: Path, size: float, keep: int, best: bool) -> str:
     free = shutil.disk_usage(checkpoints).free
-    there = sum(map(_bytes_of, complete(checkpoints)))
-    needed = (keep + best + 1) * size - there
+    used = sum(map(_bytes_of, complete(checkpoints)))
+    needed = (keep + best + 1) * size - used
     if needed <= free:
         return ""
     return (
         f"{checkpoints} has {free / 2**30:.2f} GiB free. A checkpoint takes {size / 2**30:.2f} GiB, and "
         f"checkpoint.keep={keep}{', the best' if best else ''} and the one being written {needed / 2**30:.2f} GiB. "
-        f"Try: checkpoint.keep={max(1, int((free + there) // size) - 1 - best)}, or another runs_dir"
+        f"Try: checkpoint.keep={max(1, int((free + used) // size) - 1 - best)}, or another runs_dir"
     )
 
 
@@ -75,5 +75,5 @@ def _round_trip(engine: Engine, file: Path) -> str:
     for chunk in chunks:
         read = found[str(chunk.name)].read(0, chunk.count)
         if not torch.equal(read.view(torch.int32), chunk.data[0].cpu().float().view(torch.int32)):
-            return f"{file} does not read back as it was written: {chunk.name}"
+            return f"{file} reads back differently from what was written: {chunk.name}"
     return ""

@@ -1,7 +1,7 @@
-"""Committing a checkpoint and removing those that are no longer kept.
+"""Commits checkpoints and applies retention.
 
-Every name is synced before the next step relies on it, so neither SIGKILL nor a loss of power leaves anything but
-the older checkpoint or the new one.
+Every rename is synced before the next step relies on it, so after SIGKILL or a power loss either the older checkpoint
+or the new one is there, complete.
 """
 
 import fcntl
@@ -14,35 +14,44 @@ from math import isfinite
 from pathlib import Path
 from typing import Any, TextIO
 
-from distft.checkpoint.format import INDEX, MANIFEST, read_index, read_manifest, step_dir, write_index, write_manifest
+from distft.checkpoint.format import (
+    INDEX,
+    MANIFEST,
+    Manifest,
+    read_index,
+    read_manifest,
+    step_dir,
+    write_index,
+    write_manifest,
+)
 from distft.runtime.disk import make_folder, sync
 from distft.tensors.integrity import Damaged
 
 
 @dataclass(frozen=True)
 class Retention:
-    """Keeps the newest `keep` checkpoints, every one at a multiple of `every` steps, and the best."""
+    """Keeps the newest `keep` checkpoints, those at multiples of `every` steps, and the best."""
 
     keep: int
     every: int | None = None
 
-    def goes(self, steps: list[int], best: int | None) -> list[int]:
-        """Returns which of `steps`, in order, are kept no longer."""
+    def expired(self, steps: list[int], best: int | None) -> list[int]:
+        """Returns the steps to remove; steps: in ascending order."""
         return [s for s in steps[: -self.keep] if s != best and not (self.every and s % self.every == 0)]
 
 
 @dataclass(frozen=True)
 class Best:
-    """The lowest held-out loss of a run's checkpoints; that of step 0 where no checkpoint's is lower."""
+    """The lowest held-out loss of a run's checkpoints; of step 0 where no checkpoint is lower."""
 
     step: int
     loss: float
 
 
 def best_at(checkpoints: Path, start_step: int, evals: Iterable[Mapping[str, Any]]) -> Best | None:
-    """Returns the best of a run that goes on from `start_step`; None where nothing was evaluated, or will be again.
+    """Returns the best of a run that resumes from `start_step`; None where there is no evaluation before it.
 
-    evals: the rows of metrics.jsonl. A checkpoint after `start_step` is of a history that the run leaves.
+    evals: rows of metrics.jsonl. Checkpoints after `start_step` belong to a history that the run abandons.
     """
     if start_step == 0:
         return None
@@ -50,7 +59,9 @@ def best_at(checkpoints: Path, start_step: int, evals: Iterable[Mapping[str, Any
     folder = best(checkpoints)
     if folder and (step := int(folder.name.removeprefix("step-"))) <= start_step:
         with suppress(Damaged):
-            losses[step] = read_manifest(folder).get("held_out_loss", losses.get(step))  # older versions wrote none
+            losses[step] = read_manifest(folder).get(
+                "held_out_loss", losses.get(step)
+            )  # older versions did not write it
     else:
         step = 0
     found = losses.get(step)
@@ -58,61 +69,63 @@ def best_at(checkpoints: Path, start_step: int, evals: Iterable[Mapping[str, Any
 
 
 def complete(checkpoints: Path) -> list[Path]:
-    """Returns the published checkpoints, oldest first."""
+    """Returns the committed checkpoints, oldest first."""
     folders = [step_dir(checkpoints, step) for step in read_index(checkpoints)]
     return [folder for folder in folders if (folder / MANIFEST).is_file()]
 
 
 def latest(checkpoints: Path) -> Path | None:
-    """Returns the newest published checkpoint."""
+    """Returns the newest committed checkpoint."""
     found = complete(checkpoints)
     return found[-1] if found else None
 
 
 def best(checkpoints: Path) -> Path | None:
-    """Returns the checkpoint with the lowest held-out loss, where one is lower than that before the first step; a link
-    that leads elsewhere is none."""
-    folder = os.path.realpath(checkpoints / "best")
-    return next((each for each in complete(checkpoints) if os.path.realpath(each) == folder), None)
+    """Returns the checkpoint with the lowest held-out loss, where one is lower than before the first step.
+
+    None when the link `best` points to something else than a committed checkpoint.
+    """
+    target = os.path.realpath(checkpoints / "best")
+    return next((folder for folder in complete(checkpoints) if os.path.realpath(folder) == target), None)
 
 
 def retain(checkpoints: Path, retention: Retention, superseded: set[int]) -> list[Path]:
-    """Takes away what is kept no longer, and `superseded` steps of a history that the run has left.
+    """Retires expired checkpoints and the `superseded` steps of an abandoned history.
 
-    Returns folders that count no more and are to be deleted, which takes its time. A checkpoint that another program
-    is reading stays until the next time.
+    Returns the retired folders, which the caller deletes because that takes long. A checkpoint that another program
+    is reading stays until the next call.
     """
     listed = read_index(checkpoints)
     steps = [step for step in listed if step_dir(checkpoints, step).exists()]
     kept, current = best(checkpoints), [step for step in steps if step not in superseded]
-    gone = superseded | set(retention.goes(current, int(kept.name.removeprefix("step-")) if kept else None))
-    leaving = {step: _leave(step_dir(checkpoints, step)) for step in sorted(gone) if step in steps}
-    gone -= {step for step, folder in leaving.items() if folder is None}
-    folders = [folder for folder in leaving.values() if folder]
+    gone = superseded | set(retention.expired(current, int(kept.name.removeprefix("step-")) if kept else None))
+    retired = {step: _retire(step_dir(checkpoints, step)) for step in sorted(gone) if step in steps}
+    gone -= {step for step, folder in retired.items() if folder is None}
+    folders = [folder for folder in retired.values() if folder]
     if folders:
-        sync(checkpoints)  # the index lists them until then: what it does not list would stay for ever
+        sync(checkpoints)  # before the index drops them: an unlisted folder would never be deleted
     if set(listed) != set(steps) - gone:
         write_index(checkpoints, set(steps) - gone)
     return folders
 
 
-def _leave(folder: Path) -> Path | None:
-    """Makes a checkpoint vanish by a rename, so a half deleted one never counts; returns its new name.
+def _retire(folder: Path) -> Path | None:
+    """Renames a checkpoint, so that a partly deleted one is never read; returns its new name.
 
-    None, and nothing is changed, while another program is reading it.
+    None, without a change, while another program is reading it.
     """
-    leaving = folder.with_name(f".{folder.name}.leaving")
+    retired = folder.with_name(f".{folder.name}.leaving")
     with ExitStack() as held:
         with suppress(FileNotFoundError):
             if not _lock(held.enter_context((folder / MANIFEST).open())):
                 return None
-        shutil.rmtree(leaving, ignore_errors=True)
-        os.replace(folder, leaving)  # under the lock: whoever comes to read it now will find it gone
-    return leaving
+        shutil.rmtree(retired, ignore_errors=True)
+        os.replace(folder, retired)  # under the lock: a reader that waits for it then finds it deleted
+    return retired
 
 
 def _lock(handle: TextIO) -> bool:
-    """Returns whether nobody reads; on a disk that knows no locks nobody can tell, and it is taken for granted."""
+    """Returns whether the exclusive lock was taken; True on filesystems without locks, where readers are unknown."""
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -123,22 +136,22 @@ def _lock(handle: TextIO) -> bool:
 
 
 def delete(folders: Sequence[Path]) -> None:
-    """Deletes folders that count no more; what cannot be deleted is for the next save to try."""
+    """Deletes retired folders; the next save retries those that cannot be deleted."""
     for folder in folders:
         shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager
 def reading(folder: Path) -> Iterator[None]:
-    """Keeps `folder` from being deleted by a run that goes on meanwhile; Damaged when that has just happened."""
+    """Holds a read lock on `folder`, so that retention does not delete it; Damaged when it is already deleted."""
     manifest = folder / MANIFEST
-    gone = f"{folder} has been deleted meanwhile, as checkpoint.keep has it. Try: at=latest"
+    gone = f"{folder} has been deleted by retention (checkpoint.keep). Try: at=latest"
     try:
         handle = manifest.open()
     except FileNotFoundError as error:
         raise Damaged(gone) from error
     with handle:
-        with suppress(OSError):  # a disk that knows no locks
+        with suppress(OSError):  # a filesystem without locks
             fcntl.flock(handle, fcntl.LOCK_SH)
         if not (manifest.exists() and os.path.samestat(os.fstat(handle.fileno()), manifest.stat())):
             raise Damaged(gone)
@@ -146,15 +159,15 @@ def reading(folder: Path) -> Iterator[None]:
 
 
 def partial_dir(checkpoints: Path, step: int) -> Path:
-    """Returns where a checkpoint is written before it counts."""
+    """Returns the folder in which a checkpoint is written before it is committed."""
     folder = step_dir(checkpoints, step)
     return folder.with_name(f".{folder.name}.partial")
 
 
 def begin(checkpoints: Path, step: int, spared: Collection[Path] = ()) -> Path:
-    """Makes an empty folder to write into, and removes what an interrupted save has left.
+    """Makes an empty folder to write into, and deletes the leftovers of an interrupted save.
 
-    spared: folders that another thread is deleting, for which training is not to wait.
+    spared: folders that another thread is deleting, so that training does not wait for them.
     """
     if not (checkpoints / INDEX).is_file():  # the run's first save
         make_folder(checkpoints)
@@ -164,12 +177,12 @@ def begin(checkpoints: Path, step: int, spared: Collection[Path] = ()) -> Path:
     for left in checkpoints.glob(".*.new"):
         left.unlink(missing_ok=True)
     partial = partial_dir(checkpoints, step)
-    partial.mkdir(exist_ok=True)  # what a listing that lags has not shown is written over
+    partial.mkdir(exist_ok=True)  # a leftover that a lagging listing did not show is overwritten
     return partial
 
 
-def publish(checkpoints: Path, step: int, body: dict[str, Any]) -> Path:
-    """Makes the written files of `step` a checkpoint with the manifest `body`, and `latest`; returns its folder."""
+def publish(checkpoints: Path, step: int, body: Manifest) -> Path:
+    """Commits the written files of `step` with the manifest `body`, and points `latest` to it; returns its folder."""
     partial, folder = partial_dir(checkpoints, step), step_dir(checkpoints, step)
     write_manifest(partial, body)
     write_index(checkpoints, {*read_index(checkpoints), step})
@@ -183,14 +196,15 @@ def publish(checkpoints: Path, step: int, body: dict[str, Any]) -> Path:
 
 
 def point(link: Path, folder: Path) -> None:
-    """Makes `link` lead to `folder`, by one rename; it would survive a loss of power when this returns."""
-    beside = link.with_name(f".{link.name}.new")
-    beside.unlink(missing_ok=True)
-    beside.symlink_to(folder.name)
-    os.replace(beside, link)
+    """Points the symlink `link` to `folder` by one rename, and syncs it to disk."""
+    new = link.with_name(f".{link.name}.new")
+    new.unlink(missing_ok=True)
+    new.symlink_to(folder.name)
+    os.replace(new, link)
     sync(link.parent)
 
 
 def being_saved(checkpoints: Path, step: int) -> Path | None:
-    """Returns where the checkpoint of `step` is, before or after it counts; None where it could not be saved."""
-    return next((each for each in (partial_dir(checkpoints, step), step_dir(checkpoints, step)) if each.is_dir()), None)
+    """Returns the folder of the checkpoint of `step`, committed or not; None where it could not be saved."""
+    folders = (partial_dir(checkpoints, step), step_dir(checkpoints, step))
+    return next((folder for folder in folders if folder.is_dir()), None)

@@ -1,11 +1,11 @@
-"""A run's checkpoint in a format that other programs open, verified against the live model."""
+"""`distft export`: writes a run's checkpoint in a format of other programs, verified against the live model."""
 
 import sys
 from pathlib import Path
 
 from distft.config import ConfigError, command
 from distft.config.command import find_run, keywords, usage
-from distft.config.nearest import nearest
+from distft.config.nearest import did_you_mean, nearest
 from distft.paths import absolute
 from distft.runtime.logs import silence
 from distft.runtime.process import uncollected
@@ -14,11 +14,11 @@ KEYS = {
     "run": "the run's folder",
     "out": "the folder to write; must not exist",
     "at": "best, latest or step-N; best: the latest where no checkpoint is better than step 0; default: export.at",
-    "dtype": "fp32, bf16 or auto: what the run computed in; default: export.dtype",
+    "dtype": "fp32, bf16 or auto: the dtype that the run computed in; default: export.dtype",
     "format": "huggingface, dcp, deepspeed_universal; of adapters: peft, merged; default: export.format",
 }
 CLAIM = """Writes a folder that transformers (huggingface, merged) or peft opens, with tokenizer and model card.
-dcp and deepspeed_universal hold optimizer state too, fp32, in pickles: for other programs, distft never reads them."""
+dcp and deepspeed_universal also hold optimizer state, in fp32. Their files are pickles, which distft never reads."""
 DTYPES = ("fp32", "bf16", "auto")
 OF_A_MODEL = ("huggingface", "dcp", "deepspeed_universal")
 OF_ADAPTERS = ("peft", "merged")
@@ -26,28 +26,28 @@ OF_STATE = ("dcp", "deepspeed_universal")
 
 
 def main(arguments: list[str]) -> int:
-    """Writes the folder and returns 0; 1 when that cannot be done, or it does not say what the live model said."""
+    """Writes the folder and returns 0; 1 when that fails, or the result does not match the live model."""
     given = keywords(arguments, KEYS, required=("run", "out"))
     run, out = find_run(given["run"]), absolute(given["out"])
     formats = OF_A_MODEL if run.read_plan().adapters is None else OF_ADAPTERS
-    errors = [] if not out.exists() else [f"out={given['out']}: exists already. Try: {_free(out)}"]
+    errors = [] if not out.exists() else [f"out={given['out']}: already exists. Try: {_free(out)}"]
     errors += wrong_format(given, formats)
-    from distft.checkpoint.choose import to_export
+    from distft.checkpoint.choose import choose_for_export
 
     own = {"at": "best", "dtype": "auto", "format": "auto"} | run.read_config().get("export", {}) | given
     try:
-        folder, why = to_export(run, own["at"])
+        folder, why = choose_for_export(run, own["at"])
     except ValueError as error:
         raise ConfigError([*errors, str(error)]) from error
     if errors:
         raise ConfigError(errors)
     silence()
-    word = formats[0] if own["format"] == "auto" else own["format"]
+    format = formats[0] if own["format"] == "auto" else own["format"]
     try:
         with uncollected():
             from distft.export.write import write
 
-        about, warnings = write(run, folder, out, word, None if own["dtype"] == "auto" else own["dtype"], why)
+        about, warnings = write(run, folder, out, format, None if own["dtype"] == "auto" else own["dtype"], why)
     except (RuntimeError, OSError, ImportError, ValueError, LookupError, TypeError) as error:
         print(f"{folder} was not exported: {_cause(error)}", file=sys.stderr)
         return 1
@@ -59,26 +59,26 @@ def main(arguments: list[str]) -> int:
 
 
 def _cause(error: Exception) -> str:
-    """Returns an error in one line; of what only names a thing, such as a KeyError, with its kind."""
-    said = " ".join(str(error).split())
-    return said if isinstance(error, (RuntimeError, OSError)) and said else f"{type(error).__name__}: {said}"
+    """Returns an error in one line; with its type where the text alone says little, such as that of a KeyError."""
+    text = " ".join(str(error).split())
+    return text if isinstance(error, (RuntimeError, OSError)) and text else f"{type(error).__name__}: {text}"
 
 
 def wrong_format(given: dict[str, str], formats: tuple[str, ...]) -> list[str]:
-    """Returns what is wrong with `format` and `dtype` for a run that has these formats."""
-    word, dtype = given.get("format", formats[0]), given.get("dtype", "fp32")
+    """Returns what is wrong with `format` and `dtype`; formats: those that the run can be exported to."""
+    format, dtype = given.get("format", formats[0]), given.get("dtype", "fp32")
     errors = []
-    if word not in (*OF_A_MODEL, *OF_ADAPTERS, "auto"):
+    if format not in (*OF_A_MODEL, *OF_ADAPTERS, "auto"):
         errors.append(
-            f"format={word}: must be one of {', '.join(formats)}. Try: {nearest(word, formats) or formats[0]}"
+            f"format={format}: unknown format. Allowed: {', '.join(formats)}.{did_you_mean(nearest(format, formats))}"
         )
-    elif word not in (*formats, "auto"):
+    elif format not in (*formats, "auto"):
         trained = "adapters" if formats == OF_ADAPTERS else "the model itself"
-        errors.append(f"format={word}: the run trained {trained}. Try: {' or '.join(formats)}")
+        errors.append(f"format={format}: the run trained {trained}. Allowed: {', '.join(formats)}")
     if dtype not in DTYPES:
-        errors.append(f"dtype={dtype}: must be one of {', '.join(DTYPES)}")
-    elif "dtype" in given and word in OF_STATE:
-        errors.append(f"dtype={dtype} has no effect with format={word}, which is fp32. Try: format=huggingface")
+        errors.append(f"dtype={dtype}: unknown dtype. Allowed: {', '.join(DTYPES)}")
+    elif "dtype" in given and format in OF_STATE:
+        errors.append(f"dtype={dtype} has no effect with format={format}, which is fp32. Try: format=huggingface")
     return errors
 
 

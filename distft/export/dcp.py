@@ -1,9 +1,9 @@
-"""A torch.distributed.checkpoint folder of parameters and optimizer state, one tensor in memory at a time.
+"""Writes a torch.distributed.checkpoint folder of parameters and optimizer state, one tensor in memory at a time.
 
     state = {"model": get_model_state_dict(model), "optim": get_optimizer_state_dict(model, optimizer)}
     dcp.load(state, checkpoint_id=FOLDER)
 
-Its metadata and each of its tensors are pickles: that is the format. Written for other programs, never read here.
+The format stores its metadata and tensors as pickles. distft only writes them, for other programs.
 """
 
 from math import prod
@@ -24,17 +24,19 @@ from distft.checkpoint.load import Checkpoint
 
 
 def named_groups(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
-    """Returns `param_groups` as torch's get_optimizer_state_dict gives them."""
+    """Returns `param_groups` with parameter names, as torch's get_optimizer_state_dict does."""
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     return [group | {"params": [names[id(p)] for p in group["params"]]} for group in optimizer.param_groups]
 
 
-Key = tuple[str, str]  # what of a parameter, and which parameter
+Key = tuple[str, str]  # slot, parameter
 
 
 def write_dcp(checkpoint: Checkpoint, model: PreTrainedModel, optimizer: torch.optim.Optimizer, folder: Path) -> None:
-    """Writes the checkpoint's values, fp32, under the names that torch gives the state of `model` and `optimizer`,
-    both on meta."""
+    """Writes the checkpoint in fp32 under the names that torch uses for the state of `model` and `optimizer`.
+
+    Both are on the meta device. RuntimeError or OSError when the write fails.
+    """
     own = {id(parameter): name for name, parameter in model.named_parameters()}
     weights = {name: (PARAMETER, own[id(p)]) for name, p in model.named_parameters(remove_duplicate=False)}
     states = {
@@ -65,7 +67,7 @@ def _empty(checkpoint: Checkpoint, key: Key) -> torch.Tensor:
 
 
 class _OneAtATime(DefaultSavePlanner):
-    """Plans with tensors on meta, and reads each when it is its turn to be written."""
+    """Plans with meta tensors, and reads each tensor when it is written."""
 
     def __init__(self, checkpoint: Checkpoint, keys: dict[str, Key]) -> None:
         super().__init__()

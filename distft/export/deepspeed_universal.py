@@ -1,15 +1,15 @@
-"""DeepSpeed's universal checkpoint: fp32 weights and Adam's moments, one file each, for ZeRO 1 to 3 at any world size.
+"""Writes DeepSpeed's universal checkpoint: fp32 weights and Adam's moments, for ZeRO 1 to 3 at any world size.
 
     deepspeed.initialize(config={"checkpoint": {"load_universal": true}, ...})
     engine.load_checkpoint(FOLDER, load_lr_scheduler_states=False)
 
-    FOLDER/latest_universal                          which step there is
+    FOLDER/latest_universal                          name of the step
     FOLDER/step-00000020/zero/<parameter>/{fp32,exp_avg,exp_avg_sq,step}.pt
     FOLDER/step-00000020/zero/optimizer_state.pt     settings of the optimizer's groups
     FOLDER/step-00000020/*_model_states.pt           the step; one name for stages 1 and 2, one for 3
 
-All are pickles: that is the format. Written for other programs, never read here.
-Trap: at stage 3 DeepSpeed (0.19) gives every group the settings of the first one, weight decay too.
+The format stores all of them as pickles. distft only writes them, for other programs.
+Trap: at stage 3, DeepSpeed (0.19) applies the settings of the first group to all groups, including weight decay.
 """
 
 from math import prod
@@ -30,9 +30,9 @@ MODEL_STATES = ("mp_rank_00_model_states.pt", "zero_pp_rank_0_mp_rank_00_model_s
 def write_deepspeed_universal(
     checkpoint: Checkpoint, model: PreTrainedModel, optimizer: torch.optim.Optimizer, folder: Path
 ) -> None:
-    """Writes the checkpoint's values, fp32; `model` and `optimizer` are on meta.
+    """Writes the checkpoint in fp32; `model` and `optimizer` are on the meta device.
 
-    RuntimeError when the optimizer's state is not Adam's: DeepSpeed's layout has a place for no other.
+    RuntimeError when the optimizer state is not that of Adam, the only one that DeepSpeed's layout supports.
     """
     if checkpoint.slots != {"exp_avg", "exp_avg_sq", "step"}:
         found = ", ".join(sorted(checkpoint.slots)) or "nothing"
@@ -48,7 +48,7 @@ def write_deepspeed_universal(
     step = _whole(checkpoint, "step", checkpoint.names[0])
     settings = {
         "ds_version": version_of("deepspeed"),
-        "param_groups": groups,  # stages 1 and 2 look here, 3 there
+        "param_groups": groups,  # read by stages 1 and 2; stage 3 reads the next entry
         "optimizer_state_dict": {"state": {0: {"step": step}}, "param_groups": groups},
     }
     _save(settings, tag / "zero" / "optimizer_state.pt")
@@ -59,7 +59,7 @@ def write_deepspeed_universal(
 
 
 def _save(value: object, file: Path) -> None:
-    with file.open("wb") as handle:  # given a path, torch would not tell why a write failed
+    with file.open("wb") as handle:  # with a path, torch hides the reason of a failed write
         torch.save(value, handle)
 
 

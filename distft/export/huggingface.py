@@ -1,12 +1,12 @@
-"""A run as a Hugging Face folder: weights, tokenizer, generation config.
+"""Writes a run as a Hugging Face folder: weights, config, tokenizer, generation config.
 
-They are those of the base model. Only what training has decided is changed in them: the dtype, the chat template that
-the rows were rendered with, and the tokens that an answer ends with.
-Trap: what transformers 5 saves, transformers 4 misreads in silence: it looks for rope_theta and rope_scaling at the top
-level, and takes 10,000 and none where they are not. So nothing is saved anew that can be copied.
+Tokenizer and settings are those of the base model. Only what training determines is changed: the dtype, the chat
+template that the rows were rendered with, and the stop tokens of the answers.
 
-Trap: a tied weight is one parameter, so it is written once under its first name; a file that names both is refused
-by safetensors, and one that names the second is read as missing.
+Trap: transformers 4 silently misreads what transformers 5 saves: it expects rope_theta and rope_scaling at the top
+level, and falls back to 10,000 and no scaling. So files are copied wherever possible, not saved again.
+Trap: a tied weight is one parameter, so it is written once under its first name. safetensors refuses a file with both
+names, and transformers reports one with the second name only as missing.
 """
 
 import json
@@ -36,9 +36,9 @@ from distft.tensors.weight_files import weight_files
 
 @contextmanager
 def whole_or_nothing(out: Path) -> Iterator[Path]:
-    """Gives a folder beside `out` to write to, which takes its name at the end and is gone after an error.
+    """Yields a temporary folder next to `out`, renamed to `out` at the end, deleted after an error.
 
-    Where the system refused, its OSError is what is raised: torch's writers hide a full disk behind another error.
+    Raises the OSError in the chain of an error, where there is one: torch's writers hide a full disk behind their own.
     """
     partial = out.with_name(f".{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -47,10 +47,10 @@ def whole_or_nothing(out: Path) -> Iterator[Path]:
         yield partial
     except BaseException as error:
         shutil.rmtree(partial, ignore_errors=True)
-        refused = next((each for each in _chain(error) if isinstance(each, OSError)), None)
-        if refused in (None, error):
+        os_error = next((cause for cause in _chain(error) if isinstance(cause, OSError)), None)
+        if os_error in (None, error):
             raise
-        raise refused from error
+        raise os_error from error
     partial.rename(out)
 
 
@@ -61,7 +61,7 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 class BaseFolder:
-    """The parameters of a model in a folder of safetensors files."""
+    """Reads the parameters of a model from a folder of safetensors files."""
 
     def __init__(self, folder: Path, model: PreTrainedModel) -> None:
         self.folder = folder
@@ -82,7 +82,7 @@ class BaseFolder:
 
 
 class TrainedWeights:
-    """The weights of a run: what it trained from a checkpoint, what it froze from the base model."""
+    """The weights of a run: trained ones from a checkpoint, frozen ones from the base model."""
 
     def __init__(
         self,
@@ -92,9 +92,9 @@ class TrainedWeights:
         scale: float = 0.0,
         computed_in: torch.dtype = torch.float32,
     ) -> None:
-        """model: the base model's skeleton. scale: of the adapters. computed_in: what the live model used.
+        """model: the base model on the meta device. scale: of the adapters. computed_in: dtype of the live model.
 
-        RuntimeError when checkpoint and model do not go together.
+        RuntimeError when checkpoint and model have different parameters.
         """
         self.checkpoint, self.model, self.base, self.scale = checkpoint, model, base, scale
         self.computed_in = computed_in
@@ -113,12 +113,12 @@ class TrainedWeights:
         return any(map(is_adapter, self.trained))
 
     def tolerance(self, dtype: torch.dtype) -> float:
-        """Returns how far, of the largest, logits computed in `dtype` may be from the live model's."""
+        """Returns the allowed distance to the live model's logits in `dtype`, as a share of the largest logit."""
         exact = dtype == self.computed_in == torch.float32
         return 1e-6 if exact else 2**-6  # bf16: a few roundings of 2**-8
 
     def whole(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
-        """Returns the parameter `name` of the model, fp32; an adapter to it is added in."""
+        """Returns the parameter `name` in fp32, with its adapter merged."""
         source = self.checkpoint if name in self.trained else self.base
         weight = source.read(name, shape, 0, prod(shape)).view(shape)
         layer = name.removesuffix(".weight")
@@ -130,32 +130,34 @@ class TrainedWeights:
         return change.T if isinstance(self.model.get_submodule(layer), Conv1D) else change
 
     def adapter(self, name: str) -> torch.Tensor:
-        """Returns a parameter that tuning added, fp32."""
+        """Returns a parameter of an adapter in fp32."""
         shape = self.checkpoint.shapes["parameter", name]
         return self.checkpoint.read(name, shape, 0, prod(shape)).view(shape)
 
 
 _CONFIG, _GENERATION, _TOKENIZER = "config.json", "generation_config.json", "tokenizer_config.json"
 _TEMPLATE = "chat_template.jinja"
-_NOT_OF_FINAL = ("auto_map", "quantization_config", "_name_or_path")  # code and numbers that the folder does not hold
-_YOUNG_TOKENIZERS = ("TokenizersBackend",)  # classes that transformers 4 has not
+_NOT_EXPORTED = ("auto_map", "quantization_config", "_name_or_path")  # they refer to files that are not exported
+_TOKENIZERS_OF_5 = ("TokenizersBackend",)  # classes that transformers 4 lacks
 
 
 def write_config(model: PreTrainedModel, base_dir: Path | None, dtype: torch.dtype, folder: Path) -> list[str]:
-    """Writes config.json so that transformers 4 and 5 read the same from it; returns what its reader has to know.
+    """Writes a config.json that transformers 4 and 5 read alike; returns notes for the model card.
 
-    base_dir: the folder of the base model, whose config has names of version 4 that version 5 does not write.
+    base_dir: the folder of the base model, whose config may have keys of version 4 that version 5 does not write.
     """
     config, kind = model.config, type(model.config)
     config.dtype = dtype
     config.save_pretrained(folder)
-    new = {key: value for key, value in _read(folder / _CONFIG).items() if key not in _NOT_OF_FINAL}
+    new = {key: value for key, value in _read(folder / _CONFIG).items() if key not in _NOT_EXPORTED}
     new["architectures"] = new.get("architectures") or [type(model).__name__]
     old = _read(base_dir / _CONFIG) if base_dir else {}
-    of_base = {key: value for key, value in old.items() if value is not None and key not in _NOT_OF_FINAL}
+    of_base = {key: value for key, value in old.items() if value is not None and key not in _NOT_EXPORTED}
     of_4 = _as_in_4(new) | of_base | {"torch_dtype": new["dtype"]}
     both = new | {key: value for key, value in of_4.items() if new.get(key) is None}
-    read, read_both = (kind.from_dict(deepcopy(each)).to_dict() for each in (new, both))  # it changes what it reads
+    read, read_both = (
+        kind.from_dict(deepcopy(each)).to_dict() for each in (new, both)
+    )  # from_dict changes its argument
     is_read_alike = read == {key: read_both.get(key) for key in read}
     _write(folder / _CONFIG, both if is_read_alike else new)
     version = f"config.json needs transformers {new['transformers_version']} or newer"
@@ -163,9 +165,9 @@ def write_config(model: PreTrainedModel, base_dir: Path | None, dtype: torch.dty
 
 
 def _as_in_4(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns rotary parameters under the names of transformers 4."""
+    """Returns the rotary parameters under the keys of transformers 4."""
     rope = values.get("rope_parameters") or {}
-    is_nested = bool(rope) and all(isinstance(each, dict) for each in rope.values())  # by kind of layer
+    is_nested = bool(rope) and all(isinstance(each, dict) for each in rope.values())  # by layer type
     main = rope.get("full_attention", {}) if is_nested else rope
     local = rope.get("sliding_attention", {}) if is_nested else {}
     if "rope_theta" not in main:
@@ -181,12 +183,12 @@ def _as_in_4(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def write_generation(model: PreTrainedModel, base_dir: Path | None, ends: Iterable[int], folder: Path) -> list[str]:
-    """Writes generation_config.json: the base's, every stop token of it, and `ends` among these; returns warnings.
+    """Writes generation_config.json: that of the base model, with `ends` added to its stop tokens; returns warnings.
 
-    Without one of the base's it is what transformers makes of config.json.
+    Without a base model's file, it is made from config.json as transformers does.
     """
     of_config = GenerationConfig.from_model_config(model.config).to_diff_dict()
-    of_config.pop("_from_model_config", None)  # transformers would make it anew from config.json
+    of_config.pop("_from_model_config", None)  # with it, transformers would rebuild the file from config.json
     file = base_dir / _GENERATION if base_dir else None
     values, warnings = of_config, list[str]()
     if file is not None and file.is_file():
@@ -195,7 +197,7 @@ def write_generation(model: PreTrainedModel, base_dir: Path | None, ends: Iterab
             GenerationConfig.from_dict(values).validate(strict=True)
         except ValueError as error:
             reason = str(error).strip().splitlines()[0]
-            use = "It is made anew from config.json" if values is of_config else "It is copied as it is"
+            use = "Made from config.json instead" if values is of_config else "Copied unchanged"
             warnings.append(f"{file}: transformers would not save it: {reason} {use}.")
     stops = _ids(values.get("eos_token_id")) or _ids(of_config.get("eos_token_id"))
     stops += [token for token in dict.fromkeys(ends) if token not in stops]
@@ -210,7 +212,7 @@ def write_generation(model: PreTrainedModel, base_dir: Path | None, ends: Iterab
 
 
 def stop_ids(folder: Path) -> list[int]:
-    """Returns the tokens that end an answer of the model in `folder`."""
+    """Returns the ids of the stop tokens of the model in `folder`."""
     return _ids(GenerationConfig.from_pretrained(folder).eos_token_id)
 
 
@@ -219,11 +221,10 @@ def _ids(value: Any) -> list[int]:
 
 
 def write_tokenizer(tokenizer_dir: Path | None, template: str | None, folder: Path) -> list[str]:
-    """Writes the tokenizer with the chat template that rows were rendered with, None for none; returns what its reader
-    has to know.
+    """Writes the tokenizer with the chat template that rows were rendered with; returns notes for the model card.
 
-    Files are copied byte for byte; for another template than the tokenizer's own only what says the template changes.
-    tokenizer_dir: None for the byte tokenizer of tiny models.
+    Files are copied byte for byte; where the template differs from the tokenizer's own, only the template changes.
+    tokenizer_dir: None for the byte tokenizer of tiny models. template: None for no template.
     """
     if tokenizer_dir is None:
         byte_tokenizer().save_pretrained(folder)
@@ -232,12 +233,12 @@ def write_tokenizer(tokenizer_dir: Path | None, template: str | None, folder: Pa
         _copy(tokenizer_dir, folder)
     if template != own_template(folder):
         _put_template(template, folder)
-    word = _settings(folder).get("tokenizer_class")
-    return [f"tokenizer_config.json needs transformers 5: tokenizer_class {word}"] if word in _YOUNG_TOKENIZERS else []
+    name = _settings(folder).get("tokenizer_class")
+    return [f"tokenizer_config.json needs transformers 5: tokenizer_class {name}"] if name in _TOKENIZERS_OF_5 else []
 
 
 def own_template(tokenizer_dir: Path) -> str | None:
-    """Returns the chat template of the tokenizer in a folder, the default one of several; None without one."""
+    """Returns the default chat template of the tokenizer in a folder; None without one."""
     file = tokenizer_dir / _TEMPLATE
     if file.is_file():
         return file.read_text(encoding="utf-8")
@@ -256,7 +257,7 @@ def _copy(tokenizer_dir: Path, folder: Path) -> None:
 
 
 def _put_template(template: str | None, folder: Path) -> None:
-    """Makes `template` the one template of `folder`, in both places where readers look for it."""
+    """Makes `template` the only template of `folder`, in both places where readers look for it."""
     for pattern in TEMPLATE_FILES:
         for file in folder.glob(pattern):
             file.unlink()
@@ -285,17 +286,16 @@ def _write(file: Path, values: Mapping[str, Any]) -> None:
 
 
 FILE_BYTES = 4 * 2**30
-MERGED = 4  # times the tolerance: W + B A is rounded once, W x + B A x as it goes
+MERGED = 4  # factor of the tolerance for merged adapters: (W + BA)x rounds differently from Wx + BAx
 
 
 def write_huggingface(
     weights: TrainedWeights, dtype: torch.dtype, folder: Path, base_dir: Path | None = None, ends: Iterable[int] = ()
 ) -> tuple[list[str], list[str]]:
-    """Writes config, generation settings and weights cast to `dtype`; returns what the reader of the folder has to
-    know, and warnings.
+    """Writes config, generation settings and weights cast to `dtype`; returns notes for the model card, and warnings.
 
-    base_dir: the folder of the base model, where there is one. ends: ids of the tokens that trained text ends with.
-    RuntimeError when the written folder does not open, or does not say what the live model said.
+    base_dir: the folder of the base model, None without one. ends: ids of the tokens that end the trained texts.
+    RuntimeError when the written folder does not open, or does not match the live model.
     """
     notes = write_config(weights.model, base_dir, dtype, folder)
     warnings = write_generation(weights.model, base_dir, ends, folder)
@@ -305,16 +305,18 @@ def write_huggingface(
 
 
 def verify(folder: Path, weights: TrainedWeights, dtype: torch.dtype) -> None:
-    """Raises RuntimeError unless `folder` opens without a missing or unknown tensor, holds the weights bit for bit,
-    and says what the live model said where the checkpoint kept that."""
+    """Raises RuntimeError unless `folder` opens without missing or unknown tensors, and its weights are exact.
+
+    Where the checkpoint has a probe, the outputs must match it too.
+    """
     opened: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, output_loading_info=True)
     model, info = opened
     wrong = {key: sorted(map(str, info[key])) for key in ("missing_keys", "unexpected_keys", "mismatched_keys")}
     if any(wrong.values()):
-        raise RuntimeError(f"{folder} does not open as it should: {json.dumps({k: v for k, v in wrong.items() if v})}")
+        raise RuntimeError(f"{folder} opens with wrong tensors: {json.dumps({k: v for k, v in wrong.items() if v})}")
     for name, parameter in model.named_parameters():
         if not torch.equal(parameter.detach(), weights.whole(name, tuple(parameter.shape)).to(dtype)):
-            raise RuntimeError(f"{folder}: {name} is not the checkpoint's")
+            raise RuntimeError(f"{folder}: {name} differs from the checkpoint")
     tolerance = weights.tolerance(dtype) * (MERGED if weights.has_adapters else 1)
     check_live(model, weights.checkpoint.folder, tolerance, stop_ids(folder))
 
@@ -335,7 +337,7 @@ def _write_weights(weights: TrainedWeights, dtype: torch.dtype, folder: Path) ->
 
 
 def _shards(parameters: dict[str, nn.Parameter], dtype: torch.dtype) -> Iterator[list[str]]:
-    """Yields the names of each file, at most FILE_BYTES of weights or a single tensor."""
+    """Yields the names of the weights of each file, at most FILE_BYTES or a single tensor."""
     names, size = [], 0
     for name, parameter in parameters.items():
         more = parameter.numel() * dtype.itemsize

@@ -1,6 +1,6 @@
-"""A peft folder of a run's adapters, held against the live model.
+"""Writes a peft folder of a run's adapters, verified against the live model.
 
-peft puts its adapters under names of its own; this is the one place that knows them.
+peft prefixes the names of its adapters; only this file knows the prefix.
 """
 
 from collections.abc import Iterable
@@ -29,24 +29,23 @@ def write_peft(
     base_dir: Path | None = None,
     ends: Iterable[int] = (),
 ) -> list[str]:
-    """Writes adapter_config.json, generation settings and the adapters in the dtype of `base`, the base model; returns
-    warnings.
+    """Writes adapter_config.json, generation settings, and the adapters in the dtype of `base`; returns warnings.
 
-    about_base: where peft finds it: base_model_name_or_path and revision. base_dir: its folder here, where there is
-    one. ends: ids of the tokens that trained text ends with.
-    RuntimeError when the written folder does not open, or does not say what the live model said.
+    base: the base model. about_base: base_model_name_or_path and revision, by which peft finds it. base_dir: its local
+    folder, None without one. ends: ids of the tokens that end the trained texts.
+    RuntimeError when the written folder does not open, or does not match the live model.
     """
     linear_is_transposed = any(isinstance(module, Conv1D) for module in weights.model.modules())
     settings = LoraConfig(
         r=tuning.rank,
-        lora_alpha=_whole(tuning.alpha),  # pyright: ignore[reportArgumentType]  # a fraction will do
+        lora_alpha=_whole(tuning.alpha),  # pyright: ignore[reportArgumentType]  # peft accepts a fraction
         lora_dropout=tuning.dropout,
         fan_in_fan_out=linear_is_transposed,
         task_type="CAUSAL_LM",
         inference_mode=True,
         **about_base,  # pyright: ignore[reportArgumentType]
     )
-    settings.target_modules = sorted(tuning.targets(weights.model))  # given to LoraConfig it would be a set
+    settings.target_modules = sorted(tuning.targets(weights.model))  # LoraConfig would make it a set
     settings.save_pretrained(str(folder))
     tensors = {PREFIX + name: weights.adapter(name).to(base.dtype) for name in sorted(weights.trained)}
     save_tensors(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
@@ -60,14 +59,16 @@ def _whole(number: float) -> float | int:
 
 
 def verify(folder: Path, weights: TrainedWeights, base: PreTrainedModel) -> None:
-    """Raises RuntimeError unless peft finds the checkpoint's adapters, bit for bit, in `folder`, and with them `base`
-    says what the live model said where the checkpoint kept that."""
+    """Raises RuntimeError unless peft loads exactly the checkpoint's adapters from `folder`.
+
+    Where the checkpoint has a probe, the outputs of `base` with the adapters must match it too.
+    """
     model: Any = PeftModel.from_pretrained(base, str(folder), autocast_adapter_dtype=False)
     found = {name: parameter for name, parameter in model.named_parameters() if ".lora_" in name}
     own = {name.removeprefix(PREFIX).replace(".default.", "."): parameter for name, parameter in found.items()}
     if own.keys() != weights.trained:
-        raise RuntimeError(f"{folder}: peft opens other adapters: {sorted(own.keys() ^ weights.trained)[0]}")
+        raise RuntimeError(f"{folder}: peft loads different adapters: {sorted(own.keys() ^ weights.trained)[0]}")
     for name, parameter in own.items():
         if not torch.equal(parameter.detach(), weights.adapter(name).to(base.dtype)):
-            raise RuntimeError(f"{folder}: {name} is not the checkpoint's")
+            raise RuntimeError(f"{folder}: {name} differs from the checkpoint")
     check_live(model, weights.checkpoint.folder, weights.tolerance(base.dtype), stop_ids(folder))

@@ -1,6 +1,7 @@
-"""Opens a run's checkpoint and writes it in one of the formats."""
+"""Opens a checkpoint of a run and writes it in one of the export formats."""
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -32,16 +33,16 @@ from distft.tensors.streaming import WeightSource
 
 ONE_TURN = Example((Segment("user", "Question", False), Segment("assistant", "Answer", True)))
 TEXT = Example((Segment("text", "Text", True),))
-UNREAD = ("dcp", "deepspeed_universal")  # formats of other programs
+UNVERIFIED = ("dcp", "deepspeed_universal")  # their files are pickles, which distft does not read
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
 class Opened:
-    """A finished run, opened: its model as a skeleton, where the base model's weights are, and its checkpoint."""
+    """A run that is open for export: config, plan, checkpoint, and its model on the meta device."""
 
     run: RunFolder
-    config: dict[str, Any]
+    config: Mapping[str, Any]  # the frozen config.yaml
     plan: Plan
     checkpoint: Checkpoint
     model: PreTrainedModel
@@ -55,14 +56,13 @@ class Opened:
 
     @cached_property
     def rendering(self) -> tuple[str | None, list[int]]:
-        """The chat template that rows were rendered with, None for none, and the ids of the tokens that trained text
-        ended with, as the prepared rows have them."""
+        """The chat template of the prepared rows, None for none, and the ids of their end tokens."""
         plan = self.plan
         file = Path(plan.data_dir) / "manifest.json" if plan.data_dir else None
-        noted = read_json(file).get("rendering") if file and file.is_file() else None
-        if noted:
-            return noted["chat_template"], noted["end_token_ids"]
-        tokenizer = load_tokenizer(plan.tokenizer_dir)  # rows of an older version, or gone: as the config says
+        recorded = read_json(file).get("rendering") if file and file.is_file() else None
+        if recorded:
+            return recorded["chat_template"], recorded["end_token_ids"]
+        tokenizer = load_tokenizer(plan.tokenizer_dir)  # the rows are deleted, or of an older version: by the config
         renderer = make_renderer(tokenizer, chat_template(self.config["data"]["chat_template"]))
         renderer(ONE_TURN if renderer.chat_template else TEXT)
         return renderer.chat_template, tokenizer.convert_tokens_to_ids(sorted(renderer.ends))
@@ -88,27 +88,27 @@ class Opened:
         return make(decay_groups([(p, p.ndim) for p in self.model.parameters()]))
 
 
-def write(run: RunFolder, folder: Path, out: Path, word: str, dtype: str | None, why: str) -> tuple[str, list[str]]:
-    """Writes the checkpoint in `folder` to `out`; returns how far it was verified, and warnings.
+def write(run: RunFolder, folder: Path, out: Path, format: str, dtype: str | None, why: str) -> tuple[str, list[str]]:
+    """Writes the checkpoint in `folder` to `out`; returns to which extent it was verified, and warnings.
 
-    dtype: of DTYPES; None: what the run computed in. why: it is this checkpoint, for the model card.
-    RuntimeError when the checkpoint is damaged or the folder does not say what the live model said.
+    dtype: a key of DTYPES; None: the dtype that the run computed in. why: the reason for this checkpoint, for the model
+    card. RuntimeError when the checkpoint is damaged, or the result does not match the live model.
     """
     with reading(folder), whole_or_nothing(out) as partial:
         check_all(folder)
         opened = open_run(run, folder, dtype, why)
-        warnings = WRITE[word](opened, partial)
-        is_held_against = (folder / PROBE).is_file()
-    if word in UNREAD:
+        warnings = WRITE[format](opened, partial)
+        has_probe = (folder / PROBE).is_file()
+    if format in UNVERIFIED:
         return "not verified: its files are pickles, which distft does not read", warnings
-    return "verified" if is_held_against else "its weights verified; the run kept no logits to compare with", warnings
+    return "verified" if has_probe else "weights verified; the run stored no logits to compare with", warnings
 
 
 def open_run(run: RunFolder, folder: Path, dtype: str | None, why: str) -> Opened:
     config, plan = run.read_config(), run.read_plan()
     settings, model_dir = config["model"], Path(plan.model_dir) if plan.model_dir else None
     facts = settings["architecture"] | settings["tiny_architecture"]
-    model = skeleton(architecture(model_dir, facts), "auto")  # as every machine can: this may be another one
+    model = skeleton(architecture(model_dir, facts), "auto")  # "auto" works on every machine; this may be another one
     live = read_json(run.path / "effective.json")["engine"]["compute_dtype"].removeprefix("torch.")
     computed_in = getattr(torch, live)
     given = DTYPES[dtype] if dtype else computed_in
@@ -118,7 +118,7 @@ def open_run(run: RunFolder, folder: Path, dtype: str | None, why: str) -> Opene
 def _huggingface(opened: Opened, folder: Path) -> list[str]:
     _, ends = opened.rendering
     notes, warnings = write_huggingface(opened.weights, opened.dtype, folder, opened.base_dir, ends)
-    _write_words(opened, folder, notes, adapters=False)
+    _write_tokenizer_and_card(opened, folder, notes, adapters=False)
     return warnings
 
 
@@ -128,20 +128,20 @@ def _peft(opened: Opened, folder: Path) -> list[str]:
     _, ends = opened.rendering
     base = _base_model(opened)
     warnings = write_peft(opened.weights, opened.tuning, base, about, folder, opened.base_dir, ends)
-    _write_words(opened, folder, [], adapters=True)
+    _write_tokenizer_and_card(opened, folder, [], adapters=True)
     return warnings
 
 
 def _base_model(opened: Opened) -> PreTrainedModel:
     if opened.plan.model_dir:
         config = AutoConfig.from_pretrained(opened.plan.model_dir)
-        vars(config).pop("quantization_config", None)  # left over: a quantised base is refused
+        vars(config).pop("quantization_config", None)  # left over: quantised base models are refused
         return AutoModelForCausalLM.from_pretrained(opened.plan.model_dir, config=config, dtype=opened.dtype)
     return dense(opened.model, opened.base, opened.dtype)
 
 
 def dense(skeleton: PreTrainedModel, source: WeightSource, dtype: torch.dtype) -> PreTrainedModel:
-    """Returns the model with its weights in memory."""
+    """Returns the model with its weights loaded in `dtype`."""
     model = AutoModelForCausalLM.from_config(skeleton.config, dtype=dtype)
     model.tie_weights()
     with torch.no_grad():
@@ -170,11 +170,8 @@ WRITE = {
 }
 
 
-def _write_words(opened: Opened, folder: Path, notes: list[str], adapters: bool) -> None:
-    """Writes tokenizer with chat template, and the model card.
-
-    notes: what the reader of the folder has to know.
-    """
+def _write_tokenizer_and_card(opened: Opened, folder: Path, notes: list[str], adapters: bool) -> None:
+    """Writes the tokenizer with its chat template, and the model card with `notes`."""
     plan, (template, _) = opened.plan, opened.rendering
     notes = notes + write_tokenizer(Path(plan.tokenizer_dir) if plan.tokenizer_dir else None, template, folder)
     digest = f"sha256 {hashlib.sha256(template.encode()).hexdigest()}" if template is not None else "none"

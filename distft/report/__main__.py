@@ -1,4 +1,4 @@
-"""`python -m distft.report run=DIR` or `sweep=DIR`: the drawings and the page, made again from the files."""
+"""`distft report run=DIR` or `sweep=DIR`: rebuilds the page and the figures from the files of the folder."""
 
 from pathlib import Path
 
@@ -15,24 +15,24 @@ from distft.report.sweep.settings import rank
 
 KEYS = {"run": "the run folder, finished or not", "sweep": "the sweep folder, finished or not"}
 CLAIM = (
-    "Writes one self-contained page from the files of one of both: report.html into the folder.\n"
-    "Beside it, of a run curves.svg and curves.png; of a sweep sweep.svg, sweep.png and sweep.csv."
+    "Writes a self-contained page, report.html, from the files of a run or sweep into its folder.\n"
+    "In addition, for a run curves.svg and curves.png; for a sweep sweep.svg, sweep.png and sweep.csv."
 )
 
 
 def main(arguments: list[str]) -> int:
     given = keywords(arguments, KEYS, required=[])
     if len(given) != 1:
-        told = " ".join(f"{key}={value}" for key, value in given.items()) or "run= or sweep="
+        text = " ".join(f"{key}={value}" for key, value in given.items()) or "run= or sweep="
         rule = "both are given" if given else "neither is given"
-        raise ConfigError([f"{told}: {rule}, one page is of one folder. Try: run=DIR or sweep=DIR"])
+        raise ConfigError([f"{text}: {rule}; a page shows one folder. Try: run=DIR or sweep=DIR"])
     report = report_run(given["run"]) if "run" in given else report_sweep(given["sweep"])
     print(report)
     return 0
 
 
 def report_run(value: str) -> Path:
-    """Writes the page and curves of a run; returns where the page is."""
+    """Writes the page and curves of a run; returns the path of the page."""
     run = find_run(value)
     facts = gather(run)
     write_sheet(facts.rows, facts.name, run.path)
@@ -41,7 +41,7 @@ def report_run(value: str) -> Path:
 
 
 def report_sweep(value: str) -> Path:
-    """Writes the page, the drawings and the table of a sweep; returns where the page is."""
+    """Writes the page, the figures and the table of a sweep; returns the path of the page."""
     folder = find_sweep(value)
     sweep = read_sweep(folder)
     write_table(sweep, folder / "sweep.csv")

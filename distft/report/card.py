@@ -1,27 +1,26 @@
-"""The model card of final/: what made this model, every number from the run's own files, nothing typed by hand."""
+"""The model card of final/, with every number taken from the run's files."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import distft
 from distft.report.facts import Facts, attempt_lines
 
 _STOPS = (
-    "It ends its answers with the tokens in generation_config.json, which are not those of the base model alone: "
+    "Its stop tokens are in generation_config.json and include more than those of the base model: "
     "`model.generate(..., generation_config=GenerationConfig.from_pretrained(FOLDER))`."
 )
 
 
-def model_card(facts: Facts, base: str | None, made: Sequence[tuple[str, Any]], adapters: bool = False) -> str:
-    """Returns README.md with the Hub's front matter; what was not measured is said to be so.
+def model_card(facts: Facts, base: str | None, made: Sequence[tuple[str, str | None]], adapters: bool = False) -> str:
+    """Returns README.md with the Hub's front matter; states what was not measured.
 
-    made: further lines about the training and this folder: which checkpoint it is of, data, chat template.
-    adapters: the folder holds no whole model but adapters to `base`, for peft to open.
+    made: further lines of name and text about the training and this folder: checkpoint, data, chat template.
+    adapters: the folder holds only adapters to `base`, in peft's format.
     """
     relation = ["base_model_relation: adapter"] if adapters and base else []
     library = f"library_name: {'peft' if adapters else 'transformers'}"
     front = ["---", library, "tags: [distft]", *([f"base_model: {base}"] if base else []), *relation, "---"]
-    opens = ["", f"An adapter of {base or 'a random tiny model'}, opened by peft.", _STOPS] if adapters else []
+    opens = ["", f"An adapter of {base or 'a random tiny model'}, in the format of peft.", _STOPS] if adapters else []
     measured = [f"| {c.name} | {c.before:.4f} | {c.after:.4f} |" for c in facts.changes]
     table = ["| | before | after |", "|---|---|---|", *measured] if measured else ["Not measured at this step."]
     attempts = ["", "## Attempts", "", *(f"- {line}" for line in attempt_lines(facts.attempts))]
@@ -52,5 +51,5 @@ def model_card(facts: Facts, base: str | None, made: Sequence[tuple[str, Any]], 
     )
 
 
-def _lines(pairs: Sequence[tuple[str, Any]]) -> list[str]:
+def _lines(pairs: Sequence[tuple[str, str | None]]) -> list[str]:
     return [f"- {key}: {value}" for key, value in pairs if value]

@@ -1,12 +1,12 @@
-"""Draws a run's curves: one sheet as SVG and PNG, and single panels that take the page's colours.
+"""Draws a run's curves: one figure as SVG and PNG, and single panels that use the colours of the page.
 
-Trap: a step may lack a number or hold NaN; such points are left out, never drawn as zero.
+Trap: a step may lack a number or hold NaN; such points are omitted, never drawn as zero.
 """
 
 import io
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -19,14 +19,14 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 
-Rows = list[dict[str, Any]]
+Rows = Sequence[Mapping[str, Any]]  # of metrics.jsonl
 
-MOST_POINTS = 200  # longer curves are drawn as the mean of equal stretches, with their least and largest as a band
+MAX_POINTS = 200  # longer curves are drawn as the mean of equal bins, with minimum and maximum as a band
 
 
 @dataclass(frozen=True)
 class Panel:
-    """One drawing: a number of metrics.jsonl over the steps, from one split or both."""
+    """One panel: a number of metrics.jsonl over the steps, of one split or both."""
 
     title: str
     key: str
@@ -40,7 +40,7 @@ PANELS = (
     Panel("Learning rate", "learning_rate", from_zero=True),
     Panel("Gradient norm before clipping", "grad_norm", from_zero=True),
     Panel("Tokens per second, all processes", "tokens_per_second", from_zero=True),
-    Panel("Peak memory of a process, GiB", "peak_memory_gib", from_zero=True),
+    Panel("Peak memory per process, GiB", "peak_memory_gib", from_zero=True),
 )
 
 
@@ -56,7 +56,7 @@ class Ink:
 
 
 PAPER = Ink(text="#333a45", line="#d9dde3", train="#7aa6d8", eval="#c2410c", back="#ffffff")
-# Stand-ins in the drawing, replaced by the page's variables so that dark and light both fit.
+# Placeholders, replaced by CSS variables of the page, so that dark and light mode both work.
 MARKED = Ink(text="#010101", line="#020202", train="#030303", eval="#040404", back="#050505")
 _VARIABLES = {
     MARKED.text: "var(--text)",
@@ -68,7 +68,7 @@ _VARIABLES = {
 
 
 def points(rows: Rows, key: str) -> tuple[np.ndarray, np.ndarray]:
-    """Returns steps and values of the rows that hold a finite `key`."""
+    """Returns steps and values of the rows with a finite `key`."""
     kept = [(row["step"], row[key]) for row in rows if row.get(key) is not None and math.isfinite(row[key])]
     return np.array([step for step, _ in kept], float), np.array([value for _, value in kept], float)
 
@@ -100,7 +100,7 @@ def draw(axes: Axes, rows: Rows, panel: Panel, ink: Ink) -> None:
 
 
 def frame(axes: Axes, title: str, ink: Ink) -> None:
-    """Gives `axes` the look that all drawings share; a `$` in the title is no formula."""
+    """Applies the style that all panels share; a `$` in the title is not read as a formula."""
     axes.set_title(title, loc="left", fontsize=10.5, color=ink.text, pad=9, parse_math=False)
     axes.grid(axis="y", color=ink.line, linewidth=0.8)
     axes.set_axisbelow(True)
@@ -110,25 +110,25 @@ def frame(axes: Axes, title: str, ink: Ink) -> None:
 
 
 def over_steps(axes: Axes, ink: Ink) -> None:
-    """Makes the horizontal axis one of optimizer steps."""
+    """Formats the horizontal axis for optimizer steps."""
     axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
     axes.set_xlabel("optimizer step", fontsize=9, color=ink.text)
 
 
 def draw_train(axes: Axes, steps: np.ndarray, values: np.ndarray, ink: Ink) -> None:
-    """Draws every step, or of a long run the mean of equal stretches inside the band they span."""
-    if len(steps) > MOST_POINTS:
-        stretches = np.array_split(values, MOST_POINTS)
-        steps = np.array([stretch[-1] for stretch in np.array_split(steps, MOST_POINTS)])
-        low, high = [s.min() for s in stretches], [s.max() for s in stretches]
+    """Draws every step, or for a long run the mean of equal bins within their band."""
+    if len(steps) > MAX_POINTS:
+        bins = np.array_split(values, MAX_POINTS)
+        steps = np.array([each[-1] for each in np.array_split(steps, MAX_POINTS)])
+        low, high = [each.min() for each in bins], [each.max() for each in bins]
         axes.fill_between(steps, low, high, color=ink.train, alpha=0.25, linewidth=0)
-        values = np.array([stretch.mean() for stretch in stretches])
+        values = np.array([each.mean() for each in bins])
     marker = "o" if len(steps) == 1 else None
     axes.plot(steps, values, color=ink.train, linewidth=1.8, label="train", marker=marker)
 
 
 def sheet(rows: Rows, title: str) -> Figure:
-    """Returns all panels that have points on one figure."""
+    """Returns one figure with all panels that have points."""
     panels = [panel for panel in PANELS if has_points(rows, panel)]
     columns = min(3, max(1, len(panels)))
     lines = max(1, math.ceil(len(panels) / columns))
@@ -154,9 +154,9 @@ def save(figure: Figure, path: Path) -> None:
 
 
 def settle(figure: Figure) -> None:
-    """Lays the figure out for good, at places of six digits.
+    """Fixes the layout of the figure, with positions rounded to six digits.
 
-    The layout's solver gives the last bits now so, now so, and the names of an SVG's clip paths are made of them.
+    The last bits of the layout solver vary between runs, and the names of an SVG's clip paths depend on them.
     """
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
@@ -166,7 +166,7 @@ def settle(figure: Figure) -> None:
 
 
 def page_panels(rows: Rows) -> Iterable[str]:
-    """Yields each panel with points as an <svg> that takes its colours from the page."""
+    """Yields each panel with points as an <svg> in the colours of the page."""
     for number, panel in enumerate(PANELS):
         if not has_points(rows, panel):
             continue
@@ -176,9 +176,9 @@ def page_panels(rows: Rows) -> Iterable[str]:
 
 
 def page_svg(figure: Figure, title: str, salt: str) -> str:
-    """Returns a figure drawn in MARKED as an <svg> that takes its colours from the page.
+    """Returns a figure drawn in MARKED as an <svg> in the colours of the page.
 
-    salt: another one for each drawing of a page, whose ids must differ.
+    salt: distinct for each drawing of a page, so that their ids differ.
     """
     figure.patch.set_alpha(0)
     for axes in figure.axes:
@@ -191,7 +191,7 @@ def page_svg(figure: Figure, title: str, salt: str) -> str:
 
 
 def for_page(svg: str, title: str) -> str:
-    """Returns the <svg> element alone, scalable, named for screen readers, in the page's font and colours."""
+    """Returns the <svg> element, scalable, labelled for screen readers, in the font and colours of the page."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)
     svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1)

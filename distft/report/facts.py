@@ -1,4 +1,4 @@
-"""Reads from a run folder what the page shows; a file that is not there leaves its part out."""
+"""Reads the facts of a report from a run folder; a missing file leaves its part empty."""
 
 import math
 import time
@@ -7,20 +7,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from distft.checkpoint.choose import to_export
+from distft.checkpoint.choose import choose_for_export
 from distft.config.freeze import chosen_words
 from distft.goodput import Attempt, attempts, read_timeline
 from distft.run import FINISHED, Plan, RunFolder, read_json
 from distft.trackers.terminal import duration
 
-_SHOWN = 0.001  # of the time in which the run was wanted; smaller parts are summed
+_MIN_SHARE = 0.001  # of the wall time without idle time; smaller parts are summed
 
 
 def goodput_words(goodput: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Returns lines of name and text, from what goodput.json says: parts by size, and how often to save.
+    """Returns lines of name and text from goodput.json: the parts by size, and the best interval between saves.
 
-    The parts and the goodput make 100% of the time in which the run was wanted; idle time, between an end and the next
-    launch, is none of it.
+    Parts and goodput sum to 100% of the wall time without idle time, which is between an end and the next launch.
     """
     idle, failures = goodput["seconds"]["idle"], goodput["failures"]
     whole = goodput["wall_seconds"] - idle
@@ -28,23 +27,23 @@ def goodput_words(goodput: Mapping[str, Any]) -> list[tuple[str, str]]:
     text = f"{goodput['goodput']:.1%} of {_length(whole)}, {failures} failure{'s' * (failures != 1)}"
     lines = [("goodput", text)]
     parts = {part: seconds for part, seconds in goodput["seconds"].items() if part not in ("productive", "idle")}
-    small = {part: seconds for part, seconds in parts.items() if seconds < _SHOWN * whole}
+    small = {part: seconds for part, seconds in parts.items() if seconds < _MIN_SHARE * whole}
     for part, seconds in sorted(parts.items(), key=lambda each: -each[1]):
         if part not in small:
             lines.append((f"time: {part}", f"{seconds / whole:.1%}, {_length(seconds)}{about.get(part, '')}"))
-    if (rest := sum(small.values())) >= _SHOWN * whole > 0:
+    if (rest := sum(small.values())) >= _MIN_SHARE * whole > 0:
         lines.append(("time: other", f"{rest / whole:.1%}, {_length(rest)}"))
     if idle >= 1:
-        lines.append(("without an attempt", f"{_length(idle)}, not counted above"))
+        lines.append(("without an attempt", f"{_length(idle)}, not included above"))
     if every := goodput["best_every_steps"]:
         cost, between = goodput["checkpoint_seconds"], goodput["seconds_between_failures"]
-        rule = f"by Young and Daly: {cost:.2g} s a save, a failure every {_length(between)}"
+        rule = f"by Young and Daly: {cost:.2g} s per save, a failure every {_length(between)}"
         lines.append(("best checkpoint.every_steps", f"{every}, {rule}"))
     return lines
 
 
-def of_attempt(attempt: Attempt) -> dict[str, str]:
-    """Returns what an attempt was, by column: when, which steps, on how many processes, how it ended, what changed."""
+def attempt_columns(attempt: Attempt) -> dict[str, str]:
+    """Returns an attempt as text by column: its start, steps, processes, end, and what changed."""
     first, last = attempt.step, attempt.done
     steps = "" if first is None else f"{first} to {last}" if last is not None else f"from {first}"
     return {
@@ -60,11 +59,11 @@ def of_attempt(attempt: Attempt) -> dict[str, str]:
 def attempt_lines(attempts: Sequence[Attempt]) -> list[str]:
     """Returns a line for each attempt."""
     lines = []
-    for each in map(of_attempt, attempts):
-        said = [each["began"], f"steps {each['steps']}" * bool(each["steps"])]
-        said += [f"{each['processes']} process{'es' * (each['processes'] != '1')}" * bool(each["processes"])]
-        said += [each["ended"], f"changed: {each['changed']}" * bool(each["changed"])]
-        lines.append(f"{each['attempt']}: {', '.join(filter(None, said))}")
+    for each in map(attempt_columns, attempts):
+        parts = [each["began"], f"steps {each['steps']}" * bool(each["steps"])]
+        parts += [f"{each['processes']} process{'es' * (each['processes'] != '1')}" * bool(each["processes"])]
+        parts += [each["ended"], f"changed: {each['changed']}" * bool(each["changed"])]
+        lines.append(f"{each['attempt']}: {', '.join(filter(None, parts))}")
     return lines
 
 
@@ -73,12 +72,14 @@ def _length(seconds: float) -> str:
 
 
 GIB = 2**30
+Rows = Sequence[Mapping[str, Any]]  # of metrics.jsonl
+Values = Mapping[str, Any]  # of a frozen config, also one of an older version with other keys
 Table = list[tuple[str, str]]
 
 
 @dataclass(frozen=True)
 class Change:
-    """A number of the held-out rows before the first step and after the last."""
+    """A held-out metric before the first step and after the last."""
 
     name: str
     before: float
@@ -92,10 +93,10 @@ class Change:
 
 @dataclass(frozen=True)
 class Facts:
-    """All that one page says."""
+    """The content of one page."""
 
     name: str
-    status: dict[str, Any]
+    status: Mapping[str, Any]  # status.json
     command: str
     what: Table
     numbers: Table
@@ -110,15 +111,15 @@ class Facts:
     environment: Table
     packages: Table
     config_text: str
-    rows: list[dict[str, Any]]
+    rows: Rows
     sources: list[str]
     attempts: list[Attempt]
 
 
 def gather(run: RunFolder, step: int | None = None) -> Facts:
-    """Returns the facts of a run, finished or not; only config.yaml must be there.
+    """Returns the facts of a run, finished or not; only config.yaml is required.
 
-    step: of the checkpoint whose held-out numbers are those after training; None: those measured last.
+    step: the step of the held-out metrics after training; None: the last evaluation.
     """
     config = run.read_config()
     plan = run.read_plan() if run.plan.is_file() else None
@@ -155,25 +156,25 @@ def gather(run: RunFolder, step: int | None = None) -> Facts:
 
 
 def last_command(run: RunFolder) -> str:
-    """Returns the command line of the last launch; earlier ones stand before it in command.txt."""
+    """Returns the command line of the last launch, the last one in command.txt."""
     lines = run.command.read_text().splitlines() if run.command.is_file() else []
     begins = [i for i, line in enumerate(lines) if line.startswith("python -m distft.launch")]
     return "\n".join(lines[begins[-1] :] if begins else lines)
 
 
-def exported(run: RunFolder, config: dict[str, Any]) -> str:
-    """Returns which checkpoint of a finished run final/ is of, and why; empty where there is no final/ to be."""
+def exported(run: RunFolder, config: Values) -> str:
+    """Returns the checkpoint in final/ of a finished run and the reason for it; empty where export is off."""
     export = config.get("export") or {}
     if run.read_status()["state"] not in FINISHED or not export.get("enabled", True):
         return ""
     try:
-        return to_export(run, export.get("at", "best"))[1]
-    except ValueError:  # the checkpoints are no longer there
+        return choose_for_export(run, export.get("at", "best"))[1]
+    except ValueError:  # the checkpoints have been deleted
         return ""
 
 
-def held_out(evals: list[dict[str, Any]]) -> list[Change]:
-    """Returns how loss, perplexity and accuracy moved; empty when the held-out rows were not measured twice."""
+def held_out(evals: Rows) -> list[Change]:
+    """Returns the change of loss, perplexity and accuracy; empty with fewer than two evaluations."""
     if len(evals) < 2:
         return []
     first, last = evals[0], evals[-1]
@@ -186,8 +187,8 @@ def held_out(evals: list[dict[str, Any]]) -> list[Change]:
     return [Change(name, first[name], last[name], better=higher[name][0] > higher[name][1]) for name in both]
 
 
-def what_ran(config: dict[str, Any], plan: Plan | None, chosen: dict[str, str]) -> Table:
-    """Returns the choices that tell this run from another, each by one line."""
+def what_ran(config: Values, plan: Plan | None, chosen: dict[str, str]) -> Table:
+    """Returns the main settings of the run, one line each."""
     model, data, train = (config.get(group) or {} for group in ("model", "data", "train"))
     held_out = data.get("eval")
     shown = {
@@ -204,23 +205,23 @@ def what_ran(config: dict[str, Any], plan: Plan | None, chosen: dict[str, str]) 
     return [(key, words(value)) for key, value in shown.items() if value is not None]
 
 
-def model_in_words(model: dict[str, Any], plan: Plan | None, chosen: dict[str, str]) -> str | None:
-    """Returns `my-model, /models/my-model`: the name of what is loaded, and where it is; of a tiny one the word."""
+def model_in_words(model: Values, plan: Plan | None, chosen: dict[str, str]) -> str | None:
+    """Returns `my-model, /models/my-model`: name and path of the model; `random tiny instance` for a tiny one."""
     name = (plan.model_name if plan else "") or chosen.get("model", "")
     where = "random tiny instance" if model.get("tiny") else model.get("path")
     return ", ".join(part for part in (name, where) if part) or None
 
 
-def detail(group: str, config: dict[str, Any], chosen: dict[str, str]) -> str | None:
-    """Returns `adamw, lr 0.0001`: the word chosen in a group, and the plain values under it."""
+def detail(group: str, config: Values, chosen: dict[str, str]) -> str | None:
+    """Returns `adamw, lr 0.0001`: the choice of a group, and its values."""
     values = config.get(group) or {}
     word = chosen.get(group) or str(values.get("_target_", "")).rsplit(".", 1)[-1]
     plain = [f"{key} {words(value)}" for key, value in values.items() if key[0] != "_" and value is not None]
     return ", ".join([word] * bool(word) + plain) or None
 
 
-def planned(plan: Plan, rows: list[dict[str, Any]], strategy: str) -> Table:
-    """Returns the batch arithmetic, and beside it what was measured."""
+def planned(plan: Plan, rows: Rows, strategy: str) -> Table:
+    """Returns the batch arithmetic of the plan, and the measured tokens, speed and memory."""
     train = [row for row in rows if row["split"] == "train"]
     peaks = [row["peak_memory_gib"] for row in train if row.get("peak_memory_gib")]
     seconds = sum(row.get("seconds") or 0 for row in train)
@@ -240,28 +241,28 @@ def planned(plan: Plan, rows: list[dict[str, Any]], strategy: str) -> Table:
     ]
     if seconds:
         table.append(("tokens read", f"{tokens:,} in {run_duration(seconds)}: {tokens / seconds:,.0f} per second"))
-        table.append(("of them targets, trained on", f"{targets:,}"))
+        table.append(("target tokens, trained on", f"{targets:,}"))
     if peaks:
-        table.append(("peak memory of a process", by_kind(max(peaks), plan.memory.get(strategy))))
+        table.append(("peak memory per process", memory_by_kind(max(peaks), plan.memory.get(strategy))))
     return table
 
 
-def by_kind(peak: float, counted: dict[str, int] | None) -> str:
-    """Returns the highest memory of a process, and what of it is weights, gradients, optimizer state and the rest.
+def memory_by_kind(peak: float, counted: dict[str, int] | None) -> str:
+    """Returns the peak memory of a process, split into parameters, gradients, optimizer state and the rest.
 
-    peak: GiB. counted: bytes by kind, as the plan has them; None when it has not.
+    peak: GiB. counted: planned bytes by kind; None without a plan.
     """
-    said = f"{peak:.2f} GiB, measured"
+    text = f"{peak:.2f} GiB, measured"
     if counted is None or counted["host"]:
-        return said
+        return text
     kinds = {
         kind: counted[kind] / 2**30
         for kind in ("parameters", "gradients", "optimizer", "gathered")
-        if kind in counted  # not gathered under ZeRO, and in plans of older versions
+        if kind in counted  # "gathered" is missing under ZeRO and in plans of older versions
     }
     rest = peak - sum(kinds.values())
     listed = ", ".join(f"{kind} {gib:.2f}" for kind, gib in kinds.items())
-    return f"{said}: {listed} as planned, activations and all else {rest:.2f}" if rest > 0 else said
+    return f"{text}: {listed} as planned, activations and others {rest:.2f}" if rest > 0 else text
 
 
 def run_duration(seconds: float) -> str:
@@ -272,7 +273,7 @@ def run_duration(seconds: float) -> str:
 
 
 def flat(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
-    """Yields each leaf of a JSON value with its path; a long list is cut and says so."""
+    """Yields each leaf of a JSON value with its path; a long list is shortened, with the number of omitted items."""
     if isinstance(value, dict):
         for key, inner in value.items():
             name = str(key).replace("_", " ")
@@ -290,7 +291,7 @@ def flat(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
 
 
 def words(value: Any) -> str:
-    """Returns a value as a reader writes it."""
+    """Formats a value for a reader."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, int):

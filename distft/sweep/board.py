@@ -1,7 +1,7 @@
-"""What the user sees of a sweep: a line for each running job on a terminal, starts and ends elsewhere, then a table."""
+"""Progress of a sweep: sweep_status.json, live lines on a terminal or start and end messages, and a final table."""
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,32 +18,33 @@ from distft.sweep.jobs import Job
 from distft.trackers.terminal import duration
 
 FILE = "sweep_status.json"
+Entry = dict[str, Any]  # of one job in the file; `values` are free-form
 
 
 class SweepStatus:
-    """What is known of a sweep's jobs; the file is never behind what was told here."""
+    """The state of a sweep's jobs, in memory and in sweep_status.json."""
 
     def __init__(self, folder: Path, command: str, swept: Sequence[str], sampler: str):
         self._file = folder / FILE
         self._about = {"name": folder.name, "command": command, "swept": list(swept), "sampler": sampler}
         self._swept = swept
-        self._jobs: dict[str, dict[str, Any]] = {}
+        self._jobs: dict[str, Entry] = {}
 
-    def tell(self, jobs: Iterable[Job], **known: Any) -> None:
-        """Reads the jobs' folders and writes the file; known: what is newer than they say."""
-        self._jobs |= {job.name: entry(job, self._swept) | known for job in jobs}
+    def update(self, jobs: Iterable[Job], **newer: Any) -> None:
+        """Reads the state of the jobs from their folders and writes the file; newer: values that override it."""
+        self._jobs |= {job.name: entry(job, self._swept) | newer for job in jobs}
         write_json(self._file, self._about | {"jobs": list(self._jobs.values())})
 
-    def of(self, job: Job) -> dict[str, Any]:
+    def of(self, job: Job) -> Entry:
         return self._jobs[job.name]
 
     @property
-    def jobs(self) -> list[dict[str, Any]]:
-        """Returns an object for each job, in the order in which they came."""
+    def jobs(self) -> list[Entry]:
+        """The entries of the file, in launch order."""
         return list(self._jobs.values())
 
-    def best(self) -> dict[str, Any] | None:
-        """Returns the finished job of the lowest held-out loss."""
+    def best(self) -> Entry | None:
+        """Returns the finished job with the lowest held-out loss."""
         measured = [job for job in self.jobs if job["objective"] is not None]
         return min(measured, key=lambda job: job["objective"], default=None)
 
@@ -52,8 +53,8 @@ class SweepStatus:
         return all(job["state"] in FINISHED for job in self.jobs)
 
 
-def entry(job: Job, swept: Sequence[str]) -> dict[str, Any]:
-    """Returns what the file says of a job; the objective is that of a finished one."""
+def entry(job: Job, swept: Sequence[str]) -> Entry:
+    """Returns the entry of a job in the file; only a finished job has an objective."""
     status = job.run.read_status()
     error, state = status["error"], status["state"] or "pending"
     attempt_log = str(job.run.rank_log(status["attempt"], 0)) if status["attempt"] else None
@@ -68,14 +69,14 @@ def entry(job: Job, swept: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def reason(error: dict[str, Any]) -> str:
-    """Returns a failure in one line."""
+def reason(error: Mapping[str, str]) -> str:
+    """Formats an error in one line."""
     first, *_ = error["message"].strip().splitlines() or [""]
     return f"{error['type']}: {first}"
 
 
 class Board:
-    """Shows jobs while they run."""
+    """Shows the jobs that are running."""
 
     def __init__(self, console: Console):
         self._console = console
@@ -94,28 +95,28 @@ class Board:
         if self._live:
             self._live.stop()
 
-    def say(self, text: str) -> None:
+    def print(self, text: str) -> None:
         self._console.print(text)
 
     def wait(self, jobs: int) -> None:
-        """Takes note of jobs that are submitted."""
+        """Adds a number of submitted jobs."""
         self._waiting += jobs
 
     def start(self, job: Job) -> None:
-        """Shows that a job runs."""
+        """Shows that a job has started."""
         self._waiting -= 1
         self._began[job.name], self._steps[job.name] = time.monotonic(), job.run.read_plan().steps
         self._running[job.name] = "starting"
         if not self._live:
-            self.say(f"{job.name}: running, {self._steps[job.name]} steps")
+            self.print(f"{job.name}: running, {self._steps[job.name]} steps")
 
     def row(self, job: Job, row: Row) -> None:
         """Shows a row of a job's metrics.jsonl."""
         if row["split"] == "train":
             self._running[job.name] = f"step {row['step']}/{self._steps[job.name]}  loss {row['loss']:.4f}"
 
-    def end(self, job: dict[str, Any]) -> None:
-        """Says how a job ended, as sweep_status.json has it; nothing of one that was withdrawn."""
+    def end(self, job: Entry) -> None:
+        """Prints how a job ended; nothing for a cancelled one."""
         name = job["run"]
         if self._running.pop(name, None) is None:
             self._waiting -= 1
@@ -125,7 +126,7 @@ class Board:
         parts += [] if job["reason"] is None else [f"{job['reason']}, log {job['log']}"]
         parts += [] if job["objective"] is None else [f"held-out loss {job['objective']:.4f}"]
         parts += [duration(time.monotonic() - self._began[name])] if name in self._began else []
-        self.say(f"{name}: {', '.join(parts)}")
+        self.print(f"{name}: {', '.join(parts)}")
 
     def _lines(self) -> Group:
         lines = [f"{name}  {text}" for name, text in self._running.items()]
@@ -133,8 +134,8 @@ class Board:
         return Group(*(Text(line, no_wrap=True, overflow="ellipsis") for line in lines))
 
 
-def table(title: str, swept: Sequence[str], jobs: Sequence[dict[str, Any]]) -> Table:
-    """Returns the one table that a sweep ends with, the lowest loss first; who is best is another question."""
+def table(title: str, swept: Sequence[str], jobs: Sequence[Entry]) -> Table:
+    """Returns the final table of a sweep, lowest loss first; settings are ranked by `distft.report.sweep`."""
     shape = Table(title=title, title_justify="left")
     for name in (*swept, "held-out loss", "state", "folder"):
         shape.add_column(name, overflow="fold")
@@ -146,7 +147,7 @@ def table(title: str, swept: Sequence[str], jobs: Sequence[dict[str, Any]]) -> T
     return shape
 
 
-def failures(jobs: Sequence[dict[str, Any]]) -> list[str]:
-    """Returns a line for each job that failed: its last error and its log."""
+def failures(jobs: Sequence[Entry]) -> list[str]:
+    """Returns a line for each failed job with its last error and its log."""
     failed = [job for job in jobs if job["state"] not in FINISHED and job["reason"]]
     return [f"{job['run']} failed: {job['reason']}\n    log {job['log']}" for job in failed]

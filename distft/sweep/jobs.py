@@ -1,6 +1,6 @@
-"""The jobs of a sweep: each is an ordinary run, whose config is composed, checked and planned like any other's.
+"""The jobs of a sweep: ordinary runs, whose configs are composed, checked and planned like those of a single run.
 
-All of that is done before the first is submitted, and all that is wrong is told at once, each message with its jobs.
+All jobs are checked before the first is submitted. All errors are reported at once, each with the jobs it applies to.
 """
 
 import json
@@ -23,7 +23,7 @@ from distft.sweep.request import Point, Request
 from distft.trackers.terminal import screen
 
 _LONGEST_NAME = 120  # bytes
-_MOST_NAMED = 3  # jobs before a message
+_MAX_NAMED = 3  # jobs listed before a message
 
 
 @dataclass(frozen=True)
@@ -34,15 +34,15 @@ class Job:
     point: Point
     overrides: tuple[str, ...]
     config: Config
-    own: Own | None = None  # what an earlier start of it keeps
-    plan: Plan | None = None  # None: not made yet, or nothing is left to do
+    own: Own | None = None  # kept from an earlier start
+    plan: Plan | None = None  # None: not planned yet, or already finished
 
     @property
     def name(self) -> str:
         return self.run.path.name
 
     def value(self, key: str) -> Any:
-        """Returns what the job has at a key, or the word of a group."""
+        """Returns the job's value of a key, or its choice of a group."""
         return self.config.choices[key] if key in self.config.choices else at(self.config.values, key)
 
     @property
@@ -55,39 +55,39 @@ class Job:
 
     @property
     def objective(self) -> float | None:
-        """Returns the lowest held-out loss so far; None without one that is a number."""
+        """The lowest finite held-out loss so far; None without one."""
         losses = [row["loss"] for row in self.run.read_metrics("eval")]
         return min((loss for loss in losses if abs(loss) < float("inf")), default=None)
 
 
 def named(points: Iterable[Point], first: int = 0, earlier: Mapping[str, Point] | None = None) -> dict[str, Point]:
-    """Returns the points by the names of their folders, NNN-key_value-key_value; of those that are there, as they are.
+    """Returns the points by their folder names, NNN-key_value-key_value; existing folders keep their names.
 
-    earlier: points of an earlier start by name; one of another version may have another name.
+    earlier: points of an earlier start by name; other versions may have used different names.
     """
-    there = {int(name.partition("-")[0]): (name, point) for name, point in (earlier or {}).items()}
+    existing = {int(name.partition("-")[0]): (name, point) for name, point in (earlier or {}).items()}
     found = {}
     for index, point in enumerate(points, first):
-        name, before = there.get(index, ("", None))
+        name, before = existing.get(index, ("", None))
         found[name if before == point else f"{index:03}-{words(point)}"] = point
     return found
 
 
 def words(point: Point) -> str:
-    """Returns key_value-key_value in letters that every file system and URL takes; a long one is cut."""
+    """Returns key_value-key_value in characters that are safe in paths and URLs; a long name is truncated."""
     text = "-".join(part.lstrip("+").replace("=", "_", 1).replace("'", "").replace('"', "") for part in point)
     return re.sub(r"[^A-Za-z0-9._-]+", "-", text)[:_LONGEST_NAME].rstrip("-.")
 
 
 def _older_words(point: Point) -> str:
-    """Returns key=value,... as folders were named before."""
+    """Returns key=value,..., the folder names of older versions."""
     text = ",".join(part.lstrip("+").replace("'", "").replace('"', "") for part in point)
     fine = "".join(letter if letter.isprintable() and letter not in "/\\" else "-" for letter in text)
     return fine.encode()[:_LONGEST_NAME].decode(errors="ignore")
 
 
 def earlier_points(folder: Path, keys: Sequence[str]) -> dict[str, Point]:
-    """Returns the points that a sweep's folder holds, by name and in order; ConfigError when they are of other keys."""
+    """Returns the points in a sweep folder by name, in order; ConfigError when they have different keys."""
     found = {}
     files = folder.glob("[0-9][0-9][0-9]*-*/command.txt")
     for file in sorted(files, key=lambda file: int(file.parent.name.partition("-")[0])):
@@ -96,14 +96,14 @@ def earlier_points(folder: Path, keys: Sequence[str]) -> dict[str, Point]:
             given[text.partition("=")[0].lstrip("+")] = text
         point = tuple(given.get(key, "") for key in keys)
         if not name.endswith((f"-{words(point)}", f"-{_older_words(point)}".rstrip(" ."))):
-            raise ConfigError([f"name={folder.name}: {file.parent} is of another sweep. Try: another name"])
+            raise ConfigError([f"name={folder.name}: {file.parent} belongs to another sweep. Try: another name"])
         found[name] = point
     return found
 
 
 def make_jobs(folder: Path, request: Request, points: Mapping[str, Point]) -> list[Job]:
-    """Returns a composed job for each name and point; ConfigError with every message of all of them."""
-    jobs, wrong = [], Wrong()
+    """Returns a composed job for each name and point; ConfigError with the errors of all jobs."""
+    jobs, errors = [], JobErrors()
     for name, point in points.items():
         runs_dir = quoted(str(folder)) if "," in str(folder) else folder
         overrides = (*request.of_job(point), f"runs_dir={runs_dir}", f"name={quoted(name)}")
@@ -115,19 +115,19 @@ def make_jobs(folder: Path, request: Request, points: Mapping[str, Point]) -> li
             own = own_of(run, config)
             jobs.append(Job(run, point, overrides, config.with_values(own.values) if own else config, own))
         except ConfigError as error:
-            wrong.add(name, error.messages)
-    wrong.raise_any()
+            errors.add(name, error.messages)
+    errors.raise_any()
     return jobs
 
 
-def refuse_twins(jobs: Sequence[Job]) -> None:
-    """Raises ConfigError when two jobs are the same run, or are not of one launcher."""
+def refuse_duplicates(jobs: Sequence[Job]) -> None:
+    """Raises ConfigError when two jobs are the same run or have different launchers."""
     errors: list[str] = []
     seen: dict[str, Job] = {}
     for job in jobs:
-        twin = seen.setdefault(identity(job), job)
-        if twin is not job:
-            errors.append(f"{job.name} is the same run as {twin.name}. Try: each value once")
+        first = seen.setdefault(identity(job), job)
+        if first is not job:
+            errors.append(f"{job.name} is the same run as {first.name}. Try: each value once")
         if job.config.values["launcher"] != jobs[0].config.values["launcher"]:
             errors.append(f"{job.name} has another launcher than {jobs[0].name}. Try: one launcher for all jobs")
     if errors:
@@ -135,13 +135,13 @@ def refuse_twins(jobs: Sequence[Job]) -> None:
 
 
 def identity(job: Job) -> str:
-    """Returns what makes a job another run than its neighbours: all of its config but the name."""
+    """Returns a job's config without its name; equal for jobs that are the same run."""
     values: Mapping[str, Any] = {key: value for key, value in job.config.values.items() if key != "name"}
     return json.dumps(values, sort_keys=True, default=str)
 
 
 def prepare_all(jobs: Sequence[Job]) -> None:
-    """Prepares the data of all jobs, each of a kind once; exits when one is refused, after all were looked at."""
+    """Prepares the data of all jobs, equal data once; exits after all were prepared when one failed."""
     codes: dict[str, int] = {}
     for job in jobs:
         reads = json.dumps([job.config.values[group] for group in ("data", "model")], sort_keys=True, default=str)
@@ -152,26 +152,26 @@ def prepare_all(jobs: Sequence[Job]) -> None:
             prepare(job.config, job.overrides, job.own)
         except SystemExit as end:
             codes[reads] = end.code if isinstance(end.code, int) else 1
-            screen(sys.stderr).print(f"so {job.name} cannot run, nor any job with the same data")
+            screen(sys.stderr).print(f"{job.name} and all jobs with the same data cannot run")
     if code := max(codes.values(), default=0):
         sys.exit(code)
 
 
 def plan_all(jobs: Sequence[Job]) -> list[Job]:
-    """Returns the jobs with their plans, where something is left to do; ConfigError with every message of all."""
-    planned, wrong = [], Wrong()
+    """Returns the jobs, unfinished ones with their plans; ConfigError with the errors of all jobs."""
+    planned, errors = [], JobErrors()
     for job in jobs:
         try:
             check_config(job.run, job.config)
             planned.append(job if job.is_done else replace(job, plan=plan_run(job.run, job.config, job.own)))
         except ConfigError as error:
-            wrong.add(job.name, error.messages)
-    wrong.raise_any()
+            errors.add(job.name, error.messages)
+    errors.raise_any()
     return planned
 
 
-class Wrong:
-    """Messages about jobs, each kept once with the jobs that it is about."""
+class JobErrors:
+    """Error messages of jobs; equal messages are merged, with the names of their jobs."""
 
     def __init__(self) -> None:
         self._jobs: dict[str, list[str]] = {}
@@ -189,5 +189,5 @@ class Wrong:
 
 
 def _named(names: Sequence[str]) -> str:
-    more = len(names) - _MOST_NAMED
-    return "; ".join(names[:_MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
+    more = len(names) - _MAX_NAMED
+    return "; ".join(names[:_MAX_NAMED]) + (f" and {more} more" if more > 0 else "")

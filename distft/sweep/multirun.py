@@ -1,4 +1,7 @@
-"""A sweep from its command line to its exit code: everything is checked and planned before the first job starts."""
+"""Runs a sweep from its command line to its exit code, and plans one for `distft plan -m`.
+
+All jobs are checked and planned before the first one starts.
+"""
 
 import shlex
 import subprocess
@@ -28,33 +31,43 @@ from distft.runtime.disk import alone
 from distft.runtime.environment import redact
 from distft.runtime.process import start_bound
 from distft.sweep.board import Board, SweepStatus, failures, table
-from distft.sweep.jobs import Job, Wrong, earlier_points, make_jobs, named, plan_all, prepare_all, refuse_twins, words
+from distft.sweep.jobs import (
+    Job,
+    JobErrors,
+    earlier_points,
+    make_jobs,
+    named,
+    plan_all,
+    prepare_all,
+    refuse_duplicates,
+    words,
+)
 from distft.sweep.request import Point, Request, config_loader, corners, parse, read_request
-from distft.sweep.submission import Left, Stopped, Submission
+from distft.sweep.submission import Detached, Stopped, Submission
 from distft.trackers.terminal import screen
 
 _WIDTH = 200  # of a table in a file
-_MOST_LOOKED_AT = 200  # points, for their errors, when the first is wrong
+_MAX_CHECKED = 200  # points to collect errors from, when the first point has errors
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """What is known before the first job starts."""
+    """A sweep before its first job starts."""
 
     folder: Path
     request: Request
-    config: Config  # of the first point, with the sweep's own keys
-    earlier: Mapping[str, Point]  # of an earlier start, by the names of their folders
-    jobs: Sequence[Job]  # all of a grid; of a search those of an earlier start
+    config: Config  # of the first point, with the keys of the sweep
+    earlier: Mapping[str, Point]  # points of an earlier start by folder name
+    jobs: Sequence[Job]  # of a grid all, of a search those of an earlier start
 
     @property
     def export(self) -> bool | None:
-        """Returns whether all jobs are exported or none; None for the best alone."""
-        return self.config.values["export"]["enabled"] if self.request.says_export else None
+        """Whether all jobs are exported, or none; None: only the best."""
+        return self.config.values["export"]["enabled"] if self.request.sets_export else None
 
 
 def multirun(overrides: list[str]) -> int:
-    """Returns 0 when all jobs completed, 75 when a signal stopped the sweep (the same command continues it), else 1."""
+    """Runs a sweep; returns 0 when all jobs completed, 75 after a signal (the same command continues it), else 1."""
     request = read_request(overrides)
     parsed = parse(request.swept)
     config = shared_config(request, parsed)
@@ -64,7 +77,7 @@ def multirun(overrides: list[str]) -> int:
     check_writable(folder.parent)
     check_devices(config)
     if run.config.is_file():
-        raise ConfigError([f"name={folder.name}: {folder} holds a run. Try: another name"])
+        raise ConfigError([f"name={folder.name}: {folder} is a run folder. Try: another name"])
     earlier = earlier_points(folder, request.keys)
     known, further = sweeper.points(parsed, earlier)
     sweep = Sweep(folder, request, config, earlier, checked(folder, request, known, further, earlier))
@@ -73,36 +86,36 @@ def multirun(overrides: list[str]) -> int:
     status = SweepStatus(folder, sweep_command(overrides), request.keys, config.choices["sweep"])
     with alone(folder / ".lock") as held:
         if not held:
-            raise ConfigError([f"name={folder.name}: another launch is busy with {folder}. Try: another name"])
-        status.tell(sweep.jobs)
-        alone_from_here = not launcher.wait and not launcher.outlives_launch
-        if alone_from_here and go_on_in_background(folder, folder / "sweep.log", "kill -INT PID"):
+            raise ConfigError([f"name={folder.name}: another launch is using {folder}. Try: another name"])
+        status.update(sweep.jobs)
+        is_background = not launcher.wait and not launcher.outlives_launch
+        if is_background and go_on_in_background(folder, folder / "sweep.log", "kill -INT PID"):
             return 0
         try:
             by_signal = run_jobs(sweep, launcher, sweeper, status)
-        except Left:
+        except Detached:
             return 0
         return finish(sweep, status, by_signal=by_signal)
 
 
 def sweep_command(overrides: Sequence[str]) -> str:
-    """Returns the command line of the sweep, secrets blanked."""
+    """Returns the command line of the sweep with secrets redacted."""
     return redact(shlex.join(["python", "-m", "distft.launch", "-m", *overrides]))
 
 
 def shared_config(request: Request, parsed: Sequence[Swept]) -> Config:
-    """Returns the config of the sweep, which is its first point's; ConfigError with what is wrong with any point."""
+    """Returns the config of the first point, which is the sweep's; ConfigError with the errors of all points."""
     overrides = (*request.shared, *request.own, *corners(parsed, most=1)[0])
     try:
         return compose(overrides, sweep=True, kept=kept_rows)
     except ConfigError as error:
-        wrong = Wrong()
-        for point in corners(parsed, _MOST_LOOKED_AT):
+        errors = JobErrors()
+        for point in corners(parsed, _MAX_CHECKED):
             try:
                 compose(request.of_job(point), sweep=True, kept=kept_rows)
             except ConfigError as other:
-                wrong.add(words(point), [each for each in other.messages if each not in error.messages])
-        raise ConfigError([*error.messages, *wrong.messages()]) from error
+                errors.add(words(point), [each for each in other.messages if each not in error.messages])
+        raise ConfigError([*error.messages, *errors.messages()]) from error
 
 
 def checked(
@@ -113,22 +126,22 @@ def checked(
     earlier: Mapping[str, Point],
     first: int = 0,
 ) -> list[Job]:
-    """Returns the known jobs, prepared and planned; further points are held to the same, and left."""
+    """Returns the jobs of the known points, prepared and planned; further points are only checked."""
     jobs = make_jobs(folder, request, named(known, first, earlier))
     others = make_jobs(folder, request, {words(point): point for point in further})
-    refuse_twins(jobs)
+    refuse_duplicates(jobs)
     prepare_all([*jobs, *others])
     return plan_all([*jobs, *others])[: len(jobs)]
 
 
 def run_jobs(sweep: Sweep, launcher: Launcher, sweeper: Any, status: SweepStatus) -> bool:
-    """Lets Hydra's sweeper go through its points; returns whether a signal stopped it."""
-    at_hand = {job.point: job for job in sweep.jobs}
+    """Runs Hydra's sweeper over the points; returns whether a signal stopped it."""
+    made = {job.point: job for job in sweep.jobs}
     console, settings, swept = screen(sys.stderr), sweep.config.values["sweep"], list(sweep.request.swept)
 
     def make(points: Sequence[Point], first: int) -> list[Job]:
-        if all(point in at_hand for point in points):
-            return [at_hand[point] for point in points]
+        if all(point in made for point in points):
+            return [made[point] for point in points]
         return checked(sweep.folder, sweep.request, points, [], sweep.earlier, first)
 
     count = settings.get("trials", len(sweep.jobs))
@@ -156,7 +169,7 @@ def run_jobs(sweep: Sweep, launcher: Launcher, sweeper: Any, status: SweepStatus
 
 
 def finish(sweep: Sweep, status: SweepStatus, *, by_signal: bool) -> int:
-    """Exports the best job, or all or none as asked, prints the table and the failures; returns the exit code."""
+    """Exports the requested jobs (by default the best), prints table and failures; returns the exit code."""
     best, folder, is_done = status.best(), sweep.folder, True
     if not by_signal:
         for job in status.jobs:
@@ -167,7 +180,7 @@ def finish(sweep: Sweep, status: SweepStatus, *, by_signal: bool) -> int:
     out, console = screen(sys.stdout), screen(sys.stderr)
     out.width = out.width if out.is_terminal else _WIDTH
     out.print(table(str(folder), sweep.request.keys, status.jobs))
-    for line in found(folder):
+    for line in result_lines(folder):
         out.print(line)
     for line in failures(status.jobs):
         console.print(line)
@@ -177,9 +190,9 @@ def finish(sweep: Sweep, status: SweepStatus, *, by_signal: bool) -> int:
     return 0 if status.is_complete and is_done else 1
 
 
-def found(folder: Path) -> list[str]:
-    """Returns what the sweep found and how far that can be trusted, its best model and its page."""
-    from distft.report.sweep.headline import headline  # of a sweep that has ended alone
+def result_lines(folder: Path) -> list[str]:
+    """Returns lines with the result of the sweep and its uncertainty, the best model and the page."""
+    from distft.report.sweep.headline import headline  # needed only at the end
     from distft.report.sweep.jobs import read_sweep
     from distft.report.sweep.settings import rank
 
@@ -187,7 +200,7 @@ def found(folder: Path) -> list[str]:
     ranking = rank(sweep)
     lines = ["".join(headline(sweep, ranking))]
     if len(ranking) > 1 and not any(setting.interval for setting in ranking):
-        lines.append("Each setting has one run, so chance may have made this order. Try: seed=0,1,2 beside it")
+        lines.append("Each setting has one run, so this order may be chance. Try: add seed=0,1,2")
     model = RunFolder(folder / ranking[0].best.folder).final if ranking else None
     lines += [f"model   {model}"] if model and model.is_dir() else []
     page = folder / "report.html"
@@ -195,55 +208,60 @@ def found(folder: Path) -> list[str]:
 
 
 def write_page(folder: Path) -> None:
-    """Lets `distft.report sweep=DIR` make the sweep's page; one that does not know the key is no failure."""
+    """Runs `distft.report sweep=DIR` to write the page; prints its output when it fails."""
     command = [sys.executable, "-m", "distft.report", f"sweep={folder}"]
     process = start_bound(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
     )
-    said, _ = process.communicate()
+    output, _ = process.communicate()
     if process.returncode not in (0, EXIT_WRONG_CONFIG):
-        screen(sys.stderr).print(f"{folder}: no page of the sweep: {said.strip()}")
+        screen(sys.stderr).print(f"{folder}: the page of the sweep could not be written: {output.strip()}")
 
 
-_MOST_OF_A_SEARCH = 64  # combinations of choices and ends
+_MAX_OF_SEARCH = 64  # combinations of choices and range ends
 
 
 def plan_sweep(overrides: Sequence[str]) -> tuple[str, dict[str, tuple[Config, Plan]]]:
-    """Returns what the sweep is, in words, and config and plan of each job by its name; ConfigError with all errors.
+    """Returns a title, and config and plan of each job by name; ConfigError with the errors of all jobs.
 
-    A search has no points before it runs: then they are the combinations of its choices and the ends of its ranges.
+    The points of a search are not known before it runs: then combinations of its choices and range ends stand in.
     """
     request = read_request(overrides)
     parsed = parse(request.swept)
     config = shared_config(request, parsed)
     known, further = make_part(config, "sweep").points(parsed, {})
-    points = named(known) if known else {words(point): point for point in corners(parsed, _MOST_OF_A_SEARCH)}
-    planned, wrong = dict[str, tuple[Config, Plan]](), Wrong()
+    points = named(known) if known else {words(point): point for point in corners(parsed, _MAX_OF_SEARCH)}
+    planned, errors = dict[str, tuple[Config, Plan]](), JobErrors()
     for name, point in points.items():
         try:
             job = compose(request.of_job(point), sweep=True)
             planned[name] = job, make_plan(job)
         except ConfigError as error:
-            wrong.add(name, error.messages)
-    wrong.raise_any()
+            errors.add(name, error.messages)
+    errors.raise_any()
     if further or not known:
         trials = config.values["sweep"].get("trials")
-        return f"a search of {', '.join(request.keys)}, {trials} jobs. Choices and ends of ranges:", planned
+        return f"a search of {', '.join(request.keys)}, {trials} jobs. Choices and range ends:", planned
     return f"a sweep of {', '.join(request.keys)}, {len(planned)} job{'s' * (len(planned) != 1)}", planned
 
 
 def planned_table(title: str, planned: dict[str, tuple[Config, Plan]], memory_gib: float | None) -> Table:
-    """Returns a line for each job: steps, tokens, and what lives through the run in each process."""
+    """Returns a table of the jobs: strategy, processes, steps, tokens and the memory of weights and state per process.
+
+    memory_gib: of a device; with it, a last column shows whether the job fits.
+    """
     shape = Table(title=title, title_justify="left")
     sizes = [plan.memory[config.choices["strategy"]]["total"] for config, plan in planned.values() if plan.memory]
     unit = unit_of(max(sizes, default=0))
-    for name in ("job", "strategy", "processes", "steps", "tokens", f"{unit} per process", ""):
-        shape.add_column(name, overflow="fold", justify="left" if name in ("job", "strategy", "") else "right")
+    for name in ("job", "strategy", "processes", "steps", "tokens", f"{unit} per process"):
+        shape.add_column(name, overflow="fold", justify="left" if name in ("job", "strategy") else "right")
+    if memory_gib is not None:
+        shape.add_column("fits", overflow="fold")
     for name, (config, plan) in planned.items():
         strategy, about = config.choices["strategy"], "about " if plan.estimated else ""
-        counted: dict[str, Any] = plan.memory.get(strategy, {})
+        counted = plan.memory.get(strategy, {})
         size = f"{counted['total'] / UNITS[unit]:.2f}" if counted else ""
-        fits = fits_in_words(counted, memory_gib) if counted else ""
+        fits = [fits_in_words(counted, memory_gib) if counted else ""] if memory_gib is not None else []
         steps, tokens = (f"{about}{number:,}" if number else "unknown" for number in (plan.steps, plan.tokens))
-        shape.add_row(name, strategy, str(plan.world), steps, tokens, size, fits)
+        shape.add_row(name, strategy, str(plan.world), steps, tokens, size, *fits)
     return shape

@@ -1,4 +1,4 @@
-"""What a sweep's command line asks for: what all jobs share, what is swept, and what is about the sweep itself."""
+"""Parses the command line of a sweep: overrides of all jobs, swept keys, and keys of the sweep itself."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,43 +17,43 @@ from distft.config.key import covers
 from distft.config.overrides import Override, WrongOverride, split, swept_value
 from distft.paths import conf_dir
 
-Point = tuple[str, ...]  # a job's own overrides: key=value for each key that is swept
+Point = tuple[str, ...]  # key=value of each swept key, for one job
 
-_OF_THE_SWEEP = ("name", "runs_dir", "sweep", "launcher.jobs_at_once")
-_OF_ALL_JOBS = {
-    "name": "it is the sweep's folder",
-    "runs_dir": "it is where the sweep's folder is",
+_SWEEP_KEYS = ("name", "runs_dir", "sweep", "launcher.jobs_at_once")
+_SHARED_KEYS = {
+    "name": "it names the sweep folder",
+    "runs_dir": "it contains the sweep folder",
     "launcher": "all jobs are submitted together",
-    "sweep": "it is what sweeps",
-    "export": "it is done once, after the last job",
+    "sweep": "it configures the sweep itself",
+    "export": "it runs once, after the last job",
 }
 
 
 @dataclass(frozen=True)
 class Request:
-    """The overrides of a command line, sorted by what they are about."""
+    """The overrides of a command line by purpose."""
 
-    shared: tuple[str, ...]
-    own: tuple[str, ...]
+    shared: tuple[str, ...]  # of all jobs
+    own: tuple[str, ...]  # of the sweep
     swept: tuple[str, ...]  # in Hydra's grammar
 
     @property
     def keys(self) -> list[str]:
-        """Returns the keys that are swept, without Hydra's prefixes."""
+        """The swept keys without Hydra's prefixes."""
         return [text.partition("=")[0].lstrip("+") for text in self.swept]
 
     @property
-    def says_export(self) -> bool:
-        """Tells whether the user decides what is exported, which else is the best job alone."""
+    def sets_export(self) -> bool:
+        """Whether the user sets what is exported; the default is only the best job."""
         return any(split(text).key in ("export", "export.enabled") for text in self.shared)
 
     def of_job(self, point: Sequence[str]) -> tuple[str, ...]:
-        """Returns the overrides of the ordinary run that stands at a point."""
-        return (*self.shared, *point, *([] if self.says_export else ["export=false"]))
+        """Returns the overrides of the run at a point."""
+        return (*self.shared, *point, *([] if self.sets_export else ["export=false"]))
 
 
 def read_request(overrides: Iterable[str]) -> Request:
-    """Returns a command line's request; ConfigError when nothing, or something that all jobs share, is swept."""
+    """Parses a command line; ConfigError when no key is swept, or one that all jobs share."""
     shared: list[str] = []
     own: list[str] = []
     swept: dict[str, str] = {}
@@ -66,11 +66,11 @@ def read_request(overrides: Iterable[str]) -> Request:
             errors.append(str(error))
             continue
         key = override.key.lstrip("/")
-        swept.pop(key, None)  # of the same key given twice the last counts
+        swept.pop(key, None)  # the last override of a key wins
         if sweep is not None:
             errors += _refusals(override)
             swept[key] = sweep
-        elif covers(_OF_THE_SWEEP, key):
+        elif covers(_SWEEP_KEYS, key):
             own.append(text)
         else:
             shared.append(text)
@@ -82,38 +82,38 @@ def read_request(overrides: Iterable[str]) -> Request:
 
 
 def sweep_of(override: Override) -> str | None:
-    """Returns an override of several values in Hydra's grammar; None for one of one value, or of none."""
+    """Returns an override with several values in Hydra's grammar; None for a single value or none."""
     sweep = None if override.value is None else swept_value(override.key, override.value)
     return None if sweep is None else f"{override.prefix}{override.key}={sweep}"
 
 
 def _refusals(override: Override) -> list[str]:
-    """Returns why a key cannot be swept, if it cannot."""
-    found = (why for key, why in _OF_ALL_JOBS.items() if covers([key], override.key.lstrip("/")))
+    """Returns an error where a key cannot be swept."""
+    found = (why for key, why in _SHARED_KEYS.items() if covers([key], override.key.lstrip("/")))
     return [f"{override.text}: cannot be swept: {why}. Try: one value" for why in found]
 
 
 def config_loader() -> ConfigLoader:
-    """Returns Hydra's loader of conf/, which Hydra's grammar asks for the words of a group: optimizer=glob(*)."""
+    """Returns Hydra's loader of conf/, with which its grammar resolves optimizer=glob(*)."""
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         return GlobalHydra.instance().config_loader()
 
 
 def parse(swept: Sequence[str]) -> list[Swept]:
-    """Returns what Hydra makes of each sweep; ConfigError for one that has another order each time."""
+    """Parses the swept overrides with Hydra; ConfigError for shuffled ones, whose order is random."""
     try:
         parsed = OverridesParser.create(config_loader=config_loader()).parse_overrides(list(swept))
     except HydraException as error:
         raise ConfigError([str(error).splitlines()[0]]) from error
     shuffled = [each.input_line for each in parsed if getattr(each.value(), "shuffle", False)]
     if shuffled:
-        rule = "another order each time, so the same command would not continue the sweep"
+        rule = "shuffle changes the order, so the same command could not continue the sweep"
         raise ConfigError(f"{text}: {rule}. Try: without shuffle" for text in shuffled)
     return parsed
 
 
 def corners(parsed: Sequence[Swept], most: int) -> list[Point]:
-    """Returns every combination of choices and ends of ranges; with more than `most` each of them once, at least."""
+    """Returns all combinations of choices and range ends; where they exceed `most`, points that have each once."""
     values = [list(_ends(each)) for each in parsed]
     size = 1
     for each in values:
@@ -125,7 +125,7 @@ def corners(parsed: Sequence[Swept], most: int) -> list[Point]:
 
 
 def _ends(swept: Swept) -> Iterator[str]:
-    """Yields key=value of each choice, or of the ends of a range or interval."""
+    """Yields key=value of each choice, or of both ends of a range or interval."""
     key, value = swept.get_key_element(), swept.value()
     if isinstance(value, IntervalSweep):
         texts = [Transformer.str(value.start), Transformer.str(value.end)]

@@ -1,7 +1,7 @@
-"""A search for the lowest held-out loss, by Optuna's TPE.
+"""Search for the lowest held-out loss with Optuna's TPE sampler.
 
-The n-th point is a function of (seed, n, the results before it): the study is made anew from them for every batch, so
-nothing has to be kept but the run folders, and an interrupted search goes on as if it had not been.
+The n-th point is a function of (seed, n, earlier results): the study is rebuilt from them for every batch. So the run
+folders are the only state, and an interrupted search continues with the same points as an uninterrupted one.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,16 +19,16 @@ from distft.config.errors import ConfigError
 from distft.sweep.jobs import named
 from distft.sweep.request import Point, corners, parse
 
-_DIGITS = 4  # of a number out of an interval: what the names of folders hold
-_MOST_CHECKED = 64  # combinations of choices and ends before the start
-_MOST_TRIES = 100  # for a point that was not there before
+_DIGITS = 4  # of numbers from an interval, so that folder names are short
+_MAX_CHECKED = 64  # combinations of choices and range ends to check before the start
+_MAX_TRIES = 100  # to sample a new point
 
 
 class Search(Sweeper):
-    """Asks Optuna for `trials` points, a batch at a time, and tells it what the runs came to."""
+    """Samples `trials` points from Optuna in batches, and reports the results of the runs to it."""
 
     def __init__(self, trials: int = 20, seed: int = 0, only_failed: bool = False, fail_fast: bool = False) -> None:
-        """only_failed, fail_fast: for the launcher plugin, which is told by multirun."""
+        """only_failed, fail_fast: multirun passes them to the launcher plugin; only_failed samples no new points."""
         self.trials = trials
         self.seed = seed
         self.only_failed = only_failed
@@ -36,7 +36,7 @@ class Search(Sweeper):
         self.earlier: list[Point] = []
 
     def points(self, parsed: Sequence[Swept], earlier: Mapping[str, Point]) -> tuple[list[Point], list[Point]]:
-        """Returns those of an earlier start, and choices and ends, which are to be checked too."""
+        """Returns the points of an earlier start, and combinations of choices and range ends to check."""
         try:
             import optuna
         except ImportError as error:
@@ -44,11 +44,13 @@ class Search(Sweeper):
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         Space(parsed)
         if missing := [name for name in named(earlier.values(), earlier=earlier) if name not in earlier]:
-            raise ConfigError([f"a search goes on from all of its jobs, {missing[0]} is gone. Try: another name"])
-        return list(earlier.values()), corners(parsed, _MOST_CHECKED)
+            raise ConfigError(
+                [f"a search continues from all of its jobs, but {missing[0]} is missing. Try: another name"]
+            )
+        return list(earlier.values()), corners(parsed, _MAX_CHECKED)
 
     def begin(self, launcher: Launcher, earlier: Mapping[str, Point], at_once: int) -> None:
-        """Takes the launcher plugin, the points of an earlier start, and how many points make a batch."""
+        """Sets the launcher plugin, the points of an earlier start, and the batch size."""
         self.launcher, self.earlier, self.at_once = launcher, list(earlier.values()), at_once
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
@@ -56,7 +58,7 @@ class Search(Sweeper):
         self.config = config
 
     def sweep(self, arguments: list[str]) -> list[float | None]:
-        """Runs the points of an earlier start that are not done, then new ones up to `trials`."""
+        """Runs the unfinished points of an earlier start, then new ones up to `trials`."""
         assert self.launcher is not None
         space = Space(parse(arguments))
         points = list(self.earlier)
@@ -75,16 +77,16 @@ class Search(Sweeper):
         return [job.return_value for job in done]
 
     def _ask(self, space: "Space", points: Sequence[Point], losses: Sequence[float | None]) -> list[Point]:
-        """Returns the next batch, all of it new; fewer points when the space has no more."""
+        """Samples the next batch of new points; fewer when the space has no more."""
         import optuna
 
         study = optuna.create_study()
         for point, loss in zip(points, losses, strict=True):
-            space.tell(study, point, loss)
+            space.add_result(study, point, loss)
         batch: list[Point] = []
         for number in range(len(points), min(self.trials, len(points) + self.at_once)):
-            for attempt in range(_MOST_TRIES):
-                seed = (self.seed * 1_000_003 + number) * _MOST_TRIES + attempt
+            for attempt in range(_MAX_TRIES):
+                seed = (self.seed * 1_000_003 + number) * _MAX_TRIES + attempt
                 study.sampler = optuna.samplers.TPESampler(
                     seed=seed % 2**32, n_startup_trials=min(10, self.trials // 3), constant_liar=True
                 )
@@ -98,20 +100,20 @@ class Search(Sweeper):
 
 
 class Space:
-    """What is searched: Hydra's grammar as Optuna's distributions, and points as its parameters and back."""
+    """The search space: converts Hydra's grammar to Optuna's distributions, and points to parameters and back."""
 
     def __init__(self, parsed: Sequence[Swept]) -> None:
         self.distributions = {each.get_key_element(): _distribution(each) for each in parsed}
 
     def point(self, parameters: Mapping[str, Any]) -> Point:
-        """Returns key=value of each parameter, numbers out of an interval rounded."""
+        """Returns key=value of each parameter, with numbers from intervals rounded."""
         return tuple(f"{key}={self._rounded(key, parameters[key])}" for key in self.distributions)
 
-    def parameters(self, point: Point) -> dict[str, Any]:
-        """Returns the parameters of a point; the same ones that it was made of, up to their rounding."""
+    def parameters(self, point: Point) -> dict[str, str | int | float]:
+        """Returns the parameters of a point, up to rounding those that it was made from."""
         from optuna.distributions import CategoricalDistribution, IntDistribution
 
-        found: dict[str, Any] = {}
+        found: dict[str, str | int | float] = {}
         for text in point:
             key, _, value = text.partition("=")
             kind = self.distributions[key]
@@ -119,8 +121,8 @@ class Space:
             found[key] = value if isinstance(kind, CategoricalDistribution) else number(value)
         return found
 
-    def tell(self, study: Any, point: Point, loss: float | None) -> None:
-        """Adds a result to a study; a failed job, or one of an earlier, wider space, tells it nothing."""
+    def add_result(self, study: Any, point: Point, loss: float | None) -> None:
+        """Adds a result to a study, except of a failed job or one outside of the space."""
         from optuna.trial import create_trial
 
         if loss is None:

@@ -1,7 +1,7 @@
-"""The Hydra launcher plugin of distft: a batch of points becomes frozen runs, submitted in one call and watched.
+"""The Hydra launcher plugin of distft: freezes a batch of points as runs, submits them in one call, and follows them.
 
-A signal, or with fail_fast the first failure, asks those that run to save and stop; those that wait are withdrawn, and
-stay pending.
+On a signal, or with fail_fast on the first failure, running jobs save and stop; queued jobs are cancelled and stay
+pending.
 """
 
 import signal
@@ -25,28 +25,28 @@ from distft.sweep.jobs import Job
 from distft.sweep.request import Point
 from distft.trackers.contract import Guarded
 
-_SECONDS_BETWEEN_LOOKS = 0.2  # at all jobs together
+_SECONDS_BETWEEN_POLLS = 0.2  # of all jobs together
 _SECONDS_BETWEEN_STATES = 1.0
 
 
-class Watched:
-    """One submitted job."""
+class Followed:
+    """A submitted job that is being followed."""
 
     def __init__(self, job: Job, handle: Handle, grace_seconds: float, board: Board, status: SweepStatus):
         self.job = job
         self.handle = handle
-        self.is_withdrawn = False
+        self.is_cancelled = False
         self._board = board
         self._status = status
         self._tracker = Guarded(make_part(job.config, "tracker"))
         self._is_started = False
-        self._early_rows: list[Row] = []  # of an earlier attempt, while the job waits for its turn
+        self._early_rows: list[Row] = []  # rows of an earlier attempt, while the job is queued
         self._due = 0.0
         self._following = Following(job.run, handle, grace_seconds, [self._show], lambda _: None)
 
-    def look(self, caught: Sequence[signal.Signals], seconds: float) -> Outcome | None:
-        """Returns how the job ended, None when it has not within `seconds`."""
-        outcome = self._following.look(() if self.is_withdrawn else caught, seconds)
+    def poll(self, caught: Sequence[signal.Signals], seconds: float) -> Outcome | None:
+        """Returns the outcome of the job; None when it has not ended within `seconds`."""
+        outcome = self._following.look(() if self.is_cancelled else caught, seconds)
         if outcome is None and not self._is_started and time.monotonic() >= self._due:
             self._due = time.monotonic() + _SECONDS_BETWEEN_STATES
             if self.handle.state() != "pending":
@@ -54,28 +54,28 @@ class Watched:
         return outcome
 
     def stop(self, reason: str | None) -> None:
-        """Withdraws a job that waits; one that runs is asked to save and stop, unless a signal does (reason None)."""
+        """Cancels a queued job; requests a running one to save and stop, unless a signal does (reason None)."""
         if self.handle.state() == "pending":
-            self.is_withdrawn = True
+            self.is_cancelled = True
             self.handle.cancel()
         elif reason:
             self._following.ask_to_stop(reason)
 
     def finish(self, outcome: Outcome) -> None:
-        """Tells how the job ended; one that was withdrawn still waits."""
-        if self._early_rows and not self.is_withdrawn:  # it came and went between two looks
+        """Records and shows how the job ended; a cancelled job is pending again."""
+        if self._early_rows and not self.is_cancelled:  # it started and ended between two polls
             self._start()
         if self._is_started:
             self._tracker.finish(outcome.state)
-        if self.is_withdrawn and outcome.state == "failed":
+        if self.is_cancelled and outcome.state == "failed":
             with suppress(OSError):
                 self.job.run.write_status(state="pending", exit_code=None, error=None)
-        self._status.tell([self.job])
+        self._status.update([self.job])
         self._board.end(self._status.of(self.job))
 
     def _start(self) -> None:
         self._is_started = True
-        self._status.tell([self.job], state="running")
+        self._status.update([self.job], state="running")
         self._board.start(self.job)
         self._tracker.start(self.job.run)
         for row in self._early_rows:
@@ -90,42 +90,42 @@ class Watched:
         self._tracker.log(row)
 
 
-def watch(
-    watched: Sequence[Watched],
+def follow(
+    followed: Sequence[Followed],
     caught: Sequence[signal.Signals],
     board: Board,
     grace_seconds: float,
     *,
     fail_fast: bool,
-    leaves: bool = False,
+    detach: bool = False,
 ) -> bool:
-    """Returns, when all have ended, whether the sweep was to stop before its end.
+    """Follows the jobs until all have ended; returns whether the sweep was stopped.
 
-    leaves: a signal leaves the jobs alone, and they go on without this process.
+    detach: on a signal, return at once; the jobs continue without this process.
     """
-    running, is_stopping = list(watched), False
+    running, is_stopping = list(followed), False
     board.wait(len(running))
     while running:
-        if caught and leaves:
-            board.say(f"{caught[0].name}: {len(running)} jobs go on without this command")
+        if caught and detach:
+            board.print(f"{caught[0].name}: {len(running)} jobs continue without this command")
             return True
         if caught and not is_stopping:
             is_stopping = True
-            board.say(
-                f"{caught[0].name}: no job starts any more; those that run end their step and save, {grace_seconds:.0f}"
-                " s at most. Press Ctrl-C to end at once."
+            board.print(
+                f"{caught[0].name}: no further job starts; running jobs finish their step and save within "
+                f"{grace_seconds:.0f} s. Press Ctrl-C to end at once."
             )
             for each in running:
                 each.stop(None)
         for each in list(running):
-            outcome = each.look(caught, _SECONDS_BETWEEN_LOOKS / len(running))
+            outcome = each.poll(caught, _SECONDS_BETWEEN_POLLS / len(running))
             if outcome is None:
                 continue
             running.remove(each)
             each.finish(outcome)
             if fail_fast and outcome.state == "failed" and not is_stopping:
                 is_stopping = True
-                board.say(f"sweep.fail_fast=true: {each.job.name} failed, the other jobs save and stop")
+                board.print(f"sweep.fail_fast=true: {each.job.name} failed, the other jobs save and stop")
                 for other in running:
                     other.stop(f"sweep.fail_fast=true, and {each.job.name} failed")
     return is_stopping
@@ -135,15 +135,15 @@ MakeJobs = Callable[[Sequence[Point], int], list[Job]]
 
 
 class Stopped(Exception):
-    """The sweep is to start no more jobs."""
+    """The sweep must not start further jobs."""
 
 
-class Left(Exception):
-    """The jobs are submitted and go on without this command, as launcher.wait=false asks."""
+class Detached(Exception):
+    """The jobs are submitted and continue without this command (launcher.wait=false)."""
 
 
 class Submission(HydraLauncher):
-    """Runs what is not done of a batch, by one call of distft's launcher, and gives the sweeper the objectives."""
+    """Runs the unfinished jobs of a batch by one call of distft's launcher; returns the objectives to the sweeper."""
 
     def __init__(
         self,
@@ -156,7 +156,7 @@ class Submission(HydraLauncher):
         only_failed: bool,
         fail_fast: bool,
     ):
-        """make_jobs: (points, index of the first) -> jobs with their plans. caught: the signals to this process."""
+        """make_jobs: (points, index of the first) -> jobs with plans. caught: signals that this process received."""
         self._make_jobs = make_jobs
         self._launcher = launcher
         self._status = status
@@ -166,16 +166,15 @@ class Submission(HydraLauncher):
         self._fail_fast = fail_fast
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Needs nothing of Hydra's: jobs are processes, and their configs are composed by distft."""
+        """Does nothing: jobs are processes, and distft composes their configs."""
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Returns each job's lowest held-out loss, None of one that has not come to its end; Stopped after a signal.
+        """Returns the lowest held-out loss of each job, None for an unfinished one; raises Stopped after a signal.
 
-        What has failed is told in its folder and in sweep_status.json, not by raising: Hydra would raise the first
-        failure alone.
+        Failures are recorded in the run folder and in sweep_status.json, not raised: Hydra would raise only the first.
         """
         jobs = self._make_jobs([tuple(point) for point in job_overrides], initial_job_idx)
-        self._status.tell(jobs)
+        self._status.update(jobs)
         self._run([job for job in jobs if job.plan is not None and (job.has_failed or not self._only_failed)])
         return [
             JobReturn(
@@ -189,7 +188,7 @@ class Submission(HydraLauncher):
         ]
 
     def _run(self, jobs: Sequence[Job]) -> None:
-        """Freezes, submits and watches jobs, each locked against another launch of its own."""
+        """Freezes, submits and follows jobs, each locked against a second launch."""
         if self._caught:
             raise Stopped
         if not jobs:
@@ -197,22 +196,22 @@ class Submission(HydraLauncher):
         with ExitStack() as locks:
             busy = [job.run.path for job in jobs if not locks.enter_context(alone(job.run.path / ".lock"))]
             if busy:
-                raise ConfigError(f"another launch is busy with {path}. Try: wait for its end" for path in busy)
+                raise ConfigError(f"another launch is using {path}. Try: wait for it to end" for path in busy)
             found = {job.name: handle for job in jobs if (handle := find(self._launcher, job.run)) is not None}
             fresh = [job for job in jobs if job.name not in found]
             for job in fresh:
                 assert job.plan is not None
                 freeze(job.run, job.config, job.plan, job.overrides)
-            self._status.tell(jobs)
+            self._status.update(jobs)
             submitted = submit(self._launcher, [job.run for job in fresh]) if fresh else []
             handles = found | {
                 job.name: restarting(handle, job.run, job.config) for job, handle in zip(fresh, submitted, strict=True)
             }
             grace = self._launcher.grace_seconds
-            watched = [Watched(job, handles[job.name], grace, self._board, self._status) for job in jobs]
-            leaves = self._launcher.outlives_launch
-            if leaves and not self._launcher.wait:
-                self._board.say(f"{len(watched)} jobs are submitted. With launcher.wait=true the command follows them")
-                raise Left
-            if watch(watched, self._caught, self._board, grace, fail_fast=self._fail_fast, leaves=leaves):
+            followed = [Followed(job, handles[job.name], grace, self._board, self._status) for job in jobs]
+            detach = self._launcher.outlives_launch
+            if detach and not self._launcher.wait:
+                self._board.print(f"{len(followed)} jobs are submitted. Try: launcher.wait=true to follow them")
+                raise Detached
+            if follow(followed, self._caught, self._board, grace, fail_fast=self._fail_fast, detach=detach):
                 raise Stopped

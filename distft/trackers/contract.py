@@ -1,4 +1,4 @@
-"""What every tracker offers. A tracker is fed by the launching process, so that the ranks open no sockets."""
+"""The interface of trackers, and a guard around them. The launching process feeds them, so ranks open no sockets."""
 
 import queue
 import sys
@@ -9,34 +9,34 @@ from distft.run import RunFolder
 from distft.runtime.environment import redact
 from distft.runtime.logs import Patient
 
-Row = dict[str, Any]
+Row = dict[str, Any]  # of metrics.jsonl; its keys depend on its split
 
 
 class Tracker(Protocol):
-    """A place that metrics go to beside metrics.jsonl, which stays the source of truth."""
+    """A destination of metrics in addition to metrics.jsonl, which remains the source of truth."""
 
     def start(self, run: RunFolder) -> None:
-        """Opens, or continues, the record of this run; every row is going to be logged, earlier attempts' too."""
+        """Opens or continues the record of this run; all rows will be logged, those of earlier attempts too."""
         ...
 
     def log(self, row: Row) -> None:
-        """Takes one row of metrics.jsonl."""
+        """Logs one row of metrics.jsonl."""
         ...
 
     def finish(self, state: str) -> None:
-        """Closes the record; `state` is the run's last."""
+        """Closes the record; state: the final state of the run."""
         ...
 
 
 class Guarded:
-    """A tracker that never stops or delays the run: it works in a thread of its own, and what fails is told once.
+    """Runs a tracker in its own thread, so that it never stops or delays the run; a failure is reported once.
 
-    One that hangs is left alone too. Nothing is lost by that: metrics.jsonl has every row, and a tracker is given all
-    of them when the run goes on.
+    A tracker that fails or hangs is dropped. No rows are lost: metrics.jsonl has them all, and a resumed run logs them
+    again.
     """
 
-    SECONDS_TO_FINISH = 60.0  # an upload's last part
-    MOST_WAITING = 10_000  # rows; of a tracker that takes none for so long
+    SECONDS_TO_FINISH = 60.0  # for the last part of an upload
+    MAX_QUEUED = 10_000  # rows, after which the tracker is considered hung
 
     def __init__(self, tracker: Tracker | None):
         self._tracker = tracker
@@ -49,17 +49,17 @@ class Guarded:
         self._put("start", run)
 
     def log(self, row: Row) -> None:
-        if self._calls.qsize() > self.MOST_WAITING:
-            self._leave(f"takes no rows, {self.MOST_WAITING} wait")
+        if self._calls.qsize() > self.MAX_QUEUED:
+            self._drop(f"takes no rows, {self.MAX_QUEUED} are queued")
         self._put("log", row)
 
     def finish(self, state: str) -> None:
-        """Returns when the tracker has taken all, or has had its time."""
+        """Returns when the tracker has taken all rows, or after a timeout."""
         self._put("finish", state)
         if self._tracker is not None:
             self._thread.join(self.SECONDS_TO_FINISH)
         if self._tracker is not None and self._thread.is_alive():
-            self._leave(f"has not come to its end in {self.SECONDS_TO_FINISH:.0f} s")
+            self._drop(f"has not finished within {self.SECONDS_TO_FINISH:.0f} s")
 
     def _put(self, verb: str, argument: Any) -> None:
         if self._tracker is not None:
@@ -72,18 +72,18 @@ class Guarded:
             try:
                 getattr(tracker, verb)(argument)
             except Exception as error:
-                self._leave(f"failed: {error}")
+                self._drop(f"failed: {error}")
 
-    def _leave(self, why: str) -> None:
-        """Tells once that the run goes on without the tracker."""
+    def _drop(self, why: str) -> None:
+        """Reports once that the run continues without the tracker."""
         tracker, self._tracker = self._tracker, None
         if tracker is not None:
-            message = f"tracker {type(tracker).__name__} {why}; the run goes on without it"
+            message = f"tracker {type(tracker).__name__} {why}; the run continues without it"
             print(redact(message), file=Patient(sys.stderr))
 
 
 def numbers(row: Row) -> dict[str, float]:
-    """Returns a row's numbers under `split/name`, without the step and the time, which a tracker has anyhow."""
+    """Returns the numbers of a row under `split/name`, without step and time, which trackers record themselves."""
     return {
         f"{row['split']}/{name}": float(value)
         for name, value in row.items()

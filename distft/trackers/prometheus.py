@@ -1,20 +1,19 @@
-"""A text file for node_exporter's textfile collector: how a run stands, for dashboards and alerts.
+"""Prometheus metrics of a run in a text file for node_exporter's textfile collector.
 
-The file is replaced as a whole, so that a scrape sees all of one moment. Nothing listens on a port.
+The file is replaced atomically, so that a scrape is consistent. No port is opened.
 """
 
 import os
 import time
 from collections import deque
 from pathlib import Path
-from typing import Any
 
 from distft.goodput import goodput_of
 from distft.run import RunFolder
+from distft.trackers.contract import Row
 
-Row = dict[str, Any]
-_STEPS = 20  # that rates are a mean of
-_TIMES_COST = 100  # goodput reads the whole run; so many times as long as that took it is not asked again
+_STEPS = 20  # over which rates are a mean
+_TIMES_COST = 100  # goodput reads the whole run, so it is computed at most 1 % of the time
 _STATES = ("running", "completed", "stopped_early", "preempted", "failed")
 _HELP = {
     "step": "Optimizer steps done.",
@@ -24,8 +23,8 @@ _HELP = {
     "grad_norm": "Gradient norm before clipping.",
     "tokens_per_second": "Real tokens per second, all processes together.",
     "mfu": "Share of the devices' peak that the model's operations used.",
-    "data_wait_ratio": "Share of step time that was waited for data.",
-    "goodput": "Share of the run's time, over all attempts, that went into steps that count.",
+    "data_wait_ratio": "Share of step time spent waiting for data.",
+    "goodput": "Share of the run's time, over all attempts, spent in steps whose work was kept.",
     "checkpoint_age_seconds": "Seconds since the newest checkpoint.",
     "updated_timestamp_seconds": "When this file was written.",
     "state": "1 for the state that the run is in.",
@@ -33,10 +32,10 @@ _HELP = {
 
 
 class Prometheus:
-    """Writes FOLDER/distft_NAME.prom, `every_seconds` at most."""
+    """Writes FOLDER/distft_NAME.prom, at most once in `every_seconds`."""
 
     def __init__(self, folder: str | None = None, every_seconds: float = 10.0) -> None:
-        """folder: of node_exporter's --collector.textfile.directory; None: the run's own."""
+        """folder: the one given to node_exporter as --collector.textfile.directory; None: the run folder."""
         self._folder = folder
         self._every_seconds = every_seconds
         self._recent: deque[Row] = deque(maxlen=_STEPS)
@@ -65,12 +64,12 @@ class Prometheus:
     def _write(self, state: str) -> None:
         self._due = time.monotonic() + self._every_seconds
         if time.monotonic() >= self._goodput_due or state != "running":
-            self._look_at_goodput()
-        beside = self._file.with_name(f".{self._file.name}.{os.getpid()}")
-        beside.write_text(exposition(self._run.path.name, self._values(), state))
-        os.replace(beside, self._file)
+            self._update_goodput()
+        new = self._file.with_name(f".{self._file.name}.{os.getpid()}")
+        new.write_text(exposition(self._run.path.name, self._values(), state))
+        os.replace(new, self._file)
 
-    def _look_at_goodput(self) -> None:
+    def _update_goodput(self) -> None:
         began = time.monotonic()
         found = goodput_of(self._run)
         self._goodput = found["goodput"] if found else None
@@ -96,7 +95,7 @@ class Prometheus:
 
 
 def checkpoint_age(run: RunFolder) -> float | None:
-    """Returns the seconds since the newest checkpoint was made to count; None without one."""
+    """Returns the seconds since the newest checkpoint was committed; None without one."""
     try:
         return max(0.0, time.time() - (run.checkpoints / "latest").lstat().st_mtime)
     except OSError:
@@ -104,7 +103,7 @@ def checkpoint_age(run: RunFolder) -> float | None:
 
 
 def exposition(run: str, values: dict[str, float | None], state: str) -> str:
-    """Returns the text format of Prometheus; a value that is not known is left out."""
+    """Returns the values in Prometheus' text format, without those that are unknown."""
     name = run.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
     lines = []
     for key, value in values.items():

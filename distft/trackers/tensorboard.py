@@ -1,14 +1,14 @@
-"""TensorBoard event files in RUN/tensorboard, written without torch and without TensorFlow."""
+"""TensorBoard event files in RUN/tensorboard, written without torch or TensorFlow."""
 
 import shutil
 from typing import Any
 
 from distft.run import RunFolder
-from distft.trackers.contract import numbers
+from distft.trackers.contract import Row, numbers
 
 
 class TensorBoard:
-    """Writes the files anew on every attempt: they hold what metrics.jsonl holds, each step once."""
+    """Rewrites the files on every attempt from metrics.jsonl, so each step is there once."""
 
     def __init__(self) -> None:
         self._writer: Any = None
@@ -20,7 +20,7 @@ class TensorBoard:
         shutil.rmtree(folder, ignore_errors=True)
         self._writer = EventFileWriter(str(folder))
 
-    def log(self, row: dict[str, Any]) -> None:
+    def log(self, row: Row) -> None:
         from tensorboard.compat.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]  # generated
         from tensorboard.compat.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue]
 

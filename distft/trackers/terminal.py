@@ -1,9 +1,9 @@
-"""What the user sees of a run in progress: a bar on a terminal, a few plain lines elsewhere."""
+"""Shows a run in progress: a progress bar on a terminal, a few plain lines elsewhere; at the end a summary table."""
 
 import math
 import time
 from collections import deque
-from typing import Any, TextIO, cast
+from typing import TextIO, cast
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
@@ -11,31 +11,31 @@ from rich.table import Table
 
 from distft.run import RunFolder, state_in_words
 from distft.runtime.logs import Patient
+from distft.trackers.contract import Row
 
-Row = dict[str, Any]
 _SECONDS_BETWEEN_LINES = 30  # of plain output
 _STEPS_FOR_SPEED = 20
 
 
 def screen(stream: TextIO) -> Console:
-    """Returns a plain console on `stream` that outlives the terminal or pipe behind it."""
+    """Returns a plain console on `stream` that ignores a closed terminal or pipe."""
     return Console(file=cast(TextIO, Patient(stream)), markup=False, highlight=False, emoji=False, soft_wrap=True)
 
 
 class Terminal:
-    """Shows step, loss, tokens/s, time left and the last held-out loss, with its step where that is another one."""
+    """Shows step, loss, tokens/s, remaining time and the last held-out loss, with its step where it differs."""
 
     def __init__(self, console: Console):
         self._console = console
         self._recent: deque[Row] = deque(maxlen=_STEPS_FOR_SPEED)
         self._held_out: Row | None = None
-        self._last_line, self._line_of = 0.0, -1  # when, and of which step
+        self._last_line, self._line_of = 0.0, -1  # its time and its step
         self._bar = Progress(
             TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[numbers]}"), console=console
         )
 
     def start(self, run: RunFolder) -> None:
-        """Begins to show the run; rows that are there already are not shown as news."""
+        """Starts showing the run; rows of earlier attempts update the bar only."""
         self._steps = run.read_plan().steps
         self._old_rows = sum(1 for _ in run.read_metrics())
         self._task = self._bar.add_task(f"step 0/{self._steps}", total=self._steps, numbers="starting")
@@ -61,18 +61,18 @@ class Terminal:
         elif self._old_rows > 0:
             self._old_rows -= 1
         elif row["split"] == "eval" or time.monotonic() - self._last_line > _SECONDS_BETWEEN_LINES:
-            numbers = [] if row["step"] == self._line_of else self._speed()  # else they stand in the line before
+            numbers = [] if row["step"] == self._line_of else self._speed()  # the previous line has them
             numbers += self._measured(row["step"]) if row["split"] == "eval" else []
             self._last_line, self._line_of = time.monotonic(), row["step"]
             self._console.print("  ".join([step, *numbers]))
 
     def finish(self, state: str) -> None:
-        """Leaves the bar as it stands."""
+        """Stops the bar and keeps it on the screen."""
         if self._console.is_terminal:
             self._bar.stop()
 
     def _speed(self) -> list[str]:
-        """Returns the last step's loss, and how fast the last few were."""
+        """Returns the loss of the last step, speed and remaining time."""
         if not self._recent:
             return []
         last = self._recent[-1]
@@ -82,7 +82,7 @@ class Terminal:
         return [f"loss {_shown(last['loss'])}", f"{tokens / seconds:,.0f} tokens/s", f"{duration(left)} left"]
 
     def _measured(self, step: int) -> list[str]:
-        """Returns the last held-out loss, with the step that it is of when that is another than `step`."""
+        """Returns the last held-out loss, with its step when it differs from `step`."""
         if self._held_out is None:
             return []
         of = self._held_out["step"]
@@ -94,7 +94,7 @@ def _shown(loss: float | None) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Returns a length of time in its two largest units: 42s, 3m05s, 2h10m."""
+    """Formats a duration with its two largest units: 42s, 3m05s, 2h10m."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:
@@ -103,9 +103,9 @@ def duration(seconds: float) -> str:
 
 
 def summary(run: RunFolder, exported: str = "") -> Table:
-    """Returns the one table that a finished run ends with.
+    """Returns the summary table of a finished run.
 
-    exported: which checkpoint final/ is of, and why.
+    exported: the checkpoint in final/ and the reason for it.
     """
     table = Table(title=str(run.path), title_justify="left", show_header=False)
     for name, value in _facts(run):
@@ -130,7 +130,7 @@ def _facts(run: RunFolder) -> list[tuple[str, str]]:
         tokens = sum(row["tokens"] for row in train)
         facts.append(("training loss", f"{train[0]['loss']:.4f} -> {train[-1]['loss']:.4f}"))
         facts.append(("speed", f"{tokens / seconds:,.0f} tokens/s, {duration(seconds)} in steps"))
-        facts.append(("peak memory", f"{max(row['peak_memory_gib'] for row in train):.2f} GiB a process"))
+        facts.append(("peak memory", f"{max(row['peak_memory_gib'] for row in train):.2f} GiB per process"))
     for name, path in (("model", run.final), ("report", run.path / "report.html")):
         if path.exists():
             facts.append((name, str(path)))

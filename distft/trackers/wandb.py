@@ -1,7 +1,7 @@
 """Weights & Biases, online or offline.
 
-Trap: its server drops steps that do not increase, and `wandb sync` of an offline run replaces what it had,
-so each attempt logs the whole run again under the same id, minus what an online run already has.
+Trap: the server drops steps that do not increase, and `wandb sync` of an offline run replaces earlier data. So each
+attempt logs the whole run again under the same id, except the steps that an online run already has.
 """
 
 import shutil
@@ -9,7 +9,7 @@ import uuid
 from typing import Any, Literal
 
 from distft.run import RunFolder
-from distft.trackers.contract import numbers
+from distft.trackers.contract import Row, numbers
 
 
 class Wandb:
@@ -27,7 +27,7 @@ class Wandb:
     def start(self, run: RunFolder) -> None:
         import wandb
 
-        if self._mode == "online" and not wandb.login(prompt=False):  # it would ask on the terminal, and wait
+        if self._mode == "online" and not wandb.login(prompt=False):  # with a prompt it would wait for input
             raise RuntimeError("no key: set WANDB_API_KEY, call `wandb login`, or set tracker.mode=offline")
         folder = run.path / "wandb"
         folder.mkdir(parents=True, exist_ok=True)
@@ -35,7 +35,7 @@ class Wandb:
         if not kept.is_file():
             kept.write_text(uuid.uuid4().hex[:16])
         if self._mode == "offline":
-            for older in folder.glob("offline-run-*"):  # this attempt logs all that it held
+            for older in folder.glob("offline-run-*"):  # this attempt logs their rows again
                 shutil.rmtree(older)
         self._record = wandb.init(
             project=self._project,
@@ -44,7 +44,7 @@ class Wandb:
             name=run.path.name,
             id=kept.read_text(),
             resume="allow" if self._mode == "online" else None,
-            reinit="create_new",  # the jobs of a sweep are tracked by one process
+            reinit="create_new",  # one process tracks all jobs of a sweep
             dir=str(run.path),
             config=run.read_config(),
             settings=wandb.Settings(
@@ -53,13 +53,13 @@ class Wandb:
                 disable_git=True,
                 disable_code=True,
                 x_disable_meta=True,  # the machine is in environment.json
-                x_disable_stats=True,  # they would be the launching process's
+                x_disable_stats=True,  # they would describe the launching process
                 init_timeout=60,
             ),
         )
         self._known_steps = self._record.step - 1
 
-    def log(self, row: dict[str, Any]) -> None:
+    def log(self, row: Row) -> None:
         if row["step"] > self._known_steps:
             self._record.log(numbers(row), step=row["step"])
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from distft.checkpoint.choose import candidates, choose, to_export
+from distft.checkpoint.choose import candidates, choose, choose_for_export
 from distft.checkpoint.format import step_dir, write_index, write_manifest
 from distft.checkpoint.retention import point
 from distft.run import RunFolder
@@ -53,7 +53,7 @@ def test_a_damaged_manifest_of_the_runs_own_does_not_stand_for_the_path(tmp_path
 def test_a_checkpoint_that_is_not_there_is_refused_with_those_that_are(tmp_path: Path) -> None:
     publish(tmp_path, {3: "auto"})
     assert choose(tmp_path, "step-3") == choose(tmp_path, "latest") == step_dir(tmp_path, 3)
-    with pytest.raises(ValueError, match="at=step-4: .* There are: latest, step-00000003"):
+    with pytest.raises(ValueError, match="at=step-4: .* Allowed: latest, step-00000003"):
         choose(tmp_path, "step-4")
 
 
@@ -68,7 +68,7 @@ def test_a_checkpoint_that_is_not_there_is_refused_with_those_that_are(tmp_path:
         ({}, None, "best", 4, "the latest checkpoint; there are no held-out rows"),
         ({}, None, "latest", 4, "the latest checkpoint"),
         ({0: 3.0, 2: float("nan"), 4: float("inf")}, None, "best", 4, "no step is better than step 0"),
-        ({0: 3.0, 4: 2.5}, 4, "step-2", 2, "the checkpoint asked for; the lowest held-out loss was 2.5000, at step 4"),
+        ({0: 3.0, 4: 2.5}, 4, "step-2", 2, "the requested checkpoint; the lowest held-out loss was 2.5000, at step 4"),
     ],
 )  # fmt: skip
 def test_an_export_says_which_checkpoint_it_is_of_and_why(
@@ -80,6 +80,6 @@ def test_an_export_says_which_checkpoint_it_is_of_and_why(
         point(run.checkpoints / "best", step_dir(run.checkpoints, best))
     rows = ({"split": "eval", "step": each, "loss": loss} for each, loss in losses.items())
     run.metrics.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    folder, said = to_export(run, at)
+    folder, said = choose_for_export(run, at)
     assert folder == step_dir(run.checkpoints, step)
     assert said.startswith(f"step {step}: the ") and why in said

@@ -81,14 +81,14 @@ def same_text(file: Path, whole: bytes) -> bool:
 def test_a_changed_shape_or_step_in_the_manifest_is_noticed(good: Path) -> None:
     text = (good / MANIFEST).read_text()
     (good / MANIFEST).write_text(text.replace('"step": 5', '"step": 4'))
-    with pytest.raises(Damaged, match="manifest.json is not what was written"):
+    with pytest.raises(Damaged, match="manifest.json is damaged"):
         read_manifest(good)
 
 
 def test_another_versions_checkpoint_is_refused_as_that(good: Path) -> None:
     body = read_manifest(good)
     write_manifest(good, body | {"format": 99})
-    with pytest.raises(Damaged, match="manifest.json is of format 99, this version of distft reads"):
+    with pytest.raises(Damaged, match="manifest.json has format 99, this version of distft reads"):
         Checkpoint(good)
 
 

@@ -81,7 +81,7 @@ def test_however_the_index_is_damaged_the_newest_checkpoint_is_found_and_the_dam
         assert found is not None and found.step == 5, way
         assert choose(checkpoints, "best").name == "step-00000004", way
         told = capsys.readouterr().out
-        assert str(index) in told and "Going by the folders' names instead: 3, 4, 5" in told, way
+        assert str(index) in told and "Using the names of the folders instead: 3, 4, 5" in told, way
         index.write_bytes(whole)
         mutants += 1
     print(f"{mutants} mutants of the index, none believed, nothing lost")
@@ -126,7 +126,7 @@ def test_a_damaged_link_misleads_nobody(link: str, target: str | None, checkpoin
     assert choose(checkpoints, "latest").name == "step-00000005"
     if link == "best":
         assert retention.best(checkpoints) is None
-        with pytest.raises(ValueError, match="at=best: there is no such checkpoint"):
+        with pytest.raises(ValueError, match="at=best: no such checkpoint"):
             choose(checkpoints, "best")
     saver = Saver(checkpoints, Retention(2), world, start_step=5)
     saver.start(held({"weight": torch.randn(9)}), 6, {}, is_best=True)

@@ -118,7 +118,7 @@ def test_an_older_one_goes_only_after_the_next_one_counts(
     saved = make_saver(Retention(1))
     save(saved, 1)
     seen: list[list[int]] = []
-    real = retention._leave
+    real = retention._retire
 
     def leave(folder: Path) -> Path | None:
         seen.append([int(each.name.removeprefix("step-")) for each in complete(tmp_path)])
@@ -126,7 +126,7 @@ def test_an_older_one_goes_only_after_the_next_one_counts(
         assert (tmp_path / "latest").resolve() == step_dir(tmp_path, 2)
         return real(folder)
 
-    monkeypatch.setattr(retention, "_leave", leave)
+    monkeypatch.setattr(retention, "_retire", leave)
     save(saved, 2)
     assert seen == [[1, 2]] and there(tmp_path) == [2]
 
@@ -171,7 +171,7 @@ def test_several_may_read_at_once_and_who_comes_late_is_told(make_saver: Any, tm
     with another_program_reads(first), reading(first):
         save(saver, 2)
     save(saver, 3)
-    with pytest.raises(Damaged, match="step-00000001 has been deleted meanwhile.* Try: at=latest"), reading(first):
+    with pytest.raises(Damaged, match="step-00000001 has been deleted by retention.* Try: at=latest"), reading(first):
         pass
 
 

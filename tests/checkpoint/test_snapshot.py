@@ -42,13 +42,13 @@ def test_a_copy_in_pieces_is_written_like_the_state_itself(small_pieces: None, t
 
 def test_memory_is_taken_once_and_in_pieces(small_pieces: None) -> None:
     kept = Snapshot(CPU)
-    kept.warm(25)
+    kept.reserve(25)
     assert [piece.numel() for piece in kept.pieces] == [10, 10, 5]
     places = [piece.data_ptr() for piece in kept.pieces]
-    kept.warm(12)
+    kept.reserve(12)
     kept.take(chunks()[:1], None)
     assert [piece.data_ptr() for piece in kept.pieces] == places
-    kept.warm(31)
+    kept.reserve(31)
     assert [piece.numel() for piece in kept.pieces] == [10, 10, 10, 1]
     assert [piece.data_ptr() for piece in kept.pieces[:2]] == places[:2]
 

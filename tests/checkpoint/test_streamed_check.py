@@ -95,7 +95,7 @@ def test_a_flipped_bit_of_any_block_passes_the_checkpoint_over(
         engine = fresh_engine(world)
         found = find(checkpoints, "auto", world, partial(restore, engine))
         assert found is not None and found.step == 3
-        assert f"passed over {file.parent}: {file} is" in capsys.readouterr().out
+        assert f"skipped {file.parent}: {file} is" in capsys.readouterr().out
         restored = state_of(engine)
         assert restored.keys() == good.keys() and all(torch.equal(restored[key], good[key]) for key in good)
         file.write_bytes(whole)

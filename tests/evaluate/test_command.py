@@ -54,4 +54,4 @@ def test_the_checkpoint_is_held_as_long_as_the_command_reads_it(command: str, ru
 def test_a_checkpoint_that_is_not_there_is_refused(run: RunFolder) -> None:
     command = [sys.executable, "-m", "distft.evaluate", f"run={run.path}", "at=step-9"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 2 and "There are: latest" in done.stderr and "Traceback" not in done.stderr
+    assert done.returncode == 2 and "Allowed: latest" in done.stderr and "Traceback" not in done.stderr

@@ -157,5 +157,5 @@ def test_a_run_that_was_stopped_exports(run: tuple[RunFolder, Path, str], tmp_pa
     copied.write_status(state="preempted")
     (step_dir(copied.checkpoints, 2) / PROBE).unlink()
     assert main([f"run={copied.path}", f"out={tmp_path / 'out'}", "at=latest", "dtype=bf16"]) == 0
-    assert "its weights verified; the run kept no logits to compare with" in capsys.readouterr().out
+    assert "weights verified; the run stored no logits to compare with" in capsys.readouterr().out
     assert read_json(tmp_path / "out" / "config.json")["dtype"] == "bfloat16"

@@ -64,9 +64,9 @@ def test_a_format_the_run_does_not_have_is_refused_with_all_else(trained: Any, t
     with pytest.raises(ConfigError) as caught:
         main([f"run={run.path}", f"out={run.path}", "format=dcp", "at=step-9"])
     exists, word, at = caught.value.messages
-    assert "exists already" in exists
-    assert word == "format=dcp: the run trained adapters. Try: peft or merged"
-    assert at.startswith("at=step-9: there is no such checkpoint.")
+    assert "already exists" in exists
+    assert word == "format=dcp: the run trained adapters. Allowed: peft, merged"
+    assert at.startswith("at=step-9: no such checkpoint.")
 
 
 @pytest.mark.parametrize(
@@ -75,10 +75,14 @@ def test_a_format_the_run_does_not_have_is_refused_with_all_else(trained: Any, t
         (
             {"format": "peft"},
             ("huggingface", "dcp"),
-            "format=peft: the run trained the model itself. Try: huggingface",
+            "format=peft: the run trained the model itself. Allowed: huggingface",
         ),
-        ({"format": "dpc"}, ("huggingface", "dcp"), "format=dpc: must be one of huggingface, dcp. Try: dcp"),
-        ({"dtype": "fp8"}, ("huggingface", "dcp"), "dtype=fp8: must be one of fp32, bf16"),
+        (
+            {"format": "dpc"},
+            ("huggingface", "dcp"),
+            "format=dpc: unknown format. Allowed: huggingface, dcp. Did you mean dcp?",
+        ),
+        ({"dtype": "fp8"}, ("huggingface", "dcp"), "dtype=fp8: unknown dtype. Allowed: fp32, bf16"),
         ({"format": "dcp", "dtype": "bf16"}, ("huggingface", "dcp"), "dtype=bf16 has no effect with format=dcp"),
     ],
 )

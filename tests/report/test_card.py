@@ -21,7 +21,7 @@ def test_numbers_come_from_the_runs_files(make_run: Callable[..., RunFolder]) ->
 def test_an_adapter_says_what_it_is_an_adapter_of(make_run: Callable[..., RunFolder]) -> None:
     card = model_card(gather(make_run()), "me/base", [], adapters=True)
     assert "library_name: peft" in card and "base_model_relation: adapter" in card
-    assert "An adapter of me/base, opened by peft." in card
+    assert "An adapter of me/base, in the format of peft." in card
 
 
 def test_another_metrics_file_gives_another_card(make_run: Callable[..., RunFolder]) -> None:

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from distft.report.curves import (
     MARKED,
-    MOST_POINTS,
+    MAX_POINTS,
     PANELS,
     PAPER,
     draw,
@@ -46,7 +46,7 @@ def test_train_and_held_out_loss_share_one_panel():
 
 
 def test_a_long_curve_keeps_its_mean_and_its_extremes():
-    rows = [train_row(step, loss=float(step % 2)) for step in range(1, 20 * MOST_POINTS + 1)]
+    rows = [train_row(step, loss=float(step % 2)) for step in range(1, 20 * MAX_POINTS + 1)]
     axes = Figure().add_subplot()
     draw(axes, rows, PANELS[0], PAPER)
     assert np.allclose(axes.lines[0].get_ydata(), 0.5)

@@ -6,7 +6,7 @@ import pytest
 
 from distft.goodput import PARTS, note
 from distft.report.card import model_card
-from distft.report.facts import attempt_lines, by_kind, flat, gather, held_out, words
+from distft.report.facts import attempt_lines, flat, gather, held_out, memory_by_kind, words
 from distft.report.facts import goodput_words as words_of_goodput
 from distft.report.page import render
 from distft.run import RunFolder
@@ -41,15 +41,15 @@ def test_batch_arithmetic_and_throughput_are_shown(make_run):
     numbers = dict(gather(make_run()).numbers)
     assert numbers["rows per step"] == "24 = 2 processes x 3 micro-batches x 4 rows"
     assert numbers["tokens read"] == "7,200 in 72 s: 100 per second", "900 real tokens in each of 8 steps"
-    assert numbers["of them targets, trained on"] == "2,400", "300 in each"
-    said = "parameters 0.50, gradients 0.50, optimizer 1.00 as planned, activations and all else 1.25"
-    assert numbers["peak memory of a process"] == f"3.25 GiB, measured: {said}"
+    assert numbers["target tokens, trained on"] == "2,400", "300 in each"
+    said = "parameters 0.50, gradients 0.50, optimizer 1.00 as planned, activations and others 1.25"
+    assert numbers["peak memory per process"] == f"3.25 GiB, measured: {said}"
 
 
 def test_memory_that_the_plan_does_not_know_is_not_divided():
     counted = {"parameters": 2**30, "gradients": 2**30, "optimizer": 2**31, "total": 2**32, "host": 0}
     for unknown in (None, counted, counted | {"host": 2**31}):
-        assert by_kind(3.0, unknown) == "3.00 GiB, measured"
+        assert memory_by_kind(3.0, unknown) == "3.00 GiB, measured"
 
 
 def test_parts_are_named_by_the_words_that_were_chosen(make_run):
@@ -143,5 +143,5 @@ def test_the_parts_of_the_time_make_the_whole_that_is_named():
     assert lines[0] == ("goodput", "43.4% of 3m28s, 1 failure")
     shares = [float(text.partition("%")[0]) for name, text in lines if name == "goodput" or name.startswith("time: ")]
     assert sum(shares) == pytest.approx(100, abs=0.1)
-    assert ("without an attempt", "54.1 s, not counted above") in lines
+    assert ("without an attempt", "54.1 s, not included above") in lines
     assert not any("idle" in name for name, _ in lines)

@@ -63,7 +63,7 @@ def test_the_page_says_what_ran_and_what_came_of_it(make_run):
         "80.0% of 16m40s, 2 failures",
         "10.0%, 1m40s, 7 steps",
         "5.0%, 50.0 s, 5 saves",
-        "10, by Young and Daly: 10 s a save, a failure every 8m20s",
+        "10, by Young and Daly: 10 s per save, a failure every 8m20s",
         "2.500 → 1.500",
         "-40.0 %",
         "/models/real",

@@ -53,7 +53,7 @@ def test_a_sweep_is_one_array_and_one_failure_hides_nothing(
     assert [str(job).partition("_")[2] for job in jobs.values()] == list("012345")
     process.send_signal(signal.SIGINT)
     code, said = ended(process)
-    assert code == 75 and "go on without this command" in said, said
+    assert code == 75 and "continue without this command" in said, said
     code, said = ended(sweep(cluster, folder), 300)
     assert code == 1 and jobs_of(folder) == jobs, said
     assert states(folder) == {name: "failed" if name == BAD else "completed" for name in jobs}

@@ -45,5 +45,5 @@ def test_a_sweep_of_an_older_version_goes_on_under_its_names(tmp_path):
     assert [tuple(point) for point in Grid().points(swept, earlier)[0]] == points
     (tmp_path / "002-optimizer.lr=2,seed=5").mkdir()
     RunFolder(tmp_path / "002-optimizer.lr=2,seed=5").add_command("python -m distft.launch seed=1", "")
-    with pytest.raises(ConfigError, match="is of another sweep"):
+    with pytest.raises(ConfigError, match="belongs to another sweep"):
         earlier_points(tmp_path, ["optimizer.lr", "seed"])

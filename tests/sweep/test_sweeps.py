@@ -114,7 +114,7 @@ def test_one_failure_neither_stops_nor_hides_the_others(grid, folder):
     [failure] = [i for i, line in enumerate(lines) if line.startswith(f"{BAD} failed: RuntimeError: `fused` and")]
     assert lines[failure + 1] == f"    log {RunFolder(path / BAD).rank_log(2, 0)}"
     assert len([line for line in said.splitlines() if re.search(r"│ \d\.\d{4} ", line)]) == 3 and BAD in said
-    assert "│ rank" not in said and "Each setting has one run, so chance may have made this order." in said
+    assert "│ rank" not in said and "Each setting has one run, so this order may be chance." in said
     best = next(file.parent for file in path.glob("*/final"))
     assert f"model   {best / 'final'}\nreport  {path / 'report.html'}\n" in said
 

@@ -38,7 +38,7 @@ def test_a_failing_tracker_is_told_once_and_left_alone(capsys):
     guarded.finish("completed")
     assert tracker.rows == [{"step": 0}] and tracker.finished is None
     told = capsys.readouterr().err
-    assert told == "tracker Failing failed: the server is gone; the run goes on without it\n"
+    assert told == "tracker Failing failed: the server is gone; the run continues without it\n"
 
 
 class Hanging(Failing):
@@ -59,18 +59,18 @@ def test_a_hanging_tracker_delays_no_row_and_is_left_alone_at_the_end(capsys, mo
     guarded.finish("completed")
     assert tracker.rows == [{"step": 0}] and tracker.finished is None
     told = capsys.readouterr().err
-    assert told == "tracker Hanging has not come to its end in 0 s; the run goes on without it\n"
+    assert told == "tracker Hanging has not finished within 0 s; the run continues without it\n"
 
 
 def test_a_tracker_that_takes_nothing_does_not_fill_the_memory(capsys, monkeypatch):
-    monkeypatch.setattr(Guarded, "MOST_WAITING", 10)
+    monkeypatch.setattr(Guarded, "MAX_QUEUED", 10)
     guarded = Guarded(Hanging())
     guarded.start(RUN)
     for step in range(1000):
         guarded.log({"step": step})
     assert guarded._calls.qsize() < 15
     guarded.finish("completed")
-    assert capsys.readouterr().err.count("the run goes on without it") == 1
+    assert capsys.readouterr().err.count("the run continues without it") == 1
 
 
 def test_a_slow_tracker_gets_every_row_in_order_and_the_end():

@@ -83,6 +83,6 @@ def test_the_table_tells_what_changed_and_where_things_are(tmp_path):
     Console(file=stream, width=200).print(summary(run))
     for part in ("stopped early", "2 of 4", "4.0000 -> 3.0000 (-25.0%)", "8.00 -> 6.00", "25.0% -> 25.0%"):
         assert part in stream.getvalue()
-    for part in ("3.0000 -> 1.5000", "500 tokens/s, 4s in steps", "1.50 GiB a process", str(run.final)):
+    for part in ("3.0000 -> 1.5000", "500 tokens/s, 4s in steps", "1.50 GiB per process", str(run.final)):
         assert part in stream.getvalue()
     assert "report" not in stream.getvalue()

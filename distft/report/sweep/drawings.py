@@ -1,9 +1,7 @@
-"""Draws the objective over each swept key, and the held-out curves of all runs.
+"""Draws the objective over each swept key, the held-out curves of all runs, and parallel coordinates.
 
-Trap: one run that diverged would squeeze all others into a line; an axis ends where the others do, and what lies
-beyond is drawn at its edge as a triangle.
-
-Trap: text of a run may hold a `$`, which matplotlib would read as a formula and refuse; no text here is one.
+Trap: one diverged run would flatten all others; axes cover the others, and an outlier is a triangle at the edge.
+Trap: text of a run may contain a `$`, which matplotlib would parse as a formula; parsing is off for all texts.
 """
 
 import math
@@ -20,14 +18,14 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FixedFormatter, FixedLocator, MaxNLocator
 
 from distft.report.curves import MARKED, PAPER, Ink, frame, over_steps, page_svg
-from distft.report.sweep.jobs import MOST_LABELS, Job, Scale, Sweep, loss_text, shortened, text_key, value_text
+from distft.report.sweep.jobs import MAX_LABELS, Job, Scale, Sweep, loss_text, shortened, text_key, value_text
 from distft.report.sweep.settings import Setting
 
 LOSS = "Held-out loss"
 
 
 def window(losses: Sequence[float]) -> tuple[float, float]:
-    """Returns the ends of an axis that shows these losses; those far above the upper quartile are beyond it."""
+    """Returns the limits of an axis for these losses, without outliers far above the upper quartile."""
     low, high = min(losses), max(losses)
     if len(losses) > 3:
         first, third = np.quantile(losses, [0.25, 0.75])
@@ -38,8 +36,8 @@ def window(losses: Sequence[float]) -> tuple[float, float]:
 
 
 def draw_key(axes: Axes, key: str, ranking: Sequence[Setting], ink: Ink) -> None:
-    """Draws each run that counts over its value of `key`, and the mean at each value."""
-    jobs = [job for setting in ranking for job in setting.jobs if job.counts]
+    """Draws each ranked run over its value of `key`, and the mean at each value."""
+    jobs = [job for setting in ranking for job in setting.jobs if job.is_ranked]
     scale = Scale.of(job.values.get(key) for job in jobs)
     best = {job.folder for job in ranking[0].jobs}
     low, high = window([job.loss for job in jobs])
@@ -68,11 +66,11 @@ def draw_key(axes: Axes, key: str, ranking: Sequence[Setting], ink: Ink) -> None
 
 
 def draw_means(axes: Axes, key: str, jobs: Sequence[Job], scale: Scale, ink: Ink) -> None:
-    """Joins the means at each number, or puts a bar at those of each word; of values seen once a mean says nothing."""
+    """Draws the mean at each value, as a line for numbers, as bars for words; nothing where most values occur once."""
     losses: dict[str, list[float]] = defaultdict(list)
     for job in jobs:
         losses[text_key(job.values.get(key))].append(job.loss)
-    if len(losses) > max(MOST_LABELS, len(jobs) / 2):
+    if len(losses) > max(MAX_LABELS, len(jobs) / 2):
         return
     places = [scale.place(choice) for choice in scale.choices]
     means = [fmean(losses[text_key(choice)]) for choice in scale.choices]
@@ -84,7 +82,7 @@ def draw_means(axes: Axes, key: str, jobs: Sequence[Job], scale: Scale, ink: Ink
 
 
 def draw_curves(axes: Axes, sweep: Sweep, best: Job | None, ink: Ink) -> None:
-    """Draws the held-out loss of every run over its steps, the best run on top, what is not finished dashed."""
+    """Draws the held-out loss of every run over its steps; the best run on top, unfinished runs dashed."""
     drawn = [job for job in sweep.jobs if job.evals]
     for job in drawn:
         steps, losses = zip(*job.evals, strict=True)
@@ -95,14 +93,14 @@ def draw_curves(axes: Axes, sweep: Sweep, best: Job | None, ink: Ink) -> None:
             color=ink.eval if chosen else ink.train,
             alpha=1 if chosen else 0.8 if len(drawn) < 10 else 0.4,
             linewidth=2.4 if chosen else 1.3,
-            linestyle="-" if job.counts else (0, (4, 2)),
+            linestyle="-" if job.is_ranked else (0, (4, 2)),
             marker="o" if chosen or len(losses) == 1 else None,
             markersize=4.5,
             zorder=4 if chosen else 2,
         )
     frame(axes, f"{LOSS} of {'all runs' if len(drawn) > 1 else 'the run'}", ink)
     over_steps(axes, ink)
-    later = [loss for job in drawn for _, loss in job.evals[1:]]  # before training all are alike, and high
+    later = [loss for job in drawn for _, loss in job.evals[1:]]  # before training all are equally high
     axes.set_ylim(*window(later or [job.evals[0][1] for job in drawn]))
     loss_axis(axes)
 
@@ -113,10 +111,10 @@ def loss_axis(axes: Axes) -> None:
 
 
 def label_values(axes: Axes, scale: Scale) -> None:
-    """Labels the axis with the values themselves, as far as they have room."""
+    """Labels the axis with the swept values that fit."""
     if scale.kind == "log":
         axes.set_xscale("log")
-    ticks = scale.ticks() if scale.kind == "words" else with_room(scale, scale.ticks())
+    ticks = scale.ticks() if scale.kind == "words" else without_overlap(scale, scale.ticks())
     axes.xaxis.set_major_locator(FixedLocator([place for place, _ in ticks]))
     axes.xaxis.set_major_formatter(FixedFormatter([label for _, label in ticks]))
     axes.xaxis.set_minor_locator(FixedLocator([]))
@@ -125,14 +123,14 @@ def label_values(axes: Axes, scale: Scale) -> None:
     turned = scale.kind == "words" and sum(len(label) for _, label in ticks) > 36
     for label in axes.get_xticklabels():
         label.set_parse_math(False)
-        if turned and len(ticks) > MOST_LABELS:
-            label.set(rotation=90, fontsize=8 if len(ticks) <= 2 * MOST_LABELS else 6.5)
+        if turned and len(ticks) > MAX_LABELS:
+            label.set(rotation=90, fontsize=8 if len(ticks) <= 2 * MAX_LABELS else 6.5)
         elif turned:
             label.set(rotation=30, rotation_mode="anchor", ha="right")
 
 
-def with_room(scale: Scale, ticks: Sequence[tuple[float, str]]) -> list[tuple[float, str]]:
-    """Returns the labels that do not touch the one kept before; the first and the last stay."""
+def without_overlap(scale: Scale, ticks: Sequence[tuple[float, str]]) -> list[tuple[float, str]]:
+    """Returns the labels that do not overlap the previous one; keeps the first and the last."""
     kept = [*ticks[:1]]
     for n, (place, label) in enumerate(ticks[1:], start=2):
         gap = scale.share(place) - scale.share(kept[-1][0])
@@ -144,8 +142,8 @@ def with_room(scale: Scale, ticks: Sequence[tuple[float, str]]) -> list[tuple[fl
 
 
 def draw_parallel(axes: Axes, sweep: Sweep, ranking: Sequence[Setting], best: Job, ink: Ink) -> None:
-    """Draws every run that counts as one line over all swept keys to its objective; fainter is worse."""
-    jobs = sorted((job for setting in ranking for job in setting.jobs if job.counts), key=lambda job: job.loss)
+    """Draws each ranked run as one line over all swept keys to its objective; fainter is worse."""
+    jobs = sorted((job for setting in ranking for job in setting.jobs if job.is_ranked), key=lambda job: job.loss)
     scales = [Scale.of(job.values.get(key) for job in jobs) for key in sweep.swept]
     low, high = window([job.loss for job in jobs])
     names = short_keys(sweep.swept)
@@ -164,11 +162,11 @@ def draw_parallel(axes: Axes, sweep: Sweep, ranking: Sequence[Setting], best: Jo
             solid_joinstyle="round",
         )
     for place, (name, scale) in enumerate(zip(names, scales, strict=True)):
-        upright(axes, place, shortened(name, 22), ink)
+        parallel_axis(axes, place, shortened(name, 22), ink)
         ticks = scale.ticks()
-        for at, label in ticks[:: -(-len(ticks) // MOST_LABELS)]:
+        for at, label in ticks[:: -(-len(ticks) // MAX_LABELS)]:
             tick(axes, place, scale.share(at), label, ink)
-    upright(axes, len(names), LOSS.lower(), ink)
+    parallel_axis(axes, len(names), LOSS.lower(), ink)
     for loss in MaxNLocator(nbins=5).tick_values(low, high):
         if low <= loss <= high:
             tick(axes, len(names), (loss - low) / (high - low), f"{loss:.4g}", ink)
@@ -177,14 +175,14 @@ def draw_parallel(axes: Axes, sweep: Sweep, ranking: Sequence[Setting], best: Jo
     axes.axis("off")
 
 
-def upright(axes: Axes, place: float, name: str, ink: Ink) -> None:
-    """Draws one axis of the parallel ones, its name above."""
+def parallel_axis(axes: Axes, place: float, name: str, ink: Ink) -> None:
+    """Draws one of the parallel axes with its name above."""
     axes.plot([place, place], [0, 1], color=ink.text, linewidth=1, alpha=0.5, zorder=1)
     axes.text(place, 1.07, name, fontsize=9.5, color=ink.text, ha="left", va="bottom", parse_math=False)
 
 
 def tick(axes: Axes, place: float, height: float, label: str, ink: Ink) -> None:
-    """Writes a value beside its axis, readable over the lines that cross there."""
+    """Writes a value next to its axis, readable over crossing lines."""
     back = {"facecolor": ink.back, "edgecolor": "none", "alpha": 0.8, "pad": 1.2}
     axes.text(
         place + 0.04, height, label, fontsize=8.5, color=ink.text, va="center", zorder=5, bbox=back, parse_math=False
@@ -192,7 +190,7 @@ def tick(axes: Axes, place: float, height: float, label: str, ink: Ink) -> None:
 
 
 def short_keys(keys: Sequence[str]) -> list[str]:
-    """Returns the last word of each key, with as many before it as tell it from the others."""
+    """Returns the shortest suffix of each dotted key that distinguishes it from the others."""
     names = []
     for key in keys:
         words = key.split(".")
@@ -209,39 +207,39 @@ def short_keys(keys: Sequence[str]) -> list[str]:
     return names
 
 
-INCH = 92  # pixels of the page's cards: text of a drawing is then as large as the text around it
+INCH = 92  # pixels per inch, at which text in drawings has the size of the page's text
 SMALL = (4.0, 2.7)
-WIDE = 12.3  # as three small ones
+WIDE = 12.3  # the width of three small ones
 
 
 @dataclass(frozen=True)
 class Drawing:
-    """One drawing: what it says in words, and how it is made."""
+    """One drawing, its text alternative, and its size."""
 
     kind: str  # key, curves or parallel
     words: str
     draw: Callable[..., None]  # of axes and ink
     size: tuple[float, float]  # inches
-    narrow: tuple[float, float] | None = None  # of another for narrow windows
+    narrow: tuple[float, float] | None = None  # size of a second version for narrow windows
 
     def on_page(self, size: tuple[float, float], salt: str) -> str:
-        """Returns it as an <svg> in the page's colours."""
+        """Returns the drawing as an <svg> in the colours of the page."""
         figure = Figure(figsize=size, layout="constrained")
         self.draw(figure.add_subplot(), ink=MARKED)
         return page_svg(figure, self.words, salt)
 
 
 def drawings(sweep: Sweep, ranking: Sequence[Setting]) -> Iterator[Drawing]:
-    """Yields what can be drawn of the sweep as it is now."""
+    """Yields the drawings that the results so far allow."""
     best = ranking[0].best if ranking else None
     for key in sweep.swept if best else []:
         yield Drawing("key", key_words(key, ranking), partial(draw_key, key=key, ranking=ranking), SMALL)
     if measured := sum(bool(job.evals) for job in sweep.jobs):
-        words = f"{LOSS} over the steps, runs drawn: {measured}."
+        words = f"{LOSS} over the steps of {measured} run{'s' * (measured != 1)}."
         if best and best.evals:
             words += f" The best, {best.folder}, ends at {loss_text(best.evals[-1][1])}."
         yield Drawing("curves", words, partial(draw_curves, sweep=sweep, best=best), (WIDE, 4.0), SMALL)
-    if best and sum(job.counts for job in sweep.jobs) > 1:
+    if best and sum(job.is_ranked for job in sweep.jobs) > 1:
         words = f"Every finished run as a line over {', '.join(sweep.swept)} and its held-out loss."
         draw = partial(draw_parallel, sweep=sweep, ranking=ranking, best=best)
         axes = len(sweep.swept) + 1
@@ -249,19 +247,19 @@ def drawings(sweep: Sweep, ranking: Sequence[Setting]) -> Iterator[Drawing]:
 
 
 def key_words(key: str, ranking: Sequence[Setting]) -> str:
-    """Returns a drawing in words: the lowest loss at each value."""
+    """Returns the text alternative of a drawing: the lowest loss at each value."""
     lowest: dict[str, float] = {}
-    for job in (job for setting in ranking for job in setting.jobs if job.counts):
+    for job in (job for setting in ranking for job in setting.jobs if job.is_ranked):
         value = value_text(job.values.get(key))
         lowest[value] = min(job.loss, lowest.get(value, math.inf))
     ordered = sorted(lowest.items(), key=lambda pair: pair[1])
-    told = ", ".join(f"{loss_text(loss)} at {value}" for value, loss in ordered[:6])
+    shown = ", ".join(f"{loss_text(loss)} at {value}" for value, loss in ordered[:6])
     rest = f", and {len(ordered) - 6} higher" if len(ordered) > 6 else ""
-    return f"{LOSS} over {key}. Lowest: {told}{rest}."
+    return f"{LOSS} over {key}. Lowest: {shown}{rest}."
 
 
 def sheet(sweep: Sweep, ranking: Sequence[Setting]) -> Figure:
-    """Returns all drawings on one figure, those over a key beside each other."""
+    """Returns one figure with all drawings, those over a key side by side."""
     made = list(drawings(sweep, ranking))
     small = [drawing for drawing in made if drawing.kind == "key"]
     wide = [drawing for drawing in made if drawing.kind != "key"]

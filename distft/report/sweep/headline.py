@@ -1,7 +1,6 @@
-"""Says in sentences what a sweep found, and how far that can be trusted."""
+"""Summarises the result of a sweep in sentences, with its uncertainty and caveats."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 from distft.report.sweep.jobs import Job, Sweep, loss_text, number_text, value_text
 from distft.report.sweep.settings import Difference, Interval, Setting, compare, settings_of
@@ -11,9 +10,9 @@ UNFINISHED = ("pending", "running", "preempted")
 
 
 def headline(sweep: Sweep, ranking: Sequence[Setting]) -> list[str]:
-    """Returns the best setting in one sentence, with its uncertainty, or why there is none.
+    """Returns one sentence about the best setting with its uncertainty, or the reason why there is none.
 
-    Texts and settings come by turns, a text first, so that the page can show the settings as such.
+    Texts and settings alternate, starting with a text, so that the page can format the settings.
     """
     if not ranking:
         return [nothing_ranked(sweep)]
@@ -23,11 +22,9 @@ def headline(sweep: Sweep, ranking: Sequence[Setting]) -> list[str]:
     if best.interval:
         measured += f", the mean of {best.n} seeds, 95 % interval {interval_text(best.interval)}"
     else:
-        measured += ", of one seed, so without an interval"
+        measured += ", from one seed, so without an interval"
     if len(ranking) == 1:
-        alone = (
-            "there is no other" if len(settings_of(sweep)) == 1 else "no other has come to its end and been measured"
-        )
+        alone = "there is no other" if len(settings_of(sweep)) == 1 else "no other has finished with an evaluation"
         return ["", setting_text(best.values), f"{measured}; {alone}."]
     return [
         "",
@@ -38,15 +35,15 @@ def headline(sweep: Sweep, ranking: Sequence[Setting]) -> list[str]:
 
 
 def next_best(best: Setting, second: Setting) -> list[str]:
-    """Returns whether the second setting, named by what differs in it, is told apart from the best."""
+    """Returns whether the second setting, named by its differing values, differs significantly from the best."""
     difference = compare(best, second)
     name = setting_text({key: value for key, value in second.values.items() if value != best.values[key]})
     mean, interval = decimals(difference)
     if not interval:
-        return ["the next, ", name, f", is {mean} higher, and how much of that is chance is not known."]
-    verdict = "told apart" if difference.is_told_apart else "not told apart"
+        return ["the next, ", name, f", is {mean} higher; whether that is chance is unknown."]
+    verdict = "differs significantly" if difference.is_significant else "does not differ significantly"
     return [
-        f"it is {verdict} from the next, ",
+        f"it {verdict} from the next, ",
         name,
         f", which is {mean} higher (95 % interval {interval}, {difference.how}).",
     ]
@@ -60,50 +57,50 @@ def nothing_ranked(sweep: Sweep) -> str:
     if states == {"failed"}:
         return "Nothing is ranked: every run failed." if len(sweep.jobs) > 1 else "Nothing is ranked: the run failed."
     if states & set(FINISHED):
-        return "Nothing is ranked: the runs that came to their end measured no held-out rows (data.eval)."
+        return "Nothing is ranked: the finished runs evaluated no held-out rows (data.eval)."
     if states & set(UNFINISHED):
-        return "Nothing is ranked yet: no run has come to its end."
-    return "Nothing is ranked: no run came to its end."
+        return "Nothing is ranked yet: no run has finished."
+    return "Nothing is ranked: no run finished."
 
 
 def doubts(sweep: Sweep, ranking: Sequence[Setting]) -> list[str]:
-    """Returns what a reader should know before trusting the order, each in one sentence."""
-    counted = [job for setting in ranking for job in setting.jobs if job.counts]
+    """Returns the caveats about the ranking, one sentence each."""
+    counted = [job for setting in ranking for job in setting.jobs if job.is_ranked]
     waiting = sum(job.state in UNFINISHED for job in sweep.jobs)
     tokens = sorted({job.eval_tokens for job in counted if job.eval_tokens is not None})
-    said = []
+    caveats = []
     if waiting and counted:
-        said.append(f"{waiting} of {len(sweep.jobs)} runs have not come to their end, so the order may change.")
+        caveats.append(f"{waiting} of {len(sweep.jobs)} runs have not finished, so the order may change.")
     if len(tokens) > 1:
-        said.append(
-            f"The runs were measured on {tokens[0]:,} to {tokens[-1]:,} held-out target tokens, so on other rows or "
-            "with another tokenizer: their losses may not compare."
+        caveats.append(
+            f"The runs were measured on {tokens[0]:,} to {tokens[-1]:,} held-out target tokens, so on different "
+            "rows or with different tokenizers: their losses may not be comparable."
         )
     if counted and ranking[0].best.objective_step == 0:
-        said.append("The best run was best before its first step: training made it no better.")
+        caveats.append("The best run was best before its first step: training did not improve it.")
     if len({setting.n for setting in ranking}) > 1:
-        said.append("The settings have not equally many seeds.")
+        caveats.append("The settings have different numbers of seeds.")
     if len(ranking) > 1:
-        said.append(
-            "The lowest of several looks a little better than it is, also because each run counts by its lowest "
-            "evaluation: measure the chosen one again on rows that chose nothing."
+        caveats.append(
+            "The lowest of several losses is biased low, and each run is ranked by its lowest evaluation: evaluate the "
+            "chosen setting again on rows that were not used for the choice."
         )
-    return said
+    return caveats
 
 
 def lowest_elsewhere(ranking: Sequence[Setting]) -> Job | None:
-    """Returns the run with the lowest loss when it is not of the best setting."""
+    """Returns the run with the lowest loss when it does not belong to the best setting."""
     lowest = min((setting.best for setting in ranking), key=lambda job: job.loss)
     return None if lowest is ranking[0].best else lowest
 
 
 def counts(sweep: Sweep) -> list[tuple[str, int]]:
-    """Returns how many runs are in each state, those at their end first."""
+    """Returns the number of runs in each state, finished states first."""
     states = [*FINISHED, "running", "pending", "preempted", "failed"]
     return [(state, n) for state in states if (n := sum(job.state == state for job in sweep.jobs))]
 
 
-def setting_text(values: dict[str, Any]) -> str:
+def setting_text(values: Mapping[str, object]) -> str:
     return " ".join(f"{key}={value_text(value)}" for key, value in values.items()) or "The one setting"
 
 
@@ -112,13 +109,13 @@ def interval_text(interval: Interval) -> str:
 
 
 def difference_text(difference: Difference) -> str:
-    """Returns `0.0123 (0.0011 to 0.0235)`, or without an interval its beginning."""
+    """Returns `0.0123 (0.0011 to 0.0235)`; without an interval `0.0123`."""
     mean, interval = decimals(difference)
     return f"{mean} ({interval})" if interval else mean
 
 
 def decimals(difference: Difference) -> tuple[str, str]:
-    """Returns the difference and its interval, every number with as many decimals; an empty text for no interval."""
+    """Returns a difference and its interval with equal decimals; an empty text without an interval."""
     ends = [difference.interval.low, difference.interval.high] if difference.interval else []
     widest = max(map(abs, [difference.mean, *ends]))
     mean, *ends = (f"{end:.4f}" if widest >= 0.001 or not widest else f"{end:.1e}" for end in [difference.mean, *ends])

@@ -1,13 +1,13 @@
-"""Reads a sweep's folder: sweep_status.json, and of each run what its own files hold.
+"""Reads the results of a sweep from sweep_status.json and its run folders, and formats swept values.
 
-Trap: a run may be waiting, half done or gone; what is not there is None, never zero.
+Trap: a run may be pending, unfinished or deleted; missing values are None, never zero.
 """
 
 import json
 import math
 import re
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -20,20 +20,20 @@ from distft.paths import absolute
 from distft.report.curves import points
 from distft.run import FINISHED, RunFolder, read_json
 
-MOST_LABELS = 8  # of one axis
-FACTOR_FOR_LOG = 30  # wider than this, equal ratios are drawn as equal distances
+MAX_LABELS = 8  # of one axis
+FACTOR_FOR_LOG = 30  # a wider range of values gets a logarithmic axis
 
 
 @dataclass(frozen=True)
 class Scale:
-    """Where each value of one key lies; words, and mixtures with them, lie at 0, 1, 2 ..."""
+    """The axis of one key: positions of its values; words, and numbers mixed with words, are at 0, 1, 2 ..."""
 
     kind: Literal["linear", "log", "words"]
     choices: list[Any]  # each once, in order
 
     @classmethod
     def of(cls, values: Iterable[Any]) -> "Scale":
-        """Returns the scale that shows these values best."""
+        """Chooses a linear, logarithmic or categorical scale for these values."""
         choices = sorted({text_key(value): value for value in values}.values(), key=order)
         numbers = [number for number in map(as_number, choices) if number is not None]
         if len(numbers) < len(choices):
@@ -41,7 +41,7 @@ class Scale:
         wide = max(map(abs, numbers)) > FACTOR_FOR_LOG * min((abs(x) for x in numbers if x), default=math.inf)
         if not wide:
             return cls("linear", choices)
-        # Zero has no place on a log axis, and a linear one would heap the small values up: one step for each.
+        # Zero does not fit on a log axis, and a linear one would squeeze the small values: one step for each.
         return cls("log" if numbers[0] > 0 else "words", choices)
 
     def place(self, value: Any) -> float:
@@ -52,21 +52,21 @@ class Scale:
         return number
 
     def ticks(self) -> list[tuple[float, str]]:
-        """Returns places and labels: the choices themselves, or of many numbers round ones between them."""
-        if self.kind == "words" or len(self.choices) <= MOST_LABELS:
+        """Returns positions and labels: the values themselves, or round numbers where there are many."""
+        if self.kind == "words" or len(self.choices) <= MAX_LABELS:
             return [(self.place(choice), shortened(value_text(choice))) for choice in self.choices]
         low, high = self.place(self.choices[0]), self.place(self.choices[-1])
         if self.kind == "linear":
             steps = MaxNLocator(nbins=5).tick_values(low, high)
             return [(float(place), number_text(float(place))) for place in steps if low <= place <= high]
         powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-        factors = (1, 3) if len(powers) < MOST_LABELS / 2 + 1 else (1,)
+        factors = (1, 3) if len(powers) < MAX_LABELS / 2 + 1 else (1,)
         round_ones = [factor * 10.0**power for power in powers for factor in factors]
         inside = [place for place in round_ones if low <= place <= high]
-        return [(place, number_text(place)) for place in inside[:: math.ceil(len(inside) / MOST_LABELS)]]
+        return [(place, number_text(place)) for place in inside[:: math.ceil(len(inside) / MAX_LABELS)]]
 
     def share(self, here: float) -> float:
-        """Returns a place as a share of the axis: 0 at the first choice, 1 at the last."""
+        """Returns a position as a share of the axis: 0 at the first value, 1 at the last."""
         low, high = self.place(self.choices[0]), self.place(self.choices[-1])
         if self.kind == "log":
             low, high, here = math.log(low), math.log(high), math.log(here)
@@ -74,7 +74,7 @@ class Scale:
 
 
 def as_number(value: Any) -> float | None:
-    """Returns a finite number, also one that YAML reads as text (`1e-5`); None for anything else."""
+    """Returns a finite number, also from text (`1e-5`, which YAML reads as text); None for anything else."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
     try:
@@ -85,7 +85,7 @@ def as_number(value: Any) -> float | None:
 
 
 def order(value: Any) -> tuple[bool, float, str]:
-    """Returns what sorts numbers by size before words by letter."""
+    """Sort key: numbers by size first, then words alphabetically."""
     number = as_number(value)
     return number is None, number or 0.0, value_text(value)
 
@@ -95,7 +95,7 @@ def text_key(value: Any) -> str:
 
 
 def value_text(value: Any) -> str:
-    """Returns a value as a user would type it, numbers to four digits: 1e-5, null, true."""
+    """Returns a value as typed on a command line, numbers with four digits: 1e-5, null, true."""
     if isinstance(value, float):
         return number_text(value)
     return value or "''" if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
@@ -112,12 +112,12 @@ def number_text(value: float, digits: int = 4) -> str:
 
 
 def loss_text(value: float) -> str:
-    """Returns a loss to four decimals, or to four digits where these would not fit."""
+    """Returns a loss with four decimals, or with four digits for very small or large ones."""
     return f"{value:.4f}" if 0.01 <= abs(value) < 1000 or not value else number_text(value)
 
 
 def shortened(text: str, length: int = 18) -> str:
-    """Returns the text, or its beginning and its end around an ellipsis."""
+    """Returns the text, shortened in the middle where it is longer than `length`."""
     if len(text) <= length:
         return text
     end = (length - 1) // 2
@@ -132,7 +132,7 @@ class Job:
     """One run of a sweep."""
 
     folder: str
-    values: dict[str, Any]  # of the swept keys
+    values: Mapping[str, Any]  # of the swept keys
     seed: int | None
     command: str
     state: str
@@ -148,13 +148,13 @@ class Job:
     eval_tokens: int | None  # target tokens of the held-out rows
 
     @property
-    def counts(self) -> bool:
-        """True when it is ranked: it came to its end and was measured; a part of a run is no fair comparison."""
+    def is_ranked(self) -> bool:
+        """Whether the run finished with an evaluation; part of a run would not be a fair comparison."""
         return self.state in FINISHED and self.objective is not None
 
     @property
     def loss(self) -> float:
-        """The objective of a run that has one."""
+        """The objective; only of a run that has one."""
         assert self.objective is not None, self.folder
         return self.objective
 
@@ -171,21 +171,21 @@ class Sweep:
 
 
 def find_sweep(value: str) -> Path:
-    """Returns the sweep's folder at `value`; ConfigError with what to give instead when there is none."""
+    """Returns the sweep folder at `value`; ConfigError with a suggestion when it is not one."""
     folder = absolute(value)
     if (folder / STATUS).is_file():
         return folder
     hint = ""
     if RunFolder(folder).config.is_file():
-        hint = f" It is a run. Try: run={value}"
+        hint = f" It is a run folder. Try: run={value}"
     elif folder.parent.is_dir():
         near = nearest(folder.name, [path.parent.name for path in folder.parent.glob(f"*/{STATUS}")])
-        hint = f" Try: {folder.parent / near}" if near else ""
-    raise ConfigError([f"sweep={value}: holds no sweep ({STATUS}).{hint}"])
+        hint = f" Did you mean {folder.parent / near}?" if near else ""
+    raise ConfigError([f"sweep={value}: not a sweep folder (no {STATUS}).{hint}"])
 
 
 def read_sweep(folder: Path) -> Sweep:
-    """Returns the sweep as its files tell it now."""
+    """Returns the current state of the sweep; ConfigError when sweep_status.json is damaged."""
     try:
         status = read_json(folder / STATUS)
         return Sweep(
@@ -199,8 +199,8 @@ def read_sweep(folder: Path) -> Sweep:
         raise ConfigError([f"sweep={folder}: {STATUS} is damaged ({type(error).__name__}: {error})"]) from error
 
 
-def read_job(folder: Path, entry: dict[str, Any]) -> Job:
-    """Returns one run, from its line in sweep_status.json and its own folder."""
+def read_job(folder: Path, entry: Mapping[str, Any]) -> Job:
+    """Returns one run from its entry in sweep_status.json and its run folder."""
     run = RunFolder(folder / entry["run"])
     rows = list(run.read_metrics())
     train = [row for row in rows if row["split"] == "train"]
@@ -230,15 +230,15 @@ def read_job(folder: Path, entry: dict[str, Any]) -> Job:
     )
 
 
-def lowest(evals: list[tuple[int, float]], told: float | None) -> tuple[float | None, int | None]:
-    """Returns the objective and its step: the one that was told, else the lowest of the held-out losses."""
-    if told is not None and math.isfinite(told):
-        return told, next((step for step, loss in evals if math.isclose(loss, told)), None)
+def lowest(evals: list[tuple[int, float]], recorded: float | None) -> tuple[float | None, int | None]:
+    """Returns the objective and its step: the recorded one, else the lowest held-out loss."""
+    if recorded is not None and math.isfinite(recorded):
+        return recorded, next((step for step, loss in evals if math.isclose(loss, recorded)), None)
     step, loss = min(evals, key=lambda pair: pair[1], default=(None, None))
     return loss, step
 
 
-def seed_of(run: RunFolder, entry: dict[str, Any]) -> int | None:
+def seed_of(run: RunFolder, entry: Mapping[str, Any]) -> int | None:
     seed = (entry.get("values") or {}).get("seed")
     if seed is None and run.config.is_file():
         seed = run.read_config().get("seed")

@@ -1,10 +1,10 @@
-"""Renders a sweep as one HTML file that needs no other file, no network and no script.
+"""Renders a sweep as one self-contained HTML file, and its runs as a CSV table.
 
-Trap: a spreadsheet runs a cell that begins with = + - or @; such text gets an apostrophe before it.
+Trap: a spreadsheet executes a cell that begins with = + - or @; such text gets a leading apostrophe.
 """
 
 import csv
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,11 +25,11 @@ class Place:
     number: int
     setting: Setting
     behind: Difference | None  # None for the best
-    bar: tuple[float, float, float] | None  # where interval and mean lie, in percent of the column
+    bar: tuple[float, float, float] | None  # low, mean and high, in percent of the column
 
 
 def render(sweep: Sweep) -> str:
-    """Returns the page; every text from the sweep is escaped, only our own drawings are markup."""
+    """Returns the page; every text from the sweep is escaped, only distft's own drawings are markup."""
     environment = Environment(
         loader=PackageLoader("distft.report", "."),
         autoescape=True,
@@ -61,7 +61,7 @@ def render(sweep: Sweep) -> str:
         hours=sum(job.process_hours for job in sweep.jobs),
         tokens=sum(job.tokens for job in sweep.jobs),
         drawn=[on_page(drawing, number) for number, drawing in enumerate(drawings(sweep, ranking))],
-        by_loss=sorted(sweep.jobs, key=lambda job: (not job.counts, job.objective is None, job.objective or 0.0)),
+        by_loss=sorted(sweep.jobs, key=lambda job: (not job.is_ranked, job.objective is None, job.objective or 0.0)),
     )
 
 
@@ -70,7 +70,7 @@ def write(sweep: Sweep, out: Path) -> None:
 
 
 def places(ranking: Sequence[Setting]) -> Iterator[Place]:
-    """Yields the ranked settings, with their intervals on one scale that the means set."""
+    """Yields the ranked settings, with their intervals on one scale derived from the means."""
     if not ranking:
         return
     low, high = window([setting.mean for setting in ranking])
@@ -85,7 +85,7 @@ def places(ranking: Sequence[Setting]) -> Iterator[Place]:
 
 
 def failures(sweep: Sweep) -> list[tuple[str, list[Job]]]:
-    """Returns the failed runs by their last error line, the commonest first."""
+    """Returns the failed runs by their last error line, the most common first."""
     groups: dict[str, list[Job]] = {}
     for job in sweep.jobs:
         if job.state == "failed":
@@ -93,8 +93,8 @@ def failures(sweep: Sweep) -> list[tuple[str, list[Job]]]:
     return sorted(groups.items(), key=lambda group: -len(group[1]))
 
 
-def on_page(drawing: Drawing, number: int) -> dict[str, Any]:
-    """Returns a drawing for a wide window, and another for a narrow one where the wide one would be unreadable."""
+def on_page(drawing: Drawing, number: int) -> Mapping[str, object]:
+    """Returns the template's values of a drawing, with a second version for narrow windows where it needs one."""
     width, height = drawing.narrow or drawing.size
     return {
         "kind": drawing.kind,
@@ -105,7 +105,7 @@ def on_page(drawing: Drawing, number: int) -> dict[str, Any]:
 
 
 def breakable(key: str) -> Markup:
-    """Returns a key that may be broken after its dots."""
+    """Returns a key that may wrap after its dots."""
     return Markup(".<wbr>").join(key.split("."))
 
 
@@ -127,7 +127,7 @@ def cells(job: Job, keys: list[str]) -> list[Any]:
 
 
 def plain(value: Any) -> Any:
-    """Returns a swept value unrounded; null, true and lists as a user would type them."""
+    """Returns a swept value unrounded; null, true and lists as typed on a command line."""
     return value if isinstance(value, str | float) else value_text(value)
 
 

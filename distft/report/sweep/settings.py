@@ -1,66 +1,29 @@
-"""Ranks a sweep's settings, and says how sure the order is.
+"""Ranks the settings of a sweep, with confidence intervals of their means and differences.
 
-A setting is the swept values without the seed; runs that differ in the seed alone are its repetitions.
-Trap: two runs of one setting and one seed are one observation, so `n` counts seeds.
+A setting is the swept values without the seed; runs that differ only in the seed are its repetitions.
+Trap: two runs of one setting with one seed are one observation, so `n` is the number of seeds.
 """
 
 import json
 import math
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
 from statistics import fmean, stdev
 from typing import Any
 
 from distft.report.sweep.jobs import Job, Sweep
 
-_TINY = 1e-300
 
-
-@cache
 def quantile(probability: float, freedom: float) -> float:
-    """Returns the t below which `probability` of Student's distribution lies; freedom > 0 need not be whole."""
-    if probability < 0.5:
-        return -quantile(1 - probability, freedom)
-    low, high = 0.0, 1.0
-    while below(high, freedom) < probability:
-        low, high = high, 2 * high
-    while (middle := (low + high) / 2) not in (low, high):  # until no float lies between
-        low, high = (middle, high) if below(middle, freedom) < probability else (low, middle)
-    return high
+    """Returns the quantile of Student's t distribution; freedom > 0 need not be an integer."""
+    from scipy.special import stdtrit  # scipy.stats.t.ppf calls it; scipy.stats takes twice as long to import
 
-
-def below(t: float, freedom: float) -> float:
-    """Returns the share of Student's distribution below t >= 0."""
-    return 1 - incomplete_beta(freedom / (freedom + t * t), freedom / 2, 0.5) / 2
-
-
-def incomplete_beta(x: float, a: float, b: float) -> float:
-    """Returns the regularised incomplete beta function I_x(a, b) (DLMF 8.17.22; mirrored where it converges faster)."""
-    if x <= 0 or x >= 1:
-        return float(x >= 1)
-    if x > (a + 1) / (a + b + 2):
-        return 1 - incomplete_beta(1 - x, b, a)
-    front = math.exp(math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(x) + b * math.log1p(-x)) / a
-    return front / _fraction(x, a, b)
-
-
-def _fraction(x: float, a: float, b: float) -> float:
-    """Returns 1 + d1/(1 + d2/(1 + ...)) by Lentz's method."""
-    value, above, under = 1.0, 1.0, 0.0
-    for number in range(1, 10_000):
-        m = number // 2
-        top = m * (b - m) * x if number % 2 == 0 else -(a + m) * (a + b + m) * x
-        term = top / ((a + number - 1) * (a + number))
-        under = 1 / (1 + term * under or _TINY)
-        above = 1 + term / above or _TINY
-        value *= above * under
-        if abs(above * under - 1) < 1e-15:
-            return value
-    raise AssertionError(f"the fraction of I_{x}({a}, {b}) does not converge")
+    return float(stdtrit(freedom, probability))
 
 
 CONFIDENCE = 0.95
+Values = Mapping[str, Any]  # swept key -> value
 
 
 @dataclass(frozen=True)
@@ -71,17 +34,17 @@ class Interval:
 
 @dataclass(frozen=True)
 class Setting:
-    """The runs that differ in their seed alone."""
+    """The runs that differ only in their seed."""
 
-    values: dict[str, Any]
-    jobs: list[Job]  # in whatever state
+    values: Values
+    jobs: list[Job]  # in any state
 
     @property
     def losses(self) -> dict[int | None, float]:
-        """The objective of each seed, of the runs that count."""
+        """The mean objective of the ranked runs by seed."""
         seeds: dict[int | None, list[float]] = defaultdict(list)
         for job in self.jobs:
-            if job.counts:
+            if job.is_ranked:
                 seeds[job.seed].append(job.loss)
         return {seed: fmean(losses) for seed, losses in seeds.items()}
 
@@ -95,7 +58,7 @@ class Setting:
 
     @property
     def deviation(self) -> float | None:
-        """The standard deviation over seeds, None of one seed."""
+        """The standard deviation over seeds; None for one seed."""
         return stdev(self.losses.values()) if self.n > 1 else None
 
     @property
@@ -105,7 +68,7 @@ class Setting:
     @property
     def best(self) -> Job:
         """The run with the lowest objective."""
-        return min((job for job in self.jobs if job.counts), key=lambda job: job.loss)
+        return min((job for job in self.jobs if job.is_ranked), key=lambda job: job.loss)
 
     @property
     def process_hours(self) -> float:
@@ -118,21 +81,21 @@ class Setting:
 
 @dataclass(frozen=True)
 class Difference:
-    """How much higher the loss of one setting is than that of the best."""
+    """The loss of one setting minus that of the best."""
 
     mean: float
-    interval: Interval | None  # None: too few seeds to tell
-    how: str
+    interval: Interval | None  # None: too few seeds
+    how: str  # the seeds were compared
 
     @property
-    def is_told_apart(self) -> bool:
-        """True when chance of the seed does not explain the order."""
+    def is_significant(self) -> bool:
+        """Whether the interval excludes zero, so that the seeds do not explain the order."""
         return self.interval is not None and self.interval.low > 0
 
 
 def settings_of(sweep: Sweep) -> list[Setting]:
-    """Returns every setting in the order in which they were launched."""
-    groups: dict[str, tuple[dict[str, Any], list[Job]]] = {}
+    """Returns every setting in launch order."""
+    groups: dict[str, tuple[Values, list[Job]]] = {}
     for job in sweep.jobs:
         values = {key: job.values.get(key) for key in sweep.swept if key != "seed"}
         groups.setdefault(json.dumps(values, sort_keys=True), (values, []))[1].append(job)
@@ -140,12 +103,12 @@ def settings_of(sweep: Sweep) -> list[Setting]:
 
 
 def rank(sweep: Sweep) -> list[Setting]:
-    """Returns the settings with a run that counts, lowest mean first."""
+    """Returns the settings with a ranked run, lowest mean first."""
     return sorted((setting for setting in settings_of(sweep) if setting.n), key=lambda setting: setting.mean)
 
 
 def compare(best: Setting, other: Setting) -> Difference:
-    """Returns the difference of two settings: paired where two seeds are shared, else by Welch's interval."""
+    """Returns the difference of two settings: paired where they share two seeds, else with Welch's interval."""
     shared = sorted((best.losses.keys() & other.losses.keys()) - {None}, key=str)
     if len(shared) > 1:
         differences = [other.losses[seed] - best.losses[seed] for seed in shared]
@@ -157,7 +120,7 @@ def compare(best: Setting, other: Setting) -> Difference:
 
 
 def of_mean(values: list[float]) -> Interval | None:
-    """Returns Student's interval of a mean; None of fewer than two values."""
+    """Returns Student's confidence interval of a mean; None for fewer than two values."""
     if len(values) < 2:
         return None
     half = quantile((1 + CONFIDENCE) / 2, len(values) - 1) * stdev(values) / math.sqrt(len(values))
@@ -165,7 +128,7 @@ def of_mean(values: list[float]) -> Interval | None:
 
 
 def welch(best: Setting, other: Setting) -> Interval:
-    """Returns the interval of the difference of two independent means, of unequal variances (Welch 1947)."""
+    """Returns the interval of the difference of two independent means with unequal variances (Welch 1947)."""
     shares = [((setting.deviation or 0.0) ** 2 / setting.n, setting.n - 1) for setting in (best, other)]
     variance, mean = sum(share for share, _ in shares), other.mean - best.mean
     if variance == 0:

@@ -61,7 +61,7 @@ def test_each_of_the_settings_compared_is_held_to_the_rules():
     text = refused("train.activation_checkpointing=none,selektive", "optimzer.lr=1e-5,1e-4", "train.max_steps=3,4")
     assert "optimzer.lr=1e-05" in text and "optimzer.lr=0.0001" in text and "Did you mean optimizer.lr?" in text
     assert "selektive" in text and "Did you mean selective?" in text and "Try: steps=" in text
-    assert "seed=interval(1,2): a grid has no values for it" in refused("seed=interval(1,2)")
+    assert "seed=interval(1,2): a grid needs discrete values" in refused("seed=interval(1,2)")
 
 
 def test_rows_and_tokens_of_a_forward_are_not_compared():

@@ -48,7 +48,7 @@ def test_one_changed_weight_is_noticed(exported: tuple[Checkpoint, Path]) -> Non
     tensors = load_file(folder / "model.safetensors")
     tensors["model.norm.weight"][3] += 1e-6
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(RuntimeError, match="model.norm.weight is not the checkpoint's"):
+    with pytest.raises(RuntimeError, match="model.norm.weight differs from the checkpoint"):
         verify(folder, weights_of(checkpoint, MAIN), torch.float32)
 
 

@@ -17,21 +17,21 @@ def test_two_settings_that_are_told_apart(make_sweep):
     sweep = make_sweep([*of_seeds(1e-4, 1.0, 1.2, 1.4), *of_seeds(1e-3, 1.1, 1.3, 1.53)], RATE)
     assert said(sweep) == (
         "optimizer.lr=1e-4 has the lowest held-out loss of 2 settings: 1.2000, the mean of 3 seeds, 95 % interval "
-        "0.7032 to 1.6968; it is told apart from the next, optimizer.lr=0.001, which is 0.1100 higher "
+        "0.7032 to 1.6968; it differs significantly from the next, optimizer.lr=0.001, which is 0.1100 higher "
         "(95 % interval 0.0670 to 0.1530, paired over 3 seeds)."
     )
 
 
 def test_two_settings_that_are_not_told_apart(make_sweep):
-    assert "it is not told apart from the next, optimizer.lr=0.001, which is" in said(
+    assert "it does not differ significantly from the next, optimizer.lr=0.001, which is" in said(
         make_sweep([*of_seeds(1e-4, 1.0, 1.2), *of_seeds(1e-3, 1.4, 1.1)], RATE)
     )
 
 
 def test_one_seed_gives_no_interval_and_says_so(make_sweep):
     text = said(make_sweep([*of_seeds(1e-4, 1.0), *of_seeds(1e-3, 1.5)], RATE))
-    assert "1.0000, of one seed, so without an interval; the next, optimizer.lr=0.001, is 0.5000 higher" in text
-    assert text.endswith("how much of that is chance is not known.")
+    assert "1.0000, from one seed, so without an interval; the next, optimizer.lr=0.001, is 0.5000 higher" in text
+    assert text.endswith("whether that is chance is unknown.")
 
 
 def test_the_next_is_named_by_what_differs(make_sweep):
@@ -44,7 +44,7 @@ def test_the_next_is_named_by_what_differs(make_sweep):
 def test_one_setting_is_compared_with_nothing(make_sweep):
     assert said(make_sweep(of_seeds(1e-4, 1.0), RATE)).endswith("; there is no other.")
     text = said(make_sweep([*of_seeds(1e-4, 1.0), Run({"optimizer.lr": 1e-3}, state="running")], RATE))
-    assert text.endswith("; no other has come to its end and been measured.")
+    assert text.endswith("; no other has finished with an evaluation.")
 
 
 def test_where_nothing_is_ranked_the_reason_is_told(make_sweep):
@@ -53,8 +53,8 @@ def test_where_nothing_is_ranked_the_reason_is_told(make_sweep):
         ([], "the sweep has no runs"),
         ([failed], "the run failed"),
         ([failed, failed], "every run failed"),
-        ([unmeasured, failed], "measured no held-out rows (data.eval)"),
-        ([failed, Run({}, state="pending")], "ranked yet: no run has come to its end"),
+        ([unmeasured, failed], "evaluated no held-out rows (data.eval)"),
+        ([failed, Run({}, state="pending")], "ranked yet: no run has finished"),
     ):
         assert why in said(make_sweep(runs, []))
 
@@ -63,9 +63,9 @@ def test_doubts_are_told(make_sweep):
     worse = [Run({"optimizer.lr": 1e-4, "seed": seed}, (2.0, 3.0)) for seed in (0, 1)]
     sweep = make_sweep([*worse, *of_seeds(1e-3, 5.0), Run({"optimizer.lr": 1}, state="pending")], RATE)
     text = " ".join(doubts(sweep, rank(sweep)))
-    assert "1 of 4 runs have not come to their end" in text
-    assert "The best run was best before its first step: training made it no better." in text
-    assert "not equally many seeds" in text
+    assert "1 of 4 runs have not finished" in text
+    assert "The best run was best before its first step: training did not improve it." in text
+    assert "different numbers of seeds" in text
     assert "target tokens" not in text
 
 

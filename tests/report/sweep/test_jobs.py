@@ -29,7 +29,7 @@ def test_the_objective_that_was_told_holds_and_its_step_is_looked_up(make_sweep)
 def test_losses_that_are_no_number_are_no_objective(make_sweep):
     runs = [Run({}, losses=(float("nan"), float("inf"))), Run({}, losses=(float("nan"), 2.0), objective=float("nan"))]
     first, second = make_sweep(runs, []).jobs
-    assert (first.objective, first.counts) == (None, False)
+    assert (first.objective, first.is_ranked) == (None, False)
     assert (second.objective, second.objective_step) == (2.0, 4)
 
 
@@ -48,9 +48,11 @@ def test_a_line_cut_off_by_a_crash_is_left_out(make_sweep, tmp_path: Path):
 
 def test_a_folder_without_a_sweep_is_refused_with_the_nearest(tmp_path: Path):
     write_sweep(tmp_path / "rates", [Run({})])
-    with pytest.raises(ConfigError, match=r"sweep=.*rate: holds no sweep \(sweep_status.json\). Try: .*/rates"):
+    with pytest.raises(
+        ConfigError, match=r"sweep=.*rate: not a sweep folder \(no sweep_status.json\). Did you mean .*/rates"
+    ):
         find_sweep(str(tmp_path / "rate"))
-    with pytest.raises(ConfigError, match=r"It is a run. Try: run=.*rates/00"):
+    with pytest.raises(ConfigError, match=r"It is a run folder. Try: run=.*rates/00"):
         find_sweep(str(tmp_path / "rates" / "00"))
 
 

@@ -82,7 +82,7 @@ def test_the_ranked_table_holds_the_numbers_of_each_setting(make_sweep: Callable
     interval = "0.7032 to 1.6968"  # 1.2 -+ 4.3027 * 0.2 / sqrt(3)
     assert table[1] == ["1", "1e-4", "1.2000", interval, "", "3", "0.2", "–", "0.06", "10,800"]
     assert table[2][:3] == ["2", "0.001", "1.3100"] and table[2][7] == "0.1100 (0.0670 to 0.1530)"
-    assert table[3][:3] == ["3", "0.01", "1.3667"] and table[3][7].endswith("≈ not told apart")
+    assert table[3][:3] == ["3", "0.01", "1.3667"] and table[3][7].endswith("≈ not significant")
 
 
 def test_without_repeated_seeds_there_is_no_column_of_intervals(make_sweep: Callable[..., Sweep]):
@@ -125,7 +125,7 @@ def test_every_run_is_listed_with_its_state_and_loss(make_sweep: Callable[..., S
         ([Run({"optimizer.lr": 1e-4}, state="pending")] * 2, "Nothing is ranked yet", 0),
         ([Run({"optimizer.lr": 1e-4}, (3.0, 2.0), "running")] * 2, "Nothing is ranked yet", 2),
         ([FAILED, FAILED], "Nothing is ranked: every run failed.", 0),
-        ([Run({"optimizer.lr": 1e-4}, ())] * 2, "measured no held-out rows (data.eval)", 0),
+        ([Run({"optimizer.lr": 1e-4}, ())] * 2, "evaluated no held-out rows (data.eval)", 0),
         (of_seeds(1e-4, 2.0), "there is no other", 4),
     ],
 )
@@ -178,7 +178,7 @@ def test_the_command_writes_page_table_and_drawings_twice_the_same(tmp_path: Pat
     [
         ([], "run= or sweep=: neither is given"),
         (["run=a", "sweep=b"], "run=a sweep=b: both are given"),
-        (["sweep=/nowhere"], "sweep=/nowhere: holds no sweep"),
+        (["sweep=/nowhere"], "sweep=/nowhere: not a sweep folder"),
         (["swep=x"], "swep=x: there is no such key"),
     ],
 )

@@ -39,7 +39,7 @@ def test_shared_seeds_are_compared_in_pairs(make_sweep):
     assert difference.mean == pytest.approx(0.11)
     assert difference.interval.low == pytest.approx(0.11 - half, abs=1e-6)
     assert difference.interval.high == pytest.approx(0.11 + half, abs=1e-6)
-    assert difference.is_told_apart and difference.how == "paired over 3 seeds"
+    assert difference.is_significant and difference.how == "paired over 3 seeds"
     assert best.interval.high > second.interval.low  # which alone would have hidden it
 
 
@@ -47,7 +47,7 @@ def test_a_difference_that_changes_its_sign_is_not_told_apart(make_sweep):
     best, second = rank(make_sweep([*of_seeds(1e-4, 1.0, 1.2, 1.4), *of_seeds(1e-3, 1.1, 1.1, 1.5)], RATE))
     difference = compare(best, second)
     assert difference.interval.low < 0 < difference.interval.high
-    assert not difference.is_told_apart
+    assert not difference.is_significant
 
 
 def test_only_shared_seeds_are_paired(make_sweep):
@@ -67,12 +67,12 @@ def test_seeds_of_their_own_are_compared_by_welch(make_sweep):
 def test_one_seed_against_one_is_not_known(make_sweep):
     best, second = rank(make_sweep([*of_seeds(1e-4, 1.0), *of_seeds(1e-3, 5.0)], RATE))
     difference = compare(best, second)
-    assert (difference.mean, difference.interval, difference.is_told_apart) == (4.0, None, False)
+    assert (difference.mean, difference.interval, difference.is_significant) == (4.0, None, False)
 
 
 def test_equal_runs_are_not_told_apart(make_sweep):
     best, second = rank(make_sweep([*of_seeds(1e-4, 1.0, 1.0), *of_seeds(1e-3, 1.0, 1.0)], RATE))
-    assert not compare(best, second).is_told_apart
+    assert not compare(best, second).is_significant
 
 
 def test_the_same_seed_twice_is_one_observation(make_sweep):
