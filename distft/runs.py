@@ -256,7 +256,7 @@ def main(arguments: list[str]) -> int:
     if verb == "list":
         return list_runs(absolute(keywords(rest, {"runs_dir": "folder of runs"}, ()).get("runs_dir", "runs")))
     run = find_run(keywords(rest, {"run": "the run's folder"}, ("run",))["run"])
-    return {"show": show, "tail": tail, "stop": ask_to_stop}[verb](run)
+    return {"show": show, "tail": tail, "stop": request_stop}[verb](run)
 
 
 def list_runs(folder: Path) -> int:
@@ -287,7 +287,7 @@ def tail(run: RunFolder) -> int:
         time.sleep(1.0)
 
 
-def ask_to_stop(run: RunFolder) -> int:
+def request_stop(run: RunFolder) -> int:
     """Leaves the request that the run's first rank looks for; 1 when the run is at its end already."""
     status = run.read_status()
     if status["state"] in _OVER:

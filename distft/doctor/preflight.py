@@ -18,7 +18,7 @@ import yaml
 from distft.config.errors import Unavailable
 from distft.config.machines import node_range
 from distft.launchers.slurm import commands
-from distft.launchers.slurm.commands import SlurmError, patiently, slurm
+from distft.launchers.slurm.commands import SlurmError, with_retries, slurm
 from distft.launchers.slurm.launcher import look_up
 from distft.run import RunFolder, read_json, write_json
 
@@ -147,7 +147,7 @@ def conclude(run: RunFolder, job: str, names: list[str]) -> bool:
     try:
         left_out = f"ExcNodeList={','.join(excluded)}"
         for command in (("requeue", job), ("update", f"JobId={job}", left_out)):
-            patiently(partial(slurm, "scontrol", *command), commands.SECONDS_OF_JOB)
+            with_retries(partial(slurm, "scontrol", *command), commands.SECONDS_OF_JOB)
     except SlurmError as error:
         _say(f"preflight: SLURM would not leave out {', '.join(bad)}: {error}")
         return False

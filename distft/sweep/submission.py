@@ -59,7 +59,7 @@ class Watched:
             self.is_withdrawn = True
             self.handle.cancel()
         elif reason:
-            self._following.ask_to_stop(reason)
+            self._following.request_stop(reason)
 
     def finish(self, outcome: Outcome) -> None:
         """Tells how the job ended; one that was withdrawn still waits."""
