@@ -16,7 +16,7 @@ from distft.config.freeze import _PLACES, Frozen, meanings, refusal
 from distft.config.key import at, leaves
 from distft.config.schema import KEYS
 from distft.config.targets import check_trusted
-from distft.launch.restarts import may_begin_again
+from distft.launch.restarts import may_restart
 from distft.launchers.contract import Outcome
 from distft.rank import _NO_MEMORY, find_work
 from distft.run import RunFolder
@@ -147,7 +147,7 @@ def test_a_failed_run_is_started_again_unless_that_would_only_repeat_it(tmp_path
     run.write_status(state="failed", attempt=3)
 
     def begins(kind: str | None) -> bool:
-        return may_begin_again(run, Outcome("failed", {"type": kind} if kind else None))
+        return may_restart(run, Outcome("failed", {"type": kind} if kind else None))
 
     assert set(errors.FINAL) == FINAL
     assert [kind for kind in FINAL if begins(kind)] == []

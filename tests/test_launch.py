@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from distft.config.schema import Config, Origin
-from distft.launch.__main__ import tell_end
+from distft.launch.__main__ import report_end
 from distft.launch.stages import with_name
 from distft.launchers.contract import Outcome
 from distft.run import RunFolder, read_json
@@ -259,10 +259,10 @@ def test_every_error_of_the_run_that_the_user_sees_ends_with_culprit_place_and_l
         "where": "a.py:7",
         "log": "r.log",
     }
-    assert tell_end(run, Outcome("failed", error | {"traceback": "T\n"})) == 1
+    assert report_end(run, Outcome("failed", error | {"traceback": "T\n"})) == 1
     assert capsys.readouterr().err.splitlines() == [
         "T", "r failed: rank 3 on node7: ValueError: why", "at  a.py:7", "log r.log"
     ]  # fmt: skip
     error |= {"rank": None, "where": None, "log": None, "traceback": "", "message": ""}
-    assert tell_end(run, Outcome("failed", error, by_signal=2)) == 130
+    assert report_end(run, Outcome("failed", error, by_signal=2)) == 130
     assert capsys.readouterr().err.splitlines() == ["r failed: the run on node7: ValueError: ", f"log {run.logs}"]

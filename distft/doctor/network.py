@@ -214,7 +214,7 @@ def check_hub(variables: Mapping[str, str] = os.environ, seconds: float = _SECON
 
 
 def has_token(variables: Mapping[str, str] = os.environ) -> bool:
-    """Tells whether huggingface_hub would find a token in the variables or in its file."""
+    """Returns whether huggingface_hub would find a token in the variables or in its file."""
     if variables.get("HF_TOKEN") or variables.get("HUGGING_FACE_HUB_TOKEN"):
         return True
     home = variables.get("HF_HOME") or Path(variables.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "huggingface"

@@ -287,7 +287,7 @@ def _all_reduce(given: Allocation, nodes: int, heard: Mapping[str, Any], places:
 
 
 def _shown(file: Path, text: str, lost: Mapping[str, str]) -> bool:
-    """Tells whether a file of a node is seen here, for those that say they have written it."""
+    """Returns whether a file of a node is seen here, for those that say they have written it."""
     until = time.monotonic() + (0 if file.name in lost else _SECONDS_TO_SHOW)
     while True:
         if file.is_file() and file.read_text() == text:

@@ -18,7 +18,7 @@ import yaml
 from distft.config.errors import Unavailable
 from distft.config.machines import node_range
 from distft.launchers.slurm import commands
-from distft.launchers.slurm.commands import SlurmError, patiently, slurm
+from distft.launchers.slurm.commands import SlurmError, slurm, with_retries
 from distft.launchers.slurm.launcher import look_up
 from distft.run import RunFolder, read_json, write_json
 
@@ -100,7 +100,7 @@ def folder_of(run: RunFolder) -> RunFolder:
     return RunFolder(run.path / "preflight")
 
 
-def ensure_prepared(run: RunFolder, job_start: str) -> bool:
+def freeze_preflight(run: RunFolder, job_start: str) -> bool:
     """Freezes the preflight of this start of a job where one is due; returns whether it is.
 
     job_start: tells one start of a job from the next, which may be on other nodes.
@@ -147,7 +147,7 @@ def conclude(run: RunFolder, job: str, names: list[str]) -> bool:
     try:
         left_out = f"ExcNodeList={','.join(excluded)}"
         for command in (("requeue", job), ("update", f"JobId={job}", left_out)):
-            patiently(partial(slurm, "scontrol", *command), commands.SECONDS_OF_JOB)
+            with_retries(partial(slurm, "scontrol", *command), commands.SECONDS_OF_JOB)
     except SlurmError as error:
         _say(f"preflight: SLURM would not leave out {', '.join(bad)}: {error}")
         return False

@@ -24,11 +24,11 @@ from distft.launch.stages import (
     find,
     freeze,
     go_on_in_background,
-    going_on,
     make_part,
     prepare_and_plan,
     refuse_secrets,
     submit,
+    with_frozen_values,
     with_name,
     write_results,
 )
@@ -55,7 +55,7 @@ def main(overrides: list[str]) -> int:
     run, config = with_name(config)
     check_writable(run.path.parent)
     check_devices(config)
-    config, own = going_on(run, config)
+    config, own = with_frozen_values(run, config)
     check_config(run, config)
     handle = find(launcher, run)  # of an earlier launch, or another machine's
     if handle is not None:
@@ -80,7 +80,7 @@ def main(overrides: list[str]) -> int:
         if handle is not None:
             outcome = supervise(run, handle, launcher, tracker)
             if outcome.state not in FINISHED:
-                return tell_end(run, outcome)
+                return report_end(run, outcome)
             if handle.is_part:
                 return 0
         return finish(run, config.values["export"])
@@ -99,9 +99,9 @@ def supervise(run: RunFolder, handle: Handle, launcher: Launcher, tracker: Track
         watcher.start(run)
     outcome = Outcome("failed")
     try:
-        leaves = is_left_alone if launcher.outlives_launch else lambda _: False
+        detaches = is_left_alone if launcher.outlives_launch else lambda _: False
         grace, logs_of = launcher.grace_seconds, [each.log for each in watchers]
-        outcome = follow(run, handle, grace, logs_of, console.print, leaves)
+        outcome = follow(run, handle, grace, logs_of, console.print, detaches)
     finally:
         for watcher in watchers:
             watcher.finish(outcome.state)
@@ -109,7 +109,7 @@ def supervise(run: RunFolder, handle: Handle, launcher: Launcher, tracker: Track
 
 
 def is_left_alone(cause: signal.Signals) -> bool:
-    """Tells whether a signal to this process leaves a job that outlives it alone: unless the user says otherwise."""
+    """Returns whether a signal to this process leaves a job running that outlives it; the user may say otherwise."""
     if cause != signal.SIGINT or not (sys.stdin.isatty() and sys.stderr.isatty()):
         return True
     try:
@@ -123,13 +123,15 @@ def how_to_go_on(run: RunFolder) -> str:
     return f"The same command, with name={run.path.name}, follows it. Save and stop it: touch {run.stop}"
 
 
-def tell_end(run: RunFolder, outcome: Outcome) -> int:
-    """Tells why a run is not done, the culprit in the last lines; returns its exit code."""
+def report_end(run: RunFolder, outcome: Outcome) -> int:
+    """Prints why a run is not done, the culprit in the last lines; returns its exit code."""
     console = screen(sys.stderr)
     if outcome.state in ("pending", "running"):
         console.print(f"{run.path} goes on. {how_to_go_on(run)}")
     if outcome.state == "preempted":
-        by = told if (told := run.read_status()["reason"] or "").startswith(BY_YOU) else f"({told})" * bool(told)
+        by = (
+            reason if (reason := run.read_status()["reason"] or "").startswith(BY_YOU) else f"({reason})" * bool(reason)
+        )
         stopped = f"saved and stopped {by}".strip()
         console.print(f"{run.path}: {stopped}. The same command, with name={run.path.name}, continues it.")
     if outcome.error:

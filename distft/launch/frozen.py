@@ -34,12 +34,12 @@ class Own:
     values: Values  # of the config asked for, with the frozen places where the content is the same
     asked: Values  # of the config asked for
     lines: tuple[str, ...] = ()  # what has changed since, and is not taken
-    is_gone: bool = False  # rows to be made, or a model to be fetched, once more, of the same content
+    is_gone: bool = False  # rows to be made, or a model to be fetched, again, of the same content
     wrong: str = ""  # why they cannot be
 
 
 def wants_new(values: Mapping[str, Any]) -> bool:
-    """Tells whether the user has allowed the run to go on with other rows or another model."""
+    """Returns whether the user has allowed the run to go on with other rows or another model."""
     return any(each.partition(".")[0] in ("data", "model") for each in values["checkpoint"]["allow_change"])
 
 
@@ -126,7 +126,7 @@ def _tokenizer(values: Values) -> str | None:
 
 
 def _is_place(asked: Any, frozen: Any) -> bool:
-    """Tells whether the same files are meant: those frozen are absolute paths."""
+    """Returns whether the same files are meant: those frozen are absolute paths."""
     if isinstance(frozen, list):
         return isinstance(asked, list) and len(asked) == len(frozen) and all(map(_is_place, asked, frozen))
     return isinstance(asked, str) and frozen in (asked, str(absolute(asked)))

@@ -109,7 +109,7 @@ def _given(run: RunFolder, words: Mapping[str, str]) -> frozenset[str] | None:
 
 
 def is_done(run: RunFolder, config: Config) -> bool:
-    """Tells whether the run has come to its end, and the config asks for nothing more."""
+    """Returns whether the run has come to its end, and the config asks for nothing more."""
     finished = run.read_status()["state"] in FINISHED
     return finished and not meanings(config_before(run, config) or {}, config.values)
 
@@ -157,7 +157,7 @@ def check_model(plan: Plan, run: RunFolder, config: Config, manifest: Manifest) 
     raise ConfigError([f"{first} {holds:,}: a run goes on with its model and its tuning alone. {start}"])
 
 
-def set_aside(run: RunFolder, text: str) -> None:
+def archive_previous(run: RunFolder, text: str) -> None:
     """Keeps what a run that goes on with the config `text` was: its config, and the result of one that had ended."""
     status = run.read_status()
     if run.config.is_file() and run.config.read_text() != text:

@@ -21,14 +21,22 @@ from distft.config.machines import node_range
 from distft.config.rules import broken_rules
 from distft.config.rules.contract import Facts
 from distft.data.order import Base, base_of
-from distft.doctor.preflight import conclude, ensure_prepared
+from distft.doctor.preflight import conclude, freeze_preflight
 from distft.launch.history import resumed
-from distft.launch.restarts import CannotBegin, check_progress, may_begin_again, note, saved_step, told
+from distft.launch.restarts import CannotStart, check_progress, failure_line, may_restart, note, saved_step
 from distft.launch.stages import write_results
 from distft.launchers.contract import Outcome
 from distft.launchers.outcome import note_end, write_outcome
 from distft.launchers.slurm import commands
-from distft.launchers.slurm.commands import JobState, SlurmError, is_silence, job_state, patiently, seconds_left, slurm
+from distft.launchers.slurm.commands import (
+    JobState,
+    SlurmError,
+    is_no_answer,
+    job_state,
+    seconds_left,
+    slurm,
+    with_retries,
+)
 from distft.launchers.slurm.job import BY_SCANCEL, read_job
 from distft.launchers.slurm.node import BY_SCHEDULER
 from distft.plan import make_plan
@@ -63,7 +71,7 @@ def begin(run: RunFolder) -> int:
     write_json(run.job, {"job": job, "attempt": attempt, "time": time.time()})
     goodput.note(run, "begun", attempt, queued=queued_at(job))
     nodes = os.environ["SLURM_JOB_NODELIST"]
-    ensure_prepared(run, f"{job}.{os.environ.get('SLURM_RESTART_COUNT', '0')}")
+    freeze_preflight(run, f"{job}.{os.environ.get('SLURM_RESTART_COUNT', '0')}")
     print(
         f"job {job}, attempt {attempt}: {plan.nodes} x {plan.processes_per_node} processes on {nodes}", file=sys.stderr
     )
@@ -93,13 +101,13 @@ def end(run: RunFolder, code: int) -> int:
             unclear = f"{BY_SCHEDULER}SIGTERM: scancel or a preemption"  # of a job that is COMPLETING
             run.write_status(state="preempted", reason=BY_SCANCEL if job.is_cancelled else unclear)
         return code or EXIT_PREEMPTED
-    if status["state"] == "pending" and any(map(is_silence, last_lines(run.logs / "slurm.out", 5))):
-        print("srun got no answer from SLURM's controller, so no rank has begun: once more", file=sys.stderr)
+    if status["state"] == "pending" and any(map(is_no_answer, last_lines(run.logs / "slurm.out", 5))):
+        print("srun got no answer from SLURM's controller, so no rank has begun: again", file=sys.stderr)
         return EXIT_AGAIN
     if status["state"] != "preempted":
         error = status["error"] or asdict(why(run, status["attempt"], code))  # node 0 may have had no time to tell
         outcome = Outcome("failed", error)
-        if begins_again(run, status, outcome):
+        if may_restart_in_job(run, status, outcome):
             return EXIT_AGAIN
         write_outcome(run, outcome)
         return outcome.exit_code
@@ -122,7 +130,7 @@ def queued_at(job: str) -> float | None:
     Waits for a controller that is away: srun, which comes next, asks it too, and gives up at once.
     """
     try:
-        return patiently(lambda: job_state(job), commands.SECONDS_OF_JOB).queued
+        return with_retries(lambda: job_state(job), commands.SECONDS_OF_JOB).queued
     except SlurmError:
         return None
 
@@ -130,12 +138,12 @@ def queued_at(job: str) -> float | None:
 def check_alone(run: RunFolder, job: str) -> None:
     """Raises Taken while another job has the run: two would write over each other."""
     other = read_job(run)
-    if other and other != job and patiently(lambda: job_state(other), commands.SECONDS_OF_JOB).is_alive:
+    if other and other != job and with_retries(lambda: job_state(other), commands.SECONDS_OF_JOB).is_alive:
         raise Taken(f"job {other} has {run.path} already. Try: scancel {other}, or another name")
 
 
 def for_nodes(plan: Plan, run: RunFolder, config: Config, there: int) -> Plan:
-    """Returns the plan for the most of `there` nodes that can share a step; CannotBegin when no number can."""
+    """Returns the plan for the most of `there` nodes that can share a step; CannotStart when no number can."""
     launcher, manifest = config.values["launcher"], resumed(run, config)
     if node_range(launcher["nodes"]) == (plan.nodes, plan.nodes) and there == plan.nodes:
         is_current = base_of(manifest, plan.reads) == Base(plan.base_step, plan.base_row)
@@ -148,7 +156,7 @@ def for_nodes(plan: Plan, run: RunFolder, config: Config, there: int) -> Plan:
         now = make_plan(config.with_values(values), manifest, plan)
         laid_out = {"nodes": now.nodes, "world": now.world, "accumulation": now.accumulation, "memory": now.memory}
         return replace(plan, **laid_out, base_step=now.base_step, base_row=now.base_row, steps=now.steps)
-    raise CannotBegin(
+    raise CannotStart(
         f"SLURM gave {there} nodes, launcher.nodes={launcher['nodes']}, and no such number can share a step. "
         f"Try: sbatch --nodes={plan.nodes}"
     )
@@ -162,16 +170,16 @@ def why(run: RunFolder, attempt: int, code: int) -> Failure:
     return Failure.of_run(f"srun ended {how} before the run was done; see its last lines", run.logs / "slurm.out")
 
 
-def begins_again(run: RunFolder, status: Mapping[str, Any], outcome: Outcome) -> bool:
-    """Tells whether the ranks are to be started again on the nodes that the job has, and counts that."""
+def may_restart_in_job(run: RunFolder, status: Mapping[str, Any], outcome: Outcome) -> bool:
+    """Returns whether the ranks are to be started again on the nodes that the job has, and counts that."""
     done, most = status.get("restarts", 0), run.read_config()["launcher"].get("restarts", 0)
     if stop.requested(run, status["attempt"]) == f"{BY_SCHEDULER}SIGTERM":  # srun's own, to the other nodes' tasks
         stop.clear(run)
-    if done >= most or not may_begin_again(run, outcome):
+    if done >= most or not may_restart(run, outcome):
         return False
     assert outcome.error is not None
     note_end(run, outcome.state, outcome.error)
-    print(f"{told(outcome.error)}. Restart {done + 1} of {most}", file=sys.stderr)
+    print(f"{failure_line(outcome.error)}. Restart {done + 1} of {most}", file=sys.stderr)
     config = read_config(run)
     note(run, status["attempt"], outcome.error, saved_step(run, config))
     run.write_status(state="pending", restarts=done + 1, error=None)
@@ -184,14 +192,14 @@ def requeued(run: RunFolder, status: Mapping[str, Any]) -> str | None:
     if not reason.startswith(BY_SCHEDULER):
         return f"saved and stopped: {reason or 'asked to'}"
     try:
-        left = patiently(lambda: seconds_left(job), commands.SECONDS_OF_JOB)
+        left = with_retries(lambda: seconds_left(job), commands.SECONDS_OF_JOB)
         timeouts = status.get("timeouts", 0) + is_near_limit(run, left)
         most = run.read_config()["launcher"].get("max_timeouts", 0)  # a run frozen for another launcher has none
         if timeouts > most:
             return f"saved and stopped: {most} time limits were reached (launcher.max_timeouts)"
         run.write_status(timeouts=timeouts)
         print(f"saved at step {status['step']} ({reason}), to be queued again", file=sys.stderr)
-        patiently(lambda: slurm("scontrol", "requeue", job), commands.SECONDS_OF_JOB)
+        with_retries(lambda: slurm("scontrol", "requeue", job), commands.SECONDS_OF_JOB)
     except SlurmError as error:
         return f"saved and stopped: SLURM would not queue it again: {error}"
     return None
@@ -201,7 +209,7 @@ def own_state() -> JobState | None:
     """Returns the job's state, which is not RUNNING when SLURM takes its nodes away: it was cancelled, or is queued
     again already; None where SLURM does not tell."""
     try:
-        return patiently(lambda: job_state(this_job(os.environ)), commands.SECONDS_OF_JOB)
+        return with_retries(lambda: job_state(this_job(os.environ)), commands.SECONDS_OF_JOB)
     except SlurmError:
         return None
 
@@ -221,7 +229,7 @@ def main(arguments: list[str]) -> int:
         return begin(run) if verb == "begin" else end(run, int(rest[0]))
     except (Taken, SlurmError) as error:
         print(error, file=sys.stderr)
-    except (CannotBegin, ConfigError) as error:
+    except (CannotStart, ConfigError) as error:
         print(error, file=sys.stderr)
         write_outcome(run, Outcome("failed", asdict(Failure.of_run(str(error)))))
     return 1

@@ -23,7 +23,7 @@ from distft.runtime.logs import Patient
 STARTS = 3  # without a new checkpoint, after which the run is not started again
 
 
-class CannotBegin(RuntimeError):
+class CannotStart(RuntimeError):
     """This job must not run the run, and so the run has failed; the message says why."""
 
 
@@ -32,7 +32,7 @@ class Repeatable(Protocol):
     """A handle whose place is this machine."""
 
     def start_again(self) -> None:
-        """Starts the attempt that status.json names, in place of the one that has ended."""
+        """Starts the attempt in status.json after the previous one has ended."""
         ...
 
 
@@ -55,7 +55,7 @@ class Restarting:
         outcome = self._handle.wait(seconds)
         if outcome is None or outcome.state != "failed" or self._is_cancelled:
             return outcome
-        if not may_begin_again(self._run, outcome):
+        if not may_restart(self._run, outcome):
             return outcome
         error = outcome.error or {}
         done = len(self._starts) - 1
@@ -64,12 +64,14 @@ class Restarting:
             return outcome
         try:
             self._begin(error)
-        except (CannotBegin, ConfigError) as reason:
-            outcome = Outcome("failed", asdict(Failure.of_run(f"{reason} The last one ended so: {told(error)}")))
+        except (CannotStart, ConfigError) as reason:
+            outcome = Outcome(
+                "failed", asdict(Failure.of_run(f"{reason} The last one ended so: {failure_line(error)}"))
+            )
             write_outcome(self._run, outcome)
             return outcome
         step = f"step {self._starts[-1]}" if self._starts[-1] else "its beginning"
-        _say(f"{self._run.path.name}: {told(error)}. Restart {done + 1} of {self._most}, from {step}")
+        _say(f"{self._run.path.name}: {failure_line(error)}. Restart {done + 1} of {self._most}, from {step}")
         return None
 
     def cancel(self) -> None:
@@ -77,7 +79,7 @@ class Restarting:
         self._handle.cancel()
 
     def _begin(self, error: dict[str, Any]) -> None:
-        """Counts the attempt up, plans from the last checkpoint, and starts; CannotBegin when none of that helps."""
+        """Counts the attempt up, plans from the last checkpoint, and starts; CannotStart when none of that helps."""
         run, attempt = self._run, self._run.read_status()["attempt"]
         self._starts = check_progress(run, self._config, attempt, self._starts, run.logs)
         note(run, attempt, error, self._starts[-1])
@@ -93,21 +95,21 @@ def restarting(handle: Handle, run: RunFolder, config: Config) -> Handle:
     return Restarting(handle, run, config, most) if most and isinstance(handle, Repeatable) else handle
 
 
-def may_begin_again(run: RunFolder, outcome: Outcome) -> bool:
-    """Tells whether the failure is one that a restart could mend, and nobody has asked the run to stop."""
+def may_restart(run: RunFolder, outcome: Outcome) -> bool:
+    """Returns whether the failure is one that a restart could mend, and nobody has asked the run to stop."""
     kind = (outcome.error or {}).get("type")
     return kind not in FINAL and stop.requested(run, run.read_status()["attempt"]) is None
 
 
 def check_progress(run: RunFolder, config: Config, attempt: int, before: Sequence[int], log: Path) -> list[int]:
-    """Returns the steps that all starts since the launch began from; CannotBegin when the last ones brought nothing.
+    """Returns the steps that all starts since the launch began from; CannotStart when the last ones brought nothing.
 
     attempt, before: the last that has begun, and the steps that it and those before it began from. log: of the place.
     """
     starts = [*before, saved_step(run, config)]
     if len(starts) > STARTS and len(set(starts[-STARTS - 1 :])) == 1:
         first = max(1, attempt - STARTS + 1)
-        raise CannotBegin(
+        raise CannotStart(
             f"{STARTS} starts have brought no checkpoint after step {starts[-1]}, so it is not started again. See "
             f"{run.logs}/attempt-{first} to attempt-{attempt} and {log}: a step or a save takes longer than nodes "
             "last, or something ends every start. Try: a lower checkpoint.every_minutes or every_steps"
@@ -128,7 +130,7 @@ def note(run: RunFolder, attempt: int, error: dict[str, Any], step: int) -> None
         file.write(json_text(line) + "\n")
 
 
-def told(error: dict[str, Any]) -> str:
+def failure_line(error: dict[str, Any]) -> str:
     """Returns a failure in a line."""
     who = "the run" if error.get("rank") is None else f"rank {error['rank']} on {error['host']}"
     first, *_ = str(error.get("message", "")).strip().splitlines() or [""]

@@ -28,7 +28,7 @@ from distft.config.schema import Config
 from distft.data.key import prepared_dir
 from distft.goodput import note
 from distft.launch.frozen import Own
-from distft.launch.history import check_plan, frozen_before, keep_frozen, own_of, resumed, set_aside
+from distft.launch.history import archive_previous, check_plan, frozen_before, keep_frozen, own_of, resumed
 from distft.launchers.contract import Handle, Launcher
 from distft.launchers.slurm.job import find_job
 from distft.paths import absolute, why_not_writable
@@ -80,7 +80,7 @@ def _remove_if_empty(folder: Path, process: int) -> None:
             folder.rmdir()
 
 
-def going_on(run: RunFolder, config: Config) -> tuple[Config, Own | None]:
+def with_frozen_values(run: RunFolder, config: Config) -> tuple[Config, Own | None]:
     """Returns the config with what the run was frozen with where a default has changed since, which it says, or where
     the same content is in another place; and the rows and the model that it keeps."""
     config, kept = keep_frozen(run, config)
@@ -184,7 +184,7 @@ def freeze(run: RunFolder, config: Config, plan: Plan, overrides: Sequence[str])
     for line in changed:
         screen(sys.stderr).print(f"changed: {line}")
     attempt = run.read_status()["attempt"] + 1
-    set_aside(run, text)
+    archive_previous(run, text)
     run.write_plan(plan)
     run.config.write_text(text)
     about = f"attempt {attempt}, {time.strftime('%Y-%m-%d %H:%M:%S')}{': ' if changed else ''}{', '.join(changed)}"

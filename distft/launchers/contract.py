@@ -1,4 +1,4 @@
-"""What every launcher offers: it starts frozen runs somewhere and tells how they ended."""
+"""What every launcher offers: it starts frozen runs and reports their outcome."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ class Outcome:
 
     state: State
     error: dict[str, Any] | None = None  # a distft.runtime.errors.Failure
-    by_signal: int | None = None  # the signal after which the run was ended by force
+    by_signal: int | None = None  # the signal after which the run was killed
 
     @property
     def exit_code(self) -> int:
@@ -31,11 +31,11 @@ class Outcome:
 class Handle(Protocol):
     """One submitted run."""
 
-    name: str  # by which its place knows it: job 12
-    is_part: bool  # another machine's launch has the run, and brings it to its end
+    name: str  # for the user: job 12
+    is_part: bool  # another machine's launch owns the run and finishes it
 
     def state(self) -> State:
-        """Returns what is known without waiting."""
+        """Returns the state as far as it is known, without waiting."""
         ...
 
     def wait(self, seconds: float) -> Outcome | None:
@@ -43,22 +43,22 @@ class Handle(Protocol):
         ...
 
     def cancel(self) -> None:
-        """Ends every process of the run at once, without a checkpoint."""
+        """Kills every process of the run, without a checkpoint."""
         ...
 
 
 class Launcher(Protocol):
-    """A place where runs can run."""
+    """A place where runs are executed: this machine or a cluster."""
 
     wait: bool  # False: the launching command returns as soon as the run is under way
-    grace_seconds: float  # from the request to stop to the end by force
+    grace_seconds: float  # between the request to stop and the kill
 
     outlives_launch: bool  # whether its runs go on when the launching process ends
 
     def submit(self, run_dirs: Sequence[Path]) -> Sequence[Handle]:
-        """Starts, or queues, the attempt that each run's status.json names; ValueError when it is refused."""
+        """Starts or queues the attempt in each run's status.json; ValueError when it is refused."""
         ...
 
     def find(self, run_dir: Path) -> Handle | None:
-        """Returns the run where an earlier launch's attempt of it is still under way."""
+        """Returns the handle of an attempt that an earlier launch started and that still runs."""
         ...

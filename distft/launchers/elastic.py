@@ -1,11 +1,11 @@
-"""Starts one node's ranks through torch's elastic launch: `python -m distft.launchers.elastic RUN --attempt N`.
+"""Starts one node's ranks with torch elastic: `python -m distft.launchers.elastic RUN --attempt N`.
 
-When a rank fails the others are ended, on all nodes, and one JSON line on stdout names the one that failed first.
-Trap: a signal that this process was started to ignore stays ignored; under a scheduler it is meant for the ranks.
+When a rank fails, the ranks of all nodes are ended, and one JSON line on stdout names the first failure.
+Trap: a signal that this process inherited as ignored stays ignored; a scheduler sends it to the ranks.
 
-Where there is no accelerator ranks are forked, from a process that has imported what they need: torch, transformers and
-a strategy are seconds of a core for each rank otherwise. A driver of a device does not survive a fork, so there each
-rank is a Python of its own.
+Without an accelerator, ranks are forked from a process that has imported their modules: importing torch,
+transformers and a strategy takes seconds per rank. A device driver does not survive a fork, so with an accelerator
+each rank is a new Python process.
 """
 
 import argparse
@@ -41,7 +41,7 @@ from torch.distributed.elastic.rendezvous.registry import get_rendezvous_handler
 
 from distft.compat.elastic import agent_options
 from distft.config.machines import is_positive
-from distft.launchers.rendezvous import Meeting, Node, NotMet, join, join_at, open_alone, open_first
+from distft.launchers.rendezvous import Node, Rendezvous, RendezvousError, join, join_at, open_alone, open_first
 from distft.launchers.watchdog import Limits, watched
 from distft.run import RunFolder, json_text
 from distft.runtime.errors import Exit, Failure, first_failure
@@ -61,24 +61,24 @@ class Rank(Protocol):
 
 @cache
 def can_fork() -> bool:
-    """Tells whether ranks of this machine may be forked from a process that has loaded torch.
+    """Returns whether ranks on this machine can be forked from a process that has loaded torch.
 
-    Trap: a process whose parent has asked a driver for its devices may be told that there are none; a child keeps what
-    its parent was told.
+    Trap: after the parent has queried the driver, a forked child may see no devices. The result is cached, and a
+    child inherits it.
     """
     return sys.platform == "linux" and torch.accelerator.device_count() == 0
 
 
 def prepare(program: str, run: RunFolder) -> None:
-    """Imports what the ranks of a run will import, where they are forked from this process.
+    """Imports the modules of the ranks before they are forked; does nothing where ranks are not forked.
 
-    program: a module with `main()`, and `prepare(config)` if it has much to import. What fails here is left for the
-    ranks to meet, who have a log for it.
+    program: a module with `main()` and optionally `prepare(config)`, which imports. An error here is ignored: each
+    rank raises it again and logs it.
     """
     if not can_fork():
         return
     silence()
-    os.environ["HF_HUB_OFFLINE"] = "1"  # read by its library as it is imported; ranks set it all the same
+    os.environ["HF_HUB_OFFLINE"] = "1"  # huggingface_hub reads it on import; ranks set it too
     with suppress(Exception):
         module = importlib.import_module(program)
         if hasattr(module, "prepare"):
@@ -86,30 +86,32 @@ def prepare(program: str, run: RunFolder) -> None:
 
 
 def start_rank(program: str, arguments: Sequence[str], environment: dict[str, str], log: Path) -> Rank:
-    """Starts a rank whose output goes to `log` from the first byte on, so that a failing import is seen there too."""
+    """Starts a rank with its output in `log` from the first byte on, so that a failing import is logged too."""
     log.write_text("")
     if can_fork():
-        return fork(f"rank {environment['RANK']}", become, program, arguments, environment, log)
+        return fork(f"rank {environment['RANK']}", run_as_main, program, arguments, environment, log)
     with log.open("a") as file:
         command = [sys.executable, "-m", program, *arguments]
-        return OwnPython(
+        return SpawnedRank(
             subprocess.Popen(
                 command, env=os.environ | environment, stdout=file, stderr=file, start_new_session=True, text=True
             )
         )
 
 
-def become(program: str, arguments: Sequence[str], environment: dict[str, str], log: Path) -> None:
-    """Goes on as `python -m program` would with its imports done."""
+def run_as_main(program: str, arguments: Sequence[str], environment: dict[str, str], log: Path) -> None:
+    """Runs `program` in this process as `python -m program` would."""
     redirect(log)
     os.environ.update(environment)
-    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"].partition(",")[0]))  # was read when torch was loaded
+    torch.set_num_threads(
+        int(os.environ["OMP_NUM_THREADS"].partition(",")[0])
+    )  # torch read the variable when it was loaded
     sys.argv = [program, *arguments]
     importlib.import_module(program).main()
 
 
-class OwnPython:
-    """A rank with an interpreter of its own."""
+class SpawnedRank:
+    """A rank in a new Python process."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self._process = process
@@ -124,21 +126,21 @@ class OwnPython:
             self._process.wait(timeout)
 
 
-_SECONDS_TO_END = 3  # from SIGTERM, which a rank only notes, to SIGKILL for the ranks that are left
+_SECONDS_TO_END = 3  # between SIGTERM, which a rank only records, and SIGKILL
 
 
 class Agent(SimpleElasticAgent):
-    """Starts the ranks of a node once, and ends all of them as soon as one has failed."""
+    """torch's elastic agent without restarts: ends all ranks of the node as soon as one has failed."""
 
     def __init__(self, spec: WorkerSpec, start: Callable[[dict[str, str]], Rank]) -> None:
-        """start: a rank with these variables in its environment."""
+        """start: starts a rank with the given environment variables."""
         super().__init__(spec, **agent_options(_SECONDS_TO_END))
-        self._exits: dict[int, Exit] = {}  # by the rank among all
+        self._exits: dict[int, Exit] = {}  # by global rank
         self._start = start
         self._ranks: dict[int, Rank] = {}
 
     def failed(self) -> dict[int, Exit]:
-        """Returns how the ranks of this node ended that did not end well."""
+        """Returns global rank -> exit of the ranks of this node that failed."""
         return {rank: end for rank, end in self._exits.items() if end.code}
 
     def _start_workers(self, worker_group: WorkerGroup) -> dict[int, Any]:
@@ -160,7 +162,7 @@ class Agent(SimpleElasticAgent):
         self._shutdown(timeout=_SECONDS_TO_END)
 
     def _shutdown(self, death_sig: signal.Signals = signal.SIGTERM, timeout: int = _SECONDS_TO_END) -> None:
-        first = signal.SIGKILL if death_sig == signal.SIGQUIT else death_sig  # QUIT has each leave a core file
+        first = signal.SIGKILL if death_sig == signal.SIGQUIT else death_sig  # SIGQUIT would write core files
         for number in (first, signal.SIGKILL):
             deadline = time.monotonic() + timeout
             left = [rank for rank in self._ranks.values() if rank.exitcode is None]
@@ -175,15 +177,15 @@ class Agent(SimpleElasticAgent):
             code = rank.exitcode
             if code is not None and number not in self._exits:
                 self._exits[number] = Exit(code, time.time())
-                told = f"{datetime.now()} rank {number} (process {rank.pid}) ended with {code}"
-                print(told, file=Patient(sys.stderr))  # a disk may be full
+                line = f"{datetime.now()} rank {number} (process {rank.pid}) ended with {code}"
+                print(line, file=Patient(sys.stderr))  # the disk may be full
 
     def _failure(self, rank: int, code: int) -> ProcessFailure:
         return ProcessFailure(local_rank=rank, pid=self._ranks[rank].pid or 0, exitcode=code, error_file="")
 
 
 def variables(worker: Worker, group: WorkerGroup) -> dict[str, str]:
-    """Returns what torchrun puts into a worker's environment.
+    """Returns the environment variables that torchrun sets for a worker.
 
     https://docs.pytorch.org/docs/stable/elastic/run.html#environment-variables
     """
@@ -210,82 +212,82 @@ def variables(worker: Worker, group: WorkerGroup) -> dict[str, str]:
 
 def _send(rank: Rank, number: signal.Signals) -> None:
     assert rank.pid is not None
-    for send in (os.killpg, os.kill):  # the second: it has not become the leader of its group yet
+    for send in (os.killpg, os.kill):  # os.kill: it does not lead a process group yet
         with suppress(ProcessLookupError):
             send(rank.pid, number)
             return
 
 
-_PEER_FAILED = signal.SIGQUIT  # to itself: ends the ranks of a node when another node's have failed
+_PEER_FAILED = signal.SIGQUIT  # sent to itself when another node has failed
 _ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, _PEER_FAILED)
 
 
 def threads_per_process(processes: int) -> int:
-    """Returns the number of threads with which `processes` processes use every core once."""
+    """Returns the threads per process with which `processes` processes use each core once."""
     return max(1, len(os.sched_getaffinity(0)) // processes)
 
 
 def set_threads(processes: int) -> None:
-    """Puts that number into OMP_NUM_THREADS unless it holds a number of threads, or a list that begins with one."""
+    """Sets OMP_NUM_THREADS to threads_per_process, unless it holds a number, or a list that begins with one."""
     asked = os.environ.get("OMP_NUM_THREADS", "")
     if is_positive(asked.partition(",")[0]):
         return
     os.environ["OMP_NUM_THREADS"] = str(threads_per_process(processes))
     if asked.strip():
-        print(f"OMP_NUM_THREADS={asked} is no number of threads: {os.environ['OMP_NUM_THREADS']} are used", flush=True)
+        print(f"OMP_NUM_THREADS={asked} is not a number of threads: using {os.environ['OMP_NUM_THREADS']}", flush=True)
 
 
-def launch_ranks(run: RunFolder, meeting: Meeting, program: str, error_dir: Path) -> Failure | None:
-    """Runs this node's ranks to their end; returns the run's first failure, or None."""
-    processes, attempt = run.read_plan().processes_per_node, meeting.attempt
+def launch_ranks(run: RunFolder, rendezvous: Rendezvous, program: str, error_dir: Path) -> Failure | None:
+    """Runs this node's ranks until they exit; returns the run's first failure, or None."""
+    processes, attempt = run.read_plan().processes_per_node, rendezvous.attempt
     set_threads(processes)
-    if meeting.interface:  # else gloo asks for the address of the host's name, and takes loopback when there is none
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", meeting.interface)
+    if rendezvous.interface:  # else gloo resolves the host name, and falls back to loopback
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", rendezvous.interface)
     arguments = (str(run.path), "--attempt", str(attempt), "--parent", str(os.getpid()), "--beats", str(error_dir))
-    agent = Agent(spec_of(run, meeting, processes, program), starter(run, attempt, program, arguments, error_dir))
+    agent = Agent(spec_of(run, rendezvous, processes, program), starter(run, attempt, program, arguments, error_dir))
     limits = Limits.of(run.read_config().get("launcher", {}))
     raise_on_signals()
     try:
         with (
-            meeting.watched(lambda: os.kill(os.getpid(), _PEER_FAILED)),
-            watched(run, meeting, error_dir, processes, limits),
+            rendezvous.watched(lambda: os.kill(os.getpid(), _PEER_FAILED)),
+            watched(run, rendezvous, error_dir, processes, limits),
         ):
             result: RunResult = agent.run()  # pyright: ignore[reportAssignmentType]  # a decorator hides it
     except SignalException as end:
         if end.sigval != _PEER_FAILED:
             raise
-        return meeting.told() or Failure.of_run("the connection to the first node was lost")
+        return rendezvous.reported_failure() or Failure.of_run("the connection to the first node was lost")
     return first_failure(run, attempt, agent.failed(), error_dir) if result.is_failed() else None
 
 
-def spec_of(run: RunFolder, meeting: Meeting, processes: int, program: str) -> WorkerSpec:
-    """Returns how many ranks there are and where they meet: all nodes must be there, and none comes back."""
-    rendezvous = RendezvousParameters(
+def spec_of(run: RunFolder, rendezvous: Rendezvous, processes: int, program: str) -> WorkerSpec:
+    """Returns the spec of this node's ranks: a static rendezvous of all nodes, without restarts."""
+    parameters = RendezvousParameters(
         backend="static",
-        endpoint=f"{meeting.address}:{meeting.port}",
+        endpoint=f"{rendezvous.address}:{rendezvous.port}",
         run_id=run.path.name,
-        min_nodes=meeting.node.count,
-        max_nodes=meeting.node.count,
-        local_addr=meeting.address,
-        rank=meeting.node.index,
+        min_nodes=rendezvous.node.count,
+        max_nodes=rendezvous.node.count,
+        local_addr=rendezvous.address,
+        rank=rendezvous.node.index,
     )
     return WorkerSpec(
         role="default",
         local_world_size=processes,
         entrypoint=program,
-        rdzv_handler=get_rendezvous_handler(rendezvous),
+        rdzv_handler=get_rendezvous_handler(parameters),
         max_restarts=0,
         monitor_interval=0.1,
-        master_addr=meeting.address,
-        master_port=meeting.port,
-        local_addr=meeting.address,
+        master_addr=rendezvous.address,
+        master_port=rendezvous.port,
+        local_addr=rendezvous.address,
     )
 
 
 def starter(
     run: RunFolder, attempt: int, program: str, arguments: Sequence[str], error_dir: Path
 ) -> Callable[[dict[str, str]], Rank]:
-    """Returns what starts a rank with given variables."""
+    """Returns a function that starts a rank with the given environment variables."""
 
     def start(variables: dict[str, str]) -> Rank:
         rank = int(variables["RANK"])
@@ -296,7 +298,7 @@ def starter(
 
 
 def raise_on_signals() -> None:
-    """Has every signal that ends this process raise SignalException, except what it was started to ignore."""
+    """Makes each signal that ends this process raise SignalException, except those inherited as ignored."""
 
     def end(number: int, _: FrameType | None) -> None:
         raise SignalException(f"process {os.getpid()} got signal {number}", sigval=signal.Signals(number))
@@ -306,19 +308,19 @@ def raise_on_signals() -> None:
             signal.signal(each, end)
 
 
-def run_node(meeting: Meeting, run: RunFolder, program: str) -> Failure | None:
-    """Runs the ranks of this node and parts from the others; returns the failure that the whole run has ended with."""
+def run_node(rendezvous: Rendezvous, run: RunFolder, program: str) -> Failure | None:
+    """Runs this node's ranks, then leaves the rendezvous; returns the failure of the whole run, if any."""
     with tempfile.TemporaryDirectory(prefix="distft-") as error_dir:
-        failure = launch_ranks(run, meeting, program, Path(error_dir))
+        failure = launch_ranks(run, rendezvous, program, Path(error_dir))
     if failure is not None:
-        meeting.tell(failure)
-        failure = meeting.told() or failure
-    meeting.part()
+        rendezvous.report_failure(failure)
+        failure = rendezvous.reported_failure() or failure
+    rendezvous.leave()
     return failure
 
 
-def meet(run: RunFolder, given: argparse.Namespace) -> Meeting:
-    """Returns this node's meeting with the others, as the command line says; NotMet when they do not come together."""
+def join_rendezvous(run: RunFolder, given: argparse.Namespace) -> Rendezvous:
+    """Joins the rendezvous that the command line describes; RendezvousError when it fails."""
     if given.nodes == 1:
         return open_alone(given.attempt)
     if given.join:
@@ -335,25 +337,25 @@ def read_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace
     parser.add_argument("--attempt", type=int, default=0)
     parser.add_argument("--program", default="distft.rank")
     parser.add_argument("--nodes", type=int, default=1)
-    parser.add_argument("--node", type=int, default=0, help="0 is the first, which the others look for")
-    parser.add_argument("--address", default="", help="of the first node, as others know it")
+    parser.add_argument("--node", type=int, default=0, help="index of this node; 0 holds the store")
+    parser.add_argument("--address", default="", help="of the first node, as others reach it")
     parser.add_argument("--port", type=int, default=0, help="of the first node; 0: a free one")
     parser.add_argument("--join", default="", help="HOST:PORT of the first node, instead of --attempt and --node")
     return parser.parse_args(arguments)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns 0 when every rank did; else 1, with the failure on stdout."""
+    """Returns 0 when every rank returned 0; else 1, with the failure on stdout."""
     given = read_arguments(arguments)
-    signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # meant for the ranks, which begin like that until they listen
-    signal.signal(_PEER_FAILED, signal.SIG_DFL)  # its own; what a script starts with & was started to ignore it
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # for the ranks, which inherit this until they listen
+    signal.signal(_PEER_FAILED, signal.SIG_DFL)  # a shell starts background jobs with it ignored
     answer = os.dup(1)
-    os.dup2(2, 1)  # whatever else is printed goes to the log
+    os.dup2(2, 1)  # all other output goes to the log
     run = RunFolder(given.run)
     prepare(given.program, run)
     try:
-        failure = run_node(meet(run, given), run, given.program)
-    except NotMet as error:
+        failure = run_node(join_rendezvous(run, given), run, given.program)
+    except RendezvousError as error:
         failure = Failure.of_run(str(error))
     except SignalException as end:
         return 128 + end.sigval

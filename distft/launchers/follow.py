@@ -1,6 +1,6 @@
-"""Watches one attempt from its start to its end: new metrics to the watchers, Ctrl-C to the run.
+"""Follows one attempt to its end: passes new metrics to the watchers and Ctrl-C to the run.
 
-Trap: nothing is forwarded to the processes; a request to stop is a file, and they save before they end.
+Trap: no signal is forwarded to the processes; a request to stop is a file, and the ranks save before they exit.
 """
 
 import os
@@ -17,17 +17,17 @@ from distft.runtime import stop
 from distft.runtime.errors import Failure
 
 Row = dict[str, Any]
-_SECONDS_BETWEEN_LOOKS = 0.2  # at the process, and for signals
+_SECONDS_BETWEEN_LOOKS = 0.2  # polls of the process and of signals
 _SECONDS_BETWEEN_READS = 0.5  # of metrics.jsonl; longer where the steps are longer
 _READ_BYTES = 2**20
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 
 
 class NewRows:
-    """Reads what was added to metrics.jsonl; every step of a split is given once, also over restarts.
+    """Reads new rows of metrics.jsonl; yields each step of a split once, across restarts.
 
-    A resumed attempt cuts rows that no checkpoint holds, maybe between two looks: the line that was read last is held
-    against the file, and when it is not there any more everything is read again.
+    A resumed attempt drops rows after its checkpoint, maybe between two reads: if the line read last is no longer at
+    its place, the whole file is read again.
     """
 
     def __init__(self, run: RunFolder):
@@ -39,7 +39,7 @@ class NewRows:
         self._step_seconds = 0.0
 
     def read_when_due(self) -> Iterator[Row]:
-        """Yields complete new rows; looks at the file, on a disk that thousands may share, once a step at most."""
+        """Yields complete new rows; reads the file, on a disk that thousands may share, at most once per step."""
         if time.monotonic() >= self._due:
             yield from self.read()
             self._due = time.monotonic() + max(_SECONDS_BETWEEN_READS, self._step_seconds)
@@ -74,17 +74,17 @@ class NewRows:
 
 
 def _read_from(file: int, start: int) -> bytes:
-    """Returns what a file holds from byte `start` on; asks for no more than that, where Python's own asks its size."""
+    """Returns the bytes of a file from `start` on, without a stat call, which Python's own read makes."""
     data = b""
     while True:
         part = os.pread(file, _READ_BYTES, start + len(data))
         data += part
-        if len(part) < _READ_BYTES or b"\n" not in part:  # the end, or no file of lines: a device has no end
+        if len(part) < _READ_BYTES or b"\n" not in part:  # the end, or not a text file: a device has no end
             return data
 
 
 class Following:
-    """One attempt under watch; every row of metrics.jsonl is given to every watcher."""
+    """One followed attempt; passes every row of metrics.jsonl to every watcher."""
 
     def __init__(
         self,
@@ -103,10 +103,10 @@ class Following:
         self._deadline = float("inf")
 
     def look(self, caught: Sequence[signal.Signals], seconds: float = _SECONDS_BETWEEN_LOOKS) -> Outcome | None:
-        """Returns how the attempt ended, None when it has not within `seconds`; `caught` are the signals so far.
+        """Returns the outcome of the attempt, None if it still runs after `seconds`; `caught`: the signals so far.
 
-        The first asks the run to save and stop; Ctrl-C after it, or the grace seconds, ends it by force, and the
-        outcome names the signal. Schedulers send theirs more than once and mean no more by that.
+        The first requests that the run saves and stops; a later Ctrl-C, or the end of the grace period, kills it, and
+        the outcome names the signal. Schedulers repeat their signal, so a repeated one changes nothing.
         """
         outcome = self.handle.wait(seconds)
         self._show(self._rows.read_when_due() if outcome is None else self._rows.read())
@@ -114,20 +114,20 @@ class Following:
             return outcome
         if caught and self._deadline == float("inf"):
             by_hand = caught[0] == signal.SIGINT
-            self.ask_to_stop(f"{BY_YOU} Ctrl-C" if by_hand else f"{caught[0].name} to the launching process")
+            self.request_stop(f"{BY_YOU} Ctrl-C" if by_hand else f"{caught[0].name} to the launching process")
             self._say(
                 f"{caught[0].name}: waiting for the step in progress to end and be saved, "
                 f"{self._grace_seconds:.0f} s at most. Press Ctrl-C to end at once."
             )
         elif signal.SIGINT in caught[1:] or time.monotonic() > self._deadline:
             asked_twice = signal.SIGINT in caught[1:]
-            why = "asked twice" if asked_twice else f"no step ended within {self._grace_seconds:.0f} s"
+            why = "requested twice" if asked_twice else f"no step ended within {self._grace_seconds:.0f} s"
             outcome = _end_by_force(self.run, self.handle, caught[0] if caught else None, why, self._say)
             self._show(self._rows.read())
         return outcome
 
-    def ask_to_stop(self, reason: str) -> None:
-        """Asks the run to save and stop; from here on it has the grace seconds."""
+    def request_stop(self, reason: str) -> None:
+        """Requests that the run saves and stops; the grace period begins."""
         self._deadline = time.monotonic() + self._grace_seconds
         stop.request(self.run, self.run.read_status()["attempt"], reason)  # a scheduler may have begun another
 
@@ -143,18 +143,18 @@ def follow(
     grace_seconds: float,
     watchers: Sequence[Callable[[Row], None]],
     say: Callable[[str], None],
-    leaves: Callable[[signal.Signals], bool] = lambda _: False,
+    detaches: Callable[[signal.Signals], bool] = lambda _: False,
 ) -> Outcome:
-    """Returns how the attempt ended; signals to this process are the run's meanwhile.
+    """Follows an attempt and returns its outcome; meanwhile signals to this process are for the run.
 
-    leaves: whether the first signal leaves the run alone, and it goes on; the outcome's state is then where it stands.
+    detaches: returns whether the first signal ends the following only; the outcome then has the run's current state.
     """
     following = Following(run, handle, grace_seconds, watchers, say)
     asked = False
     with caught_signals() as caught:
         while (outcome := following.look(caught if asked else ())) is None:
             if caught and not asked:
-                if leaves(caught[0]):
+                if detaches(caught[0]):
                     return Outcome(handle.state(), by_signal=caught[0])
                 asked = True
     return outcome
@@ -162,11 +162,11 @@ def follow(
 
 @contextmanager
 def caught_signals() -> Iterator[list[signal.Signals]]:
-    """Gives the list that every signal to this process is added to, in place of what it does otherwise."""
+    """Yields a list; each signal to this process is appended to it instead of being handled."""
     caught: list[signal.Signals] = []
     before = {each: signal.getsignal(each) for each in _SIGNALS}
     for each in _SIGNALS:
-        if each != signal.SIGHUP or before[each] is not signal.SIG_IGN:  # nohup ignores it on purpose
+        if each != signal.SIGHUP or before[each] is not signal.SIG_IGN:  # ignored under nohup
             signal.signal(each, lambda number, _: caught.append(signal.Signals(number)))
     try:
         yield caught
@@ -178,12 +178,12 @@ def caught_signals() -> Iterator[list[signal.Signals]]:
 def _end_by_force(
     run: RunFolder, handle: Handle, cause: signal.Signals | None, why: str, say: Callable[[str], None]
 ) -> Outcome:
-    """Ends every process of the run; cause: None when it was not a signal that asked it to stop."""
-    asked = cause.name if cause else "the request to stop"
-    say(f"{asked}, {why}: ending every process now, without a checkpoint.")
+    """Kills every process of the run; cause: the signal behind the request to stop, if there was one."""
+    request = cause.name if cause else "the request to stop"
+    say(f"{request}, {why}: killing every process now, without a checkpoint.")
     handle.cancel()
     handle.wait(_SECONDS_BETWEEN_LOOKS)
-    error = asdict(Failure.of_run(f"ended by force after {asked} ({why}); the step in progress was not saved"))
+    error = asdict(Failure.of_run(f"killed after {request} ({why}); the step in progress was not saved"))
     outcome = Outcome("failed", error, by_signal=cause)
     with suppress(OSError):
         reason = stop.reason_of(run, run.read_status()["attempt"])

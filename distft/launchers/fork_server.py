@@ -1,10 +1,10 @@
-"""Starts elastic processes that have their imports behind them: `python -m distft.launchers.fork_server`.
+"""Forks elastic processes with their imports done: `python -m distft.launchers.fork_server`.
 
-It imports what the ranks of a run need, once, and forks an elastic process for every attempt, which forks its ranks: a
-restart, and each run of a sweep, begins at once. It has one thread, opens nothing, and dies with its parent, which
-talks to it through a socket on its stdin (see forks.py).
-Python's own fork server hands every child the descriptor that keeps it alive, so a killed launch would leave all of it
-running.
+It imports the modules of the ranks once and forks an elastic process for each attempt, which forks its ranks. So a
+restart, and each run of a sweep, starts at once. It has one thread, opens no files, and dies with its parent, which
+sends requests through a socket on its stdin (see forks.py).
+Python's own fork server passes every child the descriptor that keeps it alive, so after a killed launch all of its
+children would keep running.
 """
 
 import json
@@ -34,14 +34,14 @@ def main() -> None:
 
 
 def serve(control: socket.socket) -> None:
-    """Forks an elastic process for each request, and tells the code with which it has ended."""
-    children: dict[int, tuple[BaseProcess, int]] = {}  # by sentinel, with where its parent listens
+    """Forks an elastic process for each request and reports its exit code."""
+    children: dict[int, tuple[BaseProcess, int]] = {}  # by sentinel, with the descriptor its parent reads
     while True:
         for ready in wait([control, *children]):
             if isinstance(ready, int):
                 child, answer = children.pop(ready)
                 child.join()
-                tell(answer, code=child.exitcode)
+                send(answer, code=child.exitcode)
                 os.close(answer)
                 continue
             request, descriptors, *_ = socket.recv_fds(control, _LONGEST, 2)
@@ -54,7 +54,7 @@ def serve(control: socket.socket) -> None:
 
 
 def start(arguments: Sequence[str], answer: int, log: int, control: socket.socket) -> BaseProcess:
-    """Forks the elastic process with these arguments, after the imports of its ranks."""
+    """Forks an elastic process with these arguments, after importing the modules of its ranks."""
     with uncollected():
         from distft.launchers import elastic
         from distft.launchers.elastic import prepare
@@ -65,11 +65,11 @@ def start(arguments: Sequence[str], answer: int, log: int, control: socket.socke
 
 
 def become(arguments: Sequence[str], answer: int, log: int, control: socket.socket) -> None:
-    """Goes on as `python -m distft.launchers.elastic` would."""
+    """Runs in this process as `python -m distft.launchers.elastic` would."""
     from distft.launchers import elastic
 
     control.close()
-    if not tell(answer, pid=os.getpid()):
+    if not send(answer, pid=os.getpid()):
         return
     os.dup2(answer, 1)
     os.dup2(log, 2)
@@ -78,8 +78,8 @@ def become(arguments: Sequence[str], answer: int, log: int, control: socket.sock
     sys.exit(elastic.main(arguments))
 
 
-def tell(answer: int, **what: int | None) -> bool:
-    """Writes a line to who waits for an elastic process; returns whether anyone still does."""
+def send(answer: int, **what: int | None) -> bool:
+    """Sends a line to the parent; returns whether it still reads."""
     try:
         os.write(answer, json.dumps(what).encode() + b"\n")
     except BrokenPipeError:

@@ -1,7 +1,7 @@
-"""Asks the fork server for elastic processes, and waits for them.
+"""The client of the fork server: requests elastic processes and waits for them.
 
-Trap: schedulers signal every process of a job. What TERM and USR1 mean is for the launching process and the ranks; an
-elastic process that heeded them would end the ranks before they have saved.
+Trap: schedulers signal every process of a job. TERM and USR1 are for the launching process and the ranks; an elastic
+process that handled them would end the ranks before they have saved.
 """
 
 import atexit
@@ -23,21 +23,21 @@ from distft.runtime.process import start_bound
 
 
 class Ended(NamedTuple):
-    """How a process ended: its exit code, negative for a signal, and what it printed."""
+    """The exit of a process: its code, negative for a signal, and its output."""
 
     code: int
     said: str
 
 
 class ForkServer:
-    """The server of this process, begun at the first request; it and all that it starts die with this process."""
+    """The fork server of this process, started at the first request; it and its children die with this process."""
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[str] | None = None
         self._socket: socket.socket | None = None
 
     def start(self, arguments: Sequence[str], log: Path) -> "Forked":
-        """Returns an elastic process with these arguments, which writes what it has to say to `log`."""
+        """Returns an elastic process with these arguments that logs to `log`."""
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("a") as file:
             if self._process is None or self._process.poll() is not None:
@@ -64,27 +64,27 @@ class ForkServer:
 
 
 def _end(server: subprocess.Popen[str]) -> None:
-    """Ends a server before this process does: bound to it, it would end as well, but a moment later."""
+    """Ends a server before this process exits; being bound to it, the server would end only after it."""
     server.kill()
     server.wait()
 
 
 class Forked:
-    """An elastic process that the fork server has been asked for."""
+    """An elastic process that was requested from the fork server."""
 
     def __init__(self, answers: int, server: subprocess.Popen[str], keeps: ForkServer) -> None:
-        """answers: where it and the server write. server: its own; `keeps` may have another by the time it ends."""
+        """answers: descriptor it and the server write to. server: the one that forked it; `keeps` may replace it."""
         self._answers, self._server, self._keeps = answers, server, keeps
-        self._read = b""  # whole lines: its pid, what it printed, its exit code
+        self._read = b""  # whole lines: its pid, its output, its exit code
         self._ended: Ended | None = None
 
     @property
     def pid(self) -> int | None:
-        """The process, None until it has begun."""
+        """The process id, None until it has started."""
         return next((line["pid"] for line in self._lines() if "pid" in line), None)
 
     def wait(self, seconds: float | None = None) -> Ended | None:
-        """Returns how it ended, None when it has not within `seconds`."""
+        """Returns its exit, None if it still runs after `seconds`."""
         deadline = None if seconds is None else time.monotonic() + seconds
         while self._ended is None:
             left = None if deadline is None else max(0, deadline - time.monotonic())
@@ -93,12 +93,12 @@ class Forked:
             some = os.read(self._answers, 65536)
             self._read += some
             codes = [line["code"] for line in self._lines() if "code" in line]
-            if codes or not some:  # nothing: the server has ended, and this process with it
+            if codes or not some:  # no bytes: the server and this process have ended
                 self._end(codes[0] if codes else self._server.wait())
         return self._ended
 
     def cancel(self, seconds: float) -> None:
-        """Ends it with SIGINT, after `seconds` with SIGKILL; one that has not begun never will."""
+        """Ends it with SIGINT, after `seconds` with SIGKILL; one that has not started never will."""
         if self.wait(0) is not None:
             return
         if self.pid is None:

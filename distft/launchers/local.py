@@ -1,10 +1,10 @@
-"""Runs on this machine: one torch elastic process per attempt of a run, which starts one worker per rank.
+"""Runs on this machine: one torch elastic process per attempt, which starts one worker per rank.
 
-Trap: a host name that resolves to 127.0.0.1 (Debian writes 127.0.1.1 into /etc/hosts) makes every node its own world,
-in silence. So loopback is tried only where the scheduler itself gives it as a node's address.
+Trap: where the host name resolves to 127.0.0.1 (Debian writes 127.0.1.1 into /etc/hosts), each node silently trains
+alone. So loopback is tried only if the scheduler itself gives it as a node's address.
 
-Trap: the first machine must not be told by who comes first, as the command may be typed anywhere first. It is the one
-that has the address.
+Trap: the order in which the machines start does not decide which one is first. The first is the one that has the
+address of launcher.rendezvous.
 """
 
 import ipaddress
@@ -29,13 +29,13 @@ _SECONDS_TO_CONNECT = 2.0
 
 
 class Unreachable(RuntimeError):
-    """No address of the first node answers; the message lists what was tried."""
+    """No address of the first node answers; the message lists the attempts."""
 
 
 def own_addresses(*given: str) -> list[str]:
-    """Returns the addresses this machine may be reached at, the likeliest first: `given`, its name's, its interfaces'.
+    """Returns addresses of this machine, the likeliest first: `given`, those of its name, those of its interfaces.
 
-    given: addresses or names that somebody vouches for, such as the scheduler's.
+    given: trusted addresses or names, such as those of the scheduler.
     """
     vouched = [address for name in given for address in _resolved(name)]
     guessed = [*_resolved(socket.gethostname()), *(address for _, address in _of_interfaces())]
@@ -43,7 +43,7 @@ def own_addresses(*given: str) -> list[str]:
 
 
 def is_own(name: str) -> bool:
-    """Tells whether a name or address is this machine's."""
+    """Returns whether a name or address is this machine's."""
     own = {address for _, address in _of_interfaces()}
     return any(address in own or _is_loopback(address) for address in _resolved(name))
 
@@ -56,7 +56,7 @@ def interface_of(address: str) -> str | None:
 
 
 def reach(addresses: Sequence[str], port: int, seconds: float) -> tuple[str, str]:
-    """Returns the first address that answers and this machine's own towards it; Unreachable after `seconds`."""
+    """Returns the first address that answers and this machine's address towards it; Unreachable after `seconds`."""
     deadline, reasons = time.monotonic() + seconds, dict.fromkeys(addresses, "not tried")
     while True:
         for address in addresses:
@@ -97,12 +97,12 @@ def _is_loopback(address: str) -> bool:
 
 
 SECONDS_TO_WAIT = 60.0
-_SECONDS_TO_SHOW = 15.0  # what another machine has written, on a shared disk
+_SECONDS_TO_SHOW = 15.0  # for a file written by another machine on a shared disk
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where the machines of a run meet."""
+    """The rendezvous address of a run."""
 
     host: str
     port: int
@@ -112,7 +112,7 @@ class Place:
 
 
 def place_of(text: str) -> Place:
-    """Returns what HOST:PORT says; ValueError when it says something else."""
+    """Parses HOST:PORT; ValueError when the text is something else."""
     host, _, port = text.rpartition(":")
     if not host or not port.isdecimal() or not 0 < int(port) < 65536:
         raise ValueError(f"launcher.rendezvous={text} is not HOST:PORT. Try: {host or text or 'node1'}:29500")
@@ -120,7 +120,7 @@ def place_of(text: str) -> Place:
 
 
 def is_first(place: Place) -> bool:
-    """Tells whether this machine is to hold the meeting: it has the address, and nothing listens there yet."""
+    """Returns whether this machine holds the store: it has the address, and the port is free."""
     if not is_own(place.host):
         return False
     with socket.socket(socket.AF_INET6 if ":" in place.host else socket.AF_INET) as probe:
@@ -133,23 +133,23 @@ def is_first(place: Place) -> bool:
 
 
 def wait_for_first(place: Place, run: RunFolder) -> None:
-    """Returns when the first machine has begun the run; ValueError when it does not, or its folder is not seen here."""
+    """Waits until the first machine has started the run; ValueError when it does not, or its folder is not shared."""
     try:
         reach([place.host], place.port, SECONDS_TO_WAIT)
     except Unreachable as error:
-        rule = "the same command must be typed on the machine that has this address"
+        rule = "run the same command on the machine that has this address"
         raise ValueError(f"launcher.rendezvous={place}: {rule}; {error}. Try: another address, or port") from error
     deadline = time.monotonic() + _SECONDS_TO_SHOW
     while run.read_status()["state"] not in ("pending", "running"):
         if time.monotonic() > deadline:
             raise ValueError(
-                f"launcher.rendezvous={place} answers, and {run.path} is not under way here: another program has that "
+                f"launcher.rendezvous={place} answers, but {run.path} is not running here: another program uses that "
                 "port, or the machines do not share this folder. Try: another port, or runs_dir on a shared disk"
             )
         time.sleep(0.2)
 
 
-_SECONDS_TO_END = 5  # for the elastic process to end its workers before it is killed, and they with it
+_SECONDS_TO_END = 5  # for the elastic process to end its workers before all are killed
 
 
 class Local:
@@ -173,17 +173,17 @@ class Local:
         restarts: int = 0,
     ):
         """rendezvous: HOST:PORT of the first of several machines. stage, stage_dir, hang_seconds: for others, who read
-        them in the run's config.
+        them them from the run's config.
         """
         if rendezvous and restarts:
             raise ValueError(
-                f"launcher.restarts={restarts}: machines that meet without a scheduler are not started again. "
+                f"launcher.restarts={restarts}: machines without a scheduler are not restarted. "
                 "Try: launcher.restarts=0, or launcher=slurm"
             )
         if (nodes == 1) != (rendezvous is None):
             raise ValueError(
-                f"launcher.nodes={nodes} launcher.rendezvous={rendezvous or 'null'}: this machine, or several that "
-                "meet. Try: launcher.nodes=2 launcher.rendezvous=HOST:29500, or launcher=slurm"
+                f"launcher.nodes={nodes} launcher.rendezvous={rendezvous or 'null'}: one machine, or several with "
+                "a rendezvous. Try: launcher.nodes=2 launcher.rendezvous=HOST:29500, or launcher=slurm"
             )
         self._nodes = nodes
         self._place = place_of(rendezvous) if rendezvous else None
@@ -196,7 +196,7 @@ class Local:
         self._server = ForkServer()
 
     def submit(self, run_dirs: Sequence[Path]) -> "list[LocalRun]":
-        """Starts the first `jobs_at_once` runs; the others start as earlier ones end, while anyone waits."""
+        """Starts the first `jobs_at_once` runs; the others start as earlier ones end, while a caller waits."""
         meet = ["--nodes", str(self._nodes)]
         if self._place:
             meet += ["--address", self._place.host, "--port", str(self._place.port)]
@@ -210,7 +210,7 @@ class Local:
         return runs
 
     def find(self, run_dir: Path) -> "LocalRun | None":
-        """Returns this machine's part of a run that the first machine has begun; None where this is the first."""
+        """Returns this machine's part of a run started on the first machine; None on the first machine."""
         if self._place is None or is_first(self._place):
             return None
         run = RunFolder(Path(run_dir))
@@ -236,7 +236,7 @@ class LocalRun:
         jobs_at_once: int = 1,
         is_part: bool = False,
     ):
-        """meet: how its elastic process meets other machines'. is_part: another machine's launch has the run."""
+        """meet: rendezvous arguments of the elastic process. is_part: another machine's launch owns the run."""
         self.run, self.is_part = run, is_part
         self.attempt: int = run.read_status()["attempt"]
         self._program = program
@@ -252,7 +252,7 @@ class LocalRun:
         return self.run.read_status()["state"] if self._process or self._outcome else "pending"
 
     def wait(self, seconds: float) -> Outcome | None:
-        """Returns how the run ended, and has written it to status.json; None when it has not ended yet."""
+        """Returns the outcome after writing it to status.json; None if the run has not ended yet."""
         if self._outcome is not None:
             return self._outcome
         for other in self._queue:
@@ -269,7 +269,7 @@ class LocalRun:
         return self._outcome
 
     def cancel(self) -> None:
-        """Ends every process of the run at once; the workers die with the elastic process."""
+        """Kills every process of the run; the workers die with the elastic process."""
         if self._process is None:
             error = asdict(Failure.of_run("cancelled before it started", self._log))
             self._outcome = self._outcome or Outcome("failed", error)
@@ -277,7 +277,7 @@ class LocalRun:
         self._process.cancel(_SECONDS_TO_END)
 
     def start_again(self) -> None:
-        """Starts the attempt that status.json names, in place of the one that has ended and in its turn."""
+        """Starts the attempt in status.json after the previous one has ended, when it is this run's turn."""
         assert self._outcome is not None
         self.attempt = self.run.read_status()["attempt"]
         self._outcome = None

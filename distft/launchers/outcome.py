@@ -1,4 +1,4 @@
-"""How an attempt ended, told from what its elastic process left, and written into status.json."""
+"""The outcome of an attempt, from the exit code and output of its elastic process, written to status.json."""
 
 import json
 import sys
@@ -17,7 +17,7 @@ from distft.runtime.logs import Patient
 
 
 def outcome_of(run: RunFolder, code: int, said: str, log: Path) -> Outcome:
-    """Returns the outcome of an elastic process that ended with `code` and printed `said`; `log` is its own."""
+    """Returns the outcome of an elastic process from its exit code, its stdout `said` and its `log`."""
     if said.strip():
         return Outcome("failed", json.loads(said))
     if code:
@@ -30,21 +30,21 @@ def outcome_of(run: RunFolder, code: int, said: str, log: Path) -> Outcome:
 
 
 def note_end(run: RunFolder, state: State, error: Mapping[str, Any] | None = None) -> None:
-    """Notes when an attempt ended, and where its time went; of several that tell an end the first counts."""
+    """Records when an attempt ended and how its time was spent; only the first record of an end is used."""
     note(run, "ended", run.read_status()["attempt"], state=state, failed=(error or {}).get("time"))
     write_goodput(run)
 
 
 def write_outcome(run: RunFolder, outcome: Outcome) -> None:
-    """Puts the outcome into status.json where there is room for it, of a run that was stopped with the reason."""
+    """Writes the outcome to status.json, with the reason of a stop; a full disk is only reported."""
     note_end(run, outcome.state, outcome.error)
     reason = stop.reason_of(run, run.read_status()["attempt"]) if outcome.state == "preempted" else None
     try:
         run.write_status(state=outcome.state, exit_code=outcome.exit_code, error=outcome.error, reason=reason)
-    except OSError as full:  # the error that ended the run must reach the user all the same
+    except OSError as full:  # the error that ended the run must still reach the user
         print(f"{run.status}: not written: {full}", file=Patient(sys.stderr))
 
 
 def elastic_log(run: RunFolder, attempt: int, node: int = 0) -> Path:
-    """Returns where the elastic process of a node writes what it has to say."""
+    """Returns the log of a node's elastic process."""
     return run.rank_log(attempt, 0).with_name(f"elastic-{node}.log" if node else "elastic.log")

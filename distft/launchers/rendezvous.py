@@ -43,11 +43,11 @@ class Node:
     count: int
 
 
-class NotMet(RuntimeError):
+class RendezvousError(RuntimeError):
     """The nodes of the run did not come together; the message says which did not, and why."""
 
 
-class Meeting:
+class Rendezvous:
     """The open store, seen from one node."""
 
     def __init__(self, store: TCPStore, node: Node, address: str, port: int, interface: str | None, attempt: int):
@@ -59,12 +59,12 @@ class Meeting:
         """Returns a connection of its own for a thread: questions on one connection wait for each other."""
         return _store(self.address, self.port, timedelta(seconds=_SECONDS_TO_PART))
 
-    def tell(self, failure: Failure) -> None:
+    def report_failure(self, failure: Failure) -> None:
         """Tells the other nodes that this one's ranks have failed; the first failure told is the run's."""
         with suppress(DistError):
             self.store.compare_set("failure", "", json.dumps(asdict(failure)))
 
-    def told(self) -> Failure | None:
+    def reported_failure(self) -> Failure | None:
         """Returns the failure that was told first, None while there is none or the first node is gone."""
         try:
             return Failure(**json.loads(self.store.get("failure"))) if self.store.check(["failure"]) else None
@@ -96,7 +96,7 @@ class Meeting:
             if thread.is_alive():
                 thread.join()
 
-    def part(self) -> None:
+    def leave(self) -> None:
         """Returns when every node is here, or in _SECONDS_TO_PART: the store must outlive those who still read it."""
         with suppress(DistError):
             self.store.add("parted", 1)
@@ -111,27 +111,29 @@ def rendezvous_file(run: RunFolder, attempt: int) -> Path:
     return run.rank_log(attempt, 0).with_name("rendezvous.json")
 
 
-def open_alone(attempt: int) -> Meeting:
-    """Returns the meeting of a run on this machine alone."""
+def open_alone(attempt: int) -> Rendezvous:
+    """Returns the rendezvous of a run on this machine alone."""
     store = _store("127.0.0.1", 0, timedelta(seconds=SECONDS_TO_MEET), is_master=True)
-    return Meeting(store, Node(0, 1), "127.0.0.1", store.port, interface_of("127.0.0.1"), attempt)
+    return Rendezvous(store, Node(0, 1), "127.0.0.1", store.port, interface_of("127.0.0.1"), attempt)
 
 
-def open_first(run: RunFolder, attempt: int, count: int, vouched: str = "", port: int = 0) -> Meeting:
-    """Opens the store on the first node, and returns when all nodes are there; NotMet when some do not come.
+def open_first(run: RunFolder, attempt: int, count: int, vouched: str = "", port: int = 0) -> Rendezvous:
+    """Opens the store on the first node, and returns when all nodes are there; RendezvousError when some do not come.
 
     vouched: the address that the scheduler, or the user, gives for this node. port: 0 takes a free one.
     """
     addresses = own_addresses(*([vouched] if vouched else []))
     if not addresses:
-        raise NotMet(
+        raise RendezvousError(
             "this node, the first, has no address that others could reach: its name does not resolve, or to loopback, "
             "and no interface is up. Try: NodeAddr in slurm.conf, or launcher.rendezvous=ADDRESS:PORT"
         )
     try:
         store = _store("127.0.0.1", port, timedelta(seconds=SECONDS_TO_MEET), is_master=True)
     except DistError as error:
-        raise NotMet(f"port {port} of this machine is taken: {_first_line(error)}. Try: another port") from error
+        raise RendezvousError(
+            f"port {port} of this machine is taken: {_first_line(error)}. Try: another port"
+        ) from error
     place = Place(attempt, addresses, store.port, os.urandom(8).hex())
     store.set("place", json.dumps(asdict(place)))
     file = rendezvous_file(run, attempt)
@@ -139,22 +141,22 @@ def open_first(run: RunFolder, attempt: int, count: int, vouched: str = "", port
     deadline = time.monotonic() + SECONDS_TO_MEET
     while (here := store.add("nodes", 0) + 1) < count:
         if time.monotonic() > deadline:
-            raise NotMet(
+            raise RendezvousError(
                 f"{here} of {count} nodes came within {SECONDS_TO_MEET:.0f} s. The others find this one by {file}, at "
                 f"{', '.join(addresses)} port {store.port}"
             )
         time.sleep(0.05)
     towards = store.get("reached").decode() if count > 1 else addresses[0]
-    return Meeting(store, Node(0, count), "127.0.0.1", store.port, interface_of(towards), attempt)
+    return Rendezvous(store, Node(0, count), "127.0.0.1", store.port, interface_of(towards), attempt)
 
 
-def join(run: RunFolder, attempt: int, node: Node) -> Meeting:
-    """Joins the store that rendezvous.json of this attempt tells of; NotMet when it cannot be reached."""
+def join(run: RunFolder, attempt: int, node: Node) -> Rendezvous:
+    """Joins the store that rendezvous.json of this attempt tells of; RendezvousError when it cannot be reached."""
     file = rendezvous_file(run, attempt)
     deadline = time.monotonic() + SECONDS_TO_MEET
     while not file.is_file():
         if time.monotonic() > deadline:
-            raise NotMet(
+            raise RendezvousError(
                 f"the first node has not written {file} in {SECONDS_TO_MEET:.0f} s. Did it start? Is the disk shared?"
             )
         time.sleep(0.1)
@@ -162,30 +164,30 @@ def join(run: RunFolder, attempt: int, node: Node) -> Meeting:
     return _joined(run, place.addresses, place.port, node)
 
 
-def join_at(run: RunFolder, host: str, port: int, count: int) -> Meeting:
-    """Joins the store at an address that the user gives, as the next node that comes; NotMet when that cannot be."""
-    meeting = _joined(run, [host], port, None, count)
-    if meeting.node.index >= count:
-        raise NotMet(f"launcher.nodes={count}, and so many are there already. Try: launcher.nodes={count + 1}")
-    return meeting
+def join_at(run: RunFolder, host: str, port: int, count: int) -> Rendezvous:
+    """Joins the store at the address that the user gave, as the next node; RendezvousError when that fails."""
+    rendezvous = _joined(run, [host], port, None, count)
+    if rendezvous.node.index >= count:
+        raise RendezvousError(f"launcher.nodes={count}, and so many are there already. Try: launcher.nodes={count + 1}")
+    return rendezvous
 
 
-def _joined(run: RunFolder, addresses: list[str], port: int, node: Node | None, count: int = 0) -> Meeting:
+def _joined(run: RunFolder, addresses: list[str], port: int, node: Node | None, count: int = 0) -> Rendezvous:
     try:
         address, own = reach(addresses, port, SECONDS_TO_MEET if node is None else _SECONDS_TO_REACH)
         store = _store_that_answers(address, port)
         place = Place(**json.loads(store.get("place")))
     except (Unreachable, DistError) as error:
-        raise NotMet(_first_line(error)) from error
+        raise RendezvousError(_first_line(error)) from error
     file = rendezvous_file(run, place.attempt)
     if not file.is_file() or read_json(file)["number"] != place.number:
-        raise NotMet(
+        raise RendezvousError(
             f"{address}:{port} answers, and {file} is not what it wrote: the run folder is not shared by the nodes. "
             "Try: runs_dir on a disk that all of them see under one path"
         )
     came = store.add("nodes", 1)
     store.set("reached", address)
-    return Meeting(store, node or Node(came, count), address, port, interface_of(own), place.attempt)
+    return Rendezvous(store, node or Node(came, count), address, port, interface_of(own), place.attempt)
 
 
 def _store(host: str, port: int, timeout: timedelta, is_master: bool = False) -> TCPStore:
@@ -193,7 +195,7 @@ def _store(host: str, port: int, timeout: timedelta, is_master: bool = False) ->
 
 
 def _store_that_answers(host: str, port: int) -> TCPStore:
-    """Returns the store at an address; NotMet when another program has it.
+    """Returns the store at an address; RendezvousError when another program has it.
 
     Trap: the client's first question has no time-out, so a program that is silent would be waited for without end.
     """
@@ -207,7 +209,9 @@ def _store_that_answers(host: str, port: int) -> TCPStore:
     ask.start()
     ask.join(SECONDS_TO_MEET / 2)
     if not found:
-        raise NotMet(f"{host}:{port} answers, and is no meeting of a run: another program has it. Try: another port")
+        raise RendezvousError(
+            f"{host}:{port} answers, and is no rendezvous of a run: another program has it. Try: another port"
+        )
     return found[0]
 
 

@@ -22,7 +22,7 @@ from typing import Any
 
 from torch.distributed import DistError, TCPStore  # pyright: ignore[reportPrivateImportUsage]  # documented there
 
-from distft.launchers.rendezvous import Meeting
+from distft.launchers.rendezvous import Rendezvous
 from distft.run import RunFolder, write_json
 from distft.runtime import heartbeat, stacks
 from distft.runtime.errors import HANG, Failure
@@ -39,7 +39,7 @@ _STEPS_REMEMBERED = 101
 class Limits:
     """launcher.hang_seconds and launcher.hang_seconds_outside."""
 
-    step: float | None = None  # None: told from the median step
+    step: float | None = None  # None: states from the median step
     outside: float = OUTSIDE_SECONDS  # of steps: start, save, evaluate; 0: nobody watches
 
     @classmethod
@@ -80,7 +80,7 @@ _GONE = "ZX"
 
 
 @dataclass(frozen=True)
-class Told:
+class RankState:
     """What is known of one rank when the run hangs."""
 
     rank: int
@@ -92,7 +92,7 @@ class Told:
     state: str  # of its process, in words; empty when it runs
     stacks: str
 
-    def words(self) -> str:
+    def describe(self) -> str:
         how = f", {self.state}" if self.state else ""
         return f"rank {self.rank} on {self.host} in {self.phase} of step {self.step}{how}"
 
@@ -108,7 +108,7 @@ class Ranks:
         self._changed = dict.fromkeys(ranks, time.monotonic())  # when a rank was last seen to go on
         self._looked = time.monotonic()
 
-    def look(self, period: float) -> str:
+    def check(self, period: float) -> str:
         """Returns why the run counts as hung, an empty text while it does not.
 
         period: seconds between looks. What this process has slept through is no rank's silence: the machine may have
@@ -125,26 +125,28 @@ class Ranks:
                 self.pace.see(beat)
         limit, whence = self.limit()
         silent = [rank for rank in self.numbers if now - self._changed[rank] > limit]
-        return whence if any(self._is_there(self.last.get(rank)) for rank in silent) else ""
+        return whence if any(self._is_alive(self.last.get(rank)) for rank in silent) else ""
 
     def limit(self) -> tuple[float, str]:
         """Returns the seconds that any rank may be silent, and where from: a rank that saves has others wait for it."""
         beats = [self.last.get(rank) for rank in self.numbers]
         return max(self.pace.limit(beat.phase if beat else "start") for beat in beats)
 
-    def tell(self) -> list[Told]:
+    def query(self) -> list[RankState]:
         """Asks every rank where it is, and returns what each says."""
-        alive = {rank: beat for rank, beat in self.last.items() if self._is_there(beat)}
+        alive = {rank: beat for rank, beat in self.last.items() if self._is_alive(beat)}
         states = {rank: _STATES.get(_state(beat.pid), "") for rank, beat in alive.items()}
         said = stacks.ask({beat.pid: stack_file(self.folder, rank) for rank, beat in alive.items()})
-        now, told = time.monotonic(), []
+        now, found = time.monotonic(), []
         for rank in self.numbers:
             beat = self.last.get(rank, Beat(0, 0, "start", 0, 0, 0.0, {}))
             silent = now - self._changed[rank]
             state = states.get(rank, "not there" if rank not in alive else "")
             text = said.get(beat.pid, "")
-            told.append(Told(rank, socket.gethostname(), beat.step, beat.phase, beat.collectives, silent, state, text))
-        return told
+            found.append(
+                RankState(rank, socket.gethostname(), beat.step, beat.phase, beat.collectives, silent, state, text)
+            )
+        return found
 
     def kill(self) -> None:
         """Ends every rank at once."""
@@ -153,7 +155,7 @@ class Ranks:
                 os.kill(beat.pid, 9)
 
     @staticmethod
-    def _is_there(beat: Beat | None) -> bool:
+    def _is_alive(beat: Beat | None) -> bool:
         """Tells a rank that may still go on from one that has ended; one that has not begun may."""
         return beat is None or _state(beat.pid) not in _GONE
 
@@ -166,14 +168,14 @@ def stack_file(folder: Path, rank: int) -> Path:
     return folder / f"rank-{rank}.stacks"
 
 
-def late(told: Sequence[Told]) -> list[Told]:
+def lagging(states: Sequence[RankState]) -> list[RankState]:
     """Returns the ranks that are behind the others: those that have not entered the collective that others are in."""
-    furthest = max(each.collectives for each in told)
-    return [each for each in told if each.collectives < furthest]
+    furthest = max(each.collectives for each in states)
+    return [each for each in states if each.collectives < furthest]
 
 
-def as_json(told: Sequence[Told]) -> list[dict[str, Any]]:
-    return [asdict(each) for each in told]
+def as_json(states: Sequence[RankState]) -> list[dict[str, Any]]:
+    return [asdict(each) for each in states]
 
 
 def _state(pid: int) -> str:
@@ -227,7 +229,7 @@ def write_health(run: RunFolder, attempt: int, rows: Sequence[Row]) -> None:
 
 
 _SECONDS_BETWEEN_LOOKS = 0.25
-_SECONDS_BETWEEN_TELLING = 10.0  # the run folder where the ranks are; one small file, of one node
+_SECONDS_BETWEEN_REPORTS = 10.0  # the run folder where the ranks are; one small file, of one node
 _SECONDS_FOR_OTHERS = 10.0
 _MOST_NAMED = 8
 
@@ -235,61 +237,61 @@ _MOST_NAMED = 8
 class Watchdog:
     """Watches one attempt on one node."""
 
-    def __init__(self, run: RunFolder, meeting: Meeting, ranks: Ranks, limits: Limits) -> None:
-        self.run, self.meeting, self.ranks, self.limits = run, meeting, ranks, limits
-        self.node = meeting.node
+    def __init__(self, run: RunFolder, rendezvous: Rendezvous, ranks: Ranks, limits: Limits) -> None:
+        self.run, self.rendezvous, self.ranks, self.limits = run, rendezvous, ranks, limits
+        self.node = rendezvous.node
         self.health = Health(ranks)
 
     def watch(self, over: threading.Event) -> None:
         """Returns when `over` is set, or after the run has hung and its ranks of this node have been ended."""
-        store = self.meeting.client()
+        store = self.rendezvous.client()
         due = time.monotonic()
         while not over.wait(_SECONDS_BETWEEN_LOOKS):
-            why = self.ranks.look(_SECONDS_BETWEEN_LOOKS)
-            with suppress(DistError):  # a node that is gone is the meeting's to notice
+            why = self.ranks.check(_SECONDS_BETWEEN_LOOKS)
+            with suppress(DistError):  # a node that is gone is the rendezvous's to notice
                 if time.monotonic() >= due:
-                    due = time.monotonic() + _SECONDS_BETWEEN_TELLING
-                    self._tell_health(store)
+                    due = time.monotonic() + _SECONDS_BETWEEN_REPORTS
+                    self._report_health(store)
                 if why or store.check(["hang"]):
                     self._end(store, why)
                     return
-        self.ranks.look(_SECONDS_BETWEEN_LOOKS)
+        self.ranks.check(_SECONDS_BETWEEN_LOOKS)
         with suppress(DistError):  # of a short run it is the only time
-            self._tell_health(store)
+            self._report_health(store)
 
-    def _tell_health(self, store: TCPStore) -> None:
+    def _report_health(self, store: TCPStore) -> None:
         if self.node.count > 1:
             store.set(f"health-{self.node.index}", json.dumps(self.health.rows()))
         if self.node.index == 0:
             others = [f"health-{i}" for i in range(1, self.node.count)]
             rows = [row for key in others if store.check([key]) for row in json.loads(store.get(key))]
-            write_health(self.run, self.meeting.attempt, [*self.health.rows(), *rows])
+            write_health(self.run, self.rendezvous.attempt, [*self.health.rows(), *rows])
 
     def _end(self, store: TCPStore, why: str) -> None:
         """Has every rank tell where it is, tells the failure where this node noticed first, and ends the ranks."""
         me = str(self.node.index)
         is_first = bool(why) and store.compare_set("hang", "", me).decode() == me
-        told = self.ranks.tell()
-        write_stacks(self.run, self.meeting.attempt, self.node.index, told)
-        store.set(f"hang-{me}", json.dumps(as_json(told)))
+        states = self.ranks.query()
+        write_stacks(self.run, self.rendezvous.attempt, self.node.index, states)
+        store.set(f"hang-{me}", json.dumps(as_json(states)))
         if is_first:
             missing = []
             for index in [i for i in range(self.node.count) if str(i) != me]:
                 if answer := _wait_for(store, f"hang-{index}"):
-                    told += [Told(**each) for each in json.loads(answer)]
+                    states += [RankState(**each) for each in json.loads(answer)]
                 else:
                     missing.append(index)
-            self.meeting.tell(failure_of(self.run, self.meeting.attempt, why, told, missing))
+            self.rendezvous.report_failure(failure_of(self.run, self.rendezvous.attempt, why, states, missing))
         else:
             _wait_for(store, "failure")
         self.ranks.kill()
 
 
 @contextmanager
-def watched(run: RunFolder, meeting: Meeting, folder: Path, processes: int, limits: Limits) -> Iterator[None]:
+def watched(run: RunFolder, rendezvous: Rendezvous, folder: Path, processes: int, limits: Limits) -> Iterator[None]:
     """Has a thread watch the ranks of this node inside the block."""
-    first = meeting.node.index * processes
-    dog = Watchdog(run, meeting, Ranks(folder, range(first, first + processes), limits), limits)
+    first = rendezvous.node.index * processes
+    dog = Watchdog(run, rendezvous, Ranks(folder, range(first, first + processes), limits), limits)
     over = threading.Event()
     thread = threading.Thread(target=dog.watch, args=(over,), daemon=True, name="watchdog")
     thread.start()
@@ -300,23 +302,23 @@ def watched(run: RunFolder, meeting: Meeting, folder: Path, processes: int, limi
         thread.join(_SECONDS_FOR_OTHERS)
 
 
-def failure_of(run: RunFolder, attempt: int, why: str, told: Sequence[Told], missing: Sequence[int]) -> Failure:
-    """Returns the failure of a run that hangs: which ranks are to blame as far as can be told, and where they are."""
-    behind = late(told)
-    silent = max(each.silent_seconds for each in told)
+def failure_of(run: RunFolder, attempt: int, why: str, states: Sequence[RankState], missing: Sequence[int]) -> Failure:
+    """Returns the failure of a run that hangs: which ranks are to blame as far as can be states, and where they are."""
+    behind = lagging(states)
+    silent = max(each.silent_seconds for each in states)
     if missing:
         blamed = f"node {', '.join(map(str, missing))} does not answer"
-    elif not behind and len(told) == 1:
-        blamed = told[0].words()
+    elif not behind and len(states) == 1:
+        blamed = states[0].describe()
     elif not behind:
-        furthest = max(each.collectives for each in told)
+        furthest = max(each.collectives for each in states)
         blamed = f"every rank has entered collective {furthest}: the network between them, or what each does after it"
     else:
-        furthest = max(each.collectives for each in told)
-        names = "; ".join(each.words() for each in behind[:_MOST_NAMED])
+        furthest = max(each.collectives for each in states)
+        names = "; ".join(each.describe() for each in behind[:_MOST_NAMED])
         more = f" and {len(behind) - _MOST_NAMED} more" if len(behind) > _MOST_NAMED else ""
         blamed = f"collective {furthest} was not entered by {names}{more}"
-    culprit = (behind or told)[0] if len(behind or told) == 1 else None
+    culprit = (behind or states)[0] if len(behind or states) == 1 else None
     frames = stacks.main_thread(culprit.stacks) if culprit else []
     own = [frame for frame in frames if "/distft/" in frame] or frames
     return Failure(
@@ -336,11 +338,11 @@ def stacks_file(run: RunFolder, attempt: int, node: int | str = "*") -> Path:
     return run.rank_log(attempt, 0).with_name(f"stacks-node-{node}.txt")
 
 
-def write_stacks(run: RunFolder, attempt: int, node: int, told: Sequence[Told]) -> None:
+def write_stacks(run: RunFolder, attempt: int, node: int, states: Sequence[RankState]) -> None:
     """Writes the stacks of a node's ranks, each under where it is; a disk that takes nothing does not save the run."""
     parts = []
-    for each in told:
-        about = f"{each.words()}, {each.collectives} collectives, silent for {each.silent_seconds:.1f} s"
+    for each in states:
+        about = f"{each.describe()}, {each.collectives} collectives, silent for {each.silent_seconds:.1f} s"
         parts.append(f"== {about}\n{each.stacks or '(no answer)'}\n")
     with suppress(OSError):
         stacks_file(run, attempt, node).write_text("\n".join(parts))

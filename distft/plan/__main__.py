@@ -48,7 +48,7 @@ def main(argv: list[str]) -> int:
 
 
 def _is_own(key: str) -> bool:
-    """Tells whether a key is one of this command, or one of them with a typing error."""
+    """Returns whether a key is one of this command, or one of them with a typing error."""
     return key in OWN or (len(key) > 4 and edits(key, "memory_gib") <= 3)
 
 

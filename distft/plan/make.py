@@ -97,7 +97,7 @@ def check_base_model(values: dict[str, Any], data_dir: Path | None = None) -> No
 
 
 def is_checked(values: dict[str, Any]) -> bool:
-    """Tells whether a base model of this content has been looked at; a random instance is, when it starts."""
+    """Returns whether a base model of this content has been looked at; a random instance is, when it starts."""
     model_dir = _model_dir(values)
     return values["model"]["tiny"] or (
         model_dir is not None and read_verdict(model_dir, values["cache_dir"]) is not None

@@ -52,7 +52,7 @@ _SHORTEST_SECRET = 8  # blanking shorter values would garble ordinary text
 
 
 def looks_secret(name: str) -> bool:
-    """Tells whether a variable's name says that its value is a secret: HF_TOKEN does, NUM_MEMORY_TOKENS does not."""
+    """Returns whether a variable's name says that its value is a secret: HF_TOKEN does, NUM_MEMORY_TOKENS does not."""
     return not _SECRET_WORDS.isdisjoint(re.split(r"[^A-Z0-9]+", name.upper()))
 
 
@@ -79,7 +79,7 @@ def redact(text: str, variables: Mapping[str, str] = os.environ) -> str:
 
 
 def has_secret(text: str) -> bool:
-    """Tells whether a text holds what looks like a token, or an address with a password in it."""
+    """Returns whether a text holds what looks like a token, or an address with a password in it."""
     return bool(_SHAPES.search(text) or _IN_URL.search(text))
 
 

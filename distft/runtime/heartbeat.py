@@ -176,19 +176,19 @@ def begin(folder: Path, rank: int) -> None:
 
 
 def enter(phase: str) -> None:
-    """Tells that this process goes on with `phase`, one of PHASES, or with the next piece of it."""
+    """Reports that this process goes on with `phase`, one of PHASES, or with the next piece of it."""
     if _heart:
         _heart[0].enter(phase)
 
 
 def begin_step(step: int) -> None:
-    """Tells that this process begins step `step`."""
+    """Reports that this process begins step `step`."""
     if _heart:
         _heart[0].begin_step(step)
 
 
 def beat() -> None:
-    """Tells that this process goes on in what it is in: a long read or copy does so at every block.
+    """Reports that this process goes on in what it is in: a long read or copy does so at every block.
 
     In another thread than the first it does nothing: what goes on beside the work is no sign that the work does.
     """
@@ -198,7 +198,7 @@ def beat() -> None:
 
 @contextmanager
 def during(phase: str) -> Iterator[None]:
-    """Tells that this process is in `phase` inside the block, and in what it was in before after it."""
+    """Reports that this process is in `phase` inside the block, and in what it was in before after it."""
     before = _heart[0].phase if _heart else phase
     enter(phase)
     try:

@@ -59,7 +59,7 @@ class Followed:
             self.is_cancelled = True
             self.handle.cancel()
         elif reason:
-            self._following.ask_to_stop(reason)
+            self._following.request_stop(reason)
 
     def finish(self, outcome: Outcome) -> None:
         """Records and shows how the job ended; a cancelled job is pending again."""

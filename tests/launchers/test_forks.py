@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from distft.launchers.elastic import OwnPython
+from distft.launchers.elastic import SpawnedRank
 from distft.launchers.forks import Forked, ForkServer
 from distft.launchers.outcome import elastic_log
 from distft.run import RunFolder
@@ -109,7 +109,7 @@ def test_where_ranks_cannot_be_forked_each_is_a_python_of_its_own(tmp_path: Path
     log = tmp_path / "rank-0.log"
     rank = elastic.start_rank("platform", ["--help"], {"RANK": "0", "OMP_NUM_THREADS": "1"}, log)
     rank.join(60)
-    assert isinstance(rank, OwnPython) and rank.exitcode == 0 and log.read_text()
+    assert isinstance(rank, SpawnedRank) and rank.exitcode == 0 and log.read_text()
     rank = elastic.start_rank("tests.no_such_module", [], {"RANK": "0"}, log)
     assert rank.exitcode is None
     rank.join(60)

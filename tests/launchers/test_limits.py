@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from distft.launchers.watchdog import FLOOR_SECONDS, Limits, Ranks, StepSeconds, Told, late
+from distft.launchers.watchdog import FLOOR_SECONDS, Limits, Ranks, RankState, StepSeconds, lagging
 from distft.runtime.heartbeat import PHASES, Beat
 
 BEAT = Beat(1, 1, "forward", 1, 1, 0.0, dict.fromkeys(PHASES, 0.0))
@@ -57,6 +57,6 @@ def test_while_one_rank_saves_the_others_may_wait_as_long(tmp_path: Path):
 
 
 def test_the_late_are_those_that_have_not_entered_what_others_wait_in():
-    told = [Told(rank, "n", 3, "forward", entered, 9.0, "", "") for rank, entered in enumerate((8, 9, 7, 9))]
-    assert [each.rank for each in late(told)] == [0, 2]
-    assert late([replace(each, collectives=4) for each in told]) == []
+    states = [RankState(rank, "n", 3, "forward", entered, 9.0, "", "") for rank, entered in enumerate((8, 9, 7, 9))]
+    assert [each.rank for each in lagging(states)] == [0, 2]
+    assert lagging([replace(each, collectives=4) for each in states]) == []

@@ -1,4 +1,4 @@
-"""Nodes meet at the first's store, hear of the first failure, and part in order; who does not come is told."""
+"""Nodes meet at the first's store, hear of the first failure, and part in order; who does not come is reported."""
 
 import json
 import multiprocessing
@@ -13,7 +13,16 @@ from pathlib import Path
 import pytest
 
 from distft.launchers import rendezvous as module
-from distft.launchers.rendezvous import Meeting, Node, NotMet, join, join_at, open_alone, open_first, rendezvous_file
+from distft.launchers.rendezvous import (
+    Node,
+    Rendezvous,
+    RendezvousError,
+    join,
+    join_at,
+    open_alone,
+    open_first,
+    rendezvous_file,
+)
 from distft.run import RunFolder, read_json, write_json
 from distft.runtime.errors import Failure
 
@@ -48,7 +57,7 @@ def apart() -> Iterator[Callable[..., "multiprocessing.Process"]]:
         process.join()
 
 
-def meet(run: RunFolder, count: int = 2) -> list[Meeting]:
+def meet(run: RunFolder, count: int = 2) -> list[Rendezvous]:
     """Returns the meeting as each of `count` nodes sees it."""
     with ThreadPoolExecutor() as pool:
         first = pool.submit(open_first, run, 3, count, "127.0.0.1")
@@ -71,17 +80,17 @@ def test_nodes_find_the_first_by_the_run_folder(run: RunFolder):
 
 def test_a_run_on_one_machine_meets_nobody_and_writes_nothing(run: RunFolder):
     alone = open_alone(1)
-    assert alone.node == Node(0, 1) and alone.told() is None and not run.path.exists()
-    alone.part()
+    assert alone.node == Node(0, 1) and alone.reported_failure() is None and not run.path.exists()
+    alone.leave()
 
 
 def test_the_failure_that_was_told_first_is_everyones(run: RunFolder):
     nodes = meet(run, 3)
-    assert [node.told() for node in nodes] == [None] * 3
-    nodes[2].tell(failure(2))
-    nodes[0].tell(failure(0))
-    nodes[1].tell(failure(1))
-    assert [node.told() for node in nodes] == [failure(2)] * 3
+    assert [node.reported_failure() for node in nodes] == [None] * 3
+    nodes[2].report_failure(failure(2))
+    nodes[0].report_failure(failure(0))
+    nodes[1].report_failure(failure(1))
+    assert [node.reported_failure() for node in nodes] == [failure(2)] * 3
 
 
 def test_a_node_hears_once_of_anothers_failure(run: RunFolder):
@@ -90,9 +99,9 @@ def test_a_node_hears_once_of_anothers_failure(run: RunFolder):
     with first.watched(lambda: heard.append(time.monotonic())):
         time.sleep(1)
         assert not heard
-        told = time.monotonic()
-        second.tell(failure(1))
-        while not heard and time.monotonic() < told + 60:
+        reported = time.monotonic()
+        second.report_failure(failure(1))
+        while not heard and time.monotonic() < reported + 60:
             time.sleep(0.01)
         time.sleep(1)
     assert len(heard) == 1
@@ -103,7 +112,7 @@ def test_nobody_is_disturbed_after_the_ranks_have_ended(run: RunFolder):
     heard: list[None] = []
     with first.watched(lambda: heard.append(None)):
         pass
-    second.tell(failure(1))
+    second.report_failure(failure(1))
     time.sleep(1)
     assert not heard and threading.active_count() < 20
 
@@ -111,7 +120,7 @@ def test_nobody_is_disturbed_after_the_ranks_have_ended(run: RunFolder):
 def hold_first(path: str) -> None:
     meeting = open_first(RunFolder(Path(path)), 3, 2, "127.0.0.1")  # the store lives as long as this does
     time.sleep(60)
-    meeting.part()
+    meeting.leave()
 
 
 def test_a_first_node_that_is_gone_is_a_failure_that_is_heard(run: RunFolder, apart: Callable):
@@ -122,13 +131,13 @@ def test_a_first_node_that_is_gone_is_a_failure_that_is_heard(run: RunFolder, ap
         assert not heard.wait(1)
         process.kill()
         assert heard.wait(60)
-    assert second.told() is None
-    second.tell(failure(1))
-    second.part()
+    assert second.reported_failure() is None
+    second.report_failure(failure(1))
+    second.leave()
 
 
 def test_a_node_that_never_comes_is_counted_and_told_where_to(run: RunFolder):
-    with pytest.raises(NotMet) as caught:
+    with pytest.raises(RendezvousError) as caught:
         open_first(run, 3, 3, "127.0.0.1")
     said = str(caught.value)
     assert said.startswith("1 of 3 nodes came within 2 s. The others find this one by ")
@@ -136,7 +145,7 @@ def test_a_node_that_never_comes_is_counted_and_told_where_to(run: RunFolder):
 
 
 def test_a_first_node_that_never_writes_is_told_with_the_file(run: RunFolder):
-    with pytest.raises(NotMet) as caught:
+    with pytest.raises(RendezvousError) as caught:
         join(run, 3, Node(1, 2))
     assert str(caught.value) == (
         f"the first node has not written {rendezvous_file(run, 3)} in 2 s. Did it start? Is the disk shared?"
@@ -149,7 +158,7 @@ def test_addresses_that_do_not_answer_are_named(run: RunFolder):
         port = free.getsockname()[1]
     place = {"attempt": 3, "addresses": ["127.0.0.1", "::1"], "port": port, "number": "x"}
     write_json(rendezvous_file(run, 3), place)
-    with pytest.raises(NotMet) as caught:
+    with pytest.raises(RendezvousError) as caught:
         join(run, 3, Node(1, 2))
     said = str(caught.value)
     assert f"127.0.0.1:{port}: [Errno 111] Connection refused" in said and f"::1:{port}: " in said
@@ -165,13 +174,13 @@ def test_another_folder_than_the_firsts_is_told(there: str, run: RunFolder, tmp_
         place = read_json(rendezvous_file(run, 3))
         if there == "another":
             write_json(rendezvous_file(other, 3), place | {"number": "of another time"})
-        with pytest.raises(NotMet) as caught:
+        with pytest.raises(RendezvousError) as caught:
             join_at(other, "127.0.0.1", place["port"], 2)
         assert str(caught.value) == (
             f"127.0.0.1:{place['port']} answers, and {rendezvous_file(other, 3)} is not what it wrote: the run folder "
             "is not shared by the nodes. Try: runs_dir on a disk that all of them see under one path"
         )
-        with pytest.raises(NotMet, match="1 of 2 nodes came"):
+        with pytest.raises(RendezvousError, match="1 of 2 nodes came"):
             first.result(10)
 
 
@@ -183,20 +192,20 @@ def test_machines_that_join_by_an_address_count_themselves_and_one_too_many_is_t
         port = read_json(rendezvous_file(run, 3))["port"]
         second = join_at(run, "127.0.0.1", port, 2)
         assert second.node == Node(1, 2) and second.attempt == first.result(10).attempt == 3
-        with pytest.raises(NotMet, match=r"launcher.nodes=2, and so many are there already. Try: .*nodes=3"):
+        with pytest.raises(RendezvousError, match=r"launcher.nodes=2, and so many are there already. Try: .*nodes=3"):
             join_at(run, "127.0.0.1", port, 2)
 
 
 def test_a_port_that_is_taken_is_told(run: RunFolder):
     with socket.create_server(("", 0)) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(NotMet, match=rf"port {port} of this machine is taken: .* Try: another port"):
+        with pytest.raises(RendezvousError, match=rf"port {port} of this machine is taken: .* Try: another port"):
             open_first(run, 3, 2, "127.0.0.1", port)
 
 
 def test_a_program_that_is_no_store_is_no_meeting(run: RunFolder):
     before = set(threading.enumerate())
-    with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(NotMet):
+    with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(RendezvousError):
         join_at(run, "127.0.0.1", silent.getsockname()[1], 2)
     for asking in set(threading.enumerate()) - before:
         asking.join()  # the store warns when the port closes: here, and not among the dots of later tests
@@ -204,7 +213,7 @@ def test_a_program_that_is_no_store_is_no_meeting(run: RunFolder):
 
 def test_a_machine_without_an_address_is_told_what_to_give(run: RunFolder, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(module, "own_addresses", lambda *_: [])
-    with pytest.raises(NotMet, match=r"no address that others could reach: .* Try: NodeAddr in slurm.conf"):
+    with pytest.raises(RendezvousError, match=r"no address that others could reach: .* Try: NodeAddr in slurm.conf"):
         open_first(run, 3, 2)
 
 
@@ -213,14 +222,14 @@ def test_the_first_node_parts_last(run: RunFolder):
     order: list[str] = []
 
     def part_first() -> None:
-        first.part()
+        first.leave()
         order.append("first")
 
     thread = threading.Thread(target=part_first)
     thread.start()
     time.sleep(0.5)
     assert order == []
-    second.part()
+    second.leave()
     order.append("second")
     thread.join(60)
     assert order[-1] == "first" or order == ["first", "second"]
@@ -230,7 +239,7 @@ def test_the_first_node_parts_last(run: RunFolder):
 def test_a_node_that_is_gone_holds_the_first_no_longer_than_said(run: RunFolder):
     first, _ = meet(run)
     begun = time.monotonic()
-    first.part()
+    first.leave()
     assert 1 < time.monotonic() - begun < 60
 
 

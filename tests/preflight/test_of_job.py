@@ -27,19 +27,19 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
 
 
 def measured(run: RunFolder, slow: str | None) -> None:
-    assert preflight.ensure_prepared(run, "12.0")
+    assert preflight.freeze_preflight(run, "12.0")
     rates = {"n1": 100.0, "n2": 90.0} | ({slow: 10.0} if slow else {})
     write_json(run.path / "preflight" / "figures.json", [asdict(Node(n, {"memory": r}, 0.0)) for n, r in rates.items()])
 
 
 def test_it_is_due_once_for_each_start_of_a_job(tmp_path: Path):
     run = freeze(tmp_path / "run", launcher=LAUNCHER)
-    assert preflight.ensure_prepared(run, "12.0") and (run.path / "preflight" / "plan.json").is_file()
-    assert not preflight.ensure_prepared(run, "12.0"), "the ranks are started again on the same nodes"
+    assert preflight.freeze_preflight(run, "12.0") and (run.path / "preflight" / "plan.json").is_file()
+    assert not preflight.freeze_preflight(run, "12.0"), "the ranks are started again on the same nodes"
     assert not (run.path / "preflight" / "plan.json").exists(), "the job's script looks for it"
-    assert preflight.ensure_prepared(run, "12.1")
+    assert preflight.freeze_preflight(run, "12.1")
     assert yaml.safe_load((run.path / "preflight" / "config.yaml").read_text())["work"] == preflight._WORK
-    assert not preflight.ensure_prepared(freeze(tmp_path / "plain", launcher={"nodes": 2}), "12.0")
+    assert not preflight.freeze_preflight(freeze(tmp_path / "plain", launcher={"nodes": 2}), "12.0")
 
 
 def test_a_slow_node_is_left_out_once_beside_those_that_the_user_leaves_out(tmp_path: Path, asked: list, capfd):
@@ -72,7 +72,7 @@ def test_a_job_that_no_other_nodes_are_left_for_goes_on(tmp_path: Path, asked: l
 
 def test_a_node_whose_rank_fails_in_it_is_at_fault(tmp_path: Path, asked: list):
     run = freeze(tmp_path / "run", launcher=LAUNCHER)
-    assert preflight.ensure_prepared(run, "12.0")
+    assert preflight.freeze_preflight(run, "12.0")
     error = {"rank": 2, "type": "Hang", "message": "no progress\nfor long", "time": time.time()}
     preflight.folder_of(run).write_status(state="failed", error=error)
     assert preflight.conclude(run, "12", ["n1", "n2"])  # two processes on each

@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from distft.launch.__main__ import supervise, tell_end
+from distft.launch.__main__ import report_end, supervise
 from distft.launchers.local import Local
 from distft.run import FINISHED, RunFolder
 
@@ -12,4 +12,4 @@ if __name__ == "__main__":
     launcher = Local(program="tests.support.fake_worker", grace_seconds=float(sys.argv[2]))
     [handle] = launcher.submit([run.path])
     outcome = supervise(run, handle, launcher, None)
-    sys.exit(0 if outcome.state in FINISHED else tell_end(run, outcome))
+    sys.exit(0 if outcome.state in FINISHED else report_end(run, outcome))

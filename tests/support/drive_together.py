@@ -5,7 +5,7 @@
 import sys
 from pathlib import Path
 
-from distft.launch.__main__ import supervise, tell_end
+from distft.launch.__main__ import report_end, supervise
 from distft.launchers import local
 from distft.launchers.local import Local
 from distft.run import FINISHED, RunFolder
@@ -22,7 +22,7 @@ def main() -> int:
         print(error, file=sys.stderr)
         return 2
     outcome = supervise(run, handle, launcher, None)
-    return 0 if outcome.state in FINISHED else tell_end(run, outcome)
+    return 0 if outcome.state in FINISHED else report_end(run, outcome)
 
 
 if __name__ == "__main__":

@@ -80,28 +80,28 @@ def slurm(*command: str) -> str:
         raise NoAnswer(f"{command[0]} gave no answer in {_SECONDS_TO_ANSWER} s: {why}") from error
     if done.returncode:
         said = _last_words(done.stderr, command[0], "it failed without a word")
-        raise (NoAnswer if is_silence(said) else SlurmError)(f"{command[0]}: {said}")
+        raise (NoAnswer if is_no_answer(said) else SlurmError)(f"{command[0]}: {said}")
     return done.stdout
 
 
-def is_silence(said: str) -> bool:
+def is_no_answer(said: str) -> bool:
     """Tells a program of SLURM that got no answer from its controller by its last words."""
     return _SILENT.search(said) is not None
 
 
-def patiently(question: Callable[[], Answer], seconds: float) -> Answer:
+def with_retries(question: Callable[[], Answer], seconds: float) -> Answer:
     """Returns the answer to a question that is asked again, for so long, while the controller says nothing; NoAnswer
     when it has not come by then."""
-    deadline, told = time.monotonic() + seconds, False
+    deadline, warned = time.monotonic() + seconds, False
     while True:
         try:
             return question()
         except NoAnswer as error:
             if time.monotonic() > deadline:
                 raise
-            if not told:
+            if not warned:
                 print(f"SLURM does not answer, asking again for {seconds:.0f} s: {error}", file=sys.stderr, flush=True)
-            told = True
+            warned = True
             time.sleep(_SECONDS_BETWEEN_QUESTIONS)
 
 

@@ -14,7 +14,15 @@ from typing import Any
 from distft.config.errors import Unavailable
 from distft.launchers.contract import Outcome
 from distft.launchers.slurm import commands
-from distft.launchers.slurm.commands import JobState, NoAnswer, SlurmError, job_of_script, job_state, patiently, slurm
+from distft.launchers.slurm.commands import (
+    JobState,
+    NoAnswer,
+    SlurmError,
+    job_of_script,
+    job_state,
+    slurm,
+    with_retries,
+)
 from distft.run import BY_YOU, FINISHED, RunFolder, State, read_json
 from distft.runtime.errors import Failure
 from distft.runtime.logs import Patient, last_lines
@@ -80,7 +88,7 @@ class SlurmRun:
         """
         self.say(f"scancel {self.job}")
         try:
-            patiently(lambda: slurm("scancel", self.job), commands.SECONDS_OF_COMMAND)
+            with_retries(lambda: slurm("scancel", self.job), commands.SECONDS_OF_COMMAND)
         except NoAnswer as error:
             raise Unavailable(f"{error}. {self.name} goes on. Try: scancel {self.job} when SLURM answers") from error
         except SlurmError as error:
@@ -93,14 +101,14 @@ class SlurmRun:
         try:
             state = job_state(self.job)
         except SlurmError as error:
-            self._tell(f"SLURM does not answer, asking again: {error}")
+            self._say(f"SLURM does not answer, asking again: {error}")
             return None
         waits_for = f", waits for: {state.reason}" if state.name == "PENDING" and state.reason != "None" else ""
-        if self._tell(f"job {self.job}: {state.name.lower()}{waits_for}"):
+        if self._say(f"job {self.job}: {state.name.lower()}{waits_for}"):
             self._pause = first
         return state
 
-    def _tell(self, text: str) -> bool:
+    def _say(self, text: str) -> bool:
         news = text != self._told
         if news:
             self._told = text
@@ -133,17 +141,17 @@ def find_job(run: RunFolder) -> str | None:
     """Returns the job that is queued for `run` or runs it; Unavailable while SLURM does not say."""
     if not run.job.is_file():
         return None
-    told = read_json(run.job)
+    submitted = read_json(run.job)
 
     def question() -> str | None:
-        if told["job"] is None:  # its submission got no answer
-            return job_of_script(Path(told["scripts"]))
-        return told["job"] if job_state(told["job"]).is_alive else None
+        if submitted["job"] is None:  # its submission got no answer
+            return job_of_script(Path(submitted["scripts"]))
+        return submitted["job"] if job_state(submitted["job"]).is_alive else None
 
     try:
-        return patiently(question, commands.SECONDS_OF_COMMAND)
+        return with_retries(question, commands.SECONDS_OF_COMMAND)
     except SlurmError as error:
-        which = f"job {told['job']}" if told["job"] else "a job"
+        which = f"job {submitted['job']}" if submitted["job"] else "a job"
         what = f"{run.path}: {which} may have it, and SLURM does not say: {error}"
         known = f"Nothing was submitted. Try: the same command later, or, if the job has ended, rm {run.job}"
         raise Unavailable(f"{what}. {known}") from error

@@ -26,12 +26,12 @@ from distft.launchers.slurm.commands import (
     NoAnswer,
     Partition,
     SlurmError,
-    is_silence,
+    is_no_answer,
     job_of_script,
     outside_of_job,
     partitions,
-    patiently,
     seconds,
+    with_retries,
 )
 from distft.launchers.slurm.job import SlurmRun, find_job, run_script
 from distft.paths import shipped_dir
@@ -140,7 +140,7 @@ def look_up(name: str | None) -> Partition:
     Unavailable when the controller does not answer for a minute.
     """
     try:
-        return partition_of(name, patiently(partitions, commands.SECONDS_OF_COMMAND))
+        return partition_of(name, with_retries(partitions, commands.SECONDS_OF_COMMAND))
     except NoAnswer as error:
         raise Unavailable(f"launcher=slurm: {error}. Nothing was submitted. Try: the same command later") from error
     except SlurmError as error:
@@ -283,12 +283,12 @@ class Slurm:
                     return [each.job_id for each in executor.map_array(run_script, [str(run.path) for run in runs])]
                 except (UncompletedJobError, FailedSubmissionError) as error:
                     said = _words_of_sbatch(str(error))
-                    if is_silence(said):
+                    if is_no_answer(said):
                         raise NoAnswer(f"sbatch: {said}") from error
                     raise ValueError(f"launcher=slurm: sbatch refused the job: {said}") from error
 
         try:
-            return patiently(submit, commands.SECONDS_OF_COMMAND)
+            return with_retries(submit, commands.SECONDS_OF_COMMAND)
         except NoAnswer as error:
             later = "Whether the job was queued is not known. Try: the same command later, which looks for it first"
             raise Unavailable(f"launcher=slurm: {error}. {later}") from error

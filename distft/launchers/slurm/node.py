@@ -18,7 +18,7 @@ from distft.launchers.contract import Outcome
 from distft.launchers.forks import ForkServer
 from distft.launchers.outcome import elastic_log, outcome_of, write_outcome
 from distft.launchers.slurm import commands
-from distft.launchers.slurm.commands import SlurmError, node_address, patiently
+from distft.launchers.slurm.commands import SlurmError, node_address, with_retries
 from distft.run import Plan, RunFolder, write_json
 from distft.runtime import stop
 from distft.runtime.errors import Failure
@@ -67,7 +67,7 @@ def run_ranks(run: RunFolder, attempt: int, node: int, plan: Plan) -> Outcome:
 def own_address() -> str:
     """Returns the address that SLURM has for this node, which needs no name to resolve; empty when it tells none."""
     try:
-        return patiently(lambda: node_address(os.environ.get("SLURMD_NODENAME", "")), commands.SECONDS_OF_COMMAND)
+        return with_retries(lambda: node_address(os.environ.get("SLURMD_NODENAME", "")), commands.SECONDS_OF_COMMAND)
     except SlurmError:
         return ""
 

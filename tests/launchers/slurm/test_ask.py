@@ -123,14 +123,14 @@ def test_silence_is_told_from_a_refusal_and_is_asked_again(programs: Path, monke
             job_state("7")
     stub(programs, "scontrol", "echo 'Access/permission denied' >&2; exit 1")
     with pytest.raises(SlurmError) as caught:
-        commands.patiently(lambda: job_state("7"), 60)
+        commands.with_retries(lambda: job_state("7"), 60)
     assert not isinstance(caught.value, commands.NoAnswer) and len(calls(programs, "scontrol")) == len(silences) + 1
     there = programs / "answers"
     stub(
         programs, "scontrol", f"if [ -f {there} ]; then cat {RECORDED / 'running.txt'}; else touch {there}; exit 1; fi"
     )
-    monkeypatch.setattr(commands, "is_silence", lambda _: True)
-    assert commands.patiently(lambda: job_state("7"), 60).name == "RUNNING"
+    monkeypatch.setattr(commands, "is_no_answer", lambda _: True)
+    assert commands.with_retries(lambda: job_state("7"), 60).name == "RUNNING"
     assert "SLURM does not answer, asking again for 60 s" in capsys.readouterr().err
 
 
