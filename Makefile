@@ -3,11 +3,11 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN    := .venv/bin
 STAMP  := .venv/installed
 PYTEST := HF_HUB_OFFLINE=1 WANDB_MODE=offline $(BIN)/python -m pytest
-# Two tests at a time, in the order and the pieces of tests/beside.py.
-BESIDE := -n 2 --no-loadscope-reorder
+# Two tests at a time, in the order and the groups of tests/support/scheduling.py.
+PARALLEL := -n 2 --no-loadscope-reorder
 # The oldest versions that pyproject.toml allows, outside of the checkout; torch is the CUDA build there.
 FLOOR  := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/distft/floor-venv
-FLOOR_PYTEST := HF_HUB_OFFLINE=1 WANDB_MODE=offline $(FLOOR)/bin/python -m pytest $(BESIDE) -q -p no:cacheprovider
+FLOOR_PYTEST := HF_HUB_OFFLINE=1 WANDB_MODE=offline $(FLOOR)/bin/python -m pytest $(PARALLEL) -q -p no:cacheprovider
 
 .PHONY: help venv demo test check soak floor format freeze support models clean
 
@@ -37,13 +37,13 @@ demo: $(STAMP)
 	$(BIN)/python -m distft.demo
 
 test: $(STAMP)
-	$(PYTEST) $(BESIDE) -m "not soak" --durations=10
+	$(PYTEST) $(PARALLEL) -m "not soak" --durations=10
 
 check: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
-	$(PYTEST) $(BESIDE) -q -m "not slow and not soak" --ignore tests/test_style.py
+	$(PYTEST) $(PARALLEL) -q -m "not slow and not soak"
 
 soak: $(STAMP)
 	$(PYTEST) -m soak
@@ -54,7 +54,7 @@ floor:
 	$(FLOOR)/bin/python -m pip install --quiet --upgrade pip
 	$(FLOOR)/bin/python -m pip install --quiet --constraint $(FLOOR)/floors.txt --editable '.[dev]'
 	$(FLOOR)/bin/python -W ignore -m tests.floors signatures tests/floors.json
-	$(FLOOR_PYTEST) -m "not slow and not soak" --ignore tests/test_style.py
+	$(FLOOR_PYTEST) -m "not slow and not soak"
 	$(FLOOR_PYTEST) -m "not soak" tests/strategies/test_parity.py tests/checkpoint/test_round_trip.py \
 	    tests/models/test_compiled.py tests/test_launch.py tests/compat
 

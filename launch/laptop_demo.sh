@@ -1,4 +1,4 @@
 #!/usr/bin/env bash
-# A real 135M model on two CPU processes; `python -m distft.demo --fetch-only` gets model and rows.
+# A real 135M model on two CPU processes; `python -m distft.demo --fetch-only` downloads model and rows.
 set -euo pipefail
 python -m distft.launch experiment=laptop_demo name=laptop-demo "$@"

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# launch/llama3_8b_lr_search.sh ROWS.jsonl: Optuna looks for rate and batch size of Llama 3.1 8B, 4 nodes at a time.
+# launch/llama3_8b_lr_search.sh ROWS.jsonl: Optuna search of learning rate and batch size, Llama 3.1 8B, 4 nodes.
 set -euo pipefail
 python -m distft.launch -m sweep=optuna sweep.trials=20 experiment=one_node_8gpu launcher=slurm launcher.jobs_at_once=4 \
     data.train="$1" data.eval=0.05 name=llama3-8b-lr-search \

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# launch/lr_sweep.sh ROWS.jsonl: a small model with three learning rates and three seeds, one run after another here.
+# launch/lr_sweep.sh ROWS.jsonl: a small model, three learning rates, three seeds, one run at a time.
 # Under SLURM, as one job array: launch/lr_sweep.sh ROWS.jsonl launcher=slurm launcher.jobs_at_once=4
 set -euo pipefail
 python -m distft.launch -m model=smollm2_135m data.train="$1" data.eval=0.1 name=lr-sweep \

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Seconds on any machine: a random two-layer model on two processes, to see a run from end to end.
+# A complete run in seconds on any machine: a random two-layer model on two processes.
 set -euo pipefail
 printf '{"prompt": "%s", "completion": "%s"}\n' a b c d e f g h i j k l m n o p > "${TMPDIR:-/tmp}/distft-letters.jsonl"
 python -m distft.launch model.tiny=true strategy=fsdp data.train="${TMPDIR:-/tmp}/distft-letters.jsonl" \

@@ -15,8 +15,8 @@ from distft.models.init import FreshWeights
 from distft.runtime.errors import FINAL, Disagreement
 from distft.strategies.engine import Objective
 from distft.tensors.streaming import fill
-from tests.alone import alone
-from tests.train_cases import instantiate_strategy, tiny_model
+from tests.support.alone import alone
+from tests.support.train_cases import instantiate_strategy, tiny_model
 
 
 class Documents:

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.shell import shell
+from tests.support.shell import shell
 
 CHECKOUT = Path(__file__).parents[1]
 PAGES = ["README.md", "CONTRIBUTING.md"]
+DOCS = sorted((CHECKOUT / "docs").rglob("*.md"))
 _BLOCK = re.compile(r"(?:<!-- run: (?P<how>[^>]*) -->\n)?```bash\n(?P<text>.*?)```", re.DOTALL)
 
 
@@ -60,7 +61,7 @@ def test_every_make_target_shown_exists():
             assert re.search(rf"^{target}:", makefile, re.MULTILINE), f"{page}: make {target}"
 
 
-@pytest.mark.parametrize("page", [*PAGES, *(f"docs/{path.name}" for path in sorted((CHECKOUT / "docs").glob("*.md")))])
+@pytest.mark.parametrize("page", [*PAGES, *(str(path.relative_to(CHECKOUT)) for path in DOCS)])
 def test_every_link_into_the_repository_leads_somewhere(page: str):
     folder = (CHECKOUT / page).parent
     for target in re.findall(r"\]\(([^)#:]+)\)", (CHECKOUT / page).read_text()):
@@ -68,9 +69,37 @@ def test_every_link_into_the_repository_leads_somewhere(page: str):
 
 
 def test_every_test_that_proves_a_claim_exists():
-    for file, name in re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", (CHECKOUT / "docs/evidence.md").read_text()):
-        assert (CHECKOUT / file).is_file(), f"docs/evidence.md names {file}"
-        assert not name or f"def {name}(" in (CHECKOUT / file).read_text(), f"docs/evidence.md names {file}::{name}"
+    for file, name in re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", (CHECKOUT / "docs/dev/evidence.md").read_text()):
+        assert (CHECKOUT / file).is_file(), f"docs/dev/evidence.md names {file}"
+        assert not name or f"def {name}(" in (CHECKOUT / file).read_text(), f"docs/dev/evidence.md names {file}::{name}"
+
+
+def _exists(path: str) -> bool:
+    """Looks from the checkout, and for short forms such as `data/packing.py` from the folders with Python files."""
+    return any((CHECKOUT / root / path).exists() for root in (".", "distft", "tests", "benchmarks"))
+
+
+@pytest.mark.parametrize("page", [*PAGES, *(str(path.relative_to(CHECKOUT)) for path in DOCS)])
+def test_every_file_and_module_named_exists(page: str):
+    text = (CHECKOUT / page).read_text()
+    missing = [path for path in re.findall(r"(?<![\w/.-])(?:\w+/)+\w+\.py\b", text) if not _exists(path)]
+    missing += [path for path in re.findall(r"(?<![\w/.-])distft(?:/\w+)+/?(?![\w./])", text) if not _exists(path)]
+    for name in re.findall(r"(?<![\w/.-])distft((?:\.[a-z_]\w*)+)", text):
+        parts = name[1:].split(".")
+        of_module = [n for n in range(len(parts), 0, -1) if _is_module("/".join(["distft", *parts[:n]]))]
+        if not of_module or (len(parts) > of_module[0] and not _defines(parts, of_module[0])):
+            missing.append(f"distft{name}")
+    assert not missing, f"{page} names {missing}"
+
+
+def _is_module(path: str) -> bool:
+    return (CHECKOUT / path).is_dir() or (CHECKOUT / f"{path}.py").is_file()
+
+
+def _defines(parts: list[str], of_module: int) -> bool:
+    path = CHECKOUT / "/".join(["distft", *parts[:of_module]])
+    source = (path / "__init__.py" if path.is_dir() else path.with_suffix(".py")).read_text()
+    return re.search(rf"^(?:class |def )?{parts[of_module]}\b", source, re.MULTILINE) is not None
 
 
 def test_the_level_table_of_contributing_is_the_one_enforced():

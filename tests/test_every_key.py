@@ -31,9 +31,9 @@ from distft.launchers.watchdog import Limits
 from distft.paths import conf_dir
 from distft.plan import make_plan
 from distft.run import read_json
-from tests.launchers.slurm.stubs import only_path, stub
+from tests.support.observed_cases import CASES, COMMON
 from tests.support.planted import IN_A_RUN
-from tests.worked_cases import CASES, COMMON
+from tests.support.stubs import only_path, stub
 
 HERE = "tests/test_every_key.py::"
 
@@ -386,12 +386,12 @@ class Handle:
 
 def test_a_launch_waits_restarts_and_gives_up_as_asked(right: list[str], monkeypatch: pytest.MonkeyPatch):
     settings = ["launcher.wait=false", "launcher.grace_seconds=7", "launcher.restarts=2", "launcher.hang_seconds=11"]
-    settings += ["launcher.hang_seconds_outside=13", "launcher.program=tests.launchers.fake_worker", "name=r"]
+    settings += ["launcher.hang_seconds_outside=13", "launcher.program=tests.support.fake_worker", "name=r"]
     config = compose([*right, *settings])
     run, config = with_name(config)
     freeze(run, config, plan_run(run, config), settings)
     launcher = make_part(config, "launcher")
-    assert not launcher.wait and launcher.program == "tests.launchers.fake_worker"
+    assert not launcher.wait and launcher.program == "tests.support.fake_worker"
     assert Limits.of(run.read_config()["launcher"]) == Limits(11, 13)
 
     given: list[Any] = []

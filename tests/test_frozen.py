@@ -17,7 +17,7 @@ from distft.launch.history import check_config
 from distft.plan import make_plan
 from distft.run import RunFolder
 from distft.tensors.weight_files import content_hash
-from tests.rows import write_sums
+from tests.support.rows import write_sums
 
 GPT2 = {"model_type": "gpt2", "n_embd": 4, "n_layer": 1, "n_head": 1, "vocab_size": 300, "n_positions": 512}
 
@@ -133,6 +133,18 @@ def test_a_hash_of_a_model_sees_its_numbers_and_its_config(tmp_path: Path):
     assert content_hash(one) != content_hash(save_model(tmp_path / "three", 1.5))
     (two / "config.json").write_text((two / "config.json").read_text().replace("512", "1024"))
     assert content_hash(one) != content_hash(two)
+
+
+def test_an_incomplete_model_folder_has_no_hash(tmp_path: Path):
+    folder = save_model(tmp_path / "model", 1.0)
+    config = (folder / "config.json").read_text()
+    for broken in ("{", None):
+        (folder / "config.json").write_text(broken) if broken else (folder / "config.json").unlink()
+        assert content_hash(folder) is None
+    (folder / "config.json").write_text(config)
+    assert content_hash(folder) is not None
+    (folder / "model.safetensors.index.json").write_text("[]")
+    assert content_hash(folder) is None
 
 
 def test_what_is_wrong_with_a_config_is_no_matter_of_its_run(tmp_path: Path):

@@ -9,7 +9,7 @@ from distft.config import Config, ConfigError, compose, frozen_text
 from distft.launch.history import check_config, check_followed, check_model, frozen_before, keep_frozen
 from distft.launch.stages import launch_command
 from distft.run import RunFolder
-from tests.launchers.slurm.frozen import freeze
+from tests.support.slurm_run import freeze
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import pytest
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from distft.data.tokenize import byte_tokenizer
-from tests.hub_server import Fault, Files, Hub, files_of, hub
+from tests.support.hub_server import Fault, Files, Hub, files_of, hub
 
 pytestmark = pytest.mark.slow
 TOKEN = "hf_secret0123456789abcdef"

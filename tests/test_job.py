@@ -17,8 +17,8 @@ from distft.launchers.slurm.commands import job_state
 from distft.run import EXIT_AGAIN, RunFolder, State, write_json
 from distft.runtime import stop
 from distft.runtime.errors import Failure
-from tests.launchers.slurm.frozen import freeze
-from tests.launchers.slurm.stubs import RECORDED, calls, only_path, stub, stub_recorded
+from tests.support.slurm_run import freeze
+from tests.support.stubs import RECORDED, calls, only_path, stub, stub_recorded
 
 ONE = "launcher.nodes=1"
 

@@ -13,7 +13,7 @@ from distft.checkpoint.format import read_manifest, step_dir
 from distft.checkpoint.load import Checkpoint
 from distft.run import RunFolder
 from distft.verify_resume.compare import KINDS, measure
-from tests.rows import write_sums
+from tests.support.rows import write_sums
 from tests.test_launch import end, run_of, start
 
 pytestmark = pytest.mark.slow
@@ -64,7 +64,7 @@ def edit_rows(folder: Path) -> dict[str, tuple[int, str, str]]:
     rows.parent.mkdir()
     shutil.copy(folder / "rows.jsonl", rows)
     settings = [f"data.train={rows}", *SIX_STEPS, "checkpoint.resume=never", "launcher.restarts=1"]
-    settings += ["launcher.program=tests.launchers.faulty_rank"]
+    settings += ["launcher.program=tests.support.faulty_rank"]
     process = start(folder, "edited", *settings, FAULT="SIGKILL:0:4:1,SIGKILL:0:6:2")
     while process.poll() is None and not run_of(folder, "edited").config.is_file():
         time.sleep(0.05)

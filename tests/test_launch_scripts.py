@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.shell import shell
+from tests.support.shell import shell
 
 SCRIPTS = sorted((Path(__file__).parents[1] / "launch").glob("*.sh"))
 

@@ -33,7 +33,7 @@ from distft.data.tokenize import byte_tokenizer, load_tokenizer
 from distft.tensors.integrity import Damaged
 from distft.tensors.safetensors import read_header
 from distft.tensors.weight_files import weight_files
-from tests.launchers.fake_run import freeze
+from tests.support.fake_run import freeze
 
 REFUSED = (Damaged, ConfigError, ValueError, RuntimeError, UnreadableFile, TemplateRefused)
 Try = Callable[[Path, Path], Any]  # (folder, canary) -> what refuses; a text or a list of texts are its words

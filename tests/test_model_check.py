@@ -24,7 +24,7 @@ from distft.models.build import architecture, skeleton
 from distft.strategies.engine import Piece
 from distft.tensors.regions import Flat
 from distft.tensors.streaming import folder_chunks, stream
-from tests.alone import alone
+from tests.support.alone import alone
 
 SMALL: dict[str, Any] = {"vocab_size": 96, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
 IDS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}

@@ -17,8 +17,8 @@ import pytest
 from distft.goodput import read_timeline
 from distft.run import EXIT_HANG, RunFolder, read_json
 from distft.verify_resume.compare import KINDS, last_checkpoint, measure
-from tests.launchers.fake_run import assert_none_left, wait_for_rows
-from tests.rows import write_sums
+from tests.support.fake_run import assert_none_left, wait_for_rows
+from tests.support.rows import write_sums
 
 pytestmark = pytest.mark.slow
 SAVED = ("train.max_steps=10", "checkpoint.every_steps=2", "launcher.hang_seconds=8")

@@ -17,9 +17,9 @@ import pytest
 from distft.config import compose
 from distft.launch.stages import freeze, prepare_and_plan
 from distft.run import RunFolder
-from tests.launchers.fake_run import assert_none_left, processes_of, rank_process, wait_for_rows
-from tests.ranks import run_ranks
-from tests.rows import write_sums
+from tests.support.fake_run import assert_none_left, processes_of, rank_process, wait_for_rows
+from tests.support.ranks import run_ranks
+from tests.support.rows import write_sums
 from tests.test_launch import end, start
 
 pytestmark = pytest.mark.slow
@@ -66,13 +66,13 @@ def check(found: dict[str, Any], trials: int) -> None:
 
 
 def test_runs_that_are_asked_to_stop_at_random_moments_end_like_the_uninterrupted_one(folder: Path) -> None:
-    check(run_ranks(2, "tests.interrupted", str(frozen(folder)), "10", "0"), 10)
+    check(run_ranks(2, "tests.support.interrupted", str(frozen(folder)), "10", "0"), 10)
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(1800)
 def test_a_hundred_random_moments(folder: Path) -> None:
-    check(run_ranks(2, "tests.interrupted", str(frozen(folder)), "100", "1", seconds=1700), 100)
+    check(run_ranks(2, "tests.support.interrupted", str(frozen(folder)), "100", "1", seconds=1700), 100)
 
 
 def steps_of(run: RunFolder) -> list[int]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.sockets import DNS, talks
+from tests.support.sockets import DNS, talks
 from tests.test_hub import ROWS, model_files, run  # noqa: F401  # a fixture
 
 OWN_NAME = re.compile(r"127\\7in-addr\\4arpa")  # torch's TCPStore asks for the name of the loopback, for its logs

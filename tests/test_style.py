@@ -1,11 +1,7 @@
 """The code keeps to its own rules of style."""
 
 import re
-import subprocess
-import sys
 from pathlib import Path
-
-import pytest
 
 PACKAGE = Path(__file__).parents[1] / "distft"
 FILES = sorted(PACKAGE.rglob("*.py"))
@@ -28,11 +24,3 @@ def test_no_pickle_is_read_or_written():
 
 def test_every_module_says_what_it_is_for():
     assert [file for file in FILES if file.read_text().strip() and not file.read_text().startswith('"""')] == []
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("tool", [["ruff", "check", "."], ["ruff", "format", "--check", "."]], ids=" ".join)
-def test_the_tools_find_nothing(tool: list[str], checkout: Path):
-    command = [str(Path(sys.executable).with_name(tool[0])), *tool[1:]]
-    done = subprocess.run(command, cwd=checkout, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr

@@ -12,7 +12,7 @@ from distft.data.stage import make_ready
 from distft.launch.stages import freeze, make_part, plan_run
 from distft.paths import conf_dir
 from distft.run import RunFolder
-from tests.ranks import run_ranks
+from tests.support.ranks import run_ranks
 
 pytestmark = pytest.mark.slow
 WORDS = {
@@ -64,7 +64,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[RunFolder, Conf
 
 @pytest.fixture(scope="module")
 def effective(runs: list[tuple[RunFolder, Config]]) -> dict[str, Any]:
-    return run_ranks(2, "tests.words", *[str(run.path) for run, _ in runs])
+    return run_ranks(2, "tests.support.train_runs", *[str(run.path) for run, _ in runs])
 
 
 def test_every_group_is_run_here_or_elsewhere():

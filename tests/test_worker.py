@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from distft.run import read_json
-from tests.worked_cases import CASES, HELD_OUT, LENGTHS, LENGTHS_HELD_OUT, TARGETS, TRAINED, Ran, train_all
+from tests.support.observed_cases import CASES, HELD_OUT, LENGTHS, LENGTHS_HELD_OUT, TARGETS, TRAINED, Ran, train_all
 
 pytestmark = pytest.mark.slow
 
@@ -42,7 +42,7 @@ def by_hand(ran: Ran, make: Make, rates: list[float], smoothing: float = 0.0) ->
     from torch.nn import functional as F
 
     from distft.data.shards import Rows
-    from tests.strategies.reference import InDouble, dense
+    from tests.support.reference import InDouble, dense
 
     rows = Rows(Path(ran.answer["plan"]["data_dir"]), "train")
     assert list(rows.lengths) == LENGTHS and list(rows.num_targets) == TARGETS
@@ -222,7 +222,7 @@ def test_evaluation_sees_every_row_once_by_as_many_as_asked(ran: Cases):
     from torch.nn import functional as F
 
     from distft.data.shards import Rows
-    from tests.strategies.reference import dense
+    from tests.support.reference import dense
 
     case = ran("adamw")
     forwards = case.forwards("eval", 3)

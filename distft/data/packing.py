@@ -61,7 +61,7 @@ def even_out(
     return [np.flatnonzero(home[:num_rows] == i) for i in range(num_bins)]
 
 
-_MOST_EVENED_OUT = 512  # rows of a step; cuts of more were even to 2% without, see docs/decisions.md
+_MOST_EVENED_OUT = 512  # rows of a step; cuts of more were even to 2% without, see docs/dev/decisions.md
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,7 @@ def act(kind: str, run: RunFolder, seed: int) -> None:
         damage(run.checkpoints / "latest", random.Random(seed))
         os.kill(os.getpid(), signal.SIGKILL)
     elif kind == "disk":
-        from tests.small_disk import fill
+        from tests.support.small_disk import fill
 
         fill(run.path.parent, _FREE_BYTES)
 

@@ -19,8 +19,8 @@ from distft.launchers.slurm.job import read_job
 from distft.run import RunFolder
 from tests.chaos.measure import Cost, differences
 from tests.chaos.table import table, write
-from tests.launchers.fake_run import name_of, processes_of
-from tests.rows import write_sums
+from tests.support.fake_run import name_of, processes_of
+from tests.support.rows import write_sums
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "slurm"))  # a script of its own, no part of the package
 from practice_cluster import Cluster

@@ -12,7 +12,7 @@ from distft.run import RunFolder
 from distft.verify_resume.compare import KINDS, last_checkpoint, measure
 from tests.chaos.faults import ASKED, ENDS, EVERY, HUNG, LAUNCHER, NUMBERS, RESTARTS, START, Fault
 from tests.chaos.runs import Harmed
-from tests.launchers.fake_run import processes_of
+from tests.support.fake_run import processes_of
 
 SECONDS_TO_SEE_DEATH, SECONDS_OVER_LIMIT, SECONDS_TO_NEXT_STEP = 2.0, 1.0, 15.0
 _LOGGED = re.compile(r"^([\d-]{10} [\d:.]{8,15}) rank \d+ .* ended with -?[1-9]", re.MULTILINE)

@@ -17,7 +17,7 @@ from typing import Any
 
 from distft.run import EXIT_PREEMPTED, RunFolder
 from tests.chaos.faults import ASKED, EVALUATE, EVERY, LAUNCHER, Fault, folder_of, last_step, write
-from tests.rows import write_sums
+from tests.support.rows import write_sums
 
 HANG_SECONDS, OUTSIDE_SECONDS = 5, 60
 SECONDS_AT_MOST = 1500  # of a run with all its faults

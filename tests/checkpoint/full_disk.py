@@ -22,8 +22,8 @@ from distft.run import RunFolder
 from distft.runtime.process_group import World, process_group, texts_of_all
 from distft.tensors.streaming import fill
 from distft.train.state import Saving
-from tests import small_disk
-from tests.train_cases import make_engine, tiny_model
+from tests.support import small_disk
+from tests.support.train_cases import make_engine, tiny_model
 
 ON_FAILURE = ("continue", "stop")
 

@@ -24,7 +24,7 @@ from distft.checkpoint.load import Checkpoint, restore
 from distft.runtime.process_group import World, process_group, texts_of_all
 from distft.strategies.engine import Piece
 from distft.strategies.fsdp import pieces_of
-from tests.train_cases import save
+from tests.support.train_cases import save
 
 SHAPES = {"wide": (7, 6), "cube": (5, 3, 4), "bias": (5,), "short": (3, 2), "one": (), "frozen": (6, 5)}
 ROWS = {"wide": (7,), "cube": (5, 3), "short": (3,)}  # a factor for each row, smaller than its parameter

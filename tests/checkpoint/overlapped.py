@@ -32,7 +32,7 @@ from distft.train.early_stopping import EarlyStopping, When
 from distft.train.feed import Feed, make_cut
 from distft.train.loop import Hooks, Settings, train_steps
 from distft.train.state import Saving
-from tests.train_cases import make_engine, tiny_model
+from tests.support.train_cases import make_engine, tiny_model
 
 STEPS, EVERY = 8, 2
 

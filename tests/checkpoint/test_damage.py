@@ -20,8 +20,8 @@ from distft.checkpoint.format import (
     write_manifest,
 )
 from distft.checkpoint.load import Checkpoint
-from tests.ranks import run_ranks
-from tests.trained import MAIN, checkpoint_of
+from tests.support.ranks import run_ranks
+from tests.support.trained import MAIN, checkpoint_of
 
 pytestmark = pytest.mark.slow
 FILES = [MANIFEST, rank_file(0), rank_file(1)]
@@ -110,7 +110,7 @@ def test_all_processes_agree_on_the_newest_whole_one(good: Path, tmp_path: Path)
         {"find": str(empty), "resume": "auto"},
     ]
     (tmp_path / "cases.json").write_text(json.dumps(cases))
-    auto, named, never, nothing = run_ranks(2, "tests.train_cases", str(tmp_path / "cases.json"))
+    auto, named, never, nothing = run_ranks(2, "tests.support.train_cases", str(tmp_path / "cases.json"))
     assert auto["found"] == ["step-00000003"] * 2
     assert [str(file) in text and "its manifest says" in text for text in named["found"]] == [True, True]
     assert never["found"] == nothing["found"] == ["none"] * 2

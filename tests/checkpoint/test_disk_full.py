@@ -15,10 +15,10 @@ from distft.checkpoint.save import SaveFailed, Saver, Snapshot
 from distft.runtime.process_group import World
 from distft.strategies.engine import Piece
 from distft.tensors.regions import Flat
-from tests.alone import alone
 from tests.checkpoint.full_disk import ON_FAILURE
-from tests.ranks import run_ranks
-from tests.small_disk import PAGE, fill, small_disk
+from tests.support.alone import alone
+from tests.support.ranks import run_ranks
+from tests.support.small_disk import PAGE, fill, small_disk
 
 NUMBERS = 4 * PAGE // 4  # fp32: four pages
 GOOD = {"index.json", "latest"}

@@ -17,8 +17,8 @@ from distft.checkpoint.load import find
 from distft.checkpoint.retention import Retention
 from distft.checkpoint.save import Saver
 from distft.runtime.process_group import World
-from tests.alone import alone
 from tests.checkpoint.held import held
+from tests.support.alone import alone
 
 STEPS = [3, 4, 5]
 

@@ -21,8 +21,8 @@ from distft.checkpoint.retention import Best, Retention, best_at, complete, read
 from distft.checkpoint.save import Saver, Snapshot
 from distft.runtime.process_group import World
 from distft.tensors.integrity import Damaged
-from tests.alone import alone
 from tests.checkpoint.held import held
+from tests.support.alone import alone
 
 HOLD = "import sys, pathlib; from distft.checkpoint.retention import reading\n"
 HOLD += "with reading(pathlib.Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"

@@ -17,10 +17,10 @@ from distft.checkpoint.format import read_index, step_dir
 from distft.checkpoint.load import Checkpoint, find
 from distft.checkpoint.retention import begin, complete
 from distft.runtime.process_group import World
-from tests.alone import alone
 from tests.checkpoint.counted import is_whole
 from tests.checkpoint.kills.group import Life
 from tests.checkpoint.kills.round import Groups, Told, groups, phase
+from tests.support.alone import alone
 
 SAMPLE, ALL = 48, 200
 PHASES = 10

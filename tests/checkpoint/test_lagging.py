@@ -19,11 +19,11 @@ from distft.checkpoint.save import Saver
 from distft.data.shards import Rows
 from distft.runtime.process_group import World
 from distft.tensors.streaming import folder_chunks, stream
-from tests.alone import alone
 from tests.checkpoint.test_streamed_check import fresh_engine, state_of, stepped_engine
-from tests.lagging import lagging
-from tests.rows import write_rows
-from tests.train_cases import tiny_model
+from tests.support.alone import alone
+from tests.support.lagging import lagging
+from tests.support.rows import write_rows
+from tests.support.train_cases import tiny_model
 
 
 @pytest.fixture(scope="module")

@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from tests.alone import alone
 from tests.checkpoint.power.disk import Tree
 from tests.checkpoint.power.look import Facts, look, put
 from tests.checkpoint.power.record import Call, calls_below, record
 from tests.checkpoint.power.replay import Replay, lines_that_sync, moments
+from tests.support.alone import alone
 
 pytestmark = pytest.mark.slow
 

@@ -11,8 +11,8 @@ from transformers import AutoModelForCausalLM
 
 from distft.checkpoint.probe import ANSWER, Probe, check_live, greedy, probe_prompt, read_probe, take_probe, write_probe
 from distft.data.shards import Row
-from tests.strategies.reference import dense
-from tests.trained import MAIN
+from tests.support.reference import dense
+from tests.support.trained import MAIN
 
 PROMPT = torch.tensor([7, 300, 12])
 

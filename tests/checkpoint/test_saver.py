@@ -11,10 +11,10 @@ import torch
 from distft.checkpoint import save
 from distft.checkpoint.retention import Retention, latest
 from distft.checkpoint.save import Saver, Snapshot
-from tests.alone import alone
 from tests.checkpoint.held import held
 from tests.checkpoint.overlapped import EVERY, STEPS
-from tests.ranks import run_ranks
+from tests.support.alone import alone
+from tests.support.ranks import run_ranks
 
 pytestmark = pytest.mark.slow
 FAILING = 4

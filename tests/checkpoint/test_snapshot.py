@@ -12,8 +12,8 @@ from distft.checkpoint.chunks import Saved, chunks_of, write_file
 from distft.checkpoint.retention import Retention
 from distft.checkpoint.save import Saver, Snapshot
 from distft.runtime.process_group import World
-from tests.accelerator import CUDA_1, stand_in
 from tests.checkpoint.held import held
+from tests.support.accelerator import CUDA_1, stand_in
 
 CPU = torch.device("cpu")
 

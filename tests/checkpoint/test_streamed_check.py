@@ -19,8 +19,8 @@ from distft.runtime.process_group import World
 from distft.tensors import integrity
 from distft.tensors import streaming as streaming
 from distft.tensors.streaming import fill
-from tests.alone import alone
-from tests.train_cases import make_engine, tiny_model
+from tests.support.alone import alone
+from tests.support.train_cases import make_engine, tiny_model
 
 CASE: dict[str, Any] = {"strategy": "ddp", "model": "gpt2"}
 BLOCK = 512 * 1024

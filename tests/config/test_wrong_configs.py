@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from distft.config import command, compose
-from tests.cost import seconds_of_children
+from tests.support.cost import seconds_of_children
 
 WRONG: list[tuple[str, str, str]] = [
     # overrides | key and value as the user wrote them | nearest

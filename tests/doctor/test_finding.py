@@ -7,7 +7,7 @@ import pytest
 
 from distft.doctor.finding import Finding, run_check
 from distft.doctor.slurm import check_controller
-from tests.launchers.slurm.stubs import only_path, stub
+from tests.support.stubs import only_path, stub
 
 
 def broken() -> Iterator[Finding]:

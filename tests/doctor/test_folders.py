@@ -8,7 +8,7 @@ import pytest
 
 from distft.doctor.machine import check_folder, kind_of_disk
 from tests.doctor.asked import ask_check
-from tests.small_disk import fill, small_disk
+from tests.support.small_disk import fill, small_disk
 
 MIB = 2**20
 

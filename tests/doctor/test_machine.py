@@ -19,7 +19,7 @@ from distft.doctor.machine import (
     memory_limit,
 )
 from tests.doctor.asked import ask_check
-from tests.small_disk import small_disk
+from tests.support.small_disk import small_disk
 
 MIB = 2**20
 

@@ -10,7 +10,7 @@ import pytest
 
 from distft.checkpoint.retention import latest
 from distft.run import RunFolder
-from tests.rows import write_sums
+from tests.support.rows import write_sums
 from tests.test_launch import end, start
 
 pytestmark = pytest.mark.slow

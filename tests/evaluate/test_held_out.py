@@ -16,8 +16,8 @@ from distft.losses.cross_entropy import CrossEntropy
 from distft.models.flops import Flops
 from distft.runtime.process_group import World
 from distft.train.feed import all_rows, make_cut
-from tests.rows import write_rows
-from tests.strategies.reference import dense
+from tests.support.reference import dense
+from tests.support.rows import write_rows
 
 FLOPS = Flops(1.0, 1.0, 1.0, {None: 1})
 

@@ -14,8 +14,8 @@ from distft.config.freeze import frozen_text
 from distft.export.__main__ import main, wrong_format
 from distft.plan import make_plan
 from distft.run import RunFolder, write_json
-from tests.strategies.reference import dense
-from tests.trained import LORA, MAIN, Key
+from tests.support.reference import dense
+from tests.support.trained import LORA, MAIN, Key
 
 LORA_RUN, FULL_RUN = ("fsdp", f"{MAIN}+lora", 2, 2), ("fsdp", MAIN, 2, 2)
 

@@ -8,7 +8,7 @@ import pytest
 
 from distft.goodput import PARTS, Goodput, account, goodput_of, lost_of, note, read_timeline, write_goodput
 from distft.run import RunFolder, read_json
-from tests.launchers.fake_run import freeze
+from tests.support.fake_run import freeze
 
 FAILED = {"event": "ended", "attempt": 1, "state": "failed"}
 

@@ -30,7 +30,7 @@ from distft.tensors.streaming import fill
 from distft.train.feed import Feed, make_cut
 from distft.train.step import StepResult, train_step
 from distft.train.timing import Clock
-from tests.train_cases import ADAMW, GLOBAL_ROWS, instantiate_strategy, make_engine, run_case, tiny_model
+from tests.support.train_cases import ADAMW, GLOBAL_ROWS, instantiate_strategy, make_engine, run_case, tiny_model
 
 MODEL = "llama3_8b"
 STRATEGIES = ("ddp", "fsdp", "zero2", "zero3")

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from tests.ranks import run_ranks
-from tests.rows import write_rows
+from tests.support.ranks import run_ranks
+from tests.support.rows import write_rows
 
 pytestmark = pytest.mark.slow
 
@@ -50,7 +50,7 @@ def done(request: pytest.FixtureRequest, answers: dict[str, Any]) -> dict[str, A
 
 @pytest.fixture(scope="module")
 def reference(rows: Path) -> list[list[float]]:
-    from tests.strategies.reference import train_reference
+    from tests.support.reference import train_reference
 
     return train_reference(MODEL, rows)["steps"]
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import pytest
 
 from distft.launchers.elastic import set_threads, threads_per_process
-from tests.launchers.fake_run import assert_none_left, freeze
+from tests.support.fake_run import assert_none_left, freeze
 
 
 @pytest.mark.parametrize(("cores", "processes", "threads"), [(8, 2, 4), (8, 3, 2), (2, 4, 1)])
@@ -29,7 +29,7 @@ def ignore_sigquit() -> None:
 def test_a_failure_on_one_node_ends_the_others_ranks(tmp_path, before: Callable[[], None] | None):
     run = freeze(tmp_path / "run", processes=1, nodes=2, steps=100_000, bad_rank=1, bad="raise")
     command = [sys.executable, "-m", "distft.launchers.elastic", str(run.path), "--attempt", "1", "--nodes", "2"]
-    command += ["--program", "tests.launchers.fake_worker", "--address", "127.0.0.1"]
+    command += ["--program", "tests.support.fake_worker", "--address", "127.0.0.1"]
     nodes = [
         subprocess.Popen(
             [*command, "--node", node], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=before

@@ -11,14 +11,14 @@ import pytest
 
 from distft.launchers.follow import NewRows
 from distft.run import RunFolder, state_in_words
-from tests.launchers.fake_run import assert_none_left, freeze, wait_for_rows
+from tests.support.fake_run import assert_none_left, freeze, wait_for_rows
 
 pytestmark = pytest.mark.slow
 
 
 def drive(run: RunFolder, grace_seconds: float = 60, **options) -> subprocess.Popen[str]:
     """Starts a process that follows the run as launch does; its group is its own."""
-    command = [sys.executable, "-m", "tests.launchers.drive", str(run.path), str(grace_seconds)]
+    command = [sys.executable, "-m", "tests.support.drive", str(run.path), str(grace_seconds)]
     return subprocess.Popen(
         command,
         stderr=subprocess.PIPE,

@@ -13,7 +13,7 @@ from distft.launchers.elastic import OwnPython
 from distft.launchers.forks import Forked, ForkServer
 from distft.launchers.outcome import elastic_log
 from distft.run import RunFolder
-from tests.launchers.fake_run import assert_none_left, freeze, name_of, processes_of, wait_for_rows
+from tests.support.fake_run import assert_none_left, freeze, name_of, processes_of, wait_for_rows
 
 pytestmark = pytest.mark.slow
 
@@ -24,7 +24,7 @@ def server() -> ForkServer:
 
 
 def start(server: ForkServer, run: RunFolder) -> Forked:
-    arguments = [str(run.path), "--attempt", "1", "--program", "tests.launchers.fake_worker"]
+    arguments = [str(run.path), "--attempt", "1", "--program", "tests.support.fake_worker"]
     return server.start(arguments, elastic_log(run, 1))
 
 
@@ -85,7 +85,7 @@ def test_a_command_that_has_returned_has_left_no_server(tmp_path: Path):
         from pathlib import Path
         from distft.launchers.forks import ForkServer
         server = ForkServer()
-        arguments = [{str(run.path)!r}, "--attempt", "1", "--program", "tests.launchers.fake_worker"]
+        arguments = [{str(run.path)!r}, "--attempt", "1", "--program", "tests.support.fake_worker"]
         server.start(arguments, Path({str(elastic_log(run, 1))!r})).wait()
         print(server._process.pid)"""
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=120)

@@ -8,10 +8,10 @@ import pytest
 from distft.launchers.contract import Outcome
 from distft.launchers.local import Local, LocalRun
 from distft.run import RunFolder
-from tests.launchers.fake_run import assert_none_left, freeze, name_of, processes_of, wait_for_rows
+from tests.support.fake_run import assert_none_left, freeze, name_of, processes_of, wait_for_rows
 
 pytestmark = pytest.mark.slow
-FAKE = "tests.launchers.fake_worker"
+FAKE = "tests.support.fake_worker"
 
 
 def start(run: RunFolder, program: str = FAKE) -> LocalRun:
@@ -40,7 +40,7 @@ def test_the_rank_that_raised_is_named_and_not_its_peers(tmp_path):
     error = end(start(run)).error
     assert error is not None
     assert (error["rank"], error["type"], error["message"]) == (1, "ValueError", "row 7 has no label")
-    assert error["where"].rpartition(":")[0].endswith("tests/launchers/fake_worker.py")
+    assert error["where"].rpartition(":")[0].endswith("tests/support/fake_worker.py")
     assert error["log"] == str(run.rank_log(1, 1))
     assert run.read_status()["error"] == error and run.read_status()["state"] == "failed"
     assert not processes_of(run)

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from distft.run import RunFolder
-from tests.launchers.fake_run import wait_for_rows
-from tests.rows import write_sums
-from tests.traced import Call, watch
+from tests.support.fake_run import wait_for_rows
+from tests.support.rows import write_sums
+from tests.support.traced import Call, watch
 
 SECONDS = 5
 STATS = {"stat", "lstat", "newfstatat", "statx", "access", "faccessat", "faccessat2", "readlink", "readlinkat"}
@@ -27,7 +27,7 @@ def traced(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Traced]:
     settings = ["model=gpt2", "model.tiny=true", "data.eval=0.2", f"data.train={folder / 'rows.jsonl'}", "name=quiet"]
     settings += ["train.epochs=null", "train.max_steps=100000", "train.global_batch_size=4"]
     settings += ["train.micro_batch_size=2", "launcher.processes_per_node=2", f"runs_dir={folder / 'runs'}"]
-    settings += [f"cache_dir={folder / 'cache'}", "launcher.program=tests.launchers.eager_rank"]
+    settings += [f"cache_dir={folder / 'cache'}", "launcher.program=tests.support.eager_rank"]
     run = RunFolder(folder / "runs" / "quiet")
     with (folder / "log").open("w") as log:
         launch = subprocess.Popen([sys.executable, "-m", "distft.launch", *settings], stdout=log, stderr=log)

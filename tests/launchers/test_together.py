@@ -15,7 +15,7 @@ import pytest
 
 from distft.launchers.local import Place, is_first, place_of
 from distft.run import RunFolder
-from tests.launchers.fake_run import assert_none_left, freeze, processes_of, wait_for_rows
+from tests.support.fake_run import assert_none_left, freeze, processes_of, wait_for_rows
 
 FIRST, SECOND, PORT = "10.77.0.1", "10.77.0.2", 29555
 
@@ -31,7 +31,7 @@ class Machine:
     name: str
 
     def start(self, run: RunFolder, before: str = "true") -> subprocess.Popen[str]:
-        program = f"hostname {self.name}; {before}; exec {sys.executable} -m tests.launchers.drive_together "
+        program = f"hostname {self.name}; {before}; exec {sys.executable} -m tests.support.drive_together "
         program += f"{run.path} 2 {FIRST}:{PORT}"
         inside = ["unshare", "--mount", "--uts", "bash", "-c", program]
         return subprocess.Popen(
@@ -140,7 +140,7 @@ def test_another_program_on_the_port_is_told(machines: tuple[Machine, Machine], 
     run = RunFolder(tmp_path / "run")
     with socket.create_server(("127.0.0.1", 0)) as silent:
         place = f"127.0.0.1:{silent.getsockname()[1]}"
-        command = [sys.executable, "-m", "tests.launchers.drive_together", str(run.path), "2", place]
+        command = [sys.executable, "-m", "tests.support.drive_together", str(run.path), "2", place]
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 2 and "another program has that port" in done.stderr, done.stderr
 

@@ -12,9 +12,9 @@ import pytest
 from distft.launchers.contract import Outcome
 from distft.launchers.local import Local, LocalRun
 from distft.run import EXIT_HANG, RunFolder, read_json
-from tests.launchers.fake_run import assert_none_left, freeze
+from tests.support.fake_run import assert_none_left, freeze
 
-FAKE = "tests.launchers.fake_worker"
+FAKE = "tests.support.fake_worker"
 
 
 def end(run: RunFolder) -> Outcome:

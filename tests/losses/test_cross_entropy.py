@@ -10,8 +10,8 @@ from torch.nn import functional as F
 from distft.data.batches import collate, make_batch
 from distft.data.shards import Rows
 from distft.losses.cross_entropy import CrossEntropy
-from tests.rows import write_rows
-from tests.strategies.reference import dense
+from tests.support.reference import dense
+from tests.support.rows import write_rows
 
 
 @pytest.mark.parametrize("name", ["llama3_8b", "gpt2"])

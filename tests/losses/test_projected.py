@@ -11,8 +11,8 @@ from torch.nn import functional as F
 from distft.losses import cross_entropy
 from distft.losses.cross_entropy import CrossEntropy, Projected, of_chunk
 from tests.losses.live_bytes import LiveBytes
-from tests.ranks import run_ranks
-from tests.rows import write_sums
+from tests.support.ranks import run_ranks
+from tests.support.rows import write_sums
 
 T, H, V = 37, 24, 101
 CASES: dict[str, dict[str, Any]] = {

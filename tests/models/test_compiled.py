@@ -12,7 +12,7 @@ from distft.data.batches import Batch, make_batch
 from distft.data.shards import Row
 from distft.losses.cross_entropy import CrossEntropy
 from distft.models.build import blocks, compile_blocks, recompute
-from tests.strategies.reference import dense
+from tests.support.reference import dense
 
 CPU = torch.device("cpu")
 # model, what is computed again, kinds of layers, who turns graphs into code: the second does not, which takes long

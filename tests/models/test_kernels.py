@@ -1,7 +1,7 @@
 """Fused kernels are put into the model that names them, or refused in words; the real ones need a device.
 
 What Liger is asked for is held to a package of the same interface; the real one, 0.8.5, was put into five families by
-hand (docs/evidence.md).
+hand (docs/dev/evidence.md).
 """
 
 import sys
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from distft.models.build import fused_layers, use_kernels
-from tests.train_cases import tiny_model
+from tests.support.train_cases import tiny_model
 
 LIKE_LIGER = """
 from types import MethodType

@@ -12,8 +12,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from distft.checkpoint.format import step_dir
 from distft.tensors.integrity import BLOCK
 from distft.tensors.safetensors import read_header
-from tests.read_once import WORLD
-from tests.traced import Call, trace
+from tests.support.read_once import WORLD
+from tests.support.traced import Call, trace
 
 STRATEGIES = ("ddp", "fsdp", "zero3")
 SMALL_READS = 3  # of one file: the length of its header, the header, and its end
@@ -36,7 +36,7 @@ def loads(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Call]]:
     write_model(folder / "models" / STRATEGIES[0])
     for strategy in STRATEGIES[1:]:
         shutil.copytree(folder / "models" / STRATEGIES[0], folder / "models" / strategy)
-    command = [sys.executable, "-m", "tests.read_once", str(folder / "models"), str(folder / "checkpoints")]
+    command = [sys.executable, "-m", "tests.support.read_once", str(folder / "models"), str(folder / "checkpoints")]
     return folder, trace(command, folder / "trace")
 
 

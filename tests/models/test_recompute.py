@@ -12,7 +12,7 @@ from distft.data.batches import Batch, make_batch
 from distft.data.shards import Row
 from distft.losses.cross_entropy import CrossEntropy
 from distft.models.build import RECOMPUTED, blocks, recompute
-from tests.strategies.reference import dense
+from tests.support.reference import dense
 
 
 def trained(name: str, what: str, batch: Batch) -> tuple[list[torch.Tensor], int, int]:

@@ -5,8 +5,8 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from distft.models.build import blocks
-from tests.train_cases import tiny_model
-from tests.trained import MODELS
+from tests.support.train_cases import tiny_model
+from tests.support.trained import MODELS
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -26,11 +26,11 @@ from distft.run import Plan, RunFolder
 from distft.runtime import heartbeat
 from distft.runtime.process_group import World
 from distft.tensors.integrity import BLOCK
-from tests.alone import alone
-from tests.rows import write_rows, write_sums
-from tests.stage_once import NODES, RANKS_OF_NODE
-from tests.traced import trace
-from tests.train_cases import tiny_model
+from tests.support.alone import alone
+from tests.support.rows import write_rows, write_sums
+from tests.support.stage_once import NODES, RANKS_OF_NODE
+from tests.support.traced import trace
+from tests.support.train_cases import tiny_model
 
 
 def make_plan(model_dir: Path, data_dir: Path) -> Plan:
@@ -85,7 +85,7 @@ def test_a_node_copies_each_file_once_for_all_its_ranks_and_runs(plan: Plan, tmp
     for node in range(NODES):
         (out / f"node-{node}").mkdir(parents=True)
     (tmp_path / "plan.json").write_text(json.dumps(asdict(plan)))
-    command = [sys.executable, "-m", "tests.stage_once", str(out), str(tmp_path / "plan.json")]
+    command = [sys.executable, "-m", "tests.support.stage_once", str(out), str(tmp_path / "plan.json")]
     calls = [call for call in trace(command, tmp_path / "trace") if call.is_read]
     for source in (Path(str(plan.model_dir)), Path(str(plan.data_dir))):
         for file in source.glob("*[wt]"):  # safetensors are read by those who copy alone, and so are arrow files

@@ -10,7 +10,7 @@ from distft.strategies.engine import Piece
 from distft.tensors.regions import Flat
 from distft.tensors.safetensors import read_header, tensors_of
 from distft.tensors.streaming import folder_chunks, stream
-from tests.alone import alone
+from tests.support.alone import alone
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])

@@ -9,8 +9,8 @@ from distft.models.adapters import Lora, is_adapter
 from distft.models.build import blocks
 from distft.models.init import FreshWeights
 from distft.paths import conf_dir
-from tests.train_cases import tiny_model
-from tests.trained import MODELS
+from tests.support.train_cases import tiny_model
+from tests.support.trained import MODELS
 
 
 @pytest.mark.parametrize("name", MODELS)

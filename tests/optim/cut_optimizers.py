@@ -19,7 +19,7 @@ from distft.runtime.determinism import seed_for
 from distft.runtime.process_group import World, process_group
 from distft.strategies.engine import Objective
 from distft.tensors.streaming import fill
-from tests.train_cases import instantiate_strategy, save
+from tests.support.train_cases import instantiate_strategy, save
 
 
 class Drawn:

@@ -13,7 +13,7 @@ from distft.checkpoint.format import step_dir
 from distft.checkpoint.load import Checkpoint
 from distft.config.rules.update import ELEMENTWISE, OTHER_OPTIMIZERS
 from distft.paths import conf_dir
-from tests.ranks import run_ranks
+from tests.support.ranks import run_ranks
 
 pytestmark = pytest.mark.slow
 WORDS = {path.stem: yaml.safe_load(path.read_text()) for path in sorted((conf_dir() / "optimizer").glob("*.yaml"))}

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cost import seconds_of_children
+from tests.support.cost import seconds_of_children
 
 HEAVY = ("torch", "transformers", "datasets", "deepspeed")
 

@@ -11,7 +11,7 @@ import yaml
 from distft.doctor import preflight
 from distft.doctor.preflight import Node
 from distft.run import RunFolder, read_json, write_json
-from tests.launchers.fake_run import freeze
+from tests.support.fake_run import freeze
 
 LAUNCHER = {"nodes": 2, "preflight": True, "exclude": ["n9"], "partition": None}
 

@@ -12,7 +12,7 @@ import pytest
 
 from distft.checkpoint.format import read_manifest
 from distft.run import RunFolder, read_json
-from tests.rows import write_sums
+from tests.support.rows import write_sums
 
 pytestmark = pytest.mark.soak
 ANEW = "checkpoint.resume=never"  # counts once: what it goes back to is its own
@@ -38,7 +38,7 @@ def launch(folder: Path, name: str, *overrides: str, **variables: str) -> tuple[
     ]
     settings += ["train.epochs=1", "train.global_batch_size=4", "train.micro_batch_size=2", "eval=none"]
     settings += ["launcher.processes_per_node=2", f"runs_dir={folder / 'runs'}", f"cache_dir={folder / 'cache'}"]
-    settings += ["launcher.program=tests.launchers.spoilt_rank", "checkpoint.every_steps=2", "checkpoint.keep=9"]
+    settings += ["launcher.program=tests.support.spoilt_rank", "checkpoint.every_steps=2", "checkpoint.keep=9"]
     command = [sys.executable, "-m", "distft.launch", *settings, f"name={name}", *overrides]
     done = subprocess.run(command, env=os.environ | variables, stderr=subprocess.PIPE, text=True, check=False)
     return RunFolder(folder / "runs" / name), done.returncode, done.stderr

@@ -99,7 +99,7 @@ def test_a_wrong_call_exits_2_and_says_why(arguments, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("width", [360, 1280])
+@pytest.mark.parametrize("width", [360, pytest.param(1280, marks=pytest.mark.soak)])
 def test_no_window_scrolls_sideways(make_run, require, tmp_path: Path, width: int):
     page = render(gather(make_run(model={"path": "/a/very/long/path" * 20})))
     # The page forbids scripts, so a frame of the wanted width holds it and the outer page measures.

@@ -13,7 +13,7 @@ from distft.config import ConfigError
 from distft.launchers.local import Local
 from distft.run import RunFolder, write_json
 from distft.runs import facts, find_runs, main, slowest_of
-from tests.launchers.fake_run import assert_none_left, freeze, wait_for_rows
+from tests.support.fake_run import assert_none_left, freeze, wait_for_rows
 
 ROW = {"split": "train", "loss": 2.5, "grad_norm": 1.0, "seconds": 0.5, "tokens": 50, "tokens_per_second": 100.0}
 
@@ -125,7 +125,7 @@ def test_what_is_wrong_is_told_with_the_rule(arguments: list[str], rule: str):
 @pytest.mark.slow
 def test_stop_ends_a_run_at_its_next_step(tmp_path: Path):
     run = freeze(tmp_path / "run", steps=100_000, processes=1)
-    [handle] = Local(program="tests.launchers.fake_worker").submit([run.path])
+    [handle] = Local(program="tests.support.fake_worker").submit([run.path])
     wait_for_rows(run)
     command = [sys.executable, "-m", "distft.runs", "stop", f"run={run.path}"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)

@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 
 from distft.runtime import heartbeat, stacks
-from tests.alone import alone
+from tests.support.alone import alone
 
 
 @pytest.fixture

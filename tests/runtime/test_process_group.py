@@ -10,7 +10,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from distft.launchers.elastic import can_fork
 from distft.launchers.watchdog import Limits
 from distft.runtime.process_group import COLLECTIVE_SECONDS, collective_seconds, device_of, share_timeout
-from tests.alone import alone
+from tests.support.alone import alone
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ from practice_cluster import Cluster
 
 from distft.launchers.slurm.job import read_job
 from distft.run import RunFolder, read_json
-from tests.rows import write_sums
 from tests.slurm.jobs import ended, launch, losses, run_of, wait, why
+from tests.support.rows import write_sums
 from tests.test_secrets import ALL, SAID, VARIABLES
 
 pytestmark = pytest.mark.slow

@@ -8,8 +8,8 @@ from practice_cluster import Cluster
 
 from distft.launchers.slurm.job import read_job
 from distft.run import RunFolder
-from tests.rows import write_sums
 from tests.slurm.jobs import ended, last_step, launch, losses, run_of, wait, wait_for_steps, why
+from tests.support.rows import write_sums
 
 pytestmark = pytest.mark.soak
 

@@ -11,8 +11,8 @@ from practice_cluster import Cluster
 
 from distft.launchers.slurm.job import read_job
 from distft.run import read_json
-from tests.rows import write_sums
 from tests.slurm.jobs import ended, launch, run_of, why
+from tests.support.rows import write_sums
 
 pytestmark = pytest.mark.soak
 SHARE = 0.05

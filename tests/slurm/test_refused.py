@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from practice_cluster import Cluster
 
-from tests.rows import write_sums
 from tests.slurm.jobs import ended, launch, run_of
+from tests.support.rows import write_sums
 
 REFUSED = {
     "partition": (["launcher.partition=mian"], "launcher.partition=mian: there is no such partition. Try: main"),

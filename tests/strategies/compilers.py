@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from distft.runtime.process_group import process_group
-from tests.train_cases import make_engine
+from tests.support.train_cases import make_engine
 
 COMPILERS = {"torch._inductor.compile_fx", "distutils.ccompiler", "setuptools"}
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from distft.runtime.process_group import process_group
 from distft.strategies import zero
-from tests.train_cases import make_engine
+from tests.support.train_cases import make_engine
 
 
 def main() -> None:

@@ -14,10 +14,10 @@ import torch
 
 from distft.checkpoint.format import step_dir
 from distft.checkpoint.load import Checkpoint
-from tests.ranks import run_ranks
-from tests.rows import write_rows
-from tests.train_cases import REAL_VOCABULARY
-from tests.trained import STRATEGIES, TIED
+from tests.support.ranks import run_ranks
+from tests.support.rows import write_rows
+from tests.support.train_cases import REAL_VOCABULARY
+from tests.support.trained import STRATEGIES, TIED
 
 STEPS, SOAK_STEPS, SLOW_STEPS = 25, 50, 20
 FP32 = ["torch.float32"]
@@ -41,7 +41,7 @@ def train_all(folder: Path, seeds: tuple[int, ...], steps: int = STEPS) -> dict[
         cases[f"slow-{slow_steps}"] = shared | slow
     listed = [case | {"save": str(folder / name)} for name, case in cases.items()]
     (folder / "cases.json").write_text(json.dumps(listed))
-    answers = run_ranks(2, "tests.train_cases", str(folder / "cases.json"), seconds=900)
+    answers = run_ranks(2, "tests.support.train_cases", str(folder / "cases.json"), seconds=900)
     return dict(zip(cases, answers, strict=True))
 
 

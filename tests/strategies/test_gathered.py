@@ -9,13 +9,13 @@ import yaml
 
 from distft.paths import conf_dir
 from distft.plan.memory import count_adapters, memory_of, parts_of
-from tests.ranks import run_ranks
+from tests.support.ranks import run_ranks
 
 WIDE = {"vocab_size": 49152, "hidden_size": 256, "intermediate_size": 256, "num_hidden_layers": 4}
 DEEP = {"vocab_size": 2048, "hidden_size": 256, "intermediate_size": 4096, "num_hidden_layers": 6}
 TOLERANCE = 0.08  # of the whole; activations of 8 tokens and adapters' gradients on top, a block sent later below
 RANK = 8
-TARGETS = 6  # of a micro-batch in tests/gathered.py: 2 rows of 4 tokens
+TARGETS = 6  # of a micro-batch in tests/support/gathered.py: 2 rows of 4 tokens
 BYTES = {"bfloat16": 2, "float32": 4}
 
 
@@ -62,7 +62,7 @@ def planned(case: dict[str, Any]) -> dict[str, int]:
 @pytest.mark.slow
 def test_a_step_holds_what_the_plan_counts(tmp_path: Path) -> None:
     (tmp_path / "cases.json").write_text(json.dumps(CASES))
-    of_ranks = run_ranks(2, "tests.gathered", str(tmp_path / "cases.json"))
+    of_ranks = run_ranks(2, "tests.support.gathered", str(tmp_path / "cases.json"))
     for case, *ranks in zip(CASES, *of_ranks, strict=True):
         counted = planned(case)
         expected = sum(counted[part] for part in ("total", "gathered", "product", "logits"))

@@ -15,9 +15,9 @@ from peft import LoraConfig, get_peft_model
 from distft.checkpoint.load import Checkpoint
 from distft.models.adapters import fresh_adapter
 from distft.models.init import FreshWeights
-from tests.strategies.reference import dense, train_dense
-from tests.train_cases import tiny_model
-from tests.trained import FAINT_ADAMW, LORA, LORA_KEYS, MAIN, STRATEGIES, Key, checkpoint_of, run_cases
+from tests.support.reference import dense, train_dense
+from tests.support.train_cases import tiny_model
+from tests.support.trained import FAINT_ADAMW, LORA, LORA_KEYS, MAIN, STRATEGIES, Key, checkpoint_of, run_cases
 
 pytestmark = pytest.mark.slow
 

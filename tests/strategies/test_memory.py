@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from tests.ranks import run_ranks
+from tests.support.ranks import run_ranks
 
 WORLD = 3
 FREED_AT_ONCE = {"MALLOC_MMAP_THRESHOLD_": "65536"}  # what is freed leaves the process: resident is what is in use
@@ -33,7 +33,7 @@ def test_loading_never_holds_the_whole_model(tmp_path: Path) -> None:
     small, big = tmp_path / "small", tmp_path / "big"
     write_model(small, layers=1, hidden=64)
     size = write_model(big, layers=6, hidden=768)
-    found = run_ranks(WORLD, "tests.load_memory", str(small), str(big), *SHARES, **FREED_AT_ONCE)
+    found = run_ranks(WORLD, "tests.support.load_memory", str(small), str(big), *SHARES, **FREED_AT_ONCE)
     for strategy, grown in found.items():
         print(f"{strategy}: a model of {size >> 20} MiB, processes grew by {[int(g) >> 20 for g in grown]} MiB")
         assert max(grown) < (SHARES[strategy] / WORLD + 0.2) * size  # one moment with the whole would add 0.67

@@ -13,10 +13,10 @@ from torch.profiler import ProfilerActivity, profile
 
 from distft.checkpoint.load import Checkpoint
 from distft.strategies.engine import sum_of_squares
-from tests.rows import write_rows
-from tests.strategies.reference import train_reference
-from tests.train_cases import REAL_VOCABULARY
-from tests.trained import EVAL_MICRO, SPLITS, STRATEGIES, TIED, checkpoint_of, run_cases
+from tests.support.reference import train_reference
+from tests.support.rows import write_rows
+from tests.support.train_cases import REAL_VOCABULARY
+from tests.support.trained import EVAL_MICRO, SPLITS, STRATEGIES, TIED, checkpoint_of, run_cases
 
 CPU = torch.device("cpu")
 CLIPPED, UNCLIPPED = 0.1, None  # gradients here have norms of about 1

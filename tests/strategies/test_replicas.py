@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.ranks import run_ranks
+from tests.support.ranks import run_ranks
 
 
 @pytest.mark.slow
@@ -13,5 +13,5 @@ def test_one_process_with_other_weights_is_noticed(rows: Path, tmp_path: Path) -
     case = {"model": "llama3_8b", "micro": 4, "rows": str(rows), "steps": 1}
     cases = [case | {"strategy": s, "perturb": rank} for s in ("ddp", "zero2") for rank in (1, None)]
     (tmp_path / "cases.json").write_text(json.dumps(cases))
-    answers = run_ranks(2, "tests.train_cases", str(tmp_path / "cases.json"))
+    answers = run_ranks(2, "tests.support.train_cases", str(tmp_path / "cases.json"))
     assert [answer["differ"] for answer in answers] == [True, False, True, False]

@@ -7,7 +7,7 @@ import torch
 
 from distft.runtime.process_group import World
 from distft.strategies.zero import MAX_BUCKET, MIN_BUCKET, Zero, check_in_force
-from tests.ranks import run_ranks
+from tests.support.ranks import run_ranks
 
 WORLD = World(0, 2, 0, 2, torch.device("cpu"))
 

@@ -143,7 +143,7 @@ def _run(tests: Sequence[str], folder: Path, said: Path) -> int:
     sys.path[:] = [str(folder), *(each for each in sys.path if each not in ("", str(CHECKOUT)))]
     for name in [name for name in sys.modules if name.partition(".")[0] in ("tests", "distft")]:
         del sys.modules[name]
-    ranks = importlib.import_module("tests.ranks")
+    ranks = importlib.import_module("tests.support.ranks")
     setattr(ranks, "FORKS", multiprocessing.get_context("fork"))  # noqa: B010  # its server would import everything once more
     return int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", "--tb=line", *tests]))
 

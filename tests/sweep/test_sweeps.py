@@ -16,8 +16,8 @@ from distft.config import ConfigError, compose
 from distft.launch.history import check_config
 from distft.run import RunFolder
 from distft.sweep.multirun import multirun
-from tests.launchers.fake_run import assert_none_left
-from tests.rows import write_sums
+from tests.support.fake_run import assert_none_left
+from tests.support.rows import write_sums
 
 pytestmark = pytest.mark.slow
 

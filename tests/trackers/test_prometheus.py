@@ -8,7 +8,7 @@ import pytest
 
 from distft.goodput import note
 from distft.trackers.prometheus import Prometheus, exposition
-from tests.launchers.fake_run import freeze
+from tests.support.fake_run import freeze
 
 LINE = re.compile(r'^distft_(\w+)\{run="((?:[^"\\\n]|\\.)*)"(?:,state="(\w+)")?\} (\S+)$')
 ROW = {"split": "train", "seconds": 0.5, "tokens": 100, "loss": 2.0, "grad_norm": 1.5, "mfu": 0.25}

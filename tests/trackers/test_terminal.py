@@ -9,7 +9,7 @@ from rich.console import Console
 from distft.run import RunFolder
 from distft.trackers import terminal
 from distft.trackers.terminal import Terminal, duration, summary
-from tests.launchers.fake_run import freeze
+from tests.support.fake_run import freeze
 
 
 def train(step: int) -> dict:

@@ -32,7 +32,7 @@ from distft.runtime.process_group import World, all_reduce_sum, process_group
 from distft.tensors.streaming import fill
 from distft.train.feed import Feed, all_rows, make_cut
 from distft.train.step import train_step
-from tests.train_cases import make_engine, tiny_model
+from tests.support.train_cases import make_engine, tiny_model
 
 MODEL = "llama3_8b"
 ASKS = ("_local_scalar_dense", "nonzero", "is_nonzero", "_to_cpu")

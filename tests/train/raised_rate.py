@@ -19,7 +19,7 @@ from distft.tensors.streaming import fill
 from distft.train.feed import Feed, make_cut
 from distft.train.health import Warnings
 from distft.train.step import train_step
-from tests.train_cases import GLOBAL_ROWS, make_engine, tiny_model
+from tests.support.train_cases import GLOBAL_ROWS, make_engine, tiny_model
 
 STEPS_AFTER = 4
 

@@ -21,7 +21,7 @@ from distft.tensors.streaming import fill
 from distft.train.feed import Feed, make_cut
 from distft.train.oom_probe import try_longest
 from distft.train.step import train_step
-from tests.train_cases import GLOBAL_ROWS, make_engine, tiny_model
+from tests.support.train_cases import GLOBAL_ROWS, make_engine, tiny_model
 
 VALUES = {"nan": float("nan"), "inf": float("inf"), "-inf": float("-inf")}
 

@@ -10,7 +10,7 @@ from distft.runtime.heartbeat import WORK
 from distft.runtime.process_group import World
 from distft.train.health import Stragglers, told_of
 from distft.train.timing import Clock, OwnWork
-from tests.accelerator import CUDA_1, Device, stand_in
+from tests.support.accelerator import CUDA_1, Device, stand_in
 
 
 @pytest.fixture

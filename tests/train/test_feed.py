@@ -15,7 +15,7 @@ from distft.data.shards import Rows
 from distft.runtime.process_group import World
 from distft.train import feed as feed_module
 from distft.train.feed import TILE, Feed, Prefetch, all_rows, filled_up_to
-from tests.rows import write_rows
+from tests.support.rows import write_rows
 
 WORLD = World(0, 1, 0, 1, torch.device("cpu"))
 

@@ -13,8 +13,8 @@ from distft.data.packing import Cut
 from distft.runtime.process_group import World
 from distft.train.feed import Feed
 from distft.train.oom_probe import longest
-from tests.ranks import run_ranks
-from tests.trained import STRATEGIES
+from tests.support.ranks import run_ranks
+from tests.support.trained import STRATEGIES
 
 
 class Lengths:

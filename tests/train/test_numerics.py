@@ -8,7 +8,7 @@ import pytest
 
 from distft.runtime.errors import NonFinite
 from distft.train.health import NonFinitePolicy, Spikes, Warnings
-from tests.ranks import run_ranks
+from tests.support.ranks import run_ranks
 
 
 def after(policy: NonFinitePolicy, *skipped: bool) -> list[str]:

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from tests.ranks import run_ranks
-from tests.trained import STRATEGIES
+from tests.support.ranks import run_ranks
+from tests.support.trained import STRATEGIES
 
 BF16 = ("ddp", "zero2", "zero3", "zero3_offload")
 KINDS = [("loss", "nan"), ("gradient", "inf")]

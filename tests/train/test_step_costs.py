@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from tests.ranks import run_ranks
-from tests.rows import write_rows
+from tests.support.ranks import run_ranks
+from tests.support.rows import write_rows
 
 pytestmark = pytest.mark.slow
 

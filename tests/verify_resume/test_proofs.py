@@ -16,7 +16,7 @@ import pytest
 
 from distft.run import RunFolder, read_json
 from distft.verify_resume.runs import read_fed
-from tests.rows import write_sums
+from tests.support.rows import write_sums
 
 pytestmark = pytest.mark.slow
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.rows import write_sums
+from tests.support.rows import write_sums
 
 
 def benchmark(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -12,8 +12,8 @@ from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 from distft.data.tokenize import CHATML, byte_tokenizer
 from distft.export.huggingface import own_template, stop_ids, write_config, write_generation, write_tokenizer
 from distft.models.build import skeleton
-from tests.train_cases import tiny_model
-from tests.trained import MAIN, MODELS
+from tests.support.train_cases import tiny_model
+from tests.support.trained import MAIN, MODELS
 
 LLAMA3 = {
     "factor": 8.0,

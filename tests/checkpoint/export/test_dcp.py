@@ -13,9 +13,9 @@ from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_di
 from distft.checkpoint.load import Checkpoint
 from distft.export.dcp import write_dcp
 from distft.optim.groups import decay_groups
-from tests.strategies.reference import dense
-from tests.train_cases import ADAMW, tiny_model
-from tests.trained import MAIN, TIED, Key, checkpoint_of
+from tests.support.reference import dense
+from tests.support.train_cases import ADAMW, tiny_model
+from tests.support.trained import MAIN, TIED, Key, checkpoint_of
 
 pytestmark = pytest.mark.slow
 

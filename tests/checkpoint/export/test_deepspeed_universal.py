@@ -11,10 +11,10 @@ from safetensors.torch import load_file
 from distft.checkpoint.load import Checkpoint
 from distft.export.deepspeed_universal import write_deepspeed_universal
 from distft.optim.groups import decay_groups
-from tests.ranks import run_ranks
-from tests.strategies.reference import dense
-from tests.train_cases import ADAMW, tiny_model
-from tests.trained import TIED, checkpoint_of
+from tests.support.ranks import run_ranks
+from tests.support.reference import dense
+from tests.support.train_cases import ADAMW, tiny_model
+from tests.support.trained import TIED, checkpoint_of
 
 pytestmark = pytest.mark.slow
 
@@ -29,7 +29,7 @@ def test_zero_1_to_3_go_on_from_it(trained: Any, tmp_path: Path) -> None:
     checkpoint = Checkpoint(checkpoint_of(trained["zero2", TIED, 2, 2]))
     export_universal(checkpoint, tmp_path / "out")
     tiny_model(TIED).config.save_pretrained(tmp_path / "base")
-    answers = run_ranks(2, "tests.universal_program", str(tmp_path / "out"), str(tmp_path / "base"), "1,2,3")
+    answers = run_ranks(2, "tests.support.universal_program", str(tmp_path / "out"), str(tmp_path / "base"), "1,2,3")
     assert list(answers) == ["1", "2", "3"]
     for stage, answer in answers.items():
         assert set(answer["steps"]) == {5.0} and answer["global_steps"] == 5

@@ -13,8 +13,8 @@ from distft.export.deepspeed_universal import write_deepspeed_universal
 from distft.export.huggingface import TrainedWeights, whole_or_nothing, write_huggingface
 from distft.models.init import FreshWeights
 from distft.optim.groups import decay_groups
-from tests.train_cases import tiny_model
-from tests.trained import MAIN, checkpoint_of
+from tests.support.train_cases import tiny_model
+from tests.support.trained import MAIN, checkpoint_of
 
 
 def test_a_folder_appears_when_it_is_whole(tmp_path: Path) -> None:

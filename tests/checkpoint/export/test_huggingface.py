@@ -13,8 +13,8 @@ from distft.checkpoint.load import Checkpoint
 from distft.checkpoint.probe import PROBE
 from distft.export.huggingface import TrainedWeights, verify, write_huggingface
 from distft.models.init import FreshWeights
-from tests.train_cases import tiny_model
-from tests.trained import KEYS, LORA, LORA_KEYS, MAIN, Key, checkpoint_of
+from tests.support.train_cases import tiny_model
+from tests.support.trained import KEYS, LORA, LORA_KEYS, MAIN, Key, checkpoint_of
 
 pytestmark = pytest.mark.slow
 

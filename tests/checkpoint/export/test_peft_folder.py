@@ -15,9 +15,9 @@ from distft.export.huggingface import TrainedWeights
 from distft.export.peft import verify, write_peft
 from distft.models.adapters import Lora
 from distft.models.init import FreshWeights
-from tests.strategies.reference import dense
-from tests.train_cases import tiny_model
-from tests.trained import LORA, LORA_KEYS, MAIN, Key, checkpoint_of
+from tests.support.reference import dense
+from tests.support.train_cases import tiny_model
+from tests.support.trained import LORA, LORA_KEYS, MAIN, Key, checkpoint_of
 
 pytestmark = pytest.mark.slow
 

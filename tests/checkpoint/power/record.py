@@ -35,7 +35,7 @@ class Call:
 
 def record(strace: str, trace: Path, module: str, world: int, *arguments: str) -> str:
     """Runs `module` on `world` processes under strace; returns what strace wrote."""
-    run = f"from tests.ranks import run_ranks; run_ranks({world}, {module!r}, *{arguments!r})"
+    run = f"from tests.support.ranks import run_ranks; run_ranks({world}, {module!r}, *{arguments!r})"
     calls = f"trace={','.join((*KNOWN, *OTHERS.split()))}"
     command = [strace, "-f", "--seccomp-bpf", "-y", "-s", str(2**20), "-o", str(trace), "-e", calls]
     subprocess.run([*command, sys.executable, "-c", run], check=True)

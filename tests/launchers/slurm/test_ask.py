@@ -9,7 +9,7 @@ import pytest
 
 from distft.launchers.slurm import commands
 from distft.launchers.slurm.commands import JobState, Partition, SlurmError, job_state, partitions, seconds
-from tests.launchers.slurm.stubs import RECORDED, calls, only_path, stub, stub_recorded
+from tests.support.stubs import RECORDED, calls, only_path, stub, stub_recorded
 
 
 @pytest.fixture

@@ -16,8 +16,8 @@ from distft.launchers.local import Local
 from distft.launchers.slurm import commands
 from distft.launchers.slurm.launcher import Slurm, script_of
 from distft.run import RunFolder, read_json
-from tests.launchers.slurm.frozen import freeze
-from tests.launchers.slurm.stubs import calls, only_path, stub, stub_recorded
+from tests.support.slurm_run import freeze
+from tests.support.stubs import calls, only_path, stub, stub_recorded
 
 OPTIONS = {"nodes": "2-4", "time": "12:00:00", "memory": "20G", "exclude": ["n1", "n2"], "constraint": "a&b"}
 

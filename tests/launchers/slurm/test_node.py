@@ -15,8 +15,8 @@ import yaml
 
 from distft.launchers.slurm.node import mismatch
 from distft.run import Plan, RunFolder, write_json
-from tests.launchers.fake_run import assert_none_left, processes_of
-from tests.launchers.slurm.stubs import only_path, stub
+from tests.support.fake_run import assert_none_left, processes_of
+from tests.support.stubs import only_path, stub
 
 AS_PLANNED = {"SLURM_STEP_NUM_NODES": "2", "SLURM_STEP_NUM_TASKS": "2", "SLURM_LOCALID": "0"}
 

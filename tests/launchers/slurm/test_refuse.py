@@ -7,7 +7,7 @@ import pytest
 
 from distft.launchers.slurm.commands import Partition
 from distft.launchers.slurm.launcher import look_up, partition_of, reasons
-from tests.launchers.slurm.stubs import only_path, stub
+from tests.support.stubs import only_path, stub
 
 GPU = Partition("gpu", True, 2 * 86400, 4, 64, 8, True)
 CPU = Partition("cpu", False, None, 10, 32, 0, True)

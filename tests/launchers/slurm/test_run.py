@@ -9,7 +9,7 @@ from distft.config.errors import Unavailable
 from distft.launchers.slurm import job as module
 from distft.launchers.slurm.job import SlurmRun, read_job
 from distft.run import RunFolder, state_in_words
-from tests.launchers.slurm.stubs import RECORDED, calls, only_path, stub, stub_recorded
+from tests.support.stubs import RECORDED, calls, only_path, stub, stub_recorded
 
 
 @pytest.fixture

@@ -14,8 +14,8 @@ import yaml
 from distft.launchers.slurm.launcher import Environment, exported, read_fabric, script_of, setup, write_script
 from distft.paths import shipped_dir
 from distft.run import RunFolder
-from tests.launchers.slurm.frozen import freeze
-from tests.launchers.slurm.stubs import calls, stub
+from tests.support.slurm_run import freeze
+from tests.support.stubs import calls, stub
 
 ODD = ["plain", "données (1)", 'it\'s 50% "of" $HOME', "a;b&c|d", "`id` {x} #y", "*?[a]~!"]
 FABRICS = sorted(file.stem for file in (shipped_dir("slurm") / "fabrics").glob("*.yaml"))

@@ -10,7 +10,7 @@ from transformers import AutoConfig
 
 from distft.models.attention.choose import SDPA, Documents, Machine, Traits, anywhere, choose, enabled_sdpa, in_force
 from distft.models.build import skeleton
-from tests.train_cases import tiny_model
+from tests.support.train_cases import tiny_model
 
 BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
 HOPPER, AMPERE, VOLTA, BLACKWELL, GEFORCE = (9, 0), (8, 0), (7, 0), (10, 0), (12, 0)

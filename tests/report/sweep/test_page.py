@@ -190,8 +190,12 @@ def test_a_wrong_call_exits_2_and_says_why(arguments, said, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("width", [360, 1280])
-@pytest.mark.parametrize("case", [large, hostile], ids=["60 runs", "long and hostile words"])
+@pytest.mark.parametrize("width", [360, pytest.param(1280, marks=pytest.mark.soak)])
+@pytest.mark.parametrize(
+    "case",
+    [pytest.param(large, marks=pytest.mark.soak), hostile],
+    ids=["60 runs", "long and hostile words"],
+)
 def test_no_window_scrolls_sideways(case, make_sweep, require, tmp_path: Path, width: int):
     runs, keys = case()
     runs.append(Run({keys[0]: "/a/very/long/path" * 20}, (3.0, 0.1)))

@@ -1,4 +1,4 @@
-"""What ranks import, imported once: the process that `tests.ranks` forks them from runs this file.
+"""What ranks import, imported once: the process that `tests.support.ranks` forks them from runs this file.
 
 Trap: threads do not survive a fork, so nothing is computed here.
 """
@@ -18,7 +18,7 @@ with uncollected():
     import transformers.models  # noqa: F401
 
     from distft.paths import conf_dir
-    from tests.train_cases import instantiate_strategy, tiny_model
+    from tests.support.train_cases import instantiate_strategy, tiny_model
 
     for path in (conf_dir() / "strategy").glob("*.yaml"):
         instantiate_strategy(path.stem)

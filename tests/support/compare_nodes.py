@@ -1,4 +1,4 @@
-"""One rank, alone on its node, compares its environment: `python -m tests.compare_nodes OUT [FOLDER]`.
+"""One rank, alone on its node, compares its environment: `python -m tests.support.compare_nodes OUT [FOLDER]`.
 
 FOLDER comes first in rank 1's search for packages.
 """

@@ -1,6 +1,6 @@
 """Fast tests begin first, and what shares a dear fixture is one piece of work."""
 
-from tests.beside import pieces, place
+from tests.support.scheduling import pieces, place
 
 
 def test_a_file_is_one_piece_and_its_slow_tests_another() -> None:

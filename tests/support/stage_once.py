@@ -1,6 +1,6 @@
-"""Four ranks on two nodes, which differ by their TMPDIR, stage a model and rows: `python -m tests.stage_once OUT PLAN`.
+"""Four ranks on two nodes stage a model and rows: `python -m tests.support.stage_once OUT PLAN`.
 
-Twice, as two runs do; each rank writes what it was given to OUT/RANK.json.
+The nodes differ by their TMPDIR. Twice, as two runs do; each rank writes what it was given to OUT/RANK.json.
 """
 
 import os
@@ -12,7 +12,7 @@ from pathlib import Path
 from distft.models.staging import stage
 from distft.run import Plan, read_json, write_json
 from distft.runtime.process_group import World
-from tests.forked import fork_ranks
+from tests.support.forked import fork_ranks
 
 NODES, RANKS_OF_NODE = 2, 2
 

@@ -17,7 +17,7 @@ from distft.data.order import Order
 from distft.data.shards import Rows
 from distft.models.build import make_foldable
 from distft.models.init import FreshWeights
-from tests.train_cases import ADAMW, GLOBAL_ROWS, tiny_model
+from tests.support.train_cases import ADAMW, GLOBAL_ROWS, tiny_model
 
 
 def dense(name: str, seed: int, **architecture: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Follows a frozen run of the fake worker as launch does: `python -m tests.launchers.drive RUN GRACE_SECONDS`."""
+"""Follows a frozen run of the fake worker as launch does: `python -m tests.support.drive RUN GRACE_SECONDS`."""
 
 import sys
 from pathlib import Path
@@ -9,7 +9,7 @@ from distft.run import FINISHED, RunFolder
 
 if __name__ == "__main__":
     run = RunFolder(Path(sys.argv[1]))
-    launcher = Local(program="tests.launchers.fake_worker", grace_seconds=float(sys.argv[2]))
+    launcher = Local(program="tests.support.fake_worker", grace_seconds=float(sys.argv[2]))
     [handle] = launcher.submit([run.path])
     outcome = supervise(run, handle, launcher, None)
     sys.exit(0 if outcome.state in FINISHED else tell_end(run, outcome))

@@ -1,4 +1,4 @@
-"""Trains frozen runs on real ranks and tells what reached the step: `python -m tests.worked OUT CASES.json`.
+"""Trains frozen runs on real ranks and tells what reached the step: `python -m tests.support.observed OUT CASES.json`.
 
 Each case is composed, prepared, planned and frozen as a launch does it, then the worker's own `train` makes it. What it
 computes with is watched where it arrives: at the forward of the model, at a look at replicas, at a save.

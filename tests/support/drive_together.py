@@ -1,5 +1,5 @@
 """One machine's launch of a frozen run of the fake worker that several machines share:
-`python -m tests.launchers.drive_together RUN NODES HOST:PORT`.
+`python -m tests.support.drive_together RUN NODES HOST:PORT`.
 """
 
 import sys
@@ -15,7 +15,7 @@ local.SECONDS_TO_WAIT, local._SECONDS_TO_SHOW = 8.0, 2.0
 
 def main() -> int:
     run = RunFolder(Path(sys.argv[1]))
-    launcher = Local(int(sys.argv[2]), program="tests.launchers.fake_worker", rendezvous=sys.argv[3])
+    launcher = Local(int(sys.argv[2]), program="tests.support.fake_worker", rendezvous=sys.argv[3])
     try:
         handle = launcher.find(run.path) or launcher.submit([run.path])[0]
     except ValueError as error:

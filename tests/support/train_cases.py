@@ -1,4 +1,4 @@
-"""Trains many small cases on one group of real processes: `python -m tests.train_cases OUT CASES.json`.
+"""Trains many small cases on one group of real processes: `python -m tests.support.train_cases OUT CASES.json`.
 
 A case names a strategy's and a model's YAML in conf/, so that a new YAML is in the matrix as soon as it is there.
 """
@@ -7,6 +7,7 @@ import json
 import sys
 from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -15,31 +16,26 @@ from hydra.utils import instantiate
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from distft import worker
 from distft.checkpoint.load import Checkpoint, find, restore
 from distft.checkpoint.retention import Retention
 from distft.checkpoint.save import Saver, Snapshot
 from distft.data.order import Order, row_borders
 from distft.data.shards import Rows
 from distft.evaluate.held_out import held_out
-from distft.losses.cross_entropy import CrossEntropy
-from distft.models.adapters import Full, Lora
-from distft.models.build import architecture, blocks, compile_blocks, recompute, skeleton
+from distft.models.build import architecture, skeleton
 from distft.models.flops import Flops
 from distft.models.init import FreshWeights
-from distft.optim.groups import decay_groups
 from distft.paths import conf_dir
 from distft.runtime.determinism import seed_for
 from distft.runtime.process_group import World, all_reduce_sum, differ, process_group, texts_of_all
-from distft.strategies.engine import Objective
 from distft.tensors.streaming import fill
 from distft.train.feed import Feed, Prefetch, all_rows, make_cut
 from distft.train.step import train_step
-from distft.worker import probe
 
 GLOBAL_ROWS = 8
 ADAMW = {"lr": 1e-3, "weight_decay": 0.1, "betas": (0.9, 0.95), "fused": True}
-
-
+RANDOM_MODEL: Any = SimpleNamespace(model_dir=None)  # all that an engine needs of a plan
 REAL_VOCABULARY = {"vocab_size": 49152, "hidden_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2}
 
 
@@ -56,27 +52,39 @@ def instantiate_strategy(name: str, **settings: Any) -> Any:
 
 
 def tuned(case: dict[str, Any]) -> Any:
-    """Returns the case's model with what its tuning adds; a case with `lora` gives the settings of that."""
-    tune = Lora(**case["lora"]) if "lora" in case else Full()
-    return tune(tiny_model(case["model"], **case.get("architecture", {})))
+    """Returns the case's model with what its tuning adds."""
+    return instantiate(config_of(case)["tuning"])(tiny_model(case["model"], **case.get("architecture", {})))
+
+
+def part(group: str, name: str) -> dict[str, Any]:
+    return yaml.safe_load((conf_dir() / group / f"{name}.yaml").read_text())
+
+
+def config_of(case: dict[str, Any]) -> dict[str, Any]:
+    """Returns the parts of a run's config that decide the engine, from conf/ and the case's own settings.
+
+    lora: settings of adapters, which alone are trained then. adamw: further settings of the optimizer.
+    """
+    model = part("model", case["model"])
+    model["tiny_architecture"] |= case.get("architecture", {})
+    tuning = part("tuning", "lora") | case["lora"] if "lora" in case else part("tuning", "full")
+    return {
+        "model": model,
+        "tuning": tuning,
+        "strategy": part("strategy", case["strategy"]) | case.get("settings", {}),
+        "optimizer": part("optimizer", "adamw") | ADAMW | case.get("adamw", {}),
+        "loss": part("loss", "cross_entropy"),
+        "train": {
+            "precision": {"float32": "fp32", "bfloat16": "bf16"}[case.get("precision", "float32")],
+            "activation_checkpointing": case.get("recomputed", "none"),
+            "compile": case.get("compiled", False),
+        },
+    }
 
 
 def make_engine(case: dict[str, Any], world: World) -> Any:
-    strategy = instantiate_strategy(case["strategy"], **case.get("settings", {}))
-
-    def build() -> Objective:
-        model = tuned(case)
-        repeated = list(blocks(model).values())
-        recompute(model, case.get("recomputed", "none"))
-        if case.get("compiled"):
-            compile_blocks(model, repeated, world.device)
-        return Objective(model, CrossEntropy(), repeated)
-
-    options = ADAMW | case.get("adamw", {})
-    precision = getattr(torch, case.get("precision", "float32"))
-    return strategy.setup(
-        build, lambda parameters: torch.optim.AdamW(decay_groups(parameters), **options), world, precision
-    )
+    """Returns the engine that a worker makes of the case's config."""
+    return worker.make_engine(config_of(case), RANDOM_MODEL, world)
 
 
 class Reductions(TorchDispatchMode):
@@ -192,7 +200,7 @@ def run_case(case: dict[str, Any], world: World) -> dict[str, Any]:
         answer["differ"] = differ(fingerprint, group)
     if case.get("save"):
         save(engine, Path(case["save"]), steps, world, case.get("background", False))
-        probe(engine, Path(case["save"]), steps, plain.config, feed, world)
+        worker.probe(engine, Path(case["save"]), steps, plain.config, feed, world)
     if case.get("eval_micro"):
         held = Rows(Path(case["rows"]), "eval")
         cuts = [make_cut(held, *micro, flops) for micro in case["eval_micro"]]

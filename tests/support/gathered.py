@@ -1,4 +1,4 @@
-"""Bytes that a live engine holds in a step, at their highest: `python -m tests.gathered OUT CASES.json`, on each rank.
+"""Measures the peak bytes of a step on a live engine: `python -m tests.support.gathered OUT CASES.json`, on each rank.
 
 The model is random, narrow and shallow under a real vocabulary of 49,152, so that what is gathered shows and
 activations do not.
@@ -24,7 +24,7 @@ from distft.data.shards import Row
 from distft.models.init import FreshWeights
 from distft.runtime.process_group import World, process_group, texts_of_all
 from distft.tensors.streaming import fill
-from tests.train_cases import make_engine, tuned
+from tests.support.train_cases import make_engine, tuned
 
 ROWS, MICRO_BATCHES = 2, 3  # the second finds gradients, and leaves the root's weights gathered
 COLLECTIVES = ("reduce_scatter_single", "reduce_scatter_tensor")  # what FSDP2 of torch 2.13 calls, and of 2.11

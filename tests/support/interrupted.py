@@ -1,4 +1,4 @@
-"""Runs that are asked to stop at random moments: `python -m tests.interrupted OUT RUNS TRIALS SEED`, on every rank.
+"""Stops runs at random moments: `python -m tests.support.interrupted OUT RUNS TRIALS SEED`, on every rank.
 
 RUNS/straight and RUNS/cut are frozen alike. The first is trained in one go; the second is sent SIGTERM, SIGUSR1 or the
 launcher's request, to any rank, once or twice, at any moment from before its start-up to after its end, and goes on in

@@ -11,7 +11,7 @@ import time
 from typing import Any
 
 from distft.rank import prepare  # noqa: F401  # as the real rank's
-from tests.launchers import faulty_rank
+from tests.support import faulty_rank
 
 
 def plant(kind: str, seconds: float) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from distft.run import RunFolder
-from tests.ranks import run_ranks
+from tests.support.ranks import run_ranks
 
 TRAINED, HELD_OUT = 12, 7
 LENGTHS = [12 + 3 * i for i in range(TRAINED)]  # tokens
@@ -178,5 +178,5 @@ def train_all(folder: Path, cases: Mapping[str, Mapping[str, Any]] = CASES) -> d
         for name, case in settings.items()
     }
     (folder / "cases.json").write_text(json.dumps(specs))
-    answers = run_ranks(2, "tests.worked", str(folder / "cases.json"))
+    answers = run_ranks(2, "tests.support.observed", str(folder / "cases.json"))
     return {name: Ran(settings[name], answers[name]) for name in cases}

@@ -10,8 +10,8 @@ import pytest
 
 from distft.checkpoint.format import step_dir
 from distft.paths import conf_dir
-from tests.ranks import run_ranks
-from tests.rows import write_rows
+from tests.support.ranks import run_ranks
+from tests.support.rows import write_rows
 
 STRATEGIES = sorted(path.stem for path in (conf_dir() / "strategy").glob("*.yaml"))
 MODELS = sorted(path.stem for path in (conf_dir() / "model").glob("*.yaml"))
@@ -37,6 +37,9 @@ KEYS: list[Key] = [
 ]
 # Two models meet every way to cut, the other families one that cuts rows and one that cuts flat; the rest are soak.
 MORE_KEYS: list[Key] = [(s, m, 2, 2) for m in MODELS if m not in (MAIN, TIED) for s in ("ddp", "zero3")]
+MORE_KEYS += [
+    ("fsdp", f"{MAIN}+packed+compiled", 2, PACKED)
+]  # half a minute of compiling; test_compiled.py has a short one
 LORA: dict[str, Any] = {"rank": 4, "alpha": 8.0}
 FAINT_ADAMW = {"eps": 1e-6}  # where gradients nearly cancel, see test_lora.py
 # One weight in 32,768 of an embedding: without AVX-512 Gemma 3's was 4.7e-5 off, and a norm 8.4e-6; Mistral's 3.0e-5.
@@ -47,35 +50,36 @@ RECOMPUTED: dict[Key, str] = {
     **{(s, "qwen3_8b", 2, 2): "full" for s in CUTS},
     **{(s, "smollm2_135m", 2, 2): "selective" for s in CUTS},
     **{(s, f"{MAIN}+packed", 2, PACKED): "selective" for s in ("fsdp", "zero3")},
+    ("fsdp", f"{MAIN}+packed+compiled", 2, PACKED): "selective",
     ("zero3", f"{MAIN}+lora", 2, 2): "full",
     ("zero2", f"{MAIN}+lora", 2, 2): "selective",
 }
 
-COMPILED: set[Key] = {("fsdp", f"{MAIN}+packed", 2, PACKED), ("zero2", "mistral_7b", 2, 2)}  # the first with selective
+COMPILED: Key = ("zero2", "mistral_7b", 2, 2)
 
 
 def make_case(key: Key, rows: Path, folder: Path) -> dict[str, Any]:
     strategy, model, world, micro = key
-    model, _, kind = model.partition("+")
+    model, *kinds = model.split("+")
     case: dict[str, Any] = {"strategy": strategy, "model": model, "micro": micro, "rows": str(rows)}
-    if kind == "packed":
+    if "packed" in kinds:
         case |= {"micro": None, "micro_tokens": micro}
     case["save"] = str(folder / "-".join(map(str, key)))
-    if kind == "lora":
+    if "lora" in kinds:
         case |= {"lora": LORA}
-    if kind == "lora" or model in FAINT:
+    if "lora" in kinds or model in FAINT:
         case["adamw"] = FAINT_ADAMW
     if strategy == "hsdp":
         case["settings"] = {"shard_size": min(world, 2)}
     if strategy.startswith("zero") and micro == 1:
         case["settings"] = {"bucket_parameters": 20_000}  # several buckets, and stage 3 drops what it has gathered
-    if kind == "offload":
+    if "offload" in kinds:
         case["settings"] = {"offload": True}
-    if model == MAIN and world <= 2 and not kind:
+    if model == MAIN and world <= 2 and not kinds:
         case["eval_micro"] = EVAL_MICRO
     if key in RECOMPUTED:
         case["recomputed"] = RECOMPUTED[key]
-    if key in COMPILED and which("g++"):
+    if (key == COMPILED or "compiled" in kinds) and which("g++"):
         case["compiled"] = True
     return case
 
@@ -89,7 +93,7 @@ def run_cases(world: int, cases: dict[Any, dict[str, Any]], folder: Path) -> dic
     def train(number: int, part: list[dict[str, Any]]) -> list[dict[str, Any]]:
         spec = folder / f"cases-{world}-{number}.json"
         spec.write_text(json.dumps(part))
-        return run_ranks(world, "tests.train_cases", str(spec)) if part else []
+        return run_ranks(world, "tests.support.train_cases", str(spec)) if part else []
 
     listed, groups = list(cases.values()), 2 if world == 1 else 1
     with ThreadPoolExecutor(groups) as pool:
@@ -126,7 +130,7 @@ def _train(keys: list[Key], rows: Path, folder: Path) -> dict[Key, dict[str, Any
 @pytest.fixture(scope="session")
 def references(rows: Path) -> dict[str, dict[str, Any]]:
     """Losses, norms and final weights of the plain loop, by model."""
-    from tests.strategies.reference import train_reference  # imports torch, which most tests need not wait for
+    from tests.support.reference import train_reference  # imports torch, which most tests need not wait for
 
     return {model: train_reference(model, rows, **(FAINT_ADAMW if model in FAINT else {})) for model in MODELS}
 

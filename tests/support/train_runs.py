@@ -1,4 +1,4 @@
-"""Trains frozen runs one after another on one group of processes: `python -m tests.words OUT RUN...`, on every rank."""
+"""Trains frozen runs on one group of processes: `python -m tests.support.train_runs OUT RUN...`, on every rank."""
 
 import json
 import sys

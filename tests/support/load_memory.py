@@ -1,4 +1,4 @@
-"""Loads a model from safetensors under a strategy and reports this process's peak: `python -m tests.load_memory`."""
+"""Loads a model from safetensors under a strategy and reports the peak: `python -m tests.support.load_memory`."""
 
 import gc
 import json
@@ -13,7 +13,7 @@ from distft.optim.groups import decay_groups
 from distft.runtime.process_group import World, all_reduce_sum, process_group
 from distft.strategies.engine import Objective
 from distft.tensors.streaming import folder_chunks, stream
-from tests.train_cases import instantiate_strategy
+from tests.support.train_cases import instantiate_strategy
 
 
 def load(strategy: str, folder: Path, world: World) -> None:

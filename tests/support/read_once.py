@@ -1,4 +1,4 @@
-"""Eight ranks load one model and one checkpoint after another: `python -m tests.read_once MODELS CHECKPOINTS`.
+"""Eight ranks load one model and one checkpoint after another: `python -m tests.support.read_once MODELS CHECKPOINTS`.
 
 MODELS/<strategy> is loaded under that strategy; what was saved under fsdp is then resumed from CHECKPOINTS/<strategy>,
 a copy of it, so that each load has files of its own.
@@ -22,9 +22,9 @@ from distft.optim.groups import decay_groups
 from distft.runtime.process_group import World
 from distft.strategies.engine import Objective
 from distft.tensors.streaming import folder_chunks, stream
-from tests import preload  # noqa: F401  # before the fork
-from tests.forked import fork_ranks
-from tests.train_cases import instantiate_strategy
+from tests.support import preload  # noqa: F401  # before the fork
+from tests.support.forked import fork_ranks
+from tests.support.train_cases import instantiate_strategy
 
 WORLD = 8
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 FORKS = get_context("forkserver")
-FORKS.set_forkserver_preload(["tests.preload"])
+FORKS.set_forkserver_preload(["tests.support.preload"])
 
 
 def run_ranks(

@@ -6,7 +6,7 @@ from distft.config import compose, frozen_text
 from distft.config.key import at
 from distft.plan import make_plan
 from distft.run import RunFolder
-from tests.rows import write_sums
+from tests.support.rows import write_sums
 
 
 def freeze(folder: Path, name: str, *overrides: str, micro_batch_size: int | None = 4) -> RunFolder:

@@ -1,0 +1,64 @@
+"""pyproject.toml names every package that the code imports, and no other."""
+
+import ast
+import re
+import sys
+import tomllib
+from collections.abc import Iterator
+from importlib.metadata import packages_distributions
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+EXTRAS = {"liger_kernel": "liger-kernel"}  # imported where a GPU is, and not installed here
+PROGRAMS = {"ninja"}  # run by DeepSpeed, and never imported
+TOOLS = {"build", "hatchling", "pyright", "pytest-timeout", "ruff"}  # of the Makefile, pytest and tests/test_wheel.py
+PEERS = {"trl"}  # measured by benchmarks/peers in an environment of its own
+LOCAL = {"distft", "tests", "benchmarks", "practice_cluster"}
+
+
+@pytest.fixture(scope="module")
+def project(checkout: Path) -> dict[str, Any]:
+    return tomllib.loads((checkout / "pyproject.toml").read_text())["project"]
+
+
+def names(requirements: list[str]) -> set[str]:
+    """Returns packages as pip compares their names."""
+    return {normal(re.match(r"[\w.-]+", each)[0]) for each in requirements}  # pyright: ignore[reportOptionalSubscript]
+
+
+def normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def modules(folder: Path) -> Iterator[str]:
+    for file in folder.rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Import):
+                yield from (alias.name.partition(".")[0] for alias in node.names)
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                yield node.module.partition(".")[0]
+
+
+def packages(*folders: Path) -> set[str]:
+    """Returns the packages that the code in these folders imports."""
+    known = packages_distributions()
+    found = {module for folder in folders for module in modules(folder)} - LOCAL - set(sys.stdlib_module_names)
+    return {normal(known[module][0] if module in known else EXTRAS.get(module, module)) for module in found}
+
+
+def test_what_distft_imports_is_named_and_nothing_else(project: dict[str, Any], checkout: Path) -> None:
+    required, imported = names(project["dependencies"]), packages(checkout / "distft")
+    extras = set().union(*(names(each) for name, each in project["optional-dependencies"].items() if name != "dev"))
+    assert imported - required - extras == set(), "imported, and not in pyproject.toml"
+    assert (required | extras) - imported == PROGRAMS, "in pyproject.toml, and not imported"
+    assert required & extras == set()
+
+
+def test_what_tests_import_is_named_and_nothing_else(project: dict[str, Any], checkout: Path) -> None:
+    dev, required = names(project["optional-dependencies"]["dev"]), names(project["dependencies"])
+    imported = packages(checkout / "tests", checkout / "benchmarks")
+    assert imported - required - dev == PEERS, "imported, and not in pyproject.toml"
+    optional = names(project["optional-dependencies"]["sweep"])  # what tests of a sweep run with
+    assert dev - imported - optional == TOOLS, "in pyproject.toml, and not used"
