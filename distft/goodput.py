@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any, Literal, get_args
 
+from distft.config.freeze import read_config
 from distft.run import RunFolder, json_text, write_json
 
 Event = Literal["submitted", "begun", "training", "trained", "saved", "ended"]
@@ -197,7 +198,7 @@ def account(run: RunFolder) -> Goodput | None:
         return None
     walk = _Walk(entries, [row for row in run.read_metrics() if "time" in row], _saved_step(run))
     walk.go()
-    every = run.read_config().get("checkpoint", {}).get("every_steps")
+    every = read_config(run).checkpoint.every_steps
     steps = [row["step"] for row in walk.kept]
     saves = {row["step"] - 1 for row in walk.kept if row.get("saved")}  # missing in older versions
     saves = (saves or {step for step in steps if every and step % every == 0}) | walk.ends

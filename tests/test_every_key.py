@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from distft.config import ConfigError, compose
+from distft.config import ConfigError, compose, read_config
 from distft.config.check import known_keys
 from distft.config.parts import TARGET_GROUPS
 from distft.config.schema import KEYS
@@ -392,7 +392,7 @@ def test_a_launch_waits_restarts_and_gives_up_as_asked(right: list[str], monkeyp
     freeze(run, config, plan_run(run, config), settings)
     launcher = make_part(config, "launcher")
     assert not launcher.wait and launcher.program == "tests.support.fake_worker"
-    assert Limits.of(run.read_config()["launcher"]) == Limits(11, 13)
+    assert Limits.of(read_config(run).launcher) == Limits(11, 13)
 
     given: list[Any] = []
     monkeypatch.setattr(__main__, "follow", lambda *arguments: given.append(arguments) or Outcome("completed"))
@@ -423,10 +423,10 @@ def test_a_finished_run_is_exported_as_asked(right: list[str], monkeypatch: pyte
     config = compose([*right, *asked])
     run, config = with_name(config)
     freeze(run, config, plan_run(run, config), asked)
-    stages.write_results(run, export=config.values["export"])
+    stages.write_results(run, export=config.export)
     assert {"at=latest", "dtype=bf16", "format=merged"} <= set(started[0]) and started[0][0] == "export"
     started.clear()
-    stages.write_results(run, export=compose([*right, "export=false"]).values["export"])
+    stages.write_results(run, export=compose([*right, "export=false"]).export)
     assert [words[0] for words in started] == ["report"]
 
 

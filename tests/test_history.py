@@ -100,7 +100,7 @@ def test_a_key_that_an_older_version_lacked_is_no_change(tmp_path: Path):
     config, lines = keep_frozen(run, compose(overrides))
     assert lines == [] and config.values["train"]["max_grad_norm"] == 1.0
     check_config(run, config)
-    with pytest.raises(ConfigError, match="train.max_grad_norm: not set -> 2"):
+    with pytest.raises(ConfigError, match="train.max_grad_norm: 1.0 -> 2"):
         check_config(run, keep_frozen(run, compose([*overrides, "train.max_grad_norm=2"]))[0])
 
 

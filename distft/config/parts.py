@@ -1,7 +1,8 @@
 """The sections with a `_target_`: what is called for each part of a run, and the keywords that are distft's own.
 
 Keywords that only a target's signature names, such as those of torch's optimizers, are not listed here; `check` reads
-them from its source.
+them from its source. A default here is what readers see where the word's YAML does not have the key: zero trials for a
+sweep that is a grid, no time limits counted for a launcher without them.
 """
 
 from typing import Annotated, Any, Literal
@@ -113,9 +114,7 @@ class Launcher(Part):
     warning_seconds: Annotated[int, Field(ge=30)] = Field(
         default=120, description="before the time limit the run saves and is queued again"
     )
-    max_timeouts: Index = Field(
-        default=20, description="time limits after which it is queued again; preemptions always"
-    )
+    max_timeouts: Index = Field(default=0, description="time limits after which it is queued again; preemptions always")
     environment: Literal["venv", "module", "container"] = Field(
         default="venv",
         description="what the nodes run in: the virtual environment of the launching Python, modules and it, or a "
@@ -159,7 +158,7 @@ class Sweep(Part):
     fail_fast: bool = Field(
         default=False, description="with -m: the first job that fails ends the others, which save and stop"
     )
-    trials: Count = Field(default=20, description="with -m: jobs of a search")
+    trials: Count = Field(default=0, description="with -m: jobs of a search")
     seed: Index = Field(default=0, description="with -m: decides the points of a search")
 
 

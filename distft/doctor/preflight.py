@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 
 from distft.config.errors import Unavailable
+from distft.config.freeze import read_config
 from distft.config.machines import node_range
 from distft.launchers.slurm import commands
 from distft.launchers.slurm.commands import SlurmError, slurm, with_retries
@@ -105,9 +106,9 @@ def freeze_preflight(run: RunFolder, job_start: str) -> bool:
 
     job_start: tells one start of a job from the next, which may be on other nodes.
     """
-    flight, launcher = folder_of(run), run.read_config()["launcher"]
+    flight, launcher = folder_of(run), read_config(run).launcher
     flight.plan.unlink(missing_ok=True)  # the job's script looks for it
-    if not launcher.get("preflight", False) or run.read_status().get("preflight") == job_start:
+    if not launcher.preflight or run.read_status().get("preflight") == job_start:
         return False
     (flight.path / "figures.json").unlink(missing_ok=True)
     flight.path.mkdir(exist_ok=True)
@@ -138,7 +139,7 @@ def conclude(run: RunFolder, job: str, names: list[str]) -> bool:
     if not found:
         return False
     bad = sorted({each.node for each in found})
-    excluded = sorted({*run.read_config()["launcher"].get("exclude", []), *bad})
+    excluded = sorted({*read_config(run).launcher.exclude, *bad})
     if reason := _must_stay(run, status, excluded):
         _say(f"preflight: the run goes on with {', '.join(bad)}: {reason}")
         return False
@@ -176,10 +177,10 @@ def _must_stay(run: RunFolder, status: Mapping[str, Any], excluded: Sequence[str
     """Returns why the job cannot be queued again without some nodes, nothing when it can."""
     if status.get("excluded"):
         return "it was queued again once already"
-    launcher = run.read_config()["launcher"]
-    fewest, _ = node_range(launcher["nodes"])
+    launcher = read_config(run).launcher
+    fewest, _ = node_range(launcher.nodes)
     try:
-        there = look_up(launcher.get("partition")).nodes - len(excluded)
+        there = look_up(launcher.partition).nodes - len(excluded)
     except (ValueError, Unavailable) as error:
         return str(error)
     return f"{there} other nodes are left in the partition, {fewest} are needed" if there < fewest else ""

@@ -7,13 +7,13 @@ what needs them runs as an own process that cannot outlive this one.
 
 import signal
 import sys
-from collections.abc import Mapping
-from typing import Any
 
 from distft.config.command import command, help_text
 from distft.config.compose import compose
 from distft.config.errors import ConfigError
+from distft.config.freeze import read_config
 from distft.config.overrides import MULTIRUN
+from distft.config.schema import Export
 from distft.launch.frozen import kept_rows
 from distft.launch.history import check_config, check_followed, is_done
 from distft.launch.restarts import restarting
@@ -83,14 +83,14 @@ def main(overrides: list[str]) -> int:
                 return report_end(run, outcome)
             if handle.is_part:
                 return 0
-        return finish(run, config.values["export"])
+        return finish(run, config.export)
 
 
 def supervise(run: RunFolder, handle: Handle, launcher: Launcher, tracker: Tracker | None) -> Outcome:
     """Follows one submitted run to its end, shown on the terminal and fed to the tracker."""
     plan, console = run.read_plan(), screen(sys.stderr)
     logs = run.rank_log(run.read_status()["attempt"], 0).parent
-    limit = what_ends(plan, run.read_config()["train"])
+    limit = what_ends(plan, read_config(run).train)
     console.print(
         f"{run.path}: {plan.steps} steps{limit}, {plan.world} process{'es' * (plan.world > 1)}, logs in {logs}"
     )
@@ -146,10 +146,10 @@ def report_end(run: RunFolder, outcome: Outcome) -> int:
     return outcome.exit_code
 
 
-def finish(run: RunFolder, export: Mapping[str, Any]) -> int:
+def finish(run: RunFolder, export: Export) -> int:
     """Exports, where that is wanted, and reports a finished run, and prints its summary; 1 when one of both failed."""
     is_done = write_results(run, export=export)
-    screen(sys.stdout).print(summary(run, exported(run, {"export": export})))
+    screen(sys.stdout).print(summary(run, exported(run, {"export": export.plain()})))
     return 0 if is_done else 1
 
 

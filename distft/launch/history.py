@@ -13,7 +13,7 @@ from distft.checkpoint.choose import candidates
 from distft.checkpoint.format import Damaged, read_manifest
 from distft.config import Config, ConfigError
 from distft.config.compose import Groups
-from distft.config.freeze import Frozen, allowing, chosen_words, difference, keys_said, meanings, refusal
+from distft.config.freeze import Frozen, allowing, chosen_words, difference, keys_said, meanings, parse_config, refusal
 from distft.config.key import covers
 from distft.config.overrides import WrongOverride, long_form, split
 from distft.config.precedence import implied
@@ -74,7 +74,7 @@ def config_before(run: RunFolder, config: Config) -> dict[str, Any] | None:
 
 def run_before(run: RunFolder, config: Config) -> RunFolder | None:
     """Returns the run that this one goes on from: itself, else the one whose checkpoint it is to resume."""
-    resume = config.values["checkpoint"]["resume"]
+    resume = config.checkpoint.resume
     runs = [run]
     if resume not in ("auto", "never"):
         runs.append(RunFolder(absolute(resume).parents[1]))
@@ -94,7 +94,7 @@ def frozen_before(run: RunFolder, config: Config) -> Frozen | None:
         return None
     text = found.config.read_text()
     words, said = chosen_words(text), keys_said(text)
-    return Frozen(found.read_config(), words, said if said is not None else _given(found, words))
+    return Frozen(parse_config(text).values, words, said if said is not None else _given(found, words))
 
 
 def _given(run: RunFolder, words: Mapping[str, str]) -> frozenset[str] | None:
@@ -116,7 +116,7 @@ def is_done(run: RunFolder, config: Config) -> bool:
 
 def resumed(run: RunFolder, config: Config) -> Manifest | None:
     """Returns the manifest of the checkpoint to go on from; ConfigError when the one that is named has none."""
-    resume = config.values["checkpoint"]["resume"]
+    resume = config.checkpoint.resume
     for folder in candidates(run.checkpoints, resume):
         try:
             return read_manifest(folder)
@@ -133,11 +133,11 @@ def check_plan(plan: Plan, run: RunFolder, config: Config, manifest: Manifest | 
         return
     which, done = f"name={run.path.name}: {run.path}", manifest["step"]
     check_model(plan, run, config, manifest)
-    allowed, before, now = config.values["checkpoint"]["allow_change"], manifest["reads"]["data"], plan.reads["data"]
+    allowed, before, now = config.checkpoint.allow_change, manifest["reads"]["data"], plan.reads["data"]
     if before != now and not any(each.partition(".")[0] in ("data", "model") for each in allowed):
         first = f"{which} would go on with other rows: a file, the tokenizer or the template differs"
         raise ConfigError([f"{first}. Try: another name, or {allowing(allowed, ['data'])}"])
-    end = min(plan.steps, config.values["train"]["max_steps"] or plan.steps)
+    end = min(plan.steps, config.train.max_steps or plan.steps)
     if end < done:
         raise ConfigError([f"{which} has done {done} steps, this config ends after {end}. Try: {done}"])
 

@@ -90,7 +90,7 @@ def end(run: RunFolder, code: int) -> int:
     status = run.read_status()
     if status["state"] in FINISHED and not code:
         note_end(run, status["state"])  # what comes now is no part of its training
-        is_done = write_results(run, export=run.read_config().get("export", {"enabled": True}))
+        is_done = write_results(run, export=read_config(run).export)
         write_outcome(run, Outcome(status["state"]))
         return 0 if is_done else 1
     if status["state"] != "preempted" and status["exit_code"] is not None:
@@ -144,20 +144,20 @@ def check_alone(run: RunFolder, job: str) -> None:
 
 def for_nodes(plan: Plan, run: RunFolder, config: Config, there: int) -> Plan:
     """Returns the plan for the most of `there` nodes that can share a step; CannotStart when no number can."""
-    launcher, manifest = config.values["launcher"], resumed(run, config)
-    if node_range(launcher["nodes"]) == (plan.nodes, plan.nodes) and there == plan.nodes:
+    asked, manifest = config.launcher.nodes, resumed(run, config)
+    if node_range(asked) == (plan.nodes, plan.nodes) and there == plan.nodes:
         is_current = base_of(manifest, plan.reads) == Base(plan.base_step, plan.base_row)
         return plan if is_current else make_plan(config, manifest, plan)  # killed as it went back over a window
-    fewest, most = node_range(launcher["nodes"])
+    fewest, most = node_range(asked)
     for nodes in range(min(there, most), fewest - 1, -1):
-        values = config.values | {"launcher": launcher | {"nodes": nodes}}
-        if any(broken_rules(Facts(values, config.choices, frozenset()), ())):
+        with_fewer = config.changed({"launcher.nodes": nodes})
+        if any(broken_rules(Facts(with_fewer.values, config.choices, frozenset()), ())):
             continue
-        now = make_plan(config.with_values(values), manifest, plan)
+        now = make_plan(with_fewer, manifest, plan)
         laid_out = {"nodes": now.nodes, "world": now.world, "accumulation": now.accumulation, "memory": now.memory}
         return replace(plan, **laid_out, base_step=now.base_step, base_row=now.base_row, steps=now.steps)
     raise CannotStart(
-        f"SLURM gave {there} nodes, launcher.nodes={launcher['nodes']}, and no such number can share a step. "
+        f"SLURM gave {there} nodes, launcher.nodes={asked}, and no such number can share a step. "
         f"Try: sbatch --nodes={plan.nodes}"
     )
 
@@ -172,7 +172,7 @@ def why(run: RunFolder, attempt: int, code: int) -> Failure:
 
 def may_restart_in_job(run: RunFolder, status: Mapping[str, Any], outcome: Outcome) -> bool:
     """Returns whether the ranks are to be started again on the nodes that the job has, and counts that."""
-    done, most = status.get("restarts", 0), run.read_config()["launcher"].get("restarts", 0)
+    done, most = status.get("restarts", 0), read_config(run).launcher.restarts
     if stop.requested(run, status["attempt"]) == f"{BY_SCHEDULER}SIGTERM":  # srun's own, to the other nodes' tasks
         stop.clear(run)
     if done >= most or not may_restart(run, outcome):
@@ -194,7 +194,7 @@ def requeued(run: RunFolder, status: Mapping[str, Any]) -> str | None:
     try:
         left = with_retries(lambda: seconds_left(job), commands.SECONDS_OF_JOB)
         timeouts = status.get("timeouts", 0) + is_near_limit(run, left)
-        most = run.read_config()["launcher"].get("max_timeouts", 0)  # a run frozen for another launcher has none
+        most = read_config(run).launcher.max_timeouts  # a run frozen for another launcher has none
         if timeouts > most:
             return f"saved and stopped: {most} time limits were reached (launcher.max_timeouts)"
         run.write_status(timeouts=timeouts)
@@ -216,7 +216,7 @@ def own_state() -> JobState | None:
 
 def is_near_limit(run: RunFolder, left: int | None) -> bool:
     """Tells a warning of the time limit from one of a preemption."""
-    warned = run.read_config()["launcher"].get("warning_seconds", 0)
+    warned = read_config(run).launcher.warning_seconds
     return left is not None and left <= warned + _SECONDS_OF_SLACK
 
 

@@ -91,7 +91,7 @@ class Restarting:
 
 def restarting(handle: Handle, run: RunFolder, config: Config) -> Handle:
     """Returns a handle that does what launcher.restarts asks; the same one where another place sees to that."""
-    most = config.values["launcher"].get("restarts", 0)
+    most = config.launcher.restarts
     return Restarting(handle, run, config, most) if most and isinstance(handle, Repeatable) else handle
 
 

@@ -10,7 +10,7 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import asdict
 from itertools import count
@@ -20,11 +20,11 @@ from typing import Any
 from hydra.utils import get_class
 
 from distft.config.errors import ConfigError
-from distft.config.freeze import frozen_text
+from distft.config.freeze import frozen_text, read_config
 from distft.config.key import covers, leaves
 from distft.config.labels import data_label, model_label
 from distft.config.machines import plugged_in, torch_build, wasted, without_driver
-from distft.config.schema import Config
+from distft.config.schema import Config, Export
 from distft.data.key import prepared_dir
 from distft.goodput import note
 from distft.launch.frozen import Own
@@ -241,24 +241,23 @@ def check_exported(run: RunFolder, config: Config) -> None:
     """Raises ConfigError when final/ is there and `config` asks for another one: it is not written over."""
     if not run.final.is_dir() or not any(covers(["export"], key) for key in config.given):
         return
-    frozen = run.read_config().get("export") or {}
     for key in ("at", "dtype", "format"):
-        before, now = frozen.get(key), config.values["export"][key]
-        if before not in (None, now):
+        before, now = getattr(read_config(run).export, key), getattr(config.export, key)
+        if before != now:
             there = f"export.{key}={now}: {run.final} was exported with export.{key}={before}"
             again = shlex.join(["python", "-m", "distft.export", f"run={run.path}", "out=DIR", f"{key}={now}"])
             raise ConfigError([f"{there}. Try: {again}"])
 
 
-def write_results(run: RunFolder, *, export: Mapping[str, Any]) -> bool:
+def write_results(run: RunFolder, *, export: Export) -> bool:
     """Exports a finished run where that is wanted, and reports it, where that has not been done; both at once.
 
     export: the config's section. Returns whether all of it was done: a run whose export fails is no less completed.
     """
     command = ["export", f"run={run.path}", f"out={run.final}"]
-    command += [f"{key}={export[key]}" for key in ("at", "dtype", "format") if key in export]
+    command += [f"{key}={getattr(export, key)}" for key in ("at", "dtype", "format")]
     started: list[Command] = []
-    if export["enabled"] and not run.final.is_dir():
+    if export.enabled and not run.final.is_dir():
         started.append(Command(*command, log=run.logs / "export.log"))
     if not (run.path / "report.html").is_file():
         started.append(Command("report", f"run={run.path}", log=run.logs / "report.log"))

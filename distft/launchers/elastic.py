@@ -40,6 +40,7 @@ from torch.distributed.elastic.rendezvous import RendezvousParameters
 from torch.distributed.elastic.rendezvous.registry import get_rendezvous_handler
 
 from distft.compat.elastic import agent_options
+from distft.config.freeze import read_config
 from distft.config.machines import is_positive
 from distft.launchers.rendezvous import Node, Rendezvous, RendezvousError, join, join_at, open_alone, open_first
 from distft.launchers.watchdog import Limits, watched
@@ -245,7 +246,7 @@ def launch_ranks(run: RunFolder, rendezvous: Rendezvous, program: str, error_dir
         os.environ.setdefault("GLOO_SOCKET_IFNAME", rendezvous.interface)
     arguments = (str(run.path), "--attempt", str(attempt), "--parent", str(os.getpid()), "--beats", str(error_dir))
     agent = Agent(spec_of(run, rendezvous, processes, program), starter(run, attempt, program, arguments, error_dir))
-    limits = Limits.of(run.read_config().get("launcher", {}))
+    limits = Limits.of(read_config(run).launcher)
     raise_on_signals()
     try:
         with (

@@ -13,7 +13,7 @@ import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,6 +22,7 @@ from typing import Any
 
 from torch.distributed import DistError, TCPStore  # pyright: ignore[reportPrivateImportUsage]  # documented there
 
+from distft.config.parts import Launcher
 from distft.launchers.rendezvous import Rendezvous
 from distft.run import RunFolder, write_json
 from distft.runtime import heartbeat, stacks
@@ -43,9 +44,9 @@ class Limits:
     outside: float = OUTSIDE_SECONDS  # of steps: start, save, evaluate; 0: nobody watches
 
     @classmethod
-    def of(cls, launcher: Mapping[str, Any]) -> "Limits":
+    def of(cls, launcher: Launcher) -> "Limits":
         """Returns those of a frozen config; one of an older version has none."""
-        return cls(launcher.get("hang_seconds"), launcher.get("hang_seconds_outside", OUTSIDE_SECONDS))
+        return cls(launcher.hang_seconds, launcher.hang_seconds_outside)
 
 
 class StepSeconds:

@@ -1,12 +1,10 @@
 """The plan on a terminal."""
 
-from collections.abc import Mapping
-from typing import Any
-
 from rich.console import Console
 from rich.table import Table
 
 from distft.config import Config
+from distft.config.schema import Train
 from distft.run import Plan
 
 UNITS = {"GiB": 2**30, "MiB": 2**20, "KiB": 2**10}
@@ -34,9 +32,9 @@ def show(plan: Plan, config: Config, memory_gib: float | None, console: Console)
 
 def arithmetic(plan: Plan, config: Config) -> Table:
     about = "about " if plan.estimated else ""
-    training = config.values["train"]
-    tokens = training["global_batch_tokens"]
-    batch = f"at most {tokens:,} tokens" if tokens else f"{training['global_batch_size']:,} rows"
+    training = config.train
+    tokens = training.global_batch_tokens
+    batch = f"at most {tokens:,} tokens" if tokens else f"{training.global_batch_size:,} rows"
     parts = " x ".join(
         (
             at_once(plan),
@@ -47,7 +45,7 @@ def arithmetic(plan: Plan, config: Config) -> Table:
     rows = [
         (
             "model",
-            f"{plan.model_name}, {plan.parameters:,} parameters" + " (tiny)" * config.values["model"]["tiny"],
+            f"{plan.model_name}, {plan.parameters:,} parameters" + " (tiny)" * config.model.tiny,
         ),
         *([("trained", f"{plan.adapters:,} parameters of adapters")] if plan.adapters else []),
         ("processes", f"{plan.world} = {_some(plan.nodes, 'node')} x {plan.processes_per_node}"),
@@ -68,9 +66,9 @@ def arithmetic(plan: Plan, config: Config) -> Table:
     return table
 
 
-def what_ends(plan: Plan, training: Mapping[str, Any]) -> str:
+def what_ends(plan: Plan, training: Train) -> str:
     """Returns which of max_steps and epochs ends the run, where both are set; else nothing."""
-    steps, epochs = training["max_steps"], training["epochs"]
+    steps, epochs = training.max_steps, training.epochs
     if not steps or not epochs or not plan.steps:
         return ""
     pair = (f"train.epochs={epochs:g}", f"train.max_steps={steps}")

@@ -63,7 +63,7 @@ class Sweep:
     @property
     def export(self) -> bool | None:
         """Whether all jobs are exported, or none; None: only the best."""
-        return self.config.values["export"]["enabled"] if self.request.sets_export else None
+        return self.config.export.enabled if self.request.sets_export else None
 
 
 def multirun(overrides: list[str]) -> int:
@@ -81,7 +81,7 @@ def multirun(overrides: list[str]) -> int:
     earlier = earlier_points(folder, request.keys)
     known, further = sweeper.points(parsed, earlier)
     sweep = Sweep(folder, request, config, earlier, checked(folder, request, known, further, earlier))
-    if config.values["sweep"]["only_failed"] and not any(job.has_failed for job in sweep.jobs):
+    if config.sweep.only_failed and not any(job.has_failed for job in sweep.jobs):
         raise ConfigError([f"sweep.only_failed=true: no job in {folder} has failed. Try: false"])
     status = SweepStatus(folder, sweep_command(overrides), request.keys, config.choices["sweep"])
     with alone(folder / ".lock") as held:
@@ -137,14 +137,14 @@ def checked(
 def run_jobs(sweep: Sweep, launcher: Launcher, sweeper: Any, status: SweepStatus) -> bool:
     """Runs Hydra's sweeper over the points; returns whether a signal stopped it."""
     made = {job.point: job for job in sweep.jobs}
-    console, settings, swept = screen(sys.stderr), sweep.config.values["sweep"], list(sweep.request.swept)
+    console, settings, swept = screen(sys.stderr), sweep.config.sweep, list(sweep.request.swept)
 
     def make(points: Sequence[Point], first: int) -> list[Job]:
         if all(point in made for point in points):
             return [made[point] for point in points]
         return checked(sweep.folder, sweep.request, points, [], sweep.earlier, first)
 
-    count = settings.get("trials", len(sweep.jobs))
+    count = settings.trials or len(sweep.jobs)
     console.print(f"{sweep.folder}: a sweep of {', '.join(sweep.request.keys)}, {count} jobs")
     with caught_signals() as caught, Board(console) as board:
         submission = Submission(
@@ -153,10 +153,10 @@ def run_jobs(sweep: Sweep, launcher: Launcher, sweeper: Any, status: SweepStatus
             status,
             board,
             caught,
-            only_failed=settings["only_failed"],
-            fail_fast=settings["fail_fast"],
+            only_failed=settings.only_failed,
+            fail_fast=settings.fail_fast,
         )
-        sweeper.begin(submission, sweep.earlier, sweep.config.values["launcher"].get("jobs_at_once") or 1)
+        sweeper.begin(submission, sweep.earlier, sweep.config.launcher.jobs_at_once or 1)
         about = {"mode": "MULTIRUN", "sweep": {"dir": str(sweep.folder)}, "overrides": {"task": swept}}
         sweeper.setup(
             hydra_context=HydraContext(config_loader(), no_callbacks()),
@@ -174,7 +174,7 @@ def finish(sweep: Sweep, status: SweepStatus, *, by_signal: bool) -> int:
     if not by_signal:
         for job in status.jobs:
             if job["state"] in FINISHED and (job is best if sweep.export is None else sweep.export):
-                export = sweep.config.values["export"] | {"enabled": True}
+                export = sweep.config.changed({"export.enabled": True}).export
                 is_done = write_results(RunFolder(folder / job["run"]), export=export) and is_done
         write_page(folder)
     out, console = screen(sys.stdout), screen(sys.stderr)
@@ -240,7 +240,7 @@ def plan_sweep(overrides: Sequence[str]) -> tuple[str, dict[str, tuple[Config, P
             errors.add(name, error.messages)
     errors.raise_any()
     if further or not known:
-        trials = config.values["sweep"].get("trials")
+        trials = config.sweep.trials
         return f"a search of {', '.join(request.keys)}, {trials} jobs. Choices and range ends:", planned
     return f"a sweep of {', '.join(request.keys)}, {len(planned)} job{'s' * (len(planned) != 1)}", planned
 

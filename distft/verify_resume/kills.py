@@ -173,7 +173,7 @@ def _not_layout(config: Config, later: Config) -> list[str]:
 
 
 def _default_out(config: Config) -> str:
-    return str(_free(Path(config.values["runs_dir"]) / "verify-resume"))
+    return str(_free(Path(config.runs_dir) / "verify-resume"))
 
 
 def _free(out: Path) -> Path:

@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
+import pytest
 import yaml
 
-from distft.config import compose, difference, frozen_text
+from distft.config import compose, difference, frozen_text, read_config
 from distft.run import RunFolder
 
 
@@ -30,3 +31,25 @@ def test_every_difference_is_a_line(right: list[str]):
         "train.max_steps: null -> 20",
     ]
     assert difference(new, new) == []
+
+
+def test_a_config_of_an_older_version_is_read_as_this_ones(right: list[str], tmp_path: Path):
+    """Moved `_target_` names, keys that were not there yet, and keys that are gone."""
+    config = compose([*right, "strategy=fsdp", "tuning=lora"])
+    values = yaml.safe_load(yaml.safe_dump(config.values)) | {"export": False, "gone": 1}
+    values["strategy"]["_target_"] = "distft.strategies.fully_sharded.FullySharded"
+    values["tuning"]["_target_"] = "distft.models.tuning.Lora"
+    values["train"]["gone"] = 2
+    del values["train"]["check_replicas_every"], values["checkpoint"]["save_best"]
+    run = RunFolder(tmp_path)
+    run.config.write_text("# strategy=fsdp tuning=lora\n" + yaml.safe_dump(values))
+    read = read_config(run)
+    assert read.values == config.changed({"export.enabled": False}).values
+    assert read.choices == {"strategy": "fsdp", "tuning": "lora"} and read.given == frozenset()
+
+
+def test_a_frozen_value_that_fits_no_key_is_named(right: list[str], tmp_path: Path):
+    run = RunFolder(tmp_path)
+    run.config.write_text(frozen_text(compose(right)).replace("max_grad_norm: 1.0", "max_grad_norm: -1"))
+    with pytest.raises(ValueError, match=r"train.max_grad_norm=-1: "):
+        read_config(run)

@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Genera
 from distft.checkpoint.format import step_dir
 from distft.checkpoint.probe import PROBE, read_probe
 from distft.checkpoint.retention import point
+from distft.config import read_config
 from distft.data.tokenize import CHATML, byte_tokenizer
 from distft.export.__main__ import main
 from distft.launch.__main__ import finish
@@ -141,7 +142,7 @@ def test_an_export_that_fails_leaves_the_run_completed(
     tokenizer = shutil.copytree(run[1], tmp_path / "base")
     (tokenizer / "tokenizer_config.json").write_text("{")
     write_json(copied.plan, read_json(copied.plan) | {"tokenizer_dir": str(tokenizer)})
-    assert finish(copied, copied.read_config()["export"]) == 1
+    assert finish(copied, read_config(copied).export) == 1
     told = capsys.readouterr().err
     assert "run: export failed: " in told and "was not exported: JSONDecodeError" in told and "Traceback" not in told
     again = told.partition("Try it again: python -m distft.export ")[2].split()

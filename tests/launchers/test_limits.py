@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from distft.config.parts import Launcher
 from distft.launchers.watchdog import FLOOR_SECONDS, Limits, Ranks, RankState, StepSeconds, lagging
 from distft.runtime.heartbeat import PHASES, Beat
 
@@ -43,8 +44,8 @@ def test_else_the_median_step_tells_once_there_are_three(steps: tuple[float, ...
 
 
 def test_a_frozen_config_of_an_older_version_has_the_usual_limits():
-    assert Limits.of({}) == Limits(None, 1800)
-    assert Limits.of({"hang_seconds": 0, "hang_seconds_outside": 5}) == Limits(0, 5)
+    assert Limits.of(Launcher()) == Limits(None, 1800)
+    assert Limits.of(Launcher(hang_seconds=0, hang_seconds_outside=5)) == Limits(0, 5)
 
 
 def test_while_one_rank_saves_the_others_may_wait_as_long(tmp_path: Path):

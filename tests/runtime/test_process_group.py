@@ -7,6 +7,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 
+from distft.config.parts import Launcher
 from distft.launchers.elastic import can_fork
 from distft.launchers.watchdog import Limits
 from distft.runtime.process_group import COLLECTIVE_SECONDS, collective_seconds, device_of, share_timeout
@@ -39,7 +40,7 @@ def test_each_rank_has_the_accelerator_of_its_number(cuda_build: None, monkeypat
     "launcher", [{}, {"hang_seconds": 200_000.0, "hang_seconds_outside": 0}, {"hang_seconds_outside": 1e6}]
 )
 def test_no_collective_gives_up_before_a_silent_rank_counts_as_hung(launcher: dict[str, float]) -> None:
-    limits = Limits.of(launcher)
+    limits = Limits.of(Launcher.model_validate(launcher))
     assert collective_seconds(launcher) >= max(2 * limits.outside, 2 * (limits.step or 0), COLLECTIVE_SECONDS)
 
 

@@ -18,6 +18,7 @@ import yaml
 from submitit.core.utils import FailedSubmissionError, UncompletedJobError
 
 from distft.config.errors import Unavailable
+from distft.config.freeze import read_config
 from distft.config.machines import node_range, num_gpus
 from distft.config.machines import processes_per_node as count_processes
 from distft.config.nearest import nearest
@@ -109,9 +110,9 @@ def _container(run: RunFolder, environment: Environment) -> list[str]:
 
     Code that is installed, and no checkout, is the image's own: what lies beside it is made for this machine.
     """
-    config, plan = run.read_config(), run.read_plan()
-    folders = {config["runs_dir"], config["cache_dir"], plan.model_dir, plan.tokenizer_dir, plan.data_dir}
-    folders |= {config["launcher"]["stage_dir"]} | ({config["checkpoint"]["resume"]} - {"auto", "never"})
+    config, plan = read_config(run), run.read_plan()
+    folders = {config.runs_dir, config.cache_dir, plan.model_dir, plan.tokenizer_dir, plan.data_dir}
+    folders |= {config.launcher.stage_dir} | ({config.checkpoint.resume} - {"auto", "never"})
     folders |= {str(_CODE)} if (_CODE / "pyproject.toml").is_file() else set()
     mounts = [f"{folder}:{folder}" for folder in sorted(filter(None, folders))] + list(environment.container_mounts)
     image = shlex.quote(str(environment.container_image))

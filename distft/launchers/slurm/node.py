@@ -14,6 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
 
+from distft.config.freeze import read_config
 from distft.launchers.contract import Outcome
 from distft.launchers.forks import ForkServer
 from distft.launchers.outcome import elastic_log, outcome_of, write_outcome
@@ -45,7 +46,7 @@ def main() -> int:
         outcome = Outcome("failed", asdict(Failure.of_run(f"node {node} ({socket.gethostname()}): {wrong}")))
     else:
         outcome = run_ranks(run, attempt, node, plan)
-    if outcome.error and node == 0 and run.read_config().get("launcher", {}).get("restarts", 0):  # the job decides
+    if outcome.error and node == 0 and read_config(run).launcher.restarts:  # the job decides
         run.write_status(state="failed", error=outcome.error)
     elif outcome.error and node == 0:  # how it ends well is written when all is done that comes after
         write_outcome(run, outcome)

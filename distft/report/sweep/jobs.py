@@ -15,6 +15,7 @@ from typing import Any, Literal
 from matplotlib.ticker import MaxNLocator
 
 from distft.config.errors import ConfigError
+from distft.config.freeze import read_config
 from distft.config.nearest import nearest
 from distft.paths import absolute
 from distft.report.curves import points
@@ -241,5 +242,5 @@ def lowest(evals: list[tuple[int, float]], recorded: float | None) -> tuple[floa
 def seed_of(run: RunFolder, entry: Mapping[str, Any]) -> int | None:
     seed = (entry.get("values") or {}).get("seed")
     if seed is None and run.config.is_file():
-        seed = run.read_config().get("seed")
+        seed = read_config(run).seed
     return None if seed is None else int(seed)
