@@ -183,9 +183,7 @@ def run_case(case: dict[str, Any], world: World) -> dict[str, Any]:
                 world,
                 case.get("max_norm", 1.0),
                 seed_for(seed, step),
-                StepHooks(
-                    before_update=(lambda: norms.append(norm_of_gradients(engine))) if case.get("norms") else tuple
-                ),
+                hooks,
             )
         done.append([result.loss, result.grad_norm])
     ahead.close()
