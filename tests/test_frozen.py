@@ -135,6 +135,18 @@ def test_a_hash_of_a_model_sees_its_numbers_and_its_config(tmp_path: Path):
     assert content_hash(one) != content_hash(two)
 
 
+def test_an_incomplete_model_folder_has_no_hash(tmp_path: Path):
+    folder = save_model(tmp_path / "model", 1.0)
+    config = (folder / "config.json").read_text()
+    for broken in ("{", None):
+        (folder / "config.json").write_text(broken) if broken else (folder / "config.json").unlink()
+        assert content_hash(folder) is None
+    (folder / "config.json").write_text(config)
+    assert content_hash(folder) is not None
+    (folder / "model.safetensors.index.json").write_text("[]")
+    assert content_hash(folder) is None
+
+
 def test_what_is_wrong_with_a_config_is_no_matter_of_its_run(tmp_path: Path):
     wrong: list[dict[str, Any]] = [{}, {"runs_dir": None, "name": 3}, {"runs_dir": str(tmp_path), "name": "none"}]
     assert [kept_rows(values) for values in wrong] == [{}, {}, {}]

@@ -217,7 +217,7 @@ def test_a_machine_without_a_cluster_is_told_at_once_and_nothing_is_made(folder,
 
 def test_a_job_goes_on_without_its_launch_unless_a_person_at_a_terminal_says_y():
     answers = ["y\n", "Yes\n", "n\n", "\n", "\x04"]
-    program = "import signal, distft.launch as launch\n"
+    program = "import signal, distft.launch.__main__ as launch\n"
     program += f"print([launch.is_left_alone(signal.SIGINT) for _ in range({len(answers)})])\n"
     program += "print(launch.is_left_alone(signal.SIGTERM), launch.is_left_alone(signal.SIGHUP))"
     master, terminal = pty.openpty()

@@ -18,7 +18,6 @@ from distft.data.key import data_dir, hash_of_parts, known_parts, tokenizer_dir
 from distft.data.shards import MANIFEST
 from distft.paths import absolute
 from distft.run import Plan, RunFolder, read_json
-from distft.tensors.integrity import Damaged
 from distft.tensors.weight_files import content_hash
 
 Values = dict[str, Any]
@@ -116,14 +115,7 @@ def model_of(plan: Plan, values: Values, *, moved: bool) -> Path | None:
     if plan.model_hash is None:  # frozen before there was one
         return there[0] if there and not moved else None
     others = None if moved or not there else there[0]  # whose content the plan refuses in words
-    return next((folder for folder in there if _hash(folder) == plan.model_hash), others)
-
-
-def _hash(folder: Path) -> str | None:
-    try:
-        return content_hash(folder)
-    except (OSError, ValueError, Damaged):
-        return None
+    return next((folder for folder in there if content_hash(folder) == plan.model_hash), others)
 
 
 def _tokenizer(values: Values) -> str | None:

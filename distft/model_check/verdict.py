@@ -1,8 +1,6 @@
-"""What the check of a model has found, kept in the cache: measured once for each config.json, version and code.
+"""Cached results of the model check: one per config.json, weights, library versions and distft code.
 
-Read on login nodes, so it imports no torch. distft.model_check.live measures.
-
-Read on login nodes, so it imports no torch. distft.agreement measures.
+Login nodes read them, so this module imports no torch. distft.model_check.architecture and .live measure.
 """
 
 import hashlib
@@ -16,9 +14,8 @@ from distft.paths import absolute
 from distft.run import read_json, write_json
 
 PACKAGE = Path(__file__).parents[1]
-CODE = (  # what a verdict is of
-    "agreement.py",
-    "model_check.py",
+CODE = (  # a cached result is valid for these files alone
+    "model_check/*.py",
     "models/**/*.py",
     "losses/*.py",
     "strategies/*.py",

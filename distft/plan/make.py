@@ -20,7 +20,6 @@ from distft.paths import conf_dir
 from distft.plan.memory import Parts, count_adapters, memory_table, optimizer_bytes, parts_of
 from distft.plan.rows import Extent, extent
 from distft.run import Plan, read_json
-from distft.tensors.integrity import Damaged
 from distft.tensors.weight_files import content_hash, notes, wrong_weights
 
 
@@ -46,7 +45,7 @@ def make_plan(config: Config, resumed: Mapping[str, Any] | None = None, own: Pla
         check_base_model(values, reads.data_dir)
     elif model_dir and (wrong := list(wrong_model(model_dir, trust_remote_code=values["model"]["trust_remote_code"]))):
         raise ConfigError(wrong)
-    hashed = model_hash(model_dir) if model_dir else None
+    hashed = content_hash(model_dir) if model_dir else None
     if own and own.model_hash and hashed != own.model_hash:
         rule = "its files are not those that the run began with. Try: the folder as it was, another name"
         raise ConfigError([f"model.path={model_dir}: {rule}, or checkpoint.allow_change=[model]"])
@@ -149,14 +148,6 @@ def _model_dir(values: dict[str, Any]) -> Path | None:
     try:
         return local_folder(model["path"], model["revision"], values["cache_dir"])
     except NotFetched:
-        return None
-
-
-def model_hash(folder: Path) -> str | None:
-    """Returns the content hash of a model's folder; None where it is not whole, which others refuse in words."""
-    try:
-        return content_hash(folder)
-    except (OSError, ValueError, Damaged):
         return None
 
 

@@ -42,12 +42,19 @@ def weight_files(folder: Path) -> list[str]:
     return sorted(file.name for file in folder.glob("*.safetensors"))
 
 
-def content_hash(folder: Path) -> str:
-    """Returns a hash of config.json and of the weights, wherever the folder is; FileNotFoundError where one is missing.
+def content_hash(folder: Path) -> str | None:
+    """Returns a hash of config.json and the weights, independent of the path; None where a file is missing or damaged.
 
-    Of each file of weights its size and _SAMPLES pieces are read: another model of the same shape differs in every one,
-    and hashing all bytes of a large model would take minutes on a login node.
+    It reads the size and _SAMPLES pieces of each weight file: another model of the same shape differs in every piece,
+    and hashing every byte of a large model would take minutes on a login node.
     """
+    try:
+        return _content_hash(folder)
+    except (OSError, ValueError, Damaged):
+        return None
+
+
+def _content_hash(folder: Path) -> str:
     digest = hashlib.sha256(json.dumps(json.loads((folder / "config.json").read_text()), sort_keys=True).encode())
     for name in weight_files(folder):
         size = (folder / name).stat().st_size
