@@ -1,7 +1,7 @@
-"""The process around one rank's work: `python -m distft.rank RUN_DIR --attempt N --parent PID`, on every rank.
+"""The process of one rank: `python -m distft.rank RUN_DIR --attempt N --parent PID`.
 
-It must be in place before torch is imported: output goes to the rank's log, an exception to its error file, and the
-process dies with the one that started it.
+Set up before torch is imported: output goes to the rank's log, an exception to its error file, and the process dies
+with its parent. An out-of-memory error gets the plan's figures and changes to try.
 """
 
 import argparse
@@ -22,40 +22,40 @@ from distft.runtime.stop import listen
 
 GIB = 2**30
 _CHANGES = 3
-_WANTED = re.compile(r"tried to allocate ([\d.]+ \w+)", re.IGNORECASE)
+_TRIED = re.compile(r"tried to allocate ([\d.]+ \w+)", re.IGNORECASE)
 _NEXT = {"none": "selective", "selective": "full"}  # train.activation_checkpointing
 
 
 class OutOfMemory(RuntimeError):
-    """A device has no room for what the run needs; the message has the plan's count and what to change."""
+    """A device is out of memory; the message has the planned memory and changes to try."""
 
 
-def out_of_memory(said: str, plan: Plan, config: Mapping[str, Any], strategy: str) -> OutOfMemory:
-    """Returns the error that tells what torch said, where the memory goes, and three changes that need less.
+def out_of_memory(message: str, plan: Plan, config: Mapping[str, Any], strategy: str) -> OutOfMemory:
+    """Returns the error with torch's message, the planned memory, and three changes that need less.
 
-    strategy: the chosen one's name.
+    message: of torch. strategy: its name in the config.
     """
-    amount = _WANTED.search(said)
-    more = f"{amount[1]} more were wanted" if amount else said.strip().partition("\n")[0]
-    changes = list(less(plan, config, strategy))[:_CHANGES]
-    return OutOfMemory(f"out of memory: {more}. {counted(plan, strategy)} Try: {', or '.join(changes)}")
+    amount = _TRIED.search(message)
+    more = f"tried to allocate {amount[1]}" if amount else message.strip().partition("\n")[0]
+    changes = list(smaller_settings(plan, config, strategy))[:_CHANGES]
+    return OutOfMemory(f"out of memory: {more}. {planned_memory(plan, strategy)} Try: {', or '.join(changes)}")
 
 
-def counted(plan: Plan, strategy: str) -> str:
-    """Returns what lives through the whole run, of one process, in words."""
+def planned_memory(plan: Plan, strategy: str) -> str:
+    """Describes the planned memory of a process."""
     kept = "a forward of {} keeps the rest".format(
         f"{plan.micro_batch_size} rows" if plan.micro_batch_size else f"{plan.micro_batch_tokens} tokens"
     )
     if strategy not in plan.memory:
-        return f"{kept.capitalize()} beside weights, gradients and optimizer."
+        return f"{kept.capitalize()} in addition to weights, gradients and optimizer."
     of = plan.memory[strategy]
     parts = ", ".join(f"{part} {of[part] / GIB:.1f}" for part in ("parameters", "gradients", "optimizer"))
     gathered = f", and in a step gathered {of['gathered'] / GIB:.1f}" if of.get("gathered") else ""
     return f"Planned for a process under {strategy}: {of['total'] / GIB:.1f} GiB ({parts}){gathered}; {kept}."
 
 
-def less(plan: Plan, config: Mapping[str, Any], strategy: str) -> Iterator[str]:
-    """Yields changes that need less memory; those that leave the result as it is come first."""
+def smaller_settings(plan: Plan, config: Mapping[str, Any], strategy: str) -> Iterator[str]:
+    """Yields changes that need less memory; those that keep the result the same come first."""
     rows, tokens, row = plan.micro_batch_size, plan.micro_batch_tokens, config["data"]["max_length"]
     if rows and rows > 1:
         yield f"train.micro_batch_size={rows // 2}"
@@ -76,7 +76,7 @@ def less(plan: Plan, config: Mapping[str, Any], strategy: str) -> Iterator[str]:
 
 
 TRAIN = "distft.worker.train"
-_NO_MEMORY = re.compile(  # in a RuntimeError of torch, of a driver, of cuBLAS, of NCCL; the first is a CPU's
+_NO_MEMORY = re.compile(  # in a RuntimeError of torch, a driver, cuBLAS or NCCL; the first alternative is a CPU's
     r"can't allocate memory|out of (device |host )?memory|OUT_OF_(DEVICE_|HOST_)?MEMORY|_STATUS_ALLOC_FAILED",
     re.IGNORECASE,
 )
@@ -84,13 +84,13 @@ _ALLOCATOR = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_HIP_ALLO
 
 
 def main() -> None:
-    """Does this rank's share of the work, to its end: it trains, or does what the frozen config says."""
-    listen()  # before torch is imported, which takes seconds: a signal that ends the run early is no failure
+    """Runs this rank: training, or the function named by `work` in the frozen config."""
+    listen()  # before torch is imported, which takes seconds: a signal during the import is not a failure
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path)
     parser.add_argument("--attempt", type=int, required=True)
-    parser.add_argument("--parent", type=int, required=True, help="the process this one dies with")
-    parser.add_argument("--beats", type=Path, help="folder of this node, where it tells that it is alive")
+    parser.add_argument("--parent", type=int, required=True, help="process whose death ends this one")
+    parser.add_argument("--beats", type=Path, help="folder of this node for heartbeats")
     given = parser.parse_args()
     run, rank = RunFolder(given.run), int(os.environ["RANK"])
     die_with_parent(given.parent)
@@ -99,12 +99,12 @@ def main() -> None:
         heartbeat.begin(given.beats, rank)
     redirect(run.rank_log(given.attempt, rank))
     silence()
-    os.environ["HF_HUB_OFFLINE"] = "1"  # what a run needs was fetched before it; a node may have no network
+    os.environ["HF_HUB_OFFLINE"] = "1"  # files were fetched before the run; a node may have no network
     if not any(name in os.environ for name in _ALLOCATOR):  # micro-batches of many sizes leave gaps in fixed segments
         os.environ[_ALLOCATOR[0]] = "expandable_segments:True"
     with record(run, given.attempt, rank):
         config = run.read_config()
-        from distft.config.targets import check_trusted  # its package takes a second, and signals come before
+        from distft.config.targets import check_trusted  # takes a second to import; signals must be handled first
 
         check_trusted(config)
         if config["train"]["deterministic"]:
@@ -116,17 +116,17 @@ def main() -> None:
             from distft.runtime.process_group import collective_seconds, process_group
 
         check_devices(config.get("launcher", {}))
-        heartbeat.enter("start")  # what it imports has come from a disk that all read at once
+        heartbeat.enter("start")  # after the imports, from a disk that all ranks read at once
         with process_group(collective_seconds(config.get("launcher", {}))) as world:
             heartbeat.enter("start")
-            with room_told(run):
+            with explain_out_of_memory(run):
                 work(run, given.attempt, world)
     leave()
 
 
 def check_devices(launcher: dict[str, Any]) -> None:
-    """Raises RuntimeError when accelerators of this machine are meant and torch cannot use them: the driver is too old,
-    or its build is another one. A job that asked for none may be on a node that has some."""
+    """Raises RuntimeError when the run uses accelerators and torch cannot: the driver is too old, or torch is another
+    build. A job without accelerators may run on a node that has some."""
     if launcher.get("gpus_per_node", ...) is None and not os.environ.get("SLURM_GPUS_ON_NODE"):
         return
     from distft.config.machines import plugged_in, torch_build, wasted
@@ -147,8 +147,8 @@ def check_devices(launcher: dict[str, Any]) -> None:
 
 
 @contextmanager
-def room_told(run: RunFolder) -> Iterator[None]:
-    """Has an error for want of memory say what needs it, and what to change."""
+def explain_out_of_memory(run: RunFolder) -> Iterator[None]:
+    """Turns an out-of-memory error into OutOfMemory, with the planned memory and changes to try."""
     import torch
 
     try:
@@ -163,7 +163,7 @@ def room_told(run: RunFolder) -> Iterator[None]:
 
 
 def prepare(config: dict[str, Any]) -> None:
-    """Imports what a rank of a run with this config will need, of distft and of what it stands on."""
+    """Imports the modules that a rank with this config needs."""
     for target in (config.get("work", TRAIN), config["strategy"]["_target_"]):
         if target.startswith("distft."):
             importlib.import_module(target.rpartition(".")[0])

@@ -51,7 +51,7 @@ from distft.runtime.process_group import World, collective_seconds, compare, fro
 from distft.runtime.stop import listen, requested
 from distft.strategies.engine import Engine, Objective
 from distft.train.early_stopping import EarlyStopping, Evaluator, When
-from distft.train.feed import Feed, all_rows, filled_up_to, make_cut
+from distft.train.feed import Feed, all_rows, make_cut, padding_multiple
 from distft.train.health import Monitor, NonFinitePolicy, Stragglers
 from distft.train.loop import End, Loop, RunLog, Settings
 from distft.train.state import (
@@ -63,7 +63,7 @@ from distft.train.state import (
     states_per_weight,
     steps_done,
 )
-from distft.train.timing import Peak, Profile, peak_of
+from distft.train.timing import Mfu, Profile, peak_of
 
 Values = dict[str, Any]  # a frozen config
 PLAIN = {"_convert_": "all"}  # plain lists and dicts: those of omegaconf are not JSON
@@ -87,7 +87,7 @@ class Lasting:
     policy: NonFinitePolicy
     stragglers: Stragglers
     snapshot: Snapshot  # the host buffer of saves in the background
-    peak: Peak
+    mfu: Mfu
 
 
 def train(run: RunFolder, number: int, world: World, run_loop: Callable[[Loop], End] = Loop.run) -> None:
@@ -108,7 +108,7 @@ def train(run: RunFolder, number: int, world: World, run_loop: Callable[[Loop], 
     check_replicas(engine)
     rehearse_saves(attempt, engine)
     lasting = make_lasting(attempt, nodes)
-    write_effective(attempt, engine, attention, nodes, make_settings(attempt, feed, start_step, lasting.peak))
+    write_effective(attempt, engine, attention, nodes, make_settings(attempt, feed, start_step, lasting.mfu))
     if start_step == 0:
         compare_with_reference(attempt, engine, feed, model.config.get_text_config().vocab_size)
     while True:
@@ -162,7 +162,9 @@ def make_lasting(attempt: Attempt, nodes: Values) -> Lasting:
     config, device = attempt.config, attempt.world.device
     peak = peak_of(device, compute_dtype(config["train"]["precision"], device))
     policy = NonFinitePolicy(config["train"]["on_non_finite"], config["train"]["max_non_finite"])
-    return Lasting(policy, Stragglers([each["host"] for each in nodes["ranks"]]), Snapshot(device), peak)
+    return Lasting(
+        policy, Stragglers([each["host"] for each in nodes["ranks"]]), Snapshot(device), Mfu(peak, attempt.world.size)
+    )
 
 
 def write_effective(attempt: Attempt, engine: Engine, attention: Attention, nodes: Values, settings: Settings) -> None:
@@ -174,7 +176,7 @@ def write_effective(attempt: Attempt, engine: Engine, attention: Attention, node
         "products": exact_products(),
         "attention": asdict(attention) | {"sdpa": enabled_sdpa()},
         "fused_layers": fused_layers(engine.objective),
-        "peak": settings.peak and asdict(settings.peak),
+        "peak": settings.mfu and asdict(settings.mfu.peak),
         "max_grad_norm": settings.max_norm,
     }
     if attempt.world.is_first:
@@ -210,8 +212,8 @@ def make_feed(config: Values, plan: Plan, flops: Flops, world: World) -> Feed:
     order = Order(len(rows), config["seed"], order_version(plan.reads))
     borders = make_borders(config, plan, order, rows)
     cut = make_cut(rows, plan.micro_batch_size, plan.micro_batch_tokens, flops)
-    filled = filled_up_to(plan.micro_batch_tokens, config["train"]["compile"], world.device)
-    feed = Feed(rows, order, borders, cut, world, plan.base_step, filled)
+    multiple_of = padding_multiple(plan.micro_batch_tokens, config["train"]["compile"], world.device)
+    feed = Feed(rows, order, borders, cut, world, plan.base_step, multiple_of)
     if feed.steps != plan.steps:
         raise RuntimeError(f"the data gives {feed.steps} steps, the plan says {plan.steps}")
     return feed
@@ -296,7 +298,7 @@ def make_loop(attempt: Attempt, engine: Engine, feed: Feed, flops: Flops, start_
         engine=engine,
         feed=feed,
         schedule=instantiate(config["schedule"], **PLAIN)(total_steps=feed.steps),
-        settings=make_settings(attempt, feed, start_step, lasting.peak),
+        settings=make_settings(attempt, feed, start_step, lasting.mfu),
         saver=saver,
         monitor=monitor,
         evaluator=evaluator,
@@ -307,7 +309,7 @@ def make_loop(attempt: Attempt, engine: Engine, feed: Feed, flops: Flops, start_
     )
 
 
-def make_settings(attempt: Attempt, feed: Feed, start_step: int, peak: Peak) -> Settings:
+def make_settings(attempt: Attempt, feed: Feed, start_step: int, mfu: Mfu) -> Settings:
     """Returns the numbers of the loop."""
     config = attempt.config
     return Settings(
@@ -316,7 +318,7 @@ def make_settings(attempt: Attempt, feed: Feed, start_step: int, peak: Peak) -> 
         seed=config["seed"],
         save=When(config["checkpoint"]["every_steps"], feed.steps),
         save_best=config["checkpoint"].get("save_best", False),  # absent in older versions
-        peak=peak,
+        mfu=mfu,
         flops_per_forward=3.0 if attempt.plan.adapters is None else 2.0,
     )
 
@@ -366,8 +368,8 @@ def held_out_batches(attempt: Attempt, flops: Flops) -> Iterator[Batch]:
     rows = Rows(plan.rows_dir, "eval")
     micro_rows = config["eval"]["micro_batch_size"] or plan.micro_batch_size
     micro_tokens = None if micro_rows else plan.micro_batch_tokens
-    filled = filled_up_to(micro_tokens, config["train"]["compile"], world.device)
-    return all_rows(rows, make_cut(rows, micro_rows, micro_tokens, flops), world, filled)
+    multiple_of = padding_multiple(micro_tokens, config["train"]["compile"], world.device)
+    return all_rows(rows, make_cut(rows, micro_rows, micro_tokens, flops), world, multiple_of)
 
 
 def compare_with_reference(attempt: Attempt, engine: Engine, feed: Feed, vocabulary: int) -> None:

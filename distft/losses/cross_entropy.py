@@ -1,7 +1,7 @@
 """Cross-entropy over trained positions, projected in chunks so that [T, V] logits never exist at once.
 
-The logits of all positions never exist together, and no logit is computed twice: a chunk's loss and gradients are
-taken at once, so what is kept for the backward pass has the size of the hidden states and of the head.
+No logit is computed twice: loss and gradients of a chunk are computed together, so the backward pass needs memory only
+of the size of the hidden states and the head.
 The method is that of Liger Kernel's fused linear cross-entropy (Hsu et al. 2024, arXiv 2410.10989).
 """
 
@@ -16,10 +16,10 @@ from distft.compat.compiler import compiled
 from distft.data.batches import Batch
 
 CHUNK_BYTES = 64 * 2**20  # of fp32 logits, on a CPU
-CHUNK_BYTES_OF_ACCELERATOR = 2**30  # whose products need thousands of rows to be at full speed
-TILE = 256  # rows: what such a product is cut into
+CHUNK_BYTES_OF_ACCELERATOR = 2**30  # matrix products need thousands of rows for full speed
+TILE = 256  # rows: tile of such a product
 BLOCK = 256  # logits of a row
-Chunk = tuple[torch.Tensor, torch.Tensor | None]  # of_chunk says of what
+Chunk = tuple[torch.Tensor, torch.Tensor | None]  # losses [C] and gradients [C, V], see of_chunk
 
 
 def of_chunk(
@@ -31,7 +31,7 @@ def of_chunk(
 ) -> Chunk:
     """Returns losses [C] in fp32, and d losses / d logits [C, V] in `dtype`.
 
-    logits: [C, V]; those in fp32 are used up. targets: [C]. dtype: None: without the gradient.
+    logits: [C, V]; overwritten where they are fp32. targets: [C]. dtype: None for no gradient.
     """
     logits = logits.float()
     slope = None
@@ -59,11 +59,11 @@ def of_chunk(
 
 
 def argmax_of(logits: torch.Tensor) -> torch.Tensor:
-    """Returns the index of the highest logit of each row, [C], and the lowest of equal ones, as torch.argmax does.
+    """Returns the index of the highest logit of each row, [C]; of equal ones the lowest, as torch.argmax does.
 
-    logits: [C, V]. In bf16 the highest two of 50,000 are often equal, so a target that is one of them is no hit yet.
-    By blocks, since a reduction that carries indices takes five times as long as one that does not, on a CPU; and not
-    in what is compiled, which it would keep from being one loop.
+    logits: [C, V]. Ties are frequent: in bf16 the highest two of 50,000 are often equal.
+    Computed by blocks, since on a CPU a reduction with indices takes five times as long as one without; and outside of
+    compiled code, where it would split the fused loop.
     """
     whole = logits.shape[1] // BLOCK * BLOCK
     if whole == 0:
@@ -78,7 +78,7 @@ def argmax_of(logits: torch.Tensor) -> torch.Tensor:
 
 
 def rows_of_chunk(vocabulary: int, device: torch.device) -> int:
-    """Returns how many positions are projected at a time."""
+    """Returns the positions per chunk."""
     if device.type == "cpu":
         return max(1, CHUNK_BYTES // (4 * vocabulary))
     return max(1, CHUNK_BYTES_OF_ACCELERATOR // (4 * vocabulary * TILE)) * TILE
@@ -86,10 +86,10 @@ def rows_of_chunk(vocabulary: int, device: torch.device) -> int:
 
 @dataclass(frozen=True)
 class Projected:
-    """What folds a head: hidden states [T, H] and the head's weight become two sums over T targets.
+    """Head and cross-entropy as one operation: hidden states [T, H] and the head's weight give two sums over T targets.
 
-    targets: [T] int64. label_smoothing: of the target distribution. soft_cap: c of c tanh(logit / c), where the model
-    has one. of_chunk: computes what that function does.
+    targets: [T] int64. label_smoothing: of the target distribution. soft_cap: c in c tanh(logit / c), or None.
+    of_chunk: `of_chunk`, or its compiled form.
     """
 
     targets: torch.Tensor
@@ -100,7 +100,7 @@ class Projected:
     def __call__(
         self, hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Returns the sum of losses, fp64, and how many targets are the argmax of their logits."""
+        """Returns the sum of losses, fp64, and the number of targets that are the argmax of their logits."""
         return _CrossEntropy.apply(hidden, weight, bias, self, torch.is_grad_enabled())  # pyright: ignore
 
 
@@ -111,7 +111,7 @@ class _CrossEntropy(torch.autograd.Function):
         hidden: torch.Tensor,
         weight: torch.Tensor,
         bias: torch.Tensor | None,
-        asked: Projected,
+        spec: Projected,
         with_gradients: bool,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         wanted = [with_gradients and need for need in ctx.needs_input_grad[:3]]
@@ -122,13 +122,13 @@ class _CrossEntropy(torch.autograd.Function):
         correct = torch.zeros((), dtype=torch.int64, device=hidden.device)
         size = rows_of_chunk(weight.shape[0], hidden.device)
         for start in range(0, len(hidden), size):
-            chunk, targets = hidden[start : start + size], asked.targets[start : start + size]
+            chunk, targets = hidden[start : start + size], spec.targets[start : start + size]
             logits = chunk @ weight.T if bias is None else torch.addmm(bias, chunk, weight.T)
-            # torch compiles a size of 1 anew; in fp32 its own operations were no slower, on a CPU
-            make = asked.of_chunk if len(chunk) > 1 and logits.dtype != torch.float32 else of_chunk
+            # torch recompiles for a size of 1; in fp32 eager code was as fast on a CPU
+            make = spec.of_chunk if len(chunk) > 1 and logits.dtype != torch.float32 else of_chunk
             correct += (argmax_of(logits) == targets).sum()
             losses, gradient = make(
-                logits, targets, asked.label_smoothing, asked.soft_cap, weight.dtype if any(wanted) else None
+                logits, targets, spec.label_smoothing, spec.soft_cap, weight.dtype if any(wanted) else None
             )
             loss += losses.sum(dtype=torch.float64)
             if gradient is None:
@@ -139,11 +139,11 @@ class _CrossEntropy(torch.autograd.Function):
                 torch.mm(gradient, weight, out=of_hidden[start : start + size])
             if of_weight is not None and weight.dtype == torch.float32:
                 of_weight.addmm_(gradient.T, chunk)
-            elif of_weight is not None and weight.device.type == "cuda":  # added up in fp32 inside of the product
+            elif of_weight is not None and weight.device.type == "cuda":  # the product accumulates in fp32
                 torch.addmm(of_weight, gradient.T, chunk, out_dtype=torch.float32, out=of_weight)
             elif of_weight is not None:
                 of_weight += gradient.T @ chunk
-            del logits, gradient  # else they would live until the next chunk has its own
+            del logits, gradient  # else they live until the next chunk is computed
         ctx.gradients = (of_hidden, of_weight, of_bias)
         ctx.dtypes = (hidden.dtype, weight.dtype, bias.dtype if bias is not None else None)
         ctx.mark_non_differentiable(correct)
@@ -171,7 +171,7 @@ class CrossEntropy:
         self.of_chunk = of_chunk
 
     def compile_chunks(self) -> None:
-        """Has what is done to a chunk's logits in bf16 compiled, which else reads and writes them ten times."""
+        """Compiles the operations on a chunk's bf16 logits, which otherwise read and write them ten times."""
         self.of_chunk = compiled(of_chunk)
 
     def __call__(self, model: nn.Module, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
@@ -186,12 +186,12 @@ class CrossEntropy:
 
 
 def logit_factor(config: Any) -> float:
-    """Returns what the model's class multiplies its logits by behind the head: Cohere's and Granite's do."""
+    """Returns the factor that the model's class applies to the head's logits, as Cohere's and Granite's do."""
     text = config.get_text_config()
     return (getattr(text, "logit_scale", None) or 1.0) / (getattr(text, "logits_scaling", None) or 1.0)
 
 
 def logits(model: nn.Module, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """Has no value to train on; the logits of every position come as a metric, [1, S, V] in fp32."""
+    """Returns zero as the loss, and the logits of every position as a metric, [1, S, V] in fp32."""
     output = model(**batch.inputs()).logits
     return output.sum() * 0, {"logits": output.float()}

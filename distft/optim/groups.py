@@ -11,7 +11,7 @@ from torch import nn
 def decay_groups(parameters: Iterable[tuple[nn.Parameter, int]]) -> list[dict[str, Any]]:
     """Splits trainable parameters, given with their number of dims, into decayed matrices and undecayed vectors.
 
-    The numbers of dims come from the caller, since a partitioned parameter may show itself as empty.
+    The caller gives the number of dims, since a partitioned parameter may appear empty.
     """
     trained = [(parameter, dims) for parameter, dims in parameters if parameter.requires_grad]
     matrices = [parameter for parameter, dims in trained if dims >= 2]
@@ -21,28 +21,30 @@ def decay_groups(parameters: Iterable[tuple[nn.Parameter, int]]) -> list[dict[st
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float) -> float:
-    """Sets every group's rate to `factor` of the one it was made with; returns the first group's."""
+    """Sets every group's learning rate to `factor` times its initial one; returns that of the first group."""
     for group in optimizer.param_groups:
         group["lr"] = group.setdefault("initial_lr", group["lr"]) * factor
     return optimizer.param_groups[0]["lr"]
 
 
-def check_effective(optimizer: torch.optim.Optimizer, asked: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the live optimizer's settings as plain JSON; RuntimeError when one of `asked` has another value there.
+def check_effective(optimizer: torch.optim.Optimizer, requested: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the live optimizer's settings as plain JSON; RuntimeError where one differs from `requested`.
 
-    asked: the config's optimizer group. What an optimizer of one's own, or a function that makes one, keeps elsewhere
-    cannot be read back: it is not among what is returned.
+    requested: the config's optimizer group. Settings that a user's optimizer stores elsewhere cannot be read back, and
+    are not returned.
     """
     live = {key: _plain(value) for key, value in optimizer.defaults.items()}
-    is_torchs = str(asked.get("_target_", "torch.optim.")).startswith("torch.optim.")
-    for key, value in asked.items():
+    is_torchs = str(requested.get("_target_", "torch.optim.")).startswith("torch.optim.")
+    for key, value in requested.items():
         if not key.startswith("_") and (key in live or is_torchs) and live.get(key) != value:
-            raise RuntimeError(f"optimizer.{key}={value} was not taken over: {live.get(key, 'nothing')} is in force")
+            raise RuntimeError(
+                f"optimizer.{key}={value} is not in effect: the optimizer has {live.get(key, 'nothing')}"
+            )
     return live
 
 
 def _plain(value: Any) -> Any:
-    """Returns what JSON can hold: tensors as numbers, and what is neither number, text nor list by its name."""
+    """Returns a JSON value: tensors as numbers, other objects as their text."""
     if isinstance(value, torch.Tensor):
         return value.tolist()
     if isinstance(value, Mapping):

@@ -1,8 +1,8 @@
 """Learning-rate schedules: a factor of optimizer.lr for each optimizer step, from the step number alone.
 
 Step i of n (from 1) uses factor(i). Warm-up is linear from 1/warmup_steps, so the first step already learns; the last
-step has the end value. That is what transformers' schedules of the same names say of i: there step i uses i - 1, so the
-first step of a warm-up learns nothing and the end value comes after the last. A run of one step has the full rate.
+step has the end value. transformers' schedules of the same names use i - 1 in step i: their first warm-up step learns
+nothing, and the end value comes after the last step. A run of one step has the full rate.
 Steps below 1 are a share of the run's, rounded up.
 """
 
@@ -13,15 +13,14 @@ Factor = Callable[[int], float]
 
 
 def whole_steps(steps: float, total_steps: int) -> int:
-    """Returns optimizer steps that are given as such, or below 1 as a share of `total_steps`."""
+    """Returns a number of optimizer steps; values below 1 are a share of `total_steps`."""
     return math.ceil(round(steps * total_steps, 6)) if steps < 1 else round(min(steps, 2**53))
 
 
 def _scheduled(
     warmup_steps: float, total_steps: int, after: Callable[[float], float] | None, decay_steps: float = math.inf
 ) -> Factor:
-    """Returns a warm-up, a stretch at 1, and over the last `decay_steps` after the warm-up `after`, of the share of
-    them that is done, 0 to 1."""
+    """Returns a warm-up, then 1, then `after` over the last `decay_steps`; `after` takes the finished share, 0 to 1."""
     warm = whole_steps(warmup_steps, total_steps)
     start = max(warm, total_steps - min(total_steps, whole_steps(decay_steps, total_steps)))
 

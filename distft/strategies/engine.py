@@ -4,12 +4,11 @@
 
 A strategy adds memory layout and communication; it never changes what a step computes.
 
-A loss that is not finite makes its whole gradient NaN, and one value that is not finite makes the norm of the whole
-gradient so, which all processes share. So whoever has the norm knows whether the step may be taken, and no process has
-to ask another.
+A NaN or Inf loss makes its whole gradient NaN, and so the norm of the whole gradient, which all processes share. So the
+norm alone decides on every process whether to skip the update; no further collective is needed.
 
 Trap: calling parts of a wrapped model from outside loses gradient sync under DDP silently and raises under FSDP2,
-so whatever needs the model's outputs is a loss too.
+so code that needs the model's outputs passes them through a loss.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -28,7 +27,7 @@ from distft.tensors.regions import Flat, Region, Shape
 
 
 def nan_if_non_finite(value: torch.Tensor) -> torch.Tensor:
-    """Returns `value`, bit for bit; where it is not finite its gradient is NaN, though its own might be finite."""
+    """Returns `value` unchanged; where it is NaN or Inf its gradient is NaN, also where it would be finite."""
     return value * torch.where(value.detach().isfinite(), 1.0, float("nan"))
 
 
@@ -37,7 +36,7 @@ Loss = Callable[[nn.Module, Batch], tuple[torch.Tensor, Sums]]
 
 
 class Objective(nn.Module):
-    """Computes a loss of a model: forward(batch) gives the sum over the batch's targets, and further sums."""
+    """Model and loss as one module: forward(batch) returns the sum over the batch's targets, and further sums."""
 
     def __init__(self, model: nn.Module, loss: Loss, blocks: Sequence[nn.Module]) -> None:
         """blocks: the repeated parts of the model, which strategies shard and gather one at a time."""
@@ -57,15 +56,15 @@ class Objective(nn.Module):
 BuildModel = Callable[[], Objective]  # parameters on the meta device, buffers real
 MakeOptimizer = Callable[[list[tuple[nn.Parameter, int]]], torch.optim.Optimizer]  # of (parameter, number of dims)
 
-_BLOCK = 2**22  # elements whose bits are added up at a time
-_RUN = 1024  # elements whose squares are added up in fp32
+_BLOCK = 2**22  # elements per partial sum of bits
+_RUN = 1024  # elements per fp32 sum of squares
 
 
 @dataclass(frozen=True)
 class Piece:
-    """Elements of a parameter, or of an optimizer state, and where this process keeps them.
+    """Elements of a parameter or an optimizer state, and their place in this process's memory.
 
-    Where a state has the shape of its parameter, the same elements of it lie at the same place of its own tensor.
+    A state with the shape of its parameter has the same elements at the same place of its tensor.
     """
 
     name: str
@@ -73,7 +72,7 @@ class Piece:
     region: Region
     owner: torch.Tensor  # the fp32 tensor that the optimizer steps, the key of its state; if frozen, of any dtype
     offset: int = 0  # of the first element in the owner's flat local data
-    writes: bool = True  # of all processes that keep these elements, the one that saves them
+    writes: bool = True  # this process saves them, of all that keep them
     slot: str = "parameter"
     frozen: bool = False  # not trained: not saved, read from the base model
 
@@ -91,7 +90,7 @@ class Piece:
 
 
 def shares(count: int, replicas: int, replica: int) -> Iterator[tuple[range, bool]]:
-    """Cuts 0..count into one share per replica; each replica keeps all shares and writes its own."""
+    """Cuts 0..count into one share per replica; each replica holds all shares and writes one."""
     borders = [count * i // replicas for i in range(replicas + 1)]
     for i, (start, stop) in enumerate(pairwise(borders)):
         if stop > start:
@@ -99,26 +98,27 @@ def shares(count: int, replicas: int, replica: int) -> Iterator[tuple[range, boo
 
 
 def whole_pieces(name: str, parameter: nn.Parameter, rank: int, replicas: int) -> Iterator[Piece]:
-    """Yields the pieces of a weight that is not trained and whole on each of `replicas` processes."""
+    """Yields the pieces of a frozen weight that each of `replicas` processes holds whole."""
     shape = tuple(parameter.shape)
     for part, writes in shares(parameter.numel(), replicas, rank):
         yield Piece(name, shape, Flat(part.start, len(part)), parameter, part.start, writes, frozen=True)
 
 
 def bit_sum(tensors: Iterable[torch.Tensor]) -> torch.Tensor:
-    """Returns the wrapping sum of the tensors' bits, int64: equal for equal weights, else all but surely not."""
+    """Returns the wrapping int64 sum of the tensors' bits: equal for equal weights, different for others with very
+    high probability."""
     bits = (t.detach().view(torch.int32 if t.itemsize == 4 else torch.int16).reshape(-1) for t in tensors)
     return torch.stack([block.long().sum() for flat in bits for block in flat.split(_BLOCK)]).sum()
 
 
 def sum_of_squares(tensors: Iterable[torch.Tensor], device: torch.device) -> torch.Tensor:
-    """Returns the sum of the squares of all elements, fp64 0-d, to some 1e-9.
+    """Returns the sum of the squares of all elements, fp64 0-d, with a relative error of about 1e-9.
 
-    Squares are added up in fp32 over runs of 1,024 elements, and across runs in fp64: no tensor is copied to fp64.
-    Trap: torch's own norms add up a whole tensor in fp32; for 49,152 x 576 elements a CPU's is 0.2% low, and 0.1% when
+    Squares are summed in fp32 over runs of 1,024 elements, and across runs in fp64: no tensor is copied to fp64.
+    Trap: torch's own norms sum a whole tensor in fp32; for 49,152 x 576 elements a CPU's is 0.2% low, and 0.1% when
     the same elements lie in two tensors.
     """
-    parts = []  # norms of runs, and the elements left over, each its own norm
+    parts = []  # norms of runs, and the remaining elements
     for tensor in tensors:
         flat = tensor.detach().reshape(-1)
         whole = flat.numel() // _RUN * _RUN
@@ -132,7 +132,7 @@ def sum_of_squares(tensors: Iterable[torch.Tensor], device: torch.device) -> tor
 
 
 def clip_coefficient(norm: float, max_norm: float | None) -> float:
-    """Returns what a gradient of this norm is scaled by: torch's and DeepSpeed's rule."""
+    """Returns the factor that clips a gradient of this norm, by torch's and DeepSpeed's rule."""
     return max_norm / (norm + 1e-6) if max_norm is not None and norm > max_norm else 1.0
 
 
@@ -151,30 +151,31 @@ class Engine(Protocol):
     def squared_norm(self) -> torch.Tensor:
         """Returns this process's share of the squared norm of the gradient, fp64 0-d on the world's device.
 
-        The sum over all processes is the whole. It reads no value and waits for nobody.
+        The sum over all processes is the squared norm. No value is read, so the host does not wait.
         """
         ...
 
     def update(self, norm: float, max_norm: float | None) -> None:
-        """Updates the weights with the gradient clipped to `max_norm`, unless `norm` is not finite; then drops it."""
+        """Updates the weights with the clipped gradient, but skips the update where `norm` is NaN or Inf; then drops
+        the gradient."""
         ...
 
     def train(self, mode: bool) -> None: ...
 
     def pieces(self) -> Iterator[Piece]:
-        """Yields every element of every parameter that this process keeps, once."""
+        """Yields every element of every parameter on this process, once."""
         ...
 
     def refresh(self) -> None:
-        """Makes the working weights follow the fp32 pieces after these were filled."""
+        """Updates the compute weights after the fp32 pieces were filled."""
         ...
 
     def fingerprint(self) -> tuple[torch.Tensor, ProcessGroup | None]:
-        """Returns a sum over the bits of the weights this process keeps, and the group whose members keep the same."""
+        """Returns a checksum of the weights on this process, and the group of processes that must have the same."""
         ...
 
     def effective(self) -> dict[str, object]:
-        """Reads the settings back from the live objects: what is in force, not what was asked for."""
+        """Returns the effective settings, read back from live objects rather than from the config."""
         ...
 
 

@@ -2,9 +2,9 @@
 
     ddp  = (world, 1)    fsdp = (1, world)    hsdp = (world / shard_size, shard_size)
 
-So the three differ in nothing but the mesh, and bf16 compute over fp32 weights means the same in each.
-Trap: a tied parameter may only live in one FSDP group, so only the blocks are groups of their own and all else
-(embeddings, head, last norm) belongs to the root.
+The three differ in the mesh only, and bf16 compute over fp32 weights is the same in each.
+Trap: a tied parameter may belong to one FSDP group only. So each block is a group, and all other parameters
+(embeddings, head, last norm) belong to the root.
 """
 
 from collections import defaultdict
@@ -42,10 +42,10 @@ from distft.tensors.regions import Box, Flat
 def pieces_of(
     name: str, tensor: DTensor, slot: str = "parameter", frozen: bool = False, share: bool = True
 ) -> Iterator[Piece]:
-    """Yields what this process keeps of `tensor`: whole rows as a flat range, anything else as a box.
+    """Yields the part of `tensor` on this process: whole rows as a flat range, any other part as a box.
 
-    A process that keeps no element yields an empty piece: the optimizer may still hold a state for the tensor there.
-    share: replicas write a part each; else, and where it is a box, the first of them writes all.
+    A process without elements yields an empty piece, since the optimizer may still hold a state for the tensor there.
+    share: each replica writes a part; else, and for a box, the first replica writes all.
     """
     mesh = tensor.device_mesh
     sizes, offsets = local_box(tensor)
@@ -93,9 +93,9 @@ class FullySharded:
         )
         objective = build_model()
         frozen = _hold_frozen_in(precision, objective)
-        plain = frozen if shards == 1 else set()  # left alone: FSDP2 would keep a copy of each to compute with
+        plain = frozen if shards == 1 else set()  # not managed by FSDP2, which would keep a compute copy of each
         for block in objective.blocks:
-            stays = shards == 1 or block is objective.blocks[-1]  # the backward begins with the last one
+            stays = shards == 1 or block is objective.blocks[-1]  # the backward starts with the last block
             fully_shard(
                 block, mesh=mesh, mp_policy=policy, reshard_after_forward=not stays, ignored_params=plain or None
             )
@@ -115,7 +115,7 @@ class ShardedEngine:
         self.mesh, self.device = parameter.device_mesh, parameter.device
         self.replicas, shards = self.mesh["replicas"].size(), self.mesh["shards"].size()
         self.rank = self.mesh.get_rank()
-        self.is_sharded = shards > 1  # asked once: a mesh looks it up in a tensor
+        self.is_sharded = shards > 1  # read once: a mesh looks it up in a tensor
 
     def forward(self, batch: Batch, loss: Loss | None = None) -> tuple[torch.Tensor, Sums]:
         return self.objective(batch, loss)
@@ -123,11 +123,11 @@ class ShardedEngine:
     def backward(self, value: torch.Tensor, scale: float, last: bool) -> None:
         root = cast(FSDPModule, self.objective)
         if self.is_sharded:
-            root.set_requires_all_reduce(last)  # shards reduce-scatter every time, to hold no whole gradient
-            root.set_reshard_after_backward(last, recurse=False)  # the next forward begins with the root's own weights
+            root.set_requires_all_reduce(last)  # reduce-scatter each time: no process holds the whole gradient
+            root.set_reshard_after_backward(last, recurse=False)  # the next forward starts with the root's weights
         else:
-            root.set_requires_gradient_sync(last)  # replicas keep whole gradients: they talk once a step
-            root.set_reshard_after_backward(last)  # and the weights that were cast for the first micro-batch
+            root.set_requires_gradient_sync(last)  # replicas keep whole gradients and reduce once per step
+            root.set_reshard_after_backward(last)  # and keep the weights cast for the first micro-batch
         root.set_is_last_backward(last)
         (value * scale).backward()
 
@@ -151,7 +151,7 @@ class ShardedEngine:
         self._drop_gathered()
 
     def _drop_gathered(self) -> None:
-        """Frees weights that a forward without a backward has left gathered; the shards are in place again."""
+        """Frees the gathered weights of a forward without a backward and restores the shards."""
         for module in self.objective.modules():
             if isinstance(module, FSDPModule):
                 module.reshard()
@@ -165,7 +165,7 @@ class ShardedEngine:
                 yield from whole_pieces(name, parameter, self.rank, self.replicas)
 
     def refresh(self) -> None:
-        """Has nothing to do: the fp32 shards are gathered anew, and cast, in every forward."""
+        """Does nothing: every forward gathers and casts the fp32 shards."""
 
     def fingerprint(self) -> tuple[torch.Tensor, ProcessGroup | None]:
         self._drop_gathered()
@@ -188,9 +188,9 @@ class ShardedEngine:
 
 
 def _hold_frozen_in(precision: torch.dtype, objective: Objective) -> set[nn.Parameter]:
-    """Has weights that are not trained kept as they are computed with, not in fp32 with a copy of that; returns them.
+    """Casts frozen weights to the compute dtype, instead of fp32 plus a copy, and returns them.
 
-    Nothing is lost: the cast is done once instead of in each forward.
+    Results stay the same: the cast is done once instead of in each forward.
     """
     frozen = {parameter for parameter in objective.parameters() if not parameter.requires_grad}
     for parameter in frozen:
@@ -201,7 +201,7 @@ def _hold_frozen_in(precision: torch.dtype, objective: Objective) -> set[nn.Para
 def _materialise(objective: Objective, device: torch.device) -> None:
     """Allocates the weights of a model on meta; buffers keep their values, tied weights stay one parameter.
 
-    Trap: to_empty() makes two of a tied weight that is no DTensor, and half of its gradient would be lost.
+    Trap: to_empty() splits a tied weight that is not a DTensor into two, and half of its gradient would be lost.
     """
     places: dict[nn.Parameter, list[tuple[nn.Module, str]]] = defaultdict(list)
     for module in objective.modules():

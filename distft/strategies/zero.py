@@ -1,11 +1,11 @@
-"""ZeRO stages 1 to 3 by DeepSpeed, without its config file: distft's own settings are the only source.
+"""ZeRO stages 1 to 3 by DeepSpeed, without its config file: distft's settings are the only source.
 
-Traps: DeepSpeed's default buckets reserve gigabytes per process for any model; its JSON accepts unknown keys in
-silence (so every setting passed on is read back); and ZeRO-3 refuses a model on meta, so parameters are made one
-at a time and partitioned at once. Offload, NCCL and bf16 on accelerators have not been run on a GPU yet.
-
-Stages 1 and 2 keep all parameters of a group in one flat tensor and give each process a stretch of it; stage 3 cuts
+Stages 1 and 2 keep all parameters of a group in one flat tensor and give each process a range of it; stage 3 cuts
 every parameter into equal flat parts and pads the last. Both are flat ranges of single parameters (Piece).
+
+Traps: DeepSpeed's default buckets reserve gigabytes per process for any model; its JSON silently accepts unknown keys,
+so every setting is read back; and ZeRO-3 refuses a model on meta, so parameters are allocated one at a time and
+partitioned at once. Offload, NCCL and bf16 on accelerators have not been run on a GPU yet.
 """
 
 from collections.abc import Callable, Iterator
@@ -55,10 +55,10 @@ class ZeroEngine:
         self._answer_for_deepspeed()
 
     def _answer_for_deepspeed(self) -> None:
-        """Gives DeepSpeed the norm that is known where it would take its own, and each time make the host wait."""
+        """Gives DeepSpeed the known norm where it would compute its own, which makes the host wait each time."""
         answers: dict[str, Callable[..., Any]] = {
             "scaled_global_norm": lambda: torch.tensor(self._known_norm),
-            "update_offload_overflow_tracker": lambda _: None,  # asked in the backward pass, for each parameter
+            "update_offload_overflow_tracker": lambda _: None,  # called in the backward pass for each parameter
         }
         if self.stage == 3:
             answers = {
@@ -81,25 +81,25 @@ class ZeroEngine:
         self.deepspeed.set_gradient_accumulation_boundary(last)
         self.deepspeed.backward(value * scale, scale_wrt_gas=False)
         if not last:
-            self.deepspeed.step()  # no update between borders: DeepSpeed's own count of micro-batches
+            self.deepspeed.step()  # no update: only advances DeepSpeed's count of micro-batches
 
     def squared_norm(self) -> torch.Tensor:
-        """With offload DeepSpeed takes each part's norm on the device, before the part goes to the host."""
+        """Returns the squared norm; with offload from norms that DeepSpeed computed on the device before the copy."""
         zero = self.deepspeed.optimizer
         if self._offloads:
-            norms = list(zero.norm_for_param_grads.values())  # 0-d; fp64, but on devices without it
+            norms = list(zero.norm_for_param_grads.values())  # 0-d; fp64 where the device has it
             return torch.stack(norms).double().square().sum() if norms else sum_of_squares([], self.world.device)
         return sum_of_squares((part for group in zero.averaged_gradients.values() for part in group), self.world.device)
 
     def update(self, norm: float, max_norm: float | None) -> None:
-        """Leaves clipping to DeepSpeed, which scales the gradient as it hands it to the optimizer."""
+        """Updates the weights; DeepSpeed clips, since it scales the gradient on its way to the optimizer."""
         zero = self.deepspeed.optimizer
         self._known_norm = norm
         zero.clip_grad = max_norm if clip_coefficient(norm, max_norm) < 1 else 0.0
-        zero.check_grad_overflow = not isfinite(norm)  # stages 1 and 2 in bf16 would take any step else
+        zero.check_grad_overflow = not isfinite(norm)  # else stages 1 and 2 in bf16 would update with any gradient
         self.deepspeed.step()
         if not isfinite(norm):
-            zero.averaged_gradients.clear()  # stages 1 and 2 in bf16 with offload would add the next ones to these
+            zero.averaged_gradients.clear()  # else stages 1 and 2 in bf16 with offload add the next ones
 
     def train(self, mode: bool) -> None:
         self.deepspeed.train(mode)
@@ -147,7 +147,7 @@ class ZeroEngine:
             kept_whole[0].all_gather(kept_whole)
 
     def fingerprint(self) -> tuple[torch.Tensor, ProcessGroup | None]:
-        if self.stage == 3:  # no two processes keep the same
+        if self.stage == 3:  # no process replicates another
             return torch.zeros((), dtype=torch.int64, device=self.world.device), None
         return bit_sum(self.objective.parameters()), dist.group.WORLD
 
@@ -173,16 +173,16 @@ class ZeroEngine:
 
 
 MIN_BUCKET, MAX_BUCKET = 500_000, 200_000_000  # parameters
-LIVE_BUCKETS = 4  # a quarter of the model may be gathered at a time
+LIVE_BUCKETS = 4  # at most a quarter of the model is gathered at a time
 
 
 @dataclass(frozen=True)
 class Zero:
-    """Shards optimizer state (stage 1), gradients too (2), and parameters too (3) over all processes.
+    """Shards optimizer state (stage 1), also gradients (2), also parameters (3) over all processes.
 
     offload: keeps optimizer state, and at stage 3 the parameters, in host memory.
-    bucket_parameters: communicated at once; None: a sixteenth of the model, within bounds.
-    persist_parameters: stage 3 keeps parameters up to this size whole on every process.
+    bucket_parameters: size of a communication bucket; None: a sixteenth of the model, within bounds.
+    persist_parameters: stage 3 replicates parameters up to this size.
     """
 
     stage: int
@@ -210,7 +210,7 @@ class Zero:
         return live
 
     def settings(self, size: int, precision: torch.dtype, world: World) -> dict[str, Any]:
-        """Returns DeepSpeed's config for a model of `size` parameters; no batch size, rate or largest norm is in it."""
+        """Returns DeepSpeed's config for a model of `size` parameters, without batch size, rate and clipping."""
         bucket = self.bucket_parameters or min(max(size // 16, MIN_BUCKET), MAX_BUCKET)
         zero: dict[str, Any] = {
             "stage": self.stage,
@@ -218,13 +218,13 @@ class Zero:
             "allgather_bucket_size": bucket,
             "overlap_comm": self.overlap_communication,
             "contiguous_gradients": True,
-            "use_multi_rank_bucket_allreduce": False,  # it would send each gradient to all, who need one part of it
+            "use_multi_rank_bucket_allreduce": False,  # it sends whole gradients to all processes, which need one part
         }
         if self.stage == 3:
             zero |= {
                 "stage3_param_persistence_threshold": self.persist_parameters,
                 "stage3_prefetch_bucket_size": bucket,
-                "stage3_max_live_parameters": LIVE_BUCKETS * bucket,  # the default keeps 1e9 gathered: a whole model
+                "stage3_max_live_parameters": LIVE_BUCKETS * bucket,  # the default of 1e9 keeps a whole model gathered
                 "stage3_max_reuse_distance": bucket,
             }
         if self.offload:
@@ -233,7 +233,7 @@ class Zero:
             if self.stage == 3:
                 zero["offload_param"] = {"device": "cpu", "pin_memory": on_device}
         return {
-            "train_micro_batch_size_per_gpu": 1,  # only a word in DeepSpeed's own throughput log
+            "train_micro_batch_size_per_gpu": 1,  # used by DeepSpeed's throughput log only
             "gradient_accumulation_steps": 1,  # borders are set by hand: see ZeroEngine.backward
             "gradient_clipping": 0.0,  # the default is 1.0; see ZeroEngine.update
             "zero_optimization": zero,
@@ -257,10 +257,10 @@ def _import_deepspeed(world: World) -> Any:
 def _materialise(
     objective: Objective, device: torch.device, dtype: torch.dtype, partition: Callable[..., Any] | None
 ) -> None:
-    """Gives every parameter on meta memory on `device`; tied ones stay one parameter.
+    """Allocates every parameter on meta on `device`; tied weights stay one parameter.
 
-    With `partition` each is whole only in one scratch buffer that all use in turn, and keeps its own part: memory
-    taken and freed for each in turn would leave holes as large as the model.
+    With `partition` each is whole only in a shared scratch buffer, and then keeps its own part: allocating and freeing
+    each in turn would fragment memory by the size of the model.
     """
     sizes = [parameter.numel() for parameter in objective.parameters()]
     scratch = torch.zeros(max(sizes) if partition else 0, dtype=dtype, device=device)
@@ -283,19 +283,19 @@ def _materialise(
         buffer.data = buffer.data.to(device)
 
 
-def check_effective(asked: dict[str, Any], effective: dict[str, object]) -> None:
-    """Raises when the live engine does not hold what was asked for."""
-    zero = asked["zero_optimization"]
+def check_effective(requested: dict[str, Any], effective: dict[str, object]) -> None:
+    """Raises RuntimeError when the live engine has other settings than requested."""
+    zero = requested["zero_optimization"]
     expected = {
         "stage": zero["stage"],
         "reduce_bucket_size": zero["reduce_bucket_size"],
         "overlap_comm": zero["overlap_comm"],
-        "compute_dtype": str(torch.bfloat16 if asked["bf16"]["enabled"] else torch.float32),
+        "compute_dtype": str(torch.bfloat16 if requested["bf16"]["enabled"] else torch.float32),
         "reduce_dtype": str(torch.float32),
         "accumulate_dtype": str(torch.float32),
         "offload": "offload_optimizer" in zero,
     }
     wrong = {key: (value, effective[key]) for key, value in expected.items() if effective[key] != value}
     if wrong:
-        text = "; ".join(f"{key}: asked {value}, in force {live}" for key, (value, live) in wrong.items())
-        raise RuntimeError(f"DeepSpeed did not take over its settings: {text}")
+        text = "; ".join(f"{key}: requested {value}, effective {live}" for key, (value, live) in wrong.items())
+        raise RuntimeError(f"DeepSpeed does not use its settings: {text}")

@@ -1,6 +1,6 @@
 """The batches of each optimizer step: the micro-batches of this process, with the counts of the whole global batch.
 
-They are made in a thread of its own, beside the step in progress: collated, pinned, and on their way to the device.
+A prefetch thread collates, pins and copies the next step's batches while the current step runs.
 """
 
 from collections import deque
@@ -21,12 +21,12 @@ from distft.models.flops import Flops
 from distft.runtime.process_group import World
 
 T = TypeVar("T")
-TILE = 128  # tokens: matrix units work in such tiles, and would pad by themselves
+TILE = 128  # tokens: matrix units compute in tiles and would pad anyway
 
 
 @dataclass(frozen=True)
 class Feed:
-    """Gives step base_step + i (from 1) the rows at positions borders[i - 1]..borders[i] of `order`."""
+    """The rows of each step: step base_step + i (from 1) reads positions borders[i - 1]..borders[i] of `order`."""
 
     rows: Rows
     order: Order
@@ -34,14 +34,14 @@ class Feed:
     cut: MicroBatching
     world: World
     base_step: int = 0
-    multiple_of: int = 1  # tokens that a micro-batch is filled up to
+    multiple_of: int = 1  # a micro-batch is padded to a multiple of so many tokens
 
     @property
     def steps(self) -> int:
         return self.base_step + len(self.borders) - 1
 
     def position(self, step: int) -> int:
-        """Returns where in `order` the step ends and the next one starts."""
+        """Returns the position in `order` at which the step ends and the next one starts."""
         return int(self.borders[step - self.base_step])
 
     def rows_of(self, step: int) -> np.ndarray:
@@ -49,21 +49,21 @@ class Feed:
         return self.order.rows(self.position(step - 1), self.position(step))
 
     def num_targets(self, step: int) -> int:
-        """Targets of the global batch, known from the data's index: no process has to ask another."""
+        """Returns the targets of the global batch, from the index of the data: no collective is needed."""
         return int(self.rows.num_targets[self.rows_of(step)].sum())
 
     def num_tokens(self, step: int) -> int:
-        """Real tokens of the global batch; padding is never counted."""
+        """Returns the real tokens of the global batch, without padding."""
         return int(self.rows.lengths[self.rows_of(step)].sum())
 
     def forward_flops(self, step: int) -> float:
-        """Operations of a forward over the global batch, all processes together."""
+        """Returns the FLOPs of a forward over the global batch of all processes."""
         return float(self.cut.costs[self.rows_of(step)].sum())
 
     def batches(self, step: int) -> list[Batch]:
-        """Returns this process's micro-batches; every process has as many."""
-        dealt = self.cut.micro_batches(self.rows_of(step), self.world.size)
-        mine = [ranks[self.world.rank] for ranks in dealt]
+        """Returns this process's micro-batches; every process has the same number."""
+        assigned = self.cut.micro_batches(self.rows_of(step), self.world.size)
+        mine = [ranks[self.world.rank] for ranks in assigned]
         costs = [float(self.cut.costs[rows].sum()) for rows in mine]
         made = [
             replace(collate(self.rows, rows, self.multiple_of), cost=cost)
@@ -73,7 +73,7 @@ class Feed:
 
 
 class Prefetch:
-    """Gives each step's micro-batches, as the feed does, and begins with the next ones in a thread of its own."""
+    """Makes the micro-batches of the next step in a background thread."""
 
     def __init__(self, feed: Feed) -> None:
         self.feed = feed
@@ -81,7 +81,7 @@ class Prefetch:
         self._ahead: tuple[int, Future[list[Batch]]] | None = None
 
     def batches(self, step: int) -> list[Batch]:
-        """Returns this process's micro-batches of step `step`; what went wrong in making them is raised here."""
+        """Returns this process's micro-batches of `step`; raises the errors of the background thread."""
         ahead, self._ahead = self._ahead, None
         batches = ahead[1].result() if ahead and ahead[0] == step else self.feed.batches(step)
         if step < self.feed.steps:
@@ -89,12 +89,12 @@ class Prefetch:
         return batches
 
     def close(self) -> None:
-        """Ends the thread; what it has made is dropped."""
+        """Ends the thread and drops its batches."""
         self._pool.shutdown(cancel_futures=True)
 
 
 def make_cut(rows: Rows, micro_rows: int | None, micro_tokens: int | None, flops: Flops) -> MicroBatching:
-    """Returns how rows are cut into micro-batches of at most `micro_rows` rows, or else of `micro_tokens` tokens."""
+    """Returns the rule for cutting rows into micro-batches of at most `micro_rows` rows, else `micro_tokens` tokens."""
     costs = flops.of_rows(rows.lengths, rows.num_targets)
     if micro_rows:
         return MicroBatching(np.ones(len(rows), dtype=np.int64), micro_rows, costs)
@@ -103,21 +103,21 @@ def make_cut(rows: Rows, micro_rows: int | None, micro_tokens: int | None, flops
 
 
 def all_rows(rows: Rows, cut: MicroBatching, world: World, multiple_of: int = 1) -> Iterator[Batch]:
-    """Yields this process's share of all rows, each row once over all processes; the next one is made meanwhile."""
+    """Yields this process's share of all rows, each row once over all processes, with prefetch."""
     mine = [ranks[world.rank] for ranks in cut.micro_batches(np.arange(len(rows)), world.size)]
     yield from _made_ahead((partial(one_batch, rows, share, multiple_of, world) for share in mine), world)
 
 
 def one_batch(rows: Rows, indices: np.ndarray, multiple_of: int, world: World) -> Batch:
-    """Returns the rows at `indices` as a micro-batch where it is computed."""
+    """Returns the rows at `indices` as a micro-batch on the device."""
     return to_device([collate(rows, indices, multiple_of)], world.device)[0]
 
 
-def filled_up_to(micro_tokens: int | None, is_compiled: bool, device: torch.device) -> int:
-    """Returns the tokens of which a micro-batch has a multiple, filled up by documents without targets.
+def padding_multiple(micro_tokens: int | None, is_compiled: bool, device: torch.device) -> int:
+    """Returns the multiple of tokens to which micro-batches are padded, by documents without targets.
 
-    On accelerators whole tiles, and where layers are compiled and tokens counted one size for all, since another one
-    would be compiled anew. micro_tokens: the most of a micro-batch, where tokens are counted.
+    On accelerators a tile; for compiled layers with a token limit one size for all, since each new size recompiles.
+    micro_tokens: the limit of a micro-batch in tokens, if it has one.
     """
     if device.type == "cpu":
         return 1
@@ -125,7 +125,7 @@ def filled_up_to(micro_tokens: int | None, is_compiled: bool, device: torch.devi
 
 
 def _made_ahead(makers: Iterable[Callable[[], T]], world: World) -> Iterator[T]:
-    """Yields what each of them makes, the next one while the last is in use."""
+    """Yields the result of each maker, and makes the next one meanwhile."""
     with _thread(world) as pool:
         under_way: deque[Future[T]] = deque()
         for make in makers:

@@ -1,10 +1,10 @@
 """Health of a run: NaN/Inf policy, loss spikes, stragglers, waits for data.
 
-Every process sees the same step skipped, so all decide alike.
+All processes see the same step skipped, so all take the same decision.
 
-The time that a rank waits inside of collectives is told apart (distft.runtime.heartbeat), because it is the healthy
-ranks that wait. The seconds travel in the step's own collective, so no other is made.
-Trap: rows are dealt by cost, and the dearest of a step mostly go to the same rank. More work is no slowness.
+Straggler detection compares compute seconds per rank without waits in collectives (distft.runtime.heartbeat): it is the
+healthy ranks that wait. The seconds travel in the step's own collective, so no further one is needed.
+Trap: rows are assigned by cost, and the most expensive ones often go to the same rank. More work is not slowness.
 """
 
 import math
@@ -32,12 +32,12 @@ Policy = Literal["stop", "skip", "rewind"]
 Verdict = Literal["go_on", "rewind"]
 _SIGMA = 0.6745  # the median deviation of a normal distribution with deviation 1
 _NEAR, _FAR = 16, 128  # values
-_LEAST = 16  # distances before the first spike can be told
+_LEAST = 16  # distances needed before the first spike is reported
 
 
 @dataclass
 class NonFinitePolicy:
-    """Says what comes after a step that was not taken: train.on_non_finite, train.max_non_finite."""
+    """NaN/Inf policy: what follows a skipped step (train.on_non_finite, train.max_non_finite)."""
 
     policy: Policy = "skip"
     limit: int = 3
@@ -45,9 +45,9 @@ class NonFinitePolicy:
     rewinds: int = field(default=0, init=False)
 
     def after(self, step: int, is_skipped: bool, where: str) -> Verdict:
-        """Takes the next step; raises NonFinite when the run is to end.
+        """Returns the verdict on a step; raises NonFinite when the run must end.
 
-        where: the file that tells of the step.
+        where: the file that describes the step's batch.
         """
         if not is_skipped:
             self.in_row = 0
@@ -68,15 +68,15 @@ class NonFinitePolicy:
 
 @dataclass
 class Spikes:
-    """Tells a value far above those before it: its distance from the median of the last few, over what is usual.
+    """Detects spikes: values far above the median of the last few, in units of their usual deviation.
 
-    Medians do not follow single outliers, so a spike does not hide the next one. The distance is taken from few values,
-    since a loss that falls leaves a longer window behind, and with it a spread in which a spike is lost.
+    Medians do not follow single outliers, so a spike does not hide the next one. The median is of few values: over a
+    longer window a falling loss has a spread that hides a spike.
     """
 
-    threshold: float = 8.0  # deviations; a normal one comes by once in 1e15 values
-    floor: float = 0.01  # of the median: the deviation of a curve that hardly moves is not taken for less
-    by_ratio: bool = False  # deviations of the logarithm, of a value that is multiplied rather than added to
+    threshold: float = 8.0  # deviations; a normal distribution exceeds it once in 1e15 values
+    floor: float = 0.01  # of the median: the smallest deviation assumed, for curves that hardly move
+    by_ratio: bool = False  # deviations of the logarithm, for values that vary by factors
     recent: deque[float] = field(default_factory=lambda: deque(maxlen=_NEAR))
     distances: deque[float] = field(default_factory=lambda: deque(maxlen=_FAR))
     _middle: float = 0.0
@@ -107,65 +107,66 @@ class Spikes:
 
 @dataclass
 class Warnings:
-    """Puts a step's numbers into words where they need a look."""
+    """Warns of spikes and skipped steps."""
 
     loss: Spikes = field(default_factory=Spikes)
     grad_norm: Spikes = field(default_factory=lambda: Spikes(floor=0.1, by_ratio=True))
 
     def recall(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Takes the steps that an earlier start has made, which tell nothing again: a restart forgets nothing usual."""
+        """Takes the steps of an earlier start without warnings, so that a restart keeps its statistics."""
         for row in deque(rows, _NEAR + _FAR):
             if not row.get("skipped", False):
                 self.loss.see(row["loss"])
                 self.grad_norm.see(row["grad_norm"])
 
     def of(self, step: int, loss: float, grad_norm: float, is_skipped: bool) -> list[str]:
-        """Returns what is to be told about the step, mostly nothing."""
+        """Returns the warnings of a step (usually none)."""
         if is_skipped:
-            return [f"step {step} was not taken: loss {loss:.4g}, gradient norm {grad_norm:.4g}"]
-        told = []
+            return [f"step {step} was skipped: loss {loss:.4g}, gradient norm {grad_norm:.4g}"]
+        found = []
         for what, spikes, value in (("loss", self.loss, loss), ("gradient norm", self.grad_norm, grad_norm)):
             if (score := spikes.see(value)) is not None:
                 usual = spikes.usual
-                told.append(f"{what} of step {step} is {value:.4g}, {score:.0f} deviations above {usual:.4g}")
-        return told
+                found.append(f"{what} of step {step} is {value:.4g}, {score:.0f} deviations above {usual:.4g}")
+        return found
 
 
-SCORE = 0.7  # the usual seconds over a rank's own, below which it is slow (NVIDIA's NVRx counts the same way)
-STEPS, SLOW = 16, 12  # a rank is named that was slow in so many of so many steps, and over all of them
-_LEAST_SHARE = 0.1  # of the usual seconds of a step, which a phase must cost more than usual to count
-_FIRST_STEPS = 3  # which compile, warm up and read for the first time
+SCORE = 0.7  # usual seconds over a rank's own; a rank below is slow (as in NVIDIA's NVRx)
+STEPS, SLOW = 16, 12  # a straggler is slow in SLOW of the last STEPS steps, and in their mean
+_LEAST_SHARE = 0.1  # of the usual seconds of a step; a smaller excess is ignored
+_FIRST_STEPS = 3  # ignored: they compile, warm up and read for the first time
 
 
 def rank_stats(seconds: Sequence[float], cost: float, world: World) -> list[float]:
-    """Returns what this rank worked, at its own place among zeros: the sum over all ranks has everyone's.
+    """Returns compute seconds and cost of this rank at its own place in a list of zeros; the sum over all ranks holds
+    the numbers of each.
 
     seconds: by phase of WORK. cost: operations of its micro-batches.
     """
     width = len(WORK) + 1
-    told = [0.0] * (width * world.size)
-    told[width * world.rank : width * (world.rank + 1)] = [*seconds, cost]
-    return told
+    stats = [0.0] * (width * world.size)
+    stats[width * world.rank : width * (world.rank + 1)] = [*seconds, cost]
+    return stats
 
 
 class Stragglers:
-    """Names ranks that stay slow, each once until it has recovered."""
+    """Detects ranks that stay slow; warns of each once until it has recovered."""
 
     def __init__(self, hosts: Sequence[str]) -> None:
         """hosts: of each rank."""
         self.hosts = hosts
-        self._recent = np.zeros((STEPS, len(hosts), len(WORK) + 1))  # what each rank told, in a ring
+        self._recent = np.zeros((STEPS, len(hosts), len(WORK) + 1))  # ring buffer of `rank_stats`
         self._slow = np.zeros((STEPS, len(hosts), len(WORK)), dtype=bool)
         self._steps = -_FIRST_STEPS
         self._named: set[int] = set()
 
-    def of(self, told: Sequence[float]) -> list[str]:
-        """Takes the next step, the sum of what each rank told; returns what is to be said of it, mostly nothing."""
+    def of(self, stats: Sequence[float]) -> list[str]:
+        """Returns the warnings after a step (usually none). stats: the sum of `rank_stats` over all ranks."""
         self._steps += 1
         if self._steps <= 0 or len(self.hosts) < 2:
             return []
         place, count = self._steps % STEPS, min(self._steps, STEPS)
-        self._recent[place] = np.reshape(told, self._recent.shape[1:])
+        self._recent[place] = np.reshape(stats, self._recent.shape[1:])
         self._slow[place] = _is_slow(self._recent[place])
         times = self._slow.sum(axis=0)  # [R, phases]
         self._named = {rank for rank in self._named if times[rank].max() > STEPS - SLOW}
@@ -186,15 +187,15 @@ class Stragglers:
         )
 
 
-def _usual(told: np.ndarray) -> np.ndarray:
-    """Returns the lower median over ranks, of [R, N]: with two of them that of the faster one."""
-    return np.sort(told, axis=0)[(len(told) - 1) // 2]
+def _usual(stats: np.ndarray) -> np.ndarray:
+    """Returns the lower median over ranks, [N] of [R, N]: of two ranks the faster one."""
+    return np.sort(stats, axis=0)[(len(stats) - 1) // 2]
 
 
-def _is_slow(told: np.ndarray) -> np.ndarray:
-    """Returns which ranks are slow in which phase, beyond what their share of the work explains; [R, phases]."""
-    usual, seconds = _usual(told), told[:, :-1]
-    share = told[:, -1:] / max(usual[-1], 1e-9)
+def _is_slow(stats: np.ndarray) -> np.ndarray:
+    """Returns which ranks are slow in which phase, beyond their larger share of the work; [R, phases]."""
+    usual, seconds = _usual(stats), stats[:, :-1]
+    share = stats[:, -1:] / max(usual[-1], 1e-9)
     expected = usual[:-1] * np.maximum(share, 1.0)
     return (SCORE * seconds > expected) & (seconds - expected > _LEAST_SHARE * usual[:-1].sum())
 
@@ -204,18 +205,18 @@ WAIT_STEPS, SHARE = 50, 0.05
 
 @dataclass
 class DataWait:
-    """Sees rank 0's rows of metrics.jsonl; told once, and again only after it has waited less."""
+    """Warns when rank 0 waits for data; once, and again only after the waits have become short."""
 
     _waited: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=WAIT_STEPS))
-    _is_told: bool = False
+    _warned: bool = False
 
     def of(self, row: Mapping[str, Any]) -> list[str]:
-        """Returns what is to be told after the step, mostly nothing."""
+        """Returns the warnings of a step (usually none)."""
         self._waited.append((row["phases"].get("data", 0.0), row["seconds"]))
         waited, seconds = (sum(part) for part in zip(*self._waited, strict=True))
         is_much = len(self._waited) == WAIT_STEPS and waited > SHARE * seconds
-        is_news, self._is_told = is_much and not self._is_told, is_much
-        if not is_news:
+        is_new, self._warned = is_much and not self._warned, is_much
+        if not is_new:
             return []
         return [
             f"{waited / seconds:.0%} of the last {WAIT_STEPS} steps waited for rows. Try: launcher.stage=node_local, "
@@ -247,9 +248,9 @@ def batch_file(run: RunFolder, step: int) -> Path:
 
 
 def write_batch(run: RunFolder, plan: Plan, feed: Feed, seed: int, row: dict[str, Any], why: Sequence[str]) -> None:
-    """Writes rows by index and content id, micro-batches and seeds of a step, and the command that makes it again.
+    """Writes the rows, micro-batches and seeds of a step, and the command that replays it.
 
-    seed: of the run. row: the step's of metrics.jsonl. The plan is kept too: a later one may read other rows.
+    seed: of the run. row: of metrics.jsonl. The plan is included, since a later plan may read other rows.
     """
     step = row["step"]
     dealt = feed.cut.micro_batches(feed.rows_of(step), feed.world.size)

@@ -31,7 +31,7 @@ from distft.train.feed import Feed, Prefetch
 from distft.train.health import Monitor, rank_stats
 from distft.train.state import Checkpointer
 from distft.train.step import StepHooks, train_step
-from distft.train.timing import Clock, OwnWork, Peak, utilisation
+from distft.train.timing import Clock, Mfu, OwnWork
 
 Row = dict[str, Any]  # a line of metrics.jsonl: JSON values under free keys
 
@@ -45,7 +45,7 @@ class Settings:
     seed: int
     save: When
     save_best: bool = True  # also between the steps of `save`; else the best is looked for at those steps alone
-    peak: Peak | None = None  # of a process's device; None: no MFU
+    mfu: Mfu | None = None  # None: not computed
     flops_per_forward: float = 3.0  # training FLOPs over forward FLOPs; 2 where most weights are frozen
 
 
@@ -187,7 +187,7 @@ class Loop:
             "seconds": seconds,
             "tokens_per_second": tokens / seconds,
             "flops": flops,
-            "mfu": self.settings.peak and utilisation(flops, seconds, self.world.size, self.settings.peak),
+            "mfu": self.settings.mfu and self.settings.mfu.of_step(flops, seconds),
             "phases": result.seconds,  # within `seconds`
             **memory_of(self.world.device),
         }

@@ -1,6 +1,6 @@
-"""Where a step's time goes: phases, tokens per second, MFU, profile.
+"""Timing of a step: seconds per phase, compute seconds per rank, MFU, profile.
 
-Trap: the elapsed time of an event that is not done raises an error, so what is under way belongs to the next reading.
+Trap: reading the elapsed time of an unfinished event raises an error, so unfinished spans are read in a later step.
 """
 
 import sys
@@ -8,7 +8,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +29,12 @@ class Clock:
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self.now = ""  # the phase under way
+        self.now = ""  # the current phase
         self._spans: list[tuple[str, Span]] = []
 
     @contextmanager
     def phase(self, name: str, on_host: bool = False) -> Iterator[None]:
-        """Times what is done within. on_host: by this process's own clock, where it waits rather than computes."""
+        """Times a block. on_host: by the host's clock, where the process waits rather than computes."""
         begun = self.mark(on_host)
         self.now = name
         with heartbeat.during(name):
@@ -43,8 +43,8 @@ class Clock:
         self._spans.append((name, (begun, self.mark(on_host))))
 
     def take(self) -> dict[str, float]:
-        """Returns the seconds of each phase that ended since the last call; what the device has still to do is left
-        for the next one."""
+        """Returns the seconds of each phase finished since the last call; spans that the device has not finished are
+        left for the next call."""
         seconds: defaultdict[str, float] = defaultdict(float)
         left = []
         for name, span in self._spans:
@@ -56,7 +56,7 @@ class Clock:
         return dict(seconds)
 
     def mark(self, on_host: bool = False) -> Mark:
-        """Returns this moment; of the device, where it has a stream of work."""
+        """Returns the current time; on an accelerator an event in its stream."""
         if on_host or self.device.type == "cpu":
             return time.perf_counter()
         event = torch.Event(self.device, enable_timing=True)
@@ -79,15 +79,15 @@ def seconds_of(span: Span) -> float:
 
 
 class OwnWork:
-    """The seconds that this process itself works in a step, without its waits for others: only they show who is slow.
+    """Compute seconds of this process in a step, without its waits for others: only these show a straggler.
 
-    On a CPU the host works, and the heartbeat counts. On an accelerator the host only launches: there the forward of
-    each block is timed on the device's stream, from when its weights are gathered; no collective lies in between.
-    Backward and update are not told there, since the device waits for others inside of them.
+    On a CPU the heartbeat measures the host. On an accelerator the host only launches kernels: the forward of each
+    block is timed on the device's stream after its weights are gathered, so no collective lies in between. Backward and
+    update are not included there, since the device waits for other ranks inside them.
     """
 
     def __init__(self, blocks: Iterable[nn.Module], clock: Clock) -> None:
-        """blocks: with the strategy's own hooks in place, between which these come."""
+        """blocks: with the strategy's hooks in place; these hooks run between them."""
         self.clock = clock
         self._begun: Mark = 0.0
         self._spans: list[Span] = []
@@ -99,10 +99,10 @@ class OwnWork:
                 self._hooks.append(block.register_forward_hook(self._end, prepend=True))
 
     def of_step(self, cost: float) -> tuple[list[float], float]:
-        """Returns seconds by phase of heartbeat.WORK, and the cost of the work; called once a step, before its update.
+        """Returns seconds by phase of heartbeat.WORK, and the cost of the work; called once per step before its update.
 
         cost: operations of this step's micro-batches. On an accelerator the forwards, and the cost returned, are those
-        of the step before, which the device has done: an event is read without waiting for it.
+        of the previous step, which the device has finished: an event is read without waiting for it.
         """
         seconds = heartbeat.worked()
         if self.clock.device.type == "cpu":
@@ -110,8 +110,8 @@ class OwnWork:
         (spans, cost), self._before = self._before, (self._spans, cost)
         self._spans = []
         forward = sum(map(seconds_of, spans))
-        told = {"data": seconds[heartbeat.WORK.index("data")], "forward": forward}
-        return [told.get(phase, 0.0) for phase in heartbeat.WORK], cost
+        known = {"data": seconds[heartbeat.WORK.index("data")], "forward": forward}
+        return [known.get(phase, 0.0) for phase in heartbeat.WORK], cost
 
     def close(self) -> None:
         for hook in self._hooks:
@@ -126,7 +126,7 @@ class OwnWork:
             self._spans.append((self._begun, self.clock.mark()))
 
 
-# Dense bf16 matrix products of data sheets, FLOP/s, by a part of the device's name; the first that fits.
+# Dense bf16 FLOP/s from data sheets, by a part of the device's name; the first match is taken.
 DATA_SHEETS = (
     ("H200", 989e12),
     ("H100 PCIe", 756e12),
@@ -139,22 +139,21 @@ DATA_SHEETS = (
     ("MI300X", 1307e12),
     ("MI250X", 191.5e12),
 )
-_SIZES = (256, 512, 1024)  # a processor without bf16 makes small products faster than large ones
+_SIZES = (256, 512, 1024)  # a CPU without bf16 computes small products faster
 _SIZES_OF_ACCELERATOR = (4096, 8192)  # smaller ones do not fill it
-_ROUNDS, _PRODUCTS = 3, 10  # products of a round on an accelerator, else the launch is most of it
-_TOLD = set["Peak"]()  # of those that a step was above: the next steps are, too
+_ROUNDS, _PRODUCTS = 3, 10  # products per round on an accelerator, else launch time dominates
 
 
 @dataclass(frozen=True)
 class Peak:
-    """The most that a process's device could do, and how that is known."""
+    """The peak FLOP/s of a process's device, and its source."""
 
     flops: float  # a second
     source: str
 
 
 def peak_of(device: torch.device, dtype: torch.dtype) -> Peak:
-    """Returns the data sheet's figure for bf16 on a device that has one here, else the best of a few products."""
+    """Returns the data sheet's figure for bf16 on a known device, else the best of a few measured products."""
     if device.type == "cuda" and dtype == torch.bfloat16:
         name = torch.cuda.get_device_name(device)
         for part, flops in DATA_SHEETS:
@@ -167,13 +166,13 @@ def peak_of(device: torch.device, dtype: torch.dtype) -> Peak:
 
 
 def _measured(device: torch.device, dtype: torch.dtype, size: int) -> float:
-    """Trap: of ones, which move no bits, an accelerator makes more products than of anything a model holds."""
+    """Trap: an accelerator multiplies matrices of ones faster than real data, so the matrices are random."""
     random = torch.Generator(device).manual_seed(0)
     left, right = (torch.randn(size, size, generator=random, device=device).to(dtype) for _ in range(2))
     products = 1 if device.type == "cpu" else _PRODUCTS
     clock = Clock(device)
     result = left @ right
-    result[0, 0].item()  # the library's first call, and the host's wait for it
+    result[0, 0].item()  # waits for the library's first call
     begun = clock.mark()
     for _ in range(products):
         result = left @ right
@@ -182,31 +181,39 @@ def _measured(device: torch.device, dtype: torch.dtype, size: int) -> float:
     return products * 2 * size**3 / seconds_of(span)
 
 
-def utilisation(flops: float, seconds: float, processes: int, peak: Peak) -> float | None:
-    """Returns the share of what `processes` could have done in that time; None above 1, and one error in the log.
+@dataclass
+class Mfu:
+    """Model FLOPs utilisation of a run's processes."""
 
-    flops: of the global batch, counted as if each were done once: nothing computed again, no padding.
-    """
-    share = flops / (seconds * processes * peak.flops)
-    if share <= 1:
-        return share
-    if peak not in _TOLD:
-        _TOLD.add(peak)
-        print(
-            f"ERROR: an MFU of {share:.0%} cannot be: {flops:.3g} FLOP in {seconds:.3g} s on {processes} processes of "
-            f"{peak.flops:.3g} FLOP/s ({peak.source}). Either of them is counted wrong; this is said once, and no "
-            "such step has an MFU",
-            file=sys.stderr,
-        )
-    return None
+    peak: Peak
+    processes: int
+    _warned: bool = field(default=False, init=False)
+
+    def of_step(self, flops: float, seconds: float) -> float | None:
+        """Returns the MFU of a step; None where it is above 1, with an error on stderr for the first such step.
+
+        flops: of the global batch, without recomputation and padding.
+        """
+        share = flops / (seconds * self.processes * self.peak.flops)
+        if share <= 1:
+            return share
+        if not self._warned:
+            self._warned = True
+            print(
+                f"ERROR: an MFU of {share:.0%} cannot be: {flops:.3g} FLOP in {seconds:.3g} s on {self.processes} "
+                f"processes of {self.peak.flops:.3g} FLOP/s ({self.peak.source}). One of the two is wrong. Such steps "
+                "have no MFU; this is printed once",
+                file=sys.stderr,
+            )
+        return None
 
 
-DEAREST = 10
-_WARM_UP = 2  # steps before the one that is recorded
+TOP = 10
+_WARM_UP = 2  # steps before the recorded one
 
 
 class Profile:
-    """Records the third step that a process makes, into `folder`."""
+    """Profiles the third step of a process into `folder`."""
 
     def __init__(self, folder: Path, start_step: int, world: World) -> None:
         self.folder, self.world = folder, world
@@ -214,7 +221,7 @@ class Profile:
 
     @contextmanager
     def step(self, step: int) -> Iterator[None]:
-        """Records what is done within, where it is the step; writes rank-R.json.gz, and rank 0 step-N.md."""
+        """Profiles the block if this is the step; writes rank-R.json.gz, and rank 0 step-N.md."""
         if step != self.at:
             yield
             return
@@ -229,18 +236,18 @@ class Profile:
 
 
 def table(operations: Any, step: int, on_device: bool) -> str:
-    """Returns the dearest operations by their own time, with their share of all operations' time."""
+    """Returns the most expensive operations by self time, with their share of all operations' time."""
     own = "self_device_time_total" if on_device else "self_cpu_time_total"  # microseconds
-    called = [each for each in operations if each.device_type.name == "CPU"]  # kernels are listed once more
+    called = [each for each in operations if each.device_type.name == "CPU"]  # kernels are listed a second time
     spent = sorted(((getattr(each, own), each) for each in called), key=lambda pair: -pair[0])
     total = sum(time for time, _ in spent) or 1.0
     where = "its device" if on_device else "the CPU"
     lines = [
-        f"The {DEAREST} dearest operations of step {step} on rank 0, by time on {where} without what they call",
+        f"The {TOP} most expensive operations of step {step} on rank 0, by self time on {where}",
         "",
         "| operation | calls | seconds | share |",
         "|---|---|---|---|",
-        *(f"| {each.key} | {each.count:,} | {time / 1e6:.3f} | {time / total:.1%} |" for time, each in spent[:DEAREST]),
+        *(f"| {each.key} | {each.count:,} | {time / 1e6:.3f} | {time / total:.1%} |" for time, each in spent[:TOP]),
         "",
         f"All operations: {total / 1e6:.3f} s. The whole trace: rank-0.json.gz (chrome://tracing, ui.perfetto.dev)",
     ]

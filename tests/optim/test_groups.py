@@ -24,7 +24,7 @@ def test_the_rate_is_a_factor_of_the_first_one_however_often_it_is_set() -> None
 def test_a_setting_that_the_optimizer_did_not_take_over_is_noticed() -> None:
     optimizer = torch.optim.AdamW([nn.Parameter(torch.ones(1))], lr=0.1, betas=(0.9, 0.95))
     assert check_effective(optimizer, {"lr": 0.1, "betas": [0.9, 0.95]})["weight_decay"] == 0.01
-    with pytest.raises(RuntimeError, match=r"optimizer.lr=0.2 was not taken over: 0.1 is in force"):
+    with pytest.raises(RuntimeError, match=r"optimizer.lr=0.2 is not in effect: the optimizer has 0.1"):
         check_effective(optimizer, {"lr": 0.2})
-    with pytest.raises(RuntimeError, match=r"optimizer.momentum=0.9 was not taken over: nothing is in force"):
+    with pytest.raises(RuntimeError, match=r"optimizer.momentum=0.9 is not in effect: the optimizer has nothing"):
         check_effective(optimizer, {"momentum": 0.9})

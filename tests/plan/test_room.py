@@ -38,7 +38,7 @@ def told(plan: Plan, strategy: str, activations: str = "none", max_length: int =
 
 def test_it_says_what_was_wanted_what_is_planned_and_what_to_change():
     assert told(PLAN, "ddp") == (
-        "out of memory: 2.00 GiB more were wanted. Planned for a process under ddp: 120.0 GiB (parameters 30.0, "
+        "out of memory: tried to allocate 2.00 GiB. Planned for a process under ddp: 120.0 GiB (parameters 30.0, "
         "gradients 30.0, optimizer 60.0); a forward of 8 rows keeps the rest. Try: train.micro_batch_size=4, or "
         "train.activation_checkpointing=selective, or strategy=zero3_offload (0.0 instead of 120.0 GiB of these)"
     )

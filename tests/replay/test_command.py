@@ -63,7 +63,7 @@ def test_a_spoilt_step_is_left_out_and_told_and_the_run_goes_on(skipped: tuple[R
     assert code == 0, told
     [odd] = [row["step"] for row in steps(run) if row.get("skipped")]
     [warning] = run.read_metrics("warning")
-    assert warning["step"] == odd and f"step {odd} was not taken" in warning["text"] and warning["text"] in told
+    assert warning["step"] == odd and f"step {odd} was skipped" in warning["text"] and warning["text"] in told
     batch = spoilt_batch(run)
     assert batch["step"] == odd and sum(len(each["rows"]) for each in batch["micro_batches"]) in (1, 4)
 

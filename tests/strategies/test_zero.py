@@ -31,7 +31,7 @@ def in_force(**changes: Any) -> dict[str, object]:
 def test_a_setting_that_deepspeed_did_not_take_over_is_noticed(key: str, value: Any) -> None:
     settings = Zero(2).settings(1000, torch.float32, WORLD)
     check_effective(settings, in_force())
-    with pytest.raises(RuntimeError, match=f"{key}: asked .*, in force {value}"):
+    with pytest.raises(RuntimeError, match=f"{key}: requested .*, effective {value}"):
         check_effective(settings, in_force(**{key: value}))
 
 

@@ -14,7 +14,7 @@ from distft.data.packing import MicroBatching
 from distft.data.shards import Rows
 from distft.runtime.process_group import World
 from distft.train import feed as feed_module
-from distft.train.feed import TILE, Feed, Prefetch, all_rows, filled_up_to
+from distft.train.feed import TILE, Feed, Prefetch, all_rows, padding_multiple
 from tests.support.rows import write_rows
 
 WORLD = World(0, 1, 0, 1, torch.device("cpu"))
@@ -66,7 +66,7 @@ def test_rows_to_evaluate_are_made_ahead_each_once_and_in_order(tmp_path: Path) 
 def test_compiled_layers_see_one_size_on_accelerators(
     tokens: int | None, is_compiled: bool, device: str, multiple: int
 ) -> None:
-    assert filled_up_to(tokens, is_compiled, torch.device(device)) == multiple
+    assert padding_multiple(tokens, is_compiled, torch.device(device)) == multiple
 
 
 def test_batches_are_made_on_the_device_of_their_rank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

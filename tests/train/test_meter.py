@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from distft.train import timing
-from distft.train.timing import Peak, peak_of, utilisation
+from distft.train.timing import Mfu, Peak, peak_of
 
 
 def test_a_device_without_data_sheet_is_measured() -> None:
@@ -23,12 +23,13 @@ def test_the_fastest_product_is_the_peak(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_the_share_is_of_all_processes() -> None:
-    assert utilisation(3e9, 2.0, 3, Peak(1e9, "a guess")) == pytest.approx(0.5)
+    assert Mfu(Peak(1e9, "a guess"), 3).of_step(3e9, 2.0) == pytest.approx(0.5)
 
 
-def test_more_than_all_is_an_error_that_is_told_once(capsys: pytest.CaptureFixture[str]) -> None:
-    assert utilisation(3e9, 1.0, 1, Peak(1e9, "a guess")) is None
-    assert utilisation(4e9, 1.0, 1, Peak(1e9, "a guess")) is None
+def test_an_mfu_above_one_prints_one_error(capsys: pytest.CaptureFixture[str]) -> None:
+    mfu = Mfu(Peak(1e9, "a guess"), 1)
+    assert mfu.of_step(3e9, 1.0) is None
+    assert mfu.of_step(4e9, 1.0) is None
     said = capsys.readouterr().err
     assert said.count("\n") == 1
     assert said.startswith(

@@ -60,7 +60,7 @@ def test_a_curve_that_hardly_moves_and_the_first_values_raise_no_alarm():
 
 def test_a_step_that_was_not_taken_is_told_and_spoils_no_median():
     warnings = Warnings()
-    assert warnings.of(1, math.nan, math.inf, True) == ["step 1 was not taken: loss nan, gradient norm inf"]
+    assert warnings.of(1, math.nan, math.inf, True) == ["step 1 was skipped: loss nan, gradient norm inf"]
     assert not warnings.loss.recent
 
 
