@@ -28,4 +28,4 @@ def part(count: int, device: str) -> Any:
 )
 def test_a_block_is_taken_apart_where_most_of_it_stays(parts: list[tuple[str, int]], home: str) -> None:
     world = World(1, 2, 1, 2, CUDA)
-    assert module._home([part(count, device) for device, count in parts], world) == torch.device(home)
+    assert module._staging_device([part(count, device) for device, count in parts], world) == torch.device(home)
