@@ -1,6 +1,6 @@
 """torch's process groups: how many collectives each has num_collectives, and how long one may wait.
 
-Trap: login nodes import a caller of this module, so torch is looked up among the loaded modules and not imported.
+Trap: login nodes import a caller of this module, so torch is looked up in sys.modules instead of imported.
 """
 
 import sys
@@ -23,13 +23,13 @@ def num_collectives() -> int:
     for group in _groups():
         try:
             total += group._get_sequence_number_for_group()
-        except RuntimeError:  # a backend without the count, or a group that is being left
+        except RuntimeError:  # a backend without the counter, or a group being destroyed
             continue
     return total
 
 
 def set_timeouts(timeout: timedelta) -> None:
-    """Gives every group that there is this time-out."""
+    """Sets the timeout of every process group."""
     for group in _groups():
         sys.modules[_MODULE]._set_pg_timeout(timeout, group)
 
