@@ -19,6 +19,7 @@ from transformers import (
 )
 from transformers.models.llama import modeling_llama
 
+from distft.model_check import verdict
 from distft.model_check.architecture import check_config, check_folder
 from distft.models.build import architecture, skeleton
 from distft.strategies.engine import Piece
@@ -171,3 +172,9 @@ def test_weights_of_other_names_are_read_as_transformers_does(kind, change, fact
 def test_scaled_logits_agree_with_their_class(config: Any) -> None:
     found, _ = check_config(config)
     assert found["wrong"] == [] and found["difference"] <= 1e-5
+
+
+def test_a_cached_result_depends_on_existing_code_alone() -> None:
+    files = {pattern: list(verdict.PACKAGE.glob(pattern)) for pattern in verdict.CODE}
+    assert [pattern for pattern, found in files.items() if not found] == []
+    assert verdict.PACKAGE / "model_check" / "live.py" in {file for found in files.values() for file in found}

@@ -1,4 +1,4 @@
-"""torch's process groups: how many collectives each has num_collectives, and how long one may wait.
+"""torch's process groups: the number of collectives entered, and the timeout of each group.
 
 Trap: login nodes import a caller of this module, so torch is looked up in sys.modules instead of imported.
 """
@@ -18,7 +18,7 @@ REACHES = (
 
 
 def num_collectives() -> int:
-    """Returns the number of collectives that this process has num_collectives, over all of its groups."""
+    """Returns the number of collectives that this process has entered, over all of its groups."""
     total = 0
     for group in _groups():
         try:
