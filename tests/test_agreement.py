@@ -58,7 +58,7 @@ def forgetful(forward: Any) -> Any:
 
 
 def test_documents_that_see_each_other_end_the_run() -> None:
-    with pytest.raises(Disagreement, match="does not keep the documents of a forward apart.* Nothing was trained. Try"):
+    with pytest.raises(Disagreement, match="does not separate packed documents.* Nothing was trained. Try"):
         check(layer=forgetful)
 
 

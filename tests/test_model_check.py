@@ -19,6 +19,7 @@ from transformers import (
 )
 from transformers.models.llama import modeling_llama
 
+from distft.model_check import verdict
 from distft.model_check.architecture import check_config, check_folder
 from distft.models.build import architecture, skeleton
 from distft.strategies.engine import Piece
@@ -68,11 +69,11 @@ def test_layers_that_hand_no_borders_to_attention_are_refused(monkeypatch: pytes
         return plain(self, hidden, attention_mask=attention_mask, **kept)
 
     monkeypatch.setattr(layer, "forward", forgetful)
-    assert "does not keep the documents of a forward apart" in reason(LlamaConfig(**SMALL, intermediate_size=48))
+    assert "does not separate packed documents" in reason(LlamaConfig(**SMALL, intermediate_size=48))
 
 
 def test_a_state_space_model_is_refused() -> None:
-    assert "MambaForCausalLM does not take its attention" in reason(
+    assert "MambaForCausalLM does not use transformers' attention" in reason(
         MambaConfig(vocab_size=96, hidden_size=32, num_hidden_layers=1)
     )
 
@@ -85,7 +86,9 @@ def test_weights_that_no_text_reaches_are_named(monkeypatch: pytest.MonkeyPatch)
         self.picture = torch.nn.Linear(2, 2)
 
     monkeypatch.setattr(modeling_llama.LlamaModel, "__init__", wider)
-    assert "no text reaches: model.picture.weight and 1 more" in reason(LlamaConfig(**SMALL, intermediate_size=48))
+    assert "without a gradient on text: model.picture.weight and 1 more" in reason(
+        LlamaConfig(**SMALL, intermediate_size=48)
+    )
 
 
 def saved(folder: Path, kind: str = "llama", change: Callable[[Weights], Weights] = dict, **facts: Any) -> Path:
@@ -124,7 +127,7 @@ def test_files_that_do_not_fit_config_json_are_refused(change, facts, said: str,
 def test_what_is_left_out_of_the_files_is_said(tmp_path: Path) -> None:
     found = check_folder(saved(tmp_path, num_hidden_layers=1))
     assert found["wrong"] == [] and found["notes"] == [
-        "not of the model and left out: model.layers.1.input_layernorm.weight and 8 more"
+        "ignored, since the model does not have it: model.layers.1.input_layernorm.weight and 8 more"
     ]
 
 
@@ -169,3 +172,9 @@ def test_weights_of_other_names_are_read_as_transformers_does(kind, change, fact
 def test_scaled_logits_agree_with_their_class(config: Any) -> None:
     found, _ = check_config(config)
     assert found["wrong"] == [] and found["difference"] <= 1e-5
+
+
+def test_a_cached_result_depends_on_existing_code_alone() -> None:
+    files = {pattern: list(verdict.PACKAGE.glob(pattern)) for pattern in verdict.CODE}
+    assert [pattern for pattern, found in files.items() if not found] == []
+    assert verdict.PACKAGE / "model_check" / "live.py" in {file for found in files.values() for file in found}

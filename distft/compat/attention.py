@@ -43,7 +43,7 @@ def varlen_attention(
     scale: float | None,
     window: tuple[int, int],
 ) -> torch.Tensor:
-    """Returns the attended values [T, H, E] of documents that lie end to end, each attending to itself.
+    """Returns the attended values [T, H, E] of packed documents, with block-diagonal attention.
 
     query: [T, H, E]; key, value: [T, G, E], H a multiple of G. borders: int32 [D + 1] of the D documents, of at most
     `longest` tokens. window: tokens before and after that a token sees; -1: all.

@@ -1,6 +1,6 @@
-"""torch's process groups: how many collectives each has num_collectives, and how long one may wait.
+"""torch's process groups: the number of collectives entered, and the timeout of each group.
 
-Trap: login nodes import a caller of this module, so torch is looked up among the loaded modules and not imported.
+Trap: login nodes import a caller of this module, so torch is looked up in sys.modules instead of imported.
 """
 
 import sys
@@ -18,18 +18,18 @@ REACHES = (
 
 
 def num_collectives() -> int:
-    """Returns the number of collectives that this process has num_collectives, over all of its groups."""
+    """Returns the number of collectives that this process has entered, over all of its groups."""
     total = 0
     for group in _groups():
         try:
             total += group._get_sequence_number_for_group()
-        except RuntimeError:  # a backend without the count, or a group that is being left
+        except RuntimeError:  # a backend without the counter, or a group being destroyed
             continue
     return total
 
 
 def set_timeouts(timeout: timedelta) -> None:
-    """Gives every group that there is this time-out."""
+    """Sets the timeout of every process group."""
     for group in _groups():
         sys.modules[_MODULE]._set_pg_timeout(timeout, group)
 

@@ -1,4 +1,4 @@
-"""torch.compile's own switches."""
+"""torch.compile: private settings for dynamic shapes."""
 
 from collections.abc import Callable
 from typing import Any
@@ -18,17 +18,17 @@ REACHES = (
 
 
 def disable_duck_shapes() -> None:
-    """Has torch.compile take sizes that are equal at the first call for different ones.
+    """Makes torch.compile treat sizes that are equal at the first call as independent.
 
-    Otherwise a row as long as a hidden state is wide makes a graph for that length alone.
+    Otherwise a row whose length equals the hidden size compiles a graph for that length alone.
     """
     symbolic_shapes.use_duck_shape = False
 
 
 def compiled(function: Callable[..., Any], *, dynamic: bool | None = True) -> Callable[..., Any]:
-    """Returns `function`, compiled at its first call; torch's own error where its graph would break.
+    """Returns `function`, compiled at its first call; torch raises where its graph would break.
 
-    dynamic: for tensors of any size; None: of any once a second size has come.
+    dynamic: True: dynamic sizes from the start; None: from the second size on.
     """
     disable_duck_shapes()
     return torch.compile(function, fullgraph=True, dynamic=dynamic)

@@ -81,7 +81,7 @@ def zero_settings(engine: Any) -> Any:
 
 
 def master_fragment(parameter: Any) -> Any:
-    """Returns where a parameter's fp32 master weights lie in this process's flat partition (ZeRO-1 and -2).
+    """Returns the location of a parameter's fp32 master weights in this rank's flat partition (ZeRO-1 and -2).
 
     None where this process holds none of them.
     """

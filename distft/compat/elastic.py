@@ -1,4 +1,4 @@
-"""torch's elastic agent: keywords that torch 2.13 knows and 2.11 does not.
+"""torch's elastic agent: keywords that torch 2.13 has and 2.11 has not.
 
 `launchers.agent.Agent` overrides the four methods below, which torch documents as the way to write an agent.
 """
@@ -37,5 +37,5 @@ def agent_options(seconds: int) -> dict[str, Any]:
 
 
 def launch_options(seconds: int) -> dict[str, Any]:
-    """Returns the same for `LaunchConfig`; torch 2.11 has 30 seconds there, and no keyword."""
+    """Returns the same for `LaunchConfig`; torch 2.11 has 30 seconds there, without a keyword."""
     return known(LaunchConfig, shutdown_timeout=seconds)

@@ -1,4 +1,4 @@
-"""huggingface_hub's own HTTP client, to which distft adds an end to every wait."""
+"""huggingface_hub's HTTP client, to which distft adds timeouts."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Parts of Hydra 1.3 that a sweep by Hydra's own sweeper needs beside it; the sweeper is in `compat.hydra_sweeper`."""
+"""Hydra 1.3: private parts that config and sweeps need; the sweeper itself is in `compat.hydra_sweeper`."""
 
 from hydra._internal.callbacks import Callbacks
 
@@ -6,7 +6,7 @@ from distft.compat.reach import Reach
 
 _SEEN = "hydra-core 1.3.8"
 REACHES = (
-    Reach("hydra._internal.callbacks.Callbacks", _SEEN, "a HydraContext wants one; it is empty"),
+    Reach("hydra._internal.callbacks.Callbacks", _SEEN, "a HydraContext requires one; it is empty"),
     Reach(
         "hydra.core.override_parser.overrides_parser.OverridesParser.create",
         _SEEN,
@@ -17,5 +17,5 @@ REACHES = (
 
 
 def no_callbacks() -> Callbacks:
-    """Returns what a HydraContext takes for a program that has registered no callbacks."""
+    """Returns an empty Callbacks for a HydraContext."""
     return Callbacks()

@@ -1,7 +1,7 @@
-"""Hydra's BasicSweeper, which goes through every combination of values.
+"""Hydra's BasicSweeper, which runs every combination of values.
 
-Trap: Hydra runs the files of its own plugins again when it first looks for them; a BasicSweeper imported before that is
-a class that its own methods do not know. So importing this module makes Hydra look, which takes a while.
+Trap: Hydra executes its plugin files again at plugin discovery; a BasicSweeper imported before that is another class
+than the one its methods refer to. So importing this module triggers the discovery, which takes a while.
 """
 
 from hydra.core.plugins import Plugins

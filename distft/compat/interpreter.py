@@ -1,4 +1,4 @@
-"""Python's own steps at the end of a process, for processes that leave without them or must not take them."""
+"""Python's shutdown steps, for processes that exit without them or must not run them."""
 
 import atexit
 import threading

@@ -1,4 +1,4 @@
-"""Liger Kernel, an optional package: its fused norms, rotary angles and gated MLPs put into a model that is there."""
+"""Liger Kernel, an optional package: replaces norms, rotary embeddings and gated MLPs of a model by fused kernels."""
 
 from importlib.util import find_spec
 
@@ -25,6 +25,6 @@ def put_into(model: PreTrainedModel) -> None:
 
 
 def is_in(module: nn.Module) -> bool:
-    """Tells whether a layer computes by a kernel of Liger, read from the live layer."""
+    """Returns whether a live layer uses a Liger kernel."""
     forward = getattr(module.forward, "__func__", module.forward)
     return str(forward.__module__).startswith(f"{PACKAGE}.")

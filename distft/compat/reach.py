@@ -1,4 +1,4 @@
-"""What distft reaches in a library's private or young parts, and which keywords a function knows.
+"""Reach: a record of one private or recent library API, and helpers for keywords and versions.
 
 Trap: a checkout that is only on PYTHONPATH has no metadata, so distft's own version is read from its code.
 """
@@ -25,7 +25,7 @@ class Reach:
 
 
 def known(function: Callable[..., Any], **options: Any) -> dict[str, Any]:
-    """Returns those of the options that `function` has a parameter for; for keywords that came after the floor."""
+    """Returns the options that `function` has a parameter for; for keywords newer than the floor."""
     return {name: value for name, value in options.items() if name in parameters(function)}
 
 

@@ -1,4 +1,4 @@
-"""What FSDP2 and DTensor know of themselves and do not tell in public."""
+"""FSDP2 and DTensor: private access to local shards and the mixed precision policy."""
 
 from typing import cast
 

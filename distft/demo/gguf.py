@@ -1,7 +1,7 @@
-"""Turns a Llama-family GGUF file into the Hugging Face folder that it was made from.
+"""GGUF conversion: a Llama-family GGUF file to the Hugging Face folder that it was made from.
 
-Traps, each silent: llama.cpp stores the rows of the query and key projections in another order; the usual tokenizer
-conversion forgets that digits stand alone; a tied head is stored once; pad and end of turn are the same token.
+Traps, each silent: llama.cpp permutes the rows of the query and key projections; the common tokenizer conversion does
+not split digits; a tied head is stored once; pad and end of turn are the same token.
 """
 
 import os
@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-_CONTROL_TOKEN = 3  # llama.cpp's token type of <|im_start|> and its like
+_CONTROL_TOKEN = 3  # llama.cpp's type of special tokens such as <|im_start|>
 _BLOCK_NAMES = {
     "attn_norm": "input_layernorm",
     "attn_q": "self_attn.q_proj",
@@ -31,7 +31,7 @@ _OUTER_NAMES = {"token_embd": "model.embed_tokens", "output_norm": "model.norm",
 
 
 def convert(source: Path, out: Path) -> None:
-    """Makes the folder `out`, whole or not at all: bf16 safetensors that fit the architecture, config, tokenizer."""
+    """Writes the folder `out` with bf16 safetensors, config and tokenizer; it is published by one rename."""
     reader = gguf.GGUFReader(source)
     fields = {name: field.contents() for name, field in reader.fields.items()}
     config = model_config(fields, tied=all(tensor.name != "output.weight" for tensor in reader.tensors))
@@ -48,7 +48,7 @@ def convert(source: Path, out: Path) -> None:
     partial = out.with_name(f"{out.name}.{os.getpid()}.partial")
     partial.mkdir(parents=True)
     save_file(tensors, partial / "model.safetensors", metadata={"format": "pt"})
-    (partial / "model.safetensors").chmod(0o644)  # save_file leaves 0600, useless in a shared cache
+    (partial / "model.safetensors").chmod(0o644)  # save_file sets 0600, unreadable in a shared cache
     config.save_pretrained(partial)
     tokenizer_of(fields).save_pretrained(partial)
     GenerationConfig(
@@ -58,7 +58,7 @@ def convert(source: Path, out: Path) -> None:
 
 
 def model_config(fields: dict[str, Any], *, tied: bool) -> LlamaConfig:
-    """Returns the architecture that the file's `llama.*` fields describe."""
+    """Returns the model config from the file's `llama.*` fields."""
 
     def llama(name: str) -> Any:
         return fields[f"llama.{name}"]
@@ -89,7 +89,7 @@ def original_row_order(weight: np.ndarray, heads: int) -> np.ndarray:
 
 
 def hugging_face_name(name: str) -> str:
-    """Returns `model.layers.3.mlp.up_proj.weight` for `blk.3.ffn_up.weight`; KeyError for an unknown tensor."""
+    """Returns `model.layers.3.mlp.up_proj.weight` for `blk.3.ffn_up.weight`; raises KeyError for an unknown tensor."""
     part, *rest, kind = name.split(".")
     if part == "blk":
         return f"model.layers.{rest[0]}.{_BLOCK_NAMES[rest[1]]}.{kind}"
@@ -97,7 +97,7 @@ def hugging_face_name(name: str) -> str:
 
 
 def check_complete(config: LlamaConfig, tensors: dict[str, torch.Tensor]) -> None:
-    """Raises RuntimeError unless `tensors` are the architecture's, none missing, none more, each of its shape."""
+    """Raises RuntimeError unless names and shapes of `tensors` match the architecture exactly."""
     with torch.device("meta"):
         expected = {name: tensor.shape for name, tensor in LlamaForCausalLM(config).state_dict().items()}
     if config.tie_word_embeddings:
@@ -106,14 +106,14 @@ def check_complete(config: LlamaConfig, tensors: dict[str, torch.Tensor]) -> Non
     wrong = sorted(dict(expected.items() ^ found.items()))
     if wrong:
         raise RuntimeError(
-            f"the GGUF file does not hold this architecture: {', '.join(wrong[:5])} ({len(wrong)} wrong)"
+            f"the GGUF file does not match the architecture: {', '.join(wrong[:5])} ({len(wrong)} wrong)"
         )
 
 
 def tokenizer_of(fields: dict[str, Any]) -> PreTrainedTokenizerFast:
     """Returns the byte-level BPE with its chat template; digits, accents and emoji survive a round trip."""
     if fields["tokenizer.ggml.pre"] != "smollm":
-        raise RuntimeError(f"tokenizer.ggml.pre={fields['tokenizer.ggml.pre']!r} is unknown here; known: 'smollm'")
+        raise RuntimeError(f"tokenizer.ggml.pre={fields['tokenizer.ggml.pre']!r} is not supported. Allowed: 'smollm'")
     tokens: list[str] = fields["tokenizer.ggml.tokens"]
     merges = [tuple(merge.split(" ")) for merge in fields["tokenizer.ggml.merges"]]
     tokenizer = Tokenizer(models.BPE(vocab={token: i for i, token in enumerate(tokens)}, merges=merges))

@@ -1,8 +1,8 @@
-"""A base model, looked at before a machine is asked for: its class, its files, and a small instance that is measured.
+"""Check of a base model before a machine is requested: its class, its files, and measurements of a small instance.
 
-The instance is random and has each kind of layer once, so this takes seconds whatever the model's size.
-Trap: weights as a class draws them are so small that a wrong head or a leak would move the loss by less than rounding
-does. So they are drawn wider here, biases and the scales of norms too.
+The instance is random and has each kind of layer once, so the check takes seconds for any model size.
+Trap: with the class's own initialization a wrong head or a leak between documents would change the loss by less than
+rounding. So the weights are initialized with a larger spread, biases and norm scales included.
 """
 
 import copy
@@ -33,11 +33,11 @@ from distft.tensors.safetensors import Stored, read_header, tensors_of
 from distft.tensors.streaming import names_in_model
 from distft.tensors.weight_files import NO_PARAMETER, headers, weight_files
 
-LENGTHS = (9, 13, 6)  # tokens of the documents: more than a window of the small instance
-MOST_WEIGHTS = 5_000_000  # of an instance that is measured
-COMPARED_ROWS = 64  # of two tied matrices
-LEARN_MORE = "Try: a model of another kind; docs/models.md lists what was measured"
-_SIZES = {  # of the small instance, by what configs of transformers call them
+LENGTHS = (9, 13, 6)  # tokens of the documents; longer than the sliding window of the small instance
+MAX_WEIGHTS = 5_000_000  # of a measured instance
+COMPARED_ROWS = 64  # of two tied weights
+ADVICE = "Try: another model; docs/models.md lists what was measured"
+_SIZES = {  # of the small instance, by the field names of transformers configs
     **dict.fromkeys(("hidden_size", "n_embd", "d_model", "dim"), 64),
     **dict.fromkeys(("num_attention_heads", "n_head", "n_heads", "decoder_attention_heads"), 4),
     **dict.fromkeys(("head_dim", "attention_head_dim", "v_head_dim", "qk_nope_head_dim"), 16),
@@ -54,10 +54,10 @@ _KEY_HEADS = ("num_key_value_heads", "num_kv_heads", "n_head_kv", "num_query_gro
 
 
 def check_folder(folder: Path) -> dict[str, Any]:
-    """Returns what is to be kept of the model in `folder`: reasons against it (`wrong`), `notes`, what was measured."""
+    """Checks the model in `folder`; returns its errors (`wrong`), remarks (`notes`) and measurements."""
     try:
         config = architecture(folder, {})
-    except Exception as error:  # as many kinds as there are configs
+    except Exception as error:  # configs raise many types
         return {"wrong": [f"config.json cannot be used: {_shown(error)}. Try: fetch the folder again"], "notes": []}
     found, model = check_config(config)
     if model is not None and not found["wrong"]:
@@ -66,9 +66,9 @@ def check_folder(folder: Path) -> dict[str, Any]:
 
 
 def check_config(config: PreTrainedConfig) -> tuple[dict[str, Any], PreTrainedModel | None]:
-    """Returns the same of a config alone, and its skeleton where there is one.
+    """Checks a config alone; returns the result and the model on meta, None where it cannot be built.
 
-    `unmeasured`: why no instance could be measured; its losses are compared when a run of it starts.
+    `unmeasured` in the result: why no instance could be measured; then the losses are compared when a run starts.
     """
     found: dict[str, Any] = {"type": config.model_type, "wrong": [], "notes": []}
     model = own = None
@@ -76,13 +76,13 @@ def check_config(config: PreTrainedConfig) -> tuple[dict[str, Any], PreTrainedMo
         instance = instance_of(config)
         own = own_instance(instance)
         later = future_leak(own)
-    except Exception as error:  # no instance that small; or the class wants more than tokens
+    except Exception as error:  # no small instance exists, or the class needs more inputs than tokens
         instance, later, found["unmeasured"] = config, 0.0, _shown(error)
     try:
         if later > LOGIT_TOLERANCE:
             raise ValueError(
-                f"{type(own).__name__} is an encoder: a token sees those after it (one moved a logit before it by "
-                f"{later:.1e} of the largest), so there is no next token to learn"
+                f"{type(own).__name__} is an encoder: a token attends to later ones (one moved an earlier logit by "
+                f"{later:.1e} of the largest), so it cannot learn to predict the next token"
             )
         model = skeleton(copy.deepcopy(config), "auto")
         if own is not None:
@@ -92,26 +92,26 @@ def check_config(config: PreTrainedConfig) -> tuple[dict[str, Any], PreTrainedMo
                 raise ValueError(reason)
             if unreached:
                 more = f" and {len(unreached) - 1} more" if len(unreached) > 1 else ""
-                raise ValueError(f"{agreement.name} has weights that no text reaches: {unreached[0]}{more}")
+                raise ValueError(f"{agreement.name} has weights without a gradient on text: {unreached[0]}{more}")
     except (ValueError, RuntimeError) as error:
-        found["wrong"] = [f"{_first_line(error)}. {LEARN_MORE}"]
-    except Exception as error:  # whatever a class raises for an attention that it does not know
-        found["wrong"] = [f"{config.model_type} cannot be built here: {_shown(error)}. {LEARN_MORE}"]
+        found["wrong"] = [f"{_first_line(error)}. {ADVICE}"]
+    except Exception as error:  # classes raise many types for an unknown attention
+        found["wrong"] = [f"{config.model_type} cannot be built here: {_shown(error)}. {ADVICE}"]
     return found, model
 
 
 def instance_of(config: PreTrainedConfig) -> PreTrainedConfig:
-    """Returns the config of an instance that is small enough to be measured; its own error where there is none."""
+    """Returns the config of an instance of at most MAX_WEIGHTS weights; raises the class's error without one."""
     failure: Exception = RuntimeError(f"{config.model_type} has no small instance")
     for made in (config, small(config), small(config, every_layer=True)):
         try:
             with init_empty_weights(), no_init_weights():
                 model = AutoModelForCausalLM.from_config(copy.deepcopy(made), attn_implementation="eager")
-        except Exception as error:  # a class may want other sizes, or layers that go with each other
+        except Exception as error:  # a class may need other sizes, or layers that depend on each other
             failure = error
             continue
         count = sum(parameter.numel() for parameter in model.parameters())
-        if count <= MOST_WEIGHTS:
+        if count <= MAX_WEIGHTS:
             return made
         failure = RuntimeError(f"its smallest instance has {count:,} weights")
     raise failure
@@ -119,7 +119,7 @@ def instance_of(config: PreTrainedConfig) -> PreTrainedConfig:
 
 @torch.no_grad()
 def own_instance(config: PreTrainedConfig) -> PreTrainedModel:
-    """Returns a random instance on the CPU in fp32, with transformers' plainest attention, every weight felt."""
+    """Returns a random instance on the CPU in fp32 with eager attention; every weight affects the logits."""
     own = AutoModelForCausalLM.from_config(copy.deepcopy(config), attn_implementation="eager", dtype=torch.float32)
     generator = torch.Generator().manual_seed(0)
     for parameter in own.parameters():
@@ -133,7 +133,7 @@ def own_instance(config: PreTrainedConfig) -> PreTrainedModel:
 
 @torch.no_grad()
 def future_leak(own: PreTrainedModel) -> float:
-    """Returns how far the last token of a document moves a logit before it, relative to the largest."""
+    """Returns the largest change of an earlier logit when the last token changes, relative; 0 for causal attention."""
     vocabulary = own.config.get_text_config().vocab_size
     ids = _documents(vocabulary)[0]
     last = np.concatenate([ids[:-1], changed(ids[-1:], vocabulary)])
@@ -142,7 +142,7 @@ def future_leak(own: PreTrainedModel) -> float:
 
 
 def measure_instance(own: PreTrainedModel, config: PreTrainedConfig) -> tuple[Agreement, list[str]]:
-    """Returns the agreement of the same weights here, and the weights that get no gradient from a loss on text."""
+    """Returns the agreement of distft's model with `own`, and the weights that get no gradient from a loss on text."""
     model = skeleton(copy.deepcopy(config), "auto")
     values = dict(own.named_parameters())
     model.load_state_dict({name: values[name].detach() for name, _ in model.named_parameters()}, False, assign=True)
@@ -161,13 +161,13 @@ def measure_instance(own: PreTrainedModel, config: PreTrainedConfig) -> tuple[Ag
 
 
 def tensor_errors(folder: Path, model: PreTrainedModel) -> tuple[list[str], list[str]]:
-    """Returns how the files of `folder` do not fit the model that config.json describes, and what is left out."""
+    """Returns (errors, remarks) of the files of `folder` compared with the model of its config.json."""
     shapes = {name: entry["shape"] for name, entry in headers(folder).items()}
     names = names_in_model(model, shapes)
     parameters = dict(model.named_parameters())
     wrong = [
         f"{name} is {shapes[name]} in the files and {list(parameters[own].shape)} by config.json. "
-        "Try: the config.json that was saved with them"
+        "Try: the config.json that was saved with the files"
         for name, own in names.items()
         if shapes[name] != list(parameters[own].shape)
     ]
@@ -187,13 +187,13 @@ def tensor_errors(folder: Path, model: PreTrainedModel) -> tuple[list[str], list
     known = {*names, *model.state_dict(), *(name for name, _ in model.named_buffers())}
     left = [name for name in shapes if name not in known and not name.endswith(NO_PARAMETER)]
     more = f" and {len(left) - 1} more" if len(left) > 1 else ""
-    return wrong[:3], [f"not of the model and left out: {left[0]}{more}"] if left else []
+    return wrong[:3], [f"ignored, since the model does not have it: {left[0]}{more}"] if left else []
 
 
 def small(config: PreTrainedConfig, *, every_layer: bool = False) -> PreTrainedConfig:
-    """Returns the config of an instance of some thousand weights that has each kind of layer of `config` once.
+    """Returns the config of an instance of some thousand weights, with one layer of each kind in `config`.
 
-    every_layer: all of them; some classes have layers that read what others computed.
+    every_layer: keep all layers; in some classes layers read the results of others.
     """
     made = copy.deepcopy(config)
     text = made.get_text_config()
@@ -202,7 +202,7 @@ def small(config: PreTrainedConfig, *, every_layer: bool = False) -> PreTrainedC
     heads = next((facts[name] for name in ("num_attention_heads", "n_head", "n_heads") if facts.get(name)), 0)
     changes: dict[str, Any] = {name: size for name, size in _SIZES.items() if _is_size(facts.get(name))}
     for name, size in _SIZES.items():
-        if isinstance(facts.get(name), list):  # of each layer
+        if isinstance(facts.get(name), list):  # one per layer
             changes[name] = [size] * len(facts[name])
     for name in _KEY_HEADS:
         if _is_size(facts.get(name)):
@@ -225,7 +225,7 @@ def _is_size(value: Any) -> bool:
 
 
 def _kept_layers(facts: dict[str, Any], count: int) -> tuple[list[int], dict[str, list[Any]]]:
-    """Returns the first layer of each kind, at least two in all, and the lists of the config cut to these."""
+    """Returns the first layer of each kind, at least two in total, and the config's per-layer lists cut to these."""
     lists = {name: value for name, value in facts.items() if isinstance(value, list) and len(value) == count > 0}
     kinds = [str([value[i] for value in lists.values()]) for i in range(count)]
     kept = [i for i, kind in enumerate(kinds) if kind not in kinds[:i]]
@@ -251,7 +251,7 @@ def _name_of(model: PreTrainedModel, module: Any) -> str:
 
 
 def _wrongly_tied(folder: Path, model: PreTrainedModel, shapes: Mapping[str, Any]) -> list[str]:
-    """Returns which weights config.json ties that differ in the files, by some rows of them."""
+    """Returns an error for each pair of weights that config.json ties and that differ in a sample of their rows."""
     own = {name: id(parameter) for name, parameter in model.named_parameters(remove_duplicate=False)}
     first = {id(parameter): name for name, parameter in model.named_parameters()}
     pairs = [(first[own[name]], name) for name in shapes if name in own and first[own[name]] != name]

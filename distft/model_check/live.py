@@ -1,12 +1,8 @@
-"""Whether a model computes here what its own class means: the loss of the class, and documents that see no other.
+"""Model agreement: distft's loss equals that of the model's own class, and packed documents do not affect each other.
 
-A name does not tell: a class may put layers between the base model and its head, or keep the documents' borders from
-its attention, and nothing would fail. Measured on a small instance before a run (model_check.architecture), and on the
-live model when the run starts.
-
-A name does not tell: a class may put layers between the base model and its head, or keep the documents' borders from
-its attention, and nothing would fail. Measured on a small instance before a run (distft.model_check), and on the live
-model when the run starts.
+Neither follows from the architecture's name. A class may have layers between the base model and its head, or not pass
+document boundaries to its attention, and nothing would fail. It is measured on a small instance before a run
+(model_check.architecture), and on the live model when the run starts.
 """
 
 from collections.abc import Callable, Sequence
@@ -27,52 +23,52 @@ from distft.strategies.engine import Engine
 LOSS_TOLERANCE = 1e-5  # relative, in fp32
 LOGIT_TOLERANCE = 1e-5  # of the largest logit, in fp32
 BF16_LOSS_TOLERANCE, BF16_LOGIT_TOLERANCE = 5e-3, 2e-2  # on a CPU 2e-6 and 0 were seen; not run on a device yet
-LIVE_TOKENS, LIVE_DOCUMENTS = 256, 4  # of the forward that is made when a run starts
-Forward = Callable[[Batch, Any], tuple[torch.Tensor, dict[str, torch.Tensor]]]  # an engine's, or of a model alone
+LIVE_TOKENS, LIVE_DOCUMENTS = 256, 4  # limits of the check when a run starts
+Forward = Callable[[Batch, Any], tuple[torch.Tensor, dict[str, torch.Tensor]]]  # (batch, objective) -> (sum, metrics)
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """What was measured of a model. own, loss: nats per target of the model's class, and of what is trained here."""
+    """Measurements of a model. own, loss: nats per target by the model's class, and by distft's objective."""
 
     name: str
     own: float
     loss: float
-    other: float  # how far a change of one document moved a logit of another, relative to the largest
-    of_logits: float  # how far the logits of documents in one forward are from those of each alone
+    other: float  # the largest change of a logit when another document changes, relative to the largest logit
+    of_logits: float  # the largest difference between logits of packed documents and of each alone, relative
 
     @property
     def difference(self) -> float:
-        """Of the losses, relative."""
+        """The relative difference of the losses."""
         return abs(self.loss - self.own) / max(abs(self.own), 1e-12)
 
     def wrong(self, loss_tolerance: float = LOSS_TOLERANCE, logit_tolerance: float = LOGIT_TOLERANCE) -> str | None:
-        """Returns what differs, in words; None where the model trains as its class means. NaN differs from all."""
+        """Returns what differs; None where the model agrees with its class. NaN never agrees."""
         if not self.other <= logit_tolerance:
             return (
-                f"{self.name} does not keep the documents of a forward apart: changing one moved a logit of another by "
-                f"{self.other:.1e} of the largest, so the loss would depend on which rows meet"
+                f"{self.name} does not separate packed documents: changing one moved a logit of another by "
+                f"{self.other:.1e} of the largest, so the loss would depend on the packing"
             )
         if self.difference <= loss_tolerance:
             return None
         losses = f"computes a loss of {self.own:.6f} by its own class and of {self.loss:.6f} here"
         if self.of_logits <= logit_tolerance:
             return f"{self.name} {losses}, with the same logits: its head is more than one linear layer"
-        return f"{self.name} {losses}: documents in one forward get other logits than each alone"
+        return f"{self.name} {losses}: packed documents get other logits than each alone"
 
 
 def class_loss(model: nn.Module, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """Returns the loss that the model's own class gives for the one document of `batch`, summed over its targets."""
+    """Returns the loss of the model's own class, summed over the targets of the one document in `batch`."""
     output: Any = model(input_ids=batch.input_ids, labels=batch.input_ids, use_cache=False)
     return output.loss * (batch.input_ids.shape[1] - 1), {"logits": output.logits.float()}
 
 
 @torch.no_grad()
 def measure(name: str, forward: Forward, own: Forward, documents: Sequence[np.ndarray], vocabulary: int) -> Agreement:
-    """Returns how a forward of all documents agrees with forwards of each by the model's own class.
+    """Compares a forward of all documents, packed, with a forward of each by the model's own class.
 
-    forward, own: an engine's, of (batch, objective), in eval mode; they may be the same. documents: token ids of each,
-    at least two documents of at least two tokens. vocabulary: any id below it is a token.
+    forward, own: in eval mode; they may be the same. documents: token ids, at least two documents of at least two
+    tokens. vocabulary: the number of token ids.
     """
     targets = sum(len(ids) - 1 for ids in documents)
     alone = [own(batch_of([ids]), class_loss) for ids in documents]
@@ -93,10 +89,10 @@ def measure(name: str, forward: Forward, own: Forward, documents: Sequence[np.nd
 def check_live(
     engine: Engine, rows: Rows, first: np.ndarray, vocabulary: int, precision: torch.dtype, world: World
 ) -> None:
-    """Raises Disagreement on every process where the live model does not compute what its class means.
+    """Raises Disagreement on every rank where the live model does not agree with its class.
 
-    On the shortest of the rows `first`, the same on every process, cut to 256 tokens together, in eval mode. Compiled
-    layers run as they are written. It costs a forward of each of them, and three of all.
+    It uses the shortest of the rows `first`, the same on every rank, truncated to 256 tokens in total, in eval mode and
+    without compilation. Cost: one forward per document, and three of all documents.
     """
     shortest = sorted((int(row) for row in first if rows.lengths[row] > 1), key=lambda row: int(rows.lengths[row]))
     if not shortest:
@@ -114,24 +110,25 @@ def check_live(
     engine.train(True)
     own = (LOSS_TOLERANCE, LOGIT_TOLERANCE)
     of_loss, of_logits = own if precision == torch.float32 else (BF16_LOSS_TOLERANCE, BF16_LOGIT_TOLERANCE)
-    if not isinstance(engine.objective.loss, CrossEntropy):  # a loss of another kind has no own class to agree with
+    if not isinstance(engine.objective.loss, CrossEntropy):  # the model's class computes no other loss
         of_loss = float("inf")
     if reason := from_first(found.wrong(of_loss, of_logits) or "", world):
         raise Disagreement(
             f"{reason}. Nothing was trained. Try: strategy=ddp, model.attention=eager, model.kernels=none or "
-            "train.precision=fp32, whichever mends it; or a model of another kind (docs/models.md)"
+            "train.precision=fp32, whichever helps, or another model (docs/models.md)"
         )
 
 
 def batch_of(documents: Sequence[np.ndarray]) -> Batch:
-    """Returns one forward of documents of which every token but the first is a target."""
+    """Returns the documents as one batch; every token except each document's first is a target."""
     return make_batch([Row(ids, np.ones(len(ids), bool)) for ids in documents])
 
 
 def changed(ids: np.ndarray, vocabulary: int) -> np.ndarray:
+    """Returns other token ids, every one different."""
     return (ids + 1) % vocabulary
 
 
 def relative_difference(one: torch.Tensor, other: torch.Tensor) -> float:
-    """Returns the largest difference over the largest value."""
+    """Returns the largest absolute difference, relative to the largest value of `other`."""
     return float((one - other).abs().max() / other.abs().max().clamp_min(1e-12))

@@ -25,13 +25,13 @@ CODE = (  # a cached result is valid for these files alone
 
 
 def read_verdict(folder: Path, cache_dir: str) -> dict[str, Any] | None:
-    """Returns what was found of the model in `folder`; `wrong` has the reasons against it. None: not looked at yet."""
+    """Returns the cached result for the model in `folder`, its errors in `wrong`; None: not checked yet."""
     file = _file(folder, cache_dir)
     return read_json(file) if file.is_file() else None
 
 
 def verdict_errors(folder: Path, cache_dir: str) -> list[str]:
-    """Returns the reasons against the model that are known; none where nothing has been looked at."""
+    """Returns the known errors of the model; an empty list where it was not checked."""
     kept = read_verdict(folder, cache_dir) or {"wrong": []}
     return [f"model.path={folder}: {reason}" for reason in kept["wrong"]]
 
@@ -41,17 +41,17 @@ def write_verdict(folder: Path, cache_dir: str, found: Mapping[str, Any]) -> Non
 
 
 def agreement_file(model: str, settings: Mapping[str, Any], cache_dir: str) -> Path:
-    """Returns the file that is there once a live model has been found to agree with its class.
+    """Returns the path of the marker file that exists once a live model has agreed with its class.
 
-    model: `weights_version` of a folder, or the facts of a random instance. settings: all else that decides how it
-    computes.
+    model: `weights_version` of a folder, or the config of a random instance. settings: everything else that affects its
+    computation.
     """
     text = json.dumps([model, settings, code_version()], sort_keys=True, default=str)
     return absolute(cache_dir) / "models" / f"agreed-{hashlib.sha256(text.encode()).hexdigest()[:32]}.json"
 
 
 def code_version() -> str:
-    """Returns a hash of what decides how a model computes here: our code, and the versions of what it stands on."""
+    """Returns a hash of what affects a model's computation: distft's code, and the versions of its libraries."""
     digest = hashlib.sha256()
     for name in ("torch", "transformers"):
         digest.update(_version(name).encode())
@@ -61,7 +61,7 @@ def code_version() -> str:
 
 
 def weights_version(folder: Path) -> str:
-    """Returns what changes with the config or the weights of a folder: the text, and names, sizes and times."""
+    """Returns a string that changes with a folder's config or weights: the config, and names, sizes and mtimes."""
     files = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in folder.glob("*.safetensors*")]
     text = (folder / "config.json").read_text() if (folder / "config.json").is_file() else ""
     return json.dumps([text, sorted(files)])

@@ -1,7 +1,7 @@
-"""Low-rank adapters as children of the layers they change, so that every weight keeps the name it has without them.
+"""Tuning: full fine-tuning, and LoRA adapters.
 
-`model.layers.0.self_attn.q_proj` gains `lora_A.weight` and `lora_B.weight`; a wrapper around the layer would rename
-the weights of the base model, and each reader and writer of weights would have to know.
+An adapter is a child of the linear layer it modifies: `model.layers.0.self_attn.q_proj` gains `lora_A.weight` and
+`lora_B.weight`. A wrapper around the layer would rename the base model's weights, for every reader and writer of them.
 """
 
 import math
@@ -24,12 +24,12 @@ A, B = ".lora_A.weight", ".lora_B.weight"
 
 
 def is_adapter(name: str) -> bool:
-    """Tells whether a parameter is an adapter's rather than the base model's."""
+    """Returns whether a parameter belongs to an adapter rather than to the base model."""
     return name.endswith((A, B))
 
 
 def linear_layers(model: PreTrainedModel) -> dict[str, list[Linear]]:
-    """Returns the linear layers inside the model's blocks by the last part of their names."""
+    """Returns the linear layers in the model's blocks, grouped by the last part of their names."""
     found: dict[str, list[Linear]] = defaultdict(list)
     for block in blocks(model).values():
         for name, module in block.named_modules():
@@ -40,7 +40,7 @@ def linear_layers(model: PreTrainedModel) -> dict[str, list[Linear]]:
 
 
 def add_adapter(layer: Linear, rank: int, scale: float, dropout: float) -> None:
-    """Adds B A x scale to what a linear layer gives; A [rank, in] and B [out, rank] are on meta."""
+    """Makes a linear layer add B A x * scale to its output; A [rank, in] and B [out, rank] are on meta."""
     outputs, inputs = layer.weight.T.shape if isinstance(layer, Conv1D) else layer.weight.shape
     with init_empty_weights():
         layer.lora_A = nn.Linear(inputs, rank, bias=False)
@@ -60,7 +60,7 @@ class _AddLowRank:
 
 
 def fresh_adapter(seed: int, name: str, shape: tuple[int, ...]) -> torch.Tensor:
-    """Returns a new adapter, drawn as peft does: A uniform by Kaiming, a function of seed and name; B zero."""
+    """Returns a new adapter weight, initialized as in peft: A Kaiming uniform, a function of seed and name; B zero."""
     whole = torch.zeros(shape)
     if name.endswith(A):
         generator = torch.Generator().manual_seed(seed_for(seed, "init", name))
@@ -81,9 +81,9 @@ class Full:
 
 @dataclass(frozen=True)
 class Lora:
-    """Trains two matrices of `rank` beside linear layers, W + B A alpha / rank, and nothing else (arXiv 2106.09685).
+    """Trains a low-rank update of linear layers, W + B A alpha / rank, and nothing else (arXiv 2106.09685).
 
-    target_modules: the last part of the layers' names; all-linear: every linear layer but the head.
+    target_modules: the last part of the layers' names; all-linear: every linear layer except the head.
     dropout: of the adapter's input.
     """
 
@@ -97,12 +97,12 @@ class Lora:
         return self.alpha / self.rank
 
     def __call__(self, model: PreTrainedModel) -> PreTrainedModel:
-        """ValueError when the model has no linear layer of a name in `target_modules`."""
+        """Freezes the model and adds the adapters; raises ValueError for a name in `target_modules` without a layer."""
         model.requires_grad_(False)
         layers = linear_layers(model)
         for target in self.targets(model):
             if target not in layers:
-                raise ValueError(f"tuning.target_modules: {target} is no linear layer. There are: {', '.join(layers)}")
+                raise ValueError(f"tuning.target_modules: {target} is not a linear layer. Allowed: {', '.join(layers)}")
             for layer in layers[target]:
                 add_adapter(layer, self.rank, self.scale, self.dropout)
         return model

@@ -1,21 +1,20 @@
-"""A model built on meta: skeleton, head, fused kernels, recomputation and compilation of its blocks.
+"""Model construction on the meta device: architecture, head, fused kernels, activation checkpointing, compilation.
 
-A loss has to run inside the layer's own forward: only there have all strategies put the whole weight together.
+On meta no process needs memory for a model before a strategy has sharded it. Buffers (rotary frequencies, embedding
+scales) are computed for real by the model's own code, because no file contains them.
 
-No process needs memory for a model before a strategy has cut it. Buffers (rotary frequencies, embedding scales) are
-computed as the model's own code does it, since nothing restores them later: they are in no file.
+The loss runs inside the head's forward, because only there does every strategy provide the unsharded weight.
 
-`full` keeps a layer's input alone and runs its forward once more: a third more operations in a step. `selective` keeps
-what is expensive to compute, the results of matrix products and of attention, and computes what lies between them
-again: norms, rotary embeddings, activation functions. No product is done twice (Korthikanti et al. 2022,
-arXiv 2205.05198).
+Activation checkpointing: `full` keeps only a layer's input and reruns its forward, a third more operations per step.
+`selective` keeps the results of matrix products and attention, and recomputes norms, rotary embeddings and activation
+functions (Korthikanti et al. 2022, arXiv 2205.05198).
 
-Trap: the checkpoint goes around a layer's forward, inside everything that is hooked to the layer. Around the call, as
-transformers 5.17 has it, the hooks of FSDP2 run again in the backward pass, and torch's policy meets a compiled layer
-from outside and raises: "Tensor cached during selective activation checkpoint has been mutated".
+Trap: activation checkpointing wraps a layer's forward, inside its hooks. Around the whole call, as in transformers
+5.17, the hooks of FSDP2 run again in the backward pass, and with a compiled layer torch's policy raises "Tensor cached
+during selective activation checkpoint has been mutated".
 
-Only what a layer computes is compiled. What a strategy hooks around it, to gather its weights and to hand on its
-gradients, stays as it is, and so does the head.
+Compilation covers a layer's forward alone, neither the head nor the hooks of a strategy that gather weights and reduce
+gradients.
 """
 
 import os
@@ -52,54 +51,54 @@ from distft.run import Plan
 from distft.runtime.device import compute_dtype
 from distft.runtime.process_group import World
 
-Fold = Callable[[torch.Tensor, torch.Tensor, torch.Tensor | None], Any]  # of hidden states, weight [V, H], bias [V]
+Fold = Callable[[torch.Tensor, torch.Tensor, torch.Tensor | None], Any]  # hidden states [T, H], weight [V, H], bias [V]
 
 
 class Head(nn.Linear):
-    """A linear layer that, given `fold`, returns what it makes of the hidden states and the layer's weight."""
+    """A linear layer whose forward, given `fold`, returns `fold(hidden states, weight, bias)`, such as a fused loss."""
 
     def forward(self, input: torch.Tensor, fold: Fold | None = None) -> Any:
         return super().forward(input) if fold is None else fold(input, self.weight, self.bias)
 
 
 def make_foldable(model: PreTrainedModel) -> None:
-    """Makes the model's head a Head, with the names, weights and hooks it has; ValueError when it is not linear."""
+    """Turns the model's head into a Head, keeping names, weights and hooks; raises ValueError if it is not linear."""
     head: Any = model.get_output_embeddings()
     if type(head) is not nn.Linear:
-        raise ValueError(f"{type(model).__name__} ends in a {type(head).__name__}; only linear heads are supported")
+        raise ValueError(f"{type(model).__name__} has a {type(head).__name__} as head; only linear heads are supported")
     head.__class__ = Head
 
 
 def architecture(model_dir: Path | None, tiny: dict[str, Any]) -> PreTrainedConfig:
-    """Returns the config of the model in `model_dir`, or the one that `tiny` describes when there is no folder."""
+    """Returns transformers' config of the model in `model_dir`; without a folder, the one that `tiny` describes."""
     if model_dir is None:
         return AutoConfig.for_model(**tiny)
     config = AutoConfig.from_pretrained(model_dir)
-    vars(config).pop("quantization_config", None)  # left behind: quantised weights are refused (models.weight_files)
+    vars(config).pop("quantization_config", None)  # a leftover: weight_files refuses quantized weights
     return config
 
 
 def skeleton(config: PreTrainedConfig, attention: str) -> PreTrainedModel:
-    """Builds the model on meta with tied weights tied; RuntimeError when a buffer's values are lost on meta.
+    """Returns the model on meta, with tied weights tied.
 
-    attention: `model.attention`'s word; auto: the kernel that every machine has, since here nobody knows the machine.
-    ValueError for a model that cannot keep documents of a row apart.
+    attention: value of model.attention; auto: the kernel that runs on every machine.
+    Raises ValueError for a model that cannot separate packed documents, RuntimeError when a buffer is on meta.
     """
     check_separable(config)
     kernel = choose(anywhere(config) if attention == "auto" else attention)
-    with init_empty_weights(include_buffers=False), no_init_weights():  # drawing into nothing takes its time
+    with init_empty_weights(include_buffers=False), no_init_weights():  # initializing meta tensors takes time
         model = AutoModelForCausalLM.from_config(config, attn_implementation=kernel, dtype=torch.float32)
     require_borders(model)
     make_foldable(model)
     model.tie_weights()
     lost = [name for name, buffer in model.named_buffers() if buffer.is_meta]
     if lost:
-        raise RuntimeError(f"{config.model_type}: buffer {lost[0]} has no values before weights are loaded")
+        raise RuntimeError(f"{config.model_type}: buffer {lost[0]} is on meta and has no values")
     return model
 
 
 def blocks(model: PreTrainedModel) -> Mapping[str, nn.Module]:
-    """Returns the repeated layers by name, the units that are sharded, gathered and checkpointed one at a time."""
+    """Returns name -> repeated layer: the units of sharding, gathering and activation checkpointing."""
     names = repeated_layers(model)
     found = {name: module for name, module in model.named_modules() if type(module).__name__ in names}
     if not found:
@@ -108,9 +107,9 @@ def blocks(model: PreTrainedModel) -> Mapping[str, nn.Module]:
 
 
 def use_kernels(model: PreTrainedModel, word: str) -> None:
-    """Puts the kernels of that name, none or liger, into the model.
+    """Replaces layers of the model by the fused kernels `word`, none or liger.
 
-    ValueError when they are not installed, or have nothing for this model: nothing takes their place.
+    Raises ValueError when they are not installed, or support no layer of this model: there is no fallback.
     """
     if word == "none":
         return
@@ -123,7 +122,7 @@ def use_kernels(model: PreTrainedModel, word: str) -> None:
 
 
 def fused_layers(model: nn.Module) -> dict[str, int]:
-    """Returns class -> number of the live model's layers that compute by such a kernel."""
+    """Returns class -> number of layers of the live model that use a fused kernel."""
     found: dict[str, int] = {}
     for module in model.modules():
         if liger.is_in(module):
@@ -131,15 +130,15 @@ def fused_layers(model: nn.Module) -> dict[str, int]:
     return found
 
 
-RECOMPUTED = ("none", "selective", "full")  # what is computed again
+RECOMPUTED = ("none", "selective", "full")  # values of train.activation_checkpointing
 _PRODUCTS = {"mm", "addmm", "bmm", "baddbmm"}
-_ATTENTION = ("attention", "attn")  # in the name of every kernel: torch's own, varlen, flash-attn's, flex
+_ATTENTION = ("attention", "attn")  # in the name of every kernel: SDPA, varlen, flash-attn, flex
 
 
 def recompute(model: PreTrainedModel, what: str) -> None:
-    """Has every repeated layer of `model` compute `what`, one of RECOMPUTED, again in the backward pass.
+    """Enables activation checkpointing, `what` of RECOMPUTED, on every repeated layer of `model`.
 
-    Call it before the layers are compiled: the compiler sees the policy, and decides by itself with `none`.
+    Call it before the layers are compiled, so that the compiler sees the policy; with `none` the compiler decides.
     """
     if what == "none":
         return
@@ -154,7 +153,7 @@ def _checkpointed(block: nn.Module, forward: Callable[..., Any], options: dict[s
     def checkpointed(*inputs: Any, **named: Any) -> Any:
         if not (block.training and torch.is_grad_enabled()):
             return forward(*inputs, **named)
-        # a closure: torch 2.11 would make another graph for each number of documents in a partial's keywords
+        # a closure: with a partial torch 2.11 recompiles for each number of documents in its keywords
         return checkpoint(lambda *again: forward(*again, **named), *inputs, **options)
 
     return checkpointed
@@ -170,11 +169,11 @@ def _is_expensive(operation: Any) -> bool:
 
 
 def compile_blocks(model: PreTrainedModel, blocks: Iterable[nn.Module], device: torch.device) -> None:
-    """Has the forward of each block compiled at its first call; torch's own error where that would break the graph.
+    """Compiles the forward of each block at its first call; torch raises where the graph would break.
 
-    On a CPU micro-batches differ in length, so the graph is made for any; on accelerators, where they are whole tiles,
-    for any once a second length has come.
-    ValueError for attention that is no single operation there, and on a machine without a compiler.
+    On a CPU, micro-batches differ in length, so shapes are dynamic from the start; on accelerators, where lengths are
+    multiples of a tile, from the second length on.
+    Raises ValueError for attention that is not a single operation, and on a machine without a C++ compiler.
     """
     check_compilable(model, device)
     for block in blocks:
@@ -182,19 +181,19 @@ def compile_blocks(model: PreTrainedModel, blocks: Iterable[nn.Module], device: 
 
 
 def check_compilable(model: PreTrainedModel, device: torch.device) -> None:
-    """Raises ValueError where torch.compile would fail, or make another graph for every micro-batch."""
+    """Raises ValueError where torch.compile would fail, or recompile for every micro-batch."""
     if attention_of(model) == SDPA:
         if device.type != "cpu":
-            raise ValueError("model.attention=sdpa is compiled on CPUs alone. Try: model.attention=varlen")
+            raise ValueError("model.attention=sdpa can be compiled on CPUs only. Try: model.attention=varlen")
         name = dropout_of(model.config)
         if name:
             raise ValueError(
-                f"compiled attention by SDPA has no dropout, and the model's {name} is not 0. Try: train.compile=false"
+                f"compiled SDPA attention has no dropout, and the model's {name} is not 0. Try: train.compile=false"
             )
     compiler = os.environ.get("CXX", "g++")
     if which(compiler) is None:
         raise ValueError(
-            f"train.compile=true needs a C++ compiler, and {compiler} is not here. Try: train.compile=false"
+            f"train.compile=true needs a C++ compiler, and {compiler} is not installed. Try: train.compile=false"
         )
 
 
@@ -202,7 +201,7 @@ Values = dict[str, Any]
 
 
 def with_attention(config: Values, plan: Plan, world: World) -> tuple[Values, Attention]:
-    """Returns the config with the name of the kernel that is in force here, and how it was chosen."""
+    """Returns the config with the effective attention kernel of this machine, and why it was chosen."""
     rows = Rows(plan.rows_dir, "train", config["data"]["shards"])
     attention = effective_attention(
         config["model"]["attention"],
@@ -215,7 +214,7 @@ def with_attention(config: Values, plan: Plan, world: World) -> tuple[Values, At
 
 
 def model_config(config: Values, plan: Plan) -> Any:
-    """Returns transformers' config of the model, from its folder or, for a random instance, from the run's config."""
+    """Returns transformers' config of the model: from its folder, or from the run's config for a tiny random model."""
     settings = config["model"]
     model_dir = Path(plan.model_dir) if plan.model_dir else None
     return architecture(model_dir, settings["architecture"] | settings["tiny_architecture"])

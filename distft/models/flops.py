@@ -1,4 +1,4 @@
-"""What a row costs: floating-point operations of matrix products, counted from the model's layers.
+"""Cost of a row: floating-point operations of matrix products, counted from the model's layers.
 
 A multiplication and an addition are two operations. Norms, activations and rotary angles are not counted.
 """
@@ -16,16 +16,16 @@ from distft.models.build import blocks
 
 @dataclass(frozen=True)
 class Flops:
-    """Operations of one forward: of each token, of each pair of a token and one it attends to, of each target."""
+    """Operations of one forward pass: per token, per (token, attended token) pair, and per target."""
 
     per_token: float
     per_pair: float  # in one layer
     per_target: float
-    windows: dict[int | None, int]  # tokens that a layer looks back, itself included -> number of such layers
+    windows: dict[int | None, int]  # attention window in tokens, itself included -> number of layers; None: full
 
     @classmethod
     def of(cls, model: PreTrainedModel) -> "Flops":
-        """Counts a model, which may be on meta; its adapters too where it has some."""
+        """Counts the operations of a model, adapters included; it may be on meta."""
         config, found = model.config.get_text_config(), blocks(model)
         linear = [
             module
@@ -43,9 +43,9 @@ class Flops:
         )
 
     def of_rows(self, lengths: np.ndarray, targets: np.ndarray) -> np.ndarray:
-        """Returns the operations of a forward of each row [rows], float64, where only targets are projected.
+        """Returns the operations of the forward pass of each row, float64 [rows]; the head projects targets only.
 
-        lengths, targets: of each row.
+        lengths, targets: tokens and targets of each row, [rows].
         """
         lengths = lengths.astype(np.float64)
         pairs = sum(count * _pairs(lengths, window) for window, count in self.windows.items())
@@ -53,7 +53,7 @@ class Flops:
 
 
 def _pairs(lengths: np.ndarray, window: int | None) -> np.ndarray:
-    """Returns pairs of a token and one that it sees, itself or before it."""
+    """Returns the number of (token, attended token) pairs of causal attention, float64 [rows]."""
     seen = lengths if window is None else np.minimum(lengths, window)
     return seen * (seen + 1) / 2 + (lengths - seen) * seen
 

@@ -1,7 +1,7 @@
-"""Newly made weights: a parameter is a function of the seed and its module's name, whoever asks for which part.
+"""Weight initialization: a new parameter is a function of the seed and its module's name, independent of sharding.
 
-The model's own initialisation draws one module at a time on the CPU, whole, under a seed of its name; then it is
-cut. Drawing shards directly gave *identical* shards on all ranks.
+The model's own code initializes one whole module at a time on the CPU, seeded by its name; then it is sharded.
+Trap: initializing shards directly gives *identical* shards on all ranks.
 """
 
 import copy
@@ -18,25 +18,25 @@ from distft.runtime.determinism import seed_for
 
 
 class FreshWeights:
-    """Weights of a random instance of `model`, a skeleton on meta, and of adapters to it; holds one block at a time."""
+    """Source of new weights for `model`, which is on meta, and its adapters; holds one block at a time."""
 
     def __init__(self, model: PreTrainedModel, seed: int) -> None:
         self.model = model
         repeated = list(blocks(model))
         self.units = sorted([*repeated, *_outside(model, repeated)], key=len, reverse=True)
         self.seed = seed
-        self.drawn: tuple[str, dict[str, torch.Tensor]] = ("", {})
+        self.initialized: tuple[str, dict[str, torch.Tensor]] = ("", {})
 
     def read(self, name: str, shape: tuple[int, ...], start: int, count: int) -> torch.Tensor:
-        """Returns elements start..start+count of parameter `name`, row-major, as fp32 [count]."""
+        """Returns elements start to start + count of parameter `name`, row-major, as fp32 [count]."""
         if is_adapter(name):
             return fresh_adapter(self.seed, name, shape).view(-1)[start : start + count]
         unit = next(unit for unit in self.units if name.startswith(f"{unit}."))
-        if self.drawn[0] != unit:
-            self.drawn = (unit, dict(self._draw(unit)))
-        return self.drawn[1][name].view(-1)[start : start + count]
+        if self.initialized[0] != unit:
+            self.initialized = (unit, dict(self._initialize(unit)))
+        return self.initialized[1][name].view(-1)[start : start + count]
 
-    def _draw(self, unit: str) -> Iterator[tuple[str, torch.Tensor]]:
+    def _initialize(self, unit: str) -> Iterator[tuple[str, torch.Tensor]]:
         module = copy.deepcopy(self.model.get_submodule(unit)).to_empty(device="cpu")
         names = {child: name for name, child in module.named_modules()}
         with torch.random.fork_rng(devices=[]), torch.no_grad():
@@ -54,7 +54,7 @@ def _children_first(module: nn.Module) -> Iterator[nn.Module]:
 
 
 def _outside(model: nn.Module, repeated: list[str]) -> Iterator[str]:
-    """Yields the names of the leaf-most modules that own parameters and lie in no block."""
+    """Yields the names of the modules outside the blocks that own parameters directly."""
     for name, module in model.named_modules():
         inside = any(name == block or name.startswith(f"{block}.") for block in repeated)
         if name and not inside and list(module.parameters(recurse=False)):

@@ -1,8 +1,8 @@
-"""Copies of a model and of prepared rows on a node's own disk: made by one process of the node, used by all, kept.
+"""Node-local staging: one rank of a node copies model and rows to its local disk, and all ranks of the node use them.
 
-A copy is named by what it is of: the folder, and name, size and time of each of its files. It appears by one rename,
-so a copy that was cut off never counts. Whoever gets the lock first copies, and the others wait for the lock: not in
-a collective, which would time out. Copies in $SLURM_TMPDIR go with the job; elsewhere they stay for the next run.
+A copy's name is a hash of the source folder and of the name, size and mtime of each file. It is published by one
+rename, so an interrupted copy is never used. The first rank that gets the lock copies; the others wait for the lock,
+not in a collective, which would time out. Copies in $SLURM_TMPDIR end with the job; others remain for the next run.
 """
 
 import fcntl
@@ -25,21 +25,21 @@ from distft.runtime.process_group import World, from_first
 from distft.tensors.integrity import BLOCK
 from distft.tensors.weight_files import INDEX, weight_files
 
-_SECONDS_BETWEEN_LOOKS = 0.2  # of those that wait for a copy
+_POLL_SECONDS = 0.2  # between attempts to get the lock
 File = tuple[str, int, int]  # name, bytes, time of the last change
 
 
 def stage(plan: Plan, where: str, stage_dir: str | None, world: World) -> Plan:
-    """Returns the plan with model and rows on this node's disk, where launcher.stage asks for that.
+    """Returns the plan with the paths of node-local copies, where launcher.stage is node_local.
 
-    Rank 0 alone looks at what there is to copy. RuntimeError when it does not fit.
+    Rank 0 alone lists the source files. Raises RuntimeError when the copies do not fit on the disk.
     """
     if where == "none":
         return plan
-    told: Any = None
+    listings: Any = None
     if world.is_first:
-        told = [_listing(plan.model_dir, _model_files), _listing(plan.data_dir, _row_files)]
-    model, rows = json.loads(from_first(json.dumps(told), world))
+        listings = [_listing(plan.model_dir, _model_files), _listing(plan.data_dir, _row_files)]
+    model, rows = json.loads(from_first(json.dumps(listings), world))
     root = _user_dir(stage_dir or os.environ.get("SLURM_TMPDIR") or os.environ.get("TMPDIR") or "/tmp")
     return replace(
         plan,
@@ -49,26 +49,26 @@ def stage(plan: Plan, where: str, stage_dir: str | None, world: World) -> Plan:
 
 
 def copy_once(source: Path, files: Sequence[File], root: Path) -> Path:
-    """Returns the folder in `root` with whole copies of the files of `source`, made now if it is not there."""
+    """Returns the folder in `root` with complete copies of the files of `source`, copied unless it exists."""
     key = hashlib.sha256(json.dumps([str(source), files]).encode()).hexdigest()[:32]
-    folder, beside = root / key, root / f".{key}.part"
+    folder, partial = root / key, root / f".{key}.part"
     with (root / f".{key}.lock").open("w") as lock:
-        _wait_for(lock.fileno(), beside)
+        _wait_for(lock.fileno(), partial)
         if not _is_whole(folder, files):
-            for left in (beside, folder):  # of a copy that was cut off; or of one that lost old files to a cleaner
+            for left in (partial, folder):  # an interrupted copy, or one that lost files to a tmp cleaner
                 shutil.rmtree(left, ignore_errors=True)
             _check_room(source, files, root)
-            beside.mkdir()
+            partial.mkdir()
             for file in files:
-                _copy(source, file, beside)
-            sync(beside)
-            os.replace(beside, folder)
+                _copy(source, file, partial)
+            sync(partial)
+            os.replace(partial, folder)
             sync(root)
     return folder
 
 
 def _wait_for(lock: int, copy: Path) -> None:
-    """Returns when this process has the lock; tells that it is alive while another's copy grows, and no longer."""
+    """Waits for the lock; sends heartbeats only while the other process's copy grows."""
     seen = -1
     while True:
         try:
@@ -79,13 +79,13 @@ def _wait_for(lock: int, copy: Path) -> None:
             if size != seen:
                 heartbeat.beat()
             seen = size
-            time.sleep(_SECONDS_BETWEEN_LOOKS)
+            time.sleep(_POLL_SECONDS)
 
 
 def _bytes_in(folder: Path) -> int:
     try:
         return sum(file.stat().st_size for file in folder.iterdir())
-    except OSError:  # not begun, or just renamed
+    except OSError:  # not started, or just renamed
         return 0
 
 
@@ -106,11 +106,11 @@ def _row_files(folder: Path) -> list[str]:
 
 
 def _user_dir(stage_dir: str) -> Path:
-    """Returns this user's folder there; RuntimeError when it is another's, who could put other weights into it."""
+    """Returns this user's folder in `stage_dir`; raises RuntimeError when another user owns it."""
     root = Path(stage_dir).expanduser() / f"distft-{os.getuid()}"
     root.mkdir(mode=0o700, parents=True, exist_ok=True)
     if root.is_symlink() or root.stat().st_uid != os.getuid():
-        raise RuntimeError(f"{root} on {socket.gethostname()} is not yours. Try: another launcher.stage_dir")
+        raise RuntimeError(f"{root} on {socket.gethostname()} belongs to another user. Try: another launcher.stage_dir")
     return root
 
 
@@ -126,12 +126,12 @@ def _check_room(source: Path, files: Sequence[File], root: Path) -> None:
     if needed > free:
         raise RuntimeError(
             f"launcher.stage=node_local: {root} on {socket.gethostname()} has {free / 2**30:.2f} GiB free, {source} "
-            f"takes {needed / 2**30:.2f} GiB. Try: another launcher.stage_dir, or launcher.stage=none"
+            f"needs {needed / 2**30:.2f} GiB. Try: another launcher.stage_dir, or launcher.stage=none"
         )
 
 
 def _copy(source: Path, file: File, into: Path) -> None:
-    """Copies in requests of BLOCK; RuntimeError when the file is not the one that was looked at."""
+    """Copies a file in reads of BLOCK bytes; raises RuntimeError when its size has changed since it was listed."""
     name, size, _ = file
     with (source / name).open("rb", buffering=0) as given, (into / name).open("wb", buffering=0) as copy:
         while block := given.read(BLOCK):
@@ -142,5 +142,5 @@ def _copy(source: Path, file: File, into: Path) -> None:
         os.fsync(copy.fileno())
         if copy.tell() != size:
             raise RuntimeError(
-                f"{source / name} had {size} bytes and now has {copy.tell()}: it changes while it is used"
+                f"{source / name} had {size} bytes and now has {copy.tell()}: it changed during the copy"
             )

@@ -14,7 +14,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from distft.config import command
 from distft.config.command import keywords, usage
 from distft.config.model_folder import wrong_architecture
-from distft.model_check.architecture import LEARN_MORE, check_config
+from distft.model_check.architecture import ADVICE, check_config
 from distft.runtime.logs import silence
 
 KEYS = {"out": "file to write; default: docs/models.md", "types": "some model types alone, separated by commas"}
@@ -119,7 +119,7 @@ def _complete(config: PreTrainedConfig) -> None:
 
 def _short(reason: str) -> str:
     """Returns a message without its advice, fit for a table."""
-    text = reason.removesuffix(f". {LEARN_MORE}").partition(". Try: ")[0]
+    text = reason.removesuffix(f". {ADVICE}").partition(". Try: ")[0]
     return text.replace("|", "/").replace("\n", " ")[:200]
 
 

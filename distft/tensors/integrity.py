@@ -1,6 +1,6 @@
-"""What a file must be, block by block, so that whoever reads a block can tell whether it is what was written.
+"""Integrity: per-block checksums of safetensors files, so that each reader can verify the blocks that it reads.
 
-xxh3_128 is fast, gigabytes a second. Hashes find damage, not malice.
+xxh3_128 hashes gigabytes per second. It detects corruption, not tampering.
 """
 
 import re
@@ -13,23 +13,23 @@ import xxhash
 
 Bytes = bytes | memoryview
 _NAME = re.compile(r"[\w\-][\w\-.]*\.safetensors")
-BLOCK = 16 * 2**20  # bytes: what shared filesystems want to be asked for at least
+BLOCK = 16 * 2**20  # bytes per read; shared filesystems are slow with smaller requests
 
 
 class Damaged(RuntimeError):
-    """A file that must not be loaded; the message names it and what is wrong with it."""
+    """A file is corrupt or missing; the message names the file and the reason."""
 
 
 def check_names(file: Path, names: Iterable[Any]) -> None:
-    """Raises Damaged when `file`, a list of its neighbours, names anything else: a path may lead out of the folder."""
+    """Raises Damaged when the index `file` names anything but safetensors files of its own folder."""
     for name in names:
         if not isinstance(name, str) or not _NAME.fullmatch(name):
-            raise Damaged(f"{file} names {name!r}, which is no safetensors file beside it")
+            raise Damaged(f"{file} names {name!r}, which is not a safetensors file in its folder")
 
 
 @dataclass(frozen=True)
 class Checksums:
-    """The size of a safetensors file, and the hash of its header and of each BLOCK of the data after it."""
+    """The size of a safetensors file, and the hashes of its header and of each BLOCK of its data."""
 
     size: int
     header: str
@@ -37,7 +37,7 @@ class Checksums:
 
     @staticmethod
     def of(entry: dict[str, Any]) -> "Checksums":
-        """Returns what a manifest's entry of a file says."""
+        """Returns the checksums in a file's entry of a manifest."""
         header, *blocks = entry["xxh3_128"]
         return Checksums(entry["bytes"], header, blocks)
 
@@ -52,14 +52,14 @@ class Checksums:
 
     def check_header(self, file: Path, header: Bytes) -> None:
         if block_hash(header) != self.header:
-            raise Damaged(f"{file} is not what was written: the hash of its header differs")
+            raise Damaged(f"{file} is corrupt: the hash of its header differs")
 
     def check_block(self, file: Path, number: int, block: Bytes) -> None:
         if block_hash(block) != self.blocks[number]:
-            raise Damaged(f"{file} is not what was written: the hash of block {number} of its data differs")
+            raise Damaged(f"{file} is corrupt: the hash of block {number} of its data differs")
 
     def check(self, file: Path) -> None:
-        """Raises Damaged unless the whole file is what was written."""
+        """Reads the whole file; raises Damaged unless every checksum matches."""
         self.check_size(file)
         with file.open("rb", buffering=0) as handle:
             self.check_header(file, _header(handle, self.size))
@@ -68,24 +68,24 @@ class Checksums:
 
 
 class ChecksumWriter:
-    """Hashes a file's data, the parts of any length, while it is written."""
+    """Computes the block hashes of a file while it is written, from parts of any length."""
 
     def __init__(self) -> None:
         self._done: list[str] = []
         self._block = xxhash.xxh3_128()
-        self._room = BLOCK
+        self._remaining = BLOCK
 
     def add(self, part: memoryview) -> None:
         while part:
-            piece, part = part[: self._room], part[self._room :]
+            piece, part = part[: self._remaining], part[self._remaining :]
             self._block.update(piece)
-            self._room -= len(piece)
-            if not self._room:
+            self._remaining -= len(piece)
+            if not self._remaining:
                 self._done.append(self._block.hexdigest())
-                self._block, self._room = xxhash.xxh3_128(), BLOCK
+                self._block, self._remaining = xxhash.xxh3_128(), BLOCK
 
     def blocks(self) -> list[str]:
-        return self._done if self._room == BLOCK else [*self._done, self._block.hexdigest()]
+        return self._done if self._remaining == BLOCK else [*self._done, self._block.hexdigest()]
 
 
 def block_hash(content: Bytes) -> str:

@@ -1,6 +1,6 @@
-"""Which elements of a tensor some flat data holds, and how they get from one holder to another.
+"""Regions: the elements of a tensor that a shard holds, and the copy from one sharding to another.
 
-A region is a flat row-major range, or an n-d box. Both come apart into boxes, and two boxes share a box.
+A region is a flat row-major range or an n-d box. Either can be split into boxes, and boxes can be intersected.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,7 +14,7 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Box:
-    """Elements offsets[i] .. offsets[i] + sizes[i] along every dimension i; the data is row-major within the box."""
+    """Elements offsets[i] to offsets[i] + sizes[i] of each dim i; the data is row-major within the box."""
 
     offsets: Shape
     sizes: Shape
@@ -25,16 +25,16 @@ class Box:
 
     @property
     def is_first(self) -> bool:
-        """Whether the tensor's first element is in it."""
+        """Whether it contains the tensor's first element."""
         return self.count > 0 and not any(self.offsets)
 
     def cut(self, shape: Shape, first: int, count: int) -> Iterator[tuple[int, "Box"]]:
-        """Yields the boxes of the tensor that the data's elements first..first+count are, each with its place there."""
+        """Yields (position in the data, box of the tensor) for the data's elements first to first + count."""
         for at, inner in Flat(first, count).cut(self.sizes, 0, count):
             yield at, Box(tuple(a + b for a, b in zip(self.offsets, inner.offsets, strict=True)), inner.sizes)
 
     def common(self, other: "Box") -> "Box | None":
-        """Returns the box of the elements in both."""
+        """Returns the intersection; None where it is empty."""
         offsets = tuple(map(max, self.offsets, other.offsets))
         stops = [
             min(a + n, b + m) for a, n, b, m in zip(self.offsets, self.sizes, other.offsets, other.sizes, strict=True)
@@ -43,25 +43,25 @@ class Box:
         return Box(offsets, sizes) if all(size > 0 for size in sizes) else None
 
     def view(self, data: torch.Tensor, within: "Box") -> torch.Tensor:
-        """Returns the elements of `within` out of this box's own flat data, to read or to fill."""
+        """Returns a view of the elements of `within` in `data`, the flat data of this box."""
         places = [slice(a - b, a - b + n) for a, b, n in zip(within.offsets, self.offsets, within.sizes, strict=True)]
         return data.view(self.sizes)[tuple(places)]
 
 
 @dataclass(frozen=True)
 class Flat:
-    """Elements start..start+count, row-major."""
+    """Elements start to start + count, row-major."""
 
     start: int
     count: int
 
     @property
     def is_first(self) -> bool:
-        """Whether the tensor's first element is in it."""
+        """Whether it contains the tensor's first element."""
         return self.count > 0 and self.start == 0
 
     def cut(self, shape: Shape, first: int, count: int) -> Iterator[tuple[int, Box]]:
-        """Yields the boxes of the tensor that the data's elements first..first+count are, each with its place there."""
+        """Yields (position in the data, box of the tensor) for the data's elements first to first + count."""
         yield from _boxes(0, self.start + first, count, shape)
 
 
@@ -69,7 +69,7 @@ Region = Flat | Box
 
 
 def _boxes(at: int, start: int, count: int, shape: Shape) -> Iterator[tuple[int, Box]]:
-    """Yields a range as at most two boxes per dimension and one: a part of a row, whole rows, a part of a row."""
+    """Yields a flat range as at most two boxes per dim plus one: a partial row, whole rows, a partial row."""
     if count == 0:
         return
     if len(shape) <= 1:
@@ -91,9 +91,9 @@ def _boxes(at: int, start: int, count: int, shape: Shape) -> Iterator[tuple[int,
 def copy(
     source: torch.Tensor, boxes: Sequence[tuple[int, Box]], target: torch.Tensor, region: Region, shape: Shape
 ) -> int:
-    """Fills from `source` what `target`, the flat data of `region`, shares with it; returns the elements copied.
+    """Copies the elements that `source` shares with `target`, the flat data of `region`; returns their number.
 
-    boxes: what the elements of `source` are, with the place of each in it. Converts dtype and device.
+    boxes: (position in `source`, box of the tensor) for all of `source`. Converts dtype and device.
     """
     copied = 0
     for to, wanted in region.cut(shape, 0, region.count):

@@ -1,9 +1,6 @@
-"""Safetensors files: headers, tensors by name, and the chunks of a model folder.
+"""Safetensors files: tensors by name and byte range, read directly as torch tensors.
 
-Layout of a file (huggingface/safetensors): 8 bytes header length, JSON header, then the tensors' bytes, row-major.
-
-Trap: a file may call a weight otherwise than the model does: without the prefix of the base model, or by its name of
-years ago. Of a tied pair it may hold the one or the other.
+File format (huggingface/safetensors): 8 bytes header length, JSON header, then the tensors' bytes, row-major.
 """
 
 import json
@@ -30,7 +27,7 @@ DTYPES = {
 
 @dataclass(frozen=True)
 class Stored:
-    """A tensor in a file: its first byte, dtype and shape."""
+    """The location of a tensor in a file: first byte, dtype and shape."""
 
     file: Path
     first_byte: int
@@ -42,13 +39,13 @@ class Stored:
         return torch.Size(self.shape).numel()
 
     def read(self, start: int, count: int) -> torch.Tensor:
-        """Returns elements start..start+count, row-major, as fp32 [count]."""
+        """Returns elements start to start + count, row-major, as fp32 [count]."""
         size = self.dtype.itemsize
         return read_bytes(self.file, self.first_byte + start * size, count * size).view(self.dtype).float()
 
 
 def read_bytes(file: Path, start: int, count: int, into: torch.Tensor | None = None) -> torch.Tensor:
-    """Returns bytes start..start+count of a file, uint8 [count]; Damaged when it ends before."""
+    """Returns bytes start to start + count of a file, uint8 [count]; raises Damaged when the file is shorter."""
     found = torch.empty(count, dtype=torch.uint8) if into is None else into[:count]
     rest = found.numpy().data
     with file.open("rb", buffering=0) as handle:
@@ -62,7 +59,7 @@ def read_bytes(file: Path, start: int, count: int, into: torch.Tensor | None = N
 
 
 def tensors_of(file: Path, header: dict[str, Any]) -> dict[str, Stored]:
-    """Returns where each tensor of `file` lies; RuntimeError for a dtype that is no weight."""
+    """Returns the location of each tensor of `file`; raises RuntimeError for an unsupported dtype."""
     found = {}
     for name, entry in header["tensors"].items():
         if entry["dtype"] not in DTYPES:
@@ -75,7 +72,7 @@ def tensors_of(file: Path, header: dict[str, Any]) -> dict[str, Stored]:
 def read_headers(
     folder: Path, names: list[str], world: World, checksums: Mapping[Path, Checksums] | None = None
 ) -> dict[str, dict[str, Any]]:
-    """Returns the header of each file that rank 0 names; Damaged on every process when one is not what it must be."""
+    """Returns the header of each file in rank 0's `names`; raises Damaged on every rank when one is corrupt."""
     names = json.loads(from_first(json.dumps(names), world))
     headers: dict[str, Any] = {}
     damaged = ""
@@ -84,8 +81,8 @@ def read_headers(
             headers[name] = read_header(folder / name, (checksums or {}).get(folder / name))
         except (RuntimeError, OSError) as error:
             damaged = damaged or str(error)
-    told = [json.loads(text) for text in texts_of_all(json.dumps({"headers": headers, "damaged": damaged}), world)]
-    for each in told:
+    gathered = [json.loads(text) for text in texts_of_all(json.dumps({"headers": headers, "damaged": damaged}), world)]
+    for each in gathered:
         if each["damaged"]:
             raise Damaged(each["damaged"])
         headers |= each["headers"]

@@ -1,9 +1,13 @@
-"""Newly made weights flow into an engine piece by piece, from whatever source answers `read`.
+"""Weight streaming: fills the shards of every rank from files, or from newly initialized weights.
 
-A file comes in blocks. A block that one process needs is read by that process; a block that several need is read by
-one of them in turn, ahead of time, and sent to all. So 512 processes on a shared filesystem ask it for each byte once,
-and none holds more than three blocks: one in use, one being read, one received. Where the files are sealed, whoever
-reads a block checks it: what is damaged is known without reading anything twice, but only after parts were filled.
+Files are read in blocks. A block that one rank needs is read by that rank. A block that several ranks need is read
+ahead by one of them, in turn, and broadcast. So 512 ranks read each byte of a shared filesystem once, and no rank holds
+more than three blocks: one in use, one being read, one received.
+
+Trap: the reader of a block verifies its checksum, so nothing is read twice, but corruption is detected only after some
+parts were filled.
+Trap: a file may name a weight differently from the model: without the base model's prefix, or by an old name. Of a tied
+pair it may contain either.
 """
 
 from collections import Counter, defaultdict
@@ -26,12 +30,12 @@ from distft.tensors.regions import Box, Flat, Region, Shape, copy
 from distft.tensors.safetensors import Stored, read_bytes, read_headers, tensors_of
 from distft.tensors.weight_files import weight_files
 
-Key = tuple[str, str]  # what of a parameter (its weights, an optimizer's state), and which parameter
+Key = tuple[str, str]  # (kind, such as parameter or an optimizer state; parameter name)
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """Elements of a tensor as they are stored."""
+    """Elements of a tensor as stored in a file."""
 
     key: Key
     shape: Shape  # of the whole tensor
@@ -40,7 +44,7 @@ class Chunk:
 
 
 class Part(Protocol):
-    """Elements of a tensor that this process keeps, and where."""
+    """Elements of a tensor that this rank holds: a shard to fill."""
 
     @property
     def key(self) -> Key: ...
@@ -53,12 +57,12 @@ class Part(Protocol):
 
 @dataclass(frozen=True)
 class ChunkSlice:
-    """Elements of a chunk that lie in one block."""
+    """The elements of a chunk that lie in one block."""
 
     chunk: Chunk
     first: int
     count: int
-    byte: int  # of the first one in the block
+    byte: int  # of the first element, within the block
 
     def boxes(self) -> list[tuple[int, Box]]:
         return list(self.chunk.region.cut(self.chunk.shape, self.first, self.count))
@@ -66,7 +70,7 @@ class ChunkSlice:
 
 @dataclass(frozen=True)
 class Block:
-    """Bytes of a file, at most BLOCK; in a sealed file the `number`th block of its data."""
+    """At most BLOCK bytes of a file; `number` indexes its checksums."""
 
     file: Path
     number: int
@@ -79,10 +83,11 @@ class Block:
 def stream(
     chunks: Iterable[Chunk], parts: Sequence[Part], world: World, checksums: Mapping[Path, Checksums] | None = None
 ) -> None:
-    """Fills the parts of every process; all call it with the same chunks in the same order.
+    """Fills the parts of every rank; all ranks call it with the same chunks in the same order.
 
-    Damaged on every process when one could not read a block, or a sealed file is not what was written: blocks that no
-    part needs are checked too. RuntimeError when a part is not there as a whole, or its tensor has another shape.
+    checksums: of files to verify; blocks that no part needs are verified too.
+    Raises Damaged on every rank when one could not read or verify a block, and RuntimeError when a part is incomplete
+    or its tensor has another shape.
     """
     chunks, checksums = list(chunks), checksums or {}
     wanted: dict[Key, list[Part]] = defaultdict(list)
@@ -93,7 +98,7 @@ def stream(
     filled: Counter[int] = Counter()
     damaged: list[str] = []
     with ThreadPoolExecutor(1) as pool:
-        home = _staging_device(parts, world)
+        staging = _staging_device(parts, world)
         is_pinned = world.device.type != "cpu"
         ahead = _read_ahead([*shared[world.rank :: world.size], *own], checksums, pool, damaged, is_pinned)
         received = torch.empty(max((block.count for block in shared), default=0), dtype=torch.uint8)
@@ -104,8 +109,8 @@ def stream(
             dist.broadcast(content, reader)
             _scatter(block, content, wanted, filled)
         for block, content in zip(own, ahead, strict=True):
-            heartbeat.beat()  # the broadcasts of shared blocks beat by themselves
-            _scatter(block, content.to(home), wanted, filled)
+            heartbeat.beat()  # the broadcasts of shared blocks send heartbeats
+            _scatter(block, content.to(staging), wanted, filled)
     for reason in texts_of_all(damaged[0] if damaged else "", world):
         if reason:
             raise Damaged(reason)
@@ -117,8 +122,7 @@ def stream(
 
 
 def _staging_device(parts: Sequence[Part], world: World) -> torch.device:
-    """Returns where a block is taken apart: where most parts are, so that bytes travel as they are stored, half of
-    them in bf16, and are converted there."""
+    """Returns the device where most parts are: blocks are moved there in their stored dtype, then cast and copied."""
     on_device = sum(part.region.count for part in parts if part.data().device.type != "cpu")
     return world.device if 2 * on_device > sum(part.region.count for part in parts) else torch.device("cpu")
 
@@ -126,7 +130,7 @@ def _staging_device(parts: Sequence[Part], world: World) -> torch.device:
 def _assign_reads(
     blocks: list[Block], wanted: dict[Key, list[Part]], checksums: Mapping[Path, Checksums], world: World
 ) -> tuple[list[Block], list[Block]]:
-    """Returns the blocks that several processes need, the same list on each, and those that this one alone reads."""
+    """Returns the blocks that several ranks need (the same list on each), and those that this rank alone reads."""
     needed = [_is_needed(block, wanted) for block in blocks]
     needers = all_reduce_sum(torch.tensor(needed, dtype=torch.int32, device=world.device)).tolist()
     shared = [block for block, count in zip(blocks, needers, strict=True) if count > 1]
@@ -151,7 +155,7 @@ def _check(chunks: list[Chunk], wanted: dict[Key, list[Part]]) -> None:
 
 
 def _blocks(chunks: Iterable[Chunk]) -> Iterator[Block]:
-    """Yields the files' blocks in order; a border between two lies between two elements."""
+    """Yields the files' blocks in order; a block boundary never splits an element."""
     by_file: dict[Path, list[Chunk]] = defaultdict(list)
     for chunk in chunks:
         if chunk.region.count:
@@ -193,10 +197,10 @@ def _read_ahead(
     damaged: list[str],
     is_pinned: bool,
 ) -> Iterator[torch.Tensor]:
-    """Yields the bytes of each block while the next one is being read; each stays valid until the next is asked for.
+    """Yields the bytes of each block while the next is being read; a block is valid until the next one is requested.
 
-    A block that cannot be read, or is not what was written, goes on as it is, so that no process waits in vain; the
-    reason is put into `damaged`.
+    An unreadable or corrupt block is yielded anyway, so that no rank blocks in a collective; the reason is appended to
+    `damaged`.
     """
     size = max((block.count for block in blocks), default=0)
     buffers = [torch.empty(size, dtype=torch.uint8, pin_memory=is_pinned) for _ in blocks[:2]]
@@ -212,7 +216,7 @@ def _read_ahead(
 
     reads: list[Future[torch.Tensor]] = []
     for i, block in enumerate(blocks):
-        reads.append(pool.submit(read, block, buffers[i % 2][: block.count]))  # i - 2, the last there, is done with
+        reads.append(pool.submit(read, block, buffers[i % 2][: block.count]))  # block i - 2 is done
         if i > 0:
             yield reads[i - 1].result()
     if reads:
@@ -232,16 +236,16 @@ def _scatter(block: Block, content: torch.Tensor, wanted: dict[Key, list[Part]],
 
 
 class WeightSource(Protocol):
-    """Anything that holds named tensors."""
+    """A source of named tensors."""
 
     def read(self, name: str, shape: tuple[int, ...], start: int, count: int) -> torch.Tensor: ...
 
 
-MAX_READ = 2**24  # elements in flight: 64 MiB of fp32
+MAX_READ = 2**24  # elements per read: 64 MiB of fp32
 
 
 def fill(parts: Iterable[Part], source: WeightSource) -> None:
-    """Copies every part's elements from `source`, at most MAX_READ of a flat range at a time."""
+    """Copies the elements of every part from `source`, at most MAX_READ of a flat range at a time."""
     for part in parts:
         name, target = part.key[1], part.data()
         if isinstance(part.region, Box):
@@ -255,16 +259,16 @@ def fill(parts: Iterable[Part], source: WeightSource) -> None:
 
 
 def folder_chunks(folder: Path, world: World, model: PreTrainedModel | None = None) -> list[Chunk]:
-    """Returns every tensor as one chunk, of `model` those that are parameters of it, under its names.
+    """Returns each tensor of a folder as one chunk; with `model`, only its parameters, under the model's names.
 
-    RuntimeError names a damaged file. Every process calls this.
+    A collective. Raises RuntimeError for a corrupt file, or a folder without safetensors files.
     """
     headers = read_headers(folder, weight_files(folder) if world.is_first else [], world)
     if not headers:
         raise RuntimeError(f"{folder} holds no safetensors file")
     stored = [name for header in headers.values() for name in header["tensors"]]
     names = names_in_model(model, stored) if model else {name: name for name in stored}
-    for header in headers.values():  # what is no parameter may be of any dtype
+    for header in headers.values():  # other tensors may have any dtype
         header["tensors"] = {name: entry for name, entry in header["tensors"].items() if name in names}
     return [
         Chunk(("parameter", names[name]), stored.shape, Flat(0, stored.count), stored)
@@ -274,9 +278,9 @@ def folder_chunks(folder: Path, world: World, model: PreTrainedModel | None = No
 
 
 def names_in_model(model: PreTrainedModel, stored: Iterable[str]) -> dict[str, str]:
-    """Returns the names of stored tensors that are parameters of the model, and its own names for them.
+    """Returns stored name -> model name of the stored tensors that are parameters of the model.
 
-    A parameter comes once: by its own name, where it is stored so, before all others.
+    Each parameter occurs once; a tensor with the model's own name takes precedence.
     """
     stored = list(stored)
     first = {id(parameter): name for name, parameter in model.named_parameters()}

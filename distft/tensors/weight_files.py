@@ -1,6 +1,6 @@
-"""Which files of a folder hold a model's weights, and what their headers say of them, without loading torch.
+"""Weight files of a model folder: their names, headers, content hash and errors, without loading torch.
 
-Layout of a file (huggingface/safetensors): 8 bytes header length, JSON header, then the tensors' bytes, row-major.
+File format (huggingface/safetensors): 8 bytes header length, JSON header, then the tensors' bytes, row-major.
 """
 
 import hashlib
@@ -14,19 +14,20 @@ from distft.config.model_folder import quantization, text_facts
 from distft.tensors.integrity import Checksums, Damaged, check_names
 
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
-_SAMPLES, _SAMPLE_BYTES = 16, 2**14  # of each file, evenly spread, the beginning of its header among them
-WEIGHT_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}  # of an element, by the dtypes that weights are read in
-NO_PARAMETER = (".attn.bias", ".attn.masked_bias", ".rotary_emb.inv_freq")  # buffers in files of older versions
-MAX_HEADER_BYTES = 100_000_000  # the format's own limit
-_QUANTISED = (".qweight", ".qzeros", ".g_idx", ".SCB", ".absmax", "_scale_inv", ".weight_scale", ".weight_packed")
+_SAMPLES, _SAMPLE_BYTES = 16, 2**14  # per file, evenly spaced, from the start of its header
+WEIGHT_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}  # bytes per element of the supported dtypes
+NO_PARAMETER = (".attn.bias", ".attn.masked_bias", ".rotary_emb.inv_freq")  # buffers that older versions saved
+MAX_HEADER_BYTES = 100_000_000  # the limit of the format
+_QUANTIZED = (".qweight", ".qzeros", ".g_idx", ".SCB", ".absmax", "_scale_inv", ".weight_scale", ".weight_packed")
 _POSITIONS = ("wpe.weight", "embed_positions.weight", "position_embeddings.weight", "position_embedding.weight")
 _EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "embed_in.weight", "word_embeddings.weight")
 
 
 def weight_files(folder: Path) -> list[str]:
-    """Returns the names of the model's files: those of its index, else the single one, else what the listing shows.
+    """Returns the names of the model's weight files: from its index, else the single file, else a directory listing.
 
-    The listing comes last: on a shared disk it may lag, and some folders hold the same weights twice.
+    The listing comes last: on a shared filesystem it may be stale, and some folders hold the same weights twice.
+    Raises Damaged for an unreadable index.
     """
     try:
         names = sorted(set(json.loads((folder / INDEX).read_text())["weight_map"].values()))
@@ -67,7 +68,7 @@ def _content_hash(folder: Path) -> str:
 
 
 def read_header(file: Path, checksums: Checksums | None = None) -> dict[str, Any]:
-    """Returns the header of `file` with its own length; Damaged when it is cut off, or not what its checksums says."""
+    """Returns {length, tensors} of the header of `file`; raises Damaged when it is invalid or its checksum differs."""
     if checksums:
         checksums.check_size(file)
     size = file.stat().st_size
@@ -82,13 +83,13 @@ def read_header(file: Path, checksums: Checksums | None = None) -> dict[str, Any
     try:
         header = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise Damaged(f"{file} is damaged: its header is no JSON") from error
+        raise Damaged(f"{file} is damaged: its header is not JSON") from error
     if not isinstance(header, dict):
-        raise Damaged(f"{file} is damaged: its header is no JSON of names")
+        raise Damaged(f"{file} is damaged: its header is not a JSON object")
     header.pop("__metadata__", None)
     for name, entry in header.items():
         if not _is_entry(entry):
-            raise Damaged(f"{file} is damaged: its header says of {name} what no tensor can be")
+            raise Damaged(f"{file} is damaged: its header has an invalid entry for {name}")
         stop = 8 + length + entry["data_offsets"][1]
         if stop > size:
             raise Damaged(f"{file} is cut off: {name} ends at byte {stop} of {size}")
@@ -96,7 +97,7 @@ def read_header(file: Path, checksums: Checksums | None = None) -> dict[str, Any
 
 
 def _is_entry(entry: Any) -> bool:
-    """Tells whether shape, dtype and place agree: a shape is believed, and memory taken for it, before data is read."""
+    """Returns whether shape, dtype and offsets agree; memory for the shape is allocated before data is read."""
     try:
         dtype, shape, (start, stop) = entry["dtype"], entry["shape"], entry["data_offsets"]
     except (TypeError, KeyError, ValueError):
@@ -108,7 +109,7 @@ def _is_entry(entry: Any) -> bool:
 
 
 def headers(folder: Path) -> dict[str, dict[str, Any]]:
-    """Returns tensor -> {dtype, shape, data_offsets} of a model's files; Damaged names one that is not whole."""
+    """Returns tensor -> {dtype, shape, data_offsets} of a model's files; raises Damaged for a corrupt one."""
     found: dict[str, dict[str, Any]] = {}
     for name in weight_files(folder):
         if not (folder / name).is_file():
@@ -118,9 +119,9 @@ def headers(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def weight_errors(folder: Path, facts: Mapping[str, Any], max_length: int, tokens: int | None) -> Iterator[str]:
-    """Yields what the weight files of `folder` say against training them; each message starts with model.path.
+    """Yields the reasons why the weights in `folder` cannot be trained; each message starts with model.path.
 
-    facts: of its config.json. max_length: tokens of a row. tokens: that the tokenizer has; None: not known here.
+    facts: of its config.json. max_length: of a row, in tokens. tokens: size of the tokenizer; None: unknown.
     """
     which = f"model.path={folder}:"
     try:
@@ -128,8 +129,8 @@ def weight_errors(folder: Path, facts: Mapping[str, Any], max_length: int, token
     except Damaged as error:
         yield f"{which} {error}. Try: fetch the folder again"
         return
-    if reason := _quantised(tensors, facts):
-        yield f"{which} {reason}. Try: the folder that it was quantised from, with weights in 16 or 32 bits"
+    if reason := _quantized(tensors, facts):
+        yield f"{which} {reason}. Try: the folder it was quantized from, with 16 or 32 bit weights"
         return
     facts = text_facts(facts)
     rows = next((shape[0] for name, shape in _shapes(tensors) if name.endswith(_EMBEDDINGS)), facts.get("vocab_size"))
@@ -141,7 +142,7 @@ def weight_errors(folder: Path, facts: Mapping[str, Any], max_length: int, token
     places = [(name, shape[0]) for name, shape in _shapes(tensors) if name.endswith(_POSITIONS)]
     stated = [facts[key] for key in ("max_position_embeddings", "n_positions") if isinstance(facts.get(key), int)]
     for name, count in places[:1]:
-        most = min([count, *stated])  # some tables have rows more, for padding
+        most = min([count, *stated])  # some tables have extra rows for padding
         if max_length > most:
             yield (
                 f"{which} it has {most:,} learnt positions ({name}), fewer than data.max_length={max_length}. "
@@ -150,13 +151,13 @@ def weight_errors(folder: Path, facts: Mapping[str, Any], max_length: int, token
 
 
 def notes(folder: Path, facts: Mapping[str, Any], max_length: int) -> Iterator[str]:
-    """Yields what a user should know of a model that can be trained."""
+    """Yields remarks for the user on a model that can be trained."""
     if method := quantization(facts):
-        yield f"config.json speaks of {method} and the weights are not quantised: quantization_config is left out"
+        yield f"config.json names {method}, but the weights are not quantized: quantization_config is ignored"
     most = text_facts(facts).get("max_position_embeddings")
     if isinstance(most, int) and 0 < most < max_length:
         yield (
-            f"data.max_length={max_length} goes beyond the {most:,} positions that the model was made for "
+            f"data.max_length={max_length} exceeds the {most:,} positions that the model was trained with "
             "(max_position_embeddings in config.json)"
         )
 
@@ -165,14 +166,14 @@ def _shapes(tensors: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, lis
     return ((name, entry["shape"]) for name, entry in tensors.items() if len(entry["shape"]) == 2)
 
 
-def _quantised(tensors: Mapping[str, Mapping[str, Any]], facts: Mapping[str, Any]) -> str | None:
-    """Returns which tensor shows that a model is quantised, and how; None for weights as they are trained.
+def _quantized(tensors: Mapping[str, Mapping[str, Any]], facts: Mapping[str, Any]) -> str | None:
+    """Returns the reason why the weights are quantized, with a tensor as evidence; None for trainable weights.
 
-    A quantization_config alone does not: converters leave it behind.
+    A quantization_config alone is no evidence: converters do not remove it.
     """
     for name, entry in tensors.items():
         is_matrix = len(entry["shape"]) > 1 and entry["dtype"] not in WEIGHT_BYTES and name.endswith("weight")
-        if is_matrix or name.endswith(_QUANTISED):
+        if is_matrix or name.endswith(_QUANTIZED):
             how = quantization(facts)
-            return f"its weights are quantised{f' ({how})' if how else ''}: {name} is {entry['dtype']}"
+            return f"its weights are quantized{f' ({how})' if how else ''}: {name} is {entry['dtype']}"
     return None

@@ -151,7 +151,7 @@ def test_what_does_not_fit_is_told_with_its_sizes(plan: Plan, tmp_path: Path, wo
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(disk)], check=False).returncode:
         pytest.skip("cannot mount here")
     try:
-        with pytest.raises(RuntimeError, match=r"0\.01 GiB free, .*/model takes 0\.02 GiB. Try: another launcher"):
+        with pytest.raises(RuntimeError, match=r"0\.01 GiB free, .*/model needs 0\.02 GiB. Try: another launcher"):
             staged(plan, disk, world)
     finally:
         subprocess.run(["umount", "-l", str(disk)], check=True)
@@ -162,7 +162,7 @@ def test_a_folder_of_another_user_is_refused(plan: Plan, tmp_path: Path, world: 
     theirs = tmp_path / f"distft-{os.getuid()}"
     theirs.mkdir()
     os.chown(theirs, 12345, 12345)
-    with pytest.raises(RuntimeError, match="is not yours"):
+    with pytest.raises(RuntimeError, match="belongs to another user"):
         staged(plan, tmp_path, world)
 
 
@@ -184,7 +184,7 @@ def test_the_watchdog_sees_a_copy_grow(plan: Plan, tmp_path: Path, monkeypatch: 
     assert beats() - before >= 20 * 2**20 // BLOCK
     grows = tmp_path / "part"
     grows.mkdir()
-    monkeypatch.setattr(staging, "_SECONDS_BETWEEN_LOOKS", 0.01)
+    monkeypatch.setattr(staging, "_POLL_SECONDS", 0.01)
     with (tmp_path / "lock").open("w") as theirs, (tmp_path / "lock").open("w") as mine, ThreadPoolExecutor(1) as other:
         fcntl.flock(theirs, fcntl.LOCK_EX)
         looks = iter([*range(5), *[5] * 40])

@@ -33,7 +33,7 @@ def test_only_the_named_layers_get_an_adapter() -> None:
 
 
 def test_a_layer_that_is_not_there_is_named() -> None:
-    with pytest.raises(ValueError, match=r"target_modules: q_prj is no linear layer. There are: q_proj, k_proj"):
+    with pytest.raises(ValueError, match=r"target_modules: q_prj is not a linear layer. Allowed: q_proj, k_proj"):
         Lora(target_modules=["q_prj"])(tiny_model("llama3_8b"))
 
 

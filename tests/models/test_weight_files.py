@@ -42,13 +42,13 @@ def wrong(folder: Path, facts: dict[str, Any], max_length: int = 8, tokens: int 
 )
 def test_quantised_weights_are_refused(tensors: dict[str, Any], facts: dict[str, Any], said: str, tmp_path: Path):
     error = wrong(stored(tmp_path, **tensors), facts)
-    assert "its weights are quantised" in error and said in error
+    assert "its weights are quantized" in error and said in error
 
 
 def test_a_config_of_quantisation_that_was_left_behind_is_said(tmp_path: Path):
     assert list(weight_errors(stored(tmp_path), BITSANDBYTES, 8, 10)) == []
     [line] = notes(tmp_path, BITSANDBYTES, 8)
-    assert "bitsandbytes" in line and "quantization_config is left out" in line
+    assert "bitsandbytes" in line and "quantization_config is ignored" in line
 
 
 @pytest.mark.parametrize(("tokens", "fits"), [(9, True), (10, True), (11, False), (None, True)])
@@ -72,7 +72,7 @@ def test_fewer_learnt_positions_than_a_row_has_tokens(rows: int, stated: int | N
 def test_rows_longer_than_a_rotary_model_was_made_for_are_said(tmp_path: Path):
     assert list(notes(tmp_path, {"max_position_embeddings": 8}, 8)) == []
     [line] = notes(tmp_path, {"text_config": {"max_position_embeddings": 8}}, 9)
-    assert "data.max_length=9 goes beyond the 8 positions" in line
+    assert "data.max_length=9 exceeds the 8 positions" in line
 
 
 def test_a_shard_that_is_missing_is_named(tmp_path: Path):

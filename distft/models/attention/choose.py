@@ -1,8 +1,8 @@
-"""Which attention kernel a model runs with: `model.attention` as transformers' attention interface knows it.
+"""Choice of the attention kernel: resolves `model.attention` to a name of transformers' attention interface.
 
-Every kernel keeps the documents of a row apart. distft's own two are registered here; flash-attention, flex and eager
-are transformers' own, which are told the documents' borders or see them in the positions that begin again.
-Trap: of a flash-attention that is not installed transformers fetches one from the hub, so choose() asks first.
+Every kernel is block-diagonal over the documents of a packed row. distft registers two of its own; flash-attention,
+flex and eager are transformers' own: they receive cu_seqlens, or detect documents by position ids that restart.
+Trap: transformers fetches flash-attention from the hub where it is not installed, so choose() checks first.
 """
 
 from dataclasses import dataclass
@@ -22,18 +22,18 @@ from distft.models.attention.varlen import documents_varlen
 SDPA, VARLEN = "distft_sdpa", "distft_varlen"
 _OWN = {"sdpa": SDPA, "varlen": VARLEN}
 _SEPARABLE = ("full_attention", "sliding_attention")
-_DROPOUT = ("attention_dropout", "attn_pdrop")  # of attention, in the configs of transformers
+_DROPOUT = ("attention_dropout", "attn_pdrop")  # names of attention dropout in transformers configs
 
-# SDPA is called once a document, layer and direction. On Hopper and datacenter Blackwell torch 2.13 tries cuDNN first,
-# 1.7 to 2.3 times as fast on an H100 as FlashAttention 2, which varlen is, and slower on other devices (transformers
-# pull request 48163). But cuDNN builds a plan for each new length: 0.4 s forward and 0.5 s backward were seen on a B200
-# (FunASR issue 3704). So it pays for few long documents of few lengths. Not measured on a device yet.
+# SDPA is called once per document, layer and direction. On Hopper and datacenter Blackwell torch 2.13 prefers cuDNN:
+# on an H100 1.7 to 2.3 times as fast as varlen (FlashAttention 2), on other devices slower (transformers pull request
+# 48163). But cuDNN builds a plan for each new length: 0.4 s forward and 0.5 s backward on a B200 (FunASR issue 3704).
+# So it pays for a few long documents of few distinct lengths. Not measured on a device yet.
 CUDNN_FIRST = ((9, 0), (10, 0))  # compute capabilities
-LONG_TOKENS = 2048  # from here on a document's work hides its calls: half a GFLOP a head and layer at a head of 128
-FEW_DOCUMENTS = 4  # of a micro-batch, each a call
-FEW_LENGTHS = 16  # of all rows, each a plan: at most 16 s once
-VARLEN_CAPABILITY = (8, 0)  # Ampere, the least that FlashAttention 2 runs on
-VARLEN_HEAD = 256  # the widest head it takes
+LONG_TOKENS = 2048  # documents this long hide the launch overhead: 0.5 GFLOP per head and layer at head size 128
+FEW_DOCUMENTS = 4  # per micro-batch; each is one call
+FEW_LENGTHS = 16  # distinct, of all rows; each is one plan: at most 16 s in all
+VARLEN_CAPABILITY = (8, 0)  # Ampere, the minimum for FlashAttention 2
+VARLEN_HEAD = 256  # the largest head size it supports
 
 AttentionInterface.register(SDPA, documents_sdpa)
 AttentionInterface.register(VARLEN, documents_varlen)
@@ -41,7 +41,7 @@ AttentionInterface.register(VARLEN, documents_varlen)
 
 @dataclass(frozen=True)
 class Attention:
-    """What was asked for, what runs, and why."""
+    """The requested kernel, the effective one, and why. The field names are keys of effective.json."""
 
     asked: str
     in_force: str
@@ -50,7 +50,7 @@ class Attention:
 
 @dataclass(frozen=True)
 class Machine:
-    """Where attention is computed. capability: of NVIDIA's devices; None: another's, ROCm's among them."""
+    """The machine that computes attention. capability: of an NVIDIA device; None: another device, such as ROCm."""
 
     device: str
     dtype: torch.dtype
@@ -64,7 +64,7 @@ class Machine:
 
 @dataclass(frozen=True)
 class Documents:
-    """The documents of a run. per_micro_batch: in a full one, about."""
+    """Statistics of a run's documents. per_micro_batch: the approximate number in a full one."""
 
     mean_tokens: float
     per_micro_batch: float
@@ -72,7 +72,7 @@ class Documents:
 
     @classmethod
     def of(cls, lengths: np.ndarray, rows: int | None, tokens: int | None) -> "Documents":
-        """rows, tokens: that a micro-batch holds at most, tokens of such as have these lengths."""
+        """lengths: tokens of each document. rows, tokens: the limit of a micro-batch, one of them set."""
         mean = float(lengths.mean()) if len(lengths) else 1.0
         return cls(mean, rows or max(1.0, (tokens or 0) / mean), len(np.unique(lengths)))
 
@@ -99,23 +99,23 @@ class Traits:
 
     @property
     def not_sdpa(self) -> str | None:
-        """Why torch's SDPA, and varlen, cannot compute it."""
+        """Why neither SDPA nor varlen can compute it; None when both can."""
         if self.caps_scores:
             return "the model caps attention scores"
         return None if self.goes_with_sdpa else "the model's attention is not torch's SDPA"
 
 
 def dropout_of(config: PreTrainedConfig) -> str | None:
-    """Returns the name of the config's entry that gives attention a dropout; None when it has none."""
+    """Returns the name of the config's attention dropout; None when the model has none."""
     return next((name for name in _DROPOUT if getattr(config.get_text_config(), name, 0)), None)
 
 
 def effective_attention(
     asked: str, machine: Machine, documents: Documents, traits: Traits, *, compiled: bool
 ) -> Attention:
-    """Returns the kernel that `model.attention` means here; a name means itself, `auto` the fastest that can do it.
+    """Returns the kernel for `model.attention` on this machine: a named one, or for `auto` the fastest supported one.
 
-    ValueError where `auto` has none that train.compile=true can compile.
+    Raises ValueError where `auto` has no kernel that train.compile=true supports.
     """
     if asked != "auto":
         return Attention(asked, asked, "requested by name")
@@ -124,14 +124,14 @@ def effective_attention(
     no_varlen = _not_varlen(machine, traits)
     if no_varlen and compiled and machine.device == "cuda":
         raise ValueError(
-            f"model.attention=auto with train.compile=true: {no_varlen}, and no other kernel is compiled on CUDA. "
+            f"model.attention=auto with train.compile=true: {no_varlen}, and no other kernel can be compiled on CUDA. "
             "Try: train.compile=false"
         )
     if no_varlen:
         return Attention(asked, "sdpa", no_varlen)
     if compiled:
         return Attention(asked, "varlen", "one operation of a compiled graph")
-    about = f"{documents.per_micro_batch:.1f} documents a micro-batch, of {documents.mean_tokens:.0f} tokens"
+    about = f"{documents.per_micro_batch:.1f} documents per micro-batch, of {documents.mean_tokens:.0f} tokens"
     few_and_long = documents.per_micro_batch <= FEW_DOCUMENTS and documents.mean_tokens >= LONG_TOKENS
     if few_and_long and documents.num_lengths <= FEW_LENGTHS and machine.capability in CUDNN_FIRST:
         return Attention(asked, "sdpa", f"{about} and {documents.num_lengths} lengths: cuDNN's kernel for each")
@@ -139,11 +139,11 @@ def effective_attention(
 
 
 def _not_varlen(machine: Machine, traits: Traits) -> str | None:
-    """Returns why torch's varlen kernel cannot be used; None when it can."""
+    """Returns the reason why torch's varlen kernel cannot run; None when it can."""
     if machine.device == "cpu":
-        return "on a CPU it is the kernel there is"
+        return "the only kernel on a CPU"
     if machine.capability is None:
-        return f"varlen is for NVIDIA's devices, and this one is {machine.device}"
+        return f"varlen needs an NVIDIA device, and this one is {machine.device}"
     if machine.capability < VARLEN_CAPABILITY:
         return f"varlen needs compute capability 8.0, and this device has {'.'.join(map(str, machine.capability))}"
     if machine.dtype not in (torch.bfloat16, torch.float16):
@@ -156,12 +156,12 @@ def _not_varlen(machine: Machine, traits: Traits) -> str | None:
 
 
 def anywhere(config: PreTrainedConfig) -> str:
-    """Returns the kernel that computes this model's attention on every machine."""
+    """Returns the kernel that can compute this model's attention on every machine."""
     return "eager" if Traits.of(config).not_sdpa else "sdpa"
 
 
 def enabled_sdpa() -> list[str]:
-    """Returns the kernels of torch's SDPA that are not switched off; torch takes the first that can do a call."""
+    """Returns the enabled backends of torch's SDPA; torch uses the first that supports a call."""
     on = torch.backends.cuda
     enabled = {
         "cudnn": on.cudnn_sdp_enabled(),
@@ -173,7 +173,7 @@ def enabled_sdpa() -> list[str]:
 
 
 def choose(word: str) -> str:
-    """Returns transformers' name of the kernel; ValueError when it is not here: nothing takes its place."""
+    """Returns transformers' name of the kernel; raises ValueError when it is unavailable: there is no fallback."""
     if word == "flash_attention_3" and not is_flash_attn_3_available():
         raise ValueError(
             f"model.attention={word}: needs CUDA and the package flash-attn-3 (flash_attn_interface). "
@@ -184,31 +184,30 @@ def choose(word: str) -> str:
     if word == "varlen" and not torch.cuda.is_available():
         raise ValueError(f"model.attention={word}: torch's kernel is for CUDA. Try: model.attention=sdpa")
     if word == "flex_attention" and not torch.accelerator.is_available():
-        # torch 2.13 on a CPU with AVX2 alone: from run to run other logits than alone, and NaN
-        raise ValueError(f"model.attention={word}: is wrong on some CPUs. Try: model.attention=sdpa")
+        # torch 2.13 on a CPU with AVX2 only: nondeterministic logits and NaN
+        raise ValueError(f"model.attention={word}: gives wrong results on some CPUs. Try: model.attention=sdpa")
     return _OWN.get(word, word)
 
 
 def require_borders(model: PreTrainedModel) -> None:
-    """Makes a training forward without the documents' borders an error, whatever the kernel: they would be one."""
+    """Makes a training forward without document lengths raise ValueError: documents would attend to each other."""
 
     def check(module: torch.nn.Module, _: Any, given: dict[str, Any]) -> None:
         if module.training and "document_lengths" not in given:
-            raise ValueError("the model was called without the borders of its documents. Try: model(**batch.inputs())")
+            raise ValueError("the model was called without document_lengths. Try: model(**batch.inputs())")
 
     model.base_model.register_forward_pre_hook(check, with_kwargs=True)
 
 
 def check_separable(config: PreTrainedConfig) -> None:
-    """Raises ValueError for a model whose layers carry something from one document of a row into the next."""
+    """Raises ValueError for a model whose layers would mix packed documents."""
     kind: Any = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
     name = getattr(kind, "__name__", config.model_type)
     if kind is not None and not has_attention_interface(kind):
         raise ValueError(
-            f"{name} does not take its attention through transformers' interface, so the rows of a micro-batch cannot "
-            "be kept apart"
+            f"{name} does not use transformers' attention interface, so packed documents cannot be separated"
         )
     kinds = getattr(config.get_text_config(), "layer_types", None) or ()
     strange = sorted({kind for kind in kinds if kind not in _SEPARABLE})
     if strange:
-        raise ValueError(f"{name} has layers of {strange[0]}, which would mix the rows of a micro-batch")
+        raise ValueError(f"{name} has layers of {strange[0]}, which would mix packed documents")

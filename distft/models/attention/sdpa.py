@@ -1,9 +1,9 @@
-"""Attention inside each document by torch's scaled_dot_product_attention, one call for each: on any device.
+"""Block-diagonal attention by torch's scaled_dot_product_attention, one call per document: on any device.
 
-What it costs is the documents' own squares, and no mask is ever made but for windows narrower than a document.
+It computes only the diagonal blocks, and needs a mask only for windows shorter than a document.
 
-How many documents a micro-batch has, and how long they are, is data here and no part of the graph, so one graph serves
-every micro-batch. On accelerators the kernels for rows of documents are such operations by themselves.
+For torch.compile on CPUs, the loop over documents is a custom operation: their number and lengths are data, not part of
+the graph, so one graph serves every micro-batch. On accelerators, varlen kernels are such operations themselves.
 """
 
 from collections.abc import Sequence
@@ -17,9 +17,9 @@ from distft.compat.attention import cpu_backward, cpu_forward
 
 
 def window_mask(length: int, window: int | None, device: torch.device) -> torch.Tensor | None:
-    """Returns which tokens each one sees, [length, length], itself and those before it; None where it sees all these.
+    """Returns the causal mask [length, length] of a sliding window; None where plain causal attention is the same.
 
-    window: how many, itself included; None: all.
+    window: attended tokens, itself included; None: all.
     """
     if window is None or window >= length:
         return None
@@ -40,15 +40,15 @@ def documents_attention(
     scale: float | None,
     window: int | None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Returns the attended values [1, S, H, E] and the logarithms of the softmax's sums [1, S, H], in fp32.
+    """Returns the attended values [1, S, H, E] and the softmax's logsumexp [1, S, H] in fp32.
 
     query: [1, H, S, E]; key, value: [1, G, S, E], H a multiple of G. borders: int32 [D + 1] of the D documents.
-    window: how many tokens up to itself a token sees; None: all of its document.
+    window: attended tokens, itself included; None: the whole document.
     """
     attended, sums = _empty(query)
     for here in _documents(borders):
         parts = (query[:, :, here], key[:, :, here], value[:, :, here])
-        mask = _added(here, window, query)
+        mask = _additive_mask(here, window, query)
         done = cpu_forward(*parts, 0.0, mask is None, attn_mask=mask, scale=scale)
         attended[:, here], sums[:, here] = (part.transpose(1, 2) for part in done)
     return attended, sums
@@ -71,12 +71,12 @@ def documents_attention_backward(
     scale: float | None,
     window: int | None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Returns the gradients of query, key and value for that of the attended values, each like its own."""
+    """Returns the gradients of query, key and value, each of the shape of its input."""
     gradients = tuple(torch.empty_like(part) for part in (query, key, value))
     for here in _documents(borders):
         parts = [part[:, :, here] for part in (query, key, value)]
         of_here, done, sum_here = (part[:, here].transpose(1, 2) for part in (gradient, attended, sums))
-        mask = _added(here, window, query)
+        mask = _additive_mask(here, window, query)
         found = cpu_backward(of_here, *parts, done, sum_here, 0.0, mask is None, attn_mask=mask, scale=scale)
         for whole, part in zip(gradients, found, strict=True):
             whole[:, :, here] = part
@@ -111,8 +111,8 @@ def _documents(borders: torch.Tensor) -> list[slice]:
     return [slice(*both) for both in pairwise(at)]
 
 
-def _added(here: slice, window: int | None, like: torch.Tensor) -> torch.Tensor | None:
-    """Returns what is added to the scores of a document, which the kernel wants instead of what is seen."""
+def _additive_mask(here: slice, window: int | None, like: torch.Tensor) -> torch.Tensor | None:
+    """Returns the additive mask of a document, which the kernel takes instead of a boolean one."""
     seen = window_mask(here.stop - here.start, window, like.device)
     return None if seen is None else torch.zeros_like(seen, dtype=like.dtype).masked_fill_(~seen, float("-inf"))
 
@@ -134,13 +134,13 @@ def documents_sdpa(
 ) -> tuple[torch.Tensor, None]:
     """Returns the attended values [B, S, H, E], in transformers' attention interface.
 
-    query: [B, H, S, E]; key, value: [B, G, S, E], H a multiple of G. document_lengths: of the one row's documents;
-    None: each of the B rows is one. In a compiled graph their borders, cu_seq_lens_q, stand for the lengths.
-    ValueError for what this kernel does not do.
+    query: [B, H, S, E]; key, value: [B, G, S, E], H a multiple of G. document_lengths: of a packed row's documents;
+    None: each of the B rows is one document. A compiled graph uses their boundaries, cu_seq_lens_q, instead.
+    Raises ValueError for options that this kernel does not support.
     """
     if attention_mask is not None or softcap is not None or s_aux is not None:
         raise ValueError(
-            "attention by torch's SDPA takes no mask, caps no scores and has no sinks. Try: model.attention=eager"
+            "attention by torch's SDPA supports neither masks, capped scores nor sinks. Try: model.attention=eager"
         )
     if torch.compiler.is_compiling():
         assert not dropout and cu_seq_lens_q is not None, "see distft.models.build"

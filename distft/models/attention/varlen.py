@@ -1,4 +1,7 @@
-"""Attention inside each document by torch's own variable-length kernel: CUDA, fp16 and bf16. Not run on a GPU yet."""
+"""Block-diagonal attention by torch's varlen kernel: CUDA, fp16 and bf16.
+
+Not run on a GPU yet.
+"""
 
 from typing import Any
 
@@ -24,13 +27,13 @@ def documents_varlen(
 ) -> tuple[torch.Tensor, None]:
     """Returns the attended values [B, S, H, E], in transformers' attention interface.
 
-    query: [B, H, S, E]; key, value: [B, G, S, E]. cu_seq_lens_q: int32 [D + 1], the borders of the one row's
-    documents, of at most max_length_q tokens; None: each of the B rows is one.
-    ValueError for what this kernel does not do.
+    query: [B, H, S, E]; key, value: [B, G, S, E]. cu_seq_lens_q: int32 [D + 1], the document boundaries of a packed
+    row, of at most max_length_q tokens each; None: each of the B rows is one document.
+    Raises ValueError for options that this kernel does not support.
     """
     if attention_mask is not None or softcap is not None or s_aux is not None or dropout:
         raise ValueError(
-            "torch's varlen attention takes no mask, caps no scores, and has neither sinks nor dropout. "
+            "torch's varlen attention supports neither masks, capped scores, sinks nor dropout. "
             "Try: model.attention=auto"
         )
     batch, heads, length, size = query.shape

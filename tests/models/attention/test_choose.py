@@ -40,7 +40,7 @@ TABLE = [
     (Machine("cpu", FP32), SHORT, PLAIN, False, "sdpa", "CPU"),
     (Machine("cpu", BF16), LONG, PLAIN, True, "sdpa", "CPU"),
     (cuda(dtype=FP32), SHORT, PLAIN, False, "sdpa", "not in float32"),
-    (cuda(), SHORT, PLAIN, False, "varlen", "40.0 documents a micro-batch, of 190 tokens and 700 lengths"),
+    (cuda(), SHORT, PLAIN, False, "varlen", "40.0 documents per micro-batch, of 190 tokens and 700 lengths"),
     (cuda(dtype=FP16), SHORT, PLAIN, False, "varlen", "one call for all"),
     (cuda(), LONG, PLAIN, False, "sdpa", "cuDNN"),
     (cuda(BLACKWELL), LONG, PLAIN, False, "sdpa", "cuDNN"),

@@ -89,7 +89,7 @@ def test_gradients_flow_inside_documents_alone() -> None:
 
 def test_a_training_forward_without_borders_is_an_error() -> None:
     empty = skeleton(live("gpt2", "sdpa").config, "eager")
-    with pytest.raises(ValueError, match=r"without the borders of its documents. Try: model\(\*\*batch.inputs"):
+    with pytest.raises(ValueError, match=r"without document_lengths. Try: model\(\*\*batch.inputs"):
         empty.train()(input_ids=torch.zeros(1, 4, dtype=torch.int64))
 
 
@@ -102,7 +102,7 @@ def test_a_kernel_that_is_not_here_is_an_error_and_nothing_takes_its_place() -> 
 def test_a_model_that_would_mix_documents_is_refused() -> None:
     config = live("llama3_8b", "sdpa").config
     config.layer_types = ["full_attention", "linear_attention"]
-    with pytest.raises(ValueError, match="has layers of linear_attention, which would mix the rows"):
+    with pytest.raises(ValueError, match="has layers of linear_attention, which would mix packed"):
         check_separable(config)
-    with pytest.raises(ValueError, match="BloomForCausalLM does not take its attention through transformers' interf"):
+    with pytest.raises(ValueError, match="BloomForCausalLM does not use transformers' attention interf"):
         check_separable(BloomConfig())
