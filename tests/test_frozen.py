@@ -104,7 +104,7 @@ def test_prepared_rows_are_found_in_another_cache_made_again_or_missed(begun: Be
     assert own and not own.is_gone and Path(str(own.plan.data_dir)).parents[1] == other
     edit(begun.folder / "rows.jsonl")
     own = begun.own()
-    assert own and f"are gone from {cache}, and what they were made of is not what it was" in own.wrong
+    assert own and f"are gone from {cache}, and their source files have changed" in own.wrong
     with pytest.raises(ConfigError, match="prepared rows are not there"):
         make_plan(begun.asked(), None, begun.run.read_plan())
 

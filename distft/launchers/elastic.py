@@ -41,7 +41,7 @@ from torch.distributed.elastic.rendezvous.registry import get_rendezvous_handler
 
 from distft.compat.elastic import agent_options
 from distft.config.machines import is_positive
-from distft.launchers.rendezvous import Rendezvous, Node, RendezvousError, join, join_at, open_alone, open_first
+from distft.launchers.rendezvous import Node, Rendezvous, RendezvousError, join, join_at, open_alone, open_first
 from distft.launchers.watchdog import Limits, watched
 from distft.run import RunFolder, json_text
 from distft.runtime.errors import Exit, Failure, first_failure
@@ -103,7 +103,7 @@ def run_as_main(program: str, arguments: Sequence[str], environment: dict[str, s
     """Runs `program` in this process as `python -m program` would."""
     redirect(log)
     os.environ.update(environment)
-    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"].partition(",")[0]))  # torch read the variable when it was loaded
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"].partition(",")[0]))  # torch read it on import
     sys.argv = [program, *arguments]
     importlib.import_module(program).main()
 

@@ -210,7 +210,7 @@ class Local:
         return runs
 
     def find(self, run_dir: Path) -> "LocalRun | None":
-        """Returns this machine's part of a run that the first machine has started; None if this machine is the first."""
+        """Returns this machine's part of a run that the first machine started; None if this machine is the first."""
         if self._place is None or is_first(self._place):
             return None
         run = RunFolder(Path(run_dir))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from distft.launchers.watchdog import FLOOR_SECONDS, Limits, Ranks, StepSeconds, RankState, lagging
+from distft.launchers.watchdog import FLOOR_SECONDS, Limits, Ranks, RankState, StepSeconds, lagging
 from distft.runtime.heartbeat import PHASES, Beat
 
 BEAT = Beat(1, 1, "forward", 1, 1, 0.0, dict.fromkeys(PHASES, 0.0))

@@ -5,7 +5,7 @@
 import sys
 from pathlib import Path
 
-from distft.launch.__main__ import supervise, report_end
+from distft.launch.__main__ import report_end, supervise
 from distft.launchers import local
 from distft.launchers.local import Local
 from distft.run import FINISHED, RunFolder

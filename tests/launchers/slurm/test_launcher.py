@@ -137,7 +137,7 @@ def test_no_answer_is_never_no_job(tmp_path: Path, programs: Path):
     stub(programs, "scontrol", SILENT)
     for other in (launcher, Local()):
         with pytest.raises(
-            Unavailable, match=r"job 7 may have it, and SLURM does not say: .*Nothing was submitted. Try"
+            Unavailable, match=r"job 7 may run it, and SLURM does not answer: .*Nothing was submitted. Try"
         ):
             find(other, run)
     stub_recorded(programs, "scontrol", "running.txt")
@@ -162,7 +162,7 @@ def test_a_job_whose_submission_got_no_answer_is_looked_for_before_another(
         "sbatch",
         "echo 'sbatch: error: Batch job submission failed: Socket timed out on send/recv' >&2; exit 1",
     )
-    with pytest.raises(Unavailable, match="Whether the job was queued is not known"):
+    with pytest.raises(Unavailable, match="The job may have been queued"):
         Slurm().submit([run.path])
     stub(programs, "squeue", SILENT)
     with pytest.raises(Unavailable, match="a job may have it, and SLURM does not say"):
