@@ -141,7 +141,7 @@ def test_a_node_that_never_comes_is_counted_and_told_where_to(run: RunFolder):
         open_first(run, 3, 3, "127.0.0.1")
     said = str(caught.value)
     assert said.startswith("1 of 3 nodes joined within 2 s. The others read the address of this node from ")
-    assert f"{rendezvous_file(run, 3)}: 127.0.0.1, " in said.replace(" port", ",")
+    assert f"{rendezvous_file(run, 3)}: 127.0.0.1, " in said.replace(" port ", ", ")
 
 
 def test_a_first_node_that_never_writes_is_told_with_the_file(run: RunFolder):
@@ -177,8 +177,8 @@ def test_another_folder_than_the_firsts_is_told(there: str, run: RunFolder, tmp_
         with pytest.raises(RendezvousError) as caught:
             join_at(other, "127.0.0.1", place["port"], 2)
         assert str(caught.value) == (
-            f"127.0.0.1:{place['port']} answers, but {rendezvous_file(other, 3)} is not what it wrote: the run folder "
-            "is not shared by the nodes. Try: runs_dir on a disk that all nodes mount at the same path"
+            f"127.0.0.1:{place['port']} answers, but {rendezvous_file(other, 3)} differs from what it wrote: "
+            "the nodes do not share the run folder. Try: runs_dir on a disk that all nodes mount at the same path"
         )
         with pytest.raises(RendezvousError, match="1 of 2 nodes joined"):
             first.result(10)
