@@ -25,7 +25,7 @@ COMMANDS = (
 
 
 def main() -> int:
-    """Runs the command that the first argument names; 2 when there is none of that name."""
+    """Runs the command in the first argument; returns 2 when it does not exist."""
     if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help", "help"):
         print(usage())
         return 0
@@ -49,7 +49,7 @@ def available() -> dict[str, Path]:
 
 
 def usage() -> str:
-    """Returns every command with the first line of its own documentation, without importing it."""
+    """Returns every command with the first line of its docstring, without importing it."""
     lines = ["distft COMMAND [KEY=VALUE ...]     (distft COMMAND --help lists its keys)", ""]
     for name, path in available().items():
         purpose = (ast.get_docstring(ast.parse(path.read_text())) or "").split("\n")[0]

@@ -1,6 +1,6 @@
-"""Where conf/ and slurm/ are: beside the package in a checkout, inside it in a wheel.
+"""Paths of conf/ and slurm/: next to the package in a checkout, inside it in a wheel.
 
-Trap: an editable install leaves a stale copy of both folders in site-packages, so the checkout's own come first.
+Trap: an editable install has stale copies of both folders in site-packages, so those of the checkout come first.
 """
 
 import os
@@ -17,7 +17,7 @@ def shipped_dir(name: str) -> Path:
         return checkout / name
     if (_PACKAGE / name).is_dir():
         return _PACKAGE / name
-    raise RuntimeError(f"the folder {name}/ is missing beside {_PACKAGE}: reinstall distft")
+    raise RuntimeError(f"the folder {name}/ is missing next to {_PACKAGE}. Try: reinstall distft")
 
 
 def conf_dir() -> Path:
@@ -27,11 +27,11 @@ def conf_dir() -> Path:
 
 def absolute(path: str | Path) -> Path:
     """Returns the absolute form of a path a user wrote, `~` expanded; the file need not exist."""
-    return Path(os.path.expanduser(path)).absolute()  # unlike Path.expanduser, leaves ~nobody as it is
+    return Path(os.path.expanduser(path)).absolute()  # unlike Path.expanduser, keeps the ~ of an unknown user
 
 
 def why_not_writable(folder: Path) -> str | None:
-    """Returns why no file can be made in `folder`, or in the one that it would be made in; None when it can."""
+    """Returns why `folder`, or its nearest existing parent, is not writable; None if it is."""
     there = folder
     try:
         there = next(parent for parent in (folder, *folder.parents) if parent.exists())
@@ -39,12 +39,12 @@ def why_not_writable(folder: Path) -> str | None:
             return f"{there} cannot be written to: it is a file"
         with tempfile.TemporaryFile(dir=there):
             return None
-    except OSError as error:  # also a part of the path that is too long a name
+    except OSError as error:  # also when a part of the path is too long
         return f"{there} cannot be written to: {error.strerror}"
 
 
 def without_number(error: OSError) -> str:
-    """Returns what an error of the system is about and says, for a user: `PATH: No space left on device`."""
+    """Returns an OSError as text for the user, without its number: `PATH: No space left on device`."""
     if error.strerror is None:
         return str(error)
     return f"{error.filename}: {error.strerror}" if error.filename is not None else error.strerror

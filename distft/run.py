@@ -1,4 +1,4 @@
-"""The two contracts every program of a run meets: its Plan, and its folder on disk.
+"""The two contracts between the programs of a run: its Plan, and its folder on disk.
 
 Programs share nothing else: no pickles, no environment variables, no globals.
 """
@@ -18,11 +18,11 @@ import yaml
 
 State = Literal["pending", "running", "completed", "stopped_early", "preempted", "failed"]
 FINISHED: tuple[State, ...] = ("completed", "stopped_early")
-BY_YOU = "by you, with"  # how the reason of an end begins that the user has asked for
+BY_YOU = "by you, with"  # prefix of the reason when the user requested the stop
 EXIT_WRONG_CONFIG = 2
 EXIT_PREEMPTED = 75
-EXIT_AGAIN = 76  # of a job's end, to its own script: the ranks are to be started again
-EXIT_HANG = 124  # what `timeout` says too
+EXIT_AGAIN = 76  # of `launch.job end`, for the job script: restart the ranks
+EXIT_HANG = 124  # as the `timeout` program has it
 
 
 @dataclass(frozen=True)
@@ -45,19 +45,19 @@ class Plan:
     tokenizer_dir: str | None  # None: the byte tokenizer of tiny models
     data_dir: str | None  # prepared shards
     memory: dict[str, dict[str, int]]  # strategy -> parameters, gradients, optimizer, total: bytes per process
-    reads: dict[str, Any] = field(default_factory=dict)  # what decides which rows a step reads
-    base_step: int = 0  # the steps up to here were of a run, or of settings, that read other rows
-    base_row: int = 0  # where in the order of its rows this run goes on after them
-    micro_batch_tokens: int | None = None  # tokens per forward at most; None: rows are counted
-    adapters: int | None = None  # their parameters, which alone are trained; None: the model's own are
-    model_name: str = ""  # of what is loaded; "" in plans of older versions
-    model_hash: str | None = None  # of what model_dir holds; None: there is none, or the plan is older
+    reads: dict[str, Any] = field(default_factory=dict)  # everything that determines the rows of a step
+    base_step: int = 0  # steps up to here were of a run, or of settings, with other rows
+    base_row: int = 0  # position in the order of rows after these steps
+    micro_batch_tokens: int | None = None  # most tokens per forward; None: limited in rows
+    adapters: int | None = None  # parameters of adapters, which alone are trained; None: full fine-tuning
+    model_name: str = ""  # of the loaded model; "" in plans of older versions
+    model_hash: str | None = None  # content hash of model_dir; None without one or in plans of older versions
 
     @property
     def rows_dir(self) -> Path:
-        """The folder of the prepared rows; RuntimeError where the plan has none, or it is gone."""
+        """The folder of the prepared rows; RuntimeError when the plan has none, or it is missing."""
         if self.data_dir is None or not Path(self.data_dir).is_dir():
-            raise RuntimeError(f"the plan's prepared rows are not there: {self.data_dir}. Try: the same command again")
+            raise RuntimeError(f"the plan's prepared rows are missing: {self.data_dir}. Try: the same command again")
         return Path(self.data_dir)
 
 
@@ -109,7 +109,7 @@ class RunFolder:
 
     @property
     def profile(self) -> Path:
-        """What train.profile=true records of a step."""
+        """The profile of a step, with train.profile=true."""
         return self.path / "profile"
 
     @property
@@ -118,17 +118,17 @@ class RunFolder:
 
     @property
     def health(self) -> Path:
-        """Where the ranks of the running attempt are."""
+        """The positions of the ranks of the running attempt."""
         return self.path / "health.json"
 
     @property
     def goodput(self) -> Path:
-        """Where the time of all its attempts went."""
+        """How the time of all attempts was spent."""
         return self.path / "goodput.json"
 
     @property
     def job(self) -> Path:
-        """Which job of a scheduler runs it, or ran it last."""
+        """The scheduler's job that runs it, or ran it last."""
         return self.path / "job.json"
 
     def rank_log(self, attempt: int, rank: int) -> Path:
@@ -145,21 +145,21 @@ class RunFolder:
         return values
 
     def read_plan(self) -> Plan:
-        """Returns the frozen plan; keys of a newer version are left out."""
+        """Returns the frozen plan; unknown keys, of a newer version, are ignored."""
         known = {each.name for each in fields(Plan)}
         return Plan(**{key: value for key, value in read_json(self.plan).items() if key in known})
 
     def read_commands(self) -> list[list[str]]:
-        """Returns the words of each launch's command line, the first launch first; none when there is no command.txt.
+        """Returns the words of each launch's command line, the first launch first; empty without command.txt.
 
-        ValueError when the file is not shell.
+        ValueError when the file is not valid shell.
         """
         words = shlex.split(self.command.read_text(), comments=True) if self.command.is_file() else []
         begins = [i for i, word in enumerate(words) if words[i : i + 3] == ["python", "-m", "distft.launch"]] or [0]
         return [words[begin:end] for begin, end in zip(begins, [*begins[1:], len(words)], strict=True) if words]
 
     def add_command(self, command: str, about: str) -> None:
-        """Adds a launch's command line to command.txt, after a comment `about` it where it is not the first."""
+        """Appends a launch's command line to command.txt, with the comment `about` if it is not the first."""
         if self.command.is_file() and (before := self.command.read_text()):
             about = " ".join(about.split())
             self.command.write_text(f"{before.rstrip()}\n# {about}\n{command}\n")
@@ -170,11 +170,11 @@ class RunFolder:
         write_json(self.plan, asdict(plan))
 
     def read_status(self) -> dict[str, Any]:
-        """Returns state, step, attempt, exit_code, error, reason; all empty before the first write.
+        """Returns state, step, attempt, exit_code, error, reason; empty before the first write.
 
-        reason: of a run that was stopped, by whom or what.
+        reason: who or what stopped the run.
 
-        A loss of power may leave the file empty: then the attempts are those that have logs.
+        A power loss may leave the file empty: then the attempt is the last one with logs.
         """
         empty = {"state": None, "step": 0, "attempt": 0, "exit_code": None, "error": None, "reason": None}
         try:
@@ -186,13 +186,13 @@ class RunFolder:
             return empty | {"attempt": max(logged, default=0)}
 
     def write_status(self, **changes: Any) -> None:
-        """Merges `changes` into status.json by one atomic rename; a reason is of one state, and goes with it."""
+        """Merges `changes` into status.json by one atomic rename; a new state clears the reason."""
         reason = {"reason": None} if "state" in changes else {}
         now = {"time": time.time(), "host": socket.gethostname()}
         write_json(self.status, self.read_status() | reason | changes | now)
 
     def read_metrics(self, split: str | None = None) -> Iterator[dict[str, Any]]:
-        """Yields the rows of metrics.jsonl in order; a last line cut off by a crash is left out."""
+        """Yields the rows of metrics.jsonl in order; skips a last line cut off by a crash."""
         if not self.metrics.is_file():
             return
         for line in self.metrics.read_text().splitlines(keepends=True):
@@ -203,7 +203,7 @@ class RunFolder:
 
 
 def state_in_words(status: Mapping[str, Any]) -> str:
-    """Returns the state that status.json holds, and who or what has stopped the run: the user or something else."""
+    """Returns the state in status.json as text, with who or what stopped the run."""
     state, reason = str(status["state"] or "not started").replace("_", " "), status.get("reason")
     if not reason:
         return state
@@ -213,10 +213,10 @@ def state_in_words(status: Mapping[str, Any]) -> str:
 
 
 class StepReport:
-    """Tells in status.json which step a running attempt is at, for the one process that writes there.
+    """Writes the current step of a running attempt to status.json; one process per run has it.
 
-    Trap: on a shared filesystem every file made or renamed is a request to one server. So the file is not read back,
-    and replaced at most once in SECONDS; metrics.jsonl has every step.
+    Trap: on a shared filesystem every create or rename is a request to one server. So the file is not read back,
+    and is replaced at most once per SECONDS; metrics.jsonl has every step.
     """
 
     SECONDS = 1.0
@@ -237,25 +237,25 @@ def read_json(path: Path) -> Any:
 
 
 def json_text(value: Any, **options: Any) -> str:
-    """Returns strict JSON, which every reader takes: NaN and infinities, which JSON does not have, are null.
+    """Returns strict JSON: NaN and infinities, which JSON does not have, become null.
 
     options: of json.dumps.
     """
     try:
         return json.dumps(value, allow_nan=False, **options)
-    except ValueError:  # the usual case must not pay for the search
+    except ValueError:  # the common case avoids the search
         return json.dumps(_without_non_finite(value, "", {}), allow_nan=False, **options)
 
 
 def row_text(row: dict[str, Any]) -> str:
-    """Returns a row of metrics.jsonl as strict JSON; `reason` says of each null what it was: {"loss": "NaN"}."""
+    """Returns a row of metrics.jsonl as strict JSON; `reason` has the value behind each null: {"loss": "NaN"}."""
     reasons: dict[str, str] = {}
     row = _without_non_finite(row, "", reasons)
     return json_text(row | {"reason": reasons} if reasons else row)
 
 
 def read_row(text: str | bytes) -> dict[str, Any]:
-    """Returns a row of metrics.jsonl as it was before `row_text`; also of files that hold NaN itself."""
+    """Inverts `row_text`; also reads rows of older versions with a bare NaN."""
     row = json.loads(text)
     reasons = row.pop("reason") if isinstance(row, dict) and isinstance(row.get("reason"), dict) else {}
     for key, word in reasons.items():
@@ -268,7 +268,7 @@ def read_row(text: str | bytes) -> dict[str, Any]:
 
 
 def _without_non_finite(value: Any, path: str, reasons: dict[str, str]) -> Any:
-    """Returns the value with null for each number that is not finite, which it notes under its dotted key."""
+    """Returns the value with null for each non-finite number, and records it in `reasons` by dotted key."""
     if isinstance(value, float) and not math.isfinite(value):
         reasons[path] = "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
         return None
@@ -280,22 +280,22 @@ def _without_non_finite(value: Any, path: str, reasons: dict[str, str]) -> Any:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes `value` as strict JSON, so that a reader sees the old file or the new one, never a part."""
-    beside, text = path.with_name(f".{path.name}.{os.getpid()}"), json_text(value, indent=2) + "\n"
+    """Writes `value` as strict JSON atomically: a reader sees the old file or the new one."""
+    temporary, text = path.with_name(f".{path.name}.{os.getpid()}"), json_text(value, indent=2) + "\n"
     try:
-        beside.write_text(text)
+        temporary.write_text(text)
     except FileNotFoundError:
         path.parent.mkdir(parents=True, exist_ok=True)
-        beside.write_text(text)
-    os.replace(beside, path)
+        temporary.write_text(text)
+    os.replace(temporary, path)
 
 
 class MetricsLog:
     """Appends rows to metrics.jsonl; only rank 0 has one."""
 
     def __init__(self, path: Path, start_step: int) -> None:
-        """Drops rows after `start_step`, which this attempt will make again, all of them where it begins, with an
-        evaluation before the first step, and a line cut off by a crash."""
+        """Drops rows after `start_step`, which this attempt writes again, and a line cut off by a crash; at step 0 it
+        drops all rows, with those of an evaluation before the first step."""
         self.path = path
         self.dropped: list[dict[str, Any]] = []
         if path.is_file():
@@ -304,11 +304,11 @@ class MetricsLog:
             last = start_step or -1
             kept = "".join(line for line, row in zip(lines, rows, strict=True) if row["step"] <= last)
             self.dropped = [row for row in rows if row["step"] > last]
-            beside = path.with_name(f".{path.name}.kept")
-            beside.write_text(kept)
-            os.replace(beside, path)
+            temporary = path.with_name(f".{path.name}.kept")
+            temporary.write_text(kept)
+            os.replace(temporary, path)
         self.file = path.open("a", buffering=1)
 
     def write(self, row: dict[str, Any]) -> None:
-        """Appends one line, with the time; it is with the operating system when this returns."""
+        """Appends one line, with the time; it is flushed to the operating system on return."""
         self.file.write(row_text(row | {"time": time.time()}) + "\n")

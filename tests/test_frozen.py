@@ -104,8 +104,8 @@ def test_prepared_rows_are_found_in_another_cache_made_again_or_missed(begun: Be
     assert own and not own.is_gone and Path(str(own.plan.data_dir)).parents[1] == other
     edit(begun.folder / "rows.jsonl")
     own = begun.own()
-    assert own and f"are gone from {cache}, and what they were made of is not what it was" in own.wrong
-    with pytest.raises(ConfigError, match="prepared rows are not there"):
+    assert own and f"are gone from {cache}, and their source files have changed" in own.wrong
+    with pytest.raises(ConfigError, match="prepared rows are missing"):
         make_plan(begun.asked(), None, begun.run.read_plan())
 
 
@@ -122,7 +122,7 @@ def test_a_model_is_the_same_by_its_content(begun: Begun):
     own = begun.own()
     assert own
     with pytest.raises(
-        ConfigError, match=r"model.path=.*its files are not those that the run began with. Try: the folder"
+        ConfigError, match=r"model.path=.*its files have changed since the run began. Try: the original folder"
     ):
         make_plan(begun.asked(), None, own.plan)
 

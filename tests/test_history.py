@@ -45,7 +45,7 @@ def test_what_the_job_would_know_nothing_of_is_refused_with_the_difference(
         check_followed(run, changed(run, group, key, value), "job 12")
     [message] = caught.value.messages
     first, *others = message.splitlines()
-    assert first == f"name=run: job 12 runs it with another config. Try: another name, or touch {run.stop}"
+    assert first == f"name=run: job 12 runs it with a different config. Try: another name, or touch {run.stop}"
     assert [other.strip() for other in others] == [line]
 
 
@@ -118,7 +118,7 @@ def test_a_run_of_an_older_version_says_in_a_word_whether_it_exports(exports: bo
 
 def test_what_is_kept_has_to_go_with_what_is_asked_for(tmp_path: Path):
     run, overrides = frozen_with(tmp_path, "train.global_batch_size=6", data__packing=False)
-    with pytest.raises(ConfigError, match=r"is not a multiple of 4[\s\S]* keeps what it was frozen with. Try: type"):
+    with pytest.raises(ConfigError, match=r"is not a multiple of 4[\s\S]* keeps its frozen values. Try: give"):
         keep_frozen(run, compose(overrides))
     keep_frozen(run, compose([*overrides, "data.packing=true"]))
 

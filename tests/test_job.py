@@ -95,7 +95,7 @@ def test_three_starts_without_a_checkpoint_are_the_last(tmp_path: Path, programs
     assert begin(run) == 1
     status = run.read_status()
     assert (status["state"], status["exit_code"], status["attempt"]) == ("failed", 1, 3)
-    assert "3 starts have brought no checkpoint after step 0" in status["error"]["message"]
+    assert "3 starts made no checkpoint after step 0" in status["error"]["message"]
     assert f"{run.logs}/attempt-1 to attempt-3" in status["error"]["message"]
     assert status["error"]["message"] in capsys.readouterr().err
     run.write_status(state="pending", attempt=4, exit_code=None, error=None)  # launched again, after a look at it
@@ -142,7 +142,7 @@ def test_nodes_that_cannot_share_a_step_start_nothing(
     run = freeze(tmp_path / "x", "run", f"launcher.nodes={asked}")
     assert begin(run) == 1
     message = run.read_status()["error"]["message"]
-    assert message.startswith(f"SLURM gave {there} nodes, launcher.nodes={asked}, and no such number can share a step")
+    assert message.startswith(f"SLURM gave {there} nodes, launcher.nodes={asked}, and no such number divides a step")
     assert message.endswith("Try: sbatch --nodes=4")
 
 
@@ -235,7 +235,7 @@ def test_a_requeue_that_slurm_refuses_leaves_a_run_that_is_preempted(tmp_path: P
     refuse = "echo 'Access/permission denied' >&2; exit 1"
     stub(programs, "scontrol", f"case $1 in requeue) {refuse};; *) cat {RECORDED / 'running.txt'};; esac")
     assert end(run) == 75 and run.read_status()["exit_code"] == 75
-    assert "SLURM would not queue it again: scontrol: Access/permission denied" in capsys.readouterr().err
+    assert "SLURM refused to requeue it: scontrol: Access/permission denied" in capsys.readouterr().err
 
 
 def test_a_finished_run_ends_with_0_and_its_results(tmp_path: Path, programs: Path):

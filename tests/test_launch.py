@@ -185,7 +185,7 @@ def is_free(run: RunFolder) -> bool:
 
 def test_a_secret_in_the_config_is_refused_before_anything_is_written(folder):
     code, _, told = end(start(folder, "secret", "tracker=wandb", "tracker.entity=canary-hf_token", **CANARIES))
-    assert code == 2 and "$HF_TOKEN: its value stands in the config" in told and "canary" not in told
+    assert code == 2 and "$HF_TOKEN: the config contains its value" in told and "canary" not in told
     assert not run_of(folder, "secret").path.exists()
 
 

@@ -124,7 +124,7 @@ def test_a_run_whose_rows_were_edited_and_deleted_goes_on_bit_equal(
     code, _, told = edited["killed"]
     assert code == 1 and "Restart 1 of 1, from step 2" in told, told
     code, _, told = edited["gone"]
-    assert code == 0 and "rows.jsonl is gone since: the run goes on with the rows it has" in told, told
+    assert code == 0 and "rows.jsonl is gone since: the run continues with its prepared rows" in told, told
     losses = [[(row["step"], row["loss"]) for row in each.read_metrics("train")] for each in (straight, run)]
     assert len(losses[0]) == 6 and losses[1][:6] == losses[0]
     first, second = (Checkpoint(step_dir(each.checkpoints, 6)) for each in (straight, run))

@@ -170,9 +170,9 @@ def test_three_starts_without_a_checkpoint_are_the_last_and_the_reason_is_told(f
     done = launch(folder, "loop", "exit:1:0:0", "train.max_steps=10", "launcher.restarts=9")
     assert done.code == 1 and len(done.restarts) == 2
     message = done.run.read_status()["error"]["message"]
-    assert message.startswith("3 starts have brought no checkpoint after step 0, so it is not started again.")
+    assert message.startswith("3 starts made no checkpoint after step 0, so the run is not restarted.")
     assert f"{done.run.logs}/attempt-1 to attempt-3" in message
-    assert "The last one ended so: rank 1 on" in message and "exit code 3" in message
+    assert "The last failure: rank 1 on" in message and "exit code 3" in message
     assert message in done.told
 
 
@@ -181,7 +181,7 @@ def test_as_many_restarts_as_were_asked_for(folder: Path):
     done = launch(folder, "once", "exit:0:0:0", "train.max_steps=10", "launcher.restarts=1")
     assert done.code == 1 and len(done.restarts) == 1
     assert done.run.read_status()["error"]["type"] == "exit code 3"
-    assert "launcher.restarts=1, and so often it was started again" in done.told
+    assert "launcher.restarts=1, and the limit is reached" in done.told
 
 
 @pytest.mark.soak

@@ -1,1 +1,1 @@
-"""What is wrong with this machine, cluster or install: small checks, each of which says what it saw and what to do."""
+"""Diagnostics of this machine, cluster and install: small checks that report what they found and what to do."""

@@ -1,6 +1,6 @@
-"""`python -m distft.doctor [OVERRIDES] [out=FILE]`: tells what is wrong with this machine, cluster or install.
+"""`python -m distft.doctor [OVERRIDES] [out=FILE]`: diagnoses this machine, cluster and install.
 
-Trap: on a broken install anything may fail to be imported, so whatever needs torch runs as a process of its own.
+Trap: on a broken install any import may fail, so checks that need torch run in their own process.
 """
 
 import sys
@@ -21,7 +21,7 @@ from distft.run import write_json
 from distft.trackers.terminal import screen
 
 OWN = {"out": "file that the findings are written to, as JSON"}
-NO_ROWS = "data.train=not/read"  # as a hub id is: no file is looked for, and none is fetched
+NO_ROWS = "data.train=not/read"  # like a hub id, so that no file is read or fetched
 
 
 def main(argv: list[str]) -> int:
@@ -41,7 +41,7 @@ def main(argv: list[str]) -> int:
 
 
 def look(config: Config, console: Console) -> list[Finding]:
-    """Returns what every check finds, in order: this machine, then the cluster, then its nodes."""
+    """Returns the findings of all checks in order: this machine, the cluster, its nodes."""
     launcher = config.values["launcher"]
     folders = {name: Path(config.values[name]) for name in ("runs_dir", "cache_dir")}
     on_cluster = config.choices["launcher"] == "slurm"
@@ -57,13 +57,13 @@ def look(config: Config, console: Console) -> list[Finding]:
         with console.status("checks on the nodes ..."):
             findings += check_nodes(launcher["nodes"], slurm.srun_options(launcher), folders)
     elif on_cluster:
-        seen = "not looked at, because SLURM here has a problem"
-        findings.append(Finding("nodes", "warning", seen, "the problems below come first"))
+        seen = "not checked, because SLURM has a problem here"
+        findings.append(Finding("nodes", "warning", seen, "fix the problems below first"))
     return findings
 
 
 def _shown(checks: dict[str, Check], console: Console) -> Iterator[tuple[str, Check]]:
-    """Yields every check, with its name on a terminal while it runs."""
+    """Yields every check and shows its name on a terminal while it runs."""
     for name, check in checks.items():
         with console.status(f"{name} ..."):
             yield name, check

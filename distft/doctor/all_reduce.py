@@ -1,7 +1,7 @@
-"""An all-reduce through torch's elastic launch, the way a run is started: `python -m distft.doctor.all_reduce`.
+"""An all-reduce started like a run, through torch elastic: `python -m distft.doctor.all_reduce`.
 
-It runs on every node that takes part; the last line on stdout tells how it went.
-Trap: a collective that lacks a peer waits for half an hour, so a clock ends this one.
+It runs on every node; the last line on stdout is the result as JSON.
+Trap: a collective without a peer waits for half an hour, so an alarm ends this one.
 """
 
 import argparse
@@ -23,12 +23,12 @@ from distft.compat.elastic import launch_options
 from distft.run import read_json
 from distft.runtime.logs import last_lines, silence
 
-_WAITS = ("timeout", "join_timeout")  # of the rendezvous, in C++, where no alarm is heard
+_WAITS = ("timeout", "join_timeout")  # of the rendezvous, in C++, which an alarm does not interrupt
 _ENDED = 3  # seconds from SIGTERM to SIGKILL for ranks that are left
 
 
 def main() -> int:
-    """Returns 0 and has printed the answer as JSON."""
+    """Prints the result as JSON and returns 0."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--nodes", type=int, required=True)
     parser.add_argument("--endpoint", default="localhost:0", help="of the first node; a fresh port of this one")
@@ -37,7 +37,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=50)
     given = parser.parse_args()
     answer = os.dup(1)
-    os.dup2(2, 1)  # whatever else is printed is no answer
+    os.dup2(2, 1)  # all other output goes to stderr
     silence()
     with tempfile.TemporaryDirectory(prefix="distft-") as folder:
         told = reduce(given, Path(folder))
@@ -47,7 +47,7 @@ def main() -> int:
 
 
 def reduce(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Returns backend, interface, processes and seconds, and in `failed` who failed at what, or nothing."""
+    """Returns backend, interface, processes, seconds and `failed`: the failures as text, empty on success."""
     processes = torch.accelerator.device_count() or (2 if given.nodes == 1 else 1)
     if given.nodes == 1:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # as a run on one machine does
@@ -56,7 +56,7 @@ def reduce(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
         max_nodes=given.nodes,
         nproc_per_node=processes,
         run_id="doctor",
-        # c10d tells nodes apart by host name and process id, which may be the same where names stand for loopback
+        # c10d identifies nodes by host name and process id, which may be equal where names resolve to loopback
         rdzv_backend="c10d" if given.nodes == 1 else "static",
         rdzv_endpoint=given.endpoint,
         rdzv_configs={"rank": given.node, "is_host": given.node == 0, **dict.fromkeys(_WAITS, given.seconds)},
@@ -81,7 +81,7 @@ def reduce(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
 
 def _told(folder: Path, failure: str, processes: int, seconds: float) -> dict[str, Any]:
-    """Returns what the ranks wrote, in one: what any of them could not do comes before what the agent says."""
+    """Merges the ranks' results; the failure of a rank comes before that of the agent."""
     ranks = [read_json(file) for file in sorted(folder.glob("rank-*.json"))]
     failed = [reason for rank in ranks for reason in rank["failed"]]
     if failure and not failed:

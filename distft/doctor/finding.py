@@ -1,4 +1,4 @@
-"""What a check found, and how checks are run: one that fails is itself a finding, and the others go on."""
+"""Findings, and how checks run: a check that raises is itself a finding, and the others continue."""
 
 import json
 import os
@@ -22,13 +22,13 @@ State = Literal["ok", "warning", "problem"]
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of what was seen and, unless all is well, one line of what to do."""
+    """One observation in a line and, unless it is ok, a line with the remedy."""
 
     check: str
     state: State
     seen: str
     remedy: str = ""
-    host: str | None = None  # None: the machine that the command was typed on
+    host: str | None = None  # None: the machine that runs the command
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self) | {"host": self.host or platform.node()}
@@ -38,7 +38,7 @@ class Finding:
 
 
 class Refused(RuntimeError):
-    """Something that a check needs does not answer; the message is for the user, and `remedy` says what to do."""
+    """A service that a check needs does not answer; the message and `remedy` are for the user."""
 
     def __init__(self, seen: str, remedy: str) -> None:
         super().__init__(seen)
@@ -49,16 +49,16 @@ Check = Callable[[], Iterable[Finding]]
 
 
 def run_check(name: str, check: Check) -> list[Finding]:
-    """Returns what a check finds, free of secrets; an exception is a problem of that name, never a traceback."""
+    """Returns the findings of a check without secrets; an exception becomes a finding, never a traceback."""
     found = []
     try:
-        for each in check():  # one by one: what was found before an exception counts
+        for each in check():  # one by one: findings before an exception are kept
             found += [each]
     except Refused as refused:
         found.append(Finding(name, "problem", str(refused), refused.remedy))
-    except Exception as error:  # whatever a broken machine makes a check raise
+    except Exception as error:  # any error that a broken machine may cause
         reason = (str(error).strip() or "no reason given").splitlines()[0]
-        seen, remedy = f"this check failed: {type(error).__name__}: {reason}", "the others went on; report this line"
+        seen, remedy = f"this check failed: {type(error).__name__}: {reason}", "the other checks ran; report this line"
         found.append(Finding(name, "problem", seen, remedy))
     return [replace(each, seen=redact(each.seen), remedy=redact(each.remedy)) for each in found]
 
@@ -67,7 +67,7 @@ _MARKS = {"ok": "ok", "warning": "warning", "problem": "PROBLEM"}
 
 
 def show(findings: Sequence[Finding], console: Console) -> None:
-    """Prints every finding once; what several nodes have in common stands in one line."""
+    """Prints every finding once; findings that several nodes share are one line."""
     table = Table(box=None, show_header=False, pad_edge=False, expand=False)
     table.add_column(no_wrap=True)
     table.add_column(no_wrap=True)
@@ -85,7 +85,7 @@ def show(findings: Sequence[Finding], console: Console) -> None:
 
 
 def _merged(findings: Sequence[Finding]) -> list[tuple[Finding, list[str]]]:
-    """Returns findings with the nodes that have them in common; with numbers that differ they stand apart."""
+    """Groups equal findings with their nodes; findings with different numbers stay separate."""
     hosts: dict[tuple[str, str, str], list[str]] = defaultdict(list)
     first: dict[tuple[str, str, str], Finding] = {}
     for each in findings:
@@ -104,7 +104,7 @@ def _on(hosts: Sequence[str]) -> str:
 
 
 class Ended(RuntimeError):
-    """A program that gave no answer: its last line, or how long it was waited for."""
+    """A program that gave no answer; the message is its last line or the timeout."""
 
 
 def ask_program(module: str, *arguments: str, seconds: float) -> dict[str, Any]:

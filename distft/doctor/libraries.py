@@ -1,6 +1,6 @@
-"""What torch or DeepSpeed say of themselves: `python -m distft.doctor.libraries torch|deepspeed`, as JSON.
+"""Versions and capabilities of torch or DeepSpeed as JSON: `python -m distft.doctor.libraries torch|deepspeed`.
 
-A process of its own, because importing them takes seconds and a broken one may take its process with it.
+It runs in its own process: the imports take seconds, and a broken library may crash its process.
 """
 
 import json
@@ -12,7 +12,7 @@ from distft.runtime.logs import silence
 
 
 def describe_torch() -> dict[str, Any]:
-    """Returns torch's version, what it is built for, and the devices it sees."""
+    """Returns torch's version, build and visible devices."""
     import torch
     import torch.cuda.nccl
     import torch.distributed as dist
@@ -38,7 +38,7 @@ def _name(kind: str, index: int) -> str:
 
 
 def describe_deepspeed() -> dict[str, Any]:
-    """Returns DeepSpeed's version, and which of its operators can be built here or are built already."""
+    """Returns DeepSpeed's version and its operators: those that can be built here, and those already built."""
     import deepspeed
     from deepspeed.git_version_info import installed_ops
     from deepspeed.ops.op_builder.all_ops import ALL_OPS
@@ -50,7 +50,7 @@ def describe_deepspeed() -> dict[str, Any]:
 
 if __name__ == "__main__":
     answer = os.dup(1)
-    os.dup2(2, 1)  # whatever the libraries print is no answer
+    os.dup2(2, 1)  # the libraries' output goes to stderr
     silence()
     told = {"torch": describe_torch, "deepspeed": describe_deepspeed}[sys.argv[1]]()
     with os.fdopen(answer, "w") as file:

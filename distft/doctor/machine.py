@@ -1,8 +1,8 @@
-"""What is wrong with this machine: memory limits, folders, packages, accelerators.
+"""Checks of this machine: memory limits, folders, packages, accelerators.
 
-Trap: a limit may stand at any folder between the process's own and the root, in version 1 and 2 of cgroups.
+Trap: a cgroup limit, in v1 and v2, may be set at any level between the process's own cgroup and the root.
 
-Trap: an editable install answers with the metadata of the day it was made, so a pyproject.toml beside it comes first.
+Trap: the metadata of an editable install is as old as the install, so the checkout's pyproject.toml comes first.
 """
 
 import importlib.metadata
@@ -23,11 +23,11 @@ from distft.compat.reach import version_of
 from distft.config.machines import num_accelerators
 from distft.doctor.finding import Ended, Finding, ask_program
 
-_UNLIMITED = 2**60  # version 1 writes the largest multiple of a page instead of `max`
+_UNLIMITED = 2**60  # cgroup v1 has the largest multiple of a page instead of `max`
 
 
 def memory_limit(root: Path = Path("/")) -> tuple[int, int] | None:
-    """Returns the tightest memory limit of this process in bytes and what is used of it; None without one."""
+    """Returns the tightest memory limit of this process and its usage, in bytes; None without a limit."""
     found = []
     for folder in _folders("memory", root):
         for limit, used in (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes")):
@@ -38,7 +38,7 @@ def memory_limit(root: Path = Path("/")) -> tuple[int, int] | None:
 
 
 def core_limit(root: Path = Path("/")) -> float | None:
-    """Returns how many cores' time this process may use; None without a limit."""
+    """Returns the CPU quota of this process in cores; None without a limit."""
     found = []
     for folder in _folders("cpu", root):
         quota, _, period = _text(folder / "cpu.max").partition(" ")
@@ -50,9 +50,9 @@ def core_limit(root: Path = Path("/")) -> float | None:
 
 
 def _folders(controller: str, root: Path) -> Iterator[Path]:
-    """Yields the folders that may hold limits of a controller for this process, its own first.
+    """Yields the cgroup folders that may limit this process, its own first.
 
-    Inside a container the path in /proc/self/cgroup is the host's, and the mount is the container's own.
+    In a container, the path in /proc/self/cgroup is the host's, but the mount is the container's.
     """
     for line in _text(root / "proc/self/cgroup").splitlines():
         _, controllers, path = line.split(":", 2)
@@ -64,7 +64,7 @@ def _folders(controller: str, root: Path) -> Iterator[Path]:
 
 
 def _cached(folder: Path) -> int:
-    """Returns the bytes of files' contents that the kernel would give back: they count as used."""
+    """Returns the bytes of page cache, which the kernel can free but reports as used."""
     words = [line.split() for line in _text(folder / "memory.stat").splitlines()]
     counted = {name: int(number) for name, number in words}
     return counted.get("total_inactive_file", counted.get("inactive_file", 0))
@@ -83,13 +83,13 @@ def _text(file: Path) -> str:
 
 
 GIB = 2**30
-FEW_GIB = 4.0  # the demo's process takes more
+FEW_GIB = 4.0  # the demo's process needs more
 OPEN_FILES = 65536  # sockets to every peer, a file for each data worker and shard
-SHARED_GIB = 1.0  # nccl's and the data workers' buffers; Docker gives 64 MiB unasked
+SHARED_GIB = 1.0  # buffers of NCCL and data workers; Docker's default is 64 MiB
 
 
 def check_memory(root: Path = Path("/")) -> Iterator[Finding]:
-    """Finds how much memory is left, by the machine and by the tightest cgroup."""
+    """Checks the free memory of the machine and of the tightest cgroup."""
     lines = (root / "proc/meminfo").read_text().splitlines()
     kib = {name: int(rest.split()[0]) for name, _, rest in (line.partition(":") for line in lines)}
     total, left = kib["MemTotal"] / 2**20, kib["MemAvailable"] / 2**20
@@ -107,7 +107,7 @@ def check_memory(root: Path = Path("/")) -> Iterator[Finding]:
 
 
 def check_cores(root: Path = Path("/")) -> Iterator[Finding]:
-    """Finds how many cores this process may use, by affinity and by the tightest cgroup."""
+    """Checks how many cores this process may use, by affinity and by the tightest cgroup."""
     usable, there = len(os.sched_getaffinity(0)), os.cpu_count() or 1
     seen = f"{usable} of {there} usable"
     limit = core_limit(root)
@@ -122,7 +122,7 @@ def check_cores(root: Path = Path("/")) -> Iterator[Finding]:
 
 
 def check_open_files() -> Iterator[Finding]:
-    """Finds the limit of open files, which a process may raise up to the hard one."""
+    """Checks the limit on open files, which a process may raise up to the hard limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY or soft >= OPEN_FILES:
         yield Finding("open files", "ok", f"ulimit -n is {'unlimited' if soft == resource.RLIM_INFINITY else soft}")
@@ -131,15 +131,15 @@ def check_open_files() -> Iterator[Finding]:
     seen = f"ulimit -n is {soft}, of {'unlimited' if hard == resource.RLIM_INFINITY else hard} allowed"
     if reach > soft:
         yield Finding("open files", "warning", seen, f"ulimit -n {reach}")
-    elif soft >= 4096:  # enough for a node; no command of the user's raises the hard limit
+    elif soft >= 4096:  # enough for one node; a user cannot raise the hard limit
         yield Finding("open files", "ok", seen)
     else:
-        remedy = f"ask for a hard limit of {OPEN_FILES}: /etc/security/limits.conf, or docker run --ulimit nofile="
+        remedy = f"request a hard limit of {OPEN_FILES}: /etc/security/limits.conf, or docker run --ulimit nofile="
         yield Finding("open files", "warning", seen, remedy)
 
 
 def check_shared_memory(folder: Path = Path("/dev/shm")) -> Iterator[Finding]:
-    """Finds the room in shared memory, through which processes of one machine exchange tensors."""
+    """Checks the free shared memory, which processes of one machine use to exchange tensors."""
     if not folder.is_dir():
         yield Finding("shared memory", "problem", f"{folder} is missing", f"mount -t tmpfs tmpfs {folder}")
         return
@@ -149,12 +149,12 @@ def check_shared_memory(folder: Path = Path("/dev/shm")) -> Iterator[Finding]:
     if free >= SHARED_GIB:
         yield Finding("shared memory", "ok", seen)
     else:
-        remedy = f"docker run --shm-size=8g, or mount -o remount,size=8G {folder}, or delete what is left in it"
+        remedy = f"docker run --shm-size=8g, or mount -o remount,size=8G {folder}, or delete old files in it"
         yield Finding("shared memory", "warning", seen, remedy)
 
 
 def check_compilers() -> Iterator[Finding]:
-    """Finds what DeepSpeed builds its operators with, on first use: g++ and ninja."""
+    """Checks for g++ and ninja, with which DeepSpeed builds its operators on first use."""
     remedies = {"g++": "apt-get install g++", "ninja": "pip install ninja"}
     missing = [name for name in remedies if not shutil.which(name)]
     for name in missing:
@@ -170,7 +170,7 @@ _PROBE_BYTES = 2**20
 
 
 def check_folder(name: str, folder: Path, *, lasts: bool = True) -> Iterator[Finding]:
-    """Finds whether a folder, or the one that it would be made in, takes a file; `lasts`: what it holds must stay."""
+    """Checks that a folder, or its nearest existing parent, is writable; `lasts`: its content must survive a reboot."""
     there = next(each for each in (folder, *folder.parents) if each.exists())
     other = f"another {name}=" if lasts else "another TMPDIR"
     if not there.is_dir():
@@ -185,16 +185,16 @@ def check_folder(name: str, folder: Path, *, lasts: bool = True) -> Iterator[Fin
         what = "no file can be added" if free >= LEAST_GIB else f"under {LEAST_GIB:g} GiB"
         yield Finding(name, "problem", f"{seen}: {what}", f"make room (du -xsh {there}/*), or {other}")
     elif lasts and kind in IN_MEMORY:
-        yield Finding(name, "warning", f"{seen}, which a reboot empties and which takes memory", f"{other} on a disk")
+        yield Finding(name, "warning", f"{seen}, which uses memory and is lost on reboot", f"{other} on a disk")
     elif lasts and free < LOW_GIB:
-        remedy = f"make room (du -xsh {there}/*), or {other}; distft.plan tells the size of the state"
+        remedy = f"make room (du -xsh {there}/*), or {other}; distft.plan shows the size of the state"
         yield Finding(name, "warning", seen, remedy)
     else:
         yield Finding(name, "ok", seen)
 
 
 def _refusal(folder: Path) -> str | None:
-    """Returns why a file of a mebibyte cannot be written in `folder`, read again, or synced; None when it can."""
+    """Writes, syncs and reads a file of 1 MiB in `folder`; returns why that failed, or None."""
     try:
         with tempfile.NamedTemporaryFile(dir=folder, prefix=".distft-doctor-") as probe:
             probe.write(os.urandom(_PROBE_BYTES))
@@ -212,17 +212,17 @@ def kind_of_disk(folder: Path, mounts: Path = Path("/proc/self/mountinfo")) -> s
     for line in mounts.read_text().splitlines():
         before, _, after = line.partition(" - ")
         mount = Path(re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), before.split()[4]))
-        if path.is_relative_to(mount) and len(mount.parts) >= best[0]:  # of two at one place the later one counts
+        if path.is_relative_to(mount) and len(mount.parts) >= best[0]:  # the later of two mounts wins
             best = (len(mount.parts), after.split()[0])
     return best[1]
 
 
-_MAIN = ("torch", "deepspeed", "transformers")  # named with version and bounds, also where all is well
+_MAIN = ("torch", "deepspeed", "transformers")  # always listed, with version and bounds
 _PYPROJECT = Path(distft.__file__).parents[1] / "pyproject.toml"
 
 
 def bounds(pyproject: Path = _PYPROJECT) -> tuple[str, list[str]]:
-    """Returns what this distft asks of Python, and its requirements: `torch>=2.9`."""
+    """Returns the Python version that distft requires, and its requirements: `torch>=2.9`."""
     if pyproject.is_file():
         project = tomllib.loads(pyproject.read_text())["project"]
         return project["requires-python"], project["dependencies"]
@@ -232,7 +232,7 @@ def bounds(pyproject: Path = _PYPROJECT) -> tuple[str, list[str]]:
 
 
 def check_python(rule: str | None = None) -> Iterator[Finding]:
-    """Finds whether this Python is one that distft runs on."""
+    """Checks that distft supports this Python version."""
     from packaging.specifiers import SpecifierSet
 
     rule = rule or bounds()[0]
@@ -245,7 +245,7 @@ def check_python(rule: str | None = None) -> Iterator[Finding]:
 
 
 def check_packages(requirements: Sequence[str] | None = None) -> Iterator[Finding]:
-    """Finds every package that is missing or out of its bounds."""
+    """Finds packages that are missing or outside of their bounds."""
     from packaging.requirements import Requirement
 
     wrong = []
@@ -263,18 +263,18 @@ def check_packages(requirements: Sequence[str] | None = None) -> Iterator[Findin
 
 
 def versions() -> dict[str, str | None]:
-    """Returns the version of each package that distft asks for, to be held against another machine's."""
+    """Returns the version of each required package, for comparison with another machine."""
     from packaging.requirements import Requirement
 
     return {name: version_of(name) for name in sorted(Requirement(each).name for each in bounds()[1])}
 
 
-_SECONDS_TO_IMPORT = 120  # from a shared disk that many nodes read at once
+_SECONDS_TO_IMPORT = 120  # from a shared disk read by many nodes at once
 _OWN_BACKEND = {"cuda": "nccl", "xpu": "xccl"}
 
 
 def check_torch(devices: Path = Path("/dev")) -> Iterator[Finding]:
-    """Finds torch's build, and whether it sees the accelerators that the machine has."""
+    """Checks torch's build, and that it sees the machine's accelerators."""
     try:
         torch = ask_program("distft.doctor.libraries", "torch", seconds=_SECONDS_TO_IMPORT)
     except Ended as ended:
@@ -294,13 +294,13 @@ def check_torch(devices: Path = Path("/dev")) -> Iterator[Finding]:
     elif seen and _OWN_BACKEND.get(torch["kind"], "gloo") not in torch["backends"]:
         yield Finding("accelerator", "problem", f"{told}, without {_OWN_BACKEND[torch['kind']]}", remedy)
     elif seen < plugged:
-        yield Finding("accelerator", "warning", told, "nvidia-smi, rocm-smi or dmesg tell what the others lack")
+        yield Finding("accelerator", "warning", told, "nvidia-smi, rocm-smi or dmesg show why the others are missing")
     else:
         yield Finding("accelerator", "ok", told if seen else "none: runs here are on the CPU")
 
 
 def driver_version() -> str | None:
-    """Returns the version of NVIDIA's driver where its tool tells one."""
+    """Returns the version of the NVIDIA driver, if nvidia-smi reports one."""
     if not shutil.which("nvidia-smi"):
         return None
     command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
@@ -309,7 +309,7 @@ def driver_version() -> str | None:
 
 
 def check_deepspeed() -> Iterator[Finding]:
-    """Finds which of DeepSpeed's operators can be used here; zero3_offload needs the CPU's Adam."""
+    """Checks which DeepSpeed operators can be used here; zero3_offload needs cpu_adam."""
     try:
         found = ask_program("distft.doctor.libraries", "deepspeed", seconds=_SECONDS_TO_IMPORT)
     except Ended as ended:
@@ -324,5 +324,5 @@ def check_deepspeed() -> Iterator[Finding]:
     if "cpu_adam" in (*able, *found["built"]):
         yield Finding("deepspeed", "ok", seen)
     else:
-        remedy = "another strategy than zero3_offload, or python -m deepspeed.env_report, which says why"
+        remedy = "another strategy than zero3_offload, or python -m deepspeed.env_report for the reason"
         yield Finding("deepspeed", "warning", seen, remedy)

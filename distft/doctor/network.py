@@ -1,8 +1,8 @@
-"""What is wrong with the network: interfaces, addresses, ports, the hub.
+"""Checks of the network: interfaces, addresses, ports, the Hugging Face hub.
 
-Collectives only say that someone did not come.
+Collectives only report that a peer is missing; these checks find out why.
 
-The token itself is neither read into a finding nor sent: one HEAD without it tells whether the hub can be reached.
+The token is neither shown nor sent: one HEAD request without it tests whether the hub can be reached.
 """
 
 import fcntl
@@ -27,18 +27,18 @@ CHOOSING = {"nccl": "NCCL_SOCKET_IFNAME", "gloo": "GLOO_SOCKET_IFNAME"}
 
 
 def interfaces() -> Iterator[tuple[str, ipaddress.IPv4Interface]]:
-    """Yields name and address, with its network, of every interface that has one."""
+    """Yields name and address, with its network, of every interface that has an IPv4 address."""
     for _, name in socket.if_nameindex():
         try:
             yield name, ipaddress.IPv4Interface(f"{_asked(name, _SIOCGIFADDR)}/{_asked(name, _SIOCGIFNETMASK)}")
-        except OSError:  # it is down, or speaks no IPv4
+        except OSError:  # it is down, or has no IPv4 address
             continue
 
 
 def own_address(backend: str) -> tuple[str, str]:
-    """Returns the interface that a backend will use and this machine's address on it; OSError without such a one.
+    """Returns the interface that a backend will use and this machine's address on it; OSError without one.
 
-    It is the one that the backend's variable names, else that of the address which the host name stands for.
+    It is the one in the backend's variable, else that of the address of the host name.
     """
     asked = os.environ.get(CHOOSING.get(backend, ""), "").lstrip("=^").partition(",")[0]
     there = dict(interfaces())
@@ -62,14 +62,14 @@ Place = tuple[str, int]  # address and port
 
 
 def listen(address: str) -> tuple[socket.socket, int]:
-    """Returns a socket that takes every connection from now on, and its port."""
+    """Returns a socket that accepts every connection, and its port."""
     listening = socket.create_server((address, 0), backlog=1024)
     threading.Thread(target=_take_all, args=(listening,), daemon=True).start()
     return listening, listening.getsockname()[1]
 
 
 def unreachable(places: Mapping[str, Place], seconds: float = SECONDS_TO_CONNECT) -> dict[str, str]:
-    """Returns name -> reason of every place that no connection to could be made; all are tried at once."""
+    """Connects to all places at once; returns name -> reason of those that failed."""
     found: dict[str, str] = {}
     tries = [threading.Thread(target=_try, args=(name, *places[name], seconds, found)) for name in places]
     for each in tries:
@@ -99,7 +99,7 @@ SLOW_LOOKUP_SECONDS = 1.0
 
 
 def check_host_name(nodes: int) -> Iterator[Finding]:
-    """Finds what this machine's own name resolves to: other nodes connect to it by that name."""
+    """Checks what this machine's host name resolves to: other nodes connect to it by that name."""
     name = platform.node()
     try:
         found = sorted({str(entry[4][0]) for entry in socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)})
@@ -118,9 +118,9 @@ def check_host_name(nodes: int) -> Iterator[Finding]:
 
 
 def check_name_server() -> Iterator[Finding]:
-    """Finds how long the name server takes to say that it does not know the loopback's name.
+    """Checks how long a reverse lookup of the loopback address takes.
 
-    torch's TCPStore asks it that for each connection of a rendezvous, for its logs, and waits for the answer.
+    torch's TCPStore makes one for each connection of a rendezvous, for its logs, and waits for the answer.
     """
     started = time.monotonic()
     with suppress(OSError):
@@ -135,7 +135,7 @@ def check_name_server() -> Iterator[Finding]:
 
 
 def check_port() -> Iterator[Finding]:
-    """Finds whether a process here can open a port and another one of this machine connect to it."""
+    """Checks that a process can bind a port and another one on this machine connect to it."""
     with socket.socket() as listening:
         try:
             listening.bind(("127.0.0.1", 0))
@@ -155,18 +155,18 @@ def check_port() -> Iterator[Finding]:
 
 
 def check_all_reduce(seconds: float = SECONDS_TO_REDUCE) -> Iterator[Finding]:
-    """Finds whether two processes of this machine sum a tensor, started as a run starts them."""
+    """Checks that two processes on this machine, started like a run, can all-reduce a tensor."""
     try:
         answer = ask_program("distft.doctor.all_reduce", "--nodes", "1", seconds=seconds)
     except Ended as ended:
-        remedy = f"unset {interface_variables()}" if interface_variables() else "the findings above come first"
+        remedy = f"unset {interface_variables()}" if interface_variables() else "fix the findings above first"
         yield Finding("all-reduce", "problem", f"two processes on {platform.node()} did not: {ended}", remedy)
         return
     yield reduced(answer)
 
 
 def reduced(answer: dict) -> Finding:
-    """Returns the finding of an all-reduce from what its program tells."""
+    """Returns the finding for the result of the all-reduce program."""
     over = f"over {answer['backend']}, interface {answer['interface']}"
     if answer["failed"]:
         remedy = f"GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME name the interface between them: {list_interfaces()}"
@@ -176,7 +176,7 @@ def reduced(answer: dict) -> Finding:
 
 
 def interface_variables() -> str:
-    """Returns the variables that choose an interface, of those that are set."""
+    """Returns the variables that are set and choose an interface."""
     names = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME", "TP_SOCKET_IFNAME")
     return " ".join(name for name in names if name in os.environ)
 
@@ -190,7 +190,7 @@ _TRUE = {"1", "ON", "YES", "TRUE"}  # as huggingface_hub reads them
 
 
 def check_hub(variables: Mapping[str, str] = os.environ, seconds: float = _SECONDS) -> Iterator[Finding]:
-    """Finds whether models and datasets of the hub can be fetched from here; offline nothing is sent."""
+    """Checks that the hub can be reached; offline, nothing is sent."""
     token = "a token is there" if has_token(variables) else "no token"
     for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
         if variables.get(name, "").upper() in _TRUE:
@@ -214,7 +214,7 @@ def check_hub(variables: Mapping[str, str] = os.environ, seconds: float = _SECON
 
 
 def has_token(variables: Mapping[str, str] = os.environ) -> bool:
-    """Returns whether huggingface_hub would find a token in the variables or in its file."""
+    """Returns whether huggingface_hub would find a token in the environment or in its file."""
     if variables.get("HF_TOKEN") or variables.get("HUGGING_FACE_HUB_TOKEN"):
         return True
     home = variables.get("HF_HOME") or Path(variables.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "huggingface"
@@ -226,7 +226,7 @@ def has_token(variables: Mapping[str, str] = os.environ) -> bool:
 
 
 def _head(address: str, seconds: float) -> tuple[int | None, str]:
-    """Returns the code of the answer to one HEAD, None without one, and what to say of it."""
+    """Returns the status code of one HEAD request, None without an answer, and a message."""
     try:
         request = urllib.request.Request(address, method="HEAD", headers={"User-Agent": "distft-doctor"})
         with urllib.request.urlopen(request, timeout=seconds) as answer:
@@ -239,4 +239,4 @@ def _head(address: str, seconds: float) -> tuple[int | None, str]:
         slow = isinstance(error.reason, TimeoutError)
         return None, f"does not answer within {seconds:g} s" if slow else f"cannot be reached: {error.reason}"
     except (OSError, ValueError) as error:
-        return None, f"cannot be asked: {error}"
+        return None, f"cannot be queried: {error}"

@@ -1,6 +1,6 @@
-"""The doctor on one node of an allocation: answers questions that come as JSON lines on stdin, until there are no more.
+"""The doctor on one node of an allocation: answers requests, JSON lines on stdin, until stdin is closed.
 
-srun carries both ways, so the nodes need neither names nor a shared folder to tell what is wrong with them.
+srun carries requests and answers, so the nodes need neither name resolution nor a shared folder.
 """
 
 import json
@@ -43,17 +43,17 @@ def local_checks(run_folders: Mapping[str, Path], nodes: int) -> dict[str, Check
     }
 
 
-_SECONDS_TO_SHOW = 5  # a shared disk may show a new name that late
-_PIECE = 400  # characters of an answer; written as JSON in JSON they are at most twice as many
+_SECONDS_TO_SHOW = 5  # delay until a shared disk shows a new file
+_PIECE = 400  # characters per piece; JSON inside JSON at most doubles them
 
 
 def node_name() -> str:
-    """Returns what SLURM calls this node; nodes may share a machine, and then its host name."""
+    """Returns SLURM's name of this node; several nodes may share one machine and host name."""
     return os.environ.get("SLURMD_NODENAME") or platform.node()
 
 
 def facts() -> dict[str, Any]:
-    """Returns what must be the same on all nodes."""
+    """Returns the facts that must be equal on all nodes."""
     about = describe()
     return {
         "executable": sys.executable,
@@ -65,13 +65,13 @@ def facts() -> dict[str, Any]:
 
 
 def checks(folders: dict[str, str], nodes: int) -> list[dict[str, Any]]:
-    """Returns what the checks of a single machine find here."""
+    """Returns the findings of the machine checks on this node."""
     own = local_checks({name: Path(path) for name, path in folders.items()}, nodes)
     return [found.as_json() for name, check in own.items() for found in run_check(name, check)]
 
 
 def share(folder: str, nonce: str) -> str:
-    """Returns nothing when the nonce that was written elsewhere is read here, else why not; leaves one of its own."""
+    """Reads the nonce written elsewhere and writes this node's; returns why that failed, empty on success."""
     given, seen = Path(folder) / "nonce", ""
     until = time.monotonic() + _SECONDS_TO_SHOW
     while seen != nonce:
@@ -93,7 +93,7 @@ def clock() -> float:
 
 
 def hear() -> dict[str, Any]:
-    """Returns where this node can be reached from now on, and a port that is free."""
+    """Starts to listen; returns this node's address and a free port."""
     interface, address = own_address("gloo")
     _, port = listen(address)
     with socket.create_server((address, 0)) as free:
@@ -105,7 +105,7 @@ def reach(places: dict[str, tuple[str, int]]) -> dict[str, str]:
 
 
 def all_reduce(nodes: int, endpoint: str, places: dict[str, tuple[str, int]], limit: float) -> dict:
-    """Returns how the all-reduce over all nodes went, seen from this one; the first by name is the endpoint's."""
+    """Runs this node's part of the all-reduce over all nodes; the first node by name holds the endpoint."""
     me = node_name()
     options = ["--nodes", str(nodes), "--node", str(sorted(places).index(me)), "--endpoint", endpoint]
     options += ["--address", places[me][0], "--seconds", str(limit - 5)]
@@ -121,7 +121,7 @@ QUESTIONS: dict[str, Callable[..., Any]] = {
 
 
 def tell(answer: dict[str, Any], answers: TextIO) -> None:
-    """Writes an answer in lines of less than 1,024 bytes: srun puts longer ones of several nodes into each other."""
+    """Writes an answer in lines below 1,024 bytes: srun interleaves longer lines of several nodes."""
     text = json.dumps(answer)
     pieces = [text[start : start + _PIECE] for start in range(0, len(text), _PIECE)]
     for number, piece in enumerate(pieces, 1):
@@ -130,16 +130,16 @@ def tell(answer: dict[str, Any], answers: TextIO) -> None:
 
 
 def main() -> None:
-    """Answers each question; one that raises is answered with its error."""
+    """Answers each request; the answer to one that raises is its error."""
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # whatever else is printed is no answer
+    os.dup2(2, 1)  # all other output goes to stderr
     tell({"node": node_name(), "question": "here", "answer": True}, answers)
     for line in sys.stdin:
         asked = json.loads(line)
         answer: dict[str, Any] = {"node": node_name(), "question": asked["question"]}
         try:
             answer["answer"] = QUESTIONS[asked["question"]](**asked["given"])
-        except Exception as error:  # the others go on
+        except Exception as error:  # reported as the answer
             answer["error"] = f"{type(error).__name__}: {(str(error).strip() or 'no reason given').splitlines()[0]}"
         tell(answer, answers)
 

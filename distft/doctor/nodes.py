@@ -1,6 +1,6 @@
-"""What is wrong on the nodes of an allocation, and between them and here.
+"""Checks of the nodes of an allocation, and of the connections between them and this machine.
 
-Trap: a node that hangs must not keep the others waiting, so every question has its own end.
+Trap: a node that hangs must not block the others, so every request has its own timeout.
 """
 
 import json
@@ -32,11 +32,11 @@ _SECONDS_TO_IMPORT = 60
 
 
 class NoAllocation(RuntimeError):
-    """srun gave no nodes, or could not start the program on them; the message is its last line."""
+    """srun got no nodes, or could not start the program on them; the message is its last line."""
 
 
 class Allocation:
-    """The nodes that answered the last question; one that fails to answer is not waited for again."""
+    """The nodes that answered the last request; a node that does not answer is dropped."""
 
     def __init__(self, process: subprocess.Popen[str], errors: Any) -> None:
         self.nodes: list[str] = []
@@ -46,7 +46,7 @@ class Allocation:
         threading.Thread(target=self._listen, daemon=True).start()
 
     def ask(self, question: str, seconds: float, **given: Any) -> tuple[dict[str, Any], dict[str, str]]:
-        """Returns node -> answer and node -> why there is none."""
+        """Sends a request to all nodes; returns node -> answer and node -> error."""
         assert self._process.stdin
         try:
             self._process.stdin.write(json.dumps({"question": question, "given": given}) + "\n")
@@ -59,7 +59,7 @@ class Allocation:
         return answers, failed | {node: f"no answer within {seconds:g} s{self._said()}" for node in silent}
 
     def meet(self, count: int) -> None:
-        """Returns when `count` nodes are here, or those that came in time; NoAllocation when none did."""
+        """Waits for `count` nodes and continues with those that join in time; NoAllocation when none do."""
         self.nodes = sorted(self._collect("here", [""] * count, SECONDS_TO_START + _SECONDS_TO_IMPORT)[0])
         if not self.nodes:
             raise NoAllocation(self._said().removeprefix(": ") or "srun said nothing")
@@ -84,7 +84,7 @@ class Allocation:
         return answers, failed
 
     def _listen(self) -> None:
-        """Puts the pieces of each node's answers together."""
+        """Joins the pieces of each node's answers."""
         assert self._process.stdout
         begun: dict[str, str] = {}
         for line in self._process.stdout:
@@ -99,7 +99,7 @@ class Allocation:
         self._answers.put(None)
 
     def _said(self) -> str:
-        """Returns the most telling line that srun, or a node through it, left on stderr."""
+        """Returns the most specific error line on the stderr of srun."""
         self._errors.seek(0)
         lines = [line.strip() for line in self._errors.read().splitlines() if line.strip()]
         causes = [line for line in lines if "error" in line.lower() and not _CONSEQUENCE.search(line)]
@@ -108,7 +108,7 @@ class Allocation:
 
 @contextmanager
 def allocation(nodes: int, options: Sequence[str]) -> Iterator[Allocation]:
-    """Gives the doctor's program on each of `nodes` nodes of a fresh allocation, which ends with the context."""
+    """Runs the doctor's program on `nodes` nodes of a new allocation, which ends with the context."""
     command = ["srun", f"--nodes={nodes}", f"--ntasks={nodes}", "--ntasks-per-node=1", f"--time={_MINUTES}"]
     command += [f"--immediate={SECONDS_TO_START}", "--job-name=distft-doctor", "--wait=0", "--kill-on-bad-exit=0"]
     command += [*options, sys.executable, "-m", "distft.doctor.node"]
@@ -145,7 +145,7 @@ _SECONDS_TO_SHOW = 5
 
 
 def check_nodes(nodes: int, options: Sequence[str], folders: Mapping[str, Path]) -> list[Finding]:
-    """Returns what an allocation of `nodes` nodes finds; folders: key -> folder that every node must see."""
+    """Returns the findings on an allocation of `nodes` nodes; folders: key -> folder that every node must share."""
     try:
         with allocation(nodes, options) as given:
             parts = {
@@ -158,12 +158,12 @@ def check_nodes(nodes: int, options: Sequence[str], folders: Mapping[str, Path])
             }
             return [found for name, part in parts.items() for found in run_check(name, part)]
     except NoAllocation as error:
-        remedy = "launcher.partition and launcher.nodes that sinfo shows idle, or this again when it is less busy"
+        remedy = "launcher.partition and launcher.nodes that sinfo shows idle, or retry when the cluster is less busy"
         return [Finding("nodes", "problem", f"no allocation of {nodes}: {error}", remedy)]
 
 
 def check_here(given: Allocation, nodes: int) -> Iterator[Finding]:
-    """Finds whether every node of the allocation runs the doctor's program."""
+    """Checks that every node of the allocation runs the doctor's program."""
     if len(given.nodes) == nodes:
         yield Finding("nodes", "ok", f"{', '.join(given.nodes)} run this Python")
     else:
@@ -172,7 +172,7 @@ def check_here(given: Allocation, nodes: int) -> Iterator[Finding]:
 
 
 def check_each(given: Allocation, folders: Mapping[str, Path], nodes: int) -> Iterator[Finding]:
-    """Finds on each node what the checks of a single machine find."""
+    """Runs the machine checks on each node."""
     paths = {name: str(path) for name, path in folders.items()}
     answers, failed = given.ask("checks", _SECONDS_TO_CHECK, folders=paths, nodes=nodes)
     yield from _failures("checks of the nodes", failed)
@@ -181,7 +181,7 @@ def check_each(given: Allocation, folders: Mapping[str, Path], nodes: int) -> It
 
 
 def check_shared(given: Allocation, name: str, folder: Path) -> Iterator[Finding]:
-    """Finds whether a folder is the same one on all nodes: what is written here is read there, and the reverse."""
+    """Checks that all nodes share a folder: each reads what is written here, and the reverse."""
     nonce, made = uuid.uuid4().hex, [each for each in (folder, *folder.parents) if not each.exists()]
     probe = folder / f".distft-doctor-{nonce[:8]}"
     probe.mkdir(parents=True)
@@ -193,7 +193,7 @@ def check_shared(given: Allocation, name: str, folder: Path) -> Iterator[Finding
         lost |= {node: "what it wrote is not seen here" for node in answers if not _shown(probe / node, nonce, lost)}
     finally:
         shutil.rmtree(probe, ignore_errors=True)
-        with suppress(OSError):  # another program has put something there meanwhile
+        with suppress(OSError):  # another program has written to it
             for each in made:
                 each.rmdir()
     remedy = f"{name}= on a disk that all nodes mount at the same place"
@@ -204,15 +204,15 @@ def check_shared(given: Allocation, name: str, folder: Path) -> Iterator[Finding
 
 
 def check_clocks(given: Allocation) -> Iterator[Finding]:
-    """Finds how far the nodes' clocks are apart; all are asked at once, and the closest of some rounds counts."""
+    """Checks the offset of the nodes' clocks; all are read at once, and the closest of several rounds is used."""
     rounds = [given.ask("clock", _SECONDS)[0] for _ in range(_ROUNDS)]
     yield from judge_clocks([each for each in rounds if set(each) == set(given.nodes)])
 
 
 def judge_clocks(rounds: Sequence[Mapping[str, float]]) -> Iterator[Finding]:
-    """Finds the node whose clock is furthest from the first one's; rounds: node -> its time, asked at one moment."""
+    """Finds the node whose clock is furthest from the first one's; rounds: node -> its time, read at one moment."""
     if not rounds:
-        yield Finding("clocks", "problem", "no round in which every node told its time", "see the findings above")
+        yield Finding("clocks", "problem", "no round in which every node reported its time", "see the findings above")
         return
     first, *others = sorted(rounds[0])
     apart = {node: min((each[node] - each[first] for each in rounds), key=abs) for node in others}
@@ -226,7 +226,7 @@ def judge_clocks(rounds: Sequence[Mapping[str, float]]) -> Iterator[Finding]:
 
 
 def check_same(given: Allocation) -> Iterator[Finding]:
-    """Finds whether the nodes run the Python, packages and commit that would be frozen here."""
+    """Checks that the nodes have the same Python, packages and commit as this machine."""
     answers, failed = given.ask("facts", 2 * _SECONDS)
     yield from _failures("same install", failed)
     yield from judge_same(facts(), answers)
@@ -251,7 +251,7 @@ def judge_same(here: Mapping[str, Any], there: Mapping[str, Mapping[str, Any]]) 
 
 
 def check_network(given: Allocation, nodes: int) -> Iterator[Finding]:
-    """Finds the pairs of nodes that cannot connect, and where all can, whether they sum a tensor together."""
+    """Finds pairs of nodes that cannot connect; if all can, checks an all-reduce over them."""
     heard, failed = given.ask("hear", _SECONDS)
     yield from _failures("network", failed)
     places = {node: (each["address"], each["port"]) for node, each in heard.items()}
@@ -287,7 +287,7 @@ def _all_reduce(given: Allocation, nodes: int, heard: Mapping[str, Any], places:
 
 
 def _shown(file: Path, text: str, lost: Mapping[str, str]) -> bool:
-    """Returns whether a file of a node is seen here, for those that say they have written it."""
+    """Returns whether a file that a node reports as written is visible here."""
     until = time.monotonic() + (0 if file.name in lost else _SECONDS_TO_SHOW)
     while True:
         if file.is_file() and file.read_text() == text:

@@ -1,7 +1,7 @@
-"""The preflight of a job: a run of its own in RUN/preflight, by as many ranks as the run has, and what comes of it.
+"""The preflight of a job: a separate run in RUN/preflight with as many ranks, and its verdict on the nodes.
 
-Trap: SLURM takes the nodes of a job that is to leave one out only by queueing it again, and lets its excluded nodes be
-changed only while it is queued. So it is queued again first and changed then; the start of a queued job takes longer.
+Trap: to exclude a node, SLURM must requeue the job, and it accepts a change of the excluded nodes only while the job is
+queued. So the job is requeued first and changed then; a queued job starts later than the change.
 """
 
 import signal
@@ -23,8 +23,8 @@ from distft.launchers.slurm.commands import SlurmError, slurm, with_retries
 from distft.launchers.slurm.launcher import look_up
 from distft.run import RunFolder, read_json, write_json
 
-LEAST_OF_ACCELERATOR = 0.8  # of the other nodes' median: nobody else uses it
-LEAST = 0.5  # of what others may use at the same time: cores, memory of the host, disks, the network
+LEAST_OF_ACCELERATOR = 0.8  # of the other nodes' median; an accelerator is exclusive
+LEAST = 0.5  # for resources that others may share: cores, host memory, disks, network
 MOST_SKEW_SECONDS = 10.0
 UNITS = {
     "matrix product": "GFLOP/s",
@@ -38,27 +38,27 @@ _PAIRS = "all-reduce with a neighbour"
 
 @dataclass(frozen=True)
 class Node:
-    """What was measured on one node."""
+    """The measurements of one node."""
 
     name: str
-    rates: Mapping[str, float]  # what of UNITS -> rate of its slowest process
-    clock: float  # seconds, told by all nodes at one moment
-    troubles: Sequence[str] = ()  # of its GPUs, after which no job belongs there
-    notes: Sequence[str] = ()  # of its GPUs, worth a look
+    rates: Mapping[str, float]  # key of UNITS -> rate of the slowest process
+    clock: float  # seconds, read by all nodes at one moment
+    troubles: Sequence[str] = ()  # of its GPUs, fatal for any job
+    notes: Sequence[str] = ()  # of its GPUs, not fatal
     pairs: Mapping[str, float] = field(default_factory=dict)  # other node -> GiB/s of an all-reduce with it
     on_accelerator: bool = False
 
 
 @dataclass(frozen=True)
 class Outlier:
-    """A node that no job belongs on, and why."""
+    """A node that no job should use, and the reason."""
 
     node: str
     why: str
 
 
 def outliers(nodes: Sequence[Node]) -> list[Outlier]:
-    """Returns the nodes that are no like the others; one node alone has none to be held to but its GPUs' own words."""
+    """Returns the outlier nodes; a single node is judged by the errors of its GPUs only."""
     found = [Outlier(node.name, why) for node in nodes for why in node.troubles]
     return list(dict.fromkeys([*found, *_slow(nodes), *_cut_off(nodes), *_out_of_time(nodes)]))
 
@@ -76,7 +76,7 @@ def _slow(nodes: Sequence[Node]) -> Iterator[Outlier]:
 
 
 def _cut_off(nodes: Sequence[Node]) -> Iterator[Outlier]:
-    """Yields the nodes with which every pair is slow. A single slow pair may be either's fault, or the path's."""
+    """Yields nodes with which every pair is slow. One slow pair may be the fault of either node or of the path."""
     for node in nodes:
         rest = [rate for other in nodes for name, rate in other.pairs.items() if node.name not in (other.name, name)]
         if node.pairs and rest and max(node.pairs.values()) < LEAST * median(rest):
@@ -94,7 +94,7 @@ def _out_of_time(nodes: Sequence[Node]) -> Iterator[Outlier]:
 
 
 _WORK = "distft.doctor.preflight_node.work"
-_HANG_SECONDS = 120.0  # a rank may wait so long for its libraries, where all nodes read them at once
+_HANG_SECONDS = 120.0  # imports may take this long when all nodes read the shared disk
 
 
 def folder_of(run: RunFolder) -> RunFolder:
@@ -104,7 +104,7 @@ def folder_of(run: RunFolder) -> RunFolder:
 def freeze_preflight(run: RunFolder, job_start: str) -> bool:
     """Freezes the preflight of this start of a job where one is due; returns whether it is.
 
-    job_start: tells one start of a job from the next, which may be on other nodes.
+    job_start: identifies one start of a job; the next one may have other nodes.
     """
     flight, launcher = folder_of(run), read_config(run).launcher
     flight.plan.unlink(missing_ok=True)  # the job's script looks for it
@@ -123,9 +123,9 @@ def freeze_preflight(run: RunFolder, job_start: str) -> bool:
 
 
 def conclude(run: RunFolder, job: str, names: list[str]) -> bool:
-    """Judges what was measured, tells it, and returns whether the job is queued again without the nodes at fault.
+    """Prints the verdict on the nodes, and returns whether the job was requeued without the faulty ones.
 
-    names: of the job's nodes, in SLURM's order. That is done once for a run; the second time it goes on as it is.
+    names: of the job's nodes, in SLURM's order. A run is requeued once; the second time it continues with all nodes.
     """
     flight, status = folder_of(run), run.read_status()
     found = _found(flight, names)
@@ -141,28 +141,28 @@ def conclude(run: RunFolder, job: str, names: list[str]) -> bool:
     bad = sorted({each.node for each in found})
     excluded = sorted({*read_config(run).launcher.exclude, *bad})
     if reason := _must_stay(run, status, excluded):
-        _say(f"preflight: the run goes on with {', '.join(bad)}: {reason}")
+        _say(f"preflight: the run continues with {', '.join(bad)}: {reason}")
         return False
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # comes as soon as the job is queued again
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # sent as soon as the job is requeued
     run.write_status(excluded=bad)
     try:
         left_out = f"ExcNodeList={','.join(excluded)}"
         for command in (("requeue", job), ("update", f"JobId={job}", left_out)):
             with_retries(partial(slurm, "scontrol", *command), commands.SECONDS_OF_JOB)
     except SlurmError as error:
-        _say(f"preflight: SLURM would not leave out {', '.join(bad)}: {error}")
+        _say(f"preflight: SLURM refused to exclude {', '.join(bad)}: {error}")
         return False
-    _say(f"preflight: job {job} is queued again without {', '.join(bad)}")
+    _say(f"preflight: job {job} is requeued without {', '.join(bad)}")
     return True
 
 
 def _found(flight: RunFolder, names: list[str]) -> list[Outlier]:
-    """Returns the nodes at fault by their figures; where there are none, the node whose rank has failed first."""
+    """Returns the faulty nodes by their figures; without figures, the node of the rank that failed first."""
     if figures := _figures(flight):
         return outliers([Node(**each) for each in figures])
     error: dict[str, Any] = flight.read_status()["error"] or {}
     if error.get("rank") is None:
-        _say(f"preflight: nothing was measured: {error.get('message', 'no rank came to its end')}")
+        _say(f"preflight: nothing was measured: {error.get('message', 'no rank finished')}")
         return []
     node = error["rank"] // flight.read_plan().processes_per_node
     return [Outlier(names[node], f"{error['type']}: {str(error['message']).splitlines()[0]}")]
@@ -174,7 +174,7 @@ def _figures(flight: RunFolder) -> list[dict[str, Any]]:
 
 
 def _must_stay(run: RunFolder, status: Mapping[str, Any], excluded: Sequence[str]) -> str:
-    """Returns why the job cannot be queued again without some nodes, nothing when it can."""
+    """Returns why the job cannot be requeued without some nodes, empty if it can."""
     if status.get("excluded"):
         return "it was queued again once already"
     launcher = read_config(run).launcher
@@ -187,7 +187,7 @@ def _must_stay(run: RunFolder, status: Mapping[str, Any], excluded: Sequence[str
 
 
 def _words(found: Sequence[Outlier]) -> str:
-    return "; ".join(f"{each.node}: {each.why}" for each in found) or "they are like each other"
+    return "; ".join(f"{each.node}: {each.why}" for each in found) or "no outliers"
 
 
 def _say(text: str) -> None:

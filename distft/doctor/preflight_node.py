@@ -1,10 +1,10 @@
-"""What the ranks of an allocation do before the run itself: they measure, all at the same time, for seconds each.
+"""The preflight measurements by the ranks of an allocation, all at the same time, for a few seconds each.
 
-Trap: a node that is slow now and then shows its full speed in a short stretch, and one that shares its cores is slow in
-any single one. So a rate is the best of a few stretches, each long enough for what slows a node to come round.
+Trap: a node that is slow at times is fast in a short sample, and one that shares its cores is slow in any single
+sample. So a rate is the best of a few samples, each long enough to include periodic slowdowns.
 
-The parsers are held against recorded outputs (tests/preflight/recorded, each with its source). A tool that is missing,
-forbidden or slow tells nothing; a field that a GPU does not have reads N/A.
+The parsers are tested on recorded outputs (tests/preflight/recorded, each with its source). A tool that is missing,
+forbidden or slow yields nothing; a field that a GPU does not have reads N/A.
 """
 
 import json
@@ -28,11 +28,11 @@ from distft.runtime import heartbeat
 from distft.runtime.process_group import World, texts_of_all
 
 _SECONDS_TO_ANSWER = 20
-_RECENT_SECONDS = 24 * 3600  # an Xid before that was dealt with, or would have come again
+_RECENT_SECONDS = 24 * 3600  # an older Xid was fixed, or it would have recurred
 # https://docs.nvidia.com/deploy/xid-errors: the hardware's own, after which the GPU must be reset or replaced
 _FATAL_XIDS = {48, 64, 74, 79, 92, 95, 119, 120, 140, 143, *range(144, 151)}
 _NOTED_XIDS = {63, 94, 154}
-_LINK_XIDS = range(144, 151)  # these say Fatal or Nonfatal
+_LINK_XIDS = range(144, 151)  # their messages contain Fatal or Nonfatal
 _XID = re.compile(r"NVRM: Xid \((?:PCI:)?([\da-fA-F:.]+)\): (\d+),?\s*(.*)")
 _OFF_BUS = re.compile(r"NVRM: The NVIDIA GPU ([\da-fA-F:.]+)")
 _SINCE_BOOT = re.compile(r"^\[\s*(\d+\.\d+)\]")
@@ -44,13 +44,13 @@ _LINK_COUNT = re.compile(r"Link (\d+): (Replay|Recovery|CRC) Errors: (\d+)")
 class Trouble:
     """What is wrong with a GPU."""
 
-    gpu: str  # its number, or its place on the bus
+    gpu: str  # its index, or its bus id
     what: str
-    is_fatal: bool  # no job belongs on it; otherwise it is worth a look
+    is_fatal: bool  # no job should use it; otherwise a warning
 
 
 def kernel_log(text: str, uptime_seconds: float = 0.0) -> Iterator[Trouble]:
-    """Yields the hardware's errors in what `dmesg` prints; of those with a time since boot, the last day's."""
+    """Yields hardware errors in the output of `dmesg`; those with a timestamp only from the last day."""
     bus = ""
     for line in text.splitlines():
         since = _SINCE_BOOT.match(line)
@@ -63,13 +63,13 @@ def kernel_log(text: str, uptime_seconds: float = 0.0) -> Iterator[Trouble]:
                 yield Trouble(found[1], f"Xid {number}: {words}", is_fatal)
         elif found := _OFF_BUS.search(line):
             bus = found[1]
-        elif bus and "fallen off the bus" in line:  # newer drivers tell it in three lines without an Xid
+        elif bus and "fallen off the bus" in line:  # newer drivers print three lines without an Xid
             yield Trouble(bus, "Xid 79: GPU has fallen off the bus", True)
             bus = ""
 
 
 def memory_errors(text: str) -> Iterator[Trouble]:
-    """Yields what `nvidia-smi -q -d ECC,ROW_REMAPPER,PAGE_RETIREMENT` counts since the driver was loaded."""
+    """Yields errors in `nvidia-smi -q -d ECC,ROW_REMAPPER,PAGE_RETIREMENT`, counted since the driver was loaded."""
     for gpu, path, value in _fields(text):
         *sections, name = path
         if "Volatile" in sections and "Uncorrectable" in name and value.isdigit() and int(value):
@@ -85,7 +85,7 @@ def memory_errors(text: str) -> Iterator[Trouble]:
 
 
 def link_errors(text: str) -> Iterator[Trouble]:
-    """Yields the links that `nvidia-smi nvlink -e` has seen recover, and those that `nvlink -s` says are down."""
+    """Yields links with recoveries in `nvidia-smi nvlink -e`, and links that `nvlink -s` reports as down."""
     gpu, links = "", dict[str, list[tuple[str, str]]]()
     for line in text.splitlines():
         if found := re.match(r"GPU (\d+):", line):
@@ -101,9 +101,9 @@ def link_errors(text: str) -> Iterator[Trouble]:
 
 
 def diagnosis(text: str) -> Iterator[Trouble]:
-    """Yields the tests that `dcgmi diag -r 1 -j` failed; versions 3 and 4 tell them in two forms.
+    """Yields the failed tests of `dcgmi diag -r 1 -j`; DCGM versions 3 and 4 have different formats.
 
-    What fails under Deployment is how the node is set up (persistence mode, say), and is worth a look.
+    Failures under Deployment are about the node's setup (persistence mode, for example) and only warnings.
     """
     start = text.find("{")
     try:
@@ -122,7 +122,7 @@ def diagnosis(text: str) -> Iterator[Trouble]:
 
 
 def troubles() -> list[Trouble]:
-    """Returns what this node's own tools say; nothing where there are none."""
+    """Returns the errors reported by this node's tools; empty without tools."""
     found = []
     if shutil.which("nvidia-smi"):
         found += memory_errors(_said("nvidia-smi", "-q", "-d", "ECC,ROW_REMAPPER,PAGE_RETIREMENT"))
@@ -157,7 +157,7 @@ def _fields(text: str) -> Iterator[tuple[str, list[str], str]]:
 
 
 def _said(*command: str) -> str:
-    """Returns what a program prints, or nothing when it fails to answer in time."""
+    """Returns the output of a program, empty when it does not finish in time."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS_TO_ANSWER, check=False)
     except (OSError, subprocess.TimeoutExpired):
@@ -166,7 +166,7 @@ def _said(*command: str) -> str:
 
 
 _STRETCHES, _SECONDS = 3, 0.7
-_SIDE = {"cpu": 768}  # of the matrices; an accelerator needs larger ones to be busy
+_SIDE = {"cpu": 768}  # of the matrices; an accelerator needs larger ones
 _SIDE_OF_ACCELERATOR = 8192
 _COPIED_BYTES = {"cpu": 2**26}
 _COPIED_BYTES_OF_ACCELERATOR = 2**30
@@ -175,7 +175,7 @@ _REDUCED_BYTES, _REDUCES = 2**23, 5
 
 
 def work(run: RunFolder, attempt: int, world: World) -> None:
-    """Measures this process's share, and on rank 0 writes RUN/figures.json: what each node came to."""
+    """Measures this process's share; rank 0 writes RUN/figures.json with the figures of each node."""
     mine: dict[str, Any] = {"name": node_name(), "rates": {}, "pairs": {}}
     rates = mine["rates"]
     heartbeat.enter("evaluation")
@@ -205,12 +205,12 @@ def work(run: RunFolder, attempt: int, world: World) -> None:
 
 
 def node_name() -> str:
-    """Returns what the scheduler calls this node."""
+    """Returns the scheduler's name of this node."""
     return os.environ.get("SLURMD_NODENAME") or socket.gethostname()
 
 
 def node_of(processes: list[dict[str, Any]], on_accelerator: bool) -> Node:
-    """Returns the figures of a node: its slowest process counts, as the others wait for it."""
+    """Returns the figures of a node: those of its slowest process, since the others wait for it."""
     first, names = processes[0], {name for process in processes for name in process["rates"]}
     rates = {name: min(each["rates"][name] for each in processes if name in each["rates"]) for name in sorted(names)}
     own = (first["troubles"], first["notes"], first["pairs"])
@@ -247,7 +247,7 @@ def writing(folder: Path) -> float:
 
 
 def best_rate(act: Callable[[], object], device: torch.device) -> float:
-    """Returns how often a second `act` is done, in the best of some stretches."""
+    """Returns the calls of `act` per second, in the best of several samples."""
     act()
     best = 0.0
     for _ in range(_STRETCHES):
@@ -263,9 +263,9 @@ def best_rate(act: Callable[[], object], device: torch.device) -> float:
 
 
 def reduce_in(groups: list[range], world: World) -> float:
-    """Returns GiB/s of an all-reduce in the group that this process is in; all groups do it at once."""
+    """Returns GiB/s of an all-reduce in this process's group; all groups run at the same time."""
     mine = dist.group.WORLD
-    for ranks in groups:  # every process makes every group, in the same order
+    for ranks in groups:  # every process creates every group, in the same order
         group = dist.new_group(list(ranks))
         mine = group if world.rank in ranks else mine
     dist.barrier()
@@ -273,9 +273,9 @@ def reduce_in(groups: list[range], world: World) -> float:
 
 
 def reduce_in_pairs(nodes: list[range], world: World) -> dict[str, float]:
-    """Returns other node's number -> GiB/s of an all-reduce with it, by the first process of each node.
+    """Returns index of the other node -> GiB/s of an all-reduce with it, by the first process of each node.
 
-    In a ring, so that each node meets two others, however many there are; no node is in two pairs at a time.
+    The pairs form a ring, so each node has at most two partners; no node is in two pairs at a time.
     """
     count, found = len(nodes), {}
     pairs = [(i, (i + 1) % count) for i in range(count if count > 2 else count - 1)]

@@ -1,6 +1,6 @@
 """One rank of the doctor's all-reduce: `python -m distft.doctor.rank FOLDER --parent PID`.
 
-What it has come to stands in FOLDER/rank-N.json, so that a wait without end leaves a trace.
+Its progress is in FOLDER/rank-N.json, so that a hang leaves a trace.
 """
 
 import argparse
@@ -25,7 +25,7 @@ _SECONDS_TO_COME = 30
 
 
 def main() -> None:
-    """Reaches every other rank over plain sockets, then sums a tensor with all of them."""
+    """Connects to every other rank over plain sockets, then all-reduces a tensor with them."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--parent", type=int, required=True)
@@ -46,13 +46,13 @@ def main() -> None:
             started = time.monotonic()
             me |= {"failed": add_up(), "stage": "done"}
             me["seconds"] = time.monotonic() - started
-    except Exception as error:  # of sockets, the store or the collective: the doctor tells it in a line
+    except Exception as error:  # of sockets, the store or the collective: the doctor reports it
         me["failed"] = [f"rank {rank} on {me['host']}: {(str(error).strip() or type(error).__name__).splitlines()[0]}"]
     write_json(file, me)
 
 
 def reach_all(me: dict[str, Any], address: str) -> list[str]:
-    """Returns the pairs, this rank's and the others', between which no connection could be made."""
+    """Returns the pairs of ranks, of all ranks, that could not connect."""
     store, rank, world = next(iter(rendezvous("env://", timeout=timedelta(seconds=_SECONDS_TO_COME))))
     listening, port = listen(address)
     name = f"rank {rank} on {me['host']}"
@@ -67,7 +67,7 @@ def reach_all(me: dict[str, Any], address: str) -> list[str]:
 
 
 def add_up() -> list[str]:
-    """Returns nothing when the sum over all ranks is right, what is wrong with it otherwise."""
+    """Sums a tensor over all ranks; returns a message if the sum is wrong."""
     with process_group() as world:
         numbers = torch.arange(2**16, dtype=torch.float32, device=world.device) % 7 + world.rank
         total = all_reduce_sum(numbers)

@@ -1,4 +1,4 @@
-"""SLURM as the login node sees it: its programs, its controller, its partitions, its node names."""
+"""Checks of SLURM from the login node: programs, controller, partitions, node names."""
 
 import shutil
 import socket
@@ -13,11 +13,11 @@ from distft.doctor.finding import Finding, Refused
 PROGRAMS = ("sbatch", "srun", "squeue", "scontrol", "sinfo", "scancel")
 _SECONDS_TO_ANSWER = 30
 _CONFIGURED = "SLURM_CONF= or /etc/slurm/slurm.conf of a login node, which this machine may not be; launcher=local"
-_MOST_NAMES = 256  # a cluster of thousands is asked about its first nodes
+_MOST_NAMES = 256  # on a cluster of thousands only the first are checked
 
 
 def srun_options(launcher: Mapping[str, Any]) -> list[str]:
-    """Returns srun's options for an allocation like the one that a run will ask for."""
+    """Returns srun's options for an allocation like that of a run."""
     words = {"partition": "partition", "account": "account", "qos": "qos", "constraint": "constraint"}
     options = [f"--{option}={launcher[key]}" for key, option in words.items() if launcher.get(key)]
     if launcher.get("gpus_per_node"):
@@ -26,33 +26,33 @@ def srun_options(launcher: Mapping[str, Any]) -> list[str]:
 
 
 def check_programs() -> Iterator[Finding]:
-    """Finds SLURM's programs on PATH."""
+    """Checks that SLURM's programs are on PATH."""
     missing = [name for name in PROGRAMS if not shutil.which(name)]
     if missing:
-        remedy = "module load slurm, or PATH with SLURM's bin folder; launcher=local needs none"
+        remedy = "module load slurm, or PATH with SLURM's bin folder; launcher=local works without SLURM"
         yield Finding("slurm", "problem", f"{', '.join(missing)} not on PATH", remedy)
     else:
         yield Finding("slurm", "ok", f"{ask('sinfo', '--version').strip()} in {shutil.which('srun')}")
 
 
 def check_controller() -> Iterator[Finding]:
-    """Finds whether the controller answers, and whether accounting is kept."""
+    """Checks that the controller answers, and whether accounting is enabled."""
     said = ask("scontrol", "ping").strip()
     if " UP" not in said:
         seen = said.splitlines()[0] if said else "the controller does not answer"
-        yield Finding("controller", "problem", seen, "sdiag, or SLURM_CONF, or ask those who run the cluster")
+        yield Finding("controller", "problem", seen, "sdiag, or SLURM_CONF, or ask the administrators of the cluster")
         return
     yield Finding("controller", "ok", said.splitlines()[0])
     config = ask("scontrol", "show", "config")
     kinds = [line.split("=")[1].strip() for line in config.splitlines() if line.startswith("AccountingStorageType")]
     if kinds and kinds[0].endswith("/slurmdbd"):
-        yield Finding("accounting", "ok", "sacct tells how jobs ended")
+        yield Finding("accounting", "ok", "sacct reports how jobs ended")
     else:
-        yield Finding("accounting", "ok", "none: how a job ended is told by the run folder alone")
+        yield Finding("accounting", "ok", "disabled: only the run folder records how a job ended")
 
 
 def check_partitions(launcher: Mapping[str, Any]) -> Iterator[Finding]:
-    """Finds every partition with its nodes, and whether the chosen one is there, up and large enough."""
+    """Lists the partitions, and checks that the chosen one exists, is up and large enough."""
     told: dict[str, list[str]] = defaultdict(list)
     down: dict[str, bool] = {}
     size: dict[str, int] = defaultdict(int)
@@ -77,34 +77,34 @@ def check_partitions(launcher: Mapping[str, Any]) -> Iterator[Finding]:
         yield Finding("partition", "problem", seen, f"launcher.partition={next(iter(known), '...')}")
     elif chosen not in known:
         meant = f"launcher.partition={nearest(chosen, known) or next(iter(known), '...')}"
-        yield Finding("partition", "problem", f"launcher.partition={chosen}: the cluster has none of that name", meant)
+        yield Finding("partition", "problem", f"launcher.partition={chosen}: the cluster has no such partition", meant)
     elif size[known[chosen]] < launcher["nodes"]:
         seen = f"launcher.nodes={launcher['nodes']}: {chosen} has {size[known[chosen]]}"
         yield Finding("partition", "problem", seen, f"launcher.nodes={size[known[chosen]]}")
 
 
 def check_node_names(launcher: Mapping[str, Any]) -> Iterator[Finding]:
-    """Finds whether this machine can resolve the names of the nodes, which logs and messages use."""
+    """Checks that this machine can resolve the names of the nodes, which logs and messages use."""
     options = ["-p", str(launcher["partition"])] if launcher.get("partition") else []
     names = list(dict.fromkeys(ask("sinfo", "-h", "-N", "-o", "%N", *options).split()))[:_MOST_NAMES]
     lost = [name for name in names if not _resolves(name)]
     if lost:
         some = ", ".join(lost[:4]) + (f" and {len(lost) - 4} more" if len(lost) > 4 else "")
-        remedy = "nothing, as long as the nodes can reach each other: the all-reduce on them tells"
+        remedy = "nothing, as long as the nodes can reach each other, which the all-reduce on them tests"
         yield Finding("node names", "warning", f"{some} of {len(names)} do not resolve from here", remedy)
     else:
         yield Finding("node names", "ok", f"{len(names)} resolve from here")
 
 
 def ask(*command: str) -> str:
-    """Returns what one of SLURM's programs prints; Refused with its last words when it fails."""
+    """Returns the output of a SLURM program; Refused with its last line when it fails."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS_TO_ANSWER, check=False)
     except FileNotFoundError:
         raise Refused(f"{command[0]} is not on PATH", "module load slurm, or PATH with SLURM's bin folder") from None
     except subprocess.TimeoutExpired:
         seen = f"{' '.join(command)} gives no answer within {_SECONDS_TO_ANSWER} s"
-        raise Refused(seen, "scontrol ping, or ask those who run the cluster") from None
+        raise Refused(seen, "scontrol ping, or ask the administrators of the cluster") from None
     if done.returncode and not done.stdout.strip():
         last = (done.stderr.strip() or f"{command[0]} ended with {done.returncode}").splitlines()[-1]
         raise Refused(f"SLURM does not answer here: {last}", _CONFIGURED)

@@ -1,8 +1,8 @@
 """One run from its command line to its exit code; with -m a sweep of them.
 
 Compose, check, prepare, plan, freeze, submit, follow, export, report.
-Trap: this process may wait for days on a login node, so it imports neither torch nor transformers;
-what needs them runs as an own process that cannot outlive this one.
+Trap: this process may wait for days on a login node, so it must not import torch or transformers;
+programs that need them run as child processes that die with this one.
 """
 
 import signal
@@ -44,7 +44,7 @@ from distft.sweep.multirun import multirun
 from distft.trackers.contract import Guarded, Tracker
 from distft.trackers.terminal import Terminal, screen, summary
 
-OWN = [(" or ".join(MULTIRUN), "a sweep: a run for each value, KEY=A,B,C, and a table of them at the end")]
+OWN = [(" or ".join(MULTIRUN), "a sweep: one run per value of KEY=A,B,C, and a table of results")]
 
 
 def main(overrides: list[str]) -> int:
@@ -57,7 +57,7 @@ def main(overrides: list[str]) -> int:
     check_devices(config)
     config, own = with_frozen_values(run, config)
     check_config(run, config)
-    handle = find(launcher, run)  # of an earlier launch, or another machine's
+    handle = find(launcher, run)  # from an earlier launch, or another machine's
     if handle is not None:
         check_followed(run, config, handle.name)
     if is_done(run, config):
@@ -65,8 +65,8 @@ def main(overrides: list[str]) -> int:
     plan = None if handle or is_done(run, config) else prepare_and_plan(run, config, overrides, own)
     with alone(run.path / ".lock") as held:
         if not held and handle is None:
-            raise ConfigError([f"name={run.path.name}: another launch is busy with {run.path}. Try: another name"])
-        check_config(run, config)  # it may have come into being meanwhile
+            raise ConfigError([f"name={run.path.name}: another launch uses {run.path}. Try: another name"])
+        check_config(run, config)  # another launch may have created it meanwhile
         if plan is not None and not is_done(run, config):
             freeze(run, config, plan, overrides)
             alone_from_here = not launcher.wait and not launcher.outlives_launch
@@ -75,7 +75,7 @@ def main(overrides: list[str]) -> int:
             [handle] = submit(launcher, [run])
             handle = restarting(handle, run, config)
         if handle is not None and not launcher.wait and launcher.outlives_launch:
-            print(f"{run.path} is {handle.name}. {how_to_go_on(run)}")
+            print(f"{run.path} is {handle.name}. {how_to_follow(run)}")
             return 0
         if handle is not None:
             outcome = supervise(run, handle, launcher, tracker)
@@ -87,7 +87,7 @@ def main(overrides: list[str]) -> int:
 
 
 def supervise(run: RunFolder, handle: Handle, launcher: Launcher, tracker: Tracker | None) -> Outcome:
-    """Follows one submitted run to its end, shown on the terminal and fed to the tracker."""
+    """Follows one submitted run to its end; shows it on the terminal and logs it to the tracker."""
     plan, console = run.read_plan(), screen(sys.stderr)
     logs = run.rank_log(run.read_status()["attempt"], 0).parent
     limit = what_ends(plan, read_config(run).train)
@@ -99,7 +99,7 @@ def supervise(run: RunFolder, handle: Handle, launcher: Launcher, tracker: Track
         watcher.start(run)
     outcome = Outcome("failed")
     try:
-        detaches = is_left_alone if launcher.outlives_launch else lambda _: False
+        detaches = keeps_running if launcher.outlives_launch else lambda _: False
         grace, logs_of = launcher.grace_seconds, [each.log for each in watchers]
         outcome = follow(run, handle, grace, logs_of, console.print, detaches)
     finally:
@@ -113,21 +113,21 @@ def is_left_alone(cause: signal.Signals) -> bool:
     if cause != signal.SIGINT or not (sys.stdin.isatty() and sys.stderr.isatty()):
         return True
     try:
-        answer = input("\nShall the job save and stop? Otherwise it goes on without this command. [y/N] ")
+        answer = input("\nSave and stop the job? Otherwise it continues without this command. [y/N] ")
     except EOFError:
         answer = ""
     return not answer.strip().lower().startswith("y")
 
 
-def how_to_go_on(run: RunFolder) -> str:
+def how_to_follow(run: RunFolder) -> str:
     return f"The same command, with name={run.path.name}, follows it. Save and stop it: touch {run.stop}"
 
 
 def report_end(run: RunFolder, outcome: Outcome) -> int:
-    """Prints why a run is not done, the culprit in the last lines; returns its exit code."""
+    """Prints why a run did not complete, with the culprit in the last lines; returns its exit code."""
     console = screen(sys.stderr)
     if outcome.state in ("pending", "running"):
-        console.print(f"{run.path} goes on. {how_to_go_on(run)}")
+        console.print(f"{run.path} continues. {how_to_follow(run)}")
     if outcome.state == "preempted":
         by = (
             reason if (reason := run.read_status()["reason"] or "").startswith(BY_YOU) else f"({reason})" * bool(reason)

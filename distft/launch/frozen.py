@@ -1,7 +1,7 @@
-"""The rows and the model that a run was frozen with, and that it goes on with whatever has become of their files since.
+"""The frozen inputs of a run: the prepared rows and the model that it resumes with, even if their sources have changed.
 
-Content decides, not its path: the same rows or the same model in another place are no other config, and a file that
-was edited, moved or deleted takes nothing away from a run whose prepared rows are there.
+They are identified by content, not by path: the same rows or model at another path are no change, and a source file
+that was edited, moved or deleted does not matter while the prepared rows exist.
 """
 
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ from distft.run import Plan, RunFolder, read_json
 from distft.tensors.weight_files import content_hash
 
 Values = dict[str, Any]
-ROWS = ("data.train", "data.eval", "data.chat_template")  # may be gone where the rows have been made
+ROWS = ("data.train", "data.eval", "data.chat_template")  # not needed once the rows are prepared
 MODEL = ("model.path", "model.revision")
 PLACES = {"data.train": "train", "data.eval": "eval", "data.chat_template": "chat_template"}  # key -> part of data_key
 PLACES |= dict.fromkeys((*MODEL, "model.tokenizer"), "tokenizer")
@@ -28,25 +28,25 @@ PLACES |= dict.fromkeys((*MODEL, "model.tokenizer"), "tokenizer")
 
 @dataclass(frozen=True)
 class Own:
-    """What a run keeps of its own."""
+    """The frozen inputs that a run resumes with."""
 
-    plan: Plan  # as it was frozen, with the folders where its rows and its model are now
-    values: Values  # of the config asked for, with the frozen places where the content is the same
-    asked: Values  # of the config asked for
-    lines: tuple[str, ...] = ()  # what has changed since, and is not taken
-    is_gone: bool = False  # rows to be made, or a model to be fetched, again, of the same content
-    wrong: str = ""  # why they cannot be
+    plan: Plan  # the frozen plan, with the current folders of rows and model
+    values: Values  # requested, with the frozen paths where the content is the same
+    asked: Values  # as requested
+    lines: tuple[str, ...] = ()  # changed sources, which are not used
+    is_gone: bool = False  # rows to prepare, or a model to fetch, again with the same content
+    wrong: str = ""  # why that is impossible
 
 
 def wants_new(values: Mapping[str, Any]) -> bool:
-    """Returns whether the user has allowed the run to go on with other rows or another model."""
+    """Returns whether the user allows the run to resume with other rows or another model."""
     return any(each.partition(".")[0] in ("data", "model") for each in values["checkpoint"]["allow_change"])
 
 
 def find_own(run: RunFolder, before: Mapping[str, Any], values: Values) -> Own | None:
-    """Returns what the run goes on with; None where it has nothing of its own yet, or is asked to read something else.
+    """Returns the frozen inputs of the run; None if it has none yet, or other inputs are requested.
 
-    before: the frozen values, in the keys that this version has. values: those asked for.
+    before: the frozen values, in the keys of this version. values: the requested ones.
     """
     if wants_new(values) or not run.plan.is_file() or (plan := run.read_plan()).data_dir is None:
         return None
@@ -70,15 +70,15 @@ def find_own(run: RunFolder, before: Mapping[str, Any], values: Values) -> Own |
     plan = replace(plan, **places, tokenizer_dir=_tokenizer(values) or plan.tokenizer_dir)
     if folder is None and not is_same:
         which = f"name={run.path.name}: its prepared rows {plan.reads['data']} are gone from {values['cache_dir']}"
-        return Own(plan, kept, values, wrong=f"{which}, and what they were made of is not what it was")
+        return Own(plan, kept, values, wrong=f"{which}, and their source files have changed")
     is_gone = folder is None or (model is None and plan.model_dir is not None)
     return Own(plan, kept, values, tuple(_news(parts, live, values)), is_gone)
 
 
 def kept_rows(values: Mapping[str, Any]) -> Values:
-    """Returns, by key, the frozen places of which the run of a config has made its rows, where the same are asked for.
+    """Returns key -> frozen path of the sources of a run's rows, for the keys that request the same files.
 
-    Nothing there needs to exist any more. values: of a config that has not been checked yet.
+    The files need not exist any more. values: of a config that is not validated yet.
     """
     try:
         folder = absolute(values["runs_dir"]) / str(values["name"])
@@ -88,12 +88,12 @@ def kept_rows(values: Mapping[str, Any]) -> Values:
             return {}
         before = run.read_config()
         return {key: at(before, key) for key in ROWS if _is_place(at(values, key), at(before, key))}
-    except (KeyError, TypeError, AttributeError, ValueError, OSError):  # the checks that follow report it
+    except (KeyError, TypeError, AttributeError, ValueError, OSError):  # later checks report it
         return {}
 
 
 def rows_of(plan: Plan, values: Mapping[str, Any]) -> Path | None:
-    """Returns the folder of a plan's prepared rows: where they were, else in the cache that is asked for now."""
+    """Returns the folder of a plan's prepared rows: the frozen one, else the one in the requested cache."""
     if plan.data_dir is None:
         return None
     places = (Path(plan.data_dir), data_dir(dict(values), plan.reads["data"]))
@@ -101,9 +101,9 @@ def rows_of(plan: Plan, values: Mapping[str, Any]) -> Path | None:
 
 
 def model_of(plan: Plan, values: Values, *, moved: bool) -> Path | None:
-    """Returns the folder with the plan's model: the one that is asked for now, else, unless it was moved, where it was.
+    """Returns the folder of the plan's model: the requested one, else, unless `moved`, the frozen one.
 
-    None for a random instance, and where there is no such folder or, if it was moved, none of the same content.
+    None for a random instance, a missing folder or, if `moved`, other content.
     """
     if plan.model_dir is None:
         return None
@@ -111,9 +111,9 @@ def model_of(plan: Plan, values: Values, *, moved: bool) -> Path | None:
     with suppress(NotFetched):
         places.insert(0, local_folder(model["path"], model["revision"], values["cache_dir"]))
     there = [folder for folder in places if folder.is_dir()]
-    if plan.model_hash is None:  # frozen before there was one
+    if plan.model_hash is None:  # frozen by an older version
         return there[0] if there and not moved else None
-    others = None if moved or not there else there[0]  # whose content the plan refuses in words
+    others = None if moved or not there else there[0]  # make_plan rejects its content with a message
     return next((folder for folder in there if content_hash(folder) == plan.model_hash), others)
 
 
@@ -126,16 +126,16 @@ def _tokenizer(values: Values) -> str | None:
 
 
 def _is_place(asked: Any, frozen: Any) -> bool:
-    """Returns whether the same files are meant: those frozen are absolute paths."""
+    """Returns whether both name the same files; frozen paths are absolute."""
     if isinstance(frozen, list):
         return isinstance(asked, list) and len(asked) == len(frozen) and all(map(_is_place, asked, frozen))
     return isinstance(asked, str) and frozen in (asked, str(absolute(asked)))
 
 
 def _news(parts: Mapping[str, Any], live: Mapping[str, Any], values: Values) -> list[str]:
-    """Returns a line for each thing that has changed since the rows were made of it; none where that is not known."""
+    """Returns a line per source that has changed since the rows were prepared; empty if that is unknown."""
     more = allowing(values["checkpoint"]["allow_change"], ["data"])
-    goes_on = f"the run goes on with the rows it has. For new ones: another name, or {more}"
+    goes_on = f"the run continues with its prepared rows. For new rows: another name, or {more}"
     lines = []
     tokenizer = "model.tokenizer" if values["model"]["tokenizer"] else "model.path"
     for key in (*ROWS, tokenizer):

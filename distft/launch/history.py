@@ -1,6 +1,6 @@
-"""What a run was before this launch: which config and checkpoint it goes on from, and what is kept of them.
+"""The history of a run before this launch: the config and checkpoint it resumes from, and their archive.
 
-A checkpoint that `checkpoint.resume` names by its path may be of another run: its config is the one to go on from.
+A checkpoint that `checkpoint.resume` names by path may belong to another run: then that run's config applies.
 """
 
 import os
@@ -24,26 +24,26 @@ from distft.paths import absolute, conf_dir
 from distft.run import FINISHED, Plan, RunFolder
 
 Manifest = Mapping[str, Any]
-OF_THE_LAUNCH = ("tracker", "launcher.wait", "launcher.grace_seconds")  # what a run under way knows nothing of
+OF_THE_LAUNCH = ("tracker", "launcher.wait", "launcher.grace_seconds")  # keys that only the launching process reads
 
 
 def keep_frozen(run: RunFolder, config: Config, *, sweep: bool = False) -> tuple[Config, list[str]]:
-    """Returns the config with the run's frozen values where a default has changed since, and a line for each of them.
+    """Returns the config with the run's frozen values in place of changed defaults, and a line for each of them.
 
-    ConfigError when what is asked for now does not go with one of them. sweep: the run is a job of one.
+    ConfigError when a requested value conflicts with a frozen one. sweep: the run is a job of a sweep.
     """
     before = frozen_before(run, config)
     values, lines = before.kept_by(config) if before else ({}, [])
     if not lines:
         return config, []
     if wrong := list(broken_rules(Facts(values, config.choices, config.given, sweep), ())):
-        kept = f"name={run.path.name}: {run.path} keeps what it was frozen with. Try: type the value that is to change"
+        kept = f"name={run.path.name}: {run.path} keeps its frozen values. Try: give the value that is to change"
         raise ConfigError([*wrong, "\n    ".join([kept, *lines])])
     return config.with_values(values), lines
 
 
 def check_config(run: RunFolder, config: Config) -> None:
-    """Raises ConfigError with the difference when the run would go on with another meaning that is not allowed."""
+    """Raises ConfigError with the differences when the run would resume with a change that is not allowed."""
     if (run.path / "sweep_status.json").is_file():
         raise ConfigError([f"name={run.path.name}: {run.path} holds a sweep. Try: another name, or -m"])
     before, found = frozen_before(run, config), run_before(run, config)
@@ -57,17 +57,17 @@ def check_config(run: RunFolder, config: Config) -> None:
 
 
 def check_followed(run: RunFolder, config: Config, name: str) -> None:
-    """Raises ConfigError when `name`, which runs the run already, does so with another config than this one."""
+    """Raises ConfigError when `name` already runs the run with a different config."""
     before = frozen_before(run, config)
     changes = before.in_words(config) if before else difference({}, config.values)
     others = [line for line in changes if not covers(OF_THE_LAUNCH, line.partition(":")[0])]
     if others:
-        first = f"name={run.path.name}: {name} runs it with another config. Try: another name, or touch {run.stop}"
+        first = f"name={run.path.name}: {name} runs it with a different config. Try: another name, or touch {run.stop}"
         raise ConfigError(["\n    ".join([first, *others])])
 
 
 def config_before(run: RunFolder, config: Config) -> dict[str, Any] | None:
-    """Returns the values that the run goes on from, in the keys that this version has."""
+    """Returns the frozen values that the run resumes from, in the keys of this version."""
     before = frozen_before(run, config)
     return before.aligned(config) if before else None
 
@@ -82,13 +82,13 @@ def run_before(run: RunFolder, config: Config) -> RunFolder | None:
 
 
 def own_of(run: RunFolder, config: Config) -> Own | None:
-    """Returns the rows and the model that the run goes on with, where it has its own and is asked for no others."""
+    """Returns the frozen inputs of the run, unless it has none or others are requested."""
     found, before = run_before(run, config), config_before(run, config)
     return find_own(found, before, config.values) if found and before else None
 
 
 def frozen_before(run: RunFolder, config: Config) -> Frozen | None:
-    """Returns the config that the run goes on from."""
+    """Returns the frozen config that the run resumes from."""
     found = run_before(run, config)
     if found is None:
         return None
@@ -98,7 +98,7 @@ def frozen_before(run: RunFolder, config: Config) -> Frozen | None:
 
 
 def _given(run: RunFolder, words: Mapping[str, str]) -> frozenset[str] | None:
-    """Returns the keys that the run's command line and its experiment set; None when its command is not there."""
+    """Returns the keys set by the run's command line and experiment; None without a recorded command."""
     try:
         overrides = [split(text) for text in run.read_commands()[-1][3:]]  # after python -m distft.launch
         groups = Groups(conf_dir())
@@ -109,7 +109,7 @@ def _given(run: RunFolder, words: Mapping[str, str]) -> frozenset[str] | None:
 
 
 def is_done(run: RunFolder, config: Config) -> bool:
-    """Returns whether the run has come to its end, and the config asks for nothing more."""
+    """Returns whether the run has finished and the config requests no more steps."""
     finished = run.read_status()["state"] in FINISHED
     return finished and not meanings(config_before(run, config) or {}, config.values)
 
@@ -128,14 +128,14 @@ def resumed(run: RunFolder, config: Config) -> Manifest | None:
 
 
 def check_plan(plan: Plan, run: RunFolder, config: Config, manifest: Manifest | None) -> None:
-    """Raises ConfigError when the plan reads other data than the checkpoint's, or ends before it."""
+    """Raises ConfigError when the plan reads other data than the checkpoint, or ends before it."""
     if manifest is None:
         return
     which, done = f"name={run.path.name}: {run.path}", manifest["step"]
     check_model(plan, run, config, manifest)
     allowed, before, now = config.checkpoint.allow_change, manifest["reads"]["data"], plan.reads["data"]
     if before != now and not any(each.partition(".")[0] in ("data", "model") for each in allowed):
-        first = f"{which} would go on with other rows: a file, the tokenizer or the template differs"
+        first = f"{which} would resume with other rows: a file, the tokenizer or the template differs"
         raise ConfigError([f"{first}. Try: another name, or {allowing(allowed, ['data'])}"])
     end = min(plan.steps, config.train.max_steps or plan.steps)
     if end < done:
@@ -143,8 +143,8 @@ def check_plan(plan: Plan, run: RunFolder, config: Config, manifest: Manifest | 
 
 
 def check_model(plan: Plan, run: RunFolder, config: Config, manifest: Manifest) -> None:
-    """Raises ConfigError when a changed model or tuning does not train what the checkpoint holds: no rank could load
-    it. Where neither has changed nothing is counted: the plan's numbers are not needed to be exact."""
+    """Raises ConfigError when a changed model or tuning does not match the checkpoint's parameters, so that no rank can
+    load it. Without a change nothing is counted: the plan's numbers may be inexact."""
     changed = meanings(config_before(run, config) or {}, config.values)
     trained = plan.parameters if plan.adapters is None else plan.adapters
     shapes = manifest.get("tensors", {}).get("parameter", {})
@@ -154,11 +154,11 @@ def check_model(plan: Plan, run: RunFolder, config: Config, manifest: Manifest) 
     found = run_before(run, config) or run
     first = f"name={run.path.name}: this config trains {trained:,} parameters, the checkpoint of {found.path} holds"
     start = f"Try: another name, and to start from its result model.path={found.final}"
-    raise ConfigError([f"{first} {holds:,}: a run goes on with its model and its tuning alone. {start}"])
+    raise ConfigError([f"{first} {holds:,}: a run resumes only with its model and tuning. {start}"])
 
 
 def archive_previous(run: RunFolder, text: str) -> None:
-    """Keeps what a run that goes on with the config `text` was: its config, and the result of one that had ended."""
+    """Archives a run's previous config, and its result if it had finished, before config `text` is written."""
     status = run.read_status()
     if run.config.is_file() and run.config.read_text() != text:
         os.replace(run.config, run.path / f"config.attempt-{status['attempt']}.yaml")

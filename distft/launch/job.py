@@ -1,8 +1,8 @@
-"""A batch job around its ranks: `python -m distft.launch.job begin RUN` before them, `... end RUN CODE` after them, and
-`... checked RUN` after a preflight, which comes between.
+"""The steps of a batch job: `python -m distft.launch.job begin RUN` before its ranks, `end RUN CODE` after them, and
+`checked RUN` after the preflight.
 
-It is what a scheduler starts again after a preemption, a time limit or a lost node, with as many nodes as there are
-then. So each start counts an attempt up, and plans the same steps for the nodes it has.
+A scheduler restarts the job after a preemption, a time limit or a lost node, maybe with a different number of nodes.
+So each start begins a new attempt and plans the same steps for the nodes it has.
 """
 
 import json
@@ -45,21 +45,21 @@ from distft.runtime import stop
 from distft.runtime.errors import Failure
 from distft.runtime.logs import last_lines
 
-_SECONDS_OF_SLACK = 30  # SLURM acts on time limits by a tick of about so long
+_SECONDS_OF_SLACK = 30  # SLURM enforces time limits with about this delay
 
 
 class Taken(RuntimeError):
-    """Another job has the run, whose folder is its own; the message says which."""
+    """Another job owns the run; the message names it."""
 
 
 def begin(run: RunFolder) -> int:
-    """Makes the run's folder ready for one start of its ranks, and prints on how many nodes they run."""
+    """Prepares the run folder for one start of the ranks, and prints the number of nodes."""
     job = this_job(os.environ)
     config = read_config(run)
     check_alone(run, job)
     plan = for_nodes(run.read_plan(), run, config, int(os.environ["SLURM_JOB_NUM_NODES"]))
     status = {"starts": [], "timeouts": 0} | run.read_status()
-    again = status.get("begun") == status["attempt"]  # else a launch has counted it up, and all may be mended
+    again = status.get("begun") == status["attempt"]  # else a launch began it, maybe after a fix
     before = status["starts"] if again else []
     starts = check_progress(run, config, status["attempt"], before, run.logs / "slurm.out")
     attempt, timeouts = status["attempt"] + again, status["timeouts"] if again else 0
@@ -80,13 +80,13 @@ def begin(run: RunFolder) -> int:
 
 
 def checked(run: RunFolder) -> int:
-    """Tells what the preflight has found; EXIT_PREEMPTED when the job is queued again without the nodes at fault."""
+    """Prints the findings of the preflight; EXIT_PREEMPTED when the job is requeued without the faulty nodes."""
     names = slurm("scontrol", "show", "hostnames", os.environ["SLURM_JOB_NODELIST"]).split()
     return EXIT_PREEMPTED if conclude(run, this_job(os.environ), names[: run.read_plan().nodes]) else 0
 
 
 def end(run: RunFolder, code: int) -> int:
-    """Brings what the ranks have left to its end: results, another start, or the reason why there is none."""
+    """Handles the end of the ranks: writes results, restarts them, or records why not."""
     status = run.read_status()
     if status["state"] in FINISHED and not code:
         note_end(run, status["state"])  # what comes now is no part of its training
@@ -96,16 +96,16 @@ def end(run: RunFolder, code: int) -> int:
     if status["state"] != "preempted" and status["exit_code"] is not None:
         return status["exit_code"]
     job = own_state()
-    if job is not None and job.name != "RUNNING":  # SLURM may start it again; else whoever waits sees that it is gone
+    if job is not None and job.name != "RUNNING":  # SLURM may restart it; else a waiting launch sees that it is gone
         if status["state"] == "preempted":
             unclear = f"{BY_SCHEDULER}SIGTERM: scancel or a preemption"  # of a job that is COMPLETING
             run.write_status(state="preempted", reason=BY_SCANCEL if job.is_cancelled else unclear)
         return code or EXIT_PREEMPTED
     if status["state"] == "pending" and any(map(is_no_answer, last_lines(run.logs / "slurm.out", 5))):
-        print("srun got no answer from SLURM's controller, so no rank has begun: again", file=sys.stderr)
+        print("srun got no answer from SLURM's controller, so no rank has started: retrying", file=sys.stderr)
         return EXIT_AGAIN
     if status["state"] != "preempted":
-        error = status["error"] or asdict(why(run, status["attempt"], code))  # node 0 may have had no time to tell
+        error = status["error"] or asdict(why(run, status["attempt"], code))  # node 0 may have had no time to report
         outcome = Outcome("failed", error)
         if may_restart_in_job(run, status, outcome):
             return EXIT_AGAIN
@@ -118,16 +118,16 @@ def end(run: RunFolder, code: int) -> int:
 
 
 def this_job(given: Mapping[str, str]) -> str:
-    """Returns the id that SLURM's programs take: 12, or 12_3 in an array."""
+    """Returns the job id for SLURM's programs: 12, or 12_3 in an array."""
     if "SLURM_ARRAY_JOB_ID" in given:
         return f"{given['SLURM_ARRAY_JOB_ID']}_{given['SLURM_ARRAY_TASK_ID']}"
     return given["SLURM_JOB_ID"]
 
 
 def queued_at(job: str) -> float | None:
-    """Returns when the job was queued last; None where SLURM does not tell.
+    """Returns when the job was last queued; None if unknown.
 
-    Waits for a controller that is away: srun, which comes next, asks it too, and gives up at once.
+    Waits for a controller that is down: srun, which runs next, needs it too and gives up at once.
     """
     try:
         return with_retries(lambda: job_state(job), commands.SECONDS_OF_JOB).queued
@@ -136,7 +136,7 @@ def queued_at(job: str) -> float | None:
 
 
 def check_alone(run: RunFolder, job: str) -> None:
-    """Raises Taken while another job has the run: two would write over each other."""
+    """Raises Taken while another job owns the run: two jobs would overwrite each other's files."""
     other = read_job(run)
     if other and other != job and with_retries(lambda: job_state(other), commands.SECONDS_OF_JOB).is_alive:
         raise Taken(f"job {other} has {run.path} already. Try: scancel {other}, or another name")
@@ -163,11 +163,11 @@ def for_nodes(plan: Plan, run: RunFolder, config: Config, there: int) -> Plan:
 
 
 def why(run: RunFolder, attempt: int, code: int) -> Failure:
-    """Returns what another node has recorded, else what is known of the step itself."""
+    """Returns the failure that another node recorded, else one made from srun's exit code."""
     for file in sorted(run.rank_log(attempt, 0).parent.glob("node-*.error.json")):
         return Failure(**json.loads(file.read_text()))
     how = f"by {signal.Signals(code - 128).name}" if code > 128 else f"with code {code}"
-    return Failure.of_run(f"srun ended {how} before the run was done; see its last lines", run.logs / "slurm.out")
+    return Failure.of_run(f"srun ended {how} before the run was done; see its output", run.logs / "slurm.out")
 
 
 def may_restart_in_job(run: RunFolder, status: Mapping[str, Any], outcome: Outcome) -> bool:
@@ -187,10 +187,10 @@ def may_restart_in_job(run: RunFolder, status: Mapping[str, Any], outcome: Outco
 
 
 def requeued(run: RunFolder, status: Mapping[str, Any]) -> str | None:
-    """Has SLURM queue this very job again, once; returns why not, where it is not to."""
+    """Requeues this job, once; returns the reason if it does not."""
     job, reason = this_job(os.environ), stop.requested(run, status["attempt"]) or ""
     if not reason.startswith(BY_SCHEDULER):
-        return f"saved and stopped: {reason or 'asked to'}"
+        return f"saved and stopped: {reason or 'on request'}"
     try:
         left = with_retries(lambda: seconds_left(job), commands.SECONDS_OF_JOB)
         timeouts = status.get("timeouts", 0) + is_near_limit(run, left)
@@ -198,16 +198,16 @@ def requeued(run: RunFolder, status: Mapping[str, Any]) -> str | None:
         if timeouts > most:
             return f"saved and stopped: {most} time limits were reached (launcher.max_timeouts)"
         run.write_status(timeouts=timeouts)
-        print(f"saved at step {status['step']} ({reason}), to be queued again", file=sys.stderr)
+        print(f"saved at step {status['step']} ({reason}), requeueing", file=sys.stderr)
         with_retries(lambda: slurm("scontrol", "requeue", job), commands.SECONDS_OF_JOB)
     except SlurmError as error:
-        return f"saved and stopped: SLURM would not queue it again: {error}"
+        return f"saved and stopped: SLURM refused to requeue it: {error}"
     return None
 
 
 def own_state() -> JobState | None:
-    """Returns the job's state, which is not RUNNING when SLURM takes its nodes away: it was cancelled, or is queued
-    again already; None where SLURM does not tell."""
+    """Returns the state of this job, None if unknown. It is not RUNNING once SLURM takes its nodes away: the job was
+    cancelled or already requeued."""
     try:
         return with_retries(lambda: job_state(this_job(os.environ)), commands.SECONDS_OF_JOB)
     except SlurmError:

@@ -1,6 +1,6 @@
-"""A run that is started again after a rank has died or hung, from its last checkpoint, and the rule that ends it.
+"""Restarts of a run from its last checkpoint after a rank has died or hung, and the rule that ends them.
 
-The rule is one for all launchers: a start that brings no new checkpoint will not bring one the fourth time either.
+The rule is the same for all launchers: after STARTS starts without a new checkpoint, the run has failed.
 """
 
 import sys
@@ -20,16 +20,16 @@ from distft.runtime import stop
 from distft.runtime.errors import FINAL, Failure
 from distft.runtime.logs import Patient
 
-STARTS = 3  # without a new checkpoint, after which the run is not started again
+STARTS = 3  # without a new checkpoint; then the run is not restarted
 
 
 class CannotStart(RuntimeError):
-    """This job must not run the run, and so the run has failed; the message says why."""
+    """The run cannot start in this job and has failed; the message gives the reason."""
 
 
 @runtime_checkable
 class Repeatable(Protocol):
-    """A handle whose place is this machine."""
+    """A handle of a run that this process can restart."""
 
     def start_again(self) -> None:
         """Starts the attempt in status.json after the previous one has ended."""
@@ -37,7 +37,7 @@ class Repeatable(Protocol):
 
 
 class Restarting:
-    """A handle on a run that is started again, at most `most` times."""
+    """A handle that restarts its run at most `most` times."""
 
     def __init__(self, handle: Handle, run: RunFolder, config: Config, most: int) -> None:
         assert isinstance(handle, Repeatable)
@@ -51,7 +51,7 @@ class Restarting:
         return self._handle.state()
 
     def wait(self, seconds: float) -> Outcome | None:
-        """Returns how the last start ended; None after one that is followed by another."""
+        """Returns the outcome of the last start; None after a restart."""
         outcome = self._handle.wait(seconds)
         if outcome is None or outcome.state != "failed" or self._is_cancelled:
             return outcome
@@ -60,7 +60,7 @@ class Restarting:
         error = outcome.error or {}
         done = len(self._starts) - 1
         if done >= self._most:
-            _say(f"{self._run.path.name}: launcher.restarts={self._most}, and so often it was started again")
+            _say(f"{self._run.path.name}: launcher.restarts={self._most}, and the limit is reached")
             return outcome
         try:
             self._begin(error)
@@ -79,7 +79,7 @@ class Restarting:
         self._handle.cancel()
 
     def _begin(self, error: dict[str, Any]) -> None:
-        """Counts the attempt up, plans from the last checkpoint, and starts; CannotStart when none of that helps."""
+        """Begins a new attempt from the last checkpoint; CannotStart when restarts make no progress."""
         run, attempt = self._run, self._run.read_status()["attempt"]
         self._starts = check_progress(run, self._config, attempt, self._starts, run.logs)
         note(run, attempt, error, self._starts[-1])
@@ -96,21 +96,21 @@ def restarting(handle: Handle, run: RunFolder, config: Config) -> Handle:
 
 
 def may_restart(run: RunFolder, outcome: Outcome) -> bool:
-    """Returns whether the failure is one that a restart could mend, and nobody has asked the run to stop."""
+    """Returns whether a restart could fix the failure and no stop was requested."""
     kind = (outcome.error or {}).get("type")
     return kind not in FINAL and stop.requested(run, run.read_status()["attempt"]) is None
 
 
 def check_progress(run: RunFolder, config: Config, attempt: int, before: Sequence[int], log: Path) -> list[int]:
-    """Returns the steps that all starts since the launch began from; CannotStart when the last ones brought nothing.
+    """Returns the first step of every start since the launch; CannotStart when the last ones made no progress.
 
-    attempt, before: the last that has begun, and the steps that it and those before it began from. log: of the place.
+    attempt: the last one. before: the first steps of the earlier starts and of this one. log: of the launcher.
     """
     starts = [*before, saved_step(run, config)]
     if len(starts) > STARTS and len(set(starts[-STARTS - 1 :])) == 1:
         first = max(1, attempt - STARTS + 1)
         raise CannotStart(
-            f"{STARTS} starts have brought no checkpoint after step {starts[-1]}, so it is not started again. See "
+            f"{STARTS} starts made no checkpoint after step {starts[-1]}, so the run is not restarted. See "
             f"{run.logs}/attempt-{first} to attempt-{attempt} and {log}: a step or a save takes longer than nodes "
             "last, or something ends every start. Try: a lower checkpoint.every_minutes or every_steps"
         )
@@ -118,20 +118,20 @@ def check_progress(run: RunFolder, config: Config, attempt: int, before: Sequenc
 
 
 def saved_step(run: RunFolder, config: Config) -> int:
-    """Returns the step that the next start begins from."""
+    """Returns the first step of the next start."""
     manifest = resumed(run, config)
     return manifest["step"] if manifest else 0
 
 
 def note(run: RunFolder, attempt: int, error: dict[str, Any], step: int) -> None:
-    """Adds a line to restarts.jsonl: which attempt ended, how, and where the next one begins."""
+    """Appends a line to restarts.jsonl: the attempt that ended, its error, and the step of the next start."""
     line = {"time": time.time(), "attempt": attempt, "from_step": step, "error": error}
     with (run.path / "restarts.jsonl").open("a") as file:
         file.write(json_text(line) + "\n")
 
 
 def failure_line(error: dict[str, Any]) -> str:
-    """Returns a failure in a line."""
+    """Returns a failure as one line."""
     who = "the run" if error.get("rank") is None else f"rank {error['rank']} on {error['host']}"
     first, *_ = str(error.get("message", "")).strip().splitlines() or [""]
     return f"{who}: {error.get('type')}: {first}"

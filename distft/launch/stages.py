@@ -1,7 +1,7 @@
-"""What happens to a run before it is submitted and after it has ended: the stages that one launch and a sweep share.
+"""The stages of a launch before a run is submitted and after it has ended, shared by launch and sweep.
 
-Trap: the process that calls these may wait for days on a login node, so it imports neither torch nor transformers;
-what needs them runs as an own process that cannot outlive this one.
+Trap: the calling process may wait for days on a login node, so it must not import torch or transformers;
+programs that need them run as child processes that die with this one.
 """
 
 import atexit
@@ -43,7 +43,7 @@ from distft.runtime.logs import last_lines, redirect
 from distft.runtime.process import start_bound
 from distft.trackers.terminal import screen
 
-NOT_SHOWN = ("checkpoint.allow_change", "checkpoint.resume")  # they say how to go on, and change nothing else
+NOT_SHOWN = ("checkpoint.allow_change", "checkpoint.resume")  # they only select how to resume
 
 
 def with_name(config: Config) -> tuple[RunFolder, Config]:
@@ -57,9 +57,9 @@ def with_name(config: Config) -> tuple[RunFolder, Config]:
 
 
 def _own_name(folder: Path, name: str) -> str:
-    """Returns `name`, or one with a number after it, whose folder this process has made and so no other has.
+    """Returns `name`, or `name-N`, after creating its folder, so that no other process has the same name.
 
-    It goes again where nothing has come into it.
+    An empty folder is removed at exit.
     """
     for number in count(1):
         own = folder / (f"{name}-{number}" if number > 1 else name)
@@ -68,21 +68,21 @@ def _own_name(folder: Path, name: str) -> str:
         except FileExistsError:
             continue
         except OSError:
-            break  # told by check_writable
+            break  # check_writable reports it
         atexit.register(_remove_if_empty, own, os.getpid())
         return own.name
     return name
 
 
 def _remove_if_empty(folder: Path, process: int) -> None:
-    if os.getpid() == process:  # a fork of it goes on in the background
+    if os.getpid() == process:  # not in a fork that continues in the background
         with suppress(OSError):
             folder.rmdir()
 
 
 def with_frozen_values(run: RunFolder, config: Config) -> tuple[Config, Own | None]:
-    """Returns the config with what the run was frozen with where a default has changed since, which it says, or where
-    the same content is in another place; and the rows and the model that it keeps."""
+    """Returns the config with the run's frozen values in place of changed defaults (printed) or of other paths to
+    the same content; and the frozen inputs of the run."""
     config, kept = keep_frozen(run, config)
     for line in config.notes:
         screen(sys.stderr).print(line)
@@ -93,14 +93,14 @@ def with_frozen_values(run: RunFolder, config: Config) -> tuple[Config, Own | No
 
 
 def check_writable(folder: Path) -> None:
-    """Raises ConfigError when no run folder can be made in `folder`."""
+    """Raises ConfigError when no run folder can be created in `folder`."""
     if why := why_not_writable(folder):
-        raise ConfigError([f"runs_dir={folder}: {why}. Try: runs_dir= a folder of yours"])
+        raise ConfigError([f"runs_dir={folder}: {why}. Try: runs_dir=DIR with a writable folder"])
 
 
 def check_devices(config: Config) -> None:
-    """Raises ConfigError when accelerators of this machine are plugged in that torch is not built for: the run would
-    be on the CPU. Warns of those that have no driver."""
+    """Raises ConfigError when this machine has accelerators that torch is not built for: the run would use the CPU.
+    Warns about accelerators without a driver."""
     if config.choices["launcher"] != "local":
         return
     if said := wasted(plugged_in(), torch_build()):
@@ -122,24 +122,24 @@ def make_part(config: Config, group: str) -> Any:
 
 
 def refuse_secrets(config: Config) -> None:
-    """Raises ConfigError when the config holds the value of a secret variable: it would be kept in files."""
+    """Raises ConfigError when the config contains the value of a secret variable: it would be stored in files."""
     text = frozen_text(config)
     found = [name for name, value in secrets().items() if value in text]
-    rule = "its value stands in the config, which is kept in the run folder. Leave the secret in the environment"
+    rule = "the config contains its value and is stored in the run folder. Try: keep the secret in the environment"
     if found:
         raise ConfigError(f"${name}: {rule}" for name in found)
     shaped = [key for key, value in leaves(config.values) if has_secret(str(value))]
     if shaped:
-        rule = "looks like a secret, and the config is kept in the run folder. Leave it in the environment"
+        rule = "looks like a secret, and the config is stored in the run folder. Try: keep it in the environment"
         raise ConfigError(f"{key}: its value {rule}" for key in shaped)
 
 
 def prepare(config: Config, overrides: Sequence[str], own: Own | None = None) -> None:
-    """Prepares the data and checks the model where that has not been done; exits with the command's code where it
-    cannot be.
+    """Runs `prepare` if the data is not prepared or the model not checked; exits with the command's code when it
+    fails.
 
-    own: the rows that the run has; ConfigError where they are gone and can be made no more, where the model's files
-    are wrong, or it has been refused before.
+    own: the frozen inputs of the run. ConfigError when they are lost and cannot be made again, or when the model's
+    files are invalid or the model was rejected before.
     """
     if own and own.wrong:
         raise ConfigError([f"{own.wrong}. Try: cache_dir=where they are, the files as they were, or another name"])
@@ -150,7 +150,7 @@ def prepare(config: Config, overrides: Sequence[str], own: Own | None = None) ->
 
 
 def plan_run(run: RunFolder, config: Config, own: Own | None = None) -> Plan:
-    """Returns the plan of the run, from its checkpoint on; ConfigError where it cannot go on from there."""
+    """Returns the plan of the run from its checkpoint on; ConfigError when it cannot resume from there."""
     manifest = resumed(run, config)
     if own and own.is_gone:  # until it was prepared
         own = own_of(run, config.with_values(own.asked))
@@ -162,7 +162,7 @@ def plan_run(run: RunFolder, config: Config, own: Own | None = None) -> Plan:
 
 
 def prepare_and_plan(run: RunFolder, config: Config, overrides: Sequence[str], own: Own | None = None) -> Plan:
-    """Does both, and says what is worth knowing of the model."""
+    """Prepares and plans the run, and prints notes about the model."""
     prepare(config, overrides, own)
     plan = plan_run(run, config, own)
     for line in [] if own else model_notes(config):
@@ -176,7 +176,7 @@ def launch_command(overrides: Sequence[str]) -> str:
 
 
 def freeze(run: RunFolder, config: Config, plan: Plan, overrides: Sequence[str]) -> None:
-    """Writes what the run is and runs with, and counts the attempt up; nothing of this attempt changes afterwards."""
+    """Writes config, plan, command and environment of the next attempt; they do not change afterwards."""
     text = frozen_text(config)
     before = frozen_before(run, config)
     changes = before.in_words(config) if before else []
@@ -190,7 +190,7 @@ def freeze(run: RunFolder, config: Config, plan: Plan, overrides: Sequence[str])
     about = f"attempt {attempt}, {time.strftime('%Y-%m-%d %H:%M:%S')}{': ' if changed else ''}{', '.join(changed)}"
     run.add_command(launch_command(overrides), about)
     write_json(run.environment, describe())
-    for file in (run.config, run.plan, run.path):  # checkpoints are worth little without what they are of
+    for file in (run.config, run.plan, run.path):  # a checkpoint needs them
         sync(file)
     stop.clear(run)
     run.write_status(state="pending", attempt=attempt, exit_code=None, error=None)
@@ -198,21 +198,21 @@ def freeze(run: RunFolder, config: Config, plan: Plan, overrides: Sequence[str])
 
 
 def find(launcher: Launcher, run: RunFolder) -> Handle | None:
-    """Returns the run where it is under way already; ConfigError where it should be and is not, or is elsewhere;
-    Unavailable where nobody can say."""
+    """Returns the handle of a run that is already running; ConfigError when it runs elsewhere or its machine is lost;
+    Unavailable when that is unknown."""
     try:
         handle = launcher.find(run.path)
     except ValueError as error:
         raise ConfigError([str(error)]) from error
     is_open = run.read_status()["exit_code"] is None and run.job.is_file()
     if handle is None and not launcher.outlives_launch and is_open and (job := find_job(run)):
-        rule = f"job {job} of SLURM has {run.path}, so nothing else may. Try: launcher=slurm, which follows it"
+        rule = f"job {job} of SLURM owns {run.path}. Try: launcher=slurm, which follows it"
         raise ConfigError([f"{rule}, or scancel {job} first"])
     return handle
 
 
 def submit(launcher: Launcher, runs: Sequence[RunFolder]) -> list[Handle]:
-    """Submits frozen runs; ConfigError, and runs that have failed, when the launcher's place refuses them."""
+    """Submits frozen runs; when the launcher refuses them, marks them as failed and raises ConfigError."""
     try:
         return list(launcher.submit([run.path for run in runs]))
     except ValueError as error:
@@ -223,9 +223,9 @@ def submit(launcher: Launcher, runs: Sequence[RunFolder]) -> list[Handle]:
 
 
 def go_on_in_background(folder: Path, log: Path, to_stop: str) -> bool:
-    """Splits off a process that owns the folder from here on; returns True in the one that the user waits for.
+    """Forks a background process that owns the folder; returns True in the foreground process.
 
-    to_stop: the command that makes it save and stop; PID stands for its process.
+    to_stop: the command that makes it save and stop, with PID for its process id.
     """
     child = os.fork()
     if child:
@@ -238,7 +238,7 @@ def go_on_in_background(folder: Path, log: Path, to_stop: str) -> bool:
 
 
 def check_exported(run: RunFolder, config: Config) -> None:
-    """Raises ConfigError when final/ is there and `config` asks for another one: it is not written over."""
+    """Raises ConfigError when final/ exists and `config` requests a different one: it is never overwritten."""
     if not run.final.is_dir() or not any(covers(["export"], key) for key in config.given):
         return
     for key in ("at", "dtype", "format"):
@@ -252,7 +252,7 @@ def check_exported(run: RunFolder, config: Config) -> None:
 def write_results(run: RunFolder, *, export: Export) -> bool:
     """Exports a finished run where that is wanted, and reports it, where that has not been done; both at once.
 
-    export: the config's section. Returns whether all of it was done: a run whose export fails is no less completed.
+    export: the config's section. Returns whether all succeeded; a failed export does not change the run's state.
     """
     command = ["export", f"run={run.path}", f"out={run.final}"]
     command += [f"{key}={getattr(export, key)}" for key in ("at", "dtype", "format")]
@@ -269,7 +269,7 @@ def write_results(run: RunFolder, *, export: Export) -> bool:
         if code:
             cause = next((line.strip() for line in reversed(said) if line.strip()), f"it ended with code {code}")
             again = shlex.join(["python", "-m", f"distft.{each.name}", *each.overrides])
-            console.print(f"{run.path.name}: {each.name} failed: {cause}\nTry it again: {again}")
+            console.print(f"{run.path.name}: {each.name} failed: {cause}\nTry: {again}")
         else:
             for line in said:
                 if line.startswith("warning: "):
@@ -278,7 +278,7 @@ def write_results(run: RunFolder, *, export: Export) -> bool:
 
 
 class Command:
-    """Another command of distft, started."""
+    """A running distft command."""
 
     def __init__(self, name: str, *overrides: str, log: Path | None = None) -> None:
         self.name, self.overrides, self.log = name, overrides, log
@@ -288,16 +288,16 @@ class Command:
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT if log else None,
-            start_new_session=True,  # Ctrl-C ends this process, and it with it
+            start_new_session=True,  # Ctrl-C ends this process, and the child dies with it
         )
 
     def wait(self) -> int:
-        """Returns its exit code, once it has ended."""
+        """Waits for it and returns its exit code."""
         with screen(sys.stderr).status(f"{self.name} ...") if self.log else nullcontext():
             return self.process.wait()
 
     def end(self) -> None:
-        """Waits for its end; exits with its code when it failed, and what was started beside it ends too."""
+        """Waits for it; exits with its code when it failed, which ends the other children too."""
         console, code = screen(sys.stderr), self.wait()
         if code:
             console.print("\n".join(last_lines(self.log, 20)) if self.log else "")

@@ -1,6 +1,6 @@
-"""Where the elastic processes of a run's nodes meet: one TCP store, held by the first node, which their ranks use too.
+"""Rendezvous of a run's nodes: one TCPStore, held by the first node, which the ranks use too.
 
-The first node writes addresses and port into the run folder, so no name has to resolve and no port is guessed.
+The first node writes its addresses and port to the run folder, so no host name has to resolve.
 """
 
 import json
@@ -20,52 +20,52 @@ from distft.run import RunFolder, read_json, write_json
 from distft.runtime.errors import Failure
 
 SECONDS_TO_MEET = 60.0
-_SECONDS_TO_REACH = 10.0  # a store that is open already
+_SECONDS_TO_REACH = 10.0  # timeout for a store that is already open
 _SECONDS_TO_PART = 10.0
-_SECONDS_BETWEEN_LOOKS = 0.5  # at whether another node has failed; one small message to the first
+_SECONDS_BETWEEN_LOOKS = 0.5  # polls for another node's failure; one small request to the first node
 
 
 @dataclass(frozen=True)
 class Place:
-    """What rendezvous.json says, and the store repeats: a node that reads something else looks at another folder."""
+    """The content of rendezvous.json, which the store repeats: if they differ, the run folder is not shared."""
 
     attempt: int
     addresses: list[str]
     port: int
-    number: str  # drawn for this attempt
+    number: str  # random, for this attempt
 
 
 @dataclass(frozen=True)
 class Node:
     """One of the nodes of a run."""
 
-    index: int  # 0: the one that holds the store
+    index: int  # 0 holds the store
     count: int
 
 
 class RendezvousError(RuntimeError):
-    """The nodes of the run did not come together; the message says which did not, and why."""
+    """The rendezvous of the nodes failed; the message names the missing nodes and the reason."""
 
 
 class Rendezvous:
-    """The open store, seen from one node."""
+    """The open store as one node uses it."""
 
     def __init__(self, store: TCPStore, node: Node, address: str, port: int, interface: str | None, attempt: int):
-        """address: of the first node, as this one reaches it. interface: this node's, towards the others."""
+        """address: the first node's, as this node reaches it. interface: this node's network interface."""
         self.store, self.node, self.address, self.port = store, node, address, port
         self.interface, self.attempt = interface, attempt
 
     def client(self) -> TCPStore:
-        """Returns a connection of its own for a thread: questions on one connection wait for each other."""
+        """Returns a new connection, for another thread: requests on one connection block each other."""
         return _store(self.address, self.port, timedelta(seconds=_SECONDS_TO_PART))
 
     def report_failure(self, failure: Failure) -> None:
-        """Tells the other nodes that this one's ranks have failed; the first failure told is the run's."""
+        """Reports a failure of this node's ranks to all nodes; the first one reported is the failure of the run."""
         with suppress(DistError):
             self.store.compare_set("failure", "", json.dumps(asdict(failure)))
 
     def reported_failure(self) -> Failure | None:
-        """Returns the failure that was told first, None while there is none or the first node is gone."""
+        """Returns the failure that was reported first, None if there is none or the first node is gone."""
         try:
             return Failure(**json.loads(self.store.get("failure"))) if self.store.check(["failure"]) else None
         except DistError:
@@ -73,7 +73,7 @@ class Rendezvous:
 
     @contextmanager
     def watched(self, act: Callable[[], None]) -> Iterator[None]:
-        """Calls `act` once, from a thread, when another node fails or the first node is gone meanwhile."""
+        """Calls `act` once, from a thread, when another node fails or the first node is lost inside the block."""
         over = threading.Event()
 
         def look() -> None:
@@ -97,7 +97,7 @@ class Rendezvous:
                 thread.join()
 
     def leave(self) -> None:
-        """Returns when every node is here, or in _SECONDS_TO_PART: the store must outlive those who still read it."""
+        """Waits until every node leaves, _SECONDS_TO_PART at most: the store must outlive its last reader."""
         with suppress(DistError):
             self.store.add("parted", 1)
             deadline = time.monotonic() + _SECONDS_TO_PART
@@ -112,20 +112,20 @@ def rendezvous_file(run: RunFolder, attempt: int) -> Path:
 
 
 def open_alone(attempt: int) -> Rendezvous:
-    """Returns the rendezvous of a run on this machine alone."""
+    """Opens the store of a run on this machine only."""
     store = _store("127.0.0.1", 0, timedelta(seconds=SECONDS_TO_MEET), is_master=True)
     return Rendezvous(store, Node(0, 1), "127.0.0.1", store.port, interface_of("127.0.0.1"), attempt)
 
 
 def open_first(run: RunFolder, attempt: int, count: int, vouched: str = "", port: int = 0) -> Rendezvous:
-    """Opens the store on the first node, and returns when all nodes are there; RendezvousError when some do not come.
+    """Opens the store on the first node and waits for all nodes; RendezvousError when some do not join.
 
-    vouched: the address that the scheduler, or the user, gives for this node. port: 0 takes a free one.
+    vouched: this node's address according to the scheduler or the user. port: 0 takes a free one.
     """
     addresses = own_addresses(*([vouched] if vouched else []))
     if not addresses:
         raise RendezvousError(
-            "this node, the first, has no address that others could reach: its name does not resolve, or to loopback, "
+            "the first node has no address that others could reach: its name does not resolve, or to loopback, "
             "and no interface is up. Try: NodeAddr in slurm.conf, or launcher.rendezvous=ADDRESS:PORT"
         )
     try:
@@ -142,8 +142,8 @@ def open_first(run: RunFolder, attempt: int, count: int, vouched: str = "", port
     while (here := store.add("nodes", 0) + 1) < count:
         if time.monotonic() > deadline:
             raise RendezvousError(
-                f"{here} of {count} nodes came within {SECONDS_TO_MEET:.0f} s. The others find this one by {file}, at "
-                f"{', '.join(addresses)} port {store.port}"
+                f"{here} of {count} nodes joined within {SECONDS_TO_MEET:.0f} s. "
+                f"The others read the address of this node from {file}: {', '.join(addresses)} port {store.port}"
             )
         time.sleep(0.05)
     towards = store.get("reached").decode() if count > 1 else addresses[0]
@@ -151,7 +151,7 @@ def open_first(run: RunFolder, attempt: int, count: int, vouched: str = "", port
 
 
 def join(run: RunFolder, attempt: int, node: Node) -> Rendezvous:
-    """Joins the store that rendezvous.json of this attempt tells of; RendezvousError when it cannot be reached."""
+    """Joins the store in this attempt's rendezvous.json; RendezvousError when it cannot be reached."""
     file = rendezvous_file(run, attempt)
     deadline = time.monotonic() + SECONDS_TO_MEET
     while not file.is_file():
@@ -168,7 +168,8 @@ def join_at(run: RunFolder, host: str, port: int, count: int) -> Rendezvous:
     """Joins the store at the address that the user gave, as the next node; RendezvousError when that fails."""
     rendezvous = _joined(run, [host], port, None, count)
     if rendezvous.node.index >= count:
-        raise RendezvousError(f"launcher.nodes={count}, and so many are there already. Try: launcher.nodes={count + 1}")
+        joined = f"launcher.nodes={count}, and {count} nodes have already joined"
+        raise RendezvousError(f"{joined}. Try: launcher.nodes={count + 1}")
     return rendezvous
 
 
@@ -182,8 +183,8 @@ def _joined(run: RunFolder, addresses: list[str], port: int, node: Node | None, 
     file = rendezvous_file(run, place.attempt)
     if not file.is_file() or read_json(file)["number"] != place.number:
         raise RendezvousError(
-            f"{address}:{port} answers, and {file} is not what it wrote: the run folder is not shared by the nodes. "
-            "Try: runs_dir on a disk that all of them see under one path"
+            f"{address}:{port} answers, but {file} differs from what it wrote: the nodes do not share the run folder. "
+            "Try: runs_dir on a disk that all nodes mount at the same path"
         )
     came = store.add("nodes", 1)
     store.set("reached", address)
@@ -197,7 +198,7 @@ def _store(host: str, port: int, timeout: timedelta, is_master: bool = False) ->
 def _store_that_answers(host: str, port: int) -> TCPStore:
     """Returns the store at an address; RendezvousError when another program has it.
 
-    Trap: the client's first question has no time-out, so a program that is silent would be waited for without end.
+    Trap: the client's first request has no timeout, so a program that does not reply would block for ever.
     """
     found: list[TCPStore] = []
 

@@ -1,10 +1,10 @@
-"""Ends a run that hangs: watches the beats of a node's ranks from the process that started them.
+"""The hang watchdog: watches the heartbeats of a node's ranks from the process that started them.
 
-It is outside of the ranks, since one that hangs may hold its interpreter's lock. The node that notices first calls the
-others through the store where they have met; every node writes its ranks' stacks to the run folder, and the first names
-those that the others wait for.
+It runs outside of the ranks, since a rank that hangs may hold its GIL. The node that notices first notifies the others
+through the rendezvous store; every node writes its ranks' stacks to the run folder, and the first names the ranks that
+the others wait for.
 
-One node writes it for all, a few times a minute; `python -m distft.runs show` reads it.
+health.json: one node writes it for all, a few times a minute; `python -m distft.runs show` reads it.
 """
 
 import json
@@ -29,10 +29,10 @@ from distft.runtime import heartbeat, stacks
 from distft.runtime.errors import HANG, Failure
 from distft.runtime.heartbeat import OUTSIDE, Beat
 
-FLOOR_SECONDS = 300.0  # a shared disk may be silent for minutes
-STEPS_LONG = 10  # a silence of so many median steps is none of a healthy step
+FLOOR_SECONDS = 300.0  # a shared disk may block for minutes
+STEPS_LONG = 10  # median steps; a healthy step never takes as long
 OUTSIDE_SECONDS = 1800.0
-_FIRST_STEPS = 3  # which compile, warm up and read for the first time
+_FIRST_STEPS = 3  # they compile, warm up and read for the first time
 _STEPS_REMEMBERED = 101
 
 
@@ -40,8 +40,8 @@ _STEPS_REMEMBERED = 101
 class Limits:
     """launcher.hang_seconds and launcher.hang_seconds_outside."""
 
-    step: float | None = None  # None: states from the median step
-    outside: float = OUTSIDE_SECONDS  # of steps: start, save, evaluate; 0: nobody watches
+    step: float | None = None  # None: derived from the median step
+    outside: float = OUTSIDE_SECONDS  # start, save, evaluate; 0 disables the watchdog
 
     @classmethod
     def of(cls, launcher: Launcher) -> "Limits":
@@ -50,7 +50,7 @@ class Limits:
 
 
 class StepSeconds:
-    """The steps of one attempt, and what a rank's silence may be measured by."""
+    """The step times of one attempt, and the limit on a rank's silence that follows from them."""
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
@@ -63,7 +63,7 @@ class StepSeconds:
             self._seconds.append(beat.step_seconds)
 
     def limit(self, phase: str) -> tuple[float, str]:
-        """Returns the seconds that a rank may be silent in `phase`, infinite without a limit, and where from."""
+        """Returns the limit in seconds on silence in `phase`, infinite when there is none, and its origin."""
         asked, outside = self.limits.step, self.limits.outside
         if phase in OUTSIDE:
             return outside or float("inf"), f"launcher.hang_seconds_outside={outside:g}"
@@ -82,7 +82,7 @@ _GONE = "ZX"
 
 @dataclass(frozen=True)
 class RankState:
-    """What is known of one rank when the run hangs."""
+    """The state of one rank when the run hangs."""
 
     rank: int
     host: str
@@ -90,7 +90,7 @@ class RankState:
     phase: str
     collectives: int
     silent_seconds: float
-    state: str  # of its process, in words; empty when it runs
+    state: str  # of its process, for the user; empty when it runs
     stacks: str
 
     def describe(self) -> str:
@@ -99,21 +99,21 @@ class RankState:
 
 
 class Ranks:
-    """The ranks of this node, watched by their beats."""
+    """The ranks of this node, watched by their heartbeats."""
 
     def __init__(self, folder: Path, ranks: Sequence[int], limits: Limits) -> None:
-        """folder: where they beat."""
+        """folder: of their heartbeat files."""
         self.folder, self.numbers = folder, ranks
         self.pace = StepSeconds(limits)
         self.last: dict[int, Beat] = {}
-        self._changed = dict.fromkeys(ranks, time.monotonic())  # when a rank was last seen to go on
+        self._changed = dict.fromkeys(ranks, time.monotonic())  # when a rank last made progress
         self._looked = time.monotonic()
 
     def check(self, period: float) -> str:
-        """Returns why the run counts as hung, an empty text while it does not.
+        """Returns why the run is considered hung, an empty text if it is not.
 
-        period: seconds between looks. What this process has slept through is no rank's silence: the machine may have
-        been suspended.
+        period: seconds between checks. Time in which this process itself was suspended is not a rank's silence: the
+        machine may have slept.
         """
         now = time.monotonic()
         slept = now - self._looked if now - self._looked > 10 * period else 0.0
@@ -129,20 +129,20 @@ class Ranks:
         return whence if any(self._is_alive(self.last.get(rank)) for rank in silent) else ""
 
     def limit(self) -> tuple[float, str]:
-        """Returns the seconds that any rank may be silent, and where from: a rank that saves has others wait for it."""
+        """Returns the largest limit over all ranks and its origin: when one rank saves, the others wait for it."""
         beats = [self.last.get(rank) for rank in self.numbers]
         return max(self.pace.limit(beat.phase if beat else "start") for beat in beats)
 
     def query(self) -> list[RankState]:
-        """Asks every rank where it is, and returns what each says."""
+        """Requests the stacks of every rank and returns the states."""
         alive = {rank: beat for rank, beat in self.last.items() if self._is_alive(beat)}
-        states = {rank: _STATES.get(_state(beat.pid), "") for rank, beat in alive.items()}
+        process_states = {rank: _STATES.get(_state(beat.pid), "") for rank, beat in alive.items()}
         said = stacks.ask({beat.pid: stack_file(self.folder, rank) for rank, beat in alive.items()})
         now, found = time.monotonic(), []
         for rank in self.numbers:
             beat = self.last.get(rank, Beat(0, 0, "start", 0, 0, 0.0, {}))
             silent = now - self._changed[rank]
-            state = states.get(rank, "not there" if rank not in alive else "")
+            state = process_states.get(rank, "not there" if rank not in alive else "")
             text = said.get(beat.pid, "")
             found.append(
                 RankState(rank, socket.gethostname(), beat.step, beat.phase, beat.collectives, silent, state, text)
@@ -150,14 +150,14 @@ class Ranks:
         return found
 
     def kill(self) -> None:
-        """Ends every rank at once."""
+        """Kills every rank."""
         for beat in self.last.values():
             if _state(beat.pid) not in _GONE:
                 os.kill(beat.pid, 9)
 
     @staticmethod
     def _is_alive(beat: Beat | None) -> bool:
-        """Tells a rank that may still go on from one that has ended; one that has not begun may."""
+        """Returns whether a rank can still make progress: it has not exited, or not started yet."""
         return beat is None or _state(beat.pid) not in _GONE
 
     @staticmethod
@@ -170,7 +170,7 @@ def stack_file(folder: Path, rank: int) -> Path:
 
 
 def lagging(states: Sequence[RankState]) -> list[RankState]:
-    """Returns the ranks that are behind the others: those that have not entered the collective that others are in."""
+    """Returns the ranks that have not entered the collective that others are in."""
     furthest = max(each.collectives for each in states)
     return [each for each in states if each.collectives < furthest]
 
@@ -180,7 +180,7 @@ def as_json(states: Sequence[RankState]) -> list[dict[str, Any]]:
 
 
 def _state(pid: int) -> str:
-    """Returns the kernel's letter for a child of this process; X when there is none of that number any more."""
+    """Returns the kernel's state letter for a child process; X when it is gone."""
     try:
         letter, parent = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[:2]
     except OSError:
@@ -189,11 +189,11 @@ def _state(pid: int) -> str:
 
 
 Row = dict[str, Any]
-_LEAST_STEPS = 16  # that seconds are a mean of, once there are so many
+_LEAST_STEPS = 16  # window of the mean seconds per step
 
 
 class Health:
-    """What the ranks of one node did since it was last asked."""
+    """What the ranks of one node did since the last call of rows()."""
 
     def __init__(self, ranks: Ranks) -> None:
         self._ranks = ranks
@@ -201,7 +201,7 @@ class Health:
         self._spent: dict[int, dict[str, float]] = {}
 
     def rows(self) -> list[Row]:
-        """Returns a row for each rank: where it is, and the seconds a step that it spent in each phase of late."""
+        """Returns a row per rank: its position, and its recent seconds per step in each phase."""
         rows = []
         for rank, beat in self._ranks.last.items():
             before = self._before.setdefault(rank, beat)
@@ -224,13 +224,13 @@ class Health:
 
 
 def write_health(run: RunFolder, attempt: int, rows: Sequence[Row]) -> None:
-    """Replaces health.json; a full disk is not the ranks' trouble."""
+    """Replaces health.json; errors of the disk are ignored, so that the ranks go on."""
     with suppress(OSError):
         write_json(run.health, {"time": time.time(), "attempt": attempt, "ranks": list(rows)})
 
 
 _SECONDS_BETWEEN_LOOKS = 0.25
-_SECONDS_BETWEEN_REPORTS = 10.0  # the run folder where the ranks are; one small file, of one node
+_SECONDS_BETWEEN_REPORTS = 10.0  # writes of health.json: one small file, by one node
 _SECONDS_FOR_OTHERS = 10.0
 _MOST_NAMED = 8
 
@@ -244,12 +244,12 @@ class Watchdog:
         self.health = Health(ranks)
 
     def watch(self, over: threading.Event) -> None:
-        """Returns when `over` is set, or after the run has hung and its ranks of this node have been ended."""
+        """Watches until `over` is set, or until the run hangs and this node's ranks have been killed."""
         store = self.rendezvous.client()
         due = time.monotonic()
         while not over.wait(_SECONDS_BETWEEN_LOOKS):
             why = self.ranks.check(_SECONDS_BETWEEN_LOOKS)
-            with suppress(DistError):  # a node that is gone is the rendezvous's to notice
+            with suppress(DistError):  # Rendezvous.watched reports a lost node
                 if time.monotonic() >= due:
                     due = time.monotonic() + _SECONDS_BETWEEN_REPORTS
                     self._report_health(store)
@@ -257,7 +257,7 @@ class Watchdog:
                     self._end(store, why)
                     return
         self.ranks.check(_SECONDS_BETWEEN_LOOKS)
-        with suppress(DistError):  # of a short run it is the only time
+        with suppress(DistError):  # the only write in a short run
             self._report_health(store)
 
     def _report_health(self, store: TCPStore) -> None:
@@ -269,7 +269,7 @@ class Watchdog:
             write_health(self.run, self.rendezvous.attempt, [*self.health.rows(), *rows])
 
     def _end(self, store: TCPStore, why: str) -> None:
-        """Has every rank tell where it is, tells the failure where this node noticed first, and ends the ranks."""
+        """Collects the stacks of all ranks, reports the failure if this node noticed first, and kills the ranks."""
         me = str(self.node.index)
         is_first = bool(why) and store.compare_set("hang", "", me).decode() == me
         states = self.ranks.query()
@@ -290,7 +290,7 @@ class Watchdog:
 
 @contextmanager
 def watched(run: RunFolder, rendezvous: Rendezvous, folder: Path, processes: int, limits: Limits) -> Iterator[None]:
-    """Has a thread watch the ranks of this node inside the block."""
+    """Watches the ranks of this node from a thread inside the block."""
     first = rendezvous.node.index * processes
     dog = Watchdog(run, rendezvous, Ranks(folder, range(first, first + processes), limits), limits)
     over = threading.Event()
@@ -304,7 +304,7 @@ def watched(run: RunFolder, rendezvous: Rendezvous, folder: Path, processes: int
 
 
 def failure_of(run: RunFolder, attempt: int, why: str, states: Sequence[RankState], missing: Sequence[int]) -> Failure:
-    """Returns the failure of a run that hangs: which ranks are to blame as far as can be states, and where they are."""
+    """Returns the failure of a run that hangs: the ranks that the others wait for, and their positions."""
     behind = lagging(states)
     silent = max(each.silent_seconds for each in states)
     if missing:
@@ -313,7 +313,10 @@ def failure_of(run: RunFolder, attempt: int, why: str, states: Sequence[RankStat
         blamed = states[0].describe()
     elif not behind:
         furthest = max(each.collectives for each in states)
-        blamed = f"every rank has entered collective {furthest}: the network between them, or what each does after it"
+        blamed = (
+            f"every rank has entered collective {furthest}: "
+            "the cause is the network between them, or what they run after it"
+        )
     else:
         furthest = max(each.collectives for each in states)
         names = "; ".join(each.describe() for each in behind[:_MOST_NAMED])
@@ -335,12 +338,12 @@ def failure_of(run: RunFolder, attempt: int, why: str, states: Sequence[RankStat
 
 
 def stacks_file(run: RunFolder, attempt: int, node: int | str = "*") -> Path:
-    """Returns where a node writes what its ranks' threads were doing when the run hung."""
+    """Returns the file with the stacks of a node's ranks at the time of the hang."""
     return run.rank_log(attempt, 0).with_name(f"stacks-node-{node}.txt")
 
 
 def write_stacks(run: RunFolder, attempt: int, node: int, states: Sequence[RankState]) -> None:
-    """Writes the stacks of a node's ranks, each under where it is; a disk that takes nothing does not save the run."""
+    """Writes the stacks of a node's ranks, each under its position; a full disk is ignored, the run still ends."""
     parts = []
     for each in states:
         about = f"{each.describe()}, {each.collectives} collectives, silent for {each.silent_seconds:.1f} s"
@@ -350,7 +353,7 @@ def write_stacks(run: RunFolder, attempt: int, node: int, states: Sequence[RankS
 
 
 def _wait_for(store: TCPStore, key: str) -> str:
-    """Returns what the store has under a key, empty when nothing came in time."""
+    """Returns the value of a key of the store, empty when it was not set in time."""
     deadline = time.monotonic() + _SECONDS_FOR_OTHERS
     while not store.check([key]):
         if time.monotonic() > deadline:

@@ -1,4 +1,4 @@
-"""What a run will do and need, told from config, data and headers alone: neither torch nor transformers."""
+"""The plan of a run: its steps and memory, from config, data and file headers, without torch or transformers."""
 
 from distft.plan.make import make_plan
 

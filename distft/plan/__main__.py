@@ -22,12 +22,12 @@ OWN = {
 
 
 def main(argv: list[str]) -> int:
-    """Returns 0 with the plan printed, and written to `out` where it is given; of a sweep that of each job."""
+    """Returns 0 with the plan printed, and written to `out` where it is given; for a sweep, those of each job."""
     mine = [text for text in argv if _is_own(text.partition("=")[0])]
     own, overrides = keywords(mine, OWN, required=()), [text for text in argv if text not in (*mine, *MULTIRUN)]
     memory = memory_gib(own.get("memory_gib"))
     if set(argv) & set(MULTIRUN):
-        from distft.sweep.multirun import plan_sweep, planned_table  # Hydra's sweepers take a while to import
+        from distft.sweep.multirun import plan_sweep, planned_table  # Hydra's sweepers are slow to import
 
         title, planned = plan_sweep(overrides)
         console = Console()
@@ -48,7 +48,7 @@ def main(argv: list[str]) -> int:
 
 
 def _is_own(key: str) -> bool:
-    """Returns whether a key is one of this command, or one of them with a typing error."""
+    """Returns whether a key is one of this command's own, allowing for a typing error."""
     return key in OWN or (len(key) > 4 and edits(key, "memory_gib") <= 3)
 
 

@@ -1,4 +1,4 @@
-"""The Plan of a config: every number that the run's programs share, derived once."""
+"""The Plan of a config: the numbers that the run's programs share, derived once."""
 
 from collections.abc import Mapping
 from math import ceil
@@ -23,10 +23,10 @@ from distft.tensors.weight_files import content_hash, notes, weight_errors
 
 
 def make_plan(config: Config, resumed: Mapping[str, Any] | None = None, own: Plan | None = None) -> Plan:
-    """Returns what the run will do; ConfigError when its data cannot be what the config says.
+    """Returns the plan of the run; ConfigError when data or model do not match the config.
 
-    resumed: manifest of the checkpoint that it goes on from. own: the plan that it was frozen with and whose rows and
-    model it keeps, whatever has become of the files that they were made of.
+    resumed: manifest of the checkpoint to resume. own: the frozen plan, whose rows and model the run keeps even if
+    their source files have changed.
     """
     values = config.values
     try:
@@ -46,7 +46,7 @@ def make_plan(config: Config, resumed: Mapping[str, Any] | None = None, own: Pla
         raise ConfigError(wrong)
     hashed = content_hash(model_dir) if model_dir else None
     if own and own.model_hash and hashed != own.model_hash:
-        rule = "its files are not those that the run began with. Try: the folder as it was, another name"
+        rule = "its files have changed since the run began. Try: the original folder, another name"
         raise ConfigError([f"model.path={model_dir}: {rule}, or checkpoint.allow_change=[model]"])
     facts = values["model"]["architecture"] | (values["model"]["tiny_architecture"] if values["model"]["tiny"] else {})
     parts = parts_of(model_dir, facts)
@@ -83,8 +83,8 @@ def make_plan(config: Config, resumed: Mapping[str, Any] | None = None, own: Pla
 
 
 def check_base_model(values: dict[str, Any], data_dir: Path | None = None) -> None:
-    """Raises ConfigError with what is known against the model, where it is here: by its files, by the tokenizer of the
-    rows in `data_dir`, and by what was measured of it before."""
+    """Raises ConfigError when a fetched model is unusable: by its files, by the tokenizer of the rows in `data_dir`, or
+    by an earlier check."""
     model_dir = _model_dir(values)
     if model_dir is None:
         return
@@ -97,7 +97,7 @@ def check_base_model(values: dict[str, Any], data_dir: Path | None = None) -> No
 
 
 def is_checked(values: dict[str, Any]) -> bool:
-    """Returns whether a base model of this content has been looked at; a random instance is, when it starts."""
+    """Returns whether a base model with this content has been checked; a random instance needs no check."""
     model_dir = _model_dir(values)
     return values["model"]["tiny"] or (
         model_dir is not None and read_verdict(model_dir, values["cache_dir"]) is not None
@@ -105,7 +105,7 @@ def is_checked(values: dict[str, Any]) -> bool:
 
 
 def model_notes(config: Config) -> list[str]:
-    """Returns what a user should know of a model that can be trained."""
+    """Returns notes for the user about a usable model."""
     values, model_dir = config.values, _model_dir(config.values)
     if model_dir is None:
         return []
@@ -119,7 +119,7 @@ def model_notes(config: Config) -> list[str]:
 
 
 def micro_batch(values: Mapping[str, Any]) -> tuple[int | None, int | None]:
-    """Returns the rows, or else the tokens, that a forward of training holds at most."""
+    """Returns the rows, or else the tokens, of a micro-batch at most."""
     training, data = values["train"], values["data"]
     if data["packing"]:
         return None, training["micro_batch_tokens"] or data["max_length"]
@@ -127,7 +127,7 @@ def micro_batch(values: Mapping[str, Any]) -> tuple[int | None, int | None]:
 
 
 def _accumulation(values: dict[str, Any], reads: Extent, world: int) -> int:
-    """Returns micro-batches per step; that of an average step where steps or micro-batches are counted in tokens."""
+    """Returns micro-batches per step; an average if steps or micro-batches are counted in tokens."""
     rows, tokens = micro_batch(values)
     steps = max(1, reads.steps - reads.base.step)
     if tokens:
@@ -168,7 +168,7 @@ def _adapters(tuning: dict[str, Any], model_dir: Path | None, facts: dict[str, A
 def _memory(
     config: Config, parts: Parts | None, adapters: int | None, world: int, node: int
 ) -> dict[str, dict[str, int]]:
-    """Returns the bytes per process of every strategy; nothing for an optimizer or adapters that are not known."""
+    """Returns the bytes per process of every strategy; empty for an unknown optimizer or unknown adapters."""
     values = config.values
     state_bytes, parameters = optimizer_bytes(values["optimizer"]), parts.total if parts else 0
     if state_bytes is None or adapters == 0:
@@ -188,7 +188,7 @@ def _memory(
 
 
 def _computes_in_bf16(values: dict[str, Any], world: int) -> bool:
-    """Tells the precision; `auto` is taken for bf16 on accelerators here and on a cluster."""
+    """Returns whether the run computes in bf16; `auto` is assumed to be bf16 on accelerators and clusters."""
     precision = values["train"]["precision"]
     on_cluster = values["launcher"]["_target_"] != "distft.launchers.local.Local"
     return precision == "bf16" or (precision == "auto" and (num_accelerators() > 0 or on_cluster))

@@ -1,8 +1,8 @@
-"""Bytes per process of what lives through the whole run: weights, gradients and optimizer state, by strategy; and
-under FSDP2, which is ddp, fsdp and hsdp, what a step adds to them beside activations.
+"""Bytes per process of the persistent state, by strategy: weights, gradients and optimizer state; and for FSDP2 (ddp,
+fsdp, hsdp) the memory that a step adds to them, without activations.
 
-Not counted: activations, what ZeRO gathers, communication buckets, the allocator's gaps. What is frozen has neither
-gradients nor optimizer state nor fp32 master weights.
+Not included: activations, weights gathered by ZeRO, communication buckets, fragmentation. Frozen parameters have no
+gradients, optimizer state or fp32 master weights.
 """
 
 import json
@@ -21,20 +21,20 @@ from distft.config.nearest import nearest
 from distft.tensors.weight_files import NO_PARAMETER, headers
 
 Facts = Mapping[str, Any]
-Layer = tuple[str, tuple[int, int]]  # the last part of a linear layer's name, its two sizes
+Layer = tuple[str, tuple[int, int]]  # last part of a linear layer's name, its two dimensions
 _LAYER = re.compile(r"(?:^|\.)\d+\.(?:.*\.)?(\w+)\.weight$")  # a weight in a numbered block
-_BLOCK = re.compile(r"^(.*?\.)?\d+\.")  # what the names of a numbered block's weights begin with
+_BLOCK = re.compile(r"^(.*?\.)?\d+\.")  # prefix of the weights of a numbered block
 _HEADS = ("lm_head.weight", "embed_tokens.weight", "wte.weight")
 
 
 @dataclass(frozen=True)
 class Parts:
-    """Where a model's parameters are."""
+    """The parameters of a model by location."""
 
     total: int
-    outside: int  # of the repeated blocks: embeddings, last norm, head
+    outside: int  # the repeated blocks: embeddings, last norm, head
     block: int  # the largest
-    head: int  # its matrix, or the embedding that stands for it
+    head: int  # its matrix, or the tied embedding
     tied: bool  # the head is the embedding
 
 
@@ -45,7 +45,7 @@ def count_parameters(model_dir: Path | None, facts: Facts) -> int | None:
 
 
 def parts_of(model_dir: Path | None, facts: Facts) -> Parts | None:
-    """Returns the same parameters, by where in the model they lie."""
+    """Returns the parameters by location in the model; None when unknown."""
     if model_dir is not None and (shapes := _shapes(model_dir)):
         return _parts_of_shapes(shapes, tied=_read_facts(model_dir).get("tie_word_embeddings", False))
     family = FAMILIES.get(str(facts.get("model_type")))
@@ -73,7 +73,7 @@ def _parts_of_shapes(shapes: Mapping[str, Sequence[int]], *, tied: bool) -> Part
 
 
 def count_adapters(model_dir: Path | None, facts: Facts, rank: int, targets: Sequence[str] | str) -> int | None:
-    """Returns the parameters of adapters of `rank` beside the linear layers named by `targets`, or all-linear.
+    """Returns the parameters of LoRA adapters of `rank` on the linear layers in `targets`, or all-linear.
 
     None when the architecture is unknown; ValueError when it has no layer of such a name.
     """
@@ -84,12 +84,12 @@ def count_adapters(model_dir: Path | None, facts: Facts, rank: int, targets: Seq
     for target in [] if isinstance(targets, str) else targets:
         if target not in names:
             meant = nearest(str(target), names) or ", ".join(names)
-            raise ValueError(f"tuning.target_modules: {target} is no linear layer of this model. Try: {meant}")
+            raise ValueError(f"tuning.target_modules: {target} is not a linear layer of this model. Try: {meant}")
     return sum(rank * sum(shape) for name, shape in layers if isinstance(targets, str) or name in targets)
 
 
 def _linear_layers(model_dir: Path | None, facts: Facts) -> list[Layer]:
-    """Returns every linear layer of the repeated blocks: the last part of its name, and its two sizes."""
+    """Returns every linear layer of the repeated blocks: the last part of its name, and its two dimensions."""
     if model_dir is not None and (shapes := _shapes(model_dir)):
         inside = {name: _LAYER.search(name) for name, shape in shapes.items() if len(shape) == 2}
         return [(match[1], (shapes[name][0], shapes[name][1])) for name, match in inside.items() if match]
@@ -133,7 +133,7 @@ def _llama(facts: Facts, *, head_norms: bool = False, norms_per_layer: int = 2) 
 
 
 def _gpt2_linear(facts: Facts) -> list[Layer]:
-    """The linear layers of a block; two have one name, and weights lie transposed."""
+    """The linear layers of a block; two share a name, and weights are transposed."""
     hidden = facts["n_embd"]
     inner = facts.get("n_inner") or 4 * hidden
     attention = [("c_attn", (hidden, 3 * hidden)), ("c_proj", (hidden, hidden))]
@@ -151,12 +151,12 @@ def _gpt2(facts: Facts) -> int:
 
 @dataclass(frozen=True)
 class Family:
-    """The closed forms of an architecture: its parameters, a block's linear layers, the fact that counts blocks."""
+    """Formulas of an architecture: its parameters, the linear layers of a block, the key with the number of blocks."""
 
     count: Callable[[Facts], int]
     linear: Callable[[Facts], list[Layer]] = _llama_linear
     num_layers: str = "num_hidden_layers"
-    ties: bool = False  # where its facts do not say it
+    ties: bool = False  # default if its config.json does not say
 
 
 FAMILIES = {
@@ -198,11 +198,11 @@ def memory_of(
     parts: Parts | None = None,
 ) -> dict[str, int] | None:
     """Returns bytes per process: parameters, gradients, optimizer, total of these, and the part of it in host memory;
-    `gathered` on top of the total, where it is known.
+    `gathered` in addition to the total, where it is known.
 
     trained: parameters that are not frozen. state_bytes: of the optimizer, for each of these.
     compute_bytes: 4 in fp32, 2 in bf16. node: processes of a node. parts: of the model, without adapters.
-    None for a strategy that this module does not know.
+    None for a strategy that is unknown here.
     """
     layout, stage = strategy.get("layout"), strategy.get("stage")
     if layout is not None:
@@ -218,13 +218,13 @@ def memory_of(
     if stage not in (1, 2, 3):
         return None
     share = ceil(trained / world)
-    working = compute_bytes * (ceil(parameters / world) if stage == 3 else parameters)  # beside the fp32 master weights
+    working = compute_bytes * (ceil(parameters / world) if stage == 3 else parameters)  # plus fp32 master weights
     gradients = FP32_BYTES * share
-    if stage == 1:  # whole while they are added up; in bf16 this process's share lies beside them while they are sent
+    if stage == 1:  # full-size while accumulating; in bf16 plus this process's share while reducing
         gradients = FP32_BYTES * trained + (gradients if compute_bytes < FP32_BYTES else 0)
     offload = bool(strategy.get("offload"))
     if offload:
-        gradients += FP32_BYTES * share if stage == 3 else 0  # the host's own copy
+        gradients += FP32_BYTES * share if stage == 3 else 0  # the host copy
     on_device = working + (gradients if stage < 3 else 0)
     counted = _sum(working + FP32_BYTES * share, gradients, state_bytes * share)
     if offload:
@@ -233,11 +233,11 @@ def memory_of(
 
 
 def gathered_bytes(parts: Parts, compute_bytes: int, *, is_sharded: bool, adapters: int | None) -> int:
-    """Returns the most that FSDP2 holds beside state and gradients in a step of three or more micro-batches: weights as
-    they are computed with, and gradients of what lies outside of the blocks.
+    """Returns the peak that FSDP2 adds to state and gradients in a step of three or more micro-batches: weights in the
+    compute dtype, and gradients of parameters outside of the blocks.
 
-    That is one group of its own, the root, whole through forward and backward. Blocks are gathered one at a time, the
-    next one ahead; with one shard nothing is freed, and each weight that is trained has a copy in the compute dtype.
+    Parameters outside of the blocks are the root group, gathered through forward and backward. Blocks are gathered
+    one at a time, with prefetch; with one shard nothing is freed, and each trained weight has a compute-dtype copy.
     adapters: parameters of adapters; None: the model itself is trained.
     """
     root, block, head = compute_bytes * parts.outside, compute_bytes * parts.block, FP32_BYTES * parts.head
@@ -248,9 +248,9 @@ def gathered_bytes(parts: Parts, compute_bytes: int, *, is_sharded: bool, adapte
         copies = compute_bytes * parts.total
         return max(copies + head, root + 3 * embedding)  # a tied weight's two gradients, and their sum
     if adapters is not None:
-        return max(2 * root, root + 3 * block)  # as it arrives, and as it is laid out
-    reduced = FP32_BYTES * parts.outside  # the root's gradients as they are sent, kept until the next are
-    of_blocks = root + compute_bytes * parts.head + 3 * block + 2 * FP32_BYTES * parts.block  # of two, while sent
+        return max(2 * root, root + 3 * block)  # as received, and as laid out
+    reduced = FP32_BYTES * parts.outside  # the root's gradients in flight, kept until the next ones
+    of_blocks = root + compute_bytes * parts.head + 3 * block + 2 * FP32_BYTES * parts.block  # of two blocks, in flight
     return max(root + reduced + max(head, root) + block, root + 3 * embedding, of_blocks)
 
 

@@ -1,4 +1,4 @@
-"""How many rows and tokens a run has: exactly from prepared data, else guessed from the size of the files."""
+"""Rows and tokens of a run: exact from prepared data, else estimated from file sizes."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,17 +14,17 @@ from distft.data.sources import find_sources
 from distft.run import Plan
 
 _SAMPLE_BYTES = 2**20
-_BYTES_PER_TOKEN = 4  # of English text; of the rows as they stand, field names included
+_BYTES_PER_TOKEN = 4  # of English text, in rows with field names
 
 
 @dataclass(frozen=True)
 class Extent:
-    """What the training run reads."""
+    """The data that a run reads."""
 
     data_dir: Path | None
     rows: int
     eval_rows: int
-    reads: dict[str, Any]  # what decides which rows a step reads
+    reads: dict[str, Any]  # everything that determines the rows of a step
     base: Base
     steps: int
     rows_read: int  # in all steps
@@ -35,8 +35,8 @@ class Extent:
 def extent(values: dict[str, Any], resumed: Mapping[str, Any] | None = None, own: Plan | None = None) -> Extent:
     """Returns the run's rows, steps and tokens; `estimated` while its data is not prepared.
 
-    resumed: manifest of the checkpoint that the run goes on from. own: the plan that it was frozen with and whose rows
-    it keeps; then nothing is read of what data.train and data.eval name.
+    resumed: manifest of the checkpoint to resume. own: the frozen plan, whose rows the run keeps; then data.train and
+    data.eval are not read.
     """
     folder = own.rows_dir if own and own.data_dir else prepared_dir(values)
     if folder is not None:
@@ -69,7 +69,7 @@ def extent(values: dict[str, Any], resumed: Mapping[str, Any] | None = None, own
 
 
 def _version_of_order(rows: Mapping[str, Any], before: Sequence[Mapping[str, Any] | None]) -> int:
-    """Returns the version of the order that the same rows were read in before, the newest where they were not."""
+    """Returns the order version with which these rows were read before, else the newest."""
     for reads in before:
         if reads and all(reads.get(key) == value for key, value in rows.items()):
             return order_version(reads)
@@ -77,7 +77,7 @@ def _version_of_order(rows: Mapping[str, Any], before: Sequence[Mapping[str, Any
 
 
 def _guess(values: dict[str, Any]) -> tuple[np.ndarray, int]:
-    """Returns guessed tokens per training row [rows], all alike, and a guess of the held-out rows."""
+    """Returns estimated tokens per training row, int64 [rows], all equal, and the estimated held-out rows."""
     rows, tokens = _guess_files("data.train", values)
     data = values["data"]
     if has_eval_rows(data):
@@ -89,7 +89,7 @@ def _guess(values: dict[str, Any]) -> tuple[np.ndarray, int]:
 
 
 def _guess_files(key: str, values: dict[str, Any]) -> tuple[int, int]:
-    """Returns a guess of rows and tokens per row: a line is a row; 0 rows where nothing is here to look at."""
+    """Returns estimated rows and tokens per row: a line is a row; 0 rows without a local file."""
     data = values["data"]
     sources = find_sources(key, data[key.partition(".")[2]], data)
     files = [file for source in sources for file in source.files]

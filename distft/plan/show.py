@@ -9,10 +9,10 @@ from distft.run import Plan
 
 UNITS = {"GiB": 2**30, "MiB": 2**20, "KiB": 2**10}
 NOT_COUNTED = (
-    "gathered: the most that FSDP2 (ddp, fsdp, hsdp) holds beside the total in a step: weights as they are computed "
-    "with, and gradients of embeddings and head. "
-    "Not counted: activations, what ZeRO gathers, communication buffers and time. "
-    "They need memory beside this, more with larger micro-batches and data.max_length."
+    "gathered: the peak that FSDP2 (ddp, fsdp, hsdp) adds to the total in a step: weights in the compute dtype, "
+    "and gradients of embeddings and head. "
+    "Not included: activations, weights gathered by ZeRO, communication buffers and time. "
+    "They need additional memory, more with larger micro-batches and data.max_length."
 )
 
 
@@ -27,7 +27,7 @@ def show(plan: Plan, config: Config, memory_gib: float | None, console: Console)
     elif not plan.parameters:
         console.print("The parameters of this architecture are unknown until its model is fetched (distft prepare).")
     else:
-        console.print(f"The state of {config.values['optimizer']['_target_']} is unknown: no memory is counted.")
+        console.print(f"The state of {config.values['optimizer']['_target_']} is unknown: no memory estimate.")
 
 
 def arithmetic(plan: Plan, config: Config) -> Table:
@@ -77,7 +77,7 @@ def what_ends(plan: Plan, training: Train) -> str:
 
 
 def at_once(plan: Plan) -> str:
-    """Returns what a forward holds."""
+    """Returns the size of a micro-batch, for the user."""
     if plan.micro_batch_size is None:
         return f"up to {plan.micro_batch_tokens:,} tokens"
     return _some(plan.micro_batch_size, "row")
@@ -90,7 +90,7 @@ def _some(count: int, noun: str) -> str:
 def memory(plan: Plan, chosen: str, memory_gib: float | None) -> Table:
     unit = unit_of(max(map(_total, plan.memory.values())))
     title = f"{unit} per process for state that lives through the run"
-    table = Table(title=title, title_justify="left", padding=0)  # else a terminal of 80 columns would cut it
+    table = Table(title=title, title_justify="left", padding=0)  # to fit a terminal of 80 columns
     for heading in ("strategy", "parameters", "gradients", "optimizer", "total", "gathered"):
         table.add_column(heading, justify="left" if heading == "strategy" else "right", no_wrap=True)
     table.add_column(f"{memory_gib:g} GiB" if memory_gib is not None else "", no_wrap=True)
@@ -114,7 +114,7 @@ def _total(counted: dict[str, int]) -> int:
 
 
 def fits_in_words(counted: dict[str, int], memory_gib: float | None) -> str:
-    """Returns whether the device holds it; what is in host memory needs no device."""
+    """Returns whether the state fits on the device; host memory is not included."""
     on_device = counted["total"] - counted["host"] + counted.get("gathered", 0)
     place = "host memory" if counted["host"] == counted["total"] else "partly host memory" if counted["host"] else ""
     if memory_gib is None:

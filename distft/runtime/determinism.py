@@ -1,8 +1,8 @@
-"""Deterministic runs: seeds as pure functions, the switches for deterministic kernels, and what is in effect.
+"""Determinism: seeds as pure functions, the switches for deterministic kernels, and their effective values.
 
-Trap: login nodes import the seeds, so torch is imported inside the functions that need it. torch raises at the first
-operation without a deterministic form. The variables are read when a library first needs them: cuBLAS and NCCL at the
-first use of a device. Not run on a GPU yet.
+Trap: login nodes import this module, so torch is imported inside functions. torch raises an error at the first
+operation without a deterministic form. Libraries read the variables when they first need them: cuBLAS and NCCL at the
+first use of a device. Not tested on a GPU yet.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ from typing import Any
 
 
 def seed_for(seed: int, *words: object) -> int:
-    """Returns 63 bits that depend on the run's seed and on every word, and on nothing else."""
+    """Returns a 63-bit seed that is a pure function of the run's seed and the words."""
     text = "\x1f".join(str(word) for word in (seed, *words))
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
 
@@ -23,7 +23,7 @@ def seed_for(seed: int, *words: object) -> int:
 def splitmix64(numbers: "np.ndarray") -> "np.ndarray":
     """Returns a 64-bit hash of each number, uint64 [N]: the output function of splitmix64, a bijection.
 
-    In wrapping integers alone, so that no library's version changes a bit of it. In place: `numbers` is overwritten.
+    Pure integer arithmetic, so the same bits with every library version. In place: `numbers` is overwritten.
     Source: Steele, Lea and Flood, Fast Splittable Pseudorandom Number Generators, 2014, with Stafford's constants.
     """
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
@@ -52,7 +52,7 @@ def make_deterministic() -> None:
 
 
 def in_force() -> dict[str, object]:
-    """Returns the switches as the libraries have them, whether they were set or not."""
+    """Returns the effective values of the switches, read from the libraries."""
     import torch
 
     return {
@@ -66,7 +66,7 @@ def in_force() -> dict[str, object]:
 
 
 def _filling() -> Any:
-    """Returns the module whose one switch is a property, which pyright does not see."""
+    """Returns torch.utils.deterministic; its one switch is a property that pyright does not see."""
     import torch.utils.deterministic
 
     return torch.utils.deterministic

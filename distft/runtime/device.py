@@ -1,4 +1,4 @@
-"""What the device computes in and how much memory it has used: dtype by precision, exact products, peak memory."""
+"""The compute device: dtype by precision, exact matrix products, peak memory, garbage collection."""
 
 import gc
 import resource
@@ -18,8 +18,8 @@ def compute_dtype(precision: str, device: torch.device) -> torch.dtype:
 
 
 def exact_products() -> dict[str, object]:
-    """Has products of fp32 made in fp32 and those of bf16 added up in fp32, on devices that would round more; returns
-    what is in force. Not run on a device yet."""
+    """Computes fp32 products in fp32 and accumulates bf16 products in fp32 on devices that default to less; returns
+    the effective settings. Not tested on such a device yet."""
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
@@ -31,7 +31,7 @@ def exact_products() -> dict[str, object]:
 
 
 def _bf16_native(device: torch.device) -> bool:
-    """Returns whether an accelerator has bf16 units (CUDA: Ampere and later). Not run on a GPU yet."""
+    """Returns whether an accelerator has bf16 units (CUDA: Ampere and later). Not tested on a GPU yet."""
     return torch.cuda.is_bf16_supported(including_emulation=False) if device.type == "cuda" else True
 
 
@@ -39,17 +39,17 @@ COLLECT_EVERY = 50  # steps
 
 
 def peak_gib(device: torch.device) -> float:
-    """Returns the highest memory so far in GiB: allocated on an accelerator, resident on a CPU."""
+    """Returns the peak memory in GiB: allocated on an accelerator, resident on a CPU."""
     if device.type == "cpu":
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     return torch.accelerator.max_memory_allocated(device) / 2**30
 
 
 def memory_of(device: torch.device) -> dict[str, Any]:
-    """Returns what metrics.jsonl has of memory.
+    """Returns the memory metrics of metrics.jsonl.
 
-    On an accelerator also what its allocator has taken from it, which is what runs out, and how often it had to give
-    all it kept back to go on: that waits for the device, and a run where it grows is short of memory.
+    On an accelerator also the memory reserved by the allocator, which is what runs out, and the allocator's retries:
+    each one frees the cache and waits for the device, so a growing number means that memory is short.
     """
     told: dict[str, Any] = {"peak_memory_gib": peak_gib(device)}
     if device.type != "cpu":
@@ -61,18 +61,18 @@ def memory_of(device: torch.device) -> dict[str, Any]:
 
 @contextmanager
 def collecting() -> Iterator[Callable[[int], None]]:
-    """Has garbage collected at set steps only, on all ranks at the same ones; gives the function to call after each.
+    """Collects garbage every COLLECT_EVERY steps, on all ranks at once; yields a function to call after each step.
 
-    Python looks whenever it has made so many objects, on each rank at another time, and each time all ranks wait.
+    Python's automatic collection runs on each rank at a different time, and each time all ranks wait.
     """
     was_on = gc.isenabled()
     gc.collect()
-    gc.freeze()  # what is there stays: no collection looks through it again
+    gc.freeze()  # existing objects are never scanned again
     gc.disable()
 
     def after(step: int) -> None:
         if step % COLLECT_EVERY == 0:
-            gc.collect()  # all generations: what outlived one collection would else never go
+            gc.collect()  # all generations, else objects that survive one collection stay for ever
 
     try:
         yield after

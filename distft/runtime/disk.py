@@ -1,4 +1,4 @@
-"""Durable writes, and a lock that ends with its process."""
+"""Durable writes, and a file lock that is released when its process exits."""
 
 import fcntl
 import os
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def sync(path: Path) -> None:
-    """Returns when a file's bytes, or a folder's names, would survive a loss of power."""
+    """Syncs a file's bytes, or a folder's entries, to the disk, so that they survive a power loss."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -17,38 +17,38 @@ def sync(path: Path) -> None:
 
 
 def make_folder(folder: Path) -> None:
-    """Makes a folder and those it lies in; all would survive a loss of power when this returns.
+    """Creates a folder and its parents, and syncs them, so that they survive a power loss.
 
-    One that is there already may be as new, made by another process, so every one up to the root is synced.
+    An existing parent may have just been created by another process, so every parent up to the root is synced.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for parent in folder.parents:
         try:
             sync(parent)
-        except OSError:  # another user's, so no run has made it
+        except OSError:  # owned by another user, so no run has created it
             break
 
 
 @contextmanager
 def replaced(file: Path) -> Iterator[Path]:
-    """Gives a name to write to; at the end that becomes `file`, by one rename, and would survive a loss of power.
+    """Yields a temporary path; at the end it is synced and renamed to `file`, which survives a power loss.
 
-    After an OSError nothing is left of it, and `file` is what it was.
+    After an OSError the temporary file is removed, and `file` is unchanged.
     """
-    beside = file.with_name(f".{file.name}.new")
+    temporary = file.with_name(f".{file.name}.new")
     try:
-        yield beside
-        sync(beside)
-        os.replace(beside, file)
+        yield temporary
+        sync(temporary)
+        os.replace(temporary, file)
     except OSError:
-        beside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
     sync(file.parent)
 
 
 @contextmanager
 def alone(path: Path) -> Iterator[bool]:
-    """Yields whether this process, and the ones it forks, hold the lock file `path`; never waits for another's."""
+    """Yields whether this process (with its forks) holds the lock file `path`; never blocks."""
     path.parent.mkdir(parents=True, exist_ok=True)
     file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:

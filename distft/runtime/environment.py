@@ -1,6 +1,6 @@
-"""What a run ran with, for the record; secrets never get into it.
+"""The recorded environment of a run, without secrets.
 
-Variables are listed by an allow-list of names, and what looks like a secret is blanked even there.
+Variables are recorded by an allow-list of names, and values that look like secrets are redacted.
 """
 
 import importlib.metadata
@@ -25,7 +25,7 @@ _OF_A_SHELL = re.compile(
     r"PATH|HOME|USER|LOGNAME|SHELL|TERM|TZ|TMPDIR|LC_\w+|MODULEPATH|MODULESHOME|LMOD_\w+|SSL_CERT_(FILE|DIR)|XDG_CACHE_HOME"
 )
 _OF_THIS_MACHINE = re.compile(r"SLURM_(?!CONF$)\w+|(CUDA|HIP|ROCR)_VISIBLE_DEVICES|MASTER_(ADDR|PORT)|TORCHELASTIC_\w+")
-_UNITS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")  # of CPUs: products in fp32 differ threefold by them
+_UNITS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")  # of CPUs; fp32 products differ by a factor of three in speed
 _SECRET_WORDS = {
     "TOKEN",
     "KEY",
@@ -40,7 +40,7 @@ _SECRET_WORDS = {
     "COOKIE",
 }
 _IN_URL = re.compile(r"(?<=://)[^/\s@]+@")
-_SHAPES = re.compile(  # of tokens that tell by themselves what they are
+_SHAPES = re.compile(  # of tokens that are recognized by their prefix
     r"hf_[A-Za-z0-9]{20,}|gh[pousr]_[A-Za-z0-9]{20,}|github_pat_\w{20,}|glpat-[\w-]{16,}|(AKIA|ASIA)[A-Z0-9]{16}"
     r"|sk-[A-Za-z0-9_-]{20,}|xox[abeoprs]-[\w-]{10,}|AIza[\w-]{30,}|ya29\.[\w-]{20,}|eyJ[\w-]{10,}\.[\w-]{10,}\.[\w-]{5,}"
 )
@@ -48,21 +48,21 @@ _NAMED = re.compile(  # Bearer TOKEN, api_key=..., "password": "..."
     r"(?i)(\b(?:bearer|basic)\s+|\b[\w-]*(?:api_?key|access_?key|secret|password|passwd|token)[\"']?\s*[=:]\s*[\"']?)"
     r"(?=[^\s\"',;]*\d)[^\s\"',;]{12,}"
 )
-_SHORTEST_SECRET = 8  # blanking shorter values would garble ordinary text
+_SHORTEST_SECRET = 8  # redacting shorter values would garble ordinary text
 
 
 def looks_secret(name: str) -> bool:
-    """Returns whether a variable's name says that its value is a secret: HF_TOKEN does, NUM_MEMORY_TOKENS does not."""
+    """Returns whether the name of a variable means a secret: HF_TOKEN does, NUM_MEMORY_TOKENS does not."""
     return not _SECRET_WORDS.isdisjoint(re.split(r"[^A-Z0-9]+", name.upper()))
 
 
 def secrets(variables: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """Returns the secret-looking environment variables with values long enough to be told from ordinary text."""
+    """Returns the environment variables that look secret, with values too long to be ordinary text."""
     return {name: value for name, value in variables.items() if looks_secret(name) and len(value) >= _SHORTEST_SECRET}
 
 
 def passed_on(variables: Mapping[str, str] = os.environ) -> list[str]:
-    """Returns the names of the variables that a job on another machine inherits: an allow-list, and no secret."""
+    """Returns the names of the variables that a job on another machine inherits: an allow-list without secrets."""
     return [
         name
         for name in variables
@@ -72,19 +72,19 @@ def passed_on(variables: Mapping[str, str] = os.environ) -> list[str]:
 
 
 def redact(text: str, variables: Mapping[str, str] = os.environ) -> str:
-    """Returns `text` without values of secret-looking variables, passwords in addresses, and tokens told by shape."""
+    """Redacts values of secret variables, passwords in URLs, and tokens recognized by their shape."""
     for name, value in sorted(secrets(variables).items(), key=lambda item: -len(item[1])):
         text = text.replace(value, f"<{name}>")
     return _NAMED.sub(r"\1***", _SHAPES.sub("***", _IN_URL.sub("***@", text)))
 
 
 def has_secret(text: str) -> bool:
-    """Returns whether a text holds what looks like a token, or an address with a password in it."""
+    """Returns whether a text contains something like a token, or a URL with a password."""
     return bool(_SHAPES.search(text) or _IN_URL.search(text))
 
 
 def describe(variables: Mapping[str, str] = os.environ) -> dict[str, Any]:
-    """Returns machine, packages, commit and the variables that change a run's behaviour, free of secrets."""
+    """Returns machine, packages, commit and the variables that affect a run, without secrets."""
     return {
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "host": socket.gethostname(),
@@ -98,7 +98,7 @@ def describe(variables: Mapping[str, str] = os.environ) -> dict[str, Any]:
 
 
 def recorded(variables: Mapping[str, str]) -> dict[str, str]:
-    """Returns the variables that change a run's behaviour, what looks like a secret blanked."""
+    """Returns the variables that affect a run, with secrets redacted."""
     return {
         name: "***" if looks_secret(name) else redact(value, variables)
         for name, value in sorted(variables.items())
@@ -107,13 +107,13 @@ def recorded(variables: Mapping[str, str]) -> dict[str, str]:
 
 
 def packages() -> dict[str, str]:
-    """Returns the version of every package that is installed."""
+    """Returns the version of every installed package."""
     found = {each.metadata["Name"]: each.version for each in importlib.metadata.distributions()}
     return dict(sorted((name, version) for name, version in found.items() if name))
 
 
 def code_of() -> dict[str, Any] | None:
-    """Returns the commit that this code is of, and whether it was changed; None outside of a checkout."""
+    """Returns the commit of this code, and whether the checkout has changes; None outside of a checkout."""
     folder = Path(__file__).resolve().parents[2]
     if not (folder / ".git").exists() or shutil.which("git") is None:
         return None
@@ -136,7 +136,7 @@ def _hardware() -> dict[str, Any]:
 
 
 def _cpu_name() -> str:
-    """Returns the name of the CPU, and which of its units for vectors and matrices this machine may use."""
+    """Returns the name of the CPU and its usable vector and matrix extensions."""
     cpuinfo = Path("/proc/cpuinfo")
     text = cpuinfo.read_text() if cpuinfo.is_file() else ""
     names = re.findall(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)

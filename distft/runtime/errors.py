@@ -1,6 +1,6 @@
-"""Which rank failed first, and why: every rank records its exception, the launcher picks the culprit.
+"""The first failure of an attempt: every rank records its exception, and the launcher picks the culprit.
 
-Trap: when one rank dies the others fail too, with errors about the lost connection that hide the cause.
+Trap: when one rank dies, the others fail with connection errors that hide the cause.
 """
 
 import os
@@ -20,8 +20,8 @@ from distft.run import RunFolder, read_json, write_json
 from distft.runtime.environment import redact
 from distft.runtime.logs import last_lines
 
-HANG = "Hang"  # the type of a failure without an exception: a step made no progress
-FINAL = {"NonFinite", "OutOfMemory", "Disagreement"}  # types which another start would only repeat
+HANG = "Hang"  # type of a failure without an exception: no progress
+FINAL = {"NonFinite", "OutOfMemory", "Disagreement"}  # types that a restart would only repeat
 _COLLECTIVE_ERRORS = {"RuntimeError", "DistError", "DistBackendError", "DistNetworkError", "DistStoreError"}
 _PEER_LOST = re.compile(
     r"connection (was )?(closed|reset|refused)|broken pipe|(read|write|socket) (error|timeout)|recvValue failed"
@@ -31,18 +31,18 @@ _PEER_LOST = re.compile(
 
 
 class NonFinite(RuntimeError):
-    """A loss, gradient or weight is not finite, and the run must not go on; no weight was changed by it."""
+    """A loss, gradient or weight is NaN or Inf and the run must stop; no weight was updated with it."""
 
 
 class Disagreement(RuntimeError):
-    """The live model does not compute what its own class means; nothing was trained."""
+    """The model under the strategy does not compute the same as its reference class; nothing was trained."""
 
 
 @dataclass(frozen=True)
 class Failure:
-    """One rank's end, as status.json and the user's screen show it."""
+    """The failure of one rank, as status.json and the terminal show it."""
 
-    rank: int | None  # None: not a rank but the process that starts them
+    rank: int | None  # None: the process that starts the ranks
     host: str
     type: str
     message: str
@@ -53,20 +53,20 @@ class Failure:
 
     @classmethod
     def of_run(cls, message: str, log: Path | None = None) -> "Failure":
-        """Returns a failure that no single rank is to blame for."""
+        """Returns a failure that is not caused by a single rank."""
         return cls(None, socket.gethostname(), "RuntimeError", message, log=str(log) if log else None, time=time.time())
 
     @property
     def peer_lost(self) -> bool:
-        """True when this rank only noticed that another one was gone."""
+        """Whether this rank only noticed that it lost a peer."""
         return self.type in _COLLECTIVE_ERRORS and bool(_PEER_LOST.search(self.message))
 
 
 @contextmanager
 def record(run: RunFolder, attempt: int, rank: int) -> Iterator[None]:
-    """Ends the process with code 1 on any exception, after writing it to the rank's error.json and log.
+    """Exits with code 1 on any exception, after writing it to the rank's error.json and log.
 
-    It ends at once: tearing down collectives that other ranks still wait in can hang.
+    It exits at once: destroying a process group in which other ranks still wait can hang.
     """
     try:
         yield
@@ -77,14 +77,14 @@ def record(run: RunFolder, attempt: int, rank: int) -> Iterator[None]:
         print(failure.traceback, file=sys.stderr, flush=True)
         try:
             write_json(run.rank_error(attempt, rank), asdict(failure))
-        except OSError:  # a full disk: torch's own error file is in the temporary folder
+        except OSError:  # a full disk; torch's error file is in the temporary folder
             write_json(Path(os.environ["TORCHELASTIC_ERROR_FILE"]), asdict(failure))
         finally:
             os._exit(1)
 
 
 def describe(error: BaseException, run: RunFolder, attempt: int, rank: int | None) -> Failure:
-    """Returns what a user needs to know of `error`, secrets blanked."""
+    """Returns `error` as a Failure, with secrets redacted."""
     log = str(run.rank_log(attempt, rank)) if rank is not None else None
     text = "".join(traceback.format_exception(error))
     name = type(error).__name__
@@ -93,20 +93,20 @@ def describe(error: BaseException, run: RunFolder, attempt: int, rank: int | Non
 
 @dataclass(frozen=True)
 class Exit:
-    """How a failed rank's process ended: its code, negative for a signal, and when that was noticed."""
+    """The exit of a rank's process: its code, negative for a signal, and the time it was noticed."""
 
     code: int
     time: float
 
 
 def first_failure(run: RunFolder, attempt: int, exits: Mapping[int, Exit], spare_dir: Path) -> Failure | None:
-    """Returns the culprit of an attempt, None when no rank failed.
+    """Returns the first failure of an attempt, None when no rank failed.
 
-    The earliest exception that is no mere loss of a peer wins, then a rank that ended without recording one.
-    Ranks with SIGTERM come last: the elastic process ends all others that way as soon as one has failed.
-    `spare_dir` holds errors that found no room in the run folder.
+    The earliest exception that is not the loss of a peer wins, then a rank that exited without recording one.
+    Ranks with SIGTERM come last: the elastic process sends it to all others after the first failure.
+    `spare_dir` has errors that could not be written to the run folder.
     """
-    named = [run.rank_error(attempt, rank) for rank in exits]  # the listing of a shared disk may lag
+    named = [run.rank_error(attempt, rank) for rank in exits]  # a directory listing on a shared disk may lag
     listed = [*run.rank_error(attempt, 0).parent.glob("rank-*.error.json"), *spare_dir.glob("*.json")]
     files = {file for file in (*named, *listed) if file.is_file()}
     recorded = sorted((Failure(**read_json(file)) for file in files), key=lambda failure: failure.time)
@@ -119,14 +119,14 @@ def first_failure(run: RunFolder, attempt: int, exits: Mapping[int, Exit], spare
 
 
 def of_process(end: Exit, log: Path, rank: int | None = None) -> Failure:
-    """Returns the failure of a process that left nothing but its exit code (negative: a signal) and its log."""
+    """Returns the failure of a process from its exit code (negative: a signal) and log, without an exception."""
     if end.code < 0:
         name = signal.Signals(-end.code).name
         hint = " (by the kernel, if memory ran out, or by hand)" if name == "SIGKILL" else ""
         message = f"the process was ended by {name}{hint}"
         return Failure(rank, socket.gethostname(), name, message, log=str(log), time=end.time)
     said = "; ".join(last_lines(log, 1)) or "nothing"
-    message = f"the process recorded no exception; the last it printed: {redact(said)}"
+    message = f"the process recorded no exception; its last output: {redact(said)}"
     return Failure(rank, socket.gethostname(), f"exit code {end.code}", message, log=str(log), time=end.time)
 
 

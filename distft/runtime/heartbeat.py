@@ -1,8 +1,8 @@
-"""The heartbeat of a rank: where it is, in a small file mapped into its memory, on the node's own disk.
+"""The heartbeat of a rank: its step and phase in a small memory-mapped file on the node's own disk.
 
-A beat is a store to memory, not a system call, so it may come at every micro-batch; nothing of it reaches a shared
-disk. The process that started the rank reads the file, also when the rank is stuck with the interpreter's lock held.
-Nothing here loads torch: a rank beats from its first line on.
+A beat is a store to memory, not a system call, so every micro-batch can make one; nothing is written to a shared
+disk. The process that started the rank reads the file, even when the rank is stuck with the GIL held.
+This module must not import torch: a rank beats from its first line on.
 """
 
 import mmap
@@ -19,32 +19,32 @@ from typing import Any
 
 from distft.compat import collectives
 
-OUTSIDE = ("start", "evaluation", "checkpoint", "end")  # of a step
-WORK = ("data", "forward", "backward", "optimizer")  # what a rank does itself; in the others it waits for all
-PHASES = (*OUTSIDE, "border", *WORK, "communication", "core")  # core: ready to work, and no core was free
+OUTSIDE = ("start", "evaluation", "checkpoint", "end")  # not in a step
+WORK = ("data", "forward", "backward", "optimizer")  # the rank's own work; in the others it waits for all ranks
+PHASES = (*OUTSIDE, "border", *WORK, "communication", "core")  # core: runnable, but waiting for a CPU core
 _FORM = struct.Struct(f"@6qd{len(PHASES)}d")  # pid, step, phase, beats, collectives, mark, seconds of step, of phases
 _CORE = PHASES.index("core")
 _MARK = 0x64697374667401  # written last: without it the file is not a whole beat yet
-_SECONDS_BETWEEN_COUNTS = 0.2  # of collectives; each costs a microsecond
-_LEAST_SECONDS = 0.001  # of work, after which the kernel is asked how much of it was no work; that costs microseconds
+_SECONDS_BETWEEN_COUNTS = 0.2  # of collectives; each count costs a microsecond
+_LEAST_SECONDS = 0.001  # of work between reads of the run queue time, which cost microseconds
 
 
 @dataclass(frozen=True)
 class Beat:
-    """What one rank last told."""
+    """The last heartbeat of one rank."""
 
     pid: int
     step: int
     phase: str
     beats: int  # grows with every change of step, phase or micro-batch
-    collectives: int  # that it has entered, over all its groups
-    step_seconds: float  # of the last whole step; 0 before there is one
-    seconds: dict[str, float]  # spent in each phase since the rank began; waits for collectives are communication
+    collectives: int  # entered so far, over all groups
+    step_seconds: float  # of the last complete step; 0 before it
+    seconds: dict[str, float]  # in each phase since the start; waits for collectives are communication
 
 
 class RunQueue:
-    """How long this thread was ready to run while other processes had the cores; nothing where the kernel counts it
-    not."""
+    """How long this thread was runnable but waited for a CPU core; always 0 where the kernel does not
+    report it."""
 
     def __init__(self) -> None:
         try:
@@ -55,7 +55,7 @@ class RunQueue:
         self.look()
 
     def look(self) -> float:
-        """Returns the seconds since the last look."""
+        """Returns the seconds since the last call."""
         if self._file is None:
             return 0.0
         before, self._seconds = self._seconds, int(os.pread(self._file, 64, 0).split()[1]) / 1e9
@@ -66,7 +66,7 @@ class Heart:
     """The heartbeat of this process."""
 
     def __init__(self, file: Path) -> None:
-        """Makes the file; it is as large as a beat from the start."""
+        """Creates the file in its full size."""
         with file.open("w+b") as opened:
             opened.truncate(_FORM.size)
             self._map = mmap.mmap(opened.fileno(), _FORM.size)
@@ -74,7 +74,7 @@ class Heart:
         self._seconds = [0.0] * len(PHASES)
         self._since = self._step_since = time.perf_counter()
         self._step_seconds = 0.0
-        self._worked = [0.0] * len(WORK)  # up to the last question
+        self._worked = [0.0] * len(WORK)  # up to the last call of worked()
         self._thread = threading.get_ident()
         self._queue = RunQueue()
         self._write()
@@ -84,7 +84,7 @@ class Heart:
         passed, queued = now - self._since, 0.0
         if passed > _LEAST_SECONDS:
             queued = min(self._queue.look(), passed)
-        if self.phase not in WORK:  # which waits anyhow
+        if self.phase not in WORK:  # other phases wait anyway
             queued = 0.0
         self._seconds[self._phase] += passed - queued
         self._seconds[_CORE] += queued
@@ -115,10 +115,10 @@ class Heart:
 
     @contextmanager
     def telling_waits(self) -> Iterator[None]:
-        """Has the waits of this thread for collectives count as communication, also inside of a forward or backward.
+        """Counts this thread's waits for collectives as communication, also inside a forward or backward.
 
-        Trap: it stands in for torch's own method while the block lasts. Where a stream waits and not the host, as with
-        NCCL, nothing is told.
+        Trap: it replaces torch's method inside the block. Where a stream waits and not the host, as with NCCL, nothing
+        is counted.
         """
         work = sys.modules["torch.distributed"].Work
         wait = work.wait
@@ -141,9 +141,9 @@ class Heart:
 
     @contextmanager
     def counting(self) -> Iterator[None]:
-        """Keeps the number of collectives up to date from a thread, as the main one waits inside of them.
+        """Updates the number of collectives from a thread, since the main thread waits inside of them.
 
-        Trap: the thread must not be inside of torch when the interpreter ends; the process would abort.
+        Trap: if the thread is inside torch when the interpreter exits, the process aborts.
         """
         over = threading.Event()
 
@@ -167,30 +167,30 @@ class Heart:
         _FORM.pack_into(self._map, 0, *told, self._step_seconds, *self._seconds)
 
 
-_heart: list[Heart] = []  # of this process, as its signal handlers are; none where nobody watches
+_heart: list[Heart] = []  # one per process, like signal handlers; empty without a watchdog
 
 
 def begin(folder: Path, rank: int) -> None:
-    """Has this process beat from here on, into a file in `folder`; without it the other functions do nothing."""
+    """Starts the heartbeat of this process in a file in `folder`; without it the other functions do nothing."""
     _heart[:] = [Heart(beat_file(folder, rank))]
 
 
 def enter(phase: str) -> None:
-    """Reports that this process goes on with `phase`, one of PHASES, or with the next piece of it."""
+    """Records that this process enters `phase`, one of PHASES, or the next part of it."""
     if _heart:
         _heart[0].enter(phase)
 
 
 def begin_step(step: int) -> None:
-    """Reports that this process begins step `step`."""
+    """Records that this process begins step `step`."""
     if _heart:
         _heart[0].begin_step(step)
 
 
 def beat() -> None:
-    """Reports that this process goes on in what it is in: a long read or copy does so at every block.
+    """Records progress within the current phase; a long read or copy calls it for every block.
 
-    In another thread than the first it does nothing: what goes on beside the work is no sign that the work does.
+    In another thread it does nothing: progress of a background thread is not progress of the training.
     """
     if _heart and _heart[0].is_in_its_thread:
         _heart[0].enter(_heart[0].phase)
@@ -198,7 +198,7 @@ def beat() -> None:
 
 @contextmanager
 def during(phase: str) -> Iterator[None]:
-    """Reports that this process is in `phase` inside the block, and in what it was in before after it."""
+    """Records `phase` inside the block, and the previous phase after it."""
     before = _heart[0].phase if _heart else phase
     enter(phase)
     try:
@@ -208,14 +208,13 @@ def during(phase: str) -> Iterator[None]:
 
 
 def worked() -> list[float]:
-    """Returns the seconds that this process itself has worked in each phase of WORK since the last call."""
+    """Returns the compute seconds of this process in each phase of WORK since the last call."""
     return _heart[0].worked() if _heart else [0.0] * len(WORK)
 
 
 @contextmanager
 def telling_collectives() -> Iterator[None]:
-    """Counts the collectives that torch's process groups enter, and tells the waits for them from a rank's own work,
-    inside a block in which there are groups."""
+    """Counts collectives, and separates the waits for them from compute time, inside a block with process groups."""
     if not _heart:
         yield
         return
@@ -228,7 +227,7 @@ def beat_file(folder: Path, rank: int) -> Path:
 
 
 def read(file: Path) -> Beat | None:
-    """Returns a rank's last beat; None while it has not begun."""
+    """Returns a rank's last beat; None before its first one."""
     try:
         content = file.read_bytes()
     except FileNotFoundError:

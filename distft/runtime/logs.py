@@ -1,4 +1,4 @@
-"""Where the output of a process goes."""
+"""Output of processes: redirection to logs, robust streams to the user, noise of libraries."""
 
 import faulthandler
 import logging
@@ -11,9 +11,9 @@ from typing import TextIO
 
 
 def redirect(path: Path) -> None:
-    """Sends everything this process and its children print to `path`, line by line, and crashes' stacks too.
+    """Redirects the output of this process and its children to `path`, line by line, with stacks of crashes.
 
-    Works on file descriptors, so that output of C++ libraries is caught; call it before torch is imported.
+    It works on file descriptors, so it covers C++ libraries; call it before torch is imported.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
@@ -28,10 +28,10 @@ def redirect(path: Path) -> None:
 
 
 class Patient:
-    """A stream to the user that drops what cannot be shown: a closed terminal or pipe never ends the run, and one that
-    nobody reads never holds it up."""
+    """A stream to the user that drops output that cannot be written: a closed terminal or pipe never ends the run, and
+    a full pipe never blocks it."""
 
-    SECONDS = 10.0  # for a reader that is slow; until it reads again nothing is waited for
+    SECONDS = 10.0  # wait for a slow reader; after that output is dropped until it reads again
 
     def __init__(self, stream: TextIO):
         self._stream = stream
@@ -48,19 +48,19 @@ class Patient:
         text, self._text = self._text, ""
         try:
             file = self.fileno()
-        except (OSError, ValueError):  # no file: a test's
+        except (OSError, ValueError):  # not a file, in a test
             self._stream.write(text)
             return
         try:
-            self._stream.flush()  # what was printed before
+            self._stream.flush()  # earlier output
             self._write(file, text.encode(self.encoding, errors="backslashreplace"))
-        except OSError:  # what is buffered would raise again when the interpreter ends
+        except OSError:  # buffered output would raise again at exit
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, file)
             os.close(nowhere)
 
     def _write(self, file: int, data: bytes) -> None:
-        """Writes in parts that a pipe takes whole, each once there is room for one."""
+        """Writes in chunks of PIPE_BUF, each once the pipe has room."""
         for start in range(0, len(data), select.PIPE_BUF):
             _, ready, _ = select.select([], [file], [], self.SECONDS if self._is_read else 0)
             self._is_read = bool(ready)
@@ -80,7 +80,7 @@ class Patient:
 
 
 def last_lines(path: Path, count: int) -> list[str]:
-    """Returns the last non-empty lines of a log that may be huge, or be missing."""
+    """Returns the last non-empty lines of a log, which may be huge or missing."""
     if not path.is_file():
         return []
     with path.open("rb") as file:
@@ -100,21 +100,21 @@ _VARIABLES = {
     "TORCH_CPP_LOG_LEVEL": "ERROR",  # c10d's warnings about hostnames and reused ports
 }
 _LOGGERS = {
-    "DeepSpeed": logging.ERROR,  # lines for each engine, and one for each step that is not taken, which distft tells
+    "DeepSpeed": logging.ERROR,  # lines for each engine and each skipped step, which distft reports
     "torch.distributed.elastic": logging.ERROR,
     "torch.distributed.run": logging.ERROR,
     "filelock": logging.ERROR,
     "httpx": logging.ERROR,
 }
 _WARNINGS = (
-    (r"`torch\.distributed\.\w+` is deprecated", FutureWarning),  # DeepSpeed's calls, a line for each
+    (r"`torch\.distributed\.\w+` is deprecated", FutureWarning),  # a line for each call of DeepSpeed
 )
 
 
 def silence() -> None:
-    """Hides messages of libraries that tell the user nothing; call it before they are imported.
+    """Hides uninformative messages of libraries; call it before they are imported.
 
-    Trap: DeepSpeed sets its logger's level while it is imported, so call it again after that.
+    Trap: DeepSpeed sets its logger's level on import, so call it again after that.
     """
     for name, value in _VARIABLES.items():
         os.environ.setdefault(name, value)

@@ -1,11 +1,11 @@
-"""How a process starts, forks, exits, and dies with its parent.
+"""Processes: start, fork, exit, and death with the parent.
 
-Trap: the kernel sends the signal when the starting *thread* ends, so start such processes from the main thread.
+Trap: the kernel sends the death signal when the starting *thread* exits, so start such processes from the main thread.
 
-Trap: a fork inherits more than modules. What the parent does on signals and at its end is not the child's to do: the
-cleaning up of a temporary folder would take it from under the parent.
-Trap: only the forking thread goes on in the child, so fork before libraries have started threads. The main thread
-must fork, see runtime/parent.py.
+Trap: a fork inherits signal handlers and exit handlers of the parent, which the child must not run: removing a
+temporary folder would break the parent.
+Trap: only the forking thread exists in the child, so fork before libraries start threads, and from the main
+thread.
 """
 
 import ctypes
@@ -28,7 +28,7 @@ _libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 
 
 def die_with_parent(parent: int) -> None:
-    """Asks the kernel to SIGKILL this process as soon as process `parent` is gone, at once if it already is."""
+    """Makes the kernel SIGKILL this process when process `parent` exits, at once if it already has."""
     if _libc is not None and _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
     if os.getppid() != parent:
@@ -38,9 +38,9 @@ def die_with_parent(parent: int) -> None:
 def start_bound(
     command: Sequence[str], ignoring: Sequence[signal.Signals] = (), **options: Any
 ) -> subprocess.Popen[str]:
-    """Starts `command`; it cannot outlive the calling process, whatever either of them runs.
+    """Starts `command` as a process that dies with the calling process.
 
-    ignoring: signals that it and all that it starts do not heed, from its first moment on.
+    ignoring: signals that it and its children ignore from the start.
     """
     parent = os.getpid()
 
@@ -60,7 +60,7 @@ def fork(name: str, work: Callable[..., Any], *given: Any) -> BaseProcess:
 
     name: see show_as.
     """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())  # until the child has its own handlers
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())  # until the child has its handlers
     try:
         child = get_context("fork").Process(target=_begin, args=(os.getpid(), before, name, work, given), name=name)
         child.start()
@@ -71,7 +71,7 @@ def fork(name: str, work: Callable[..., Any], *given: Any) -> BaseProcess:
 
 def _begin(parent: int, mask: set[signal.Signals], name: str, work: Callable[..., Any], given: tuple[Any, ...]) -> None:
     die_with_parent(parent)
-    os.setsid()  # so that whatever it starts can be ended with it
+    os.setsid()  # so that its children can be killed with it
     forget_exit_functions()
     for number in signal.valid_signals():
         if callable(signal.getsignal(number)):
@@ -83,16 +83,16 @@ def _begin(parent: int, mask: set[signal.Signals], name: str, work: Callable[...
 
 def show_as(name: str) -> None:
     """Names this process for top and `ps -o comm`, which show 15 characters."""
-    with suppress(AttributeError):  # where there is none
+    with suppress(AttributeError):  # no prctl here
         ctypes.CDLL(None).prctl(_PR_SET_NAME, name.encode()[:15], 0, 0, 0)
 
 
 def leave() -> NoReturn:
-    """Ends this process with code 0, after its threads and what was registered for its end, and nothing after that.
+    """Exits with code 0 after joining threads and running exit handlers, but skips the interpreter's teardown.
 
-    Trap: gloo's threads outlive destroy_process_group, and one that still lets go of a tensor while the interpreter is
-    taken down aborts the process (https://github.com/pytorch/pytorch/issues/190489). Nothing is to be taken down here:
-    every file of a run is closed and synced by whoever wrote it.
+    Trap: gloo's threads outlive destroy_process_group, and one that frees a tensor during the interpreter's teardown
+    aborts the process (https://github.com/pytorch/pytorch/issues/190489). Skipping it is safe: every file of a run is
+    closed and synced by its writer.
     """
     end_threads()
     run_exit_functions()
@@ -104,10 +104,10 @@ def leave() -> NoReturn:
 
 @contextmanager
 def uncollected() -> Iterator[None]:
-    """Collects nothing inside; what is there at the end is never looked through again.
+    """Disables garbage collection inside the block, and freezes the objects that exist at its end.
 
-    torch and transformers make a million objects that stay; looking through them again and again took 12% of the
-    imports of a rank. Forks also keep sharing the pages of what no collection writes to.
+    torch and transformers create a million permanent objects; scanning them repeatedly took 12% of a rank's import
+    time. Forks also keep sharing pages that no collection writes to.
     """
     gc.disable()
     try:

@@ -1,7 +1,7 @@
-"""The processes of a run: who this one is, on which device, and the few collectives the rest is built on.
+"""The process group of a run: rank, world and device of this process, and the collectives of distft.
 
 Trap: gloo is the only backend that runs without accelerators; NCCL and others are chosen by torch.accelerator
-and have not been run on a GPU yet.
+and have not been tested on a GPU yet.
 """
 
 import json
@@ -22,7 +22,7 @@ from distft.compat.reach import version_of
 from distft.runtime import heartbeat
 from distft.runtime.environment import code_of, recorded
 
-# A rank that hangs is for the watchdog to find (distft.launchers.watchdog); NCCL's default of 10 minutes kills ranks
+# The watchdog (distft.launchers.watchdog) detects a rank that hangs; NCCL's default of 10 minutes kills ranks
 # that wait for a slow save.
 COLLECTIVE_SECONDS = 86_400.0
 BACKENDS = {"cuda": "nccl", "xpu": "xccl", "cpu": "gloo"}
@@ -30,7 +30,7 @@ BACKENDS = {"cuda": "nccl", "xpu": "xccl", "cpu": "gloo"}
 
 @dataclass(frozen=True)
 class World:
-    """This process among all."""
+    """This process's place among all processes."""
 
     rank: int
     size: int
@@ -43,17 +43,17 @@ class World:
         return self.rank == 0
 
     def enter_device(self) -> None:
-        """Makes this process's device the current one of the calling thread; in a new thread that is device 0."""
+        """Makes this process's device current in the calling thread; a new thread starts with device 0."""
         if self.device.type != "cpu":
             torch.accelerator.set_device_index(self.device.index)
 
 
 @contextmanager
 def process_group(timeout_seconds: float = COLLECTIVE_SECONDS) -> Iterator[World]:
-    """Joins the group that torchrun's environment describes, and leaves it at the end.
+    """Joins the process group of torchrun's environment, and leaves it at the end.
 
     timeout_seconds: how long a collective may wait.
-    After an exception the group is left to die with the process: destroying it would wait for the peers.
+    After an exception the group is not destroyed: that would wait for the peers.
     """
     local_rank = int(os.environ["LOCAL_RANK"])
     device = device_of(local_rank)
@@ -68,7 +68,7 @@ def process_group(timeout_seconds: float = COLLECTIVE_SECONDS) -> Iterator[World
 
 
 def collective_seconds(launcher: Mapping[str, Any]) -> float:
-    """Returns how long collectives wait under this launcher: longer than a silent rank may be before it counts as hung.
+    """Returns the timeout of collectives under this launcher: longer than the watchdog's limits.
 
     launcher: its group of a frozen config.
     """
@@ -77,15 +77,15 @@ def collective_seconds(launcher: Mapping[str, Any]) -> float:
 
 
 def share_timeout(timeout_seconds: float) -> None:
-    """Gives every group that there is this time-out.
+    """Sets this timeout for every process group.
 
-    Trap: torch's meshes and DeepSpeed make groups with the default of their backend, not with that of the first group.
+    Trap: torch's meshes and DeepSpeed create groups with the default of their backend, not of the first group.
     """
     collectives.set_timeouts(timedelta(seconds=timeout_seconds))
 
 
 def device_of(local_rank: int) -> torch.device:
-    """Returns a rank's device: the CPU on a machine without accelerators, whatever torch is built for."""
+    """Returns a rank's device: the CPU on a machine without accelerators, for every build of torch."""
     accelerator = torch.accelerator.current_accelerator(check_available=True)
     return torch.device(accelerator.type, local_rank) if accelerator else torch.device("cpu")
 
@@ -98,17 +98,17 @@ def all_reduce_sum(values: torch.Tensor) -> torch.Tensor:
 
 
 def on_device(numbers: Sequence[float], device: torch.device) -> torch.Tensor:
-    """Returns numbers of the host as a tensor, fp64 [N]; the host does not wait for the device."""
+    """Returns host numbers as a tensor, fp64 [N]; the host does not wait for the device."""
     return upload(torch.tensor(numbers, dtype=torch.float64, pin_memory=device.type != "cpu"), device)
 
 
 def upload(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """Returns a host's tensor on `device`, copied behind the host's back where it lies in pinned memory."""
+    """Returns a host tensor on `device`; the copy is asynchronous from pinned memory."""
     return tensor.to(device, non_blocking=True)
 
 
 def differ(value: torch.Tensor, group: dist.ProcessGroup) -> bool:
-    """Returns whether `value` is not the same on all members of `group`."""
+    """Returns whether `value` differs between members of `group`."""
     both = torch.stack([value, -value])
     dist.all_reduce(both, dist.ReduceOp.MAX, group=group)
     return bool(both[0] != -both[1])
@@ -133,7 +133,7 @@ def flags_of_first(flags: Sequence[bool], world: World) -> list[bool]:
 
 
 def texts_of_all(text: str, world: World) -> list[str]:
-    """Returns every process's `text`, in order of rank, as the same list on each."""
+    """Returns every process's `text` in rank order, on every process."""
     mine = _bytes_of(text, world)
     sizes = [torch.zeros(1, dtype=torch.int64, device=world.device) for _ in range(world.size)]
     dist.all_gather(sizes, torch.tensor([len(mine)], device=world.device))
@@ -157,7 +157,7 @@ MAIN_PACKAGES = ("distft", "torch", "deepspeed", "transformers", "tokenizers", "
 
 
 def compare(world: World) -> dict[str, Any]:
-    """Returns the environment of every rank; RuntimeError, on all of them, when their software differs."""
+    """Returns the environment of every rank; RuntimeError on all ranks when their software differs."""
     mine = {"host": socket.gethostname(), "variables": recorded(os.environ)}
     mine["software"] = software() if world.local_rank == 0 else {}
     every = [json.loads(text) for text in texts_of_all(json.dumps(mine), world)]
@@ -172,14 +172,14 @@ def compare(world: World) -> dict[str, Any]:
 
 
 def software() -> dict[str, str]:
-    """Returns what must be the same: Python, the packages that compute, and the commit of this code."""
+    """Returns the software that must be equal on all ranks: Python, packages that compute, commit."""
     git = code_of()
     found = {name: version_of(name) or "not installed" for name in MAIN_PACKAGES}
     return {"python": sys.version.split()[0], **found, "commit": str(git["commit"] if git else None)}
 
 
 def _own(first: Mapping[str, Any]) -> Any:
-    """Returns a function that leaves of a rank's environment what differs from the first's."""
+    """Returns a function that reduces a rank's environment to its differences from the first rank's."""
 
     def own(rank: Mapping[str, Any]) -> dict[str, Any]:
         names = sorted({*first["variables"], *rank["variables"]})

@@ -1,7 +1,7 @@
-"""Where every thread of a process is, on request: the answer to SIGUSR2.
+"""Stacks of all threads of a process on request, by SIGUSR2.
 
-Python's faulthandler answers inside the signal handler, in C: a process that is stuck with the interpreter's lock
-held, or waits in a collective, answers too.
+Python's faulthandler writes them inside the signal handler, in C, so a process that is stuck with the GIL held or in
+a collective answers too.
 """
 
 import faulthandler
@@ -13,22 +13,22 @@ from pathlib import Path
 
 _ASK = signal.SIGUSR2
 _SECONDS_TO_ANSWER = 2.0
-_SECONDS_QUIET = 0.1  # after which an answer counts as whole
+_SECONDS_QUIET = 0.1  # without output, after which an answer is complete
 _FRAME = re.compile(r'^  File "(?P<file>[^"]+)", line (?P<line>\d+) in (?P<name>.+)$')
 _files: list[object] = []  # kept open: the handler writes to the descriptor
 
 
 def answer(file: Path) -> None:
-    """Has this process write its stacks to `file` at every SIGUSR2 from here on."""
+    """Makes this process write its stacks to `file` at every SIGUSR2."""
     opened = file.open("w")
     _files[:] = [opened]
     faulthandler.register(_ASK, file=opened, all_threads=True)
 
 
 def ask(processes: dict[int, Path]) -> dict[int, str]:
-    """Returns the stacks of processes that answer, by process; an empty text for one that does not.
+    """Requests the stacks of processes; returns process -> stacks, empty for one that does not answer.
 
-    processes: process -> the file it answers in. A process that is stopped goes on for as long as it takes to answer.
+    processes: process -> its stack file. A stopped process is continued until it has answered.
     """
     before = {pid: _size(file) for pid, file in processes.items()}
     for pid in processes:
@@ -46,7 +46,7 @@ def ask(processes: dict[int, Path]) -> dict[int, str]:
 
 
 def main_thread(stacks: str) -> list[str]:
-    """Returns the frames of the main thread, which is written last: `file:line in function`, deepest last."""
+    """Returns the frames of the main thread, which comes last: `file:line in function`, deepest last."""
     lines = stacks.strip().rpartition("\n\n")[2].splitlines()
     found = [match for line in lines if (match := _FRAME.match(line))]
     return [f"{each['file']}:{each['line']} in {each['name']}" for each in reversed(found)]

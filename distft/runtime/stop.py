@@ -1,7 +1,7 @@
-"""The request to stop: a file in the run folder that rank 0 looks at between steps, or a signal to any rank.
+"""Requests to stop: a file in the run folder that rank 0 checks between steps, or a signal to any rank.
 
-The launcher uses the file, because torch's elastic agent neither forwards signals nor survives all of them; a
-scheduler may signal the ranks themselves. Either way all of them agree at the next step border.
+The launcher uses the file, since torch's elastic agent does not forward signals and some of them kill it; a
+scheduler may signal the ranks themselves. Either way all ranks agree at the next step boundary.
 """
 
 import json
@@ -12,19 +12,19 @@ from pathlib import Path
 from distft.run import BY_YOU, RunFolder, write_json
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)  # of schedulers
-_caught: list[str] = []  # of this process, as its signal handlers are
+_caught: list[str] = []  # one per process, like signal handlers
 
 
 def request(run: RunFolder, attempt: int, reason: str) -> None:
-    """Asks attempt `attempt` to save at the next step border and end as preempted; later attempts ignore it."""
+    """Requests that `attempt` saves at the next step boundary and ends as preempted; later attempts ignore it."""
     try:
         write_json(run.stop, {"attempt": attempt, "reason": reason})
-    except OSError:  # a full disk often still takes an empty file
+    except OSError:  # on a full disk an empty file often still works
         run.stop.touch()
 
 
 def requested(run: RunFolder, attempt: int) -> str | None:
-    """Returns why attempt `attempt` is to stop, or None; an empty file (`touch RUN/stop`) counts for any attempt."""
+    """Returns why `attempt` must stop, or None; an empty file (`touch RUN/stop`) applies to any attempt."""
     try:
         text = Path(run.stop).read_text()
     except FileNotFoundError:
@@ -37,7 +37,7 @@ def requested(run: RunFolder, attempt: int) -> str | None:
 
 
 def reason_of(run: RunFolder, attempt: int) -> str | None:
-    """Returns by whom or what attempt `attempt` was asked to stop, for status.json; None when it was not."""
+    """Returns who or what requested `attempt` to stop, for status.json; None without a request."""
     asked = requested(run, attempt)
     if asked is None:
         return None
@@ -55,9 +55,9 @@ def clear(run: RunFolder) -> None:
 
 
 def listen() -> Callable[[], str | None]:
-    """Catches SIGTERM and SIGUSR1 from here on, so that they end nothing; the answer tells which came, or None.
+    """Catches SIGTERM and SIGUSR1 instead of exiting; the returned function gives the signal caught first, or None.
 
-    What an earlier call has caught counts too: a process listens from its first line on, long before it trains.
+    Signals caught since an earlier call are included: a process listens from its first line on, long before it trains.
     """
     for number in SIGNALS:
         signal.signal(number, lambda number, _: _caught.append(signal.Signals(number).name))
@@ -65,5 +65,5 @@ def listen() -> Callable[[], str | None]:
 
 
 def forget() -> None:
-    """Makes what was caught so far count no more."""
+    """Discards the signals caught so far."""
     _caught.clear()

@@ -59,7 +59,7 @@ def test_a_small_disk_is_a_problem_and_one_in_memory_a_warning(tmp_path: Path) -
     with small_disk(tmp_path / "large", 2048 * MIB) as disk:
         [lost] = check_folder("runs_dir", disk)
         [fine] = check_folder("tmp", disk, lasts=False)
-    assert lost.state == "warning" and "tmpfs, which a reboot empties" in lost.seen
+    assert lost.state == "warning" and "tmpfs, which uses memory and is lost on reboot" in lost.seen
     assert fine.state == "ok" and fine.seen.endswith("on tmpfs")
 
 

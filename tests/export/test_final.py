@@ -145,7 +145,7 @@ def test_an_export_that_fails_leaves_the_run_completed(
     assert finish(copied, read_config(copied).export) == 1
     told = capsys.readouterr().err
     assert "run: export failed: " in told and "was not exported: JSONDecodeError" in told and "Traceback" not in told
-    again = told.partition("Try it again: python -m distft.export ")[2].split()
+    again = told.partition("Try: python -m distft.export ")[2].split()
     assert again == [f"run={copied.path}", f"out={copied.final}", "at=best", "dtype=auto", "format=auto"]
     assert copied.read_status()["state"] == "completed" and not copied.final.exists()
     (tokenizer / "tokenizer_config.json").write_bytes((run[1] / "tokenizer_config.json").read_bytes())

@@ -52,6 +52,6 @@ def test_threads_are_as_many_as_asked_or_a_share_of_the_cores(asked: str, is_use
     monkeypatch.setenv("OMP_NUM_THREADS", asked)
     set_threads(10**6)
     assert os.environ["OMP_NUM_THREADS"] == (asked if is_used else "1")
-    assert (f"OMP_NUM_THREADS={asked} is no number of threads: 1 are used" in capsys.readouterr().out) == (
+    assert (f"OMP_NUM_THREADS={asked} is not a number of threads: using 1" in capsys.readouterr().out) == (
         bool(asked) and not is_used
     )

@@ -140,8 +140,8 @@ def test_a_node_that_never_comes_is_counted_and_told_where_to(run: RunFolder):
     with pytest.raises(RendezvousError) as caught:
         open_first(run, 3, 3, "127.0.0.1")
     said = str(caught.value)
-    assert said.startswith("1 of 3 nodes came within 2 s. The others find this one by ")
-    assert f"{rendezvous_file(run, 3)}, at 127.0.0.1, " in said + ", "
+    assert said.startswith("1 of 3 nodes joined within 2 s. The others read the address of this node from ")
+    assert f"{rendezvous_file(run, 3)}: 127.0.0.1, " in said.replace(" port ", ", ")
 
 
 def test_a_first_node_that_never_writes_is_told_with_the_file(run: RunFolder):
@@ -177,10 +177,10 @@ def test_another_folder_than_the_firsts_is_told(there: str, run: RunFolder, tmp_
         with pytest.raises(RendezvousError) as caught:
             join_at(other, "127.0.0.1", place["port"], 2)
         assert str(caught.value) == (
-            f"127.0.0.1:{place['port']} answers, and {rendezvous_file(other, 3)} is not what it wrote: the run folder "
-            "is not shared by the nodes. Try: runs_dir on a disk that all of them see under one path"
+            f"127.0.0.1:{place['port']} answers, but {rendezvous_file(other, 3)} differs from what it wrote: "
+            "the nodes do not share the run folder. Try: runs_dir on a disk that all nodes mount at the same path"
         )
-        with pytest.raises(RendezvousError, match="1 of 2 nodes came"):
+        with pytest.raises(RendezvousError, match="1 of 2 nodes joined"):
             first.result(10)
 
 
@@ -192,7 +192,7 @@ def test_machines_that_join_by_an_address_count_themselves_and_one_too_many_is_t
         port = read_json(rendezvous_file(run, 3))["port"]
         second = join_at(run, "127.0.0.1", port, 2)
         assert second.node == Node(1, 2) and second.attempt == first.result(10).attempt == 3
-        with pytest.raises(RendezvousError, match=r"launcher.nodes=2, and so many are there already. Try: .*nodes=3"):
+        with pytest.raises(RendezvousError, match=r"launcher.nodes=2, and 2 nodes have already joined. Try: .*nodes=3"):
             join_at(run, "127.0.0.1", port, 2)
 
 

@@ -120,7 +120,7 @@ def test_a_machine_that_is_gone_ends_the_other(machines: tuple[Machine, Machine]
 @pytest.mark.slow
 def test_a_first_machine_that_does_not_come_is_told(machines: tuple[Machine, Machine], tmp_path: Path) -> None:
     code, said = ended(machines[1].start(freeze(tmp_path / "run", nodes=2)))
-    assert code == 2 and f"launcher.rendezvous={FIRST}:{PORT}: the same command must be typed on the machine" in said
+    assert code == 2 and f"launcher.rendezvous={FIRST}:{PORT}: run the same command on the machine" in said
 
 
 @pytest.mark.slow

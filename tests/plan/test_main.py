@@ -39,7 +39,7 @@ def test_it_prints_and_writes_the_same_numbers(right: list[str], tmp_path: Path)
     assert done.returncode == 0, done.stderr
     assert "128 rows, about up to 8,192 tokens x 32 processes x " in done.stdout
     assert (written["world"], written["accumulation"], written["parameters"]) == (32, 1, 8_030_261_248)
-    assert f"{written['parameters']:,} parameters" in done.stdout and "Not counted: activations" in done.stdout
+    assert f"{written['parameters']:,} parameters" in done.stdout and "Not included: activations" in done.stdout
     rows = {line.split("│")[1].strip(): line for line in done.stdout.splitlines() if line.startswith("│")}
     assert "does not fit" in rows["ddp"] and "host memory" in rows["zero3_offload"]
     assert f"{written['memory']['hsdp']['gathered'] / 2**30:.2f}" in rows["> hsdp"]

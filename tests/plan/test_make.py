@@ -85,7 +85,7 @@ def test_adapters_alone_have_gradients_and_state(right: list[str]):
 
 
 def test_an_adapter_for_a_layer_that_is_not_there_is_a_config_error(right: list[str]):
-    with pytest.raises(ConfigError, match=r"q_prj is no linear layer of this model. Try: q_proj"):
+    with pytest.raises(ConfigError, match=r"q_prj is not a linear layer of this model. Try: q_proj"):
         make_plan(compose([*right, "tuning=lora", "tuning.target_modules=[q_prj]"]))
 
 

@@ -91,7 +91,7 @@ def test_adapters_are_counted_as_the_meta_model_has_them(model: str, pick: str, 
 
 
 def test_a_layer_without_an_adapters_place_is_refused_with_the_nearest_one():
-    with pytest.raises(ValueError, match=r"tuning.target_modules: q_prj is no linear layer.*Try: q_proj"):
+    with pytest.raises(ValueError, match=r"tuning.target_modules: q_prj is not a linear layer.*Try: q_proj"):
         count_adapters(None, facts_of("llama3_8b", tiny=True), 4, ["q_prj"])
     assert count_adapters(None, {"model_type": "quantum"}, 4, ["q_prj"]) is None
 

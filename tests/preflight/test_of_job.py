@@ -53,7 +53,7 @@ def test_a_slow_node_is_left_out_once_beside_those_that_the_user_leaves_out(tmp_
     ]
     assert "n2: memory: 10 GiB/s, the others 100" in capfd.readouterr().err
     assert not preflight.conclude(run, "12", ["n1", "n2"]) and len(asked) == 2
-    assert "goes on with n2: it was queued again once already" in capfd.readouterr().err
+    assert "continues with n2: it was already requeued once" in capfd.readouterr().err
 
 
 def test_nodes_like_each_other_are_left_alone(tmp_path: Path, asked: list):

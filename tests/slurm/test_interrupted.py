@@ -88,7 +88,7 @@ def test_preempted_requeued_cancelled_and_submitted_again(
     assert process.poll() is None and read_job(run) == by_hand
     cluster.start_controller()
     code, said = ended(process)
-    assert code == 0 and "SLURM does not answer, asking again" in said, said + why(run)
+    assert code == 0 and "SLURM does not answer, retrying" in said, said + why(run)
     assert read_job(run) == by_hand, "no other job was submitted"
     assert ended(straight)[0] == 0
     hold(run, run_of(folder, "straight"), STEPS)

@@ -103,5 +103,5 @@ def test_a_job_that_never_gets_to_a_checkpoint_is_not_started_for_ever(cluster: 
         cluster.ask("scontrol", "requeue", str(read_job(run)))  # and killed before the first step
     code, said = ended(process, 300)
     assert code == 1, said + why(run)
-    assert "3 starts have brought no checkpoint after step 0, so it is not started again" in said
+    assert "3 starts made no checkpoint after step 0, so the run is not restarted" in said
     assert cluster.ask("squeue", "-h", "-j", str(read_job(run)), "-o", "%T").strip() in ("", "COMPLETING")

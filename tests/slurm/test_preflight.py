@@ -83,7 +83,7 @@ def test_a_throttled_node_is_left_out_and_the_job_is_done_elsewhere(cluster: Clu
     log = (run.logs / "slurm.out").read_text()
     assert code == 0, said + why(run)
     assert run.read_status()["excluded"] == ["n1"] and run.read_status()["attempt"] == 2
-    assert "n1: matrix product: " in log and f"job {read_job(run)} is queued again without n1" in log
+    assert "n1: matrix product: " in log and f"job {read_job(run)} is requeued without n1" in log
     assert {rank["host"] for rank in read_json(run.path / "nodes.json")["ranks"]} == {"n2", "n3"}
     last = read_json(run.path / "preflight.json")
     assert last["nodes"] == ["n2", "n3"] and last["outliers"] == [] and last["seconds"] < 60, last

@@ -1,6 +1,6 @@
-"""Questions to SLURM, by the programs that every cluster has: sinfo, squeue, scontrol, scancel.
+"""Queries of SLURM through its command line programs: sinfo, squeue, scontrol, scancel.
 
-Trap: many clusters keep no accounting, so sacct is never asked; and a job that has ended is forgotten after minutes.
+Trap: many clusters have no accounting, so sacct is not used; and SLURM forgets an ended job after minutes.
 """
 
 import os
@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-_SECONDS_TO_ANSWER = 30  # a program gives up by itself after 20 s of a controller that is down
-SECONDS_OF_COMMAND, SECONDS_OF_JOB = 60.0, 600.0  # for which a command of a user's, and a job, ask again
+_SECONDS_TO_ANSWER = 30  # a program itself gives up after 20 s when the controller is down
+SECONDS_OF_COMMAND, SECONDS_OF_JOB = 60.0, 600.0  # how long a user's command, and a job, retry
 _SECONDS_BETWEEN_QUESTIONS = 2.0
-_SILENT = re.compile(  # of a controller that is down, busy or being restarted; the last is requeue's word for it
+_SILENT = re.compile(  # the controller is down, busy or restarting; the last is printed by requeue
     r"Unable to contact|timed out|Zero Bytes were transmitted|Connection refused|connect failure|in standby mode"
     r"|Unexpected message received",
     re.IGNORECASE,
@@ -28,20 +28,20 @@ ALIVE |= {"SIGNALING", "STAGE_OUT", "STOPPED", "SPECIAL_EXIT"}
 
 
 class SlurmError(RuntimeError):
-    """SLURM did not do what was asked; the message is its own."""
+    """SLURM refused a request; the message is SLURM's."""
 
 
 class NoAnswer(SlurmError):
-    """SLURM's controller says nothing: what is not known of a job is never that there is none."""
+    """SLURM's controller does not answer: the state of a job is unknown, the job may exist."""
 
 
 @dataclass(frozen=True)
 class Partition:
-    """What a job can get there."""
+    """A partition and the resources of its nodes."""
 
     name: str
     is_default: bool
-    limit_seconds: int | None  # None: there is none
+    limit_seconds: int | None  # None: no limit
     nodes: int
     cpus_per_node: int  # of its largest nodes
     gpus_per_node: int
@@ -50,12 +50,12 @@ class Partition:
 
 @dataclass(frozen=True)
 class JobState:
-    """What SLURM knows of a job: RUNNING, PENDING, FAILED ...; UNKNOWN when it has forgotten it."""
+    """SLURM's state of a job: RUNNING, PENDING, FAILED ...; UNKNOWN when SLURM has forgotten it."""
 
     name: str
     reason: str = ""
     exit_code: str = ""  # CODE:SIGNAL
-    queued: float | None = None  # when it was last, in seconds since 1970
+    queued: float | None = None  # time of the last submission, in seconds since 1970
 
     @property
     def is_alive(self) -> bool:
@@ -67,31 +67,31 @@ class JobState:
 
 
 def slurm(*command: str) -> str:
-    """Returns what a program of SLURM prints; SlurmError with its words when it fails."""
+    """Returns the output of a SLURM program; SlurmError with its last line when it fails."""
     try:
         done = subprocess.run(
             command, env=outside_of_job(), capture_output=True, text=True, timeout=_SECONDS_TO_ANSWER, check=False
         )
     except FileNotFoundError as error:
-        raise SlurmError(f"{command[0]} is not on PATH: this machine is no login node of a cluster") from error
+        raise SlurmError(f"{command[0]} is not on PATH: this machine is not a login node of a cluster") from error
     except subprocess.TimeoutExpired as error:
-        said = (error.stderr or b"").decode(errors="replace")  # bytes, whatever `text` says
+        said = (error.stderr or b"").decode(errors="replace")  # bytes, even with text=True
         why = _last_words(said, command[0], "is slurmctld up?")
         raise NoAnswer(f"{command[0]} gave no answer in {_SECONDS_TO_ANSWER} s: {why}") from error
     if done.returncode:
-        said = _last_words(done.stderr, command[0], "it failed without a word")
+        said = _last_words(done.stderr, command[0], "exited without an error message")
         raise (NoAnswer if is_no_answer(said) else SlurmError)(f"{command[0]}: {said}")
     return done.stdout
 
 
 def is_no_answer(said: str) -> bool:
-    """Tells a program of SLURM that got no answer from its controller by its last words."""
+    """Returns whether a SLURM program's last line says that the controller did not answer."""
     return _SILENT.search(said) is not None
 
 
 def with_retries(question: Callable[[], Answer], seconds: float) -> Answer:
-    """Returns the answer to a question that is asked again, for so long, while the controller says nothing; NoAnswer
-    when it has not come by then."""
+    """Calls `question` until the controller answers, and returns the answer; NoAnswer after `seconds` without
+    one."""
     deadline, warned = time.monotonic() + seconds, False
     while True:
         try:
@@ -100,7 +100,7 @@ def with_retries(question: Callable[[], Answer], seconds: float) -> Answer:
             if time.monotonic() > deadline:
                 raise
             if not warned:
-                print(f"SLURM does not answer, asking again for {seconds:.0f} s: {error}", file=sys.stderr, flush=True)
+                print(f"SLURM does not answer, retrying for {seconds:.0f} s: {error}", file=sys.stderr, flush=True)
             warned = True
             time.sleep(_SECONDS_BETWEEN_QUESTIONS)
 
@@ -111,7 +111,7 @@ def _last_words(said: str, program: str, otherwise: str) -> str:
 
 
 def outside_of_job() -> dict[str, str]:
-    """Returns this process's environment without what a surrounding job says: it would become the new job's."""
+    """Returns the environment without the variables of a surrounding job, which the new job would inherit."""
     kept = ("SLURM_CONF", "SLURM_CLUSTERS")
     return {
         name: value for name, value in os.environ.items() if name in kept or not name.startswith(("SLURM_", "SBATCH_"))
@@ -119,7 +119,7 @@ def outside_of_job() -> dict[str, str]:
 
 
 def partitions() -> list[Partition]:
-    """Returns every partition; its lines in sinfo, one for each kind of node, put together."""
+    """Returns every partition; sinfo has one line per kind of node, which are merged."""
     default = slurm("sinfo", "-h", "-o", "%P").split()
     found: dict[str, Partition] = {}
     for line in slurm("sinfo", "-h", "-o", _FIELDS).splitlines():
@@ -138,7 +138,7 @@ def partitions() -> list[Partition]:
 
 
 def job_state(job: str) -> JobState:
-    """Returns what is known of job `job`, which may be one of an array: 12_3."""
+    """Returns the state of `job`, which may be a task of an array: 12_3."""
     try:
         shown = slurm("scontrol", "-o", "show", "job", job)
     except SlurmError as error:
@@ -146,14 +146,14 @@ def job_state(job: str) -> JobState:
             return JobState("UNKNOWN")
         raise
     if not shown.strip():
-        raise NoAnswer(f"scontrol says nothing of job {job}")
+        raise NoAnswer(f"scontrol printed nothing about job {job}")
     said = dict(re.findall(r"(\w+)=(\S*)", shown.splitlines()[0]))
-    queued = moment(said.get("SubmitTime", ""))  # a job that is queued again gets another
+    queued = moment(said.get("SubmitTime", ""))  # a requeued job has a new submit time
     return JobState(said.get("JobState", "UNKNOWN"), said.get("Reason", ""), said.get("ExitCode", ""), queued)
 
 
 def job_of_script(folder: Path) -> str | None:
-    """Returns the id of this user's job whose script stands in `folder`, queued or running; None when there is none."""
+    """Returns the id of this user's queued or running job with its script in `folder`, None without one."""
     for line in slurm("squeue", "-h", "-u", str(os.getuid()), "-o", "%F %o").splitlines():
         job, _, script = line.partition(" ")
         if folder in Path(script).parents:
@@ -162,7 +162,7 @@ def job_of_script(folder: Path) -> str | None:
 
 
 def seconds_left(job: str) -> int | None:
-    """Returns how long a running job has until its limit; None when there is no limit."""
+    """Returns the seconds until the time limit of a running job; None without a limit."""
     return seconds(slurm("squeue", "-h", "-j", job, "-o", "%L").strip())
 
 
@@ -175,7 +175,7 @@ def moment(text: str) -> float | None:
 
 
 def node_address(name: str) -> str:
-    """Returns the address of a node that SLURM itself uses; empty when it tells none."""
+    """Returns the address that SLURM uses for a node; empty when unknown."""
     found = re.search(r"NodeAddr=(\S+)", slurm("scontrol", "show", "node", name))
     return found[1] if found else ""
 

@@ -1,6 +1,6 @@
 """A SLURM job: its handle on the login node, and the node's part of an attempt.
 
-It is pickled by its name alone, and so is all that the one pickle of a run holds: this name and the folder's.
+submitit pickles run_script by name, with the path of the run folder; a run has no other pickle.
 """
 
 import os
@@ -29,7 +29,7 @@ from distft.runtime.logs import Patient, last_lines
 
 
 def run_script(run_dir: str) -> None:
-    """Becomes the run's batch script, whose output goes where it goes when the script is submitted by hand."""
+    """Replaces this process by the run's batch script, with the output file it has when submitted by hand."""
     run = Path(run_dir)
     log = os.open(run / "logs" / "slurm.out", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(log, 1)
@@ -38,14 +38,14 @@ def run_script(run_dir: str) -> None:
     os.execvp("bash", ["bash", script, run_dir])
 
 
-BY_SCANCEL = f"{BY_YOU} scancel"  # or by an administrator, which SLURM does not tell apart
-_SECONDS_BETWEEN_QUESTIONS = (1.0, 15.0)  # at first, and later: a controller serves a whole cluster
+BY_SCANCEL = f"{BY_YOU} scancel"  # or by an administrator: SLURM does not distinguish them
+_SECONDS_BETWEEN_QUESTIONS = (1.0, 15.0)  # at first, and later: the controller serves a whole cluster
 _SECONDS_BETWEEN_LOOKS = 1.0  # at status.json
-_SECONDS_TO_SHOW = 10.0  # what a job wrote at its end, on a shared disk
+_SECONDS_TO_SHOW = 10.0  # for what a job wrote at its end on a shared disk
 
 
 class SlurmRun:
-    """One run in the queue or on its nodes; it goes on when nobody waits for it."""
+    """One run as a job, queued or running; it continues when no process waits for it."""
 
     is_part = False
 
@@ -61,7 +61,7 @@ class SlurmRun:
         return self.run.read_status()["state"]
 
     def wait(self, seconds: float) -> Outcome | None:
-        """Returns how the run ended; a job that was queued again has not. What SLURM ended is written down here."""
+        """Returns the outcome; None for a requeued job. Records the end of a job that SLURM ended."""
         time.sleep(seconds)
         now = time.monotonic()
         if now < self._look_due:
@@ -82,26 +82,26 @@ class SlurmRun:
         return self._write_end(state) if has_told or now - self._gone_since > _SECONDS_TO_SHOW else None
 
     def cancel(self) -> None:
-        """Has SLURM end the job; its ranks still save if the step in progress ends in time.
+        """Cancels the job; its ranks still save if the step in progress ends in time.
 
-        Unavailable when SLURM does not answer: the job goes on.
+        Unavailable when SLURM does not answer: the job continues.
         """
         self.say(f"scancel {self.job}")
         try:
             with_retries(lambda: slurm("scancel", self.job), commands.SECONDS_OF_COMMAND)
         except NoAnswer as error:
-            raise Unavailable(f"{error}. {self.name} goes on. Try: scancel {self.job} when SLURM answers") from error
+            raise Unavailable(f"{error}. {self.name} continues. Try: scancel {self.job} when SLURM answers") from error
         except SlurmError as error:
             self.say(f"scancel {self.job}: {error}")
 
     def _ask(self) -> JobState | None:
-        """Returns the job's state, None while SLURM gives no answer; tells the user when it changes."""
+        """Returns the job's state, None while SLURM does not answer; prints each change."""
         first, last = _SECONDS_BETWEEN_QUESTIONS
         self._ask_due, self._pause = time.monotonic() + self._pause, min(self._pause * 1.5, last)
         try:
             state = job_state(self.job)
         except SlurmError as error:
-            self._say(f"SLURM does not answer, asking again: {error}")
+            self._say(f"SLURM does not answer, retrying: {error}")
             return None
         waits_for = f", waits for: {state.reason}" if state.name == "PENDING" and state.reason != "None" else ""
         if self._say(f"job {self.job}: {state.name.lower()}{waits_for}"):
@@ -133,12 +133,12 @@ class SlurmRun:
 
 
 def read_job(run: RunFolder) -> str | None:
-    """Returns the job that runs `run`, or ran it last; None when there was none, or its id is not known."""
+    """Returns the id of the job that runs `run` or ran it last; None without a job or a known id."""
     return read_json(run.job)["job"] if run.job.is_file() else None
 
 
 def find_job(run: RunFolder) -> str | None:
-    """Returns the job that is queued for `run` or runs it; Unavailable while SLURM does not say."""
+    """Returns the queued or running job of `run`; Unavailable while SLURM does not answer."""
     if not run.job.is_file():
         return None
     submitted = read_json(run.job)
@@ -152,6 +152,6 @@ def find_job(run: RunFolder) -> str | None:
         return with_retries(question, commands.SECONDS_OF_COMMAND)
     except SlurmError as error:
         which = f"job {submitted['job']}" if submitted["job"] else "a job"
-        what = f"{run.path}: {which} may have it, and SLURM does not say: {error}"
+        what = f"{run.path}: {which} may run it, and SLURM does not answer: {error}"
         known = f"Nothing was submitted. Try: the same command later, or, if the job has ended, rm {run.job}"
         raise Unavailable(f"{what}. {known}") from error

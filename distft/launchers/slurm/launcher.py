@@ -1,6 +1,6 @@
-"""Runs on a SLURM cluster: one job for a run, one array for a sweep, submitted by submitit.
+"""Runs on a SLURM cluster: one job per run, one array per sweep, submitted by submitit.
 
-The job's script stands in the run folder and does the same when it is submitted by hand.
+The job's script is in the run folder and can be submitted by hand with the same effect.
 """
 
 import os
@@ -45,13 +45,13 @@ _CODE = Path(__file__).resolve().parents[3]
 _PROGRAM = "bash -c 'trap"  # the line that starts a node's program
 _MODULES = """\
 for init in "$LMOD_PKG/init/bash" "$MODULESHOME/init/bash" /etc/profile.d/lmod.sh /etc/profile.d/modules.sh; do
-    if ! command -v module >/dev/null && [ -r "$init" ]; then source "$init"; fi  # no login shell has done it
+    if ! command -v module >/dev/null && [ -r "$init" ]; then source "$init"; fi  # not a login shell
 done"""
 
 
 @dataclass(frozen=True)
 class Environment:
-    """What the ranks run in."""
+    """The software environment of the ranks."""
 
     kind: Literal["venv", "module", "container"] = "venv"
     modules: Sequence[str] = ()
@@ -65,7 +65,7 @@ def script_of(run: RunFolder) -> Path:
 
 
 def write_script(run: RunFolder, options: Mapping[str, str | None], environment: Environment) -> None:
-    """Writes the script that runs `run` as it is frozen, by hand as well: `sbatch RUN/train.sbatch`."""
+    """Writes the batch script of the frozen `run`; by hand: `sbatch RUN/train.sbatch`."""
     template = (shipped_dir("slurm") / "train.sbatch").read_text()
     _, _, body = template.partition("set -eo pipefail")
     before, _, rest = body.partition(_BEGIN)
@@ -77,18 +77,18 @@ def write_script(run: RunFolder, options: Mapping[str, str | None], environment:
     text += "\n".join([_BEGIN, *setup(environment), "", f"{_END}{after}"])
     if environment.kind == "container":
         text = text.replace(_PROGRAM, f"{' '.join(_container(run, environment))} \\\n    {_PROGRAM}")
-    run.logs.mkdir(parents=True, exist_ok=True)  # where it is missing, sbatch's job fails without a word
+    run.logs.mkdir(parents=True, exist_ok=True)  # without it, sbatch's job fails without an error message
     script_of(run).write_text(text)
     script_of(run).chmod(0o755)
 
 
 def flags(options: Mapping[str, str | None]) -> list[str]:
-    """Returns options as sbatch takes them: --nodes=2, and --exclusive for one without a value."""
+    """Returns options in sbatch's form: --nodes=2, and --exclusive for an option without a value."""
     return [f"--{name}" if value is None else f"--{name}={shlex.quote(value)}" for name, value in options.items()]
 
 
 def setup(environment: Environment) -> list[str]:
-    """Returns the lines that make the environment on a node; what the user has set already is left as it is."""
+    """Returns the script lines that set up a node's environment; variables set by the user are kept."""
     lines = []
     if environment.kind == "module":
         lines += [*_MODULES.splitlines(), *(f"module load {shlex.quote(module)}" for module in environment.modules)]
@@ -101,14 +101,14 @@ def setup(environment: Environment) -> list[str]:
 
 
 def exported() -> str:
-    """Returns the names of the variables that a job inherits: an allow-list, and no secret."""
+    """Returns the names of the variables that a job inherits: an allow-list without secrets."""
     return ",".join(sorted(passed_on(os.environ)))
 
 
 def _container(run: RunFolder, environment: Environment) -> list[str]:
-    """Returns srun's options of pyxis: the image, and every folder that the run reads or writes under its own name.
+    """Returns the pyxis options of srun: the image, and every folder of the run mounted at its own path.
 
-    Code that is installed, and no checkout, is the image's own: what lies beside it is made for this machine.
+    Installed code, unlike a checkout, comes from the image: the packages next to it are built for this machine.
     """
     config, plan = read_config(run), run.read_plan()
     folders = {config.runs_dir, config.cache_dir, plan.model_dir, plan.tokenizer_dir, plan.data_dir}
@@ -124,7 +124,7 @@ def _container(run: RunFolder, environment: Environment) -> list[str]:
 
 
 def partition_of(name: str | None, there: Sequence[Partition]) -> Partition:
-    """Returns the partition a job goes to; ValueError with the nearest name when there is none."""
+    """Returns the partition of a job; ValueError with the nearest name when it does not exist."""
     names = [each.name for each in there]
     found = next((each for each in there if each.name == name or (name is None and each.is_default)), None)
     if found is None and name is None:
@@ -136,7 +136,7 @@ def partition_of(name: str | None, there: Sequence[Partition]) -> Partition:
 
 
 def look_up(name: str | None) -> Partition:
-    """Returns the partition of a job; ValueError when there is none such, or no cluster.
+    """Returns the partition of a job; ValueError when it, or the cluster, does not exist.
 
     Unavailable when the controller does not answer for a minute.
     """
@@ -156,7 +156,7 @@ def reasons(
     cpus: int | None,
     time: int | str | None,
 ) -> Iterator[str]:
-    """Yields why a job cannot run in `partition`, in the words of the keys that are wrong."""
+    """Yields why a job cannot run in `partition`, with the keys to change."""
     name, (fewest, _) = partition.name, node_range(nodes)
     if not partition.is_up:
         yield f"launcher.partition={name} is down: it takes no jobs now. Try: another partition"
@@ -167,7 +167,7 @@ def reasons(
         yield f"launcher.gpus_per_node={gpus}: a node of partition {name} has {there}. Try: {there or 'null'}"
     elif 0 < num_gpus(gpus) < processes:
         yield (
-            f"launcher.processes_per_node={processes}: each needs a GPU of its own, and launcher.gpus_per_node={gpus}. "
+            f"launcher.processes_per_node={processes}: each needs one GPU, and launcher.gpus_per_node={gpus}. "
             f"Try: launcher.processes_per_node={num_gpus(gpus)}"
         )
     if cpus and cpus * processes > partition.cpus_per_node:
@@ -185,7 +185,7 @@ def reasons(
 
 
 class Slurm:
-    """Submits runs as jobs; they go on when the launching process ends."""
+    """Submits runs as jobs, which outlive the launching process."""
 
     outlives_launch = True
 
@@ -221,7 +221,7 @@ class Slurm:
         restarts: int = 0,
         preflight: bool = False,
     ):
-        """max_timeouts, profile, stage, stage_dir, hang_seconds, restarts, preflight: for others, who read them in the
+        """max_timeouts, profile, stage, stage_dir, hang_seconds, restarts, preflight: other programs read them from the
         run's config.
         """
         self.wait, self.grace_seconds, self.jobs_at_once = wait, grace_seconds, jobs_at_once
@@ -239,7 +239,7 @@ class Slurm:
             "partition": partition,
             "account": account,
             "qos": qos,
-            # without --ntasks-per-node: with it, SLURM takes the fewest nodes of a range, though more are free
+            # without --ntasks-per-node: with it, SLURM allocates the fewest nodes of a range
             "nodes": str(most) if fewest == most else f"{fewest}-{most}",
             "cpus-per-task": cpus_per_process and cpus_per_process * processes,
             "gpus-per-node": gpus_per_node if num_gpus(gpus_per_node) else None,
@@ -254,22 +254,22 @@ class Slurm:
         self.options |= {name: None if value is True else str(value) for name, value in (flags or {}).items()}
 
     def submit(self, run_dirs: Sequence[Path]) -> list[SlurmRun]:
-        """Queues the runs, one as a job, several as one array; ValueError with sbatch's words when it refuses."""
+        """Queues one run as a job, several as an array; ValueError with sbatch's message when it refuses."""
         runs = [RunFolder(Path(path)) for path in run_dirs]
         for run in runs:
             write_script(run, self._options_of(run), self.environment)
         executor = submitit.SlurmExecutor(runs[0].logs / "submitit")
         executor.update_parameters(**self._parameters(runs))
         for run in runs:
-            _note(run, None, scripts=runs[0].logs / "submitit")  # until it is known, also after this process has died
+            _note(run, None, scripts=runs[0].logs / "submitit")  # until its id is known, even if this process dies
         jobs = self._submit(executor, runs)
         return [_note(run, job) for run, job in zip(runs, jobs, strict=True)]
 
     def _submit(self, executor: submitit.SlurmExecutor, runs: Sequence[RunFolder]) -> list[str]:
-        """Returns the jobs' ids; ValueError with sbatch's words, Unavailable when SLURM does not answer.
+        """Returns the jobs' ids; ValueError with sbatch's message, Unavailable when SLURM does not answer.
 
-        Trap: an sbatch that got no answer may have queued the job all the same, so it is looked for before another
-        one is submitted.
+        Trap: an sbatch without an answer may have queued the job, so the queue is searched before another job is
+        submitted.
         """
 
         is_asked = False
@@ -291,11 +291,11 @@ class Slurm:
         try:
             return with_retries(submit, commands.SECONDS_OF_COMMAND)
         except NoAnswer as error:
-            later = "Whether the job was queued is not known. Try: the same command later, which looks for it first"
+            later = "The job may have been queued. Try: the same command later, which searches the queue first"
             raise Unavailable(f"launcher=slurm: {error}. {later}") from error
 
     def find(self, run_dir: Path) -> SlurmRun | None:
-        """Returns the run's job where it is still queued or running; Unavailable when SLURM does not say."""
+        """Returns the run's queued or running job; Unavailable when SLURM does not answer."""
         run = RunFolder(Path(run_dir))
         job = find_job(run)
         return SlurmRun(run, job) if job else None
@@ -305,7 +305,7 @@ class Slurm:
         return {"job-name": run.path.name, "output": log, **self.options}
 
     def _parameters(self, runs: Sequence[RunFolder]) -> dict[str, Any]:
-        """Returns what submitit writes: the options of the run's own script, without its own defaults."""
+        """Returns submitit's parameters: the options of the run's script, without submitit's defaults."""
         first = runs[0]
         name = first.path.name if len(runs) == 1 else first.path.parent.name
         options = {name: True if value is None else value for name, value in self.options.items()}
@@ -317,7 +317,7 @@ class Slurm:
             "stderr_to_stdout": True,
             "array_parallelism": self.jobs_at_once or len(runs),
             "additional_parameters": options,
-            "setup": ["trap : USR1 TERM  # they are meant for the ranks", *setup(self.environment)],
+            "setup": ["trap : USR1 TERM  # for the ranks", *setup(self.environment)],
         }
 
 
@@ -334,7 +334,7 @@ def read_fabric(name: str | None) -> dict[str, Any]:
 
 
 def _note(run: RunFolder, job: str | None, **about: Path) -> SlurmRun:
-    """Writes down which job runs `run`, so that a later launch finds it."""
+    """Records the job of `run`, so that a later launch finds it."""
     known = {"job": job, "attempt": run.read_status()["attempt"], "time": clock.time()}
     write_json(run.job, known | {key: str(value) for key, value in about.items()})
     return SlurmRun(run, job or "")
@@ -342,7 +342,7 @@ def _note(run: RunFolder, job: str | None, **about: Path) -> SlurmRun:
 
 @contextmanager
 def _outside_of_job() -> Iterator[None]:
-    """Hides from sbatch what a surrounding job says of itself; submitit gives it the whole environment."""
+    """Hides the variables of a surrounding job from sbatch: submitit passes the whole environment."""
     before, kept = dict(os.environ), outside_of_job()
     os.environ.clear()
     os.environ.update(kept)
@@ -354,6 +354,6 @@ def _outside_of_job() -> Iterator[None]:
 
 
 def _words_of_sbatch(text: str) -> str:
-    """Returns what sbatch said, out of all that submitit says about it."""
+    """Returns sbatch's message from submitit's error text."""
     said = [line.partition("sbatch: error: ")[2] for line in text.splitlines() if "sbatch: error: " in line]
     return "; ".join(said) or text.strip().splitlines()[-1]

@@ -1,8 +1,8 @@
 """One node's part of a SLURM job: `python -m distft.launchers.slurm.node RUN`, one task on each node.
 
-It checks what SLURM has given against the plan, then starts the elastic process, which starts the ranks.
-Trap: SLURM signals every process of a step. The ranks save at the next step border; this process only notes it, in
-the run folder, as a rank may not listen yet; the elastic process ignores it.
+It checks the allocation against the plan, then starts the elastic process, which starts the ranks.
+Trap: SLURM signals every process of a step. The ranks save at the next step boundary; this process only records the
+signal in the run folder, since a rank may not listen yet; the elastic process ignores it.
 """
 
 import os
@@ -24,17 +24,17 @@ from distft.run import Plan, RunFolder, write_json
 from distft.runtime import stop
 from distft.runtime.errors import Failure
 
-BY_SCHEDULER = "SLURM sent "  # how the reason of a request to stop begins that the job itself has written
+BY_SCHEDULER = "SLURM sent "  # prefix of the reason when the job itself requests the stop
 
 
 def main() -> int:
-    """Returns 0 when the run has ended well or was preempted, 1 when it failed."""
+    """Returns 0 when the run completed or was preempted, 1 when it failed."""
     run = RunFolder(Path(sys.argv[1]))
     attempt, node = run.read_status()["attempt"], int(os.environ["SLURM_NODEID"])
     noted: list[int] = []
 
     def note(number: int, _: FrameType | None) -> None:
-        noted.append(number)  # first: another signal may come while this one is being written
+        noted.append(number)  # first: another signal may arrive during the write
         if node == 0 and len(noted) == 1 and stop.requested(run, attempt) is None:
             stop.request(run, attempt, BY_SCHEDULER + signal.Signals(number).name)
 
@@ -48,7 +48,7 @@ def main() -> int:
         outcome = run_ranks(run, attempt, node, plan)
     if outcome.error and node == 0 and read_config(run).launcher.restarts:  # the job decides
         run.write_status(state="failed", error=outcome.error)
-    elif outcome.error and node == 0:  # how it ends well is written when all is done that comes after
+    elif outcome.error and node == 0:  # success is written after export and report
         write_outcome(run, outcome)
     elif outcome.error:
         write_json(run.rank_error(attempt, 0).with_name(f"node-{node}.error.json"), outcome.error)
@@ -56,7 +56,7 @@ def main() -> int:
 
 
 def run_ranks(run: RunFolder, attempt: int, node: int, plan: Plan) -> Outcome:
-    """Runs this node's ranks to their end."""
+    """Runs this node's ranks until they exit."""
     log = elastic_log(run, attempt, node)
     arguments = [str(run.path), "--attempt", str(attempt)]
     arguments += ["--nodes", str(plan.nodes), "--node", str(node), "--address", own_address()]
@@ -66,7 +66,7 @@ def run_ranks(run: RunFolder, attempt: int, node: int, plan: Plan) -> Outcome:
 
 
 def own_address() -> str:
-    """Returns the address that SLURM has for this node, which needs no name to resolve; empty when it tells none."""
+    """Returns SLURM's address of this node, which needs no name resolution; empty when unknown."""
     try:
         return with_retries(lambda: node_address(os.environ.get("SLURMD_NODENAME", "")), commands.SECONDS_OF_COMMAND)
     except SlurmError:
@@ -74,7 +74,7 @@ def own_address() -> str:
 
 
 def mismatch(plan: Plan, given: Mapping[str, str]) -> str | None:
-    """Returns how the step's nodes, tasks or GPUs differ from the plan's, None when they are the same."""
+    """Returns how the step's nodes, tasks or GPUs differ from the plan's, None if they match."""
     nodes, tasks = int(given.get("SLURM_STEP_NUM_NODES", "1")), int(given.get("SLURM_STEP_NUM_TASKS", "1"))
     if (nodes, tasks) != (plan.nodes, plan.nodes):
         return (
@@ -84,7 +84,7 @@ def mismatch(plan: Plan, given: Mapping[str, str]) -> str | None:
     if int(given.get("SLURM_LOCALID", "0")):
         return "two tasks of one node would both start its ranks. Try: srun --ntasks-per-node=1"
     visible = given.get("CUDA_VISIBLE_DEVICES", given.get("ROCR_VISIBLE_DEVICES"))
-    if visible == "NoDevFiles":  # what older versions of SLURM say where no GPUs were asked for, newer ones say nothing
+    if visible == "NoDevFiles":  # older SLURM without requested GPUs; newer versions leave it empty
         visible = None
     gpus = len([device for device in visible.split(",") if device.strip()]) if visible is not None else None
     if gpus is not None and gpus < plan.processes_per_node:

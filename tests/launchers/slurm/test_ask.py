@@ -109,7 +109,7 @@ def test_any_other_refusal_is_an_error_with_slurms_last_words(programs: Path):
         job_state("7")
     assert str(caught.value) == f"scontrol: {down}"
     stub(programs, "sinfo", "exit 1")
-    with pytest.raises(SlurmError, match="sinfo: it failed without a word"):
+    with pytest.raises(SlurmError, match="sinfo: exited without an error message"):
         partitions()
 
 
@@ -131,7 +131,7 @@ def test_silence_is_told_from_a_refusal_and_is_asked_again(programs: Path, monke
     )
     monkeypatch.setattr(commands, "is_no_answer", lambda _: True)
     assert commands.with_retries(lambda: job_state("7"), 60).name == "RUNNING"
-    assert "SLURM does not answer, asking again for 60 s" in capsys.readouterr().err
+    assert "SLURM does not answer, retrying for 60 s" in capsys.readouterr().err
 
 
 def test_a_machine_without_the_programs_is_told_from_a_silent_controller(
@@ -145,7 +145,7 @@ def test_a_machine_without_the_programs_is_told_from_a_silent_controller(
     with pytest.raises(SlurmError, match=r"gave no answer in .* s: error: cannot stat file /x/slurm.conf"):
         partitions()
     monkeypatch.setenv("PATH", str(programs))
-    with pytest.raises(SlurmError, match="squeue is not on PATH: this machine is no login node of a cluster"):
+    with pytest.raises(SlurmError, match="squeue is not on PATH: this machine is not a login node of a cluster"):
         commands.seconds_left("7")
 
 

@@ -137,11 +137,11 @@ def test_no_answer_is_never_no_job(tmp_path: Path, programs: Path):
     stub(programs, "scontrol", SILENT)
     for other in (launcher, Local()):
         with pytest.raises(
-            Unavailable, match=r"job 7 may have it, and SLURM does not say: .*Nothing was submitted. Try"
+            Unavailable, match=r"job 7 may run it, and SLURM does not answer: .*Nothing was submitted. Try"
         ):
             find(other, run)
     stub_recorded(programs, "scontrol", "running.txt")
-    with pytest.raises(ConfigError, match=r"job 7 of SLURM has .*Try: launcher=slurm, which follows it, or scancel 7"):
+    with pytest.raises(ConfigError, match=r"job 7 of SLURM owns .*Try: launcher=slurm, which follows it, or scancel 7"):
         find(Local(), run)
     stub_recorded(programs, "scontrol", "cancelled.txt")
     assert find(Local(), run) is None
@@ -162,10 +162,10 @@ def test_a_job_whose_submission_got_no_answer_is_looked_for_before_another(
         "sbatch",
         "echo 'sbatch: error: Batch job submission failed: Socket timed out on send/recv' >&2; exit 1",
     )
-    with pytest.raises(Unavailable, match="Whether the job was queued is not known"):
+    with pytest.raises(Unavailable, match="The job may have been queued"):
         Slurm().submit([run.path])
     stub(programs, "squeue", SILENT)
-    with pytest.raises(Unavailable, match="a job may have it, and SLURM does not say"):
+    with pytest.raises(Unavailable, match="a job may run it, and SLURM does not answer"):
         Slurm().find(run.path)
     stub(programs, "squeue", f"echo '9 /elsewhere/submission.sh'; echo '12 {scripts}/submission_file_1.sh'")
     handle = Slurm().find(run.path)

@@ -33,7 +33,7 @@ def test_a_job_that_fits_is_not_refused():
         ({"gpus": "a100:9"}, "launcher.gpus_per_node=a100:9: a node of partition gpu has 8. Try: 8"),
         (
             {"gpus": 2},
-            "launcher.processes_per_node=4: each needs a GPU of its own, and launcher.gpus_per_node=2. "
+            "launcher.processes_per_node=4: each needs one GPU, and launcher.gpus_per_node=2. "
             "Try: launcher.processes_per_node=2",
         ),
         (

@@ -104,7 +104,7 @@ def test_a_controller_that_is_away_is_asked_again_and_said_once(handle: SlurmRun
     stub(programs, "scontrol", "echo 'slurm_load_jobs error: Unable to contact slurm controller' >&2; exit 1")
     assert [handle.wait(0) for _ in range(3)] == [None] * 3
     [text] = said(handle)
-    assert text.startswith("SLURM does not answer, asking again: scontrol: slurm_load_jobs error: Unable to contact")
+    assert text.startswith("SLURM does not answer, retrying: scontrol: slurm_load_jobs error: Unable to contact")
     stub_recorded(programs, "scontrol", "running.txt")
     assert handle.wait(0) is None and said(handle)[-1] == "job 7: running"
 
@@ -136,7 +136,7 @@ def test_cancel_asks_slurm_and_says_what_it_answers(handle: SlurmRun, programs: 
 
 def test_a_job_that_could_not_be_cancelled_goes_on(handle: SlurmRun, programs: Path):
     stub(programs, "scancel", "echo 'scancel: error: Unable to contact slurm controller (connect failure)' >&2; exit 1")
-    with pytest.raises(Unavailable, match="job 7 goes on. Try: scancel 7 when SLURM answers"):
+    with pytest.raises(Unavailable, match="job 7 continues. Try: scancel 7 when SLURM answers"):
         handle.cancel()
     assert handle.run.read_status()["exit_code"] is None
 
