@@ -99,7 +99,7 @@ def supervise(run: RunFolder, handle: Handle, launcher: Launcher, tracker: Track
         watcher.start(run)
     outcome = Outcome("failed")
     try:
-        detaches = keeps_running if launcher.outlives_launch else lambda _: False
+        detaches = is_left_alone if launcher.outlives_launch else lambda _: False
         grace, logs_of = launcher.grace_seconds, [each.log for each in watchers]
         outcome = follow(run, handle, grace, logs_of, console.print, detaches)
     finally:
