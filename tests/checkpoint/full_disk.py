@@ -1,6 +1,6 @@
 """Saves on a disk that fills up and gets room again: `python -m tests.checkpoint.full_disk OUT DISK`.
 
-Every process tells what it saw at each stage; the disk is filled by rank 0 between two saves.
+Every process reports each stage; the disk is filled by rank 0 between two saves.
 """
 
 import io
@@ -39,7 +39,7 @@ def make_saving(run: RunFolder, background: bool, on_failure: str, world: World)
 
 
 def attempt(saving: Saving, step: int, world: World, background: bool) -> dict[str, Any]:
-    """Saves as a run does, up to the step border after the last process has written; tells what came of it."""
+    """Saves as a run does, up to the step border after the last process has written; reports the outcome."""
     printed, raised = io.StringIO(), ""
     with redirect_stdout(printed):
         try:
@@ -79,9 +79,9 @@ def main() -> None:
         seen = [
             fill_up(disk, background, on_failure, world) for background in (False, True) for on_failure in ON_FAILURE
         ]
-        told = [json.loads(text) for text in texts_of_all(json.dumps(seen), world)]
+        output = [json.loads(text) for text in texts_of_all(json.dumps(seen), world)]
         if world.is_first:
-            Path(out).write_text(json.dumps(told))
+            Path(out).write_text(json.dumps(output))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A whole run's final/ is the base model that was asked for: it stops where that stops, with the rows' own template."""
+"""final/ of a run matches its base model: the same stop tokens, and the template of the rows."""
 
 import hashlib
 import json
@@ -84,8 +84,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunFolder, Path, str]
         f"data.chat_template={folder}/own.jinja",
     ]
     settings += ["strategy=fsdp", "train.max_steps=2", "optimizer.lr=1e-5", "eval.every_steps=1", "checkpoint.keep=2"]
-    code, said, told = end(start(folder, "run", *settings, "checkpoint.every_steps=1", processes=2))
-    assert code == 0, told
+    code, said, output = end(start(folder, "run", *settings, "checkpoint.every_steps=1", processes=2))
+    assert code == 0, output
     return RunFolder(folder / "runs" / "run"), base, said
 
 
@@ -142,9 +142,10 @@ def test_an_export_that_fails_leaves_the_run_completed(
     (tokenizer / "tokenizer_config.json").write_text("{")
     write_json(copied.plan, read_json(copied.plan) | {"tokenizer_dir": str(tokenizer)})
     assert finish(copied, copied.read_config()["export"]) == 1
-    told = capsys.readouterr().err
-    assert "run: export failed: " in told and "was not exported: JSONDecodeError" in told and "Traceback" not in told
-    again = told.partition("Try it again: python -m distft.export ")[2].split()
+    output = capsys.readouterr().err
+    assert "run: export failed: " in output and "was not exported: JSONDecodeError" in output
+    assert "Traceback" not in output
+    again = output.partition("Try it again: python -m distft.export ")[2].split()
     assert again == [f"run={copied.path}", f"out={copied.final}", "at=best", "dtype=auto", "format=auto"]
     assert copied.read_status()["state"] == "completed" and not copied.final.exists()
     (tokenizer / "tokenizer_config.json").write_bytes((run[1] / "tokenizer_config.json").read_bytes())
