@@ -69,7 +69,7 @@ def test_ranks_of_an_earlier_attempt_are_not_shown(run: RunFolder):
     assert facts(run).ranks == [] and facts(run).slowest is None
 
 
-def test_a_silent_run_is_reported(run: RunFolder, capsys: pytest.CaptureFixture[str]):
+def test_a_run_that_stops_writing_is_reported(run: RunFolder, capsys: pytest.CaptureFixture[str]):
     write_json(run.status, run.read_status() | {"time": time.time() - 400})
     assert "running, silent for 6m40s" in output(capsys, "show", f"run={run.path}")
     run.write_status(state="completed")
