@@ -114,7 +114,7 @@ SHOWN: dict[str, str] = {
     "launcher.max_timeouts": "tests/test_job.py::test_time_limits_are_counted_and_preemptions_are_not",
     "launcher.preflight": "tests/slurm/test_preflight.py::test_a_job_without_preflight_measures_nothing",
     "sweep.only_failed": "tests/sweep/test_sweeps.py::test_only_failed_runs_the_failed_one_and_no_other",
-    "sweep.fail_fast": "tests/sweep/test_sweeps.py::test_the_first_failure_ends_the_rest_where_that_is_asked",
+    "sweep.fail_fast": "tests/sweep/test_sweeps.py::test_fail_fast_stops_the_other_jobs",
     "sweep.trials": "tests/sweep/test_sweeps.py::test_a_search_finds_a_better_rate_than_the_worst_of_a_grid",
 }
 NOT_SHOWN: dict[str, str] = {

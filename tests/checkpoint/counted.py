@@ -1,4 +1,4 @@
-"""An engine whose every number follows from its step, so that a checkpoint of it can be told right or wrong alone."""
+"""An engine with every number a function of the step, so that a checkpoint can be verified on its own."""
 
 from collections.abc import Iterator
 from math import prod

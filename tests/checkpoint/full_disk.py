@@ -1,6 +1,6 @@
 """Saves on a disk that fills up and gets room again: `python -m tests.checkpoint.full_disk OUT DISK`.
 
-Every process tells what it saw at each stage; the disk is filled by rank 0 between two saves.
+Every process reports each stage; the disk is filled by rank 0 between two saves.
 """
 
 import io
@@ -81,9 +81,9 @@ def main() -> None:
         seen = [
             fill_up(disk, background, on_failure, world) for background in (False, True) for on_failure in ON_FAILURE
         ]
-        told = [json.loads(text) for text in texts_of_all(json.dumps(seen), world)]
+        output = [json.loads(text) for text in texts_of_all(json.dumps(seen), world)]
         if world.is_first:
-            Path(out).write_text(json.dumps(told))
+            Path(out).write_text(json.dumps(output))
 
 
 if __name__ == "__main__":

@@ -130,9 +130,9 @@ def main() -> None:
             run.path.mkdir(exist_ok=True)
             run.config.write_text("{}\n")
             answers.append(train(Path(rows), run, case, world))
-        told = [json.loads(text) for text in texts_of_all(json.dumps(answers), world)]
+        output = [json.loads(text) for text in texts_of_all(json.dumps(answers), world)]
         if world.is_first:
-            Path(out).write_text(json.dumps(told))
+            Path(out).write_text(json.dumps(output))
 
 
 if __name__ == "__main__":

@@ -28,12 +28,12 @@ def test_auto_takes_the_newest_and_never_none(tmp_path: Path) -> None:
     assert candidates(tmp_path, "never") == []
 
 
-def test_never_counts_once_so_a_restart_goes_on_with_what_was_begun_anew(tmp_path: Path) -> None:
+def test_never_applies_once_and_a_restart_continues_the_new_run(tmp_path: Path) -> None:
     publish(tmp_path, {3: "never", 6: "never", 9: "auto"})
     assert [folder.name[-1] for folder in candidates(tmp_path, "never")] == ["6", "3"]
 
 
-def test_a_path_counts_once_so_the_same_command_continues_an_interrupted_run(tmp_path: Path) -> None:
+def test_a_path_applies_once_and_the_same_command_continues(tmp_path: Path) -> None:
     """Steps 3 to 9 were trained before the user went back to 6 and got to step 8."""
     six = step_dir(tmp_path, 6)
     publish(tmp_path, {3: "auto", 6: "auto", 9: "auto"})
@@ -43,14 +43,14 @@ def test_a_path_counts_once_so_the_same_command_continues_an_interrupted_run(tmp
     assert [folder.name[-1] for folder in found] == ["8", "7", "6"] and found[-1] == six
 
 
-def test_a_damaged_manifest_of_the_runs_own_does_not_stand_for_the_path(tmp_path: Path) -> None:
+def test_an_own_damaged_manifest_is_not_taken_for_the_path(tmp_path: Path) -> None:
     six = step_dir(tmp_path, 6)
     publish(tmp_path, {6: "auto", 7: str(six)})
     (step_dir(tmp_path, 7) / "manifest.json").write_text("{}")
     assert candidates(tmp_path, str(six)) == [six]
 
 
-def test_a_checkpoint_that_is_not_there_is_refused_with_those_that_are(tmp_path: Path) -> None:
+def test_a_missing_checkpoint_is_refused_with_the_available_ones(tmp_path: Path) -> None:
     publish(tmp_path, {3: "auto"})
     assert choose(tmp_path, "step-3") == choose(tmp_path, "latest") == step_dir(tmp_path, 3)
     with pytest.raises(ValueError, match="at=step-4: .* Allowed: latest, step-00000003"):

@@ -1,4 +1,4 @@
-"""Begins and lists of checkpoints on disks that do not do as they are told."""
+"""Checkpoint folders and indexes on disks that fail or lag."""
 
 import os
 import tempfile
@@ -25,14 +25,14 @@ def names(folder: Path) -> set[str]:
     return {each.name for each in folder.iterdir()}
 
 
-def test_a_list_that_cannot_be_written_leaves_no_file_beside(tmp_path: Path) -> None:
+def test_a_failed_index_write_deletes_its_temporary_file(tmp_path: Path) -> None:
     (tmp_path / INDEX).mkdir()  # so the rename onto it fails
     with pytest.raises(OSError):
         write_index(tmp_path, {1})
     assert names(tmp_path) == {INDEX}
 
 
-def test_what_a_kill_left_is_gone_when_the_next_save_begins(tmp_path: Path) -> None:
+def test_the_next_save_deletes_the_leftovers_of_a_kill(tmp_path: Path) -> None:
     checkpoints_of(tmp_path, {1}, {1})
     for name in (".step-00000002.partial", ".step-00000001.older", ".step-00000000.leaving"):
         (tmp_path / name / "below").mkdir(parents=True)
@@ -43,7 +43,7 @@ def test_what_a_kill_left_is_gone_when_the_next_save_begins(tmp_path: Path) -> N
     assert names(partial) == set()
 
 
-def test_a_step_that_never_came_to_count_takes_no_place_of_one_that_is_kept(tmp_path: Path) -> None:
+def test_an_uncommitted_step_does_not_count_for_retention(tmp_path: Path) -> None:
     checkpoints_of(tmp_path, {1, 2, 3}, {1, 2, 3, 4, 5})
     assert [each.name for each in retain(tmp_path, Retention(2), set())] == [".step-00000001.leaving"]
     assert read_index(tmp_path) == [2, 3]

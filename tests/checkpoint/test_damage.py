@@ -60,10 +60,10 @@ def test_every_damage_is_noticed_and_the_file_named(good: Path, trained: Any) ->
             damage()
             if name == MANIFEST and (good / name).is_file() and same_text(good / name, whole):
                 continue  # a flipped bit in the spaces between: the same manifest
-            with pytest.raises(Damaged) as told:
+            with pytest.raises(Damaged) as caught:
                 check_all(good)
-            # a whole foreign manifest is told by the first file that is not the one it describes
-            assert name in str(told.value) or (name == MANIFEST and way == "of another checkpoint"), way
+            # a whole foreign manifest is detected by the first file that it does not describe
+            assert name in str(caught.value) or (name == MANIFEST and way == "of another checkpoint"), way
             (good / name).write_bytes(whole)
             mutants += 1
     check_all(good)

@@ -43,9 +43,7 @@ def world() -> Iterator[World]:
 
 
 @pytest.mark.parametrize("background", [False, True], ids=["at once", "in the background"])
-def test_wherever_the_disk_is_full_the_older_checkpoint_counts_and_nothing_is_left(
-    background: bool, world: World, tmp_path: Path
-) -> None:
+def test_a_full_disk_leaves_the_older_checkpoint_and_no_debris(background: bool, world: World, tmp_path: Path) -> None:
     """The free room goes up page by page, so that each thing a save writes is once the one that finds none."""
     engine: Any = Tensor()
     with small_disk(tmp_path / "disk", 100 * PAGE) as disk:
@@ -83,7 +81,7 @@ def save(saver: Saver, engine: Any, step: int) -> None:
 
 
 @pytest.mark.slow
-def test_two_processes_lose_the_save_together_and_the_next_one_succeeds(tmp_path: Path) -> None:
+def test_a_failed_save_fails_on_all_ranks_and_the_next_succeeds(tmp_path: Path) -> None:
     """Step 2 has half the room, step 3 all but a little: one of the files is begun and cannot be ended."""
     with small_disk(tmp_path / "disk", 2**25) as disk:
         ranks = run_ranks(2, "tests.checkpoint.full_disk", str(disk))
@@ -94,18 +92,18 @@ def test_two_processes_lose_the_save_together_and_the_next_one_succeeds(tmp_path
         for step, seen in enumerate(full, 2):
             text = f"step-{step:08d} could not be saved: [Errno 28] No space left on device"
             assert text in (seen["raised"] if on_failure == "stop" else seen["printed"])
-            assert ("MiB are needed" in seen["raised"] + seen["printed"]) == (step == 2)  # told before it is filled
+            assert ("MiB are needed" in seen["raised"] + seen["printed"]) == (step == 2)  # reported before it is filled
             assert ("last good checkpoint stays in force" in seen["printed"]) == (on_failure == "continue")
             assert seen["found"] == 1 and set(seen["names"]) == GOOD | {"step-00000001"}
         assert again["found"] == 4 and again["printed"] == again["raised"] == ""
         assert set(again["names"]) == GOOD | {"step-00000001", "step-00000004"}
 
 
-def test_a_disk_too_small_for_what_is_to_be_kept_is_told_before_the_first_step(world: World, tmp_path: Path) -> None:
+def test_a_disk_too_small_for_retention_fails_before_step_one(world: World, tmp_path: Path) -> None:
     engine: Any = Tensor()
     with small_disk(tmp_path / "disk", 100 * PAGE) as disk:
         fill(disk, 8 * 2 * PAGE)  # a checkpoint is 8 pages of numbers
-        with pytest.raises(RuntimeError) as told:
+        with pytest.raises(RuntimeError) as caught:
             rehearse(engine, disk / "checkpoints", 1.0, 2, world)
         assert not list((disk / "checkpoints").iterdir())
         fill(disk, 8 * 3 * PAGE + 2 * PAGE)
@@ -119,4 +117,4 @@ def test_a_disk_too_small_for_what_is_to_be_kept_is_told_before_the_first_step(w
         "Try: checkpoint.keep=1",
         "runs_dir",
     ):
-        assert part in str(told.value)
+        assert part in str(caught.value)

@@ -1,4 +1,4 @@
-"""A damaged index costs nothing: the checkpoints are found by their folders' names, and a run is told so."""
+"""A damaged index loses nothing: checkpoints are found by their folder names, and the damage is reported."""
 
 import json
 import random
@@ -67,7 +67,7 @@ def says_the_same(index: Path, whole: bytes) -> bool:
         return False
 
 
-def test_however_the_index_is_damaged_the_newest_checkpoint_is_found_and_the_damage_told(
+def test_a_damaged_index_is_reported_and_the_newest_one_found(
     checkpoints: Path, world: World, capsys: pytest.CaptureFixture[str]
 ) -> None:
     index, mutants = checkpoints / INDEX, 0
@@ -80,17 +80,15 @@ def test_however_the_index_is_damaged_the_newest_checkpoint_is_found_and_the_dam
         found = find(checkpoints, "auto", world)
         assert found is not None and found.step == 5, way
         assert choose(checkpoints, "best").name == "step-00000004", way
-        told = capsys.readouterr().out
-        assert str(index) in told and "Using the names of the folders instead: 3, 4, 5" in told, way
+        output = capsys.readouterr().out
+        assert str(index) in output and "Using the names of the folders instead: 3, 4, 5" in output, way
         index.write_bytes(whole)
         mutants += 1
     print(f"{mutants} mutants of the index, none believed, nothing lost")
     assert mutants >= 200
 
 
-def test_the_next_save_writes_a_damaged_index_anew_and_keeps_what_is_to_be_kept(
-    checkpoints: Path, world: World
-) -> None:
+def test_the_next_save_repairs_the_index_and_applies_retention(checkpoints: Path, world: World) -> None:
     (checkpoints / INDEX).write_text("")
     saver = Saver(checkpoints, Retention(2), world, start_step=5)
     saver.start(held({"weight": torch.randn(9)}), 6, {})
@@ -105,7 +103,7 @@ def test_an_empty_folder_needs_no_index(tmp_path: Path, world: World, capsys: py
     assert capsys.readouterr().out == ""
 
 
-def test_what_is_no_checkpoints_name_is_not_taken_for_one(checkpoints: Path) -> None:
+def test_other_folder_names_are_not_read_as_checkpoints(checkpoints: Path) -> None:
     (checkpoints / INDEX).unlink()
     for name in ("step-7", "step-00000009.bak", ".step-00000010.partial", "step-x"):
         (checkpoints / name).mkdir()
@@ -114,7 +112,7 @@ def test_what_is_no_checkpoints_name_is_not_taken_for_one(checkpoints: Path) -> 
 
 @pytest.mark.parametrize("link", ["latest", "best"])
 @pytest.mark.parametrize("target", [None, "file", ".", "step-00000099", "../..", "loop"])
-def test_a_damaged_link_misleads_nobody(link: str, target: str | None, checkpoints: Path, world: World) -> None:
+def test_a_damaged_link_is_ignored(link: str, target: str | None, checkpoints: Path, world: World) -> None:
     path = checkpoints / link
     path.unlink()
     if target == "file":
@@ -133,16 +131,16 @@ def test_a_damaged_link_misleads_nobody(link: str, target: str | None, checkpoin
     assert path.resolve() == step_dir(checkpoints, 6).resolve()
 
 
-def test_a_run_whose_checkpoints_are_all_damaged_does_not_start_anew_unasked(checkpoints: Path, world: World) -> None:
+def test_a_run_with_only_damaged_checkpoints_does_not_restart(checkpoints: Path, world: World) -> None:
     for step in STEPS:
         (step_dir(checkpoints, step) / "manifest.json").write_text("{}")
-    with pytest.raises(RuntimeError) as told:
+    with pytest.raises(RuntimeError) as caught:
         find(checkpoints, "auto", world)
     for part in ("step-00000005/manifest.json", "Try: checkpoint.resume=never", str(checkpoints)):
-        assert part in str(told.value)
+        assert part in str(caught.value)
     assert find(checkpoints, "never", world) is None
 
 
-def test_an_index_of_checkpoints_that_were_deleted_by_hand_starts_anew(tmp_path: Path, world: World) -> None:
+def test_an_index_whose_checkpoints_were_deleted_starts_over(tmp_path: Path, world: World) -> None:
     write_index(tmp_path, {3, 4})
     assert find(tmp_path, "auto", world) is None

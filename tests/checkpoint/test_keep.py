@@ -83,7 +83,7 @@ def test_the_best_before_goes_when_a_better_one_has_come(make_saver: Any, tmp_pa
     assert there(tmp_path) == [3, 4]
 
 
-def test_a_deletion_that_takes_its_time_holds_up_no_save_but_on_a_full_disk(
+def test_a_slow_deletion_delays_a_save_only_on_a_full_disk(
     make_saver: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     go_on, real, full = Event(), saving.delete, [False]
@@ -112,7 +112,7 @@ def test_a_deletion_that_takes_its_time_holds_up_no_save_but_on_a_full_disk(
     assert there(tmp_path) == [5]
 
 
-def test_an_older_one_goes_only_after_the_next_one_counts(
+def test_an_older_checkpoint_is_removed_after_the_next_commit(
     make_saver: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     saved = make_saver(Retention(1))
@@ -154,7 +154,7 @@ def another_program_reads(folder: Path) -> Iterator[None]:
         process.kill()  # the kernel lets go, however it ends
 
 
-def test_what_another_program_reads_stays_until_it_ends(make_saver: Any, tmp_path: Path) -> None:
+def test_a_checkpoint_being_read_is_kept_until_the_reader_ends(make_saver: Any, tmp_path: Path) -> None:
     saver = make_saver(Retention(1))
     save(saver, 1)
     with another_program_reads(step_dir(tmp_path, 1)):
@@ -165,7 +165,7 @@ def test_what_another_program_reads_stays_until_it_ends(make_saver: Any, tmp_pat
     assert there(tmp_path) == [4]
 
 
-def test_several_may_read_at_once_and_who_comes_late_is_told(make_saver: Any, tmp_path: Path) -> None:
+def test_readers_share_a_checkpoint_and_late_ones_get_an_error(make_saver: Any, tmp_path: Path) -> None:
     saver, first = make_saver(Retention(1)), step_dir(tmp_path, 1)
     save(saver, 1)
     with another_program_reads(first), reading(first):
@@ -188,9 +188,7 @@ def test_a_resume_holds_the_checkpoint_of_another_run(make_saver: Any, world: Wo
     assert there(tmp_path) == [3]
 
 
-def test_steps_of_a_history_that_was_left_go_with_the_first_save_of_the_new_one(
-    make_saver: Any, tmp_path: Path
-) -> None:
+def test_the_first_save_removes_an_abandoned_history(make_saver: Any, tmp_path: Path) -> None:
     save(make_saver(Retention(9)), 1, 2, 3, 4, 5, best=4)
     again = make_saver(Retention(9), start=2)
     assert there(tmp_path) == [1, 2, 3, 4, 5]

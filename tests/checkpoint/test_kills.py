@@ -19,7 +19,7 @@ from distft.checkpoint.retention import begin, complete
 from distft.runtime.process_group import World
 from tests.checkpoint.counted import is_whole
 from tests.checkpoint.kills.group import Life
-from tests.checkpoint.kills.round import Groups, Told, groups, phase
+from tests.checkpoint.kills.round import Groups, Saves, groups, phase
 from tests.support.alone import alone
 
 SAMPLE, ALL = 48, 200
@@ -29,7 +29,7 @@ LAYOUTS = [(world, background) for world in (1, 2) for background in (False, Tru
 
 @pytest.fixture
 def world() -> Iterator[World]:
-    """This process alone, with one thread: what is killed runs beside it."""
+    """This process alone, with one thread: the killed processes run next to it."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     with alone() as world:
@@ -42,12 +42,12 @@ def newest(checkpoints: Path, world: World) -> Checkpoint | None:
         return find(checkpoints, "auto", world)
 
 
-def hold(checkpoints: Path, told: Told, attempt: int, world: World) -> int:
+def hold(checkpoints: Path, saves: Saves, attempt: int, world: World) -> int:
     """Asserts what a run relies on after a kill; returns the step that it goes on from."""
     found = newest(checkpoints, world)
     step = found.step if found else 0
-    assert told.saved <= step <= told.started
-    if found and step > told.saved:
+    assert saves.saved <= step <= saves.started
+    if found and step > saves.saved:
         assert found.manifest["attempt"] == attempt
     for folder in complete(checkpoints):
         assert is_whole(Checkpoint(folder)), folder
@@ -66,9 +66,9 @@ def kill_over_and_over(checkpoints: Path, count: int, world: World, group: Group
     phases, step, chance = Counter[str](), 0, random.Random(0)
     for attempt in range(count):
         processes, background = LAYOUTS[attempt % len(LAYOUTS)]
-        told = group.live(Life(str(checkpoints), processes, background, step, attempt), chance)
-        phases[phase(checkpoints, told, processes)] += 1
-        step = hold(checkpoints, told, attempt, world)
+        saves = group.live(Life(str(checkpoints), processes, background, step, attempt), chance)
+        phases[phase(checkpoints, saves, processes)] += 1
+        step = hold(checkpoints, saves, attempt, world)
     return phases
 
 

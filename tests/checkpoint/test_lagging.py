@@ -41,7 +41,7 @@ def names(checkpoints: Path) -> list[str]:
     return [folder.name for folder in complete(checkpoints)]
 
 
-def test_what_is_listed_is_not_what_is_shown(tmp_path: Path) -> None:
+def test_the_index_is_used_and_not_a_lagging_listing(tmp_path: Path) -> None:
     """The premise of what follows."""
     (tmp_path / "old").mkdir()
     with lagging(tmp_path):
@@ -69,7 +69,7 @@ def test_saves_retention_and_resume_do_not_mind(tmp_path: Path, world: World) ->
     assert sorted(folder.name for folder in tmp_path.glob("step-*")) == names(tmp_path)
 
 
-def test_what_an_interrupted_save_left_unseen_is_written_over(tmp_path: Path, world: World) -> None:
+def test_an_unlisted_leftover_of_a_save_is_overwritten(tmp_path: Path, world: World) -> None:
     """By a larger world, and seconds ago: neither its folder nor its files are shown."""
     saver = Saver(tmp_path, Retention(2), world)
     save(saver, world, 1)
@@ -87,7 +87,7 @@ def test_what_an_interrupted_save_left_unseen_is_written_over(tmp_path: Path, wo
     assert not list(tmp_path.glob(".step-*"))  # once listings are right again, nothing is left
 
 
-def test_what_is_listed_and_gone_is_no_debris(tmp_path: Path, world: World) -> None:
+def test_a_listed_and_deleted_checkpoint_is_not_debris(tmp_path: Path, world: World) -> None:
     saver = Saver(tmp_path, Retention(2), world)
     save(saver, world, 1)
     partial_dir(tmp_path, 2).mkdir()

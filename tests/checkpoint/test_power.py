@@ -62,8 +62,8 @@ def tree_of(path: Path) -> Tree:
 def broken(calls: list[Call], folder: Path, facts: Callable[[Tree], Facts], without: str = "") -> Iterator[str]:
     for promise, states in moments(calls, folder, without):
         for state in states:
-            if told := facts(state).broken(promise):
-                yield f"{promise}: {told}"
+            if broken := facts(state).broken(promise):
+                yield f"{promise}: {broken}"
 
 
 def test_what_is_played_back_is_what_was_written(calls: list[Call], folder: Path) -> None:
@@ -74,11 +74,11 @@ def test_what_is_played_back_is_what_was_written(calls: list[Call], folder: Path
     assert replay.disk.now() == tree_of(folder / "disk")
 
 
-def test_after_any_loss_of_power_the_last_acknowledged_checkpoint_is_found(
+def test_after_a_power_loss_the_last_committed_one_is_found(
     calls: list[Call], folder: Path, facts: Callable[[Tree], Facts]
 ) -> None:
     cases = {(promise, state) for promise, states in moments(calls, folder) for state in states}
-    lost = [f"{promise}: {told}" for promise, state in cases if (told := facts(state).broken(promise))]
+    lost = [f"{promise}: {broken}" for promise, state in cases if (broken := facts(state).broken(promise))]
     states = len({state for _, state in cases})
     print(f"{len(calls)} calls, {states} states, {len(cases)} with what was promised, {len(lost)} break it")
     assert not lost, "\n".join(sorted(lost, key=len)[:20])

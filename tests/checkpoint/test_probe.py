@@ -62,7 +62,7 @@ def test_another_answer_is_noticed_up_to_a_near_tie(at: int, model: Any, probe: 
             check_live(model, tmp_path, 1e-6)
 
 
-def test_what_comes_after_the_stop_token_does_not_count(model: Any, probe: Probe, tmp_path: Path) -> None:
+def test_tokens_after_the_stop_token_are_not_compared(model: Any, probe: Probe, tmp_path: Path) -> None:
     answer = probe.answer.clone()
     answer[-1] = (answer[-1] + 1) % 512
     write_probe(tmp_path, replace(probe, answer=answer))

@@ -1,4 +1,4 @@
-"""Saves in the background: one at a time, the last one waited for, and an error told to all at the next step."""
+"""Background saves: one at a time, the last one awaited, errors reported to all processes at the next step."""
 
 import json
 from pathlib import Path
@@ -50,17 +50,17 @@ def test_one_save_is_under_way_and_the_last_one_is_waited_for(seen: Any) -> None
         assert rank["latest"] == f"step-{STEPS:08d}" and rank["raised"] == ""
 
 
-def test_an_error_is_told_at_the_next_step_though_another_process_is_still_writing(seen: Any) -> None:
+def test_a_write_error_is_reported_while_other_ranks_still_write(seen: Any) -> None:
     text = "rank-00001.safetensors'. Training goes on"
     for rank in seen["continue"]:
-        said = {int(step): told for step, told in rank["said"].items()}
+        said = {int(step): text for step, text in rank["said"].items()}
         assert said[FAILING] == "" and FAILING % EVERY == 0
         assert f"step-{FAILING:08d} could not be saved: [Errno 5] Input/output error" in said[FAILING + 1]
         assert text in said[FAILING + 1] and said[FAILING + 1] == said[STEPS - 1]
         assert rank["latest"] == f"step-{STEPS:08d}" and rank["raised"] == ""
 
 
-def test_where_every_save_must_succeed_the_run_ends_at_the_next_step(seen: Any) -> None:
+def test_a_failed_required_save_ends_the_run_at_the_next_step(seen: Any) -> None:
     for rank in seen["stop"]:
         assert max(map(int, rank["said"])) + 1 == FAILING + 1, "the step after the save is the last one"
         assert "Input/output error" in rank["raised"] and "rank-00001.safetensors" in rank["raised"]
@@ -73,7 +73,7 @@ def test_the_last_save_must_succeed_whatever_was_said_of_others(seen: Any) -> No
         assert rank["latest"] == f"step-{STEPS - EVERY:08d}"
 
 
-def test_a_new_best_is_saved_at_once_and_stopping_counts_against_the_best_that_counted(seen: Any) -> None:
+def test_a_new_best_is_saved_at_once_and_stopping_uses_committed(seen: Any) -> None:
     """Rank 1 sees the opposite of rank 0's losses, which decide. Step 4 is due and the best: it is saved once."""
     for rank in seen["best"]:
         assert rank["saved"] == [2, 3, 4, 5] and rank["best"] == "step-00000004"
@@ -82,7 +82,7 @@ def test_a_new_best_is_saved_at_once_and_stopping_counts_against_the_best_that_c
     assert seen["best"][0]["best_known"] == [4, 2.48]
 
 
-def test_where_the_best_is_not_saved_at_once_it_is_that_of_the_saved_ones(seen: Any) -> None:
+def test_the_best_is_one_of_the_saved_checkpoints(seen: Any) -> None:
     for rank in seen["best later"]:
         assert rank["saved"] == [4, 5] and rank["best"] == "step-00000004"
 
@@ -105,9 +105,7 @@ def test_minutes_are_counted_by_rank_0_for_all(seen: Any) -> None:
         assert rank["saved"] == list(range(1, STEPS + 1)) and rank["best"] is None
 
 
-def test_training_does_not_wait_while_a_checkpoint_is_made_to_count(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_training_does_not_wait_for_a_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     go_on, real, seen = Event(), save.publish, []
 
     def publish(*arguments: Any) -> Path:

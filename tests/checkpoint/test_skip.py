@@ -24,7 +24,7 @@ def test_without_a_checkpoint_there_is_nothing_to_go_back_to(tmp_path: Path):
     assert latest(tmp_path) is None and skip_rows(tmp_path, "auto", 3, 12) is None
 
 
-def test_whoever_resumes_from_the_newest_reads_on_behind_the_window(tmp_path: Path):
+def test_a_resume_from_the_newest_continues_after_the_window(tmp_path: Path):
     save(tmp_path, 2, 8)
     save(tmp_path, 4, 16)
     assert base_of(read_manifest(step_dir(tmp_path, 4)), READS) == Base(0, 0)
@@ -37,7 +37,7 @@ def test_whoever_resumes_from_the_newest_reads_on_behind_the_window(tmp_path: Pa
     assert [each["rows"] for each in read_manifest(step_dir(tmp_path, 4))["skipped"]] == [[16, 24], [24, 28]]
 
 
-def test_a_manifest_that_is_written_anew_survives_a_loss_of_power(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_rewritten_manifest_survives_a_power_loss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     save(tmp_path, 2, 8)
     synced: list[str] = []
     fsync = os.fsync
@@ -48,7 +48,7 @@ def test_a_manifest_that_is_written_anew_survives_a_loss_of_power(tmp_path: Path
     assert read_manifest(folder)["next_row"] == 12
 
 
-def test_a_run_that_began_anew_does_not_go_back_to_what_it_left(tmp_path: Path):
+def test_a_restarted_run_ignores_its_abandoned_history(tmp_path: Path):
     save(tmp_path, 4, 16)
     assert skip_rows(tmp_path, "never", 2, 8) is None and skip_rows(tmp_path, "/elsewhere/step-00000009", 2, 8) is None
     save(tmp_path, 2, 8, resume="never")

@@ -40,7 +40,7 @@ def test_a_copy_in_pieces_is_written_like_the_state_itself(small_pieces: None, t
     assert write_file(tmp_path / "copy", copies) == expected | {"name": "copy"}
 
 
-def test_memory_is_taken_once_and_in_pieces(small_pieces: None) -> None:
+def test_memory_is_allocated_once_and_in_pieces(small_pieces: None) -> None:
     kept = Snapshot(CPU)
     kept.reserve(25)
     assert [piece.numel() for piece in kept.pieces] == [10, 10, 5]
@@ -62,17 +62,17 @@ class Stream:
     """Stands in for a device's stream: does its copies when an event of it is waited for."""
 
     def __init__(self, device: torch.device) -> None:
-        self.device, self.told = device, list[str]()
+        self.device, self.events = device, list[str]()
 
     def __enter__(self) -> "Stream":
-        self.told.append("entered")
+        self.events.append("entered")
         return self
 
     def __exit__(self, *_: Any) -> None:
-        self.told.append("left")
+        self.events.append("left")
 
     def wait_event(self, event: Any) -> None:
-        self.told.append("waits for the state")
+        self.events.append("waits for the state")
 
 
 def test_a_copy_waits_for_its_own_stream_and_for_no_device(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,7 +89,7 @@ def test_a_copy_waits_for_its_own_stream_and_for_no_device(monkeypatch: pytest.M
         self.stream = on
 
     def wait(self: Any) -> None:
-        assert self.stream is streams[-1] and "left" not in self.stream.told[:-1]
+        assert self.stream is streams[-1] and "left" not in self.stream.events[:-1]
         waited.append(1)
 
     monkeypatch.setattr(torch, "Stream", stream)
@@ -99,7 +99,7 @@ def test_a_copy_waits_for_its_own_stream_and_for_no_device(monkeypatch: pytest.M
     monkeypatch.setattr(module.torch, "empty", lambda size, pin_memory: torch.zeros(size))
     live = chunks()
     copies = Snapshot(CUDA_1).take(live, torch.Event(CUDA_1))
-    assert streams[0].device == CUDA_1 and streams[0].told == ["entered", "waits for the state", "left"]
+    assert streams[0].device == CUDA_1 and streams[0].events == ["entered", "waits for the state", "left"]
     assert waited == [1]
     assert all(torch.equal(torch.cat(mine.data), torch.cat(its.data)) for mine, its in zip(copies, live, strict=True))
 

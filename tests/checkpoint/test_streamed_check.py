@@ -80,7 +80,7 @@ def flip(file: Path, byte: int) -> None:
 
 
 @pytest.mark.slow
-def test_a_flipped_bit_of_any_block_passes_the_checkpoint_over(
+def test_a_flipped_bit_in_any_block_skips_the_checkpoint(
     checkpoints: Path, world: World, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """And what it had filled by then is filled anew from the older one, bit by bit."""
@@ -102,7 +102,7 @@ def test_a_flipped_bit_of_any_block_passes_the_checkpoint_over(
     check_all(file.parent)
 
 
-def test_when_all_are_damaged_the_optimizer_is_one_that_has_not_stepped(checkpoints: Path, world: World) -> None:
+def test_when_all_are_damaged_the_optimizer_is_reset(checkpoints: Path, world: World) -> None:
     for step in (3, 4):
         flip(step_dir(checkpoints, step) / rank_file(0), -1)
     engine = fresh_engine(world)
@@ -111,7 +111,7 @@ def test_when_all_are_damaged_the_optimizer_is_one_that_has_not_stepped(checkpoi
     assert not engine.optimizer.state
 
 
-def test_a_named_one_that_is_damaged_is_refused_with_file_and_block(checkpoints: Path, world: World) -> None:
+def test_a_named_damaged_checkpoint_is_refused_with_its_block(checkpoints: Path, world: World) -> None:
     folder = step_dir(checkpoints, 4)
     flip(folder / rank_file(0), -1)
     last = len(read_manifest(folder)["files"][0]["xxh3_128"]) - 2
@@ -119,14 +119,14 @@ def test_a_named_one_that_is_damaged_is_refused_with_file_and_block(checkpoints:
         find(checkpoints, str(folder), world)
 
 
-def test_blocks_that_nobody_needs_are_checked_too(checkpoints: Path, world: World) -> None:
+def test_blocks_that_no_rank_needs_are_checked(checkpoints: Path, world: World) -> None:
     """`find` alone fills nothing and reads everything."""
     flip(step_dir(checkpoints, 4) / rank_file(0), -1)
     found = find(checkpoints, "auto", world)
     assert found is not None and found.step == 3
 
 
-def test_another_size_is_told_without_reading(checkpoints: Path, world: World) -> None:
+def test_a_wrong_file_size_is_reported_without_reading(checkpoints: Path, world: World) -> None:
     file = step_dir(checkpoints, 4) / rank_file(0)
     with file.open("ab") as handle:
         handle.write(b"\0")
@@ -134,7 +134,7 @@ def test_another_size_is_told_without_reading(checkpoints: Path, world: World) -
         Checkpoint(file.parent, world)
 
 
-def test_what_is_listed_and_not_there_is_passed_over(
+def test_a_listed_but_missing_checkpoint_is_skipped(
     checkpoints: Path, world: World, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_index(checkpoints, {3, 4, 5})

@@ -1,4 +1,4 @@
-"""A whole run's final/ is the base model that was asked for: it stops where that stops, with the rows' own template."""
+"""final/ of a run matches its base model: the same stop tokens, and the template of the rows."""
 
 import hashlib
 import json
@@ -85,8 +85,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunFolder, Path, str]
         f"data.chat_template={folder}/own.jinja",
     ]
     settings += ["strategy=fsdp", "train.max_steps=2", "optimizer.lr=1e-5", "eval.every_steps=1", "checkpoint.keep=2"]
-    code, said, told = end(start(folder, "run", *settings, "checkpoint.every_steps=1", processes=2))
-    assert code == 0, told
+    code, said, output = end(start(folder, "run", *settings, "checkpoint.every_steps=1", processes=2))
+    assert code == 0, output
     return RunFolder(folder / "runs" / "run"), base, said
 
 

@@ -56,7 +56,7 @@ def test_a_run_without_a_fault(tmp_path: Path):
 
 
 def test_saves_are_counted_whatever_they_were_for(tmp_path: Path):
-    """Of the best and by the clock too: a row tells that there was one before its step."""
+    """Of the best and by the clock too: a row records that one preceded its step."""
     turns = [*DIED, turn("trained", 7, step=4), turn("saved", 7), turn("ended", 7, state="completed")]
     rows = [row(1, 3.0), row(2, 4.0, saved=True), row(3, 5.0), row(4, 6.0, saved=True)]
     assert parts(run_of(tmp_path, turns, rows, saved=4))[1].saves == 3
@@ -83,7 +83,7 @@ def test_a_rank_that_died_and_the_attempt_after_it(tmp_path: Path):
     assert goodput.as_json()["best_every_steps"] == round((2 * 1.25 * 26) ** 0.5 / goodput.step_seconds)
 
 
-def test_an_evaluation_that_the_row_of_a_lost_step_tells_is_counted_once(tmp_path: Path):
+def test_an_evaluation_recorded_by_a_lost_step_counts_once(tmp_path: Path):
     rows = [*KEPT, {"step": 2, "split": "eval", "time": 5.0}]
     beyond = [row(3, 6.0, evaluation=1.0)]
     turns = [*DIED, turn("ended", 9, state="failed", failed=7.0)]
@@ -95,7 +95,7 @@ def test_an_evaluation_that_the_row_of_a_lost_step_tells_is_counted_once(tmp_pat
     assert found == {"start": 5, "data": 0.3, "productive": 2.7, "evaluation": 1, "lost": 2, "detection": 2}
 
 
-def test_a_run_that_has_failed_and_not_begun_again_has_lost_what_is_not_saved(tmp_path: Path):
+def test_a_failed_run_has_lost_its_unsaved_steps(tmp_path: Path):
     turns = [*DIED, turn("ended", 9, state="failed", failed=7.0)]
     found, goodput = parts(run_of(tmp_path, turns, [*KEPT, *BEYOND], saved=2))
     assert found == {"start": 2, "data": 0.2, "productive": 1.8, "checkpoint": 0.5, "lost": 2.5, "detection": 2}
@@ -103,7 +103,7 @@ def test_a_run_that_has_failed_and_not_begun_again_has_lost_what_is_not_saved(tm
 
 
 def test_a_job_that_slurm_queues_again(tmp_path: Path):
-    """Its node is lost after step 4, and nobody can tell; SLURM queues it at 9, and it begins at 15."""
+    """Its node is lost after step 4 without a report; SLURM queues it at 9, and it begins at 15."""
     turns = [*DIED, turn("begun", 15, queued=9.0), turn("training", 22, step=2, lost=lost_of(BEYOND))]
     found, goodput = parts(run_of(tmp_path, turns, [*KEPT, *AGAIN], saved=2))
     assert found == {
@@ -112,7 +112,7 @@ def test_a_job_that_slurm_queues_again(tmp_path: Path):
     assert (goodput.lost_steps, goodput.failures) == (2, 1)
 
 
-def test_a_run_that_was_stopped_and_is_launched_again_the_next_day(tmp_path: Path):
+def test_a_stopped_run_that_is_launched_again_was_idle(tmp_path: Path):
     turns = [*DIED, turn("trained", 4.5, step=2), turn("saved", 5), turn("ended", 6, state="preempted")]
     turns += [turn("ended", 7, state="preempted"), turn("submitted", 86406), turn("begun", 86407)]
     turns += [turn("training", 86410, step=2, lost=None)]
@@ -131,7 +131,7 @@ def test_a_preempted_job_waits_in_the_queue_from_its_requeue_on(tmp_path: Path):
     assert goodput.failures == 0
 
 
-def test_a_window_that_is_skipped_is_lost_and_so_is_a_step_that_was_not_taken(tmp_path: Path):
+def test_skipped_windows_and_skipped_steps_are_lost(tmp_path: Path):
     turns = [*DIED, turn("training", 8, step=2, lost=lost_of(BEYOND))]
     rows = [*KEPT, row(3, 9.0, skipped=True), row(4, 10.0)]
     found, goodput = parts(run_of(tmp_path, turns, rows, saved=2))
@@ -139,7 +139,7 @@ def test_a_window_that_is_skipped_is_lost_and_so_is_a_step_that_was_not_taken(tm
     assert (goodput.lost_steps, goodput.failures) == (3, 0)
 
 
-def test_clocks_that_differ_take_no_time_away(tmp_path: Path):
+def test_differing_clocks_give_no_negative_time(tmp_path: Path):
     """The machine that notices is two seconds behind the one that trains."""
     turns = [*DIED, turn("ended", 3.0, state="failed", failed=2.5)]
     found, goodput = parts(run_of(tmp_path, turns, KEPT, saved=2))
@@ -156,7 +156,7 @@ def test_a_damaged_file_ends_nothing(tmp_path: Path):
     assert read_json(run.goodput)["wall_seconds"] == pytest.approx(4), "what was known stays"
 
 
-def test_what_cannot_be_told_is_none(tmp_path: Path):
+def test_unknown_figures_are_none(tmp_path: Path):
     run = freeze(tmp_path / "old")
     assert account(run) is None and read_timeline(run) == []
     note(run, "submitted", 1)

@@ -18,7 +18,7 @@ def test_numbers_come_from_the_runs_files(make_run: Callable[..., RunFolder]) ->
     assert facts.command in card and "chat template: abc" in card and "prepared data: key1" in card
 
 
-def test_an_adapter_says_what_it_is_an_adapter_of(make_run: Callable[..., RunFolder]) -> None:
+def test_the_card_of_an_adapter_names_its_base_model(make_run: Callable[..., RunFolder]) -> None:
     card = model_card(gather(make_run()), "me/base", [], adapters=True)
     assert "library_name: peft" in card and "base_model_relation: adapter" in card
     assert "An adapter of me/base, in the format of peft." in card
@@ -30,5 +30,5 @@ def test_another_metrics_file_gives_another_card(make_run: Callable[..., RunFold
     assert "| loss | 3.2100 | 2.3400 |" in model_card(gather(run, step=1), None, []), "the exported checkpoint's"
 
 
-def test_what_was_not_measured_is_said_to_be_so(make_run: Callable[..., RunFolder]) -> None:
+def test_the_card_states_what_was_not_measured(make_run: Callable[..., RunFolder]) -> None:
     assert "Not measured at this step." in model_card(gather(make_run([train_row(1)])), None, [])

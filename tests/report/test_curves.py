@@ -26,7 +26,7 @@ def line_of(rows, panel):
     return axes.lines
 
 
-def test_missing_and_infinite_values_are_left_out_not_drawn_as_zero():
+def test_missing_and_infinite_values_are_omitted_not_drawn_as_0():
     rows = [
         train_row(1),
         train_row(2, loss=math.nan),
@@ -63,7 +63,7 @@ def test_the_sheet_is_written_twice_with_the_same_bytes(tmp_path):
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_settled_layout_lies_at_places_of_six_digits_and_stays_there():
+def test_a_fixed_layout_is_stable_with_six_digits():
     figure = sheet(ROWS, "a run")
     settle(figure)
     places = [axes.get_position().bounds for axes in figure.axes]

@@ -26,7 +26,7 @@ def test_higher_accuracy_is_better_and_higher_loss_is_not():
 
 
 @pytest.mark.parametrize("loss", [1.0, float("nan")])
-def test_an_equal_loss_is_not_better_and_one_that_is_not_finite_neither(loss: float):
+def test_equal_or_non_finite_losses_are_not_better(loss: float):
     changes = held_out([{"loss": 1.0, "accuracy": 0.5}, {"loss": loss, "accuracy": 0.5}])
     assert {change.name: change.better for change in changes} == {"loss": False, "accuracy": False}
 
@@ -67,7 +67,7 @@ def test_a_config_without_its_heading_names_parts_by_their_class(make_run):
     assert dict(facts.what)["optimizer"] == "AdamW, lr 0.0001"
 
 
-def test_the_page_tells_whether_code_of_the_model_ran(make_run):
+def test_the_page_shows_whether_code_of_the_model_may_run(make_run):
     assert dict(gather(make_run()).what)["code from the model's folder"] == "not allowed"
 
 
@@ -99,14 +99,14 @@ def test_values_read_as_written_by_hand(value, text):
     assert words(value) == text
 
 
-def test_the_model_is_named_by_what_was_loaded(make_run):
+def test_the_model_has_the_name_of_the_loaded_one(make_run):
     run: RunFolder = make_run(model={"path": "/models/my-model"})
     assert dict(gather(run).what)["model"] == "/models/my-model"
     run.write_plan(replace(run.read_plan(), model_name="my-model"))
     assert dict(gather(run).what)["model"] == "my-model, /models/my-model"
 
 
-def test_every_attempt_is_told_with_what_changed(make_run):
+def test_every_attempt_is_shown_with_its_changes(make_run):
     run: RunFolder = make_run()
     note(run, "submitted", 1, changed=[])
     note(run, "training", 1, step=0, world=2)

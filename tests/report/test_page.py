@@ -54,7 +54,7 @@ def test_text_from_a_run_is_never_markup(make_run):
     assert page.count("&lt;script&gt;") >= 5
 
 
-def test_the_page_says_what_ran_and_what_came_of_it(make_run):
+def test_the_page_shows_settings_and_results(make_run):
     run = make_run()
     seconds = dict.fromkeys(PARTS, 0.0) | {"productive": 800.0, "lost": 100.0, "checkpoint": 50.0, "start": 50.0}
     write_json(run.goodput, Goodput(seconds, lost_steps=7, failures=2, saves=5, step_seconds=10.0).as_json())

@@ -1,4 +1,4 @@
-"""Runs are told from their folders alone, whatever state these are in, and a run is stopped by its folder."""
+"""`distft runs` needs only the run folders, in any state, and stops a run through its folder."""
 
 import json
 import subprocess
@@ -18,7 +18,7 @@ from tests.support.fake_run import assert_none_left, freeze, wait_for_rows
 ROW = {"split": "train", "loss": 2.5, "grad_norm": 1.0, "seconds": 0.5, "tokens": 50, "tokens_per_second": 100.0}
 
 
-def told(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+def output(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     assert main(list(arguments)) == 0
     return " ".join(capsys.readouterr().out.split())
 
@@ -45,8 +45,8 @@ def run(tmp_path: Path) -> RunFolder:
     return run
 
 
-def test_show_tells_what_is_known(run: RunFolder, capsys: pytest.CaptureFixture[str]):
-    text = told(capsys, "show", f"run={run.path}")
+def test_show_prints_the_known_facts(run: RunFolder, capsys: pytest.CaptureFixture[str]):
+    text = output(capsys, "show", f"run={run.path}")
     for part in (
         "state │ running",
         "step │ 4 of 50",
@@ -69,12 +69,12 @@ def test_ranks_of_an_earlier_attempt_are_not_shown(run: RunFolder):
     assert facts(run).ranks == [] and facts(run).slowest is None
 
 
-def test_a_run_that_should_write_and_does_not_is_told(run: RunFolder, capsys: pytest.CaptureFixture[str]):
+def test_a_run_that_stops_writing_is_reported(run: RunFolder, capsys: pytest.CaptureFixture[str]):
     write_json(run.status, run.read_status() | {"time": time.time() - 400})
-    assert "running, silent for 6m40s" in told(capsys, "show", f"run={run.path}")
+    assert "running, silent for 6m40s" in output(capsys, "show", f"run={run.path}")
     run.write_status(state="completed")
     write_json(run.status, run.read_status() | {"time": time.time() - 400})
-    assert "silent" not in told(capsys, "show", f"run={run.path}")
+    assert "silent" not in output(capsys, "show", f"run={run.path}")
 
 
 def test_list_has_runs_and_those_of_sweeps_and_no_evaluations(run: RunFolder, capsys: pytest.CaptureFixture[str]):
@@ -85,24 +85,24 @@ def test_list_has_runs_and_those_of_sweeps_and_no_evaluations(run: RunFolder, ca
     (folder / "broken").mkdir()
     (folder / "broken" / "status.json").write_text("")
     assert {each.path.name for each in find_runs(folder)} == {"sick", "000-lr=1", "empty"}
-    text = told(capsys, "list", f"runs_dir={folder}")
+    text = output(capsys, "list", f"runs_dir={folder}")
     assert "3 runs in" in text and "rates/000-lr=1 │ pending │ 0/5" in text
 
 
-def test_what_is_half_written_is_left_out(run: RunFolder):
+def test_half_written_files_are_left_out(run: RunFolder):
     for file in (run.health, run.plan, run.path / "goodput.json", run.status):
         file.write_text('{"ranks": [')
     assert facts(run).steps == 0 and facts(run).ranks == [] and facts(run).goodput is None
 
 
-def test_no_slowest_rank_is_told_of_one(run: RunFolder):
+def test_one_rank_has_no_slowest_rank(run: RunFolder):
     assert slowest_of([]) is None
     assert slowest_of([{"rank": 0, "host": "n", "seconds_a_step": {"forward": 1.0}}]) is None
 
 
 def test_tail_gives_every_row_of_a_run_that_has_ended(run: RunFolder, capsys: pytest.CaptureFixture[str]):
     run.write_status(state="failed")
-    text = told(capsys, "tail", f"run={run.path}")
+    text = output(capsys, "tail", f"run={run.path}")
     for part in ("step 1 loss 2.5000", "step 2 warning: loss of step 2 is odd", "held-out loss 3.2500", "sick: failed"):
         assert part in text
 
@@ -117,7 +117,7 @@ def test_tail_gives_every_row_of_a_run_that_has_ended(run: RunFolder, capsys: py
         (["list", "runs_dir=/no/such"], "no such folder"),
     ],
 )
-def test_what_is_wrong_is_told_with_the_rule(arguments: list[str], rule: str):
+def test_errors_are_reported_with_the_rule(arguments: list[str], rule: str):
     with pytest.raises(ConfigError, match=rule):
         main(arguments)
 
@@ -143,7 +143,7 @@ def test_list_names_the_models_that_were_loaded(tmp_path: Path, capsys: pytest.C
     for name, model in (("a", "my-model"), ("b", "my-model")):
         one = freeze(tmp_path / name)
         one.write_plan(replace(one.read_plan(), model_name=model))
-    assert "2 runs in" in (text := told(capsys, "list", f"runs_dir={tmp_path}")) and ", model my-model" in text
+    assert "2 runs in" in (text := output(capsys, "list", f"runs_dir={tmp_path}")) and ", model my-model" in text
     one.write_plan(replace(one.read_plan(), model_name="gpt2"))
-    text = told(capsys, "list", f"runs_dir={tmp_path}")
+    text = output(capsys, "list", f"runs_dir={tmp_path}")
     assert "model ┃" in text and "my-model │" in text and "gpt2" in text

@@ -37,7 +37,7 @@ def test_an_experiment_may_say_how_a_sweep_runs(shared, tmp_path):
     assert (values["seed"], values["sweep"]["trials"], values["launcher"]["jobs_at_once"]) == (1, 3, 2)
 
 
-def test_it_is_not_among_what_is_wrong_with_a_point(shared):
+def test_it_is_not_reported_as_an_error_of_a_point(shared):
     request = read_request([*shared, "train.max_steps=0,3"])
     with pytest.raises(ConfigError) as caught:
         shared_config(request, parse(request.swept))

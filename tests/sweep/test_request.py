@@ -41,7 +41,7 @@ def test_each_override_goes_where_it_belongs():
         ("{a: 1, b: 2}", None),
     ],
 )
-def test_a_comma_or_a_function_of_hydras_makes_a_sweep_and_paths_stay_paths(value: str, sweep: str | None):
+def test_commas_and_hydra_functions_sweep_and_paths_do_not(value: str, sweep: str | None):
     assert swept_value("key", value) == sweep
 
 
@@ -50,12 +50,12 @@ def test_a_file_with_a_comma_in_its_name_is_one_value(tmp_path):
     assert swept_value("data.train", str(tmp_path / "a,b.jsonl")) is None
 
 
-def test_of_the_same_key_given_twice_the_last_counts():
+def test_the_last_override_of_a_key_wins():
     assert read_request(["seed=0,1", "seed=2,3"]).swept == ("seed=2,3",)
     assert read_request(["seed=0,1", "seed=2", "optimizer=adamw,sgd"]).swept == ("optimizer=adamw,sgd",)
 
 
-def test_what_cannot_be_swept_is_refused_all_of_it_at_once():
+def test_keys_that_cannot_be_swept_are_refused_all_at_once():
     said = messages("name=a,b", "launcher=local,slurm", "sweep.seed=1,2", "-x")
     assert len(said) == 4 and sum("cannot be swept" in line for line in said) == 3
     assert "-m" in messages("seed=1")[0]

@@ -58,11 +58,11 @@ def test_a_search_comes_nearer_than_its_random_points():
     assert min(losses) < 0.2 and sum(losses[10:]) / 20 < 0.7 * sum(losses[:10]) / 10
 
 
-def test_the_same_seed_gives_the_same_points_and_another_seed_others():
+def test_points_are_a_function_of_the_seed():
     assert search([LR], trials=8) == search([LR], trials=8) != search([LR], trials=8, seed=1)
 
 
-def test_an_interrupted_search_goes_on_as_if_it_had_not_been():
+def test_an_interrupted_search_gives_the_same_points():
     whole = search([LR, "seed=choice(0,1)"], trials=12)
     assert search([LR, "seed=choice(0,1)"], earlier=whole[:7], trials=12) == whole
 
@@ -72,17 +72,17 @@ def test_more_trials_continue_a_search():
     assert search([LR], earlier=first, trials=6)[:4] == first
 
 
-def test_jobs_at_once_are_asked_for_together():
+def test_jobs_at_once_are_sampled_as_a_batch():
     points = search([LR], trials=7, at_once=3)
     assert len(set(points)) == 7
 
 
-def test_no_point_comes_twice_and_a_space_without_new_ones_ends_the_search():
+def test_no_point_repeats_and_an_exhausted_space_ends_the_search():
     points = search(["seed=range(0,3)", "x=choice(a,b)"], lambda point: float(point["seed"]), trials=20)
     assert len(points) == len(set(points)) == 6
 
 
-def test_failed_jobs_tell_nothing_and_end_nothing():
+def test_failed_jobs_add_no_result_and_do_not_end_the_search():
     points = search([LR], lambda point: None if valley(point) > 1 else valley(point), trials=12)
     assert len(points) == 12
 

@@ -53,8 +53,8 @@ def start(folder: Path, name: str, *overrides: str, at_once: int = 2) -> subproc
 
 
 def end(process: subprocess.Popen[str]) -> tuple[int, str, str]:
-    said, told = process.communicate(timeout=480)
-    return process.returncode, said, told
+    said, output = process.communicate(timeout=480)
+    return process.returncode, said, output
 
 
 def status_of(folder: Path, name: str) -> dict[str, Any]:
@@ -82,8 +82,8 @@ def interrupted(folder) -> list[dict[str, Any]]:
         assert process.poll() is None
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
-    code, _, told = end(process)
-    assert code == 75 and "The same command, with name=grid, continues it." in told
+    code, _, output = end(process)
+    assert code == 75 and "The same command, with name=grid, continues it." in output
     assert_none_left(second)
     assert states(folder, "grid") == ["completed", "preempted"] + ["pending"] * 2
     return [RunFolder(file.parent).read_status() for file in jobs_in(folder, "grid")]
@@ -92,12 +92,12 @@ def interrupted(folder) -> list[dict[str, Any]]:
 @pytest.fixture(scope="module")
 def grid(interrupted, folder) -> tuple[Path, str, str]:
     """A sweep of 2 x 2 jobs of which one cannot be made, continued to its end, and what it printed."""
-    code, said, told = end(start(folder, "grid", *FUSED))
-    assert code == 1, told
-    return folder / "runs" / "grid", said, told
+    code, said, output = end(start(folder, "grid", *FUSED))
+    assert code == 1, output
+    return folder / "runs" / "grid", said, output
 
 
-def test_an_interrupted_sweep_goes_on_without_doing_anything_twice(interrupted, grid, folder):
+def test_an_interrupted_sweep_repeats_no_finished_job(interrupted, grid, folder):
     after = [RunFolder(file.parent).read_status() for file in jobs_in(folder, "grid")]
     assert [status["state"] for status in interrupted] == ["completed", "preempted"] + ["pending"] * 2
     assert after[0] == interrupted[0] and 0 < interrupted[1]["step"] < STEPS
@@ -107,10 +107,10 @@ def test_an_interrupted_sweep_goes_on_without_doing_anything_twice(interrupted, 
 
 
 def test_one_failure_neither_stops_nor_hides_the_others(grid, folder):
-    path, said, told = grid
+    path, said, output = grid
     assert states(folder, "grid") == ["completed"] * 3 + ["failed"]
     assert [job["run"] for job in status_of(folder, "grid")["jobs"] if job["state"] == "failed"] == [BAD]
-    lines = told.splitlines()
+    lines = output.splitlines()
     [failure] = [i for i, line in enumerate(lines) if line.startswith(f"{BAD} failed: RuntimeError: `fused` and")]
     assert lines[failure + 1] == f"    log {RunFolder(path / BAD).rank_log(2, 0)}"
     assert len([line for line in said.splitlines() if re.search(r"│ \d\.\d{4} ", line)]) == 3 and BAD in said
@@ -124,7 +124,7 @@ def test_a_failed_jobs_own_log_has_its_traceback(grid):
     assert "Traceback (most recent call last)" in log and "`fused` and `foreach` cannot be `True` together" in log
 
 
-def test_the_status_tells_all_of_every_job(grid, folder):
+def test_the_status_file_describes_every_job(grid, folder):
     status = status_of(folder, "grid")
     assert {key: status[key] for key in ("name", "swept", "sampler")} == {
         "name": "grid", "swept": ["optimizer.fused", "optimizer.foreach"], "sampler": "grid"
@@ -158,22 +158,22 @@ def test_a_jobs_own_command_launches_it_as_the_run_that_it_is(grid, folder):
 
 
 def test_only_failed_runs_the_failed_one_and_no_other(grid, folder):
-    code, _, told = end(start(folder, "grid", *FUSED, "sweep.only_failed=true"))
-    assert code == 1 and BAD in told
+    code, _, output = end(start(folder, "grid", *FUSED, "sweep.only_failed=true"))
+    assert code == 1 and BAD in output
     assert attempts(folder, "grid") == [1, 2, 2, 3]
     assert states(folder, "grid") == ["completed"] * 3 + ["failed"]
 
 
 def test_other_points_under_the_same_name_are_refused(grid, folder):
-    code, _, told = end(start(folder, "grid", FUSED[0], "optimizer.foreach=null,false"))
-    assert code == 2 and "Traceback" not in told and "Try: another name" in told
+    code, _, output = end(start(folder, "grid", FUSED[0], "optimizer.foreach=null,false"))
+    assert code == 2 and "Traceback" not in output and "Try: another name" in output
     assert attempts(folder, "grid")[:3] == [1, 2, 2]
 
 
-def test_the_first_failure_ends_the_rest_where_that_is_asked(folder):
+def test_fail_fast_stops_the_other_jobs(folder):
     long = ("train.max_steps=5000", "export=false", "sweep.fail_fast=true")
-    code, _, told = end(start(folder, "fast", "optimizer.fused=true", "optimizer.foreach=true,false,null", *long))
-    assert code == 1 and "sweep.fail_fast=true: 000-optimizer.foreach_True failed" in told
+    code, _, output = end(start(folder, "fast", "optimizer.fused=true", "optimizer.foreach=true,false,null", *long))
+    assert code == 1 and "sweep.fail_fast=true: 000-optimizer.foreach_True failed" in output
     first, *others = states(folder, "fast")
     assert first == "failed" and set(others) <= {"pending", "preempted"}
     for file in jobs_in(folder, "fast"):
@@ -182,8 +182,8 @@ def test_the_first_failure_ends_the_rest_where_that_is_asked(folder):
 
 def test_a_search_finds_a_better_rate_than_the_worst_of_a_grid(grid, folder):
     swept = "optimizer.lr=tag(log,interval(1e-5,1))"
-    code, _, told = end(start(folder, "search", "export=false", "sweep=optuna", "sweep.trials=6", swept))
-    assert code == 0, told
+    code, _, output = end(start(folder, "search", "export=false", "sweep=optuna", "sweep.trials=6", swept))
+    assert code == 0, output
     jobs = status_of(folder, "search")["jobs"]
     assert status_of(folder, "search")["sampler"] == "optuna"
     assert len({job["values"]["optimizer.lr"] for job in jobs}) == 6
@@ -205,7 +205,7 @@ def test_a_search_finds_a_better_rate_than_the_worst_of_a_grid(grid, folder):
         (["seed=0,1", "data.shards=[99]"], ["data.shards"]),
     ],
 )
-def test_what_is_wrong_with_any_job_is_told_once_and_before_anything_is_written(folder, overrides, words):
+def test_errors_of_any_job_are_reported_once_before_any_write(folder, overrides, words):
     with pytest.raises(ConfigError) as caught:
         multirun([*settings(folder), "name=wrong", *overrides])
     for word in words:
@@ -213,12 +213,12 @@ def test_what_is_wrong_with_any_job_is_told_once_and_before_anything_is_written(
     assert not (folder / "runs" / "wrong").exists()
 
 
-def test_jobs_with_the_same_wrong_rows_are_told_once(folder, capfd):
+def test_jobs_with_the_same_bad_rows_are_reported_once(folder, capfd):
     (folder / "bad.jsonl").write_text("no json\n" * 10)
     with pytest.raises(SystemExit):
         multirun([*settings(folder), "name=bad", "seed=0,1", f"data.train={folder / 'bad.jsonl'}"])
-    told = capfd.readouterr().err
-    assert told.count("so 000-seed_0 cannot run") == 1 and "001" not in told
+    output = capfd.readouterr().err
+    assert output.count("000-seed_0 and all jobs with the same data cannot run") == 1 and "001" not in output
     assert not (folder / "runs" / "bad").exists()
 
 

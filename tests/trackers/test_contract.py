@@ -29,7 +29,7 @@ class Failing:
         self.finished = state
 
 
-def test_a_failing_tracker_is_told_once_and_left_alone(capsys):
+def test_a_failing_tracker_is_reported_once_and_dropped(capsys):
     tracker = Failing()
     guarded = Guarded(tracker)
     guarded.start(RUN)
@@ -37,8 +37,8 @@ def test_a_failing_tracker_is_told_once_and_left_alone(capsys):
         guarded.log({"step": step})
     guarded.finish("completed")
     assert tracker.rows == [{"step": 0}] and tracker.finished is None
-    told = capsys.readouterr().err
-    assert told == "tracker Failing failed: the server is gone; the run continues without it\n"
+    output = capsys.readouterr().err
+    assert output == "tracker Failing failed: the server is gone; the run continues without it\n"
 
 
 class Hanging(Failing):
@@ -49,7 +49,7 @@ class Hanging(Failing):
         threading.Event().wait()
 
 
-def test_a_hanging_tracker_delays_no_row_and_is_left_alone_at_the_end(capsys, monkeypatch):
+def test_a_hanging_tracker_delays_no_row_and_is_dropped(capsys, monkeypatch):
     monkeypatch.setattr(Guarded, "SECONDS_TO_FINISH", 0.2)
     tracker = Hanging()
     guarded = Guarded(tracker)
@@ -58,8 +58,8 @@ def test_a_hanging_tracker_delays_no_row_and_is_left_alone_at_the_end(capsys, mo
         guarded.log({"step": step})
     guarded.finish("completed")
     assert tracker.rows == [{"step": 0}] and tracker.finished is None
-    told = capsys.readouterr().err
-    assert told == "tracker Hanging has not finished within 0 s; the run continues without it\n"
+    output = capsys.readouterr().err
+    assert output == "tracker Hanging has not finished within 0 s; the run continues without it\n"
 
 
 def test_a_tracker_that_takes_nothing_does_not_fill_the_memory(capsys, monkeypatch):

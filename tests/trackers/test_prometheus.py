@@ -31,7 +31,7 @@ def read(text: str) -> dict[tuple[str, str | None], float]:
     return found
 
 
-def test_how_a_run_stands_is_told(tmp_path: Path):
+def test_the_state_of_a_run_is_written(tmp_path: Path):
     run = freeze(tmp_path / "run", steps=50)
     tracker = Prometheus(folder=str(tmp_path / "node"), every_seconds=0)
     tracker.start(run)
@@ -41,20 +41,20 @@ def test_how_a_run_stands_is_told(tmp_path: Path):
     tracker.log({"split": "warning", "step": 2, "text": "odd"})
     [file] = (tmp_path / "node").iterdir()
     assert file.name == "distft_run.prom"
-    told = read(file.read_text())
+    values = read(file.read_text())
     expected = {"step": 2, "steps": 50, "loss": 2, "held_out_loss": 3, "grad_norm": 1.5, "mfu": 0.25}
     expected |= {"tokens_per_second": 200, "data_wait_ratio": pytest.approx(0.15)}
-    assert {key: told[key, None] for key in expected} == expected
-    assert not {("checkpoint_age_seconds", None), ("goodput", None)} & told.keys(), "there is none yet"
-    assert told["state", "running"] == 1 and told["state", "failed"] == 0
+    assert {key: values[key, None] for key in expected} == expected
+    assert not {("checkpoint_age_seconds", None), ("goodput", None)} & values.keys(), "there is none yet"
+    assert values["state", "running"] == 1 and values["state", "failed"] == 0
     for event, about in (("submitted", {}), ("training", {"step": 0}), ("trained", {"step": 0})):
         note(run, event, 1, **about)
     run.checkpoints.mkdir()
     (run.checkpoints / "latest").symlink_to("step-00000002")
     tracker.finish("failed")
-    told = read(file.read_text())
-    assert 0 <= told["checkpoint_age_seconds", None] < 60 and told["goodput", None] == 0
-    assert told["state", "running"] == 0 and told["state", "failed"] == 1
+    values = read(file.read_text())
+    assert 0 <= values["checkpoint_age_seconds", None] < 60 and values["goodput", None] == 0
+    assert values["state", "running"] == 0 and values["state", "failed"] == 1
 
 
 def test_it_is_written_at_its_pace_and_at_the_end(tmp_path: Path):
@@ -70,5 +70,5 @@ def test_it_is_written_at_its_pace_and_at_the_end(tmp_path: Path):
 
 @pytest.mark.parametrize("name", ['a"b', "a\\b", "données 1", "a\nb"])
 def test_any_name_and_any_number_is_in_the_format(name: str):
-    told = read(exposition(name, {"loss": math.nan, "grad_norm": math.inf, "mfu": None, "step": 3}, "running"))
-    assert math.isnan(told["loss", None]) and told["grad_norm", None] == math.inf and ("mfu", None) not in told
+    values = read(exposition(name, {"loss": math.nan, "grad_norm": math.inf, "mfu": None, "step": 3}, "running"))
+    assert math.isnan(values["loss", None]) and values["grad_norm", None] == math.inf and ("mfu", None) not in values

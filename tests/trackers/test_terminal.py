@@ -31,7 +31,7 @@ def shown(run: RunFolder, rows: list[dict], on_terminal: bool = False) -> str:
     return stream.getvalue()
 
 
-def test_without_a_terminal_held_out_rows_are_lines_and_steps_are_few(tmp_path):
+def test_without_a_terminal_evaluations_are_lines_and_few_steps(tmp_path):
     run = freeze(tmp_path, steps=100)
     rows = [held_out(0, 4.0), *map(train, range(1, 51)), held_out(50, 3.0)]
     assert shown(run, rows).splitlines() == [
@@ -73,7 +73,7 @@ def test_durations_have_two_units_at_most(seconds, text):
     assert duration(seconds) == text
 
 
-def test_the_table_tells_what_changed_and_where_things_are(tmp_path):
+def test_the_table_shows_changes_and_paths(tmp_path):
     run = freeze(tmp_path, steps=4)
     rows = [held_out(0, 4.0), train(1), train(2), held_out(2, 3.0)]
     run.metrics.write_text("".join(json.dumps(row) + "\n" for row in rows))

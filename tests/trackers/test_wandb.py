@@ -93,7 +93,7 @@ def test_wandb_records_neither_machine_nor_code(run):
     assert "wandb-metadata.json" not in names and "diff.patch" not in names
 
 
-def test_online_without_a_key_is_told_and_asks_nothing(tmp_path, monkeypatch, capsys):
+def test_online_without_a_key_is_an_error_without_a_prompt(tmp_path, monkeypatch, capsys):
     for name in ("WANDB_API_KEY", "WANDB_MODE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "none"))

@@ -1,4 +1,4 @@
-"""What stands beside the weights is the base model's: stop tokens, sampling, tokenizer, template, config of both
+"""The files exported with the weights are the base model's: stop tokens, sampling, tokenizer, template, config of both
 versions of transformers."""
 
 import json
@@ -71,7 +71,7 @@ def test_settings_that_transformers_would_not_save_are_copied_with_a_warning(tmp
 
 
 @pytest.mark.parametrize("broken", ["{", "[1]"])
-def test_settings_that_cannot_be_read_are_made_anew_with_a_warning(broken: str, tmp_path: Path, final: Path) -> None:
+def test_unreadable_settings_are_rebuilt_with_a_warning(broken: str, tmp_path: Path, final: Path) -> None:
     put(tmp_path, "generation_config.json", broken)
     [warning] = write_generation(tiny_model(MAIN), tmp_path, [257], final)
     assert "Made from config.json" in warning and 257 in stop_ids(final)

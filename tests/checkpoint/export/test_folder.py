@@ -24,7 +24,7 @@ def test_a_folder_appears_when_it_is_whole(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.rglob("*")] == ["out", "a"]
 
 
-def test_a_failed_export_leaves_nothing(tmp_path: Path) -> None:
+def test_a_failed_export_deletes_its_files(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="disk"), whole_or_nothing(tmp_path / "out") as folder:
         (folder / "a").write_text("a")
         raise OSError("the disk is full")

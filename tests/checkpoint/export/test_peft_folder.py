@@ -23,7 +23,7 @@ pytestmark = pytest.mark.slow
 
 
 def export_adapters(answer: dict[str, Any], folder: Path) -> TrainedWeights:
-    """Writes base model and adapters of a case beside each other, as a user has them."""
+    """Writes base model and adapters of a case into adjacent folders, as a user has them."""
     name = answer["case"]["model"]
     base, skeleton = dense(name, 0), tiny_model(name)
     base.save_pretrained(folder / "base")

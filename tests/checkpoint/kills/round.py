@@ -22,7 +22,7 @@ AIMS = (".*.partial/rank-*", ".*.partial/*manifest*", ".index.json.new", "step-*
 
 
 @dataclass(frozen=True)
-class Told:
+class Saves:
     """What a group said before it died."""
 
     started: int  # the last step whose save had begun
@@ -35,7 +35,7 @@ class Groups:
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self.process = process
 
-    def live(self, life: Life, chance: random.Random) -> Told:
+    def live(self, life: Life, chance: random.Random) -> Saves:
         """Lets a group save until a random instant, or one just after a name of AIMS has appeared."""
         self._ask(life.text())
         children = [int(child) for child in self._line("born").split()]
@@ -48,14 +48,14 @@ class Groups:
             os.kill(child, signal.SIGKILL)
             time.sleep(chance.choice([0, chance.uniform(0, APART)]))
         self._ask("killed")
-        return self._told(int(first), life.start)
+        return self._saves(int(first), life.start)
 
-    def _told(self, started: int, saved: int) -> Told:
+    def _saves(self, started: int, saved: int) -> Saves:
         while (line := self._next()) != "dead":
             what, _, number = line.partition(" ")
             started = int(number) if what == "starts" else started
             saved = int(number) if what == "saved" else saved
-        return Told(started, saved)
+        return Saves(started, saved)
 
     def _ask(self, text: str) -> None:
         assert self.process.stdin
@@ -96,15 +96,15 @@ def await_new(checkpoints: Path, pattern: str) -> None:
         pass
 
 
-def phase(checkpoints: Path, told: Told, world: int) -> str:
+def phase(checkpoints: Path, saves: Saves, world: int) -> str:
     """Returns what a kill came into, by what it left."""
-    if told.started == told.saved:
+    if saves.started == saves.saved:
         return "between two saves"
-    folder = step_dir(checkpoints, told.started)
+    folder = step_dir(checkpoints, saves.started)
     partial = folder.with_name(f".{folder.name}.partial")
     if partial.exists():
         if any(MANIFEST in each.name for each in partial.iterdir()):
-            return _before_the_rename(checkpoints, told.started)
+            return _before_the_rename(checkpoints, saves.started)
         files = [partial / rank_file(rank) for rank in range(world)]
         written = sum(file.stat().st_size for file in files if file.exists())
         return "writing" if written < STATE else "syncing the files"

@@ -73,15 +73,15 @@ def look(disk: Path, world: World) -> Facts:
     """Returns what the real code finds in a run's folder, and then begins a save there."""
     checkpoints = disk / "run" / "checkpoints"
     try:
-        with redirect_stdout(StringIO()) as told:
+        with redirect_stdout(StringIO()) as output:
             checkpoint = find(checkpoints, "auto", world)
         listed = tuple(step_dir(checkpoints, step).name for step in read_index(checkpoints))
         there = tuple(sorted(each.name for each in checkpoints.glob("step-*")))
         latest = os.readlink(checkpoints / "latest") if (checkpoints / "latest").is_symlink() else ""
         best = checkpoints / "best"
         facts = {"best": _save(Checkpoint(best)) if best.is_symlink() else None, "latest": latest}
-        if INDEX in told.getvalue():
-            return Facts(told.getvalue())
+        if INDEX in output.getvalue():
+            return Facts(output.getvalue())
         partial = begin(checkpoints, NEXT)
         debris = tuple(each.name for each in checkpoints.glob(".*") if each != partial)
         found, whole = (_save(checkpoint), is_whole(checkpoint)) if checkpoint else (None, False)

@@ -82,7 +82,7 @@ class Replay:
         if call.name.startswith("mkdir"):
             self.folders[number], self.disk.names[number] = {}, {}
         elif call.name == "symlink":
-            self.disk.links[number] = call.paths[0]  # a short link lies beside its name, so it comes and goes with it
+            self.disk.links[number] = call.paths[0]  # a short link is stored with its name, so both are lost together
         else:
             self.files[number] = self.disk.bytes_[number] = b""
         return self._change(path.parent, time, **{path.name: number})
@@ -113,7 +113,7 @@ def moments(calls: list[Call], folder: Path, without: str = "") -> Iterator[tupl
     without: the line, of `lines_that_sync`, whose syncs are left out.
     """
     replay, promise = Replay(folder / "disk"), Promise()
-    asked: dict[str, str] = {}  # process -> which line asked for its next sync
+    asked: dict[str, str] = {}  # process -> line of code that requested its next sync
     for time, call in enumerate(calls):
         if Path(call.paths[-1]).parent == folder / "marks":
             _, rank, mark = Path(call.paths[-1]).name.split("-", 2)
@@ -135,7 +135,7 @@ def moments(calls: list[Call], folder: Path, without: str = "") -> Iterator[tupl
 
 
 def lines_that_sync(calls: list[Call], folder: Path) -> list[str]:
-    """Returns every line that asked for a sync of something in `folder`: its caller, itself, and of what."""
+    """Returns every line that requested a sync in `folder`: its caller, the line, and the file."""
     names, asked = {}, {}
     for call in calls:
         if Path(call.paths[-1]).parent == folder / "marks" and "-sync-" in call.paths[-1]:

@@ -1,6 +1,6 @@
 """The saves whose system calls are recorded: `python -m tests.checkpoint.power.saves OUT FOLDER`, on every rank.
 
-Marks, folders made in FOLDER/marks, tell the record what was promised when, and which line asked for a sync.
+Marks, folders made in FOLDER/marks, record what was promised when, and which line requested a sync.
 """
 
 import os
@@ -31,14 +31,14 @@ def tell_callers(folder: Path, rank: int) -> None:
     """Makes every sync of this process be preceded by a mark that names the lines that ask for it."""
     fsync = os.fsync
 
-    def told(handle: Any) -> None:
+    def synced(handle: Any) -> None:
         frames = [each for each in traceback.extract_stack() if "/distft/" in each.filename]
         names = [f"{Path(each.filename).stem}.{each.name}" for each in frames if not each.filename.endswith("disk.py")]
         line = next(each.lineno for each in reversed(frames) if not each.filename.endswith("disk.py"))
         mark(folder, f"sync-{' '.join(names[-2:])} {line}", rank)
         fsync(handle)
 
-    os.fsync = told
+    os.fsync = synced
 
 
 def save_all(folder: Path, world: World) -> None:

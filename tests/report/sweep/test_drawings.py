@@ -24,7 +24,7 @@ def dots(axes):
     return [(*line.get_xydata()[0], line.get_marker()) for line in axes.lines if line.get_marker() != "None"]
 
 
-def test_every_run_is_a_dot_and_those_of_the_best_setting_diamonds(make_sweep):
+def test_runs_are_dots_and_those_of_the_best_setting_diamonds(make_sweep):
     axes = draw_rates(make_sweep([*of_seeds(1e-5, 2.0, 2.2), *of_seeds(1e-3, 1.0, 1.1)], RATE))
     assert sorted(dots(axes)) == [(1e-5, 2.0, "o"), (1e-5, 2.2, "o"), (1e-3, 1.0, "D"), (1e-3, 1.1, "D")]
     assert axes.get_xscale() == "log"
@@ -49,7 +49,7 @@ def test_values_that_occur_once_each_have_no_mean(make_sweep):
     assert len(axes.lines) == 11
 
 
-def test_a_run_that_diverged_is_a_triangle_at_the_edge_and_squeezes_none(make_sweep):
+def test_a_diverged_run_is_a_triangle_at_the_edge(make_sweep):
     axes = draw_rates(make_sweep([*of_seeds(1e-5, 2.0, 2.1, 2.2, 2.3, 2.4), *of_seeds(1e-3, 900.0)], RATE))
     top = axes.get_ylim()[1]
     assert top < 2.6
@@ -82,7 +82,7 @@ def test_labels_do_not_cover_each_other(make_sweep):
     assert all(left.x1 < right.x0 for left, right in pairwise(boxes))
 
 
-def test_all_curves_share_a_panel_the_best_on_top_and_what_is_not_finished_dashed(make_sweep):
+def test_curves_share_a_panel_best_on_top_unfinished_dashed(make_sweep):
     sweep = make_sweep([Run({}, (3.0, 2.0, 1.0)), Run({}, (3.0, 1.5, 0.9)), Run({}, (3.0, 2.5), "running")], [])
     axes = Figure().add_subplot()
     draw_curves(axes, sweep, sweep.jobs[1], PAPER)

@@ -13,7 +13,7 @@ def said(sweep) -> str:
     return "".join(headline(sweep, rank(sweep)))
 
 
-def test_two_settings_that_are_told_apart(make_sweep):
+def test_two_settings_that_differ_significantly(make_sweep):
     sweep = make_sweep([*of_seeds(1e-4, 1.0, 1.2, 1.4), *of_seeds(1e-3, 1.1, 1.3, 1.53)], RATE)
     assert said(sweep) == (
         "optimizer.lr=1e-4 has the lowest held-out loss of 2 settings: 1.2000, the mean of 3 seeds, 95 % interval "
@@ -22,7 +22,7 @@ def test_two_settings_that_are_told_apart(make_sweep):
     )
 
 
-def test_two_settings_that_are_not_told_apart(make_sweep):
+def test_two_settings_that_do_not_differ_significantly(make_sweep):
     assert "it does not differ significantly from the next, optimizer.lr=0.001, which is" in said(
         make_sweep([*of_seeds(1e-4, 1.0, 1.2), *of_seeds(1e-3, 1.4, 1.1)], RATE)
     )
@@ -34,7 +34,7 @@ def test_one_seed_gives_no_interval_and_says_so(make_sweep):
     assert text.endswith("whether that is chance is unknown.")
 
 
-def test_the_next_is_named_by_what_differs(make_sweep):
+def test_the_next_setting_is_named_by_its_differing_values(make_sweep):
     runs = [
         Run({"optimizer.lr": 1e-4, "schedule": word}, (3.0, loss)) for word, loss in (("linear", 2.0), ("cosine", 1.0))
     ]
@@ -47,7 +47,7 @@ def test_one_setting_is_compared_with_nothing(make_sweep):
     assert text.endswith("; no other has finished with an evaluation.")
 
 
-def test_where_nothing_is_ranked_the_reason_is_told(make_sweep):
+def test_where_nothing_is_ranked_the_reason_is_given(make_sweep):
     failed, unmeasured = Run({}, (), "failed"), Run({}, ())
     for runs, why in (
         ([], "the sweep has no runs"),
@@ -59,7 +59,7 @@ def test_where_nothing_is_ranked_the_reason_is_told(make_sweep):
         assert why in said(make_sweep(runs, []))
 
 
-def test_doubts_are_told(make_sweep):
+def test_caveats_are_reported(make_sweep):
     worse = [Run({"optimizer.lr": 1e-4, "seed": seed}, (2.0, 3.0)) for seed in (0, 1)]
     sweep = make_sweep([*worse, *of_seeds(1e-3, 5.0), Run({"optimizer.lr": 1}, state="pending")], RATE)
     text = " ".join(doubts(sweep, rank(sweep)))

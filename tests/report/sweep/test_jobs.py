@@ -21,9 +21,9 @@ def test_numbers_are_those_of_the_runs_files(make_sweep):
     assert job.command == "python -m distft.launch name=00 optimizer.lr=0.0001"
 
 
-def test_the_objective_that_was_told_holds_and_its_step_is_looked_up(make_sweep):
-    told = [Run({}, losses=(2.5, 1.9, 1.5), objective=1.9), Run({}, losses=(2.5,), objective=1.0)]
-    assert [(job.objective, job.objective_step) for job in make_sweep(told, []).jobs] == [(1.9, 4), (1.0, None)]
+def test_the_recorded_objective_is_used_and_its_step_found(make_sweep):
+    recorded = [Run({}, losses=(2.5, 1.9, 1.5), objective=1.9), Run({}, losses=(2.5,), objective=1.0)]
+    assert [(job.objective, job.objective_step) for job in make_sweep(recorded, []).jobs] == [(1.9, 4), (1.0, None)]
 
 
 def test_losses_that_are_no_number_are_no_objective(make_sweep):

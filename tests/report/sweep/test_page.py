@@ -138,7 +138,7 @@ def test_a_sweep_with_little_to_show_has_a_page_and_files(runs, said, drawn, tmp
     assert len((folder / "sweep.csv").read_text().splitlines()) == 1 + len(runs)
 
 
-def test_drawings_say_in_words_what_they_show(make_sweep: Callable[..., Sweep]):
+def test_drawings_have_a_text_alternative(make_sweep: Callable[..., Sweep]):
     page = render(make_sweep([*of_seeds(1e-3, 1.1, 1.0), *of_seeds(1e-4, 1.2)], RATE))
     tags = Tags()
     tags.feed(page)
@@ -162,7 +162,7 @@ def test_ids_of_clip_paths_and_markers_differ_between_drawings(make_sweep: Calla
 
 
 @pytest.mark.slow
-def test_the_command_writes_page_table_and_drawings_twice_the_same(tmp_path: Path, capsys):
+def test_the_command_writes_the_same_bytes_twice(tmp_path: Path, capsys):
     folder = write_sweep(tmp_path / "sweep", grid())
     made = []
     for _ in range(2):

@@ -11,7 +11,7 @@ from tests.report.sweep.conftest import Run
 KEYS = ["optimizer.lr", "schedule"]
 
 
-def test_a_run_passes_its_value_on_each_axis_and_ends_at_its_loss(make_sweep):
+def test_a_line_passes_its_values_and_ends_at_its_loss(make_sweep):
     runs = [Run({"optimizer.lr": rate, "schedule": word}, (3.0, loss)) for rate, word, loss in
             ((1e-5, "linear", 2.0), (1e-4, "cosine", 1.0), (1e-3, "linear", 1.5))]  # fmt: skip
     sweep = make_sweep(runs, KEYS)
@@ -26,7 +26,7 @@ def test_a_run_passes_its_value_on_each_axis_and_ends_at_its_loss(make_sweep):
     assert best.get_ydata()[0] == pytest.approx(0.5)
 
 
-def test_keys_are_named_by_their_last_word_where_that_tells_them_apart():
+def test_keys_are_named_by_their_shortest_distinct_suffix():
     assert short_keys(["optimizer.lr", "schedule", "seed"]) == ["lr", "schedule", "seed"]
     assert short_keys(["model.path", "data.path"]) == ["model.path", "data.path"]
     assert short_keys(["lr", "optimizer.lr"]) == ["lr", "optimizer.lr"]

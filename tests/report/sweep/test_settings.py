@@ -43,7 +43,7 @@ def test_shared_seeds_are_compared_in_pairs(make_sweep):
     assert best.interval.high > second.interval.low  # which alone would have hidden it
 
 
-def test_a_difference_that_changes_its_sign_is_not_told_apart(make_sweep):
+def test_a_difference_that_changes_its_sign_is_not_significant(make_sweep):
     best, second = rank(make_sweep([*of_seeds(1e-4, 1.0, 1.2, 1.4), *of_seeds(1e-3, 1.1, 1.1, 1.5)], RATE))
     difference = compare(best, second)
     assert difference.interval.low < 0 < difference.interval.high
@@ -70,7 +70,7 @@ def test_one_seed_against_one_is_not_known(make_sweep):
     assert (difference.mean, difference.interval, difference.is_significant) == (4.0, None, False)
 
 
-def test_equal_runs_are_not_told_apart(make_sweep):
+def test_equal_runs_do_not_differ_significantly(make_sweep):
     best, second = rank(make_sweep([*of_seeds(1e-4, 1.0, 1.0), *of_seeds(1e-3, 1.0, 1.0)], RATE))
     assert not compare(best, second).is_significant
 
@@ -82,7 +82,7 @@ def test_the_same_seed_twice_is_one_observation(make_sweep):
 
 
 @pytest.mark.parametrize("state", ["failed", "running", "preempted"])
-def test_what_did_not_come_to_its_end_is_not_ranked_but_costs(make_sweep, state: str):
+def test_unfinished_runs_are_not_ranked_but_cost_process_hours(make_sweep, state: str):
     part = Run({"optimizer.lr": 1e-4, "seed": 2}, losses=(3.0, 0.1), state=state)
     [setting] = rank(make_sweep([*of_seeds(1e-4, 1.0, 1.2), part], RATE))
     assert (setting.n, setting.mean) == (2, pytest.approx(1.1))

@@ -22,7 +22,7 @@ from distft.report.sweep.jobs import Scale, loss_text, number_text, shortened, v
         ([3], "linear"),
     ],
 )
-def test_a_factor_of_more_than_30_is_drawn_in_logarithms_and_words_in_order(values, kind):
+def test_wide_ranges_are_logarithmic_and_words_in_order(values, kind):
     scale = Scale.of(values)
     assert scale.kind == kind
     places = [scale.share(scale.place(choice)) for choice in scale.choices]
@@ -39,7 +39,7 @@ def test_equal_ratios_are_equal_distances():
     assert scale.share(1e-4) == pytest.approx(0.5)
 
 
-def test_few_values_label_themselves_and_many_are_labelled_by_round_ones():
+def test_few_values_are_labels_and_many_get_round_labels():
     assert [label for _, label in Scale.of([1e-5, 2e-4, 3e-3]).ticks()] == ["1e-5", "2e-4", "0.003"]
     many = Scale.of([1.07e-5 * 1.1**n for n in range(60)])
     assert [label for _, label in many.ticks()] == ["3e-5", "1e-4", "3e-4", "0.001"]
