@@ -176,7 +176,7 @@ def _figures(flight: RunFolder) -> list[dict[str, Any]]:
 def _must_stay(run: RunFolder, status: Mapping[str, Any], excluded: Sequence[str]) -> str:
     """Returns why the job cannot be requeued without some nodes, empty if it can."""
     if status.get("excluded"):
-        return "it was queued again once already"
+        return "it was already requeued once"
     launcher = read_config(run).launcher
     fewest, _ = node_range(launcher.nodes)
     try:

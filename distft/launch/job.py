@@ -157,7 +157,7 @@ def for_nodes(plan: Plan, run: RunFolder, config: Config, there: int) -> Plan:
         laid_out = {"nodes": now.nodes, "world": now.world, "accumulation": now.accumulation, "memory": now.memory}
         return replace(plan, **laid_out, base_step=now.base_step, base_row=now.base_row, steps=now.steps)
     raise CannotStart(
-        f"SLURM gave {there} nodes, launcher.nodes={asked}, and no such number can share a step. "
+        f"SLURM gave {there} nodes, launcher.nodes={asked}, and no such number divides a step. "
         f"Try: sbatch --nodes={plan.nodes}"
     )
 
