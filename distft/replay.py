@@ -31,7 +31,7 @@ def main(arguments: list[str]) -> int:
         print(f"{job.path} failed: {outcome.error['type']}: {outcome.error['message']}", file=sys.stderr)
         print(f"  log: {outcome.error['log']}", file=sys.stderr)
         return 1
-    print("\n".join(told(read_json(job.path / "step.json"))))
+    print("\n".join(described(read_json(job.path / "step.json"))))
     print(f"  {job.path / 'step.json'}")
     return 0
 
@@ -66,7 +66,7 @@ def start_of(run: RunFolder, resume: str, step: int) -> Path | None:
     return next(iter([*before, *outside]), None)
 
 
-def told(step: dict[str, Any]) -> list[str]:
+def described(step: dict[str, Any]) -> list[str]:
     """Returns what the step computed, in lines."""
     lines = [f"step {step['step']}: loss {step['loss']}, gradient norm {step['grad_norm']}"]
     for each in step["micro_batches"]:

@@ -226,7 +226,7 @@ class StepReport:
         self.others = run.read_status() | {"state": "running", "host": socket.gethostname()}
         self.due = 0.0
 
-    def tell(self, step: int) -> None:
+    def write(self, step: int) -> None:
         if time.monotonic() >= self.due:
             write_json(self.run.status, self.others | {"step": step, "time": time.time()})
             self.due = time.monotonic() + self.SECONDS

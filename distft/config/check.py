@@ -169,7 +169,7 @@ def _is_nothing(key: Key, value: Any, default: Any) -> str | None:
     if NULL in key.types:
         return f"{key.path}={value} is {'text' if value.strip() else 'empty'}. Did you mean {key.path}=null?"
     if str not in key.types or key.choices:
-        return None  # told by its rule
+        return None  # its rule reports it
     offered = f"{key.path}={shown(default)}" if default not in (None, MISSING, "") else f"{key.path}=..."
     return f"{key.path}={value} says nothing, and a value is needed. Try: {offered}"
 
@@ -254,7 +254,7 @@ def _missing(key: str, value: Any, *, hub: bool, words: tuple[str, ...] = ()) ->
 
 
 def is_hub_id(value: str) -> bool:
-    """Tells whether a name that is no path here can be one of the hub: `name` or `org/name`, and no folder `org`."""
+    """Returns whether a name that is not a path here can be a hub id: `name`, or `org/name` without a folder `org`."""
     return _HUB_ID.fullmatch(value) is not None and not ("/" in value and absolute(value).parent.is_dir())
 
 

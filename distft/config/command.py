@@ -147,7 +147,7 @@ def check_config(run: RunFolder) -> None:
 
 
 def find_run(value: str) -> RunFolder:
-    """Returns the run folder at `value`; ConfigError with the nearest one beside it when there is none."""
+    """Returns the run folder at `value`; ConfigError with the nearest one next to it when there is none."""
     run = RunFolder(absolute(value))
     if run.config.is_file() and run.plan.is_file():
         check_config(run)

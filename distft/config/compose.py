@@ -252,7 +252,7 @@ def _choose(word: Override, chosen: dict[str, Override], settings: list[Override
 
 
 def _names_file(override: Override) -> bool:
-    """Tells whether `experiment=` names a file of one's own instead of a word."""
+    """Returns whether `experiment=` names a file of one's own instead of a word."""
     value = (override.value or "").strip("'\"")
     return override.key.lstrip("/") == "experiment" and ("/" in value or value.endswith((".yaml", ".yml")))
 

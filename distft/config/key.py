@@ -125,7 +125,7 @@ class Key:
         return text + (", or null" if NULL in self.types else "")
 
     def fits(self, value: Any) -> bool:
-        """Tells whether `value` has one of the types, is in range, and is one of the words."""
+        """Returns whether `value` has one of the types, is in range, and is one of the words."""
         try:
             self._adapter.validate_python(value)
         except ValidationError:
@@ -212,5 +212,5 @@ def with_value(tree: Mapping[str, Any], key: str, value: Any) -> dict[str, Any]:
 
 
 def covers(groups: Iterable[str], key: str) -> bool:
-    """Tells whether `key` is one of `groups` or is in one of them."""
+    """Returns whether `key` is one of `groups` or is in one of them."""
     return any(key == group or key.startswith(f"{group}.") for group in groups)

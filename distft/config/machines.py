@@ -38,7 +38,7 @@ def num_gpus(asked: int | str | None) -> int:
 
 
 def is_positive(text: str) -> bool:
-    """Tells whether a variable's text is a whole number of at least 1."""
+    """Returns whether a variable's text is a whole number of at least 1."""
     return text.strip().isdecimal() and int(text) > 0
 
 

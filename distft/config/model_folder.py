@@ -1,4 +1,4 @@
-"""Which models distft takes, told from a folder's files, or from the facts in conf/model, by name.
+"""Which models distft takes, read from a folder's files, or from the facts in conf/model, by name.
 
 The classes that transformers has are read out of its source: importing it takes seconds.
 """
@@ -64,7 +64,7 @@ def wrong_model(folder: Path, *, trust_remote_code: bool = False) -> Iterator[st
 
 
 def facts_of(folder: Path) -> dict[str, Any]:
-    """Returns what config.json says; nothing where it is not there or no JSON object, which wrong_model tells."""
+    """Returns what config.json says; nothing where it is not there or no JSON object, which wrong_model reports."""
     try:
         facts = json.loads((folder / "config.json").read_text())
     except (OSError, ValueError, RecursionError):
@@ -85,7 +85,7 @@ def quantization(facts: Mapping[str, Any]) -> str | None:
 
 
 def _is_pointer(file: Path) -> bool:
-    """Tells whether a file is what git has in place of a large one."""
+    """Returns whether a file is what git has in place of a large one."""
     if not file.is_file() or file.stat().st_size > 1024:
         return False
     with file.open("rb") as opened:
@@ -103,7 +103,7 @@ def _adapter(folder: Path) -> str:
         f"is an adapter to {base or 'a model that it does not name'}, not a model. "
         f"Try: model.path={base or 'BASE'} for a new adapter. To go on from this one, put it into its model and train "
         "that: python -m distft.export run=RUN out=MERGED format=merged for one that distft trained, else "
-        f'python -c "from peft import AutoPeftModelForCausalLM; {merge}", with the tokenizer copied beside it'
+        f'python -c "from peft import AutoPeftModelForCausalLM; {merge}", with the tokenizer copied next to it'
     )
 
 
@@ -184,7 +184,7 @@ def _model_types(mapping: str) -> frozenset[str]:
 
 
 def _model_beside(folder: Path) -> str | None:
-    """Returns a folder inside or beside that is a model's."""
+    """Returns a folder inside it or next to it that is a model's."""
     for place in (folder, folder.parent):
         found = sorted(path.parent for path in place.glob("*/config.json"))
         if found:

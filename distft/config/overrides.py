@@ -66,7 +66,7 @@ def split(text: str) -> Override:
 
 
 def is_key(text: str) -> bool:
-    """Tells whether a text can be a dotted key."""
+    """Returns whether a text can be a dotted key."""
     return _PLAIN.fullmatch(text) is not None
 
 
@@ -114,7 +114,7 @@ def _is_quoted(value: str) -> bool:
 
 
 def _is_readable(key: str, value: str) -> bool:
-    """Tells whether Hydra reads the value as one plain value, and not as a function, a sweep or an error."""
+    """Returns whether Hydra reads the value as one plain value, and not as a function, a sweep or an error."""
     parsed = _parsed(key, value)
     return parsed is not None and not parsed.is_sweep_override()
 
@@ -199,7 +199,7 @@ def _refusal(setting: Override, known: Known, groups: Collection[str]) -> str | 
 
 
 def _left_out(key: str, config: DictConfig, known: Known) -> bool:
-    """Removes a keyword that its target does not need, or does not have; tells whether it did."""
+    """Removes a keyword that its target does not need, or does not have; returns whether it did."""
     parent, _, name = key.rpartition(".")
     node = OmegaConf.select(config, parent) if parent in TARGET_GROUPS else None
     if key in known.required or not isinstance(node, DictConfig) or name not in node:
@@ -219,7 +219,7 @@ def drop_others_keywords(
     """Removes what the chosen word's YAML says for its `own` target where another one is called.
 
     What that one takes stays; of an optimizer the learning rate and weight decay alone: betas and eps have another
-    meaning, and another good value, in each. typed: keys of the command line, which was told already of those that
+    meaning, and another good value, in each. typed: keys of the command line, which has already reported those that
     the other one does not take.
     """
     settings = OmegaConf.select(config, group)

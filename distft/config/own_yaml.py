@@ -164,7 +164,7 @@ class _Value:
 
 
 class _Document:
-    """The nodes of one file; ConfigError, with its line, where it is no mapping."""
+    """The nodes of one file; ConfigError, with its line, where it is not a mapping."""
 
     def __init__(self, key: str, name: str, text: str) -> None:
         self.name = name
@@ -216,7 +216,7 @@ def _entries(
 
 
 def _is_value(path: str) -> bool:
-    """Tells whether a mapping at `path` is a value: the user's own names, or a keyword of a `_target_`."""
+    """Returns whether a mapping at `path` is a value: the user's own names, or a keyword of a `_target_`."""
     key = BY_PATH.get(path)
     return (path.partition(".")[0] in TARGET_GROUPS and "." in path) or (
         key is not None and dict in key.types and not path.startswith("model.")

@@ -97,10 +97,10 @@ def _file_of(names: list[str]) -> tuple[Path | None, int]:
         return None, 1
     file, used = Path(spec.origin), 1
     while used < len(names) and file.name == "__init__.py":
-        beside = next((f for f in _candidates(file.parent, names[used]) if f.is_file()), None)
-        if beside is None:
+        module_file = next((f for f in _candidates(file.parent, names[used]) if f.is_file()), None)
+        if module_file is None:
             break
-        file, used = beside, used + 1
+        file, used = module_file, used + 1
     return file, used
 
 
@@ -168,7 +168,7 @@ def _class_signature(node: ast.ClassDef, file: Path, hops: int) -> Signature | b
 
 
 def _is_internal(item: ast.AnnAssign) -> bool:
-    """Tells whether a field of a dataclass is no argument: `field(init=False)`."""
+    """Returns whether a field of a dataclass is no argument: `field(init=False)`."""
     keywords = item.value.keywords if isinstance(item.value, ast.Call) else []
     return any(keyword.arg == "init" and _constant(keyword.value) is False for keyword in keywords)
 

@@ -255,17 +255,17 @@ def _write_fraction(folder: Path, pipeline: RowPipeline, fraction: float, progre
     """Writes each row to the split that its content hash selects; if that leaves eval empty, holds out the nearest."""
     report = Report(streams={"train": Stream()}, splits={"train": Split()} | ({"eval": Split()} if fraction else {}))
     writers = {name: ShardWriter(folder, name) for name in report.splits}
-    nearest, farthest = 1.0, 0.0
+    smallest, largest = 1.0, 0.0
     (train_rows,) = pipeline.open("train")
     with (folder / "bad_rows.txt").open("w") as log:
         for row, identity in pipeline.rows(train_rows, report.streams["train"], log, progress):
             place = split_position(identity, pipeline.data["split_seed"])
-            nearest, farthest = min(nearest, place), max(farthest, place)
+            smallest, largest = min(smallest, place), max(largest, place)
             split = "eval" if place < fraction else "train"
             _write(row, identity, writers[split], report.splits[split])
     files = _closed(writers)
-    if fraction and not report.splits["eval"].rows and nearest < farthest:
-        return _write_fraction(folder, pipeline, math.nextafter(nearest, 1), progress)
+    if fraction and not report.splits["eval"].rows and smallest < largest:
+        return _write_fraction(folder, pipeline, math.nextafter(smallest, 1), progress)
     return report, files
 
 

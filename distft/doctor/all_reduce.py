@@ -40,9 +40,9 @@ def main() -> int:
     os.dup2(2, 1)  # all other output goes to stderr
     silence()
     with tempfile.TemporaryDirectory(prefix="distft-") as folder:
-        told = reduce(given, Path(folder))
+        result = reduce(given, Path(folder))
     with os.fdopen(answer, "w") as file:
-        print(json.dumps(told), file=file)
+        print(json.dumps(result), file=file)
     return 0
 
 
@@ -90,8 +90,8 @@ def _told(folder: Path, failure: str, processes: int, seconds: float) -> dict[st
         failed = [f"{failure} on {platform.node()}", *stages, *said[:1]]
     first = ranks[0] if ranks else {"backend": "no backend", "interface": "none"}
     seconds = max((rank["seconds"] for rank in ranks), default=seconds)
-    told = {"backend": first["backend"], "interface": first["interface"], "processes": processes}
-    return told | {"seconds": seconds, "failed": "; ".join(dict.fromkeys(failed))}
+    result = {"backend": first["backend"], "interface": first["interface"], "processes": processes}
+    return result | {"seconds": seconds, "failed": "; ".join(dict.fromkeys(failed))}
 
 
 def _too_late(*_: object) -> None:

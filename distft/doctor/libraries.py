@@ -52,6 +52,6 @@ if __name__ == "__main__":
     answer = os.dup(1)
     os.dup2(2, 1)  # the libraries' output goes to stderr
     silence()
-    told = {"torch": describe_torch, "deepspeed": describe_deepspeed}[sys.argv[1]]()
+    result = {"torch": describe_torch, "deepspeed": describe_deepspeed}[sys.argv[1]]()
     with os.fdopen(answer, "w") as file:
-        print(json.dumps(told), file=file)
+        print(json.dumps(result), file=file)

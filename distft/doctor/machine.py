@@ -258,8 +258,8 @@ def check_packages(requirements: Sequence[str] | None = None) -> Iterator[Findin
             yield Finding("packages", "problem", seen, f"{sys.executable} -m pip install '{each}'")
     if not wrong:
         main = (f"{each.name} {version_of(each.name)} ({each.specifier})" for each in needed if each.name in _MAIN)
-        told = f"all {len(needed)} within the bounds of pyproject.toml"
-        yield Finding("packages", "ok", ": ".join(filter(None, (told, ", ".join(main)))))
+        summary = f"all {len(needed)} within the bounds of pyproject.toml"
+        yield Finding("packages", "ok", ": ".join(filter(None, (summary, ", ".join(main)))))
 
 
 def versions() -> dict[str, str | None]:
@@ -285,18 +285,20 @@ def check_torch(devices: Path = Path("/dev")) -> Iterator[Finding]:
     yield Finding("torch", "ok", f"{torch['version']}, built for {build}; collectives: {backends}")
     plugged, seen = num_accelerators(devices), len(torch["devices"])
     driver = driver_version()
-    told = f"{seen} seen by torch ({', '.join(dict.fromkeys(torch['devices']))})" if seen else "none seen by torch"
-    told += f", {plugged} plugged in" * (plugged != seen) + f", driver {driver}" * bool(driver)
-    told += f", NCCL {torch['nccl']}" * bool(torch["nccl"] and seen)
+    summary = f"{seen} seen by torch ({', '.join(dict.fromkeys(torch['devices']))})" if seen else "none seen by torch"
+    summary += f", {plugged} plugged in" * (plugged != seen) + f", driver {driver}" * bool(driver)
+    summary += f", NCCL {torch['nccl']}" * bool(torch["nccl"] and seen)
     remedy = "a torch for this machine's driver: https://pytorch.org/get-started/locally, or a newer driver"
     if plugged and not seen:
-        yield Finding("accelerator", "problem", f"{told}, which is built for {build}", remedy)
+        yield Finding("accelerator", "problem", f"{summary}, which is built for {build}", remedy)
     elif seen and _OWN_BACKEND.get(torch["kind"], "gloo") not in torch["backends"]:
-        yield Finding("accelerator", "problem", f"{told}, without {_OWN_BACKEND[torch['kind']]}", remedy)
+        yield Finding("accelerator", "problem", f"{summary}, without {_OWN_BACKEND[torch['kind']]}", remedy)
     elif seen < plugged:
-        yield Finding("accelerator", "warning", told, "nvidia-smi, rocm-smi or dmesg show why the others are missing")
+        yield Finding(
+            "accelerator", "warning", summary, "nvidia-smi, rocm-smi or dmesg show why the others are missing"
+        )
     else:
-        yield Finding("accelerator", "ok", told if seen else "none: runs here are on the CPU")
+        yield Finding("accelerator", "ok", summary if seen else "none: runs here are on the CPU")
 
 
 def driver_version() -> str | None:

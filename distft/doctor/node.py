@@ -120,7 +120,7 @@ QUESTIONS: dict[str, Callable[..., Any]] = {
 }
 
 
-def tell(answer: dict[str, Any], answers: TextIO) -> None:
+def send(answer: dict[str, Any], answers: TextIO) -> None:
     """Writes an answer in lines below 1,024 bytes: srun interleaves longer lines of several nodes."""
     text = json.dumps(answer)
     pieces = [text[start : start + _PIECE] for start in range(0, len(text), _PIECE)]
@@ -133,7 +133,7 @@ def main() -> None:
     """Answers each request; the answer to one that raises is its error."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # all other output goes to stderr
-    tell({"node": node_name(), "question": "here", "answer": True}, answers)
+    send({"node": node_name(), "question": "here", "answer": True}, answers)
     for line in sys.stdin:
         asked = json.loads(line)
         answer: dict[str, Any] = {"node": node_name(), "question": asked["question"]}
@@ -141,7 +141,7 @@ def main() -> None:
             answer["answer"] = QUESTIONS[asked["question"]](**asked["given"])
         except Exception as error:  # reported as the answer
             answer["error"] = f"{type(error).__name__}: {(str(error).strip() or 'no reason given').splitlines()[0]}"
-        tell(answer, answers)
+        send(answer, answers)
 
 
 if __name__ == "__main__":

@@ -70,17 +70,17 @@ class Allocation:
         until = time.monotonic() + seconds
         while len(answers) + len(failed) < len(nodes):
             try:
-                told = self._answers.get(timeout=max(0.0, until - time.monotonic()))
+                reply = self._answers.get(timeout=max(0.0, until - time.monotonic()))
             except queue.Empty:
                 break
-            if told is None:  # srun has ended
+            if reply is None:  # srun has ended
                 self._answers.put(None)
                 break
-            if told["question"] == question:
-                if "error" in told:
-                    failed[told["node"]] = told["error"]
+            if reply["question"] == question:
+                if "error" in reply:
+                    failed[reply["node"]] = reply["error"]
                 else:
-                    answers[told["node"]] = told["answer"]
+                    answers[reply["node"]] = reply["answer"]
         return answers, failed
 
     def _listen(self) -> None:
@@ -278,11 +278,11 @@ def _all_reduce(given: Allocation, nodes: int, heard: Mapping[str, Any], places:
     limit = SECONDS_TO_REDUCE
     wanted = {"nodes": nodes, "endpoint": endpoint, "places": places, "limit": limit}
     answers, failed = given.ask("all_reduce", limit + 10, **wanted)
-    told = dict(next(iter(answers.values()), {"backend": "no backend", "interface": "none"}))
+    reply = dict(next(iter(answers.values()), {"backend": "no backend", "interface": "none"}))
     reasons = [reason for each in answers.values() for reason in each["failed"].split("; ") if reason]
     reasons += [f"{node}: {reason}" for node, reason in failed.items()]
-    told["failed"] = "; ".join(dict.fromkeys(reasons))
-    found = reduced(told)
+    reply["failed"] = "; ".join(dict.fromkeys(reasons))
+    found = reduced(reply)
     return found if reasons else Finding(found.check, "ok", f"{', '.join(sorted(answers))}: {found.seen}")
 
 

@@ -129,11 +129,11 @@ def conclude(run: RunFolder, job: str, names: list[str]) -> bool:
     """
     flight, status = folder_of(run), run.read_status()
     found = _found(flight, names)
-    told = {"seconds": time.time() - flight.read_status()["began"], "job": job, "nodes": list(names)}
-    told |= {"outliers": [asdict(each) for each in found], "figures": _figures(flight)}
-    write_json(run.path / "preflight.json", told)
-    _say(f"preflight of {', '.join(names)} in {told['seconds']:.0f} s: {_words(found)}")
-    for node in told["figures"]:
+    report = {"seconds": time.time() - flight.read_status()["began"], "job": job, "nodes": list(names)}
+    report |= {"outliers": [asdict(each) for each in found], "figures": _figures(flight)}
+    write_json(run.path / "preflight.json", report)
+    _say(f"preflight of {', '.join(names)} in {report['seconds']:.0f} s: {_words(found)}")
+    for node in report["figures"]:
         for note in node["notes"]:
             _say(f"preflight: {node['name']}: {note}")
     if not found:

@@ -107,10 +107,10 @@ def diagnosis(text: str) -> Iterator[Trouble]:
     """
     start = text.find("{")
     try:
-        told: Any = json.loads(text[start : text.rfind("}") + 1]) if start >= 0 else {}
+        gathered: Any = json.loads(text[start : text.rfind("}") + 1]) if start >= 0 else {}
     except ValueError:
         return
-    of = told.get("DCGM Diagnostic") or told.get("DCGM GPU Diagnostic") or {}
+    of = gathered.get("DCGM Diagnostic") or gathered.get("DCGM GPU Diagnostic") or {}
     for category in of.get("test_categories") or []:
         for test in filter(None, category.get("tests") or []):
             for result in test.get("results") or []:
@@ -195,9 +195,9 @@ def work(run: RunFolder, attempt: int, world: World) -> None:
     if world.local_size > 1:
         rates["all-reduce in the node"] = reduce_in(nodes, world)
     mine["pairs"] = reduce_in_pairs(nodes, world)
-    told = [json.loads(text) for text in texts_of_all(json.dumps(mine), world)]
+    gathered = [json.loads(text) for text in texts_of_all(json.dumps(mine), world)]
     if world.is_first:
-        figures = [node_of([told[rank] for rank in ranks], world.device.type != "cpu") for ranks in nodes]
+        figures = [node_of([gathered[rank] for rank in ranks], world.device.type != "cpu") for ranks in nodes]
         names = [figure.name for figure in figures]
         figures = [asdict(each) | {"pairs": {names[int(i)]: v for i, v in each.pairs.items()}} for each in figures]
         write_json(run.path / "figures.json", figures)

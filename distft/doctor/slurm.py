@@ -53,19 +53,19 @@ def check_controller() -> Iterator[Finding]:
 
 def check_partitions(launcher: Mapping[str, Any]) -> Iterator[Finding]:
     """Lists the partitions, and checks that the chosen one exists, is up and large enough."""
-    told: dict[str, list[str]] = defaultdict(list)
+    partitions: dict[str, list[str]] = defaultdict(list)
     down: dict[str, bool] = {}
     size: dict[str, int] = defaultdict(int)
     for line in ask("sinfo", "-h", "-o", "%P|%a|%D|%T|%l|%G").splitlines():
         name, available, nodes, state, limit, resources = line.split("|")
         there = "" if resources == "(null)" else f" with {resources}"
-        told[name].append(f"{nodes} {state}{there}, limit {limit}")
+        partitions[name].append(f"{nodes} {state}{there}, limit {limit}")
         down[name] = available != "up"
         size[name] += int(nodes)
-    default = next((name.rstrip("*") for name in told if name.endswith("*")), None)
-    known = {name.rstrip("*"): name for name in told}
+    default = next((name.rstrip("*") for name in partitions if name.endswith("*")), None)
+    known = {name.rstrip("*"): name for name in partitions}
     chosen = launcher.get("partition") or default
-    for name, lines in told.items():
+    for name, lines in partitions.items():
         seen = f"{name}: {'; '.join(lines)}{' (not up)' * down[name]}"
         usable = any(word in seen for word in ("idle", "mixed", "allocated", "completing"))
         if name.rstrip("*") == chosen and (down[name] or not usable):

@@ -215,7 +215,7 @@ def own_state() -> JobState | None:
 
 
 def is_near_limit(run: RunFolder, left: int | None) -> bool:
-    """Tells a warning of the time limit from one of a preemption."""
+    """Returns whether a warning is of the time limit, not of a preemption."""
     warned = read_config(run).launcher.warning_seconds
     return left is not None and left <= warned + _SECONDS_OF_SLACK
 

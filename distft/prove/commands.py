@@ -65,7 +65,7 @@ def of_micro(place: Place, answer: dict[str, Any]) -> Iterator[Line]:
 
 
 def answers_of(child: Child) -> Iterator[dict[str, Any]]:
-    """Yields what a program has printed as JSON, beside what libraries print."""
+    """Yields what a program has printed as JSON, among the output of libraries."""
     for line in child.log.read_text(errors="replace").splitlines():
         if line.startswith("{"):
             try:

@@ -47,9 +47,9 @@ class RandomRows:
         data = {"train": str(file), "eval": 0.1 if self.held_out else None}
         values = {**values, "data": values["data"] | data}
         key = data_key(values)
-        with build_once(data_dir(values, key), MANIFEST) as beside:
-            if beside is not None:
-                self._fill(beside, key)
+        with build_once(data_dir(values, key), MANIFEST) as partial:
+            if partial is not None:
+                self._fill(partial, key)
         return data
 
     def _fill(self, folder: Path, key: str) -> None:

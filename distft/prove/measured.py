@@ -105,7 +105,7 @@ def read_trace(events: Iterable[Event], longest: int = 12) -> Found:
 
 
 def waits(name: str) -> bool:
-    """Tells whether a call of the runtime keeps the host until the device is there."""
+    """Returns whether a call of the runtime keeps the host until the device is there."""
     return _WAITS in name or name in _BLOCKING_COPY
 
 
@@ -163,10 +163,10 @@ def work(run: RunFolder, attempt: int, world: World) -> None:
     ready = time.monotonic() - began
     heartbeat.enter("evaluation")
     mine = {"ready_seconds": ready, **steps(engine, feed, config, world, held_before, run.path)}
-    told = [json.loads(text) for text in texts_of_all(json.dumps(mine), world)]
+    gathered = [json.loads(text) for text in texts_of_all(json.dumps(mine), world)]
     if world.is_first:
         dtype = compute_dtype(config["train"]["precision"], world.device)
-        together = {key: max(each[key] for each in told) for key in ("peak_gib", "reserved_gib", "held_bytes")}
+        together = {key: max(each[key] for each in gathered) for key in ("peak_gib", "reserved_gib", "held_bytes")}
         forwards = 3.0 if plan.adapters is None else 2.0  # without gradients of frozen weights
         timed = range(WARM + 1, feed.steps - TRACED + 1)
         totals = {
@@ -178,7 +178,7 @@ def work(run: RunFolder, attempt: int, world: World) -> None:
         peak = peak_of(world.device, dtype) if world.device.type != "cpu" else None
         about = {"peak_flops": peak and peak.flops, "peak_source": peak and peak.source}
         effective = {**engine.effective(), "attention": attention.in_force}
-        write_json(run.path / MEASURED, {**told[0], **together, **totals, **about, "effective": effective})
+        write_json(run.path / MEASURED, {**gathered[0], **together, **totals, **about, "effective": effective})
         run.write_status(state="completed")
 
 

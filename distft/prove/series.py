@@ -88,7 +88,7 @@ class Series:
             self._begin()
 
     def _freeze(self, case: Case, world: int | None) -> bool:
-        """Tells whether the case's run could be frozen; one that is refused has failed."""
+        """Returns whether the case's run could be frozen; one that is refused has failed."""
         batch = batch_of(self.place, world, packed=PACKED[0] in case.overrides)
         given = (*COMMON, *batch, *case.overrides, f"train.precision={case.precision}")
         try:
@@ -115,7 +115,7 @@ class Series:
 
     @property
     def has_ended(self) -> bool:
-        """Looks after the series: tells whether all is done, and starts it again where a case has ended it."""
+        """Watches the series: returns whether all is done, and starts it again where a case has ended it."""
         if self.child is None:
             return True
         written = list(jobs.results_of(self.run))

@@ -85,7 +85,7 @@ WORDS = tuple(dict.fromkeys(speed.word for speed in SPEEDS))
 
 
 def of_word(place: Place, word: str) -> list[Speed]:
-    """Returns the runs of a word; on a CPU the first alone, since small shapes tell nothing of the others."""
+    """Returns the runs of a word; on a CPU the first alone, since small shapes say nothing about the others."""
     found = [speed for speed in SPEEDS if speed.word == word]
     return found if place.machine.has_accelerator else found[:1]
 
@@ -95,7 +95,7 @@ def lines_of(place: Place, words: Sequence[str]) -> list[str]:
 
 
 def label(speed: Speed) -> str:
-    """Returns what the checks of a run are called beside the others of its word."""
+    """Returns what the checks of a run are called among the others of its word."""
     return "" if speed.name == speed.word else f"{speed.name.removeprefix(f'{speed.word}_')}."
 
 

@@ -75,7 +75,7 @@ def train_one(run: RunFolder, world: World) -> dict[str, Any]:
 
 @torch.no_grad()
 def isolate(run: RunFolder, world: World) -> dict[str, Any]:
-    """Returns how far the logits of packed documents are from those of each alone, and from those beside other tokens.
+    """Returns how far the logits of packed documents are from those of each alone, and of other neighbours.
 
     The second has the same shapes, so not a bit may change in the documents whose neighbours changed.
     """

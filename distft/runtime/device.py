@@ -51,12 +51,12 @@ def memory_of(device: torch.device) -> dict[str, Any]:
     On an accelerator also the memory reserved by the allocator, which is what runs out, and the allocator's retries:
     each one frees the cache and waits for the device, so a growing number means that memory is short.
     """
-    told: dict[str, Any] = {"peak_memory_gib": peak_gib(device)}
+    figures: dict[str, Any] = {"peak_memory_gib": peak_gib(device)}
     if device.type != "cpu":
         statistics = torch.accelerator.memory_stats(device)
-        told["reserved_memory_gib"] = torch.accelerator.max_memory_reserved(device) / 2**30
-        told["allocator_retries"] = int(statistics.get("num_alloc_retries", 0))
-    return told
+        figures["reserved_memory_gib"] = torch.accelerator.max_memory_reserved(device) / 2**30
+        figures["allocator_retries"] = int(statistics.get("num_alloc_retries", 0))
+    return figures
 
 
 @contextmanager

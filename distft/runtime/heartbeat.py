@@ -123,7 +123,7 @@ class Heart:
         work = sys.modules["torch.distributed"].Work
         wait = work.wait
 
-        def told(*arguments: Any, **named: Any) -> Any:
+        def recorded(*arguments: Any, **named: Any) -> Any:
             before = self.phase
             if before not in WORK or threading.get_ident() != self._thread:
                 return wait(*arguments, **named)
@@ -133,7 +133,7 @@ class Heart:
             finally:
                 self.enter(before)
 
-        work.wait = told
+        work.wait = recorded
         try:
             yield
         finally:
@@ -163,8 +163,8 @@ class Heart:
             thread.join()
 
     def _write(self) -> None:
-        told = (os.getpid(), self._step, self._phase, self._beats, self._collectives, _MARK)
-        _FORM.pack_into(self._map, 0, *told, self._step_seconds, *self._seconds)
+        recorded = (os.getpid(), self._step, self._phase, self._beats, self._collectives, _MARK)
+        _FORM.pack_into(self._map, 0, *recorded, self._step_seconds, *self._seconds)
 
 
 _heart: list[Heart] = []  # one per process, like signal handlers; empty without a watchdog

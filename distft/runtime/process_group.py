@@ -127,9 +127,9 @@ def from_first(text: str, world: World) -> str:
 
 def flags_of_first(flags: Sequence[bool], world: World) -> list[bool]:
     """Returns rank 0's `flags` on every process."""
-    told = torch.tensor(list(map(float, flags)), device=world.device)
-    dist.broadcast(told, 0)
-    return [flag > 0 for flag in told.tolist()]
+    decided = torch.tensor(list(map(float, flags)), device=world.device)
+    dist.broadcast(decided, 0)
+    return [flag > 0 for flag in decided.tolist()]
 
 
 def texts_of_all(text: str, world: World) -> list[str]:

@@ -71,7 +71,7 @@ class RunLog:
         self.report.others["best"] = self.saver.best and asdict(self.saver.best)
         if row["split"] == "warning":
             self.report.others["warning"] = row["text"]
-        self.report.tell(row["step"])
+        self.report.write(row["step"])
 
 
 @dataclass(frozen=True)

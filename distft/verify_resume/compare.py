@@ -30,7 +30,7 @@ def last_checkpoint(run: RunFolder) -> Checkpoint:
 def compare_tensors(
     kind: str, straight: list[Checkpoint], resumed: Checkpoint, limit: Limit, *, same_layout: bool
 ) -> Finding:
-    """Holds weights or moments against the nearest straight run; another layout rounds otherwise and is only told."""
+    """Holds weights or moments against the nearest straight run; another layout is only reported."""
     keys = _keys(straight[0], kind)
     numbers = sum(prod(straight[0].shapes[key]) for key in keys)
     compared = f"{numbers:,} in {len(keys)} tensors of step {straight[0].step}"
@@ -42,7 +42,7 @@ def compare_tensors(
         return Finding(kind, compared, f"{nearest.relative:.1e} apart, not judged on another layout", True)
     floor = measure(straight[0], straight[-1], kind).relative
     if limit.floor and nearest.relative <= FACTOR * floor:
-        return Finding(kind, compared, limit.told(nearest.relative, floor), True)
+        return Finding(kind, compared, limit.describe(nearest.relative, floor), True)
     allowed = f", {FACTOR * floor:.1e} allowed" if limit.floor else ""
     return Finding(kind, compared, f"{found[0].first}; all: {nearest.relative:.1e} apart{allowed}", False)
 

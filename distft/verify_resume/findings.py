@@ -57,7 +57,7 @@ class Limit:
     def at(self, step: int) -> float:
         return max([self.tolerance, *(FACTOR * value for there, value in self.floor.items() if there <= step + AHEAD)])
 
-    def told(self, distance: float, floor: float) -> str:
+    def describe(self, distance: float, floor: float) -> str:
         """Returns the verdict for numbers that are at most `distance` apart, and it is allowed."""
         if self.floor:
             return f"within noise {distance:.1e} (floor {floor:.1e})"
@@ -80,7 +80,7 @@ def noise_floor(straight: RunFolder, again: RunFolder) -> Series:
 
 
 def compare_series(what: str, straight: list[RunFolder], resumed: RunFolder, limit: Limit) -> Finding:
-    """Holds each step's number against the nearest of the straight runs; the first of them is the one told of."""
+    """Holds each step's number against the nearest of the straight runs; the first of them is reported."""
     wanted, found = [read_series(run, what) for run in straight], read_series(resumed, what)
     steps = sorted(wanted[0])
     compared = f"{len(steps)}, of steps {steps[0]} to {steps[-1]}" if steps else "none in this run"
@@ -95,7 +95,7 @@ def compare_series(what: str, straight: list[RunFolder], resumed: RunFolder, lim
             return Finding(what, compared, verdict, False)
     if all(relative(found[step], wanted[0][step]) == 0 for step in steps):
         return Finding(what, compared, EQUAL, True)
-    return Finding(what, compared, limit.told(max(apart.values()), max(limit.floor.values(), default=0.0)), True)
+    return Finding(what, compared, limit.describe(max(apart.values()), max(limit.floor.values(), default=0.0)), True)
 
 
 def compare_rows(straight: RunFolder, resumed: RunFolder, *, same_layout: bool) -> Finding:

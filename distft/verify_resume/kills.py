@@ -145,11 +145,11 @@ def _parsed(key: str, text: str) -> Any:
         unknown = [each for each in many if each not in MOMENTS]
         if unknown:
             meant = did_you_mean(nearest(str(unknown[0]), MOMENTS))
-            raise ConfigError([f"kills={text}: is no number of kills, and no list of {', '.join(MOMENTS)}.{meant}"])
+            raise ConfigError([f"kills={text}: is not a number of kills or a list of {', '.join(MOMENTS)}.{meant}"])
     elif key == "at" and not all(isinstance(each, int) and each > 0 for each in many):
-        raise ConfigError([f"at={text}: is no list of steps. Try: at=[2,4]"])
+        raise ConfigError([f"at={text}: is not a list of steps. Try: at=[2,4]"])
     elif key == "then" and not all(isinstance(each, str) for each in many):
-        raise ConfigError([f"then={text}: is no list of overrides. Try: then=[strategy=zero2]"])
+        raise ConfigError([f"then={text}: is not a list of overrides. Try: then=[strategy=zero2]"])
     return many
 
 

@@ -1,4 +1,4 @@
-"""One rank of a replay: the steps up to the one that is asked for, and what that one computes."""
+"""One rank of a replay: the steps up to the requested one, and what that one computes."""
 
 import json
 import math
@@ -66,14 +66,14 @@ def look(engine: Engine, feed: Feed, config: Values, step: int, world: World) ->
     found = []
     for i, ranks in enumerate(dealt):
         loss = _loss(engine, feed, ranks[world.rank], seed_for(seed, i, world.rank), world)
-        told = {"rank": world.rank, "micro_batch": i, "loss": repr(loss), "is_finite": math.isfinite(loss), "rows": []}
+        entry = {"rank": world.rank, "micro_batch": i, "loss": repr(loss), "is_finite": math.isfinite(loss), "rows": []}
         spoilt = [text for text in texts_of_all("" if math.isfinite(loss) else "odd", world) if text]
         for k in range(max(map(len, ranks)) if spoilt else 0):
             alone = ranks[world.rank][k : k + 1]
             own = _loss(engine, feed, alone, seed_for(seed, i, world.rank), world)
             for index in alone.tolist() if not math.isfinite(own) else ():
-                told["rows"].append({"row": index, "id": feed.rows.ids[index], "loss": repr(own)})
-        found.append(told)
+                entry["rows"].append({"row": index, "id": feed.rows.ids[index], "loss": repr(own)})
+        found.append(entry)
     return found
 
 

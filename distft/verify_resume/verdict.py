@@ -15,7 +15,7 @@ ANOTHER_LAYOUT = Limit(tolerance=2e-6)  # sums are added in another order
 def prove(first: Recipe, later: Recipe, kills: Sequence[Kill], out: Path, console: Console) -> bool:
     """Prints the table, and returns whether all of it holds.
 
-    A resumed run that is bit-equal needs no second straight one: no noise has to be told from a fault.
+    A resumed run that is bit-equal needs no second straight one: there is no noise to distinguish from a fault.
     """
     same_layout = first == later
     console.print(f"{out}: {first.plan.steps} steps on {_processes(first)}, uninterrupted")
@@ -27,17 +27,17 @@ def prove(first: Recipe, later: Recipe, kills: Sequence[Kill], out: Path, consol
 
     limit = Limit() if same_layout else ANOTHER_LAYOUT
     findings = compare([straight], resumed, limit, same_layout=same_layout)
-    told = "Resumed and uninterrupted"
+    sentence = "Resumed and uninterrupted"
     if not all(finding.holds for finding in findings):
         console.print("they differ: uninterrupted once more, to know what differs without any kill")
         again = run_straight(first, out / "again")
         if all(finding.equal for finding in compare([straight], again, Limit(), same_layout=True)):
-            told += "; two uninterrupted runs are bit-equal, so resuming changes the run"
+            sentence += "; two uninterrupted runs are bit-equal, so resuming changes the run"
         else:
             limit = Limit(limit.tolerance, noise_floor(straight, again))
             findings = compare([straight, again], resumed, limit, same_layout=same_layout)
-            told += f"; two uninterrupted runs differ by {noise(limit)}, the resumed one may {FACTOR} times as much"
-    show(findings, told, console)
+            sentence += f"; two uninterrupted runs differ by {noise(limit)}, the resumed one may {FACTOR} times as much"
+    show(findings, sentence, console)
     return all(finding.holds for finding in findings)
 
 

@@ -1,6 +1,6 @@
 """One rank's training under watch: what it reads is written down, and where its turn comes it kills itself.
 
-The training code knows nothing of it: the arguments of its loop are wrapped, and Python's audit events tell which
+The training code knows nothing of it: the arguments of its loop are wrapped, and Python's audit events show which
 files a save touches.
 """
 

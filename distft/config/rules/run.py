@@ -6,7 +6,7 @@ from distft.config.key import covers, leaves
 from distft.config.nearest import did_you_mean, nearest_key
 from distft.config.rules.contract import Facts, rule
 
-MOST_BYTES = 200  # of a name; a file system takes 255, and a file beside it gets some more
+MOST_BYTES = 200  # of a name; a file system takes 255, and a file next to it gets some more
 _HAS_ADAPTERS = {
     "distft.models.adapters.Full": False,
     "distft.models.adapters.Lora": True,
