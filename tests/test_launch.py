@@ -143,7 +143,7 @@ def test_ctrl_c_saves_and_the_same_command_continues(done, folder):
     process = start(folder, "cut", "train.max_steps=400")
     wait_for_rows(run)
     code, _, told = end(start(folder, "cut", "train.max_steps=400"))
-    assert code == 2 and "another launch is busy" in told
+    assert code == 2 and "another launch uses" in told
     process.send_signal(signal.SIGINT)
     code, _, told = end(process)
     assert code == 75 and "saved and stopped" in told

@@ -142,7 +142,7 @@ def test_another_program_on_the_port_is_told(machines: tuple[Machine, Machine], 
         place = f"127.0.0.1:{silent.getsockname()[1]}"
         command = [sys.executable, "-m", "tests.support.drive_together", str(run.path), "2", place]
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    assert done.returncode == 2 and "another program has that port" in done.stderr, done.stderr
+    assert done.returncode == 2 and "another program uses that port" in done.stderr, done.stderr
 
 
 @pytest.mark.parametrize("text", ["node1", "node1:", ":29500", "node1:x", "node1:70000", ""])

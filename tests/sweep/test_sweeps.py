@@ -223,8 +223,8 @@ def test_jobs_with_the_same_bad_rows_are_reported_once(folder, capfd):
 
 
 def test_a_run_and_a_sweep_do_not_share_a_folder(grid, folder):
-    for name, what in (("grid", "a sweep"), (f"grid/{BAD}", "a run")):
+    for name, what in (("grid", "holds a sweep"), (f"grid/{BAD}", "is a run folder")):
         run = RunFolder(folder / "runs" / name)
         one = [*settings(folder), f"runs_dir={run.path.parent}", f"name='{run.path.name}'"]
-        with pytest.raises(ConfigError, match=f"holds {what}"):
-            check_config(run, compose(one)) if what == "a sweep" else multirun([*one, "seed=0,1"])
+        with pytest.raises(ConfigError, match=what):
+            check_config(run, compose(one)) if name == "grid" else multirun([*one, "seed=0,1"])
