@@ -23,6 +23,10 @@ EXIT_WRONG_CONFIG = 2
 EXIT_PREEMPTED = 75
 EXIT_AGAIN = 76  # of `launch.job end`, for the job script: restart the ranks
 EXIT_HANG = 124  # as the `timeout` program has it
+RENAMED_TARGETS = {  # prefix of a `_target_` that an older version froze -> this version's
+    "distft.strategies.fully_sharded.": "distft.strategies.fsdp.",
+    "distft.models.tuning.": "distft.models.adapters.",
+}
 
 
 @dataclass(frozen=True)
@@ -139,10 +143,7 @@ class RunFolder:
 
     def read_config(self) -> dict[str, Any]:
         """Returns the frozen config: plain dicts, every interpolation resolved."""
-        values = yaml.safe_load(self.config.read_text())
-        if isinstance(values, dict) and isinstance(enabled := values.get("export"), bool):  # of an older version
-            values["export"] = {"enabled": enabled}
-        return values
+        return with_current_names(yaml.safe_load(self.config.read_text()))
 
     def read_plan(self) -> Plan:
         """Returns the frozen plan; unknown keys, of a newer version, are ignored."""
@@ -200,6 +201,27 @@ class RunFolder:
                 row = read_row(line)
                 if split is None or row["split"] == split:
                     yield row
+
+
+def with_current_names(values: Any) -> Any:
+    """Returns the values of a config.yaml that an older version may have frozen, with this version's names."""
+    if not isinstance(values, dict):
+        return values
+    tree = dict(values)
+    if isinstance(enabled := tree.get("export"), bool):
+        tree["export"] = {"enabled": enabled}
+    for group, section in values.items():
+        if isinstance(section, dict) and isinstance(target := section.get("_target_"), str):
+            tree[group] = {**section, "_target_": current_target(target)}
+    return tree
+
+
+def current_target(target: str) -> str:
+    """Returns this version's name of the code that a frozen `_target_` names."""
+    for old, new in RENAMED_TARGETS.items():
+        if target.startswith(old):
+            return new + target.removeprefix(old)
+    return target
 
 
 def state_in_words(status: Mapping[str, Any]) -> str:

@@ -14,14 +14,9 @@ from pydantic import ValidationError
 from distft.config.key import Group, at, covers, leaves, shown
 from distft.config.precedence import WINS
 from distft.config.schema import Config, Origin
-from distft.run import RunFolder
+from distft.run import RunFolder, with_current_names
 
 _SAID = "# said:"
-# What older versions called the code that a frozen `_target_` names -> where it is now.
-RENAMED_TARGETS = {
-    "distft.strategies.fully_sharded.": "distft.strategies.fsdp.",
-    "distft.models.tuning.": "distft.models.adapters.",
-}
 
 
 def frozen_text(config: Config) -> str:
@@ -62,23 +57,10 @@ def parse_config(text: str) -> Config:
         raise ValueError("is not a mapping of keys")
     origin = Origin(chosen_words(text), keys_said(text) or frozenset())
     try:
-        return Config.of(_known_alone(_renamed(values), Config), origin)
+        return Config.of(_known_alone(with_current_names(values), Config), origin)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         raise ValueError(f"{'.'.join(map(str, first['loc']))}={shown(first['input'])}: {first['msg']}") from error
-
-
-def _renamed(values: dict[str, Any]) -> dict[str, Any]:
-    """Returns the values of an older version with this version's names."""
-    tree = dict(values)
-    if isinstance(enabled := tree.get("export"), bool):
-        tree["export"] = {"enabled": enabled}
-    for group, section in values.items():
-        target = section.get("_target_") if isinstance(section, Mapping) else None
-        moved = next((old for old in RENAMED_TARGETS if str(target).startswith(old)), None)
-        if moved:
-            tree[group] = {**section, "_target_": RENAMED_TARGETS[moved] + str(target).removeprefix(moved)}
-    return tree
 
 
 def _known_alone(values: Mapping[str, Any], section: type[Group]) -> dict[str, Any]:

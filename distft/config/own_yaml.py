@@ -22,6 +22,7 @@ from distft.config.overrides import CONFIG, Override, is_key, long_form
 from distft.config.parts import TARGET_GROUPS
 from distft.config.schema import BY_PATH
 from distft.paths import absolute
+from distft.run import current_target
 
 PROFILE = "launcher.profile"
 _IS_FROZEN = {"model", "data", "strategy", "optimizer", "schedule", "loss", "launcher"}  # words of its first line
@@ -66,15 +67,15 @@ def read_own(key: str, typed: str, groups: Iterable[str]) -> OwnFile:
     key: config, or experiment. groups: the names of the config groups, whose value may be a word.
     """
     groups = set(groups)
-    _, text = _read(key, typed)
+    _, content = _read(key, typed)
     name, errors = typed, list[str]()
-    words = chosen_words(text)
+    words = chosen_words(content)
     is_frozen = words.keys() >= _IS_FROZEN
-    found = OwnFile(name, is_frozen=is_frozen, said=keys_said(text))
+    found = OwnFile(name, is_frozen=is_frozen, said=keys_said(content))
     for group, word in words.items() if is_frozen else ():
         found.choices.append(_override(f"{name}:1", group, word, word))
     seen: dict[str, int] = {}
-    for path, node, line in _entries(_Document(key, name, text), groups, errors):
+    for path, node, line in _entries(_Document(key, name, content), groups, errors):
         at, value = f"{name}:{line}", node.construct()
         errors += _twice(at, path, line, seen)
         if path == CONFIG:
@@ -85,7 +86,10 @@ def read_own(key: str, typed: str, groups: Iterable[str]) -> OwnFile:
         elif path in groups:
             errors.append(f"{at}: {path} is empty. Try: {path}: WORD, or keys below it")
         else:
-            found.settings.append(long_form(_override(at, path, value, node.text)))
+            text = node.text
+            if is_frozen and path.endswith("._target_") and isinstance(value, str):
+                value = text = current_target(value)
+            found.settings.append(long_form(_override(at, path, value, text)))
     if errors:
         raise ConfigError(errors)
     if not seen:

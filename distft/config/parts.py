@@ -162,25 +162,8 @@ class Sweep(Part):
     seed: Index = Field(default=0, description="with -m: decides the points of a search")
 
 
-class Wandb(Part):
-    """Weights & Biases."""
-
-    project: str = Field(default="distft", description="project of Weights & Biases")
-    entity: str | None = Field(default=None, description="user or team of Weights & Biases; null: your default")
-    mode: Literal["online", "offline"] = Field(default="online", description="offline: sync later with `wandb sync`")
-
-
-class Prometheus(Part):
-    """Metrics for node_exporter's textfile collector."""
-
-    folder: str | None = Field(
-        default=None, description="of node_exporter's --collector.textfile.directory; null: the run folder"
-    )
-    every_seconds: NotNegative = Field(default=10, description="seconds between two writes")
-
-
 class Tracker(Part):
-    """Where metrics go next to metrics.jsonl: no tracker, one, or several, each under its own name."""
+    """Where metrics go in addition to metrics.jsonl; its keywords are those of the chosen `_target_`."""
 
 
 TARGET_GROUPS = ("strategy", "optimizer", "schedule", "loss", "tuning", "tracker", "launcher", "sweep")

@@ -46,6 +46,24 @@ def test_a_config_of_an_older_version_is_read_as_this_ones(right: list[str], tmp
     read = read_config(run)
     assert read.values == config.changed({"export.enabled": False}).values
     assert read.choices == {"strategy": "fsdp", "tuning": "lora"} and read.given == frozenset()
+    plain = run.read_config()
+    assert plain["strategy"]["_target_"] == config.values["strategy"]["_target_"]
+    assert plain["tuning"]["_target_"] == config.values["tuning"]["_target_"]
+    assert plain["export"] == {"enabled": False}
+
+
+def test_the_config_of_an_older_run_begins_a_new_run(right: list[str], tmp_path: Path):
+    config, file = compose([*right, "strategy=fsdp"]), tmp_path / "config.yaml"
+    moved = {
+        "distft.strategies.fsdp.": "distft.strategies.fully_sharded.",
+        "distft.models.adapters.": "distft.models.tuning.",
+    }
+    text = frozen_text(config)
+    for new, old in moved.items():
+        assert new in text
+        text = text.replace(new, old)
+    file.write_text(text)
+    assert compose([f"config={file}"]).values == config.values
 
 
 def test_a_frozen_value_that_fits_no_key_is_named(right: list[str], tmp_path: Path):
