@@ -108,10 +108,10 @@ SHOWN: dict[str, str] = {
     "train.deterministic": "tests/verify_resume/test_command.py::"
     "test_the_command_kills_resumes_and_shows_that_nothing_changed",
     **_lines(f"{HERE}test_a_finished_run_is_exported_as_asked", "export.at export.dtype export.format"),
-    "export.enabled": "tests/test_launch.py::test_without_waiting_the_run_ends_on_its_own",
+    "export.enabled": "tests/launch/test_launch.py::test_without_waiting_the_run_ends_on_its_own",
     "launcher.rendezvous": "tests/launchers/test_together.py::test_the_same_command_on_two_machines_is_one_run",
     "launcher.profile": "tests/config/test_own_yaml.py::test_every_kind_of_value_arrives_as_it_was_written",
-    "launcher.max_timeouts": "tests/test_job.py::test_time_limits_are_counted_and_preemptions_are_not",
+    "launcher.max_timeouts": "tests/launch/test_job.py::test_time_limits_are_counted_and_preemptions_are_not",
     "launcher.preflight": "tests/slurm/test_preflight.py::test_a_job_without_preflight_measures_nothing",
     "sweep.only_failed": "tests/sweep/test_sweeps.py::test_only_failed_runs_the_failed_one_and_no_other",
     "sweep.fail_fast": "tests/sweep/test_sweeps.py::test_fail_fast_stops_the_other_jobs",
@@ -119,7 +119,7 @@ SHOWN: dict[str, str] = {
 }
 NOT_SHOWN: dict[str, str] = {
     "model.task": "one word as yet",
-    "model.kernels": "refused without an accelerator; what it does to layers: tests/models/test_kernels.py",
+    "model.kernels": "refused without an accelerator; what it does to layers: tests/models/test_build.py",
     "checkpoint.on_failure": "a disk that fails in a run: tests/test_full_disk_run.py, of make soak; the save alone: "
     "tests/checkpoint/test_lagging.py",
     "optimizer.decoupled_weight_decay": "of torch.optim.RAdam, held to its live defaults: tests/optim/test_groups.py",

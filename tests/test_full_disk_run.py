@@ -8,9 +8,9 @@ import pytest
 
 from distft.checkpoint.retention import latest
 from distft.run import RunFolder
+from tests.launch.test_launch import end, start
 from tests.support.rows import write_sums
 from tests.support.small_disk import fill, small_disk
-from tests.test_launch import end, start
 
 pytestmark = pytest.mark.soak
 

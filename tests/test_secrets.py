@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from distft.runtime.environment import has_secret, redact
-from tests.test_restarts import launch
+from tests.launch.test_restarts import launch
 
 RANDOM = random.Random(0)
 

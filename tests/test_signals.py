@@ -17,10 +17,10 @@ import pytest
 from distft.config import compose
 from distft.launch.stages import freeze, prepare_and_plan
 from distft.run import RunFolder
+from tests.launch.test_launch import end, start
 from tests.support.fake_run import assert_none_left, processes_of, rank_process, wait_for_rows
 from tests.support.ranks import run_ranks
 from tests.support.rows import write_sums
-from tests.test_launch import end, start
 
 pytestmark = pytest.mark.slow
 STEPS = 24

@@ -3,7 +3,7 @@
 Trap: a node that is slow at times is fast in a short sample, and one that shares its cores is slow in any single
 sample. So a rate is the best of a few samples, each long enough to include periodic slowdowns.
 
-The parsers are tested on recorded outputs (tests/preflight/recorded, each with its source). A tool that is missing,
+The parsers are tested on recorded outputs (tests/doctor/recorded, each with its source). A tool that is missing,
 forbidden or slow yields nothing; a field that a GPU does not have reads N/A.
 """
 

@@ -1,14 +1,20 @@
-"""Which checkpoints a run may go on from, by checkpoint.resume."""
+"""Which checkpoints a run may go on from, by checkpoint.resume.
+
+A window of rows is skipped by what the newest checkpoint says of where to read on.
+A run whose settings changed reads on where the last step ended, or new data from its beginning.
+"""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from distft.checkpoint.choose import candidates, choose, choose_for_export
-from distft.checkpoint.format import step_dir, write_index, write_manifest
-from distft.checkpoint.retention import point
+from distft.checkpoint.choose import candidates, choose, choose_for_export, skip_rows
+from distft.checkpoint.format import read_manifest, step_dir, write_index, write_manifest
+from distft.checkpoint.retention import latest, point
+from distft.data.order import Base, base_of
 from distft.run import RunFolder
 
 
@@ -83,3 +89,78 @@ def test_an_export_says_which_checkpoint_it_is_of_and_why(
     folder, said = choose_for_export(run, at)
     assert folder == step_dir(run.checkpoints, step)
     assert said.startswith(f"step {step}: the ") and why in said
+
+
+READS = {"data": "d", "shards": None, "seed": 0, "batch_rows": 4, "batch_tokens": None}
+
+
+def save(checkpoints: Path, step: int, row: int, resume: str = "auto") -> None:
+    step_dir(checkpoints, step).mkdir(parents=True)
+    body = {"step": step, "next_row": row, "reads": READS, "base_step": 0, "base_row": 0, "resume": resume}
+    write_manifest(step_dir(checkpoints, step), body)
+    write_index(checkpoints, {*(2, 4)} & set(range(step + 1)))
+
+
+def test_without_a_checkpoint_there_is_nothing_to_go_back_to(tmp_path: Path):
+    assert latest(tmp_path) is None and skip_rows(tmp_path, "auto", 3, 12) is None
+
+
+def test_a_resume_from_the_newest_continues_after_the_window(tmp_path: Path):
+    save(tmp_path, 2, 8)
+    save(tmp_path, 4, 16)
+    assert base_of(read_manifest(step_dir(tmp_path, 4)), READS) == Base(0, 0)
+    skip_rows(tmp_path, "auto", 6, 24)
+    manifest = read_manifest(step_dir(tmp_path, 4))
+    assert base_of(manifest, READS) == Base(4, 24)
+    assert manifest["skipped"] == [{"after_step": 4, "to_step": 6, "rows": [16, 24]}]
+    assert base_of(read_manifest(step_dir(tmp_path, 2)), READS) == Base(0, 0), "older ones are what they were"
+    skip_rows(tmp_path, "auto", 5, 28)
+    assert [each["rows"] for each in read_manifest(step_dir(tmp_path, 4))["skipped"]] == [[16, 24], [24, 28]]
+
+
+def test_a_rewritten_manifest_survives_a_power_loss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    save(tmp_path, 2, 8)
+    synced: list[str] = []
+    fsync = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda file: synced.append(os.readlink(f"/proc/self/fd/{file}")) or fsync(file))
+    skip_rows(tmp_path, "auto", 3, 12)
+    folder = step_dir(tmp_path, 2)
+    assert [Path(each).name for each in synced] == [".manifest.json.new", folder.name], "its bytes, then its name"
+    assert read_manifest(folder)["next_row"] == 12
+
+
+def test_a_restarted_run_ignores_its_abandoned_history(tmp_path: Path):
+    save(tmp_path, 4, 16)
+    assert skip_rows(tmp_path, "never", 2, 8) is None and skip_rows(tmp_path, "/elsewhere/step-00000009", 2, 8) is None
+    save(tmp_path, 2, 8, resume="never")
+    write_index(tmp_path, {2, 4})
+    found = skip_rows(tmp_path, "never", 3, 12)
+    assert found and found["step"] == 2
+
+
+def test_rows_are_read_on_in_the_order_that_the_checkpoint_was_made_in(tmp_path: Path):
+    save(tmp_path, 2, 8)
+    manifest = read_manifest(step_dir(tmp_path, 2))
+    assert base_of(manifest, READS | {"order": 1}) == Base(0, 0), "what an older version has frozen"
+    assert base_of(manifest, READS | {"order": 2}) == Base(2, 0), "another order is read from its beginning"
+
+
+MANIFEST: dict[str, Any] = {"step": 20, "base_step": 5, "base_row": 10, "next_row": 70, "reads": READS}
+
+
+def test_a_run_without_a_checkpoint_starts_at_its_first_row() -> None:
+    assert base_of(None, READS) == Base(0, 0)
+
+
+def test_the_same_settings_keep_their_base() -> None:
+    assert base_of(MANIFEST, dict(READS)) == Base(5, 10)
+
+
+@pytest.mark.parametrize("change", [{"batch_rows": 8}, {"batch_rows": None, "batch_tokens": 512}], ids=str)
+def test_other_steps_over_the_same_order_go_on_at_the_next_row(change: dict[str, Any]) -> None:
+    assert base_of(MANIFEST, READS | change) == Base(20, 70)
+
+
+@pytest.mark.parametrize("change", [{"data": "e"}, {"shards": [1]}, {"seed": 1}], ids=str)
+def test_another_order_is_read_from_its_beginning(change: dict[str, Any]) -> None:
+    assert base_of(MANIFEST, READS | change) == Base(20, 0)

@@ -19,7 +19,7 @@ from distft.checkpoint.save import Saver
 from distft.data.shards import Rows
 from distft.runtime.process_group import World
 from distft.tensors.streaming import folder_chunks, stream
-from tests.checkpoint.test_streamed_check import fresh_engine, state_of, stepped_engine
+from tests.checkpoint.test_load import fresh_engine, state_of, stepped_engine
 from tests.support.alone import alone
 from tests.support.lagging import lagging
 from tests.support.rows import write_rows

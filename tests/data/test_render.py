@@ -1,10 +1,12 @@
+"""What render holds."""
+
 from datetime import datetime
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distft.data.example import BadField, Example, Segment
+from distft.data.example import BadField, Example, Segment, text_field
 from distft.data.render import ChatRenderer, PlainRenderer, TemplateRefused, make_renderer
 from distft.data.tokenize import byte_tokenizer
 from tests.data.conftest import FAMILIES, family_tokenizer
@@ -141,3 +143,26 @@ def test_every_form_of_a_date_is_printed_as_python_prints_it(form: str):
     renderer = ChatRenderer(byte_tokenizer(), template + byte_tokenizer().chat_template, "2026-01-02")
     printed = datetime(2026, 1, 2).strftime(form)
     assert renderer(chat("hi", "hello")).text.startswith(f"\n[{printed}]<|im_start|>user")
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({}, "a.text: is missing"),
+        ({"text": None}, "a.text: is null"),
+        ({"text": 3}, "a.text: is int, expected text"),
+        ({"text": ["x"]}, "a.text: is list, expected text"),
+        ({"text": ""}, "a.text: is empty"),
+        ({"text": " \n\t"}, "a.text: is empty"),
+        ({"text": "ab\0c"}, "a.text: holds a NUL character at position 2"),
+        ({"text": "ab\ud800"}, "a.text: is not UTF-8, or half of a surrogate pair, at position 2"),
+    ],
+)
+def test_a_text_no_tokenizer_takes_is_refused_with_its_field_and_reason(row: dict, reason: str):
+    with pytest.raises(BadField) as error:
+        text_field(row, "text", "a.")
+    assert str(error.value) == reason
+
+
+def test_a_text_is_kept_as_it_is():
+    assert text_field({"text": " é🏛 \n"}, "text") == " é🏛 \n"

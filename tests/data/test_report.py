@@ -1,9 +1,17 @@
+"""What report holds."""
+
+import io
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from distft.data.counts import Report, Split, Stream
+from distft.data.example import BadField
+from distft.data.read import RawRow
 from distft.data.report import refused, summary
+from distft.data.shards import Row
 
 DATA = {"max_bad_fraction": 0.01, "max_truncated_fraction": 0.5, "max_untrained_fraction": 1.0}
 DATA |= {"max_length": 64, "overlap": "warn", "eval": 0.05}
@@ -59,3 +67,22 @@ def test_the_summary_names_what_was_left_out_and_nothing_that_was_not():
     assert "2 bad (listed in /cache/key/bad_rows.txt), 30 cut (the longest had 99 tokens)" in lines
     assert "without a token" not in lines
     assert len(summary(report(), Path("/cache/key"))) == 1
+
+
+def test_a_bad_row_is_one_line_whatever_it_holds():
+    stream, log = Stream(), io.StringIO()
+    for number in range(7):
+        stream.add_bad(RawRow("a.jsonl", number, {}), BadField("text", "is 'x\ny\ud800'"), log)
+    stream.add_bad(RawRow("a.jsonl", 7, None, "line: is no JSON"), None, log)
+    lines = log.getvalue().splitlines()
+    assert lines[0] == r"a.jsonl:0: text: is 'x\ny\ud800'"
+    assert lines[7] == "a.jsonl:7: line: is no JSON"
+    assert (len(lines), stream.bad, len(stream.first_bad)) == (8, 8, 5)
+
+
+def test_a_split_counts_what_is_predicted():
+    split = Split()
+    split.add(Row(np.arange(4, dtype=np.int32), np.array([True, False, True, True])))
+    split.add(Row(np.arange(2, dtype=np.int32), np.array([True, False])))
+    assert split == Split(rows=2, tokens=6, trained_tokens=2, longest=4)
+    assert Report(splits={"train": split}).as_dict()["splits"]["train"]["rows"] == 2

@@ -1,19 +1,26 @@
+"""What stage holds."""
+
 import json
 import random
 import subprocess
 import sys
 import time
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from distft.config import ConfigError
+from distft.data.example import Example, Segment
 from distft.data.key import prepared_dir
 from distft.data.render import TemplateRefused
 from distft.data.shards import Rows
-from distft.data.stage import prepare_data
+from distft.data.stage import content_id, ensure_prepared, prepare_data, split_position
 from distft.data.tokenize import byte_tokenizer
 
 TOKENIZER = byte_tokenizer()
@@ -285,3 +292,63 @@ def test_what_is_prepared_depends_on_nothing_but_its_key(config: Config, write_r
 def test_trained_tokens_are_counted_from_the_second_on(config: Config, write_rows: WriteRows):
     rows = Rows(prepare_data(config(write_rows([{"text": "abc"}]))).folder, "train")
     assert np.array_equal(rows.num_targets, [3])  # b, c and the end; nothing predicts a
+
+
+def example(*texts: str) -> Example:
+    return Example(
+        tuple(Segment(role, text, False) for role, text in zip(("prompt", "completion"), texts, strict=False))
+    )
+
+
+@given(st.text())
+def test_spacing_case_and_unicode_form_make_no_other_content(text: str):
+    other = unicodedata.normalize("NFD", f"  {text}\n").replace(" ", "  ")
+    assert content_id(example(text, "A b")) == content_id(example(other, "a  B"))
+
+
+def test_what_stands_in_which_role_is_part_of_the_content():
+    assert content_id(example("a b", "c")) != content_id(example("a", "b c"))
+    assert content_id(example("a", "b")) != content_id(example("b", "a"))
+
+
+def test_a_fraction_holds_out_about_so_many_and_each_seed_others():
+    names = [str(number) for number in range(20_000)]
+    held_out = [{name for name in names if split_position(name, seed) < 0.1} for seed in (0, 1)]
+    assert all(1_850 < len(chosen) < 2_150 for chosen in held_out)
+    assert len(held_out[0] & held_out[1]) < 300
+
+
+def test_rows_that_are_added_move_no_other_row():
+    assert split_position("same", 3) == split_position("same", 3)
+
+
+def test_a_threshold_refuses_with_the_first_bad_rows_also_when_the_data_is_there(
+    config: Callable[..., dict[str, Any]], write_rows: Callable[..., Path]
+):
+    train = write_rows([{"prompt": "a", "completion": "b"}] * 3 + [{"prompt": "a"}] * 9)
+    for _ in range(2):
+        with pytest.raises(ConfigError) as error:
+            ensure_prepared(config(train))
+        lines = error.value.messages
+        assert lines[0].startswith("data.max_bad_fraction=0.0: 9 of 12 rows of data.train are bad")
+        assert lines[1:6] == [f"{train}:{line}: completion: is missing" for line in range(4, 9)]
+        assert lines[6].startswith("and 4 more, all in ")
+        assert len(Path(lines[6].removeprefix("and 4 more, all in ")).read_text().splitlines()) == 9
+    assert ensure_prepared(config(train, max_bad_fraction=0.75)).reused
+
+
+@pytest.mark.parametrize(
+    ("model", "reason"),
+    [
+        ({"tiny": False, "path": "someone/model"}, "someone/model .*cannot be fetched"),
+        ({"tokenizer": "someone/tokenizer"}, "someone/tokenizer .*cannot be fetched"),
+        ({"tiny": False, "path": "/nowhere/model"}, "model.path=/nowhere/model is neither a folder nor a hub id"),
+    ],
+)
+def test_a_model_that_is_not_here_is_refused_with_what_to_do(
+    config: Callable[..., dict[str, Any]], write_rows: Callable[..., Path], model: dict[str, Any], reason: str
+):
+    values = config(write_rows([{"text": "a"}]))
+    values["model"] |= model
+    with pytest.raises(ConfigError, match=reason):
+        ensure_prepared(values)

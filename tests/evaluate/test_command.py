@@ -10,8 +10,8 @@ import pytest
 
 from distft.checkpoint.retention import latest
 from distft.run import RunFolder
+from tests.launch.test_launch import end, start
 from tests.support.rows import write_sums
-from tests.test_launch import end, start
 
 pytestmark = pytest.mark.slow
 

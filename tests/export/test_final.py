@@ -18,7 +18,7 @@ from distft.data.tokenize import CHATML, byte_tokenizer
 from distft.export.__main__ import main
 from distft.launch.__main__ import finish
 from distft.run import RunFolder, read_json, write_json
-from tests.test_launch import end, start
+from tests.launch.test_launch import end, start
 
 pytestmark = pytest.mark.slow
 

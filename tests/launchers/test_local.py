@@ -1,16 +1,22 @@
-"""A run on this machine ends as a whole, and its first failing rank is named."""
+"""A run on this machine ends as a whole, and its first failing rank is named.
+
+A node is known by addresses that others can reach: never by loopback, unless somebody vouches for it.
+"""
 
 import os
 import signal
+import socket
+import time
+from collections.abc import Iterator
 
 import pytest
 
+from distft.launchers import local
 from distft.launchers.contract import Outcome
-from distft.launchers.local import Local, LocalRun
+from distft.launchers.local import Local, LocalRun, Unreachable, interface_of, is_own, own_addresses, reach
 from distft.run import RunFolder
 from tests.support.fake_run import assert_none_left, freeze, name_of, processes_of, wait_for_rows
 
-pytestmark = pytest.mark.slow
 FAKE = "tests.support.fake_worker"
 
 
@@ -24,6 +30,7 @@ def end(handle: LocalRun, seconds: float = 60) -> Outcome:
     return outcome
 
 
+@pytest.mark.slow
 def test_every_rank_runs_and_prints_to_its_own_log(tmp_path, monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     run = freeze(tmp_path / "a run (1)")
@@ -35,6 +42,7 @@ def test_every_rank_runs_and_prints_to_its_own_log(tmp_path, monkeypatch):
         assert run.rank_log(1, rank).read_text() == f"rank {rank} in attempt 1 with {threads} threads\n"
 
 
+@pytest.mark.slow
 def test_the_rank_that_raised_is_named_and_not_its_peers(tmp_path):
     run = freeze(tmp_path / "run", collective=True, bad_rank=1, bad="raise")
     error = end(start(run)).error
@@ -46,6 +54,7 @@ def test_the_rank_that_raised_is_named_and_not_its_peers(tmp_path):
     assert not processes_of(run)
 
 
+@pytest.mark.slow
 def test_a_killed_rank_is_named_although_only_its_peer_could_tell_an_error(tmp_path):
     run = freeze(tmp_path / "run", collective=True, bad_rank=1, bad="kill")
     outcome = end(start(run))
@@ -54,6 +63,7 @@ def test_a_killed_rank_is_named_although_only_its_peer_could_tell_an_error(tmp_p
     assert not processes_of(run)
 
 
+@pytest.mark.slow
 def test_a_rank_that_just_exits_is_named_with_its_last_line(tmp_path):
     run = freeze(tmp_path / "run", steps=1000, bad_rank=1, bad="exit")
     error = end(start(run)).error
@@ -62,12 +72,14 @@ def test_a_rank_that_just_exits_is_named_with_its_last_line(tmp_path):
     assert not processes_of(run)
 
 
+@pytest.mark.slow
 def test_a_worker_that_cannot_be_imported_is_told_with_the_reason(tmp_path):
     run = freeze(tmp_path / "run", processes=1)
     error = end(start(run, program="tests.launchers.no_such_worker")).error
     assert error is not None and "No module named 'tests.launchers.no_such_worker'" in error["message"]
 
 
+@pytest.mark.slow
 def test_a_run_whose_plan_is_broken_is_told_with_the_reason(tmp_path):
     run = freeze(tmp_path / "run")
     run.plan.write_text("{}")
@@ -75,6 +87,7 @@ def test_a_run_whose_plan_is_broken_is_told_with_the_reason(tmp_path):
     assert error is not None and error["rank"] is None and "processes_per_node" in error["message"]
 
 
+@pytest.mark.slow
 def test_no_rank_outlives_the_elastic_process(tmp_path):
     run = freeze(tmp_path / "run", steps=100_000)
     handle = start(run)
@@ -87,6 +100,7 @@ def test_no_rank_outlives_the_elastic_process(tmp_path):
     assert_none_left(run)
 
 
+@pytest.mark.slow
 def test_cancel_ends_every_process_at_once(tmp_path):
     run = freeze(tmp_path / "run", steps=100_000)
     handle = start(run)
@@ -96,6 +110,7 @@ def test_cancel_ends_every_process_at_once(tmp_path):
     assert_none_left(run)
 
 
+@pytest.mark.slow
 def test_runs_beyond_jobs_at_once_wait_for_their_turn(tmp_path):
     runs = [freeze(tmp_path / name, processes=1) for name in "ab"]
     first, second = Local(program=FAKE).submit([run.path for run in runs])
@@ -105,6 +120,7 @@ def test_runs_beyond_jobs_at_once_wait_for_their_turn(tmp_path):
     assert end(second) == Outcome("completed")
 
 
+@pytest.mark.slow
 def test_a_cancelled_run_of_the_queue_never_starts(tmp_path):
     runs = [freeze(tmp_path / name, processes=1) for name in "ab"]
     first, second = Local(program=FAKE).submit([run.path for run in runs])
@@ -113,12 +129,89 @@ def test_a_cancelled_run_of_the_queue_never_starts(tmp_path):
     assert end(second).state == "failed" and not runs[1].metrics.exists()
 
 
+@pytest.mark.slow
 def test_two_runs_at_once_do_not_meet(tmp_path):
     runs = [freeze(tmp_path / name, collective=True) for name in "ab"]
     handles = Local(program=FAKE, jobs_at_once=2).submit([run.path for run in runs])
     assert [end(handle) for handle in handles] == [Outcome("completed")] * 2
 
 
+@pytest.mark.slow
 def test_more_nodes_are_refused_with_the_way_to_get_them():
     with pytest.raises(ValueError, match=r"launcher.nodes=4 .* Try: .*rendezvous=HOST:29500, or launcher=slurm"):
         Local(nodes=4)
+
+
+@pytest.fixture
+def port() -> Iterator[int]:
+    """A port of this machine that answers on IPv4's loopback."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        yield listener.getsockname()[1]
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+def test_a_name_that_resolves_to_loopback_is_left_out(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(socket, "gethostname", lambda: "localhost")
+    assert not {"127.0.0.1", "::1"} & set(own_addresses())
+
+
+def test_what_somebody_vouches_for_comes_first_loopback_too():
+    assert own_addresses("127.0.0.1")[0] == "127.0.0.1"
+    assert own_addresses("10.99.0.7", "10.99.0.8")[:2] == ["10.99.0.7", "10.99.0.8"]
+
+
+def test_a_given_name_that_does_not_resolve_leaves_the_interfaces(monkeypatch: pytest.MonkeyPatch):
+    interfaces = [("lo", "127.0.0.1"), ("eth0", "10.1.2.3"), ("ib0", "10.9.2.3")]
+    monkeypatch.setattr(local, "_of_interfaces", lambda: interfaces)
+    monkeypatch.setattr(socket, "gethostname", lambda: "no-such-name.invalid")
+    assert own_addresses("no-such-name.invalid") == ["10.1.2.3", "10.9.2.3"]
+
+
+def test_an_address_that_only_the_own_link_knows_is_no_address():
+    assert not any(address.startswith(("fe80", "169.254")) for address in own_addresses())
+
+
+def test_this_machine_knows_its_own_addresses_and_interfaces():
+    assert is_own("localhost") and is_own("127.0.0.1")
+    assert not is_own("10.99.0.7") and not is_own("no-such-name.invalid")
+    assert interface_of("127.0.0.1") == "lo" and interface_of("10.99.0.7") is None
+    for address in own_addresses():
+        assert interface_of(address) not in (None, "lo") or not is_own(address)
+
+
+def test_the_first_address_that_answers_is_taken(port: int):
+    assert reach(["::1", "127.0.0.1"], port, 5) == ("127.0.0.1", "127.0.0.1")
+
+
+def test_a_port_that_opens_late_is_reached():
+    import threading
+
+    port = free_port()
+
+    def open_late() -> None:
+        time.sleep(0.5)
+        with socket.create_server(("127.0.0.1", port)) as late:
+            late.accept()
+
+    thread = threading.Thread(target=open_late)
+    thread.start()
+    assert reach(["127.0.0.1"], port, 10)[0] == "127.0.0.1"
+    thread.join()
+
+
+def test_every_address_that_was_tried_is_named_with_its_reason():
+    port = free_port()
+    with pytest.raises(Unreachable) as caught:
+        reach(["127.0.0.1", "no-such-name.invalid"], port, 0.1)
+    said = str(caught.value)
+    assert said.startswith("cannot reach the first node in 0 s (")
+    assert f"127.0.0.1:{port}: [Errno 111] Connection refused" in said and f"no-such-name.invalid:{port}: " in said
+    with pytest.raises(Unreachable, match="no address"):
+        reach([], port, 0)

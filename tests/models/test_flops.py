@@ -12,7 +12,7 @@ from distft.data.batches import make_batch
 from distft.data.shards import Row
 from distft.models.flops import Flops
 from distft.paths import conf_dir
-from tests.models.attention.test_documents import live
+from tests.models.attention.test_sdpa import live
 
 MODELS = sorted(path.stem for path in (conf_dir() / "model").glob("*.yaml"))
 

@@ -1,4 +1,7 @@
-"""`train.deterministic`: every switch is set in a fresh process, and what is read back is what is in force."""
+"""`train.deterministic`: every switch is set in a fresh process, and what is read back is what is in force.
+
+A seed depends on what it is for and on nothing else.
+"""
 
 import json
 import os
@@ -7,7 +10,7 @@ import sys
 
 import pytest
 
-from distft.runtime.determinism import VARIABLES
+from distft.runtime.determinism import VARIABLES, seed_for
 
 SET = "from distft.runtime.determinism import in_force, make_deterministic as make; import json, torch; "
 SHOW = "print(json.dumps(in_force()))"
@@ -33,3 +36,11 @@ def test_every_switch_is_set_and_read_back_from_the_library():
     turned = "torch.backends.cudnn.benchmark = True; torch.utils.deterministic.fill_uninitialized_memory = False; "
     assert said(turned + "torch.use_deterministic_algorithms(True, warn_only=True); make(); " + SHOW) == on
     assert said("make(); torch.backends.cudnn.benchmark = True; " + SHOW) == on | {"cudnn_benchmark": True}
+
+
+def test_seeds_are_stable_over_processes_and_versions() -> None:
+    assert seed_for(0, "step", 1) == 4570293211867536398
+
+
+def test_words_are_kept_apart() -> None:
+    assert len({seed_for(0, "a", "bc"), seed_for(0, "ab", "c"), seed_for(0, "abc"), seed_for(1, "abc")}) == 4

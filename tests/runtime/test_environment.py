@@ -1,4 +1,7 @@
-"""What a run ran with is on record; secrets are not."""
+"""What a run ran with is on record; secrets are not.
+
+Nodes with other software are refused on all of them, and each rank's environment is on record.
+"""
 
 import json
 from pathlib import Path
@@ -6,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from distft.runtime.environment import describe, looks_secret, passed_on, redact, secrets
+from tests.support.ranks import run_ranks
 
 CANARY = "canary-5f3a9c"
 CPUINFO = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").is_file() else ""
@@ -82,3 +86,22 @@ def test_a_job_inherits_what_is_on_the_list_and_neither_secrets_nor_what_is_this
     unknown = ["MY_OWN", "XPATH", "SSH_AUTH_SOCK", "DBUS_SESSION_BUS_ADDRESS"]
     names = [*secret, *inherited, *of_this_machine, *unknown]
     assert passed_on(dict.fromkeys(names, "value")) == inherited
+
+
+@pytest.mark.slow
+def test_every_ranks_variables_are_on_record_and_no_secret() -> None:
+    first, second = run_ranks(2, "tests.support.compare_nodes")
+    assert first == second
+    assert first["variables"]["NCCL_DEBUG"] == "of rank 0" and first["software"]["torch"]
+    assert [rank["variables"] for rank in first["ranks"]] == [{}, {"NCCL_DEBUG": "of rank 1"}]
+    assert "secret of eight" not in str(first)
+
+
+@pytest.mark.slow
+def test_a_node_with_another_version_is_named_on_all(tmp_path: Path) -> None:
+    other = tmp_path / "peft-0.0.1.dist-info"
+    other.mkdir()
+    (other / "METADATA").write_text("Metadata-Version: 2.1\nName: peft\nVersion: 0.0.1\n")
+    first, second = run_ranks(2, "tests.support.compare_nodes", str(tmp_path))
+    assert first == second
+    assert first.startswith("rank 1 on ") and " has peft 0.0.1, rank 0 on " in first and "Try: " in first

@@ -1,4 +1,7 @@
-"""Everything a process prints is in its log, and a broken terminal ends nothing."""
+"""Everything a process prints is in its log, and a broken terminal ends nothing.
+
+Known noise of libraries is not seen; what the user set himself stays.
+"""
 
 import fcntl
 import os
@@ -86,3 +89,32 @@ def test_a_slow_reader_of_a_pipe_gets_everything():
     stream.write("é" * 10_000 + "\n")
     reader.join()
     assert seen.decode() == "é" * 10_000 + "\n"
+
+
+NOISY = """
+from distft.runtime.logs import silence
+silence()
+import logging, warnings, os
+warnings.warn("`torch.distributed.reduce_op` is deprecated, please use ...", FutureWarning)
+logging.getLogger("DeepSpeed").warning("noise")
+warnings.warn("the loss is nan", UserWarning)
+print(os.environ["TRANSFORMERS_VERBOSITY"])
+"""
+
+
+def run(**variables: str) -> subprocess.CompletedProcess[str]:
+    env = {name: value for name, value in os.environ.items() if name != "TRANSFORMERS_VERBOSITY"}
+    return subprocess.run(
+        [sys.executable, "-c", NOISY], capture_output=True, text=True, check=True, env=env | variables
+    )
+
+
+def test_noise_is_hidden_and_warnings_for_the_user_are_not():
+    done = run()
+    assert "reduce_op" not in done.stderr and "noise" not in done.stderr
+    assert "the loss is nan" in done.stderr
+
+
+def test_a_verbosity_that_the_user_chose_stays():
+    assert run().stdout == "error\n"
+    assert run(TRANSFORMERS_VERBOSITY="info").stdout == "info\n"

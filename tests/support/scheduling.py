@@ -13,7 +13,7 @@ TOGETHER = {
     "trained": (
         "tests/strategies/test_parity.py",
         "tests/strategies/test_lora.py",
-        "tests/checkpoint/export/",
+        "tests/export/",
         "tests/checkpoint/test_damage.py",
         "tests/export/",
     ),

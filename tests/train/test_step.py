@@ -1,4 +1,9 @@
-"""A loss or gradient that is not finite, on one rank alone, changes no bit of any weight or moment, and all know."""
+"""A loss or gradient that is not finite, on one rank alone, changes no bit of any weight or moment, and all know.
+
+What a steady step does beside its useful work, counted live on 2 and 4 processes: nothing.
+These numbers do not depend on the device: no padding, no token projected that is not trained, no collective that the
+strategy does not need, one wait of the host for the device.
+"""
 
 import json
 from pathlib import Path
@@ -7,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.support.ranks import run_ranks
+from tests.support.rows import write_rows
 from tests.support.trained import STRATEGIES
 
 BF16 = ("ddp", "zero2", "zero3", "zero3_offload")
@@ -57,3 +63,103 @@ def test_no_bit_of_weights_and_moments_changes_and_the_next_step_is_as_if_it_had
             assert first == spoilt, answer["case"]
             assert last == rank["twin"]["states"][-1], answer["case"]
             assert first != last
+
+
+FSDP = ("ddp", "fsdp", "hsdp")
+ZERO = ("zero1", "zero2", "zero3", "zero1+offload", "zero2+offload", "zero3_offload")
+CASES = [(2, name) for name in (*FSDP, *ZERO) if name != "hsdp"] + [(4, name) for name in (*FSDP, *ZERO)]
+IN_BF16 = [(2, f"{name}+bfloat16") for world, name in CASES if world == 2]
+LOSS_BYTES = 64  # the step's own collective
+
+
+@pytest.fixture(scope="module")
+def counted(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[int, str], dict[str, Any]]:
+    rows = write_rows(tmp_path_factory.mktemp("rows"), train=200)
+    found = {}
+    for world in (2, 4):
+        names = [name for size, name in [*CASES, *IN_BF16] if size == world]
+        found |= {
+            (world, name): each for name, each in run_ranks(world, "tests.train.counted", str(rows), *names).items()
+        }
+    return found
+
+
+def needed(world: int, name: str, one: dict[str, Any]) -> dict[str, float]:
+    """Returns the bytes that each collective has to be given: gradients in fp32, weights in the dtype of computing.
+
+    Blocks are gathered for the forward and, all but the last, again for the backward; what is outside of them once a
+    step. ZeRO-3 gathers the whole model for each micro-batch, and keeps so small a one between forward and backward.
+    """
+    strategy, *options = name.replace("_", "+").split("+")
+    gradients, times = 4 * one["parameters"], one["micro_batches"]
+    parts = ("parameters", "in_blocks", "in_last_block")
+    weights, blocks, last = ((2 if "bfloat16" in options else 4) * one[part] for part in parts)
+    gathered = weights - blocks + times * (2 * blocks - last)
+    return {
+        "ddp": {"allreduce_": gradients},
+        "fsdp": {"_allgather_base_": gathered, "_reduce_scatter_base_": times * gradients},
+        "hsdp": {
+            "_allgather_base_": gathered,
+            "_reduce_scatter_base_": times * gradients,
+            "allreduce_": gradients / 2,
+        },
+        "zero1": {"reduce_": gradients, "_allgather_base_": weights},
+        "zero2": {"reduce_": times * gradients, "_allgather_base_": weights},
+        "zero3": {"_allgather_base_": times * weights, "_reduce_scatter_base_": times * gradients},
+    }[strategy]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("world", "name"), [*CASES, *IN_BF16])
+def test_no_more_is_sent_than_the_strategy_needs(world: int, name: str, counted: Any) -> None:
+    one = counted[world, name]
+    bound = needed(world, name, one)
+    assert set(one["bytes"]) <= {*bound, "allreduce_"}
+    for collective, size in one["bytes"].items():
+        assert size <= 1.01 * bound.get(collective, 0) + LOSS_BYTES, collective
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("world", "name"), CASES)
+def test_no_operation_is_done_that_is_of_no_use(world: int, name: str, counted: Any) -> None:
+    assert counted[world, name]["linear_executed"] == counted[world, name]["linear_useful"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("world", "name"), [*CASES, *IN_BF16])
+def test_the_host_waits_for_the_device_once(world: int, name: str, counted: Any) -> None:
+    """By the step's own tolist(), which this count does not see."""
+    one = counted[world, name]
+    assert one["asks"] == {}, "a tensor was asked for its value"
+    assert one["uploads"] == {}, "a tensor was sent to the device while the host waited"
+    assert one["synchronised"] == {}, "DeepSpeed waited for the device"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("world", "name"), CASES)
+def test_the_host_waits_for_an_evaluation_once(world: int, name: str, counted: Any) -> None:
+    """By its own tolist(), however many batches it has."""
+    assert counted[world, name]["evaluation"] == {}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for world, name in [*CASES, *IN_BF16] if world == 2 and "zero3" in name])
+def test_deepspeed_looks_at_a_number_where_it_insists_on_a_norm(name: str, counted: Any) -> None:
+    """Stage 3 makes a tensor of the number that it is given, on the host whatever the device, and asks that one."""
+    assert counted[2, name]["asks_of_own"] == {"_local_scalar_dense": 1}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "bytes_each"), [("fsdp", 16), ("zero3", 20)])
+def test_what_is_kept_between_steps_is_a_share(name: str, bytes_each: int, counted: Any) -> None:
+    """Of weights, gradients and moments; fsdp has dropped its gradients by then, zero3 keeps a buffer for them."""
+    one = counted[4, name]
+    assert one["at_rest"] <= 1.05 * bytes_each * one["parameters"] / 4
+    assert one["at_rest"] >= (bytes_each - 4) * one["parameters"] / 4
+
+
+@pytest.mark.slow
+def test_weights_that_are_not_sharded_are_cast_once_a_step(counted: Any) -> None:
+    """However many micro-batches it has: of 8 billion each cast takes 19 ms at 4 TB/s, by count."""
+    one = counted[2, "ddp+bfloat16"]
+    assert one["micro_batches"] > 1 and one["cast"] == one["parameters"]

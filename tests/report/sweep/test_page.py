@@ -1,5 +1,9 @@
-"""A sweep's page stands alone, runs nothing, says what its files say, and reads well in a real browser."""
+"""A sweep's page stands alone, runs nothing, says what its files say, and reads well in a real browser.
 
+sweep.csv holds every run, in numbers that are not rounded.
+"""
+
+import csv
 import re
 import subprocess
 from collections.abc import Callable
@@ -11,7 +15,7 @@ import pytest
 from distft.config.command import command
 from distft.report.__main__ import main
 from distft.report.sweep.jobs import Sweep
-from distft.report.sweep.page import render
+from distft.report.sweep.page import render, write_table
 from tests.report.conftest import HOSTILE
 from tests.report.sweep.conftest import Run, grid, large, of_seeds, write_sweep
 from tests.report.test_page import CHROMIUM, Tags
@@ -211,3 +215,32 @@ def test_no_window_scrolls_sideways(case, make_sweep, require, tmp_path: Path, w
     measured = re.search(r"<title>(\d+)</title>", done.stdout)
     assert measured, done.stdout[:500]
     assert int(measured[1]) <= width
+
+
+def rows_of(sweep, folder: Path) -> list[dict[str, str]]:
+    write_table(sweep, folder / "sweep.csv")
+    with (folder / "sweep.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_every_run_is_a_row_with_all_its_numbers(make_sweep, tmp_path: Path):
+    runs = [
+        Run({"optimizer.lr": 0.00023001460293742767, "seed": 3}, losses=(3.0, 1.23456789)),
+        Run({"optimizer.lr": None, "seed": 4}, (), "failed", "ValueError: a, b\nand more"),
+        Run({"optimizer.lr": True, "seed": 5}, state="pending"),
+    ]
+    done, failed, waiting = rows_of(make_sweep(runs, ["optimizer.lr", "seed"]), tmp_path)
+    assert done == {
+        "optimizer.lr": "0.00023001460293742767", "seed": "3", "state": "completed", "objective": "1.23456789",
+        "objective_step": "4", "train_loss": "0.5", "tokens": "3600", "process_hours": "0.02",
+        "peak_memory_gib": "3.25", "run": "00", "reason": "",
+    }  # fmt: skip
+    assert (failed["optimizer.lr"], failed["reason"]) == ("null", "ValueError: a, b\nand more")
+    assert (waiting["optimizer.lr"], waiting["state"], waiting["objective"]) == ("true", "pending", "")
+
+
+def test_no_cell_is_a_formula(make_sweep, tmp_path: Path):
+    runs = [Run({"optimizer.lr": "-1e-5"}, reason="=cmd|'/c calc'!A1"), Run({"optimizer.lr": "@SUM(1)"}, reason="-x")]
+    first, second = rows_of(make_sweep(runs, ["optimizer.lr"]), tmp_path)
+    assert (first["reason"], second["reason"], second["optimizer.lr"]) == ("'=cmd|'/c calc'!A1", "'-x", "'@SUM(1)")
+    assert first["optimizer.lr"] == "-1e-5"

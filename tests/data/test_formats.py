@@ -1,0 +1,354 @@
+"""What formats holds."""
+
+import shlex
+from typing import Any
+
+import pytest
+
+from distft.config import compose
+from distft.data.example import BadField
+from distft.data.formats import (
+    Format,
+    UnreadFields,
+    choose_formats,
+    fields_override,
+    form_of,
+    format_names,
+    ignore_override,
+    load_format,
+)
+from distft.paths import conf_dir
+
+PAIR, CHAT, TEXT = {"prompt": "1", "completion": "2"}, {"messages": []}, {"text": ""}
+ALPACA, SHAREGPT = {"instruction": "1", "output": "2"}, {"conversations": []}
+TURNS = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]
+ODD_NAMES = ["id", "source url", "a, b", "it's", "null", "true", "1", "é", "", "x=y", "[z]", "back\\slash"]
+
+
+def chosen(renamed: dict[str, str], rows: list[dict[str, Any]]) -> Format:
+    return form_of(choose_formats("auto", renamed, rows), rows[0])
+
+
+def unread(form: Format, *rows: dict[str, Any]) -> str:
+    """What is said of the fields that `form` does not read."""
+    found = UnreadFields()
+    for number, row in enumerate(rows, 1):
+        found.add(form.take(row)[1], f"a.jsonl:{number}", form)
+    with pytest.raises(ValueError, match="fields that no format reads") as error:
+        found.refuse()
+    return str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("row", "name"),
+    [
+        (PAIR, "prompt_completion"),
+        (CHAT, "messages"),
+        (TEXT, "text"),
+        (ALPACA, "alpaca"),
+        (SHAREGPT, "sharegpt"),
+    ],
+)
+def test_auto_tells_the_format_from_the_fields(row: dict, name: str):
+    assert chosen({}, [row | {"id": 1}]).name == name
+
+
+def test_a_few_odd_rows_do_not_hide_the_format():
+    rows = [{"x": 1}, TEXT, {"prompt": 1}, TEXT]
+    assert [form.name for form in choose_formats("auto", {}, rows)] == ["text"]
+
+
+def test_each_row_has_its_own_format_and_null_is_absent():
+    pair, chat = PAIR | {"messages": None}, {"messages": TURNS, "prompt": None, "completion": None}
+    forms = choose_formats("auto", {}, [pair, chat, pair, chat])
+    assert [form_of(forms, row).name for row in (pair, chat)] == ["prompt_completion", "messages"]
+    assert [form_of(forms, row).take(row)[1] for row in (pair, chat)] == [[], []]
+
+
+def test_auto_knows_renamed_fields():
+    assert chosen({"prompt": "question"}, [{"question": 1, "completion": 2}]).name == "prompt_completion"
+
+
+def test_rows_that_fit_two_formats_are_not_guessed_at():
+    with pytest.raises(
+        ValueError, match=r"fit messages and text: name one. Try: data.format=messages, or data.format="
+    ):
+        choose_formats("auto", {}, [CHAT | TEXT])
+    assert [form.name for form in choose_formats("auto", {}, [CHAT | TEXT], ["text"])] == ["messages"]
+
+
+def test_rows_that_fit_none_are_refused_with_what_to_type():
+    with pytest.raises(
+        ValueError, match=r"the rows have answer, question.*prompt_completion requires prompt, completion"
+    ) as error:
+        choose_formats("auto", {}, [{"question": 1, "answer": 2}])
+    (offered,) = shlex.split(str(error.value).partition("Try: ")[2])
+    fields = compose(["data.train=some/rows", offered]).values["data"]["fields"]
+    assert fields == {"prompt": "question", "completion": "answer"}
+    with pytest.raises(ValueError, match="Try: data.fields, with your names"):
+        choose_formats("auto", {}, [{"foo": 1, "bar": 2}])
+
+
+def test_a_misspelt_format_is_refused_with_the_nearest():
+    with pytest.raises(ValueError, match="Did you mean messages"):
+        load_format("mesages", {})
+
+
+def test_a_renamed_field_that_the_format_has_not_is_refused():
+    with pytest.raises(ValueError, match=r"data\.fields\.answer: format text has the fields text"):
+        load_format("text", {"answer": "a"})
+    with pytest.raises(ValueError, match="two fields have the same name"):
+        load_format("alpaca", {"instruction": "a", "output": "a"})
+    with pytest.raises(ValueError, match=r"data\.ignore_fields names text, which format text requires"):
+        load_format("text", {}, ["text"])
+
+
+def test_every_format_has_its_word_in_the_data_group():
+    for name in format_names():
+        assert f"\nformat: {name}" in (conf_dir() / "data" / f"{name}.yaml").read_text()
+
+
+def test_all_fields_that_nothing_reads_are_named_with_the_first_row_and_what_to_type():
+    turns = [TURNS[0] | {"name": "Ann"}, TURNS[1] | {"content": [{"type": "text", "text": "a", "cache": 1}]}]
+    said = unread(load_format("messages", {}), {"messages": TURNS}, {"messages": turns, "sytem": "x", "id": 0})
+    for name in ("messages[].name (a.jsonl:2", "messages[].content[].cache (a.jsonl:2", "id (a.jsonl:2"):
+        assert name in said
+    assert "sytem (a.jsonl:2; did you mean system?)" in said
+    assert "Try: 'data.ignore_fields=[name,cache,sytem,id]'" in said
+
+
+def test_what_is_ignored_or_holds_nothing_is_no_unread_field():
+    form = load_format("prompt_completion", {}, ["id", "system"])
+    example, rest = form.take(PAIR | {"id": 7, "system": "s", "tools": [], "note": "", "meta": {}, "extra": None})
+    assert rest == []
+    assert [part.role for part in example.segments] == ["prompt", "completion"]
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({"messages": TURNS, "tools": [1]}, "tools (a.jsonl:1; tool calls cannot be rendered yet)"),
+        ({"messages": [TURNS[0], TURNS[1] | {"tool_calls": [1]}]}, "messages[].tool_calls (a.jsonl:1; tool calls"),
+        (
+            {"messages": [TURNS[0], TURNS[1] | {"reasoning_content": "x"}]},
+            "messages[].reasoning_content (a.jsonl:1; reas",
+        ),
+        ({"messages": [TURNS[0], TURNS[1] | {"thinking": "x"}]}, "messages[].thinking (a.jsonl:1; reasoning cannot"),
+        ({"messages": TURNS, "images": ["x.png"]}, "images (a.jsonl:1; only text can be trained on)"),
+    ],
+)
+def test_what_cannot_be_rendered_yet_is_refused_by_name(row: dict, said: str):
+    assert said in unread(load_format("messages", {}), row)
+
+
+def test_a_field_that_is_renamed_away_is_read_once():
+    form = load_format("prompt_completion", {"prompt": "input", "completion": "output"})
+    (prompt, _) = form({"input": "question", "output": "answer"}).segments
+    assert prompt.text == "question"
+
+
+def test_a_missing_field_offers_the_one_it_may_be():
+    with pytest.raises(BadField, match=r"completion: is missing. Did you mean completions\? Try: 'data.fields={comp"):
+        load_format("prompt_completion", {})({"prompt": "p", "completions": "c"})
+
+
+def test_what_is_offered_to_type_is_taken():
+    offered = [*shlex.split(ignore_override(ODD_NAMES)), *shlex.split(fields_override({"prompt": "it's, so"}))]
+    data = compose(["data.train=some/rows", *offered]).values["data"]
+    assert data["ignore_fields"] == ODD_NAMES
+    assert data["fields"] == {"prompt": "it's, so"}
+
+
+ROW = {"instruction": "Add.", "input": "2, 3", "output": "5"}
+RENAMED = load_format("prompt_completion", {"prompt": "instruction", "completion": "output"})
+
+
+@pytest.mark.parametrize("form", [load_format("alpaca", {}), RENAMED])
+def test_the_input_ends_the_prompt(form: Format):
+    example, unread = form.take(ROW | {"system": "s"})
+    assert [(part.role, part.text, part.train) for part in example.segments] == [
+        ("system", "s", False),
+        ("prompt", "Add.\n\n2, 3", False),
+        ("completion", "5", True),
+    ]
+    assert unread == []
+
+
+@pytest.mark.parametrize("nothing", [{"input": ""}, {"input": None}])
+def test_an_empty_input_adds_nothing(nothing: dict):
+    (prompt, _) = load_format("alpaca", {})(ROW | nothing).segments
+    assert prompt.text == "Add."
+
+
+FORMAT = load_format("messages", {})
+MESSAGES_SHAREGPT = load_format("messages", {"messages": "conversations", "role": "from", "content": "value"})
+
+
+def message(role: str, content: Any = "x", **more: Any) -> dict[str, Any]:
+    return {"role": role, "content": content, **more}
+
+
+def row(*roles: str) -> dict[str, Any]:
+    return {"messages": [message(role) for role in roles]}
+
+
+def test_the_assistant_is_trained_and_nobody_else():
+    example = FORMAT(row("system", "user", "assistant", "user", "assistant"))
+    assert [(part.role, part.train) for part in example.segments] == [
+        *(("system", False), ("user", False), ("assistant", True), ("user", False), ("assistant", True))
+    ]
+
+
+@pytest.mark.parametrize(
+    ("marks", "learnt"),
+    [
+        ({"train": False}, False),
+        ({"train": True}, True),
+        ({"weight": 0}, False),
+        ({"weight": 1}, True),
+        ({"weight": 0.0}, False),
+        ({"weight": None, "train": None}, True),
+        ({"weight": 1, "train": True}, True),
+    ],
+)
+def test_a_turn_can_be_left_untrained(marks: dict, learnt: bool):
+    turns = [message("user", weight=0), message("assistant", **marks)]
+    assert [part.train for part in FORMAT({"messages": turns}).segments] == [False, learnt]
+
+
+def test_a_system_text_beside_the_messages_is_the_first_of_them():
+    example = FORMAT({**row("user", "assistant"), "system": "be brief"})
+    assert [(part.role, part.text) for part in example.segments][:2] == [("system", "be brief"), ("user", "x")]
+    for nothing in (None, ""):
+        assert len(FORMAT({**row("user", "assistant"), "system": nothing}).segments) == 2
+
+
+def test_text_parts_are_joined():
+    parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
+    assert FORMAT({"messages": [message("user", parts)]}).segments[0].text == "ab"
+
+
+def test_sharegpt_rows_need_their_names_alone():
+    turns = [{"from": "human", "value": "hi"}, {"from": "gpt", "value": "hello"}]
+    assert [part.role for part in MESSAGES_SHAREGPT({"conversations": turns}).segments] == ["user", "assistant"]
+    with pytest.raises(BadField, match=r"conversations\[1\]\.value: is missing"):
+        MESSAGES_SHAREGPT({"conversations": [turns[0], {"from": "gpt"}]})
+
+
+@pytest.mark.parametrize(
+    ("wrong", "reason"),
+    [
+        ({}, "messages: is missing"),
+        ({"messages": "hi"}, "messages: is str, expected a list"),
+        ({"messages": []}, "messages: is empty"),
+        ({"messages": ["hi"]}, "messages[0]: is str, expected an object with role and content"),
+        ({"messages": [{"content": "x"}]}, "messages[0].role: is missing"),
+        (row("user", "robot"), "messages[1].role: is 'robot', expected one of system, user, assistant, human, gpt"),
+        (row("assistant"), "messages[0].role: is 'assistant', expected 'user'"),
+        (row("user", "user"), "messages[1].role: is 'user', expected 'assistant'"),
+        (row("user", "assistant", "system"), "messages[2].role: is 'system', expected 'user'"),
+        ({"messages": [message("user", None)]}, "messages[0].content: is null"),
+        ({"messages": [message("user", 7)]}, "messages[0].content: is int, expected text"),
+        ({"messages": [message("user", [{"type": "image"}])]}, "messages[0].content[0]: is not a text part, and only"),
+        ({"messages": [message("user", train="no")]}, "messages[0].train: is 'no', expected true or false"),
+        (
+            row("user", "tool"),
+            "messages[1].role: is 'tool', expected one of system, user, assistant, human, gpt; tools",
+        ),
+        ({"messages": [message("user", weight=0.5)]}, "messages[0].weight: is 0.5, expected 0 or 1; other weights"),
+        ({"messages": [message("user", weight="1")]}, "messages[0].weight: is '1', expected 0 or 1"),
+        ({"messages": [message("user", weight=1)]}, "messages[0].weight: is 1 on a user message; only the assistant's"),
+        ({"messages": [message("user", train=True)]}, "messages[0].train: is True on a user message; only the ass"),
+        (
+            {"messages": [message("user"), message("assistant", train=True, weight=0)]},
+            "messages[1]: train=True and weight=0 contradict each other",
+        ),
+        ({**row("system", "user"), "system": "s"}, "system: and messages[0] are both system messages, expected one"),
+        ({**row("user"), "system": 7}, "system: is int, expected text"),
+    ],
+)
+def test_a_wrong_chat_is_refused_with_the_place_and_reason(wrong: dict, reason: str):
+    with pytest.raises(BadField) as error:
+        FORMAT(wrong)
+    assert str(error.value).startswith(reason)
+
+
+PROMPT_COMPLETION_FORMAT = load_format("prompt_completion", {})
+
+
+def test_the_completion_alone_is_trained():
+    example = PROMPT_COMPLETION_FORMAT({"system": "s", "prompt": "p", "completion": "c", "source": 7})
+    assert [(part.role, part.train) for part in example.segments] == [
+        ("system", False),
+        ("prompt", False),
+        ("completion", True),
+    ]
+
+
+@pytest.mark.parametrize("row", [{"prompt": "p"}, {"prompt": "p", "completion": " "}, {"prompt": 1, "completion": "c"}])
+def test_a_row_without_both_texts_is_refused(row: dict):
+    with pytest.raises(BadField):
+        PROMPT_COMPLETION_FORMAT(row)
+
+
+def test_errors_name_the_users_own_fields():
+    with pytest.raises(BadField, match="answer: is missing"):
+        load_format("prompt_completion", {"completion": "answer"})({"prompt": "p"})
+
+
+def test_an_input_beside_a_prompt_is_not_guessed_at_and_both_ways_out_work():
+    row = {"prompt": "p", "input": "i", "completion": "c"}
+    with pytest.raises(
+        BadField, match="input: is ambiguous: the prompt may.*ignore_fields=.input.*instruction: prompt, output: comp"
+    ):
+        PROMPT_COMPLETION_FORMAT(row)
+    left_out = load_format("prompt_completion", {}, ["input"])(row)
+    behind = load_format("alpaca", {"instruction": "prompt", "output": "completion"})(row)
+    assert [example.segments[0].text for example in (left_out, behind)] == ["p", "p\n\ni"]
+
+
+SHAREGPT_FORMAT = load_format("sharegpt", {})
+SHAREGPT_TURNS = [{"from": "human", "value": "hi"}, {"from": "gpt", "value": "hello", "weight": 0}]
+
+
+def texts(row: dict) -> list[tuple[str, str, bool]]:
+    example, unread = SHAREGPT_FORMAT.take(row)
+    assert unread == []
+    return [(part.role, part.text, part.train) for part in example.segments]
+
+
+def test_turns_and_the_system_text_beside_them_are_read():
+    assert texts({"conversations": SHAREGPT_TURNS, "system": "be brief"}) == [
+        ("system", "be brief", False),
+        ("user", "hi", False),
+        ("assistant", "hello", False),
+    ]
+
+
+def test_turns_may_be_spelt_as_messages_are():
+    turns = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]
+    assert texts({"conversations": turns}) == [("user", "hi", False), ("assistant", "hello", True)]
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        (
+            {"conversations": [{**SHAREGPT_TURNS[0], "role": "user"}]},
+            r"conversations\[\].role: and from both occur, expected one",
+        ),
+        ({"conversations": [{**SHAREGPT_TURNS[0], "content": "x"}]}, r"conversations\[\].content: and from both occur"),
+        ({"conversations": [SHAREGPT_TURNS[0], {"from": "gpt"}]}, r"conversations\[1\].value: is missing"),
+        ({"conversations": [{"from": "system", "value": "a"}, *SHAREGPT_TURNS], "system": "b"}, "system: and convers"),
+        ({"conversations": "hi"}, "conversations: is str, expected a list"),
+        ({"conversations": [SHAREGPT_TURNS[0], {"from": "observation", "value": "3"}]}, "tools cannot be rendered yet"),
+    ],
+)
+def test_what_is_no_conversation_is_refused_with_the_place(row: dict, reason: str):
+    with pytest.raises(BadField, match=reason):
+        SHAREGPT_FORMAT(row)
+
+
+def test_the_whole_text_is_trained():
+    (segment,) = load_format("text", {"text": "body"})({"body": "words"}).segments
+    assert (segment.role, segment.text, segment.train) == ("text", "words", True)
