@@ -25,10 +25,10 @@ from distft.runtime.determinism import seed_for
 from distft.runtime.device import collecting, memory_of
 from distft.runtime.process_group import World, flags_of_first
 from distft.strategies.engine import Engine, clip_coefficient
-from distft.train import oom_probe
 from distft.train.early_stopping import Evaluator, When
 from distft.train.feed import Feed, Prefetch
 from distft.train.health import Monitor, rank_stats
+from distft.train.out_of_memory import probe_memory
 from distft.train.state import Checkpointer
 from distft.train.step import StepHooks, train_step
 from distft.train.timing import Clock, Mfu, OwnWork
@@ -99,7 +99,7 @@ class Loop:
     stop_requested: Callable[[], object]  # true on any process: save and stop
     world: World
     profile: Callable[[int], AbstractContextManager[object]] = nullcontext  # around each step
-    probe_memory: Callable[[Engine, Feed], None] = oom_probe.probe_memory  # after the first step of this start
+    probe_memory: Callable[[Engine, Feed], None] = probe_memory  # after the first step of this start
 
     def run(self) -> End:
         """Trains; raises NonFinite when the NaN/Inf policy ends the run, and SaveFailed when a required save fails."""
