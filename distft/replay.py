@@ -1,8 +1,9 @@
 """Makes a step of a run again, up to its gradient, and names the micro-batches and rows whose loss is not finite."""
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from distft.checkpoint.choose import candidates
 from distft.config import ConfigError, command, frozen_text, read_config
@@ -34,7 +35,14 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def find_batch(run: RunFolder, step: str) -> dict[str, Any]:
+class Batch(TypedDict):
+    """The part of RUN/batches/step-N.json that a replay reads; `plan` has the fields of distft.run.Plan."""
+
+    step: int
+    plan: Mapping[str, object]
+
+
+def find_batch(run: RunFolder, step: str) -> Batch:
     """Returns what was written of a step; ConfigError names the steps there are."""
     there = {int(file.stem.removeprefix("step-")): file for file in sorted((run.path / "batches").glob("step-*.json"))}
     if not step.isdigit() or int(step) not in there:
@@ -43,9 +51,9 @@ def find_batch(run: RunFolder, step: str) -> dict[str, Any]:
     return read_json(there[int(step)])
 
 
-def freeze(run: RunFolder, batch: dict[str, Any]) -> RunFolder:
+def freeze(run: RunFolder, batch: Batch) -> RunFolder:
     """Returns the folder of the replay: the run's frozen config and the plan that the step had."""
-    config, plan = read_config(run), Plan(**batch["plan"])
+    config, plan = read_config(run), Plan.of(batch["plan"])
     start = start_of(run, config.checkpoint.resume, batch["step"])
     job = RunFolder(run.path / "replay" / f"step-{batch['step']}")
     job.path.mkdir(parents=True, exist_ok=True)
@@ -63,8 +71,8 @@ def start_of(run: RunFolder, resume: str, step: int) -> Path | None:
     return next(iter([*before, *outside]), None)
 
 
-def described(step: dict[str, Any]) -> list[str]:
-    """Returns what the step computed, in lines."""
+def described(step: Mapping[str, Any]) -> list[str]:
+    """Returns what the step computed, in lines. step: of step.json."""
     lines = [f"step {step['step']}: loss {step['loss']}, gradient norm {step['grad_norm']}"]
     for each in step["micro_batches"]:
         if not each["is_finite"]:
