@@ -27,7 +27,7 @@ def test_the_same_config_follows_and_so_does_one_that_differs_in_how_it_looks_on
     check_followed(run, Config.of(run.read_config()), "job 12")
     check_followed(run, changed(run, "launcher", "wait", False), "job 12")
     check_followed(run, changed(run, "launcher", "grace_seconds", 9), "job 12")
-    check_followed(run, changed(run, "tracker", "_target_", "distft.trackers.wandb.Wandb"), "job 12")
+    check_followed(run, changed(run, "tracker", "wandb", {"_target_": "distft.trackers.wandb.Wandb"}), "job 12")
 
 
 @pytest.mark.parametrize(
