@@ -22,7 +22,7 @@ def wait_for(happened: Callable[[], object], what: str) -> None:
         time.sleep(0.05)
 
 
-def test_a_run_goes_on_through_a_full_disk_and_after_it(tmp_path: Path) -> None:
+def test_a_run_continues_through_a_full_disk(tmp_path: Path) -> None:
     write_sums(tmp_path)
     with small_disk(tmp_path / "disk", 2**26) as disk:
         run = RunFolder(disk / "full")

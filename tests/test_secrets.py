@@ -77,7 +77,7 @@ def test_ordinary_text_stays_as_it_is(text: str):
 
 
 @pytest.mark.slow
-def test_a_run_that_fails_with_them_in_its_words_leaves_none_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_no_secret_in_an_error_reaches_any_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Config, logs, error files, metrics, trackers, and what the launch prints."""
     for name, value in VARIABLES.items():
         monkeypatch.setenv(name, value)
@@ -93,7 +93,7 @@ def test_a_run_that_fails_with_them_in_its_words_leaves_none_anywhere(tmp_path: 
     assert not found and not [secret for secret in ALL if secret in done.told]
 
 
-def test_a_token_in_the_config_is_refused_before_anything_is_written(tmp_path: Path):
+def test_a_token_in_the_config_is_refused_first(tmp_path: Path):
     for secret in (SAID["hf"], f"https://me:{SAID['url']}@example.org/x"):
         done = launch(tmp_path, "refused", "", "train.max_steps=3", "tracker=wandb", f"tracker.entity={secret}")
         assert done.code == 2 and "tracker.entity: its value looks like a secret" in done.told

@@ -6,7 +6,7 @@ from distft.config import ConfigError, compose
 from distft.config.nearest import OURS
 
 
-def test_every_word_of_another_trainer_is_answered_with_ours(right: list[str]):
+def test_every_key_of_another_trainer_maps_to_ours(right: list[str]):
     with pytest.raises(ConfigError) as told:
         compose([*right, "schedule=wsd", *(f"{theirs}=1" for theirs in OURS)])
     for theirs, ours in OURS.items():
@@ -14,7 +14,7 @@ def test_every_word_of_another_trainer_is_answered_with_ours(right: list[str]):
         assert line.endswith((f" {ours}", f" {ours}?")), line
 
 
-def test_an_answer_that_chooses_is_a_word_that_is_there(right: list[str]):
+def test_every_suggested_choice_exists(right: list[str]):
     choices = [ours for ours in OURS.values() if "=" in ours]
     assert choices
     for group, _, word in (choice.partition("=") for choice in choices):

@@ -26,7 +26,7 @@ def die_half_way(folder: Path) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def test_eight_makers_make_one_folder_that_nobody_sees_in_parts(tmp_path: Path):
+def test_eight_makers_publish_one_folder_atomically(tmp_path: Path):
     made = tmp_path / "made"
     made.mkdir()
     context = multiprocessing.get_context("fork")
@@ -40,7 +40,7 @@ def test_eight_makers_make_one_folder_that_nobody_sees_in_parts(tmp_path: Path):
     assert len(list(made.iterdir())) == 1
 
 
-def test_what_a_killed_maker_left_is_removed_and_made_anew(tmp_path: Path):
+def test_leftovers_of_a_killed_maker_are_removed_and_rebuilt(tmp_path: Path):
     maker = multiprocessing.get_context("fork").Process(target=die_half_way, args=(tmp_path / "folder",))
     maker.start()
     maker.join()

@@ -70,7 +70,7 @@ def done(folder) -> tuple[RunFolder, str, str]:
     return run_of(folder, "done"), said, told
 
 
-def test_what_is_in_force_is_read_back(done):
+def test_settings_in_force_are_read_back(done):
     """And the allocator's setting reaches the ranks before torch is imported there."""
     run, _, _ = done
     effective = read_json(run.path / "effective.json")
@@ -87,7 +87,7 @@ def lowest_of(run: RunFolder) -> dict[str, Any]:
     )
 
 
-def test_a_run_leaves_all_that_it_is_and_did(done):
+def test_a_run_folder_has_all_files_of_the_contract(done):
     run, said, _ = done
     assert run.read_status() | {"time": 0, "host": ""} == {
         "state": "completed", "step": 3, "attempt": 1, "exit_code": 0, "error": None, "time": 0, "host": "",
@@ -107,7 +107,7 @@ def test_a_run_leaves_all_that_it_is_and_did(done):
         assert part in said
 
 
-def test_nothing_but_the_runs_own_words_is_printed(done):
+def test_no_third_party_output_is_printed(done):
     run, _, told = done
     lines = [line for line in told.splitlines() if not line.startswith(("prepared data", "  train:", "  eval:"))]
     assert lines[0] == f"{run.path}: 3 steps, 2 processes, logs in {run.logs / 'attempt-1'}"
@@ -131,7 +131,7 @@ def test_a_finished_run_prints_its_result_again(done, folder):
     assert run.read_status() == before
 
 
-def test_another_config_under_the_same_name_is_refused_with_the_difference(done, folder):
+def test_a_changed_config_is_refused_with_its_differences(done, folder):
     code, _, told = end(start(folder, "done", *DONE, "optimizer.lr=0.5", processes=2))
     assert code == 2 and "Traceback" not in told
     assert "name=done" in told and "Try: another name" in told
@@ -183,7 +183,7 @@ def is_free(run: RunFolder) -> bool:
         return held
 
 
-def test_a_secret_in_the_config_is_refused_before_anything_is_written(folder):
+def test_a_secret_in_the_config_is_refused_first(folder):
     code, _, told = end(start(folder, "secret", "tracker=wandb", "tracker.entity=canary-hf_token", **CANARIES))
     assert code == 2 and "$HF_TOKEN: the config contains its value" in told and "canary" not in told
     assert not run_of(folder, "secret").path.exists()
@@ -196,14 +196,14 @@ def test_a_wrong_data_file_leaves_no_run_folder(folder):
     assert not run_of(folder, "bad").path.exists()
 
 
-def test_a_disk_that_takes_no_run_is_told_without_a_traceback(folder):
+def test_an_unwritable_runs_dir_is_reported_without_traceback(folder):
     (folder / "file").write_text("")
     code, _, told = end(start(folder, "x", f"runs_dir={folder / 'file' / 'runs'}"))
     assert code in (1, 2) and str(folder / "file") in told and "Traceback" not in told
 
 
 @pytest.mark.parametrize("there", ["no program of SLURM", "programs without a cluster"])
-def test_a_machine_without_a_cluster_is_told_at_once_and_nothing_is_made(folder, tmp_path, monkeypatch, there):
+def test_a_missing_cluster_is_reported_before_any_write(folder, tmp_path, monkeypatch, there):
     programs = tmp_path if there == "no program of SLURM" else "/usr/bin"
     if programs != tmp_path and not shutil.which("sinfo", path=programs):
         pytest.skip("sinfo is not installed")
@@ -215,7 +215,7 @@ def test_a_machine_without_a_cluster_is_told_at_once_and_nothing_is_made(folder,
     assert not run_of(folder, "slurm").path.exists()
 
 
-def test_a_job_goes_on_without_its_launch_unless_a_person_at_a_terminal_says_y():
+def test_a_job_is_cancelled_only_by_a_yes_at_a_terminal():
     answers = ["y\n", "Yes\n", "n\n", "\n", "\x04"]
     program = "import signal, distft.launch.__main__ as launch\n"
     program += f"print([launch.is_left_alone(signal.SIGINT) for _ in range({len(answers)})])\n"
@@ -235,7 +235,7 @@ def test_a_job_goes_on_without_its_launch_unless_a_person_at_a_terminal_says_y()
     assert done.stdout == "[True, True, True, True, True]\nTrue True\n", "nobody is there to be asked"
 
 
-def test_a_run_without_a_name_gets_one_of_model_data_and_time(tmp_path):
+def test_the_default_name_is_model_data_and_time(tmp_path):
     choices = {"model": "gpt2", "data": "files"}
     taken = set()
     for _ in range(3):
@@ -249,7 +249,7 @@ def test_a_run_without_a_name_gets_one_of_model_data_and_time(tmp_path):
     assert len(taken) == 3
 
 
-def test_every_error_of_the_run_that_the_user_sees_ends_with_culprit_place_and_log(tmp_path, capsys):
+def test_every_run_error_names_culprit_location_and_log(tmp_path, capsys):
     run = RunFolder(tmp_path / "r")
     error = {
         "rank": 3,

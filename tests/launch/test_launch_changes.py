@@ -86,7 +86,7 @@ def keep_rows(folder: Path) -> RunFolder:
     return run_of(folder, "straight")
 
 
-def test_an_allowed_change_is_shown_and_what_was_is_kept(extended: tuple[RunFolder, str]):
+def test_an_allowed_change_is_shown_and_the_old_config_kept(extended: tuple[RunFolder, str]):
     run, told = extended
     changed = {line.partition(": ")[2] for line in told.splitlines() if line.startswith("changed: ")}
     assert {"train.max_steps: 3 -> 5", "train.global_batch_size: 4 -> 8"} <= changed
@@ -96,7 +96,7 @@ def test_an_allowed_change_is_shown_and_what_was_is_kept(extended: tuple[RunFold
     assert [row["step"] for row in run.read_metrics("train")] == [1, 2, 3, 4, 5]
 
 
-def test_larger_steps_read_on_where_the_smaller_ones_ended(extended: tuple[RunFolder, str]):
+def test_larger_steps_continue_at_the_next_unread_row(extended: tuple[RunFolder, str]):
     run, _ = extended
     manifest = newest(run)
     assert (manifest["base_step"], manifest["base_row"], manifest["next_row"]) == (3, 12, 28)
@@ -117,7 +117,7 @@ def test_a_config_that_ends_before_the_last_step_done_is_refused(extended: tuple
     assert code == 2 and "has done 5 steps, this config ends after 4" in told
 
 
-def test_a_run_whose_rows_were_edited_and_deleted_goes_on_bit_equal(
+def test_a_run_with_edited_and_deleted_rows_is_bit_equal(
     edited: dict[str, tuple[int, str, str]], started: dict[str, Future], folder: Path
 ):
     run, straight = run_of(folder, "edited"), started["keep_rows"].result()
@@ -131,7 +131,7 @@ def test_a_run_whose_rows_were_edited_and_deleted_goes_on_bit_equal(
     assert [measure(first, second, kind).first for kind in KINDS] == [None, None], "not a bit differs"
 
 
-def test_other_rows_are_read_where_that_is_allowed(edited: dict[str, tuple[int, str, str]], folder: Path):
+def test_other_rows_are_read_if_allowed(edited: dict[str, tuple[int, str, str]], folder: Path):
     code, _, told = edited["elsewhere"]
     assert code == 2 and "checkpoint.allow_change=[train.max_steps,data.train]" in told and "third.jsonl" in told
     assert edited["new"][0] == 0, edited["new"][2]
@@ -139,7 +139,7 @@ def test_other_rows_are_read_where_that_is_allowed(edited: dict[str, tuple[int, 
     assert (manifest["base_step"], manifest["next_row"]) == (6, 4)
 
 
-def test_another_runs_checkpoint_brings_its_config_to_be_held_against(extended: tuple[RunFolder, str], folder: Path):
+def test_a_foreign_checkpoint_is_compared_with_its_config(extended: tuple[RunFolder, str], folder: Path):
     run, _ = extended
     start_from = f"checkpoint.resume={(run.checkpoints / 'latest').resolve()}"
     changes = ["train.max_steps=6", "optimizer.lr=0.5", "export=false", start_from]
@@ -152,7 +152,7 @@ def test_another_runs_checkpoint_brings_its_config_to_be_held_against(extended: 
     assert newest(branch)["next_row"] == 32
 
 
-def test_a_run_that_an_older_version_froze_is_gone_on_with_as_it_is(extended: tuple[RunFolder, str], folder: Path):
+def test_a_run_frozen_by_an_older_version_continues(extended: tuple[RunFolder, str], folder: Path):
     """Its defaults were others, which is no change that the user made."""
     run, _ = extended
     older = run_of(folder, "older")

@@ -99,7 +99,7 @@ def hung(folder: Path) -> Launched:
     return replace(done, seconds=time.monotonic() - began)
 
 
-def test_a_run_that_hangs_goes_on_from_its_last_checkpoint(hung: Launched):
+def test_a_hanging_run_continues_from_its_last_checkpoint(hung: Launched):
     assert hung.code == 0, hung.told
     assert [step for step, _ in hung.losses] == list(range(1, 37)), "each step once"
     status = hung.run.read_status()
@@ -111,7 +111,7 @@ def test_a_run_that_hangs_goes_on_from_its_last_checkpoint(hung: Launched):
     assert_none_left(hung.run)
 
 
-def test_a_deletion_of_minutes_stops_neither_steps_nor_saves(hung: Launched):
+def test_a_slow_deletion_blocks_neither_steps_nor_saves(hung: Launched):
     """It is under way from step 16 or 24 on, longer than launcher.hang_seconds, and what hangs is rank 1."""
     began = re.findall(r"deleting from (\S+)", hung.run.rank_log(1, 0).read_text())[0]
     later = [row["step"] for row in hung.run.read_metrics("train") if row["time"] > float(began)]
@@ -119,7 +119,7 @@ def test_a_deletion_of_minutes_stops_neither_steps_nor_saves(hung: Launched):
     assert not list(hung.run.checkpoints.glob(".*")), "the next attempt has deleted what was left"
 
 
-def test_each_second_of_a_run_has_a_name(hung: Launched):
+def test_every_second_of_a_run_is_accounted_for(hung: Launched):
     told, seconds = read_json(hung.run.goodput), read_json(hung.run.goodput)["seconds"]
     turns = read_timeline(hung.run)
     assert [turn.event for turn in turns] == [
@@ -137,7 +137,7 @@ def test_each_second_of_a_run_has_a_name(hung: Launched):
     assert told["best_every_steps"] >= 1 and told["goodput"] == seconds["productive"] / told["wall_seconds"]
 
 
-def test_a_rank_that_is_slow_is_named_once_with_its_phase_and_a_healthy_one_never(hung: Launched):
+def test_only_a_slow_rank_is_named_once_with_its_phase(hung: Launched):
     [warning] = hung.run.read_metrics("warning")
     assert warning["step"] <= 24, "within 20 steps of the first that counts"
     assert re.match(r"rank 1 on \S+ is slow in forward: 0\.1\S* s a step of its own", warning["text"])
@@ -156,7 +156,7 @@ def test_a_rank_slowed_twofold_is_named_within_20_steps(kind: str, world: int, f
 
 
 @pytest.mark.soak
-def test_a_run_that_hangs_and_then_loses_a_rank_ends_like_one_that_did_not(folder: Path):
+def test_a_hang_and_a_lost_rank_do_not_change_the_result(folder: Path):
     straight = launch(folder, "straight", "", *SAVED)
     done = launch(folder, "harmed", "lock:1:4:1,SIGKILL:0:7:2", *SAVED, "launcher.restarts=2")
     assert_same(done, straight)
@@ -166,7 +166,7 @@ def test_a_run_that_hangs_and_then_loses_a_rank_ends_like_one_that_did_not(folde
 
 
 @pytest.mark.soak
-def test_three_starts_without_a_checkpoint_are_the_last_and_the_reason_is_told(folder: Path):
+def test_a_crash_loop_ends_with_its_reason(folder: Path):
     done = launch(folder, "loop", "exit:1:0:0", "train.max_steps=10", "launcher.restarts=9")
     assert done.code == 1 and len(done.restarts) == 2
     message = done.run.read_status()["error"]["message"]
@@ -177,7 +177,7 @@ def test_three_starts_without_a_checkpoint_are_the_last_and_the_reason_is_told(f
 
 
 @pytest.mark.soak
-def test_as_many_restarts_as_were_asked_for(folder: Path):
+def test_launcher_restarts_limits_the_restarts(folder: Path):
     done = launch(folder, "once", "exit:0:0:0", "train.max_steps=10", "launcher.restarts=1")
     assert done.code == 1 and len(done.restarts) == 1
     assert done.run.read_status()["error"]["type"] == "exit code 3"
@@ -189,7 +189,7 @@ def test_as_many_restarts_as_were_asked_for(folder: Path):
     "kind", ["sleep", "lock", "SIGSTOP", "SIGKILL", "SIGABRT", "SIGSEGV", "fault", "raise", "exit"]
 )
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp", "zero2", "zero3"])
-def test_each_kind_of_fault_under_each_way_to_cut_a_model(kind: str, strategy: str, folder: Path):
+def test_each_fault_recovers_under_each_strategy(kind: str, strategy: str, folder: Path):
     cut = (*SAVED, f"strategy={strategy}")
     straight = launch(folder, f"{strategy}-straight-{kind}", "", *cut)
     done = launch(folder, f"{strategy}-{kind}", f"{kind}:1:5:1", *cut, "launcher.restarts=1")
@@ -198,14 +198,14 @@ def test_each_kind_of_fault_under_each_way_to_cut_a_model(kind: str, strategy: s
 
 
 @pytest.mark.soak
-def test_without_restarts_a_hang_ends_the_run_with_its_own_code(folder: Path):
+def test_without_restarts_a_hang_ends_with_its_exit_code(folder: Path):
     done = launch(folder, "hung", "sleep:1:4:1", *SAVED)
     assert done.code == EXIT_HANG == done.run.read_status()["exit_code"], done.told
     assert "rank 1 on" in done.told and "in misbehave" in done.told
 
 
 @pytest.mark.soak
-def test_a_run_that_was_asked_to_stop_is_not_started_again(folder: Path):
+def test_a_stopped_run_is_not_restarted(folder: Path):
     process = start(
         folder, "asked", "sleep:1:30:1", "train.max_steps=100", "launcher.hang_seconds=8", "launcher.restarts=2"
     )

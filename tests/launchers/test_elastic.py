@@ -48,7 +48,7 @@ def test_a_failure_on_one_node_ends_the_others_ranks(tmp_path, before: Callable[
 
 
 @pytest.mark.parametrize(("asked", "is_used"), [("2", True), ("3,1", True), ("", False), ("0", False), ("abc", False)])
-def test_threads_are_as_many_as_asked_or_a_share_of_the_cores(asked: str, is_used: bool, monkeypatch, capsys):
+def test_threads_are_as_requested_or_a_share_of_the_cores(asked: str, is_used: bool, monkeypatch, capsys):
     monkeypatch.setenv("OMP_NUM_THREADS", asked)
     set_threads(10**6)
     assert os.environ["OMP_NUM_THREADS"] == (asked if is_used else "1")

@@ -70,7 +70,7 @@ def is_copy(copy: Path, original: str | None) -> bool:
     return all(file.read_bytes() == (Path(str(original)) / file.name).read_bytes() for file in copy.iterdir())
 
 
-def test_every_file_that_a_rank_reads_is_copied_and_nothing_else(plan: Plan, tmp_path: Path, world: World) -> None:
+def test_exactly_the_files_that_ranks_read_are_copied(plan: Plan, tmp_path: Path, world: World) -> None:
     model, rows = staged(plan, tmp_path / "disk", world)
     assert is_copy(model, plan.model_dir) and is_copy(rows, plan.data_dir)
     assert {file.name for file in model.iterdir()} == {
@@ -80,7 +80,7 @@ def test_every_file_that_a_rank_reads_is_copied_and_nothing_else(plan: Plan, tmp
     assert stage(plan, "none", None, world) == plan
 
 
-def test_a_node_copies_each_file_once_for_all_its_ranks_and_runs(plan: Plan, tmp_path: Path) -> None:
+def test_a_node_copies_each_file_once_for_all_ranks(plan: Plan, tmp_path: Path) -> None:
     out = tmp_path / "out"
     for node in range(NODES):
         (out / f"node-{node}").mkdir(parents=True)
@@ -99,7 +99,7 @@ def test_a_node_copies_each_file_once_for_all_its_ranks_and_runs(plan: Plan, tmp
         assert is_copy(Path(given["model_dir"]), plan.model_dir)
 
 
-def test_a_copy_cut_off_by_a_kill_is_not_used(plan: Plan, tmp_path: Path, world: World) -> None:
+def test_a_truncated_copy_is_not_used(plan: Plan, tmp_path: Path, world: World) -> None:
     child = os.fork()
     if not child:
         die_in_the_middle(Path(str(plan.model_dir)), tmp_path / "disk" / f"distft-{os.getuid()}")
@@ -129,14 +129,14 @@ def die_in_the_middle(source: Path, root: Path) -> None:
         os._exit(1)
 
 
-def test_what_a_cleaner_took_away_is_copied_again(plan: Plan, tmp_path: Path, world: World) -> None:
+def test_a_deleted_copy_is_made_again(plan: Plan, tmp_path: Path, world: World) -> None:
     model, _ = staged(plan, tmp_path / "disk", world)
     (model / "b.safetensors").unlink()
     assert staged(plan, tmp_path / "disk", world)[0] == model and is_copy(model, plan.model_dir)
     assert (model / "b.safetensors").is_file()
 
 
-def test_another_model_in_the_same_place_is_another_copy(plan: Plan, tmp_path: Path, world: World) -> None:
+def test_another_model_at_the_same_path_is_another_copy(plan: Plan, tmp_path: Path, world: World) -> None:
     before, _ = staged(plan, tmp_path / "disk", world)
     file = Path(str(plan.model_dir)) / "b.safetensors"
     file.write_bytes(os.urandom(file.stat().st_size))
@@ -145,7 +145,7 @@ def test_another_model_in_the_same_place_is_another_copy(plan: Plan, tmp_path: P
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
-def test_what_does_not_fit_is_told_with_its_sizes(plan: Plan, tmp_path: Path, world: World) -> None:
+def test_a_copy_that_does_not_fit_is_reported_with_sizes(plan: Plan, tmp_path: Path, world: World) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(disk)], check=False).returncode:

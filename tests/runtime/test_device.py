@@ -15,7 +15,7 @@ from distft.runtime.device import COLLECT_EVERY, collecting, compute_dtype, exac
 GIB = 2**30
 
 
-def test_an_accelerator_also_tells_what_its_allocator_holds_and_how_often_it_ran_short(
+def test_accelerators_report_reserved_memory_and_retries(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(torch.accelerator, "max_memory_allocated", lambda device: 3 * GIB)
@@ -25,7 +25,7 @@ def test_an_accelerator_also_tells_what_its_allocator_holds_and_how_often_it_ran
     assert told == {"peak_memory_gib": 3.0, "reserved_memory_gib": 5.0, "allocator_retries": 7}
 
 
-def test_a_cpu_tells_what_is_resident() -> None:
+def test_a_cpu_reports_resident_memory() -> None:
     told = memory_of(torch.device("cpu"))
     assert list(told) == ["peak_memory_gib"] and 0.01 < told["peak_memory_gib"] < 1000
 
@@ -37,7 +37,7 @@ class Ring:
         self.itself = self
 
 
-def test_garbage_is_collected_at_set_steps_and_by_python_itself_again_afterwards() -> None:
+def test_garbage_is_collected_at_set_steps_during_training() -> None:
     with collecting() as after:
         assert not gc.isenabled()
         dropped = weakref.ref(Ring())

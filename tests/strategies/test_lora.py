@@ -68,7 +68,7 @@ def in_bf16(rows: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, d
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_frozen_weights_are_held_as_they_are_computed_with(strategy: str, in_bf16: Any) -> None:
+def test_frozen_weights_are_held_in_compute_dtype(strategy: str, in_bf16: Any) -> None:
     """Two bytes each, and not four beside a copy of two; what is trained stays in fp32."""
     answer = in_bf16[strategy]
     assert answer["effective"]["frozen_dtypes"] == ["torch.bfloat16"]

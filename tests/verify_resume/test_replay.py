@@ -58,7 +58,7 @@ def skipped(folder: Path) -> tuple[RunFolder, int, str]:
     return launch(folder, "skipped", SPOILT_TOKENS=str(LONG))
 
 
-def test_a_spoilt_step_is_left_out_and_told_and_the_run_goes_on(skipped: tuple[RunFolder, int, str]):
+def test_a_non_finite_step_is_skipped_and_reported(skipped: tuple[RunFolder, int, str]):
     run, code, told = skipped
     assert code == 0, told
     [odd] = [row["step"] for row in steps(run) if row.get("skipped")]
@@ -69,7 +69,7 @@ def test_a_spoilt_step_is_left_out_and_told_and_the_run_goes_on(skipped: tuple[R
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "zero3"])
-def test_the_command_that_was_written_makes_the_step_again(strategy: str, folder: Path):
+def test_the_recorded_command_replays_the_step(strategy: str, folder: Path):
     """Of a run that diverges by its learning rate."""
     wild = ("optimizer=sgd", "optimizer.lr=1000", "train.max_grad_norm=null", "checkpoint.every_steps=null")
     run, code, told = launch(folder, f"wild-{strategy}", f"strategy={strategy}", "train.on_non_finite=stop", *wild)
@@ -85,7 +85,7 @@ def test_the_command_that_was_written_makes_the_step_again(strategy: str, folder
     assert f"row {odd[0]['rows'][0]['row']} (" in done.stdout
 
 
-def test_the_run_goes_back_and_on_behind_the_window(folder: Path):
+def test_a_rewind_continues_after_the_window(folder: Path):
     run, code, told = launch(folder, "rewound", "train.on_non_finite=rewind", ANEW, SPOILT_TOKENS=str(LONG))
     assert code == 0, told
     batch, plan = spoilt_batch(run), run.read_plan()
@@ -98,7 +98,7 @@ def test_the_run_goes_back_and_on_behind_the_window(folder: Path):
     assert read_manifest(run.checkpoints / "latest")["base_row"] == plan.base_row
 
 
-def test_stop_ends_the_run_at_once_and_no_restart_repeats_it(folder: Path):
+def test_stop_ends_the_run_without_a_restart(folder: Path):
     run, code, told = launch(
         folder, "stopped", "train.on_non_finite=stop", "launcher.restarts=2", SPOILT_TOKENS=str(LONG)
     )
@@ -106,7 +106,7 @@ def test_stop_ends_the_run_at_once_and_no_restart_repeats_it(folder: Path):
     assert run.read_status()["error"]["type"] == "NonFinite" and "train.on_non_finite=stop" in told
 
 
-def test_a_replica_with_one_other_bit_ends_the_run(folder: Path):
+def test_a_replica_with_a_flipped_bit_ends_the_run(folder: Path):
     run, code, told = launch(folder, "bits", "train.check_replicas_every=1", SPOILT_BITS="3")
     assert code == 1 and "processes that replicate the same weights hold different ones" in told
     assert len(steps(run)) == 3

@@ -6,7 +6,7 @@ from benchmarks.peers.settings import PEERS, read_arguments
 from distft.config import ConfigError
 
 
-def test_everything_wrong_is_told_at_once():
+def test_all_errors_are_reported_at_once():
     with pytest.raises(ConfigError) as error:
         read_arguments(["one=distfr", "rows=33", "steps=1", "rounds=x"])
     text = "\n".join(error.value.messages)
@@ -14,7 +14,7 @@ def test_everything_wrong_is_told_at_once():
         assert told in text
 
 
-def test_an_unknown_key_is_refused_with_the_nearest():
+def test_an_unknown_key_is_refused_with_a_suggestion():
     with pytest.raises(ConfigError, match="Did you mean rounds"):
         read_arguments(["ronds=3"])
 
