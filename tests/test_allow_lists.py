@@ -32,7 +32,7 @@ data.packing data.max_bad_fraction data.max_truncated_fraction data.max_untraine
 train.micro_batch_tokens train.activation_checkpointing train.compile train.deterministic train.profile
 train.on_non_finite train.max_non_finite train.check_replicas_every eval.micro_batch_size
 """.split()
-# What it may not, without being told to: all else. Written out, so that no key gets into neither.
+# All other keys, which need checkpoint.allow_change. Written out, so that every key is on one list.
 MUST_STAY = """
 seed model.path model.revision model.task model.tokenizer model.trust_remote_code model.tiny model.architecture
 model.tiny_architecture data.train data.eval data.split data.eval_split data.subset data.revision data.split_seed

@@ -1,4 +1,4 @@
-"""Every YAML in conf/ is a word that composes into a whole config, as it is and beside every default."""
+"""Every YAML in conf/ is a choice that composes into a whole config with every default."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ EXPERIMENTS = [word for group, word in WORDS if group == "experiment"]
 
 @pytest.fixture
 def right(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What a config needs beside a word, and the demo's files, empty."""
+    """What a config needs in addition to a choice, and the demo's files, empty."""
     for module in ("config.machines", "config.rules.machine", "config.rules.model"):
         monkeypatch.setattr(f"distft.{module}.num_accelerators", lambda: 0)
     demo = tmp_path / "demo"

@@ -1,4 +1,4 @@
-"""What the README and CONTRIBUTING tell a reader to type works, and what they link to is there."""
+"""The commands in README and CONTRIBUTING work, and their links have targets."""
 
 import re
 from dataclasses import dataclass

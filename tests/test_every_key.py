@@ -280,9 +280,9 @@ def test_model_code_runs_only_if_trusted(
     monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
     folder = tmp_path / "own"
     byte_tokenizer().save_pretrained(folder)
-    told = json.loads((folder / "tokenizer_config.json").read_text())
+    reported = json.loads((folder / "tokenizer_config.json").read_text())
     named = {"tokenizer_class": "Mine", "auto_map": {"AutoTokenizer": [None, "mine.Mine"]}}
-    (folder / "tokenizer_config.json").write_text(json.dumps(told | named))
+    (folder / "tokenizer_config.json").write_text(json.dumps(reported | named))
     (folder / "mine.py").write_text(
         "from transformers import PreTrainedTokenizerFast\nclass Mine(PreTrainedTokenizerFast): pass\n"
     )

@@ -153,7 +153,7 @@ def manifest(content: Callable[[Path], bytes]) -> Try:
 
 
 def steps_in_a_pickle(folder: Path, canary: Path) -> Any:
-    """The list of checkpoints; beside it what torch's own checkpoints have."""
+    """The list of checkpoints, next to files as in torch's own checkpoints."""
     step_dir(folder, 3).mkdir(parents=True)
     for name in ("index.json", "step-00000003/.metadata", "step-00000003/optimizer.pt"):
         (folder / name).write_bytes(pickled(canary))
@@ -243,7 +243,7 @@ FILES: dict[str, Try] = {
     "a tokenizer with code of its own": own_tokenizer,
     "weights above the folder": index("../../outside.safetensors"),
     "weights at an absolute path": index("/etc/passwd"),
-    "weights that are a pickle beside": index("pytorch_model.bin"),
+    "a pickle next to weights": index("pytorch_model.bin"),
     "weights whose name is a list": index(["model.safetensors"]),
     "a template that looks for subclasses": template("{{ ''.__class__.__mro__[1].__subclasses__() }}"),
     "a template that imports": template("{{ cycler.__init__.__globals__.os.system(\"touch 'CANARY'\") }}"),

@@ -28,8 +28,8 @@ def test_a_failed_allocation_is_reported_with_plan_and_advice(tmp_path: Path):
     run = RunFolder(tmp_path)
     run.config.write_text(frozen_text(config))
     run.write_plan(make_plan(config))
-    told = r"tried to allocate \d+ bytes\. Planned for a process under zero2: .* Try: "
-    with pytest.raises(OutOfMemory, match=told), explain_out_of_memory(run):
+    expected = r"tried to allocate \d+ bytes\. Planned for a process under zero2: .* Try: "
+    with pytest.raises(OutOfMemory, match=expected), explain_out_of_memory(run):
         torch.empty(2**58)
     with pytest.raises(OutOfMemory, match=r"tried to allocate 2.00 GiB"), explain_out_of_memory(run):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has ...")
@@ -47,7 +47,7 @@ def test_a_failed_allocation_is_reported_with_plan_and_advice(tmp_path: Path):
 
 
 def test_a_rank_without_any_of_the_devices_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The driver is too old, say; a job that asked for no device may be on a node that has some."""
+    """For example, the driver is too old; a job that requested no device may be on a node that has some."""
     monkeypatch.setattr(machines, "plugged_in", lambda: machines.Plugged("NVIDIA", 2))
     monkeypatch.delenv("SLURM_GPUS_ON_NODE", raising=False)
     monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available=False: None)

@@ -104,8 +104,8 @@ def test_a_signal_saves_exits_75_and_the_same_command_continues(
         for target in targets:
             os.kill(target, number)
         time.sleep(0.05)
-    code, _, told = end(process)
-    assert code == 75 and "saved and stopped" in told, told
+    code, _, stderr = end(process)
+    assert code == 75 and "saved and stopped" in stderr, stderr
     status, done = run.read_status(), len(steps_of(run))
     assert (status["state"], status["exit_code"], status["step"]) == ("preempted", 75, done)
     assert [path.name for path in run.checkpoints.glob("step-*")] == [f"step-{done:08d}"]
@@ -133,13 +133,13 @@ def test_a_launch_without_a_started_run_just_ends(number: signal.Signals, folder
     while not listens(process.pid, number):
         assert time.monotonic() < deadline and process.poll() is None
     process.send_signal(number)
-    code, _, told = end(process)
-    assert code == 128 + number and "Traceback" not in told, told
+    code, _, stderr = end(process)
+    assert code == 128 + number and "Traceback" not in stderr, stderr
     assert not RunFolder(folder / "runs" / name).status.exists()
 
 
 def listens(process: int, number: int) -> bool:
-    """Tells whether a process catches a signal."""
+    """Returns whether a process catches a signal."""
     lines = Path(f"/proc/{process}/status").read_text().splitlines()
     caught = next(line for line in lines if line.startswith("SigCgt:"))
     return bool(int(caught.split()[1], 16) >> (number - 1) & 1)

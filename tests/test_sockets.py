@@ -1,4 +1,4 @@
-"""A run talks to nobody but itself (R-77): hub, uploads and sources belong to the processes before and beside it."""
+"""A run connects only to its own ranks: hub, uploads and sources belong to the processes before and around it."""
 
 import os
 import re

@@ -19,7 +19,7 @@ CALLS = {  # the last parts of a name
     "jinja2.Template", "Template", "from_string", "load_state_dict_from_url", "torch_load", "dcp.load",
 }  # fmt: skip
 ALLOWED = {  # file -> what it may do, and why
-    "distft/data/tokenize.py": {"trust_remote_code"},  # the user's own key, false unless asked for
+    "distft/data/tokenize.py": {"trust_remote_code"},  # the user's own key, false by default
     "distft/config/model_folder.py": {"trust_remote_code"},
     "distft/plan/make.py": {"trust_remote_code"},
     "distft/prepare.py": {"trust_remote_code"},

@@ -1,4 +1,4 @@
-"""The excess is the time that processes wait for the dearest of each micro-batch."""
+"""The excess is the time that processes wait for the most expensive one of each micro-batch."""
 
 import numpy as np
 

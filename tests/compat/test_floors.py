@@ -69,7 +69,7 @@ def test_the_installed_versions_have_every_reach(reach: Reach) -> None:
 
 
 def is_newer(package: str) -> bool:
-    """Tells whether another release than the recorded floor is installed."""
+    """Returns whether another release than the recorded floor is installed."""
     from importlib.metadata import PackageNotFoundError, version
 
     try:

@@ -120,10 +120,10 @@ def test_uuids_are_those_of_the_driver(tmp_path: Path, monkeypatch: pytest.Monke
 def test_devices_that_torch_cannot_use_are_reported_with_a_fix(
     plugged: Plugged, build: Build | None, why: str, said: str | None
 ):
-    told = wasted(plugged, build, why)
-    assert (told is None) == (said is None)
-    if told and said:
-        assert said in told and f"{plugged.variable}= before the command" in told
+    reported = wasted(plugged, build, why)
+    assert (reported is None) == (said is None)
+    if reported and said:
+        assert said in reported and f"{plugged.variable}= before the command" in reported
 
 
 def test_torchs_build_is_read_without_importing_it():
@@ -138,8 +138,8 @@ def test_a_gpu_without_a_driver_is_reported_unless_cpu_is_set(tmp_path: Path):
         folder.mkdir(parents=True)
         (folder / "vendor").write_text(f"{vendor}\n")
         (folder / "class").write_text(f"{kind}\n")
-    told = without_driver(tmp_path, tmp_path, {})
-    assert told and told.startswith("1 NVIDIA GPU on the PCI bus") and "CUDA_VISIBLE_DEVICES=" in told
+    reported = without_driver(tmp_path, tmp_path, {})
+    assert reported and reported.startswith("1 NVIDIA GPU on the PCI bus") and "CUDA_VISIBLE_DEVICES=" in reported
     assert without_driver(tmp_path, tmp_path, {"CUDA_VISIBLE_DEVICES": ""}) is None
     (tmp_path / "nvidia0").touch()
     assert without_driver(tmp_path, tmp_path, {}) is None

@@ -1,4 +1,4 @@
-"""A path that names nothing here is told from a hub id, and the nearest one is offered."""
+"""A missing path is distinguished from a hub id, and the nearest existing one is suggested."""
 
 from pathlib import Path
 

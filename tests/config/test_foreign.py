@@ -7,10 +7,10 @@ from distft.config.nearest import OURS
 
 
 def test_every_key_of_another_trainer_maps_to_ours(right: list[str]):
-    with pytest.raises(ConfigError) as told:
+    with pytest.raises(ConfigError) as reported:
         compose([*right, "schedule=wsd", *(f"{theirs}=1" for theirs in OURS)])
     for theirs, ours in OURS.items():
-        [line] = [line for line in told.value.messages if line.startswith(f"{theirs}=1: ")]
+        [line] = [line for line in reported.value.messages if line.startswith(f"{theirs}=1: ")]
         assert line.endswith((f" {ours}", f" {ours}?")), line
 
 

@@ -1,4 +1,4 @@
-"""docs/config.md tells what the code holds to."""
+"""docs/config.md is generated from the schema."""
 
 from pathlib import Path
 

@@ -50,7 +50,7 @@ HALVES = ["schedule=wsd", "schedule.warmup_steps=0.5", "schedule.decay_steps=0.5
 
 
 @pytest.mark.parametrize(
-    ("typed", "steps", "told"),
+    ("typed", "steps", "reported"),
     [
         (
             ["schedule.warmup_steps=20"],
@@ -72,14 +72,14 @@ HALVES = ["schedule=wsd", "schedule.warmup_steps=0.5", "schedule.decay_steps=0.5
     ids=str,
 )
 def test_warm_up_and_intervals_fit_into_the_steps_of_the_rows(
-    typed: list[str], steps: int, told: str | None, right: list[str]
+    typed: list[str], steps: int, reported: str | None, right: list[str]
 ):
     """As train.max_steps would be held to them."""
     config = compose([*right, *typed])
     found = broken_by_length(Facts(config.values, config.choices, config.given), steps)
-    assert (told is None and not found) or (told is not None and len(found) == 1 and told in found[0])
+    assert (reported is None and not found) or (reported is not None and len(found) == 1 and reported in found[0])
     end = f"train.max_steps={steps}"
-    if told is None:
+    if reported is None:
         compose([*right, *typed, end])
     else:
         with pytest.raises(ConfigError) as caught:

@@ -102,7 +102,7 @@ def test_a_default_never_cuts_a_typed_length(typed: list[str], expected: tuple[i
 
 
 @pytest.mark.parametrize(
-    ("experiment", "own", "typed", "expected", "told"),
+    ("experiment", "own", "typed", "expected", "reported"),
     [
         ("{epochs: 2}", "", [STEPS], (100, None), 1),
         ("{epochs: 2}", "{max_steps: 7}", [], (7, None), 1),
@@ -114,7 +114,7 @@ def test_a_default_never_cuts_a_typed_length(typed: list[str], expected: tuple[i
     ids=str,
 )
 def test_command_line_and_file_win_over_experiment_and_defaults(
-    experiment: str, own: str, typed: list[str], expected: tuple, told: int, right: list[str], tmp_path: Path
+    experiment: str, own: str, typed: list[str], expected: tuple, reported: int, right: list[str], tmp_path: Path
 ):
     folder = Path(shutil.copytree(conf_dir(), tmp_path / "conf"))
     (folder / "experiment" / "mine.yaml").write_text(f"# @package _global_\ntrain: {experiment}\n")
@@ -123,8 +123,8 @@ def test_command_line_and_file_win_over_experiment_and_defaults(
         typed = [f"config={tmp_path}/own.yaml", *typed]
     found = compose([*right, "experiment=mine", *typed], config_dir=folder)
     training = found.values["train"]
-    assert (training["max_steps"], training["epochs"]) == expected and len(found.notes) == told
-    if told:
+    assert (training["max_steps"], training["epochs"]) == expected and len(found.notes) == reported
+    if reported:
         assert " of experiment=mine gives way to train." in found.notes[0]
 
 

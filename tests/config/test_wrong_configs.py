@@ -102,12 +102,12 @@ def test_the_base_of_the_wrong_configs_is_valid(right: list[str]):
     compose(right)
 
 
-@pytest.mark.parametrize(("overrides", "written", "nearest"), WRONG, ids=[row[0] for row in WRONG])
+@pytest.mark.parametrize(("overrides", "written", "suggestion"), WRONG, ids=[row[0] for row in WRONG])
 def test_a_wrong_config_is_refused_with_its_key(
-    overrides: str, written: str, nearest: str, right: list[str], capsys: pytest.CaptureFixture[str]
+    overrides: str, written: str, suggestion: str, right: list[str], capsys: pytest.CaptureFixture[str]
 ):
     errors = refusal([*right, *overrides.split(" ")], capsys)
-    assert any(written in error and nearest in error.partition(written)[2] for error in errors), errors
+    assert any(written in error and suggestion in error.partition(written)[2] for error in errors), errors
 
 
 def test_all_errors_come_at_once(right: list[str], capsys: pytest.CaptureFixture[str]):

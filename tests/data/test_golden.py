@@ -1,7 +1,7 @@
 """The same rows give the same tokens until distft.data.key.STAGE_VERSION says otherwise.
 
 The key of prepared rows has that version and not the text of the code, so a changed comment tokenises nothing anew. It
-has to be raised by hand when tokens change: these digests tell when. `python -m tests.data.test_golden` writes them,
+has to be raised by hand when tokens change: these digests show when. `python -m tests.data.test_golden` writes them,
 for a format or a template that is new, or after the version was raised.
 """
 

@@ -127,7 +127,7 @@ def test_a_big_file_is_hashed_again_only_when_it_changes(tmp_path: Path, monkeyp
     write_json(memory, {"sha256": "remembered"})
     assert file_hash(path, tmp_path) == "remembered"
     path.write_text("b")
-    os.utime(path, (1, 1))  # same size, same time: the change time of the inode tells
+    os.utime(path, (1, 1))  # same size, same time: only the inode's change time differs
     assert file_hash(path, tmp_path) not in ("remembered", first)
 
 

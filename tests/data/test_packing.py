@@ -67,7 +67,7 @@ def test_ranks_have_similar_costs_in_total_and_at_each_step(world: int, tokens: 
     cut = MicroBatching(lengths, tokens, costs).micro_batches(np.arange(2048)[: 32 * world], world)
     of = np.asarray([[costs[part].sum() for part in ranks] for ranks in cut])  # [accumulation, world]
     assert of.sum(0).max() / of.sum(0).mean() < 1.03
-    assert (of.max(1).sum()) / of.sum(0).mean() < 1.03, "what the dearest of each micro-batch takes, all wait for"
+    assert (of.max(1).sum()) / of.sum(0).mean() < 1.03, "all ranks wait for the most expensive one of each micro-batch"
 
 
 @pytest.mark.parametrize("world", [2, 4, 8])

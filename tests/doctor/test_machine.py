@@ -1,8 +1,8 @@
-"""What a process may use is told by its own limits, made real here: cgroups, affinity, ulimit, a small tmpfs.
+"""What a process may use follows from its limits, which are real here: cgroups, affinity, ulimit, a small tmpfs.
 
 A folder that cannot take a run is named before the run finds out.
 What is installed is held against pyproject.toml.
-torch is asked in a process of its own: missing, broken or hanging, it is told and the rest goes on.
+torch is imported in a separate process: a missing, broken or hanging one is reported, and the other checks run.
 """
 
 import os

@@ -1,6 +1,6 @@
 """Names, ports and collectives are tried, not assumed; what fails names who could not reach whom.
 
-The hub is asked once, without the token, and its answer told with what to do.
+The hub gets one request, without the token; its answer is reported with a fix.
 """
 
 import os
@@ -43,7 +43,7 @@ def test_a_loopback_address_is_a_warning_for_more_than_one_node(tmp_path: Path, 
 @root
 @pytest.mark.parametrize(("port", "state"), [(54, "ok"), (53, "warning")])
 def test_a_name_server_that_does_not_answer_is_a_warning(tmp_path: Path, port: int, state: str) -> None:
-    """On the name server's port nobody listens, which is told at once, or one who never answers."""
+    """The name server's port is closed, which fails at once, or open without an answer."""
     (tmp_path / "resolv").write_text("nameserver 127.0.0.1\noptions timeout:1 attempts:2\n")
     inside = f'ip link set lo up; mount --bind {tmp_path}/resolv /etc/resolv.conf; exec "$0" "$@"'
     take = "import os, socket, sys; s = socket.socket(type=socket.SOCK_DGRAM);"

@@ -1,4 +1,4 @@
-"""What differs between nodes is told by node; the allocation that gives the answers is tested in tests/slurm."""
+"""Differences between nodes are reported by node; tests/slurm tests the allocation that gives the answers."""
 
 from typing import Any
 

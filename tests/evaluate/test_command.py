@@ -21,8 +21,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     """A run of one step."""
     folder = tmp_path_factory.mktemp("evaluated")
     write_sums(folder)
-    code, _, told = end(start(folder, "run", "train.max_steps=1", "export=false"))
-    assert code == 0, told
+    code, _, stderr = end(start(folder, "run", "train.max_steps=1", "export=false"))
+    assert code == 0, stderr
     return RunFolder(folder / "runs" / "run")
 
 

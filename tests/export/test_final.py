@@ -143,9 +143,11 @@ def test_an_export_that_fails_leaves_the_run_completed(
     (tokenizer / "tokenizer_config.json").write_text("{")
     write_json(copied.plan, read_json(copied.plan) | {"tokenizer_dir": str(tokenizer)})
     assert finish(copied, read_config(copied).export) == 1
-    told = capsys.readouterr().err
-    assert "run: export failed: " in told and "was not exported: JSONDecodeError" in told and "Traceback" not in told
-    again = told.partition("Try: python -m distft.export ")[2].split()
+    stderr = capsys.readouterr().err
+    assert (
+        "run: export failed: " in stderr and "was not exported: JSONDecodeError" in stderr and "Traceback" not in stderr
+    )
+    again = stderr.partition("Try: python -m distft.export ")[2].split()
     assert again == [f"run={copied.path}", f"out={copied.final}", "at=best", "dtype=auto", "format=auto"]
     assert copied.read_status()["state"] == "completed" and not copied.final.exists()
     (tokenizer / "tokenizer_config.json").write_bytes((run[1] / "tokenizer_config.json").read_bytes())

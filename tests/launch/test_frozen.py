@@ -31,7 +31,7 @@ def save_model(folder: Path, value: float) -> Path:
 
 @dataclass(frozen=True)
 class Begun:
-    """A run that was frozen from prepared rows, and how it is asked for again."""
+    """A run that was frozen from prepared rows, and the command that continues it."""
 
     folder: Path
     typed: list[str]
@@ -82,7 +82,7 @@ def test_a_run_keeps_its_rows_when_files_change(begun: Begun, monkeypatch: pytes
     own = begun.own(f"data.train={copy}")
     assert own and own.plan == plan and own.values["data"]["train"] == str(rows), "the same rows are the same config"
     assert begun.own(f"data.train={shutil.copy(rows, begun.folder / 'other.jsonl')}") is None
-    assert begun.own("checkpoint.allow_change=[data]") is None, "new rows are asked for"
+    assert begun.own("checkpoint.allow_change=[data]") is None, "new rows are requested"
     rows.unlink()
     monkeypatch.chdir(begun.folder)
     for typed in ([], ["data.train=rows.jsonl"]):

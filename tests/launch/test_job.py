@@ -25,7 +25,7 @@ ONE = "launcher.nodes=1"
 
 @pytest.fixture
 def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """SLURM's programs, and what it tells job 12 on one node; its job runs and has a day left."""
+    """SLURM's programs and the environment of job 12 on one node, which runs and has a day left."""
     folder = tmp_path / "programs"
     only_path(folder, monkeypatch)
     stub_recorded(folder, "scontrol", "running.txt")

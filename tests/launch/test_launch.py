@@ -51,8 +51,8 @@ def start(folder: Path, name: str, *overrides: str, processes: int = 1, **variab
 
 
 def end(process: subprocess.Popen[str]) -> tuple[int, str, str]:
-    said, told = process.communicate(timeout=480)
-    return process.returncode, said, told
+    said, stderr = process.communicate(timeout=480)
+    return process.returncode, said, stderr
 
 
 def run_of(folder: Path, name: str) -> RunFolder:
@@ -65,9 +65,9 @@ DONE = ("tracker=wandb", "tracker.mode=offline")
 @pytest.fixture(scope="module")
 def done(folder) -> tuple[RunFolder, str, str]:
     """A run of 3 steps on 2 processes, tracked offline, with secrets in its environment, and what it printed."""
-    code, said, told = end(start(folder, "done", *DONE, processes=2, **CANARIES))
-    assert code == 0, told
-    return run_of(folder, "done"), said, told
+    code, said, stderr = end(start(folder, "done", *DONE, processes=2, **CANARIES))
+    assert code == 0, stderr
+    return run_of(folder, "done"), said, stderr
 
 
 def test_settings_in_force_are_read_back(done):
@@ -108,8 +108,8 @@ def test_a_run_folder_has_all_files_of_the_contract(done):
 
 
 def test_no_third_party_output_is_printed(done):
-    run, _, told = done
-    lines = [line for line in told.splitlines() if not line.startswith(("prepared data", "  train:", "  eval:"))]
+    run, _, stderr = done
+    lines = [line for line in stderr.splitlines() if not line.startswith(("prepared data", "  train:", "  eval:"))]
     assert lines[0] == f"{run.path}: 3 steps, 2 processes, logs in {run.logs / 'attempt-1'}"
     assert all(line.startswith("step ") for line in lines[1:]), lines
     for rank in (0, 1):
@@ -117,11 +117,11 @@ def test_no_third_party_output_is_printed(done):
 
 
 def test_secrets_of_the_environment_reach_no_file(done):
-    run, said, told = done
+    run, said, stderr = done
     for path in run.path.rglob("*"):
         text = path.read_bytes() if path.is_file() else b""
         assert not any(value.encode() in text for value in CANARIES.values()), path
-    assert "canary" not in said + told
+    assert "canary" not in said + stderr
 
 
 def test_a_finished_run_prints_its_result_again(done, folder):
@@ -132,21 +132,21 @@ def test_a_finished_run_prints_its_result_again(done, folder):
 
 
 def test_a_changed_config_is_refused_with_its_differences(done, folder):
-    code, _, told = end(start(folder, "done", *DONE, "optimizer.lr=0.5", processes=2))
-    assert code == 2 and "Traceback" not in told
-    assert "name=done" in told and "Try: another name" in told
-    assert any(line.strip().startswith("optimizer.lr: ") and line.endswith("-> 0.5") for line in told.splitlines())
+    code, _, stderr = end(start(folder, "done", *DONE, "optimizer.lr=0.5", processes=2))
+    assert code == 2 and "Traceback" not in stderr
+    assert "name=done" in stderr and "Try: another name" in stderr
+    assert any(line.strip().startswith("optimizer.lr: ") and line.endswith("-> 0.5") for line in stderr.splitlines())
 
 
 def test_ctrl_c_saves_and_the_same_command_continues(done, folder):
     run = run_of(folder, "cut")
     process = start(folder, "cut", "train.max_steps=400")
     wait_for_rows(run)
-    code, _, told = end(start(folder, "cut", "train.max_steps=400"))
-    assert code == 2 and "another launch uses" in told
+    code, _, stderr = end(start(folder, "cut", "train.max_steps=400"))
+    assert code == 2 and "another launch uses" in stderr
     process.send_signal(signal.SIGINT)
-    code, _, told = end(process)
-    assert code == 75 and "saved and stopped" in told
+    code, _, stderr = end(process)
+    assert code == 75 and "saved and stopped" in stderr
     status = run.read_status()
     assert status["state"] == "preempted" and 0 < status["step"] < 400
     assert_none_left(run)
@@ -178,28 +178,28 @@ def test_without_waiting_the_run_ends_on_its_own(done, folder):
 
 
 def is_free(run: RunFolder) -> bool:
-    """Tells whether no launch holds the run."""
+    """Returns whether no launch holds the run."""
     with alone(run.path / ".lock") as held:
         return held
 
 
 def test_a_secret_in_the_config_is_refused_first(folder):
-    code, _, told = end(start(folder, "secret", "tracker=wandb", "tracker.entity=canary-hf_token", **CANARIES))
-    assert code == 2 and "$HF_TOKEN: the config contains its value" in told and "canary" not in told
+    code, _, stderr = end(start(folder, "secret", "tracker=wandb", "tracker.entity=canary-hf_token", **CANARIES))
+    assert code == 2 and "$HF_TOKEN: the config contains its value" in stderr and "canary" not in stderr
     assert not run_of(folder, "secret").path.exists()
 
 
 def test_a_wrong_data_file_leaves_no_run_folder(folder):
     (folder / "bad.jsonl").write_text("no json\n" * 10)
-    code, _, told = end(start(folder, "bad", f"data.train={folder / 'bad.jsonl'}"))
-    assert code == 2 and "bad.jsonl" in told and "Traceback" not in told
+    code, _, stderr = end(start(folder, "bad", f"data.train={folder / 'bad.jsonl'}"))
+    assert code == 2 and "bad.jsonl" in stderr and "Traceback" not in stderr
     assert not run_of(folder, "bad").path.exists()
 
 
 def test_an_unwritable_runs_dir_is_reported_without_traceback(folder):
     (folder / "file").write_text("")
-    code, _, told = end(start(folder, "x", f"runs_dir={folder / 'file' / 'runs'}"))
-    assert code in (1, 2) and str(folder / "file") in told and "Traceback" not in told
+    code, _, stderr = end(start(folder, "x", f"runs_dir={folder / 'file' / 'runs'}"))
+    assert code in (1, 2) and str(folder / "file") in stderr and "Traceback" not in stderr
 
 
 @pytest.mark.parametrize("there", ["no program of SLURM", "programs without a cluster"])
@@ -208,9 +208,9 @@ def test_a_missing_cluster_is_reported_before_any_write(folder, tmp_path, monkey
     if programs != tmp_path and not shutil.which("sinfo", path=programs):
         pytest.skip("sinfo is not installed")
     monkeypatch.delenv("SLURM_CONF", raising=False)
-    code, said, told = end(start(folder, "slurm", "launcher=slurm", PATH=str(programs)))
-    assert code == 2 and not said and "Traceback" not in told
-    [error] = [line for line in told.splitlines() if "launcher=slurm: sinfo" in line]
+    code, said, stderr = end(start(folder, "slurm", "launcher=slurm", PATH=str(programs)))
+    assert code == 2 and not said and "Traceback" not in stderr
+    [error] = [line for line in stderr.splitlines() if "launcher=slurm: sinfo" in line]
     assert error.endswith("Try: a login node of the cluster, or launcher=local")
     assert not run_of(folder, "slurm").path.exists()
 

@@ -1,4 +1,4 @@
-"""What this machine does not offer a run is told before anything else is done."""
+"""What this machine lacks for a run is reported before anything else is done."""
 
 import os
 import subprocess

@@ -37,13 +37,13 @@ def test_a_failure_on_one_node_ends_the_others_ranks(tmp_path, before: Callable[
         for node in "01"
     ]
     try:
-        said, told = zip(*(node.communicate(timeout=120) for node in nodes), strict=True)
+        said, stderr = zip(*(node.communicate(timeout=120) for node in nodes), strict=True)
     finally:
         for node in nodes:
             node.kill()
     failures = [json.loads(text) for text in said]
     assert [(each["rank"], each["message"]) for each in failures] == [(1, "row 7 has no label")] * 2
-    assert f"ended with {-signal.SIGKILL}" in told[0], "not by a signal that leaves a core file"
+    assert f"ended with {-signal.SIGKILL}" in stderr[0], "not by a signal that leaves a core file"
     assert_none_left(run)
 
 

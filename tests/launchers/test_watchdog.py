@@ -1,6 +1,6 @@
-"""A run that hangs is ended within its limit, the ranks that hold it up are named, and all tell where they are.
+"""A run that hangs is ended within its limit; the ranks that block it are named, and all dump their stacks.
 
-How long a rank may be silent: what was asked for, else what its own steps say; more where it is in no step.
+How long a rank may be silent: the typed limit, else one from its own steps; longer outside of a step.
 """
 
 import json
@@ -68,8 +68,8 @@ def test_the_rank_that_did_not_enter_the_collective_is_named(bad: str, state: st
 @pytest.mark.slow
 def test_a_rank_of_another_node_is_named_and_both_nodes_end(tmp_path: Path):
     limits = {"hang_seconds": 5, "hang_seconds_outside": 60}
-    told = {"bad_rank": 1, "bad": "lock", "collective": True, "launcher": limits}
-    run = freeze(tmp_path / "run", processes=1, nodes=2, steps=1000, **told)
+    reported = {"bad_rank": 1, "bad": "lock", "collective": True, "launcher": limits}
+    run = freeze(tmp_path / "run", processes=1, nodes=2, steps=1000, **reported)
     command = [sys.executable, "-m", "distft.launchers.elastic", str(run.path), "--program", FAKE, "--attempt", "1"]
     places = [["--node", str(node), "--address", "127.0.0.1"] for node in (0, 1)]
     nodes = [

@@ -1,10 +1,10 @@
 """Layers compiled by torch.compile: one graph for all of a kind, whatever a micro-batch holds, and the same numbers.
 
-Activations that are computed again: fewer are kept, no number changes, and no dear operation is done twice.
-Fused kernels are put into the model that names them, or refused in words; the real ones need a device.
-What Liger is asked for is held to a package of the same interface; the real one, 0.8.5, was put into five families by
-hand (docs/dev/evidence.md).
-A skeleton costs no memory for weights, and is otherwise the model: buffers, tied weights, names.
+Activation checkpointing: fewer activations are kept, no number changes, no expensive operation runs twice.
+Fused kernels replace layers of the model, or are refused with the reason; the real ones need a device.
+Calls of Liger are checked against a package with the same interface; the real one, 0.8.5, was applied to five families
+by hand (docs/dev/evidence.md).
+A skeleton on meta has no weights in memory, and otherwise equals the model: buffers, tied weights, names.
 """
 
 import sys

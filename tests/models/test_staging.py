@@ -42,7 +42,7 @@ def make_plan(model_dir: Path, data_dir: Path) -> Plan:
 
 @pytest.fixture
 def plan(tmp_path: Path) -> Plan:
-    """A model of two files, one of them of 20 MiB, with what no rank needs beside them, and rows of two splits."""
+    """A model of two files, one of them of 20 MiB, next to files that no rank needs, and rows of two splits."""
     model_dir, data_dir = tmp_path / "model", write_rows(tmp_path / "rows")
     model_dir.mkdir()
     for name, size in (("a.safetensors", 20 * 2**20), ("b.safetensors", 3000), ("pytorch_model.bin", 5000)):
@@ -172,9 +172,9 @@ def test_the_watchdog_sees_a_copy_grow(plan: Plan, tmp_path: Path, monkeypatch: 
     heartbeat.begin(tmp_path, 0)
 
     def beats() -> int:
-        told = heartbeat.read(heartbeat.beat_file(tmp_path, 0))
-        assert told is not None
-        return told.beats
+        reported = heartbeat.read(heartbeat.beat_file(tmp_path, 0))
+        assert reported is not None
+        return reported.beats
 
     source = Path(str(plan.model_dir))
     described = staging._listing(str(source), staging._model_files)
@@ -198,11 +198,11 @@ def test_the_watchdog_sees_a_copy_grow(plan: Plan, tmp_path: Path, monkeypatch: 
         monkeypatch.setattr(staging, "_bytes_in", look)
         before = beats()
         staging._wait_for(mine.fileno(), grows)
-        assert beats() - before <= 6, "a copy that stands still is not told as work"
+        assert beats() - before <= 6, "a copy without progress is not reported as work"
         assert beats() > before
         before = beats()
         other.submit(heartbeat.beat).result()
-        assert beats() == before, "what goes on beside the work is no sign of it"
+        assert beats() == before, "other activity is not progress of the copy"
 
 
 @pytest.mark.slow

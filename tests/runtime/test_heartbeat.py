@@ -1,4 +1,4 @@
-"""A rank's file tells where it is, to the process that reads it while it goes on; without a folder nothing is told."""
+"""A rank's file shows its phase to another process while it runs; without a folder nothing is written."""
 
 import os
 import subprocess
@@ -49,16 +49,16 @@ def test_phase_seconds_add_up_to_the_elapsed_time(beating: Path):
         heartbeat.enter("backward")
         time.sleep(0.03)
     heartbeat.begin_step(3)
-    passed, told = time.perf_counter() - began, beat(beating)
-    assert told.seconds["data"] >= 0.04 and told.seconds["backward"] >= 0.06
-    assert told.seconds["data"] + told.seconds["backward"] <= passed
-    assert 0.05 <= told.step_seconds <= passed
+    passed, reported = time.perf_counter() - began, beat(beating)
+    assert reported.seconds["data"] >= 0.04 and reported.seconds["backward"] >= 0.06
+    assert reported.seconds["data"] + reported.seconds["backward"] <= passed
+    assert 0.05 <= reported.step_seconds <= passed
 
 
 def test_time_without_a_free_core_is_not_work(beating: Path):
     """It shares one core with a process that wants all of it."""
     if not Path("/proc/thread-self/schedstat").is_file():
-        pytest.skip("this kernel does not tell")
+        pytest.skip("this kernel does not report it")
     cores = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {min(cores)})
     other = subprocess.Popen([sys.executable, "-c", "while True: pass"])
@@ -75,9 +75,9 @@ def test_time_without_a_free_core_is_not_work(beating: Path):
         other.kill()
         other.wait()
         os.sched_setaffinity(0, cores)
-    told = beat(beating).seconds
-    assert told["core"] > 0 and told["forward"] + told["core"] <= passed
-    assert heartbeat.worked() == [0.0, told["forward"], 0.0, 0.0], "of each phase of WORK"
+    reported = beat(beating).seconds
+    assert reported["core"] > 0 and reported["forward"] + reported["core"] <= passed
+    assert heartbeat.worked() == [0.0, reported["forward"], 0.0, 0.0], "of each phase of WORK"
 
 
 def test_waiting_for_a_collective_is_not_work(beating: Path):

@@ -92,7 +92,7 @@ class Last:
 sys.kept = Last()
 atexit.register(print, "registered")
 threading.Thread(target=lambda: (time.sleep(0.2), print("thread"))).start()
-sys.pool = ThreadPoolExecutor(1)  # its worker waits for more until it is told that there will be none
+sys.pool = ThreadPoolExecutor(1)  # its worker waits for work until the pool is shut down
 sys.pool.submit(int).result()
 threading.Thread(target=time.sleep, args=[600], daemon=True).start()
 print("unflushed", end=" ")

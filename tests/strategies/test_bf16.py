@@ -64,7 +64,7 @@ def drift_of(residual: dict[str, torch.Tensor]) -> float:
     """Returns the mean over the standard deviation: a bias of the sums would move all weights alike.
 
     The rows of the embedding share the rounding of the hidden states that all of them are multiplied with. So there
-    the mean of a column is one sample, and 64 of them tell a tenth as well: 0.5 is four standard errors.
+    the mean of a column is one sample, and 64 of them resolve a tenth as well: 0.5 is four standard errors.
     """
     columns = residual[EMBEDDING].mean(0)
     others = torch.cat([part.flatten() for name, part in residual.items() if name != EMBEDDING])

@@ -98,7 +98,7 @@ def test_squares_are_summed_in_fp64_without_a_copy() -> None:
 @pytest.mark.parametrize(
     ("tensors", "expected"),
     [([], 0.0), ([torch.tensor(3.0)], 9.0), ([torch.zeros(0), torch.ones(2049)], 2049.0)],
-    ids=["nothing", "a number", "an empty one beside two runs and one element"],
+    ids=["nothing", "a number", "an empty one with two runs and one element"],
 )
 def test_squares_of_small_tensors_are_summed(tensors: list[torch.Tensor], expected: float) -> None:
     assert sum_of_squares(tensors, CPU).item() == expected

@@ -1,4 +1,4 @@
-"""Puts faults into a copy of the code, one at a time, and tells which test meets each: by hand, it takes an hour.
+"""Puts faults into a copy of the code, one at a time, and reports which test detects each: by hand, it takes an hour.
 
 `python -m tests.support.planted [NAME...] [keys]`: all faults of tests/support/faults.txt, or those whose name has one
 of the words in it; with `keys` every key of the schema is ignored in its turn, where tests/test_every_key.py says which

@@ -1,4 +1,4 @@
-"""What the headers of a model's files say against training it is told before anything is loaded."""
+"""Reasons against training a model that the headers of its files show are reported before anything is loaded."""
 
 import json
 from pathlib import Path
@@ -14,7 +14,7 @@ BITSANDBYTES = {"quantization_config": {"quant_method": "bitsandbytes"}}
 
 
 def stored(folder: Path, **tensors: torch.Tensor) -> Path:
-    """Writes an embedding of 10 tokens and a layer, with other tensors in place of these or beside them."""
+    """Writes an embedding of 10 tokens and a layer, with other tensors instead or in addition."""
     plain = {"model.embed_tokens.weight": torch.ones(10, 4), "model.layers.0.q_proj.weight": torch.ones(4, 4)}
     save_file(plain | {name.replace("__", "."): each for name, each in tensors.items()}, folder / "model.safetensors")
     return folder

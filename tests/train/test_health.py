@@ -1,7 +1,7 @@
-"""When a run stops, goes on or goes back over numbers that are none, and what counts as a spike.
+"""When a run stops, skips or rewinds on NaN/Inf, and what counts as a spike.
 
 A rank is named by a rule over the seconds of all: slow in most of the last steps, beyond its share of the work.
-A run that waits for its rows is told once, with what helps.
+A run that waits for its rows gets one warning, with a fix.
 """
 
 import math
@@ -58,16 +58,20 @@ def test_no_false_alarm_in_10000_noisy_falling_losses_and_norms():
     losses = 1 + 3 * np.exp(-steps / 2000) + random.normal(0, 0.08, len(steps))
     norms = np.exp(random.normal(0, 0.35, len(steps)))  # some three times the usual
     warnings = Warnings()
-    told = [warnings.of(int(i), loss, norm, False) for i, (loss, norm) in enumerate(zip(losses, norms, strict=True))]
-    assert sum(map(len, told)) <= 1, [each for each in told if each]
+    reported = [
+        warnings.of(int(i), loss, norm, False) for i, (loss, norm) in enumerate(zip(losses, norms, strict=True))
+    ]
+    assert sum(map(len, reported)) <= 1, [each for each in reported if each]
 
 
 @pytest.mark.parametrize("at", [40, 500])
 def test_a_loss_spike_is_reported_at_once_and_again(at: int):
     random = np.random.default_rng(1)
     spikes = Spikes()
-    told = [step for step in range(600) if spikes.see(random.normal(2, 0.05) + 3 * (step in (at, at + 1))) is not None]
-    assert told == [at, at + 1]
+    reported = [
+        step for step in range(600) if spikes.see(random.normal(2, 0.05) + 3 * (step in (at, at + 1))) is not None
+    ]
+    assert reported == [at, at + 1]
 
 
 def test_flat_curves_and_first_values_raise_no_alarm():
@@ -87,8 +91,8 @@ def test_a_gradient_norm_is_judged_by_its_ratio():
     warnings, random = Warnings(), np.random.default_rng(2)
     for step in range(100):
         assert not warnings.of(step, 2.0, float(np.exp(random.normal(0, 0.2))), False)
-    [told] = warnings.of(100, 2.0, 100.0, False)
-    assert told.startswith("gradient norm of step 100 is 100, ") and " deviations above " in told
+    [reported] = warnings.of(100, 2.0, 100.0, False)
+    assert reported.startswith("gradient norm of step 100 is 100, ") and " deviations above " in reported
 
 
 def test_a_restart_keeps_the_statistics():
@@ -114,22 +118,22 @@ def test_a_spike_of_a_falling_loss_is_reported(at: int):
 @pytest.mark.slow
 def test_a_tenfold_learning_rate_is_reported_within_two_steps(rows: Path):
     raised = 201
-    told = run_ranks(1, "tests.train.raised_rate", str(rows), str(raised))
-    assert min(map(int, told)) in (raised + 1, raised + 2), told
+    reported = run_ranks(1, "tests.train.raised_rate", str(rows), str(raised))
+    assert min(map(int, reported)) in (raised + 1, raised + 2), reported
 
 
 USUAL = {"data": 0.001, "forward": 0.1, "backward": 0.2, "optimizer": 0.05}
 
 
 def step(world: int, costs: Sequence[float] = (), **slow: float) -> list[float]:
-    """Returns what all ranks tell of a step; slow: the last rank's seconds in a phase, as a multiple of the usual."""
-    told = np.zeros((world, len(WORK) + 1))
+    """Returns the statistics of all ranks for a step; slow: factors on the last rank's seconds."""
+    reported = np.zeros((world, len(WORK) + 1))
     for rank in range(world):
         times = slow if rank == world - 1 else {}
         seconds = [USUAL[phase] * times.get(phase, 1.0) for phase in WORK]
         own = World(rank, world, 0, 1, torch.device("cpu"))
-        told += np.reshape(rank_stats(seconds, costs[rank] if costs else 5.0, own), told.shape)
-    return told.ravel().tolist()
+        reported += np.reshape(rank_stats(seconds, costs[rank] if costs else 5.0, own), reported.shape)
+    return reported.ravel().tolist()
 
 
 def stragglers(world: int) -> Stragglers:
@@ -139,7 +143,7 @@ def stragglers(world: int) -> Stragglers:
 def said(world: int, steps: Sequence[list[float]]) -> list[tuple[int, str]]:
     """Returns what is said of steps, each with its number, from 1."""
     names = stragglers(world)
-    return [(number, text) for number, told in enumerate(steps, 1) for text in names.of(told)]
+    return [(number, text) for number, reported in enumerate(steps, 1) for text in names.of(reported)]
 
 
 @pytest.mark.parametrize("world", [2, 3, 4, 64])
@@ -169,7 +173,7 @@ def test_a_straggler_that_recovers_can_be_named_again():
         ([step(4, costs=(1, 1, 1, 2), forward=2.0, backward=2.0)] * 100, "twice the work takes twice as long"),
         ([step(2, costs=(3, 1), forward=0.5, backward=0.5)] * 100, "less work is no reason to blame the other"),
         ([step(1, forward=9.0)] * 100, "nobody waits for a rank that is alone"),
-        ([[0.0] * 20] * 100, "ranks that nobody watches tell nothing"),
+        ([[0.0] * 20] * 100, "without measurements no straggler is reported"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -178,8 +182,8 @@ def test_no_straggler_is_named_without_a_reason(steps: list[list[float]], why: s
 
 
 def test_a_rank_with_more_work_is_judged_by_its_work():
-    told = step(4, costs=(1, 1, 1, 1.2), forward=2.4, backward=2.4)
-    assert [number for number, _ in said(4, [told] * 100)] == [15]
+    reported = step(4, costs=(1, 1, 1, 1.2), forward=2.4, backward=2.4)
+    assert [number for number, _ in said(4, [reported] * 100)] == [15]
     assert STEPS < 20
 
 
@@ -189,8 +193,8 @@ def row(waited: float, seconds: float = 1.0) -> dict[str, Any]:
 
 def test_data_wait_over_5_percent_is_reported_once_per_episode():
     wait = DataWait()
-    told = [bool(wait.of(row(0.06))) for _ in range(3 * WAIT_STEPS)]
-    assert told.index(True) == WAIT_STEPS - 1 and sum(told) == 1
+    reported = [bool(wait.of(row(0.06))) for _ in range(3 * WAIT_STEPS)]
+    assert reported.index(True) == WAIT_STEPS - 1 and sum(reported) == 1
     assert not any(wait.of(row(0.0)) for _ in range(WAIT_STEPS))
     [text] = [each for _ in range(WAIT_STEPS) for each in wait.of(row(0.2))]
     assert "of the last 50 steps waited for rows. Try: launcher.stage=node_local" in text
@@ -203,7 +207,7 @@ def test_short_waits_and_a_single_long_one_are_not_reported():
 
 
 def test_data_wait_is_judged_by_seconds_not_steps():
-    """Many short steps that wait beside a few long ones that do not."""
+    """Many short steps that wait, and a few long ones that do not."""
     wait = DataWait()
     assert not any(wait.of(row(0.5, 1.0) if step % 10 else row(0.0, 200.0)) for step in range(4 * WAIT_STEPS))
 

@@ -1,4 +1,4 @@
-"""The dearest micro-batch of a run is tried after a first step, and changes nothing."""
+"""The OOM probe runs the largest micro-batch after step 1 and changes nothing."""
 
 import json
 from pathlib import Path

@@ -1,6 +1,6 @@
 """A loss or gradient that is not finite, on one rank alone, changes no bit of any weight or moment, and all know.
 
-What a steady step does beside its useful work, counted live on 2 and 4 processes: nothing.
+A steady step does only useful work, counted live on 2 and 4 processes.
 These numbers do not depend on the device: no padding, no token projected that is not trained, no collective that the
 strategy does not need, one wait of the host for the device.
 """
@@ -130,7 +130,7 @@ def test_a_step_has_no_useless_operation(world: int, name: str, counted: Any) ->
 def test_a_step_synchronizes_with_the_device_once(world: int, name: str, counted: Any) -> None:
     """By the step's own tolist(), which this count does not see."""
     one = counted[world, name]
-    assert one["asks"] == {}, "a tensor was asked for its value"
+    assert one["asks"] == {}, "a tensor was synchronized with the host"
     assert one["uploads"] == {}, "a tensor was sent to the device while the host waited"
     assert one["synchronised"] == {}, "DeepSpeed waited for the device"
 

@@ -1,7 +1,7 @@
-"""Seconds are told by phase, once; those of an accelerator when it has done the work, and without waiting for it.
+"""Seconds are reported once per phase; those of an accelerator when its work is done, without waiting for it.
 
 A utilisation has a denominator that is known by name, and one above all that a machine can do is an error.
-The recorded step is told by its dearest operations, in a run that a user asks for.
+The profiled step is summarized by its most expensive operations, in a run with train.profile.
 """
 
 import gzip
@@ -33,9 +33,9 @@ def test_phases_add_up_and_are_reported_once() -> None:
     for name, seconds in (("forward", 0.02), ("backward", 0.01), ("forward", 0.02)):
         with clock.phase(name):
             time.sleep(seconds)
-    told = clock.take()
-    assert set(told) == {"forward", "backward"}
-    assert told["forward"] >= 0.04 and told["backward"] >= 0.01
+    reported = clock.take()
+    assert set(reported) == {"forward", "backward"}
+    assert reported["forward"] >= 0.04 and reported["backward"] >= 0.01
     assert clock.take() == {}
 
 
@@ -65,19 +65,19 @@ def test_device_times_are_reported_with_the_next_step(device: Device) -> None:
         return real(hidden)
 
     block.forward = forward
-    told = []
+    reported = []
     for cost in (5.0, 7.0, 9.0):
         with clock.phase("forward"):
             block(torch.ones(2))
             block(torch.ones(2))
         with clock.phase("backward"):
             block(torch.ones(2))
-        told.append(own.of_step(cost))
+        reported.append(own.of_step(cost))
         device.finish()
         block(torch.ones(2))
     own.close()
     forward_at = WORK.index("forward")
-    assert [(seconds[forward_at], cost) for seconds, cost in told] == [(0.0, 0.0), (0.006, 5.0), (0.006, 7.0)]
+    assert [(seconds[forward_at], cost) for seconds, cost in reported] == [(0.0, 0.0), (0.006, 5.0), (0.006, 7.0)]
     with clock.phase("forward"):
         block(torch.ones(2))
     assert own.of_step(1.0) == ([0.0, 0.006, 0.0, 0.0], 9.0), "its hooks are gone"
@@ -91,13 +91,13 @@ def test_a_rank_with_a_slow_device_is_named(device: Device) -> None:
         block.register_forward_pre_hook(lambda *_, rank=rank: device.launch(10 * (1 + rank)))
     names, said = Stragglers(["a", "b"]), []
     for _ in range(20):
-        told = torch.zeros(world * (len(WORK) + 1))
+        reported = torch.zeros(world * (len(WORK) + 1))
         for rank, (own, clock) in enumerate(zip(owns, clocks, strict=True)):
             with clock.phase("forward"):
                 blocks[rank](torch.ones(2))
-            told += torch.tensor(rank_stats(*own.of_step(5.0), World(rank, world, rank, world, CUDA_1)))
+            reported += torch.tensor(rank_stats(*own.of_step(5.0), World(rank, world, rank, world, CUDA_1)))
         device.finish()
-        said += names.of(told.tolist())
+        said += names.of(reported.tolist())
     [text] = said
     assert text.startswith("rank 1 on b is slow in forward: 0.02 s")
 

@@ -78,7 +78,7 @@ def test_another_layout_continues_with_equal_rows_and_losses(data, tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    ("argument", "told"),
+    ("argument", "reported"),
     [
         ("kills=[acumulation]", "Did you mean accumulation?"),
         ("kills=0", "kills=0: is not a number of kills"),
@@ -95,7 +95,7 @@ def test_another_layout_continues_with_equal_rows_and_losses(data, tmp_path: Pat
         ("kils=3", "kils"),
     ],
 )
-def test_a_run_that_cannot_be_verified_is_refused_first(data, tmp_path, capsys, argument: str, told: str):
+def test_a_run_that_cannot_be_verified_is_refused_first(data, tmp_path, capsys, argument: str, reported: str):
     from distft.config import command
     from distft.verify_resume.__main__ import main
 
@@ -104,7 +104,7 @@ def test_a_run_that_cannot_be_verified_is_refused_first(data, tmp_path, capsys, 
     with pytest.raises(SystemExit) as end:
         command(main, [*overrides, *ready, "data.eval=null", f"runs_dir={tmp_path}", argument])
     assert end.value.code == 2
-    assert told in capsys.readouterr().err
+    assert reported in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 

@@ -1,4 +1,4 @@
-"""distft reads the rows in the order that was asked for, the warm-up first, and the peers get the same tokens."""
+"""distft reads the rows in the requested order, the warm-up first, and the peers get the same tokens."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Rates are over all steps after the warm-up, whatever else the rows tell; a known run is not run again."""
+"""Rates are over all steps after the warm-up, whatever else the rows hold; a measured run is not run again."""
 
 import json
 from pathlib import Path

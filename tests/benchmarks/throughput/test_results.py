@@ -58,11 +58,11 @@ def compared() -> tuple[list[Series], Found]:
 
 
 def test_settings_are_compared_repeat_by_repeat_with_the_first():
-    series, told = compared()
+    series, reported = compared()
     [slow], [fast] = (each.points for each in series)
-    assert gains(fast, slow.variant, told) == pytest.approx([1.2, 1.3])
-    assert [row["of_first_settings"] for row in rows_of(series, told)] == pytest.approx([1.0, 1.25])
-    text = page(series, told, ABOUT)
+    assert gains(fast, slow.variant, reported) == pytest.approx([1.2, 1.3])
+    assert [row["of_first_settings"] for row in rows_of(series, reported)] == pytest.approx([1.0, 1.25])
+    text = page(series, reported, ABOUT)
     assert "over those of `train.compile=false`" in text
     assert "| 92 (65 to 120) | 1.00 (1.00 to 1.00) | - | 1.50 | train.compile=true | 1.25 (1.20 to 1.30) |" in text
 

@@ -1,4 +1,4 @@
-"""A wrong key, of the benchmark's or of the runs', is told with the nearest right one, all at once."""
+"""Wrong keys, of the benchmark or of its runs, are reported all at once, with suggestions."""
 
 import pytest
 
@@ -14,8 +14,8 @@ def refused(*arguments: str) -> str:
 
 def test_wrong_values_are_reported_at_once():
     text = refused("processes=1,x", "strategies=ddpp", "scaling=week", "repeats=2,3", "rows=even")
-    for told in ("processes=1,x", "Did you mean ddp?", "Did you mean weak?", "repeats=2,3", "rows=even"):
-        assert told in text
+    for reported in ("processes=1,x", "Did you mean ddp?", "Did you mean weak?", "repeats=2,3", "rows=even"):
+        assert reported in text
 
 
 def test_typos_in_own_and_run_keys_get_suggestions():

@@ -20,7 +20,7 @@ def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def handle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SlurmRun:
-    """Job 7 of a fresh run, looked at and asked for at every wait."""
+    """Job 7 of a fresh run, polled at every wait."""
     for name, value in {"_BETWEEN_LOOKS": 0.0, "_BETWEEN_QUESTIONS": (0.0, 0.0), "_TO_SHOW": 0.0}.items():
         monkeypatch.setattr(module, f"_SECONDS{name}", value)
     run = RunFolder(tmp_path / "run")
