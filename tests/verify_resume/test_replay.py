@@ -1,6 +1,7 @@
 """A row that makes a step NaN/Inf is skipped, reported with its step, and named by the recorded replay command."""
 
 import json
+import math
 import os
 import shlex
 import subprocess
@@ -70,7 +71,7 @@ def test_a_non_finite_step_is_skipped_and_reported(skipped: tuple[RunFolder, int
 
 @pytest.mark.parametrize("strategy", ["ddp", "zero3"])
 def test_the_recorded_command_replays_the_step(strategy: str, folder: Path):
-    """Of a run that diverges by its learning rate."""
+    """A run diverges by its learning rate: its loss or, with a finite loss, its gradient norm is not finite."""
     wild = ("optimizer=sgd", "optimizer.lr=1000", "train.max_grad_norm=null", "checkpoint.every_steps=null")
     run, code, stderr = launch(folder, f"wild-{strategy}", f"strategy={strategy}", "train.on_non_finite=stop", *wild)
     assert code == 1 and run.read_status()["error"]["type"] == "NonFinite", stderr
@@ -80,9 +81,13 @@ def test_the_recorded_command_replays_the_step(strategy: str, folder: Path):
     assert done.returncode == 0, done.stderr
     step = read_json(run.path / "replay" / f"step-{batch['step']}" / "step.json")
     assert (step["loss"], step["grad_norm"]) == (batch["metrics"]["loss"], batch["metrics"]["grad_norm"])
-    odd = [each for each in step["micro_batches"] if not each["is_finite"]]
-    assert odd and all(each["rows"] for each in odd)
-    assert f"row {odd[0]['rows'][0]['row']} (" in done.stdout
+    non_finite = [each for each in step["micro_batches"] if not each["is_finite"]]
+    if math.isfinite(float(step["loss"])):
+        assert not math.isfinite(float(step["grad_norm"])) and not non_finite
+        assert "the loss of every micro-batch is finite" in done.stdout
+    else:
+        assert non_finite and all(each["rows"] for each in non_finite)
+        assert f"row {non_finite[0]['rows'][0]['row']} (" in done.stdout
 
 
 def test_a_rewind_continues_after_the_window(folder: Path):
