@@ -16,7 +16,7 @@ from distft.run import RunFolder
 from distft.train.out_of_memory import OutOfMemory, explain_out_of_memory
 
 
-def test_work_is_distfts_own_or_of_a_trusted_prefix():
+def test_a_rank_function_is_distfts_or_of_a_trusted_prefix():
     assert find_work(TRAIN, []).__module__ == "distft.worker"
     assert find_work("json.dumps", ["json"]).__module__ == "json"
     for name, trust in (("os.abort", []), ("json.dumps", ["js"]), ("distfty.x", [])):
@@ -24,7 +24,7 @@ def test_work_is_distfts_own_or_of_a_trusted_prefix():
             find_work(name, trust)
 
 
-def test_an_allocation_that_fails_is_told_with_the_plan_and_what_to_change(tmp_path: Path):
+def test_a_failed_allocation_is_reported_with_plan_and_advice(tmp_path: Path):
     """torch's own error, on a CPU; an accelerator's has a class of its own."""
     (tmp_path / "rows.jsonl").write_text('{"prompt": "a", "completion": "b"}\n' * 40)
     config = compose(["model.tiny=true", f"data.train={tmp_path}/rows.jsonl", "strategy=zero2"])
@@ -35,8 +35,8 @@ def test_an_allocation_that_fails_is_told_with_the_plan_and_what_to_change(tmp_p
     def explain() -> AbstractContextManager[None]:
         return explain_out_of_memory(run, "zero2", config.data.max_length, config.train.activation_checkpointing)
 
-    told = r"tried to allocate \d+ bytes\. Planned for a process under zero2: .* Try: "
-    with pytest.raises(OutOfMemory, match=told), explain():
+    expected = r"tried to allocate \d+ bytes\. Planned for a process under zero2: .* Try: "
+    with pytest.raises(OutOfMemory, match=expected), explain():
         torch.empty(2**58)
     with pytest.raises(OutOfMemory, match=r"tried to allocate 2.00 GiB"), explain():
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has ...")
@@ -53,8 +53,8 @@ def test_an_allocation_that_fails_is_told_with_the_plan_and_what_to_change(tmp_p
         raise RuntimeError("another")
 
 
-def test_a_rank_that_gets_none_of_the_devices_there_are_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The driver is too old, say; a job that asked for no device may be on a node that has some."""
+def test_a_rank_without_any_of_the_devices_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For example, the driver is too old; a job that requested no device may be on a node that has some."""
     monkeypatch.setattr(machines, "plugged_in", lambda: machines.Plugged("NVIDIA", 2))
     monkeypatch.delenv("SLURM_GPUS_ON_NODE", raising=False)
     monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available=False: None)

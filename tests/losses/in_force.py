@@ -1,4 +1,4 @@
-"""Tells whether a worker's loss has its chunks compiled: `python -m tests.losses.in_force OUT ROWS`."""
+"""Reports whether a worker's loss has its chunks compiled: `python -m tests.losses.in_force OUT ROWS`."""
 
 import json
 import sys

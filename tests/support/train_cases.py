@@ -127,8 +127,10 @@ def frozen_sums(engine: Any, world: World) -> dict[str, float]:
     own: dict[str, float] = {}
     for piece in pieces:
         own[piece.name] = own.get(piece.name, 0.0) + piece.data().double().sum().item()
-    told = [json.loads(text) for text in texts_of_all(json.dumps(own), world)]
-    return {name: sum(each.get(name, 0.0) for each in told) for name in sorted({n for each in told for n in each})}
+    reported = [json.loads(text) for text in texts_of_all(json.dumps(own), world)]
+    return {
+        name: sum(each.get(name, 0.0) for each in reported) for name in sorted({n for each in reported for n in each})
+    }
 
 
 def found(case: dict[str, Any], world: World) -> str:
@@ -148,7 +150,7 @@ def save(engine: Any, folder: Path, step: int, world: World, background: bool = 
 def run_case(case: dict[str, Any], world: World) -> dict[str, Any]:
     """Trains one case; returns losses, gradient norms, held-out metrics and what is in force.
 
-    A case with `find` trains nothing: it tells which checkpoint each process would resume, or the error.
+    A case with `find` trains nothing: it reports which checkpoint each process would resume, or the error.
     """
     if "find" in case:
         return {"case": case, "found": texts_of_all(found(case, world), world)}
