@@ -58,7 +58,7 @@ def main() -> None:
         with uncollected():
             work = find_work(config.work or TRAIN, config.trust)
             from distft.runtime.process_group import collective_seconds, process_group
-            from distft.train.out_of_memory import explain_out_of_memory
+            from distft.train.oom_probe import explain_out_of_memory
 
         check_devices(config.launcher)
         heartbeat.enter("start")  # after the imports, from a disk that all ranks read at once

@@ -23,7 +23,7 @@ from distft.run import RunFolder
 from distft.runtime import environment, errors, stop
 from distft.runtime.environment import has_secret, looks_secret, passed_on, recorded, redact
 from distft.tensors import integrity
-from distft.train.out_of_memory import _NO_MEMORY
+from distft.train.oom_probe import _NO_MEMORY
 
 # What a run may go on with another value of: where and how fast it trains, and what is seen of it.
 MAY_CHANGE = """

@@ -13,7 +13,7 @@ from distft.config.parts import Launcher
 from distft.plan.make import make_plan
 from distft.rank import TRAIN, check_devices, find_work
 from distft.run import RunFolder
-from distft.train.out_of_memory import OutOfMemory, explain_out_of_memory
+from distft.train.oom_probe import OutOfMemory, explain_out_of_memory
 
 
 def test_a_rank_function_is_distfts_or_of_a_trusted_prefix():

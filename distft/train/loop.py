@@ -28,7 +28,7 @@ from distft.strategies.engine import Engine, clip_coefficient
 from distft.train.early_stopping import Evaluator, When
 from distft.train.feed import Feed, Prefetch
 from distft.train.health import Monitor, rank_stats
-from distft.train.out_of_memory import probe_memory
+from distft.train.oom_probe import probe_memory
 from distft.train.state import Checkpointer
 from distft.train.step import StepHooks, train_step
 from distft.train.timing import Clock, Mfu, OwnWork

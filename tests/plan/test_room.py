@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from distft.run import Plan
-from distft.train.out_of_memory import OutOfMemory, out_of_memory
+from distft.train.oom_probe import OutOfMemory, out_of_memory
 
 GIB = 2**30
 CUDA = (

@@ -19,7 +19,7 @@ from distft.runtime.process_group import World, process_group, texts_of_all
 from distft.strategies.engine import bit_sum
 from distft.tensors.streaming import fill
 from distft.train.feed import Feed, make_cut
-from distft.train.out_of_memory import probe_memory
+from distft.train.oom_probe import probe_memory
 from distft.train.step import train_step
 from tests.support.train_cases import GLOBAL_ROWS, make_engine, tiny_model
 

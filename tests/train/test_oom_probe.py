@@ -12,7 +12,7 @@ from distft.data.order import Order, row_borders
 from distft.data.packing import MicroBatching
 from distft.runtime.process_group import World
 from distft.train.feed import Feed
-from distft.train.out_of_memory import longest
+from distft.train.oom_probe import longest
 from tests.support.ranks import run_ranks
 from tests.support.trained import STRATEGIES
 

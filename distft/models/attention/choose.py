@@ -90,7 +90,7 @@ class Traits:
     @classmethod
     def of(cls, config: PreTrainedConfig) -> "Traits":
         text = config.get_text_config()
-        kind = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
+        kind: Any = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
         return cls(
             head_size=getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads,
             dropout=dropout_of(config) is not None,

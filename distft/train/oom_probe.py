@@ -1,4 +1,4 @@
-"""Out of memory (OOM): the probe that finds it early, and an error with the planned memory and changes to try.
+"""OOM probe, and the error of a process that is out of memory, with the planned memory and changes to try.
 
 OOM probe: forward and backward of the largest micro-batch, right after the first step, so a run that does not fit fails
 in its first minute, not hours later. It comes after a step because only then does the optimizer have its state.
