@@ -1,4 +1,4 @@
-"""Makes a step of a run again, up to its gradient, and names the micro-batches and rows whose loss is not finite."""
+"""Repeats a step of a run up to its gradient, and names the micro-batches and rows whose loss is not finite."""
 
 import sys
 from collections.abc import Mapping
@@ -13,13 +13,13 @@ from distft.run import Plan, RunFolder, read_json, write_json
 
 KEYS = {"run": "the run's folder", "step": "a step that RUN/batches/ has a file of"}
 CLAIM = (
-    "Goes from the newest checkpoint before the step, by the run's own strategy; writes RUN/replay/step-N/step.json."
+    "Starts from the newest checkpoint before the step, with the run's strategy; writes RUN/replay/step-N/step.json."
 )
 WORK = "distft.verify_resume.replay_step.replay"
 
 
 def main(arguments: list[str]) -> int:
-    """Prints what the step computes and returns 0; 1 when it could not be made."""
+    """Prints loss and gradient norm of the step and returns 0; 1 when it failed."""
     given = keywords(arguments, KEYS, required=("run", "step"))
     run = find_run(given["run"])
     job = freeze(run, find_batch(run, given["step"]))
@@ -43,11 +43,11 @@ class Batch(TypedDict):
 
 
 def find_batch(run: RunFolder, step: str) -> Batch:
-    """Returns what was written of a step; ConfigError names the steps there are."""
+    """Returns the record of a step; ConfigError lists the recorded steps."""
     there = {int(file.stem.removeprefix("step-")): file for file in sorted((run.path / "batches").glob("step-*.json"))}
     if not step.isdigit() or int(step) not in there:
         steps = ", ".join(map(str, there)) or "none"
-        raise ConfigError([f"step={step}: nothing was written of that step. There are: {steps}"])
+        raise ConfigError([f"step={step}: this step has no record in RUN/batches. Allowed: {steps}"])
     return read_json(there[int(step)])
 
 
@@ -72,7 +72,7 @@ def start_of(run: RunFolder, resume: str, step: int) -> Path | None:
 
 
 def described(step: Mapping[str, Any]) -> list[str]:
-    """Returns what the step computed, in lines. step: of step.json."""
+    """Describes step.json in lines."""
     lines = [f"step {step['step']}: loss {step['loss']}, gradient norm {step['grad_norm']}"]
     for each in step["micro_batches"]:
         if not each["is_finite"]:
