@@ -104,6 +104,7 @@ def test_wrong_arguments_are_reported_at_once_with_suggestions(tmp_path: Path) -
     assert "checks=strategy: there is no such check. Did you mean strategies?" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_wrong_key_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     done = prove(f"out={tmp_path / 'new'}", "minute=3")
     assert done.returncode == 2 and "minute: there is no such key. Did you mean minutes?" in done.stderr
