@@ -15,6 +15,7 @@ import yaml
 
 from distft.config import ConfigError, compose, read_config
 from distft.config.check import known_keys
+from distft.config.key import leaves
 from distft.config.parts import TARGET_GROUPS
 from distft.config.schema import KEYS
 from distft.config.targets import check_trusted
@@ -31,6 +32,8 @@ from distft.launchers.watchdog import Limits
 from distft.paths import conf_dir
 from distft.plan import make_plan
 from distft.run import read_json
+from distft.trackers.contract import make_trackers
+from distft.trackers.wandb import Wandb
 from tests.support.observed_cases import CASES, COMMON
 from tests.support.planted import IN_A_RUN
 from tests.support.stubs import only_path, stub
@@ -103,7 +106,8 @@ SHOWN: dict[str, str] = {
     "model.revision": "tests/test_hub.py::test_each_failure_is_one_line_with_a_fix",
     **_lines(
         f"{HERE}test_a_tracker_gets_its_settings",
-        "tracker.folder tracker.every_seconds tracker.project tracker.entity tracker.mode",
+        "tracker.prometheus.folder tracker.prometheus.every_seconds tracker.wandb.project tracker.wandb.entity "
+        "tracker.wandb.mode",
     ),
     "train.deterministic": "tests/verify_resume/test_command.py::test_verify_resume_kills_resumes_and_proves_equality",
     **_lines(f"{HERE}test_a_finished_run_is_exported_as_configured", "export.at export.dtype export.format"),
@@ -132,10 +136,10 @@ def keys_there_are() -> set[str]:
     for group in TARGET_GROUPS:
         for file in (conf_dir() / group).glob("*.yaml"):
             settings = yaml.safe_load(file.read_text()) or {}
-            found |= {f"{group}.{name}" for name in settings if not name.startswith("_")}
-            if str(settings.get("_target_")).startswith("distft."):
+            found |= {key for key, _ in leaves(settings, prefix=f"{group}.") if "._" not in key}
+            if any("._target_" in f".{key}" and str(target).startswith("distft.") for key, target in leaves(settings)):
                 keys = known_keys({group: settings}).keys
-                found |= {key for key in keys if key.startswith(f"{group}.") and not key.startswith(f"{group}._")}
+                found |= {key for key in keys if key.startswith(f"{group}.") and "._" not in key}
     return found
 
 
@@ -395,7 +399,7 @@ def test_a_launch_waits_restarts_and_gives_up_as_configured(right: list[str], mo
 
     given: list[Any] = []
     monkeypatch.setattr(__main__, "follow", lambda *arguments: given.append(arguments) or Outcome("completed"))
-    __main__.supervise(run, Handle(), launcher, None)  # type: ignore[arg-type]  # enough of one
+    __main__.supervise(run, Handle(), launcher, ())  # type: ignore[arg-type]  # enough of one
     assert given[0][2] == 7
 
     handle = Handle()
@@ -431,17 +435,17 @@ def test_a_finished_run_is_exported_as_configured(right: list[str], monkeypatch:
 
 def test_a_tracker_gets_its_settings(right: list[str], tmp_path: Path):
     folder = tmp_path / "collected"
-    settings = ["tracker=prometheus", f"tracker.folder={folder}", "tracker.every_seconds=0", "name=r"]
+    settings = ["tracker=[wandb,prometheus]", f"tracker.prometheus.folder={folder}", "name=r"]
+    settings += ["tracker.wandb.project=mine", "tracker.wandb.entity=lab", "tracker.wandb.mode=offline"]
+    settings += ["tracker.prometheus.every_seconds=0"]
     config = compose([*right, *settings])
     run, config = with_name(config)
     freeze(run, config, plan_run(run, config), settings)
-    tracker = make_part(config, "tracker")
+    wandb, tracker = make_trackers(config.tracker)
+    assert isinstance(wandb, Wandb) and (wandb._project, wandb._entity, wandb._mode) == ("mine", "lab", "offline")
     tracker.start(run)
     row = {"split": "train", "loss": 1.0, "grad_norm": 1.0, "tokens_per_second": 1.0, "mfu": None, "phases": {}}
     for step in (1, 2):
         tracker.log(row | {"step": step, "seconds": 1.0, "time": 0.0, "tokens": 3})
     [line] = [each for each in (folder / "distft_r.prom").read_text().splitlines() if each.startswith("distft_step{")]
     assert line.endswith(" 2.0"), "written at once"
-    settings = ["tracker=wandb", "tracker.project=mine", "tracker.entity=lab", "tracker.mode=offline"]
-    tracker = make_part(compose([*right, *settings]), "tracker")
-    assert (tracker._project, tracker._entity, tracker._mode) == ("mine", "lab", "offline")

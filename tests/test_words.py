@@ -9,9 +9,10 @@ import pytest
 
 from distft.config import Config, compose
 from distft.data.stage import ensure_prepared
-from distft.launch.stages import freeze, make_part, plan_run
+from distft.launch.stages import freeze, plan_run
 from distft.paths import conf_dir
 from distft.run import RunFolder
+from distft.trackers.contract import make_trackers
 from tests.support.ranks import run_ranks
 
 pytestmark = pytest.mark.slow
@@ -94,8 +95,8 @@ def test_a_tracker_records_the_rows_of_a_run(
     monkeypatch.setenv("WANDB_MODE", "offline")
     run, config = next((run, config) for run, config in runs if config.choices["tracker"] == word)
     if word == "wandb":
-        config.values["tracker"]["mode"] = "offline"
-    tracker = make_part(config, "tracker")
+        config = config.changed({"tracker.wandb.mode": "offline"})
+    [tracker] = make_trackers(config.tracker) or [None]
     if tracker is None:
         return
     before = set(run.path.rglob("*"))

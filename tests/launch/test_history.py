@@ -27,7 +27,7 @@ def test_observation_keys_may_change_while_a_job_runs(run: RunFolder):
     check_followed(run, Config.of(run.read_config()), "job 12")
     check_followed(run, changed(run, "launcher", "wait", False), "job 12")
     check_followed(run, changed(run, "launcher", "grace_seconds", 9), "job 12")
-    check_followed(run, changed(run, "tracker", "_target_", "distft.trackers.wandb.Wandb"), "job 12")
+    check_followed(run, changed(run, "tracker", "wandb", {"_target_": "distft.trackers.wandb.Wandb"}), "job 12")
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pytest import approx
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from distft.config.schema import Config, Origin
 from distft.launch.__main__ import report_end
@@ -21,6 +23,7 @@ from distft.run import RunFolder, read_json
 from distft.runtime.disk import alone
 from tests.support.fake_run import assert_none_left, wait_for_rows
 from tests.support.rows import write_sums
+from tests.trackers.test_wandb import history
 
 pytestmark = pytest.mark.slow
 
@@ -59,7 +62,7 @@ def run_of(folder: Path, name: str) -> RunFolder:
     return RunFolder(folder / "runs" / name)
 
 
-DONE = ("tracker=wandb", "tracker.mode=offline")
+DONE = ("tracker=[wandb,tensorboard]", "tracker.wandb.mode=offline")
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +108,15 @@ def test_a_run_folder_has_all_files_of_the_contract(done):
     assert (run.final / "config.json").is_file() and (run.path / "report.html").is_file()
     for part in ("completed", "3 of 3", "held-out loss", "tokens/s", "GiB per process", "final", "report.html"):
         assert part in said
+
+
+def test_two_trackers_log_every_step_of_one_run(done):
+    run, _, _ = done
+    [file] = (run.path / "wandb").glob("offline-run-*/run-*.wandb")
+    assert [row["_step"] for row in history(file) if "train/loss" in row] == [1, 2, 3]
+    losses = EventAccumulator(str(run.path / "tensorboard")).Reload().Scalars("train/loss")
+    assert [event.step for event in losses] == [1, 2, 3]
+    assert [event.value for event in losses] == approx([row["loss"] for row in run.read_metrics("train")])
 
 
 def test_no_third_party_output_is_printed(done):

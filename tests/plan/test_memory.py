@@ -4,6 +4,7 @@ Parameters are counted without torch exactly as torch counts them.
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,12 @@ import pytest
 import yaml
 from safetensors.numpy import save_file
 
+from distft.config.parts import Optimizer, Strategy
 from distft.paths import conf_dir
 from distft.plan.memory import (
     FAMILIES,
     Parts,
+    Sizes,
     count_adapters,
     count_parameters,
     gathered_bytes,
@@ -23,6 +26,7 @@ from distft.plan.memory import (
     memory_table,
     optimizer_bytes,
     parts_of,
+    shipped_strategy,
 )
 
 STRATEGIES = sorted(path.stem for path in (conf_dir() / "strategy").glob("*.yaml"))
@@ -41,13 +45,17 @@ MEASURED = {
 }
 
 
-def strategy(name: str) -> dict[str, object]:
-    return yaml.safe_load((conf_dir() / "strategy" / f"{name}.yaml").read_text())
+def strategy(name: str) -> Strategy:
+    return shipped_strategy(conf_dir() / "strategy" / f"{name}.yaml")
+
+
+def optimizer_of(values: Mapping[str, Any]) -> Optimizer:
+    return Optimizer.model_validate(values)
 
 
 def count(name: str, *, world: int = 2, compute_bytes: int = 4, trained: int = P) -> dict[str, int]:
-    sizes: dict[str, Any] = {"parameters": P, "trained": trained, "state_bytes": 8}
-    counted = memory_of(strategy(name), **sizes, compute_bytes=compute_bytes, world=world, node=2)
+    sizes = Sizes(P, trained, state_bytes=8, compute_bytes=compute_bytes, world=world, node=2)
+    counted = memory_of(strategy(name), sizes)
     assert counted is not None
     return counted
 
@@ -107,7 +115,7 @@ def test_only_offload_uses_host_memory():
     ],
 )
 def test_optimizer_state_is_what_torch_allocates(optimizer: dict[str, object], expected: int | None):
-    assert optimizer_bytes(optimizer) == expected
+    assert optimizer_bytes(optimizer_of(optimizer)) == expected
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in (conf_dir() / "optimizer").glob("*.yaml")))
@@ -121,12 +129,13 @@ def test_planned_optimizer_state_is_that_after_a_step(name: str):
     weight.grad = torch.ones(64, 64)
     optimizer.step()
     tensors = [value for value in optimizer.state[weight].values() if torch.is_tensor(value) and value.ndim]
-    assert optimizer_bytes(values) == sum(tensor.nbytes for tensor in tensors) / weight.numel()
+    assert optimizer_bytes(optimizer_of(values)) == sum(tensor.nbytes for tensor in tensors) / weight.numel()
 
 
 def test_the_table_has_every_strategy_as_configured():
-    sizes = {"parameters": P, "trained": P, "state_bytes": 8, "compute_bytes": 4, "world": 8, "node": 8}
-    table = memory_table("hsdp", strategy("hsdp") | {"shard_size": 4}, conf_dir() / "strategy", **sizes)
+    sizes = Sizes(P, P, state_bytes=8, compute_bytes=4, world=8, node=8)
+    chosen = Strategy.model_validate({"layout": "hsdp", "shard_size": 4})
+    table = memory_table("hsdp", chosen, conf_dir() / "strategy", sizes)
     assert sorted(table) == STRATEGIES
     assert table["hsdp"]["total"] == 16 * P // 4
 
@@ -147,8 +156,8 @@ def test_gathered_memory_of_an_8b_model_under_fsdp2():
 
 def test_gathered_memory_is_counted_for_fsdp2_only():
     for name in STRATEGIES:
-        sizes: dict[str, Any] = {"parameters": P, "trained": P, "state_bytes": 8, "compute_bytes": 2}
-        counted = memory_of(strategy(name), **sizes, world=2, node=2, parts=LLAMA3_8B)
+        sizes = Sizes(P, P, state_bytes=8, compute_bytes=2, world=2, node=2, parts=LLAMA3_8B)
+        counted = memory_of(strategy(name), sizes)
         assert counted is not None and ("gathered" in counted) == (name in ("ddp", "fsdp", "hsdp"))
         assert counted["total"] == count(name, compute_bytes=2)["total"]
 

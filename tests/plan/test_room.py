@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from distft.config import Config
 from distft.rank import OutOfMemory, out_of_memory
 from distft.run import Plan
 
@@ -30,7 +31,7 @@ PLAN = Plan(
 
 
 def reported(plan: Plan, strategy: str, activations: str = "none", max_length: int = 1024) -> str:
-    config = {"train": {"activation_checkpointing": activations}, "data": {"max_length": max_length}}
+    config = Config.of({"train": {"activation_checkpointing": activations}, "data": {"max_length": max_length}})
     error = out_of_memory(CUDA, plan, config, strategy)
     assert isinstance(error, OutOfMemory)
     return str(error)

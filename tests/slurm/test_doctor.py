@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from practice_cluster import Cluster
 
+from distft.config.parts import Launcher
 from distft.doctor.finding import Finding
 from distft.doctor.nodes import NoAllocation, allocation, check_here, check_nodes, check_shared, judge_reach
 from distft.doctor.slurm import check_controller, check_node_names, check_partitions, check_programs
@@ -46,19 +47,19 @@ def test_two_healthy_nodes_pass(here: Cluster, tmp_path: Path) -> None:
 
 
 def test_partitions_are_listed_and_a_misspelt_one_refused(here: Cluster) -> None:
-    found = list(check_partitions({"nodes": 2}))
+    found = list(check_partitions(Launcher(nodes=2)))
     assert [each.state for each in found] == ["ok"] * 4
     assert found[0].seen == "main*: 4 idle with gpu:4, limit infinite"
-    [wrong] = [each for each in check_partitions({"nodes": 2, "partition": "mian"}) if each.state == "problem"]
+    [wrong] = [each for each in check_partitions(Launcher(nodes=2, partition="mian")) if each.state == "problem"]
     assert "launcher.partition=mian" in wrong.seen and wrong.remedy == "launcher.partition=main"
 
 
 def test_a_partition_that_is_down_is_a_problem_when_it_is_chosen(here: Cluster) -> None:
     here.ask("scontrol", "update", "partitionname=short", "state=down")
     try:
-        [chosen] = [each for each in check_partitions({"nodes": 2, "partition": "short"}) if each.state == "problem"]
+        [chosen] = [each for each in check_partitions(Launcher(nodes=2, partition="short")) if each.state == "problem"]
         assert "short: " in chosen.seen and "(not up)" in chosen.seen
-        assert {each.state for each in check_partitions({"nodes": 2, "partition": "main"})} == {"ok"}
+        assert {each.state for each in check_partitions(Launcher(nodes=2, partition="main"))} == {"ok"}
     finally:
         here.ask("scontrol", "update", "partitionname=short", "state=up")
 
@@ -66,7 +67,7 @@ def test_a_partition_that_is_down_is_a_problem_when_it_is_chosen(here: Cluster) 
 def test_names_resolved_only_on_nodes_are_a_warning(here: Cluster) -> None:
     if not here.isolated:
         pytest.skip("the nodes have names of their own for root only")
-    [found] = check_node_names({"partition": "low"})
+    [found] = check_node_names(Launcher(partition="low"))
     assert found.state == "warning" and found.seen == "n1, n2 of 2 do not resolve from here"
 
 
@@ -86,8 +87,9 @@ def test_programs_that_are_not_on_path_are_named(here: Cluster, tmp_path: Path, 
 
 
 def test_more_nodes_than_available_are_refused(here: Cluster) -> None:
-    [wrong] = [each for each in check_partitions({"nodes": 9, "partition": "low"}) if each.state == "problem"]
+    [wrong] = [each for each in check_partitions(Launcher(nodes=9, partition="low")) if each.state == "problem"]
     assert (wrong.seen, wrong.remedy) == ("launcher.nodes=9: low has 2", "launcher.nodes=2")
+    assert {each.state for each in check_partitions(Launcher(nodes="2-9", partition="low"))} == {"ok"}
 
 
 def test_a_busy_cluster_is_reported_with_the_output_of_srun(here: Cluster, tmp_path: Path, monkeypatch) -> None:

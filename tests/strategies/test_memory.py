@@ -13,7 +13,7 @@ import yaml
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from distft.paths import conf_dir
-from distft.plan.memory import count_adapters, memory_of, parts_of
+from distft.plan.memory import Sizes, count_adapters, memory_of, parts_of, shipped_strategy
 from tests.support.ranks import run_ranks
 
 WIDE = {"vocab_size": 49152, "hidden_size": 256, "intermediate_size": 256, "num_hidden_layers": 4}
@@ -54,8 +54,7 @@ def planned(case: dict[str, Any]) -> dict[str, int]:
     assert parts is not None
     adapters = count_adapters(None, facts, RANK, "all-linear") or 0 if "lora" in case else 0
     compute_bytes = BYTES[case["precision"]]
-    counted = memory_of(
-        yaml.safe_load((conf_dir() / "strategy" / f"{case['strategy']}.yaml").read_text()),
+    sizes = Sizes(
         parameters=parts.total + adapters,
         trained=adapters or parts.total,
         state_bytes=8,
@@ -64,6 +63,7 @@ def planned(case: dict[str, Any]) -> dict[str, int]:
         node=2,
         parts=parts,
     )
+    counted = memory_of(shipped_strategy(conf_dir() / "strategy" / f"{case['strategy']}.yaml"), sizes)
     assert counted is not None
     product = compute_bytes * parts.head if compute_bytes < 4 and not adapters else 0
     logits = 8 * TARGETS * facts["vocab_size"]  # in the compute dtype, in fp32, and their gradient

@@ -21,7 +21,7 @@ from transformers.models.gpt2.modeling_gpt2 import GPT2MLP
 from distft import worker
 from distft.checkpoint.save import Saver
 from distft.compat.transformers import attention_of
-from distft.config import compose
+from distft.config import compose, read_config
 from distft.data.shards import SHARD_BYTES, ShardWriter
 from distft.data.stage import prepare_data
 from distft.launch import stages
@@ -129,7 +129,7 @@ def work(case: dict[str, Any], world: World) -> dict[str, Any]:
     ShardWriter.__init__.__defaults__ = shards
     reported: dict[str, Any] = {"run": str(run.path), "plan": asdict(run.read_plan())}
     if case.get("built"):
-        engine = make_engine(run.read_config(), run.read_plan(), world)
+        engine = make_engine(read_config(run), run.read_plan(), world)
         forwards = [block.forward for block in engine.objective.blocks]
         return reported | {"compiled": [hasattr(each, "_torchdynamo_orig_callable") for each in forwards]}
     error = ""
