@@ -26,6 +26,21 @@ def nodes_here(facts: Facts) -> str | None:
 
 
 @rule(
+    ("launcher.restarts", "launcher.rendezvous"),
+    "launcher.restarts with launcher.rendezvous",
+    "machines without a scheduler are not restarted",
+)
+def restarts_of_machines(facts: Facts) -> str | None:
+    restarts = facts["launcher.restarts"]
+    if not restarts or not facts["launcher.rendezvous"]:
+        return None
+    return (
+        f"launcher.restarts={restarts} has no effect with launcher.rendezvous: machines without a scheduler are not "
+        "restarted. Try: launcher.restarts=0, or launcher=slurm"
+    )
+
+
+@rule(
     ("launcher.environment", "launcher.modules", "launcher.container_image", "launcher.container_mounts"),
     "modules or a container that launcher.environment does not use, or lacks",
     "the job would run in something else than was meant",
