@@ -10,7 +10,7 @@ from pathlib import Path
 from benchmarks.listed import listed
 from distft.config import ConfigError, compose
 from distft.config.command import keywords
-from distft.config.nearest import did_you_mean, edits, nearest
+from distft.config.errors import did_you_mean, edits, nearest
 from distft.config.overrides import WrongOverride, split
 from distft.paths import absolute, conf_dir
 from distft.sweep.grid import Grid

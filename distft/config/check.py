@@ -14,8 +14,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from distft.config.errors import did_you_mean, nearest, nearest_key
 from distft.config.key import MISSING, NULL, Key, at, covers, leaves, shown
-from distft.config.nearest import did_you_mean, nearest, nearest_key
 from distft.config.parts import TARGET_GROUPS, TRACKER, read_elsewhere, target_sections
 from distft.config.schema import BY_PATH, KEYS, Config
 from distft.config.targets import TRUSTED, NotFound, NotInstalled, Parameter, Signature, names_beside, signature

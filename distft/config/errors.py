@@ -1,6 +1,6 @@
-"""What a wrong config raises: every error of the config at once, never the first alone; and what no config can help."""
+"""What a wrong config raises, with all its errors at once, and the nearest valid choice of each."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class ConfigError(Exception):
@@ -13,3 +13,100 @@ class ConfigError(Exception):
 
 class Unavailable(RuntimeError):
     """Something outside that the config rightly names cannot be had now; one line, the same command may work later."""
+
+
+OURS = {
+    "learning_rate": "optimizer.lr",
+    "adam_beta1": "optimizer.betas",
+    "adam_beta2": "optimizer.betas",
+    "optim": "optimizer=adamw",
+    "lr_scheduler_type": "schedule=cosine",
+    "warmup_ratio": "schedule.warmup_steps",  # below 1: a share
+    "warmup_fraction": "schedule.warmup_steps",
+    "num_warmup_steps": "schedule.warmup_steps",
+    "lr_warmup_steps": "schedule.warmup_steps",
+    "decay_ratio": "schedule.decay_steps",
+    "decay_fraction": "schedule.decay_steps",
+    "num_decay_steps": "schedule.decay_steps",
+    "lr_decay_steps": "schedule.decay_steps",
+    "min_lr_ratio": "schedule.final_fraction",
+    "min_lr_rate": "schedule.final_fraction",
+    "early_stopping_threshold": "eval.early_stopping.min_delta",
+    "eval_on_start": "eval.at_ends",
+    "load_best_model_at_end": "checkpoint.save_best",
+    "save_best_only": "checkpoint.save_best",
+    "save_best_model": "checkpoint.save_best",
+    "batch_size": "train.micro_batch_size",
+    "per_device_train_batch_size": "train.micro_batch_size",
+    "per_device_eval_batch_size": "eval.micro_batch_size",
+    "train_micro_batch_size_per_gpu": "train.micro_batch_size",
+    "train_batch_size": "train.global_batch_size",
+    "gradient_accumulation_steps": "train.global_batch_size",
+    "num_train_epochs": "train.epochs",
+    "num_epochs": "train.epochs",
+    "gradient_clipping": "train.max_grad_norm",
+    "gradient_checkpointing": "train.activation_checkpointing",
+    "torch_compile": "train.compile",
+    "bf16": "train.precision",
+    "dtype": "train.precision",
+    "max_seq_length": "data.max_length",
+    "max_seq_len": "data.max_length",
+    "seq_length": "data.max_length",
+    "dataset": "data.train",
+    "train_file": "data.train",
+    "validation_file": "data.eval",
+    "model_name_or_path": "model.path",
+    "base_model": "model.path",
+    "attn_implementation": "model.attention",
+    "output_dir": "runs_dir",
+    "run_name": "name",
+    "save_steps": "checkpoint.every_steps",
+    "save_total_limit": "checkpoint.keep",
+    "resume_from_checkpoint": "checkpoint.resume",
+    "eval_steps": "eval.every_steps",
+    "nproc_per_node": "launcher.processes_per_node",
+    "num_processes": "launcher.processes_per_node",
+    "nnodes": "launcher.nodes",
+    "num_nodes": "launcher.nodes",
+}
+
+
+def nearest(word: str, choices: Iterable[str]) -> str | None:
+    """Returns the choice with the fewest changed letters, case aside; None when more than a third would change."""
+    ranked = sorted((edits(word.casefold(), choice.casefold()), choice) for choice in choices)
+    near = ranked and ranked[0][0] <= max(1, max(len(word), len(ranked[0][1])) // 3)
+    return ranked[0][1] if near else None
+
+
+def nearest_key(key: str, known: Sequence[str]) -> str | None:
+    """Returns the known dotted key that `key` most likely meant, also when it stands in another group."""
+    group, _, last = key.rpartition(".")
+    ours = OURS.get(last, "")
+    if ours in known or "=" in ours:
+        return ours
+    names: dict[str, list[str]] = {}
+    for path in known:
+        names.setdefault(path.rpartition(".")[2], []).append(path)
+    here = [path.rpartition(".")[2] for path in known if path.rpartition(".")[0] == group]
+    meant = last if last in names else nearest(last, here) or nearest(last, names)
+    return min(names[meant], key=lambda path: (edits(key, path), path)) if meant else None
+
+
+def edits(a: str, b: str) -> int:
+    """Returns how many letters to insert, delete, change or swap with their neighbour to turn `a` into `b`."""
+    before_last: list[int] = []
+    last = list(range(len(b) + 1))
+    for i, letter in enumerate(a, start=1):
+        row = [i]
+        for j, other in enumerate(b, start=1):
+            cost = min(last[j] + 1, row[-1] + 1, last[j - 1] + (letter != other))
+            if i > 1 and j > 1 and letter == b[j - 2] and a[i - 2] == other:
+                cost = min(cost, before_last[j - 2] + 1)
+            row.append(cost)
+        before_last, last = last, row
+    return last[-1]
+
+
+def did_you_mean(word: str | None) -> str:
+    """Returns the end of an error message that offers `word`, or nothing."""
+    return f" Did you mean {word}?" if word else ""

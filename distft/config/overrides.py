@@ -17,8 +17,8 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from distft.config.check import Known
+from distft.config.errors import did_you_mean, edits, nearest
 from distft.config.key import NULL, covers
-from distft.config.nearest import did_you_mean, edits, nearest
 from distft.config.parts import TRACKER, named_tracker, target_sections
 from distft.config.schema import SHORT
 from distft.run import tracker_name

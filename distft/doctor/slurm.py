@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from distft.config.nearest import nearest
+from distft.config.errors import nearest
 from distft.doctor.finding import Finding, Refused
 
 PROGRAMS = ("sbatch", "srun", "squeue", "scontrol", "sinfo", "scancel")

@@ -6,7 +6,7 @@ from rich.console import Console
 
 from distft.config import ConfigError, command, compose, help_text
 from distft.config.command import keywords
-from distft.config.nearest import edits
+from distft.config.errors import edits
 from distft.config.overrides import MULTIRUN
 from distft.paths import absolute
 from distft.plan import make_plan

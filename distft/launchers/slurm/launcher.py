@@ -17,11 +17,10 @@ import submitit
 import yaml
 from submitit.core.utils import FailedSubmissionError, UncompletedJobError
 
-from distft.config.errors import Unavailable
+from distft.config.errors import Unavailable, nearest
 from distft.config.freeze import read_config
 from distft.config.machines import node_range, num_gpus
 from distft.config.machines import processes_per_node as count_processes
-from distft.config.nearest import nearest
 from distft.launchers.slurm import commands
 from distft.launchers.slurm.commands import (
     NoAnswer,

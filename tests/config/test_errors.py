@@ -1,10 +1,11 @@
-"""The nearest choice is what a user meant."""
+"""The nearest choice is what a user meant; names of other trainers lead to keys and words that exist."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distft.config.nearest import edits, nearest, nearest_key
+from distft.config import ConfigError, compose
+from distft.config.errors import OURS, edits, nearest, nearest_key
 
 WORDS = st.text("abc", max_size=6)
 
@@ -34,3 +35,18 @@ def test_edits_is_symmetric_and_zero_only_for_the_same_word(a: str, b: str):
 
 def test_two_swapped_letters_are_one_edit():
     assert edits("fdsp", "fsdp") == 1
+
+
+def test_every_word_of_another_trainer_is_answered_with_ours(right: list[str]):
+    with pytest.raises(ConfigError) as told:
+        compose([*right, "schedule=wsd", *(f"{theirs}=1" for theirs in OURS)])
+    for theirs, ours in OURS.items():
+        [line] = [line for line in told.value.messages if line.startswith(f"{theirs}=1: ")]
+        assert line.endswith((f" {ours}", f" {ours}?")), line
+
+
+def test_an_answer_that_chooses_is_a_word_that_is_there(right: list[str]):
+    choices = [ours for ours in OURS.values() if "=" in ours]
+    assert choices
+    for group, _, word in (choice.partition("=") for choice in choices):
+        assert compose([*right, f"{group}={word}"]).choices[group] == word
