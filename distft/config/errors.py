@@ -1,6 +1,9 @@
 """What a wrong config raises, with all its errors at once, and the nearest valid choice of each."""
 
 from collections.abc import Iterable, Sequence
+from difflib import SequenceMatcher
+
+ALIKE = 0.6  # likeness from which a word may be meant; difflib's own cutoff for close matches
 
 
 class ConfigError(Exception):
@@ -71,11 +74,15 @@ OURS = {
 }
 
 
+def likeness(word: str, other: str) -> float:
+    """Returns from 0 to 1 how alike two words are, case aside."""
+    return SequenceMatcher(None, word.casefold(), other.casefold()).ratio()
+
+
 def nearest(word: str, choices: Iterable[str]) -> str | None:
-    """Returns the choice with the fewest changed letters, case aside; None when more than a third would change."""
-    ranked = sorted((edits(word.casefold(), choice.casefold()), choice) for choice in choices)
-    near = ranked and ranked[0][0] <= max(1, max(len(word), len(ranked[0][1])) // 3)
-    return ranked[0][1] if near else None
+    """Returns the choice that is most like `word`, the first by name of equal ones; None when none is alike."""
+    ranked = sorted((-likeness(word, choice), choice) for choice in choices)
+    return ranked[0][1] if ranked and -ranked[0][0] >= ALIKE else None
 
 
 def nearest_key(key: str, known: Sequence[str]) -> str | None:
@@ -89,22 +96,7 @@ def nearest_key(key: str, known: Sequence[str]) -> str | None:
         names.setdefault(path.rpartition(".")[2], []).append(path)
     here = [path.rpartition(".")[2] for path in known if path.rpartition(".")[0] == group]
     meant = last if last in names else nearest(last, here) or nearest(last, names)
-    return min(names[meant], key=lambda path: (edits(key, path), path)) if meant else None
-
-
-def edits(a: str, b: str) -> int:
-    """Returns how many letters to insert, delete, change or swap with their neighbour to turn `a` into `b`."""
-    before_last: list[int] = []
-    last = list(range(len(b) + 1))
-    for i, letter in enumerate(a, start=1):
-        row = [i]
-        for j, other in enumerate(b, start=1):
-            cost = min(last[j] + 1, row[-1] + 1, last[j - 1] + (letter != other))
-            if i > 1 and j > 1 and letter == b[j - 2] and a[i - 2] == other:
-                cost = min(cost, before_last[j - 2] + 1)
-            row.append(cost)
-        before_last, last = last, row
-    return last[-1]
+    return min(names[meant], key=lambda path: (-likeness(key, path), path)) if meant else None
 
 
 def did_you_mean(word: str | None) -> str:
