@@ -152,7 +152,7 @@ def report_end(run: RunFolder, outcome: Outcome) -> int:
 def finish(run: RunFolder, export: Export) -> int:
     """Exports, where that is wanted, and reports a finished run, and prints its summary; 1 when one of both failed."""
     is_done = write_results(run, export=export)
-    screen(sys.stdout).print(summary(run, exported(run, {"export": export.plain()})))
+    screen(sys.stdout).print(summary(run, exported(run, export)))
     return 0 if is_done else 1
 
 

@@ -16,7 +16,7 @@ LAYOUT += ["tracker=tensorboard", "train.activation_checkpointing=full", "model.
 
 
 @pytest.mark.parametrize("change", LAYOUT)
-def test_a_run_goes_on_with_another_layout_machine_or_tracker(right: list[str], change: str):
+def test_a_run_continues_with_another_layout_or_tracker(right: list[str], change: str):
     assert refused(right, change) is None
 
 
@@ -26,7 +26,7 @@ MEANING += ["train.precision=bf16", "train.max_grad_norm=null", "tuning=lora", "
 
 
 @pytest.mark.parametrize("change", MEANING)
-def test_what_changes_the_meaning_is_refused_until_it_is_allowed(right: list[str], change: str):
+def test_changes_of_meaning_are_refused_until_allowed(right: list[str], change: str):
     message = refused(right, change)
     assert message is not None and "was made with another config" in message and " -> " in message
     offered = message.splitlines()[0].rpartition("or ")[2]
