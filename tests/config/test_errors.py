@@ -14,11 +14,11 @@ WORDS = st.text("abc", max_size=6)
     ("word", "meant"),
     [("fdsp", "fsdp"), ("zero", "zero1"), ("zero33", "zero3"), ("FSDP", "fsdp"), ("quantum", None), ("fsxx", None)],
 )
-def test_a_typing_error_finds_its_word_and_another_word_finds_nothing(word: str, meant: str | None):
+def test_only_a_typo_gets_a_suggestion(word: str, meant: str | None):
     assert nearest(word, ["ddp", "fsdp", "hsdp", "zero1", "zero2", "zero3"]) == meant
 
 
-def test_a_key_is_found_in_another_group():
+def test_a_key_of_another_group_is_suggested():
     known = ["train.max_steps", "optimizer.lr", "eval.every_steps", "checkpoint.every_steps"]
     assert nearest_key("lr", known) == "optimizer.lr"
     assert nearest_key("train.lr", known) == "optimizer.lr"
@@ -33,15 +33,15 @@ def test_only_the_same_word_is_wholly_alike(a: str, b: str):
     assert 0 <= likeness(a, b) <= 1
 
 
-def test_every_word_of_another_trainer_is_answered_with_ours(right: list[str]):
-    with pytest.raises(ConfigError) as told:
+def test_every_key_of_another_trainer_maps_to_ours(right: list[str]):
+    with pytest.raises(ConfigError) as reported:
         compose([*right, "schedule=wsd", *(f"{theirs}=1" for theirs in OURS)])
     for theirs, ours in OURS.items():
-        [line] = [line for line in told.value.messages if line.startswith(f"{theirs}=1: ")]
+        [line] = [line for line in reported.value.messages if line.startswith(f"{theirs}=1: ")]
         assert line.endswith((f" {ours}", f" {ours}?")), line
 
 
-def test_an_answer_that_chooses_is_a_word_that_is_there(right: list[str]):
+def test_every_suggested_choice_exists(right: list[str]):
     choices = [ours for ours in OURS.values() if "=" in ours]
     assert choices
     for group, _, word in (choice.partition("=") for choice in choices):
