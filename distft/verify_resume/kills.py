@@ -10,7 +10,7 @@ import yaml
 
 from distft.config import Config, ConfigError, compose, difference
 from distft.config.command import keywords
-from distft.config.nearest import did_you_mean, nearest
+from distft.config.errors import did_you_mean, nearest
 from distft.paths import absolute
 from distft.run import Plan
 from distft.train.early_stopping import When
