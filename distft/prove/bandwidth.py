@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TypedDict
 
 import torch
 import torch.distributed as dist
@@ -17,10 +17,17 @@ _SIZES_OF_ACCELERATOR = (1, 64, 1024)
 _ROUNDS = 5
 
 
+class Bandwidth(TypedDict):
+    """The bus bandwidth of one collective."""
+
+    backend: str
+    by_size: list[tuple[int, float]]  # MiB, GB/s
+
+
 def work(run: RunFolder, attempt: int, world: World) -> None:
     """Writes the bus bandwidth of each collective by size: bytes a link carries, whatever the number of processes."""
     sizes = _SIZES_MIB.get(world.device.type, _SIZES_OF_ACCELERATOR)
-    found: dict[str, Any] = {}
+    found: dict[str, Bandwidth] = {}
     share = (world.size - 1) / world.size
     for name, factor in (("all_reduce", 2 * share), ("all_gather", share), ("reduce_scatter", share)):
         rates = []

@@ -1,7 +1,7 @@
 """Checks that are programs of their own: what single parts cost, collectives between devices, and the doctor."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from distft.prove import jobs
@@ -49,7 +49,8 @@ def micro(place: Place, words: Sequence[str]) -> Iterator[Line]:
             yield failed(name, errors or f"exit code {code}: {child.last_words(2)}"[:400])
 
 
-def of_micro(place: Place, answer: dict[str, Any]) -> Iterator[Line]:
+def of_micro(place: Place, answer: Mapping[str, Any]) -> Iterator[Line]:
+    """Yields the line of a measurement of distft.prove.micro."""
     if "name" not in answer:
         return
     name = f"micro.{answer['name']}"
@@ -64,8 +65,8 @@ def of_micro(place: Place, answer: dict[str, Any]) -> Iterator[Line]:
         yield Line(name, "pass", answer["value"], answer["unit"], detail={"text": text, **more})
 
 
-def answers_of(child: Child) -> Iterator[dict[str, Any]]:
-    """Yields what a program has printed as JSON, among the output of libraries."""
+def answers_of(child: Child) -> Iterator[Mapping[str, Any]]:
+    """Yields the JSON objects that a program has printed, one per line, between the output of libraries."""
     for line in child.log.read_text(errors="replace").splitlines():
         if line.startswith("{"):
             try:

@@ -11,13 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from distft.config import compose
+from distft.config import Config, compose
 from distft.config.freeze import frozen_text
 from distft.data.counts import Report, Split, Stream
 from distft.data.key import data_dir, data_key
 from distft.data.shards import MANIFEST, Row, ShardWriter
 from distft.data.stage import build_once
 from distft.plan import make_plan
+from distft.plan.memory import Architecture
 from distft.prove.place import Child, Place
 from distft.run import RunFolder, json_text, read_json, write_json
 
@@ -26,6 +27,10 @@ RESULTS = "results.jsonl"  # of a series, a JSON object a line
 MEASURED = "measured.json"  # of a measured run
 WARM, TRACED = 3, 2  # its steps before, and after, those that are timed
 ON_CPU = {"CUDA_VISIBLE_DEVICES": "", "HIP_VISIBLE_DEVICES": ""}  # as if this machine had no accelerator
+
+
+Result = dict[str, Any]  # of a case: name, state, seconds, error, run, and what a case of its kind measures
+Measured = dict[str, Any]  # measured.json of a measured run, as distft.prove.measured writes it
 
 
 @dataclass(frozen=True)
@@ -37,20 +42,19 @@ class RandomRows:
     vocabulary: int
     held_out: int = 0
 
-    def write(self, folder: Path, values: Mapping[str, Any]) -> dict[str, Any]:
-        """Writes both splits as the data stage does; returns the config's `data.train` for them."""
+    def write(self, folder: Path, config: Config) -> Config:
+        """Writes both splits as the data stage does; returns the config that reads them."""
         folder.mkdir(parents=True, exist_ok=True)
         about = json.dumps({"text": f"{self.rows} + {self.held_out} rows of {len(self.lengths)} lengths, sum "
                                     f"{sum(self.lengths)}, of {self.vocabulary} tokens"})  # fmt: skip
         file = folder / f"random-{self.vocabulary}-{max(self.lengths)}-{self.rows}.jsonl"
         file.write_text(f"{about}\n")  # what the content key of the rows is made of
-        data = {"train": str(file), "eval": 0.1 if self.held_out else None}
-        values = {**values, "data": values["data"] | data}
-        key = data_key(values)
-        with build_once(data_dir(values, key), MANIFEST) as partial:
+        config = config.changed({"data.train": str(file), "data.eval": 0.1 if self.held_out else None})
+        key = data_key(config.values)
+        with build_once(data_dir(config.values, key), MANIFEST) as partial:
             if partial is not None:
                 self._fill(partial, key)
-        return data
+        return config
 
     def _fill(self, folder: Path, key: str) -> None:
         random = np.random.default_rng(0)
@@ -78,7 +82,7 @@ def freeze(
     work: str,
     overrides: Sequence[str],
     rows: RandomRows,
-    architecture: Mapping[str, Any],
+    architecture: Architecture,
     world: int | None = None,
 ) -> RunFolder:
     """Returns the folder of a run of a random model, frozen and not started.
@@ -88,10 +92,8 @@ def freeze(
     here = [f"name={name}", f"runs_dir={place.work / 'runs'}", f"cache_dir={place.work / 'cache'}", "model.tiny=true"]
     processes = f"launcher.processes_per_node={world or place.machine.world}"
     config = compose([*here, "data.train=not/read", processes, *overrides])
-    model = config.values["model"] | {"tiny_architecture": dict(architecture)}
-    values = config.values | {"model": model, "work": work, "export": {**config.values["export"], "enabled": False}}
-    values["data"] = values["data"] | rows.write(place.work / "rows", values)
-    config = config.with_values(values)
+    own = {"model.tiny_architecture": dict(architecture), "work": work, "export.enabled": False}
+    config = rows.write(place.work / "rows", config.changed(own))
     run = RunFolder(place.work / "runs" / name)
     run.path.mkdir(parents=True, exist_ok=True)
     run.write_plan(make_plan(config))
@@ -115,7 +117,8 @@ def add_result(run: RunFolder, result: Mapping[str, Any]) -> None:
         file.write(json_text(result) + "\n")
 
 
-def results_of(run: RunFolder) -> Iterator[dict[str, Any]]:
+def results_of(run: RunFolder) -> Iterator[Result]:
+    """Yields the results that are written, without one that is cut off."""
     file = run.path / RESULTS
     for line in file.read_text().splitlines(keepends=True) if file.is_file() else ():
         if line.endswith("\n"):

@@ -20,7 +20,7 @@ from distft.models.attention.sdpa import documents_sdpa
 from distft.runtime.process_group import device_of
 
 BF16 = torch.bfloat16
-Answer = dict[str, Any]
+Answer = dict[str, Any]  # name, value, unit, text and further numbers; or name and lacks, or name and error
 
 
 class Bench:

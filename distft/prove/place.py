@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 from distft.runtime.logs import last_lines
 from distft.runtime.process import start_bound
@@ -17,15 +17,37 @@ from distft.runtime.process import start_bound
 SMALL, FULL = "small", "full"
 
 
-@dataclass(frozen=True)
-class Machine:
-    """What checks have to know of this machine; `facts` has the rest."""
+class MachineFacts(TypedDict):
+    """machine.json: device, cores and versions; nothing that identifies a person or host."""
 
     device: str  # cpu, cuda, xpu
     name: str  # of the device
     devices: int  # 0 on a CPU
     cores: int
-    facts: dict[str, Any] = field(default_factory=dict)
+    memory_gib: float
+    platform: str
+    python: str
+    packages: dict[str, str]
+    distft: str
+    code: Mapping[str, Any] | None  # `commit` and `changed`; None outside of a checkout
+    time: str
+    device_memory_gib: NotRequired[float]  # this and the following for CUDA and ROCm only
+    capability: NotRequired[str]
+    runtime: NotRequired[str | None]
+    cudnn: NotRequired[int | None]
+    nccl: NotRequired[str | None]
+    bf16: NotRequired[bool]
+
+
+@dataclass(frozen=True)
+class Machine:
+    """The facts of this machine that checks depend on."""
+
+    device: str  # cpu, cuda, xpu
+    name: str  # of the device
+    devices: int  # 0 on a CPU
+    cores: int
+    facts: Mapping[str, Any] = field(default_factory=dict)  # MachineFacts; empty until the machine has been examined
 
     @property
     def has_accelerator(self) -> bool:

@@ -7,7 +7,6 @@ import json
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from distft.config import ConfigError
 from distft.prove import jobs
@@ -106,8 +105,8 @@ class Series:
         self.child = jobs.start(self.place, self.run, self.attempt, self.variables)
 
     @property
-    def done(self) -> dict[str, dict[str, Any]]:
-        """What came of each case that has ended, with its run's folder."""
+    def done(self) -> dict[str, jobs.Result]:
+        """The results of the cases that have ended, with their run folders."""
         runs = {case.check: str(self.run_of(case).path) for case in self.cases}
         ended = [each for each in jobs.results_of(self.run) if each["state"] != "begun"]
         lost = {name: {"state": "failed", "error": error} for name, error in self.errors.items()}

@@ -3,12 +3,11 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from distft.config import command
 from distft.config.command import keywords, usage
 from distft.prove import commands, series, throughput, training, versions
-from distft.prove.place import Machine, Place
+from distft.prove.place import Machine, MachineFacts, Place
 from distft.prove.proof import STATUSES, TITLES, Line, number, read_lines, short
 from distft.run import read_json
 
@@ -46,7 +45,7 @@ class Kept:
     """A proof in the docs: its folder's name, the machine, and the lines by name."""
 
     name: str
-    facts: Mapping[str, Any]
+    facts: MachineFacts
     lines: Mapping[str, Line]
 
     @property

@@ -7,6 +7,7 @@ from typing import Any
 
 from distft.config import ConfigError
 from distft.config.freeze import chosen_words
+from distft.plan.memory import Architecture
 from distft.prove import jobs
 from distft.prove.place import Place
 from distft.prove.proof import Line, Status, at_most, failed, not_run, skipped
@@ -41,7 +42,7 @@ class Speed:
     word: str
     name: str
     model: str  # word of conf/model
-    architecture: dict[str, Any]
+    architecture: Architecture
     tokens: int  # of a micro-batch
     micro_batches: int  # of a step and process
     lengths: str  # whole: rows of `row` tokens; mixed: none like another, a median of a twentieth of it
@@ -150,7 +151,7 @@ def nothing_of(prefix: str, error: str) -> Iterator[Line]:
     yield from (not_run(name, f"the run failed: see {first}" if error else "no time was left") for name in others)
 
 
-def settings(place: Place, speed: Speed) -> tuple[list[str], jobs.RandomRows, dict[str, Any]]:
+def settings(place: Place, speed: Speed) -> tuple[list[str], jobs.RandomRows, Architecture]:
     """Returns overrides, rows and architecture; on a CPU small ones of the same kind."""
     machine = place.machine
     facts, tokens, row = speed.architecture, speed.tokens, speed.row
@@ -158,7 +159,7 @@ def settings(place: Place, speed: Speed) -> tuple[list[str], jobs.RandomRows, di
     if machine.device == "cuda":
         overrides += speed.on_cuda
     if not machine.has_accelerator:
-        facts = facts | SMALL | {"num_hidden_layers": 2 + facts["num_hidden_layers"] // 16}
+        facts = {**facts, **SMALL, "num_hidden_layers": 2 + facts["num_hidden_layers"] // 16}
         row = SMALL_TOKENS * row // tokens
         tokens = SMALL_TOKENS
     steps = jobs.WARM + _TIMED + jobs.TRACED
@@ -184,7 +185,7 @@ def mixed(row: int) -> Iterator[int]:
         yield max(2, min(row, round(row / 20 * draw.lognormvariate(0.0, 1.0))))
 
 
-def lines(prefix: str, speed: Speed, found: dict[str, Any], plan: Plan, place: Place) -> Iterator[Line]:
+def lines(prefix: str, speed: Speed, found: jobs.Measured, plan: Plan, place: Place) -> Iterator[Line]:
     """Yields what one run measured, each as a line."""
     reference = speed.reference if place.machine.has_accelerator else ""
     per_device = found["tokens"] / found["seconds"] / found["processes"]
@@ -229,7 +230,7 @@ def measure(name: str, value: float, unit: str, text: str, **more: Any) -> Line:
     return Line(name, status, value, unit, detail={"text": text, **more})
 
 
-def utilisation(name: str, found: dict[str, Any]) -> Line:
+def utilisation(name: str, found: jobs.Measured) -> Line:
     if not found["peak_flops"]:
         return skipped(name, "no accelerator: there is no data sheet to measure against")
     per_second = found["flops"] / found["seconds"] / found["processes"]
@@ -239,7 +240,7 @@ def utilisation(name: str, found: dict[str, Any]) -> Line:
     return line if share <= 1 else failed(name, f"{share:.0%} cannot be: flops or seconds are counted wrong. {text}")
 
 
-def planned(name: str, found: dict[str, Any], plan: Plan, place: Place) -> Line:
+def planned(name: str, found: jobs.Measured, plan: Plan, place: Place) -> Line:
     """Returns how far what is held before an update is from the plan's parameters, gradients and optimizer state."""
     counted = plan.memory.get(found["strategy"])
     if counted is None:

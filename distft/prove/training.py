@@ -4,7 +4,7 @@ The model has a vocabulary of 49,152: sums that are taken in too short a format 
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,6 +17,8 @@ from distft.prove.place import Place
 from distft.prove.proof import Line, at_most, failed, not_run, skipped
 from distft.prove.series import PACKED, REFERENCE, STEPS, Case, Series, follow
 from distft.run import RunFolder
+
+Steps = Sequence[tuple[float, float]]  # loss and gradient norm of each step
 
 WORDS = ("strategies", "attention", "options")
 LEAST_SECONDS = 30.0  # for the libraries to be imported and a case to be trained
@@ -125,7 +127,7 @@ def run(place: Place, words: Sequence[str]) -> Iterator[Line]:
 
 
 def judge(
-    case: Case, result: dict[str, Any] | None, run: RunFolder, known: dict[str, Any], reference: "Series"
+    case: Case, result: jobs.Result | None, run: RunFolder, known: Mapping[str, Steps], reference: Series
 ) -> Line:
     """Returns the line of a case that has ended, or of one that has not."""
     if result is None:
@@ -151,7 +153,7 @@ def judge(
     return at_most(case.check, distance, LIMITS[case.precision], "relative", text, **about, **shown)
 
 
-def judge_isolation(case: Case, result: dict[str, Any], **about: Any) -> Line:
+def judge_isolation(case: Case, result: jobs.Result, **about: Any) -> Line:
     """Returns whether documents are kept apart: not a bit by their neighbours, and alike to each alone."""
     if result["changed_by_neighbours"] or not result["finite"]:
         what = "logits are not finite" if not result["finite"] else "other tokens in its neighbours changed a document"
@@ -176,16 +178,16 @@ def spread(done: dict[str, RunFolder]) -> Iterator[Line]:
         yield at_most(name, pairs[most], SPREAD if precision == "fp32" else LIMITS[precision], "relative", text)
 
 
-def numbers(result: dict[str, Any]) -> list[tuple[float, float]]:
+def numbers(result: jobs.Result) -> Steps:
     return read_numbers(RunFolder(Path(result["run"])))
 
 
-def read_numbers(run: RunFolder) -> list[tuple[float, float]]:
+def read_numbers(run: RunFolder) -> Steps:
     """Returns loss and gradient norm of each step."""
     return [(row["loss"], row["grad_norm"]) for row in run.read_metrics("train")]
 
 
-def apart(some: Sequence[tuple[float, float]], others: Sequence[tuple[float, float]]) -> float:
+def apart(some: Steps, others: Steps) -> float:
     """Returns the largest relative distance of a loss or norm; infinite where a step is missing."""
     if len(some) != STEPS or len(others) != STEPS:
         return math.inf
