@@ -110,7 +110,7 @@ def check_devices(config: Config) -> None:
 
 
 def make_part(config: Config, group: str) -> Any:
-    """Returns the launcher, tracker or sweeper that the config names, None for a null `_target_`."""
+    """Returns the launcher or sweeper that the config names, None for a null `_target_`."""
     settings = dict(config.values[group])
     target = settings.pop("_target_")
     if target is None and group == "launcher":

@@ -61,12 +61,12 @@ def test_a_step_smaller_than_a_row_is_refused(rows: Path, prepared: Path):
         extent(config_of(rows, "train.global_batch_tokens=12"))
 
 
-def test_unprepared_rows_are_guessed_and_said_to_be(rows: Path, tmp_path: Path):
+def test_unprepared_rows_are_estimated_and_marked(rows: Path, tmp_path: Path):
     reads = extent(config_of(rows, f"cache_dir={tmp_path}/cache", "data.eval=0.1", "train.global_batch_size=4"))
     assert (reads.rows, reads.eval_rows, reads.steps, reads.estimated) == (90, 10, 23, True)
     assert 0 < reads.tokens < 90 * 60
 
 
-def test_rows_that_are_not_here_are_unknown(tmp_path: Path, rows: Path):
+def test_missing_rows_are_unknown(tmp_path: Path, rows: Path):
     reads = extent(config_of(rows, f"cache_dir={tmp_path}/cache", "data.train=org/rows", "train.max_steps=7"))
     assert (reads.rows, reads.steps, reads.tokens, reads.estimated) == (0, 7, 0, True)

@@ -1,4 +1,4 @@
-"""What FSDP2 holds in a step beside activations is what the plan counts: a live engine's bytes at their highest.
+"""FSDP2's memory of a step without activations is what the plan counts: a live engine's bytes at their highest.
 
 Under fsdp, hsdp and zero3 no process ever holds the whole model, not even while it is loaded.
 """
@@ -40,8 +40,10 @@ CASES = [
 
 
 def planned(case: dict[str, Any]) -> dict[str, int]:
-    """Returns what the plan counts, and what a step needs besides: a chunk of logits, and on a CPU in bf16 the product
-    for the head's gradient."""
+    """Returns the bytes of the plan, and of what a step needs in addition.
+
+    That is a chunk of logits, and on a CPU in bf16 the product for the head's gradient.
+    """
     values = yaml.safe_load((conf_dir() / "model" / f"{case['model']}.yaml").read_text())
     facts = values["architecture"] | values["tiny_architecture"] | case["architecture"]
     parts = parts_of(None, facts)
