@@ -21,7 +21,7 @@ from torch.profiler import ProfilerActivity, profile, record_function
 from distft.config import Config
 from distft.models.flops import Flops
 from distft.optim.groups import set_learning_rate
-from distft.prove.jobs import MEASURED, TRACED, WARM
+from distft.prove.jobs import MEASURED, TRACED, WARM, Measured
 from distft.run import RunFolder, write_json
 from distft.runtime import heartbeat
 from distft.runtime.determinism import seed_for
@@ -48,7 +48,7 @@ KINDS = {  # of kernels, by a part of their names; the first that fits
     "compiled": ("triton",),
 }
 
-Event = dict[str, Any]
+Event = dict[str, Any]  # of a Chrome trace: its keys depend on the kind of event
 
 
 @dataclass(frozen=True)
@@ -198,7 +198,7 @@ def draw(engine: Engine, seed: int) -> None:
     engine.refresh()
 
 
-def steps(engine: Engine, feed: Feed, config: Config, world: World, held_before: int, folder: Path) -> dict[str, Any]:
+def steps(engine: Engine, feed: Feed, config: Config, world: World, held_before: int, folder: Path) -> Measured:
     """Makes all steps of the feed: warm ones, in the last of which memory is read, timed ones, and traced ones."""
     engine.train(True)
     losses, timed = [], feed.steps - WARM - TRACED
@@ -229,7 +229,7 @@ def steps(engine: Engine, feed: Feed, config: Config, world: World, held_before:
             make(step)
         wait_for(world.device)
         seconds = time.perf_counter() - began
-        found: dict[str, Any] = {}
+        found: Measured = {}
         with traced(world, folder, found):
             for step in range(WARM + timed + 1, feed.steps + 1):
                 with record_function(MARK):
@@ -240,7 +240,7 @@ def steps(engine: Engine, feed: Feed, config: Config, world: World, held_before:
 
 
 @contextmanager
-def traced(world: World, folder: Path, found: dict[str, Any]) -> Iterator[None]:
+def traced(world: World, folder: Path, found: Measured) -> Iterator[None]:
     """Puts what a trace of the steps within says of the device into `found`; on a CPU there is nothing to say."""
     if world.device.type == "cpu":
         yield

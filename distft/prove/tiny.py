@@ -8,7 +8,7 @@ import gc
 import json
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from distft.data.batches import make_batch, to_device
 from distft.data.shards import Row
 from distft.losses.cross_entropy import logits
 from distft.models.flops import Flops
-from distft.prove.jobs import CASES, add_result, results_of
+from distft.prove.jobs import CASES, Result, add_result, results_of
 from distft.run import RunFolder, read_json
 from distft.runtime.determinism import seed_for
 from distft.runtime.process_group import World, all_reduce_sum, from_first
@@ -49,7 +49,7 @@ def work(run: RunFolder, attempt: int, world: World) -> None:
         run.write_status(state="completed")
 
 
-def _guarded(case: dict[str, Any], world: World) -> dict[str, Any]:
+def _guarded(case: Mapping[str, str], world: World) -> Result:
     try:
         return {"state": "done", **KINDS[case["kind"]](RunFolder(Path(case["run"])), world)}
     except Exception as error:
@@ -65,7 +65,7 @@ def _free(world: World) -> None:
         torch.accelerator.empty_cache()
 
 
-def train_one(run: RunFolder, world: World) -> dict[str, Any]:
+def train_one(run: RunFolder, world: World) -> Result:
     """Trains a frozen run to its end; its losses and norms are in its metrics.jsonl."""
     train(run, 1, world)
     if world.is_first:
@@ -74,7 +74,7 @@ def train_one(run: RunFolder, world: World) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def isolate(run: RunFolder, world: World) -> dict[str, Any]:
+def isolate(run: RunFolder, world: World) -> Result:
     """Returns how far the logits of packed documents are from those of each alone, and of other neighbours.
 
     The second has the same shapes, so not a bit may change in the documents whose neighbours changed.
@@ -102,7 +102,7 @@ def isolate(run: RunFolder, world: World) -> dict[str, Any]:
     return {"from_alone": distance, "changed_by_neighbours": changed, "finite": finite}
 
 
-def save_in_background(run: RunFolder, world: World) -> dict[str, Any]:
+def save_in_background(run: RunFolder, world: World) -> Result:
     """Returns how many tensors of a save that was written while training went on differ from those at its step."""
     config, plan = read_config(run), run.read_plan()
     model = make_skeleton(config, plan)
@@ -145,7 +145,7 @@ def _local(tensor: Any) -> torch.Tensor:
     return tensor.to_local() if hasattr(tensor, "to_local") else tensor
 
 
-KINDS: dict[str, Callable[[RunFolder, World], dict[str, Any]]] = {
+KINDS: dict[str, Callable[[RunFolder, World], Result]] = {
     "train": train_one,
     "isolate": isolate,
     "save_in_background": save_in_background,
