@@ -1,4 +1,4 @@
-"""What each rank does to measure the collectives between this machine's devices."""
+"""The ranks that measure collectives between the devices of this machine."""
 
 import time
 from collections.abc import Callable
@@ -25,7 +25,7 @@ class Bandwidth(TypedDict):
 
 
 def work(run: RunFolder, attempt: int, world: World) -> None:
-    """Writes the bus bandwidth of each collective by size: bytes a link carries, whatever the number of processes."""
+    """Writes the bus bandwidth of each collective by size, as nccl-tests counts it."""
     sizes = _SIZES_MIB.get(world.device.type, _SIZES_OF_ACCELERATOR)
     found: dict[str, Bandwidth] = {}
     share = (world.size - 1) / world.size
@@ -42,7 +42,7 @@ def work(run: RunFolder, attempt: int, world: World) -> None:
 
 
 def make(name: str, count: int, world: World) -> Callable[[], object]:
-    """Returns the collective on `count` numbers of fp32 in all."""
+    """Returns the collective on `count` fp32 numbers over all processes."""
     whole = torch.zeros(count, device=world.device)
     part = torch.zeros(count // world.size, device=world.device)
     return {
@@ -53,9 +53,9 @@ def make(name: str, count: int, world: World) -> Callable[[], object]:
 
 
 def seconds_of(act: Callable[[], object], world: World) -> float:
-    """Returns the best of a few rounds."""
+    """Returns the shortest time of several rounds."""
     times = []
-    for _ in range(_ROUNDS + 1):  # the first opens connections
+    for _ in range(_ROUNDS + 1):  # the first one opens connections
         dist.barrier()
         _wait_for(world)
         began = time.perf_counter()

@@ -1,4 +1,4 @@
-"""Where a proof runs: its folders, what the machine is, the time that is left, and the processes it has started."""
+"""The place of a proof: its folders, the machine, the time left, and the processes that it has started."""
 
 import os
 import signal
@@ -55,12 +55,12 @@ class Machine:
 
     @property
     def shapes(self) -> str:
-        """Which shapes are measured: those of real models, or small ones that show that it works."""
+        """The shapes that are measured: those of real models, or small ones on a CPU."""
         return FULL if self.has_accelerator else SMALL
 
     @property
     def world(self) -> int:
-        """Processes of a run: one for each accelerator; two on a CPU, so that something is cut and sent."""
+        """Processes of a run: one per accelerator; two on a CPU, so that state is sharded and communicated."""
         return self.devices or min(2, self.cores)
 
 
@@ -83,7 +83,7 @@ class Place:
         return self.deadline - time.monotonic()
 
     def start(self, name: str, module: str, *arguments: str, variables: Mapping[str, str] | None = None) -> "Child":
-        """Starts `python -m module`, with its output in a log called `name`; it ends with this process."""
+        """Starts `python -m module`, with its output in the log `name`; it dies with this process."""
         log = self.work / "logs" / f"{name}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
         environment = {**os.environ, **self._variables(), **(variables or {})}
@@ -94,14 +94,14 @@ class Place:
                 stdout=file,
                 stderr=subprocess.STDOUT,
                 env=environment,
-                start_new_session=True,  # Ctrl-C is for this process, which ends them
+                start_new_session=True,  # Ctrl-C reaches only this process, which ends its children
             )
         child = Child(name, process, log)
         self.children.append(child)
         return child
 
     def _variables(self) -> dict[str, str]:
-        """Nothing is asked of a network, and processes that compute at the same time share the cores."""
+        """Returns variables that turn the network off, and that divide the cores among the processes of a run."""
         package = str(Path(__file__).parents[2])
         path = os.pathsep.join([package, *filter(None, [os.environ.get("PYTHONPATH")])])
         threads = {} if self.machine.has_accelerator else {"OMP_NUM_THREADS": str(self.threads)}
@@ -117,13 +117,13 @@ class Place:
 
 
 class Child:
-    """A program that was started, with all that it started."""
+    """A started program and its children."""
 
     def __init__(self, name: str, process: subprocess.Popen[str], log: Path) -> None:
         self.name, self.process, self.log = name, process, log
 
     def wait(self, seconds: float) -> int | None:
-        """Returns its exit code; None when it has not ended within `seconds`, and was killed."""
+        """Returns the exit code; kills the program and returns None when it does not end within `seconds`."""
         try:
             return self.process.wait(max(0.1, seconds))
         except subprocess.TimeoutExpired:
@@ -134,19 +134,19 @@ class Child:
         return self.process.poll()
 
     def kill(self) -> None:
-        """Ends it by SIGKILL; what it started is bound to it and ends as well."""
+        """Kills the program with SIGKILL; its children are bound to it and die too."""
         if self.process.poll() is None:
             with suppress(ProcessLookupError):
                 os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
 
     def last_words(self, lines: int = 3) -> str:
-        return " | ".join(line.strip() for line in last_lines(self.log, lines)) or "it said nothing"
+        return " | ".join(line.strip() for line in last_lines(self.log, lines)) or "no output"
 
 
 @contextmanager
 def signals_interrupt() -> Iterator[None]:
-    """Has SIGTERM end what is done within as Ctrl-C does: as an exception that runs the clean-up."""
+    """Makes SIGTERM raise KeyboardInterrupt within the context, so that the clean-up runs."""
 
     def interrupt(number: int, _: object) -> None:
         raise KeyboardInterrupt(number)

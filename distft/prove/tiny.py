@@ -1,7 +1,7 @@
-"""What each rank does in a series of tiny runs: one process group and one import of the libraries for all of them.
+"""The ranks of a series of tiny runs, which share one process group and one import of the libraries.
 
-A case is a run folder of its own, trained by the worker that trains every run. Where a case fails, the others follow:
-with one process in this one, else, and where the device itself has failed, in a series started anew without it.
+A case is a run folder, trained by the worker like any run. After a case that fails the others follow: in this process
+if it is the only one, else, or when the device itself has failed, in a restarted series.
 """
 
 import gc
@@ -34,7 +34,7 @@ _DEVICE_ERRORS = ("CUDA error", "HIP error", "device-side assert", "NCCL")
 
 
 def work(run: RunFolder, attempt: int, world: World) -> None:
-    """Does each case that has no result yet, and writes what came out to results.jsonl, on rank 0."""
+    """Runs each case without a result; rank 0 writes the results to results.jsonl."""
     begun = {result["name"] for result in results_of(run)} if world.is_first else ()
     left = [case for case in read_json(run.path / CASES) if case["name"] not in begun]
     for case in json.loads(from_first(json.dumps(left), world)):  # rank 0 writes the file that it has read
@@ -66,7 +66,7 @@ def _free(world: World) -> None:
 
 
 def train_one(run: RunFolder, world: World) -> Result:
-    """Trains a frozen run to its end; its losses and norms are in its metrics.jsonl."""
+    """Trains a frozen run to its end; losses and gradient norms are in its metrics.jsonl."""
     train(run, 1, world)
     if world.is_first:
         shutil.rmtree(run.checkpoints)
@@ -75,9 +75,10 @@ def train_one(run: RunFolder, world: World) -> Result:
 
 @torch.no_grad()
 def isolate(run: RunFolder, world: World) -> Result:
-    """Returns how far the logits of packed documents are from those of each alone, and of other neighbours.
+    """Returns the distance of the logits of packed documents from those of each alone, and the documents whose logits
+    change with their neighbours.
 
-    The second has the same shapes, so not a bit may change in the documents whose neighbours changed.
+    With other neighbours the shapes are the same, so the logits must be bit-equal.
     """
     config, plan = read_config(run), run.read_plan()
     engine = make_engine(config, plan, world)
@@ -94,16 +95,16 @@ def isolate(run: RunFolder, world: World) -> Result:
         return list(engine.forward(batch, logits)[1]["logits"][0].float().split([len(ids) for ids in rows]))
 
     packed, alone = outputs(*documents), [outputs(ids)[0] for ids in documents]
-    beside_others = outputs(*others)
+    with_others = outputs(*others)
     scale = max(float(each.abs().max()) for each in alone)
     distance = max(float((a - b).abs().max()) for a, b in zip(packed, alone, strict=True)) / scale
-    changed = [i for i in range(0, len(lengths), 2) if not torch.equal(packed[i], beside_others[i])]
+    changed = [i for i in range(0, len(lengths), 2) if not torch.equal(packed[i], with_others[i])]
     finite = all(bool(each.isfinite().all()) for each in packed)
     return {"from_alone": distance, "changed_by_neighbours": changed, "finite": finite}
 
 
 def save_in_background(run: RunFolder, world: World) -> Result:
-    """Returns how many tensors of a save that was written while training went on differ from those at its step."""
+    """Returns how many tensors of a save that was written during training differ from those of its step."""
     config, plan = read_config(run), run.read_plan()
     model = make_skeleton(config, plan)
     engine = make_engine(config, plan, world)
@@ -136,7 +137,7 @@ def save_in_background(run: RunFolder, world: World) -> Result:
 
 
 def _differ(some: list[torch.Tensor], others: list[torch.Tensor], world: World) -> int:
-    """Returns how many tensors differ in a bit, of all processes together."""
+    """Returns how many tensors are not bit-equal, over all processes."""
     mine = sum(not torch.equal(a, b) for a, b in zip(some, others, strict=True))
     return int(all_reduce_sum(torch.tensor(mine, device=world.device)))
 
