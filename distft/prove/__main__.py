@@ -14,7 +14,7 @@ from rich.console import Console
 from distft.config import ConfigError, command
 from distft.config.command import keywords, usage
 from distft.config.nearest import nearest
-from distft.paths import absolute
+from distft.paths import absolute, unused
 from distft.prove.place import Machine, Place, signals_interrupt
 from distft.prove.proof import Line, Proof, failed, not_run, write_page
 from distft.prove.support import GROUPS, WORDS, Group
@@ -84,7 +84,7 @@ def read(given: dict[str, str]) -> tuple[Path, float, list[str]]:
     errors = []
     out, minutes, words = absolute(given["out"]), _parsed(given.get("minutes", "8")), list(WORDS)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        errors.append(f"out={given['out']}: is not an empty folder. Try: out={_free(out)}")
+        errors.append(f"out={given['out']}: is not an empty folder. Try: out={unused(out)}")
     if isinstance(minutes, bool) or not isinstance(minutes, int | float) or not 0 < minutes <= _MOST_MINUTES:
         errors.append(
             f"minutes={given['minutes']}: is not a number above 0 and at most {_MOST_MINUTES}. Try: minutes=8"
@@ -109,10 +109,6 @@ def _parsed(text: str) -> Any:
         return yaml.safe_load(text)
     except yaml.YAMLError:
         return text
-
-
-def _free(out: Path) -> Path:
-    return next(path for i in range(2, 1000) if not (path := out.with_name(f"{out.name}-{i}")).exists())
 
 
 def examine_machine(place: Place) -> Machine:

@@ -10,6 +10,7 @@ import torch.distributed as dist
 from distft.prove.jobs import MEASURED
 from distft.run import RunFolder, write_json
 from distft.runtime import heartbeat
+from distft.runtime.device import synchronize
 from distft.runtime.process_group import BACKENDS, World
 
 _SIZES_MIB = {"cpu": (1, 8)}
@@ -57,14 +58,9 @@ def seconds_of(act: Callable[[], object], world: World) -> float:
     times = []
     for _ in range(_ROUNDS + 1):  # the first one opens connections
         dist.barrier()
-        _wait_for(world)
+        synchronize(world.device)
         began = time.perf_counter()
         act()
-        _wait_for(world)
+        synchronize(world.device)
         times.append(time.perf_counter() - began)
     return min(times[1:])
-
-
-def _wait_for(world: World) -> None:
-    if world.device.type != "cpu":
-        torch.accelerator.synchronize(world.device)

@@ -25,7 +25,7 @@ from distft.prove.jobs import MEASURED, TRACED, WARM, Measured
 from distft.run import RunFolder, write_json
 from distft.runtime import heartbeat
 from distft.runtime.determinism import seed_for
-from distft.runtime.device import compute_dtype, peak_gib
+from distft.runtime.device import compute_dtype, peak_gib, synchronize
 from distft.runtime.process_group import World, texts_of_all
 from distft.strategies.engine import Engine
 from distft.train.feed import Feed, Prefetch
@@ -223,11 +223,11 @@ def steps(engine: Engine, feed: Feed, config: Config, world: World, held_before:
         first = time.monotonic() - began
         for step in range(2, WARM + 1):
             make(step, look if step == WARM else tuple)
-        wait_for(world.device)
+        synchronize(world.device)
         began = time.perf_counter()
         for step in range(WARM + 1, WARM + timed + 1):
             make(step)
-        wait_for(world.device)
+        synchronize(world.device)
         seconds = time.perf_counter() - began
         found: Measured = {}
         with traced(world, folder, found):
@@ -248,7 +248,7 @@ def traced(world: World, folder: Path, found: Measured) -> Iterator[None]:
     activities = [ProfilerActivity.CPU, getattr(ProfilerActivity, world.device.type.upper())]
     with profile(activities=activities) as profiler:
         yield
-        wait_for(world.device)
+        synchronize(world.device)
     file = folder / f"trace-{world.rank}.json"
     profiler.export_chrome_trace(str(file))
     said = read_trace(json.loads(file.read_text())["traceEvents"])
@@ -273,8 +273,3 @@ def held_bytes(device: torch.device) -> int:
             storage = each.untyped_storage()
             storages[storage.data_ptr()] = storage.nbytes()
     return sum(storages.values())
-
-
-def wait_for(device: torch.device) -> None:
-    if device.type != "cpu":
-        torch.accelerator.synchronize(device)

@@ -18,6 +18,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from distft.losses import cross_entropy
 from distft.models.attention.sdpa import documents_sdpa
+from distft.runtime.device import synchronize
 from distft.runtime.process_group import device_of
 
 BF16 = torch.bfloat16
@@ -34,10 +35,6 @@ class Bench:
 
     def size(self, full: int, small: int) -> int:
         return full if self.on_device else small
-
-    def wait(self) -> None:
-        if self.on_device:
-            torch.accelerator.synchronize(self.device)
 
     def ms(self, act: Callable[[], object], rounds: int = 5, warm: int = 2) -> float:
         """Returns the median milliseconds of `act`, by events on the device or by the clock of a CPU."""
@@ -148,11 +145,11 @@ def first_call(bench: Bench) -> Iterator[Answer]:
         with sdpa_kernel(backend):
             for length in range(301, 313):
                 query, key, value = (bench.draw(1, n, length, 128, grad=True) for n in (32, 8, 8))
-                bench.wait()
+                synchronize(bench.device)
                 began = time.perf_counter()
                 out = F.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=True)
                 out.backward(torch.ones_like(out))
-                bench.wait()
+                synchronize(bench.device)
                 times.append((time.perf_counter() - began) * 1e3)
         text = "median of forward and backward of ten lengths, each the first of its kind"
         yield {
@@ -240,10 +237,10 @@ def transfers(bench: Bench) -> Iterator[Answer]:
         "from_pinned": lambda: on_device.copy_(pinned, non_blocking=True),
     }
     for way, act in ways.items():
-        bench.wait()
+        synchronize(bench.device)
         began = time.perf_counter()
         act()
-        bench.wait()
+        synchronize(bench.device)
         seconds[way] = time.perf_counter() - began
     for way, taken in seconds.items():
         yield {"name": f"transfer.{way}", "value": 1 / taken, "unit": "GiB/s", "text": "1 GiB of fp32"}
