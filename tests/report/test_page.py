@@ -80,7 +80,7 @@ def test_a_failed_run_shows_its_error_first(make_run):
     run.write_status(error={"rank": 1, "message": "ValueError: no targets"})
     page = render(gather(run))
     assert page.index("ValueError: no targets") < page.index("Held-out rows")
-    assert "there is no before and after" in page
+    assert "so no change is shown" in page
 
 
 def test_the_command_writes_page_and_curves(make_run, capsys):
