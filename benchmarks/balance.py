@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.measurement import spread, table
 from benchmarks.rows import demo_folder, read_pairs, unequal_rows, write_rows
-from benchmarks.spread import spread, table
 from distft.config import ConfigError, command, compose
 from distft.data.order import Order
 from distft.data.shards import Rows

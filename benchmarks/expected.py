@@ -10,7 +10,7 @@ import numpy as np
 import yaml
 from torch import nn
 
-from benchmarks.spread import table
+from benchmarks.measurement import table
 from distft.config.parts import Strategy
 from distft.models.build import architecture, blocks, skeleton
 from distft.models.flops import Flops

@@ -18,9 +18,9 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from benchmarks.peers.product import measure
+from benchmarks.measurement import table
+from benchmarks.peers.flops import measure
 from benchmarks.rows import demo_folder
-from benchmarks.spread import table
 from distft.config import ConfigError, command
 from distft.config.command import keywords
 from distft.data.batches import Batch, make_batch

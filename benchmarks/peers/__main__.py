@@ -12,9 +12,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.identity import code, digest
+from benchmarks.measurement import code, digest
 from benchmarks.peers.data import Data, make_data
-from benchmarks.peers.product import product_gflops
+from benchmarks.peers.flops import product_gflops
 from benchmarks.peers.results import LOSS_TOLERANCE, loss_gaps, page, ratios
 from benchmarks.peers.rounds import Run, measure_round, read_round, write_round
 from benchmarks.peers.runs import Measured, as_json, run_distft, run_peer

@@ -3,9 +3,9 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from benchmarks.measurement import spread, table
 from benchmarks.peers.runs import Measured
 from benchmarks.peers.settings import PEERS
-from benchmarks.spread import spread, table
 
 Round = Sequence[Measured]
 

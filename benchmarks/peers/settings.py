@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.listed import listed
+from benchmarks.measurement import listed
 from benchmarks.rows import BLOCK, BLOCKS
 from distft.config.command import keywords
 from distft.config.errors import ConfigError

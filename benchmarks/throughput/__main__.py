@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from benchmarks.identity import code
+from benchmarks.measurement import code
 from benchmarks.rows import demo_folder, read_pairs, unequal_rows, uniform_texts, write_rows
 from benchmarks.throughput.drawings import draw
 from benchmarks.throughput.measure import Failed, Numbers, measured

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from itertools import product
 
-from benchmarks.identity import digest
+from benchmarks.measurement import digest
 from benchmarks.throughput.settings import Asked, Variant
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks.spread import spread, table
+from benchmarks.measurement import spread, table
 from benchmarks.throughput.measure import Numbers
 from benchmarks.throughput.points import Point, Series
 from benchmarks.throughput.settings import Variant

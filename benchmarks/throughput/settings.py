@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.listed import listed
+from benchmarks.measurement import listed
 from distft.config import ConfigError, compose
 from distft.config.command import keywords
 from distft.config.nearest import did_you_mean, edits, nearest
