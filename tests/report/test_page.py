@@ -98,6 +98,14 @@ def test_a_wrong_call_exits_2_with_the_reason(arguments, capsys):
     assert "run" in capsys.readouterr().err
 
 
+def test_a_wrong_value_in_a_frozen_config_is_named(make_run, capsys):
+    run = make_run(seed="three")
+    with pytest.raises(SystemExit) as end:
+        command(main, [f"run={run.path}"])
+    said = capsys.readouterr().err
+    assert end.value.code == 2 and "seed=three" in said and "Try: another run" in said
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("width", [360, pytest.param(1280, marks=pytest.mark.soak)])
 def test_no_window_scrolls_sideways(make_run, require, tmp_path: Path, width: int):
