@@ -1,4 +1,4 @@
-"""Every list of what is allowed is held to its complement: what stands on it here is taken, all else is refused.
+"""Every allow-list is tested with its complement: listed entries are accepted, all others are refused.
 
 The lists are written out once more, so that a line which is added to one of them, or lost from it, is seen.
 """

@@ -1,4 +1,6 @@
-"""Every key of the schema, and every keyword of a shipped `_target_`, changes what it should, or says why no test can.
+"""Every key of the schema, and every keyword of a shipped `_target_`, has the intended effect.
+
+A key that no test can show has the reason in its line.
 
 A new key without a line here fails. Each line names a test that fails where the key is ignored:
 `python -m tests.support.planted keys` forgets them one at a time, after all checks, and looks.

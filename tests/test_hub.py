@@ -1,4 +1,4 @@
-"""From a hub to a run that needs none: fetched once at a pinned commit, trained from with the hub gone."""
+"""Files are fetched from a hub once, at a pinned commit, and trained from without the hub."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""What was measured with other code or settings has another name."""
+"""Results of other code or settings have other names."""
 
 import subprocess
 from pathlib import Path

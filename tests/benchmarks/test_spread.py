@@ -1,4 +1,4 @@
-"""Repeats are shown by their median and their ends."""
+"""Repeats are shown by their median and range."""
 
 from benchmarks.spread import spread, table
 

@@ -1,4 +1,4 @@
-"""What each kind of fault does, from inside of the rank whose turn it is."""
+"""Performs each kind of fault inside the affected rank."""
 
 import ctypes
 import os

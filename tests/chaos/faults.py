@@ -1,4 +1,4 @@
-"""What is done to a run, where and when: drawn from a seed, and kept in a file that every rank reads.
+"""The faults of a run, with place and time: drawn from a seed and written to a file that every rank reads.
 
 Trap: a step is made again after a restart. What happens to processes happens once; what happens to numbers belongs to
 the step, as a bad row does, and happens each time, in the run that nobody harms too.

@@ -1,4 +1,4 @@
-"""A longer run with a fault every so many seconds, and which share of its time went into steps that count."""
+"""A longer run with a fault at a fixed interval, and its goodput."""
 
 import json
 from collections.abc import Sequence

@@ -1,6 +1,6 @@
-"""No SIGKILL takes an acknowledged checkpoint, nor leaves half of one to be found, whatever it comes into.
+"""A SIGKILL at any time neither destroys a committed checkpoint nor publishes a partial one.
 
-One run is killed over and over and goes on each time from what it finds.
+One run is killed repeatedly and resumes each time.
 """
 
 import random

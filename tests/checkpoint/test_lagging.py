@@ -1,4 +1,4 @@
-"""A listing that lags, as those of shared filesystems do, harms nothing: nobody decides by one."""
+"""Lagging directory listings, as on shared file systems, have no effect: no decision depends on one."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""A checkpoint is checked by those who load it, block by block, while they load it: each byte is read once."""
+"""The ranks that load a checkpoint verify it block by block, so each byte is read once."""
 
 import random
 import shutil

@@ -1,4 +1,4 @@
-"""No loss of power takes an acknowledged checkpoint: in every state that it may leave on the disk the newest is found.
+"""A power loss destroys no committed checkpoint: the newest one is found in every possible state of the disk.
 
 Saves of two real processes are recorded with strace and played back on a disk that keeps what was synced and, of the
 rest, any part; each state is written out and opened by the real code.

@@ -1,6 +1,6 @@
 """A checkpoint continues a run: bitwise on the same layout, and on any strategy and world with the same state.
 
-The epoch ends at step 5: every run is cut after step 3 and goes on to step 6.
+The epoch ends at step 5: every run is interrupted after step 3 and continues to step 6.
 """
 
 import random

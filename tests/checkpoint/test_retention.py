@@ -1,4 +1,4 @@
-"""What is kept stays, what is not goes after the next one counts, and nothing goes that somebody is reading.
+"""Retention deletes checkpoints after the next commit, and none that is being read.
 
 Checkpoint folders and indexes on disks that fail or lag.
 """

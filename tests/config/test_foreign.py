@@ -1,4 +1,4 @@
-"""Names of other trainers lead to keys that are there, or to words of a group."""
+"""Names of other trainers map to existing keys or to choices of a group."""
 
 import pytest
 

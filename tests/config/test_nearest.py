@@ -1,4 +1,4 @@
-"""The nearest choice is what a user meant."""
+"""Suggestions are what the user most likely meant."""
 
 import pytest
 from hypothesis import given

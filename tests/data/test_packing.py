@@ -1,6 +1,6 @@
-"""A step is cut into micro-batches that hold each of its rows once, fit, and cost every process the same.
+"""A step is packed into micro-batches that hold each row once, fit, and cost every process the same.
 
-Bins come closer to their levels, hold the same rows, and none more than it can.
+Swaps bring bins closer to their levels, with the same rows and within their limits.
 """
 
 import heapq

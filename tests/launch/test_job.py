@@ -1,4 +1,4 @@
-"""A batch job around its ranks: each start counts once, goes on with the nodes there are, and ends by its own rules."""
+"""A batch job around its ranks: each start counts once, uses the available nodes, and ends by the job's rules."""
 
 import json
 import subprocess

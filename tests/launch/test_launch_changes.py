@@ -1,4 +1,4 @@
-"""A run goes on with changes: any layout freely, what changes its meaning when it is allowed, and nothing is lost."""
+"""A run continues with changes: with any layout, and with a change of meaning if it is allowed."""
 
 import shutil
 import time

@@ -1,4 +1,4 @@
-"""Every optimizer that a config can name trains alike however it is cut, and any strategy goes on with its state."""
+"""Every optimizer that a config can name trains alike under any strategy, and its state moves between them."""
 
 import json
 from math import prod

@@ -1,4 +1,4 @@
-"""What the real code makes of a folder that a loss of power has left."""
+"""Opens a folder, as left by a power loss, with the real code."""
 
 import os
 from contextlib import redirect_stdout
