@@ -411,7 +411,7 @@ def test_a_launch_waits_restarts_and_gives_up_as_configured(right: list[str], mo
 
 
 def test_a_finished_run_is_exported_as_configured(right: list[str], monkeypatch: pytest.MonkeyPatch):
-    """By the command that the launch starts: the command itself is held to its words in tests/export."""
+    """By the command that the launch starts; tests/export tests the arguments of the command itself."""
     started: list[tuple[str, ...]] = []
 
     class Noted:

@@ -71,7 +71,7 @@ def draw(kinds: Sequence[str], count: int, seed: int, ranks: int) -> list[Fault]
 
 
 def by_the_clock(kinds: Sequence[str], every_seconds: float, seconds: float, seed: int, ranks: int) -> list[Fault]:
-    """Returns a fault every so many seconds, from the first step on."""
+    """Returns a fault at this interval in seconds, from the first step on."""
     chance = random.Random(seed)
     times = [every_seconds * number for number in range(1, int(seconds / every_seconds) + 1)]
     return [

@@ -43,7 +43,7 @@ def newest(checkpoints: Path, world: World) -> Checkpoint | None:
 
 
 def hold(checkpoints: Path, saves: Saves, attempt: int, world: World) -> int:
-    """Asserts what a run relies on after a kill; returns the step that it goes on from."""
+    """Asserts what a run relies on after a kill; returns the step that it continues from."""
     found = newest(checkpoints, world)
     step = found.step if found else 0
     assert saves.saved <= step <= saves.started

@@ -38,7 +38,7 @@ def calls(folder: Path, require: Any) -> list[Call]:
 
 @pytest.fixture(scope="module")
 def facts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[Tree], Facts]]:
-    """Gives what the real code finds in a state, looked at once."""
+    """Returns what the real code finds in a state, cached per state."""
     scratch = tmp_path_factory.mktemp("states") / "disk"
     with alone() as world:
 

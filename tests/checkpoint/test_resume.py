@@ -70,7 +70,7 @@ class Runs:
         return self.case("matrix", strategy, world, steps=CUT, save=str(where), background=world == 2)
 
     def moved(self, move: Move) -> Case:
-        """Loads what another saved, saves it again at once, and goes on."""
+        """Loads the checkpoint of another layout, saves it again at once, and continues."""
         source, source_world, strategy, world = move
         resume = step_dir(self.folder / f"{source}-{source_world}", CUT)
         reload = self.folder / "-".join(map(str, move))

@@ -19,7 +19,7 @@ NEXT = 99  # a step that is not there
 
 @dataclass(frozen=True)
 class Facts:
-    """What a run that goes on would find."""
+    """The checkpoint that a resumed run would find."""
 
     error: str
     found: Save | None = None
