@@ -68,7 +68,7 @@ BROKEN = {
     "remade_adagrad": (["optimizer._target_=torch.optim.Adagrad", "strategy=zero1"], "fsdp"),
 }
 
-ON_ACCELERATORS = {"processes_here": "machine", "compiled_sdpa": "model"}  # rule -> the module that asks for them
+ON_ACCELERATORS = {"processes_here": "run", "compiled_sdpa": "model"}  # rule -> the module that asks for them
 
 
 def test_every_rule_has_a_config_that_it_refuses():
