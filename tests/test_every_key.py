@@ -93,6 +93,7 @@ SHOWN: dict[str, str] = {
         f"{HERE}test_rows_that_cannot_be_used_stop_a_run_beyond_the_fraction_asked_for",
         "data.max_bad_fraction data.max_truncated_fraction data.max_untrained_fraction",
     ),
+    "data.num_proc": "tests/data/test_workers.py::test_one_and_two_processes_write_the_same_bytes",
     "model.trust_remote_code": f"{HERE}test_code_of_a_models_folder_is_run_where_it_is_trusted",
     "trust": f"{HERE}test_code_of_ones_own_is_run_where_it_is_trusted",
     **_lines(
