@@ -148,9 +148,7 @@ def test_a_killed_worker_is_reported_and_its_work_is_continued(config: Config, w
     assert contents(prepare_data(values).folder) == contents(whole.folder)
 
 
-def test_the_first_error_is_raised_whatever_the_number_of_processes(
-    config: Config, write_rows: WriteRows, tmp_path: Path
-):
+def test_the_first_error_does_not_depend_on_the_processes(config: Config, write_rows: WriteRows, tmp_path: Path):
     template = tmp_path / "own.jinja"  # its turns end without a special token where the question says so
     template.write_text(
         "{% for m in messages %}{{ m.content }}{% if 'stop' in messages[0].content %} no end {{ messages[0].content }}"
