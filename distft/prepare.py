@@ -5,11 +5,10 @@ requested.
 """
 
 import time
-from typing import Any
 
 from rich.console import Console
 
-from distft.config import ConfigError, command, compose
+from distft.config import Config, ConfigError, command, compose
 from distft.config.model_folder import facts_of, wrong_model
 from distft.data.hub import local_folder
 from distft.data.key import tokenizer_dir
@@ -24,10 +23,10 @@ SLOW_SECONDS = 2.0
 
 def main(overrides: list[str]) -> int:
     """Prepares model, tokenizer and data of a config, or reports all of their errors (exit code 2)."""
-    values = compose(overrides).values
+    config = compose(overrides)
     started = time.monotonic()
     console = Console(stderr=True, soft_wrap=True, highlight=False)
-    prepared = ensure_prepared(values, _Progress(console), lambda: check_model(values, console))
+    prepared = ensure_prepared(config, _Progress(console), lambda: check_model(config, console))
     how = "was cached" if prepared.reused else f"took {time.monotonic() - started:.1f} s"
     console.print(f"prepared data {prepared.folder.name} {how}", markup=False)
     for line in summary(prepared.report, prepared.folder):
@@ -35,19 +34,19 @@ def main(overrides: list[str]) -> int:
     return 0
 
 
-def check_model(values: dict[str, Any], console: Console) -> None:
+def check_model(config: Config, console: Console) -> None:
     """Raises ConfigError where files, tokenizer or the measured model check show that the model cannot be trained.
 
     The check takes some seconds, mostly to load torch; its result is cached per model.
     """
-    model, cache_dir = values["model"], values["cache_dir"]
-    if model["tiny"]:
+    model, cache_dir = config.model, config.cache_dir
+    if model.tiny:
         return
-    folder = local_folder(model["path"], model["revision"], cache_dir)
-    wrong = list(wrong_model(folder, trust_remote_code=model["trust_remote_code"]))
+    folder = local_folder(model.path, model.revision, cache_dir)
+    wrong = list(wrong_model(folder, trust_remote_code=model.trust_remote_code))
     if not wrong:
-        tokens = len(load_tokenizer(tokenizer_dir(values), model["trust_remote_code"]))
-        wrong = list(weight_errors(folder, facts_of(folder), values["data"]["max_length"], tokens))
+        tokens = len(load_tokenizer(tokenizer_dir(config), model.trust_remote_code))
+        wrong = list(weight_errors(folder, facts_of(folder), config.data.max_length, tokens))
     if not wrong and read_verdict(folder, cache_dir) is None:
         from distft.model_check.architecture import check_folder
 

@@ -78,7 +78,7 @@ def write_chunk(pipeline: RowPipeline, forms: list[Format], block: Block, path: 
     stream, log = Stream(), io.StringIO()
     made = list(local.rows(block.rows(), forms, stream, log))
     files = {name: number for number, name in enumerate(dict.fromkeys(each.file for each in made))}
-    seed = int(pipeline.data["split_seed"])
+    seed = pipeline.data.split_seed
     columns = [
         *batch_of([(each.row, each.identity) for each in made]).columns,
         pa.array(np.array([files[each.file] for each in made], dtype=np.int32)),

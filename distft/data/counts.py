@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from distft.data.example import BadField
 from distft.data.raw import RawRow
+from distft.data.shards import Row, batch_of
 
 MAX_SHOWN = 5  # bad rows that report.json lists
 
@@ -22,7 +23,10 @@ class Split:
     trained_tokens: int = 0
     longest: int = 0
 
-    def add(self, rows: pa.RecordBatch) -> None:
+    def add(self, row: Row) -> None:
+        self.add_rows(batch_of([(row, "")]))
+
+    def add_rows(self, rows: pa.RecordBatch) -> None:
         """Counts rows of the shards' columns."""
         lengths = rows.column("length").to_numpy()
         self.rows += len(lengths)

@@ -8,8 +8,9 @@ import itertools
 import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any, TextIO
+from typing import Any, Literal, TextIO
 
+from distft.config.schema import Config, Data
 from distft.data.blocks import Block, blocks_of
 from distft.data.counts import Stream
 from distft.data.example import BadField, Example
@@ -67,11 +68,11 @@ class RowPipeline:
 
     renderer: ChatRenderer | PlainRenderer
     row_tokenizer: RowTokenizer
-    data: dict[str, Any]
+    data: Data
     cache_dir: str
     unread: UnreadFields = field(default_factory=UnreadFields)
 
-    def open(self, *keys: str) -> list[OpenSource]:
+    def open(self, *keys: Literal["train", "eval"]) -> list[OpenSource]:
         """Opens the sources of `keys`; raises ValueError for all fields of their first rows that no format reads."""
         opened = [self._open(key) for key in keys]
         self.unread.refuse()
@@ -111,8 +112,8 @@ class RowPipeline:
                 self.unread.add(unread, f"{raw.file}:{raw.line}", form)
                 yield rendered, content_id(example), raw
 
-    def _open(self, key: str) -> OpenSource:
-        sources = find_sources(f"data.{key}", self.data[key], self.data)
+    def _open(self, key: Literal["train", "eval"]) -> OpenSource:
+        sources = find_sources(key, self.data)
         parts = itertools.chain.from_iterable(source_parts(pinned(source, self.cache_dir)) for source in sources)
         blocks = blocks_of(parts)
         ahead, first = [], []
@@ -123,11 +124,11 @@ class RowPipeline:
                 break
         readable = [found for found in first if found.value is not None]
         if not first:
-            raise ValueError(f"data.{key}={self.data[key]} has no rows")
+            raise ValueError(f"data.{key}={getattr(self.data, key)} has no rows")
         if not readable:
             raise ValueError(f"data.{key}: none of the first {len(first)} rows can be read. {_location(first[0])}")
         values = [found.value for found in readable if found.value is not None]
-        forms = choose_formats(self.data["format"], self.data["fields"], values, self.data["ignore_fields"])
+        forms = choose_formats(self.data.format, self.data.fields, values, self.data.ignore_fields)
         for found, value in zip(readable, values, strict=True):
             form = form_of(forms, value)
             try:
@@ -137,12 +138,12 @@ class RowPipeline:
         return OpenSource(key, itertools.chain(ahead, blocks), forms)
 
 
-def make_pipeline(values: dict[str, Any]) -> tuple[RowPipeline, Any]:
+def make_pipeline(config: Config) -> tuple[RowPipeline, Any]:
     """Returns the RowPipeline of a config and its tokenizer; raises ValueError for an unsupported chat template."""
-    data = values["data"]
-    tokenizer = load_tokenizer(tokenizer_dir(values), values["model"]["trust_remote_code"])
-    renderer = make_renderer(tokenizer, chat_template(data["chat_template"]), data["seed_date"])
-    return RowPipeline(renderer, RowTokenizer(tokenizer, data["max_length"]), data, values["cache_dir"]), tokenizer
+    data = config.data
+    tokenizer = load_tokenizer(tokenizer_dir(config), config.model.trust_remote_code)
+    renderer = make_renderer(tokenizer, chat_template(data.chat_template), data.seed_date)
+    return RowPipeline(renderer, RowTokenizer(tokenizer, data.max_length), data, config.cache_dir), tokenizer
 
 
 def _batches(items: Iterable[tuple[Rendered, str, RawRow]]) -> Iterator[list[tuple[Rendered, str, RawRow]]]:

@@ -6,8 +6,10 @@ Plan and launch use it too, so it imports no heavy library.
 from pathlib import Path
 from typing import Any
 
+from distft.config.schema import Data
 
-def refused(report: dict[str, Any], data: dict[str, Any]) -> list[str]:
+
+def refused(report: dict[str, Any], data: Data) -> list[str]:
     """Returns an error message for each threshold of `data` that the counts exceed; empty if training may start."""
     reasons = []
     for name, stream in report["streams"].items():
@@ -17,10 +19,10 @@ def refused(report: dict[str, Any], data: dict[str, Any]) -> list[str]:
             ("max_truncated_fraction", stream["truncated"], good, _cut(stream, data)),
             ("max_untrained_fraction", stream["untrained"], good, "have no token to train on"),
         ):
-            if total and count / total > data[key]:
-                reason = f"data.{key}={data[key]}: {count} of {total} rows of data.{name} {what}"
+            if total and count / total > getattr(data, key):
+                reason = f"data.{key}={getattr(data, key)}: {count} of {total} rows of data.{name} {what}"
                 reasons.append(reason + _regardless(key, count, total, report))
-        if stream["overlap"] and data["overlap"] == "stop":
+        if stream["overlap"] and data.overlap == "stop":
             reasons.append(
                 f"data.overlap=stop: {stream['overlap']} rows of data.{name} are also in data.eval. "
                 "Try: data.overlap=drop, which leaves them out of training"
@@ -28,9 +30,9 @@ def refused(report: dict[str, Any], data: dict[str, Any]) -> list[str]:
     return reasons + [_empty(name, report, data) for name, split in report["splits"].items() if not split["rows"]]
 
 
-def _cut(stream: dict[str, Any], data: dict[str, Any]) -> str:
+def _cut(stream: dict[str, Any], data: Data) -> str:
     longest = f"the longest has {stream['longest']} tokens"
-    return f"are longer than data.max_length={data['max_length']} ({longest}) and would be cut"
+    return f"are longer than data.max_length={data.max_length} ({longest}) and would be cut"
 
 
 def _regardless(key: str, count: int, total: int, report: dict[str, Any]) -> str:
@@ -40,18 +42,18 @@ def _regardless(key: str, count: int, total: int, report: dict[str, Any]) -> str
     return f". Try: data.{key}={-(-count * 1000 // total) / 1000:g}"
 
 
-def _empty(name: str, report: dict[str, Any], data: dict[str, Any]) -> str:
+def _empty(name: str, report: dict[str, Any], data: Data) -> str:
     """Returns the error message for a split without rows, with the reasons."""
     stream = report["streams"].get(name, report["streams"]["train"])
     good = stream["read"] - stream["bad"]
-    if good > stream["untrained"] + (stream["overlap"] if data["overlap"] == "drop" else 0):
+    if good > stream["untrained"] + (stream["overlap"] if data.overlap == "drop" else 0):
         return (
-            f"data.{name}: no row is left: data.eval={data['eval']} cannot divide {good - stream['untrained']} rows of "
+            f"data.{name}: no row is left: data.eval={data.eval} cannot divide {good - stream['untrained']} rows of "
             "one and the same text. Try: more rows, data.eval=FILE or data.eval=null"
         )
     where = {
         "bad": "are bad",
-        "untrained": f"have no token to train on after the cut at data.max_length={data['max_length']}",
+        "untrained": f"have no token to train on after the cut at data.max_length={data.max_length}",
         "overlap": "are also in data.eval",
     }
     lost = ", ".join(f"{stream[count]} {words}" for count, words in where.items() if stream[count])

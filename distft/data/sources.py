@@ -4,8 +4,9 @@ import difflib
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
+from distft.config.schema import Data
 from distft.data.hub import is_hub_id
 from distft.paths import absolute
 
@@ -30,24 +31,27 @@ class Source:
     subset: str | None = None
 
 
-def find_sources(key: str, value: str | list[str], data: dict[str, Any]) -> list[Source]:
-    """Returns the sources that `key`, data.train or data.eval, names.
+def find_sources(name: Literal["train", "eval"], data: Data) -> list[Source]:
+    """Returns the sources that data.train or data.eval names; none where data.eval is a fraction.
 
     Raises ValueError for a missing path, or an option without effect.
     """
-    requested = data["split"] if key == "data.train" else data["eval_split"]
+    key, value = f"data.{name}", getattr(data, name)
+    if not isinstance(value, str | list):
+        return []
+    requested = data.split if name == "train" else data.eval_split
     splits = (requested,) if requested else ("train",) if key == "data.train" else ("validation", "test")
     items = [str(item) for item in (value if isinstance(value, list) else [value])]
     sources = [_source(key, item, splits, data) for item in items]
     remote = any(source.hub_id for source in sources)
     if requested and not remote:
         _check_split(key, str(requested), value, items)
-    others = data.get("eval") if key == "data.train" else data.get("train")
+    others = data.eval if name == "train" else data.train
     others = others if isinstance(others, list) else [others] if isinstance(others, str) else []
     remote = remote or any(_is_remote(str(item)) for item in others)
-    for name in ("subset", "revision"):
-        if data[name] and not remote:
-            raise ValueError(f"data.{name}={data[name]} has no effect without a hub id in {key}. Try: data.{name}=null")
+    for option in ("subset", "revision"):
+        if (given := getattr(data, option)) and not remote:
+            raise ValueError(f"data.{option}={given} has no effect without a hub id in {key}. Try: data.{option}=null")
     return sources
 
 
@@ -77,7 +81,7 @@ def _is_remote(item: str) -> bool:
     return is_hub_id(item) and file_kind(Path(item)) not in KINDS
 
 
-def _source(key: str, item: str, splits: tuple[str, ...], data: dict[str, Any]) -> Source:
+def _source(key: str, item: str, splits: tuple[str, ...], data: Data) -> Source:
     path = absolute(item)
     if path.is_dir():
         if _is_saved(path):
@@ -86,7 +90,7 @@ def _source(key: str, item: str, splits: tuple[str, ...], data: dict[str, Any]) 
     if path.is_file():
         return Source(files=(_readable(key, path),))
     if _is_remote(item):
-        return Source(hub_id=item, split=splits[0], revision=data["revision"], subset=data["subset"])
+        return Source(hub_id=item, split=splits[0], revision=data.revision, subset=data.subset)
     matching = sorted(path.parent.glob(path.name)) if "*" in path.name and path.parent.is_dir() else []
     if not matching:
         raise ValueError(f"{key}={item}: no such file or folder{_closest_name(path)}")

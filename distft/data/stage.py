@@ -14,12 +14,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from distft.config import ConfigError
+from distft.config import Config, ConfigError
 from distft.config.errors import Unavailable
+from distft.config.schema import Data
 from distft.data.chunks import Chunk
 from distft.data.counts import Report, Split, Stream
 from distft.data.hub import dataset_commit, fetch
-from distft.data.key import data_dir, has_eval_rows, hash_of_parts, key_parts
+from distft.data.key import Parts, data_dir, eval_fraction, has_eval_rows, hash_of_parts, key_parts
 from distft.data.pipeline import OpenSource, RowPipeline, make_pipeline
 from distft.data.publish import build_once, work_folder
 from distft.data.report import refused
@@ -46,33 +47,33 @@ class Prepared:
     reused: bool
 
 
-def prepare_data(values: dict[str, Any], progress: Progress = no_progress) -> Prepared:
+def prepare_data(config: Config, progress: Progress = no_progress) -> Prepared:
     """Returns the prepared data of a config, built unless its content key is in the cache."""
-    parts = key_parts(values)
-    folder = data_dir(values, hash_of_parts(parts))
+    parts = key_parts(config)
+    folder = data_dir(config.cache_dir, hash_of_parts(parts))
     with build_once(folder, "manifest.json") as partial:
         if partial is not None:
             with work_folder(folder) as work:
-                _fill(partial, work, parts, values, progress)
+                _fill(partial, work, parts, config, progress)
     return Prepared(folder, read_json(folder / "report.json"), reused=partial is None)
 
 
-def _fill(folder: Path, work: Path, parts: dict[str, Any], values: dict[str, Any], progress: Progress) -> None:
+def _fill(folder: Path, work: Path, parts: Parts, config: Config, progress: Progress) -> None:
     started = time.monotonic()
-    data = values["data"]
-    pipeline, tokenizer = make_pipeline(values)
+    data = config.data
+    pipeline, tokenizer = make_pipeline(config)
     opened = pipeline.open("eval", "train") if has_eval_rows(data) else pipeline.open("train")
-    chunks = _make_chunks(work, pipeline, opened, data["num_proc"], progress)
+    chunks = _make_chunks(work, pipeline, opened, data.num_proc, progress)
     pipeline.unread.refuse()
-    pipeline.unread.check_renamed(data["fields"])
+    pipeline.unread.check_renamed(data.fields)
     if has_eval_rows(data):
-        report, files = _write_own_eval(folder, chunks, data["overlap"])
+        report, files = _write_own_eval(folder, chunks, data.overlap)
     else:
-        report, files = _write_fraction(folder, chunks["train"], float(data["eval"] or 0))
+        report, files = _write_fraction(folder, chunks["train"], eval_fraction(data))
     report.notes = _notes(pipeline, data)
     report.seconds = round(time.monotonic() - started, 3)
     write_json(folder / "report.json", report.as_dict())
-    options = {name: value for name, value in data.items() if name not in ("packing", "shards", "num_proc")}
+    options = {name: value for name, value in data.plain().items() if name not in ("packing", "shards", "num_proc")}
     ends = sorted(tokenizer.convert_tokens_to_ids(list(pipeline.renderer.ends)))
     rendering = {"chat_template": pipeline.renderer.chat_template, "end_token_ids": ends}  # needed for final/
     manifest = {"key": hash_of_parts(parts), "parts": parts, "options": options, "rendering": rendering}
@@ -80,13 +81,13 @@ def _fill(folder: Path, work: Path, parts: dict[str, Any], values: dict[str, Any
     write_json(folder / "manifest.json", manifest | {"splits": report.as_dict()["splits"]})
 
 
-def _notes(pipeline: RowPipeline, data: dict[str, Any]) -> list[str]:
+def _notes(pipeline: RowPipeline, data: Data) -> list[str]:
     """Returns remarks for the user that apply to all rows."""
     notes = [
-        f"data.ignore_fields: no row has {name}" for name in data["ignore_fields"] if name not in pipeline.unread.seen
+        f"data.ignore_fields: no row has {name}" for name in data.ignore_fields if name not in pipeline.unread.seen
     ]
     if pipeline.renderer.date:
-        notes.append(f"the chat template prints the current date: data.seed_date={data['seed_date']} is used instead")
+        notes.append(f"the chat template prints the current date: data.seed_date={data.seed_date} is used instead")
     return notes
 
 
@@ -159,7 +160,7 @@ def _write(chunk: Chunk, chosen: np.ndarray | None, writer: ShardWriter, split: 
     """Writes the chosen rows of a chunk, a mask [rows]; None: all."""
     rows = chunk.rows if chosen is None or chosen.all() else chunk.rows.filter(pa.array(chosen))
     writer.extend(rows)
-    split.add(rows)
+    split.add_rows(rows)
 
 
 def _closed(writers: dict[str, ShardWriter]) -> dict[str, list[str]]:
@@ -169,7 +170,7 @@ def _closed(writers: dict[str, ShardWriter]) -> dict[str, list[str]]:
 
 
 def ensure_prepared(
-    values: dict[str, Any], progress: Progress = no_progress, check_model: Callable[[], None] = lambda: None
+    config: Config, progress: Progress = no_progress, check_model: Callable[[], None] = lambda: None
 ) -> Prepared:
     """Returns the prepared data of a config, after fetching what is remote.
 
@@ -177,34 +178,33 @@ def ensure_prepared(
     Raises ConfigError for invalid rows, tokenizer or hub ids, or an exceeded threshold; Unavailable where a later try
     may succeed.
     """
-    if why := why_not_writable(Path(values["cache_dir"])):
-        raise ConfigError([f"cache_dir={values['cache_dir']}: {why}. Try: cache_dir= a folder of yours"])
+    if why := why_not_writable(Path(config.cache_dir)):
+        raise ConfigError([f"cache_dir={config.cache_dir}: {why}. Try: cache_dir= a folder of yours"])
     try:
-        fetch_from_hub(values)
+        fetch_from_hub(config)
         check_model()
-        prepared = prepare_data(values, progress)
+        prepared = prepare_data(config, progress)
     except Unavailable:  # not an error of the config
         raise
     except OSError as error:
         raise ConfigError([without_number(error)]) from error
     except (ValueError, RuntimeError) as error:
         raise ConfigError([str(error)]) from error
-    if reasons := refused(prepared.report, values["data"]):
+    if reasons := refused(prepared.report, config.data):
         raise ConfigError([*reasons, *_bad_rows(prepared)])
     return prepared
 
 
-def fetch_from_hub(values: dict[str, Any]) -> None:
+def fetch_from_hub(config: Config) -> None:
     """Fetches the hub ids of a config at pinned commits; raises RuntimeError on failure."""
-    model, data, cache_dir = values["model"], values["data"], values["cache_dir"]
-    if not model["tiny"]:
-        fetch(model["path"], model["revision"], cache_dir)
-    if model["tokenizer"]:
-        fetch(model["tokenizer"], None, cache_dir, weights=False)
-    for key in ("train", "eval") if has_eval_rows(data) else ("train",):
-        for source in find_sources(f"data.{key}", data[key], data):
-            if source.hub_id:
-                dataset_commit(source.hub_id, source.revision, cache_dir, ask=True)
+    model, cache_dir = config.model, config.cache_dir
+    if not model.tiny:
+        fetch(model.path, model.revision, cache_dir)
+    if model.tokenizer:
+        fetch(model.tokenizer, None, cache_dir, weights=False)
+    for source in (*find_sources("train", config.data), *find_sources("eval", config.data)):
+        if source.hub_id:
+            dataset_commit(source.hub_id, source.revision, cache_dir, ask=True)
 
 
 def _bad_rows(prepared: Prepared) -> list[str]:
