@@ -246,7 +246,7 @@ def test_unusable_rows_over_max_bad_rows_stop_a_run(right: list[str], tmp_path: 
 def test_the_configured_hub_revision_is_requested(right: list[str]):
     asked = ["data.train=org/rows", "data.revision=v1", "data.subset=english", "data.split=test_sft"]
     data = compose(["model.tiny=true", *asked]).data
-    [source] = find_sources("train", data)
+    [source] = find_sources("train", data, "cache")
     assert (source.hub_id, source.revision, source.subset, source.split) == ("org/rows", "v1", "english", "test_sft")
 
 

@@ -45,7 +45,7 @@ class Chunk:
             return file.get_batch(0)
 
     @cached_property
-    def counts(self) -> dict[str, Any]:  # JSON: stream, log, unread, seen, ends, files
+    def counts(self) -> dict[str, Any]:  # JSON: stream, log, unread, seen, ends, files, item
         with pa.ipc.open_file(pa.memory_map(str(self.path))) as file:
             return json.loads(file.schema.metadata[COUNTS])
 
@@ -92,6 +92,7 @@ def write_chunk(pipeline: RowPipeline, forms: list[Format], block: Block, path: 
         "seen": sorted(unread.seen),
         "ends": sorted(pipeline.renderer.ends),
         "files": list(files),
+        "item": block.item,
     }
     schema = CHUNK_SCHEMA.with_metadata({COUNTS: json.dumps(counts).encode()})
     partial = path.with_name(f".{path.name}.{os.getpid()}")

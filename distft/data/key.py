@@ -13,12 +13,14 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from distft.config.schema import Config, Data
+from distft.config.source_item import items_of
+from distft.data.files import DataFile, Member, Remote, file_kind
 from distft.data.hub import NotFetched, dataset_commit, local_folder
 from distft.data.report import refused
-from distft.data.sources import Source, file_kind, find_sources
+from distft.data.sources import Source, find_sources
 from distft.paths import absolute
 from distft.run import read_json, write_json
 
@@ -59,8 +61,11 @@ def known_parts(config: Config) -> Parts:
 def _makers(config: Config) -> dict[str, Callable[[], Any]]:
     data = config.data
 
-    def sources(key: str) -> list[str]:
-        return [_source_hash(source, config.cache_dir) for source in find_sources(key, data)]
+    def sources(name: Literal["train", "eval"]) -> list[Any]:
+        found = find_sources(name, data, config.cache_dir)
+        mixing = [item.mixing for item in items_of(getattr(data, name))]
+        shares = [{"mixing": mixing}] if any(share is not None for item in mixing for share in item) else []
+        return [_source_hash(source, config.cache_dir) for source in found] + shares
 
     makers: dict[str, Callable[[], Any]] = {name: partial(getattr, data, name) for name in OPTIONS}
     makers["chat_template"] = lambda: chat_template(data.chat_template)
@@ -148,8 +153,16 @@ def _source_hash(source: Source, cache_dir: str) -> str:
     return _joined([*split, *((file_kind(path), file_hash(path, cache_dir)) for path in files)])
 
 
-def file_hash(path: Path, cache_dir: str | Path) -> str:
-    """Returns the SHA-256 of a file; for big files it is cached until inode, size or times change."""
+def file_hash(file: DataFile, cache_dir: str | Path) -> str:
+    """Returns the SHA-256 of a file; for big files it is cached until inode, size or times change.
+
+    Of an object of a store it is the hash of its version, of a member of an archive that of archive and name.
+    """
+    if isinstance(file, Remote):
+        return file.version
+    if isinstance(file, Member):
+        return _joined([("archive", file_hash(file.archive, cache_dir)), ("member", file.member)])
+    path = file
     status = path.stat()
     if status.st_size < CACHED_HASH_BYTES:
         return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -113,9 +113,8 @@ class RowPipeline:
                 yield rendered, content_id(example), raw
 
     def _open(self, key: Literal["train", "eval"]) -> OpenSource:
-        sources = find_sources(key, self.data)
-        parts = itertools.chain.from_iterable(source_parts(pinned(source, self.cache_dir)) for source in sources)
-        blocks = blocks_of(parts)
+        sources = find_sources(key, self.data, self.cache_dir)
+        blocks = blocks_of((source.item, source_parts(pinned(source, self.cache_dir))) for source in sources)
         ahead, first = [], []
         for block in blocks:
             ahead.append(block)

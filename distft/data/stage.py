@@ -4,6 +4,7 @@ Each block of rows becomes a chunk, in any number of processes; then the shards 
 So the bytes do not depend on the processes, and a killed preparation continues after its finished chunks.
 """
 
+import itertools
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -17,6 +18,7 @@ import pyarrow as pa
 from distft.config import Config, ConfigError
 from distft.config.errors import Unavailable
 from distft.config.schema import Data
+from distft.config.source_item import items_of
 from distft.data.chunks import Chunk
 from distft.data.counts import Report, Split, Stream
 from distft.data.hub import dataset_commit, fetch
@@ -26,6 +28,7 @@ from distft.data.publish import build_once, work_folder
 from distft.data.report import refused
 from distft.data.shards import ShardWriter
 from distft.data.sources import find_sources
+from distft.data.stores import is_url, objects
 from distft.data.workers import open_workers
 from distft.paths import why_not_writable, without_number
 from distft.run import read_json, write_json
@@ -202,7 +205,11 @@ def fetch_from_hub(config: Config) -> None:
         fetch(model.path, model.revision, cache_dir)
     if model.tokenizer:
         fetch(model.tokenizer, None, cache_dir, weights=False)
-    for source in (*find_sources("train", config.data), *find_sources("eval", config.data)):
+    for item in (*items_of(config.data.train), *items_of(config.data.eval)):
+        if is_url(item.path) and not item.path.startswith("file://"):
+            objects(item.path, cache_dir, ask=True)
+    found = (find_sources(name, config.data, cache_dir) for name in ("train", "eval"))
+    for source in itertools.chain.from_iterable(found):
         if source.hub_id:
             dataset_commit(source.hub_id, source.revision, cache_dir, ask=True)
 

@@ -130,6 +130,9 @@ def _is_place(asked: Any, frozen: Any) -> bool:
     """Returns whether both name the same files; frozen paths are absolute."""
     if isinstance(frozen, list):
         return isinstance(asked, list) and len(asked) == len(frozen) and all(map(_is_place, asked, frozen))
+    if isinstance(frozen, Mapping):
+        same = isinstance(asked, Mapping) and {**asked, "path": None} == {**frozen, "path": None}
+        return same and _is_place(asked["path"], frozen["path"])
     return isinstance(asked, str) and frozen in (asked, str(absolute(asked)))
 
 

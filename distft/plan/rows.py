@@ -83,8 +83,8 @@ def _guess(config: Config) -> tuple[np.ndarray, int]:
 
 def _guess_files(name: Literal["train", "eval"], config: Config) -> tuple[int, int]:
     """Returns estimated rows and tokens per row: a line is a row; 0 rows without a local file."""
-    sources = find_sources(name, config.data)
-    files = [file for source in sources for file in source.files]
+    sources = find_sources(name, config.data, config.cache_dir)
+    files = [file for source in sources for file in source.files if isinstance(file, Path)]
     rows, size = 0, 0
     for file in files:
         with file.open("rb") as opened:

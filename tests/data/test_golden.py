@@ -40,6 +40,7 @@ ROWS: dict[str, list[dict[str, Any]]] = {  # of each format; an own system promp
         {"instruction": "Add", "input": "2, 2", "output": "4"},
         {"instruction": "Hé?", "input": "", "output": " y \n"},
     ],
+    "code": [{"content": "def f():\n    return 'é'\n", "language": "Python", "path": "a.py", "licence": "MIT"}],
     "text": [{"text": "plain wörds,\n in two lines "}],
 }
 DATA: dict[str, Any] = {"eval": None, "max_length": 256}

@@ -4,14 +4,15 @@ from typing import Any, Literal
 import pytest
 
 from distft.config.schema import Data
-from distft.data.sources import file_kind, find_sources
+from distft.data.files import file_kind
+from distft.data.sources import find_sources
 
 Name = Literal["train", "eval"]
 
 
 def files(path: Path | str, name: Name = "train", **data: Any) -> list[str]:
     made = Data(**{"train": "rows", "eval": None} | data | {name: str(path)})
-    return [file.name for source in find_sources(name, made) for file in source.files]
+    return [file.name for source in find_sources(name, made, "cache") for file in source.files]
 
 
 def make(folder: Path, *names: str) -> Path:
@@ -61,12 +62,12 @@ def test_a_pattern_matches_its_files(tmp_path: Path):
     [
         ("rowz.jsonl", r"no such file or folder\. Did you mean .*rows\.jsonl\?"),
         ("nowhere/rows.jsonl", r"nowhere is missing"),
-        ("rows.txt", r"has an unsupported type\. Allowed: \.jsonl"),
+        ("rows.xyz", r"has an unsupported type\. Allowed: \.jsonl"),
         ("empty", "has no data files"),
     ],
 )
 def test_a_missing_or_unreadable_source_is_refused(tmp_path: Path, name: str, reason: str):
-    make(tmp_path, "rows.jsonl", "rows.txt", "empty/notes.txt")
+    make(tmp_path, "rows.jsonl", "rows.xyz", "empty/notes.xyz")
     with pytest.raises(ValueError, match=reason):
         files(tmp_path / name)
 
@@ -76,7 +77,7 @@ def test_a_foreign_file_does_not_make_a_saved_dataset(tmp_path: Path):
     assert files(tmp_path) == ["mine.jsonl"]
     for names in (("dataset_info.json", "state.json"), ("dataset_dict.json",)):
         saved = make(tmp_path / names[-1], *names)
-        (source,) = find_sources("train", Data(train=str(saved)))
+        (source,) = find_sources("train", Data(train=str(saved)), "cache")
         assert (source.saved, source.files) == (saved, ())
 
 
@@ -119,7 +120,7 @@ def test_a_slice_of_a_folders_split_is_refused_with_the_split(tmp_path: Path):
 
 def test_a_hub_id_keeps_its_split_subset_and_revision():
     data = Data(eval="someone/rows", subset="english", revision="v1", eval_split="test_sft")
-    (source,) = find_sources("eval", data)
+    (source,) = find_sources("eval", data, "cache")
     assert (source.hub_id, source.split, source.subset, source.revision) == (
         "someone/rows",
         "test_sft",
