@@ -16,7 +16,7 @@ def found_by(rule, views: list[View]) -> dict[int, int | None]:
     return {row: other for row, other, _ in compared}
 
 
-def test_exact_duplicates_are_found_whatever_their_case_and_spacing():
+def test_exact_duplicates_are_found_in_any_case_and_spacing():
     choose = random.Random(0)
     rows = [pair(" ".join(words(choose, 8)), " ".join(words(choose, 15))) for _ in range(400)]
     again = [
@@ -35,7 +35,7 @@ def test_rows_of_one_prompt_are_duplicates_by_prompt_alone():
     assert found_by(exact_duplicates.Rule(parts=["prompt", "answer"]), [*rows, rows[2]]) == {1: 0, 3: 2}
 
 
-def test_near_duplicates_at_the_threshold_are_found_and_less_similar_rows_are_not():
+def test_near_duplicates_are_found_from_the_threshold_on():
     choose = random.Random(1)
     similar = [near_pair(choose, 0.8, 0.84, choose.randrange(60, 140)) for _ in range(200)]
     others = [near_pair(choose, 0.55, 0.77, choose.randrange(60, 140)) for _ in range(200)]
@@ -102,7 +102,7 @@ def test_scripts_without_spaces_have_runs_of_characters():
     assert found_by(near_duplicates.Rule(), [document(text), document(text[::-1])]) == {}
 
 
-def test_contradictions_are_every_row_of_a_prompt_with_different_short_answers():
+def test_contradictions_are_different_short_answers_to_a_prompt():
     rows = [
         pair("Is it?", "yes"),
         pair("is it", "No."),
@@ -110,7 +110,7 @@ def test_contradictions_are_every_row_of_a_prompt_with_different_short_answers()
         pair("Why?", "yes"),
         pair("why", "yes!"),
     ]
-    long = [pair("Tell me.", "a long answer of many words"), pair("Tell me.", "quite another answer of many words")]
+    long = [pair("Say more.", "a long answer of many words"), pair("Say more.", "quite another answer of many words")]
     assert sorted(found_by(contradictions.Rule(), [*rows, *long])) == [0, 1, 2]
     assert sorted(found_by(contradictions.Rule(max_words=9), [*rows, *long])) == [0, 1, 2, 5, 6]
 

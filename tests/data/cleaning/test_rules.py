@@ -138,7 +138,7 @@ def test_a_word_list_of_ones_own_replaces_ours(tmp_path: Path):
         rule_of_none.find(document("x"))
 
 
-def test_every_section_of_the_group_is_a_rule_with_the_same_options():
+def test_every_section_of_the_group_is_a_rule_of_its_options():
     folder = Path(rule_module("pii").__file__).parent
     sections = {name: section.plain() for name, section in Clean() if name not in NOT_RULES}
     assert {path.stem for path in folder.glob("[!_]*.py")} == set(sections)

@@ -49,7 +49,7 @@ class Rule:
         if not self.min_words <= count <= self.max_words:
             return f"{count} words, allowed are {self.min_words} to {self.max_words}"
         real = [len(word) for word in words if _HAS_WORD.search(word)]  # without the marks of lists and tables
-        if len(real) < _MIN_JUDGED or _SPACED.search(text):  # without spaces there are no words to measure
+        if len(real) < _MIN_JUDGED or _SPACED.search(text):  # words without spaces cannot be measured
             return None
         mean = sum(real) / len(real)
         if not self.min_word_length <= mean <= self.max_word_length:
