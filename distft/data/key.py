@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from distft.data.cleaning.engine import is_cleaned, key_part, overlap_action
 from distft.data.hub import NotFetched, dataset_commit, local_folder
 from distft.data.report import refused
 from distft.data.sources import Source, file_kind, find_sources
@@ -67,9 +68,11 @@ def _makers(values: dict[str, Any]) -> dict[str, Callable[[], Any]]:
     makers["train"] = lambda: sources("train")
     if has_eval_rows(data):
         makers["eval"] = lambda: sources("eval")
-        makers["overlap"] = lambda: data["overlap"] == "drop"
+        makers["overlap"] = lambda: overlap_action(values) == "drop"
     else:
         makers["eval"] = lambda: [float(data["eval"] or 0), data["split_seed"]]
+    if is_cleaned(values):
+        makers["clean"] = lambda: key_part(values, lambda path: file_hash(absolute(path), cache_dir))
     return makers
 
 

@@ -14,12 +14,15 @@ import xxhash
 from distft.config.cleaning import Clean
 from distft.data.cleaning.contract import Columns, Finding
 from distft.data.cleaning.rules.leakage import Item
-from distft.data.cleaning.view import View
+from distft.data.cleaning.view import View, view_of, with_texts
+from distft.data.example import Example
+from distft.data.raw import RawRow
 
 CHANGING = ("repair", "redact")  # actions that train on another text
 SWITCHES = ("enabled", "action")
 NOT_RULES = ("groups",)
 GROUPS = "groups"
+EXCERPT = 400  # characters of an example in the report
 
 
 @dataclass(frozen=True)
@@ -37,8 +40,8 @@ class Looked:
     """A row after the rules that change texts: how the others see it, and what was found so far."""
 
     view: View
+    example: Example  # with repaired and redacted texts
     findings: tuple[tuple[str, Finding], ...] = ()  # rule and what it found
-    is_changed: bool = False
 
 
 @dataclass
@@ -59,21 +62,24 @@ class Cleaner:
     by_prompt: bool = False
     group_field: str | None = None
 
-    def look(self, view: View, seconds: dict[str, float]) -> Looked:
+    def look(self, raw: RawRow, example: Example, seconds: dict[str, float]) -> Looked:
         """Applies the rules that change texts; the first step of a row. seconds: by rule, added to."""
         findings: list[tuple[str, Finding]] = []
-        texts = before = [text.text for text in view.texts]
         for active in self.rules:
             if hasattr(active.rule, "change"):
                 with _timed(seconds, active.name):
-                    changed, found = self._changed(active.rule, texts)
+                    changed, found = _changed(active.rule, example)
                 if found:
                     findings.append((active.name, _joined(found)))
-                    texts = changed if active.action in CHANGING else texts
-        if texts == before:
-            return Looked(view, tuple(findings))
-        new = tuple(replace(old, text=text) for old, text in zip(view.texts, texts, strict=True))
-        return Looked(View(view.source, view.line, new, view.fields), tuple(findings), is_changed=True)
+                    example = changed if active.action in CHANGING else example
+        return Looked(view_of(raw.file, raw.line, example, raw.value), example, tuple(findings))
+
+    def excerpt(self, text: str) -> str:
+        """Returns the start of a text as the report shows it: redacted wherever personal data are looked for."""
+        for active in self.rules:
+            if active.name == "pii" and (change := active.rule.change(text[: 4 * EXCERPT])) is not None:
+                text = change.text
+        return text if len(text) <= EXCERPT else f"{text[:EXCERPT]}..."
 
     def tag(self, looked: Sequence[Looked], seconds: dict[str, float]) -> Tagged:
         """Returns what all rules find in consecutive rows, and what they are compared by."""
@@ -92,12 +98,6 @@ class Cleaner:
         if self.by_prompt or self.group_field:
             tagged.columns[GROUPS] = self._group_columns(views)
         return tagged
-
-    @staticmethod
-    def _changed(rule: Any, texts: Sequence[str]) -> tuple[list[str], list[Finding]]:
-        changes = [rule.change(text) for text in texts]
-        found = [change.finding for change in changes if change is not None]
-        return [text if new is None else new.text for text, new in zip(texts, changes, strict=True)], found
 
     def _group_columns(self, views: Sequence[View]) -> Columns:
         columns = {}
@@ -122,13 +122,11 @@ class Cleaner:
 
 def make_cleaner(values: Mapping[str, Any]) -> Cleaner | None:
     """Returns the cleaner of a config; None where it changes nothing. Raises ValueError for a missing package."""
-    options = clean_options(values)
-    on = rules_that_are_on(options)
-    groups = options[GROUPS]
-    if not on and not groups["by_prompt"] and groups["field"] is None:
+    if not is_cleaned(values):
         return None
-    active = []
-    for name in on:
+    options = clean_options(values)
+    groups, active = options[GROUPS], []
+    for name in rules_that_are_on(options):
         module = rule_module(name)
         if missing := [package for package in getattr(module, "NEEDS", ()) if find_spec(package) is None]:
             raise ValueError(f"clean.{name}.enabled=true needs {missing[0]}. Try: pip install 'distft[data]'")
@@ -149,6 +147,13 @@ def overlap_action(values: Mapping[str, Any]) -> str:
 def clean_options(values: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the `clean` group; its defaults for a config of before there was one."""
     return values.get("clean") or Clean().plain()
+
+
+def is_cleaned(values: Mapping[str, Any]) -> bool:
+    """Returns whether a rule, or a way to group rows, is on."""
+    options = clean_options(values)
+    groups = options[GROUPS]
+    return bool(rules_that_are_on(options)) or groups["by_prompt"] or groups["field"] is not None
 
 
 def rules_that_are_on(options: Mapping[str, Any]) -> list[str]:
@@ -178,6 +183,19 @@ def key_part(values: Mapping[str, Any], file_hash: Callable[[str], str]) -> dict
     if groups["by_prompt"] or groups["field"] is not None:
         part[GROUPS] = dict(groups)
     return part
+
+
+def _changed(rule: Any, example: Example) -> tuple[Example, list[Finding]]:
+    """Returns the example that a rule makes of it, and what it found in each different text."""
+    findings: dict[str, Finding] = {}
+
+    def change(text: str) -> str:
+        if (made := rule.change(text)) is None:
+            return text
+        findings[text] = made.finding
+        return made.text
+
+    return with_texts(example, change), list(findings.values())
 
 
 def _joined(findings: Sequence[Finding]) -> Finding:

@@ -1,15 +1,16 @@
 """The texts of rows in any format: all strings in them, for held-out rows and benchmark items."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from distft.data.cleaning.rules.leakage import Item
-from distft.data.read import RawRow, read_rows
+from distft.data.raw import RawRow
+from distft.data.read import read_rows
 from distft.paths import absolute
 
 
-def items_of(rows: Iterator[RawRow]) -> Iterator[Item]:
+def items_of(rows: Iterable[RawRow]) -> Iterator[Item]:
     """Yields every text of the rows; malformed rows have none."""
     for row in rows:
         for text in leaf_texts(row.value):

@@ -17,17 +17,17 @@ from distft.data.cleaning.contract import Columns
 from distft.data.cleaning.engine import GROUPS, ActiveRule, Cleaner, Tagged
 
 SHOWN = 20  # examples of a rule in the report
+WORST = 20  # rows listed that most rules found
 
 
 @dataclass
 class Yield:
-    """What one rule found: rows, those dropped by it rather than by an earlier rule, labels, the first examples."""
+    """What one rule found: rows, those dropped by it rather than by an earlier rule, and labels."""
 
     action: str
     found: int = 0
     dropped: int = 0
     labels: Counter[str] = field(default_factory=Counter)
-    examples: list[dict[str, Any]] = field(default_factory=list)  # source, line, reason, text
 
 
 @dataclass
@@ -39,6 +39,7 @@ class Decisions:
     shown: dict[int, list[tuple[str, str]]] = field(default_factory=dict)  # row -> rules and reasons to show
     leaked: set[int] = field(default_factory=set)  # rows that contain held-out texts
     yields: dict[str, Yield] = field(default_factory=dict)
+    worst: list[dict[str, Any]] = field(default_factory=list)  # place and rules of the rows that most rules found
     seconds: dict[str, float] = field(default_factory=dict)
 
 
@@ -51,6 +52,7 @@ class Survey:
         self.columns = _ColumnFiles(folder)
         self.rows = 0
         self.decisions = Decisions(yields={each.name: Yield(each.action) for each in cleaner.rules})
+        self._rules_of: dict[int, set[str]] = {}
         self._rank = {each.name: rank for rank, each in enumerate(cleaner.rules)}
         self._action = {each.name: each.action for each in cleaner.rules}
 
@@ -78,6 +80,8 @@ class Survey:
         for name, _ in decisions.dropped.values():
             decisions.yields[name].dropped += 1
         decisions.roots = self._groups(alive, similar)
+        worst = sorted(self._rules_of.items(), key=lambda each: (-len(each[1]), each[0]))[:WORST]
+        decisions.worst = [{"place": place(row), "rules": sorted(rules)} for row, rules in worst if len(rules) > 1]
         return decisions
 
     def _compare(self, active: ActiveRule, alive: np.ndarray, place: "Places") -> list[tuple[int, int]]:
@@ -99,6 +103,7 @@ class Survey:
         if found.found < SHOWN:
             decisions.shown.setdefault(row, []).append((name, reason))
         found.found += 1
+        self._rules_of.setdefault(row, set()).add(name)
         if name == "leakage":
             decisions.leaked.add(row)
         if self._action[name] == "drop":

@@ -6,7 +6,7 @@ work for them too. Word hashes are xxh3, not Python's `hash`, which differs betw
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from typing import Any
@@ -96,10 +96,10 @@ def texts_of(example: Example) -> tuple[Text, ...]:
     return tuple(Text(part.role, part.text, part.train) for part in example.segments)
 
 
-def with_texts(example: Example, texts: Sequence[str]) -> Example:
-    """Returns the example with other texts, one for each of its own."""
-    changed = (replace(part, text=text) for part, text in zip(example.segments, texts, strict=True))
-    return replace(example, segments=tuple(changed))
+def with_texts(example: Example, change: Callable[[str], str]) -> Example:
+    """Returns the example with every text changed; the same object where no text is."""
+    segments = tuple(replace(part, text=change(part.text)) for part in example.segments)
+    return example if segments == example.segments else replace(example, segments=segments)
 
 
 def normalized_words(text: str) -> list[str]:

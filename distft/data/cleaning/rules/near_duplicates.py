@@ -91,7 +91,7 @@ def jaccard(one: np.ndarray, other: np.ndarray, threshold: float = 0.0) -> float
 def _candidates(bands: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """Returns pairs (row << 32 | earlier row), sorted and each once, that agree in a band. uint64 [pairs]"""
     found = []
-    for band in range(bands.shape[1]):
+    for band in range(bands.shape[1]) if len(rows) > 1 else ():
         hashes = np.asarray(bands[:, band])[rows]
         order = np.argsort(hashes, kind="stable")  # rows stay in order within a bucket
         sizes = np.diff(np.flatnonzero(np.concatenate([[True], hashes[order][1:] != hashes[order][:-1], [True]])))
