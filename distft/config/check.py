@@ -203,8 +203,12 @@ def _hint(key: Key, value: Any, default: Any) -> str:
         return did_you_mean("null")
     if key.choices and (near := nearest(str(value), key.choices)):
         return did_you_mean(near)
-    if list in key.types and isinstance(value, str):
+    if list in key.types and isinstance(value, str) and (not key.items or value in key.items):
         return f" Try: {key.path}=[{value}]"
+    if key.items:
+        given = value if isinstance(value, list) else [value]
+        near = dict.fromkeys(found for word in given if (found := nearest(str(word), key.items)))
+        return did_you_mean(f"[{', '.join(near)}]" if near else None)
     if default == MISSING:
         return f" Try: {key.path}=..."
     known = key.fits(default) and default is not None
@@ -239,6 +243,9 @@ def missing_files(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         for item in value if isinstance(value, list) else [value]:
             path = path_of(item)
             yield from _missing(key, path, hub=not _DATA_FILE.search(str(path)))
+    yield from _missing("clean.toxicity.words", at(values, "clean.toxicity.words"), hub=False)
+    for path in at(values, "clean.leakage.against") or ():
+        yield from _missing("clean.leakage.against", path, hub=False)
     resume = at(values, "checkpoint.resume")
     if resume in ("best", "latest") or _STEP.fullmatch(str(resume)):
         named = str(at(values, "name") or "NAME")

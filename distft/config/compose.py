@@ -323,7 +323,10 @@ def _with_absolute_paths(values: dict[str, Any]) -> dict[str, Any]:
         part[name] = [_local(item) for item in part[name]] if isinstance(part[name], list) else _local(part[name])
     folders = {name: str(absolute(values[name])) for name in ("runs_dir", "cache_dir")}
     checkpoint = values["checkpoint"] | {"resume": _local(values["checkpoint"]["resume"])}
-    return values | folders | {"model": model, "data": data, "checkpoint": checkpoint}
+    clean = dict(values["clean"])
+    clean["toxicity"] = clean["toxicity"] | {"words": _local(clean["toxicity"]["words"])}
+    clean["leakage"] = clean["leakage"] | {"against": [_local(path) for path in clean["leakage"]["against"]]}
+    return values | folders | {"model": model, "data": data, "clean": clean, "checkpoint": checkpoint}
 
 
 def _local(value: Any) -> Any:

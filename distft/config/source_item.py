@@ -36,7 +36,7 @@ class SourceItem(Group):
         return [getattr(self, name) for name in MIXING]
 
 
-def items_of(value: Any) -> list[SourceItem]:
+def source_items(value: Any) -> list[SourceItem]:
     """Returns the items of data.train or data.eval; none where it is a fraction or null."""
     if isinstance(value, str):
         return [SourceItem(path=value)]
@@ -62,7 +62,7 @@ def wrong_items(data: Mapping[str, Any]) -> Iterator[str]:
             valid = valid and not errors
             yield from errors
         if valid:
-            yield from _wrong_together(f"data.{key}", items_of(value))
+            yield from _wrong_together(f"data.{key}", source_items(value))
 
 
 def _wrong_item(where: str, item: Any) -> Iterator[str]:

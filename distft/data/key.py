@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from distft.config.schema import Config, Data
-from distft.config.source_item import items_of
+from distft.config.source_item import source_items
+from distft.data.cleaning.engine import is_cleaned, key_part, overlap_action
 from distft.data.files import DataFile, Member, Remote, file_kind
 from distft.data.hub import NotFetched, dataset_commit, local_folder
 from distft.data.report import refused
@@ -63,7 +64,7 @@ def _makers(config: Config) -> dict[str, Callable[[], Any]]:
 
     def sources(name: Literal["train", "eval"]) -> list[Any]:
         found = find_sources(name, data, config.cache_dir)
-        mixing = [item.mixing for item in items_of(getattr(data, name))]
+        mixing = [item.mixing for item in source_items(getattr(data, name))]
         shares = [{"mixing": mixing}] if any(share is not None for item in mixing for share in item) else []
         return [_source_hash(source, config.cache_dir) for source in found] + shares
 
@@ -74,9 +75,11 @@ def _makers(config: Config) -> dict[str, Callable[[], Any]]:
     makers["train"] = lambda: sources("train")
     if has_eval_rows(data):
         makers["eval"] = lambda: sources("eval")
-        makers["overlap"] = lambda: data.overlap == "drop"
+        makers["overlap"] = lambda: overlap_action(config.values) == "drop"
     else:
         makers["eval"] = lambda: [eval_fraction(data), data.split_seed]
+    if is_cleaned(config.values):
+        makers["clean"] = lambda: key_part(config.values, lambda path: file_hash(absolute(path), config.cache_dir))
     return makers
 
 

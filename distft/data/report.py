@@ -24,7 +24,7 @@ def refused(report: dict[str, Any], data: Data) -> list[str]:
                 reasons.append(reason + _regardless(key, count, total, report))
         if stream["overlap"] and data.overlap == "stop":
             reasons.append(
-                f"data.overlap=stop: {stream['overlap']} rows of data.{name} are also in data.eval. "
+                f"data.overlap=stop: {stream['overlap']} rows of data.{name} are also held out. "
                 "Try: data.overlap=drop, which leaves them out of training"
             )
     return reasons + [_empty(name, report, data) for name, split in report["splits"].items() if not split["rows"]]
@@ -46,7 +46,7 @@ def _empty(name: str, report: dict[str, Any], data: Data) -> str:
     """Returns the error message for a split without rows, with the reasons."""
     stream = report["streams"].get(name, report["streams"]["train"])
     good = stream["read"] - stream["bad"]
-    if good > stream["untrained"] + (stream["overlap"] if data.overlap == "drop" else 0):
+    if good > stream["untrained"] + stream.get("dropped", 0):
         return (
             f"data.{name}: no row is left: data.eval={data.eval} cannot divide {good - stream['untrained']} rows of "
             "one and the same text. Try: more rows, data.eval=FILE or data.eval=null"
@@ -54,9 +54,9 @@ def _empty(name: str, report: dict[str, Any], data: Data) -> str:
     where = {
         "bad": "are bad",
         "untrained": f"have no token to train on after the cut at data.max_length={data.max_length}",
-        "overlap": "are also in data.eval",
+        "dropped": "were dropped by clean or data.overlap, listed in dropped.jsonl",
     }
-    lost = ", ".join(f"{stream[count]} {words}" for count, words in where.items() if stream[count])
+    lost = ", ".join(f"{stream[count]} {words}" for count, words in where.items() if stream.get(count))
     return f"data.{name}: no row is left of {stream['read']}: {lost}"
 
 
@@ -75,9 +75,10 @@ def summary(report: dict[str, Any], folder: Path) -> list[str]:
                 ("bad", f"bad (listed in {folder / 'bad_rows.txt'})"),
                 ("untrained", "without a token to train on"),
                 ("truncated", f"cut (the longest had {stream['longest']:,} tokens)"),
-                ("overlap", "also in data.eval"),
+                ("dropped", f"dropped (listed in {folder / 'dropped.jsonl'})"),
+                ("overlap", "also held out"),
             )
-            if stream[count]
+            if stream.get(count)
         ]
         if left_out:
             lines.append(f"data.{name}, {stream['read']:,} rows read: " + ", ".join(left_out))

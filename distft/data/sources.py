@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from distft.config.schema import Data
-from distft.config.source_item import SourceItem, items_of
+from distft.config.source_item import SourceItem, source_items
 from distft.data.files import KINDS, LANGUAGES, TABLES, DataFile, Member, file_kind, is_readable, of_one_class
 from distft.data.hub import is_hub_id
 from distft.data.stores import is_url, objects
@@ -49,7 +49,7 @@ def find_sources(name: Literal["train", "eval"], data: Data, cache_dir: str) -> 
     Raises ValueError for all missing paths and options without effect at once; NotFetched where an object store has
     not been asked yet.
     """
-    key, items = f"data.{name}", items_of(getattr(data, name))
+    key, items = f"data.{name}", source_items(getattr(data, name))
     if not items:
         return []
     requested = data.split if name == "train" else data.eval_split
@@ -68,7 +68,9 @@ def find_sources(name: Literal["train", "eval"], data: Data, cache_dir: str) -> 
     remote = any(source.hub_id for source in sources)
     if requested and not remote:
         _check_split(SPLIT_KEY[key], requested, _shown(items), [item.path for item in items])
-    remote = remote or any(is_hub_source(item.path) for item in items_of(data.eval if name == "train" else data.train))
+    remote = remote or any(
+        is_hub_source(item.path) for item in source_items(data.eval if name == "train" else data.train)
+    )
     for option in ("subset", "revision"):
         if (given := getattr(data, option)) and not remote:
             raise ValueError(f"data.{option}={given} has no effect without a hub id in {key}. Try: data.{option}=null")

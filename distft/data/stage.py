@@ -7,8 +7,8 @@ So the bytes do not depend on the processes, and a killed preparation continues 
 import itertools
 import math
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,11 @@ import pyarrow as pa
 from distft.config import Config, ConfigError
 from distft.config.errors import Unavailable
 from distft.config.schema import Data
-from distft.config.source_item import items_of
+from distft.config.source_item import source_items
 from distft.data.chunks import Chunk
+from distft.data.cleaning.decide import Cleaning, decide, write_cleaning, write_left_out
+from distft.data.cleaning.engine import clean_options, overlap_action
+from distft.data.cleaning.items import items_of, items_of_files
 from distft.data.counts import Report, Split, Stream
 from distft.data.hub import dataset_commit, fetch
 from distft.data.key import Parts, data_dir, eval_fraction, has_eval_rows, hash_of_parts, key_parts
@@ -65,18 +68,23 @@ def _fill(folder: Path, work: Path, parts: Parts, config: Config, progress: Prog
     started = time.monotonic()
     data = config.data
     pipeline, tokenizer = make_pipeline(config)
+    pipeline = _guarded(pipeline, config)
     opened = pipeline.open("eval", "train") if has_eval_rows(data) else pipeline.open("train")
     chunks = _make_chunks(work, pipeline, opened, data.num_proc, progress)
     pipeline.unread.refuse()
     pipeline.unread.check_renamed(data.fields)
+    cleaning = decide(pipeline.cleaner, chunks["train"], work)
     if has_eval_rows(data):
-        report, files = _write_own_eval(folder, chunks, data.overlap)
+        report, files = _write_own_eval(folder, chunks, cleaning, overlap_action(config.values))
     else:
-        report, files = _write_fraction(folder, chunks["train"], eval_fraction(data))
+        report, files = _write_fraction(folder, cleaning, eval_fraction(data))
+    write_cleaning(folder / "cleaning.json", cleaning)
+    write_left_out(folder / "dropped.jsonl", cleaning, chunks.get("eval", ()))
     report.notes = _notes(pipeline, data)
     report.seconds = round(time.monotonic() - started, 3)
     write_json(folder / "report.json", report.as_dict())
     options = {name: value for name, value in data.plain().items() if name not in ("packing", "shards", "num_proc")}
+    options |= {"clean": clean} if (clean := parts.get("clean")) else {}
     ends = sorted(tokenizer.convert_tokens_to_ids(list(pipeline.renderer.ends)))
     rendering = {"chat_template": pipeline.renderer.chat_template, "end_token_ids": ends}  # needed for final/
     manifest = {"key": hash_of_parts(parts), "parts": parts, "options": options, "rendering": rendering}
@@ -125,8 +133,8 @@ def _counted(folder: Path, chunks: dict[str, list[Chunk]]) -> dict[str, Stream]:
     return streams
 
 
-def _write_own_eval(folder: Path, chunks: dict[str, list[Chunk]], overlap: str) -> Written:
-    """Writes both splits from their own sources; counts duplicates, and skips them if data.overlap=drop."""
+def _write_own_eval(folder: Path, chunks: dict[str, list[Chunk]], cleaning: Cleaning, overlap: str) -> Written:
+    """Writes both splits from their own sources; counts rows that are in both, and skips them if `overlap` is drop."""
     streams = _counted(folder, chunks)
     splits = {"train": Split(), "eval": Split()}
     writers = {name: ShardWriter(folder, name) for name in splits}
@@ -134,29 +142,51 @@ def _write_own_eval(folder: Path, chunks: dict[str, list[Chunk]], overlap: str) 
     for chunk in chunks["eval"]:
         held_out.update(chunk.rows.column("id").to_pylist())
         _write(chunk, None, writers["eval"], splits["eval"])
-    for chunk in chunks["train"]:
-        is_new = np.array([identity not in held_out for identity in chunk.rows.column("id").to_pylist()], dtype=bool)
-        streams["train"].overlap += int((~is_new).sum())
-        _write(chunk, is_new if overlap == "drop" else None, writers["train"], splits["train"])
+    for start, chunk in cleaning.starts:
+        identities = chunk.rows.column("id").to_pylist()
+        kept, leaked = cleaning.kept(start, len(identities)), cleaning.leaked(start, len(identities))
+        is_same = kept & np.array([identity in held_out for identity in identities], dtype=bool)
+        streams["train"].overlap += int((leaked | is_same).sum())
+        if overlap == "drop":
+            cleaning.overlap.update((start + np.flatnonzero(is_same)).tolist())
+            kept &= ~is_same
+        streams["train"].dropped += int((~kept).sum())
+        _write(chunk, kept, writers["train"], splits["train"])
     return Report({name: streams[name] for name in ("train", "eval")}, splits), _closed(writers)
 
 
-def _write_fraction(folder: Path, chunks: Sequence[Chunk], fraction: float) -> Written:
-    """Writes each row to the split that its content hash selects; if that leaves eval empty, holds out the nearest."""
-    streams = _counted(folder, {"train": list(chunks)})
+def _write_fraction(folder: Path, cleaning: Cleaning, fraction: float) -> Written:
+    """Writes each row to the split that its content hash selects; if that leaves eval empty, holds out the nearest.
+
+    Rows of one group are in the split of the first of them.
+    """
+    streams = _counted(folder, {"train": list(cleaning.chunks)})
     splits = {"train": Split()} | ({"eval": Split()} if fraction else {})
     writers = {name: ShardWriter(folder, name) for name in splits}
-    filled = [chunk.positions for chunk in chunks if len(chunk.positions)]
-    if fraction and filled:
-        smallest, largest = min(each.min() for each in filled), max(each.max() for each in filled)
-        if smallest >= fraction and smallest < largest:
-            fraction = math.nextafter(smallest, 1)
-    for chunk in chunks:
-        is_held_out = chunk.positions < fraction
-        _write(chunk, ~is_held_out, writers["train"], splits["train"])
+    places = cleaning.positions()
+    kept = [cleaning.kept(start, len(each)) for (start, _), each in zip(cleaning.starts, places, strict=True)]
+    filled = np.concatenate([each[mask] for each, mask in zip(places, kept, strict=True)])
+    if fraction and len(filled) and filled.min() >= fraction and filled.min() < filled.max():
+        fraction = math.nextafter(float(filled.min()), 1)
+    for (start, chunk), positions, mask in zip(cleaning.starts, places, kept, strict=True):
+        is_held_out = positions < fraction
+        streams["train"].dropped += int((~mask).sum())
+        streams["train"].overlap += int(cleaning.leaked(start, len(mask)).sum())
+        _write(chunk, mask & ~is_held_out, writers["train"], splits["train"])
         if fraction:
-            _write(chunk, is_held_out, writers["eval"], splits["eval"])
+            _write(chunk, mask & is_held_out, writers["eval"], splits["eval"])
     return Report(streams, splits), _closed(writers)
+
+
+def _guarded(pipeline: RowPipeline, config: Config) -> RowPipeline:
+    """Returns the pipeline with the held-out texts that must not be in the training rows."""
+    cleaner = pipeline.cleaner
+    if cleaner is None or not cleaner.guards:
+        return pipeline
+    items = [items_of_files(clean_options(config.values)["leakage"]["against"])]
+    if has_eval_rows(config.data):
+        items.append(items_of(row for block in pipeline.open("eval")[0].blocks for row in block.rows()))
+    return replace(pipeline, cleaner=cleaner.guarding(itertools.chain(*items)))
 
 
 def _write(chunk: Chunk, chosen: np.ndarray | None, writer: ShardWriter, split: Split) -> None:
@@ -205,7 +235,7 @@ def fetch_from_hub(config: Config) -> None:
         fetch(model.path, model.revision, cache_dir)
     if model.tokenizer:
         fetch(model.tokenizer, None, cache_dir, weights=False)
-    for item in (*items_of(config.data.train), *items_of(config.data.eval)):
+    for item in (*source_items(config.data.train), *source_items(config.data.eval)):
         if is_url(item.path) and not item.path.startswith("file://"):
             objects(item.path, cache_dir, ask=True)
     found = (find_sources(name, config.data, cache_dir) for name in ("train", "eval"))

@@ -37,7 +37,7 @@ def test_data_up_to_the_thresholds_is_accepted(counts: dict[str, int]):
         ({"truncated": 501}, {}, "are longer than data.max_length=64 (the longest has 99 tokens)"),
         ({"truncated": 400, "bad": 300}, {"max_bad_fraction": 1}, "data.max_truncated_fraction=0.5: 400 of 700"),
         ({"untrained": 1}, {"max_untrained_fraction": 0}, "1 of 1000 rows of data.train have no token to train on"),
-        ({"overlap": 3}, {"overlap": "stop"}, "data.overlap=stop: 3 rows of data.train are also in data.eval"),
+        ({"overlap": 3}, {"overlap": "stop"}, "data.overlap=stop: 3 rows of data.train are also held out"),
         ({"rows": 0, "read": 1}, {}, "data.train: no row is left: data.eval=0.05 cannot divide 1 rows of one and the"),
         (
             {"rows": 0, "bad": 600, "untrained": 400},

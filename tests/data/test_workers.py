@@ -118,9 +118,9 @@ def note_chunks(monkeypatch: pytest.MonkeyPatch, made: list[str]) -> None:
     """Notes the names of the chunks that this process makes from now on."""
     before = workers.write_chunk
 
-    def noted(pipeline: Any, forms: Any, block: Any, path: Path) -> Chunk:
+    def noted(pipeline: Any, forms: Any, stream: str, block: Any, path: Path) -> Chunk:
         made.append(path.name)
-        return before(pipeline, forms, block, path)
+        return before(pipeline, forms, stream, block, path)
 
     monkeypatch.setattr(workers, "write_chunk", noted)
 
