@@ -20,8 +20,8 @@ from distft.config.schema import Data
 from distft.config.source_item import source_items
 from distft.data.chunks import Chunk
 from distft.data.cleaning.decide import Cleaning, decide, write_cleaning, write_left_out
-from distft.data.cleaning.engine import clean_options, overlap_action
-from distft.data.cleaning.items import items_of, items_of_files
+from distft.data.cleaning.engine import overlap_action
+from distft.data.cleaning.items import texts_of_files, texts_of_rows
 from distft.data.counts import Report, Split, Stream
 from distft.data.hub import dataset_commit, fetch
 from distft.data.key import Parts, data_dir, eval_fraction, has_eval_rows, hash_of_parts, key_parts
@@ -75,7 +75,7 @@ def _fill(folder: Path, work: Path, parts: Parts, config: Config, progress: Prog
     pipeline.unread.check_renamed(data.fields)
     cleaning = decide(pipeline.cleaner, chunks["train"], work)
     if has_eval_rows(data):
-        report, files = _write_own_eval(folder, data, chunks, cleaning, overlap_action(config.values))
+        report, files = _write_own_eval(folder, data, chunks, cleaning, overlap_action(config))
     else:
         report, files = _write_fraction(folder, data, cleaning, eval_fraction(data))
     write_cleaning(folder / "cleaning.json", cleaning)
@@ -204,10 +204,10 @@ def _guarded(pipeline: RowPipeline, config: Config) -> RowPipeline:
     cleaner = pipeline.cleaner
     if cleaner is None or not cleaner.guards:
         return pipeline
-    items = [items_of_files(clean_options(config.values)["leakage"]["against"])]
+    texts = [texts_of_files(config.clean.leakage.against)]
     if has_eval_rows(config.data):
-        items.append(items_of(row for block in pipeline.open("eval")[0].blocks for row in block.rows()))
-    return replace(pipeline, cleaner=cleaner.guarding(itertools.chain(*items)))
+        texts.append(texts_of_rows(row for block in pipeline.open("eval")[0].blocks for row in block.rows()))
+    return replace(pipeline, cleaner=cleaner.guarding(itertools.chain(*texts)))
 
 
 def _closed(writers: dict[str, ShardWriter]) -> dict[str, list[str]]:
