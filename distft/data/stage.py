@@ -3,6 +3,7 @@
 import fcntl
 import hashlib
 import itertools
+import json
 import math
 import os
 import shutil
@@ -23,7 +24,7 @@ from distft.data.formats import Format, UnreadFields, choose_formats, form_of
 from distft.data.hub import dataset_commit, fetch
 from distft.data.key import chat_template, data_dir, has_eval_rows, hash_of_parts, key_parts, pinned, tokenizer_dir
 from distft.data.read import RawRow, read_source
-from distft.data.render import ChatRenderer, PlainRenderer, Rendered, make_renderer
+from distft.data.render import ChatRenderer, PlainRenderer, Rendered, Training, make_renderer
 from distft.data.report import refused
 from distft.data.shards import Row, ShardWriter
 from distft.data.sources import find_sources
@@ -77,7 +78,11 @@ def _rename(partial: Path, folder: Path, complete: str) -> None:
 
 def content_id(example: Example) -> str:
     """Returns a hash of the roles and the text, normalized in case, spacing and Unicode form."""
-    parts = (f"{segment.role}\x1e{_normalized(segment.text)}" for segment in example.segments)
+    segments = (*example.segments, *example.rejected)
+    parts = [f"{segment.role}\x1e{_normalized(segment.written or segment.text)}" for segment in segments]
+    more = [segment.fields for segment in segments] + [{"tools": example.tools}]
+    if any(fields for fields in more[:-1]) or example.tools:
+        parts.append(_normalized(json.dumps(more, sort_keys=True, ensure_ascii=False)))
     return hashlib.blake2b("\x1f".join(parts).encode(), digest_size=16).hexdigest()
 
 
@@ -158,12 +163,19 @@ class RowPipeline:
             form = form_of(opened.forms, found.value)
             try:
                 example, unread = form.take(found.value)
-                rendered = self.renderer(example)
+                rendered = self.renderer.rows(example)
             except BadField as error:
                 stream.add_bad(found, error, log)
             else:
-                self.unread.add(unread, f"{found.file}:{found.line}", form)
-                yield rendered, content_id(example)
+                self._note_unread(found, form, example, unread)
+                yield from ((text, content_id(example)) for text in rendered)
+
+    def _note_unread(self, found: RawRow, form: Format, example: Example, unread: list[str]) -> None:
+        """Notes the fields that the format does not read, and the keys that the chat template does not."""
+        place = f"{found.file}:{found.line}"
+        self.unread.add(unread, place, form)
+        if keys := self.renderer.unread(example):
+            self.unread.add_unrendered(keys, place, form, self.renderer.keys)
 
     def _open(self, key: str) -> OpenSource:
         sources = find_sources(f"data.{key}", self.data[key], self.data)
@@ -179,7 +191,8 @@ class RowPipeline:
         for found, value in zip(readable, values, strict=True):
             form = form_of(forms, value)
             try:
-                self.unread.add(form.take(value)[1], f"{found.file}:{found.line}", form)
+                example, unread = form.take(value)
+                self._note_unread(found, form, example, unread)
             except BadField:
                 continue  # counted and reported when `rows` reaches it
         return OpenSource(key, itertools.chain(first, rows), forms)
@@ -199,7 +212,8 @@ def make_pipeline(values: dict[str, Any]) -> tuple[RowPipeline, Any]:
     """Returns the RowPipeline of a config and its tokenizer; raises ValueError for an unsupported chat template."""
     data = values["data"]
     tokenizer = load_tokenizer(tokenizer_dir(values), values["model"]["trust_remote_code"])
-    renderer = make_renderer(tokenizer, chat_template(data["chat_template"]), data["seed_date"])
+    training = Training(data["train_on"], data["train_reasoning"])
+    renderer = make_renderer(tokenizer, chat_template(data["chat_template"]), data["seed_date"], training)
     return RowPipeline(renderer, RowTokenizer(tokenizer, data["max_length"]), data, values["cache_dir"]), tokenizer
 
 

@@ -77,6 +77,8 @@ def config(tmp_path: Path) -> Callable[..., dict[str, Any]]:
             "max_length": 256,
             "chat_template": "auto",
             "seed_date": "2024-07-26",
+            "train_on": "assistant",
+            "train_reasoning": True,
             "packing": False,
             "shards": None,
             "max_bad_fraction": 0.0,

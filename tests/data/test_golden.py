@@ -42,7 +42,7 @@ ROWS: dict[str, list[dict[str, Any]]] = {  # of each format; an own system promp
 DATA = {
     "split": None, "eval_split": None, "subset": None, "revision": None, "fields": {}, "overlap": "warn",
     "split_seed": 0, "eval": None, "format": "auto", "max_length": 256, "chat_template": "auto",
-    "ignore_fields": [], "seed_date": "2024-07-26",
+    "ignore_fields": [], "seed_date": "2024-07-26", "train_on": "assistant", "train_reasoning": True,
 }  # fmt: skip
 
 

@@ -1,8 +1,12 @@
 """Dataset formats: detected from the rows' fields, or named by data.format.
 
-A format is a module of this package with FIELDS (required), OPTIONAL, optionally OBJECTS (the fields of objects in a
-list field) and `example(row, names) -> Example`, which raises BadField for a malformed row. It receives only the fields
-that it declares; fields that no format reads are an error, never dropped silently.
+A format is a module of this package with FIELDS (required), OPTIONAL and `example(row, names) -> Example`, which raises
+BadField for a malformed row. It receives only the fields that it declares; fields that no format reads are an error,
+never dropped silently. Optional constants:
+  OBJECTS  the fields of objects in a list field
+  OPEN     list fields whose objects may have further keys: the chat template must read those
+  TASKS    the tasks that its rows are for, `causal_lm` by default
+  fits     `fits(row, names) -> bool`: what else data.format=auto demands of a row; False in its place: never detected
 """
 
 import importlib
@@ -15,16 +19,10 @@ from typing import Any
 from distft.config.nearest import did_you_mean, nearest
 from distft.config.overrides import quoted
 from distft.data import formats
-from distft.data.example import BadField, Example
+from distft.data.example import BadField, Example, RawJson
 
 EMPTY = (None, "", [], {})
-_TOOLS = "tool calls cannot be rendered yet"
-_THOUGHT = "reasoning cannot be rendered yet"
-UNSUPPORTED = {
-    **dict.fromkeys(("tools", "tool_calls", "tool_call_id", "functions", "function_call"), _TOOLS),
-    **dict.fromkeys(("reasoning_content", "reasoning", "thinking"), _THOUGHT),
-    **dict.fromkeys(("images", "image", "videos", "audio", "audios"), "only text can be trained on"),
-}
+UNSUPPORTED = {name: "only text can be trained on" for name in ("images", "image", "videos", "audio", "audios")}
 COMMON_NAMES = {  # common names in other datasets for the fields of prompt_completion
     "prompt": ("question", "instruction", "query", "problem", "input", "inputs", "user"),
     "completion": ("answer", "response", "output", "target", "targets", "solution", "assistant"),
@@ -39,19 +37,23 @@ class Format:
     fields: tuple[str, ...]
     names: dict[str, str]
     objects: dict[str, dict[str, str]]  # list field, "" for the row -> name in the dataset -> our name
-    example: Callable[[dict[str, Any], dict[str, str]], Example]
+    example: Callable[[RawJson, dict[str, str]], Example]
     ignored: frozenset[str]
+    open: frozenset[str] = frozenset()  # our names of list fields whose objects may have further keys
+    tasks: tuple[str, ...] = ("causal_lm",)
+    fits: Callable[[RawJson, dict[str, str]], bool] | bool = True
     seen: set[str] = field(default_factory=set)  # names found in rows, read or ignored
 
-    def matches(self, row: dict[str, Any]) -> bool:
+    def matches(self, row: RawJson) -> bool:
         """Returns whether a row has every required field of the format; null is absent."""
-        return all(row.get(self.names[name]) is not None for name in self.fields)
+        has_all = all(row.get(self.names[name]) is not None for name in self.fields)
+        return has_all and (self.fits(row, self.names) if callable(self.fits) else self.fits)
 
-    def __call__(self, row: dict[str, Any]) -> Example:
+    def __call__(self, row: RawJson) -> Example:
         """Returns the example; raises BadField for a malformed row."""
         return self.take(row)[0]
 
-    def take(self, row: dict[str, Any]) -> tuple[Example, list[str]]:
+    def take(self, row: RawJson) -> tuple[Example, list[str]]:
         """Returns the example and the row's unread fields; raises BadField for a malformed row."""
         unread: list[str] = []
         selected = self._select(row, "", "", unread)
@@ -65,13 +67,16 @@ class Format:
             hint = f"{error.reason}.{did_you_mean(near)} Try: {fields_override({ours: near})}"
             raise BadField(error.field, hint) from None
 
-    def _select(self, values: Mapping[str, Any], inside: str, path: str, unread: list[str]) -> dict[str, Any]:
+    def _select(self, values: Mapping[str, Any], inside: str, path: str, unread: list[str]) -> RawJson:
         known, kept = self.objects[inside], {}
         for name, value in values.items():
             ours = known.get(name)
             if ours is not None or name in self.ignored:
                 self.seen.add(name)
             if name in self.ignored:
+                continue
+            if ours is None and inside in self.open:
+                kept |= {} if value in EMPTY else {name: value}
                 continue
             if ours is None:
                 if value not in EMPTY:
@@ -85,36 +90,53 @@ class Format:
             kept[name] = value
         return kept
 
-    def near(self, name: str) -> str | None:
-        """Returns the field of the format that is the closest to an unread one; None where none is close."""
+    def paths(self, keys: Sequence[str]) -> list[str]:
+        """Returns the paths of keys that the chat template does not read: of the row's `tools`, else of messages."""
+        lists = next((self.names[name] for name in self.open), "messages")
+        tools = self.names.get("tools", "tools")
+        return [tools if key == "tools" else f"{lists}[].{key}" for key in keys]
+
+    def near(self, name: str, others: Sequence[str] = ()) -> str | None:
+        """Returns the field of the format that is the closest to an unread one; None where none is close.
+
+        others: further names, of keys that the chat template reads.
+        """
         path, _, last = name.rpartition("[].")
         parent = path.split("[].")[-1]
         inside = next((ours for ours in self.objects if ours and self.names[ours] == parent), "")
-        return None if last in UNSUPPORTED else nearest(last, self.objects[inside])
+        return None if last in UNSUPPORTED else nearest(last, [*self.objects[inside], *others])
 
 
 @dataclass
 class UnreadFields:
-    """Fields of rows that no format reads, each with the first place it occurs at and the format of that row."""
+    """Fields of rows that neither a format nor the chat template reads, each with the first place it occurs at, the
+    format of that row, and what is known of it."""
 
-    places: dict[str, tuple[str, Format]] = field(default_factory=dict)
+    places: dict[str, tuple[str, Format, str]] = field(default_factory=dict)
     seen: set[str] = field(default_factory=set)
 
     def add(self, names: Sequence[str], place: str, form: Format) -> None:
+        """Adds fields that the format does not read."""
         self.seen |= form.seen
         for name in names:
-            self.places.setdefault(name, (place, form))
+            why, near = UNSUPPORTED.get(name.rpartition(".")[2]), form.near(name)
+            self.places.setdefault(name, (place, form, f"; {why}" if why else did_you_mean_one(near)))
+
+    def add_unrendered(self, keys: Sequence[str], place: str, form: Format, known: Sequence[str]) -> None:
+        """Adds keys that the chat template does not read; known: those that it may read."""
+        for key, path in zip(keys, form.paths(keys), strict=True):
+            near = form.near(path, [name for name in known if name != key])
+            hint = f"; the chat template does not read it{did_you_mean_one(near)}"
+            self.places.setdefault(path, (place, form, hint))
 
     def refuse(self) -> None:
         """Raises one ValueError for all unread fields, with the override that ignores them."""
         if not self.places:
             return
         found = []
-        for name, (place, form) in self.places.items():
-            why, near = UNSUPPORTED.get(name.rpartition(".")[2]), form.near(name)
-            hint = f"; {why}" if why else f"; did you mean {near}?" if near else ""
+        for name, (place, _, hint) in self.places.items():
             found.append(f"{name or repr(name)} ({place}{hint})")
-        forms = {form.name: form for _, form in self.places.values()}
+        forms = {form.name: form for _, form, _ in self.places.values()}
         reads = "; ".join(f"{form.name} reads {', '.join(form.objects[''])}" for form in forms.values())
         ignored = sorted({name for form in forms.values() for name in form.ignored})
         more = dict.fromkeys([*ignored, *(name.rpartition("[].")[2] for name in self.places)])
@@ -128,6 +150,10 @@ class UnreadFields:
         there = {ours: theirs for ours, theirs in renamed.items() if theirs in self.seen}
         if missing := [theirs for ours, theirs in renamed.items() if ours not in there]:
             raise ValueError(f"data.fields: no row has {', '.join(missing)}. Try: {fields_override(there)}")
+
+
+def did_you_mean_one(near: str | None) -> str:
+    return f"; did you mean {near}?" if near else ""
 
 
 def format_names() -> list[str]:
@@ -158,11 +184,21 @@ def load_format(name: str, renamed: Mapping[str, str], ignored: Sequence[str] = 
             if taken.setdefault(names[word], word) != word:
                 names[word] = ""  # another field has this name here, so no row has this field
         read[inside] = taken
-    return Format(name, module.FIELDS, names, read, module.example, frozenset(ignored))
+    return Format(
+        name,
+        module.FIELDS,
+        names,
+        read,
+        module.example,
+        frozenset(ignored),
+        frozenset(getattr(module, "OPEN", ())),
+        getattr(module, "TASKS", ("causal_lm",)),
+        getattr(module, "fits", True),
+    )
 
 
 def choose_formats(
-    name: str, renamed: Mapping[str, str], rows: Sequence[dict[str, Any]], ignored: Sequence[str] = ()
+    name: str, renamed: Mapping[str, str], rows: Sequence[RawJson], ignored: Sequence[str] = ()
 ) -> list[Format]:
     """Returns the format that data.format names; for `auto` every format that `rows` fit, the most common first."""
     if name != "auto":
@@ -183,7 +219,7 @@ def choose_formats(
     return ranked
 
 
-def form_of(forms: Sequence[Format], row: dict[str, Any]) -> Format:
+def form_of(forms: Sequence[Format], row: RawJson) -> Format:
     """Returns the first format that a row fits, or the first format if it fits none."""
     return next((form for form in forms if form.matches(row)), forms[0])
 
@@ -207,7 +243,7 @@ def _typed(name: str) -> str:
     return name if plain else f'"{name}"' if "'" in name and '"' not in name else quoted(name)
 
 
-def _renaming(rows: Sequence[dict[str, Any]]) -> str:
+def _renaming(rows: Sequence[RawJson]) -> str:
     """Returns the fields that the formats require, and advice on data.fields."""
     known = "; ".join(f"{form} requires {', '.join(load_format(form, {}).fields)}" for form in format_names())
     have = sorted({key for row in rows for key in row}, key=str)
