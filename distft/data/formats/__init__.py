@@ -22,7 +22,8 @@ from distft.data import formats
 from distft.data.example import BadField, Example, RawJson
 
 EMPTY = (None, "", [], {})
-UNSUPPORTED = {name: "only text can be trained on" for name in ("images", "image", "videos", "audio", "audios")}
+NOT_TEXT = ("images", "image", "videos", "audio", "audios")
+UNSUPPORTED: dict[str, str] = dict.fromkeys(NOT_TEXT, "only text can be trained on")
 COMMON_NAMES = {  # common names in other datasets for the fields of prompt_completion
     "prompt": ("question", "instruction", "query", "problem", "input", "inputs", "user"),
     "completion": ("answer", "response", "output", "target", "targets", "solution", "assistant"),
