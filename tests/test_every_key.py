@@ -97,6 +97,7 @@ SHOWN: dict[str, str] = {
         f"{HERE}test_unusable_rows_over_max_bad_rows_stop_a_run",
         "data.max_bad_fraction data.max_truncated_fraction data.max_untrained_fraction",
     ),
+    "data.num_proc": "tests/data/test_workers.py::test_one_and_two_processes_write_the_same_bytes",
     "model.trust_remote_code": f"{HERE}test_model_code_runs_only_if_trusted",
     "trust": f"{HERE}test_user_code_runs_only_if_trusted",
     **_lines(

@@ -123,6 +123,11 @@ class Data(Group):
         default=True, description="cut a step into forwards by tokens; false: by rows, as train.micro_batch_size says"
     )
     shards: list[Any] | None = Field(default=None, description="numbers of the prepared shards to train on; null: all")
+    num_proc: Count | None = Field(
+        default=None,
+        description="processes that prepare the rows; null: one per core that this process may use, at most 32. The "
+        "rows are the same for any number",
+    )
     max_bad_fraction: Fraction = Field(
         default=0.01, description="bad rows above this fraction stop the run before it starts"
     )

@@ -55,7 +55,8 @@ class PlainRenderer:
         self.end, self.ends, self.training = end, set[str](), training
 
     date = None
-    keys = ()  # that a chat template may read
+    keys: tuple[str, ...] = ()  # that a chat template may read
+    read: frozenset[tuple[str, str]] = frozenset()
 
     def __call__(self, example: Example) -> Rendered:
         if any(segment.role in CHAT_ROLES[2:] for segment in example.segments):
@@ -77,7 +78,7 @@ class PlainRenderer:
     def rows(self, example: Example) -> list[Rendered]:
         return [self(example)]
 
-    def unread(self, example: Example) -> list[str]:
+    def unread(self, example: Example) -> list[tuple[str, str]]:
         return []
 
 
@@ -107,7 +108,7 @@ class ChatRenderer:
         self.tokenizer, self.training = tokenizer, training
         self.template = ChatTemplate(tokenizer, template, date)
         self.chat_template: str | None = self.template.text
-        self.date, self.keys = self.template.date, self.template.keys()
+        self.date, self.keys, self.read = self.template.date, self.template.keys(), self.template.read
         added = sorted((str(token) for token in tokenizer.added_tokens_decoder.values()), key=len, reverse=True)
         self.special = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
         self.any_token = "(?:" + "|".join(map(re.escape, added)) + ")"
@@ -128,7 +129,7 @@ class ChatRenderer:
         if example.segments[0].role == "text":
             return [self.plain(example)]
         segments = example.segments
-        described = any(part.role == "system" and "<tools>" in part.text for part in segments)
+        described = _is_described(example)
         tools = () if described else example.tools  # Hermes: the system text has the schemas
         messages, tools = self._accepted(self.template.messages(example), tools)
         whole = self.template.render(messages, tools)
@@ -155,10 +156,12 @@ class ChatRenderer:
             text = answers[left[-1]].alone if left else text
         return rows[::-1]
 
-    def unread(self, example: Example) -> list[str]:
-        """Returns the keys of an example that the chat template does not read."""
+    def unread(self, example: Example) -> list[tuple[str, str]]:
+        """Returns (role, key) of the keys of an example that the chat template does not read."""
         if example.segments[0].role == "text":
             return []
+        if _is_described(example):
+            example = replace(example, tools=())
         try:
             return self.template.unread(example)
         except BadField:
@@ -356,6 +359,11 @@ def without_turns(example: Example, count: int) -> Example | None:
     head, turns = example.segments[:first], example.segments[first:]
     starts = [i for i, part in enumerate(turns) if _role(part) == "user" and i]
     return replace(example, segments=head + turns[starts[count - 1] :]) if count <= len(starts) else None
+
+
+def _is_described(example: Example) -> bool:
+    """Returns whether a system text has the schemas of the tools, as Hermes rows have them."""
+    return any(part.role == "system" and "<tools>" in part.text for part in example.segments)
 
 
 def _role(segment: Segment) -> str:

@@ -3,7 +3,7 @@
 It imports only numpy and pyarrow, so that reading rows needs neither torch, transformers nor datasets.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -34,41 +34,94 @@ class Row:
     trained: np.ndarray  # bool [T]
 
 
+def batch_of(rows: Sequence[tuple[Row, str]]) -> pa.RecordBatch:
+    """Returns rows with their content ids as one record batch of SCHEMA."""
+    lengths = np.array([len(row.input_ids) for row, _ in rows], dtype=np.int32)
+    return _batch(
+        lengths,
+        np.concatenate([row.input_ids for row, _ in rows] or [np.zeros(0, dtype=np.int32)]),
+        np.concatenate([row.trained for row, _ in rows] or [np.zeros(0, dtype=bool)]),
+        np.array([row.trained[1:].sum() for row, _ in rows], dtype=np.int32),
+        [content_id for _, content_id in rows],
+    )
+
+
+def _batch(
+    lengths: np.ndarray, input_ids: np.ndarray, trained: np.ndarray, num_targets: np.ndarray, ids: list[str]
+) -> pa.RecordBatch:
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+    columns = [
+        pa.ListArray.from_arrays(offsets, input_ids),
+        pa.ListArray.from_arrays(offsets, trained),
+        pa.array(lengths),
+        pa.array(num_targets),
+        pa.array(ids, pa.string()),
+    ]
+    return pa.record_batch(columns, schema=SCHEMA)
+
+
 class ShardWriter:
-    """Writes the rows of one split, in order, to files of about SHARD_BYTES; `close` writes the last file."""
+    """Writes the rows of one split, in order, to files of about SHARD_BYTES; `close` writes the last file.
+
+    The files depend on the order of the rows alone, not on how they are divided into batches.
+    """
 
     def __init__(self, folder: Path, split: str, shard_bytes: int = SHARD_BYTES) -> None:
         self.folder, self.split, self.shard_bytes = folder, split, shard_bytes
         self.files: list[str] = []
         self.rows = 0
-        self._pending: list[tuple[Row, str]] = []
+        self._pending: list[pa.RecordBatch] = []
+        self._rows: list[tuple[Row, str]] = []  # not in a batch yet
         self._bytes = 0
 
     def add(self, row: Row, content_id: str) -> None:
-        self._pending.append((row, content_id))
+        self._rows.append((row, content_id))
         self._bytes += row.input_ids.nbytes
         self.rows += 1
         if self._bytes >= self.shard_bytes:
             self._write()
 
+    def extend(self, batch: pa.RecordBatch) -> None:
+        """Adds rows of SCHEMA."""
+        self._gather()
+        self.rows += batch.num_rows
+        sizes = np.cumsum(batch.column("length").to_numpy(), dtype=np.int64) * np.dtype(np.int32).itemsize
+        start = 0
+        while start < batch.num_rows:
+            before = int(sizes[start - 1]) if start else 0
+            end = int(np.searchsorted(sizes, before + self.shard_bytes - self._bytes)) + 1
+            end = min(end, batch.num_rows)
+            self._pending.append(batch.slice(start, end - start))
+            self._bytes += int(sizes[end - 1]) - before
+            if self._bytes >= self.shard_bytes:
+                self._write()
+            start = end
+
     def close(self) -> None:
-        if self._pending:
+        if self._pending or self._rows:
             self._write()
 
+    def _gather(self) -> None:
+        if self._rows:
+            self._pending.append(batch_of(self._rows))
+            self._rows = []
+
     def _write(self) -> None:
+        self._gather()
         name = shard_name(self.split, len(self.files))
-        rows = [row for row, _ in self._pending]
-        lengths = np.array([len(row.input_ids) for row in rows], dtype=np.int32)
-        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
-        columns = [
-            pa.ListArray.from_arrays(offsets, np.concatenate([row.input_ids for row in rows])),
-            pa.ListArray.from_arrays(offsets, np.concatenate([row.trained for row in rows])),
-            pa.array(lengths),
-            pa.array(np.array([row.trained[1:].sum() for row in rows], dtype=np.int32)),
-            pa.array([content_id for _, content_id in self._pending]),
-        ]
+
+        def joined(column: str, of: Callable[[pa.Array], np.ndarray]) -> np.ndarray:
+            return np.concatenate([of(batch.column(column)) for batch in self._pending])
+
+        batch = _batch(
+            joined("length", pa.Array.to_numpy),
+            joined("input_ids", lambda lists: lists.flatten().to_numpy()),
+            joined("trained", lambda lists: lists.flatten().to_numpy(zero_copy_only=False)),
+            joined("num_targets", pa.Array.to_numpy),
+            [content_id for batch in self._pending for content_id in batch.column("id").to_pylist()],
+        )
         with pa.OSFile(str(self.folder / name), "wb") as sink, pa.ipc.new_file(sink, SCHEMA) as writer:
-            writer.write_batch(pa.record_batch(columns, schema=SCHEMA))
+            writer.write_batch(batch)
         self.files.append(name)
         self._pending, self._bytes = [], 0
 

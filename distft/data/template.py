@@ -53,7 +53,7 @@ class ChatTemplate:
         self.dated = _with_day(self.text, date) if self.date else self.text
         named = [name for name in MODES if name in self.text]
         self.modes = [{}, *(dict.fromkeys(named, value) for value in (False, True) if named)]
-        self._read: set[tuple[str, str]] = set()  # (role, key) that the template was seen to read
+        self.read: set[tuple[str, str]] = set()  # (role, key) that the template was seen to read
 
     def render(
         self, messages: Sequence[RawJson], tools: Sequence[RawJson] = (), prompt: bool = False, **mode: bool
@@ -81,27 +81,28 @@ class ChatTemplate:
         """Returns the messages of an example in the form that the template reads."""
         return [self._message(segment, i) for i, segment in enumerate(example.segments)]
 
-    def unread(self, example: Example) -> list[str]:
-        """Returns the keys of an example that change nothing in its rendering: `tools`, or keys of messages.
+    def unread(self, example: Example) -> list[tuple[str, str]]:
+        """Returns (role, key) of what changes nothing in the rendering: ("", "tools"), or keys of messages.
 
         Not among them: ids of tool calls, and a tool's name where the call gives it, since the order says the same.
         """
         found = []
         messages = None
-        if example.tools and ("", "tools") not in self._read:
+        if example.tools and ("", "tools") not in self.read:
             messages = self.messages(example)
             self._notice("", "tools", self.render(messages, example.tools) != self.render(messages), found)
         for i, segment in enumerate(example.segments):
             for key in segment.fields:
-                name = self.reasoning_key if key in REASONING and self.reasoning_key else key
                 if key in ("tool_calls", "tool_call_id") or (segment.role == "tool" and key == "name"):
                     continue
-                if (segment.role, name) not in self._read:
-                    messages = messages or self.messages(example)
-                    before, message = messages[:i], messages[i]
-                    less = {other: value for other, value in message.items() if other != name}
-                    texts = [self.render([*before, form], example.tools) for form in (message, less)]
-                    self._notice(segment.role, name, texts[0] != texts[1], found, key)
+                if (segment.role, key) in self.read:
+                    continue
+                name = self.reasoning_key if key in REASONING and self.reasoning_key else key
+                messages = messages or self.messages(example)
+                before, message = messages[:i], messages[i]
+                less = {other: value for other, value in message.items() if other != name}
+                texts = [self.render([*before, form], example.tools) for form in (message, less)]
+                self._notice(segment.role, key, texts[0] != texts[1], found)
         return found
 
     def keys(self) -> list[str]:
@@ -169,11 +170,11 @@ class ChatTemplate:
             message[self.reasoning_key or key if key in REASONING else key] = value
         return message
 
-    def _notice(self, role: str, name: str, is_read: bool, unread: list[str], key: str | None = None) -> None:
+    def _notice(self, role: str, key: str, is_read: bool, unread: list[tuple[str, str]]) -> None:
         if is_read:
-            self._read.add((role, name))
+            self.read.add((role, key))
         else:
-            unread.append(key or name)
+            unread.append((role, key))
 
 
 def _call(call: RawJson, form: CallForm) -> RawJson:

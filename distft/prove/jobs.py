@@ -15,8 +15,8 @@ from distft.config import compose
 from distft.config.freeze import frozen_text
 from distft.data.counts import Report, Split, Stream
 from distft.data.key import data_dir, data_key
+from distft.data.publish import build_once
 from distft.data.shards import MANIFEST, Row, ShardWriter
-from distft.data.stage import build_once
 from distft.plan import make_plan
 from distft.prove.place import Child, Place
 from distft.run import RunFolder, json_text, read_json, write_json

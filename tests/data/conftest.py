@@ -81,6 +81,7 @@ def config(tmp_path: Path) -> Callable[..., dict[str, Any]]:
             "train_reasoning": True,
             "packing": False,
             "shards": None,
+            "num_proc": None,
             "max_bad_fraction": 0.0,
             "max_truncated_fraction": 0.5,
             "max_untrained_fraction": 1.0,

@@ -20,9 +20,10 @@ import pyarrow.parquet as pq
 from distft.data.counts import Stream
 from distft.data.formats import format_names
 from distft.data.key import STAGE_VERSION
+from distft.data.pipeline import RowPipeline
 from distft.data.render import make_renderer
 from distft.data.shards import Row, Rows
-from distft.data.stage import RowPipeline, prepare_data
+from distft.data.stage import prepare_data
 from distft.data.tokenize import RowTokenizer, byte_tokenizer
 from distft.run import read_json
 from tests.data.conftest import FAMILIES, family_tokenizer
@@ -43,6 +44,7 @@ DATA = {
     "split": None, "eval_split": None, "subset": None, "revision": None, "fields": {}, "overlap": "warn",
     "split_seed": 0, "eval": None, "format": "auto", "max_length": 256, "chat_template": "auto",
     "ignore_fields": [], "seed_date": "2024-07-26", "train_on": "assistant", "train_reasoning": True,
+    "num_proc": None,
 }  # fmt: skip
 
 
@@ -71,7 +73,8 @@ def cases(folder: Path) -> Iterator[tuple[str, str]]:
             )
             stream = Stream()
             [opened] = pipeline.open("train")
-            rows = [row for row, _ in pipeline.rows(opened, stream, io.StringIO())]
+            found = (row for block in opened.blocks for row in block.rows())
+            rows = [made.row for made in pipeline.rows(found, opened.forms, stream, io.StringIO())]
             assert rows and not stream.bad, f"{form} {name}: {stream}"
             yield f"{form} {name}", digest(iter(rows))
     yield from whole_stage(folder)

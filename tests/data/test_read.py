@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from distft.data import read
+from distft.data import json_lines
 from distft.data.read import UnreadableFile, read_rows, read_source
 from distft.data.sources import Source
 
@@ -61,7 +61,7 @@ def test_malformed_lines_are_reported_and_the_next_is_read(tmp_path: Path):
 
 
 def test_a_line_over_the_limit_is_reported_and_not_held_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(read, "MAX_ROW_BYTES", 50)
+    monkeypatch.setattr(json_lines, "MAX_ROW_BYTES", 50)
     lines = [json.dumps({"text": "x" * n}).encode() for n in (1, 500, 2)]
     found = list(read_rows(written(tmp_path, "a.jsonl", b"\n".join(lines))))
     assert [(row.line, row.reason) for row in found] == [(1, None), (2, "line: is longer than 50 bytes"), (3, None)]

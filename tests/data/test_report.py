@@ -11,7 +11,7 @@ from distft.data.counts import Report, Split, Stream
 from distft.data.example import BadField
 from distft.data.read import RawRow
 from distft.data.report import refused, summary
-from distft.data.shards import Row
+from distft.data.shards import Row, batch_of
 
 DATA = {"max_bad_fraction": 0.01, "max_truncated_fraction": 0.5, "max_untrained_fraction": 1.0}
 DATA |= {"max_length": 64, "overlap": "warn", "eval": 0.05}
@@ -82,7 +82,7 @@ def test_a_bad_row_is_reported_in_one_line():
 
 def test_a_split_counts_the_predicted_tokens():
     split = Split()
-    split.add(Row(np.arange(4, dtype=np.int32), np.array([True, False, True, True])))
-    split.add(Row(np.arange(2, dtype=np.int32), np.array([True, False])))
+    split.add(batch_of([(Row(np.arange(4, dtype=np.int32), np.array([True, False, True, True])), "a")]))
+    split.add(batch_of([(Row(np.arange(2, dtype=np.int32), np.array([True, False])), "b")]))
     assert split == Split(rows=2, tokens=6, trained_tokens=2, longest=4)
     assert Report(splits={"train": split}).as_dict()["splits"]["train"]["rows"] == 2

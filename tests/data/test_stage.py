@@ -18,9 +18,10 @@ from hypothesis import strategies as st
 from distft.config import ConfigError
 from distft.data.example import Example, Segment
 from distft.data.key import prepared_dir
+from distft.data.pipeline import content_id, split_position
 from distft.data.render import TemplateRefused
 from distft.data.shards import Rows
-from distft.data.stage import content_id, ensure_prepared, prepare_data, split_position
+from distft.data.stage import ensure_prepared, prepare_data
 from distft.data.tokenize import byte_tokenizer
 
 TOKENIZER = byte_tokenizer()

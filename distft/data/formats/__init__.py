@@ -14,7 +14,7 @@ import pkgutil
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from distft.config.nearest import did_you_mean, nearest
 from distft.config.overrides import quoted
@@ -91,11 +91,10 @@ class Format:
             kept[name] = value
         return kept
 
-    def paths(self, keys: Sequence[str]) -> list[str]:
-        """Returns the paths of keys that the chat template does not read: of the row's `tools`, else of messages."""
+    def path(self, key: str) -> str:
+        """Returns the path of a key that the chat template does not read: the row's `tools`, else of a message."""
         lists = next((self.names[name] for name in self.open), "messages")
-        tools = self.names.get("tools", "tools")
-        return [tools if key == "tools" else f"{lists}[].{key}" for key in keys]
+        return self.names.get("tools", key) if key == "tools" else f"{lists}[].{key}"
 
     def near(self, name: str, others: Sequence[str] = ()) -> str | None:
         """Returns the field of the format that is the closest to an unread one; None where none is close.
@@ -108,12 +107,21 @@ class Format:
         return None if last in UNSUPPORTED else nearest(last, [*self.objects[inside], *others])
 
 
+class Unread(NamedTuple):
+    """A field that nothing reads, where it occurs first, and what is known of it."""
+
+    path: str
+    place: str
+    form: Format
+    hint: str = ""
+
+
 @dataclass
 class UnreadFields:
-    """Fields of rows that neither a format nor the chat template reads, each with the first place it occurs at, the
-    format of that row, and what is known of it."""
+    """Fields of rows that neither a format nor the chat template reads, by the role of their message and their name."""
 
-    places: dict[str, tuple[str, Format, str]] = field(default_factory=dict)
+    places: dict[tuple[str, str], Unread] = field(default_factory=dict)
+    rendered: set[tuple[str, str]] = field(default_factory=set)  # (role, key) that the template reads in other rows
     seen: set[str] = field(default_factory=set)
 
     def add(self, names: Sequence[str], place: str, form: Format) -> None:
@@ -121,28 +129,28 @@ class UnreadFields:
         self.seen |= form.seen
         for name in names:
             why, near = UNSUPPORTED.get(name.rpartition(".")[2]), form.near(name)
-            self.places.setdefault(name, (place, form, f"; {why}" if why else did_you_mean_one(near)))
+            self.places.setdefault(("", name), Unread(name, place, form, f"; {why}" if why else _perhaps(near)))
 
-    def add_unrendered(self, keys: Sequence[str], place: str, form: Format, known: Sequence[str]) -> None:
-        """Adds keys that the chat template does not read; known: those that it may read."""
-        for key, path in zip(keys, form.paths(keys), strict=True):
+    def add_unrendered(self, unread: Sequence[tuple[str, str]], place: str, form: Format, known: Sequence[str]) -> None:
+        """Adds (role, key) that the chat template does not read; known: keys that it may read."""
+        for role, key in unread:
+            path = form.path(key)
             near = form.near(path, [name for name in known if name != key])
-            hint = f"; the chat template does not read it{did_you_mean_one(near)}"
-            self.places.setdefault(path, (place, form, hint))
+            hint = f"; the chat template does not read it{_perhaps(near)}"
+            self.places.setdefault((role, key), Unread(path, place, form, hint))
 
     def refuse(self) -> None:
         """Raises one ValueError for all unread fields, with the override that ignores them."""
-        if not self.places:
+        found = [unread for key, unread in self.places.items() if key not in self.rendered]
+        if not found:
             return
-        found = []
-        for name, (place, _, hint) in self.places.items():
-            found.append(f"{name or repr(name)} ({place}{hint})")
-        forms = {form.name: form for _, form, _ in self.places.values()}
+        listed = ", ".join(f"{path or repr(path)} ({place}{hint})" for path, place, _, hint in found)
+        forms = {unread.form.name: unread.form for unread in found}
         reads = "; ".join(f"{form.name} reads {', '.join(form.objects[''])}" for form in forms.values())
         ignored = sorted({name for form in forms.values() for name in form.ignored})
-        more = dict.fromkeys([*ignored, *(name.rpartition("[].")[2] for name in self.places)])
+        more = dict.fromkeys([*ignored, *(unread.path.rpartition("[].")[2] for unread in found)])
         raise ValueError(
-            f"data.ignore_fields={_shown(ignored)}: the rows have fields that no format reads: {', '.join(found)}. "
+            f"data.ignore_fields={_shown(ignored)}: the rows have fields that no format reads: {listed}. "
             f"Format {reads}. Try: {ignore_override(list(more))} to train without them, or data.fields for other names"
         )
 
@@ -153,7 +161,7 @@ class UnreadFields:
             raise ValueError(f"data.fields: no row has {', '.join(missing)}. Try: {fields_override(there)}")
 
 
-def did_you_mean_one(near: str | None) -> str:
+def _perhaps(near: str | None) -> str:
     return f"; did you mean {near}?" if near else ""
 
 
