@@ -13,10 +13,11 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import product
 from typing import Any, Literal
 
 from distft.data.example import BadField, Example, RawJson, Segment
-from distft.data.template import CALL_ID, SEED_DATE, ChatTemplate, TemplateRefused
+from distft.data.template import CALL_ID, REASONING, SEED_DATE, ChatTemplate, TemplateRefused
 
 CHAT_ROLES = ("system", "developer", "user", "assistant", "tool")
 MARKER = "Kq7marker"
@@ -129,16 +130,14 @@ class ChatRenderer:
         if example.segments[0].role == "text":
             return [self.plain(example)]
         segments = example.segments
-        described = _is_described(example)
-        tools = () if described else example.tools  # Hermes: the system text has the schemas
-        messages, tools = self._accepted(self.template.messages(example), tools)
+        messages, tools = self.messages(example)
         whole = self.template.render(messages, tools)
         self._check_shown(messages, tools, whole)
         trained = self._trained(example)
         if self.training.on == "all":
             return [self._all(example, messages, tools, whole)]
         answers = {i: self._answer(messages, tools, i, whole) for i in trained}
-        if described:
+        if _is_described(example):
             self._check_described(messages, answers)
         rows: list[Rendered] = []
         left = list(trained)
@@ -155,6 +154,11 @@ class ChatRenderer:
             left = later
             text = answers[left[-1]].alone if left else text
         return rows[::-1]
+
+    def messages(self, example: Example) -> tuple[list[RawJson], Sequence[RawJson]]:
+        """Returns the messages and the tools in the form that the chat template takes."""
+        tools = () if _is_described(example) else example.tools  # Hermes: the system text has the schemas
+        return self._accepted(self.template.messages(example), tools), tools
 
     def unread(self, example: Example) -> list[tuple[str, str]]:
         """Returns (role, key) of the keys of an example that the chat template does not read."""
@@ -174,19 +178,19 @@ class ChatRenderer:
             turns = turns[-1:]
         return [i for i in turns if example.segments[i].train and example.segments[i].weight * example.weight > 0]
 
-    def _accepted(self, messages: list[RawJson], tools: Sequence[RawJson]) -> tuple[list[RawJson], Sequence[RawJson]]:
+    def _accepted(self, messages: list[RawJson], tools: Sequence[RawJson]) -> list[RawJson]:
         """Returns the messages with ids of tool calls that the template takes: as they are, or of nine letters."""
         ids = [call["id"] for message in messages for call in message.get("tool_calls", ()) if "id" in call]
         if not ids:
-            return messages, tools
+            return messages
         try:
             self.template.render(messages, tools)
         except BadField as error:
             if "id" not in error.reason.casefold():
-                return messages, tools
+                return messages
             short = {name: f"{CALL_ID[:-2]}{number:02d}" for number, name in enumerate(dict.fromkeys(ids))}
-            return [_with_ids(message, short) for message in messages], tools
-        return messages, tools
+            return [_with_ids(message, short) for message in messages]
+        return messages
 
     def _answer(self, messages: list[RawJson], tools: Sequence[RawJson], i: int, whole: str) -> Answer:
         """Returns a trained turn, from the rendering of the conversation that ends with it."""
@@ -241,9 +245,12 @@ class ChatRenderer:
         if calls := messages[i].get("tool_calls"):
             following = {"role": "tool", "content": "a", "name": calls[-1]["function"]["name"]}
             following |= {"tool_call_id": calls[-1]["id"]} if "id" in calls[-1] else {}
-        for later in (messages[i + 1 : i + 2], [following]):
-            text = self.template.render([*messages[: i + 1], *later], tools) if later else ""
-            found = re.compile(rf"\s*{self.any_token}").match(text, len(alone)) if text.startswith(alone) else None
+        marker = re.compile(rf"\s*{self.any_token}")
+        history = {key: value for key, value in messages[i].items() if key not in REASONING}
+        for turn, later in product((messages[i], history), ([following], messages[i + 1 : i + 2])):
+            before = alone if turn is messages[i] else self.template.render([*messages[:i], turn], tools)
+            text = self.template.render([*messages[:i], turn, *later], tools) if later else ""
+            found = marker.match(text, len(before)) if text.startswith(before) else None
             if found:
                 self.ends.add(found[0].strip())
                 return found[0]
@@ -301,7 +308,8 @@ class ChatRenderer:
         if _without_spaces(message["content"] or "") not in have:
             raise BadField(f"messages[{i}].content", "the chat template changes it beyond recognition")
         if _without_spaces(_reasoning(message)) not in have:
-            raise BadField(f"messages[{i}].{self.template.reasoning_key}", "the chat template leaves it out here")
+            key = next((key for key in REASONING if message.get(key)), "content")
+            raise BadField(f"messages[{i}].{key}", "the chat template leaves it out here")
         for call in message.get("tool_calls", ()):
             function = call["function"]
             words = [function["name"], *(function["arguments"] if isinstance(function["arguments"], dict) else ())]
@@ -372,7 +380,7 @@ def _role(segment: Segment) -> str:
 
 def _reasoning(message: RawJson) -> str:
     """Returns the reasoning of a message, from its own key or from the <think> tags of its content."""
-    own = next((message[key] for key in ("reasoning_content", "reasoning", "thinking") if message.get(key)), None)
+    own = next((message[key] for key in REASONING if message.get(key)), None)
     if own is not None:
         return own.strip()
     before, found, _ = (message["content"] or "").rpartition(ENDS_REASONING)

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
+from itertools import product
 from typing import Any
 
 import jinja2
@@ -103,7 +104,7 @@ class ChatTemplate:
                 less = {other: value for other, value in message.items() if other != name}
                 texts = [self.render([*before, form], example.tools) for form in (message, less)]
                 self._notice(segment.role, key, texts[0] != texts[1], found)
-        return found
+        return list(dict.fromkeys(found))
 
     def keys(self) -> list[str]:
         """Returns the words that the template may read as keys of a message."""
@@ -113,17 +114,16 @@ class ChatTemplate:
     @cached_property
     def call_form(self) -> CallForm | None:
         """How the template wants tool calls; None if it renders none."""
-        for as_text in (False, True):
-            for empty in ("", None):
-                arguments = json.dumps({KEY: VALUE}) if as_text else {KEY: VALUE}
-                call = {"id": CALL_ID, "type": "function", "function": {"name": NAME, "arguments": arguments}}
-                asked = {"role": "user", "content": "a"}
-                try:
-                    text = self.render([asked, {"role": "assistant", "content": empty, "tool_calls": [call]}])
-                except BadField:
-                    continue
-                if NAME in text and VALUE in text and f"'{KEY}'" not in text and f'\\"{KEY}' not in text:
-                    return CallForm(as_text, empty)
+        asked = {"role": "user", "content": "a"}
+        for as_text, empty, identity in product((False, True), ("", None), (CALL_ID, f"functions.{NAME}:0")):
+            arguments = json.dumps({KEY: VALUE}) if as_text else {KEY: VALUE}
+            call = {"id": identity, "type": "function", "function": {"name": NAME, "arguments": arguments}}
+            try:
+                text = self.render([asked, {"role": "assistant", "content": empty, "tool_calls": [call]}])
+            except BadField:
+                continue
+            if NAME in text and VALUE in text and f"'{KEY}'" not in text and f'\\"{KEY}' not in text:
+                return CallForm(as_text, empty)
         return None
 
     @cached_property
