@@ -14,6 +14,13 @@ from typing import Any
 
 import mistral_common
 import pytest
+from mistral_common.protocol.instruct.messages import AssistantMessage, ToolMessage, UserMessage
+from mistral_common.protocol.instruct.request import ChatCompletionRequest
+from mistral_common.protocol.instruct.tool_calls import Function, FunctionCall, Tool, ToolCall
+from mistral_common.tokens.tokenizers.mistral import MistralTokenizer
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from distft.data.example import BadField, Example
 from distft.data.formats import load_format
@@ -226,35 +233,53 @@ def test_no_cell_of_the_table_is_left_out():
     assert {name: list(cells) for name, cells in GENERATED.items()} == {name: list(CASES) for name in FAMILIES}
 
 
-def test_mistrals_ids_are_those_of_mistral_common(tmp_path: Path):
-    """Its tekken tokenizer, cut to the first 2,000 tokens, as transformers converts it."""
-    from mistral_common.protocol.instruct.messages import AssistantMessage, ToolMessage, UserMessage
-    from mistral_common.protocol.instruct.request import ChatCompletionRequest
-    from mistral_common.protocol.instruct.tool_calls import Function, FunctionCall, Tool, ToolCall
-    from mistral_common.tokens.tokenizers.mistral import MistralTokenizer
-    from transformers import PreTrainedTokenizerFast
-    from transformers.convert_slow_tokenizer import MistralConverter
-
+def tekken(file: Path, size: int = 2000) -> Any:
+    """Writes Mistral's tokenizer with its first tokens alone to `file`; returns it as a tokenizer of transformers."""
     whole = read_json(Path(mistral_common.__file__).parent / "data" / "tekken_240718.json")
-    size = whole["config"] | {"default_vocab_size": 3000, "default_num_special_tokens": 1000}
-    file = tmp_path / "tekken_240718.json"
-    file.write_text(json.dumps({"config": size, "vocab": whole["vocab"][:2000]}))
-    own = MistralTokenizer.from_file(str(file))
-    special = [own.instruct_tokenizer.tokenizer.id_to_piece(i) for i in range(1000)]
-    vocab = {base64.b64decode(each["token_bytes"]): i for i, each in enumerate(whole["vocab"][:2000])}
-    backend = MistralConverter(vocab=vocab, pattern=size["pattern"], additional_special_tokens=special).converted()
+    config = whole["config"] | {"default_vocab_size": size + 1000, "default_num_special_tokens": 1000}
+    file.write_text(json.dumps({"config": config, "vocab": whole["vocab"][:size]}))
+    ranks = {base64.b64decode(each["token_bytes"]): rank for rank, each in enumerate(whole["vocab"][:size])}
+    letters = bytes_to_unicode()
+    text = {token: "".join(letters[byte] for byte in token) for token in ranks}
+    merges = [
+        (rank, text[token[:i]], text[token[i:]])
+        for token, rank in ranks.items()
+        for i in range(1, len(token))
+        if token[:i] in ranks and token[i:] in ranks
+    ]
+    special = {
+        MistralTokenizer.from_file(str(file)).instruct_tokenizer.tokenizer.id_to_piece(i): i for i in range(1000)
+    }
+    vocab = special | {text[token]: 1000 + rank for token, rank in ranks.items()}
+    backend = Tokenizer(models.BPE(vocab, [(left, right) for _, left, right in sorted(merges)], ignore_merges=True))
+    cut = pre_tokenizers.Split(Regex(config["pattern"]), "isolated")
+    backend.pre_tokenizer = pre_tokenizers.Sequence([cut, pre_tokenizers.ByteLevel(False, use_regex=False)])
+    backend.decoder = decoders.ByteLevel()
+    backend.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in special])
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>", eos_token="</s>", pad_token="</s>")
     tokenizer.chat_template = (TEMPLATES / "families" / "mistral.jinja").read_text()
+    return tokenizer
 
+
+def test_mistrals_ids_are_those_of_mistral_common(tmp_path: Path):
+    tokenizer = tekken(tmp_path / "tekken_240718.json")
+    own = MistralTokenizer.from_file(str(tmp_path / "tekken_240718.json"))
     call = FunctionCall(name="weather", arguments='{"city": "Paris"}')
-    request = ChatCompletionRequest(
-        tools=[Tool(function=Function(**TOOL["function"]))],
-        messages=[
-            UserMessage(content="Weather in Paris?"),
-            AssistantMessage(content=None, tool_calls=[ToolCall(id="kq7call00", function=call)]),
-            ToolMessage(tool_call_id="kq7call00", name="weather", content="18 C"),
-            AssistantMessage(content="It is 18 degrees."),
-        ],
+    asked, answer = UserMessage(content="Weather in Paris?"), AssistantMessage(content="It is 18 degrees.")
+    called = AssistantMessage(content=None, tool_calls=[ToolCall(id="kq7call00", function=call)])
+    result = ToolMessage(tool_call_id="kq7call00", name="weather", content="18 C")
+    with_tools = ChatCompletionRequest(
+        tools=[Tool(function=Function(**TOOL["function"]))], messages=[asked, called, result, answer]
     )
-    ours = RowTokenizer(tokenizer, 9999)([ChatRenderer(tokenizer)(example_of("tools"))])[0].row
-    assert ours.input_ids.tolist() == own.encode_chat_completion(request).tokens
+    turns = [user("What is 2 + 2?"), says("It is 4."), user("3 + 3?"), says("Six.")]
+    plain = [
+        message(content=turn["content"])
+        for message, turn in zip((UserMessage, AssistantMessage) * 2, turns, strict=True)
+    ]
+    renderer = ChatRenderer(tokenizer)
+    for example, request in (
+        (example_of("tools"), with_tools),
+        (MESSAGES({"messages": turns}), ChatCompletionRequest(messages=plain)),
+    ):
+        (row,) = RowTokenizer(tokenizer, 9999)(renderer.rows(example))
+        assert row.row.input_ids.tolist() == own.encode_chat_completion(request).tokens
