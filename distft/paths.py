@@ -5,6 +5,7 @@ Trap: an editable install has stale copies of both folders in site-packages, so 
 
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 _PACKAGE = Path(__file__).resolve().parent
@@ -28,6 +29,15 @@ def conf_dir() -> Path:
 def absolute(path: str | Path) -> Path:
     """Returns the absolute form of a path a user wrote, `~` expanded; the file need not exist."""
     return Path(os.path.expanduser(path)).absolute()  # unlike Path.expanduser, keeps the ~ of an unknown user
+
+
+def matching(pattern: Path) -> Iterator[Path]:
+    """Yields the paths that match a pattern with `*` or `**` in any part, in no particular order."""
+    parts = pattern.parts
+    first = next((number for number, part in enumerate(parts) if "*" in part), len(parts))
+    folder = Path(*parts[:first])
+    if folder.is_dir() and first < len(parts):
+        yield from folder.glob(str(Path(*parts[first:])))
 
 
 def why_not_writable(folder: Path) -> str | None:

@@ -186,7 +186,7 @@ def right(tmp_path: Path) -> list[str]:
 
 def texts(overrides: list[str]) -> dict[str, list[str]]:
     """Returns what is prepared of training and held-out rows, as text; ConfigError where it may not be trained on."""
-    prepared = ensure_prepared(compose(overrides).values)
+    prepared = ensure_prepared(compose(overrides))
     return {part: [byte_tokenizer().decode(row.input_ids) for row in Rows(prepared.folder, part)] for part in PARTS}
 
 
@@ -265,8 +265,8 @@ def test_unusable_rows_over_max_bad_rows_stop_a_run(right: list[str], tmp_path: 
 
 def test_the_configured_hub_revision_is_requested(right: list[str]):
     asked = ["data.train=org/rows", "data.revision=v1", "data.subset=english", "data.split=test_sft"]
-    data = compose(["model.tiny=true", *asked]).values["data"]
-    [source] = find_sources("data.train", data["train"], data)
+    data = compose(["model.tiny=true", *asked]).data
+    [source] = find_sources("train", data, "cache")
     assert (source.hub_id, source.revision, source.subset, source.split) == ("org/rows", "v1", "english", "test_sft")
 
 
@@ -289,7 +289,7 @@ def test_a_model_is_built_from_its_keys(right: list[str], model_dir: Path, tmp_p
     assert (plan.model_dir, plan.tokenizer_dir) == (str(model_dir), str(model_dir))
     other = tmp_path / "tokenizer"
     byte_tokenizer().save_pretrained(other)
-    assert tokenizer_dir(compose([*own, f"model.tokenizer={other}"]).values) == other
+    assert tokenizer_dir(compose([*own, f"model.tokenizer={other}"])) == other
 
     sizes = [make_plan(compose([*right, "model=gpt2", *each])).parameters for each in ([], [NARROWER])]
     assert sizes[0] - sizes[1] == 2 * (2 * 64 * 128 + 128), "two layers of 64 and 256, now 128"

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, PrivateAttr
 
+from distft.config.cleaning import Clean
 from distft.config.key import MISSING, Count, Fraction, Group, Index, NotNegative, Number, Positive, keys_of, with_value
 from distft.config.parts import Launcher, Loss, Optimizer, Schedule, Strategy, Sweep, Trackers, Tuning
 
@@ -94,8 +95,10 @@ class Data(Group):
     subset: str | None = Field(default=None, description="configuration of a hub id")
     revision: str | None = Field(default=None, description="commit, tag or branch of a hub id; null: the newest")
     split_seed: Index = Field(default=0, description="decides which rows a fraction holds out")
-    overlap: Literal["warn", "drop", "stop"] = Field(
-        default="warn", description="what to do with training rows that are in data.eval too"
+    overlap: Literal["auto", "warn", "drop", "stop"] = Field(
+        default="auto",
+        description="what to do with training rows that are in data.eval too, or that clean.leakage finds; drop: from "
+        "training; stop: refuse the launch; auto: drop with clean.leakage, else warn",
     )
     format: Format = Field(default="auto", description="what a row is; auto: detected from its fields")
     fields: dict[str, Any] = Field(default={}, description="the names your rows use, e.g. {prompt: question}")
@@ -264,6 +267,7 @@ class Config(Group):
     trust: list[Any] = Field(default=[], description="further prefixes that a _target_ may start with, e.g. [mylab.]")
     model: Model = Model()
     data: Data = Data()
+    clean: Clean = Clean()
     optimizer: Optimizer = Optimizer()
     schedule: Schedule = Schedule()
     tuning: Tuning = Tuning()

@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from distft.data.example import BadField
 from distft.data.raw import RawRow
+from distft.data.shards import Row, batch_of
 
 MAX_SHOWN = 5  # bad rows that report.json lists
 
@@ -22,7 +23,10 @@ class Split:
     trained_tokens: int = 0
     longest: int = 0
 
-    def add(self, rows: pa.RecordBatch) -> None:
+    def add(self, row: Row) -> None:
+        self.add_rows(batch_of([(row, "")]))
+
+    def add_rows(self, rows: pa.RecordBatch) -> None:
         """Counts rows of the shards' columns."""
         lengths = rows.column("length").to_numpy()
         self.rows += len(lengths)
@@ -40,7 +44,8 @@ class Stream:
     untrained: int = 0  # no target is left, possibly after truncation to max_length
     truncated: int = 0
     longest: int = 0  # tokens, before truncation
-    overlap: int = 0  # duplicates of rows in data.eval, when that names files
+    overlap: int = 0  # rows that are in data.eval too, or contain texts that clean.leakage looks for
+    dropped: int = 0  # by a rule of `clean`, or by data.overlap
     first_bad: list[str] = field(default_factory=list)
 
     @classmethod
@@ -48,7 +53,7 @@ class Stream:
         """Returns the sum of counters, in the order of the rows."""
         found = cls()
         for part in parts:
-            for name in ("read", "bad", "untrained", "truncated", "overlap"):
+            for name in ("read", "bad", "untrained", "truncated", "overlap", "dropped"):
                 setattr(found, name, getattr(found, name) + part[name])
             found.longest = max(found.longest, part["longest"])
             found.first_bad = (found.first_bad + part["first_bad"])[:MAX_SHOWN]

@@ -7,9 +7,9 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, BinaryIO
 
+from distft.data.files import DataFile
 from distft.data.raw import BOM, CONVERT, MAX_ROW_BYTES, RawRow, UnreadableFile, open_text
 
 LINES, LINES_BYTES = 512, 2**20  # lines that travel together, at most about
@@ -48,12 +48,12 @@ class Lines:
                 yield _parsed(self.file, number, line.removeprefix(BOM) if number == 1 else line)
 
 
-def read_json_rows(path: Path) -> Iterator[Lines | RawRow]:
+def read_json_rows(path: DataFile) -> Iterator[Lines | RawRow]:
     """Yields rows of JSON: JSON Lines, a list, an object that holds a list, or concatenated multi-line objects."""
     yield from _document(path) if _is_document(path) else _lines_of_json(path)
 
 
-def _is_document(path: Path) -> bool:
+def _is_document(path: DataFile) -> bool:
     """Returns whether a file is one JSON document, or multi-line objects, rather than JSON Lines."""
     with open_text(path) as file:
         lines = (line for line in iter(lambda: file.readline(MAX_ROW_BYTES), b"") if line.removeprefix(BOM).strip())
@@ -99,7 +99,7 @@ def _splits_of(value: Any) -> list[str]:
     return lists if len(lists) > 1 and all(name in SPLITS for name in value) else []
 
 
-def _lines_of_json(path: Path) -> Iterator[Lines]:
+def _lines_of_json(path: DataFile) -> Iterator[Lines]:
     with open_text(path) as file:
         pending: list[bytes | None] = []
         size, first = 0, 1
@@ -158,7 +158,7 @@ SPACE = re.compile(r"[ \t\r\n]*")
 SPACE_OR_COMMA = re.compile(r"[ \t\r\n,]*")
 
 
-def _document(path: Path) -> Iterator[RawRow]:
+def _document(path: DataFile) -> Iterator[RawRow]:
     """Yields rows of a list, an object that holds a list, or concatenated objects.
 
     Raises UnreadableFile where the text is not JSON or is truncated.

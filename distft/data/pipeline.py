@@ -4,14 +4,18 @@ Trap: it travels to the processes of the data stage by multiprocessing, so every
 """
 
 import hashlib
+import io
 import itertools
 import json
 import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any, TextIO
+from typing import Any, Literal, TextIO
 
+from distft.config.schema import Config, Data
 from distft.data.blocks import Block, blocks_of
+from distft.data.cleaning.dropped import MALFORMED, UNTRAINED, LeftOut
+from distft.data.cleaning.engine import Cleaner, Looked, clean_options, make_cleaner
 from distft.data.counts import Stream
 from distft.data.example import BadField, Example
 from distft.data.formats import Format, UnreadFields, choose_formats, form_of
@@ -64,6 +68,35 @@ class MadeRow:
     identity: str
     file: str
     line: int
+    full_length: int  # tokens before truncation
+    answer: str
+    value: Any = None  # the row as read
+    looked: Looked | None = None  # where it is cleaned
+
+
+@dataclass(frozen=True)
+class RenderedRow:
+    """A row's text, before tokenization."""
+
+    rendered: Rendered
+    identity: str
+    raw: RawRow
+    answer: str
+    looked: Looked | None
+
+
+@dataclass
+class Outcome:
+    """What a block's rows gave, apart from those that can be trained on."""
+
+    stream: Stream = field(default_factory=Stream)
+    log: TextIO = field(default_factory=io.StringIO)  # lines of bad_rows.txt
+    left_out: list[LeftOut] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)  # by cleaning rule
+
+    def add_bad(self, raw: RawRow, error: BadField | None) -> None:
+        self.stream.add_bad(raw, error, self.log)
+        self.left_out.append(LeftOut(raw.file, raw.line, MALFORMED, str(error or raw.reason), raw.value))
 
 
 @dataclass(frozen=True)
@@ -72,50 +105,57 @@ class RowPipeline:
 
     renderer: ChatRenderer | PlainRenderer
     row_tokenizer: RowTokenizer
-    data: dict[str, Any]
+    data: Data
     cache_dir: str
     unread: UnreadFields = field(default_factory=UnreadFields)
+    cleaner: Cleaner | None = None  # of the training rows
 
-    def open(self, *keys: str) -> list[OpenSource]:
+    def open(self, *keys: Literal["train", "eval"]) -> list[OpenSource]:
         """Opens the sources of `keys`; raises ValueError for all fields of their first rows that no format reads."""
         opened = [self._open(key) for key in keys]
         self.unread.refuse()
         return opened
 
-    def with_unread(self, unread: UnreadFields) -> "RowPipeline":
-        """Returns the pipeline with another list of unread fields."""
-        return replace(self, unread=unread)
+    def of_block(self, stream: str, unread: UnreadFields) -> "RowPipeline":
+        """Returns the pipeline for a block of a stream, with a list of unread fields of its own."""
+        return replace(self, unread=unread, cleaner=self.cleaner if stream == "train" else None)
 
-    def rows(self, found: Iterable[RawRow], forms: list[Format], stream: Stream, log: TextIO) -> Iterator[MadeRow]:
+    def rows(self, found: Iterable[RawRow], forms: list[Format], outcome: Outcome) -> Iterator[MadeRow]:
         """Yields the valid rows; counts and logs the others."""
-        for batch in _batches(self._rendered(found, forms, stream, log)):
-            tokenized = self.row_tokenizer([rendered for rendered, _, _ in batch])
-            for (_, identity, raw), made in zip(batch, tokenized, strict=True):
+        stream = outcome.stream
+        for batch in _batches(self._rendered(found, forms, outcome)):
+            tokenized = self.row_tokenizer([each.rendered for each in batch])
+            for each, made in zip(batch, tokenized, strict=True):
                 stream.longest = max(stream.longest, made.full_length)
                 stream.truncated += made.full_length > len(made.row.input_ids)
+                file, line, value = each.raw.file, each.raw.line, each.raw.value
                 if made.row.trained[1:].any():
-                    yield MadeRow(made.row, identity, raw.file, raw.line)
+                    yield MadeRow(
+                        made.row, each.identity, file, line, made.full_length, each.answer, value, each.looked
+                    )
                 else:
                     stream.untrained += 1
+                    reason = f"no token to train on within {self.data.max_length} tokens"
+                    outcome.left_out.append(LeftOut(file, line, UNTRAINED, reason, value))
 
-    def _rendered(
-        self, found: Iterable[RawRow], forms: list[Format], stream: Stream, log: TextIO
-    ) -> Iterator[tuple[Rendered, str, RawRow]]:
+    def _rendered(self, found: Iterable[RawRow], forms: list[Format], outcome: Outcome) -> Iterator[RenderedRow]:
         for raw in found:
-            stream.read += 1
+            outcome.stream.read += 1
             if raw.value is None:
-                stream.add_bad(raw, None, log)
+                outcome.add_bad(raw, None)
                 continue
             form = form_of(forms, raw.value)
             try:
                 example, unread = form.take(raw.value)
+                looked = self.cleaner.look(raw, example, outcome.seconds) if self.cleaner else None
+                example = looked.example if looked else example
                 rendered = self.renderer.rows(example)
             except BadField as error:
-                stream.add_bad(raw, error, log)
+                outcome.add_bad(raw, error)
             else:
                 self._note_unread(raw, form, example, unread)
-                identity = content_id(example)
-                yield from ((text, identity, raw) for text in rendered)
+                identity, answer = content_id(example), last_answer(example)
+                yield from (RenderedRow(text, identity, raw, answer, looked) for text in rendered)
 
     def _note_unread(self, raw: RawRow, form: Format, example: Example, unread: list[str]) -> None:
         """Notes the fields that the format does not read, and the keys that the chat template does not."""
@@ -125,10 +165,9 @@ class RowPipeline:
             self.unread.add_unrendered(keys, place, form, self.renderer.keys)
         self.unread.rendered |= self.renderer.read
 
-    def _open(self, key: str) -> OpenSource:
-        sources = find_sources(f"data.{key}", self.data[key], self.data)
-        parts = itertools.chain.from_iterable(source_parts(pinned(source, self.cache_dir)) for source in sources)
-        blocks = blocks_of(parts)
+    def _open(self, key: Literal["train", "eval"]) -> OpenSource:
+        sources = find_sources(key, self.data, self.cache_dir)
+        blocks = blocks_of((source.item, source_parts(pinned(source, self.cache_dir))) for source in sources)
         ahead, first = [], []
         for block in blocks:
             ahead.append(block)
@@ -137,11 +176,11 @@ class RowPipeline:
                 break
         readable = [found for found in first if found.value is not None]
         if not first:
-            raise ValueError(f"data.{key}={self.data[key]} has no rows")
+            raise ValueError(f"data.{key}={getattr(self.data, key)} has no rows")
         if not readable:
             raise ValueError(f"data.{key}: none of the first {len(first)} rows can be read. {_location(first[0])}")
         values = [found.value for found in readable if found.value is not None]
-        forms = choose_formats(self.data["format"], self.data["fields"], values, self.data["ignore_fields"])
+        forms = choose_formats(self.data.format, self.data.fields, values, self.data.ignore_fields)
         for found, value in zip(readable, values, strict=True):
             form = form_of(forms, value)
             try:
@@ -152,16 +191,25 @@ class RowPipeline:
         return OpenSource(key, itertools.chain(ahead, blocks), forms)
 
 
-def make_pipeline(values: dict[str, Any]) -> tuple[RowPipeline, Any]:
+def make_pipeline(config: Config) -> tuple[RowPipeline, Any]:
     """Returns the RowPipeline of a config and its tokenizer; raises ValueError for an unsupported chat template."""
-    data = values["data"]
-    tokenizer = load_tokenizer(tokenizer_dir(values), values["model"]["trust_remote_code"])
-    training = Training(data["train_on"], data["train_reasoning"])
-    renderer = make_renderer(tokenizer, chat_template(data["chat_template"]), data["seed_date"], training)
-    return RowPipeline(renderer, RowTokenizer(tokenizer, data["max_length"]), data, values["cache_dir"]), tokenizer
+    data, kept_apart = config.data, clean_options(config.values)["groups"]["field"]
+    if kept_apart is not None:  # no format reads it
+        data = data.model_copy(update={"ignore_fields": [*data.ignore_fields, kept_apart]})
+    tokenizer = load_tokenizer(tokenizer_dir(config), config.model.trust_remote_code)
+    training = Training(data.train_on, data.train_reasoning)
+    renderer = make_renderer(tokenizer, chat_template(data.chat_template), data.seed_date, training)
+    row_tokenizer = RowTokenizer(tokenizer, data.max_length)
+    pipeline = RowPipeline(renderer, row_tokenizer, data, config.cache_dir, cleaner=make_cleaner(config.values))
+    return pipeline, tokenizer
 
 
-def _batches(items: Iterable[tuple[Rendered, str, RawRow]]) -> Iterator[list[tuple[Rendered, str, RawRow]]]:
+def last_answer(example: Example) -> str:
+    """Returns the last trained text of a row; empty where none is."""
+    return next((part.text for part in reversed(example.segments) if part.train), "")
+
+
+def _batches(items: Iterable[RenderedRow]) -> Iterator[list[RenderedRow]]:
     iterator = iter(items)
     while batch := list(itertools.islice(iterator, BATCH)):
         yield batch

@@ -3,12 +3,18 @@
 Trap: file names mislead, so the first bytes decide how a file is opened.
 """
 
+import codecs
 import io
+import zipfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Protocol, cast
 
 import pyarrow as pa
+
+from distft.data.files import DataFile, Member
+from distft.data.stores import open_object
 
 MAX_ROW_BYTES = 64 * 2**20
 HEAD_BYTES = 2**18
@@ -24,6 +30,18 @@ class UnreadableFile(RuntimeError):
     """A data file cannot be read to its end."""
 
 
+class Part(Protocol):
+    """Consecutive rows of one file, which may not be parsed yet."""
+
+    @property
+    def num_rows(self) -> int: ...
+
+    @property
+    def num_bytes(self) -> int: ...
+
+    def rows(self) -> "Iterator[RawRow]": ...
+
+
 @dataclass(frozen=True)
 class RawRow:
     """One row as read from a file: its value, or the reason why it is malformed."""
@@ -34,6 +52,9 @@ class RawRow:
     reason: str | None = None
 
     num_rows = 1
+
+    def rows(self) -> "Iterator[RawRow]":
+        yield self
 
     @property
     def num_bytes(self) -> int:
@@ -49,20 +70,55 @@ def _text_bytes(value: Any) -> int:
     return sum(map(_text_bytes, value)) if isinstance(value, list) else 8
 
 
-def open_text(path: Path) -> BinaryIO:
+def open_file(file: DataFile) -> BinaryIO:
+    """Opens a data file as it is stored; raises UnreadableFile where a library for its store is missing."""
+    if isinstance(file, Path):
+        return file.open("rb")
+    if isinstance(file, Member):
+        with zipfile.ZipFile(file.archive) as archive:
+            return cast(BinaryIO, archive.open(file.member))  # keeps the archive open
+    return open_object(file.url)
+
+
+def open_text(path: DataFile) -> BinaryIO:
     """Opens a file as UTF-8 text: decompressed, and transcoded where its first bytes show another encoding."""
     start = start_of(path, 4)
     known = next((name for magic, name in COMPRESSIONS.items() if start.startswith(magic)), "detect")
-    stream = io.BufferedReader(pa.input_stream(str(path), compression=known), 2**20)  # type: ignore[arg-type]  # it has the methods of a raw file
+    place = str(path) if isinstance(path, Path) else open_file(path)
+    opened = pa.input_stream(place, compression=known if isinstance(path, Path) or known != "detect" else None)
+    stream = io.BufferedReader(opened, 2**20)  # type: ignore[arg-type]  # it has the methods of a raw file
     encoding = _encoding(stream.peek(4)[:4])
     if encoding is None:
         return stream
-    with stream:
-        return io.BufferedReader(io.BytesIO(stream.read().decode(encoding).encode()))  # type: ignore[arg-type]  # the same
+    return io.BufferedReader(_Transcoded(stream, encoding), 2**20)  # type: ignore[arg-type]  # the same
 
 
-def start_of(path: Path, num_bytes: int) -> bytes:
-    with path.open("rb") as file:
+class _Transcoded(io.RawIOBase):
+    """A file of another encoding as UTF-8, converted a piece at a time."""
+
+    def __init__(self, stream: BinaryIO, encoding: str) -> None:
+        self.stream, self.decoder, self.pending = stream, codecs.getincrementaldecoder(encoding)(), b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self.pending:
+            piece = self.stream.read(2**20)
+            self.pending = self.decoder.decode(piece, final=not piece).encode()
+            if not piece and not self.pending:
+                return 0
+        count = min(len(buffer), len(self.pending))
+        buffer[:count], self.pending = self.pending[:count], self.pending[count:]
+        return count
+
+    def close(self) -> None:
+        self.stream.close()
+        super().close()
+
+
+def start_of(path: DataFile, num_bytes: int) -> bytes:
+    with open_file(path) as file:
         return file.read(num_bytes)
 
 

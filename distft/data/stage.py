@@ -4,27 +4,34 @@ Each block of rows becomes a chunk, in any number of processes; then the shards 
 So the bytes do not depend on the processes, and a killed preparation continues after its finished chunks.
 """
 
+import itertools
 import math
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from distft.config import ConfigError
+from distft.config import Config, ConfigError
 from distft.config.errors import Unavailable
+from distft.config.schema import Data
+from distft.config.source_item import source_items
 from distft.data.chunks import Chunk
+from distft.data.cleaning.decide import Cleaning, decide, write_cleaning, write_left_out
+from distft.data.cleaning.engine import clean_options, overlap_action
+from distft.data.cleaning.items import items_of, items_of_files
 from distft.data.counts import Report, Split, Stream
 from distft.data.hub import dataset_commit, fetch
-from distft.data.key import data_dir, has_eval_rows, hash_of_parts, key_parts
+from distft.data.key import Parts, data_dir, eval_fraction, has_eval_rows, hash_of_parts, key_parts
 from distft.data.pipeline import OpenSource, RowPipeline, make_pipeline
 from distft.data.publish import build_once, work_folder
 from distft.data.report import refused
 from distft.data.shards import ShardWriter
 from distft.data.sources import find_sources
+from distft.data.stores import is_url, objects
 from distft.data.workers import open_workers
 from distft.paths import why_not_writable, without_number
 from distft.run import read_json, write_json
@@ -46,33 +53,38 @@ class Prepared:
     reused: bool
 
 
-def prepare_data(values: dict[str, Any], progress: Progress = no_progress) -> Prepared:
+def prepare_data(config: Config, progress: Progress = no_progress) -> Prepared:
     """Returns the prepared data of a config, built unless its content key is in the cache."""
-    parts = key_parts(values)
-    folder = data_dir(values, hash_of_parts(parts))
+    parts = key_parts(config)
+    folder = data_dir(config.cache_dir, hash_of_parts(parts))
     with build_once(folder, "manifest.json") as partial:
         if partial is not None:
             with work_folder(folder) as work:
-                _fill(partial, work, parts, values, progress)
+                _fill(partial, work, parts, config, progress)
     return Prepared(folder, read_json(folder / "report.json"), reused=partial is None)
 
 
-def _fill(folder: Path, work: Path, parts: dict[str, Any], values: dict[str, Any], progress: Progress) -> None:
+def _fill(folder: Path, work: Path, parts: Parts, config: Config, progress: Progress) -> None:
     started = time.monotonic()
-    data = values["data"]
-    pipeline, tokenizer = make_pipeline(values)
+    data = config.data
+    pipeline, tokenizer = make_pipeline(config)
+    pipeline = _guarded(pipeline, config)
     opened = pipeline.open("eval", "train") if has_eval_rows(data) else pipeline.open("train")
-    chunks = _make_chunks(work, pipeline, opened, data["num_proc"], progress)
+    chunks = _make_chunks(work, pipeline, opened, data.num_proc, progress)
     pipeline.unread.refuse()
-    pipeline.unread.check_renamed(data["fields"])
+    pipeline.unread.check_renamed(data.fields)
+    cleaning = decide(pipeline.cleaner, chunks["train"], work)
     if has_eval_rows(data):
-        report, files = _write_own_eval(folder, chunks, data["overlap"])
+        report, files = _write_own_eval(folder, chunks, cleaning, overlap_action(config.values))
     else:
-        report, files = _write_fraction(folder, chunks["train"], float(data["eval"] or 0))
+        report, files = _write_fraction(folder, cleaning, eval_fraction(data))
+    write_cleaning(folder / "cleaning.json", cleaning)
+    write_left_out(folder / "dropped.jsonl", cleaning, chunks.get("eval", ()))
     report.notes = _notes(pipeline, data)
     report.seconds = round(time.monotonic() - started, 3)
     write_json(folder / "report.json", report.as_dict())
-    options = {name: value for name, value in data.items() if name not in ("packing", "shards", "num_proc")}
+    options = {name: value for name, value in data.plain().items() if name not in ("packing", "shards", "num_proc")}
+    options |= {"clean": clean} if (clean := parts.get("clean")) else {}
     ends = sorted(tokenizer.convert_tokens_to_ids(list(pipeline.renderer.ends)))
     rendering = {"chat_template": pipeline.renderer.chat_template, "end_token_ids": ends}  # needed for final/
     manifest = {"key": hash_of_parts(parts), "parts": parts, "options": options, "rendering": rendering}
@@ -80,13 +92,13 @@ def _fill(folder: Path, work: Path, parts: dict[str, Any], values: dict[str, Any
     write_json(folder / "manifest.json", manifest | {"splits": report.as_dict()["splits"]})
 
 
-def _notes(pipeline: RowPipeline, data: dict[str, Any]) -> list[str]:
+def _notes(pipeline: RowPipeline, data: Data) -> list[str]:
     """Returns remarks for the user that apply to all rows."""
     notes = [
-        f"data.ignore_fields: no row has {name}" for name in data["ignore_fields"] if name not in pipeline.unread.seen
+        f"data.ignore_fields: no row has {name}" for name in data.ignore_fields if name not in pipeline.unread.seen
     ]
     if pipeline.renderer.date:
-        notes.append(f"the chat template prints the current date: data.seed_date={data['seed_date']} is used instead")
+        notes.append(f"the chat template prints the current date: data.seed_date={data.seed_date} is used instead")
     return notes
 
 
@@ -121,8 +133,8 @@ def _counted(folder: Path, chunks: dict[str, list[Chunk]]) -> dict[str, Stream]:
     return streams
 
 
-def _write_own_eval(folder: Path, chunks: dict[str, list[Chunk]], overlap: str) -> Written:
-    """Writes both splits from their own sources; counts duplicates, and skips them if data.overlap=drop."""
+def _write_own_eval(folder: Path, chunks: dict[str, list[Chunk]], cleaning: Cleaning, overlap: str) -> Written:
+    """Writes both splits from their own sources; counts rows that are in both, and skips them if `overlap` is drop."""
     streams = _counted(folder, chunks)
     splits = {"train": Split(), "eval": Split()}
     writers = {name: ShardWriter(folder, name) for name in splits}
@@ -130,36 +142,58 @@ def _write_own_eval(folder: Path, chunks: dict[str, list[Chunk]], overlap: str) 
     for chunk in chunks["eval"]:
         held_out.update(chunk.rows.column("id").to_pylist())
         _write(chunk, None, writers["eval"], splits["eval"])
-    for chunk in chunks["train"]:
-        is_new = np.array([identity not in held_out for identity in chunk.rows.column("id").to_pylist()], dtype=bool)
-        streams["train"].overlap += int((~is_new).sum())
-        _write(chunk, is_new if overlap == "drop" else None, writers["train"], splits["train"])
+    for start, chunk in cleaning.starts:
+        identities = chunk.rows.column("id").to_pylist()
+        kept, leaked = cleaning.kept(start, len(identities)), cleaning.leaked(start, len(identities))
+        is_same = kept & np.array([identity in held_out for identity in identities], dtype=bool)
+        streams["train"].overlap += int((leaked | is_same).sum())
+        if overlap == "drop":
+            cleaning.overlap.update((start + np.flatnonzero(is_same)).tolist())
+            kept &= ~is_same
+        streams["train"].dropped += int((~kept).sum())
+        _write(chunk, kept, writers["train"], splits["train"])
     return Report({name: streams[name] for name in ("train", "eval")}, splits), _closed(writers)
 
 
-def _write_fraction(folder: Path, chunks: Sequence[Chunk], fraction: float) -> Written:
-    """Writes each row to the split that its content hash selects; if that leaves eval empty, holds out the nearest."""
-    streams = _counted(folder, {"train": list(chunks)})
+def _write_fraction(folder: Path, cleaning: Cleaning, fraction: float) -> Written:
+    """Writes each row to the split that its content hash selects; if that leaves eval empty, holds out the nearest.
+
+    Rows of one group are in the split of the first of them.
+    """
+    streams = _counted(folder, {"train": list(cleaning.chunks)})
     splits = {"train": Split()} | ({"eval": Split()} if fraction else {})
     writers = {name: ShardWriter(folder, name) for name in splits}
-    filled = [chunk.positions for chunk in chunks if len(chunk.positions)]
-    if fraction and filled:
-        smallest, largest = min(each.min() for each in filled), max(each.max() for each in filled)
-        if smallest >= fraction and smallest < largest:
-            fraction = math.nextafter(smallest, 1)
-    for chunk in chunks:
-        is_held_out = chunk.positions < fraction
-        _write(chunk, ~is_held_out, writers["train"], splits["train"])
+    places = cleaning.positions()
+    kept = [cleaning.kept(start, len(each)) for (start, _), each in zip(cleaning.starts, places, strict=True)]
+    filled = np.concatenate([each[mask] for each, mask in zip(places, kept, strict=True)])
+    if fraction and len(filled) and filled.min() >= fraction and filled.min() < filled.max():
+        fraction = math.nextafter(float(filled.min()), 1)
+    for (start, chunk), positions, mask in zip(cleaning.starts, places, kept, strict=True):
+        is_held_out = positions < fraction
+        streams["train"].dropped += int((~mask).sum())
+        streams["train"].overlap += int(cleaning.leaked(start, len(mask)).sum())
+        _write(chunk, mask & ~is_held_out, writers["train"], splits["train"])
         if fraction:
-            _write(chunk, is_held_out, writers["eval"], splits["eval"])
+            _write(chunk, mask & is_held_out, writers["eval"], splits["eval"])
     return Report(streams, splits), _closed(writers)
+
+
+def _guarded(pipeline: RowPipeline, config: Config) -> RowPipeline:
+    """Returns the pipeline with the held-out texts that must not be in the training rows."""
+    cleaner = pipeline.cleaner
+    if cleaner is None or not cleaner.guards:
+        return pipeline
+    items = [items_of_files(clean_options(config.values)["leakage"]["against"])]
+    if has_eval_rows(config.data):
+        items.append(items_of(row for block in pipeline.open("eval")[0].blocks for row in block.rows()))
+    return replace(pipeline, cleaner=cleaner.guarding(itertools.chain(*items)))
 
 
 def _write(chunk: Chunk, chosen: np.ndarray | None, writer: ShardWriter, split: Split) -> None:
     """Writes the chosen rows of a chunk, a mask [rows]; None: all."""
     rows = chunk.rows if chosen is None or chosen.all() else chunk.rows.filter(pa.array(chosen))
     writer.extend(rows)
-    split.add(rows)
+    split.add_rows(rows)
 
 
 def _closed(writers: dict[str, ShardWriter]) -> dict[str, list[str]]:
@@ -169,7 +203,7 @@ def _closed(writers: dict[str, ShardWriter]) -> dict[str, list[str]]:
 
 
 def ensure_prepared(
-    values: dict[str, Any], progress: Progress = no_progress, check_model: Callable[[], None] = lambda: None
+    config: Config, progress: Progress = no_progress, check_model: Callable[[], None] = lambda: None
 ) -> Prepared:
     """Returns the prepared data of a config, after fetching what is remote.
 
@@ -177,34 +211,37 @@ def ensure_prepared(
     Raises ConfigError for invalid rows, tokenizer or hub ids, or an exceeded threshold; Unavailable where a later try
     may succeed.
     """
-    if why := why_not_writable(Path(values["cache_dir"])):
-        raise ConfigError([f"cache_dir={values['cache_dir']}: {why}. Try: cache_dir= a folder of yours"])
+    if why := why_not_writable(Path(config.cache_dir)):
+        raise ConfigError([f"cache_dir={config.cache_dir}: {why}. Try: cache_dir= a folder of yours"])
     try:
-        fetch_from_hub(values)
+        fetch_from_hub(config)
         check_model()
-        prepared = prepare_data(values, progress)
+        prepared = prepare_data(config, progress)
     except Unavailable:  # not an error of the config
         raise
     except OSError as error:
         raise ConfigError([without_number(error)]) from error
     except (ValueError, RuntimeError) as error:
         raise ConfigError([str(error)]) from error
-    if reasons := refused(prepared.report, values["data"]):
+    if reasons := refused(prepared.report, config.data):
         raise ConfigError([*reasons, *_bad_rows(prepared)])
     return prepared
 
 
-def fetch_from_hub(values: dict[str, Any]) -> None:
+def fetch_from_hub(config: Config) -> None:
     """Fetches the hub ids of a config at pinned commits; raises RuntimeError on failure."""
-    model, data, cache_dir = values["model"], values["data"], values["cache_dir"]
-    if not model["tiny"]:
-        fetch(model["path"], model["revision"], cache_dir)
-    if model["tokenizer"]:
-        fetch(model["tokenizer"], None, cache_dir, weights=False)
-    for key in ("train", "eval") if has_eval_rows(data) else ("train",):
-        for source in find_sources(f"data.{key}", data[key], data):
-            if source.hub_id:
-                dataset_commit(source.hub_id, source.revision, cache_dir, ask=True)
+    model, cache_dir = config.model, config.cache_dir
+    if not model.tiny:
+        fetch(model.path, model.revision, cache_dir)
+    if model.tokenizer:
+        fetch(model.tokenizer, None, cache_dir, weights=False)
+    for item in (*source_items(config.data.train), *source_items(config.data.eval)):
+        if is_url(item.path) and not item.path.startswith("file://"):
+            objects(item.path, cache_dir, ask=True)
+    found = (find_sources(name, config.data, cache_dir) for name in ("train", "eval"))
+    for source in itertools.chain.from_iterable(found):
+        if source.hub_id:
+            dataset_commit(source.hub_id, source.revision, cache_dir, ask=True)
 
 
 def _bad_rows(prepared: Prepared) -> list[str]:

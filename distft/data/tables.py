@@ -1,4 +1,4 @@
-"""Tables: rows of CSV, TSV and Parquet files.
+"""Tables: rows of CSV, TSV, Parquet and Arrow files.
 
 Traps: a `.csv` may hold semicolons. A duplicate column name, which csv drops silently, is an error.
 """
@@ -8,15 +8,30 @@ import io
 import re
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
-from distft.data.raw import CONVERT, HEAD_BYTES, MAX_ROW_BYTES, RawRow, UnreadableFile, open_text
+from distft.data.files import DataFile
+from distft.data.raw import (
+    CONVERT,
+    HEAD_BYTES,
+    MAX_ROW_BYTES,
+    Part,
+    RawRow,
+    UnreadableFile,
+    open_file,
+    open_text,
+    start_of,
+)
+
+BATCH_ROWS = 1024  # of Parquet and Arrow files, read at once
 
 
-def read_csv(path: Path, default: str = ",") -> Iterator[RawRow]:
+def read_csv(path: DataFile, default: str = ",") -> Iterator[RawRow]:
     csv.field_size_limit(min(MAX_ROW_BYTES, sys.maxsize))
     with open_text(path) as file:
         head = file.read(HEAD_BYTES)
@@ -90,10 +105,55 @@ def _fitting(lines: list[str], way: dict[str, Any]) -> float:
     return full.count(full[0]) / len(full) if full and full[0] > 1 else 0.0
 
 
-def read_parquet(path: Path) -> Iterator[RawRow]:
-    number = 0
-    with pq.ParquetFile(path) as file:
-        for batch in file.iter_batches(batch_size=1024):
-            for value in batch.to_pylist():
-                number += 1
-                yield RawRow(str(path), number, value)
+def read_parquet(path: DataFile) -> Iterator[Part]:
+    number = 1
+    with pq.ParquetFile(path if isinstance(path, Path) else open_file(path)) as file:
+        for batch in file.iter_batches(batch_size=BATCH_ROWS):
+            yield TableRows(str(path), number, batch)
+            number += batch.num_rows
+
+
+def read_arrow(path: DataFile) -> Iterator[Part]:
+    """Yields the rows of an Arrow file, in the format of files or of streams, as `datasets` writes it."""
+    number = 1
+    with open_file(path) as file:
+        is_file = start_of(path, 6) == b"ARROW1"
+        reader = pa.ipc.open_file(file) if is_file else pa.ipc.open_stream(file)
+        batches = (reader.get_batch(i) for i in range(reader.num_record_batches)) if is_file else reader
+        for batch in batches:
+            for start in range(0, batch.num_rows, BATCH_ROWS):
+                part = batch.slice(start, BATCH_ROWS)
+                yield TableRows(str(path), number, part)
+                number += part.num_rows
+
+
+@dataclass(frozen=True)
+class TableRows:
+    """Consecutive rows of a Parquet or Arrow file, as columns."""
+
+    file: str
+    first: int  # number of the first row, from 1
+    batch: pa.RecordBatch
+
+    @property
+    def num_rows(self) -> int:
+        return self.batch.num_rows
+
+    @property
+    def num_bytes(self) -> int:
+        return self.batch.nbytes
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Travels to another process as a copy of its own rows; a slice would take the whole batch with it."""
+        schema, data = self.batch.schema.serialize().to_pybytes(), self.batch.serialize().to_pybytes()
+        return _table_rows, (self.file, self.first, schema, data)
+
+    def rows(self) -> Iterator[RawRow]:
+        for number, value in enumerate(self.batch.to_pylist(), self.first):
+            yield RawRow(self.file, number, value)
+
+
+def _table_rows(file: str, first: int, schema: bytes, data: bytes) -> TableRows:
+    return TableRows(
+        file, first, pa.ipc.read_record_batch(pa.py_buffer(data), pa.ipc.read_schema(pa.py_buffer(schema)))
+    )

@@ -72,7 +72,11 @@ class Workers:
             task = Task(opened.key, block, path)
             worker = self._idle(progress)
             if worker is None:
-                progress(write_chunk(self.pipeline, self.forms[task.stream], task.block, path).counts["stream"]["read"])
+                progress(
+                    write_chunk(self.pipeline, self.forms[task.stream], task.stream, task.block, path).counts["stream"][
+                        "read"
+                    ]
+                )
             else:
                 worker.task = task
                 self._send(worker, task)
@@ -178,7 +182,9 @@ def serve(descriptor: int) -> None:
             task: Task = connection.recv()
             try:
                 connection.send(
-                    write_chunk(pipeline, forms[task.stream], task.block, task.path).counts["stream"]["read"]
+                    write_chunk(pipeline, forms[task.stream], task.stream, task.block, task.path).counts["stream"][
+                        "read"
+                    ]
                 )
             except (ConnectionError, KeyboardInterrupt):
                 raise

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from distft.config import compose
+from distft.config import Config, compose
 from distft.config.freeze import frozen_text
 from distft.data.counts import Report, Split, Stream
 from distft.data.key import data_dir, data_key
@@ -45,9 +45,9 @@ class RandomRows:
         file = folder / f"random-{self.vocabulary}-{max(self.lengths)}-{self.rows}.jsonl"
         file.write_text(f"{about}\n")  # what the content key of the rows is made of
         data = {"train": str(file), "eval": 0.1 if self.held_out else None}
-        values = {**values, "data": values["data"] | data}
-        key = data_key(values)
-        with build_once(data_dir(values, key), MANIFEST) as partial:
+        config = Config.of({**values, "data": values["data"] | data})
+        key = data_key(config)
+        with build_once(data_dir(config.cache_dir, key), MANIFEST) as partial:
             if partial is not None:
                 self._fill(partial, key)
         return data

@@ -29,7 +29,7 @@ def main(arguments: list[str]) -> int:
 
 def verify(asked: Asked, console: Console, work: str = WORK) -> int:
     """Does what main does; work: what each rank does, a function around `verify_resume.watched.train`."""
-    if prepared_dir(asked.config.values) is None:
+    if prepared_dir(asked.config) is None:
         prepare(asked.overrides)
     first = Recipe(asked.config, make_plan(asked.config), work)
     later = first if asked.same_layout else Recipe(asked.later, make_plan(asked.later), work)

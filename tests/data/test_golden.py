@@ -17,6 +17,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from distft.config import Config
+from distft.config.schema import Data
 from distft.data.counts import Stream
 from distft.data.formats import format_names
 from distft.data.key import STAGE_VERSION
@@ -38,14 +40,10 @@ ROWS: dict[str, list[dict[str, Any]]] = {  # of each format; an own system promp
         {"instruction": "Add", "input": "2, 2", "output": "4"},
         {"instruction": "Hé?", "input": "", "output": " y \n"},
     ],
+    "code": [{"content": "def f():\n    return 'é'\n", "language": "Python", "path": "a.py", "licence": "MIT"}],
     "text": [{"text": "plain wörds,\n in two lines "}],
 }
-DATA = {
-    "split": None, "eval_split": None, "subset": None, "revision": None, "fields": {}, "overlap": "warn",
-    "split_seed": 0, "eval": None, "format": "auto", "max_length": 256, "chat_template": "auto",
-    "ignore_fields": [], "seed_date": "2024-07-26", "train_on": "assistant", "train_reasoning": True,
-    "num_proc": None,
-}  # fmt: skip
+DATA: dict[str, Any] = {"eval": None, "max_length": 256}
 
 
 def digest(rows: Iterator[Row]) -> str:
@@ -68,7 +66,7 @@ def cases(folder: Path) -> Iterator[tuple[str, str]]:
             pipeline = RowPipeline(
                 make_renderer(tokenizer, template),
                 RowTokenizer(tokenizer, 256),
-                DATA | {"train": str(file)},
+                Data(**DATA | {"train": str(file)}),
                 str(folder),
             )
             stream = Stream()
@@ -90,7 +88,7 @@ def whole_stage(folder: Path) -> Iterator[tuple[str, str]]:
     model = {"path": "nowhere/model", "revision": None, "tokenizer": None, "tiny": True, "trust_remote_code": False}
     files = [str(folder / name) for name in ("a.csv", "b.parquet")]
     values = {"cache_dir": str(folder / "cache"), "model": model, "data": DATA | {"train": files, "eval": 0.2}}
-    prepared = prepare_data(values).folder
+    prepared = prepare_data(Config.of(values)).folder
     for split in ("train", "eval"):
         yield f"stage {split}", digest(iter(Rows(prepared, split)))
 

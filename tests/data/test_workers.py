@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from distft.config import Config
 from distft.data import blocks, json_lines, stage, workers
 from distft.data.chunks import Chunk
 from distft.data.publish import Interrupted
@@ -20,7 +21,7 @@ from distft.data.shards import Rows
 from distft.data.stage import Prepared, prepare_data
 from distft.data.workers import Workers
 
-Config = Callable[..., dict[str, Any]]
+Make = Callable[..., Config]
 WriteRows = Callable[..., Path]
 
 
@@ -48,33 +49,31 @@ def counts(prepared: Prepared) -> dict[str, Any]:
     return prepared.report | {"seconds": 0}
 
 
-def fresh(values: dict[str, Any], name: str, **data: Any) -> Prepared:
+def fresh(asked: Config, name: str, **data: Any) -> Prepared:
     """Prepares the rows in a cache of their own."""
-    cache = str(Path(values["cache_dir"]).parent / name)
-    return prepare_data(values | {"cache_dir": cache, "data": values["data"] | data})
+    cache = str(Path(asked.cache_dir).parent / name)
+    return prepare_data(asked.changed({"cache_dir": cache} | {f"data.{key}": value for key, value in data.items()}))
 
 
-def test_one_and_two_processes_write_the_same_bytes(config: Config, write_rows: WriteRows):
+def test_one_and_two_processes_write_the_same_bytes(config: Make, write_rows: WriteRows):
     own = str(write_rows(rows(100), "held.jsonl"))
-    values = config(write_rows(rows(700)), eval=own, max_bad_fraction=0.2, overlap="drop")
-    one, two = (fresh(values, f"cache {count}", num_proc=count) for count in (1, 2))
+    asked = config(write_rows(rows(700)), eval=own, max_bad_fraction=0.2, overlap="drop")
+    one, two = (fresh(asked, f"cache {count}", num_proc=count) for count in (1, 2))
     assert one.folder.name == two.folder.name
     assert contents(one.folder) == contents(two.folder)
     assert counts(one) == counts(two)
     assert one.report["streams"]["train"]["bad"] == 70
 
 
-def test_block_borders_do_not_show_in_the_shards(
-    config: Config, write_rows: WriteRows, monkeypatch: pytest.MonkeyPatch
-):
-    values = config(write_rows(rows(300)), eval=0.2, max_bad_fraction=0.2)
-    many = fresh(values, "many")
+def test_block_borders_do_not_show_in_the_shards(config: Make, write_rows: WriteRows, monkeypatch: pytest.MonkeyPatch):
+    asked = config(write_rows(rows(300)), eval=0.2, max_bad_fraction=0.2)
+    many = fresh(asked, "many")
     monkeypatch.setattr(blocks, "BLOCK_ROWS", 10**6)
-    one = fresh(values, "one")
+    one = fresh(asked, "one")
     assert contents(many.folder) == contents(one.folder) and counts(many) == counts(one)
 
 
-def killed(values: dict[str, Any], moment: str, note: Path) -> None:
+def killed(asked: Config, moment: str, note: Path) -> None:
     """Prepares rows and kills this process at a moment, after a note of its workers."""
 
     def kill(*_: Any) -> None:
@@ -83,18 +82,18 @@ def killed(values: dict[str, Any], moment: str, note: Path) -> None:
 
     if moment == "while the shards are written":
         stage._closed = kill
-    prepare_data(values, lambda done: kill() if moment.isdigit() and done >= int(moment) else None)
+    prepare_data(asked, lambda done: kill() if moment.isdigit() and done >= int(moment) else None)
 
 
 @pytest.mark.parametrize(
     ("num_proc", "moment"), [(1, "1"), (1, "200"), (2, "100"), (1, "while the shards are written")]
 )
 def test_a_killed_preparation_continues_after_its_finished_part(
-    config: Config, write_rows: WriteRows, num_proc: int, moment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    config: Make, write_rows: WriteRows, num_proc: int, moment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    values = config(write_rows(rows(300)), eval=0.2, max_bad_fraction=0.2, num_proc=num_proc)
-    whole = fresh(values, "whole", num_proc=1)
-    process = multiprocessing.get_context("fork").Process(target=killed, args=(values, moment, tmp_path / "note"))
+    asked = config(write_rows(rows(300)), eval=0.2, max_bad_fraction=0.2, num_proc=num_proc)
+    whole = fresh(asked, "whole", num_proc=1)
+    process = multiprocessing.get_context("fork").Process(target=killed, args=(asked, moment, tmp_path / "note"))
     process.start()
     process.join()
     assert process.exitcode == -signal.SIGKILL
@@ -104,12 +103,12 @@ def test_a_killed_preparation_continues_after_its_finished_part(
     while any(path.exists() for path in alive):  # they die with the process that started them
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    (work,) = Path(values["cache_dir"], "data").glob(".*.work.*")
+    (work,) = Path(asked.cache_dir, "data").glob(".*.work.*")
     finished = {path.name for path in work.glob("train-*.arrow")}
     assert len(finished) >= 1
     made: list[str] = []
     note_chunks(monkeypatch, made)
-    again = prepare_data(values | {"data": values["data"] | {"num_proc": 1}})
+    again = prepare_data(asked.changed({"data.num_proc": 1}))
     assert finished.isdisjoint(made) and len(finished) + len(made) == 10
     assert contents(again.folder) == contents(whole.folder) and counts(again) == counts(whole)
     assert not work.exists()
@@ -119,9 +118,9 @@ def note_chunks(monkeypatch: pytest.MonkeyPatch, made: list[str]) -> None:
     """Notes the names of the chunks that this process makes from now on."""
     before = workers.write_chunk
 
-    def noted(pipeline: Any, forms: Any, block: Any, path: Path) -> Chunk:
+    def noted(pipeline: Any, forms: Any, stream: str, block: Any, path: Path) -> Chunk:
         made.append(path.name)
-        return before(pipeline, forms, block, path)
+        return before(pipeline, forms, stream, block, path)
 
     monkeypatch.setattr(workers, "write_chunk", noted)
 
@@ -132,9 +131,9 @@ def children() -> list[int]:
     return [int(line.split()[0]) for line in listed.stdout.splitlines() if "distft.data.workers" in line]
 
 
-def test_a_killed_worker_is_reported_and_its_work_is_continued(config: Config, write_rows: WriteRows):
-    values = config(write_rows(rows(300)), max_bad_fraction=0.2, num_proc=2)
-    whole = fresh(values, "whole", num_proc=1)
+def test_a_killed_worker_is_reported_and_its_work_is_continued(config: Make, write_rows: WriteRows):
+    asked = config(write_rows(rows(300)), max_bad_fraction=0.2, num_proc=2)
+    whole = fresh(asked, "whole", num_proc=1)
     killed: list[int] = []
 
     def kill_one(done: int) -> None:
@@ -143,14 +142,12 @@ def test_a_killed_worker_is_reported_and_its_work_is_continued(config: Config, w
             os.kill(killed[0], signal.SIGKILL)
 
     with pytest.raises(Interrupted, match=r"data.num_proc=2: .* was killed by signal 9.*Try: the same command"):
-        prepare_data(values, kill_one)
+        prepare_data(asked, kill_one)
     assert children() == []
-    assert contents(prepare_data(values).folder) == contents(whole.folder)
+    assert contents(prepare_data(asked).folder) == contents(whole.folder)
 
 
-def test_the_first_error_is_raised_whatever_the_number_of_processes(
-    config: Config, write_rows: WriteRows, tmp_path: Path
-):
+def test_the_first_error_does_not_depend_on_the_processes(config: Make, write_rows: WriteRows, tmp_path: Path):
     template = tmp_path / "own.jinja"  # its turns end without a special token where the question says so
     template.write_text(
         "{% for m in messages %}{{ m.content }}{% if 'stop' in messages[0].content %} no end {{ messages[0].content }}"
@@ -158,11 +155,11 @@ def test_the_first_error_is_raised_whatever_the_number_of_processes(
     )
     made = rows(9) * 40
     made[200]["prompt"], made[300]["prompt"] = "stop early", "stop late"
-    values = config(write_rows(made), chat_template=str(template))
+    asked = config(write_rows(made), chat_template=str(template))
     for count in (1, 2):
         with pytest.raises(ValueError, match="early"):
-            fresh(values, f"cache {count}", num_proc=count)
-        assert not list(Path(values["cache_dir"]).parent.glob(f"cache {count}/data/.*.work.*"))
+            fresh(asked, f"cache {count}", num_proc=count)
+        assert not list(Path(asked.cache_dir).parent.glob(f"cache {count}/data/.*.work.*"))
     assert issubclass(TemplateRefused, ValueError)
 
 
@@ -172,7 +169,7 @@ def test_a_worker_imports_no_torch():
     assert done.stdout.strip() == ""
 
 
-def test_a_small_data_set_starts_no_process(config: Config, write_rows: WriteRows, monkeypatch: pytest.MonkeyPatch):
+def test_a_small_data_set_starts_no_process(config: Make, write_rows: WriteRows, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(Workers, "_start", lambda self: pytest.fail("a process was started"))
     prepared = prepare_data(config(write_rows(rows(200)), max_bad_fraction=0.2))
     assert len(Rows(prepared.folder, "train")) == 169
