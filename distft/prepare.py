@@ -15,7 +15,7 @@ from distft.config import Config, ConfigError, command, compose, help_text
 from distft.config.cleaning import Clean
 from distft.config.model_folder import facts_of, wrong_model
 from distft.config.nearest import did_you_mean, nearest
-from distft.data.cleaning.engine import NOT_RULES
+from distft.data.cleaning.engine import rule_names
 from distft.data.hub import local_folder
 from distft.data.key import tokenizer_dir
 from distft.data.report import summary
@@ -55,7 +55,7 @@ def main(arguments: list[str]) -> int:
         console.print(f"  {line}", markup=False)
     if out is None and not limits:
         return 0
-    facts = gather(prepared.folder, config.values)
+    facts = gather(prepared.folder, config)
     if out is not None:
         write(prepared.folder, facts, out)
         console.print(f"report {out / 'data.html'}", markup=False)
@@ -76,7 +76,7 @@ def _own_keys(arguments: list[str]) -> tuple[Path | None, dict[str, float], list
     if not isinstance(limits, dict):
         errors.append(f"fail_on={mine['fail_on']} is not a mapping. Try: 'fail_on={{leakage: 0, bad_rows: 0.01}}'")
         limits = {}
-    known = sorted({*RATES, *(name for name, _ in Clean() if name not in NOT_RULES)})
+    known = sorted({*RATES, *rule_names(Clean())})
     for name, limit in limits.items():
         if name not in known:
             meant = did_you_mean(nearest(str(name), known)) or f" Allowed: {', '.join(known)}"

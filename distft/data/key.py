@@ -75,11 +75,11 @@ def _makers(config: Config) -> dict[str, Callable[[], Any]]:
     makers["train"] = lambda: sources("train")
     if has_eval_rows(data):
         makers["eval"] = lambda: sources("eval")
-        makers["overlap"] = lambda: overlap_action(config.values) == "drop"
+        makers["overlap"] = lambda: overlap_action(config) == "drop"
     else:
         makers["eval"] = lambda: [eval_fraction(data), data.split_seed]
-    if is_cleaned(config.values):
-        makers["clean"] = lambda: key_part(config.values, lambda path: file_hash(absolute(path), config.cache_dir))
+    if is_cleaned(config.clean):
+        makers["clean"] = lambda: key_part(config, lambda path: file_hash(absolute(path), config.cache_dir))
     return makers
 
 

@@ -15,7 +15,7 @@ from typing import Any, Literal, TextIO
 from distft.config.schema import Config, Data
 from distft.data.blocks import Block, blocks_of
 from distft.data.cleaning.dropped import MALFORMED, UNTRAINED, LeftOut
-from distft.data.cleaning.engine import Cleaner, Looked, clean_options, make_cleaner
+from distft.data.cleaning.engine import Cleaner, Looked, make_cleaner
 from distft.data.counts import Stream
 from distft.data.example import BadField, Example
 from distft.data.formats import Format, UnreadFields, choose_formats, form_of
@@ -193,14 +193,14 @@ class RowPipeline:
 
 def make_pipeline(config: Config) -> tuple[RowPipeline, Any]:
     """Returns the RowPipeline of a config and its tokenizer; raises ValueError for an unsupported chat template."""
-    data, kept_apart = config.data, clean_options(config.values)["groups"]["field"]
-    if kept_apart is not None:  # no format reads it
-        data = data.model_copy(update={"ignore_fields": [*data.ignore_fields, kept_apart]})
+    data, field_of_groups = config.data, config.clean.groups.field
+    if field_of_groups is not None:  # no format reads it
+        data = data.model_copy(update={"ignore_fields": [*data.ignore_fields, field_of_groups]})
     tokenizer = load_tokenizer(tokenizer_dir(config), config.model.trust_remote_code)
     training = Training(data.train_on, data.train_reasoning)
     renderer = make_renderer(tokenizer, chat_template(data.chat_template), data.seed_date, training)
     row_tokenizer = RowTokenizer(tokenizer, data.max_length)
-    pipeline = RowPipeline(renderer, row_tokenizer, data, config.cache_dir, cleaner=make_cleaner(config.values))
+    pipeline = RowPipeline(renderer, row_tokenizer, data, config.cache_dir, cleaner=make_cleaner(config))
     return pipeline, tokenizer
 
 

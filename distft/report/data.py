@@ -5,6 +5,7 @@ All of it comes from the prepared folder: report.json, cleaning.json, dropped.js
 
 import json
 import shutil
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from typing import Any
 import numpy as np
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
+from distft.config import Config
+from distft.config.source_item import source_items
 from distft.data.packing import MicroBatching
 from distft.data.shards import Rows
 from distft.data.statistics import percentile, truncation
@@ -28,8 +31,8 @@ DROPPED = "dropped.jsonl"
 Facts = dict[str, Any]  # the JSON of data.json
 
 
-def gather(folder: Path, values: Mapping[str, Any]) -> Facts:
-    """Returns the facts of prepared data. values: of the config that it was prepared for."""
+def gather(folder: Path, config: Config) -> Facts:
+    """Returns the facts of prepared data. config: that it was prepared for."""
     report = read_json(folder / "report.json")
     cleaning = read_json(folder / CLEANING) if (folder / CLEANING).is_file() else {}
     streams = report["streams"]
@@ -43,7 +46,7 @@ def gather(folder: Path, values: Mapping[str, Any]) -> Facts:
     labelled, usable = sum(count for _, count in labels), sum(lengths.values())
     language = next((rule["labels"] for rule in rules if rule["name"] == "language"), {})
     return {
-        "name": _name(values),
+        "name": _name(config),
         "key": folder.name,
         "rows": {
             "read": {name: stream["read"] for name, stream in streams.items()},
@@ -59,22 +62,32 @@ def gather(folder: Path, values: Mapping[str, Any]) -> Facts:
         "languages": sorted(language.items(), key=lambda each: (-each[1], each[0])),
         "labels": labels if usable and labelled >= 0.5 * usable else [],
         "sources": statistics.get("sources", []),
-        "licences": statistics.get("licences", []),
+        "licences": _licences(config, cleaning.get("items", {})),
         "longest": statistics.get("longest", []),
         "worst": cleaning.get("worst", []),
-        "lengths": _lengths(lengths, values["data"]["max_length"]),
-        "packing": _packing(folder, values),
+        "lengths": _lengths(lengths, config.data.max_length),
+        "packing": _packing(folder, config),
         "gates": _gates(streams, rules),
         "timing": {"seconds": report["seconds"], "rules": cleaning.get("seconds", {})},
     }
 
 
-def _name(values: Mapping[str, Any]) -> str:
-    train = values["data"]["train"]
-    items = train if isinstance(train, list) else [train]
-    names = [str(item.get("path") if isinstance(item, Mapping) else item).rstrip("/") for item in items]
+def _name(config: Config) -> str:
+    """Returns the name of the first source, and how many there are."""
+    names = [item.path.rstrip("/") for item in source_items(config.data.train)]
     more = f" and {len(names) - 1} more" if len(names) > 1 else ""
     return f"{names[0].rpartition('/')[2]}{more}"
+
+
+def _licences(config: Config, rows: Mapping[str, int]) -> list[tuple[str, int]]:
+    """Returns the rows under each licence; empty where no item of data.train names one. rows: item number -> rows."""
+    items = source_items(config.data.train)
+    if not any(item.licence for item in items):
+        return []
+    counts: Counter[str] = Counter()
+    for number, count in rows.items():
+        counts[items[int(number)].licence or "not stated"] += count
+    return counts.most_common()
 
 
 def _share(count: int, total: int) -> float:
@@ -107,12 +120,12 @@ def _histogram(lengths: Mapping[int, int]) -> list[dict[str, int]]:
     ]
 
 
-def _packing(folder: Path, values: Mapping[str, Any]) -> Facts:
+def _packing(folder: Path, config: Config) -> Facts:
     """Returns how full forwards are with packing and without, over the first steps in the order of the shards."""
     lengths = Rows(folder, "train").lengths.astype(np.int64)
-    train, data = values["train"], values["data"]
-    step, per_forward = train["global_batch_size"] or 32, train["micro_batch_size"]
-    capacity = train["micro_batch_tokens"] or data["max_length"]
+    train = config.train
+    step, per_forward = train.global_batch_size or 32, train.micro_batch_size
+    capacity = train.micro_batch_tokens or config.data.max_length
     some = np.arange(min(len(lengths), PACKED_STEPS * step))
     if not len(some) or lengths.max() > capacity:
         return {}

@@ -4,6 +4,7 @@ cleaning.json has what each rule found, with examples and seconds; dropped.jsonl
 """
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -121,8 +122,11 @@ def write_cleaning(path: Path, cleaning: Cleaning) -> None:
         shown = [row for row in decisions.shown if start <= row < start + chunk.batch.num_rows]
         if shown and cleaning.cleaner:
             _add_examples(rules, cleaning.cleaner.excerpt, chunk, start, {row: decisions.shown[row] for row in shown})
+    items: Counter[int] = Counter()
+    for chunk in cleaning.chunks:
+        items[chunk.counts["item"]] += chunk.batch.num_rows
     statistics = Statistics.total(chunk.counts["statistics"] for chunk in cleaning.chunks)
-    facts = {"rules": rules, "statistics": statistics.as_json(), "worst": decisions.worst}
+    facts = {"rules": rules, "statistics": statistics.as_json(), "worst": decisions.worst, "items": items}
     write_json(path, facts | {"seconds": {name: round(value, 3) for name, value in decisions.seconds.items()}})
 
 

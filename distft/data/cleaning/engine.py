@@ -2,7 +2,7 @@
 
 import importlib
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
@@ -11,16 +11,17 @@ from typing import Any
 import numpy as np
 import xxhash
 
-from distft.config.cleaning import Clean
+from distft.config.cleaning import Clean, Groups
+from distft.config.schema import Config
 from distft.data.cleaning.contract import Columns, Finding
+from distft.data.cleaning.items import files_of
 from distft.data.cleaning.rules.leakage import Item
 from distft.data.cleaning.view import View, view_of, with_texts
 from distft.data.example import Example
 from distft.data.raw import RawRow
 
 CHANGING = ("repair", "redact")  # actions that train on another text
-SWITCHES = ("enabled", "action")
-NOT_RULES = ("groups",)
+NOT_KEYWORDS = ("enabled", "action", "against")  # keys of a section that its Rule does not take
 GROUPS = "groups"
 EXCERPT = 400  # characters of an example in the report
 
@@ -120,68 +121,62 @@ class Cleaner:
         return any(each.name == "leakage" for each in self.rules)
 
 
-def make_cleaner(values: Mapping[str, Any]) -> Cleaner | None:
+def make_cleaner(config: Config) -> Cleaner | None:
     """Returns the cleaner of a config; None where it changes nothing. Raises ValueError for a missing package."""
-    if not is_cleaned(values):
+    clean = config.clean
+    if not is_cleaned(clean):
         return None
-    options = clean_options(values)
-    groups, active = options[GROUPS], []
-    for name in rules_that_are_on(options):
-        module = rule_module(name)
+    active = []
+    for name in rules_that_are_on(clean):
+        module, options = rule_module(name), getattr(clean, name).plain()
         if missing := [package for package in getattr(module, "NEEDS", ()) if find_spec(package) is None]:
             raise ValueError(f"clean.{name}.enabled=true needs {missing[0]}. Try: pip install 'distft[data]'")
-        keywords = {key: value for key, value in options[name].items() if key not in (*SWITCHES, "against")}
-        action = overlap_action(values) if name == "leakage" else options[name]["action"]
+        action = overlap_action(config) if name == "leakage" else options["action"]
+        keywords = {key: value for key, value in options.items() if key not in NOT_KEYWORDS}
         active.append(ActiveRule(name, "tag" if action == "warn" else action, module.VERSION, module.Rule(**keywords)))
-    return Cleaner(tuple(active), groups["by_prompt"], groups["field"])
+    return Cleaner(tuple(active), clean.groups.by_prompt, clean.groups.field)
 
 
-def overlap_action(values: Mapping[str, Any]) -> str:
+def overlap_action(config: Config) -> str:
     """Returns what data.overlap says; `auto` drops where leakage is looked for and warns elsewhere."""
-    overlap = values["data"]["overlap"]
-    if overlap != "auto":
-        return overlap
-    return "drop" if clean_options(values)["leakage"]["enabled"] else "warn"
+    if config.data.overlap != "auto":
+        return config.data.overlap
+    return "drop" if config.clean.leakage.enabled else "warn"
 
 
-def clean_options(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the `clean` group; its defaults for a config of before there was one."""
-    return values.get("clean") or Clean().plain()
-
-
-def is_cleaned(values: Mapping[str, Any]) -> bool:
+def is_cleaned(clean: Clean) -> bool:
     """Returns whether a rule, or a way to group rows, is on."""
-    options = clean_options(values)
-    groups = options[GROUPS]
-    return bool(rules_that_are_on(options)) or groups["by_prompt"] or groups["field"] is not None
+    return bool(rules_that_are_on(clean)) or clean.groups != Groups()
 
 
-def rules_that_are_on(options: Mapping[str, Any]) -> list[str]:
-    return [name for name, section in options.items() if name not in NOT_RULES and section["enabled"]]
+def rule_names(clean: Clean) -> list[str]:
+    return [name for name, section in clean if not isinstance(section, Groups)]
+
+
+def rules_that_are_on(clean: Clean) -> list[str]:
+    return [name for name in rule_names(clean) if getattr(clean, name).enabled]
 
 
 def rule_module(name: str) -> Any:
     return importlib.import_module(f"distft.data.cleaning.rules.{name}")
 
 
-def key_part(values: Mapping[str, Any], file_hash: Callable[[str], str]) -> dict[str, Any]:
-    """Returns what of cleaning determines the prepared rows: options, versions and files; empty for clean=none.
+def key_part(config: Config, file_hash: Callable[[str], str]) -> dict[str, Any]:  # JSON: by rule
+    """Returns what of cleaning determines the prepared rows: options, versions and files.
 
     file_hash: of the path of a file that an option names.
     """
-    options = clean_options(values)
     part: dict[str, Any] = {}
-    for name in rules_that_are_on(options):
-        section = {key: value for key, value in options[name].items() if key != "enabled"}
-        if name == "toxicity" and section["words"]:
-            section["words"] = file_hash(section["words"])
+    for name in rules_that_are_on(config.clean):
+        options = getattr(config.clean, name).plain()
+        if name == "toxicity" and options["words"]:
+            options["words"] = file_hash(options["words"])
         if name == "leakage":
-            section["against"] = [file_hash(path) for path in section["against"]]
-            section["action"] = overlap_action(values)
-        part[name] = section | {"version": rule_module(name).VERSION}
-    groups = options[GROUPS]
-    if groups["by_prompt"] or groups["field"] is not None:
-        part[GROUPS] = dict(groups)
+            options["against"] = [file_hash(str(file)) for file in files_of(options["against"])]
+            options["action"] = overlap_action(config)
+        part[name] = options | {"version": rule_module(name).VERSION}
+    if config.clean.groups != Groups():
+        part[GROUPS] = config.clean.groups.plain()
     return part
 
 

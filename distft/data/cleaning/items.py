@@ -10,21 +10,26 @@ from distft.data.read import read_rows
 from distft.paths import absolute
 
 
-def items_of(rows: Iterable[RawRow]) -> Iterator[Item]:
+def texts_of_rows(rows: Iterable[RawRow]) -> Iterator[Item]:
     """Yields every text of the rows; malformed rows have none."""
     for row in rows:
         for text in leaf_texts(row.value):
             yield Item(f"{row.file}:{row.line}", text)
 
 
-def items_of_files(paths: Sequence[str]) -> Iterator[Item]:
-    """Yields every text of the rows of files; a path may be a pattern. Raises ValueError where none matches."""
+def texts_of_files(paths: Sequence[str]) -> Iterator[Item]:
+    """Yields every text of the rows of files."""
+    for file in files_of(paths):
+        yield from texts_of_rows(read_rows(file))
+
+
+def files_of(paths: Sequence[str]) -> Iterator[Path]:
+    """Yields the files that paths or patterns name, in order; raises ValueError where none matches."""
     for path in map(absolute, paths):
         files = [path] if path.is_file() else sorted(path.parent.glob(path.name)) if "*" in path.name else []
         if not files:
             raise ValueError(f"clean.leakage.against={path}: there is no such file")
-        for file in files:
-            yield from items_of(read_rows(Path(file)))
+        yield from files
 
 
 def leaf_texts(value: Any) -> Iterator[str]:

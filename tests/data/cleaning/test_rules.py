@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from distft.config.cleaning import Clean
-from distft.data.cleaning.engine import NOT_RULES, SWITCHES, rule_module
+from distft.data.cleaning.engine import NOT_KEYWORDS, rule_module, rule_names
 from distft.data.cleaning.rules import boilerplate, cut_off, empty, encoding, language, quality, refusals, toxicity
 from tests.data.cleaning.planted_rows import document, pair
 
@@ -140,12 +140,12 @@ def test_a_word_list_of_ones_own_replaces_ours(tmp_path: Path):
 
 def test_every_section_of_the_group_is_a_rule_of_its_options():
     folder = Path(rule_module("pii").__file__).parent
-    sections = {name: section.plain() for name, section in Clean() if name not in NOT_RULES}
+    sections = {name: getattr(Clean(), name).plain() for name in rule_names(Clean())}
     assert {path.stem for path in folder.glob("[!_]*.py")} == set(sections)
     for name, section in sections.items():
         module = rule_module(name)
         options = {field.name: field.default for field in dataclasses.fields(module.Rule)} | {"index": None}
-        wanted = {key: value for key, value in section.items() if key not in (*SWITCHES, "against")}
+        wanted = {key: value for key, value in section.items() if key not in NOT_KEYWORDS}
         assert isinstance(module.VERSION, int)
         assert options.keys() - {"index"} == wanted.keys(), name
         rule = module.Rule()
