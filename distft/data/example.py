@@ -34,7 +34,9 @@ class Example:
     tools: tuple[RawJson, ...] = ()  # JSON schemas of the functions that the assistant may call
     weight: float = 1.0  # multiplies the weights of the segments
     rejected: tuple[Segment, ...] = ()  # of a preference pair: the segments with the rejected answer
-    label: bool | int | float | str | None = None  # class, value, or whether an answer is desirable (KTO)
+    label: bool | float | str | tuple[str | int, ...] | None = (
+        None  # class or classes, value, or whether an answer is desirable (KTO)
+    )
 
 
 def text_field(row: RawJson, field: str, where: str = "", allow_empty: bool = False) -> str:

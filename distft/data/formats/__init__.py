@@ -214,11 +214,13 @@ def choose_formats(
         return [load_format(name, renamed, ignored)]
     candidates = [form for form in (_fitting(known, renamed, ignored) for known in format_names()) if form]
     votes = {form.name: sum(form.matches(row) for row in rows) for form in candidates}
-    ranked = sorted((form for form in candidates if votes[form.name]), key=lambda form: -votes[form.name])
+    found = (form for form in candidates if votes[form.name])
+    ranked = sorted(found, key=lambda form: (-votes[form.name], -len(form.fields)))
     have = ", ".join(sorted({key for row in rows for key in row}, key=str)) or "no fields"
     if not ranked:
         raise ValueError(f"data.format=auto: the rows have {have}, which fits no format {_renaming(rows)}")
     best = [form for form in ranked if votes[form.name] == votes[ranked[0].name]]
+    best = [form for form in best if not any(set(form.fields) < set(other.fields) for other in best)]
     if any(sum(form.matches(row) for form in best) > 1 for row in rows):
         tries = ", or ".join(f"data.format={form.name}" for form in best)
         raise ValueError(
