@@ -105,6 +105,11 @@ SHOWN: dict[str, str] = {
     ),
     **_lines(f"{HERE}test_the_configured_hub_revision_is_requested", "data.revision data.subset"),
     "model.revision": "tests/test_hub.py::test_each_failure_is_one_line_with_a_fix",
+    **{
+        key.path: "tests/data/cleaning/test_options.py::test_an_option_changes_what_is_found"
+        for key in KEYS
+        if key.path.startswith("clean.")
+    },
     **_lines(
         f"{HERE}test_a_tracker_gets_its_settings",
         "tracker.prometheus.folder tracker.prometheus.every_seconds tracker.wandb.project tracker.wandb.entity "
