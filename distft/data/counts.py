@@ -74,6 +74,7 @@ class Report:
 
     streams: dict[str, Stream] = field(default_factory=dict)
     splits: dict[str, Split] = field(default_factory=dict)
+    sources: list[Any] = field(default_factory=list)  # mixing.ItemCounts of each item of data.train and data.eval
     notes: list[str] = field(default_factory=list)  # remarks for the user that apply to all rows
     seconds: float = 0.0
 

@@ -7,13 +7,12 @@ So the bytes do not depend on the processes, and a killed preparation continues 
 import itertools
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from distft.config import Config, ConfigError
 from distft.config.errors import Unavailable
@@ -26,6 +25,7 @@ from distft.data.cleaning.items import texts_of_files, texts_of_rows
 from distft.data.counts import Report, Split, Stream
 from distft.data.hub import dataset_commit, fetch
 from distft.data.key import Parts, data_dir, eval_fraction, has_eval_rows, hash_of_parts, key_parts
+from distft.data.mixing import Selection, count_items, write_selection
 from distft.data.pipeline import OpenSource, RowPipeline, make_pipeline
 from distft.data.publish import build_once, work_folder
 from distft.data.report import refused
@@ -75,9 +75,9 @@ def _fill(folder: Path, work: Path, parts: Parts, config: Config, progress: Prog
     pipeline.unread.check_renamed(data.fields)
     cleaning = decide(pipeline.cleaner, chunks["train"], work)
     if has_eval_rows(data):
-        report, files = _write_own_eval(folder, chunks, cleaning, overlap_action(config))
+        report, files = _write_own_eval(folder, data, chunks, cleaning, overlap_action(config))
     else:
-        report, files = _write_fraction(folder, cleaning, eval_fraction(data))
+        report, files = _write_fraction(folder, data, cleaning, eval_fraction(data))
     write_cleaning(folder, cleaning)
     write_left_out(folder / "dropped.jsonl", cleaning, chunks.get("eval", ()))
     report.notes = _notes(pipeline, data)
@@ -133,15 +133,15 @@ def _counted(folder: Path, chunks: dict[str, list[Chunk]]) -> dict[str, Stream]:
     return streams
 
 
-def _write_own_eval(folder: Path, chunks: dict[str, list[Chunk]], cleaning: Cleaning, overlap: str) -> Written:
+def _write_own_eval(
+    folder: Path, data: Data, chunks: dict[str, list[Chunk]], cleaning: Cleaning, overlap: str
+) -> Written:
     """Writes both splits from their own sources; counts rows that are in both, and skips them if `overlap` is drop."""
     streams = _counted(folder, chunks)
-    splits = {"train": Split(), "eval": Split()}
-    writers = {name: ShardWriter(folder, name) for name in splits}
     held_out: set[str] = set()
     for chunk in chunks["eval"]:
         held_out.update(chunk.rows.column("id").to_pylist())
-        _write(chunk, None, writers["eval"], splits["eval"])
+    masks = []
     for start, chunk in cleaning.starts:
         identities = chunk.rows.column("id").to_pylist()
         kept, leaked = cleaning.kept(start, len(identities)), cleaning.leaked(start, len(identities))
@@ -151,31 +151,52 @@ def _write_own_eval(folder: Path, chunks: dict[str, list[Chunk]], cleaning: Clea
             cleaning.overlap.update((start + np.flatnonzero(is_same)).tolist())
             kept &= ~is_same
         streams["train"].dropped += int((~kept).sum())
-        _write(chunk, kept, writers["train"], splits["train"])
-    return Report({name: streams[name] for name in ("train", "eval")}, splits), _closed(writers)
+        masks.append(kept)
+    whole = [np.ones(chunk.batch.num_rows, dtype=bool) for chunk in chunks["eval"]]
+    selections = {"train": Selection(cleaning.chunks, masks), "eval": Selection(chunks["eval"], whole)}
+    report, writers = _report(folder, {name: streams[name] for name in selections}, selections)
+    for name, selection in selections.items():
+        items = source_items(getattr(data, name))
+        selection.cap(items)
+        counts = count_items(name, items, selection.chunks)
+        write_selection(selection, items, counts, writers[name], report.splits[name])
+        report.sources += counts
+    return report, _closed(writers)
 
 
-def _write_fraction(folder: Path, cleaning: Cleaning, fraction: float) -> Written:
+def _write_fraction(folder: Path, data: Data, cleaning: Cleaning, fraction: float) -> Written:
     """Writes each row to the split that its content hash selects; if that leaves eval empty, holds out the nearest.
 
     Rows of one group are in the split of the first of them.
     """
     streams = _counted(folder, {"train": list(cleaning.chunks)})
-    splits = {"train": Split()} | ({"eval": Split()} if fraction else {})
-    writers = {name: ShardWriter(folder, name) for name in splits}
-    places = cleaning.positions()
-    kept = [cleaning.kept(start, len(each)) for (start, _), each in zip(cleaning.starts, places, strict=True)]
-    filled = np.concatenate([each[mask] for each, mask in zip(places, kept, strict=True)])
+    places, masks = cleaning.positions(), []
+    for start, chunk in cleaning.starts:
+        masks.append(cleaning.kept(start, chunk.batch.num_rows))
+        streams["train"].dropped += int((~masks[-1]).sum())
+        streams["train"].overlap += int(cleaning.leaked(start, chunk.batch.num_rows).sum())
+    items = source_items(data.train)
+    kept = Selection(cleaning.chunks, masks)
+    kept.cap(items)
+    filled = np.concatenate([each[mask] for each, mask in zip(places, kept.masks, strict=True)])
     if fraction and len(filled) and filled.min() >= fraction and filled.min() < filled.max():
         fraction = math.nextafter(float(filled.min()), 1)
-    for (start, chunk), positions, mask in zip(cleaning.starts, places, kept, strict=True):
-        is_held_out = positions < fraction
-        streams["train"].dropped += int((~mask).sum())
-        streams["train"].overlap += int(cleaning.leaked(start, len(mask)).sum())
-        _write(chunk, mask & ~is_held_out, writers["train"], splits["train"])
-        if fraction:
-            _write(chunk, mask & is_held_out, writers["eval"], splits["eval"])
-    return Report(streams, splits), _closed(writers)
+    is_held_out = [each < fraction for each in places]
+    train = [mask & ~held_out for mask, held_out in zip(kept.masks, is_held_out, strict=True)]
+    held = [mask & held_out for mask, held_out in zip(kept.masks, is_held_out, strict=True)]
+    selections = {"train": Selection(cleaning.chunks, train)}
+    selections |= {"eval": Selection(cleaning.chunks, held)} if fraction else {}
+    report, writers = _report(folder, streams, selections)
+    report.sources = count_items("train", items, cleaning.chunks)
+    once = [item.model_copy(update={"weight": None, "epochs": None}) for item in items]  # a held-out row counts once
+    for name, selection in selections.items():
+        shares = items if name == "train" else once
+        write_selection(selection, shares, report.sources, writers[name], report.splits[name])
+    return report, _closed(writers)
+
+
+def _report(folder: Path, streams: dict[str, Stream], splits: Iterable[str]) -> tuple[Report, dict[str, ShardWriter]]:
+    return Report(streams, {name: Split() for name in splits}), {name: ShardWriter(folder, name) for name in splits}
 
 
 def _guarded(pipeline: RowPipeline, config: Config) -> RowPipeline:
@@ -187,13 +208,6 @@ def _guarded(pipeline: RowPipeline, config: Config) -> RowPipeline:
     if has_eval_rows(config.data):
         texts.append(texts_of_rows(row for block in pipeline.open("eval")[0].blocks for row in block.rows()))
     return replace(pipeline, cleaner=cleaner.guarding(itertools.chain(*texts)))
-
-
-def _write(chunk: Chunk, chosen: np.ndarray | None, writer: ShardWriter, split: Split) -> None:
-    """Writes the chosen rows of a chunk, a mask [rows]; None: all."""
-    rows = chunk.rows if chosen is None or chosen.all() else chunk.rows.filter(pa.array(chosen))
-    writer.extend(rows)
-    split.add_rows(rows)
 
 
 def _closed(writers: dict[str, ShardWriter]) -> dict[str, list[str]]:

@@ -6,7 +6,6 @@ for a format or a template that is new, or after the version was raised.
 """
 
 import hashlib
-import io
 import json
 import sys
 import tempfile
@@ -19,10 +18,9 @@ import pyarrow.parquet as pq
 
 from distft.config import Config
 from distft.config.schema import Data
-from distft.data.counts import Stream
 from distft.data.formats import format_names
 from distft.data.key import STAGE_VERSION
-from distft.data.pipeline import RowPipeline
+from distft.data.pipeline import Outcome, RowPipeline
 from distft.data.render import make_renderer
 from distft.data.shards import Row, Rows
 from distft.data.stage import prepare_data
@@ -69,11 +67,11 @@ def cases(folder: Path) -> Iterator[tuple[str, str]]:
                 Data(**DATA | {"train": str(file)}),
                 str(folder),
             )
-            stream = Stream()
+            outcome = Outcome()
             [opened] = pipeline.open("train")
             found = (row for block in opened.blocks for row in block.rows())
-            rows = [made.row for made in pipeline.rows(found, opened.forms, stream, io.StringIO())]
-            assert rows and not stream.bad, f"{form} {name}: {stream}"
+            rows = [made.row for made in pipeline.rows(found, opened.forms, outcome)]
+            assert rows and not outcome.stream.bad, f"{form} {name}: {outcome.stream}"
             yield f"{form} {name}", digest(iter(rows))
     yield from whole_stage(folder)
 
