@@ -61,9 +61,7 @@ def main(arguments: list[str]) -> int:
             file = Path(scratch) / f"{name}.jsonl"
             write_rows(made, file)
             asked = [f"data.train={file}", f"model.path={model_dir}", "data.eval=null", f"cache_dir={scratch}"]
-            rows = Rows(
-                ensure_prepared(compose(["model=smollm2_135m", "data.packing=true", *asked]).values).folder, "train"
-            )
+            rows = Rows(ensure_prepared(compose(["model=smollm2_135m", "data.packing=true", *asked])).folder, "train")
             lengths = rows.lengths
             print(f"\n{name}: {len(rows)} rows, median {np.median(lengths):.0f} tokens, longest {lengths.max()}\n")
             head = ["processes", "rows of each", "tokens a micro-batch", "excess of a step", "of all", "at least"]

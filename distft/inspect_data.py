@@ -20,10 +20,10 @@ OWN_KEYS = (("n=5", "number of rows, from the first"), ("part=train", "train | e
 def main(arguments: list[str]) -> int:
     """Prints the first `n` rows of a part, tokens separated by │ and trained spans between ⟦ and ⟧."""
     own, overrides = _own_keys(arguments)
-    values = compose(overrides).values
-    prepared = ensure_prepared(values)
+    config = compose(overrides)
+    prepared = ensure_prepared(config)
     rows = Rows(prepared.folder, own["part"])
-    tokenizer = load_tokenizer(tokenizer_dir(values), values["model"]["trust_remote_code"])
+    tokenizer = load_tokenizer(tokenizer_dir(config), config.model.trust_remote_code)
     console = Console(soft_wrap=True, highlight=False)
     for index in range(min(int(own["n"]), len(rows))):
         row = rows[index]

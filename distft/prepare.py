@@ -4,50 +4,112 @@ It runs before training, without accelerator and collectives, so that errors in 
 requested.
 """
 
+import re
 import time
-from typing import Any
+from pathlib import Path
 
+import yaml
 from rich.console import Console
 
-from distft.config import ConfigError, command, compose
+from distft.config import Config, ConfigError, command, compose, help_text
+from distft.config.cleaning import Clean
+from distft.config.errors import did_you_mean, nearest
 from distft.config.model_folder import facts_of, wrong_model
+from distft.data.cleaning.engine import rule_names
 from distft.data.hub import local_folder
 from distft.data.key import tokenizer_dir
 from distft.data.report import summary
 from distft.data.stage import ensure_prepared
 from distft.data.tokenize import load_tokenizer
 from distft.model_check.verdict import read_verdict, verdict_errors, write_verdict
+from distft.paths import absolute
+from distft.report.data import RATES, closed_gates, gather, write
+from distft.run import EXIT_CLOSED_GATE
 from distft.tensors.weight_files import weight_errors
 
 SLOW_SECONDS = 2.0
 
 
-def main(overrides: list[str]) -> int:
-    """Prepares model, tokenizer and data of a config, or reports all of their errors (exit code 2)."""
-    values = compose(overrides).values
+OWN_KEYS = (
+    ("out=DIR", "folder for data.html, data.json and dropped.jsonl"),
+    (
+        "fail_on={}",
+        f"largest shares of rows, e.g. {{leakage: 0, bad_rows: 0.01}}; above one the exit code is {EXIT_CLOSED_GATE}",
+    ),
+)
+
+
+def main(arguments: list[str]) -> int:
+    """Prepares model, tokenizer and data of a config, or reports all of their errors (exit code 2).
+
+    Returns EXIT_CLOSED_GATE where a share of the rows is above its limit in fail_on.
+    """
+    out, limits, overrides = _own_keys(arguments)
+    config = compose(overrides)
     started = time.monotonic()
     console = Console(stderr=True, soft_wrap=True, highlight=False)
-    prepared = ensure_prepared(values, _Progress(console), lambda: check_model(values, console))
+    prepared = ensure_prepared(config, _Progress(console), lambda: check_model(config, console))
     how = "was cached" if prepared.reused else f"took {time.monotonic() - started:.1f} s"
     console.print(f"prepared data {prepared.folder.name} {how}", markup=False)
     for line in summary(prepared.report, prepared.folder):
         console.print(f"  {line}", markup=False)
-    return 0
+    if out is None and not limits:
+        return 0
+    facts = gather(prepared.folder, config)
+    if out is not None:
+        write(prepared.folder, facts, out)
+        console.print(f"report {out / 'data.html'}", markup=False)
+    closed = closed_gates(facts, limits)
+    for line in closed:
+        console.print(line, markup=False)
+    return EXIT_CLOSED_GATE if closed else 0
 
 
-def check_model(values: dict[str, Any], console: Console) -> None:
+def _own_keys(arguments: list[str]) -> tuple[Path | None, dict[str, float], list[str]]:
+    """Returns out, fail_on and the overrides; raises ConfigError for limits that are no shares of known gates."""
+    mine = {argument.partition("=")[0]: argument.partition("=")[2] for argument in arguments if _is_own(argument)}
+    errors, limits = [], {}
+    try:
+        limits = yaml.safe_load(re.sub(r":(?=\S)", ": ", mine.get("fail_on") or "{}"))
+    except yaml.YAMLError:
+        limits = None
+    if not isinstance(limits, dict):
+        errors.append(f"fail_on={mine['fail_on']} is not a mapping. Try: 'fail_on={{leakage: 0, bad_rows: 0.01}}'")
+        limits = {}
+    known = sorted({*RATES, *rule_names(Clean())})
+    for name, limit in limits.items():
+        if name not in known:
+            meant = did_you_mean(nearest(str(name), known)) or f" Allowed: {', '.join(known)}"
+            errors.append(f"fail_on.{name}: there is no such gate.{meant}")
+        elif isinstance(limit, bool) or not isinstance(limit, int | float) or not 0 <= limit <= 1:
+            errors.append(
+                f"fail_on.{name}={limit} is not a share of the rows, from 0 to 1. Try: fail_on={{{name}: 0.01}}"
+            )
+    if "out" in mine and not mine["out"]:
+        errors.append("out= is empty. Try: out=DIR")
+    if errors:
+        raise ConfigError(errors)
+    out = absolute(mine["out"]) if "out" in mine else None
+    return out, limits, [argument for argument in arguments if not _is_own(argument)]
+
+
+def _is_own(argument: str) -> bool:
+    return argument.partition("=")[0] in ("out", "fail_on")
+
+
+def check_model(config: Config, console: Console) -> None:
     """Raises ConfigError where files, tokenizer or the measured model check show that the model cannot be trained.
 
     The check takes some seconds, mostly to load torch; its result is cached per model.
     """
-    model, cache_dir = values["model"], values["cache_dir"]
-    if model["tiny"]:
+    model, cache_dir = config.model, config.cache_dir
+    if model.tiny:
         return
-    folder = local_folder(model["path"], model["revision"], cache_dir)
-    wrong = list(wrong_model(folder, trust_remote_code=model["trust_remote_code"]))
+    folder = local_folder(model.path, model.revision, cache_dir)
+    wrong = list(wrong_model(folder, trust_remote_code=model.trust_remote_code))
     if not wrong:
-        tokens = len(load_tokenizer(tokenizer_dir(values), model["trust_remote_code"]))
-        wrong = list(weight_errors(folder, facts_of(folder), values["data"]["max_length"], tokens))
+        tokens = len(load_tokenizer(tokenizer_dir(config), model.trust_remote_code))
+        wrong = list(weight_errors(folder, facts_of(folder), config.data.max_length, tokens))
     if not wrong and read_verdict(folder, cache_dir) is None:
         from distft.model_check.architecture import check_folder
 
@@ -76,4 +138,4 @@ class _Progress:
 
 
 if __name__ == "__main__":
-    command(main)
+    command(main, help=help_text("prepare", OWN_KEYS))

@@ -20,6 +20,7 @@ State = Literal["pending", "running", "completed", "stopped_early", "preempted",
 FINISHED: tuple[State, ...] = ("completed", "stopped_early")
 BY_YOU = "by you, with"  # prefix of the reason when the user requested the stop
 EXIT_WRONG_CONFIG = 2
+EXIT_CLOSED_GATE = 3  # of `prepare fail_on=...`: the data are prepared, and exceed a limit
 EXIT_PREEMPTED = 75
 EXIT_AGAIN = 76  # of `launch.job end`, for the job script: restart the ranks
 EXIT_HANG = 124  # as the `timeout` program has it

@@ -94,10 +94,12 @@ SHOWN: dict[str, str] = {
         "data.split data.eval_split data.split_seed data.overlap data.format data.fields data.ignore_fields "
         "data.chat_template data.seed_date",
     ),
+    **_lines(f"{HERE}test_answers_are_trained_as_asked", "data.train_on data.train_reasoning"),
     **_lines(
         f"{HERE}test_unusable_rows_over_max_bad_rows_stop_a_run",
         "data.max_bad_fraction data.max_truncated_fraction data.max_untrained_fraction",
     ),
+    "data.num_proc": "tests/data/test_workers.py::test_one_and_two_processes_write_the_same_bytes",
     "model.trust_remote_code": f"{HERE}test_model_code_runs_only_if_trusted",
     "trust": f"{HERE}test_user_code_runs_only_if_trusted",
     **_lines(
@@ -106,6 +108,11 @@ SHOWN: dict[str, str] = {
     ),
     **_lines(f"{HERE}test_the_configured_hub_revision_is_requested", "data.revision data.subset"),
     "model.revision": "tests/test_hub.py::test_each_failure_is_one_line_with_a_fix",
+    **{
+        key.path: "tests/data/cleaning/test_options.py::test_an_option_changes_what_is_found"
+        for key in KEYS
+        if key.path.startswith("clean.")
+    },
     **_lines(
         f"{HERE}test_a_tracker_gets_its_settings",
         "tracker.prometheus.folder tracker.prometheus.every_seconds tracker.wandb.project tracker.wandb.entity "
@@ -186,7 +193,7 @@ def right(tmp_path: Path) -> list[str]:
 
 def texts(overrides: list[str]) -> dict[str, list[str]]:
     """Returns what is prepared of training and held-out rows, as text; ConfigError where it may not be trained on."""
-    prepared = ensure_prepared(compose(overrides).values)
+    prepared = ensure_prepared(compose(overrides))
     return {part: [byte_tokenizer().decode(row.input_ids) for row in Rows(prepared.folder, part)] for part in PARTS}
 
 
@@ -230,6 +237,25 @@ def test_rows_are_read_as_configured(right: list[str], tmp_path: Path):
     assert texts(dated)["train"][0].startswith("05 Jun 1987user: q0")
 
 
+def test_answers_are_trained_as_asked(right: list[str], tmp_path: Path):
+    """data.train_on, data.train_reasoning."""
+    answers = ["<think>one</think>first", "<think>two</think>second"]
+    turns = [
+        {"role": role, "content": text} for answer in answers for role, text in (("user", "q"), ("assistant", answer))
+    ]
+    rows = write(tmp_path / "turns.jsonl", [{"messages": turns}])
+    asked = ["model.tiny=true", right[2], f"data.train={rows}", "data.eval=null"]
+
+    def trained(*overrides: str) -> str:
+        (row,) = Rows(ensure_prepared(compose([*asked, *overrides]).values).folder, "train")
+        return byte_tokenizer().decode(row.input_ids[row.trained])
+
+    assert trained() == "".join(f"{answer}<|im_end|>" for answer in answers)
+    assert trained("data.train_on=last") == f"{answers[1]}<|im_end|>"
+    assert trained("data.train_on=all").startswith("<|im_start|>user\nq<|im_end|>")
+    assert trained("data.train_reasoning=false") == "first<|im_end|>second<|im_end|>"
+
+
 def test_unusable_rows_over_max_bad_rows_stop_a_run(right: list[str], tmp_path: Path):
     """data.max_bad_fraction, data.max_truncated_fraction, data.max_untrained_fraction."""
     bad = write(tmp_path / "bad.jsonl", [*pairs(9), {"prompt": "x", "completion": None}])  # type: ignore[dict-item]  # is bad
@@ -246,8 +272,8 @@ def test_unusable_rows_over_max_bad_rows_stop_a_run(right: list[str], tmp_path: 
 
 def test_the_configured_hub_revision_is_requested(right: list[str]):
     asked = ["data.train=org/rows", "data.revision=v1", "data.subset=english", "data.split=test_sft"]
-    data = compose(["model.tiny=true", *asked]).values["data"]
-    [source] = find_sources("data.train", data["train"], data)
+    data = compose(["model.tiny=true", *asked]).data
+    [source] = find_sources("train", data, "cache")
     assert (source.hub_id, source.revision, source.subset, source.split) == ("org/rows", "v1", "english", "test_sft")
 
 
@@ -270,7 +296,7 @@ def test_a_model_is_built_from_its_keys(right: list[str], model_dir: Path, tmp_p
     assert (plan.model_dir, plan.tokenizer_dir) == (str(model_dir), str(model_dir))
     other = tmp_path / "tokenizer"
     byte_tokenizer().save_pretrained(other)
-    assert tokenizer_dir(compose([*own, f"model.tokenizer={other}"]).values) == other
+    assert tokenizer_dir(compose([*own, f"model.tokenizer={other}"])) == other
 
     sizes = [make_plan(compose([*right, "model=gpt2", *each])).parameters for each in ([], [NARROWER])]
     assert sizes[0] - sizes[1] == 2 * (2 * 64 * 128 + 128), "two layers of 64 and 256, now 128"

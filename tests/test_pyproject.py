@@ -60,5 +60,6 @@ def test_pyproject_names_exactly_the_imports_of_tests(project: dict[str, Any], c
     dev, required = names(project["optional-dependencies"]["dev"]), names(project["dependencies"])
     imported = packages(checkout / "tests", checkout / "benchmarks")
     assert imported - required - dev == PEERS, "imported, and not in pyproject.toml"
-    optional = names(project["optional-dependencies"]["sweep"])  # what tests of a sweep run with
+    extras = project["optional-dependencies"]
+    optional = names(extras["sweep"]) | names(extras["data"])  # what tests of a sweep and of cleaning run with
     assert dev - imported - optional == TOOLS, "in pyproject.toml, and not used"

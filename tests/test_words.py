@@ -57,7 +57,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[RunFolder, Conf
         own += ["train.max_grad_norm=null"] if number % 2 else []
         config = compose([*COMMON, *own])
         run = RunFolder(folder / "runs" / f"run-{number}")
-        ensure_prepared(config.values)
+        ensure_prepared(config)
         freeze(run, config, plan_run(run, config), own)
         frozen.append((run, config))
     return frozen

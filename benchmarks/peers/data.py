@@ -72,10 +72,10 @@ def make_data(pairs: Sequence[Pair], blocks: Sequence[int], model: Path, folder:
 
 
 def _prepared(overrides: Sequence[str]) -> Path:
-    values = compose(overrides).values
-    if prepared_dir(values) is None:
+    config = compose(overrides)
+    if prepared_dir(config) is None:
         subprocess.run([sys.executable, "-m", "distft.prepare", *overrides], check=False)  # prints its own errors
-    folder = prepared_dir(values)
+    folder = prepared_dir(config)
     if folder is None:
         raise Unavailable("distft.prepare did not take the rows, see above")
     return folder

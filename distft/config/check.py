@@ -18,8 +18,9 @@ from distft.config.errors import did_you_mean, nearest, nearest_key
 from distft.config.key import MISSING, NULL, Key, at, covers, leaves, shown
 from distft.config.parts import TARGET_GROUPS, TRACKER, read_elsewhere, target_sections
 from distft.config.schema import BY_PATH, KEYS, Config
+from distft.config.source_item import path_of
 from distft.config.targets import TRUSTED, NotFound, NotInstalled, Parameter, Signature, names_beside, signature
-from distft.paths import absolute
+from distft.paths import absolute, matching
 
 _HYDRA_KEYS = ("_target_", "_partial_")
 NO_KEY = " --help lists them"
@@ -204,8 +205,12 @@ def _hint(key: Key, value: Any, default: Any) -> str:
         return did_you_mean("null")
     if key.choices and (near := nearest(str(value), key.choices)):
         return did_you_mean(near)
-    if list in key.types and isinstance(value, str):
+    if list in key.types and isinstance(value, str) and (not key.items or value in key.items):
         return f" Try: {key.path}=[{value}]"
+    if key.items:
+        given = value if isinstance(value, list) else [value]
+        near = dict.fromkeys(found for word in given if (found := nearest(str(word), key.items)))
+        return did_you_mean(f"[{', '.join(near)}]" if near else None)
     if default == MISSING:
         return f" Try: {key.path}=..."
     known = key.fits(default) and default is not None
@@ -227,7 +232,7 @@ def _whole(number: float) -> float | int:
 
 _HUB_ID = re.compile(r"\w[\w.-]*(/[\w.-]+)?")
 _STEP = re.compile(r"step-?\d+|\d+")
-_DATA_FILE = re.compile(r"\.(jsonl?|ndjson|csv|tsv|parquet)(\.(gz|zst|bz2))?$", re.IGNORECASE)
+_DATA_FILE = re.compile(r"\.(jsonl?|ndjson|csv|tsv|parquet|arrow|txt|md|html?|zip)(\.(gz|zst|bz2))?$", re.IGNORECASE)
 
 
 def missing_files(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -237,8 +242,12 @@ def missing_files(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield from _missing(key, at(values, key), hub=True)
     for key in ("data.train", "data.eval"):
         value = at(values, key)
-        for path in value if isinstance(value, list) else [value]:
+        for item in value if isinstance(value, list) else [value]:
+            path = path_of(item)
             yield from _missing(key, path, hub=not _DATA_FILE.search(str(path)))
+    yield from _missing("clean.toxicity.words", at(values, "clean.toxicity.words"), hub=False)
+    for path in at(values, "clean.leakage.against") or ():
+        yield from _missing("clean.leakage.against", path, hub=False)
     resume = at(values, "checkpoint.resume")
     if resume in ("best", "latest") or _STEP.fullmatch(str(resume)):
         named = str(at(values, "name") or "NAME")
@@ -255,7 +264,7 @@ def _missing(key: str, value: Any, *, hub: bool, words: tuple[str, ...] = ()) ->
     if not isinstance(value, str) or value == MISSING:
         return
     path = absolute(value)
-    if path.exists() or ("*" in path.name and path.parent.is_dir() and any(path.parent.glob(path.name))):
+    if path.exists() or "://" in value or ("*" in value and any(matching(path))):
         return
     if hub and is_hub_id(value):
         return

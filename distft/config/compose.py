@@ -39,6 +39,7 @@ from distft.config.parts import TRACKER, named_tracker, target_sections
 from distft.config.rules import broken_rules
 from distft.config.rules.contract import Facts
 from distft.config.schema import SHORT, Config, Origin
+from distft.config.source_item import wrong_items
 from distft.paths import absolute, conf_dir
 
 
@@ -190,6 +191,7 @@ def compose(
         for key, error in wrong.items()
         if asked.is_whole or at(values, key, MISSING) != MISSING
     ]
+    errors += wrong_items(values["data"])
     errors += wrong_models(values, wrong)
     errors += broken_rules(Facts(values, choices, settled.given, sweep), wrong)
     if errors:
@@ -316,15 +318,20 @@ def _with_absolute_paths(values: dict[str, Any]) -> dict[str, Any]:
     """Returns `values` that mean the same from any folder: local paths are absolute, hub ids stay."""
     model, data = dict(values["model"]), dict(values["data"])
     for part, name in ((model, "path"), (model, "tokenizer"), (data, "train"), (data, "eval"), (data, "chat_template")):
-        part[name] = [_local(path) for path in part[name]] if isinstance(part[name], list) else _local(part[name])
+        part[name] = [_local(item) for item in part[name]] if isinstance(part[name], list) else _local(part[name])
     folders = {name: str(absolute(values[name])) for name in ("runs_dir", "cache_dir")}
     checkpoint = values["checkpoint"] | {"resume": _local(values["checkpoint"]["resume"])}
-    return values | folders | {"model": model, "data": data, "checkpoint": checkpoint}
+    clean = dict(values["clean"])
+    clean["toxicity"] = clean["toxicity"] | {"words": _local(clean["toxicity"]["words"])}
+    clean["leakage"] = clean["leakage"] | {"against": [_local(path) for path in clean["leakage"]["against"]]}
+    return values | folders | {"model": model, "data": data, "clean": clean, "checkpoint": checkpoint}
 
 
 def _local(value: Any) -> Any:
-    """Returns the absolute form of a path that is here, by itself or as a pattern."""
+    """Returns the absolute form of a path that is here, by itself, as a pattern or in an item of data.train."""
+    if isinstance(value, dict) and "path" in value:
+        return value | {"path": _local(value["path"])}
     if not isinstance(value, str) or value in ("auto", "none", "never"):
         return value
     path = absolute(value)
-    return str(path) if path.exists() or "*" in path.name else value
+    return str(path) if path.exists() or ("*" in value and "://" not in value) else value

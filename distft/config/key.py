@@ -77,6 +77,7 @@ class _Kind:
     bounds: Mapping[str, float]  # "of at least" -> 1
     words: tuple[str, ...] = ()
     example: str = ""
+    items: tuple[str, ...] = ()  # words allowed in a list; empty: anything
 
 
 @dataclass(frozen=True)
@@ -105,6 +106,11 @@ class Key:
         return tuple(word for kind in self._kinds for word in kind.words)
 
     @property
+    def items(self) -> tuple[str, ...]:
+        """The words allowed in a list; empty: anything."""
+        return tuple(word for kind in self._kinds for word in kind.items)
+
+    @property
     def example(self) -> str:
         """A text that matches its pattern; empty without a pattern."""
         return next((kind.example for kind in self._kinds if kind.example), "")
@@ -119,7 +125,9 @@ class Key:
         """Returns the rule in words: `a whole number of at least 1, or null`."""
         plain = [kind for kind in self._kinds if kind.type is not NULL and not kind.words and not kind.example]
         words = [
-            _WORDS[kind.type] + " and".join(f" {word} {bound:g}" for word, bound in kind.bounds.items())
+            _WORDS[kind.type]
+            + _of(kind.items)
+            + " and".join(f" {word} {bound:g}" for word, bound in kind.bounds.items())
             for kind in plain
         ]
         words += [*self.choices, *([self.example] if self.example else [])]
@@ -153,7 +161,12 @@ def _kinds_of(annotation: Any, metadata: tuple[Any, ...] = ()) -> Iterator[_Kind
         yield _Kind(str, {}, words=arguments)
     else:
         kind = origin or annotation
-        yield _Kind(kind, _bounds(metadata) if kind in (int, float) else {}, example=_example(metadata))
+        items = get_args(arguments[0]) if kind is list and arguments and get_origin(arguments[0]) is Literal else ()
+        yield _Kind(kind, _bounds(metadata) if kind in (int, float) else {}, example=_example(metadata), items=items)
+
+
+def _of(words: tuple[str, ...]) -> str:
+    return f" of {', '.join(words[:-1])} or {words[-1]}" if words else ""
 
 
 def _bounds(metadata: tuple[Any, ...]) -> dict[str, float]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, PrivateAttr
 
+from distft.config.cleaning import Clean
 from distft.config.key import MISSING, Count, Fraction, Group, Index, NotNegative, Number, Positive, keys_of, with_value
 from distft.config.parts import Launcher, Loss, Optimizer, Schedule, Strategy, Sweep, Trackers, Tuning
 
@@ -94,8 +95,10 @@ class Data(Group):
     subset: str | None = Field(default=None, description="configuration of a hub id")
     revision: str | None = Field(default=None, description="commit, tag or branch of a hub id; null: the newest")
     split_seed: Index = Field(default=0, description="decides which rows a fraction holds out")
-    overlap: Literal["warn", "drop", "stop"] = Field(
-        default="warn", description="what to do with training rows that are in data.eval too"
+    overlap: Literal["auto", "warn", "drop", "stop"] = Field(
+        default="auto",
+        description="what to do with training rows that are in data.eval too, or that clean.leakage finds; drop: from "
+        "training; stop: refuse the launch; auto: drop with clean.leakage, else warn",
     )
     format: Format = Field(default="auto", description="what a row is; auto: detected from its fields")
     fields: dict[str, Any] = Field(default={}, description="the names your rows use, e.g. {prompt: question}")
@@ -111,10 +114,23 @@ class Data(Group):
         default="2024-07-26",
         description="the day that a chat template which prints today's date takes for today, YYYY-MM-DD",
     )
+    train_on: Literal["all", "last", "assistant"] = Field(
+        default="assistant",
+        description="assistant: every answer that is not marked `train: false`; last: the last answer of a row; all: "
+        "prompts too",
+    )
+    train_reasoning: bool = Field(
+        default=True, description="train on the reasoning of an answer; false: it is read, and what follows is trained"
+    )
     packing: bool = Field(
         default=True, description="cut a step into forwards by tokens; false: by rows, as train.micro_batch_size says"
     )
     shards: list[Any] | None = Field(default=None, description="numbers of the prepared shards to train on; null: all")
+    num_proc: Count | None = Field(
+        default=None,
+        description="processes that prepare the rows; null: one per core that this process may use, at most 32. The "
+        "rows are the same for any number",
+    )
     max_bad_fraction: Fraction = Field(
         default=0.01, description="bad rows above this fraction stop the run before it starts"
     )
@@ -251,6 +267,7 @@ class Config(Group):
     trust: list[Any] = Field(default=[], description="further prefixes that a _target_ may start with, e.g. [mylab.]")
     model: Model = Model()
     data: Data = Data()
+    clean: Clean = Clean()
     optimizer: Optimizer = Optimizer()
     schedule: Schedule = Schedule()
     tuning: Tuning = Tuning()

@@ -1,11 +1,15 @@
 """Counters of one data preparation: rows read, written, truncated and skipped, by reason."""
 
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, TextIO
 
+import numpy as np
+import pyarrow as pa
+
 from distft.data.example import BadField
-from distft.data.read import RawRow
-from distft.data.shards import Row
+from distft.data.raw import RawRow
+from distft.data.shards import Row, batch_of
 
 MAX_SHOWN = 5  # bad rows that report.json lists
 
@@ -20,10 +24,15 @@ class Split:
     longest: int = 0
 
     def add(self, row: Row) -> None:
-        self.rows += 1
-        self.tokens += len(row.input_ids)
-        self.trained_tokens += int(row.trained[1:].sum())
-        self.longest = max(self.longest, len(row.input_ids))
+        self.add_rows(batch_of([(row, "")]))
+
+    def add_rows(self, rows: pa.RecordBatch) -> None:
+        """Counts rows of the shards' columns."""
+        lengths = rows.column("length").to_numpy()
+        self.rows += len(lengths)
+        self.tokens += int(lengths.sum(dtype=np.int64))
+        self.trained_tokens += int(rows.column("num_targets").to_numpy().sum(dtype=np.int64))
+        self.longest = max(self.longest, int(lengths.max(initial=0)))
 
 
 @dataclass
@@ -35,8 +44,20 @@ class Stream:
     untrained: int = 0  # no target is left, possibly after truncation to max_length
     truncated: int = 0
     longest: int = 0  # tokens, before truncation
-    overlap: int = 0  # duplicates of rows in data.eval, when that names files
+    overlap: int = 0  # rows that are in data.eval too, or contain texts that clean.leakage looks for
+    dropped: int = 0  # by a rule of `clean`, or by data.overlap
     first_bad: list[str] = field(default_factory=list)
+
+    @classmethod
+    def total(cls, parts: Iterable[Mapping[str, Any]]) -> "Stream":
+        """Returns the sum of counters, in the order of the rows."""
+        found = cls()
+        for part in parts:
+            for name in ("read", "bad", "untrained", "truncated", "overlap", "dropped"):
+                setattr(found, name, getattr(found, name) + part[name])
+            found.longest = max(found.longest, part["longest"])
+            found.first_bad = (found.first_bad + part["first_bad"])[:MAX_SHOWN]
+        return found
 
     def add_bad(self, found: RawRow, error: BadField | None, log: TextIO) -> None:
         """Counts a malformed row and logs it as `file:line: field: reason`."""
@@ -53,6 +74,7 @@ class Report:
 
     streams: dict[str, Stream] = field(default_factory=dict)
     splits: dict[str, Split] = field(default_factory=dict)
+    sources: list[Any] = field(default_factory=list)  # mixing.ItemCounts of each item of data.train and data.eval
     notes: list[str] = field(default_factory=list)  # remarks for the user that apply to all rows
     seconds: float = 0.0
 

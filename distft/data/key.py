@@ -13,94 +13,109 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from distft.config.schema import Config, Data
+from distft.config.source_item import source_items
+from distft.data.cleaning.engine import is_cleaned, key_part, overlap_action
+from distft.data.files import DataFile, Member, Remote, file_kind
 from distft.data.hub import NotFetched, dataset_commit, local_folder
 from distft.data.report import refused
-from distft.data.sources import Source, file_kind, find_sources
+from distft.data.sources import Source, find_sources
 from distft.paths import absolute
 from distft.run import read_json, write_json
 
-OPTIONS = ("format", "fields", "ignore_fields", "max_length", "seed_date")
-STAGE_VERSION = 1  # increment when the same rows give other tokens; tests/data/test_golden.py fails then
+OPTIONS = ("format", "fields", "ignore_fields", "max_length", "seed_date", "train_on", "train_reasoning")
+Parts = dict[str, Any]  # what the key is made of, as JSON
+STAGE_VERSION = 2  # increment when the same rows give other tokens; tests/data/test_golden.py fails then
 TOKENIZER_FILES = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "*.model")
 TEMPLATE_FILES = ("chat_template*", "additional_chat_templates/*")
 CACHED_HASH_BYTES = 4 * 2**20  # hashes of larger files are cached
 
 
-def data_key(values: dict[str, Any]) -> str:
+def data_key(config: Config) -> str:
     """Returns the content key of a config's prepared data.
 
     Raises NotFetched while its tokenizer or dataset is remote, ValueError for a missing source.
     """
-    return hash_of_parts(key_parts(values))
+    return hash_of_parts(key_parts(config))
 
 
-def hash_of_parts(parts: dict[str, Any]) -> str:
+def hash_of_parts(parts: Parts) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
 
-def key_parts(values: dict[str, Any]) -> dict[str, Any]:
+def key_parts(config: Config) -> Parts:
     """Returns the named inputs of the content key, files as their hashes; raises what `data_key` raises."""
-    return {name: make() for name, make in _makers(values).items()}
+    return {name: make() for name, make in _makers(config).items()}
 
 
-def known_parts(values: dict[str, Any]) -> dict[str, Any]:
+def known_parts(config: Config) -> Parts:
     """Returns the inputs of the content key that are available, without those whose files are missing or remote."""
     found = {}
-    for name, make in _makers(values).items():
+    for name, make in _makers(config).items():
         with suppress(NotFetched, ValueError, OSError):
             found[name] = make()
     return found
 
 
-def _makers(values: dict[str, Any]) -> dict[str, Callable[[], Any]]:
-    data, cache_dir = values["data"], values["cache_dir"]
+def _makers(config: Config) -> dict[str, Callable[[], Any]]:
+    data = config.data
 
-    def sources(key: str) -> list[str]:
-        return [_source_hash(source, cache_dir) for source in find_sources(f"data.{key}", data[key], data)]
+    def sources(name: Literal["train", "eval"]) -> list[Any]:
+        found = find_sources(name, data, config.cache_dir)
+        mixing = [item.mixing for item in source_items(getattr(data, name))]
+        shares = [{"mixing": mixing}] if any(share is not None for item in mixing for share in item) else []
+        return [_source_hash(source, config.cache_dir) for source in found] + shares
 
-    makers: dict[str, Callable[[], Any]] = {name: partial(data.__getitem__, name) for name in OPTIONS}
-    makers["chat_template"] = lambda: chat_template(data["chat_template"])
-    makers["tokenizer"] = lambda: _tokenizer_hash(values)
+    makers: dict[str, Callable[[], Any]] = {name: partial(getattr, data, name) for name in OPTIONS}
+    makers["chat_template"] = lambda: chat_template(data.chat_template)
+    makers["tokenizer"] = lambda: _tokenizer_hash(config)
     makers["version"] = lambda: STAGE_VERSION
     makers["train"] = lambda: sources("train")
     if has_eval_rows(data):
         makers["eval"] = lambda: sources("eval")
-        makers["overlap"] = lambda: data["overlap"] == "drop"
+        makers["overlap"] = lambda: overlap_action(config) == "drop"
     else:
-        makers["eval"] = lambda: [float(data["eval"] or 0), data["split_seed"]]
+        makers["eval"] = lambda: [eval_fraction(data), data.split_seed]
+    if is_cleaned(config.clean):
+        makers["clean"] = lambda: key_part(config, lambda path: file_hash(absolute(path), config.cache_dir))
     return makers
 
 
-def prepared_dir(values: dict[str, Any]) -> Path | None:
+def prepared_dir(config: Config) -> Path | None:
     """Returns the folder of the prepared data; None where it is missing or exceeds a threshold of the config."""
     try:
-        folder = data_dir(values, data_key(values))
+        folder = data_dir(config.cache_dir, data_key(config))
     except (NotFetched, ValueError, OSError):  # `distft prepare` fetches it, or reports the error
         return None
-    if not (folder / "manifest.json").is_file() or refused(read_json(folder / "report.json"), values["data"]):
+    if not (folder / "manifest.json").is_file() or refused(read_json(folder / "report.json"), config.data):
         return None
     return folder
 
 
-def data_dir(values: dict[str, Any], key: str) -> Path:
-    return absolute(values["cache_dir"]) / "data" / key
+def data_dir(cache_dir: str, key: str) -> Path:
+    return absolute(cache_dir) / "data" / key
 
 
-def has_eval_rows(data: dict[str, Any]) -> bool:
+def has_eval_rows(data: Data) -> bool:
     """Returns whether data.eval names files or hub ids, rather than a held-out fraction of data.train."""
-    return isinstance(data["eval"], str | list)
+    return isinstance(data.eval, str | list)
 
 
-def tokenizer_dir(values: dict[str, Any]) -> Path | None:
+def eval_fraction(data: Data) -> float:
+    """Returns the fraction of data.train to hold out; 0 where data.eval is null or names rows."""
+    return float(data.eval) if isinstance(data.eval, int | float) else 0.0
+
+
+def tokenizer_dir(config: Config) -> Path | None:
     """Returns the tokenizer's folder, None for the byte tokenizer of tiny models; raises NotFetched if it is remote."""
-    model = values["model"]
-    if model["tokenizer"]:
-        return local_folder(model["tokenizer"], None, values["cache_dir"], weights=False)
-    if model["tiny"]:
+    model = config.model
+    if model.tokenizer:
+        return local_folder(model.tokenizer, None, config.cache_dir, weights=False)
+    if model.tiny:
         return None
-    return local_folder(model["path"], model["revision"], values["cache_dir"], weights=False)
+    return local_folder(model.path, model.revision, config.cache_dir, weights=False)
 
 
 def pinned(source: Source, cache_dir: str) -> Source:
@@ -120,16 +135,16 @@ def chat_template(value: str) -> str:
     return path.read_text()
 
 
-def _tokenizer_hash(values: dict[str, Any]) -> str:
-    folder = tokenizer_dir(values)
+def _tokenizer_hash(config: Config) -> str:
+    folder = tokenizer_dir(config)
     if folder is None:
         return "bytes"
     files = {path for pattern in TOKENIZER_FILES + TEMPLATE_FILES for path in folder.glob(pattern)}
     if not files:
         missing = "has no tokenizer" if folder.is_dir() else "is neither a folder nor a hub id"
-        key = "model.tokenizer" if values["model"]["tokenizer"] else "model.path"
-        raise ValueError(f"{key}={values['model'][key.partition('.')[2]]} {missing} ({folder})")
-    return _joined((str(path.relative_to(folder)), file_hash(path, values["cache_dir"])) for path in sorted(files))
+        setting = f"tokenizer={config.model.tokenizer}" if config.model.tokenizer else f"path={config.model.path}"
+        raise ValueError(f"model.{setting} {missing} ({folder})")
+    return _joined((str(path.relative_to(folder)), file_hash(path, config.cache_dir)) for path in sorted(files))
 
 
 def _source_hash(source: Source, cache_dir: str) -> str:
@@ -141,8 +156,16 @@ def _source_hash(source: Source, cache_dir: str) -> str:
     return _joined([*split, *((file_kind(path), file_hash(path, cache_dir)) for path in files)])
 
 
-def file_hash(path: Path, cache_dir: str | Path) -> str:
-    """Returns the SHA-256 of a file; for big files it is cached until inode, size or times change."""
+def file_hash(file: DataFile, cache_dir: str | Path) -> str:
+    """Returns the SHA-256 of a file; for big files it is cached until inode, size or times change.
+
+    Of an object of a store it is the hash of its version, of a member of an archive that of archive and name.
+    """
+    if isinstance(file, Remote):
+        return file.version
+    if isinstance(file, Member):
+        return _joined([("archive", file_hash(file.archive, cache_dir)), ("member", file.member)])
+    path = file
     status = path.stat()
     if status.st_size < CACHED_HASH_BYTES:
         return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -6,8 +6,10 @@ Plan and launch use it too, so it imports no heavy library.
 from pathlib import Path
 from typing import Any
 
+from distft.config.schema import Data
 
-def refused(report: dict[str, Any], data: dict[str, Any]) -> list[str]:
+
+def refused(report: dict[str, Any], data: Data) -> list[str]:
     """Returns an error message for each threshold of `data` that the counts exceed; empty if training may start."""
     reasons = []
     for name, stream in report["streams"].items():
@@ -17,20 +19,20 @@ def refused(report: dict[str, Any], data: dict[str, Any]) -> list[str]:
             ("max_truncated_fraction", stream["truncated"], good, _cut(stream, data)),
             ("max_untrained_fraction", stream["untrained"], good, "have no token to train on"),
         ):
-            if total and count / total > data[key]:
-                reason = f"data.{key}={data[key]}: {count} of {total} rows of data.{name} {what}"
+            if total and count / total > getattr(data, key):
+                reason = f"data.{key}={getattr(data, key)}: {count} of {total} rows of data.{name} {what}"
                 reasons.append(reason + _regardless(key, count, total, report))
-        if stream["overlap"] and data["overlap"] == "stop":
+        if stream["overlap"] and data.overlap == "stop":
             reasons.append(
-                f"data.overlap=stop: {stream['overlap']} rows of data.{name} are also in data.eval. "
+                f"data.overlap=stop: {stream['overlap']} rows of data.{name} are also held out. "
                 "Try: data.overlap=drop, which leaves them out of training"
             )
     return reasons + [_empty(name, report, data) for name, split in report["splits"].items() if not split["rows"]]
 
 
-def _cut(stream: dict[str, Any], data: dict[str, Any]) -> str:
+def _cut(stream: dict[str, Any], data: Data) -> str:
     longest = f"the longest has {stream['longest']} tokens"
-    return f"are longer than data.max_length={data['max_length']} ({longest}) and would be cut"
+    return f"are longer than data.max_length={data.max_length} ({longest}) and would be cut"
 
 
 def _regardless(key: str, count: int, total: int, report: dict[str, Any]) -> str:
@@ -40,21 +42,21 @@ def _regardless(key: str, count: int, total: int, report: dict[str, Any]) -> str
     return f". Try: data.{key}={-(-count * 1000 // total) / 1000:g}"
 
 
-def _empty(name: str, report: dict[str, Any], data: dict[str, Any]) -> str:
+def _empty(name: str, report: dict[str, Any], data: Data) -> str:
     """Returns the error message for a split without rows, with the reasons."""
     stream = report["streams"].get(name, report["streams"]["train"])
     good = stream["read"] - stream["bad"]
-    if good > stream["untrained"] + (stream["overlap"] if data["overlap"] == "drop" else 0):
+    if good > stream["untrained"] + stream.get("dropped", 0):
         return (
-            f"data.{name}: no row is left: data.eval={data['eval']} cannot divide {good - stream['untrained']} rows of "
+            f"data.{name}: no row is left: data.eval={data.eval} cannot divide {good - stream['untrained']} rows of "
             "one and the same text. Try: more rows, data.eval=FILE or data.eval=null"
         )
     where = {
         "bad": "are bad",
-        "untrained": f"have no token to train on after the cut at data.max_length={data['max_length']}",
-        "overlap": "are also in data.eval",
+        "untrained": f"have no token to train on after the cut at data.max_length={data.max_length}",
+        "dropped": "were dropped by clean or data.overlap, listed in dropped.jsonl",
     }
-    lost = ", ".join(f"{stream[count]} {words}" for count, words in where.items() if stream[count])
+    lost = ", ".join(f"{stream[count]} {words}" for count, words in where.items() if stream.get(count))
     return f"data.{name}: no row is left of {stream['read']}: {lost}"
 
 
@@ -73,9 +75,10 @@ def summary(report: dict[str, Any], folder: Path) -> list[str]:
                 ("bad", f"bad (listed in {folder / 'bad_rows.txt'})"),
                 ("untrained", "without a token to train on"),
                 ("truncated", f"cut (the longest had {stream['longest']:,} tokens)"),
-                ("overlap", "also in data.eval"),
+                ("dropped", f"dropped (listed in {folder / 'dropped.jsonl'})"),
+                ("overlap", "also held out"),
             )
-            if stream[count]
+            if stream.get(count)
         ]
         if left_out:
             lines.append(f"data.{name}, {stream['read']:,} rows read: " + ", ".join(left_out))

@@ -3,7 +3,7 @@
 It imports only numpy and pyarrow, so that reading rows needs neither torch, transformers nor datasets.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +22,8 @@ SCHEMA = pa.schema(
         ("length", pa.int32()),
         ("num_targets", pa.int32()),  # trained tokens at index >= 1: the first token of a row is never predicted
         ("id", pa.string()),  # hash of the normalized text; duplicates share it
+        ("weights", pa.list_(pa.float32())),  # of each token in the loss; null: all 1
+        ("target_weight", pa.float64()),  # sum of the weights of the targets
     ]
 )
 
@@ -32,43 +34,115 @@ class Row:
 
     input_ids: np.ndarray  # int32 [T]
     trained: np.ndarray  # bool [T]
+    weights: np.ndarray | None = None  # float32 [T], in the loss; None: all 1
+
+    @property
+    def target_weight(self) -> float:
+        """Sum of the weights of the targets: trained tokens at index >= 1."""
+        targets = self.trained[1:]
+        return float(targets.sum() if self.weights is None else self.weights[1:][targets].sum(dtype=np.float64))
+
+
+def batch_of(rows: Sequence[tuple[Row, str]]) -> pa.RecordBatch:
+    """Returns rows with their content ids as one record batch of SCHEMA."""
+    lengths = np.array([len(row.input_ids) for row, _ in rows], dtype=np.int32)
+    return _batch(
+        lengths,
+        np.concatenate([row.input_ids for row, _ in rows] or [np.zeros(0, dtype=np.int32)]),
+        np.concatenate([row.trained for row, _ in rows] or [np.zeros(0, dtype=bool)]),
+        np.array([row.trained[1:].sum() for row, _ in rows], dtype=np.int32),
+        [content_id for _, content_id in rows],
+        pa.array([row.weights for row, _ in rows], pa.list_(pa.float32())),
+        np.array([row.target_weight for row, _ in rows], dtype=np.float64),
+    )
+
+
+def _batch(
+    lengths: np.ndarray,
+    input_ids: np.ndarray,
+    trained: np.ndarray,
+    num_targets: np.ndarray,
+    ids: list[str],
+    weights: pa.Array,
+    target_weight: np.ndarray,
+) -> pa.RecordBatch:
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+    columns = [
+        pa.ListArray.from_arrays(offsets, input_ids),
+        pa.ListArray.from_arrays(offsets, trained),
+        pa.array(lengths),
+        pa.array(num_targets),
+        pa.array(ids, pa.string()),
+        weights,
+        pa.array(target_weight),
+    ]
+    return pa.record_batch(columns, schema=SCHEMA)
 
 
 class ShardWriter:
-    """Writes the rows of one split, in order, to files of about SHARD_BYTES; `close` writes the last file."""
+    """Writes the rows of one split, in order, to files of about SHARD_BYTES; `close` writes the last file.
+
+    The files depend on the order of the rows alone, not on how they are divided into batches.
+    """
 
     def __init__(self, folder: Path, split: str, shard_bytes: int = SHARD_BYTES) -> None:
         self.folder, self.split, self.shard_bytes = folder, split, shard_bytes
         self.files: list[str] = []
         self.rows = 0
-        self._pending: list[tuple[Row, str]] = []
+        self._pending: list[pa.RecordBatch] = []
+        self._rows: list[tuple[Row, str]] = []  # not in a batch yet
         self._bytes = 0
 
     def add(self, row: Row, content_id: str) -> None:
-        self._pending.append((row, content_id))
+        self._rows.append((row, content_id))
         self._bytes += row.input_ids.nbytes
         self.rows += 1
         if self._bytes >= self.shard_bytes:
             self._write()
 
+    def extend(self, batch: pa.RecordBatch) -> None:
+        """Adds rows of SCHEMA."""
+        self._gather()
+        self.rows += batch.num_rows
+        sizes = np.cumsum(batch.column("length").to_numpy(), dtype=np.int64) * np.dtype(np.int32).itemsize
+        start = 0
+        while start < batch.num_rows:
+            before = int(sizes[start - 1]) if start else 0
+            end = int(np.searchsorted(sizes, before + self.shard_bytes - self._bytes)) + 1
+            end = min(end, batch.num_rows)
+            self._pending.append(batch.slice(start, end - start))
+            self._bytes += int(sizes[end - 1]) - before
+            if self._bytes >= self.shard_bytes:
+                self._write()
+            start = end
+
     def close(self) -> None:
-        if self._pending:
+        if self._pending or self._rows:
             self._write()
 
+    def _gather(self) -> None:
+        if self._rows:
+            self._pending.append(batch_of(self._rows))
+            self._rows = []
+
     def _write(self) -> None:
+        self._gather()
         name = shard_name(self.split, len(self.files))
-        rows = [row for row, _ in self._pending]
-        lengths = np.array([len(row.input_ids) for row in rows], dtype=np.int32)
-        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
-        columns = [
-            pa.ListArray.from_arrays(offsets, np.concatenate([row.input_ids for row in rows])),
-            pa.ListArray.from_arrays(offsets, np.concatenate([row.trained for row in rows])),
-            pa.array(lengths),
-            pa.array(np.array([row.trained[1:].sum() for row in rows], dtype=np.int32)),
-            pa.array([content_id for _, content_id in self._pending]),
-        ]
+
+        def joined(column: str, of: Callable[[pa.Array], np.ndarray]) -> np.ndarray:
+            return np.concatenate([of(batch.column(column)) for batch in self._pending])
+
+        batch = _batch(
+            joined("length", pa.Array.to_numpy),
+            joined("input_ids", lambda lists: lists.flatten().to_numpy()),
+            joined("trained", lambda lists: lists.flatten().to_numpy(zero_copy_only=False)),
+            joined("num_targets", pa.Array.to_numpy),
+            [content_id for batch in self._pending for content_id in batch.column("id").to_pylist()],
+            pa.concat_arrays([batch.column("weights") for batch in self._pending]),
+            joined("target_weight", pa.Array.to_numpy),
+        )
         with pa.OSFile(str(self.folder / name), "wb") as sink, pa.ipc.new_file(sink, SCHEMA) as writer:
-            writer.write_batch(pa.record_batch(columns, schema=SCHEMA))
+            writer.write_batch(batch)
         self.files.append(name)
         self._pending, self._bytes = [], 0
 
@@ -109,6 +183,13 @@ class Rows:
         return self._column("num_targets")
 
     @cached_property
+    def target_weight(self) -> np.ndarray:
+        """Sum of the weights of the targets per row, float64 [rows]; the number of targets where no row has weights."""
+        if all("target_weight" in batch.schema.names for batch in self._batches):
+            return self._column("target_weight").astype(np.float64)
+        return self.num_targets.astype(np.float64)  # shards of before weights
+
+    @cached_property
     def ids(self) -> list[str]:
         """Content hash of each row; duplicates share one."""
         return [content_id for batch in self._batches for content_id in batch.column("id").to_pylist()]
@@ -130,12 +211,19 @@ class _View:
         self.offsets = ids.offsets.to_numpy()
         self.input_ids = ids.values.to_numpy()
         self.bits = np.frombuffer(trained.values.buffers()[1], dtype=np.uint8)
+        weights = batch.column("weights") if "weights" in batch.schema.names else None
+        self.weights = weights if weights is not None and weights.null_count < len(weights) else None
 
     def row(self, index: int) -> Row:
         start, end = int(self.offsets[index]), int(self.offsets[index + 1])
         bits = np.unpackbits(self.bits[start // 8 : (end + 7) // 8], bitorder="little")
         skip = start % 8
-        return Row(self.input_ids[start:end], bits[skip : skip + end - start].astype(bool))
+        weights = self.weights[index].values if self.weights is not None else None
+        return Row(
+            self.input_ids[start:end],
+            bits[skip : skip + end - start].astype(bool),
+            None if weights is None else weights.to_numpy(),
+        )
 
 
 def shard_name(split: str, number: int) -> str:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from distft.config import Config
 from distft.config.freeze import FREE, allowing, changed_keys
 from distft.config.key import at, covers
 from distft.data.hub import NotFetched, local_folder
@@ -54,7 +55,7 @@ def find_own(run: RunFolder, before: Mapping[str, Any], values: Values) -> Own |
     if any(key not in PLACES for key in changed):
         return None
     folder = rows_of(plan, values)
-    live = known_parts(values)
+    live = known_parts(Config.of(values))
     is_same = hash_of_parts(live) == plan.reads["data"]
     parts = live if is_same else read_json(folder / MANIFEST).get("parts", {}) if folder else {}
     if any(parts.get(PLACES[key], ...) != live.get(PLACES[key]) for key in changed):
@@ -96,7 +97,7 @@ def rows_of(plan: Plan, values: Mapping[str, Any]) -> Path | None:
     """Returns the folder of a plan's prepared rows: the frozen one, else the one in the requested cache."""
     if plan.data_dir is None:
         return None
-    places = (Path(plan.data_dir), data_dir(dict(values), plan.reads["data"]))
+    places = (Path(plan.data_dir), data_dir(values["cache_dir"], plan.reads["data"]))
     return next((folder for folder in places if (folder / MANIFEST).is_file()), None)
 
 
@@ -119,7 +120,7 @@ def model_of(plan: Plan, values: Values, *, moved: bool) -> Path | None:
 
 def _tokenizer(values: Values) -> str | None:
     try:
-        folder = tokenizer_dir(values)
+        folder = tokenizer_dir(Config.of(values))
     except NotFetched:
         return None
     return str(folder) if folder and folder.is_dir() else None
@@ -129,6 +130,9 @@ def _is_place(asked: Any, frozen: Any) -> bool:
     """Returns whether both name the same files; frozen paths are absolute."""
     if isinstance(frozen, list):
         return isinstance(asked, list) and len(asked) == len(frozen) and all(map(_is_place, asked, frozen))
+    if isinstance(frozen, Mapping):
+        same = isinstance(asked, Mapping) and {**asked, "path": None} == {**frozen, "path": None}
+        return same and _is_place(asked["path"], frozen["path"])
     return isinstance(asked, str) and frozen in (asked, str(absolute(asked)))
 
 

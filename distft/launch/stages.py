@@ -145,7 +145,7 @@ def prepare(config: Config, overrides: Sequence[str], own: Own | None = None) ->
         raise ConfigError([f"{own.wrong}. Try: cache_dir=where they are, the files as they were, or another name"])
     if own is None:
         check_base_model(config)
-    if own.is_gone if own else prepared_dir(config.values) is None or not is_checked(config):
+    if own.is_gone if own else prepared_dir(config) is None or not is_checked(config):
         Command("prepare", *overrides).end()
 
 

@@ -156,7 +156,7 @@ def _model_dir(config: Config) -> Path | None:
 
 def _tokenizer_dir(config: Config) -> str | None:
     try:
-        folder = tokenizer_dir(config.values)
+        folder = tokenizer_dir(config)
     except NotFetched:
         return None
     return str(folder) if folder else None

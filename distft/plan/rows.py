@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -39,7 +39,7 @@ def extent(config: Config, resumed: Mapping[str, Any] | None = None, own: Plan |
     resumed: manifest of the checkpoint to resume. own: the frozen plan, whose rows the run keeps; then data.train and
     data.eval are not read.
     """
-    folder = own.rows_dir if own and own.data_dir else prepared_dir(config.values)
+    folder = own.rows_dir if own and own.data_dir else prepared_dir(config)
     shards, training = config.data.shards, config.train
     if folder is not None:
         lengths, eval_rows = Rows(folder, "train", shards).lengths, len(Rows(folder, "eval"))
@@ -71,20 +71,20 @@ def _version_of_order(rows: Mapping[str, Any], before: Sequence[Mapping[str, Any
 
 def _guess(config: Config) -> tuple[np.ndarray, int]:
     """Returns estimated tokens per training row, int64 [rows], all equal, and the estimated held-out rows."""
-    rows, tokens = _guess_files("data.train", config.data.train, config)
+    rows, tokens = _guess_files("train", config)
     declared = config.data.eval
     if isinstance(declared, str | list):
-        held_out = _guess_files("data.eval", declared, config)[0]
+        held_out = _guess_files("eval", config)[0]
     else:
         held_out = round(rows * float(declared or 0))
         rows -= held_out
     return np.full(rows, max(1, min(tokens, config.data.max_length)), dtype=np.int32), held_out
 
 
-def _guess_files(key: str, declared: str | list[Any], config: Config) -> tuple[int, int]:
+def _guess_files(name: Literal["train", "eval"], config: Config) -> tuple[int, int]:
     """Returns estimated rows and tokens per row: a line is a row; 0 rows without a local file."""
-    sources = find_sources(key, declared, config.values["data"])
-    files = [file for source in sources for file in source.files]
+    sources = find_sources(name, config.data, config.cache_dir)
+    files = [file for source in sources for file in source.files if isinstance(file, Path)]
     rows, size = 0, 0
     for file in files:
         with file.open("rb") as opened:

@@ -15,8 +15,8 @@ from distft.config import Config, compose
 from distft.config.freeze import frozen_text
 from distft.data.counts import Report, Split, Stream
 from distft.data.key import data_dir, data_key
+from distft.data.publish import build_once
 from distft.data.shards import MANIFEST, Row, ShardWriter
-from distft.data.stage import build_once
 from distft.plan import make_plan
 from distft.plan.memory import Architecture
 from distft.prove.place import Child, Place
@@ -50,8 +50,8 @@ class RandomRows:
         file = folder / f"random-{self.vocabulary}-{max(self.lengths)}-{self.rows}.jsonl"
         file.write_text(f"{about}\n")  # the content key of the rows is its hash
         config = config.changed({"data.train": str(file), "data.eval": 0.1 if self.held_out else None})
-        key = data_key(config.values)
-        with build_once(data_dir(config.values, key), MANIFEST) as partial:
+        key = data_key(config)
+        with build_once(data_dir(config.cache_dir, key), MANIFEST) as partial:
             if partial is not None:
                 self._fill(partial, key)
         return config

@@ -29,7 +29,7 @@ def main(arguments: list[str]) -> int:
 
 def verify(request: Request, console: Console, work: str = WORK) -> int:
     """Runs, kills, resumes and compares. work: dotted name of a function around `verify_resume.watched.train`."""
-    if prepared_dir(request.config.values) is None:
+    if prepared_dir(request.config) is None:
         prepare(request.overrides)
     first = Recipe(request.config, make_plan(request.config), work)
     later = first if request.same_layout else Recipe(request.later, make_plan(request.later), work)

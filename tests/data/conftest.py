@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
+from distft.config import Config
 from distft.data.tokenize import byte_tokenizer
 
 settings.register_profile("loaded machine", deadline=None)
@@ -58,32 +59,20 @@ def write_rows(tmp_path: Path) -> Callable[..., Path]:
 
 
 @pytest.fixture
-def config(tmp_path: Path) -> Callable[..., dict[str, Any]]:
-    """Gives `config(train, key=value ...)`: the values of a run with the byte tokenizer; keys are those of data."""
+def config(tmp_path: Path) -> Callable[..., Config]:
+    """Gives `config(train, key=value ...)`: the config of a run with the byte tokenizer; keys are those of data."""
 
-    def values(train: Path | list[Path] | str, **data: Any) -> dict[str, Any]:
+    def made(train: Path | list[Any] | str, **data: Any) -> Config:
         keys = {
-            "train": [str(path) for path in train] if isinstance(train, list) else str(train),
+            "train": [str(item) if isinstance(item, Path) else item for item in train]
+            if isinstance(train, list)
+            else str(train),
             "eval": None,
-            "split": None,
-            "eval_split": None,
-            "subset": None,
-            "revision": None,
-            "split_seed": 0,
-            "overlap": "warn",
-            "format": "auto",
-            "fields": {},
-            "ignore_fields": [],
             "max_length": 256,
-            "chat_template": "auto",
-            "seed_date": "2024-07-26",
             "packing": False,
-            "shards": None,
             "max_bad_fraction": 0.0,
-            "max_truncated_fraction": 0.5,
-            "max_untrained_fraction": 1.0,
         }
         model = {"path": "nowhere/model", "revision": None, "tokenizer": None, "tiny": True, "trust_remote_code": False}
-        return {"cache_dir": str(tmp_path / "cache"), "seed": 0, "model": model, "data": keys | data}
+        return Config.of({"cache_dir": str(tmp_path / "cache"), "seed": 0, "model": model, "data": keys | data})
 
-    return values
+    return made

@@ -6,7 +6,6 @@ format or template, or after the version was raised.
 """
 
 import hashlib
-import io
 import json
 import sys
 import tempfile
@@ -17,12 +16,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from distft.data.counts import Stream
+from distft.config import Config
+from distft.config.schema import Data
 from distft.data.formats import format_names
 from distft.data.key import STAGE_VERSION
+from distft.data.pipeline import Outcome, RowPipeline
 from distft.data.render import make_renderer
 from distft.data.shards import Row, Rows
-from distft.data.stage import RowPipeline, prepare_data
+from distft.data.stage import prepare_data
 from distft.data.tokenize import RowTokenizer, byte_tokenizer
 from distft.run import read_json
 from tests.data.conftest import FAMILIES, family_tokenizer
@@ -37,13 +38,10 @@ ROWS: dict[str, list[dict[str, Any]]] = {  # of each format; an own system promp
         {"instruction": "Add", "input": "2, 2", "output": "4"},
         {"instruction": "Hé?", "input": "", "output": " y \n"},
     ],
+    "code": [{"content": "def f():\n    return 'é'\n", "language": "Python", "path": "a.py", "licence": "MIT"}],
     "text": [{"text": "plain wörds,\n in two lines "}],
 }
-DATA = {
-    "split": None, "eval_split": None, "subset": None, "revision": None, "fields": {}, "overlap": "warn",
-    "split_seed": 0, "eval": None, "format": "auto", "max_length": 256, "chat_template": "auto",
-    "ignore_fields": [], "seed_date": "2024-07-26",
-}  # fmt: skip
+DATA: dict[str, Any] = {"eval": None, "max_length": 256}
 
 
 def digest(rows: Iterator[Row]) -> str:
@@ -66,13 +64,14 @@ def cases(folder: Path) -> Iterator[tuple[str, str]]:
             pipeline = RowPipeline(
                 make_renderer(tokenizer, template),
                 RowTokenizer(tokenizer, 256),
-                DATA | {"train": str(file)},
+                Data(**DATA | {"train": str(file)}),
                 str(folder),
             )
-            stream = Stream()
+            outcome = Outcome()
             [opened] = pipeline.open("train")
-            rows = [row for row, _ in pipeline.rows(opened, stream, io.StringIO())]
-            assert rows and not stream.bad, f"{form} {name}: {stream}"
+            found = (row for block in opened.blocks for row in block.rows())
+            rows = [made.row for made in pipeline.rows(found, opened.forms, outcome)]
+            assert rows and not outcome.stream.bad, f"{form} {name}: {outcome.stream}"
             yield f"{form} {name}", digest(iter(rows))
     yield from whole_stage(folder)
 
@@ -87,7 +86,7 @@ def whole_stage(folder: Path) -> Iterator[tuple[str, str]]:
     model = {"path": "nowhere/model", "revision": None, "tokenizer": None, "tiny": True, "trust_remote_code": False}
     files = [str(folder / name) for name in ("a.csv", "b.parquet")]
     values = {"cache_dir": str(folder / "cache"), "model": model, "data": DATA | {"train": files, "eval": 0.2}}
-    prepared = prepare_data(values).folder
+    prepared = prepare_data(Config.of(values)).folder
     for split in ("train", "eval"):
         yield f"stage {split}", digest(iter(Rows(prepared, split)))
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from distft.config import Config
 from distft.data import key
 from distft.data.hub import NotFetched
 from distft.data.key import data_key, file_hash, prepared_dir
@@ -19,30 +20,33 @@ ROWS = [{"prompt": str(i), "completion": "x"} for i in range(5)]
 
 
 @pytest.fixture
-def values(config: Callable[..., dict[str, Any]], write_rows: Callable[..., Path]) -> dict[str, Any]:
+def asked(config: Callable[..., Config], write_rows: Callable[..., Path]) -> Config:
     return config(write_rows(ROWS))
 
 
-def test_a_change_of_batch_size_keeps_the_key(values: dict[str, Any]):
-    before = data_key(values)
-    values["train"] = {"global_batch_size": 8, "micro_batch_size": 1}
-    values["seed"], values["runs_dir"], values["name"] = 7, "elsewhere", "other"
-    values["data"] |= {"packing": True, "shards": [0], "max_bad_fraction": 0.5, "max_truncated_fraction": 1.0}
-    values["model"]["attention"] = "eager"
-    assert data_key(values) == before
+def with_data(asked: Config, **data: Any) -> Config:
+    return asked.changed({f"data.{name}": value for name, value in data.items()})
 
 
-def test_another_path_or_cache_keeps_the_key(values: dict[str, Any], tmp_path: Path):
-    before = data_key(values)
+def test_a_change_of_batch_size_keeps_the_key(asked: Config):
+    before = data_key(asked)
+    changes = {"train.global_batch_size": 8, "train.micro_batch_size": 1, "seed": 7, "runs_dir": "elsewhere"}
+    changes |= {"name": "other", "data.packing": True, "data.shards": [0], "data.max_bad_fraction": 0.5}
+    changes |= {"data.max_truncated_fraction": 1.0, "data.num_proc": 3, "model.attention": "eager"}
+    asked = asked.changed(changes)
+    assert data_key(asked) == before
+
+
+def test_another_path_or_cache_keeps_the_key(asked: Config, tmp_path: Path):
+    before = data_key(asked)
     (tmp_path / "other folder").mkdir()
-    moved = shutil.copy(values["data"]["train"], tmp_path / "other folder" / "neu (é).jsonl")
-    values["data"]["train"] = str(moved)
-    values["cache_dir"] = str(tmp_path / "other cache")
-    assert data_key(values) == before
+    moved = shutil.copy(str(asked.data.train), tmp_path / "other folder" / "neu (é).jsonl")
+    asked = asked.changed({"data.train": str(moved), "cache_dir": str(tmp_path / "other cache")})
+    assert data_key(asked) == before
 
 
-def test_each_option_that_changes_tokens_changes_the_key(values: dict[str, Any]):
-    own = values["data"]["train"]
+def test_each_option_that_changes_tokens_changes_the_key(asked: Config):
+    own = asked.data.train
     changes: list[dict[str, Any]] = [
         {},
         {"format": "text"},
@@ -58,63 +62,63 @@ def test_each_option_that_changes_tokens_changes_the_key(values: dict[str, Any])
         {"eval": own, "overlap": "drop"},
         {"train": [own, own]},
     ]
-    assert len({data_key(values | {"data": values["data"] | change}) for change in changes}) == len(changes)
+    assert len({data_key(with_data(asked, **change)) for change in changes}) == len(changes)
 
 
-def test_a_changed_byte_of_the_rows_changes_the_key(values: dict[str, Any]):
-    before = data_key(values)
-    path = Path(values["data"]["train"])
+def test_a_changed_byte_of_the_rows_changes_the_key(asked: Config):
+    before = data_key(asked)
+    path = Path(str(asked.data.train))
     path.write_text(path.read_text().replace('"3"', '"4"'))
-    assert data_key(values) != before
+    assert data_key(asked) != before
 
 
 @pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja"])
-def test_a_changed_byte_of_tokenizer_or_template_changes_the_key(values: dict[str, Any], tmp_path: Path, name: str):
+def test_a_changed_byte_of_tokenizer_or_template_changes_the_key(asked: Config, tmp_path: Path, name: str):
     byte_tokenizer().save_pretrained(tmp_path / "model")
-    values["model"] |= {"tiny": False, "path": str(tmp_path / "model")}
-    before = data_key(values)
+    asked = asked.changed({"model.tiny": False, "model.path": str(tmp_path / "model")})
+    before = data_key(asked)
     (tmp_path / "model" / "model.safetensors").write_text("other weights make no other tokens")
-    assert data_key(values) == before
+    assert data_key(asked) == before
     with (tmp_path / "model" / name).open("a") as file:
         file.write(" ")
-    assert data_key(values) != before
+    assert data_key(asked) != before
 
 
-def test_a_template_file_is_keyed_by_its_text(values: dict[str, Any], tmp_path: Path):
+def test_a_template_file_is_keyed_by_its_text(asked: Config, tmp_path: Path):
     template = tmp_path / "chat.jinja"
     keys = set()
     for text in ("a", "b", "a"):
         template.write_text(text)
-        values["data"]["chat_template"] = str(template)
-        keys.add(data_key(values))
+        asked = with_data(asked, chat_template=str(template))
+        keys.add(data_key(asked))
     assert len(keys) == 2
-    values["data"]["chat_template"] = "automatic"
+    asked = with_data(asked, chat_template="automatic")
     with pytest.raises(ValueError, match=r"data\.chat_template=automatic is neither auto nor none nor a \.jinja file"):
-        data_key(values)
+        data_key(asked)
 
 
-def test_unfetched_data_has_no_key_and_is_not_prepared(values: dict[str, Any]):
-    remote = values | {"data": values["data"] | {"train": "someone/rows"}}
+def test_unfetched_data_has_no_key_and_is_not_prepared(asked: Config):
+    remote = with_data(asked, train="someone/rows")
     with pytest.raises(NotFetched):
         data_key(remote)
     assert prepared_dir(remote) is None
-    remote = values | {"model": values["model"] | {"tiny": False, "path": "someone/model"}}
+    remote = asked.changed({"model.tiny": False, "model.path": "someone/model"})
     with pytest.raises(NotFetched):
         data_key(remote)
 
 
-def test_a_hub_dataset_is_keyed_by_commit_split_and_subset(values: dict[str, Any]):
+def test_a_hub_dataset_is_keyed_by_commit_split_and_subset(asked: Config):
     def key_of(**data: Any) -> str:
-        return data_key(values | {"data": values["data"] | {"train": "someone/rows", "revision": "a" * 40} | data})
+        return data_key(with_data(asked, **{"train": "someone/rows", "revision": "a" * 40} | data))
 
     keys = {key_of(), key_of(revision="b" * 40), key_of(split="other"), key_of(subset="en"), key_of(train="x/rows")}
     assert len(keys) == 5
 
 
-def test_a_model_folder_without_a_tokenizer_is_named(values: dict[str, Any], tmp_path: Path):
+def test_a_model_folder_without_a_tokenizer_is_named(asked: Config, tmp_path: Path):
     (tmp_path / "bare").mkdir()
     with pytest.raises(ValueError, match=r"model\.path=.*bare has no tokenizer"):
-        data_key(values | {"model": values["model"] | {"tiny": False, "path": str(tmp_path / "bare")}})
+        data_key(asked.changed({"model.tiny": False, "model.path": str(tmp_path / "bare")}))
 
 
 def test_a_big_file_is_hashed_again_only_when_it_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -131,12 +135,15 @@ def test_a_big_file_is_hashed_again_only_when_it_changes(tmp_path: Path, monkeyp
     assert file_hash(path, tmp_path) not in ("remembered", first)
 
 
-def test_a_changed_comment_in_the_code_keeps_the_key(values: dict[str, Any], tmp_path: Path):
+def test_a_changed_comment_in_the_code_keeps_the_key(asked: Config, tmp_path: Path):
     shutil.copytree(Path(key.__file__).parents[1], tmp_path / "distft", ignore=shutil.ignore_patterns("__pycache__"))
     for file in (tmp_path / "distft" / "data").rglob("*.py"):
         file.write_text(f"{file.read_text()}# a comment\n")
-    program = "import json, sys; from distft.data import key; print(key.__file__, key.data_key(json.load(sys.stdin)))"
-    command, text = [sys.executable, "-c", program], json.dumps(values)
+    program = (
+        "import json, sys; from distft.config import Config; from distft.data import key\n"
+        "print(key.__file__, key.data_key(Config.of(json.load(sys.stdin))))"
+    )
+    command, text = [sys.executable, "-c", program], json.dumps(asked.values)
     done = subprocess.run(
         command,
         input=text,
@@ -146,7 +153,7 @@ def test_a_changed_comment_in_the_code_keeps_the_key(values: dict[str, Any], tmp
         cwd=tmp_path,
         env=os.environ | {"PYTHONPATH": str(tmp_path)},
     )
-    assert done.stdout.split() == [str(tmp_path / "distft" / "data" / "key.py"), data_key(values)]
+    assert done.stdout.split() == [str(tmp_path / "distft" / "data" / "key.py"), data_key(asked)]
 
 
 def test_the_key_needs_no_heavy_import():

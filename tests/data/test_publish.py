@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from distft.data.stage import build_once
+from distft.data.publish import build_once
 
 
 def fill(folder: Path, made: Path) -> None:

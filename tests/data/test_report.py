@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from distft.config.schema import Data
 from distft.data.counts import Report, Split, Stream
 from distft.data.example import BadField
-from distft.data.read import RawRow
+from distft.data.raw import RawRow
 from distft.data.report import refused, summary
 from distft.data.shards import Row
 
-DATA = {"max_bad_fraction": 0.01, "max_truncated_fraction": 0.5, "max_untrained_fraction": 1.0}
-DATA |= {"max_length": 64, "overlap": "warn", "eval": 0.05}
+DATA = Data(train="rows", max_length=64)
 
 
 def report(rows: int = 10, **counts: int) -> dict[str, Any]:
@@ -37,7 +37,7 @@ def test_data_up_to_the_thresholds_is_accepted(counts: dict[str, int]):
         ({"truncated": 501}, {}, "are longer than data.max_length=64 (the longest has 99 tokens)"),
         ({"truncated": 400, "bad": 300}, {"max_bad_fraction": 1}, "data.max_truncated_fraction=0.5: 400 of 700"),
         ({"untrained": 1}, {"max_untrained_fraction": 0}, "1 of 1000 rows of data.train have no token to train on"),
-        ({"overlap": 3}, {"overlap": "stop"}, "data.overlap=stop: 3 rows of data.train are also in data.eval"),
+        ({"overlap": 3}, {"overlap": "stop"}, "data.overlap=stop: 3 rows of data.train are also held out"),
         ({"rows": 0, "read": 1}, {}, "data.train: no row is left: data.eval=0.05 cannot divide 1 rows of one and the"),
         (
             {"rows": 0, "bad": 600, "untrained": 400},
@@ -47,14 +47,14 @@ def test_data_up_to_the_thresholds_is_accepted(counts: dict[str, int]):
     ],
 )
 def test_data_over_a_threshold_is_refused_with_the_key(counts: dict, data: dict, reason: str):
-    assert reason in " ".join(refused(report(**counts), DATA | data))
+    assert reason in " ".join(refused(report(**counts), DATA.model_copy(update=data)))
 
 
 def test_the_suggested_threshold_is_accepted():
     for bad in range(11, 1000, 7):
         (line,) = refused(report(bad=bad), DATA)
         offered = float(line.rpartition("=")[2])
-        assert refused(report(bad=bad), DATA | {"max_bad_fraction": offered}) == []
+        assert refused(report(bad=bad), DATA.model_copy(update={"max_bad_fraction": offered})) == []
 
 
 def test_no_threshold_is_suggested_that_leaves_no_row():

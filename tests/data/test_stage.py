@@ -15,16 +15,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distft.config import ConfigError
+from distft.config import Config, ConfigError
 from distft.data.example import Example, Segment
 from distft.data.key import prepared_dir
+from distft.data.pipeline import content_id, split_position
 from distft.data.render import TemplateRefused
 from distft.data.shards import Rows
-from distft.data.stage import content_id, ensure_prepared, prepare_data, split_position
+from distft.data.stage import ensure_prepared, prepare_data
 from distft.data.tokenize import byte_tokenizer
 
 TOKENIZER = byte_tokenizer()
-Config = Callable[..., dict[str, Any]]
+Make = Callable[..., Config]
 WriteRows = Callable[..., Path]
 
 
@@ -36,7 +37,7 @@ def texts(folder: Path, split: str) -> list[str]:
     return [TOKENIZER.decode(row.input_ids) for row in Rows(folder, split)]
 
 
-def test_shards_hold_the_rows_in_order(config: Config, write_rows: WriteRows):
+def test_shards_hold_the_rows_in_order(config: Make, write_rows: WriteRows):
     train = write_rows([pair(f"question {i}", f"answer {i}") for i in range(600)])
     prepared = prepare_data(config(train))
     assert [text.split("\n")[1] for text in texts(prepared.folder, "train")] == [
@@ -46,23 +47,23 @@ def test_shards_hold_the_rows_in_order(config: Config, write_rows: WriteRows):
     assert prepared.report["splits"]["train"]["trained_tokens"] == Rows(prepared.folder, "train").num_targets.sum()
 
 
-def test_the_second_call_uses_the_first_result(config: Config, write_rows: WriteRows):
-    values = config(write_rows([pair("a"), pair("b")]))
-    assert prepared_dir(values) is None
-    first = prepare_data(values)
-    second = prepare_data(values)
+def test_the_second_call_uses_the_first_result(config: Make, write_rows: WriteRows):
+    asked = config(write_rows([pair("a"), pair("b")]))
+    assert prepared_dir(asked) is None
+    first = prepare_data(asked)
+    second = prepare_data(asked)
     assert (first.reused, second.reused) == (False, True)
-    assert first.folder == second.folder == prepared_dir(values)
+    assert first.folder == second.folder == prepared_dir(asked)
     assert first.report == second.report
 
 
-def test_several_files_and_formats_make_one_set(config: Config, write_rows: WriteRows, tmp_path: Path):
+def test_several_files_and_formats_make_one_set(config: Make, write_rows: WriteRows, tmp_path: Path):
     (tmp_path / "more.csv").write_text("prompt,completion\nb,x\n")
     prepared = prepare_data(config([write_rows([pair("a")]), tmp_path / "more.csv"]))
     assert [text.split("\n")[1][0] for text in texts(prepared.folder, "train")] == ["a", "b"]
 
 
-def test_every_bad_row_is_listed_with_line_field_and_reason(config: Config, tmp_path: Path):
+def test_every_bad_row_is_listed_with_line_field_and_reason(config: Make, tmp_path: Path):
     choose = random.Random(0)
     wrong: list[tuple[bytes, str]] = [
         (b'{"prompt": "p", "completion": ', "line: is not JSON"),
@@ -94,7 +95,7 @@ def test_every_bad_row_is_listed_with_line_field_and_reason(config: Config, tmp_
     assert prepared_dir(config(path, max_bad_fraction=0.5)) == prepared.folder
 
 
-def test_no_duplicate_is_held_out(config: Config, write_rows: WriteRows):
+def test_no_duplicate_is_held_out(config: Make, write_rows: WriteRows):
     rows = [pair(f"question {i % 100}" + " " * (i // 100), f"answer {i % 100}") for i in range(1000)]
     prepared = prepare_data(config(write_rows(rows), eval=0.2))
     train, held_out = (Rows(prepared.folder, split).ids for split in ("train", "eval"))
@@ -103,7 +104,7 @@ def test_no_duplicate_is_held_out(config: Config, write_rows: WriteRows):
     assert 5 <= len(set(held_out)) <= 35
 
 
-def test_added_rows_do_not_move_the_others(config: Config, write_rows: WriteRows):
+def test_added_rows_do_not_move_the_others(config: Make, write_rows: WriteRows):
     def held_out(count: int) -> set[str]:
         train = write_rows([pair(f"question {i}") for i in range(count)])
         return set(Rows(prepare_data(config(train, eval=0.2)).folder, "eval").ids)
@@ -112,12 +113,12 @@ def test_added_rows_do_not_move_the_others(config: Config, write_rows: WriteRows
     assert few < more
 
 
-def test_a_fraction_of_a_few_rows_holds_out_one(config: Config, write_rows: WriteRows):
+def test_a_fraction_of_a_few_rows_holds_out_one(config: Make, write_rows: WriteRows):
     report = prepare_data(config(write_rows([pair(str(i)) for i in range(5)]), eval=0.001)).report
     assert (report["splits"]["train"]["rows"], report["splits"]["eval"]["rows"]) == (4, 1)
 
 
-def test_without_eval_nothing_is_held_out(config: Config, write_rows: WriteRows):
+def test_without_eval_nothing_is_held_out(config: Make, write_rows: WriteRows):
     prepared = prepare_data(config(write_rows([pair("a"), pair("b")])))
     assert list(prepared.report["splits"]) == ["train"]
     assert len(Rows(prepared.folder, "eval")) == 0
@@ -125,17 +126,17 @@ def test_without_eval_nothing_is_held_out(config: Config, write_rows: WriteRows)
 
 @pytest.mark.parametrize(("overlap", "left"), [("warn", 3), ("drop", 1), ("stop", 3)])
 def test_overlap_with_held_out_rows_is_counted_and_excludable(
-    config: Config, write_rows: WriteRows, overlap: str, left: int
+    config: Make, write_rows: WriteRows, overlap: str, left: int
 ):
     train = write_rows([pair("a"), pair("b"), pair("B ")], "train.jsonl")
-    values = config(train, eval=str(write_rows([pair("b")], "held.jsonl")), overlap=overlap)
-    prepared = prepare_data(values)
+    asked = config(train, eval=str(write_rows([pair("b")], "held.jsonl")), overlap=overlap)
+    prepared = prepare_data(asked)
     assert prepared.report["streams"]["train"]["overlap"] == 2
     assert len(Rows(prepared.folder, "train")) == left
-    assert (prepared_dir(values) is None) == (overlap == "stop")
+    assert (prepared_dir(asked) is None) == (overlap == "stop")
 
 
-def test_rows_without_a_trained_token_are_counted_and_left_out(config: Config, write_rows: WriteRows):
+def test_rows_without_a_trained_token_are_counted_and_left_out(config: Make, write_rows: WriteRows):
     hello, answer = {"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}
     rows = [[hello], [hello, answer], [hello, answer | {"train": False}]]
     prepared = prepare_data(config(write_rows([{"messages": messages} for messages in rows])))
@@ -143,7 +144,7 @@ def test_rows_without_a_trained_token_are_counted_and_left_out(config: Config, w
     assert len(Rows(prepared.folder, "train")) == 1
 
 
-def test_cuts_are_counted_and_rows_without_answer_left_out(config: Config, write_rows: WriteRows):
+def test_cuts_are_counted_and_rows_without_answer_left_out(config: Make, write_rows: WriteRows):
     rows = [pair("short"), pair("short", "long" * 99), pair("long" * 99)]
     prepared = prepare_data(config(write_rows(rows), max_length=64))
     stream = prepared.report["streams"]["train"]
@@ -154,7 +155,7 @@ def test_cuts_are_counted_and_rows_without_answer_left_out(config: Config, write
 
 
 @pytest.mark.parametrize("rows", [{"text": "{}"}, {"prompt": "p", "completion": "{}"}])
-def test_a_row_of_max_length_fits_and_one_token_more_is_cut(config: Config, write_rows: WriteRows, rows: dict):
+def test_a_row_of_max_length_fits_and_one_token_more_is_cut(config: Make, write_rows: WriteRows, rows: dict):
     last = list(rows)[-1]
     others = len(Rows(prepare_data(config(write_rows([rows | {last: "x"}]))).folder, "train")[0].input_ids) - 1
     made = [rows | {last: "x" * (64 - others + more)} for more in (-1, 0, 1)]
@@ -166,7 +167,7 @@ def test_a_row_of_max_length_fits_and_one_token_more_is_cut(config: Config, writ
     assert ends[:2] == [True, True]
 
 
-def test_an_unread_field_in_any_row_stops_the_preparation(config: Config, write_rows: WriteRows):
+def test_an_unread_field_in_any_row_stops_the_preparation(config: Make, write_rows: WriteRows):
     train = write_rows([pair(str(i)) for i in range(700)] + [pair("a") | {"sytem": "be brief"}, pair("b") | {"id": 1}])
     said = r"sytem \(.*rows.jsonl:701; did you mean system\?\), id \(.*:702\).*Try: 'data.ignore_fields=\[sytem,id\]'"
     with pytest.raises(ValueError, match=said):
@@ -178,7 +179,7 @@ def test_an_unread_field_in_any_row_stops_the_preparation(config: Config, write_
     assert "be brief" not in texts(left_out.folder, "train")[-2]
 
 
-def test_a_field_name_that_no_row_has_is_reported(config: Config, write_rows: WriteRows):
+def test_a_field_name_that_no_row_has_is_reported(config: Make, write_rows: WriteRows):
     train = write_rows([pair("a") | {"id": 1}, pair("b")])
     with pytest.raises(ValueError, match=r"data.fields: no row has sys. Try: 'data.fields={}'"):
         prepare_data(config(train, ignore_fields=["id"], fields={"system": "sys"}))
@@ -186,57 +187,56 @@ def test_a_field_name_that_no_row_has_is_reported(config: Config, write_rows: Wr
     assert prepared.report["notes"] == ["data.ignore_fields: no row has source"]
 
 
-def test_unread_fields_of_both_splits_are_reported_at_once(config: Config, write_rows: WriteRows):
+def test_unread_fields_of_both_splits_are_reported_at_once(config: Make, write_rows: WriteRows):
     train, held_out = write_rows([pair("a") | {"one": 1}]), write_rows([pair("b") | {"two": 2}], "held.jsonl")
     with pytest.raises(ValueError, match=r"two \(.*held.jsonl:1\), one \(.*rows.jsonl:1\)"):
         prepare_data(config(train, eval=str(held_out)))
 
 
-def test_a_bad_row_does_not_stop_for_its_unread_fields(config: Config, write_rows: WriteRows):
+def test_a_bad_row_does_not_stop_for_its_unread_fields(config: Make, write_rows: WriteRows):
     train = write_rows([pair("a"), {"error": "timeout"}, pair("b")])
     prepared = prepare_data(config(train, max_bad_fraction=0.5))
     assert prepared.report["streams"]["train"]["bad"] == 1
 
 
-def test_plain_text_is_trained_whole(config: Config, write_rows: WriteRows):
+def test_plain_text_is_trained_whole(config: Make, write_rows: WriteRows):
     (row,) = Rows(prepare_data(config(write_rows([{"text": "plain words"}]))).folder, "train")
     assert TOKENIZER.decode(row.input_ids) == "plain words<|im_end|>"
     assert row.trained.all()
 
 
-def test_template_none_joins_prompt_and_completion(config: Config, write_rows: WriteRows):
+def test_template_none_joins_prompt_and_completion(config: Make, write_rows: WriteRows):
     (row,) = Rows(prepare_data(config(write_rows([pair("2+2=", "4")]), chat_template="none")).folder, "train")
     assert TOKENIZER.decode(row.input_ids) == "2+2=4<|im_end|>"
     assert row.trained.tolist() == [False] * 4 + [True] * 2
 
 
-def test_a_template_file_is_used(config: Config, write_rows: WriteRows, tmp_path: Path):
+def test_a_template_file_is_used(config: Make, write_rows: WriteRows, tmp_path: Path):
     (tmp_path / "own.jinja").write_text("{% for m in messages %}[{{ m.role }}]{{ m.content }}<|im_end|>{% endfor %}")
-    values = config(write_rows([pair("a", "b")]), chat_template=str(tmp_path / "own.jinja"))
-    assert texts(prepare_data(values).folder, "train") == ["[user]a<|im_end|>[assistant]b<|im_end|>"]
+    asked = config(write_rows([pair("a", "b")]), chat_template=str(tmp_path / "own.jinja"))
+    assert texts(prepare_data(asked).folder, "train") == ["[user]a<|im_end|>[assistant]b<|im_end|>"]
 
 
-def test_a_template_always_prints_the_fixed_day(config: Config, write_rows: WriteRows, tmp_path: Path):
+def test_a_template_always_prints_the_fixed_day(config: Make, write_rows: WriteRows, tmp_path: Path):
     dated = "{{ strftime_now('%d %b %Y') }} {% for m in messages %}{{ m.content }}<|im_end|>{% endfor %}"
     (tmp_path / "own.jinja").write_text(dated)
-    values = config(write_rows([pair("a", "b")]), chat_template=str(tmp_path / "own.jinja"))
-    prepared = prepare_data(values)
+    asked = config(write_rows([pair("a", "b")]), chat_template=str(tmp_path / "own.jinja"))
+    prepared = prepare_data(asked)
     assert texts(prepared.folder, "train") == ["26 Jul 2024 a<|im_end|>b<|im_end|>"]
     assert prepared.report["notes"] == [
         "the chat template prints the current date: data.seed_date=2024-07-26 is used instead"
     ]
-    values["data"]["seed_date"] = "2026-01-02"
-    other = prepare_data(values)
+    other = prepare_data(asked.changed({"data.seed_date": "2026-01-02"}))
     assert texts(other.folder, "train") == ["02 Jan 2026 a<|im_end|>b<|im_end|>"]
     assert other.folder != prepared.folder
     assert prepare_data(config(write_rows([pair("a", "b")]))).report["notes"] == []
 
 
-def test_a_template_that_hides_its_spans_is_refused_first(config: Config, write_rows: WriteRows, tmp_path: Path):
+def test_a_template_that_hides_its_spans_is_refused_first(config: Make, write_rows: WriteRows, tmp_path: Path):
     (tmp_path / "own.jinja").write_text("{% for m in messages %}{{ m.content }}\n{% endfor %}")
-    values = config(write_rows([pair("a", "b")]), chat_template=str(tmp_path / "own.jinja"))
+    asked = config(write_rows([pair("a", "b")]), chat_template=str(tmp_path / "own.jinja"))
     with pytest.raises(TemplateRefused):
-        prepare_data(values)
+        prepare_data(asked)
     assert [path for path in (tmp_path / "cache" / "data").iterdir() if path.is_dir()] == []
 
 
@@ -248,28 +248,29 @@ def test_a_template_that_hides_its_spans_is_refused_first(config: Config, write_
         ('{"a": 1}\n', "the rows have a, which fits no format"),
     ],
 )
-def test_a_file_without_usable_rows_is_refused(config: Config, tmp_path: Path, content: str, reason: str):
+def test_a_file_without_usable_rows_is_refused(config: Make, tmp_path: Path, content: str, reason: str):
     (tmp_path / "a.jsonl").write_text(content)
     with pytest.raises(ValueError, match=reason):
         prepare_data(config(tmp_path / "a.jsonl"))
 
 
 @pytest.mark.slow
-def test_eight_preparers_make_one_result(config: Config, write_rows: WriteRows, tmp_path: Path):
-    values = config(write_rows([pair(f"question {i}", "answer " * 20) for i in range(3000)]), eval=0.1)
+def test_eight_preparers_make_one_result(config: Make, write_rows: WriteRows, tmp_path: Path):
+    asked = config(write_rows([pair(f"question {i}", "answer " * 20) for i in range(3000)]), eval=0.1)
     program = (
-        "import json, sys; from distft.data.stage import prepare_data\n"
-        "prepared = prepare_data(json.load(sys.stdin)); print(json.dumps([str(prepared.folder), prepared.reused]))"
+        "import json, sys; from distft.config import Config; from distft.data.stage import prepare_data\n"
+        "prepared = prepare_data(Config.of(json.load(sys.stdin)))\n"
+        "print(json.dumps([str(prepared.folder), prepared.reused]))"
     )
     processes = []
     for _ in range(8):
         process = subprocess.Popen([sys.executable, "-c", program], stdin=-1, stdout=-1, text=True)
         assert process.stdin
-        process.stdin.write(json.dumps(values))
+        process.stdin.write(json.dumps(asked.values))
         process.stdin.close()
         processes.append(process)
     while any(process.poll() is None for process in processes):
-        if folder := prepared_dir(values):
+        if folder := prepared_dir(asked):
             assert len(Rows(folder, "train")) + len(Rows(folder, "eval")) == 3000
         time.sleep(0.02)
     results = [json.loads(process.stdout.read()) for process in processes if process.stdout]
@@ -279,16 +280,16 @@ def test_eight_preparers_make_one_result(config: Config, write_rows: WriteRows, 
     assert [str(folder) for folder in folders] == [results[0][0]]
 
 
-def test_prepared_data_is_a_function_of_its_key(config: Config, write_rows: WriteRows, tmp_path: Path):
-    values = config(write_rows([pair(f"question {i}") for i in range(50)]), eval=0.2)
-    first = prepare_data(values)
-    second = prepare_data(values | {"cache_dir": str(tmp_path / "other")})
+def test_prepared_data_is_a_function_of_its_key(config: Make, write_rows: WriteRows, tmp_path: Path):
+    asked = config(write_rows([pair(f"question {i}") for i in range(50)]), eval=0.2)
+    first = prepare_data(asked)
+    second = prepare_data(asked.changed({"cache_dir": str(tmp_path / "other")}))
     assert first.folder.name == second.folder.name
     for name in ("train-00000.arrow", "eval-00000.arrow"):
         assert (first.folder / name).read_bytes() == (second.folder / name).read_bytes()
 
 
-def test_trained_tokens_are_counted_from_the_second_token(config: Config, write_rows: WriteRows):
+def test_trained_tokens_are_counted_from_the_second_token(config: Make, write_rows: WriteRows):
     rows = Rows(prepare_data(config(write_rows([{"text": "abc"}]))).folder, "train")
     assert np.array_equal(rows.num_targets, [3])  # b, c and the end; nothing predicts a
 
@@ -321,7 +322,7 @@ def test_added_rows_do_not_change_the_split_of_others():
     assert split_position("same", 3) == split_position("same", 3)
 
 
-def test_a_threshold_also_refuses_prepared_data(config: Callable[..., dict[str, Any]], write_rows: Callable[..., Path]):
+def test_a_threshold_also_refuses_prepared_data(config: Make, write_rows: Callable[..., Path]):
     train = write_rows([{"prompt": "a", "completion": "b"}] * 3 + [{"prompt": "a"}] * 9)
     for _ in range(2):
         with pytest.raises(ConfigError) as error:
@@ -343,9 +344,9 @@ def test_a_threshold_also_refuses_prepared_data(config: Callable[..., dict[str, 
     ],
 )
 def test_a_missing_model_is_refused_with_a_fix(
-    config: Callable[..., dict[str, Any]], write_rows: Callable[..., Path], model: dict[str, Any], reason: str
+    config: Make, write_rows: Callable[..., Path], model: dict[str, Any], reason: str
 ):
-    values = config(write_rows([{"text": "a"}]))
-    values["model"] |= model
+    asked = config(write_rows([{"text": "a"}]))
+    asked = asked.changed({f"model.{name}": value for name, value in model.items()})
     with pytest.raises(ConfigError, match=reason):
-        ensure_prepared(values)
+        ensure_prepared(asked)

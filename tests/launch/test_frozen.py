@@ -59,7 +59,7 @@ def begun(first: Path, tmp_path: Path) -> Begun:
     typed = [f"data.train={folder / 'rows.jsonl'}", f"model.path={folder / 'model'}", f"cache_dir={folder / 'cache'}"]
     typed += [f"runs_dir={folder / 'runs'}", "name=run", "train.max_steps=3"]
     config = compose(typed)
-    prepare_data(config.values)
+    prepare_data(config)
     run = RunFolder(folder / "runs" / "run")
     run.write_plan(make_plan(config))
     run.config.write_text(frozen_text(config))

@@ -43,7 +43,7 @@ def frozen(overrides: list[str]) -> Path:
     """Returns the run folder that a launch with these overrides would submit."""
     config = compose(overrides)
     run, config = with_name(config)
-    prepare_data(config.values)
+    prepare_data(config)
     freeze(run, config, plan_run(run, config), overrides)
     return run.path
 

@@ -116,7 +116,11 @@ def overlap_unused(facts: Facts) -> str | None:
     if own and facts.gave("data.split_seed"):
         seed = facts["data.split_seed"]
         return f"data.split_seed={seed} has no effect: data.eval has rows of its own. Try: data.eval=0.05"
-    if not own and facts.gave("data.overlap"):
+    if (
+        not own
+        and facts.gave("data.overlap")
+        and not (facts["clean.leakage.enabled"] and facts["clean.leakage.against"])
+    ):
         return f"data.overlap={facts['data.overlap']} has no effect: held-out rows never overlap. Try: data.eval=FILE"
     if not own and facts["data.eval_split"] is not None:
         split = facts["data.eval_split"]

@@ -1,0 +1,45 @@
+"""Rules of cleaning: options of a rule that is off, and thresholds that contradict each other."""
+
+from distft.config.key import shown
+from distft.config.rules.contract import Facts, rule
+
+
+@rule(("clean",), "options of a cleaning rule that is off", "the rows are not looked at by it")
+def clean_unused(facts: Facts) -> str | None:
+    for key in sorted(facts.given):
+        parts = key.split(".")
+        if parts[0] != "clean" or len(parts) != 3 or parts[2] == "enabled" or parts[1] == "groups":
+            continue
+        section = f"{parts[0]}.{parts[1]}"
+        if not facts[f"{section}.enabled"]:
+            return f"{key}={shown(facts[key])} has no effect with {section}.enabled=false. Try: {section}=true"
+    return None
+
+
+@rule(
+    ("clean.length.min_words", "clean.length.max_words", "clean.quality.min_words", "clean.quality.max_words"),
+    "a least number of words above the most",
+    "no row would be left",
+)
+def clean_words(facts: Facts) -> str | None:
+    for section in ("clean.length", "clean.quality"):
+        least, most = facts[f"{section}.min_words"], facts[f"{section}.max_words"]
+        if most is not None and least > most:
+            return f"{section}.min_words={least} is above {section}.max_words={most}. Try: {section}.min_words={most}"
+    return None
+
+
+@rule(
+    ("clean.leakage.enabled", "clean.leakage.against", "data.eval"),
+    "clean.leakage, set alone, without rows to look for",
+    "it compares with data.eval=FILE and clean.leakage.against",
+)
+def leakage_unused(facts: Facts) -> str | None:
+    if not facts["clean.leakage.enabled"] or facts.gave("clean.leakage.enabled") is None:
+        return None
+    if facts["clean.leakage.against"] or isinstance(facts["data.eval"], str | list):
+        return None
+    return (
+        "clean.leakage.enabled=true has no effect: a held-out fraction is taken from the training rows. "
+        "Try: clean.leakage.against=[FILE], or data.eval=FILE"
+    )

@@ -1,0 +1,109 @@
+"""Training rows that contain held-out rows or benchmark items: whole, normalized, edited or inside longer turns.
+
+An item is one text of a held-out row, as its runs of words (n-grams). A row has leaked an item when it contains a share
+of the item's runs. Runs that many items have in common are the template of a benchmark, and count for none of them.
+Every row is compared with every item: there is no top-k, so nothing similar is missed.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from distft.data.cleaning.contract import Finding
+from distft.data.cleaning.view import View, ngram_hashes, normalized_words, word_hashes
+
+VERSION = 1
+_SHORT_NGRAM = 5  # of items that have few runs of the full length
+_MIN_WORDS = 5  # shorter items leak as whole rows alone: 'yes' is no leak
+_LONG_ITEM = 3  # times the n-gram
+_TEMPLATE_ITEMS, _TEMPLATE_SHARE = 3, 0.01  # a run in more items, and in a larger share of them, is a template's
+
+
+@dataclass(frozen=True)
+class Item:
+    """A text that must not be in the training rows."""
+
+    place: str  # FILE:LINE
+    text: str
+
+
+@dataclass(frozen=True)
+class Index:
+    """The runs of all items: sorted hashes, and the items of each."""
+
+    runs: np.ndarray  # uint64 [runs], sorted
+    offsets: np.ndarray  # int64 [runs + 1]: owners[offsets[i]:offsets[i + 1]] have runs[i]
+    owners: np.ndarray  # int32
+    totals: np.ndarray  # int32 [items]: runs of the item
+    places: tuple[str, ...]  # [items]
+    ngrams: tuple[int, ...]  # lengths in use
+
+
+@dataclass(frozen=True)
+class Rule:
+    ngram: int = 8
+    threshold: float = 0.2
+    index: Index | None = None  # of the items; a rule without one finds nothing
+
+    def find(self, view: View) -> Finding | None:
+        if self.index is None or not len(self.index.runs):
+            return None
+        hashes = view.hashes("pair")
+        runs = np.unique(np.concatenate([ngram_hashes(hashes, ngram) for ngram in self.index.ngrams]))
+        at = np.searchsorted(self.index.runs, runs)
+        at[at == len(self.index.runs)] = 0
+        hit = at[self.index.runs[at] == runs]
+        if not len(hit):
+            return None
+        owners = np.concatenate([self.index.owners[self.index.offsets[i] : self.index.offsets[i + 1]] for i in hit])
+        items, counts = np.unique(owners, return_counts=True)
+        shares = counts / self.index.totals[items]
+        best = int(np.argmax(shares))
+        if shares[best] < self.threshold:
+            return None
+        item = int(items[best])
+        return Finding(
+            f"contains {counts[best]} of the {self.index.totals[item]} word runs of {self.index.places[item]}",
+            ("whole" if shares[best] == 1 else "in part",),
+        )
+
+    def indexed(self, items: Iterable[Item]) -> "Rule":
+        """Returns the rule with the items that it looks for."""
+        return Rule(self.ngram, self.threshold, make_index(items, self.ngram))
+
+
+def make_index(items: Iterable[Item], ngram: int) -> Index:
+    places: list[str] = []
+    each: list[np.ndarray] = []
+    lengths: set[int] = set()
+    known: set[bytes] = set()
+    for item in items:
+        hashes = word_hashes(normalized_words(item.text))
+        if len(hashes) < _MIN_WORDS or (content := hashes.tobytes()) in known:
+            continue
+        known.add(content)
+        size = ngram if len(hashes) >= _LONG_ITEM * ngram else _SHORT_NGRAM
+        lengths.add(size)
+        places.append(item.place)
+        each.append(np.unique(ngram_hashes(hashes, size)))
+    if not each:
+        nothing = np.zeros(0, dtype=np.uint64)
+        return Index(nothing, np.zeros(1, np.int64), np.zeros(0, np.int32), np.zeros(0, np.int32), (), ())
+    flat = np.concatenate(each)
+    owners = np.repeat(np.arange(len(each), dtype=np.int32), [len(runs) for runs in each])
+    runs, inverse, counts = np.unique(flat, return_inverse=True, return_counts=True)
+    common = counts > max(_TEMPLATE_ITEMS, _TEMPLATE_SHARE * len(each))
+    rare = ~common[inverse]
+    left = np.bincount(owners[rare], minlength=len(each))
+    use = rare | (left < 3)[owners]  # an item that is all template is looked for as it is
+    order = np.argsort(flat[use], kind="stable")
+    runs, starts = np.unique(flat[use][order], return_index=True)
+    return Index(
+        runs,
+        np.append(starts, len(order)).astype(np.int64),
+        owners[use][order],
+        np.bincount(owners[use], minlength=len(each)).astype(np.int32),
+        tuple(places),
+        tuple(sorted(lengths)),
+    )

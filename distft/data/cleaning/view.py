@@ -1,0 +1,131 @@
+"""A row as cleaning rules see it: its texts by role, and normalized words and hashes, computed once for all rules.
+
+Normalized: NFKC, case-folded, words alone. Scripts without spaces count each character as a word, so that word runs
+work for them too. Word hashes are xxh3, not Python's `hash`, which differs between processes.
+"""
+
+import re
+import unicodedata
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property, lru_cache
+from typing import Any
+
+import numpy as np
+import xxhash
+
+from distft.data.example import Example
+from distft.runtime.determinism import splitmix64
+
+PARTS = ("prompt", "answer", "pair")
+_UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"  # Thai to Han
+_WORD = re.compile(rf"[^\W_{_UNSPACED}]+|[{_UNSPACED}]")
+_ASCII_WORD = re.compile(r"[a-z0-9]+")
+_BASE = 0x9E3779B97F4A7C15  # odd: multiplication by its powers is a bijection of 64 bits
+
+
+@dataclass(frozen=True)
+class Text:
+    """One text of a row: role (system, user, assistant, prompt, completion or text) and whether it is trained."""
+
+    role: str
+    text: str
+    trained: bool
+
+
+@dataclass(frozen=True)
+class View:
+    """One row: where it comes from, its fields, and its texts in order."""
+
+    source: str
+    line: int
+    texts: tuple[Text, ...]
+    fields: dict[str, Any] | None = None  # any JSON object
+    _words: dict[str, list[str]] = field(default_factory=dict, repr=False, compare=False)
+    _hashes: dict[str, np.ndarray] = field(default_factory=dict, repr=False, compare=False)
+
+    @cached_property
+    def prompt(self) -> str:
+        """The texts before the first trained one, without a system text."""
+        first = next((i for i, text in enumerate(self.texts) if text.trained), len(self.texts))
+        return "\n".join(text.text for text in self.texts[:first] if text.role != "system")
+
+    @cached_property
+    def answer(self) -> str:
+        """All trained texts."""
+        return "\n".join(text.text for text in self.texts if text.trained)
+
+    @cached_property
+    def pair(self) -> str:
+        """All texts."""
+        return "\n".join(text.text for text in self.texts)
+
+    @cached_property
+    def answer_words(self) -> list[str]:
+        """The answer's words as written, split at spaces."""
+        return self.answer.split()
+
+    def words(self, part: str) -> Sequence[str]:
+        """Returns the normalized words of a part."""
+        if part not in self._words:
+            self._words[part] = normalized_words(getattr(self, part))
+        return self._words[part]
+
+    def hashes(self, part: str) -> np.ndarray:
+        """Returns the hash of each normalized word of a part, uint64 [words]."""
+        if part not in self._hashes:
+            self._hashes[part] = word_hashes(self.words(part))
+        return self._hashes[part]
+
+    def identity(self, part: str) -> int:
+        """Returns a 64-bit hash of a part's normalized words; of its characters where it has no words, 0 if empty."""
+        hashes = self.hashes(part)
+        if not len(hashes):
+            if not getattr(self, part).strip():
+                return 0
+            return xxhash.xxh3_64_intdigest(getattr(self, part).strip().encode(errors="surrogatepass"))
+        return xxhash.xxh3_64_intdigest(hashes.tobytes())
+
+
+def view_of(source: str, line: int, example: Example, fields: dict[str, Any] | None = None) -> View:
+    """Returns the view of a row; `fields` is the row as read."""
+    return View(source, line, texts_of(example), fields)
+
+
+def texts_of(example: Example) -> tuple[Text, ...]:
+    return tuple(Text(part.role, part.text, part.train) for part in example.segments)
+
+
+def with_texts(example: Example, change: Callable[[str], str]) -> Example:
+    """Returns the example with every text changed; the same object where no text is."""
+    segments = tuple(replace(part, text=change(part.text)) for part in example.segments)
+    return example if segments == example.segments else replace(example, segments=segments)
+
+
+def normalized_words(text: str) -> list[str]:
+    if text.isascii():
+        return _ASCII_WORD.findall(text.lower())
+    return _WORD.findall(unicodedata.normalize("NFKC", text).casefold())
+
+
+def word_hashes(words: Sequence[str]) -> np.ndarray:
+    """Returns a hash of each word, uint64 [words]."""
+    return np.fromiter(map(_word_hash, words), dtype=np.uint64, count=len(words))
+
+
+@lru_cache(maxsize=2**17)
+def _word_hash(word: str) -> int:
+    return xxhash.xxh3_64_intdigest(word.encode(errors="surrogatepass"))
+
+
+def ngram_hashes(hashes: np.ndarray, ngram: int) -> np.ndarray:
+    """Returns the hash of every run of `ngram` words, uint64 [words - ngram + 1]; of the whole of a shorter text.
+
+    hashes: of the words, in order.
+    """
+    size = min(ngram, len(hashes))
+    count = len(hashes) - size + 1 if size else 0
+    mixed = np.full(count, ngram, dtype=np.uint64)
+    for offset in range(size):
+        mixed = mixed * np.uint64(_BASE) + hashes[offset : offset + count]
+    return splitmix64(mixed)

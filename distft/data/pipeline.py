@@ -1,0 +1,219 @@
+"""Row pipeline: raw rows -> examples -> text -> tokens; the same code for training rows, held-out rows and inspection.
+
+Trap: it travels to the processes of the data stage by multiprocessing, so everything in it must be picklable.
+"""
+
+import hashlib
+import io
+import itertools
+import json
+import unicodedata
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, TextIO
+
+from distft.config.schema import Config, Data
+from distft.data.blocks import Block, blocks_of
+from distft.data.cleaning.dropped import MALFORMED, UNTRAINED, LeftOut
+from distft.data.cleaning.engine import Cleaner, Looked, make_cleaner
+from distft.data.counts import Stream
+from distft.data.example import BadField, Example
+from distft.data.formats import Format, UnreadFields, choose_formats, form_of
+from distft.data.key import chat_template, pinned, tokenizer_dir
+from distft.data.raw import RawRow
+from distft.data.read import source_parts
+from distft.data.render import ChatRenderer, PlainRenderer, Rendered, Training, make_renderer
+from distft.data.shards import Row
+from distft.data.sources import find_sources
+from distft.data.tokenize import RowTokenizer, load_tokenizer
+
+BATCH = 256  # rows that are tokenized together
+DETECTION_ROWS = 100  # read to detect the format
+
+
+def content_id(example: Example) -> str:
+    """Returns a hash of the roles and the text, normalized in case, spacing and Unicode form."""
+    segments = (*example.segments, *example.rejected)
+    parts = [f"{segment.role}\x1e{_normalized(segment.written or segment.text)}" for segment in segments]
+    more = [segment.fields for segment in segments]
+    if any(more) or example.tools:
+        parts.append(_normalized(json.dumps([*more, example.tools], sort_keys=True, ensure_ascii=False)))
+    return hashlib.blake2b("\x1f".join(parts).encode(), digest_size=16).hexdigest()
+
+
+def split_position(identity: str, seed: int) -> float:
+    """Returns a number in [0, 1) that assigns a row to a split: uniform over contents, different for each seed."""
+    digest = hashlib.blake2b(f"{seed}:{identity}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") / 2**64
+
+
+def _normalized(text: str) -> str:
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+
+
+@dataclass(frozen=True)
+class OpenSource:
+    """Rows of `data.train` or `data.eval` in blocks, and their possible formats, the most common first."""
+
+    key: str
+    blocks: Iterator[Block]
+    forms: list[Format]
+
+
+@dataclass(frozen=True)
+class MadeRow:
+    """A row's tokens, the hash of its content, and where it was read."""
+
+    row: Row
+    identity: str
+    file: str
+    line: int
+    full_length: int  # tokens before truncation
+    answer: str
+    value: Any = None  # the row as read
+    looked: Looked | None = None  # where it is cleaned
+
+
+@dataclass(frozen=True)
+class RenderedRow:
+    """A row's text, before tokenization."""
+
+    rendered: Rendered
+    identity: str
+    raw: RawRow
+    answer: str
+    looked: Looked | None
+
+
+@dataclass
+class Outcome:
+    """What a block's rows gave, apart from those that can be trained on."""
+
+    stream: Stream = field(default_factory=Stream)
+    log: TextIO = field(default_factory=io.StringIO)  # lines of bad_rows.txt
+    left_out: list[LeftOut] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)  # by cleaning rule
+
+    def add_bad(self, raw: RawRow, error: BadField | None) -> None:
+        self.stream.add_bad(raw, error, self.log)
+        self.left_out.append(LeftOut(raw.file, raw.line, MALFORMED, str(error or raw.reason), raw.value))
+
+
+@dataclass(frozen=True)
+class RowPipeline:
+    """Turns raw rows into token rows."""
+
+    renderer: ChatRenderer | PlainRenderer
+    row_tokenizer: RowTokenizer
+    data: Data
+    cache_dir: str
+    unread: UnreadFields = field(default_factory=UnreadFields)
+    cleaner: Cleaner | None = None  # of the training rows
+
+    def open(self, *keys: Literal["train", "eval"]) -> list[OpenSource]:
+        """Opens the sources of `keys`; raises ValueError for all fields of their first rows that no format reads."""
+        opened = [self._open(key) for key in keys]
+        self.unread.refuse()
+        return opened
+
+    def of_block(self, stream: str, unread: UnreadFields) -> "RowPipeline":
+        """Returns the pipeline for a block of a stream, with a list of unread fields of its own."""
+        return replace(self, unread=unread, cleaner=self.cleaner if stream == "train" else None)
+
+    def rows(self, found: Iterable[RawRow], forms: list[Format], outcome: Outcome) -> Iterator[MadeRow]:
+        """Yields the valid rows; counts and logs the others."""
+        stream = outcome.stream
+        for batch in _batches(self._rendered(found, forms, outcome)):
+            tokenized = self.row_tokenizer([each.rendered for each in batch])
+            for each, made in zip(batch, tokenized, strict=True):
+                stream.longest = max(stream.longest, made.full_length)
+                stream.truncated += made.full_length > len(made.row.input_ids)
+                file, line, value = each.raw.file, each.raw.line, each.raw.value
+                if made.row.trained[1:].any():
+                    yield MadeRow(
+                        made.row, each.identity, file, line, made.full_length, each.answer, value, each.looked
+                    )
+                else:
+                    stream.untrained += 1
+                    reason = f"no token to train on within {self.data.max_length} tokens"
+                    outcome.left_out.append(LeftOut(file, line, UNTRAINED, reason, value))
+
+    def _rendered(self, found: Iterable[RawRow], forms: list[Format], outcome: Outcome) -> Iterator[RenderedRow]:
+        for raw in found:
+            outcome.stream.read += 1
+            if raw.value is None:
+                outcome.add_bad(raw, None)
+                continue
+            form = form_of(forms, raw.value)
+            try:
+                example, unread = form.take(raw.value)
+                looked = self.cleaner.look(raw, example, outcome.seconds) if self.cleaner else None
+                example = looked.example if looked else example
+                rendered = self.renderer.rows(example)
+            except BadField as error:
+                outcome.add_bad(raw, error)
+            else:
+                self._note_unread(raw, form, example, unread)
+                identity, answer = content_id(example), last_answer(example)
+                yield from (RenderedRow(text, identity, raw, answer, looked) for text in rendered)
+
+    def _note_unread(self, raw: RawRow, form: Format, example: Example, unread: list[str]) -> None:
+        """Notes the fields that the format does not read, and the keys that the chat template does not."""
+        place = f"{raw.file}:{raw.line}"
+        self.unread.add(unread, place, form)
+        if keys := self.renderer.unread(example):
+            self.unread.add_unrendered(keys, place, form, self.renderer.keys)
+        self.unread.rendered |= self.renderer.read
+
+    def _open(self, key: Literal["train", "eval"]) -> OpenSource:
+        sources = find_sources(key, self.data, self.cache_dir)
+        blocks = blocks_of((source.item, source_parts(pinned(source, self.cache_dir))) for source in sources)
+        ahead, first = [], []
+        for block in blocks:
+            ahead.append(block)
+            first.extend(itertools.islice(block.rows(), DETECTION_ROWS - len(first)))
+            if len(first) >= DETECTION_ROWS:
+                break
+        readable = [found for found in first if found.value is not None]
+        if not first:
+            raise ValueError(f"data.{key}={getattr(self.data, key)} has no rows")
+        if not readable:
+            raise ValueError(f"data.{key}: none of the first {len(first)} rows can be read. {_location(first[0])}")
+        values = [found.value for found in readable if found.value is not None]
+        forms = choose_formats(self.data.format, self.data.fields, values, self.data.ignore_fields)
+        for found, value in zip(readable, values, strict=True):
+            form = form_of(forms, value)
+            try:
+                example, unread = form.take(value)
+                self._note_unread(found, form, example, unread)
+            except BadField:
+                continue  # counted and reported when `rows` reaches it
+        return OpenSource(key, itertools.chain(ahead, blocks), forms)
+
+
+def make_pipeline(config: Config) -> tuple[RowPipeline, Any]:
+    """Returns the RowPipeline of a config and its tokenizer; raises ValueError for an unsupported chat template."""
+    data, field_of_groups = config.data, config.clean.groups.field
+    if field_of_groups is not None:  # no format reads it
+        data = data.model_copy(update={"ignore_fields": [*data.ignore_fields, field_of_groups]})
+    tokenizer = load_tokenizer(tokenizer_dir(config), config.model.trust_remote_code)
+    training = Training(data.train_on, data.train_reasoning)
+    renderer = make_renderer(tokenizer, chat_template(data.chat_template), data.seed_date, training)
+    row_tokenizer = RowTokenizer(tokenizer, data.max_length)
+    pipeline = RowPipeline(renderer, row_tokenizer, data, config.cache_dir, cleaner=make_cleaner(config))
+    return pipeline, tokenizer
+
+
+def last_answer(example: Example) -> str:
+    """Returns the last trained text of a row; empty where none is."""
+    return next((part.text for part in reversed(example.segments) if part.train), "")
+
+
+def _batches(items: Iterable[RenderedRow]) -> Iterator[list[RenderedRow]]:
+    iterator = iter(items)
+    while batch := list(itertools.islice(iterator, BATCH)):
+        yield batch
+
+
+def _location(found: RawRow) -> str:
+    return f"{found.file}:{found.line}: {found.reason}"

@@ -1,0 +1,64 @@
+"""Leaked held-out texts are found verbatim, re-cased, inside longer turns and edited; clean rows are not."""
+
+import random
+
+import pytest
+
+from distft.data.cleaning.rules.leakage import Item, Rule
+from tests.data.cleaning.planted_rows import document, edited, pair, words
+
+
+def items(seed: int, count: int = 200) -> list[str]:
+    choose = random.Random(seed)
+    return [" ".join(words(choose, choose.randrange(12, 90))) for _ in range(count)]
+
+
+HELD_OUT = items(0)
+RULE = Rule().indexed(Item(f"test.jsonl:{i}", text) for i, text in enumerate(HELD_OUT))
+
+
+def recall(make, rule: Rule = RULE) -> float:
+    return sum(rule.find(make(text)) is not None for text in HELD_OUT) / len(HELD_OUT)
+
+
+def test_leaks_are_found_verbatim_recased_and_embedded():
+    choose = random.Random(1)
+    assert recall(document) == 1.0
+    assert recall(lambda text: document(text.upper().replace(" ", ", ", 5))) == 1.0
+    around = [" ".join(words(choose, 150)) for _ in range(2)]
+    assert recall(lambda text: pair("Continue.", f"{around[0]} {text} {around[1]}")) == 1.0
+    assert recall(lambda text: pair(f"{around[0]} {text}", "yes")) == 1.0
+
+
+@pytest.mark.parametrize(("ngram", "threshold"), [(8, 0.2), (13, 0.05)])  # of conf/clean/sft.yaml and pretrain.yaml
+def test_leaks_are_found_with_a_tenth_of_the_words_edited(ngram: int, threshold: float):
+    choose = random.Random(2)
+    rule = Rule(ngram, threshold).indexed(Item(str(i), text) for i, text in enumerate(HELD_OUT))
+    assert recall(lambda text: document(" ".join(edited(choose, text.split(), 0.1))), rule) >= 0.9
+
+
+def test_clean_rows_are_not_leaks():
+    choose = random.Random(3)
+    clean = [document(" ".join(words(choose, choose.randrange(20, 200)))) for _ in range(2000)]
+    assert sum(RULE.find(view) is not None for view in clean) / len(clean) <= 0.001
+
+
+def test_the_template_of_a_benchmark_is_not_a_leak():
+    choose = random.Random(4)
+    template = "Choose the right answer from the following options and explain your choice in one sentence :"
+    rule = Rule().indexed(Item(str(i), f"{template} {' '.join(words(choose, 20))}") for i in range(100))
+    assert rule.find(document(f"{template} {' '.join(words(choose, 20))}")) is None
+    whole = Rule().indexed([Item("one", template)])
+    assert whole.find(document(f"{template} {' '.join(words(choose, 20))}")) is not None
+
+
+def test_a_leak_names_the_item_and_how_much_of_it():
+    found = RULE.find(document(HELD_OUT[7]))
+    assert found is not None and found.reason is not None
+    assert "test.jsonl:7" in found.reason and found.labels == ("whole",)
+
+
+def test_an_item_of_few_words_is_no_leak():
+    rule = Rule().indexed([Item("a", "yes it is"), Item("b", "42")])
+    assert rule.find(pair("is it so", "yes it is")) is None
+    assert Rule().find(document(HELD_OUT[0])) is None
