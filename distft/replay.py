@@ -8,7 +8,7 @@ from typing import Any, TypedDict
 from distft.checkpoint.choose import candidates
 from distft.config import ConfigError, command, frozen_text, read_config
 from distft.config.command import find_run, keywords, usage
-from distft.launchers.local import Local
+from distft.launchers.local import Local, LocalConfig
 from distft.run import Plan, RunFolder, read_json, write_json
 
 KEYS = {"run": "the run's folder", "step": "a step that RUN/batches/ has a file of"}
@@ -23,7 +23,7 @@ def main(arguments: list[str]) -> int:
     given = keywords(arguments, KEYS, required=("run", "step"))
     run = find_run(given["run"])
     job = freeze(run, find_batch(run, given["step"]))
-    [handle] = Local().submit([job.path])
+    [handle] = Local(LocalConfig()).submit([job.path])
     while (outcome := handle.wait(0.2)) is None:
         pass
     if outcome.error:

@@ -1,4 +1,4 @@
-"""The files of a run folder survive what may happen to them.
+"""The files of a run folder survive crashes and restarts.
 
 metrics.jsonl holds each step once, also over restarts and cut lines.
 """

@@ -1,6 +1,6 @@
-"""A signal costs no step: all processes save once at the next step border, exit code 75, and the same command goes on.
+"""A signal costs no step: all processes save once at the next step border, exit with 75, and the command continues.
 
-Whom it is sent to, which one, how often and when makes no difference: the launcher or any rank, SIGTERM or SIGUSR1.
+The target (launcher or any rank), the signal (SIGTERM or SIGUSR1), its number and time make no difference.
 """
 
 import os
@@ -83,9 +83,10 @@ def steps_of(run: RunFolder) -> list[int]:
     ("whom", "numbers"),
     [
         ("launcher", [signal.SIGUSR1, signal.SIGTERM, signal.SIGTERM]),  # as schedulers do
-        ("rank 1", [signal.SIGUSR1]),
+        pytest.param("rank 1", [signal.SIGUSR1], marks=pytest.mark.soak),
         ("rank 1 while it starts", [signal.SIGTERM, signal.SIGUSR1]),
-        ("all", [signal.SIGTERM]),  # as a scheduler does that knows nothing of the launcher
+        # As a scheduler does that does not know the launcher.
+        pytest.param("all", [signal.SIGTERM], marks=pytest.mark.soak),
     ],
     ids=["launcher", "rank", "starting rank", "all processes"],
 )

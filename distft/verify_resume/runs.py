@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from hydra.utils import get_class
-
 from distft.config import Config, ConfigError
 from distft.config.freeze import frozen_text
+from distft.config.parts import read_elsewhere
+from distft.config.targets import build
 from distft.launchers.contract import Launcher, Outcome
 from distft.run import FINISHED, Plan, RunFolder, read_json, write_json
 from distft.verify_resume.kills import Kill
@@ -112,8 +112,9 @@ def attempt(run: RunFolder, recipe: Recipe) -> Outcome:
 
 def make_launcher(config: Config) -> Launcher:
     settings = config.launcher.plain()
+    target = settings.pop("_target_")
     try:
-        return get_class(settings.pop("_target_"))(**settings)
+        return build(target, settings, read_elsewhere(target))
     except ValueError as error:
         raise ConfigError([str(error)]) from error
 

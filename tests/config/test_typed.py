@@ -1,4 +1,4 @@
-"""What is typed wins over what is not, in each pair of keys that say the same thing in two ways."""
+"""A typed key wins over an untyped one, in each pair of keys for the same setting."""
 
 import shutil
 from pathlib import Path
@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 
 from distft.config import ConfigError, compose
-from distft.config.key import leaves
-from distft.config.precedence import WINS
+from distft.config.key import WINS, leaves
 from distft.paths import conf_dir
 
 ROWS, TOKENS = "train.micro_batch_size=2", "train.micro_batch_tokens=2048"

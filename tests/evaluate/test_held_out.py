@@ -1,4 +1,4 @@
-"""Each held-out row is scored once, whatever the number of processes, and no logits are kept."""
+"""Each held-out row is scored once, for any number of processes, and no logits are kept."""
 
 import gc
 import weakref
@@ -58,6 +58,7 @@ class OneProcess:
         return value, sums
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_rows(tmp_path: Path) -> None:
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     try:

@@ -1,4 +1,4 @@
-"""Model and rows are copy_once to a node's disk once, whole or not at all, and nothing else changes."""
+"""Model and rows are copied to a node's disk once and atomically, and training does not change."""
 
 import fcntl
 import json
@@ -80,6 +80,7 @@ def test_exactly_the_files_that_ranks_read_are_copied(plan: Plan, tmp_path: Path
     assert stage(plan, "none", None, world) == plan
 
 
+@pytest.mark.slow
 def test_a_node_copies_each_file_once_for_all_ranks(plan: Plan, tmp_path: Path) -> None:
     out = tmp_path / "out"
     for node in range(NODES):

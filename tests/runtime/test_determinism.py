@@ -1,6 +1,6 @@
-"""`train.deterministic`: every switch is set in a fresh process, and what is read back is what is in force.
+"""`train.deterministic`: every switch is set in a fresh process and read back.
 
-A seed depends on what it is for and on nothing else.
+A seed is a function of its purpose only.
 """
 
 import json

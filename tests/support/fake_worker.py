@@ -1,4 +1,4 @@
-"""A worker without a model: it steps, meets its peers, and misbehaves as its config.yaml says."""
+"""A worker without a model: it steps, connects to its peers, and fails as its config.yaml requests."""
 
 import argparse
 import atexit

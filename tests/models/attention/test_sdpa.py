@@ -1,6 +1,6 @@
-"""A document in a row of documents gets the logits it has alone, and sees nothing of the others (DESIGN 4.4).
+"""A packed document gets the logits that it has alone, and does not attend to the others (DESIGN 4.4).
 
-Attention as one operation of a compiled graph gives the bits of a call for each document, forward and backward.
+Attention as one operation of a compiled graph is bit-equal to one call per document, forward and backward.
 """
 
 from typing import Any
@@ -142,6 +142,7 @@ def test_attention_is_called_once_per_document(dtype: torch.dtype, window: int |
         assert torch.equal(one.grad, other.grad)
 
 
+@pytest.mark.slow
 def test_it_follows_torchs_rules_for_custom_operators() -> None:
     """Its shapes without data are those with data, it writes to no input, and its gradients are as registered."""
     borders = torch.tensor([0, *torch.tensor(LENGTHS).cumsum(0)], dtype=torch.int32)

@@ -1,6 +1,6 @@
-"""A sweep's page stands alone, runs nothing, says what its files say, and reads well in a real browser.
+"""A sweep's page is self-contained, runs no code, shows its files, and fits any window of a real browser.
 
-sweep.csv holds every run, in numbers that are not rounded.
+sweep.csv has every run with unrounded numbers.
 """
 
 import csv
@@ -151,6 +151,7 @@ def test_drawings_have_a_text_alternative(make_sweep: Callable[..., Sweep]):
     assert len(labels) == 2 + 2 + 2  # per key, curves and parallel axes each wide and narrow
 
 
+@pytest.mark.slow
 def test_drawings_of_the_page_take_every_colour_from_it(make_sweep: Callable[..., Sweep]):
     page = render(make_sweep(*large()))
     for svg in re.findall(r'<svg role="img".*?</svg>', page, re.S):
