@@ -16,6 +16,8 @@ from typing import Any, Literal
 
 import yaml
 
+Row = dict[str, Any]  # of metrics.jsonl: its keys depend on its split
+Status = dict[str, Any]  # of status.json: state, step, attempt, exit_code, error, reason
 State = Literal["pending", "running", "completed", "stopped_early", "preempted", "failed"]
 FINISHED: tuple[State, ...] = ("completed", "stopped_early")
 BY_YOU = "by you, with"  # prefix of the reason when the user requested the stop
@@ -141,7 +143,7 @@ class RunFolder:
     def rank_error(self, attempt: int, rank: int) -> Path:
         return self.logs / f"attempt-{attempt}" / f"rank-{rank}.error.json"
 
-    def read_config(self) -> dict[str, Any]:
+    def read_config(self) -> dict[str, Any]:  # as YAML; distft.config.read_config returns it typed
         """Returns the frozen config: plain dicts, every interpolation resolved."""
         return with_current_names(yaml.safe_load(self.config.read_text()))
 
@@ -170,7 +172,7 @@ class RunFolder:
     def write_plan(self, plan: Plan) -> None:
         write_json(self.plan, asdict(plan))
 
-    def read_status(self) -> dict[str, Any]:
+    def read_status(self) -> Status:
         """Returns state, step, attempt, exit_code, error, reason; empty before the first write.
 
         reason: who or what stopped the run.
@@ -192,7 +194,7 @@ class RunFolder:
         now = {"time": time.time(), "host": socket.gethostname()}
         write_json(self.status, self.read_status() | reason | changes | now)
 
-    def read_metrics(self, split: str | None = None) -> Iterator[dict[str, Any]]:
+    def read_metrics(self, split: str | None = None) -> Iterator[Row]:
         """Yields the rows of metrics.jsonl in order; skips a last line cut off by a crash."""
         if not self.metrics.is_file():
             return
@@ -289,14 +291,14 @@ def json_text(value: Any, **options: Any) -> str:
         return json.dumps(_without_non_finite(value, "", {}), allow_nan=False, **options)
 
 
-def row_text(row: dict[str, Any]) -> str:
+def row_text(row: Row) -> str:
     """Returns a row of metrics.jsonl as strict JSON; `reason` has the value behind each null: {"loss": "NaN"}."""
     reasons: dict[str, str] = {}
     row = _without_non_finite(row, "", reasons)
     return json_text(row | {"reason": reasons} if reasons else row)
 
 
-def read_row(text: str | bytes) -> dict[str, Any]:
+def read_row(text: str | bytes) -> Row:
     """Inverts `row_text`; also reads rows of older versions with a bare NaN."""
     row = json.loads(text)
     reasons = row.pop("reason") if isinstance(row, dict) and isinstance(row.get("reason"), dict) else {}
@@ -339,7 +341,7 @@ class MetricsLog:
         """Drops rows after `start_step`, which this attempt writes again, and a line cut off by a crash; at step 0 it
         drops all rows, with those of an evaluation before the first step."""
         self.path = path
-        self.dropped: list[dict[str, Any]] = []
+        self.dropped: list[Row] = []
         if path.is_file():
             lines = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
             rows = list(map(read_row, lines))
@@ -351,6 +353,6 @@ class MetricsLog:
             os.replace(temporary, path)
         self.file = path.open("a", buffering=1)
 
-    def write(self, row: dict[str, Any]) -> None:
+    def write(self, row: Row) -> None:
         """Appends one line, with the time; it is flushed to the operating system on return."""
         self.file.write(row_text(row | {"time": time.time()}) + "\n")

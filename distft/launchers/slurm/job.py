@@ -6,7 +6,7 @@ submitit pickles run_script by name, with the path of the run folder; a run has 
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -124,7 +124,7 @@ class SlurmRun:
         self.run.write_status(state=ended, exit_code=outcome.exit_code, error=error, reason=reason)
         return outcome
 
-    def _why(self, state: JobState) -> dict[str, Any]:
+    def _why(self, state: JobState) -> Mapping[str, Any]:
         log = self.run.logs / "slurm.out"
         what = "SLURM has forgotten the job" if state.name == "UNKNOWN" else f"SLURM ended it: {state.name}"
         about = f" (exit code {state.exit_code})" if state.exit_code else ""
