@@ -11,7 +11,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict
 
 from distft.launchers.contract import Handle, Outcome
-from distft.run import BY_YOU, Row, RunFolder, read_row
+from distft.run import BY_YOU, RunFolder, read_row
+from distft.run import MetricsRow as Row
 from distft.runtime import stop
 from distft.runtime.errors import Failure
 

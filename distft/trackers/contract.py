@@ -11,7 +11,8 @@ from typing import Any, Protocol
 from distft.config import ConfigError
 from distft.config.parts import Trackers
 from distft.config.targets import build
-from distft.run import Row, RunFolder
+from distft.run import MetricsRow as Row
+from distft.run import RunFolder
 from distft.runtime.environment import redact
 from distft.runtime.logs import Patient
 
