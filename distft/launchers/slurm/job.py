@@ -42,6 +42,7 @@ BY_SCANCEL = f"{BY_YOU} scancel"  # or by an administrator: SLURM does not disti
 _SECONDS_BETWEEN_QUESTIONS = (1.0, 15.0)  # at first, and later: the controller serves a whole cluster
 _SECONDS_BETWEEN_LOOKS = 1.0  # at status.json
 _SECONDS_TO_SHOW = 10.0  # for what a job wrote at its end on a shared disk
+_OF_OLD_JOBS = "No module named distft."  # a job script names modules, which may have moved since
 
 
 class SlurmRun:
@@ -129,7 +130,9 @@ class SlurmRun:
         what = "SLURM has forgotten the job" if state.name == "UNKNOWN" else f"SLURM ended it: {state.name}"
         about = f" (exit code {state.exit_code})" if state.exit_code else ""
         said = "; ".join(last_lines(log, 1))
-        return asdict(Failure.of_run(f"job {self.job}: {what}{about}. The last it printed: {said or 'nothing'}", log))
+        cure = ". Another version of distft submitted it. Try: the same command again" if _OF_OLD_JOBS in said else ""
+        message = f"job {self.job}: {what}{about}. The last it printed: {said or 'nothing'}{cure}"
+        return asdict(Failure.of_run(message, log))
 
 
 def read_job(run: RunFolder) -> str | None:
