@@ -1,4 +1,4 @@
-"""A launch goes on with a run as it was frozen, and follows one under way only when it asks for the same."""
+"""A launch continues a run as it was frozen, and follows a running one only with the same config."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Elastic processes come from a server that has its imports behind it, and end with it."""
+"""Elastic processes are forked from a server that has imported everything, and end with it."""
 
 import os
 import signal

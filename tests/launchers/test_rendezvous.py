@@ -1,4 +1,4 @@
-"""Nodes meet at the first's store, hear of the first failure, and part in order; who does not come is reported."""
+"""Nodes connect to the first node's store, share the first failure, and leave in order; missing ones are reported."""
 
 import json
 import multiprocessing
