@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
-from distft.runtime.environment import Code
+from distft.runtime.environment import Commit
 from distft.runtime.logs import last_lines
 from distft.runtime.process import start_bound
 
@@ -30,7 +30,7 @@ class MachineFacts(TypedDict):
     python: str
     packages: dict[str, str]
     distft: str
-    code: Code | None  # None outside of a checkout
+    code: Commit | None  # None outside of a checkout
     time: str
     device_memory_gib: NotRequired[float]  # this and the following for CUDA and ROCm only
     capability: NotRequired[str]

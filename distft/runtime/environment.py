@@ -83,31 +83,31 @@ def has_secret(text: str) -> bool:
     return bool(_SHAPES.search(text) or _IN_URL.search(text))
 
 
-class Code(TypedDict):
-    """The commit of a checkout."""
+class Commit(TypedDict):
+    """The commit of a checkout, and whether tracked files have changes."""
 
     commit: str
-    changed: bool  # since that commit
+    changed: bool
 
 
 class Hardware(TypedDict):
-    """The hardware of a machine."""
+    """A node's hardware. accelerators: name, memory and driver of each, as nvidia-smi prints them."""
 
-    cpu: str  # with its vector and matrix extensions
-    cores: int | None  # that this process may use
+    cpu: str
+    cores: int | None
     memory_gib: float
-    accelerators: list[str]  # lines of nvidia-smi: name, memory, driver
+    accelerators: list[str]
 
 
 class Environment(TypedDict):
-    """environment.json: where a run was launched."""
+    """What environment.json records."""
 
     time: str
     host: str
     platform: str
     python: str
     packages: dict[str, str]
-    git: Code | None  # None outside of a checkout
+    git: Commit | None
     hardware: Hardware
     variables: dict[str, str]
 
@@ -141,7 +141,7 @@ def packages() -> dict[str, str]:
     return dict(sorted((name, version) for name, version in found.items() if name))
 
 
-def code_of() -> Code | None:
+def code_of() -> Commit | None:
     """Returns the commit of this code, and whether the checkout has changes; None outside of a checkout."""
     folder = Path(__file__).resolve().parents[2]
     if not (folder / ".git").exists() or shutil.which("git") is None:
