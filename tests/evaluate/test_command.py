@@ -1,4 +1,4 @@
-"""Evaluation and export of a run that may go on meanwhile: what they read is not deleted under them."""
+"""Evaluation and export of a running run: the checkpoint that they read is not deleted."""
 
 import fcntl
 import subprocess

@@ -1,6 +1,6 @@
-"""A proof has each line as soon as it is known, and a line passes by its number alone.
+"""A proof has each line as soon as it is known, and a line passes by its number.
 
-The page says everything in words, stands alone, and runs nothing.
+The page is self-contained, readable without scripts, and runs no code.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""What tiny runs come to is judged by their numbers, and a case that ends its process fails alone."""
+"""Tiny runs are judged by their numbers, and a case that ends its process fails alone."""
 
 import json
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""The page's numbers are the run's."""
+"""The numbers of the page are those of the run."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""The page stands alone, runs nothing, and reads well in a real browser."""
+"""The page is self-contained, runs no code, and fits any window of a real browser."""
 
 import re
 import subprocess
