@@ -302,11 +302,11 @@ NARROWER = "model.architecture.n_inner=128"
 
 
 def test_user_code_runs_only_if_trusted(right: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    (tmp_path / "mylab_losses.py").write_text("class Mine: ...\n")
+    (tmp_path / "mylab_elsewhere.py").write_text("class Mine: ...\n")
     monkeypatch.syspath_prepend(tmp_path)
-    own = [*right, "loss._target_=mylab_losses.Mine", "~loss.label_smoothing", "trust=[mylab_losses.]"]
+    own = [*right, "loss._target_=mylab_elsewhere.Mine", "~loss.label_smoothing", "trust=[mylab_elsewhere.]"]
     check_trusted(compose(own).values)
-    with pytest.raises(ValueError, match="loss._target_=mylab_losses.Mine: code is run from "):
+    with pytest.raises(ValueError, match="loss._target_=mylab_elsewhere.Mine: code is run from "):
         check_trusted(compose(own).values | {"trust": []})
 
 

@@ -57,7 +57,7 @@ def make_meeting():
     import torch.distributed as dist
 
     dist.init_process_group("gloo")
-    counting = heartbeat.telling_collectives()
+    counting = heartbeat.counting_collectives()
     counting.__enter__()
     atexit.register(counting.__exit__, None, None, None)
     return dist.barrier
