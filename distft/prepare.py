@@ -13,8 +13,8 @@ from rich.console import Console
 
 from distft.config import Config, ConfigError, command, compose, help_text
 from distft.config.cleaning import Clean
+from distft.config.errors import did_you_mean, nearest
 from distft.config.model_folder import facts_of, wrong_model
-from distft.config.nearest import did_you_mean, nearest
 from distft.data.cleaning.engine import rule_names
 from distft.data.hub import local_folder
 from distft.data.key import tokenizer_dir

@@ -21,6 +21,7 @@ def test_trained_tokens_are_marked_without_splitting_letters():
     assert marked(row, tokenizer).plain == "h⟦i│é│<|im_end|>⟧a"
 
 
+@pytest.mark.slow
 def test_the_command_shows_what_is_trained(tmp_path: Path):
     (tmp_path / "rows.jsonl").write_text('{"prompt": "hi", "completion": "yes"}\n' * 3)
     overrides = ["model.tiny=true", "cache_dir=cache", "data.train=rows.jsonl", "data.eval=null"]

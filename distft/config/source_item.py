@@ -8,8 +8,8 @@ from typing import Any
 
 from pydantic import Field, ValidationError
 
+from distft.config.errors import did_you_mean, nearest
 from distft.config.key import Count, Group, Positive, shown
-from distft.config.nearest import did_you_mean, nearest
 
 MIXING = ("weight", "cap", "epochs")
 RULES = {

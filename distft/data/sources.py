@@ -1,6 +1,5 @@
 """Data sources: resolves data.train and data.eval to files, folders, saved datasets and hub ids."""
 
-import difflib
 import re
 import zipfile
 from collections.abc import Sequence
@@ -8,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from distft.config.errors import nearest
 from distft.config.schema import Data
 from distft.config.source_item import SourceItem, source_items
 from distft.data.files import KINDS, LANGUAGES, TABLES, DataFile, Member, file_kind, is_readable, of_one_class
@@ -215,5 +215,5 @@ def _closest_name(path: Path) -> str:
     """Returns the end of an error message: the closest file name in the folder."""
     if not path.parent.is_dir():
         return f" ({path.parent} is missing)"
-    near = difflib.get_close_matches(path.name, [other.name for other in path.parent.iterdir()], n=1, cutoff=0.5)
-    return f". Did you mean {path.parent / near[0]}?" if near else ""
+    near = nearest(path.name, [other.name for other in path.parent.iterdir()])
+    return f". Did you mean {path.parent / near}?" if near else ""

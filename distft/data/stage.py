@@ -78,7 +78,7 @@ def _fill(folder: Path, work: Path, parts: Parts, config: Config, progress: Prog
         report, files = _write_own_eval(folder, data, chunks, cleaning, overlap_action(config))
     else:
         report, files = _write_fraction(folder, data, cleaning, eval_fraction(data))
-    write_cleaning(folder / "cleaning.json", cleaning)
+    write_cleaning(folder, cleaning)
     write_left_out(folder / "dropped.jsonl", cleaning, chunks.get("eval", ()))
     report.notes = _notes(pipeline, data)
     report.seconds = round(time.monotonic() - started, 3)

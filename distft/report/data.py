@@ -34,7 +34,7 @@ Facts = dict[str, Any]  # the JSON of data.json
 def gather(folder: Path, config: Config) -> Facts:
     """Returns the facts of prepared data. config: that it was prepared for."""
     report = read_json(folder / "report.json")
-    cleaning = read_json(folder / CLEANING) if (folder / CLEANING).is_file() else {}
+    cleaning = _json(folder / CLEANING)
     streams = report["streams"]
     train = streams["train"]
     rules = [{"name": name, **found} for name, found in cleaning.get("rules", {}).items()]
@@ -68,8 +68,13 @@ def gather(folder: Path, config: Config) -> Facts:
         "lengths": _lengths(lengths, config.data.max_length),
         "packing": _packing(folder, config),
         "gates": _gates(streams, rules),
-        "timing": {"seconds": report["seconds"], "rules": cleaning.get("seconds", {})},
+        "timing": {"seconds": report["seconds"], "rules": _json(folder / "timing.json")},
     }
+
+
+def _json(path: Path) -> Facts:
+    """Returns the JSON of a file; empty in data that a version without it prepared."""
+    return read_json(path) if path.is_file() else {}
 
 
 def _name(config: Config) -> str:

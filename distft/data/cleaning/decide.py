@@ -1,6 +1,6 @@
 """The decisions about all rows of a preparation, from the tags of its blocks, and what is written about them.
 
-cleaning.json has what each rule found, with examples and seconds; dropped.jsonl every row that is left out.
+cleaning.json has what each rule found, with examples; dropped.jsonl every row that is left out.
 """
 
 import json
@@ -110,8 +110,8 @@ def _dropped(cleaning: Cleaning, chunk: Chunk, start: int) -> Iterator[LeftOut]:
         yield LeftOut(*places[row - start], rule, reason, values[row - start])
 
 
-def write_cleaning(path: Path, cleaning: Cleaning) -> None:
-    """Writes cleaning.json."""
+def write_cleaning(folder: Path, cleaning: Cleaning) -> None:
+    """Writes cleaning.json, and apart from it timing.json, which differs from one preparation to the next."""
     decisions = cleaning.decisions
     rules: dict[str, Any] = {}
     for name, found in decisions.yields.items():
@@ -127,7 +127,8 @@ def write_cleaning(path: Path, cleaning: Cleaning) -> None:
         items[chunk.counts["item"]] += chunk.batch.num_rows
     statistics = Statistics.total(chunk.counts["statistics"] for chunk in cleaning.chunks)
     facts = {"rules": rules, "statistics": statistics.as_json(), "worst": decisions.worst, "items": items}
-    write_json(path, facts | {"seconds": {name: round(value, 3) for name, value in decisions.seconds.items()}})
+    write_json(folder / "cleaning.json", facts)
+    write_json(folder / "timing.json", {name: round(value, 3) for name, value in decisions.seconds.items()})
 
 
 def _add_examples(
