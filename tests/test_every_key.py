@@ -92,6 +92,7 @@ SHOWN: dict[str, str] = {
         "data.split data.eval_split data.split_seed data.overlap data.format data.fields data.ignore_fields "
         "data.chat_template data.seed_date",
     ),
+    **_lines(f"{HERE}test_answers_are_trained_as_asked", "data.train_on data.train_reasoning"),
     **_lines(
         f"{HERE}test_unusable_rows_over_max_bad_rows_stop_a_run",
         "data.max_bad_fraction data.max_truncated_fraction data.max_untrained_fraction",
@@ -232,6 +233,25 @@ def test_rows_are_read_as_configured(right: list[str], tmp_path: Path):
     )
     dated = [*right, "data.eval=null", f"data.chat_template={template}", "data.seed_date=1987-06-05"]
     assert texts(dated)["train"][0].startswith("05 Jun 1987user: q0")
+
+
+def test_answers_are_trained_as_asked(right: list[str], tmp_path: Path):
+    """data.train_on, data.train_reasoning."""
+    answers = ["<think>one</think>first", "<think>two</think>second"]
+    turns = [
+        {"role": role, "content": text} for answer in answers for role, text in (("user", "q"), ("assistant", answer))
+    ]
+    rows = write(tmp_path / "turns.jsonl", [{"messages": turns}])
+    asked = ["model.tiny=true", right[2], f"data.train={rows}", "data.eval=null"]
+
+    def trained(*overrides: str) -> str:
+        (row,) = Rows(ensure_prepared(compose([*asked, *overrides]).values).folder, "train")
+        return byte_tokenizer().decode(row.input_ids[row.trained])
+
+    assert trained() == "".join(f"{answer}<|im_end|>" for answer in answers)
+    assert trained("data.train_on=last") == f"{answers[1]}<|im_end|>"
+    assert trained("data.train_on=all").startswith("<|im_start|>user\nq<|im_end|>")
+    assert trained("data.train_reasoning=false") == "first<|im_end|>second<|im_end|>"
 
 
 def test_unusable_rows_over_max_bad_rows_stop_a_run(right: list[str], tmp_path: Path):

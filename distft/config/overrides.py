@@ -23,6 +23,7 @@ from distft.config.parts import TRACKER, named_tracker, target_sections
 from distft.config.schema import SHORT
 from distft.run import tracker_name
 
+_MAPPING = re.compile(r"\{\s*\w+\s*:.*\}$", re.DOTALL)
 _OVERRIDE = re.compile(r"(?P<prefix>\+\+|\+|~)?(?P<key>[^=\s+~]+)(?:=(?P<value>.*))?", re.DOTALL)
 MULTIRUN = ("-m", "--multirun")
 CONFIG = "config"  # names a YAML file of one's own
@@ -80,7 +81,7 @@ def hydra_value(key: str, value: str, *, text: bool) -> str:
     if value in ("", "null") or _is_quoted(value):
         return value or "''"
     if value.startswith("[") and value.endswith("]"):
-        return "[" + ",".join(hydra_value(key, part, text=text) for part in _parts(value[1:-1])) + "]"
+        return "[" + ",".join(_item(key, part.strip(), text=text) for part in _parts(value[1:-1])) + "]"
     if "," in value and not value.startswith("{") and not Path(value).expanduser().exists():
         many, one = shlex.quote(f"{key}=[{value}]"), shlex.quote(f"{key}={quoted(value)}")
         raise WrongOverride(
@@ -90,6 +91,14 @@ def hydra_value(key: str, value: str, *, text: bool) -> str:
     if text or not _is_readable(key, value):
         return quoted(value)
     return value
+
+
+def _item(key: str, value: str, *, text: bool) -> str:
+    """Returns an item of a list in Hydra's grammar; a mapping, such as {path: a.jsonl, weight: 2}, part by part."""
+    if not _MAPPING.match(value) or Path(value).expanduser().exists():
+        return hydra_value(key, value, text=text)
+    pairs = (part.partition(":") for part in _parts(value[1:-1]))
+    return "{" + ",".join(f"{name.strip()}:{hydra_value(key, given, text=False)}" for name, _, given in pairs) + "}"
 
 
 def swept_value(key: str, value: str) -> str | None:

@@ -114,6 +114,14 @@ class Data(Group):
         default="2024-07-26",
         description="the day that a chat template which prints today's date takes for today, YYYY-MM-DD",
     )
+    train_on: Literal["all", "last", "assistant"] = Field(
+        default="assistant",
+        description="assistant: every answer that is not marked `train: false`; last: the last answer of a row; all: "
+        "prompts too",
+    )
+    train_reasoning: bool = Field(
+        default=True, description="train on the reasoning of an answer; false: it is read, and what follows is trained"
+    )
     packing: bool = Field(
         default=True, description="cut a step into forwards by tokens; false: by rows, as train.micro_batch_size says"
     )

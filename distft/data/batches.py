@@ -27,6 +27,7 @@ class Batch:
     positions: torch.Tensor  # [T] int64, index into S of the token that predicts each target
     targets: torch.Tensor  # [T] int64
     starts: torch.Tensor  # [D + 1] int32, index into S of each document's first token, and S
+    weights: torch.Tensor | None = None  # [T] float32, of each target in the loss; None: all 1
     cost: float = 0.0  # floating-point operations of its forward pass; 0: not estimated
 
     def inputs(self) -> dict[str, Any]:
@@ -44,8 +45,13 @@ class Batch:
 
     @property
     def tensors(self) -> dict[str, torch.Tensor]:
-        names = ("input_ids", "position_ids", "positions", "targets", "starts")
-        return {name: getattr(self, name) for name in names}
+        names = ("input_ids", "position_ids", "positions", "targets", "starts", "weights")
+        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+
+    @property
+    def weight(self) -> torch.Tensor | int:
+        """Sum of the targets' weights: what the sum of the losses is divided by."""
+        return len(self.targets) if self.weights is None else self.weights.sum(dtype=torch.float64)
 
 
 def to_device(batches: Sequence[Batch], device: torch.device) -> list[Batch]:
@@ -110,7 +116,19 @@ def make_batch(documents: Sequence[Row], multiple_of: int = 1) -> Batch:
         torch.from_numpy(at - 1),
         torch.from_numpy(input_ids[at]),
         torch.from_numpy(np.cumsum((0, *lengths), dtype=np.int32)),
+        _target_weights(documents, at),
     )
+
+
+def _target_weights(documents: Sequence[Row], at: np.ndarray) -> torch.Tensor | None:
+    """Returns the weights of the tokens at `at`, float32; None where no document has weights."""
+    if all(document.weights is None for document in documents):
+        return None
+    ones = (
+        np.ones(len(document.input_ids), np.float32) if document.weights is None else document.weights
+        for document in documents
+    )
+    return torch.from_numpy(np.concatenate(list(ones))[at])
 
 
 def collate(rows: Rows, indices: np.ndarray, multiple_of: int = 1) -> Batch:

@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from distft.data.blocks import Block
 from distft.data.cleaning.tags import write_tags
-from distft.data.formats import Format, UnreadFields
+from distft.data.formats import Format, Unread, UnreadFields
 from distft.data.pipeline import Outcome, RowPipeline, split_position
 from distft.data.shards import SCHEMA, batch_of
 from distft.data.statistics import Statistics
@@ -46,7 +46,9 @@ class Chunk:
             return file.get_batch(0)
 
     @cached_property
-    def counts(self) -> dict[str, Any]:  # JSON: stream, log, left_out, statistics, unread, seen, ends, files, item
+    def counts(
+        self,
+    ) -> dict[str, Any]:  # JSON: stream, log, left_out, statistics, unread, rendered, seen, ends, files, item
         with pa.ipc.open_file(pa.memory_map(str(self.path))) as file:
             return json.loads(file.schema.metadata[COUNTS])
 
@@ -70,8 +72,9 @@ class Chunk:
     def add_unread(self, unread: UnreadFields, forms: Sequence[Format]) -> None:
         """Adds the block's fields that no format reads, and all that its rows had."""
         by_name = {form.name: form for form in forms}
-        for name, (place, form) in self.counts["unread"].items():
-            unread.places.setdefault(name, (place, by_name[form]))
+        for key, (path, place, form, hint) in self.counts["unread"]:
+            unread.places.setdefault((key[0], key[1]), Unread(path, place, by_name[form], hint))
+        unread.rendered.update((role, key) for role, key in self.counts["rendered"])
         unread.seen.update(self.counts["seen"])
 
 
@@ -102,7 +105,8 @@ def write_chunk(pipeline: RowPipeline, forms: list[Format], stream: str, block: 
         "log": log.getvalue(),
         "left_out": [each.as_json() for each in outcome.left_out],
         "statistics": statistics.as_json(),
-        "unread": {name: (place, form.name) for name, (place, form) in unread.places.items()},
+        "unread": [(key, (*at[:2], at.form.name, at.hint)) for key, at in unread.places.items()],
+        "rendered": sorted(pipeline.renderer.read),
         "seen": sorted(unread.seen),
         "ends": sorted(pipeline.renderer.ends),
         "files": list(files),

@@ -1,7 +1,9 @@
 """Examples: the common form of a row, text segments with a role and a train flag, that every format returns."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
+
+RawJson = dict[str, Any]  # a JSON object of a user's row or tool call: its fields are the user's own
 
 
 class BadField(ValueError):
@@ -14,20 +16,31 @@ class BadField(ValueError):
 
 @dataclass(frozen=True)
 class Segment:
-    """Text with a role: system, user or assistant in a chat, else prompt, completion or text."""
+    """Text with a role: system, developer, user, assistant or tool in a chat, else prompt, completion or text."""
 
     role: str
-    text: str
+    text: str  # empty next to tool calls, and where a tool returned nothing
     train: bool
+    weight: float = 1.0  # of each of its trained tokens in the loss
+    fields: RawJson = field(default_factory=dict)  # other keys of the message: tool_calls, reasoning_content, name ...
+    written: str | None = None  # `text` with its Hermes calls, for templates that render none; None: no such calls
 
 
 @dataclass(frozen=True)
 class Example:
-    segments: tuple[Segment, ...]
+    """A row: the segments of one document, or of a pair with a common beginning."""
+
+    segments: tuple[Segment, ...]  # of a preference pair: with the chosen answer
+    tools: tuple[RawJson, ...] = ()  # JSON schemas of the functions that the assistant may call
+    weight: float = 1.0  # multiplies the weights of the segments
+    rejected: tuple[Segment, ...] = ()  # of a preference pair: the segments with the rejected answer
+    label: bool | float | str | tuple[str | int, ...] | None = (
+        None  # class or classes, value, or whether an answer is desirable (KTO)
+    )
 
 
-def text_field(row: dict[str, Any], field: str, where: str = "") -> str:
-    """Returns a non-empty text that is valid for every tokenizer.
+def text_field(row: RawJson, field: str, where: str = "", allow_empty: bool = False) -> str:
+    """Returns a text that is valid for every tokenizer, not empty unless `allow_empty`.
 
     where: prefix of the field's name in error messages. Raises BadField for anything else.
     """
@@ -37,7 +50,7 @@ def text_field(row: dict[str, Any], field: str, where: str = "") -> str:
         raise BadField(name, "is missing" if field not in row else "is null")
     if not isinstance(value, str):
         raise BadField(name, f"is {type(value).__name__}, expected text")
-    if not value.strip():
+    if not allow_empty and not value.strip():
         raise BadField(name, "is empty")
     if "\0" in value:
         raise BadField(name, f"holds a NUL character at position {value.index(chr(0))}")
@@ -48,6 +61,16 @@ def text_field(row: dict[str, Any], field: str, where: str = "") -> str:
     return value
 
 
-def system_field(row: dict[str, Any], field: str) -> tuple[Segment, ...]:
+def system_field(row: RawJson, field: str) -> tuple[Segment, ...]:
     """Returns the system segment of a row; an empty tuple where the field is missing, null or empty."""
     return (Segment("system", text_field(row, field), False),) if row.get(field) not in (None, "") else ()
+
+
+def weight_field(row: RawJson, field: str, where: str = "") -> float:
+    """Returns a weight in the loss, 1 where the field is missing or null; raises BadField unless finite and >= 0."""
+    value = row.get(field)
+    if value is None:
+        return 1.0
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
+        raise BadField(f"{where}{field}", f"is {value!r}, expected a number of at least 0")
+    return float(value)

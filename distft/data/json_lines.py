@@ -3,6 +3,7 @@
 Traps: a `.jsonl` may hold one JSON list. A duplicate field name, which json drops silently, is an error.
 """
 
+import codecs
 import json
 import re
 from collections.abc import Iterator
@@ -155,40 +156,98 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 DECODER = json.JSONDecoder(object_pairs_hook=_once)
 SPACE = re.compile(r"[ \t\r\n]*")
+PIECE_BYTES = 2**20  # of a JSON list, read at once
+LONGEST_TOKEN = 12  # letters of a literal, number sign or escape that may be cut
 SPACE_OR_COMMA = re.compile(r"[ \t\r\n,]*")
 
 
 def _document(path: DataFile) -> Iterator[RawRow]:
     """Yields rows of a list, an object that holds a list, or concatenated objects.
 
-    Raises UnreadableFile where the text is not JSON or is truncated.
+    A list is read a piece at a time; an object that holds a list is held whole. Raises UnreadableFile where the text is
+    not JSON or is truncated.
     """
     with open_text(path) as file:
-        text = file.read().removeprefix(BOM).decode(errors="surrogateescape")
-    position, line, counted = _after(SPACE, text, 0), 1, 0
-    inside, back = False, None  # in a list of rows; the position after the object that holds it
-    while position < len(text):
+        window, inside = _Window(file), False  # inside: in a list of rows
+        while mark := window.next(SPACE_OR_COMMA if inside else SPACE):
+            if mark == ("]" if inside else "["):
+                inside = not inside
+                window.position += 1
+                continue
+            line = window.line()
+            try:
+                value, end = window.decode()
+            except (ValueError, RecursionError) as error:
+                what = "is not JSON: " if isinstance(error, json.JSONDecodeError) else ""
+                raise UnreadableFile(f"{path}:{line}: {what}{error}; the rest of the file is unreadable") from None
+            if not inside and (name := _list_of(value)) is not None:
+                start = _start_of_list(window.text, window.position, name)
+                line += window.text.count("\n", window.position, start)
+                yield from _rows_of_list(str(path), line, window.text, start)
+            else:
+                yield _object(str(path), line, value)
+            window.position = end
+        if inside:
+            raise UnreadableFile(f"{path}:{window.line()}: is a truncated JSON list; the rest of the file is missing")
+
+
+class _Window:
+    """A piece of a text that moves forward over a file; what lies before `position` is dropped with the next piece."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file, self.text, self.position = file, "", 0
+        self._decoder = codecs.getincrementaldecoder("utf-8-sig")("surrogateescape")
+        self._ended, self._line, self._counted = False, 1, 0
+        self._more()
+
+    def next(self, skipped: re.Pattern[str]) -> str:
+        """Moves over `skipped` and returns the next letter; empty at the end."""
+        while True:
+            self.position = _after(skipped, self.text, self.position)
+            if self.position < len(self.text):
+                return self.text[self.position]
+            if not self._more():
+                return ""
+
+    def decode(self) -> tuple[Any, int]:
+        """Returns the JSON value at `position` and where it ends; reads more where the text ends inside it."""
+        while True:
+            try:
+                value, end = DECODER.raw_decode(self.text, self.position)
+            except json.JSONDecodeError as error:
+                is_cut = error.msg.startswith("Unterminated string") or error.pos > len(self.text) - LONGEST_TOKEN
+                if not is_cut or len(self.text) - self.position > MAX_ROW_BYTES or not self._more():
+                    raise
+                continue
+            if end < len(self.text) or not self._more():
+                return value, end
+
+    def line(self) -> int:
+        """Returns the number of the line at `position`, from 1."""
+        self._line += self.text.count("\n", self._counted, self.position)
+        self._counted = self.position
+        return self._line
+
+    def _more(self) -> bool:
+        """Reads at least as much as is kept, so that a long value is parsed a few times only; False at the end."""
+        if self._ended:
+            return False
+        self.line()
+        kept = self.text[self.position :]
+        piece = self.file.read(max(PIECE_BYTES, len(kept)))
+        self._ended = not piece
+        self.text, self.position, self._counted = kept + self._decoder.decode(piece, final=self._ended), 0, 0
+        return not self._ended
+
+
+def _rows_of_list(file: str, line: int, text: str, position: int) -> Iterator[RawRow]:
+    """Yields the rows of the list that begins at a position, which is on a line."""
+    counted, position = position, _after(SPACE_OR_COMMA, text, position + 1)
+    while text[position] != "]":
         line, counted = line + text.count("\n", counted, position), position
-        if not inside and text[position] == "[":
-            inside, position = True, _after(SPACE_OR_COMMA, text, position + 1)
-            continue
-        if inside and text[position] == "]":
-            inside, position = False, _after(SPACE, text, back or position + 1)
-            back = None
-            continue
-        try:
-            value, end = DECODER.raw_decode(text, position)
-        except (ValueError, RecursionError) as error:
-            what = "is not JSON: " if isinstance(error, json.JSONDecodeError) else ""
-            raise UnreadableFile(f"{path}:{line}: {what}{error}; the rest of the file is unreadable") from None
-        name = None if inside else _list_of(value)
-        if name is not None:
-            position, back = _start_of_list(text, position, name), end
-            continue
-        yield _object(str(path), line, value)
-        position = _after(SPACE_OR_COMMA if inside else SPACE, text, end)
-    if inside:
-        raise UnreadableFile(f"{path}:{line}: is a truncated JSON list; the rest of the file is missing")
+        value, end = DECODER.raw_decode(text, position)
+        yield _object(file, line, value)
+        position = _after(SPACE_OR_COMMA, text, end)
 
 
 def _start_of_list(text: str, position: int, name: str) -> int:

@@ -25,9 +25,9 @@ from distft.data.sources import Source, find_sources
 from distft.paths import absolute
 from distft.run import read_json, write_json
 
-OPTIONS = ("format", "fields", "ignore_fields", "max_length", "seed_date")
+OPTIONS = ("format", "fields", "ignore_fields", "max_length", "seed_date", "train_on", "train_reasoning")
 Parts = dict[str, Any]  # what the key is made of, as JSON
-STAGE_VERSION = 1  # increment when the same rows give other tokens; tests/data/test_golden.py fails then
+STAGE_VERSION = 2  # increment when the same rows give other tokens; tests/data/test_golden.py fails then
 TOKENIZER_FILES = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "*.model")
 TEMPLATE_FILES = ("chat_template*", "additional_chat_templates/*")
 CACHED_HASH_BYTES = 4 * 2**20  # hashes of larger files are cached

@@ -6,6 +6,7 @@ Trap: it travels to the processes of the data stage by multiprocessing, so every
 import hashlib
 import io
 import itertools
+import json
 import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
@@ -21,7 +22,7 @@ from distft.data.formats import Format, UnreadFields, choose_formats, form_of
 from distft.data.key import chat_template, pinned, tokenizer_dir
 from distft.data.raw import RawRow
 from distft.data.read import source_parts
-from distft.data.render import ChatRenderer, PlainRenderer, Rendered, make_renderer
+from distft.data.render import ChatRenderer, PlainRenderer, Rendered, Training, make_renderer
 from distft.data.shards import Row
 from distft.data.sources import find_sources
 from distft.data.tokenize import RowTokenizer, load_tokenizer
@@ -32,7 +33,11 @@ DETECTION_ROWS = 100  # read to detect the format
 
 def content_id(example: Example) -> str:
     """Returns a hash of the roles and the text, normalized in case, spacing and Unicode form."""
-    parts = (f"{segment.role}\x1e{_normalized(segment.text)}" for segment in example.segments)
+    segments = (*example.segments, *example.rejected)
+    parts = [f"{segment.role}\x1e{_normalized(segment.written or segment.text)}" for segment in segments]
+    more = [segment.fields for segment in segments]
+    if any(more) or example.tools:
+        parts.append(_normalized(json.dumps([*more, example.tools], sort_keys=True, ensure_ascii=False)))
     return hashlib.blake2b("\x1f".join(parts).encode(), digest_size=16).hexdigest()
 
 
@@ -144,12 +149,21 @@ class RowPipeline:
                 example, unread = form.take(raw.value)
                 looked = self.cleaner.look(raw, example, outcome.seconds) if self.cleaner else None
                 example = looked.example if looked else example
-                rendered = self.renderer(example)
+                rendered = self.renderer.rows(example)
             except BadField as error:
                 outcome.add_bad(raw, error)
             else:
-                self.unread.add(unread, f"{raw.file}:{raw.line}", form)
-                yield RenderedRow(rendered, content_id(example), raw, last_answer(example), looked)
+                self._note_unread(raw, form, example, unread)
+                identity, answer = content_id(example), last_answer(example)
+                yield from (RenderedRow(text, identity, raw, answer, looked) for text in rendered)
+
+    def _note_unread(self, raw: RawRow, form: Format, example: Example, unread: list[str]) -> None:
+        """Notes the fields that the format does not read, and the keys that the chat template does not."""
+        place = f"{raw.file}:{raw.line}"
+        self.unread.add(unread, place, form)
+        if keys := self.renderer.unread(example):
+            self.unread.add_unrendered(keys, place, form, self.renderer.keys)
+        self.unread.rendered |= self.renderer.read
 
     def _open(self, key: Literal["train", "eval"]) -> OpenSource:
         sources = find_sources(key, self.data, self.cache_dir)
@@ -170,7 +184,8 @@ class RowPipeline:
         for found, value in zip(readable, values, strict=True):
             form = form_of(forms, value)
             try:
-                self.unread.add(form.take(value)[1], f"{found.file}:{found.line}", form)
+                example, unread = form.take(value)
+                self._note_unread(found, form, example, unread)
             except BadField:
                 continue  # counted and reported when `rows` reaches it
         return OpenSource(key, itertools.chain(ahead, blocks), forms)
@@ -182,7 +197,8 @@ def make_pipeline(config: Config) -> tuple[RowPipeline, Any]:
     if field_of_groups is not None:  # no format reads it
         data = data.model_copy(update={"ignore_fields": [*data.ignore_fields, field_of_groups]})
     tokenizer = load_tokenizer(tokenizer_dir(config), config.model.trust_remote_code)
-    renderer = make_renderer(tokenizer, chat_template(data.chat_template), data.seed_date)
+    training = Training(data.train_on, data.train_reasoning)
+    renderer = make_renderer(tokenizer, chat_template(data.chat_template), data.seed_date, training)
     row_tokenizer = RowTokenizer(tokenizer, data.max_length)
     pipeline = RowPipeline(renderer, row_tokenizer, data, config.cache_dir, cleaner=make_cleaner(config))
     return pipeline, tokenizer

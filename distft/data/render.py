@@ -1,8 +1,9 @@
-"""Rendering: an Example as the text that the model reads, with the character spans that are trained.
+"""Rendering: an Example as the texts that the model reads, with the character spans that are trained.
 
-A chat template does not report where it puts the content of a message. So each chat is rendered a second time with a
-marker in place of every assistant content. The text around the markers comes from the template, and the real rendering
-must equal it with the contents in the gaps; otherwise the row or the template is refused.
+A trained turn begins where generation begins: after a text that the template gives for add_generation_prompt. It ends
+with the token that ends generation, and what it holds is what the template renders of the turn as the last one of a
+conversation. Where the template writes a turn otherwise once another follows (it drops the reasoning, or ends it with
+another token), the turn is trained in a text of its own.
 Trap: spans found by token ids or by `{% generation %}` tags, which most stock templates lack, train on nothing or on
 the user's text.
 A template that prints the current date gets a fixed one, else tokens would depend on the day of the preparation.
@@ -10,29 +11,35 @@ A template that prints the current date gets a fixed one, else tokens would depe
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import datetime
-from typing import Any
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import product
+from typing import Any, Literal
 
-import jinja2
+from distft.data.example import BadField, Example, RawJson, Segment
+from distft.data.template import CALL_ID, REASONING, SEED_DATE, ChatTemplate, TemplateRefused
 
-from distft.data.example import BadField, Example, Segment
+CHAT_ROLES = ("system", "developer", "user", "assistant", "tool")
+MARKER = "Kq7marker"
+ENDS_REASONING = "</think>"
+TrainOn = Literal["all", "last", "assistant"]
 
-SEED_DATE = "2024-07-26"  # the default date of Llama 3's template
-DATE_FORMS = [f"%{flag}{letter}" for letter in "aAbBcdFHIjmMpSTuUVwWxXyYe" for flag in ("", "-")]
-CHAT_ROLES = {"system": "system", "user": "user", "assistant": "assistant", "prompt": "user", "completion": "assistant"}
 
+@dataclass(frozen=True)
+class Training:
+    """What is trained of a conversation: data.train_on and data.train_reasoning."""
 
-class TemplateRefused(ValueError):
-    """The trained spans of a chat template cannot be determined."""
+    on: TrainOn = "assistant"
+    reasoning: bool = True
 
 
 @dataclass(frozen=True)
 class Rendered:
-    """The text of one row, and its trained spans as (start, end) character positions."""
+    """The text of one document, and its trained spans as (start, end) character positions."""
 
     text: str
     spans: tuple[tuple[int, int], ...]
+    weights: tuple[float, ...] = ()  # of the spans; empty: all 1
     add_bos: bool = False  # plain text: add the tokenizer's bos and eos tokens
     add_eos: bool = False
 
@@ -43,117 +50,298 @@ class PlainRenderer:
     `chat_template` is the text of the template in use; `ends` collects the special tokens that end trained text.
     """
 
-    def __init__(self, end: str | None = None) -> None:
+    def __init__(self, end: str | None = None, training: Training = Training()) -> None:
         """end: the tokenizer's end-of-text token, which is trained."""
         self.chat_template: str | None = None
-        self.end, self.ends = end, set[str]()
+        self.end, self.ends, self.training = end, set[str](), training
 
     date = None
+    keys: tuple[str, ...] = ()  # that a chat template may read
+    read: frozenset[tuple[str, str]] = frozenset()
 
     def __call__(self, example: Example) -> Rendered:
-        if any(segment.role in ("user", "assistant") for segment in example.segments):
+        if any(segment.role in CHAT_ROLES[2:] for segment in example.segments):
             raise TemplateRefused(
                 "messages need a chat template, and the tokenizer has none. Try: model.tokenizer=FOLDER of one with a "
                 "template, or data.chat_template=FILE.jinja"
             )
-        text, spans = "", []
+        text, spans, weights = "", [], []
         for segment in example.segments:
-            if segment.train:
+            if (segment.train or self.training.on == "all") and segment.weight * example.weight > 0:
                 spans.append((len(text), len(text) + len(segment.text)))
+                weights.append(segment.weight * example.weight)
             text += segment.text
-        if example.segments[-1].train and self.end:
+        is_trained = bool(spans) and spans[-1][1] == len(text)
+        if is_trained and self.end:
             self.ends.add(self.end)
-        return Rendered(text, tuple(spans), add_bos=True, add_eos=example.segments[-1].train)
+        return Rendered(text, tuple(spans), _weights(weights), add_bos=True, add_eos=example.segments[-1].train)
+
+    def rows(self, example: Example) -> list[Rendered]:
+        return [self(example)]
+
+    def unread(self, example: Example) -> list[tuple[str, str]]:
+        return []
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A trained turn: the prompts after which it is generated, what is generated, and the text that ends with it."""
+
+    prompts: tuple[str, ...]
+    text: str  # with the token that ends generation
+    alone: str  # the conversation up to here
+    parts: tuple[tuple[int, int], ...]  # trained parts of `text`
+
+    def spans(self, whole: str) -> list[tuple[int, int]] | None:
+        """Returns the turn's spans in the text of a conversation; None where that does not hold it as generated."""
+        for prompt in self.prompts:
+            if whole.startswith(self.text, len(prompt)) and whole.startswith(prompt):
+                return [(len(prompt) + start, len(prompt) + end) for start, end in self.parts]
+        return None
 
 
 class ChatRenderer:
     """Renders the segments with the tokenizer's chat template; raises TemplateRefused where it hides the spans."""
 
-    def __init__(self, tokenizer: Any, template: str | None = None, date: str = SEED_DATE) -> None:
-        self.tokenizer, self.template = tokenizer, template
-        text: str = tokenizer.get_chat_template(template)
-        self.chat_template: str | None = text
-        self.date = date if "strftime_now" in text else None  # the date that the template prints
-        if self.date:
-            self.template = _with_day(text, date)
+    def __init__(
+        self, tokenizer: Any, template: str | None = None, date: str = SEED_DATE, training: Training = Training()
+    ) -> None:
+        self.tokenizer, self.training = tokenizer, training
+        self.template = ChatTemplate(tokenizer, template, date)
+        self.chat_template: str | None = self.template.text
+        self.date, self.keys, self.read = self.template.date, self.template.keys(), self.template.read
         added = sorted((str(token) for token in tokenizer.added_tokens_decoder.values()), key=len, reverse=True)
-        self.end_of_turn = re.compile(r"\s*(?:" + "|".join(map(re.escape, added)) + ")")
-        self.plain = PlainRenderer(tokenizer.eos_token)
+        self.special = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
+        self.any_token = "(?:" + "|".join(map(re.escape, added)) + ")"
+        self.plain = PlainRenderer(tokenizer.eos_token, training)
         self.ends = self.plain.ends  # the special tokens that end trained turns
         self._check()
         self.ends.clear()  # without those of the check
 
     def __call__(self, example: Example) -> Rendered:
-        """Returns the rendering; raises BadField where the template rejects the row or changes an assistant content."""
+        """Returns the rendering of the whole conversation."""
+        return self.rows(example)[-1]
+
+    def rows(self, example: Example) -> list[Rendered]:
+        """Returns the texts of a conversation, each trained turn in one of them, the whole conversation last.
+
+        Raises BadField where the template rejects the row, drops a message, or would not generate a trained turn.
+        """
         if example.segments[0].role == "text":
-            return self.plain(example)
-        messages = [{"role": CHAT_ROLES[part.role], "content": part.text} for part in example.segments]
-        text = self._render(messages)
-        spans = []
-        for index, (start, end) in self._contents(messages, text).items():
-            if example.segments[index].train:
-                spans.append((start, self._end_of_turn(text, end)))
-        return Rendered(text, tuple(spans))
+            return [self.plain(example)]
+        segments = example.segments
+        messages, tools = self.messages(example)
+        whole = self.template.render(messages, tools)
+        self._check_shown(messages, tools, whole)
+        trained = self._trained(example)
+        if self.training.on == "all":
+            return [self._all(example, messages, tools, whole)]
+        answers = {i: self._answer(messages, tools, i, whole) for i in trained}
+        if _is_described(example):
+            self._check_described(messages, answers)
+        rows: list[Rendered] = []
+        left = list(trained)
+        text = whole if not left or answers[left[-1]].spans(whole) else answers[left[-1]].alone
+        while left or not rows:
+            spans, weights, later = [], [], []
+            for i in left:
+                if (found := answers[i].spans(text)) is None:
+                    later.append(i)
+                    continue
+                spans += found
+                weights += [segments[i].weight * example.weight] * len(found)
+            rows.append(Rendered(text, tuple(spans), _weights(weights)))
+            left = later
+            text = answers[left[-1]].alone if left else text
+        return rows[::-1]
 
-    def _contents(self, messages: list[dict[str, str]], text: str) -> dict[int, tuple[int, int]]:
-        """Returns message index -> (start, end) of each assistant content in `text`."""
-        turns = [index for index, message in enumerate(messages) if message["role"] == "assistant"]
-        pieces = self._around(messages, turns)
-        for strip in (str, str.strip):
-            contents = [strip(messages[index]["content"]) for index in turns]
-            if pieces and text == "".join(map("".join, zip(pieces, [*contents, ""], strict=True))):
-                return dict(zip(turns, _positions(pieces, contents), strict=True))
-        return {index: self._one_content(messages, text, index) for index in turns}
+    def messages(self, example: Example) -> tuple[list[RawJson], Sequence[RawJson]]:
+        """Returns the messages and the tools in the form that the chat template takes."""
+        tools = () if _is_described(example) else example.tools  # Hermes: the system text has the schemas
+        return self._accepted(self.template.messages(example), tools), tools
 
-    def _around(self, messages: list[dict[str, str]], turns: Sequence[int]) -> list[str] | None:
-        """Returns the template's text before, between and after the contents of `turns`; None if a marker is lost."""
-        markers = {index: _marker(index) for index in turns}
-        marked = [message | {"content": markers.get(i, message["content"])} for i, message in enumerate(messages)]
-        text = self._render(marked)
-        if any(text.count(marker) != 1 for marker in markers.values()):
-            return None
-        pieces = re.split("|".join(markers.values()), text) if markers else [text]
-        return pieces
-
-    def _one_content(self, messages: list[dict[str, str]], text: str, index: int) -> tuple[int, int]:
-        """Returns the span of a content that the template changes: trims it, or splits it into thinking and answer."""
-        content = messages[index]["content"]
-        pieces = self._around(messages, [index])
-        if pieces:
-            before, after = pieces
-            for start in (before, self._render(messages[:index], add_generation_prompt=True)):
-                kept = text[len(start) : len(text) - len(after)]
-                if (
-                    text == start + kept + after
-                    and _without_spaces(kept)
-                    and _without_spaces(kept) in _without_spaces(content)
-                ):
-                    return len(start), len(start) + len(kept)
-        raise BadField(f"messages[{index}].content", "the chat template changes it beyond recognition")
-
-    def _end_of_turn(self, text: str, end: int) -> int:
-        """Returns the position after the turn's end token, which is trained so that the model learns to stop."""
-        found = self.end_of_turn.match(text, end)
-        if found is None:
-            raise TemplateRefused(
-                f"the chat template ends an assistant's turn with {text[end : end + 20]!r}, which is not a special "
-                "token of the tokenizer, so the model would not learn to stop"
-            )
-        self.ends.add(found[0].strip())
-        return found.end()
-
-    def _render(self, messages: list[dict[str, str]], add_generation_prompt: bool = False) -> str:
+    def unread(self, example: Example) -> list[tuple[str, str]]:
+        """Returns (role, key) of the keys of an example that the chat template does not read."""
+        if example.segments[0].role == "text":
+            return []
+        if _is_described(example):
+            example = replace(example, tools=())
         try:
-            return self.tokenizer.apply_chat_template(
-                messages, chat_template=self.template, tokenize=False, add_generation_prompt=add_generation_prompt
+            return self.template.unread(example)
+        except BadField:
+            return []  # reported by `rows`
+
+    def _trained(self, example: Example) -> list[int]:
+        """Returns the indices of the trained turns."""
+        turns = [i for i, part in enumerate(example.segments) if _role(part) == "assistant"]
+        if self.training.on == "last":
+            turns = turns[-1:]
+        return [i for i in turns if example.segments[i].train and example.segments[i].weight * example.weight > 0]
+
+    def _accepted(self, messages: list[RawJson], tools: Sequence[RawJson]) -> list[RawJson]:
+        """Returns the messages with ids of tool calls that the template takes: as they are, or of nine letters."""
+        ids = [call["id"] for message in messages for call in message.get("tool_calls", ()) if "id" in call]
+        if not ids:
+            return messages
+        try:
+            self.template.render(messages, tools)
+        except BadField as error:
+            if "id" not in error.reason.casefold():
+                return messages
+            short = {name: f"{CALL_ID[:-2]}{number:02d}" for number, name in enumerate(dict.fromkeys(ids))}
+            return [_with_ids(message, short) for message in messages]
+        return messages
+
+    def _answer(self, messages: list[RawJson], tools: Sequence[RawJson], i: int, whole: str) -> Answer:
+        """Returns a trained turn, from the rendering of the conversation that ends with it."""
+        alone = whole if i == len(messages) - 1 else self.template.render(messages[: i + 1], tools)
+        prompts = self._prompts(messages[:i], tools, alone)
+        begun = next((prompt for prompt in prompts if alone.startswith(prompt)), None)
+        if begun is None:
+            raise BadField(
+                f"messages[{i}]",
+                "the chat template writes this turn after another text than the one it gives for generation, so the "
+                "model would learn a turn that it never generates. Try: train: false on the message, or "
+                "data.chat_template=FILE.jinja",
             )
-        except jinja2.TemplateError as error:
-            raise BadField("messages", f"the chat template refuses them: {error}") from None
+        rest = alone[len(begun) :]
+        end = self._end_of_turn(rest)
+        if end is None:
+            stop = self._next_marker(messages, tools, i, alone)
+            alone, rest, end = alone + stop, rest + stop, len(rest + stop)
+        text = rest[:end]
+        self._check_answer(messages[i], text, i)
+        return Answer(tuple(prompts), text, alone, self._parts(messages[i], text))
+
+    def _prompts(self, before: list[RawJson], tools: Sequence[RawJson], alone: str) -> list[str]:
+        if before:
+            return self.template.prompts(before, tools)
+        opening = self.template.opening  # no library renders an empty conversation
+        at = alone.find(opening) if opening else -1
+        return [alone[: at + len(opening)]] if at >= 0 else []
+
+    def _end_of_turn(self, rest: str) -> int | None:
+        """Returns the position after the token that ends generation; None where the next role's marker is that token.
+
+        rest: a turn from where generation begins to the end of its rendering.
+        """
+        if self.stop is None:
+            return None
+        run = re.search(rf"(?:\s*{self.any_token})*\s*\Z", rest)
+        assert run is not None
+        tokens = list(re.finditer(self.any_token, rest[run.start() :]))
+        ending = [token for token in tokens if token[0] == self.stop] or [t for t in tokens if t[0] in self.special]
+        if not ending:
+            raise TemplateRefused(
+                f"the chat template ends an assistant's turn with {rest[-20:]!r}, which is not a special token of the "
+                "tokenizer, so the model would not learn to stop"
+            )
+        self.ends.add(ending[-1][0])
+        return run.start() + ending[-1].end()
+
+    def _next_marker(self, messages: list[RawJson], tools: Sequence[RawJson], i: int, alone: str) -> str:
+        """Returns the marker of the next role, which ends generation in families without an end-of-turn token."""
+        following: RawJson = {"role": "user", "content": "a"}
+        if calls := messages[i].get("tool_calls"):
+            following = {"role": "tool", "content": "a", "name": calls[-1]["function"]["name"]}
+            following |= {"tool_call_id": calls[-1]["id"]} if "id" in calls[-1] else {}
+        marker = re.compile(rf"\s*{self.any_token}")
+        history = {key: value for key, value in messages[i].items() if key not in REASONING}
+        for turn, later in product((messages[i], history), ([following], messages[i + 1 : i + 2])):
+            before = alone if turn is messages[i] else self.template.render([*messages[:i], turn], tools)
+            text = self.template.render([*messages[:i], turn, *later], tools) if later else ""
+            found = marker.match(text, len(before)) if text.startswith(before) else None
+            if found:
+                self.ends.add(found[0].strip())
+                return found[0]
+        raise TemplateRefused(
+            f"the chat template ends an assistant's turn with {alone[-20:]!r}, which is not a special token of the "
+            "tokenizer, so the model would not learn to stop"
+        )
+
+    @cached_property
+    def stop(self) -> str | None:
+        """The special token directly after an answer; None where the next role's marker ends it."""
+        text = self.template.render([{"role": "user", "content": "a"}, {"role": "assistant", "content": MARKER}])
+        if text.count(MARKER) != 1:
+            raise TemplateRefused("the chat template hides what the assistant says")
+        found = re.compile(rf"\s*({self.any_token})").match(text, text.index(MARKER) + len(MARKER))
+        return found[1] if found else None
+
+    def _parts(self, message: RawJson, text: str) -> tuple[tuple[int, int], ...]:
+        """Returns the trained parts of a turn: all of it, or what follows the reasoning and its closing tag."""
+        reasoning = "" if self.training.reasoning else _reasoning(message)
+        if not reasoning:
+            return ((0, len(text)),)
+        end = text.index(reasoning) + len(reasoning)
+        closing = re.compile(rf"\s*(?:{self.any_token}|</\w+>)\s*").match(text, end)
+        return ((closing.end() if closing else end, len(text)),)
+
+    def _all(self, example: Example, messages: list[RawJson], tools: Sequence[RawJson], whole: str) -> Rendered:
+        """Returns the whole text as trained, except for the assistant's turns that are marked untrained."""
+        spans: list[tuple[int, int]] = []
+        weights: list[float] = []
+        at = 0
+        for i, part in enumerate(example.segments):
+            if _role(part) != "assistant" or (part.train and part.weight == 1.0):
+                continue
+            (start, end), *_ = self._answer(messages, tools, i, whole).spans(whole) or [(-1, -1)]
+            if start < 0:
+                raise BadField(f"messages[{i}]", "its place in the conversation cannot be determined")
+            spans += [(at, start), (start, end)]
+            weights += [1.0, part.weight if part.train else 0.0]
+            at = end
+        spans.append((at, len(whole)))
+        weights.append(1.0)
+        kept = [
+            (span, weight * example.weight)
+            for span, weight in zip(spans, weights, strict=True)
+            if weight * example.weight and span[0] < span[1]
+        ]
+        if self.stop:
+            self.ends.add(self.stop)
+        return Rendered(whole, tuple(span for span, _ in kept), _weights([weight for _, weight in kept]))
+
+    def _check_answer(self, message: RawJson, text: str, i: int) -> None:
+        """Raises BadField unless a turn holds the content, the reasoning and the calls of its message."""
+        have = _without_spaces(text)
+        if _without_spaces(message["content"] or "") not in have:
+            raise BadField(f"messages[{i}].content", "the chat template changes it beyond recognition")
+        if _without_spaces(_reasoning(message)) not in have:
+            key = next((key for key in REASONING if message.get(key)), "content")
+            raise BadField(f"messages[{i}].{key}", "the chat template leaves it out here")
+        for call in message.get("tool_calls", ()):
+            function = call["function"]
+            words = [function["name"], *(function["arguments"] if isinstance(function["arguments"], dict) else ())]
+            if missing := next((word for word in words if _without_spaces(word) not in have), None):
+                raise BadField(f"messages[{i}].tool_calls", f"the chat template leaves out {missing!r}")
+
+    def _check_shown(self, messages: list[RawJson], tools: Sequence[RawJson], whole: str) -> None:
+        """Raises BadField for a message that the template drops."""
+        have = _without_spaces(whole)
+        for i, message in enumerate(messages):
+            content = (message["content"] or "").rpartition(ENDS_REASONING)[2]
+            if _without_spaces(content) in have:
+                continue
+            marked = [*messages[:i], message | {"content": MARKER}, *messages[i + 1 :]]
+            if MARKER not in self.template.render(marked, tools) and message["role"] != "assistant":
+                raise BadField(f"messages[{i}]", f"the chat template drops this message of role {message['role']!r}")
+
+    def _check_described(self, messages: list[RawJson], answers: dict[int, Answer]) -> None:
+        for i, answer in answers.items():
+            if messages[i].get("tool_calls") and "<tool_call>" not in answer.text:
+                raise BadField(
+                    f"messages[{i}]",
+                    "the system text asks for calls in <tool_call> tags, and the chat template writes them otherwise. "
+                    "Try: the schemas in a field `tools`, and a system text without them",
+                )
 
     def _check(self) -> None:
         """Raises TemplateRefused unless one turn gives its span and at most one bos token; runs before any row."""
         try:
+            training, self.training = self.training, Training()
             rendered = self(Example((Segment("user", "Question", False), Segment("assistant", "Answer", True))))
+            self.training = training
         except BadField as error:
             raise TemplateRefused(f"the chat template hides what the assistant says ({error})") from None
         bos = self.tokenizer.bos_token
@@ -161,37 +349,55 @@ class ChatRenderer:
             raise TemplateRefused(f"the chat template begins with two {bos} tokens")
 
 
-def make_renderer(tokenizer: Any, chat_template: str, date: str = SEED_DATE) -> "ChatRenderer | PlainRenderer":
+def make_renderer(
+    tokenizer: Any, chat_template: str, date: str = SEED_DATE, training: Training = Training()
+) -> "ChatRenderer | PlainRenderer":
     """Returns the renderer for data.chat_template.
 
     chat_template: `auto`, `none`, or the text of a template. date: YYYY-MM-DD, the current date in the template.
     """
     if chat_template == "none" or (chat_template == "auto" and not tokenizer.chat_template):
-        return PlainRenderer(tokenizer.eos_token)
-    return ChatRenderer(tokenizer, None if chat_template == "auto" else chat_template, date)
+        return PlainRenderer(tokenizer.eos_token, training)
+    return ChatRenderer(tokenizer, None if chat_template == "auto" else chat_template, date, training)
 
 
-def _with_day(template: str, date: str) -> str:
-    """Returns the template with a `strftime_now` that prints midnight of that date instead of the current time.
-
-    It is a macro inside the template, because transformers passes no functions to a template.
-    """
-    day = datetime.strptime(date, "%Y-%m-%d")
-    printed = "".join(f" | replace({form!r}, {day.strftime(form)!r})" for form in DATE_FORMS)
-    return f"{{% macro strftime_now(format) %}}{{{{ format{printed} }}}}{{% endmacro %}}\n{template}"
+def without_turns(example: Example, count: int) -> Example | None:
+    """Returns a conversation without its first `count` exchanges, system texts kept; None where nothing is left."""
+    first = next((i for i, part in enumerate(example.segments) if part.role not in ("system", "developer")), 0)
+    head, turns = example.segments[:first], example.segments[first:]
+    starts = [i for i, part in enumerate(turns) if _role(part) == "user" and i]
+    return replace(example, segments=head + turns[starts[count - 1] :]) if count <= len(starts) else None
 
 
-def _marker(index: int) -> str:
-    return f"Kq7marker{index}x"
+def _is_described(example: Example) -> bool:
+    """Returns whether a system text has the schemas of the tools, as Hermes rows have them."""
+    return any(part.role == "system" and "<tools>" in part.text for part in example.segments)
 
 
-def _positions(pieces: Sequence[str], contents: Sequence[str]) -> list[tuple[int, int]]:
-    found, position = [], 0
-    for piece, content in zip(pieces, contents, strict=False):
-        position += len(piece)
-        found.append((position, position + len(content)))
-        position += len(content)
-    return found
+def _role(segment: Segment) -> str:
+    return {"completion": "assistant", "prompt": "user"}.get(segment.role, segment.role)
+
+
+def _reasoning(message: RawJson) -> str:
+    """Returns the reasoning of a message, from its own key or from the <think> tags of its content."""
+    own = next((message[key] for key in REASONING if message.get(key)), None)
+    if own is not None:
+        return own.strip()
+    before, found, _ = (message["content"] or "").rpartition(ENDS_REASONING)
+    return before.rpartition("<think>")[2].strip() if found else ""
+
+
+def _with_ids(message: RawJson, names: dict[str, str]) -> RawJson:
+    if message.get("tool_call_id") in names:
+        message = message | {"tool_call_id": names[message["tool_call_id"]]}
+    if calls := message.get("tool_calls"):
+        calls = [call | ({"id": names[call["id"]]} if "id" in call else {}) for call in calls]
+        message = message | {"tool_calls": calls}
+    return message
+
+
+def _weights(weights: Sequence[float]) -> tuple[float, ...]:
+    return tuple(weights) if any(weight != 1.0 for weight in weights) else ()
 
 
 def _without_spaces(text: str) -> str:

@@ -22,6 +22,8 @@ SCHEMA = pa.schema(
         ("length", pa.int32()),
         ("num_targets", pa.int32()),  # trained tokens at index >= 1: the first token of a row is never predicted
         ("id", pa.string()),  # hash of the normalized text; duplicates share it
+        ("weights", pa.list_(pa.float32())),  # of each token in the loss; null: all 1
+        ("target_weight", pa.float64()),  # sum of the weights of the targets
     ]
 )
 
@@ -32,6 +34,13 @@ class Row:
 
     input_ids: np.ndarray  # int32 [T]
     trained: np.ndarray  # bool [T]
+    weights: np.ndarray | None = None  # float32 [T], in the loss; None: all 1
+
+    @property
+    def target_weight(self) -> float:
+        """Sum of the weights of the targets: trained tokens at index >= 1."""
+        targets = self.trained[1:]
+        return float(targets.sum() if self.weights is None else self.weights[1:][targets].sum(dtype=np.float64))
 
 
 def batch_of(rows: Sequence[tuple[Row, str]]) -> pa.RecordBatch:
@@ -43,11 +52,19 @@ def batch_of(rows: Sequence[tuple[Row, str]]) -> pa.RecordBatch:
         np.concatenate([row.trained for row, _ in rows] or [np.zeros(0, dtype=bool)]),
         np.array([row.trained[1:].sum() for row, _ in rows], dtype=np.int32),
         [content_id for _, content_id in rows],
+        pa.array([row.weights for row, _ in rows], pa.list_(pa.float32())),
+        np.array([row.target_weight for row, _ in rows], dtype=np.float64),
     )
 
 
 def _batch(
-    lengths: np.ndarray, input_ids: np.ndarray, trained: np.ndarray, num_targets: np.ndarray, ids: list[str]
+    lengths: np.ndarray,
+    input_ids: np.ndarray,
+    trained: np.ndarray,
+    num_targets: np.ndarray,
+    ids: list[str],
+    weights: pa.Array,
+    target_weight: np.ndarray,
 ) -> pa.RecordBatch:
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
     columns = [
@@ -56,6 +73,8 @@ def _batch(
         pa.array(lengths),
         pa.array(num_targets),
         pa.array(ids, pa.string()),
+        weights,
+        pa.array(target_weight),
     ]
     return pa.record_batch(columns, schema=SCHEMA)
 
@@ -119,6 +138,8 @@ class ShardWriter:
             joined("trained", lambda lists: lists.flatten().to_numpy(zero_copy_only=False)),
             joined("num_targets", pa.Array.to_numpy),
             [content_id for batch in self._pending for content_id in batch.column("id").to_pylist()],
+            pa.concat_arrays([batch.column("weights") for batch in self._pending]),
+            joined("target_weight", pa.Array.to_numpy),
         )
         with pa.OSFile(str(self.folder / name), "wb") as sink, pa.ipc.new_file(sink, SCHEMA) as writer:
             writer.write_batch(batch)
@@ -162,6 +183,13 @@ class Rows:
         return self._column("num_targets")
 
     @cached_property
+    def target_weight(self) -> np.ndarray:
+        """Sum of the weights of the targets per row, float64 [rows]; the number of targets where no row has weights."""
+        if all("target_weight" in batch.schema.names for batch in self._batches):
+            return self._column("target_weight").astype(np.float64)
+        return self.num_targets.astype(np.float64)  # shards of before weights
+
+    @cached_property
     def ids(self) -> list[str]:
         """Content hash of each row; duplicates share one."""
         return [content_id for batch in self._batches for content_id in batch.column("id").to_pylist()]
@@ -183,12 +211,19 @@ class _View:
         self.offsets = ids.offsets.to_numpy()
         self.input_ids = ids.values.to_numpy()
         self.bits = np.frombuffer(trained.values.buffers()[1], dtype=np.uint8)
+        weights = batch.column("weights") if "weights" in batch.schema.names else None
+        self.weights = weights if weights is not None and weights.null_count < len(weights) else None
 
     def row(self, index: int) -> Row:
         start, end = int(self.offsets[index]), int(self.offsets[index + 1])
         bits = np.unpackbits(self.bits[start // 8 : (end + 7) // 8], bitorder="little")
         skip = start % 8
-        return Row(self.input_ids[start:end], bits[skip : skip + end - start].astype(bool))
+        weights = self.weights[index].values if self.weights is not None else None
+        return Row(
+            self.input_ids[start:end],
+            bits[skip : skip + end - start].astype(bool),
+            None if weights is None else weights.to_numpy(),
+        )
 
 
 def shard_name(split: str, number: int) -> str:

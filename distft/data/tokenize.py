@@ -132,26 +132,28 @@ class RowTokenizer:
     def _row(self, rendered: Rendered, ids: list[int], offsets: list[tuple[int, int]]) -> TokenizedRow:
         input_ids = np.array(ids, dtype=np.int32)
         flat = np.fromiter(chain.from_iterable(offsets), dtype=np.int64, count=2 * len(offsets))
-        trained = _inside(rendered, flat.reshape(-1, 2))
+        weights = _weights(rendered, flat.reshape(-1, 2))
         if rendered.add_bos and self.bos is not None and ids[:1] != [self.bos]:
-            input_ids, trained = np.insert(input_ids, 0, self.bos), np.insert(trained, 0, False)
+            input_ids, weights = np.insert(input_ids, 0, self.bos), np.insert(weights, 0, 0.0)
         if rendered.add_eos and self.eos is not None and ids[-1:] != [self.eos]:
-            input_ids, trained = np.append(input_ids, np.int32(self.eos)), np.append(trained, True)
+            last = rendered.weights[-1] if rendered.weights else float(bool(rendered.spans))
+            input_ids, weights = np.append(input_ids, np.int32(self.eos)), np.append(weights, np.float32(last))
         cut = slice(0, self.max_length)
-        return TokenizedRow(Row(input_ids[cut], trained[cut]), len(input_ids))
+        row = Row(input_ids[cut], weights[cut] > 0, weights[cut] if rendered.weights else None)
+        return TokenizedRow(row, len(input_ids))
 
 
-def _inside(rendered: Rendered, offsets: np.ndarray) -> np.ndarray:
-    """Returns a mask [T] of the tokens that begin inside a trained span, or in the spaces directly before one.
+def _weights(rendered: Rendered, offsets: np.ndarray) -> np.ndarray:
+    """Returns the weights float32 [T] of the tokens that begin inside a trained span, or in the spaces before one.
 
-    A token that begins with other prompt text is not trained: the model never generates it there.
+    A token that begins with other prompt text has weight 0, as all others: the model never generates it there.
     """
-    trained = np.zeros(len(offsets), dtype=bool)
+    found = np.zeros(len(offsets), dtype=np.float32)
     starts, ends = offsets[:, 0], offsets[:, 1]
-    for start, end in rendered.spans:
+    for (start, end), weight in zip(rendered.spans, rendered.weights or [1.0] * len(rendered.spans), strict=True):
         free = len(rendered.text[:start].rstrip(" "))
-        trained |= (starts >= free) & (ends > start) & (ends <= end)
-    return trained
+        found[(starts >= free) & (ends > start) & (ends <= end)] = weight
+    return found
 
 
 def _own_bos(tokenizer: Any) -> int | None:

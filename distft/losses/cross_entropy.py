@@ -89,13 +89,14 @@ class Projected:
     """Head and cross-entropy as one operation: hidden states [T, H] and the head's weight give two sums over T targets.
 
     targets: [T] int64. label_smoothing: of the target distribution. soft_cap: c in c tanh(logit / c), or None.
-    of_chunk: `of_chunk`, or its compiled form.
+    of_chunk: `of_chunk`, or its compiled form. weights: [T], of the targets in the sum of losses; None: all 1.
     """
 
     targets: torch.Tensor
     label_smoothing: float = 0.0
     soft_cap: float | None = None
     of_chunk: Callable[..., Chunk] = of_chunk
+    weights: torch.Tensor | None = None
 
     def __call__(
         self, hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
@@ -130,6 +131,10 @@ class _CrossEntropy(torch.autograd.Function):
             losses, gradient = make(
                 logits, targets, spec.label_smoothing, spec.soft_cap, weight.dtype if any(wanted) else None
             )
+            if spec.weights is not None:
+                weights = spec.weights[start : start + size]
+                losses = losses * weights
+                gradient = None if gradient is None else gradient.mul_(weights[:, None])
             loss += losses.sum(dtype=torch.float64)
             if gradient is None:
                 continue
@@ -162,7 +167,7 @@ class _CrossEntropy(torch.autograd.Function):
 
 
 class CrossEntropy:
-    """Sums -log p(target) in nats over the batch's targets; additive over any split of a batch."""
+    """Sums -log p(target) in nats, times the target's weight, over a batch; additive over any split of it."""
 
     def __init__(self, label_smoothing: float = 0.0) -> None:
         """label_smoothing: share of the probability spread over the whole vocabulary (Szegedy et al. 2016), for
@@ -179,7 +184,7 @@ class CrossEntropy:
         hidden = causal.base_model(**batch.inputs()).last_hidden_state  # [1, S, H]
         smoothing = self.label_smoothing if model.training else 0.0
         soft_cap = getattr(causal.config.get_text_config(), "final_logit_softcapping", None)
-        fold = Projected(batch.targets, smoothing, soft_cap, self.of_chunk)
+        fold = Projected(batch.targets, smoothing, soft_cap, self.of_chunk, batch.weights)
         hidden, factor = hidden[0, batch.positions], logit_factor(causal.config)  # [T, H]
         loss, correct = causal.get_output_embeddings()(hidden if factor == 1 else hidden * factor, fold)
         return loss, {"correct": correct}

@@ -52,6 +52,10 @@ class Feed:
         """Returns the targets of the global batch, from the index of the data: no collective is needed."""
         return int(self.rows.num_targets[self.rows_of(step)].sum())
 
+    def target_weight(self, step: int) -> float:
+        """Returns the sum of the targets' weights of the global batch: their number where no row has weights."""
+        return float(self.rows.target_weight[self.rows_of(step)].sum())
+
     def num_tokens(self, step: int) -> int:
         """Returns the real tokens of the global batch, without padding."""
         return int(self.rows.lengths[self.rows_of(step)].sum())

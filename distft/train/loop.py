@@ -30,7 +30,7 @@ from distft.train.feed import Feed, Prefetch
 from distft.train.health import Monitor, rank_stats
 from distft.train.oom_probe import probe_memory
 from distft.train.state import Checkpointer
-from distft.train.step import StepHooks, train_step
+from distft.train.step import StepHooks, Targets, train_step
 from distft.train.timing import Clock, Mfu, OwnWork
 
 
@@ -169,7 +169,8 @@ class Loop:
 
         hooks = StepHooks(extra_stats, self.saver.wait_copied, clock)
         seed = seed_for(self.settings.seed, "step", step)
-        result = train_step(self.engine, batches, targets, self.world, self.settings.max_norm, seed, hooks)
+        of_step = Targets(targets, self.feed.target_weight(step))
+        result = train_step(self.engine, batches, of_step, self.world, self.settings.max_norm, seed, hooks)
         seconds = time.perf_counter() - began
         flops = self.settings.flops_per_forward * self.feed.forward_flops(step)
         row = {

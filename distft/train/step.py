@@ -14,6 +14,14 @@ from distft.train.timing import Clock
 
 
 @dataclass(frozen=True)
+class Targets:
+    """Targets of a global batch: their number, and the sum of their weights in the loss."""
+
+    count: int
+    weight: float
+
+
+@dataclass(frozen=True)
 class StepHooks:
     """Calls that a step makes when its gradient is there and no weight has changed."""
 
@@ -26,7 +34,7 @@ class StepHooks:
 class StepResult:
     """The result of one step on the whole global batch."""
 
-    loss: float  # nats per target token
+    loss: float  # nats per target token; with weights: per unit of weight
     accuracy: float  # share of targets that are the argmax of their logits
     grad_norm: float  # before clipping
     is_skipped: bool  # loss or gradient was not finite, and no weight was changed
@@ -37,27 +45,29 @@ class StepResult:
 def train_step(
     engine: Engine,
     batches: Sequence[Batch],
-    targets: int,
+    targets: int | Targets,
     world: World,
     max_norm: float | None,
     seed: int,
     hooks: StepHooks = StepHooks(),
 ) -> StepResult:
-    """Updates the weights with the gradient of (sum of losses) / targets over the global batch, if all is finite.
+    """Updates the weights with the gradient of sum of losses / sum of weights over the global batch, if all is finite.
 
-    targets: of all processes and micro-batches, so that every split of one global batch gives the same update.
+    targets: of all processes and micro-batches, so that every split of one global batch gives the same update; an int:
+    their number, each of weight 1.
     seed: of this step.
     Trap: reading a tensor's value makes the host wait for the device, and so does building a tensor there from numbers
     of the host. The value is read once, before the update, which the device then does while the next step is launched.
     """
     clock = hooks.clock or Clock(world.device)
+    targets = Targets(targets, targets) if isinstance(targets, int) else targets
     totals = torch.zeros(2, dtype=torch.float64, device=world.device)  # loss, correct
     for i, batch in enumerate(batches):
         torch.manual_seed(seed_for(seed, i, world.rank))
         with clock.phase("forward"):
             value, sums = engine.forward(batch)
         with clock.phase("backward"):
-            scale = world.size / targets
+            scale = world.size / targets.weight
             engine.backward(nan_if_non_finite(value), scale=scale, last=i == len(batches) - 1)
         totals[0] += value.detach()
         totals[1] += sums["correct"]
@@ -71,4 +81,5 @@ def train_step(
     grad_norm = sqrt(whole)
     with clock.phase("optimizer"):
         engine.update(grad_norm, max_norm)
-    return StepResult(loss / targets, correct / targets, grad_norm, not isfinite(grad_norm), sums, clock.take())
+    loss, accuracy = loss / targets.weight, correct / targets.count
+    return StepResult(loss, accuracy, grad_norm, not isfinite(grad_norm), sums, clock.take())

@@ -16,7 +16,7 @@ from distft.runtime.determinism import seed_for
 from distft.runtime.process_group import World, texts_of_all
 from distft.strategies.engine import Engine
 from distft.train.feed import Feed, one_batch
-from distft.train.step import train_step
+from distft.train.step import Targets, train_step
 from distft.worker import begin, built, make_engine, make_feed, make_skeleton, resume
 
 
@@ -65,7 +65,9 @@ def take(engine: Engine, feed: Feed, config: Config, factor: float, step: int, w
     set_learning_rate(engine.optimizer, factor)
     seed = seed_for(config.seed, "step", step)
     limit = config.train.max_grad_norm
-    result = train_step(engine, feed.batches(step), feed.num_targets(step), world, limit, seed)
+    result = train_step(
+        engine, feed.batches(step), Targets(feed.num_targets(step), feed.target_weight(step)), world, limit, seed
+    )
     return {"loss": repr(result.loss), "grad_norm": repr(result.grad_norm)}
 
 

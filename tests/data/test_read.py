@@ -1,5 +1,6 @@
 import gzip
 import json
+import tracemalloc
 from pathlib import Path
 
 import pyarrow as pa
@@ -224,3 +225,33 @@ def test_a_hub_dataset_gives_its_rows(tmp_path: Path, monkeypatch: pytest.Monkey
     found = list(read_source(Source(hub_id=str(tmp_path / "rows"))))
     assert [row.value for row in found] == ROWS
     assert [row.line for row in found] == [1, 2]
+
+
+@pytest.mark.parametrize("piece", [1, 7, 64])
+def test_a_list_is_read_in_pieces_of_any_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, piece: int):
+    rows = [{"text": 'ä😀\\ " \n' * i, "n": [1.5e-3, True, None, -12, {"a": "\u2028"}]} for i in range(40)]
+    for indent in (None, 1):
+        text = json.dumps(rows, indent=indent, ensure_ascii=False).encode()
+        path = written(tmp_path, "list.json", b"\xef\xbb\xbf" + text)
+        whole = list(read_rows(path))
+        monkeypatch.setattr(json_lines, "PIECE_BYTES", piece)
+        assert list(read_rows(path)) == whole
+        assert [row.value for row in whole] == rows
+        monkeypatch.undo()
+
+
+@pytest.mark.parametrize("name", ["list.json", "rows.jsonl", "rows.csv"])
+def test_a_big_file_is_never_held_whole(tmp_path: Path, name: str):
+    text = "x" * 1000
+    row = f'"{text}"\n' if name.endswith("csv") else json.dumps({"text": text})
+    count, path = 16_000, tmp_path / name
+    with path.open("w", encoding="utf-16") as file:
+        file.write("[" if name.startswith("list") else "text\n" if name.endswith("csv") else "")
+        for i in range(count):
+            file.write((",\n" if name.startswith("list") and i else "") + row + ("\n" if name[0] == "r" else ""))
+        file.write("]" if name.startswith("list") else "")
+    tracemalloc.start()
+    assert sum(found.value == {"text": text} for found in read_rows(path)) == count
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 24 * 2**20 < path.stat().st_size

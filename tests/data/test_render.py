@@ -23,30 +23,43 @@ def chat(*texts: str, train: bool = True) -> Example:
     return Example(tuple(Segment(r, t, r == "assistant" and train) for r, t in zip(roles, texts, strict=False)))
 
 
+OPENING = {"gpt_oss": "<|channel|>final<|message|>", "llama2": " "}  # of an answer, which the model generates
+
+
 def trained(renderer, example: Example) -> list[str]:
-    rendered = renderer(example)
-    return [rendered.text[start:end] for start, end in rendered.spans]
+    """The trained spans of all texts of a conversation."""
+    return [row.text[start:end] for row in renderer.rows(example) for start, end in row.spans]
 
 
 @families
 def test_only_the_answer_and_its_end_of_turn_are_trained(family: str):
     end = END_OF_TURN.get(family, FAMILIES[family][1])
-    assert trained(RENDERERS[family], chat("What is 2 + 2?", "It is 4.")) == [f"It is 4.{end}"]
+    said = [f"{OPENING.get(family, '')}It is 4.{end}"]
+    assert trained(RENDERERS[family], chat("What is 2 + 2?", "It is 4.")) == said
 
 
 @families
 def test_every_answer_of_a_chat_is_trained(family: str):
     spans = trained(RENDERERS[family], chat("one", "first", "two", "second", "three", "third"))
-    ends = {END_OF_TURN.get(family, FAMILIES[family][1]), "<|end|>"}  # gpt-oss ends inner turns with <|end|>
-    for span, answer in zip(spans, ("first", "second", "third"), strict=True):
-        assert span in {answer + end for end in ends}
+    end = END_OF_TURN.get(family, FAMILIES[family][1])
+    assert spans == [OPENING.get(family, "") + answer + end for answer in ("first", "second", "third")]
+
+
+def test_an_answer_that_history_ends_differently_gets_its_own_text():
+    rows = RENDERERS["gpt_oss"].rows(chat("one", "first", "two", "second"))
+    assert [len(row.spans) for row in rows] == [1, 1]
+    assert rows[0].text.endswith("<|message|>first<|return|>")
+    assert "<|message|>first<|end|>" in rows[1].text
 
 
 @families
 def test_an_answer_equal_to_the_question_is_found_in_its_turn(family: str):
-    rendered = RENDERERS[family](chat("same words", "same words", "same words", "same words"))
-    asked = [i for i in range(len(rendered.text)) if rendered.text.startswith("same words", i)]
-    assert [start for start, _ in rendered.spans] == [asked[1], asked[3]]
+    texts = RENDERERS[family].rows(chat("same words", "same words", "same words", "same words"))
+    opening, found = len(OPENING.get(family, "")), []
+    for rendered in texts:
+        asked = [i for i in range(len(rendered.text)) if rendered.text.startswith("same words", i)]
+        found += [asked.index(start + opening) for start, _ in rendered.spans]
+    assert found == [1, 3]
 
 
 def test_a_message_marked_untrained_is_context_only():
@@ -65,9 +78,12 @@ def test_thinking_in_the_row_is_trained():
     assert trained(RENDERERS["qwen3"], chat("hi", thought)) == [f"{thought}<|im_end|>"]
 
 
-def test_thinking_dropped_from_earlier_turns_is_not_required():
+def test_thinking_that_history_drops_is_trained_in_a_text_of_its_own():
     thought = "<think>\nbe polite\n</think>\n\nhello"
-    assert trained(RENDERERS["qwen3"], chat("hi", thought, "bye", "ciao")) == ["hello<|im_end|>", "ciao<|im_end|>"]
+    first, second = RENDERERS["qwen3"].rows(chat("hi", thought, "bye", "ciao"))
+    assert [first.text[start:end] for start, end in first.spans] == [f"{thought}<|im_end|>"]
+    assert [second.text[start:end] for start, end in second.spans] == ["ciao<|im_end|>"]
+    assert "be polite" not in second.text
 
 
 def test_trimmed_content_is_found_without_its_spaces():
@@ -78,9 +94,9 @@ def test_trimmed_content_is_found_without_its_spaces():
 @given(turns=st.lists(st.text("ab <>|\n[]/_end", min_size=1).filter(str.strip), min_size=2, max_size=6))
 def test_spans_hold_the_assistants_text_for_any_text(family: str, turns: list[str]):
     turns = turns[: len(turns) // 2 * 2]
-    spans = trained(RENDERERS[family], chat(*turns))
-    for span, answer in zip(spans, turns[1::2], strict=True):
-        assert "".join(span.split()) == "".join((answer + END_OF_TURN.get(family, FAMILIES[family][1])).split())
+    end = END_OF_TURN.get(family, FAMILIES[family][1])
+    spans = ["".join(span.split()) for span in trained(RENDERERS[family], chat(*turns))]
+    assert sorted(spans) == sorted("".join((answer + end).split()) for answer in turns[1::2])
 
 
 def test_an_error_raised_by_a_template_is_quoted():

@@ -68,3 +68,16 @@ def test_reading_does_not_copy_the_file(tmp_path: Path):
 def test_a_split_without_rows_is_empty(tmp_path: Path):
     assert len(Rows(tmp_path, "eval")) == 0
     assert Rows(tmp_path, "eval").lengths.tolist() == []
+
+
+def test_weights_are_kept_where_a_row_has_them(tmp_path: Path) -> None:
+    ids, trained = np.arange(5, dtype=np.int32), np.array([1, 0, 1, 1, 0], dtype=bool)
+    weights = np.array([0.25, 0, 2, 0.5, 0], dtype=np.float32)
+    writer = ShardWriter(tmp_path, "train")
+    for row in (Row(ids, trained), Row(ids, trained, weights), Row(ids[:2], trained[:2])):
+        writer.add(row, "x")
+    writer.close()
+    back = Rows(tmp_path, "train")
+    assert [None if row.weights is None else row.weights.tolist() for row in back] == [None, weights.tolist(), None]
+    assert back.target_weight.tolist() == [2.0, 2.5, 0.0]  # the first token of a row is no target
+    assert back.num_targets.tolist() == [2, 2, 0]

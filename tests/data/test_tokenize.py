@@ -83,7 +83,8 @@ def test_a_row_has_exactly_one_begin_token(name: str):
 def test_only_assistant_tokens_are_trained(name: str):
     tokenizer = TOKENIZERS[name]
     said = trained_text(tokenizer, row_of(tokenizer, chat(*TALK)))
-    for allowed in ("The capital of France is Paris.", "Rome 🏛, naturally é.", *map(str, added(tokenizer))):
+    names = ["final"] if name == "gpt_oss" else []  # of a channel, which the model chooses
+    for allowed in ("The capital of France is Paris.", "Rome 🏛, naturally é.", *map(str, added(tokenizer)), *names):
         said = said.replace(allowed, "")
     if name == "learnt mistral":  # whose small vocabulary lacks the emoji
         said = said.replace("Rome , naturally .", "")

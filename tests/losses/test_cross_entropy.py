@@ -3,6 +3,7 @@
 A loss is a sum over targets, additive over any split of a batch, whatever the model's class takes.
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -209,6 +210,25 @@ def test_it_is_the_models_loss_times_its_targets(tmp_path: Path) -> None:
     assert mine.item() / rows.num_targets[0] == pytest.approx(own.item(), rel=1e-6)
     logits = model(input_ids=ids).logits[0, :-1][torch.from_numpy(row.trained[1:])]
     assert sums["correct"] == (logits.argmax(-1) == labels[0, 1:][labels[0, 1:] >= 0]).sum()
+
+
+def test_each_target_counts_by_its_weight(tmp_path: Path) -> None:
+    rows, model = Rows(write_rows(tmp_path), "train"), dense("llama3_8b", 0).eval()
+    weighted = [replace(rows[i], weights=(rows[i].trained * (i + 0.5)).astype(np.float32)) for i in range(3)]
+    batch = make_batch([*weighted, rows[3]])
+    value, sums = CrossEntropy()(model, batch)
+    value.backward()
+    mine = [parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None]
+    model.zero_grad()
+    alone = [CrossEntropy()(model, collate(rows, np.asarray([i]))) for i in range(4)]
+    expected = 0.5 * alone[0][0] + 1.5 * alone[1][0] + 2.5 * alone[2][0] + alone[3][0]
+    expected.backward()
+    assert value.item() == pytest.approx(expected.item(), rel=1e-6)
+    assert sums["correct"] == sum(each["correct"] for _, each in alone)
+    for one, parameter in zip(mine, model.parameters(), strict=True):
+        assert parameter.grad is not None
+        torch.testing.assert_close(one, parameter.grad, rtol=1e-4, atol=1e-6)
+    assert float(batch.weight) == sum((i + 0.5) * rows.num_targets[i] for i in range(3)) + rows.num_targets[3]
 
 
 def test_no_target_gives_zero_loss_and_gradient() -> None:

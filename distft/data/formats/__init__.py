@@ -1,8 +1,12 @@
 """Dataset formats: detected from the rows' fields, or named by data.format.
 
-A format is a module of this package with FIELDS (required), OPTIONAL, optionally OBJECTS (the fields of objects in a
-list field) and `example(row, names) -> Example`, which raises BadField for a malformed row. It receives only the fields
-that it declares; fields that no format reads are an error, never dropped silently.
+A format is a module of this package with FIELDS (required), OPTIONAL and `example(row, names) -> Example`, which raises
+BadField for a malformed row. It receives only the fields that it declares; fields that no format reads are an error,
+never dropped silently. Optional constants:
+  OBJECTS  the fields of objects in a list field
+  OPEN     list fields whose objects may have further keys: the chat template must read those
+  TASKS    the tasks that its rows are for, `causal_lm` by default
+  fits     `fits(row, names) -> bool`: what else data.format=auto demands of a row; False in its place: never detected
 """
 
 import importlib
@@ -10,21 +14,16 @@ import pkgutil
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from distft.config.errors import did_you_mean, nearest
 from distft.config.overrides import quoted
 from distft.data import formats
-from distft.data.example import BadField, Example
+from distft.data.example import BadField, Example, RawJson
 
 EMPTY = (None, "", [], {})
-_TOOLS = "tool calls cannot be rendered yet"
-_THOUGHT = "reasoning cannot be rendered yet"
-UNSUPPORTED = {
-    **dict.fromkeys(("tools", "tool_calls", "tool_call_id", "functions", "function_call"), _TOOLS),
-    **dict.fromkeys(("reasoning_content", "reasoning", "thinking"), _THOUGHT),
-    **dict.fromkeys(("images", "image", "videos", "audio", "audios"), "only text can be trained on"),
-}
+NOT_TEXT = ("images", "image", "videos", "audio", "audios")
+UNSUPPORTED: dict[str, str] = dict.fromkeys(NOT_TEXT, "only text can be trained on")
 COMMON_NAMES = {  # common names in other datasets for the fields of prompt_completion
     "prompt": ("question", "instruction", "query", "problem", "input", "inputs", "user"),
     "completion": ("answer", "response", "output", "target", "targets", "solution", "assistant"),
@@ -39,19 +38,23 @@ class Format:
     fields: tuple[str, ...]
     names: dict[str, str]
     objects: dict[str, dict[str, str]]  # list field, "" for the row -> name in the dataset -> our name
-    example: Callable[[dict[str, Any], dict[str, str]], Example]
+    example: Callable[[RawJson, dict[str, str]], Example]
     ignored: frozenset[str]
+    open: frozenset[str] = frozenset()  # our names of list fields whose objects may have further keys
+    tasks: tuple[str, ...] = ("causal_lm",)
+    fits: Callable[[RawJson, dict[str, str]], bool] | bool = True
     seen: set[str] = field(default_factory=set)  # names found in rows, read or ignored
 
-    def matches(self, row: dict[str, Any]) -> bool:
+    def matches(self, row: RawJson) -> bool:
         """Returns whether a row has every required field of the format; null is absent."""
-        return all(row.get(self.names[name]) is not None for name in self.fields)
+        has_all = all(row.get(self.names[name]) is not None for name in self.fields)
+        return has_all and (self.fits(row, self.names) if callable(self.fits) else self.fits)
 
-    def __call__(self, row: dict[str, Any]) -> Example:
+    def __call__(self, row: RawJson) -> Example:
         """Returns the example; raises BadField for a malformed row."""
         return self.take(row)[0]
 
-    def take(self, row: dict[str, Any]) -> tuple[Example, list[str]]:
+    def take(self, row: RawJson) -> tuple[Example, list[str]]:
         """Returns the example and the row's unread fields; raises BadField for a malformed row."""
         unread: list[str] = []
         selected = self._select(row, "", "", unread)
@@ -65,13 +68,16 @@ class Format:
             hint = f"{error.reason}.{did_you_mean(near)} Try: {fields_override({ours: near})}"
             raise BadField(error.field, hint) from None
 
-    def _select(self, values: Mapping[str, Any], inside: str, path: str, unread: list[str]) -> dict[str, Any]:
+    def _select(self, values: Mapping[str, Any], inside: str, path: str, unread: list[str]) -> RawJson:
         known, kept = self.objects[inside], {}
         for name, value in values.items():
             ours = known.get(name)
             if ours is not None or name in self.ignored:
                 self.seen.add(name)
             if name in self.ignored:
+                continue
+            if ours is None and inside in self.open:
+                kept |= {} if value in EMPTY else {name: value}
                 continue
             if ours is None:
                 if value not in EMPTY:
@@ -85,41 +91,66 @@ class Format:
             kept[name] = value
         return kept
 
-    def near(self, name: str) -> str | None:
-        """Returns the field of the format that is the closest to an unread one; None where none is close."""
+    def path(self, key: str) -> str:
+        """Returns the path of a key that the chat template does not read: the row's `tools`, else of a message."""
+        lists = next((self.names[name] for name in self.open), "messages")
+        return self.names.get("tools", key) if key == "tools" else f"{lists}[].{key}"
+
+    def near(self, name: str, others: Sequence[str] = ()) -> str | None:
+        """Returns the field of the format that is the closest to an unread one; None where none is close.
+
+        others: further names, of keys that the chat template reads.
+        """
         path, _, last = name.rpartition("[].")
         parent = path.split("[].")[-1]
         inside = next((ours for ours in self.objects if ours and self.names[ours] == parent), "")
-        return None if last in UNSUPPORTED else nearest(last, self.objects[inside])
+        return None if last in UNSUPPORTED else nearest(last, [*self.objects[inside], *others])
+
+
+class Unread(NamedTuple):
+    """A field that nothing reads, where it occurs first, and what is known of it."""
+
+    path: str
+    place: str
+    form: Format
+    hint: str = ""
 
 
 @dataclass
 class UnreadFields:
-    """Fields of rows that no format reads, each with the first place it occurs at and the format of that row."""
+    """Fields of rows that neither a format nor the chat template reads, by the role of their message and their name."""
 
-    places: dict[str, tuple[str, Format]] = field(default_factory=dict)
+    places: dict[tuple[str, str], Unread] = field(default_factory=dict)
+    rendered: set[tuple[str, str]] = field(default_factory=set)  # (role, key) that the template reads in other rows
     seen: set[str] = field(default_factory=set)
 
     def add(self, names: Sequence[str], place: str, form: Format) -> None:
+        """Adds fields that the format does not read."""
         self.seen |= form.seen
         for name in names:
-            self.places.setdefault(name, (place, form))
+            why, near = UNSUPPORTED.get(name.rpartition(".")[2]), form.near(name)
+            self.places.setdefault(("", name), Unread(name, place, form, f"; {why}" if why else _perhaps(near)))
+
+    def add_unrendered(self, unread: Sequence[tuple[str, str]], place: str, form: Format, known: Sequence[str]) -> None:
+        """Adds (role, key) that the chat template does not read; known: keys that it may read."""
+        for role, key in unread:
+            path = form.path(key)
+            near = form.near(path, [name for name in known if name != key])
+            hint = f"; the chat template does not read it{_perhaps(near)}"
+            self.places.setdefault((role, key), Unread(path, place, form, hint))
 
     def refuse(self) -> None:
         """Raises one ValueError for all unread fields, with the override that ignores them."""
-        if not self.places:
+        found = [unread for key, unread in self.places.items() if key not in self.rendered]
+        if not found:
             return
-        found = []
-        for name, (place, form) in self.places.items():
-            why, near = UNSUPPORTED.get(name.rpartition(".")[2]), form.near(name)
-            hint = f"; {why}" if why else f"; did you mean {near}?" if near else ""
-            found.append(f"{name or repr(name)} ({place}{hint})")
-        forms = {form.name: form for _, form in self.places.values()}
+        listed = ", ".join(f"{path or repr(path)} ({place}{hint})" for path, place, _, hint in found)
+        forms = {unread.form.name: unread.form for unread in found}
         reads = "; ".join(f"{form.name} reads {', '.join(form.objects[''])}" for form in forms.values())
         ignored = sorted({name for form in forms.values() for name in form.ignored})
-        more = dict.fromkeys([*ignored, *(name.rpartition("[].")[2] for name in self.places)])
+        more = dict.fromkeys([*ignored, *(unread.path.rpartition("[].")[2] for unread in found)])
         raise ValueError(
-            f"data.ignore_fields={_shown(ignored)}: the rows have fields that no format reads: {', '.join(found)}. "
+            f"data.ignore_fields={_shown(ignored)}: the rows have fields that no format reads: {listed}. "
             f"Format {reads}. Try: {ignore_override(list(more))} to train without them, or data.fields for other names"
         )
 
@@ -128,6 +159,10 @@ class UnreadFields:
         there = {ours: theirs for ours, theirs in renamed.items() if theirs in self.seen}
         if missing := [theirs for ours, theirs in renamed.items() if ours not in there]:
             raise ValueError(f"data.fields: no row has {', '.join(missing)}. Try: {fields_override(there)}")
+
+
+def _perhaps(near: str | None) -> str:
+    return f"; did you mean {near}?" if near else ""
 
 
 def format_names() -> list[str]:
@@ -158,22 +193,34 @@ def load_format(name: str, renamed: Mapping[str, str], ignored: Sequence[str] = 
             if taken.setdefault(names[word], word) != word:
                 names[word] = ""  # another field has this name here, so no row has this field
         read[inside] = taken
-    return Format(name, module.FIELDS, names, read, module.example, frozenset(ignored))
+    return Format(
+        name,
+        module.FIELDS,
+        names,
+        read,
+        module.example,
+        frozenset(ignored),
+        frozenset(getattr(module, "OPEN", ())),
+        getattr(module, "TASKS", ("causal_lm",)),
+        getattr(module, "fits", True),
+    )
 
 
 def choose_formats(
-    name: str, renamed: Mapping[str, str], rows: Sequence[dict[str, Any]], ignored: Sequence[str] = ()
+    name: str, renamed: Mapping[str, str], rows: Sequence[RawJson], ignored: Sequence[str] = ()
 ) -> list[Format]:
     """Returns the format that data.format names; for `auto` every format that `rows` fit, the most common first."""
     if name != "auto":
         return [load_format(name, renamed, ignored)]
     candidates = [form for form in (_fitting(known, renamed, ignored) for known in format_names()) if form]
     votes = {form.name: sum(form.matches(row) for row in rows) for form in candidates}
-    ranked = sorted((form for form in candidates if votes[form.name]), key=lambda form: -votes[form.name])
+    found = (form for form in candidates if votes[form.name])
+    ranked = sorted(found, key=lambda form: (-votes[form.name], -len(form.fields)))
     have = ", ".join(sorted({key for row in rows for key in row}, key=str)) or "no fields"
     if not ranked:
         raise ValueError(f"data.format=auto: the rows have {have}, which fits no format {_renaming(rows)}")
     best = [form for form in ranked if votes[form.name] == votes[ranked[0].name]]
+    best = [form for form in best if not any(set(form.fields) < set(other.fields) for other in best)]
     if any(sum(form.matches(row) for form in best) > 1 for row in rows):
         tries = ", or ".join(f"data.format={form.name}" for form in best)
         raise ValueError(
@@ -183,7 +230,7 @@ def choose_formats(
     return ranked
 
 
-def form_of(forms: Sequence[Format], row: dict[str, Any]) -> Format:
+def form_of(forms: Sequence[Format], row: RawJson) -> Format:
     """Returns the first format that a row fits, or the first format if it fits none."""
     return next((form for form in forms if form.matches(row)), forms[0])
 
@@ -207,7 +254,7 @@ def _typed(name: str) -> str:
     return name if plain else f'"{name}"' if "'" in name and '"' not in name else quoted(name)
 
 
-def _renaming(rows: Sequence[dict[str, Any]]) -> str:
+def _renaming(rows: Sequence[RawJson]) -> str:
     """Returns the fields that the formats require, and advice on data.fields."""
     known = "; ".join(f"{form} requires {', '.join(load_format(form, {}).fields)}" for form in format_names())
     have = sorted({key for row in rows for key in row}, key=str)

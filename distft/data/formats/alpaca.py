@@ -1,13 +1,11 @@
 """Alpaca format: instruction, optional input (appended after a blank line) and output; trains on the output."""
 
-from typing import Any
-
-from distft.data.example import Example
+from distft.data.example import Example, RawJson
 from distft.data.formats import prompt_completion
 
 FIELDS = ("instruction", "output")
-OPTIONAL = ("input", "system")
+OPTIONAL = ("input", "system", "weight")
 
 
-def example(row: dict[str, Any], names: dict[str, str]) -> Example:
+def example(row: RawJson, names: dict[str, str]) -> Example:
     return prompt_completion.pair(row, names | {"prompt": names["instruction"], "completion": names["output"]})

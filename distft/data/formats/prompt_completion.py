@@ -3,15 +3,13 @@
 Alpaca rows are the same under other names; their `input` is appended to the prompt after a blank line.
 """
 
-from typing import Any
-
-from distft.data.example import BadField, Example, Segment, system_field, text_field
+from distft.data.example import BadField, Example, RawJson, Segment, system_field, text_field, weight_field
 
 FIELDS = ("prompt", "completion")
-OPTIONAL = ("system", "input")
+OPTIONAL = ("system", "input", "weight")
 
 
-def example(row: dict[str, Any], names: dict[str, str]) -> Example:
+def example(row: RawJson, names: dict[str, str]) -> Example:
     prompt, more = names["prompt"], names["input"]
     if (prompt, more) == ("prompt", "input") and row.get(more) not in (None, ""):
         raise BadField(
@@ -22,10 +20,11 @@ def example(row: dict[str, Any], names: dict[str, str]) -> Example:
     return pair(row, names)
 
 
-def pair(row: dict[str, Any], names: dict[str, str]) -> Example:
+def pair(row: RawJson, names: dict[str, str]) -> Example:
     """Returns the example of a row, with its input appended to the prompt."""
     prompt, more = text_field(row, names["prompt"]), names["input"]
     if row.get(more) not in (None, ""):
         prompt += f"\n\n{text_field(row, more)}"
     completion = Segment("completion", text_field(row, names["completion"]), True)
-    return Example((*system_field(row, names["system"]), Segment("prompt", prompt, False), completion))
+    segments = (*system_field(row, names["system"]), Segment("prompt", prompt, False), completion)
+    return Example(segments, weight=weight_field(row, names["weight"]))

@@ -1,16 +1,15 @@
 """ShareGPT format: conversations of {from, value} or {role, content}, and an optional system text."""
 
-from typing import Any
-
-from distft.data.example import BadField, Example
+from distft.data.example import BadField, Example, RawJson
 from distft.data.formats import messages
 
 FIELDS = ("conversations",)
-OPTIONAL = ("system",)
+OPTIONAL = messages.OPTIONAL
 OBJECTS = {"conversations": ("from", "value", "role", "content", "train", "weight"), "content": ("type", "text")}
+OPEN = ("conversations",)
 
 
-def example(row: dict[str, Any], names: dict[str, str]) -> Example:
+def example(row: RawJson, names: dict[str, str]) -> Example:
     field, own = names["conversations"], {"role": names["from"], "content": names["value"]}
     turns = [turn for turn in row.get(field) or () if isinstance(turn, dict)]
     others = [theirs for theirs in ("role", "content") if any(names[theirs] in turn for turn in turns)]
