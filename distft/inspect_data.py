@@ -1,36 +1,100 @@
-"""`distft inspect_data`: prints prepared rows token by token, with the trained tokens marked.
+"""`distft inspect_data`: shows rows as they are trained, in the terminal, as HTML or as JSONL.
 
-It reads the same shards as training.
+It reads the same shards as training. `as=openai` writes the rows of the sources in OpenAI's fine-tuning format instead.
 """
 
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.text import Text
 
-from distft.config import ConfigError, command, compose, help_text
-from distft.data.key import tokenizer_dir
+from distft.config import Config, ConfigError, command, compose, help_text
+from distft.data.example import BadField
+from distft.data.formats import form_of
+from distft.data.formats.openai import row_of
+from distft.data.key import has_eval_rows, tokenizer_dir
+from distft.data.pipeline import Outcome, RowPipeline, make_pipeline
 from distft.data.shards import Row, Rows
 from distft.data.stage import ensure_prepared
 from distft.data.tokenize import load_tokenizer
 
-OWN_KEYS = (("n=5", "number of rows, from the first"), ("part=train", "train | eval"))
+OWN_KEYS = (
+    ("n=5", "number of rows, from the first"),
+    ("part=train", "train | eval"),
+    ("out=", "FILE.html or FILE.jsonl to write instead of the terminal"),
+    ("as=tokens", "tokens | openai: the rows of the source as OpenAI's fine-tuning JSONL, n=0 for all"),
+)
+KINDS = (".html", ".jsonl")
+STYLE = (
+    "body{font:15px/1.7 ui-monospace,monospace;max-width:60em;margin:2em auto;padding:0 1em}"
+    "pre{white-space:pre-wrap;overflow-wrap:anywhere;border:1px solid #8884;padding:1em}"
+    "span{border-left:1px solid #8886}.t{background:#2a85;font-weight:600}h2{font-size:1em}"
+)
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A prepared row, and the place it was read at."""
+
+    number: int
+    row: Row
+    source: str
+    line: int
 
 
 def main(arguments: list[str]) -> int:
-    """Prints the first `n` rows of a part, tokens separated by │ and trained spans between ⟦ and ⟧."""
+    """Shows the first `n` rows of a part; in the terminal tokens are separated by │, trained spans between ⟦ and ⟧."""
     own, overrides = _own_keys(arguments)
     config = compose(overrides)
+    if own["as"] == "openai":
+        return write_openai(config, own["part"], int(own["n"]) or None, Path(own["out"]))
     prepared = ensure_prepared(config)
     rows = Rows(prepared.folder, own["part"])
     tokenizer = load_tokenizer(tokenizer_dir(config), config.model.trust_remote_code)
-    console = Console(soft_wrap=True, highlight=False)
-    for index in range(min(int(own["n"]), len(rows))):
-        row = rows[index]
-        head = f"row {index} of {len(rows):,} ({own['part']}): {len(row.input_ids)} tokens, {row.trained.sum()} trained"
-        console.print(Text(head, style="bold"))
-        console.print(marked(row, tokenizer))
+    shown = list(located(config, own["part"], rows, min(int(own["n"]), len(rows))))
+    if not own["out"]:
+        show(shown, tokenizer, f"of {len(rows):,} ({own['part']})")
+        return 0
+    out = Path(own["out"])
+    out.parent.mkdir(parents=True, exist_ok=True)
+    if out.suffix == ".html":
+        out.write_text(page(shown, tokenizer, f"{len(rows):,} {own['part']} rows"))
+    else:
+        out.write_text("".join(json.dumps(line_of(each, tokenizer), ensure_ascii=False) + "\n" for each in shown))
+    Console(soft_wrap=True).print(f"{out}: {len(shown)} of {len(rows):,} rows")
     return 0
+
+
+def located(config: Config, part: str, rows: Rows, number: int) -> Iterator[Shown]:
+    """Yields the first rows with the file and line of each, from the sources, which are read as far as it takes.
+
+    A place is the first one of a row with these tokens.
+    """
+    pipeline, _ = make_pipeline(config)
+    wanted = {(rows.ids[i], rows[i].input_ids.tobytes()) for i in range(number)}
+    places: dict[tuple[str, bytes], tuple[str, int]] = {}
+    for key, place in _places(pipeline, part if has_eval_rows(config.data) else "train"):
+        if key in wanted:
+            places.setdefault(key, place)
+        if len(places) == len(wanted):
+            break
+    for i in range(number):
+        source, line = places.get((rows.ids[i], rows[i].input_ids.tobytes()), ("", 0))
+        yield Shown(i, rows[i], source, line)
+
+
+def show(shown: list[Shown], tokenizer: Any, of: str) -> None:
+    """Prints rows in colours."""
+    console = Console(soft_wrap=True, highlight=False)
+    for each in shown:
+        head = f"row {each.number} {of}: {_counts(each.row)}, {each.source}:{each.line}"
+        console.print(Text(head, style="bold"))
+        console.print(marked(each.row, tokenizer))
 
 
 def marked(row: Row, tokenizer: Any) -> Text:
@@ -57,14 +121,87 @@ def pieces(row: Row, tokenizer: Any) -> list[tuple[str, bool]]:
     return found
 
 
+def page(shown: list[Shown], tokenizer: Any, title: str) -> str:
+    """Returns a self-contained HTML page: a span per token, trained ones marked."""
+    parts = []
+    for each in shown:
+        spans = (
+            f'<span class="t">{escape(text)}</span>' if trained else f"<span>{escape(text)}</span>"
+            for text, trained in pieces(each.row, tokenizer)
+        )
+        place = escape(f"{each.source}:{each.line}")
+        parts.append(f"<h2>row {each.number}: {_counts(each.row)}, {place}</h2><pre>{''.join(spans)}</pre>")
+    head = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{escape(title)}</title><style>{STYLE}</style>'
+    legend = '<p>Tokens in <span class="t">green</span> are trained; the others are read.</p>'
+    return f"{head}<h1>{escape(title)}</h1>{legend}{''.join(parts)}</html>\n"
+
+
+def line_of(shown: Shown, tokenizer: Any) -> dict[str, Any]:  # JSON: the fields below
+    """Returns a row as an object of the JSONL file."""
+    row = shown.row
+    weights = row.trained.astype(float) if row.weights is None else row.weights
+    return {
+        "source": shown.source,
+        "line": shown.line,
+        "input_ids": row.input_ids.tolist(),
+        "trained": row.trained.tolist(),
+        "weight": [float(weight) for weight in weights],
+        "text": tokenizer.decode(row.input_ids, clean_up_tokenization_spaces=False),
+    }
+
+
+def write_openai(config: Config, part: str, number: int | None, out: Path) -> int:
+    """Writes the conversations of the sources in OpenAI's format; refuses the first row that has no place in it."""
+    pipeline, _ = make_pipeline(config)
+    (opened,) = pipeline.open("eval" if part == "eval" and has_eval_rows(config.data) else "train")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    written = 0
+    with out.open("w") as file:
+        for raw in (raw for block in opened.blocks for raw in block.rows()):
+            if written == number:
+                break
+            if raw.value is None:
+                raise ConfigError([f"{raw.file}:{raw.line}: {raw.reason}"])
+            try:
+                example, _ = form_of(opened.forms, raw.value).take(raw.value)
+                row = row_of(example)
+            except BadField as error:
+                raise ConfigError([f"{raw.file}:{raw.line}: {error}"]) from None
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            written += 1
+    Console(soft_wrap=True).print(f"{out}: {written} rows in OpenAI's format")
+    return 0
+
+
+def _places(pipeline: RowPipeline, part: str) -> Iterator[tuple[tuple[str, bytes], tuple[str, int]]]:
+    (opened,) = pipeline.open("eval" if part == "eval" else "train")
+    raw = (row for block in opened.blocks for row in block.rows())
+    for made in pipeline.rows(raw, opened.forms, Outcome()):
+        yield (made.identity, made.row.input_ids.tobytes()), (made.file, made.line)
+
+
+def _counts(row: Row) -> str:
+    weight = "" if row.weights is None else f", weight {row.target_weight:g}"
+    return f"{len(row.input_ids)} tokens, {row.trained.sum()} trained{weight}"
+
+
 def _own_keys(arguments: list[str]) -> tuple[dict[str, str], list[str]]:
-    own = dict(pair.split("=") for pair, _ in OWN_KEYS)
+    own = dict(pair.split("=", 1) for pair, _ in OWN_KEYS)
     mine = [argument for argument in arguments if argument.partition("=")[0] in own]
     own |= dict(argument.split("=", 1) for argument in mine)
+    errors = []
     if not own["n"].isdigit():
-        raise ConfigError([f"n={own['n']}: n is a whole number. Try: n=5"])
+        errors.append(f"n={own['n']}: n is a whole number. Try: n=5")
     if own["part"] not in ("train", "eval"):
-        raise ConfigError([f"part={own['part']}: part is train or eval. Try: part=train"])
+        errors.append(f"part={own['part']}: part is train or eval. Try: part=train")
+    if own["as"] not in ("tokens", "openai"):
+        errors.append(f"as={own['as']}. Allowed: tokens, openai")
+    elif own["as"] == "openai" and not own["out"].endswith(".jsonl"):
+        errors.append(f"as=openai writes a file, and out={own['out']} is none. Try: out=FILE.jsonl")
+    elif own["out"] and not own["out"].endswith(KINDS):
+        errors.append(f"out={own['out']}: is not a kind of file that is written. Allowed: FILE.html, FILE.jsonl")
+    if errors:
+        raise ConfigError(errors)
     return own, [argument for argument in arguments if argument not in mine]
 
 

@@ -38,6 +38,7 @@ MUST_STAY = """
 seed model.path model.revision model.task model.tokenizer model.trust_remote_code model.tiny model.architecture
 model.tiny_architecture data.train data.eval data.split data.eval_split data.subset data.revision data.split_seed
 data.overlap data.format data.fields data.ignore_fields data.train_on data.train_reasoning
+data.truncate data.prompt_template
 data.seed_date data.max_length data.chat_template data.shards optimizer.* schedule.* tuning.*
 loss.* train.max_steps train.epochs train.global_batch_size train.global_batch_tokens train.max_grad_norm
 train.precision eval.at_ends eval.every_steps eval.early_stopping.patience eval.early_stopping.min_delta

@@ -93,6 +93,7 @@ SHOWN: dict[str, str] = {
         "data.chat_template data.seed_date",
     ),
     **_lines(f"{HERE}test_answers_are_trained_as_asked", "data.train_on data.train_reasoning"),
+    **_lines(f"{HERE}test_long_rows_and_prompts_follow_their_keys", "data.truncate data.prompt_template"),
     **_lines(
         f"{HERE}test_unusable_rows_over_max_bad_rows_stop_a_run",
         "data.max_bad_fraction data.max_truncated_fraction data.max_untrained_fraction",
@@ -235,6 +236,15 @@ def test_rows_are_read_as_configured(right: list[str], tmp_path: Path):
     assert texts(dated)["train"][0].startswith("05 Jun 1987user: q0")
 
 
+def test_long_rows_and_prompts_follow_their_keys(right: list[str], tmp_path: Path):
+    """data.truncate, data.prompt_template."""
+    rows = write(tmp_path / "columns.jsonl", [{"a": "x" * 60, "completion": "y"}, {"a": "z", "completion": "y"}])
+    asked = ["model.tiny=true", right[2], f"data.train={rows}", "data.eval=null", "data.max_length=64"]
+    asked += ["data.prompt_template='Q {{ a }}'", "data.max_truncated_fraction=0.6"]
+    assert [text.split("\n")[1][:3] for text in texts(asked)["train"]] == ["Q z"]  # cut before the answer
+    assert len(texts([*asked, "data.truncate=split"])["train"]) == 2
+
+
 def test_answers_are_trained_as_asked(right: list[str], tmp_path: Path):
     """data.train_on, data.train_reasoning."""
     answers = ["<think>one</think>first", "<think>two</think>second"]
@@ -245,7 +255,7 @@ def test_answers_are_trained_as_asked(right: list[str], tmp_path: Path):
     asked = ["model.tiny=true", right[2], f"data.train={rows}", "data.eval=null"]
 
     def trained(*overrides: str) -> str:
-        (row,) = Rows(ensure_prepared(compose([*asked, *overrides]).values).folder, "train")
+        (row,) = Rows(ensure_prepared(compose([*asked, *overrides])).folder, "train")
         return byte_tokenizer().decode(row.input_ids[row.trained])
 
     assert trained() == "".join(f"{answer}<|im_end|>" for answer in answers)

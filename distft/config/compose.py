@@ -319,6 +319,8 @@ def _with_absolute_paths(values: dict[str, Any]) -> dict[str, Any]:
     model, data = dict(values["model"]), dict(values["data"])
     for part, name in ((model, "path"), (model, "tokenizer"), (data, "train"), (data, "eval"), (data, "chat_template")):
         part[name] = [_local(item) for item in part[name]] if isinstance(part[name], list) else _local(part[name])
+    if str(data.get("prompt_template")).endswith(".jinja"):
+        data["prompt_template"] = _local(data["prompt_template"])
     folders = {name: str(absolute(values[name])) for name in ("runs_dir", "cache_dir")}
     checkpoint = values["checkpoint"] | {"resume": _local(values["checkpoint"]["resume"])}
     clean = dict(values["clean"])

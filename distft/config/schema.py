@@ -114,6 +114,16 @@ class Data(Group):
         default="2024-07-26",
         description="the day that a chat template which prints today's date takes for today, YYYY-MM-DD",
     )
+    truncate: Literal["cut", "drop", "split", "drop_turns"] = Field(
+        default="cut",
+        description="rows longer than max_length. cut: their first tokens; drop: left out; split: several rows; "
+        "drop_turns: without their oldest turns, then cut",
+    )
+    prompt_template: str | None = Field(
+        default=None,
+        description="Jinja over the columns of a row that gives its prompt, or its text where it has no completion: "
+        "text, or a .jinja file",
+    )
     train_on: Literal["all", "last", "assistant"] = Field(
         default="assistant",
         description="assistant: every answer that is not marked `train: false`; last: the last answer of a row; all: "

@@ -11,6 +11,10 @@ from distft.data.example import BadField
 from distft.data.raw import RawRow
 from distft.data.shards import Row, batch_of
 
+COUNTED = (
+    *("read", "bad", "untrained", "truncated", "too_long", "split", "shortened", "tokens", "characters"),
+    *("overlap", "dropped"),
+)
 MAX_SHOWN = 5  # bad rows that report.json lists
 
 
@@ -42,7 +46,12 @@ class Stream:
     read: int = 0
     bad: int = 0
     untrained: int = 0  # no target is left, possibly after truncation to max_length
-    truncated: int = 0
+    truncated: int = 0  # cut at max_length
+    too_long: int = 0  # left out by data.truncate=drop
+    split: int = 0  # cut into several rows by data.truncate=split
+    shortened: int = 0  # without their oldest turns, by data.truncate=drop_turns
+    tokens: int = 0  # before truncation
+    characters: int = 0
     longest: int = 0  # tokens, before truncation
     overlap: int = 0  # rows that are in data.eval too, or contain texts that clean.leakage looks for
     dropped: int = 0  # by a rule of `clean`, or by data.overlap
@@ -53,11 +62,17 @@ class Stream:
         """Returns the sum of counters, in the order of the rows."""
         found = cls()
         for part in parts:
-            for name in ("read", "bad", "untrained", "truncated", "overlap", "dropped"):
+            for name in COUNTED:
                 setattr(found, name, getattr(found, name) + part[name])
             found.longest = max(found.longest, part["longest"])
             found.first_bad = (found.first_bad + part["first_bad"])[:MAX_SHOWN]
         return found
+
+    def count_tokens(self, tokens: int, characters: int) -> None:
+        """Counts a row before truncation."""
+        self.longest = max(self.longest, tokens)
+        self.tokens += tokens
+        self.characters += characters
 
     def add_bad(self, found: RawRow, error: BadField | None, log: TextIO) -> None:
         """Counts a malformed row and logs it as `file:line: field: reason`."""

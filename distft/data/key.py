@@ -25,7 +25,9 @@ from distft.data.sources import Source, find_sources
 from distft.paths import absolute
 from distft.run import read_json, write_json
 
-OPTIONS = ("format", "fields", "ignore_fields", "max_length", "seed_date", "train_on", "train_reasoning")
+OPTIONS = (
+    *("format", "fields", "ignore_fields", "max_length", "seed_date", "train_on", "train_reasoning", "truncate"),
+)
 Parts = dict[str, Any]  # what the key is made of, as JSON
 STAGE_VERSION = 2  # increment when the same rows give other tokens; tests/data/test_golden.py fails then
 TOKENIZER_FILES = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "*.model")
@@ -69,6 +71,7 @@ def _makers(config: Config) -> dict[str, Callable[[], Any]]:
         return [_source_hash(source, config.cache_dir) for source in found] + shares
 
     makers: dict[str, Callable[[], Any]] = {name: partial(getattr, data, name) for name in OPTIONS}
+    makers["prompt_template"] = lambda: data.prompt_template and template_text(data.prompt_template)
     makers["chat_template"] = lambda: chat_template(data.chat_template)
     makers["tokenizer"] = lambda: _tokenizer_hash(config)
     makers["version"] = lambda: STAGE_VERSION
@@ -123,6 +126,16 @@ def pinned(source: Source, cache_dir: str) -> Source:
     if source.hub_id is None:
         return source
     return replace(source, revision=dataset_commit(source.hub_id, source.revision, cache_dir))
+
+
+def template_text(value: str) -> str:
+    """Returns a template's text: of the .jinja file that data.prompt_template names, else the value itself."""
+    if not value.endswith(".jinja"):
+        return value
+    path = absolute(value)
+    if not path.is_file():
+        raise ValueError(f"data.prompt_template={value} is not a file")
+    return path.read_text()
 
 
 def chat_template(value: str) -> str:

@@ -14,18 +14,19 @@ from typing import Any, Literal, TextIO
 
 from distft.config.schema import Config, Data
 from distft.data.blocks import Block, blocks_of
-from distft.data.cleaning.dropped import MALFORMED, UNTRAINED, LeftOut
+from distft.data.cleaning.dropped import MALFORMED, TOO_LONG, UNTRAINED, LeftOut
 from distft.data.cleaning.engine import Cleaner, Looked, make_cleaner
 from distft.data.counts import Stream
-from distft.data.example import BadField, Example
+from distft.data.example import BadField, Example, RawJson
 from distft.data.formats import Format, UnreadFields, choose_formats, form_of
-from distft.data.key import chat_template, pinned, tokenizer_dir
+from distft.data.key import chat_template, pinned, template_text, tokenizer_dir
+from distft.data.prompt_template import PromptTemplate
 from distft.data.raw import RawRow
 from distft.data.read import source_parts
-from distft.data.render import ChatRenderer, PlainRenderer, Rendered, Training, make_renderer
+from distft.data.render import ChatRenderer, PlainRenderer, Rendered, Training, make_renderer, without_turns
 from distft.data.shards import Row
 from distft.data.sources import find_sources
-from distft.data.tokenize import RowTokenizer, load_tokenizer
+from distft.data.tokenize import RowTokenizer, TokenizedRow, load_tokenizer
 
 BATCH = 256  # rows that are tokenized together
 DETECTION_ROWS = 100  # read to detect the format
@@ -96,7 +97,10 @@ class Outcome:
 
     def add_bad(self, raw: RawRow, error: BadField | None) -> None:
         self.stream.add_bad(raw, error, self.log)
-        self.left_out.append(LeftOut(raw.file, raw.line, MALFORMED, str(error or raw.reason), raw.value))
+        self.leave_out(raw, MALFORMED, str(error or raw.reason))
+
+    def leave_out(self, raw: RawRow, rule: str, reason: str) -> None:
+        self.left_out.append(LeftOut(raw.file, raw.line, rule, reason, raw.value))
 
 
 @dataclass(frozen=True)
@@ -109,6 +113,8 @@ class RowPipeline:
     cache_dir: str
     unread: UnreadFields = field(default_factory=UnreadFields)
     cleaner: Cleaner | None = None  # of the training rows
+    prompt_template: PromptTemplate | None = None
+    task: str = "causal_lm"
 
     def open(self, *keys: Literal["train", "eval"]) -> list[OpenSource]:
         """Opens the sources of `keys`; raises ValueError for all fields of their first rows that no format reads."""
@@ -126,17 +132,42 @@ class RowPipeline:
         for batch in _batches(self._rendered(found, forms, outcome)):
             tokenized = self.row_tokenizer([each.rendered for each in batch])
             for each, made in zip(batch, tokenized, strict=True):
-                stream.longest = max(stream.longest, made.full_length)
-                stream.truncated += made.full_length > len(made.row.input_ids)
-                file, line, value = each.raw.file, each.raw.line, each.raw.value
-                if made.row.trained[1:].any():
-                    yield MadeRow(
-                        made.row, each.identity, file, line, made.full_length, each.answer, value, each.looked
-                    )
-                else:
+                stream.count_tokens(made.full_length, len(each.rendered.text))
+                kept = self._fitted(made, each.raw, outcome)
+                trained = [row for row in kept if row.trained[1:].any()]
+                if kept and not trained:
                     stream.untrained += 1
                     reason = f"no token to train on within {self.data.max_length} tokens"
-                    outcome.left_out.append(LeftOut(file, line, UNTRAINED, reason, value))
+                    outcome.leave_out(each.raw, UNTRAINED, reason)
+                for row in trained:
+                    place = (each.raw.file, each.raw.line, made.full_length)
+                    yield MadeRow(row, each.identity, *place, each.answer, each.raw.value, each.looked)
+
+    def _fitted(self, made: TokenizedRow, raw: RawRow, outcome: Outcome) -> list[Row]:
+        """Returns a row in at most data.max_length tokens, as data.truncate says; counts what does not fit."""
+        if made.full_length <= self.data.max_length:
+            return [made.row]
+        if self.data.truncate == "drop":
+            outcome.stream.too_long += 1
+            reason = f"{made.full_length} tokens, more than data.max_length={self.data.max_length}"
+            outcome.leave_out(raw, TOO_LONG, reason)
+            return []
+        if self.data.truncate == "split":
+            outcome.stream.split += 1
+            return made.row.pieces(self.data.max_length)
+        outcome.stream.truncated += 1
+        return made.row.pieces(self.data.max_length)[:1]
+
+    def _shortened(self, example: Example, outcome: Outcome) -> tuple[list[Rendered], Example]:
+        """Returns the texts of a conversation without its oldest turns, as many as it takes to fit."""
+        rendered, shorter, count = self.renderer.rows(example), example, 0
+        while max(made.full_length for made in self.row_tokenizer(rendered)) > self.data.max_length:
+            count += 1
+            if (fewer := without_turns(example, count)) is None:
+                break
+            rendered, shorter = self.renderer.rows(fewer), fewer
+        outcome.stream.shortened += shorter is not example
+        return rendered, shorter
 
     def _rendered(self, found: Iterable[RawRow], forms: list[Format], outcome: Outcome) -> Iterator[RenderedRow]:
         for raw in found:
@@ -144,12 +175,18 @@ class RowPipeline:
             if raw.value is None:
                 outcome.add_bad(raw, None)
                 continue
-            form = form_of(forms, raw.value)
             try:
-                example, unread = form.take(raw.value)
+                value = self.prompt_template(raw.value) if self.prompt_template else raw.value
+                form = form_of(forms, value)
+                if self.task not in form.tasks:
+                    raise BadField(form.name, f"rows are for model.task={form.tasks[0]}, and this is {self.task}")
+                example, unread = form.take(value)
                 looked = self.cleaner.look(raw, example, outcome.seconds) if self.cleaner else None
                 example = looked.example if looked else example
-                rendered = self.renderer.rows(example)
+                if self.data.truncate == "drop_turns":
+                    rendered, example = self._shortened(example, outcome)
+                else:
+                    rendered = self.renderer.rows(example)
             except BadField as error:
                 outcome.add_bad(raw, error)
             else:
@@ -179,8 +216,10 @@ class RowPipeline:
             raise ValueError(f"data.{key}={getattr(self.data, key)} has no rows")
         if not readable:
             raise ValueError(f"data.{key}: none of the first {len(first)} rows can be read. {_location(first[0])}")
+        readable = [replace(found, value=value) for found in readable if (value := self._shaped(found)) is not None]
         values = [found.value for found in readable if found.value is not None]
         forms = choose_formats(self.data.format, self.data.fields, values, self.data.ignore_fields)
+        self._check_task(key, forms[0])
         for found, value in zip(readable, values, strict=True):
             form = form_of(forms, value)
             try:
@@ -189,6 +228,32 @@ class RowPipeline:
             except BadField:
                 continue  # counted and reported when `rows` reaches it
         return OpenSource(key, itertools.chain(ahead, blocks), forms)
+
+    def _shaped(self, found: RawRow) -> RawJson | None:
+        """Returns a row as the format gets it; of a row without a column of data.prompt_template, the row itself."""
+        if self.prompt_template is None or found.value is None:
+            return found.value
+        try:
+            return self.prompt_template(found.value)
+        except BadField:  # counted and reported when `rows` reaches it
+            return found.value
+
+    def _check_task(self, key: str, form: Format) -> None:
+        """Raises ValueError where rows are for another task than the model is trained for."""
+        if self.task in form.tasks:
+            return
+        names = [form.names[name] for name in form.fields]
+        way_out = (
+            f"'data.fields={{completion: {names[0]}}}' and 'data.ignore_fields=[{names[-1]}]' for its answer alone"
+        )
+        if "text" in form.fields:
+            way_out = f"data.format=text 'data.ignore_fields=[{names[-1]}]' to train on the texts"
+        elif form.name == "kto":
+            way_out = f"data.format=prompt_completion 'data.ignore_fields=[{names[-1]}]' to train on every answer"
+        raise ValueError(
+            f"data.{key}: rows of format {form.name} ({', '.join(names)}) are for model.task={form.tasks[0]}, and "
+            f"model.task={self.task} would train on text alone. Try: {way_out}"
+        )
 
 
 def make_pipeline(config: Config) -> tuple[RowPipeline, Any]:
@@ -199,8 +264,18 @@ def make_pipeline(config: Config) -> tuple[RowPipeline, Any]:
     tokenizer = load_tokenizer(tokenizer_dir(config), config.model.trust_remote_code)
     training = Training(data.train_on, data.train_reasoning)
     renderer = make_renderer(tokenizer, chat_template(data.chat_template), data.seed_date, training)
-    row_tokenizer = RowTokenizer(tokenizer, data.max_length)
-    pipeline = RowPipeline(renderer, row_tokenizer, data, config.cache_dir, cleaner=make_cleaner(config))
+    template = None
+    if data.prompt_template:
+        template = PromptTemplate(template_text(data.prompt_template), data.fields, data.format)
+    pipeline = RowPipeline(
+        renderer,
+        RowTokenizer(tokenizer),
+        data,
+        config.cache_dir,
+        cleaner=make_cleaner(config),
+        prompt_template=template,
+        task=config.model.task,
+    )
     return pipeline, tokenizer
 
 

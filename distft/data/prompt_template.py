@@ -13,7 +13,6 @@ from jinja2 import meta
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from distft.data.example import BadField, RawJson
-from distft.paths import absolute
 
 FOR_TEXT = ("text", "classification", "regression")
 ROW = "row"  # the whole row, for columns whose names are not identifiers: {{ row['a b'] }}
@@ -64,16 +63,6 @@ class PromptTemplate:
 
     def _is_read(self, name: str) -> bool:
         return f"{ROW}['{name}']" in self.text or f'{ROW}["{name}"]' in self.text
-
-
-def template_text(value: str) -> str:
-    """Returns a template's text: of the .jinja file that data.prompt_template names, else the value itself."""
-    if not value.endswith(".jinja"):
-        return value
-    path = absolute(value)
-    if not path.is_file():
-        raise ValueError(f"data.prompt_template={value} is not a file")
-    return path.read_text()
 
 
 def _environment() -> ImmutableSandboxedEnvironment:

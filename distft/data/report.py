@@ -16,7 +16,7 @@ def refused(report: dict[str, Any], data: Data) -> list[str]:
         good = stream["read"] - stream["bad"]
         for key, count, total, what in (
             ("max_bad_fraction", stream["bad"], stream["read"], "are bad"),
-            ("max_truncated_fraction", stream["truncated"], good, _cut(stream, data)),
+            ("max_truncated_fraction", _too_long(stream), good, _cut(stream, data)),
             ("max_untrained_fraction", stream["untrained"], good, "have no token to train on"),
         ):
             if total and count / total > getattr(data, key):
@@ -30,9 +30,15 @@ def refused(report: dict[str, Any], data: Data) -> list[str]:
     return reasons + [_empty(name, report, data) for name, split in report["splits"].items() if not split["rows"]]
 
 
+def _too_long(stream: dict[str, Any]) -> int:
+    """Returns the rows that lose tokens to data.max_length."""
+    return stream["truncated"] + stream.get("too_long", 0)
+
+
 def _cut(stream: dict[str, Any], data: Data) -> str:
     longest = f"the longest has {stream['longest']} tokens"
-    return f"are longer than data.max_length={data.max_length} ({longest}) and would be cut"
+    lost = "left out" if stream.get("too_long") else "cut"
+    return f"are longer than data.max_length={data.max_length} ({longest}) and would be {lost}"
 
 
 def _regardless(key: str, count: int, total: int, report: dict[str, Any]) -> str:
@@ -53,6 +59,7 @@ def _empty(name: str, report: dict[str, Any], data: Data) -> str:
         )
     where = {
         "bad": "are bad",
+        "too_long": f"are longer than data.max_length={data.max_length}",
         "untrained": f"have no token to train on after the cut at data.max_length={data.max_length}",
         "dropped": "were dropped by clean or data.overlap, listed in dropped.jsonl",
     }
@@ -75,6 +82,9 @@ def summary(report: dict[str, Any], folder: Path) -> list[str]:
                 ("bad", f"bad (listed in {folder / 'bad_rows.txt'})"),
                 ("untrained", "without a token to train on"),
                 ("truncated", f"cut (the longest had {stream['longest']:,} tokens)"),
+                ("too_long", f"left out as too long (the longest had {stream['longest']:,} tokens)"),
+                ("split", f"split (the longest had {stream['longest']:,} tokens)"),
+                ("shortened", "without their oldest turns"),
                 ("dropped", f"dropped (listed in {folder / 'dropped.jsonl'})"),
                 ("overlap", "also held out"),
             )
@@ -82,4 +92,6 @@ def summary(report: dict[str, Any], folder: Path) -> list[str]:
         ]
         if left_out:
             lines.append(f"data.{name}, {stream['read']:,} rows read: " + ", ".join(left_out))
+        if stream.get("characters"):
+            lines.append(f"data.{name}: {stream['tokens'] / stream['characters']:.3f} tokens per character")
     return lines + report.get("notes", [])

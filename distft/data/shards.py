@@ -36,6 +36,14 @@ class Row:
     trained: np.ndarray  # bool [T]
     weights: np.ndarray | None = None  # float32 [T], in the loss; None: all 1
 
+    def pieces(self, max_length: int) -> "list[Row]":
+        """Returns the row cut into rows of `max_length` tokens; the last may be shorter."""
+        cuts = [slice(start, start + max_length) for start in range(0, len(self.input_ids), max_length)]
+        return [
+            Row(self.input_ids[cut], self.trained[cut], None if self.weights is None else self.weights[cut])
+            for cut in cuts
+        ]
+
     @property
     def target_weight(self) -> float:
         """Sum of the weights of the targets: trained tokens at index >= 1."""

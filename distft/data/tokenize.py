@@ -108,9 +108,10 @@ class TokenizedRow:
 
 
 class RowTokenizer:
-    """Returns the ids of the tokenizer's `apply_chat_template(tokenize=True)`, truncated to `max_length` tokens."""
+    """Returns the ids of the tokenizer's `apply_chat_template(tokenize=True)` with the weights of the trained ones."""
 
-    def __init__(self, tokenizer: Any, max_length: int | None) -> None:
+    def __init__(self, tokenizer: Any, max_length: int | None = None) -> None:
+        """max_length: rows are cut to so many tokens; None: whole."""
         self.tokenizer, self.max_length = tokenizer, max_length
         self.bos = _own_bos(tokenizer)
         self.eos = tokenizer.eos_token_id

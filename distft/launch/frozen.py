@@ -23,7 +23,12 @@ from distft.tensors.weight_files import content_hash
 Values = dict[str, Any]
 ROWS = ("data.train", "data.eval", "data.chat_template")  # not needed once the rows are prepared
 MODEL = ("model.path", "model.revision")
-PLACES = {"data.train": "train", "data.eval": "eval", "data.chat_template": "chat_template"}  # key -> part of data_key
+PLACES = {
+    "data.train": "train",
+    "data.eval": "eval",
+    "data.chat_template": "chat_template",
+    "data.prompt_template": "prompt_template",
+}  # key -> part of data_key
 PLACES |= dict.fromkeys((*MODEL, "model.tokenizer"), "tokenizer")
 
 

@@ -1,5 +1,6 @@
 """What formats holds."""
 
+import json
 import shlex
 from typing import Any
 
@@ -16,11 +17,13 @@ from distft.data.formats import (
     format_names,
     ignore_override,
     load_format,
+    openai,
 )
 from distft.paths import conf_dir
 
 PAIR, CHAT, TEXT = {"prompt": "1", "completion": "2"}, {"messages": []}, {"text": ""}
 ALPACA, SHAREGPT = {"instruction": "1", "output": "2"}, {"conversations": []}
+PAIR_OF_ANSWERS = {"prompt": "p", "chosen": "good", "rejected": "bad"}
 TURNS = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]
 ODD_NAMES = ["id", "source url", "a, b", "it's", "null", "true", "1", "é", "", "x=y", "[z]", "back\\slash"]
 
@@ -47,6 +50,14 @@ def unread(form: Format, *rows: dict[str, Any]) -> str:
         (TEXT, "text"),
         (ALPACA, "alpaca"),
         (SHAREGPT, "sharegpt"),
+        (PAIR | {"label": True}, "kto"),
+        ({"chosen": "a", "rejected": "b"}, "preference"),
+        (PAIR_OF_ANSWERS, "preference"),
+        (TEXT | {"label": "spam"}, "classification"),
+        (TEXT | {"label": 1}, "classification"),
+        (TEXT | {"label": 0.5}, "regression"),
+        (TEXT | {"label": None}, "text"),
+        ({"content": "x = 1", "language": "Python"}, "code"),
     ],
 )
 def test_auto_detects_the_format_from_the_fields(row: dict, name: str):
@@ -361,3 +372,184 @@ def test_an_invalid_conversation_is_refused_with_its_turn(row: dict, reason: str
 def test_the_whole_text_is_trained():
     (segment,) = load_format("text", {"text": "body"})({"body": "words"}).segments
     assert (segment.role, segment.text, segment.train) == ("text", "words", True)
+
+
+def parts(segments: tuple) -> list[tuple[str, str, bool]]:
+    return [(part.role, part.text, part.train) for part in segments]
+
+
+def test_a_pair_has_one_prompt_and_two_answers():
+    example = load_format("preference", {})(PAIR_OF_ANSWERS | {"system": "s"})
+    before = [("system", "s", False), ("prompt", "p", False)]
+    assert parts(example.segments) == [*before, ("completion", "good", True)]
+    assert parts(example.rejected) == [*before, ("completion", "bad", True)]
+
+
+ASKED = message("user", "hi")
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"chosen": [ASKED, message("assistant", "good")], "rejected": [ASKED, message("assistant", "bad")]},
+        {"prompt": [ASKED], "chosen": [message("assistant", "good")], "rejected": [message("assistant", "bad")]},
+        {"chosen": "\n\nHuman: hi\n\nAssistant: good", "rejected": "\n\nHuman: hi\n\nAssistant: bad"},
+    ],
+)
+def test_a_prompt_may_be_the_beginning_that_both_share(row: dict):
+    example = load_format("preference", {})(row)
+    assert parts(example.segments) == [("user", "hi", False), ("assistant", "good", True)]
+    assert parts(example.rejected) == [("user", "hi", False), ("assistant", "bad", True)]
+
+
+def test_earlier_answers_of_a_pair_are_not_trained():
+    talk = [ASKED, message("assistant", "hello"), ASKED]
+    row = {"chosen": [*talk, message("assistant", "good")], "rejected": [*talk, message("assistant", "bad")]}
+    example = load_format("preference", {})(row)
+    assert [part.train for part in example.segments] == [part.train for part in example.rejected]
+    assert [part.train for part in example.segments] == [False, False, False, True]
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        (PAIR_OF_ANSWERS | {"rejected": "good"}, "rejected: equals chosen"),
+        ({"chosen": "a", "rejected": "b"}, "prompt: is missing, and chosen and rejected do not begin with the same"),
+        ({"prompt": [ASKED], "chosen": [ASKED], "rejected": [ASKED]}, "chosen: has no answer of the assistant"),
+        ({"chosen": [ASKED], "rejected": [ASKED, message("assistant")]}, "rejected: and chosen hold the same messages"),
+        ({"prompt": "p", "chosen": "a"}, "rejected: is missing"),
+    ],
+)
+def test_a_wrong_pair_is_refused_with_its_field(row: dict, reason: str):
+    with pytest.raises(BadField) as error:
+        load_format("preference", {})(row)
+    assert str(error.value).startswith(reason)
+
+
+@pytest.mark.parametrize(
+    ("name", "row", "label"),
+    [
+        ("kto", PAIR | {"label": False}, False),
+        ("kto", PAIR | {"label": 1}, True),
+        ("classification", {"text": "t", "label": "spam"}, "spam"),
+        ("classification", {"text": "t", "label": 3}, 3),
+        ("classification", {"text": "t", "label": ["a", "b"]}, ("a", "b")),
+        ("regression", {"text": "t", "label": 2}, 2.0),
+    ],
+)
+def test_a_label_is_kept_with_its_type(name: str, row: dict, label: Any):
+    found = load_format(name, {})(row).label
+    assert (found, type(found)) == (label, type(label))
+
+
+@pytest.mark.parametrize(
+    ("name", "row", "reason"),
+    [
+        ("kto", PAIR | {"label": "good"}, "label: is 'good', expected true or false"),
+        (
+            "classification",
+            {"text": "t", "label": {"a": 1}},
+            "label: is {'a': 1}, expected the name or number of a class",
+        ),
+        ("classification", {"text": "t", "label": " "}, "label: is empty"),
+        ("regression", {"text": "t", "label": float("nan")}, "label: is nan, expected a finite number"),
+        ("regression", {"text": "t", "label": True}, "label: is True, expected a finite number"),
+    ],
+)
+def test_a_wrong_label_is_refused(name: str, row: dict, reason: str):
+    with pytest.raises(BadField) as error:
+        load_format(name, {})(row)
+    assert str(error.value).startswith(reason)
+
+
+OPENAI = load_format("openai", {})
+CALLED = [ASKED, call("f", '{"a": 1}'), message("tool", "3", tool_call_id="c1"), message("assistant", "three")]
+
+
+@pytest.mark.parametrize(
+    ("turns", "reason"),
+    [
+        ([ASKED], "messages[0].role: is 'user', the last must be the assistant's"),
+        ([message("human"), message("assistant")], "messages[0].role: is 'human', expected one of system, developer"),
+        (
+            [ASKED, message("assistant", weight=0.5)],
+            "messages[1].weight: is 0.5 on a assistant message, expected 0 or 1",
+        ),
+        ([ASKED, message("assistant", None)], "messages[1]: has neither content nor a call"),
+        ([ASKED, call("f", {"a": 1})], "messages[1].tool_calls[0].function.arguments: is not JSON text"),
+        ([*CALLED[:2], message("tool"), CALLED[3]], "messages[2].tool_call_id: is missing on a tool message"),
+    ],
+)
+def test_openais_rules_are_checked(turns: list, reason: str):
+    with pytest.raises(BadField) as error:
+        OPENAI({"messages": turns})
+    assert str(error.value).startswith(reason)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"messages": [ASKED, message("assistant", "no", weight=0), ASKED, message("assistant", "yes")]},
+        {"messages": [message("system", "s"), *CALLED], "tools": [TOOL]},
+    ],
+)
+def test_a_row_written_for_openai_is_the_row_that_was_read(row: dict):
+    assert openai.row_of(OPENAI(row)) == row
+    assert openai.row_of(load_format("messages", {})(row)) == row
+
+
+def test_what_openai_has_no_place_for_is_not_written():
+    for row, field in (
+        ({"messages": [ASKED, message("assistant", "a", reasoning_content="r")]}, r"messages\[1\].reasoning_content"),
+        ({"messages": [ASKED, message("assistant", "a", weight=0.5)]}, r"messages\[1\].weight: is 0.5"),
+    ):
+        with pytest.raises(BadField, match=field):
+            openai.row_of(load_format("messages", {})(row))
+
+
+def test_calls_are_read_in_every_shape():
+    wanted = {"type": "function", "function": {"name": "f", "arguments": {"a": 1}}}
+    hermes = '<tool_call>\n{"arguments": {"a": 1}, "name": "f"}\n</tool_call>'
+    shapes = [
+        ("messages", {"messages": [call("f", '{"a": 1}'), message("tool", "3", tool_call_id="c1")]}),
+        ("messages", {"messages": [call("f", {"a": 1}), message("tool", "3")]}),
+        (
+            "messages",
+            {
+                "messages": [
+                    message("assistant", None, function_call={"name": "f", "arguments": '{"a": 1}'}),
+                    message("function", "3", name="f"),
+                ]
+            },
+        ),
+        (
+            "messages",
+            {"messages": [message("assistant", hermes), message("tool", "<tool_response>\n3\n</tool_response>")]},
+        ),
+        ("messages", {"messages": [message("assistant", hermes.replace('"', "'")), message("tool", "3")]}),
+        (
+            "sharegpt",
+            {
+                "conversations": [
+                    {"from": "function_call", "value": '{"name": "f", "arguments": {"a": 1}}'},
+                    {"from": "observation", "value": "3"},
+                ]
+            },
+        ),
+    ]
+    for name, row in shapes:
+        called, answered = load_format(name, {})(row).segments
+        (found,) = called.fields["tool_calls"]
+        assert {key: value for key, value in found.items() if key != "id"} == wanted
+        assert (called.role, called.text, called.train) == ("assistant", "", True)
+        assert (answered.role, answered.text, answered.train, answered.fields["name"]) == ("tool", "3", False, "f")
+
+
+def test_schemas_may_be_json_text_or_bare_functions():
+    for tools in ({"tools": [TOOL]}, {"tools": json.dumps([TOOL])}, {"functions": [TOOL["function"]]}):
+        assert load_format("messages", {})(row("user") | tools).tools == (TOOL,)
+
+
+def test_any_order_of_turns_is_read():
+    for roles in (["assistant", "user", "assistant"], ["user", "user", "assistant", "assistant"], ["system"]):
+        assert [part.role for part in load_format("messages", {})(row(*roles)).segments] == roles

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from distft.config import Config
 from distft.config.schema import Data
-from distft.data.formats import format_names
+from distft.data.formats import format_names, load_format
 from distft.data.key import STAGE_VERSION
 from distft.data.pipeline import Outcome, RowPipeline
 from distft.data.render import make_renderer
@@ -39,9 +39,14 @@ ROWS: dict[str, list[dict[str, Any]]] = {  # of each format; an own system promp
         {"instruction": "Hé?", "input": "", "output": " y \n"},
     ],
     "code": [{"content": "def f():\n    return 'é'\n", "language": "Python", "path": "a.py", "licence": "MIT"}],
+    "openai": [{"messages": [HELLO[0], HELLO[1] | {"weight": 1}]}],
     "text": [{"text": "plain wörds,\n in two lines "}],
 }
 DATA: dict[str, Any] = {"eval": None, "max_length": 256}
+
+
+def trainable() -> list[str]:
+    return [name for name in format_names() if "causal_lm" in load_format(name, {}).tasks]
 
 
 def digest(rows: Iterator[Row]) -> str:
@@ -55,11 +60,11 @@ def cases(folder: Path) -> Iterator[tuple[str, str]]:
     """Yields the name and the digest of each case."""
     tokenizers = {family: (family_tokenizer(family), "auto") for family in sorted(FAMILIES)}
     tokenizers |= {"bytes": (byte_tokenizer(), "auto"), "none": (byte_tokenizer(), "none")}
-    for form in format_names():
+    for form in trainable():
         file = folder / f"{form}.jsonl"
         file.write_text("".join(json.dumps(row) + "\n" for row in ROWS[form]))
         for name, (tokenizer, template) in tokenizers.items():
-            if form in ("messages", "sharegpt") and name == "none":  # which is refused
+            if form in ("messages", "openai", "sharegpt") and name == "none":  # which is refused
                 continue
             pipeline = RowPipeline(
                 make_renderer(tokenizer, template),
@@ -92,7 +97,7 @@ def whole_stage(folder: Path) -> Iterator[tuple[str, str]]:
 
 
 def test_tokens_of_fixed_rows_change_only_with_the_version(tmp_path: Path):
-    assert set(ROWS) == set(format_names()), "give each format rows here, then: python -m tests.data.test_golden"
+    assert set(ROWS) == set(trainable()), "give each format rows here, then: python -m tests.data.test_golden"
     golden = read_json(FILE)
     assert golden["version"] == STAGE_VERSION, "python -m tests.data.test_golden"
     found = dict(cases(tmp_path))

@@ -350,3 +350,104 @@ def test_a_missing_model_is_refused_with_a_fix(
     asked = asked.changed({f"model.{name}": value for name, value in model.items()})
     with pytest.raises(ConfigError, match=reason):
         ensure_prepared(asked)
+
+
+TALK = [{"role": role, "content": f"{role} {i}"} for i in range(4) for role in ("user", "assistant")]
+
+
+def lengths_of(config: Make, train: Path, **data: Any) -> tuple[list[int], dict[str, Any]]:
+    prepared = prepare_data(config(train, **data))
+    return Rows(prepared.folder, "train").lengths.tolist(), prepared.report["streams"]["train"]
+
+
+@pytest.mark.parametrize(
+    ("truncate", "wanted", "counted"),
+    [
+        ("cut", [99, 100, 100], "truncated"),
+        ("drop", [99, 100], "too_long"),
+        ("split", [99, 100, 100], "split"),  # the token that is left is no target
+    ],
+)
+def test_one_definition_of_fit_for_every_kind_of_truncation(
+    config: Make, write_rows: WriteRows, truncate: str, wanted: list[int], counted: str
+):
+    empty = len(TOKENIZER("<|im_start|>user\np<|im_end|>\n<|im_start|>assistant\n<|im_end|>\n")["input_ids"])
+    train = write_rows([pair("p", "x" * (length - empty)) for length in (99, 100, 101)])
+    lengths, stream = lengths_of(config, train, max_length=100, truncate=truncate)
+    assert lengths == wanted
+    assert {name: stream[name] for name in ("truncated", "too_long", "split", "shortened") if stream[name]} == {
+        counted: 1
+    }
+    assert stream["longest"] == 101
+
+
+def test_a_split_row_keeps_all_its_tokens(config: Make, write_rows: WriteRows):
+    train = write_rows([{"text": "".join(chr(97 + i % 26) for i in range(95))}])
+    prepared = prepare_data(config(train, max_length=40, truncate="split"))
+    rows = list(Rows(prepared.folder, "train"))
+    assert [len(row.input_ids) for row in rows] == [40, 40, 16]
+    joined = np.concatenate([row.input_ids for row in rows])
+    assert TOKENIZER.decode(joined) == "".join(chr(97 + i % 26) for i in range(95)) + "<|im_end|>"
+    assert len(set(Rows(prepared.folder, "train").ids)) == 1  # so that no split divides them
+
+
+def test_the_oldest_turns_go_first(config: Make, write_rows: WriteRows):
+    train = write_rows([{"messages": [{"role": "system", "content": "short"}, *TALK]}])
+    prepared = prepare_data(config(train, max_length=130, truncate="drop_turns"))
+    (text,) = texts(prepared.folder, "train")
+    assert "short" in text and "user 1" not in text and "user 2" in text and text.endswith("assistant 3<|im_end|>\n")
+    assert prepared.report["streams"]["train"]["shortened"] == 1
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({"chosen": "a", "rejected": "b", "prompt": "p"}, "rows of format preference .* are for model.task=preference"),
+        ({"prompt": "p", "completion": "c", "label": True}, "rows of format kto .* are for model.task=preference"),
+        ({"text": "t", "label": "spam"}, "rows of format classification .*Try: data.format=text"),
+        ({"text": "t", "label": 0.5}, "rows of format regression .* are for model.task=regression"),
+    ],
+)
+def test_rows_for_another_task_are_not_trained_on_as_text(config: Make, write_rows: WriteRows, row: dict, said: str):
+    with pytest.raises(ConfigError, match=said):
+        ensure_prepared(config(write_rows([row] * 3)))
+
+
+def test_weights_of_turns_and_rows_reach_the_shards(config: Make, write_rows: WriteRows):
+    turns = [TALK[0], TALK[1] | {"weight": 0.5}, TALK[2], TALK[3]]
+    train = write_rows([{"messages": turns, "weight": 3}, {"messages": TALK[:2]}, {"messages": TALK[:2], "weight": 0}])
+    prepared = prepare_data(config(train))
+    weighted, plain = Rows(prepared.folder, "train")
+    assert weighted.weights is not None and plain.weights is None
+    assert sorted({*weighted.weights[weighted.trained].tolist()}) == [1.5, 3.0]
+    assert not weighted.weights[~weighted.trained].any()
+    answer = len("assistant 0") + 1
+    assert Rows(prepared.folder, "train").target_weight.tolist() == [4.5 * answer, answer]
+    assert prepared.report["streams"]["train"]["untrained"] == 1
+
+
+def test_tokens_per_character_are_reported(config: Make, write_rows: WriteRows):
+    stream = prepare_data(config(write_rows([{"text": "abcd"}, {"text": "é" * 8}]))).report["streams"]["train"]
+    assert (stream["tokens"], stream["characters"]) == (4 + 1 + 16 + 1, 12)
+
+
+def test_a_prompt_template_makes_rows_of_any_columns(config: Make, write_rows: WriteRows, tmp_path: Path):
+    train = write_rows([{"a": 1, "b": 2, "sum": 3}, {"a": None, "b": 2, "sum": 2}])
+    (tmp_path / "ask.jinja").write_text("{{ a }} + {{ b }}?")
+    asked = {"fields": {"completion": "sum_text"}, "max_bad_fraction": 0.5}
+    train.write_text(train.read_text().replace('"sum": 3', '"sum_text": "3"').replace('"sum": 2', '"sum_text": "2"'))
+    for template in ("{{ a }} + {{ b }}?", str(tmp_path / "ask.jinja")):
+        prepared = prepare_data(config(train, prompt_template=template, **asked))
+        assert texts(prepared.folder, "train") == [
+            "<|im_start|>user\n1 + 2?<|im_end|>\n<|im_start|>assistant\n3<|im_end|>\n"
+        ]
+        assert "a: is missing or null" in prepared.report["streams"]["train"]["first_bad"][0]
+
+
+def test_keys_that_the_template_does_not_read_are_errors(config: Make, write_rows: WriteRows):
+    turns = [TALK[0], TALK[1] | {"reasoning_content": "hm", "wieght": 0}]
+    said = r"messages\[\].reasoning_content \(.*rows.jsonl:1; the chat template does not read it.*did you mean weight\?"
+    with pytest.raises(ConfigError, match=said):
+        ensure_prepared(config(write_rows([{"messages": turns}])))
+    kept = prepare_data(config(write_rows([{"messages": turns}]), ignore_fields=["reasoning_content", "wieght"]))
+    assert len(Rows(kept.folder, "train")) == 1

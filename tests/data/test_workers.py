@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from distft.config import Config
-from distft.data import blocks, json_lines, stage, workers
+from distft.data import blocks, json_lines, pipeline, stage, workers
 from distft.data.chunks import Chunk
 from distft.data.publish import Interrupted
 from distft.data.render import TemplateRefused
@@ -167,6 +167,13 @@ def test_a_worker_imports_no_torch():
     program = "import distft.data.workers, sys; print(*({'torch', 'datasets'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
+
+
+def test_a_second_preparation_reads_no_row(config: Make, write_rows: WriteRows, monkeypatch: pytest.MonkeyPatch):
+    asked = config(write_rows(rows(50)), max_bad_fraction=0.2)
+    first = prepare_data(asked)
+    monkeypatch.setattr(pipeline, "source_parts", lambda source: pytest.fail("rows were read again"))
+    assert prepare_data(asked.changed({"data.num_proc": 2})).folder == first.folder
 
 
 def test_a_small_data_set_starts_no_process(config: Make, write_rows: WriteRows, monkeypatch: pytest.MonkeyPatch):

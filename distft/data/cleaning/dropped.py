@@ -5,7 +5,12 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-MALFORMED, UNTRAINED, OVERLAP = "malformed", "untrained", "overlap"  # next to the names of cleaning rules
+MALFORMED, UNTRAINED, OVERLAP, TOO_LONG = (
+    "malformed",
+    "untrained",
+    "overlap",
+    "too_long",
+)  # next to the names of cleaning rules
 
 
 @dataclass(frozen=True)
