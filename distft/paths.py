@@ -47,6 +47,12 @@ def matching(pattern: Path) -> Iterator[Path]:
         yield from folder.glob(str(Path(*parts[first:])))
 
 
+def unused(path: Path) -> Path:
+    """Returns the first of PATH, PATH-2, PATH-3 ... that does not exist."""
+    others = (path.with_name(f"{path.name}-{i}") for i in count(2))
+    return path if not path.exists() else next(other for other in others if not other.exists())
+
+
 def why_not_writable(folder: Path) -> str | None:
     """Returns why `folder`, or its nearest existing parent, is not writable; None if it is."""
     there = folder
