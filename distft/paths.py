@@ -32,12 +32,6 @@ def absolute(path: str | Path) -> Path:
     return Path(os.path.expanduser(path)).absolute()  # unlike Path.expanduser, keeps the ~ of an unknown user
 
 
-def unused(path: Path) -> Path:
-    """Returns the first of PATH, PATH-2, PATH-3 ... that does not exist."""
-    others = (path.with_name(f"{path.name}-{i}") for i in count(2))
-    return path if not path.exists() else next(other for other in others if not other.exists())
-
-
 def matching(pattern: Path) -> Iterator[Path]:
     """Yields the paths that match a pattern with `*` or `**` in any part, in no particular order."""
     parts = pattern.parts
