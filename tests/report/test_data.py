@@ -129,7 +129,7 @@ def test_what_a_max_length_costs_is_counted_in_rows_and_tokens():
     assert [percentile(lengths, share) for share in (0.5, 0.51, 0.9, 1.0)] == [10, 100, 100, 1000]
 
 
-def test_lengths_are_exact_and_long_ones_rounded_up_by_two_percent():
+def test_long_lengths_are_rounded_up_by_two_percent():
     assert all(rounded(length) == length for length in range(EXACT_LENGTH + 1))
     for length in range(EXACT_LENGTH, 10**6, 997):
         assert length <= rounded(length) <= 1.02 * length

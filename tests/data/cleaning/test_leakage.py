@@ -58,7 +58,7 @@ def test_a_leak_names_the_item_and_how_much_of_it():
     assert "test.jsonl:7" in found.reason and found.labels == ("whole",)
 
 
-def test_a_short_question_with_another_number_is_another_question():
+def test_a_short_question_with_another_number_is_no_leak():
     rule = Rule().indexed([Item("a", "Is the harbour of town 7 open?")])
     assert rule.find(pair("Is the harbour of town 12 open?", "yes")) is None
     assert rule.find(pair("Well, is the harbour of town 7 open now?", "yes")) is not None

@@ -38,7 +38,6 @@ _LENGTHS = (  # of an IBAN by country
 _IBAN_LENGTHS = {entry[:2]: int(entry[2:]) for entry in _LENGTHS.split()}
 _IP4 = re.compile(r"(?<![\w.-])(?:\d{1,3}\.){3}\d{1,3}(?![\w-]|\.\d)")
 _IP6 = re.compile(r"(?<![\w:.])(?:[0-9A-Fa-f]{0,4}:){2,7}[0-9A-Fa-f]{0,4}(?![\w:])")
-_HEX = frozenset("0123456789abcdefABCDEF")
 _VERSION_BEFORE = re.compile(
     r"(?:\bv|version|release|build|firmware|driver|chrome/|edg/|==|>=|<=|~=|@|section|chapter|clause|figure|table|\u00a7)"
     r"[ :=]*\Z",
@@ -113,7 +112,7 @@ def addresses(text: str, private: bool = False) -> Iterator[Span]:
         for found in pattern.finditer(text):
             if pattern is _IP4 and _VERSION_BEFORE.search(text, max(0, found.start() - 16), found.start()):
                 continue
-            if not any(letter in _HEX for letter in found[0]):  # `::` of code and markup
+            if pattern is _IP6 and not _is_written_as_address(found[0]):
                 continue
             try:
                 address = ipaddress.ip_address(found[0])
@@ -121,6 +120,11 @@ def addresses(text: str, private: bool = False) -> Iterator[Span]:
                 continue
             if address.is_private if private else address.is_global and not address.is_multicast:
                 yield found.span()
+
+
+def _is_written_as_address(text: str) -> bool:
+    """Returns whether text with colons is an address rather than code: `::1` and `2001:4860::8888`, not `a::b`."""
+    return text == "::1" or (len(text.replace(":", "")) >= 5 and any(letter.isdigit() for letter in text))
 
 
 def social_security_numbers(text: str) -> Iterator[Span]:
@@ -139,7 +143,8 @@ def phones(text: str, region: str = "US") -> Iterator[Span]:
         start = max(found.start() - 1, end)
         window = text[start : found.end() + 16]  # an extension follows the number
         for match in PhoneNumberMatcher(window, region, leniency=Leniency.VALID):
-            if match.raw_string.lstrip("(").isdigit() or start + match.start < end:
+            marks = _PHONE_FORM.findall(match.raw_string.lstrip("("))
+            if not marks or marks == ["."] or start + match.start < end:  # one run of digits, a decimal number
                 continue
             end = start + match.end
             yield start + match.start, end
