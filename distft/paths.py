@@ -6,6 +6,7 @@ Trap: an editable install has stale copies of both folders in site-packages, so 
 import os
 import tempfile
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 
 _PACKAGE = Path(__file__).resolve().parent
@@ -38,6 +39,12 @@ def matching(pattern: Path) -> Iterator[Path]:
     folder = Path(*parts[:first])
     if folder.is_dir() and first < len(parts):
         yield from folder.glob(str(Path(*parts[first:])))
+
+
+def unused(path: Path) -> Path:
+    """Returns the first of PATH, PATH-2, PATH-3 ... that does not exist."""
+    others = (path.with_name(f"{path.name}-{i}") for i in count(2))
+    return path if not path.exists() else next(other for other in others if not other.exists())
 
 
 def why_not_writable(folder: Path) -> str | None:

@@ -15,7 +15,7 @@ from distft.config import Config, ConfigError, command, compose, help_text
 from distft.config.cleaning import Clean
 from distft.config.errors import did_you_mean, nearest
 from distft.config.model_folder import facts_of, wrong_model
-from distft.data.cleaning.engine import rule_names
+from distft.data.cleaning.options import rule_names
 from distft.data.hub import local_folder
 from distft.data.key import tokenizer_dir
 from distft.data.report import summary

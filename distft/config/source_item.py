@@ -45,6 +45,18 @@ def source_items(value: Any) -> list[SourceItem]:
     return [SourceItem(**item) if isinstance(item, Mapping) else SourceItem(path=str(item)) for item in value]
 
 
+def source_text(value: Any) -> Any:
+    """Returns data.train or data.eval for a reader: `a.jsonl (licence MIT, epochs 2), b.jsonl`; others as they are."""
+    items = source_items(value)
+    if not any(isinstance(item, Mapping) for item in (value if isinstance(value, list) else ())):
+        return value
+    shown = []
+    for item in items:
+        options = [f"{name} {given}" for name, given in item.entries() if name != "path" and given is not None]
+        shown.append(f"{item.path} ({', '.join(options)})" if options else item.path)
+    return ", ".join(shown)
+
+
 def path_of(item: Any) -> Any:
     """Returns the path of an item that may not be valid yet."""
     return item.get("path") if isinstance(item, Mapping) else item

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import numpy as np
 
 from distft.config import Config
+from distft.data.hub import NotFetched
 from distft.data.key import prepared_dir
 from distft.data.order import ORDER_VERSION, Base, Order, base_of, order_version, step_borders
 from distft.data.shards import Rows
@@ -83,7 +84,10 @@ def _guess(config: Config) -> tuple[np.ndarray, int]:
 
 def _guess_files(name: Literal["train", "eval"], config: Config) -> tuple[int, int]:
     """Returns estimated rows and tokens per row: a line is a row; 0 rows without a local file."""
-    sources = find_sources(name, config.data, config.cache_dir)
+    try:
+        sources = find_sources(name, config.data, config.cache_dir)
+    except NotFetched:  # objects of a store
+        return 0, 0
     files = [file for source in sources for file in source.files if isinstance(file, Path)]
     rows, size = 0, 0
     for file in files:

@@ -45,7 +45,8 @@ def model_card(facts: Facts, base: str | None, made: Sequence[tuple[str, str | N
             *_lines(made),
             *(attempts if facts.attempts else []),
             "",
-            "Not measured: benchmarks, bias, memorisation. Licence: that of the base model and of the data.",
+            "Not measured: benchmarks, bias, memorisation. "
+            f"Licence: that of the base model and of the data{facts.data_licences}.",
             "",
         ]
     )

@@ -11,6 +11,7 @@ from distft.checkpoint.choose import choose_for_export
 from distft.config.freeze import read_config
 from distft.config.key import Part
 from distft.config.schema import Config, Export
+from distft.config.source_item import source_items, source_text
 from distft.goodput import Attempt, attempts, read_timeline
 from distft.run import FINISHED, Plan, RunFolder, read_json
 from distft.trackers.terminal import duration
@@ -70,6 +71,7 @@ def attempt_lines(attempts: Sequence[Attempt]) -> list[str]:
 
 
 def _length(seconds: float) -> str:
+    """Returns 9.3 s, 3m05s or 2h10m."""
     return duration(seconds) if seconds >= 60 else f"{seconds:.1f} s"
 
 
@@ -115,6 +117,7 @@ class Facts:
     rows: Rows
     sources: list[str]
     attempts: list[Attempt]
+    data_licences: str  # ` (MIT; 1 of 2 sources names none)`; empty where no source names one
 
 
 def gather(run: RunFolder, step: int | None = None) -> Facts:
@@ -133,6 +136,7 @@ def gather(run: RunFolder, step: int | None = None) -> Facts:
     files = [run.command, run.config, run.plan, run.environment, run.status, run.metrics, run.goodput, effective]
     return Facts(
         name=config.name or run.path.name,
+        data_licences=data_licences(config),
         status=run.read_status(),
         command=last_command(run),
         what=what_ran(config, plan),
@@ -186,6 +190,15 @@ def held_out(evals: Rows) -> list[Change]:
     return [Change(name, first[name], last[name], better=higher[name][0] > higher[name][1]) for name in both]
 
 
+def data_licences(config: Config) -> str:
+    """Returns the licences that the sources of the training rows name, in brackets; empty where none names one."""
+    items = source_items(config.data.train)
+    named = [item.licence for item in items if item.licence]
+    unnamed = len(items) - len(named)
+    rest = f"; {unnamed} of {len(items)} sources name{'s' * (unnamed == 1)} none" if unnamed else ""
+    return f" ({', '.join(dict.fromkeys(named))}{rest})" if named else ""
+
+
 def what_ran(config: Config, plan: Plan | None) -> Table:
     """Returns the main settings of the run, one line each."""
     held_out = config.data.eval
@@ -193,8 +206,8 @@ def what_ran(config: Config, plan: Plan | None) -> Table:
         "model": model_text(config, plan),
         "parameters": f"{plan.parameters:,}" if plan else None,
         "trained parameters": f"{plan.adapters:,} of adapters" if plan and plan.adapters else None,
-        "training rows": config.data.train,
-        "held-out rows": f"{100 * held_out:.3g} % of them" if isinstance(held_out, float) else held_out,
+        "training rows": source_text(config.data.train),
+        "held-out rows": f"{100 * held_out:.3g} % of them" if isinstance(held_out, float) else source_text(held_out),
         "code from the model's folder": "allowed" if config.model.trust_remote_code else "not allowed",
         "strategy": choice_text(config.strategy, config.choices.get("strategy")),
         "optimizer": choice_text(config.optimizer, config.choices.get("optimizer")),
@@ -240,7 +253,7 @@ def planned(plan: Plan, rows: Rows, strategy: str) -> Table:
         ("held-out rows", f"{plan.eval_rows:,}"),
     ]
     if seconds:
-        table.append(("tokens read", f"{tokens:,} in {run_duration(seconds)}: {tokens / seconds:,.0f} per second"))
+        table.append(("tokens read", f"{tokens:,} in {_length(seconds)}: {tokens / seconds:,.0f} per second"))
         table.append(("target tokens, trained on", f"{targets:,}"))
     if peaks:
         table.append(("peak memory per process", memory_by_kind(max(peaks), plan.memory.get(strategy))))
@@ -263,13 +276,6 @@ def memory_by_kind(peak: float, counted: dict[str, int] | None) -> str:
     rest = peak - sum(kinds.values())
     listed = ", ".join(f"{kind} {gib:.2f}" for kind, gib in kinds.items())
     return f"{text}: {listed} as planned, activations and others {rest:.2f}" if rest > 0 else text
-
-
-def run_duration(seconds: float) -> str:
-    """Returns 75 s, 12 min or 3.4 h."""
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 def flat(value: Any, path: str = "") -> Iterator[tuple[str, str]]:

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 
 from distft.config import Config
-from distft.data import blocks, json_lines, stage, workers
+from distft.data import blocks, json_lines, pipeline, stage, workers
 from distft.data.chunks import Chunk
 from distft.data.publish import Interrupted
 from distft.data.render import TemplateRefused
@@ -169,7 +170,25 @@ def test_a_worker_imports_no_torch():
     assert done.stdout.strip() == ""
 
 
+def test_a_second_preparation_reads_no_row(config: Make, write_rows: WriteRows, monkeypatch: pytest.MonkeyPatch):
+    asked = config(write_rows(rows(50)), max_bad_fraction=0.2)
+    first = prepare_data(asked)
+    monkeypatch.setattr(pipeline, "source_parts", lambda source: pytest.fail("rows were read again"))
+    assert prepare_data(asked.changed({"data.num_proc": 2})).folder == first.folder
+
+
 def test_a_small_data_set_starts_no_process(config: Make, write_rows: WriteRows, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(Workers, "_start", lambda self: pytest.fail("a process was started"))
     prepared = prepare_data(config(write_rows(rows(200)), max_bad_fraction=0.2))
     assert len(Rows(prepared.folder, "train")) == 169
+
+
+def test_many_blocks_need_few_open_files(config: Make, write_rows: WriteRows):
+    asked = config([{"path": str(write_rows(rows(1600))), "epochs": 1.5}], eval=0.1, max_bad_fraction=0.2, num_proc=1)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(list(Path("/proc/self/fd").iterdir())) + 24, limits[1]))
+    try:
+        prepared = prepare_data(asked)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert prepared.report["streams"]["train"]["read"] == 1600  # in 50 blocks

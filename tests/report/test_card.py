@@ -1,4 +1,4 @@
-"""The model card says what the run's files say."""
+"""The model card has the numbers of the run's files."""
 
 from collections.abc import Callable
 
@@ -32,3 +32,10 @@ def test_another_metrics_file_gives_another_card(make_run: Callable[..., RunFold
 
 def test_the_card_states_what_was_not_measured(make_run: Callable[..., RunFolder]) -> None:
     assert "Not measured at this step." in model_card(gather(make_run([train_row(1)])), None, [])
+
+
+def test_the_card_names_licence_and_origin_of_the_data(make_run: Callable[..., RunFolder]) -> None:
+    items = [{"path": "a.jsonl", "licence": "MIT", "origin": "our wiki", "weight": 2}, {"path": "b.jsonl", "weight": 1}]
+    card = model_card(gather(make_run(data={"train": items, "eval": 0.1})), None, [])
+    assert "- training rows: a.jsonl (weight 2, licence MIT, origin our wiki), b.jsonl (weight 1)" in card
+    assert "Licence: that of the base model and of the data (MIT; 1 of 2 sources names none)." in card

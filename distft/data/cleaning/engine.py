@@ -1,8 +1,7 @@
 """The cleaning rules of a config, applied to rows: tags first, per batch and in any process, decisions afterwards."""
 
-import importlib
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
@@ -11,10 +10,9 @@ from typing import Any
 import numpy as np
 import xxhash
 
-from distft.config.cleaning import Clean, Groups
 from distft.config.schema import Config
 from distft.data.cleaning.contract import Columns, Finding
-from distft.data.cleaning.items import files_of
+from distft.data.cleaning.options import GROUPS, is_cleaned, overlap_action, rule_module, rules_that_are_on
 from distft.data.cleaning.rules.leakage import Item
 from distft.data.cleaning.view import View, view_of, with_texts
 from distft.data.example import Example
@@ -22,7 +20,6 @@ from distft.data.raw import RawRow
 
 CHANGING = ("repair", "redact")  # actions that train on another text
 NOT_KEYWORDS = ("enabled", "action", "against")  # keys of a section that its Rule does not take
-GROUPS = "groups"
 EXCERPT = 400  # characters of an example in the report
 
 
@@ -135,49 +132,6 @@ def make_cleaner(config: Config) -> Cleaner | None:
         keywords = {key: value for key, value in options.items() if key not in NOT_KEYWORDS}
         active.append(ActiveRule(name, "tag" if action == "warn" else action, module.VERSION, module.Rule(**keywords)))
     return Cleaner(tuple(active), clean.groups.by_prompt, clean.groups.field)
-
-
-def overlap_action(config: Config) -> str:
-    """Returns what data.overlap says; `auto` drops where leakage is looked for and warns elsewhere."""
-    if config.data.overlap != "auto":
-        return config.data.overlap
-    return "drop" if config.clean.leakage.enabled else "warn"
-
-
-def is_cleaned(clean: Clean) -> bool:
-    """Returns whether a rule, or a way to group rows, is on."""
-    return bool(rules_that_are_on(clean)) or clean.groups != Groups()
-
-
-def rule_names(clean: Clean) -> list[str]:
-    return [name for name, section in clean if not isinstance(section, Groups)]
-
-
-def rules_that_are_on(clean: Clean) -> list[str]:
-    return [name for name in rule_names(clean) if getattr(clean, name).enabled]
-
-
-def rule_module(name: str) -> Any:
-    return importlib.import_module(f"distft.data.cleaning.rules.{name}")
-
-
-def key_part(config: Config, file_hash: Callable[[str], str]) -> dict[str, Any]:  # JSON: by rule
-    """Returns what of cleaning determines the prepared rows: options, versions and files.
-
-    file_hash: of the path of a file that an option names.
-    """
-    part: dict[str, Any] = {}
-    for name in rules_that_are_on(config.clean):
-        options = getattr(config.clean, name).plain()
-        if name == "toxicity" and options["words"]:
-            options["words"] = file_hash(options["words"])
-        if name == "leakage":
-            options["against"] = [file_hash(str(file)) for file in files_of(options["against"])]
-            options["action"] = overlap_action(config)
-        part[name] = options | {"version": rule_module(name).VERSION}
-    if config.clean.groups != Groups():
-        part[GROUPS] = config.clean.groups.plain()
-    return part
 
 
 def _changed(rule: Any, example: Example) -> tuple[Example, list[Finding]]:

@@ -1,13 +1,12 @@
 """The texts of rows in any format: all strings in them, for held-out rows and benchmark items."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
+from distft.data.cleaning.options import files_of
 from distft.data.cleaning.rules.leakage import Item
 from distft.data.raw import RawRow
 from distft.data.read import read_rows
-from distft.paths import absolute
 
 
 def texts_of_rows(rows: Iterable[RawRow]) -> Iterator[Item]:
@@ -21,15 +20,6 @@ def texts_of_files(paths: Sequence[str]) -> Iterator[Item]:
     """Yields every text of the rows of files."""
     for file in files_of(paths):
         yield from texts_of_rows(read_rows(file))
-
-
-def files_of(paths: Sequence[str]) -> Iterator[Path]:
-    """Yields the files that paths or patterns name, in order; raises ValueError where none matches."""
-    for path in map(absolute, paths):
-        files = [path] if path.is_file() else sorted(path.parent.glob(path.name)) if "*" in path.name else []
-        if not files:
-            raise ValueError(f"clean.leakage.against={path}: there is no such file")
-        yield from files
 
 
 def leaf_texts(value: Any) -> Iterator[str]:

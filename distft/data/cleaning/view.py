@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import xxhash
 
-from distft.data.example import Example
+from distft.data.example import Example, Segment
 from distft.runtime.determinism import splitmix64
 
-PARTS = ("prompt", "answer", "pair")
+REASONING = ("reasoning_content", "reasoning", "thinking")
 _UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"  # Thai to Han
 _WORD = re.compile(rf"[^\W_{_UNSPACED}]+|[{_UNSPACED}]")
 _ASCII_WORD = re.compile(r"[a-z0-9]+")
@@ -93,13 +93,39 @@ def view_of(source: str, line: int, example: Example, fields: dict[str, Any] | N
 
 
 def texts_of(example: Example) -> tuple[Text, ...]:
-    return tuple(Text(part.role, part.text, part.train) for part in example.segments)
+    """Returns the texts of a row: of its turns, each after its reasoning, and of a rejected answer."""
+    found = []
+    for part in example.segments:
+        reasoning = (part.fields.get(key) for key in REASONING)
+        found += [Text("reasoning", text, part.train) for text in reasoning if isinstance(text, str) and text]
+        found.append(Text(part.role, part.text, part.train))
+    others = (part for part in example.rejected if part not in example.segments)
+    return (*found, *(Text("rejected", part.text, False) for part in others))
 
 
 def with_texts(example: Example, change: Callable[[str], str]) -> Example:
-    """Returns the example with every text changed; the same object where no text is."""
-    segments = tuple(replace(part, text=change(part.text)) for part in example.segments)
-    return example if segments == example.segments else replace(example, segments=segments)
+    """Returns the example with every text changed, those in tool calls too; the same object where no text is."""
+    segments, rejected = (
+        tuple(_changed(part, change) for part in parts) for parts in (example.segments, example.rejected)
+    )
+    if segments == example.segments and rejected == example.rejected:
+        return example
+    return replace(example, segments=segments, rejected=rejected)
+
+
+def _changed(part: Segment, change: Callable[[str], str]) -> Segment:
+    written = part.written if part.written is None else change(part.written)
+    return replace(part, text=change(part.text), written=written, fields=_changed_leaves(part.fields, change))
+
+
+def _changed_leaves(value: Any, change: Callable[[str], str]) -> Any:
+    if isinstance(value, str):
+        return change(value)
+    if isinstance(value, dict):
+        return {name: _changed_leaves(inner, change) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_changed_leaves(inner, change) for inner in value)
+    return value
 
 
 def normalized_words(text: str) -> list[str]:

@@ -58,6 +58,12 @@ def test_a_leak_names_the_item_and_how_much_of_it():
     assert "test.jsonl:7" in found.reason and found.labels == ("whole",)
 
 
+def test_a_short_question_with_another_number_is_no_leak():
+    rule = Rule().indexed([Item("a", "Is the harbour of town 7 open?")])
+    assert rule.find(pair("Is the harbour of town 12 open?", "yes")) is None
+    assert rule.find(pair("Well, is the harbour of town 7 open now?", "yes")) is not None
+
+
 def test_an_item_of_few_words_is_no_leak():
     rule = Rule().indexed([Item("a", "yes it is"), Item("b", "42")])
     assert rule.find(pair("is it so", "yes it is")) is None

@@ -54,6 +54,8 @@ def test_a_value_is_replaced_by_its_kind_and_counted(text: str, redacted: str, r
         "see section 2.1.4.7 of the manual",
         "call me at 12345",
         "2026-11-29 09:45:10",
+        "psutil.boot_time() is 1365519115.0",
+        "std::vector, a::b and x[::2]",
     ],
 )
 def test_what_fails_its_check_is_not_personal(text: str):

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from distft.config.cleaning import Clean
-from distft.data.cleaning.engine import NOT_KEYWORDS, rule_module, rule_names
+from distft.data.cleaning.engine import NOT_KEYWORDS
+from distft.data.cleaning.options import rule_module, rule_names
 from distft.data.cleaning.rules import boilerplate, cut_off, empty, encoding, language, quality, refusals, toxicity
 from tests.data.cleaning.planted_rows import document, pair
 

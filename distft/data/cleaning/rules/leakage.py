@@ -17,6 +17,8 @@ VERSION = 1
 _SHORT_NGRAM = 5  # of items that have few runs of the full length
 _MIN_WORDS = 5  # shorter items leak as whole rows alone: 'yes' is no leak
 _LONG_ITEM = 3  # times the n-gram
+_WHOLE_WORDS = 10  # below that many words one changed word makes another text, so an item leaks whole
+_SHORT_THRESHOLD = 0.35  # at least, of items with few runs: common phrases are a large share of them
 _TEMPLATE_ITEMS, _TEMPLATE_SHARE = 3, 0.01  # a run in more items, and in a larger share of them, is a template's
 
 
@@ -36,6 +38,7 @@ class Index:
     offsets: np.ndarray  # int64 [runs + 1]: owners[offsets[i]:offsets[i + 1]] have runs[i]
     owners: np.ndarray  # int32
     totals: np.ndarray  # int32 [items]: runs of the item
+    words: np.ndarray  # int32 [items]
     places: tuple[str, ...]  # [items]
     ngrams: tuple[int, ...]  # lengths in use
 
@@ -59,14 +62,20 @@ class Rule:
         owners = np.concatenate([self.index.owners[self.index.offsets[i] : self.index.offsets[i + 1]] for i in hit])
         items, counts = np.unique(owners, return_counts=True)
         shares = counts / self.index.totals[items]
-        best = int(np.argmax(shares))
-        if shares[best] < self.threshold:
+        leaked = np.flatnonzero(shares >= self._thresholds(self.index.words[items]))
+        if not len(leaked):
             return None
+        best = int(leaked[np.argmax(shares[leaked])])
         item = int(items[best])
         return Finding(
             f"contains {counts[best]} of the {self.index.totals[item]} word runs of {self.index.places[item]}",
             ("whole" if shares[best] == 1 else "in part",),
         )
+
+    def _thresholds(self, words: np.ndarray) -> np.ndarray:
+        """Returns the share of an item's runs from which it has leaked, by its number of words. float64 [items]"""
+        short = np.where(words < _WHOLE_WORDS, 1.0, max(self.threshold, _SHORT_THRESHOLD))
+        return np.where(words < _LONG_ITEM * self.ngram, short, self.threshold)
 
     def indexed(self, items: Iterable[Item]) -> "Rule":
         """Returns the rule with the items that it looks for."""
@@ -78,6 +87,7 @@ def make_index(items: Iterable[Item], ngram: int) -> Index:
     each: list[np.ndarray] = []
     lengths: set[int] = set()
     known: set[bytes] = set()
+    words: list[int] = []
     for item in items:
         hashes = word_hashes(normalized_words(item.text))
         if len(hashes) < _MIN_WORDS or (content := hashes.tobytes()) in known:
@@ -86,10 +96,11 @@ def make_index(items: Iterable[Item], ngram: int) -> Index:
         size = ngram if len(hashes) >= _LONG_ITEM * ngram else _SHORT_NGRAM
         lengths.add(size)
         places.append(item.place)
+        words.append(len(hashes))
         each.append(np.unique(ngram_hashes(hashes, size)))
     if not each:
         nothing = np.zeros(0, dtype=np.uint64)
-        return Index(nothing, np.zeros(1, np.int64), np.zeros(0, np.int32), np.zeros(0, np.int32), (), ())
+        return Index(nothing, np.zeros(1, np.int64), *(np.zeros(0, np.int32) for _ in range(3)), (), ())
     flat = np.concatenate(each)
     owners = np.repeat(np.arange(len(each), dtype=np.int32), [len(runs) for runs in each])
     runs, inverse, counts = np.unique(flat, return_inverse=True, return_counts=True)
@@ -104,6 +115,7 @@ def make_index(items: Iterable[Item], ngram: int) -> Index:
         np.append(starts, len(order)).astype(np.int64),
         owners[use][order],
         np.bincount(owners[use], minlength=len(each)).astype(np.int32),
+        np.array(words, dtype=np.int32),
         tuple(places),
         tuple(sorted(lengths)),
     )
