@@ -403,3 +403,20 @@ def test_a_key_read_in_some_roles_alone_is_not_dropped_in_others():
     row = {"messages": [user("Hi") | {"name": "Ann"}, says("Bye.", name="Bot")]}
     assert renderer.unread(MESSAGES(row)) == [("assistant", "name")]
     assert ("user", "name") in renderer.read
+
+
+@pytest.mark.parametrize(
+    "written",
+    ["{{ call.function.arguments }}", "{{ call.function.arguments | tojson }}", "{{ '' ~ call.function.arguments }}"],
+)
+def test_arguments_are_json_however_a_template_writes_them(written: str):
+    """As an object `{{ arguments }}` gives Python's quotes, as text `tojson` escapes the quotes."""
+    template = (
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}{% for call in m.tool_calls or [] %}"
+        "{{ call.function.name }} " + written + "{% endfor %}<|im_end|>{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    (answer,) = said(
+        ChatRenderer(byte_tokenizer(), template).rows(MESSAGES({"messages": CASES["tools"]["messages"][:2]}))
+    )
+    assert answer == 'weather {"city": "Paris"}<|im_end|>'
