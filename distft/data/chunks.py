@@ -39,9 +39,9 @@ class Chunk:
 
     path: Path
 
-    @cached_property
+    @property
     def batch(self) -> pa.RecordBatch:
-        """The rows, memory-mapped."""
+        """The rows, memory-mapped; opened each time, since a process may not hold thousands of files open."""
         with pa.ipc.open_file(pa.memory_map(str(self.path))) as file:
             return file.get_batch(0)
 

@@ -12,10 +12,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from distft.config.errors import Unavailable
+
 STALE_SECONDS = 7 * 24 * 3600  # after which the finished part of a preparation that nobody continued is removed
 
 
-class Interrupted(RuntimeError):
+class Interrupted(Unavailable):
     """A preparation was interrupted from outside; its finished part is kept, and the same command continues it."""
 
 
@@ -77,7 +79,7 @@ def work_folder(folder: Path) -> Iterator[Path]:
     work.mkdir(parents=True, exist_ok=True)
     try:
         yield work
-    except (Interrupted, KeyboardInterrupt, SystemExit):
+    except (Unavailable, KeyboardInterrupt, SystemExit):
         raise
     except BaseException:
         shutil.rmtree(work, ignore_errors=True)

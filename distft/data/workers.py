@@ -85,7 +85,7 @@ class Workers:
 
     def _idle(self, progress: Callable[[int], None]) -> Worker | None:
         """Returns a worker without a task, after waiting for one; None while this process works alone."""
-        limit = self.num_proc or min(len(os.sched_getaffinity(0)), MAX_PROCESSES)
+        limit = self.num_proc or min(usable_cores(), MAX_PROCESSES)
         if limit == 1 or (self.num_proc is None and time.monotonic() - self.started < ALONE_SECONDS):
             return None
         idle = next((worker for worker in self._workers if worker.task is None), None)
@@ -156,6 +156,10 @@ class Workers:
     def close(self) -> None:
         for worker in self._workers:
             _stop(worker)
+
+
+def usable_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextmanager
