@@ -20,8 +20,11 @@ def test_reasoning_and_rejected_answers_are_texts_of_a_row():
     chosen, rejected = Segment("assistant", "so", True, fields=thinking), Segment("assistant", "no", True)
     found = texts_of(Example((prompt, chosen), rejected=(prompt, rejected)))
     assert [(text.role, text.text, text.trained) for text in found] == [
-        ("user", "why?", False), ("reasoning", "because it is", True), ("assistant", "so", True), ("rejected", "no", False)
-    ]  # fmt: skip
+        ("user", "why?", False),
+        ("reasoning", "because it is", True),
+        ("assistant", "so", True),
+        ("rejected", "no", False),
+    ]
 
 
 def test_a_change_reaches_tool_calls_reasoning_and_rejected_answers():
