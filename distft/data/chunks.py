@@ -41,7 +41,7 @@ class Chunk:
 
     @property
     def batch(self) -> pa.RecordBatch:
-        """The rows, memory-mapped; opened each time, since a process may not hold thousands of files open."""
+        """The rows, memory-mapped; opened each time, so that not all chunks of a large data set are mapped at once."""
         with pa.ipc.open_file(pa.memory_map(str(self.path))) as file:
             return file.get_batch(0)
 
