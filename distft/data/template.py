@@ -9,6 +9,7 @@ nothing.
 import json
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
@@ -53,7 +54,8 @@ class ChatTemplate:
         self.date = date if "strftime_now" in self.text else None  # the date that the template prints
         self.dated = _with_day(self.text, date) if self.date else self.text
         named = [name for name in MODES if name in self.text]
-        self.modes = [{}, *(dict.fromkeys(named, value) for value in (False, True) if named)]
+        modes = [{}, *(dict.fromkeys(named, value) for value in (False, True) if named)]
+        self.modes: list[dict[str, bool]] = self._distinct(modes)
         self.read: set[tuple[str, str]] = set()  # (role, key) that the template was seen to read
 
     def render(
@@ -77,6 +79,15 @@ class ChatTemplate:
         """Returns the texts after which the model may generate its answer, one per mode, the longest first."""
         found = {self.render(messages, tools, prompt=True, **mode) for mode in self.modes}
         return sorted(found, key=len, reverse=True)
+
+    def _distinct(self, modes: list[dict[str, bool]]) -> list[dict[str, bool]]:
+        """Returns the modes in which the generation prompts differ, the first of equal ones."""
+        asked = [{"role": "user", "content": SAID}]
+        found: dict[str, dict[str, bool]] = {}
+        for mode in modes if len(modes) > 1 else []:
+            with suppress(BadField):  # reported when the template is checked
+                found.setdefault(self.render(asked, prompt=True, **mode), mode)
+        return list(found.values()) or modes[:1]
 
     def messages(self, example: Example) -> list[RawJson]:
         """Returns the messages of an example in the form that the template reads."""

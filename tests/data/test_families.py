@@ -17,6 +17,7 @@ import pytest
 from mistral_common.protocol.instruct.messages import AssistantMessage, ToolMessage, UserMessage
 from mistral_common.protocol.instruct.request import ChatCompletionRequest
 from mistral_common.protocol.instruct.tool_calls import Function, FunctionCall, Tool, ToolCall
+from mistral_common.protocol.instruct.validator import ValidationMode
 from mistral_common.tokens.tokenizers.mistral import MistralTokenizer
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
@@ -24,7 +25,7 @@ from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from distft.data.example import BadField, Example
 from distft.data.formats import load_format
-from distft.data.render import ChatRenderer, Rendered
+from distft.data.render import ChatRenderer, Rendered, Training
 from distft.data.tokenize import RowTokenizer, byte_tokenizer
 from distft.run import read_json
 from tests.data.conftest import TEMPLATES
@@ -247,9 +248,8 @@ def tekken(file: Path, size: int = 2000) -> Any:
         for i in range(1, len(token))
         if token[:i] in ranks and token[i:] in ranks
     ]
-    special = {
-        MistralTokenizer.from_file(str(file)).instruct_tokenizer.tokenizer.id_to_piece(i): i for i in range(1000)
-    }
+    pieces = MistralTokenizer.from_file(str(file)).instruct_tokenizer.tokenizer
+    special = {pieces.id_to_piece(i): i for i in range(1000)}
     vocab = special | {text[token]: 1000 + rank for token, rank in ranks.items()}
     backend = Tokenizer(models.BPE(vocab, [(left, right) for _, left, right in sorted(merges)], ignore_merges=True))
     cut = pre_tokenizers.Split(Regex(config["pattern"]), "isolated")
@@ -263,7 +263,7 @@ def tekken(file: Path, size: int = 2000) -> Any:
 
 def test_mistrals_ids_are_those_of_mistral_common(tmp_path: Path):
     tokenizer = tekken(tmp_path / "tekken_240718.json")
-    own = MistralTokenizer.from_file(str(tmp_path / "tekken_240718.json"))
+    own = MistralTokenizer.from_file(str(tmp_path / "tekken_240718.json"), mode=ValidationMode.finetuning)
     call = FunctionCall(name="weather", arguments='{"city": "Paris"}')
     asked, answer = UserMessage(content="Weather in Paris?"), AssistantMessage(content="It is 18 degrees.")
     called = AssistantMessage(content=None, tool_calls=[ToolCall(id="kq7call00", function=call)])
@@ -283,3 +283,140 @@ def test_mistrals_ids_are_those_of_mistral_common(tmp_path: Path):
     ):
         (row,) = RowTokenizer(tokenizer, 9999)(renderer.rows(example))
         assert row.row.input_ids.tolist() == own.encode_chat_completion(request).tokens
+
+
+def rows_in(name: str, row: dict[str, Any], training: Training | None = None) -> list[Rendered]:
+    return ChatRenderer(TOKENIZERS[name], training=training or Training()).rows(MESSAGES(row))
+
+
+def said(texts: list[Rendered]) -> list[str]:
+    return [text.text[start:end] for text in texts for start, end in text.spans]
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted"),
+    [
+        ("qwen3", ["It is 4.<|im_end|>", "Six.<|im_end|>"]),
+        ("glm4_5", ["It is 4.<|user|>", "Six.<|user|>"]),
+        (
+            "gpt_oss",
+            [f"<|start|>assistant<|channel|>final<|message|>{text}<|return|>" for text in ("It is 4.", "Six.")],
+        ),
+    ],
+)
+def test_reasoning_can_be_read_and_not_trained(name: str, wanted: list[str]):
+    texts = rows_in(name, CASES["reasoning"], Training(reasoning=False))
+    assert said(texts) == wanted
+    assert "Add them." in texts[0].text and "Again." in texts[1].text
+
+
+@pytest.mark.parametrize("key", ["reasoning_content", "reasoning", "thinking"])
+@pytest.mark.parametrize("name", ["qwen3", "glm4_5", "gpt_oss"])
+def test_reasoning_is_read_under_each_of_its_names(name: str, key: str):
+    row = {"messages": [user("What is 2 + 2?"), says("It is 4.", **{key: "Add them."})]}
+    assert said(rows_in(name, row)) == GENERATED[name]["reasoning"][:1]
+
+
+def test_only_the_last_answer_is_trained_if_requested():
+    assert said(rows_in("qwen3", CASES["multi-turn"], Training("last"))) == ["Six.<|im_end|>"]
+    assert said(rows_in("qwen3", CASES["tools"], Training("last"))) == ["It is 18 degrees.<|im_end|>"]
+
+
+def test_all_of_a_conversation_is_trained_but_untrained_answers():
+    turns = [user("a"), says("no", train=False), user("b"), says("yes")]
+    (text,) = rows_in("chatml", {"messages": turns}, Training("all"))
+    left_out = text.text
+    for start, end in reversed(text.spans):
+        left_out = left_out[:start] + left_out[end:]
+    assert left_out == "no<|im_end|>"
+
+
+def test_each_turn_and_row_has_its_weight():
+    turns = [user("a"), says("no", weight=0), user("b"), says("yes", weight=0.5), user("c"), says("so")]
+    (text,) = rows_in("chatml", {"messages": turns, "weight": 2})
+    assert said([text]) == ["yes<|im_end|>", "so<|im_end|>"] and text.weights == (1.0, 2.0)
+
+
+def test_a_first_answer_follows_the_templates_opening():
+    row = {"messages": [says("Hello."), user("Hi"), says("Bye.")]}
+    assert said(rows_in("hermes", row)) == ["Hello.<|im_end|>", "Bye.<|im_end|>"]
+    assert rows_in("chatml", row)[0].text.startswith("<|im_start|>system\nYou are")
+
+
+def test_a_developer_is_the_system_where_the_template_has_no_such_role():
+    row = {"messages": [{"role": "developer", "content": "Be brief."}, user("Hi"), says("Bye.")]}
+    assert "<|im_start|>system\nBe brief.<|im_end|>" in rows_in("qwen3", row)[0].text
+    assert "<|im_start|>developer\nBe brief." in rows_in("hermes", row)[0].text
+    assert "# Instructions\n\nBe brief." in rows_in("gpt_oss", row)[0].text
+
+
+def test_a_message_that_the_template_drops_is_refused():
+    row = {"messages": [user("Hi"), {"role": "system", "content": "Be brief."}, user("Hm"), says("Bye.")]}
+    with pytest.raises(BadField, match=r"messages\[1\]: the chat template drops this message of role 'system'"):
+        rows_in("gpt_oss", row)
+
+
+def test_content_next_to_a_call_is_trained_or_refused():
+    row = {"messages": [user("Weather?"), says("I look.", tool_calls=[CALL])]}
+    (text,) = rows_in("qwen3", row)
+    assert said([text]) == ["I look.\n" + HERMES]
+    with pytest.raises(BadField, match=r"messages\[1\].content: the chat template changes it beyond recognition"):
+        rows_in("llama3_1", row)
+
+
+def test_several_calls_are_trained_or_refused():
+    both = [
+        CALL,
+        {**CALL, "id": "functions.weather:1", "function": {"name": "weather", "arguments": '{"city": "Rome"}'}},
+    ]
+    row = {"messages": [user("Weather?"), says(None, tool_calls=both)]}
+    (answer,) = said(rows_in("hermes", row))
+    assert answer.count("<tool_call>") == 2 and "Rome" in answer
+    with pytest.raises(BadField, match="single tool-calls"):
+        rows_in("llama3_1", row)
+
+
+SCHEMAS = "You may call functions.\n<tools>\n[]\n</tools>"
+
+
+def test_hermes_rows_are_rendered_by_the_models_own_template():
+    call = '<tool_call>\n{"arguments": {"city": "Paris"}, "name": "weather"}\n</tool_call>'
+    result = {"role": "tool", "content": '<tool_response>\n{"t": 18}\n</tool_response>'}
+    row = {"tools": [TOOL], "messages": [user("Weather?"), says(call), result, says("18.")]}
+    assert said(rows_in("hermes", row)) == [HERMES, "18.<|im_end|>"]
+    assert rows_in("hermes", row)[0].text.count("<tool_response>") == 1
+    assert said(rows_in("llama3_1", row))[0] == GENERATED["llama3_1"]["tools"][0]
+    assert said(rows_in("chatml", {**row, "tools": []}))[0] == call + "<|im_end|>"  # as it is written
+    described = {**row, "messages": [{"role": "system", "content": SCHEMAS}, *row["messages"]]}
+    assert said(rows_in("hermes", described))[0] == HERMES
+    assert "weather" not in rows_in("hermes", described)[0].text.partition("<|im_end|>")[0]
+    with pytest.raises(BadField, match="asks for calls in <tool_call> tags"):
+        rows_in("llama3_1", described)
+
+
+def test_a_key_read_in_some_roles_alone_is_not_dropped_in_others():
+    template = byte_tokenizer().chat_template.replace(
+        "message['content']",
+        "(message.name + ': ' if message.role == 'user' and message.name else '') + message['content']",
+    )
+    renderer = ChatRenderer(byte_tokenizer(), template)
+    row = {"messages": [user("Hi") | {"name": "Ann"}, says("Bye.", name="Bot")]}
+    assert renderer.unread(MESSAGES(row)) == [("assistant", "name")]
+    assert ("user", "name") in renderer.read
+
+
+@pytest.mark.parametrize(
+    "written",
+    ["{{ call.function.arguments }}", "{{ call.function.arguments | tojson }}", "{{ '' ~ call.function.arguments }}"],
+)
+def test_arguments_are_json_however_a_template_writes_them(written: str):
+    """As an object `{{ arguments }}` gives Python's quotes, as text `tojson` escapes the quotes."""
+    template = (
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}{% for call in m.tool_calls or [] %}"
+        "{{ call.function.name }} " + written + "{% endfor %}<|im_end|>{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    (answer,) = said(
+        ChatRenderer(byte_tokenizer(), template).rows(MESSAGES({"messages": CASES["tools"]["messages"][:2]}))
+    )
+    assert answer == 'weather {"city": "Paris"}<|im_end|>'

@@ -393,7 +393,7 @@ def test_a_split_row_keeps_all_its_tokens(config: Make, write_rows: WriteRows):
 
 def test_the_oldest_turns_go_first(config: Make, write_rows: WriteRows):
     train = write_rows([{"messages": [{"role": "system", "content": "short"}, *TALK]}])
-    prepared = prepare_data(config(train, max_length=130, truncate="drop_turns"))
+    prepared = prepare_data(config(train, max_length=120, truncate="drop_turns"))
     (text,) = texts(prepared.folder, "train")
     assert "short" in text and "user 1" not in text and "user 2" in text and text.endswith("assistant 3<|im_end|>\n")
     assert prepared.report["streams"]["train"]["shortened"] == 1
