@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from distft.data.blocks import Block
-from distft.data.cleaning.tags import write_tags
+from distft.data.cleaning.tags import write_rows, write_tags
 from distft.data.formats import Format, Unread, UnreadFields
 from distft.data.pipeline import Outcome, RowPipeline, split_position
 from distft.data.shards import SCHEMA, batch_of
@@ -41,7 +41,7 @@ class Chunk:
 
     @property
     def batch(self) -> pa.RecordBatch:
-        """The rows, memory-mapped; opened each time, since a process may not hold thousands of files open."""
+        """The rows, memory-mapped; opened each time, so that not all chunks of a large data set are mapped at once."""
         with pa.ipc.open_file(pa.memory_map(str(self.path))) as file:
             return file.get_batch(0)
 
@@ -91,7 +91,9 @@ def write_chunk(pipeline: RowPipeline, forms: list[Format], stream: str, block: 
         statistics.add(each.full_length, each.answer, each.file, each.line)
     if local.cleaner:
         looked = [each.looked for each in made if each.looked]
-        write_tags(path, local.cleaner.tag(looked, outcome.seconds), [each.value for each in made])
+        write_tags(path, local.cleaner.tag(looked, outcome.seconds))
+    if local.cleaner or (stream == "train" and pipeline.data.overlap == "drop"):  # rows that may be left out later
+        write_rows(path, [each.value for each in made])
     files = {name: number for number, name in enumerate(dict.fromkeys(each.file for each in made))}
     seed = pipeline.data.split_seed
     columns = [

@@ -2,7 +2,6 @@
 
 import multiprocessing
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -181,14 +180,3 @@ def test_a_small_data_set_starts_no_process(config: Make, write_rows: WriteRows,
     monkeypatch.setattr(Workers, "_start", lambda self: pytest.fail("a process was started"))
     prepared = prepare_data(config(write_rows(rows(200)), max_bad_fraction=0.2))
     assert len(Rows(prepared.folder, "train")) == 169
-
-
-def test_many_blocks_need_few_open_files(config: Make, write_rows: WriteRows):
-    asked = config([{"path": str(write_rows(rows(1600))), "epochs": 1.5}], eval=0.1, max_bad_fraction=0.2, num_proc=1)
-    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (len(list(Path("/proc/self/fd").iterdir())) + 24, limits[1]))
-    try:
-        prepared = prepare_data(asked)
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
-    assert prepared.report["streams"]["train"]["read"] == 1600  # in 50 blocks

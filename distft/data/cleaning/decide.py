@@ -103,7 +103,7 @@ def _dropped(cleaning: Cleaning, chunk: Chunk, start: int) -> Iterator[LeftOut]:
     rows = [row for row in range(start, start + count) if row in dropped or row in cleaning.overlap]
     if not rows:
         return
-    values = list(rows_as_read(chunk.path)) if cleaning.cleaner else [None] * count
+    values = list(rows_as_read(chunk.path))
     places = chunk.places
     for row in rows:
         rule, reason = dropped.get(row, (OVERLAP, "it is also in data.eval"))

@@ -53,7 +53,6 @@ class Survey:
         self.rows = 0
         self.decisions = Decisions(yields={each.name: Yield(each.action) for each in cleaner.rules})
         self._rules_of: dict[int, set[str]] = {}
-        self._rank = {each.name: rank for rank, each in enumerate(cleaner.rules)}
         self._action = {each.name: each.action for each in cleaner.rules}
 
     def add(self, tagged: Tagged) -> None:
@@ -107,9 +106,7 @@ class Survey:
         if name == "leakage":
             decisions.leaked.add(row)
         if self._action[name] == "drop":
-            before = decisions.dropped.get(row)
-            if before is None or self._rank[name] < self._rank[before[0]]:
-                decisions.dropped[row] = (name, reason)
+            decisions.dropped.setdefault(row, (name, reason))  # findings of a row come in the order of the rules
 
     def _groups(self, alive: np.ndarray, similar: list[tuple[int, int]]) -> dict[int, int]:
         """Returns row -> first row of its group, for rows that stay and belong together."""

@@ -17,14 +17,18 @@ from distft.data.cleaning.engine import Tagged
 _SIGNATURES, _FINDINGS, _ROWS = ".npz", ".tags.json", ".rows.jsonl"
 
 
-def write_tags(chunk: Path, tagged: Tagged, rows: Sequence[Any]) -> None:
-    """Writes the tags of the rows of a chunk; rows: JSON objects as read."""
+def write_tags(chunk: Path, tagged: Tagged) -> None:
+    """Writes the tags of the rows of a chunk."""
     flat = {f"{rule}/{name}": values for rule, columns in tagged.columns.items() for name, values in columns.items()}
     with chunk.with_suffix(_SIGNATURES).open("wb") as file:
         np.savez(file, **flat)  # type: ignore[arg-type]  # names of arrays, no options of it
     found = [[i, rule, finding.reason, list(finding.labels)] for i, rule, finding in tagged.findings]
     text = json.dumps({"rows": tagged.rows, "findings": found, "seconds": tagged.seconds})
     chunk.with_suffix(_FINDINGS).write_text(text)
+
+
+def write_rows(chunk: Path, rows: Sequence[Any]) -> None:
+    """Writes the rows of a chunk as read: JSON objects."""
     with chunk.with_suffix(_ROWS).open("w", encoding="utf-8", errors="surrogatepass") as file:
         file.writelines(f"{json.dumps(row)}\n" for row in rows)
 
@@ -42,6 +46,8 @@ def read_tags(chunk: Path) -> Tagged:
 
 
 def rows_as_read(chunk: Path) -> Iterator[Any]:
-    """Yields the rows of a chunk as read, in order."""
+    """Yields the rows of a chunk as read, in order; none where they were not kept."""
+    if not chunk.with_suffix(_ROWS).is_file():
+        return
     with chunk.with_suffix(_ROWS).open(encoding="utf-8", errors="surrogatepass") as file:
         yield from map(json.loads, file)

@@ -157,7 +157,9 @@ def test_a_short_row_that_is_held_out_too_is_listed(config: Make, write_rows: Wr
     short = {"prompt": "a", "completion": "b"}
     held_out = write_rows([short], "test.jsonl")
     asked = config(write_rows([row(1), short]), eval=str(held_out), overlap="drop")
-    assert [(each["rule"], each["line"]) for each in left_out(prepare_data(asked))] == [("overlap", 2)]
+    assert [(each["rule"], each["line"], each["row"]) for each in left_out(prepare_data(asked))] == [
+        ("overlap", 2, short)
+    ]
 
 
 @pytest.mark.parametrize("by", ["prompt", "field", "near"])
