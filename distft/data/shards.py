@@ -59,7 +59,7 @@ def batch_of(rows: Sequence[tuple[Row, str]]) -> pa.RecordBatch:
         np.concatenate([row.input_ids for row, _ in rows] or [np.zeros(0, dtype=np.int32)]),
         np.concatenate([row.trained for row, _ in rows] or [np.zeros(0, dtype=bool)]),
         np.array([row.trained[1:].sum() for row, _ in rows], dtype=np.int32),
-        [content_id for _, content_id in rows],
+        pa.array([content_id for _, content_id in rows], pa.string()),
         pa.array([row.weights for row, _ in rows], pa.list_(pa.float32())),
         np.array([row.target_weight for row, _ in rows], dtype=np.float64),
     )
@@ -70,7 +70,7 @@ def _batch(
     input_ids: np.ndarray,
     trained: np.ndarray,
     num_targets: np.ndarray,
-    ids: list[str],
+    ids: pa.Array,
     weights: pa.Array,
     target_weight: np.ndarray,
 ) -> pa.RecordBatch:
@@ -80,7 +80,7 @@ def _batch(
         pa.ListArray.from_arrays(offsets, trained),
         pa.array(lengths),
         pa.array(num_targets),
-        pa.array(ids, pa.string()),
+        ids,
         weights,
         pa.array(target_weight),
     ]
@@ -145,7 +145,7 @@ class ShardWriter:
             joined("input_ids", lambda lists: lists.flatten().to_numpy()),
             joined("trained", lambda lists: lists.flatten().to_numpy(zero_copy_only=False)),
             joined("num_targets", pa.Array.to_numpy),
-            [content_id for batch in self._pending for content_id in batch.column("id").to_pylist()],
+            pa.concat_arrays([batch.column("id") for batch in self._pending]),
             pa.concat_arrays([batch.column("weights") for batch in self._pending]),
             joined("target_weight", pa.Array.to_numpy),
         )
