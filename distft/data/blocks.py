@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from distft.data.raw import Part, RawRow
 
-BLOCK_ROWS = 4096
-BLOCK_BYTES = 8 * 2**20  # of text, about
+BLOCK_ROWS = 1024
+BLOCK_BYTES = 4 * 2**20  # of text, about
 
 
 @dataclass(frozen=True)

@@ -186,8 +186,8 @@ def file_hash(file: DataFile, cache_dir: str | Path) -> str:
     memory = absolute(cache_dir) / "hashes" / f"{hashlib.sha256(repr(identity).encode()).hexdigest()[:32]}.json"
     if memory.is_file():
         return read_json(memory)["sha256"]
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    with path.open("rb") as opened:
+        digest = hashlib.file_digest(opened, "sha256").hexdigest()
     if time.time() - status.st_mtime > 2:  # a file written just now may change again within one clock tick
         write_json(memory, {"path": str(path), "sha256": digest})
     return digest
