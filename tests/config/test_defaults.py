@@ -16,7 +16,12 @@ from distft.config.key import MISSING, leaves
 from distft.config.schema import BY_PATH, SHORT
 from distft.paths import conf_dir
 
-FILES = [file for file in sorted(conf_dir().glob("*/*.yaml")) if file.parent.name != "experiment"]
+# experiments, and presets of clean, differ from the defaults by their purpose
+FILES = [
+    file
+    for file in sorted(conf_dir().glob("*/*.yaml"))
+    if file.parent.name != "experiment" and (file.parent.name != "clean" or file.stem == "none")
+]
 DIFFERENT = {  # group/word: its keys, because
     "data/alpaca": "format",  # the word names a format
     "data/classification": "format",
@@ -29,6 +34,8 @@ DIFFERENT = {  # group/word: its keys, because
     "data/prompt_completion": "format",
     "data/sharegpt": "format",
     "data/text": "format",
+    **dict.fromkeys(("data/classification", "data/code", "data/kto", "data/openai", "data/preference"), "format"),
+    "data/regression": "format",
     "data/chatterbot": "max_length",  # its rows are short
     "eval/none": "at_ends",  # the word means no evaluation
     "launcher/slurm": "jobs_at_once max_timeouts",  # a scheduler decides how many run, and requeues
