@@ -77,7 +77,7 @@ class ChatTemplate:
 
     def prompts(self, messages: Sequence[RawJson], tools: Sequence[RawJson] = ()) -> list[str]:
         """Returns the texts after which the model may generate its answer, one per mode, the longest first."""
-        found = {self.render(messages, tools, prompt=True, **mode) for mode in self.modes}
+        found = {self.render(messages, tools, True, **mode) for mode in self.modes}
         return sorted(found, key=len, reverse=True)
 
     def _distinct(self, modes: list[dict[str, bool]]) -> list[dict[str, bool]]:
@@ -86,7 +86,7 @@ class ChatTemplate:
         found: dict[str, dict[str, bool]] = {}
         for mode in modes if len(modes) > 1 else []:
             with suppress(BadField):  # reported when the template is checked
-                found.setdefault(self.render(asked, prompt=True, **mode), mode)
+                found.setdefault(self.render(asked, (), True, **mode), mode)
         return list(found.values()) or modes[:1]
 
     def messages(self, example: Example) -> list[RawJson]:

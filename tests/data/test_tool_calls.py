@@ -23,7 +23,7 @@ from tests.data.conftest import TEMPLATES
 CITIES = ("Paris", "Rome", "Oslo")
 TOOL = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
 TEMPLATE = TEMPLATES / "families" / "hermes.jinja"
-SIZES = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
+SIZES: dict[str, Any] = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
 
 
 def conversation(city: str) -> dict[str, Any]:
@@ -45,7 +45,7 @@ def test_a_model_trained_on_tool_calls_emits_one_that_parses(
     rows = Rows(prepare_data(config(train, chat_template=str(TEMPLATE), max_length=1024)).folder, "train")
     tokenizer = byte_tokenizer()
     torch.manual_seed(0)
-    model = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), max_position_embeddings=1024, **SIZES))
+    model: Any = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), max_position_embeddings=1024, **SIZES))
     make_foldable(model)
     optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
     loss = 1.0

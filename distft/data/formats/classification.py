@@ -14,11 +14,11 @@ def fits(row: RawJson, names: dict[str, str]) -> bool:
 def example(row: RawJson, names: dict[str, str]) -> Example:
     field = names["label"]
     label = row.get(field)
-    several = label if isinstance(label, list) else [label]
-    if not isinstance(label, list | str | int) or not all(isinstance(name, str | int) for name in several):
+    several = tuple(name for name in (label if isinstance(label, list) else [label]) if isinstance(name, str | int))
+    if not several or (isinstance(label, list) and len(several) < len(label)):
         raise BadField(field, f"is {label!r}, expected the name or number of a class, or a list of them")
     if isinstance(label, str) and not label.strip():
         raise BadField(field, "is empty")
     text = Segment("text", text_field(row, names["text"]), False)
-    found = tuple(several) if isinstance(label, list) else label
+    found = several if isinstance(label, list) else several[0]
     return Example((text,), weight=weight_field(row, names["weight"]), label=found)
