@@ -28,14 +28,14 @@ from distft.train.oom_probe import _NO_MEMORY
 # What a run may go on with another value of: where and how fast it trains, and what is seen of it.
 MAY_CHANGE = """
 name runs_dir cache_dir trust export.* strategy.* launcher.* tracker.* sweep.* checkpoint.* model.attention
-model.kernels
+model.kernels data.num_proc
 data.packing data.max_bad_fraction data.max_truncated_fraction data.max_untrained_fraction train.micro_batch_size
 train.micro_batch_tokens train.activation_checkpointing train.compile train.deterministic train.profile
 train.on_non_finite train.max_non_finite train.check_replicas_every eval.micro_batch_size
 """.split()
 # All other keys, which need checkpoint.allow_change. Written out, so that every key is on one list.
 MUST_STAY = """
-seed model.path model.revision model.task model.tokenizer model.trust_remote_code model.tiny model.architecture
+clean.* seed model.path model.revision model.task model.tokenizer model.trust_remote_code model.tiny model.architecture
 model.tiny_architecture data.train data.eval data.split data.eval_split data.subset data.revision data.split_seed
 data.overlap data.format data.fields data.ignore_fields data.train_on data.train_reasoning
 data.truncate data.prompt_template

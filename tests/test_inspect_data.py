@@ -71,7 +71,12 @@ def test_the_page_escapes_rows_and_needs_no_other_file(asked: list[str], tmp_pat
     shown = HTMLText()
     shown.feed(page)
     assert "<script>alert('é')</script> & more" in shown.text and shown.trained == "<b>yes</b><|im_end|>"
-    assert "script" not in shown.tags and not re.search(r"\b(?:src|href|url)\b", page)
+    assert (
+        "&lt;" in page
+        and "<<" not in page
+        and "script" not in shown.tags
+        and not re.search(r"\b(?:src|href|url)\b", page)
+    )
 
 
 class HTMLText(HTMLParser):

@@ -1,6 +1,6 @@
 """Examples: the common form of a row, text segments with a role and a train flag, that every format returns."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 RawJson = dict[str, Any]  # a JSON object of a user's row or tool call: its fields are the user's own
@@ -37,6 +37,19 @@ class Example:
     label: bool | float | str | tuple[str | int, ...] | None = (
         None  # class or classes, value, or whether an answer is desirable (KTO)
     )
+
+
+def role_of(segment: Segment) -> str:
+    """Returns the role of a segment in a chat: a prompt is the user's, a completion the assistant's."""
+    return {"completion": "assistant", "prompt": "user"}.get(segment.role, segment.role)
+
+
+def without_turns(example: Example, count: int) -> Example | None:
+    """Returns a conversation without its first `count` exchanges, system texts kept; None where nothing is left."""
+    first = next((i for i, part in enumerate(example.segments) if part.role not in ("system", "developer")), 0)
+    head, turns = example.segments[:first], example.segments[first:]
+    starts = [i for i, part in enumerate(turns) if role_of(part) == "user" and i]
+    return replace(example, segments=head + turns[starts[count - 1] :]) if count <= len(starts) else None
 
 
 def text_field(row: RawJson, field: str, where: str = "", allow_empty: bool = False) -> str:

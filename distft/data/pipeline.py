@@ -17,13 +17,13 @@ from distft.data.blocks import Block, blocks_of
 from distft.data.cleaning.dropped import MALFORMED, TOO_LONG, UNTRAINED, LeftOut
 from distft.data.cleaning.engine import Cleaner, Looked, make_cleaner
 from distft.data.counts import Stream
-from distft.data.example import BadField, Example, RawJson
+from distft.data.example import BadField, Example, RawJson, without_turns
 from distft.data.formats import Format, UnreadFields, choose_formats, form_of
 from distft.data.key import chat_template, pinned, template_text, tokenizer_dir
 from distft.data.prompt_template import PromptTemplate
 from distft.data.raw import RawRow
 from distft.data.read import source_parts
-from distft.data.render import ChatRenderer, PlainRenderer, Rendered, Training, make_renderer, without_turns
+from distft.data.render import ChatRenderer, PlainRenderer, Rendered, Training, make_renderer
 from distft.data.shards import Row
 from distft.data.sources import find_sources
 from distft.data.tokenize import RowTokenizer, TokenizedRow, load_tokenizer

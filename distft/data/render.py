@@ -16,7 +16,7 @@ from functools import cached_property
 from itertools import product
 from typing import Any, Literal
 
-from distft.data.example import BadField, Example, RawJson, Segment
+from distft.data.example import BadField, Example, RawJson, Segment, role_of
 from distft.data.template import CALL_ID, REASONING, SEED_DATE, ChatTemplate, TemplateRefused
 
 CHAT_ROLES = ("system", "developer", "user", "assistant", "tool")
@@ -173,7 +173,7 @@ class ChatRenderer:
 
     def _trained(self, example: Example) -> list[int]:
         """Returns the indices of the trained turns."""
-        turns = [i for i, part in enumerate(example.segments) if _role(part) == "assistant"]
+        turns = [i for i, part in enumerate(example.segments) if role_of(part) == "assistant"]
         if self.training.on == "last":
             turns = turns[-1:]
         return [i for i in turns if example.segments[i].train and example.segments[i].weight * example.weight > 0]
@@ -283,7 +283,7 @@ class ChatRenderer:
         weights: list[float] = []
         at = 0
         for i, part in enumerate(example.segments):
-            if _role(part) != "assistant" or (part.train and part.weight == 1.0):
+            if role_of(part) != "assistant" or (part.train and part.weight == 1.0):
                 continue
             (start, end), *_ = self._answer(messages, tools, i, whole).spans(whole) or [(-1, -1)]
             if start < 0:
@@ -361,21 +361,9 @@ def make_renderer(
     return ChatRenderer(tokenizer, None if chat_template == "auto" else chat_template, date, training)
 
 
-def without_turns(example: Example, count: int) -> Example | None:
-    """Returns a conversation without its first `count` exchanges, system texts kept; None where nothing is left."""
-    first = next((i for i, part in enumerate(example.segments) if part.role not in ("system", "developer")), 0)
-    head, turns = example.segments[:first], example.segments[first:]
-    starts = [i for i, part in enumerate(turns) if _role(part) == "user" and i]
-    return replace(example, segments=head + turns[starts[count - 1] :]) if count <= len(starts) else None
-
-
 def _is_described(example: Example) -> bool:
     """Returns whether a system text has the schemas of the tools, as Hermes rows have them."""
     return any(part.role == "system" and "<tools>" in part.text for part in example.segments)
-
-
-def _role(segment: Segment) -> str:
-    return {"completion": "assistant", "prompt": "user"}.get(segment.role, segment.role)
 
 
 def _reasoning(message: RawJson) -> str:

@@ -343,7 +343,7 @@ def test_a_first_answer_follows_the_templates_opening():
     assert rows_in("chatml", row)[0].text.startswith("<|im_start|>system\nYou are")
 
 
-def test_a_developer_is_the_system_where_the_template_has_no_such_role():
+def test_a_developer_is_rendered_as_system_where_needed():
     row = {"messages": [{"role": "developer", "content": "Be brief."}, user("Hi"), says("Bye.")]}
     assert "<|im_start|>system\nBe brief.<|im_end|>" in rows_in("qwen3", row)[0].text
     assert "<|im_start|>developer\nBe brief." in rows_in("hermes", row)[0].text

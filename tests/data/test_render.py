@@ -45,7 +45,7 @@ def test_every_answer_of_a_chat_is_trained(family: str):
     assert spans == [OPENING.get(family, "") + answer + end for answer in ("first", "second", "third")]
 
 
-def test_an_answer_that_history_ends_differently_gets_its_own_text():
+def test_an_answer_with_another_end_in_history_has_its_own_text():
     rows = RENDERERS["gpt_oss"].rows(chat("one", "first", "two", "second"))
     assert [len(row.spans) for row in rows] == [1, 1]
     assert rows[0].text.endswith("<|message|>first<|return|>")
@@ -78,7 +78,7 @@ def test_thinking_in_the_row_is_trained():
     assert trained(RENDERERS["qwen3"], chat("hi", thought)) == [f"{thought}<|im_end|>"]
 
 
-def test_thinking_that_history_drops_is_trained_in_a_text_of_its_own():
+def test_thinking_that_history_drops_is_trained_separately():
     thought = "<think>\nbe polite\n</think>\n\nhello"
     first, second = RENDERERS["qwen3"].rows(chat("hi", thought, "bye", "ciao"))
     assert [first.text[start:end] for start, end in first.spans] == [f"{thought}<|im_end|>"]

@@ -37,7 +37,7 @@ def conversation(city: str) -> dict[str, Any]:
     return {"tools": [TOOL], "messages": turns}
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_a_model_trained_on_tool_calls_emits_one_that_parses(
     config: Callable[..., Config], write_rows: Callable[..., Path]
 ):
