@@ -8,7 +8,7 @@ from distft.data.example import Example, Segment
 CALL = {"tool_calls": [{"function": {"name": "send", "arguments": {"to": "jo@firma.de", "times": 2}}}]}
 
 
-def test_prompt_and_answer_surround_the_first_trained_turn():
+def test_the_first_trained_text_divides_prompt_and_answer():
     segments = [("system", "be brief"), ("user", "one?"), ("assistant", "1"), ("user", "two?"), ("assistant", "2")]
     view = view_of("a", 1, Example(tuple(Segment(role, text, role == "assistant") for role, text in segments)))
     assert (view.prompt, view.answer) == ("one?", "1\n2")
@@ -27,7 +27,7 @@ def test_reasoning_and_rejected_answers_are_texts_of_a_row():
     ]
 
 
-def test_changes_reach_calls_reasoning_and_rejected_answers():
+def test_a_change_reaches_calls_reasoning_and_rejected_answers():
     part = Segment("assistant", "to jo@firma.de", True, 1.0, CALL | {"reasoning_content": "jo@firma.de"}, "jo@firma.de")
     example = Example((part,), rejected=(part,))
     changed = with_texts(example, lambda text: text.replace("jo@firma.de", "<EMAIL>"))

@@ -100,7 +100,8 @@ def make_index(items: Iterable[Item], ngram: int) -> Index:
         each.append(np.unique(ngram_hashes(hashes, size)))
     if not each:
         nothing = np.zeros(0, dtype=np.uint64)
-        return Index(nothing, np.zeros(1, np.int64), *(np.zeros(0, np.int32) for _ in range(3)), (), ())
+        none = np.zeros(0, dtype=np.int32)
+        return Index(nothing, np.zeros(1, np.int64), none, none, none, (), ())
     flat = np.concatenate(each)
     owners = np.repeat(np.arange(len(each), dtype=np.int32), [len(runs) for runs in each])
     runs, inverse, counts = np.unique(flat, return_inverse=True, return_counts=True)
