@@ -37,7 +37,7 @@ def read_tags(chunk: Path) -> Tagged:
     """Returns the tags that `write_tags` wrote for a chunk."""
     stored = json.loads(chunk.with_suffix(_FINDINGS).read_text())
     columns: dict[str, dict[str, np.ndarray]] = {}
-    with np.load(chunk.with_suffix(_SIGNATURES)) as arrays:
+    with np.load(chunk.with_suffix(_SIGNATURES), allow_pickle=False) as arrays:
         for key in arrays.files:
             rule, _, name = key.partition("/")
             columns.setdefault(rule, {})[name] = arrays[key]
