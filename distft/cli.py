@@ -11,6 +11,7 @@ COMMANDS = (
     "prepare",
     "inspect_data",
     "evaluate",
+    "generate",
     "export",
     "report",
     "verify_resume",

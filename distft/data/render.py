@@ -65,6 +65,10 @@ class PlainRenderer:
             self.ends.add(self.end)
         return Rendered(text, tuple(spans), add_bos=True, add_eos=example.segments[-1].train)
 
+    def prompt(self, example: Example) -> Rendered:
+        """Returns a row up to its answer; without spaces at the end, since an answer's first token has its own."""
+        return Rendered(self(example).text.rstrip(" "), (), add_bos=True)
+
 
 class ChatRenderer:
     """Renders the segments with the tokenizer's chat template; raises TemplateRefused where it hides the spans."""
@@ -94,6 +98,17 @@ class ChatRenderer:
             if example.segments[index].train:
                 spans.append((start, self._end_of_turn(text, end)))
         return Rendered(text, tuple(spans))
+
+    def prompt(self, example: Example) -> Rendered:
+        """Returns a row up to its answer: what a template puts before the assistant's text, as in a trained row.
+
+        Where the template changes or hides that text, its own generation prompt is used.
+        """
+        if example.segments[0].role == "text":
+            return self.plain.prompt(example)
+        messages = [{"role": CHAT_ROLES[part.role], "content": part.text} for part in example.segments]
+        pieces = self._around([*messages, {"role": "assistant", "content": ""}], [len(messages)])
+        return Rendered(pieces[0] if pieces else self._render(messages, add_generation_prompt=True), ())
 
     def _contents(self, messages: list[dict[str, str]], text: str) -> dict[int, tuple[int, int]]:
         """Returns message index -> (start, end) of each assistant content in `text`."""
