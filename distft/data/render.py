@@ -19,6 +19,7 @@ import jinja2
 from distft.data.example import BadField, Example, Segment
 
 SEED_DATE = "2024-07-26"  # the default date of Llama 3's template
+LETTER = "A"  # begins an answer; a token may join it with the space before it, which then is not the prompt's
 DATE_FORMS = [f"%{flag}{letter}" for letter in "aAbBcdFHIjmMpSTuUVwWxXyYe" for flag in ("", "-")]
 CHAT_ROLES = {"system": "system", "user": "user", "assistant": "assistant", "prompt": "user", "completion": "assistant"}
 
@@ -66,8 +67,9 @@ class PlainRenderer:
         return Rendered(text, tuple(spans), add_bos=True, add_eos=example.segments[-1].train)
 
     def prompt(self, example: Example) -> Rendered:
-        """Returns a row up to its answer; without spaces at the end, since an answer's first token has its own."""
-        return Rendered(self(example).text.rstrip(" "), (), add_bos=True)
+        """Returns the row of a prompt, with LETTER as its trained answer."""
+        text = self(example).text
+        return Rendered(text + LETTER, ((len(text), len(text) + 1),), add_bos=True)
 
 
 class ChatRenderer:
@@ -100,15 +102,16 @@ class ChatRenderer:
         return Rendered(text, tuple(spans))
 
     def prompt(self, example: Example) -> Rendered:
-        """Returns a row up to its answer: what a template puts before the assistant's text, as in a trained row.
+        """Returns the row of a prompt, with LETTER as its trained answer, where the template puts the assistant's text.
 
-        Where the template changes or hides that text, its own generation prompt is used.
+        Where the template changes or hides that text, it follows the template's own generation prompt.
         """
         if example.segments[0].role == "text":
             return self.plain.prompt(example)
         messages = [{"role": CHAT_ROLES[part.role], "content": part.text} for part in example.segments]
         pieces = self._around([*messages, {"role": "assistant", "content": ""}], [len(messages)])
-        return Rendered(pieces[0] if pieces else self._render(messages, add_generation_prompt=True), ())
+        text = pieces[0] if pieces else self._render(messages, add_generation_prompt=True)
+        return Rendered(text + LETTER, ((len(text), len(text) + 1),))
 
     def _contents(self, messages: list[dict[str, str]], text: str) -> dict[int, tuple[int, int]]:
         """Returns message index -> (start, end) of each assistant content in `text`."""

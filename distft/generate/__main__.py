@@ -159,7 +159,8 @@ def parse(given: Mapping[str, str]) -> tuple[Settings, list[str]]:
         stop=stop_of(given.get("stop"), errors),
         batch_size=int(number("batch_size", int, 1, largest, "a whole number of at least 1")),
     )
-    unused = [name for name in ("top_p", "top_k") if name in given] if found.temperature == 0 else []
+    is_greedy = found.temperature == 0 and not any(error.startswith("temperature=") for error in errors)
+    unused = [name for name in ("top_p", "top_k") if name in given] if is_greedy else []
     errors += [f"{name}={given[name]}: has no effect with temperature=0. Try: temperature=1" for name in unused]
     return found, errors
 

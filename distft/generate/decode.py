@@ -52,7 +52,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Rules:
-    """How tokens are chosen, and what ends an answer besides its length."""
+    """How tokens are chosen, and what ends an answer before its length does."""
 
     choose: Chooser
     ends: frozenset[int]

@@ -49,7 +49,7 @@ class PromptRenderer:
         if self.is_plain and isinstance(renderer, ChatRenderer) and example.segments[0].role == "prompt":
             renderer = renderer.plain
         [made] = RowTokenizer(self.tokenizer, None)([renderer.prompt(example)])
-        return made.row.input_ids.tolist()
+        return made.row.input_ids[: int(np.flatnonzero(made.row.trained)[0])].tolist()
 
     def decode(self, token_ids: Sequence[int], special: bool = False) -> str:
         """Returns the text of tokens. special: with the special tokens."""
