@@ -5,17 +5,17 @@ NVIDIA's data sheet of the H100 SXM (dense bf16, HBM3, NVLink 4) and an InfiniBa
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import yaml
 from torch import nn
 
 from benchmarks.spread import table
+from distft.config.parts import Strategy
 from distft.models.build import architecture, blocks, skeleton
 from distft.models.flops import Flops
 from distft.paths import conf_dir
-from distft.plan.memory import memory_of
+from distft.plan.memory import Sizes, memory_of
 
 BF16, FP32 = 2, 4
 GPUS = 8  # of a node
@@ -75,9 +75,16 @@ def seconds_to_talk(model: Counted, nodes: int, layout: str, device: Device) -> 
 
 def row(model: Counted, nodes: int, layout: str, device: Device) -> list[str]:
     world = nodes * GPUS
-    strategy = {"layout": layout, "shard_size": GPUS} if layout == "hsdp" else {"layout": layout}
-    sizes: dict[str, Any] = {"parameters": model.parameters, "trained": model.parameters, "state_bytes": 2 * FP32}
-    memory = memory_of(strategy, **sizes, compute_bytes=BF16, world=world, node=GPUS)
+    strategy = Strategy.model_validate({"layout": layout, "shard_size": GPUS})
+    sizes = Sizes(
+        parameters=model.parameters,
+        trained=model.parameters,
+        state_bytes=2 * FP32,
+        compute_bytes=BF16,
+        world=world,
+        node=GPUS,
+    )
+    memory = memory_of(strategy, sizes)
     assert memory is not None
     talk = seconds_to_talk(model, nodes, layout, device)
     rate = device.flops * REACHED / model.flops

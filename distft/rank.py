@@ -8,10 +8,10 @@ import argparse
 import importlib
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from distft.run import Plan, RunFolder
 from distft.runtime import heartbeat, stacks
@@ -19,6 +19,10 @@ from distft.runtime.errors import record
 from distft.runtime.logs import redirect, silence
 from distft.runtime.process import die_with_parent, leave, uncollected
 from distft.runtime.stop import listen
+
+if TYPE_CHECKING:  # it takes a second to import; signals must be handled first
+    from distft.config import Config
+    from distft.config.parts import Launcher
 
 GIB = 2**30
 _CHANGES = 3
@@ -30,7 +34,7 @@ class OutOfMemory(RuntimeError):
     """A device is out of memory; the message has the planned memory and changes to try."""
 
 
-def out_of_memory(message: str, plan: Plan, config: Mapping[str, Any], strategy: str) -> OutOfMemory:
+def out_of_memory(message: str, plan: Plan, config: "Config", strategy: str) -> OutOfMemory:
     """Returns the error with torch's message, the planned memory, and three changes that need less.
 
     message: of torch. strategy: its name in the config.
@@ -54,14 +58,14 @@ def planned_memory(plan: Plan, strategy: str) -> str:
     return f"Planned for a process under {strategy}: {of['total'] / GIB:.1f} GiB ({parts}){gathered}; {kept}."
 
 
-def smaller_settings(plan: Plan, config: Mapping[str, Any], strategy: str) -> Iterator[str]:
+def smaller_settings(plan: Plan, config: "Config", strategy: str) -> Iterator[str]:
     """Yields changes that need less memory; those that keep the result the same come first."""
-    rows, tokens, row = plan.micro_batch_size, plan.micro_batch_tokens, config["data"]["max_length"]
+    rows, tokens, row = plan.micro_batch_size, plan.micro_batch_tokens, config.data.max_length
     if rows and rows > 1:
         yield f"train.micro_batch_size={rows // 2}"
     if tokens and tokens > row:
         yield f"train.micro_batch_tokens={max(tokens // 2, row)}"
-    now = config["train"]["activation_checkpointing"]
+    now = config.train.activation_checkpointing
     if now in _NEXT:
         yield f"train.activation_checkpointing={_NEXT[now]}"
     table = {name: of["total"] - of["host"] for name, of in plan.memory.items()}
@@ -103,31 +107,34 @@ def main() -> None:
     if not any(name in os.environ for name in _ALLOCATOR):  # micro-batches of many sizes leave gaps in fixed segments
         os.environ[_ALLOCATOR[0]] = "expandable_segments:True"
     with record(run, given.attempt, rank):
-        config = run.read_config()
-        from distft.config.targets import check_trusted  # takes a second to import; signals must be handled first
+        from distft.config import read_config  # takes a second to import; signals must be handled first
+        from distft.config.targets import check_trusted
 
-        check_trusted(config)
-        if config["train"]["deterministic"]:
+        config = read_config(run)
+        check_trusted(config.values)
+        if config.train.deterministic:
             from distft.runtime.determinism import make_deterministic
 
             make_deterministic()
         with uncollected():
-            work = find_work(config.get("work", TRAIN), config["trust"])
+            work = find_work(config.work or TRAIN, config.trust)
             from distft.runtime.process_group import collective_seconds, process_group
 
-        check_devices(config.get("launcher", {}))
+        check_devices(config.launcher)
         heartbeat.enter("start")  # after the imports, from a disk that all ranks read at once
-        with process_group(collective_seconds(config.get("launcher", {}))) as world:
+        hang = (config.launcher.hang_seconds, config.launcher.hang_seconds_outside)
+        with process_group(collective_seconds(*hang)) as world:
             heartbeat.enter("start")
-            with explain_out_of_memory(run):
+            with explain_out_of_memory(run, config):
                 work(run, given.attempt, world)
     leave()
 
 
-def check_devices(launcher: dict[str, Any]) -> None:
+def check_devices(launcher: "Launcher") -> None:
     """Raises RuntimeError when the run uses accelerators and torch cannot: the driver is too old, or torch is another
     build. A job without accelerators may run on a node that has some."""
-    if launcher.get("gpus_per_node", ...) is None and not os.environ.get("SLURM_GPUS_ON_NODE"):
+    is_job = "gpus_per_node" in launcher.model_fields_set  # a launcher without a scheduler does not have the key
+    if is_job and launcher.gpus_per_node is None and not os.environ.get("SLURM_GPUS_ON_NODE"):
         return
     from distft.config.machines import plugged_in, torch_build, wasted
 
@@ -147,7 +154,7 @@ def check_devices(launcher: dict[str, Any]) -> None:
 
 
 @contextmanager
-def explain_out_of_memory(run: RunFolder) -> Iterator[None]:
+def explain_out_of_memory(run: RunFolder, config: "Config") -> Iterator[None]:
     """Turns an out-of-memory error into OutOfMemory, with the planned memory and changes to try."""
     import torch
 
@@ -156,16 +163,14 @@ def explain_out_of_memory(run: RunFolder) -> Iterator[None]:
     except RuntimeError as error:
         if not isinstance(error, torch.OutOfMemoryError) and not _NO_MEMORY.search(str(error)):
             raise
-        from distft.config.freeze import chosen_words
-
-        strategy = chosen_words(run.config.read_text()).get("strategy", "")
-        raise out_of_memory(str(error), run.read_plan(), run.read_config(), strategy) from error
+        strategy = config.choices.get("strategy", "")
+        raise out_of_memory(str(error), run.read_plan(), config, strategy) from error
 
 
-def prepare(config: dict[str, Any]) -> None:
+def prepare(config: "Config") -> None:
     """Imports the modules that a rank with this config needs."""
-    for target in (config.get("work", TRAIN), config["strategy"]["_target_"]):
-        if target.startswith("distft."):
+    for target in (config.work or TRAIN, config.strategy.target):
+        if target and target.startswith("distft."):
             importlib.import_module(target.rpartition(".")[0])
 
 

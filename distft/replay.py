@@ -4,10 +4,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from distft.checkpoint.choose import candidates
-from distft.config import ConfigError, command
+from distft.config import ConfigError, command, frozen_text, read_config
 from distft.config.command import find_run, keywords, usage
 from distft.launchers.local import Local
 from distft.run import Plan, RunFolder, read_json, write_json
@@ -47,12 +45,11 @@ def find_batch(run: RunFolder, step: str) -> dict[str, Any]:
 
 def freeze(run: RunFolder, batch: dict[str, Any]) -> RunFolder:
     """Returns the folder of the replay: the run's frozen config and the plan that the step had."""
-    config, plan = run.read_config(), Plan(**batch["plan"])
-    config["checkpoint"]["resume"] = str(start_of(run, config["checkpoint"]["resume"], batch["step"]) or "never")
-    config["work"] = WORK
+    config, plan = read_config(run), Plan(**batch["plan"])
+    start = start_of(run, config.checkpoint.resume, batch["step"])
     job = RunFolder(run.path / "replay" / f"step-{batch['step']}")
     job.path.mkdir(parents=True, exist_ok=True)
-    job.config.write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
+    job.config.write_text(frozen_text(config.changed({"checkpoint.resume": str(start or "never"), "work": WORK})))
     job.write_plan(plan)
     write_json(job.path / "batch.json", batch)
     job.write_status(state="pending", attempt=job.read_status()["attempt"] + 1, exit_code=None, error=None)

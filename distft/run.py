@@ -211,9 +211,29 @@ def with_current_names(values: Any) -> Any:
     if isinstance(enabled := tree.get("export"), bool):
         tree["export"] = {"enabled": enabled}
     for group, section in values.items():
-        if isinstance(section, dict) and isinstance(target := section.get("_target_"), str):
-            tree[group] = {**section, "_target_": current_target(target)}
+        if isinstance(section, dict):
+            tree[group] = _with_current_target(section)
+    if isinstance(trackers := tree.get("tracker"), dict):
+        tree["tracker"] = {name: _with_current_target(each) for name, each in named_trackers(trackers).items()}
     return tree
+
+
+def _with_current_target(section: Any) -> Any:
+    target = section.get("_target_") if isinstance(section, dict) else None
+    return {**section, "_target_": current_target(target)} if isinstance(target, str) else section
+
+
+def named_trackers(section: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Returns the trackers by name; an older version froze one at most, without a name."""
+    if "_target_" not in section:
+        return section
+    target = section["_target_"]
+    return {} if target is None else {tracker_name(str(target)): section}
+
+
+def tracker_name(target: str) -> str:
+    """Returns the name of a tracker that was set without one: its module's."""
+    return target.split(".")[-2] if "." in target else target
 
 
 def current_target(target: str) -> str:

@@ -1,12 +1,12 @@
 """One attempt of a run on one process: from the frozen run folder to a trained model, in straight lines.
 
 It reads config.yaml and plan.json, opens no socket but the rendezvous, and shares only the run folder with other
-programs. Code below this file sees no config: constructors get plain values.
+programs. Code below this file reads no config: constructors get plain values.
 """
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -17,9 +17,12 @@ from hydra.utils import instantiate
 
 from distft.checkpoint.choose import skip_rows
 from distft.checkpoint.chunks import num_weights
+from distft.checkpoint.load import Checkpoint
 from distft.checkpoint.rehearsal import rehearse
 from distft.checkpoint.retention import Retention, best_at
 from distft.checkpoint.save import Saver, Snapshot
+from distft.config import Config, read_config
+from distft.config.key import Part
 from distft.data.batches import Batch
 from distft.data.order import Base, Order, order_version, step_borders
 from distft.data.shards import Rows
@@ -29,17 +32,8 @@ from distft.goodput import note
 from distft.losses.cross_entropy import CrossEntropy
 from distft.model_check.live import check_live
 from distft.model_check.verdict import agreement_file, weights_version
-from distft.models.attention.choose import Attention, enabled_sdpa
-from distft.models.build import (
-    blocks,
-    compile_blocks,
-    fused_layers,
-    model_config,
-    recompute,
-    skeleton,
-    use_kernels,
-    with_attention,
-)
+from distft.models.attention.choose import Attention, Documents, Machine, Traits, effective_attention, enabled_sdpa
+from distft.models.build import architecture, blocks, compile_blocks, fused_layers, recompute, skeleton, use_kernels
 from distft.models.flops import Flops
 from distft.models.staging import stage
 from distft.optim.groups import check_effective, decay_groups
@@ -66,9 +60,6 @@ from distft.train.state import (
 )
 from distft.train.timing import Mfu, Profile, peak_of
 
-Values = dict[str, Any]  # a frozen config
-PLAIN = {"_convert_": "all"}  # plain lists and dicts: those of omegaconf are not JSON
-
 
 @dataclass(frozen=True)
 class Attempt:
@@ -76,7 +67,7 @@ class Attempt:
 
     run: RunFolder
     number: int
-    config: Values  # as frozen, with the attention implementation resolved
+    config: Config  # as frozen, with the attention kernel resolved
     plan: Plan  # with the folders that this node reads from
     world: World
 
@@ -105,7 +96,7 @@ def train(run: RunFolder, number: int, world: World, run_loop: Callable[[Loop], 
     flops = Flops.of(model)
     feed = make_feed(attempt.config, attempt.plan, flops, world)
     engine = make_engine(attempt.config, attempt.plan, world)
-    start_step = resume(attempt, engine, model)
+    start_step = steps_done(resume(attempt, engine, model), attempt.plan)
     check_replicas(engine)
     rehearse_saves(attempt, engine)
     lasting = make_lasting(attempt, nodes)
@@ -120,7 +111,7 @@ def train(run: RunFolder, number: int, world: World, run_loop: Callable[[Loop], 
         loop.saver.commit()
         attempt = replace(attempt, plan=rewind(attempt, feed, end.step))
         feed = make_feed(attempt.config, attempt.plan, flops, world)
-        start_step = resume(attempt, engine, model)
+        start_step = steps_done(resume(attempt, engine, model), attempt.plan)
     finish(attempt, loop, end, model.config)
 
 
@@ -128,7 +119,7 @@ def evaluate(run: RunFolder, number: int, world: World) -> None:
     """Evaluates the checkpoint that the config of folder `run` names on the held-out rows, into metrics.json."""
     attempt, _ = begin(run, number, world)
     engine, model = make_engine(attempt.config, attempt.plan, world), make_skeleton(attempt.config, attempt.plan)
-    checkpoint = load(engine, model, attempt.config, attempt.plan, run, world)
+    checkpoint = resume(attempt, engine, model)
     step = checkpoint.step if checkpoint else 0
     metrics = held_out(engine, held_out_batches(attempt, Flops.of(model)), world)
     if world.is_first:
@@ -146,41 +137,55 @@ def generate(run: RunFolder, number: int, world: World) -> None:
 
 def begin(run: RunFolder, number: int, world: World) -> tuple[Attempt, Attention]:
     """Reads the frozen config and the plan, copies files to this node where requested, and resolves the attention."""
-    config, plan = run.read_config(), run.read_plan()
-    plan = staged(config, plan, world)
-    config, attention = with_attention(config, plan, world)
-    return Attempt(run, number, config, plan, world), attention
+    config, plan = read_config(run), run.read_plan()
+    plan = stage(plan, config.launcher.stage, config.launcher.stage_dir, world)
+    attention = choose_attention(config, plan, world)
+    return Attempt(run, number, config.changed({"model.attention": attention.in_force}), plan, world), attention
 
 
-def resume(attempt: Attempt, engine: Engine, model: Any) -> int:
-    """Fills the engine from the checkpoint to resume, else from the base model; returns the steps done."""
-    checkpoint = load(engine, model, attempt.config, attempt.plan, attempt.run, attempt.world)
-    return steps_done(checkpoint, attempt.plan)
+def choose_attention(config: Config, plan: Plan, world: World) -> Attention:
+    """Returns the attention kernel for model.attention on this machine, with the reason."""
+    rows = Rows(plan.rows_dir, "train", config.data.shards)
+    return effective_attention(
+        config.model.attention,
+        Machine.of(world.device, compute_dtype(config.train.precision, world.device)),
+        Documents.of(rows.lengths, plan.micro_batch_size, plan.micro_batch_tokens),
+        Traits.of(architecture(plan.model_dir, config.model.facts)),
+        compiled=config.train.compile,
+    )
+
+
+def resume(attempt: Attempt, engine: Engine, model: Any) -> Checkpoint | None:
+    """Fills the engine from the checkpoint to resume, else from the base model; returns that checkpoint."""
+    config, folder = attempt.config, attempt.run.checkpoints
+    return load(engine, model, folder, config.checkpoint.resume, config.seed, attempt.plan.model_dir, attempt.world)
 
 
 def rehearse_saves(attempt: Attempt, engine: Engine) -> None:
     """Checks before the first step that the disk has room for the checkpoints that the run keeps."""
     config, plan = attempt.config, attempt.plan
-    evaluates = plan.eval_rows > 0 and bool(config["eval"]["every_steps"])
-    keep = config["checkpoint"]["keep"]
+    evaluates = plan.eval_rows > 0 and bool(config.eval.every_steps)
+    keep = config.checkpoint.keep
     rehearse(engine, attempt.run.checkpoints, states_per_weight(plan), keep, attempt.world, best=evaluates)
 
 
-def make_lasting(attempt: Attempt, nodes: Values) -> Lasting:
+def make_lasting(attempt: Attempt, nodes: Mapping[str, Any]) -> Lasting:
     """Returns the parts that outlast a rewind. nodes: the environments of all ranks."""
     config, device = attempt.config, attempt.world.device
-    peak = peak_of(device, compute_dtype(config["train"]["precision"], device))
-    policy = NonFinitePolicy(config["train"]["on_non_finite"], config["train"]["max_non_finite"])
+    peak = peak_of(device, compute_dtype(config.train.precision, device))
+    policy = NonFinitePolicy(config.train.on_non_finite, config.train.max_non_finite)
     return Lasting(
         policy, Stragglers([each["host"] for each in nodes["ranks"]]), Snapshot(device), Mfu(peak, attempt.world.size)
     )
 
 
-def write_effective(attempt: Attempt, engine: Engine, attention: Attention, nodes: Values, settings: Settings) -> None:
+def write_effective(
+    attempt: Attempt, engine: Engine, attention: Attention, nodes: Mapping[str, Any], settings: Settings
+) -> None:
     """Writes effective.json, the settings read back from live objects, and nodes.json, on rank 0."""
     effective = {
         "engine": engine.effective(),
-        "optimizer": check_effective(engine.optimizer, attempt.config["optimizer"]),
+        "optimizer": check_effective(engine.optimizer, attempt.config.optimizer.plain()),
         "determinism": in_force(),
         "products": exact_products(),
         "attention": asdict(attention) | {"sdpa": enabled_sdpa()},
@@ -209,32 +214,26 @@ def finish(attempt: Attempt, loop: Loop, end: End, architecture: Any) -> None:
         run.write_status(state=end.state, step=end.step, best=best and asdict(best))
 
 
-def staged(config: Values, plan: Plan, world: World) -> Plan:
-    """Returns the plan with the folders to read from; a user's own launcher may have no keys for staging."""
-    settings = config["launcher"]
-    return stage(plan, settings.get("stage", "none"), settings.get("stage_dir"), world)
-
-
-def make_feed(config: Values, plan: Plan, flops: Flops, world: World) -> Feed:
+def make_feed(config: Config, plan: Plan, flops: Flops, world: World) -> Feed:
     """Opens the prepared rows and cuts them into steps; RuntimeError when they give another number than planned."""
-    rows = Rows(plan.rows_dir, "train", config["data"]["shards"])
-    order = Order(len(rows), config["seed"], order_version(plan.reads))
+    rows = Rows(plan.rows_dir, "train", config.data.shards)
+    order = Order(len(rows), config.seed, order_version(plan.reads))
     borders = make_borders(config, plan, order, rows)
     cut = make_cut(rows, plan.micro_batch_size, plan.micro_batch_tokens, flops)
-    multiple_of = padding_multiple(plan.micro_batch_tokens, config["train"]["compile"], world.device)
+    multiple_of = padding_multiple(plan.micro_batch_tokens, config.train.compile, world.device)
     feed = Feed(rows, order, borders, cut, world, plan.base_step, multiple_of)
     if feed.steps != plan.steps:
         raise RuntimeError(f"the data gives {feed.steps} steps, the plan says {plan.steps}")
     return feed
 
 
-def make_borders(config: Values, plan: Plan, order: Order, rows: Rows) -> np.ndarray:
+def make_borders(config: Config, plan: Plan, order: Order, rows: Rows) -> np.ndarray:
     """Returns the borders of the steps in the order of the rows, from the plan's base step on."""
     return step_borders(
         order,
         rows.lengths,
-        epochs=config["train"]["epochs"],
-        max_steps=config["train"]["max_steps"],
+        epochs=config.train.epochs,
+        max_steps=config.train.max_steps,
         batch_rows=plan.reads["batch_rows"],
         batch_tokens=plan.reads["batch_tokens"],
         base=Base(plan.base_step, plan.base_row),
@@ -246,7 +245,7 @@ def rewind(attempt: Attempt, feed: Feed, step: int) -> Plan:
     process when there is no checkpoint."""
     run, config, plan, world = attempt.run, attempt.config, attempt.plan, attempt.world
     row = feed.position(step)
-    found = skip_rows(run.checkpoints, config["checkpoint"]["resume"], step, row) if world.is_first else None
+    found = skip_rows(run.checkpoints, config.checkpoint.resume, step, row) if world.is_first else None
     done = from_first(str(found["step"]) if found else "", world)
     if not done:
         raise NonFinite(f"loss or gradient of step {step} is not finite, and there is no checkpoint to go back to")
@@ -258,32 +257,38 @@ def rewind(attempt: Attempt, feed: Feed, step: int) -> Plan:
     return plan
 
 
-def make_engine(config: Values, plan: Plan, world: World) -> Engine:
+def make_engine(config: Config, plan: Plan, world: World) -> Engine:
     """Builds model, loss and optimizer on meta and lets the strategy lay them out."""
     exact_products()
-    loss, tune, make_optimizer = (instantiate(config[group], **PLAIN) for group in ("loss", "tuning", "optimizer"))
+    loss, tune, make_optimizer = map(built, (config.loss, config.tuning, config.optimizer))
 
     def build() -> Objective:
         model = tune(make_skeleton(config, plan))
-        use_kernels(model, config["model"].get("kernels", "none"))
+        use_kernels(model, config.model.kernels)
         repeated = list(blocks(model).values())
-        recompute(model, config["train"]["activation_checkpointing"])
-        if config["train"]["compile"]:
+        recompute(model, config.train.activation_checkpointing)
+        if config.train.compile:
             compile_blocks(model, repeated, world.device)
             if isinstance(loss, CrossEntropy):
                 loss.compile_chunks()
         return Objective(model, loss, repeated)
 
-    strategy = instantiate(config["strategy"], **PLAIN)
-    precision = compute_dtype(config["train"]["precision"], world.device)
+    strategy = built(config.strategy)
+    precision = compute_dtype(config.train.precision, world.device)
     engine = strategy.setup(build, lambda parameters: make_optimizer(decay_groups(parameters)), world, precision)
-    share_timeout(collective_seconds(config.get("launcher", {})))  # also for the groups that the strategy made
+    hang = (config.launcher.hang_seconds, config.launcher.hang_seconds_outside)
+    share_timeout(collective_seconds(*hang))  # also for the groups that the strategy made
     return engine
 
 
-def make_skeleton(config: Values, plan: Plan) -> Any:
+def built(part: Part) -> Any:
+    """Returns what the `_target_` of a section makes of its keywords, as plain lists and dicts."""
+    return instantiate(part.plain(), _convert_="all")  # those of omegaconf are not JSON
+
+
+def make_skeleton(config: Config, plan: Plan) -> Any:
     """Builds the model without weights, from its folder or, for a random instance, from the config."""
-    return skeleton(model_config(config, plan), config["model"]["attention"])
+    return skeleton(architecture(plan.model_dir, config.model.facts), config.model.attention)
 
 
 def make_loop(attempt: Attempt, engine: Engine, feed: Feed, flops: Flops, start_step: int, lasting: Lasting) -> Loop:
@@ -291,22 +296,20 @@ def make_loop(attempt: Attempt, engine: Engine, feed: Feed, flops: Flops, start_
     run, config, world = attempt.run, attempt.config, attempt.world
     evaluator = make_evaluator(attempt, engine, flops, feed.steps, start_step)
     saver = make_saver(attempt, engine, feed.position, start_step, lasting.snapshot)
-    export = config.get("export", {})  # absent in older versions
-    if export.get("enabled", True) and export.get("at", "best") == "best":
-        saver.after_best = lambda step: save_probe(
-            engine, run.checkpoints, step, model_config(config, attempt.plan), feed, world
-        )
+    if config.export.enabled and config.export.at == "best":
+        facts = architecture(attempt.plan.model_dir, config.model.facts)
+        saver.after_best = lambda step: save_probe(engine, run.checkpoints, step, facts, feed, world)
     log = RunLog(run, attempt.number, saver, start_step) if world.is_first else lambda row: None
     signalled = listen()
-    check_every = config["train"]["check_replicas_every"]
+    check_every = config.train.check_replicas_every
     monitor = Monitor(
-        run, attempt.plan, feed, config["seed"], engine, lasting.policy, log, check_every, lasting.stragglers
+        run, attempt.plan, feed, config.seed, engine, lasting.policy, log, check_every, lasting.stragglers
     )
     monitor.warnings.recall(row for row in run.read_metrics("train") if row["step"] <= start_step)
     return Loop(
         engine=engine,
         feed=feed,
-        schedule=instantiate(config["schedule"], **PLAIN)(total_steps=feed.steps),
+        schedule=built(config.schedule)(total_steps=feed.steps),
         settings=make_settings(attempt, feed, start_step, lasting.mfu),
         saver=saver,
         monitor=monitor,
@@ -314,7 +317,7 @@ def make_loop(attempt: Attempt, engine: Engine, feed: Feed, flops: Flops, start_
         log=log,
         stop_requested=lambda: signalled() or (world.is_first and requested(run, attempt.number)),
         world=world,
-        profile=Profile(run.profile, start_step, world).step if config["train"]["profile"] else nullcontext,
+        profile=Profile(run.profile, start_step, world).step if config.train.profile else nullcontext,
     )
 
 
@@ -323,10 +326,10 @@ def make_settings(attempt: Attempt, feed: Feed, start_step: int, mfu: Mfu) -> Se
     config = attempt.config
     return Settings(
         start_step=start_step,
-        max_norm=config["train"]["max_grad_norm"],
-        seed=config["seed"],
-        save=When(config["checkpoint"]["every_steps"], feed.steps),
-        save_best=config["checkpoint"].get("save_best", False),  # absent in older versions
+        max_norm=config.train.max_grad_norm,
+        seed=config.seed,
+        save=When(config.checkpoint.every_steps, feed.steps),
+        save_best=config.checkpoint.save_best,
         mfu=mfu,
         flops_per_forward=3.0 if attempt.plan.adapters is None else 2.0,
     )
@@ -334,40 +337,40 @@ def make_settings(attempt: Attempt, feed: Feed, start_step: int, mfu: Mfu) -> Se
 
 def make_evaluator(attempt: Attempt, engine: Engine, flops: Flops, steps: int, start_step: int) -> Evaluator:
     """Returns the evaluations on held-out rows; rank 0 recalls those up to `start_step`."""
-    settings = attempt.config["eval"]
-    stopping = EarlyStopping(**settings["early_stopping"])
+    settings = attempt.config.eval
+    stopping = EarlyStopping(settings.early_stopping.patience, settings.early_stopping.min_delta)
     if attempt.world.is_first and start_step > 0:  # a run that begins repeats the evaluation of step 0
         stopping.recall(row["loss"] for row in attempt.run.read_metrics("eval") if row["step"] <= start_step)
 
     def measure() -> dict[str, float | int]:
         return held_out(engine, held_out_batches(attempt, flops), attempt.world)
 
-    when = When(settings["every_steps"], steps, at_last=settings["at_ends"])
-    return Evaluator(measure if attempt.plan.eval_rows else None, when, settings["at_ends"], stopping)
+    when = When(settings.every_steps, steps, at_last=settings.at_ends)
+    return Evaluator(measure if attempt.plan.eval_rows else None, when, settings.at_ends, stopping)
 
 
 def make_saver(
     attempt: Attempt, engine: Engine, position: Callable[[int], int], start_step: int, snapshot: Snapshot
 ) -> Checkpointer:
     """Returns the saver of an attempt. position: step -> where in the order of the rows the next step starts."""
-    run, plan, world, settings = attempt.run, attempt.plan, attempt.world, attempt.config["checkpoint"]
+    run, plan, world, settings = attempt.run, attempt.plan, attempt.world, attempt.config.checkpoint
     best = best_at(run.checkpoints, start_step, run.read_metrics("eval")) if world.is_first else None
-    retention = Retention(settings["keep"], settings["keep_every"])
-    background = snapshot if settings["background"] else None
+    retention = Retention(settings.keep, settings.keep_every)
+    background = snapshot if settings.background else None
     saver = Saver(run.checkpoints, retention, world, start_step, background)
     if background:
         scalars = 8 * sum(1 for _ in engine.pieces())  # the optimizer's own, such as its step
         background.reserve(int(num_weights(engine) * (1 + states_per_weight(plan))) + scalars)
     manifest = {
-        "strategy": attempt.config["strategy"],
+        "strategy": attempt.config.strategy.plain(),
         "config": hashlib.sha256(run.config.read_bytes()).hexdigest(),
-        "resume": settings["resume"],
+        "resume": settings.resume,
         "reads": plan.reads,
         "base_step": plan.base_step,
         "base_row": plan.base_row,
     }
-    minutes = settings.get("every_minutes")  # absent in older versions
-    rules = SaveSettings(60 * minutes if minutes else None, settings["on_failure"] == "stop", manifest)
+    seconds = 60 * settings.every_minutes if settings.every_minutes else None
+    rules = SaveSettings(seconds, settings.on_failure == "stop", manifest)
     return Checkpointer(engine, saver, rules, position, best)
 
 
@@ -375,9 +378,9 @@ def held_out_batches(attempt: Attempt, flops: Flops) -> Iterator[Batch]:
     """Yields this process's share of the held-out rows."""
     config, plan, world = attempt.config, attempt.plan, attempt.world
     rows = Rows(plan.rows_dir, "eval")
-    micro_rows = config["eval"]["micro_batch_size"] or plan.micro_batch_size
+    micro_rows = config.eval.micro_batch_size or plan.micro_batch_size
     micro_tokens = None if micro_rows else plan.micro_batch_tokens
-    multiple_of = padding_multiple(micro_tokens, config["train"]["compile"], world.device)
+    multiple_of = padding_multiple(micro_tokens, config.train.compile, world.device)
     return all_rows(rows, make_cut(rows, micro_rows, micro_tokens, flops), world, multiple_of)
 
 
@@ -385,13 +388,17 @@ def compare_with_reference(attempt: Attempt, engine: Engine, feed: Feed, vocabul
     """Compares the live model with its own class, once per model, code, strategy and precision; Disagreement where the
     loss or the borders of documents differ."""
     config, plan, world = attempt.config, attempt.plan, attempt.world
-    settings = {name: config[name] for name in ("strategy", "loss", "tuning")}
-    settings |= {name: config["model"][name] for name in ("attention", "kernels")}
-    precision = compute_dtype(config["train"]["precision"], world.device)
+    settings: dict[str, object] = {
+        "strategy": config.strategy.plain(),
+        "loss": config.loss.plain(),
+        "tuning": config.tuning.plain(),
+        "attention": config.model.attention,
+        "kernels": config.model.kernels,
+    }
+    precision = compute_dtype(config.train.precision, world.device)
     settings |= {"precision": str(precision), "device": world.device.type, "world": world.size}
-    facts = json.dumps(config["model"]["architecture"] | config["model"]["tiny_architecture"])
-    model = weights_version(Path(plan.model_dir)) if plan.model_dir else facts
-    file = agreement_file(model, settings, config["cache_dir"])
+    model = weights_version(Path(plan.model_dir)) if plan.model_dir else json.dumps(config.model.facts)
+    file = agreement_file(model, settings, config.cache_dir)
     if from_first("known" if world.is_first and file.is_file() else "", world):
         return
     check_live(engine, feed.rows, feed.rows_of(1), vocabulary, precision, world)

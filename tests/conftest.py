@@ -12,7 +12,7 @@ from tests.support.trained import references, rows, trained, trained_more  # noq
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("WANDB_MODE", "offline")
-if "PYTEST_XDIST_WORKER" in os.environ:  # tests beside this one use the other cores
+if "PYTEST_XDIST_WORKER" in os.environ:  # concurrent tests use the other cores
     threads = max(1, len(os.sched_getaffinity(0)) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"]))
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
 

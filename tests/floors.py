@@ -90,7 +90,7 @@ def reaches() -> list[Any]:
 
 
 def of_python(reach: Any) -> bool:
-    """Tells whether a reach is into Python itself, of which no floor is recorded."""
+    """Returns whether a reach is into Python itself, of which no floor is recorded."""
     return reach.name.partition(".")[0] in sys.stdlib_module_names
 
 
@@ -110,7 +110,7 @@ def resolve(name: str) -> Any:
 
 
 def takes(thing: Any) -> list[str] | None:
-    """Returns the names of a function's parameters, with `**` for any further one; None where Python cannot tell."""
+    """Returns the names of a function's parameters, `**` for any further one; None if Python has no signature."""
     if type(thing).__name__ == "OpOverloadPacket":  # an operator of torch
         return [each.name for each in thing.default._schema.arguments]
     try:

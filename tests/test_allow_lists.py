@@ -32,7 +32,7 @@ data.packing data.max_bad_fraction data.max_truncated_fraction data.max_untraine
 train.micro_batch_tokens train.activation_checkpointing train.compile train.deterministic train.profile
 train.on_non_finite train.max_non_finite train.check_replicas_every eval.micro_batch_size
 """.split()
-# What it may not, without being told to: all else. Written out, so that no key gets into neither.
+# All other keys, which need checkpoint.allow_change. Written out, so that every key is on one list.
 MUST_STAY = """
 seed model.path model.revision model.task model.tokenizer model.trust_remote_code model.tiny model.architecture
 model.tiny_architecture data.train data.eval data.split data.eval_split data.subset data.revision data.split_seed
@@ -47,7 +47,7 @@ def in_list(key: str, listed: Sequence[str]) -> bool:
     return any(key == each or (each.endswith(".*") and key.startswith(each[:-1])) for each in listed)
 
 
-def test_every_key_is_on_one_of_both_lists():
+def test_every_key_is_on_exactly_one_list():
     assert [key.path for key in KEYS if in_list(key.path, MAY_CHANGE) + in_list(key.path, MUST_STAY) != 1] == []
 
 
@@ -68,7 +68,7 @@ def changed(values: dict[str, Any], key: str) -> dict[str, Any]:
     return values
 
 
-def test_a_run_goes_on_with_other_values_of_what_is_listed_and_of_nothing_else(values: dict[str, Any]):
+def test_a_run_continues_only_with_changes_of_listed_keys(values: dict[str, Any]):
     keys = {*dict(leaves(values)), *(key.path for key in KEYS if not isinstance(at(values, key.path), dict))}
     keys |= {"optimizer._target_", "strategy._target_", "loss._target_", "data.yet_unknown", "yet.unknown"}
     keys -= {"checkpoint.allow_change"}  # which says itself what may change
@@ -80,7 +80,7 @@ def test_a_run_goes_on_with_other_values_of_what_is_listed_and_of_nothing_else(v
         assert (refusal(values, other, "a run") is None) is listed, key
 
 
-def test_a_place_alone_may_differ_where_nobody_said_anything_of_it(values: dict[str, Any]):
+def test_an_untyped_path_may_differ(values: dict[str, Any]):
     """A default that another version has is kept from the frozen run; where things are is no default."""
     places = {"name", "runs_dir", "cache_dir", "data.train", "model.path"}
     assert set(_PLACES) == places
@@ -106,7 +106,7 @@ distft distftx.Loss mydistft.Loss xtorch.optim.AdamW transformers.AutoModel TORC
 
 
 @pytest.mark.parametrize("place", ["loss", "optimizer", "tracker", "deep", "first", "middle", "last"])
-def test_code_is_named_from_where_it_is_trusted_and_from_nowhere_else(place: str):
+def test_targets_come_from_trusted_prefixes_only(place: str):
     def config(target: str) -> dict[str, Any]:
         named = {"_target_": target}
         right = {"_target_": TRUSTED[0]}
@@ -127,7 +127,7 @@ def test_code_is_named_from_where_it_is_trusted_and_from_nowhere_else(place: str
         check_trusted(config("mylabs.x.Y") | {"trust": ["mylab"]})
 
 
-def test_work_is_found_where_it_is_trusted_and_nowhere_else():
+def test_rank_functions_come_from_trusted_prefixes_only():
     assert callable(find_work("distft.paths.conf_dir", [])) and callable(find_work("os.path.join", ["os"]))
     for name in ("os.system", "distfty.x", "torch.load", "osx.path"):
         with pytest.raises(ValueError, match=re.escape(f"work={name}: code is run from ")):
@@ -142,7 +142,7 @@ DistNetworkError SaveFailed Damaged FileNotFoundError MemoryError AssertionError
 """.split()
 
 
-def test_a_failed_run_is_started_again_unless_that_would_only_repeat_it(tmp_path: Path):
+def test_a_failure_that_would_repeat_is_not_restarted(tmp_path: Path):
     run = RunFolder(tmp_path)
     run.write_status(state="failed", attempt=3)
 
@@ -199,7 +199,7 @@ NAMED += [f'"my-{name}": "{LONG}"' for name in NAMES] + [f"{name.upper()}: {LONG
 TEXTS = [*SHAPED, *NAMED, f"https://me:{LONG}@example.org/x.git"]
 
 
-def test_a_secret_of_each_shape_stands_for_each_alternative():
+def test_every_secret_pattern_has_an_example():
     for part in alternatives(environment._SHAPES.pattern):
         assert any(re.fullmatch(part, text) for text in SHAPED), f"no example of {part}"
     shapes = alternatives(environment._SHAPES.pattern)
@@ -208,7 +208,7 @@ def test_a_secret_of_each_shape_stands_for_each_alternative():
 
 
 @pytest.mark.parametrize("place", ["first", "middle", "last", "alone"])
-def test_every_secret_is_blanked_wherever_it_stands(place: str):
+def test_every_secret_is_blanked_at_any_position(place: str):
     plain = ["a line", "step-00000012/rank-00000.safetensors", "tokens: 123456789012345"]
     for text in TEXTS:
         at_place = {"first": [text, *plain], "middle": [*plain[:1], text, *plain[1:]], "last": [*plain, text]}
@@ -224,7 +224,7 @@ def test_every_secret_is_blanked_wherever_it_stands(place: str):
 SECRET_WORDS = "TOKEN KEY APIKEY SECRET PASSWORD PASSWD PASS CREDENTIAL CREDENTIALS AUTH COOKIE".split()
 
 
-def test_a_variable_is_secret_by_one_of_its_words_and_by_no_part_of_one():
+def test_a_variable_is_secret_by_a_whole_word_of_its_name():
     assert set(SECRET_WORDS) == environment._SECRET_WORDS
     for word in SECRET_WORDS:
         for name in (word, f"MY_{word}", f"{word}_OF_MINE", f"MY_{word}_X", word.lower(), f"my-{word.lower()}"):
@@ -249,7 +249,7 @@ MASTER_PORT TORCHELASTIC_RUN_ID TORCHELASTIC_X HF_TOKEN WANDB_API_KEY LMOD_SECRE
 """.split()
 
 
-def test_a_job_elsewhere_inherits_what_is_listed_and_nothing_else():
+def test_a_remote_job_inherits_only_listed_variables():
     for pattern in (environment._RECORDED.pattern, environment._OF_A_SHELL.pattern):
         for part in alternatives(pattern):
             assert any(re.fullmatch(part, name) for name in [*INHERITED, *NOT_INHERITED]), f"no example of {part}"
@@ -268,7 +268,7 @@ CUBLAS_STATUS_ALLOC_FAILED when calling
 )
 
 
-def test_every_way_to_be_out_of_memory_is_told_from_other_errors():
+def test_every_oom_error_is_distinguished_from_others():
     assert all(_NO_MEMORY.search(text) for text in NO_MEMORY)
     parts = ["can't allocate memory", "out of memory", "out of device memory", "out of host memory", "OUT_OF_MEMORY"]
     parts += ["OUT_OF_DEVICE_MEMORY", "OUT_OF_HOST_MEMORY", "_STATUS_ALLOC_FAILED"]
@@ -288,7 +288,7 @@ Timed out after 30 s|wait timeout|communicator was aborted|remote process exited
 )
 
 
-def test_every_way_to_lose_a_peer_is_told_from_errors_of_ones_own():
+def test_every_lost_peer_error_is_distinguished_from_others():
     def failure(kind: str, message: str) -> errors.Failure:
         return errors.Failure(0, "here", kind, message)
 

@@ -1,4 +1,4 @@
-"""Every YAML in conf/ is a word that composes into a whole config, as it is and beside every default."""
+"""Every YAML in conf/ is a choice that composes into a whole config with every default."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ EXPERIMENTS = [word for group, word in WORDS if group == "experiment"]
 
 @pytest.fixture
 def right(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What a config needs beside a word, and the demo's files, empty."""
+    """What a config needs in addition to a choice, and the demo's files, empty."""
     for module in ("config.machines", "config.rules.machine", "config.rules.model"):
         monkeypatch.setattr(f"distft.{module}.num_accelerators", lambda: 0)
     demo = tmp_path / "demo"
@@ -29,7 +29,7 @@ def right(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 @pytest.mark.parametrize(("group", "word"), WORDS, ids=lambda value: value)
-def test_a_word_composes_into_a_whole_config(group: str, word: str, right: list[str]):
+def test_every_choice_composes_into_a_config(group: str, word: str, right: list[str]):
     rows = [] if (group, word) in (("data", "chatterbot"), ("experiment", "laptop_demo")) else ["data.train=org/rows"]
     config = compose([*right, *rows, f"{group}={word}"], sweep=group == "sweep")
     assert config.choices[group] == word
@@ -43,7 +43,7 @@ def test_an_experiment_goes_with_every_strategy(word: str, strategy: str, right:
 
 
 @pytest.mark.parametrize("word", [word for group, word in WORDS if group == "model"])
-def test_a_model_says_what_its_tiny_instance_changes(word: str):
+def test_a_model_declares_what_its_tiny_instance_changes(word: str):
     values = yaml.safe_load((conf_dir() / "model" / f"{word}.yaml").read_text())
     assert set(values["tiny_architecture"]) - set(values["architecture"]) == set()
     assert values["tiny_architecture"]["vocab_size"] == 512, "the byte tokenizer's ids fit in 512"

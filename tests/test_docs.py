@@ -1,4 +1,4 @@
-"""What the README and CONTRIBUTING tell a reader to type works, and what they link to is there."""
+"""The commands in README and CONTRIBUTING work, and their links have targets."""
 
 import re
 from dataclasses import dataclass
@@ -40,12 +40,12 @@ def test_every_command_shown_works(page: str, tmp_path: Path, demo_dir: Path):
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_every_block_is_run_by_somebody(page: str):
+def test_every_block_is_run_by_a_program(page: str):
     for block in blocks(page):
         assert block.how in ("here", "as plan") or block.how.startswith("by "), block.how
 
 
-def test_what_ci_is_said_to_run_it_runs():
+def test_ci_runs_what_the_docs_state():
     ci = (CHECKOUT / ".ci/run").read_text()
     for page in PAGES:
         for block in blocks(page):
@@ -62,7 +62,7 @@ def test_every_make_target_shown_exists():
 
 
 @pytest.mark.parametrize("page", [*PAGES, *(str(path.relative_to(CHECKOUT)) for path in DOCS)])
-def test_every_link_into_the_repository_leads_somewhere(page: str):
+def test_every_link_into_the_repository_has_a_target(page: str):
     folder = (CHECKOUT / page).parent
     for target in re.findall(r"\]\(([^)#:]+)\)", (CHECKOUT / page).read_text()):
         assert (folder / target).exists(), f"{page} links to {target}"

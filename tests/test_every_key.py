@@ -15,6 +15,7 @@ import yaml
 
 from distft.config import ConfigError, compose, read_config
 from distft.config.check import known_keys
+from distft.config.key import leaves
 from distft.config.parts import TARGET_GROUPS
 from distft.config.schema import KEYS
 from distft.config.targets import check_trusted
@@ -31,6 +32,8 @@ from distft.launchers.watchdog import Limits
 from distft.paths import conf_dir
 from distft.plan import make_plan
 from distft.run import read_json
+from distft.trackers.contract import make_trackers
+from distft.trackers.wandb import Wandb
 from tests.support.observed_cases import CASES, COMMON
 from tests.support.planted import IN_A_RUN
 from tests.support.stubs import only_path, stub
@@ -73,47 +76,47 @@ SHOWN: dict[str, str] = {
         for key in keys.split()
     },
     **_lines(
-        f"{HERE}test_what_is_asked_of_slurm_stands_in_the_script",
+        f"{HERE}test_slurm_options_are_in_the_script",
         "launcher.nodes launcher.partition launcher.account launcher.qos launcher.time launcher.memory "
         "launcher.cpus_per_process launcher.gpus_per_node launcher.constraint launcher.exclude launcher.flags "
         "launcher.warning_seconds launcher.environment launcher.modules launcher.container_image "
         "launcher.container_mounts launcher.fabric launcher.jobs_at_once",
     ),
     **_lines(
-        f"{HERE}test_a_launch_waits_restarts_and_gives_up_as_asked",
+        f"{HERE}test_a_launch_waits_restarts_and_gives_up_as_configured",
         "launcher.wait launcher.grace_seconds launcher.restarts launcher.hang_seconds launcher.hang_seconds_outside "
         "launcher.program",
     ),
     **_lines(
-        f"{HERE}test_rows_are_read_as_asked",
+        f"{HERE}test_rows_are_read_as_configured",
         "data.split data.eval_split data.split_seed data.overlap data.format data.fields data.ignore_fields "
         "data.chat_template data.seed_date",
     ),
     **_lines(
-        f"{HERE}test_rows_that_cannot_be_used_stop_a_run_beyond_the_fraction_asked_for",
+        f"{HERE}test_unusable_rows_over_max_bad_rows_stop_a_run",
         "data.max_bad_fraction data.max_truncated_fraction data.max_untrained_fraction",
     ),
-    "model.trust_remote_code": f"{HERE}test_code_of_a_models_folder_is_run_where_it_is_trusted",
-    "trust": f"{HERE}test_code_of_ones_own_is_run_where_it_is_trusted",
+    "model.trust_remote_code": f"{HERE}test_model_code_runs_only_if_trusted",
+    "trust": f"{HERE}test_user_code_runs_only_if_trusted",
     **_lines(
-        f"{HERE}test_a_model_is_what_its_keys_say",
+        f"{HERE}test_a_model_is_built_from_its_keys",
         "model.path model.tokenizer model.architecture tuning.target_modules",
     ),
-    **_lines(f"{HERE}test_a_revision_of_the_hub_is_asked_for", "data.revision data.subset"),
-    "model.revision": "tests/test_hub.py::test_each_failure_is_one_line_with_what_to_do",
+    **_lines(f"{HERE}test_the_configured_hub_revision_is_requested", "data.revision data.subset"),
+    "model.revision": "tests/test_hub.py::test_each_failure_is_one_line_with_a_fix",
     **_lines(
         f"{HERE}test_a_tracker_gets_its_settings",
-        "tracker.folder tracker.every_seconds tracker.project tracker.entity tracker.mode",
+        "tracker.prometheus.folder tracker.prometheus.every_seconds tracker.wandb.project tracker.wandb.entity "
+        "tracker.wandb.mode",
     ),
-    "train.deterministic": "tests/verify_resume/test_command.py::"
-    "test_the_command_kills_resumes_and_shows_that_nothing_changed",
-    **_lines(f"{HERE}test_a_finished_run_is_exported_as_asked", "export.at export.dtype export.format"),
+    "train.deterministic": "tests/verify_resume/test_command.py::test_verify_resume_kills_resumes_and_proves_equality",
+    **_lines(f"{HERE}test_a_finished_run_is_exported_as_configured", "export.at export.dtype export.format"),
     "export.enabled": "tests/launch/test_launch.py::test_without_waiting_the_run_ends_on_its_own",
     "launcher.rendezvous": "tests/launchers/test_together.py::test_the_same_command_on_two_machines_is_one_run",
     "launcher.profile": "tests/config/test_own_yaml.py::test_every_kind_of_value_arrives_as_it_was_written",
     "launcher.max_timeouts": "tests/launch/test_job.py::test_time_limits_are_counted_and_preemptions_are_not",
     "launcher.preflight": "tests/slurm/test_preflight.py::test_a_job_without_preflight_measures_nothing",
-    "sweep.only_failed": "tests/sweep/test_sweeps.py::test_only_failed_runs_the_failed_one_and_no_other",
+    "sweep.only_failed": "tests/sweep/test_sweeps.py::test_only_failed_reruns_only_the_failed_jobs",
     "sweep.fail_fast": "tests/sweep/test_sweeps.py::test_fail_fast_stops_the_other_jobs",
     "sweep.trials": "tests/sweep/test_sweeps.py::test_a_search_finds_a_better_rate_than_the_worst_of_a_grid",
 }
@@ -133,19 +136,19 @@ def keys_there_are() -> set[str]:
     for group in TARGET_GROUPS:
         for file in (conf_dir() / group).glob("*.yaml"):
             settings = yaml.safe_load(file.read_text()) or {}
-            found |= {f"{group}.{name}" for name in settings if not name.startswith("_")}
-            if str(settings.get("_target_")).startswith("distft."):
+            found |= {key for key, _ in leaves(settings, prefix=f"{group}.") if "._" not in key}
+            if any("._target_" in f".{key}" and str(target).startswith("distft.") for key, target in leaves(settings)):
                 keys = known_keys({group: settings}).keys
-                found |= {key for key in keys if key.startswith(f"{group}.") and not key.startswith(f"{group}._")}
+                found |= {key for key in keys if key.startswith(f"{group}.") and "._" not in key}
     return found
 
 
-def test_every_key_has_a_line_and_no_line_is_of_another():
+def test_the_table_has_exactly_one_line_per_key():
     assert keys_there_are() ^ {*SHOWN, *NOT_SHOWN} == set()
     assert not set(SHOWN) & set(NOT_SHOWN)
 
 
-def test_every_test_that_a_line_names_is_there_and_names_the_key(checkout: Path):
+def test_every_test_named_in_a_line_exists_and_names_the_key(checkout: Path):
     @cache
     def tests_of(file: str) -> dict[str, str]:
         tree = ast.parse((checkout / file).read_text())
@@ -189,7 +192,7 @@ PARTS = ("train", "eval")
 
 
 @pytest.mark.slow
-def test_rows_are_read_as_asked(right: list[str], tmp_path: Path):
+def test_rows_are_read_as_configured(right: list[str], tmp_path: Path):
     splits = tmp_path / "splits"
     for name in ("train", "dev", "test"):
         write(splits / f"{name}.jsonl", pairs(3, name))
@@ -225,7 +228,7 @@ def test_rows_are_read_as_asked(right: list[str], tmp_path: Path):
     assert texts(dated)["train"][0].startswith("05 Jun 1987user: q0")
 
 
-def test_rows_that_cannot_be_used_stop_a_run_beyond_the_fraction_asked_for(right: list[str], tmp_path: Path):
+def test_unusable_rows_over_max_bad_rows_stop_a_run(right: list[str], tmp_path: Path):
     """data.max_bad_fraction, data.max_truncated_fraction, data.max_untrained_fraction."""
     bad = write(tmp_path / "bad.jsonl", [*pairs(9), {"prompt": "x", "completion": None}])  # type: ignore[dict-item]  # is bad
     odd = ["model.tiny=true", right[2], f"data.train={bad}", "data.eval=null"]
@@ -239,7 +242,7 @@ def test_rows_that_cannot_be_used_stop_a_run_beyond_the_fraction_asked_for(right
         texts([*cut, "data.max_truncated_fraction=0.7", "data.max_untrained_fraction=0.5"])
 
 
-def test_a_revision_of_the_hub_is_asked_for(right: list[str]):
+def test_the_configured_hub_revision_is_requested(right: list[str]):
     asked = ["data.train=org/rows", "data.revision=v1", "data.subset=english", "data.split=test_sft"]
     data = compose(["model.tiny=true", *asked]).values["data"]
     [source] = find_sources("data.train", data["train"], data)
@@ -259,7 +262,7 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-def test_a_model_is_what_its_keys_say(right: list[str], model_dir: Path, tmp_path: Path):
+def test_a_model_is_built_from_its_keys(right: list[str], model_dir: Path, tmp_path: Path):
     own = [*right[1:], f"model.path={model_dir}"]
     plan = make_plan(compose(own))
     assert (plan.model_dir, plan.tokenizer_dir) == (str(model_dir), str(model_dir))
@@ -274,16 +277,16 @@ def test_a_model_is_what_its_keys_say(right: list[str], model_dir: Path, tmp_pat
 
 
 @pytest.mark.slow
-def test_code_of_a_models_folder_is_run_where_it_is_trusted(
+def test_model_code_runs_only_if_trusted(
     right: list[str], model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """model.trust_remote_code: of a tokenizer."""
     monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
     folder = tmp_path / "own"
     byte_tokenizer().save_pretrained(folder)
-    told = json.loads((folder / "tokenizer_config.json").read_text())
+    reported = json.loads((folder / "tokenizer_config.json").read_text())
     named = {"tokenizer_class": "Mine", "auto_map": {"AutoTokenizer": [None, "mine.Mine"]}}
-    (folder / "tokenizer_config.json").write_text(json.dumps(told | named))
+    (folder / "tokenizer_config.json").write_text(json.dumps(reported | named))
     (folder / "mine.py").write_text(
         "from transformers import PreTrainedTokenizerFast\nclass Mine(PreTrainedTokenizerFast): pass\n"
     )
@@ -296,7 +299,7 @@ def test_code_of_a_models_folder_is_run_where_it_is_trusted(
 NARROWER = "model.architecture.n_inner=128"
 
 
-def test_code_of_ones_own_is_run_where_it_is_trusted(right: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_user_code_runs_only_if_trusted(right: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "mylab_losses.py").write_text("class Mine: ...\n")
     monkeypatch.syspath_prepend(tmp_path)
     own = [*right, "loss._target_=mylab_losses.Mine", "~loss.label_smoothing", "trust=[mylab_losses.]"]
@@ -330,7 +333,7 @@ def submitted(right: list[str], *names: str, settings: list[str]) -> str:
 
 
 @pytest.mark.slow
-def test_what_is_asked_of_slurm_stands_in_the_script(right: list[str], programs: Path):
+def test_slurm_options_are_in_the_script(right: list[str], programs: Path):
     asked = {
         "launcher.nodes=2-3": "--nodes=2-3",
         "launcher.partition=fast": "--partition=fast",
@@ -384,7 +387,7 @@ class Handle:
         self.starts += 1
 
 
-def test_a_launch_waits_restarts_and_gives_up_as_asked(right: list[str], monkeypatch: pytest.MonkeyPatch):
+def test_a_launch_waits_restarts_and_gives_up_as_configured(right: list[str], monkeypatch: pytest.MonkeyPatch):
     settings = ["launcher.wait=false", "launcher.grace_seconds=7", "launcher.restarts=2", "launcher.hang_seconds=11"]
     settings += ["launcher.hang_seconds_outside=13", "launcher.program=tests.support.fake_worker", "name=r"]
     config = compose([*right, *settings])
@@ -396,7 +399,7 @@ def test_a_launch_waits_restarts_and_gives_up_as_asked(right: list[str], monkeyp
 
     given: list[Any] = []
     monkeypatch.setattr(__main__, "follow", lambda *arguments: given.append(arguments) or Outcome("completed"))
-    __main__.supervise(run, Handle(), launcher, None)  # type: ignore[arg-type]  # enough of one
+    __main__.supervise(run, Handle(), launcher, ())  # type: ignore[arg-type]  # enough of one
     assert given[0][2] == 7
 
     handle = Handle()
@@ -405,7 +408,7 @@ def test_a_launch_waits_restarts_and_gives_up_as_asked(right: list[str], monkeyp
     assert handle.starts == 2
 
 
-def test_a_finished_run_is_exported_as_asked(right: list[str], monkeypatch: pytest.MonkeyPatch):
+def test_a_finished_run_is_exported_as_configured(right: list[str], monkeypatch: pytest.MonkeyPatch):
     """By the command that the launch starts: the command itself is held to its words in tests/export."""
     started: list[tuple[str, ...]] = []
 
@@ -432,17 +435,17 @@ def test_a_finished_run_is_exported_as_asked(right: list[str], monkeypatch: pyte
 
 def test_a_tracker_gets_its_settings(right: list[str], tmp_path: Path):
     folder = tmp_path / "collected"
-    settings = ["tracker=prometheus", f"tracker.folder={folder}", "tracker.every_seconds=0", "name=r"]
+    settings = ["tracker=[wandb,prometheus]", f"tracker.prometheus.folder={folder}", "name=r"]
+    settings += ["tracker.wandb.project=mine", "tracker.wandb.entity=lab", "tracker.wandb.mode=offline"]
+    settings += ["tracker.prometheus.every_seconds=0"]
     config = compose([*right, *settings])
     run, config = with_name(config)
     freeze(run, config, plan_run(run, config), settings)
-    tracker = make_part(config, "tracker")
+    wandb, tracker = make_trackers(config.tracker)
+    assert isinstance(wandb, Wandb) and (wandb._project, wandb._entity, wandb._mode) == ("mine", "lab", "offline")
     tracker.start(run)
     row = {"split": "train", "loss": 1.0, "grad_norm": 1.0, "tokens_per_second": 1.0, "mfu": None, "phases": {}}
     for step in (1, 2):
         tracker.log(row | {"step": step, "seconds": 1.0, "time": 0.0, "tokens": 3})
     [line] = [each for each in (folder / "distft_r.prom").read_text().splitlines() if each.startswith("distft_step{")]
     assert line.endswith(" 2.0"), "written at once"
-    settings = ["tracker=wandb", "tracker.project=mine", "tracker.entity=lab", "tracker.mode=offline"]
-    tracker = make_part(compose([*right, *settings]), "tracker")
-    assert (tracker._project, tracker._entity, tracker._mode) == ("mine", "lab", "offline")

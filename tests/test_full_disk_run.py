@@ -22,7 +22,7 @@ def wait_for(happened: Callable[[], object], what: str) -> None:
         time.sleep(0.05)
 
 
-def test_a_run_goes_on_through_a_full_disk_and_after_it(tmp_path: Path) -> None:
+def test_a_run_continues_through_a_full_disk(tmp_path: Path) -> None:
     write_sums(tmp_path)
     with small_disk(tmp_path / "disk", 2**26) as disk:
         run = RunFolder(disk / "full")
@@ -32,16 +32,16 @@ def test_a_run_goes_on_through_a_full_disk_and_after_it(tmp_path: Path) -> None:
             folder = latest(run.checkpoints)
             return int(folder.name.removeprefix("step-")) if folder else 0
 
-        def told() -> str:
+        def stderr() -> str:
             return run.rank_log(1, 0).read_text() if run.rank_log(1, 0).is_file() else ""
 
         process = start(tmp_path, "full", *settings, processes=2)
         wait_for(saved, "a first checkpoint")
         filler = fill(disk, 2**16)
-        wait_for(lambda: "Training goes on" in told(), "a save that fails")
+        wait_for(lambda: "Training goes on" in stderr(), "a save that fails")
         steps, before = len(list(run.read_metrics())), saved()
         wait_for(lambda: len(list(run.read_metrics())) > steps + 10, "training to go on")
-        assert saved() == before and "No space left on device" in told()
+        assert saved() == before and "No space left on device" in stderr()
         filler.unlink()
         wait_for(lambda: saved() > before, "a save in the new room")
         fill(disk)

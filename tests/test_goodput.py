@@ -55,7 +55,7 @@ def test_a_run_without_a_fault(tmp_path: Path):
     assert goodput.best_interval_seconds is None, "there was no failure to measure by"
 
 
-def test_saves_are_counted_whatever_they_were_for(tmp_path: Path):
+def test_saves_of_every_kind_are_counted(tmp_path: Path):
     """Of the best and by the clock too: a row records that one preceded its step."""
     turns = [*DIED, turn("trained", 7, step=4), turn("saved", 7), turn("ended", 7, state="completed")]
     rows = [row(1, 3.0), row(2, 4.0, saved=True), row(3, 5.0), row(4, 6.0, saved=True)]

@@ -59,7 +59,7 @@ def files_below(folder: Path) -> list[Path]:
     return [path for path in folder.rglob("*") if path.is_file()]
 
 
-def test_what_was_fetched_is_trained_from_with_the_hub_gone(served: Hub, tmp_path: Path) -> None:
+def test_fetched_files_train_without_the_hub(served: Hub, tmp_path: Path) -> None:
     served.token = TOKEN
     words = ["model.path=org/tiny", "data.train=org/rows"]
     fetched = run("prepare", tmp_path, *words, endpoint=served.endpoint, HF_TOKEN=TOKEN)
@@ -147,7 +147,7 @@ def failures(model_files: Files, tmp_path_factory: pytest.TempPathFactory):
 @pytest.mark.parametrize(
     ("name", "code", "reason", "remedy"), [(n, *rest) for n, _, *rest in CASES], ids=[case[0] for case in CASES]
 )
-def test_each_failure_is_one_line_with_what_to_do(failures, name: str, code: int, reason: str, remedy: str) -> None:
+def test_each_failure_is_one_line_with_a_fix(failures, name: str, code: int, reason: str, remedy: str) -> None:
     done, folder, endpoint = failures[name]
     lines = done.stderr.splitlines()
     assert done.returncode == code, done.stderr
@@ -168,7 +168,7 @@ def test_each_failure_is_one_line_with_what_to_do(failures, name: str, code: int
     ],
     ids=["rate_limit", "bad_gateway", "file", "cut"],
 )
-def test_what_passes_is_waited_for(served: Hub, model_files: Files, tmp_path: Path, fault: Fault) -> None:
+def test_transient_errors_are_retried(served: Hub, model_files: Files, tmp_path: Path, fault: Fault) -> None:
     (tmp_path / "rows.jsonl").write_text(ROWS)
     served.faults = [fault]
     done = run("prepare", tmp_path, "model.path=org/tiny", "data.train=rows.jsonl", endpoint=served.endpoint)
@@ -178,7 +178,7 @@ def test_what_passes_is_waited_for(served: Hub, model_files: Files, tmp_path: Pa
     assert fetched["model.safetensors"] == model_files["model.safetensors"] and fault.times == 0
 
 
-def test_after_one_that_broke_off_the_next_completes(served: Hub, model_files: Files, tmp_path: Path) -> None:
+def test_an_interrupted_download_is_completed_by_the_next(served: Hub, model_files: Files, tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text(ROWS)
     words = ["model.path=org/tiny", "data.train=rows.jsonl"]
     served.faults = [Fault(500, where=FILE)]

@@ -95,14 +95,14 @@ def test_imports_point_down(file: Path):
 
 
 @pytest.mark.parametrize("file", [f for f in FILES if unit_and_level(module_of(f))[0] in LIGHT], ids=module_of)
-def test_what_a_login_node_runs_names_no_heavy_library(file: Path):
+def test_login_node_code_names_no_heavy_library(file: Path):
     if module_of(file) in INSIDE_THE_JOB:
         return
     for imported, line in imports_of(file):
         assert imported.split(".")[0] not in HEAVY, f"{file}:{line}: imports {imported}"
 
 
-def test_what_a_login_node_runs_loads_no_heavy_library():
+def test_login_node_code_loads_no_heavy_library():
     light = [m for m in map(module_of, FILES) if unit_and_level(m)[0] in LIGHT and m not in INSIDE_THE_JOB]
     light = [m for m in light if not m.endswith("__main__")]
     program = f"import {', '.join(light)}, sys; print(*sorted({HEAVY!r} & set(sys.modules)))"

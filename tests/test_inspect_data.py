@@ -9,7 +9,7 @@ from distft.data.tokenize import byte_tokenizer
 from distft.inspect_data import marked
 
 
-def test_trained_tokens_stand_between_marks_and_letters_stay_whole():
+def test_trained_tokens_are_marked_without_splitting_letters():
     tokenizer = byte_tokenizer()
     ids = np.array(tokenizer("hié<|im_end|>a")["input_ids"], np.int32)
     row = Row(ids, np.array([False, True, True, True, True, False]))

@@ -42,8 +42,8 @@ GAP = r"[ ]?\n?[ #|]*"  # a phrase may be broken over two lines, of a comment to
 WORDS = re.compile("|".join(f"(?P<t{i}>{phrase.replace(' ', GAP)})" for i, phrase in enumerate(TERMS)), re.IGNORECASE)
 ADVICE = list(TERMS.values())
 
-ACTIVE = ["README.md", "CONTRIBUTING.md", "Makefile", ".ci", "benchmarks", "conf", "distft", "docs", "launch", "slurm"]
-LATER = ["tests"]  # still to be rewritten; a folder moves to ACTIVE when it has none of the phrases
+PARTS = """README.md CONTRIBUTING.md Makefile .ci benchmarks conf distft docs launch slurm tests""".split()
+LONGEST = 60  # characters of a test's name
 NOT_READ = {
     "benchmarks/results",  # recorded outputs, with the messages of their time
     "tests/test_language.py",
@@ -66,7 +66,7 @@ def phrases_in(text: str) -> Iterator[tuple[int, str, str]]:
         yield text.count("\n", 0, found.start()) + 1, phrase, ADVICE[int(str(found.lastgroup)[1:])]
 
 
-@pytest.mark.parametrize("part", ACTIVE)
+@pytest.mark.parametrize("part", PARTS)
 def test_the_terms_of_the_field_are_used(part: str):
     found = [
         f"{path.relative_to(CHECKOUT)}:{line}: '{phrase}'; use: {advice}"
@@ -76,7 +76,24 @@ def test_the_terms_of_the_field_are_used(part: str):
     assert not found, "\n" + "\n".join(found)
 
 
-@pytest.mark.parametrize("part", [*ACTIVE, *LATER])
+def names_of_tests() -> Iterator[tuple[str, str]]:
+    """Yields the file and the name of each test."""
+    for path in files_in("tests"):
+        for found in re.finditer(r"^ *(?:async )?def (test_\w+)", path.read_text(), re.MULTILINE):
+            yield path.relative_to(CHECKOUT).as_posix(), found[1]
+
+
+def test_names_of_tests_are_short_and_use_the_terms():
+    names = list(names_of_tests())
+    found = [
+        f"{file}: {name}: {len(name)} characters; at most {LONGEST}" for file, name in names if len(name) > LONGEST
+    ]
+    for file, name in names:
+        found += [f"{file}: {name}: '{old}'; use: {new}" for _, old, new in phrases_in(name.replace("_", " "))]
+    assert len(names) > 1000 and not found, "\n" + "\n".join(found)
+
+
+@pytest.mark.parametrize("part", PARTS)
 def test_every_part_named_has_files(part: str):
     assert next(files_in(part), None)
 

@@ -33,7 +33,7 @@ def test_a_script_plans_its_run(script: Path, tmp_path: Path, demo_dir: Path):
 
 
 @pytest.mark.slow
-def test_of_a_sweep_every_point_is_planned(tmp_path: Path, checkout: Path):
+def test_every_point_of_a_sweep_is_planned(tmp_path: Path, checkout: Path):
     (tmp_path / "rows.jsonl").write_text('{"prompt": "a", "completion": "b"}\n' * 400)
     script = f"{checkout}/launch/lr_sweep.sh rows.jsonl"
     done = shell(script, tmp_path, as_plan=True)

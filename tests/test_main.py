@@ -28,7 +28,7 @@ def test_every_command_answers_help_with_its_keys(name):
     assert f"distft.{name}" in done.stdout
 
 
-def test_a_command_gets_the_words_after_its_name():
+def test_a_command_gets_the_arguments_after_its_name():
     done = distft("plan", "no_such_key=1")
     assert done.returncode == 2 and "no_such_key" in done.stderr and "Traceback" not in done.stderr
 

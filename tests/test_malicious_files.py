@@ -153,7 +153,7 @@ def manifest(content: Callable[[Path], bytes]) -> Try:
 
 
 def steps_in_a_pickle(folder: Path, canary: Path) -> Any:
-    """The list of checkpoints; beside it what torch's own checkpoints have."""
+    """The list of checkpoints, next to files as in torch's own checkpoints."""
     step_dir(folder, 3).mkdir(parents=True)
     for name in ("index.json", "step-00000003/.metadata", "step-00000003/optimizer.pt"):
         (folder / name).write_bytes(pickled(canary))
@@ -243,7 +243,7 @@ FILES: dict[str, Try] = {
     "a tokenizer with code of its own": own_tokenizer,
     "weights above the folder": index("../../outside.safetensors"),
     "weights at an absolute path": index("/etc/passwd"),
-    "weights that are a pickle beside": index("pytorch_model.bin"),
+    "a pickle next to weights": index("pytorch_model.bin"),
     "weights whose name is a list": index(["model.safetensors"]),
     "a template that looks for subclasses": template("{{ ''.__class__.__mro__[1].__subclasses__() }}"),
     "a template that imports": template("{{ cycler.__init__.__globals__.os.system(\"touch 'CANARY'\") }}"),
@@ -277,7 +277,7 @@ def bomb() -> bytes:
 
 
 @pytest.mark.parametrize("what", FILES)
-def test_it_is_refused_in_words_and_runs_nothing(what: str, tmp_path: Path):
+def test_a_malicious_file_is_refused_and_runs_nothing(what: str, tmp_path: Path):
     folder, canary = tmp_path / "given", tmp_path / "canary"
     folder.mkdir()
     try:
@@ -289,7 +289,7 @@ def test_it_is_refused_in_words_and_runs_nothing(what: str, tmp_path: Path):
     assert not canary.exists(), f"{what} ran"
 
 
-def test_the_set_is_as_large_as_it_is_said_to_be_and_the_canary_would_sing(tmp_path: Path):
+def test_the_set_is_complete_and_the_canary_works(tmp_path: Path):
     assert len(FILES) >= 25
     for i, opens in enumerate(
         (lambda data: pickle.loads(data), lambda data: torch.load(io.BytesIO(data), weights_only=False))
@@ -302,7 +302,7 @@ def test_the_set_is_as_large_as_it_is_said_to_be_and_the_canary_would_sing(tmp_p
     assert canary.exists()
 
 
-def test_what_is_right_is_taken(tmp_path: Path):
+def test_valid_files_are_accepted(tmp_path: Path):
     (tmp_path / "model.safetensors").write_bytes(tensors(entry(), bytes(8)))
     assert list(read_header(tmp_path / "model.safetensors")["tensors"]) == ["w"]
     assert weight_files(tmp_path) == ["model.safetensors"]

@@ -15,7 +15,7 @@ def arguments(train: str, *overrides: str) -> list[str]:
     return ["model.tiny=true", "cache_dir=cache", f"data.train={train}", "data.eval=null", *overrides]
 
 
-def test_the_command_prepares_and_says_so_in_two_lines(tmp_path: Path):
+def test_the_command_prepares_and_prints_two_lines(tmp_path: Path):
     (tmp_path / "rows.jsonl").write_text(ROWS)
     program = [sys.executable, "-m", "distft.prepare", *arguments("rows.jsonl")]
     done = subprocess.run(program, cwd=tmp_path, capture_output=True, text=True, timeout=480, check=False)

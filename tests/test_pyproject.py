@@ -48,7 +48,7 @@ def packages(*folders: Path) -> set[str]:
     return {normal(known[module][0] if module in known else EXTRAS.get(module, module)) for module in found}
 
 
-def test_what_distft_imports_is_named_and_nothing_else(project: dict[str, Any], checkout: Path) -> None:
+def test_pyproject_names_exactly_the_imports_of_distft(project: dict[str, Any], checkout: Path) -> None:
     required, imported = names(project["dependencies"]), packages(checkout / "distft")
     extras = set().union(*(names(each) for name, each in project["optional-dependencies"].items() if name != "dev"))
     assert imported - required - extras == set(), "imported, and not in pyproject.toml"
@@ -56,7 +56,7 @@ def test_what_distft_imports_is_named_and_nothing_else(project: dict[str, Any], 
     assert required & extras == set()
 
 
-def test_what_tests_import_is_named_and_nothing_else(project: dict[str, Any], checkout: Path) -> None:
+def test_pyproject_names_exactly_the_imports_of_tests(project: dict[str, Any], checkout: Path) -> None:
     dev, required = names(project["optional-dependencies"]["dev"]), names(project["dependencies"])
     imported = packages(checkout / "tests", checkout / "benchmarks")
     assert imported - required - dev == PEERS, "imported, and not in pyproject.toml"

@@ -7,13 +7,14 @@ import torch
 
 from distft.config import machines
 from distft.config.compose import compose
-from distft.config.freeze import frozen_text
+from distft.config.freeze import frozen_text, read_config
+from distft.config.parts import Launcher
 from distft.plan.make import make_plan
 from distft.rank import TRAIN, OutOfMemory, check_devices, explain_out_of_memory, find_work
 from distft.run import RunFolder
 
 
-def test_work_is_distfts_own_or_of_a_trusted_prefix():
+def test_a_rank_function_is_distfts_or_of_a_trusted_prefix():
     assert find_work(TRAIN, []).__module__ == "distft.worker"
     assert find_work("json.dumps", ["json"]).__module__ == "json"
     for name, trust in (("os.abort", []), ("json.dumps", ["js"]), ("distfty.x", [])):
@@ -21,17 +22,18 @@ def test_work_is_distfts_own_or_of_a_trusted_prefix():
             find_work(name, trust)
 
 
-def test_an_allocation_that_fails_is_told_with_the_plan_and_what_to_change(tmp_path: Path):
+def test_a_failed_allocation_is_reported_with_plan_and_advice(tmp_path: Path):
     """torch's own error, on a CPU; an accelerator's has a class of its own."""
     (tmp_path / "rows.jsonl").write_text('{"prompt": "a", "completion": "b"}\n' * 40)
     config = compose(["model.tiny=true", f"data.train={tmp_path}/rows.jsonl", "strategy=zero2"])
     run = RunFolder(tmp_path)
     run.config.write_text(frozen_text(config))
     run.write_plan(make_plan(config))
-    told = r"tried to allocate \d+ bytes\. Planned for a process under zero2: .* Try: "
-    with pytest.raises(OutOfMemory, match=told), explain_out_of_memory(run):
+    frozen = read_config(run)
+    expected = r"tried to allocate \d+ bytes\. Planned for a process under zero2: .* Try: "
+    with pytest.raises(OutOfMemory, match=expected), explain_out_of_memory(run, frozen):
         torch.empty(2**58)
-    with pytest.raises(OutOfMemory, match=r"tried to allocate 2.00 GiB"), explain_out_of_memory(run):
+    with pytest.raises(OutOfMemory, match=r"tried to allocate 2.00 GiB"), explain_out_of_memory(run, frozen):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has ...")
     for said in (
         "CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported",
@@ -40,23 +42,23 @@ def test_an_allocation_that_fails_is_told_with_the_plan_and_what_to_change(tmp_p
         "HIP error: hipErrorOutOfMemory out of memory",
         "level_zero backend failed with error: 39 (UR_RESULT_ERROR_OUT_OF_DEVICE_MEMORY)",
     ):
-        with pytest.raises(OutOfMemory), explain_out_of_memory(run):
+        with pytest.raises(OutOfMemory), explain_out_of_memory(run, frozen):
             raise RuntimeError(said)
-    with pytest.raises(RuntimeError, match=r"^another$"), explain_out_of_memory(run):
+    with pytest.raises(RuntimeError, match=r"^another$"), explain_out_of_memory(run, frozen):
         raise RuntimeError("another")
 
 
-def test_a_rank_that_gets_none_of_the_devices_there_are_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The driver is too old, say; a job that asked for no device may be on a node that has some."""
+def test_a_rank_without_any_of_the_devices_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For example, the driver is too old; a job that requested no device may be on a node that has some."""
     monkeypatch.setattr(machines, "plugged_in", lambda: machines.Plugged("NVIDIA", 2))
     monkeypatch.delenv("SLURM_GPUS_ON_NODE", raising=False)
     monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available=False: None)
-    check_devices({"gpus_per_node": None})
-    for launcher in ({}, {"gpus_per_node": 2}):
+    check_devices(Launcher(gpus_per_node=None))
+    for launcher in (Launcher(), Launcher(gpus_per_node=2)):
         with pytest.raises(
             RuntimeError, match=r"2 NVIDIA devices .* cannot use them: .+ Try: .* CUDA_VISIBLE_DEVICES="
         ):
             check_devices(launcher)
     monkeypatch.setenv("SLURM_GPUS_ON_NODE", "2")
     with pytest.raises(RuntimeError, match="cannot use them"):
-        check_devices({"gpus_per_node": None})
+        check_devices(Launcher(gpus_per_node=None))

@@ -13,7 +13,7 @@ from distft.run import MetricsLog, RunFolder, read_json, state_in_words, write_j
 
 
 @pytest.mark.parametrize("left", ["", "{", "{}\n{"], ids=["empty", "cut", "torn"])
-def test_a_status_that_a_loss_of_power_left_empty_keeps_the_attempts_apart(tmp_path: Path, left: str) -> None:
+def test_an_empty_status_keeps_attempts_distinct(tmp_path: Path, left: str) -> None:
     run = RunFolder(tmp_path)
     assert run.read_status()["attempt"] == 0
     for attempt in (1, 2, 10):
@@ -25,7 +25,7 @@ def test_a_status_that_a_loss_of_power_left_empty_keeps_the_attempts_apart(tmp_p
     assert run.read_status()["attempt"] == 11
 
 
-def test_a_reason_is_of_one_state_and_goes_with_it(tmp_path: Path) -> None:
+def test_a_reason_is_removed_with_its_state(tmp_path: Path) -> None:
     run = RunFolder(tmp_path)
     run.write_status(state="preempted", reason="by you, with Ctrl-C")
     run.write_status(timeouts=1)
@@ -45,7 +45,7 @@ def test_a_reason_is_of_one_state_and_goes_with_it(tmp_path: Path) -> None:
         ("failed", "by you, with Ctrl-C", "failed, stopped by you, with Ctrl-C"),
     ],
 )
-def test_what_a_user_stopped_is_not_told_as_preempted(state: str | None, reason: str | None, words: str) -> None:
+def test_a_run_stopped_by_a_user_is_not_preempted(state: str | None, reason: str | None, words: str) -> None:
     assert state_in_words({"state": state, "reason": reason}) == words
 
 
@@ -53,7 +53,7 @@ def steps(path: Path) -> list[int]:
     return [json.loads(line)["step"] for line in path.read_text().splitlines()]
 
 
-def test_a_restart_drops_what_it_will_make_again(tmp_path: Path) -> None:
+def test_a_restart_drops_rows_that_it_repeats(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     log = MetricsLog(path, 0)
     for step in range(1, 6):
@@ -64,7 +64,7 @@ def test_a_restart_drops_what_it_will_make_again(tmp_path: Path) -> None:
     assert steps(path) == [1, 2, 3, 4]
 
 
-def test_a_run_that_begins_again_evaluates_the_model_before_its_first_step_again(tmp_path: Path) -> None:
+def test_a_restarted_run_repeats_the_first_evaluation(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     for _ in range(2):
         log = MetricsLog(path, 0)
@@ -80,7 +80,7 @@ def test_a_row_is_on_disk_when_write_returns(tmp_path: Path) -> None:
     assert steps(tmp_path / "metrics.jsonl") == [1]
 
 
-def test_numbers_that_are_not_finite_are_null_with_a_reason_and_read_back(tmp_path: Path) -> None:
+def test_non_finite_values_are_null_with_a_reason(tmp_path: Path) -> None:
     run = RunFolder(tmp_path)
     row = {"step": 1, "split": "train", "loss": float("nan"), "grad_norm": float("inf"), "phases": {"data": -math.inf}}
     MetricsLog(run.metrics, 0).write(row | {"mfu": None})
@@ -101,7 +101,7 @@ def test_numbers_that_are_not_finite_are_null_with_a_reason_and_read_back(tmp_pa
 
 
 @pytest.mark.parametrize("value", [math.inf, [1.0, {"a": math.nan}], {"loss": -math.inf}])
-def test_every_file_of_json_is_strict(value: object, tmp_path: Path) -> None:
+def test_every_json_file_is_strict_json(value: object, tmp_path: Path) -> None:
     write_json(tmp_path / "x.json", {"step": 1, "value": value})
     assert "null" in (text := (tmp_path / "x.json").read_text()) and "NaN" not in text and "Infinity" not in text
     assert read_json(tmp_path / "x.json")["step"] == 1

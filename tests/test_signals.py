@@ -65,13 +65,13 @@ def check(found: dict[str, Any], trials: int) -> None:
     assert states["preempted"] >= trials // 3
 
 
-def test_runs_that_are_asked_to_stop_at_random_moments_end_like_the_uninterrupted_one(folder: Path) -> None:
+def test_runs_stopped_at_random_times_end_like_uninterrupted(folder: Path) -> None:
     check(run_ranks(2, "tests.support.interrupted", str(frozen(folder)), "10", "0"), 10)
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(1800)
-def test_a_hundred_random_moments(folder: Path) -> None:
+def test_a_hundred_random_stops_end_like_uninterrupted(folder: Path) -> None:
     check(run_ranks(2, "tests.support.interrupted", str(frozen(folder)), "100", "1", seconds=1700), 100)
 
 
@@ -89,7 +89,7 @@ def steps_of(run: RunFolder) -> list[int]:
     ],
     ids=["launcher", "rank", "starting rank", "all processes"],
 )
-def test_the_run_saves_and_ends_with_75_and_the_same_command_goes_on(
+def test_a_signal_saves_exits_75_and_the_same_command_continues(
     whom: str, numbers: list[signal.Signals], folder: Path
 ) -> None:
     name = whom.replace(" ", "-")
@@ -104,8 +104,8 @@ def test_the_run_saves_and_ends_with_75_and_the_same_command_goes_on(
         for target in targets:
             os.kill(target, number)
         time.sleep(0.05)
-    code, _, told = end(process)
-    assert code == 75 and "saved and stopped" in told, told
+    code, _, stderr = end(process)
+    assert code == 75 and "saved and stopped" in stderr, stderr
     status, done = run.read_status(), len(steps_of(run))
     assert (status["state"], status["exit_code"], status["step"]) == ("preempted", 75, done)
     assert [path.name for path in run.checkpoints.glob("step-*")] == [f"step-{done:08d}"]
@@ -125,7 +125,7 @@ def goes_on(process: subprocess.Popen[str], run: RunFolder, done: int) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
-def test_a_launch_that_has_not_started_the_run_just_ends(number: signal.Signals, folder: Path) -> None:
+def test_a_launch_without_a_started_run_just_ends(number: signal.Signals, folder: Path) -> None:
     """While its child process prepares the data."""
     name = f"early-{number}"
     process = start(folder, name, f"cache_dir={folder}/{name}")
@@ -133,13 +133,13 @@ def test_a_launch_that_has_not_started_the_run_just_ends(number: signal.Signals,
     while not listens(process.pid, number):
         assert time.monotonic() < deadline and process.poll() is None
     process.send_signal(number)
-    code, _, told = end(process)
-    assert code == 128 + number and "Traceback" not in told, told
+    code, _, stderr = end(process)
+    assert code == 128 + number and "Traceback" not in stderr, stderr
     assert not RunFolder(folder / "runs" / name).status.exists()
 
 
 def listens(process: int, number: int) -> bool:
-    """Tells whether a process catches a signal."""
+    """Returns whether a process catches a signal."""
     lines = Path(f"/proc/{process}/status").read_text().splitlines()
     caught = next(line for line in lines if line.startswith("SigCgt:"))
     return bool(int(caught.split()[1], 16) >> (number - 1) & 1)

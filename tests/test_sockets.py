@@ -1,4 +1,4 @@
-"""A run talks to nobody but itself (R-77): hub, uploads and sources belong to the processes before and beside it."""
+"""A run connects only to its own ranks: hub, uploads and sources belong to the processes before and around it."""
 
 import os
 import re
@@ -14,7 +14,7 @@ OWN_NAME = re.compile(r"127\\7in-addr\\4arpa")  # torch's TCPStore asks for the 
 NAME_SERVICE = ('"/var/run/nscd/socket"', '"/run/systemd/resolve/io.systemd.Resolve"')
 
 
-def test_a_lookup_and_a_foreign_address_are_seen(require, tmp_path: Path) -> None:
+def test_lookups_and_foreign_addresses_are_detected(require, tmp_path: Path) -> None:
     require("strace")
     program = "import socket; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.connect(('192.0.2.1', 443));"
     program += "socket.socket(socket.AF_INET6).bind(('::', 0)); socket.socket().bind(('127.0.0.1', 0))"
@@ -28,7 +28,7 @@ def test_a_lookup_and_a_foreign_address_are_seen(require, tmp_path: Path) -> Non
 
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["fsdp", pytest.param("zero2", marks=pytest.mark.soak)])
-def test_a_run_talks_to_nobody_but_itself(require, model_files, tmp_path: Path, strategy: str) -> None:  # noqa: F811
+def test_a_run_connects_only_to_its_own_ranks(require, model_files, tmp_path: Path, strategy: str) -> None:  # noqa: F811
     """Nobody forbids the hub from outside: one who asked it would look up its name, and be seen."""
     require("strace")
     model = tmp_path / "model"

@@ -14,7 +14,7 @@ def test_no_file_is_longer_than_400_lines():
     assert {name: length for name, length in lengths.items() if length > 400} == {}
 
 
-def test_no_file_has_a_name_that_says_nothing():
+def test_no_file_has_a_meaningless_name():
     assert [file for file in FILES if file.stem.lower() in VAGUE] == []
 
 
@@ -22,5 +22,5 @@ def test_no_pickle_is_read_or_written():
     assert [file for file in FILES if PICKLES.search(file.read_text())] == []
 
 
-def test_every_module_says_what_it_is_for():
+def test_every_module_has_a_docstring():
     assert [file for file in FILES if file.read_text().strip() and not file.read_text().startswith('"""')] == []

@@ -19,7 +19,7 @@ CALLS = {  # the last parts of a name
     "jinja2.Template", "Template", "from_string", "load_state_dict_from_url", "torch_load", "dcp.load",
 }  # fmt: skip
 ALLOWED = {  # file -> what it may do, and why
-    "distft/data/tokenize.py": {"trust_remote_code"},  # the user's own key, false unless asked for
+    "distft/data/tokenize.py": {"trust_remote_code"},  # the user's own key, false by default
     "distft/config/model_folder.py": {"trust_remote_code"},
     "distft/plan/make.py": {"trust_remote_code"},
     "distft/prepare.py": {"trust_remote_code"},
@@ -85,7 +85,7 @@ def test_every_exemption_is_in_use():
         assert {word for _, word in unsafe(ast.parse((CHECKOUT / name).read_text()))} == words, name
 
 
-def test_the_loader_of_a_users_own_yaml_is_a_safe_one():
+def test_user_yaml_is_read_by_a_safe_loader():
     import yaml
 
     from distft.config.own_yaml import _Loader
@@ -106,7 +106,7 @@ def test_the_loader_of_a_users_own_yaml_is_a_safe_one():
         "environment.from_string(text)", "torch.hub.load(x, y)", "__import__(name)", "shutil.unpack_archive(file)",
     ],
 )  # fmt: skip
-def test_what_is_forbidden_is_seen(line: str):
+def test_forbidden_calls_are_detected(line: str):
     assert list(unsafe(ast.parse(line)))
 
 
@@ -118,5 +118,5 @@ def test_what_is_forbidden_is_seen(line: str):
         "from_pretrained(x, trust_remote_code=False)", "torch.compile(model)",
     ],
 )  # fmt: skip
-def test_what_is_safe_is_let_pass(line: str):
+def test_safe_calls_are_allowed(line: str):
     assert not list(unsafe(ast.parse(line)))

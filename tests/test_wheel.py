@@ -30,7 +30,7 @@ def wheel(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return next(out.glob("*.whl"))
 
 
-def test_the_wheel_carries_configs_and_data_files_and_no_tests(wheel: Path):
+def test_the_wheel_has_configs_and_data_files_and_no_tests(wheel: Path):
     names = set(zipfile.ZipFile(wheel).namelist())
     pages = [f"report/{name}" for name in ("look.css.jinja", "page.html.jinja", "sweep/page.html.jinja")]
     for name in ("conf/config.yaml", "slurm/README.md", "demo/demo.lock", "__main__.py", *pages):
@@ -39,7 +39,7 @@ def test_the_wheel_carries_configs_and_data_files_and_no_tests(wheel: Path):
 
 
 @pytest.mark.slow
-def test_every_experiment_composes_from_the_wheel_in_an_empty_folder(wheel: Path, tmp_path: Path):
+def test_every_experiment_composes_from_the_wheel(wheel: Path, tmp_path: Path):
     site, empty = tmp_path / "site", tmp_path / "empty"
     zipfile.ZipFile(wheel).extractall(site)
     empty.mkdir()
@@ -52,7 +52,7 @@ def test_every_experiment_composes_from_the_wheel_in_an_empty_folder(wheel: Path
     assert done.stdout.split() == sorted(file.stem for file in (conf_dir() / "experiment").glob("*.yaml"))
 
 
-def test_an_editable_install_reads_the_yaml_that_is_edited(checkout: Path, tmp_path: Path):
+def test_an_editable_install_reads_the_checkouts_yaml(checkout: Path, tmp_path: Path):
     command = [sys.executable, "-c", "import distft.paths; print(distft.paths.conf_dir())"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == str(checkout / "conf")

@@ -9,9 +9,10 @@ import pytest
 
 from distft.config import Config, compose
 from distft.data.stage import ensure_prepared
-from distft.launch.stages import freeze, make_part, plan_run
+from distft.launch.stages import freeze, plan_run
 from distft.paths import conf_dir
 from distft.run import RunFolder
+from distft.trackers.contract import make_trackers
 from tests.support.ranks import run_ranks
 
 pytestmark = pytest.mark.slow
@@ -67,14 +68,14 @@ def effective(runs: list[tuple[RunFolder, Config]]) -> dict[str, Any]:
     return run_ranks(2, "tests.support.train_runs", *[str(run.path) for run, _ in runs])
 
 
-def test_every_group_is_run_here_or_elsewhere():
+def test_every_group_is_run_by_a_test():
     assert {group: words for group, (words, _) in ELSEWHERE.items()} == {group: WORDS[group] for group in ELSEWHERE}
     for group in HERE:
         assert {words_of(number)[group] for number in range(RUNS)} == set(WORDS[group])
 
 
 @pytest.mark.parametrize("number", range(RUNS), ids=lambda number: "-".join(words_of(number).values()))
-def test_words_take_two_steps(number: int, runs: list[tuple[RunFolder, Config]], effective: dict[str, Any]):
+def test_every_choice_trains_two_steps(number: int, runs: list[tuple[RunFolder, Config]], effective: dict[str, Any]):
     run, config = runs[number]
     assert config.choices.items() >= words_of(number).items()
     assert run.read_status()["state"] == "completed" and (run.checkpoints / "latest").exists()
@@ -88,14 +89,14 @@ def test_words_take_two_steps(number: int, runs: list[tuple[RunFolder, Config]],
 
 
 @pytest.mark.parametrize("word", WORDS["tracker"])
-def test_a_tracker_takes_the_rows_of_a_run(
+def test_a_tracker_records_the_rows_of_a_run(
     word: str, runs: list[tuple[RunFolder, Config]], effective: Any, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setenv("WANDB_MODE", "offline")
     run, config = next((run, config) for run, config in runs if config.choices["tracker"] == word)
     if word == "wandb":
-        config.values["tracker"]["mode"] = "offline"
-    tracker = make_part(config, "tracker")
+        config = config.changed({"tracker.wandb.mode": "offline"})
+    [tracker] = make_trackers(config.tracker) or [None]
     if tracker is None:
         return
     before = set(run.path.rglob("*"))

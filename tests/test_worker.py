@@ -1,7 +1,7 @@
 """What is typed reaches the step: short real runs of unusual settings, held to numbers from outside of distft.
 
 The plain loop here has torch's own optimizers and its own schedule, smoothing, clipping and denominators. It takes from
-a run the prepared rows, the first weights, and which rows each step read; each row has a length of its own, which tells
+a run the prepared rows, the first weights, and which rows each step read; each row has a unique length, which shows
 it.
 """
 
@@ -93,7 +93,7 @@ def agrees(ran: Ran, expected: dict[str, Any], rates: list[float]) -> None:
         torch.testing.assert_close(mine.double(), weight, rtol=0, atol=2e-5, msg=lambda text, n=name: f"{n}: {text}")
 
 
-def test_adamw_with_warm_up_clipping_and_smoothing_steps_as_a_plain_loop(ran: Cases):
+def test_adamw_warm_up_clipping_and_smoothing_match_a_plain_loop(ran: Cases):
     import torch
 
     case = ran("adamw")
@@ -107,7 +107,7 @@ def test_adamw_with_warm_up_clipping_and_smoothing_steps_as_a_plain_loop(ran: Ca
     agrees(case, by_hand(case, make, rates, smoothing=0.1), rates)
 
 
-def test_sgd_with_momentum_and_no_clipping_steps_as_a_plain_loop(ran: Cases):
+def test_sgd_with_momentum_unclipped_matches_a_plain_loop(ran: Cases):
     import torch
 
     case = ran("sgd")
@@ -128,13 +128,13 @@ def test_a_clipped_step_moves_the_weights_by_rate_times_norm(ran: Cases):
     assert case.steps[0]["clip_coefficient"] == pytest.approx(0.125 / case.steps[0]["grad_norm"], rel=1e-5)
 
 
-def test_the_learning_rate_falls_along_half_a_cosine(ran: Cases):
+def test_the_learning_rate_follows_half_a_cosine(ran: Cases):
     fallen = [(1 - math.cos(math.pi * (step - 2) / 4)) / 2 for step in range(3, 7)]
     rates = [0.5e-3, 1e-3, *(1e-3 * (1 - 0.5 * each) for each in fallen)]
     assert [row["learning_rate"] for row in ran("cosine").steps] == pytest.approx(rates, rel=1e-12)
 
 
-def test_steps_of_rows_read_each_row_once_an_epoch(ran: Cases):
+def test_row_steps_read_each_row_once_per_epoch(ran: Cases):
     """Two and a half epochs of 12 rows by 8: the last step is short."""
     case = ran("sgd")
     taken = [case.rows(step) for step in range(1, 5)]
@@ -144,7 +144,7 @@ def test_steps_of_rows_read_each_row_once_an_epoch(ran: Cases):
     assert max(len(each["lengths"]) for each in case.forwards("step")) == 2
 
 
-def test_steps_and_forwards_of_tokens_are_as_full_as_they_may_be(ran: Cases):
+def test_token_steps_and_micro_batches_are_maximally_full(ran: Cases):
     case = ran("tokens")
     taken = [case.rows(step) for step in range(1, 8)]
     tokens = [sum(LENGTHS[row] for row in rows) for rows in taken]
@@ -157,7 +157,7 @@ def test_steps_and_forwards_of_tokens_are_as_full_as_they_may_be(ran: Cases):
 
 
 @pytest.mark.parametrize("name", ["adamw", "sgd", "tokens", "lora"])
-def test_tokens_are_the_sum_of_row_lengths_and_nothing_else(ran: Cases, name: str):
+def test_tokens_are_the_sum_of_row_lengths(ran: Cases, name: str):
     case = ran(name)
     assert case.answer["plan"]["tokens"] == sum(row["tokens"] for row in case.steps), "as was planned"
     for row in case.steps:
@@ -169,7 +169,7 @@ def test_tokens_are_the_sum_of_row_lengths_and_nothing_else(ran: Cases, name: st
 
 
 @pytest.mark.parametrize(("name", "passes"), [("adamw", 3), ("lora", 2)])
-def test_operations_are_counted_as_the_formula_says(ran: Cases, name: str, passes: int):
+def test_flops_follow_the_formula(ran: Cases, name: str, passes: int):
     """Forward: 2 for each weight of a layer's matrices and token, 4 for each pair of a token and one it sees and
     dimension, 2 for each weight of the head and target. Training makes 3 times that; with a frozen model 2 times."""
     case, hidden, layers, vocabulary = ran(name), 64, 2, 512
@@ -182,7 +182,7 @@ def test_operations_are_counted_as_the_formula_says(ran: Cases, name: str, passe
         assert row["mfu"] == pytest.approx(row["flops"] / (row["seconds"] * 2 * peak), rel=1e-9)
 
 
-def test_every_forward_of_a_step_has_a_seed_of_its_own(ran: Cases):
+def test_every_forward_of_a_step_has_its_own_seed(ran: Cases):
     """Of step, micro-batch and rank; a run made again has the same, one of another seed none of them."""
     first, again, other = (ran(name).forwards("step") for name in ("dropout", "again", "other"))
     assert len({each["step"] for each in first}) == 3 and len(first) == 3 * 2 * 3
@@ -211,13 +211,13 @@ def test_the_seed_decides_which_rows_a_step_reads(ran: Cases):
     assert ran("other").rows(1) != ran("rewind").rows(1), "four of twelve"
 
 
-def test_evaluations_are_where_they_are_due_and_nowhere_else(ran: Cases):
+def test_evaluations_happen_exactly_when_due(ran: Cases):
     assert [row["step"] for row in ran("adamw").evaluations] == [0, 3, 6, 8]
     assert [row["step"] for row in ran("saved").evaluations] == [2, 4]
     assert ran("sgd").evaluations == []
 
 
-def test_evaluation_sees_every_row_once_by_as_many_as_asked(ran: Cases):
+def test_evaluation_reads_every_row_once_in_its_batch_size(ran: Cases):
     import torch
     from torch.nn import functional as F
 
@@ -243,7 +243,7 @@ def test_evaluation_sees_every_row_once_by_as_many_as_asked(ran: Cases):
     assert row["accuracy"] == right / row["target_tokens"]
 
 
-def test_the_longest_forward_is_tried_once_after_the_first_step(ran: Cases):
+def test_the_oom_probe_runs_once_after_the_first_step(ran: Cases):
     for name, first_pass in (("adamw", [1]), ("sgd", [1, 2]), ("clipped", [1])):
         case = ran(name)
         tried = case.forwards("longest")
@@ -252,13 +252,13 @@ def test_the_longest_forward_is_tried_once_after_the_first_step(ran: Cases):
         assert [sum(each["lengths"]) for each in tried] == [max(sizes)] * 2
 
 
-def test_recomputing_does_the_layers_twice(ran: Cases):
+def test_activation_checkpointing_runs_the_layers_twice(ran: Cases):
     for rank in ran("dropout").answer["ranks"]:
         again = ran("again").answer["ranks"][0]["mlps"].count(2)
         assert rank["mlps"].count(2) == 2 * again == 4 * 3, "2 layers, 3 micro-batches, forward and backward"
 
 
-def test_checkpoints_stay_as_asked(ran: Cases):
+def test_checkpoints_are_kept_as_configured(ran: Cases):
     kept = ran("kept")
     assert kept.saved() == [3, 6, 8]
     assert [save["step"] for save in kept.answer["ranks"][1]["saves"]] == list(range(1, 9))
@@ -267,7 +267,7 @@ def test_checkpoints_stay_as_asked(ran: Cases):
     assert ran("saved").saved() == [2, 4, 5] and (ran("saved").run.checkpoints / "latest").resolve().name[-1] == "5"
 
 
-def test_the_best_checkpoint_is_the_one_with_the_lowest_held_out_loss(ran: Cases):
+def test_the_best_checkpoint_has_the_lowest_held_out_loss(ran: Cases):
     case = ran("best")
     losses = {row["step"]: row["loss"] for row in case.evaluations if row["step"]}
     lowest = min(losses, key=lambda step: losses[step])
@@ -276,18 +276,18 @@ def test_the_best_checkpoint_is_the_one_with_the_lowest_held_out_loss(ran: Cases
     assert case.saved() == [lowest, 8]
 
 
-def test_saves_by_the_clock_and_of_the_best_are_made_where_asked(ran: Cases):
+def test_saves_by_the_clock_and_of_the_best_follow_the_config(ran: Cases):
     assert ran("cosine").saved() == [1, 2, 3, 4, 5, 6] and ran("lora").saved() == [1]
     assert ran("better").saved() == [4], "each evaluation was the best, and checkpoint.save_best=false"
     assert [save["step"] for save in ran("min_delta").answer["ranks"][0]["saves"]] == [1, 2]
 
 
-def test_replicas_are_looked_at_as_often_as_asked_and_at_saves(ran: Cases):
+def test_replicas_are_checked_at_the_interval_and_at_saves(ran: Cases):
     for rank in ran("looked").answer["ranks"]:
         assert rank["looks"] == [0, 2, 4, 5]
 
 
-def test_early_stopping_waits_for_as_many_evaluations(ran: Cases):
+def test_early_stopping_waits_for_its_patience(ran: Cases):
     for name, step in (("patience", 3), ("min_delta", 2), ("resumed again", 4)):
         status = ran(name).answer["status"]
         assert (status["state"], status["step"]) == ("stopped_early", step), name
@@ -295,7 +295,7 @@ def test_early_stopping_waits_for_as_many_evaluations(ran: Cases):
     assert ran("better").answer["status"]["state"] == "completed"
 
 
-def test_a_run_that_was_stopped_goes_on_behind_its_checkpoint(ran: Cases):
+def test_a_stopped_run_continues_after_its_checkpoint(ran: Cases):
     first, second = ran("resumed"), ran("resumed again")
     assert first.answer["status"]["state"] == "preempted" and first.answer["status"]["step"] == 2
     assert {each["step"] for each in second.forwards("step")} == {3, 4}
@@ -303,13 +303,13 @@ def test_a_run_that_was_stopped_goes_on_behind_its_checkpoint(ran: Cases):
     assert [row["step"] for row in second.evaluations] == [0, 1, 2, 3, 4]
 
 
-def test_a_run_begins_anew_or_goes_on_from_a_path_as_asked(ran: Cases):
+def test_a_run_restarts_or_continues_from_a_path_as_configured(ran: Cases):
     assert {each["step"] for each in ran("never").forwards("step")} == {1}
     assert {each["step"] for each in ran("from a path").forwards("step")} == {5}
     assert ran("from a path").saved() == [5] and ran("saved").saved() == [2, 4, 5]
 
 
-def test_what_is_not_finite_ends_skips_or_rewinds_as_asked(ran: Cases):
+def test_a_non_finite_step_stops_skips_or_rewinds(ran: Cases):
     stop, skip, rewind = ran("stop"), ran("skip"), ran("rewind")
     assert "step 2 is not finite" in stop.answer["error"] and "train.on_non_finite=stop" in stop.answer["error"]
     assert "number 2 in a row" in skip.answer["error"]
@@ -319,7 +319,7 @@ def test_what_is_not_finite_ends_skips_or_rewinds_as_asked(ran: Cases):
     assert sorted(rewind.rows(3)) != sorted(2 * rewind.rows(3)[:4]), "the step made again reads other rows"
 
 
-def test_adapters_weigh_as_much_as_alpha_by_rank(ran: Cases):
+def test_adapters_are_scaled_by_alpha_over_rank(ran: Cases):
     """At the first step, when B is zero, the gradient is as large as the scale that B's output has."""
     norms = [ran(name).steps[0]["grad_norm"] for name in ("lora", "alpha")]
     assert norms[1] == pytest.approx(norms[0] * 8 / 32, rel=1e-5)
@@ -327,7 +327,7 @@ def test_adapters_weigh_as_much_as_alpha_by_rank(ran: Cases):
     assert ran("lora").answer["plan"]["adapters"] == 2 * 3 * sum(map(sum, layers.values()))
 
 
-def test_a_run_is_where_it_was_put_and_reads_what_it_was_given(ran: Cases):
+def test_run_folder_cache_and_files_are_those_configured(ran: Cases):
     case = ran("staged")
     folder = case.run.path.parents[1]
     assert case.run.path == folder / "runs" / "staged"
@@ -341,7 +341,7 @@ def test_a_run_is_where_it_was_put_and_reads_what_it_was_given(ran: Cases):
 IN_FORCE = ("bf16", "hsdp", "adamw", "sgd", "offload")
 
 
-def test_what_is_in_force_is_what_was_typed(ran: Cases):
+def test_settings_in_force_are_those_typed(ran: Cases):
     """Of "bf16", "hsdp", "adamw", "sgd", "offload"."""
     effective = {name: read_json(ran(name).run.path / "effective.json") for name in IN_FORCE}
     assert effective["bf16"]["engine"]["compute_dtype"] == "torch.bfloat16"

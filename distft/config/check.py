@@ -14,9 +14,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from distft.config.key import MISSING, NULL, Key, at, leaves, shown
+from distft.config.key import MISSING, NULL, Key, at, covers, leaves, shown
 from distft.config.nearest import did_you_mean, nearest, nearest_key
-from distft.config.parts import TARGET_GROUPS
+from distft.config.parts import TARGET_GROUPS, TRACKER, target_sections
 from distft.config.schema import BY_PATH, KEYS, Config
 from distft.config.targets import TRUSTED, NotFound, NotInstalled, Parameter, Signature, names_beside, signature
 from distft.paths import absolute
@@ -47,8 +47,12 @@ class Known:
 
     def refusal(self, path: str) -> str | None:
         """Returns why a config cannot have `path`; None when it can, or when nobody knows."""
-        if self.key(path) or path.partition(".")[0] in self.open_groups:
+        if self.key(path) or covers(self.open_groups, path):
             return None
+        if covers([TRACKER], path) and path in BY_PATH:
+            name, names = path.split(".")[1], [*self._trackers(), path.split(".")[1]]
+            offered = f"[{','.join(names)}]" if len(names) > 1 else name
+            return f"{path} has no effect without the tracker {name}. Try: {TRACKER}={offered}"
         if any(known.startswith(f"{path}.") for known in self.keys):
             inside = next(known for known in self.keys if known.startswith(f"{path}."))
             return f"{path} is a group of keys. Try: {inside}=..."
@@ -56,7 +60,13 @@ class Known:
 
     def near(self, path: str) -> str | None:
         """Returns the key that `path` most likely meant."""
-        return nearest_key(path, [known for known in self.keys if "._" not in known or "._" in path])
+        near = nearest_key(path, [known for known in self.keys if "._" not in known or "._" in path])
+        others = [known for known in BY_PATH if covers([TRACKER], known)]  # of trackers that are not chosen
+        return near or (nearest_key(path, others) if covers([TRACKER], path) else None)
+
+    def _trackers(self) -> list[str]:
+        names = (path.split(".")[1] for path in self.keys if covers([TRACKER], path))
+        return list(dict.fromkeys(names))
 
 
 def known_keys(tree: Mapping[str, Any]) -> Known:
@@ -65,7 +75,7 @@ def known_keys(tree: Mapping[str, Any]) -> Known:
     for group in _OF_THE_MODEL:
         keys |= {path: Key(path, Any, "a fact of config.json") for path, _ in _facts(tree, group)}
     open_groups, required, errors = [], [], []
-    for group in TARGET_GROUPS:
+    for group in target_sections(tree):
         target = at(tree, f"{group}._target_")
         keys |= {f"{group}.{name}": Key(f"{group}.{name}", Any, "of Hydra") for name in _HYDRA_KEYS}
         if target in (None, MISSING):

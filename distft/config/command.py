@@ -10,6 +10,7 @@ from typing import NoReturn
 import yaml
 
 from distft.config.errors import ConfigError, Unavailable
+from distft.config.freeze import read_config
 from distft.config.machines import wrong_numbers
 from distft.config.nearest import did_you_mean, nearest
 from distft.config.schema import KEYS
@@ -135,10 +136,12 @@ def usage(command: str, known: Mapping[str, str], claim: str) -> str:
 
 
 def check_config(run: RunFolder) -> None:
-    """Raises ConfigError unless the frozen config is plain YAML and names trusted code: it may be anybody's."""
+    """Raises ConfigError unless the frozen config is plain YAML, names trusted code and fits the model: it may be
+    anybody's."""
     try:
         config = run.read_config()
         check_trusted(config if isinstance(config, dict) else {})
+        read_config(run)
     except yaml.YAMLError as error:
         first = str(error).strip().splitlines()[0]
         raise ConfigError([f"{run.config}: is not the plain YAML of a run: {first}. Try: another run"]) from error

@@ -4,7 +4,7 @@ Hydra reports the first unknown key alone, so it composes the chosen words, and 
 into its tree here.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -33,9 +33,10 @@ from distft.config.overrides import (
     split,
     with_long_forms,
     with_targets,
+    with_tracker_names,
 )
 from distft.config.own_yaml import OwnFile, of_profile, read_own
-from distft.config.parts import TARGET_GROUPS
+from distft.config.parts import TRACKER, named_tracker, target_sections
 from distft.config.precedence import COMMAND_LINE, EXPERIMENT, FILE, settle
 from distft.config.rules import broken_rules
 from distft.config.rules.contract import Facts
@@ -55,23 +56,29 @@ class Groups:
         return override.key.lstrip("/") in self.words
 
     def choice(self, override: Override) -> str:
-        """Returns `group=word` of an override; ConfigError when the group has no such word."""
+        """Returns the word of an override, of trackers also `[a,b]`; ConfigError when the group has no such word."""
         group = override.key.lstrip("/")
         words = self.words[group]
         can_be_null = group == "experiment"
         if override.prefix != "~" and override.value in (*words, *(["null"] if can_be_null else [])):
-            return f"{group}={override.value}"
+            return override.value
+        if group == TRACKER and override.prefix != "~" and _is_list(override.value or ""):
+            return _list_of_words(override, words)
         meant = nearest(override.value or "none", words)
         raise ConfigError([f"{override.text}: {group} is one of {', '.join(words)}.{did_you_mean(meant)}"])
 
-    def target_of(self, group: str, word: str) -> str | None:
-        """Returns the `_target_` that a word's own YAML names."""
-        return (yaml.safe_load((self.folder / group / f"{word}.yaml").read_text()) or {}).get("_target_")
+    def target_of(self, section: str, choices: Mapping[str, str]) -> str | None:
+        """Returns the `_target_` that the YAML of a section's word names; of a tracker its name is the word."""
+        group, _, name = section.partition(".")
+        file = self.folder / group / f"{name or choices[group]}.yaml"
+        values = (yaml.safe_load(file.read_text()) or {}) if file.is_file() else {}
+        return values.get(name, {}).get("_target_") if name else values.get("_target_")
 
     def compose(self, choices: Iterable[str]) -> tuple[DictConfig, dict[str, str]]:
         """Returns the tree of these choices, still with its interpolations, and the word of every group."""
         state = tuple((str(file), file.stat().st_mtime_ns) for file in sorted(self.folder.rglob("*.yaml")))
         config, words = _composed(self.folder, tuple(choices), state)
+        words = words | {TRACKER: words.get(TRACKER) or _listed(list(config[TRACKER]))}  # Hydra names no list of words
         chosen = {name: word for name, word in words.items() if name in self.words and word}
         return deepcopy(config), chosen
 
@@ -81,6 +88,33 @@ class Groups:
             return set()
         tree = yaml.safe_load((self.folder / "experiment" / f"{word}.yaml").read_text()) or {}
         return {SHORT.get(path, path) for path, _ in leaves(tree) if path != "defaults"}
+
+
+def _is_list(value: str) -> bool:
+    return value.startswith("[") or "," in value
+
+
+def _list_of_words(override: Override, words: Sequence[str]) -> str:
+    """Returns the words that an override chooses, as `[a,b]`; ConfigError with all that is wrong with it."""
+    value = override.value or ""
+    chosen = [word for each in value.strip("[]").split(",") if (word := each.strip().strip("'\""))]
+    errors = [
+        f"{override.text}: {word} is not one of {', '.join(words)}.{did_you_mean(nearest(word, words))}"
+        for word in chosen
+        if word not in words
+    ]
+    kept = [word for word in dict.fromkeys(chosen) if word != "none" or len(chosen) == 1]
+    if not errors and len(kept) < len(chosen):
+        errors = [f"{override.text}: names a tracker twice, or none next to another. Try: {_listed(kept)}"]
+    if not errors and not value.startswith("["):
+        errors = [f"{override.text}: is not a list. Did you mean {override.key}={_listed(kept)}?"]
+    if errors:
+        raise ConfigError(errors)
+    return _listed(kept)
+
+
+def _listed(words: Sequence[str]) -> str:
+    return f"[{','.join(words)}]" if len(words) > 1 else (words[0] if words else "none")
 
 
 @lru_cache(maxsize=64)
@@ -128,6 +162,7 @@ def compose(
     errors: list[str] = []
     asked = _read(overrides, groups, errors)
     config, choices = groups.compose(asked.choices)
+    asked = asked.with_tracker_names(config[TRACKER], groups.words[TRACKER])
     base = resolved(config)
     settings = [*_profile(asked.settings, errors), *asked.settings]
     known = known_keys(with_targets(base, settings))
@@ -140,9 +175,9 @@ def compose(
     said = dict.fromkeys(groups.keys_of_experiment(choices.get("experiment")), EXPERIMENT)
     said |= {setting.key: asked.rank(setting, base) for setting in settings if asked.rank(setting, base)}
     typed = {key for key, rank in said.items() if rank > EXPERIMENT}
-    for group in TARGET_GROUPS:
-        own = groups.target_of(group, choices[group])
-        drop_others_keywords(config, group, own, known, typed, said.keys() - typed)
+    for section in target_sections(config):
+        own = groups.target_of(section, choices)
+        drop_others_keywords(config, section, own, known, typed, said.keys() - typed)
     before = resolved(config)
     settled = settle(before, said)
     values, places = settled.values, {setting.key: setting.at for setting in settings}
@@ -186,6 +221,19 @@ class _Asked:
     def choices(self) -> list[str]:
         return [f"{group}={override.value}" for group, override in self.words.items()]
 
+    def with_tracker_names(self, chosen: Collection[str], words: Collection[str]) -> "_Asked":
+        """Returns the same with the tracker's name in its keys."""
+        names = list(chosen)
+        files = [
+            replace(
+                file,
+                settings=with_tracker_names(file.settings, names, words),
+                said=file.said and frozenset(named_tracker(key, names) for key in file.said),
+            )
+            for file in self.files
+        ]
+        return replace(self, files=tuple(files), settings=with_tracker_names(self.settings, names, words))
+
     def rank(self, setting: Override, base: Mapping[str, Any]) -> int:
         """Returns who says a setting: of a run's config.yaml only what was said for that run counts."""
         if not setting.at:
@@ -210,19 +258,20 @@ def _read(overrides: Iterable[str], groups: Groups, errors: list[str]) -> _Asked
                 num_files += 1
                 files.append(read_own(override.key, (override.value or "").strip("'\""), groups.words))
             elif groups.has(override):
-                groups.choice(override)
-                words.append(override)
+                words.append(replace(override, value=groups.choice(override)))
             else:
                 settings.append(long_form(override))
         except (WrongOverride, ConfigError) as error:
             errors += error.messages if isinstance(error, ConfigError) else [str(error)]
+    if any(error.startswith(f"{TRACKER}=") for error in errors):  # nobody knows whose keys these are
+        settings = [setting for setting in settings if not covers([TRACKER], setting.key)]
     chosen: dict[str, Override] = {}
     kept: list[Override] = []
     notes: list[str] = []
     for file in files:
         for word in file.choices:
             try:
-                groups.choice(word)
+                word = replace(word, value=groups.choice(word))
             except ConfigError as error:
                 errors += error.messages
                 continue
@@ -241,7 +290,7 @@ def _choose(word: Override, chosen: dict[str, Override], settings: list[Override
     group, before = word.key, chosen.get(word.key)
     of_group = [each for each in settings if covers([group], each.key)]
     other = before is not None and before.at and before.value != word.value  # not of a word that was typed twice
-    if other or (before is None and any(each.key == f"{group}._target_" for each in of_group)):
+    if other or (before is None and any(each.key.endswith("._target_") for each in of_group)):
         for each in of_group:
             settings.remove(each)
         lost = ([before.text] if before and before.at else []) + [each.text for each in of_group]

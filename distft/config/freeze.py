@@ -12,6 +12,7 @@ import yaml
 from pydantic import ValidationError
 
 from distft.config.key import Group, at, covers, leaves, shown
+from distft.config.parts import TRACKER, named_tracker
 from distft.config.precedence import WINS
 from distft.config.schema import Config, Origin
 from distft.run import RunFolder, with_current_names
@@ -38,7 +39,10 @@ def chosen_words(text: str) -> dict[str, str]:
 def keys_said(text: str) -> frozenset[str] | None:
     """Returns the keys that the second line of a frozen config lists; None of one that has no such line."""
     line = text.split("\n", 2)[1:2]
-    return frozenset(line[0].removeprefix(_SAID).split()) if line and line[0].startswith(_SAID) else None
+    if not line or not line[0].startswith(_SAID):
+        return None
+    trackers = chosen_words(text).get(TRACKER, "").strip("[]").split(",")
+    return frozenset(named_tracker(key, trackers) for key in line[0].removeprefix(_SAID).split())
 
 
 def read_config(run: RunFolder) -> Config:

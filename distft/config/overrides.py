@@ -6,7 +6,7 @@ sweep and `name=2024` as a number, so values of text keys are quoted here.
 
 import re
 import shlex
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,9 @@ from omegaconf import DictConfig, OmegaConf
 from distft.config.check import Known
 from distft.config.key import NULL, covers
 from distft.config.nearest import did_you_mean, edits, nearest
-from distft.config.parts import TARGET_GROUPS
+from distft.config.parts import TRACKER, named_tracker, target_sections
 from distft.config.schema import SHORT
+from distft.run import tracker_name
 
 _OVERRIDE = re.compile(r"(?P<prefix>\+\+|\+|~)?(?P<key>[^=\s+~]+)(?:=(?P<value>.*))?", re.DOTALL)
 MULTIRUN = ("-m", "--multirun")
@@ -201,7 +202,7 @@ def _refusal(setting: Override, known: Known, groups: Collection[str]) -> str | 
 def _left_out(key: str, config: DictConfig, known: Known) -> bool:
     """Removes a keyword that its target does not need, or does not have; returns whether it did."""
     parent, _, name = key.rpartition(".")
-    node = OmegaConf.select(config, parent) if parent in TARGET_GROUPS else None
+    node = OmegaConf.select(config, parent) if parent in target_sections(config) else None
     if key in known.required or not isinstance(node, DictConfig) or name not in node:
         return False
     del node[name]
@@ -234,14 +235,43 @@ def drop_others_keywords(
             del settings[name]
 
 
+def target_of(setting: Override) -> str | None:
+    """Returns the `_target_` that a setting names."""
+    target = (setting.value or "").strip("'\"")
+    return None if target in ("", "null") else target
+
+
+def with_tracker_names(settings: Sequence[Override], chosen: Collection[str], words: Collection[str]) -> list[Override]:
+    """Returns the settings with the tracker's name in its keys: `tracker.project` is an alias where one is chosen.
+
+    A `_target_` without a name, as older versions froze it, is a tracker named after its module.
+    """
+    prefix = f"{TRACKER}."
+    parts = [setting.key.removeprefix(prefix).split(".") for setting in settings if setting.key.startswith(prefix)]
+    names = {*words, *chosen, *(first for first, *rest in parts if rest == ["_target_"])}
+    targets = {setting.key: target_of(setting) for setting in settings if setting.key == f"{prefix}_target_"}
+    own = list(chosen) or [tracker_name(target) for target in targets.values() if target]
+    named = []
+    for setting in settings:
+        first = setting.key.removeprefix(prefix).partition(".")[0]
+        if setting.key == f"{prefix}_target_" and not own:
+            continue  # null: no tracker, as older versions froze it
+        named.append(setting if first in names else replace(setting, key=named_tracker(setting.key, own)))
+    return named
+
+
 def with_targets(base: Mapping[str, Any], settings: Collection[Override]) -> dict[str, Any]:
     """Returns `base` with what the user sets of `_target_` and trust, which decide what else may be set."""
     tree = {name: dict(value) if isinstance(value, Mapping) else value for name, value in base.items()}
     for setting in settings:
-        group, _, name = setting.key.partition(".")
-        if name == "_target_" and isinstance(tree.get(group), dict):
-            target = (setting.value or "").strip("'\"")
-            tree[group][name] = None if target == "null" else target
+        section, _, name = setting.key.rpartition(".")
+        if name == "_target_" and isinstance(tree.get(section.partition(".")[0]), dict):
+            target = target_of(setting)
+            node = tree
+            for part in section.split("."):
+                node[part] = dict(node.get(part) or {})
+                node = node[part]
+            node[name] = target
         if setting.key == "trust":
             words = setting.data if isinstance(setting.data, list) else (setting.value or "").strip("[]").split(",")
             tree["trust"] = [str(word).strip(" '\"") for word in words]

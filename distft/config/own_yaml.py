@@ -19,7 +19,7 @@ from distft.config.freeze import chosen_words, keys_said
 from distft.config.key import shown
 from distft.config.nearest import did_you_mean
 from distft.config.overrides import CONFIG, Override, is_key, long_form
-from distft.config.parts import TARGET_GROUPS
+from distft.config.parts import TARGET_GROUPS, TRACKER
 from distft.config.schema import BY_PATH
 from distft.paths import absolute
 from distft.run import current_target
@@ -81,6 +81,10 @@ def read_own(key: str, typed: str, groups: Iterable[str]) -> OwnFile:
         if path == CONFIG:
             both = f"{CONFIG}={typed} {CONFIG}={shown(value)}"
             errors.append(f"{at}: {CONFIG}={shown(value)} names another file. Try: {both}")
+        elif path == TRACKER and value == {}:
+            continue  # a run's config.yaml without trackers
+        elif path == TRACKER and isinstance(value, list):
+            found.choices.append(_override(at, path, value, f"[{','.join(map(str, value))}]"))
         elif path in groups and (path == "experiment" or value is not None):
             found.choices.append(_override(at, path, value, shown(value)))
         elif path in groups:
@@ -222,7 +226,8 @@ def _entries(
 def _is_value(path: str) -> bool:
     """Returns whether a mapping at `path` is a value: the user's own names, or a keyword of a `_target_`."""
     key = BY_PATH.get(path)
-    return (path.partition(".")[0] in TARGET_GROUPS and "." in path) or (
+    group = path.partition(".")[0]
+    return (group in TARGET_GROUPS and path.count(".") > (group == TRACKER)) or (
         key is not None and dict in key.types and not path.startswith("model.")
     )
 

@@ -5,11 +5,12 @@ them from its source. A default here is what readers see where the word's YAML d
 sweep that is a grid, no time limits counted for a launcher without them.
 """
 
+from collections.abc import Collection, Iterator, Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
-from distft.config.key import Count, Fraction, Index, NotNegative, Number, Part, Positive, Share
+from distft.config.key import Count, Fraction, Group, Index, NotNegative, Number, Part, Positive, Share
 
 
 class Optimizer(Part):
@@ -162,8 +163,58 @@ class Sweep(Part):
     seed: Index = Field(default=0, description="with -m: decides the points of a search")
 
 
-class Tracker(Part):
-    """Where metrics go in addition to metrics.jsonl; its keywords are those of the chosen `_target_`."""
+class Wandb(Part):
+    """Weights & Biases."""
+
+    project: str = Field(default="distft", description="that the run is shown in")
+    entity: str | None = Field(default=None, description="user or team; null: the account's default")
+    mode: Literal["online", "offline"] = Field(
+        default="online", description="offline: into the run folder, for `wandb sync`"
+    )
 
 
-TARGET_GROUPS = ("strategy", "optimizer", "schedule", "loss", "tuning", "tracker", "launcher", "sweep")
+class TensorBoard(Part):
+    """TensorBoard event files in the run folder."""
+
+
+class Prometheus(Part):
+    """A text file for node_exporter's textfile collector."""
+
+    folder: str | None = Field(default=None, description="the collector's folder; null: the run folder")
+    every_seconds: NotNegative = Field(default=10, description="least time between two writes")
+
+
+class Trackers(Group):
+    """Where metrics go in addition to metrics.jsonl: the chosen trackers, each under its name."""
+
+    model_config = ConfigDict(extra="allow")
+    # those of one's own, by name
+    __pydantic_extra__: dict[str, Part] = Field(init=False)  # pyright: ignore  # pydantic's way to type them
+
+    wandb: Wandb = Wandb()
+    tensorboard: TensorBoard = TensorBoard()
+    prometheus: Prometheus = Prometheus()
+
+    def entries(self) -> Iterator[tuple[str, Part]]:
+        """Yields the name and the section of every chosen tracker."""
+        yield from ((name, getattr(self, name)) for name in type(self).model_fields if name in self.model_fields_set)
+        yield from (self.model_extra or {}).items()
+
+
+TRACKER = "tracker"  # its sections, one for each tracker, have a `_target_`
+TARGET_GROUPS = ("strategy", "optimizer", "schedule", "loss", "tuning", TRACKER, "launcher", "sweep")
+
+
+def target_sections(tree: Mapping[str, Any]) -> list[str]:
+    """Returns the dotted names of the sections that have a `_target_`: `optimizer`, `tracker.wandb`."""
+    trackers = tree.get(TRACKER) or {}
+    named = [f"{TRACKER}.{name}" for name, section in trackers.items() if isinstance(section, Mapping)]
+    return [*(group for group in TARGET_GROUPS if group != TRACKER), *named]
+
+
+def named_tracker(key: str, names: Collection[str]) -> str:
+    """Returns `tracker.wandb.project` for `tracker.project` of the only one of `names`; others as they are."""
+    rest = key.removeprefix(f"{TRACKER}.")
+    if rest == key or len(names) != 1 or rest.partition(".")[0] in names:
+        return key
+    return f"{TRACKER}.{next(iter(names))}.{rest}"

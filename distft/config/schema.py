@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field, PrivateAttr
 
 from distft.config.key import MISSING, Count, Fraction, Group, Index, NotNegative, Number, Positive, keys_of, with_value
-from distft.config.parts import Launcher, Loss, Optimizer, Schedule, Strategy, Sweep, Tracker, Tuning
+from distft.config.parts import Launcher, Loss, Optimizer, Schedule, Strategy, Sweep, Trackers, Tuning
 
 _FORMATS = sorted(file.stem for file in (Path(__file__).parents[1] / "data" / "formats").glob("[!_]*.py"))
 if TYPE_CHECKING:
@@ -260,7 +260,7 @@ class Config(Group):
     eval: Eval = Eval()
     checkpoint: Checkpoint = Checkpoint()
     launcher: Launcher = Launcher()
-    tracker: Tracker = Tracker()
+    tracker: Trackers = Trackers()
     sweep: Sweep = Sweep()
     work: str | None = None  # what the ranks call instead of training; set by commands, never by a user
 

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from distft.config import Config, command, compose, help_text
 from distft.config.command import keywords
+from distft.config.machines import node_range
 from distft.doctor import network, slurm
 from distft.doctor.finding import Check, Finding, run_check, show
 from distft.doctor.node import local_checks
@@ -42,10 +43,10 @@ def main(argv: list[str]) -> int:
 
 def look(config: Config, console: Console) -> list[Finding]:
     """Returns the findings of all checks in order: this machine, the cluster, its nodes."""
-    launcher = config.values["launcher"]
-    folders = {name: Path(config.values[name]) for name in ("runs_dir", "cache_dir")}
+    launcher, (nodes, _) = config.launcher, node_range(config.launcher.nodes)  # of 2-4 nodes it needs 2
+    folders = {"runs_dir": Path(config.runs_dir), "cache_dir": Path(config.cache_dir)}
     on_cluster = config.choices["launcher"] == "slurm"
-    checks: dict[str, Check] = local_checks(folders, launcher["nodes"])
+    checks: dict[str, Check] = local_checks(folders, nodes)
     checks |= {"hub": network.check_hub, "all-reduce": network.check_all_reduce}
     if on_cluster:
         checks |= {"slurm": slurm.check_programs, "controller": slurm.check_controller}
@@ -55,7 +56,7 @@ def look(config: Config, console: Console) -> list[Finding]:
     reachable = all(each.state != "problem" for each in findings if each.check in ("slurm", "controller", "partition"))
     if on_cluster and reachable:
         with console.status("checks on the nodes ..."):
-            findings += check_nodes(launcher["nodes"], slurm.srun_options(launcher), folders)
+            findings += check_nodes(nodes, slurm.srun_options(launcher), folders)
     elif on_cluster:
         seen = "not checked, because SLURM has a problem here"
         findings.append(Finding("nodes", "warning", seen, "fix the problems below first"))

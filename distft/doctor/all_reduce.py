@@ -12,14 +12,16 @@ import signal
 import sys
 import tempfile
 import time
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, Std
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from distft.compat.elastic import launch_options
+from distft.doctor.network import AllReduce
+from distft.doctor.rank import Progress
 from distft.run import read_json
 from distft.runtime.logs import last_lines, silence
 
@@ -42,12 +44,12 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="distft-") as folder:
         result = reduce(given, Path(folder))
     with os.fdopen(answer, "w") as file:
-        print(json.dumps(result), file=file)
+        print(json.dumps(asdict(result)), file=file)
     return 0
 
 
-def reduce(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Returns backend, interface, processes, seconds and `failed`: the failures as text, empty on success."""
+def reduce(given: argparse.Namespace, folder: Path) -> AllReduce:
+    """Starts the ranks of this node, and returns the result of all ranks."""
     processes = torch.accelerator.device_count() or (2 if given.nodes == 1 else 1)
     if given.nodes == 1:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # as a run on one machine does
@@ -77,21 +79,23 @@ def reduce(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
     except Exception as error:  # a rank's failure, or the rendezvous's
         failure = (str(error).strip() or type(error).__name__).splitlines()[0]
     signal.setitimer(signal.ITIMER_REAL, 0)
-    return _told(folder, failure, processes * given.nodes, time.monotonic() - started)
+    return merged(folder, failure, processes * given.nodes, time.monotonic() - started)
 
 
-def _told(folder: Path, failure: str, processes: int, seconds: float) -> dict[str, Any]:
+def merged(folder: Path, failure: str, processes: int, seconds: float) -> AllReduce:
     """Merges the ranks' results; the failure of a rank comes before that of the agent."""
-    ranks = [read_json(file) for file in sorted(folder.glob("rank-*.json"))]
-    failed = [reason for rank in ranks for reason in rank["failed"]]
+    ranks = [Progress(**read_json(file)) for file in sorted(folder.glob("rank-*.json"))]
+    failed = [reason for rank in ranks for reason in rank.failed]
     if failure and not failed:
-        stages = [f"rank {rank['rank']} on {rank['host']} {rank['stage']}" for rank in ranks]
-        said = [line for log in sorted((folder / "logs").rglob("stderr.log")) for line in last_lines(log, 1)]
-        failed = [f"{failure} on {platform.node()}", *stages, *said[:1]]
-    first = ranks[0] if ranks else {"backend": "no backend", "interface": "none"}
-    seconds = max((rank["seconds"] for rank in ranks), default=seconds)
-    result = {"backend": first["backend"], "interface": first["interface"], "processes": processes}
-    return result | {"seconds": seconds, "failed": "; ".join(dict.fromkeys(failed))}
+        stages = [f"rank {rank.rank} on {rank.host} {rank.stage}" for rank in ranks]
+        last = [line for log in sorted((folder / "logs").rglob("stderr.log")) for line in last_lines(log, 1)]
+        failed = [f"{failure} on {platform.node()}", *stages, *last[:1]]
+    result = AllReduce(
+        failed="; ".join(dict.fromkeys(failed)),
+        processes=processes,
+        seconds=max((rank.seconds for rank in ranks), default=seconds),
+    )
+    return replace(result, backend=ranks[0].backend, interface=ranks[0].interface) if ranks else result
 
 
 def _too_late(*_: object) -> None:

@@ -30,7 +30,7 @@ class Finding:
     remedy: str = ""
     host: str | None = None  # None: the machine that runs the command
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, str]:
         return asdict(self) | {"host": self.host or platform.node()}
 
     def on(self, host: str) -> "Finding":
@@ -107,7 +107,7 @@ class Ended(RuntimeError):
     """A program that gave no answer; the message is its last line or the timeout."""
 
 
-def ask_program(module: str, *arguments: str, seconds: float) -> dict[str, Any]:
+def ask_program(module: str, *arguments: str, seconds: float) -> Any:
     """Returns the JSON that `python -m module` prints last; Ended when it fails or takes longer than `seconds`."""
     child = start_bound(
         [sys.executable, "-m", module, *arguments],

@@ -6,12 +6,32 @@ It runs in its own process: the imports take seconds, and a broken library may c
 import json
 import os
 import sys
-from typing import Any
+from typing import TypedDict
 
 from distft.runtime.logs import silence
 
 
-def describe_torch() -> dict[str, Any]:
+class Torch(TypedDict):
+    """What torch is built for, and the devices that it sees."""
+
+    version: str
+    cuda: str | None
+    hip: str | None
+    backends: list[str]  # of collectives
+    nccl: str | None
+    kind: str | None  # of the accelerators: cuda, xpu ...
+    devices: list[str]  # their names
+
+
+class DeepSpeed(TypedDict):
+    """The operators of DeepSpeed."""
+
+    version: str
+    able: dict[str, bool]  # operator -> whether it can be built here
+    built: list[str]  # with the install
+
+
+def describe_torch() -> Torch:
     """Returns torch's version, build and visible devices."""
     import torch
     import torch.cuda.nccl
@@ -37,7 +57,7 @@ def _name(kind: str, index: int) -> str:
     return getattr(torch, kind).get_device_name(index)
 
 
-def describe_deepspeed() -> dict[str, Any]:
+def describe_deepspeed() -> DeepSpeed:
     """Returns DeepSpeed's version and its operators: those that can be built here, and those already built."""
     import deepspeed
     from deepspeed.git_version_info import installed_ops

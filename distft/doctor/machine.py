@@ -22,6 +22,7 @@ import distft
 from distft.compat.reach import version_of
 from distft.config.machines import num_accelerators
 from distft.doctor.finding import Ended, Finding, ask_program
+from distft.doctor.libraries import DeepSpeed, Torch
 
 _UNLIMITED = 2**60  # cgroup v1 has the largest multiple of a page instead of `max`
 
@@ -276,7 +277,7 @@ _OWN_BACKEND = {"cuda": "nccl", "xpu": "xccl"}
 def check_torch(devices: Path = Path("/dev")) -> Iterator[Finding]:
     """Checks torch's build, and that it sees the machine's accelerators."""
     try:
-        torch = ask_program("distft.doctor.libraries", "torch", seconds=_SECONDS_TO_IMPORT)
+        torch: Torch = ask_program("distft.doctor.libraries", "torch", seconds=_SECONDS_TO_IMPORT)
     except Ended as ended:
         yield Finding("torch", "problem", f"cannot be imported: {ended}", "pip install -c constraints.txt torch")
         return
@@ -291,8 +292,8 @@ def check_torch(devices: Path = Path("/dev")) -> Iterator[Finding]:
     remedy = "a torch for this machine's driver: https://pytorch.org/get-started/locally, or a newer driver"
     if plugged and not seen:
         yield Finding("accelerator", "problem", f"{summary}, which is built for {build}", remedy)
-    elif seen and _OWN_BACKEND.get(torch["kind"], "gloo") not in torch["backends"]:
-        yield Finding("accelerator", "problem", f"{summary}, without {_OWN_BACKEND[torch['kind']]}", remedy)
+    elif seen and _OWN_BACKEND.get(torch["kind"] or "", "gloo") not in torch["backends"]:
+        yield Finding("accelerator", "problem", f"{summary}, without {_OWN_BACKEND[torch['kind'] or '']}", remedy)
     elif seen < plugged:
         yield Finding(
             "accelerator", "warning", summary, "nvidia-smi, rocm-smi or dmesg show why the others are missing"
@@ -313,7 +314,7 @@ def driver_version() -> str | None:
 def check_deepspeed() -> Iterator[Finding]:
     """Checks which DeepSpeed operators can be used here; zero3_offload needs cpu_adam."""
     try:
-        found = ask_program("distft.doctor.libraries", "deepspeed", seconds=_SECONDS_TO_IMPORT)
+        found: DeepSpeed = ask_program("distft.doctor.libraries", "deepspeed", seconds=_SECONDS_TO_IMPORT)
     except Ended as ended:
         remedy = "pip install -c constraints.txt deepspeed; the strategies ddp, fsdp and hsdp do without"
         yield Finding("deepspeed", "problem", f"cannot be imported: {ended}", remedy)

@@ -17,6 +17,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from distft.doctor.finding import Ended, Finding, ask_program
@@ -94,6 +95,17 @@ def _take_all(listening: socket.socket) -> None:
             return
 
 
+@dataclass(frozen=True)
+class AllReduce:
+    """The result of the all-reduce program."""
+
+    failed: str = ""  # the failures as text; empty on success
+    backend: str = "no backend"
+    interface: str = "none"
+    processes: int = 0
+    seconds: float = 0.0
+
+
 SECONDS_TO_REDUCE = 60
 SLOW_LOOKUP_SECONDS = 1.0
 
@@ -157,22 +169,21 @@ def check_port() -> Iterator[Finding]:
 def check_all_reduce(seconds: float = SECONDS_TO_REDUCE) -> Iterator[Finding]:
     """Checks that two processes on this machine, started like a run, can all-reduce a tensor."""
     try:
-        answer = ask_program("distft.doctor.all_reduce", "--nodes", "1", seconds=seconds)
+        result = AllReduce(**ask_program("distft.doctor.all_reduce", "--nodes", "1", seconds=seconds))
     except Ended as ended:
         remedy = f"unset {interface_variables()}" if interface_variables() else "fix the findings above first"
         yield Finding("all-reduce", "problem", f"two processes on {platform.node()} did not: {ended}", remedy)
         return
-    yield reduced(answer)
+    yield reduced(result)
 
 
-def reduced(answer: dict) -> Finding:
+def reduced(result: AllReduce) -> Finding:
     """Returns the finding for the result of the all-reduce program."""
-    over = f"over {answer['backend']}, interface {answer['interface']}"
-    if answer["failed"]:
+    over = f"over {result.backend}, interface {result.interface}"
+    if result.failed:
         remedy = f"GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME name the interface between them: {list_interfaces()}"
-        return Finding("all-reduce", "problem", f"{answer['failed']} {over}", remedy)
-    seen = f"{answer['processes']} processes {over}, {answer['seconds']:.2f} s"
-    return Finding("all-reduce", "ok", seen)
+        return Finding("all-reduce", "problem", f"{result.failed} {over}", remedy)
+    return Finding("all-reduce", "ok", f"{result.processes} processes {over}, {result.seconds:.2f} s")
 
 
 def interface_variables() -> str:

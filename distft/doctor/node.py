@@ -11,9 +11,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, TextIO, TypedDict
 
 import distft
 from distft.doctor import machine, network
@@ -52,7 +53,17 @@ def node_name() -> str:
     return os.environ.get("SLURMD_NODENAME") or platform.node()
 
 
-def facts() -> dict[str, Any]:
+class Install(TypedDict):
+    """What must be equal on all nodes."""
+
+    executable: str
+    python: str
+    distft: str  # its folder
+    commit: Mapping[str, object] | None  # `commit` and `changed`; None outside of a checkout
+    packages: dict[str, str | None]
+
+
+def facts() -> Install:
     """Returns the facts that must be equal on all nodes."""
     about = describe()
     return {
@@ -64,7 +75,7 @@ def facts() -> dict[str, Any]:
     }
 
 
-def checks(folders: dict[str, str], nodes: int) -> list[dict[str, Any]]:
+def checks(folders: dict[str, str], nodes: int) -> list[dict[str, str]]:
     """Returns the findings of the machine checks on this node."""
     own = local_checks({name: Path(path) for name, path in folders.items()}, nodes)
     return [found.as_json() for name, check in own.items() for found in run_check(name, check)]
@@ -92,8 +103,17 @@ def clock() -> float:
     return time.time()
 
 
-def hear() -> dict[str, Any]:
-    """Starts to listen; returns this node's address and a free port."""
+class Listener(TypedDict):
+    """Where a node accepts connections."""
+
+    interface: str
+    address: str
+    port: int
+    free: int  # another port, that nothing listens on
+
+
+def hear() -> Listener:
+    """Starts to listen; returns this node's address, its port and a free one."""
     interface, address = own_address("gloo")
     _, port = listen(address)
     with socket.create_server((address, 0)) as free:
@@ -104,7 +124,7 @@ def reach(places: dict[str, tuple[str, int]]) -> dict[str, str]:
     return unreachable(places)
 
 
-def all_reduce(nodes: int, endpoint: str, places: dict[str, tuple[str, int]], limit: float) -> dict:
+def all_reduce(nodes: int, endpoint: str, places: dict[str, tuple[str, int]], limit: float) -> Mapping[str, object]:
     """Runs this node's part of the all-reduce over all nodes; the first node by name holds the endpoint."""
     me = node_name()
     options = ["--nodes", str(nodes), "--node", str(sorted(places).index(me)), "--endpoint", endpoint]
@@ -112,7 +132,7 @@ def all_reduce(nodes: int, endpoint: str, places: dict[str, tuple[str, int]], li
     try:
         return ask_program("distft.doctor.all_reduce", *options, seconds=limit)
     except Ended as ended:
-        return {"failed": f"{me}: {ended}", "backend": "no backend", "interface": "none"}
+        return asdict(network.AllReduce(failed=f"{me}: {ended}"))
 
 
 QUESTIONS: dict[str, Callable[..., Any]] = {
@@ -120,7 +140,7 @@ QUESTIONS: dict[str, Callable[..., Any]] = {
 }
 
 
-def send(answer: dict[str, Any], answers: TextIO) -> None:
+def send(answer: Mapping[str, object], answers: TextIO) -> None:
     """Writes an answer in lines below 1,024 bytes: srun interleaves longer lines of several nodes."""
     text = json.dumps(answer)
     pieces = [text[start : start + _PIECE] for start in range(0, len(text), _PIECE)]
@@ -136,7 +156,7 @@ def main() -> None:
     send({"node": node_name(), "question": "here", "answer": True}, answers)
     for line in sys.stdin:
         asked = json.loads(line)
-        answer: dict[str, Any] = {"node": node_name(), "question": asked["question"]}
+        answer: dict[str, object] = {"node": node_name(), "question": asked["question"]}
         try:
             answer["answer"] = QUESTIONS[asked["question"]](**asked["given"])
         except Exception as error:  # reported as the answer

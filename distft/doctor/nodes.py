@@ -17,18 +17,31 @@ import uuid
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NotRequired, TypedDict
 
 from distft.doctor.finding import Finding, run_check
-from distft.doctor.network import SECONDS_TO_CONNECT, SECONDS_TO_REDUCE, reduced
-from distft.doctor.node import facts
+from distft.doctor.network import SECONDS_TO_CONNECT, SECONDS_TO_REDUCE, AllReduce, Place, reduced
+from distft.doctor.node import Install, Listener, facts
 from distft.runtime.process import start_bound
 
 _MINUTES = 5
 _CONSEQUENCE = re.compile(r"task \d+.*: (Exited|Killed|Terminated)")
 SECONDS_TO_START = 60
 _SECONDS_TO_IMPORT = 60
+
+
+Answers = dict[str, Any]  # node -> answer, whose form depends on the question: node.QUESTIONS
+
+
+class Reply(TypedDict):
+    """What a node sends: an answer, or the error that prevented it."""
+
+    node: str
+    question: str
+    answer: NotRequired[Any]
+    error: NotRequired[str]
 
 
 class NoAllocation(RuntimeError):
@@ -42,10 +55,10 @@ class Allocation:
         self.nodes: list[str] = []
         self._process = process
         self._errors = errors
-        self._answers: queue.Queue[dict[str, Any] | None] = queue.Queue()
+        self._answers: queue.Queue[Reply | None] = queue.Queue()
         threading.Thread(target=self._listen, daemon=True).start()
 
-    def ask(self, question: str, seconds: float, **given: Any) -> tuple[dict[str, Any], dict[str, str]]:
+    def ask(self, question: str, seconds: float, **given: object) -> tuple[Answers, dict[str, str]]:
         """Sends a request to all nodes; returns node -> answer and node -> error."""
         assert self._process.stdin
         try:
@@ -64,8 +77,8 @@ class Allocation:
         if not self.nodes:
             raise NoAllocation(self._said().removeprefix(": ") or "srun said nothing")
 
-    def _collect(self, question: str, nodes: Sequence[str], seconds: float) -> tuple[dict[str, Any], dict[str, str]]:
-        answers: dict[str, Any] = {}
+    def _collect(self, question: str, nodes: Sequence[str], seconds: float) -> tuple[Answers, dict[str, str]]:
+        answers: Answers = {}
         failed: dict[str, str] = {}
         until = time.monotonic() + seconds
         while len(answers) + len(failed) < len(nodes):
@@ -80,7 +93,7 @@ class Allocation:
                 if "error" in reply:
                     failed[reply["node"]] = reply["error"]
                 else:
-                    answers[reply["node"]] = reply["answer"]
+                    answers[reply["node"]] = reply.get("answer")
         return answers, failed
 
     def _listen(self) -> None:
@@ -142,6 +155,12 @@ _ROUNDS = 3
 _SECONDS_TO_CHECK = 300
 _SECONDS = 30
 _SECONDS_TO_SHOW = 5
+_COMPARED: tuple[Literal["executable", "python", "distft", "commit"], ...] = (
+    "executable",
+    "python",
+    "distft",
+    "commit",
+)
 
 
 def check_nodes(nodes: int, options: Sequence[str], folders: Mapping[str, Path]) -> list[Finding]:
@@ -232,20 +251,20 @@ def check_same(given: Allocation) -> Iterator[Finding]:
     yield from judge_same(facts(), answers)
 
 
-def judge_same(here: Mapping[str, Any], there: Mapping[str, Mapping[str, Any]]) -> Iterator[Finding]:
+def judge_same(here: Install, there: Mapping[str, Install]) -> Iterator[Finding]:
     """Finds what differs between this machine and the nodes; there: node -> its facts."""
     lost: list[Finding] = []
     packages = here["packages"].items()
     remedy = "one environment and checkout on a disk that all nodes share"
     for node, own in sorted(there.items()):
-        differing = [(key, own[key], here[key]) for key in here if key != "packages" and own[key] != here[key]]
+        differing = [(key, own[key], here[key]) for key in _COMPARED if own[key] != here[key]]
         theirs = own["packages"]
         differing += [(name, theirs.get(name), mine) for name, mine in packages if theirs.get(name) != mine]
         seen = [f"{name} is {other}, and {mine} here" for name, other, mine in differing]
         lost += [Finding("same install", "problem", each, remedy).on(node) for each in seen]
     yield from lost
     if there and not lost:
-        commit = (here["commit"] or {}).get("commit", "")[:10]
+        commit = str((here["commit"] or {}).get("commit", ""))[:10]
         seen = f"Python {here['python']}, {len(here['packages'])} packages" + f", commit {commit}" * bool(commit)
         yield Finding("same install", "ok", f"{seen}: the same here and on {', '.join(sorted(there))}")
 
@@ -263,7 +282,7 @@ def check_network(given: Allocation, nodes: int) -> Iterator[Finding]:
         yield _all_reduce(given, nodes, heard, places)
 
 
-def judge_reach(heard: Mapping[str, Any], lost: Mapping[str, Mapping[str, str]]) -> Iterator[Finding]:
+def judge_reach(heard: Mapping[str, Listener], lost: Mapping[str, Mapping[str, str]]) -> Iterator[Finding]:
     """Finds each pair of nodes that cannot connect; lost: node -> other node -> why it was not reached."""
     for node, reasons in sorted(lost.items()):
         for other, reason in reasons.items():
@@ -272,17 +291,16 @@ def judge_reach(heard: Mapping[str, Any], lost: Mapping[str, Mapping[str, str]])
             yield Finding("network", "problem", seen, remedy)
 
 
-def _all_reduce(given: Allocation, nodes: int, heard: Mapping[str, Any], places: Mapping[str, Any]) -> Finding:
+def _all_reduce(given: Allocation, nodes: int, heard: Mapping[str, Listener], places: Mapping[str, Place]) -> Finding:
     first = min(heard)
     endpoint = f"{heard[first]['address']}:{heard[first]['free']}"
     limit = SECONDS_TO_REDUCE
-    wanted = {"nodes": nodes, "endpoint": endpoint, "places": places, "limit": limit}
-    answers, failed = given.ask("all_reduce", limit + 10, **wanted)
-    reply = dict(next(iter(answers.values()), {"backend": "no backend", "interface": "none"}))
-    reasons = [reason for each in answers.values() for reason in each["failed"].split("; ") if reason]
+    answers, failed = given.ask("all_reduce", limit + 10, nodes=nodes, endpoint=endpoint, places=places, limit=limit)
+    results = [AllReduce(**answer) for answer in answers.values()]
+    reasons = [reason for each in results for reason in each.failed.split("; ") if reason]
     reasons += [f"{node}: {reason}" for node, reason in failed.items()]
-    reply["failed"] = "; ".join(dict.fromkeys(reasons))
-    found = reduced(reply)
+    first = results[0] if results else AllReduce()
+    found = reduced(replace(first, failed="; ".join(dict.fromkeys(reasons))))
     return found if reasons else Finding(found.check, "ok", f"{', '.join(sorted(answers))}: {found.seen}")
 
 

@@ -128,14 +128,14 @@ def conclude(run: RunFolder, job: str, names: list[str]) -> bool:
     names: of the job's nodes, in SLURM's order. A run is requeued once; the second time it continues with all nodes.
     """
     flight, status = folder_of(run), run.read_status()
-    found = _found(flight, names)
-    report = {"seconds": time.time() - flight.read_status()["began"], "job": job, "nodes": list(names)}
-    report |= {"outliers": [asdict(each) for each in found], "figures": _figures(flight)}
-    write_json(run.path / "preflight.json", report)
-    _say(f"preflight of {', '.join(names)} in {report['seconds']:.0f} s: {_words(found)}")
-    for node in report["figures"]:
-        for note in node["notes"]:
-            _say(f"preflight: {node['name']}: {note}")
+    found, figures = _found(flight, names), _figures(flight)
+    seconds = time.time() - flight.read_status()["began"]
+    report = {"seconds": seconds, "job": job, "nodes": list(names), "outliers": [asdict(each) for each in found]}
+    write_json(run.path / "preflight.json", report | {"figures": [asdict(each) for each in figures]})
+    _say(f"preflight of {', '.join(names)} in {seconds:.0f} s: {_words(found)}")
+    for node in figures:
+        for note in node.notes:
+            _say(f"preflight: {node.name}: {note}")
     if not found:
         return False
     bad = sorted({each.node for each in found})
@@ -159,8 +159,8 @@ def conclude(run: RunFolder, job: str, names: list[str]) -> bool:
 def _found(flight: RunFolder, names: list[str]) -> list[Outlier]:
     """Returns the faulty nodes by their figures; without figures, the node of the rank that failed first."""
     if figures := _figures(flight):
-        return outliers([Node(**each) for each in figures])
-    error: dict[str, Any] = flight.read_status()["error"] or {}
+        return outliers(figures)
+    error = flight.read_status()["error"] or {}
     if error.get("rank") is None:
         _say(f"preflight: nothing was measured: {error.get('message', 'no rank finished')}")
         return []
@@ -168,9 +168,9 @@ def _found(flight: RunFolder, names: list[str]) -> list[Outlier]:
     return [Outlier(names[node], f"{error['type']}: {str(error['message']).splitlines()[0]}")]
 
 
-def _figures(flight: RunFolder) -> list[dict[str, Any]]:
+def _figures(flight: RunFolder) -> list[Node]:
     file = flight.path / "figures.json"
-    return read_json(file) if file.is_file() else []
+    return [Node(**each) for each in read_json(file)] if file.is_file() else []
 
 
 def _must_stay(run: RunFolder, status: Mapping[str, Any], excluded: Sequence[str]) -> str:

@@ -11,17 +11,17 @@ import json
 import os
 import re
 import shutil
-import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
+from distft.doctor.node import node_name
 from distft.doctor.preflight import Node
 from distft.run import RunFolder, write_json
 from distft.runtime import heartbeat
@@ -135,7 +135,7 @@ def troubles() -> list[Trouble]:
     return list(dict.fromkeys(found))
 
 
-def _warnings(result: dict[str, Any]) -> list[Any]:
+def _warnings(result: Mapping[str, Any]) -> list[Any]:  # a text, a list of texts or of mappings, by DCGM's version
     words = result.get("warnings") or []
     return [words] if isinstance(words, str) else words
 
@@ -176,45 +176,38 @@ _REDUCED_BYTES, _REDUCES = 2**23, 5
 
 def work(run: RunFolder, attempt: int, world: World) -> None:
     """Measures this process's share; rank 0 writes RUN/figures.json with the figures of each node."""
-    mine: dict[str, Any] = {"name": node_name(), "rates": {}, "pairs": {}}
-    rates = mine["rates"]
     heartbeat.enter("evaluation")
     dist.barrier()
-    mine["clock"] = time.time()
-    print(f"measuring on {mine['name']}")
-    rates["matrix product"] = matrix_product(world.device)
+    mine = Node(node_name(), rates={}, clock=time.time(), on_accelerator=world.device.type != "cpu")
+    print(f"measuring on {mine.name}")
+    rates = {"matrix product": matrix_product(world.device)}
     dist.barrier()
     rates["memory"] = copying(world.device)
     if world.local_rank == 0:
         rates["disk"] = writing(run.path)
         found = troubles()
-        mine["troubles"] = [f"GPU {each.gpu}: {each.what}" for each in found if each.is_fatal]
-        mine["notes"] = [f"GPU {each.gpu}: {each.what}" for each in found if not each.is_fatal]
+        fatal = [f"GPU {each.gpu}: {each.what}" for each in found if each.is_fatal]
+        mine = replace(mine, troubles=fatal, notes=[f"GPU {e.gpu}: {e.what}" for e in found if not e.is_fatal])
     heartbeat.enter("evaluation")
     nodes = [range(first, first + world.local_size) for first in range(0, world.size, world.local_size)]
     if world.local_size > 1:
         rates["all-reduce in the node"] = reduce_in(nodes, world)
-    mine["pairs"] = reduce_in_pairs(nodes, world)
-    gathered = [json.loads(text) for text in texts_of_all(json.dumps(mine), world)]
+    mine = replace(mine, rates=rates, pairs=reduce_in_pairs(nodes, world))
+    gathered = [Node(**json.loads(text)) for text in texts_of_all(json.dumps(asdict(mine)), world)]
     if world.is_first:
-        figures = [node_of([gathered[rank] for rank in ranks], world.device.type != "cpu") for ranks in nodes]
-        names = [figure.name for figure in figures]
-        figures = [asdict(each) | {"pairs": {names[int(i)]: v for i, v in each.pairs.items()}} for each in figures]
-        write_json(run.path / "figures.json", figures)
+        figures = [node_of([gathered[rank] for rank in ranks]) for ranks in nodes]
+        for i, each in enumerate(figures):
+            figures[i] = replace(each, pairs={figures[int(j)].name: rate for j, rate in each.pairs.items()})
+        write_json(run.path / "figures.json", [asdict(each) for each in figures])
         run.write_status(state="completed")
 
 
-def node_name() -> str:
-    """Returns the scheduler's name of this node."""
-    return os.environ.get("SLURMD_NODENAME") or socket.gethostname()
-
-
-def node_of(processes: list[dict[str, Any]], on_accelerator: bool) -> Node:
+def node_of(processes: Sequence[Node]) -> Node:
     """Returns the figures of a node: those of its slowest process, since the others wait for it."""
-    first, names = processes[0], {name for process in processes for name in process["rates"]}
-    rates = {name: min(each["rates"][name] for each in processes if name in each["rates"]) for name in sorted(names)}
-    own = (first["troubles"], first["notes"], first["pairs"])
-    return Node(first["name"], rates, first["clock"], *own, on_accelerator=on_accelerator)
+    names = sorted({name for process in processes for name in process.rates})
+    return replace(
+        processes[0], rates={name: min(p.rates[name] for p in processes if name in p.rates) for name in names}
+    )
 
 
 def matrix_product(device: torch.device) -> float:

@@ -8,9 +8,9 @@ import json
 import os
 import platform
 import time
+from dataclasses import asdict, dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch.distributed.rendezvous import rendezvous
@@ -34,32 +34,44 @@ def main() -> None:
     silence()
     rank = int(os.environ["RANK"])
     backend = BACKENDS[device_of(int(os.environ["LOCAL_RANK"])).type]
-    me: dict[str, Any] = {"rank": rank, "host": platform.node(), "backend": backend, "interface": "none"}
-    me |= {"seconds": 0.0, "failed": [], "stage": "started"}
-    file = given.folder / f"rank-{rank}.json"
-    write_json(file, me)
+    me, file = Progress(rank, platform.node(), backend), given.folder / f"rank-{rank}.json"
+    write_json(file, asdict(me))
     try:
-        me["interface"], address = own_address(backend)
-        me["failed"] = reach_all(me, address)
-        write_json(file, me | {"stage": "waits for the others in the all-reduce"})
-        if not me["failed"]:
+        interface, address = own_address(backend)
+        me = replace(me, interface=interface)
+        me = replace(me, failed=reach_all(me, address), stage="waits for the others in the all-reduce")
+        write_json(file, asdict(me))
+        if not me.failed:
             started = time.monotonic()
-            me |= {"failed": add_up(), "stage": "done"}
-            me["seconds"] = time.monotonic() - started
+            me = replace(me, failed=add_up(), stage="done", seconds=time.monotonic() - started)
     except Exception as error:  # of sockets, the store or the collective: the doctor reports it
-        me["failed"] = [f"rank {rank} on {me['host']}: {(str(error).strip() or type(error).__name__).splitlines()[0]}"]
-    write_json(file, me)
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        me = replace(me, failed=[f"rank {rank} on {me.host}: {reason}"])
+    write_json(file, asdict(me))
 
 
-def reach_all(me: dict[str, Any], address: str) -> list[str]:
+@dataclass(frozen=True)
+class Progress:
+    """How far a rank has come."""
+
+    rank: int
+    host: str
+    backend: str
+    interface: str = "none"
+    failed: list[str] = field(default_factory=list)  # reasons
+    stage: str = "started"
+    seconds: float = 0.0  # of the all-reduce
+
+
+def reach_all(me: Progress, address: str) -> list[str]:
     """Returns the pairs of ranks, of all ranks, that could not connect."""
     store, rank, world = next(iter(rendezvous("env://", timeout=timedelta(seconds=_SECONDS_TO_COME))))
     listening, port = listen(address)
-    name = f"rank {rank} on {me['host']}"
+    name = f"rank {rank} on {me.host}"
     store.set(f"doctor/place/{rank}", json.dumps([name, address, port]))
     others = [json.loads(store.get(f"doctor/place/{other}")) for other in range(world)]
     lost = unreachable({each[0]: (each[1], each[2]) for each in others})
-    pairs = [f"{name} ({me['interface']}) cannot reach {other} ({reason})" for other, reason in lost.items()]
+    pairs = [f"{name} ({me.interface}) cannot reach {other} ({reason})" for other, reason in lost.items()]
     store.set(f"doctor/lost/{rank}", json.dumps(pairs))
     everyones = [pair for other in range(world) for pair in json.loads(store.get(f"doctor/lost/{other}"))]
     listening.close()

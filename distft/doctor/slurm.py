@@ -4,10 +4,11 @@ import shutil
 import socket
 import subprocess
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
+from distft.config.machines import node_range
 from distft.config.nearest import nearest
+from distft.config.parts import Launcher
 from distft.doctor.finding import Finding, Refused
 
 PROGRAMS = ("sbatch", "srun", "squeue", "scontrol", "sinfo", "scancel")
@@ -16,13 +17,16 @@ _CONFIGURED = "SLURM_CONF= or /etc/slurm/slurm.conf of a login node, which this 
 _MOST_NAMES = 256  # on a cluster of thousands only the first are checked
 
 
-def srun_options(launcher: Mapping[str, Any]) -> list[str]:
+def srun_options(launcher: Launcher) -> list[str]:
     """Returns srun's options for an allocation like that of a run."""
-    words = {"partition": "partition", "account": "account", "qos": "qos", "constraint": "constraint"}
-    options = [f"--{option}={launcher[key]}" for key, option in words.items() if launcher.get(key)]
-    if launcher.get("gpus_per_node"):
-        options.append(f"--gpus-per-node={launcher['gpus_per_node']}")
-    return options
+    values = {
+        "partition": launcher.partition,
+        "account": launcher.account,
+        "qos": launcher.qos,
+        "constraint": launcher.constraint,
+        "gpus-per-node": launcher.gpus_per_node,
+    }
+    return [f"--{option}={value}" for option, value in values.items() if value]
 
 
 def check_programs() -> Iterator[Finding]:
@@ -51,7 +55,7 @@ def check_controller() -> Iterator[Finding]:
         yield Finding("accounting", "ok", "disabled: only the run folder records how a job ended")
 
 
-def check_partitions(launcher: Mapping[str, Any]) -> Iterator[Finding]:
+def check_partitions(launcher: Launcher) -> Iterator[Finding]:
     """Lists the partitions, and checks that the chosen one exists, is up and large enough."""
     partitions: dict[str, list[str]] = defaultdict(list)
     down: dict[str, bool] = {}
@@ -64,7 +68,7 @@ def check_partitions(launcher: Mapping[str, Any]) -> Iterator[Finding]:
         size[name] += int(nodes)
     default = next((name.rstrip("*") for name in partitions if name.endswith("*")), None)
     known = {name.rstrip("*"): name for name in partitions}
-    chosen = launcher.get("partition") or default
+    chosen, nodes = launcher.partition or default, node_range(launcher.nodes)[0]
     for name, lines in partitions.items():
         seen = f"{name}: {'; '.join(lines)}{' (not up)' * down[name]}"
         usable = any(word in seen for word in ("idle", "mixed", "allocated", "completing"))
@@ -78,14 +82,14 @@ def check_partitions(launcher: Mapping[str, Any]) -> Iterator[Finding]:
     elif chosen not in known:
         meant = f"launcher.partition={nearest(chosen, known) or next(iter(known), '...')}"
         yield Finding("partition", "problem", f"launcher.partition={chosen}: the cluster has no such partition", meant)
-    elif size[known[chosen]] < launcher["nodes"]:
-        seen = f"launcher.nodes={launcher['nodes']}: {chosen} has {size[known[chosen]]}"
+    elif size[known[chosen]] < nodes:
+        seen = f"launcher.nodes={launcher.nodes}: {chosen} has {size[known[chosen]]}"
         yield Finding("partition", "problem", seen, f"launcher.nodes={size[known[chosen]]}")
 
 
-def check_node_names(launcher: Mapping[str, Any]) -> Iterator[Finding]:
+def check_node_names(launcher: Launcher) -> Iterator[Finding]:
     """Checks that this machine can resolve the names of the nodes, which logs and messages use."""
-    options = ["-p", str(launcher["partition"])] if launcher.get("partition") else []
+    options = ["-p", launcher.partition] if launcher.partition else []
     names = list(dict.fromkeys(ask("sinfo", "-h", "-N", "-o", "%N", *options).split()))[:_MOST_NAMES]
     lost = [name for name in names if not _resolves(name)]
     if lost:

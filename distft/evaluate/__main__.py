@@ -3,9 +3,7 @@
 import sys
 from pathlib import Path
 
-import yaml
-
-from distft.config import ConfigError, command
+from distft.config import ConfigError, command, frozen_text, read_config
 from distft.config.command import find_run, keywords, usage
 from distft.launchers.local import Local
 from distft.run import RunFolder, read_json
@@ -56,12 +54,10 @@ def find_checkpoint(run: RunFolder, at: str) -> Path:
 
 def freeze(run: RunFolder, checkpoint: Path) -> RunFolder:
     """Returns the folder of this evaluation: the run's frozen config with the checkpoint named in it."""
-    config = run.read_config()
-    config["checkpoint"]["resume"] = str(checkpoint)
-    config["work"] = "distft.worker.evaluate"
+    config = read_config(run).changed({"checkpoint.resume": str(checkpoint), "work": "distft.worker.evaluate"})
     job = RunFolder(run.eval / checkpoint.name)
     job.path.mkdir(parents=True, exist_ok=True)
-    job.config.write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
+    job.config.write_text(frozen_text(config))
     job.write_plan(run.read_plan())
     job.write_status(state="pending", attempt=job.read_status()["attempt"] + 1, error=None)
     return job

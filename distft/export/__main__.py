@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from distft.config import ConfigError, command
+from distft.config import ConfigError, command, read_config
 from distft.config.command import find_run, keywords, usage
 from distft.config.nearest import did_you_mean, nearest
 from distft.paths import absolute
@@ -34,20 +34,22 @@ def main(arguments: list[str]) -> int:
     errors += wrong_format(given, formats)
     from distft.checkpoint.choose import choose_for_export
 
-    own = {"at": "best", "dtype": "auto", "format": "auto"} | run.read_config().get("export", {}) | given
+    export = read_config(run).export
+    at, dtype = given.get("at", export.at), given.get("dtype", export.dtype)
     try:
-        folder, why = choose_for_export(run, own["at"])
+        folder, why = choose_for_export(run, at)
     except ValueError as error:
         raise ConfigError([*errors, str(error)]) from error
     if errors:
         raise ConfigError(errors)
     silence()
-    format = formats[0] if own["format"] == "auto" else own["format"]
+    format = given.get("format", export.format)
+    format = formats[0] if format == "auto" else format
     try:
         with uncollected():
             from distft.export.write import write
 
-        about, warnings = write(run, folder, out, format, None if own["dtype"] == "auto" else own["dtype"], why)
+        about, warnings = write(run, folder, out, format, None if dtype == "auto" else dtype, why)
     except (RuntimeError, OSError, ImportError, ValueError, LookupError, TypeError) as error:
         print(f"{folder} was not exported: {_cause(error)}", file=sys.stderr)
         return 1

@@ -1,7 +1,6 @@
 """Opens a checkpoint of a run and writes it in one of the export formats."""
 
 import hashlib
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +14,7 @@ from distft.checkpoint.format import check_all
 from distft.checkpoint.load import Checkpoint
 from distft.checkpoint.probe import PROBE
 from distft.checkpoint.retention import reading
+from distft.config import Config, read_config
 from distft.data.example import Example, Segment
 from distft.data.key import chat_template
 from distft.data.render import make_renderer
@@ -42,7 +42,7 @@ class Opened:
     """A run that is open for export: config, plan, checkpoint, and its model on the meta device."""
 
     run: RunFolder
-    config: Mapping[str, Any]  # the frozen config.yaml
+    config: Config
     plan: Plan
     checkpoint: Checkpoint
     model: PreTrainedModel
@@ -63,7 +63,7 @@ class Opened:
         if recorded:
             return recorded["chat_template"], recorded["end_token_ids"]
         tokenizer = load_tokenizer(plan.tokenizer_dir)  # the rows are deleted, or of an older version: by the config
-        renderer = make_renderer(tokenizer, chat_template(self.config["data"]["chat_template"]))
+        renderer = make_renderer(tokenizer, chat_template(self.config.data.chat_template))
         renderer(ONE_TURN if renderer.chat_template else TEXT)
         return renderer.chat_template, tokenizer.convert_tokens_to_ids(sorted(renderer.ends))
 
@@ -76,15 +76,15 @@ class Opened:
     def base(self) -> WeightSource:
         if self.plan.model_dir:
             return BaseFolder(Path(self.plan.model_dir), self.model)
-        return FreshWeights(self.model, self.config["seed"])
+        return FreshWeights(self.model, self.config.seed)
 
     @property
     def tuning(self) -> Any:
-        return instantiate(self.config["tuning"], _convert_="all")
+        return instantiate(self.config.tuning.plain(), _convert_="all")
 
     @property
     def optimizer(self) -> torch.optim.Optimizer:
-        make = instantiate(self.config["optimizer"], _convert_="all")
+        make = instantiate(self.config.optimizer.plain(), _convert_="all")
         return make(decay_groups([(p, p.ndim) for p in self.model.parameters()]))
 
 
@@ -105,10 +105,10 @@ def write(run: RunFolder, folder: Path, out: Path, format: str, dtype: str | Non
 
 
 def open_run(run: RunFolder, folder: Path, dtype: str | None, why: str) -> Opened:
-    config, plan = run.read_config(), run.read_plan()
-    settings, model_dir = config["model"], Path(plan.model_dir) if plan.model_dir else None
-    facts = settings["architecture"] | settings["tiny_architecture"]
-    model = skeleton(architecture(model_dir, facts), "auto")  # "auto" works on every machine; this may be another one
+    config, plan = read_config(run), run.read_plan()
+    model_dir = Path(plan.model_dir) if plan.model_dir else None
+    # The kernel "auto" exists on every machine; this may be another one than that of the run.
+    model = skeleton(architecture(model_dir, config.model.facts), "auto")
     live = read_json(run.path / "effective.json")["engine"]["compute_dtype"].removeprefix("torch.")
     computed_in = getattr(torch, live)
     given = DTYPES[dtype] if dtype else computed_in
@@ -123,8 +123,8 @@ def _huggingface(opened: Opened, folder: Path) -> list[str]:
 
 
 def _peft(opened: Opened, folder: Path) -> list[str]:
-    settings, is_there = opened.config["model"], opened.plan.model_dir is not None
-    about = {"base_model_name_or_path": settings["path"], "revision": settings["revision"]} if is_there else {}
+    model, is_there = opened.config.model, opened.plan.model_dir is not None
+    about = {"base_model_name_or_path": model.path, "revision": model.revision} if is_there else {}
     _, ends = opened.rendering
     base = _base_model(opened)
     warnings = write_peft(opened.weights, opened.tuning, base, about, folder, opened.base_dir, ends)
@@ -175,7 +175,7 @@ def _write_tokenizer_and_card(opened: Opened, folder: Path, notes: list[str], ad
     plan, (template, _) = opened.plan, opened.rendering
     notes = notes + write_tokenizer(Path(plan.tokenizer_dir) if plan.tokenizer_dir else None, template, folder)
     digest = f"sha256 {hashlib.sha256(template.encode()).hexdigest()}" if template is not None else "none"
-    base, data_key = plan.model_dir and opened.config["model"]["path"], plan.data_dir and Path(plan.data_dir).name
+    base, data_key = plan.model_dir and opened.config.model.path, plan.data_dir and Path(plan.data_dir).name
     made = [("checkpoint", opened.why), ("prepared data", data_key), ("chat template", digest)]
     made += [("note", note) for note in notes]
     (folder / "README.md").write_text(model_card(gather(opened.run, opened.checkpoint.step), base, made, adapters))

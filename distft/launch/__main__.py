@@ -7,6 +7,7 @@ programs that need them run as child processes that die with this one.
 
 import signal
 import sys
+from collections.abc import Sequence
 
 from distft.config.command import command, help_text
 from distft.config.compose import compose
@@ -41,7 +42,7 @@ from distft.run import BY_YOU, FINISHED, RunFolder
 from distft.runtime.disk import alone
 from distft.runtime.errors import FINAL
 from distft.sweep.multirun import multirun
-from distft.trackers.contract import Guarded, Tracker
+from distft.trackers.contract import Guarded, Tracker, make_trackers
 from distft.trackers.terminal import Terminal, screen, summary
 
 OWN = [(" or ".join(MULTIRUN), "a sweep: one run per value of KEY=A,B,C, and a table of results")]
@@ -51,7 +52,7 @@ def main(overrides: list[str]) -> int:
     """Returns the run's exit code: 0 done, 75 preempted (the same command continues it), 1 failed."""
     config = compose(overrides, kept=kept_rows)
     refuse_secrets(config)
-    launcher, tracker = make_part(config, "launcher"), make_part(config, "tracker")
+    launcher, trackers = make_part(config, "launcher"), make_trackers(config.tracker)
     run, config = with_name(config)
     check_writable(run.path.parent)
     check_devices(config)
@@ -78,7 +79,7 @@ def main(overrides: list[str]) -> int:
             print(f"{run.path} is {handle.name}. {how_to_follow(run)}")
             return 0
         if handle is not None:
-            outcome = supervise(run, handle, launcher, tracker)
+            outcome = supervise(run, handle, launcher, trackers)
             if outcome.state not in FINISHED:
                 return report_end(run, outcome)
             if handle.is_part:
@@ -86,15 +87,15 @@ def main(overrides: list[str]) -> int:
         return finish(run, config.export)
 
 
-def supervise(run: RunFolder, handle: Handle, launcher: Launcher, tracker: Tracker | None) -> Outcome:
-    """Follows one submitted run to its end; shows it on the terminal and logs it to the tracker."""
+def supervise(run: RunFolder, handle: Handle, launcher: Launcher, trackers: Sequence[Tracker]) -> Outcome:
+    """Follows one submitted run to its end; shows it on the terminal and logs it to the trackers."""
     plan, console = run.read_plan(), screen(sys.stderr)
     logs = run.rank_log(run.read_status()["attempt"], 0).parent
     limit = what_ends(plan, read_config(run).train)
     console.print(
         f"{run.path}: {plan.steps} steps{limit}, {plan.world} process{'es' * (plan.world > 1)}, logs in {logs}"
     )
-    watchers = (Terminal(console), Guarded(tracker))
+    watchers = (Terminal(console), *map(Guarded, trackers))
     for watcher in watchers:
         watcher.start(run)
     outcome = Outcome("failed")
@@ -149,7 +150,7 @@ def report_end(run: RunFolder, outcome: Outcome) -> int:
 def finish(run: RunFolder, export: Export) -> int:
     """Exports, where that is wanted, and reports a finished run, and prints its summary; 1 when one of both failed."""
     is_done = write_results(run, export=export)
-    screen(sys.stdout).print(summary(run, exported(run, {"export": export.plain()})))
+    screen(sys.stdout).print(summary(run, exported(run, export)))
     return 0 if is_done else 1
 
 

@@ -16,6 +16,7 @@ from distft.config.compose import Groups
 from distft.config.freeze import Frozen, allowing, chosen_words, difference, keys_said, meanings, parse_config, refusal
 from distft.config.key import covers
 from distft.config.overrides import WrongOverride, long_form, split
+from distft.config.parts import TRACKER, named_tracker
 from distft.config.precedence import implied
 from distft.config.rules import broken_rules
 from distft.config.rules.contract import Facts
@@ -105,7 +106,9 @@ def _given(run: RunFolder, words: Mapping[str, str]) -> frozenset[str] | None:
         experiment = groups.keys_of_experiment(words.get("experiment"))
     except (OSError, ValueError, IndexError, WrongOverride):
         return None
-    return implied({long_form(each).key for each in overrides if not groups.has(each)} | experiment)
+    trackers = words.get(TRACKER, "").strip("[]").split(",")
+    keys = {named_tracker(long_form(each).key, trackers) for each in overrides if not groups.has(each)}
+    return implied(keys | experiment)
 
 
 def is_done(run: RunFolder, config: Config) -> bool:

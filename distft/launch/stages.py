@@ -110,7 +110,7 @@ def check_devices(config: Config) -> None:
 
 
 def make_part(config: Config, group: str) -> Any:
-    """Returns the launcher, tracker or sweeper that the config names, None for a null `_target_`."""
+    """Returns the launcher or sweeper that the config names, None for a null `_target_`."""
     settings = dict(config.values[group])
     target = settings.pop("_target_")
     if target is None and group == "launcher":
@@ -144,8 +144,8 @@ def prepare(config: Config, overrides: Sequence[str], own: Own | None = None) ->
     if own and own.wrong:
         raise ConfigError([f"{own.wrong}. Try: cache_dir=where they are, the files as they were, or another name"])
     if own is None:
-        check_base_model(config.values)
-    if own.is_gone if own else prepared_dir(config.values) is None or not is_checked(config.values):
+        check_base_model(config)
+    if own.is_gone if own else prepared_dir(config.values) is None or not is_checked(config):
         Command("prepare", *overrides).end()
 
 

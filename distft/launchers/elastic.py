@@ -83,7 +83,7 @@ def prepare(program: str, run: RunFolder) -> None:
     with suppress(Exception):
         module = importlib.import_module(program)
         if hasattr(module, "prepare"):
-            module.prepare(run.read_config())
+            module.prepare(read_config(run))
 
 
 def start_rank(program: str, arguments: Sequence[str], environment: dict[str, str], log: Path) -> Rank:

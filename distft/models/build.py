@@ -33,23 +33,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, Pre
 from distft.compat import liger
 from distft.compat.compiler import compiled
 from distft.compat.transformers import attention_of, no_init_weights, repeated_layers
-from distft.data.shards import Rows
-from distft.models.attention.choose import (
-    SDPA,
-    Attention,
-    Documents,
-    Machine,
-    Traits,
-    anywhere,
-    check_separable,
-    choose,
-    dropout_of,
-    effective_attention,
-    require_borders,
-)
-from distft.run import Plan
-from distft.runtime.device import compute_dtype
-from distft.runtime.process_group import World
+from distft.models.attention.choose import SDPA, anywhere, check_separable, choose, dropout_of, require_borders
 
 Fold = Callable[[torch.Tensor, torch.Tensor, torch.Tensor | None], Any]  # hidden states [T, H], weight [V, H], bias [V]
 
@@ -69,10 +53,10 @@ def make_foldable(model: PreTrainedModel) -> None:
     head.__class__ = Head
 
 
-def architecture(model_dir: Path | None, tiny: dict[str, Any]) -> PreTrainedConfig:
-    """Returns transformers' config of the model in `model_dir`; without a folder, the one that `tiny` describes."""
+def architecture(model_dir: str | Path | None, facts: Mapping[str, Any]) -> PreTrainedConfig:
+    """Returns transformers' config of the model in `model_dir`; without a folder, the one that `facts` describe."""
     if model_dir is None:
-        return AutoConfig.for_model(**tiny)
+        return AutoConfig.for_model(**facts)
     config = AutoConfig.from_pretrained(model_dir)
     vars(config).pop("quantization_config", None)  # a leftover: weight_files refuses quantized weights
     return config
@@ -195,26 +179,3 @@ def check_compilable(model: PreTrainedModel, device: torch.device) -> None:
         raise ValueError(
             f"train.compile=true needs a C++ compiler, and {compiler} is not installed. Try: train.compile=false"
         )
-
-
-Values = dict[str, Any]
-
-
-def with_attention(config: Values, plan: Plan, world: World) -> tuple[Values, Attention]:
-    """Returns the config with the effective attention kernel of this machine, and why it was chosen."""
-    rows = Rows(plan.rows_dir, "train", config["data"]["shards"])
-    attention = effective_attention(
-        config["model"]["attention"],
-        Machine.of(world.device, compute_dtype(config["train"]["precision"], world.device)),
-        Documents.of(rows.lengths, plan.micro_batch_size, plan.micro_batch_tokens),
-        Traits.of(model_config(config, plan)),
-        compiled=config["train"]["compile"],
-    )
-    return config | {"model": config["model"] | {"attention": attention.in_force}}, attention
-
-
-def model_config(config: Values, plan: Plan) -> Any:
-    """Returns transformers' config of the model: from its folder, or from the run's config for a tiny random model."""
-    settings = config["model"]
-    model_dir = Path(plan.model_dir) if plan.model_dir else None
-    return architecture(model_dir, settings["architecture"] | settings["tiny_architecture"])

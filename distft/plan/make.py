@@ -9,6 +9,7 @@ from distft.config import Config, ConfigError
 from distft.config.labels import model_label
 from distft.config.machines import node_range, num_accelerators, processes_per_node
 from distft.config.model_folder import facts_of, wrong_model
+from distft.config.parts import Tuning
 from distft.config.rules import broken_by_length
 from distft.config.rules.contract import Facts
 from distft.data.hub import NotFetched, local_folder
@@ -16,7 +17,7 @@ from distft.data.key import tokenizer_dir
 from distft.data.shards import MANIFEST
 from distft.model_check.verdict import read_verdict, verdict_errors
 from distft.paths import conf_dir
-from distft.plan.memory import Parts, count_adapters, memory_table, optimizer_bytes, parts_of
+from distft.plan.memory import Architecture, Parts, Sizes, count_adapters, memory_table, optimizer_bytes, parts_of
 from distft.plan.rows import Extent, extent
 from distft.run import Plan, read_json
 from distft.tensors.weight_files import content_hash, notes, weight_errors
@@ -28,31 +29,21 @@ def make_plan(config: Config, resumed: Mapping[str, Any] | None = None, own: Pla
     resumed: manifest of the checkpoint to resume. own: the frozen plan, whose rows and model the run keeps even if
     their source files have changed.
     """
-    values = config.values
     try:
-        reads = extent(values, resumed, own)
+        reads = extent(config, resumed, own)
     except (ValueError, RuntimeError) as error:
         raise ConfigError([str(error)]) from error
-    known = Facts(values, config.choices, config.given)
+    known = Facts(config.values, config.choices, config.given)
     if not reads.estimated and (errors := broken_by_length(known, reads.steps)):
         raise ConfigError(errors)
-    (_, nodes), per_node = node_range(values["launcher"]["nodes"]), processes_per_node(values["launcher"])
+    (_, nodes), per_node = node_range(config.launcher.nodes), processes_per_node(config.values["launcher"])
     world = nodes * per_node
-    micro_rows, micro_tokens = micro_batch(values)
-    model_dir = (Path(own.model_dir) if own.model_dir else None) if own else _model_dir(values)
-    if own is None:
-        check_base_model(values, reads.data_dir)
-    elif model_dir and (wrong := list(wrong_model(model_dir, trust_remote_code=values["model"]["trust_remote_code"]))):
-        raise ConfigError(wrong)
-    hashed = content_hash(model_dir) if model_dir else None
-    if own and own.model_hash and hashed != own.model_hash:
-        rule = "its files have changed since the run began. Try: the original folder, another name"
-        raise ConfigError([f"model.path={model_dir}: {rule}, or checkpoint.allow_change=[model]"])
-    facts = values["model"]["architecture"] | (values["model"]["tiny_architecture"] if values["model"]["tiny"] else {})
-    parts = parts_of(model_dir, facts)
-    parameters = parts.total if parts else 0
+    micro_rows, micro_tokens = micro_batch(config)
+    model_dir, hashed = _checked_model(config, reads, own)
+    architecture = config.model.facts if config.model.tiny else config.model.architecture
+    parts = parts_of(model_dir, architecture)
     try:
-        adapters = _adapters(values["tuning"], model_dir, facts)
+        adapters = _adapters(config.tuning, model_dir, architecture)
     except ValueError as error:
         raise ConfigError([str(error)]) from error
     return Plan(
@@ -61,7 +52,7 @@ def make_plan(config: Config, resumed: Mapping[str, Any] | None = None, own: Pla
         world=world,
         micro_batch_size=micro_rows,
         micro_batch_tokens=micro_tokens,
-        accumulation=_accumulation(values, reads, world),
+        accumulation=_accumulation(config, reads, world),
         steps=reads.steps,
         reads=reads.reads,
         base_step=reads.base.step,
@@ -71,124 +62,135 @@ def make_plan(config: Config, resumed: Mapping[str, Any] | None = None, own: Pla
         epochs=reads.rows_read / reads.rows if reads.rows else 0.0,
         tokens=reads.tokens,
         estimated=reads.estimated,
-        parameters=parameters,
+        parameters=parts.total if parts else 0,
         adapters=adapters,
         model_dir=str(model_dir) if model_dir else None,
         model_hash=hashed,
-        tokenizer_dir=own.tokenizer_dir if own else _tokenizer_dir(values),
+        tokenizer_dir=own.tokenizer_dir if own else _tokenizer_dir(config),
         data_dir=str(reads.data_dir) if reads.data_dir else None,
         memory=_memory(config, parts, adapters, world, per_node),
-        model_name=model_label(values, config.choices.get("model")),
+        model_name=model_label(config.values, config.choices.get("model")),
     )
 
 
-def check_base_model(values: dict[str, Any], data_dir: Path | None = None) -> None:
+def _checked_model(config: Config, reads: Extent, own: Plan | None) -> tuple[Path | None, str | None]:
+    """Returns the model's folder and content hash; ConfigError when it is unusable, or not the one of `own`."""
+    if own is None:
+        model_dir = _model_dir(config)
+        check_base_model(config, reads.data_dir)
+    else:
+        model_dir = Path(own.model_dir) if own.model_dir else None
+        trust = config.model.trust_remote_code
+        if model_dir and (wrong := list(wrong_model(model_dir, trust_remote_code=trust))):
+            raise ConfigError(wrong)
+    hashed = content_hash(model_dir) if model_dir else None
+    if own and own.model_hash and hashed != own.model_hash:
+        rule = "its files have changed since the run began. Try: the original folder, another name"
+        raise ConfigError([f"model.path={model_dir}: {rule}, or checkpoint.allow_change=[model]"])
+    return model_dir, hashed
+
+
+def check_base_model(config: Config, data_dir: Path | None = None) -> None:
     """Raises ConfigError when a fetched model is unusable: by its files, by the tokenizer of the rows in `data_dir`, or
     by an earlier check."""
-    model_dir = _model_dir(values)
+    model_dir = _model_dir(config)
     if model_dir is None:
         return
-    wrong = list(wrong_model(model_dir, trust_remote_code=values["model"]["trust_remote_code"]))
+    wrong = list(wrong_model(model_dir, trust_remote_code=config.model.trust_remote_code))
     if not wrong:
         tokens = read_json(data_dir / MANIFEST)["vocab_size"] if data_dir else None
-        wrong = list(weight_errors(model_dir, facts_of(model_dir), values["data"]["max_length"], tokens))
-    if wrong or (wrong := verdict_errors(model_dir, values["cache_dir"])):
+        wrong = list(weight_errors(model_dir, facts_of(model_dir), config.data.max_length, tokens))
+    if wrong or (wrong := verdict_errors(model_dir, config.cache_dir)):
         raise ConfigError(wrong)
 
 
-def is_checked(values: dict[str, Any]) -> bool:
+def is_checked(config: Config) -> bool:
     """Returns whether a base model with this content has been checked; a random instance needs no check."""
-    model_dir = _model_dir(values)
-    return values["model"]["tiny"] or (
-        model_dir is not None and read_verdict(model_dir, values["cache_dir"]) is not None
-    )
+    model_dir = _model_dir(config)
+    return config.model.tiny or (model_dir is not None and read_verdict(model_dir, config.cache_dir) is not None)
 
 
 def model_notes(config: Config) -> list[str]:
     """Returns notes for the user about a usable model."""
-    values, model_dir = config.values, _model_dir(config.values)
+    model_dir = _model_dir(config)
     if model_dir is None:
         return []
-    kept = read_verdict(model_dir, values["cache_dir"]) or {}
+    kept = read_verdict(model_dir, config.cache_dir) or {}
     unmeasured = kept.get("unmeasured")
     return [
-        *(f"{model_dir}: {line}" for line in notes(model_dir, facts_of(model_dir), values["data"]["max_length"])),
+        *(f"{model_dir}: {line}" for line in notes(model_dir, facts_of(model_dir), config.data.max_length)),
         *(f"{model_dir}: {line}" for line in kept.get("notes", ())),
         *([f"{model_dir}: not measured before its start ({unmeasured})"] if unmeasured else []),
     ]
 
 
-def micro_batch(values: Mapping[str, Any]) -> tuple[int | None, int | None]:
-    """Returns the rows, or else the tokens, of a micro-batch at most."""
-    training, data = values["train"], values["data"]
-    if data["packing"]:
-        return None, training["micro_batch_tokens"] or data["max_length"]
-    return training["micro_batch_size"], None
+def micro_batch(config: Config) -> tuple[int | None, int | None]:
+    """Returns the largest micro-batch: rows, or else tokens."""
+    if config.data.packing:
+        return None, config.train.micro_batch_tokens or config.data.max_length
+    return config.train.micro_batch_size, None
 
 
-def _accumulation(values: dict[str, Any], reads: Extent, world: int) -> int:
+def _accumulation(config: Config, reads: Extent, world: int) -> int:
     """Returns micro-batches per step; an average if steps or micro-batches are counted in tokens."""
-    rows, tokens = micro_batch(values)
-    steps = max(1, reads.steps - reads.base.step)
+    rows, tokens = micro_batch(config)
     if tokens:
         return max(1, ceil(reads.tokens / max(1, reads.steps) / (tokens * world)))
     assert rows is not None
-    of_step = values["train"]["global_batch_size"]
-    if values["train"]["global_batch_tokens"]:
-        of_step = (reads.rows_read - reads.base.row) / steps
-    return max(1, ceil(of_step / (rows * world)))
+    if config.train.global_batch_tokens:
+        rows_per_step = (reads.rows_read - reads.base.row) / max(1, reads.steps - reads.base.step)
+    else:
+        rows_per_step = config.train.global_batch_size or 0
+    return max(1, ceil(rows_per_step / (rows * world)))
 
 
-def _model_dir(values: dict[str, Any]) -> Path | None:
+def _model_dir(config: Config) -> Path | None:
     """Returns the model's folder; None for a random instance, and before the model is fetched."""
-    model = values["model"]
-    if model["tiny"]:
+    if config.model.tiny:
         return None
     try:
-        return local_folder(model["path"], model["revision"], values["cache_dir"])
+        return local_folder(config.model.path, config.model.revision, config.cache_dir)
     except NotFetched:
         return None
 
 
-def _tokenizer_dir(values: dict[str, Any]) -> str | None:
+def _tokenizer_dir(config: Config) -> str | None:
     try:
-        folder = tokenizer_dir(values)
+        folder = tokenizer_dir(config.values)
     except NotFetched:
         return None
     return str(folder) if folder else None
 
 
-def _adapters(tuning: dict[str, Any], model_dir: Path | None, facts: dict[str, Any]) -> int | None:
+def _adapters(tuning: Tuning, model_dir: Path | None, architecture: Architecture) -> int | None:
     """Returns the parameters of adapters, 0 when they are unknown; None when the model itself is trained."""
-    if not str(tuning["_target_"]).endswith(".Lora"):
+    if not str(tuning.target).endswith(".Lora"):
         return None
-    return count_adapters(model_dir, facts, tuning["rank"], tuning["target_modules"]) or 0
+    return count_adapters(model_dir, architecture, tuning.rank, tuning.target_modules) or 0
 
 
 def _memory(
     config: Config, parts: Parts | None, adapters: int | None, world: int, node: int
 ) -> dict[str, dict[str, int]]:
     """Returns the bytes per process of every strategy; empty for an unknown optimizer or unknown adapters."""
-    values = config.values
-    state_bytes, parameters = optimizer_bytes(values["optimizer"]), parts.total if parts else 0
+    state_bytes, parameters = optimizer_bytes(config.optimizer), parts.total if parts else 0
     if state_bytes is None or adapters == 0:
         return {}
-    return memory_table(
-        config.choices["strategy"],
-        values["strategy"],
-        conf_dir() / "strategy",
+    sizes = Sizes(
         parameters=parameters + (adapters or 0),
         trained=parameters if adapters is None else adapters,
         state_bytes=state_bytes,
-        compute_bytes=2 if _computes_in_bf16(values, world) else 4,
+        compute_bytes=2 if _computes_in_bf16(config) else 4,
         world=world,
         node=node,
         parts=parts,
     )
+    return memory_table(config.choices["strategy"], config.strategy, conf_dir() / "strategy", sizes)
 
 
-def _computes_in_bf16(values: dict[str, Any], world: int) -> bool:
+def _computes_in_bf16(config: Config) -> bool:
     """Returns whether the run computes in bf16; `auto` is assumed to be bf16 on accelerators and clusters."""
-    precision = values["train"]["precision"]
-    on_cluster = values["launcher"]["_target_"] != "distft.launchers.local.Local"
-    return precision == "bf16" or (precision == "auto" and (num_accelerators() > 0 or on_cluster))
+    on_cluster = config.launcher.target != "distft.launchers.local.Local"
+    return config.train.precision == "bf16" or (
+        config.train.precision == "auto" and (num_accelerators() > 0 or on_cluster)
+    )

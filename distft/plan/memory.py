@@ -18,9 +18,10 @@ from typing import Any
 import yaml
 
 from distft.config.nearest import nearest
+from distft.config.parts import Optimizer, Strategy
 from distft.tensors.weight_files import NO_PARAMETER, headers
 
-Facts = Mapping[str, Any]
+Architecture = Mapping[str, Any]  # config.json of a model: its keys depend on the family
 Layer = tuple[str, tuple[int, int]]  # last part of a linear layer's name, its two dimensions
 _LAYER = re.compile(r"(?:^|\.)\d+\.(?:.*\.)?(\w+)\.weight$")  # a weight in a numbered block
 _BLOCK = re.compile(r"^(.*?\.)?\d+\.")  # prefix of the weights of a numbered block
@@ -38,13 +39,13 @@ class Parts:
     tied: bool  # the head is the embedding
 
 
-def count_parameters(model_dir: Path | None, facts: Facts) -> int | None:
+def count_parameters(model_dir: Path | None, facts: Architecture) -> int | None:
     """Returns the parameters of the safetensors files in `model_dir`, else of the architecture; None when unknown."""
     parts = parts_of(model_dir, facts)
     return parts.total if parts else None
 
 
-def parts_of(model_dir: Path | None, facts: Facts) -> Parts | None:
+def parts_of(model_dir: Path | None, facts: Architecture) -> Parts | None:
     """Returns the parameters by location in the model; None when unknown."""
     if model_dir is not None and (shapes := _shapes(model_dir)):
         return _parts_of_shapes(shapes, tied=_read_facts(model_dir).get("tie_word_embeddings", False))
@@ -72,7 +73,7 @@ def _parts_of_shapes(shapes: Mapping[str, Sequence[int]], *, tied: bool) -> Part
     return Parts(total, sum(outside.values()), max(blocks.values(), default=0), head, is_tied)
 
 
-def count_adapters(model_dir: Path | None, facts: Facts, rank: int, targets: Sequence[str] | str) -> int | None:
+def count_adapters(model_dir: Path | None, facts: Architecture, rank: int, targets: Sequence[str] | str) -> int | None:
     """Returns the parameters of LoRA adapters of `rank` on the linear layers in `targets`, or all-linear.
 
     None when the architecture is unknown; ValueError when it has no layer of such a name.
@@ -88,7 +89,7 @@ def count_adapters(model_dir: Path | None, facts: Facts, rank: int, targets: Seq
     return sum(rank * sum(shape) for name, shape in layers if isinstance(targets, str) or name in targets)
 
 
-def _linear_layers(model_dir: Path | None, facts: Facts) -> list[Layer]:
+def _linear_layers(model_dir: Path | None, facts: Architecture) -> list[Layer]:
     """Returns every linear layer of the repeated blocks: the last part of its name, and its two dimensions."""
     if model_dir is not None and (shapes := _shapes(model_dir)):
         inside = {name: _LAYER.search(name) for name, shape in shapes.items() if len(shape) == 2}
@@ -101,12 +102,12 @@ def _shapes(model_dir: Path) -> dict[str, list[int]]:
     return {name: entry["shape"] for name, entry in headers(model_dir).items()}
 
 
-def _read_facts(model_dir: Path) -> Facts:
+def _read_facts(model_dir: Path) -> Architecture:
     path = model_dir / "config.json"
     return json.loads(path.read_text()) if path.is_file() else {}
 
 
-def _llama_linear(facts: Facts) -> list[Layer]:
+def _llama_linear(facts: Architecture) -> list[Layer]:
     """The linear layers of a block with gated MLP and grouped attention."""
     hidden, inner, heads = facts["hidden_size"], facts["intermediate_size"], facts["num_attention_heads"]
     head_dim = facts.get("head_dim") or hidden // heads
@@ -116,7 +117,7 @@ def _llama_linear(facts: Facts) -> list[Layer]:
     return [*attention, ("o_proj", (hidden, queries)), *mlp]
 
 
-def _llama(facts: Facts, *, head_norms: bool = False, norms_per_layer: int = 2) -> int:
+def _llama(facts: Architecture, *, head_norms: bool = False, norms_per_layer: int = 2) -> int:
     """Embedding, blocks of linear layers and RMS norms, a final norm, and the head unless tied."""
     hidden, inner, heads = facts["hidden_size"], facts["intermediate_size"], facts["num_attention_heads"]
     linear = dict(_llama_linear(facts))
@@ -132,7 +133,7 @@ def _llama(facts: Facts, *, head_norms: bool = False, norms_per_layer: int = 2) 
     return embedding + facts["num_hidden_layers"] * layer + hidden + head
 
 
-def _gpt2_linear(facts: Facts) -> list[Layer]:
+def _gpt2_linear(facts: Architecture) -> list[Layer]:
     """The linear layers of a block; two share a name, and weights are transposed."""
     hidden = facts["n_embd"]
     inner = facts.get("n_inner") or 4 * hidden
@@ -140,7 +141,7 @@ def _gpt2_linear(facts: Facts) -> list[Layer]:
     return [*attention, ("c_fc", (hidden, inner)), ("c_proj", (inner, hidden))]
 
 
-def _gpt2(facts: Facts) -> int:
+def _gpt2(facts: Architecture) -> int:
     """Token and position embeddings, layers with biases and two LayerNorms, a final LayerNorm; the head is tied."""
     hidden, linear = facts["n_embd"], _gpt2_linear(facts)
     layer = sum(math.prod(shape) + shape[1] for _, shape in linear) + 4 * hidden
@@ -153,8 +154,8 @@ def _gpt2(facts: Facts) -> int:
 class Family:
     """Formulas of an architecture: its parameters, the linear layers of a block, the key with the number of blocks."""
 
-    count: Callable[[Facts], int]
-    linear: Callable[[Facts], list[Layer]] = _llama_linear
+    count: Callable[[Architecture], int]
+    linear: Callable[[Architecture], list[Layer]] = _llama_linear
     num_layers: str = "num_hidden_layers"
     ties: bool = False  # default if its config.json does not say
 
@@ -172,62 +173,65 @@ FP32_BYTES = 4
 _MOMENTS = {"AdamW": 2, "Adam": 2, "RAdam": 2, "NAdam": 2, "Adamax": 2, "Adadelta": 2, "Adagrad": 1, "ASGD": 1}
 
 
-def optimizer_bytes(optimizer: Mapping[str, Any]) -> int | None:
+def optimizer_bytes(optimizer: Optimizer) -> int | None:
     """Returns the bytes of optimizer state per parameter, all fp32; None for an optimizer this table does not know."""
-    name = str(optimizer["_target_"]).rpartition(".")[2]
+    name, further = str(optimizer.target).rpartition(".")[2], optimizer.model_extra or {}
     if name == "SGD":
-        moments = 1 if optimizer.get("momentum") else 0
+        moments = 1 if optimizer.momentum else 0
     elif name == "RMSprop":
-        moments = 1 + bool(optimizer.get("momentum")) + bool(optimizer.get("centered"))
+        moments = 1 + bool(optimizer.momentum) + bool(further.get("centered"))
     elif name in _MOMENTS:
-        moments = _MOMENTS[name] + bool(optimizer.get("amsgrad"))
+        moments = _MOMENTS[name] + bool(further.get("amsgrad"))
     else:
         return None
     return FP32_BYTES * moments
 
 
-def memory_of(
-    strategy: Mapping[str, Any],
-    *,
-    parameters: int,
-    trained: int,
-    state_bytes: int,
-    compute_bytes: int,
-    world: int,
-    node: int,
-    parts: Parts | None = None,
-) -> dict[str, int] | None:
-    """Returns bytes per process: parameters, gradients, optimizer, total of these, and the part of it in host memory;
-    `gathered` in addition to the total, where it is known.
+@dataclass(frozen=True)
+class Sizes:
+    """What the state of a run consists of, and over how many processes it is spread."""
 
-    trained: parameters that are not frozen. state_bytes: of the optimizer, for each of these.
-    compute_bytes: 4 in fp32, 2 in bf16. node: processes of a node. parts: of the model, without adapters.
-    None for a strategy that is unknown here.
-    """
-    layout, stage = strategy.get("layout"), strategy.get("stage")
-    if layout is not None:
-        shards = {"ddp": 1, "fsdp": world, "hsdp": strategy.get("shard_size") or node}.get(layout)
-        if shards is None:
-            return None
-        share, frozen = ceil(trained / shards), ceil((parameters - trained) / shards)
-        counted = _sum(FP32_BYTES * share + compute_bytes * frozen, FP32_BYTES * share, state_bytes * share)
-        if parts is not None:
-            adapters = trained if trained < parameters else None
-            counted["gathered"] = gathered_bytes(parts, compute_bytes, is_sharded=shards > 1, adapters=adapters)
-        return counted
-    if stage not in (1, 2, 3):
-        return None
-    share = ceil(trained / world)
-    working = compute_bytes * (ceil(parameters / world) if stage == 3 else parameters)  # plus fp32 master weights
+    parameters: int
+    trained: int  # parameters that are not frozen
+    state_bytes: int  # of the optimizer, per trained parameter
+    compute_bytes: int  # 4 in fp32, 2 in bf16
+    world: int
+    node: int  # processes of a node
+    parts: Parts | None = None  # of the model, without adapters
+
+
+def memory_of(strategy: Strategy, sizes: Sizes) -> dict[str, int] | None:
+    """Returns bytes per process: parameters, gradients, optimizer, total of these, and the part of it in host memory;
+    `gathered` in addition to the total, where it is known. None for a strategy that is unknown here."""
+    if "layout" in strategy.model_fields_set:
+        return _memory_of_fsdp(strategy, sizes)
+    return _memory_of_zero(strategy, sizes) if strategy.stage in (1, 2, 3) else None
+
+
+def _memory_of_fsdp(strategy: Strategy, sizes: Sizes) -> dict[str, int]:
+    shards = {"ddp": 1, "fsdp": sizes.world, "hsdp": strategy.shard_size or sizes.node}[strategy.layout]
+    share, frozen = ceil(sizes.trained / shards), ceil((sizes.parameters - sizes.trained) / shards)
+    parameters = FP32_BYTES * share + sizes.compute_bytes * frozen
+    counted = _sum(parameters, FP32_BYTES * share, sizes.state_bytes * share)
+    if sizes.parts is not None:
+        adapters = sizes.trained if sizes.trained < sizes.parameters else None
+        is_sharded = shards > 1
+        counted["gathered"] = gathered_bytes(sizes.parts, sizes.compute_bytes, is_sharded=is_sharded, adapters=adapters)
+    return counted
+
+
+def _memory_of_zero(strategy: Strategy, sizes: Sizes) -> dict[str, int]:
+    stage, share = strategy.stage, ceil(sizes.trained / sizes.world)
+    held = ceil(sizes.parameters / sizes.world) if stage == 3 else sizes.parameters
+    working = sizes.compute_bytes * held  # in addition to fp32 master weights
     gradients = FP32_BYTES * share
     if stage == 1:  # full-size while accumulating; in bf16 plus this process's share while reducing
-        gradients = FP32_BYTES * trained + (gradients if compute_bytes < FP32_BYTES else 0)
-    offload = bool(strategy.get("offload"))
-    if offload:
+        gradients = FP32_BYTES * sizes.trained + (gradients if sizes.compute_bytes < FP32_BYTES else 0)
+    if strategy.offload:
         gradients += FP32_BYTES * share if stage == 3 else 0  # the host copy
     on_device = working + (gradients if stage < 3 else 0)
-    counted = _sum(working + FP32_BYTES * share, gradients, state_bytes * share)
-    if offload:
+    counted = _sum(working + FP32_BYTES * share, gradients, sizes.state_bytes * share)
+    if strategy.offload:
         counted["host"] = counted["total"] if stage == 3 else counted["total"] - on_device
     return counted
 
@@ -259,8 +263,13 @@ def _sum(parameters: int, gradients: int, optimizer: int) -> dict[str, int]:
     return {"parameters": parameters, "gradients": gradients, "optimizer": optimizer, "total": total, "host": 0}
 
 
-def memory_table(chosen: str, strategy: Mapping[str, Any], folder: Path, **sizes: Any) -> dict[str, dict[str, int]]:
+def memory_table(chosen: str, strategy: Strategy, folder: Path, sizes: Sizes) -> dict[str, dict[str, int]]:
     """Returns strategy -> bytes for the chosen one as configured and every other one in `folder` as shipped."""
-    shipped = {path.stem: yaml.safe_load(path.read_text()) for path in sorted(folder.glob("*.yaml"))}
-    table = {name: memory_of(shipped[name] if name != chosen else strategy, **sizes) for name in shipped}
+    shipped = {path.stem: shipped_strategy(path) for path in sorted(folder.glob("*.yaml"))}
+    table = {name: memory_of(shipped[name] if name != chosen else strategy, sizes) for name in shipped}
     return {name: counted for name, counted in table.items() if counted is not None}
+
+
+def shipped_strategy(file: Path) -> Strategy:
+    """Returns the strategy of a YAML file in conf/strategy."""
+    return Strategy.model_validate(yaml.safe_load(file.read_text()))

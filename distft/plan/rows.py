@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from distft.data.key import has_eval_rows, prepared_dir
+from distft.config import Config
+from distft.data.key import prepared_dir
 from distft.data.order import ORDER_VERSION, Base, Order, base_of, order_version, step_borders
 from distft.data.shards import Rows
 from distft.data.sources import find_sources
@@ -24,7 +25,7 @@ class Extent:
     data_dir: Path | None
     rows: int
     eval_rows: int
-    reads: dict[str, Any]  # everything that determines the rows of a step
+    reads: dict[str, Any]  # as Plan.reads: everything that determines the rows of a step
     base: Base
     steps: int
     rows_read: int  # in all steps
@@ -32,36 +33,28 @@ class Extent:
     estimated: bool
 
 
-def extent(values: dict[str, Any], resumed: Mapping[str, Any] | None = None, own: Plan | None = None) -> Extent:
+def extent(config: Config, resumed: Mapping[str, Any] | None = None, own: Plan | None = None) -> Extent:
     """Returns the run's rows, steps and tokens; `estimated` while its data is not prepared.
 
     resumed: manifest of the checkpoint to resume. own: the frozen plan, whose rows the run keeps; then data.train and
     data.eval are not read.
     """
-    folder = own.rows_dir if own and own.data_dir else prepared_dir(values)
+    folder = own.rows_dir if own and own.data_dir else prepared_dir(config.values)
+    shards, training = config.data.shards, config.train
     if folder is not None:
-        train, held_out = Rows(folder, "train", values["data"]["shards"]), Rows(folder, "eval")
-        lengths, eval_rows = train.lengths, len(held_out)
+        lengths, eval_rows = Rows(folder, "train", shards).lengths, len(Rows(folder, "eval"))
     else:
-        lengths, eval_rows = _guess(values)
-    training = values["train"]
-    by_tokens = training["global_batch_tokens"]
-    sizes = {"batch_rows": None if by_tokens else training["global_batch_size"], "batch_tokens": by_tokens}
-    order_of = {"data": folder.name if folder else None, "shards": values["data"]["shards"], "seed": values["seed"]}
+        lengths, eval_rows = _guess(config)
+    by_tokens = training.global_batch_tokens
+    sizes = {"batch_rows": None if by_tokens else training.global_batch_size, "batch_tokens": by_tokens}
+    order_of = {"data": folder.name if folder else None, "shards": shards, "seed": config.seed}
     version = _version_of_order(order_of, [resumed["reads"] if resumed else None, own and own.reads])
-    order = Order(len(lengths), values["seed"], version)
+    order = Order(len(lengths), config.seed, version)
     reads = order_of | {"order": version} | sizes
     base = base_of(resumed, reads)
     if not len(lengths):
-        return Extent(folder, 0, eval_rows, reads, base, training["max_steps"] or 0, 0, 0, estimated=True)
-    borders = step_borders(
-        order,
-        lengths,
-        epochs=training["epochs"],
-        max_steps=training["max_steps"],
-        base=base,
-        **sizes,
-    )
+        return Extent(folder, 0, eval_rows, reads, base, training.max_steps or 0, 0, 0, estimated=True)
+    borders = step_borders(order, lengths, epochs=training.epochs, max_steps=training.max_steps, base=base, **sizes)
     read = int(borders[-1])
     tokens = int(lengths[order.rows(0, read)].sum(dtype=np.int64)) if read else 0
     steps = base.step + len(borders) - 1
@@ -76,22 +69,21 @@ def _version_of_order(rows: Mapping[str, Any], before: Sequence[Mapping[str, Any
     return ORDER_VERSION
 
 
-def _guess(values: dict[str, Any]) -> tuple[np.ndarray, int]:
+def _guess(config: Config) -> tuple[np.ndarray, int]:
     """Returns estimated tokens per training row, int64 [rows], all equal, and the estimated held-out rows."""
-    rows, tokens = _guess_files("data.train", values)
-    data = values["data"]
-    if has_eval_rows(data):
-        held_out = _guess_files("data.eval", values)[0]
+    rows, tokens = _guess_files("data.train", config.data.train, config)
+    declared = config.data.eval
+    if isinstance(declared, str | list):
+        held_out = _guess_files("data.eval", declared, config)[0]
     else:
-        held_out = round(rows * float(data["eval"] or 0))
+        held_out = round(rows * float(declared or 0))
         rows -= held_out
-    return np.full(rows, max(1, min(tokens, data["max_length"])), dtype=np.int32), held_out
+    return np.full(rows, max(1, min(tokens, config.data.max_length)), dtype=np.int32), held_out
 
 
-def _guess_files(key: str, values: dict[str, Any]) -> tuple[int, int]:
+def _guess_files(key: str, declared: str | list[Any], config: Config) -> tuple[int, int]:
     """Returns estimated rows and tokens per row: a line is a row; 0 rows without a local file."""
-    data = values["data"]
-    sources = find_sources(key, data[key.partition(".")[2]], data)
+    sources = find_sources(key, declared, config.values["data"])
     files = [file for source in sources for file in source.files]
     rows, size = 0, 0
     for file in files:

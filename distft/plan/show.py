@@ -27,7 +27,7 @@ def show(plan: Plan, config: Config, memory_gib: float | None, console: Console)
     elif not plan.parameters:
         console.print("The parameters of this architecture are unknown until its model is fetched (distft prepare).")
     else:
-        console.print(f"The state of {config.values['optimizer']['_target_']} is unknown: no memory estimate.")
+        console.print(f"The state of {config.optimizer.target} is unknown: no memory estimate.")
 
 
 def arithmetic(plan: Plan, config: Config) -> Table:

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from distft.models.build import with_attention
+from distft.config import Config
 from distft.models.flops import Flops
 from distft.optim.groups import set_learning_rate
 from distft.prove.jobs import MEASURED, TRACED, WARM
@@ -31,7 +31,7 @@ from distft.strategies.engine import Engine
 from distft.train.feed import Feed, Prefetch
 from distft.train.step import StepHooks, train_step
 from distft.train.timing import peak_of
-from distft.worker import make_engine, make_feed, make_skeleton
+from distft.worker import begin, make_engine, make_feed, make_skeleton
 
 MARK = "distft.prove.step"
 _ON_DEVICE = {"kernel", "gpu_memcpy", "gpu_memset"}
@@ -152,20 +152,20 @@ _SPREAD = 0.02  # of the weights, as models of this kind are initialised
 
 def work(run: RunFolder, attempt: int, world: World) -> None:
     """Writes measured.json: speed, memory and waits of steady steps, of all processes together."""
-    config, plan = run.read_config(), run.read_plan()
     began = time.monotonic()
-    config, attention = with_attention(config, plan, world)
+    started, attention = begin(run, attempt, world)
+    config, plan = started.config, started.plan
     model = make_skeleton(config, plan)
     feed = make_feed(config, plan, Flops.of(model), world)
     held_before = held_bytes(world.device)
     engine = make_engine(config, plan, world)
-    draw(engine, config["seed"])
+    draw(engine, config.seed)
     ready = time.monotonic() - began
     heartbeat.enter("evaluation")
     mine = {"ready_seconds": ready, **steps(engine, feed, config, world, held_before, run.path)}
     gathered = [json.loads(text) for text in texts_of_all(json.dumps(mine), world)]
     if world.is_first:
-        dtype = compute_dtype(config["train"]["precision"], world.device)
+        dtype = compute_dtype(config.train.precision, world.device)
         together = {key: max(each[key] for each in gathered) for key in ("peak_gib", "reserved_gib", "held_bytes")}
         forwards = 3.0 if plan.adapters is None else 2.0  # without gradients of frozen weights
         timed = range(WARM + 1, feed.steps - TRACED + 1)
@@ -198,9 +198,7 @@ def draw(engine: Engine, seed: int) -> None:
     engine.refresh()
 
 
-def steps(
-    engine: Engine, feed: Feed, config: dict[str, Any], world: World, held_before: int, folder: Path
-) -> dict[str, Any]:
+def steps(engine: Engine, feed: Feed, config: Config, world: World, held_before: int, folder: Path) -> dict[str, Any]:
     """Makes all steps of the feed: warm ones, in the last of which memory is read, timed ones, and traced ones."""
     engine.train(True)
     losses, timed = [], feed.steps - WARM - TRACED
@@ -214,7 +212,7 @@ def steps(
         def make(step: int, before_update: Callable[[], object] = tuple) -> None:
             heartbeat.begin_step(step)
             set_learning_rate(engine.optimizer, 1.0)
-            seed, limit = seed_for(config["seed"], "step", step), config["train"]["max_grad_norm"]
+            seed, limit = seed_for(config.seed, "step", step), config.train.max_grad_norm
             batches, targets = ahead.batches(step), feed.num_targets(step)
             losses.append(
                 train_step(engine, batches, targets, world, limit, seed, StepHooks(before_update=before_update)).loss

@@ -114,7 +114,7 @@ def render(facts: Mapping[str, Any], lines: Sequence[Line], seconds: float) -> s
     environment.filters |= {
         "number": number,
         "facts": facts_of,
-        "short": lambda check: check.partition(".")[2] or check,
+        "short": short,
     }
     counts = {status: sum(line.status == status for line in lines) for status in STATUSES}
     parts = [(TITLES.get(word, word), rows) for word, rows in parts_of(lines)]

@@ -18,6 +18,7 @@ import torch
 from distft.checkpoint.load import Checkpoint, restore
 from distft.checkpoint.retention import Retention
 from distft.checkpoint.save import Saver, Snapshot
+from distft.config import read_config
 from distft.data.batches import make_batch, to_device
 from distft.data.shards import Row
 from distft.losses.cross_entropy import logits
@@ -26,9 +27,8 @@ from distft.prove.jobs import CASES, add_result, results_of
 from distft.run import RunFolder, read_json
 from distft.runtime.determinism import seed_for
 from distft.runtime.process_group import World, all_reduce_sum, from_first
-from distft.train.state import load
 from distft.train.step import StepHooks, train_step
-from distft.worker import make_engine, make_feed, make_skeleton, train
+from distft.worker import Attempt, make_engine, make_feed, make_skeleton, resume, train
 
 _DEVICE_ERRORS = ("CUDA error", "HIP error", "device-side assert", "NCCL")
 
@@ -79,12 +79,12 @@ def isolate(run: RunFolder, world: World) -> dict[str, Any]:
 
     The second has the same shapes, so not a bit may change in the documents whose neighbours changed.
     """
-    config, plan = run.read_config(), run.read_plan()
+    config, plan = read_config(run), run.read_plan()
     engine = make_engine(config, plan, world)
-    load(engine, make_skeleton(config, plan), config, plan, run, world)
+    resume(Attempt(run, 1, config, plan, world), engine, make_skeleton(config, plan))
     engine.train(False)
     random = np.random.default_rng(1)
-    vocabulary = config["model"]["tiny_architecture"]["vocab_size"]
+    vocabulary = config.model.tiny_architecture["vocab_size"]
     lengths = (5, 64, 1, 90, 33)
     documents = [random.integers(0, vocabulary, length).astype(np.int32) for length in lengths]
     others = [(ids + 1 + i) % vocabulary if i % 2 else ids for i, ids in enumerate(documents)]
@@ -104,15 +104,15 @@ def isolate(run: RunFolder, world: World) -> dict[str, Any]:
 
 def save_in_background(run: RunFolder, world: World) -> dict[str, Any]:
     """Returns how many tensors of a save that was written while training went on differ from those at its step."""
-    config, plan = run.read_config(), run.read_plan()
+    config, plan = read_config(run), run.read_plan()
     model = make_skeleton(config, plan)
     engine = make_engine(config, plan, world)
-    load(engine, model, config, plan, run, world)
+    resume(Attempt(run, 1, config, plan, world), engine, model)
     feed = make_feed(config, plan, Flops.of(model), world)
     saver = Saver(run.checkpoints, Retention(1), world, snapshot=Snapshot(world.device))
 
     def step(number: int) -> None:
-        seed = seed_for(config["seed"], "step", number)
+        seed = seed_for(config.seed, "step", number)
         targets = feed.num_targets(number)
         train_step(engine, feed.batches(number), targets, world, 1.0, seed, StepHooks(before_update=saver.wait_copied))
 

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from distft.checkpoint.choose import choose_for_export
-from distft.config.freeze import chosen_words
+from distft.config.freeze import read_config
+from distft.config.key import Part
+from distft.config.schema import Config, Export
 from distft.goodput import Attempt, attempts, read_timeline
 from distft.run import FINISHED, Plan, RunFolder, read_json
 from distft.trackers.terminal import duration
@@ -73,7 +75,6 @@ def _length(seconds: float) -> str:
 
 GIB = 2**30
 Rows = Sequence[Mapping[str, Any]]  # of metrics.jsonl
-Values = Mapping[str, Any]  # of a frozen config, also one of an older version with other keys
 Table = list[tuple[str, str]]
 
 
@@ -121,27 +122,26 @@ def gather(run: RunFolder, step: int | None = None) -> Facts:
 
     step: the step of the held-out metrics after training; None: the last evaluation.
     """
-    config = run.read_config()
+    config = read_config(run)
     plan = run.read_plan() if run.plan.is_file() else None
     rows = list(run.read_metrics())
     data_files = [Path(plan.data_dir) / "report.json"] if plan and plan.data_dir else []
     data_files = [file for file in data_files if file.is_file()]
-    words_chosen = chosen_words(run.config.read_text())
     effective = run.path / "effective.json"
     environment = read_json(run.environment) if run.environment.is_file() else {}
     evals = [row for row in rows if row["split"] == "eval" and (step is None or row["step"] in (0, step))]
     files = [run.command, run.config, run.plan, run.environment, run.status, run.metrics, run.goodput, effective]
     return Facts(
-        name=str(config.get("name") or run.path.name),
+        name=config.name or run.path.name,
         status=run.read_status(),
         command=last_command(run),
-        what=what_ran(config, plan, words_chosen),
-        numbers=planned(plan, rows, words_chosen.get("strategy", "")) if plan else [],
+        what=what_ran(config, plan),
+        numbers=planned(plan, rows, config.choices.get("strategy", "")) if plan else [],
         changes=held_out(evals),
         held_out_tokens=evals[-1].get("target_tokens", 0) if evals else 0,
-        exported=exported(run, config),
+        exported=exported(run, config.export),
         memory=plan.memory if plan else {},
-        strategy=words_chosen.get("strategy", ""),
+        strategy=config.choices.get("strategy", ""),
         data=[pair for file in data_files for pair in flat(read_json(file))],
         goodput=goodput_words(read_json(run.goodput)) if run.goodput.is_file() else [],
         effective=list(flat(read_json(effective))) if effective.is_file() else [],
@@ -162,13 +162,12 @@ def last_command(run: RunFolder) -> str:
     return "\n".join(lines[begins[-1] :] if begins else lines)
 
 
-def exported(run: RunFolder, config: Values) -> str:
+def exported(run: RunFolder, export: Export) -> str:
     """Returns the checkpoint in final/ of a finished run and the reason for it; empty where export is off."""
-    export = config.get("export") or {}
-    if run.read_status()["state"] not in FINISHED or not export.get("enabled", True):
+    if run.read_status()["state"] not in FINISHED or not export.enabled:
         return ""
     try:
-        return choose_for_export(run, export.get("at", "best"))[1]
+        return choose_for_export(run, export.at)[1]
     except ValueError:  # the checkpoints have been deleted
         return ""
 
@@ -187,37 +186,38 @@ def held_out(evals: Rows) -> list[Change]:
     return [Change(name, first[name], last[name], better=higher[name][0] > higher[name][1]) for name in both]
 
 
-def what_ran(config: Values, plan: Plan | None, chosen: dict[str, str]) -> Table:
+def what_ran(config: Config, plan: Plan | None) -> Table:
     """Returns the main settings of the run, one line each."""
-    model, data, train = (config.get(group) or {} for group in ("model", "data", "train"))
-    held_out = data.get("eval")
+    held_out = config.data.eval
     shown = {
-        "model": model_in_words(model, plan, chosen),
+        "model": model_text(config, plan),
         "parameters": f"{plan.parameters:,}" if plan else None,
         "trained parameters": f"{plan.adapters:,} of adapters" if plan and plan.adapters else None,
-        "training rows": data.get("train"),
+        "training rows": config.data.train,
         "held-out rows": f"{100 * held_out:.3g} % of them" if isinstance(held_out, float) else held_out,
-        "code from the model's folder": "allowed" if model.get("trust_remote_code") else "not allowed",
-        **{group: detail(group, config, chosen) for group in ("strategy", "optimizer", "schedule", "loss", "tuning")},
-        "precision": train.get("precision"),
-        "seed": config.get("seed"),
+        "code from the model's folder": "allowed" if config.model.trust_remote_code else "not allowed",
+        "strategy": choice_text(config.strategy, config.choices.get("strategy")),
+        "optimizer": choice_text(config.optimizer, config.choices.get("optimizer")),
+        "schedule": choice_text(config.schedule, config.choices.get("schedule")),
+        "loss": choice_text(config.loss, config.choices.get("loss")),
+        "tuning": choice_text(config.tuning, config.choices.get("tuning")),
+        "precision": config.train.precision,
+        "seed": config.seed,
     }
     return [(key, words(value)) for key, value in shown.items() if value is not None]
 
 
-def model_in_words(model: Values, plan: Plan | None, chosen: dict[str, str]) -> str | None:
+def model_text(config: Config, plan: Plan | None) -> str:
     """Returns `my-model, /models/my-model`: name and path of the model; `random tiny instance` for a tiny one."""
-    name = (plan.model_name if plan else "") or chosen.get("model", "")
-    where = "random tiny instance" if model.get("tiny") else model.get("path")
-    return ", ".join(part for part in (name, where) if part) or None
+    name = (plan.model_name if plan else "") or config.choices.get("model", "")
+    return ", ".join(filter(None, (name, "random tiny instance" if config.model.tiny else config.model.path)))
 
 
-def detail(group: str, config: Values, chosen: dict[str, str]) -> str | None:
-    """Returns `adamw, lr 0.0001`: the choice of a group, and its values."""
-    values = config.get(group) or {}
-    word = chosen.get(group) or str(values.get("_target_", "")).rsplit(".", 1)[-1]
-    plain = [f"{key} {words(value)}" for key, value in values.items() if key[0] != "_" and value is not None]
-    return ", ".join([word] * bool(word) + plain) or None
+def choice_text(part: Part, word: str | None) -> str | None:
+    """Returns `adamw, lr 0.0001`: the word chosen in a group, else the name of its class, and its values."""
+    name = word or (part.target or "").rpartition(".")[2]
+    values = [f"{key} {words(value)}" for key, value in part.entries() if key[0] != "_" and value is not None]
+    return ", ".join([name] * bool(name) + values) or None
 
 
 def planned(plan: Plan, rows: Rows, strategy: str) -> Table:

@@ -67,13 +67,9 @@ def process_group(timeout_seconds: float = COLLECTIVE_SECONDS) -> Iterator[World
     dist.destroy_process_group()
 
 
-def collective_seconds(launcher: Mapping[str, Any]) -> float:
-    """Returns the timeout of collectives under this launcher: longer than the watchdog's limits.
-
-    launcher: its group of a frozen config.
-    """
-    limits = (launcher.get("hang_seconds"), launcher.get("hang_seconds_outside"))
-    return max(COLLECTIVE_SECONDS, *(2 * (limit or 0.0) for limit in limits))
+def collective_seconds(hang_seconds: float | None, hang_seconds_outside: float) -> float:
+    """Returns the timeout of collectives: longer than the watchdog's limits, in steps and outside of them."""
+    return max(COLLECTIVE_SECONDS, 2 * (hang_seconds or 0.0), 2 * hang_seconds_outside)
 
 
 def share_timeout(timeout_seconds: float) -> None:

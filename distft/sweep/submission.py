@@ -16,14 +16,14 @@ from omegaconf import DictConfig
 
 from distft.config.errors import ConfigError
 from distft.launch.restarts import restarting
-from distft.launch.stages import find, freeze, make_part, submit
+from distft.launch.stages import find, freeze, submit
 from distft.launchers.contract import Handle, Launcher, Outcome
 from distft.launchers.follow import Following, Row
 from distft.runtime.disk import alone
 from distft.sweep.board import Board, SweepStatus
 from distft.sweep.jobs import Job
 from distft.sweep.request import Point
-from distft.trackers.contract import Guarded
+from distft.trackers.contract import Guarded, make_trackers
 
 _SECONDS_BETWEEN_POLLS = 0.2  # of all jobs together
 _SECONDS_BETWEEN_STATES = 1.0
@@ -38,7 +38,7 @@ class Followed:
         self.is_cancelled = False
         self._board = board
         self._status = status
-        self._tracker = Guarded(make_part(job.config, "tracker"))
+        self._trackers = [Guarded(tracker) for tracker in make_trackers(job.config.tracker)]
         self._is_started = False
         self._early_rows: list[Row] = []  # rows of an earlier attempt, while the job is queued
         self._due = 0.0
@@ -66,7 +66,8 @@ class Followed:
         if self._early_rows and not self.is_cancelled:  # it started and ended between two polls
             self._start()
         if self._is_started:
-            self._tracker.finish(outcome.state)
+            for tracker in self._trackers:
+                tracker.finish(outcome.state)
         if self.is_cancelled and outcome.state == "failed":
             with suppress(OSError):
                 self.job.run.write_status(state="pending", exit_code=None, error=None)
@@ -77,7 +78,8 @@ class Followed:
         self._is_started = True
         self._status.update([self.job], state="running")
         self._board.start(self.job)
-        self._tracker.start(self.job.run)
+        for tracker in self._trackers:
+            tracker.start(self.job.run)
         for row in self._early_rows:
             self._show(row)
         self._early_rows = []
@@ -87,7 +89,8 @@ class Followed:
             self._early_rows.append(row)
             return
         self._board.row(self.job, row)
-        self._tracker.log(row)
+        for tracker in self._trackers:
+            tracker.log(row)
 
 
 def follow(

@@ -1,10 +1,17 @@
-"""The interface of trackers, and a guard around them. The launching process feeds them, so ranks open no sockets."""
+"""The interface of trackers, their list from the config, and a guard around each.
+
+The launching process feeds them, so ranks open no sockets.
+"""
 
 import queue
 import sys
 import threading
 from typing import Any, Protocol
 
+from hydra.utils import get_class
+
+from distft.config import ConfigError
+from distft.config.parts import Trackers
 from distft.run import RunFolder
 from distft.runtime.environment import redact
 from distft.runtime.logs import Patient
@@ -28,6 +35,22 @@ class Tracker(Protocol):
         ...
 
 
+def make_trackers(section: Trackers) -> list[Tracker]:
+    """Returns the trackers that a config chooses; ConfigError when one refuses its settings."""
+    chosen, errors = [], []
+    for name, part in section.entries():
+        settings = part.plain()
+        if (target := settings.pop("_target_", None)) is None:
+            continue
+        try:
+            chosen.append(get_class(target)(**settings))
+        except ValueError as error:
+            errors.append(f"tracker.{name}: {error}")
+    if errors:
+        raise ConfigError(errors)
+    return chosen
+
+
 class Guarded:
     """Runs a tracker in its own thread, so that it never stops or delays the run; a failure is reported once.
 
@@ -38,14 +61,13 @@ class Guarded:
     SECONDS_TO_FINISH = 60.0  # for the last part of an upload
     MAX_QUEUED = 10_000  # rows, after which the tracker is considered hung
 
-    def __init__(self, tracker: Tracker | None):
-        self._tracker = tracker
+    def __init__(self, tracker: Tracker):
+        self._tracker: Tracker | None = tracker  # None: dropped
         self._calls: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, daemon=True, name="tracker")
 
     def start(self, run: RunFolder) -> None:
-        if self._tracker is not None:
-            self._thread.start()
+        self._thread.start()
         self._put("start", run)
 
     def log(self, row: Row) -> None:

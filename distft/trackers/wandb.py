@@ -28,7 +28,7 @@ class Wandb:
         import wandb
 
         if self._mode == "online" and not wandb.login(prompt=False):  # with a prompt it would wait for input
-            raise RuntimeError("no key: set WANDB_API_KEY, call `wandb login`, or set tracker.mode=offline")
+            raise RuntimeError("no key: set WANDB_API_KEY, call `wandb login`, or set tracker.wandb.mode=offline")
         folder = run.path / "wandb"
         folder.mkdir(parents=True, exist_ok=True)
         kept = folder / "id"

@@ -24,7 +24,7 @@ from distft.data.order import Base, base_of
 from distft.data.shards import Row
 from distft.losses.cross_entropy import logits
 from distft.models.init import FreshWeights
-from distft.run import Plan, RunFolder
+from distft.run import Plan
 from distft.runtime import heartbeat
 from distft.runtime.errors import NonFinite
 from distft.runtime.process_group import World, differ, from_first, texts_of_all
@@ -32,17 +32,18 @@ from distft.strategies.engine import Engine, Piece
 from distft.tensors.streaming import fill, folder_chunks, stream
 from distft.train.feed import Feed
 
-Values = dict[str, Any]
 
-
-def load(engine: Engine, base: Any, config: Values, plan: Plan, run: RunFolder, world: World) -> Checkpoint | None:
+def load(
+    engine: Engine, base: Any, checkpoints: Path, resume: str, seed: int, model_dir: str | None, world: World
+) -> Checkpoint | None:
     """Fills the engine from the checkpoint to resume, else from the base model; returns that checkpoint.
 
-    base: the base model on meta, without the parameters that tuning adds.
+    base: the base model on meta, without the parameters that tuning adds. resume: checkpoint.resume. seed: of new
+    parameters. model_dir: folder of the base model; None: a random instance.
     """
-    checkpoint = find(run.checkpoints, config["checkpoint"]["resume"], world, partial(restore, engine))
+    checkpoint = find(checkpoints, resume, world, partial(restore, engine))
     pieces = [piece for piece in engine.pieces() if checkpoint is None or piece.frozen]
-    _fill_from_base(pieces, base, config["seed"], Path(plan.model_dir) if plan.model_dir else None, world)
+    _fill_from_base(pieces, base, seed, Path(model_dir) if model_dir else None, world)
     engine.refresh()
     return checkpoint
 

@@ -33,7 +33,7 @@ def verify(asked: Asked, console: Console, work: str = WORK) -> int:
         prepare(asked.overrides)
     first = Recipe(asked.config, make_plan(asked.config), work)
     later = first if asked.same_layout else Recipe(asked.later, make_plan(asked.later), work)
-    kills = choose(asked.kills, asked.at, asked.config.values, first.plan)
+    kills = choose(asked.kills, asked.at, asked.config, first.plan)
     try:
         holds = prove(first, later, kills, asked.out, console)
     except RunFailed as error:

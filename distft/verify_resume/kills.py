@@ -34,9 +34,7 @@ class Kill:
         return f"{self.moment} of step {self.step}"
 
 
-def choose(
-    moments: Sequence[str] | int | None, at: Sequence[int] | None, config: Mapping[str, Any], plan: Plan
-) -> list[Kill]:
+def choose(moments: Sequence[str] | int | None, at: Sequence[int] | None, config: Config, plan: Plan) -> list[Kill]:
     """Returns the kills in the order of their steps; ConfigError for one that the run has no place for.
 
     moments: None for all that the run has, a number for so many at random, decided by the run's seed.
@@ -44,7 +42,7 @@ def choose(
     places = {moment: _steps(moment, config, plan) for moment in MOMENTS}
     if isinstance(moments, int):
         everywhere = [Kill(moment, step) for moment, steps in places.items() for step in steps]
-        chosen = random.Random(config["seed"]).sample(everywhere, min(moments, len(everywhere)))
+        chosen = random.Random(config.seed).sample(everywhere, min(moments, len(everywhere)))
         return sorted(chosen, key=lambda kill: kill.step)
     moments = moments or [moment for moment in MOMENTS if places[moment]]
     if none := [moment for moment in moments if not places[moment]]:
@@ -52,14 +50,14 @@ def choose(
     return _spread(moments, places, plan.steps) if at is None else _given(moments, at, places)
 
 
-def _steps(moment: str, config: Mapping[str, Any], plan: Plan) -> list[int]:
+def _steps(moment: str, config: Config, plan: Plan) -> list[int]:
     """Returns the steps at which a run has such a moment."""
     if moment == "evaluation" and not plan.eval_rows:
         return []
-    settings, last = config["eval"], plan.steps
+    last = plan.steps
     when = {
-        "evaluation": When(settings["every_steps"], last, at_last=settings["at_ends"]),
-        "save": When(config["checkpoint"]["every_steps"], last),
+        "evaluation": When(config.eval.every_steps, last, at_last=config.eval.at_ends),
+        "save": When(config.checkpoint.every_steps, last),
     }.get(moment, When(1, last))
     return [step for step in range(1, last + 1) if when.due(step)]
 
@@ -154,11 +152,11 @@ def _parsed(key: str, text: str) -> Any:
 
 
 def _not_resumable(config: Config) -> list[str]:
-    settings = config.values["checkpoint"]
+    settings = config.checkpoint
     errors = []
-    if settings["resume"] != "auto":
-        errors.append(f"checkpoint.resume={settings['resume']}: the killed run resumes its own. Try: auto")
-    if settings["every_steps"] is None:
+    if settings.resume != "auto":
+        errors.append(f"checkpoint.resume={settings.resume}: the killed run resumes its own. Try: auto")
+    if settings.every_steps is None:
         text = "the clock saves at other steps each time. Try: checkpoint.every_steps=2"
         errors.append(f"checkpoint.every_steps=null: {text}")
     return errors

@@ -96,9 +96,9 @@ def kill_and_resume(
 
 def attempt(run: RunFolder, recipe: Recipe) -> Outcome:
     """Freezes the run's next attempt and follows it to its end."""
-    values = recipe.config.values | {"name": run.path.name, "runs_dir": str(run.path.parent), "work": recipe.work}
+    own = {"name": run.path.name, "runs_dir": str(run.path.parent), "work": recipe.work}
     run.write_plan(recipe.plan)
-    run.config.write_text(frozen_text(recipe.config.with_values(values)))
+    run.config.write_text(frozen_text(recipe.config.changed(own)))
     run.write_status(state="pending", attempt=run.read_status()["attempt"] + 1, exit_code=None, error=None)
     [handle] = make_launcher(recipe.config).submit([run.path])
     try:
@@ -111,7 +111,7 @@ def attempt(run: RunFolder, recipe: Recipe) -> Outcome:
 
 
 def make_launcher(config: Config) -> Launcher:
-    settings = dict(config.values["launcher"])
+    settings = config.launcher.plain()
     try:
         return get_class(settings.pop("_target_"))(**settings)
     except ValueError as error:

@@ -11,7 +11,7 @@ def git(folder: Path, *words: str) -> None:
     subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=a@b", *words], cwd=folder, check=True)
 
 
-def test_a_change_of_what_is_measured_is_another_code_and_one_of_results_is_not(tmp_path: Path, monkeypatch):
+def test_the_code_hash_covers_measured_code_and_not_results(tmp_path: Path, monkeypatch):
     for name in ("distft/runtime/environment.py", "benchmarks/results/old.md", "README.md"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("one\n")

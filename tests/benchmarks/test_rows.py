@@ -31,13 +31,13 @@ def test_every_block_has_the_whole_spread_of_lengths():
         assert sizes[-1] > 3300 and sizes[BLOCK // 2] < 200
 
 
-def test_no_question_is_asked_twice_and_none_warms_up():
+def test_questions_are_unique_and_not_in_the_warm_up():
     ends = [row["prompt"].splitlines()[-1] for row in unequal_rows(PAIRS)]
     assert len(set(ends)) == len(ends)
     assert not {row["prompt"].splitlines()[-1] for row in warm_up_rows(PAIRS)} & set(ends)
 
 
-def test_uniform_texts_are_longer_than_any_of_them_is_cut():
+def test_uniform_texts_are_longer_than_the_cut():
     assert all(len(row["text"]) > 512 for row in uniform_texts(PAIRS, 3))
 
 

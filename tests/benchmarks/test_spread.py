@@ -3,7 +3,7 @@
 from benchmarks.spread import spread, table
 
 
-def test_the_median_stands_first_and_the_ends_beside_it():
+def test_the_median_comes_first_then_the_range():
     assert spread([3.0, 1.0, 1000.0]) == "3 (1 to 1,000)"
     assert spread([0.5], "{:.1f}") == "0.5"
     assert spread([]) == "-"

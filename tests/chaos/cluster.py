@@ -89,7 +89,7 @@ class Harm:
             self.cluster.power_off(node)
             time.sleep(3)
             self.cluster.power_on(node)
-        elif kind == "slurmd":  # its node is gone with it, and nobody tells the controller
+        elif kind == "slurmd":  # its node is lost too, and the controller is not notified
             self.kill("slurmd", node)
             deadline = time.monotonic() + SECONDS_AT_MOST
             while "down" not in self.cluster.ask("sinfo", "-h", "-n", node, "-p", "main", "-o", "%T"):

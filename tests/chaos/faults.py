@@ -12,15 +12,15 @@ from pathlib import Path
 
 DEAD = ("SIGKILL", "SIGSEGV", "abort", "exception", "agent", "fork server", "port", "corrupt")  # a process ends
 HUNG = ("SIGSTOP", "lock", "regex", "library", "sleep")  # one does not go on
-ASKED = ("SIGTERM", "SIGTERM launcher")  # the run saves and stops
+STOPS = ("SIGTERM", "SIGTERM launcher")  # the run saves and stops
 LAUNCHER = ("launcher",)  # the launching process is killed
 RESTARTS = DEAD + HUNG  # the launcher starts the run again
-ENDS = RESTARTS + ASKED + LAUNCHER
+ENDS = RESTARTS + STOPS + LAUNCHER
 NUMBERS = ("nan", "spike")  # the run goes on
-BESIDE = ("slow", "disk")  # so it does, and its numbers are what they were
-KINDS = ENDS + NUMBERS + BESIDE
+BACKGROUND = ("slow", "disk")  # the run continues with the same numbers
+KINDS = ENDS + NUMBERS + BACKGROUND
 BY_THE_CLOCK = ("SIGKILL", "abort", "exception")  # what a cluster's machines do most
-ALONE = ("disk", "corrupt", *ASKED)  # no fault comes soon after: what was asked to stop is not started again
+ALONE = ("disk", "corrupt", *STOPS)  # no fault follows soon: a stopped run is not restarted
 
 START = ("first line", "loaded", "joined")
 IN_STEP = ("forward", "backward", "update")
@@ -105,5 +105,5 @@ def read(folder: Path) -> list[Fault]:
 
 
 def folder_of(run: Path) -> Path:
-    """Returns where the faults of a run are told and noted, beside the disk that it may fill."""
+    """Returns the folder in which the faults of a run are planned and recorded, next to the disk that it may fill."""
     return run.parent.with_name("chaos") / run.name

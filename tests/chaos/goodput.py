@@ -39,7 +39,7 @@ def seconds_a_step(out: Path, ranks: int) -> float:
 
 def goodput(run: RunFolder) -> dict[str, float]:
     """Returns the run's own goodput, of all its time and without its starts, and where each second went."""
-    told = read_json(run.path / "goodput.json")
-    seconds, wall = told["seconds"], told["wall_seconds"]
+    reported = read_json(run.path / "goodput.json")
+    seconds, wall = reported["seconds"], reported["wall_seconds"]
     without = seconds["productive"] / (wall - seconds["start"])
-    return {"goodput": told["goodput"], "goodput_without_starts": without, "wall_seconds": wall, **seconds}
+    return {"goodput": reported["goodput"], "goodput_without_starts": without, "wall_seconds": wall, **seconds}

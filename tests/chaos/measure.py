@@ -10,7 +10,7 @@ from typing import Any
 from distft.launchers.outcome import elastic_log
 from distft.run import RunFolder
 from distft.verify_resume.compare import KINDS, last_checkpoint, measure
-from tests.chaos.faults import ASKED, ENDS, EVERY, HUNG, LAUNCHER, NUMBERS, RESTARTS, START, Fault
+from tests.chaos.faults import ENDS, EVERY, HUNG, LAUNCHER, NUMBERS, RESTARTS, START, STOPS, Fault
 from tests.chaos.runs import Harmed
 from tests.support.fake_run import processes_of
 
@@ -37,7 +37,7 @@ class Cost:
     ended_seconds: float | None = None  # from there to the end of all ranks
     next_step_seconds: float | None = None  # from the fault to the end of the next step that is made
     lost_steps: int | None = None  # that are made again
-    told: str = ""
+    reported: str = ""
 
 
 def costs(harmed: Harmed) -> list[Cost]:
@@ -51,7 +51,7 @@ def costs(harmed: Harmed) -> list[Cost]:
         if fault.kind in ENDS and at is not None:
             found.append(Cost(*about, True, **_of_end(harmed, fault, at, steps, restarts.get(at["attempt"]))))
         else:
-            found.append(Cost(*about, at is not None or fault.kind not in ENDS, told=_told(harmed, fault)))
+            found.append(Cost(*about, at is not None or fault.kind not in ENDS, reported=_report_of(harmed, fault)))
     return found
 
 
@@ -72,7 +72,7 @@ def _of_end(
         limit = _LIMIT.search(error["message"])  # the one in force: while a rank saves, the others may be silent longer
         cost["limit_seconds"] = float(limit[1]) if limit else 0.0
         cost |= {"seen_seconds": seen - at["time"], "ended_seconds": restart["time"] - seen}
-        cost["told"] = f"rank {error['rank']}: {error['type']}"
+        cost["reported"] = f"rank {error['rank']}: {error['type']}"
     return cost
 
 
@@ -84,7 +84,7 @@ def _noticed(run: RunFolder, at: dict[str, Any]) -> float | None:
     return next((time for time in times if time >= at["time"]), None)
 
 
-def _told(harmed: Harmed, fault: Fault) -> str:
+def _report_of(harmed: Harmed, fault: Fault) -> str:
     """Returns what the run itself says of a fault that does not end it."""
     rows = harmed.run.read_metrics("warning")
     words = [row["text"] for row in rows if fault.step <= row["step"] <= fault.step + 1]
@@ -136,12 +136,12 @@ def broken(harmed: Harmed, found: list[Cost]) -> Iterator[str]:
             yield f"{who} was seen after {cost.seen_seconds:.2f} s, {allowed:g} allowed"
         if cost.lost_steps is not None and cost.lost_steps > most_lost(cost, background):
             yield f"{who} cost {cost.lost_steps} steps"
-        if cost.kind in ASKED and cost.lost_steps:
+        if cost.kind in STOPS and cost.lost_steps:
             yield f"{who} cost {cost.lost_steps} steps, though it asked the run to save"
-        if cost.kind in (*NUMBERS, "disk") and not cost.told and (cost.kind != "spike" or cost.step > _FIRST_SPIKE):
-            yield f"{who} was not told"
+        if cost.kind in (*NUMBERS, "disk") and not cost.reported and (cost.kind != "spike" or cost.step > _FIRST_SPIKE):
+            yield f"{who} was not reported"
     again = len(harmed.restarts()) + len(harmed.typed) - 1
-    due = sum(cost.fired and cost.kind in (*RESTARTS, *ASKED, *LAUNCHER) for cost in found)
+    due = sum(cost.fired and cost.kind in (*RESTARTS, *STOPS, *LAUNCHER) for cost in found)
     if again != due:
         yield f"{harmed.run.path.name}: started again {again} times after {due} faults that end a start"
     yield from (f"{harmed.run.path.name}: {left} is left" for left in faults_left(harmed))

@@ -1,6 +1,6 @@
 """A rank to which its run's faults happen, each in its turn; the rest is the real rank.
 
-The training code knows nothing of it: the arguments of its loop are wrapped, and Python's audit events tell which
+The training code is not changed: the arguments of its loop are wrapped, and Python's audit events show which
 files a save touches.
 """
 
@@ -48,8 +48,8 @@ class Chaos:
                 self.fire(fault)
 
     def fire(self, fault: Fault) -> None:
-        told = {"time": time.time(), "attempt": self.attempt, "done": self.done, "port": os.environ["MASTER_PORT"]}
-        write_json(self._fired(fault), told)
+        reported = {"time": time.time(), "attempt": self.attempt, "done": self.done, "port": os.environ["MASTER_PORT"]}
+        write_json(self._fired(fault), reported)
         act(fault.kind, self.run, fault.number)
 
     def spoils(self, kind: str, step: int) -> bool:
@@ -64,7 +64,7 @@ class Chaos:
             (self.run.path.parent / "filler").unlink(missing_ok=True)
 
     def note(self, step: int) -> None:
-        """Tells that a step was done; rank 0's word counts."""
+        """Records that a step was done, on rank 0."""
         self.done = step
         if self.rank == 0:
             line = {"attempt": self.attempt, "step": step, "time": time.time()}

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from distft.run import EXIT_PREEMPTED, RunFolder
-from tests.chaos.faults import ASKED, EVALUATE, EVERY, LAUNCHER, Fault, folder_of, last_step, write
+from tests.chaos.faults import EVALUATE, EVERY, LAUNCHER, STOPS, Fault, folder_of, last_step, write
 from tests.support.rows import write_sums
 
 HANG_SECONDS, OUTSIDE_SECONDS = 5, 60
@@ -36,7 +36,7 @@ class Harmed:
     typed: list[float] = field(default_factory=list)
     ended: float = 0.0
     taken: dict[int, socket.socket] = field(default_factory=dict)  # by fault: ports that another program has
-    told: str = ""
+    reported: str = ""
 
     @property
     def folder(self) -> Path:
@@ -79,7 +79,7 @@ def bring_to_end(run: RunFolder, faults: Sequence[Fault], command: Sequence[str]
     while True:
         harmed.typed.append(time.time())
         code, said = follow(harmed, command)
-        harmed.told += said
+        harmed.reported += said
         if code == 0:
             harmed.ended = time.time()
             return harmed
@@ -109,10 +109,10 @@ def follow(harmed: Harmed, command: Sequence[str]) -> tuple[int, str]:
 
 
 def may_type_again(harmed: Harmed, code: int) -> bool:
-    """Tells whether the command's end is the doing of a fault of this launch, and the same command is to go on."""
+    """Returns whether a fault of this launch ended the command, so that the same command should continue the run."""
     since = [harmed.faults[number].kind for number, at in harmed.fired().items() if at["time"] > harmed.typed[-1]]
     if code == EXIT_PREEMPTED:
-        return any(kind in ASKED for kind in since)
+        return any(kind in STOPS for kind in since)
     return code == -signal.SIGKILL and any(kind in LAUNCHER for kind in since)
 
 

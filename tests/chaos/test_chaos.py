@@ -12,7 +12,7 @@ from tests.chaos.table import percentile
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_each_kind_comes_as_often_and_no_three_come_without_time_for_a_checkpoint(seed: int):
+def test_fault_kinds_are_balanced_with_checkpoints_in_between(seed: int):
     faults = draw(KINDS, 2 * len(KINDS), seed, ranks=4)
     assert set(Counter(fault.kind for fault in faults).values()) == {2}
     assert {fault.rank for fault in faults} <= set(range(4))
@@ -29,13 +29,13 @@ def test_a_percentile_is_a_value_that_was_measured():
 
 @pytest.mark.soak
 @pytest.mark.timeout(3600)
-def test_50_faults_change_nothing_of_what_a_run_comes_to(tmp_path: Path):
+def test_50_faults_do_not_change_the_result_of_a_run(tmp_path: Path):
     assert main(["faults=50", "seed=0", f"out={tmp_path}"]) == 0, json.loads((tmp_path / "chaos.json").read_text())
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(1800)
-def test_10_faults_of_a_cluster_change_nothing_of_what_a_run_comes_to(tmp_path: Path, require):
+def test_10_cluster_faults_do_not_change_the_result_of_a_run(tmp_path: Path, require):
     for program in ("sbatch", "munged", "slurmctld", "slurmd"):
         require(program)
     from tests.chaos import cluster

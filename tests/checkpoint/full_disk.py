@@ -41,7 +41,7 @@ def make_saving(run: RunFolder, background: bool, on_failure: str, world: World)
 
 
 def attempt(saving: Checkpointer, step: int, world: World, background: bool) -> dict[str, Any]:
-    """Saves as a run does, up to the step border after the last process has written; tells what came of it."""
+    """Saves as a run does, up to the step border after the last process has written; reports the result."""
     printed, raised = io.StringIO(), ""
     with redirect_stdout(printed):
         try:

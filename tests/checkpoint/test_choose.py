@@ -77,7 +77,7 @@ def test_a_missing_checkpoint_is_refused_with_the_available_ones(tmp_path: Path)
         ({0: 3.0, 4: 2.5}, 4, "step-2", 2, "the requested checkpoint; the lowest held-out loss was 2.5000, at step 4"),
     ],
 )  # fmt: skip
-def test_an_export_says_which_checkpoint_it_is_of_and_why(
+def test_an_export_names_its_checkpoint_and_the_reason(
     losses: dict[int, Any], best: int | None, at: str, step: int, why: str, tmp_path: Path
 ) -> None:
     run = RunFolder(tmp_path)
@@ -138,7 +138,7 @@ def test_a_restarted_run_ignores_its_abandoned_history(tmp_path: Path):
     assert found and found["step"] == 2
 
 
-def test_rows_are_read_on_in_the_order_that_the_checkpoint_was_made_in(tmp_path: Path):
+def test_rows_continue_in_the_order_of_the_checkpoint(tmp_path: Path):
     save(tmp_path, 2, 8)
     manifest = read_manifest(step_dir(tmp_path, 2))
     assert base_of(manifest, READS | {"order": 1}) == Base(0, 0), "what an older version has frozen"
@@ -157,10 +157,10 @@ def test_the_same_settings_keep_their_base() -> None:
 
 
 @pytest.mark.parametrize("change", [{"batch_rows": 8}, {"batch_rows": None, "batch_tokens": 512}], ids=str)
-def test_other_steps_over_the_same_order_go_on_at_the_next_row(change: dict[str, Any]) -> None:
+def test_another_step_size_continues_at_the_next_row(change: dict[str, Any]) -> None:
     assert base_of(MANIFEST, READS | change) == Base(20, 70)
 
 
 @pytest.mark.parametrize("change", [{"data": "e"}, {"shards": [1]}, {"seed": 1}], ids=str)
-def test_another_order_is_read_from_its_beginning(change: dict[str, Any]) -> None:
+def test_another_order_is_read_from_the_start(change: dict[str, Any]) -> None:
     assert base_of(MANIFEST, READS | change) == Base(20, 0)

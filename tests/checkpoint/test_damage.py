@@ -51,7 +51,7 @@ def ways(file: Path, other: Path) -> Iterator[tuple[str, Callable[[], Any]]]:
         yield f"bit {bit} flipped", lambda flipped=flipped: file.write_bytes(flipped)
 
 
-def test_every_damage_is_noticed_and_the_file_named(good: Path, trained: Any) -> None:
+def test_every_damage_is_detected_with_its_file(good: Path, trained: Any) -> None:
     check_all(good)
     other, mutants = checkpoint_of(trained["zero2", MAIN, 2, 2]), 0
     for name in FILES:
@@ -78,14 +78,14 @@ def same_text(file: Path, whole: bytes) -> bool:
         return False
 
 
-def test_a_changed_shape_or_step_in_the_manifest_is_noticed(good: Path) -> None:
+def test_a_changed_shape_or_step_in_the_manifest_is_detected(good: Path) -> None:
     text = (good / MANIFEST).read_text()
     (good / MANIFEST).write_text(text.replace('"step": 5', '"step": 4'))
     with pytest.raises(Damaged, match="manifest.json is damaged"):
         read_manifest(good)
 
 
-def test_another_versions_checkpoint_is_refused_as_that(good: Path) -> None:
+def test_a_checkpoint_of_another_version_is_refused(good: Path) -> None:
     body = read_manifest(good)
     write_manifest(good, body | {"format": 99})
     with pytest.raises(Damaged, match="manifest.json has format 99, this version of distft reads"):

@@ -66,7 +66,7 @@ def broken(calls: list[Call], folder: Path, facts: Callable[[Tree], Facts], with
                 yield f"{promise}: {broken}"
 
 
-def test_what_is_played_back_is_what_was_written(calls: list[Call], folder: Path) -> None:
+def test_a_replayed_write_log_gives_the_written_files(calls: list[Call], folder: Path) -> None:
     replay = Replay(folder / "disk")
     for time, call in enumerate(calls):
         if Path(call.paths[-1]).parent != folder / "marks":

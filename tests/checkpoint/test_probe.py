@@ -45,7 +45,7 @@ def test_an_answer_ends_with_the_first_stop_token(model: Any, probe: Probe) -> N
 
 
 @pytest.mark.parametrize("at", [0, 7, ANSWER - 1])
-def test_another_answer_is_noticed_up_to_a_near_tie(at: int, model: Any, probe: Probe, tmp_path: Path) -> None:
+def test_another_answer_is_detected_except_for_near_ties(at: int, model: Any, probe: Probe, tmp_path: Path) -> None:
     answer = probe.answer.clone()
     answer[at] = (answer[at] + 1) % 512
     write_probe(tmp_path, replace(probe, answer=answer))

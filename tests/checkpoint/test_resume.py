@@ -141,7 +141,7 @@ def test_a_run_resumed_twice_is_bitwise_the_uninterrupted_one(strategy: str, ans
 
 
 @pytest.mark.parametrize("move", MOVES, ids=lambda move: "{}@{}-{}@{}".format(*move))
-def test_any_strategy_and_world_takes_over_bit_for_bit(move: Move, answers: Any) -> None:
+def test_drawn_strategies_and_worlds_take_over_bit_for_bit(move: Move, answers: Any) -> None:
     assert_taken_over(move, answers)
 
 

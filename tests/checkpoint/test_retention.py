@@ -71,7 +71,7 @@ def there(checkpoints: Path) -> list[int]:
     ],
     ids=str,
 )
-def test_the_newest_the_best_and_every_kth_stay(
+def test_newest_best_and_every_kth_are_kept(
     retention: Retention, best: int | None, kept: list[int], make_saver: Any, tmp_path: Path
 ) -> None:
     save(make_saver(retention), *range(1, 11), best=best)
@@ -80,7 +80,7 @@ def test_the_newest_the_best_and_every_kth_stay(
         check_all(step_dir(tmp_path, step))
 
 
-def test_the_best_before_goes_when_a_better_one_has_come(make_saver: Any, tmp_path: Path) -> None:
+def test_the_previous_best_is_removed_after_a_better_one(make_saver: Any, tmp_path: Path) -> None:
     saver = make_saver(Retention(1))
     save(saver, 1, 2, best=1)
     assert there(tmp_path) == [1, 2]
@@ -136,7 +136,7 @@ def test_an_older_checkpoint_is_removed_after_the_next_commit(
     assert seen == [[1, 2]] and there(tmp_path) == [2]
 
 
-def test_a_save_that_fails_takes_nothing_away(make_saver: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_save_deletes_nothing(make_saver: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save(make_saver(Retention(1)), 1, 2)
     again = make_saver(Retention(1), start=1)  # step 2 is of a history that was left
 
@@ -270,7 +270,7 @@ def test_an_uncommitted_step_does_not_count_for_retention(tmp_path: Path) -> Non
     assert read_index(tmp_path) == [2, 3]
 
 
-def test_one_without_its_manifest_is_deleted_in_its_turn(tmp_path: Path) -> None:
+def test_a_checkpoint_without_manifest_is_deleted_in_turn(tmp_path: Path) -> None:
     """Listed no more before it is gone, it would stay for ever."""
     checkpoints_of(tmp_path, {1, 2, 3}, {1, 2, 3})
     (step_dir(tmp_path, 2) / MANIFEST).unlink()
@@ -297,7 +297,7 @@ def closed() -> Iterator[Path]:
             Path(name).chmod(0o700)
 
 
-def test_a_run_may_lie_below_a_folder_that_it_cannot_open(closed: Path) -> None:
+def test_a_run_may_be_below_an_unreadable_folder(closed: Path) -> None:
     with pytest.raises(PermissionError):
         os.listdir(closed)
     assert begin(closed / "mine" / "run" / "checkpoints", 1).is_dir()

@@ -51,7 +51,7 @@ def seen(rows: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]
 
 
 @pytest.mark.slow
-def test_one_save_is_under_way_and_the_last_one_is_waited_for(seen: Any) -> None:
+def test_one_save_at_a_time_and_the_last_one_is_awaited(seen: Any) -> None:
     """A write lasts longer than the steps between two saves."""
     for rank in seen["good"]:
         assert rank["most"] == 1
@@ -78,7 +78,7 @@ def test_a_failed_required_save_ends_the_run_at_the_next_step(seen: Any) -> None
 
 
 @pytest.mark.slow
-def test_the_last_save_must_succeed_whatever_was_said_of_others(seen: Any) -> None:
+def test_the_last_save_must_always_succeed(seen: Any) -> None:
     for rank in seen["last"]:
         assert f"step-{STEPS:08d} could not be saved" in rank["raised"]
         assert rank["latest"] == f"step-{STEPS - EVERY:08d}"
@@ -101,13 +101,13 @@ def test_the_best_is_one_of_the_saved_checkpoints(seen: Any) -> None:
 
 
 @pytest.mark.slow
-def test_a_best_that_could_not_be_written_is_none(seen: Any) -> None:
+def test_a_best_that_could_not_be_written_is_not_the_best(seen: Any) -> None:
     for rank in seen["best lost"]:
         assert rank["saved"] == [2, 3, 4, 5] and rank["best"] == "step-00000005"
 
 
 @pytest.mark.slow
-def test_where_no_step_is_better_than_none_there_is_no_best(seen: Any) -> None:
+def test_without_an_improved_step_there_is_no_best(seen: Any) -> None:
     for rank in seen["none better"]:
         assert rank["best"] is None and rank["saved"] == [2] and rank["held_out_loss"] is None
     assert seen["none better"][0]["best_known"] == [0, 1.0]
@@ -179,7 +179,7 @@ def test_memory_is_allocated_once_and_in_pieces(small_pieces: None) -> None:
     assert [piece.data_ptr() for piece in kept.pieces[:2]] == places[:2]
 
 
-def test_no_piece_is_rounded_up_to_much_more() -> None:
+def test_pieces_are_not_rounded_up_much() -> None:
     """torch's host allocator takes the next power of two."""
     assert module.PIECE & (module.PIECE - 1) == 0 and 4 * module.PIECE <= 2**28
 

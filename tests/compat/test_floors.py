@@ -52,7 +52,7 @@ def test_a_keyword_that_the_floor_does_not_know_is_found() -> None:
 
 
 @pytest.mark.parametrize("reach", [each for each in REACHES if not of_python(each)], ids=lambda reach: reach.name)
-def test_the_floor_takes_what_is_reached(reach: Reach) -> None:
+def test_the_floor_versions_have_every_reach(reach: Reach) -> None:
     has = RECORDED["names"][reach.name]
     assert has is not None or not reach.takes
     assert set(reach.takes) <= set(has or ())
@@ -60,7 +60,7 @@ def test_the_floor_takes_what_is_reached(reach: Reach) -> None:
 
 
 @pytest.mark.parametrize("reach", REACHES, ids=lambda reach: reach.name)
-def test_the_installed_version_takes_what_is_reached(reach: Reach) -> None:
+def test_the_installed_versions_have_every_reach(reach: Reach) -> None:
     has = takes(resolve(reach.name))
     assert has is not None or not reach.takes
     assert set(reach.takes) <= set(has or ())
@@ -69,7 +69,7 @@ def test_the_installed_version_takes_what_is_reached(reach: Reach) -> None:
 
 
 def is_newer(package: str) -> bool:
-    """Tells whether another release than the recorded floor is installed."""
+    """Returns whether another release than the recorded floor is installed."""
     from importlib.metadata import PackageNotFoundError, version
 
     try:
@@ -84,7 +84,7 @@ def test_the_recorded_versions_are_the_floors_of_pyproject() -> None:
     assert {name: at for name, at in floors.items() if not f"{recorded[name]}.".startswith(f"{at}.")} == {}
 
 
-def test_private_parts_are_reached_in_compat_alone() -> None:
+def test_private_apis_are_used_in_compat_only() -> None:
     files = sorted(CHECKOUT.glob("distft/**/*.py"))
     trees = {file: ast.parse(file.read_text()) for file in files}
     own = {name for tree in trees.values() for name in defined(tree)} | ALLOWED
@@ -124,7 +124,7 @@ def is_private(name: str) -> bool:
     return name.startswith("_") and not name.startswith("__")
 
 
-def test_a_private_name_outside_of_compat_is_found() -> None:
+def test_a_private_name_outside_compat_is_found() -> None:
     tree = ast.parse("from torch._utils import x\nmodel._secret_part\nself._mine\nmodel.__class__")
     assert len(list(private(Path("here.py"), tree, {"_mine"}))) == 2
 
@@ -141,7 +141,7 @@ def test_an_option_is_passed_where_it_is_known() -> None:
 
 
 @pytest.mark.slow
-def test_every_name_and_keyword_in_use_is_known_to_what_is_installed() -> None:
+def test_every_used_name_and_keyword_exists_when_installed() -> None:
     found = list(uses())
     names = signatures({each.name for each in found})
     assert [wrong for each in found if (wrong := unknown(each, names))] == []

@@ -30,11 +30,11 @@ def write(folder: Path, **lines: object) -> None:
     (folder / "properties").write_text("".join(f"{name} {value}\n" for name, value in lines.items()))
 
 
-def test_a_machine_without_any_has_none(tmp_path: Path):
+def test_a_machine_without_accelerators_has_none(tmp_path: Path):
     assert num_accelerators(tmp_path, tmp_path, tmp_path) == 0
 
 
-def test_cuda_devices_are_counted_and_their_control_files_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_cuda_devices_are_counted_without_control_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     for name in ("nvidia0", "nvidia1", "nvidia10", "nvidiactl", "nvidia-uvm"):
         (tmp_path / name).touch()
     assert num_accelerators(tmp_path, tmp_path, tmp_path) == 3
@@ -46,7 +46,7 @@ def test_cuda_devices_are_counted_and_their_control_files_not(tmp_path: Path, mo
     assert num_accelerators(tmp_path, tmp_path, tmp_path) == 0
 
 
-def test_of_kfds_nodes_cpus_and_gpus_inside_them_are_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_kfd_nodes_of_cpus_and_integrated_gpus_do_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "kfd").touch()
     for node, (simds, size) in enumerate([(0, 0), (256, 64 * 2**30), (256, 64 * 2**30), (8, 2**29)]):
         folder = tmp_path / "class/kfd/kfd/topology/nodes" / str(node)
@@ -83,7 +83,7 @@ UUIDS = ["GPU-aa11", "GPU-ab22", "GPU-cc33"]
         ("NoDevFiles", 0), ("0 1", 1),
     ],
 )  # fmt: skip
-def test_devices_are_named_by_the_beginning_of_their_uuid_too(asked: str | None, count: int):
+def test_a_uuid_prefix_names_a_device(asked: str | None, count: int):
     assert visible(asked, 3, UUIDS) == count
     assert visible("GPU-dead,GPU-beef", 3) == 2, "where no UUID can be read, what is named is there"
 
@@ -117,13 +117,13 @@ def test_uuids_are_those_of_the_driver(tmp_path: Path, monkeypatch: pytest.Monke
     ],
     ids=str,
 )
-def test_devices_that_torch_cannot_use_are_told_with_the_way_out(
+def test_devices_that_torch_cannot_use_are_reported_with_a_fix(
     plugged: Plugged, build: Build | None, why: str, said: str | None
 ):
-    told = wasted(plugged, build, why)
-    assert (told is None) == (said is None)
-    if told and said:
-        assert said in told and f"{plugged.variable}= before the command" in told
+    reported = wasted(plugged, build, why)
+    assert (reported is None) == (said is None)
+    if reported and said:
+        assert said in reported and f"{plugged.variable}= before the command" in reported
 
 
 def test_torchs_build_is_read_without_importing_it():
@@ -132,14 +132,14 @@ def test_torchs_build_is_read_without_importing_it():
     assert torch_build() == Build(torch.__version__, torch.version.cuda, torch.version.hip)
 
 
-def test_a_gpu_without_a_driver_is_told_unless_the_cpu_is_meant(tmp_path: Path):
+def test_a_gpu_without_a_driver_is_reported_unless_cpu_is_set(tmp_path: Path):
     for number, (vendor, kind) in enumerate([("0x10de", "0x030200"), ("0x10de", "0x040300"), ("0x1af4", "0x030000")]):
         folder = tmp_path / "bus/pci/devices" / f"0000:00:0{number}.0"
         folder.mkdir(parents=True)
         (folder / "vendor").write_text(f"{vendor}\n")
         (folder / "class").write_text(f"{kind}\n")
-    told = without_driver(tmp_path, tmp_path, {})
-    assert told and told.startswith("1 NVIDIA GPU on the PCI bus") and "CUDA_VISIBLE_DEVICES=" in told
+    reported = without_driver(tmp_path, tmp_path, {})
+    assert reported and reported.startswith("1 NVIDIA GPU on the PCI bus") and "CUDA_VISIBLE_DEVICES=" in reported
     assert without_driver(tmp_path, tmp_path, {"CUDA_VISIBLE_DEVICES": ""}) is None
     (tmp_path / "nvidia0").touch()
     assert without_driver(tmp_path, tmp_path, {}) is None

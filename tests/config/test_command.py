@@ -36,7 +36,7 @@ def test_help_is_answered_before_anything_runs(capsys: pytest.CaptureFixture[str
     assert "usage: python -m distft." in capsys.readouterr().out
 
 
-def test_help_names_every_key_and_every_word():
+def test_help_names_every_key_and_every_choice():
     text = help_text("launch", [("own", "key")])
     assert "python -m distft.launch" in text and "own" in text and "config=FILE.yaml" in text
     assert all(f"  {key.path} " in text for key in KEYS)

@@ -24,7 +24,7 @@ def settable_keys(overrides: list[str]) -> list[str]:
     return [key for key, _ in leaves(values) if not key.startswith("model.architecture")]
 
 
-def test_every_leaf_with_a_letter_lost_or_doubled_is_refused_with_its_name(right: list[str]):
+def test_a_typo_in_any_key_gets_the_key_suggested(right: list[str]):
     """R-22: at any depth, every key; all of them in one command line, so all errors at once too."""
     known = set(settable_keys(right))
     asked = {}
@@ -42,7 +42,7 @@ def test_every_leaf_with_a_letter_lost_or_doubled_is_refused_with_its_name(right
     assert len(asked) > 100
 
 
-def test_every_group_name_with_a_letter_lost_or_doubled_is_refused_with_its_name(right: list[str]):
+def test_a_typo_in_any_group_name_gets_it_suggested(right: list[str]):
     groups = sorted(Groups(conf_dir()).words)
     asked = {f"{wrong}=x": name for name in groups for wrong in (name[:-1], name[0] + name)}
     errors = errors_of([*right, *asked])
@@ -51,7 +51,7 @@ def test_every_group_name_with_a_letter_lost_or_doubled_is_refused_with_its_name
         assert error.partition("Did you mean ")[2].strip("=?").partition(".")[0] == name, error
 
 
-def test_a_keyword_that_only_the_code_knows_is_set_like_any_other(right: list[str]):
+def test_a_keyword_known_only_from_code_can_be_set(right: list[str]):
     assert at(compose([*right, "optimizer.amsgrad=true"]).values, "optimizer.amsgrad") is True
 
 
@@ -83,22 +83,22 @@ def test_text_keys_take_numbers_as_text(right: list[str]):
     assert compose([*right, "name=2024"]).values["name"] == "2024"
 
 
-def test_the_last_of_two_values_counts(right: list[str]):
+def test_the_last_of_two_values_wins(right: list[str]):
     assert compose([*right, "seed=1", "seed=2"]).values["seed"] == 2
 
 
-def test_one_word_changes_a_group_and_the_command_line_wins_over_an_experiment(right: list[str]):
+def test_the_command_line_wins_over_an_experiment(right: list[str]):
     config = compose([*right, "experiment=one_node_8gpu", "strategy=zero3", "train.epochs=3"])
     assert config.choices["strategy"] == "zero3" and config.choices["model"] == "llama3_8b"
     assert config.values["train"]["epochs"] == 3 and config.values["launcher"]["processes_per_node"] == 8
 
 
-def test_names_of_rows_are_the_users_own(right: list[str]):
+def test_field_names_of_rows_are_free(right: list[str]):
     values = compose([*right, "data.fields.prompt=question", "data.fields={completion: answer}"]).values
     assert values["data"]["fields"] == {"prompt": "question", "completion": "answer"}
 
 
-def test_trusted_code_of_ones_own_is_taken_and_its_keywords_are_known(right, rows: Path, monkeypatch):
+def test_trusted_user_code_is_accepted_with_its_keywords(right, rows: Path, monkeypatch):
     (rows / "mylab_losses.py").write_text("class Mine:\n    def __init__(self, weight: float = 1.0): ...\n")
     monkeypatch.syspath_prepend(rows)
     own = [*right, "loss._target_=mylab_losses.Mine"]
@@ -108,9 +108,7 @@ def test_trusted_code_of_ones_own_is_taken_and_its_keywords_are_known(right, row
     assert errors_of([*own, "loss.wieght=2"]) == ["loss.wieght=2: loss.wieght is not a key. Did you mean loss.weight?"]
 
 
-def test_another_optimizer_is_called_with_what_was_typed_and_not_with_the_chosen_words_keywords(
-    right, rows: Path, monkeypatch
-):
+def test_a_new_target_gets_only_the_typed_keywords(right, rows: Path, monkeypatch):
     (rows / "mylab_optim.py").write_text(
         "class Mine:\n    def __init__(self, params, lr=1e-3, betas=(0.9, 0.9, 0.9)): ...\n"
     )
@@ -126,7 +124,7 @@ def test_another_optimizer_is_called_with_what_was_typed_and_not_with_the_chosen
     assert again == compose(right).values["optimizer"] | {"eps": 1e-6}, "the word's own target keeps its keywords"
 
 
-def test_a_typing_error_in_ones_own_yaml_is_refused_too(right: list[str], tmp_path: Path):
+def test_a_typo_in_a_users_yaml_is_refused(right: list[str], tmp_path: Path):
     folder = Path(shutil.copytree(conf_dir(), tmp_path / "conf"))
     (folder / "experiment" / "mine.yaml").write_text("# @package _global_\ntrain:\n  max_stepss: 3\n")
     with pytest.raises(ConfigError) as caught:
@@ -135,7 +133,7 @@ def test_a_typing_error_in_ones_own_yaml_is_refused_too(right: list[str], tmp_pa
 
 
 @pytest.mark.parametrize("value", [True, False])
-def test_export_true_or_false_is_short_for_one_key_of_its_section(value: bool, right: list[str], tmp_path: Path):
+def test_export_true_or_false_sets_export_enabled(value: bool, right: list[str], tmp_path: Path):
     """Typed, in a YAML, or one over the other: the rest of the section keeps its values."""
     word = str(value).lower()
     section = {"enabled": value, "at": "best", "dtype": "auto", "format": "auto"}
@@ -148,7 +146,7 @@ def test_export_true_or_false_is_short_for_one_key_of_its_section(value: bool, r
     assert over == section | {"enabled": True, "at": "latest"}
 
 
-def test_what_is_wrong_with_an_export_is_said(right: list[str]):
+def test_errors_in_export_keys_are_reported(right: list[str]):
     asked = [*right, "export=perhaps", "export.at=bset", "export.dtype=fp16", "export.format=gguf"]
     enabled, at, dtype, form = errors_of(asked)
     assert enabled.startswith("export.enabled=perhaps is not true or false")
@@ -164,10 +162,10 @@ def test_a_tree_with_every_target_known_has_no_open_group(right: list[str]):
     assert known.open_groups == () and known.errors == ()
 
 
-def test_a_key_like_no_other_is_told_where_the_keys_are(right: list[str]):
+def test_a_key_without_a_near_match_points_to_the_docs(right: list[str]):
     assert errors_of([*right, "colour=red"]) == ["colour=red: colour is not a key. --help lists them"]
 
 
-def test_names_of_other_trainers_are_told_ours(right: list[str]):
+def test_key_names_of_other_trainers_get_ours_suggested(right: list[str]):
     for theirs, ours in (("per_device_train_batch_size", "train.micro_batch_size"), ("train.bf16", "train.precision")):
         assert errors_of([*right, f"{theirs}=1"])[0].endswith(f"Did you mean {ours}?")

@@ -1,4 +1,4 @@
-"""A path that names nothing here is told from a hub id, and the nearest one is offered."""
+"""A missing path is distinguished from a hub id, and the nearest existing one is suggested."""
 
 from pathlib import Path
 
@@ -17,17 +17,17 @@ def errors_of(values: dict[str, object]) -> dict[str, str]:
     return dict(missing_files(values))
 
 
-def test_hub_ids_are_not_looked_for_here():
+def test_hub_ids_are_not_looked_up_as_paths():
     assert errors_of(config()) == {}
 
 
 @pytest.mark.parametrize("value", ["rows.jsonl", "rows.parquet", "x/rows.csv.gz", "/data/rows", "~/rows", "./rows"])
-def test_what_looks_like_a_path_has_to_be_here(value: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_value_that_looks_like_a_path_must_exist(value: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     assert list(errors_of(config(train=value))) == ["data.train"]
 
 
-def test_a_typing_error_in_a_local_folder_is_no_hub_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_typo_in_a_local_folder_is_not_a_hub_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "models" / "mine").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
     assert not is_hub_id("models/mien")
@@ -44,7 +44,7 @@ def test_patterns_need_one_file(tmp_path: Path):
     assert errors_of(config(train=f"{tmp_path}/*.csv")) != {}
 
 
-def test_the_nearest_path_is_there(tmp_path: Path):
+def test_the_suggested_path_exists(tmp_path: Path):
     (tmp_path / "rows.jsonl").touch()
     assert nearest_path(tmp_path / "row.jsonl") == str(tmp_path / "rows.jsonl")
     assert nearest_path(tmp_path / "lost" / "rows.jsonl") == str(tmp_path / "rows.jsonl")

@@ -6,15 +6,15 @@ from distft.config import ConfigError, compose
 from distft.config.nearest import OURS
 
 
-def test_every_word_of_another_trainer_is_answered_with_ours(right: list[str]):
-    with pytest.raises(ConfigError) as told:
+def test_every_key_of_another_trainer_maps_to_ours(right: list[str]):
+    with pytest.raises(ConfigError) as reported:
         compose([*right, "schedule=wsd", *(f"{theirs}=1" for theirs in OURS)])
     for theirs, ours in OURS.items():
-        [line] = [line for line in told.value.messages if line.startswith(f"{theirs}=1: ")]
+        [line] = [line for line in reported.value.messages if line.startswith(f"{theirs}=1: ")]
         assert line.endswith((f" {ours}", f" {ours}?")), line
 
 
-def test_an_answer_that_chooses_is_a_word_that_is_there(right: list[str]):
+def test_every_suggested_choice_exists(right: list[str]):
     choices = [ours for ours in OURS.values() if "=" in ours]
     assert choices
     for group, _, word in (choice.partition("=") for choice in choices):

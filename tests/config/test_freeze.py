@@ -33,7 +33,7 @@ def test_every_difference_is_a_line(right: list[str]):
     assert difference(new, new) == []
 
 
-def test_a_config_of_an_older_version_is_read_as_this_ones(right: list[str], tmp_path: Path):
+def test_a_config_of_an_older_version_is_converted(right: list[str], tmp_path: Path):
     """Moved `_target_` names, keys that were not there yet, and keys that are gone."""
     config = compose([*right, "strategy=fsdp", "tuning=lora"])
     values = yaml.safe_load(yaml.safe_dump(config.values)) | {"export": False, "gone": 1}
@@ -66,7 +66,7 @@ def test_the_config_of_an_older_run_begins_a_new_run(right: list[str], tmp_path:
     assert compose([f"config={file}"]).values == config.values
 
 
-def test_a_frozen_value_that_fits_no_key_is_named(right: list[str], tmp_path: Path):
+def test_a_frozen_value_that_fits_no_key_is_reported(right: list[str], tmp_path: Path):
     run = RunFolder(tmp_path)
     run.config.write_text(frozen_text(compose(right)).replace("max_grad_norm: 1.0", "max_grad_norm: -1"))
     with pytest.raises(ValueError, match=r"train.max_grad_norm=-1: "):

@@ -20,11 +20,11 @@ from distft.config.labels import data_label, model_label
         ("/x/" + 80 * "a", 48 * "a"),
     ],
 )
-def test_a_model_is_named_by_what_is_loaded(path: str, label: str):
+def test_a_model_is_named_after_what_is_loaded(path: str, label: str):
     assert model_label({"model": {"path": path, "tiny": False}}, "smollm2_135m") == label
 
 
-def test_a_tiny_model_is_named_by_its_word():
+def test_a_tiny_model_is_named_after_its_choice():
     assert model_label({"model": {"path": "/x/my-model", "tiny": True}}, "gpt2") == "gpt2"
 
 

@@ -15,7 +15,7 @@ def test_gpus_are_counted_with_and_without_their_kind(asked: int | str | None, g
     assert num_gpus(asked) == gpus
 
 
-def test_auto_is_this_machines_accelerators_only_where_the_run_is_here(monkeypatch: pytest.MonkeyPatch):
+def test_auto_counts_local_accelerators_for_local_runs_only(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("distft.config.machines.num_accelerators", lambda: 3)
     assert processes_per_node({"processes_per_node": "auto"}) == 3
     assert processes_per_node({"processes_per_node": "auto", "gpus_per_node": None}) == 1
@@ -26,7 +26,7 @@ def test_auto_is_this_machines_accelerators_only_where_the_run_is_here(monkeypat
 
 
 @pytest.mark.parametrize(("text", "is_wrong"), [("2", False), (" 4 ", False), ("0", True), ("abc", True), ("-3", True)])
-def test_a_variable_that_is_read_as_a_number_holds_one_or_is_named(text: str, is_wrong: bool):
+def test_a_variable_that_must_be_a_number_is_checked(text: str, is_wrong: bool):
     for name in NUMBERS:
         said = wrong_numbers({name: text})
         assert [f"{name}={text} is not a whole number of at least 1. Try: unset {name}"] * is_wrong == said

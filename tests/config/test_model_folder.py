@@ -16,7 +16,7 @@ def folder(path: Path, facts: dict[str, Any], weights: str = "model.safetensors"
     return path
 
 
-def test_a_plain_model_is_taken(tmp_path: Path):
+def test_a_plain_model_is_accepted(tmp_path: Path):
     assert list(wrong_model(folder(tmp_path, {"model_type": "llama"}))) == []
 
 
@@ -44,14 +44,14 @@ def test_pickled_weights_are_refused(tmp_path: Path):
     assert "pytorch_model.bin is a pickle" in error
 
 
-def test_a_folder_without_config_names_the_model_beside_it(tmp_path: Path):
+def test_a_folder_without_config_suggests_a_model_nearby(tmp_path: Path):
     folder(tmp_path / "model", {"model_type": "llama"})
     (tmp_path / "modle").mkdir()
     [error] = wrong_model(tmp_path / "modle")
     assert "config.json is missing" in error and str(tmp_path / "model") in error
 
 
-def test_a_broken_config_is_said_to_be_broken(tmp_path: Path):
+def test_a_broken_config_is_reported(tmp_path: Path):
     (folder(tmp_path, {}) / "config.json").write_text("{")
     [error] = wrong_model(tmp_path)
     assert "config.json cannot be read" in error
@@ -64,7 +64,7 @@ def test_the_types_read_from_source_are_those_of_transformers():
 
 
 @pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "model.safetensors"])
-def test_a_pointer_of_git_lfs_is_named_with_the_way_out(name: str, tmp_path: Path):
+def test_a_git_lfs_pointer_is_reported_with_a_fix(name: str, tmp_path: Path):
     folder(tmp_path, {"model_type": "llama"})
     (tmp_path / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 268\n")
     [error] = wrong_model(tmp_path)
@@ -72,7 +72,7 @@ def test_a_pointer_of_git_lfs_is_named_with_the_way_out(name: str, tmp_path: Pat
 
 
 @pytest.mark.parametrize("names_base", [True, False])
-def test_an_adapter_names_its_base_and_how_to_go_on(names_base: bool, tmp_path: Path):
+def test_an_adapter_is_refused_with_its_base_and_options(names_base: bool, tmp_path: Path):
     named = {"base_model_name_or_path": "org/base"} if names_base else {}
     (tmp_path / "adapter_config.json").write_text(json.dumps(named))
     (tmp_path / "adapter_model.safetensors").touch()
@@ -93,12 +93,12 @@ def test_an_adapter_names_its_base_and_how_to_go_on(names_base: bool, tmp_path: 
     ],
     ids=str,
 )
-def test_what_is_no_decoder_is_refused(facts: Any, said: str, tmp_path: Path):
+def test_a_model_that_is_not_a_decoder_is_refused(facts: Any, said: str, tmp_path: Path):
     [error] = wrong_model(folder(tmp_path, facts))
     assert said in error and ("Try: " in error or "Try: " in error)
 
 
-def test_an_encoder_that_was_made_a_decoder_is_left_to_the_measurement(tmp_path: Path):
+def test_an_encoder_made_a_decoder_is_left_to_the_model_check(tmp_path: Path):
     assert list(wrong_model(folder(tmp_path, {"model_type": "bert", "is_decoder": True}))) == []
 
 
@@ -112,7 +112,7 @@ def test_an_encoder_that_was_made_a_decoder_is_left_to_the_measurement(tmp_path:
     ],
     ids=str,
 )
-def test_a_folder_without_weights_says_what_it_holds(files: list[str], said: str, tmp_path: Path):
+def test_a_folder_without_weights_is_refused_with_its_files(files: list[str], said: str, tmp_path: Path):
     for name in files:
         (tmp_path / name).write_text('{"model_type": "llama"}')
     [error] = wrong_model(tmp_path)
@@ -126,5 +126,5 @@ def test_a_file_in_place_of_a_folder_is_refused(tmp_path: Path):
     assert f"is a file, and a model is a folder with a config.json. Try: model.path={tmp_path}" in error
 
 
-def test_one_expert_is_no_mixture():
+def test_one_expert_is_not_a_mixture():
     assert list(wrong_architecture({"model_type": "llama", "num_experts": 1})) == []

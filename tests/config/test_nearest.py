@@ -13,11 +13,11 @@ WORDS = st.text("abc", max_size=6)
     ("word", "meant"),
     [("fdsp", "fsdp"), ("zero", "zero1"), ("zero33", "zero3"), ("FSDP", "fsdp"), ("quantum", None), ("fsxx", None)],
 )
-def test_a_typing_error_finds_its_word_and_another_word_finds_nothing(word: str, meant: str | None):
+def test_only_a_typo_gets_a_suggestion(word: str, meant: str | None):
     assert nearest(word, ["ddp", "fsdp", "hsdp", "zero1", "zero2", "zero3"]) == meant
 
 
-def test_a_key_is_found_in_another_group():
+def test_a_key_of_another_group_is_suggested():
     known = ["train.max_steps", "optimizer.lr", "eval.every_steps", "checkpoint.every_steps"]
     assert nearest_key("lr", known) == "optimizer.lr"
     assert nearest_key("train.lr", known) == "optimizer.lr"

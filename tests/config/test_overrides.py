@@ -54,30 +54,30 @@ def test_a_number_is_a_word_where_the_key_takes_text():
 
 
 @pytest.mark.parametrize("value", ["1,2", "a.jsonl,b.jsonl"])
-def test_a_sweep_is_refused_with_the_list_it_may_have_been(value: str):
+def test_a_comma_is_refused_with_the_list_it_may_mean(value: str):
     with pytest.raises(WrongOverride, match=r"--multirun") as caught:
         hydra_value("data.train", value, text=True)
     assert f"[{value}]" in str(caught.value)
 
 
-def test_a_file_with_a_comma_in_its_name_is_no_sweep(tmp_path):
+def test_a_file_name_with_a_comma_is_not_a_sweep(tmp_path):
     file = tmp_path / "a,b.jsonl"
     file.touch()
     assert read(str(file), text=True) == str(file)
 
 
 @pytest.mark.parametrize("text", ["", "=3", "a b=3", "--fast", "-m", "train.max_steps"])
-def test_what_is_no_setting_is_refused(text: str):
+def test_an_argument_without_a_value_is_refused(text: str):
     with pytest.raises(WrongOverride):
         split(text)
 
 
-def test_prefixes_are_told_from_keys():
+def test_prefixes_are_distinguished_from_keys():
     assert (split("+a.b=1").prefix, split("++a.b=1").prefix, split("~a.b").prefix) == ("+", "++", "~")
     assert split("name=a=b").value == "a=b"
 
 
-def test_what_is_offered_for_a_comma_is_taken_as_a_shell_hands_it_on():
+def test_the_suggestion_for_a_comma_survives_the_shell():
     with pytest.raises(WrongOverride) as error:
         hydra_value("data.train", "a,b", text=True)
     many, one = re.findall(r"(\S+) for", str(error.value).partition("Try: ")[2])

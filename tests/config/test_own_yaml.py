@@ -43,14 +43,14 @@ def test_every_kind_of_value_arrives_as_it_was_written(right: list[str], tmp_pat
     assert found["flags"] == {"reservation": "course", "exclusive": True}
 
 
-def test_the_command_line_comes_on_top_wherever_it_stands(right: list[str], tmp_path: Path):
+def test_the_command_line_wins_at_any_position(right: list[str], tmp_path: Path):
     profile = write(tmp_path, PROFILE)
     for overrides in ([profile, "launcher.partition=cpu"], ["launcher.partition=cpu", profile]):
         found = launcher(right, *overrides)
         assert (found["partition"], found["account"]) == ("cpu", "0123")
 
 
-def test_an_unknown_key_is_named_with_its_file_and_the_nearest(right: list[str], tmp_path: Path):
+def test_an_unknown_key_names_its_file_and_a_suggestion(right: list[str], tmp_path: Path):
     profile = write(tmp_path, "partion: gpu\ncpu_per_process: 4\n")
     errors = errors_of(right, profile)
     file = profile.partition("=")[2]
@@ -75,7 +75,7 @@ def test_a_wrong_type_is_named_with_its_key(right: list[str], tmp_path: Path):
         ("profile: other.yaml\n", ":1: launcher.profile names another profile"),
     ],
 )
-def test_what_is_no_profile_is_refused_with_its_file(text: str, said: str, right: list[str], tmp_path: Path):
+def test_a_file_that_is_not_a_profile_is_refused(text: str, said: str, right: list[str], tmp_path: Path):
     profile = write(tmp_path, text)
     [error] = errors_of(right, profile)
     assert error.startswith(profile.partition("=")[2] + said)
@@ -122,7 +122,7 @@ def refused(*overrides: str) -> list[str]:
 
 
 @pytest.mark.parametrize("key", ["config", "experiment"])
-def test_a_config_of_ones_own_is_as_if_typed(key: str, here: Path):
+def test_a_users_config_counts_as_typed(key: str, here: Path):
     typed = ["model.tiny=true", "data.train=rows.jsonl", "data.fields={prompt: question}", "optimizer=sgd"]
     typed += ["optimizer.lr=1e-2", "train.epochs=3", "train.max_grad_norm=null", "schedule.warmup_steps=2"]
     typed += ["launcher._target_=distft.launchers.local.Local", "launcher.restarts=1", "name=2024"]
@@ -132,14 +132,14 @@ def test_a_config_of_ones_own_is_as_if_typed(key: str, here: Path):
     assert found.choices == expected.choices and found.choices["optimizer"] == "sgd"
 
 
-def test_the_command_line_wins_over_the_file_wherever_it_stands(here: Path):
+def test_the_command_line_wins_over_the_file_at_any_position(here: Path):
     file = own(here, OWN)
     for overrides in ([file, "train.epochs=5", "strategy=fsdp"], ["strategy=fsdp", "train.epochs=5", file]):
         found = compose(overrides)
         assert (found.values["train"]["epochs"], found.choices["strategy"]) == (5, "fsdp")
 
 
-def test_a_word_on_the_command_line_takes_the_files_part_away_and_says_so(here: Path):
+def test_a_choice_on_the_command_line_replaces_the_files_group(here: Path):
     found = compose([own(here, OWN), "optimizer=adamw"])
     assert found.choices["optimizer"] == "adamw" and found.values["optimizer"]["lr"] == 2e-5
     assert found.notes == ("my.yaml:5: optimizer=sgd and 1 more of its keys gives way to optimizer=adamw",)
@@ -151,7 +151,7 @@ def test_of_two_files_the_later_wins(here: Path):
     assert (found.values["seed"], found.values["train"]["epochs"]) == (7, 4)
 
 
-def test_a_list_of_defaults_as_experiments_have_it_chooses_words(here: Path):
+def test_a_defaults_list_chooses_groups(here: Path):
     text = "# @package _global_\ndefaults:\n  - override /optimizer: sgd\n  - strategy: zero2\n  - _self_\n"
     found = compose([own(here, f"{text}model: {{tiny: true}}\ndata.train: rows.jsonl\n")])
     assert (found.choices["optimizer"], found.choices["strategy"]) == ("sgd", "zero2")
@@ -190,11 +190,11 @@ def test_all_errors_of_a_file_come_at_once_with_their_lines(here: Path):
     ],
     ids=repr,
 )
-def test_what_is_no_config_is_refused_with_its_line(text: str, said: str, here: Path):
+def test_a_line_that_is_not_config_is_refused_with_its_number(text: str, said: str, here: Path):
     assert refused(own(here, text), "model.tiny=true", "data.train=rows.jsonl")[0].startswith(said)
 
 
-def test_a_file_that_is_not_there_or_no_file_is_refused(here: Path):
+def test_a_missing_config_file_or_a_folder_is_refused(here: Path):
     own(here, OWN)
     (here / "latin.yaml").write_bytes("name: é\n".encode("latin-1"))
     (here / "run").mkdir()
@@ -223,7 +223,7 @@ def test_a_runs_own_config_starts_another_run(here: Path):
     assert "has no effect with config=frozen.yaml, which sets every key" in error
 
 
-def test_only_what_was_said_for_a_run_counts_as_said_by_its_config(here: Path):
+def test_only_typed_values_of_a_runs_config_count_as_typed(here: Path):
     (here / "rows.jsonl").touch()
     (here / "frozen.yaml").write_text(frozen_text(compose(["model.tiny=true", "data.train=rows.jsonl", "seed=3"])))
     found = compose(["config=frozen.yaml", "train.max_steps=100"])

@@ -1,4 +1,4 @@
-"""docs/config.md tells what the code holds to."""
+"""docs/config.md is generated from the schema."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ from distft.config.rules import RULES
 from distft.config.schema import KEYS
 
 
-def test_the_page_is_what_the_code_says(checkout: Path):
+def test_the_config_page_is_up_to_date(checkout: Path):
     """Refresh with: python -m distft.config.reference docs/config.md"""
     page = (checkout / "docs" / "config.md").read_text()
     assert refreshed(page) == page

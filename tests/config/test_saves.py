@@ -29,13 +29,13 @@ EXPERIMENT = "experiment=one_node_8gpu"  # every 200 steps
     ],
     ids=str,
 )
-def test_what_is_typed_says_when_to_save(typed: list[str], expected: tuple[int | None, float | None], right: list[str]):
+def test_typed_keys_decide_when_to_save(typed: list[str], expected: tuple[int | None, float | None], right: list[str]):
     settings = compose([*right, "launcher.processes_per_node=1", *typed]).values["checkpoint"]
     assert (settings["every_steps"], settings["every_minutes"]) == expected
 
 
 @pytest.mark.parametrize("typed", [[NO_MINUTES], [NO_STEPS, NO_MINUTES], [EXPERIMENT, NO_STEPS, NO_MINUTES]], ids=str)
-def test_a_run_is_never_left_without_saves(typed: list[str], right: list[str]):
+def test_a_run_always_saves(typed: list[str], right: list[str]):
     with pytest.raises(ConfigError, match="a crash would lose the whole run. Try: checkpoint.every_minutes=15"):
         compose([*right, "launcher.processes_per_node=1", *typed])
 
@@ -50,7 +50,7 @@ HALVES = ["schedule=wsd", "schedule.warmup_steps=0.5", "schedule.decay_steps=0.5
 
 
 @pytest.mark.parametrize(
-    ("typed", "steps", "told"),
+    ("typed", "steps", "reported"),
     [
         (
             ["schedule.warmup_steps=20"],
@@ -71,13 +71,15 @@ HALVES = ["schedule=wsd", "schedule.warmup_steps=0.5", "schedule.decay_steps=0.5
     ],
     ids=str,
 )
-def test_the_steps_that_the_rows_give_are_long_enough(typed: list[str], steps: int, told: str | None, right: list[str]):
+def test_warm_up_and_intervals_fit_into_the_steps_of_the_rows(
+    typed: list[str], steps: int, reported: str | None, right: list[str]
+):
     """As train.max_steps would be held to them."""
     config = compose([*right, *typed])
     found = broken_by_length(Facts(config.values, config.choices, config.given), steps)
-    assert (told is None and not found) or (told is not None and len(found) == 1 and told in found[0])
+    assert (reported is None and not found) or (reported is not None and len(found) == 1 and reported in found[0])
     end = f"train.max_steps={steps}"
-    if told is None:
+    if reported is None:
         compose([*right, *typed, end])
     else:
         with pytest.raises(ConfigError) as caught:
@@ -86,6 +88,6 @@ def test_the_steps_that_the_rows_give_are_long_enough(typed: list[str], steps: i
 
 
 @pytest.mark.parametrize("half", [["schedule.warmup_steps=0.6"], ["schedule.decay_steps=0.6"]], ids=str)
-def test_shares_of_more_than_the_run_are_refused_whatever_its_length(half: list[str], right: list[str]):
+def test_fractions_above_the_run_are_refused_for_any_length(half: list[str], right: list[str]):
     with pytest.raises(ConfigError, match="are more than all steps of the run. Try: schedule.decay_steps=0"):
         compose([*right, *HALVES, *half])

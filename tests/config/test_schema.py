@@ -46,7 +46,7 @@ def test_text_must_match_its_pattern_as_a_whole():
     assert not any(key.fits(value) for value in ("2-4-6", "2-", "x2-4", "2-4\n", "", 0))
 
 
-def test_every_pattern_takes_its_own_example():
+def test_every_pattern_matches_its_example():
     with_pattern = [key for key in KEYS if key.example]
     assert len(with_pattern) >= 5
     for key in with_pattern:

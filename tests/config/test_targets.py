@@ -10,7 +10,7 @@ from distft.config.targets import NotFound, names_beside, signature
 
 
 @pytest.mark.parametrize("name", ["AdamW", "SGD", "RAdam", "NAdam", "RMSprop", "Adam", "Adamax"])
-def test_what_is_read_from_source_is_what_python_sees(name: str):
+def test_signatures_read_from_source_match_inspect(name: str):
     import torch
 
     found = signature(f"torch.optim.{name}")
@@ -20,7 +20,7 @@ def test_what_is_read_from_source_is_what_python_sees(name: str):
     assert [p.required for p in found.parameters] == [p.default is p.empty for p in live][1:]
 
 
-def test_own_strategies_show_their_types_and_words():
+def test_strategies_show_their_types_and_choices():
     found = signature("distft.strategies.fsdp.FullySharded")
     assert found is not None
     layout, shard_size = found.get("layout"), found.get("shard_size")
@@ -52,12 +52,12 @@ def test_nothing_heavy_is_imported():
         ("distft.strategies.zero.Zerro", "has no Zerro"),
     ],
 )
-def test_what_is_not_there_is_named(target: str, missing: str):
+def test_missing_targets_are_named(target: str, missing: str):
     with pytest.raises(NotFound, match=missing):
         signature(target)
 
 
-def test_compiled_or_dynamic_targets_are_not_guessed_at(tmp_path, monkeypatch):
+def test_compiled_or_dynamic_targets_are_not_guessed(tmp_path, monkeypatch):
     package = tmp_path / "mylab_dynamic"
     package.mkdir()
     (package / "__init__.py").write_text("make = type('Made', (), {})\ndef open_(first, **more): ...\n")
@@ -79,5 +79,5 @@ def test_a_dataclass_has_its_fields_and_a_subclass_its_base(tmp_path, monkeypatc
     assert c is not None and [p.name for p in c.parameters] == ["rate", "kind"]
 
 
-def test_the_names_beside_help_with_a_typing_error():
+def test_a_typo_in_a_target_gets_its_siblings_suggested():
     assert "torch.optim.AdamW" in names_beside("torch.optim.AdanW")

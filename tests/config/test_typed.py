@@ -34,7 +34,9 @@ def sizes(overrides: list[str], folder: Path | None = None) -> tuple[bool, int, 
     ],
     ids=str,
 )
-def test_a_size_says_what_is_counted(typed: list[str], expected: tuple[bool, int, int | None], right: list[str]):
+def test_the_typed_batch_size_key_decides_the_unit(
+    typed: list[str], expected: tuple[bool, int, int | None], right: list[str]
+):
     assert sizes([*right, *typed]) == expected
 
 
@@ -63,7 +65,7 @@ def test_tokens_with_packing_off_are_refused(right: list[str]):
     ],
     ids=str,
 )
-def test_what_is_typed_wins_over_the_experiment(
+def test_a_typed_value_wins_over_the_experiment(
     experiment: str, typed: list[str], expected: tuple[bool, int, int | None], right: list[str], tmp_path: Path
 ):
     folder = Path(shutil.copytree(conf_dir(), tmp_path / "conf"))
@@ -95,12 +97,12 @@ def length(overrides: list[str], folder: Path | None = None) -> tuple[int | None
     ],
     ids=str,
 )
-def test_a_default_never_cuts_what_is_typed(typed: list[str], expected: tuple[int | None, float | None], right):
+def test_a_default_never_cuts_a_typed_length(typed: list[str], expected: tuple[int | None, float | None], right):
     assert length([*right, *typed]) == expected
 
 
 @pytest.mark.parametrize(
-    ("experiment", "own", "typed", "expected", "told"),
+    ("experiment", "own", "typed", "expected", "reported"),
     [
         ("{epochs: 2}", "", [STEPS], (100, None), 1),
         ("{epochs: 2}", "{max_steps: 7}", [], (7, None), 1),
@@ -111,8 +113,8 @@ def test_a_default_never_cuts_what_is_typed(typed: list[str], expected: tuple[in
     ],
     ids=str,
 )
-def test_a_file_and_the_command_line_win_over_an_experiment_and_it_over_defaults(
-    experiment: str, own: str, typed: list[str], expected: tuple, told: int, right: list[str], tmp_path: Path
+def test_command_line_and_file_win_over_experiment_and_defaults(
+    experiment: str, own: str, typed: list[str], expected: tuple, reported: int, right: list[str], tmp_path: Path
 ):
     folder = Path(shutil.copytree(conf_dir(), tmp_path / "conf"))
     (folder / "experiment" / "mine.yaml").write_text(f"# @package _global_\ntrain: {experiment}\n")
@@ -121,12 +123,12 @@ def test_a_file_and_the_command_line_win_over_an_experiment_and_it_over_defaults
         typed = [f"config={tmp_path}/own.yaml", *typed]
     found = compose([*right, "experiment=mine", *typed], config_dir=folder)
     training = found.values["train"]
-    assert (training["max_steps"], training["epochs"]) == expected and len(found.notes) == told
-    if told:
+    assert (training["max_steps"], training["epochs"]) == expected and len(found.notes) == reported
+    if reported:
         assert " of experiment=mine gives way to train." in found.notes[0]
 
 
-def test_a_batch_in_tokens_and_one_in_rows_give_way_to_the_one_that_is_typed(right: list[str], tmp_path: Path):
+def test_the_typed_batch_unit_replaces_the_other(right: list[str], tmp_path: Path):
     (tmp_path / "own.yaml").write_text("train: {global_batch_tokens: 4096}\n")
     mine = f"config={tmp_path}/own.yaml"
     assert compose([*right, mine]).values["train"]["global_batch_tokens"] == 4096
@@ -135,6 +137,6 @@ def test_a_batch_in_tokens_and_one_in_rows_give_way_to_the_one_that_is_typed(rig
         compose([*right, "train.global_batch_tokens=4096", "train.global_batch_size=8"])
 
 
-def test_every_row_of_the_table_is_about_keys_that_there_are(right: list[str]):
+def test_every_row_of_the_table_names_existing_keys(right: list[str]):
     keys = {key for key, _ in leaves(compose(right).values)}
     assert {row.key for row in WINS} | {row.over for row in WINS} <= keys

@@ -94,20 +94,20 @@ def refusal(overrides: list[str], capsys: pytest.CaptureFixture[str]) -> list[st
     return [line.strip() for line in said.splitlines()[1:]]
 
 
-def test_there_are_forty_of_them_and_no_two_alike():
+def test_forty_different_wrong_configs_are_listed():
     assert len({overrides for overrides, _, _ in WRONG}) == len(WRONG) >= 40
 
 
-def test_the_config_they_spoil_is_right(right: list[str]):
+def test_the_base_of_the_wrong_configs_is_valid(right: list[str]):
     compose(right)
 
 
-@pytest.mark.parametrize(("overrides", "written", "nearest"), WRONG, ids=[row[0] for row in WRONG])
-def test_a_wrong_config_is_refused_by_name(
-    overrides: str, written: str, nearest: str, right: list[str], capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(("overrides", "written", "suggestion"), WRONG, ids=[row[0] for row in WRONG])
+def test_a_wrong_config_is_refused_with_its_key(
+    overrides: str, written: str, suggestion: str, right: list[str], capsys: pytest.CaptureFixture[str]
 ):
     errors = refusal([*right, *overrides.split(" ")], capsys)
-    assert any(written in error and nearest in error.partition(written)[2] for error in errors), errors
+    assert any(written in error and suggestion in error.partition(written)[2] for error in errors), errors
 
 
 def test_all_errors_come_at_once(right: list[str], capsys: pytest.CaptureFixture[str]):
@@ -125,7 +125,7 @@ def test_all_errors_come_at_once(right: list[str], capsys: pytest.CaptureFixture
 
 
 @pytest.mark.parametrize("overrides", ["train.max_stepss=3", "optimizer._target_=torch.optim.AdanW"])
-def test_a_command_refuses_within_five_seconds_of_a_core_and_with_code_2(overrides: str, right: list[str]):
+def test_a_command_refuses_in_5_cpu_seconds_with_exit_code_2(overrides: str, right: list[str]):
     line = [sys.executable, "-m", "distft.plan", *right, overrides]
     before = seconds_of_children()
     done = subprocess.run(line, capture_output=True, text=True, check=False)

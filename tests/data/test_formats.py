@@ -49,11 +49,11 @@ def unread(form: Format, *rows: dict[str, Any]) -> str:
         (SHAREGPT, "sharegpt"),
     ],
 )
-def test_auto_tells_the_format_from_the_fields(row: dict, name: str):
+def test_auto_detects_the_format_from_the_fields(row: dict, name: str):
     assert chosen({}, [row | {"id": 1}]).name == name
 
 
-def test_a_few_odd_rows_do_not_hide_the_format():
+def test_a_few_other_rows_do_not_hide_the_format():
     rows = [{"x": 1}, TEXT, {"prompt": 1}, TEXT]
     assert [form.name for form in choose_formats("auto", {}, rows)] == ["text"]
 
@@ -69,7 +69,7 @@ def test_auto_knows_renamed_fields():
     assert chosen({"prompt": "question"}, [{"question": 1, "completion": 2}]).name == "prompt_completion"
 
 
-def test_rows_that_fit_two_formats_are_not_guessed_at():
+def test_rows_that_fit_two_formats_are_refused():
     with pytest.raises(
         ValueError, match=r"fit messages and text: name one. Try: data.format=messages, or data.format="
     ):
@@ -77,7 +77,7 @@ def test_rows_that_fit_two_formats_are_not_guessed_at():
     assert [form.name for form in choose_formats("auto", {}, [CHAT | TEXT], ["text"])] == ["messages"]
 
 
-def test_rows_that_fit_none_are_refused_with_what_to_type():
+def test_rows_that_fit_no_format_are_refused_with_a_fix():
     with pytest.raises(
         ValueError, match=r"the rows have answer, question.*prompt_completion requires prompt, completion"
     ) as error:
@@ -89,12 +89,12 @@ def test_rows_that_fit_none_are_refused_with_what_to_type():
         choose_formats("auto", {}, [{"foo": 1, "bar": 2}])
 
 
-def test_a_misspelt_format_is_refused_with_the_nearest():
+def test_a_misspelt_format_is_refused_with_a_suggestion():
     with pytest.raises(ValueError, match="Did you mean messages"):
         load_format("mesages", {})
 
 
-def test_a_renamed_field_that_the_format_has_not_is_refused():
+def test_a_renamed_field_unknown_to_the_format_is_refused():
     with pytest.raises(ValueError, match=r"data\.fields\.answer: format text has the fields text"):
         load_format("text", {"answer": "a"})
     with pytest.raises(ValueError, match="two fields have the same name"):
@@ -103,12 +103,12 @@ def test_a_renamed_field_that_the_format_has_not_is_refused():
         load_format("text", {}, ["text"])
 
 
-def test_every_format_has_its_word_in_the_data_group():
+def test_every_format_has_a_choice_in_the_data_group():
     for name in format_names():
         assert f"\nformat: {name}" in (conf_dir() / "data" / f"{name}.yaml").read_text()
 
 
-def test_all_fields_that_nothing_reads_are_named_with_the_first_row_and_what_to_type():
+def test_unread_fields_are_named_with_their_row_and_a_fix():
     turns = [TURNS[0] | {"name": "Ann"}, TURNS[1] | {"content": [{"type": "text", "text": "a", "cache": 1}]}]
     said = unread(load_format("messages", {}), {"messages": TURNS}, {"messages": turns, "sytem": "x", "id": 0})
     for name in ("messages[].name (a.jsonl:2", "messages[].content[].cache (a.jsonl:2", "id (a.jsonl:2"):
@@ -117,7 +117,7 @@ def test_all_fields_that_nothing_reads_are_named_with_the_first_row_and_what_to_
     assert "Try: 'data.ignore_fields=[name,cache,sytem,id]'" in said
 
 
-def test_what_is_ignored_or_holds_nothing_is_no_unread_field():
+def test_ignored_and_empty_fields_are_not_unread():
     form = load_format("prompt_completion", {}, ["id", "system"])
     example, rest = form.take(PAIR | {"id": 7, "system": "s", "tools": [], "note": "", "meta": {}, "extra": None})
     assert rest == []
@@ -137,7 +137,7 @@ def test_what_is_ignored_or_holds_nothing_is_no_unread_field():
         ({"messages": TURNS, "images": ["x.png"]}, "images (a.jsonl:1; only text can be trained on)"),
     ],
 )
-def test_what_cannot_be_rendered_yet_is_refused_by_name(row: dict, said: str):
+def test_content_that_cannot_be_rendered_is_refused_by_name(row: dict, said: str):
     assert said in unread(load_format("messages", {}), row)
 
 
@@ -147,12 +147,12 @@ def test_a_field_that_is_renamed_away_is_read_once():
     assert prompt.text == "question"
 
 
-def test_a_missing_field_offers_the_one_it_may_be():
+def test_a_missing_field_gets_a_suggestion():
     with pytest.raises(BadField, match=r"completion: is missing. Did you mean completions\? Try: 'data.fields={comp"):
         load_format("prompt_completion", {})({"prompt": "p", "completions": "c"})
 
 
-def test_what_is_offered_to_type_is_taken():
+def test_the_suggested_override_is_accepted():
     offered = [*shlex.split(ignore_override(ODD_NAMES)), *shlex.split(fields_override({"prompt": "it's, so"}))]
     data = compose(["data.train=some/rows", *offered]).values["data"]
     assert data["ignore_fields"] == ODD_NAMES
@@ -192,7 +192,7 @@ def row(*roles: str) -> dict[str, Any]:
     return {"messages": [message(role) for role in roles]}
 
 
-def test_the_assistant_is_trained_and_nobody_else():
+def test_only_the_assistant_is_trained():
     example = FORMAT(row("system", "user", "assistant", "user", "assistant"))
     assert [(part.role, part.train) for part in example.segments] == [
         *(("system", False), ("user", False), ("assistant", True), ("user", False), ("assistant", True))
@@ -216,7 +216,7 @@ def test_a_turn_can_be_left_untrained(marks: dict, learnt: bool):
     assert [part.train for part in FORMAT({"messages": turns}).segments] == [False, learnt]
 
 
-def test_a_system_text_beside_the_messages_is_the_first_of_them():
+def test_a_separate_system_text_is_the_first_message():
     example = FORMAT({**row("user", "assistant"), "system": "be brief"})
     assert [(part.role, part.text) for part in example.segments][:2] == [("system", "be brief"), ("user", "x")]
     for nothing in (None, ""):
@@ -296,7 +296,7 @@ def test_errors_name_the_users_own_fields():
         load_format("prompt_completion", {"completion": "answer"})({"prompt": "p"})
 
 
-def test_an_input_beside_a_prompt_is_not_guessed_at_and_both_ways_out_work():
+def test_prompt_plus_input_is_refused_and_both_fixes_work():
     row = {"prompt": "p", "input": "i", "completion": "c"}
     with pytest.raises(
         BadField, match="input: is ambiguous: the prompt may.*ignore_fields=.input.*instruction: prompt, output: comp"
@@ -317,7 +317,7 @@ def texts(row: dict) -> list[tuple[str, str, bool]]:
     return [(part.role, part.text, part.train) for part in example.segments]
 
 
-def test_turns_and_the_system_text_beside_them_are_read():
+def test_turns_and_a_separate_system_text_are_read():
     assert texts({"conversations": SHAREGPT_TURNS, "system": "be brief"}) == [
         ("system", "be brief", False),
         ("user", "hi", False),
@@ -344,7 +344,7 @@ def test_turns_may_be_spelt_as_messages_are():
         ({"conversations": [SHAREGPT_TURNS[0], {"from": "observation", "value": "3"}]}, "tools cannot be rendered yet"),
     ],
 )
-def test_what_is_no_conversation_is_refused_with_the_place(row: dict, reason: str):
+def test_an_invalid_conversation_is_refused_with_its_turn(row: dict, reason: str):
     with pytest.raises(BadField, match=reason):
         SHAREGPT_FORMAT(row)
 

@@ -1,7 +1,7 @@
 """The same rows give the same tokens until distft.data.key.STAGE_VERSION says otherwise.
 
 The key of prepared rows has that version and not the text of the code, so a changed comment tokenises nothing anew. It
-has to be raised by hand when tokens change: these digests tell when. `python -m tests.data.test_golden` writes them,
+has to be raised by hand when tokens change: these digests show when. `python -m tests.data.test_golden` writes them,
 for a format or a template that is new, or after the version was raised.
 """
 
@@ -92,7 +92,7 @@ def whole_stage(folder: Path) -> Iterator[tuple[str, str]]:
         yield f"stage {split}", digest(iter(Rows(prepared, split)))
 
 
-def test_the_tokens_of_fixed_rows_change_with_the_version_alone(tmp_path: Path):
+def test_tokens_of_fixed_rows_change_only_with_the_version(tmp_path: Path):
     assert set(ROWS) == set(format_names()), "give each format rows here, then: python -m tests.data.test_golden"
     golden = read_json(FILE)
     assert golden["version"] == STAGE_VERSION, "python -m tests.data.test_golden"

@@ -23,7 +23,7 @@ def hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return snapshot
 
 
-def test_what_exists_here_is_no_hub_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_an_existing_path_is_not_a_hub_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "someone" / "model").mkdir(parents=True)
     assert not is_hub_id("someone/model")
@@ -32,7 +32,7 @@ def test_what_exists_here_is_no_hub_id(tmp_path: Path, monkeypatch: pytest.Monke
     assert not any(map(is_hub_id, ("/a/b", "./a", "../a", "~/a", "a/b/c", "données/x y")))
 
 
-def test_a_model_of_the_users_own_cache_is_found_offline_and_pinned(tmp_path: Path, hub_cache: Path):
+def test_a_model_in_the_hub_cache_is_found_offline_and_pinned(tmp_path: Path, hub_cache: Path):
     with pytest.raises(NotFetched):
         local_folder("someone/model", None, tmp_path)
     assert fetch("someone/model", None, tmp_path) == hub_cache
@@ -41,7 +41,7 @@ def test_a_model_of_the_users_own_cache_is_found_offline_and_pinned(tmp_path: Pa
     assert fetch("someone/model", None, tmp_path) == hub_cache
 
 
-def test_a_tokenizer_may_come_from_a_fetched_model_but_no_model_from_a_tokenizer(tmp_path: Path, hub_cache: Path):
+def test_a_fetched_tokenizer_does_not_count_as_a_model(tmp_path: Path, hub_cache: Path):
     fetch("someone/model", None, tmp_path, weights=False)
     assert local_folder("someone/model", None, tmp_path, weights=False) == hub_cache
     with pytest.raises(NotFetched):

@@ -41,7 +41,7 @@ def test_another_path_or_cache_keeps_the_key(values: dict[str, Any], tmp_path: P
     assert data_key(values) == before
 
 
-def test_each_option_that_decides_tokens_makes_another_key(values: dict[str, Any]):
+def test_each_option_that_changes_tokens_changes_the_key(values: dict[str, Any]):
     own = values["data"]["train"]
     changes: list[dict[str, Any]] = [
         {},
@@ -61,7 +61,7 @@ def test_each_option_that_decides_tokens_makes_another_key(values: dict[str, Any
     assert len({data_key(values | {"data": values["data"] | change}) for change in changes}) == len(changes)
 
 
-def test_one_other_byte_of_the_rows_changes_the_key(values: dict[str, Any]):
+def test_a_changed_byte_of_the_rows_changes_the_key(values: dict[str, Any]):
     before = data_key(values)
     path = Path(values["data"]["train"])
     path.write_text(path.read_text().replace('"3"', '"4"'))
@@ -69,7 +69,7 @@ def test_one_other_byte_of_the_rows_changes_the_key(values: dict[str, Any]):
 
 
 @pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja"])
-def test_one_other_byte_of_the_tokenizer_or_template_changes_the_key(values: dict[str, Any], tmp_path: Path, name: str):
+def test_a_changed_byte_of_tokenizer_or_template_changes_the_key(values: dict[str, Any], tmp_path: Path, name: str):
     byte_tokenizer().save_pretrained(tmp_path / "model")
     values["model"] |= {"tiny": False, "path": str(tmp_path / "model")}
     before = data_key(values)
@@ -80,7 +80,7 @@ def test_one_other_byte_of_the_tokenizer_or_template_changes_the_key(values: dic
     assert data_key(values) != before
 
 
-def test_a_template_file_counts_by_its_text(values: dict[str, Any], tmp_path: Path):
+def test_a_template_file_is_keyed_by_its_text(values: dict[str, Any], tmp_path: Path):
     template = tmp_path / "chat.jinja"
     keys = set()
     for text in ("a", "b", "a"):
@@ -93,7 +93,7 @@ def test_a_template_file_counts_by_its_text(values: dict[str, Any], tmp_path: Pa
         data_key(values)
 
 
-def test_what_is_not_fetched_yet_has_no_key_and_is_not_prepared(values: dict[str, Any]):
+def test_unfetched_data_has_no_key_and_is_not_prepared(values: dict[str, Any]):
     remote = values | {"data": values["data"] | {"train": "someone/rows"}}
     with pytest.raises(NotFetched):
         data_key(remote)
@@ -103,7 +103,7 @@ def test_what_is_not_fetched_yet_has_no_key_and_is_not_prepared(values: dict[str
         data_key(remote)
 
 
-def test_a_hub_dataset_counts_by_its_commit_split_and_subset(values: dict[str, Any]):
+def test_a_hub_dataset_is_keyed_by_commit_split_and_subset(values: dict[str, Any]):
     def key_of(**data: Any) -> str:
         return data_key(values | {"data": values["data"] | {"train": "someone/rows", "revision": "a" * 40} | data})
 
@@ -117,7 +117,7 @@ def test_a_model_folder_without_a_tokenizer_is_named(values: dict[str, Any], tmp
         data_key(values | {"model": values["model"] | {"tiny": False, "path": str(tmp_path / "bare")}})
 
 
-def test_a_big_file_is_hashed_once_and_anew_when_it_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_big_file_is_hashed_again_only_when_it_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(key, "CACHED_HASH_BYTES", 0)
     path = tmp_path / "rows.jsonl"
     path.write_text("a")
@@ -127,7 +127,7 @@ def test_a_big_file_is_hashed_once_and_anew_when_it_changes(tmp_path: Path, monk
     write_json(memory, {"sha256": "remembered"})
     assert file_hash(path, tmp_path) == "remembered"
     path.write_text("b")
-    os.utime(path, (1, 1))  # same size, same time: the change time of the inode tells
+    os.utime(path, (1, 1))  # same size, same time: only the inode's change time differs
     assert file_hash(path, tmp_path) not in ("remembered", first)
 
 

@@ -36,7 +36,7 @@ def test_epochs_and_seeds_differ_in_order() -> None:
     assert not np.array_equal(first, Order(50, 1).rows(0, 50))
 
 
-def test_the_order_of_rows_is_this_one() -> None:
+def test_the_order_of_rows_is_fixed() -> None:
     """The bits of both versions: what a run has read must not depend on a library's version."""
     assert Order(10, 0).rows(0, 20).tolist() == [6, 5, 9, 3, 2, 1, 8, 4, 0, 7, 8, 7, 3, 4, 6, 1, 5, 0, 2, 9]
     assert Order(7, 3).rows(5, 16).tolist() == [4, 3, 4, 0, 6, 1, 2, 3, 5, 4, 0]
@@ -47,17 +47,17 @@ def test_the_order_of_rows_is_this_one() -> None:
     assert Order(10, 0, version=1).rows(0, 10).tolist() == [5, 4, 3, 7, 2, 1, 9, 8, 6, 0]
 
 
-def test_splitmix64_is_the_published_one() -> None:
+def test_splitmix64_matches_the_published_values() -> None:
     counters = np.arange(1, 4, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(1234567)
     assert splitmix64(counters).tolist() == [6457827717110365317, 3203168211198807973, 9817491932198370423]
 
 
-def test_each_order_of_a_few_rows_comes_as_often_as_any_other() -> None:
+def test_permutations_are_uniform() -> None:
     counts = Counter(tuple(Order(4, seed).rows(0, 4)) for seed in range(2400))
     assert len(counts) == 24 and sum((count - 100) ** 2 / 100 for count in counts.values()) < 50, "chi squared, 23"
 
 
-def test_a_step_takes_no_more_memory_than_its_rows() -> None:
+def test_the_memory_of_a_step_is_that_of_its_rows() -> None:
     order = Order(10**6, 0)
     order.rows(0, 8)
     tracemalloc.start()
@@ -66,7 +66,7 @@ def test_a_step_takes_no_more_memory_than_its_rows() -> None:
     tracemalloc.stop()
 
 
-def test_the_last_step_may_be_short_and_a_step_may_straddle_epochs() -> None:
+def test_steps_straddle_epochs_and_the_last_may_be_short() -> None:
     assert row_borders(10, 4).tolist() == [0, 4, 8, 10]
     borders = step_borders(Order(7, 0), np.ones(7), epochs=2, max_steps=None, batch_rows=4, batch_tokens=None)
     assert borders.tolist() == [0, 4, 8, 12, 14]
@@ -81,7 +81,7 @@ def test_the_first_end_reached_ends_the_run() -> None:
 
 
 @given(st.integers(0, 20), st.integers(1, 12), st.integers(9, 60))
-def test_steps_of_tokens_are_full_where_steps_alone_end_the_run(row: int, steps: int, batch_tokens: int) -> None:
+def test_token_steps_are_full_if_only_max_steps_ends_the_run(row: int, steps: int, batch_tokens: int) -> None:
     order, lengths = Order(7, 0), np.arange(1, 8)
     sizes = {"batch_rows": None, "batch_tokens": batch_tokens}
     borders = step_borders(order, lengths, epochs=None, max_steps=3 + steps, base=Base(3, row), **sizes)
@@ -90,7 +90,7 @@ def test_steps_of_tokens_are_full_where_steps_alone_end_the_run(row: int, steps:
 
 
 @pytest.mark.parametrize("epochs", [None, 5000])
-def test_rows_that_no_step_reads_are_not_put_in_order(epochs: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_that_no_step_reads_are_not_ordered(epochs: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
     """1,000 steps of 262,144 tokens took 30 s and 8 GiB, a position for every token."""
     made, permutation = [], steps_module._permutation
     monkeypatch.setattr(steps_module, "_permutation", lambda *which: made.append(which) or permutation(*which))
@@ -102,7 +102,7 @@ def test_rows_that_no_step_reads_are_not_put_in_order(epochs: int | None, monkey
 
 
 @given(st.integers(0, 14), st.integers(1, 5), st.integers(9, 20))
-def test_steps_from_a_base_on_read_the_rest_once(row: int, batch_rows: int, batch_tokens: int) -> None:
+def test_steps_after_a_base_read_the_rest_once(row: int, batch_rows: int, batch_tokens: int) -> None:
     order, lengths = Order(7, 0), np.arange(1, 8)
     for sizes in ({"batch_rows": batch_rows, "batch_tokens": None}, {"batch_rows": None, "batch_tokens": batch_tokens}):
         borders = step_borders(order, lengths, epochs=2, max_steps=None, base=Base(3, row), **sizes)
@@ -112,7 +112,7 @@ def test_steps_from_a_base_on_read_the_rest_once(row: int, batch_rows: int, batc
 
 
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=40), st.integers(9, 30))
-def test_a_step_of_tokens_is_as_full_as_rows_in_order_allow(lengths: list[int], budget: int) -> None:
+def test_a_token_step_takes_all_rows_in_order_that_fit(lengths: list[int], budget: int) -> None:
     array = np.asarray(lengths)
     borders = token_borders(array, budget)
     assert borders[0] == 0 and borders[-1] == len(lengths)

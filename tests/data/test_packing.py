@@ -29,9 +29,7 @@ def held(cut: list[list[np.ndarray]]) -> list[int]:
 
 
 @given(st.integers(0, 40), st.integers(1, 6), st.integers(1, 4))
-def test_every_row_is_held_once_and_all_ranks_have_equally_many_micro_batches(
-    rows: int, micro: int, world: int
-) -> None:
+def test_every_row_is_used_once_and_ranks_have_equal_counts(rows: int, micro: int, world: int) -> None:
     picked = np.random.default_rng(1).permutation(100)[:rows]
     cut = by_rows(micro).micro_batches(picked, world)
     assert all(len(ranks) == world for ranks in cut)
@@ -41,7 +39,7 @@ def test_every_row_is_held_once_and_all_ranks_have_equally_many_micro_batches(
 
 
 @given(st.integers(0, 60), st.integers(50, 200), st.integers(1, 4))
-def test_tokens_fit_whatever_the_rows(rows: int, tokens: int, world: int) -> None:
+def test_micro_batches_never_exceed_their_tokens(rows: int, tokens: int, world: int) -> None:
     picked = np.random.default_rng(2).permutation(100)[:rows]
     cut = by_tokens(tokens).micro_batches(picked, world)
     assert held(cut) == sorted(picked)
@@ -49,7 +47,7 @@ def test_tokens_fit_whatever_the_rows(rows: int, tokens: int, world: int) -> Non
     assert all(len(ranks) == world for ranks in cut)
 
 
-def test_rows_that_leave_no_room_for_the_last_get_one_micro_batch_more() -> None:
+def test_one_micro_batch_is_added_if_the_last_row_does_not_fit() -> None:
     cut = MicroBatching(np.asarray([6, 6, 6]), 9, np.asarray([6.0, 6.0, 6.0]))  # no two rows fit 9
     assert [len(ranks[0]) for ranks in cut.micro_batches(np.arange(3), 1)] == [1, 1, 1]
 
@@ -61,7 +59,7 @@ def test_a_row_larger_than_a_micro_batch_is_refused() -> None:
 
 @pytest.mark.parametrize("tokens", [1024, 2048])
 @pytest.mark.parametrize("world", [2, 4, 8])
-def test_processes_have_like_costs_in_sum_and_at_any_time(world: int, tokens: int) -> None:
+def test_ranks_have_similar_costs_in_total_and_at_each_step(world: int, tokens: int) -> None:
     """Of rows up to 1,024 tokens, so that some fill a micro-batch alone."""
     random = np.random.default_rng(3)
     lengths = np.minimum(1024, (random.lognormal(4.2, 1.1, 2048)).astype(np.int64) + 8)  # median 75, mean about 130
@@ -69,11 +67,11 @@ def test_processes_have_like_costs_in_sum_and_at_any_time(world: int, tokens: in
     cut = MicroBatching(lengths, tokens, costs).micro_batches(np.arange(2048)[: 32 * world], world)
     of = np.asarray([[costs[part].sum() for part in ranks] for ranks in cut])  # [accumulation, world]
     assert of.sum(0).max() / of.sum(0).mean() < 1.03
-    assert (of.max(1).sum()) / of.sum(0).mean() < 1.03, "what the dearest of each micro-batch takes, all wait for"
+    assert (of.max(1).sum()) / of.sum(0).mean() < 1.03, "all ranks wait for the most expensive one of each micro-batch"
 
 
 @pytest.mark.parametrize("world", [2, 4, 8])
-def test_of_few_rows_too(world: int) -> None:
+def test_few_rows_are_balanced_too(world: int) -> None:
     """Medians of ten steps of 8 rows a process, about as long as the demo's."""
     lengths = np.minimum(347, np.random.default_rng(5).lognormal(3.9, 0.5, 80 * world).astype(np.int64))
     cut = MicroBatching(lengths, 2048, lengths * 6e8 + lengths.astype(float) ** 2 * 1e5)
@@ -81,14 +79,14 @@ def test_of_few_rows_too(world: int) -> None:
     assert np.median([excess(cut.costs, step) for step in steps]) < 0.005
 
 
-def test_beside_a_row_that_fills_a_micro_batch_the_others_are_filled_too() -> None:
+def test_a_row_that_fills_a_micro_batch_does_not_limit_others() -> None:
     """10 and ten times 1 first, and five times 1 each then: nobody waits. Of 10, 7, 7 and 6 the other waits for 3."""
     lengths = np.append(10, np.ones(20, np.int64))
     cut = MicroBatching(lengths, 10, lengths.astype(float))
     assert excess(cut.costs, cut.micro_batches(np.arange(21), 2)) == 0.0
 
 
-def test_full_micro_batches_are_not_asked_again_for_every_row(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_micro_batches_are_not_scanned_for_every_row(monkeypatch: pytest.MonkeyPatch) -> None:
     """A cut of all held-out rows took half a minute of 20,000."""
     asked, pop = [], heapq.heappop
     monkeypatch.setattr(heapq, "heappop", lambda heap: asked.append(1) or pop(heap))
@@ -98,7 +96,7 @@ def test_full_micro_batches_are_not_asked_again_for_every_row(monkeypatch: pytes
     assert len(asked) < 4 * 4096
 
 
-def test_the_cut_is_a_function_of_the_rows_alone() -> None:
+def test_packing_is_a_function_of_the_rows_alone() -> None:
     rows = np.random.default_rng(4).permutation(100)[:32]
     one, two = (by_tokens(96).micro_batches(rows, 2) for _ in range(2))
     for first, second in zip(one, two, strict=True):
@@ -108,14 +106,14 @@ def test_the_cut_is_a_function_of_the_rows_alone() -> None:
 ALIKE = np.zeros(2)
 
 
-def test_where_the_greedy_cut_is_not_the_best_a_swap_is():
+def test_a_swap_improves_on_greedy_packing():
     """Graham's own case: 3 + 2 + 2 and 3 + 2 of five rows, where 3 + 3 and 2 + 2 + 2 are alike."""
     costs, ones = np.array([3.0, 3.0, 2.0, 2.0, 2.0]), np.ones(5, np.int64)
     found = balance([np.array([0, 2, 4]), np.array([1, 3])], ones, costs, 3, ALIKE)
     assert sorted(costs[members].sum() for members in found) == [6.0, 6.0]
 
 
-def test_a_row_moves_where_there_is_room_and_not_where_there_is_none():
+def test_a_row_moves_only_to_a_bin_with_room():
     costs, sizes = np.array([4.0, 2.0, 2.0]), np.array([1, 1, 5])
     whole = [np.array([0, 1, 2]), np.array([], np.int64)]
     assert [list(members) for members in balance(whole, sizes, costs, 7, ALIKE)] == [[1, 2], [0]]
@@ -124,14 +122,14 @@ def test_a_row_moves_where_there_is_room_and_not_where_there_is_none():
     assert [list(members) for members in balance(two, sizes, costs, 5, ALIKE)] == [[0, 1], [2]]
 
 
-def test_a_bin_is_as_much_dearer_as_its_level_is():
+def test_the_cost_target_of_a_bin_follows_its_level():
     costs, ones = np.ones(8), np.ones(8, np.int64)
     found = balance([np.arange(4), np.arange(4, 8)], ones, costs, 8, np.array([6.0, 2.0]))
     assert [len(members) for members in found] == [6, 2]
 
 
 @pytest.mark.parametrize("seed", range(50))
-def test_the_same_rows_in_as_many_bins_none_too_full_and_closer(seed: int):
+def test_balancing_keeps_rows_bins_and_limits(seed: int):
     random = np.random.default_rng(seed)
     num_rows, num_bins = random.integers(1, 80), random.integers(1, 9)
     sizes = random.integers(1, 100, num_rows)

@@ -10,23 +10,23 @@ from distft.data.stage import build_once
 
 
 def fill(folder: Path, made: Path) -> None:
-    with build_once(folder, "done") as beside:
-        if beside:
+    with build_once(folder, "done") as building:
+        if building:
             (made / str(os.getpid())).touch()
             for number in range(20):
-                (beside / str(number)).write_text("x" * 1000)
+                (building / str(number)).write_text("x" * 1000)
                 time.sleep(0.002)
-            (beside / "done").touch()
+            (building / "done").touch()
 
 
 def die_half_way(folder: Path) -> None:
-    with build_once(folder, "done") as beside:
-        assert beside
-        (beside / "0").touch()
+    with build_once(folder, "done") as building:
+        assert building
+        (building / "0").touch()
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def test_eight_makers_make_one_folder_that_nobody_sees_in_parts(tmp_path: Path):
+def test_eight_makers_publish_one_folder_atomically(tmp_path: Path):
     made = tmp_path / "made"
     made.mkdir()
     context = multiprocessing.get_context("fork")
@@ -40,15 +40,15 @@ def test_eight_makers_make_one_folder_that_nobody_sees_in_parts(tmp_path: Path):
     assert len(list(made.iterdir())) == 1
 
 
-def test_what_a_killed_maker_left_is_removed_and_made_anew(tmp_path: Path):
+def test_leftovers_of_a_killed_maker_are_removed_and_rebuilt(tmp_path: Path):
     maker = multiprocessing.get_context("fork").Process(target=die_half_way, args=(tmp_path / "folder",))
     maker.start()
     maker.join()
     assert not (tmp_path / "folder").exists()
-    with build_once(tmp_path / "folder", "done") as beside:
-        assert beside is not None
-        assert list(beside.iterdir()) == []
-        (beside / "done").touch()
+    with build_once(tmp_path / "folder", "done") as building:
+        assert building is not None
+        assert list(building.iterdir()) == []
+        (building / "done").touch()
     assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == ["folder"]
 
 
@@ -59,9 +59,9 @@ def test_a_failure_leaves_nothing(tmp_path: Path):
 
 
 def test_a_folder_that_another_machine_finished_first_is_kept(tmp_path: Path):
-    with build_once(tmp_path / "folder", "done") as beside:
-        assert beside is not None
-        (beside / "done").write_text("mine")
+    with build_once(tmp_path / "folder", "done") as building:
+        assert building is not None
+        (building / "done").write_text("mine")
         (tmp_path / "folder").mkdir()
         (tmp_path / "folder" / "done").write_text("theirs")
     assert (tmp_path / "folder" / "done").read_text() == "theirs"

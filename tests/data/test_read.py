@@ -26,7 +26,7 @@ def values(path: Path) -> list:
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.json", "lines.json", "a.csv", "a.tsv", "a.parquet", "a.jsonl.gz"])
-def test_every_kind_of_file_gives_the_same_rows(tmp_path: Path, name: str):
+def test_every_file_format_gives_the_same_rows(tmp_path: Path, name: str):
     path = tmp_path / name
     lines = "".join(json.dumps(row) + "\n" for row in ROWS)
     if name.endswith("parquet"):
@@ -47,7 +47,7 @@ def test_a_byte_order_mark_and_windows_line_ends_change_nothing(tmp_path: Path, 
     assert values(written(tmp_path, name, b"\xef\xbb\xbf" + text.encode())) == [{"text": "x"}]
 
 
-def test_every_line_that_is_no_row_is_told_with_its_number_and_the_next_is_read(tmp_path: Path):
+def test_malformed_lines_are_reported_and_the_next_is_read(tmp_path: Path):
     lines = [b'{"text": 1}', b"", b'{"text": ', b"[1]", b'{"text": "\xff"}', b"\0\0", b"[" * 100_000, b'{"text": 2}']
     found = list(read_rows(written(tmp_path, "a.jsonl", b"\n".join(lines))))
     assert [(row.line, row.value) for row in found if row.value] == [(1, {"text": 1}), (8, {"text": 2})]
@@ -60,7 +60,7 @@ def test_every_line_that_is_no_row_is_told_with_its_number_and_the_next_is_read(
     ]
 
 
-def test_a_line_beyond_the_limit_is_told_and_never_held_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_line_over_the_limit_is_reported_and_not_held_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(read, "MAX_ROW_BYTES", 50)
     lines = [json.dumps({"text": "x" * n}).encode() for n in (1, 500, 2)]
     found = list(read_rows(written(tmp_path, "a.jsonl", b"\n".join(lines))))
@@ -77,7 +77,7 @@ def test_a_json_list_that_breaks_off_names_the_line(tmp_path: Path):
         values(written(tmp_path, "a.json", b'[{"text": "x"},\n{"text": '))
 
 
-def test_a_csv_row_with_another_number_of_cells_is_told_by_its_first_line(tmp_path: Path):
+def test_a_csv_row_with_a_wrong_cell_count_names_its_first_line(tmp_path: Path):
     found = list(read_rows(written(tmp_path, "a.csv", b'prompt,completion\n"1\n2",b\nx\n"a"b,c\nd,e\n')))
     assert [(row.line, row.reason) for row in found] == [
         (2, None),
@@ -107,7 +107,7 @@ PRETTY = json.dumps({"version": "1", "data": ROWS}, indent=1)
         gzip.compress(LINES.encode(), mtime=0),
     ],
 )
-def test_json_is_read_however_it_is_laid_out_or_stored(tmp_path: Path, name: str, content: str | bytes):
+def test_json_is_read_in_any_layout_or_compression(tmp_path: Path, name: str, content: str | bytes):
     path = written(tmp_path, name, content.encode() if isinstance(content, str) else content)
     assert values(path) == ROWS
 
@@ -142,12 +142,12 @@ def test_a_file_of_one_object_that_is_a_row_gives_that_row(tmp_path: Path, row: 
         ("a.jsonl", '{"a": "é"}'.encode("utf-16")[:-1], "a.jsonl: .*utf-16"),
     ],
 )
-def test_what_holds_no_rows_or_would_lose_some_is_named(tmp_path: Path, name: str, content: bytes, reason: str):
+def test_files_without_rows_or_with_lost_rows_are_named(tmp_path: Path, name: str, content: bytes, reason: str):
     with pytest.raises(UnreadableFile, match=reason):
         values(written(tmp_path, name, content))
 
 
-def test_an_object_with_two_fields_of_one_name_is_no_row(tmp_path: Path):
+def test_an_object_with_a_repeated_field_is_not_a_row(tmp_path: Path):
     (found,) = read_rows(written(tmp_path, "a.jsonl", b'{"a": {"b": 1, "b": 2}}'))
     assert (found.value, found.reason) == (None, "line: has the field 'b' twice")
 
@@ -167,27 +167,25 @@ def test_an_object_with_two_fields_of_one_name_is_no_row(tmp_path: Path):
     ],
 )
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
-def test_a_table_is_read_however_its_cells_are_divided_and_quoted(
-    tmp_path: Path, name: str, content: str, encoding: str
-):
+def test_tables_are_read_with_any_delimiter_and_quoting(tmp_path: Path, name: str, content: str, encoding: str):
     assert values(written(tmp_path, name, content.encode(encoding))) == [
         {"prompt": "a; b", "completion": 'c "d"\te\nf'}
     ]
 
 
-def test_a_table_of_one_column_or_an_empty_cell_is_taken_as_it_is(tmp_path: Path):
+def test_one_column_tables_and_empty_cells_are_read(tmp_path: Path):
     assert values(written(tmp_path, "a.csv", b"text\nhello; you | all\n\n")) == [{"text": "hello; you | all"}]
     assert values(written(tmp_path, "a.csv", b"a,b\n1,\n")) == [{"a": "1", "b": None}]
 
 
-def test_a_cell_of_another_encoding_is_told_with_the_way_to_convert_it(tmp_path: Path):
+def test_another_encoding_is_reported_with_the_conversion(tmp_path: Path):
     found = list(read_rows(written(tmp_path, "a.csv", "text\nété\nok\n".encode("latin-1"))))
     assert [(row.line, row.value) for row in found] == [(2, None), (3, {"text": "ok"})]
     assert "is not UTF-8. Try: iconv" in str(found[0].reason)
 
 
 @pytest.mark.parametrize("name", ["a.parquet", "a.jsonl.gz"])
-def test_a_file_that_is_not_what_its_name_says_is_named(tmp_path: Path, name: str):
+def test_a_file_with_a_wrong_suffix_is_named(tmp_path: Path, name: str):
     with pytest.raises(UnreadableFile, match=name):
         values(written(tmp_path, name, b"no such format"))
 
@@ -200,7 +198,7 @@ def test_a_compressed_file_that_breaks_off_is_named(tmp_path: Path):
 
 @settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(lines=st.lists(st.binary(max_size=30).filter(lambda line: b"\n" not in line and line.strip()), max_size=20))
-def test_whatever_the_bytes_each_line_is_a_row_or_a_reason(tmp_path: Path, lines: list[bytes]):
+def test_any_bytes_give_a_row_or_a_reason_per_line(tmp_path: Path, lines: list[bytes]):
     found = list(read_rows(written(tmp_path, "any.jsonl", b"\n".join([b"{}", *lines]))))
     assert [row.line for row in found] == list(range(1, len(lines) + 2))
     assert all((row.value is None) == (row.reason is not None) for row in found)

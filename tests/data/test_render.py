@@ -29,7 +29,7 @@ def trained(renderer, example: Example) -> list[str]:
 
 
 @families
-def test_the_answer_and_its_end_of_turn_are_trained_and_nothing_else(family: str):
+def test_only_the_answer_and_its_end_of_turn_are_trained(family: str):
     end = END_OF_TURN.get(family, FAMILIES[family][1])
     assert trained(RENDERERS[family], chat("What is 2 + 2?", "It is 4.")) == [f"It is 4.{end}"]
 
@@ -43,29 +43,29 @@ def test_every_answer_of_a_chat_is_trained(family: str):
 
 
 @families
-def test_an_answer_that_repeats_the_question_is_found_where_the_assistant_says_it(family: str):
+def test_an_answer_equal_to_the_question_is_found_in_its_turn(family: str):
     rendered = RENDERERS[family](chat("same words", "same words", "same words", "same words"))
     asked = [i for i in range(len(rendered.text)) if rendered.text.startswith("same words", i)]
     assert [start for start, _ in rendered.spans] == [asked[1], asked[3]]
 
 
-def test_a_message_marked_untrained_is_read_but_not_learnt():
+def test_a_message_marked_untrained_is_context_only():
     example = Example((*chat("one", "first", train=False).segments, *chat("two", "second").segments))
     assert trained(CHATML, example) == ["second<|im_end|>"]
 
 
-def test_the_empty_thinking_that_a_template_puts_in_is_not_trained():
+def test_empty_thinking_inserted_by_a_template_is_not_trained():
     rendered = RENDERERS["qwen3"](chat("hi", "hello"))
     assert "<think>\n\n</think>\n\nhello" in rendered.text
     assert trained(RENDERERS["qwen3"], chat("hi", "hello")) == ["hello<|im_end|>"]
 
 
-def test_thinking_that_the_row_holds_is_trained():
+def test_thinking_in_the_row_is_trained():
     thought = "<think>\nbe polite\n</think>\n\nhello"
     assert trained(RENDERERS["qwen3"], chat("hi", thought)) == [f"{thought}<|im_end|>"]
 
 
-def test_thinking_that_the_template_drops_from_earlier_turns_is_not_looked_for():
+def test_thinking_dropped_from_earlier_turns_is_not_required():
     thought = "<think>\nbe polite\n</think>\n\nhello"
     assert trained(RENDERERS["qwen3"], chat("hi", thought, "bye", "ciao")) == ["hello<|im_end|>", "ciao<|im_end|>"]
 
@@ -76,14 +76,14 @@ def test_trimmed_content_is_found_without_its_spaces():
 
 @pytest.mark.parametrize("family", ["smollm2", "gemma3", "mistral", "qwen3"])
 @given(turns=st.lists(st.text("ab <>|\n[]/_end", min_size=1).filter(str.strip), min_size=2, max_size=6))
-def test_whatever_the_texts_the_spans_hold_what_the_assistant_says(family: str, turns: list[str]):
+def test_spans_hold_the_assistants_text_for_any_text(family: str, turns: list[str]):
     turns = turns[: len(turns) // 2 * 2]
     spans = trained(RENDERERS[family], chat(*turns))
     for span, answer in zip(spans, turns[1::2], strict=True):
         assert "".join(span.split()) == "".join((answer + END_OF_TURN.get(family, FAMILIES[family][1])).split())
 
 
-def test_a_template_that_a_row_violates_gives_its_words():
+def test_an_error_raised_by_a_template_is_quoted():
     example = Example((Segment("system", "Be brief.", False), *chat("hi", "hello").segments))
     with pytest.raises(BadField, match=r"messages: the chat template refuses them: .*must alternate"):
         RENDERERS["mistral"](example)
@@ -118,12 +118,12 @@ def test_a_template_with_two_begin_tokens_is_refused():
         ChatRenderer(tokenizer, "{{ bos_token }}" + tokenizer.chat_template)
 
 
-def test_prompt_and_completion_go_through_the_template_as_user_and_assistant():
+def test_prompt_and_completion_are_user_and_assistant_turns():
     pair = Example((Segment("prompt", "hi", False), Segment("completion", "hello", True)))
     assert CHATML(pair) == CHATML(chat("hi", "hello"))
 
 
-def test_without_a_template_prompt_and_completion_stand_side_by_side():
+def test_without_a_template_prompt_and_completion_are_joined():
     rendered = PlainRenderer()(Example((Segment("prompt", "2+2=", False), Segment("completion", "4", True))))
     assert rendered.text == "2+2=4"
     assert rendered.spans == ((4, 5),)
@@ -138,7 +138,7 @@ def test_messages_without_a_template_are_refused():
 
 
 @pytest.mark.parametrize("form", ["%d %b %Y", "%Y-%m-%d", "%-d %B %y, %A", "%B %d, %Y %H:%M:%S", "%c|%x|%j", "%F"])
-def test_every_form_of_a_date_is_printed_as_python_prints_it(form: str):
+def test_date_formats_match_strftime(form: str):
     template = f"\n  {{% macro today() %}}{{{{ strftime_now({form!r}) }}}}{{% endmacro %}}\n[{{{{ today() }}}}]"
     renderer = ChatRenderer(byte_tokenizer(), template + byte_tokenizer().chat_template, "2026-01-02")
     printed = datetime(2026, 1, 2).strftime(form)
@@ -158,11 +158,11 @@ def test_every_form_of_a_date_is_printed_as_python_prints_it(form: str):
         ({"text": "ab\ud800"}, "a.text: is not UTF-8, or half of a surrogate pair, at position 2"),
     ],
 )
-def test_a_text_no_tokenizer_takes_is_refused_with_its_field_and_reason(row: dict, reason: str):
+def test_a_text_that_cannot_be_tokenized_names_its_field(row: dict, reason: str):
     with pytest.raises(BadField) as error:
         text_field(row, "text", "a.")
     assert str(error.value) == reason
 
 
-def test_a_text_is_kept_as_it_is():
+def test_a_text_is_not_changed():
     assert text_field({"text": " é🏛 \n"}, "text") == " é🏛 \n"

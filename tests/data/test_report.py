@@ -24,7 +24,7 @@ def report(rows: int = 10, **counts: int) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("counts", [{}, {"bad": 10}, {"truncated": 500}, {"overlap": 3}, {"untrained": 990}])
-def test_up_to_the_thresholds_data_is_taken(counts: dict[str, int]):
+def test_data_up_to_the_thresholds_is_accepted(counts: dict[str, int]):
     assert refused(report(**counts), DATA) == []
 
 
@@ -46,22 +46,22 @@ def test_up_to_the_thresholds_data_is_taken(counts: dict[str, int]):
         ),
     ],
 )
-def test_beyond_a_threshold_data_is_refused_with_the_key_that_decides(counts: dict, data: dict, reason: str):
+def test_data_over_a_threshold_is_refused_with_the_key(counts: dict, data: dict, reason: str):
     assert reason in " ".join(refused(report(**counts), DATA | data))
 
 
-def test_the_value_that_is_offered_is_accepted():
+def test_the_suggested_threshold_is_accepted():
     for bad in range(11, 1000, 7):
         (line,) = refused(report(bad=bad), DATA)
         offered = float(line.rpartition("=")[2])
         assert refused(report(bad=bad), DATA | {"max_bad_fraction": offered}) == []
 
 
-def test_no_threshold_is_offered_that_leaves_no_row():
+def test_no_threshold_is_suggested_that_leaves_no_row():
     assert not any("Try" in line for line in refused(report(rows=0, bad=1000), DATA))
 
 
-def test_the_summary_names_what_was_left_out_and_nothing_that_was_not():
+def test_the_summary_names_exactly_what_was_left_out():
     lines = "\n".join(summary(report(bad=2, truncated=30), Path("/cache/key")))
     assert "train: 10 rows, 12,345 tokens, 6,789 of them trained" in lines
     assert "2 bad (listed in /cache/key/bad_rows.txt), 30 cut (the longest had 99 tokens)" in lines
@@ -69,7 +69,7 @@ def test_the_summary_names_what_was_left_out_and_nothing_that_was_not():
     assert len(summary(report(), Path("/cache/key"))) == 1
 
 
-def test_a_bad_row_is_one_line_whatever_it_holds():
+def test_a_bad_row_is_reported_in_one_line():
     stream, log = Stream(), io.StringIO()
     for number in range(7):
         stream.add_bad(RawRow("a.jsonl", number, {}), BadField("text", "is 'x\ny\ud800'"), log)
@@ -80,7 +80,7 @@ def test_a_bad_row_is_one_line_whatever_it_holds():
     assert (len(lines), stream.bad, len(stream.first_bad)) == (8, 8, 5)
 
 
-def test_a_split_counts_what_is_predicted():
+def test_a_split_counts_the_predicted_tokens():
     split = Split()
     split.add(Row(np.arange(4, dtype=np.int32), np.array([True, False, True, True])))
     split.add(Row(np.arange(2, dtype=np.int32), np.array([True, False])))

@@ -25,7 +25,7 @@ def write(folder: Path, rows: list[Row], shard_bytes: int = 100) -> list[str]:
 
 @settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(rows=st.lists(a_row, max_size=30))
-def test_rows_come_back_as_they_were_written_over_any_number_of_shards(tmp_path: Path, rows: list[Row]):
+def test_rows_round_trip_over_any_number_of_shards(tmp_path: Path, rows: list[Row]):
     write(tmp_path / "data", rows)
     back = Rows(tmp_path / "data", "train")
     assert len(back) == len(rows)
@@ -47,7 +47,7 @@ def test_shards_can_be_selected(tmp_path: Path):
     assert Rows(tmp_path, "train", [1]).lengths.tolist() == [10, 10, 10]
 
 
-def test_a_shard_that_is_not_there_is_refused(tmp_path: Path):
+def test_a_missing_shard_is_refused(tmp_path: Path):
     twenty(tmp_path)
     with pytest.raises(ValueError, match=r"data\.shards=\[7\]: there is no shard 7, only 0 to 6"):
         Rows(tmp_path, "train", [7])
@@ -60,7 +60,7 @@ def test_a_row_beyond_the_end_raises(tmp_path: Path, index: int):
         Rows(tmp_path, "train")[index]
 
 
-def test_reading_takes_no_copy_of_the_file(tmp_path: Path):
+def test_reading_does_not_copy_the_file(tmp_path: Path):
     twenty(tmp_path)
     assert not Rows(tmp_path, "train")[3].input_ids.flags.owndata
 

@@ -20,7 +20,7 @@ def make(folder: Path, *names: str) -> Path:
 
 
 @pytest.mark.parametrize("name", ["données (1).jsonl", "my rows.csv", "a=b,c.json", "[x] {y}.jsonl.gz"])
-def test_any_name_is_found(tmp_path: Path, name: str):
+def test_a_file_of_any_name_is_found(tmp_path: Path, name: str):
     assert files(make(tmp_path, name) / name) == [name]
 
 
@@ -29,7 +29,7 @@ def test_a_folder_without_splits_is_read_whole_in_order_of_names(tmp_path: Path)
     assert files(tmp_path) == ["c.csv", "b.jsonl"]
 
 
-def test_names_of_files_and_folders_tell_the_split(tmp_path: Path):
+def test_names_of_files_and_folders_give_the_split(tmp_path: Path):
     make(tmp_path, "train-00000-of-00002.parquet", "train-00001-of-00002.parquet", "dev.jsonl", "test/x.jsonl")
     assert files(tmp_path) == ["train-00000-of-00002.parquet", "train-00001-of-00002.parquet"]
     assert files(tmp_path, "data.eval") == ["dev.jsonl"]
@@ -43,13 +43,13 @@ def test_a_folder_without_the_split_is_refused_with_those_it_has(tmp_path: Path)
         files(tmp_path, "data.eval")
 
 
-def test_a_folder_where_only_some_names_tell_a_split_is_not_guessed_at(tmp_path: Path):
+def test_a_folder_with_only_some_split_names_is_refused(tmp_path: Path):
     make(tmp_path, "train.jsonl", "more.jsonl")
     with pytest.raises(ValueError, match=r"more\.jsonl does not"):
         files(tmp_path)
 
 
-def test_a_pattern_stands_for_its_files(tmp_path: Path):
+def test_a_pattern_matches_its_files(tmp_path: Path):
     make(tmp_path, "b1.jsonl", "b2.jsonl", "a.jsonl")
     assert files(tmp_path / "b*.jsonl") == ["b1.jsonl", "b2.jsonl"]
 
@@ -63,13 +63,13 @@ def test_a_pattern_stands_for_its_files(tmp_path: Path):
         ("empty", "has no data files"),
     ],
 )
-def test_what_is_not_there_or_unreadable_is_refused(tmp_path: Path, name: str, reason: str):
+def test_a_missing_or_unreadable_source_is_refused(tmp_path: Path, name: str, reason: str):
     make(tmp_path, "rows.jsonl", "rows.txt", "empty/notes.txt")
     with pytest.raises(ValueError, match=reason):
         files(tmp_path / name)
 
 
-def test_a_file_of_another_tool_makes_no_saved_dataset_of_a_folder(tmp_path: Path):
+def test_a_foreign_file_does_not_make_a_saved_dataset(tmp_path: Path):
     make(tmp_path, "mine.jsonl", "dataset_info.json", "README.md", ".git/x.json")
     assert files(tmp_path) == ["mine.jsonl"]
     for names in (("dataset_info.json", "state.json"), ("dataset_dict.json",)):
@@ -100,7 +100,7 @@ def test_a_file_of_another_tool_makes_no_saved_dataset_of_a_folder(tmp_path: Pat
         ("data.train", {"revision": "v1", "eval": 0.1}, r"data\.revision=v1 has no effect"),
     ],
 )
-def test_a_split_or_revision_that_nothing_takes_is_refused(tmp_path: Path, key: str, data: dict, reason: str):
+def test_an_unused_split_or_revision_is_refused(tmp_path: Path, key: str, data: dict, reason: str):
     path = make(tmp_path, "rows.jsonl") / "rows.jsonl"
     with pytest.raises(ValueError, match=reason):
         files(path, key, **data)
@@ -127,5 +127,5 @@ def test_a_hub_id_keeps_its_split_subset_and_revision():
 
 
 @pytest.mark.parametrize(("name", "kind"), [("a.b.jsonl.zst", ".jsonl"), ("A.CSV", ".csv"), ("a.gz", ""), ("a", "")])
-def test_the_kind_is_the_suffix_without_compression(name: str, kind: str):
+def test_the_format_is_the_suffix_without_compression(name: str, kind: str):
     assert file_kind(Path(name)) == kind

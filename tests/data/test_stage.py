@@ -36,7 +36,7 @@ def texts(folder: Path, split: str) -> list[str]:
     return [TOKENIZER.decode(row.input_ids) for row in Rows(folder, split)]
 
 
-def test_rows_stand_in_the_shards_in_their_order(config: Config, write_rows: WriteRows):
+def test_shards_hold_the_rows_in_order(config: Config, write_rows: WriteRows):
     train = write_rows([pair(f"question {i}", f"answer {i}") for i in range(600)])
     prepared = prepare_data(config(train))
     assert [text.split("\n")[1] for text in texts(prepared.folder, "train")] == [
@@ -46,7 +46,7 @@ def test_rows_stand_in_the_shards_in_their_order(config: Config, write_rows: Wri
     assert prepared.report["splits"]["train"]["trained_tokens"] == Rows(prepared.folder, "train").num_targets.sum()
 
 
-def test_the_second_time_the_first_result_is_used(config: Config, write_rows: WriteRows):
+def test_the_second_call_uses_the_first_result(config: Config, write_rows: WriteRows):
     values = config(write_rows([pair("a"), pair("b")]))
     assert prepared_dir(values) is None
     first = prepare_data(values)
@@ -56,13 +56,13 @@ def test_the_second_time_the_first_result_is_used(config: Config, write_rows: Wr
     assert first.report == second.report
 
 
-def test_several_files_and_kinds_make_one_set(config: Config, write_rows: WriteRows, tmp_path: Path):
+def test_several_files_and_formats_make_one_set(config: Config, write_rows: WriteRows, tmp_path: Path):
     (tmp_path / "more.csv").write_text("prompt,completion\nb,x\n")
     prepared = prepare_data(config([write_rows([pair("a")]), tmp_path / "more.csv"]))
     assert [text.split("\n")[1][0] for text in texts(prepared.folder, "train")] == ["a", "b"]
 
 
-def test_every_bad_row_of_a_thousand_is_listed_with_file_line_field_and_reason(config: Config, tmp_path: Path):
+def test_every_bad_row_is_listed_with_line_field_and_reason(config: Config, tmp_path: Path):
     choose = random.Random(0)
     wrong: list[tuple[bytes, str]] = [
         (b'{"prompt": "p", "completion": ', "line: is not JSON"),
@@ -103,7 +103,7 @@ def test_no_duplicate_is_held_out(config: Config, write_rows: WriteRows):
     assert 5 <= len(set(held_out)) <= 35
 
 
-def test_rows_that_are_added_leave_the_others_where_they_are(config: Config, write_rows: WriteRows):
+def test_added_rows_do_not_move_the_others(config: Config, write_rows: WriteRows):
     def held_out(count: int) -> set[str]:
         train = write_rows([pair(f"question {i}") for i in range(count)])
         return set(Rows(prepare_data(config(train, eval=0.2)).folder, "eval").ids)
@@ -124,7 +124,7 @@ def test_without_eval_nothing_is_held_out(config: Config, write_rows: WriteRows)
 
 
 @pytest.mark.parametrize(("overlap", "left"), [("warn", 3), ("drop", 1), ("stop", 3)])
-def test_training_rows_that_are_held_out_are_counted_and_left_out_if_asked(
+def test_overlap_with_held_out_rows_is_counted_and_excludable(
     config: Config, write_rows: WriteRows, overlap: str, left: int
 ):
     train = write_rows([pair("a"), pair("b"), pair("B ")], "train.jsonl")
@@ -143,7 +143,7 @@ def test_rows_without_a_trained_token_are_counted_and_left_out(config: Config, w
     assert len(Rows(prepared.folder, "train")) == 1
 
 
-def test_a_cut_is_counted_and_a_row_whose_answer_is_cut_off_is_left_out(config: Config, write_rows: WriteRows):
+def test_cuts_are_counted_and_rows_without_answer_left_out(config: Config, write_rows: WriteRows):
     rows = [pair("short"), pair("short", "long" * 99), pair("long" * 99)]
     prepared = prepare_data(config(write_rows(rows), max_length=64))
     stream = prepared.report["streams"]["train"]
@@ -166,7 +166,7 @@ def test_a_row_of_max_length_fits_and_one_token_more_is_cut(config: Config, writ
     assert ends[:2] == [True, True]
 
 
-def test_a_field_that_nothing_reads_stops_wherever_it_comes_first(config: Config, write_rows: WriteRows):
+def test_an_unread_field_in_any_row_stops_the_preparation(config: Config, write_rows: WriteRows):
     train = write_rows([pair(str(i)) for i in range(700)] + [pair("a") | {"sytem": "be brief"}, pair("b") | {"id": 1}])
     said = r"sytem \(.*rows.jsonl:701; did you mean system\?\), id \(.*:702\).*Try: 'data.ignore_fields=\[sytem,id\]'"
     with pytest.raises(ValueError, match=said):
@@ -178,7 +178,7 @@ def test_a_field_that_nothing_reads_stops_wherever_it_comes_first(config: Config
     assert "be brief" not in texts(left_out.folder, "train")[-2]
 
 
-def test_a_name_that_no_row_has_is_refused_or_told(config: Config, write_rows: WriteRows):
+def test_a_field_name_that_no_row_has_is_reported(config: Config, write_rows: WriteRows):
     train = write_rows([pair("a") | {"id": 1}, pair("b")])
     with pytest.raises(ValueError, match=r"data.fields: no row has sys. Try: 'data.fields={}'"):
         prepare_data(config(train, ignore_fields=["id"], fields={"system": "sys"}))
@@ -186,13 +186,13 @@ def test_a_name_that_no_row_has_is_refused_or_told(config: Config, write_rows: W
     assert prepared.report["notes"] == ["data.ignore_fields: no row has source"]
 
 
-def test_unread_fields_of_training_and_held_out_rows_are_told_at_once(config: Config, write_rows: WriteRows):
+def test_unread_fields_of_both_splits_are_reported_at_once(config: Config, write_rows: WriteRows):
     train, held_out = write_rows([pair("a") | {"one": 1}]), write_rows([pair("b") | {"two": 2}], "held.jsonl")
     with pytest.raises(ValueError, match=r"two \(.*held.jsonl:1\), one \(.*rows.jsonl:1\)"):
         prepare_data(config(train, eval=str(held_out)))
 
 
-def test_a_row_that_is_bad_does_not_stop_by_its_fields(config: Config, write_rows: WriteRows):
+def test_a_bad_row_does_not_stop_for_its_unread_fields(config: Config, write_rows: WriteRows):
     train = write_rows([pair("a"), {"error": "timeout"}, pair("b")])
     prepared = prepare_data(config(train, max_bad_fraction=0.5))
     assert prepared.report["streams"]["train"]["bad"] == 1
@@ -204,7 +204,7 @@ def test_plain_text_is_trained_whole(config: Config, write_rows: WriteRows):
     assert row.trained.all()
 
 
-def test_template_none_puts_prompt_and_completion_together(config: Config, write_rows: WriteRows):
+def test_template_none_joins_prompt_and_completion(config: Config, write_rows: WriteRows):
     (row,) = Rows(prepare_data(config(write_rows([pair("2+2=", "4")]), chat_template="none")).folder, "train")
     assert TOKENIZER.decode(row.input_ids) == "2+2=4<|im_end|>"
     assert row.trained.tolist() == [False] * 4 + [True] * 2
@@ -216,7 +216,7 @@ def test_a_template_file_is_used(config: Config, write_rows: WriteRows, tmp_path
     assert texts(prepare_data(values).folder, "train") == ["[user]a<|im_end|>[assistant]b<|im_end|>"]
 
 
-def test_a_template_prints_a_fixed_day_whenever_it_is_prepared(config: Config, write_rows: WriteRows, tmp_path: Path):
+def test_a_template_always_prints_the_fixed_day(config: Config, write_rows: WriteRows, tmp_path: Path):
     dated = "{{ strftime_now('%d %b %Y') }} {% for m in messages %}{{ m.content }}<|im_end|>{% endfor %}"
     (tmp_path / "own.jinja").write_text(dated)
     values = config(write_rows([pair("a", "b")]), chat_template=str(tmp_path / "own.jinja"))
@@ -232,9 +232,7 @@ def test_a_template_prints_a_fixed_day_whenever_it_is_prepared(config: Config, w
     assert prepare_data(config(write_rows([pair("a", "b")]))).report["notes"] == []
 
 
-def test_a_template_that_hides_its_spans_stops_before_anything_is_written(
-    config: Config, write_rows: WriteRows, tmp_path: Path
-):
+def test_a_template_that_hides_its_spans_is_refused_first(config: Config, write_rows: WriteRows, tmp_path: Path):
     (tmp_path / "own.jinja").write_text("{% for m in messages %}{{ m.content }}\n{% endfor %}")
     values = config(write_rows([pair("a", "b")]), chat_template=str(tmp_path / "own.jinja"))
     with pytest.raises(TemplateRefused):
@@ -250,7 +248,7 @@ def test_a_template_that_hides_its_spans_stops_before_anything_is_written(
         ('{"a": 1}\n', "the rows have a, which fits no format"),
     ],
 )
-def test_a_file_of_nothing_usable_is_refused(config: Config, tmp_path: Path, content: str, reason: str):
+def test_a_file_without_usable_rows_is_refused(config: Config, tmp_path: Path, content: str, reason: str):
     (tmp_path / "a.jsonl").write_text(content)
     with pytest.raises(ValueError, match=reason):
         prepare_data(config(tmp_path / "a.jsonl"))
@@ -280,7 +278,7 @@ def test_eight_preparers_make_one_result(config: Config, write_rows: WriteRows, 
     assert [str(folder) for folder in folders] == [results[0][0]]
 
 
-def test_what_is_prepared_depends_on_nothing_but_its_key(config: Config, write_rows: WriteRows, tmp_path: Path):
+def test_prepared_data_is_a_function_of_its_key(config: Config, write_rows: WriteRows, tmp_path: Path):
     values = config(write_rows([pair(f"question {i}") for i in range(50)]), eval=0.2)
     first = prepare_data(values)
     second = prepare_data(values | {"cache_dir": str(tmp_path / "other")})
@@ -289,7 +287,7 @@ def test_what_is_prepared_depends_on_nothing_but_its_key(config: Config, write_r
         assert (first.folder / name).read_bytes() == (second.folder / name).read_bytes()
 
 
-def test_trained_tokens_are_counted_from_the_second_on(config: Config, write_rows: WriteRows):
+def test_trained_tokens_are_counted_from_the_second_token(config: Config, write_rows: WriteRows):
     rows = Rows(prepare_data(config(write_rows([{"text": "abc"}]))).folder, "train")
     assert np.array_equal(rows.num_targets, [3])  # b, c and the end; nothing predicts a
 
@@ -301,30 +299,28 @@ def example(*texts: str) -> Example:
 
 
 @given(st.text())
-def test_spacing_case_and_unicode_form_make_no_other_content(text: str):
+def test_content_ignores_spacing_case_and_unicode_form(text: str):
     other = unicodedata.normalize("NFD", f"  {text}\n").replace(" ", "  ")
     assert content_id(example(text, "A b")) == content_id(example(other, "a  B"))
 
 
-def test_what_stands_in_which_role_is_part_of_the_content():
+def test_roles_are_part_of_the_content():
     assert content_id(example("a b", "c")) != content_id(example("a", "b c"))
     assert content_id(example("a", "b")) != content_id(example("b", "a"))
 
 
-def test_a_fraction_holds_out_about_so_many_and_each_seed_others():
+def test_a_fraction_holds_out_its_share_and_seeds_differ():
     names = [str(number) for number in range(20_000)]
     held_out = [{name for name in names if split_position(name, seed) < 0.1} for seed in (0, 1)]
     assert all(1_850 < len(chosen) < 2_150 for chosen in held_out)
     assert len(held_out[0] & held_out[1]) < 300
 
 
-def test_rows_that_are_added_move_no_other_row():
+def test_added_rows_do_not_change_the_split_of_others():
     assert split_position("same", 3) == split_position("same", 3)
 
 
-def test_a_threshold_refuses_with_the_first_bad_rows_also_when_the_data_is_there(
-    config: Callable[..., dict[str, Any]], write_rows: Callable[..., Path]
-):
+def test_a_threshold_also_refuses_prepared_data(config: Callable[..., dict[str, Any]], write_rows: Callable[..., Path]):
     train = write_rows([{"prompt": "a", "completion": "b"}] * 3 + [{"prompt": "a"}] * 9)
     for _ in range(2):
         with pytest.raises(ConfigError) as error:
@@ -345,7 +341,7 @@ def test_a_threshold_refuses_with_the_first_bad_rows_also_when_the_data_is_there
         ({"tiny": False, "path": "/nowhere/model"}, "model.path=/nowhere/model is neither a folder nor a hub id"),
     ],
 )
-def test_a_model_that_is_not_here_is_refused_with_what_to_do(
+def test_a_missing_model_is_refused_with_a_fix(
     config: Callable[..., dict[str, Any]], write_rows: Callable[..., Path], model: dict[str, Any], reason: str
 ):
     values = config(write_rows([{"text": "a"}]))

@@ -63,7 +63,7 @@ def trained_text(tokenizer: Any, row: Any) -> str:
 
 
 @everywhere
-def test_ids_are_those_of_the_tokenizers_own_chat_template(name: str):
+def test_ids_match_apply_chat_template(name: str):
     tokenizer = TOKENIZERS[name]
     messages = [{"role": r, "content": t} for r, t in zip(["user", "assistant"] * 2, TALK, strict=True)]
     own = tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True)["input_ids"]
@@ -71,7 +71,7 @@ def test_ids_are_those_of_the_tokenizers_own_chat_template(name: str):
 
 
 @everywhere
-def test_a_row_begins_with_exactly_one_begin_token_where_the_template_has_one(name: str):
+def test_a_row_has_exactly_one_begin_token(name: str):
     tokenizer = TOKENIZERS[name]
     ids = row_of(tokenizer, chat(*TALK[:2])).input_ids.tolist()
     if tokenizer.bos_token and "bos_token" in tokenizer.chat_template:
@@ -102,14 +102,14 @@ def test_the_end_of_turn_is_trained_though_pad_equals_eos(name: str):
     assert not row.trained[last + 1 :].any()
 
 
-def test_a_first_word_that_took_the_templates_space_along_is_trained():
+def test_a_first_token_merged_with_a_space_is_trained():
     tokenizer = learnt_tokenizer("llama2", metaspace=True)
     row = row_of(tokenizer, chat("And of Italy?", "The capital"))
     first = int(np.flatnonzero(row.trained)[0])
     assert tokenizer.convert_ids_to_tokens(int(row.input_ids[first])).startswith("▁The")
 
 
-def test_a_token_that_begins_with_the_prompts_newline_is_not_trained():
+def test_a_token_merged_with_the_prompt_is_not_trained():
     symbols = [*sorted(pre_tokenizers.ByteLevel.alphabet()), "ĊĊ"]
     backend = Tokenizer(models.BPE(vocab={symbol: i for i, symbol in enumerate(symbols)}, merges=[("Ċ", "Ċ")]))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
@@ -121,7 +121,7 @@ def test_a_token_that_begins_with_the_prompts_newline_is_not_trained():
     assert trained_text(tokenizer, row_of(tokenizer, chat("a", "as\n"))) == "as\n<|im_end|>"
 
 
-def test_plain_text_is_trained_whole_between_one_begin_and_one_end_token():
+def test_plain_text_is_trained_with_one_begin_and_end_token():
     tokenizer = TOKENIZERS["llama2"]
     plain = PlainRenderer()(Example((Segment("text", "some words", True),)))
     row = RowTokenizer(tokenizer, 99)([plain])[0].row
@@ -129,7 +129,7 @@ def test_plain_text_is_trained_whole_between_one_begin_and_one_end_token():
     assert row.trained.all()
 
 
-def test_a_tokenizer_that_begins_texts_by_itself_does_so_once_in_plain_text():
+def test_a_tokenizers_own_begin_token_is_not_doubled():
     from tokenizers import processors
 
     tokenizer = family_tokenizer("llama2")
@@ -142,7 +142,7 @@ def test_a_tokenizer_that_begins_texts_by_itself_does_so_once_in_plain_text():
     assert row_of(tokenizer, chat("a", "b")).input_ids.tolist().count(begin[1]) == 1
 
 
-def test_the_end_is_cut_and_the_whole_length_told():
+def test_a_row_is_cut_at_its_end_with_its_full_length_known():
     tokenizer = byte_tokenizer()
     made = RowTokenizer(tokenizer, 20)([ChatRenderer(tokenizer)(chat("hello", "a long answer"))])[0]
     whole = RowTokenizer(tokenizer, 999)([ChatRenderer(tokenizer)(chat("hello", "a long answer"))])[0]
@@ -156,11 +156,11 @@ SYMBOLS = [*sorted(pre_tokenizers.ByteLevel.alphabet()), "12"]
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"])))
-def test_bytes_go_there_and_back(text: str):
+def test_bytes_round_trip(text: str):
     assert TOKENIZER.decode(TOKENIZER(text, add_special_tokens=False)["input_ids"]) == text
 
 
-def test_the_byte_vocabulary_fits_a_tiny_model_and_pads_with_its_end_token():
+def test_the_byte_tokenizer_fits_a_tiny_model():
     assert len(TOKENIZER) == 258
     assert TOKENIZER.pad_token_id == TOKENIZER.eos_token_id == 257
 
@@ -172,7 +172,7 @@ def test_a_saved_tokenizer_loads_with_its_template(tmp_path: Path):
     assert loaded.chat_template == TOKENIZER.chat_template
 
 
-def test_the_short_way_and_the_librarys_own_way_load_the_same(tmp_path: Path):
+def test_direct_and_library_loading_give_the_same_tokenizer(tmp_path: Path):
     from transformers import AutoTokenizer
 
     byte_tokenizer().save_pretrained(tmp_path)
@@ -185,7 +185,7 @@ def test_the_short_way_and_the_librarys_own_way_load_the_same(tmp_path: Path):
 @pytest.mark.parametrize(
     "named", ["LlamaTokenizerFast", "GPT2TokenizerFast", "Qwen2Tokenizer", "CodeLlamaTokenizerFast"]
 )
-def test_whatever_the_class_the_ids_are_those_of_the_file(tmp_path: Path, named: str):
+def test_ids_are_those_of_tokenizer_json_for_any_class(tmp_path: Path, named: str):
     """A byte-level BPE that cuts numbers into digits, which none of these classes does."""
     backend = Tokenizer(models.BPE(vocab={symbol: i for i, symbol in enumerate(SYMBOLS)}, merges=[("1", "2")]))
     digits, letters = pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)

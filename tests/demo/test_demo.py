@@ -19,7 +19,7 @@ def filled(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_what_is_in_place_is_not_made_again(filled: Path, monkeypatch: pytest.MonkeyPatch):
+def test_files_in_place_are_not_built_again(filled: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(demo, "fetch", lambda _: pytest.fail("fetched again"))
     assert demo.main(["--fetch-only", f"cache_dir={filled}"]) == 0
 
@@ -39,7 +39,7 @@ def test_a_failed_fetch_is_one_line_and_exit_code_1(tmp_path: Path, monkeypatch:
     assert "pip could not get them" in capsys.readouterr().out
 
 
-def test_overrides_reach_the_launch_and_its_exit_code_comes_back(filled: Path, monkeypatch: pytest.MonkeyPatch):
+def test_overrides_reach_launch_and_its_exit_code_is_returned(filled: Path, monkeypatch: pytest.MonkeyPatch):
     commands: list[list[str]] = []
     monkeypatch.setattr(demo, "wait_for", lambda command: commands.append(command[1:]) or 75)
     assert demo.main([f"cache_dir={filled}", "strategy=zero3", "name=mine"]) == 75
@@ -48,7 +48,7 @@ def test_overrides_reach_the_launch_and_its_exit_code_comes_back(filled: Path, m
     ]
 
 
-def test_without_a_name_the_run_is_called_demo(filled: Path, monkeypatch: pytest.MonkeyPatch):
+def test_the_default_run_name_is_demo(filled: Path, monkeypatch: pytest.MonkeyPatch):
     commands: list[list[str]] = []
     monkeypatch.setattr(demo, "wait_for", lambda command: commands.append(command) or 0)
     assert demo.main([f"cache_dir={filled}"]) == 0

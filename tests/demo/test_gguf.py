@@ -90,14 +90,14 @@ def converted(tiny: LlamaForCausalLM, tmp_path_factory: pytest.TempPathFactory) 
     return folder / "model"
 
 
-def test_a_model_comes_back_with_its_logits(tiny: LlamaForCausalLM, converted: Path):
+def test_a_converted_model_has_its_logits(tiny: LlamaForCausalLM, converted: Path):
     again = AutoModelForCausalLM.from_pretrained(converted, dtype=torch.float32)
     ids = torch.tensor([[5, 9, 17, 200, 3]])
     with torch.no_grad():
         torch.testing.assert_close(again(ids).logits, tiny(ids).logits, rtol=0, atol=1e-6)
 
 
-def test_the_tokenizer_opens_again_with_its_template_and_end_of_turn(converted: Path):
+def test_the_tokenizer_reopens_with_its_template_and_eos(converted: Path):
     tokenizer = AutoTokenizer.from_pretrained(converted)
     turn = [{"role": "user", "content": "hi"}]
     assert tokenizer.apply_chat_template(turn, tokenize=False) == "<|im_start|>hi<|im_end|>"
@@ -106,7 +106,7 @@ def test_the_tokenizer_opens_again_with_its_template_and_end_of_turn(converted: 
     )
 
 
-def test_digits_stand_alone_even_where_a_merge_exists(converted: Path):
+def test_digits_are_single_tokens_even_if_a_merge_exists(converted: Path):
     assert AutoTokenizer.from_pretrained(converted).tokenize("12") == ["1", "2"]
 
 

@@ -46,7 +46,7 @@ def without_torch(tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_without_torch_the_other_checks_go_on(tmp_path: Path, without_torch: Path) -> None:
+def test_without_torch_the_other_checks_run(tmp_path: Path, without_torch: Path) -> None:
     lacking = {"PATH": str(tmp_path), "HF_TOKEN": "hf_0123456789abcdef"}
     done = doctor(tmp_path, "launcher=slurm", "cache_dir=cache", python=without_torch, **lacking)
     assert done.returncode == 1, done.stderr

@@ -15,7 +15,7 @@ def broken() -> Iterator[Finding]:
     raise KeyError("MemAvailable")
 
 
-def test_a_check_that_raises_is_a_problem_and_keeps_what_it_found() -> None:
+def test_a_check_that_raises_is_a_problem_with_its_findings() -> None:
     first, second = run_check("a", broken)
     assert first.state == "ok"
     assert second.state == "problem"
@@ -29,9 +29,7 @@ def test_no_finding_shows_a_secret(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "0123456789" not in found.seen + found.remedy
 
 
-def test_a_slurm_that_is_not_configured_is_told_in_its_own_words(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_error_of_an_unconfigured_slurm_is_quoted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     only_path(tmp_path / "programs", monkeypatch)
     stub(
         tmp_path / "programs",

@@ -1,8 +1,8 @@
-"""What a process may use is told by its own limits, made real here: cgroups, affinity, ulimit, a small tmpfs.
+"""What a process may use follows from its limits, which are real here: cgroups, affinity, ulimit, a small tmpfs.
 
 A folder that cannot take a run is named before the run finds out.
 What is installed is held against pyproject.toml.
-torch is asked in a process of its own: missing, broken or hanging, it is told and the rest goes on.
+torch is imported in a separate process: a missing, broken or hanging one is reported, and the other checks run.
 """
 
 import os
@@ -56,7 +56,7 @@ def cgroup(controller: str, **limits: int) -> Iterator[Path]:
         folder.rmdir()
 
 
-def test_memory_is_what_the_machine_has_left() -> None:
+def test_memory_is_the_available_memory() -> None:
     [found] = check_memory()
     assert "GiB are free" in found.seen
 
@@ -79,7 +79,7 @@ def test_a_cgroup_with_half_a_cores_time_is_a_warning() -> None:
     assert "OMP_NUM_THREADS=1" in found.remedy
 
 
-def test_limits_of_version_two_hold_from_any_folder_above(tmp_path: Path) -> None:
+def test_cgroup_v2_limits_of_any_parent_apply(tmp_path: Path) -> None:
     own = tmp_path / "sys/fs/cgroup/job_7/step_0"
     own.mkdir(parents=True)
     (tmp_path / "proc/self").mkdir(parents=True)
@@ -98,7 +98,7 @@ def test_no_limit_is_no_limit(tmp_path: Path) -> None:
     assert core_limit(tmp_path) is None
 
 
-def test_cores_are_those_of_the_affinity() -> None:
+def test_cores_are_counted_by_affinity() -> None:
     one = min(os.sched_getaffinity(0))
     [found] = ask_check("machine", "check_cores", start=lambda: os.sched_setaffinity(0, {one}))
     assert found.state == "ok" and found.seen.startswith(f"1 of {os.cpu_count()} usable")
@@ -109,7 +109,7 @@ def test_cores_are_those_of_the_affinity() -> None:
     ("soft", "hard", "state", "remedy"),
     [(1024, 4096, "warning", "ulimit -n 4096"), (512, 512, "warning", "hard limit"), (4096, 4096, "ok", "")],
 )
-def test_few_open_files_are_a_warning_with_what_helps(soft: int, hard: int, state: str, remedy: str) -> None:
+def test_a_low_open_file_limit_is_a_warning_with_a_fix(soft: int, hard: int, state: str, remedy: str) -> None:
     lower = (soft, hard)
     [found] = ask_check("machine", "check_open_files", start=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, lower))
     assert found.state == state
@@ -117,13 +117,13 @@ def test_few_open_files_are_a_warning_with_what_helps(soft: int, hard: int, stat
     assert remedy in found.remedy
 
 
-def test_as_many_open_files_as_are_allowed_are_fine() -> None:
+def test_an_open_file_limit_at_its_maximum_is_fine() -> None:
     [found] = check_open_files()
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     assert (found.state == "ok") == (soft == hard or soft >= 65536)
 
 
-def test_the_room_in_shared_memory_is_told() -> None:
+def test_the_size_of_shared_memory_is_reported() -> None:
     [found] = check_shared_memory()
     assert "GiB are free in /dev/shm" in found.seen
 
@@ -139,20 +139,20 @@ def test_missing_shared_memory_is_a_problem(tmp_path: Path) -> None:
     assert found.state == "problem"
 
 
-def test_compilers_are_found_or_named(require, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_compilers_are_found_or_reported(require, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     require("g++"), require("ninja")
     assert [found.state for found in check_compilers()] == ["ok"]
     monkeypatch.setenv("PATH", str(tmp_path))
     assert [found.remedy for found in check_compilers()] == ["apt-get install g++", "pip install ninja"]
 
 
-def test_a_folder_that_takes_files_is_fine_and_stays_as_it_was(tmp_path: Path) -> None:
+def test_a_writable_folder_is_fine_and_unchanged(tmp_path: Path) -> None:
     [found] = check_folder("tmp", tmp_path, lasts=False)
     assert found.state == "ok" and str(tmp_path) in found.seen
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_that_can_be_made_is_not_made(tmp_path: Path) -> None:
+def test_a_folder_that_can_be_created_is_not_created(tmp_path: Path) -> None:
     [found] = check_folder("runs_dir", tmp_path / "a" / "b", lasts=False)
     assert found.state == "ok" and "(not made yet)" in found.seen
     assert not (tmp_path / "a").exists()
@@ -196,7 +196,7 @@ def test_a_small_disk_is_a_problem_and_one_in_memory_a_warning(tmp_path: Path) -
     assert fine.state == "ok" and fine.seen.endswith("on tmpfs")
 
 
-def test_the_kind_of_disk_is_that_of_the_deepest_mount(tmp_path: Path) -> None:
+def test_the_file_system_is_that_of_the_deepest_mount(tmp_path: Path) -> None:
     assert kind_of_disk(Path("/proc/self")) == "proc"
     with small_disk(tmp_path / "a b", 2 * MIB) as disk:
         (disk / "inside").mkdir()
@@ -212,14 +212,14 @@ def test_this_environment_is_within_its_bounds(checkout: Path) -> None:
     assert bounds() == (project["requires-python"], project["dependencies"])
 
 
-def test_a_wheel_without_pyproject_tells_its_bounds_by_metadata(tmp_path: Path) -> None:
+def test_the_bounds_of_a_wheel_come_from_its_metadata(tmp_path: Path) -> None:
     python, needed = bounds(tmp_path / "pyproject.toml")
     assert ">=3.11" in python
     assert any(each.startswith("torch") for each in needed)
     assert not any("extra" in each for each in needed)
 
 
-def test_each_package_out_of_its_bounds_is_named_with_the_command_that_helps() -> None:
+def test_packages_out_of_bounds_are_named_with_the_fix() -> None:
     old, missing = check_packages(["rich>=999", "numpy>=2.0", "no-such-package>=1.2"])
     assert old.state == missing.state == "problem"
     assert old.seen.startswith("rich ") and old.seen.endswith("distft needs >=999")
@@ -268,7 +268,7 @@ def test_devices_that_torch_does_not_see_are_a_problem(tmp_path: Path) -> None:
         ("import os; os.kill(os.getpid(), 11)", "ended by SIGSEGV"),
     ],
 )
-def test_a_broken_library_is_told(broken, text: str, seen: str) -> None:
+def test_a_broken_library_is_reported(broken, text: str, seen: str) -> None:
     for name, check in (("torch", check_torch), ("deepspeed", check_deepspeed)):
         broken(name, text)
         [found] = check()
@@ -277,7 +277,7 @@ def test_a_broken_library_is_told(broken, text: str, seen: str) -> None:
         broken(name, "")
 
 
-def test_a_library_that_hangs_is_left(broken) -> None:
+def test_a_hanging_library_import_is_abandoned(broken) -> None:
     broken("torch", "import time; time.sleep(60)")
     with pytest.raises(Ended, match="no answer within 1 s"):
         ask_program("distft.doctor.libraries", "torch", seconds=1)

@@ -1,6 +1,6 @@
 """Names, ports and collectives are tried, not assumed; what fails names who could not reach whom.
 
-The hub is asked once, without the token, and its answer told with what to do.
+The hub gets one request, without the token; its answer is reported with a fix.
 """
 
 import os
@@ -23,7 +23,7 @@ NAMED = ["unshare", "--uts", "sh", "-c", 'hostname nowhere-7; exec "$0" "$@"']
 
 @root
 @pytest.mark.parametrize(("nodes", "state"), [(1, "warning"), (2, "problem")])
-def test_a_host_name_that_does_not_resolve_matters_to_other_nodes(nodes: int, state: str) -> None:
+def test_an_unresolvable_host_name_matters_to_other_nodes(nodes: int, state: str) -> None:
     [found] = ask_check("network", "check_host_name", nodes, through=NAMED)
     assert found.state == state
     assert found.seen.startswith("nowhere-7 does not resolve")
@@ -43,7 +43,7 @@ def test_a_loopback_address_is_a_warning_for_more_than_one_node(tmp_path: Path, 
 @root
 @pytest.mark.parametrize(("port", "state"), [(54, "ok"), (53, "warning")])
 def test_a_name_server_that_does_not_answer_is_a_warning(tmp_path: Path, port: int, state: str) -> None:
-    """On the name server's port nobody listens, which is told at once, or one who never answers."""
+    """The name server's port is closed, which fails at once, or open without an answer."""
     (tmp_path / "resolv").write_text("nameserver 127.0.0.1\noptions timeout:1 attempts:2\n")
     inside = f'ip link set lo up; mount --bind {tmp_path}/resolv /etc/resolv.conf; exec "$0" "$@"'
     take = "import os, socket, sys; s = socket.socket(type=socket.SOCK_DGRAM);"
@@ -66,7 +66,7 @@ def test_a_loopback_that_is_down_is_a_problem() -> None:
 
 
 @root
-def test_no_port_left_is_a_problem() -> None:
+def test_no_free_port_is_a_problem() -> None:
     take = "import os, socket, sys; s = socket.socket(); s.bind(('127.0.0.1', 61000)); s.set_inheritable(True);"
     take += "os.execvp(sys.argv[1], sys.argv[1:])"
     one = 'ip link set lo up; echo 61000 61000 > /proc/sys/net/ipv4/ip_local_port_range; exec "$0" "$@"'
@@ -76,12 +76,12 @@ def test_no_port_left_is_a_problem() -> None:
     assert "ip_local_port_range" in found.remedy
 
 
-def test_two_processes_of_this_machine_sum_a_tensor() -> None:
+def test_two_local_processes_all_reduce_a_tensor() -> None:
     [found] = check_all_reduce()
     assert found.state == "ok" and found.seen.startswith("2 processes over gloo, interface lo")
 
 
-def test_an_interface_that_is_not_there_is_named_with_its_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_interface_is_named_with_its_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "nosuch0")
     [found] = check_all_reduce()
     assert found.state == "problem"
@@ -90,12 +90,12 @@ def test_an_interface_that_is_not_there_is_named_with_its_ranks(monkeypatch: pyt
     assert "GLOO_SOCKET_IFNAME" in found.remedy and "lo" in found.remedy.split()
 
 
-def test_an_all_reduce_that_takes_too_long_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_all_reduce_over_its_timeout_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     [found] = check_all_reduce(seconds=0.2)
     assert found.state == "problem" and "no answer within 0.2 s" in found.seen
 
 
-def test_the_places_that_cannot_be_reached_are_named() -> None:
+def test_unreachable_addresses_are_named() -> None:
     listening, port = listen("127.0.0.1")
     with listening, socket.socket() as deaf:
         deaf.bind(("127.0.0.1", 0))
@@ -152,7 +152,7 @@ def variables(endpoint: str) -> dict[str, str]:
         (HANG, "problem", "does not answer within 0.5 s", "HF_HUB_OFFLINE=1"),
     ],
 )
-def test_every_answer_has_its_remedy(code: int, state: str, seen: str, remedy: str) -> None:
+def test_every_http_status_has_a_fix(code: int, state: str, seen: str, remedy: str) -> None:
     with hub(code) as (endpoint, asked):
         [found] = check_hub(variables(endpoint), seconds=0.5)
     assert found.state == state
@@ -162,7 +162,7 @@ def test_every_answer_has_its_remedy(code: int, state: str, seen: str, remedy: s
     assert TOKEN not in found.seen + found.remedy
 
 
-def test_a_hub_that_is_not_there_is_a_problem() -> None:
+def test_an_unreachable_hub_is_a_problem() -> None:
     with socket.socket() as taken:  # bound, and nobody listens
         taken.bind(("127.0.0.1", 0))
         [found] = check_hub(variables(f"http://127.0.0.1:{taken.getsockname()[1]}"))

@@ -1,4 +1,4 @@
-"""What differs between nodes is told by node; the allocation that gives the answers is tested in tests/slurm."""
+"""Differences between nodes are reported by node; tests/slurm tests the allocation that gives the answers."""
 
 from typing import Any
 
@@ -13,19 +13,19 @@ HERE |= {"commit": {"commit": "a" * 40, "changed": False}, "packages": {"torch":
 
 
 @pytest.mark.parametrize(("seconds", "state"), [(0.3, "ok"), (-3.0, "warning"), (3.0, "warning"), (600.0, "problem")])
-def test_a_clock_that_is_off_is_named(seconds: float, state: str) -> None:
+def test_clock_skew_is_reported(seconds: float, state: str) -> None:
     [found] = judge_clocks([{"n1": 100.0, "n2": 100.0 + seconds, "n3": 100.1}])
     assert found.state == state
     if state != "ok":
         assert found.seen == f"n2 is {abs(seconds):.1f} s {'ahead of' if seconds > 0 else 'behind'} n1"
 
 
-def test_an_answer_that_came_late_once_is_no_skew() -> None:
+def test_one_late_answer_is_not_clock_skew() -> None:
     [found] = judge_clocks([{"n1": 104.0, "n2": 100.0}, {"n1": 105.0, "n2": 105.01}])
     assert found.state == "ok"
 
 
-def test_what_differs_is_named_by_node() -> None:
+def test_differences_are_reported_by_node() -> None:
     other = HERE | {"executable": "/usr/bin/python3", "packages": {"torch": "2.9.0", "numpy": "2.4.6"}}
     found = list(judge_same(HERE, {"n1": HERE, "n2": other}))
     assert [(each.host, each.seen) for each in found] == [
@@ -36,7 +36,7 @@ def test_what_differs_is_named_by_node() -> None:
     assert same.state == "ok" and "commit aaaaaaaaaa" in same.seen
 
 
-def test_problems_come_last_and_nodes_share_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_problems_come_last_and_equal_nodes_share_a_line(capsys: pytest.CaptureFixture[str]) -> None:
     import sys
 
     low = Finding("memory", "warning", "little", "more")

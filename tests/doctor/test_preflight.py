@@ -40,13 +40,13 @@ def nodes(count: int, spread: float = 0.2, seed: int = 0, **given: Any) -> list[
 
 @pytest.mark.parametrize("count", [1, 2, 3, 8])
 @pytest.mark.parametrize("seed", range(20))
-def test_nodes_that_are_like_each_other_are_left_alone(count: int, seed: int):
+def test_nodes_of_similar_speed_pass(count: int, seed: int):
     assert outliers(nodes(count, seed=seed)) == []
 
 
 @pytest.mark.parametrize("count", [2, 3, 8])
 @pytest.mark.parametrize("what", list(RATES))
-def test_a_node_at_a_third_of_the_others_is_named(count: int, what: str):
+def test_a_node_at_a_third_of_the_others_speed_is_named(count: int, what: str):
     found = nodes(count)
     slow = found[1]
     found[1] = Node(slow.name, {**slow.rates, what: RATES[what] / 3}, slow.clock, pairs=slow.pairs)
@@ -54,7 +54,7 @@ def test_a_node_at_a_third_of_the_others_is_named(count: int, what: str):
     assert outlier.node == "n1" and outlier.why.startswith(f"{what}: {RATES[what] / 3:.3g} ")
 
 
-def test_an_accelerator_is_held_to_more_than_a_core_that_others_may_use():
+def test_accelerators_have_a_stricter_limit_than_cores():
     slower = [Node("n0", {"matrix product": 70.0}, 0.0, on_accelerator=True)]
     rest = [Node(f"n{i}", {"matrix product": 100.0}, 0.0, on_accelerator=True) for i in (1, 2)]
     assert [each.node for each in outliers([*slower, *rest])] == ["n0"]
@@ -62,7 +62,7 @@ def test_an_accelerator_is_held_to_more_than_a_core_that_others_may_use():
 
 
 @pytest.mark.parametrize("count", [3, 4, 8])
-def test_a_node_whose_every_pair_is_slow_is_named_and_a_single_slow_pair_names_nobody(count: int):
+def test_only_a_node_with_all_pairs_slow_is_named(count: int):
     def with_pairs(slow: set[frozenset[str]]) -> list[Node]:
         names = [f"n{i}" for i in range(count)]
         sides = [{names[i - 1], names[(i + 1) % count]} for i in range(count)]
@@ -77,7 +77,7 @@ def test_a_node_whose_every_pair_is_slow_is_named_and_a_single_slow_pair_names_n
     assert outlier.node == "n1" and "all-reduce with a neighbour" in outlier.why
 
 
-def test_a_clock_that_is_off_and_a_gpu_in_trouble_are_named():
+def test_clock_skew_and_failing_gpus_are_named():
     found = nodes(3)
     late = Node("n3", RATES, found[0].clock - 40)
     sick = Node("n4", RATES, found[0].clock, troubles=["GPU 0: Xid 79: GPU has fallen off the bus"])
@@ -106,7 +106,7 @@ def measured(run: RunFolder, slow: str | None) -> None:
     write_json(run.path / "preflight" / "figures.json", [asdict(Node(n, {"memory": r}, 0.0)) for n, r in rates.items()])
 
 
-def test_it_is_due_once_for_each_start_of_a_job(tmp_path: Path):
+def test_preflight_runs_once_per_start_of_a_job(tmp_path: Path):
     run = freeze(tmp_path / "run", launcher=LAUNCHER)
     assert preflight.freeze_preflight(run, "12.0") and (run.path / "preflight" / "plan.json").is_file()
     assert not preflight.freeze_preflight(run, "12.0"), "the ranks are started again on the same nodes"
@@ -116,7 +116,7 @@ def test_it_is_due_once_for_each_start_of_a_job(tmp_path: Path):
     assert not preflight.freeze_preflight(freeze(tmp_path / "plain", launcher={"nodes": 2}), "12.0")
 
 
-def test_a_slow_node_is_left_out_once_beside_those_that_the_user_leaves_out(tmp_path: Path, asked: list, capfd):
+def test_a_slow_node_is_excluded_next_to_the_users_exclusions(tmp_path: Path, asked: list, capfd):
     run = freeze(tmp_path / "run", launcher=LAUNCHER)
     measured(run, slow="n2")
     assert preflight.conclude(run, "12", ["n1", "n2"])
@@ -130,13 +130,13 @@ def test_a_slow_node_is_left_out_once_beside_those_that_the_user_leaves_out(tmp_
     assert "continues with n2: it was already requeued once" in capfd.readouterr().err
 
 
-def test_nodes_like_each_other_are_left_alone(tmp_path: Path, asked: list):
+def test_a_job_of_similar_nodes_starts(tmp_path: Path, asked: list):
     run = freeze(tmp_path / "run", launcher=LAUNCHER)
     measured(run, slow=None)
     assert not preflight.conclude(run, "12", ["n1", "n2"]) and asked == []
 
 
-def test_a_job_that_no_other_nodes_are_left_for_goes_on(tmp_path: Path, asked: list, monkeypatch, capfd):
+def test_a_job_without_spare_nodes_continues(tmp_path: Path, asked: list, monkeypatch, capfd):
     monkeypatch.setattr(preflight, "look_up", lambda _: SimpleNamespace(nodes=3))
     run = freeze(tmp_path / "run", launcher=LAUNCHER)
     measured(run, slow="n2")
@@ -144,7 +144,7 @@ def test_a_job_that_no_other_nodes_are_left_for_goes_on(tmp_path: Path, asked: l
     assert "1 other nodes are left in the partition, 2 are needed" in capfd.readouterr().err
 
 
-def test_a_node_whose_rank_fails_in_it_is_at_fault(tmp_path: Path, asked: list):
+def test_a_node_whose_preflight_fails_is_excluded(tmp_path: Path, asked: list):
     run = freeze(tmp_path / "run", launcher=LAUNCHER)
     assert preflight.freeze_preflight(run, "12.0")
     error = {"rank": 2, "type": "Hang", "message": "no progress\nfor long", "time": time.time()}
@@ -160,7 +160,7 @@ def recorded(name: str) -> str:
     return (RECORDED / name).read_text()
 
 
-def test_the_hardwares_xids_of_the_last_day_are_told_and_a_programs_are_not():
+def test_only_recent_hardware_xids_are_reported():
     found = {each.gpu: each for each in kernel_log(recorded("dmesg.txt"), uptime_seconds=100_000)}
     assert {gpu: each.is_fatal for gpu, each in found.items()} == {
         "0000:9b:00": False,  # contained: the one job that met it has ended
@@ -172,12 +172,12 @@ def test_the_hardwares_xids_of_the_last_day_are_told_and_a_programs_are_not():
     assert "0000:0a:00" in {each.gpu for each in kernel_log(recorded("dmesg.txt"), uptime_seconds=2000)}
 
 
-def test_a_gpu_off_the_bus_without_an_xid_is_told_once():
+def test_a_gpu_off_the_bus_without_an_xid_is_reported_once():
     [found] = kernel_log(recorded("dmesg-off-bus.txt"), uptime_seconds=2000)
     assert (found.gpu, found.is_fatal) == ("0000:b3:00.0", True) and "fallen off the bus" in found.what
 
 
-def test_errors_of_memory_since_the_driver_was_loaded_count_and_older_ones_do_not():
+def test_only_ecc_errors_since_the_driver_load_count():
     found = list(memory_errors(recorded("smi-ecc.txt")))
     fatal = {(each.gpu, each.what) for each in found if each.is_fatal}
     assert fatal == {
@@ -189,7 +189,7 @@ def test_errors_of_memory_since_the_driver_was_loaded_count_and_older_ones_do_no
     assert pending == ["00000000:53:00.0", "00000000:75:00.0"]
 
 
-def test_a_link_that_is_down_beside_others_is_fatal_and_one_that_recovered_is_noted():
+def test_a_link_down_is_fatal_and_a_recovered_one_noted():
     [recovered] = link_errors(recorded("nvlink-e.txt"))
     assert (recovered.gpu, recovered.is_fatal) == ("0", False) and "NVLink 1" in recovered.what
     [down] = link_errors(recorded("nvlink-s.txt"))
@@ -201,7 +201,7 @@ def test_a_link_that_is_down_beside_others_is_fatal_and_one_that_recovered_is_no
     [("dcgmi-3.json", [("1", "DCGM's PCIe failed: GPU 1's PCIe link runs at generation 3")], []),
      ("dcgmi-4.json", [("3", "DCGM's memory failed: a value was read back wrong")], ["0"])],
 )  # fmt: skip
-def test_what_dcgms_diagnostic_failed_is_told_in_both_of_its_forms(file: str, fatal: list, noted: list):
+def test_failed_dcgm_tests_are_read_from_both_formats(file: str, fatal: list, noted: list):
     found = list(diagnosis(f"Warning: a line before it\n{recorded(file)}"))
     assert [(each.gpu, each.what) for each in found if each.is_fatal] == fatal
     assert [each.gpu for each in found if not each.is_fatal] == noted
@@ -211,11 +211,11 @@ def test_what_dcgms_diagnostic_failed_is_told_in_both_of_its_forms(file: str, fa
 @pytest.mark.parametrize(
     "text", ["", "NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver.", "{"]
 )
-def test_what_says_nothing_is_no_trouble(parse, text: str):
+def test_empty_outputs_are_not_a_problem(parse, text: str):
     assert list(parse(text)) == []
 
 
-def test_programs_that_are_asked_are_those_on_the_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_only_programs_on_path_are_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     for name, text in (("nvidia-smi", recorded("nvlink-s.txt")), ("dcgmi", recorded("dcgmi-4.json"))):
         (tmp_path / name).write_text(f"#!/bin/sh\ncat <<'END'\n{text}\nEND\n")
         (tmp_path / name).chmod(0o755)

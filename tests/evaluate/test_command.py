@@ -21,8 +21,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     """A run of one step."""
     folder = tmp_path_factory.mktemp("evaluated")
     write_sums(folder)
-    code, _, told = end(start(folder, "run", "train.max_steps=1", "export=false"))
-    assert code == 0, told
+    code, _, stderr = end(start(folder, "run", "train.max_steps=1", "export=false"))
+    assert code == 0, stderr
     return RunFolder(folder / "runs" / "run")
 
 
@@ -36,7 +36,7 @@ def is_read(folder: Path) -> bool:
 
 
 @pytest.mark.parametrize("command", ["evaluate", "export"])
-def test_the_checkpoint_is_held_as_long_as_the_command_reads_it(command: str, run: RunFolder, tmp_path: Path) -> None:
+def test_the_checkpoint_is_locked_while_it_is_read(command: str, run: RunFolder, tmp_path: Path) -> None:
     folder = latest(run.checkpoints)
     assert folder is not None and not is_read(folder)
     words = [f"run={run.path}", *([f"out={tmp_path / 'out'}"] if command == "export" else [])]
@@ -51,7 +51,7 @@ def test_the_checkpoint_is_held_as_long_as_the_command_reads_it(command: str, ru
     assert seen > 5 and not is_read(folder)
 
 
-def test_a_checkpoint_that_is_not_there_is_refused(run: RunFolder) -> None:
+def test_a_missing_checkpoint_is_refused(run: RunFolder) -> None:
     command = [sys.executable, "-m", "distft.evaluate", f"run={run.path}", "at=step-9"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2 and "Allowed: latest" in done.stderr and "Traceback" not in done.stderr

@@ -29,7 +29,7 @@ def world_of(rank: int, size: int) -> World:
 @pytest.mark.parametrize("world", [1, 2, 3, 4])
 @pytest.mark.parametrize("micro", [1, 3, 8])
 @pytest.mark.parametrize("held", [2, 31])
-def test_every_row_is_scored_once_and_processes_do_as_many_forwards(
+def test_every_row_is_scored_once_with_equal_forwards_per_rank(
     world: int, micro: int, held: int, tmp_path: Path
 ) -> None:
     rows = Rows(write_rows(tmp_path, held_out=held), "eval")

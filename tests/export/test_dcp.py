@@ -29,7 +29,7 @@ def exported(key: Key, trained: Any, folder: Path) -> Checkpoint:
 
 @pytest.mark.parametrize("key", [("fsdp", MAIN, 2, 2), ("zero2", TIED, 2, 2)], ids=lambda key: key[1])
 @pytest.mark.parametrize("groups", ["one group", "the run's groups"])
-def test_a_plain_program_goes_on_from_it(key: Key, groups: str, trained: Any, tmp_path: Path) -> None:
+def test_a_plain_program_continues_from_the_dcp_export(key: Key, groups: str, trained: Any, tmp_path: Path) -> None:
     checkpoint = exported(key, trained, tmp_path / "out")
     model = dense(key[1], seed=7)
     parameters: Any = (

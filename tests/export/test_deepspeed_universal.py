@@ -25,7 +25,7 @@ def export_universal(checkpoint: Checkpoint, folder: Path, optimizer: Any = torc
     write_deepspeed_universal(checkpoint, model, optimizer(groups, **ADAMW), folder)
 
 
-def test_zero_1_to_3_go_on_from_it(trained: Any, tmp_path: Path) -> None:
+def test_zero_1_to_3_continue_from_the_export(trained: Any, tmp_path: Path) -> None:
     checkpoint = Checkpoint(checkpoint_of(trained["zero2", TIED, 2, 2]))
     export_universal(checkpoint, tmp_path / "out")
     tiny_model(TIED).config.save_pretrained(tmp_path / "base")
@@ -53,7 +53,7 @@ def _logits(checkpoint: Checkpoint) -> torch.Tensor:
         return model.eval()(input_ids=torch.arange(12)[None]).logits
 
 
-def test_state_that_is_not_adams_is_refused(trained: Any, tmp_path: Path) -> None:
+def test_optimizer_state_other_than_adam_is_refused(trained: Any, tmp_path: Path) -> None:
     checkpoint = Checkpoint(checkpoint_of(trained["zero2", TIED, 2, 2]))
     checkpoint.chunks = {key: chunks for key, chunks in checkpoint.chunks.items() if key[0] != "exp_avg_sq"}  # pyright: ignore
     with pytest.raises(

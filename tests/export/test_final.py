@@ -90,14 +90,14 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunFolder, Path, str]
     return RunFolder(folder / "runs" / "run"), base, said
 
 
-def test_it_stops_where_the_base_stops(run: tuple[RunFolder, Path, str]) -> None:
+def test_generation_stops_where_the_base_stops(run: tuple[RunFolder, Path, str]) -> None:
     folder, base, _ = run
     assert answer_of(base) == answer_of(folder.final) == ANSWER
     assert (folder.final / "generation_config.json").read_bytes() == (base / "generation_config.json").read_bytes()
     assert read_probe(step_dir(folder.checkpoints, 2)).answer.tolist() == (7 * ANSWER)[:20], "the live model goes on"
 
 
-def test_it_has_the_template_of_its_rows(run: tuple[RunFolder, Path, str]) -> None:
+def test_the_export_has_the_chat_template_of_its_rows(run: tuple[RunFolder, Path, str]) -> None:
     folder, base, _ = run
     assert AutoTokenizer.from_pretrained(folder.final).chat_template == OWN
     assert (folder.final / "tokenizer.json").read_bytes() == (base / "tokenizer.json").read_bytes()
@@ -106,13 +106,13 @@ def test_it_has_the_template_of_its_rows(run: tuple[RunFolder, Path, str]) -> No
     )
 
 
-def test_its_config_reads_as_the_bases_in_both_versions(run: tuple[RunFolder, Path, str]) -> None:
+def test_its_config_equals_the_bases_in_both_versions(run: tuple[RunFolder, Path, str]) -> None:
     there = read_json(run[0].final / "config.json")
     assert (there["rope_theta"], there["rope_scaling"], there["eos_token_id"]) == (5000.0, ROPE, 5)
     assert there["rope_parameters"] == ROPE | {"rope_theta": 5000.0}
 
 
-def test_the_best_is_exported_and_said_on_terminal_page_and_card(
+def test_the_best_is_exported_and_named_everywhere(
     run: tuple[RunFolder, Path, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Each step was the best when it was saved, so each has what the live model said."""
@@ -143,9 +143,11 @@ def test_an_export_that_fails_leaves_the_run_completed(
     (tokenizer / "tokenizer_config.json").write_text("{")
     write_json(copied.plan, read_json(copied.plan) | {"tokenizer_dir": str(tokenizer)})
     assert finish(copied, read_config(copied).export) == 1
-    told = capsys.readouterr().err
-    assert "run: export failed: " in told and "was not exported: JSONDecodeError" in told and "Traceback" not in told
-    again = told.partition("Try: python -m distft.export ")[2].split()
+    stderr = capsys.readouterr().err
+    assert (
+        "run: export failed: " in stderr and "was not exported: JSONDecodeError" in stderr and "Traceback" not in stderr
+    )
+    again = stderr.partition("Try: python -m distft.export ")[2].split()
     assert again == [f"run={copied.path}", f"out={copied.final}", "at=best", "dtype=auto", "format=auto"]
     assert copied.read_status()["state"] == "completed" and not copied.final.exists()
     (tokenizer / "tokenizer_config.json").write_bytes((run[1] / "tokenizer_config.json").read_bytes())

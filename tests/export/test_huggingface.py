@@ -59,7 +59,7 @@ def exported(trained: Any, tmp_path: Path) -> tuple[Checkpoint, Path]:
 
 
 @pytest.mark.slow
-def test_one_changed_weight_is_noticed(exported: tuple[Checkpoint, Path]) -> None:
+def test_one_changed_weight_is_detected(exported: tuple[Checkpoint, Path]) -> None:
     checkpoint, folder = exported
     tensors = load_file(folder / "model.safetensors")
     tensors["model.norm.weight"][3] += 1e-6
@@ -69,7 +69,7 @@ def test_one_changed_weight_is_noticed(exported: tuple[Checkpoint, Path]) -> Non
 
 
 @pytest.mark.slow
-def test_a_missing_tensor_is_noticed(exported: tuple[Checkpoint, Path]) -> None:
+def test_a_missing_tensor_is_detected(exported: tuple[Checkpoint, Path]) -> None:
     checkpoint, folder = exported
     tensors = load_file(folder / "model.safetensors")
     del tensors["lm_head.weight"]
@@ -79,7 +79,7 @@ def test_a_missing_tensor_is_noticed(exported: tuple[Checkpoint, Path]) -> None:
 
 
 @pytest.mark.slow
-def test_logits_that_the_live_model_did_not_give_are_noticed(exported: Any, tmp_path: Path) -> None:
+def test_logits_that_differ_from_the_live_model_are_detected(exported: Any, tmp_path: Path) -> None:
     checkpoint, folder = exported
     moved = tmp_path / "moved"
     shutil.copytree(checkpoint.folder, moved)
@@ -121,7 +121,7 @@ def test_a_big_model_is_cut_into_files_with_an_index(trained: Any, tmp_path: Pat
 
 
 @pytest.mark.slow
-def test_bf16_weights_are_the_live_ones_cast(trained: Any, tmp_path: Path) -> None:
+def test_bf16_weights_are_the_live_weights_cast(trained: Any, tmp_path: Path) -> None:
     checkpoint = Checkpoint(checkpoint_of(trained["fsdp", MAIN, 2, 2]))
     (tmp_path / "half").mkdir()
     moved = shutil.copytree(checkpoint.folder, tmp_path / "moved")
@@ -182,7 +182,7 @@ def test_the_trained_end_of_turn_stops_a_base_model(given: dict[str, Any] | None
     )
 
 
-def test_settings_that_transformers_would_not_save_are_copied_with_a_warning(tmp_path: Path, final: Path) -> None:
+def test_settings_that_cannot_be_saved_are_copied_with_a_warning(tmp_path: Path, final: Path) -> None:
     put(tmp_path, "generation_config.json", {"do_sample": False, "temperature": 0.6, "eos_token_id": 2})
     [warning] = write_generation(tiny_model(MAIN), tmp_path, [257], final)
     assert "generation_config.json: transformers would not save it: " in warning and "Copied unchanged" in warning
@@ -279,7 +279,7 @@ def test_a_config_of_version_4_keeps_its_own_names(tmp_path: Path, final: Path) 
     assert AutoConfig.from_pretrained(final).rope_parameters == there["rope_parameters"]
 
 
-def test_a_config_that_version_4_would_misread_says_so(tmp_path: Path, final: Path, monkeypatch: Any) -> None:
+def test_a_config_that_version_4_misreads_is_reported(tmp_path: Path, final: Path, monkeypatch: Any) -> None:
     """Here a base that says one thing in each spelling: then it is written as transformers 5 has it."""
     model = tiny_model(MAIN)
     put(tmp_path, "config.json", {"rope_scaling": {"rope_type": "linear", "factor": 2.0}})

@@ -59,7 +59,7 @@ def test_a_run_of_the_model_itself_exports(word: str, trained: Any, tmp_path: Pa
 
 
 @pytest.mark.slow
-def test_a_format_the_run_does_not_have_is_refused_with_all_else(trained: Any, tmp_path: Path) -> None:
+def test_an_impossible_format_is_refused_with_all_other_errors(trained: Any, tmp_path: Path) -> None:
     run = make_run(LORA_RUN, trained, tmp_path)
     with pytest.raises(ConfigError) as caught:
         main([f"run={run.path}", f"out={run.path}", "format=dcp", "at=step-9"])
@@ -86,6 +86,6 @@ def test_a_format_the_run_does_not_have_is_refused_with_all_else(trained: Any, t
         ({"format": "dcp", "dtype": "bf16"}, ("huggingface", "dcp"), "dtype=bf16 has no effect with format=dcp"),
     ],
 )
-def test_a_wrong_word_is_named(given: dict[str, str], formats: tuple[str, ...], message: str) -> None:
+def test_a_wrong_argument_is_named(given: dict[str, str], formats: tuple[str, ...], message: str) -> None:
     [error] = wrong_format(given, formats)
     assert error.startswith(message)

@@ -50,7 +50,7 @@ def test_every_strategys_adapters_open_with_peft(key: Key, trained: Any, tmp_pat
     assert settings["fan_in_fan_out"] == ("gpt2" in key[1]), "its weights lie transposed"
 
 
-def test_one_changed_element_is_noticed(trained: Any, tmp_path: Path) -> None:
+def test_one_changed_element_is_detected(trained: Any, tmp_path: Path) -> None:
     weights = export_adapters(trained["fsdp", f"{MAIN}+lora", 2, 2], tmp_path)
     file = tmp_path / "final" / "adapter_model.safetensors"
     tensors = load_file(file)
@@ -60,7 +60,7 @@ def test_one_changed_element_is_noticed(trained: Any, tmp_path: Path) -> None:
         verify(tmp_path / "final", weights, dense(MAIN, 0))
 
 
-def test_a_wrong_scale_is_noticed(trained: Any, tmp_path: Path) -> None:
+def test_a_wrong_scale_is_detected(trained: Any, tmp_path: Path) -> None:
     weights = export_adapters(trained["fsdp", f"{MAIN}+lora", 2, 2], tmp_path)
     file = tmp_path / "final" / "adapter_config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"lora_alpha": 16}))

@@ -17,7 +17,7 @@ from tests.support.train_cases import tiny_model
 from tests.support.trained import MAIN, checkpoint_of
 
 
-def test_a_folder_appears_when_it_is_whole(tmp_path: Path) -> None:
+def test_an_export_folder_appears_atomically(tmp_path: Path) -> None:
     with whole_or_nothing(tmp_path / "out") as folder:
         (folder / "a").write_text("a")
         assert not (tmp_path / "out").exists()
@@ -33,7 +33,7 @@ def test_a_failed_export_deletes_its_files(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("word", ["dcp", "deepspeed_universal", "huggingface"])
-def test_a_disk_that_takes_no_more_is_named_and_nothing_is_left(word: str, trained: Any, tmp_path: Path) -> None:
+def test_a_full_disk_is_named_and_nothing_is_left(word: str, trained: Any, tmp_path: Path) -> None:
     checkpoint, model = Checkpoint(checkpoint_of(trained["fsdp", MAIN, 2, 2])), tiny_model(MAIN)
     optimizer = torch.optim.AdamW(decay_groups([(p, p.ndim) for p in model.parameters()]))
     write = {

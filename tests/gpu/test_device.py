@@ -55,7 +55,7 @@ def reference(rows: Path) -> list[list[float]]:
     return train_reference(MODEL, rows)["steps"]
 
 
-def test_the_device_is_the_one_that_is_there(answers: dict[str, Any]) -> None:
+def test_the_available_device_is_used(answers: dict[str, Any]) -> None:
     if PLACES == ["cpu"]:
         pytest.skip("no accelerator: the tests of tests/gpu ran on the CPU alone")
     assert answers["accelerator"]["device"] != "cpu"
@@ -94,7 +94,7 @@ def test_kernels_train_alike_compiled_or_not(done: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("name", ["recomputed", "selective"])
-def test_activations_computed_again_change_no_number(name: str, done: dict[str, Any]) -> None:
+def test_activation_checkpointing_changes_no_number(name: str, done: dict[str, Any]) -> None:
     assert apart(done["runs"][name]["steps"], done["runs"]["ddp"]["steps"]) <= LOSS
 
 
@@ -114,7 +114,7 @@ def test_a_save_in_the_background_holds_the_bits_of_its_step(done: dict[str, Any
     assert saved["tensors"] == saved["changed"] and saved["differ"] == 0
 
 
-def test_no_bit_of_a_document_changes_with_its_neighbours(done: dict[str, Any]) -> None:
+def test_a_packed_document_is_bitwise_that_of_any_neighbours(done: dict[str, Any]) -> None:
     for kernel, found in done["isolation"].items():
         assert found["changed"] == [1], kernel
         assert found["from_alone"] <= (1e-5 if done["device"] == "cpu" else BF16), kernel

@@ -31,7 +31,7 @@ def save_model(folder: Path, value: float) -> Path:
 
 @dataclass(frozen=True)
 class Begun:
-    """A run that was frozen from prepared rows, and how it is asked for again."""
+    """A run that was frozen from prepared rows, and the command that continues it."""
 
     folder: Path
     typed: list[str]
@@ -70,7 +70,7 @@ def edit(file: Path) -> None:
     file.write_text(file.read_text().replace("and", "plus"))
 
 
-def test_rows_that_are_edited_moved_or_deleted_stay_the_runs_own(begun: Begun, monkeypatch: pytest.MonkeyPatch):
+def test_a_run_keeps_its_rows_when_files_change(begun: Begun, monkeypatch: pytest.MonkeyPatch):
     plan, rows = begun.run.read_plan(), begun.folder / "rows.jsonl"
     own = begun.own()
     assert own and own.plan == plan and not own.lines
@@ -82,7 +82,7 @@ def test_rows_that_are_edited_moved_or_deleted_stay_the_runs_own(begun: Begun, m
     own = begun.own(f"data.train={copy}")
     assert own and own.plan == plan and own.values["data"]["train"] == str(rows), "the same rows are the same config"
     assert begun.own(f"data.train={shutil.copy(rows, begun.folder / 'other.jsonl')}") is None
-    assert begun.own("checkpoint.allow_change=[data]") is None, "new rows are asked for"
+    assert begun.own("checkpoint.allow_change=[data]") is None, "new rows are requested"
     rows.unlink()
     monkeypatch.chdir(begun.folder)
     for typed in ([], ["data.train=rows.jsonl"]):
@@ -95,7 +95,7 @@ def test_rows_that_are_edited_moved_or_deleted_stay_the_runs_own(begun: Begun, m
         begun.asked("name=another")
 
 
-def test_prepared_rows_are_found_in_another_cache_made_again_or_missed(begun: Begun):
+def test_prepared_rows_are_found_rebuilt_or_reported_missing(begun: Begun):
     cache, other = begun.folder / "cache", begun.folder / "cache 2"
     shutil.move(cache, other)
     own = begun.own()
@@ -109,7 +109,7 @@ def test_prepared_rows_are_found_in_another_cache_made_again_or_missed(begun: Be
         make_plan(begun.asked(), None, begun.run.read_plan())
 
 
-def test_a_model_is_the_same_by_its_content(begun: Begun):
+def test_models_are_compared_by_content(begun: Begun):
     moved = begun.folder / "moved"
     shutil.copytree(begun.folder / "model", moved)
     own = begun.own(f"model.path={moved}")
@@ -127,7 +127,7 @@ def test_a_model_is_the_same_by_its_content(begun: Begun):
         make_plan(begun.asked(), None, own.plan)
 
 
-def test_a_hash_of_a_model_sees_its_numbers_and_its_config(tmp_path: Path):
+def test_the_model_hash_covers_weights_and_config(tmp_path: Path):
     one, two = save_model(tmp_path / "one", 1.0), save_model(tmp_path / "two", 1.0)
     assert content_hash(one) == content_hash(two)
     assert content_hash(one) != content_hash(save_model(tmp_path / "three", 1.5))
@@ -147,6 +147,6 @@ def test_an_incomplete_model_folder_has_no_hash(tmp_path: Path):
     assert content_hash(folder) is None
 
 
-def test_what_is_wrong_with_a_config_is_no_matter_of_its_run(tmp_path: Path):
+def test_config_errors_are_not_errors_of_the_frozen_run(tmp_path: Path):
     wrong: list[dict[str, Any]] = [{}, {"runs_dir": None, "name": 3}, {"runs_dir": str(tmp_path), "name": "none"}]
     assert [kept_rows(values) for values in wrong] == [{}, {}, {}]

@@ -25,7 +25,7 @@ ONE = "launcher.nodes=1"
 
 @pytest.fixture
 def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """SLURM's programs, and what it tells job 12 on one node; its job runs and has a day left."""
+    """SLURM's programs and the environment of job 12 on one node, which runs and has a day left."""
     folder = tmp_path / "programs"
     only_path(folder, monkeypatch)
     stub_recorded(folder, "scontrol", "running.txt")
@@ -62,7 +62,7 @@ def preempted(run: RunFolder, reason: str, **status: Any) -> None:
     run.write_status(state="preempted", step=3, exit_code=None, **status)
 
 
-def test_only_the_number_of_nodes_is_printed_for_the_script(tmp_path: Path, programs: Path):
+def test_the_script_gets_only_the_number_of_nodes(tmp_path: Path, programs: Path):
     run = freeze(tmp_path / "x", "run", ONE)
     command = [sys.executable, "-m", "distft.launch.job", "begin", str(run.path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -70,7 +70,7 @@ def test_only_the_number_of_nodes_is_printed_for_the_script(tmp_path: Path, prog
     assert done.stderr == "job 12, attempt 1: 1 x 1 processes on n1\n"
 
 
-def test_each_start_counts_once_and_begins_with_a_clean_request(tmp_path: Path, programs: Path):
+def test_each_start_counts_once_and_clears_stop_requests(tmp_path: Path, programs: Path):
     run = freeze(tmp_path / "x", "run", ONE)
     for attempt in (1, 2, 3):
         stop.request(run, attempt, "of the start before")
@@ -84,12 +84,12 @@ def test_each_start_counts_once_and_begins_with_a_clean_request(tmp_path: Path, 
     assert begun == ("begun", 4, {"queued": job_state("12").queued}), "by the scheduler's own clock"
 
 
-def test_a_task_of_an_array_is_known_by_its_array():
+def test_an_array_task_is_identified_by_its_array():
     assert job.this_job({"SLURM_JOB_ID": "15"}) == "15"
     assert job.this_job({"SLURM_JOB_ID": "15", "SLURM_ARRAY_JOB_ID": "12", "SLURM_ARRAY_TASK_ID": "3"}) == "12_3"
 
 
-def test_three_starts_without_a_checkpoint_are_the_last(tmp_path: Path, programs: Path, capsys):
+def test_the_third_start_without_a_checkpoint_is_the_last(tmp_path: Path, programs: Path, capsys):
     run = freeze(tmp_path / "x", "run", ONE)
     assert [begin(run) for _ in range(3)] == [0, 0, 0]
     assert begin(run) == 1
@@ -102,7 +102,7 @@ def test_three_starts_without_a_checkpoint_are_the_last(tmp_path: Path, programs
     assert begin(run) == 0
 
 
-def test_starts_that_bring_checkpoints_go_on_for_ever(tmp_path: Path, programs: Path):
+def test_starts_that_make_progress_are_not_limited(tmp_path: Path, programs: Path):
     run = freeze(tmp_path / "x", "run", ONE)
     for step in range(1, 6):
         assert [begin(run), begin(run)] == [0, 0]
@@ -125,9 +125,7 @@ def test_the_most_nodes_that_can_share_a_step_are_used(
     assert replace(now, **changed) == replace(before, **changed), "the steps are the same"
 
 
-def test_with_tokens_per_forward_any_number_of_nodes_shares_a_step(
-    tmp_path: Path, programs: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_token_micro_batches_fit_any_number_of_nodes(tmp_path: Path, programs: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("SLURM_JOB_NUM_NODES", "3")
     sizes = ["launcher.nodes=1-4", "data.packing=true", "train.micro_batch_tokens=1024"]
     run = freeze(tmp_path / "x", "run", *sizes, micro_batch_size=None)
@@ -135,7 +133,7 @@ def test_with_tokens_per_forward_any_number_of_nodes_shares_a_step(
 
 
 @pytest.mark.parametrize(("asked", "there"), [("3-4", 3), ("2-4", 1)])
-def test_nodes_that_cannot_share_a_step_start_nothing(
+def test_a_number_of_nodes_that_cannot_share_a_step_is_refused(
     asked: str, there: int, tmp_path: Path, programs: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setenv("SLURM_JOB_NUM_NODES", str(there))
@@ -164,7 +162,7 @@ def test_a_run_of_another_job_that_is_alive_is_left_untouched(tmp_path: Path, pr
 
 
 @pytest.mark.parametrize("reason", ["SLURM sent SIGUSR1", "SLURM sent SIGTERM"])
-def test_what_the_scheduler_stopped_is_queued_again_and_is_not_at_its_end(reason: str, tmp_path: Path, programs: Path):
+def test_a_preempted_job_is_requeued_and_not_ended(reason: str, tmp_path: Path, programs: Path):
     run = freeze(tmp_path / "x", "run", ONE)
     begin(run)
     preempted(run, reason)
@@ -174,7 +172,7 @@ def test_what_the_scheduler_stopped_is_queued_again_and_is_not_at_its_end(reason
 
 
 @pytest.mark.parametrize("reason", ["SIGINT to the launching process", "need the machine"])
-def test_what_a_user_stopped_is_not(reason: str, tmp_path: Path, programs: Path, capsys):
+def test_a_job_stopped_by_a_user_is_not_requeued(reason: str, tmp_path: Path, programs: Path, capsys):
     run = freeze(tmp_path / "x", "run", ONE)
     begin(run)
     preempted(run, reason)
@@ -195,7 +193,7 @@ def test_the_end_of_a_job_that_slurm_ends_is_left_open(state: State, tmp_path: P
     assert (run.read_status()["state"], run.read_status()["exit_code"]) == (state, None)
 
 
-def test_a_job_that_was_cancelled_says_so_though_nobody_waits_for_it(tmp_path: Path, programs: Path):
+def test_a_cancelled_job_records_it_without_a_waiting_launch(tmp_path: Path, programs: Path):
     run = freeze(tmp_path / "x", "run", ONE)
     begin(run)
     preempted(run, "SLURM sent SIGTERM")
@@ -228,7 +226,7 @@ def test_time_limits_are_counted_and_preemptions_are_not(tmp_path: Path, program
     assert run.read_status()["timeouts"] == 0
 
 
-def test_a_requeue_that_slurm_refuses_leaves_a_run_that_is_preempted(tmp_path: Path, programs: Path, capsys):
+def test_a_refused_requeue_leaves_the_run_preempted(tmp_path: Path, programs: Path, capsys):
     run = freeze(tmp_path / "x", "run", ONE)
     begin(run)
     preempted(run, "SLURM sent SIGUSR1")
@@ -247,14 +245,14 @@ def test_a_finished_run_ends_with_0_and_its_results(tmp_path: Path, programs: Pa
     assert (run.read_status()["state"], run.read_status()["exit_code"]) == ("completed", 0)
 
 
-def test_what_node_0_has_told_stays_the_end(tmp_path: Path, programs: Path):
+def test_the_outcome_reported_by_node_0_is_kept(tmp_path: Path, programs: Path):
     run = freeze(tmp_path / "x", "run", ONE)
     begin(run)
     run.write_status(state="failed", exit_code=1, error={"message": "row 7"})
     assert end(run, 1) == 1 and run.read_status()["error"] == {"message": "row 7"}
 
 
-def test_another_nodes_error_is_the_runs_when_node_0_had_no_time_to_tell(tmp_path: Path, programs: Path):
+def test_another_nodes_error_is_used_if_node_0_reported_none(tmp_path: Path, programs: Path):
     run = freeze(tmp_path / "x", "run", ONE)
     begin(run)
     run.write_status(state="running", step=2)
@@ -263,7 +261,7 @@ def test_another_nodes_error_is_the_runs_when_node_0_had_no_time_to_tell(tmp_pat
     assert run.read_status()["error"]["message"] == "node 1: no GPU"
 
 
-def test_a_step_that_srun_could_not_ask_for_is_asked_for_again(tmp_path: Path, programs: Path):
+def test_a_step_that_srun_could_not_create_is_retried(tmp_path: Path, programs: Path):
     run = freeze(tmp_path / "x", "run", ONE)
     begin(run)
     said = "srun: error: Unable to confirm allocation for job 12: Unable to contact slurm controller (connect failure)"
@@ -274,7 +272,7 @@ def test_a_step_that_srun_could_not_ask_for_is_asked_for_again(tmp_path: Path, p
 
 
 @pytest.mark.parametrize(("code", "how"), [(143, "by SIGTERM"), (1, "with code 1")])
-def test_a_step_that_left_no_word_is_told_by_how_it_ended(code: int, how: str, tmp_path: Path, programs: Path):
+def test_a_silent_step_is_reported_by_its_exit_status(code: int, how: str, tmp_path: Path, programs: Path):
     run = freeze(tmp_path / "x", "run", ONE)
     begin(run)
     assert end(run, code) == 1
@@ -287,9 +285,7 @@ def test_a_step_that_left_no_word_is_told_by_how_it_ended(code: int, how: str, t
     ("asked", "code"),
     [("SLURM sent SIGTERM", EXIT_AGAIN), ("SLURM sent SIGUSR1", 1), ("by hand", 1), (None, EXIT_AGAIN)],
 )
-def test_a_node_that_fails_is_no_request_to_stop_though_srun_signals_the_others(
-    asked: str | None, code: int, tmp_path: Path, programs: Path
-):
+def test_a_node_failure_is_not_taken_for_a_stop_request(asked: str | None, code: int, tmp_path: Path, programs: Path):
     run = freeze(tmp_path / "x", "run", ONE, "launcher.restarts=1")
     assert begin(run) == 0
     if asked:
@@ -298,7 +294,7 @@ def test_a_node_that_fails_is_no_request_to_stop_though_srun_signals_the_others(
     assert end(run, 1) == code
 
 
-def test_the_frozen_config_says_which_words_were_chosen(tmp_path: Path):
+def test_the_frozen_config_records_the_group_choices(tmp_path: Path):
     run = freeze(tmp_path / "x", "run", ONE)
     config = read_config(run)
     assert config.choices["launcher"] == "slurm"

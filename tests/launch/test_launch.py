@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pytest import approx
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from distft.config.schema import Config, Origin
 from distft.launch.__main__ import report_end
@@ -21,6 +23,7 @@ from distft.run import RunFolder, read_json
 from distft.runtime.disk import alone
 from tests.support.fake_run import assert_none_left, wait_for_rows
 from tests.support.rows import write_sums
+from tests.trackers.test_wandb import history
 
 pytestmark = pytest.mark.slow
 
@@ -51,26 +54,26 @@ def start(folder: Path, name: str, *overrides: str, processes: int = 1, **variab
 
 
 def end(process: subprocess.Popen[str]) -> tuple[int, str, str]:
-    said, told = process.communicate(timeout=480)
-    return process.returncode, said, told
+    said, stderr = process.communicate(timeout=480)
+    return process.returncode, said, stderr
 
 
 def run_of(folder: Path, name: str) -> RunFolder:
     return RunFolder(folder / "runs" / name)
 
 
-DONE = ("tracker=wandb", "tracker.mode=offline")
+DONE = ("tracker=[wandb,tensorboard]", "tracker.wandb.mode=offline")
 
 
 @pytest.fixture(scope="module")
 def done(folder) -> tuple[RunFolder, str, str]:
     """A run of 3 steps on 2 processes, tracked offline, with secrets in its environment, and what it printed."""
-    code, said, told = end(start(folder, "done", *DONE, processes=2, **CANARIES))
-    assert code == 0, told
-    return run_of(folder, "done"), said, told
+    code, said, stderr = end(start(folder, "done", *DONE, processes=2, **CANARIES))
+    assert code == 0, stderr
+    return run_of(folder, "done"), said, stderr
 
 
-def test_what_is_in_force_is_read_back(done):
+def test_settings_in_force_are_read_back(done):
     """And the allocator's setting reaches the ranks before torch is imported there."""
     run, _, _ = done
     effective = read_json(run.path / "effective.json")
@@ -87,7 +90,7 @@ def lowest_of(run: RunFolder) -> dict[str, Any]:
     )
 
 
-def test_a_run_leaves_all_that_it_is_and_did(done):
+def test_a_run_folder_has_all_files_of_the_contract(done):
     run, said, _ = done
     assert run.read_status() | {"time": 0, "host": ""} == {
         "state": "completed", "step": 3, "attempt": 1, "exit_code": 0, "error": None, "time": 0, "host": "",
@@ -107,9 +110,18 @@ def test_a_run_leaves_all_that_it_is_and_did(done):
         assert part in said
 
 
-def test_nothing_but_the_runs_own_words_is_printed(done):
-    run, _, told = done
-    lines = [line for line in told.splitlines() if not line.startswith(("prepared data", "  train:", "  eval:"))]
+def test_two_trackers_log_every_step_of_one_run(done):
+    run, _, _ = done
+    [file] = (run.path / "wandb").glob("offline-run-*/run-*.wandb")
+    assert [row["_step"] for row in history(file) if "train/loss" in row] == [1, 2, 3]
+    losses = EventAccumulator(str(run.path / "tensorboard")).Reload().Scalars("train/loss")
+    assert [event.step for event in losses] == [1, 2, 3]
+    assert [event.value for event in losses] == approx([row["loss"] for row in run.read_metrics("train")])
+
+
+def test_no_third_party_output_is_printed(done):
+    run, _, stderr = done
+    lines = [line for line in stderr.splitlines() if not line.startswith(("prepared data", "  train:", "  eval:"))]
     assert lines[0] == f"{run.path}: 3 steps, 2 processes, logs in {run.logs / 'attempt-1'}"
     assert all(line.startswith("step ") for line in lines[1:]), lines
     for rank in (0, 1):
@@ -117,11 +129,11 @@ def test_nothing_but_the_runs_own_words_is_printed(done):
 
 
 def test_secrets_of_the_environment_reach_no_file(done):
-    run, said, told = done
+    run, said, stderr = done
     for path in run.path.rglob("*"):
         text = path.read_bytes() if path.is_file() else b""
         assert not any(value.encode() in text for value in CANARIES.values()), path
-    assert "canary" not in said + told
+    assert "canary" not in said + stderr
 
 
 def test_a_finished_run_prints_its_result_again(done, folder):
@@ -131,22 +143,22 @@ def test_a_finished_run_prints_its_result_again(done, folder):
     assert run.read_status() == before
 
 
-def test_another_config_under_the_same_name_is_refused_with_the_difference(done, folder):
-    code, _, told = end(start(folder, "done", *DONE, "optimizer.lr=0.5", processes=2))
-    assert code == 2 and "Traceback" not in told
-    assert "name=done" in told and "Try: another name" in told
-    assert any(line.strip().startswith("optimizer.lr: ") and line.endswith("-> 0.5") for line in told.splitlines())
+def test_a_changed_config_is_refused_with_its_differences(done, folder):
+    code, _, stderr = end(start(folder, "done", *DONE, "optimizer.lr=0.5", processes=2))
+    assert code == 2 and "Traceback" not in stderr
+    assert "name=done" in stderr and "Try: another name" in stderr
+    assert any(line.strip().startswith("optimizer.lr: ") and line.endswith("-> 0.5") for line in stderr.splitlines())
 
 
 def test_ctrl_c_saves_and_the_same_command_continues(done, folder):
     run = run_of(folder, "cut")
     process = start(folder, "cut", "train.max_steps=400")
     wait_for_rows(run)
-    code, _, told = end(start(folder, "cut", "train.max_steps=400"))
-    assert code == 2 and "another launch uses" in told
+    code, _, stderr = end(start(folder, "cut", "train.max_steps=400"))
+    assert code == 2 and "another launch uses" in stderr
     process.send_signal(signal.SIGINT)
-    code, _, told = end(process)
-    assert code == 75 and "saved and stopped" in told
+    code, _, stderr = end(process)
+    assert code == 75 and "saved and stopped" in stderr
     status = run.read_status()
     assert status["state"] == "preempted" and 0 < status["step"] < 400
     assert_none_left(run)
@@ -178,44 +190,44 @@ def test_without_waiting_the_run_ends_on_its_own(done, folder):
 
 
 def is_free(run: RunFolder) -> bool:
-    """Tells whether no launch holds the run."""
+    """Returns whether no launch holds the run."""
     with alone(run.path / ".lock") as held:
         return held
 
 
-def test_a_secret_in_the_config_is_refused_before_anything_is_written(folder):
-    code, _, told = end(start(folder, "secret", "tracker=wandb", "tracker.entity=canary-hf_token", **CANARIES))
-    assert code == 2 and "$HF_TOKEN: the config contains its value" in told and "canary" not in told
+def test_a_secret_in_the_config_is_refused_first(folder):
+    code, _, stderr = end(start(folder, "secret", "tracker=wandb", "tracker.entity=canary-hf_token", **CANARIES))
+    assert code == 2 and "$HF_TOKEN: the config contains its value" in stderr and "canary" not in stderr
     assert not run_of(folder, "secret").path.exists()
 
 
 def test_a_wrong_data_file_leaves_no_run_folder(folder):
     (folder / "bad.jsonl").write_text("no json\n" * 10)
-    code, _, told = end(start(folder, "bad", f"data.train={folder / 'bad.jsonl'}"))
-    assert code == 2 and "bad.jsonl" in told and "Traceback" not in told
+    code, _, stderr = end(start(folder, "bad", f"data.train={folder / 'bad.jsonl'}"))
+    assert code == 2 and "bad.jsonl" in stderr and "Traceback" not in stderr
     assert not run_of(folder, "bad").path.exists()
 
 
-def test_a_disk_that_takes_no_run_is_told_without_a_traceback(folder):
+def test_an_unwritable_runs_dir_is_reported_without_traceback(folder):
     (folder / "file").write_text("")
-    code, _, told = end(start(folder, "x", f"runs_dir={folder / 'file' / 'runs'}"))
-    assert code in (1, 2) and str(folder / "file") in told and "Traceback" not in told
+    code, _, stderr = end(start(folder, "x", f"runs_dir={folder / 'file' / 'runs'}"))
+    assert code in (1, 2) and str(folder / "file") in stderr and "Traceback" not in stderr
 
 
 @pytest.mark.parametrize("there", ["no program of SLURM", "programs without a cluster"])
-def test_a_machine_without_a_cluster_is_told_at_once_and_nothing_is_made(folder, tmp_path, monkeypatch, there):
+def test_a_missing_cluster_is_reported_before_any_write(folder, tmp_path, monkeypatch, there):
     programs = tmp_path if there == "no program of SLURM" else "/usr/bin"
     if programs != tmp_path and not shutil.which("sinfo", path=programs):
         pytest.skip("sinfo is not installed")
     monkeypatch.delenv("SLURM_CONF", raising=False)
-    code, said, told = end(start(folder, "slurm", "launcher=slurm", PATH=str(programs)))
-    assert code == 2 and not said and "Traceback" not in told
-    [error] = [line for line in told.splitlines() if "launcher=slurm: sinfo" in line]
+    code, said, stderr = end(start(folder, "slurm", "launcher=slurm", PATH=str(programs)))
+    assert code == 2 and not said and "Traceback" not in stderr
+    [error] = [line for line in stderr.splitlines() if "launcher=slurm: sinfo" in line]
     assert error.endswith("Try: a login node of the cluster, or launcher=local")
     assert not run_of(folder, "slurm").path.exists()
 
 
-def test_a_job_goes_on_without_its_launch_unless_a_person_at_a_terminal_says_y():
+def test_a_job_is_cancelled_only_by_a_yes_at_a_terminal():
     answers = ["y\n", "Yes\n", "n\n", "\n", "\x04"]
     program = "import signal, distft.launch.__main__ as launch\n"
     program += f"print([launch.is_left_alone(signal.SIGINT) for _ in range({len(answers)})])\n"
@@ -235,7 +247,7 @@ def test_a_job_goes_on_without_its_launch_unless_a_person_at_a_terminal_says_y()
     assert done.stdout == "[True, True, True, True, True]\nTrue True\n", "nobody is there to be asked"
 
 
-def test_a_run_without_a_name_gets_one_of_model_data_and_time(tmp_path):
+def test_the_default_name_is_model_data_and_time(tmp_path):
     choices = {"model": "gpt2", "data": "files"}
     taken = set()
     for _ in range(3):
@@ -249,7 +261,7 @@ def test_a_run_without_a_name_gets_one_of_model_data_and_time(tmp_path):
     assert len(taken) == 3
 
 
-def test_every_error_of_the_run_that_the_user_sees_ends_with_culprit_place_and_log(tmp_path, capsys):
+def test_every_run_error_names_culprit_location_and_log(tmp_path, capsys):
     run = RunFolder(tmp_path / "r")
     error = {
         "rank": 3,

@@ -31,7 +31,7 @@ def newest(run: RunFolder) -> dict:
 
 @pytest.fixture(scope="module")
 def started(folder: Path) -> Iterator[dict[str, Future]]:
-    """Launches that come one after the other, beside those of another run: a launch uses one core most of the time."""
+    """Consecutive launches, concurrent with those of another run: a launch uses one core most of the time."""
     with ThreadPoolExecutor(2) as pool:
         yield {each.__name__: pool.submit(each, folder) for each in (extend, edit_rows, keep_rows)}
 
@@ -50,9 +50,9 @@ def extend(folder: Path) -> tuple[RunFolder, str]:
     """Returns a run of 3 steps, then longer with larger steps and other processes; and what the second launch said."""
     assert end(start(folder, "run", "checkpoint.every_steps=2"))[0] == 0
     changes = ["train.max_steps=5", "train.global_batch_size=8", "strategy=fsdp"]
-    code, _, told = end(start(folder, "run", *changes, "checkpoint.allow_change=[train]", processes=2))
-    assert code == 0, told
-    return run_of(folder, "run"), told
+    code, _, stderr = end(start(folder, "run", *changes, "checkpoint.allow_change=[train]", processes=2))
+    assert code == 0, stderr
+    return run_of(folder, "run"), stderr
 
 
 def edit_rows(folder: Path) -> dict[str, tuple[int, str, str]]:
@@ -86,9 +86,9 @@ def keep_rows(folder: Path) -> RunFolder:
     return run_of(folder, "straight")
 
 
-def test_an_allowed_change_is_shown_and_what_was_is_kept(extended: tuple[RunFolder, str]):
-    run, told = extended
-    changed = {line.partition(": ")[2] for line in told.splitlines() if line.startswith("changed: ")}
+def test_an_allowed_change_is_shown_and_the_old_config_kept(extended: tuple[RunFolder, str]):
+    run, stderr = extended
+    changed = {line.partition(": ")[2] for line in stderr.splitlines() if line.startswith("changed: ")}
     assert {"train.max_steps: 3 -> 5", "train.global_batch_size: 4 -> 8"} <= changed
     assert not any(line.startswith("checkpoint.allow_change") for line in changed)
     assert (run.path / "config.attempt-1.yaml").is_file() and run.read_config()["train"]["max_steps"] == 5
@@ -96,7 +96,7 @@ def test_an_allowed_change_is_shown_and_what_was_is_kept(extended: tuple[RunFold
     assert [row["step"] for row in run.read_metrics("train")] == [1, 2, 3, 4, 5]
 
 
-def test_larger_steps_read_on_where_the_smaller_ones_ended(extended: tuple[RunFolder, str]):
+def test_larger_steps_continue_at_the_next_unread_row(extended: tuple[RunFolder, str]):
     run, _ = extended
     manifest = newest(run)
     assert (manifest["base_step"], manifest["base_row"], manifest["next_row"]) == (3, 12, 28)
@@ -113,46 +113,46 @@ def test_the_same_command_prints_the_result_again(extended: tuple[RunFolder, str
 
 def test_a_config_that_ends_before_the_last_step_done_is_refused(extended: tuple[RunFolder, str], folder: Path):
     changes = ["train.max_steps=4", "checkpoint.allow_change=[train]"]
-    code, _, told = end(start(folder, "run", *changes))
-    assert code == 2 and "has done 5 steps, this config ends after 4" in told
+    code, _, stderr = end(start(folder, "run", *changes))
+    assert code == 2 and "has done 5 steps, this config ends after 4" in stderr
 
 
-def test_a_run_whose_rows_were_edited_and_deleted_goes_on_bit_equal(
+def test_a_run_with_edited_and_deleted_rows_is_bit_equal(
     edited: dict[str, tuple[int, str, str]], started: dict[str, Future], folder: Path
 ):
     run, straight = run_of(folder, "edited"), started["keep_rows"].result()
-    code, _, told = edited["killed"]
-    assert code == 1 and "Restart 1 of 1, from step 2" in told, told
-    code, _, told = edited["gone"]
-    assert code == 0 and "rows.jsonl is gone since: the run continues with its prepared rows" in told, told
+    code, _, stderr = edited["killed"]
+    assert code == 1 and "Restart 1 of 1, from step 2" in stderr, stderr
+    code, _, stderr = edited["gone"]
+    assert code == 0 and "rows.jsonl is gone since: the run continues with its prepared rows" in stderr, stderr
     losses = [[(row["step"], row["loss"]) for row in each.read_metrics("train")] for each in (straight, run)]
     assert len(losses[0]) == 6 and losses[1][:6] == losses[0]
     first, second = (Checkpoint(step_dir(each.checkpoints, 6)) for each in (straight, run))
     assert [measure(first, second, kind).first for kind in KINDS] == [None, None], "not a bit differs"
 
 
-def test_other_rows_are_read_where_that_is_allowed(edited: dict[str, tuple[int, str, str]], folder: Path):
-    code, _, told = edited["elsewhere"]
-    assert code == 2 and "checkpoint.allow_change=[train.max_steps,data.train]" in told and "third.jsonl" in told
+def test_other_rows_are_read_if_allowed(edited: dict[str, tuple[int, str, str]], folder: Path):
+    code, _, stderr = edited["elsewhere"]
+    assert code == 2 and "checkpoint.allow_change=[train.max_steps,data.train]" in stderr and "third.jsonl" in stderr
     assert edited["new"][0] == 0, edited["new"][2]
     manifest = newest(run_of(folder, "edited"))
     assert (manifest["base_step"], manifest["next_row"]) == (6, 4)
 
 
-def test_another_runs_checkpoint_brings_its_config_to_be_held_against(extended: tuple[RunFolder, str], folder: Path):
+def test_a_foreign_checkpoint_is_compared_with_its_config(extended: tuple[RunFolder, str], folder: Path):
     run, _ = extended
     start_from = f"checkpoint.resume={(run.checkpoints / 'latest').resolve()}"
     changes = ["train.max_steps=6", "optimizer.lr=0.5", "export=false", start_from]
-    code, _, told = end(start(folder, "branch", *changes))
-    assert code == 2 and "optimizer.lr: " in told and "train.max_steps: 5 -> 6" in told
-    code, _, told = end(start(folder, "branch", *changes, "checkpoint.allow_change=[train,optimizer]"))
-    assert code == 0, told
+    code, _, stderr = end(start(folder, "branch", *changes))
+    assert code == 2 and "optimizer.lr: " in stderr and "train.max_steps: 5 -> 6" in stderr
+    code, _, stderr = end(start(folder, "branch", *changes, "checkpoint.allow_change=[train,optimizer]"))
+    assert code == 0, stderr
     branch = run_of(folder, "branch")
     assert [row["step"] for row in branch.read_metrics("train")] == [6]
     assert newest(branch)["next_row"] == 32
 
 
-def test_a_run_that_an_older_version_froze_is_gone_on_with_as_it_is(extended: tuple[RunFolder, str], folder: Path):
+def test_a_run_frozen_by_an_older_version_continues(extended: tuple[RunFolder, str], folder: Path):
     """Its defaults were others, which is no change that the user made."""
     run, _ = extended
     older = run_of(folder, "older")
@@ -162,9 +162,9 @@ def test_a_run_that_an_older_version_froze_is_gone_on_with_as_it_is(extended: tu
         text.replace("max_grad_norm: 1.0", "max_grad_norm: 2.0").replace("  deterministic: false\n", "")
     )
     changes = ["checkpoint.every_steps=2", "train.max_steps=5", "train.global_batch_size=8", "strategy=fsdp"]
-    code, _, told = end(start(folder, "older", *changes, processes=2))
-    assert code == 0, told
-    assert "kept: train.max_grad_norm: 2.0 (default now 1.0)" in told
-    assert len(told.splitlines()) == 1 and older.read_status()["attempt"] == 2, "it was complete"
-    code, _, told = end(start(folder, "older", *changes, "train.max_grad_norm=3", processes=2))
-    assert code == 2 and "train.max_grad_norm: 2.0 -> 3" in told
+    code, _, stderr = end(start(folder, "older", *changes, processes=2))
+    assert code == 0, stderr
+    assert "kept: train.max_grad_norm: 2.0 (default now 1.0)" in stderr
+    assert len(stderr.splitlines()) == 1 and older.read_status()["attempt"] == 2, "it was complete"
+    code, _, stderr = end(start(folder, "older", *changes, "train.max_grad_norm=3", processes=2))
+    assert code == 2 and "train.max_grad_norm: 2.0 -> 3" in stderr

@@ -30,7 +30,7 @@ class Launched:
 
     run: RunFolder
     code: int
-    told: str
+    stderr: str
     seconds: float = 0.0
 
     @property
@@ -56,8 +56,8 @@ def start(folder: Path, name: str, fault: str, *overrides: str, slow: str = "") 
 
 def launch(folder: Path, name: str, fault: str, *overrides: str, slow: str = "") -> Launched:
     process = start(folder, name, fault, *overrides, slow=slow)
-    _, told = process.communicate(timeout=480)
-    return Launched(RunFolder(folder / "runs" / name), process.returncode, told)
+    _, stderr = process.communicate(timeout=480)
+    return Launched(RunFolder(folder / "runs" / name), process.returncode, stderr)
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +71,7 @@ def shown_of(run: RunFolder) -> str:
 
 
 def assert_same(done: Launched, straight: Launched) -> None:
-    assert done.code == 0, done.told
+    assert done.code == 0, done.stderr
     assert done.losses == straight.losses
     last = last_checkpoint(straight.run), last_checkpoint(done.run)
     assert [measure(*last, kind).first for kind in KINDS] == [None, None], "not a bit differs"
@@ -99,19 +99,19 @@ def hung(folder: Path) -> Launched:
     return replace(done, seconds=time.monotonic() - began)
 
 
-def test_a_run_that_hangs_goes_on_from_its_last_checkpoint(hung: Launched):
-    assert hung.code == 0, hung.told
+def test_a_hanging_run_continues_from_its_last_checkpoint(hung: Launched):
+    assert hung.code == 0, hung.stderr
     assert [step for step, _ in hung.losses] == list(range(1, 37)), "each step once"
     status = hung.run.read_status()
     assert (status["state"], status["step"]) == ("stopped_early", 36), "as if it had not been cut"
     assert status["best"]["step"] == 36 and (hung.run.checkpoints / "best").readlink().name == "step-00000036"
     assert [(each["attempt"], each["from_step"], each["error"]["type"]) for each in hung.restarts] == [(1, 24, "Hang")]
-    assert "was not entered by rank 1 on" in hung.told and "Restart 1 of 1, from step 24" in hung.told
-    assert "(launcher.hang_seconds=8" in hung.told, "by the limit that was typed"
+    assert "was not entered by rank 1 on" in hung.stderr and "Restart 1 of 1, from step 24" in hung.stderr
+    assert "(launcher.hang_seconds=8" in hung.stderr, "by the limit that was typed"
     assert_none_left(hung.run)
 
 
-def test_a_deletion_of_minutes_stops_neither_steps_nor_saves(hung: Launched):
+def test_a_slow_deletion_blocks_neither_steps_nor_saves(hung: Launched):
     """It is under way from step 16 or 24 on, longer than launcher.hang_seconds, and what hangs is rank 1."""
     began = re.findall(r"deleting from (\S+)", hung.run.rank_log(1, 0).read_text())[0]
     later = [row["step"] for row in hung.run.read_metrics("train") if row["time"] > float(began)]
@@ -119,29 +119,29 @@ def test_a_deletion_of_minutes_stops_neither_steps_nor_saves(hung: Launched):
     assert not list(hung.run.checkpoints.glob(".*")), "the next attempt has deleted what was left"
 
 
-def test_each_second_of_a_run_has_a_name(hung: Launched):
-    told, seconds = read_json(hung.run.goodput), read_json(hung.run.goodput)["seconds"]
+def test_every_second_of_a_run_is_accounted_for(hung: Launched):
+    stderr, seconds = read_json(hung.run.goodput), read_json(hung.run.goodput)["seconds"]
     turns = read_timeline(hung.run)
     assert [turn.event for turn in turns] == [
         "submitted", "begun", "training", "ended", "begun", "training", "trained", "saved", "ended"
     ]  # fmt: skip
     assert sum(seconds.values()) == pytest.approx(turns[-1].time - turns[0].time, rel=0.01)
-    assert sum(seconds.values()) == told["wall_seconds"] <= hung.seconds
-    assert (told["lost_steps"], told["failures"]) == (2, 1), "steps 25 and 26"
-    assert told["saves"] == 6, "8 to 32, the best of step 12, and the end"
+    assert sum(seconds.values()) == stderr["wall_seconds"] <= hung.seconds
+    assert (stderr["lost_steps"], stderr["failures"]) == (2, 1), "steps 25 and 26"
+    assert stderr["saves"] == 6, "8 to 32, the best of step 12, and the end"
     rows = list(hung.run.read_metrics("train"))
     waits = sum(row["phases"].get("data", 0.0) + row["phases"].get("checkpoint", 0.0) for row in rows)
     assert seconds["productive"] == pytest.approx(sum(row["seconds"] for row in rows) - waits, rel=0.01)
     assert seconds["detection"] >= 8, "launcher.hang_seconds"
     assert seconds["idle"] == 0 and min(seconds[part] for part in ("start", "checkpoint", "evaluation", "lost")) > 0
-    assert told["best_every_steps"] >= 1 and told["goodput"] == seconds["productive"] / told["wall_seconds"]
+    assert stderr["best_every_steps"] >= 1 and stderr["goodput"] == seconds["productive"] / stderr["wall_seconds"]
 
 
-def test_a_rank_that_is_slow_is_named_once_with_its_phase_and_a_healthy_one_never(hung: Launched):
+def test_only_a_slow_rank_is_named_once_with_its_phase(hung: Launched):
     [warning] = hung.run.read_metrics("warning")
     assert warning["step"] <= 24, "within 20 steps of the first that counts"
     assert re.match(r"rank 1 on \S+ is slow in forward: 0\.1\S* s a step of its own", warning["text"])
-    assert f"warning: {warning['text']}" in hung.told and hung.run.read_status()["warning"] == warning["text"]
+    assert f"warning: {warning['text']}" in hung.stderr and hung.run.read_status()["warning"] == warning["text"]
 
 
 @pytest.mark.soak
@@ -156,7 +156,7 @@ def test_a_rank_slowed_twofold_is_named_within_20_steps(kind: str, world: int, f
 
 
 @pytest.mark.soak
-def test_a_run_that_hangs_and_then_loses_a_rank_ends_like_one_that_did_not(folder: Path):
+def test_a_hang_and_a_lost_rank_do_not_change_the_result(folder: Path):
     straight = launch(folder, "straight", "", *SAVED)
     done = launch(folder, "harmed", "lock:1:4:1,SIGKILL:0:7:2", *SAVED, "launcher.restarts=2")
     assert_same(done, straight)
@@ -166,22 +166,22 @@ def test_a_run_that_hangs_and_then_loses_a_rank_ends_like_one_that_did_not(folde
 
 
 @pytest.mark.soak
-def test_three_starts_without_a_checkpoint_are_the_last_and_the_reason_is_told(folder: Path):
+def test_a_crash_loop_ends_with_its_reason(folder: Path):
     done = launch(folder, "loop", "exit:1:0:0", "train.max_steps=10", "launcher.restarts=9")
     assert done.code == 1 and len(done.restarts) == 2
     message = done.run.read_status()["error"]["message"]
     assert message.startswith("3 starts made no checkpoint after step 0, so the run is not restarted.")
     assert f"{done.run.logs}/attempt-1 to attempt-3" in message
     assert "The last failure: rank 1 on" in message and "exit code 3" in message
-    assert message in done.told
+    assert message in done.stderr
 
 
 @pytest.mark.soak
-def test_as_many_restarts_as_were_asked_for(folder: Path):
+def test_launcher_restarts_limits_the_restarts(folder: Path):
     done = launch(folder, "once", "exit:0:0:0", "train.max_steps=10", "launcher.restarts=1")
     assert done.code == 1 and len(done.restarts) == 1
     assert done.run.read_status()["error"]["type"] == "exit code 3"
-    assert "launcher.restarts=1, and the limit is reached" in done.told
+    assert "launcher.restarts=1, and the limit is reached" in done.stderr
 
 
 @pytest.mark.soak
@@ -189,7 +189,7 @@ def test_as_many_restarts_as_were_asked_for(folder: Path):
     "kind", ["sleep", "lock", "SIGSTOP", "SIGKILL", "SIGABRT", "SIGSEGV", "fault", "raise", "exit"]
 )
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp", "zero2", "zero3"])
-def test_each_kind_of_fault_under_each_way_to_cut_a_model(kind: str, strategy: str, folder: Path):
+def test_each_fault_recovers_under_each_strategy(kind: str, strategy: str, folder: Path):
     cut = (*SAVED, f"strategy={strategy}")
     straight = launch(folder, f"{strategy}-straight-{kind}", "", *cut)
     done = launch(folder, f"{strategy}-{kind}", f"{kind}:1:5:1", *cut, "launcher.restarts=1")
@@ -198,14 +198,14 @@ def test_each_kind_of_fault_under_each_way_to_cut_a_model(kind: str, strategy: s
 
 
 @pytest.mark.soak
-def test_without_restarts_a_hang_ends_the_run_with_its_own_code(folder: Path):
+def test_without_restarts_a_hang_ends_with_its_exit_code(folder: Path):
     done = launch(folder, "hung", "sleep:1:4:1", *SAVED)
-    assert done.code == EXIT_HANG == done.run.read_status()["exit_code"], done.told
-    assert "rank 1 on" in done.told and "in misbehave" in done.told
+    assert done.code == EXIT_HANG == done.run.read_status()["exit_code"], done.stderr
+    assert "rank 1 on" in done.stderr and "in misbehave" in done.stderr
 
 
 @pytest.mark.soak
-def test_a_run_that_was_asked_to_stop_is_not_started_again(folder: Path):
+def test_a_stopped_run_is_not_restarted(folder: Path):
     process = start(
         folder, "asked", "sleep:1:30:1", "train.max_steps=100", "launcher.hang_seconds=8", "launcher.restarts=2"
     )
@@ -214,6 +214,6 @@ def test_a_run_that_was_asked_to_stop_is_not_started_again(folder: Path):
     while [row["step"] for row in run.read_metrics("train")][-1] < 29:
         assert process.poll() is None
     process.send_signal(signal.SIGTERM)
-    _, told = process.communicate(timeout=480)
-    assert process.returncode == EXIT_HANG, told
-    assert "Restart" not in told and not (run.path / "restarts.jsonl").exists()
+    _, stderr = process.communicate(timeout=480)
+    assert process.returncode == EXIT_HANG, stderr
+    assert "Restart" not in stderr and not (run.path / "restarts.jsonl").exists()

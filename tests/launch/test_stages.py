@@ -1,4 +1,4 @@
-"""What this machine does not offer a run is told before anything else is done."""
+"""What this machine lacks for a run is reported before anything else is done."""
 
 import os
 import subprocess
@@ -13,7 +13,7 @@ from distft.launch import stages
 from distft.launch.stages import check_devices, check_writable, with_name
 
 
-def test_a_folder_that_takes_no_run_is_named_before_anything_is_written(tmp_path: Path):
+def test_an_unwritable_run_folder_is_named_first(tmp_path: Path):
     check_writable(tmp_path / "new" / "runs")
     (tmp_path / "file").touch()
     for folder, place in (("file/runs", f"{tmp_path}/file"), ("x" * 300, "x" * 300)):
@@ -41,7 +41,7 @@ def config(tmp_path: Path):
     )
 
 
-def test_devices_that_torch_is_not_built_for_are_an_error_before_the_run(config, monkeypatch: pytest.MonkeyPatch):
+def test_devices_unsupported_by_the_torch_build_are_an_error(config, monkeypatch: pytest.MonkeyPatch):
     check_devices(config())
     monkeypatch.setattr(stages, "plugged_in", lambda: Plugged("NVIDIA", 2))
     monkeypatch.setattr(stages, "torch_build", lambda: Build("2.13.0+cpu", None, None))
@@ -57,7 +57,7 @@ def test_unnamed_runs_of_one_second_get_folders_of_their_own(config, tmp_path: P
     assert all(each.is_dir() for each in folders), "so another process has not one of them"
 
 
-def test_a_folder_that_nothing_came_into_goes_again(config, tmp_path: Path):
+def test_an_empty_run_folder_is_removed(config, tmp_path: Path):
     program = "from distft.launch.stages import with_name; from distft.config import compose; import sys; "
     program += "path = with_name(compose(sys.argv[1:]))[0].path; assert path.is_dir(); print(path)"
     overrides = ["model.tiny=true", f"data.train={tmp_path}/rows.jsonl", f"runs_dir={tmp_path}/runs"]

@@ -37,18 +37,18 @@ def test_a_failure_on_one_node_ends_the_others_ranks(tmp_path, before: Callable[
         for node in "01"
     ]
     try:
-        said, told = zip(*(node.communicate(timeout=120) for node in nodes), strict=True)
+        said, stderr = zip(*(node.communicate(timeout=120) for node in nodes), strict=True)
     finally:
         for node in nodes:
             node.kill()
     failures = [json.loads(text) for text in said]
     assert [(each["rank"], each["message"]) for each in failures] == [(1, "row 7 has no label")] * 2
-    assert f"ended with {-signal.SIGKILL}" in told[0], "not by a signal that leaves a core file"
+    assert f"ended with {-signal.SIGKILL}" in stderr[0], "not by a signal that leaves a core file"
     assert_none_left(run)
 
 
 @pytest.mark.parametrize(("asked", "is_used"), [("2", True), ("3,1", True), ("", False), ("0", False), ("abc", False)])
-def test_threads_are_as_many_as_asked_or_a_share_of_the_cores(asked: str, is_used: bool, monkeypatch, capsys):
+def test_threads_are_as_requested_or_a_share_of_the_cores(asked: str, is_used: bool, monkeypatch, capsys):
     monkeypatch.setenv("OMP_NUM_THREADS", asked)
     set_threads(10**6)
     assert os.environ["OMP_NUM_THREADS"] == (asked if is_used else "1")

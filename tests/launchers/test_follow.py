@@ -110,7 +110,7 @@ def test_the_last_lines_name_the_culprit(tmp_path):
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
-def test_a_full_disk_is_named_although_nothing_can_be_written(tmp_path):
+def test_a_full_disk_is_named_even_if_nothing_can_be_written(tmp_path):
     disk = tmp_path / "disk"
     disk.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=128k", "tmpfs", str(disk)], check=False).returncode:
@@ -136,7 +136,7 @@ def line(step: int, split: str = "train", **more: float) -> str:
     return json.dumps({"step": step, "split": split, **more}) + "\n"
 
 
-def test_every_row_is_given_once_and_whole(tmp_path):
+def test_every_row_is_followed_once_and_whole(tmp_path):
     run = RunFolder(tmp_path)
     rows = NewRows(run)
     assert list(rows.read()) == []
@@ -148,7 +148,7 @@ def test_every_row_is_given_once_and_whole(tmp_path):
 
 
 @pytest.mark.parametrize("seen", [True, False], ids=["cut seen", "cut and made again between two looks"])
-def test_rows_that_a_resumed_attempt_makes_again_are_not_given_twice(tmp_path, seen):
+def test_rows_repeated_by_a_resumed_attempt_are_given_once(tmp_path, seen):
     run = RunFolder(tmp_path)
     rows = NewRows(run)
     run.metrics.write_text(line(1) + line(2) + line(3))
@@ -160,7 +160,7 @@ def test_rows_that_a_resumed_attempt_makes_again_are_not_given_twice(tmp_path, s
     assert [row["step"] for row in rows.read()] == [4]
 
 
-def test_following_loads_no_torch():
+def test_following_a_run_imports_no_torch():
     program = "import distft.launch, sys; print([name for name in ('torch', 'transformers') if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -28,7 +28,7 @@ def start(server: ForkServer, run: RunFolder) -> Forked:
     return server.start(arguments, elastic_log(run, 1))
 
 
-def test_one_server_starts_many_and_each_ends_with_its_own_code(tmp_path: Path, server: ForkServer):
+def test_one_server_forks_many_with_their_own_exit_codes(tmp_path: Path, server: ForkServer):
     good, bad = freeze(tmp_path / "good"), freeze(tmp_path / "bad", bad_rank=1, bad="raise")
     first, second = start(server, good), start(server, bad)
     again, worse = first.wait(120), second.wait(120)
@@ -40,7 +40,7 @@ def test_one_server_starts_many_and_each_ends_with_its_own_code(tmp_path: Path, 
     assert ended is not None and ended.code == 0 and server._process.pid == began
 
 
-def test_ranks_are_copies_of_the_server_and_not_pythons_of_their_own(tmp_path: Path, server: ForkServer):
+def test_ranks_are_forks_of_the_server(tmp_path: Path, server: ForkServer):
     run = freeze(tmp_path / "run", steps=100_000)
     forked = start(server, run)
     wait_for_rows(run)
@@ -51,7 +51,7 @@ def test_ranks_are_copies_of_the_server_and_not_pythons_of_their_own(tmp_path: P
     assert_none_left(run)
 
 
-def test_one_that_is_cancelled_before_it_has_begun_never_does(tmp_path: Path):
+def test_a_rank_cancelled_before_its_start_never_starts(tmp_path: Path):
     run = freeze(tmp_path / "run")
     server = ForkServer()
     forked = start(server, run)
@@ -64,7 +64,7 @@ def test_one_that_is_cancelled_before_it_has_begun_never_does(tmp_path: Path):
     assert_none_left(run)
 
 
-def test_a_killed_server_takes_its_runs_along_and_the_next_start_has_another(tmp_path: Path):
+def test_a_killed_server_ends_its_runs_and_is_replaced(tmp_path: Path):
     server, runs = ForkServer(), [freeze(tmp_path / name, steps=100_000) for name in ("one", "two")]
     first, second = [start(server, run) for run in runs]
     for run in runs:
@@ -79,7 +79,7 @@ def test_a_killed_server_takes_its_runs_along_and_the_next_start_has_another(tmp
     assert ended is not None and ended.code == 0
 
 
-def test_a_command_that_has_returned_has_left_no_server(tmp_path: Path):
+def test_a_returned_command_leaves_no_server(tmp_path: Path):
     run = freeze(tmp_path / "run")
     program = f"""if True:
         from pathlib import Path
@@ -93,7 +93,7 @@ def test_a_command_that_has_returned_has_left_no_server(tmp_path: Path):
     assert not processes_of(run)
 
 
-def test_waiting_has_an_end(tmp_path: Path, server: ForkServer):
+def test_waiting_has_a_timeout(tmp_path: Path, server: ForkServer):
     run = freeze(tmp_path / "run", steps=100_000)
     forked, began = start(server, run), time.monotonic()
     assert forked.wait(0.2) is None and time.monotonic() - began < 30
@@ -101,7 +101,7 @@ def test_waiting_has_an_end(tmp_path: Path, server: ForkServer):
     assert_none_left(run)
 
 
-def test_where_ranks_cannot_be_forked_each_is_a_python_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_without_fork_each_rank_is_its_own_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """As on a machine with accelerators."""
     from distft.launchers import elastic
 

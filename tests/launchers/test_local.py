@@ -55,7 +55,7 @@ def test_the_rank_that_raised_is_named_and_not_its_peers(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_killed_rank_is_named_although_only_its_peer_could_tell_an_error(tmp_path):
+def test_a_killed_rank_is_named_and_not_its_peer(tmp_path):
     run = freeze(tmp_path / "run", collective=True, bad_rank=1, bad="kill")
     outcome = end(start(run))
     assert outcome.error is not None and outcome.exit_code == 1
@@ -73,14 +73,14 @@ def test_a_rank_that_just_exits_is_named_with_its_last_line(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_worker_that_cannot_be_imported_is_told_with_the_reason(tmp_path):
+def test_a_worker_that_cannot_be_imported_is_reported(tmp_path):
     run = freeze(tmp_path / "run", processes=1)
     error = end(start(run, program="tests.launchers.no_such_worker")).error
     assert error is not None and "No module named 'tests.launchers.no_such_worker'" in error["message"]
 
 
 @pytest.mark.slow
-def test_a_run_whose_plan_is_broken_is_told_with_the_reason(tmp_path):
+def test_a_broken_plan_is_reported_with_the_reason(tmp_path):
     run = freeze(tmp_path / "run")
     run.plan.write_text("{}")
     error = end(start(run)).error
@@ -130,14 +130,14 @@ def test_a_cancelled_run_of_the_queue_never_starts(tmp_path):
 
 
 @pytest.mark.slow
-def test_two_runs_at_once_do_not_meet(tmp_path):
+def test_two_concurrent_runs_do_not_interfere(tmp_path):
     runs = [freeze(tmp_path / name, collective=True) for name in "ab"]
     handles = Local(program=FAKE, jobs_at_once=2).submit([run.path for run in runs])
     assert [end(handle) for handle in handles] == [Outcome("completed")] * 2
 
 
 @pytest.mark.slow
-def test_more_nodes_are_refused_with_the_way_to_get_them():
+def test_more_nodes_are_refused_with_a_fix():
     with pytest.raises(ValueError, match=r"launcher.nodes=4 .* Try: .*rendezvous=HOST:29500, or launcher=slurm"):
         Local(nodes=4)
 
@@ -162,19 +162,19 @@ def test_a_name_that_resolves_to_loopback_is_left_out(monkeypatch: pytest.Monkey
     assert not {"127.0.0.1", "::1"} & set(own_addresses())
 
 
-def test_what_somebody_vouches_for_comes_first_loopback_too():
+def test_a_configured_address_comes_first_even_loopback():
     assert own_addresses("127.0.0.1")[0] == "127.0.0.1"
     assert own_addresses("10.99.0.7", "10.99.0.8")[:2] == ["10.99.0.7", "10.99.0.8"]
 
 
-def test_a_given_name_that_does_not_resolve_leaves_the_interfaces(monkeypatch: pytest.MonkeyPatch):
+def test_an_unresolvable_name_falls_back_to_interfaces(monkeypatch: pytest.MonkeyPatch):
     interfaces = [("lo", "127.0.0.1"), ("eth0", "10.1.2.3"), ("ib0", "10.9.2.3")]
     monkeypatch.setattr(local, "_of_interfaces", lambda: interfaces)
     monkeypatch.setattr(socket, "gethostname", lambda: "no-such-name.invalid")
     assert own_addresses("no-such-name.invalid") == ["10.1.2.3", "10.9.2.3"]
 
 
-def test_an_address_that_only_the_own_link_knows_is_no_address():
+def test_a_link_local_address_is_not_used():
     assert not any(address.startswith(("fe80", "169.254")) for address in own_addresses())
 
 
@@ -186,7 +186,7 @@ def test_this_machine_knows_its_own_addresses_and_interfaces():
         assert interface_of(address) not in (None, "lo") or not is_own(address)
 
 
-def test_the_first_address_that_answers_is_taken(port: int):
+def test_the_first_address_that_answers_is_used(port: int):
     assert reach(["::1", "127.0.0.1"], port, 5) == ("127.0.0.1", "127.0.0.1")
 
 
@@ -206,7 +206,7 @@ def test_a_port_that_opens_late_is_reached():
     thread.join()
 
 
-def test_every_address_that_was_tried_is_named_with_its_reason():
+def test_every_address_tried_is_named_with_its_error():
     port = free_port()
     with pytest.raises(Unreachable) as caught:
         reach(["127.0.0.1", "no-such-name.invalid"], port, 0.1)

@@ -48,7 +48,7 @@ def num_steps(traced: Traced) -> int:
 
 
 @pytest.mark.slow
-def test_a_step_costs_one_look_at_most(traced: Traced) -> None:
+def test_a_step_polls_the_run_folder_at_most_once(traced: Traced) -> None:
     """Of all ranks, the elastic process and the command that shows the run."""
     run, calls = traced
     steps = num_steps(traced)
@@ -62,9 +62,9 @@ def test_a_step_costs_one_look_at_most(traced: Traced) -> None:
 
 
 @pytest.mark.slow
-def test_one_rank_and_the_command_alone_touch_the_folder(traced: Traced) -> None:
+def test_only_rank_0_and_the_command_touch_the_folder(traced: Traced) -> None:
     run, calls = traced
-    health = [call for call in calls if run.health.name in call.path]  # where the ranks are, told by their node
+    health = [call for call in calls if run.health.name in call.path]  # the phases of the ranks, written by their node
     calls = [call for call in calls if call not in health]
     assert sum(call.name == "write" for call in health) <= 1 and len({call.process for call in health}) <= 1
     looking = {call.process for call in calls if call.path == str(run.stop)}

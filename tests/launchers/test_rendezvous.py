@@ -69,7 +69,7 @@ def failure(rank: int) -> Failure:
     return Failure(rank, f"n{rank}", "ValueError", f"row of rank {rank}")
 
 
-def test_nodes_find_the_first_by_the_run_folder(run: RunFolder):
+def test_nodes_find_the_first_node_by_the_run_folder(run: RunFolder):
     first, second, third = meet(run, 3)
     place = read_json(rendezvous_file(run, 3))
     assert place["port"] == first.port == second.port == third.port and place["addresses"][0] == "127.0.0.1"
@@ -78,13 +78,13 @@ def test_nodes_find_the_first_by_the_run_folder(run: RunFolder):
     assert first.attempt == third.attempt == 3
 
 
-def test_a_run_on_one_machine_meets_nobody_and_writes_nothing(run: RunFolder):
+def test_a_run_on_one_machine_needs_no_rendezvous(run: RunFolder):
     alone = open_alone(1)
     assert alone.node == Node(0, 1) and alone.reported_failure() is None and not run.path.exists()
     alone.leave()
 
 
-def test_the_failure_that_was_told_first_is_everyones(run: RunFolder):
+def test_the_first_reported_failure_is_shared_by_all(run: RunFolder):
     nodes = meet(run, 3)
     assert [node.reported_failure() for node in nodes] == [None] * 3
     nodes[2].report_failure(failure(2))
@@ -93,7 +93,7 @@ def test_the_failure_that_was_told_first_is_everyones(run: RunFolder):
     assert [node.reported_failure() for node in nodes] == [failure(2)] * 3
 
 
-def test_a_node_hears_once_of_anothers_failure(run: RunFolder):
+def test_a_node_learns_once_of_anothers_failure(run: RunFolder):
     first, second = meet(run)
     heard: list[float] = []
     with first.watched(lambda: heard.append(time.monotonic())):
@@ -107,7 +107,7 @@ def test_a_node_hears_once_of_anothers_failure(run: RunFolder):
     assert len(heard) == 1
 
 
-def test_nobody_is_disturbed_after_the_ranks_have_ended(run: RunFolder):
+def test_failures_after_the_ranks_ended_are_ignored(run: RunFolder):
     first, second = meet(run)
     heard: list[None] = []
     with first.watched(lambda: heard.append(None)):
@@ -123,7 +123,7 @@ def hold_first(path: str) -> None:
     meeting.leave()
 
 
-def test_a_first_node_that_is_gone_is_a_failure_that_is_heard(run: RunFolder, apart: Callable):
+def test_a_lost_first_node_is_a_failure(run: RunFolder, apart: Callable):
     process = apart(hold_first, str(run.path))
     second = join(run, 3, Node(1, 2))
     heard = threading.Event()
@@ -136,7 +136,7 @@ def test_a_first_node_that_is_gone_is_a_failure_that_is_heard(run: RunFolder, ap
     second.leave()
 
 
-def test_a_node_that_never_comes_is_counted_and_told_where_to(run: RunFolder):
+def test_a_missing_node_is_counted_and_the_address_shown(run: RunFolder):
     with pytest.raises(RendezvousError) as caught:
         open_first(run, 3, 3, "127.0.0.1")
     said = str(caught.value)
@@ -144,7 +144,7 @@ def test_a_node_that_never_comes_is_counted_and_told_where_to(run: RunFolder):
     assert f"{rendezvous_file(run, 3)}: 127.0.0.1, " in said.replace(" port ", ", ")
 
 
-def test_a_first_node_that_never_writes_is_told_with_the_file(run: RunFolder):
+def test_a_first_node_that_never_writes_is_reported(run: RunFolder):
     with pytest.raises(RendezvousError) as caught:
         join(run, 3, Node(1, 2))
     assert str(caught.value) == (
@@ -152,7 +152,7 @@ def test_a_first_node_that_never_writes_is_told_with_the_file(run: RunFolder):
     )
 
 
-def test_addresses_that_do_not_answer_are_named(run: RunFolder):
+def test_addresses_without_answer_are_named(run: RunFolder):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -165,7 +165,7 @@ def test_addresses_that_do_not_answer_are_named(run: RunFolder):
 
 
 @pytest.mark.parametrize("there", ["nothing", "another"])
-def test_another_folder_than_the_firsts_is_told(there: str, run: RunFolder, tmp_path: Path):
+def test_another_run_folder_than_the_first_nodes_is_reported(there: str, run: RunFolder, tmp_path: Path):
     other = RunFolder(tmp_path / "other" / "run")
     with ThreadPoolExecutor() as pool:
         first = pool.submit(open_first, run, 3, 2, "127.0.0.1")
@@ -184,7 +184,7 @@ def test_another_folder_than_the_firsts_is_told(there: str, run: RunFolder, tmp_
             first.result(10)
 
 
-def test_machines_that_join_by_an_address_count_themselves_and_one_too_many_is_told(run: RunFolder):
+def test_machines_joining_by_address_are_counted(run: RunFolder):
     with ThreadPoolExecutor() as pool:
         first = pool.submit(open_first, run, 3, 2, "127.0.0.1")
         while not rendezvous_file(run, 3).is_file():
@@ -196,14 +196,14 @@ def test_machines_that_join_by_an_address_count_themselves_and_one_too_many_is_t
             join_at(run, "127.0.0.1", port, 2)
 
 
-def test_a_port_that_is_taken_is_told(run: RunFolder):
+def test_a_port_in_use_is_reported(run: RunFolder):
     with socket.create_server(("", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(RendezvousError, match=rf"port {port} of this machine is taken: .* Try: another port"):
             open_first(run, 3, 2, "127.0.0.1", port)
 
 
-def test_a_program_that_is_no_store_is_no_meeting(run: RunFolder):
+def test_a_program_that_is_not_a_store_is_refused(run: RunFolder):
     before = set(threading.enumerate())
     with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(RendezvousError):
         join_at(run, "127.0.0.1", silent.getsockname()[1], 2)
@@ -211,13 +211,13 @@ def test_a_program_that_is_no_store_is_no_meeting(run: RunFolder):
         asking.join()  # the store warns when the port closes: here, and not among the dots of later tests
 
 
-def test_a_machine_without_an_address_is_told_what_to_give(run: RunFolder, monkeypatch: pytest.MonkeyPatch):
+def test_a_machine_without_an_address_gets_a_fix(run: RunFolder, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(module, "own_addresses", lambda *_: [])
     with pytest.raises(RendezvousError, match=r"no address that others could reach: .* Try: NodeAddr in slurm.conf"):
         open_first(run, 3, 2)
 
 
-def test_the_first_node_parts_last(run: RunFolder):
+def test_the_first_node_leaves_last(run: RunFolder):
     first, second = meet(run)
     order: list[str] = []
 
@@ -236,14 +236,14 @@ def test_the_first_node_parts_last(run: RunFolder):
     assert not thread.is_alive()
 
 
-def test_a_node_that_is_gone_holds_the_first_no_longer_than_said(run: RunFolder):
+def test_a_lost_node_delays_the_first_up_to_the_timeout(run: RunFolder):
     first, _ = meet(run)
     begun = time.monotonic()
     first.leave()
     assert 1 < time.monotonic() - begun < 60
 
 
-def test_what_is_written_is_plain_and_drawn_anew(run: RunFolder):
+def test_the_rendezvous_file_is_plain_and_new_each_time(run: RunFolder):
     numbers = set()
     for _ in range(2):
         meet(run)

@@ -93,7 +93,7 @@ def test_the_same_command_on_two_machines_is_one_run(machines: tuple[Machine, Ma
 
 
 @pytest.mark.slow
-def test_a_rank_that_fails_on_one_ends_both_and_is_named_on_both(
+def test_a_failing_rank_ends_both_machines_and_is_named_on_both(
     machines: tuple[Machine, Machine], tmp_path: Path
 ) -> None:
     run = freeze(tmp_path / "run", processes=1, nodes=2, steps=100_000, bad_rank=1, bad="raise")
@@ -105,7 +105,7 @@ def test_a_rank_that_fails_on_one_ends_both_and_is_named_on_both(
 
 
 @pytest.mark.slow
-def test_a_machine_that_is_gone_ends_the_other(machines: tuple[Machine, Machine], tmp_path: Path) -> None:
+def test_a_lost_machine_ends_the_other(machines: tuple[Machine, Machine], tmp_path: Path) -> None:
     run = freeze(tmp_path / "run", processes=1, nodes=2, steps=100_000, collective=True, seconds=0.1)
     first, second = machines[0].start(run), machines[1].start(run)
     wait_for_rows(run)
@@ -118,13 +118,13 @@ def test_a_machine_that_is_gone_ends_the_other(machines: tuple[Machine, Machine]
 
 
 @pytest.mark.slow
-def test_a_first_machine_that_does_not_come_is_told(machines: tuple[Machine, Machine], tmp_path: Path) -> None:
+def test_a_missing_first_machine_is_reported(machines: tuple[Machine, Machine], tmp_path: Path) -> None:
     code, said = ended(machines[1].start(freeze(tmp_path / "run", nodes=2)))
     assert code == 2 and f"launcher.rendezvous={FIRST}:{PORT}: run the same command on the machine" in said
 
 
 @pytest.mark.slow
-def test_a_run_folder_that_is_not_shared_is_told(machines: tuple[Machine, Machine], tmp_path: Path) -> None:
+def test_a_run_folder_that_is_not_shared_is_reported(machines: tuple[Machine, Machine], tmp_path: Path) -> None:
     run = freeze(tmp_path / "run", processes=1, nodes=2)
     first = machines[0].start(run)
     second = machines[1].start(run, before=f"mount -t tmpfs none {tmp_path}; mkdir {tmp_path}/run")
@@ -136,7 +136,7 @@ def test_a_run_folder_that_is_not_shared_is_told(machines: tuple[Machine, Machin
 
 
 @pytest.mark.slow
-def test_another_program_on_the_port_is_told(machines: tuple[Machine, Machine], tmp_path: Path) -> None:
+def test_another_program_on_the_port_is_reported(machines: tuple[Machine, Machine], tmp_path: Path) -> None:
     run = RunFolder(tmp_path / "run")
     with socket.create_server(("127.0.0.1", 0)) as silent:
         place = f"127.0.0.1:{silent.getsockname()[1]}"
@@ -146,17 +146,17 @@ def test_another_program_on_the_port_is_told(machines: tuple[Machine, Machine], 
 
 
 @pytest.mark.parametrize("text", ["node1", "node1:", ":29500", "node1:x", "node1:70000", ""])
-def test_what_is_no_place_is_refused_with_one(text: str) -> None:
+def test_an_invalid_address_is_refused_with_an_example(text: str) -> None:
     with pytest.raises(ValueError, match=r"is not HOST:PORT. Try: .+:29500"):
         place_of(text)
 
 
-def test_a_place_is_a_host_and_a_port() -> None:
+def test_an_address_is_a_host_and_a_port() -> None:
     assert place_of("node1:29500") == Place("node1", 29500)
     assert place_of("[fd00::2]:29500") == Place("fd00::2", 29500) and str(Place("fd00::2", 1)) == "[fd00::2]:1"
 
 
-def test_the_first_machine_is_the_one_that_has_the_address_and_the_port() -> None:
+def test_the_first_machine_owns_the_address_and_port() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         assert not is_first(Place("127.0.0.1", taken.getsockname()[1]))
     with socket.socket() as free:

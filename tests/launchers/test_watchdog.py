@@ -1,6 +1,6 @@
-"""A run that hangs is ended within its limit, the ranks that hold it up are named, and all tell where they are.
+"""A run that hangs is ended within its limit; the ranks that block it are named, and all dump their stacks.
 
-How long a rank may be silent: what was asked for, else what its own steps say; more where it is in no step.
+How long a rank may be silent: the typed limit, else one from its own steps; longer outside of a step.
 """
 
 import json
@@ -68,8 +68,8 @@ def test_the_rank_that_did_not_enter_the_collective_is_named(bad: str, state: st
 @pytest.mark.slow
 def test_a_rank_of_another_node_is_named_and_both_nodes_end(tmp_path: Path):
     limits = {"hang_seconds": 5, "hang_seconds_outside": 60}
-    told = {"bad_rank": 1, "bad": "lock", "collective": True, "launcher": limits}
-    run = freeze(tmp_path / "run", processes=1, nodes=2, steps=1000, **told)
+    reported = {"bad_rank": 1, "bad": "lock", "collective": True, "launcher": limits}
+    run = freeze(tmp_path / "run", processes=1, nodes=2, steps=1000, **reported)
     command = [sys.executable, "-m", "distft.launchers.elastic", str(run.path), "--program", FAKE, "--attempt", "1"]
     places = [["--node", str(node), "--address", "127.0.0.1"] for node in (0, 1)]
     nodes = [
@@ -83,7 +83,7 @@ def test_a_rank_of_another_node_is_named_and_both_nodes_end(tmp_path: Path):
 
 
 @pytest.mark.soak
-def test_a_run_that_waits_for_one_that_saves_goes_on(tmp_path: Path):
+def test_a_run_that_waits_for_a_save_continues(tmp_path: Path):
     limits = {"hang_seconds": 6, "hang_seconds_outside": 90}
     run = freeze(tmp_path / "run", steps=4, bad_rank=1, bad="save", collective=True, launcher=limits)
     assert end(run) == Outcome("completed")
@@ -91,7 +91,7 @@ def test_a_run_that_waits_for_one_that_saves_goes_on(tmp_path: Path):
 
 
 @pytest.mark.soak
-def test_2000_healthy_steps_raise_no_alarm_and_where_the_ranks_are_is_told(tmp_path: Path):
+def test_2000_healthy_steps_raise_no_alarm(tmp_path: Path):
     limits = {"hang_seconds": 10, "hang_seconds_outside": 60}
     run = freeze(tmp_path / "run", steps=2000, collective=True, launcher=limits)
     assert end(run) == Outcome("completed")
@@ -112,7 +112,7 @@ def after(limits: Limits, *seconds: float) -> StepSeconds:
     return pace
 
 
-def test_what_is_asked_for_counts_from_the_first_step_on():
+def test_a_typed_limit_applies_from_the_first_step():
     pace = after(Limits(step=7.0, outside=50.0))
     phases = ("start", "data", "forward", "checkpoint", "evaluation")
     assert [pace.limit(phase)[0] for phase in phases] == [50, 7, 7, 50, 50]
@@ -120,7 +120,7 @@ def test_what_is_asked_for_counts_from_the_first_step_on():
     assert pace.limit("checkpoint")[1] == "launcher.hang_seconds_outside=50"
 
 
-def test_0_is_no_limit():
+def test_0_disables_the_watchdog():
     pace = after(Limits(step=0.0, outside=0.0))
     assert {pace.limit(phase)[0] for phase in PHASES} == {math.inf}
 
@@ -129,16 +129,16 @@ def test_0_is_no_limit():
     ("steps", "limit"),
     [((), 1800), ((9.0, 9.0), 1800), ((1.0, 1.0, 1.0), FLOOR_SECONDS), ((600.0, 40.0, 50.0, 60.0), 550)],
 )
-def test_else_the_median_step_tells_once_there_are_three(steps: tuple[float, ...], limit: float):
+def test_the_default_limit_follows_the_median_step(steps: tuple[float, ...], limit: float):
     assert after(Limits(), *steps).limit("forward")[0] == limit
 
 
-def test_a_frozen_config_of_an_older_version_has_the_usual_limits():
+def test_an_older_frozen_config_has_the_default_limits():
     assert Limits.of(Launcher()) == Limits(None, 1800)
     assert Limits.of(Launcher(hang_seconds=0, hang_seconds_outside=5)) == Limits(0, 5)
 
 
-def test_while_one_rank_saves_the_others_may_wait_as_long(tmp_path: Path):
+def test_ranks_may_wait_as_long_as_one_saves(tmp_path: Path):
     ranks = Ranks(tmp_path, range(2), Limits(step=7.0, outside=50.0))
     assert ranks.limit()[0] == 50, "none has begun"
     ranks.last = {0: BEAT, 1: BEAT}
@@ -147,7 +147,7 @@ def test_while_one_rank_saves_the_others_may_wait_as_long(tmp_path: Path):
     assert ranks.limit()[0] == 50
 
 
-def test_the_late_are_those_that_have_not_entered_what_others_wait_in():
+def test_late_ranks_are_those_missing_from_the_collective():
     states = [RankState(rank, "n", 3, "forward", entered, 9.0, "", "") for rank, entered in enumerate((8, 9, 7, 9))]
     assert [each.rank for each in lagging(states)] == [0, 2]
     assert lagging([replace(each, collectives=4) for each in states]) == []

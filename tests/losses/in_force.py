@@ -1,4 +1,4 @@
-"""Tells whether a worker's loss has its chunks compiled: `python -m tests.losses.in_force OUT ROWS`."""
+"""Reports whether a worker's loss has its chunks compiled: `python -m tests.losses.in_force OUT ROWS`."""
 
 import json
 import sys
@@ -19,7 +19,7 @@ def main() -> None:
         found = {}
         for word in ("true", "false"):
             own = ["model=llama3_8b", "model.tiny=true", f"data.train={rows}", f"train.compile={word}"]
-            engine: Any = make_engine(compose(own).values, plan, world)
+            engine: Any = make_engine(compose(own), plan, world)
             found[word] = engine.objective.loss.of_chunk is not of_chunk
         Path(out).write_text(json.dumps(found))
 

@@ -68,7 +68,7 @@ def test_value_and_gradients_are_those_of_the_plain_loss(
 
 @pytest.mark.parametrize("vocabulary", [49_152, 50_257, 101])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-def test_a_target_that_ties_for_the_highest_counts_where_argmax_takes_it(vocabulary: int, dtype: torch.dtype) -> None:
+def test_accuracy_resolves_ties_like_argmax(vocabulary: int, dtype: torch.dtype) -> None:
     """In bf16 many do, and the highest of 49,152 is often two. The weights of the last third are those of the first."""
     generator, rows = torch.Generator().manual_seed(0), 64  # of one chunk, so the product below has the same bits
     weight = torch.randn(vocabulary, 16, generator=generator).to(dtype)
@@ -86,9 +86,7 @@ def test_a_target_that_ties_for_the_highest_counts_where_argmax_takes_it(vocabul
 
 
 @pytest.mark.slow
-def test_compiled_in_bf16_it_is_the_same_whatever_the_number_of_targets(
-    monkeypatch: pytest.MonkeyPatch, require: Any
-) -> None:
+def test_compiled_bf16_loss_is_equal_for_any_target_count(monkeypatch: pytest.MonkeyPatch, require: Any) -> None:
     """One graph for all chunks, whose gradient is rounded to bf16 once, as it is uncompiled."""
     require("g++")
     monkeypatch.setattr(cross_entropy, "CHUNK_BYTES", 8 * 4 * V)  # chunks of 8, the last of 1 to 8
@@ -112,7 +110,7 @@ def test_compiled_in_bf16_it_is_the_same_whatever_the_number_of_targets(
 
 
 @pytest.mark.slow
-def test_a_worker_compiles_its_loss_where_train_compile_says_so(tmp_path: Path, require: Any) -> None:
+def test_train_compile_compiles_the_loss_of_a_worker(tmp_path: Path, require: Any) -> None:
     require("g++")
     rows = write_sums(tmp_path) / "rows.jsonl"
     assert run_ranks(1, "tests.losses.in_force", str(rows)) == {"true": True, "false": False}
@@ -149,7 +147,7 @@ def test_bf16_sums_the_heads_gradient_in_fp32(monkeypatch: pytest.MonkeyPatch) -
     torch.testing.assert_close(of_weight.double(), reference, rtol=0, atol=0.006 * reference.abs().max().item())
 
 
-def test_targets_of_no_number_give_zero_and_gradients_of_zero() -> None:
+def test_ignored_targets_give_zero_loss_and_gradients() -> None:
     weight = torch.randn(V, H, requires_grad=True)
     hidden = torch.zeros(0, H, requires_grad=True)
     value, correct = Projected(torch.zeros(0, dtype=torch.int64))(hidden, weight, None)
@@ -166,7 +164,7 @@ def peak_of(targets: int, vocabulary: int, hidden_size: int = 64) -> int:
     return live.peak
 
 
-def test_memory_is_a_chunk_and_the_gradients_whatever_the_vocabulary_and_the_rows(
+def test_memory_is_bounded_by_a_chunk_and_the_gradients(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(cross_entropy, "CHUNK_BYTES", 2**22)
@@ -201,7 +199,7 @@ def test_the_sum_over_rows_is_the_sum_over_batches(name: str, tmp_path: Path) ->
     assert sum(parts).item() == pytest.approx(whole.item(), rel=1e-6)
 
 
-def test_it_is_the_models_own_loss_times_its_targets(tmp_path: Path) -> None:
+def test_it_is_the_models_loss_times_its_targets(tmp_path: Path) -> None:
     rows, model = Rows(write_rows(tmp_path), "train"), dense("llama3_8b", 0).eval()
     row = rows[0]
     ids = torch.from_numpy(row.input_ids.astype("int64"))[None]
@@ -213,7 +211,7 @@ def test_it_is_the_models_own_loss_times_its_targets(tmp_path: Path) -> None:
     assert sums["correct"] == (logits.argmax(-1) == labels[0, 1:][labels[0, 1:] >= 0]).sum()
 
 
-def test_no_target_gives_zero_and_a_gradient_of_zero() -> None:
+def test_no_target_gives_zero_loss_and_gradient() -> None:
     model = dense("llama3_8b", 0)
     value, _ = CrossEntropy()(model, make_batch([]))
     value.backward()

@@ -45,7 +45,7 @@ def test_a_llama_agrees_with_its_class() -> None:
     assert found["loss"] > 4.6, "the weights are drawn so that every one is felt"
 
 
-def test_an_encoder_is_told_by_what_a_token_sees() -> None:
+def test_an_encoder_is_detected_by_what_a_token_attends_to() -> None:
     assert "BertLMHeadModel is an encoder" in reason(BertConfig(**SMALL, intermediate_size=48))
 
 
@@ -61,7 +61,7 @@ def test_a_head_of_several_layers_is_refused(config: Any) -> None:
     assert "more than one linear layer" in reason(config)
 
 
-def test_layers_that_hand_no_borders_to_attention_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_layers_that_drop_document_borders_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     layer, plain = modeling_llama.LlamaDecoderLayer, modeling_llama.LlamaDecoderLayer.forward
 
     def forgetful(self: Any, hidden: torch.Tensor, attention_mask: Any = None, **given: Any) -> Any:
@@ -78,7 +78,7 @@ def test_a_state_space_model_is_refused() -> None:
     )
 
 
-def test_weights_that_no_text_reaches_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unused_weights_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     plain = modeling_llama.LlamaModel.__init__
 
     def wider(self: Any, config: Any) -> None:
@@ -124,7 +124,7 @@ def test_files_that_do_not_fit_config_json_are_refused(change, facts, said: str,
     assert all("Try: " in each for each in found["wrong"])
 
 
-def test_what_is_left_out_of_the_files_is_said(tmp_path: Path) -> None:
+def test_tensors_ignored_in_the_files_are_reported(tmp_path: Path) -> None:
     found = check_folder(saved(tmp_path, num_hidden_layers=1))
     assert found["wrong"] == [] and found["notes"] == [
         "ignored, since the model does not have it: model.layers.1.input_layernorm.weight and 8 more"
@@ -145,7 +145,7 @@ def test_what_is_left_out_of_the_files_is_said(tmp_path: Path) -> None:
     ],
     ids=["without the prefix", "with one too many", "the tied head alone", "with a mask of old"],
 )
-def test_weights_of_other_names_are_read_as_transformers_does(kind, change, facts, tmp_path: Path) -> None:
+def test_renamed_weights_are_read_like_transformers_does(kind, change, facts, tmp_path: Path) -> None:
     folder = saved(tmp_path, kind, change, **facts)
     assert check_folder(folder)["wrong"] == []
     base = skeleton(architecture(folder, {}), "auto")

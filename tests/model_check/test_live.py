@@ -57,7 +57,7 @@ def forgetful(forward: Any) -> Any:
     return lambda *given, document_lengths=None, cu_seq_lens_q=None, **named: forward(*given, **named)
 
 
-def test_documents_that_see_each_other_end_the_run() -> None:
+def test_documents_that_attend_to_each_other_end_the_run() -> None:
     with pytest.raises(Disagreement, match="does not separate packed documents.* Nothing was trained. Try"):
         check(layer=forgetful)
 
@@ -68,14 +68,14 @@ class Halved(CrossEntropy):
         return value * (1 - 3e-5), sums
 
 
-def test_another_loss_than_the_class_has_ends_the_run() -> None:
+def test_a_loss_that_differs_from_the_class_ends_the_run() -> None:
     with pytest.raises(
         Disagreement, match=r"LlamaForCausalLM computes a loss of 6\.\d+ by its own class and of 6\.\d+"
     ):
         check(loss=Halved())
 
 
-def test_a_loss_that_is_no_cross_entropy_need_not_agree() -> None:
+def test_only_cross_entropy_is_compared_with_the_class() -> None:
     check(loss=lambda model, batch: (Halved()(model, batch)[0] * 2, {}))
 
 
@@ -84,5 +84,5 @@ def test_nan_agrees_with_nothing() -> None:
     assert Agreement("X", own=1.0, loss=1.0, other=float("nan"), of_logits=0.0).wrong()
 
 
-def test_a_run_that_disagrees_is_not_started_again() -> None:
+def test_a_run_that_disagrees_is_not_restarted() -> None:
     assert Disagreement.__name__ in FINAL

@@ -14,7 +14,7 @@ from tests.support.trained import MODELS
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_adapters_are_on_meta_beside_the_base_models_own_names(name: str) -> None:
+def test_adapters_on_meta_keep_the_base_models_names(name: str) -> None:
     plain = {key: tuple(p.shape) for key, p in tiny_model(name).named_parameters()}
     model = Lora(rank=4)(tiny_model(name))
     assert all(parameter.is_meta for parameter in model.parameters())
@@ -32,12 +32,12 @@ def test_only_the_named_layers_get_an_adapter() -> None:
     assert layers == {"q_proj", "up_proj"}
 
 
-def test_a_layer_that_is_not_there_is_named() -> None:
+def test_a_missing_layer_is_named() -> None:
     with pytest.raises(ValueError, match=r"target_modules: q_prj is not a linear layer. Allowed: q_proj, k_proj"):
         Lora(target_modules=["q_prj"])(tiny_model("llama3_8b"))
 
 
-def test_new_adapters_change_nothing_and_differ_by_seed_and_layer() -> None:
+def test_new_adapters_are_neutral_and_seeded_per_layer() -> None:
     fresh, other = (FreshWeights(tiny_model("llama3_8b"), seed) for seed in (0, 1))
     name = "model.layers.{}.mlp.up_proj.lora_{}.weight"
     a = fresh.read(name.format(0, "A"), (4, 64), 0, 256)

@@ -1,10 +1,10 @@
 """Layers compiled by torch.compile: one graph for all of a kind, whatever a micro-batch holds, and the same numbers.
 
-Activations that are computed again: fewer are kept, no number changes, and no dear operation is done twice.
-Fused kernels are put into the model that names them, or refused in words; the real ones need a device.
-What Liger is asked for is held to a package of the same interface; the real one, 0.8.5, was put into five families by
-hand (docs/dev/evidence.md).
-A skeleton costs no memory for weights, and is otherwise the model: buffers, tied weights, names.
+Activation checkpointing: fewer activations are kept, no number changes, no expensive operation runs twice.
+Fused kernels replace layers of the model, or are refused with the reason; the real ones need a device.
+Calls of Liger are checked against a package with the same interface; the real one, 0.8.5, was applied to five families
+by hand (docs/dev/evidence.md).
+A skeleton on meta has no weights in memory, and otherwise equals the model: buffers, tied weights, names.
 """
 
 import sys
@@ -54,7 +54,7 @@ def gradients(model: Any, batch: Batch) -> list[torch.Tensor]:
     return [parameter.grad.clone() for parameter in model.parameters()]
 
 
-def test_what_cannot_be_one_graph_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_graph_break_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     model = dense("gpt2", 0)
     with pytest.raises(ValueError, match="sdpa can be compiled on CPUs only. Try: model.attention=varlen"):
         compile_blocks(model, [], torch.device("cuda"))
@@ -108,7 +108,7 @@ def trained(name: str, what: str, batch: Batch) -> tuple[list[torch.Tensor], int
 
 
 @pytest.mark.parametrize("name", ["llama3_8b", "gemma3_4b", "gpt2"])
-def test_nothing_changes_but_what_is_kept(name: str) -> None:
+def test_recomputing_changes_only_the_kept_activations(name: str) -> None:
     batch = make_batch([Row(np.arange(length, dtype=np.int32), np.arange(length) % 4 == 0) for length in (40, 17, 7)])
     done = {what: trained(name, what, batch) for what in RECOMPUTED}
     gradients, operations, kept = done["none"]
@@ -121,7 +121,7 @@ def test_nothing_changes_but_what_is_kept(name: str) -> None:
 
 
 @pytest.mark.parametrize("what", ["selective", "full"])
-def test_what_is_hooked_to_a_layer_runs_once_though_the_layer_runs_again(what: str) -> None:
+def test_hooks_run_once_in_a_recomputed_layer(what: str) -> None:
     model = dense("llama3_8b", 0).train()
     recompute(model, what)
     layers, calls, runs = list(blocks(model).values()), [], []
@@ -160,13 +160,13 @@ def liger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(tmp_path)
 
 
-def test_none_leaves_the_model_as_it_is() -> None:
+def test_none_does_not_change_the_model() -> None:
     model = tiny_model("llama3_8b")
     use_kernels(model, "none")
     assert fused_layers(model) == {}
 
 
-def test_kernels_that_are_not_installed_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_kernels_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("distft.compat.liger.find_spec", lambda _: None)
     with pytest.raises(ValueError, match="liger-kernel is not installed. Try: pip install liger-kernel"):
         use_kernels(tiny_model("llama3_8b"), "liger")
@@ -180,7 +180,7 @@ def test_layers_are_replaced_and_the_losses_left_out(liger: None) -> None:
     assert [name for name, _ in model.named_parameters()] == names
 
 
-def test_a_model_that_has_none_is_refused(liger: None) -> None:
+def test_a_model_without_liger_kernels_is_refused(liger: None) -> None:
     with pytest.raises(ValueError, match="Liger has no kernels for GPT2LMHeadModel. Try: model.kernels=none"):
         use_kernels(tiny_model("gpt2"), "liger")
 

@@ -10,7 +10,7 @@ from tests.support.trained import MODELS
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_any_part_of_a_parameter_is_the_same_in_any_order(name: str) -> None:
+def test_any_part_of_a_parameter_is_equal_in_any_order(name: str) -> None:
     model = tiny_model(name)
     parameters = {key: tuple(p.shape) for key, p in model.named_parameters()}
     forward, backward = FreshWeights(model, 7), FreshWeights(model, 7)
@@ -21,7 +21,7 @@ def test_any_part_of_a_parameter_is_the_same_in_any_order(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_the_values_are_spread_as_the_model_itself_draws_them(name: str) -> None:
+def test_values_have_the_distribution_of_the_models_own_init(name: str) -> None:
     model = tiny_model(name)
     torch.manual_seed(0)
     own = AutoModelForCausalLM.from_config(model.config)

@@ -42,7 +42,7 @@ def make_plan(model_dir: Path, data_dir: Path) -> Plan:
 
 @pytest.fixture
 def plan(tmp_path: Path) -> Plan:
-    """A model of two files, one of them of 20 MiB, with what no rank needs beside them, and rows of two splits."""
+    """A model of two files, one of them of 20 MiB, next to files that no rank needs, and rows of two splits."""
     model_dir, data_dir = tmp_path / "model", write_rows(tmp_path / "rows")
     model_dir.mkdir()
     for name, size in (("a.safetensors", 20 * 2**20), ("b.safetensors", 3000), ("pytorch_model.bin", 5000)):
@@ -70,7 +70,7 @@ def is_copy(copy: Path, original: str | None) -> bool:
     return all(file.read_bytes() == (Path(str(original)) / file.name).read_bytes() for file in copy.iterdir())
 
 
-def test_every_file_that_a_rank_reads_is_copied_and_nothing_else(plan: Plan, tmp_path: Path, world: World) -> None:
+def test_exactly_the_files_that_ranks_read_are_copied(plan: Plan, tmp_path: Path, world: World) -> None:
     model, rows = staged(plan, tmp_path / "disk", world)
     assert is_copy(model, plan.model_dir) and is_copy(rows, plan.data_dir)
     assert {file.name for file in model.iterdir()} == {
@@ -80,7 +80,7 @@ def test_every_file_that_a_rank_reads_is_copied_and_nothing_else(plan: Plan, tmp
     assert stage(plan, "none", None, world) == plan
 
 
-def test_a_node_copies_each_file_once_for_all_its_ranks_and_runs(plan: Plan, tmp_path: Path) -> None:
+def test_a_node_copies_each_file_once_for_all_ranks(plan: Plan, tmp_path: Path) -> None:
     out = tmp_path / "out"
     for node in range(NODES):
         (out / f"node-{node}").mkdir(parents=True)
@@ -99,7 +99,7 @@ def test_a_node_copies_each_file_once_for_all_its_ranks_and_runs(plan: Plan, tmp
         assert is_copy(Path(given["model_dir"]), plan.model_dir)
 
 
-def test_a_copy_cut_off_by_a_kill_is_not_used(plan: Plan, tmp_path: Path, world: World) -> None:
+def test_a_truncated_copy_is_not_used(plan: Plan, tmp_path: Path, world: World) -> None:
     child = os.fork()
     if not child:
         die_in_the_middle(Path(str(plan.model_dir)), tmp_path / "disk" / f"distft-{os.getuid()}")
@@ -129,14 +129,14 @@ def die_in_the_middle(source: Path, root: Path) -> None:
         os._exit(1)
 
 
-def test_what_a_cleaner_took_away_is_copied_again(plan: Plan, tmp_path: Path, world: World) -> None:
+def test_a_deleted_copy_is_made_again(plan: Plan, tmp_path: Path, world: World) -> None:
     model, _ = staged(plan, tmp_path / "disk", world)
     (model / "b.safetensors").unlink()
     assert staged(plan, tmp_path / "disk", world)[0] == model and is_copy(model, plan.model_dir)
     assert (model / "b.safetensors").is_file()
 
 
-def test_another_model_in_the_same_place_is_another_copy(plan: Plan, tmp_path: Path, world: World) -> None:
+def test_another_model_at_the_same_path_is_another_copy(plan: Plan, tmp_path: Path, world: World) -> None:
     before, _ = staged(plan, tmp_path / "disk", world)
     file = Path(str(plan.model_dir)) / "b.safetensors"
     file.write_bytes(os.urandom(file.stat().st_size))
@@ -145,7 +145,7 @@ def test_another_model_in_the_same_place_is_another_copy(plan: Plan, tmp_path: P
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
-def test_what_does_not_fit_is_told_with_its_sizes(plan: Plan, tmp_path: Path, world: World) -> None:
+def test_a_copy_that_does_not_fit_is_reported_with_sizes(plan: Plan, tmp_path: Path, world: World) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(disk)], check=False).returncode:
@@ -172,9 +172,9 @@ def test_the_watchdog_sees_a_copy_grow(plan: Plan, tmp_path: Path, monkeypatch: 
     heartbeat.begin(tmp_path, 0)
 
     def beats() -> int:
-        told = heartbeat.read(heartbeat.beat_file(tmp_path, 0))
-        assert told is not None
-        return told.beats
+        reported = heartbeat.read(heartbeat.beat_file(tmp_path, 0))
+        assert reported is not None
+        return reported.beats
 
     source = Path(str(plan.model_dir))
     described = staging._listing(str(source), staging._model_files)
@@ -198,11 +198,11 @@ def test_the_watchdog_sees_a_copy_grow(plan: Plan, tmp_path: Path, monkeypatch: 
         monkeypatch.setattr(staging, "_bytes_in", look)
         before = beats()
         staging._wait_for(mine.fileno(), grows)
-        assert beats() - before <= 6, "a copy that stands still is not told as work"
+        assert beats() - before <= 6, "a copy without progress is not reported as work"
         assert beats() > before
         before = beats()
         other.submit(heartbeat.beat).result()
-        assert beats() == before, "what goes on beside the work is no sign of it"
+        assert beats() == before, "other activity is not progress of the copy"
 
 
 @pytest.mark.slow

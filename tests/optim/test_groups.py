@@ -14,14 +14,14 @@ def test_matrices_decay_and_vectors_do_not() -> None:
     assert [(g["weight_decay"], len(g["params"])) for g in optimizer.param_groups] == [(0.5, 1), (0.0, 1)]
 
 
-def test_the_rate_is_a_factor_of_the_first_one_however_often_it_is_set() -> None:
+def test_the_rate_is_always_a_factor_of_the_initial_one() -> None:
     optimizer = torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=0.4)
     rates = [set_learning_rate(optimizer, factor) for factor in (0.5, 0.5, 1.0)]
     assert rates == pytest.approx([0.2, 0.2, 0.4])
     assert optimizer.param_groups[0]["lr"] == pytest.approx(0.4)
 
 
-def test_a_setting_that_the_optimizer_did_not_take_over_is_noticed() -> None:
+def test_a_setting_ignored_by_the_optimizer_is_detected() -> None:
     optimizer = torch.optim.AdamW([nn.Parameter(torch.ones(1))], lr=0.1, betas=(0.9, 0.95))
     assert check_effective(optimizer, {"lr": 0.1, "betas": [0.9, 0.95]})["weight_decay"] == 0.01
     with pytest.raises(RuntimeError, match=r"optimizer.lr=0.2 is not in effect: the optimizer has 0.1"):

@@ -52,7 +52,7 @@ def in_force(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_an_optimizer_trains_alike_under_one_strategy_after_another(name: str, in_force: Any, folder: Path) -> None:
+def test_an_optimizer_trains_alike_under_every_strategy(name: str, in_force: Any, folder: Path) -> None:
     whole, cut = (Checkpoint(step_dir(folder / each, STEPS)) for each in (f"{name}-whole", name))
     assert whole.shapes == cut.shapes
     for (slot, parameter), shape in whole.shapes.items():
@@ -63,12 +63,12 @@ def test_an_optimizer_trains_alike_under_one_strategy_after_another(name: str, i
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_what_is_in_force_of_an_optimizer_is_plain_json_and_what_was_asked(name: str, in_force: Any) -> None:
+def test_optimizer_settings_in_force_are_those_requested(name: str, in_force: Any) -> None:
     asked = {key: value for key, value in OPTIMIZERS[name].items() if not key.startswith("_")}
     assert in_force[name] | asked == in_force[name]
 
 
-def test_every_optimizer_of_torch_is_taken_or_refused_by_name() -> None:
+def test_every_torch_optimizer_is_accepted_or_refused_by_name() -> None:
     kinds = {name for name, kind in vars(torch.optim).items() if isinstance(kind, type)}
     kinds = {name for name in kinds if issubclass(getattr(torch.optim, name), torch.optim.Optimizer)}
     assert kinds - {"Optimizer"} == {*ELEMENTWISE, *OTHER_OPTIMIZERS}

@@ -18,7 +18,7 @@ from distft.optim.schedules import Factor, constant, cosine, linear, wsd
     ],
     ids=["constant", "linear", "cosine", "wsd"],
 )
-def test_warm_up_rises_to_one_and_the_last_step_has_the_end_value(factor, last: float) -> None:
+def test_warm_up_rises_to_1_and_the_last_step_has_the_end_value(factor, last: float) -> None:
     assert [factor(step) for step in (1, 5, 10)] == pytest.approx([0.1, 0.5, 1.0])
     assert factor(100) == pytest.approx(last)
     after = [factor(step) for step in range(10, 101)]
@@ -54,7 +54,7 @@ def rates_of_transformers(name: str, total: int, warm: int, **settings: float) -
     ],
     ids=["constant", "linear", "cosine", "wsd"],
 )
-def test_a_step_has_the_rate_that_transformers_has_one_step_later(make, name: str, settings, warm: int) -> None:
+def test_rates_are_those_of_transformers_one_step_later(make, name: str, settings, warm: int) -> None:
     """There the first step of a warm-up has none, and the end value comes after the last step."""
     theirs = rates_of_transformers(name, 40, warm, **settings)
     ours = [make(40, warm)(step) for step in range(1, 41)]
@@ -66,7 +66,7 @@ def test_cosine_is_half_way_down_in_the_middle() -> None:
     assert cosine(110, 10, final_fraction=0.0)(60) == pytest.approx(0.5)
 
 
-def test_wsd_is_stable_until_the_decay_which_is_a_tenth_unless_said_otherwise() -> None:
+def test_wsd_decays_over_the_last_tenth_by_default() -> None:
     factor = wsd(100, 10, decay_steps=20)
     assert factor(80) == 1.0 and factor(90) == pytest.approx(0.5)
     factor = wsd(100, 10)
@@ -77,7 +77,7 @@ def test_wsd_is_stable_until_the_decay_which_is_a_tenth_unless_said_otherwise() 
 @pytest.mark.parametrize(
     ("share", "total", "steps"), [(0.1, 30, 3), (0.1, 31, 4), (0.03, 100, 3), (0.5, 1, 1), (0.0, 9, 0)]
 )
-def test_steps_below_one_are_a_share_rounded_up(share: float, total: int, steps: int) -> None:
+def test_fractional_steps_are_rounded_up(share: float, total: int, steps: int) -> None:
     """As transformers' warm-up of less than one step."""
     for step in range(1, total + 1):
         assert linear(total, share)(step) == linear(total, steps)(step)
@@ -86,7 +86,7 @@ def test_steps_below_one_are_a_share_rounded_up(share: float, total: int, steps:
 @pytest.mark.parametrize("make", [constant, linear, cosine, wsd], ids=lambda make: make.__name__)
 @pytest.mark.parametrize("warm", [0, 0.1, 1, 3, 10])
 @pytest.mark.parametrize("total", range(1, 12))
-def test_a_run_of_any_length_learns_and_never_above_its_rate(make, warm: float, total: int) -> None:
+def test_rates_are_in_bounds_for_any_length(make, warm: float, total: int) -> None:
     factor: Factor = make(total, warm)
     rates = [factor(step) for step in range(1, total + 1)]
     assert all(0 <= rate <= 1 for rate in rates) and rates[0] > 0

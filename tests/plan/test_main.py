@@ -24,7 +24,7 @@ def plan(*arguments: str, interpreter: tuple[str, ...] = ()) -> subprocess.Compl
     return subprocess.run(line, capture_output=True, text=True, check=False)
 
 
-def test_it_is_fast_and_imports_nothing_heavy(right: list[str]):
+def test_the_plan_imports_nothing_heavy(right: list[str]):
     before = seconds_of_children()
     done = plan(*right, interpreter=("-X", "importtime"))
     assert seconds_of_children() - before < 3
@@ -33,7 +33,7 @@ def test_it_is_fast_and_imports_nothing_heavy(right: list[str]):
     assert imported.isdisjoint(HEAVY)
 
 
-def test_it_prints_and_writes_the_same_numbers(right: list[str], tmp_path: Path):
+def test_the_plan_prints_and_writes_the_same_numbers(right: list[str], tmp_path: Path):
     done = plan(*right, "memory_gib=30", f"out={tmp_path}/plan.json")
     written = json.loads((tmp_path / "plan.json").read_text())
     assert done.returncode == 0, done.stderr
@@ -46,7 +46,7 @@ def test_it_prints_and_writes_the_same_numbers(right: list[str], tmp_path: Path)
     assert "fits" in rows["> hsdp"] and f"{written['memory']['hsdp']['total'] / 2**30:.2f}" in rows["> hsdp"]
 
 
-def test_what_a_step_gathers_has_to_fit_too(right: list[str], tmp_path: Path):
+def test_gathered_parameters_must_fit_too(right: list[str], tmp_path: Path):
     done = plan(*right, "memory_gib=20", f"out={tmp_path}/plan.json")
     [row] = [line for line in done.stdout.splitlines() if "> hsdp" in line]
     of = json.loads((tmp_path / "plan.json").read_text())["memory"]["hsdp"]
@@ -54,6 +54,6 @@ def test_what_a_step_gathers_has_to_fit_too(right: list[str], tmp_path: Path):
 
 
 @pytest.mark.parametrize("wrong", ["memory_gib=lots", "memory_gib=-1", "memory_gb=80"])
-def test_its_own_keys_are_checked_too(wrong: str, right: list[str]):
+def test_the_keys_of_plan_are_checked(wrong: str, right: list[str]):
     done = plan(*right, wrong)
     assert done.returncode == 2 and wrong in done.stderr and re.search("(Did you mean|Try:) memory_gib", done.stderr)

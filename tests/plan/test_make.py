@@ -25,20 +25,20 @@ def test_accumulation_follows_from_the_batch(right: list[str]):
     assert (plan.world, plan.micro_batch_size, plan.accumulation) == (2, 3, 4)
 
 
-def test_forwards_are_counted_in_tokens_unless_rows_are_asked_for(right: list[str]):
+def test_micro_batches_are_in_tokens_unless_rows_are_requested(right: list[str]):
     packed = make_plan(compose([*right, "train.global_batch_size=24", "data.max_length=96"]))
     assert (packed.micro_batch_size, packed.micro_batch_tokens) == (None, 96)
     rows = make_plan(compose([*right, "train.global_batch_size=24", "data.packing=false"]))
     assert (rows.micro_batch_size, rows.micro_batch_tokens) == (4, None)
 
 
-def test_a_cluster_is_planned_for_from_here(right: list[str]):
+def test_a_cluster_run_is_planned_on_any_machine(right: list[str]):
     plan = make_plan(compose([*right, "experiment=four_nodes", "train.micro_batch_size=1"]))
     assert (plan.nodes, plan.processes_per_node, plan.world, plan.accumulation) == (4, 8, 32, 4)
     assert {"ddp", "fsdp", "hsdp", "zero1", "zero2", "zero3", "zero3_offload"} == set(plan.memory)
 
 
-def test_a_warm_up_is_held_to_the_steps_that_prepared_rows_give(right: list[str], monkeypatch: pytest.MonkeyPatch):
+def test_warm_up_is_checked_against_the_steps_of_prepared_rows(right: list[str], monkeypatch: pytest.MonkeyPatch):
     """Until then they are guessed, and nothing is refused for a guess."""
     config = compose([*right, "schedule.warmup_steps=20"])
     guess = make_plan(config)
@@ -68,7 +68,7 @@ def test_an_unfetched_model_is_counted_by_its_architecture(right: list[str]):
     assert (plan.model_dir, plan.parameters) == (None, 8_030_261_248)
 
 
-def test_an_optimizer_of_unknown_state_has_no_memory_table(right: list[str], tmp_path: Path, monkeypatch):
+def test_an_optimizer_with_unknown_state_has_no_memory_table(right: list[str], tmp_path: Path, monkeypatch):
     (tmp_path / "mylab_optimizers.py").write_text("def make(params, lr=1.0): ...\n")
     monkeypatch.syspath_prepend(tmp_path)
     own = ["optimizer._target_=mylab_optimizers.make", "trust=[mylab_optimizers.]"]
@@ -84,12 +84,12 @@ def test_adapters_alone_have_gradients_and_state(right: list[str]):
     assert (whole["gradients"], whole["optimizer"]) == (adapters, 2 * adapters)
 
 
-def test_an_adapter_for_a_layer_that_is_not_there_is_a_config_error(right: list[str]):
+def test_an_adapter_for_a_missing_layer_is_a_config_error(right: list[str]):
     with pytest.raises(ConfigError, match=r"q_prj is not a linear layer of this model. Try: q_proj"):
         make_plan(compose([*right, "tuning=lora", "tuning.target_modules=[q_prj]"]))
 
 
-def test_what_the_data_refuses_is_a_config_error(right: list[str], tmp_path: Path):
+def test_a_refusal_of_the_data_is_a_config_error(right: list[str], tmp_path: Path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ConfigError, match="data.train"):
         make_plan(compose([*right, f"data.train={tmp_path}/empty"]))

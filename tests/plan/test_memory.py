@@ -4,6 +4,7 @@ Parameters are counted without torch exactly as torch counts them.
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,12 @@ import pytest
 import yaml
 from safetensors.numpy import save_file
 
+from distft.config.parts import Optimizer, Strategy
 from distft.paths import conf_dir
 from distft.plan.memory import (
     FAMILIES,
     Parts,
+    Sizes,
     count_adapters,
     count_parameters,
     gathered_bytes,
@@ -23,6 +26,7 @@ from distft.plan.memory import (
     memory_table,
     optimizer_bytes,
     parts_of,
+    shipped_strategy,
 )
 
 STRATEGIES = sorted(path.stem for path in (conf_dir() / "strategy").glob("*.yaml"))
@@ -41,13 +45,17 @@ MEASURED = {
 }
 
 
-def strategy(name: str) -> dict[str, object]:
-    return yaml.safe_load((conf_dir() / "strategy" / f"{name}.yaml").read_text())
+def strategy(name: str) -> Strategy:
+    return shipped_strategy(conf_dir() / "strategy" / f"{name}.yaml")
+
+
+def optimizer_of(values: Mapping[str, Any]) -> Optimizer:
+    return Optimizer.model_validate(values)
 
 
 def count(name: str, *, world: int = 2, compute_bytes: int = 4, trained: int = P) -> dict[str, int]:
-    sizes: dict[str, Any] = {"parameters": P, "trained": trained, "state_bytes": 8}
-    counted = memory_of(strategy(name), **sizes, compute_bytes=compute_bytes, world=world, node=2)
+    sizes = Sizes(P, trained, state_bytes=8, compute_bytes=compute_bytes, world=world, node=2)
+    counted = memory_of(strategy(name), sizes)
     assert counted is not None
     return counted
 
@@ -76,14 +84,14 @@ FROZEN = {
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
-def test_what_is_frozen_has_weights_alone(name: str):
+def test_frozen_parameters_have_weights_only(name: str):
     for compute_bytes, measured in zip((4, 2), FROZEN[name], strict=True):
         none, half, all_ = (count(name, compute_bytes=compute_bytes, trained=size) for size in (0, P // 2, P))
         assert none["total"] == none["parameters"] == measured * P
         assert 2 * half["total"] == none["total"] + all_["total"]
 
 
-def test_sharding_divides_by_processes_and_hsdp_by_those_of_a_node():
+def test_sharding_divides_by_processes_hsdp_by_those_per_node():
     assert count("fsdp", world=8)["total"] == 16 * P // 8
     assert count("ddp", world=8)["total"] == 16 * P
     assert count("hsdp", world=8)["total"] == 16 * P // 2
@@ -106,12 +114,12 @@ def test_only_offload_uses_host_memory():
         ({"_target_": "mylab.Optimizer"}, None),
     ],
 )
-def test_optimizer_state_is_what_torch_makes(optimizer: dict[str, object], expected: int | None):
-    assert optimizer_bytes(optimizer) == expected
+def test_optimizer_state_is_what_torch_allocates(optimizer: dict[str, object], expected: int | None):
+    assert optimizer_bytes(optimizer_of(optimizer)) == expected
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in (conf_dir() / "optimizer").glob("*.yaml")))
-def test_every_shipped_optimizer_has_the_state_that_it_shows_after_a_step(name: str):
+def test_planned_optimizer_state_is_that_after_a_step(name: str):
     import torch
     from hydra.utils import instantiate
 
@@ -121,12 +129,13 @@ def test_every_shipped_optimizer_has_the_state_that_it_shows_after_a_step(name: 
     weight.grad = torch.ones(64, 64)
     optimizer.step()
     tensors = [value for value in optimizer.state[weight].values() if torch.is_tensor(value) and value.ndim]
-    assert optimizer_bytes(values) == sum(tensor.nbytes for tensor in tensors) / weight.numel()
+    assert optimizer_bytes(optimizer_of(values)) == sum(tensor.nbytes for tensor in tensors) / weight.numel()
 
 
-def test_the_table_has_every_strategy_and_the_chosen_one_as_configured():
-    sizes = {"parameters": P, "trained": P, "state_bytes": 8, "compute_bytes": 4, "world": 8, "node": 8}
-    table = memory_table("hsdp", strategy("hsdp") | {"shard_size": 4}, conf_dir() / "strategy", **sizes)
+def test_the_table_has_every_strategy_as_configured():
+    sizes = Sizes(P, P, state_bytes=8, compute_bytes=4, world=8, node=8)
+    chosen = Strategy.model_validate({"layout": "hsdp", "shard_size": 4})
+    table = memory_table("hsdp", chosen, conf_dir() / "strategy", sizes)
     assert sorted(table) == STRATEGIES
     assert table["hsdp"]["total"] == 16 * P // 4
 
@@ -134,7 +143,7 @@ def test_the_table_has_every_strategy_and_the_chosen_one_as_configured():
 LLAMA3_8B = Parts(8_030_261_248, 2 * 525_336_576 + 4096, 218_112_000, 525_336_576, tied=False)
 
 
-def test_what_fsdp2_gathers_of_an_8b_model():
+def test_gathered_memory_of_an_8b_model_under_fsdp2():
     """The root's weights and gradients, 8 bytes a parameter outside of the blocks, and the block that stays."""
     outside, whole = 2 * 525_336_576 + 4096, 8_030_261_248
     sizes: dict[str, Any] = {"compute_bytes": 2, "adapters": None}
@@ -145,10 +154,10 @@ def test_what_fsdp2_gathers_of_an_8b_model():
     assert gathered_bytes(LLAMA3_8B, is_sharded=False, **frozen) == 2 * 41_943_040, "frozen weights have no copy"
 
 
-def test_gathered_is_counted_for_fsdp2_alone_and_on_top_of_the_total():
+def test_gathered_memory_is_counted_for_fsdp2_only():
     for name in STRATEGIES:
-        sizes: dict[str, Any] = {"parameters": P, "trained": P, "state_bytes": 8, "compute_bytes": 2}
-        counted = memory_of(strategy(name), **sizes, world=2, node=2, parts=LLAMA3_8B)
+        sizes = Sizes(P, P, state_bytes=8, compute_bytes=2, world=2, node=2, parts=LLAMA3_8B)
+        counted = memory_of(strategy(name), sizes)
         assert counted is not None and ("gathered" in counted) == (name in ("ddp", "fsdp", "hsdp"))
         assert counted["total"] == count(name, compute_bytes=2)["total"]
 
@@ -181,7 +190,7 @@ def test_the_closed_form_counts_what_the_meta_model_has(model: str, tiny: bool):
 
 
 @pytest.mark.parametrize("model", KNOWN)
-def test_models_have_the_size_their_makers_say(model: str):
+def test_models_have_their_published_sizes(model: str):
     assert count_parameters(None, facts_of(model, tiny=False)) == KNOWN[model]
 
 
@@ -194,7 +203,7 @@ def test_biases_and_tied_heads_of_other_llamas_are_counted(extra: dict[str, Any]
     assert count_parameters(None, facts) == sum(parameter.numel() for parameter in live.parameters())
 
 
-def test_a_models_own_files_decide_and_stored_buffers_and_tied_heads_do_not_count(tmp_path: Path):
+def test_sizes_exclude_stored_buffers_and_tied_heads(tmp_path: Path):
     weights = {"model.embed_tokens.weight": (4, 2), "lm_head.weight": (4, 2), "h.0.attn.bias": (1, 1, 8, 8), "b": (3,)}
     save_file({name: np.zeros(shape, np.float32) for name, shape in weights.items()}, tmp_path / "model.safetensors")
     (tmp_path / "config.json").write_text(json.dumps({"tie_word_embeddings": True}))
@@ -203,12 +212,12 @@ def test_a_models_own_files_decide_and_stored_buffers_and_tied_heads_do_not_coun
     assert count_parameters(tmp_path, {"model_type": "llama"}) == 2 * 4 * 2 + 3
 
 
-def test_an_unknown_family_is_not_guessed_at():
+def test_an_unknown_family_is_not_guessed():
     assert count_parameters(None, {"model_type": "quantum"}) is None
     assert {facts_of(model, tiny=False)["model_type"] for model in MODELS} <= set(FAMILIES)
 
 
-def test_a_damaged_file_is_said_to_be_one(tmp_path: Path):
+def test_a_damaged_file_is_reported(tmp_path: Path):
     (tmp_path / "model.safetensors").write_bytes(b"\xff" * 64)
     with pytest.raises(RuntimeError, match=r"model\.safetensors is damaged"):
         count_parameters(tmp_path, {})
@@ -231,14 +240,14 @@ def test_adapters_are_counted_as_the_meta_model_has_them(model: str, pick: str, 
     assert count_adapters(tmp_path, {}, 4, targets) == expected, "from a folder's headers"
 
 
-def test_a_layer_without_an_adapters_place_is_refused_with_the_nearest_one():
+def test_an_unknown_adapter_layer_gets_a_suggestion():
     with pytest.raises(ValueError, match=r"tuning.target_modules: q_prj is not a linear layer.*Try: q_proj"):
         count_adapters(None, facts_of("llama3_8b", tiny=True), 4, ["q_prj"])
     assert count_adapters(None, {"model_type": "quantum"}, 4, ["q_prj"]) is None
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_parts_are_told_apart_as_the_meta_model_has_them(model: str, tmp_path: Path):
+def test_parts_are_classified_as_in_the_meta_model(model: str, tmp_path: Path):
     from distft.models.build import architecture, blocks, skeleton
 
     facts = facts_of(model, tiny=True)

@@ -1,10 +1,11 @@
-"""A device without room is told with the plan's count and three changes that need less."""
+"""An out-of-memory error gives the planned memory and three changes that need less."""
 
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from distft.config import Config
 from distft.rank import OutOfMemory, out_of_memory
 from distft.run import Plan
 
@@ -29,15 +30,15 @@ PLAN = Plan(
 )
 
 
-def told(plan: Plan, strategy: str, activations: str = "none", max_length: int = 1024) -> str:
-    config = {"train": {"activation_checkpointing": activations}, "data": {"max_length": max_length}}
+def reported(plan: Plan, strategy: str, activations: str = "none", max_length: int = 1024) -> str:
+    config = Config.of({"train": {"activation_checkpointing": activations}, "data": {"max_length": max_length}})
     error = out_of_memory(CUDA, plan, config, strategy)
     assert isinstance(error, OutOfMemory)
     return str(error)
 
 
-def test_it_says_what_was_wanted_what_is_planned_and_what_to_change():
-    assert told(PLAN, "ddp") == (
+def test_an_oom_message_has_request_plan_and_advice():
+    assert reported(PLAN, "ddp") == (
         "out of memory: tried to allocate 2.00 GiB. Planned for a process under ddp: 120.0 GiB (parameters 30.0, "
         "gradients 30.0, optimizer 60.0); a forward of 8 rows keeps the rest. Try: train.micro_batch_size=4, or "
         "train.activation_checkpointing=selective, or strategy=zero3_offload (0.0 instead of 120.0 GiB of these)"
@@ -45,7 +46,7 @@ def test_it_says_what_was_wanted_what_is_planned_and_what_to_change():
 
 
 @pytest.mark.parametrize(
-    ("change", "strategy", "activations", "nearest"),
+    ("change", "strategy", "activations", "advice"),
     [
         (
             {"micro_batch_size": None, "micro_batch_tokens": 4096},
@@ -63,13 +64,13 @@ def test_it_says_what_was_wanted_what_is_planned_and_what_to_change():
         ({"memory": {}}, "own", "none", ["train.micro_batch_size=4", "selective", "launcher.nodes=2"]),
     ],
 )
-def test_changes_are_ones_that_are_left(change: dict[str, Any], strategy: str, activations: str, nearest: list[str]):
-    _, _, said = told(replace(PLAN, **change), strategy, activations).partition("Try: ")
+def test_suggested_changes_are_possible(change: dict[str, Any], strategy: str, activations: str, advice: list[str]):
+    _, _, said = reported(replace(PLAN, **change), strategy, activations).partition("Try: ")
     found = said.split(", or ")
-    assert len(found) == len(nearest)
-    assert all(words in each for words, each in zip(nearest, found, strict=True)), said
+    assert len(found) == len(advice)
+    assert all(words in each for words, each in zip(advice, found, strict=True)), said
 
 
-def test_a_row_that_fills_the_micro_batch_is_not_cut_by_a_smaller_one():
-    said = told(replace(PLAN, micro_batch_size=None, micro_batch_tokens=1500), "fsdp", max_length=1024)
+def test_a_smaller_micro_batch_is_not_suggested_below_a_row():
+    said = reported(replace(PLAN, micro_batch_size=None, micro_batch_tokens=1500), "fsdp", max_length=1024)
     assert "train.micro_batch_tokens=1024" in said

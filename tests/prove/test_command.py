@@ -53,7 +53,7 @@ def test_a_share_of_the_proof_holds_on_this_cpu(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_checks_without_time_are_listed_with_the_reason(tmp_path: Path) -> None:
+def test_checks_without_time_are_listed_as_not_run(tmp_path: Path) -> None:
     out = tmp_path / "proof"
     done = prove(f"out={out}", "minutes=0.2", "checks=[attention,micro,full_1b,doctor]")
     lines = lines_of(out)
@@ -65,7 +65,7 @@ def test_checks_without_time_are_listed_with_the_reason(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_proof_ends_its_children_and_writes_the_page(number: int, tmp_path: Path) -> None:
+def test_an_interrupted_proof_ends_children_and_writes_its_page(number: int, tmp_path: Path) -> None:
     out = tmp_path / "proof"
     process = subprocess.Popen(command(f"out={out}", "checks=[versions,resume,full_1b]"), stdout=subprocess.DEVNULL)
     log = out / "work" / "logs" / "resume-ddp.log"
@@ -94,7 +94,7 @@ def _command_line(process: Path) -> str:
         return ""
 
 
-def test_wrong_words_are_told_at_once_with_the_nearest(tmp_path: Path) -> None:
+def test_wrong_arguments_are_reported_at_once_with_suggestions(tmp_path: Path) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").touch()
     done = prove(f"out={tmp_path / 'full'}", "minutes=-1", "checks=[strategy,resume]")
@@ -104,7 +104,7 @@ def test_wrong_words_are_told_at_once_with_the_nearest(tmp_path: Path) -> None:
     assert "checks=strategy: there is no such check. Did you mean strategies?" in done.stderr
 
 
-def test_a_wrong_key_is_refused_with_the_nearest_and_nothing_is_made(tmp_path: Path) -> None:
+def test_a_wrong_key_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     done = prove(f"out={tmp_path / 'new'}", "minute=3")
     assert done.returncode == 2 and "minute: there is no such key. Did you mean minutes?" in done.stderr
     assert not (tmp_path / "new").exists()

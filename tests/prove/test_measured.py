@@ -51,7 +51,7 @@ def test_the_device_idles_where_no_stream_computes() -> None:
     assert found.longest[0][0] == "nvjet_tst_128x256_TNT"
 
 
-def test_a_trace_without_a_step_says_nothing() -> None:
+def test_a_trace_without_a_step_gives_no_figures() -> None:
     with pytest.raises(ValueError, match="no marked step"):
         read_trace(EVENTS[3:])
 
@@ -70,7 +70,7 @@ def test_the_mark_is_found_in_a_trace_of_torchs_own_profiler(tmp_path: Path) -> 
     ("name", "expected"),
     [("cudaMemcpy", True), ("cudaMemcpyAsync", False), ("cudaStreamSynchronize", True), ("cudaEventQuery", False)],
 )
-def test_calls_that_wait_are_told_by_name(name: str, expected: bool) -> None:
+def test_synchronizing_calls_are_reported_by_name(name: str, expected: bool) -> None:
     assert waits(name) == expected
 
 

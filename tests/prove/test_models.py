@@ -29,13 +29,13 @@ def same(one: str, other: str) -> None:
 
 
 @pytest.mark.parametrize("kind", SOME)
-def test_the_docs_say_what_is_found_of_some_types(kind: str) -> None:
+def test_the_docs_match_the_check_of_some_model_types(kind: str) -> None:
     [row] = rows([kind])
     same(str(row), LISTED[kind])
 
 
 @pytest.mark.soak
-def test_the_docs_say_what_is_found_of_every_type() -> None:
+def test_the_docs_match_the_check_of_every_model_type() -> None:
     found = list(rows(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES))
     for row in found:
         same(str(row), LISTED[row.type])

@@ -21,7 +21,7 @@ def test_a_line_passes_up_to_its_limit(value: float, status: str) -> None:
     assert (line.status, line.expected, line.text, line.detail["calls"]) == (status, "<= 1", "waits", 3)
 
 
-def test_every_line_is_on_disk_at_once_and_says_the_device(tmp_path: Path) -> None:
+def test_every_line_is_flushed_and_names_the_device(tmp_path: Path) -> None:
     proof = Proof(tmp_path / "proof.jsonl", {"device": "cpu", "shapes": "small"})
     for count, each in enumerate((skipped("a", "no device"), not_run("b", "no time"), at_most("c", 1, 2, "", "x")), 1):
         proof.add(each)
@@ -66,7 +66,7 @@ def test_every_line_is_shown_with_its_reason() -> None:
     assert "1 fail" in page and "What fails" in page
 
 
-def test_a_page_of_a_cpu_says_that_shapes_are_small() -> None:
+def test_the_page_of_a_cpu_states_that_shapes_are_small() -> None:
     assert "device: cpu, small shapes" in render(FACTS, LINES, 12.0)
 
 

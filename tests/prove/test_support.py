@@ -11,11 +11,11 @@ DEVICE = FACTS | {"device": "cuda", "devices": 1, "name": "a GPU", "device_memor
 GPU = Kept("gpu", DEVICE, {"lora_8b.tokens_per_second": line("lora_8b.tokens_per_second", value=14000.0, unit="t/s")})
 
 
-def test_the_page_of_the_docs_is_what_the_proofs_say(checkout: Path) -> None:
+def test_the_support_page_is_up_to_date(checkout: Path) -> None:
     assert (checkout / "docs" / "support.md").read_text() == render(kept(checkout / "docs" / "proofs"))
 
 
-def test_without_a_proof_of_a_device_every_check_says_so() -> None:
+def test_without_a_device_proof_every_check_is_not_run() -> None:
     rows = [row for row in render([CPU]).splitlines() if row.startswith("| ") and row.count("|") == 4]
     assert len(rows) > 100
     assert all(NEVER in row for row in rows if not row.startswith("| check"))
@@ -29,7 +29,7 @@ def test_a_proof_of_a_device_has_a_column_of_its_own() -> None:
     assert "1 x a GPU" in page and "any accelerator" not in page
 
 
-def test_what_was_skipped_or_cut_off_says_why() -> None:
+def test_skipped_or_cut_off_checks_have_a_reason() -> None:
     lines = [line("strategies.ddp.fp32", "skipped", text="one | device"), line("doctor", "not_run", text="no time")]
     page = render([replace(CPU, lines={each.check: each for each in lines})])
     assert "skipped: one / device" in page and "not run: no time" in page

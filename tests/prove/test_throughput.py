@@ -37,14 +37,14 @@ def by_name(where: Place, found: dict[str, Any]) -> dict[str, Any]:
     return {line.check: line for line in lines("x.", SPEEDS[0], found, PLAN, where)}
 
 
-def test_a_cpu_says_nothing_of_data_sheets_waits_and_idle_time(tmp_path: Path) -> None:
+def test_a_cpu_reports_no_mfu_syncs_or_idle_time(tmp_path: Path) -> None:
     found = by_name(place(tmp_path), FOUND)
     assert found["x.tokens_per_second"].value == 2000  # of each process
     assert "H200" not in found["x.tokens_per_second"].text
     assert {n for n, line in found.items() if line.status == "skipped"} == {"x.mfu", "x.host_waits", "x.idle_share"}
 
 
-def test_a_device_says_all_of_it(tmp_path: Path) -> None:
+def test_a_device_reports_mfu_syncs_and_idle_time(tmp_path: Path) -> None:
     found = by_name(gpu(tmp_path), FOUND | ON_DEVICE)
     assert {line.status for line in found.values()} == {"pass"}
     assert found["x.mfu"].value == pytest.approx(4e14 / 2 / 2 / 9.89e14)
@@ -56,7 +56,7 @@ def test_a_device_says_all_of_it(tmp_path: Path) -> None:
     [({"waits_per_step": 1.5}, "host_waits"), ({"held_bytes": 1700}, "memory"), ({"flops": 1e16}, "mfu")],
     ids=["waits", "memory", "impossible"],
 )
-def test_what_does_not_hold_fails(change: dict[str, Any], check: str, tmp_path: Path) -> None:
+def test_a_missed_target_fails(change: dict[str, Any], check: str, tmp_path: Path) -> None:
     found = by_name(gpu(tmp_path), FOUND | ON_DEVICE | change)
     assert [name for name, line in found.items() if line.status == "fail"] == [f"x.{check}"]
 
@@ -76,7 +76,7 @@ def test_every_run_has_its_own_names(tmp_path: Path) -> None:
     assert {"lora_8b.memory", "lora_8b.compiled.mfu"} < set(names)
 
 
-def test_a_run_that_failed_is_one_failure_and_the_rest_was_not_run() -> None:
+def test_a_failed_run_is_one_failure_and_the_rest_not_run() -> None:
     first, *others = nothing_of("x.", "out of memory")
     assert (first.check, first.status, first.text) == ("x.tokens_per_second", "fail", "out of memory")
     assert {(line.status, line.text) for line in others} == {("not_run", "the run failed: see x.tokens_per_second")}

@@ -25,7 +25,7 @@ def write(run: RunFolder, numbers: Any) -> RunFolder:
     return run
 
 
-def test_the_largest_distance_of_any_loss_or_norm_counts() -> None:
+def test_the_largest_distance_of_any_loss_or_norm_decides() -> None:
     assert apart(NUMBERS, NUMBERS) == 0
     off = [*NUMBERS[:-1], (NUMBERS[-1][0], NUMBERS[-1][1] * 1.01)]
     assert apart(off, NUMBERS) == pytest.approx(0.01)
@@ -69,7 +69,7 @@ def test_a_background_save_that_proves_nothing_fails(changed: int, differ: int, 
     assert judge(case, found, RunFolder(tmp_path), {}, None).status == status  # type: ignore[arg-type]
 
 
-def test_the_spread_names_the_two_that_are_farthest_apart(tmp_path: Path) -> None:
+def test_the_spread_names_the_two_extremes(tmp_path: Path) -> None:
     near, far = ([(loss * (1 + off), norm) for loss, norm in NUMBERS] for off in (1e-6, 1e-4))
     runs = {"ddp": NUMBERS, "fsdp": near, "zero2": far}
     done = {f"strategies.{n}.fp32": write(RunFolder(tmp_path / n), numbers) for n, numbers in runs.items()}
@@ -124,7 +124,7 @@ def test_any_number_of_devices_shares_the_batch_of_the_reference(devices: int, t
     assert number[0] == 2 * devices * number[1] == 2 * number[2] and number[1] > 0
 
 
-def test_every_word_of_the_config_is_a_kernel_to_prove(tmp_path: Path) -> None:
+def test_every_kernel_choice_of_the_config_is_proven(tmp_path: Path) -> None:
     """auto is one of the others."""
     [key] = [key for key in KEYS if key.path == "model.attention"]
     assert {*all_kernels(place(tmp_path)), "auto"} == set(key.choices)

@@ -46,20 +46,20 @@ def test_batch_arithmetic_and_throughput_are_shown(make_run):
     assert numbers["peak memory per process"] == f"3.25 GiB, measured: {said}"
 
 
-def test_memory_that_the_plan_does_not_know_is_not_divided():
+def test_unknown_memory_is_not_split_into_parts():
     counted = {"parameters": 2**30, "gradients": 2**30, "optimizer": 2**31, "total": 2**32, "host": 0}
     for unknown in (None, counted, counted | {"host": 2**31}):
         assert memory_by_kind(3.0, unknown) == "3.00 GiB, measured"
 
 
-def test_parts_are_named_by_the_words_that_were_chosen(make_run):
+def test_groups_are_named_by_their_choices(make_run):
     facts = gather(make_run())
     assert facts.strategy == "zero3"
     assert dict(facts.what)["strategy"] == "zero3, stage 3, offload no"
     assert dict(facts.what)["optimizer"] == "adamw, lr 0.0001"
 
 
-def test_a_config_without_its_heading_names_parts_by_their_class(make_run):
+def test_without_choices_groups_are_named_by_class(make_run):
     run = make_run()
     run.config.write_text(run.config.read_text().partition("\n")[2])
     facts = gather(run)
@@ -85,7 +85,7 @@ def test_a_run_that_never_started_still_has_facts(make_run):
     assert facts.sources == ["config.yaml", "status.json"]
 
 
-def test_a_long_list_of_bad_rows_is_cut_and_says_so():
+def test_a_long_list_of_bad_rows_is_cut_with_a_note():
     bad = [{"line": line, "reason": "no prompt"} for line in range(25)]
     shown = list(flat({"bad": bad}))
     assert shown[0] == ("bad", "line 0, reason no prompt")
@@ -133,7 +133,7 @@ def test_every_attempt_is_shown_with_its_changes(make_run):
     assert [command[3:] for command in run.read_commands()] == [["name=a run"], ["name=a run", "strategy=fsdp"]]
 
 
-def test_the_parts_of_the_time_make_the_whole_that_is_named():
+def test_the_parts_of_the_time_add_up_to_the_total():
     seconds = dict.fromkeys(PARTS, 0.0) | {"productive": 90.4, "start": 100.0, "checkpoint": 17.5, "idle": 54.1}
     seconds |= {"border": 0.1, "data": 0.1}
     lines = words_of_goodput(

@@ -91,7 +91,7 @@ def test_the_command_writes_page_and_curves(make_run, capsys):
 
 
 @pytest.mark.parametrize("arguments", [[], ["run="], ["run=/nowhere"], ["rum=x"], ["run=a", "b"]])
-def test_a_wrong_call_exits_2_and_says_why(arguments, capsys):
+def test_a_wrong_call_exits_2_with_the_reason(arguments, capsys):
     with pytest.raises(SystemExit) as end:
         command(main, arguments)
     assert end.value.code == 2

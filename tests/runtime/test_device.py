@@ -1,4 +1,4 @@
-"""Memory is told as its device counts it, and garbage is collected at set steps only.
+"""Memory is reported as its device counts it, and garbage is collected at set steps only.
 
 fp32 means fp32 and bf16 is added up in fp32, and what is in force is read back.
 """
@@ -15,19 +15,19 @@ from distft.runtime.device import COLLECT_EVERY, collecting, compute_dtype, exac
 GIB = 2**30
 
 
-def test_an_accelerator_also_tells_what_its_allocator_holds_and_how_often_it_ran_short(
+def test_accelerators_report_reserved_memory_and_retries(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(torch.accelerator, "max_memory_allocated", lambda device: 3 * GIB)
     monkeypatch.setattr(torch.accelerator, "max_memory_reserved", lambda device: 5 * GIB)
     monkeypatch.setattr(torch.accelerator, "memory_stats", lambda device: {"num_alloc_retries": 7, "num_ooms": 1})
-    told = memory_of(torch.device("cuda", 1))
-    assert told == {"peak_memory_gib": 3.0, "reserved_memory_gib": 5.0, "allocator_retries": 7}
+    reported = memory_of(torch.device("cuda", 1))
+    assert reported == {"peak_memory_gib": 3.0, "reserved_memory_gib": 5.0, "allocator_retries": 7}
 
 
-def test_a_cpu_tells_what_is_resident() -> None:
-    told = memory_of(torch.device("cpu"))
-    assert list(told) == ["peak_memory_gib"] and 0.01 < told["peak_memory_gib"] < 1000
+def test_a_cpu_reports_resident_memory() -> None:
+    reported = memory_of(torch.device("cpu"))
+    assert list(reported) == ["peak_memory_gib"] and 0.01 < reported["peak_memory_gib"] < 1000
 
 
 class Ring:
@@ -37,7 +37,7 @@ class Ring:
         self.itself = self
 
 
-def test_garbage_is_collected_at_set_steps_and_by_python_itself_again_afterwards() -> None:
+def test_garbage_is_collected_at_set_steps_during_training() -> None:
     with collecting() as after:
         assert not gc.isenabled()
         dropped = weakref.ref(Ring())

@@ -16,7 +16,7 @@ with alone(Path(sys.argv[1])) as held:
 """
 
 
-def test_a_second_holder_is_told_so_until_the_first_is_gone(tmp_path):
+def test_a_lock_is_refused_while_another_holds_it(tmp_path):
     path = tmp_path / "run" / ".lock"
     first = subprocess.Popen([sys.executable, "-c", HOLD, str(path)], stdout=subprocess.PIPE, text=True)
     assert first.stdout is not None and first.stdout.readline() == "True\n"
@@ -30,7 +30,7 @@ def test_a_second_holder_is_told_so_until_the_first_is_gone(tmp_path):
         assert held
 
 
-def test_a_forked_process_goes_on_holding_it(tmp_path):
+def test_a_forked_process_keeps_the_lock(tmp_path):
     path = tmp_path / ".lock"
     read, write = os.pipe()
     with alone(path):

@@ -19,7 +19,7 @@ CPUINFO = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").is_file() e
     "name",
     ["HF_TOKEN", "WANDB_API_KEY", "AWS_SECRET_ACCESS_KEY", "AWS_ACCESS_KEY_ID", "my_password", "DB_PASS", "APIKEY"],
 )
-def test_names_of_secrets_are_told(name):
+def test_names_of_secrets_are_recognized(name):
     assert looks_secret(name)
 
 
@@ -60,7 +60,7 @@ def test_machine_packages_and_commit_are_on_record():
 
 
 @pytest.mark.skipif(" avx2 " not in CPUINFO, reason="no x86 CPU with AVX2")
-def test_the_units_of_a_cpu_are_told_beside_its_name():
+def test_the_vector_units_of_a_cpu_are_recorded_with_its_name():
     """The same name has been seen on machines whose fp32 products differ threefold."""
     flags = CPUINFO.partition("flags")[2].partition("\n")[0].split()
     name, _, units = describe({})["hardware"]["cpu"].rpartition(" (")
@@ -68,7 +68,7 @@ def test_the_units_of_a_cpu_are_told_beside_its_name():
     assert ("avx512f" in units.rstrip(")").split(", ")) == ("avx512f" in flags)
 
 
-def test_short_values_garble_no_text():
+def test_short_values_are_not_blanked():
     variables = {"SOME_KEY": "a", "OTHER_TOKEN": "default"}
     assert secrets(variables) == {}
     assert redact("a default", variables) == "a default"
@@ -78,7 +78,7 @@ def test_of_two_secrets_the_longer_is_blanked_first():
     assert redact("x 12345678-long y", {"A_KEY": "12345678", "B_KEY": "12345678-long"}) == "x <B_KEY> y"
 
 
-def test_a_job_inherits_what_is_on_the_list_and_neither_secrets_nor_what_is_this_machines():
+def test_a_job_inherits_only_listed_variables():
     inherited = ["PATH", "HOME", "LC_TIME", "LD_LIBRARY_PATH", "HF_HOME", "NCCL_DEBUG", "OMP_NUM_THREADS", "SLURM_CONF"]
     secret = ["HF_TOKEN", "WANDB_API_KEY", "HUGGINGFACE_HUB_TOKEN", "SLURM_JWT_KEY", "LMOD_SECRET"]
     of_this_machine = ["SLURM_JOB_ID", "SLURM_CONF_SERVER", "CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES"]

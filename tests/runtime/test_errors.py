@@ -44,7 +44,7 @@ def test_a_lost_peer_never_wins_over_an_exception_or_a_signal(tmp_path, kind, me
     assert culprit(run, {0: Exit(1, 1), 1: Exit(1, 3), 2: Exit(-signal.SIGKILL, 4)}) == 1
 
 
-def test_a_user_error_about_a_connection_is_no_lost_peer():
+def test_a_user_error_about_a_connection_is_not_a_lost_peer():
     assert not Failure(0, "h", "ValueError", "Connection refused by 10.0.0.1").peer_lost
 
 
@@ -54,14 +54,14 @@ def test_ranks_ended_by_the_elastic_process_come_last(tmp_path):
     assert culprit(run, exits) == 1
 
 
-def test_errors_that_found_no_room_in_the_run_folder_count_too(tmp_path):
+def test_errors_outside_a_full_run_folder_are_read(tmp_path):
     run, spare = RunFolder(tmp_path / "run"), tmp_path / "spare"
     write_json(spare / "rank-1.json", {"rank": 1, "host": "h", "type": "OSError", "message": "full", "time": 1.0})
     failure = first_failure(run, 1, {0: Exit(-signal.SIGTERM, 2), 1: Exit(1, 2)}, spare)
     assert failure is not None and (failure.rank, failure.message) == (1, "full")
 
 
-def test_sigkill_is_told_with_its_usual_causes(tmp_path):
+def test_sigkill_is_reported_with_its_usual_causes(tmp_path):
     assert "memory ran out" in of_process(Exit(-signal.SIGKILL, 0), tmp_path / "log").message
 
 
@@ -80,7 +80,7 @@ with record(RunFolder(Path({str(run.path)!r})), 1, 3):
     return done.returncode, done.stderr
 
 
-def test_an_exception_is_recorded_with_its_deepest_line_of_distft_or_of_the_user(tmp_path):
+def test_an_exception_is_recorded_with_its_deepest_own_line(tmp_path):
     run = RunFolder(tmp_path)
     code, said = recorded(run, "RunFolder(Path('/nowhere')).read_config()")
     error = read_json(run.rank_error(1, 3))

@@ -1,4 +1,4 @@
-"""A rank's file tells where it is, to the process that reads it while it goes on; without a folder nothing is told."""
+"""A rank's file shows its phase to another process while it runs; without a folder nothing is written."""
 
 import os
 import subprocess
@@ -27,7 +27,7 @@ def beat(file: Path) -> heartbeat.Beat:
     return found
 
 
-def test_where_a_rank_is_can_be_read_at_any_moment(beating: Path):
+def test_the_phase_of_a_rank_can_be_read_at_any_time(beating: Path):
     assert (beat(beating).pid, beat(beating).step, beat(beating).phase) == (os.getpid(), 0, "start")
     heartbeat.begin_step(1)
     assert (beat(beating).step, beat(beating).phase) == (1, "border")
@@ -40,7 +40,7 @@ def test_where_a_rank_is_can_be_read_at_any_moment(beating: Path):
     assert beat(beating).phase == "forward"
 
 
-def test_the_seconds_of_all_phases_are_those_that_have_passed(beating: Path):
+def test_phase_seconds_add_up_to_the_elapsed_time(beating: Path):
     began = time.perf_counter()
     for step in (1, 2):
         heartbeat.begin_step(step)
@@ -49,16 +49,16 @@ def test_the_seconds_of_all_phases_are_those_that_have_passed(beating: Path):
         heartbeat.enter("backward")
         time.sleep(0.03)
     heartbeat.begin_step(3)
-    passed, told = time.perf_counter() - began, beat(beating)
-    assert told.seconds["data"] >= 0.04 and told.seconds["backward"] >= 0.06
-    assert told.seconds["data"] + told.seconds["backward"] <= passed
-    assert 0.05 <= told.step_seconds <= passed
+    passed, reported = time.perf_counter() - began, beat(beating)
+    assert reported.seconds["data"] >= 0.04 and reported.seconds["backward"] >= 0.06
+    assert reported.seconds["data"] + reported.seconds["backward"] <= passed
+    assert 0.05 <= reported.step_seconds <= passed
 
 
-def test_the_time_in_which_no_core_was_free_is_no_work(beating: Path):
+def test_time_without_a_free_core_is_not_work(beating: Path):
     """It shares one core with a process that wants all of it."""
     if not Path("/proc/thread-self/schedstat").is_file():
-        pytest.skip("this kernel does not tell")
+        pytest.skip("this kernel does not report it")
     cores = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {min(cores)})
     other = subprocess.Popen([sys.executable, "-c", "while True: pass"])
@@ -75,12 +75,12 @@ def test_the_time_in_which_no_core_was_free_is_no_work(beating: Path):
         other.kill()
         other.wait()
         os.sched_setaffinity(0, cores)
-    told = beat(beating).seconds
-    assert told["core"] > 0 and told["forward"] + told["core"] <= passed
-    assert heartbeat.worked() == [0.0, told["forward"], 0.0, 0.0], "of each phase of WORK"
+    reported = beat(beating).seconds
+    assert reported["core"] > 0 and reported["forward"] + reported["core"] <= passed
+    assert heartbeat.worked() == [0.0, reported["forward"], 0.0, 0.0], "of each phase of WORK"
 
 
-def test_waiting_for_a_collective_is_no_work(beating: Path):
+def test_waiting_for_a_collective_is_not_work(beating: Path):
     began = time.perf_counter()
     with alone(), heartbeat.telling_collectives():
         heartbeat.begin_step(1)
@@ -96,21 +96,21 @@ def test_waiting_for_a_collective_is_no_work(beating: Path):
     assert 0 < beat(beating).seconds["communication"] <= time.perf_counter() - began
 
 
-def test_what_is_no_beat_yet_is_none(tmp_path: Path):
+def test_an_incomplete_heartbeat_is_none(tmp_path: Path):
     assert heartbeat.read(tmp_path / "rank-0.beat") is None
     for content in (b"", bytes(8), bytes(heartbeat._FORM.size)):
         (tmp_path / "rank-0.beat").write_bytes(content)
         assert heartbeat.read(tmp_path / "rank-0.beat") is None
 
 
-def test_where_nobody_watches_nothing_is_told(monkeypatch: pytest.MonkeyPatch):
+def test_without_a_watchdog_no_heartbeat_is_written(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(heartbeat, "_heart", [])
     heartbeat.begin_step(1)
     with heartbeat.during("checkpoint"):
         heartbeat.enter("forward")
 
 
-def test_a_process_that_never_gives_its_lock_away_tells_where_it_is(tmp_path: Path):
+def test_a_process_that_holds_the_gil_still_dumps_its_stack(tmp_path: Path):
     program = "import sys; from pathlib import Path; from distft.runtime import stacks\n"
     program += f"stacks.answer(Path({str(tmp_path / 's')!r}))\n"
     program += "def stuck():\n    print('ready', flush=True)\n    sum(iter(int, 1))\nstuck()"

@@ -13,7 +13,7 @@ import time
 from distft.runtime.logs import Patient, last_lines
 
 
-def test_output_of_python_of_children_and_of_crashes_goes_to_the_log(tmp_path):
+def test_python_child_and_crash_output_goes_to_the_log(tmp_path):
     log = tmp_path / "logs" / "rank-0.log"
     program = f"""
 import faulthandler, os, sys
@@ -33,7 +33,7 @@ faulthandler._sigsegv()
     assert "Segmentation fault" in lines[4]
 
 
-def test_a_log_that_is_there_is_continued(tmp_path):
+def test_an_existing_log_is_appended_to(tmp_path):
     log = tmp_path / "log"
     log.write_text("from the interpreter's start\n")
     program = (
@@ -43,7 +43,7 @@ def test_a_log_that_is_there_is_continued(tmp_path):
     assert log.read_text() == "from the interpreter's start\n1\n"
 
 
-def test_last_lines_skip_empty_ones_and_read_the_end_of_a_huge_log(tmp_path):
+def test_last_lines_read_only_the_end_of_a_huge_log(tmp_path):
     log = tmp_path / "log"
     assert last_lines(log, 2) == []
     log.write_text("x" * 100_000 + "\nfirst\n\nsecond \n\n")
@@ -59,7 +59,7 @@ def test_a_closed_pipe_is_written_to_without_an_error():
         stream.flush()
 
 
-def test_a_pipe_that_nobody_reads_holds_nothing_up_and_a_late_reader_sees_what_comes_then(monkeypatch):
+def test_an_unread_pipe_does_not_block_the_writer(monkeypatch):
     monkeypatch.setattr(Patient, "SECONDS", 0.1)
     read, write = os.pipe()
     fcntl.fcntl(write, fcntl.F_SETPIPE_SZ, 4096)

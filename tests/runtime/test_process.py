@@ -36,25 +36,25 @@ def said(program: str) -> list[str]:
     return done.stdout.split()
 
 
-def test_its_end_does_not_clean_up_after_its_parent():
+def test_its_exit_does_not_run_the_parents_cleanup():
     kept = "folder = tempfile.TemporaryDirectory()"
     leave = "from distft.runtime.process import leave; leave()"
     code, _, is_there = said(parent(leave, kept, "print(os.path.isdir(folder.name))"))
     assert (code, is_there) == ("0", "True")
 
 
-def test_a_signal_that_its_parent_handles_ends_it_and_one_that_is_ignored_is_ignored():
+def test_handled_signals_are_reset_and_ignored_ones_kept():
     handled = "signal.signal(signal.SIGTERM, lambda *_: None); signal.signal(signal.SIGUSR1, signal.SIG_IGN)"
     both = "os.kill(os.getpid(), signal.SIGUSR1); os.kill(os.getpid(), signal.SIGTERM); time.sleep(60)"
     assert said(parent(both, handled))[0] == str(-signal.SIGTERM)
 
 
-def test_ctrl_c_interrupts_it_as_any_python():
+def test_ctrl_c_interrupts_it_like_any_python():
     program = "import signal; sys.exit(7 * (signal.getsignal(signal.SIGINT) is signal.default_int_handler))"
     assert said(parent(program, "signal.signal(signal.SIGINT, lambda *_: None)"))[0] == "7"
 
 
-def test_both_let_through_the_signals_that_its_parent_did_before():
+def test_the_signal_mask_of_the_parent_is_restored():
     setup = "before = signal.pthread_sigmask(signal.SIG_BLOCK, [])"
     after = "print(signal.pthread_sigmask(signal.SIG_BLOCK, []) == before)"
     child = "sys.exit(len(signal.pthread_sigmask(signal.SIG_BLOCK, [])))"
@@ -63,7 +63,7 @@ def test_both_let_through_the_signals_that_its_parent_did_before():
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="prctl")
-def test_it_dies_with_its_parent_and_has_a_name_and_a_group_of_its_own():
+def test_it_dies_with_its_parent_and_has_its_own_group():
     program = parent("time.sleep(600)", patience="0.5", after="time.sleep(600)")
     process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
@@ -92,7 +92,7 @@ class Last:
 sys.kept = Last()
 atexit.register(print, "registered")
 threading.Thread(target=lambda: (time.sleep(0.2), print("thread"))).start()
-sys.pool = ThreadPoolExecutor(1)  # its worker waits for more until it is told that there will be none
+sys.pool = ThreadPoolExecutor(1)  # its worker waits for work until the pool is shut down
 sys.pool.submit(int).result()
 threading.Thread(target=time.sleep, args=[600], daemon=True).start()
 print("unflushed", end=" ")
@@ -100,7 +100,7 @@ leave()
 """
 
 
-def test_threads_and_registered_functions_come_to_their_end_and_nothing_after_them():
+def test_threads_and_exit_functions_finish_before_it_ends():
     done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=False, timeout=240)
     assert (done.returncode, done.stdout, done.stderr) == (0, "unflushed thread\nregistered\n", "")
 
@@ -142,7 +142,7 @@ def test_a_process_whose_parent_was_gone_already_dies_at_once():
     assert done.returncode == -signal.SIGKILL and done.stdout == ""
 
 
-def test_a_process_whose_parent_lives_goes_on():
+def test_a_process_whose_parent_lives_continues():
     program = f"from distft.runtime.process import die_with_parent; die_with_parent({os.getpid()}); print('alive')"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.stdout == "alive\n"
@@ -165,6 +165,6 @@ print(len(collections) > 0)
 """
 
 
-def test_collections_wait_and_go_on_whatever_happens():
+def test_garbage_collection_is_paused_and_always_resumed():
     done = subprocess.run([sys.executable, "-c", IMPORTS_PROGRAM], capture_output=True, text=True, check=False)
     assert done.stdout.split() == ["0", "True", "True", "True"], done.stderr

@@ -20,7 +20,7 @@ def cuda_build(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch._C, "_accelerator_getAccelerator", lambda: torch.device("cuda"))
 
 
-def test_a_build_for_accelerators_runs_on_the_cpu_of_a_machine_without_one(cuda_build: None):
+def test_an_accelerator_build_runs_on_a_machine_without_one(cuda_build: None):
     assert torch.accelerator.current_accelerator() == torch.device("cuda")
     assert device_of(1) == torch.device("cpu")
     can_fork.cache_clear()
@@ -39,12 +39,14 @@ def test_each_rank_has_the_accelerator_of_its_number(cuda_build: None, monkeypat
 @pytest.mark.parametrize(
     "launcher", [{}, {"hang_seconds": 200_000.0, "hang_seconds_outside": 0}, {"hang_seconds_outside": 1e6}]
 )
-def test_no_collective_gives_up_before_a_silent_rank_counts_as_hung(launcher: dict[str, float]) -> None:
-    limits = Limits.of(Launcher.model_validate(launcher))
-    assert collective_seconds(launcher) >= max(2 * limits.outside, 2 * (limits.step or 0), COLLECTIVE_SECONDS)
+def test_collectives_time_out_after_the_watchdog(launcher: dict[str, float]) -> None:
+    settings = Launcher.model_validate(launcher)
+    limits = Limits.of(settings)
+    seconds = collective_seconds(settings.hang_seconds, settings.hang_seconds_outside)
+    assert seconds >= max(2 * limits.outside, 2 * (limits.step or 0), COLLECTIVE_SECONDS)
 
 
-def test_groups_that_others_make_wait_as_long_as_the_first() -> None:
+def test_other_process_groups_have_the_same_timeout() -> None:
     """torch's default for NCCL is 10 minutes, whatever the first group has."""
     with alone():
         mesh = init_device_mesh("cpu", (1, 1), mesh_dim_names=("replicas", "shards"))

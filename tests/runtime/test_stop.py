@@ -12,7 +12,7 @@ def test_a_request_reaches_its_attempt_only(tmp_path):
     assert stop.requested(run, 2) is None
 
 
-def test_a_file_made_by_hand_counts_with_its_text_as_reason(tmp_path):
+def test_a_stop_file_made_by_hand_counts_with_its_text(tmp_path):
     run = RunFolder(tmp_path)
     run.stop.touch()
     assert str(run.stop) in (stop.requested(run, 7) or "")

@@ -33,8 +33,8 @@ def launch(cluster: Cluster, folder: Path, name: str, *overrides: str, **variabl
 
 def ended(process: subprocess.Popen[str], seconds: float = SECONDS) -> tuple[int, str]:
     """Returns exit code and all that was printed."""
-    said, told = process.communicate(timeout=seconds)
-    return process.returncode, said + told
+    said, stderr = process.communicate(timeout=seconds)
+    return process.returncode, said + stderr
 
 
 def run_of(folder: Path, name: str) -> RunFolder:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from practice_cluster import Cluster
 
+from distft.config.parts import Launcher
 from distft.doctor.finding import Finding
 from distft.doctor.nodes import NoAllocation, allocation, check_here, check_nodes, check_shared, judge_reach
 from distft.doctor.slurm import check_controller, check_node_names, check_partitions, check_programs
@@ -26,7 +27,7 @@ def here(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> Cluster:
 
 
 @pytest.mark.slow
-def test_two_nodes_are_looked_at_and_found_well(here: Cluster, tmp_path: Path) -> None:
+def test_two_healthy_nodes_pass(here: Cluster, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "distft.doctor", "launcher=slurm", "launcher.nodes=2", "out=found.json"]
     done = subprocess.run(
         [*command, "launcher.processes_per_node=1", "cache_dir=cache"],
@@ -45,28 +46,28 @@ def test_two_nodes_are_looked_at_and_found_well(here: Cluster, tmp_path: Path) -
     assert here.ask("squeue", "-h").strip() == ""
 
 
-def test_partitions_are_told_and_a_misspelt_one_refused(here: Cluster) -> None:
-    found = list(check_partitions({"nodes": 2}))
+def test_partitions_are_listed_and_a_misspelt_one_refused(here: Cluster) -> None:
+    found = list(check_partitions(Launcher(nodes=2)))
     assert [each.state for each in found] == ["ok"] * 4
     assert found[0].seen == "main*: 4 idle with gpu:4, limit infinite"
-    [wrong] = [each for each in check_partitions({"nodes": 2, "partition": "mian"}) if each.state == "problem"]
+    [wrong] = [each for each in check_partitions(Launcher(nodes=2, partition="mian")) if each.state == "problem"]
     assert "launcher.partition=mian" in wrong.seen and wrong.remedy == "launcher.partition=main"
 
 
 def test_a_partition_that_is_down_is_a_problem_when_it_is_chosen(here: Cluster) -> None:
     here.ask("scontrol", "update", "partitionname=short", "state=down")
     try:
-        [chosen] = [each for each in check_partitions({"nodes": 2, "partition": "short"}) if each.state == "problem"]
+        [chosen] = [each for each in check_partitions(Launcher(nodes=2, partition="short")) if each.state == "problem"]
         assert "short: " in chosen.seen and "(not up)" in chosen.seen
-        assert {each.state for each in check_partitions({"nodes": 2, "partition": "main"})} == {"ok"}
+        assert {each.state for each in check_partitions(Launcher(nodes=2, partition="main"))} == {"ok"}
     finally:
         here.ask("scontrol", "update", "partitionname=short", "state=up")
 
 
-def test_names_that_only_the_nodes_can_resolve_are_a_warning(here: Cluster) -> None:
+def test_names_resolved_only_on_nodes_are_a_warning(here: Cluster) -> None:
     if not here.isolated:
         pytest.skip("the nodes have names of their own for root only")
-    [found] = check_node_names({"partition": "low"})
+    [found] = check_node_names(Launcher(partition="low"))
     assert found.state == "warning" and found.seen == "n1, n2 of 2 do not resolve from here"
 
 
@@ -85,12 +86,13 @@ def test_programs_that_are_not_on_path_are_named(here: Cluster, tmp_path: Path, 
     assert found.state == "problem" and "sbatch, srun, squeue, scontrol, sinfo, scancel" in found.seen
 
 
-def test_more_nodes_than_there_are_are_refused(here: Cluster) -> None:
-    [wrong] = [each for each in check_partitions({"nodes": 9, "partition": "low"}) if each.state == "problem"]
+def test_more_nodes_than_available_are_refused(here: Cluster) -> None:
+    [wrong] = [each for each in check_partitions(Launcher(nodes=9, partition="low")) if each.state == "problem"]
     assert (wrong.seen, wrong.remedy) == ("launcher.nodes=9: low has 2", "launcher.nodes=2")
+    assert {each.state for each in check_partitions(Launcher(nodes="2-9", partition="low"))} == {"ok"}
 
 
-def test_a_cluster_that_is_busy_is_told_by_what_srun_says(here: Cluster, tmp_path: Path, monkeypatch) -> None:
+def test_a_busy_cluster_is_reported_with_the_output_of_srun(here: Cluster, tmp_path: Path, monkeypatch) -> None:
     job = here.ask("sbatch", "--parsable", "-N4", "--exclusive", "-o", f"{tmp_path}/out", "--wrap", "sleep 300").strip()
     monkeypatch.setattr("distft.doctor.nodes.SECONDS_TO_START", 1)
     try:
@@ -101,7 +103,7 @@ def test_a_cluster_that_is_busy_is_told_by_what_srun_says(here: Cluster, tmp_pat
 
 
 @pytest.mark.slow
-def test_what_differs_on_a_node_is_named_by_node(here: Cluster, tmp_path: Path) -> None:
+def test_differences_of_a_node_are_reported_by_node(here: Cluster, tmp_path: Path) -> None:
     """n2 has another disk in the place of the runs, and hears nothing on the port that it names."""
     if not here.isolated:
         pytest.skip("only root's nodes have mounts of their own")
@@ -129,7 +131,7 @@ def test_what_differs_on_a_node_is_named_by_node(here: Cluster, tmp_path: Path) 
     assert list(runs.iterdir()) == []
 
 
-def test_a_python_that_is_not_on_the_nodes_is_told(here: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_python_missing_on_the_nodes_is_reported(here: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.executable", "/only/on/the/login/node/python")
     with pytest.raises(NoAllocation, match="No such file or directory"), allocation(2, []):
         pass

@@ -37,7 +37,7 @@ def hold(run: RunFolder, other: RunFolder, steps: int) -> None:
 
 
 @pytest.mark.slow
-def test_a_preempted_job_that_is_cancelled_goes_on_with_the_same_command(
+def test_a_preempted_then_cancelled_job_continues(
     cluster: Cluster, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # the bits of a matrix product depend on the number of threads

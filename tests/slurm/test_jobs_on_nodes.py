@@ -90,7 +90,7 @@ def test_the_job_exports_and_reports_itself(fsdp: tuple[RunFolder, str]) -> None
     assert (run.final / "model.safetensors").is_file() and (run.path / "report.html").is_file()
 
 
-def test_the_script_of_the_run_folder_asks_for_what_submitit_asks_for(fsdp: tuple[RunFolder, str]) -> None:
+def test_the_run_folder_script_requests_what_submitit_does(fsdp: tuple[RunFolder, str]) -> None:
     run, _ = fsdp
     [submitted] = (run.logs / "submitit").glob("*_submission.sh")
     own = options(run.path / "train.sbatch")
@@ -119,9 +119,7 @@ def test_no_secret_reaches_the_job(cluster: Cluster, fsdp: tuple[RunFolder, str]
         assert not [secret for secret in ALL if secret.encode() in content], file
 
 
-def test_a_step_that_srun_starts_otherwise_than_planned_is_refused(
-    cluster: Cluster, fsdp: tuple[RunFolder, str]
-) -> None:
+def test_a_step_that_differs_from_the_plan_is_refused(cluster: Cluster, fsdp: tuple[RunFolder, str]) -> None:
     run, _ = fsdp
     command = ["srun", "-N1", "-n2", sys.executable, "-m", "distft.launchers.slurm.node", str(run.path)]
     with pytest.raises(RuntimeError):

@@ -76,7 +76,7 @@ def test_a_lost_node_costs_the_steps_since_the_last_checkpoint(nodes: Cluster, f
     hold(run, straight(nodes, folder, STEPS))
 
 
-def test_a_run_goes_on_with_the_nodes_that_are_left(nodes: Cluster, folder: Path) -> None:
+def test_a_run_continues_with_the_remaining_nodes(nodes: Cluster, folder: Path) -> None:
     left = ["launcher.nodes=1-2", "launcher.exclude=[n1,n2]", f"train.max_steps={STEPS}"]
     run = run_of(folder, "fewer")
     process = launch(nodes, folder, "fewer", *SETTINGS, *left, **ONE_THREAD)
@@ -92,7 +92,7 @@ def test_a_run_goes_on_with_the_nodes_that_are_left(nodes: Cluster, folder: Path
         assert mine == pytest.approx(reference, rel=2e-5)  # 150 steps on two ways of adding up; 2e-6 for the first
 
 
-def test_a_job_that_never_gets_to_a_checkpoint_is_not_started_for_ever(cluster: Cluster, folder: Path) -> None:
+def test_a_job_without_progress_is_not_requeued_forever(cluster: Cluster, folder: Path) -> None:
     run = run_of(folder, "loop")
     process = launch(cluster, folder, "loop", *SETTINGS, "train.max_steps=100000", **ONE_THREAD)
     for attempt in (1, 2, 3):

@@ -52,7 +52,7 @@ def test_a_second_cluster_in_the_same_folder_is_refused(cluster: Cluster) -> Non
         Cluster(cluster.dir).start()
 
 
-def test_a_machine_without_slurm_is_told_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_machine_without_slurm_gets_the_install_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("practice_cluster._path", lambda: str(tmp_path))
     with pytest.raises(CannotStart, match="munged, slurmctld, slurmd, sinfo not found. Try: apt-get install"):
         Cluster(tmp_path / "cluster").start()

@@ -73,7 +73,7 @@ def parent(pid: int) -> int:
         return 0
 
 
-def test_a_throttled_node_is_left_out_and_the_job_is_done_elsewhere(cluster: Cluster, folder: Path) -> None:
+def test_a_throttled_node_is_excluded_and_the_job_moves(cluster: Cluster, folder: Path) -> None:
     if os.geteuid() or not cluster.isolated:
         pytest.skip("only root's nodes can be throttled one by one")
     run = run_of(folder, "throttled")

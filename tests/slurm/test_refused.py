@@ -51,14 +51,14 @@ def test_a_job_that_cannot_run_is_refused_in_three_seconds(cluster: Cluster, pre
 
 
 @pytest.mark.slow
-def test_a_folder_that_takes_no_run_is_named(cluster: Cluster, prepared: Path) -> None:
+def test_an_unwritable_folder_is_named(cluster: Cluster, prepared: Path) -> None:
     (prepared / "file").write_text("")
     code, said = ended(launch(cluster, prepared, "x", f"runs_dir={prepared / 'file' / 'runs'}"))
     assert code == 2 and f"{prepared / 'file'} cannot be written to" in said and "Traceback" not in said, said
 
 
 @pytest.mark.slow
-def test_a_machine_without_sbatch_says_so(cluster: Cluster, prepared: Path) -> None:
+def test_a_machine_without_sbatch_is_reported(cluster: Cluster, prepared: Path) -> None:
     code, said = ended(launch(cluster, prepared, "no-sbatch", PATH=os.path.dirname(sys.executable)))
     assert code == 2 and "sinfo is not on PATH" in said and "Try: a login node" in said, said
     assert not run_of(prepared, "no-sbatch").path.exists()
@@ -66,7 +66,7 @@ def test_a_machine_without_sbatch_says_so(cluster: Cluster, prepared: Path) -> N
 
 @pytest.mark.slow
 @pytest.mark.soak  # asks again for a minute
-def test_a_controller_that_is_not_there_says_so(cluster: Cluster, prepared: Path, tmp_path: Path) -> None:
+def test_an_unreachable_controller_is_reported(cluster: Cluster, prepared: Path, tmp_path: Path) -> None:
     (tmp_path / "slurm.conf").write_text("ClusterName=gone\nSlurmctldHost=localhost(127.0.0.1)\nSlurmctldPort=1\n")
     code, said = ended(launch(cluster, prepared, "gone", SLURM_CONF=str(tmp_path / "slurm.conf")))
     assert code == 1 and "Nothing was submitted. Try: " in said and "Traceback" not in said, said

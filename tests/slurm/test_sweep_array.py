@@ -42,9 +42,7 @@ def states(folder: Path) -> dict[str, str]:
     return {job["run"]: job["state"] for job in status["jobs"]}
 
 
-def test_a_sweep_is_one_array_and_one_failure_hides_nothing(
-    cluster: Cluster, tmp_path_factory: pytest.TempPathFactory
-) -> None:
+def test_a_sweep_is_one_array_and_isolates_failures(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = write_sums(tmp_path_factory.mktemp("array"))
     process = sweep(cluster, folder)
     wait(lambda: len(jobs_of(folder)) == 6, "six jobs")

@@ -1,4 +1,4 @@
-"""Tells which compilers a live ZeRO engine has loaded, and whether DeepSpeed warns of what distft tells itself.
+"""Reports which compilers a live ZeRO engine has imported, and whether DeepSpeed repeats a warning of distft.
 
 `python -m tests.strategies.compilers OUT`
 """

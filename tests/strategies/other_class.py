@@ -1,4 +1,4 @@
-"""Tells what becomes of stage 1 in bf16 where DeepSpeed chooses its class.
+"""Reports what becomes of stage 1 in bf16 where DeepSpeed chooses its class.
 
 `python -m tests.strategies.other_class OUT`
 """

@@ -64,7 +64,7 @@ def drift_of(residual: dict[str, torch.Tensor]) -> float:
     """Returns the mean over the standard deviation: a bias of the sums would move all weights alike.
 
     The rows of the embedding share the rounding of the hidden states that all of them are multiplied with. So there
-    the mean of a column is one sample, and 64 of them tell a tenth as well: 0.5 is four standard errors.
+    the mean of a column is one sample, and 64 of them resolve a tenth as well: 0.5 is four standard errors.
     """
     columns = residual[EMBEDDING].mean(0)
     others = torch.cat([part.flatten() for name, part in residual.items() if name != EMBEDDING])
@@ -89,7 +89,7 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_weights_moments_and_reductions_are_fp32_on_the_live_engine(strategy: str, answers: Any) -> None:
+def test_the_live_engine_has_fp32_weights_moments_reductions(strategy: str, answers: Any) -> None:
     effective = answers[f"{strategy}-bfloat16-0"]["effective"]
     assert effective["compute_dtype"] == "torch.bfloat16"
     assert effective["weight_dtypes"] == effective["moment_dtypes"] == FP32
@@ -113,5 +113,5 @@ def test_updates_below_the_resolution_of_bf16_are_not_lost(answers: Any) -> None
 
 @pytest.mark.soak
 @pytest.mark.timeout(1200)
-def test_no_strategy_is_further_from_fp32_than_ddp_over_three_seeds(tmp_path: Path) -> None:
+def test_over_three_seeds_no_strategy_is_further_than_ddp(tmp_path: Path) -> None:
     check(train_all(tmp_path, (0, 1, 2), SOAK_STEPS), (0, 1, 2))

@@ -1,7 +1,7 @@
 """Adapters train alike under every strategy, as peft's own do in one process, and nothing else is saved.
 
 The bars are those of test_parity.py. B starts as zero, so some gradients of A nearly cancel: one of -3.5e-9 is -1.3e-9
-in peft's own fp32 loop, beside others of 1e-4. Below its eps of 1e-8 AdamW would make 8e-5 of a weight of that, so eps
+in peft's own fp32 loop, next to others of 1e-4. Below its eps of 1e-8 AdamW would make 8e-5 of a weight of that, so eps
 is 1e-6 here, on both sides.
 """
 
@@ -68,8 +68,8 @@ def in_bf16(rows: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, d
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_frozen_weights_are_held_as_they_are_computed_with(strategy: str, in_bf16: Any) -> None:
-    """Two bytes each, and not four beside a copy of two; what is trained stays in fp32."""
+def test_frozen_weights_are_held_in_compute_dtype(strategy: str, in_bf16: Any) -> None:
+    """Two bytes each, not four plus a copy of two; trained weights stay in fp32."""
     answer = in_bf16[strategy]
     assert answer["effective"]["frozen_dtypes"] == ["torch.bfloat16"]
     assert answer["effective"]["weight_dtypes"] == answer["effective"]["moment_dtypes"] == ["torch.float32"]
@@ -84,7 +84,7 @@ def test_frozen_weights_are_held_as_they_are_computed_with(strategy: str, in_bf1
 
 
 def test_adapters_in_bf16_lose_as_much_under_each_strategy(in_bf16: Any) -> None:
-    """To what bf16 can tell apart: 2^-8 of a value, less over many targets."""
+    """To the resolution of bf16: 2^-8 of a value, less over many targets."""
     first = in_bf16["ddp"]["steps"]
     for strategy in STRATEGIES:
         for (loss, _), (expected, _) in zip(in_bf16[strategy]["steps"], first, strict=True):

@@ -1,4 +1,4 @@
-"""What FSDP2 holds in a step beside activations is what the plan counts: a live engine's bytes at their highest.
+"""FSDP2's memory of a step without activations is what the plan counts: a live engine's bytes at their highest.
 
 Under fsdp, hsdp and zero3 no process ever holds the whole model, not even while it is loaded.
 """
@@ -13,7 +13,7 @@ import yaml
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from distft.paths import conf_dir
-from distft.plan.memory import count_adapters, memory_of, parts_of
+from distft.plan.memory import Sizes, count_adapters, memory_of, parts_of, shipped_strategy
 from tests.support.ranks import run_ranks
 
 WIDE = {"vocab_size": 49152, "hidden_size": 256, "intermediate_size": 256, "num_hidden_layers": 4}
@@ -40,16 +40,17 @@ CASES = [
 
 
 def planned(case: dict[str, Any]) -> dict[str, int]:
-    """Returns what the plan counts, and what a step needs besides: a chunk of logits, and on a CPU in bf16 the product
-    for the head's gradient."""
+    """Returns the bytes of the plan, and of what a step needs in addition.
+
+    That is a chunk of logits, and on a CPU in bf16 the product for the head's gradient.
+    """
     values = yaml.safe_load((conf_dir() / "model" / f"{case['model']}.yaml").read_text())
     facts = values["architecture"] | values["tiny_architecture"] | case["architecture"]
     parts = parts_of(None, facts)
     assert parts is not None
     adapters = count_adapters(None, facts, RANK, "all-linear") or 0 if "lora" in case else 0
     compute_bytes = BYTES[case["precision"]]
-    counted = memory_of(
-        yaml.safe_load((conf_dir() / "strategy" / f"{case['strategy']}.yaml").read_text()),
+    sizes = Sizes(
         parameters=parts.total + adapters,
         trained=adapters or parts.total,
         state_bytes=8,
@@ -58,6 +59,7 @@ def planned(case: dict[str, Any]) -> dict[str, int]:
         node=2,
         parts=parts,
     )
+    counted = memory_of(shipped_strategy(conf_dir() / "strategy" / f"{case['strategy']}.yaml"), sizes)
     assert counted is not None
     product = compute_bytes * parts.head if compute_bytes < 4 and not adapters else 0
     logits = 8 * TARGETS * facts["vocab_size"]  # in the compute dtype, in fp32, and their gradient

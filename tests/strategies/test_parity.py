@@ -22,7 +22,7 @@ from tests.support.trained import EVAL_MICRO, KEYS, MAIN, MORE_KEYS, SPLITS, STR
 
 @pytest.mark.slow
 @pytest.mark.parametrize("key", KEYS, ids=lambda key: "-".join(map(str, key)))
-def test_a_strategy_trains_like_one_process_that_sees_all_rows_at_once(key: Key, trained: Any, references: Any) -> None:
+def test_a_strategy_trains_like_one_process(key: Key, trained: Any, references: Any) -> None:
     assert_trains_alike(trained[key], references[key[1].partition("+")[0]])
 
 
@@ -49,7 +49,7 @@ def assert_trains_alike(answer: dict[str, Any], reference: dict[str, Any]) -> No
 
 
 @pytest.mark.slow
-def test_held_out_numbers_depend_on_no_micro_batch_size(trained: Any) -> None:
+def test_held_out_metrics_do_not_depend_on_micro_batch_size(trained: Any) -> None:
     for strategy in STRATEGIES:
         for world, micros in SPLITS.items():
             for micro in micros:
@@ -58,7 +58,7 @@ def test_held_out_numbers_depend_on_no_micro_batch_size(trained: Any) -> None:
 
 
 @pytest.mark.slow
-def test_held_out_numbers_of_the_same_weights_are_equal_on_any_world(trained: Any, tmp_path: Path) -> None:
+def test_held_out_metrics_are_equal_on_any_world(trained: Any, tmp_path: Path) -> None:
     source = trained["ddp", MAIN, 1, 8]
     case = source["case"] | {"resume": str(checkpoint_of(source)), "save": None}
     spec = tmp_path / "cases.json"
@@ -70,7 +70,7 @@ def test_held_out_numbers_of_the_same_weights_are_equal_on_any_world(trained: An
 
 
 @pytest.mark.slow
-def test_one_process_with_other_weights_is_noticed(rows: Path, tmp_path: Path) -> None:
+def test_a_rank_with_other_weights_is_detected(rows: Path, tmp_path: Path) -> None:
     case = {"model": "llama3_8b", "micro": 4, "rows": str(rows), "steps": 1}
     cases = [case | {"strategy": s, "perturb": rank} for s in ("ddp", "zero2") for rank in (1, None)]
     (tmp_path / "cases.json").write_text(json.dumps(cases))

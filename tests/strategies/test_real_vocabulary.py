@@ -55,9 +55,7 @@ def references(real_rows: Path) -> dict[float | None, dict[str, Any]]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("key", CASES, ids=lambda key: "-".join(map(str, key)))
-def test_the_norm_is_that_of_the_gradient_and_the_step_that_of_the_reference(
-    key: Any, answers: Any, references: Any
-) -> None:
+def test_gradient_norm_and_step_match_the_reference(key: Any, answers: Any, references: Any) -> None:
     answer, reference = answers[key], references[key[2]]
     for step, (loss, norm) in enumerate(answer["steps"]):
         expected_loss, expected_norm = reference["steps"][step]
@@ -76,7 +74,7 @@ def test_the_norm_is_that_of_the_gradient_and_the_step_that_of_the_reference(
 
 
 @pytest.mark.slow
-def test_held_out_numbers_depend_on_no_micro_batch_size_and_no_world(answers: Any) -> None:
+def test_held_out_metrics_do_not_depend_on_micro_batch_or_world(answers: Any) -> None:
     for strategy in STRATEGIES:
         held = [each for world in SPLITS for each in answers[strategy, world, CLIPPED]["eval"]]
         assert len({(each["target_tokens"]) for each in held}) == 1
@@ -85,7 +83,7 @@ def test_held_out_numbers_depend_on_no_micro_batch_size_and_no_world(answers: An
             assert losses == pytest.approx([losses[0]] * len(EVAL_MICRO), rel=1e-6)
 
 
-def test_squares_are_added_up_in_fp64_without_a_copy_of_the_tensor() -> None:
+def test_squares_are_summed_in_fp64_without_a_copy() -> None:
     """In parts of any size, and with what does not fill a run."""
     whole = torch.randn(49152, 576, generator=torch.Generator().manual_seed(0)) * 1e-3
     exact = whole.double().square().sum().item()
@@ -100,15 +98,15 @@ def test_squares_are_added_up_in_fp64_without_a_copy_of_the_tensor() -> None:
 @pytest.mark.parametrize(
     ("tensors", "expected"),
     [([], 0.0), ([torch.tensor(3.0)], 9.0), ([torch.zeros(0), torch.ones(2049)], 2049.0)],
-    ids=["nothing", "a number", "an empty one beside two runs and one element"],
+    ids=["nothing", "a number", "an empty one with two runs and one element"],
 )
-def test_squares_of_little(tensors: list[torch.Tensor], expected: float) -> None:
+def test_squares_of_small_tensors_are_summed(tensors: list[torch.Tensor], expected: float) -> None:
     assert sum_of_squares(tensors, CPU).item() == expected
 
 
 @pytest.mark.parametrize("value", [float("nan"), inf])
 @pytest.mark.parametrize("at", [0, 1024, 2048])
-def test_one_value_that_is_not_finite_makes_the_sum_so(value: float, at: int) -> None:
+def test_one_non_finite_value_makes_the_sum_non_finite(value: float, at: int) -> None:
     spoilt = torch.ones(2049)
     spoilt[at] = value
     assert not sum_of_squares([spoilt], CPU).isfinite()

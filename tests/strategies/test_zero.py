@@ -28,7 +28,7 @@ def in_force(**changes: Any) -> dict[str, object]:
         ("offload", True),
     ],
 )
-def test_a_setting_that_deepspeed_did_not_take_over_is_noticed(key: str, value: Any) -> None:
+def test_a_setting_ignored_by_deepspeed_is_detected(key: str, value: Any) -> None:
     settings = Zero(2).settings(1000, torch.float32, WORLD)
     check_effective(settings, in_force())
     with pytest.raises(RuntimeError, match=f"{key}: requested .*, effective {value}"):
@@ -44,10 +44,10 @@ def test_buckets_follow_the_models_size_within_bounds() -> None:
 
 
 @pytest.mark.slow
-def test_a_process_loads_no_compiler_others_may_still_compile_and_deepspeed_is_quiet() -> None:
+def test_zero_imports_no_compiler_and_is_quiet() -> None:
     assert run_ranks(1, "tests.strategies.compilers") == {"loaded": [], "disabled": None, "warns": False}
 
 
 @pytest.mark.slow
-def test_a_deepspeed_that_takes_the_norm_elsewhere_is_refused() -> None:
+def test_a_deepspeed_with_another_norm_path_is_refused() -> None:
     assert run_ranks(1, "tests.strategies.other_class") == "this DeepSpeed has no scaled_global_norm in BF16_Optimizer"

@@ -1,4 +1,4 @@
-"""What a program costs, told so that it does not depend on what runs beside it."""
+"""Measures what a program costs, independently of other load."""
 
 import resource
 

@@ -11,5 +11,5 @@ if __name__ == "__main__":
     run = RunFolder(Path(sys.argv[1]))
     launcher = Local(program="tests.support.fake_worker", grace_seconds=float(sys.argv[2]))
     [handle] = launcher.submit([run.path])
-    outcome = supervise(run, handle, launcher, None)
+    outcome = supervise(run, handle, launcher, ())
     sys.exit(0 if outcome.state in FINISHED else report_end(run, outcome))

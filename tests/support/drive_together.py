@@ -21,7 +21,7 @@ def main() -> int:
     except ValueError as error:
         print(error, file=sys.stderr)
         return 2
-    outcome = supervise(run, handle, launcher, None)
+    outcome = supervise(run, handle, launcher, ())
     return 0 if outcome.state in FINISHED else report_end(run, outcome)
 
 

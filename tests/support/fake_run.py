@@ -11,7 +11,7 @@ from distft.run import Plan, RunFolder, write_json
 
 
 def freeze(path: Path, processes: int = 2, steps: int = 5, nodes: int = 1, **config: Any) -> RunFolder:
-    """Returns a run folder as launch leaves it before submitting; `config` tells the fake worker what to do."""
+    """Returns a run folder as launch leaves it before submitting; `config` controls the fake worker."""
     run = RunFolder(path)
     path.mkdir(parents=True, exist_ok=True)
     numbers = {"nodes": nodes, "processes_per_node": processes, "world": nodes * processes, "steps": steps}

@@ -64,7 +64,7 @@ def make_meeting():
 
 
 def misbehave(how: str) -> None:
-    """Fails in the way a test asked for."""
+    """Fails in the way a test requested."""
     if how == "raise":
         raise ValueError("row 7 has no label")
     if how == "kill":

@@ -10,7 +10,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class OldEntry:
-    """What os.DirEntry tells, as it was when the listing was made."""
+    """The values of os.DirEntry at the time of the listing."""
 
     name: str
     path: str

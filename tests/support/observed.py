@@ -1,4 +1,6 @@
-"""Trains frozen runs on real ranks and tells what reached the step: `python -m tests.support.observed OUT CASES.json`.
+"""Trains frozen runs on real ranks and records the inputs of each step.
+
+`python -m tests.support.observed OUT CASES.json`
 
 Each case is composed, prepared, planned and frozen as a launch does it, then the worker's own `train` makes it. What it
 computes with is watched where it arrives: at the forward of the model, at a look at replicas, at a save.
@@ -19,7 +21,7 @@ from transformers.models.gpt2.modeling_gpt2 import GPT2MLP
 from distft import worker
 from distft.checkpoint.save import Saver
 from distft.compat.transformers import attention_of
-from distft.config import compose
+from distft.config import compose, read_config
 from distft.data.shards import SHARD_BYTES, ShardWriter
 from distft.data.stage import prepare_data
 from distft.launch import stages
@@ -91,8 +93,8 @@ class Watch:
             mode = "probe" if loss else "eval"
             if objective.training:
                 mode = "step" if self.in_step else "longest"
-            told = {"step": self.step, "mode": mode, "seed": torch.initial_seed(), "lengths": list(batch.lengths)}
-            self.seen["forwards"].append(told)
+            reported = {"step": self.step, "mode": mode, "seed": torch.initial_seed(), "lengths": list(batch.lengths)}
+            self.seen["forwards"].append(reported)
             self.seen["attention"] = [attention_of(cast(Any, objective.model))]
             value, sums = forward(objective, batch, loss)
             return (value * float("nan") if mode == "step" and self.step in self.spoilt else value), sums
@@ -119,17 +121,17 @@ def work(case: dict[str, Any], world: World) -> dict[str, Any]:
     """Makes one run, or goes on with it; returns what each rank saw, and the error that it ended with.
 
     case: its `overrides`, what a Watch is given, `built`: it is not trained, and its layers
-    are told; `shard_bytes`, of the prepared rows.
+    are recorded; `shard_bytes`, of the prepared rows.
     """
     shards = ShardWriter.__init__.__defaults__
     ShardWriter.__init__.__defaults__ = (case.get("shard_bytes", SHARD_BYTES),)
     run = RunFolder(Path(from_first(str(frozen(case["overrides"])) if world.is_first else "", world)))
     ShardWriter.__init__.__defaults__ = shards
-    told: dict[str, Any] = {"run": str(run.path), "plan": asdict(run.read_plan())}
+    reported: dict[str, Any] = {"run": str(run.path), "plan": asdict(run.read_plan())}
     if case.get("built"):
-        engine = make_engine(run.read_config(), run.read_plan(), world)
+        engine = make_engine(read_config(run), run.read_plan(), world)
         forwards = [block.forward for block in engine.objective.blocks]
-        return told | {"compiled": [hasattr(each, "_torchdynamo_orig_callable") for each in forwards]}
+        return reported | {"compiled": [hasattr(each, "_torchdynamo_orig_callable") for each in forwards]}
     error = ""
     with Watch(run, case.get("stop_at"), tuple(case.get("spoil", ()))).watching() as seen:
         try:
@@ -137,8 +139,8 @@ def work(case: dict[str, Any], world: World) -> dict[str, Any]:
         except NonFinite as failure:  # every process has it
             error = str(failure)
     ranks = [json.loads(text) for text in texts_of_all(json.dumps(seen), world)]
-    told |= {"status": run.read_status(), "after": asdict(run.read_plan())}
-    return told | {"ranks": ranks, "error": error}
+    reported |= {"status": run.read_status(), "after": asdict(run.read_plan())}
+    return reported | {"ranks": ranks, "error": error}
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""The runs that tests/test_worker.py looks at: unusual settings, and rows that tell themselves by their length."""
+"""The runs of tests/test_worker.py: unusual settings, and rows that are identified by their length."""
 
 import json
 from collections.abc import Mapping

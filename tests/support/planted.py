@@ -1,4 +1,4 @@
-"""Puts faults into a copy of the code, one at a time, and tells which test meets each: by hand, it takes an hour.
+"""Puts faults into a copy of the code, one at a time, and reports which test detects each: by hand, it takes an hour.
 
 `python -m tests.support.planted [NAME...] [keys]`: all faults of tests/support/faults.txt, or those whose name has one
 of the words in it; with `keys` every key of the schema is ignored in its turn, where tests/test_every_key.py says which
@@ -23,33 +23,33 @@ import pytest
 
 CHECKOUT = Path(__file__).parents[2]
 IN_A_RUN = {  # tests of tests/test_worker.py, by a word
-    "adamw": "test_adamw_with_warm_up_clipping_and_smoothing_steps_as_a_plain_loop",
-    "sgd": "test_sgd_with_momentum_and_no_clipping_steps_as_a_plain_loop",
+    "adamw": "test_adamw_warm_up_clipping_and_smoothing_match_a_plain_loop",
+    "sgd": "test_sgd_with_momentum_unclipped_matches_a_plain_loop",
     "clipped": "test_a_clipped_step_moves_the_weights_by_rate_times_norm",
-    "cosine": "test_the_learning_rate_falls_along_half_a_cosine",
-    "epochs": "test_steps_of_rows_read_each_row_once_an_epoch",
-    "tokens": "test_steps_and_forwards_of_tokens_are_as_full_as_they_may_be",
-    "counts": "test_tokens_are_the_sum_of_row_lengths_and_nothing_else",
-    "flops": "test_operations_are_counted_as_the_formula_says",
-    "seeds": "test_every_forward_of_a_step_has_a_seed_of_its_own",
+    "cosine": "test_the_learning_rate_follows_half_a_cosine",
+    "epochs": "test_row_steps_read_each_row_once_per_epoch",
+    "tokens": "test_token_steps_and_micro_batches_are_maximally_full",
+    "counts": "test_tokens_are_the_sum_of_row_lengths",
+    "flops": "test_flops_follow_the_formula",
+    "seeds": "test_every_forward_of_a_step_has_its_own_seed",
     "dropout": "test_dropout_changes_training_and_no_evaluation",
     "weights": "test_the_seed_decides_the_first_weights",
     "order": "test_the_seed_decides_which_rows_a_step_reads",
-    "due": "test_evaluations_are_where_they_are_due_and_nowhere_else",
-    "evaluation": "test_evaluation_sees_every_row_once_by_as_many_as_asked",
-    "longest": "test_the_longest_forward_is_tried_once_after_the_first_step",
-    "recomputing": "test_recomputing_does_the_layers_twice",
-    "kept": "test_checkpoints_stay_as_asked",
-    "best": "test_the_best_checkpoint_is_the_one_with_the_lowest_held_out_loss",
-    "looks": "test_replicas_are_looked_at_as_often_as_asked_and_at_saves",
-    "early": "test_early_stopping_waits_for_as_many_evaluations",
-    "stopped": "test_a_run_that_was_stopped_goes_on_behind_its_checkpoint",
-    "anew": "test_a_run_begins_anew_or_goes_on_from_a_path_as_asked",
-    "finite": "test_what_is_not_finite_ends_skips_or_rewinds_as_asked",
-    "clock": "test_saves_by_the_clock_and_of_the_best_are_made_where_asked",
-    "alpha": "test_adapters_weigh_as_much_as_alpha_by_rank",
-    "places": "test_a_run_is_where_it_was_put_and_reads_what_it_was_given",
-    "in_force": "test_what_is_in_force_is_what_was_typed",
+    "due": "test_evaluations_happen_exactly_when_due",
+    "evaluation": "test_evaluation_reads_every_row_once_in_its_batch_size",
+    "longest": "test_the_oom_probe_runs_once_after_the_first_step",
+    "recomputing": "test_activation_checkpointing_runs_the_layers_twice",
+    "kept": "test_checkpoints_are_kept_as_configured",
+    "best": "test_the_best_checkpoint_has_the_lowest_held_out_loss",
+    "looks": "test_replicas_are_checked_at_the_interval_and_at_saves",
+    "early": "test_early_stopping_waits_for_its_patience",
+    "stopped": "test_a_stopped_run_continues_after_its_checkpoint",
+    "anew": "test_a_run_restarts_or_continues_from_a_path_as_configured",
+    "finite": "test_a_non_finite_step_stops_skips_or_rewinds",
+    "clock": "test_saves_by_the_clock_and_of_the_best_follow_the_config",
+    "alpha": "test_adapters_are_scaled_by_alpha_over_rank",
+    "places": "test_run_folder_cache_and_files_are_those_configured",
+    "in_force": "test_settings_in_force_are_those_typed",
 }
 _MINUTES = 10  # after which a test counts as failed: it waits for what the fault has taken away
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from xdist.scheduler import LoadScopeScheduling
 
-# A fixture of the session that is dear, and where the tests are that use it; the dearest first.
+# An expensive session fixture, and the tests that use it; the most expensive first.
 TOGETHER = {
     "cluster": ("tests/slurm/",),
     "trained": (
@@ -29,12 +29,12 @@ TOGETHER = {
 
 
 def fixture_of(nodeid: str) -> str | None:
-    """Returns the dear fixture that the tests of this file share."""
+    """Returns the expensive fixture that the tests of this file share."""
     return next((name for name, places in TOGETHER.items() if nodeid.startswith(places)), None)
 
 
 def place(nodeid: str, is_slow: bool, fixtures: Sequence[str]) -> int:
-    """Returns 0 for a fast test; the dearest of the others come first, so that no worker is left alone with them."""
+    """Returns 0 for a fast test; the most expensive of the others come first, so that the workers end together."""
     shared = fixture_of(nodeid)
     for name in TOGETHER:
         assert name == shared or name not in fixtures, f"{nodeid} uses {name}: its file belongs in TOGETHER"
@@ -44,7 +44,7 @@ def place(nodeid: str, is_slow: bool, fixtures: Sequence[str]) -> int:
 
 
 def pieces(nodeids: Sequence[str]) -> dict[str, str]:
-    """Returns each test's piece of work: the tests of one file, or of one dear fixture, that come one after another."""
+    """Returns each test's group: the tests of one file, or of one expensive fixture, which run one after another."""
     found, last, number = {}, "", 0
     for nodeid in nodeids:
         name = fixture_of(nodeid) or nodeid.partition("::")[0]

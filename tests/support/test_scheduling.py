@@ -1,4 +1,4 @@
-"""Fast tests begin first, and what shares a dear fixture is one piece of work."""
+"""Fast tests come first, and the tests that share an expensive fixture are one group."""
 
 from tests.support.scheduling import pieces, place
 

@@ -20,6 +20,7 @@ from distft import worker
 from distft.checkpoint.load import Checkpoint, find, restore
 from distft.checkpoint.retention import Retention
 from distft.checkpoint.save import Saver, Snapshot
+from distft.config import Config
 from distft.data.order import Order, row_borders
 from distft.data.shards import Rows
 from distft.evaluate.held_out import held_out
@@ -54,22 +55,22 @@ def instantiate_strategy(name: str, **settings: Any) -> Any:
 
 def tuned(case: dict[str, Any]) -> Any:
     """Returns the case's model with what its tuning adds."""
-    return instantiate(config_of(case)["tuning"])(tiny_model(case["model"], **case.get("architecture", {})))
+    return worker.built(config_of(case).tuning)(tiny_model(case["model"], **case.get("architecture", {})))
 
 
 def part(group: str, name: str) -> dict[str, Any]:
     return yaml.safe_load((conf_dir() / group / f"{name}.yaml").read_text())
 
 
-def config_of(case: dict[str, Any]) -> dict[str, Any]:
-    """Returns the parts of a run's config that decide the engine, from conf/ and the case's own settings.
+def config_of(case: dict[str, Any]) -> Config:
+    """Returns a config whose engine is the case's, from conf/ and the case's own settings; all else are defaults.
 
     lora: settings of adapters, which alone are trained then. adamw: further settings of the optimizer.
     """
     model = part("model", case["model"])
     model["tiny_architecture"] |= case.get("architecture", {})
     tuning = part("tuning", "lora") | case["lora"] if "lora" in case else part("tuning", "full")
-    return {
+    values = {
         "model": model,
         "tuning": tuning,
         "strategy": part("strategy", case["strategy"]) | case.get("settings", {}),
@@ -81,6 +82,7 @@ def config_of(case: dict[str, Any]) -> dict[str, Any]:
             "compile": case.get("compiled", False),
         },
     }
+    return Config.of(values)
 
 
 def make_engine(case: dict[str, Any], world: World) -> Any:
@@ -125,8 +127,10 @@ def frozen_sums(engine: Any, world: World) -> dict[str, float]:
     own: dict[str, float] = {}
     for piece in pieces:
         own[piece.name] = own.get(piece.name, 0.0) + piece.data().double().sum().item()
-    told = [json.loads(text) for text in texts_of_all(json.dumps(own), world)]
-    return {name: sum(each.get(name, 0.0) for each in told) for name in sorted({n for each in told for n in each})}
+    reported = [json.loads(text) for text in texts_of_all(json.dumps(own), world)]
+    return {
+        name: sum(each.get(name, 0.0) for each in reported) for name in sorted({n for each in reported for n in each})
+    }
 
 
 def found(case: dict[str, Any], world: World) -> str:
@@ -146,7 +150,7 @@ def save(engine: Any, folder: Path, step: int, world: World, background: bool = 
 def run_case(case: dict[str, Any], world: World) -> dict[str, Any]:
     """Trains one case; returns losses, gradient norms, held-out metrics and what is in force.
 
-    A case with `find` trains nothing: it tells which checkpoint each process would resume, or the error.
+    A case with `find` trains nothing: it reports which checkpoint each process would resume, or the error.
     """
     if "find" in case:
         return {"case": case, "found": texts_of_all(found(case, world), world)}

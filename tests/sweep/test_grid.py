@@ -18,20 +18,20 @@ def test_points_are_all_combinations_the_last_key_first():
     assert not further
 
 
-def test_values_may_be_added_at_the_end_and_nowhere_else():
+def test_values_may_be_added_only_at_the_end():
     earlier = named([("seed=0",), ("seed=1",)])
     assert len(Grid().points(parse(["seed=0,1,2"]), earlier)[0]) == 3
     with pytest.raises(ConfigError, match="000-seed_0"):
         Grid().points(parse(["seed=2,0,1"]), earlier)
 
 
-def test_hydras_sweeper_is_the_one_that_its_plugins_know():
+def test_the_sweeper_is_registered_with_hydra():
     program = "from distft.sweep.grid import Grid; from distft.sweep.request import parse; parse(['seed=0,1']); Grid()"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
 
-def test_a_sweep_of_an_older_version_goes_on_under_its_names(tmp_path):
+def test_a_sweep_of_an_older_version_keeps_its_names(tmp_path):
     points = [("optimizer.lr=1e-05", "seed=0"), ("optimizer.lr=1e-05", "seed=1"), ("optimizer.lr=1e-05", "seed=2")]
     for i, name in enumerate(["000-optimizer.lr=1e-05,seed=0", "001-optimizer.lr=1e-05,seed=1"]):
         (tmp_path / name).mkdir()

@@ -31,7 +31,7 @@ def shared(tmp_path, monkeypatch) -> list[str]:
     return ["experiment=mine", f"data.train={tmp_path / 'rows.jsonl'}", "model=gpt2"]
 
 
-def test_an_experiment_may_say_how_a_sweep_runs(shared, tmp_path):
+def test_an_experiment_may_configure_a_sweep(shared, tmp_path):
     [job] = make_jobs(tmp_path, read_request([*shared, "seed=0,1"]), named([("seed=1",)]))
     values = job.config.values
     assert (values["seed"], values["sweep"]["trials"], values["launcher"]["jobs_at_once"]) == (1, 3, 2)

@@ -68,7 +68,7 @@ def test_corners_have_all_choices_and_the_ends_of_numbers():
     assert {text for point in corners(parsed, 2) for text in point} == {"a=x", "a=y", "b=1", "b=5", "c=0.1", "c=1.0"}
 
 
-def test_every_word_of_a_group_is_swept_by_glob():
+def test_every_choice_of_a_group_is_swept_by_glob():
     words = {point[0] for point in corners(parse(["optimizer=glob(*)"]), 64)}
     assert words >= {"optimizer=adamw", "optimizer=sgd"}
 

@@ -53,7 +53,7 @@ def search(
     return points
 
 
-def test_a_search_comes_nearer_than_its_random_points():
+def test_a_search_gets_closer_than_its_random_points():
     losses = [valley({"optimizer.lr": point[0].partition("=")[2]}) for point in search([LR], trials=30)]
     assert min(losses) < 0.2 and sum(losses[10:]) / 20 < 0.7 * sum(losses[:10]) / 10
 
@@ -87,7 +87,7 @@ def test_failed_jobs_add_no_result_and_do_not_end_the_search():
     assert len(points) == 12
 
 
-def test_numbers_keep_to_hydras_grammar():
+def test_numbers_follow_the_hydra_grammar():
     swept = ["a=int(interval(1,4))", "b=range(2,11,2)", "c=interval(0.5,0.6)", "d=tag(log,range(1,9))"]
     for point in search(swept, lambda point: float(point["c"]), trials=6):
         values = dict(text.split("=", 1) for text in point)
@@ -95,7 +95,7 @@ def test_numbers_keep_to_hydras_grammar():
         assert 0.5 <= float(values["c"]) <= 0.6 and len(values["c"]) <= 6 and int(values["d"]) in range(1, 9)
 
 
-def test_an_interval_without_room_is_refused_with_the_reason():
+def test_an_empty_interval_is_refused_with_the_reason():
     with pytest.raises(ConfigError, match=r"optimizer.lr=tag\(log,interval\(0,1\)\)"):
         search(["optimizer.lr=tag(log,interval(0,1))"], trials=2)
 

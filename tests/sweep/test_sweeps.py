@@ -147,7 +147,7 @@ def test_the_best_job_alone_is_exported(grid, folder):
     assert [path.parent.name for path in grid[0].glob("*/final")] == [best["run"]]
 
 
-def test_a_jobs_own_command_launches_it_as_the_run_that_it_is(grid, folder):
+def test_a_jobs_command_continues_that_job(grid, folder):
     job = status_of(folder, "grid")["jobs"][1]
     before = RunFolder(grid[0] / job["run"]).read_status()
     command = [sys.executable, *shlex.split(job["command"])[1:]]
@@ -157,7 +157,7 @@ def test_a_jobs_own_command_launches_it_as_the_run_that_it_is(grid, folder):
     assert RunFolder(grid[0] / job["run"]).read_status() == before
 
 
-def test_only_failed_runs_the_failed_one_and_no_other(grid, folder):
+def test_only_failed_reruns_only_the_failed_jobs(grid, folder):
     code, _, output = end(start(folder, "grid", *FUSED, "sweep.only_failed=true"))
     assert code == 1 and BAD in output
     assert attempts(folder, "grid") == [1, 2, 2, 3]

@@ -27,7 +27,7 @@ def elements(region: Region, shape: tuple[int, ...]) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("shape", [(), (7,), (4, 6), (3, 4, 5), (2, 1, 3, 4)])
-def test_what_both_hold_is_copied_and_nothing_else(shape: tuple[int, ...]) -> None:
+def test_only_the_intersection_is_copied(shape: tuple[int, ...]) -> None:
     random.seed(str(shape))
     for _ in range(200):
         source, target = some_region(shape), some_region(shape)

@@ -21,7 +21,7 @@ from tests.support.alone import alone
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_a_range_is_what_the_tensor_holds_there(tmp_path: Path, dtype: torch.dtype) -> None:
+def test_a_range_read_equals_the_slice_of_the_tensor(tmp_path: Path, dtype: torch.dtype) -> None:
     tensor = torch.randn(7, 5).to(dtype)
     file = tmp_path / "model.safetensors"
     save_file({"a": tensor, "b": torch.ones(3)}, file)
@@ -29,7 +29,7 @@ def test_a_range_is_what_the_tensor_holds_there(tmp_path: Path, dtype: torch.dty
     assert read.dtype == torch.float32 and torch.equal(read, tensor.float().view(-1)[4:24])
 
 
-def test_a_folder_of_files_flows_into_pieces_in_many_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_stream_into_shards_in_many_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Odd sizes and mixed dtypes, so that tensors lie across blocks and at odd bytes."""
     monkeypatch.setattr("distft.tensors.streaming.BLOCK", 64)
     tensors = {"a": torch.randn(7, 5).half(), "b": torch.randn(33), "c": torch.randn(3, 3, 3, dtype=torch.float64)}
@@ -47,7 +47,7 @@ def test_a_folder_of_files_flows_into_pieces_in_many_blocks(tmp_path: Path, monk
         assert torch.equal(piece.data(), tensors[piece.name].reshape(-1)[at].float())
 
 
-def test_the_wrong_model_is_told_by_name_and_shape(tmp_path: Path) -> None:
+def test_a_wrong_model_is_reported_by_name_and_shape(tmp_path: Path) -> None:
     save_file({"a": torch.ones(2, 3)}, tmp_path / "model.safetensors")
     missing = Piece("b", (2, 3), Flat(0, 6), torch.zeros(6))
     turned = Piece("a", (3, 2), Flat(0, 6), torch.zeros(6))
@@ -67,7 +67,7 @@ def test_a_cut_off_file_is_named(tmp_path: Path) -> None:
         folder_chunks(tmp_path, world)
 
 
-def test_a_file_that_is_no_safetensors_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_is_not_safetensors_is_refused(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes(b"\xff" * 64)
     with alone() as world, pytest.raises(RuntimeError, match="damaged"):
         folder_chunks(tmp_path, world)
@@ -89,6 +89,6 @@ def part(count: int, device: str) -> Any:
         ([], "cpu"),
     ],
 )
-def test_a_block_is_taken_apart_where_most_of_it_stays(parts: list[tuple[str, int]], home: str) -> None:
+def test_a_block_is_split_if_most_of_it_is_kept(parts: list[tuple[str, int]], home: str) -> None:
     world = World(1, 2, 1, 2, CUDA)
     assert module._staging_device([part(count, device) for device, count in parts], world) == torch.device(home)

@@ -1,4 +1,4 @@
-"""What the headers of a model's files say against training it is told before anything is loaded."""
+"""Reasons against training a model that the headers of its files show are reported before anything is loaded."""
 
 import json
 from pathlib import Path
@@ -14,7 +14,7 @@ BITSANDBYTES = {"quantization_config": {"quant_method": "bitsandbytes"}}
 
 
 def stored(folder: Path, **tensors: torch.Tensor) -> Path:
-    """Writes an embedding of 10 tokens and a layer, with other tensors in place of these or beside them."""
+    """Writes an embedding of 10 tokens and a layer, with other tensors instead or in addition."""
     plain = {"model.embed_tokens.weight": torch.ones(10, 4), "model.layers.0.q_proj.weight": torch.ones(4, 4)}
     save_file(plain | {name.replace("__", "."): each for name, each in tensors.items()}, folder / "model.safetensors")
     return folder
@@ -40,12 +40,12 @@ def wrong(folder: Path, facts: dict[str, Any], max_length: int = 8, tokens: int 
     ],
     ids=["fp8", "int8", "gptq", "scales"],
 )
-def test_quantised_weights_are_refused(tensors: dict[str, Any], facts: dict[str, Any], said: str, tmp_path: Path):
+def test_quantized_weights_are_refused(tensors: dict[str, Any], facts: dict[str, Any], said: str, tmp_path: Path):
     error = wrong(stored(tmp_path, **tensors), facts)
     assert "its weights are quantized" in error and said in error
 
 
-def test_a_config_of_quantisation_that_was_left_behind_is_said(tmp_path: Path):
+def test_a_leftover_quantization_config_is_reported(tmp_path: Path):
     assert list(weight_errors(stored(tmp_path), BITSANDBYTES, 8, 10)) == []
     [line] = notes(tmp_path, BITSANDBYTES, 8)
     assert "bitsandbytes" in line and "quantization_config is ignored" in line
@@ -61,7 +61,7 @@ def test_a_token_without_an_embedding_is_refused(tokens: int | None, fits: bool,
 
 
 @pytest.mark.parametrize(("rows", "stated", "most"), [(6, None, 6), (8, 6, 6), (8, None, 8)])
-def test_fewer_learnt_positions_than_a_row_has_tokens(rows: int, stated: int | None, most: int, tmp_path: Path):
+def test_too_few_learned_positions_are_refused(rows: int, stated: int | None, most: int, tmp_path: Path):
     folder = stored(tmp_path, transformer__wpe__weight=torch.ones(rows, 4))
     facts = {"n_positions": stated} if stated else {}
     assert list(weight_errors(folder, facts, most, None)) == []
@@ -69,7 +69,7 @@ def test_fewer_learnt_positions_than_a_row_has_tokens(rows: int, stated: int | N
     assert f"Try: data.max_length={most}" in wrong(folder, facts, most + 1)
 
 
-def test_rows_longer_than_a_rotary_model_was_made_for_are_said(tmp_path: Path):
+def test_rows_over_the_rotary_context_get_a_warning(tmp_path: Path):
     assert list(notes(tmp_path, {"max_position_embeddings": 8}, 8)) == []
     [line] = notes(tmp_path, {"text_config": {"max_position_embeddings": 8}}, 9)
     assert "data.max_length=9 exceeds the 8 positions" in line

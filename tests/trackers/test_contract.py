@@ -88,13 +88,6 @@ def test_a_slow_tracker_gets_every_row_in_order_and_the_end():
     assert [row["step"] for row in tracker.rows] == list(range(50)) and tracker.finished == "completed"
 
 
-def test_no_tracker_takes_everything():
-    guarded = Guarded(None)
-    guarded.start(RUN)
-    guarded.log({"step": 1})
-    guarded.finish("failed")
-
-
 def test_numbers_are_named_by_split_and_text_is_left_out():
     row = {"step": 3, "split": "eval", "loss": 2, "note": "text", "accuracy": 0.5}
     assert numbers(row) == {"eval/loss": 2.0, "eval/accuracy": 0.5}

@@ -57,7 +57,7 @@ def test_the_state_of_a_run_is_written(tmp_path: Path):
     assert values["state", "running"] == 0 and values["state", "failed"] == 1
 
 
-def test_it_is_written_at_its_pace_and_at_the_end(tmp_path: Path):
+def test_it_is_written_at_its_interval_and_at_the_end(tmp_path: Path):
     run = freeze(tmp_path / "run")
     tracker = Prometheus(every_seconds=1000)
     tracker.start(run)
@@ -69,6 +69,6 @@ def test_it_is_written_at_its_pace_and_at_the_end(tmp_path: Path):
 
 
 @pytest.mark.parametrize("name", ['a"b', "a\\b", "données 1", "a\nb"])
-def test_any_name_and_any_number_is_in_the_format(name: str):
+def test_any_name_and_number_is_valid_in_the_format(name: str):
     values = read(exposition(name, {"loss": math.nan, "grad_norm": math.inf, "mfu": None, "step": 3}, "running"))
     assert math.isnan(values["loss", None]) and values["grad_norm", None] == math.inf and ("mfu", None) not in values

@@ -17,7 +17,7 @@ def attempt(run: RunFolder, steps: int) -> None:
     tracker.finish("completed")
 
 
-def test_every_step_is_there_once_also_after_a_second_attempt(tmp_path):
+def test_every_step_is_logged_once_over_two_attempts(tmp_path):
     run = RunFolder(tmp_path)
     attempt(run, 2)
     attempt(run, 4)

@@ -40,7 +40,7 @@ def test_without_a_terminal_evaluations_are_lines_and_few_steps(tmp_path):
     ]
 
 
-def test_rows_of_earlier_attempts_are_no_news(tmp_path):
+def test_rows_of_earlier_attempts_are_not_shown(tmp_path):
     run = freeze(tmp_path, steps=100)
     old = [held_out(0, 4.0), train(1)]
     run.metrics.write_text("".join(json.dumps(row) + "\n" for row in old))

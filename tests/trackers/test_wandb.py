@@ -97,6 +97,6 @@ def test_online_without_a_key_is_an_error_without_a_prompt(tmp_path, monkeypatch
     for name in ("WANDB_API_KEY", "WANDB_MODE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "none"))
-    with pytest.raises(RuntimeError, match=r"set WANDB_API_KEY, .* or set tracker.mode=offline"):
+    with pytest.raises(RuntimeError, match=r"set WANDB_API_KEY, .* or set tracker.wandb.mode=offline"):
         Wandb(mode="online").start(RunFolder(tmp_path))
     assert capsys.readouterr() == ("", "")

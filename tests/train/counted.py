@@ -114,11 +114,11 @@ def synchronised() -> Iterator[Counter[str]]:
     for name in ("synchronize", "FloatTensor", "ByteTensor", "IntTensor", "LongTensor"):
         before[name] = real = vars(kind)[name]
 
-        def told(self: Any, *given: Any, name: str = name, real: Any = real) -> Any:
+        def reported(self: Any, *given: Any, name: str = name, real: Any = real) -> Any:
             found[name] += 1
             return real.fget(self) if isinstance(real, property) else real(self, *given)
 
-        setattr(kind, name, property(told) if isinstance(real, property) else told)
+        setattr(kind, name, property(reported) if isinstance(real, property) else reported)
     try:
         yield found
     finally:

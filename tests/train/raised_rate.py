@@ -28,7 +28,7 @@ def main() -> None:
     out, data, raised = sys.argv[1], sys.argv[2], int(sys.argv[3])
     torch.set_num_threads(1)
     case = {"strategy": "ddp", "model": "gpt2", "adamw": {"lr": 1e-2}}
-    told: dict[int, list[str]] = {}
+    reported: dict[int, list[str]] = {}
     with process_group() as world:
         engine = make_engine(case, world)
         fill(engine.pieces(), FreshWeights(tiny_model(case["model"]), 0))
@@ -40,8 +40,8 @@ def main() -> None:
             set_learning_rate(engine.optimizer, 10.0 if step >= raised else 1.0)
             done = train_step(engine, feed.batches(step), feed.num_targets(step), world, 1.0, step)
             if words := warnings.of(step, done.loss, done.grad_norm, done.is_skipped):
-                told[step] = words
-    Path(out).write_text(json.dumps(told))
+                reported[step] = words
+    Path(out).write_text(json.dumps(reported))
 
 
 if __name__ == "__main__":

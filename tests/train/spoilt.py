@@ -1,6 +1,6 @@
 """Steps that must not be taken, on real ranks: `python -m tests.train.spoilt OUT CASES.json`.
 
-A case trains steps 1, 2 and 3, of which the second is spoilt on one rank alone, or is the trial of the dearest
+A case trains steps 1, 2 and 3, of which the second is spoilt on one rank alone, or is the OOM probe of the largest
 micro-batch; its twin never sees the second.
 """
 

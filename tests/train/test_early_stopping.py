@@ -5,36 +5,36 @@ import pytest
 from distft.train.early_stopping import EarlyStopping, When
 
 
-def test_due_every_so_many_steps_and_at_the_last() -> None:
+def test_due_at_the_interval_and_at_the_last_step() -> None:
     assert [step for step in range(1, 11) if When(4, 10).due(step)] == [4, 8, 10]
     assert [step for step in range(1, 11) if When(None, 10).due(step)] == [10]
     assert [step for step in range(1, 11) if When(4, 10, at_last=False).due(step)] == [4, 8]
 
 
-def test_early_stopping_waits_for_patience_evaluations_without_a_better_one() -> None:
+def test_early_stopping_waits_for_patience_evaluations() -> None:
     stopping = EarlyStopping(patience=2, min_delta=0.1)
     assert [stopping.stop(loss) for loss in (3.0, 2.0, 1.95, 2.5)] == [False, False, False, True]
 
 
-def test_a_better_loss_starts_the_wait_anew() -> None:
+def test_a_better_loss_resets_the_patience() -> None:
     stopping = EarlyStopping(patience=2)
     assert [stopping.stop(loss) for loss in (3.0, 3.1, 2.9, 3.0, 3.0)] == [False, False, False, False, True]
 
 
-def test_gains_that_are_small_each_count_when_they_add_up() -> None:
+def test_small_gains_add_up_to_an_improvement() -> None:
     """As in Keras and Lightning: against the last loss that counted, not the lowest."""
     stopping = EarlyStopping(patience=2, min_delta=0.1)
     assert [stopping.stop(loss) for loss in (3.0, 2.94, 2.88, 2.82, 2.76)] == [False] * 5
 
 
 @pytest.mark.parametrize("odd", [float("nan"), float("inf"), float("-inf")])
-def test_a_loss_that_is_not_finite_is_no_better_one(odd: float) -> None:
+def test_a_non_finite_loss_is_not_an_improvement(odd: float) -> None:
     stopping = EarlyStopping(patience=2)
     assert [stopping.stop(loss) for loss in (odd, 3.0, odd, 2.9, odd, 2.95)] == [False] * 5 + [True]
     assert stopping.best == 2.9
 
 
-def test_a_resumed_run_has_waited_as_long_as_one_that_was_not_cut() -> None:
+def test_a_resumed_run_keeps_its_patience_count() -> None:
     losses = [3.0, 3.1, 2.9, 3.0, 3.0, 2.0]
     whole = EarlyStopping(patience=2)
     ends = [whole.stop(loss) for loss in losses]

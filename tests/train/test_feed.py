@@ -51,7 +51,7 @@ def test_an_error_comes_with_its_step(tmp_path: Path, monkeypatch: pytest.Monkey
             ahead.batches(2)
 
 
-def test_rows_to_evaluate_are_made_ahead_each_once_and_in_order(tmp_path: Path) -> None:
+def test_evaluation_batches_are_prefetched_once_in_order(tmp_path: Path) -> None:
     rows = Rows(write_rows(tmp_path), "eval")
     cut = MicroBatching(rows.lengths, 32, rows.lengths.astype(np.float64))
     expected = [ranks[0].tolist() for ranks in cut.micro_batches(np.arange(len(rows)), 1)]
@@ -63,7 +63,7 @@ def test_rows_to_evaluate_are_made_ahead_each_once_and_in_order(tmp_path: Path) 
     ("tokens", "is_compiled", "device", "multiple"),
     [(2048, True, "cuda", 2048), (2048, False, "cuda", TILE), (None, True, "cuda", TILE), (2048, True, "cpu", 1)],
 )
-def test_compiled_layers_see_one_size_on_accelerators(
+def test_compiled_layers_get_one_size_on_accelerators(
     tokens: int | None, is_compiled: bool, device: str, multiple: int
 ) -> None:
     assert padding_multiple(tokens, is_compiled, torch.device(device)) == multiple

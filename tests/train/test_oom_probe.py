@@ -1,4 +1,4 @@
-"""The dearest micro-batch of a run is tried after a first step, and changes nothing."""
+"""The OOM probe runs the largest micro-batch after step 1 and changes nothing."""
 
 import json
 from pathlib import Path
@@ -38,7 +38,7 @@ def feed_of(lengths: np.ndarray, capacity: int, by_tokens: bool, seed: int) -> F
 
 @pytest.mark.parametrize("by_tokens", [True, False])
 @pytest.mark.parametrize("seed", range(5))
-def test_it_is_a_micro_batch_of_the_run_and_hardly_any_has_more_tokens(by_tokens: bool, seed: int):
+def test_the_probe_is_one_of_the_largest_micro_batches(by_tokens: bool, seed: int):
     chance = np.random.default_rng(seed)
     lengths = np.minimum(chance.lognormal(3, 1.2, 2000).astype(int) + 1, 512)
     feed = feed_of(lengths, 512 if by_tokens else 4, by_tokens, seed)
@@ -54,7 +54,7 @@ def test_it_is_a_micro_batch_of_the_run_and_hardly_any_has_more_tokens(by_tokens
 
 
 @pytest.mark.slow
-def test_under_no_strategy_it_changes_a_bit_of_weights_moments_and_the_next_step(rows: Path, tmp_path: Path):
+def test_the_probe_changes_no_bit_under_any_strategy(rows: Path, tmp_path: Path):
     base = {"model": "llama3_8b", "micro": 2, "rows": str(rows), "what": "longest"}
     cases = [base | {"strategy": strategy} for strategy in STRATEGIES]
     cases.append(base | {"strategy": "zero3", "precision": "bfloat16"})

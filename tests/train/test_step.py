@@ -1,6 +1,6 @@
 """A loss or gradient that is not finite, on one rank alone, changes no bit of any weight or moment, and all know.
 
-What a steady step does beside its useful work, counted live on 2 and 4 processes: nothing.
+A steady step does only useful work, counted live on 2 and 4 processes.
 These numbers do not depend on the device: no padding, no token projected that is not trained, no collective that the
 strategy does not need, one wait of the host for the device.
 """
@@ -48,7 +48,7 @@ def answers(rows: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[s
 
 
 @pytest.mark.slow
-def test_all_ranks_leave_the_step_out(answers: list[dict[str, Any]]):
+def test_all_ranks_skip_the_step(answers: list[dict[str, Any]]):
     for answer in answers:
         for rank in answer["ranks"]:
             assert rank["spoilt"]["skipped"] == [False, True, False], answer["case"]
@@ -56,7 +56,7 @@ def test_all_ranks_leave_the_step_out(answers: list[dict[str, Any]]):
 
 
 @pytest.mark.slow
-def test_no_bit_of_weights_and_moments_changes_and_the_next_step_is_as_if_it_had_not_been(answers):
+def test_a_skipped_step_changes_no_bit(answers):
     for answer in answers:
         for rank in answer["ranks"]:
             first, spoilt, last = rank["spoilt"]["states"]
@@ -111,7 +111,7 @@ def needed(world: int, name: str, one: dict[str, Any]) -> dict[str, float]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("world", "name"), [*CASES, *IN_BF16])
-def test_no_more_is_sent_than_the_strategy_needs(world: int, name: str, counted: Any) -> None:
+def test_only_the_needed_bytes_are_communicated(world: int, name: str, counted: Any) -> None:
     one = counted[world, name]
     bound = needed(world, name, one)
     assert set(one["bytes"]) <= {*bound, "allreduce_"}
@@ -121,37 +121,37 @@ def test_no_more_is_sent_than_the_strategy_needs(world: int, name: str, counted:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("world", "name"), CASES)
-def test_no_operation_is_done_that_is_of_no_use(world: int, name: str, counted: Any) -> None:
+def test_a_step_has_no_useless_operation(world: int, name: str, counted: Any) -> None:
     assert counted[world, name]["linear_executed"] == counted[world, name]["linear_useful"]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("world", "name"), [*CASES, *IN_BF16])
-def test_the_host_waits_for_the_device_once(world: int, name: str, counted: Any) -> None:
+def test_a_step_synchronizes_with_the_device_once(world: int, name: str, counted: Any) -> None:
     """By the step's own tolist(), which this count does not see."""
     one = counted[world, name]
-    assert one["asks"] == {}, "a tensor was asked for its value"
+    assert one["asks"] == {}, "a tensor was synchronized with the host"
     assert one["uploads"] == {}, "a tensor was sent to the device while the host waited"
     assert one["synchronised"] == {}, "DeepSpeed waited for the device"
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("world", "name"), CASES)
-def test_the_host_waits_for_an_evaluation_once(world: int, name: str, counted: Any) -> None:
+def test_an_evaluation_synchronizes_with_the_device_once(world: int, name: str, counted: Any) -> None:
     """By its own tolist(), however many batches it has."""
     assert counted[world, name]["evaluation"] == {}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for world, name in [*CASES, *IN_BF16] if world == 2 and "zero3" in name])
-def test_deepspeed_looks_at_a_number_where_it_insists_on_a_norm(name: str, counted: Any) -> None:
+def test_deepspeed_synchronizes_once_more_for_its_norm(name: str, counted: Any) -> None:
     """Stage 3 makes a tensor of the number that it is given, on the host whatever the device, and asks that one."""
     assert counted[2, name]["asks_of_own"] == {"_local_scalar_dense": 1}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "bytes_each"), [("fsdp", 16), ("zero3", 20)])
-def test_what_is_kept_between_steps_is_a_share(name: str, bytes_each: int, counted: Any) -> None:
+def test_memory_between_steps_is_one_shard(name: str, bytes_each: int, counted: Any) -> None:
     """Of weights, gradients and moments; fsdp has dropped its gradients by then, zero3 keeps a buffer for them."""
     one = counted[4, name]
     assert one["at_rest"] <= 1.05 * bytes_each * one["parameters"] / 4
@@ -159,7 +159,7 @@ def test_what_is_kept_between_steps_is_a_share(name: str, bytes_each: int, count
 
 
 @pytest.mark.slow
-def test_weights_that_are_not_sharded_are_cast_once_a_step(counted: Any) -> None:
+def test_unsharded_weights_are_cast_once_per_step(counted: Any) -> None:
     """However many micro-batches it has: of 8 billion each cast takes 19 ms at 4 TB/s, by count."""
     one = counted[2, "ddp+bfloat16"]
     assert one["micro_batches"] > 1 and one["cast"] == one["parameters"]

@@ -1,7 +1,7 @@
-"""Seconds are told by phase, once; those of an accelerator when it has done the work, and without waiting for it.
+"""Seconds are reported once per phase; those of an accelerator when its work is done, without waiting for it.
 
 A utilisation has a denominator that is known by name, and one above all that a machine can do is an error.
-The recorded step is told by its dearest operations, in a run that a user asks for.
+The profiled step is summarized by its most expensive operations, in a run with train.profile.
 """
 
 import gzip
@@ -28,18 +28,18 @@ def device(monkeypatch: pytest.MonkeyPatch) -> Device:
     return stand_in(monkeypatch)
 
 
-def test_phases_add_up_and_are_told_once() -> None:
+def test_phases_add_up_and_are_reported_once() -> None:
     clock = Clock(torch.device("cpu"))
     for name, seconds in (("forward", 0.02), ("backward", 0.01), ("forward", 0.02)):
         with clock.phase(name):
             time.sleep(seconds)
-    told = clock.take()
-    assert set(told) == {"forward", "backward"}
-    assert told["forward"] >= 0.04 and told["backward"] >= 0.01
+    reported = clock.take()
+    assert set(reported) == {"forward", "backward"}
+    assert reported["forward"] >= 0.04 and reported["backward"] >= 0.01
     assert clock.take() == {}
 
 
-def test_work_that_a_device_has_not_done_is_told_by_the_next_reading(device: Device) -> None:
+def test_pending_device_work_is_in_the_next_reading(device: Device) -> None:
     clock = Clock(CUDA_1)
     with clock.phase("forward"):
         device.launch(20)
@@ -52,7 +52,7 @@ def test_work_that_a_device_has_not_done_is_told_by_the_next_reading(device: Dev
     assert clock.take() == {"optimizer": 0.007}
 
 
-def test_a_device_tells_its_own_forwards_in_the_next_step(device: Device) -> None:
+def test_device_times_are_reported_with_the_next_step(device: Device) -> None:
     """Not those of an evaluation, nor the ones that backward makes again."""
     clock, block = Clock(CUDA_1), nn.Linear(2, 2)
     block.register_forward_pre_hook(lambda *_: device.launch(100))  # waits for its weights, as a strategy's hook does
@@ -65,25 +65,25 @@ def test_a_device_tells_its_own_forwards_in_the_next_step(device: Device) -> Non
         return real(hidden)
 
     block.forward = forward
-    told = []
+    reported = []
     for cost in (5.0, 7.0, 9.0):
         with clock.phase("forward"):
             block(torch.ones(2))
             block(torch.ones(2))
         with clock.phase("backward"):
             block(torch.ones(2))
-        told.append(own.of_step(cost))
+        reported.append(own.of_step(cost))
         device.finish()
         block(torch.ones(2))
     own.close()
     forward_at = WORK.index("forward")
-    assert [(seconds[forward_at], cost) for seconds, cost in told] == [(0.0, 0.0), (0.006, 5.0), (0.006, 7.0)]
+    assert [(seconds[forward_at], cost) for seconds, cost in reported] == [(0.0, 0.0), (0.006, 5.0), (0.006, 7.0)]
     with clock.phase("forward"):
         block(torch.ones(2))
     assert own.of_step(1.0) == ([0.0, 0.006, 0.0, 0.0], 9.0), "its hooks are gone"
 
 
-def test_a_rank_with_a_slow_device_is_named_though_its_host_is_as_fast(device: Device) -> None:
+def test_a_rank_with_a_slow_device_is_named(device: Device) -> None:
     world, clocks = 2, [Clock(CUDA_1) for _ in range(2)]
     blocks = [nn.Identity(), nn.Identity()]
     owns = [OwnWork([block], clock) for block, clock in zip(blocks, clocks, strict=True)]
@@ -91,18 +91,18 @@ def test_a_rank_with_a_slow_device_is_named_though_its_host_is_as_fast(device: D
         block.register_forward_pre_hook(lambda *_, rank=rank: device.launch(10 * (1 + rank)))
     names, said = Stragglers(["a", "b"]), []
     for _ in range(20):
-        told = torch.zeros(world * (len(WORK) + 1))
+        reported = torch.zeros(world * (len(WORK) + 1))
         for rank, (own, clock) in enumerate(zip(owns, clocks, strict=True)):
             with clock.phase("forward"):
                 blocks[rank](torch.ones(2))
-            told += torch.tensor(rank_stats(*own.of_step(5.0), World(rank, world, rank, world, CUDA_1)))
+            reported += torch.tensor(rank_stats(*own.of_step(5.0), World(rank, world, rank, world, CUDA_1)))
         device.finish()
-        said += names.of(told.tolist())
+        said += names.of(reported.tolist())
     [text] = said
     assert text.startswith("rank 1 on b is slow in forward: 0.02 s")
 
 
-def test_a_device_without_data_sheet_is_measured() -> None:
+def test_an_unlisted_device_is_measured() -> None:
     peak = peak_of(torch.device("cpu"), torch.float32)
     assert 1e8 < peak.flops < 1e14
     assert re.match(r"measured float32 product of (256x256|512x512|1024x1024) matrices, \d+ threads$", peak.source)
@@ -130,7 +130,7 @@ def test_an_mfu_above_one_prints_one_error(capsys: pytest.CaptureFixture[str]) -
     )
 
 
-def test_an_accelerator_without_data_sheet_is_measured_by_products_that_fill_it(
+def test_an_unlisted_accelerator_is_measured_by_large_matmuls(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """In fp32 the data sheet's figure of bf16 is not its peak either."""
@@ -140,7 +140,7 @@ def test_an_accelerator_without_data_sheet_is_measured_by_products_that_fill_it(
     assert min(sizes) == 4096
 
 
-def test_products_are_of_numbers_that_are_not_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_measured_matmuls_have_random_values(monkeypatch: pytest.MonkeyPatch) -> None:
     """Equal bits cost an accelerator less power, and it then makes more products than of anything a model holds."""
     seen: list[float] = []
     real = torch.Tensor.__matmul__
@@ -154,7 +154,7 @@ def test_products_are_of_numbers_that_are_not_all_the_same(monkeypatch: pytest.M
     assert min(seen) > 0.9
 
 
-def test_the_third_step_is_recorded_and_no_other(tmp_path: Path) -> None:
+def test_only_the_third_step_is_profiled(tmp_path: Path) -> None:
     profile = Profile(tmp_path, 4, World(0, 1, 0, 1, torch.device("cpu")))
     for step in (5, 6, 7, 8):
         with profile.step(step):
@@ -172,14 +172,14 @@ def test_the_third_step_is_recorded_and_no_other(tmp_path: Path) -> None:
     assert sum(shares) == pytest.approx(100, abs=1) and "| aten::mm" in [row[0] for row in rows]
 
 
-def test_an_error_in_the_step_is_the_one_that_is_told(tmp_path: Path) -> None:
+def test_an_error_in_the_profiled_step_is_raised(tmp_path: Path) -> None:
     profile = Profile(tmp_path / "profile", 0, World(0, 1, 0, 1, torch.device("cpu")))
     with pytest.raises(RuntimeError, match="in the step"), profile.step(3):
         raise RuntimeError("in the step")
     assert not (tmp_path / "profile").exists()
 
 
-def test_what_a_device_did_is_counted_once_though_it_is_listed_by_operation_and_by_kernel() -> None:
+def test_device_time_is_not_counted_by_operator_and_kernel() -> None:
     def listed(key: str, seconds: float, where: str) -> SimpleNamespace:
         kind = SimpleNamespace(name=where)
         return SimpleNamespace(key=key, count=1, self_device_time_total=seconds * 1e6, device_type=kind)

@@ -38,7 +38,7 @@ def verify(*arguments: str) -> tuple[int, str]:
 
 
 @pytest.mark.slow
-def test_the_command_kills_resumes_and_shows_that_nothing_changed(data, tmp_path: Path):
+def test_verify_resume_kills_resumes_and_proves_equality(data, tmp_path: Path):
     code, said = verify(
         *data, "train.max_steps=4", "train.deterministic=true", "kills=[save]", "at=[4]", f"out={tmp_path / 'v'}"
     )
@@ -69,7 +69,7 @@ def test_random_kills_of_saves_in_the_background_are_bit_equal(data, tmp_path: P
 
 @pytest.mark.soak
 @pytest.mark.timeout(600)
-def test_another_strategy_and_world_goes_on_with_the_same_rows_and_losses(data, tmp_path: Path):
+def test_another_layout_continues_with_equal_rows_and_losses(data, tmp_path: Path):
     """Dropout masks belong to a layout: without dropout the numbers are the same up to rounding."""
     none = [f"model.tiny_architecture.{part}_pdrop=0.0" for part in ("resid", "attn", "embd")]
     kills = ["kills=[step,accumulation]", "at=[3,7]", "then=[strategy=zero2,launcher.processes_per_node=1]"]
@@ -78,7 +78,7 @@ def test_another_strategy_and_world_goes_on_with_the_same_rows_and_losses(data, 
 
 
 @pytest.mark.parametrize(
-    ("argument", "told"),
+    ("argument", "reported"),
     [
         ("kills=[acumulation]", "Did you mean accumulation?"),
         ("kills=0", "kills=0: is not a number of kills"),
@@ -95,7 +95,7 @@ def test_another_strategy_and_world_goes_on_with_the_same_rows_and_losses(data, 
         ("kils=3", "kils"),
     ],
 )
-def test_what_cannot_be_verified_is_refused_before_anything_runs(data, tmp_path, capsys, argument: str, told: str):
+def test_a_run_that_cannot_be_verified_is_refused_first(data, tmp_path, capsys, argument: str, reported: str):
     from distft.config import command
     from distft.verify_resume.__main__ import main
 
@@ -104,7 +104,7 @@ def test_what_cannot_be_verified_is_refused_before_anything_runs(data, tmp_path,
     with pytest.raises(SystemExit) as end:
         command(main, [*overrides, *ready, "data.eval=null", f"runs_dir={tmp_path}", argument])
     assert end.value.code == 2
-    assert told in capsys.readouterr().err
+    assert reported in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 

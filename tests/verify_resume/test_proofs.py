@@ -74,7 +74,7 @@ def row(said: str, what: str) -> str:
     return next(line for line in said.splitlines() if re.match(rf"│ {what} ", line)).split("│")[3].strip()
 
 
-def test_with_dropout_a_run_killed_at_every_moment_is_bit_equal(answers, out: Path):
+def test_with_dropout_a_run_killed_anywhere_is_bit_equal(answers, out: Path):
     """Step 4 crosses the border of the first epoch and is begun four times, on 2 processes that accumulate twice."""
     code, said = answers["every moment"].values()
     assert code == 0 and said.count("bit-equal") == 7 and "once more" not in said, said
@@ -90,11 +90,11 @@ def test_with_dropout_a_run_killed_at_every_moment_is_bit_equal(answers, out: Pa
     assert len(rows) == 64 and 24 < len(set(rows)) < 32
 
 
-def test_a_second_uninterrupted_run_is_made_where_the_resumed_one_differs(answers, out: Path):
+def test_a_difference_triggers_a_second_uninterrupted_run(answers, out: Path):
     assert not (out / "every moment/again").exists() and (out / "noise/again").is_dir()
 
 
-def test_noise_is_measured_and_no_failure(answers):
+def test_noise_is_measured_and_not_a_failure(answers):
     code, said = answers["noise"].values()
     assert code == 0 and "two uninterrupted runs differ by" in said
     for what in ("losses", "gradient norms", "weights", "moments", "held-out losses"):
@@ -102,7 +102,7 @@ def test_noise_is_measured_and_no_failure(answers):
     assert row(said, "rows read") == row(said, "learning rates") == "bit-equal"
 
 
-def test_a_seed_that_restarts_is_caught_where_uninterrupted_runs_are_bit_equal(answers):
+def test_a_restarted_seed_is_caught_by_bit_equality(answers):
     code, said = answers["seed"].values()
     assert code == 1 and "two uninterrupted runs are bit-equal, so resuming changes the run" in said
     assert row(said, "rows read") == "bit-equal"
@@ -110,14 +110,14 @@ def test_a_seed_that_restarts_is_caught_where_uninterrupted_runs_are_bit_equal(a
     assert row(said, "weights").startswith("parameter ") and row(said, "moments").startswith("exp_avg ")
 
 
-def test_a_seed_that_restarts_is_caught_above_the_noise(answers):
+def test_a_restarted_seed_is_caught_above_the_noise(answers):
     code, said = answers["seed and noise"].values()
     assert code == 1 and "two uninterrupted runs differ by" in said
     assert re.fullmatch(r"step 3: .* apart, \d\.\de-0\d allowed", row(said, "losses")), said
     assert row(said, "rows read") == "bit-equal"
 
 
-def test_rows_that_start_anew_are_caught_by_what_was_fed_whatever_the_noise(answers):
+def test_restarted_rows_are_caught_despite_noise(answers):
     code, said = answers["order and noise"].values()
     assert code == 1
     assert row(said, "rows read") == "step 3: attempt 2 read other rows in micro-batch 0 on rank 0"

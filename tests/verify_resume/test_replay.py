@@ -1,6 +1,7 @@
-"""A row that spoils a step is left out, told with its step, and named by the command that the run has written."""
+"""A row that makes a step NaN/Inf is skipped, reported with its step, and named by the recorded replay command."""
 
 import json
+import math
 import os
 import shlex
 import subprocess
@@ -58,36 +59,40 @@ def skipped(folder: Path) -> tuple[RunFolder, int, str]:
     return launch(folder, "skipped", SPOILT_TOKENS=str(LONG))
 
 
-def test_a_spoilt_step_is_left_out_and_told_and_the_run_goes_on(skipped: tuple[RunFolder, int, str]):
-    run, code, told = skipped
-    assert code == 0, told
+def test_a_non_finite_step_is_skipped_and_reported(skipped: tuple[RunFolder, int, str]):
+    run, code, stderr = skipped
+    assert code == 0, stderr
     [odd] = [row["step"] for row in steps(run) if row.get("skipped")]
     [warning] = run.read_metrics("warning")
-    assert warning["step"] == odd and f"step {odd} was skipped" in warning["text"] and warning["text"] in told
+    assert warning["step"] == odd and f"step {odd} was skipped" in warning["text"] and warning["text"] in stderr
     batch = spoilt_batch(run)
     assert batch["step"] == odd and sum(len(each["rows"]) for each in batch["micro_batches"]) in (1, 4)
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "zero3"])
-def test_the_command_that_was_written_makes_the_step_again(strategy: str, folder: Path):
-    """Of a run that diverges by its learning rate."""
+def test_the_recorded_command_replays_the_step(strategy: str, folder: Path):
+    """A run diverges by its learning rate: its loss or, with a finite loss, its gradient norm is not finite."""
     wild = ("optimizer=sgd", "optimizer.lr=1000", "train.max_grad_norm=null", "checkpoint.every_steps=null")
-    run, code, told = launch(folder, f"wild-{strategy}", f"strategy={strategy}", "train.on_non_finite=stop", *wild)
-    assert code == 1 and run.read_status()["error"]["type"] == "NonFinite", told
+    run, code, stderr = launch(folder, f"wild-{strategy}", f"strategy={strategy}", "train.on_non_finite=stop", *wild)
+    assert code == 1 and run.read_status()["error"]["type"] == "NonFinite", stderr
     batch = spoilt_batch(run)
     _, *command = shlex.split(batch["replay"])
     done = subprocess.run([sys.executable, *command], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     step = read_json(run.path / "replay" / f"step-{batch['step']}" / "step.json")
     assert (step["loss"], step["grad_norm"]) == (batch["metrics"]["loss"], batch["metrics"]["grad_norm"])
-    odd = [each for each in step["micro_batches"] if not each["is_finite"]]
-    assert odd and all(each["rows"] for each in odd)
-    assert f"row {odd[0]['rows'][0]['row']} (" in done.stdout
+    non_finite = [each for each in step["micro_batches"] if not each["is_finite"]]
+    if math.isfinite(float(step["loss"])):
+        assert not math.isfinite(float(step["grad_norm"])) and not non_finite
+        assert "the loss of every micro-batch is finite" in done.stdout
+    else:
+        assert non_finite and all(each["rows"] for each in non_finite)
+        assert f"row {non_finite[0]['rows'][0]['row']} (" in done.stdout
 
 
-def test_the_run_goes_back_and_on_behind_the_window(folder: Path):
-    run, code, told = launch(folder, "rewound", "train.on_non_finite=rewind", ANEW, SPOILT_TOKENS=str(LONG))
-    assert code == 0, told
+def test_a_rewind_continues_after_the_window(folder: Path):
+    run, code, stderr = launch(folder, "rewound", "train.on_non_finite=rewind", ANEW, SPOILT_TOKENS=str(LONG))
+    assert code == 0, stderr
     batch, plan = spoilt_batch(run), run.read_plan()
     windows = [read_manifest(each).get("skipped") for each in run.checkpoints.glob("step-*")]
     [window] = [each[0] for each in windows if each]
@@ -98,15 +103,15 @@ def test_the_run_goes_back_and_on_behind_the_window(folder: Path):
     assert read_manifest(run.checkpoints / "latest")["base_row"] == plan.base_row
 
 
-def test_stop_ends_the_run_at_once_and_no_restart_repeats_it(folder: Path):
-    run, code, told = launch(
+def test_stop_ends_the_run_without_a_restart(folder: Path):
+    run, code, stderr = launch(
         folder, "stopped", "train.on_non_finite=stop", "launcher.restarts=2", SPOILT_TOKENS=str(LONG)
     )
     assert code == 1 and not (run.path / "restarts.jsonl").exists()
-    assert run.read_status()["error"]["type"] == "NonFinite" and "train.on_non_finite=stop" in told
+    assert run.read_status()["error"]["type"] == "NonFinite" and "train.on_non_finite=stop" in stderr
 
 
-def test_a_replica_with_one_other_bit_ends_the_run(folder: Path):
-    run, code, told = launch(folder, "bits", "train.check_replicas_every=1", SPOILT_BITS="3")
-    assert code == 1 and "processes that replicate the same weights hold different ones" in told
+def test_a_replica_with_a_flipped_bit_ends_the_run(folder: Path):
+    run, code, stderr = launch(folder, "bits", "train.check_replicas_every=1", SPOILT_BITS="3")
+    assert code == 1 and "processes that replicate the same weights hold different ones" in stderr
     assert len(steps(run)) == 3

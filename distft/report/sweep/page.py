@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from distft.report.page import template
 from distft.report.sweep import headline
 from distft.report.sweep.drawings import INCH, Drawing, drawings, window
 from distft.report.sweep.jobs import Job, Sweep, as_number, loss_text, value_text
@@ -30,13 +30,6 @@ class Place:
 
 def render(sweep: Sweep) -> str:
     """Returns the page; every text from the sweep is escaped, only distft's own drawings are markup."""
-    environment = Environment(
-        loader=PackageLoader("distft.report", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     texts = [
         headline.difference_text,
         headline.hours_text,
@@ -46,9 +39,8 @@ def render(sweep: Sweep) -> str:
         headline.setting_text,
         breakable,
     ]
-    environment.filters |= {text.__name__: text for text in texts}
     ranking = rank(sweep)
-    return environment.get_template("sweep/page.html.jinja").render(
+    return template("sweep/page.html.jinja", **{text.__name__: text for text in texts}).render(
         sweep=sweep,
         keys=[key for key in sweep.swept if key != "seed"],
         counts=headline.counts(sweep),

@@ -1,4 +1,4 @@
-"""distft reads the rows in the order that was asked for, the warm-up first, and the peers get the same tokens."""
+"""distft reads the rows in the requested order, the warm-up first, and the peers get the same tokens."""
 
 import json
 from pathlib import Path
@@ -11,7 +11,7 @@ from benchmarks.rows import BLOCK, read_pairs, unequal_rows, warm_up_rows
 
 
 @pytest.mark.slow
-def test_rows_come_in_the_order_asked_for_and_none_is_lost(demo_dir: Path, tmp_path: Path):
+def test_rows_come_in_the_requested_order_and_none_is_lost(demo_dir: Path, tmp_path: Path):
     from tokenizers import Tokenizer
 
     model, pairs = demo_dir / "smollm2-135m-instruct", read_pairs(demo_dir / "chatterbot.jsonl")

@@ -42,7 +42,7 @@ def attention_flops(tokens: int) -> int:
 
 
 @pytest.mark.slow
-def test_they_are_those_by_which_distft_says_its_own_mfu():
+def test_flops_match_those_in_the_mfu_of_distft():
     import numpy as np
 
     from benchmarks.peers.flops import useful_flops

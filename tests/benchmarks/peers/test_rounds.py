@@ -29,7 +29,7 @@ def test_each_run_has_the_product_of_just_before_and_after():
     assert found[0].mfu == pytest.approx(6e11 / 10 / 150e9)
 
 
-def test_a_round_with_a_failure_is_measured_again_and_a_whole_one_is_not(tmp_path: Path):
+def test_only_a_round_with_a_failure_is_measured_again(tmp_path: Path):
     whole = [run_of("distft", 10.0)]
     write_round(tmp_path / "whole.json", whole, {})
     write_round(tmp_path / "part.json", whole, {"b": "exit code 9"})
@@ -38,7 +38,7 @@ def test_a_round_with_a_failure_is_measured_again_and_a_whole_one_is_not(tmp_pat
     assert read_round(tmp_path / "none.json") is None
 
 
-def test_ratios_are_taken_within_a_round_and_on_as_many_processes():
+def test_ratios_compare_one_round_and_equal_process_counts():
     rounds = [
         [run_of("distft", 10.0, peak=1.0), run_of("trl_grouped", 30.0), run_of("distft", 5.0, processes=2)],
         [run_of("distft", 20.0, peak=1.0), run_of("trl_grouped", 40.0), run_of("trl_grouped", 15.0, processes=2)],
@@ -51,7 +51,7 @@ def test_ratios_are_taken_within_a_round_and_on_as_many_processes():
     assert values["peak_gib"] == [0.5, 0.5]
 
 
-def test_losses_are_compared_where_the_rows_of_a_step_are_the_same():
+def test_losses_are_compared_for_equal_rows_of_a_step():
     rounds = [
         [
             run_of("distft", 1.0, [2.0, 1.5]),
@@ -73,7 +73,7 @@ def test_losses_are_compared_where_the_rows_of_a_step_are_the_same():
 ON = {"hardware": {"cpu": "x", "cores": 2, "memory_gib": 3.0}, "time": "2026-01-01T00:00:00"}
 
 
-def test_a_peers_numbers_leave_out_the_step_that_warms_up_and_what_a_loader_reads_ahead(tmp_path: Path):
+def test_a_peers_rate_excludes_warm_up_and_loader_prefetch(tmp_path: Path):
     (tmp_path / "config.json").write_text(
         '{"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8, "vocab_size": 9}'
     )
@@ -85,6 +85,6 @@ def test_a_peers_numbers_leave_out_the_step_that_warms_up_and_what_a_loader_read
     assert found.padding == pytest.approx(0.5) and found.peaks_gib == [3.0, 2.0]
 
 
-def test_what_lies_between_two_steps_of_distft_counts_as_it_does_for_the_peers():
+def test_time_between_steps_counts_for_distft_as_for_peers():
     assert seconds_of({"seconds": 2.0, "between": {"evaluation": 0.5, "checkpoint": 0.25}}) == 2.75
     assert seconds_of({"seconds": 2.0}) == 2.0

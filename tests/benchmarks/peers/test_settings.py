@@ -1,4 +1,4 @@
-"""A wrong key or value of the comparison is told with the nearest right one, all at once."""
+"""Wrong keys and values of the comparison are reported all at once, with suggestions."""
 
 import pytest
 
@@ -6,15 +6,15 @@ from benchmarks.peers.settings import PEERS, read_arguments
 from distft.config import ConfigError
 
 
-def test_everything_wrong_is_told_at_once():
+def test_all_errors_are_reported_at_once():
     with pytest.raises(ConfigError) as error:
         read_arguments(["one=distfr", "rows=33", "steps=1", "rounds=x"])
     text = "\n".join(error.value.messages)
-    for told in ("one=distfr", "Did you mean distft?", "rows=33", "Try: rows=32", "steps=1", "rounds=x"):
-        assert told in text
+    for reported in ("one=distfr", "Did you mean distft?", "rows=33", "Try: rows=32", "steps=1", "rounds=x"):
+        assert reported in text
 
 
-def test_an_unknown_key_is_refused_with_the_nearest():
+def test_an_unknown_key_is_refused_with_a_suggestion():
     with pytest.raises(ConfigError, match="Did you mean rounds"):
         read_arguments(["ronds=3"])
 

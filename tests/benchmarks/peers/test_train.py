@@ -31,7 +31,7 @@ def test_in_order_is_in_order(train):
     assert orders(train, "distft") == [list(range(40))]
 
 
-def test_grouping_keeps_the_warm_up_and_every_row_and_pads_less(train):
+def test_grouping_by_length_keeps_all_rows_and_pads_less(train):
     [order] = orders(train, "by_length")
     assert order[:8] == list(range(8)) and sorted(order) == list(range(40))
 

@@ -14,14 +14,14 @@ time.sleep(0.5)
 """
 
 
-def test_the_peak_of_a_grandchild_is_seen_after_it_freed_its_memory(tmp_path: Path):
+def test_peak_memory_includes_grandchildren(tmp_path: Path):
     peaks = run_watched([sys.executable, "-c", PARENT], tmp_path / "logs" / "run.log", {})
     assert len(peaks) == 2
     assert 300 / 1024 < peaks[0] < 400 / 1024
     assert peaks[1] < 100 / 1024
 
 
-def test_a_program_that_fails_is_named_with_its_last_words(tmp_path: Path):
+def test_a_failing_program_is_named_with_its_last_line(tmp_path: Path):
     with pytest.raises(Ended, match="exit code 3.*the reason"):
         run_watched([sys.executable, "-c", "print('the reason'); raise SystemExit(3)"], tmp_path / "run.log", {})
 

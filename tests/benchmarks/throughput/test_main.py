@@ -40,7 +40,7 @@ def test_one_and_two_processes_are_measured_once(tmp_path: Path):
     assert json.loads((tmp_path / "out" / "throughput.json").read_text())["points"] == found["points"]
 
 
-def test_a_wrong_key_ends_it_with_exit_code_2_before_anything_runs(tmp_path: Path):
+def test_a_wrong_key_exits_2_before_anything_runs(tmp_path: Path):
     done = benchmark(tmp_path, "proceses=1")
     assert done.returncode == 2 and "Did you mean processes?" in done.stderr and "Traceback" not in done.stderr
     assert not (tmp_path / "runs").exists() and not (tmp_path / "out").exists()

@@ -1,4 +1,4 @@
-"""Rates are over all steps after the warm-up, whatever else the rows tell; a known run is not run again."""
+"""Rates are over all steps after the warm-up, whatever else the rows hold; a measured run is not run again."""
 
 import json
 from pathlib import Path
@@ -14,7 +14,7 @@ def row(step: int, seconds: float, **more: Any) -> dict:
     return found | more
 
 
-def test_the_warm_up_is_left_out_and_the_rate_is_of_the_whole_time():
+def test_the_rate_is_over_all_steps_after_the_warm_up():
     found = summary([row(1, 50.0), row(2, 1.0), row(3, 3.0)], warmup=1)
     assert found["tokens_per_second"] == 50.0 and found["steps"] == 2 and found["peak_memory_gib"] == 3
     assert "mfu" not in found and found["phases"] == {}
@@ -41,7 +41,7 @@ def test_a_run_that_was_measured_is_read_and_not_run(tmp_path: Path):
     assert measured(tmp_path / "run", ["no.such.key=1"], 1, None) == {"tokens_per_second": 7}
 
 
-def test_a_point_that_no_config_allows_fails_with_the_rule(tmp_path: Path):
+def test_an_invalid_point_fails_with_the_rule(tmp_path: Path):
     (tmp_path / "rows.jsonl").write_text('{"text": "a"}\n')
     overrides = [f"data.train={tmp_path / 'rows.jsonl'}", "model.tiny=true", "train.global_batch_size=5"]
     overrides += ["train.micro_batch_size=4"]

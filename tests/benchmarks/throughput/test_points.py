@@ -10,7 +10,7 @@ def asked(*arguments: str):
     return read_arguments(["strategies=ddp", "micro=2", "rows_per_process=4", *arguments], cores=2)
 
 
-def test_series_grow_as_they_say():
+def test_series_grow_as_configured():
     weak, strong = all_series(asked("processes=1,2,4"))
     assert [point.global_rows for point in weak.points] == [4, 8, 16]
     assert [point.global_rows for point in strong.points] == [16, 16, 16]
@@ -27,7 +27,7 @@ def test_nodes_multiply_processes_and_series_go_from_few_to_many():
     assert [(point.nodes, point.world) for point in series.points] == [(1, 2), (2, 4), (1, 8), (2, 16)]
 
 
-def test_other_settings_have_another_folder_and_equal_ones_the_same():
+def test_folders_are_a_function_of_the_settings():
     [point, *_] = points_of(all_series(asked()))
     assert point.name(["a"]) == point.name(["a"]) != point.name(["b"])
 

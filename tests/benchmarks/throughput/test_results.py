@@ -58,23 +58,23 @@ def compared() -> tuple[list[Series], Found]:
 
 
 def test_settings_are_compared_repeat_by_repeat_with_the_first():
-    series, told = compared()
+    series, reported = compared()
     [slow], [fast] = (each.points for each in series)
-    assert gains(fast, slow.variant, told) == pytest.approx([1.2, 1.3])
-    assert [row["of_first_settings"] for row in rows_of(series, told)] == pytest.approx([1.0, 1.25])
-    text = page(series, told, ABOUT)
+    assert gains(fast, slow.variant, reported) == pytest.approx([1.2, 1.3])
+    assert [row["of_first_settings"] for row in rows_of(series, reported)] == pytest.approx([1.0, 1.25])
+    text = page(series, reported, ABOUT)
     assert "over those of `train.compile=false`" in text
     assert "| 92 (65 to 120) | 1.00 (1.00 to 1.00) | - | 1.50 | train.compile=true | 1.25 (1.20 to 1.30) |" in text
 
 
-def test_the_sheet_is_drawn_with_a_failed_point_and_with_none_measured(tmp_path: Path):
+def test_the_plot_works_with_failed_and_without_measured_points(tmp_path: Path):
     for name, what in (("some", found()), ("none", Found({}, {ONE: "x", TWO: "x", FOUR: "x"}))):
         draw([SERIES], what, "title", tmp_path / name)
         assert (tmp_path / f"{name}.png").stat().st_size > 5000
         assert (tmp_path / f"{name}.svg").read_text().count("<svg") == 1
 
 
-def test_settings_on_one_number_of_processes_stand_beside_each_other(tmp_path: Path):
+def test_settings_with_equal_process_counts_are_adjacent(tmp_path: Path):
     draw(*compared(), "title", tmp_path / "compared")
     drawn = (tmp_path / "compared.svg").read_text()
     assert "compile=true" in drawn and "Times compile=false" in drawn

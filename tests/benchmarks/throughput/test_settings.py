@@ -1,4 +1,4 @@
-"""A wrong key, of the benchmark's or of the runs', is told with the nearest right one, all at once."""
+"""Wrong keys, of the benchmark or of its runs, are reported all at once, with suggestions."""
 
 import pytest
 
@@ -12,18 +12,18 @@ def refused(*arguments: str) -> str:
     return "\n".join(error.value.messages)
 
 
-def test_wrong_values_are_told_at_once():
+def test_wrong_values_are_reported_at_once():
     text = refused("processes=1,x", "strategies=ddpp", "scaling=week", "repeats=2,3", "rows=even")
-    for told in ("processes=1,x", "Did you mean ddp?", "Did you mean weak?", "repeats=2,3", "rows=even"):
-        assert told in text
+    for reported in ("processes=1,x", "Did you mean ddp?", "Did you mean weak?", "repeats=2,3", "rows=even"):
+        assert reported in text
 
 
-def test_a_typing_error_in_an_own_key_is_told_as_such_and_one_in_a_runs_key_too():
+def test_typos_in_own_and_run_keys_get_suggestions():
     text = refused("proceses=1,2", "optimzer.lr=1")
     assert "Did you mean processes?" in text and "optimzer.lr" in text and "Did you mean optimizer.lr?" in text
 
 
-def test_what_the_benchmark_sets_is_not_taken_from_the_user():
+def test_keys_set_by_the_benchmark_are_refused():
     text = refused("train.max_steps=3", "launcher.nodes=2", "strategy=ddp", "train.micro_batch_size=2")
     for nearest in ("steps=", "nodes=", "strategies=", "micro="):
         assert f"is set by the benchmark. Try: {nearest}" in text
@@ -45,7 +45,7 @@ def test_the_strong_batch_is_that_of_the_largest_weak_one():
     assert asked.global_rows == 4 * 8 * 4
 
 
-def test_values_after_a_comma_are_settings_that_are_compared_in_every_combination():
+def test_comma_values_are_compared_in_every_combination():
     asked = read_arguments(["train.activation_checkpointing=none,full", "seed=3", "train.compile=false,true"], cores=2)
     assert asked.overrides == ["seed=3"]
     assert asked.variants == [
@@ -57,7 +57,7 @@ def test_values_after_a_comma_are_settings_that_are_compared_in_every_combinatio
     assert read_arguments(["seed=3", "optimizer.betas=[0.9,0.95]"], cores=2).variants == [()]
 
 
-def test_each_of_the_settings_compared_is_held_to_the_rules():
+def test_every_compared_setting_is_checked_by_the_rules():
     text = refused("train.activation_checkpointing=none,selektive", "optimzer.lr=1e-5,1e-4", "train.max_steps=3,4")
     assert "optimzer.lr=1e-05" in text and "optimzer.lr=0.0001" in text and "Did you mean optimizer.lr?" in text
     assert "selektive" in text and "Did you mean selective?" in text and "Try: steps=" in text

@@ -67,12 +67,12 @@ BROKEN = {
 ON_ACCELERATORS = {"processes_here": "machine", "compiled_sdpa": "model"}  # rule -> the module that asks for them
 
 
-def test_every_row_has_a_config_that_it_refuses():
+def test_every_rule_has_a_config_that_it_refuses():
     assert sorted(BROKEN) == sorted(rule.name for rule in RULES)
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_a_row_refuses_its_config_and_no_other_row_does(name: str, right: list[str], monkeypatch: pytest.MonkeyPatch):
+def test_each_config_is_refused_by_exactly_its_rule(name: str, right: list[str], monkeypatch: pytest.MonkeyPatch):
     overrides, offered = BROKEN[name]
     if name in ON_ACCELERATORS:
         monkeypatch.setattr(f"distft.config.rules.{ON_ACCELERATORS[name]}.num_accelerators", lambda: 4)
@@ -87,7 +87,7 @@ def test_a_row_refuses_its_config_and_no_other_row_does(name: str, right: list[s
 @pytest.mark.parametrize(
     "overrides", [["launcher.rendezvous=n1:1"], ["launcher.nodes=1-2", "launcher.rendezvous=n1:1"]], ids=" ".join
 )
-def test_machines_that_meet_are_a_fixed_number_of_several(overrides: list[str], right: list[str]):
+def test_a_rendezvous_needs_a_fixed_number_of_nodes(overrides: list[str], right: list[str]):
     with pytest.raises(ConfigError, match="launcher=local is this machine, or several that meet"):
         compose([*right, *overrides])
     compose([*right, "launcher.nodes=2", "launcher.rendezvous=n1:29500"])
@@ -106,7 +106,7 @@ def test_a_container_needs_an_image_and_no_modules(right: list[str]):
             compose([*right, "launcher=slurm", given])
 
 
-def test_of_a_job_the_devices_count_that_it_asks_for(right: list[str], monkeypatch: pytest.MonkeyPatch):
+def test_a_job_counts_the_devices_it_requests(right: list[str], monkeypatch: pytest.MonkeyPatch):
     job = [*right, "launcher=slurm", "train.compile=true", "model.attention=sdpa"]
     with pytest.raises(ConfigError, match="Try: model.attention=varlen"):
         compose([*job, "launcher.gpus_per_node=4"])
@@ -114,7 +114,7 @@ def test_of_a_job_the_devices_count_that_it_asks_for(right: list[str], monkeypat
     compose([*job, "launcher.gpus_per_node=0"])
 
 
-def test_fused_kernels_need_an_accelerator_here_or_elsewhere(right: list[str], monkeypatch: pytest.MonkeyPatch):
+def test_fused_kernels_need_an_accelerator_somewhere(right: list[str], monkeypatch: pytest.MonkeyPatch):
     with pytest.raises(ConfigError, match="needs an accelerator, and here is none. Try: model.kernels=none"):
         compose([*right, "model.kernels=liger"])
     compose([*right, "launcher=slurm", "model.kernels=liger"])
@@ -130,12 +130,12 @@ def test_auto_has_no_kernel_to_compile_in_fp32_on_accelerators(right: list[str])
     compose([*right, "train.compile=true", "train.precision=fp32"])
 
 
-def test_a_cluster_is_composed_for_from_anywhere(right: list[str]):
+def test_a_cluster_config_composes_on_any_machine(right: list[str]):
     config = compose([*right, "launcher=slurm", "launcher.nodes=4", "launcher.processes_per_node=2"])
     assert config.values["launcher"]["nodes"] == 4
 
 
-def test_sizes_that_fit_are_taken(right: list[str]):
+def test_sizes_that_fit_are_accepted(right: list[str]):
     compose([*right, "train.global_batch_size=24", "launcher.processes_per_node=2", "train.micro_batch_size=3"])
     compose([*right, "train.global_batch_tokens=4096"])
     compose([*right, "strategy=hsdp", "strategy.shard_size=2", "launcher.processes_per_node=4"])

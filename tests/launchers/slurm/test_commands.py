@@ -36,7 +36,7 @@ def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("", None),
     ],
 )
-def test_every_form_of_a_limit_is_so_many_seconds(limit: str, expected: int | None):
+def test_every_time_limit_format_is_parsed(limit: str, expected: int | None):
     assert seconds(limit) == expected
 
 
@@ -52,12 +52,12 @@ def test_every_form_of_a_limit_is_so_many_seconds(limit: str, expected: int | No
         ("(null)", 0),
     ],
 )
-def test_gpus_of_every_kind_and_nothing_else_are_counted(gres: str, gpus: int, programs: Path):
+def test_only_gpus_are_counted_in_gres(gres: str, gpus: int, programs: Path):
     stub(programs, "sinfo", f"echo 'gpu|infinite|{gres}|8|1|up|idle'")
     assert [each.gpus_per_node for each in partitions()] == [gpus]
 
 
-def test_partitions_are_what_a_real_sinfo_says(programs: Path):
+def test_partitions_are_parsed_from_a_real_sinfo(programs: Path):
     lines = RECORDED / "sinfo.txt"
     assert lines.read_text().count("main|") == 2, "one node was drained: a line more"
     stub(programs, "sinfo", f'case "$*" in *%P) echo "main*"; echo short;; *) cat {lines};; esac')
@@ -69,7 +69,7 @@ def test_partitions_are_what_a_real_sinfo_says(programs: Path):
     ]
 
 
-def test_lines_of_unlike_nodes_become_one_partition_with_its_largest(programs: Path):
+def test_a_partition_of_mixed_nodes_has_the_largest_sizes(programs: Path):
     lines = ["big|1-00:00:00|gpu:a100:8|64+|2|down|idle", "big|1-00:00:00|(null)|128|6|down|mixed"]
     stub(programs, "sinfo", f"printf '%s\\n' {' '.join(map(repr, lines))}")
     assert partitions() == [Partition("big", False, 86400, 8, 128, 8, False)]
@@ -85,7 +85,7 @@ def test_lines_of_unlike_nodes_become_one_partition_with_its_largest(programs: P
         ("failed", JobState("FAILED", "NonZeroExitCode", "3:0"), False),
     ],
 )
-def test_a_jobs_state_is_what_a_real_scontrol_says(recorded: str, expected: JobState, alive: bool, programs: Path):
+def test_job_states_are_parsed_from_a_real_scontrol(recorded: str, expected: JobState, alive: bool, programs: Path):
     stub_recorded(programs, "scontrol", f"{recorded}.txt")
     state = job_state("7_1")
     assert replace(state, queued=None) == expected and state.is_alive is alive
@@ -93,7 +93,7 @@ def test_a_jobs_state_is_what_a_real_scontrol_says(recorded: str, expected: JobS
     assert calls(programs, "scontrol") == [["-o", "show", "job", "7_1"]]
 
 
-def test_a_job_that_was_never_queued_has_no_time_of_it():
+def test_an_unqueued_job_has_no_queue_time():
     assert commands.moment("Unknown") is None and commands.moment("") is None
 
 
@@ -102,7 +102,7 @@ def test_a_forgotten_job_is_unknown_and_not_alive(programs: Path):
     assert job_state("999") == JobState("UNKNOWN") and not job_state("999").is_alive
 
 
-def test_any_other_refusal_is_an_error_with_slurms_last_words(programs: Path):
+def test_other_refusals_are_errors_with_slurms_last_line(programs: Path):
     down = "slurm_load_jobs error: Unable to contact slurm controller (connect failure)"
     stub(programs, "scontrol", f"echo 'scontrol: error: first' >&2; echo '{down}' >&2; exit 1")
     with pytest.raises(SlurmError) as caught:
@@ -113,7 +113,7 @@ def test_any_other_refusal_is_an_error_with_slurms_last_words(programs: Path):
         partitions()
 
 
-def test_silence_is_told_from_a_refusal_and_is_asked_again(programs: Path, monkeypatch: pytest.MonkeyPatch, capsys):
+def test_a_silent_controller_is_retried_and_a_refusal_is_not(programs: Path, monkeypatch: pytest.MonkeyPatch, capsys):
     monkeypatch.setattr(commands, "_SECONDS_TO_ANSWER", 0.3)
     silences = ["echo 'Unable to contact slurm controller (connect failure)' >&2; exit 1", "exec sleep 20", "exit 0"]
     silences += [f"echo '{said}' >&2; exit 1" for said in ("Socket timed out", "Unexpected message received for job 7")]
@@ -134,9 +134,7 @@ def test_silence_is_told_from_a_refusal_and_is_asked_again(programs: Path, monke
     assert "SLURM does not answer, retrying for 60 s" in capsys.readouterr().err
 
 
-def test_a_machine_without_the_programs_is_told_from_a_silent_controller(
-    programs: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_missing_programs_differ_from_a_silent_controller(programs: Path, monkeypatch: pytest.MonkeyPatch):
     stub(programs, "sinfo", "exec sleep 20")
     monkeypatch.setattr(commands, "_SECONDS_TO_ANSWER", 0.3)
     with pytest.raises(SlurmError, match=r"sinfo gave no answer in .* s: is slurmctld up\?"):
@@ -156,7 +154,7 @@ def test_the_time_left_and_a_nodes_address_are_read(programs: Path):
     assert commands.node_address("n1") == "127.0.0.1"
 
 
-def test_questions_from_inside_a_job_are_asked_as_from_outside(programs: Path, monkeypatch: pytest.MonkeyPatch):
+def test_queries_inside_a_job_ignore_its_environment(programs: Path, monkeypatch: pytest.MonkeyPatch):
     for name in ("SLURM_JOB_ID", "SBATCH_PARTITION", "SLURM_NTASKS"):
         monkeypatch.setenv(name, "7")
     monkeypatch.setenv("SLURM_CONF", "/x/slurm.conf")

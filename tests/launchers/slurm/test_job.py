@@ -20,7 +20,7 @@ def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def handle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SlurmRun:
-    """Job 7 of a fresh run, looked at and asked for at every wait."""
+    """Job 7 of a fresh run, polled at every wait."""
     for name, value in {"_BETWEEN_LOOKS": 0.0, "_BETWEEN_QUESTIONS": (0.0, 0.0), "_TO_SHOW": 0.0}.items():
         monkeypatch.setattr(module, f"_SECONDS{name}", value)
     run = RunFolder(tmp_path / "run")
@@ -37,7 +37,7 @@ def said(handle: SlurmRun) -> list[str]:
     return handle.said  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def test_what_the_job_has_written_is_the_end_and_slurm_is_not_asked(handle: SlurmRun, programs: Path):
+def test_a_written_outcome_is_used_without_asking_slurm(handle: SlurmRun, programs: Path):
     stub(programs, "scontrol", "exit 1")
     handle.run.write_status(state="completed", exit_code=0)
     outcome = handle.wait(0)
@@ -45,14 +45,14 @@ def test_what_the_job_has_written_is_the_end_and_slurm_is_not_asked(handle: Slur
     assert not calls(programs, "scontrol")
 
 
-def test_each_new_state_is_said_once_with_what_the_job_waits_for(handle: SlurmRun, programs: Path):
+def test_each_new_state_is_printed_once_with_its_reason(handle: SlurmRun, programs: Path):
     for recorded in ("pending", "pending", "running", "running", "completing"):
         stub_recorded(programs, "scontrol", f"{recorded}.txt")
         assert handle.wait(0) is None
     assert said(handle) == ["job 7: pending, waits for: Resources", "job 7: running", "job 7: completing"]
 
 
-def test_a_job_that_slurm_ended_failed_with_slurms_word_and_its_own_last(handle: SlurmRun, programs: Path):
+def test_a_job_ended_by_slurm_fails_with_state_and_last_line(handle: SlurmRun, programs: Path):
     (handle.run.logs / "slurm.out").write_text("x\nslurmstepd: error: Exceeded job memory limit\n\n")
     stub_recorded(programs, "scontrol", "failed.txt")
     assert handle.wait(0) is None, "what it wrote at its end may not be seen here yet"
@@ -66,7 +66,7 @@ def test_a_job_that_slurm_ended_failed_with_slurms_word_and_its_own_last(handle:
     assert (status["state"], status["exit_code"], status["error"]) == ("failed", 1, outcome.error)
 
 
-def test_a_forgotten_job_that_had_saved_is_preempted_and_any_other_has_failed(handle: SlurmRun, programs: Path):
+def test_a_forgotten_job_is_preempted_only_if_it_saved(handle: SlurmRun, programs: Path):
     stub(programs, "scontrol", f"cat {RECORDED / 'forgotten.txt'} >&2; exit 1")
     handle.wait(0)
     outcome = handle.wait(0.01)
@@ -78,7 +78,7 @@ def test_a_forgotten_job_that_had_saved_is_preempted_and_any_other_has_failed(ha
     assert outcome is not None and outcome.exit_code == 75 and handle.run.read_status()["exit_code"] == 75
 
 
-def test_a_job_that_was_cancelled_is_told_as_stopped_by_the_user(handle: SlurmRun, programs: Path):
+def test_a_cancelled_job_is_reported_as_stopped_by_the_user(handle: SlurmRun, programs: Path):
     stub_recorded(programs, "scontrol", "cancelled.txt")
     for state, words in (
         ("preempted", "stopped by you, with scancel"),
@@ -91,7 +91,7 @@ def test_a_job_that_was_cancelled_is_told_as_stopped_by_the_user(handle: SlurmRu
         assert state_in_words(handle.run.read_status()) == words
 
 
-def test_a_job_that_is_queued_again_has_not_ended(handle: SlurmRun, programs: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_requeued_job_has_not_ended(handle: SlurmRun, programs: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(module, "_SECONDS_TO_SHOW", 0.2)
     for _ in range(4):
         stub_recorded(programs, "scontrol", "cancelled.txt")
@@ -100,7 +100,7 @@ def test_a_job_that_is_queued_again_has_not_ended(handle: SlurmRun, programs: Pa
         assert handle.wait(0.1) is None
 
 
-def test_a_controller_that_is_away_is_asked_again_and_said_once(handle: SlurmRun, programs: Path):
+def test_an_unreachable_controller_is_retried_and_reported_once(handle: SlurmRun, programs: Path):
     stub(programs, "scontrol", "echo 'slurm_load_jobs error: Unable to contact slurm controller' >&2; exit 1")
     assert [handle.wait(0) for _ in range(3)] == [None] * 3
     [text] = said(handle)
@@ -109,9 +109,7 @@ def test_a_controller_that_is_away_is_asked_again_and_said_once(handle: SlurmRun
     assert handle.wait(0) is None and said(handle)[-1] == "job 7: running"
 
 
-def test_slurm_is_asked_less_and_less_while_nothing_changes(
-    handle: SlurmRun, programs: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_slurm_is_polled_less_while_nothing_changes(handle: SlurmRun, programs: Path, monkeypatch: pytest.MonkeyPatch):
     now = 1000.0
     monkeypatch.setattr(module.time, "monotonic", lambda: now)
     monkeypatch.setattr(module.time, "sleep", lambda _: None)
@@ -125,7 +123,7 @@ def test_slurm_is_asked_less_and_less_while_nothing_changes(
     assert 600 / 15 <= len(calls(programs, "scontrol")) < 60
 
 
-def test_cancel_asks_slurm_and_says_what_it_answers(handle: SlurmRun, programs: Path):
+def test_cancel_reports_the_answer_of_slurm(handle: SlurmRun, programs: Path):
     stub(programs, "scancel", "")
     handle.cancel()
     assert calls(programs, "scancel") == [["7"]] and said(handle) == ["scancel 7"]
@@ -134,7 +132,7 @@ def test_cancel_asks_slurm_and_says_what_it_answers(handle: SlurmRun, programs: 
     assert said(handle)[-1].endswith("Kill job error on job id 7: Access/permission denied")
 
 
-def test_a_job_that_could_not_be_cancelled_goes_on(handle: SlurmRun, programs: Path):
+def test_a_job_that_could_not_be_cancelled_continues(handle: SlurmRun, programs: Path):
     stub(programs, "scancel", "echo 'scancel: error: Unable to contact slurm controller (connect failure)' >&2; exit 1")
     with pytest.raises(Unavailable, match="job 7 continues. Try: scancel 7 when SLURM answers"):
         handle.cancel()

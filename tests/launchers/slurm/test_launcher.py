@@ -44,7 +44,7 @@ def options_in(script: Path) -> dict[str, str | None]:
     return {word.partition("=")[0]: word.partition("=")[2] or None for word in words}
 
 
-def test_the_script_in_the_run_folder_asks_for_what_was_submitted(tmp_path: Path, programs: Path):
+def test_the_script_requests_what_was_submitted(tmp_path: Path, programs: Path):
     run = freeze(tmp_path / "a b", "my run (1) 50%", "launcher.nodes=2-4")
     launcher = Slurm(**OPTIONS, flags={"exclusive": True, "reservation": "my course"}, processes_per_node=2)  # pyright: ignore[reportArgumentType]
     [handle] = launcher.submit([run.path])
@@ -60,9 +60,7 @@ def test_the_script_in_the_run_folder_asks_for_what_was_submitted(tmp_path: Path
     assert own["signal"] == "USR1@120" and own["exclusive"] is None and "requeue" in own
 
 
-def test_what_submitit_starts_is_the_runs_own_script_and_no_more_is_pickled_than_its_name(
-    tmp_path: Path, programs: Path
-):
+def test_submitit_starts_the_run_script_and_pickles_only_a_name(tmp_path: Path, programs: Path):
     run = freeze(tmp_path / "a b", "run")
     Slurm().submit([run.path])
     [pickle] = (run.logs / "submitit").glob("*.pkl")
@@ -77,7 +75,7 @@ def test_what_submitit_starts_is_the_runs_own_script_and_no_more_is_pickled_than
     assert (run.logs / "slurm.out").read_text().splitlines()[-2:] == [str(run.path), "to stderr"]
 
 
-def test_several_runs_are_one_array_and_each_is_known_by_its_own_task(tmp_path: Path, programs: Path):
+def test_several_runs_are_one_array_with_a_task_each(tmp_path: Path, programs: Path):
     runs = [freeze(tmp_path / name, name) for name in ("a", "b", "c")]
     handles = Slurm(jobs_at_once=2).submit([run.path for run in runs])
     assert [handle.job for handle in handles] == ["12_0", "12_1", "12_2"]
@@ -85,7 +83,7 @@ def test_several_runs_are_one_array_and_each_is_known_by_its_own_task(tmp_path: 
     assert len(calls(programs, "sbatch")) == 1
 
 
-def test_what_sbatch_refuses_is_said_in_its_own_words(tmp_path: Path, programs: Path):
+def test_a_refusal_of_sbatch_is_quoted(tmp_path: Path, programs: Path):
     run = freeze(tmp_path / "x", "run")
     said = "sbatch: error: Batch job submission failed: Invalid account or account/partition combination specified"
     stub(programs, "sbatch", f"echo '{said}' >&2; exit 1")
@@ -94,9 +92,7 @@ def test_what_sbatch_refuses_is_said_in_its_own_words(tmp_path: Path, programs: 
     assert str(caught.value) == f"launcher=slurm: sbatch refused the job: {said.removeprefix('sbatch: error: ')}"
 
 
-def test_a_job_submitted_from_inside_a_job_inherits_nothing_of_it(
-    tmp_path: Path, programs: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_a_job_submitted_in_a_job_inherits_nothing(tmp_path: Path, programs: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     monkeypatch.setenv("SBATCH_PARTITION", "other")
     Slurm().submit([freeze(tmp_path / "x", "run").path])
@@ -113,7 +109,7 @@ def test_every_reason_against_a_job_comes_at_once(programs: Path):
     assert not calls(programs, "sbatch")
 
 
-def test_gpus_are_asked_for_where_the_partition_has_them_and_0_asks_for_none(programs: Path):
+def test_gpus_are_requested_if_available_and_0_requests_none(programs: Path):
     assert Slurm(processes_per_node=3).options["gpus-per-node"] == "3"
     assert "gpus-per-node" not in Slurm(processes_per_node=3, gpus_per_node=0).options
     stub(programs, "sinfo", 'case "$*" in *%P) echo "cpu*";; *) echo "cpu|infinite|(null)|8|4|up|idle";; esac')
@@ -135,7 +131,7 @@ def test_a_run_is_found_while_its_job_is_alive(tmp_path: Path, programs: Path):
 SILENT = "echo 'Unable to contact slurm controller (connect failure)' >&2; exit 1"
 
 
-def test_no_answer_is_never_no_job(tmp_path: Path, programs: Path):
+def test_no_answer_is_not_taken_for_no_job(tmp_path: Path, programs: Path):
     """Of a launch on the cluster, and of one on this machine, which would start a second time what runs."""
     launcher, run = Slurm(), freeze(tmp_path / "x", "run")
     run.job.write_text(json.dumps({"job": "7"}))
@@ -157,7 +153,7 @@ def test_no_answer_is_never_no_job(tmp_path: Path, programs: Path):
         Slurm()
 
 
-def test_a_job_whose_submission_got_no_answer_is_looked_for_before_another(
+def test_an_unanswered_submission_is_searched_before_a_new_one(
     tmp_path: Path, programs: Path, monkeypatch: pytest.MonkeyPatch
 ):
     run = freeze(tmp_path / "x", "run")
@@ -230,11 +226,11 @@ def test_a_job_that_fits_is_not_refused():
         ),
     ],
 )
-def test_what_does_not_fit_is_named_with_its_value_and_the_nearest(changes: dict[str, Any], said: str):
+def test_a_request_that_does_not_fit_gets_a_suggestion(changes: dict[str, Any], said: str):
     assert wrong(**changes) == [said]
 
 
-def test_a_partition_without_gpus_and_one_that_is_down_are_told():
+def test_partitions_without_gpus_or_down_are_reported():
     assert wrong(CPU) == ["launcher.gpus_per_node=4: a node of partition cpu has 0. Try: null"]
     down = Partition("old", False, None, 4, 64, 8, False)
     assert wrong(down) == ["launcher.partition=old is down: it takes no jobs now. Try: another partition"]
@@ -255,7 +251,7 @@ def test_a_partition_is_found_by_name_or_as_the_default():
         partition_of(None, [CPU])
 
 
-def test_a_cluster_that_gives_no_answer_is_a_wrong_launcher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_an_unreachable_cluster_is_a_launcher_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     only_path(tmp_path / "programs", monkeypatch)
     stub(tmp_path / "programs", "sinfo", "echo 'sinfo: fatal: Could not establish a configuration source' >&2; exit 1")
     with pytest.raises(ValueError) as caught:

@@ -57,7 +57,7 @@ def plan_of(nodes: int, processes: int) -> Plan:
         ),
     ],
 )
-def test_what_differs_from_the_plan_is_told_with_the_nearest(given: dict[str, str], said: str | None):
+def test_differences_from_the_plan_are_reported_with_a_fix(given: dict[str, str], said: str | None):
     assert mismatch(plan_of(2, 2), AS_PLANNED | given) == said
 
 
@@ -113,7 +113,7 @@ def wait_for_file(file: Path) -> None:
 
 
 @pytest.mark.slow
-def test_slurms_signal_reaches_all_and_node_0_notes_the_first_for_the_run(tmp_path: Path):
+def test_slurms_signal_reaches_all_and_node_0_records_it(tmp_path: Path):
     run = freeze(tmp_path, 1)
     with started(run, 1) as [task]:
         everybody = tree(task.pid)
@@ -130,7 +130,7 @@ def test_slurms_signal_reaches_all_and_node_0_notes_the_first_for_the_run(tmp_pa
 
 
 @pytest.mark.slow
-def test_a_signal_to_another_node_stops_all_and_is_not_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_signal_to_another_node_stops_all_unrecorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     only_path(tmp_path / "programs", monkeypatch)
     stub(tmp_path / "programs", "scontrol", "echo '   NodeAddr=127.0.0.1 NodeHostName=n1'")
     run = freeze(tmp_path, 2)
@@ -141,7 +141,7 @@ def test_a_signal_to_another_node_stops_all_and_is_not_noted(tmp_path: Path, mon
     assert not run.stop.exists() and run.read_status()["state"] == "preempted"
 
 
-def test_a_node_that_got_something_else_says_so_where_the_end_of_the_job_looks(tmp_path: Path):
+def test_a_wrong_allocation_is_reported_to_the_jobs_end(tmp_path: Path):
     run = freeze(tmp_path, 1)
     assert start(run, 0, 2).wait(120) == 1
     error = run.read_status()["error"]

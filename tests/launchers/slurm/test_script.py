@@ -44,7 +44,7 @@ def seen_by_srun(programs: Path) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("name", ODD)
-def test_every_folder_name_reaches_the_programs_as_it_is(name: str, tmp_path: Path, programs: Path):
+def test_every_folder_name_reaches_the_programs_unchanged(name: str, tmp_path: Path, programs: Path):
     run = RunFolder(tmp_path / name)
     run.path.mkdir()
     write_script(run, {"job-name": name, "requeue": None}, Environment())
@@ -63,14 +63,14 @@ def test_every_folder_name_reaches_the_programs_as_it_is(name: str, tmp_path: Pa
     ]  # fmt: skip
 
 
-def test_how_srun_ended_is_told_to_the_end_of_the_job(tmp_path: Path, programs: Path):
+def test_the_exit_code_of_srun_reaches_the_jobs_end(tmp_path: Path, programs: Path):
     run = RunFolder(tmp_path)
     write_script(run, {}, Environment())
     assert run_script(run, SRUN_ENDS="143").returncode == 0
     assert calls(programs, "python")[-1] == ["-m", "distft.launch.job", "end", str(tmp_path), "143"]
 
 
-def test_a_job_that_cannot_begin_starts_no_rank(tmp_path: Path, programs: Path):
+def test_a_job_that_cannot_start_starts_no_rank(tmp_path: Path, programs: Path):
     run = RunFolder(tmp_path)
     write_script(run, {}, Environment())
     stub(programs, "python", "exit 1")
@@ -78,7 +78,7 @@ def test_a_job_that_cannot_begin_starts_no_rank(tmp_path: Path, programs: Path):
     assert not calls(programs, "srun")
 
 
-def test_the_options_stand_in_the_script_as_sbatch_reads_them(tmp_path: Path):
+def test_sbatch_options_are_written_into_the_script(tmp_path: Path):
     run = RunFolder(tmp_path)
     write_script(run, {"nodes": "2", "constraint": "a&b", "requeue": None}, Environment())
     lines = script_of(run).read_text().splitlines()
@@ -88,7 +88,7 @@ def test_the_options_stand_in_the_script_as_sbatch_reads_them(tmp_path: Path):
     assert "DISTFT_VENV" not in script_of(run).read_text(), "the launching environment is the job's"
 
 
-def test_modules_are_loaded_in_order_and_the_environments_python_comes_first(tmp_path: Path, programs: Path):
+def test_modules_load_in_order_before_the_environments_python(tmp_path: Path, programs: Path):
     (tmp_path / "init").mkdir()
     noted = tmp_path / "modules"
     (tmp_path / "init" / "bash").write_text(f'module() {{ echo "$*" >> {noted}; PATH=/of/a/module:$PATH; }}\n')
@@ -148,7 +148,7 @@ def test_the_job_inherits_what_it_needs_and_no_secret(monkeypatch: pytest.Monkey
     assert "ALL" not in names and "CUDA_VISIBLE_DEVICES" not in names
 
 
-def test_a_container_sees_every_folder_that_the_run_reads_or_writes(tmp_path: Path, programs: Path, checkout: Path):
+def test_a_container_mounts_every_folder_of_the_run(tmp_path: Path, programs: Path, checkout: Path):
     folder = tmp_path / "it's here"
     run = freeze(folder, "run", "launcher.stage=node_local", f"launcher.stage_dir={tmp_path / 'scratch'}")
     other = tmp_path / "other" / "checkpoints" / "step-00000004"

@@ -64,7 +64,7 @@ TABLE = [
 
 
 @pytest.mark.parametrize(("machine", "documents", "traits", "compiled", "expected", "reason"), TABLE)
-def test_auto_means_the_fastest_kernel_that_can(
+def test_auto_is_the_fastest_usable_kernel(
     machine: Machine, documents: Documents, traits: Traits, compiled: bool, expected: str, reason: str
 ) -> None:
     found = effective_attention("auto", machine, documents, traits, compiled=compiled)
@@ -72,13 +72,13 @@ def test_auto_means_the_fastest_kernel_that_can(
 
 
 @pytest.mark.parametrize("word", ["sdpa", "varlen", "flash_attention_3", "eager"])
-def test_a_name_means_itself(word: str) -> None:
+def test_a_kernel_name_is_used_as_typed(word: str) -> None:
     found = effective_attention(word, cuda(), LONG, with_(caps_scores=True), compiled=True)
     assert (found.asked, found.in_force, found.why) == (word, word, "requested by name")
 
 
 @pytest.mark.parametrize("machine", [cuda(dtype=FP32), cuda(VOLTA), cuda(None)], ids=str)
-def test_what_no_kernel_can_compile_is_refused_with_the_reason(machine: Machine) -> None:
+def test_compile_without_a_usable_kernel_is_refused(machine: Machine) -> None:
     with pytest.raises(ValueError, match=r"train.compile=true: varlen .* Try: train.compile=false"):
         effective_attention("auto", machine, SHORT, PLAIN, compiled=True)
 
@@ -91,7 +91,7 @@ def test_documents_are_counted_from_the_rows() -> None:
     assert Documents.of(np.zeros(0, np.int32), None, 64).num_lengths == 0
 
 
-def test_traits_are_read_from_the_config_of_a_model() -> None:
+def test_attention_traits_are_read_from_the_models_config() -> None:
     assert Traits.of(tiny_model("gpt2", attn_pdrop=0.1).config) == Traits(16, True, False, True)
     assert Traits.of(tiny_model("qwen3_8b").config) == Traits(
         tiny_model("qwen3_8b").config.head_dim, dropout=False, caps_scores=False, goes_with_sdpa=True
@@ -102,7 +102,7 @@ def test_traits_are_read_from_the_config_of_a_model() -> None:
     assert not Traits.of(with_sinks).goes_with_sdpa and anywhere(with_sinks) == "eager"
 
 
-def test_without_a_machine_auto_is_the_kernel_of_every_machine() -> None:
+def test_without_a_machine_auto_is_the_portable_kernel() -> None:
     assert tiny_model("llama3_8b").config._attn_implementation == SDPA
     sizes = {"hidden_size": 32, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 16}
     capped = AutoConfig.for_model("gemma2", num_hidden_layers=2, intermediate_size=32, vocab_size=64, **sizes)
@@ -115,7 +115,7 @@ def test_flash_attention_3_is_never_fetched() -> None:
         choose("flash_attention_3")
 
 
-def test_kernels_of_sdpa_that_are_switched_off_are_not_listed() -> None:
+def test_disabled_sdpa_kernels_are_not_listed() -> None:
     before = enabled_sdpa()
     assert set(before) <= {"cudnn", "flash", "mem_efficient", "math"} and "math" in before
     torch.backends.cuda.enable_flash_sdp(False)

@@ -68,7 +68,7 @@ def test_another_document_changes_no_bit_of_it(name: str, kernel: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["llama3_8b", "mistral_7b", "gemma3_4b"])
-def test_it_is_transformers_own_attention(name: str) -> None:
+def test_it_equals_the_attention_of_transformers(name: str) -> None:
     """Also in a batch of rows, as an export's check feeds it, and with a window narrower than the row."""
     mine, own = live(name, "sdpa"), live(name, "sdpa")
     own.set_attn_implementation("eager")
@@ -97,7 +97,7 @@ def test_a_training_forward_without_borders_is_an_error() -> None:
         empty.train()(input_ids=torch.zeros(1, 4, dtype=torch.int64))
 
 
-def test_a_kernel_that_is_not_here_is_an_error_and_nothing_takes_its_place() -> None:
+def test_a_missing_kernel_is_an_error_without_fallback() -> None:
     for word in ("flash_attention_2", "varlen", "flex_attention"):
         with pytest.raises(ValueError, match=rf"model.attention={word}: .* Try: model.attention=sdpa"):
             choose(word)
@@ -125,7 +125,7 @@ def parts(dtype: torch.dtype) -> list[torch.Tensor]:
 @pytest.mark.parametrize("window", [None, 16])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("scale", [None, 0.3])
-def test_it_is_a_call_for_each_document(dtype: torch.dtype, window: int | None, scale: float | None) -> None:
+def test_attention_is_called_once_per_document(dtype: torch.dtype, window: int | None, scale: float | None) -> None:
     mine, own = parts(dtype), parts(dtype)
     borders = torch.tensor([0, *torch.tensor(LENGTHS).cumsum(0)], dtype=torch.int32)
     turned = [part.transpose(1, 2) for part in own]
@@ -142,7 +142,7 @@ def test_it_is_a_call_for_each_document(dtype: torch.dtype, window: int | None, 
         assert torch.equal(one.grad, other.grad)
 
 
-def test_it_keeps_torchs_rules_for_operations() -> None:
+def test_it_follows_torchs_rules_for_custom_operators() -> None:
     """Its shapes without data are those with data, it writes to no input, and its gradients are as registered."""
     borders = torch.tensor([0, *torch.tensor(LENGTHS).cumsum(0)], dtype=torch.int32)
     given = tuple(part.detach().transpose(1, 2).requires_grad_() for part in parts(torch.float32))

@@ -87,7 +87,7 @@ def made(batch: int = 1, length: int = sum(LENGTHS)) -> list[torch.Tensor]:
 
 @pytest.mark.parametrize("window", [None, 3])
 @pytest.mark.parametrize("kernel", KERNELS)
-def test_documents_are_told_by_their_borders(kernel: Any, window: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_documents_are_given_by_their_borders(kernel: Any, window: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[dict[str, Any]] = []
     monkeypatch.setattr(varlen, "varlen_attn", kernel(calls))
     borders = torch.tensor([0, 5, 6, 15], dtype=torch.int32)
@@ -119,13 +119,13 @@ def test_the_installed_kernel_is_one_of_those_that_are_recorded() -> None:
 
 
 @pytest.mark.parametrize("asked", [{"softcap": 30.0}, {"dropout": 0.1}, {"s_aux": torch.zeros(4)}])
-def test_what_the_kernel_does_not_do_is_refused(asked: dict[str, Any]) -> None:
+def test_unsupported_options_of_the_kernel_are_refused(asked: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="Try: model.attention=auto"):
         documents_varlen(torch.nn.Identity(), *made(), None, **asked)
 
 
 @pytest.mark.parametrize("asked", [{"softcap": 30.0}, {"s_aux": torch.zeros(4)}])
-def test_sdpa_refuses_what_it_would_leave_out(asked: dict[str, Any]) -> None:
+def test_sdpa_refuses_options_it_would_ignore(asked: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="Try: model.attention=eager"):
         documents_sdpa(SimpleNamespace(), *made(), None, **asked)  # pyright: ignore[reportArgumentType]
 

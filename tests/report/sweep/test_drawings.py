@@ -39,7 +39,7 @@ def test_the_line_goes_through_the_means(make_sweep):
     assert line.get_xydata().tolist() == [[1e-5, 2.1], [1e-3, 1.1]]
 
 
-def test_words_are_not_joined_their_means_are_bars(make_sweep):
+def test_means_of_words_are_bars_without_a_line(make_sweep):
     runs = [Run({"optimizer.lr": word}, losses=(9.0, loss)) for word, loss in (("a", 1.0), ("a", 2.0), ("b", 4.0))]
     axes = draw_rates(make_sweep(runs, RATE))
     [bars] = axes.collections
@@ -65,7 +65,7 @@ def test_an_axis_holds_few_losses_whole(losses):
     assert low < min(losses) and max(losses) < high
 
 
-def test_a_dollar_sign_is_no_formula(make_sweep):
+def test_a_dollar_sign_is_not_math(make_sweep):
     wrong = "$x_{$"  # which matplotlib refuses to draw as one
     sweep = make_sweep([Run({wrong: wrong}), Run({wrong: "a"})], [wrong])
     axes, ranking = Figure().subplots(2), rank(sweep)

@@ -28,7 +28,7 @@ def test_two_settings_that_do_not_differ_significantly(make_sweep):
     )
 
 
-def test_one_seed_gives_no_interval_and_says_so(make_sweep):
+def test_one_seed_gives_no_interval_and_a_note(make_sweep):
     text = said(make_sweep([*of_seeds(1e-4, 1.0), *of_seeds(1e-3, 1.5)], RATE))
     assert "1.0000, from one seed, so without an interval; the next, optimizer.lr=0.001, is 0.5000 higher" in text
     assert text.endswith("whether that is chance is unknown.")
@@ -69,7 +69,7 @@ def test_caveats_are_reported(make_sweep):
     assert "target tokens" not in text
 
 
-def test_losses_over_other_rows_are_not_compared_in_silence(make_sweep):
+def test_losses_over_other_rows_get_a_warning(make_sweep):
     sweep = make_sweep([*of_seeds(1e-4, 1.0), *of_seeds(1e-3, 5.0)], RATE)
     other = replace(sweep, jobs=[sweep.jobs[0], replace(sweep.jobs[1], eval_tokens=1412)])
     assert any("on 1,300 to 1,412 held-out target tokens" in doubt for doubt in doubts(other, rank(other)))

@@ -29,7 +29,7 @@ def test_the_recorded_objective_is_used_and_its_step_found(make_sweep):
     assert [(job.objective, job.objective_step) for job in make_sweep(recorded, []).jobs] == [(1.9, 4), (1.0, None)]
 
 
-def test_losses_that_are_no_number_are_no_objective(make_sweep):
+def test_non_finite_losses_are_not_an_objective(make_sweep):
     runs = [Run({}, losses=(float("nan"), float("inf"))), Run({}, losses=(float("nan"), 2.0), objective=float("nan"))]
     first, second = make_sweep(runs, []).jobs
     assert (first.objective, first.is_ranked) == (None, False)
@@ -49,7 +49,7 @@ def test_a_line_cut_off_by_a_crash_is_left_out(make_sweep, tmp_path: Path):
     assert job.train_loss == 2.0 / 8
 
 
-def test_a_folder_without_a_sweep_is_refused_with_the_nearest(tmp_path: Path):
+def test_a_folder_without_a_sweep_is_refused_with_a_suggestion(tmp_path: Path):
     write_sweep(tmp_path / "rates", [Run({})])
     with pytest.raises(
         ConfigError, match=r"sweep=.*rate: not a sweep folder \(no sweep_status.json\). Did you mean .*/rates"

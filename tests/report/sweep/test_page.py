@@ -186,7 +186,7 @@ def test_the_command_writes_the_same_bytes_twice(tmp_path: Path, capsys):
         (["swep=x"], "swep=x: there is no such key"),
     ],
 )
-def test_a_wrong_call_exits_2_and_says_why(arguments, said, capsys):
+def test_a_wrong_call_exits_2_with_the_reason(arguments, said, capsys):
     with pytest.raises(SystemExit) as end:
         command(main, arguments)
     assert end.value.code == 2
@@ -239,7 +239,7 @@ def test_every_run_is_a_row_with_all_its_numbers(make_sweep, tmp_path: Path):
     assert (waiting["optimizer.lr"], waiting["state"], waiting["objective"]) == ("true", "pending", "")
 
 
-def test_no_cell_is_a_formula(make_sweep, tmp_path: Path):
+def test_no_csv_cell_is_a_formula(make_sweep, tmp_path: Path):
     runs = [Run({"optimizer.lr": "-1e-5"}, reason="=cmd|'/c calc'!A1"), Run({"optimizer.lr": "@SUM(1)"}, reason="-x")]
     first, second = rows_of(make_sweep(runs, ["optimizer.lr"]), tmp_path)
     assert (first["reason"], second["reason"], second["optimizer.lr"]) == ("'=cmd|'/c calc'!A1", "'-x", "'@SUM(1)")
