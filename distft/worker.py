@@ -27,7 +27,6 @@ from distft.data.batches import Batch
 from distft.data.order import Base, Order, order_version, step_borders
 from distft.data.shards import Rows
 from distft.evaluate.held_out import held_out
-from distft.generate.ranks import answer_share
 from distft.goodput import note
 from distft.losses.cross_entropy import CrossEntropy
 from distft.model_check.live import check_live
@@ -125,14 +124,6 @@ def evaluate(run: RunFolder, number: int, world: World) -> None:
     if world.is_first:
         write_json(run.path / "metrics.json", {"step": step, "split": "eval", **metrics})
         run.write_status(state="completed", step=step)
-
-
-def generate(run: RunFolder, number: int, world: World) -> None:
-    """Answers the prompts of a job of `distft generate` with the checkpoint that its config names."""
-    config, plan = run.read_config(), run.read_plan()
-    engine = make_engine(config, plan, world)
-    load(engine, make_skeleton(config, plan), config, plan, run, world)
-    answer_share(engine, run, plan, world)
 
 
 def begin(run: RunFolder, number: int, world: World) -> tuple[Attempt, Attention]:

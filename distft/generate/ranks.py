@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -11,10 +11,10 @@ import torch
 
 from distft.data.tokenize import load_tokenizer
 from distft.generate.decode import Prompt, Rules, decode, decoding, share
-from distft.generate.job import STATISTICS, Generated, Settings, answers_file, read_job
+from distft.generate.job import STATISTICS, Generated, Settings, answers_file
 from distft.generate.sampling import Chooser, Sampling
 from distft.models.adapters import is_adapter
-from distft.run import Plan, RunFolder, write_json
+from distft.run import RunFolder, write_json
 from distft.runtime.process_group import World, all_reduce_sum
 from distft.strategies.engine import Engine
 from distft.tensors.streaming import folder_chunks, stream
@@ -23,18 +23,17 @@ PEFT_PREFIX = "base_model.model."  # of the names in an exported adapter
 _TAIL = 8  # tokens before a stop text's own, so that a text which begins inside a token is seen
 
 
-def answer_share(engine: Engine, job: RunFolder, plan: Plan, world: World) -> None:
+def answer_share(
+    engine: Engine, job: RunFolder, about: Mapping[str, Any], tokenizer_dir: str | None, world: World
+) -> None:
     """Writes the answers to this process's prompts; rank 0 then writes the job's statistics and its end.
 
-    RuntimeError when the batch does not fit the device's memory.
+    about: `read_job(job)`. MemoryError when the batch does not fit the device's memory.
     """
-    about = read_job(job)
     settings = Settings(**about["settings"])
-    if about["adapters"]:
-        load_adapters(engine, Path(about["adapters"]), world)
     sampling = Sampling(settings.temperature, settings.top_p, settings.top_k, settings.seed)
     ends = frozenset(about["ends"])
-    stops = stop_texts(settings.stop, load_tokenizer(plan.tokenizer_dir)) if settings.stop else lambda _: False
+    stops = stop_texts(settings.stop, load_tokenizer(tokenizer_dir)) if settings.stop else lambda _: False
     rules = Rules(Chooser(sampling, about["penalties"], about["ends"]), ends, stops)
     prompts = [Prompt(index, each["token_ids"], each["max_new_tokens"]) for index, each in enumerate(about["prompts"])]
     begun, tokens = time.perf_counter(), 0

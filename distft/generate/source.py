@@ -27,7 +27,7 @@ from distft.paths import absolute, conf_dir
 from distft.run import Plan, RunFolder, read_json
 
 BASE = "base"
-WORK = "distft.worker.generate"
+WORK = "distft.inference.generate"
 GENERATION, CONFIG, ADAPTER = "generation_config.json", "config.json", "adapter_config.json"
 PENALTIES = ("repetition_penalty", "no_repeat_ngram_size", "bad_words_ids", "suppress_tokens")  # applied
 # Settings that change the text of a greedy answer too; neutral values of theirs are None, 0, 1 and empty.

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from distft import worker
+from distft import inference, worker
 from distft.config import compose
 from distft.data.tokenize import byte_tokenizer
 from distft.generate.__main__ import find_prompts, parse, write_answers
@@ -65,7 +65,7 @@ def answers(folder: Path, run: Path, prompts: str, at: str | None = None, **give
     requests = find_prompts(source, prompts)
     job = freeze(folder, source, [request.token_ids for request in requests], settings)
     with alone() as world:
-        worker.generate(job, 1, world)
+        inference.generate(job, 1, world)
     write_answers(folder / "out.jsonl", source, requests, settings, job)
     return read_lines(folder / "out.jsonl")
 
