@@ -12,6 +12,7 @@ COMMANDS = (
     "inspect_data",
     "evaluate",
     "generate",
+    "chat",
     "export",
     "report",
     "verify_resume",

@@ -10,23 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from distft.config import frozen_text
+from distft.generate.settings import Settings
 from distft.generate.source import Source
 from distft.run import RunFolder, read_json, write_json
 
 PROMPTS, ANSWERS, STATISTICS = "prompts.json", "answers", "statistics.json"
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What the command line sets. stop: texts that end an answer."""
-
-    max_new_tokens: int = 256
-    temperature: float = 0.0
-    top_p: float = 1.0
-    top_k: int = 0
-    seed: int = 0
-    stop: tuple[str, ...] = ()
-    batch_size: int = 16
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,9 @@ import torch
 
 from distft.data.tokenize import load_tokenizer
 from distft.generate.decode import Prompt, Rules, decode, decoding, share
-from distft.generate.job import STATISTICS, Generated, Settings, answers_file
+from distft.generate.job import STATISTICS, Generated, answers_file
 from distft.generate.sampling import Chooser, Sampling
+from distft.generate.settings import Settings
 from distft.models.adapters import is_adapter
 from distft.run import RunFolder, write_json
 from distft.runtime.process_group import World, all_reduce_sum
@@ -31,10 +32,8 @@ def answer_share(
     about: `read_job(job)`. MemoryError when the batch does not fit the device's memory.
     """
     settings = Settings(**about["settings"])
-    sampling = Sampling(settings.temperature, settings.top_p, settings.top_k, settings.seed)
-    ends = frozenset(about["ends"])
-    stops = stop_texts(settings.stop, load_tokenizer(tokenizer_dir)) if settings.stop else lambda _: False
-    rules = Rules(Chooser(sampling, about["penalties"], about["ends"]), ends, stops)
+    tokenizer = load_tokenizer(tokenizer_dir) if settings.stop else None
+    rules = rules_of(settings, about["ends"], about["penalties"], tokenizer)
     prompts = [Prompt(index, each["token_ids"], each["max_new_tokens"]) for index, each in enumerate(about["prompts"])]
     begun, tokens = time.perf_counter(), 0
     try:
@@ -74,3 +73,10 @@ def load_adapters(engine: Engine, folder: Path, world: World) -> None:
     ]
     stream(chunks, [piece for piece in engine.pieces() if is_adapter(piece.name)], world)
     engine.refresh()
+
+
+def rules_of(settings: Settings, ends: Sequence[int], penalties: Mapping[str, Any], tokenizer: Any) -> Rules:
+    """Returns how tokens are chosen, and what ends an answer."""
+    sampling = Sampling(settings.temperature, settings.top_p, settings.top_k, settings.seed)
+    stops = stop_texts(settings.stop, tokenizer) if settings.stop else lambda _: False
+    return Rules(Chooser(sampling, penalties, ends), frozenset(ends), stops)

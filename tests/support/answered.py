@@ -8,8 +8,9 @@ from typing import Any
 from distft import inference, worker
 from distft.config import compose
 from distft.data.tokenize import byte_tokenizer
-from distft.generate.__main__ import find_prompts, parse, write_answers
+from distft.generate.__main__ import find_prompts, write_answers
 from distft.generate.job import freeze
+from distft.generate.settings import parse
 from distft.generate.source import find_source
 from distft.launch import stages
 from distft.run import RunFolder

@@ -1,0 +1,139 @@
+"""`distft chat` talks in a real terminal and through a pipe: turns, a second model, Ctrl-C and Ctrl-D."""
+
+import os
+import pty
+import re
+import select
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from distft.chat import KEYS, Speaker, find_speakers, hear, interrupted, loaded, main, printable, talk_alone
+from distft.config import ConfigError
+from distft.generate.settings import Settings
+from distft.run import RunFolder
+from tests.support.answered import answers, write_lines
+
+pytestmark = pytest.mark.slow
+SECONDS = 120  # until a loaded machine has imported torch
+
+
+class Terminal:
+    """A process on a pseudoterminal."""
+
+    def __init__(self, *command: str, columns: int = 80) -> None:
+        self.seen = ""
+        environment = os.environ | {"COLUMNS": str(columns), "TERM": "xterm", "OMP_NUM_THREADS": "1"}
+        self.pid, self.file = pty.fork()
+        if self.pid == 0:
+            os.execve(sys.executable, [sys.executable, *command], environment)
+
+    def type(self, text: str) -> None:
+        os.write(self.file, text.encode())
+
+    def read_until(self, text: str) -> str:
+        """Returns what was printed since the last call, up to `text`."""
+        deadline = time.monotonic() + SECONDS
+        while (at := self.seen.find(text)) < 0:
+            assert time.monotonic() < deadline, self.seen
+            if select.select([self.file], [], [], 1)[0]:
+                self.seen += os.read(self.file, 65536).decode(errors="replace")
+        found, self.seen = self.seen[:at], self.seen[at + len(text) :]
+        return found
+
+    def end(self) -> int:
+        _, status = os.waitpid(self.pid, 0)
+        return os.waitstatus_to_exitcode(status)
+
+
+def test_a_terminal_shows_turns_and_ends_with_ctrl_d(tuned_run: RunFolder) -> None:
+    chat = Terminal("-m", "distft.chat", f"run={tuned_run.path}", "at=base", "max_new_tokens=400", "stop=@@")
+    try:
+        chat.read_until("Ctrl-C ends an answer, Ctrl-D the chat.")
+        chat.read_until("> ")
+        chat.type("1 and 1 is\n")
+        chat.read_until("1 and 1 is\r\n")
+        chat.type("\x03")  # while it answers
+        assert " (ended)" in chat.read_until("\n> ")
+        chat.type("\x03")  # at the prompt
+        chat.read_until("(Ctrl-D ends the chat)")
+        chat.read_until("> ")
+        chat.type("\x04")
+        assert chat.end() == 0
+    finally:
+        os.close(chat.file)
+
+
+def test_a_pipe_gives_one_message_a_line(tuned_run: RunFolder, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "distft.chat", f"run={tuned_run.path}", "against=base", "max_new_tokens=6"]
+    done = subprocess.run(command, input="3 and 3 is\n\n4 and 4 is\n", capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    head, *said = done.stdout.strip().splitlines()
+    assert head == "run at step-00000003 against run at base"
+    assert [line.partition(": ")[0] for line in said if re.match("(tuned|base): ", line)] == ["tuned", "base"] * 2
+    file = str(write_lines(tmp_path / "one.jsonl", [{"prompt": "3 and 3 is"}]))
+    for at, name in ((None, "tuned"), ("base", "base")):
+        [row] = answers(tmp_path / name, tuned_run.path, file, at=at, max_new_tokens="6")
+        shown = printable(row["completion"])
+        assert f"{name}: {shown}".splitlines()[0].rstrip() in done.stdout
+
+
+def test_a_turn_sees_the_turns_before_it(tuned_run: RunFolder, capsys: Any) -> None:
+    settings = Settings(max_new_tokens=5)
+    with loaded(find_speakers({"run": str(tuned_run.path)}), settings) as [speaker]:
+        said = []
+        for text in ("3 and 3 is", "And 4?"):
+            assert hear([speaker], text, "Add.") == []
+            said.append(talk_alone(speaker, settings, False, lambda: False))
+            speaker.remember(said[-1])
+        prompt = speaker.source.render.decode(speaker.source.render(speaker._prompt()), special=True)
+        roles = [message["role"] for message in speaker.messages]
+    assert roles[:3] == ["system", "user", "assistant"]
+    assert "Add." in prompt and "3 and 3 is" in prompt and said[0] in prompt and "And 4?" in prompt
+    assert printable(said[0]) in capsys.readouterr().out
+
+
+def test_a_conversation_too_long_loses_its_first_turn(tuned_run: RunFolder) -> None:
+    [speaker] = find_speakers({"run": str(tuned_run.path)})
+    assert hear([speaker], "a" * 900, None) == []
+    speaker.remember("b" * 900)
+    [note] = hear([speaker], "c" * 900, None)
+    assert "first turn was dropped" in note and [m["content"][0] for m in speaker.messages] == ["c"]
+    speaker.remember("")
+    assert speaker.messages == [], "an answer that ended before its first word is left out with its question"
+    [note] = hear([speaker], "d" * 3000, None)
+    assert "does not fit into the model's 2,048 positions" in note and speaker.messages == []
+
+
+def test_the_second_model_may_be_another_folder(tuned_run: RunFolder) -> None:
+    base = tuned_run.path.parents[1] / "base"
+    found: list[Speaker] = find_speakers({"run": str(tuned_run.path), "against": str(base)})
+    assert [each.name for each in found] == ["tuned", "other"] and found[1].source.name == str(base)
+    with pytest.raises(ConfigError, match="at=step-9: no such checkpoint"):
+        find_speakers({"run": str(tuned_run.path), "against": "step-9"})
+
+
+def test_bad_keys_are_refused(tuned_run: RunFolder) -> None:
+    with pytest.raises(ConfigError) as caught:
+        main([f"run={tuned_run.path}", "temperature=hot"])
+    assert caught.value.messages == ["temperature=hot: is a number from 0, greedy, to 100"]
+    with pytest.raises(ConfigError, match="Did you mean against"):
+        main([f"run={tuned_run.path}", "agianst=base"])
+    assert {"run", "at", "against"} <= KEYS.keys()
+
+
+def test_control_characters_of_an_answer_are_not_printed() -> None:
+    assert printable("a\x1b[2Jb\n\tc\x07é") == "a[2Jb\n\tcé"
+
+
+def test_ctrl_c_is_restored_after_an_answer() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with interrupted() as is_interrupted:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert is_interrupted()
+    assert signal.getsignal(signal.SIGINT) == before
