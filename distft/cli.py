@@ -33,7 +33,7 @@ def main() -> int:
         return 0
     name = sys.argv[1].replace("-", "_")
     if name not in available():
-        from distft.config.nearest import did_you_mean, nearest
+        from distft.config.errors import did_you_mean, nearest
 
         meant = did_you_mean(nearest(name, available()))
         print(f"distft {sys.argv[1]}: no such command.{meant}\n\n{usage()}", file=sys.stderr)

@@ -1,28 +1,29 @@
-"""Makes a step of a run again, up to its gradient, and names the micro-batches and rows whose loss is not finite."""
+"""Repeats a step of a run up to its gradient, and names the micro-batches and rows whose loss is not finite."""
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from distft.checkpoint.choose import candidates
 from distft.config import ConfigError, command, frozen_text, read_config
 from distft.config.command import find_run, keywords, usage
-from distft.launchers.local import Local
+from distft.launchers.local import Local, LocalConfig
 from distft.run import Plan, RunFolder, read_json, write_json
 
 KEYS = {"run": "the run's folder", "step": "a step that RUN/batches/ has a file of"}
 CLAIM = (
-    "Goes from the newest checkpoint before the step, by the run's own strategy; writes RUN/replay/step-N/step.json."
+    "Starts from the newest checkpoint before the step, with the run's strategy; writes RUN/replay/step-N/step.json."
 )
 WORK = "distft.verify_resume.replay_step.replay"
 
 
 def main(arguments: list[str]) -> int:
-    """Prints what the step computes and returns 0; 1 when it could not be made."""
+    """Prints loss and gradient norm of the step and returns 0; 1 when it failed."""
     given = keywords(arguments, KEYS, required=("run", "step"))
     run = find_run(given["run"])
     job = freeze(run, find_batch(run, given["step"]))
-    [handle] = Local().submit([job.path])
+    [handle] = Local(LocalConfig()).submit([job.path])
     while (outcome := handle.wait(0.2)) is None:
         pass
     if outcome.error:
@@ -34,18 +35,25 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def find_batch(run: RunFolder, step: str) -> dict[str, Any]:
-    """Returns what was written of a step; ConfigError names the steps there are."""
+class Batch(TypedDict):
+    """The part of RUN/batches/step-N.json that a replay reads; `plan` has the fields of distft.run.Plan."""
+
+    step: int
+    plan: Mapping[str, object]
+
+
+def find_batch(run: RunFolder, step: str) -> Batch:
+    """Returns the record of a step; ConfigError lists the recorded steps."""
     there = {int(file.stem.removeprefix("step-")): file for file in sorted((run.path / "batches").glob("step-*.json"))}
     if not step.isdigit() or int(step) not in there:
         steps = ", ".join(map(str, there)) or "none"
-        raise ConfigError([f"step={step}: nothing was written of that step. There are: {steps}"])
+        raise ConfigError([f"step={step}: this step has no record in RUN/batches. Allowed: {steps}"])
     return read_json(there[int(step)])
 
 
-def freeze(run: RunFolder, batch: dict[str, Any]) -> RunFolder:
+def freeze(run: RunFolder, batch: Batch) -> RunFolder:
     """Returns the folder of the replay: the run's frozen config and the plan that the step had."""
-    config, plan = read_config(run), Plan(**batch["plan"])
+    config, plan = read_config(run), Plan.of(batch["plan"])
     start = start_of(run, config.checkpoint.resume, batch["step"])
     job = RunFolder(run.path / "replay" / f"step-{batch['step']}")
     job.path.mkdir(parents=True, exist_ok=True)
@@ -63,8 +71,8 @@ def start_of(run: RunFolder, resume: str, step: int) -> Path | None:
     return next(iter([*before, *outside]), None)
 
 
-def described(step: dict[str, Any]) -> list[str]:
-    """Returns what the step computed, in lines."""
+def described(step: Mapping[str, Any]) -> list[str]:
+    """Describes step.json in lines."""
     lines = [f"step {step['step']}: loss {step['loss']}, gradient norm {step['grad_norm']}"]
     for each in step["micro_batches"]:
         if not each["is_finite"]:

@@ -23,6 +23,7 @@ EXIT_WRONG_CONFIG = 2
 EXIT_PREEMPTED = 75
 EXIT_AGAIN = 76  # of `launch.job end`, for the job script: restart the ranks
 EXIT_HANG = 124  # as the `timeout` program has it
+MetricsRow = dict[str, Any]  # a line of metrics.jsonl: JSON values under free keys
 RENAMED_TARGETS = {  # prefix of a `_target_` that an older version froze -> this version's
     "distft.strategies.fully_sharded.": "distft.strategies.fsdp.",
     "distft.models.tuning.": "distft.models.adapters.",
@@ -56,6 +57,12 @@ class Plan:
     adapters: int | None = None  # parameters of adapters, which alone are trained; None: full fine-tuning
     model_name: str = ""  # of the loaded model; "" in plans of older versions
     model_hash: str | None = None  # content hash of model_dir; None without one or in plans of older versions
+
+    @staticmethod
+    def of(values: Mapping[str, Any]) -> "Plan":
+        """Returns the plan of plan.json; unknown keys, of a newer version, are ignored."""
+        known = {each.name for each in fields(Plan)}
+        return Plan(**{key: value for key, value in values.items() if key in known})
 
     @property
     def rows_dir(self) -> Path:
@@ -146,9 +153,8 @@ class RunFolder:
         return with_current_names(yaml.safe_load(self.config.read_text()))
 
     def read_plan(self) -> Plan:
-        """Returns the frozen plan; unknown keys, of a newer version, are ignored."""
-        known = {each.name for each in fields(Plan)}
-        return Plan(**{key: value for key, value in read_json(self.plan).items() if key in known})
+        """Returns the frozen plan."""
+        return Plan.of(read_json(self.plan))
 
     def read_commands(self) -> list[list[str]]:
         """Returns the words of each launch's command line, the first launch first; empty without command.txt.
@@ -192,7 +198,7 @@ class RunFolder:
         now = {"time": time.time(), "host": socket.gethostname()}
         write_json(self.status, self.read_status() | reason | changes | now)
 
-    def read_metrics(self, split: str | None = None) -> Iterator[dict[str, Any]]:
+    def read_metrics(self, split: str | None = None) -> Iterator[MetricsRow]:
         """Yields the rows of metrics.jsonl in order; skips a last line cut off by a crash."""
         if not self.metrics.is_file():
             return
@@ -289,14 +295,14 @@ def json_text(value: Any, **options: Any) -> str:
         return json.dumps(_without_non_finite(value, "", {}), allow_nan=False, **options)
 
 
-def row_text(row: dict[str, Any]) -> str:
+def row_text(row: MetricsRow) -> str:
     """Returns a row of metrics.jsonl as strict JSON; `reason` has the value behind each null: {"loss": "NaN"}."""
     reasons: dict[str, str] = {}
     row = _without_non_finite(row, "", reasons)
     return json_text(row | {"reason": reasons} if reasons else row)
 
 
-def read_row(text: str | bytes) -> dict[str, Any]:
+def read_row(text: str | bytes) -> MetricsRow:
     """Inverts `row_text`; also reads rows of older versions with a bare NaN."""
     row = json.loads(text)
     reasons = row.pop("reason") if isinstance(row, dict) and isinstance(row.get("reason"), dict) else {}
@@ -339,7 +345,7 @@ class MetricsLog:
         """Drops rows after `start_step`, which this attempt writes again, and a line cut off by a crash; at step 0 it
         drops all rows, with those of an evaluation before the first step."""
         self.path = path
-        self.dropped: list[dict[str, Any]] = []
+        self.dropped: list[MetricsRow] = []
         if path.is_file():
             lines = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
             rows = list(map(read_row, lines))
@@ -351,6 +357,6 @@ class MetricsLog:
             os.replace(temporary, path)
         self.file = path.open("a", buffering=1)
 
-    def write(self, row: dict[str, Any]) -> None:
+    def write(self, row: MetricsRow) -> None:
         """Appends one line, with the time; it is flushed to the operating system on return."""
         self.file.write(row_text(row | {"time": time.time()}) + "\n")

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from distft.config import ConfigError, command
 from distft.config.command import find_run, keywords
-from distft.config.nearest import did_you_mean, nearest
+from distft.config.errors import did_you_mean, nearest
 from distft.goodput import goodput_of
 from distft.launchers.follow import NewRows
 from distft.paths import absolute

@@ -6,7 +6,7 @@ programs. Code below this file reads no config: constructors get plain values.
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -41,7 +41,7 @@ from distft.runtime import heartbeat
 from distft.runtime.determinism import in_force
 from distft.runtime.device import compute_dtype, exact_products
 from distft.runtime.errors import NonFinite
-from distft.runtime.process_group import World, collective_seconds, compare, from_first, share_timeout
+from distft.runtime.process_group import Environments, World, collective_seconds, compare, from_first, share_timeout
 from distft.runtime.stop import listen, requested
 from distft.strategies.engine import Engine, Objective
 from distft.train.early_stopping import EarlyStopping, Evaluator, When
@@ -160,7 +160,7 @@ def rehearse_saves(attempt: Attempt, engine: Engine) -> None:
     rehearse(engine, attempt.run.checkpoints, states_per_weight(plan), keep, attempt.world, best=evaluates)
 
 
-def make_lasting(attempt: Attempt, nodes: Mapping[str, Any]) -> Lasting:
+def make_lasting(attempt: Attempt, nodes: Environments) -> Lasting:
     """Returns the parts that outlast a rewind. nodes: the environments of all ranks."""
     config, device = attempt.config, attempt.world.device
     peak = peak_of(device, compute_dtype(config.train.precision, device))
@@ -171,7 +171,7 @@ def make_lasting(attempt: Attempt, nodes: Mapping[str, Any]) -> Lasting:
 
 
 def write_effective(
-    attempt: Attempt, engine: Engine, attention: Attention, nodes: Mapping[str, Any], settings: Settings
+    attempt: Attempt, engine: Engine, attention: Attention, nodes: Environments, settings: Settings
 ) -> None:
     """Writes effective.json, the settings read back from live objects, and nodes.json, on rank 0."""
     effective = {

@@ -18,11 +18,12 @@ from distft.config.schema import KEYS
 from distft.config.targets import check_trusted
 from distft.launch.restarts import may_restart
 from distft.launchers.contract import Outcome
-from distft.rank import _NO_MEMORY, find_work
+from distft.rank import find_work
 from distft.run import RunFolder
 from distft.runtime import environment, errors, stop
 from distft.runtime.environment import has_secret, looks_secret, passed_on, recorded, redact
 from distft.tensors import integrity
+from distft.train.oom_probe import _NO_MEMORY
 
 # What a run may go on with another value of: where and how fast it trains, and what is seen of it.
 MAY_CHANGE = """

@@ -18,7 +18,7 @@ EXPERIMENTS = [word for group, word in WORDS if group == "experiment"]
 @pytest.fixture
 def right(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What a config needs in addition to a choice, and the demo's files, empty."""
-    for module in ("config.machines", "config.rules.machine", "config.rules.model"):
+    for module in ("config.machines", "config.rules.run", "config.rules.model"):
         monkeypatch.setattr(f"distft.{module}.num_accelerators", lambda: 0)
     demo = tmp_path / "demo"
     (demo / "smollm2-135m-instruct").mkdir(parents=True)
@@ -37,6 +37,7 @@ def test_every_choice_composes_into_a_config(group: str, word: str, right: list[
 
 @pytest.mark.parametrize("word", [word for word in EXPERIMENTS if word != "four_nodes_8b"])  # cut for hsdp
 @pytest.mark.parametrize("strategy", [word for group, word in WORDS if group == "strategy"])
+@pytest.mark.slow
 def test_an_experiment_goes_with_every_strategy(word: str, strategy: str, right: list[str]):
     rows = [] if word == "laptop_demo" else ["data.train=org/rows"]
     compose([*right, *rows, f"experiment={word}", f"strategy={strategy}"])

@@ -394,12 +394,12 @@ def test_a_launch_waits_restarts_and_gives_up_as_configured(right: list[str], mo
     run, config = with_name(config)
     freeze(run, config, plan_run(run, config), settings)
     launcher = make_part(config, "launcher")
-    assert not launcher.wait and launcher.program == "tests.support.fake_worker"
+    assert not config.launcher.wait and launcher.config.program == "tests.support.fake_worker"
     assert Limits.of(read_config(run).launcher) == Limits(11, 13)
 
     given: list[Any] = []
     monkeypatch.setattr(__main__, "follow", lambda *arguments: given.append(arguments) or Outcome("completed"))
-    __main__.supervise(run, Handle(), launcher, ())  # type: ignore[arg-type]  # enough of one
+    __main__.supervise(run, Handle(), launcher, (), config.launcher.grace_seconds)  # type: ignore[arg-type]  # enough of one
     assert given[0][2] == 7
 
     handle = Handle()

@@ -3,6 +3,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from distft.data.shards import Row
 from distft.data.tokenize import byte_tokenizer
@@ -16,6 +17,7 @@ def test_trained_tokens_are_marked_without_splitting_letters():
     assert marked(row, tokenizer).plain == "h⟦i│é│<|im_end|>⟧a"
 
 
+@pytest.mark.slow
 def test_the_command_shows_what_is_trained(tmp_path: Path):
     (tmp_path / "rows.jsonl").write_text('{"prompt": "hi", "completion": "yes"}\n' * 3)
     overrides = ["model.tiny=true", "cache_dir=cache", "data.train=rows.jsonl", "data.eval=null"]

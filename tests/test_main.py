@@ -22,6 +22,7 @@ def test_help_lists_every_command_with_its_purpose(words):
 
 
 @pytest.mark.parametrize("name", sorted(available()))
+@pytest.mark.slow
 def test_every_command_answers_help_with_its_keys(name):
     done = distft(name, "--help")
     assert done.returncode == 0 and done.stderr == ""

@@ -15,6 +15,7 @@ def arguments(train: str, *overrides: str) -> list[str]:
     return ["model.tiny=true", "cache_dir=cache", f"data.train={train}", "data.eval=null", *overrides]
 
 
+@pytest.mark.slow
 def test_the_command_prepares_and_prints_two_lines(tmp_path: Path):
     (tmp_path / "rows.jsonl").write_text(ROWS)
     program = [sys.executable, "-m", "distft.prepare", *arguments("rows.jsonl")]

@@ -1,5 +1,6 @@
 """What a rank does is a function of distft or of what the user trusts, and no other code."""
 
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -7,11 +8,12 @@ import torch
 
 from distft.config import machines
 from distft.config.compose import compose
-from distft.config.freeze import frozen_text, read_config
+from distft.config.freeze import frozen_text
 from distft.config.parts import Launcher
 from distft.plan.make import make_plan
-from distft.rank import TRAIN, OutOfMemory, check_devices, explain_out_of_memory, find_work
+from distft.rank import TRAIN, check_devices, find_work
 from distft.run import RunFolder
+from distft.train.oom_probe import OutOfMemory, explain_out_of_memory
 
 
 def test_a_rank_function_is_distfts_or_of_a_trusted_prefix():
@@ -29,11 +31,14 @@ def test_a_failed_allocation_is_reported_with_plan_and_advice(tmp_path: Path):
     run = RunFolder(tmp_path)
     run.config.write_text(frozen_text(config))
     run.write_plan(make_plan(config))
-    frozen = read_config(run)
+
+    def explain() -> AbstractContextManager[None]:
+        return explain_out_of_memory(run, "zero2", config.data.max_length, config.train.activation_checkpointing)
+
     expected = r"tried to allocate \d+ bytes\. Planned for a process under zero2: .* Try: "
-    with pytest.raises(OutOfMemory, match=expected), explain_out_of_memory(run, frozen):
+    with pytest.raises(OutOfMemory, match=expected), explain():
         torch.empty(2**58)
-    with pytest.raises(OutOfMemory, match=r"tried to allocate 2.00 GiB"), explain_out_of_memory(run, frozen):
+    with pytest.raises(OutOfMemory, match=r"tried to allocate 2.00 GiB"), explain():
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has ...")
     for said in (
         "CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported",
@@ -42,9 +47,9 @@ def test_a_failed_allocation_is_reported_with_plan_and_advice(tmp_path: Path):
         "HIP error: hipErrorOutOfMemory out of memory",
         "level_zero backend failed with error: 39 (UR_RESULT_ERROR_OUT_OF_DEVICE_MEMORY)",
     ):
-        with pytest.raises(OutOfMemory), explain_out_of_memory(run, frozen):
+        with pytest.raises(OutOfMemory), explain():
             raise RuntimeError(said)
-    with pytest.raises(RuntimeError, match=r"^another$"), explain_out_of_memory(run, frozen):
+    with pytest.raises(RuntimeError, match=r"^another$"), explain():
         raise RuntimeError("another")
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from distft.config import ConfigError
-from distft.launchers.local import Local
+from distft.launchers.local import Local, LocalConfig
 from distft.run import RunFolder, write_json
 from distft.runs import facts, find_runs, main, slowest_of
 from tests.support.fake_run import assert_none_left, freeze, wait_for_rows
@@ -125,7 +125,7 @@ def test_errors_are_reported_with_the_rule(arguments: list[str], rule: str):
 @pytest.mark.slow
 def test_stop_ends_a_run_at_its_next_step(tmp_path: Path):
     run = freeze(tmp_path / "run", steps=100_000, processes=1)
-    [handle] = Local(program="tests.support.fake_worker").submit([run.path])
+    [handle] = Local(LocalConfig(program="tests.support.fake_worker")).submit([run.path])
     wait_for_rows(run)
     command = [sys.executable, "-m", "distft.runs", "stop", f"run={run.path}"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)

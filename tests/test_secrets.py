@@ -93,6 +93,7 @@ def test_no_secret_in_an_error_reaches_any_file(tmp_path: Path, monkeypatch: pyt
     assert not found and not [secret for secret in ALL if secret in done.stderr]
 
 
+@pytest.mark.slow
 def test_a_token_in_the_config_is_refused_first(tmp_path: Path):
     for secret in (SAID["hf"], f"https://me:{SAID['url']}@example.org/x"):
         done = launch(tmp_path, "refused", "", "train.max_steps=3", "tracker=wandb", f"tracker.entity={secret}")

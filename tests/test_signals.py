@@ -83,9 +83,10 @@ def steps_of(run: RunFolder) -> list[int]:
     ("whom", "numbers"),
     [
         ("launcher", [signal.SIGUSR1, signal.SIGTERM, signal.SIGTERM]),  # as schedulers do
-        ("rank 1", [signal.SIGUSR1]),
+        pytest.param("rank 1", [signal.SIGUSR1], marks=pytest.mark.soak),
         ("rank 1 while it starts", [signal.SIGTERM, signal.SIGUSR1]),
-        ("all", [signal.SIGTERM]),  # as a scheduler does that knows nothing of the launcher
+        # As a scheduler does that does not know the launcher.
+        pytest.param("all", [signal.SIGTERM], marks=pytest.mark.soak),
     ],
     ids=["launcher", "rank", "starting rank", "all processes"],
 )

@@ -1,6 +1,8 @@
 """The code keeps to its own rules of style."""
 
+import ast
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1] / "distft"
@@ -24,3 +26,35 @@ def test_no_pickle_is_read_or_written():
 
 def test_every_module_has_a_docstring():
     assert [file for file in FILES if file.read_text().strip() and not file.read_text().startswith('"""')] == []
+
+
+MAX_PARAMETERS = 7  # constructors that are configuration are dataclasses, whose fields are not counted
+TO_SHORTEN = {  # until they take a dataclass
+    "distft.launchers.local.Local.__init__",
+    "distft.launchers.slurm.launcher.Slurm.__init__",
+    "distft.plan.memory.memory_of",
+}
+
+
+def parameters(tree: ast.AST, place: str) -> Iterator[tuple[str, int]]:
+    """Yields the dotted name of each function, and its number of parameters without self and cls."""
+    for node in ast.iter_child_nodes(tree):
+        name = f"{place}.{node.name}" if isinstance(node, ast.FunctionDef | ast.ClassDef) else place
+        if isinstance(node, ast.FunctionDef):
+            all_of = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+            own = [each for each in all_of if each.arg not in ("self", "cls")]
+            yield name, len(own) + bool(node.args.vararg) + bool(node.args.kwarg)
+        yield from parameters(node, name)
+
+
+def test_no_function_has_more_than_seven_parameters():
+    counted = dict[str, int]()
+    for file in FILES:
+        module = ".".join(file.relative_to(PACKAGE.parent).with_suffix("").parts)
+        counted |= dict(parameters(ast.parse(file.read_text()), module))
+    assert {name for name, number in counted.items() if number > MAX_PARAMETERS} - TO_SHORTEN == set()
+
+
+def test_parameters_are_counted_without_self_and_with_rest():
+    tree = ast.parse("class A:\n  def f(self, a, /, b, *c, d=1, **e):\n    def g(x): ...")
+    assert dict(parameters(tree, "m")) == {"m.A.f": 5, "m.A.f.g": 1}

@@ -9,8 +9,7 @@ from typing import Any
 from benchmarks.listed import listed
 from benchmarks.rows import BLOCK, BLOCKS
 from distft.config.command import keywords
-from distft.config.errors import ConfigError
-from distft.config.nearest import did_you_mean, nearest
+from distft.config.errors import ConfigError, did_you_mean, nearest
 from distft.paths import absolute
 
 ROWS_PER_STEP = 8

@@ -10,7 +10,7 @@ from pathlib import Path
 from benchmarks.listed import listed
 from distft.config import ConfigError, compose
 from distft.config.command import keywords
-from distft.config.nearest import did_you_mean, edits, nearest
+from distft.config.errors import did_you_mean, nearest
 from distft.config.overrides import WrongOverride, split
 from distft.paths import absolute, conf_dir
 from distft.sweep.grid import Grid
@@ -155,7 +155,7 @@ def is_own(key: str) -> bool:
     if key in KEYS:
         return True
     plain = "." not in key and not (conf_dir() / key).is_dir() and key not in _OURS
-    return plain and key not in ("seed", "export", "trust", "cache_dir") and any(edits(key, own) <= 2 for own in KEYS)
+    return plain and key not in ("seed", "export", "trust", "cache_dir") and nearest(key, KEYS) is not None
 
 
 def _of_the_runs(asked: Asked, says_rows: bool) -> list[str]:

@@ -6,9 +6,8 @@ so every resume from this checkpoint, now or after a restart, reads the same row
 
 from math import isfinite
 from pathlib import Path
-from typing import Any
 
-from distft.checkpoint.format import Damaged, read_manifest, step_dir, write_manifest
+from distft.checkpoint.format import Damaged, Manifest, read_manifest, step_dir, write_manifest
 from distft.checkpoint.retention import best, complete, latest
 from distft.run import RunFolder
 
@@ -60,7 +59,7 @@ def choose_for_export(run: RunFolder, at: str) -> tuple[Path, str]:
     return folder, f"step {step}: {_why(at, step, losses, is_best=folder == best(run.checkpoints))}"
 
 
-def _why(at: str, step: int, losses: dict[int, Any], is_best: bool) -> str:
+def _why(at: str, step: int, losses: dict[int, float], is_best: bool) -> str:
     """Returns the reason for choosing this step; losses: the held-out loss by step."""
     own = f"held-out loss {losses[step]:.4f}" if step in losses else ""
     lowest = min(losses, key=lambda candidate: (losses[candidate], candidate), default=None)
@@ -79,7 +78,7 @@ def _why(at: str, step: int, losses: dict[int, Any], is_best: bool) -> str:
     return latest_one + ("" if lowest == step else lower + saved)
 
 
-def skip_rows(checkpoints: Path, resume: str, step: int, row: int) -> dict[str, Any] | None:
+def skip_rows(checkpoints: Path, resume: str, step: int, row: int) -> Manifest | None:
     """Makes the steps after the newest checkpoint continue at row `row`; returns the new manifest.
 
     None when the run has no checkpoint. resume: checkpoint.resume, which excludes checkpoints of an abandoned history.

@@ -11,7 +11,8 @@ from distft.compat.reach import Reach
 
 _MODULE, _SEEN = "torch.distributed.distributed_c10d", "torch 2.11 to 2.13"
 REACHES = (
-    Reach(f"{_MODULE}._world", _SEEN, "its pg_map holds every process group"),
+    Reach(f"{_MODULE}._world", _SEEN, "the process groups of this process"),
+    Reach(f"{_MODULE}._World.pg_map", _SEEN, "every process group"),
     Reach(f"{_MODULE}._set_pg_timeout", _SEEN, "meshes and DeepSpeed make groups with a default", ("timeout",)),
     Reach("torch.distributed.ProcessGroup._get_sequence_number_for_group", _SEEN, "counts a group's collectives"),
 )

@@ -1,14 +1,18 @@
 """DeepSpeed's private parts: an import without compilers, one class for ZeRO-1 and -2, and its own bookkeeping."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
+
+import torch
 
 from distft.compat.reach import Reach
 
 _SEEN = "DeepSpeed 0.19.8"
 _ENGINE = "deepspeed.runtime.engine.DeepSpeedEngine"
+_STEP = ("averaged_gradients", "norm_for_param_grads", "clip_grad")  # what strategies.zero reads and sets in a step
+_DTYPES = ("communication_data_type", "gradient_accumulation_dtype")  # what it reports as effective
 _ZERO_12 = "deepspeed.runtime.zero.stage_1_and_2.DeepSpeedZeroOptimizer"
 _ZERO_3 = "deepspeed.runtime.zero.stage3.DeepSpeedZeroOptimizer_Stage3"
 REACHES = (
@@ -20,7 +24,33 @@ REACHES = (
     Reach(f"{_ZERO_3}._get_norm_groups", _SEEN, "answered with the known norm"),
     Reach(f"{_ZERO_3}._constant_buffered_norm2", _SEEN, "answered in pieces: its own takes 2 GB", takes=("input",)),
     Reach(f"{_ZERO_3}.get_param_id", _SEEN, "where a parameter lies in the flat partition", takes=("param",)),
+    Reach(_ENGINE, _SEEN, "its _config: the settings in effect", holds=("_config",)),
+    Reach(_ZERO_12, _SEEN, "a step without its own clipping", holds=(*_STEP, "check_grad_overflow", *_DTYPES)),
+    Reach(
+        _ZERO_3,
+        _SEEN,
+        "the same, and where its partitions lie",
+        holds=(*_STEP, "grad_position", "fp32_partitioned_groups_flat", "persistent_parameters", *_DTYPES),
+    ),
     Reach("deepspeed.zero.Init", _SEEN, "partitions one parameter", takes=("module", "mem_efficient_linear", "dtype")),
+    Reach(
+        "deepspeed.runtime.zero.partition_parameters.Init",
+        _SEEN,
+        "what it leaves on a parameter",
+        holds=("ds_tensor", "ds_numel", "ds_shape", "partition", "all_gather"),
+    ),
+    Reach(
+        "deepspeed.utils.mixed_precision_linkage.link_hp_params",
+        _SEEN,
+        "leaves a parameter's place in the flat partition on it",
+        holds=("_hp_mapping",),
+    ),
+    Reach(
+        "deepspeed.utils.tensor_fragment.tensor_fragment",
+        _SEEN,
+        "that place",
+        takes=("lp_fragment_address", "hp_fragment_address", "param_group_index"),
+    ),
     Reach("deepspeed.ops._probe_compatible_ops", _SEEN, "what __compatible_ops__ asks, with a compiler"),
 )
 
@@ -73,6 +103,26 @@ def _nothing_compiled() -> Iterator[None]:
         del os.environ[name]
         if before is not None:
             os.environ[name] = before
+
+
+def answer_norms(
+    optimizer: Any, stage: int, known: Callable[[], float], norm_of: Callable[[torch.Tensor], torch.Tensor]
+) -> None:
+    """Gives a ZeRO optimizer the known norm where it would compute its own, which makes the host wait each time.
+
+    known: the norm of the whole gradient. norm_of: the norm of a part of it; DeepSpeed's own takes 2 GB at stage 3.
+    RuntimeError for a DeepSpeed without these methods.
+    """
+    answers: dict[str, Callable[..., Any]] = {
+        "scaled_global_norm": lambda: torch.tensor(known()),
+        "update_offload_overflow_tracker": lambda _: None,  # called in the backward pass for each parameter
+    }
+    if stage == 3:
+        answers = {"_get_norm_groups": lambda: [known()], "_constant_buffered_norm2": norm_of}
+    for name, answer in answers.items():
+        if not hasattr(optimizer, name):
+            raise RuntimeError(f"this DeepSpeed has no {name} in {type(optimizer).__name__}")
+        setattr(optimizer, name, answer)
 
 
 def zero_settings(engine: Any) -> Any:

@@ -1,14 +1,12 @@
 """torch's elastic agent: keywords that torch 2.13 has and 2.11 has not.
 
-`launchers.agent.Agent` overrides the four methods below, which torch documents as the way to write an agent.
+`launchers.elastic.Agent` overrides the four methods below, which torch documents as the way to write an agent.
 """
-
-from typing import Any
 
 from torch.distributed.elastic.agent.server.api import SimpleElasticAgent
 from torch.distributed.launcher.api import LaunchConfig
 
-from distft.compat.reach import Reach, known
+from distft.compat.reach import Keywords, Reach, known
 
 _AGENT = "torch.distributed.elastic.agent.server.api.SimpleElasticAgent"
 _SEEN = "torch 2.11 to 2.13"
@@ -28,7 +26,7 @@ REACHES = (
 )
 
 
-def agent_options(seconds: int) -> dict[str, Any]:
+def agent_options(seconds: int) -> Keywords:
     """Returns the keywords with which an agent gives its ranks `seconds` from SIGTERM to SIGKILL.
 
     Empty in torch 2.11, whose agent calls `_shutdown` without a time.
@@ -36,6 +34,6 @@ def agent_options(seconds: int) -> dict[str, Any]:
     return known(SimpleElasticAgent, shutdown_timeout=seconds)
 
 
-def launch_options(seconds: int) -> dict[str, Any]:
+def launch_options(seconds: int) -> Keywords:
     """Returns the same for `LaunchConfig`; torch 2.11 has 30 seconds there, without a keyword."""
     return known(LaunchConfig, shutdown_timeout=seconds)

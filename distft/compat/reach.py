@@ -12,6 +12,8 @@ from typing import Any
 
 import distft
 
+Keywords = dict[str, Any]  # of a call, each with a type of its own
+
 
 @dataclass(frozen=True)
 class Reach:
@@ -22,9 +24,10 @@ class Reach:
     why: str
     takes: tuple[str, ...] = ()  # parameters that are passed by name, or that a method here overrides
     younger: tuple[str, ...] = ()  # parameters that the floor does not know; passed by `known` alone
+    holds: tuple[str, ...] = ()  # attributes that its module sets on live objects, and that are read or set here
 
 
-def known(function: Callable[..., Any], **options: Any) -> dict[str, Any]:
+def known(function: Callable[..., Any], **options: Any) -> Keywords:
     """Returns the options that `function` has a parameter for; for keywords newer than the floor."""
     return {name: value for name, value in options.items() if name in parameters(function)}
 

@@ -18,7 +18,13 @@ REACHES = (
         "which part of a tensor this process keeps, whatever its mesh and placements",
         takes=("global_shape", "mesh", "placements"),
     ),
-    Reach("torch.distributed.fsdp.FSDPModule._get_fsdp_state", _SEEN, "its _mp_policy: the dtypes in force"),
+    Reach("torch.distributed.fsdp.FSDPModule._get_fsdp_state", _SEEN, "the live settings of a module"),
+    Reach(
+        "torch.distributed.fsdp._fully_shard._fsdp_state.FSDPState",
+        _SEEN,
+        "its dtypes",
+        holds=("_mp_policy",),
+    ),
     Reach("torch._foreach_mul_", _SEEN, "scales all gradients in one call"),
 )
 

@@ -18,6 +18,7 @@ __all__ = [
     "no_init_weights",
     "renaming",
     "repeated_layers",
+    "supports_sdpa",
 ]
 
 _MODEL, _SEEN = "transformers.PreTrainedModel", "transformers 5.17 to 5.23"
@@ -25,10 +26,12 @@ REACHES = (
     Reach("transformers.initialization.no_init_weights", _SEEN, "initializing parameters on meta takes time"),
     Reach(f"{_MODEL}._no_split_modules", _SEEN, "names the classes of a model's repeated layers"),
     Reach(f"{_MODEL}._supports_attention_backend", _SEEN, "whether attention goes through the interface"),
+    Reach(f"{_MODEL}._supports_sdpa", _SEEN, "whether attention is torch's SDPA"),
     Reach("transformers.PreTrainedConfig._attn_implementation", _SEEN, "the effective attention kernel"),
     Reach("transformers.conversion_mapping.get_model_conversion_mapping", _SEEN, "names of weights in older files"),
     Reach("transformers.core_model_loading.rename_source_key", _SEEN, "a weight's name in the model, by its name here"),
-    Reach(f"{_MODEL}._init_weights", _SEEN, "a model's own initialisation of one module", takes=("module",)),
+    Reach(f"{_MODEL}._init_weights", _SEEN, "a model's own initialization of one module", takes=("module",)),
+    Reach(_MODEL, _SEEN, "its mark on an initialized module", holds=("_is_hf_initialized",)),
 )
 
 
@@ -42,13 +45,18 @@ def has_attention_interface(model: type[PreTrainedModel]) -> bool:
     return bool(model._supports_attention_backend)
 
 
+def supports_sdpa(model: type[PreTrainedModel] | None) -> bool:
+    """Returns whether the attention of a class is torch's SDPA; None: a class that transformers does not know."""
+    return model is None or bool(model._supports_sdpa)
+
+
 def attention_of(model: PreTrainedModel) -> str:
     """Returns the name of the model's attention kernel, as `AttentionInterface` knows it."""
     return cast(str, model.config._attn_implementation)
 
 
 def init_weights(model: PreTrainedModel, module: nn.Module) -> None:
-    """Initialises one module as the model's own code does, also where transformers has marked it as initialised."""
+    """Initializes one module as the model's own code does, also where transformers has marked it as initialized."""
     vars(module)["_is_hf_initialized"] = False
     model._init_weights(module)
 

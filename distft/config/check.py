@@ -14,9 +14,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from distft.config.errors import did_you_mean, nearest, nearest_key
 from distft.config.key import MISSING, NULL, Key, at, covers, leaves, shown
-from distft.config.nearest import did_you_mean, nearest, nearest_key
-from distft.config.parts import TARGET_GROUPS, TRACKER, target_sections
+from distft.config.parts import TARGET_GROUPS, TRACKER, read_elsewhere, target_sections
 from distft.config.schema import BY_PATH, KEYS, Config
 from distft.config.targets import TRUSTED, NotFound, NotInstalled, Parameter, Signature, names_beside, signature
 from distft.paths import absolute
@@ -91,6 +91,8 @@ def known_keys(tree: Mapping[str, Any]) -> Known:
             path = f"{group}.{parameter.name}"
             keys[path] = _key(path, parameter)
             required += [path] if parameter.required and not callers else []
+        if group == "launcher":
+            keys |= {f"launcher.{name}": BY_PATH[f"launcher.{name}"] for name in read_elsewhere(str(target))}
     return Known(keys, tuple(open_groups), tuple(required), tuple(errors))
 
 

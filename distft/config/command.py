@@ -9,10 +9,9 @@ from typing import NoReturn
 
 import yaml
 
-from distft.config.errors import ConfigError, Unavailable
+from distft.config.errors import ConfigError, Unavailable, did_you_mean, nearest
 from distft.config.freeze import read_config
 from distft.config.machines import wrong_numbers
-from distft.config.nearest import did_you_mean, nearest
 from distft.config.schema import KEYS
 from distft.config.targets import check_trusted
 from distft.paths import absolute, conf_dir

@@ -19,10 +19,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from distft.config.check import known_keys, missing_files, wrong_values
-from distft.config.errors import ConfigError
-from distft.config.key import MISSING, at, covers, leaves, shown
+from distft.config.errors import ConfigError, did_you_mean, nearest
+from distft.config.key import COMMAND_LINE, EXPERIMENT, FILE, MISSING, at, covers, leaves, settle, shown
 from distft.config.model_folder import wrong_models
-from distft.config.nearest import did_you_mean, nearest
 from distft.config.overrides import (
     CONFIG,
     Override,
@@ -37,7 +36,6 @@ from distft.config.overrides import (
 )
 from distft.config.own_yaml import OwnFile, of_profile, read_own
 from distft.config.parts import TRACKER, named_tracker, target_sections
-from distft.config.precedence import COMMAND_LINE, EXPERIMENT, FILE, settle
 from distft.config.rules import broken_rules
 from distft.config.rules.contract import Facts
 from distft.config.schema import SHORT, Config, Origin

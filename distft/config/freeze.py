@@ -11,9 +11,8 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from distft.config.key import Group, at, covers, leaves, shown
+from distft.config.key import WINS, Group, at, covers, leaves, shown
 from distft.config.parts import TRACKER, named_tracker
-from distft.config.precedence import WINS
 from distft.config.schema import Config, Origin
 from distft.run import RunFolder, with_current_names
 

@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from distft.config.nearest import did_you_mean, nearest
+from distft.config.errors import did_you_mean, nearest
 from distft.paths import absolute
 
 _WEIGHTS_IN_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")

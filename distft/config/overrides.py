@@ -17,8 +17,8 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from distft.config.check import Known
+from distft.config.errors import OURS, did_you_mean, likeness, nearest
 from distft.config.key import NULL, covers
-from distft.config.nearest import did_you_mean, edits, nearest
 from distft.config.parts import TRACKER, named_tracker, target_sections
 from distft.config.schema import SHORT
 from distft.run import tracker_name
@@ -190,9 +190,10 @@ def _refusal(setting: Override, known: Known, groups: Collection[str]) -> str | 
     if "/" in first or "@" in first:
         return f"is no group.{did_you_mean(nearest(first.partition('/')[0].partition('@')[0], groups))}"
     refusal = known.refusal(setting.key)
-    if refusal and "." not in setting.key and (group := nearest(setting.key, groups)):
+    is_bare = "." not in setting.key and setting.key not in OURS
+    if refusal and is_bare and (group := nearest(setting.key, groups)):
         meant = known.near(setting.key)
-        if meant is None or edits(setting.key, group) <= edits(setting.key, meant.rpartition(".")[2]):
+        if meant is None or likeness(setting.key, group) >= likeness(setting.key, meant.rpartition(".")[2]):
             refusal = f"{setting.key} is not a key.{did_you_mean(group)}"
     if not refusal and setting.prefix == "~":
         return f"{setting.key} cannot be left out. Try: {setting.key}=..."

@@ -14,10 +14,9 @@ import yaml
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from distft.config.check import nearest_path
-from distft.config.errors import ConfigError
+from distft.config.errors import ConfigError, did_you_mean
 from distft.config.freeze import chosen_words, keys_said
 from distft.config.key import shown
-from distft.config.nearest import did_you_mean
 from distft.config.overrides import CONFIG, Override, is_key, long_form
 from distft.config.parts import TARGET_GROUPS, TRACKER
 from distft.config.schema import BY_PATH

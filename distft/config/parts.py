@@ -201,6 +201,12 @@ class Trackers(Group):
         yield from (self.model_extra or {}).items()
 
 
+# Keys of a launcher that other programs read: valid for every launcher, and not passed to its constructor.
+SHARED_KEYS = (
+    "wait", "grace_seconds", "processes_per_node", "stage", "stage_dir", "hang_seconds", "hang_seconds_outside",
+    "restarts",
+)  # fmt: skip
+JOB_KEYS = {"distft.launchers.slurm.launcher.Slurm": ("profile", "max_timeouts", "preflight")}  # the same, of its jobs
 TRACKER = "tracker"  # its sections, one for each tracker, have a `_target_`
 TARGET_GROUPS = ("strategy", "optimizer", "schedule", "loss", "tuning", TRACKER, "launcher", "sweep")
 
@@ -210,6 +216,11 @@ def target_sections(tree: Mapping[str, Any]) -> list[str]:
     trackers = tree.get(TRACKER) or {}
     named = [f"{TRACKER}.{name}" for name, section in trackers.items() if isinstance(section, Mapping)]
     return [*(group for group in TARGET_GROUPS if group != TRACKER), *named]
+
+
+def read_elsewhere(launcher: str) -> tuple[str, ...]:
+    """Returns the keys of a launcher's section that others read, by its `_target_`."""
+    return (*SHARED_KEYS, *JOB_KEYS.get(launcher, ()))
 
 
 def named_tracker(key: str, names: Collection[str]) -> str:

@@ -3,8 +3,7 @@
 import sys
 from pathlib import Path
 
-from distft.config.key import shown
-from distft.config.precedence import ANY, KEEP, WINS
+from distft.config.key import ANY, KEEP, WINS, shown
 from distft.config.rules import RULES
 from distft.config.schema import KEYS
 

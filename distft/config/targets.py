@@ -5,11 +5,14 @@ Trap: find_spec of a dotted name imports the parent packages; only the top name 
 
 import ast
 import importlib.util
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+import inspect
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, fields, is_dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, Union
+
+from hydra.utils import get_class
 
 from distft.config.key import NULL, Number
 
@@ -155,16 +158,49 @@ def _imported_file(file: Path, node: ast.ImportFrom) -> Path | None:
 def _class_signature(node: ast.ClassDef, file: Path, hops: int) -> Signature | bool:
     for item in node.body:
         if isinstance(item, ast.FunctionDef) and item.name == "__init__":
-            return _function_signature(item, skip=1)
-    decorators = [d.func if isinstance(d, ast.Call) else d for d in node.decorator_list]
-    if any(isinstance(d, ast.Name) and d.id == "dataclass" for d in decorators):
-        fields = [item for item in node.body if isinstance(item, ast.AnnAssign) and not _is_internal(item)]
-        return Signature(tuple(_parameter(_name(f.target), f.annotation, f.value is None) for f in fields))
+            config = _config_of(item, file)
+            return _dataclass_signature(config) if config else _function_signature(item, skip=1)
+    if _is_dataclass(node):
+        return _dataclass_signature(node)
     if not node.bases:
         return Signature(())
     base = node.bases[0]
     found = _definition(file, base.id, hops - 1) if isinstance(base, ast.Name) and hops else None
     return found or True
+
+
+def _config_of(init: ast.FunctionDef, file: Path) -> ast.ClassDef | None:
+    """Returns the dataclass, in the same file, that a constructor takes as its only argument; None of any other."""
+    arguments = init.args.args[1:]
+    if len(arguments) != 1 or init.args.kwonlyargs or init.args.kwarg:
+        return None
+    name = _name(arguments[0].annotation)
+    classes = (node for node in _parse(file).body if isinstance(node, ast.ClassDef) and node.name == name)
+    return next(filter(_is_dataclass, classes), None)
+
+
+def _is_dataclass(node: ast.ClassDef) -> bool:
+    decorators = [d.func if isinstance(d, ast.Call) else d for d in node.decorator_list]
+    return any(_name(d) == "dataclass" for d in decorators)
+
+
+def _dataclass_signature(node: ast.ClassDef) -> Signature:
+    found = [item for item in node.body if isinstance(item, ast.AnnAssign) and not _is_internal(item)]
+    return Signature(tuple(_parameter(_name(f.target), f.annotation, f.value is None) for f in found))
+
+
+def build(target: str, settings: Mapping[str, Any], optional: Collection[str] = ()) -> Any:
+    """Calls a `_target_` with its keywords, or with the one dataclass of them that its constructor takes.
+
+    optional: keys that are left out where the target does not take them.
+    """
+    called = get_class(target)
+    parameters = list(inspect.signature(called).parameters.values())
+    config = parameters[0].annotation if len(parameters) == 1 else None
+    names = [each.name for each in fields(config)] if is_dataclass(config) else [each.name for each in parameters]
+    is_open = any(each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters)
+    given = {name: value for name, value in settings.items() if is_open or name in names or name not in optional}
+    return called(config(**given)) if isinstance(config, type) and is_dataclass(config) else called(**given)
 
 
 def _is_internal(item: ast.AnnAssign) -> bool:

@@ -1,11 +1,11 @@
 """Data sources: resolves data.train and data.eval to files, folders, saved datasets and hub ids."""
 
-import difflib
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from distft.config.errors import nearest
 from distft.data.hub import is_hub_id
 from distft.paths import absolute
 
@@ -137,8 +137,8 @@ def _closest_name(path: Path) -> str:
     """Returns the end of an error message: the closest file name in the folder."""
     if not path.parent.is_dir():
         return f" ({path.parent} is missing)"
-    near = difflib.get_close_matches(path.name, [other.name for other in path.parent.iterdir()], n=1, cutoff=0.5)
-    return f". Did you mean {path.parent / near[0]}?" if near else ""
+    near = nearest(path.name, [other.name for other in path.parent.iterdir()])
+    return f". Did you mean {path.parent / near}?" if near else ""
 
 
 def file_kind(path: Path) -> str:

@@ -6,8 +6,8 @@ import subprocess
 from collections import defaultdict
 from collections.abc import Iterator
 
+from distft.config.errors import nearest
 from distft.config.machines import node_range
-from distft.config.nearest import nearest
 from distft.config.parts import Launcher
 from distft.doctor.finding import Finding, Refused
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from distft.config import ConfigError, command, frozen_text, read_config
 from distft.config.command import find_run, keywords, usage
-from distft.launchers.local import Local
+from distft.launchers.local import Local, LocalConfig
 from distft.run import RunFolder, read_json
 from distft.tensors.integrity import Damaged
 
@@ -25,7 +25,7 @@ def main(arguments: list[str]) -> int:
     try:
         with reading(checkpoint):  # a run that goes on meanwhile does not delete it
             job = freeze(run, checkpoint)
-            [handle] = Local().submit([job.path])
+            [handle] = Local(LocalConfig()).submit([job.path])
             while (outcome := handle.wait(0.2)) is None:
                 pass
     except Damaged as error:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from distft.config import ConfigError, command, read_config
 from distft.config.command import find_run, keywords, usage
-from distft.config.nearest import did_you_mean, nearest
+from distft.config.errors import did_you_mean, nearest
 from distft.paths import absolute
 from distft.runtime.logs import silence
 from distft.runtime.process import uncollected

@@ -70,16 +70,16 @@ def main(overrides: list[str]) -> int:
         check_config(run, config)  # another launch may have created it meanwhile
         if plan is not None and not is_done(run, config):
             freeze(run, config, plan, overrides)
-            alone_from_here = not launcher.wait and not launcher.outlives_launch
+            alone_from_here = not config.launcher.wait and not launcher.outlives_launch
             if alone_from_here and go_on_in_background(run.path, run.logs / "launch.log", f"touch {run.stop}"):
                 return 0
             [handle] = submit(launcher, [run])
             handle = restarting(handle, run, config)
-        if handle is not None and not launcher.wait and launcher.outlives_launch:
+        if handle is not None and not config.launcher.wait and launcher.outlives_launch:
             print(f"{run.path} is {handle.name}. {how_to_follow(run)}")
             return 0
         if handle is not None:
-            outcome = supervise(run, handle, launcher, trackers)
+            outcome = supervise(run, handle, launcher, trackers, config.launcher.grace_seconds)
             if outcome.state not in FINISHED:
                 return report_end(run, outcome)
             if handle.is_part:
@@ -87,13 +87,15 @@ def main(overrides: list[str]) -> int:
         return finish(run, config.export)
 
 
-def supervise(run: RunFolder, handle: Handle, launcher: Launcher, trackers: Sequence[Tracker]) -> Outcome:
+def supervise(
+    run: RunFolder, handle: Handle, launcher: Launcher, trackers: Sequence[Tracker], grace_seconds: float
+) -> Outcome:
     """Follows one submitted run to its end; shows it on the terminal and logs it to the trackers."""
     plan, console = run.read_plan(), screen(sys.stderr)
-    logs = run.rank_log(run.read_status()["attempt"], 0).parent
+    folder = run.rank_log(run.read_status()["attempt"], 0).parent
     limit = what_ends(plan, read_config(run).train)
     console.print(
-        f"{run.path}: {plan.steps} steps{limit}, {plan.world} process{'es' * (plan.world > 1)}, logs in {logs}"
+        f"{run.path}: {plan.steps} steps{limit}, {plan.world} process{'es' * (plan.world > 1)}, logs in {folder}"
     )
     watchers = (Terminal(console), *map(Guarded, trackers))
     for watcher in watchers:
@@ -101,8 +103,8 @@ def supervise(run: RunFolder, handle: Handle, launcher: Launcher, trackers: Sequ
     outcome = Outcome("failed")
     try:
         detaches = is_left_alone if launcher.outlives_launch else lambda _: False
-        grace, logs_of = launcher.grace_seconds, [each.log for each in watchers]
-        outcome = follow(run, handle, grace, logs_of, console.print, detaches)
+        logs = [each.log for each in watchers]
+        outcome = follow(run, handle, grace_seconds, logs, console.print, detaches)
     finally:
         for watcher in watchers:
             watcher.finish(outcome.state)

@@ -14,10 +14,9 @@ from distft.checkpoint.format import Damaged, read_manifest
 from distft.config import Config, ConfigError
 from distft.config.compose import Groups
 from distft.config.freeze import Frozen, allowing, chosen_words, difference, keys_said, meanings, parse_config, refusal
-from distft.config.key import covers
+from distft.config.key import covers, implied
 from distft.config.overrides import WrongOverride, long_form, split
 from distft.config.parts import TRACKER, named_tracker
-from distft.config.precedence import implied
 from distft.config.rules import broken_rules
 from distft.config.rules.contract import Facts
 from distft.launch.frozen import Own, find_own

@@ -17,14 +17,14 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from hydra.utils import get_class
-
 from distft.config.errors import ConfigError
 from distft.config.freeze import frozen_text, read_config
 from distft.config.key import covers, leaves
 from distft.config.labels import data_label, model_label
 from distft.config.machines import plugged_in, torch_build, wasted, without_driver
+from distft.config.parts import read_elsewhere
 from distft.config.schema import Config, Export
+from distft.config.targets import build
 from distft.data.key import prepared_dir
 from distft.goodput import note
 from distft.launch.frozen import Own
@@ -116,7 +116,7 @@ def make_part(config: Config, group: str) -> Any:
     if target is None and group == "launcher":
         raise ConfigError([f"launcher={config.choices['launcher']} cannot launch yet. Try: launcher=local"])
     try:
-        return None if target is None else get_class(target)(**settings)
+        return None if target is None else build(target, settings, read_elsewhere(target))
     except ValueError as error:
         raise ConfigError([str(error)]) from error
 

@@ -48,10 +48,11 @@ class Handle(Protocol):
 
 
 class Launcher(Protocol):
-    """A place where runs are executed: this machine or a cluster."""
+    """A place where runs are executed: this machine or a cluster.
 
-    wait: bool  # False: the launching command returns as soon as the run is under way
-    grace_seconds: float  # between the request to stop and the kill
+    It is built with the keys of its section that its constructor takes, as keywords or as one dataclass. Keys that
+    other programs read (`config.parts.SHARED_KEYS`) are valid for every launcher and are not passed to it.
+    """
 
     outlives_launch: bool  # whether its runs go on when the launching process ends
 

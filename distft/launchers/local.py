@@ -14,7 +14,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
 
 import psutil
 
@@ -152,59 +151,41 @@ def wait_for_first(place: Place, run: RunFolder) -> None:
 _SECONDS_TO_END = 5  # for the elastic process to end its workers before all are killed
 
 
+@dataclass(frozen=True)
+class LocalConfig:
+    """The keys of launcher=local that decide how its processes are started."""
+
+    nodes: int = 1
+    jobs_at_once: int | None = 1  # None: all
+    rendezvous: str | None = None  # HOST:PORT of the first of several machines
+    program: str = "distft.rank"
+
+
 class Local:
     """Starts runs as processes of this machine, `jobs_at_once` of them at a time."""
 
     outlives_launch = False
 
-    def __init__(
-        self,
-        nodes: int = 1,
-        processes_per_node: int | Literal["auto"] = "auto",
-        wait: bool = True,
-        grace_seconds: float = 300,
-        jobs_at_once: int | None = 1,
-        program: str = "distft.rank",
-        rendezvous: str | None = None,
-        stage: Literal["none", "node_local"] = "none",
-        stage_dir: str | None = None,
-        hang_seconds: float | None = None,
-        hang_seconds_outside: float = 1800,
-        restarts: int = 0,
-    ):
-        """rendezvous: HOST:PORT of the first of several machines. stage, stage_dir, hang_seconds: for others, who read
-        them them from the run's config.
-        """
-        if rendezvous and restarts:
+    def __init__(self, config: LocalConfig) -> None:
+        if (config.nodes == 1) != (config.rendezvous is None):
             raise ValueError(
-                f"launcher.restarts={restarts}: machines without a scheduler are not restarted. "
-                "Try: launcher.restarts=0, or launcher=slurm"
+                f"launcher.nodes={config.nodes} launcher.rendezvous={config.rendezvous or 'null'}: one machine, or "
+                "several with a rendezvous. Try: launcher.nodes=2 launcher.rendezvous=HOST:29500, or launcher=slurm"
             )
-        if (nodes == 1) != (rendezvous is None):
-            raise ValueError(
-                f"launcher.nodes={nodes} launcher.rendezvous={rendezvous or 'null'}: one machine, or several with "
-                "a rendezvous. Try: launcher.nodes=2 launcher.rendezvous=HOST:29500, or launcher=slurm"
-            )
-        self._nodes = nodes
-        self._place = place_of(rendezvous) if rendezvous else None
-        self.processes_per_node = processes_per_node
-        self.wait = wait
-        self.grace_seconds = grace_seconds
-        self.jobs_at_once = jobs_at_once
-        self.program = program
-        self.restarts = restarts
+        self.config = config
+        self._place = place_of(config.rendezvous) if config.rendezvous else None
         self._server = ForkServer()
 
     def submit(self, run_dirs: Sequence[Path]) -> "list[LocalRun]":
         """Starts the first `jobs_at_once` runs; the others start as earlier ones end, while a caller waits."""
-        meet = ["--nodes", str(self._nodes)]
+        meet = ["--nodes", str(self.config.nodes)]
         if self._place:
             meet += ["--address", self._place.host, "--port", str(self._place.port)]
         runs: list[LocalRun] = []
-        at_once = self.jobs_at_once or len(run_dirs)
+        at_once = self.config.jobs_at_once or len(run_dirs)
         for path in run_dirs:
             run = RunFolder(Path(path))
-            runs.append(LocalRun(run, self.program, meet, self._server, queue=runs, jobs_at_once=at_once))
+            runs.append(LocalRun(run, self.config.program, meet, self._server, queue=runs, jobs_at_once=at_once))
         for run in runs:
             run.start_if_free()
         return runs
@@ -215,8 +196,8 @@ class Local:
             return None
         run = RunFolder(Path(run_dir))
         wait_for_first(self._place, run)
-        meet = ["--nodes", str(self._nodes), "--join", str(self._place)]
-        part = LocalRun(run, self.program, meet, self._server, is_part=True)
+        meet = ["--nodes", str(self.config.nodes), "--join", str(self._place)]
+        part = LocalRun(run, self.config.program, meet, self._server, is_part=True)
         part.start_if_free()
         return part
 

@@ -9,7 +9,7 @@ import copy
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -28,6 +28,7 @@ from distft.model_check.live import (
     measure,
     relative_difference,
 )
+from distft.model_check.verdict import Verdict
 from distft.models.build import architecture, skeleton
 from distft.tensors.safetensors import Stored, read_header, tensors_of
 from distft.tensors.streaming import names_in_model
@@ -53,8 +54,8 @@ _LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "decoder_la
 _KEY_HEADS = ("num_key_value_heads", "num_kv_heads", "n_head_kv", "num_query_groups")
 
 
-def check_folder(folder: Path) -> dict[str, Any]:
-    """Checks the model in `folder`; returns its errors (`wrong`), remarks (`notes`) and measurements."""
+def check_folder(folder: Path) -> Verdict:
+    """Checks the model in `folder`: its config, a small instance, and its weight files."""
     try:
         config = architecture(folder, {})
     except Exception as error:  # configs raise many types
@@ -65,12 +66,9 @@ def check_folder(folder: Path) -> dict[str, Any]:
     return found
 
 
-def check_config(config: PreTrainedConfig) -> tuple[dict[str, Any], PreTrainedModel | None]:
-    """Checks a config alone; returns the result and the model on meta, None where it cannot be built.
-
-    `unmeasured` in the result: why no instance could be measured; then the losses are compared when a run starts.
-    """
-    found: dict[str, Any] = {"type": config.model_type, "wrong": [], "notes": []}
+def check_config(config: PreTrainedConfig) -> tuple[Verdict, PreTrainedModel | None]:
+    """Checks a config alone; returns the result and the model on meta, None where it cannot be built."""
+    found: Verdict = {"type": config.model_type, "wrong": [], "notes": []}
     model = own = None
     try:
         instance = instance_of(config)
@@ -87,7 +85,7 @@ def check_config(config: PreTrainedConfig) -> tuple[dict[str, Any], PreTrainedMo
         model = skeleton(copy.deepcopy(config), "auto")
         if own is not None:
             agreement, unreached = measure_instance(own, instance)
-            found |= asdict(agreement) | {"difference": agreement.difference}
+            found |= cast(Verdict, asdict(agreement) | {"difference": agreement.difference})
             if reason := agreement.wrong():
                 raise ValueError(reason)
             if unreached:
@@ -200,7 +198,7 @@ def small(config: PreTrainedConfig, *, every_layer: bool = False) -> PreTrainedC
     facts = text.to_dict()
     layers = next((name for name in _LAYERS if isinstance(facts.get(name), int)), None)
     heads = next((facts[name] for name in ("num_attention_heads", "n_head", "n_heads") if facts.get(name)), 0)
-    changes: dict[str, Any] = {name: size for name, size in _SIZES.items() if _is_size(facts.get(name))}
+    changes: dict[str, int | list[int]] = {name: size for name, size in _SIZES.items() if _is_size(facts.get(name))}
     for name, size in _SIZES.items():
         if isinstance(facts.get(name), list):  # one per layer
             changes[name] = [size] * len(facts[name])
@@ -224,7 +222,7 @@ def _is_size(value: Any) -> bool:
     return type(value) is int and value > 0
 
 
-def _kept_layers(facts: dict[str, Any], count: int) -> tuple[list[int], dict[str, list[Any]]]:
+def _kept_layers(facts: Mapping[str, Any], count: int) -> tuple[list[int], dict[str, list[Any]]]:
     """Returns the first layer of each kind, at least two in total, and the config's per-layer lists cut to these."""
     lists = {name: value for name, value in facts.items() if isinstance(value, list) and len(value) == count > 0}
     kinds = [str([value[i] for value in lists.values()]) for i in range(count)]

@@ -8,7 +8,7 @@ import importlib.metadata
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import NotRequired, TypedDict
 
 from distft.paths import absolute
 from distft.run import read_json, write_json
@@ -24,23 +24,39 @@ CODE = (  # a cached result is valid for these files alone
 )
 
 
-def read_verdict(folder: Path, cache_dir: str) -> dict[str, Any] | None:
-    """Returns the cached result for the model in `folder`, its errors in `wrong`; None: not checked yet."""
+class Verdict(TypedDict):
+    """The result of a model check; a model without `wrong` can be trained."""
+
+    wrong: list[str]  # errors
+    notes: list[str]  # remarks
+    type: NotRequired[str]  # model_type of its config
+    unmeasured: NotRequired[str]  # why no instance could be measured; the losses are compared when a run starts
+    # else what model_check.live.Agreement has measured
+    name: NotRequired[str]
+    own: NotRequired[float]
+    loss: NotRequired[float]
+    other: NotRequired[float]
+    of_logits: NotRequired[float]
+    difference: NotRequired[float]
+
+
+def read_verdict(folder: Path, cache_dir: str) -> Verdict | None:
+    """Returns the cached result for the model in `folder`; None: not checked yet."""
     file = _file(folder, cache_dir)
     return read_json(file) if file.is_file() else None
 
 
 def verdict_errors(folder: Path, cache_dir: str) -> list[str]:
     """Returns the known errors of the model; an empty list where it was not checked."""
-    kept = read_verdict(folder, cache_dir) or {"wrong": []}
-    return [f"model.path={folder}: {reason}" for reason in kept["wrong"]]
+    kept = read_verdict(folder, cache_dir)
+    return [f"model.path={folder}: {reason}" for reason in kept["wrong"]] if kept else []
 
 
-def write_verdict(folder: Path, cache_dir: str, found: Mapping[str, Any]) -> None:
-    write_json(_file(folder, cache_dir), dict(found))
+def write_verdict(folder: Path, cache_dir: str, found: Verdict) -> None:
+    write_json(_file(folder, cache_dir), found)
 
 
-def agreement_file(model: str, settings: Mapping[str, Any], cache_dir: str) -> Path:
+def agreement_file(model: str, settings: Mapping[str, object], cache_dir: str) -> Path:
     """Returns the path of the marker file that exists once a live model has agreed with its class.
 
     model: `weights_version` of a folder, or the config of a random instance. settings: everything else that affects its

@@ -27,7 +27,12 @@ from typing import Any
 import torch
 from accelerate import init_empty_weights
 from torch import nn
-from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
+from torch.utils.checkpoint import (
+    CheckpointPolicy,
+    checkpoint,
+    create_selective_checkpoint_contexts,
+    noop_context_fn,
+)
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from distft.compat import liger
@@ -126,19 +131,18 @@ def recompute(model: PreTrainedModel, what: str) -> None:
     """
     if what == "none":
         return
-    options: dict[str, Any] = {"use_reentrant": False}
-    if what == "selective":
-        options["context_fn"] = partial(create_selective_checkpoint_contexts, _policy)
+    is_selective = what == "selective"
+    contexts = partial(create_selective_checkpoint_contexts, _policy) if is_selective else noop_context_fn
     for block in blocks(model).values():
-        block.forward = _checkpointed(block, block.forward, options)
+        block.forward = _checkpointed(block, block.forward, contexts)
 
 
-def _checkpointed(block: nn.Module, forward: Callable[..., Any], options: dict[str, Any]) -> Callable[..., Any]:
+def _checkpointed(block: nn.Module, forward: Callable[..., Any], contexts: Callable[[], Any]) -> Callable[..., Any]:
     def checkpointed(*inputs: Any, **named: Any) -> Any:
         if not (block.training and torch.is_grad_enabled()):
             return forward(*inputs, **named)
         # a closure: with a partial torch 2.11 recompiles for each number of documents in its keywords
-        return checkpoint(lambda *again: forward(*again, **named), *inputs, **options)
+        return checkpoint(lambda *again: forward(*again, **named), *inputs, use_reentrant=False, context_fn=contexts)
 
     return checkpointed
 

@@ -7,8 +7,10 @@ from typing import Any
 import torch
 from torch import nn
 
+Group = dict[str, list[nn.Parameter] | float]  # as torch's optimizers take it
 
-def decay_groups(parameters: Iterable[tuple[nn.Parameter, int]]) -> list[dict[str, Any]]:
+
+def decay_groups(parameters: Iterable[tuple[nn.Parameter, int]]) -> list[Group]:
     """Splits trainable parameters, given with their number of dims, into decayed matrices and undecayed vectors.
 
     The caller gives the number of dims, since a partitioned parameter may appear empty.
@@ -16,7 +18,7 @@ def decay_groups(parameters: Iterable[tuple[nn.Parameter, int]]) -> list[dict[st
     trained = [(parameter, dims) for parameter, dims in parameters if parameter.requires_grad]
     matrices = [parameter for parameter, dims in trained if dims >= 2]
     vectors = [parameter for parameter, dims in trained if dims < 2]
-    groups: list[dict[str, Any]] = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
+    groups: list[Group] = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
     return [group for group in groups if group["params"]]
 
 
@@ -27,7 +29,7 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float) -> float:
     return optimizer.param_groups[0]["lr"]
 
 
-def check_effective(optimizer: torch.optim.Optimizer, requested: Mapping[str, Any]) -> dict[str, Any]:
+def check_effective(optimizer: torch.optim.Optimizer, requested: Mapping[str, object]) -> dict[str, object]:
     """Returns the live optimizer's settings as plain JSON; RuntimeError where one differs from `requested`.
 
     requested: the config's optimizer group. Settings that a user's optimizer stores elsewhere cannot be read back, and

@@ -6,7 +6,7 @@ from rich.console import Console
 
 from distft.config import ConfigError, command, compose, help_text
 from distft.config.command import keywords
-from distft.config.nearest import edits
+from distft.config.errors import likeness
 from distft.config.overrides import MULTIRUN
 from distft.paths import absolute
 from distft.plan import make_plan
@@ -49,7 +49,7 @@ def main(argv: list[str]) -> int:
 
 def _is_own(key: str) -> bool:
     """Returns whether a key is one of this command's own, allowing for a typing error."""
-    return key in OWN or (len(key) > 4 and edits(key, "memory_gib") <= 3)
+    return key in OWN or (len(key) > 4 and likeness(key, "memory_gib") >= 0.7)
 
 
 def memory_gib(value: str | None) -> float | None:

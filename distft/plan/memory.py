@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from distft.config.nearest import nearest
+from distft.config.errors import nearest
 from distft.config.parts import Optimizer, Strategy
 from distft.tensors.weight_files import NO_PARAMETER, headers
 

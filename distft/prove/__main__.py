@@ -13,7 +13,7 @@ from rich.console import Console
 
 from distft.config import ConfigError, command
 from distft.config.command import keywords, usage
-from distft.config.nearest import nearest
+from distft.config.errors import nearest
 from distft.paths import absolute
 from distft.prove.place import Machine, Place, signals_interrupt
 from distft.prove.proof import Line, Proof, failed, not_run, write_page

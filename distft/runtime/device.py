@@ -4,7 +4,6 @@ import gc
 import resource
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 
@@ -45,13 +44,13 @@ def peak_gib(device: torch.device) -> float:
     return torch.accelerator.max_memory_allocated(device) / 2**30
 
 
-def memory_of(device: torch.device) -> dict[str, Any]:
+def memory_of(device: torch.device) -> dict[str, float]:
     """Returns the memory metrics of metrics.jsonl.
 
     On an accelerator also the memory reserved by the allocator, which is what runs out, and the allocator's retries:
     each one frees the cache and waits for the device, so a growing number means that memory is short.
     """
-    figures: dict[str, Any] = {"peak_memory_gib": peak_gib(device)}
+    figures = {"peak_memory_gib": peak_gib(device)}
     if device.type != "cpu":
         statistics = torch.accelerator.memory_stats(device)
         figures["reserved_memory_gib"] = torch.accelerator.max_memory_reserved(device) / 2**30

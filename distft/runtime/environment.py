@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 _RECORDED = re.compile(
     r"(CUDA|HIP|ROCR|NCCL|RCCL|GLOO|TORCH|PYTORCH|TORCHINDUCTOR|TRITON|DS|DEEPSPEED|OMP|MKL|KMP|GOMP|SLURM|HF|HUGGINGFACE"
@@ -83,7 +83,36 @@ def has_secret(text: str) -> bool:
     return bool(_SHAPES.search(text) or _IN_URL.search(text))
 
 
-def describe(variables: Mapping[str, str] = os.environ) -> dict[str, Any]:
+class Commit(TypedDict):
+    """The commit of a checkout, and whether tracked files have changes."""
+
+    commit: str
+    changed: bool
+
+
+class Hardware(TypedDict):
+    """A node's hardware. accelerators: name, memory and driver of each, as nvidia-smi prints them."""
+
+    cpu: str
+    cores: int | None
+    memory_gib: float
+    accelerators: list[str]
+
+
+class Environment(TypedDict):
+    """What environment.json records."""
+
+    time: str
+    host: str
+    platform: str
+    python: str
+    packages: dict[str, str]
+    git: Commit | None
+    hardware: Hardware
+    variables: dict[str, str]
+
+
+def describe(variables: Mapping[str, str] = os.environ) -> Environment:
     """Returns machine, packages, commit and the variables that affect a run, without secrets."""
     return {
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
@@ -112,7 +141,7 @@ def packages() -> dict[str, str]:
     return dict(sorted((name, version) for name, version in found.items() if name))
 
 
-def code_of() -> dict[str, Any] | None:
+def code_of() -> Commit | None:
     """Returns the commit of this code, and whether the checkout has changes; None outside of a checkout."""
     folder = Path(__file__).resolve().parents[2]
     if not (folder / ".git").exists() or shutil.which("git") is None:
@@ -122,7 +151,7 @@ def code_of() -> dict[str, Any] | None:
     return {"commit": commit, "changed": bool(changed)} if commit else None
 
 
-def _hardware() -> dict[str, Any]:
+def _hardware() -> Hardware:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     query = ("nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader")

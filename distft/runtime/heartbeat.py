@@ -167,7 +167,8 @@ class Heart:
         _FORM.pack_into(self._map, 0, *recorded, self._step_seconds, *self._seconds)
 
 
-_heart: list[Heart] = []  # one per process, like signal handlers; empty without a watchdog
+# One per process, as a logger is: blocks deep in reads, copies and saves beat. Empty without a watchdog.
+_heart: list[Heart] = []
 
 
 def begin(folder: Path, rank: int) -> None:

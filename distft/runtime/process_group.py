@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 import torch.distributed as dist
@@ -152,7 +152,22 @@ def _text_of(content: torch.Tensor) -> str:
 MAIN_PACKAGES = ("distft", "torch", "deepspeed", "transformers", "tokenizers", "datasets", "peft", "safetensors")
 
 
-def compare(world: World) -> dict[str, Any]:
+class RankEnvironment(TypedDict):
+    """A rank's host, and its variables that differ from rank 0's; null: not set."""
+
+    host: str
+    variables: dict[str, str | None]
+
+
+class Environments(TypedDict):
+    """What nodes.json records: the software of all ranks, rank 0's variables, and each rank's own."""
+
+    software: dict[str, str]
+    variables: dict[str, str]
+    ranks: list[RankEnvironment]
+
+
+def compare(world: World) -> Environments:
     """Returns the environment of every rank; RuntimeError on all ranks when their software differs."""
     mine = {"host": socket.gethostname(), "variables": recorded(os.environ)}
     mine["software"] = software() if world.local_rank == 0 else {}
@@ -164,7 +179,8 @@ def compare(world: World) -> dict[str, Any]:
                 f"rank {rank} on {other['host']} has {key} {other['software'][key]}, rank 0 on {first['host']} has "
                 f"{first['software'][key]}. Try: one environment on a disk that all nodes share"
             )
-    return {"software": first["software"], "variables": first["variables"], "ranks": list(map(_own(first), every))}
+    ranks = [_differing(first["variables"], other) for other in every]
+    return {"software": first["software"], "variables": first["variables"], "ranks": ranks}
 
 
 def software() -> dict[str, str]:
@@ -174,13 +190,8 @@ def software() -> dict[str, str]:
     return {"python": sys.version.split()[0], **found, "commit": str(git["commit"] if git else None)}
 
 
-def _own(first: Mapping[str, Any]) -> Any:
-    """Returns a function that reduces a rank's environment to its differences from the first rank's."""
-
-    def own(rank: Mapping[str, Any]) -> dict[str, Any]:
-        names = sorted({*first["variables"], *rank["variables"]})
-        differing = {name: rank["variables"].get(name) for name in names}
-        kept = {name: value for name, value in differing.items() if value != first["variables"].get(name)}
-        return {"host": rank["host"], "variables": kept}
-
-    return own
+def _differing(first: Mapping[str, str], rank: Mapping[str, Any]) -> RankEnvironment:
+    """Reduces a rank's environment to its differences from `first`, the variables of rank 0."""
+    own = rank["variables"]
+    differing = {name: own.get(name) for name in sorted({*first, *own}) if own.get(name) != first.get(name)}
+    return {"host": rank["host"], "variables": differing}

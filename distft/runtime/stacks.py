@@ -15,14 +15,11 @@ _ASK = signal.SIGUSR2
 _SECONDS_TO_ANSWER = 2.0
 _SECONDS_QUIET = 0.1  # without output, after which an answer is complete
 _FRAME = re.compile(r'^  File "(?P<file>[^"]+)", line (?P<line>\d+) in (?P<name>.+)$')
-_files: list[object] = []  # kept open: the handler writes to the descriptor
 
 
 def answer(file: Path) -> None:
     """Makes this process write its stacks to `file` at every SIGUSR2."""
-    opened = file.open("w")
-    _files[:] = [opened]
-    faulthandler.register(_ASK, file=opened, all_threads=True)
+    faulthandler.register(_ASK, file=file.open("w"), all_threads=True)  # it keeps the file open
 
 
 def ask(processes: dict[int, Path]) -> dict[int, str]:

@@ -19,6 +19,7 @@ from torch import nn
 from torch.distributed import ProcessGroup
 
 from distft.compat.deepspeed import (
+    answer_norms,
     import_without_compilers,
     master_fragment,
     one_class_for_stages_1_and_2,
@@ -52,23 +53,12 @@ class ZeroEngine:
         self.world = world
         self.optimizer: torch.optim.Optimizer = deepspeed_engine.optimizer.optimizer
         self._known_norm = nan
-        self._answer_for_deepspeed()
-
-    def _answer_for_deepspeed(self) -> None:
-        """Gives DeepSpeed the known norm where it would compute its own, which makes the host wait each time."""
-        answers: dict[str, Callable[..., Any]] = {
-            "scaled_global_norm": lambda: torch.tensor(self._known_norm),
-            "update_offload_overflow_tracker": lambda _: None,  # called in the backward pass for each parameter
-        }
-        if self.stage == 3:
-            answers = {
-                "_get_norm_groups": lambda: [self._known_norm],
-                "_constant_buffered_norm2": lambda part: sum_of_squares([part], part.device).sqrt(),  # its own: 2 GB
-            }
-        for name, answer in answers.items():
-            if not hasattr(self.deepspeed.optimizer, name):
-                raise RuntimeError(f"this DeepSpeed has no {name} in {type(self.deepspeed.optimizer).__name__}")
-            setattr(self.deepspeed.optimizer, name, answer)
+        answer_norms(
+            deepspeed_engine.optimizer,
+            stage,
+            known=lambda: self._known_norm,
+            norm_of=lambda part: sum_of_squares([part], part.device).sqrt(),
+        )
 
     @property
     def _offloads(self) -> bool:
@@ -172,6 +162,7 @@ class ZeroEngine:
         }
 
 
+Settings = dict[str, Any]  # DeepSpeed's own config, free-form JSON
 MIN_BUCKET, MAX_BUCKET = 500_000, 200_000_000  # parameters
 LIVE_BUCKETS = 4  # at most a quarter of the model is gathered at a time
 
@@ -209,10 +200,10 @@ class Zero:
         check_effective(settings, live.effective())
         return live
 
-    def settings(self, size: int, precision: torch.dtype, world: World) -> dict[str, Any]:
+    def settings(self, size: int, precision: torch.dtype, world: World) -> Settings:
         """Returns DeepSpeed's config for a model of `size` parameters, without batch size, rate and clipping."""
         bucket = self.bucket_parameters or min(max(size // 16, MIN_BUCKET), MAX_BUCKET)
-        zero: dict[str, Any] = {
+        zero: Settings = {
             "stage": self.stage,
             "reduce_bucket_size": bucket,
             "allgather_bucket_size": bucket,
@@ -283,7 +274,7 @@ def _materialise(
         buffer.data = buffer.data.to(device)
 
 
-def check_effective(requested: dict[str, Any], effective: dict[str, object]) -> None:
+def check_effective(requested: Settings, effective: dict[str, object]) -> None:
     """Raises RuntimeError when the live engine has other settings than requested."""
     zero = requested["zero_optimization"]
     expected = {

@@ -88,7 +88,7 @@ def multirun(overrides: list[str]) -> int:
         if not held:
             raise ConfigError([f"name={folder.name}: another launch is using {folder}. Try: another name"])
         status.update(sweep.jobs)
-        is_background = not launcher.wait and not launcher.outlives_launch
+        is_background = not config.launcher.wait and not launcher.outlives_launch
         if is_background and go_on_in_background(folder, folder / "sweep.log", "kill -INT PID"):
             return 0
         try:

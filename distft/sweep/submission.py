@@ -210,10 +210,11 @@ class Submission(HydraLauncher):
             handles = found | {
                 job.name: restarting(handle, job.run, job.config) for job, handle in zip(fresh, submitted, strict=True)
             }
-            grace = self._launcher.grace_seconds
+            settings = jobs[0].config.launcher
+            grace = settings.grace_seconds
             followed = [Followed(job, handles[job.name], grace, self._board, self._status) for job in jobs]
             detach = self._launcher.outlives_launch
-            if detach and not self._launcher.wait:
+            if detach and not settings.wait:
                 self._board.print(f"{len(followed)} jobs are submitted. Try: launcher.wait=true to follow them")
                 raise Detached
             if follow(followed, self._caught, self._board, grace, fail_fast=self._fail_fast, detach=detach):

@@ -4,7 +4,7 @@ xxh3_128 hashes gigabytes per second. It detects corruption, not tampering.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -36,7 +36,7 @@ class Checksums:
     blocks: list[str]
 
     @staticmethod
-    def of(entry: dict[str, Any]) -> "Checksums":
+    def of(entry: Mapping[str, Any]) -> "Checksums":
         """Returns the checksums in a file's entry of a manifest."""
         header, *blocks = entry["xxh3_128"]
         return Checksums(entry["bytes"], header, blocks)

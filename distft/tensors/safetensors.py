@@ -7,13 +7,12 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from distft.runtime.process_group import World, from_first, texts_of_all
 from distft.tensors.integrity import Checksums, Damaged
-from distft.tensors.weight_files import read_header
+from distft.tensors.weight_files import Header, read_header
 
 __all__ = ["DTYPES", "Stored", "read_bytes", "read_header", "tensors_of"]
 
@@ -58,7 +57,7 @@ def read_bytes(file: Path, start: int, count: int, into: torch.Tensor | None = N
     return found
 
 
-def tensors_of(file: Path, header: dict[str, Any]) -> dict[str, Stored]:
+def tensors_of(file: Path, header: Header) -> dict[str, Stored]:
     """Returns the location of each tensor of `file`; raises RuntimeError for an unsupported dtype."""
     found = {}
     for name, entry in header["tensors"].items():
@@ -71,10 +70,10 @@ def tensors_of(file: Path, header: dict[str, Any]) -> dict[str, Stored]:
 
 def read_headers(
     folder: Path, names: list[str], world: World, checksums: Mapping[Path, Checksums] | None = None
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, Header]:
     """Returns the header of each file in rank 0's `names`; raises Damaged on every rank when one is corrupt."""
     names = json.loads(from_first(json.dumps(names), world))
-    headers: dict[str, Any] = {}
+    headers: dict[str, Header] = {}
     damaged = ""
     for name in names[world.rank :: world.size]:
         try:

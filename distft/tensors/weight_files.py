@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterator, Mapping
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from distft.config.model_folder import quantization, text_facts
 from distft.tensors.integrity import Checksums, Damaged, check_names
@@ -67,8 +67,23 @@ def _content_hash(folder: Path) -> str:
     return digest.hexdigest()[:32]
 
 
-def read_header(file: Path, checksums: Checksums | None = None) -> dict[str, Any]:
-    """Returns {length, tensors} of the header of `file`; raises Damaged when it is invalid or its checksum differs."""
+class Entry(TypedDict):
+    """One tensor of a safetensors header. data_offsets: its first byte and the one after its last, after the header."""
+
+    dtype: str
+    shape: list[int]
+    data_offsets: list[int]
+
+
+class Header(TypedDict):
+    """The header of a safetensors file. length: its bytes, without the 8 of the length itself."""
+
+    length: int
+    tensors: dict[str, Entry]
+
+
+def read_header(file: Path, checksums: Checksums | None = None) -> Header:
+    """Returns the header of `file`; raises Damaged when it is invalid or its checksum differs."""
     if checksums:
         checksums.check_size(file)
     size = file.stat().st_size
@@ -108,9 +123,9 @@ def _is_entry(entry: Any) -> bool:
     return start <= stop and (size is None or prod(shape) * size == stop - start)
 
 
-def headers(folder: Path) -> dict[str, dict[str, Any]]:
-    """Returns tensor -> {dtype, shape, data_offsets} of a model's files; raises Damaged for a corrupt one."""
-    found: dict[str, dict[str, Any]] = {}
+def headers(folder: Path) -> dict[str, Entry]:
+    """Returns tensor -> its entry in the headers of a model's files; raises Damaged for a corrupt one."""
+    found: dict[str, Entry] = {}
     for name in weight_files(folder):
         if not (folder / name).is_file():
             raise Damaged(f"{folder / name} is missing")
@@ -162,11 +177,11 @@ def notes(folder: Path, facts: Mapping[str, Any], max_length: int) -> Iterator[s
         )
 
 
-def _shapes(tensors: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, list[int]]]:
+def _shapes(tensors: Mapping[str, Entry]) -> Iterator[tuple[str, list[int]]]:
     return ((name, entry["shape"]) for name, entry in tensors.items() if len(entry["shape"]) == 2)
 
 
-def _quantized(tensors: Mapping[str, Mapping[str, Any]], facts: Mapping[str, Any]) -> str | None:
+def _quantized(tensors: Mapping[str, Entry], facts: Mapping[str, Any]) -> str | None:
     """Returns the reason why the weights are quantized, with a tensor as evidence; None for trainable weights.
 
     A quantization_config alone is no evidence: converters do not remove it.

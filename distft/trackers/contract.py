@@ -8,10 +8,9 @@ import sys
 import threading
 from typing import Any, Protocol
 
-from hydra.utils import get_class
-
 from distft.config import ConfigError
 from distft.config.parts import Trackers
+from distft.config.targets import build
 from distft.run import RunFolder
 from distft.runtime.environment import redact
 from distft.runtime.logs import Patient
@@ -43,7 +42,7 @@ def make_trackers(section: Trackers) -> list[Tracker]:
         if (target := settings.pop("_target_", None)) is None:
             continue
         try:
-            chosen.append(get_class(target)(**settings))
+            chosen.append(build(target, settings))
         except ValueError as error:
             errors.append(f"tracker.{name}: {error}")
     if errors:

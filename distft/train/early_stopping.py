@@ -6,7 +6,6 @@ Trap: only rank 0 asks EarlyStopping and sends the answer to all; processes that
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from math import isfinite
-from typing import Any
 
 
 @dataclass(frozen=True)
@@ -57,7 +56,9 @@ class EarlyStopping:
 class Evaluator:
     """The evaluations of a run."""
 
-    measure: Callable[[], dict[str, Any]] | None  # the held-out metrics, made by all processes; None: no held-out rows
+    measure: (
+        Callable[[], dict[str, float]] | None
+    )  # the held-out metrics, made by all processes; None: no held-out rows
     when: When
     at_start: bool  # also before the first step
     stopping: EarlyStopping  # on rank 0, with the evaluations of earlier starts

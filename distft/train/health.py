@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from distft.run import Plan, RunFolder, write_json
+from distft.run import MetricsRow, Plan, RunFolder, write_json
 from distft.runtime.determinism import seed_for
 from distft.runtime.errors import NonFinite
 from distft.runtime.heartbeat import WORK
@@ -247,7 +247,7 @@ def batch_file(run: RunFolder, step: int) -> Path:
     return run.path / "batches" / f"step-{step:08d}.json"
 
 
-def write_batch(run: RunFolder, plan: Plan, feed: Feed, seed: int, row: dict[str, Any], why: Sequence[str]) -> None:
+def write_batch(run: RunFolder, plan: Plan, feed: Feed, seed: int, row: MetricsRow, why: Sequence[str]) -> None:
     """Writes the rows, micro-batches and seeds of a step, and the command that replays it.
 
     seed: of the run. row: of metrics.jsonl. The plan is included, since a later plan may read other rows.
@@ -290,14 +290,14 @@ class Monitor:
     seed: int
     engine: Engine
     policy: NonFinitePolicy
-    log: Callable[[dict[str, Any]], None]
+    log: Callable[[MetricsRow], None]
     check_every: int | None  # steps between two checks of replicas
     stragglers: Stragglers
     warnings: Warnings = field(default_factory=Warnings)
     data_wait: DataWait = field(default_factory=DataWait)
     memory: MemoryPressure = field(default_factory=MemoryPressure)
 
-    def check(self, row: dict[str, Any], work: Sequence[float]) -> Verdict:
+    def check(self, row: MetricsRow, work: Sequence[float]) -> Verdict:
         """Logs warnings and returns what comes next; raises NonFinite or RuntimeError when the run must end.
 
         row: of metrics.jsonl. work: the sum of `rank_stats` over all ranks.

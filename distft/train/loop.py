@@ -12,28 +12,26 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 
 from distft.goodput import lost_of, note
 from distft.optim.groups import set_learning_rate
 from distft.optim.schedules import Factor
-from distft.run import MetricsLog, RunFolder, StepReport
+from distft.run import MetricsLog, MetricsRow, RunFolder, StepReport
 from distft.runtime import heartbeat
 from distft.runtime.determinism import seed_for
 from distft.runtime.device import collecting, memory_of
 from distft.runtime.process_group import World, flags_of_first
 from distft.strategies.engine import Engine, clip_coefficient
-from distft.train import oom_probe
 from distft.train.early_stopping import Evaluator, When
 from distft.train.feed import Feed, Prefetch
 from distft.train.health import Monitor, rank_stats
+from distft.train.oom_probe import probe_memory
 from distft.train.state import Checkpointer
 from distft.train.step import StepHooks, train_step
 from distft.train.timing import Clock, Mfu, OwnWork
-
-Row = dict[str, Any]  # a line of metrics.jsonl: JSON values under free keys
 
 
 @dataclass(frozen=True)
@@ -66,7 +64,7 @@ class RunLog:
         lost = lost_of(self.metrics.dropped)
         note(run, "training", attempt, step=start_step, world=saver.world.size, lost=lost)
 
-    def __call__(self, row: Row) -> None:
+    def __call__(self, row: MetricsRow) -> None:
         self.metrics.write(row)
         self.report.others["best"] = self.saver.best and asdict(self.saver.best)
         if row["split"] == "warning":
@@ -95,11 +93,11 @@ class Loop:
     saver: Checkpointer
     monitor: Monitor
     evaluator: Evaluator
-    log: Callable[[Row], None]
+    log: Callable[[MetricsRow], None]
     stop_requested: Callable[[], object]  # true on any process: save and stop
     world: World
     profile: Callable[[int], AbstractContextManager[object]] = nullcontext  # around each step
-    probe_memory: Callable[[Engine, Feed], None] = oom_probe.probe_memory  # after the first step of this start
+    probe_memory: Callable[[Engine, Feed], None] = probe_memory  # after the first step of this start
 
     def run(self) -> End:
         """Trains; raises NonFinite when the NaN/Inf policy ends the run, and SaveFailed when a required save fails."""
@@ -154,7 +152,7 @@ class Loop:
         best, over = flags_of_first(decided, self.world)
         return loss, best, over
 
-    def _step(self, step: int, ahead: Prefetch, clock: Clock, own: OwnWork) -> tuple[Row, StepFlags]:
+    def _step(self, step: int, ahead: Prefetch, clock: Clock, own: OwnWork) -> tuple[MetricsRow, StepFlags]:
         """Does one step; returns its row of metrics.jsonl and what all processes know after it."""
         began = time.perf_counter()
         heartbeat.begin_step(step)

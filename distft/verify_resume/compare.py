@@ -1,4 +1,4 @@
-"""Two or three runs of one config, from their folders alone, as a table of findings."""
+"""Compares two or three runs of one config, read from their folders."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,10 +17,10 @@ KINDS = ("weights", "moments")
 
 @dataclass(frozen=True)
 class Apart:
-    """How far apart two checkpoints are: the norm of the difference over the norm, and where they differ first."""
+    """The distance of two checkpoints: norm of the difference over the norm, and the first element that differs."""
 
     relative: float
-    first: str | None  # None: not a bit differs
+    first: str | None  # None: bit-equal
 
 
 def last_checkpoint(run: RunFolder) -> Checkpoint:
@@ -30,7 +30,7 @@ def last_checkpoint(run: RunFolder) -> Checkpoint:
 def compare_tensors(
     kind: str, straight: list[Checkpoint], resumed: Checkpoint, limit: Limit, *, same_layout: bool
 ) -> Finding:
-    """Holds weights or moments against the nearest straight run; another layout is only reported."""
+    """Compares weights or moments with the nearest uninterrupted run; of another layout the distance is reported."""
     keys = _keys(straight[0], kind)
     numbers = sum(prod(straight[0].shapes[key]) for key in keys)
     compared = f"{numbers:,} in {len(keys)} tensors of step {straight[0].step}"
@@ -48,16 +48,18 @@ def compare_tensors(
 
 
 def measure(first: Checkpoint, second: Checkpoint, kind: str) -> Apart:
-    """Returns how far apart two checkpoints are in their weights, or in their optimizer's states."""
+    """Returns the distance of two checkpoints in their weights, or in their optimizer's states."""
     keys = _keys(first, kind)
-    if odd := sorted({(key, first.shapes[key]) for key in keys} ^ {(k, second.shapes[k]) for k in _keys(second, kind)}):
-        return Apart(float("inf"), f"{' '.join(odd[0][0])} has another shape, or is missing")
+    if unequal := sorted(
+        {(key, first.shapes[key]) for key in keys} ^ {(k, second.shapes[k]) for k in _keys(second, kind)}
+    ):
+        return Apart(float("inf"), f"{' '.join(unequal[0][0])} has another shape, or is missing")
     squares, difference, where = 0.0, 0.0, None
     for key in keys:
         for start, mine, other in _stretches(first, second, key):
-            unequal = mine.view(torch.int32) != other.view(torch.int32)
-            if where is None and bool(unequal.any()):
-                at = int(unequal.nonzero()[0])
+            differs = mine.view(torch.int32) != other.view(torch.int32)
+            if where is None and bool(differs.any()):
+                at = int(differs.nonzero()[0])
                 where = f"{' '.join(key)}[{start + at}]: {other[at].item()!r} instead of {mine[at].item()!r}"
             squares += float(mine.double().square().sum())
             difference += float((mine.double() - other.double()).square().sum())
@@ -79,9 +81,9 @@ def _keys(checkpoint: Checkpoint, kind: str) -> list[tuple[str, str]]:
 
 
 def compare(straight: list[RunFolder], resumed: RunFolder, limit: Limit, *, same_layout: bool) -> list[Finding]:
-    """Returns what holds of a resumed run; rows and learning rates are no matter of noise.
+    """Returns the findings on a resumed run; rows and learning rates have to be equal on every device.
 
-    straight: the uninterrupted run, and where the device is not deterministic a second one.
+    straight: the uninterrupted run, and a second one where the device is not deterministic.
     """
     findings = [compare_rows(straight[0], resumed, same_layout=same_layout)]
     findings += [compare_series(what, straight[:1], resumed, Limit()) for what in EXACT]

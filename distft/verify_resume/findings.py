@@ -1,9 +1,10 @@
-"""Differences between two runs: rows, series of numbers, and how they are shown.
+"""Differences between two runs: rows read, series of numbers, and the table of findings.
 
-The rule on a device that is not deterministic: at every step the resumed run may be as far from the nearer of two
-uninterrupted runs as ten times the largest distance between these two, of loss, gradient norm and held-out loss, up to
-four steps later. At a single step two noisy numbers may be close by chance, and noise only grows with the steps. With
-three times 2.3% of 6,072 triples of runs that nobody interrupted would have failed, with five 0.15%, with ten none.
+Rule on a device that is not deterministic: at every step, the distance of the resumed run to the nearer of two
+uninterrupted runs is at most 10 times the largest distance between these two, over loss, gradient norm and held-out
+loss, up to 4 steps later. Later steps are included because two noisy numbers may be close by chance at a single step,
+and noise grows with the steps. Of 6,072 triples of uninterrupted runs, a factor of 3 would have failed 2.3%, a factor
+of 5 0.15%, a factor of 10 none.
 """
 
 from collections import Counter
@@ -21,7 +22,7 @@ EQUAL = "bit-equal"
 
 @dataclass(frozen=True)
 class Finding:
-    """`what`, in words how much of it was `compared`, and the verdict."""
+    """What was compared, how much of it, and the verdict."""
 
     what: str
     compared: str
@@ -34,7 +35,7 @@ class Finding:
 
 
 def relative(first: float, second: float) -> float:
-    """Returns how far apart two numbers are, as a part of the larger; 0 for the same, infinite for one NaN."""
+    """Returns the difference of two numbers relative to the larger; 0 for equal ones, infinite for one NaN."""
     if first == second or (first != first and second != second):
         return 0.0
     distance = abs(first - second) / max(abs(first), abs(second))
@@ -49,16 +50,16 @@ FACTOR, AHEAD = 10, 4
 
 @dataclass(frozen=True)
 class Limit:
-    """How far apart two numbers may be, relatively: nothing, a tolerance, or what noise explains."""
+    """The largest relative difference allowed: zero, a tolerance, or a multiple of the noise floor."""
 
     tolerance: float = 0.0
-    floor: Series = field(default_factory=dict)  # step -> distance of two uninterrupted runs
+    floor: Series = field(default_factory=dict)  # step -> relative difference of two uninterrupted runs
 
     def at(self, step: int) -> float:
         return max([self.tolerance, *(FACTOR * value for there, value in self.floor.items() if there <= step + AHEAD)])
 
     def describe(self, distance: float, floor: float) -> str:
-        """Returns the verdict for numbers that are at most `distance` apart, and it is allowed."""
+        """Returns the verdict for numbers that differ by at most `distance`, where that is allowed."""
         if self.floor:
             return f"within noise {distance:.1e} (floor {floor:.1e})"
         return f"within {self.tolerance:.0e}: at most {distance:.1e} apart"
@@ -70,7 +71,7 @@ def read_series(run: RunFolder, what: str) -> Series:
 
 
 def noise_floor(straight: RunFolder, again: RunFolder) -> Series:
-    """Returns how far apart two uninterrupted runs are at each step."""
+    """Returns the largest relative difference of two uninterrupted runs at each step."""
     floor: Series = {}
     for what in NOISY:
         first, second = read_series(straight, what), read_series(again, what)
@@ -80,7 +81,7 @@ def noise_floor(straight: RunFolder, again: RunFolder) -> Series:
 
 
 def compare_series(what: str, straight: list[RunFolder], resumed: RunFolder, limit: Limit) -> Finding:
-    """Holds each step's number against the nearest of the straight runs; the first of them is reported."""
+    """Compares each step's number with the nearest of the uninterrupted runs; messages quote the first of them."""
     wanted, found = [read_series(run, what) for run in straight], read_series(resumed, what)
     steps = sorted(wanted[0])
     compared = f"{len(steps)}, of steps {steps[0]} to {steps[-1]}" if steps else "none in this run"
@@ -99,7 +100,7 @@ def compare_series(what: str, straight: list[RunFolder], resumed: RunFolder, lim
 
 
 def compare_rows(straight: RunFolder, resumed: RunFolder, *, same_layout: bool) -> Finding:
-    """Holds every attempt's micro-batches against the straight run's; on another layout the rows of every step."""
+    """Compares every attempt's micro-batches with the uninterrupted run's; on another layout the rows of each step."""
     wanted = read_fed(straight)[1]
     attempts = read_fed(resumed)
     twice = sum(map(_count, attempts.values())) - _count(wanted)
@@ -120,7 +121,7 @@ def _differ(wanted: Fed, fed: Fed, attempt: int) -> str | None:
 
 
 def _differ_by_step(wanted: Fed, fed: Fed, attempt: int) -> str | None:
-    """A step in which the attempt was killed may lack rows; none may have another row, or one twice."""
+    """Returns a step with other rows, or a row twice; the step in which the attempt was killed may lack rows."""
     steps, whole = _per_step(fed), _per_step(wanted)
     for step, rows in sorted(steps.items()):
         foreign = rows - whole.get(step, Counter())
@@ -141,7 +142,7 @@ def _count(fed: Fed) -> int:
 
 
 def show(findings: Sequence[Finding], title: str, console: Console) -> None:
-    """Prints a line for each finding, what does not hold in red."""
+    """Prints the findings as a table; failed ones are red."""
     table = Table(title=title, title_justify="left")
     for heading in ("", "compared", "resumed"):
         table.add_column(heading, overflow="fold")

@@ -1,4 +1,4 @@
-"""Where a run is killed: moments inside a step, an evaluation or a save that the run really has."""
+"""Where a run is killed: inside a step, an evaluation or a save; and the command line of `distft.verify_resume`."""
 
 import random
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ import yaml
 
 from distft.config import Config, ConfigError, compose, difference
 from distft.config.command import keywords
-from distft.config.nearest import did_you_mean, nearest
+from distft.config.errors import did_you_mean, nearest
 from distft.paths import absolute
 from distft.run import Plan
 from distft.train.early_stopping import When
@@ -19,7 +19,7 @@ MOMENTS = {
     "accumulation": "before the last micro-batch's backward",
     "step": "after the update of the weights, before its row of metrics",
     "evaluation": "after the first of its forward passes",
-    "save": "after all is written and before it counts, or where another rank than 0 opens its file",
+    "save": "after all is written and before it is committed, or where another rank than 0 opens its file",
 }
 
 
@@ -35,9 +35,9 @@ class Kill:
 
 
 def choose(moments: Sequence[str] | int | None, at: Sequence[int] | None, config: Config, plan: Plan) -> list[Kill]:
-    """Returns the kills in the order of their steps; ConfigError for one that the run has no place for.
+    """Returns the kills in the order of their steps; ConfigError for a moment or a step that the run does not have.
 
-    moments: None for all that the run has, a number for so many at random, decided by the run's seed.
+    moments: None: one of each that the run has; a number: so many random ones, drawn with the run's seed.
     """
     places = {moment: _steps(moment, config, plan) for moment in MOMENTS}
     if isinstance(moments, int):
@@ -51,7 +51,7 @@ def choose(moments: Sequence[str] | int | None, at: Sequence[int] | None, config
 
 
 def _steps(moment: str, config: Config, plan: Plan) -> list[int]:
-    """Returns the steps at which a run has such a moment."""
+    """Returns the steps at which a run has this moment."""
     if moment == "evaluation" and not plan.eval_rows:
         return []
     last = plan.steps
@@ -101,8 +101,8 @@ LAYOUT = ("strategy", "launcher", "train.micro_batch_size", "train.micro_batch_t
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What to run, where to kill it, and how to go on."""
+class Request:
+    """What to run, where to kill it, and the config to resume with."""
 
     config: Config
     later: Config
@@ -116,8 +116,8 @@ class Asked:
         return self.config.values == self.later.values
 
 
-def read_arguments(arguments: Sequence[str]) -> Asked:
-    """Returns what the command line asks for; ConfigError with what is wrong with it."""
+def read_arguments(arguments: Sequence[str]) -> Request:
+    """Returns the parsed command line; ConfigError with everything that is wrong with it."""
     mine = [text for text in arguments if text.partition("=")[0] in KEYS]
     overrides = [text for text in arguments if text not in mine]
     given = {key: _parsed(key, value) for key, value in keywords(mine, KEYS, required=()).items() if key != "out"}
@@ -128,7 +128,7 @@ def read_arguments(arguments: Sequence[str]) -> Asked:
     errors += [f"out={out}: exists already. Try: out={_free(out)}"] if out.exists() else []
     if errors:
         raise ConfigError(errors)
-    return Asked(config, later, overrides, given.get("kills"), given.get("at"), out)
+    return Request(config, later, overrides, given.get("kills"), given.get("at"), out)
 
 
 def _parsed(key: str, text: str) -> Any:

@@ -60,7 +60,7 @@ def replay(run: RunFolder, attempt: int, world: World) -> None:
 
 
 def take(engine: Engine, feed: Feed, config: Config, factor: float, step: int, world: World) -> dict[str, str]:
-    """Takes a step as the run did."""
+    """Repeats a step of the run; returns its loss and gradient norm."""
     heartbeat.begin_step(step)
     set_learning_rate(engine.optimizer, factor)
     seed = seed_for(config.seed, "step", step)
@@ -71,9 +71,9 @@ def take(engine: Engine, feed: Feed, config: Config, factor: float, step: int, w
 
 @torch.no_grad()
 def look(engine: Engine, feed: Feed, run_seed: int, step: int, world: World) -> list[MicroBatch]:
-    """Returns the loss of each micro-batch of this rank; where any rank's is not finite, of each of its rows alone.
+    """Returns the loss of each micro-batch of this rank; where any rank's is not finite, also of each single row.
 
-    Every rank makes as many forwards: sharded weights are gathered by all.
+    Every rank runs the same number of forwards, since all gather sharded weights.
     """
     seed = seed_for(run_seed, "step", step)
     dealt = feed.cut.micro_batches(feed.rows_of(step), world.size)

@@ -1,4 +1,4 @@
-"""The same run several times, each in a folder of its own, each by the launcher and processes of its config."""
+"""Runs one config several times, each time in a new folder, with the launcher and processes of the config."""
 
 import json
 from collections import defaultdict
@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from hydra.utils import get_class
-
 from distft.config import Config, ConfigError
 from distft.config.freeze import frozen_text
+from distft.config.parts import read_elsewhere
+from distft.config.targets import build
 from distft.launchers.contract import Launcher, Outcome
 from distft.run import FINISHED, Plan, RunFolder, read_json, write_json
 from distft.verify_resume.kills import Kill
@@ -30,7 +30,7 @@ def fed_file(run: RunFolder, attempt: int, rank: int) -> Path:
 
 
 def read_fed(run: RunFolder) -> dict[int, Fed]:
-    """Returns what each attempt was fed; a last line cut off by the kill is left out."""
+    """Returns the micro-batches that each attempt read; a last line cut off by the kill is skipped."""
     found: dict[int, Fed] = defaultdict(dict)
     for file in sorted(run.logs.glob("attempt-*/rank-*.fed.jsonl")):
         attempt = int(file.parent.name.removeprefix("attempt-"))
@@ -43,7 +43,7 @@ def read_fed(run: RunFolder) -> dict[int, Fed]:
 
 
 def first_step(run: RunFolder, attempt: int) -> int | None:
-    """Returns the first step that an attempt did or began, None when it got to none."""
+    """Returns the first step that an attempt began; None when it began none."""
     return min((step for step, _, _ in read_fed(run).get(attempt, {})), default=None)
 
 
@@ -51,12 +51,12 @@ WORK = "distft.verify_resume.watched.train"
 
 
 class RunFailed(RuntimeError):
-    """A run ended otherwise than it was to; the message says how, and where its log is."""
+    """A run failed, or a kill did not happen; the message names the error and the log."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What each attempt of a run is frozen from."""
+    """Config, plan and function of the ranks that an attempt is frozen from."""
 
     config: Config
     plan: Plan
@@ -64,7 +64,7 @@ class Recipe:
 
 
 def run_straight(recipe: Recipe, path: Path) -> RunFolder:
-    """Returns the folder of a run that nothing interrupted; RunFailed when it did not end well."""
+    """Returns the folder of an uninterrupted run; RunFailed when it failed."""
     run = RunFolder(path)
     write_json(kills_of(run), [])
     _expect_end(run, attempt(run, recipe))
@@ -74,9 +74,9 @@ def run_straight(recipe: Recipe, path: Path) -> RunFolder:
 def kill_and_resume(
     first: Recipe, later: Recipe, kills: Sequence[Kill], path: Path, say: Callable[[str], None]
 ) -> RunFolder:
-    """Returns the folder of a run that was killed at each of `kills` and resumed after it.
+    """Returns the folder of a run that was killed at each of `kills` and resumed after each.
 
-    later: the recipe from the second attempt on. RunFailed when a kill did not happen, or anything else did.
+    later: the recipe from the second attempt on. RunFailed when a kill did not happen, or the run failed otherwise.
     """
     run = RunFolder(path)
     write_json(kills_of(run), [asdict(kill) for kill in kills])
@@ -95,7 +95,7 @@ def kill_and_resume(
 
 
 def attempt(run: RunFolder, recipe: Recipe) -> Outcome:
-    """Freezes the run's next attempt and follows it to its end."""
+    """Freezes the run's next attempt, starts it and waits for its end."""
     own = {"name": run.path.name, "runs_dir": str(run.path.parent), "work": recipe.work}
     run.write_plan(recipe.plan)
     run.config.write_text(frozen_text(recipe.config.changed(own)))
@@ -112,8 +112,9 @@ def attempt(run: RunFolder, recipe: Recipe) -> Outcome:
 
 def make_launcher(config: Config) -> Launcher:
     settings = config.launcher.plain()
+    target = settings.pop("_target_")
     try:
-        return get_class(settings.pop("_target_"))(**settings)
+        return build(target, settings, read_elsewhere(target))
     except ValueError as error:
         raise ConfigError([str(error)]) from error
 

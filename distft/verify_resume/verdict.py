@@ -1,4 +1,4 @@
-"""From two runs, or three where two are not enough, to whether resuming changes anything."""
+"""Whether resuming changes a run: compared with one uninterrupted run, or two on a noisy device."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,9 +13,9 @@ ANOTHER_LAYOUT = Limit(tolerance=2e-6)  # sums are added in another order
 
 
 def prove(first: Recipe, later: Recipe, kills: Sequence[Kill], out: Path, console: Console) -> bool:
-    """Prints the table, and returns whether all of it holds.
+    """Prints the table of findings, and returns whether all hold.
 
-    A resumed run that is bit-equal needs no second straight one: there is no noise to distinguish from a fault.
+    A second uninterrupted run measures the noise; a resumed run that is bit-equal does not need one.
     """
     same_layout = first == later
     console.print(f"{out}: {first.plan.steps} steps on {_processes(first)}, uninterrupted")
@@ -42,7 +42,7 @@ def prove(first: Recipe, later: Recipe, kills: Sequence[Kill], out: Path, consol
 
 
 def noise(limit: Limit) -> str:
-    """Returns the floor of each step in words; of a long run the first, the last and the highest."""
+    """Describes the noise floor of each step; of a long run the first, the last and the highest."""
     steps = sorted(limit.floor)
     if len(steps) > 12:
         steps = sorted({steps[0], steps[-1], max(steps, key=lambda step: limit.floor[step])})

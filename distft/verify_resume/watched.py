@@ -1,7 +1,7 @@
-"""One rank's training under watch: what it reads is written down, and where its turn comes it kills itself.
+"""One rank's training, with the rows that it reads on record, and a SIGKILL to itself at the requested moment.
 
-The training code knows nothing of it: the arguments of its loop are wrapped, and Python's audit events show which
-files a save touches.
+The training code is unchanged: the parts of its loop are wrapped, and Python's audit events show which files a save
+touches.
 """
 
 import hashlib
@@ -45,7 +45,7 @@ def train(run: RunFolder, attempt: int, world: World) -> None:
 
 
 class Watch:
-    """Follows one rank through its steps."""
+    """Records the micro-batches of one rank, and kills it at its moment."""
 
     def __init__(self, run: RunFolder, attempt: int, world: World, kill: Kill | None) -> None:
         self.run, self.attempt, self.rank, self.kill = run, attempt, world.rank, kill
@@ -54,7 +54,7 @@ class Watch:
         self.file = fed_file(run, attempt, world.rank).open("w", buffering=1)
 
     def start(self, engine: Engine, start_step: int) -> None:
-        """Wraps the engine's verbs, and listens for files where a save is to be killed."""
+        """Wraps the engine's methods, and listens to file events where the kill is inside a save."""
         self.done = start_step
         engine.forward = self._forward(engine.forward)
         engine.backward = self._backward(engine.backward)
@@ -72,7 +72,7 @@ class Watch:
         return watched
 
     def probe(self, probe_memory: Callable[[Engine, Feed], None]) -> Callable[[Engine, Feed], None]:
-        """Returns the OOM probe, whose micro-batch belongs to no step."""
+        """Returns the OOM probe, whose micro-batch belongs to no step, so it is not recorded."""
 
         def unwatched(engine: Engine, feed: Feed) -> None:
             self.probing = True
@@ -113,7 +113,7 @@ class Watch:
         return watched
 
     def _saving(self, event: str, arguments: tuple[Any, ...]) -> None:
-        """Ends rank 0 where the finished folder is about to get its name, another rank as it opens its file."""
+        """Kills rank 0 before it renames the finished folder, another rank when it opens its file."""
         if self.kill is None or event != ("os.rename" if self.rank == 0 else "open"):
             return
         partial = f".{step_dir(Path(), self.kill.step).name}.partial"
@@ -123,13 +123,13 @@ class Watch:
 
     def _die_at(self, moment: str, step: int) -> None:
         if self.kill == Kill(moment, step):
-            self.kill = None  # writing it down touches files too
+            self.kill = None  # the record is a file too
             write_json(death_of(self.run, self.attempt), {"rank": self.rank, "moment": moment, "step": step})
             os.kill(os.getpid(), signal.SIGKILL)
 
 
 def digests(batch: Batch) -> list[str]:
-    """Returns a digest of each document's tokens and targets; none of what has no target."""
+    """Returns a digest of the tokens and targets of each document that has targets."""
     input_ids, positions, targets = (
         part.cpu().numpy() for part in (batch.input_ids[0], batch.positions, batch.targets)
     )

@@ -1,7 +1,9 @@
 """distft's code is held to the floors in pyproject.toml where they are not installed, by tests/floors.json."""
 
 import ast
+import inspect
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -68,6 +70,13 @@ def test_the_installed_versions_have_every_reach(reach: Reach) -> None:
         assert set(reach.younger) <= set(has or ()), "no version in use knows it"
 
 
+@pytest.mark.parametrize("reach", [each for each in REACHES if each.holds], ids=lambda reach: reach.name)
+def test_the_installed_version_sets_the_attributes_in_use(reach: Reach) -> None:
+    """On live objects, which a signature does not show; so the source of the module is searched for each."""
+    source = inspect.getsource(inspect.getmodule(resolve(reach.name)) or pytest.fail(reach.name))
+    assert [name for name in reach.holds if not re.search(rf"\.{name}\b\s*(:[^=\n]+)?=[^=]", source)] == []
+
+
 def is_newer(package: str) -> bool:
     """Returns whether another release than the recorded floor is installed."""
     from importlib.metadata import PackageNotFoundError, version
@@ -116,8 +125,18 @@ def private(file: Path, tree: ast.AST, own: set[str]) -> Iterator[str]:
             top, *parts = name.split(".")
             if top in modules and any(map(is_private, parts)):
                 yield f"{file}: {name}"
-        if isinstance(node, ast.Attribute) and is_private(node.attr) and node.attr not in own:
-            yield f"{file}:{node.lineno}: {node.attr}"
+        attribute = taken(node)
+        if is_private(attribute) and attribute not in own:
+            yield f"{file}:{node.lineno}: {attribute}"
+
+
+def taken(node: ast.AST) -> str:
+    """Returns the attribute that an expression takes, by a dot or by getattr, hasattr or setattr; else empty."""
+    if isinstance(node, ast.Attribute):
+        return node.attr
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id.endswith("attr"):
+        return next((each.value for each in node.args[1:2] if isinstance(each, ast.Constant)), "")
+    return ""
 
 
 def is_private(name: str) -> bool:
@@ -127,6 +146,8 @@ def is_private(name: str) -> bool:
 def test_a_private_name_outside_compat_is_found() -> None:
     tree = ast.parse("from torch._utils import x\nmodel._secret_part\nself._mine\nmodel.__class__")
     assert len(list(private(Path("here.py"), tree, {"_mine"}))) == 2
+    by_name = ast.parse("getattr(model, '_secret_part', None)\nsetattr(self, '_mine', 1)\ngetattr(model, name)")
+    assert len(list(private(Path("here.py"), by_name, {"_mine"}))) == 1
 
 
 def test_an_option_is_passed_where_it_is_known() -> None:

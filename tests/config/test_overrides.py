@@ -35,6 +35,7 @@ def test_lists_of_paths_need_no_quotes():
 
 @settings(max_examples=40, deadline=None)
 @given(st.text(st.characters(codec="utf-8", exclude_characters="\n\r\x00$"), min_size=1))
+@pytest.mark.slow
 def test_quoted_text_comes_back_as_it_was(text: str):
     assert OverridesParser.create().parse_override(f"key={quoted(text)}").value() == text
 

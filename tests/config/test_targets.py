@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from distft.config.targets import NotFound, names_beside, signature
+from distft.config.targets import NotFound, build, names_beside, signature
 
 
 @pytest.mark.parametrize("name", ["AdamW", "SGD", "RAdam", "NAdam", "RMSprop", "Adam", "Adamax"])
@@ -77,6 +77,24 @@ def test_a_dataclass_has_its_fields_and_a_subclass_its_base(tmp_path, monkeypatc
     a, c = signature("mylab_classes.A"), signature("mylab_classes.C")
     assert a is not None and [(p.name, p.required) for p in a.parameters] == [("x", True), ("y", False)]
     assert c is not None and [p.name for p in c.parameters] == ["rate", "kind"]
+
+
+def test_a_constructor_may_take_its_keywords_as_a_dataclass(tmp_path, monkeypatch):
+    (tmp_path / "mylab_config.py").write_text(
+        "from dataclasses import dataclass\n"
+        "@dataclass(frozen=True)\nclass Config:\n    x: int\n    y: float = 1.0\n"
+        "class Made:\n    def __init__(self, config: Config) -> None:\n        self.config = config\n"
+        "class Plain:\n    def __init__(self, x: int, z: int = 3) -> None:\n        self.x, self.z = x, z\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    found = signature("mylab_config.Made")
+    assert found is not None and [(p.name, p.required) for p in found.parameters] == [("x", True), ("y", False)]
+    made = build("mylab_config.Made", {"x": 1, "restarts": 2}, optional=("restarts", "wait"))
+    assert (made.config.x, made.config.y) == (1, 1.0)
+    plain = build("mylab_config.Plain", {"x": 1, "z": 2, "restarts": 2}, optional=("z", "restarts"))
+    assert (plain.x, plain.z) == (1, 2), "an optional key that it takes is passed"
+    with pytest.raises(TypeError):
+        build("mylab_config.Plain", {"x": 1, "restarts": 2})
 
 
 def test_a_typo_in_a_target_gets_its_siblings_suggested():

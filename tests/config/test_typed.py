@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 
 from distft.config import ConfigError, compose
-from distft.config.key import leaves
-from distft.config.precedence import WINS
+from distft.config.key import WINS, leaves
 from distft.paths import conf_dir
 
 ROWS, TOKENS = "train.micro_batch_size=2", "train.micro_batch_tokens=2048"

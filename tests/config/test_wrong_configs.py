@@ -125,6 +125,7 @@ def test_all_errors_come_at_once(right: list[str], capsys: pytest.CaptureFixture
 
 
 @pytest.mark.parametrize("overrides", ["train.max_stepss=3", "optimizer._target_=torch.optim.AdanW"])
+@pytest.mark.slow
 def test_a_command_refuses_in_5_cpu_seconds_with_exit_code_2(overrides: str, right: list[str]):
     line = [sys.executable, "-m", "distft.plan", *right, overrides]
     before = seconds_of_children()

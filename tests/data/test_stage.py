@@ -254,6 +254,7 @@ def test_a_file_without_usable_rows_is_refused(config: Config, tmp_path: Path, c
         prepare_data(config(tmp_path / "a.jsonl"))
 
 
+@pytest.mark.slow
 def test_eight_preparers_make_one_result(config: Config, write_rows: WriteRows, tmp_path: Path):
     values = config(write_rows([pair(f"question {i}", "answer " * 20) for i in range(3000)]), eval=0.1)
     program = (

@@ -59,6 +59,7 @@ def test_without_torch_the_other_checks_run(tmp_path: Path, without_torch: Path)
     assert "0123456789" not in done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_wrong_overrides_end_with_2(tmp_path: Path) -> None:
     done = doctor(tmp_path, "launcher.nods=2", "out=a", "out=b")
     assert done.returncode == 2

@@ -242,6 +242,7 @@ def broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     return lambda name, text: (tmp_path / f"{name}.py").write_text(text)
 
 
+@pytest.mark.slow
 def test_torch_and_deepspeed_are_described() -> None:
     torch, accelerator = check_torch()
     assert torch.state == accelerator.state == "ok" and "collectives: gloo" in torch.seen
@@ -249,6 +250,7 @@ def test_torch_and_deepspeed_are_described() -> None:
     assert "cpu_adam" in deepspeed.seen
 
 
+@pytest.mark.slow
 def test_devices_that_torch_does_not_see_are_a_problem(tmp_path: Path) -> None:
     for number in range(4):
         (tmp_path / f"nvidia{number}").touch()

@@ -76,11 +76,13 @@ def test_no_free_port_is_a_problem() -> None:
     assert "ip_local_port_range" in found.remedy
 
 
+@pytest.mark.slow
 def test_two_local_processes_all_reduce_a_tensor() -> None:
     [found] = check_all_reduce()
     assert found.state == "ok" and found.seen.startswith("2 processes over gloo, interface lo")
 
 
+@pytest.mark.slow
 def test_a_missing_interface_is_named_with_its_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "nosuch0")
     [found] = check_all_reduce()

@@ -30,7 +30,7 @@ from distft.export.huggingface import (
 from distft.models.build import skeleton
 from distft.models.init import FreshWeights
 from tests.support.train_cases import tiny_model
-from tests.support.trained import KEYS, LORA, LORA_KEYS, MAIN, MODELS, Key, checkpoint_of
+from tests.support.trained import KEYS, LORA, LORA_KEYS, MAIN, MODELS, TIED, Key, checkpoint_of
 
 
 def weights_of(checkpoint: Checkpoint, model: str) -> TrainedWeights:
@@ -40,9 +40,26 @@ def weights_of(checkpoint: Checkpoint, model: str) -> TrainedWeights:
     return TrainedWeights(checkpoint, skeleton, FreshWeights(skeleton, 0), scale)
 
 
+# A checkpoint knows no strategy: one model of every strategy, and every model of one, prove what all of KEYS do.
+FACTORS = [key for key in KEYS if key[2:] == (2, 2) and (key[1] == MAIN or key[0] == "fsdp")]
+FACTORS += [("zero3", TIED, 3, 2), ("hsdp", MAIN, 4, 2)]
+REST = [key for key in KEYS if key[2] > 1 and key not in FACTORS]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("key", [key for key in KEYS if key[2] > 1], ids=lambda key: "-".join(map(str, key)))
-def test_every_strategys_checkpoint_of_every_model_exports(key: Key, trained: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("key", FACTORS, ids=lambda key: "-".join(map(str, key)))
+def test_every_strategy_and_every_model_exports(key: Key, trained: Any, tmp_path: Path) -> None:
+    assert_exports(key, trained, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.soak
+@pytest.mark.parametrize("key", REST, ids=lambda key: "-".join(map(str, key)))
+def test_every_other_checkpoint_exports(key: Key, trained: Any, tmp_path: Path) -> None:
+    assert_exports(key, trained, tmp_path)
+
+
+def assert_exports(key: Key, trained: Any, tmp_path: Path) -> None:
     checkpoint = Checkpoint(checkpoint_of(trained[key]))
     assert (checkpoint.folder / PROBE).is_file()
     write_huggingface(weights_of(checkpoint, key[1]), torch.float32, tmp_path / "final")

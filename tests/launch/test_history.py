@@ -148,7 +148,7 @@ def test_a_default_length_is_kept_until_more_steps_are_typed(tmp_path: Path):
 
 def test_a_dropped_max_steps_shows_both_lengths(tmp_path: Path):
     run, overrides = frozen_with(tmp_path, "train.max_steps=6")
-    config, lines = keep_frozen(run, compose([each for each in overrides if "max_steps" not in each]))
+    config, lines = keep_frozen(run, compose([each for each in overrides if not each.startswith("train.max_steps")]))
     with pytest.raises(ConfigError, match=r"train.max_steps: 6 -> null\n    train.epochs: null -> 1"):
         check_config(run, config)
     assert lines == []

@@ -62,6 +62,7 @@ def preempted(run: RunFolder, reason: str, **status: Any) -> None:
     run.write_status(state="preempted", step=3, exit_code=None, **status)
 
 
+@pytest.mark.slow
 def test_the_script_gets_only_the_number_of_nodes(tmp_path: Path, programs: Path):
     run = freeze(tmp_path / "x", "run", ONE)
     command = [sys.executable, "-m", "distft.launch.job", "begin", str(run.path)]

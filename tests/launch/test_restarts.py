@@ -120,21 +120,21 @@ def test_a_slow_deletion_blocks_neither_steps_nor_saves(hung: Launched):
 
 
 def test_every_second_of_a_run_is_accounted_for(hung: Launched):
-    stderr, seconds = read_json(hung.run.goodput), read_json(hung.run.goodput)["seconds"]
+    account, seconds = read_json(hung.run.goodput), read_json(hung.run.goodput)["seconds"]
     turns = read_timeline(hung.run)
     assert [turn.event for turn in turns] == [
         "submitted", "begun", "training", "ended", "begun", "training", "trained", "saved", "ended"
     ]  # fmt: skip
     assert sum(seconds.values()) == pytest.approx(turns[-1].time - turns[0].time, rel=0.01)
-    assert sum(seconds.values()) == stderr["wall_seconds"] <= hung.seconds
-    assert (stderr["lost_steps"], stderr["failures"]) == (2, 1), "steps 25 and 26"
-    assert stderr["saves"] == 6, "8 to 32, the best of step 12, and the end"
+    assert sum(seconds.values()) == account["wall_seconds"] <= hung.seconds
+    assert (account["lost_steps"], account["failures"]) == (2, 1), "steps 25 and 26"
+    assert account["saves"] == 6, "8 to 32, the best of step 12, and the end"
     rows = list(hung.run.read_metrics("train"))
     waits = sum(row["phases"].get("data", 0.0) + row["phases"].get("checkpoint", 0.0) for row in rows)
     assert seconds["productive"] == pytest.approx(sum(row["seconds"] for row in rows) - waits, rel=0.01)
     assert seconds["detection"] >= 8, "launcher.hang_seconds"
     assert seconds["idle"] == 0 and min(seconds[part] for part in ("start", "checkpoint", "evaluation", "lost")) > 0
-    assert stderr["best_every_steps"] >= 1 and stderr["goodput"] == seconds["productive"] / stderr["wall_seconds"]
+    assert account["best_every_steps"] >= 1 and account["goodput"] == seconds["productive"] / account["wall_seconds"]
 
 
 def test_only_a_slow_rank_is_named_once_with_its_phase(hung: Launched):

@@ -25,6 +25,7 @@ def test_an_unwritable_run_folder_is_named_first(tmp_path: Path):
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+@pytest.mark.slow
 def test_a_folder_of_another_user_is_named():
     program = "import os, sys, pathlib; from distft.launch.stages import check_writable; os.setuid(65534); "
     program += "check_writable(pathlib.Path(sys.argv[1]))"
@@ -57,6 +58,7 @@ def test_unnamed_runs_of_one_second_get_folders_of_their_own(config, tmp_path: P
     assert all(each.is_dir() for each in folders), "so another process has not one of them"
 
 
+@pytest.mark.slow
 def test_an_empty_run_folder_is_removed(config, tmp_path: Path):
     program = "from distft.launch.stages import with_name; from distft.config import compose; import sys; "
     program += "path = with_name(compose(sys.argv[1:]))[0].path; assert path.is_dir(); print(path)"

@@ -13,7 +13,7 @@ import pytest
 
 from distft.launchers import local
 from distft.launchers.contract import Outcome
-from distft.launchers.local import Local, LocalRun, Unreachable, interface_of, is_own, own_addresses, reach
+from distft.launchers.local import Local, LocalConfig, LocalRun, Unreachable, interface_of, is_own, own_addresses, reach
 from distft.run import RunFolder
 from tests.support.fake_run import assert_none_left, freeze, name_of, processes_of, wait_for_rows
 
@@ -21,7 +21,7 @@ FAKE = "tests.support.fake_worker"
 
 
 def start(run: RunFolder, program: str = FAKE) -> LocalRun:
-    return Local(program=program).submit([run.path])[0]
+    return Local(LocalConfig(program=program)).submit([run.path])[0]
 
 
 def end(handle: LocalRun, seconds: float = 60) -> Outcome:
@@ -113,7 +113,7 @@ def test_cancel_ends_every_process_at_once(tmp_path):
 @pytest.mark.slow
 def test_runs_beyond_jobs_at_once_wait_for_their_turn(tmp_path):
     runs = [freeze(tmp_path / name, processes=1) for name in "ab"]
-    first, second = Local(program=FAKE).submit([run.path for run in runs])
+    first, second = Local(LocalConfig(program=FAKE)).submit([run.path for run in runs])
     assert second.state() == "pending" and not processes_of(runs[1])
     assert end(first) == Outcome("completed")
     assert second.wait(0) is None
@@ -123,7 +123,7 @@ def test_runs_beyond_jobs_at_once_wait_for_their_turn(tmp_path):
 @pytest.mark.slow
 def test_a_cancelled_run_of_the_queue_never_starts(tmp_path):
     runs = [freeze(tmp_path / name, processes=1) for name in "ab"]
-    first, second = Local(program=FAKE).submit([run.path for run in runs])
+    first, second = Local(LocalConfig(program=FAKE)).submit([run.path for run in runs])
     second.cancel()
     assert end(first) == Outcome("completed")
     assert end(second).state == "failed" and not runs[1].metrics.exists()
@@ -132,14 +132,14 @@ def test_a_cancelled_run_of_the_queue_never_starts(tmp_path):
 @pytest.mark.slow
 def test_two_concurrent_runs_do_not_interfere(tmp_path):
     runs = [freeze(tmp_path / name, collective=True) for name in "ab"]
-    handles = Local(program=FAKE, jobs_at_once=2).submit([run.path for run in runs])
+    handles = Local(LocalConfig(program=FAKE, jobs_at_once=2)).submit([run.path for run in runs])
     assert [end(handle) for handle in handles] == [Outcome("completed")] * 2
 
 
 @pytest.mark.slow
 def test_more_nodes_are_refused_with_a_fix():
     with pytest.raises(ValueError, match=r"launcher.nodes=4 .* Try: .*rendezvous=HOST:29500, or launcher=slurm"):
-        Local(nodes=4)
+        Local(LocalConfig(nodes=4))
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ import pytest
 
 from distft.config.parts import Launcher
 from distft.launchers.contract import Outcome
-from distft.launchers.local import Local, LocalRun
+from distft.launchers.local import Local, LocalConfig, LocalRun
 from distft.launchers.watchdog import FLOOR_SECONDS, Limits, Ranks, RankState, StepSeconds, lagging
 from distft.run import EXIT_HANG, RunFolder, read_json
 from distft.runtime.heartbeat import PHASES, Beat
@@ -26,7 +26,7 @@ FAKE = "tests.support.fake_worker"
 
 
 def end(run: RunFolder) -> Outcome:
-    [handle] = Local(program=FAKE).submit([run.path])
+    [handle] = Local(LocalConfig(program=FAKE)).submit([run.path])
     return end_of(handle)
 
 

@@ -80,6 +80,7 @@ def test_exactly_the_files_that_ranks_read_are_copied(plan: Plan, tmp_path: Path
     assert stage(plan, "none", None, world) == plan
 
 
+@pytest.mark.slow
 def test_a_node_copies_each_file_once_for_all_ranks(plan: Plan, tmp_path: Path) -> None:
     out = tmp_path / "out"
     for node in range(NODES):

@@ -33,6 +33,7 @@ def test_the_plan_imports_nothing_heavy(right: list[str]):
     assert imported.isdisjoint(HEAVY)
 
 
+@pytest.mark.slow
 def test_the_plan_prints_and_writes_the_same_numbers(right: list[str], tmp_path: Path):
     done = plan(*right, "memory_gib=30", f"out={tmp_path}/plan.json")
     written = json.loads((tmp_path / "plan.json").read_text())
@@ -46,6 +47,7 @@ def test_the_plan_prints_and_writes_the_same_numbers(right: list[str], tmp_path:
     assert "fits" in rows["> hsdp"] and f"{written['memory']['hsdp']['total'] / 2**30:.2f}" in rows["> hsdp"]
 
 
+@pytest.mark.slow
 def test_gathered_parameters_must_fit_too(right: list[str], tmp_path: Path):
     done = plan(*right, "memory_gib=20", f"out={tmp_path}/plan.json")
     [row] = [line for line in done.stdout.splitlines() if "> hsdp" in line]
@@ -54,6 +56,7 @@ def test_gathered_parameters_must_fit_too(right: list[str], tmp_path: Path):
 
 
 @pytest.mark.parametrize("wrong", ["memory_gib=lots", "memory_gib=-1", "memory_gb=80"])
+@pytest.mark.slow
 def test_the_keys_of_plan_are_checked(wrong: str, right: list[str]):
     done = plan(*right, wrong)
     assert done.returncode == 2 and wrong in done.stderr and re.search("(Did you mean|Try:) memory_gib", done.stderr)

@@ -5,9 +5,8 @@ from typing import Any
 
 import pytest
 
-from distft.config import Config
-from distft.rank import OutOfMemory, out_of_memory
 from distft.run import Plan
+from distft.train.oom_probe import OutOfMemory, out_of_memory
 
 GIB = 2**30
 CUDA = (
@@ -31,8 +30,7 @@ PLAN = Plan(
 
 
 def reported(plan: Plan, strategy: str, activations: str = "none", max_length: int = 1024) -> str:
-    config = Config.of({"train": {"activation_checkpointing": activations}, "data": {"max_length": max_length}})
-    error = out_of_memory(CUDA, plan, config, strategy)
+    error = out_of_memory(CUDA, plan, strategy, max_length, activations)
     assert isinstance(error, OutOfMemory)
     return str(error)
 

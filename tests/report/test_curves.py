@@ -3,6 +3,7 @@
 import math
 
 import numpy as np
+import pytest
 from matplotlib.figure import Figure
 
 from distft.report.curves import (
@@ -54,6 +55,7 @@ def test_a_long_curve_keeps_its_mean_and_its_extremes():
     assert (low, high) == (0, 1)
 
 
+@pytest.mark.slow
 def test_the_sheet_is_written_twice_with_the_same_bytes(tmp_path):
     drawings = []
     for _ in range(2):

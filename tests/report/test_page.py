@@ -83,6 +83,7 @@ def test_a_failed_run_shows_its_error_first(make_run):
     assert "there is no before and after" in page
 
 
+@pytest.mark.slow
 def test_the_command_writes_page_and_curves(make_run, capsys):
     run = make_run()
     assert main([f"run={run.path}"]) == 0

@@ -79,6 +79,7 @@ def run(tmp_path_factory) -> RunFolder:
     return run
 
 
+@pytest.mark.slow
 def test_the_second_attempt_has_the_id_of_the_first_and_all_rows(run):
     [folder] = (run.path / "wandb").glob("offline-run-*")
     name = (run.path / "wandb" / "id").read_text()

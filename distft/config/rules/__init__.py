@@ -3,12 +3,10 @@
 from collections.abc import Collection, Iterator
 from dataclasses import replace
 
-from distft.config.rules import machine, model, run, update
+from distft.config.rules import model, run, update
 from distft.config.rules.contract import Facts, Rule
 
-RULES = tuple(
-    value for module in (run, update, machine, model) for value in vars(module).values() if isinstance(value, Rule)
-)
+RULES = tuple(value for module in (run, update, model) for value in vars(module).values() if isinstance(value, Rule))
 
 
 def broken_by_length(facts: Facts, steps: int) -> list[str]:

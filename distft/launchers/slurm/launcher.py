@@ -17,11 +17,10 @@ import submitit
 import yaml
 from submitit.core.utils import FailedSubmissionError, UncompletedJobError
 
-from distft.config.errors import Unavailable
+from distft.config.errors import Unavailable, nearest
 from distft.config.freeze import read_config
 from distft.config.machines import node_range, num_gpus
 from distft.config.machines import processes_per_node as count_processes
-from distft.config.nearest import nearest
 from distft.launchers.slurm import commands
 from distft.launchers.slurm.commands import (
     NoAnswer,
@@ -184,74 +183,47 @@ def reasons(
         )
 
 
+@dataclass(frozen=True)
+class SlurmConfig:
+    """The keys of launcher=slurm that decide how a job is submitted; config/parts.py describes them."""
+
+    nodes: int | str = 1
+    processes_per_node: int | Literal["auto"] = "auto"
+    jobs_at_once: int | None = None
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    time: int | str | None = None
+    memory: int | str | None = None
+    cpus_per_process: int | None = None
+    gpus_per_node: int | str | None = None
+    constraint: str | None = None
+    exclude: Sequence[str] = ()
+    flags: Mapping[str, Any] = field(default_factory=dict)
+    warning_seconds: int = 120
+    environment: Literal["venv", "module", "container"] = "venv"
+    modules: Sequence[str] = ()
+    container_image: str | None = None
+    container_mounts: Sequence[str] = ()
+    fabric: str | None = None
+
+
 class Slurm:
     """Submits runs as jobs, which outlive the launching process."""
 
     outlives_launch = True
 
-    def __init__(
-        self,
-        nodes: int | str = 1,
-        processes_per_node: int | Literal["auto"] = "auto",
-        wait: bool = True,
-        grace_seconds: float = 300,
-        jobs_at_once: int | None = None,
-        partition: str | None = None,
-        account: str | None = None,
-        qos: str | None = None,
-        time: int | str | None = None,
-        memory: int | str | None = None,
-        cpus_per_process: int | None = None,
-        gpus_per_node: int | str | None = None,
-        constraint: str | None = None,
-        exclude: Sequence[str] = (),
-        flags: dict[str, Any] | None = None,
-        warning_seconds: int = 120,
-        max_timeouts: int = 20,
-        environment: Literal["venv", "module", "container"] = "venv",
-        modules: Sequence[str] = (),
-        container_image: str | None = None,
-        container_mounts: Sequence[str] = (),
-        fabric: str | None = None,
-        profile: str | None = None,
-        stage: Literal["none", "node_local"] = "none",
-        stage_dir: str | None = None,
-        hang_seconds: float | None = None,
-        hang_seconds_outside: float = 1800,
-        restarts: int = 0,
-        preflight: bool = False,
-    ):
-        """max_timeouts, profile, stage, stage_dir, hang_seconds, restarts, preflight: other programs read them from the
-        run's config.
-        """
-        self.wait, self.grace_seconds, self.jobs_at_once = wait, grace_seconds, jobs_at_once
-        self.environment = Environment(environment, modules, container_image, container_mounts, read_fabric(fabric))
-        processes = count_processes({"processes_per_node": processes_per_node, "gpus_per_node": gpus_per_node})
-        there = look_up(partition)
-        if gpus_per_node is None and there.gpus_per_node:
-            gpus_per_node = processes
-        if cpus_per_process is None and there.gpus_per_node:
-            cpus_per_process = max(1, there.cpus_per_node // there.gpus_per_node)
-        if wrong := list(reasons(there, nodes, processes, gpus_per_node, cpus_per_process, time)):
-            raise ValueError("\n  ".join(wrong))
-        fewest, most = node_range(nodes)
-        asked = {
-            "partition": partition,
-            "account": account,
-            "qos": qos,
-            # without --ntasks-per-node: with it, SLURM allocates the fewest nodes of a range
-            "nodes": str(most) if fewest == most else f"{fewest}-{most}",
-            "cpus-per-task": cpus_per_process and cpus_per_process * processes,
-            "gpus-per-node": gpus_per_node if num_gpus(gpus_per_node) else None,
-            "mem": memory,
-            "time": time,
-            "constraint": constraint,
-            "exclude": ",".join(exclude) or None,
-        }
-        self.options: dict[str, str | None] = {name: str(value) for name, value in asked.items() if value is not None}
-        self.options |= {"signal": f"USR1@{warning_seconds}", "requeue": None, "open-mode": "append"}
-        self.options |= {"export": exported()}
-        self.options |= {name: None if value is True else str(value) for name, value in (flags or {}).items()}
+    def __init__(self, config: SlurmConfig) -> None:
+        """ValueError when no partition can run such jobs, Unavailable when SLURM does not answer."""
+        self.config = config
+        self.environment = Environment(
+            config.environment,
+            config.modules,
+            config.container_image,
+            config.container_mounts,
+            read_fabric(config.fabric),
+        )
+        self.options = _options(config, look_up(config.partition))
 
     def submit(self, run_dirs: Sequence[Path]) -> list[SlurmRun]:
         """Queues one run as a job, several as an array; ValueError with sbatch's message when it refuses."""
@@ -315,10 +287,40 @@ class Slurm:
             "wckey": None,
             "use_srun": False,
             "stderr_to_stdout": True,
-            "array_parallelism": self.jobs_at_once or len(runs),
+            "array_parallelism": self.config.jobs_at_once or len(runs),
             "additional_parameters": options,
             "setup": ["trap : USR1 TERM  # for the ranks", *setup(self.environment)],
         }
+
+
+def _options(config: SlurmConfig, partition: Partition) -> dict[str, str | None]:
+    """Returns sbatch's options of a job in `partition`; ValueError when it cannot run there."""
+    gpus, cpus = config.gpus_per_node, config.cpus_per_process
+    processes = count_processes({"processes_per_node": config.processes_per_node, "gpus_per_node": gpus})
+    if gpus is None and partition.gpus_per_node:
+        gpus = processes
+    if cpus is None and partition.gpus_per_node:
+        cpus = max(1, partition.cpus_per_node // partition.gpus_per_node)
+    if wrong := list(reasons(partition, config.nodes, processes, gpus, cpus, config.time)):
+        raise ValueError("\n  ".join(wrong))
+    fewest, most = node_range(config.nodes)
+    asked = {
+        "partition": config.partition,
+        "account": config.account,
+        "qos": config.qos,
+        # without --ntasks-per-node: with it, SLURM allocates the fewest nodes of a range
+        "nodes": str(most) if fewest == most else f"{fewest}-{most}",
+        "cpus-per-task": cpus and cpus * processes,
+        "gpus-per-node": gpus if num_gpus(gpus) else None,
+        "mem": config.memory,
+        "time": config.time,
+        "constraint": config.constraint,
+        "exclude": ",".join(config.exclude) or None,
+    }
+    options: dict[str, str | None] = {name: str(value) for name, value in asked.items() if value is not None}
+    options |= {"signal": f"USR1@{config.warning_seconds}", "requeue": None, "open-mode": "append"}
+    options |= {"export": exported()}
+    return options | {name: None if value is True else str(value) for name, value in config.flags.items()}
 
 
 def read_fabric(name: str | None) -> dict[str, Any]:

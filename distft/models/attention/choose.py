@@ -5,6 +5,7 @@ flex and eager are transformers' own: they receive cu_seqlens, or detect documen
 Trap: transformers fetches flash-attention from the hub where it is not installed, so choose() checks first.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
@@ -15,7 +16,7 @@ from transformers import AttentionInterface, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 from transformers.utils.import_utils import is_flash_attn_3_available
 
-from distft.compat.transformers import has_attention_interface
+from distft.compat.transformers import has_attention_interface, supports_sdpa
 from distft.models.attention.sdpa import documents_sdpa
 from distft.models.attention.varlen import documents_varlen
 
@@ -89,12 +90,12 @@ class Traits:
     @classmethod
     def of(cls, config: PreTrainedConfig) -> "Traits":
         text = config.get_text_config()
-        kind = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
+        kind: Any = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
         return cls(
             head_size=getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads,
             dropout=dropout_of(config) is not None,
             caps_scores=bool(getattr(text, "attn_logit_softcapping", None)),
-            goes_with_sdpa=bool(getattr(kind, "_supports_sdpa", True)),
+            goes_with_sdpa=supports_sdpa(kind),
         )
 
     @property
@@ -192,7 +193,7 @@ def choose(word: str) -> str:
 def require_borders(model: PreTrainedModel) -> None:
     """Makes a training forward without document lengths raise ValueError: documents would attend to each other."""
 
-    def check(module: torch.nn.Module, _: Any, given: dict[str, Any]) -> None:
+    def check(module: torch.nn.Module, _: Any, given: Mapping[str, object]) -> None:
         if module.training and "document_lengths" not in given:
             raise ValueError("the model was called without document_lengths. Try: model(**batch.inputs())")
 

@@ -8,7 +8,7 @@ the graph, so one graph serves every micro-batch. On accelerators, varlen kernel
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import torch
 from torch.nn import functional as F
@@ -29,6 +29,23 @@ def window_mask(length: int, window: int | None, device: torch.device) -> torch.
 
 
 Tensors = tuple[torch.Tensor, ...]
+
+
+class Options(TypedDict, total=False):
+    """What transformers' attention interface passes by keyword, as far as a kernel here reads it.
+
+    cu_seq_lens_q: int32 [D + 1], the document boundaries of a packed row, of at most max_length_q tokens each;
+    document_lengths: the same as numbers of the host.
+    """
+
+    dropout: float
+    scaling: float | None
+    sliding_window: int | None
+    softcap: float | None
+    s_aux: torch.Tensor | None
+    document_lengths: Sequence[int] | None
+    cu_seq_lens_q: torch.Tensor | None
+    max_length_q: int | None
 
 
 @torch.library.custom_op("distft::documents_attention", mutates_args=(), device_types="cpu")
@@ -61,17 +78,13 @@ def _(query: torch.Tensor, *_: Any) -> tuple[torch.Tensor, torch.Tensor]:
 
 @torch.library.custom_op("distft::documents_attention_backward", mutates_args=(), device_types="cpu")
 def documents_attention_backward(
-    gradient: torch.Tensor,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attended: torch.Tensor,
-    sums: torch.Tensor,
-    borders: torch.Tensor,
-    scale: float | None,
-    window: int | None,
+    gradient: torch.Tensor, saved: Sequence[torch.Tensor], scale: float | None, window: int | None
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Returns the gradients of query, key and value, each of the shape of its input."""
+    """Returns the gradients of query, key and value, each of the shape of its input.
+
+    saved: query, key and value, the two results of documents_attention, and borders.
+    """
+    query, key, value, attended, sums, borders = saved
     gradients = tuple(torch.empty_like(part) for part in (query, key, value))
     for here in _documents(borders):
         parts = [part[:, :, here] for part in (query, key, value)]
@@ -84,8 +97,8 @@ def documents_attention_backward(
 
 
 @documents_attention_backward.register_fake
-def _(gradient: torch.Tensor, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *_: Any) -> Tensors:
-    return tuple(torch.empty_like(part) for part in (query, key, value))
+def _(gradient: torch.Tensor, saved: Sequence[torch.Tensor], *_: Any) -> Tensors:
+    return tuple(torch.empty_like(part) for part in saved[:3])
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensors) -> None:
@@ -94,7 +107,7 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensors) -> None:
 
 
 def _of_inputs(ctx: Any, gradient: torch.Tensor, _: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-    found = documents_attention_backward(gradient, *ctx.saved_tensors, ctx.scale, ctx.window)
+    found = documents_attention_backward(gradient, ctx.saved_tensors, ctx.scale, ctx.window)
     return *found, None, None, None
 
 
@@ -123,31 +136,26 @@ def documents_sdpa(
     key: torch.Tensor,
     value: torch.Tensor,
     attention_mask: torch.Tensor | None,
-    dropout: float = 0.0,
-    scaling: float | None = None,
-    sliding_window: int | None = None,
-    softcap: float | None = None,
-    s_aux: torch.Tensor | None = None,
-    document_lengths: Sequence[int] | None = None,
-    cu_seq_lens_q: torch.Tensor | None = None,
-    **_: Any,
+    **options: Unpack[Options],
 ) -> tuple[torch.Tensor, None]:
     """Returns the attended values [B, S, H, E], in transformers' attention interface.
 
-    query: [B, H, S, E]; key, value: [B, G, S, E], H a multiple of G. document_lengths: of a packed row's documents;
-    None: each of the B rows is one document. A compiled graph uses their boundaries, cu_seq_lens_q, instead.
+    query: [B, H, S, E]; key, value: [B, G, S, E], H a multiple of G. Without document_lengths each of the B rows is
+    one document. A compiled graph uses their boundaries, cu_seq_lens_q, instead.
     Raises ValueError for options that this kernel does not support.
     """
-    if attention_mask is not None or softcap is not None or s_aux is not None:
+    if attention_mask is not None or options.get("softcap") is not None or options.get("s_aux") is not None:
         raise ValueError(
             "attention by torch's SDPA supports neither masks, capped scores nor sinks. Try: model.attention=eager"
         )
+    dropout, scale, window = options.get("dropout", 0.0), options.get("scaling"), options.get("sliding_window")
     if torch.compiler.is_compiling():
-        assert not dropout and cu_seq_lens_q is not None, "see distft.models.build"
-        return documents_attention(query, key, value, cu_seq_lens_q, scaling, sliding_window)[0], None
-    lengths = [query.shape[2]] if document_lengths is None else list(document_lengths)
+        borders = options.get("cu_seq_lens_q")
+        assert not dropout and borders is not None, "see distft.models.build"
+        return documents_attention(query, key, value, borders, scale, window)[0], None
+    lengths = list(options.get("document_lengths") or [query.shape[2]])
     done = [
-        _attend(*parts, dropout, scaling, sliding_window).transpose(1, 2)
+        _attend(*parts, dropout, scale, window).transpose(1, 2)
         for parts in zip(query.split(lengths, 2), key.split(lengths, 2), value.split(lengths, 2), strict=True)
     ]
     return (torch.cat(done, 1) if len(done) > 1 else done[0]), None
@@ -158,10 +166,10 @@ def _attend(
     key: torch.Tensor,
     value: torch.Tensor,
     dropout: float,
-    scaling: float | None,
-    sliding_window: int | None,
+    scale: float | None,
+    window: int | None,
 ) -> torch.Tensor:
-    mask = window_mask(query.shape[2], sliding_window, query.device)
+    mask = window_mask(query.shape[2], window, query.device)
     return F.scaled_dot_product_attention(
         query,
         key,
@@ -169,6 +177,6 @@ def _attend(
         attn_mask=mask,
         dropout_p=dropout,
         is_causal=mask is None,
-        scale=scaling,
+        scale=scale,
         enable_gqa=query.shape[1] != key.shape[1],
     )

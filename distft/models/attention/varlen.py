@@ -3,11 +3,12 @@
 Not run on a GPU yet.
 """
 
-from typing import Any
+from typing import Unpack
 
 import torch
 
 from distft.compat.attention import varlen_attention
+from distft.models.attention.sdpa import Options
 
 
 def documents_varlen(
@@ -16,32 +17,27 @@ def documents_varlen(
     key: torch.Tensor,
     value: torch.Tensor,
     attention_mask: torch.Tensor | None,
-    dropout: float = 0.0,
-    scaling: float | None = None,
-    sliding_window: int | None = None,
-    softcap: float | None = None,
-    s_aux: torch.Tensor | None = None,
-    cu_seq_lens_q: torch.Tensor | None = None,
-    max_length_q: int | None = None,
-    **_: Any,
+    **options: Unpack[Options],
 ) -> tuple[torch.Tensor, None]:
     """Returns the attended values [B, S, H, E], in transformers' attention interface.
 
-    query: [B, H, S, E]; key, value: [B, G, S, E]. cu_seq_lens_q: int32 [D + 1], the document boundaries of a packed
-    row, of at most max_length_q tokens each; None: each of the B rows is one document.
+    query: [B, H, S, E]; key, value: [B, G, S, E]. Without cu_seq_lens_q each of the B rows is one document.
     Raises ValueError for options that this kernel does not support.
     """
-    if attention_mask is not None or softcap is not None or s_aux is not None or dropout:
+    refused = (attention_mask, options.get("softcap"), options.get("s_aux"), options.get("dropout") or None)
+    if any(each is not None for each in refused):
         raise ValueError(
             "torch's varlen attention supports neither masks, capped scores, sinks nor dropout. "
             "Try: model.attention=auto"
         )
     batch, heads, length, size = query.shape
-    if cu_seq_lens_q is None:
-        cu_seq_lens_q = torch.arange(0, batch * length + 1, length, dtype=torch.int32, device=query.device)
-        max_length_q = length
-    assert max_length_q is not None
-    window = (-1, 0) if sliding_window is None else (sliding_window - 1, 0)  # tokens before and after, causal
+    borders, longest, seen = options.get("cu_seq_lens_q"), options.get("max_length_q"), options.get("sliding_window")
+    if borders is None:
+        borders = torch.arange(0, batch * length + 1, length, dtype=torch.int32, device=query.device)
+        longest = length
+    assert longest is not None
+    window = (-1, 0) if seen is None else (seen - 1, 0)  # tokens before and after, causal
     parts = (part.transpose(1, 2).reshape(batch * length, -1, size) for part in (query, key, value))
-    done = varlen_attention(*parts, borders=cu_seq_lens_q, longest=max_length_q, scale=scaling, window=window)
+    scale = options.get("scaling")
+    done = varlen_attention(*parts, borders=borders, longest=longest, scale=scale, window=window)
     return done.view(batch, length, heads, size), None

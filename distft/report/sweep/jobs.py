@@ -14,9 +14,8 @@ from typing import Any, Literal
 
 from matplotlib.ticker import MaxNLocator
 
-from distft.config.errors import ConfigError
+from distft.config.errors import ConfigError, nearest
 from distft.config.freeze import read_config
-from distft.config.nearest import nearest
 from distft.paths import absolute
 from distft.report.curves import points
 from distft.run import FINISHED, RunFolder, read_json

@@ -40,6 +40,7 @@ def test_one_and_two_processes_are_measured_once(tmp_path: Path):
     assert json.loads((tmp_path / "out" / "throughput.json").read_text())["points"] == found["points"]
 
 
+@pytest.mark.slow
 def test_a_wrong_key_exits_2_before_anything_runs(tmp_path: Path):
     done = benchmark(tmp_path, "proceses=1")
     assert done.returncode == 2 and "Did you mean processes?" in done.stderr and "Traceback" not in done.stderr

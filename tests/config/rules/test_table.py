@@ -26,6 +26,10 @@ BROKEN = {
     "rows_of_packed": (["data.packing=true", "train.micro_batch_size=2"], "train.micro_batch_tokens"),
     "micro_tokens": (["train.micro_batch_tokens=4096", "data.packing=false"], "data.packing=true"),
     "nodes_here": (["launcher.nodes=2"], "launcher.nodes=2 launcher.rendezvous=HOST:29500, or launcher=slurm"),
+    "restarts_of_machines": (
+        ["launcher.nodes=2", "launcher.rendezvous=n1:29500", "launcher.restarts=1"],
+        "launcher.restarts=0, or launcher=slurm",
+    ),
     "environment_unused": (["launcher=slurm", "launcher.modules=[cuda]"], "launcher.environment=module"),
     "processes_here": (["launcher.processes_per_node=8"], "4"),
     "stage_dir_unused": (["launcher.stage_dir=/scratch"], "launcher.stage=node_local"),
@@ -64,7 +68,7 @@ BROKEN = {
     "remade_adagrad": (["optimizer._target_=torch.optim.Adagrad", "strategy=zero1"], "fsdp"),
 }
 
-ON_ACCELERATORS = {"processes_here": "machine", "compiled_sdpa": "model"}  # rule -> the module that asks for them
+ON_ACCELERATORS = {"processes_here": "run", "compiled_sdpa": "model"}  # rule -> the module that asks for them
 
 
 def test_every_rule_has_a_config_that_it_refuses():

@@ -16,10 +16,10 @@ import pytest
 
 from distft.config.errors import ConfigError, Unavailable
 from distft.launch.stages import find
-from distft.launchers.local import Local
+from distft.launchers.local import Local, LocalConfig
 from distft.launchers.slurm import commands
 from distft.launchers.slurm.commands import Partition
-from distft.launchers.slurm.launcher import Slurm, look_up, partition_of, reasons, script_of
+from distft.launchers.slurm.launcher import Slurm, SlurmConfig, look_up, partition_of, reasons, script_of
 from distft.run import RunFolder, read_json
 from tests.support.slurm_run import freeze
 from tests.support.stubs import calls, only_path, stub, stub_recorded
@@ -46,7 +46,8 @@ def options_in(script: Path) -> dict[str, str | None]:
 
 def test_the_script_requests_what_was_submitted(tmp_path: Path, programs: Path):
     run = freeze(tmp_path / "a b", "my run (1) 50%", "launcher.nodes=2-4")
-    launcher = Slurm(**OPTIONS, flags={"exclusive": True, "reservation": "my course"}, processes_per_node=2)  # pyright: ignore[reportArgumentType]
+    flags = {"exclusive": True, "reservation": "my course"}
+    launcher = Slurm(SlurmConfig(**OPTIONS, flags=flags, processes_per_node=2))  # pyright: ignore[reportArgumentType]
     [handle] = launcher.submit([run.path])
     assert handle.name == "job 12" and read_json(run.job)["job"] == "12"
     own, submitted = options_in(script_of(run)), options_in(programs / "submitted")
@@ -62,7 +63,7 @@ def test_the_script_requests_what_was_submitted(tmp_path: Path, programs: Path):
 
 def test_submitit_starts_the_run_script_and_pickles_only_a_name(tmp_path: Path, programs: Path):
     run = freeze(tmp_path / "a b", "run")
-    Slurm().submit([run.path])
+    Slurm(SlurmConfig()).submit([run.path])
     [pickle] = (run.logs / "submitit").glob("*.pkl")
     assert b"run_script" in pickle.read_bytes() and pickle.stat().st_size < 1000
     script_of(run).write_text('echo "$1"; echo to stderr >&2\n')
@@ -77,7 +78,7 @@ def test_submitit_starts_the_run_script_and_pickles_only_a_name(tmp_path: Path, 
 
 def test_several_runs_are_one_array_with_a_task_each(tmp_path: Path, programs: Path):
     runs = [freeze(tmp_path / name, name) for name in ("a", "b", "c")]
-    handles = Slurm(jobs_at_once=2).submit([run.path for run in runs])
+    handles = Slurm(SlurmConfig(jobs_at_once=2)).submit([run.path for run in runs])
     assert [handle.job for handle in handles] == ["12_0", "12_1", "12_2"]
     assert options_in(programs / "submitted")["array"] == "0-2%2"
     assert len(calls(programs, "sbatch")) == 1
@@ -88,21 +89,21 @@ def test_a_refusal_of_sbatch_is_quoted(tmp_path: Path, programs: Path):
     said = "sbatch: error: Batch job submission failed: Invalid account or account/partition combination specified"
     stub(programs, "sbatch", f"echo '{said}' >&2; exit 1")
     with pytest.raises(ValueError) as caught:
-        Slurm().submit([run.path])
+        Slurm(SlurmConfig()).submit([run.path])
     assert str(caught.value) == f"launcher=slurm: sbatch refused the job: {said.removeprefix('sbatch: error: ')}"
 
 
 def test_a_job_submitted_in_a_job_inherits_nothing(tmp_path: Path, programs: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     monkeypatch.setenv("SBATCH_PARTITION", "other")
-    Slurm().submit([freeze(tmp_path / "x", "run").path])
+    Slurm(SlurmConfig()).submit([freeze(tmp_path / "x", "run").path])
     assert not re.search(r"^(SLURM_JOB_ID|SBATCH_PARTITION)=", (programs / "env").read_text(), re.M)
     assert os.environ["SLURM_JOB_ID"] == "7"
 
 
 def test_every_reason_against_a_job_comes_at_once(programs: Path):
     with pytest.raises(ValueError) as caught:
-        Slurm(nodes=9, gpus_per_node=9, cpus_per_process=99)
+        Slurm(SlurmConfig(nodes=9, gpus_per_node=9, cpus_per_process=99))
     assert [line.strip().partition("=")[0] for line in str(caught.value).splitlines()] == [
         "launcher.nodes", "launcher.gpus_per_node", "launcher.cpus_per_process",
     ]  # fmt: skip
@@ -110,14 +111,14 @@ def test_every_reason_against_a_job_comes_at_once(programs: Path):
 
 
 def test_gpus_are_requested_if_available_and_0_requests_none(programs: Path):
-    assert Slurm(processes_per_node=3).options["gpus-per-node"] == "3"
-    assert "gpus-per-node" not in Slurm(processes_per_node=3, gpus_per_node=0).options
+    assert Slurm(SlurmConfig(processes_per_node=3)).options["gpus-per-node"] == "3"
+    assert "gpus-per-node" not in Slurm(SlurmConfig(processes_per_node=3, gpus_per_node=0)).options
     stub(programs, "sinfo", 'case "$*" in *%P) echo "cpu*";; *) echo "cpu|infinite|(null)|8|4|up|idle";; esac')
-    assert "gpus-per-node" not in Slurm(processes_per_node=3).options
+    assert "gpus-per-node" not in Slurm(SlurmConfig(processes_per_node=3)).options
 
 
 def test_a_run_is_found_while_its_job_is_alive(tmp_path: Path, programs: Path):
-    launcher, run = Slurm(), RunFolder(tmp_path / "run")
+    launcher, run = Slurm(SlurmConfig()), RunFolder(tmp_path / "run")
     assert launcher.find(run.path) is None
     run.path.mkdir()
     run.job.write_text(json.dumps({"job": "7_1"}))
@@ -133,24 +134,24 @@ SILENT = "echo 'Unable to contact slurm controller (connect failure)' >&2; exit 
 
 def test_no_answer_is_not_taken_for_no_job(tmp_path: Path, programs: Path):
     """Of a launch on the cluster, and of one on this machine, which would start a second time what runs."""
-    launcher, run = Slurm(), freeze(tmp_path / "x", "run")
+    launcher, run = Slurm(SlurmConfig()), freeze(tmp_path / "x", "run")
     run.job.write_text(json.dumps({"job": "7"}))
     stub(programs, "scontrol", SILENT)
-    for other in (launcher, Local()):
+    for other in (launcher, Local(LocalConfig())):
         with pytest.raises(
             Unavailable, match=r"job 7 may run it, and SLURM does not answer: .*Nothing was submitted. Try"
         ):
             find(other, run)
     stub_recorded(programs, "scontrol", "running.txt")
     with pytest.raises(ConfigError, match=r"job 7 of SLURM owns .*Try: launcher=slurm, which follows it, or scancel 7"):
-        find(Local(), run)
+        find(Local(LocalConfig()), run)
     stub_recorded(programs, "scontrol", "cancelled.txt")
-    assert find(Local(), run) is None
+    assert find(Local(LocalConfig()), run) is None
     stub(programs, "sinfo", SILENT)
     with pytest.raises(
         Unavailable, match=r"launcher=slurm: sinfo: .*Nothing was submitted. Try: the same command later"
     ):
-        Slurm()
+        Slurm(SlurmConfig())
 
 
 def test_an_unanswered_submission_is_searched_before_a_new_one(
@@ -164,20 +165,20 @@ def test_an_unanswered_submission_is_searched_before_a_new_one(
         "echo 'sbatch: error: Batch job submission failed: Socket timed out on send/recv' >&2; exit 1",
     )
     with pytest.raises(Unavailable, match="The job may have been queued"):
-        Slurm().submit([run.path])
+        Slurm(SlurmConfig()).submit([run.path])
     stub(programs, "squeue", SILENT)
     with pytest.raises(Unavailable, match="a job may run it, and SLURM does not answer"):
-        Slurm().find(run.path)
+        Slurm(SlurmConfig()).find(run.path)
     stub(programs, "squeue", f"echo '9 /elsewhere/submission.sh'; echo '12 {scripts}/submission_file_1.sh'")
-    handle = Slurm().find(run.path)
+    handle = Slurm(SlurmConfig()).find(run.path)
     assert handle is not None and handle.job == "12"
     monkeypatch.setattr(commands, "SECONDS_OF_COMMAND", 60.0)
-    [handle] = Slurm().submit([run.path])
+    [handle] = Slurm(SlurmConfig()).submit([run.path])
     assert handle.job == "12" and len(calls(programs, "sbatch")) == 2, "once each, and no third"
     stub(programs, "squeue", "true")
     monkeypatch.setattr(commands, "SECONDS_OF_COMMAND", 0.0)
     run.job.write_text(json.dumps({"job": None, "scripts": str(scripts)}))
-    assert Slurm().find(run.path) is None
+    assert Slurm(SlurmConfig()).find(run.path) is None
 
 
 GPU = Partition("gpu", True, 2 * 86400, 4, 64, 8, True)

@@ -141,6 +141,7 @@ def test_a_signal_to_another_node_stops_all_unrecorded(tmp_path: Path, monkeypat
     assert not run.stop.exists() and run.read_status()["state"] == "preempted"
 
 
+@pytest.mark.slow
 def test_a_wrong_allocation_is_reported_to_the_jobs_end(tmp_path: Path):
     run = freeze(tmp_path, 1)
     assert start(run, 0, 2).wait(120) == 1

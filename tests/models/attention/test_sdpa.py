@@ -142,6 +142,7 @@ def test_attention_is_called_once_per_document(dtype: torch.dtype, window: int |
         assert torch.equal(one.grad, other.grad)
 
 
+@pytest.mark.slow
 def test_it_follows_torchs_rules_for_custom_operators() -> None:
     """Its shapes without data are those with data, it writes to no input, and its gradients are as registered."""
     borders = torch.tensor([0, *torch.tensor(LENGTHS).cumsum(0)], dtype=torch.int32)

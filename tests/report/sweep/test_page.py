@@ -151,6 +151,7 @@ def test_drawings_have_a_text_alternative(make_sweep: Callable[..., Sweep]):
     assert len(labels) == 2 + 2 + 2  # per key, curves and parallel axes each wide and narrow
 
 
+@pytest.mark.slow
 def test_drawings_of_the_page_take_every_colour_from_it(make_sweep: Callable[..., Sweep]):
     page = render(make_sweep(*large()))
     for svg in re.findall(r'<svg role="img".*?</svg>', page, re.S):

@@ -1,0 +1,90 @@
+"""A default stands in conf/ and in the typed model (and of launchers and trackers in code): all are the same.
+
+A new YAML file of a group enrols itself. DIFFERENT lists what one word of a group sets on purpose.
+"""
+
+import inspect
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hydra.utils import get_class
+
+from distft.config.key import MISSING, leaves
+from distft.config.schema import BY_PATH, SHORT
+from distft.paths import conf_dir
+
+FILES = [file for file in sorted(conf_dir().glob("*/*.yaml")) if file.parent.name != "experiment"]
+DIFFERENT = {  # group/word: its keys, because
+    "data/alpaca": "format",  # the word names a format
+    "data/messages": "format",
+    "data/prompt_completion": "format",
+    "data/sharegpt": "format",
+    "data/text": "format",
+    "data/chatterbot": "max_length",  # its rows are short
+    "eval/none": "at_ends",  # the word means no evaluation
+    "launcher/slurm": "jobs_at_once max_timeouts",  # a scheduler decides how many run, and requeues
+    "optimizer/adamw": "lr",  # the model has SGD's, as torch has
+    "optimizer/radam": "lr",
+    "optimizer/sgd": "momentum",
+    "schedule/cosine": "final_fraction",  # usual of cosine; 0 of linear and wsd
+    "strategy/fsdp": "layout",  # the word names a layout, or a stage of ZeRO
+    "strategy/hsdp": "layout",
+    "strategy/zero1": "stage",
+    "strategy/zero2": "stage",
+    "strategy/zero3": "stage",
+    "strategy/zero3_offload": "stage offload",
+    "sweep/optuna": "trials",  # a grid has none
+}
+
+
+def name_of(file: Path) -> str:
+    return f"{file.parent.name}/{file.stem}"
+
+
+def values_in(file: Path) -> dict[str, Any]:
+    values = yaml.safe_load(file.read_text()) or {}
+    prefix = "" if file.parent == conf_dir() else f"{file.parent.name}."
+    return {SHORT.get(key, key): value for key, value in leaves(values, prefix=prefix)}
+
+
+@pytest.mark.parametrize("file", FILES, ids=name_of)
+def test_a_words_defaults_are_those_of_the_model(file: Path):
+    different = {f"{file.parent.name}.{key}" for key in DIFFERENT.get(name_of(file), "").split()}
+    found = {
+        key
+        for key, value in values_in(file).items()
+        if key in BY_PATH and BY_PATH[key].default != MISSING and BY_PATH[key].default != value
+    }
+    assert found == different
+
+
+def test_the_defaults_of_a_run_are_those_of_the_model():
+    values = values_in(conf_dir() / "config.yaml")
+    del values["defaults"]
+    assert {key: BY_PATH[key].default for key in values} == values
+
+
+def test_no_word_is_listed_that_is_not_there():
+    assert DIFFERENT.keys() <= {name_of(file) for file in FILES}
+
+
+CALLED = [file for file in FILES if file.parent.name in ("launcher", "tracker", "sweep")]
+
+
+@pytest.mark.parametrize("file", CALLED, ids=name_of)
+def test_a_constructors_defaults_are_those_of_its_word(file: Path):
+    values = yaml.safe_load(file.read_text()) or {}
+    for section in [values] if "_target_" in values else values.values():
+        called = get_class(section["_target_"])
+        given = {each.name: each for each in inspect.signature(called).parameters.values()}
+        kind = next(iter(given.values())).annotation if given else None
+        own = {each.name: each for each in fields(kind)} if is_dataclass(kind) else given
+        defaults = {name: each.default for name, each in own.items() if each.default is not inspect.Parameter.empty}
+        for name in defaults.keys() & section.keys():
+            default = [] if defaults[name] == () else defaults[name]
+            if file.stem == "slurm" and name == "flags":
+                default = {}  # of a factory
+            assert section[name] == default, name

@@ -1,0 +1,48 @@
+"""The nearest choice is what a user meant; names of other trainers lead to keys and words that exist."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from distft.config import ConfigError, compose
+from distft.config.errors import OURS, likeness, nearest, nearest_key
+
+WORDS = st.text("abc", max_size=6)
+
+
+@pytest.mark.parametrize(
+    ("word", "meant"),
+    [("fdsp", "fsdp"), ("zero", "zero1"), ("zero33", "zero3"), ("FSDP", "fsdp"), ("quantum", None), ("fsxx", None)],
+)
+def test_only_a_typo_gets_a_suggestion(word: str, meant: str | None):
+    assert nearest(word, ["ddp", "fsdp", "hsdp", "zero1", "zero2", "zero3"]) == meant
+
+
+def test_a_key_of_another_group_is_suggested():
+    known = ["train.max_steps", "optimizer.lr", "eval.every_steps", "checkpoint.every_steps"]
+    assert nearest_key("lr", known) == "optimizer.lr"
+    assert nearest_key("train.lr", known) == "optimizer.lr"
+    assert nearest_key("trian.max_steps", known) == "train.max_steps"
+    assert nearest_key("eval.every_step", known) == "eval.every_steps"
+    assert nearest_key("colour", known) is None
+
+
+@given(WORDS, WORDS)
+def test_only_the_same_word_is_wholly_alike(a: str, b: str):
+    assert (likeness(a, b) == 1) == (a == b)
+    assert 0 <= likeness(a, b) <= 1
+
+
+def test_every_key_of_another_trainer_maps_to_ours(right: list[str]):
+    with pytest.raises(ConfigError) as reported:
+        compose([*right, "schedule=wsd", *(f"{theirs}=1" for theirs in OURS)])
+    for theirs, ours in OURS.items():
+        [line] = [line for line in reported.value.messages if line.startswith(f"{theirs}=1: ")]
+        assert line.endswith((f" {ours}", f" {ours}?")), line
+
+
+def test_every_suggested_choice_exists(right: list[str]):
+    choices = [ours for ours in OURS.values() if "=" in ours]
+    assert choices
+    for group, _, word in (choice.partition("=") for choice in choices):
+        assert compose([*right, f"{group}={word}"]).choices[group] == word
