@@ -83,25 +83,27 @@ class Speaker:
         """Whether there is a chat template; without one each message is a prompt by itself."""
         return self.source.render.renderer.chat_template is not None and not self.source.render.is_plain
 
-    def _prompt(self) -> Example:
+    def prompt(self) -> Example:
+        """Returns the conversation so far, to be answered."""
         return example_of(self.messages) if self.remembers else text_prompt(self.messages[-1]["content"])
 
     def _is_full(self) -> bool:
         positions = self.source.positions
-        return positions is not None and len(self.source.render(self._prompt())) >= positions
+        return positions is not None and len(self.source.render(self.prompt())) >= positions
 
     def speak(self, settings: Settings) -> Iterator[str]:
         """Yields the answer so far, longer each time."""
         from distft.generate.decode import DecodingBatch, Prompt
 
-        token_ids = self.source.render(self._prompt())
+        token_ids = self.source.render(self.prompt())
         room = (self.source.positions or 2**31) - len(token_ids)
         prompt = Prompt(self.turn, token_ids, min(settings.max_new_tokens, room))
         batch, generated = DecodingBatch([prompt], self.live, self.rules), list[int]()
         while not batch.is_done:
             batch.advance(lambda _, token: generated.append(token))
             kept = generated[:-1] if generated[-1] in self.rules.ends else generated
-            yield without_stop(self.source.render.decode(kept), settings.stop).rstrip(REPLACEMENT)
+            text = without_stop(self.source.render.decode(kept), settings.stop)
+            yield text if batch.is_done else text.rstrip(REPLACEMENT)
 
     def remember(self, answer: str) -> None:
         """Ends the turn. An answer that was ended before its first word is left out with its question."""

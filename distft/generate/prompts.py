@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from distft.config import ConfigError
-from distft.config.nearest import did_you_mean, nearest
+from distft.config.errors import did_you_mean, nearest
 from distft.data.example import BadField, Example, Segment
 from distft.data.formats.messages import ROLES
 from distft.data.render import ChatRenderer, PlainRenderer, TemplateRefused

@@ -14,9 +14,9 @@ import yaml
 
 from distft.config import Config, ConfigError, compose, read_config
 from distft.config.command import find_run
+from distft.config.errors import did_you_mean, nearest
 from distft.config.machines import processes_per_node
 from distft.config.model_folder import text_facts
-from distft.config.nearest import did_you_mean, nearest
 from distft.data.example import Example, Segment
 from distft.data.key import chat_template
 from distft.data.render import make_renderer

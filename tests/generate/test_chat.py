@@ -73,29 +73,24 @@ def test_a_pipe_gives_one_message_a_line(tuned_run: RunFolder, tmp_path: Path) -
     command = [sys.executable, "-m", "distft.chat", f"run={tuned_run.path}", "against=base", "max_new_tokens=6"]
     done = subprocess.run(command, input="3 and 3 is\n\n4 and 4 is\n", capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    head, *said = done.stdout.strip().splitlines()
-    assert head == "run at step-00000003 against run at base"
-    assert [line.partition(": ")[0] for line in said if re.match("(tuned|base): ", line)] == ["tuned", "base"] * 2
+    expected = "run at step-00000003 against run at base\n"
     file = str(write_lines(tmp_path / "one.jsonl", [{"prompt": "3 and 3 is"}]))
     for at, name in ((None, "tuned"), ("base", "base")):
         [row] = answers(tmp_path / name, tuned_run.path, file, at=at, max_new_tokens="6")
-        shown = printable(row["completion"])
-        assert f"{name}: {shown}".splitlines()[0].rstrip() in done.stdout
+        expected += f"{name}: {printable(row['completion'])}\n"
+    assert done.stdout.startswith(expected) and len(re.findall("^(?:tuned|base): ", done.stdout, re.MULTILINE)) == 4
 
 
 def test_a_turn_sees_the_turns_before_it(tuned_run: RunFolder, capsys: Any) -> None:
-    settings = Settings(max_new_tokens=5)
-    with loaded(find_speakers({"run": str(tuned_run.path)}), settings) as [speaker]:
-        said = []
-        for text in ("3 and 3 is", "And 4?"):
-            assert hear([speaker], text, "Add.") == []
-            said.append(talk_alone(speaker, settings, False, lambda: False))
-            speaker.remember(said[-1])
-        prompt = speaker.source.render.decode(speaker.source.render(speaker._prompt()), special=True)
-        roles = [message["role"] for message in speaker.messages]
-    assert roles[:3] == ["system", "user", "assistant"]
-    assert "Add." in prompt and "3 and 3 is" in prompt and said[0] in prompt and "And 4?" in prompt
-    assert printable(said[0]) in capsys.readouterr().out
+    with loaded(find_speakers({"run": str(tuned_run.path), "at": "base"}), Settings(max_new_tokens=12)) as [speaker]:
+        assert hear([speaker], "3 and 3 is", "Add.") == []
+        said = talk_alone(speaker, Settings(max_new_tokens=12), False, lambda: False)
+        assert capsys.readouterr().out == f"{printable(said)}\n" and said
+        speaker.remember("six")
+        assert hear([speaker], "And 4?", "Add.") == []
+        prompt = speaker.source.render.decode(speaker.source.render(speaker.prompt()), special=True)
+    assert [each["role"] for each in speaker.messages] == ["system", "user", "assistant", "user"]
+    assert all(text in prompt for text in ("Add.", "3 and 3 is", "six", "And 4?"))
 
 
 def test_a_conversation_too_long_loses_its_first_turn(tuned_run: RunFolder) -> None:
