@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.measurement import spread, table
 from benchmarks.rows import demo_folder, read_pairs, unequal_rows, write_rows
-from benchmarks.spread import spread, table
 from distft.config import ConfigError, command, compose
 from distft.data.order import Order
 from distft.data.shards import Rows
@@ -29,7 +29,7 @@ TOKENS = (1024, 2048)  # of a micro-batch
 
 
 def excess(costs: np.ndarray, step: list[list[np.ndarray]]) -> float:
-    """Returns what a step takes longer than if all its processes worked all the time, as a share; 0 is even."""
+    """Returns the excess time of a step relative to a perfectly even distribution; 0 is even."""
     of = np.asarray([[costs[rows].sum() for rows in ranks] for ranks in step])  # [micro-batches, processes]
     return float(of.max(1).sum() / of.sum(0).mean() - 1)
 
@@ -52,7 +52,7 @@ def measured(rows: Rows, flops: Flops) -> Iterator[list[str]]:
 
 def main(arguments: list[str]) -> int:
     if arguments:
-        raise ConfigError([f"{arguments[0]}: it takes no keys. Try: python -m benchmarks.balance"])
+        raise ConfigError([f"{arguments[0]}: this benchmark has no keys. Try: python -m benchmarks.balance"])
     folder = demo_folder()
     model_dir, pairs = folder / "smollm2-135m-instruct", read_pairs(folder / "chatterbot.jsonl")
     flops = Flops.of(skeleton(architecture(model_dir, {}), "sdpa"))

@@ -1,4 +1,4 @@
-"""What a step costs on H100 nodes, by counting: `python -m benchmarks.expected` prints a Markdown table.
+"""Expected cost of a step on H100 nodes, by counting: `python -m benchmarks.expected` prints a Markdown table.
 
 Nothing here is measured. Operations and bytes are counted from the models' configs as distft executes them; rates are
 NVIDIA's data sheet of the H100 SXM (dense bf16, HBM3, NVLink 4) and an InfiniBand NDR port for each GPU.
@@ -10,7 +10,7 @@ import numpy as np
 import yaml
 from torch import nn
 
-from benchmarks.spread import table
+from benchmarks.measurement import table
 from distft.config.parts import Strategy
 from distft.models.build import architecture, blocks, skeleton
 from distft.models.flops import Flops
@@ -58,11 +58,11 @@ def _size(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def seconds_to_talk(model: Counted, nodes: int, layout: str, device: Device) -> float:
-    """Returns how long one forward and backward's collectives take by bytes alone, were nothing else done.
+def collective_seconds(model: Counted, nodes: int, layout: str, device: Device) -> float:
+    """Returns the seconds of the collectives of one forward and backward, by bytes and without overlap.
 
-    Weights are gathered in bf16, gradients are summed in fp32. A group over whole nodes has all their ports: what one
-    GPU gets from another node it hands on inside of its own.
+    Weights are gathered in bf16, gradients are reduced in fp32. A group over whole nodes uses all their ports: a GPU
+    forwards what it receives from another node inside of its own.
     """
     world, inside = nodes * GPUS, nodes == 1 or layout == "hsdp"
     shards = GPUS if layout == "hsdp" else world
@@ -86,7 +86,7 @@ def row(model: Counted, nodes: int, layout: str, device: Device) -> list[str]:
     )
     memory = memory_of(strategy, sizes)
     assert memory is not None
-    talk = seconds_to_talk(model, nodes, layout, device)
+    talk = collective_seconds(model, nodes, layout, device)
     rate = device.flops * REACHED / model.flops
     cells = [model.name, f"{model.length:,}", str(nodes), layout, f"{model.flops / 1e9:,.1f}"]
     if memory["total"] > device.memory:

@@ -1,4 +1,4 @@
-"""Where a step's time goes, against the roofline: `python -m benchmarks.roofline [compiled=true]`, on a CPU.
+"""Time of a step by kind of operation, and the roofline: `python -m benchmarks.roofline [compiled=true]`, on a CPU.
 
 Forward and backward of a model over rows of documents. Operations are counted by torch, and the bytes of what each
 operation reads and writes by the tensors it is given. The least time of a kind is the greater of operations over the
@@ -18,9 +18,9 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from benchmarks.peers.product import measure
+from benchmarks.measurement import table
+from benchmarks.peers.flops import measure
 from benchmarks.rows import demo_folder
-from benchmarks.spread import table
 from distft.config import ConfigError, command
 from distft.config.command import keywords
 from distft.data.batches import Batch, make_batch
@@ -40,7 +40,7 @@ KEYS = {"compiled": "true: by torch.compile, which knows fewer operations by nam
 
 
 def kind_of(name: str) -> str:
-    """Returns which of KINDS an operation is of; a compiled one is elementwise work."""
+    """Returns the kind of an operation, one of KINDS; compiled operations count as elementwise."""
     word = name.rpartition("::")[2].rstrip("_")
     if word in ("mm", "addmm", "bmm"):
         return KINDS[0]
@@ -73,7 +73,7 @@ class Moved(TorchDispatchMode):
 
 
 def live_model(folder: Path) -> Any:
-    """Returns the model of `folder` with random weights, which take the time that others do."""
+    """Returns the model of `folder` with random weights, which do not change the time."""
     empty = skeleton(architecture(folder, {}), "sdpa")
     model = type(empty)(empty.config)
     make_foldable(model)
@@ -89,7 +89,7 @@ def batch() -> Batch:
 
 
 def gigabytes_a_second() -> float:
-    """Returns what memory reads and writes while a large tensor is copied; the median of REPEATS."""
+    """Returns GB/s that memory reads and writes while a large tensor is copied; the median of REPEATS."""
     source = torch.ones(_COPIED // 4)
     target = torch.empty_like(source)
     target.copy_(source)
@@ -128,7 +128,7 @@ def main(arguments: list[str]) -> int:
     """Prints the table."""
     word = keywords(arguments, KEYS, required=()).get("compiled", "false")
     if word not in ("true", "false"):
-        raise ConfigError([f"compiled={word}: is neither true nor false. Try: compiled=true"])
+        raise ConfigError([f"compiled={word}: is not true or false. Try: compiled=true"])
     model, rows = live_model(demo_folder() / "smollm2-135m-instruct"), batch()
 
     def work() -> None:

@@ -1,7 +1,7 @@
 """Real rows of unequal length, made of the demo's dialogues: the same bytes on every machine.
 
-A row is a question of the ChatterBot corpus with its answer as the completion; before the question stand as many other
-dialogues of the corpus as its length asks for, as a log of the conversation so far. The lengths are the quantiles of a
+A row is a question of the ChatterBot corpus with its answer as the completion. Other dialogues of the corpus precede
+the question, as a log of the conversation, until the row has its length. The lengths are the quantiles of a
 log-normal distribution, cut below a model's limit: median 64 tokens, mean 190, longest about 1,000 of SmolLM2's.
 """
 

@@ -5,6 +5,7 @@ Trap: an editable install has stale copies of both folders in site-packages, so 
 
 import os
 import tempfile
+from itertools import count
 from pathlib import Path
 
 _PACKAGE = Path(__file__).resolve().parent
@@ -28,6 +29,12 @@ def conf_dir() -> Path:
 def absolute(path: str | Path) -> Path:
     """Returns the absolute form of a path a user wrote, `~` expanded; the file need not exist."""
     return Path(os.path.expanduser(path)).absolute()  # unlike Path.expanduser, keeps the ~ of an unknown user
+
+
+def unused(path: Path) -> Path:
+    """Returns the first of PATH, PATH-2, PATH-3 ... that does not exist."""
+    others = (path.with_name(f"{path.name}-{i}") for i in count(2))
+    return path if not path.exists() else next(other for other in others if not other.exists())
 
 
 def why_not_writable(folder: Path) -> str | None:

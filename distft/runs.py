@@ -6,14 +6,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median_low
-from typing import Any
 
 from rich.table import Table
 
 from distft.config import ConfigError, command
 from distft.config.command import find_run, keywords
 from distft.config.errors import did_you_mean, nearest
-from distft.goodput import goodput_of
+from distft.goodput import Row, goodput_of
 from distft.launchers.follow import NewRows
 from distft.paths import absolute
 from distft.report.facts import goodput_words
@@ -23,7 +22,6 @@ from distft.runtime.heartbeat import WORK
 from distft.runtime.logs import last_lines
 from distft.trackers.terminal import duration, screen
 
-Row = dict[str, Any]  # a JSON object, whose keys depend on its kind
 _ROWS = 200  # read from the end of a file
 _STEPS = 20  # over which a speed is the mean
 _SILENT_SECONDS = 120.0

@@ -38,7 +38,7 @@ from distft.models.staging import stage
 from distft.optim.groups import check_effective, decay_groups
 from distft.run import Plan, RunFolder, write_json
 from distft.runtime import heartbeat
-from distft.runtime.determinism import in_force
+from distft.runtime.determinism import effective_switches
 from distft.runtime.device import compute_dtype, exact_products
 from distft.runtime.errors import NonFinite
 from distft.runtime.process_group import Environments, World, collective_seconds, compare, from_first, share_timeout
@@ -177,7 +177,7 @@ def write_effective(
     effective = {
         "engine": engine.effective(),
         "optimizer": check_effective(engine.optimizer, attempt.config.optimizer.plain()),
-        "determinism": in_force(),
+        "determinism": effective_switches(),
         "products": exact_products(),
         "attention": asdict(attention) | {"sdpa": enabled_sdpa()},
         "fused_layers": fused_layers(engine.objective),

@@ -1,4 +1,4 @@
-"""What every test shares: fast tests first, nothing from the network, and no silent skip where a tool is required."""
+"""Shared by all tests: fast tests first, no network access, no silent skip of a required tool."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""Every list of what is allowed is held to its complement: what stands on it here is taken, all else is refused.
+"""Every allow-list is tested with its complement: listed entries are accepted, all others are refused.
 
 The lists are written out once more, so that a line which is added to one of them, or lost from it, is seen.
 """
@@ -82,7 +82,7 @@ def test_a_run_continues_only_with_changes_of_listed_keys(values: dict[str, Any]
 
 
 def test_an_untyped_path_may_differ(values: dict[str, Any]):
-    """A default that another version has is kept from the frozen run; where things are is no default."""
+    """A default that another version has is kept from the frozen run; a path is not a default."""
     places = {"name", "runs_dir", "cache_dir", "data.train", "model.path"}
     assert set(_PLACES) == places
     config = compose(["model.tiny=true", f"data.train={at(values, 'data.train')}"])

@@ -1,4 +1,6 @@
-"""Every key of the schema, and every keyword of a shipped `_target_`, changes what it should, or says why no test can.
+"""Every key of the schema, and every keyword of a shipped `_target_`, has the intended effect.
+
+A key that no test can show has the reason in its line.
 
 A new key without a line here fails. Each line names a test that fails where the key is ignored:
 `python -m tests.support.planted keys` forgets them one at a time, after all checks, and looks.
@@ -300,11 +302,11 @@ NARROWER = "model.architecture.n_inner=128"
 
 
 def test_user_code_runs_only_if_trusted(right: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    (tmp_path / "mylab_losses.py").write_text("class Mine: ...\n")
+    (tmp_path / "mylab_elsewhere.py").write_text("class Mine: ...\n")
     monkeypatch.syspath_prepend(tmp_path)
-    own = [*right, "loss._target_=mylab_losses.Mine", "~loss.label_smoothing", "trust=[mylab_losses.]"]
+    own = [*right, "loss._target_=mylab_elsewhere.Mine", "~loss.label_smoothing", "trust=[mylab_elsewhere.]"]
     check_trusted(compose(own).values)
-    with pytest.raises(ValueError, match="loss._target_=mylab_losses.Mine: code is run from "):
+    with pytest.raises(ValueError, match="loss._target_=mylab_elsewhere.Mine: code is run from "):
         check_trusted(compose(own).values | {"trust": []})
 
 
@@ -409,7 +411,7 @@ def test_a_launch_waits_restarts_and_gives_up_as_configured(right: list[str], mo
 
 
 def test_a_finished_run_is_exported_as_configured(right: list[str], monkeypatch: pytest.MonkeyPatch):
-    """By the command that the launch starts: the command itself is held to its words in tests/export."""
+    """By the command that the launch starts; tests/export tests the arguments of the command itself."""
     started: list[tuple[str, ...]] = []
 
     class Noted:

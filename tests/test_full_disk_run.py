@@ -1,4 +1,4 @@
-"""A real run whose disk fills up trains on without saving, then saves again; a disk without a byte is a clear end."""
+"""A real run on a full disk continues without saving, then saves again; a disk without a byte ends it clearly."""
 
 import time
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Each second between the turns of a run has one name, whatever way its attempts end."""
+"""Every second of a run is accounted for once, however its attempts end."""
 
 import json
 from pathlib import Path

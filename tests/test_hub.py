@@ -1,4 +1,4 @@
-"""From a hub to a run that needs none: fetched once at a pinned commit, trained from with the hub gone."""
+"""Files are fetched from a hub once, at a pinned commit, and trained from without the hub."""
 
 import json
 import os
@@ -122,7 +122,7 @@ OVERRIDES = {
 
 @pytest.fixture(scope="module")
 def failures(model_files: Files, tmp_path_factory: pytest.TempPathFactory):
-    """Every case run, two at a time; each has a hub and a folder of its own. Afterwards the fault is mended."""
+    """Runs every case, two at a time, each with its own hub and folder. Afterwards the fault is removed."""
 
     def fail(name: str, fault: Fault | None):
         folder = tmp_path_factory.mktemp(name)

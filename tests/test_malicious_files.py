@@ -1,4 +1,4 @@
-"""Files that would run code, lead out of their folder or take all memory: none of it happens, each is refused in words.
+"""Files that would run code, lead out of their folder or take all memory: none does, each is refused with a message.
 
 Each plants a canary where it has a way to run something; no canary is ever there.
 """

@@ -1,4 +1,4 @@
-"""What a rank does is a function of distft or of what the user trusts, and no other code."""
+"""A rank runs a function of distft or of a trusted prefix, and its errors are explained."""
 
 from contextlib import AbstractContextManager
 from pathlib import Path

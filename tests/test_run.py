@@ -1,4 +1,4 @@
-"""The files of a run folder survive what may happen to them.
+"""The files of a run folder survive crashes and restarts.
 
 metrics.jsonl holds each step once, also over restarts and cut lines.
 """
@@ -6,10 +6,11 @@ metrics.jsonl holds each step once, also over restarts and cut lines.
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from distft.run import MetricsLog, RunFolder, read_json, state_in_words, write_json
+from distft.run import MetricsLog, Plan, RunFolder, read_json, state_in_words, write_json
 
 
 @pytest.mark.parametrize("left", ["", "{", "{}\n{"], ids=["empty", "cut", "torn"])
@@ -105,3 +106,10 @@ def test_every_json_file_is_strict_json(value: object, tmp_path: Path) -> None:
     write_json(tmp_path / "x.json", {"step": 1, "value": value})
     assert "null" in (text := (tmp_path / "x.json").read_text()) and "NaN" not in text and "Infinity" not in text
     assert read_json(tmp_path / "x.json")["step"] == 1
+
+
+def test_unknown_keys_of_a_newer_plan_are_ignored(tmp_path: Path) -> None:
+    fields: dict[str, Any] = dict.fromkeys(Plan.__dataclass_fields__, 0)
+    run = RunFolder(tmp_path)
+    write_json(run.plan, fields | {"of_a_newer_version": 1})
+    assert run.read_plan() == Plan(**fields)

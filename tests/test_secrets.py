@@ -1,4 +1,4 @@
-"""Twenty secrets, in variables, in the words of an exception and in addresses, are in no file and on no screen."""
+"""Twenty secrets, in variables, in an exception and in addresses, appear in no file and on no screen."""
 
 import json
 import os

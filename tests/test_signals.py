@@ -1,6 +1,6 @@
-"""A signal costs no step: all processes save once at the next step border, exit code 75, and the same command goes on.
+"""A signal costs no step: all processes save once at the next step border, exit with 75, and the command continues.
 
-Whom it is sent to, which one, how often and when makes no difference: the launcher or any rank, SIGTERM or SIGUSR1.
+The target (launcher or any rank), the signal (SIGTERM or SIGUSR1), its number and time make no difference.
 """
 
 import os

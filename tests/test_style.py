@@ -1,4 +1,4 @@
-"""The code keeps to its own rules of style."""
+"""The code follows the style rules of CONTRIBUTING.md."""
 
 import ast
 import re

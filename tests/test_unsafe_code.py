@@ -1,4 +1,4 @@
-"""No line of the code loads what can run code, or hands text to a shell; an exemption is named with its reason."""
+"""No line of distft loads files that can run code, or passes text to a shell; each exemption has its reason."""
 
 import ast
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Every word of conf/ that decides what a rank does takes two steps, saves and ends: as shipped, by glob, no list."""
+"""Every choice of conf/ that affects a rank trains two steps, saves and ends: as shipped, by glob, without a list."""
 
 import json
 from itertools import islice

@@ -1,4 +1,4 @@
-"""What is typed reaches the step: short real runs of unusual settings, held to numbers from outside of distft.
+"""Typed values reach the step: short real runs of unusual settings, compared with numbers from outside of distft.
 
 The plain loop here has torch's own optimizers and its own schedule, smoothing, clipping and denominators. It takes from
 a run the prepared rows, the first weights, and which rows each step read; each row has a unique length, which shows

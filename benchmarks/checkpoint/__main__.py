@@ -1,4 +1,4 @@
-"""Seconds, bytes a second and memory of saving a model with AdamW's state.
+"""Seconds, bytes per second and memory of saving a model with AdamW's state.
 
     python -m benchmarks.checkpoint [model=smollm2_135m] [rounds=7] [folder=runs/benchmarks] [out=benchmarks/results]
 
@@ -23,7 +23,7 @@ DEFAULTS = {"model": "smollm2_135m", "rounds": "7", "folder": "runs/benchmarks",
 
 
 def run(processes: int, given: dict[str, str]) -> dict[str, Any]:
-    """Returns what a group of `processes` measured."""
+    """Returns the results of a group of `processes`."""
     with tempfile.TemporaryDirectory(dir=given["folder"]) as folder:
         found = Path(folder) / "found.json"
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]

@@ -1,4 +1,4 @@
-"""What saving a model with AdamW's state costs, on every rank of one group.
+"""The cost of saving a model with AdamW's state, on every rank of one group.
 
 All ways of writing come in turn in every round, there and back, so a disk that is slow for a while is slow for all.
 Trap: pages of a file that was written and not synced make the next one look slow; every way ends with an fsync.
@@ -61,7 +61,7 @@ def make_engine(model: str, strategy: str, world: World) -> Engine:
 
 
 def plain(file: Path, blocks: list[memoryview]) -> None:
-    """Writes this rank's share as `dd bs=16M conv=fsync` does: the same bytes, and nothing about them."""
+    """Writes this rank's share like `dd bs=16M conv=fsync`: the same bytes, without metadata."""
     with file.open("wb", buffering=0) as handle:
         for block in blocks:
             handle.write(block)
@@ -69,7 +69,7 @@ def plain(file: Path, blocks: list[memoryview]) -> None:
 
 
 def by_dcp(folder: Path, engine: Engine) -> None:
-    """Writes the same tensors by torch's distributed checkpoint, and syncs its files."""
+    """Writes the same tensors with torch.distributed.checkpoint, and syncs its files."""
     state: dict[str, torch.Tensor] = {}
     for piece in engine.pieces():
         state[f"parameter|{piece.name}"] = piece.owner
@@ -79,7 +79,7 @@ def by_dcp(folder: Path, engine: Engine) -> None:
 
 
 def timed(action: Callable[[], object]) -> float:
-    """Returns the seconds until the last rank is done, all having begun together."""
+    """Returns the seconds until the last rank is done; all start at the same time."""
     gc.collect()
     dist.barrier()
     began = time.perf_counter()
@@ -102,7 +102,7 @@ def saving(saver: Saver, engine: Engine, step: int) -> Seconds:
     while saver.pending:
         while not saver.is_written:
             time.sleep(0.01)
-        dist.barrier()  # a rank that is done would wait for the others in `advance`, training would not
+        dist.barrier()  # else a rank that is done would wait in `advance`, unlike in training
         advance += timed(saver.advance)
     counts = time.perf_counter() - began
     times = {"start": start, "copy": copy, "advance": advance, "stall": start + copy + advance}
@@ -115,13 +115,13 @@ def forward_and_backward(engine: Engine) -> None:
 
 
 def tokens(documents: int, length: int) -> Batch:
-    """Returns documents that are trained on whole."""
+    """Returns documents of which every token is trained on."""
     rows = np.arange(documents * length, dtype=np.int32).reshape(documents, length)
     return make_batch([Row(row, np.ones(length, bool)) for row in rows])
 
 
 def cleaned(saver: Saver) -> None:
-    """Waits until older checkpoints are deleted, which would slow what is measured next."""
+    """Waits until older checkpoints are deleted, which would slow the next measurement."""
     saver.cleaner.submit(gc.collect).result()
 
 
@@ -134,7 +134,7 @@ def hashing(blocks: list[memoryview]) -> Seconds:
 
 
 class Growth:
-    """By how much this process grew at most in each of some pieces of work."""
+    """The largest growth of this process during each of several tasks."""
 
     def __init__(self) -> None:
         self.bytes: dict[str, int] = {}
@@ -142,7 +142,7 @@ class Growth:
     @contextmanager
     def of(self, name: str) -> Iterator[None]:
         gc.collect()
-        Path("/proc/self/clear_refs").write_text("5")  # forgets the peak so far
+        Path("/proc/self/clear_refs").write_text("5")  # resets the peak
         before = _resident("VmRSS")
         yield
         self.bytes[name] = max(self.bytes.get(name, 0), _resident("VmHWM") - before)
@@ -154,7 +154,7 @@ def _resident(what: str) -> int:
 
 
 def measure(model: str, strategy: str, rounds: int, folder: Path, world: World) -> dict[str, object]:
-    """Returns bytes, growth in memory, and seconds of every way and round; round 0 warms up."""
+    """Returns bytes, memory growth, and seconds of every method and round; round 0 is the warm-up."""
     engine = make_engine(model, strategy, world)
     parts = [part for chunk in chunks_of(engine) for part in chunk.data]
     blocks = [block.numpy().data.cast("B") for part in parts for block in part.split(BLOCK)]

@@ -12,9 +12,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.identity import code, digest
+from benchmarks.measurement import code, digest
 from benchmarks.peers.data import Data, make_data
-from benchmarks.peers.product import product_gflops
+from benchmarks.peers.flops import product_gflops
 from benchmarks.peers.results import LOSS_TOLERANCE, loss_gaps, page, ratios
 from benchmarks.peers.rounds import Run, measure_round, read_round, write_round
 from benchmarks.peers.runs import Measured, as_json, run_distft, run_peer
@@ -43,7 +43,7 @@ def runs_of(asked: Asked, data: Data, model: Path, python: Path | None, folder: 
 
 
 def measure(asked: Asked, model: Path, python: Path | None) -> tuple[list[list[Measured]], dict[str, Any]]:
-    """Returns the runs of every round, and what a reader has to know of them."""
+    """Returns the runs of every round, and their description for the results."""
     pairs = read_pairs(demo_folder() / "chatterbot.jsonl")
     peer_versions = versions(asked.venv) if python else {}
     of_a_round = [
@@ -84,7 +84,7 @@ def main(arguments: list[str]) -> int:
     try:
         rounds, about = measure(asked, model, python_of(asked.venv) if others else None)
     except KeyboardInterrupt:
-        print("stopped; the same command goes on with this round", file=sys.stderr)
+        print("stopped; the same command continues with this round", file=sys.stderr)
         return INTERRUPTED
     typed = " ".join(["python -m benchmarks.peers", *arguments])
     text = page(rounds, about, typed, about["failed"])

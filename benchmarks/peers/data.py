@@ -1,4 +1,4 @@
-"""The rows of a round, tokenised once by distft and handed to every peer in the order in which distft reads them."""
+"""The rows of a round, tokenized once by distft and given to every peer in distft's reading order."""
 
 import json
 import subprocess
@@ -24,7 +24,7 @@ IGNORED = -100  # the label of a token without a loss, in transformers and TRL
 
 @dataclass(frozen=True)
 class Data:
-    """Rows in reading order; the first step's are for warming up."""
+    """Rows in reading order; those of the first step are for warm-up."""
 
     overrides: list[str]  # of distft, for these rows and this model
     tokens: Path  # the same rows as ids and labels, for the peers
@@ -37,7 +37,7 @@ class Data:
         return len(self.lengths) // ROWS_PER_STEP
 
     def about(self) -> dict[str, Any]:
-        """Returns what a reader has to know of the rows that are measured."""
+        """Returns the description of the measured rows for the results."""
         lengths = np.array(self.lengths[ROWS_PER_STEP:])
         return {
             "rows": len(lengths),
@@ -54,7 +54,7 @@ def make_data(pairs: Sequence[Pair], blocks: Sequence[int], model: Path, folder:
     rows = unequal_rows(pairs)
     wanted = warm_up_rows(pairs) + [row for block in blocks for row in rows[BLOCK * block : BLOCK * (block + 1)]]
     order = Order(len(wanted), SEED).rows(0, len(wanted))
-    placed = [wanted[place] for place in np.argsort(order)]  # so that distft's order of them is the wanted one
+    placed = [wanted[place] for place in np.argsort(order)]  # so that distft reads them in the intended order
     name = "-".join(map(str, blocks))
     file = folder / f"rows-{name}.jsonl"
     sha256 = write_rows(placed, file)
@@ -74,7 +74,7 @@ def make_data(pairs: Sequence[Pair], blocks: Sequence[int], model: Path, folder:
 def _prepared(overrides: Sequence[str]) -> Path:
     values = compose(overrides).values
     if prepared_dir(values) is None:
-        subprocess.run([sys.executable, "-m", "distft.prepare", *overrides], check=False)  # says itself what is wrong
+        subprocess.run([sys.executable, "-m", "distft.prepare", *overrides], check=False)  # prints its own errors
     folder = prepared_dir(values)
     if folder is None:
         raise Unavailable("distft.prepare did not take the rows, see above")

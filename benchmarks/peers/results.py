@@ -1,11 +1,11 @@
-"""What the rounds say together: a table of rates and memory, ratios round by round, and whether the losses agree."""
+"""Results over all rounds: rates, memory, ratios by round, and agreement of the losses."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from benchmarks.measurement import spread, table
 from benchmarks.peers.runs import Measured
 from benchmarks.peers.settings import PEERS
-from benchmarks.spread import spread, table
 
 Round = Sequence[Measured]
 
@@ -14,7 +14,7 @@ LOSS_TOLERANCE = 1e-3
 
 
 def names(rounds: Sequence[Round]) -> list[tuple[str, int]]:
-    """Returns who was measured on how many processes, in the order of the runs."""
+    """Returns peer and number of processes of all runs, in their order."""
     return list(dict.fromkeys((run.peer, run.processes) for each in rounds for run in each))
 
 
@@ -23,7 +23,7 @@ def of(rounds: Sequence[Round], peer: str, processes: int) -> list[Measured]:
 
 
 def rates(rounds: Sequence[Round]) -> str:
-    """Returns a table of what each peer did, medians (least to most) over the rounds."""
+    """Returns a table of the peers: medians (minimum to maximum) over the rounds."""
     head = ["", "processes", "real tokens/s", "padding", "peak GiB of a process", "MFU", "matrix product, GFLOP/s"]
     rows = []
     for peer, processes in names(rounds):
@@ -90,7 +90,7 @@ def loss_table(gaps: Mapping[str, float]) -> str:
 
 
 def settings_of(rounds: Sequence[Round]) -> dict[str, Any]:
-    """Returns what each peer says of its settings, from the first round that has it."""
+    """Returns the settings that each peer reported, from the first round that has them."""
     return {f"{peer}, {processes}": of(rounds, peer, processes)[0].settings for peer, processes in names(rounds)}
 
 

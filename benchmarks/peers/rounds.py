@@ -1,4 +1,4 @@
-"""All runs in turn, round by round; a round that was measured whole is on disk and is not measured again."""
+"""Rounds: all runs in turn; a complete round is on disk and is not repeated."""
 
 import json
 import sys
@@ -17,7 +17,7 @@ Run = Callable[[], Measured]
 def measure_round(
     runs: Sequence[tuple[str, Run]], product: Callable[[], float]
 ) -> tuple[list[Measured], dict[str, str]]:
-    """Returns what the runs measured, and why the others failed; the matrix product is measured between any two."""
+    """Returns the results of the runs, and the reasons of failures; measures the matrix product between runs."""
     found, failed = list[Measured](), dict[str, str]()
     before = product()
     for name, run in runs:
@@ -45,7 +45,7 @@ def write_round(file: Path, found: Sequence[Measured], failed: dict[str, str]) -
 
 
 def read_round(file: Path) -> list[Measured] | None:
-    """Returns the runs of a round that was measured whole; None where it was not."""
+    """Returns the runs of a complete round; None for an incomplete one."""
     if not file.is_file():
         return None
     known: dict[str, Any] = json.loads(file.read_text())

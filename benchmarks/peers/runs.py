@@ -1,4 +1,4 @@
-"""One run of one peer: started, watched, and brought to the same few numbers whoever trained."""
+"""One run of one peer: starts it, measures its memory, and returns the same numbers for every peer."""
 
 import json
 import shutil
@@ -21,14 +21,14 @@ PACKED = ["data.packing=true", "train.micro_batch_tokens=2048"]
 
 @dataclass(frozen=True)
 class Measured:
-    """One run; tokens, seconds, padding and FLOPs are of the steps after the one that warms up."""
+    """One run; tokens, seconds, padding and FLOPs are those of the steps after the warm-up step."""
 
     peer: str
     processes: int
-    tokens: int  # real ones
+    tokens: int  # without padding
     seconds: float
     padding: float | None  # share of the tokens in the forward; None: not reported
-    flops: float  # useful ones
+    flops: float  # `useful_flops`
     peaks_gib: list[float]  # highest resident size of each training process, the largest first
     losses: list[float]  # of all steps
     settings: dict[str, Any]
@@ -45,7 +45,7 @@ class Measured:
 
     @property
     def mfu(self) -> float:
-        """Useful FLOPs a second over those of the matrix product."""
+        """Useful FLOP/s divided by those of the matrix product."""
         return self.flops / self.seconds / (1e9 * self.product_gflops)
 
 
@@ -92,19 +92,19 @@ def padding_of(rows: Sequence[Mapping[str, Any]]) -> float | None:
 
 
 def seconds_of(row: Mapping[str, Any]) -> float:
-    """Returns a step's time from the end of the one before, as the peers' is taken."""
+    """Returns the seconds of a step since the end of the previous one, as for the peers."""
     return row["seconds"] + sum((row.get("between") or {}).values())
 
 
 def training() -> list[str]:
-    """Returns what all runs have in common, as distft's keys."""
+    """Returns the settings that all runs share, as overrides of distft."""
     given = {key: str(value).replace(" ", "") for key, value in TRAINING.items()}
     own = [f"train.max_grad_norm={given.pop('max_grad_norm')}", "optimizer=adamw", "schedule=constant"]
     return own + [f"optimizer.{key}={value}" for key, value in given.items()]
 
 
 def run_peer(name: str, asked: Asked, data: Data, model: Path, python: Path, processes: int, folder: Path) -> Measured:
-    """Trains by a program in the peers' environment, which writes down its steps."""
+    """Trains with a program in the peers' environment, which records its steps."""
     peer = PEERS[name]
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -140,7 +140,7 @@ def settings_of(peer: Peer, asked: Asked, data: Data, model: Path, processes: in
 
 
 def measured(name: str, ranks: Sequence[Mapping[str, Any]], model: Path, peaks: Sequence[float]) -> Measured:
-    """Returns the numbers of a peer's run from what its ranks wrote, without the step that warms up."""
+    """Returns the numbers of a peer's run from the records of its ranks, without the warm-up step."""
     steps = len(ranks[0]["seconds"])
     forwards = [
         forward

@@ -1,4 +1,4 @@
-"""Who is compared with whom, and what the command line may change."""
+"""The peers that are compared, and the keys of the command line."""
 
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.listed import listed
+from benchmarks.measurement import listed
 from benchmarks.rows import BLOCK, BLOCKS
 from distft.config.command import keywords
 from distft.config.errors import ConfigError, did_you_mean, nearest
@@ -14,7 +14,7 @@ from distft.paths import absolute
 
 ROWS_PER_STEP = 8
 MAX_LENGTH = 1024
-# Of every run. What a library has as its own default, and is not here, stays as it is.
+# Of every run; all other settings keep the library's default.
 TRAINING: dict[str, Any] = {"lr": 2e-5, "betas": [0.9, 0.95], "eps": 1e-8, "weight_decay": 0.0, "max_grad_norm": 1.0}
 
 
@@ -24,7 +24,7 @@ class Peer:
 
     library: str  # distft, trl or transformers
     about: str
-    rows_per_forward: int = 0  # of all processes together; 0: distft's own keys say it
+    rows_per_forward: int = 0  # of all processes together; 0: by distft's keys
     order: str = "distft"  # of the rows; by_length: another; rebalanced: distft's, each step cut by cost
     arguments: Mapping[str, Any] = field(default_factory=dict)
 
@@ -62,7 +62,7 @@ KEYS = {
 
 @dataclass(frozen=True)
 class Asked:
-    """What the command line asks for."""
+    """The settings of the command line."""
 
     rounds: int
     rows: int
@@ -88,7 +88,7 @@ class Asked:
 
 
 def read_arguments(arguments: Sequence[str]) -> Asked:
-    """Returns the requested settings; ConfigError with all that is wrong with it."""
+    """Returns the requested settings; ConfigError with all errors."""
     given, errors = keywords(arguments, KEYS, required=()), list[str]()
 
     def number(key: str, default: int | None, rule: Callable[[int], bool], rule_text: str) -> Any:
@@ -105,7 +105,7 @@ def read_arguments(arguments: Sequence[str]) -> Asked:
         for name in found:
             if name not in PEERS:
                 meant = did_you_mean(nearest(name, PEERS))
-                errors.append(f"{key}={name}: is none of {', '.join(PEERS)}.{meant}")
+                errors.append(f"{key}={name}: unknown peer. Allowed: {', '.join(PEERS)}.{meant}")
         return found
 
     cores = len(os.sched_getaffinity(0))
@@ -123,11 +123,11 @@ def read_arguments(arguments: Sequence[str]) -> Asked:
         folder=absolute(given.get("folder", "runs/benchmarks/peers")),
         out=absolute(given.get("out", "benchmarks/results")),
     )
-    errors += [f"threads={asked.threads} are too few for 2 processes. Try: threads=2"] * (
+    errors += [f"threads={asked.threads} is too few for 2 processes. Try: threads=2"] * (
         asked.threads < 2 and bool(asked.two)
     )
     most = 1 + asked.rows // ROWS_PER_STEP
-    errors += [f"steps={asked.steps} are more than the rows give. Try: steps={most}"] * ((asked.steps or 0) > most)
+    errors += [f"steps={asked.steps} is more than the rows allow. Try: steps={most}"] * ((asked.steps or 0) > most)
     if errors:
         raise ConfigError(errors)
     return asked

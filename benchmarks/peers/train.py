@@ -25,7 +25,7 @@ from transformers import (
 from transformers.trainer_pt_utils import BatchRebalanceSampler, get_length_grouped_indices
 
 IGNORED = -100  # the label of a token without a loss
-MEGA_BATCHES = 4  # of TRL's grouping, in steps: what it takes by itself for 128 rows, 8 a step
+MEGA_BATCHES = 4  # of TRL's grouping, in steps: its default for 128 rows, 8 per step
 
 
 class Steps(TrainerCallback):
@@ -50,7 +50,7 @@ class Steps(TrainerCallback):
 
 
 class Counting:
-    """A collator that writes down what it makes: the tokens of every forward with padding, and each row's own."""
+    """A collator that records the tokens of every forward, with padding, and those of each row."""
 
     def __init__(self, collate: Any) -> None:
         self.collate = collate
@@ -94,7 +94,7 @@ def sampler(order: str, rows: Dataset, arguments: TrainingArguments, warm_up: in
 
 
 def arguments_of(given: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Returns the arguments that every peer gets; what a peer has as its default and is not named here stays."""
+    """Returns the arguments of every peer; all others keep the peer's defaults."""
     world = int(os.environ.get("WORLD_SIZE", "1"))
     rows = given["rows_per_forward"]
     return {

@@ -1,4 +1,4 @@
-"""The peers' own environment, outside of every checkout: TRL wants packages that distft does without."""
+"""The peers' virtual environment, outside of the checkout: TRL needs packages that distft does not."""
 
 import json
 import shutil
@@ -17,7 +17,7 @@ _VERSIONS = "import importlib.metadata as m, json, sys; print(json.dumps({n: m.v
 
 
 def python_of(venv: Path) -> Path:
-    """Returns the Python of the peers' environment, made now when it is not there or was not finished.
+    """Returns the Python of the peers' environment, created if it is missing or incomplete.
 
     Unavailable with pip's last words when it cannot be made.
     """
@@ -42,5 +42,5 @@ def _run(command: list[str]) -> str:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         last = "\n".join(done.stderr.strip().splitlines()[-5:])
-        raise Unavailable(f"the peers' environment could not be made: {' '.join(command)}\n{last}")
+        raise Unavailable(f"the peers' environment could not be created: {' '.join(command)}\n{last}")
     return done.stdout

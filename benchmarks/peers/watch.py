@@ -1,4 +1,4 @@
-"""Peak memory of a program and everything it starts, seen from outside: the same measure for every peer.
+"""Peak memory of a program and its children, measured from outside: the same measure for every peer.
 
 The kernel keeps each process's highest resident size (VmHWM), so looking now and then misses only what grows in the
 last moment before an end. Trap: ru_maxrss is not that: it inherits the size of the process that forked it.
@@ -17,7 +17,7 @@ _SECONDS_BETWEEN_LOOKS = 0.25
 
 
 class Ended(RuntimeError):
-    """A program that did not do its work; the message has its exit code and last words."""
+    """A program that failed; the message has its exit code and the end of its log."""
 
 
 def run_watched(command: Sequence[str], log: Path, environment: dict[str, str]) -> list[float]:
@@ -36,7 +36,7 @@ def run_watched(command: Sequence[str], log: Path, environment: dict[str, str]) 
         watcher.start()
         try:
             code = process.wait()
-        except KeyboardInterrupt:  # the terminal sent it to the command too, which saves or ends
+        except KeyboardInterrupt:  # the command gets it from the terminal too, and saves or ends
             process.wait()
             raise
         finally:
@@ -69,4 +69,4 @@ def peak_gib(pid: int) -> float:
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) / 2**20
-    raise ValueError(f"process {pid} has no memory any more")
+    raise ValueError(f"process {pid} has ended")

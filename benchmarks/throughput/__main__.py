@@ -1,4 +1,4 @@
-"""Tokens a second, memory and MFU of real runs over numbers of processes, strategies and micro sizes.
+"""Tokens per second, memory and MFU of real runs over numbers of processes, strategies and micro sizes.
 
     python -m benchmarks.throughput [KEY=VALUE ...] [OVERRIDES]
 
@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from benchmarks.identity import code
+from benchmarks.measurement import code
 from benchmarks.rows import demo_folder, read_pairs, unequal_rows, uniform_texts, write_rows
 from benchmarks.throughput.drawings import draw
 from benchmarks.throughput.measure import Failed, Numbers, measured
@@ -31,7 +31,7 @@ INTERRUPTED = 130
 
 
 def of_all_runs(asked: Asked) -> list[str]:
-    """Returns the overrides that every run has: the user's own, and the demo's model and rows where there are none."""
+    """Returns the overrides of every run: the user's, and the demo's model and rows by default."""
     found = ["train.epochs=null", f"train.max_steps={asked.warmup + asked.steps}", "export=false"]
     if not asked.has("eval"):
         found.append("eval=none")
@@ -59,7 +59,7 @@ def own_rows(asked: Asked) -> list[str]:
 
 
 def measure_all(points: Sequence[Point], repeats: int, run: Callable[[Point, int], Numbers], found: Found) -> None:
-    """Fills `found` with every point's runs, all points in turn in each repeat; one that fails is not tried again."""
+    """Measures all points in each repeat and adds the results to `found`; a failed point is not repeated."""
     for repeat in range(repeats):
         for number, point in enumerate(points, start=1):
             if point in found.failed:
@@ -76,7 +76,7 @@ def measure_all(points: Sequence[Point], repeats: int, run: Callable[[Point, int
 
 
 def write_results(asked: Asked, series: Sequence[Series], found: Found, about: dict[str, Any]) -> None:
-    """Writes JSON, CSV, Markdown and the sheet of drawings into `out`, and prints the Markdown."""
+    """Writes JSON, CSV, Markdown and the figure into `out`, and prints the Markdown."""
     asked.out.mkdir(parents=True, exist_ok=True)
     rows = rows_of(series, found)
     runs = [{"point": str(point), "repeats": list(each.values())} for point, each in found.runs.items()]

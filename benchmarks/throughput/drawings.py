@@ -1,4 +1,4 @@
-"""One sheet: tokens a second and efficiency over the number of processes, and memory of each strategy.
+"""One figure: tokens per second and efficiency over the number of processes, and memory of each strategy.
 
 Settings compared on one number of processes have no efficiency: in its place is their gain over the first.
 """
@@ -22,12 +22,12 @@ from distft.report.curves import PAPER, frame, save
 
 _DASHES = {"weak": "-", "strong": "--"}
 _COLOURS = colormaps["tab10"]
-_ASIDE = 0.2  # of a doubling of processes: all series of one number of them stand within that width
+_ASIDE = 0.2  # of a doubling of processes: the width over which the series of one number are spread
 
 
 def draw(all_series: Sequence[Series], found: Found, title: str, path: Path) -> None:
-    """Writes PATH.svg and PATH.png; points that failed are left out."""
-    size = 13.2, 4.4 + 0.22 * len(all_series)  # the legend stands below, a line for each
+    """Writes PATH.svg and PATH.png; failed points are omitted."""
+    size = 13.2, 4.4 + 0.22 * len(all_series)  # the legend is below, with a line for each
     figure = Figure(figsize=size, layout=ConstrainedLayoutEngine(h_pad=0.16, w_pad=0.12))
     figure.suptitle(title, x=0.01, ha="left", fontsize=12, color=PAPER.text, parse_math=False)
     rate, helped, memory = (figure.add_subplot(1, 3, place) for place in (1, 2, 3))
@@ -83,7 +83,7 @@ def _line(axes: Axes, series: Series, values: dict, aside: float, colour: object
 
 
 def _ideal(axes: Axes) -> None:
-    """Draws, from each line's start, what it would be if every process did as much as there."""
+    """Draws ideal scaling from the start of each line."""
     for line in list(axes.get_lines()):
         if line.get_marker() == "o":
             worlds, rates = np.asarray(line.get_xdata()), np.asarray(line.get_ydata())
@@ -91,7 +91,7 @@ def _ideal(axes: Axes) -> None:
 
 
 def _bars(axes: Axes, looks: Sequence[Any], points: Sequence[Point], found: Found) -> None:
-    """Draws the highest memory of a process, for each number of processes a bar of each look."""
+    """Draws the peak memory of a process as bars, grouped by number of processes."""
     worlds = sorted({point.world for point in points})
     width = 0.8 / len(looks)
     for number, look in enumerate(looks):

@@ -26,7 +26,7 @@ class Failed(RuntimeError):
 
 
 def measured(folder: Path, overrides: Sequence[str], warmup: int, threads: int | None) -> Numbers:
-    """Returns the numbers of the run in `folder`, run now when they are not known; Failed with the reason."""
+    """Returns the numbers of the run in `folder`, which is started unless it is complete; Failed with the reason."""
     known = folder.with_suffix(".json")
     if known.is_file():
         return read_json(known)
@@ -47,7 +47,7 @@ def summary(rows: Sequence[Mapping[str, Any]], warmup: int) -> Numbers:
     """
     kept = rows[warmup:]
     if not kept:
-        raise Failed(f"{len(rows)} steps were trained, and {warmup} of them warm up")
+        raise Failed(f"{len(rows)} steps were trained, {warmup} of them for warm-up")
     found: Numbers = {name: sum(row[name] for row in kept) for name in _SUMMED}
     phases = [row.get(key) or {} for key in ("phases", "between") for row in kept]
     found["phases"] = {
@@ -81,7 +81,7 @@ def _launch(run: RunFolder, overrides: Sequence[str], threads: int | None) -> No
         )
         try:
             code = process.wait()
-        except KeyboardInterrupt:  # the terminal sent it to the launch too, which saves and ends, or leaves its job
+        except KeyboardInterrupt:  # the launch gets it from the terminal too: it saves, or detaches
             process.wait()
             raise
     if code != 0 or run.read_status()["state"] not in FINISHED:
@@ -94,4 +94,4 @@ def _reason(run: RunFolder, code: int, log: Path) -> str:
         first, *_ = error["message"].strip().splitlines() or [""]
         return f"{error['type']}: {first}, log {error['log'] or log}"
     lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    return f"exit code {code}: {lines[-1] if lines else 'nothing was said'}, log {log}"
+    return f"exit code {code}: {lines[-1] if lines else 'no output'}, log {log}"

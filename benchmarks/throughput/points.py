@@ -1,4 +1,4 @@
-"""What is measured: every layout, strategy, micro size and variant, with one global batch or with growing ones.
+"""The measured points: every layout, strategy, micro size and variant, with strong or weak scaling.
 
 A point that is in a weak and in a strong series is measured once.
 """
@@ -7,13 +7,13 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from itertools import product
 
-from benchmarks.identity import digest
+from benchmarks.measurement import digest
 from benchmarks.throughput.settings import Asked, Variant
 
 
 @dataclass(frozen=True)
 class Point:
-    """One run, but for its repeats."""
+    """One setting, which every repeat runs."""
 
     strategy: str
     nodes: int
@@ -31,7 +31,7 @@ class Point:
         return ", ".join([layout, f"micro {self.micro}", f"{self.global_rows} rows", *self.variant])
 
     def overrides(self, asked: Asked) -> list[str]:
-        """Returns what makes a run this point's."""
+        """Returns the overrides of this point."""
         micro = "train.micro_batch_tokens" if asked.is_packed else "train.micro_batch_size"
         return [
             f"strategy={self.strategy}",
@@ -43,14 +43,14 @@ class Point:
         ]
 
     def name(self, of_all_points: object) -> str:
-        """Returns a folder's name: readable, and another one when code or settings are."""
+        """Returns a folder's name: readable, with a hash of code and settings."""
         word = f"{self.strategy}-{self.nodes}x{self.processes}-m{self.micro}-g{self.global_rows}"
         return f"{word}-{digest([asdict(self), of_all_points])}"
 
 
 @dataclass(frozen=True)
 class Series:
-    """Points that differ in their number of processes alone, fewest first."""
+    """Points that differ only in their number of processes, fewest first."""
 
     scaling: str  # weak or strong
     strategy: str

@@ -1,4 +1,4 @@
-"""What the repeats say together: medians with their spread, and how well more processes help."""
+"""Results over all repeats: medians with their range, and scaling efficiency."""
 
 import csv
 from collections.abc import Mapping, Sequence
@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks.spread import spread, table
+from benchmarks.measurement import spread, table
 from benchmarks.throughput.measure import Numbers
 from benchmarks.throughput.points import Point, Series
 from benchmarks.throughput.settings import Variant
@@ -15,7 +15,7 @@ from benchmarks.throughput.settings import Variant
 
 @dataclass
 class Found:
-    """What is known of all points: a run's numbers for each repeat, or why there are none."""
+    """The results of all points: numbers by repeat, or the reason of a failure."""
 
     runs: dict[Point, dict[int, Numbers]] = field(default_factory=dict)  # repeat -> numbers
     failed: dict[Point, str] = field(default_factory=dict)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.listed import listed
+from benchmarks.measurement import listed
 from distft.config import ConfigError, compose
 from distft.config.command import keywords
 from distft.config.errors import did_you_mean, nearest
@@ -16,7 +16,7 @@ from distft.paths import absolute, conf_dir
 from distft.sweep.grid import Grid
 from distft.sweep.request import parse, sweep_of
 
-Variant = tuple[str, ...]  # overrides that make a run another one than those it is compared with
+Variant = tuple[str, ...]  # overrides that distinguish a run from those it is compared with
 
 SCALINGS = ("weak", "strong")
 ROWS = ("unequal", "uniform")
@@ -36,7 +36,7 @@ KEYS = {
     "folder": "of the runs, and of points that need not be measured again; default runs/benchmarks/throughput",
     "out": "folder of throughput.json, .csv, .md, .svg and .png; default benchmarks/results",
 }
-_OURS = {  # what the benchmark itself sets: the key of its own that says it
+_OURS = {  # keys that the benchmark sets -> its own key for them
     "name": "folder",
     "runs_dir": "folder",
     "strategy": "strategies",
@@ -67,7 +67,7 @@ class Asked:
     steps: int
     warmup: int
     repeats: int
-    threads: int | None  # None: as the launcher has it
+    threads: int | None  # None: the launcher's default
     rows: str
     folder: Path
     out: Path
@@ -116,7 +116,7 @@ def read_arguments(arguments: Sequence[str], cores: int) -> Asked:
         for word in parts:
             if word not in known:
                 meant = did_you_mean(nearest(word, known))
-                errors.append(f"{key}={word}: is none of {', '.join(known)}.{meant}")
+                errors.append(f"{key}={word}: unknown. Allowed: {', '.join(known)}.{meant}")
         return list(dict.fromkeys(parts))
 
     packed = f"{_PACKING}=true" in overrides
@@ -143,7 +143,7 @@ def read_arguments(arguments: Sequence[str], cores: int) -> Asked:
         overrides=overrides,
         variants=variants,
     )
-    errors += [f"rows={other}: is a second kind of rows. Try: rows={rows}" for other in others]
+    errors += [f"rows={other}: only one kind of rows is allowed. Try: rows={rows}" for other in others]
     errors += _of_the_runs(asked, "rows" in given)
     if errors:
         raise ConfigError(errors)
@@ -151,7 +151,7 @@ def read_arguments(arguments: Sequence[str], cores: int) -> Asked:
 
 
 def is_own(key: str) -> bool:
-    """Returns whether a key is one of the benchmark's, or one of them with a typing error and nobody else's."""
+    """Returns whether a key is one of the benchmark's, allowing for typing errors."""
     if key in KEYS:
         return True
     plain = "." not in key and not (conf_dir() / key).is_dir() and key not in _OURS
@@ -159,14 +159,14 @@ def is_own(key: str) -> bool:
 
 
 def _of_the_runs(asked: Asked, says_rows: bool) -> list[str]:
-    """Returns what is wrong with the overrides of the runs, whatever the point."""
+    """Returns the errors in the overrides of the runs that do not depend on the point."""
     errors = [
         f"{key}=: is set by the benchmark. Try: {_OURS[key]}=..."
         for key in map(_key, [*asked.overrides, *asked.variants[0]])
         if key in _OURS
     ]
     if says_rows and asked.has("data.train"):
-        errors.append(f"rows={asked.rows}: data.train says which rows. Try: one of the two")
+        errors.append(f"rows={asked.rows}: data.train sets the rows. Try: one of the two")
     if asked.has("data") and not asked.has("data.train"):
         errors.append("data=: needs data.train here. Try: data.train=FILE")
     probe = [] if asked.has("data.train") else ["data.train=not/read"]
@@ -174,12 +174,12 @@ def _of_the_runs(asked: Asked, says_rows: bool) -> list[str]:
         try:
             compose([*(text for text in [*asked.overrides, *variant] if _key(text) not in _OURS), *probe])
         except ConfigError as error:
-            errors += [each for each in error.messages if "batch" not in each]  # the points say how big a step is
+            errors += [each for each in error.messages if "batch" not in each]  # the points set the size of a step
     return list(dict.fromkeys(errors))
 
 
 def _compared(overrides: Sequence[str], errors: list[str]) -> tuple[list[str], list[Variant]]:
-    """Returns the overrides of one value, and each combination of the others; what cannot be goes to `errors`."""
+    """Returns the overrides with one value, and each combination of the others; adds impossible ones to `errors`."""
     shared, swept = [], []
     for text in overrides:
         try:

@@ -1,9 +1,11 @@
-"""torch's process groups: the number of collectives entered, and the timeout of each group.
+"""torch's process groups: collectives entered, waits for them, and the timeout of each group.
 
 Trap: login nodes import a caller of this module, so torch is looked up in sys.modules instead of imported.
 """
 
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
@@ -15,7 +17,9 @@ REACHES = (
     Reach(f"{_MODULE}._World.pg_map", _SEEN, "every process group"),
     Reach(f"{_MODULE}._set_pg_timeout", _SEEN, "meshes and DeepSpeed make groups with a default", ("timeout",)),
     Reach("torch.distributed.ProcessGroup._get_sequence_number_for_group", _SEEN, "counts a group's collectives"),
+    Reach("torch.distributed.Work.wait", _SEEN, "replaced, to time the waits of the host"),
 )
+Wait = Callable[..., Any]
 
 
 def num_collectives() -> int:
@@ -27,6 +31,18 @@ def num_collectives() -> int:
         except RuntimeError:  # a backend without the counter, or a group being destroyed
             continue
     return total
+
+
+@contextmanager
+def replaced_wait(replacement: Callable[[Wait], Wait]) -> Iterator[None]:
+    """Calls a replacement, made from torch's own method, wherever the host waits for a collective inside the block."""
+    work = sys.modules["torch.distributed"].Work
+    wait = work.wait
+    work.wait = replacement(wait)
+    try:
+        yield
+    finally:
+        work.wait = wait
 
 
 def set_timeouts(timeout: timedelta) -> None:

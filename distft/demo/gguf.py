@@ -5,6 +5,7 @@ not split digits; a tied head is stored once; pad and end of turn are the same t
 """
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ import torch
 from safetensors.torch import save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+Fields = Mapping[str, Any]  # metadata of a GGUF file by key
 
 _CONTROL_TOKEN = 3  # llama.cpp's type of special tokens such as <|im_start|>
 _BLOCK_NAMES = {
@@ -57,7 +60,7 @@ def convert(source: Path, out: Path) -> None:
     os.rename(partial, out)
 
 
-def model_config(fields: dict[str, Any], *, tied: bool) -> LlamaConfig:
+def model_config(fields: Fields, *, tied: bool) -> LlamaConfig:
     """Returns the model config from the file's `llama.*` fields."""
 
     def llama(name: str) -> Any:
@@ -110,7 +113,7 @@ def check_complete(config: LlamaConfig, tensors: dict[str, torch.Tensor]) -> Non
         )
 
 
-def tokenizer_of(fields: dict[str, Any]) -> PreTrainedTokenizerFast:
+def tokenizer_of(fields: Fields) -> PreTrainedTokenizerFast:
     """Returns the byte-level BPE with its chat template; digits, accents and emoji survive a round trip."""
     if fields["tokenizer.ggml.pre"] != "smollm":
         raise RuntimeError(f"tokenizer.ggml.pre={fields['tokenizer.ggml.pre']!r} is not supported. Allowed: 'smollm'")

@@ -34,14 +34,14 @@ def main(argv: list[str]) -> int:
         overrides = [NO_ROWS, *overrides]
     config = compose(overrides)
     console = screen(sys.stdout)
-    findings = look(config, console)
+    findings = diagnose(config, console)
     show(findings, console)
     if "out" in own:
         write_json(absolute(own["out"]), [each.as_json() for each in findings])
     return 1 if any(each.state == "problem" for each in findings) else 0
 
 
-def look(config: Config, console: Console) -> list[Finding]:
+def diagnose(config: Config, console: Console) -> list[Finding]:
     """Returns the findings of all checks in order: this machine, the cluster, its nodes."""
     launcher, (nodes, _) = config.launcher, node_range(config.launcher.nodes)  # of 2-4 nodes it needs 2
     folders = {"runs_dir": Path(config.runs_dir), "cache_dir": Path(config.cache_dir)}

@@ -31,7 +31,7 @@ def interfaces() -> Iterator[tuple[str, ipaddress.IPv4Interface]]:
     """Yields name and address, with its network, of every interface that has an IPv4 address."""
     for _, name in socket.if_nameindex():
         try:
-            yield name, ipaddress.IPv4Interface(f"{_asked(name, _SIOCGIFADDR)}/{_asked(name, _SIOCGIFNETMASK)}")
+            yield name, ipaddress.IPv4Interface(f"{_address(name, _SIOCGIFADDR)}/{_address(name, _SIOCGIFNETMASK)}")
         except OSError:  # it is down, or has no IPv4 address
             continue
 
@@ -52,7 +52,7 @@ def own_address(backend: str) -> tuple[str, str]:
     return (own[0] if own else f"of {address}"), address
 
 
-def _asked(name: str, what: int) -> str:
+def _address(name: str, what: int) -> str:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
         answer = fcntl.ioctl(any_socket.fileno(), what, struct.pack("256s", name[:15].encode()))
     return socket.inet_ntoa(answer[20:24])

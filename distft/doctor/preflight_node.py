@@ -25,6 +25,7 @@ from distft.doctor.node import node_name
 from distft.doctor.preflight import Node
 from distft.run import RunFolder, write_json
 from distft.runtime import heartbeat
+from distft.runtime.device import synchronize
 from distft.runtime.process_group import World, texts_of_all
 
 _SECONDS_TO_ANSWER = 20
@@ -245,12 +246,12 @@ def best_rate(act: Callable[[], object], device: torch.device) -> float:
     best = 0.0
     for _ in range(_STRETCHES):
         heartbeat.enter("evaluation")
-        _wait_for(device)
+        synchronize(device)
         began, count = time.perf_counter(), 0
         while time.perf_counter() - began < _SECONDS:
             act()
             count += 1
-            _wait_for(device)
+            synchronize(device)
         best = max(best, count / (time.perf_counter() - began))
     return best
 
@@ -289,17 +290,12 @@ def reduce_in_pairs(nodes: list[range], world: World) -> dict[str, float]:
 def _reduce(group: Any, world: World) -> float:
     tensor = torch.zeros(_REDUCED_BYTES // 4, device=world.device)
     dist.all_reduce(tensor, group=group)
-    _wait_for(world.device)
+    synchronize(world.device)
     heartbeat.enter("evaluation")
     seconds = []
     for _ in range(_REDUCES):
         began = time.perf_counter()
         dist.all_reduce(tensor, group=group)
-        _wait_for(world.device)
+        synchronize(world.device)
         seconds.append(time.perf_counter() - began)
     return _REDUCED_BYTES / 2**30 / min(seconds)
-
-
-def _wait_for(device: torch.device) -> None:
-    if device.type != "cpu":
-        torch.accelerator.synchronize(device)

@@ -1,4 +1,4 @@
-"""A run's checkpoint on its held-out rows, by the run's own strategy and processes, in a job of its own."""
+"""`distft evaluate`: evaluates a checkpoint of a run on its held-out rows, with the run's strategy and processes."""
 
 import sys
 from pathlib import Path

@@ -1,12 +1,11 @@
 """`distft export`: writes a run's checkpoint in a format of other programs, verified against the live model."""
 
 import sys
-from pathlib import Path
 
 from distft.config import ConfigError, command, read_config
 from distft.config.command import find_run, keywords, usage
 from distft.config.errors import did_you_mean, nearest
-from distft.paths import absolute
+from distft.paths import absolute, unused
 from distft.runtime.logs import silence
 from distft.runtime.process import uncollected
 
@@ -30,7 +29,7 @@ def main(arguments: list[str]) -> int:
     given = keywords(arguments, KEYS, required=("run", "out"))
     run, out = find_run(given["run"]), absolute(given["out"])
     formats = OF_A_MODEL if run.read_plan().adapters is None else OF_ADAPTERS
-    errors = [] if not out.exists() else [f"out={given['out']}: already exists. Try: {_free(out)}"]
+    errors = [] if not out.exists() else [f"out={given['out']}: already exists. Try: {unused(out)}"]
     errors += wrong_format(given, formats)
     from distft.checkpoint.choose import choose_for_export
 
@@ -82,10 +81,6 @@ def wrong_format(given: dict[str, str], formats: tuple[str, ...]) -> list[str]:
     elif "dtype" in given and format in OF_STATE:
         errors.append(f"dtype={dtype} has no effect with format={format}, which is fp32. Try: format=huggingface")
     return errors
-
-
-def _free(out: Path) -> Path:
-    return next(path for i in range(2, 1000) if not (path := out.with_name(f"{out.name}-{i}")).exists())
 
 
 if __name__ == "__main__":

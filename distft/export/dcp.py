@@ -22,8 +22,10 @@ from transformers import PreTrainedModel
 from distft.checkpoint.format import PARAMETER
 from distft.checkpoint.load import Checkpoint
 
+Group = dict[str, Any]  # a param_group: its keys are those of the optimizer
 
-def named_groups(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
+
+def named_groups(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[Group]:
     """Returns `param_groups` with parameter names, as torch's get_optimizer_state_dict does."""
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     return [group | {"params": [names[id(p)] for p in group["params"]]} for group in optimizer.param_groups]

@@ -33,6 +33,8 @@ from distft.tensors.safetensors import read_header, tensors_of
 from distft.tensors.streaming import WeightSource, names_in_model
 from distft.tensors.weight_files import weight_files
 
+Settings = dict[str, Any]  # a JSON file of transformers: its keys depend on the model and the version
+
 
 @contextmanager
 def whole_or_nothing(out: Path) -> Iterator[Path]:
@@ -164,7 +166,7 @@ def write_config(model: PreTrainedModel, base_dir: Path | None, dtype: torch.dty
     return [] if is_read_alike else [version]
 
 
-def _as_in_4(values: Mapping[str, Any]) -> dict[str, Any]:
+def _as_in_4(values: Settings) -> Settings:
     """Returns the rotary parameters under the keys of transformers 4."""
     rope = values.get("rope_parameters") or {}
     is_nested = bool(rope) and all(isinstance(each, dict) for each in rope.values())  # by layer type
@@ -172,7 +174,7 @@ def _as_in_4(values: Mapping[str, Any]) -> dict[str, Any]:
     local = rope.get("sliding_attention", {}) if is_nested else {}
     if "rope_theta" not in main:
         return {}
-    found: dict[str, Any] = {"rope_theta": main["rope_theta"]}
+    found: Settings = {"rope_theta": main["rope_theta"]}
     rest = {key: value for key, value in main.items() if key not in ("rope_theta", "partial_rotary_factor")}
     found["rope_scaling"] = rest if rest.get("rope_type", "default") != "default" else None
     if "partial_rotary_factor" in main:
@@ -269,12 +271,12 @@ def _put_template(template: str | None, folder: Path) -> None:
     _write(folder / _TOKENIZER, settings)
 
 
-def _settings(folder: Path) -> dict[str, Any]:
+def _settings(folder: Path) -> Settings:
     file = folder / _TOKENIZER
     return _read(file) if file.is_file() else {}
 
 
-def _read(file: Path) -> dict[str, Any]:
+def _read(file: Path) -> Settings:
     values = json.loads(file.read_text(encoding="utf-8"))
     if not isinstance(values, dict):
         raise ValueError(f"{file.name} is not a JSON object.")

@@ -19,7 +19,7 @@ import psutil
 
 from distft.goodput import note
 from distft.launchers.contract import Outcome
-from distft.launchers.forks import Forked, ForkServer
+from distft.launchers.fork_server import Forked, ForkServer
 from distft.launchers.outcome import elastic_log, outcome_of, write_outcome
 from distft.run import RunFolder, State
 from distft.runtime.errors import Failure

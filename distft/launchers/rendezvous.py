@@ -13,7 +13,11 @@ from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
 
-from torch.distributed import DistError, TCPStore  # pyright: ignore[reportPrivateImportUsage]  # documented there
+from torch.distributed import (  # documented there
+    DistError,  # pyright: ignore[reportPrivateImportUsage]
+    DistStoreError,  # pyright: ignore[reportPrivateImportUsage]
+    TCPStore,  # pyright: ignore[reportPrivateImportUsage]
+)
 
 from distft.launchers.local import Unreachable, interface_of, own_addresses, reach
 from distft.run import RunFolder, read_json, write_json
@@ -22,6 +26,7 @@ from distft.runtime.errors import Failure
 SECONDS_TO_MEET = 60.0
 _SECONDS_TO_REACH = 10.0  # timeout for a store that is already open
 _SECONDS_TO_PART = 10.0
+_SECONDS_OF_REQUEST = 1.0
 _SECONDS_BETWEEN_LOOKS = 0.5  # polls for another node's failure; one small request to the first node
 
 
@@ -99,12 +104,10 @@ class Rendezvous:
     def leave(self) -> None:
         """Waits until every node leaves, _SECONDS_TO_PART at most: the store must outlive its last reader."""
         with suppress(DistError):
-            self.store.add("parted", 1)
-            deadline = time.monotonic() + _SECONDS_TO_PART
-            while self.node.index == 0 and self.store.add("parted", 0) < self.node.count:
-                if time.monotonic() > deadline:
-                    return
-                time.sleep(0.05)
+            if self.store.add("parted", 1) == self.node.count:
+                self.store.set("all parted", "")
+            if self.node.index == 0:
+                _appears(self.store, "all parted", _SECONDS_TO_PART)
 
 
 def rendezvous_file(run: RunFolder, attempt: int) -> Path:
@@ -138,14 +141,11 @@ def open_first(run: RunFolder, attempt: int, count: int, vouched: str = "", port
     store.set("place", json.dumps(asdict(place)))
     file = rendezvous_file(run, attempt)
     write_json(file, asdict(place))
-    deadline = time.monotonic() + SECONDS_TO_MEET
-    while (here := store.add("nodes", 0) + 1) < count:
-        if time.monotonic() > deadline:
-            raise RendezvousError(
-                f"{here} of {count} nodes joined within {SECONDS_TO_MEET:.0f} s. "
-                f"The others read the address of this node from {file}: {', '.join(addresses)} port {store.port}"
-            )
-        time.sleep(0.05)
+    if count > 1 and not _appears(store, "all joined", SECONDS_TO_MEET):
+        raise RendezvousError(
+            f"{store.add('nodes', 0) + 1} of {count} nodes joined within {SECONDS_TO_MEET:.0f} s. "
+            f"The others read the address of this node from {file}: {', '.join(addresses)} port {store.port}"
+        )
     towards = store.get("reached").decode() if count > 1 else addresses[0]
     return Rendezvous(store, Node(0, count), "127.0.0.1", store.port, interface_of(towards), attempt)
 
@@ -186,9 +186,27 @@ def _joined(run: RunFolder, addresses: list[str], port: int, node: Node | None, 
             f"{address}:{port} answers, but {file} differs from what it wrote: the nodes do not share the run folder. "
             "Try: runs_dir on a disk that all nodes mount at the same path"
         )
-    came = store.add("nodes", 1)
+    came = store.add("nodes", 1)  # without the first
     store.set("reached", address)
-    return Rendezvous(store, node or Node(came, count), address, port, interface_of(own), place.attempt)
+    node = node or Node(came, count)
+    if came == node.count - 1:
+        store.set("all joined", "")
+    return Rendezvous(store, node, address, port, interface_of(own), place.attempt)
+
+
+def _appears(store: TCPStore, key: str, seconds: float) -> bool:
+    """Waits for a key of the store; returns False when it is not there after `seconds`.
+
+    Trap: a signal handler of Python runs only when the request returns, so each request lasts a second at most.
+    """
+    deadline = time.monotonic() + seconds
+    while (left := deadline - time.monotonic()) > 0:
+        try:
+            store.wait([key], timedelta(seconds=min(left, _SECONDS_OF_REQUEST)))
+        except DistStoreError:  # its timeout
+            continue
+        return True
+    return False
 
 
 def _store(host: str, port: int, timeout: timedelta, is_master: bool = False) -> TCPStore:

@@ -1,4 +1,4 @@
-"""`python -m distft.plan [-m] [OVERRIDES] [memory_gib=80] [out=FILE]`: what a run, or a sweep, will do and need."""
+"""`distft plan [-m] [OVERRIDES] [memory_gib=80] [out=FILE]`: steps, batch sizes and memory of a run or a sweep."""
 
 from dataclasses import asdict
 

@@ -1,5 +1,6 @@
-"""Bytes per process of the persistent state, by strategy: weights, gradients and optimizer state; and for FSDP2 (ddp,
-fsdp, hsdp) the memory that a step adds to them, without activations.
+"""Bytes per process of the persistent state, by strategy: weights, gradients and optimizer state.
+
+For FSDP2 (ddp, fsdp, hsdp) also the peak that a step adds to them, without activations.
 
 Not included: activations, weights gathered by ZeRO, communication buckets, fragmentation. Frozen parameters have no
 gradients, optimizer state or fp32 master weights.

@@ -1,4 +1,4 @@
-"""The plan on a terminal."""
+"""Prints the plan: batch arithmetic, steps, and the memory of every strategy."""
 
 from rich.console import Console
 from rich.table import Table
@@ -89,7 +89,7 @@ def _some(count: int, noun: str) -> str:
 
 def memory(plan: Plan, chosen: str, memory_gib: float | None) -> Table:
     unit = unit_of(max(map(_total, plan.memory.values())))
-    title = f"{unit} per process for state that lives through the run"
+    title = f"{unit} per process of persistent state"
     table = Table(title=title, title_justify="left", padding=0)  # to fit a terminal of 80 columns
     for heading in ("strategy", "parameters", "gradients", "optimizer", "total", "gathered"):
         table.add_column(heading, justify="left" if heading == "strategy" else "right", no_wrap=True)

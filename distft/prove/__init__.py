@@ -1,1 +1,1 @@
-"""What of distft holds on a machine: checks that train, kill, measure and compare, written down one line each."""
+"""`distft prove`: checks of distft on this machine that train, kill, measure and compare; each is a line of a file."""

@@ -1,4 +1,4 @@
-"""Proves on this machine's own devices what of distft holds: proof.jsonl and a page of every check, in minutes."""
+"""`distft prove`: runs checks of distft on the devices of this machine; writes proof.jsonl and an HTML page."""
 
 import json
 import sys
@@ -14,7 +14,7 @@ from rich.console import Console
 from distft.config import ConfigError, command
 from distft.config.command import keywords, usage
 from distft.config.errors import nearest
-from distft.paths import absolute
+from distft.paths import absolute, unused
 from distft.prove.place import Machine, Place, signals_interrupt
 from distft.prove.proof import Line, Proof, failed, not_run, write_page
 from distft.prove.support import GROUPS, WORDS, Group
@@ -23,22 +23,22 @@ from distft.trackers.terminal import screen
 
 KEYS = {
     "out": "folder for proof.jsonl, proof.html, machine.json and work/ with runs and logs; new or empty",
-    "minutes": "at most so many; checks for which no time is left are listed as not_run; default: 8",
+    "minutes": "time limit; checks that do not fit are listed as not_run; default: 8",
     "checks": f"a list of {', '.join(WORDS)}; default: all",
 }
 CLAIM = (
-    "Trains, kills, measures and compares on this machine's own devices, without a network. Each result is a line of\n"
+    "Trains, kills, measures and compares on the devices of this machine, without a network. Each result is a line of\n"
     "proof.jsonl {check, status=pass|fail|skipped|not_run, value, unit, expected, seconds, detail} and a row of\n"
     "proof.html. On a machine without accelerators it runs with small shapes. Exit code 1 when a check fails."
 )
 FILES = ("proof.jsonl", "proof.html", "machine.json", "work")
 _MOST_MINUTES = 24 * 60
 _SECONDS_FOR_MACHINE = 90.0
-_SECONDS_FOR_PAGE = 3.0  # kept back of the time
+_SECONDS_FOR_PAGE = 3.0  # reserved
 
 
 def main(arguments: list[str]) -> int:
-    """Returns 0 when no check fails, 1 when one does, 130 when it was interrupted; the page is there in any case."""
+    """Returns 0 when no check fails, 1 when one does, 130 when interrupted; always writes the page."""
     began = time.monotonic()
     refuse_unknown(arguments)
     out, minutes, words = read(keywords(arguments, KEYS, required=("out",)))
@@ -47,10 +47,10 @@ def main(arguments: list[str]) -> int:
     place = Place(out, Machine("cpu", "unknown", 0, 1), began + 60 * minutes - _SECONDS_FOR_PAGE)
     with signals_interrupt():
         try:
-            place.machine = ask_machine(place)
+            place.machine = examine_machine(place)
         except (RuntimeError, KeyboardInterrupt) as error:
             place.end_children()
-            print(f"distft prove: this machine could not be asked what it is: {error}", file=sys.stderr)
+            print(f"distft prove: cannot examine this machine: {error}", file=sys.stderr)
             return 130 if isinstance(error, KeyboardInterrupt) else 1
         write_json(out / "machine.json", place.machine.facts)
         proof = Proof(out / "proof.jsonl", {"device": place.machine.device, "shapes": place.machine.shapes})
@@ -80,11 +80,11 @@ def refuse_unknown(arguments: Sequence[str]) -> None:
 
 
 def read(given: dict[str, str]) -> tuple[Path, float, list[str]]:
-    """Returns folder, minutes and words of the checks; ConfigError with all that is wrong with them."""
+    """Returns folder, minutes and words of the checks; ConfigError with all errors."""
     errors = []
     out, minutes, words = absolute(given["out"]), _parsed(given.get("minutes", "8")), list(WORDS)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        errors.append(f"out={given['out']}: is not an empty folder. Try: out={_free(out)}")
+        errors.append(f"out={given['out']}: is not an empty folder. Try: out={unused(out)}")
     if isinstance(minutes, bool) or not isinstance(minutes, int | float) or not 0 < minutes <= _MOST_MINUTES:
         errors.append(
             f"minutes={given['minutes']}: is not a number above 0 and at most {_MOST_MINUTES}. Try: minutes=8"
@@ -101,7 +101,7 @@ def read(given: dict[str, str]) -> tuple[Path, float, list[str]]:
 
 def _meant(word: str, known: Iterable[str]) -> str:
     near = nearest(word, known)
-    return f" Did you mean {near}?" if near else f" Try: one of {', '.join(known)}"
+    return f" Did you mean {near}?" if near else f" Allowed: {', '.join(known)}"
 
 
 def _parsed(text: str) -> Any:
@@ -111,14 +111,10 @@ def _parsed(text: str) -> Any:
         return text
 
 
-def _free(out: Path) -> Path:
-    return next(path for i in range(2, 1000) if not (path := out.with_name(f"{out.name}-{i}")).exists())
-
-
-def ask_machine(place: Place) -> Machine:
-    """Returns what this machine is; RuntimeError when torch cannot even be loaded."""
+def examine_machine(place: Place) -> Machine:
+    """Returns the facts of this machine; RuntimeError when torch cannot be imported."""
     child = place.start("machine", "distft.prove.machine")
-    code = child.wait(_SECONDS_FOR_MACHINE)  # however little time there is: without it no line can be written
+    code = child.wait(_SECONDS_FOR_MACHINE)  # even with little time: no line can be written without it
     try:
         facts = json.loads(child.log.read_text().splitlines()[-1])
     except (ValueError, IndexError):
@@ -127,7 +123,7 @@ def ask_machine(place: Place) -> Machine:
 
 
 def prove(group: Group, words: Sequence[str], place: Place, proof: Proof, console: Console) -> None:
-    """Makes a group's checks; each of its lines is in the proof afterwards, whatever happened."""
+    """Runs the checks of a group; afterwards each of its lines is in the proof, also after a failure."""
     names = group.lines(place, words)
     if place.seconds_left < group.least_seconds:
         left = f"{max(0.0, place.seconds_left):.0f} s were left, {group.least_seconds:.0f} are needed"
@@ -139,7 +135,7 @@ def prove(group: Group, words: Sequence[str], place: Place, proof: Proof, consol
         try:
             for line in timed(group.run(place, words)):
                 show(add(proof, line), console)
-        except Exception as error:  # a check that goes wrong stops no other
+        except Exception as error:  # the other checks still run
             reason = f"{type(error).__name__}: {error}".strip().splitlines()[0]
         finally:
             place.end_children()
@@ -151,7 +147,7 @@ def prove(group: Group, words: Sequence[str], place: Place, proof: Proof, consol
 
 
 def timed(lines: Iterator[Line]) -> Iterator[Line]:
-    """Yields the lines with the seconds that each took; those that come together took the time together."""
+    """Yields the lines with their seconds, measured between lines where they have none."""
     began = time.monotonic()
     for line in lines:
         now = time.monotonic()
@@ -165,7 +161,7 @@ def add(proof: Proof, line: Line) -> Line:
 
 
 def add_missing(proof: Proof, place: Place, words: Sequence[str], reason: str) -> None:
-    """Adds a line for each check that was wanted and has none."""
+    """Adds a line for each requested check without one."""
     known = {line.check for line in proof.lines}
     for group in GROUPS:
         chosen = [word for word in group.words if word in words]

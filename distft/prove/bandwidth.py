@@ -1,8 +1,8 @@
-"""What each rank does to measure the collectives between this machine's devices."""
+"""The ranks that measure collectives between the devices of this machine."""
 
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TypedDict
 
 import torch
 import torch.distributed as dist
@@ -10,6 +10,7 @@ import torch.distributed as dist
 from distft.prove.jobs import MEASURED
 from distft.run import RunFolder, write_json
 from distft.runtime import heartbeat
+from distft.runtime.device import synchronize
 from distft.runtime.process_group import BACKENDS, World
 
 _SIZES_MIB = {"cpu": (1, 8)}
@@ -17,10 +18,17 @@ _SIZES_OF_ACCELERATOR = (1, 64, 1024)
 _ROUNDS = 5
 
 
+class Bandwidth(TypedDict):
+    """The bus bandwidth of one collective."""
+
+    backend: str
+    by_size: list[tuple[int, float]]  # MiB, GB/s
+
+
 def work(run: RunFolder, attempt: int, world: World) -> None:
-    """Writes the bus bandwidth of each collective by size: bytes a link carries, whatever the number of processes."""
+    """Writes the bus bandwidth of each collective by size, as nccl-tests counts it."""
     sizes = _SIZES_MIB.get(world.device.type, _SIZES_OF_ACCELERATOR)
-    found: dict[str, Any] = {}
+    found: dict[str, Bandwidth] = {}
     share = (world.size - 1) / world.size
     for name, factor in (("all_reduce", 2 * share), ("all_gather", share), ("reduce_scatter", share)):
         rates = []
@@ -35,7 +43,7 @@ def work(run: RunFolder, attempt: int, world: World) -> None:
 
 
 def make(name: str, count: int, world: World) -> Callable[[], object]:
-    """Returns the collective on `count` numbers of fp32 in all."""
+    """Returns the collective on `count` fp32 numbers over all processes."""
     whole = torch.zeros(count, device=world.device)
     part = torch.zeros(count // world.size, device=world.device)
     return {
@@ -46,18 +54,13 @@ def make(name: str, count: int, world: World) -> Callable[[], object]:
 
 
 def seconds_of(act: Callable[[], object], world: World) -> float:
-    """Returns the best of a few rounds."""
+    """Returns the shortest time of several rounds."""
     times = []
-    for _ in range(_ROUNDS + 1):  # the first opens connections
+    for _ in range(_ROUNDS + 1):  # the first one opens connections
         dist.barrier()
-        _wait_for(world)
+        synchronize(world.device)
         began = time.perf_counter()
         act()
-        _wait_for(world)
+        synchronize(world.device)
         times.append(time.perf_counter() - began)
     return min(times[1:])
-
-
-def _wait_for(world: World) -> None:
-    if world.device.type != "cpu":
-        torch.accelerator.synchronize(world.device)

@@ -1,7 +1,7 @@
-"""Checks that are programs of their own: what single parts cost, collectives between devices, and the doctor."""
+"""Checks in programs of their own: the cost of the parts of a step, collectives between devices, the doctor."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from distft.prove import jobs
@@ -10,15 +10,15 @@ from distft.prove.proof import Line, failed, not_run, skipped
 from distft.prove.series import ARCHITECTURE, COMMON, ROWS, batch_of
 from distft.run import read_json
 
-MICRO_SECONDS, COLLECTIVES_SECONDS, DOCTOR_SECONDS = 25.0, 20.0, 20.0  # needed for each
+MICRO_SECONDS, COLLECTIVES_SECONDS, DOCTOR_SECONDS = 25.0, 20.0, 20.0  # least time to start each
 _REFERENCES = {
-    "micro.product": "wanted on one H200: 769 to 798 TFLOP/s were seen",
-    "micro.copy": "wanted on one H200: 4.3 TB/s were seen",
+    "micro.product": "reference: 769 to 798 TFLOP/s on one H200",
+    "micro.copy": "reference: 4.3 TB/s on one H200",
 }
 
 
 def micro_lines(place: Place, words: Sequence[str]) -> list[str]:
-    """Returns the names of what distft.prove.micro measures."""
+    """Returns the names of the measurements of distft.prove.micro."""
     kernels = ("sdpa", "cudnn", "flash", "varlen")
     names = ["product", "copy"]
     names += [f"attention.{layout}.{kernel}" for layout in ("one", "eight", "forty") for kernel in kernels]
@@ -30,7 +30,7 @@ def micro_lines(place: Place, words: Sequence[str]) -> list[str]:
 
 
 def micro(place: Place, words: Sequence[str]) -> Iterator[Line]:
-    """Yields what each part costs; a part that could not be measured is reported with its error."""
+    """Yields the cost of each part; a part that cannot be measured fails with its error."""
     child = place.start("micro", "distft.prove.micro")
     code = child.wait(place.seconds_left)
     answers = list(answers_of(child))
@@ -49,7 +49,8 @@ def micro(place: Place, words: Sequence[str]) -> Iterator[Line]:
             yield failed(name, errors or f"exit code {code}: {child.last_words(2)}"[:400])
 
 
-def of_micro(place: Place, answer: dict[str, Any]) -> Iterator[Line]:
+def of_micro(place: Place, answer: Mapping[str, Any]) -> Iterator[Line]:
+    """Yields the line of a measurement of distft.prove.micro."""
     if "name" not in answer:
         return
     name = f"micro.{answer['name']}"
@@ -64,13 +65,13 @@ def of_micro(place: Place, answer: dict[str, Any]) -> Iterator[Line]:
         yield Line(name, "pass", answer["value"], answer["unit"], detail={"text": text, **more})
 
 
-def answers_of(child: Child) -> Iterator[dict[str, Any]]:
-    """Yields what a program has printed as JSON, among the output of libraries."""
+def answers_of(child: Child) -> Iterator[Mapping[str, Any]]:
+    """Yields the JSON objects that a program has printed, one per line, between the output of libraries."""
     for line in child.log.read_text(errors="replace").splitlines():
         if line.startswith("{"):
             try:
                 yield json.loads(line)
-            except ValueError:  # cut off as it was ended
+            except ValueError:  # cut off when the program was killed
                 continue
 
 
@@ -79,10 +80,10 @@ def collective_lines(place: Place, words: Sequence[str]) -> list[str]:
 
 
 def collectives(place: Place, words: Sequence[str]) -> Iterator[Line]:
-    """Yields the bandwidth of the collectives that strategies use, between all devices of this machine."""
+    """Yields the bus bandwidth of the collectives of the strategies, between all devices of this machine."""
     if place.machine.world < 2:
         what = "one accelerator" if place.machine.has_accelerator else "one core"
-        yield from (skipped(name, f"{what}: there is nothing to send to") for name in collective_lines(place, words))
+        yield from (skipped(name, f"only {what}") for name in collective_lines(place, words))
         return
     given = (*COMMON, *batch_of(place))
     run = jobs.freeze(place, "collectives", "distft.prove.bandwidth.work", given, ROWS, ARCHITECTURE)
@@ -105,7 +106,7 @@ def doctor_lines(place: Place, words: Sequence[str]) -> list[str]:
 
 
 def doctor(place: Place, words: Sequence[str]) -> Iterator[Line]:
-    """Yields whether `distft doctor` finds a problem of this machine or install."""
+    """Yields whether `distft doctor` finds a problem with this machine or install."""
     found = place.work / "doctor.json"
     folders = (f"runs_dir={place.work / 'runs'}", f"cache_dir={place.work / 'cache'}")
     child = place.start("doctor", "distft.doctor", f"out={found}", *folders)

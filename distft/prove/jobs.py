@@ -1,6 +1,6 @@
-"""Runs that a proof makes: composed, planned and frozen as any run, with rows of random tokens.
+"""The runs of a proof: composed, planned and frozen like any run, with rows of random tokens.
 
-What a rank does in them is a function of this package, named by the key `work`.
+The key `work` of their config names the function of this package that their ranks call.
 """
 
 import json
@@ -11,46 +11,50 @@ from typing import Any
 
 import numpy as np
 
-from distft.config import compose
+from distft.config import Config, compose
 from distft.config.freeze import frozen_text
 from distft.data.counts import Report, Split, Stream
 from distft.data.key import data_dir, data_key
 from distft.data.shards import MANIFEST, Row, ShardWriter
 from distft.data.stage import build_once
 from distft.plan import make_plan
+from distft.plan.memory import Architecture
 from distft.prove.place import Child, Place
 from distft.run import RunFolder, json_text, read_json, write_json
 
 CASES = "cases.json"  # of a series: [{"name", "kind", "run"}]
 RESULTS = "results.jsonl"  # of a series, a JSON object a line
 MEASURED = "measured.json"  # of a measured run
-WARM, TRACED = 3, 2  # its steps before, and after, those that are timed
-ON_CPU = {"CUDA_VISIBLE_DEVICES": "", "HIP_VISIBLE_DEVICES": ""}  # as if this machine had no accelerator
+WARM, TRACED = 3, 2  # steps before and after the timed ones
+ON_CPU = {"CUDA_VISIBLE_DEVICES": "", "HIP_VISIBLE_DEVICES": ""}  # hides all accelerators
+
+
+Result = dict[str, Any]  # of a case: name, state, seconds, error, run, and what a case of its kind measures
+Measured = dict[str, Any]  # measured.json of a measured run, as distft.prove.measured writes it
 
 
 @dataclass(frozen=True)
 class RandomRows:
-    """Rows of tokens drawn evenly from a vocabulary, all of them trained on."""
+    """Rows of uniformly random tokens, all of which are trained on."""
 
-    lengths: tuple[int, ...]  # taken in turn
+    lengths: tuple[int, ...]  # of the rows, cyclically
     rows: int
     vocabulary: int
     held_out: int = 0
 
-    def write(self, folder: Path, values: Mapping[str, Any]) -> dict[str, Any]:
-        """Writes both splits as the data stage does; returns the config's `data.train` for them."""
+    def write(self, folder: Path, config: Config) -> Config:
+        """Writes both splits as the data stage does; returns the config that reads them."""
         folder.mkdir(parents=True, exist_ok=True)
         about = json.dumps({"text": f"{self.rows} + {self.held_out} rows of {len(self.lengths)} lengths, sum "
                                     f"{sum(self.lengths)}, of {self.vocabulary} tokens"})  # fmt: skip
         file = folder / f"random-{self.vocabulary}-{max(self.lengths)}-{self.rows}.jsonl"
-        file.write_text(f"{about}\n")  # what the content key of the rows is made of
-        data = {"train": str(file), "eval": 0.1 if self.held_out else None}
-        values = {**values, "data": values["data"] | data}
-        key = data_key(values)
-        with build_once(data_dir(values, key), MANIFEST) as partial:
+        file.write_text(f"{about}\n")  # the content key of the rows is its hash
+        config = config.changed({"data.train": str(file), "data.eval": 0.1 if self.held_out else None})
+        key = data_key(config.values)
+        with build_once(data_dir(config.values, key), MANIFEST) as partial:
             if partial is not None:
                 self._fill(partial, key)
-        return data
+        return config
 
     def _fill(self, folder: Path, key: str) -> None:
         random = np.random.default_rng(0)
@@ -78,20 +82,19 @@ def freeze(
     work: str,
     overrides: Sequence[str],
     rows: RandomRows,
-    architecture: Mapping[str, Any],
+    architecture: Architecture,
     world: int | None = None,
 ) -> RunFolder:
     """Returns the folder of a run of a random model, frozen and not started.
 
-    architecture: the facts of config.json that replace those of the chosen model. world: processes; None: of the place.
+    architecture: entries of config.json that replace those of the chosen model. world: processes; None: as many as
+    the machine runs by default.
     """
     here = [f"name={name}", f"runs_dir={place.work / 'runs'}", f"cache_dir={place.work / 'cache'}", "model.tiny=true"]
     processes = f"launcher.processes_per_node={world or place.machine.world}"
     config = compose([*here, "data.train=not/read", processes, *overrides])
-    model = config.values["model"] | {"tiny_architecture": dict(architecture)}
-    values = config.values | {"model": model, "work": work, "export": {**config.values["export"], "enabled": False}}
-    values["data"] = values["data"] | rows.write(place.work / "rows", values)
-    config = config.with_values(values)
+    own = {"model.tiny_architecture": dict(architecture), "work": work, "export.enabled": False}
+    config = rows.write(place.work / "rows", config.changed(own))
     run = RunFolder(place.work / "runs" / name)
     run.path.mkdir(parents=True, exist_ok=True)
     run.write_plan(make_plan(config))
@@ -101,7 +104,7 @@ def freeze(
 
 
 def start(place: Place, run: RunFolder, attempt: int = 1, variables: Mapping[str, str] | None = None) -> Child:
-    """Starts the ranks of a frozen run, as a launch does."""
+    """Starts the ranks of a frozen run like a launch."""
     run.write_status(state="pending", attempt=attempt, exit_code=None, error=None)
     run.rank_log(attempt, 0).parent.mkdir(parents=True, exist_ok=True)
     name = f"{run.path.name}-{attempt}"
@@ -110,12 +113,13 @@ def start(place: Place, run: RunFolder, attempt: int = 1, variables: Mapping[str
 
 
 def add_result(run: RunFolder, result: Mapping[str, Any]) -> None:
-    """Writes a result where the proof reads it while the run goes on."""
+    """Appends a result to results.jsonl, which the proof reads while the run continues."""
     with (run.path / RESULTS).open("a") as file:
         file.write(json_text(result) + "\n")
 
 
-def results_of(run: RunFolder) -> Iterator[dict[str, Any]]:
+def results_of(run: RunFolder) -> Iterator[Result]:
+    """Yields the results that are written, without one that is cut off."""
     file = run.path / RESULTS
     for line in file.read_text().splitlines(keepends=True) if file.is_file() else ():
         if line.endswith("\n"):
@@ -123,7 +127,7 @@ def results_of(run: RunFolder) -> Iterator[dict[str, Any]]:
 
 
 def why(run: RunFolder, attempt: int, child: Child) -> str:
-    """Returns the error of the first rank that failed, or else the last words of the log."""
+    """Returns the error of the first rank that failed, else the end of the log."""
     for rank in range(run.read_plan().world):
         file = run.rank_error(attempt, rank)
         if file.is_file():

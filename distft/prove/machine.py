@@ -1,13 +1,13 @@
-"""What this machine is: `python -m distft.prove.machine` prints it as JSON. A process of its own: it loads torch."""
+"""Describes this machine: `python -m distft.prove.machine` prints JSON, in its own process, since it loads torch."""
 
 import json
 import platform
 import sys
-from typing import Any
 
 import torch
 
 import distft
+from distft.prove.place import MachineFacts
 from distft.runtime.environment import code_of, describe
 from distft.runtime.process_group import device_of
 
@@ -17,12 +17,12 @@ PACKAGES = (
 )  # fmt: skip
 
 
-def describe_machine() -> dict[str, Any]:
-    """Returns device, cores and versions; nothing that names a person or this host."""
+def describe_machine() -> MachineFacts:
+    """Returns device, cores and versions; nothing that identifies a person or this host."""
     device, known = device_of(0), describe()
     devices = torch.accelerator.device_count() if device.type != "cpu" else 0
     installed = known["packages"]
-    facts: dict[str, Any] = {
+    facts: MachineFacts = {
         "device": device.type,
         "name": known["hardware"]["cpu"],
         "devices": devices,
@@ -36,22 +36,20 @@ def describe_machine() -> dict[str, Any]:
         "time": known["time"],
     }
     if device.type == "cuda":
-        facts |= of_cuda(device)
+        add_cuda(facts, device)
     return facts
 
 
-def of_cuda(device: torch.device) -> dict[str, Any]:
-    """Returns what is known of a CUDA or ROCm device and its libraries."""
+def add_cuda(facts: MachineFacts, device: torch.device) -> None:
+    """Adds the properties of a CUDA or ROCm device and the versions of its libraries."""
     properties = torch.cuda.get_device_properties(device)
-    return {
-        "name": properties.name,
-        "device_memory_gib": round(properties.total_memory / 2**30, 1),
-        "capability": f"{properties.major}.{properties.minor}",
-        "runtime": torch.version.cuda or torch.version.hip,
-        "cudnn": torch.backends.cudnn.version(),
-        "nccl": nccl_version(),
-        "bf16": torch.cuda.is_bf16_supported(including_emulation=False),
-    }
+    facts["name"] = properties.name
+    facts["device_memory_gib"] = round(properties.total_memory / 2**30, 1)
+    facts["capability"] = f"{properties.major}.{properties.minor}"
+    facts["runtime"] = torch.version.cuda or torch.version.hip
+    facts["cudnn"] = torch.backends.cudnn.version()
+    facts["nccl"] = nccl_version()
+    facts["bf16"] = torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def nccl_version() -> str | None:

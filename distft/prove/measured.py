@@ -1,8 +1,8 @@
-"""What each rank does in a measured run: steps of a random model by the worker's own parts, and nothing saved.
+"""The ranks of a measured run: steps of a random model, made of the worker's parts, without checkpoints.
 
-The weights are drawn on the device, since drawing 8 billion on a CPU takes minutes and nothing depends on their values.
+Weights are initialized on the device: on a CPU that takes minutes for 8 billion, and their values do not matter.
 
-Only what lies within the marked steps counts: the profiler itself waits for the device when it begins and ends.
+Trap: the profiler synchronizes with the device when it starts and stops, so only events within marked steps count.
 """
 
 import gc
@@ -21,11 +21,11 @@ from torch.profiler import ProfilerActivity, profile, record_function
 from distft.config import Config
 from distft.models.flops import Flops
 from distft.optim.groups import set_learning_rate
-from distft.prove.jobs import MEASURED, TRACED, WARM
+from distft.prove.jobs import MEASURED, TRACED, WARM, Measured
 from distft.run import RunFolder, write_json
 from distft.runtime import heartbeat
 from distft.runtime.determinism import seed_for
-from distft.runtime.device import compute_dtype, peak_gib
+from distft.runtime.device import compute_dtype, peak_gib, synchronize
 from distft.runtime.process_group import World, texts_of_all
 from distft.strategies.engine import Engine
 from distft.train.feed import Feed, Prefetch
@@ -48,16 +48,16 @@ KINDS = {  # of kernels, by a part of their names; the first that fits
     "compiled": ("triton",),
 }
 
-Event = dict[str, Any]
+Event = dict[str, Any]  # of a Chrome trace: its keys depend on the kind of event
 
 
 @dataclass(frozen=True)
 class Found:
-    """Seconds are those of all marked steps together."""
+    """The content of a trace; seconds are sums over all marked steps."""
 
     steps: int
     waits: dict[str, int]  # calls of the training thread that wait for the device
-    waits_elsewhere: int  # of other threads
+    waits_elsewhere: int  # calls of other threads
     busy_seconds: float
     span_seconds: float  # from the first kernel to the end of the last
     kinds: dict[str, float]  # kind of kernel -> seconds
@@ -73,7 +73,7 @@ class Found:
 
 
 def read_trace(events: Iterable[Event], longest: int = 12) -> Found:
-    """Returns what the events of a Chrome trace say; ValueError when no step is marked in them."""
+    """Summarizes the events of a Chrome trace; ValueError when no step is marked in them."""
     timed = [event for event in events if event.get("ph", "X") == "X" and "dur" in event]
     marks = [event for event in timed if event["name"] == MARK and event.get("cat") == "user_annotation"]
     if not marks:
@@ -105,7 +105,7 @@ def read_trace(events: Iterable[Event], longest: int = 12) -> Found:
 
 
 def waits(name: str) -> bool:
-    """Returns whether a call of the runtime keeps the host until the device is there."""
+    """Returns whether a call of the runtime blocks the host until the device is done."""
     return _WAITS in name or name in _BLOCKING_COPY
 
 
@@ -114,9 +114,9 @@ def inside(event: Event, marks: Sequence[Event]) -> bool:
 
 
 def of_device(timed: Sequence[Event], marks: Sequence[Event]) -> list[Event]:
-    """Returns what ran on the device from the first marked step's launches to those of the last.
+    """Returns the kernels that the marked steps launched.
 
-    Kernels run later than they are launched: each is taken by the time of its launch, where the trace connects them.
+    Kernels run later than they are launched, so the time of the launch decides, where the trace connects both.
     """
     launched = {
         event["args"]["correlation"]: event
@@ -133,7 +133,7 @@ def of_device(timed: Sequence[Event], marks: Sequence[Event]) -> list[Event]:
 
 
 def covered(events: Iterable[Event]) -> float:
-    """Returns how long at least one of the events was going on."""
+    """Returns the time during which at least one event was active."""
     total, end = 0.0, float("-inf")
     for event in sorted(events, key=lambda event: event["ts"]):
         stop = event["ts"] + event["dur"]
@@ -147,11 +147,11 @@ def kind_of(name: str) -> str:
     return next((kind for kind, parts in KINDS.items() if any(part in lower for part in parts)), "other")
 
 
-_SPREAD = 0.02  # of the weights, as models of this kind are initialised
+_SPREAD = 0.02  # standard deviation of the weights, as usual for such models
 
 
 def work(run: RunFolder, attempt: int, world: World) -> None:
-    """Writes measured.json: speed, memory and waits of steady steps, of all processes together."""
+    """Writes measured.json: speed, memory and host waits of steady steps, over all processes."""
     began = time.monotonic()
     started, attention = begin(run, attempt, world)
     config, plan = started.config, started.plan
@@ -184,7 +184,7 @@ def work(run: RunFolder, attempt: int, world: World) -> None:
 
 @torch.no_grad()
 def draw(engine: Engine, seed: int) -> None:
-    """Fills every weight where it lies; replicas draw the same, since the seed is that of the name and place."""
+    """Initializes every weight on its device; replicas are equal, since the seed depends on name and position only."""
     for piece in engine.pieces():
         start = getattr(piece.region, "start", 0)
         torch.manual_seed(seed_for(seed, "init", piece.name, start))
@@ -198,8 +198,8 @@ def draw(engine: Engine, seed: int) -> None:
     engine.refresh()
 
 
-def steps(engine: Engine, feed: Feed, config: Config, world: World, held_before: int, folder: Path) -> dict[str, Any]:
-    """Makes all steps of the feed: warm ones, in the last of which memory is read, timed ones, and traced ones."""
+def steps(engine: Engine, feed: Feed, config: Config, world: World, held_before: int, folder: Path) -> Measured:
+    """Trains all steps of the feed: WARM steps, memory being read in the last of them, then timed and traced ones."""
     engine.train(True)
     losses, timed = [], feed.steps - WARM - TRACED
     held = [0]
@@ -223,13 +223,13 @@ def steps(engine: Engine, feed: Feed, config: Config, world: World, held_before:
         first = time.monotonic() - began
         for step in range(2, WARM + 1):
             make(step, look if step == WARM else tuple)
-        wait_for(world.device)
+        synchronize(world.device)
         began = time.perf_counter()
         for step in range(WARM + 1, WARM + timed + 1):
             make(step)
-        wait_for(world.device)
+        synchronize(world.device)
         seconds = time.perf_counter() - began
-        found: dict[str, Any] = {}
+        found: Measured = {}
         with traced(world, folder, found):
             for step in range(WARM + timed + 1, feed.steps + 1):
                 with record_function(MARK):
@@ -240,15 +240,15 @@ def steps(engine: Engine, feed: Feed, config: Config, world: World, held_before:
 
 
 @contextmanager
-def traced(world: World, folder: Path, found: dict[str, Any]) -> Iterator[None]:
-    """Puts what a trace of the steps within says of the device into `found`; on a CPU there is nothing to say."""
+def traced(world: World, folder: Path, found: Measured) -> Iterator[None]:
+    """Traces the steps within the context and adds the summary to `found`; does nothing on a CPU."""
     if world.device.type == "cpu":
         yield
         return
     activities = [ProfilerActivity.CPU, getattr(ProfilerActivity, world.device.type.upper())]
     with profile(activities=activities) as profiler:
         yield
-        wait_for(world.device)
+        synchronize(world.device)
     file = folder / f"trace-{world.rank}.json"
     profiler.export_chrome_trace(str(file))
     said = read_trace(json.loads(file.read_text())["traceEvents"])
@@ -263,7 +263,7 @@ def traced(world: World, folder: Path, found: dict[str, Any]) -> Iterator[None]:
 
 
 def held_bytes(device: torch.device) -> int:
-    """Returns the bytes of tensors that live now: the allocator's count, on a CPU that of all storages Python knows."""
+    """Returns the bytes of live tensors: the allocator's count, on a CPU the sum of all storages that Python knows."""
     if device.type != "cpu":
         return torch.accelerator.memory_allocated(device)
     gc.collect()
@@ -273,8 +273,3 @@ def held_bytes(device: torch.device) -> int:
             storage = each.untyped_storage()
             storages[storage.data_ptr()] = storage.nbytes()
     return sum(storages.values())
-
-
-def wait_for(device: torch.device) -> None:
-    if device.type != "cpu":
-        torch.accelerator.synchronize(device)

@@ -1,6 +1,7 @@
-"""What single parts of a step cost on this device: `python -m distft.prove.micro` prints a JSON object a line.
+"""The cost of the parts of a step on this device: `python -m distft.prove.micro` prints one JSON object per line.
 
-On a CPU the same with small shapes; what needs a device's own kernels says so. A part that fails stops no other.
+On a CPU it uses small shapes, and skips kernels that exist only for accelerators. After a part that fails, the others
+still run.
 """
 
 import json
@@ -17,14 +18,15 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from distft.losses import cross_entropy
 from distft.models.attention.sdpa import documents_sdpa
+from distft.runtime.device import synchronize
 from distft.runtime.process_group import device_of
 
 BF16 = torch.bfloat16
-Answer = dict[str, Any]
+Answer = dict[str, Any]  # name, value, unit, text and further numbers; or name and lacks, or name and error
 
 
 class Bench:
-    """The device, and how time is taken on it."""
+    """Times functions on the device."""
 
     def __init__(self) -> None:
         self.device = device_of(0)
@@ -33,10 +35,6 @@ class Bench:
 
     def size(self, full: int, small: int) -> int:
         return full if self.on_device else small
-
-    def wait(self) -> None:
-        if self.on_device:
-            torch.accelerator.synchronize(self.device)
 
     def ms(self, act: Callable[[], object], rounds: int = 5, warm: int = 2) -> float:
         """Returns the median milliseconds of `act`, by events on the device or by the clock of a CPU."""
@@ -62,11 +60,11 @@ class Bench:
 
 
 def product(bench: Bench) -> Iterator[Answer]:
-    """The ceiling of matrix products in bf16, and of copies in memory."""
+    """Measures the peak rate of matrix products in bf16, and the bandwidth of copies in memory."""
     n = bench.size(8192, 512)
     left, right = bench.draw(n, n), bench.draw(n, n)
     ms = bench.ms(lambda: left @ right)
-    text = f"product of {n}x{n} matrices in bf16; the ceiling of what a step can reach"
+    text = f"product of {n}x{n} matrices in bf16: the upper bound of a step"
     yield {"name": "product", "value": 2 * n**3 / ms / 1e9, "unit": "TFLOP/s", "text": text}
     source = bench.draw(bench.size(2**29, 2**22))
     target = torch.empty_like(source)
@@ -77,7 +75,7 @@ def product(bench: Bench) -> Iterator[Answer]:
 
 
 def cut(total: int, parts: int) -> list[int]:
-    """Returns unequal lengths that add up to `total`."""
+    """Returns unequal lengths with the sum `total`."""
     borders = sorted(random.Random(0).sample(range(1, total), parts - 1))
     return [b - a for a, b in zip([0, *borders], [*borders, total], strict=True)]
 
@@ -87,7 +85,7 @@ BACKENDS = {"cudnn": SDPBackend.CUDNN_ATTENTION, "flash": SDPBackend.FLASH_ATTEN
 
 
 def attention(bench: Bench) -> Iterator[Answer]:
-    """Forward and backward of a micro-batch by each kernel, for several layouts of documents."""
+    """Measures forward and backward of a micro-batch with each kernel, for several layouts of documents."""
     total = bench.size(8192, 256)
     heads, groups, width = (32, 8, 128) if bench.on_device else (4, 2, 32)
     query, key, value = (bench.draw(1, n, total, width, grad=True) for n in (heads, groups, groups))
@@ -108,7 +106,7 @@ def attention(bench: Bench) -> Iterator[Answer]:
 def attention_of(
     bench: Bench, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, lengths: list[int]
 ) -> dict[str, Callable[[], object]]:
-    """Returns what each kernel does; torch's default choice is `sdpa`."""
+    """Returns kernel -> its forward and backward; `sdpa` is torch's default choice."""
 
     def by_document() -> None:
         out, _ = documents_sdpa(torch.nn.Identity(), query, key, value, None, document_lengths=lengths)
@@ -138,7 +136,7 @@ def attention_of(
 
 
 def first_call(bench: Bench) -> Iterator[Answer]:
-    """What the first call of each new length costs the host: some back ends build a plan for each."""
+    """Measures the first call with each new length: some backends build a plan for each."""
     for name, backend in BACKENDS.items():
         if not bench.cuda:
             yield {"name": f"first_call.{name}", "lacks": "no CUDA device"}
@@ -147,11 +145,11 @@ def first_call(bench: Bench) -> Iterator[Answer]:
         with sdpa_kernel(backend):
             for length in range(301, 313):
                 query, key, value = (bench.draw(1, n, length, 128, grad=True) for n in (32, 8, 8))
-                bench.wait()
+                synchronize(bench.device)
                 began = time.perf_counter()
                 out = F.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=True)
                 out.backward(torch.ones_like(out))
-                bench.wait()
+                synchronize(bench.device)
                 times.append((time.perf_counter() - began) * 1e3)
         text = "median of forward and backward of ten lengths, each the first of its kind"
         yield {
@@ -167,7 +165,7 @@ CHUNKS_MIB = (64, 512, 2048)
 
 
 def loss(bench: Bench) -> Iterator[Answer]:
-    """The loss of a micro-batch with the head of Llama 3: as it trains, and by the size of its chunks of logits."""
+    """Measures the loss of a micro-batch with the head of Llama 3, as trained and by size of the chunks of logits."""
     tokens, width, vocabulary = (8192, 4096, 128256) if bench.on_device else (256, 64, 8192)
     hidden = bench.draw(tokens, width, grad=True)
     weight = (torch.randn(vocabulary, width, device=bench.device) * 0.02).to(BF16).requires_grad_()
@@ -196,7 +194,7 @@ def loss(bench: Bench) -> Iterator[Answer]:
 
 
 def chunks(hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, rows: int, frozen: bool) -> None:
-    """Does what the loss does to each chunk: logits, their gradient, and the products with it."""
+    """Computes what the loss computes for each chunk: logits, their gradient, and the products with it."""
     of_hidden = torch.empty_like(hidden)
     of_weight = torch.zeros_like(weight, dtype=torch.float32)
     for start in range(0, len(hidden), rows):
@@ -215,7 +213,7 @@ def chunks(hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, ro
 
 
 def adamw(bench: Bench) -> Iterator[Answer]:
-    """The optimizer's step, which only moves memory: 28 bytes a parameter."""
+    """Measures a step of AdamW, which is bound by memory: 28 bytes per parameter."""
     weight = torch.nn.Parameter(bench.draw(bench.size(500_000_000, 1_000_000), dtype=torch.float32))
     weight.grad = torch.randn_like(weight)
     ms = bench.ms(torch.optim.AdamW([weight], fused=True).step)
@@ -224,7 +222,7 @@ def adamw(bench: Bench) -> Iterator[Answer]:
 
 
 def transfers(bench: Bench) -> Iterator[Answer]:
-    """Ways of bytes between host and device: what saving, loading and prefetching take."""
+    """Measures transfers between host and device, as saving, loading and prefetching use them."""
     if not bench.on_device:
         for way in ("pin", "to_pinned", "to_pageable", "from_pinned"):
             yield {"name": f"transfer.{way}", "lacks": "no accelerator"}
@@ -239,10 +237,10 @@ def transfers(bench: Bench) -> Iterator[Answer]:
         "from_pinned": lambda: on_device.copy_(pinned, non_blocking=True),
     }
     for way, act in ways.items():
-        bench.wait()
+        synchronize(bench.device)
         began = time.perf_counter()
         act()
-        bench.wait()
+        synchronize(bench.device)
         seconds[way] = time.perf_counter() - began
     for way, taken in seconds.items():
         yield {"name": f"transfer.{way}", "value": 1 / taken, "unit": "GiB/s", "text": "1 GiB of fp32"}

@@ -18,7 +18,7 @@ from distft.model_check.architecture import ADVICE, check_config
 from distft.runtime.logs import silence
 
 KEYS = {"out": "file to write; default: docs/models.md", "types": "some model types alone, separated by commas"}
-CLAIM = "Checks every causal model type of transformers and writes the table of them."
+CLAIM = "Checks every causal model type of transformers and writes a table of the results."
 FILE = Path(__file__).parents[2] / "docs" / "models.md"
 HEAD = """# Which models are trained
 
@@ -54,7 +54,7 @@ AutoTokenizer.from_pretrained("WHOLE").save_pretrained("TEXT")
 
 @dataclass(frozen=True)
 class Row:
-    """What was found of a model type. trained: yes, no or not measured. difference, moved: where there are any."""
+    """The result for a model type. trained: yes, no or not measured. difference, moved: None where not measured."""
 
     type: str
     name: str
@@ -85,7 +85,7 @@ def render(found: list[Row]) -> str:
 
 
 def rows(types: Iterable[str]) -> Iterator[Row]:
-    """Yields what the check finds of each model type, in the words of its messages."""
+    """Yields the result of the check for each model type, with the text of its messages."""
     for kind in types:
         name = str(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[kind])
         try:
@@ -108,7 +108,7 @@ def rows(types: Iterable[str]) -> Iterator[Row]:
 
 
 def _complete(config: PreTrainedConfig) -> None:
-    """Fills in what some classes leave empty by default and every config.json of a model has."""
+    """Sets entries that some classes leave empty by default, and that the config.json of a model has."""
     facts = config.to_dict()
     heads, hidden = facts.get("num_attention_heads"), facts.get("hidden_size")
     if isinstance(heads, int) and isinstance(hidden, int):
@@ -118,7 +118,7 @@ def _complete(config: PreTrainedConfig) -> None:
 
 
 def _short(reason: str) -> str:
-    """Returns a message without its advice, fit for a table."""
+    """Returns a message for a table: without its advice, on one line."""
     text = reason.removesuffix(f". {ADVICE}").partition(". Try: ")[0]
     return text.replace("|", "/").replace("\n", " ")[:200]
 

@@ -1,4 +1,4 @@
-"""Where a proof runs: its folders, what the machine is, the time that is left, and the processes it has started."""
+"""The place of a proof: its folders, the machine, the time left, and the processes that it has started."""
 
 import os
 import signal
@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 from distft.runtime.logs import last_lines
 from distft.runtime.process import start_bound
@@ -17,15 +17,37 @@ from distft.runtime.process import start_bound
 SMALL, FULL = "small", "full"
 
 
-@dataclass(frozen=True)
-class Machine:
-    """What checks have to know of this machine; `facts` has the rest."""
+class MachineFacts(TypedDict):
+    """machine.json: device, cores and versions; nothing that identifies a person or host."""
 
     device: str  # cpu, cuda, xpu
     name: str  # of the device
     devices: int  # 0 on a CPU
     cores: int
-    facts: dict[str, Any] = field(default_factory=dict)
+    memory_gib: float
+    platform: str
+    python: str
+    packages: dict[str, str]
+    distft: str
+    code: Mapping[str, Any] | None  # `commit` and `changed`; None outside of a checkout
+    time: str
+    device_memory_gib: NotRequired[float]  # this and the following for CUDA and ROCm only
+    capability: NotRequired[str]
+    runtime: NotRequired[str | None]
+    cudnn: NotRequired[int | None]
+    nccl: NotRequired[str | None]
+    bf16: NotRequired[bool]
+
+
+@dataclass(frozen=True)
+class Machine:
+    """The facts of this machine that checks depend on."""
+
+    device: str  # cpu, cuda, xpu
+    name: str  # of the device
+    devices: int  # 0 on a CPU
+    cores: int
+    facts: Mapping[str, Any] = field(default_factory=dict)  # MachineFacts; empty until the machine has been examined
 
     @property
     def has_accelerator(self) -> bool:
@@ -33,12 +55,12 @@ class Machine:
 
     @property
     def shapes(self) -> str:
-        """Which shapes are measured: those of real models, or small ones that show that it works."""
+        """The shapes that are measured: those of real models, or small ones on a CPU."""
         return FULL if self.has_accelerator else SMALL
 
     @property
     def world(self) -> int:
-        """Processes of a run: one for each accelerator; two on a CPU, so that something is cut and sent."""
+        """Processes of a run: one per accelerator; two on a CPU, so that state is sharded and communicated."""
         return self.devices or min(2, self.cores)
 
 
@@ -61,7 +83,7 @@ class Place:
         return self.deadline - time.monotonic()
 
     def start(self, name: str, module: str, *arguments: str, variables: Mapping[str, str] | None = None) -> "Child":
-        """Starts `python -m module`, with its output in a log called `name`; it ends with this process."""
+        """Starts `python -m module`, with its output in the log `name`; it dies with this process."""
         log = self.work / "logs" / f"{name}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
         environment = {**os.environ, **self._variables(), **(variables or {})}
@@ -72,14 +94,14 @@ class Place:
                 stdout=file,
                 stderr=subprocess.STDOUT,
                 env=environment,
-                start_new_session=True,  # Ctrl-C is for this process, which ends them
+                start_new_session=True,  # Ctrl-C reaches only this process, which ends its children
             )
         child = Child(name, process, log)
         self.children.append(child)
         return child
 
     def _variables(self) -> dict[str, str]:
-        """Nothing is asked of a network, and processes that compute at the same time share the cores."""
+        """Returns variables that turn the network off, and that divide the cores among the processes of a run."""
         package = str(Path(__file__).parents[2])
         path = os.pathsep.join([package, *filter(None, [os.environ.get("PYTHONPATH")])])
         threads = {} if self.machine.has_accelerator else {"OMP_NUM_THREADS": str(self.threads)}
@@ -95,13 +117,13 @@ class Place:
 
 
 class Child:
-    """A program that was started, with all that it started."""
+    """A started program and its children."""
 
     def __init__(self, name: str, process: subprocess.Popen[str], log: Path) -> None:
         self.name, self.process, self.log = name, process, log
 
     def wait(self, seconds: float) -> int | None:
-        """Returns its exit code; None when it has not ended within `seconds`, and was killed."""
+        """Returns the exit code; kills the program and returns None when it does not end within `seconds`."""
         try:
             return self.process.wait(max(0.1, seconds))
         except subprocess.TimeoutExpired:
@@ -112,19 +134,19 @@ class Child:
         return self.process.poll()
 
     def kill(self) -> None:
-        """Ends it by SIGKILL; what it started is bound to it and ends as well."""
+        """Kills the program with SIGKILL; its children are bound to it and die too."""
         if self.process.poll() is None:
             with suppress(ProcessLookupError):
                 os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
 
     def last_words(self, lines: int = 3) -> str:
-        return " | ".join(line.strip() for line in last_lines(self.log, lines)) or "it said nothing"
+        return " | ".join(line.strip() for line in last_lines(self.log, lines)) or "no output"
 
 
 @contextmanager
 def signals_interrupt() -> Iterator[None]:
-    """Has SIGTERM end what is done within as Ctrl-C does: as an exception that runs the clean-up."""
+    """Makes SIGTERM raise KeyboardInterrupt within the context, so that the clean-up runs."""
 
     def interrupt(number: int, _: object) -> None:
         raise KeyboardInterrupt(number)

@@ -1,9 +1,9 @@
 """proof.jsonl: one JSON object for each check, written as soon as it is known.
 
-Keys: check, status, value, unit, expected, seconds, detail. `pass`: what is expected holds, or a measurement was made
-that nothing is expected of. `fail`: it does not hold. `skipped`: this machine lacks what the check needs.
-`not_run`: no time was left, or the proof was interrupted. detail: `device` and `shapes` of every check, `text` that
-says the reason or what was compared, and whatever else was measured.
+Keys: check, status, value, unit, expected, seconds, detail. `pass`: the value is as expected, or a measurement without
+an expected value succeeded. `fail`: it is not as expected. `skipped`: this machine lacks what the check needs.
+`not_run`: no time was left, or the proof was interrupted. detail: `device` and `shapes`, `text` with the reason or what
+was compared, and further measurements.
 """
 
 import json
@@ -30,17 +30,17 @@ class Line:
     unit: str = ""
     expected: str = ""
     seconds: float = 0.0
-    detail: dict[str, Any] = field(default_factory=dict)
+    detail: dict[str, Any] = field(default_factory=dict)  # `text`, and further measurements of the check
 
     @property
     def text(self) -> str:
-        """Why it is so, or what was compared, in words."""
+        """The reason, or what was compared."""
         return str(self.detail.get("text", ""))
 
 
 def at_most(check: str, value: float, limit: float, unit: str, text: str, **detail: Any) -> Line:
-    """Returns a line that passes where `value` is a number of at most `limit`."""
-    status: Status = "pass" if value <= limit else "fail"  # NaN is above every limit
+    """Returns a line that passes where `value` is at most `limit`; NaN fails."""
+    status: Status = "pass" if value <= limit else "fail"
     return Line(check, status, value, unit, f"<= {limit:g}", detail={"text": text, **detail})
 
 
@@ -57,10 +57,10 @@ def not_run(check: str, text: str) -> Line:
 
 
 class Proof:
-    """The lines of one proof, in a file that has each as soon as it is added."""
+    """The lines of one proof; each is written to the file as soon as it is added."""
 
     def __init__(self, file: Path, about: Mapping[str, Any]) -> None:
-        """about: what the detail of every line says, such as the device."""
+        """about: entries that the detail of every line has, such as the device."""
         self.file, self.about = file, dict(about)
         self.lines: list[Line] = []
 
@@ -79,7 +79,7 @@ class Proof:
 
 
 def read_lines(file: Path) -> Iterator[Line]:
-    """Yields the lines of a proof.jsonl; a last one that was cut off is left out."""
+    """Yields the lines of a proof.jsonl, without a last line that is cut off."""
     for text in file.read_text().splitlines(keepends=True):
         if text.endswith("\n"):
             yield Line(**json.loads(text))
@@ -88,10 +88,10 @@ def read_lines(file: Path) -> Iterator[Line]:
 TITLES = {
     "versions": "Versions",
     "strategies": "Strategies, against one process on the CPU",
-    "attention": "Attention kernels, and whether documents are kept apart",
+    "attention": "Attention kernels, and isolation of packed documents",
     "options": "Options, against one process on the CPU",
     "resume": "Killed and resumed",
-    "micro": "What single parts cost",
+    "micro": "Cost of the parts of a step",
     "lora_8b": "LoRA, 8B parameters, rows of 4,096 tokens",
     "full_1b": "All weights, 1B parameters, rows of mixed lengths",
     "full_06b": "All weights, 0.6B parameters, rows of 8,192 tokens",
@@ -108,7 +108,7 @@ def write_page(out: Path, facts: Mapping[str, Any], lines: Sequence[Line], secon
 
 
 def render(facts: Mapping[str, Any], lines: Sequence[Line], seconds: float) -> str:
-    """Returns the page; every text is escaped."""
+    """Returns the page as HTML; every text is escaped."""
     loader = PrefixLoader({"prove": PackageLoader("distft.prove", "."), "report": PackageLoader("distft.report", ".")})
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     environment.filters |= {
@@ -146,7 +146,7 @@ def short(check: str) -> str:
 
 
 def number(value: Any) -> str:
-    """Returns a number as a reader wants it: three or four digits that count."""
+    """Formats a number with three or four significant digits."""
     if value is None or isinstance(value, bool):
         return ""
     if not isinstance(value, int | float):
@@ -157,7 +157,7 @@ def number(value: Any) -> str:
 
 
 def facts_of(line: Line) -> list[tuple[str, str]]:
-    """Returns what else was measured, as pairs of texts."""
+    """Returns the further measurements of a line as pairs of texts."""
     found = []
     for key, value in line.detail.items():
         if key in _SHOWN_APART or value in (None, "", [], {}):
@@ -168,7 +168,7 @@ def facts_of(line: Line) -> list[tuple[str, str]]:
 
 
 def machine_rows(facts: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
-    """Yields what the machine is, and what was installed."""
+    """Yields the facts of the machine as pairs of texts."""
     for key, value in facts.items():
         if key == "packages":
             yield "packages", ", ".join(f"{name} {version}" for name, version in value.items())

@@ -1,13 +1,12 @@
-"""Tiny runs in one process group after another: started again without a case that ended it.
+"""Series of tiny runs in one process group, which is restarted without a case that crashed it.
 
-A process that imports torch takes longer to start than such a case to train, so many cases share one.
+Importing torch takes longer than training such a case, so many cases share a process.
 """
 
 import json
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from distft.config import ConfigError
 from distft.prove import jobs
@@ -16,7 +15,7 @@ from distft.prove.proof import Line, failed, not_run
 from distft.run import RunFolder, write_json
 
 STEPS = 4
-# After so long a case that has not ended is taken for one that hangs; compiling takes minutes on a busy CPU.
+# A case without progress for this long counts as hanging; compiling takes minutes on a busy CPU.
 _SILENT_SECONDS, _SILENT_SECONDS_COMPILING = 120.0, 300.0
 
 ARCHITECTURE = {
@@ -35,9 +34,9 @@ REFERENCE = "reference"
 
 
 def batch_of(place: Place, world: int | None = None, packed: bool = False) -> tuple[str, ...]:
-    """Returns the same global batch for any number of processes, which each cut into two micro-batches.
+    """Returns overrides of one global batch for any number of processes, as two micro-batches per process.
 
-    world: processes; None: of the place. packed: micro-batches are counted in tokens.
+    world: processes; None: as many as the machine runs by default. packed: micro-batches are counted in tokens.
     """
     most = place.machine.world
     rows = 8 if 8 % (2 * most) == 0 else 4 * most
@@ -47,7 +46,7 @@ def batch_of(place: Place, world: int | None = None, packed: bool = False) -> tu
 
 @dataclass(frozen=True)
 class Case:
-    """One tiny run, and the check that it makes."""
+    """One tiny run, and the check that it serves."""
 
     check: str
     overrides: tuple[str, ...]
@@ -65,7 +64,7 @@ class Case:
 
 
 class Series:
-    """Cases that one process group does one after another; started again without one that ended it."""
+    """Cases that one process group runs in sequence; a case that crashes it is left out after a restart."""
 
     def __init__(
         self, place: Place, name: str, given: Sequence[Case], world: int | None = None,
@@ -88,7 +87,7 @@ class Series:
             self._begin()
 
     def _freeze(self, case: Case, world: int | None) -> bool:
-        """Returns whether the case's run could be frozen; one that is refused has failed."""
+        """Freezes the run of a case; returns False, with the error recorded, when its config is refused."""
         batch = batch_of(self.place, world, packed=PACKED[0] in case.overrides)
         given = (*COMMON, *batch, *case.overrides, f"train.precision={case.precision}")
         try:
@@ -106,8 +105,8 @@ class Series:
         self.child = jobs.start(self.place, self.run, self.attempt, self.variables)
 
     @property
-    def done(self) -> dict[str, dict[str, Any]]:
-        """What came of each case that has ended, with its run's folder."""
+    def done(self) -> dict[str, jobs.Result]:
+        """The results of the cases that have ended, with their run folders."""
         runs = {case.check: str(self.run_of(case).path) for case in self.cases}
         ended = [each for each in jobs.results_of(self.run) if each["state"] != "begun"]
         lost = {name: {"state": "failed", "error": error} for name, error in self.errors.items()}
@@ -115,7 +114,7 @@ class Series:
 
     @property
     def has_ended(self) -> bool:
-        """Watches the series: returns whether all is done, and starts it again where a case has ended it."""
+        """Whether all cases are done; restarts the process group when a case has crashed or hangs."""
         if self.child is None:
             return True
         written = list(jobs.results_of(self.run))
@@ -135,7 +134,7 @@ class Series:
             return True
         begun = [each["name"] for each in written if each["state"] == "begun" and each["name"] not in ended]
         text = f"no progress in {patience:g} s" if hangs else jobs.why(self.run, self.attempt, self.child)
-        if not begun:  # it is none of the cases: the next start would fail as well
+        if not begun:  # the failure is not of a case: another start would fail too
             self.errors |= {case.check: text for case in self.cases if case.check not in ended}
             return True
         self.errors[begun[-1]] = text
@@ -146,7 +145,7 @@ class Series:
 
 
 def follow(place: Place, series: Sequence[Series]) -> None:
-    """Returns when all series have ended or no time is left; none goes on."""
+    """Returns when all series have ended or no time is left; then kills those that still run."""
     going = list(series)
     while going and place.seconds_left > 0:
         going = [each for each in going if not each.has_ended]
@@ -161,7 +160,7 @@ LEAST_SECONDS = 25.0
 STRATEGIES = ("ddp", "zero2")
 KILLS = {"full": ("[accumulation,save]", "[3,4]"), "small": ("[save]", "[4]")}  # moments, steps
 _STEPS = 6
-_PARALLEL_CORES = 8  # from so many on, both strategies are proven at the same time
+_PARALLEL_CORES = 8  # with at least as many, both strategies are tested at the same time
 
 
 def lines_of(place: Place, words: Sequence[str]) -> list[str]:
@@ -195,7 +194,7 @@ def start(place: Place, strategy: str) -> Child:
 
 
 def judge(place: Place, strategy: str, child: Child) -> Line:
-    """Returns whether every number of the resumed run is that of the uninterrupted one."""
+    """Returns whether every number of the resumed run is bit-equal to that of the uninterrupted one."""
     name = f"resume.{strategy}"
     code = child.wait(place.seconds_left)
     if code is None:
@@ -209,5 +208,5 @@ def judge(place: Place, strategy: str, child: Child) -> Line:
     where = f"killed in {moments} of steps {steps}"
     text = f"rows, losses, norms, rates, weights and moments of {_STEPS} steps, {where}, against a run without a kill"
     if noisy:
-        return failed(name, f"equal within the noise of two runs, and not bit for bit: {noisy[-1].strip('│ ')}; {text}")
+        return failed(name, f"equal within the noise of two runs, not bit-equal: {noisy[-1].strip('│ ')}; {text}")
     return Line(name, "pass", "bit-equal", expected="bit-equal", detail={"text": text})

@@ -1,24 +1,23 @@
-"""docs/support.md from docs/proofs/: `python -m distft.prove.support`. What runs on what is said there alone."""
+"""Renders docs/support.md, the list of tested devices, from docs/proofs/: `python -m distft.prove.support`."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from distft.config import command
 from distft.config.command import keywords, usage
 from distft.prove import commands, series, throughput, training, versions
-from distft.prove.place import Machine, Place
+from distft.prove.place import Machine, MachineFacts, Place
 from distft.prove.proof import STATUSES, TITLES, Line, number, read_lines, short
 from distft.run import read_json
 
 
 @dataclass(frozen=True)
 class Group:
-    """Checks that are made together. `words`: what `checks=` calls them."""
+    """Checks that run together. `words`: their names in `checks=`."""
 
     words: tuple[str, ...]
-    least_seconds: float  # not begun with less time left
+    least_seconds: float  # with less time left it is not started
     lines: Callable[[Place, Sequence[str]], list[str]]  # place, chosen words -> names of the lines
     run: Callable[[Place, Sequence[str]], Iterator[Line]]
 
@@ -36,17 +35,17 @@ WORDS = tuple(word for group in GROUPS for word in group.words)
 
 
 KEYS = {"proofs": "folder of proofs; default: docs/proofs", "out": "file to write; default: docs/support.md"}
-CLAIM = "Renders the support page of the docs from the proofs that are kept there."
+CLAIM = "Renders the support page of the docs from the proofs in docs/proofs."
 NEVER = "not run on a device yet"
 _CHECKOUT = Path(__file__).parents[2]
 
 
 @dataclass(frozen=True)
 class Kept:
-    """A proof in the docs: its folder's name, the machine, and the lines by name."""
+    """A proof in the docs: name of its folder, facts of the machine, lines by name."""
 
     name: str
-    facts: Mapping[str, Any]
+    facts: MachineFacts
     lines: Mapping[str, Line]
 
     @property
@@ -73,16 +72,16 @@ def kept(folder: Path) -> list[Kept]:
 
 
 def render(proofs: Sequence[Kept]) -> str:
-    """Returns the page: the machines, then every check on each of them."""
+    """Returns the page: the machines, then every check on each machine."""
     return "\n".join([*_head(proofs), *_checks(proofs)]) + "\n"
 
 
 def _head(proofs: Sequence[Kept]) -> Iterator[str]:
     yield "# What runs on what"
     yield ""
-    yield "Rendered from the proofs in `docs/proofs` by `make support`; nothing here is written by hand."
-    yield "That something runs on a device means: a `distft prove` on such a device says so below."
-    yield "Your own machine: `distft prove out=proof minutes=8`."
+    yield "Rendered from the proofs in `docs/proofs` by `make support`; not written by hand."
+    yield "A device is supported if a `distft prove` on such a device passed, as listed below."
+    yield "To test your own machine: `distft prove out=proof minutes=8`."
     yield ""
     yield (
         "| proof | device | memory, GiB | torch | transformers | deepspeed | date | commit | "
@@ -125,13 +124,13 @@ def _checks(proofs: Sequence[Kept]) -> Iterator[str]:
 
 
 def _known() -> list[str]:
-    """Returns the checks that a machine with several CUDA devices makes."""
+    """Returns the checks of a machine with several CUDA devices."""
     place = Place(Path(), Machine("cuda", "", 2, 16), 0.0)
     return [name for group in GROUPS for name in group.lines(place, group.words)]
 
 
 def _cell(proof: Kept | None, name: str) -> str:
-    """Returns a check's result; small shapes measure nothing that is worth a number."""
+    """Returns the result of a check, without the values of small shapes, which measure nothing."""
     if proof is None:
         return NEVER
     line = proof.lines.get(name)

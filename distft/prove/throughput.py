@@ -7,16 +7,17 @@ from typing import Any
 
 from distft.config import ConfigError
 from distft.config.freeze import chosen_words
+from distft.plan.memory import Architecture
 from distft.prove import jobs
 from distft.prove.place import Place
 from distft.prove.proof import Line, Status, at_most, failed, not_run, skipped
 from distft.run import Plan, read_json
 
-LEAST_SECONDS = {"cpu": 12.0, "accelerator": 40.0}  # for one run to start, and to make its steps
+LEAST_SECONDS = {"cpu": 12.0, "accelerator": 40.0}  # to start a run and train its steps
 _MEASURES = ("tokens_per_second", "mfu", "host_waits", "idle_share", "memory", "peak_memory")
-_NEAR = 0.05  # of the plan
+_NEAR = 0.05  # largest relative distance from the plan
 _TIMED = 4  # steps
-_FITS = 0.98  # of a step's micro-batches, which rows of mixed lengths fill: more would need another one
+_FITS = 0.98  # share of a step's micro-batches that rows of mixed lengths fill; more would need another one
 
 LLAMA = {"num_attention_heads": 32, "num_key_value_heads": 8, "vocab_size": 128256}
 LLAMA_8B = LLAMA | {"hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32}
@@ -36,48 +37,48 @@ SMALL_TOKENS = 512  # of a micro-batch
 
 @dataclass(frozen=True)
 class Speed:
-    """One measured run. `word`: what `checks=` calls it; several have the same."""
+    """One measured run. `word`: its name in `checks=`; several runs may share it."""
 
     word: str
     name: str
     model: str  # word of conf/model
-    architecture: dict[str, Any]
+    architecture: Architecture
     tokens: int  # of a micro-batch
     micro_batches: int  # of a step and process
-    lengths: str  # whole: rows of `row` tokens; mixed: none like another, a median of a twentieth of it
+    lengths: str  # whole: rows of `row` tokens; mixed: log-normal, with a median of row / 20
     row: int
     overrides: tuple[str, ...]
-    on_cuda: tuple[str, ...] = ()  # further overrides; compiling takes longer than all else on a CPU
-    reference: str = ""  # what is known of others and wanted of this one
+    on_cuda: tuple[str, ...] = ()  # further overrides; on a CPU compiling would take longest
+    reference: str = ""  # target, or a published figure
 
 
 SPEEDS = (
     Speed(
         "lora_8b", "lora_8b", "llama3_8b", LLAMA_8B, 8192, 2, "whole", 4096,
         ("tuning=lora", "train.activation_checkpointing=selective"), ("model.attention=varlen",),
-        "wanted on one H200: 13,900 (45% of 989 TFLOP/s); NeMo AutoModel publishes 12,473 on one H100",
+        "target on one H200: 13,900 (45% of 989 TFLOP/s); NeMo AutoModel publishes 12,473 on one H100",
     ),
     Speed(
         "lora_8b", "lora_8b_compiled", "llama3_8b", LLAMA_8B, 8192, 2, "whole", 4096,
         ("tuning=lora",), ("train.compile=true", "model.attention=varlen"),
-        "wanted on one H200: 13,900 (45% of 989 TFLOP/s); NeMo AutoModel publishes 12,473 on one H100",
+        "target on one H200: 13,900 (45% of 989 TFLOP/s); NeMo AutoModel publishes 12,473 on one H100",
     ),
     Speed(
         "full_1b", "full_1b", "llama3_8b", LLAMA_1B, 8192, 2, "mixed", 4096, (), (),
-        "wanted on one H200: 45% of 989 TFLOP/s",
+        "target on one H200: 45% of 989 TFLOP/s",
     ),
     Speed(
         "full_1b", "full_1b_compiled", "llama3_8b", LLAMA_1B, 8192, 2, "mixed", 4096, (),
-        ("train.compile=true", "model.attention=varlen"), "wanted on one H200: 45% of 989 TFLOP/s",
+        ("train.compile=true", "model.attention=varlen"), "target on one H200: 45% of 989 TFLOP/s",
     ),
     Speed(
         "full_06b", "full_06b", "qwen3_8b", QWEN_06B, 8192, 2, "whole", 8192, (),
-        ("train.compile=true", "model.attention=varlen"), "wanted on one H200: 26,000",
+        ("train.compile=true", "model.attention=varlen"), "target on one H200: 26,000",
     ),
     Speed(
         "full_8b", "full_8b", "llama3_8b", LLAMA_8B, 8192, 1, "whole", 4096,
         ("train.activation_checkpointing=full",), ("model.attention=varlen",),
-        "torchtitan publishes 5,762 a device for full fine-tuning of 8B on 8 H100, 6,667 compiled",
+        "torchtitan publishes 5,762 per device for full fine-tuning of 8B on 8 H100, 6,667 compiled",
     ),
     Speed("zero2_1b", "zero2_1b", "llama3_8b", LLAMA_1B, 8192, 2, "mixed", 4096, ("strategy=zero2",), ()),
 )  # fmt: skip
@@ -85,7 +86,7 @@ WORDS = tuple(dict.fromkeys(speed.word for speed in SPEEDS))
 
 
 def of_word(place: Place, word: str) -> list[Speed]:
-    """Returns the runs of a word; on a CPU the first alone, since small shapes say nothing about the others."""
+    """Returns the runs of a word; on a CPU only the first, since small shapes do not distinguish the others."""
     found = [speed for speed in SPEEDS if speed.word == word]
     return found if place.machine.has_accelerator else found[:1]
 
@@ -95,7 +96,7 @@ def lines_of(place: Place, words: Sequence[str]) -> list[str]:
 
 
 def label(speed: Speed) -> str:
-    """Returns what the checks of a run are called among the others of its word."""
+    """Returns the part of a check's name that distinguishes the runs of a word; empty for the main one."""
     return "" if speed.name == speed.word else f"{speed.name.removeprefix(f'{speed.word}_')}."
 
 
@@ -113,7 +114,7 @@ def run(place: Place, words: Sequence[str]) -> Iterator[Line]:
 
 
 def measure_one(place: Place, speed: Speed) -> Iterator[Line]:
-    """Yields the lines of one run."""
+    """Trains one run and yields its lines."""
     prefix = f"{speed.word}.{label(speed)}"
     job = jobs.freeze(place, speed.name, "distft.prove.measured.work", *settings(place, speed))
     chosen = chosen_words(job.config.read_text())["strategy"]
@@ -131,7 +132,7 @@ def measure_one(place: Place, speed: Speed) -> Iterator[Line]:
 
 
 def too_large(plan: Plan, strategy: str, place: Place) -> str:
-    """Returns why a model cannot fit, where even what lives through the run is more than a device has; else nothing."""
+    """Returns why a model cannot fit, when its persistent state exceeds the memory of a device; empty if it may."""
     there, counted = place.machine.facts.get("device_memory_gib"), plan.memory.get(strategy)
     if there is None or counted is None or held_gib(counted) < there:
         return ""
@@ -139,26 +140,26 @@ def too_large(plan: Plan, strategy: str, place: Place) -> str:
 
 
 def held_gib(counted: Mapping[str, int]) -> float:
-    """Returns what a device holds when gradients are there, of what a plan counts."""
+    """Returns the planned GiB of parameters, gradients and optimizer state on a device."""
     return (counted["parameters"] + counted["gradients"] + counted["optimizer"] - counted["host"]) / 2**30
 
 
 def nothing_of(prefix: str, error: str) -> Iterator[Line]:
-    """Yields the lines of a run that measured nothing: one fails, with the error; without one no time was left."""
+    """Yields the lines of a run without measurements. The first one fails with the error; without one, time ran out."""
     first, *others = (f"{prefix}{measure}" for measure in _MEASURES)
     yield failed(first, error) if error else not_run(first, "no time was left")
     yield from (not_run(name, f"the run failed: see {first}" if error else "no time was left") for name in others)
 
 
-def settings(place: Place, speed: Speed) -> tuple[list[str], jobs.RandomRows, dict[str, Any]]:
-    """Returns overrides, rows and architecture; on a CPU small ones of the same kind."""
+def settings(place: Place, speed: Speed) -> tuple[list[str], jobs.RandomRows, Architecture]:
+    """Returns overrides, rows and architecture, scaled down on a CPU."""
     machine = place.machine
     facts, tokens, row = speed.architecture, speed.tokens, speed.row
     overrides = [f"model={speed.model}", *speed.overrides]
     if machine.device == "cuda":
         overrides += speed.on_cuda
     if not machine.has_accelerator:
-        facts = facts | SMALL | {"num_hidden_layers": 2 + facts["num_hidden_layers"] // 16}
+        facts = {**facts, **SMALL, "num_hidden_layers": 2 + facts["num_hidden_layers"] // 16}
         row = SMALL_TOKENS * row // tokens
         tokens = SMALL_TOKENS
     steps = jobs.WARM + _TIMED + jobs.TRACED
@@ -178,17 +179,17 @@ def settings(place: Place, speed: Speed) -> tuple[list[str], jobs.RandomRows, di
 
 
 def mixed(row: int) -> Iterator[int]:
-    """Yields lengths as of a data set of instructions: a log-normal distribution, cut at `row`."""
+    """Yields lengths like those of an instruction dataset: log-normal, cut at `row`."""
     draw = random.Random(1)
     for _ in range(1024):
         yield max(2, min(row, round(row / 20 * draw.lognormvariate(0.0, 1.0))))
 
 
-def lines(prefix: str, speed: Speed, found: dict[str, Any], plan: Plan, place: Place) -> Iterator[Line]:
-    """Yields what one run measured, each as a line."""
+def lines(prefix: str, speed: Speed, found: jobs.Measured, plan: Plan, place: Place) -> Iterator[Line]:
+    """Yields the measurements of one run as lines."""
     reference = speed.reference if place.machine.has_accelerator else ""
     per_device = found["tokens"] / found["seconds"] / found["processes"]
-    text = f"real tokens a second and process, over {found['steps']} steps" + (f"; {reference}" if reference else "")
+    text = f"real tokens per second and process, over {found['steps']} steps" + (f"; {reference}" if reference else "")
     about = {key: found[key] for key in ("processes", "first_step_seconds", "ready_seconds", "losses")}
     about |= {
         "attention": found["effective"]["attention"],
@@ -200,53 +201,53 @@ def lines(prefix: str, speed: Speed, found: dict[str, Any], plan: Plan, place: P
     yield utilisation(f"{prefix}mfu", found)
     name = f"{prefix}host_waits"
     if "waits_per_step" in found:
-        text = "times a steady step's thread waits for the device, of calls in a trace"
+        text = "host waits of a steady step, counted in a trace"
         calls = {"calls": ", ".join(f"{key} {value}" for key, value in found["waits"].items())}
         yield at_most(
-            name, found["waits_per_step"], 1.0, "a step", text, other_threads=found["waits_elsewhere"], **calls
+            name, found["waits_per_step"], 1.0, "per step", text, other_threads=found["waits_elsewhere"], **calls
         )
     else:
-        yield skipped(name, "no accelerator: there is nothing to wait for")
+        yield skipped(name, "no accelerator")
     if found.get("idle_share") is not None:
         kinds = {f"seconds of {kind}": round(seconds, 4) for kind, seconds in found["kinds"].items()}
         longest = {f"kernel {i}": f"{n} ({s:.4f} s, {k} calls)" for i, (n, s, k) in enumerate(found["longest"], 1)}
-        text = "of the device's time in two steps, which tracing slows on the host; wanted: at most 3%"
+        text = "share of device time in two traced steps; tracing slows the host; target: at most 3%"
         yield measure(f"{prefix}idle_share", found["idle_share"], "of the time", text, **kinds, **longest)
     else:
         yield skipped(f"{prefix}idle_share", "no accelerator")
     yield planned(f"{prefix}memory", found, plan, place)
     if place.machine.has_accelerator:
-        text = "most that was allocated; activations and gathered weights come on top of the plan's"
+        text = "peak allocated memory; in addition to the plan it has activations and gathered weights"
         yield measure(f"{prefix}peak_memory", found["peak_gib"], "GiB", text, reserved_gib=found["reserved_gib"])
     else:
-        text = "most that a process had resident, libraries included"
+        text = "peak resident memory of a process, with libraries"
         yield measure(f"{prefix}peak_memory", found["peak_gib"], "GiB", text)
 
 
 def measure(name: str, value: float, unit: str, text: str, **more: Any) -> Line:
-    """Returns a line of which nothing is expected but that it could be measured."""
+    """Returns the line of a measurement without an expected value; NaN and negative values fail."""
     status: Status = "pass" if value == value and value >= 0 else "fail"
     return Line(name, status, value, unit, detail={"text": text, **more})
 
 
-def utilisation(name: str, found: dict[str, Any]) -> Line:
+def utilisation(name: str, found: jobs.Measured) -> Line:
     if not found["peak_flops"]:
-        return skipped(name, "no accelerator: there is no data sheet to measure against")
+        return skipped(name, "no accelerator: no published peak FLOP/s")
     per_second = found["flops"] / found["seconds"] / found["processes"]
     share = per_second / found["peak_flops"]
-    text = f"of {found['peak_flops'] / 1e12:.0f} TFLOP/s ({found['peak_source']}); nothing computed again is counted"
+    text = f"of {found['peak_flops'] / 1e12:.0f} TFLOP/s ({found['peak_source']}); recomputation is not counted"
     line = measure(name, share, "of peak", text, tflops=per_second / 1e12)
-    return line if share <= 1 else failed(name, f"{share:.0%} cannot be: flops or seconds are counted wrong. {text}")
+    return line if share <= 1 else failed(name, f"{share:.0%} is impossible: FLOPs or seconds are wrong. {text}")
 
 
-def planned(name: str, found: dict[str, Any], plan: Plan, place: Place) -> Line:
-    """Returns how far what is held before an update is from the plan's parameters, gradients and optimizer state."""
+def planned(name: str, found: jobs.Measured, plan: Plan, place: Place) -> Line:
+    """Returns the relative distance of the memory before an update from the planned persistent state."""
     counted = plan.memory.get(found["strategy"])
     if counted is None:
-        return skipped(name, "the plan counts no memory for this run")
+        return skipped(name, "the plan has no memory estimate for this run")
     held, wanted = found["held_bytes"] / 2**30, held_gib(counted)
     off = abs(held / wanted - 1)
     what = "allocated" if place.machine.has_accelerator else "held by live tensors"
-    text = f"distance from the plan of what is {what} when gradients are there and activations are gone"
+    text = f"relative distance from the plan of memory {what} before the update, without activations"
     gib = {"measured_gib": held, "planned_gib": wanted}
     return at_most(name, off, _NEAR, "of the plan", text, **gib)

@@ -1,14 +1,14 @@
-"""What each rank does in a series of tiny runs: one process group and one import of the libraries for all of them.
+"""The ranks of a series of tiny runs, which share one process group and one import of the libraries.
 
-A case is a run folder of its own, trained by the worker that trains every run. Where a case fails, the others follow:
-with one process in this one, else, and where the device itself has failed, in a series started anew without it.
+A case is a run folder, trained by the worker like any run. After a case that fails the others follow: in this process
+if it is the only one, else, or when the device itself has failed, in a restarted series.
 """
 
 import gc
 import json
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from distft.data.batches import make_batch, to_device
 from distft.data.shards import Row
 from distft.losses.cross_entropy import logits
 from distft.models.flops import Flops
-from distft.prove.jobs import CASES, add_result, results_of
+from distft.prove.jobs import CASES, Result, add_result, results_of
 from distft.run import RunFolder, read_json
 from distft.runtime.determinism import seed_for
 from distft.runtime.process_group import World, all_reduce_sum, from_first
@@ -34,7 +34,7 @@ _DEVICE_ERRORS = ("CUDA error", "HIP error", "device-side assert", "NCCL")
 
 
 def work(run: RunFolder, attempt: int, world: World) -> None:
-    """Does each case that has no result yet, and writes what came out to results.jsonl, on rank 0."""
+    """Runs each case without a result; rank 0 writes the results to results.jsonl."""
     begun = {result["name"] for result in results_of(run)} if world.is_first else ()
     left = [case for case in read_json(run.path / CASES) if case["name"] not in begun]
     for case in json.loads(from_first(json.dumps(left), world)):  # rank 0 writes the file that it has read
@@ -49,7 +49,7 @@ def work(run: RunFolder, attempt: int, world: World) -> None:
         run.write_status(state="completed")
 
 
-def _guarded(case: dict[str, Any], world: World) -> dict[str, Any]:
+def _guarded(case: Mapping[str, str], world: World) -> Result:
     try:
         return {"state": "done", **KINDS[case["kind"]](RunFolder(Path(case["run"])), world)}
     except Exception as error:
@@ -65,8 +65,8 @@ def _free(world: World) -> None:
         torch.accelerator.empty_cache()
 
 
-def train_one(run: RunFolder, world: World) -> dict[str, Any]:
-    """Trains a frozen run to its end; its losses and norms are in its metrics.jsonl."""
+def train_one(run: RunFolder, world: World) -> Result:
+    """Trains a frozen run to its end; losses and gradient norms are in its metrics.jsonl."""
     train(run, 1, world)
     if world.is_first:
         shutil.rmtree(run.checkpoints)
@@ -74,10 +74,11 @@ def train_one(run: RunFolder, world: World) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def isolate(run: RunFolder, world: World) -> dict[str, Any]:
-    """Returns how far the logits of packed documents are from those of each alone, and of other neighbours.
+def isolate(run: RunFolder, world: World) -> Result:
+    """Returns the distance of the logits of packed documents from those of each alone, and the documents whose logits
+    change with their neighbours.
 
-    The second has the same shapes, so not a bit may change in the documents whose neighbours changed.
+    With other neighbours the shapes are the same, so the logits must be bit-equal.
     """
     config, plan = read_config(run), run.read_plan()
     engine = make_engine(config, plan, world)
@@ -94,16 +95,16 @@ def isolate(run: RunFolder, world: World) -> dict[str, Any]:
         return list(engine.forward(batch, logits)[1]["logits"][0].float().split([len(ids) for ids in rows]))
 
     packed, alone = outputs(*documents), [outputs(ids)[0] for ids in documents]
-    beside_others = outputs(*others)
+    with_others = outputs(*others)
     scale = max(float(each.abs().max()) for each in alone)
     distance = max(float((a - b).abs().max()) for a, b in zip(packed, alone, strict=True)) / scale
-    changed = [i for i in range(0, len(lengths), 2) if not torch.equal(packed[i], beside_others[i])]
+    changed = [i for i in range(0, len(lengths), 2) if not torch.equal(packed[i], with_others[i])]
     finite = all(bool(each.isfinite().all()) for each in packed)
     return {"from_alone": distance, "changed_by_neighbours": changed, "finite": finite}
 
 
-def save_in_background(run: RunFolder, world: World) -> dict[str, Any]:
-    """Returns how many tensors of a save that was written while training went on differ from those at its step."""
+def save_in_background(run: RunFolder, world: World) -> Result:
+    """Returns how many tensors of a save that was written during training differ from those of its step."""
     config, plan = read_config(run), run.read_plan()
     model = make_skeleton(config, plan)
     engine = make_engine(config, plan, world)
@@ -136,7 +137,7 @@ def save_in_background(run: RunFolder, world: World) -> dict[str, Any]:
 
 
 def _differ(some: list[torch.Tensor], others: list[torch.Tensor], world: World) -> int:
-    """Returns how many tensors differ in a bit, of all processes together."""
+    """Returns how many tensors are not bit-equal, over all processes."""
     mine = sum(not torch.equal(a, b) for a, b in zip(some, others, strict=True))
     return int(all_reduce_sum(torch.tensor(mine, device=world.device)))
 
@@ -145,7 +146,7 @@ def _local(tensor: Any) -> torch.Tensor:
     return tensor.to_local() if hasattr(tensor, "to_local") else tensor
 
 
-KINDS: dict[str, Callable[[RunFolder, World], dict[str, Any]]] = {
+KINDS: dict[str, Callable[[RunFolder, World], Result]] = {
     "train": train_one,
     "isolate": isolate,
     "save_in_background": save_in_background,

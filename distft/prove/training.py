@@ -1,10 +1,10 @@
-"""Tiny models trained by every strategy, attention kernel and option, against one process on the CPU.
+"""Tiny models trained with every strategy, attention kernel and option, compared with one process on the CPU.
 
-The model has a vocabulary of 49,152: sums that are taken in too short a format show there, and not in a few hundred.
+The model has a vocabulary of 49,152: sums in a dtype that is too short show there, and not with a few hundred.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,12 +18,14 @@ from distft.prove.proof import Line, at_most, failed, not_run, skipped
 from distft.prove.series import PACKED, REFERENCE, STEPS, Case, Series, follow
 from distft.run import RunFolder
 
+Steps = Sequence[tuple[float, float]]  # loss and gradient norm of each step
+
 WORDS = ("strategies", "attention", "options")
-LEAST_SECONDS = 30.0  # for the libraries to be imported and a case to be trained
-_CORES_OF_A_SERIES = 4  # so many series of cases run at once on an accelerator
+LEAST_SECONDS = 30.0  # to import the libraries and train a case
+_CORES_OF_A_SERIES = 4  # series of cases run at the same time on an accelerator
 REFERENCE_LORA = "reference-lora"
 
-# Largest distance of a loss or norm from the CPU's, as a part of it: sums in another order; numbers of 8 bits.
+# Largest relative distance of a loss or norm from the CPU's: sums in another order; mantissas of 8 bits.
 LIMITS = {"fp32": 2e-5, "bf16": 2e-2}
 OPTIONS = ("full_recompute", "selective_recompute", "packing", "lora", "background_save", "compile")
 SPREAD = 5e-6  # between strategies on the same device in fp32
@@ -50,11 +52,11 @@ def cases(place: Place, words: Sequence[str]) -> list[Case]:
         found.append(Case("options.lora", ("tuning=lora",), best, reference=REFERENCE_LORA))
         background = ("checkpoint.background=true",)
         found.append(Case("options.background_save", background, best, "save_in_background"))
-    return sorted(found, key=lambda case: case.compiles)  # what may take minutes comes last
+    return sorted(found, key=lambda case: case.compiles)  # those that may take minutes come last
 
 
 def options(place: Place) -> dict[str, tuple[str, ...]]:
-    """Returns what has a code path of its own and changes no number."""
+    """Returns the options that have a code path of their own and must not change the numbers."""
     kernel = "model.attention=varlen" if place.machine.device == "cuda" else "model.attention=sdpa"
     found = {
         "full_recompute": ("train.activation_checkpointing=full",),
@@ -72,7 +74,7 @@ def kernels(place: Place) -> list[str]:
 
 
 def all_kernels(place: Place) -> dict[str, str]:
-    """Returns every word of model.attention, and what this machine lacks for it, or nothing."""
+    """Returns every word of model.attention with what this machine lacks for it, empty for nothing."""
     cuda, accelerator = place.machine.device == "cuda", place.machine.has_accelerator
     return {
         "eager": "",
@@ -125,9 +127,9 @@ def run(place: Place, words: Sequence[str]) -> Iterator[Line]:
 
 
 def judge(
-    case: Case, result: dict[str, Any] | None, run: RunFolder, known: dict[str, Any], reference: "Series"
+    case: Case, result: jobs.Result | None, run: RunFolder, known: Mapping[str, Steps], reference: Series
 ) -> Line:
-    """Returns the line of a case that has ended, or of one that has not."""
+    """Returns the line of a case, whether it has ended or not."""
     if result is None:
         return not_run(case.check, "no time was left")
     about = {"precision": case.precision, "overrides": " ".join(case.overrides)}
@@ -136,14 +138,14 @@ def judge(
     if case.kind == "isolate":
         return judge_isolation(case, result, **about)
     if case.kind == "save_in_background":
-        text = f"tensors that differ from the live ones at the save, of {result['tensors']} after reloading it; "
-        text += f"the step made meanwhile changed {result['changed_by_next_step']}"
+        text = f"tensors of the reloaded save that differ from the live ones, of {result['tensors']}; "
+        text += f"the step during the save changed {result['changed_by_next_step']}"
         if not result["changed_by_next_step"]:
-            return failed(case.check, f"proves nothing: the step after the save changed no tensor. {text}", **about)
+            return failed(case.check, f"no proof: the step during the save changed no tensor. {text}", **about)
         return at_most(case.check, result["differ"], 0, "tensors", text, **about)
     if case.reference not in known:
-        error = reference.done.get(case.reference, {}).get("error", "it did not end")
-        return failed(case.check, f"nothing to compare with: the run on the CPU failed: {error}", **about)
+        error = reference.done.get(case.reference, {}).get("error", "it did not finish")
+        return failed(case.check, f"no reference: the run on the CPU failed: {error}", **about)
     mine = read_numbers(run)
     distance = apart(mine, known[case.reference])
     text = f"largest relative distance of loss or gradient norm over {STEPS} steps from one process on the CPU in fp32"
@@ -151,24 +153,24 @@ def judge(
     return at_most(case.check, distance, LIMITS[case.precision], "relative", text, **about, **shown)
 
 
-def judge_isolation(case: Case, result: dict[str, Any], **about: Any) -> Line:
-    """Returns whether documents are kept apart: not a bit by their neighbours, and alike to each alone."""
+def judge_isolation(case: Case, result: jobs.Result, **about: Any) -> Line:
+    """Returns whether packed documents are isolated: bit-equal for any neighbours, and close to each document alone."""
     if result["changed_by_neighbours"] or not result["finite"]:
-        what = "logits are not finite" if not result["finite"] else "other tokens in its neighbours changed a document"
+        what = "logits are not finite" if not result["finite"] else "other neighbours changed the logits of a document"
         return failed(case.check, f"{what}: {result['changed_by_neighbours']}", **about)
-    text = "no bit of a packed document changes with its neighbours; value: distance of packed logits from those alone"
+    text = "packed documents are bit-equal for any neighbours; value: distance of packed logits from each alone"
     limit = 1e-5 if case.precision == "fp32" else 2e-2
     return at_most(case.check, result["from_alone"], limit, "of largest logit", text, **about)
 
 
 def spread(done: dict[str, RunFolder]) -> Iterator[Line]:
-    """Yields how far the strategies are from each other, by precision."""
+    """Yields the largest distance between two strategies, by precision."""
     for precision in LIMITS:
         name, ending = f"strategies.spread.{precision}", f".{precision}"
         runs = {check: read_numbers(run) for check, run in done.items() if check.endswith(ending)}
         runs = {check: rows for check, rows in runs.items() if check.startswith("strategies.") and len(rows) == STEPS}
         if len(runs) < 2:
-            yield failed(name, f"{len(runs)} strategies ended, and two are needed")
+            yield failed(name, f"{len(runs)} strategies finished, and two are needed")
             continue
         pairs = {(a, b): apart(runs[a], runs[b]) for a in runs for b in runs if a < b}
         most = max(pairs, key=lambda pair: pairs[pair])
@@ -176,16 +178,16 @@ def spread(done: dict[str, RunFolder]) -> Iterator[Line]:
         yield at_most(name, pairs[most], SPREAD if precision == "fp32" else LIMITS[precision], "relative", text)
 
 
-def numbers(result: dict[str, Any]) -> list[tuple[float, float]]:
+def numbers(result: jobs.Result) -> Steps:
     return read_numbers(RunFolder(Path(result["run"])))
 
 
-def read_numbers(run: RunFolder) -> list[tuple[float, float]]:
+def read_numbers(run: RunFolder) -> Steps:
     """Returns loss and gradient norm of each step."""
     return [(row["loss"], row["grad_norm"]) for row in run.read_metrics("train")]
 
 
-def apart(some: Sequence[tuple[float, float]], others: Sequence[tuple[float, float]]) -> float:
+def apart(some: Steps, others: Steps) -> float:
     """Returns the largest relative distance of a loss or norm; infinite where a step is missing."""
     if len(some) != STEPS or len(others) != STEPS:
         return math.inf

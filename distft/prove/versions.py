@@ -1,19 +1,18 @@
-"""The versions a proof ran with, held against what distft asks for."""
+"""The installed versions, compared with the requirements of distft."""
 
-import importlib.metadata
-import tomllib
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 import distft
+from distft.compat.reach import version_of
+from distft.doctor.machine import bounds
 from distft.prove.place import Place
 from distft.prove.proof import Line, failed, skipped
 
 OPTIONAL = ("flash-attn", "liger-kernel", "triton")
-# Without these nothing trains; what else distft asks for is the doctor's to look at.
+# Required for training; the doctor checks the other requirements.
 NEEDED = (
     "torch", "transformers", "deepspeed", "tokenizers", "safetensors", "peft", "datasets", "pyarrow", "numpy",
     "hydra-core", "omegaconf", "pyyaml",
@@ -29,43 +28,25 @@ def run(place: Place, words: Sequence[str]) -> Iterator[Line]:
     code = place.machine.facts.get("code") or {}
     commit = code.get("commit", "unknown")[:12] + (" with changes" if code.get("changed") else "")
     yield Line("versions.distft", "pass", distft.__version__, detail={"text": f"commit {commit}"})
-    python, requirements = asked()
-    yield held("python", place.machine.facts["python"], python)
+    python, packages = bounds()
+    requirements = {each.name: each for each in map(Requirement, packages)}
+    yield compared("python", place.machine.facts["python"], SpecifierSet(python))
     for name in NEEDED:
         installed = version_of(name)
         if installed is None:
             yield failed(f"versions.{name}", f"not installed. Try: pip install '{requirements[name]}'")
         else:
-            yield held(name, installed, requirements[name].specifier)
+            yield compared(name, installed, requirements[name].specifier)
     for name in OPTIONAL:
         installed = version_of(name)
         if installed is None:
-            yield skipped(f"versions.{name}", "not installed, and not needed")
+            yield skipped(f"versions.{name}", "optional, not installed")
         else:
-            yield Line(f"versions.{name}", "pass", installed, detail={"text": "not needed, taken where it is"})
+            yield Line(f"versions.{name}", "pass", installed, detail={"text": "optional"})
 
 
-def held(name: str, installed: str, bounds: SpecifierSet) -> Line:
+def compared(name: str, installed: str, bounds: SpecifierSet) -> Line:
     """Returns whether a version is within its bounds."""
     fits = bounds.contains(installed, prereleases=True)
-    text = "" if fits else "out of the bounds that distft asks for"
+    text = "" if fits else "outside of the bounds of distft"
     return Line(f"versions.{name}", "pass" if fits else "fail", installed, "", str(bounds), detail={"text": text})
-
-
-def asked() -> tuple[SpecifierSet, dict[str, Requirement]]:
-    """Returns what distft asks of Python and of each package, of a checkout or of what is installed."""
-    file = Path(distft.__file__).parents[1] / "pyproject.toml"
-    if file.is_file():
-        project = tomllib.loads(file.read_text())["project"]
-        python, texts = project["requires-python"], project["dependencies"]
-    else:
-        python = importlib.metadata.metadata("distft")["Requires-Python"]
-        texts = [text for text in importlib.metadata.requires("distft") or [] if "extra ==" not in text]
-    return SpecifierSet(python), {each.name: each for each in map(Requirement, texts)}
-
-
-def version_of(name: str) -> str | None:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return None

@@ -70,6 +70,7 @@ def attempt_lines(attempts: Sequence[Attempt]) -> list[str]:
 
 
 def _length(seconds: float) -> str:
+    """Returns 9.3 s, 3m05s or 2h10m."""
     return duration(seconds) if seconds >= 60 else f"{seconds:.1f} s"
 
 
@@ -240,7 +241,7 @@ def planned(plan: Plan, rows: Rows, strategy: str) -> Table:
         ("held-out rows", f"{plan.eval_rows:,}"),
     ]
     if seconds:
-        table.append(("tokens read", f"{tokens:,} in {run_duration(seconds)}: {tokens / seconds:,.0f} per second"))
+        table.append(("tokens read", f"{tokens:,} in {_length(seconds)}: {tokens / seconds:,.0f} per second"))
         table.append(("target tokens, trained on", f"{targets:,}"))
     if peaks:
         table.append(("peak memory per process", memory_by_kind(max(peaks), plan.memory.get(strategy))))
@@ -263,13 +264,6 @@ def memory_by_kind(peak: float, counted: dict[str, int] | None) -> str:
     rest = peak - sum(kinds.values())
     listed = ", ".join(f"{kind} {gib:.2f}" for kind, gib in kinds.items())
     return f"{text}: {listed} as planned, activations and others {rest:.2f}" if rest > 0 else text
-
-
-def run_duration(seconds: float) -> str:
-    """Returns 75 s, 12 min or 3.4 h."""
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 def flat(value: Any, path: str = "") -> Iterator[tuple[str, str]]:

@@ -51,7 +51,7 @@ def make_deterministic() -> None:
     torch.backends.cudnn.benchmark = False
 
 
-def in_force() -> dict[str, object]:
+def effective_switches() -> dict[str, object]:
     """Returns the effective values of the switches, read from the libraries."""
     import torch
 

@@ -44,6 +44,12 @@ def peak_gib(device: torch.device) -> float:
     return torch.accelerator.max_memory_allocated(device) / 2**30
 
 
+def synchronize(device: torch.device) -> None:
+    """Waits until the device has done all work that it was given; returns at once on a CPU."""
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
+
+
 def memory_of(device: torch.device) -> dict[str, float]:
     """Returns the memory metrics of metrics.jsonl.
 

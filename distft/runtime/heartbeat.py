@@ -8,10 +8,9 @@ This module must not import torch: a rank beats from its first line on.
 import mmap
 import os
 import struct
-import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,15 +112,9 @@ class Heart:
         before, self._worked = self._worked, now
         return [after - earlier for after, earlier in zip(now, before, strict=True)]
 
-    @contextmanager
-    def telling_waits(self) -> Iterator[None]:
-        """Counts this thread's waits for collectives as communication, also inside a forward or backward.
-
-        Trap: it replaces torch's method inside the block. Where a stream waits and not the host, as with NCCL, nothing
-        is counted.
-        """
-        work = sys.modules["torch.distributed"].Work
-        wait = work.wait
+    def timed(self, wait: Callable[..., Any]) -> Callable[..., Any]:
+        """Returns torch's wait for a collective, counted as communication for this thread, also inside a forward or
+        backward; where a stream waits and not the host, as with NCCL, nothing is counted."""
 
         def recorded(*arguments: Any, **named: Any) -> Any:
             before = self.phase
@@ -133,11 +126,7 @@ class Heart:
             finally:
                 self.enter(before)
 
-        work.wait = recorded
-        try:
-            yield
-        finally:
-            work.wait = wait
+        return recorded
 
     @contextmanager
     def counting(self) -> Iterator[None]:
@@ -214,12 +203,12 @@ def worked() -> list[float]:
 
 
 @contextmanager
-def telling_collectives() -> Iterator[None]:
+def counting_collectives() -> Iterator[None]:
     """Counts collectives, and separates the waits for them from compute time, inside a block with process groups."""
     if not _heart:
         yield
         return
-    with _heart[0].counting(), _heart[0].telling_waits():
+    with _heart[0].counting(), collectives.replaced_wait(_heart[0].timed):
         yield
 
 

@@ -62,7 +62,7 @@ def process_group(timeout_seconds: float = COLLECTIVE_SECONDS) -> Iterator[World
         torch.accelerator.set_device_index(local_rank)
     timeout = timedelta(seconds=timeout_seconds)
     dist.init_process_group(BACKENDS[device.type], timeout=timeout, device_id=None if is_cpu else device)
-    with heartbeat.telling_collectives():
+    with heartbeat.counting_collectives():
         yield World(dist.get_rank(), dist.get_world_size(), local_rank, int(os.environ["LOCAL_WORLD_SIZE"]), device)
     dist.destroy_process_group()
 

@@ -11,7 +11,7 @@ import yaml
 from distft.config import Config, ConfigError, compose, difference
 from distft.config.command import keywords
 from distft.config.errors import did_you_mean, nearest
-from distft.paths import absolute
+from distft.paths import absolute, unused
 from distft.run import Plan
 from distft.train.early_stopping import When
 
@@ -125,7 +125,7 @@ def read_arguments(arguments: Sequence[str]) -> Request:
     later = compose([*overrides, *given["then"]]) if given.get("then") else config
     out = absolute(next((t.partition("=")[2] for t in mine if t.startswith("out=")), _default_out(config)))
     errors = [*_not_resumable(config), *_not_layout(config, later)]
-    errors += [f"out={out}: exists already. Try: out={_free(out)}"] if out.exists() else []
+    errors += [f"out={out}: exists already. Try: out={unused(out)}"] if out.exists() else []
     if errors:
         raise ConfigError(errors)
     return Request(config, later, overrides, given.get("kills"), given.get("at"), out)
@@ -171,8 +171,4 @@ def _not_layout(config: Config, later: Config) -> list[str]:
 
 
 def _default_out(config: Config) -> str:
-    return str(_free(Path(config.runs_dir) / "verify-resume"))
-
-
-def _free(out: Path) -> Path:
-    return next(path for i in range(1, 1000) if not (path := out.with_name(f"{out.name}{f'-{i}' * (i > 1)}")).exists())
+    return str(unused(Path(config.runs_dir) / "verify-resume"))

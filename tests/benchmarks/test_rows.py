@@ -1,4 +1,4 @@
-"""The benchmarks' rows are the same bytes everywhere, and as unequal as they are said to be."""
+"""The benchmarks' rows are the same bytes everywhere, with the documented spread of lengths."""
 
 import hashlib
 import json

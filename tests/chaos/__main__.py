@@ -1,13 +1,13 @@
-"""Harms tiny runs of local ranks, and holds each to the same run unharmed: `python -m tests.chaos faults=50 seed=0`.
+"""Injects faults into tiny local runs and compares each with a run without: `python -m tests.chaos faults=50 seed=0`.
 
-    faults=50  seed=0  ranks=2        so many faults, in runs of ten, each run by another strategy
-    every=30   seconds=600            instead: a fault every so many seconds of one longer run; prints its goodput
+    faults=50  seed=0  ranks=2        number of faults, ten per run, each run with another strategy
+    every=30   seconds=600            instead: a fault at this interval in one longer run; prints its goodput
     kinds=SIGKILL,lock                only these
     run=3                             only this one of the runs
     out=DIR                           where runs, chaos.json and chaos.md go
 
-A run with `nan` or `spike` among its faults is held to an unharmed run in which the same steps are spoilt the same
-way: a bad row is bad each time that it is read, and with train.on_non_finite=skip its step is left out.
+A run with `nan` or `spike` faults is compared with a run in which the same steps are changed the same way: a bad row is
+bad each time that it is read, and with train.on_non_finite=skip its step is skipped.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""What each kind of fault does, from inside of the rank whose turn it is."""
+"""Performs each kind of fault inside the affected rank."""
 
 import ctypes
 import os
@@ -15,7 +15,7 @@ _FREE_BYTES = 2**16  # on a full disk: for a line of metrics, and not for a chec
 
 
 def act(kind: str, run: RunFolder, seed: int) -> None:
-    """Does it; returns where this process goes on afterwards."""
+    """Performs the fault; returns where this process continues afterwards."""
     if kind in _SIGNALS:
         os.kill(os.getpid(), _SIGNALS[kind])
     elif kind == "abort":

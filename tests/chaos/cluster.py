@@ -1,4 +1,6 @@
-"""Harms one run on the practice cluster: `python -m tests.chaos.cluster faults=10 seed=0 kinds=rank,hang out=DIR`.
+"""Injects faults into one run on the practice cluster.
+
+`python -m tests.chaos.cluster faults=10 seed=0 kinds=rank,hang out=DIR`
 
 The faults come from outside, as SLURM's do, each when the run has got to its step. The same command is typed again
 only after scancel and after the launching process was killed.
@@ -35,7 +37,7 @@ HANG_SECONDS, OUTSIDE_SECONDS, SECONDS_AT_MOST = 5, 60, 240
 
 
 class NotDone(RuntimeError):
-    """The run did not go on after a fault; the message says which."""
+    """The run did not continue after a fault, which the message names."""
 
 
 @dataclass
@@ -155,7 +157,7 @@ class Harm:
 def harm(
     cluster: Cluster, out: Path, count: int, seed: int, kinds: Sequence[str] = KINDS
 ) -> tuple[list[Cost], list[str]]:
-    """Makes a run of two nodes with so many faults; returns what each cost, and what does not hold."""
+    """Runs two nodes with this number of faults; returns the cost of each, and what does not hold."""
     chance = random.Random(seed)
     kinds = [kinds[i % len(kinds)] for i in range(count)]
     chance.shuffle(kinds)
@@ -191,7 +193,7 @@ def harm(
 
 
 def main(arguments: list[str]) -> int:
-    """Returns 0 when the run came to its end by itself, like one that nobody harmed."""
+    """Returns 0 if the run ended by itself, like one without faults."""
     given = dict(argument.split("=", 1) for argument in arguments)
     out = Path(given.get("out") or tempfile.mkdtemp(prefix="chaos-")).absolute()
     out.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""What is done to a run, where and when: drawn from a seed, and kept in a file that every rank reads.
+"""The faults of a run, with place and time: drawn from a seed and written to a file that every rank reads.
 
 Trap: a step is made again after a restart. What happens to processes happens once; what happens to numbers belongs to
 the step, as a bad row does, and happens each time, in the run that nobody harms too.
@@ -71,7 +71,7 @@ def draw(kinds: Sequence[str], count: int, seed: int, ranks: int) -> list[Fault]
 
 
 def by_the_clock(kinds: Sequence[str], every_seconds: float, seconds: float, seed: int, ranks: int) -> list[Fault]:
-    """Returns a fault every so many seconds, from the first step on."""
+    """Returns a fault at this interval in seconds, from the first step on."""
     chance = random.Random(seed)
     times = [every_seconds * number for number in range(1, int(seconds / every_seconds) + 1)]
     return [

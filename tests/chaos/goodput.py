@@ -1,4 +1,4 @@
-"""A longer run with a fault every so many seconds, and which share of its time went into steps that count."""
+"""A longer run with a fault at a fixed interval, and its goodput."""
 
 import json
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ _SAVE_EVERY = 100
 
 
 def keep_harming(out: Path, every: float, seconds: float, seed: int, ranks: int, kinds: Sequence[str]) -> int:
-    """Makes a run of about so many seconds of steps, and prints its goodput; returns 0."""
+    """Runs steps for about this number of seconds, and prints the goodput; returns 0."""
     run = RunFolder(out / "runs" / f"every-{every:g}")
     steps = max(100, int(seconds / seconds_a_step(out, ranks)))
     faults = by_the_clock(kinds, every, 3 * seconds, seed, ranks)
@@ -30,7 +30,7 @@ def long(steps: int) -> list[str]:
 
 
 def seconds_a_step(out: Path, ranks: int) -> float:
-    """Returns the seconds of a step and all that is between steps, of a short run that nobody harms."""
+    """Returns the seconds of a step and of everything between steps, from a short run without faults."""
     run = RunFolder(out / "runs" / "pace")
     harmed = bring_to_end(run, [], settings(out, run, [], ranks, *long(300)))
     times = [each["time"] for each in harmed.steps()]

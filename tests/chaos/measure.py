@@ -1,4 +1,4 @@
-"""What each fault cost, from the files that the run and its ranks have left; and what must hold of the run."""
+"""The cost of each fault, from the files of the run and its ranks, and what must hold for the run."""
 
 import re
 import socket

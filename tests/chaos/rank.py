@@ -1,4 +1,4 @@
-"""A rank to which its run's faults happen, each in its turn; the rest is the real rank.
+"""The real rank, plus the faults of its run.
 
 The training code is not changed: the arguments of its loop are wrapped, and Python's audit events show which
 files a save touches.

@@ -1,6 +1,6 @@
-"""Launches a tiny run and brings it to its end by nothing but the same command, typed again where it must be.
+"""Launches a tiny run and repeats the same command, if needed, until it ends.
 
-It must be where the launching process itself was killed, and where the run was asked to stop (exit code 75).
+It is needed after the launch process was killed, and after a stop request (exit code 75).
 """
 
 import json

@@ -1,4 +1,4 @@
-"""Runs to which everything happens end like those to which nothing does; the pure parts of what drives them."""
+"""Runs with faults end like runs without, and the pure functions of the fault injection."""
 
 import json
 from collections import Counter

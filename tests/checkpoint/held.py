@@ -1,4 +1,4 @@
-"""As much of an engine as is saved: tensors and their momentum, whole on one process."""
+"""The saved part of an engine: tensors and their momentum, unsharded on one process."""
 
 from collections.abc import Iterator
 from typing import Any, cast

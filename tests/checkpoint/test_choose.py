@@ -1,7 +1,7 @@
-"""Which checkpoints a run may go on from, by checkpoint.resume.
+"""Which checkpoints a run may resume from, by checkpoint.resume.
 
-A window of rows is skipped by what the newest checkpoint says of where to read on.
-A run whose settings changed reads on where the last step ended, or new data from its beginning.
+A window of rows is skipped by the next row in the newest checkpoint.
+A run with changed settings continues at the next row, or reads new data from its first row.
 """
 
 import json

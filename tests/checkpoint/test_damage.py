@@ -1,4 +1,4 @@
-"""No damaged checkpoint is loaded in silence: each file of it, damaged in each way, is named (QUALITY REL-12)."""
+"""No damaged checkpoint is loaded silently: each file, damaged in each way, is named (REL-12)."""
 
 import json
 import random

@@ -1,4 +1,4 @@
-"""A disk that is full in the middle of a save costs that save and nothing else, wherever in it that happens."""
+"""A disk that is full at any point of a save fails that save and nothing else."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,6 +1,6 @@
-"""No SIGKILL takes an acknowledged checkpoint, nor leaves half of one to be found, whatever it comes into.
+"""A SIGKILL at any time neither destroys a committed checkpoint nor publishes a partial one.
 
-One run is killed over and over and goes on each time from what it finds.
+One run is killed repeatedly and resumes each time.
 """
 
 import random
@@ -43,7 +43,7 @@ def newest(checkpoints: Path, world: World) -> Checkpoint | None:
 
 
 def hold(checkpoints: Path, saves: Saves, attempt: int, world: World) -> int:
-    """Asserts what a run relies on after a kill; returns the step that it goes on from."""
+    """Asserts what a run relies on after a kill; returns the step that it continues from."""
     found = newest(checkpoints, world)
     step = found.step if found else 0
     assert saves.saved <= step <= saves.started

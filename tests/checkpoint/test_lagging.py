@@ -1,4 +1,4 @@
-"""A listing that lags, as those of shared filesystems do, harms nothing: nobody decides by one."""
+"""Lagging directory listings, as on shared file systems, have no effect: no decision depends on one."""
 
 import json
 import shutil
@@ -98,7 +98,7 @@ def test_a_listed_and_deleted_checkpoint_is_not_debris(tmp_path: Path, world: Wo
 
 
 def test_room_is_counted_by_manifests(tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A disk just large enough for a run that goes on: what its checkpoints take is known, though not shown."""
+    """A disk just large enough for a continued run: the size of its unlisted checkpoints is known."""
     with lagging(tmp_path):
         saver = Saver(tmp_path, Retention(2), world)
         save(saver, world, 1, 2)

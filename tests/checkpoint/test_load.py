@@ -1,4 +1,4 @@
-"""A checkpoint is checked by those who load it, block by block, while they load it: each byte is read once."""
+"""The ranks that load a checkpoint verify it block by block, so each byte is read once."""
 
 import random
 import shutil
@@ -83,7 +83,7 @@ def flip(file: Path, byte: int) -> None:
 def test_a_flipped_bit_in_any_block_skips_the_checkpoint(
     checkpoints: Path, world: World, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """And what it had filled by then is filled anew from the older one, bit by bit."""
+    """And tensors that were already filled are filled again from the older one, bit-equal."""
     file = step_dir(checkpoints, 4) / rank_file(0)
     whole, blocks = file.read_bytes(), read_manifest(file.parent)["files"][0]["xxh3_128"]
     header = 8 + int.from_bytes(whole[:8], "little")

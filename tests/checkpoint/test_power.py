@@ -1,4 +1,4 @@
-"""No loss of power takes an acknowledged checkpoint: in every state that it may leave on the disk the newest is found.
+"""A power loss destroys no committed checkpoint: the newest one is found in every possible state of the disk.
 
 Saves of two real processes are recorded with strace and played back on a disk that keeps what was synced and, of the
 rest, any part; each state is written out and opened by the real code.
@@ -38,7 +38,7 @@ def calls(folder: Path, require: Any) -> list[Call]:
 
 @pytest.fixture(scope="module")
 def facts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[Tree], Facts]]:
-    """Gives what the real code finds in a state, looked at once."""
+    """Returns what the real code finds in a state, cached per state."""
     scratch = tmp_path_factory.mktemp("states") / "disk"
     with alone() as world:
 

@@ -1,4 +1,4 @@
-"""An export is held against the answer of the live model: the same tokens, ending at the same stop token."""
+"""An export generates the answer of the live model: the same tokens, up to the same stop token."""
 
 from dataclasses import replace
 from pathlib import Path

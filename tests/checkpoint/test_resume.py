@@ -1,6 +1,6 @@
 """A checkpoint continues a run: bitwise on the same layout, and on any strategy and world with the same state.
 
-The epoch ends at step 5: every run is cut after step 3 and goes on to step 6.
+The epoch ends at step 5: every run is interrupted after step 3 and continues to step 6.
 """
 
 import random
@@ -70,7 +70,7 @@ class Runs:
         return self.case("matrix", strategy, world, steps=CUT, save=str(where), background=world == 2)
 
     def moved(self, move: Move) -> Case:
-        """Loads what another saved, saves it again at once, and goes on."""
+        """Loads the checkpoint of another layout, saves it again at once, and continues."""
         source, source_world, strategy, world = move
         resume = step_dir(self.folder / f"{source}-{source_world}", CUT)
         reload = self.folder / "-".join(map(str, move))

@@ -1,4 +1,4 @@
-"""What is kept stays, what is not goes after the next one counts, and nothing goes that somebody is reading.
+"""Retention deletes checkpoints after the next commit, and none that is being read.
 
 Checkpoint folders and indexes on disks that fail or lag.
 """
@@ -271,7 +271,7 @@ def test_an_uncommitted_step_does_not_count_for_retention(tmp_path: Path) -> Non
 
 
 def test_a_checkpoint_without_manifest_is_deleted_in_turn(tmp_path: Path) -> None:
-    """Listed no more before it is gone, it would stay for ever."""
+    """If it were unlisted before it is deleted, it would stay forever."""
     checkpoints_of(tmp_path, {1, 2, 3}, {1, 2, 3})
     (step_dir(tmp_path, 2) / MANIFEST).unlink()
     retain(tmp_path, Retention(2), set())

@@ -1,4 +1,4 @@
-"""What is saved in one layout is loaded in any other, bit by bit: cut along any dim, along two, or twice along one.
+"""A checkpoint saved in one layout loads bit-equal in any other: sharded along one dim, along two, or twice along one.
 
 A checkpoint knows no layout, so 12 saves that are each read back whole, 12 loads and 20 pairs drawn by a seed prove
 what all 144 pairs do; the other pairs are in `make soak`.

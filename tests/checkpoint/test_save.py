@@ -1,6 +1,6 @@
 """Background saves: one at a time, the last one awaited, errors reported to all processes at the next step.
 
-A copy of the state: in pieces, in memory that is kept, and whole when it is said to be, on whichever device.
+The copy of the state is made in pieces, in reused memory, and is complete when reported, on any device.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""distft's code is held to the floors in pyproject.toml where they are not installed, by tests/floors.json."""
+"""distft's code works with the floors of pyproject.toml, checked by tests/floors.json without installing them."""
 
 import ast
 import inspect

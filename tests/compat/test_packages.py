@@ -1,4 +1,4 @@
-"""Versions of packages, also where a checkout is only on PYTHONPATH."""
+"""Versions of packages, also if a checkout is only on PYTHONPATH."""
 
 import importlib.metadata
 

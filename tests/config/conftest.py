@@ -1,4 +1,4 @@
-"""A config that is right, for others to spoil."""
+"""A valid config, which tests change."""
 
 from pathlib import Path
 

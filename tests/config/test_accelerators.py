@@ -1,4 +1,4 @@
-"""Accelerators are counted from the system's own files, and held against what torch is built for."""
+"""Accelerators are counted from system files and compared with torch's build."""
 
 from itertools import product
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A run goes on with any layout; what changes its meaning is refused, key by key, unless it is allowed."""
+"""A run continues with any layout; keys that change its meaning are refused unless they are allowed."""
 
 import pytest
 

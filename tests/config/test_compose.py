@@ -1,4 +1,4 @@
-"""A command line becomes one whole config, or a list of all that is wrong with it."""
+"""A command line becomes one complete config, or a list of all its errors."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""A frozen config reads back as it was, and two of them differ by key."""
+"""A frozen config reads back unchanged, and two of them are compared by key."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""A run is called after the model and the rows that it loads."""
+"""A run is named after the model and the rows that it loads."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""How many machines and processes a launcher's settings ask for."""
+"""How many machines and processes a launcher's settings request."""
 
 import pytest
 

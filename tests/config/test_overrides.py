@@ -1,4 +1,4 @@
-"""What a user types reaches the config as it was meant."""
+"""Overrides reach the config as typed."""
 
 import re
 import shlex

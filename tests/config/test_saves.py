@@ -1,4 +1,4 @@
-"""Checkpoints are written by the clock unless steps are counted; what is typed wins over what an experiment sets."""
+"""Checkpoints are saved by the clock unless a step interval is set; a typed key wins over an experiment's."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""A key states its rule in words and holds values to it; a config is frozen, strict and complete."""
+"""Each key has a rule that is checked and described; a config is frozen, strict and complete."""
 
 from typing import Annotated, Any, Literal
 

@@ -1,4 +1,4 @@
-"""Signatures are read from source, without importing what they belong to."""
+"""Signatures are read from source without importing the module."""
 
 import inspect
 import subprocess

@@ -1,4 +1,4 @@
-"""What is typed wins over what is not, in each pair of keys that say the same thing in two ways."""
+"""A typed key wins over an untyped one, in each pair of keys for the same setting."""
 
 import shutil
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Wrong configs are refused with the key, its value and the nearest valid choice, and without a traceback."""
+"""Wrong configs are refused with the key, its value and a suggestion, and without a traceback."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""What the data tests share: the config of a data stage, files of rows, and tokenizers with stock templates."""
+"""Shared by the data tests: the config of a data stage, files of rows, and tokenizers with stock templates."""
 
 import json
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Rows become tensors without a token too many or too few."""
+"""Rows become tensors with exactly their tokens, targets and document borders."""
 
 from pathlib import Path
 

@@ -1,8 +1,8 @@
-"""The same rows give the same tokens until distft.data.key.STAGE_VERSION says otherwise.
+"""The same rows give the same tokens until distft.data.key.STAGE_VERSION changes.
 
-The key of prepared rows has that version and not the text of the code, so a changed comment tokenises nothing anew. It
-has to be raised by hand when tokens change: these digests show when. `python -m tests.data.test_golden` writes them,
-for a format or a template that is new, or after the version was raised.
+The key of prepared rows has that version and not the text of the code, so a changed comment does not tokenize again.
+Raise it by hand when tokens change: these digests show when. `python -m tests.data.test_golden` writes them, for a new
+format or template, or after the version was raised.
 """
 
 import hashlib

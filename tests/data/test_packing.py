@@ -1,6 +1,6 @@
-"""A step is cut into micro-batches that hold each of its rows once, fit, and cost every process the same.
+"""A step is packed into micro-batches that hold each row once, fit, and cost every process the same.
 
-Bins come closer to their levels, hold the same rows, and none more than it can.
+Swaps bring bins closer to their levels, with the same rows and within their limits.
 """
 
 import heapq
@@ -80,7 +80,7 @@ def test_few_rows_are_balanced_too(world: int) -> None:
 
 
 def test_a_row_that_fills_a_micro_batch_does_not_limit_others() -> None:
-    """10 and ten times 1 first, and five times 1 each then: nobody waits. Of 10, 7, 7 and 6 the other waits for 3."""
+    """10 and ten times 1, then five times 1 each: no rank waits. With 10, 7, 7 and 6 the other rank waits for 3."""
     lengths = np.append(10, np.ones(20, np.int64))
     cut = MicroBatching(lengths, 10, lengths.astype(float))
     assert excess(cut.costs, cut.micro_batches(np.arange(21), 2)) == 0.0

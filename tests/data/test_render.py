@@ -1,4 +1,4 @@
-"""What render holds."""
+"""Rows are rendered by the chat template, and the spans of the assistant's text are found."""
 
 from datetime import datetime
 

@@ -1,4 +1,4 @@
-"""What report holds."""
+"""The data report counts what was left out, and thresholds refuse data with too much of it."""
 
 import io
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What stage holds."""
+"""The data stage prepares rows once, splits, counts, and lists what it left out."""
 
 import json
 import random

@@ -1,4 +1,4 @@
-"""What tokenize holds."""
+"""Rows are tokenized like apply_chat_template, and exactly the assistant's tokens are trained."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""The demo reuses what is there, and is one launch."""
+"""The demo reuses existing files and is one launch."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""The demo takes the pinned file and no other."""
+"""The demo accepts only the pinned file."""
 
 import hashlib
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What a check finds in a process of its own, which may be short of something."""
+"""Runs a check in a separate process, which may lack a resource."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""`python -m distft.doctor` ends with 0 where all is well, 1 where there is a problem, 2 for wrong overrides."""
+"""`python -m distft.doctor` exits with 0 without problems, 1 with a problem, 2 for wrong overrides."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""A check that fails is a finding of its own, after those it had already made."""
+"""A check that raises becomes a finding, after the ones it already made."""
 
 from collections.abc import Iterator
 from pathlib import Path

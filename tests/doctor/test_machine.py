@@ -1,7 +1,7 @@
 """What a process may use follows from its limits, which are real here: cgroups, affinity, ulimit, a small tmpfs.
 
-A folder that cannot take a run is named before the run finds out.
-What is installed is held against pyproject.toml.
+An unwritable folder is named before the run.
+Installed packages are compared with pyproject.toml.
 torch is imported in a separate process: a missing, broken or hanging one is reported, and the other checks run.
 """
 

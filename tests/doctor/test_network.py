@@ -1,4 +1,4 @@
-"""Names, ports and collectives are tried, not assumed; what fails names who could not reach whom.
+"""Names, ports and collectives are tried; a failure names the nodes that could not connect.
 
 The hub gets one request, without the token; its answer is reported with a fix.
 """

@@ -1,7 +1,7 @@
-"""A node that falls behind the others is named with what it is slow at; nodes that are like each other are not.
+"""An outlier node is named with the operation that is slow; similar nodes are not.
 
-What comes of a job's figures: it is queued again once without the nodes at fault, where others are left.
-What the parsers make of recorded outputs; recorded/README.md has where each format was seen.
+A job is requeued once without its outlier nodes, if others are left.
+Parsers are tested with recorded outputs; recorded/README.md gives their sources.
 """
 
 import random

@@ -1,4 +1,4 @@
-"""Each held-out row is scored once, whatever the number of processes, and no logits are kept."""
+"""Each held-out row is scored once, for any number of processes, and no logits are kept."""
 
 import gc
 import weakref

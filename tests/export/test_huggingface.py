@@ -1,4 +1,4 @@
-"""An export opens with transformers alone and says what the live model said, whatever strategy trained it.
+"""An export opens with transformers alone and gives the live model's logits, for any strategy.
 
 The files exported with the weights are the base model's: stop tokens, sampling, tokenizer, template, config of both
 versions of transformers.

@@ -1,4 +1,4 @@
-"""An adapter's folder opens with peft alone and says what the live model said, whatever strategy trained it."""
+"""An adapter folder opens with peft alone and gives the live model's logits, for any strategy."""
 
 import json
 from pathlib import Path

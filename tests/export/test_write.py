@@ -1,4 +1,4 @@
-"""A folder appears whole or not at all."""
+"""An export folder is published atomically."""
 
 import resource
 from pathlib import Path

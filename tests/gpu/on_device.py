@@ -1,4 +1,4 @@
-"""Does everything that tests/gpu judges, on this process's own device: `python -m tests.gpu.on_device OUT ROWS DIR`.
+"""Runs everything that tests/gpu checks, on this process's device: `python -m tests.gpu.on_device OUT ROWS DIR`.
 
 On a machine without accelerators, or with CUDA_VISIBLE_DEVICES empty, the same code runs on the CPU.
 """

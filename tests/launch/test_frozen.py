@@ -1,4 +1,4 @@
-"""A run goes on with its own rows and model: content decides what is the same, and no path."""
+"""A run continues with its own rows and model, which are compared by content and not by path."""
 
 import shutil
 from dataclasses import dataclass

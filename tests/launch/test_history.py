@@ -1,4 +1,4 @@
-"""A launch goes on with a run as it was frozen, and follows one under way only when it asks for the same."""
+"""A launch continues a run as it was frozen, and follows a running one only with the same config."""
 
 from pathlib import Path
 
@@ -135,7 +135,7 @@ def test_a_default_length_is_kept_until_more_steps_are_typed(tmp_path: Path):
     same = keep_frozen(run, compose(overrides))
     assert same[1] == ["train.epochs: 1 (default now null)"]
     check_config(run, same[0])
-    more = [each for each in overrides if "max_steps" not in each] + ["train.max_steps=20"]
+    more = [each for each in overrides if not each.startswith("train.max_steps")] + ["train.max_steps=20"]
     longer, lines = keep_frozen(run, compose(more))
     assert lines == [] and (longer.values["train"]["max_steps"], longer.values["train"]["epochs"]) == (20, None)
     with pytest.raises(ConfigError) as caught:

@@ -1,4 +1,4 @@
-"""A batch job around its ranks: each start counts once, goes on with the nodes there are, and ends by its own rules."""
+"""A batch job around its ranks: each start counts once, uses the available nodes, and ends by the job's rules."""
 
 import json
 import subprocess
@@ -184,7 +184,7 @@ def test_a_job_stopped_by_a_user_is_not_requeued(reason: str, tmp_path: Path, pr
 
 @pytest.mark.parametrize("state", ["preempted", "running"])
 def test_the_end_of_a_job_that_slurm_ends_is_left_open(state: State, tmp_path: Path, programs: Path):
-    """It is cancelled, or queued again already: a launch that read an outcome here would leave a run that goes on."""
+    """It is cancelled, or queued again already: a launch that read an outcome here would stop following the run."""
     run = freeze(tmp_path / "x", "run", ONE)
     begin(run)
     preempted(run, "SLURM sent SIGTERM")

@@ -1,4 +1,4 @@
-"""The whole command on a tiny model: it runs, shows, continues, refuses, and keeps secrets to itself."""
+"""The launch command on a tiny model: it runs, prints, continues, refuses, and leaks no secret."""
 
 import os
 import pty

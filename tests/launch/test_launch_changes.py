@@ -1,4 +1,4 @@
-"""A run goes on with changes: any layout freely, what changes its meaning when it is allowed, and nothing is lost."""
+"""A run continues with changes: with any layout, and with a change of meaning if it is allowed."""
 
 import shutil
 import time
@@ -47,7 +47,7 @@ def edited(started: dict[str, Future]) -> dict[str, tuple[int, str, str]]:
 
 
 def extend(folder: Path) -> tuple[RunFolder, str]:
-    """Returns a run of 3 steps, then longer with larger steps and other processes; and what the second launch said."""
+    """Returns a run of 3 steps, extended with larger steps and other processes, and the second launch's output."""
     assert end(start(folder, "run", "checkpoint.every_steps=2"))[0] == 0
     changes = ["train.max_steps=5", "train.global_batch_size=8", "strategy=fsdp"]
     code, _, stderr = end(start(folder, "run", *changes, "checkpoint.allow_change=[train]", processes=2))
@@ -56,9 +56,9 @@ def extend(folder: Path) -> tuple[RunFolder, str]:
 
 
 def edit_rows(folder: Path) -> dict[str, tuple[int, str, str]]:
-    """Returns what the launches of run `edited` said, whose rows change and vanish under their path.
+    """Returns the output of the launches of run `edited`, whose rows are edited and deleted.
 
-    It begins anew, is killed at step 4, started again, killed at step 6, and goes on by the same command.
+    It starts over, is killed at step 4, restarted, killed at step 6, and continued by the same command.
     """
     rows = folder / "other" / "rows.jsonl"
     rows.parent.mkdir()
@@ -81,7 +81,7 @@ def edit_rows(folder: Path) -> dict[str, tuple[int, str, str]]:
 
 
 def keep_rows(folder: Path) -> RunFolder:
-    """Returns the run that nothing interrupted, of the same rows under another path."""
+    """Returns the uninterrupted run with the same rows under another path."""
     assert end(start(folder, "straight", *SIX_STEPS))[0] == 0
     return run_of(folder, "straight")
 
@@ -153,7 +153,7 @@ def test_a_foreign_checkpoint_is_compared_with_its_config(extended: tuple[RunFol
 
 
 def test_a_run_frozen_by_an_older_version_continues(extended: tuple[RunFolder, str], folder: Path):
-    """Its defaults were others, which is no change that the user made."""
+    """Its defaults were different, which is not a change by the user."""
     run, _ = extended
     older = run_of(folder, "older")
     shutil.copytree(run.path, older.path, symlinks=True)

@@ -1,4 +1,4 @@
-"""A run goes on from its last checkpoint after a rank has died or hung, and ends where that does not help."""
+"""A run restarts from its last checkpoint after a rank died or hung, up to a limit."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""What the elastic process gives its ranks."""
+"""Threads, failures and signals of the ranks under the elastic process."""
 
 import json
 import os

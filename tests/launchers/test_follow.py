@@ -1,4 +1,4 @@
-"""Ctrl-C saves, twice ends, and nothing is left behind, however the launching process goes."""
+"""Ctrl-C saves, a second one ends the run, and no process is left however the launch process ends."""
 
 import json
 import os

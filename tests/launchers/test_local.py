@@ -1,6 +1,6 @@
 """A run on this machine ends as a whole, and its first failing rank is named.
 
-A node is known by addresses that others can reach: never by loopback, unless somebody vouches for it.
+A node offers addresses that others can reach, and loopback only if it is configured.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""A run leaves the shared disk in peace: one look at its folder a step, of one process of the whole job (by strace)."""
+"""A run polls its folder once per step, from one process of the whole job (by strace)."""
 
 import subprocess
 import sys

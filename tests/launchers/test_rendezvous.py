@@ -1,8 +1,9 @@
-"""Nodes meet at the first's store, hear of the first failure, and part in order; who does not come is reported."""
+"""Nodes connect to the first node's store, share the first failure, and leave in order; missing ones are reported."""
 
 import json
 import multiprocessing
 import os
+import signal
 import socket
 import threading
 import time
@@ -251,3 +252,25 @@ def test_the_rendezvous_file_is_plain_and_new_each_time(run: RunFolder):
         numbers.add(json.loads(rendezvous_file(run, 3).read_text())["number"])
         rendezvous_file(run, 3).unlink()  # an attempt has one meeting
     assert len(numbers) == 2
+
+
+def wait_for_nodes(run: RunFolder, ended: Path) -> None:
+    """Waits for a second node that never joins; a signal ends the wait."""
+    module.SECONDS_TO_MEET = 600.0
+
+    def end(number: int, _: object) -> None:
+        ended.write_text(signal.Signals(number).name)
+        os._exit(0)
+
+    signal.signal(signal.SIGTERM, end)
+    open_first(run, 3, 2)
+
+
+def test_a_signal_ends_the_wait_for_nodes(run: RunFolder, apart: Callable, tmp_path: Path):
+    process = apart(wait_for_nodes, run, tmp_path / "ended")
+    while not rendezvous_file(run, 3).is_file():
+        time.sleep(0.05)
+    time.sleep(1.5)  # it waits inside a request to its store
+    os.kill(process.pid, signal.SIGTERM)
+    process.join(60)
+    assert (tmp_path / "ended").read_text() == "SIGTERM" and process.exitcode == 0

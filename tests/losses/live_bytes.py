@@ -1,4 +1,4 @@
-"""Counts the bytes of tensors that are alive, at their highest, while something runs."""
+"""Measures the peak bytes of live tensors during a call."""
 
 import weakref
 from typing import Any

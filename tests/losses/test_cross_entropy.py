@@ -1,6 +1,6 @@
-"""The chunked projection gives the plain loss and its gradients, and needs memory for a chunk alone.
+"""The chunked projection gives the plain loss and its gradients, with memory for one chunk.
 
-A loss is a sum over targets, additive over any split of a batch, whatever the model's class takes.
+A loss is a sum over targets, additive over any split of a batch, for any model class.
 """
 
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A base model is refused before a run where it would not train as its own class means, and its files must fit it."""
+"""A base model is refused before a run if it would not train like its own class or its files do not fit."""
 
 import json
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""A run begins with the live model held against its own class, and ends in words where they differ."""
+"""A run first compares the live model with its own class, and ends with an error if they differ."""
 
 from typing import Any
 

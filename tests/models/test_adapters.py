@@ -1,4 +1,4 @@
-"""Adapters cost no memory before a strategy has cut them, and leave the base model's names as they are."""
+"""Adapters need no memory before a strategy has sharded them, and keep the base model's names."""
 
 import pytest
 import torch

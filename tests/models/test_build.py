@@ -1,4 +1,4 @@
-"""Layers compiled by torch.compile: one graph for all of a kind, whatever a micro-batch holds, and the same numbers.
+"""Layers compiled by torch.compile: one graph per kind of layer, for any micro-batch, and the same numbers.
 
 Activation checkpointing: fewer activations are kept, no number changes, no expensive operation runs twice.
 Fused kernels replace layers of the model, or are refused with the reason; the real ones need a device.

@@ -1,4 +1,4 @@
-"""Operations are those that torch counts while the model runs, for every architecture."""
+"""FLOPs are those that torch counts while the model runs, for every architecture."""
 
 from pathlib import Path
 from typing import Any

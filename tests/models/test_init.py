@@ -1,4 +1,4 @@
-"""A new parameter is f(seed, its name), whoever draws which part of it (DESIGN 4.10)."""
+"""A new parameter is f(seed, its name), whichever rank draws which part of it (DESIGN 4.10)."""
 
 import pytest
 import torch

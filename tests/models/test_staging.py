@@ -1,4 +1,4 @@
-"""Model and rows are copy_once to a node's disk once, whole or not at all, and nothing else changes."""
+"""Model and rows are copied to a node's disk once and atomically, and training does not change."""
 
 import fcntl
 import json

@@ -1,4 +1,4 @@
-"""Every optimizer that a config can name trains alike however it is cut, and any strategy goes on with its state."""
+"""Every optimizer that a config can name trains alike under any strategy, and its state moves between them."""
 
 import json
 from math import prod
@@ -28,7 +28,7 @@ STEPS = 3
 
 
 def strategies_of(name: str) -> list[str]:
-    """Returns the strategies of steps 1, 2 and 3, each of which goes on from the one before."""
+    """Returns the strategies of steps 1, 2 and 3, each of which continues from the previous one."""
     return ["fsdp", "fsdp" if name in NOT_WITH_ZERO else "zero2", "ddp"]
 
 

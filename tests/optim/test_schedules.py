@@ -1,4 +1,4 @@
-"""A schedule is a pure function of the step; the last step has its end value, and transformers says the same of it."""
+"""A schedule is a pure function of the step, ends at its end value, and has the rates of transformers."""
 
 from itertools import pairwise
 

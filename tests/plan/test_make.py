@@ -1,4 +1,4 @@
-"""The plan holds the numbers that a run's programs share."""
+"""The plan has the numbers that the programs of a run share."""
 
 import json
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Bytes per process are those that were read from live engines.
+"""Planned bytes per process equal those of live engines.
 
 Parameters are counted without torch exactly as torch counts them.
 """

@@ -1,4 +1,4 @@
-"""Rows, steps and tokens are exact from prepared data, and said to be guesses before."""
+"""Rows, steps and tokens are exact from prepared data, and marked as estimates before."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A place and lines for tests of distft.prove."""
+"""Builds folders and lines for the tests of distft.prove."""
 
 import time
 from pathlib import Path

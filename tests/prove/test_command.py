@@ -1,4 +1,4 @@
-"""`distft prove`: a line for every check, a page, and an exit code that says whether one fails."""
+"""`distft prove`: a line for every check, a page, and exit code 1 if one fails."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Waits, idle time and kinds of kernels are read from the marked steps of a trace, and from nothing else."""
+"""Synchronizations, idle time and kernels are read only from the marked steps of a trace."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""docs/models.md says of every causal model type what the check of a base model finds."""
+"""docs/models.md lists for every causal model type the result of the base model check."""
 
 from importlib.metadata import version
 

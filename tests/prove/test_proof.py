@@ -1,6 +1,6 @@
-"""A proof has each line as soon as it is known, and a line passes by its number alone.
+"""A proof has each line as soon as it is known, and a line passes by its number.
 
-The page says everything in words, stands alone, and runs nothing.
+The page is self-contained, readable without scripts, and runs no code.
 """
 
 import json
@@ -63,7 +63,7 @@ def test_every_line_is_shown_with_its_reason() -> None:
     page = render(FACTS, LINES, 12.0)
     for text in ("no CUDA device", "no time was left", "&lt;= 2e-05", "1.5e-06 relative", "from the CPU"):
         assert text in page, text
-    assert "1 fail" in page and "What fails" in page
+    assert "1 fail" in page and "Failed checks" in page
 
 
 def test_the_page_of_a_cpu_states_that_shapes_are_small() -> None:

@@ -1,4 +1,4 @@
-"""The support page is what the kept proofs say, and says nothing of machines that none is of."""
+"""The support page follows the recorded proofs, and makes no claim about other machines."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What is measured is held against the plan, and only what a device can say is said."""
+"""Measurements are compared with the plan, and a CPU reports only what it can measure."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What tiny runs come to is judged by their numbers, and a case that ends its process fails alone."""
+"""Tiny runs are judged by their numbers, and a case that ends its process fails alone."""
 
 import json
 from dataclasses import replace
@@ -76,7 +76,7 @@ def test_the_spread_names_the_two_extremes(tmp_path: Path) -> None:
     fp32, bf16 = spread(done)
     assert fp32.status == "fail" and fp32.value == pytest.approx(1e-4, rel=0.02)
     assert "strategies.ddp.fp32, strategies.zero2.fp32" in fp32.text
-    assert bf16.status == "fail" and "0 strategies ended" in bf16.text
+    assert bf16.status == "fail" and "0 strategies finished" in bf16.text
 
 
 def test_every_strategy_in_each_precision_is_a_case(tmp_path: Path) -> None:

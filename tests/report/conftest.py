@@ -1,4 +1,4 @@
-"""A finished run folder, written by the contracts alone."""
+"""A finished run folder, written by its contract without a run."""
 
 import json
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""The model card says what the run's files say."""
+"""The model card has the numbers of the run's files."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""What is drawn is what was measured."""
+"""The curves show the measured values."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""The page's numbers are the run's."""
+"""The numbers of the page are those of the run."""
 
 from dataclasses import replace
 
@@ -40,7 +40,7 @@ def test_one_measurement_shows_no_change(make_run):
 def test_batch_arithmetic_and_throughput_are_shown(make_run):
     numbers = dict(gather(make_run()).numbers)
     assert numbers["rows per step"] == "24 = 2 processes x 3 micro-batches x 4 rows"
-    assert numbers["tokens read"] == "7,200 in 72 s: 100 per second", "900 real tokens in each of 8 steps"
+    assert numbers["tokens read"] == "7,200 in 1m12s: 100 per second", "900 real tokens in each of 8 steps"
     assert numbers["target tokens, trained on"] == "2,400", "300 in each"
     said = "parameters 0.50, gradients 0.50, optimizer 1.00 as planned, activations and others 1.25"
     assert numbers["peak memory per process"] == f"3.25 GiB, measured: {said}"

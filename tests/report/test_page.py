@@ -1,4 +1,4 @@
-"""The page stands alone, runs nothing, and reads well in a real browser."""
+"""The page is self-contained, runs no code, and fits any window of a real browser."""
 
 import re
 import subprocess
@@ -80,7 +80,7 @@ def test_a_failed_run_shows_its_error_first(make_run):
     run.write_status(error={"rank": 1, "message": "ValueError: no targets"})
     page = render(gather(run))
     assert page.index("ValueError: no targets") < page.index("Held-out rows")
-    assert "there is no before and after" in page
+    assert "so no change is shown" in page
 
 
 @pytest.mark.slow
@@ -97,6 +97,14 @@ def test_a_wrong_call_exits_2_with_the_reason(arguments, capsys):
         command(main, arguments)
     assert end.value.code == 2
     assert "run" in capsys.readouterr().err
+
+
+def test_a_wrong_value_in_a_frozen_config_is_named(make_run, capsys):
+    run = make_run(seed="three")
+    with pytest.raises(SystemExit) as end:
+        command(main, [f"run={run.path}"])
+    said = capsys.readouterr().err
+    assert end.value.code == 2 and "seed=three" in said and "Try: another run" in said
 
 
 @pytest.mark.slow

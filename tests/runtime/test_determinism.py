@@ -1,6 +1,6 @@
-"""`train.deterministic`: every switch is set in a fresh process, and what is read back is what is in force.
+"""`train.deterministic`: every switch is set in a fresh process and read back.
 
-A seed depends on what it is for and on nothing else.
+A seed is a function of its purpose only.
 """
 
 import json
@@ -12,8 +12,8 @@ import pytest
 
 from distft.runtime.determinism import VARIABLES, seed_for
 
-SET = "from distft.runtime.determinism import in_force, make_deterministic as make; import json, torch; "
-SHOW = "print(json.dumps(in_force()))"
+SET = "from distft.runtime.determinism import effective_switches, make_deterministic as make; import json, torch; "
+SHOW = "print(json.dumps(effective_switches()))"
 
 
 def said(program: str) -> dict[str, object]:

@@ -1,6 +1,6 @@
 """Memory is reported as its device counts it, and garbage is collected at set steps only.
 
-fp32 means fp32 and bf16 is added up in fp32, and what is in force is read back.
+fp32 is exact, bf16 accumulates in fp32, and both are read back.
 """
 
 import gc

@@ -1,4 +1,4 @@
-"""One process at a time holds a run folder, and its death lets go of it."""
+"""One process at a time holds the lock of a run folder, until it ends."""
 
 import os
 import subprocess

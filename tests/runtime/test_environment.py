@@ -1,6 +1,6 @@
-"""What a run ran with is on record; secrets are not.
+"""The environment of a run is recorded, without secrets.
 
-Nodes with other software are refused on all of them, and each rank's environment is on record.
+Nodes with other software are refused on all nodes, and each rank's environment is recorded.
 """
 
 import json

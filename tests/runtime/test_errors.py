@@ -1,4 +1,4 @@
-"""The culprit is named: never a peer that only lost its connection, never nothing."""
+"""The culprit is named: never a peer that only lost its connection, and never no rank."""
 
 import os
 import signal

@@ -82,7 +82,7 @@ def test_time_without_a_free_core_is_not_work(beating: Path):
 
 def test_waiting_for_a_collective_is_not_work(beating: Path):
     began = time.perf_counter()
-    with alone(), heartbeat.telling_collectives():
+    with alone(), heartbeat.counting_collectives():
         heartbeat.begin_step(1)
         heartbeat.enter("forward")
         work = dist.all_reduce(torch.ones(1), async_op=True)

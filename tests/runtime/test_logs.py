@@ -1,6 +1,6 @@
-"""Everything a process prints is in its log, and a broken terminal ends nothing.
+"""Everything a process prints is in its log, and a broken terminal does not end it.
 
-Known noise of libraries is not seen; what the user set himself stays.
+Known noise of libraries is filtered; the user's own settings are kept.
 """
 
 import fcntl

@@ -1,8 +1,8 @@
-"""A forked process has its parent's modules and nothing else of it.
+"""A forked process inherits its parent's modules only.
 
-A rank does what was registered for its end, and its interpreter is not taken down under threads that are not its.
+A rank runs its exit functions, and does not tear down its interpreter under foreign threads.
 A bound process dies with the one that started it.
-Nothing is collected while libraries are imported, and what they made stays out of later collections.
+Garbage collection is off during imports, and later collections skip their objects.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""A rank's device is one that the machine has."""
+"""A rank gets a device of the machine, and collectives a timeout above the watchdog's."""
 
 from datetime import timedelta
 

@@ -1,4 +1,4 @@
-"""A request to stop is meant for one attempt; a file made by hand for any."""
+"""A stop request is for one attempt; a stop file made by hand is for any."""
 
 from distft.run import RunFolder
 from distft.runtime import stop

@@ -1,4 +1,4 @@
-"""Launches tiny runs on the practice cluster, and waits for what they come to."""
+"""Launches tiny runs on the practice cluster, and waits for their results."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""The doctor under a real SLURM: it looks at the nodes from within an allocation, and says what the cluster lacks."""
+"""The doctor under a real SLURM: it checks the nodes inside an allocation, and reports what the cluster lacks."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Whatever SLURM does to a job, the run is in the end the one that nobody interrupted, each step once."""
+"""Whatever SLURM does to a job, the run ends like an uninterrupted one, with each step once."""
 
 import time
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Jobs on several nodes train as one machine does, by hand too, and give nothing away."""
+"""Jobs on several nodes train like one machine, also submitted by hand, and leak no secret."""
 
 import os
 import re

@@ -37,7 +37,7 @@ def nodes(cluster: Cluster) -> Iterator[Cluster]:
 
 
 def straight(cluster: Cluster, folder: Path, steps: int) -> RunFolder:
-    """The run of two processes of this machine that nobody interrupts."""
+    """An uninterrupted run of two local processes."""
     name = f"straight-{steps}"
     settings = [*SETTINGS, f"train.max_steps={steps}", "launcher=local", "launcher.processes_per_node=2"]
     assert ended(launch(cluster, folder, name, *settings, **ONE_THREAD))[0] == 0

@@ -1,4 +1,4 @@
-"""A node that is throttled is found before the run begins, left out, and the job is done elsewhere."""
+"""A throttled node is found before the run, excluded, and the job runs on other nodes."""
 
 import os
 import threading

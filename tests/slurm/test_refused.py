@@ -1,4 +1,4 @@
-"""What SLURM would refuse, or leave in the queue for ever, is refused in seconds, in the words of the wrong key."""
+"""Jobs that SLURM would refuse or never start are refused in seconds, with the wrong key."""
 
 import os
 import subprocess

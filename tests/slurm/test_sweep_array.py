@@ -1,4 +1,4 @@
-"""A sweep under SLURM is one job array, goes on without its command, and is followed again by the same command."""
+"""A sweep under SLURM is one job array, continues without its command, and is followed again by the same command."""
 
 import json
 import os

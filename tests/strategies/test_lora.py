@@ -1,4 +1,4 @@
-"""Adapters train alike under every strategy, as peft's own do in one process, and nothing else is saved.
+"""Adapters train alike under every strategy, like peft's own in one process, and nothing else is saved.
 
 The bars are those of test_parity.py. B starts as zero, so some gradients of A nearly cancel: one of -3.5e-9 is -1.3e-9
 in peft's own fp32 loop, next to others of 1e-4. Below its eps of 1e-8 AdamW would make 8e-5 of a weight of that, so eps

@@ -39,8 +39,9 @@ EVERY = [
 ]
 # The parts of a step's memory add up, so half of the combinations has each setting with each other one.
 HALF = [0, 3, 5, 6, 9, 10, 12, 15]
-CASES = [EVERY[i] for i in HALF] + [case("fsdp", p, DEEP, False, lora) for p in BYTES for lora in (False, True)]
-MORE_CASES = [each for i, each in enumerate(EVERY) if i not in HALF]
+BLOCKS = [case("fsdp", precision, DEEP, False, lora) for precision in BYTES for lora in (False, True)]
+CASES = [*(EVERY[i] for i in HALF), BLOCKS[0], BLOCKS[3]]
+MORE_CASES = [each for each in [*EVERY, *BLOCKS] if each not in CASES]
 
 
 def planned(case: dict[str, Any]) -> dict[str, int]:

@@ -5,7 +5,7 @@ in fp32 moves loss and gradient norm by a few 1e-7; AdamW turns a gradient's las
 only where the gradient is near zero, hence 2e-5 absolute after 5 steps. Seen: 1.5e-6 of a norm, 7.4e-6
 of a weight, and 1.6e-5 of one of GPT-2's, in all its strategies alike.
 
-Processes that should hold the same weights are known to, and one that does not is noticed.
+Replicas with different weights are detected.
 """
 
 import json

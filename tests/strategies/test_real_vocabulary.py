@@ -1,4 +1,4 @@
-"""At a vocabulary of real size, 49,152 and tied, strategies train like the fp64 reference, and report their true norm.
+"""With a tied vocabulary of 49,152, strategies train like the fp64 reference and report the true gradient norm.
 
 An error that grows with a tensor's size shows only here: torch's fp32 norm of such an embedding is 0.2% low on a CPU.
 """

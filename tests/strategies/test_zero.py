@@ -1,4 +1,4 @@
-"""DeepSpeed takes over what it was given, or the run does not start."""
+"""DeepSpeed applies every setting, or the run does not start."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Stands in for an accelerator's events and streams: what is recorded is done when the test says so.
+"""Stands in for an accelerator's events and streams: recorded work is done when the test says so.
 
 Times are the device's own: milliseconds of the work that was launched before.
 """

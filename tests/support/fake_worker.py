@@ -1,4 +1,4 @@
-"""A worker without a model: it steps, meets its peers, and misbehaves as its config.yaml says."""
+"""A worker without a model: it steps, connects to its peers, and fails as its config.yaml requests."""
 
 import argparse
 import atexit
@@ -57,7 +57,7 @@ def make_meeting():
     import torch.distributed as dist
 
     dist.init_process_group("gloo")
-    counting = heartbeat.telling_collectives()
+    counting = heartbeat.counting_collectives()
     counting.__enter__()
     atexit.register(counting.__exit__, None, None, None)
     return dist.barrier

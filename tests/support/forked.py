@@ -1,4 +1,4 @@
-"""Many ranks for the price of one import: they are forked from a process that has imported everything."""
+"""Forks many ranks from one process that has imported everything."""
 
 import os
 import socket

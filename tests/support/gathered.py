@@ -31,7 +31,7 @@ COLLECTIVES = ("reduce_scatter_single", "reduce_scatter_tensor")  # what FSDP2 o
 
 
 class Held(TorchDispatchMode):
-    """`peak` is of all storages seen so far that are alive, in bytes, looked at after every operation.
+    """`peak` is of all storages seen so far that are alive, in bytes, checked after every operation.
 
     FSDP2 frees and fills storages by resizing them, so they are measured anew each time. What gloo takes for itself, a
     copy of all that it sums, is left out: NCCL needs none.

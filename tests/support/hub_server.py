@@ -1,4 +1,4 @@
-"""A Hugging Face hub on the loopback: models and datasets in commits, and whatever may go wrong with asking for them.
+"""A Hugging Face hub on the loopback: models and datasets in commits, and the errors that requests may get.
 
 Speaks what huggingface_hub's snapshot_download and the datasets library ask: info, tree, paths, files with ranges.
 """

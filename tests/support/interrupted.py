@@ -42,7 +42,7 @@ class Ask:
 
 
 def send(ask: Ask, run: RunFolder, attempt: int, world: World) -> threading.Thread:
-    """Sends what is asked, if it is for this rank, while the caller goes on; its thread ends when all was sent."""
+    """Sends the requested signals if they are for this rank, in a thread that ends when all were sent."""
 
     def sent() -> None:
         began = time.monotonic()

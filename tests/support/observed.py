@@ -65,7 +65,7 @@ class Watch:
     """What reaches this process: forwards, computed layers, looks at replicas, saves."""
 
     def __init__(self, run: RunFolder, stop_at: int | None = None, spoil: tuple[int, ...] = ()) -> None:
-        """stop_at: a step within which someone asks the run to stop. spoil: steps that once have a loss of NaN."""
+        """stop_at: a step within which the run gets a stop request. spoil: steps whose loss is NaN once."""
         self.run, self.stop_at, self.spoilt = run, stop_at, set(spoil)
         self.step, self.in_step = 0, False
         self.seen: dict[str, list[Any]] = {"forwards": [], "mlps": [], "looks": [], "saves": []}
@@ -118,7 +118,7 @@ class Watch:
 
 
 def work(case: dict[str, Any], world: World) -> dict[str, Any]:
-    """Makes one run, or goes on with it; returns what each rank saw, and the error that it ended with.
+    """Starts or continues one run; returns what each rank recorded, and the error that ended it.
 
     case: its `overrides`, what a Watch is given, `built`: it is not trained, and its layers
     are recorded; `shard_bytes`, of the prepared rows.

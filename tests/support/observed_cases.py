@@ -150,7 +150,7 @@ class Ran:
 
 
 def write_texts(file: Path, lengths: list[int], targets: list[int]) -> None:
-    """Writes rows that have so many tokens, a byte each and the end, of which the last ones are trained."""
+    """Writes rows of these numbers of tokens, one per byte plus the end, of which the last ones are trained."""
     rows = []
     for i, (length, trained) in enumerate(zip(lengths, targets, strict=False)):
         completion = "".join(chr(97 + (3 * i + 5 * j) % 26) for j in range(trained - 1))

@@ -1,4 +1,4 @@
-"""The reference that strategies are held against: a plain loop without distft's step, engine or batches.
+"""The reference for strategies: a plain loop without distft's step, engine or batches.
 
 It sees all rows of a step in one micro-batch, with unequal target counts, and uses an attention mask.
 It begins at the strategies' fp32 weights and computes in fp64: what is between it and a strategy is that strategy's

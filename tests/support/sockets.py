@@ -1,4 +1,4 @@
-"""Whom processes talk to, by strace: the addresses of every socket that they connect, bind or send from."""
+"""Records by strace the addresses of every socket that processes connect, bind or send from."""
 
 import ipaddress
 import re

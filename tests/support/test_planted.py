@@ -1,4 +1,4 @@
-"""Each fault that is planted by hand has its line: code that moves takes its faults along."""
+"""The line of each planted fault exists, so code that moves takes its faults along."""
 
 from pathlib import Path
 

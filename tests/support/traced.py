@@ -1,4 +1,4 @@
-"""What processes ask the kernel for, by strace: which files they look at and read, in what pieces."""
+"""Records by strace which files processes look up and read, in what sizes."""
 
 import re
 import signal

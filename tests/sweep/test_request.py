@@ -1,4 +1,4 @@
-"""A sweep's command line is sorted into what jobs share, what is swept and what is about the sweep."""
+"""A sweep's command line is split into shared overrides, swept keys and the sweep's own keys."""
 
 import pytest
 

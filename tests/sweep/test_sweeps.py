@@ -1,4 +1,4 @@
-"""Whole sweeps of tiny models: what fails is named and stops nothing, and the same command goes on."""
+"""Whole sweeps of tiny models: a failed job is named and stops no other, and the same command continues."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""Eight ranks ask the disk for each byte of a model, or of a checkpoint, once, and in large requests (by strace)."""
+"""Eight ranks read each byte of a model or checkpoint once, in large requests (by strace)."""
 
 import shutil
 import sys

@@ -1,4 +1,4 @@
-"""Any two regions of a tensor exchange exactly the elements that both hold."""
+"""Any two regions of a tensor exchange exactly their intersection."""
 
 import random
 from math import prod

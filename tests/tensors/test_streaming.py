@@ -1,6 +1,6 @@
 """Any flat range of any stored tensor can be read; a damaged file is named.
 
-Bytes are taken apart where they go: what a device keeps is converted there, what the host keeps is not sent.
+Bytes are split at their destination: a device converts what it keeps, and what the host keeps is not sent.
 """
 
 from pathlib import Path

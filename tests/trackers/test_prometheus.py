@@ -1,4 +1,4 @@
-"""A scrape reads a whole file, whose format Prometheus' own grammar takes, whatever the run is called."""
+"""A scrape reads a complete file in Prometheus' format, whatever the run's name."""
 
 import math
 import re

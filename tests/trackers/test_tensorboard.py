@@ -1,4 +1,4 @@
-"""TensorBoard reads back what was logged, each step once, and no torch was needed."""
+"""TensorBoard reads back each logged step once, without torch."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""What the user sees: few plain lines, a bar on a terminal, one table at the end."""
+"""The terminal shows few plain lines, a progress bar, and one table at the end."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""Steps that must not be taken, on real ranks: `python -m tests.train.spoilt OUT CASES.json`.
+"""Steps that must be skipped, on real ranks: `python -m tests.train.spoilt OUT CASES.json`.
 
 A case trains steps 1, 2 and 3, of which the second is spoilt on one rank alone, or is the OOM probe of the largest
 micro-batch; its twin never sees the second.

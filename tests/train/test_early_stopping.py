@@ -1,4 +1,4 @@
-"""When something is due is a pure question about a step number."""
+"""What is due is a function of the step number, and early stopping of the losses."""
 
 import pytest
 

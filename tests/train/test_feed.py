@@ -1,4 +1,4 @@
-"""What is made ahead is what the feed gives, step for step, and its errors come when its step does."""
+"""Prefetched batches are those of each step, and errors are raised at their step."""
 
 import threading
 from contextlib import closing

@@ -1,6 +1,6 @@
 """When a run stops, skips or rewinds on NaN/Inf, and what counts as a spike.
 
-A rank is named by a rule over the seconds of all: slow in most of the last steps, beyond its share of the work.
+A straggler is found by the compute seconds of all ranks: slow in most of the last steps, beyond its share of the work.
 A run that waits for its rows gets one warning, with a fix.
 """
 

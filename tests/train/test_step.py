@@ -1,8 +1,8 @@
-"""A loss or gradient that is not finite, on one rank alone, changes no bit of any weight or moment, and all know.
+"""A NaN/Inf loss or gradient on one rank changes no bit of any weight or moment, and all ranks skip the step.
 
 A steady step does only useful work, counted live on 2 and 4 processes.
-These numbers do not depend on the device: no padding, no token projected that is not trained, no collective that the
-strategy does not need, one wait of the host for the device.
+These numbers do not depend on the device: no padding, no untrained token in the projection, no collective that the
+strategy does not need, one synchronization with the device.
 """
 
 import json

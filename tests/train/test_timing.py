@@ -1,6 +1,6 @@
 """Seconds are reported once per phase; those of an accelerator when its work is done, without waiting for it.
 
-A utilisation has a denominator that is known by name, and one above all that a machine can do is an error.
+MFU has a denominator that is known by name, and an MFU above 1 is an error.
 The profiled step is summarized by its most expensive operations, in a run with train.profile.
 """
 

@@ -1,4 +1,4 @@
-"""The command on a tiny GPT-2 with dropout, by the launcher that users have; and what it refuses before it starts."""
+"""`verify_resume` on a tiny GPT-2 with dropout and the real launcher, and what it refuses before it starts."""
 
 import json
 import os

@@ -1,5 +1,5 @@
-"""A run with dropout that is killed at every moment is bit-equal; noise of a device is measured and no fault; a fault
-is caught, with the noise and without it.
+"""A run with dropout that is killed in every phase is bit-equal; noise of a device is measured and not a failure; a
+fault is detected, with noise and without.
 
 The processes are forked from one that has imported torch, so that 30 attempts take no time; the kills are real.
 """

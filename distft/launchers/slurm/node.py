@@ -16,7 +16,7 @@ from types import FrameType
 
 from distft.config.freeze import read_config
 from distft.launchers.contract import Outcome
-from distft.launchers.forks import ForkServer
+from distft.launchers.fork_server import ForkServer
 from distft.launchers.outcome import elastic_log, outcome_of, write_outcome
 from distft.launchers.slurm import commands
 from distft.launchers.slurm.commands import SlurmError, node_address, with_retries

@@ -4,6 +4,9 @@ It computes only the diagonal blocks, and needs a mask only for windows shorter 
 
 For torch.compile on CPUs, the loop over documents is a custom operation: their number and lengths are data, not part of
 the graph, so one graph serves every micro-batch. On accelerators, varlen kernels are such operations themselves.
+
+Trap: torch keeps compiled graphs on disk and knows an operation by its name. One with another signature needs another
+name, of forward and backward, or a graph that an older version has compiled calls it with the old arguments.
 """
 
 from collections.abc import Sequence
@@ -48,7 +51,7 @@ class Options(TypedDict, total=False):
     max_length_q: int | None
 
 
-@torch.library.custom_op("distft::documents_attention", mutates_args=(), device_types="cpu")
+@torch.library.custom_op("distft::block_diagonal_attention", mutates_args=(), device_types="cpu")
 def documents_attention(
     query: torch.Tensor,
     key: torch.Tensor,
@@ -76,7 +79,7 @@ def _(query: torch.Tensor, *_: Any) -> tuple[torch.Tensor, torch.Tensor]:
     return _empty(query)
 
 
-@torch.library.custom_op("distft::documents_attention_backward", mutates_args=(), device_types="cpu")
+@torch.library.custom_op("distft::block_diagonal_attention_backward", mutates_args=(), device_types="cpu")
 def documents_attention_backward(
     gradient: torch.Tensor, saved: Sequence[torch.Tensor], scale: float | None, window: int | None
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

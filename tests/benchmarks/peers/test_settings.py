@@ -26,7 +26,7 @@ def test_rounds_take_turns_over_all_rows():
 
 
 def test_two_processes_need_two_threads():
-    with pytest.raises(ConfigError, match="threads=1 are too few"):
+    with pytest.raises(ConfigError, match="threads=1 is too few"):
         read_arguments(["threads=1"])
 
 
@@ -36,5 +36,5 @@ def test_only_grouping_by_length_reads_other_rows_in_a_step():
 
 def test_no_more_steps_than_the_rows_give():
     assert read_arguments(["rows=32", "steps=5", "threads=2"]).steps == 5
-    with pytest.raises(ConfigError, match="steps=6 are more than the rows give. Try: steps=5"):
+    with pytest.raises(ConfigError, match="steps=6 is more than the rows allow. Try: steps=5"):
         read_arguments(["rows=32", "steps=6", "threads=2"])

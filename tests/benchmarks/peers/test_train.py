@@ -1,4 +1,4 @@
-"""Peers read the rows that distft reads: the same in each step, or all of them grouped behind the warm-up."""
+"""Peers read the rows of distft: the same in each step, or all of them grouped by length after the warm-up."""
 
 from types import SimpleNamespace
 

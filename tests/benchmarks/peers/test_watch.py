@@ -1,4 +1,4 @@
-"""Memory is that of the worst process below a program, also when it frees it again; a failure says why."""
+"""Peak memory is the maximum over a program's processes, even if it is freed; a failure has its reason."""
 
 import sys
 from pathlib import Path

@@ -32,7 +32,7 @@ def test_phases_are_summed_and_mfu_weighs_by_time():
 
 
 def test_a_run_shorter_than_its_warm_up_has_no_rate():
-    with pytest.raises(Failed, match="1 steps were trained, and 1 of them warm up"):
+    with pytest.raises(Failed, match="1 steps were trained, 1 of them for warm-up"):
         summary([row(1, 1.0)], warmup=1)
 
 

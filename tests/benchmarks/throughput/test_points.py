@@ -1,4 +1,4 @@
-"""Weak scaling keeps the rows of a process, strong scaling those of all; what is in both is one point."""
+"""Weak scaling keeps the rows of a process, strong scaling those of all; a point of both is measured once."""
 
 from dataclasses import replace
 

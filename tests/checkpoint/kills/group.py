@@ -28,7 +28,7 @@ STATE = 6 * ROWS * 64 * 4  # bytes, without the few that are no matrix
 
 @dataclass(frozen=True)
 class Life:
-    """A group that goes on from `start` and saves every step after it."""
+    """A group that continues from `start` and saves every step after it."""
 
     checkpoints: str
     world: int

@@ -1,4 +1,4 @@
-"""One life of a group of processes, ended by SIGKILL at a random instant, and what is found after it."""
+"""A group of processes that is killed by SIGKILL at a random time, and what is found afterwards."""
 
 import os
 import random

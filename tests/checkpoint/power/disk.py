@@ -1,4 +1,4 @@
-"""A disk that may lose what was not synced, and every state in which a loss of power may leave it.
+"""A disk that may lose unsynced data, and every state in which a power loss may leave it.
 
 What is promised, and no more: fsync of a file keeps its bytes, fsync of a folder the names in it. A name that was not
 synced is kept or lost, each on its own and in any order, a rename as one; so no journal is assumed that would keep a

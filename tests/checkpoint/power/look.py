@@ -1,4 +1,4 @@
-"""What the real code makes of a folder that a loss of power has left."""
+"""Opens a folder, as left by a power loss, with the real code."""
 
 import os
 from contextlib import redirect_stdout
@@ -19,7 +19,7 @@ NEXT = 99  # a step that is not there
 
 @dataclass(frozen=True)
 class Facts:
-    """What a run that goes on would find."""
+    """The checkpoint that a resumed run would find."""
 
     error: str
     found: Save | None = None

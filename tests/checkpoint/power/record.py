@@ -1,6 +1,6 @@
-"""What a program did to a folder, as strace saw it: the calls that change names or bytes, in the order they ended.
+"""A program's system calls that change names or bytes in a folder, recorded by strace, in the order they ended.
 
-A call that nobody here knows, and that touches the folder, fails: nothing is left out in silence.
+An unknown call that touches the folder is an error, so that none is left out silently.
 """
 
 import codecs

@@ -1,4 +1,4 @@
-"""Plays a record back on a disk that may lose power, and keeps account of what had been promised by then."""
+"""Replays a record on a disk that may lose power, and tracks what had been committed by then."""
 
 import re
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Every row of the compatibility table refuses a config, and nothing but such a config."""
+"""Every row of the compatibility table refuses its config, and no other row does."""
 
 import json
 import re

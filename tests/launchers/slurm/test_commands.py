@@ -1,4 +1,4 @@
-"""What SLURM's programs print is read as it is meant; recorded/ holds what those of a real one printed."""
+"""Outputs of SLURM's programs are parsed; recorded/ has outputs of a real SLURM."""
 
 import os
 import time

@@ -1,4 +1,4 @@
-"""A job is followed by its folder; SLURM is asked seldom, and what it ended is written down."""
+"""A job is followed by its run folder; SLURM is polled rarely, and its outcome is recorded."""
 
 import json
 from pathlib import Path

@@ -1,6 +1,6 @@
-"""What is submitted is the run's own script and its own options; what sbatch says reaches the user.
+"""The run's own script and options are submitted; errors of sbatch reach the user.
 
-A job that could never run is refused in the words of the keys that are wrong, each with the nearest that can.
+A job that could never run is refused with the wrong keys and suggestions.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""One node's part of a job: it holds what SLURM gave against the plan, and a signal is for the ranks."""
+"""One node's part of a job: it compares the allocation with the plan, and passes signals to the ranks."""
 
 import json
 import os

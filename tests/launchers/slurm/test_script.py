@@ -1,4 +1,4 @@
-"""A run's batch script is whole: it can be submitted by hand, from any folder name, into any environment."""
+"""A run's batch script is complete: it can be submitted by hand, with any folder name, in any environment."""
 
 import os
 import shlex

@@ -1,4 +1,4 @@
-"""Work for a real rank, named by `work` in a frozen config: it steps until it is asked to stop, and all agree."""
+"""A rank function, named by `work` in a frozen config: it steps until a stop request, on all ranks alike."""
 
 import time
 from pathlib import Path

@@ -1,6 +1,6 @@
-"""A document in a row of documents gets the logits it has alone, and sees nothing of the others (DESIGN 4.4).
+"""A packed document gets the logits that it has alone, and does not attend to the others (DESIGN 4.4).
 
-Attention as one operation of a compiled graph gives the bits of a call for each document, forward and backward.
+Attention as one operation of a compiled graph is bit-equal to one call per document, forward and backward.
 """
 
 from typing import Any

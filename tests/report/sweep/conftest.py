@@ -1,4 +1,4 @@
-"""A sweep's folder, written by the contracts alone: sweep_status.json, and a run folder per job."""
+"""A sweep's folder, written by its contract without a sweep: sweep_status.json, and a run folder per job."""
 
 import json
 import math

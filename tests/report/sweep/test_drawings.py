@@ -1,6 +1,6 @@
-"""What is drawn is what the runs came to.
+"""The drawings of a sweep show the results of its runs.
 
-Every run is one line through its own values.
+In the parallel coordinates every run is one line.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""The first sentence says what was found, and no more than that."""
+"""The headline states the result of a sweep, with its uncertainty."""
 
 from dataclasses import replace
 

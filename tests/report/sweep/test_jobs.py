@@ -1,6 +1,6 @@
-"""A sweep is what its files say now.
+"""The jobs of a sweep are read from its current files.
 
-Values lie where a reader looks for them, under the words a user types.
+Swept values are ordered and labeled as a user types them.
 """
 
 import json

@@ -1,6 +1,6 @@
-"""A sweep's page stands alone, runs nothing, says what its files say, and reads well in a real browser.
+"""A sweep's page is self-contained, runs no code, shows its files, and fits any window of a real browser.
 
-sweep.csv holds every run, in numbers that are not rounded.
+sweep.csv has every run with unrounded numbers.
 """
 
 import csv

@@ -1,6 +1,6 @@
-"""The order of the settings, and how sure it is, are what a hand computes.
+"""The ranking of settings and its intervals equal values computed by hand.
 
-The quantile is the one of the printed tables.
+The quantile equals the printed tables.
 """
 
 import math

@@ -1,10 +1,21 @@
-"""What was measured with other code or settings has another name."""
+"""Repeats are shown as median and range; other code or settings have another identity."""
 
 import subprocess
 from pathlib import Path
 
-import benchmarks.identity as identity
+import benchmarks.measurement as measurement
 import distft.runtime.environment as environment
+from benchmarks.measurement import spread, table
+
+
+def test_the_median_comes_first_then_the_range():
+    assert spread([3.0, 1.0, 1000.0]) == "3 (1 to 1,000)"
+    assert spread([0.5], "{:.1f}") == "0.5"
+    assert spread([]) == "-"
+
+
+def test_a_table_has_a_line_for_each_row():
+    assert table(["a", "b"], [["1", "2"]]) == "| a | b |\n| --- | --- |\n| 1 | 2 |\n"
 
 
 def git(folder: Path, *words: str) -> None:
@@ -18,20 +29,20 @@ def test_the_code_hash_covers_measured_code_and_not_results(tmp_path: Path, monk
     git(tmp_path, "init", "-q")
     git(tmp_path, "add", ".")
     git(tmp_path, "commit", "-qm", "one")
-    monkeypatch.setattr(identity, "_CHECKOUT", tmp_path)
+    monkeypatch.setattr(measurement, "_CHECKOUT", tmp_path)
     monkeypatch.setattr(environment, "__file__", str(tmp_path / "distft/runtime/environment.py"))
-    clean = identity.code()
+    clean = measurement.code()
     assert len(clean) == 40
     (tmp_path / "benchmarks/results/old.md").write_text("two\n")
     (tmp_path / "README.md").write_text("two\n")
-    assert identity.code() == clean
+    assert measurement.code() == clean
     (tmp_path / "distft/runtime/environment.py").write_text("two\n")
-    changed = identity.code()
+    changed = measurement.code()
     assert changed.startswith(f"{clean}+")
     (tmp_path / "distft/runtime/environment.py").write_text("three\n")
-    assert identity.code() not in (clean, changed)
+    assert measurement.code() not in (clean, changed)
 
 
 def test_equal_settings_have_equal_names():
-    assert identity.digest({"a": 1, "b": [2]}) == identity.digest({"b": [2], "a": 1})
-    assert identity.digest({"a": 1}) != identity.digest({"a": 2})
+    assert measurement.digest({"a": 1, "b": [2]}) == measurement.digest({"b": [2], "a": 1})
+    assert measurement.digest({"a": 1}) != measurement.digest({"a": 2})

@@ -1,4 +1,4 @@
-"""Elastic processes come from a server that has its imports behind it, and end with it."""
+"""Elastic processes are forked from a server that has imported everything, and end with it."""
 
 import os
 import signal
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from distft.launchers.elastic import SpawnedRank
-from distft.launchers.forks import Forked, ForkServer
+from distft.launchers.fork_server import Forked, ForkServer
 from distft.launchers.outcome import elastic_log
 from distft.run import RunFolder
 from tests.support.fake_run import assert_none_left, freeze, name_of, processes_of, wait_for_rows
@@ -83,7 +83,7 @@ def test_a_returned_command_leaves_no_server(tmp_path: Path):
     run = freeze(tmp_path / "run")
     program = f"""if True:
         from pathlib import Path
-        from distft.launchers.forks import ForkServer
+        from distft.launchers.fork_server import ForkServer
         server = ForkServer()
         arguments = [{str(run.path)!r}, "--attempt", "1", "--program", "tests.support.fake_worker"]
         server.start(arguments, Path({str(elastic_log(run, 1))!r})).wait()
