@@ -16,7 +16,7 @@ from distft.generate.job import STATISTICS, count_answers, freeze, read_answers
 from distft.generate.prompts import Request, held_out_prompts, read_prompts, too_long
 from distft.generate.settings import Settings, parse, without_stop
 from distft.generate.source import Source, find_source
-from distft.launchers.local import Local
+from distft.launchers.local import Local, LocalConfig
 from distft.paths import absolute, why_not_writable
 from distft.run import RunFolder, json_text, read_json
 
@@ -94,7 +94,7 @@ def answered(job: RunFolder, source: Source, count: int) -> bool:
             Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress,
         ):
             task = progress.add_task("generating", total=count)
-            [handle] = Local().submit([job.path])
+            [handle] = Local(LocalConfig()).submit([job.path])
             while (outcome := handle.wait(0.2)) is None:
                 progress.update(task, completed=count_answers(job))
     except Damaged as error:

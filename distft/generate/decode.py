@@ -105,10 +105,14 @@ def decoding(engine: Engine, device: torch.device) -> Iterator[LiveModel]:
     before = attention_of(live.model)
     engine.train(False)
     live.model.set_attn_implementation(anywhere(live.model.config))
+    replaced = [(block, vars(block).pop("forward", None)) for block in engine.objective.blocks]  # compiled for training
     try:
         with torch.no_grad():
             yield live
     finally:
+        for block, forward in replaced:
+            if forward is not None:
+                block.forward = forward
         live.model.set_attn_implementation(before)
         engine.train(True)
 

@@ -5,7 +5,7 @@ here loads torch.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -104,21 +104,42 @@ def _of_run(run: RunFolder, at: str, changes: Mapping[str, str]) -> Source:
     if not recorded:  # the rows are deleted, or of an older version
         renderer(_TURN if renderer.chat_template else _TEXT)
     ends = recorded["end_token_ids"] if recorded else tokenizer.convert_tokens_to_ids(sorted(renderer.ends))
-    base = Path(plan.model_dir) if plan.model_dir else None
-    facts = text_facts(read_json(base / CONFIG) if base else config.model.facts)
     held_out = Rows(rows_dir, "eval") if rows_dir and plan.eval_rows else None
-    generation, notes = _generation(base, facts)
+    limits = limits_of(config, plan, ends)
     return Source(
         name=f"{run.path.name} at {checkpoint.name if checkpoint else BASE}",
         config=config,
         plan=plan,
         checkpoint=checkpoint,
         render=PromptRenderer(renderer, tokenizer, is_plain=rows_dir is not None and _is_plain(rows_dir)),
-        ends=tuple(dict.fromkeys([*_ids(generation.get("eos_token_id")), *ends])),
-        penalties={name: generation[name] for name in PENALTIES if generation.get(name)},
-        positions=_positions(facts),
+        ends=limits.ends,
+        penalties=limits.penalties,
+        positions=limits.positions,
         held_out=held_out,
-        notes=notes,
+        notes=limits.notes,
+    )
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a model's own files say of its answers; the fields are those of Source."""
+
+    ends: tuple[int, ...]
+    penalties: Mapping[str, Any]
+    positions: int | None
+    notes: tuple[str, ...]
+
+
+def limits_of(config: Config, plan: Plan, ends: Sequence[int]) -> Limits:
+    """Returns the limits of a run's base model. ends: ids of the tokens that ended the trained texts."""
+    base = Path(plan.model_dir) if plan.model_dir else None
+    facts = text_facts(read_json(base / CONFIG) if base else config.model.facts)
+    generation, notes = _generation(base, facts)
+    return Limits(
+        tuple(dict.fromkeys([*_ids(generation.get("eos_token_id")), *ends])),
+        {name: generation[name] for name in PENALTIES if generation.get(name)},
+        _positions(facts),
+        notes,
     )
 
 

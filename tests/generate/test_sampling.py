@@ -47,7 +47,7 @@ def test_the_draws_are_uniform_and_differ() -> None:
 
 def test_penalties_are_those_of_transformers() -> None:
     torch.manual_seed(0)
-    model = LlamaForCausalLM(
+    model: Any = LlamaForCausalLM(
         LlamaConfig(vocab_size=64, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2)
     ).eval()
     settings: dict[str, Any] = {"repetition_penalty": 1.3, "no_repeat_ngram_size": 2, "suppress_tokens": [3, 4]}
