@@ -85,7 +85,7 @@ def main(arguments: list[str]) -> int:
     texts = [pair["prompt"] for pair in read_pairs(folder / "chatterbot.jsonl")]
     chosen = random.Random(0).sample(texts, count)
     prompts = [Prompt(i, source.render(text_prompt(text)), tokens) for i, text in enumerate(chosen)]
-    peer: Any = AutoModelForCausalLM.from_pretrained(folder / "smollm2-135m-instruct", dtype=torch.float32).eval()
+    peer: Any = AutoModelForCausalLM.from_pretrained(folder / "smollm2-135m-instruct", dtype=torch.float32).train(False)
     print("| answers | distft tokens/s | transformers | ratio | ratio of core seconds |\n|---|---:|---:|---:|---:|")
     with live_model(source) as (live, world):
         for name, ends in (("fixed", []), ("natural", list(source.ends))):
