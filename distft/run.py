@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 import yaml
 
+Status = dict[str, Any]  # of status.json: state, step, attempt, exit_code, error, reason
 State = Literal["pending", "running", "completed", "stopped_early", "preempted", "failed"]
 FINISHED: tuple[State, ...] = ("completed", "stopped_early")
 BY_YOU = "by you, with"  # prefix of the reason when the user requested the stop
@@ -148,7 +149,7 @@ class RunFolder:
     def rank_error(self, attempt: int, rank: int) -> Path:
         return self.logs / f"attempt-{attempt}" / f"rank-{rank}.error.json"
 
-    def read_config(self) -> dict[str, Any]:
+    def read_config(self) -> dict[str, Any]:  # as YAML; distft.config.read_config returns it typed
         """Returns the frozen config: plain dicts, every interpolation resolved."""
         return with_current_names(yaml.safe_load(self.config.read_text()))
 
@@ -176,7 +177,7 @@ class RunFolder:
     def write_plan(self, plan: Plan) -> None:
         write_json(self.plan, asdict(plan))
 
-    def read_status(self) -> dict[str, Any]:
+    def read_status(self) -> Status:
         """Returns state, step, attempt, exit_code, error, reason; empty before the first write.
 
         reason: who or what stopped the run.

@@ -20,7 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from distft.config.check import known_keys, missing_files, wrong_values
 from distft.config.errors import ConfigError, did_you_mean, nearest
-from distft.config.key import COMMAND_LINE, EXPERIMENT, FILE, MISSING, at, covers, leaves, settle, shown
+from distft.config.key import COMMAND_LINE, EXPERIMENT, FILE, MISSING, Values, at, covers, leaves, settle, shown
 from distft.config.model_folder import wrong_models
 from distft.config.overrides import (
     CONFIG,
@@ -130,7 +130,7 @@ def _composed(folder: Path, choices: tuple[str, ...], state: object) -> tuple[Di
     return config, words
 
 
-def resolved(config: DictConfig) -> dict[str, Any]:
+def resolved(config: DictConfig) -> Values:
     """Returns plain values, interpolations resolved; ConfigError for one that leads nowhere."""
     try:
         values = OmegaConf.to_container(config, resolve=True)
@@ -312,7 +312,7 @@ def _profile(settings: list[Override], errors: list[str]) -> list[Override]:
         return []
 
 
-def _with_absolute_paths(values: dict[str, Any]) -> dict[str, Any]:
+def _with_absolute_paths(values: Values) -> Values:
     """Returns `values` that mean the same from any folder: local paths are absolute, hub ids stay."""
     model, data = dict(values["model"]), dict(values["data"])
     for part, name in ((model, "path"), (model, "tokenizer"), (data, "train"), (data, "eval"), (data, "chat_template")):

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from distft.config.key import WINS, Group, at, covers, leaves, shown
+from distft.config.key import WINS, Group, Values, at, covers, leaves, shown
 from distft.config.parts import TRACKER, named_tracker
 from distft.config.schema import Config, Origin
 from distft.run import RunFolder, with_current_names
@@ -66,7 +66,7 @@ def parse_config(text: str) -> Config:
         raise ValueError(f"{'.'.join(map(str, first['loc']))}={shown(first['input'])}: {first['msg']}") from error
 
 
-def _known_alone(values: Mapping[str, Any], section: type[Group]) -> dict[str, Any]:
+def _known_alone(values: Mapping[str, Any], section: type[Group]) -> Values:
     """Returns the values without the keys that `section` does not have."""
     fields = {info.alias or name: info.annotation for name, info in section.model_fields.items()}
     is_open = section.model_config.get("extra") == "allow"
@@ -151,7 +151,7 @@ class Frozen:
         said |= {"launcher"} if "launcher.profile" in said else set()  # whose keys are in no command line
         return [key for key in changed_keys(self.values, config.values) if not covers(said, key)]
 
-    def kept_by(self, config: Config) -> tuple[dict[str, Any], list[str]]:
+    def kept_by(self, config: Config) -> tuple[Values, list[str]]:
         """Returns the config's values with the frozen ones where a default has changed, and a line for each of these.
 
         A key that only one of the versions has is left as it is in the newer one.
@@ -164,7 +164,7 @@ class Frozen:
                 lines.append(f"{key}: {shown(before[key])} (default now {shown(now[key])})")
         return values, lines
 
-    def aligned(self, config: Config) -> dict[str, Any]:
+    def aligned(self, config: Config) -> Values:
         """Returns the frozen values with the keys that this version has, where no command says anything of them."""
         values, now = deepcopy(dict(self.values)), dict(leaves(config.values))
         for key in self.other_defaults(config):
@@ -180,7 +180,7 @@ class Frozen:
         return changes(self.aligned(config), config.values, self.choices, config.choices)
 
 
-def _put(tree: dict[str, Any], key: str, value: Any) -> None:
+def _put(tree: Values, key: str, value: Any) -> None:
     *groups, name = key.split(".")
     for group in groups:
         tree = tree.setdefault(group, {})

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
+Values = dict[str, Any]  # a config or a section of it as its YAML: each group has other keys and types
 MISSING = "???"  # the value of a key that the user has to set, as Hydra writes it
 Number = int | float
 Count = Annotated[int, Field(ge=1)]
@@ -41,7 +42,7 @@ class Group(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
-    def plain(self) -> dict[str, Any]:
+    def plain(self) -> Values:
         """Returns the section as nested dicts, as a YAML file holds it."""
         return {name: value.plain() if isinstance(value, Group) else value for name, value in self.entries()}
 
@@ -207,7 +208,7 @@ def at(tree: Mapping[str, Any], path: str, default: Any = None) -> Any:
     return node
 
 
-def with_value(tree: Mapping[str, Any], key: str, value: Any) -> dict[str, Any]:
+def with_value(tree: Mapping[str, Any], key: str, value: Any) -> Values:
     """Returns the tree with another value at a dotted key; `tree` stays as it is."""
     group, _, rest = key.partition(".")
     return {**tree, group: with_value(tree[group], rest, value) if rest else value}
@@ -255,7 +256,7 @@ WINS = (
 class Settled:
     """A config's values once every key that a stronger one overrides has given way."""
 
-    values: dict[str, Any]
+    values: Values
     given: frozenset[str]  # keys that somebody said and that count, and those that follow from them
     gave_way: dict[str, str]  # key -> the stronger key that overrides it
 

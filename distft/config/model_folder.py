@@ -63,7 +63,7 @@ def wrong_model(folder: Path, *, trust_remote_code: bool = False) -> Iterator[st
         yield f"model.path={folder}: weights are read from *.safetensors and {_other_weights(folder)}"
 
 
-def facts_of(folder: Path) -> dict[str, Any]:
+def facts_of(folder: Path) -> Mapping[str, Any]:
     """Returns what config.json says; nothing where it is not there or no JSON object, which wrong_model reports."""
     try:
         facts = json.loads((folder / "config.json").read_text())

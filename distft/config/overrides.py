@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from distft.config.check import Known
 from distft.config.errors import OURS, did_you_mean, likeness, nearest
-from distft.config.key import NULL, covers
+from distft.config.key import NULL, Values, covers
 from distft.config.parts import TRACKER, named_tracker, target_sections
 from distft.config.schema import SHORT
 from distft.run import tracker_name
@@ -261,7 +261,7 @@ def with_tracker_names(settings: Sequence[Override], chosen: Collection[str], wo
     return named
 
 
-def with_targets(base: Mapping[str, Any], settings: Collection[Override]) -> dict[str, Any]:
+def with_targets(base: Mapping[str, Any], settings: Collection[Override]) -> Values:
     """Returns `base` with what the user sets of `_target_` and trust, which decide what else may be set."""
     tree = {name: dict(value) if isinstance(value, Mapping) else value for name, value in base.items()}
     for setting in settings:

@@ -109,7 +109,7 @@ class Launcher(Part):
     )
     constraint: str | None = Field(default=None, description="features that the nodes must have, e.g. h100&ib")
     exclude: list[Any] = Field(default=[], description="nodes that the job must not get")
-    flags: dict[str, Any] = Field(
+    flags: dict[str, Any] = Field(  # of a program that is not distft's
         default={}, description="further options of sbatch, e.g. {reservation: course, exclusive: true}"
     )
     warning_seconds: Annotated[int, Field(ge=30)] = Field(

@@ -12,10 +12,23 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, PrivateAttr
 
-from distft.config.key import MISSING, Count, Fraction, Group, Index, NotNegative, Number, Positive, keys_of, with_value
+from distft.config.key import (
+    MISSING,
+    Count,
+    Fraction,
+    Group,
+    Index,
+    NotNegative,
+    Number,
+    Positive,
+    Values,
+    keys_of,
+    with_value,
+)
 from distft.config.parts import Launcher, Loss, Optimizer, Schedule, Strategy, Sweep, Trackers, Tuning
 
 _FORMATS = sorted(file.stem for file in (Path(__file__).parents[1] / "data" / "formats").glob("[!_]*.py"))
+Architecture = dict[str, Any]  # facts of config.json: each model family has other keys
 if TYPE_CHECKING:
     Format = str
 else:
@@ -71,11 +84,11 @@ class Model(Group):
     tiny: bool = Field(
         default=False, description="a random instance of architecture | tiny_architecture with a byte tokenizer"
     )
-    architecture: dict[str, Any] = Field(default={}, description="the facts of the real model's config.json")
-    tiny_architecture: dict[str, Any] = Field(default={}, description="what model.tiny=true changes in them")
+    architecture: Architecture = Field(default={}, description="the facts of the real model's config.json")
+    tiny_architecture: Architecture = Field(default={}, description="what model.tiny=true changes in them")
 
     @property
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> Architecture:
         """The config.json of a random instance: architecture with the changes of tiny_architecture."""
         return self.architecture | self.tiny_architecture
 
@@ -98,6 +111,7 @@ class Data(Group):
         default="warn", description="what to do with training rows that are in data.eval too"
     )
     format: Format = Field(default="auto", description="what a row is; auto: detected from its fields")
+    # the user's names; wrong values are reported with the rows
     fields: dict[str, Any] = Field(default={}, description="the names your rows use, e.g. {prompt: question}")
     ignore_fields: list[Any] = Field(
         default=[],
@@ -297,7 +311,7 @@ class Config(Group):
         return self._origin.notes
 
     @cached_property
-    def values(self) -> dict[str, Any]:
+    def values(self) -> Values:
         """The config as nested dicts, for what looks keys up by their dotted names."""
         return self.plain()
 

@@ -21,7 +21,7 @@ from distft.doctor import machine, network
 from distft.doctor.finding import Check, Ended, ask_program, run_check
 from distft.doctor.machine import versions
 from distft.doctor.network import listen, own_address, unreachable
-from distft.runtime.environment import describe
+from distft.runtime.environment import Commit, describe
 
 
 def local_checks(run_folders: Mapping[str, Path], nodes: int) -> dict[str, Check]:
@@ -59,7 +59,7 @@ class Install(TypedDict):
     executable: str
     python: str
     distft: str  # its folder
-    commit: Mapping[str, object] | None  # `commit` and `changed`; None outside of a checkout
+    commit: Commit | None  # None outside of a checkout
     packages: dict[str, str | None]
 
 

@@ -264,7 +264,7 @@ def judge_same(here: Install, there: Mapping[str, Install]) -> Iterator[Finding]
         lost += [Finding("same install", "problem", each, remedy).on(node) for each in seen]
     yield from lost
     if there and not lost:
-        commit = str((here["commit"] or {}).get("commit", ""))[:10]
+        commit = here["commit"]["commit"][:10] if here["commit"] else ""
         seen = f"Python {here['python']}, {len(here['packages'])} packages" + f", commit {commit}" * bool(commit)
         yield Finding("same install", "ok", f"{seen}: the same here and on {', '.join(sorted(there))}")
 

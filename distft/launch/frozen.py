@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from distft.config.freeze import FREE, allowing, changed_keys
-from distft.config.key import at, covers
+from distft.config.key import Values, at, covers
 from distft.data.hub import NotFetched, local_folder
 from distft.data.key import data_dir, hash_of_parts, known_parts, tokenizer_dir
 from distft.data.shards import MANIFEST
@@ -19,7 +19,6 @@ from distft.paths import absolute
 from distft.run import Plan, RunFolder, read_json
 from distft.tensors.weight_files import content_hash
 
-Values = dict[str, Any]
 ROWS = ("data.train", "data.eval", "data.chat_template")  # not needed once the rows are prepared
 MODEL = ("model.path", "model.revision")
 PLACES = {"data.train": "train", "data.eval": "eval", "data.chat_template": "chat_template"}  # key -> part of data_key

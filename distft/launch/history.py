@@ -14,7 +14,7 @@ from distft.checkpoint.format import Damaged, read_manifest
 from distft.config import Config, ConfigError
 from distft.config.compose import Groups
 from distft.config.freeze import Frozen, allowing, chosen_words, difference, keys_said, meanings, parse_config, refusal
-from distft.config.key import covers, implied
+from distft.config.key import Values, covers, implied
 from distft.config.overrides import WrongOverride, long_form, split
 from distft.config.parts import TRACKER, named_tracker
 from distft.config.rules import broken_rules
@@ -66,7 +66,7 @@ def check_followed(run: RunFolder, config: Config, name: str) -> None:
         raise ConfigError(["\n    ".join([first, *others])])
 
 
-def config_before(run: RunFolder, config: Config) -> dict[str, Any] | None:
+def config_before(run: RunFolder, config: Config) -> Values | None:
     """Returns the frozen values that the run resumes from, in the keys of this version."""
     before = frozen_before(run, config)
     return before.aligned(config) if before else None

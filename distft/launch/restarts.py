@@ -5,7 +5,7 @@ The rule is the same for all launchers: after STARTS starts without a new checkp
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -78,7 +78,7 @@ class Restarting:
         self._is_cancelled = True
         self._handle.cancel()
 
-    def _begin(self, error: dict[str, Any]) -> None:
+    def _begin(self, error: Mapping[str, Any]) -> None:
         """Begins a new attempt from the last checkpoint; CannotStart when restarts make no progress."""
         run, attempt = self._run, self._run.read_status()["attempt"]
         self._starts = check_progress(run, self._config, attempt, self._starts, run.logs)
@@ -123,14 +123,14 @@ def saved_step(run: RunFolder, config: Config) -> int:
     return manifest["step"] if manifest else 0
 
 
-def note(run: RunFolder, attempt: int, error: dict[str, Any], step: int) -> None:
+def note(run: RunFolder, attempt: int, error: Mapping[str, Any], step: int) -> None:
     """Appends a line to restarts.jsonl: the attempt that ended, its error, and the step of the next start."""
     line = {"time": time.time(), "attempt": attempt, "from_step": step, "error": error}
     with (run.path / "restarts.jsonl").open("a") as file:
         file.write(json_text(line) + "\n")
 
 
-def failure_line(error: dict[str, Any]) -> str:
+def failure_line(error: Mapping[str, Any]) -> str:
     """Returns a failure as one line."""
     who = "the run" if error.get("rank") is None else f"rank {error['rank']} on {error['host']}"
     first, *_ = str(error.get("message", "")).strip().splitlines() or [""]

@@ -1,6 +1,6 @@
 """What every launcher offers: it starts frozen runs and reports their outcome."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,7 +14,7 @@ class Outcome:
     """How one attempt of a run ended."""
 
     state: State
-    error: dict[str, Any] | None = None  # a distft.runtime.errors.Failure
+    error: Mapping[str, Any] | None = None  # a distft.runtime.errors.Failure
     by_signal: int | None = None  # the signal after which the run was killed
 
     @property

@@ -9,14 +9,13 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
-from typing import Any
 
 from distft.launchers.contract import Handle, Outcome
 from distft.run import BY_YOU, RunFolder, read_row
+from distft.run import MetricsRow as Row
 from distft.runtime import stop
 from distft.runtime.errors import Failure
 
-Row = dict[str, Any]
 _SECONDS_BETWEEN_LOOKS = 0.2  # polls of the process and of signals
 _SECONDS_BETWEEN_READS = 0.5  # of metrics.jsonl; longer where the steps are longer
 _READ_BYTES = 2**20

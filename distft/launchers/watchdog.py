@@ -32,6 +32,7 @@ from distft.runtime.heartbeat import OUTSIDE, Beat
 FLOOR_SECONDS = 300.0  # a shared disk may block for minutes
 STEPS_LONG = 10  # median steps; a healthy step never takes as long
 OUTSIDE_SECONDS = 1800.0
+Row = dict[str, Any]  # of health.json: numbers, words, and seconds by phase
 _FIRST_STEPS = 3  # they compile, warm up and read for the first time
 _STEPS_REMEMBERED = 101
 
@@ -175,7 +176,7 @@ def lagging(states: Sequence[RankState]) -> list[RankState]:
     return [each for each in states if each.collectives < furthest]
 
 
-def as_json(states: Sequence[RankState]) -> list[dict[str, Any]]:
+def as_json(states: Sequence[RankState]) -> list[Row]:
     return [asdict(each) for each in states]
 
 
@@ -188,7 +189,6 @@ def _state(pid: int) -> str:
     return letter if int(parent) == os.getpid() else "X"
 
 
-Row = dict[str, Any]
 _LEAST_STEPS = 16  # window of the mean seconds per step
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
+from distft.runtime.environment import Commit
 from distft.runtime.logs import last_lines
 from distft.runtime.process import start_bound
 
@@ -23,13 +24,13 @@ class MachineFacts(TypedDict):
     device: str  # cpu, cuda, xpu
     name: str  # of the device
     devices: int  # 0 on a CPU
-    cores: int
+    cores: int | None
     memory_gib: float
     platform: str
     python: str
     packages: dict[str, str]
     distft: str
-    code: Mapping[str, Any] | None  # `commit` and `changed`; None outside of a checkout
+    code: Commit | None  # None outside of a checkout
     time: str
     device_memory_gib: NotRequired[float]  # this and the following for CUDA and ROCm only
     capability: NotRequired[str]

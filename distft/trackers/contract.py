@@ -11,11 +11,10 @@ from typing import Any, Protocol
 from distft.config import ConfigError
 from distft.config.parts import Trackers
 from distft.config.targets import build
+from distft.run import MetricsRow as Row
 from distft.run import RunFolder
 from distft.runtime.environment import redact
 from distft.runtime.logs import Patient
-
-Row = dict[str, Any]  # of metrics.jsonl; its keys depend on its split
 
 
 class Tracker(Protocol):

@@ -17,6 +17,7 @@ import torch.distributed as dist
 
 from distft.checkpoint.load import find
 from distft.checkpoint.save import SaveFailed, Snapshot
+from distft.config import Config
 from distft.models.init import FreshWeights
 from distft.run import RunFolder
 from distft.runtime.process_group import World, process_group, texts_of_all
@@ -33,8 +34,8 @@ def make_saving(run: RunFolder, background: bool, on_failure: str, world: World)
     case = {"strategy": "fsdp", "model": "gpt2"}
     engine = make_engine(case, world)
     fill(engine.pieces(), FreshWeights(tiny_model("gpt2"), 0))
-    checkpoint = {"keep": 2, "keep_every": None, "background": background, "on_failure": on_failure, "resume": "auto"}
-    config = {"checkpoint": checkpoint, "strategy": {}}
+    checkpoint = {"keep": 2, "every_minutes": None, "background": background, "on_failure": on_failure}
+    config = Config.of({"checkpoint": checkpoint})
     plan: Any = SimpleNamespace(memory={}, reads={}, base_step=0, base_row=0)
     attempt = Attempt(run, 1, config, plan, world)
     return make_saver(attempt, engine, lambda step: step, 0, Snapshot(world.device))

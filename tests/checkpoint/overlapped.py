@@ -21,6 +21,7 @@ from distft.checkpoint import retention, save
 from distft.checkpoint.format import read_manifest
 from distft.checkpoint.retention import latest
 from distft.checkpoint.save import SaveFailed, Snapshot
+from distft.config import Config
 from distft.data.order import Order, row_borders
 from distft.data.shards import Rows
 from distft.models.flops import Flops
@@ -64,14 +65,13 @@ def train(rows: Path, run: RunFolder, case: dict[str, Any], world: World) -> dic
     """Trains; returns what was printed by the end of each step, what was raised, and what is there."""
     engine: Any = make_engine({"strategy": "fsdp", "model": "gpt2"}, world)
     fill(engine.pieces(), FreshWeights(tiny_model("gpt2"), 0))
-    checkpoint = {"keep": 9, "keep_every": None, "background": True, "on_failure": "continue", "resume": "auto"}
-    checkpoint |= case.get("checkpoint", {})
+    checkpoint = {"keep": 9, "every_minutes": None, "background": True} | case.get("checkpoint", {})
     losses = iter(case.get("losses", ()))
     plan: Any = SimpleNamespace(memory={}, reads={}, base_step=0, base_row=0)
     data = Rows(rows, "train")
     cut = make_cut(data, 2, None, Flops(1.0, 0.0, 0.0, {None: 1}))
     feed = Feed(data, Order(len(data), 0), row_borders(8 * STEPS, 8), cut, world)
-    attempt = Attempt(run, 1, {"checkpoint": checkpoint, "strategy": {}}, plan, world)
+    attempt = Attempt(run, 1, Config.of({"checkpoint": checkpoint}), plan, world)
     saver = make_saver(attempt, engine, feed.position, 0, Snapshot(world.device))
     writes = save.write_file = Writes(world, case.get("failing", 0), case.get("slow", 0.0))
     printed, said, raised = io.StringIO(), {}, ""

@@ -11,7 +11,7 @@ import torch.distributed as dist
 
 from distft.data.batches import Batch
 from distft.data.shards import Rows
-from distft.evaluate.held_out import held_out
+from distft.evaluate.held_out import held_out, metrics_of
 from distft.losses.cross_entropy import CrossEntropy
 from distft.models.flops import Flops
 from distft.runtime.process_group import World
@@ -69,3 +69,9 @@ def test_memory_does_not_grow_with_the_rows(tmp_path: Path) -> None:
         dist.destroy_process_group()
     assert len(engine.alive) == 11 and metrics["target_tokens"] == int(rows.num_targets.sum())
     assert metrics["perplexity"] == pytest.approx(torch.tensor(metrics["loss"]).exp().item(), rel=1e-5)
+
+
+def test_metrics_are_means_over_the_targets() -> None:
+    metrics = metrics_of(loss=6.0, correct=1.0, targets=4)
+    assert metrics == {"loss": 1.5, "perplexity": pytest.approx(4.4816891), "accuracy": 0.25, "target_tokens": 4}
+    assert metrics_of(loss=5000.0, correct=0.0, targets=1)["perplexity"] < float("inf")

@@ -67,6 +67,11 @@ def test_unprepared_rows_are_estimated_and_marked(rows: Path, tmp_path: Path):
     assert 0 < reads.tokens < 90 * 60
 
 
+def test_unprepared_held_out_files_are_counted_apart(rows: Path, tmp_path: Path):
+    reads = extent(config_of(rows, f"cache_dir={tmp_path}/cache", f"data.eval={rows}"))
+    assert (reads.rows, reads.eval_rows, reads.estimated) == (100, 100, True)
+
+
 def test_missing_rows_are_unknown(tmp_path: Path, rows: Path):
     reads = extent(config_of(rows, f"cache_dir={tmp_path}/cache", "data.train=org/rows", "train.max_steps=7"))
     assert (reads.rows, reads.steps, reads.tokens, reads.estimated) == (0, 7, 0, True)

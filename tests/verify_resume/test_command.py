@@ -39,9 +39,9 @@ def verify(*arguments: str) -> tuple[int, str]:
 
 @pytest.mark.slow
 def test_verify_resume_kills_resumes_and_proves_equality(data, tmp_path: Path):
-    """On one process; test_proofs.py kills one of two, which it forks."""
-    short = ["train.max_steps=4", "train.deterministic=true", "launcher.processes_per_node=1"]
-    code, said = verify(*data, *short, "kills=[save]", "at=[4]", f"out={tmp_path / 'v'}")
+    code, said = verify(
+        *data, "train.max_steps=4", "train.deterministic=true", "kills=[save]", "at=[4]", f"out={tmp_path / 'v'}"
+    )
     assert code == 0 and said.count("bit-equal") == 7, said
     assert "rank 0 killed in save of step 4" in said and "resumed from steps 2" in said
     effective = [read_json(tmp_path / "v" / name / "effective.json")["determinism"] for name in ("straight", "killed")]

@@ -6,7 +6,7 @@ submitit pickles run_script by name, with the path of the run folder; a run has 
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,7 @@ BY_SCANCEL = f"{BY_YOU} scancel"  # or by an administrator: SLURM does not disti
 _SECONDS_BETWEEN_QUESTIONS = (1.0, 15.0)  # at first, and later: the controller serves a whole cluster
 _SECONDS_BETWEEN_LOOKS = 1.0  # at status.json
 _SECONDS_TO_SHOW = 10.0  # for what a job wrote at its end on a shared disk
+_OF_OLD_JOBS = "No module named distft."  # a job script names modules, which may have moved since
 
 
 class SlurmRun:
@@ -124,12 +125,14 @@ class SlurmRun:
         self.run.write_status(state=ended, exit_code=outcome.exit_code, error=error, reason=reason)
         return outcome
 
-    def _why(self, state: JobState) -> dict[str, Any]:
+    def _why(self, state: JobState) -> Mapping[str, Any]:
         log = self.run.logs / "slurm.out"
         what = "SLURM has forgotten the job" if state.name == "UNKNOWN" else f"SLURM ended it: {state.name}"
         about = f" (exit code {state.exit_code})" if state.exit_code else ""
         said = "; ".join(last_lines(log, 1))
-        return asdict(Failure.of_run(f"job {self.job}: {what}{about}. The last it printed: {said or 'nothing'}", log))
+        cure = ". Another version of distft submitted it. Try: the same command again" if _OF_OLD_JOBS in said else ""
+        message = f"job {self.job}: {what}{about}. The last it printed: {said or 'nothing'}{cure}"
+        return asdict(Failure.of_run(message, log))
 
 
 def read_job(run: RunFolder) -> str | None:

@@ -276,7 +276,7 @@ class Slurm:
         log = str(run.logs / "slurm.out").replace("%", "%%")
         return {"job-name": run.path.name, "output": log, **self.options}
 
-    def _parameters(self, runs: Sequence[RunFolder]) -> dict[str, Any]:
+    def _parameters(self, runs: Sequence[RunFolder]) -> Mapping[str, Any]:
         """Returns submitit's parameters: the options of the run's script, without submitit's defaults."""
         first = runs[0]
         name = first.path.name if len(runs) == 1 else first.path.parent.name
@@ -323,7 +323,7 @@ def _options(config: SlurmConfig, partition: Partition) -> dict[str, str | None]
     return options | {name: None if value is True else str(value) for name, value in config.flags.items()}
 
 
-def read_fabric(name: str | None) -> dict[str, Any]:
+def read_fabric(name: str | None) -> Mapping[str, Any]:
     """Returns the variables of a network profile in slurm/fabrics/, each with value, reason and source."""
     if name is None:
         return {}

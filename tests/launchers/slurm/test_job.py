@@ -66,6 +66,17 @@ def test_a_job_ended_by_slurm_fails_with_state_and_last_line(handle: SlurmRun, p
     assert (status["state"], status["exit_code"], status["error"]) == ("failed", 1, outcome.error)
 
 
+def test_a_job_of_an_older_version_is_to_be_resubmitted(handle: SlurmRun, programs: Path):
+    (handle.run.logs / "slurm.out").write_text("/venv/bin/python: No module named distft.job\n")
+    stub_recorded(programs, "scontrol", "failed.txt")
+    handle.wait(0)
+    outcome = handle.wait(0.01)
+    assert outcome is not None and outcome.error is not None
+    assert outcome.error["message"].endswith(
+        "No module named distft.job. Another version of distft submitted it. Try: the same command again"
+    )
+
+
 def test_a_forgotten_job_is_preempted_only_if_it_saved(handle: SlurmRun, programs: Path):
     stub(programs, "scontrol", f"cat {RECORDED / 'forgotten.txt'} >&2; exit 1")
     handle.wait(0)
