@@ -16,7 +16,6 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from transformers import AutoModelForCausalLM
 
 from benchmarks.rows import demo_folder, read_pairs
@@ -28,7 +27,7 @@ from distft.generate.ranks import rules_of
 from distft.generate.settings import Settings
 from distft.generate.source import Source, find_source
 from distft.inference import load_model
-from distft.runtime.process_group import World
+from distft.runtime.process_group import World, single_process
 
 KEYS = {
     "rounds": "how often both take turns (default 5)",
@@ -40,15 +39,11 @@ CLAIM = "Prints tokens/s of distft and of transformers, and their ratio."
 
 @contextmanager
 def live_model(source: Source) -> Iterator[tuple[LiveModel, World]]:
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-    world = World(0, 1, 0, 1, torch.device("cpu"))
-    with TemporaryDirectory() as empty:
-        engine = load_model(source.config, source.plan, Path(empty), world)
-    try:
+    with single_process() as world:
+        with TemporaryDirectory() as empty:
+            engine = load_model(source.config, source.plan, Path(empty), world)
         with decoding(engine, world.device) as live:
             yield live, world
-    finally:
-        dist.destroy_process_group()
 
 
 def timed(answer: Callable[[], int]) -> tuple[float, float, int]:

@@ -124,14 +124,15 @@ def main(arguments: list[str]) -> int:
     console = Console(highlight=False)
     print("Loading the model ..." if len(speakers) == 1 else "Loading the models ...", file=sys.stderr)
     silence()
-    with loaded(speakers, settings) as ready:
+    ctrl_c = CtrlC()
+    with loaded(speakers, settings) as ready, ctrl_c.watched():
         console.print(" against ".join(speaker.source.name for speaker in ready), markup=False)
         if sys.stdin.isatty():
             console.print("Ctrl-C ends an answer, Ctrl-D the chat.")
-        for text in lines(console):
+        for text in lines(console, ctrl_c):
             for note in hear(ready, text, given.get("system")):
                 console.print(note, markup=False)
-            talk(ready, settings, console)
+            talk(ready, settings, console, lambda: ctrl_c.is_typed)
     return 0
 
 
@@ -152,33 +153,51 @@ def find_speakers(given: Mapping[str, str]) -> list[Speaker]:
 def loaded(speakers: Sequence[Speaker], settings: Settings) -> Iterator[list[Speaker]]:
     """Yields the speakers with their models in the memory of this process."""
     with uncollected():
-        import torch
-        import torch.distributed as dist
-
         from distft.generate.decode import LiveModel, decoding
         from distft.generate.ranks import rules_of
         from distft.inference import load_model
-        from distft.runtime.process_group import BACKENDS, World, device_of
-    device = device_of(0)
-    dist.init_process_group(BACKENDS[device.type], store=dist.HashStore(), rank=0, world_size=1)
-    world = World(0, 1, 0, 1, device)
+        from distft.runtime.process_group import World, single_process
 
-    def load(speaker: Speaker, opened: ExitStack) -> Speaker:
+    def load(speaker: Speaker, opened: ExitStack, world: World) -> Speaker:
         source = speaker.source
         empty = Path(opened.enter_context(TemporaryDirectory()))
         engine = load_model(source.config, source.plan, empty, world, source.adapters)
-        live: LiveModel = opened.enter_context(decoding(engine, device))
+        live: LiveModel = opened.enter_context(decoding(engine, world.device))
         rules = rules_of(settings, source.ends, source.penalties, source.render.tokenizer)
         return replace(speaker, live=live, rules=rules)
 
-    try:
-        with ExitStack() as opened, torch.no_grad():
-            yield [load(speaker, opened) for speaker in speakers]
-    finally:
-        dist.destroy_process_group()
+    with single_process() as world, ExitStack() as opened:
+        yield [load(speaker, opened, world) for speaker in speakers]
 
 
-def lines(console: Console) -> Iterator[str]:
+class CtrlC:
+    """Whether Ctrl-C was typed since the last line was read; a forward is never cut in two."""
+
+    def __init__(self) -> None:
+        self.is_typed = False
+
+    def _note(self, *_: object) -> None:
+        self.is_typed = True
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        before = signal.signal(signal.SIGINT, self._note)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+    def read_line(self, prompt: str) -> str:
+        """Returns a line of the input; KeyboardInterrupt when Ctrl-C is typed meanwhile, EOFError at its end."""
+        self.is_typed = False
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        try:
+            return input(prompt)
+        finally:
+            signal.signal(signal.SIGINT, self._note)
+
+
+def lines(console: Console, ctrl_c: CtrlC) -> Iterator[str]:
     """Yields the messages until the input ends; Ctrl-C at the prompt only drops what was typed."""
     is_terminal = sys.stdin.isatty()
     if is_terminal:
@@ -186,7 +205,7 @@ def lines(console: Console) -> Iterator[str]:
             import readline  # noqa: F401  # history and editing of the line
     while True:
         try:
-            text = input("> " if is_terminal else "")
+            text = ctrl_c.read_line("> " if is_terminal else "")
         except EOFError:
             console.print()
             return
@@ -208,15 +227,14 @@ def hear(speakers: Sequence[Speaker], text: str, system: str | None) -> list[str
     return [note for note in notes if note]
 
 
-def talk(speakers: Sequence[Speaker], settings: Settings, console: Console) -> None:
+def talk(speakers: Sequence[Speaker], settings: Settings, console: Console, is_interrupted: Callable[[], bool]) -> None:
     """Shows the answers as they grow, two of them side by side where the terminal is wide enough."""
     answering = [speaker for speaker in speakers if speaker.messages and speaker.messages[-1]["role"] == "user"]
     wide = console.is_terminal and console.width >= SIDE_BY_SIDE_COLUMNS
-    with interrupted() as is_interrupted:
-        if len(answering) > 1 and wide:
-            answers = talk_side_by_side(answering, settings, console, is_interrupted)
-        else:
-            answers = [talk_alone(each, settings, len(speakers) > 1, is_interrupted) for each in answering]
+    if len(answering) > 1 and wide:
+        answers = talk_side_by_side(answering, settings, console, is_interrupted)
+    else:
+        answers = [talk_alone(each, settings, len(speakers) > 1, is_interrupted) for each in answering]
     for speaker, answer in zip(answering, answers, strict=True):
         speaker.remember(answer)
 
@@ -260,17 +278,6 @@ def talk_side_by_side(
 def printable(text: str) -> str:
     """Returns the text without control characters: an answer must not move the cursor or change the terminal."""
     return "".join(each for each in text if each in "\n\t" or each.isprintable())
-
-
-@contextmanager
-def interrupted() -> Iterator[Callable[[], bool]]:
-    """Yields a function that returns whether Ctrl-C was typed inside the block; a forward is never cut in two."""
-    typed: list[int] = []
-    before = signal.signal(signal.SIGINT, lambda number, _: typed.append(number))
-    try:
-        yield lambda: bool(typed)
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 if __name__ == "__main__":

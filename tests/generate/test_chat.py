@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from distft.chat import KEYS, Speaker, find_speakers, hear, interrupted, loaded, main, printable, talk_alone
+from distft.chat import KEYS, CtrlC, Speaker, find_speakers, hear, loaded, main, printable, talk_alone
 from distft.config import ConfigError
 from distft.generate.settings import Settings
 from distft.run import RunFolder
@@ -28,10 +28,11 @@ class Terminal:
 
     def __init__(self, *command: str, columns: int = 80) -> None:
         self.seen = ""
+        words: list[str] = [sys.executable, *command]
         environment = os.environ | {"COLUMNS": str(columns), "TERM": "xterm", "OMP_NUM_THREADS": "1"}
         self.pid, self.file = pty.fork()
         if self.pid == 0:
-            os.execve(sys.executable, [sys.executable, *command], environment)
+            os.execve(sys.executable, words, environment)
 
     def type(self, text: str) -> None:
         os.write(self.file, text.encode())
@@ -46,6 +47,11 @@ class Terminal:
         found, self.seen = self.seen[:at], self.seen[at + len(text) :]
         return found
 
+    def read_some(self) -> None:
+        """Waits until something more was printed."""
+        while not self.seen:
+            self.seen += os.read(self.file, 65536).decode(errors="replace")
+
     def end(self) -> int:
         _, status = os.waitpid(self.pid, 0)
         return os.waitstatus_to_exitcode(status)
@@ -58,6 +64,7 @@ def test_a_terminal_shows_turns_and_ends_with_ctrl_d(tuned_run: RunFolder) -> No
         chat.read_until("> ")
         chat.type("1 and 1 is\n")
         chat.read_until("1 and 1 is\r\n")
+        chat.read_some()
         chat.type("\x03")  # while it answers
         assert " (ended)" in chat.read_until("\n> ")
         chat.type("\x03")  # at the prompt
@@ -126,9 +133,13 @@ def test_control_characters_of_an_answer_are_not_printed() -> None:
     assert printable("a\x1b[2Jb\n\tc\x07é") == "a[2Jb\n\tcé"
 
 
-def test_ctrl_c_is_restored_after_an_answer() -> None:
-    before = signal.getsignal(signal.SIGINT)
-    with interrupted() as is_interrupted:
+def test_ctrl_c_between_lines_is_noted_until_the_next_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    before, ctrl_c = signal.getsignal(signal.SIGINT), CtrlC()
+    monkeypatch.setattr("builtins.input", lambda _: "hello")
+    with ctrl_c.watched():
         os.kill(os.getpid(), signal.SIGINT)
-        assert is_interrupted()
+        assert ctrl_c.is_typed
+        assert ctrl_c.read_line("> ") == "hello" and not ctrl_c.is_typed
+        os.kill(os.getpid(), signal.SIGINT)
+        assert ctrl_c.is_typed
     assert signal.getsignal(signal.SIGINT) == before
