@@ -117,7 +117,7 @@ def test_a_stop_text_is_left_out(tuned_run: RunFolder, prompts: str, tmp_path: P
 @pytest.mark.slow
 def test_bad_input_is_refused_before_a_process_starts(tuned_run: RunFolder, prompts: str, tmp_path: Path) -> None:
     def refused(*words: str) -> list[str]:
-        given = dict(word.partition("=")[::2] for word in words)
+        given = {key: value for key, _, value in (word.partition("=") for word in words)}
         whole = {"run": str(tuned_run.path), "prompts": prompts, "out": str(tmp_path / "out.jsonl")} | given
         with pytest.raises(ConfigError) as caught:
             main([f"{key}={value}" for key, value in whole.items()])
