@@ -11,6 +11,8 @@ COMMANDS = (
     "prepare",
     "inspect_data",
     "evaluate",
+    "generate",
+    "chat",
     "export",
     "report",
     "verify_resume",

@@ -27,6 +27,7 @@ from distft.data.batches import Batch
 from distft.data.order import Base, Order, order_version, step_borders
 from distft.data.shards import Rows
 from distft.evaluate.held_out import held_out
+from distft.generate.samples import make_samples
 from distft.goodput import note
 from distft.losses.cross_entropy import CrossEntropy
 from distft.model_check.live import check_live
@@ -337,7 +338,8 @@ def make_evaluator(attempt: Attempt, engine: Engine, flops: Flops, steps: int, s
         return held_out(engine, held_out_batches(attempt, flops), attempt.world)
 
     when = When(settings.every_steps, steps, at_last=settings.at_ends)
-    return Evaluator(measure if attempt.plan.eval_rows else None, when, settings.at_ends, stopping)
+    samples = make_samples(engine, attempt.config, attempt.plan, attempt.run, attempt.world, start_step)
+    return Evaluator(measure if attempt.plan.eval_rows else None, when, settings.at_ends, stopping, samples)
 
 
 def make_saver(

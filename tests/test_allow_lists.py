@@ -31,7 +31,7 @@ name runs_dir cache_dir trust export.* strategy.* launcher.* tracker.* sweep.* c
 model.kernels data.num_proc
 data.packing data.max_bad_fraction data.max_truncated_fraction data.max_untrained_fraction train.micro_batch_size
 train.micro_batch_tokens train.activation_checkpointing train.compile train.deterministic train.profile
-train.on_non_finite train.max_non_finite train.check_replicas_every eval.micro_batch_size
+train.on_non_finite train.max_non_finite train.check_replicas_every eval.micro_batch_size eval.samples
 """.split()
 # All other keys, which need checkpoint.allow_change. Written out, so that every key is on one list.
 MUST_STAY = """

@@ -77,6 +77,7 @@ SHOWN: dict[str, str] = {
         }.items()
         for key in keys.split()
     },
+    **_lines("tests/generate/test_samples.py::test_each_evaluation_answers_the_same_prompts", "eval.samples"),
     **_lines(
         f"{HERE}test_slurm_options_are_in_the_script",
         "launcher.nodes launcher.partition launcher.account launcher.qos launcher.time launcher.memory "

@@ -17,10 +17,10 @@ LEVELS = {
     2: {"data", "goodput", "tensors"},
     3: {"models", "losses", "optim", "strategies", "launchers", "trackers"},
     4: {"checkpoint", "doctor", "model_check"},
-    5: {"evaluate", "plan", "train"},
+    5: {"evaluate", "generate", "plan", "train"},
     # rank imports worker; launch and a sweep share the stages of a run, and launch imports sweep
     6: {"human_eval", "audit", "report", "launch", "worker"},
-    7: {"cli", "sweep"},
+    7: {"cli", "inference", "sweep"},
 }
 LEVEL_OF = {name: level for level, names in LEVELS.items() for name in names}
 COMMANDS = 8

@@ -236,6 +236,9 @@ class Eval(Group):
     micro_batch_size: Count | None = Field(
         default=None, description="rows per forward in evaluation; null: as many rows or tokens as in training"
     )
+    samples: Index = Field(
+        default=0, description="held-out prompts that each evaluation answers too, into eval/samples.jsonl; 0: none"
+    )
     early_stopping: EarlyStopping = EarlyStopping()
 
 

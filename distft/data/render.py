@@ -17,12 +17,13 @@ from itertools import product
 from typing import Any, Literal
 
 from distft.data.example import BadField, Example, RawJson, Segment, role_of
-from distft.data.template import CALL_ID, REASONING, SEED_DATE, ChatTemplate, TemplateRefused
+from distft.data.template import REASONING, SEED_DATE, ChatTemplate, TemplateRefused
 
 CHAT_ROLES = ("system", "developer", "user", "assistant", "tool")
 MARKER = "Kq7marker"
 ENDS_REASONING = "</think>"
 TrainOn = Literal["all", "last", "assistant"]
+LETTER = "A"  # begins an answer; a token may join it with the space before it, which then is not the prompt's
 
 
 @dataclass(frozen=True)
@@ -99,6 +100,11 @@ class Answer:
                 return [(len(prompt) + start, len(prompt) + end) for start, end in self.parts]
         return None
 
+    def prompt(self, example: Example) -> Rendered:
+        """Returns the row of a prompt, with LETTER as its trained answer."""
+        text = self(example).text
+        return Rendered(text + LETTER, ((len(text), len(text) + 1),), add_bos=True)
+
 
 class ChatRenderer:
     """Renders the segments with the tokenizer's chat template; raises TemplateRefused where it hides the spans."""
@@ -155,10 +161,20 @@ class ChatRenderer:
             text = answers[left[-1]].alone if left else text
         return rows[::-1]
 
+    def prompt(self, example: Example) -> Rendered:
+        """Returns the row of a prompt: the text before generation, with LETTER as its trained answer."""
+        if example.segments[0].role == "text":
+            return self.plain.prompt(example)
+        messages, tools = self.messages(example)
+        answered = self.template.render([*messages, {"role": "assistant", "content": LETTER}], tools)
+        prompts = self._prompts(messages, tools, answered)
+        text = next((prompt for prompt in prompts if answered.startswith(prompt)), prompts[0])
+        return Rendered(text + LETTER, ((len(text), len(text) + 1),))
+
     def messages(self, example: Example) -> tuple[list[RawJson], Sequence[RawJson]]:
         """Returns the messages and the tools in the form that the chat template takes."""
         tools = () if _is_described(example) else example.tools  # Hermes: the system text has the schemas
-        return self._accepted(self.template.messages(example), tools), tools
+        return self.template.with_accepted_ids(self.template.messages(example), tools), tools
 
     def unread(self, example: Example) -> list[tuple[str, str]]:
         """Returns (role, key) of the keys of an example that the chat template does not read."""
@@ -177,20 +193,6 @@ class ChatRenderer:
         if self.training.on == "last":
             turns = turns[-1:]
         return [i for i in turns if example.segments[i].train and example.segments[i].weight * example.weight > 0]
-
-    def _accepted(self, messages: list[RawJson], tools: Sequence[RawJson]) -> list[RawJson]:
-        """Returns the messages with ids of tool calls that the template takes: as they are, or of nine letters."""
-        ids = [call["id"] for message in messages for call in message.get("tool_calls", ()) if "id" in call]
-        if not ids:
-            return messages
-        try:
-            self.template.render(messages, tools)
-        except BadField as error:
-            if "id" not in error.reason.casefold():
-                return messages
-            short = {name: f"{CALL_ID[:-2]}{number:02d}" for number, name in enumerate(dict.fromkeys(ids))}
-            return [_with_ids(message, short) for message in messages]
-        return messages
 
     def _answer(self, messages: list[RawJson], tools: Sequence[RawJson], i: int, whole: str) -> Answer:
         """Returns a trained turn, from the rendering of the conversation that ends with it."""
@@ -373,15 +375,6 @@ def _reasoning(message: RawJson) -> str:
         return own.strip()
     before, found, _ = (message["content"] or "").rpartition(ENDS_REASONING)
     return before.rpartition("<think>")[2].strip() if found else ""
-
-
-def _with_ids(message: RawJson, names: dict[str, str]) -> RawJson:
-    if message.get("tool_call_id") in names:
-        message = message | {"tool_call_id": names[message["tool_call_id"]]}
-    if calls := message.get("tool_calls"):
-        calls = [call | ({"id": names[call["id"]]} if "id" in call else {}) for call in calls]
-        message = message | {"tool_calls": calls}
-    return message
 
 
 def _weights(weights: Sequence[float]) -> tuple[float, ...]:

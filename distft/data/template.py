@@ -93,6 +93,20 @@ class ChatTemplate:
         """Returns the messages of an example in the form that the template reads."""
         return [self._message(segment, i) for i, segment in enumerate(example.segments)]
 
+    def with_accepted_ids(self, messages: list[RawJson], tools: Sequence[RawJson]) -> list[RawJson]:
+        """Returns the messages with ids of tool calls that the template takes: as they are, or of nine letters."""
+        ids = [call["id"] for message in messages for call in message.get("tool_calls", ()) if "id" in call]
+        if not ids:
+            return messages
+        try:
+            self.render(messages, tools)
+        except BadField as error:
+            if "id" not in error.reason.casefold():
+                return messages
+            short = {name: f"{CALL_ID[:-2]}{number:02d}" for number, name in enumerate(dict.fromkeys(ids))}
+            return [_with_ids(message, short) for message in messages]
+        return messages
+
     def unread(self, example: Example) -> list[tuple[str, str]]:
         """Returns (role, key) of what changes nothing in the rendering: ("", "tools"), or keys of messages.
 
@@ -203,3 +217,12 @@ def _with_day(template: str, date: str) -> str:
     day = datetime.strptime(date, "%Y-%m-%d")
     printed = "".join(f" | replace({form!r}, {day.strftime(form)!r})" for form in DATE_FORMS)
     return f"{{% macro strftime_now(format) %}}{{{{ format{printed} }}}}{{% endmacro %}}\n{template}"
+
+
+def _with_ids(message: RawJson, names: dict[str, str]) -> RawJson:
+    if message.get("tool_call_id") in names:
+        message = message | {"tool_call_id": names[message["tool_call_id"]]}
+    if calls := message.get("tool_calls"):
+        calls = [call | ({"id": names[call["id"]]} if "id" in call else {}) for call in calls]
+        message = message | {"tool_calls": calls}
+    return message

@@ -13,7 +13,9 @@ from pathlib import Path
 from rich.console import Console
 
 from distft.demo.corpus import english_pairs, fetch, write_jsonl
+from distft.generate.samples_file import before_and_after
 from distft.paths import absolute
+from distft.run import RunFolder
 
 HELP = """\
 usage: python -m distft.demo [--fetch-only] [OVERRIDES]
@@ -77,7 +79,20 @@ def main(argv: list[str]) -> int:
     if not setting(overrides, "name", ""):
         overrides.append("name=demo")
     command = [sys.executable, "-m", "distft.launch", "experiment=laptop_demo", *overrides]
-    return wait_for(command)
+    code = wait_for(command)
+    if code == 0:
+        show_samples(absolute(setting(overrides, "runs_dir", "runs")) / setting(overrides, "name", "demo"), console)
+    return code
+
+
+def show_samples(folder: Path, console: Console) -> None:
+    """Prints the held-out prompts with their answers before and after, and the command to chat."""
+    for each in before_and_after(RunFolder(folder)):
+        console.print()
+        for name in ("prompt", "expected", "before", "after"):
+            text = " ".join(getattr(each, name).split())
+            console.print(f"{name:>8}  {text}", markup=False)
+    console.print(f"\nTalk to it: {Path(sys.executable)} -m distft.chat run={folder} against=base", markup=False)
 
 
 if __name__ == "__main__":

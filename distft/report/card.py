@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import distft
+from distft.generate.samples_file import Sample
 from distft.report.facts import Facts, attempt_lines
 
 _STOPS = (
@@ -38,6 +39,7 @@ def model_card(facts: Facts, base: str | None, made: Sequence[tuple[str, str | N
             "",
             *table,
             *([f"\nOver {facts.held_out_tokens:,} target tokens."] if measured else []),
+            *(["", "## Samples", "", *_samples(facts.samples)] if facts.samples else []),
             "",
             "## Training",
             "",
@@ -50,6 +52,13 @@ def model_card(facts: Facts, base: str | None, made: Sequence[tuple[str, str | N
             "",
         ]
     )
+
+
+def _samples(samples: Sequence[Sample]) -> list[str]:
+    """Returns held-out prompts and answers, indented: their text is no markup."""
+    names = ("prompt", "expected", "before", "after")
+    blocks = ["\n".join(f"{name}: {' '.join(getattr(each, name).split())}" for name in names) for each in samples]
+    return [f"    {line}" if line else "" for line in "\n\n".join(blocks).split("\n")]
 
 
 def _lines(pairs: Sequence[tuple[str, str | None]]) -> list[str]:

@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from distft.config.freeze import read_config
 from distft.config.key import Part
 from distft.config.schema import Config, Export
 from distft.config.source_item import source_items, source_text
+from distft.generate.samples_file import Sample, before_and_after
 from distft.goodput import Attempt, attempts, read_timeline
 from distft.run import FINISHED, Plan, RunFolder, read_json
 from distft.trackers.terminal import duration
@@ -117,7 +118,8 @@ class Facts:
     rows: Rows
     sources: list[str]
     attempts: list[Attempt]
-    data_licences: str  # ` (MIT; 1 of 2 sources names none)`; empty where no source names one
+    data_licences: str = ""  # ` (MIT; 1 of 2 sources names none)`; empty where no source names one
+    samples: list[Sample] = field(default_factory=list)
 
 
 def gather(run: RunFolder, step: int | None = None) -> Facts:
@@ -156,6 +158,7 @@ def gather(run: RunFolder, step: int | None = None) -> Facts:
         sources=[file.name for file in files if file.is_file()]
         + [f"{file.parent.name}/{file.name}" for file in data_files],
         attempts=attempts(read_timeline(run)),
+        samples=before_and_after(run, step),
     )
 
 

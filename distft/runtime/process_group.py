@@ -67,6 +67,18 @@ def process_group(timeout_seconds: float = COLLECTIVE_SECONDS) -> Iterator[World
     dist.destroy_process_group()
 
 
+@contextmanager
+def single_process() -> Iterator[World]:
+    """Makes a process group of this process alone, which opens no socket, and leaves it at the end."""
+    device = device_of(0)
+    store = dist.HashStore()  # pyright: ignore[reportPrivateImportUsage]  # documented, but not in __all__
+    dist.init_process_group(BACKENDS[device.type], store=store, rank=0, world_size=1)
+    try:
+        yield World(0, 1, 0, 1, device)
+    finally:
+        dist.destroy_process_group()
+
+
 def collective_seconds(hang_seconds: float | None, hang_seconds_outside: float) -> float:
     """Returns the timeout of collectives: longer than the watchdog's limits, in steps and outside of them."""
     return max(COLLECTIVE_SECONDS, 2 * (hang_seconds or 0.0), 2 * hang_seconds_outside)

@@ -62,6 +62,7 @@ class Evaluator:
     when: When
     at_start: bool  # also before the first step
     stopping: EarlyStopping  # on rank 0, with the evaluations of earlier starts
+    sample: Callable[[int], None] | None = None  # answers prompts after the evaluation of a step, on all processes
 
     def due(self, step: int) -> bool:
         return self.measure is not None and self.when.due(step)

@@ -147,6 +147,8 @@ class Loop:
         assert self.evaluator.measure
         metrics = self.evaluator.measure()
         self.log({"step": step, "split": "eval", **metrics})
+        if self.evaluator.sample:
+            self.evaluator.sample(step)
         loss = metrics["loss"]
         decided = [self.saver.is_best(step, loss), self.evaluator.stopping.stop(loss)]
         best, over = flags_of_first(decided, self.world)

@@ -134,7 +134,7 @@ def overlap_unused(facts: Facts) -> str | None:
     "there are no rows to evaluate on",
 )
 def held_out_unused(facts: Facts) -> str | None:
-    key = facts.gave("eval.every_steps", "eval.micro_batch_size", "eval.early_stopping")
+    key = facts.gave("eval.every_steps", "eval.micro_batch_size", "eval.samples", "eval.early_stopping")
     if facts["data.eval"] is not None or key is None:
         return None
     return f"{key}={facts[key]} has no effect without held-out rows (data.eval=null). Try: data.eval=0.05"

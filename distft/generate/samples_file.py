@@ -1,0 +1,66 @@
+"""eval/samples.jsonl of a run: `{step, prompt, expected, completion}`, a line for each prompt and evaluation.
+
+The report reads it on a login node, so nothing here imports torch.
+"""
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from distft.run import RunFolder, json_text
+
+FILE = "samples.jsonl"
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A held-out prompt with its answers before the first step and after the last one shown."""
+
+    prompt: str
+    expected: str
+    before: str
+    after: str
+
+
+def samples_file(run: RunFolder) -> Path:
+    return run.eval / FILE
+
+
+def keep(file: Path, start_step: int) -> None:
+    """Drops the lines after `start_step`, and a line cut off by a crash; a run that begins drops all."""
+    lines = [line for line in read_samples(file) if start_step and line["step"] <= start_step]
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_name(f".{file.name}.{os.getpid()}")
+    partial.write_text("".join(json_text(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
+    partial.replace(file)
+
+
+def append(file: Path, lines: Iterable[Mapping[str, Any]]) -> None:
+    with file.open("a", encoding="utf-8") as opened:
+        opened.write("".join(json_text(line, ensure_ascii=False) + "\n" for line in lines))
+
+
+def read_samples(file: Path) -> list[dict[str, Any]]:
+    """Returns the lines of a samples file; none without it."""
+    if not file.is_file():
+        return []
+    whole = (line for line in file.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n"))
+    return [json.loads(line) for line in whole]
+
+
+def before_and_after(run: RunFolder, step: int | None = None) -> list[Sample]:
+    """Returns the samples of a run that has answered before the first step and later.
+
+    step: after which they were answered; None: the last evaluation.
+    """
+    lines = read_samples(samples_file(run))
+    after = step if step is not None else max((line["step"] for line in lines), default=0)
+    first = {line["prompt"]: line["completion"] for line in lines if line["step"] == 0}
+    return [
+        Sample(line["prompt"], line["expected"], first[line["prompt"]], line["completion"])
+        for line in lines
+        if 0 < line["step"] == after and line["prompt"] in first
+    ]

@@ -1,0 +1,12 @@
+"""One small LoRA run for the tests of generation and chat."""
+
+import pytest
+
+from distft.run import RunFolder
+from tests.support.answered import make_run
+
+
+@pytest.fixture(scope="session")
+def tuned_run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """A LoRA run of three steps with checkpoints of steps 2 and 3; its base model is two folders up, in base/."""
+    return make_run(tmp_path_factory.mktemp("tuned"), "tuning=lora", "tuning.rank=4")
