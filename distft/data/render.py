@@ -83,6 +83,11 @@ class PlainRenderer:
     def unread(self, example: Example) -> list[tuple[str, str]]:
         return []
 
+    def prompt(self, example: Example) -> Rendered:
+        """Returns the row of a prompt, with LETTER as its trained answer."""
+        text = self(example).text
+        return Rendered(text + LETTER, ((len(text), len(text) + 1),), add_bos=True)
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -99,11 +104,6 @@ class Answer:
             if whole.startswith(self.text, len(prompt)) and whole.startswith(prompt):
                 return [(len(prompt) + start, len(prompt) + end) for start, end in self.parts]
         return None
-
-    def prompt(self, example: Example) -> Rendered:
-        """Returns the row of a prompt, with LETTER as its trained answer."""
-        text = self(example).text
-        return Rendered(text + LETTER, ((len(text), len(text) + 1),), add_bos=True)
 
 
 class ChatRenderer:

@@ -13,7 +13,10 @@ from distft.data.shards import Row
 from distft.data.tokenize import CHATML, RowTokenizer, byte_tokenizer
 from distft.generate.prompts import PromptRenderer, chat, cut, read_prompts, text_prompt, too_long
 
-THINKING = CHATML.replace("message['content'] +", "('<think></think>' if loop.last else '') + message['content'] +")
+THINKING = CHATML.replace(
+    "message['content'] +",
+    "('<think></think>' if loop.last and message['role'] == 'assistant' else '') + message['content'] +",
+).replace("'<|im_start|>assistant\n' }}", "'<|im_start|>assistant\n<think></think>' }}")
 TURNS = [("system", "Be terse."), ("user", "Two and two?"), ("assistant", "Four."), ("user", "And three?")]
 PLAIN = (Segment("prompt", "Two and two is ", False),)
 ASKED = (Segment("prompt", "Two and two?", False),)
