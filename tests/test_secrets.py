@@ -97,6 +97,6 @@ def test_no_secret_in_an_error_reaches_any_file(tmp_path: Path, monkeypatch: pyt
 def test_a_token_in_the_config_is_refused_first(tmp_path: Path):
     for secret in (SAID["hf"], f"https://me:{SAID['url']}@example.org/x"):
         done = launch(tmp_path, "refused", "", "train.max_steps=3", "tracker=wandb", f"tracker.entity={secret}")
-        assert done.code == 2 and "tracker.entity: its value looks like a secret" in done.stderr
+        assert done.code == 2 and "tracker.wandb.entity: its value looks like a secret" in done.stderr
         assert secret not in done.stderr and not done.run.path.exists()
     assert not os.environ.get("FAULT")

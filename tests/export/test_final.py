@@ -24,7 +24,7 @@ pytestmark = pytest.mark.slow
 
 ROPE = {"rope_type": "linear", "factor": 2.0}
 SAMPLING = {"do_sample": True, "temperature": 0.6, "top_p": 0.9}
-OWN = CHATML.replace("message['role'] + '\n'", "message['role'] + ': '")
+OWN = CHATML.replace("message['role'] + '\n'", "message['role'] + ': '").replace("assistant\n", "assistant: ")
 ANSWER = [65, 66, 257]  # of the base model, to anything: 257 ends a turn
 
 

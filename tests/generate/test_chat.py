@@ -57,14 +57,18 @@ class Terminal:
         return os.waitstatus_to_exitcode(status)
 
 
+LONG = ("temperature=100", "seed=2")  # nearly uniform: an end token is one of 260
+
+
 def test_a_terminal_shows_turns_and_ends_with_ctrl_d(tuned_run: RunFolder) -> None:
-    chat = Terminal("-m", "distft.chat", f"run={tuned_run.path}", "at=base", "max_new_tokens=400", "stop=@@")
+    chat = Terminal("-m", "distft.chat", f"run={tuned_run.path}", "at=base", "max_new_tokens=400", *LONG)
     try:
         chat.read_until("Ctrl-C ends an answer, Ctrl-D the chat.")
         chat.read_until("> ")
         chat.type("1 and 1 is\n")
         chat.read_until("1 and 1 is\r\n")
         chat.read_some()
+        time.sleep(0.1)  # its answer takes longer
         chat.type("\x03")  # while it answers
         assert " (ended)" in chat.read_until("\n> ")
         chat.type("\x03")  # at the prompt
