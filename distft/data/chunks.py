@@ -31,6 +31,7 @@ PLACE = (
 )
 CHUNK_SCHEMA = pa.schema([*SCHEMA, *PLACE])
 COUNTS = b"counts"
+Counts = dict[str, Any]  # JSON: stream, log, left_out, statistics, unread, rendered, seen, ends, files, item
 
 
 @dataclass(frozen=True)
@@ -46,9 +47,7 @@ class Chunk:
             return file.get_batch(0)
 
     @cached_property
-    def counts(
-        self,
-    ) -> dict[str, Any]:  # JSON: stream, log, left_out, statistics, unread, rendered, seen, ends, files, item
+    def counts(self) -> Counts:
         with pa.ipc.open_file(pa.memory_map(str(self.path))) as file:
             return json.loads(file.schema.metadata[COUNTS])
 

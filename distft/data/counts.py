@@ -1,5 +1,6 @@
-"""Counters of one data preparation: rows read, written, truncated and skipped, by reason."""
+"""Counters of one data preparation: rows read, written, truncated and left out, by reason; and the rows left out."""
 
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, TextIO
@@ -16,6 +17,8 @@ COUNTED = (
     *("overlap", "dropped"),
 )
 MAX_SHOWN = 5  # bad rows that report.json lists
+# reasons in dropped.jsonl, next to the names of cleaning rules
+MALFORMED, UNTRAINED, OVERLAP, TOO_LONG = "malformed", "untrained", "overlap", "too_long"
 
 
 @dataclass
@@ -95,3 +98,22 @@ class Report:
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """One row that is not trained on; `row` is null where it could not be parsed."""
+
+    source: str
+    line: int
+    rule: str
+    reason: str
+    row: Any = None
+
+    def as_json(self) -> dict[str, Any]:  # JSON: the fields
+        return asdict(self)
+
+
+def json_lines(left_out: Iterable[LeftOut]) -> str:
+    """Returns the rows as lines of dropped.jsonl; characters that are not UTF-8 are escaped."""
+    return "".join(f"{json.dumps(each.as_json())}\n" for each in left_out)

@@ -14,9 +14,8 @@ from typing import Any, Literal, TextIO
 
 from distft.config.schema import Config, Data
 from distft.data.blocks import Block, blocks_of
-from distft.data.cleaning.dropped import MALFORMED, TOO_LONG, UNTRAINED, LeftOut
 from distft.data.cleaning.engine import Cleaner, Looked, make_cleaner
-from distft.data.counts import Stream
+from distft.data.counts import MALFORMED, TOO_LONG, UNTRAINED, LeftOut, Stream
 from distft.data.example import BadField, Example, RawJson, without_turns
 from distft.data.formats import Format, UnreadFields, choose_formats, form_of
 from distft.data.key import chat_template, pinned, template_text, tokenizer_dir

@@ -92,6 +92,4 @@ def summary(report: dict[str, Any], folder: Path) -> list[str]:
         ]
         if left_out:
             lines.append(f"data.{name}, {stream['read']:,} rows read: " + ", ".join(left_out))
-        if stream.get("characters"):
-            lines.append(f"data.{name}: {stream['tokens'] / stream['characters']:.3f} tokens per character")
     return lines + report.get("notes", [])

@@ -20,8 +20,8 @@ from distft.config.schema import Data
 from distft.config.source_item import source_items
 from distft.data.chunks import Chunk
 from distft.data.cleaning.decide import Cleaning, decide, write_cleaning, write_left_out
-from distft.data.cleaning.items import texts_of_files, texts_of_rows
 from distft.data.cleaning.options import overlap_action
+from distft.data.cleaning.rules.leakage import texts_of_files, texts_of_rows
 from distft.data.counts import Report, Split, Stream
 from distft.data.hub import dataset_commit, fetch
 from distft.data.key import Parts, data_dir, eval_fraction, has_eval_rows, hash_of_parts, key_parts

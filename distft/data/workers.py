@@ -9,7 +9,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from multiprocessing import Pipe
@@ -72,11 +72,7 @@ class Workers:
             task = Task(opened.key, block, path)
             worker = self._idle(progress)
             if worker is None:
-                progress(
-                    write_chunk(self.pipeline, self.forms[task.stream], task.stream, task.block, path).counts["stream"][
-                        "read"
-                    ]
-                )
+                progress(make_chunk(self.pipeline, self.forms, task))
             else:
                 worker.task = task
                 self._send(worker, task)
@@ -158,6 +154,12 @@ class Workers:
             _stop(worker)
 
 
+def make_chunk(pipeline: RowPipeline, forms: Mapping[str, list[Format]], task: Task) -> int:
+    """Makes the chunk of a task and returns how many rows it read."""
+    chunk = write_chunk(pipeline, forms[task.stream], task.stream, task.block, task.path)
+    return chunk.counts["stream"]["read"]
+
+
 def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
@@ -185,11 +187,7 @@ def serve(descriptor: int) -> None:
         while True:
             task: Task = connection.recv()
             try:
-                connection.send(
-                    write_chunk(pipeline, forms[task.stream], task.stream, task.block, task.path).counts["stream"][
-                        "read"
-                    ]
-                )
+                connection.send(make_chunk(pipeline, forms, task))
             except (ConnectionError, KeyboardInterrupt):
                 raise
             except Exception as error:  # the parent raises it

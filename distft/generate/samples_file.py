@@ -47,7 +47,7 @@ def read_samples(file: Path) -> list[dict[str, Any]]:
     """Returns the lines of a samples file; none without it."""
     if not file.is_file():
         return []
-    whole = (line for line in file.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n"))
+    *whole, _ = file.read_text(encoding="utf-8").split("\n")  # splitlines also splits inside texts, as at U+2028
     return [json.loads(line) for line in whole]
 
 

@@ -133,8 +133,12 @@ class Limits:
 def limits_of(config: Config, plan: Plan, ends: Sequence[int]) -> Limits:
     """Returns the limits of a run's base model. ends: ids of the tokens that ended the trained texts."""
     base = Path(plan.model_dir) if plan.model_dir else None
-    facts = text_facts(read_json(base / CONFIG) if base else config.model.facts)
-    generation, notes = _generation(base, facts)
+    return _limits(base, text_facts(read_json(base / CONFIG) if base else config.model.facts), ends)
+
+
+def _limits(folder: Path | None, facts: Mapping[str, Any], ends: Sequence[int] = ()) -> Limits:
+    """Returns the limits of an architecture and of the generation_config.json in a folder."""
+    generation, notes = _generation(folder, facts)
     return Limits(
         tuple(dict.fromkeys([*_ids(generation.get("eos_token_id")), *ends])),
         {name: generation[name] for name in PENALTIES if generation.get(name)},
@@ -153,19 +157,18 @@ def _of_folder(folder: Path, changes: Mapping[str, str], adapters: Path | None =
     if adapters:
         config = config.with_values(config.values | {"tuning": _tuning(adapters)})
     tokenizer = _tokenizer(plan.tokenizer_dir, False)
-    facts = text_facts(read_json(folder / CONFIG))
-    generation, notes = _generation(adapters or folder, facts)
+    limits = _limits(adapters or folder, text_facts(read_json(folder / CONFIG)))
     return Source(
         name=str(adapters or folder),
         config=config,
         plan=plan,
         checkpoint=None,
         render=PromptRenderer(make_renderer(tokenizer, "auto"), tokenizer),
-        ends=tuple(_ids(generation.get("eos_token_id"))),
-        penalties={name: generation[name] for name in PENALTIES if generation.get(name)},
-        positions=_positions(facts),
+        ends=limits.ends,
+        penalties=limits.penalties,
+        positions=limits.positions,
         adapters=adapters,
-        notes=notes,
+        notes=limits.notes,
     )
 
 

@@ -55,6 +55,7 @@ def gather(folder: Path, config: Config) -> Facts:
             "untrained": train["untrained"],
             "truncated": train["truncated"],
             "overlap": train["overlap"],
+            "tokens_per_character": _share(train.get("tokens", 0), train.get("characters", 0)),
         },
         "splits": report["splits"],
         "notes": report.get("notes", []),

@@ -37,6 +37,15 @@ def test_each_evaluation_answers_the_same_prompts(tmp_path: Path) -> None:
     assert losses[0] == losses[1], "answering changes no step"
 
 
+def test_an_answer_may_hold_any_separator_of_lines(tmp_path: Path) -> None:
+    file = tmp_path / "eval" / "samples.jsonl"
+    keep(file, 0)
+    lines = [{"step": 0, "completion": "a\u2028b\x85c\u2029d"}, {"step": 2, "completion": "e"}]
+    append(file, lines)
+    keep(file, 2)
+    assert read_samples(file) == lines
+
+
 def test_samples_after_the_start_are_dropped(tmp_path: Path) -> None:
     file = tmp_path / "eval" / "samples.jsonl"
     keep(file, 0)

@@ -49,6 +49,9 @@ def test_the_report_counts_what_became_of_the_rows(prepare: Prepare):
     assert rules["leakage"] == (1, 1)
     assert facts["rows"]["read"] == {"train": 35} and facts["rows"]["bad"] == 1 and facts["rows"]["dropped"] == 4
     assert facts["splits"]["train"]["rows"] == 30
+    report = read_json(next(Path("cache").rglob("report.json")))["streams"]["train"]
+    shown = f"{report['tokens'] / report['characters']:.3f}"
+    assert f"<td>tokens per character</td><td>{shown}</td>" in Path("report/data.html").read_text()
     assert dict(facts["labels"]) == {"yes": 11, "no": 20, "jo@firma.de": 1, "N/A": 1}
     assert [Path(source).name for source, _ in facts["sources"]] == ["rows.jsonl"]
     assert facts["longest"][0][1].endswith("rows.jsonl:35")

@@ -50,8 +50,8 @@ def test_phase_seconds_add_up_to_the_elapsed_time(beating: Path):
         time.sleep(0.03)
     heartbeat.begin_step(3)
     passed, reported = time.perf_counter() - began, beat(beating)
-    # time without a free core is left out, up to a tenth of it under load
-    assert reported.seconds["data"] >= 0.9 * 0.04 and reported.seconds["backward"] >= 0.9 * 0.06
+    no_core = reported.seconds.get("core", 0.0)  # is left out of the phase in which the thread waited for a core
+    assert reported.seconds["data"] + no_core >= 0.04 and reported.seconds["backward"] + no_core >= 0.06
     assert reported.seconds["data"] + reported.seconds["backward"] <= passed
     assert 0.05 <= reported.step_seconds <= passed
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from distft.replay import described
 from distft.run import RunFolder, read_json
 from distft.verify_resume.runs import read_fed
 from tests.support.rows import write_sums
@@ -126,3 +127,12 @@ def test_restarted_rows_are_caught_despite_noise(answers):
 def test_a_run_that_resumed_nothing_proves_nothing(answers):
     code, said = answers["anew"].values()
     assert code == 1 and "every resume started anew" in said
+
+
+def test_a_replay_names_the_rows_whose_loss_is_not_finite():
+    finite = {"micro_batch": 0, "rank": 0, "loss": "1.5", "is_finite": True, "rows": []}
+    row = {"row": 7, "id": "ab", "loss": "nan"}
+    wrong = {"micro_batch": 1, "rank": 1, "loss": "nan", "is_finite": False, "rows": [row]}
+    step = {"step": 3, "loss": "nan", "grad_norm": "nan", "micro_batches": [finite, wrong]}
+    assert described(step)[1:] == ["  micro-batch 1 of rank 1: loss nan", "    row 7 (ab): loss nan"]
+    assert described(step | {"micro_batches": [finite]})[1:] == ["  the loss of every micro-batch is finite"]

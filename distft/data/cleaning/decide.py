@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 
 from distft.data.chunks import Chunk
-from distft.data.cleaning.dropped import OVERLAP, LeftOut, json_lines
 from distft.data.cleaning.engine import Cleaner
-from distft.data.cleaning.items import leaf_texts
 from distft.data.cleaning.survey import Decisions, Places, Survey
 from distft.data.cleaning.tags import read_tags, rows_as_read
+from distft.data.cleaning.view import leaf_texts
+from distft.data.counts import OVERLAP, LeftOut, json_lines
 from distft.data.statistics import Statistics
 from distft.run import write_json
 

@@ -6,7 +6,7 @@ work for them too. Word hashes are xxh3, not Python's `hash`, which differs betw
 
 import re
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from typing import Any
@@ -155,3 +155,15 @@ def ngram_hashes(hashes: np.ndarray, ngram: int) -> np.ndarray:
     for offset in range(size):
         mixed = mixed * np.uint64(_BASE) + hashes[offset : offset + count]
     return splitmix64(mixed)
+
+
+def leaf_texts(value: Any) -> Iterator[str]:
+    """Yields the strings in a JSON value, in order."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for inner in value.values():
+            yield from leaf_texts(inner)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            yield from leaf_texts(inner)

@@ -10,7 +10,7 @@ import pytest
 from distft.config import Config
 from distft.config.schema import KEYS
 from distft.data.cleaning.engine import make_cleaner
-from distft.data.cleaning.items import texts_of_files
+from distft.data.cleaning.rules.leakage import texts_of_files
 from distft.data.cleaning.survey import Places, Survey
 from distft.data.example import Example, Segment
 from distft.data.raw import RawRow

@@ -5,13 +5,16 @@ of the item's runs. Runs that many items have in common are the template of a be
 Every row is compared with every item: there is no top-k, so nothing similar is missed.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from distft.data.cleaning.contract import Finding
-from distft.data.cleaning.view import View, ngram_hashes, normalized_words, word_hashes
+from distft.data.cleaning.options import files_of
+from distft.data.cleaning.view import View, leaf_texts, ngram_hashes, normalized_words, word_hashes
+from distft.data.raw import RawRow
+from distft.data.read import read_rows
 
 VERSION = 1
 _SHORT_NGRAM = 5  # of items that have few runs of the full length
@@ -28,6 +31,19 @@ class Item:
 
     place: str  # FILE:LINE
     text: str
+
+
+def texts_of_rows(rows: Iterable[RawRow]) -> Iterator[Item]:
+    """Yields every text of the rows; malformed rows have none."""
+    for row in rows:
+        for text in leaf_texts(row.value):
+            yield Item(f"{row.file}:{row.line}", text)
+
+
+def texts_of_files(paths: Sequence[str]) -> Iterator[Item]:
+    """Yields every text of the rows of files."""
+    for file in files_of(paths):
+        yield from texts_of_rows(read_rows(file))
 
 
 @dataclass(frozen=True)
