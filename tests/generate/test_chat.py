@@ -47,6 +47,19 @@ class Terminal:
         found, self.seen = self.seen[:at], self.seen[at + len(text) :]
         return found
 
+    def type_until(self, key: str, text: str) -> None:
+        """Types `key` each second until `text` was printed.
+
+        readline prints its prompt before it waits for input, and a signal between the two is noticed at the next key.
+        """
+        deadline = time.monotonic() + SECONDS
+        while text not in self.seen:
+            assert time.monotonic() < deadline, self.seen
+            self.type(key)
+            while text not in self.seen and select.select([self.file], [], [], 1)[0]:
+                self.seen += os.read(self.file, 65536).decode(errors="replace")
+        self.read_until(text)
+
     def read_some(self) -> None:
         """Waits until something more was printed."""
         while not self.seen:
@@ -71,8 +84,7 @@ def test_a_terminal_shows_turns_and_ends_with_ctrl_d(tuned_run: RunFolder) -> No
         time.sleep(0.1)  # its answer takes longer
         chat.type("\x03")  # while it answers
         assert " (ended)" in chat.read_until("\n> ")
-        chat.type("\x03")  # at the prompt
-        chat.read_until("(Ctrl-D ends the chat)")
+        chat.type_until("\x03", "(Ctrl-D ends the chat)")  # at the prompt
         chat.read_until("> ")
         chat.type("\x04")
         assert chat.end() == 0

@@ -1,6 +1,7 @@
 """Weights & Biases offline: one id per run folder, the whole run in the last attempt's file, nothing secret."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -36,7 +37,9 @@ tracker.finish("completed")
 def attempt(run: RunFolder, steps: int, *crash: str) -> None:
     """Tracks one attempt in an own process, as launch does; with `crash` it is killed after its last row."""
     command = [sys.executable, "-c", PROGRAM, str(run.path), str(steps), *crash]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=480)
+    # a service that wandb started for another test of this process would keep the killed run's id in use
+    environment = {name: value for name, value in os.environ.items() if name != "WANDB_SERVICE"}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=480, env=environment)
     assert done.returncode == (-signal.SIGKILL if crash else 0)
     assert done.stdout == done.stderr == ""
 
