@@ -50,8 +50,8 @@ def render(facts: Facts, folder: str = "RUN", refresh: int | None = None) -> str
 
 
 def breakable(key: str) -> Markup:
-    """Returns a key that may wrap after its dots."""
-    return Markup(".<wbr>").join(key.split("."))
+    """Returns a key that may wrap after its dots and underscores."""
+    return Markup(".<wbr>").join(Markup("_<wbr>").join(part.split("_")) for part in key.split("."))
 
 
 def write(facts: Facts, out: Path, folder: Path) -> None:
