@@ -1,0 +1,99 @@
+"""`distft human_eval`: people compare answers blindly; plan, create, serve, status, analyze, export."""
+
+import sys
+from collections.abc import Callable, Mapping
+
+from distft.config.command import command, keywords
+from distft.config.errors import ConfigError, did_you_mean, nearest
+from distft.human_eval import create
+from distft.human_eval.study import find_study
+from distft.run import read_json
+
+SERVE_KEYS = {
+    "study": "the study's folder",
+    "host": "address to listen on (default 127.0.0.1: this machine alone)",
+    "port": "port to listen on (default 8340); 0: a free one",
+    "origin": "public address of a proxy in front, such as https://study.example.org",
+}
+SERVE_CLAIM = "serve: serves the pages of a study until Ctrl-C. Votes are saved before they are acknowledged."
+STATUS_KEYS = {"study": "the study's folder"}
+STATUS_CLAIM = "status: prints how far each rater is, without any result."
+
+
+def serve(given: Mapping[str, str]) -> int:
+    """Serves until Ctrl-C or SIGTERM, and returns 0."""
+    from distft.human_eval.arguments import Arguments
+    from distft.human_eval.server import listen
+    from distft.human_eval.server import serve as run
+
+    read = Arguments(given)
+    port, host, origin = read.integer("port", 8340, 0, 65535), given.get("host", "127.0.0.1"), given.get("origin")
+    if origin is not None and not origin.startswith(("http://", "https://")):
+        read.errors.append(f"origin={origin}: expected an address such as https://study.example.org")
+    if read.errors:
+        raise ConfigError(read.errors)
+    study = find_study(given["study"])
+    with listen(host, port) as bound:
+        shown = f"[{host}]" if ":" in host else host
+        address = origin or f"http://{shown}:{bound.getsockname()[1]}"
+        links = read_json(study.links_file) if study.links_file.is_file() else {"raters": []}
+        print(f"serving {study.path.name} on {address}, until Ctrl-C", flush=True)
+        for link in links["raters"]:
+            print(f"  {link['rater']}  {address}{link['path']}")
+        if links["raters"]:
+            print(f"  progress  {address}{links['admin']['path']}")
+        if host not in ("127.0.0.1", "::1", "localhost") and not (origin or "").startswith("https://"):
+            print(
+                "note: others on the network can read the links and votes. Try: a proxy with TLS, and origin=https://..."
+            )
+        sys.stdout.flush()
+        run(study, bound, origin)
+    return 0
+
+
+def status(given: Mapping[str, str]) -> int:
+    """Prints the progress of each rater, and returns 0."""
+    from distft.human_eval.votes import Votes
+
+    study = find_study(given["study"])
+    votes = Votes(study.votes_file)
+    raters = votes.raters()
+    closed = ", closed" if votes.is_closed() else ""
+    done, total = sum(each[2] for each in raters), sum(each[1] for each in raters)
+    print(f"{study.path.name}: {done} of {total} pages done{closed}")
+    for name, pages, voted in raters:
+        print(f"  {name}  {voted:>4} of {pages}")
+    votes.close()
+    return 0
+
+
+Verb = tuple[Callable[[Mapping[str, str]], int], Mapping[str, str], tuple[str, ...], str]
+VERBS: Mapping[str, Verb] = {
+    "create": (create.create, create.KEYS, ("study", "raters"), create.CLAIM),
+    "serve": (serve, SERVE_KEYS, ("study",), SERVE_CLAIM),
+    "status": (status, STATUS_KEYS, ("study",), STATUS_CLAIM),
+}
+
+
+def main(arguments: list[str]) -> int:
+    """Runs a verb and returns its exit code; ConfigError for another word."""
+    if not arguments or arguments[0] not in VERBS:
+        word = arguments[0] if arguments else ""
+        meant = did_you_mean(nearest(word, VERBS)) if word else ""
+        raise ConfigError([f"human_eval {word}: expected a verb.{meant} Allowed: {', '.join(VERBS)}"])
+    run, keys, required, _ = VERBS[arguments[0]]
+    return run(keywords(arguments[1:], keys, required))
+
+
+def help_for(arguments: list[str]) -> str:
+    """Returns what --help prints: of one verb where it is named, else of all."""
+    named = [each for each in arguments if each in VERBS] or list(VERBS)
+    parts = [f"usage: python -m distft.human_eval {'|'.join(VERBS)} [KEY=VALUE ...]"]
+    for verb in named:
+        _, keys, _, claim = VERBS[verb]
+        parts.append("\n".join([claim, "", *(f"  {key + '=':<16}{text}" for key, text in keys.items())]))
+    return "\n\n".join(parts)
+
+
+if __name__ == "__main__":
+    command(main, help=help_for(sys.argv[1:]))
