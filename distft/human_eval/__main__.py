@@ -2,10 +2,10 @@
 
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 from distft.config.command import command, keywords
 from distft.config.errors import ConfigError, did_you_mean, nearest
-from distft.human_eval import create
 from distft.human_eval.study import find_study
 from distft.run import read_json
 
@@ -67,12 +67,40 @@ def status(given: Mapping[str, str]) -> int:
     return 0
 
 
-Verb = tuple[Callable[[Mapping[str, str]], int], Mapping[str, str], tuple[str, ...], str]
-VERBS: Mapping[str, Verb] = {
-    "create": (create.create, create.KEYS, ("study", "raters"), create.CLAIM),
-    "serve": (serve, SERVE_KEYS, ("study",), SERVE_CLAIM),
-    "status": (status, STATUS_KEYS, ("study",), STATUS_CLAIM),
-}
+@dataclass(frozen=True)
+class Verb:
+    """What follows `distft human_eval`."""
+
+    run: Callable[[Mapping[str, str]], int]
+    keys: Mapping[str, str]
+    required: tuple[str, ...]
+    claim: str
+
+
+VERBS = ("plan", "create", "serve", "status", "analyze", "export")
+
+
+def verb(name: str) -> Verb:
+    """Returns a verb; the statistics, which take two seconds to import, are imported for those that use them."""
+    if name == "serve":
+        return Verb(serve, SERVE_KEYS, ("study",), SERVE_CLAIM)
+    if name == "status":
+        return Verb(status, STATUS_KEYS, ("study",), STATUS_CLAIM)
+    if name == "create":
+        from distft.human_eval import create
+
+        return Verb(create.create, create.KEYS, ("study", "raters"), create.CLAIM)
+    if name == "plan":
+        from distft.human_eval import power
+
+        return Verb(power.plan, power.KEYS, ("effect",), power.CLAIM)
+    if name == "analyze":
+        from distft.human_eval import analyze
+
+        return Verb(analyze.analyze, analyze.KEYS, ("study",), analyze.CLAIM)
+    from distft.human_eval import preferences
+
+    return Verb(preferences.export, preferences.KEYS, ("study", "out"), preferences.CLAIM)
 
 
 def main(arguments: list[str]) -> int:
@@ -81,19 +109,20 @@ def main(arguments: list[str]) -> int:
         word = arguments[0] if arguments else ""
         meant = did_you_mean(nearest(word, VERBS)) if word else ""
         raise ConfigError([f"human_eval {word}: expected a verb.{meant} Allowed: {', '.join(VERBS)}"])
-    run, keys, required, _ = VERBS[arguments[0]]
-    return run(keywords(arguments[1:], keys, required))
+    asked = verb(arguments[0])
+    return asked.run(keywords(arguments[1:], asked.keys, asked.required))
 
 
-def help_for(arguments: list[str]) -> str:
+def help_text(arguments: list[str]) -> str:
     """Returns what --help prints: of one verb where it is named, else of all."""
     named = [each for each in arguments if each in VERBS] or list(VERBS)
     parts = [f"usage: python -m distft.human_eval {'|'.join(VERBS)} [KEY=VALUE ...]"]
-    for verb in named:
-        _, keys, _, claim = VERBS[verb]
-        parts.append("\n".join([claim, "", *(f"  {key + '=':<16}{text}" for key, text in keys.items())]))
+    for asked in map(verb, named):
+        keys = [f"  {key + '=':<20}{text}" for key, text in asked.keys.items()]
+        parts += ["\n".join([asked.claim, "", *keys])]
     return "\n\n".join(parts)
 
 
 if __name__ == "__main__":
-    command(main, help=help_for(sys.argv[1:]))
+    is_help = {"--help", "-h"} & set(sys.argv[1:])
+    command(main, help=help_text(sys.argv[1:]) if is_help else "")

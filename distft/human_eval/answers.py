@@ -26,7 +26,7 @@ LENGTH_RATIO = 2.0  # of median lengths, from which length may give a system awa
 SHOWN_ERRORS = 10
 PASSED_ON = ("max_new_tokens", "temperature", "top_p", "top_k", "stop", "batch_size", "precision")  # to generate
 PLAIN_WORDS = set(
-    "base best beta chat code data demo eval final first full instruct last latest lora main model models preview prose "
+    "base best beta chat code data demo eval final first full instruct last latest lora main model models preview "
     "release run runs sft small step test tiny train tuned tuning version".split()
 )  # parts of a name that say nothing about a model
 

@@ -1,8 +1,8 @@
 """Who judges what, in which order, and which answer comes first: drawn from the study's seed.
 
-Every item goes to `overlap` raters, and loads differ by one item at most. For each rater each system is the first answer
-of half of its items, up to one. Some items come again later, half of them with the answers swapped; attention checks lie
-between. Practice comes first.
+Every item goes to `overlap` raters, and loads differ by one item at most. For each rater each system is the first
+answer of half of its items, up to one. Some items come again later, half of them with the answers swapped. Attention
+checks are spread over the session. Practice comes first.
 """
 
 import random

@@ -61,10 +61,10 @@ KEYS = {
     "contact": "whom raters can ask; shown on the first page",
     "pay": "what raters get; shown on the first page",
     "ethics": "the approval or review, for the datasheet",
-    **{name: "passed on to distft generate" for name in PASSED_ON},
+    **dict.fromkeys(PASSED_ON, "passed on to distft generate"),
 }
-CLAIM = """create: generates answers of two or more systems, draws blind pages, and writes DIR/links.json with a personal
-link for each rater. The settings, the exclusion rules among them, are fixed from then on."""
+CLAIM = """create: generates answers of two or more systems, draws blind pages, and writes DIR/links.json with a
+personal link for each rater. The settings, the exclusion rules among them, are fixed from then on."""
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """The votes of a study in SQLite: a vote is acknowledged after its commit, and counted once.
 
-Write-ahead log with synchronous=FULL: a commit survives SIGKILL and power loss. Tokens are stored as SHA-256 only. A page
-of a rater is a slot with a random id; (rater, item) is unique by the slot's key, so the same vote twice is one vote.
+Write-ahead log with synchronous=FULL: a commit survives SIGKILL and power loss. Tokens are stored as SHA-256 only. A
+page of a rater is a slot with a random id. The slot is the key of a vote, so the same vote twice is one vote.
 """
 
 import hashlib
