@@ -36,11 +36,11 @@ def serve(given: Mapping[str, str]) -> int:
     with listen(host, port) as bound:
         shown = f"[{host}]" if ":" in host else host
         address = origin or f"http://{shown}:{bound.getsockname()[1]}"
-        links = read_json(study.links_file) if study.links_file.is_file() else {"raters": []}
+        links = read_json(study.links_file) if study.links_file.is_file() else None
         print(f"serving {study.path.name} on {address}, until Ctrl-C", flush=True)
-        for link in links["raters"]:
-            print(f"  {link['rater']}  {address}{link['path']}")
-        if links["raters"]:
+        if links is not None:
+            for link in links["raters"]:
+                print(f"  {link['rater']}  {address}{link['path']}")
             print(f"  progress  {address}{links['admin']['path']}")
         if host not in ("127.0.0.1", "::1", "localhost") and not (origin or "").startswith("https://"):
             print(

@@ -7,12 +7,10 @@ Written here since it is 100 lines of numpy: evalica, against which it is tested
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import optimize, stats
 
-from distft.human_eval.intervals import Floats, Ints
+from distft.human_eval.intervals import Floats, Ints, two_way_variance
 
-ELO = 400 / np.log(10)  # per unit of log-odds
 _SMALL = 1e-9
 
 
@@ -44,7 +42,7 @@ def design_matrix(first: Ints, second: Ints, systems: int) -> Floats:
     return x
 
 
-def logistic(x: Floats, y: Floats, ridge: float = 0.0) -> tuple[Floats, NDArray[np.float64]]:
+def logistic(x: Floats, y: Floats, ridge: float = 0.0) -> tuple[Floats, Floats]:
     """Returns the coefficients of a logistic regression by Newton's method, and the pseudo-inverse Hessian.
 
     x: [rows, features]. y: [rows] in [0, 1]. Raises ArithmeticError when no finite maximum exists.
@@ -59,7 +57,7 @@ def logistic(x: Floats, y: Floats, ridge: float = 0.0) -> tuple[Floats, NDArray[
         if not np.all(np.abs(beta) < 30):
             break
         if np.abs(step).max() < 1e-11:
-            return beta, inverse
+            return beta, inverse.astype(np.float64)
     raise ArithmeticError("one system won every vote: its strength has no finite estimate")
 
 
@@ -92,8 +90,6 @@ def strengths(votes: Votes, systems: int) -> list[Strength] | None:
 
 def _two_way(influence: Floats, raters: Ints, prompts: Ints) -> float:
     """Returns the clustered variance of a sum of influences: that of their mean, times the number squared."""
-    from distft.human_eval.intervals import two_way_variance
-
     return two_way_variance(influence, raters, prompts)[0] * len(influence) ** 2
 
 
@@ -124,17 +120,12 @@ def davidson(votes: Votes, systems: int) -> tuple[Floats, float] | None:
         gradient = np.append(x.T @ slope, (~won & ~lost).sum() - p[1].sum())
         return -float((chosen - top - np.log(total)).sum()), -gradient
 
-    done = optimize.minimize(
-        loss, np.zeros(systems + 1), jac=True, method="BFGS", options={"gtol": 1e-9 * len(half_of(x))}
-    )
+    options = {"gtol": 1e-9 * len(x)}
+    done = optimize.minimize(loss, np.zeros(systems + 1), jac=True, method="BFGS", options=options)
     beta = done.x[:-1] - done.x[:-1].mean()
     if np.abs(beta).max() > 15 or done.x[-1] > 15:
         return None
     return beta, float(np.exp(done.x[-1]))
-
-
-def half_of(x: Floats) -> Floats:
-    return x[:, :1]
 
 
 def length_controlled(scores: Floats, extra: Floats) -> float | None:

@@ -55,18 +55,15 @@ class Pages:
             loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
         )
 
-    @cached_property
-    def _markdown(self) -> MarkdownIt:
-        options = {"html": False, "breaks": True}
-        return MarkdownIt("commonmark", options).enable(["table", "strikethrough"]).disable(_AS_TYPED)
-
-    def markdown(self, text: str) -> Markup:
-        """Returns text as HTML with the tags of _TAGS and no attribute."""
+    def markdown(self, text: str, breaks: bool = False) -> Markup:
+        """Returns text as HTML with the tags of _TAGS and no attribute. breaks: a line break of the text is shown."""
         if not text.strip():
             return Markup('<p class="empty">(no text)</p>')
         if len(text) > _LONGEST_MARKDOWN:
             return Markup("<pre>{}</pre>").format(text)
-        return Markup(nh3.clean(self._markdown.render(text), tags=_TAGS, attributes={}))
+        parser = MarkdownIt("commonmark", {"html": False, "breaks": breaks})
+        parser.enable(["table", "strikethrough"]).disable(_AS_TYPED)
+        return Markup(nh3.clean(parser.render(text), tags=_TAGS, attributes={}))
 
     def message(self, text: str, nonce: str) -> str:
         return self._rater(nonce, "message", message=text)
@@ -88,6 +85,7 @@ class Pages:
             return self._rater(nonce, "done", **common)
         page = progress.current
         item = self.items[page.item]
+        role = str.capitalize if len(item.prompt) > 1 else lambda _: "Question"
         answers = item.answers[::-1] if page.swapped else item.answers
         return self._rater(
             nonce,
@@ -97,8 +95,8 @@ class Pages:
             slot=page.slot,
             practice=page.kind == "practice",
             feedback=self._feedback(before),
-            prompt=[Shown(self.markdown(turn.text), role=turn.role) for turn in item.prompt],
-            answers=[Shown(self.markdown(text), letter="AB"[i]) for i, text in enumerate(answers)],
+            prompt=[Shown(self.markdown(turn.text, breaks=True), role=role(turn.role)) for turn in item.prompt],
+            answers=[Shown(self.markdown(text, breaks=True), letter="AB"[i]) for i, text in enumerate(answers)],
             criteria=settings.criteria if settings.type == "rating" else (),
             scale=SCALE,
             reasons=settings.reasons,

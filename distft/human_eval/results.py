@@ -64,7 +64,9 @@ def results(
         "exclusions": dict(excluded),
         "seconds_per_vote": median(seconds) if seconds else None,
     }
-    if settings.type == "rating":
+    if not given:  # all raters are excluded
+        pass
+    elif settings.type == "rating":
         result |= rating_results(settings, key, given)
     else:
         judged = [judge_vote(vote, key, items) for vote in given]
@@ -129,7 +131,8 @@ def pairwise(key: Key, judged: Sequence[Judged]) -> Json:
     count = len(key.systems)
     names = [system.name for system in key.systems]
     halves, fit = bradley_terry.strengths(votes, count), bradley_terry.davidson(votes, count)
-    return {
+    one = {"win_rate": found[0]["win_rate"] | {"of": found[0]["a"], "n": found[0]["votes"]}} if len(found) == 1 else {}
+    return one | {
         "comparisons": found,
         "bradley_terry": {
             "unit": "log-odds over the mean system; times 400/ln 10 for an Elo difference",

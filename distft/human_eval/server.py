@@ -14,6 +14,7 @@ from urllib.parse import parse_qs, quote, urlsplit
 
 import uvicorn
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route
@@ -61,7 +62,7 @@ class App:
             Route("/admin/{token}/votes.csv", self.guarded(self.csv), methods=["GET"]),
             Route("/{rest:path}", self.guarded(self.nothing), methods=["GET", "POST"]),
         ]
-        return Starlette(routes=routes)
+        return Starlette(routes=routes, exception_handlers={HTTPException: self.wrong_method})
 
     def guarded(self, handler: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
         """Returns the handler behind the checks of every request, with the headers of every response."""
@@ -139,6 +140,10 @@ class App:
         if wants_json(request):
             return JSONResponse({"saved": True} | saved)
         return RedirectResponse(f"/r/{request.path_params['token']}{query}", 303)
+
+    async def wrong_method(self, request: Request, error: Exception) -> Response:
+        status = error.status_code if isinstance(error, HTTPException) else 500
+        return PlainTextResponse("This is not possible here.", status, headers(""))
 
     def check_admin(self, request: Request) -> None:
         if not self.votes.is_admin(request.path_params["token"]):

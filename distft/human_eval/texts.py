@@ -37,9 +37,9 @@ CRITERIA = ("helpful", "correct")
 
 _PRACTICE = [
     ("Which planet is closest to the sun?", "Mercury is closest to the sun.", "The sun is a star.",
-     "The first answers the question, the other does not."),
+     "Only the sentence about Mercury answers the question."),
     ("Write one short sentence about rain.", "Rain rain rain rain rain rain rain.", "Rain taps softly on the roof.",
-     "Only one of them is a sentence."),
+     "Only the one about the roof is a sentence."),
 ]  # fmt: skip
 _CHECKS = [
     (
