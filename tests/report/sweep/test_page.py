@@ -181,8 +181,8 @@ def test_the_command_writes_the_same_bytes_twice(tmp_path: Path, capsys):
 @pytest.mark.parametrize(
     "arguments, said",
     [
-        ([], "run= or sweep=: neither is given"),
-        (["run=a", "sweep=b"], "run=a sweep=b: both are given"),
+        ([], "run=, sweep= or runs=: none is given"),
+        (["run=a", "sweep=b"], "run=a sweep=b: more than one is given"),
         (["sweep=/nowhere"], "sweep=/nowhere: not a sweep folder"),
         (["swep=x"], "swep=x: there is no such key"),
     ],
