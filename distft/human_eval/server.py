@@ -248,6 +248,7 @@ def listen(host: str, port: int) -> socket.socket:
         bound = socket.socket(family, kind, protocol)
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind(address)
+        bound.listen(2048)  # a request that comes before the server is up waits for it
         return bound
     except OSError as error:
         raise Unavailable(f"host={host} port={port}: {error.strerror}. Try: port=0, a free one") from error
