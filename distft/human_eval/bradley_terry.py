@@ -12,6 +12,7 @@ from scipy import optimize, stats
 from distft.human_eval.intervals import Floats, Ints, two_way_variance
 
 _SMALL = 1e-9
+_LARGEST = 15.0  # log-odds; beyond, the votes are separated and the maximum is at infinity
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ def logistic(x: Floats, y: Floats, ridge: float = 0.0) -> tuple[Floats, Floats]:
         inverse = np.linalg.pinv(hessian, rcond=1e-10, hermitian=True)
         step = inverse @ (x.T @ (y - p) - ridge * beta)
         beta = beta + step
-        if not np.all(np.abs(beta) < 30):
+        if not np.all(np.abs(beta) < _LARGEST):
             break
         if np.abs(step).max() < 1e-11:
             return beta, inverse.astype(np.float64)
@@ -123,7 +124,7 @@ def davidson(votes: Votes, systems: int) -> tuple[Floats, float] | None:
     options = {"gtol": 1e-9 * len(x)}
     done = optimize.minimize(loss, np.zeros(systems + 1), jac=True, method="BFGS", options=options)
     beta = done.x[:-1] - done.x[:-1].mean()
-    if np.abs(beta).max() > 15 or done.x[-1] > 15:
+    if np.abs(beta).max() > _LARGEST or done.x[-1] > _LARGEST:
         return None
     return beta, float(np.exp(done.x[-1]))
 

@@ -98,14 +98,16 @@ def bootstrap(scores: Floats, groups: Sequence[Ints], rng: np.random.Generator, 
     groups: one array [votes] to resample by rater or by prompt; two to resample both at once (the pigeonhole bootstrap
     of Owen 2007, which is conservative).
     """
-    weights = np.ones((RESAMPLES, len(scores)))
-    for each in groups:
-        count = int(each.max()) + 1
-        if len(np.unique(each)) < 2:
-            return None
-        weights *= rng.multinomial(count, np.full(count, 1 / count), RESAMPLES)[:, each]
-    totals = weights.sum(1)
-    means = (weights @ scores)[totals > 0] / totals[totals > 0]
+    if any(len(np.unique(each)) < 2 for each in groups):
+        return None
+    sizes = [int(each.max()) + 1 for each in groups] + [1] * (2 - len(groups))
+    cells = groups[0] * sizes[1] + (groups[1] if len(groups) == 2 else 0)
+    drawn = [rng.multinomial(size, np.full(size, 1 / size), RESAMPLES).astype(np.float64) for size in sizes]
+    totals, counts = (  # [resamples]: sums over cells [first groups, second groups], times how often each was drawn
+        ((drawn[0] @ np.bincount(cells, values, sizes[0] * sizes[1]).reshape(sizes)) * drawn[1]).sum(1)
+        for values in (scores, np.ones(len(scores)))
+    )
+    means = totals[counts > 0] / counts[counts > 0]
     low, high = np.quantile(means, [0.5 - level / 2, 0.5 + level / 2])
     return Interval(float(scores.mean()), float(low), float(high), float(means.std(ddof=1)), f"{RESAMPLES} resamples")
 

@@ -84,7 +84,9 @@ def test_a_model_and_its_family_are_hidden():
     hide = pattern_of(words)
     for text in ("I am SmolLM2.", "i am smollm2-135m-instruct.", "SmolLM2-360M", "at step-20", "**SMOLLM2**"):
         assert HIDDEN in shown_text(text, hide), text
-    assert shown_text("The first instruct step of a model, smoll.", hide) == "The first instruct step of a model, smoll."
+    assert (
+        shown_text("The first instruct step of a model, smoll.", hide) == "The first instruct step of a model, smoll."
+    )
 
 
 def test_more_words_can_be_hidden():
