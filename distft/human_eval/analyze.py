@@ -26,6 +26,8 @@ KEYS = {
 CLAIM = """analyze: writes DIR/analysis.json and DIR/datasheet.md, and copies both to RUN/human/STUDY of each run in it.
 With all planned votes the study is closed; before that the analysis is marked as interim, and counted."""
 
+RATERS = 20  # at least, in what a conclusion says about further studies
+
 
 def analyze(given: Mapping[str, str]) -> int:
     """Writes the analysis, prints its conclusions and returns 0; ConfigError without votes."""
@@ -117,8 +119,9 @@ def needed(value: float, ties: float, each: Mapping[str, Any]) -> str:
     if abs(value - 0.5) < 0.005 or not ties / 2 < value < 1 - ties / 2:
         return ""
     overlap = max(1, round(each["votes"] / each["prompts"]))
-    votes = votes_needed(Plan(effect=value, ties=ties, raters=max(2, each["raters"]), overlap=overlap))
-    return f"; {votes:,} votes would show one of this size with 80% power" if votes else ""
+    raters = max(each["raters"], RATERS)
+    votes = votes_needed(Plan(effect=value, ties=ties, raters=raters, overlap=overlap))
+    return f"; {votes:,} votes of {raters} raters would show one of this size with 80% power" if votes else ""
 
 
 def copy_to_runs(study: Study, key: Key) -> list[Path]:

@@ -3,9 +3,9 @@
 import csv
 import io
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from statistics import median
 from typing import Any
 
@@ -55,15 +55,13 @@ class Pages:
             loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
         )
 
+    @cached_property
+    def _cached(self) -> Callable[[str, bool], Markup]:
+        return lru_cache(maxsize=4096)(to_html)  # raters see the same items
+
     def markdown(self, text: str, breaks: bool = False) -> Markup:
-        """Returns text as HTML with the tags of _TAGS and no attribute. breaks: a line break of the text is shown."""
-        if not text.strip():
-            return Markup('<p class="empty">(no text)</p>')
-        if len(text) > _LONGEST_MARKDOWN:
-            return Markup("<pre>{}</pre>").format(text)
-        parser = MarkdownIt("commonmark", {"html": False, "breaks": breaks})
-        parser.enable(["table", "strikethrough"]).disable(_AS_TYPED)
-        return Markup(nh3.clean(parser.render(text), tags=_TAGS, attributes={}))
+        """Returns text as HTML, see `to_html`."""
+        return self._cached(text, breaks)
 
     def message(self, text: str, nonce: str) -> str:
         return self._rater(nonce, "message", message=text)
@@ -144,6 +142,17 @@ class Pages:
             "skipped": sum(vote.choice == "skip" for vote in own),
             "seconds": median(seconds) if seconds else None,
         }
+
+
+def to_html(text: str, breaks: bool) -> Markup:
+    """Returns Markdown as HTML with the tags of _TAGS and no attribute. breaks: a line break of the text is shown."""
+    if not text.strip():
+        return Markup('<p class="empty">(no text)</p>')
+    if len(text) > _LONGEST_MARKDOWN:
+        return Markup("<pre>{}</pre>").format(text)
+    parser = MarkdownIt("commonmark", {"html": False, "breaks": breaks})
+    parser.enable(["table", "strikethrough"]).disable(_AS_TYPED)
+    return Markup(nh3.clean(parser.render(text), tags=_TAGS, attributes={}))
 
 
 def passed(item: Item, swapped: bool, choice: str) -> bool:

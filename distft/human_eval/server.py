@@ -113,9 +113,7 @@ class App:
         return HTMLResponse(self.pages.rater(progress, base, request.state.nonce, before))
 
     async def consent(self, request: Request) -> Response:
-        rater = self.rater_of(request)
-        await fields_of(request)
-        self.votes.consent(rater)
+        self.votes.consent(self.rater_of(request))
         return self.next_page(request)
 
     async def vote(self, request: Request) -> Response:

@@ -200,6 +200,9 @@ class Votes:
                 "INSERT INTO votes VALUES (?, ?, ?, ?, ?, ?, ?, ?)", (ballot.slot, number, *values, now, seconds)
             )
             db.execute("INSERT INTO events VALUES (?, ?, 'vote', ?, ?)", (now, rater, ballot.slot, ballot.choice))
+            following = "SELECT slots.id FROM slots LEFT JOIN votes ON slot = slots.id WHERE rater = ? AND slot IS NULL"
+            shown = f"UPDATE slots SET shown = ? WHERE id = ({following} ORDER BY position LIMIT 1) AND shown IS NULL"
+            db.execute(shown, (now, rater))  # the next page is on its way; saves a commit of its own
         return "saved"
 
     def undo(self, rater: int, slot: str) -> Outcome:
