@@ -330,9 +330,9 @@ def make_settings(attempt: Attempt, feed: Feed, start_step: int, mfu: Mfu) -> Se
 def make_evaluator(attempt: Attempt, engine: Engine, flops: Flops, steps: int, start_step: int) -> Evaluator:
     """Returns the evaluations on held-out rows; rank 0 recalls those up to `start_step`."""
     settings = attempt.config.eval
-    stopping = EarlyStopping(settings.early_stopping.patience, settings.early_stopping.min_delta)
+    stopping = EarlyStopping(settings.early_stopping.patience, settings.early_stopping.min_delta, settings.selection)
     if attempt.world.is_first and start_step > 0:  # a run that begins repeats the evaluation of step 0
-        stopping.recall(row["loss"] for row in attempt.run.read_metrics("eval") if row["step"] <= start_step)
+        stopping.recall(row for row in attempt.run.read_metrics("eval") if row["step"] <= start_step)
 
     def measure() -> dict[str, float | int]:
         return held_out(engine, held_out_batches(attempt, flops), attempt.world)
@@ -347,7 +347,8 @@ def make_saver(
 ) -> Checkpointer:
     """Returns the saver of an attempt. position: step -> where in the order of the rows the next step starts."""
     run, plan, world, settings = attempt.run, attempt.plan, attempt.world, attempt.config.checkpoint
-    best = best_at(run.checkpoints, start_step, run.read_metrics("eval")) if world.is_first else None
+    selection = attempt.config.eval.selection
+    best = best_at(run.checkpoints, start_step, run.read_metrics("eval"), selection) if world.is_first else None
     retention = Retention(settings.keep, settings.keep_every)
     background = snapshot if settings.background else None
     saver = Saver(run.checkpoints, retention, world, start_step, background)
@@ -363,7 +364,7 @@ def make_saver(
         "base_row": plan.base_row,
     }
     seconds = 60 * settings.every_minutes if settings.every_minutes else None
-    rules = SaveSettings(seconds, settings.on_failure == "stop", manifest)
+    rules = SaveSettings(seconds, settings.on_failure == "stop", manifest, selection)
     return Checkpointer(engine, saver, rules, position, best)
 
 

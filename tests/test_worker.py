@@ -276,6 +276,16 @@ def test_the_best_checkpoint_has_the_lowest_held_out_loss(ran: Cases):
     assert case.saved() == [lowest, 8]
 
 
+def test_the_metric_and_the_goal_decide_what_the_best_is(ran: Cases):
+    case = ran("metric")
+    values = {row["step"]: row["accuracy"] for row in case.evaluations if row["step"]}
+    losses = {row["step"]: row["loss"] for row in case.evaluations if row["step"]}
+    best = min(values, key=lambda step: (values[step], step))
+    assert best not in (min(losses, key=lambda step: losses[step]), 8, max(values, key=lambda step: values[step]))
+    assert (case.run.checkpoints / "best").resolve().name == f"step-{best:08d}"
+    assert case.run.read_status()["best"] == {"step": best, "value": values[best], "metric": "accuracy"}
+
+
 def test_saves_by_the_clock_and_of_the_best_follow_the_config(ran: Cases):
     assert ran("cosine").saved() == [1, 2, 3, 4, 5, 6] and ran("lora").saved() == [1]
     assert ran("better").saved() == [4], "each evaluation was the best, and checkpoint.save_best=false"

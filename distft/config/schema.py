@@ -27,6 +27,7 @@ from distft.config.key import (
     with_value,
 )
 from distft.config.parts import Launcher, Loss, Optimizer, Schedule, Strategy, Sweep, Trackers, Tuning
+from distft.selection import Selection
 
 _FORMATS = sorted(file.stem for file in (Path(__file__).parents[1] / "data" / "formats").glob("[!_]*.py"))
 Architecture = dict[str, Any]  # facts of config.json: each model family has other keys
@@ -46,7 +47,7 @@ class Export(Group):
     )
     at: Literal["best", "latest"] = Field(
         default="best",
-        description="which checkpoint; best: by held-out loss, or the latest where none is better than step 0",
+        description="which checkpoint; best: by eval.metric, or the latest where none is better than step 0",
     )
     dtype: Literal["auto", "fp32", "bf16"] = Field(
         default="auto", description="of the weights; auto: what the run computed in"
@@ -218,12 +219,14 @@ class Train(Group):
 
 
 class EarlyStopping(Group):
-    """When a run ends because its held-out loss no longer falls."""
+    """When a run ends because eval.metric no longer improves."""
 
     patience: Count | None = Field(
-        default=None, description="evaluations without a better loss that end the run; null: never"
+        default=None, description="evaluations without a better eval.metric that end the run; null: never"
     )
-    min_delta: NotNegative = Field(default=0.0, description="how much lower a better loss is")
+    min_delta: NotNegative = Field(
+        default=0.0, description="how much better than the last improvement eval.metric must be"
+    )
 
 
 class Eval(Group):
@@ -239,7 +242,20 @@ class Eval(Group):
     samples: Index = Field(
         default=0, description="held-out prompts that each evaluation answers too, into eval/samples.jsonl; 0: none"
     )
+    metric: str = Field(
+        default="loss",
+        description="metric of the held-out rows that decides which checkpoint is the best: for early stopping, "
+        "checkpoint.save_best, export.at=best, reports and sweeps",
+    )
+    goal: Literal["auto", "minimize", "maximize"] = Field(
+        default="auto", description="whether lower or higher values of eval.metric are better; auto: by its name"
+    )
     early_stopping: EarlyStopping = EarlyStopping()
+
+    @property
+    def selection(self) -> Selection:
+        """Which evaluation is the best."""
+        return Selection.of(self.metric, self.goal)
 
 
 class Checkpoint(Group):
@@ -252,7 +268,7 @@ class Checkpoint(Group):
     every_minutes: Positive | None = Field(default=15, description="minutes between checkpoints, by rank 0's clock")
     save_best: bool = Field(
         default=True,
-        description="save at once when the held-out loss is the lowest so far; false: the best of those saved anyway "
+        description="save at once when eval.metric is the best so far; false: the best of those saved anyway "
         "counts",
     )
     keep: Count = Field(default=2, description="newest checkpoints that stay")

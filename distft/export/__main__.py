@@ -33,10 +33,11 @@ def main(arguments: list[str]) -> int:
     errors += wrong_format(given, formats)
     from distft.checkpoint.choose import choose_for_export
 
-    export = read_config(run).export
+    config = read_config(run)
+    export = config.export
     at, dtype = given.get("at", export.at), given.get("dtype", export.dtype)
     try:
-        folder, why = choose_for_export(run, at)
+        folder, why = choose_for_export(run, at, config.eval.selection)
     except ValueError as error:
         raise ConfigError([*errors, str(error)]) from error
     if errors:

@@ -15,6 +15,7 @@ from distft.config.source_item import source_items, source_text
 from distft.generate.samples_file import Sample, before_and_after
 from distft.goodput import Attempt, attempts, read_timeline
 from distft.run import FINISHED, Plan, RunFolder, read_json
+from distft.selection import METRICS, Selection
 from distft.trackers.terminal import duration
 
 _MIN_SHARE = 0.001  # of the wall time without idle time; smaller parts are summed
@@ -174,23 +175,22 @@ def exported(run: RunFolder, export: Export) -> str:
     if run.read_status()["state"] not in FINISHED or not export.enabled:
         return ""
     try:
-        return choose_for_export(run, export.at)[1]
+        return choose_for_export(run, export.at, read_config(run).eval.selection)[1]
     except ValueError:  # the checkpoints have been deleted
         return ""
 
 
 def held_out(evals: Rows) -> list[Change]:
-    """Returns the change of loss, perplexity and accuracy; empty with fewer than two evaluations."""
+    """Returns the change of every metric of the task; empty with fewer than two evaluations."""
     if len(evals) < 2:
         return []
     first, last = evals[0], evals[-1]
-    both = [
-        name
-        for name in ("loss", "perplexity", "accuracy")
-        if first.get(name) is not None and last.get(name) is not None
+    known = dict.fromkeys(name for names in METRICS.values() for name in names)
+    both = [name for name in known if first.get(name) is not None and last.get(name) is not None]
+    return [
+        Change(name, first[name], last[name], Selection.of(name, "auto").is_better(last[name], first[name]))
+        for name in both
     ]
-    higher = {name: (last[name], first[name]) if name == "accuracy" else (first[name], last[name]) for name in both}
-    return [Change(name, first[name], last[name], better=higher[name][0] > higher[name][1]) for name in both]
 
 
 def data_licences(config: Config) -> str:

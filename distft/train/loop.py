@@ -5,11 +5,11 @@ for each step:  read rows -> forward, backward (x accumulation) -> update -> log
 after the first: the OOM probe, forward and backward of the largest micro-batch of the run
 
 Trap: every process takes the same branch after a step, or the processes wait for each other for ever. So stop requests
-and the state of a save travel in the step's own collective, and rank 0 decides about the best loss and the early stop.
+and the state of a save travel in the step's own collective, and rank 0 decides about the best evaluation and the early stop.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import asdict, dataclass
 from typing import Literal
@@ -123,24 +123,24 @@ class Loop:
                 self.log(row)
                 if self.monitor.check(row, flags.work) == "rewind":
                     return End("rewound", step)
-                if flags.written:  # a failed save withdraws its best before the next loss is compared with it
+                if flags.written:  # a failed save withdraws its best before the next value is compared with it
                     with border.phase("checkpoint"):
                         self.saver.advance()
-                loss, best, over = None, False, False
+                metrics, best, over = None, False, False
                 with border.phase("evaluation"):
                     if self.evaluator.due(step):
-                        loss, best, over = self._evaluate(step)
+                        metrics, best, over = self._evaluate(step)
                 ending = flags.stop or over
                 saved = self.settings.save.due(step) or ending or flags.save or (best and self.settings.save_best)
                 if saved:
                     with border.phase("checkpoint"):
-                        self.saver.save(step, loss, best)
+                        self.saver.save(step, metrics, best)
                 if ending and step < last:
                     return End("stopped_early" if over else "preempted", step)
         return End("completed", last)
 
-    def _evaluate(self, step: int) -> tuple[float, bool, bool]:
-        """Evaluates after `step`; returns the loss, whether it is the best, and whether the run should end.
+    def _evaluate(self, step: int) -> tuple[Mapping[str, float], bool, bool]:
+        """Evaluates after `step`; returns the metrics, whether they are the best, and whether the run should end.
 
         Rank 0 decides for all: two processes could compare differently and would then wait for each other.
         """
@@ -149,10 +149,9 @@ class Loop:
         self.log({"step": step, "split": "eval", **metrics})
         if self.evaluator.sample:
             self.evaluator.sample(step)
-        loss = metrics["loss"]
-        decided = [self.saver.is_best(step, loss), self.evaluator.stopping.stop(loss)]
+        decided = [self.saver.is_best(step, metrics), self.evaluator.stopping.stop(metrics)]
         best, over = flags_of_first(decided, self.world)
-        return loss, best, over
+        return metrics, best, over
 
     def _step(self, step: int, ahead: Prefetch, clock: Clock, own: OwnWork) -> tuple[MetricsRow, StepFlags]:
         """Does one step; returns its row of metrics.jsonl and what all processes know after it."""

@@ -73,6 +73,10 @@ CASES: dict[str, dict[str, Any]] = {
         "optimizer.lr": 2.5, "schedule.warmup_steps": 7, "train.max_steps": 8, "eval.every_steps": 1,
         "checkpoint.every_steps": 1, "checkpoint.keep": 1,
     },
+    "metric": RISING | {
+        "optimizer.lr": 2.5, "schedule.warmup_steps": 7, "train.max_steps": 8, "eval.every_steps": 1,
+        "checkpoint.every_steps": 1, "checkpoint.keep": 1, "eval.metric": "accuracy", "eval.goal": "minimize",
+    },
     "patience": STILL | {"eval.early_stopping.patience": 3, "train.max_steps": 9},
     "min_delta": {
         "optimizer.lr": 3e-3, "eval.every_steps": 1, "eval.early_stopping.patience": 2,

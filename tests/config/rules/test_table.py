@@ -55,6 +55,7 @@ BROKEN = {
         "eval.every_steps=3",
     ),
     "best_unused": (["data.eval=null", "checkpoint.save_best=true"], "data.eval=0.05"),
+    "metric_of_task": (["eval.metric=accurracy"], "accuracy"),
     "min_delta_unused": (["eval.early_stopping.min_delta=0.1"], "eval.early_stopping.patience=3"),
     "broken_step": (["schedule.warmup_steps=2.5"], "2"),
     "warmup": (["schedule.warmup_steps=10", "train.max_steps=10"], "schedule.warmup_steps=0.1"),
