@@ -277,13 +277,15 @@ def test_the_best_checkpoint_has_the_lowest_held_out_loss(ran: Cases):
 
 
 def test_the_metric_and_the_goal_decide_what_the_best_is(ran: Cases):
-    case = ran("metric")
-    values = {row["step"]: row["accuracy"] for row in case.evaluations if row["step"]}
-    losses = {row["step"]: row["loss"] for row in case.evaluations if row["step"]}
-    best = min(values, key=lambda step: (values[step], step))
-    assert best not in (min(losses, key=lambda step: losses[step]), 8, max(values, key=lambda step: values[step]))
-    assert (case.run.checkpoints / "best").resolve().name == f"step-{best:08d}"
-    assert case.run.read_status()["best"] == {"step": best, "value": values[best], "metric": "accuracy"}
+    for name, metric in (("metric", "accuracy"), ("goal", "loss")):
+        case = ran(name)
+        values = {row["step"]: row[metric] for row in case.evaluations}
+        losses = {row["step"]: row["loss"] for row in case.evaluations}
+        highest = max(values, key=lambda step: (values[step], -step))
+        assert highest not in (0, 8, min(losses, key=lambda step: losses[step]))
+        assert (case.run.checkpoints / "best").resolve().name == f"step-{highest:08d}"
+        assert case.answer["status"]["best"] == {"step": highest, "value": values[highest], "metric": metric}
+        assert case.saved() == [highest, 8]
 
 
 def test_saves_by_the_clock_and_of_the_best_follow_the_config(ran: Cases):

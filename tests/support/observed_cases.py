@@ -75,7 +75,11 @@ CASES: dict[str, dict[str, Any]] = {
     },
     "metric": RISING | {
         "optimizer.lr": 2.5, "schedule.warmup_steps": 7, "train.max_steps": 8, "eval.every_steps": 1,
-        "checkpoint.every_steps": 1, "checkpoint.keep": 1, "eval.metric": "accuracy", "eval.goal": "minimize",
+        "checkpoint.every_steps": 1, "checkpoint.keep": 1, "eval.metric": "accuracy",
+    },
+    "goal": RISING | {
+        "optimizer.lr": 1.5, "schedule.warmup_steps": 7, "train.max_steps": 8, "eval.every_steps": 1,
+        "checkpoint.every_steps": 1, "checkpoint.keep": 1, "eval.goal": "maximize",
     },
     "patience": STILL | {"eval.early_stopping.patience": 3, "train.max_steps": 9},
     "min_delta": {
