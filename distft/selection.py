@@ -73,3 +73,6 @@ class Selection:
     def best_step(self, values: Mapping[int, float]) -> int | None:
         """Returns the step with the best value, the first of equal ones; None without a value."""
         return min(values, key=lambda step: (self.sign * values[step], step), default=None)
+
+
+BY_LOSS = Selection()

@@ -4,9 +4,8 @@ It reads config.yaml and plan.json, opens no socket but the rendezvous, and shar
 programs. Code below this file reads no config: constructors get plain values.
 """
 
-import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -15,19 +14,16 @@ from typing import Any
 import numpy as np
 from hydra.utils import instantiate
 
+from distft.attempt import Attempt, held_out_batches, make_evaluator, make_saver
 from distft.checkpoint.choose import skip_rows
-from distft.checkpoint.chunks import num_weights
 from distft.checkpoint.load import Checkpoint
 from distft.checkpoint.rehearsal import rehearse
-from distft.checkpoint.retention import Retention, best_at
-from distft.checkpoint.save import Saver, Snapshot
+from distft.checkpoint.save import Snapshot
 from distft.config import Config, read_config
 from distft.config.key import Part
-from distft.data.batches import Batch
 from distft.data.order import Base, Order, order_version, step_borders
 from distft.data.shards import Rows
 from distft.evaluate.held_out import held_out
-from distft.generate.samples import make_samples
 from distft.goodput import note
 from distft.losses.cross_entropy import CrossEntropy
 from distft.model_check.live import check_live
@@ -45,13 +41,11 @@ from distft.runtime.errors import NonFinite
 from distft.runtime.process_group import Environments, World, collective_seconds, compare, from_first, share_timeout
 from distft.runtime.stop import listen, requested
 from distft.strategies.engine import Engine, Objective
-from distft.train.early_stopping import EarlyStopping, Evaluator, When
-from distft.train.feed import Feed, all_rows, make_cut, padding_multiple
+from distft.train.early_stopping import When
+from distft.train.feed import Feed, make_cut, padding_multiple
 from distft.train.health import Monitor, NonFinitePolicy, Stragglers
 from distft.train.loop import End, Loop, RunLog, Settings
 from distft.train.state import (
-    Checkpointer,
-    SaveSettings,
     check_replicas,
     load,
     save_probe,
@@ -59,17 +53,6 @@ from distft.train.state import (
     steps_done,
 )
 from distft.train.timing import Mfu, Profile, peak_of
-
-
-@dataclass(frozen=True)
-class Attempt:
-    """One start of a run, on this process."""
-
-    run: RunFolder
-    number: int
-    config: Config  # as frozen, with the attention kernel resolved
-    plan: Plan  # with the folders that this node reads from
-    world: World
 
 
 @dataclass(frozen=True)
@@ -325,57 +308,6 @@ def make_settings(attempt: Attempt, feed: Feed, start_step: int, mfu: Mfu) -> Se
         mfu=mfu,
         flops_per_forward=3.0 if attempt.plan.adapters is None else 2.0,
     )
-
-
-def make_evaluator(attempt: Attempt, engine: Engine, flops: Flops, steps: int, start_step: int) -> Evaluator:
-    """Returns the evaluations on held-out rows; rank 0 recalls those up to `start_step`."""
-    settings = attempt.config.eval
-    stopping = EarlyStopping(settings.early_stopping.patience, settings.early_stopping.min_delta, settings.selection)
-    if attempt.world.is_first and start_step > 0:  # a run that begins repeats the evaluation of step 0
-        stopping.recall(row for row in attempt.run.read_metrics("eval") if row["step"] <= start_step)
-
-    def measure() -> dict[str, float | int]:
-        return held_out(engine, held_out_batches(attempt, flops), attempt.world)
-
-    when = When(settings.every_steps, steps, at_last=settings.at_ends)
-    samples = make_samples(engine, attempt.config, attempt.plan, attempt.run, attempt.world, start_step)
-    return Evaluator(measure if attempt.plan.eval_rows else None, when, settings.at_ends, stopping, samples)
-
-
-def make_saver(
-    attempt: Attempt, engine: Engine, position: Callable[[int], int], start_step: int, snapshot: Snapshot
-) -> Checkpointer:
-    """Returns the saver of an attempt. position: step -> where in the order of the rows the next step starts."""
-    run, plan, world, settings = attempt.run, attempt.plan, attempt.world, attempt.config.checkpoint
-    selection = attempt.config.eval.selection
-    best = best_at(run.checkpoints, start_step, run.read_metrics("eval"), selection) if world.is_first else None
-    retention = Retention(settings.keep, settings.keep_every)
-    background = snapshot if settings.background else None
-    saver = Saver(run.checkpoints, retention, world, start_step, background)
-    if background:
-        scalars = 8 * sum(1 for _ in engine.pieces())  # the optimizer's own, such as its step
-        background.reserve(int(num_weights(engine) * (1 + states_per_weight(plan))) + scalars)
-    manifest = {
-        "strategy": attempt.config.strategy.plain(),
-        "config": hashlib.sha256(run.config.read_bytes()).hexdigest(),
-        "resume": settings.resume,
-        "reads": plan.reads,
-        "base_step": plan.base_step,
-        "base_row": plan.base_row,
-    }
-    seconds = 60 * settings.every_minutes if settings.every_minutes else None
-    rules = SaveSettings(seconds, settings.on_failure == "stop", manifest, selection)
-    return Checkpointer(engine, saver, rules, position, best)
-
-
-def held_out_batches(attempt: Attempt, flops: Flops) -> Iterator[Batch]:
-    """Yields this process's share of the held-out rows."""
-    config, plan, world = attempt.config, attempt.plan, attempt.world
-    rows = Rows(plan.rows_dir, "eval")
-    micro_rows = config.eval.micro_batch_size or plan.micro_batch_size
-    micro_tokens = None if micro_rows else plan.micro_batch_tokens
-    multiple_of = padding_multiple(micro_tokens, config.train.compile, world.device)
-    return all_rows(rows, make_cut(rows, micro_rows, micro_tokens, flops), world, multiple_of)
 
 
 def compare_with_reference(attempt: Attempt, engine: Engine, feed: Feed, vocabulary: int) -> None:

@@ -68,6 +68,7 @@ SHOWN: dict[str, str] = {
             "looks": "train.check_replicas_every",
             "early": "eval.early_stopping.patience eval.early_stopping.min_delta",
             "metric": "eval.metric eval.goal",
+            "watched": "eval.train_rows",
             "anew": "checkpoint.resume checkpoint.allow_change",
             "finite": "train.on_non_finite train.max_non_finite",
             "in_force": "train.precision train.compile train.profile strategy.layout strategy.shard_size "

@@ -10,7 +10,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "distft"
 
-# Everything not named here is a command: level 8, whom nobody imports.
+# Everything not named here is a command: level 9, whom nobody imports.
 LEVELS = {
     0: {"compat", "paths", "run", "selection"},
     1: {"config", "runtime"},
@@ -19,11 +19,12 @@ LEVELS = {
     4: {"checkpoint", "doctor", "model_check"},
     5: {"evaluate", "generate", "plan", "train"},
     # rank imports worker; launch and a sweep share the stages of a run, and launch imports sweep
-    6: {"human_eval", "audit", "report", "launch", "worker"},
-    7: {"cli", "inference", "sweep"},
+    6: {"human_eval", "audit", "report", "launch", "attempt"},
+    7: {"cli", "sweep", "worker"},
+    8: {"inference"},
 }
 LEVEL_OF = {name: level for level, names in LEVELS.items() for name in names}
-COMMANDS = 8
+COMMANDS = 9
 
 HEAVY = {"torch", "transformers", "datasets", "deepspeed", "peft", "accelerate"}
 LIGHT = {

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from distft.run import read_json
+from distft.train.overfitting import rows_to_watch
 from tests.support.observed_cases import CASES, HELD_OUT, LENGTHS, LENGTHS_HELD_OUT, TARGETS, TRAINED, Ran, train_all
 
 pytestmark = pytest.mark.slow
@@ -286,6 +287,17 @@ def test_the_metric_and_the_goal_decide_what_the_best_is(ran: Cases):
         assert (case.run.checkpoints / "best").resolve().name == f"step-{highest:08d}"
         assert case.answer["status"]["best"] == {"step": highest, "value": values[highest], "metric": metric}
         assert case.saved() == [highest, 8]
+
+
+def test_training_rows_are_evaluated_as_held_out_rows_are(ran: Cases):
+    watched = list(ran("watched").run.read_metrics("train_eval"))
+    assert [row["step"] for row in watched] == [row["step"] for row in ran("watched").evaluations] == [0, 1, 2]
+    rows = rows_to_watch(TRAINED, 5, seed=7)
+    assert {row["target_tokens"] for row in watched} == {sum(TARGETS[row] for row in rows)}
+    for step in (1, 2):
+        read = [each["lengths"] for each in ran("watched").forwards("eval", step)]
+        lengths = sorted(length for each in read for length in each if length > 1)
+        assert lengths == sorted([*LENGTHS_HELD_OUT, *(LENGTHS[row] for row in rows)])
 
 
 def test_saves_by_the_clock_and_of_the_best_follow_the_config(ran: Cases):

@@ -9,7 +9,7 @@ from pathlib import Path
 from distft.checkpoint.format import Damaged, Manifest, read_manifest, step_dir, write_manifest
 from distft.checkpoint.retention import best, complete, latest
 from distft.run import RunFolder
-from distft.selection import Selection
+from distft.selection import BY_LOSS, Selection
 
 
 def candidates(checkpoints: Path, resume: str) -> list[Path]:
@@ -47,7 +47,7 @@ def choose(checkpoints: Path, at: str) -> Path:
     return found
 
 
-def choose_for_export(run: RunFolder, at: str, selection: Selection = Selection()) -> tuple[Path, str]:
+def choose_for_export(run: RunFolder, at: str, selection: Selection = BY_LOSS) -> tuple[Path, str]:
     """Returns the checkpoint to export, and one line that names it and gives the reason.
 
     at: `best`, `latest` or `step-N`; `best` is the latest where no checkpoint is better than step 0.

@@ -24,7 +24,7 @@ from distft.checkpoint.format import (
     write_manifest,
 )
 from distft.runtime.disk import make_folder, sync
-from distft.selection import Selection
+from distft.selection import BY_LOSS, Selection
 from distft.tensors.integrity import Damaged
 
 
@@ -50,7 +50,7 @@ class Best:
 
 
 def best_at(
-    checkpoints: Path, start_step: int, evals: Iterable[Mapping[str, Any]], selection: Selection = Selection()
+    checkpoints: Path, start_step: int, evals: Iterable[Mapping[str, Any]], selection: Selection = BY_LOSS
 ) -> Best | None:
     """Returns the best of a run that resumes from `start_step`; None where there is no evaluation before it.
 

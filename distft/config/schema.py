@@ -242,6 +242,11 @@ class Eval(Group):
     samples: Index = Field(
         default=0, description="held-out prompts that each evaluation answers too, into eval/samples.jsonl; 0: none"
     )
+    train_rows: Index = Field(
+        default=0,
+        description="training rows that each evaluation reads too, the same each time, to warn of overfitting; it "
+        "costs train_rows / held-out rows of an evaluation more; 0: none",
+    )
     metric: str = Field(
         default="loss",
         description="metric of the held-out rows that decides which checkpoint is the best: for early stopping, "
@@ -268,8 +273,7 @@ class Checkpoint(Group):
     every_minutes: Positive | None = Field(default=15, description="minutes between checkpoints, by rank 0's clock")
     save_best: bool = Field(
         default=True,
-        description="save at once when eval.metric is the best so far; false: the best of those saved anyway "
-        "counts",
+        description="save at once when eval.metric is the best so far; false: the best of those saved anyway counts",
     )
     keep: Count = Field(default=2, description="newest checkpoints that stay")
     keep_every: Count | None = Field(default=None, description="checkpoints at multiples of so many steps stay too")

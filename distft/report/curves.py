@@ -35,8 +35,8 @@ class Panel:
 
 
 PANELS = (
-    Panel("Loss, nats per target token", "loss", ("train", "eval")),
-    Panel("Accuracy of target tokens", "accuracy", ("train", "eval")),
+    Panel("Loss, nats per target token", "loss", ("train", "train_eval", "eval")),
+    Panel("Accuracy of target tokens", "accuracy", ("train", "train_eval", "eval")),
     Panel("Learning rate", "learning_rate", from_zero=True),
     Panel("Gradient norm before clipping", "grad_norm", from_zero=True),
     Panel("Tokens per second, all processes", "tokens_per_second", from_zero=True),
@@ -87,6 +87,11 @@ def draw(axes: Axes, rows: Rows, panel: Panel, ink: Ink) -> None:
             axes.plot(
                 steps, values, color=ink.eval, marker="o", markersize=4.5, linewidth=1.8, label="held-out", zorder=3
             )
+        elif split == "train_eval":  # evaluated as the held-out rows are: the distance is the generalization gap
+            axes.plot(
+                steps, values, color=ink.eval, linestyle="--", marker="o", markersize=3, linewidth=1.3, alpha=0.8,
+                label="training rows, evaluated", zorder=3,
+            )  # fmt: skip
         else:
             draw_train(axes, steps, values, ink)
     frame(axes, panel.title, ink)

@@ -15,7 +15,7 @@ from distft.config.key import shown
 from distft.launch.stages import launch_command
 from distft.launchers.follow import Row
 from distft.run import FINISHED, write_json
-from distft.selection import Selection
+from distft.selection import BY_LOSS, Selection
 from distft.sweep.jobs import Job
 from distft.trackers.terminal import duration
 
@@ -26,9 +26,7 @@ Entry = dict[str, Any]  # of one job in the file; `values` are free-form
 class SweepStatus:
     """The state of a sweep's jobs, in memory and in sweep_status.json."""
 
-    def __init__(
-        self, folder: Path, command: str, swept: Sequence[str], sampler: str, selection: Selection = Selection()
-    ):
+    def __init__(self, folder: Path, command: str, swept: Sequence[str], sampler: str, selection: Selection = BY_LOSS):
         """selection: of every job: its objective is the best value of this metric."""
         self._file = folder / FILE
         self._about = {"name": folder.name, "command": command, "swept": list(swept), "sampler": sampler}
@@ -85,7 +83,7 @@ def reason(error: Mapping[str, str]) -> str:
 class Board:
     """Shows the jobs that are running."""
 
-    def __init__(self, console: Console, selection: Selection = Selection()):
+    def __init__(self, console: Console, selection: Selection = BY_LOSS):
         self._console = console
         self._name = selection.name
         self._running: dict[str, str] = {}
@@ -142,7 +140,7 @@ class Board:
         return Group(*(Text(line, no_wrap=True, overflow="ellipsis") for line in lines))
 
 
-def table(title: str, swept: Sequence[str], jobs: Sequence[Entry], selection: Selection = Selection()) -> Table:
+def table(title: str, swept: Sequence[str], jobs: Sequence[Entry], selection: Selection = BY_LOSS) -> Table:
     """Returns the final table of a sweep, best first; settings are ranked by `distft.report.sweep`."""
     shape = Table(title=title, title_justify="left")
     for name in (*swept, selection.name, "state", "folder"):

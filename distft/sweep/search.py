@@ -51,9 +51,7 @@ class Search(Sweeper):
             )
         return list(earlier.values()), corners(parsed, _MAX_CHECKED)
 
-    def begin(
-        self, launcher: Launcher, earlier: Mapping[str, Point], at_once: int, goal: Goal = "minimize"
-    ) -> None:
+    def begin(self, launcher: Launcher, earlier: Mapping[str, Point], at_once: int, goal: Goal = "minimize") -> None:
         """Sets the launcher plugin, the points of an earlier start, the batch size, and what is done to eval.metric."""
         self.launcher, self.earlier, self.at_once, self.goal = launcher, list(earlier.values()), at_once, goal
 

@@ -6,7 +6,8 @@ Trap: only rank 0 asks EarlyStopping and sends the answer to all; processes that
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from distft.selection import Selection
+from distft.selection import BY_LOSS, Selection
+from distft.train.overfitting import Overfitting
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class EarlyStopping:
 
     patience: int | None  # None: never stops
     min_delta: float = 0.0
-    selection: Selection = Selection()  # which metric counts, and whether lower or higher is better
+    selection: Selection = BY_LOSS  # which metric counts, and whether lower or higher is better
     best: float | None = field(default=None, init=False)  # the last improvement
     waited: int = field(default=0, init=False)  # evaluations since then
 
@@ -66,6 +67,8 @@ class Evaluator:
     at_start: bool  # also before the first step
     stopping: EarlyStopping  # on rank 0, with the evaluations of earlier starts
     sample: Callable[[int], None] | None = None  # answers prompts after the evaluation of a step, on all processes
+    measure_train: Callable[[], dict[str, float]] | None = None  # the same metrics of training rows; None: not wanted
+    overfitting: Overfitting = field(default_factory=Overfitting)  # on rank 0, with the evaluations of earlier starts
 
     def due(self, step: int) -> bool:
         return self.measure is not None and self.when.due(step)

@@ -5,7 +5,7 @@ for each step:  read rows -> forward, backward (x accumulation) -> update -> log
 after the first: the OOM probe, forward and backward of the largest micro-batch of the run
 
 Trap: every process takes the same branch after a step, or the processes wait for each other for ever. So stop requests
-and the state of a save travel in the step's own collective, and rank 0 decides about the best evaluation and the early stop.
+and the state of a save travel in the step's own collective, and rank 0 decides about best and early stop.
 """
 
 import time
@@ -29,6 +29,7 @@ from distft.train.early_stopping import Evaluator, When
 from distft.train.feed import Feed, Prefetch
 from distft.train.health import Monitor, rank_stats
 from distft.train.oom_probe import probe_memory
+from distft.train.overfitting import SPLIT, Losses
 from distft.train.state import Checkpointer
 from distft.train.step import StepHooks, Targets, train_step
 from distft.train.timing import Clock, Mfu, OwnWork
@@ -147,11 +148,19 @@ class Loop:
         assert self.evaluator.measure
         metrics = self.evaluator.measure()
         self.log({"step": step, "split": "eval", **metrics})
+        if self.evaluator.measure_train:
+            self._watch(step, metrics["loss"], self.evaluator.measure_train())
         if self.evaluator.sample:
             self.evaluator.sample(step)
         decided = [self.saver.is_best(step, metrics), self.evaluator.stopping.stop(metrics)]
         best, over = flags_of_first(decided, self.world)
         return metrics, best, over
+
+    def _watch(self, step: int, held_out_loss: float, on_train: Mapping[str, float]) -> None:
+        """Logs the metrics of training rows, and warns of overfitting."""
+        self.log({"step": step, "split": SPLIT, **on_train})
+        for text in self.evaluator.overfitting.of(Losses(step, held_out_loss, on_train["loss"])):
+            self.log({"step": step, "split": "warning", "text": text})
 
     def _step(self, step: int, ahead: Prefetch, clock: Clock, own: OwnWork) -> tuple[MetricsRow, StepFlags]:
         """Does one step; returns its row of metrics.jsonl and what all processes know after it."""

@@ -27,7 +27,7 @@ from distft.run import Plan
 from distft.runtime import heartbeat
 from distft.runtime.errors import NonFinite
 from distft.runtime.process_group import World, differ, from_first, texts_of_all
-from distft.selection import Selection
+from distft.selection import BY_LOSS, Selection
 from distft.strategies.engine import Engine, Piece
 from distft.tensors.streaming import fill, folder_chunks, stream
 from distft.train.feed import Feed
@@ -102,7 +102,7 @@ class SaveSettings:
     every_seconds: float | None  # save when this much time has passed since the last save; None: by steps alone
     stop_on_failure: bool  # a save that fails ends the run
     manifest: Mapping[str, object]
-    selection: Selection = Selection()  # which evaluation is the best
+    selection: Selection = BY_LOSS  # which evaluation is the best
 
 
 class Checkpointer:
@@ -169,7 +169,7 @@ class Checkpointer:
         if is_best and value is not None:
             self.best = Best(step, value, selection.metric)
         measured = {
-            "held_out_loss": Selection().value(metrics or {}),
+            "held_out_loss": BY_LOSS.value(metrics or {}),
             "held_out": {"metric": selection.metric, "value": value},
         }
         about = {**self.settings.manifest, "next_row": self.position(step), **measured}

@@ -86,6 +86,7 @@ CASES: dict[str, dict[str, Any]] = {
         "optimizer.lr": 3e-3, "eval.every_steps": 1, "eval.early_stopping.patience": 2,
         "eval.early_stopping.min_delta": 50.0, "train.max_steps": 9,
     },
+    "watched": STILL | {"eval.train_rows": 5, "train.max_steps": 2},
     "better": {
         "optimizer.lr": 3e-3, "eval.every_steps": 1, "eval.early_stopping.patience": 1, "train.max_steps": 4,
         "checkpoint.save_best": "false",

@@ -136,7 +136,7 @@ def overlap_unused(facts: Facts) -> str | None:
     "there are no rows to evaluate on",
 )
 def held_out_unused(facts: Facts) -> str | None:
-    keys = ("every_steps", "micro_batch_size", "samples", "metric", "goal", "early_stopping")
+    keys = ("every_steps", "micro_batch_size", "samples", "train_rows", "metric", "goal", "early_stopping")
     key = facts.gave(*(f"eval.{key}" for key in keys))
     if facts["data.eval"] is not None or key is None:
         return None

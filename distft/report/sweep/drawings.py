@@ -22,7 +22,6 @@ from distft.report.sweep.jobs import MAX_LABELS, Job, Scale, Sweep, metric_text,
 from distft.report.sweep.settings import Setting
 
 
-
 def metric_of(jobs: Sequence[Job]) -> str:
     """Returns the metric of these runs as a title: `Held-out loss`."""
     return jobs[0].selection.name.capitalize()

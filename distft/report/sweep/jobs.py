@@ -19,7 +19,7 @@ from distft.config.freeze import read_config
 from distft.paths import absolute
 from distft.report.curves import points
 from distft.run import FINISHED, RunFolder, read_json
-from distft.selection import Selection
+from distft.selection import BY_LOSS, Selection
 
 MAX_LABELS = 8  # of one axis
 FACTOR_FOR_LOG = 30  # a wider range of values gets a logarithmic axis
@@ -147,7 +147,7 @@ class Job:
     peak_memory_gib: float | None
     evals: list[tuple[int, float]]  # step, eval.metric of the held-out rows
     eval_tokens: int | None  # target tokens of the held-out rows
-    selection: Selection = Selection()  # the same in all runs of a sweep
+    selection: Selection = BY_LOSS  # the same in all runs of a sweep
 
     @property
     def is_ranked(self) -> bool:
@@ -175,7 +175,7 @@ class Sweep:
     sampler: str
     swept: list[str]
     jobs: list[Job]
-    selection: Selection = Selection()
+    selection: Selection = BY_LOSS
 
 
 def find_sweep(value: str) -> Path:
@@ -209,7 +209,7 @@ def read_sweep(folder: Path) -> Sweep:
         raise ConfigError([f"sweep={folder}: {STATUS} is damaged ({type(error).__name__}: {error})"]) from error
 
 
-def read_job(folder: Path, entry: Mapping[str, Any], selection: Selection = Selection()) -> Job:
+def read_job(folder: Path, entry: Mapping[str, Any], selection: Selection = BY_LOSS) -> Job:
     """Returns one run from its entry in sweep_status.json and its run folder."""
     run = RunFolder(folder / entry["run"])
     rows = list(run.read_metrics())

@@ -130,8 +130,7 @@ def of_mean(values: list[float]) -> Interval | None:
 
 
 def welch(best: Setting, other: Setting, mean: float) -> Interval:
-    """Returns the interval around the difference `mean` of two independent means with unequal variances (Welch 1947).
-    """
+    """Returns the interval around the difference `mean` of two independent means with unequal variances (Welch)."""
     shares = [((setting.deviation or 0.0) ** 2 / setting.n, setting.n - 1) for setting in (best, other)]
     variance = sum(share for share, _ in shares)
     if variance == 0:

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from distft.report.sweep.headline import counts, decimals, doubts, headline, best_elsewhere
+from distft.report.sweep.headline import best_elsewhere, counts, decimals, doubts, headline
 from distft.report.sweep.settings import Difference, Interval, rank
 from tests.report.sweep.conftest import Run, of_seeds
 
