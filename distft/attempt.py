@@ -21,6 +21,7 @@ from distft.models.flops import Flops
 from distft.run import Plan, RunFolder
 from distft.runtime.process_group import World
 from distft.strategies.engine import Engine
+from distft.tasks import load_task
 from distft.train.early_stopping import EarlyStopping, Evaluator, When
 from distft.train.feed import all_rows, make_cut, padding_multiple
 from distft.train.overfitting import Overfitting, advice_for, rows_to_watch
@@ -40,16 +41,16 @@ class Attempt:
 
 def make_evaluator(attempt: Attempt, engine: Engine, flops: Flops, steps: int, start_step: int) -> Evaluator:
     """Returns the evaluations on held-out rows; rank 0 recalls those up to `start_step`."""
-    settings = attempt.config.eval
+    settings, task = attempt.config.eval, load_task(attempt.config.model.task)
     stopping = EarlyStopping(settings.early_stopping.patience, settings.early_stopping.min_delta, settings.selection)
     if attempt.world.is_first and start_step > 0:  # a run that begins repeats the evaluation of step 0
         stopping.recall(row for row in attempt.run.read_metrics("eval") if row["step"] <= start_step)
 
     def measure() -> dict[str, float | int]:
-        return held_out(engine, held_out_batches(attempt, flops), attempt.world)
+        return held_out(engine, held_out_batches(attempt, flops), attempt.world, task)
 
     def measure_train() -> dict[str, float | int]:
-        return held_out(engine, watched_batches(attempt, flops), attempt.world)
+        return held_out(engine, watched_batches(attempt, flops), attempt.world, task)
 
     watches = settings.train_rows > 0 and attempt.plan.eval_rows > 0
     overfitting = make_overfitting(attempt, start_step)

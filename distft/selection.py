@@ -10,9 +10,6 @@ from typing import Literal
 
 Goal = Literal["minimize", "maximize"]
 
-METRICS: Mapping[str, tuple[str, ...]] = {  # task -> metrics of its held-out rows
-    "causal_lm": ("loss", "perplexity", "accuracy"),
-}
 LOWER_IS_BETTER = ("loss", "perplexity", "mse", "mae", "ece", "reward_rejected")
 
 

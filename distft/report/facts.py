@@ -15,7 +15,8 @@ from distft.config.source_item import source_items, source_text
 from distft.generate.samples_file import Sample, before_and_after
 from distft.goodput import Attempt, attempts, read_timeline
 from distft.run import FINISHED, Plan, RunFolder, read_json
-from distft.selection import METRICS, Selection
+from distft.selection import Selection
+from distft.tasks import load_task, task_names
 from distft.trackers.terminal import duration
 
 _MIN_SHARE = 0.001  # of the wall time without idle time; smaller parts are summed
@@ -185,7 +186,7 @@ def held_out(evals: Rows) -> list[Change]:
     if len(evals) < 2:
         return []
     first, last = evals[0], evals[-1]
-    known = dict.fromkeys(name for names in METRICS.values() for name in names)
+    known = dict.fromkeys(name for task in task_names() for name in load_task(task).metric_names)
     both = [name for name in known if first.get(name) is not None and last.get(name) is not None]
     return [
         Change(name, first[name], last[name], Selection.of(name, "auto").is_better(last[name], first[name]))

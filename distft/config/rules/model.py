@@ -5,7 +5,7 @@ from datetime import datetime
 from distft.config.errors import did_you_mean, nearest
 from distft.config.machines import num_accelerators
 from distft.config.rules.contract import Facts, rule
-from distft.selection import METRICS
+from distft.tasks import load_task
 
 
 @rule(
@@ -204,7 +204,7 @@ def best_unused(facts: Facts) -> str | None:
 )
 def metric_of_task(facts: Facts) -> str | None:
     metric, task = str(facts["eval.metric"]), str(facts["model.task"])
-    allowed = METRICS.get(task, ("loss",))
+    allowed = load_task(task).metric_names
     if metric in allowed:
         return None
     meant = did_you_mean(nearest(metric, allowed))
