@@ -6,6 +6,7 @@ Like distft.worker, it reads the config, so that the code that it calls gets pla
 import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -23,6 +24,7 @@ from distft.runtime.process_group import World
 from distft.strategies.engine import Engine
 from distft.tasks import load_task
 from distft.train.early_stopping import EarlyStopping, Evaluator, When
+from distft.train.ema import in_force
 from distft.train.feed import all_rows, make_cut, padding_multiple
 from distft.train.overfitting import Overfitting, advice_for, rows_to_watch
 from distft.train.state import Checkpointer, SaveSettings, states_per_weight
@@ -64,6 +66,7 @@ def make_evaluator(attempt: Attempt, engine: Engine, flops: Flops, steps: int, s
         sample=samples,
         measure_train=measure_train if watches else None,
         overfitting=overfitting,
+        weights=partial(in_force, engine, attempt.config.evaluates_ema),
     )
 
 

@@ -44,6 +44,7 @@ from distft.strategies.engine import Engine, Objective
 from distft.tasks import load_task
 from distft.tasks.labels import Labels
 from distft.train.early_stopping import When
+from distft.train.ema import Ema, in_force, settle
 from distft.train.feed import Feed, make_cut, padding_multiple
 from distft.train.health import Monitor, NonFinitePolicy, Stragglers
 from distft.train.loop import End, Loop, RunLog, Settings
@@ -107,7 +108,8 @@ def evaluate(run: RunFolder, number: int, world: World) -> None:
     checkpoint = resume(attempt, engine, model)
     step = checkpoint.step if checkpoint else 0
     task = load_task(attempt.config.model.task)
-    metrics = held_out(engine, held_out_batches(attempt, Flops.of(model)), world, task)
+    with in_force(engine, attempt.config.evaluates_ema):
+        metrics = held_out(engine, held_out_batches(attempt, Flops.of(model)), world, task)
     if world.is_first:
         write_json(run.path / "metrics.json", {"step": step, "split": "eval", **metrics})
         run.write_status(state="completed", step=step)
@@ -136,7 +138,9 @@ def choose_attention(config: Config, plan: Plan, world: World) -> Attention:
 def resume(attempt: Attempt, engine: Engine, model: Any) -> Checkpoint | None:
     """Fills the engine from the checkpoint to resume, else from the base model; returns that checkpoint."""
     config, folder = attempt.config, attempt.run.checkpoints
-    return load(engine, model, folder, config.checkpoint.resume, config.seed, attempt.plan.model_dir, attempt.world)
+    done = load(engine, model, folder, config.checkpoint.resume, config.seed, attempt.plan.model_dir, attempt.world)
+    settle(engine, done, is_kept=config.train.ema_decay is not None)
+    return done
 
 
 def rehearse_saves(attempt: Attempt, engine: Engine) -> None:
@@ -170,6 +174,7 @@ def write_effective(
         "fused_layers": fused_layers(engine.objective),
         "peak": settings.mfu and asdict(settings.mfu.peak),
         "max_grad_norm": settings.max_norm,
+        "weights_evaluated": "ema" if attempt.config.evaluates_ema else "trained",
     }
     if attempt.world.is_first:
         write_json(attempt.run.path / "effective.json", effective)
@@ -186,7 +191,8 @@ def finish(attempt: Attempt, loop: Loop, end: End, architecture: Any) -> None:
     if world.is_first:
         note(run, "saved", attempt.number)
     if end.state != "preempted":
-        save_probe(loop.engine, run.checkpoints, end.step, architecture, loop.feed, world)
+        with loop.evaluator.weights():
+            save_probe(loop.engine, run.checkpoints, end.step, architecture, loop.feed, world)
     if world.is_first:
         best = loop.saver.best
         run.write_status(state=end.state, step=end.step, best=best and asdict(best))
@@ -281,7 +287,7 @@ def make_loop(attempt: Attempt, engine: Engine, feed: Feed, flops: Flops, start_
     saver = make_saver(attempt, engine, feed.position, start_step, lasting.snapshot)
     if config.export.enabled and config.export.at == "best":
         facts = model_config(config, attempt.plan)
-        saver.after_best = lambda step: save_probe(engine, run.checkpoints, step, facts, feed, world)
+        saver.after_best = lambda step: probe_best(engine, step, facts, feed, attempt)
     log = RunLog(run, attempt.number, saver, start_step) if world.is_first else lambda row: None
     signalled = listen()
     check_every = config.train.check_replicas_every
@@ -301,7 +307,14 @@ def make_loop(attempt: Attempt, engine: Engine, feed: Feed, flops: Flops, start_
         stop_requested=lambda: signalled() or (world.is_first and requested(run, attempt.number)),
         world=world,
         profile=Profile(run.profile, start_step, world).step if config.train.profile else nullcontext,
+        ema=Ema(engine, config.train.ema_decay) if config.train.ema_decay else None,
     )
+
+
+def probe_best(engine: Engine, step: int, architecture: Any, feed: Feed, attempt: Attempt) -> None:
+    """Saves the logits of the weights that an export of the checkpoint of `step` writes."""
+    with in_force(engine, attempt.config.evaluates_ema):
+        save_probe(engine, attempt.run.checkpoints, step, architecture, feed, attempt.world)
 
 
 def make_settings(attempt: Attempt, feed: Feed, start_step: int, mfu: Mfu) -> Settings:

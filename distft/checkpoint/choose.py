@@ -47,16 +47,31 @@ def choose(checkpoints: Path, at: str) -> Path:
     return found
 
 
-def choose_for_export(run: RunFolder, at: str, selection: Selection = BY_LOSS) -> tuple[Path, str]:
-    """Returns the checkpoint to export, and one line that names it and gives the reason.
+def choose_for_export(
+    run: RunFolder, at: str, selection: Selection = BY_LOSS, average_last: int = 2
+) -> tuple[list[Path], str]:
+    """Returns the checkpoint to export, or those to average, and one line that names them and gives the reason.
 
-    at: `best`, `latest` or `step-N`; `best` is the latest where no checkpoint is better than step 0.
+    at: `best`, `latest`, `step-N` or `average`; `best` is the latest where no checkpoint is better than step 0.
     selection: of the run's config. ValueError lists the available checkpoints.
     """
+    if at == "average":
+        return _to_average(run, average_last)
     folder = choose(run.checkpoints, "latest" if at == "best" and best(run.checkpoints) is None else at)
     step = int(folder.name.removeprefix("step-"))
     values = selection.values(list(run.read_metrics("eval")))
-    return folder, f"step {step}: {_why(at, step, values, selection, is_best=folder == best(run.checkpoints))}"
+    return [folder], f"step {step}: {_why(at, step, values, selection, is_best=folder == best(run.checkpoints))}"
+
+
+def _to_average(run: RunFolder, count: int) -> tuple[list[Path], str]:
+    """Returns the newest `count` checkpoints, oldest first, and one line that names them; ValueError without one."""
+    folders = complete(run.checkpoints)[-count:]
+    if not folders:
+        raise ValueError("at=average: the run has no checkpoint. Allowed: none")
+    steps = [str(int(folder.name.removeprefix("step-"))) for folder in folders]
+    if len(steps) == 1:
+        return folders, f"step {steps[0]}: the only checkpoint, so no mean"
+    return folders, f"the mean of {len(steps)} checkpoints, of steps {', '.join(steps[:-1])} and {steps[-1]}"
 
 
 def _why(at: str, step: int, values: dict[int, float], selection: Selection, is_best: bool) -> str:

@@ -47,9 +47,13 @@ class Export(Group):
         description="write final/, a Hugging Face folder, at the end; a sweep does it for its best run alone. Short: "
         "export=false",
     )
-    at: Literal["best", "latest"] = Field(
+    at: Literal["best", "latest", "average"] = Field(
         default="best",
-        description="which checkpoint; best: by eval.metric, or the latest where none is better than step 0",
+        description="which checkpoint; best: by eval.metric, or the latest where none is better than step 0; average: "
+        "the mean of the last export.average_last checkpoints",
+    )
+    average_last: Annotated[int, Field(ge=2)] = Field(
+        default=2, description="newest checkpoints that export.at=average averages; at most checkpoint.keep"
     )
     dtype: Literal["auto", "fp32", "bf16"] = Field(
         default="auto", description="of the weights; auto: what the run computed in"
@@ -185,6 +189,11 @@ class Train(Group):
     micro_batch_tokens: Count | None = Field(
         default=None, description="tokens per forward at most, with packing; null: data.max_length"
     )
+    ema_decay: Annotated[Number, Field(gt=0, lt=1)] | None = Field(
+        default=None,
+        description="keep an exponential moving average of the weights with this decay, e.g. 0.999; eval.weights says "
+        "whether it is evaluated and exported; null: none",
+    )
     max_grad_norm: Positive | None = Field(
         default=1.0, description="gradient norm above which it is scaled down; null: never"
     )
@@ -243,6 +252,11 @@ class Eval(Group):
     )
     samples: Index = Field(
         default=0, description="held-out prompts that each evaluation answers too, into eval/samples.jsonl; 0: none"
+    )
+    weights: Literal["auto", "trained", "ema"] = Field(
+        default="auto",
+        description="the weights that are evaluated, sampled and exported; ema: their moving average; auto: ema where "
+        "train.ema_decay is set",
     )
     train_rows: Index = Field(
         default=0,
@@ -338,6 +352,12 @@ class Config(Group):
         config = cls.model_validate(values)
         config._origin = origin or Origin()
         return config
+
+    @property
+    def evaluates_ema(self) -> bool:
+        """Whether the moving average of the weights is evaluated and exported in their place."""
+        weights = self.eval.weights
+        return weights == "ema" or (weights == "auto" and self.train.ema_decay is not None)
 
     @property
     def choices(self) -> Mapping[str, str]:

@@ -17,7 +17,16 @@ from distft.data.key import tokenizer_dir
 from distft.data.shards import MANIFEST
 from distft.model_check.verdict import read_verdict, verdict_errors
 from distft.paths import conf_dir
-from distft.plan.memory import Architecture, Parts, Sizes, count_adapters, memory_table, optimizer_bytes, parts_of
+from distft.plan.memory import (
+    FP32_BYTES,
+    Architecture,
+    Parts,
+    Sizes,
+    count_adapters,
+    memory_table,
+    optimizer_bytes,
+    parts_of,
+)
 from distft.plan.rows import Extent, extent
 from distft.run import Plan, read_json
 from distft.tensors.weight_files import content_hash, notes, weight_errors
@@ -176,6 +185,7 @@ def _memory(
     state_bytes, parameters = optimizer_bytes(config.optimizer), parts.total if parts else 0
     if state_bytes is None or adapters == 0:
         return {}
+    state_bytes += FP32_BYTES if config.train.ema_decay else 0
     sizes = Sizes(
         parameters=parameters + (adapters or 0),
         trained=parameters if adapters is None else adapters,

@@ -4,6 +4,7 @@ Trap: only rank 0 asks EarlyStopping and sends the answer to all; processes that
 """
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 from distft.selection import BY_LOSS, Selection
@@ -69,6 +70,7 @@ class Evaluator:
     sample: Callable[[int], None] | None = None  # answers prompts after the evaluation of a step, on all processes
     measure_train: Callable[[], dict[str, float]] | None = None  # the same metrics of training rows; None: not wanted
     overfitting: Overfitting = field(default_factory=Overfitting)  # on rank 0, with the evaluations of earlier starts
+    weights: Callable[[], AbstractContextManager[object]] = nullcontext  # puts the weights to evaluate in force
 
     def due(self, step: int) -> bool:
         return self.measure is not None and self.when.due(step)

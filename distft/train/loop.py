@@ -28,6 +28,7 @@ from distft.strategies.engine import Engine, clip_coefficient
 from distft.tasks import Sums
 from distft.tasks.causal_lm import TASK as CAUSAL_LM
 from distft.train.early_stopping import Evaluator, When
+from distft.train.ema import Ema
 from distft.train.feed import Feed, Prefetch
 from distft.train.health import Monitor, rank_stats
 from distft.train.oom_probe import probe_memory
@@ -102,6 +103,7 @@ class Loop:
     world: World
     profile: Callable[[int], AbstractContextManager[object]] = nullcontext  # around each step
     probe_memory: Callable[[Engine, Feed], None] = probe_memory  # after the first step of this start
+    ema: Ema | None = None  # the moving average of the weights
 
     def run(self) -> End:
         """Trains; raises NonFinite when the NaN/Inf policy ends the run, and SaveFailed when a required save fails."""
@@ -149,12 +151,13 @@ class Loop:
         Rank 0 decides for all: two processes could compare differently and would then wait for each other.
         """
         assert self.evaluator.measure
-        metrics = self.evaluator.measure()
-        self.log({"step": step, "split": "eval", **metrics})
-        if self.evaluator.measure_train:
-            self._watch(step, metrics["loss"], self.evaluator.measure_train())
-        if self.evaluator.sample:
-            self.evaluator.sample(step)
+        with self.evaluator.weights():
+            metrics = self.evaluator.measure()
+            self.log({"step": step, "split": "eval", **metrics})
+            if self.evaluator.measure_train:
+                self._watch(step, metrics["loss"], self.evaluator.measure_train())
+            if self.evaluator.sample:
+                self.evaluator.sample(step)
         decided = [self.saver.is_best(step, metrics), self.evaluator.stopping.stop(metrics)]
         best, over = flags_of_first(decided, self.world)
         return metrics, best, over
@@ -184,6 +187,8 @@ class Loop:
         seed = seed_for(self.settings.seed, "step", step)
         of_step = Targets(targets, self.feed.target_weight(step))
         result = train_step(self.engine, batches, of_step, self.world, self.settings.max_norm, seed, hooks)
+        if self.ema and not result.is_skipped:
+            self.ema.update(step)
         seconds = time.perf_counter() - began
         flops = self.settings.flops_per_forward * self.feed.forward_flops(step)
         row = {
