@@ -31,6 +31,13 @@ from distft.model_check.verdict import agreement_file, weights_version
 from distft.models.attention.choose import Attention, Documents, Machine, Traits, effective_attention, enabled_sdpa
 from distft.models.build import architecture, blocks, compile_blocks, fused_layers, recompute, skeleton, use_kernels
 from distft.models.flops import Flops
+from distft.models.regularization import (
+    add_noise,
+    check_dropout,
+    effective_dropout,
+    effective_noise,
+    set_dropout,
+)
 from distft.models.staging import stage
 from distft.optim.groups import check_effective, decay_groups
 from distft.run import Plan, RunFolder, write_json
@@ -174,6 +181,8 @@ def write_effective(
         "fused_layers": fused_layers(engine.objective),
         "peak": settings.mfu and asdict(settings.mfu.peak),
         "max_grad_norm": settings.max_norm,
+        "dropout": effective_dropout(engine.objective.model),
+        "neftune_alpha": effective_noise(engine.objective.model),
         "weights_evaluated": "ema" if attempt.config.evaluates_ema else "trained",
     }
     if attempt.world.is_first:
@@ -248,6 +257,9 @@ def make_engine(config: Config, plan: Plan, world: World) -> Engine:
 
     def build() -> Objective:
         model = tune(make_skeleton(config, plan))
+        check_dropout(model, config.model.dropout)
+        if config.train.neftune_alpha:
+            add_noise(model, config.train.neftune_alpha)
         use_kernels(model, config.model.kernels)
         repeated = list(blocks(model).values())
         recompute(model, config.train.activation_checkpointing)
@@ -277,7 +289,9 @@ def make_skeleton(config: Config, plan: Plan) -> Any:
 
 def model_config(config: Config, plan: Plan) -> Any:
     """Returns transformers' config of the model, with the labels of the run's rows."""
-    return architecture(plan.model_dir, config.model.facts, Labels.of(plan.labels))
+    found = architecture(plan.model_dir, config.model.facts, Labels.of(plan.labels))
+    set_dropout(found, config.model.dropout)
+    return found
 
 
 def make_loop(attempt: Attempt, engine: Engine, feed: Feed, flops: Flops, start_step: int, lasting: Lasting) -> Loop:

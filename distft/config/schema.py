@@ -22,6 +22,7 @@ from distft.config.key import (
     NotNegative,
     Number,
     Positive,
+    Share,
     Values,
     keys_of,
     with_value,
@@ -82,6 +83,11 @@ class Model(Group):
         default="none",
         description="fused kernels between the matrix products. liger: those of liger-kernel for norms, rotary "
         "angles, gated MLPs",
+    )
+    dropout: Share | dict[str, Share] | None = Field(
+        default=None,
+        description="share of activations that training drops: one number for every dropout setting of the "
+        "architecture, or numbers by its names, e.g. {attention_dropout: 0.1}; null: as in its config.json",
     )
     tokenizer: str | None = Field(
         default=None, description="folder or hub id of another tokenizer; null: the model's own"
@@ -188,6 +194,11 @@ class Train(Group):
     micro_batch_size: Count = Field(default=4, description="rows per forward; given alone it turns packing off")
     micro_batch_tokens: Count | None = Field(
         default=None, description="tokens per forward at most, with packing; null: data.max_length"
+    )
+    neftune_alpha: Positive | None = Field(
+        default=None,
+        description="noise on the embeddings of training rows, e.g. 5 (NEFTune): up to alpha / sqrt(tokens of the row "
+        "x hidden size); null: none",
     )
     ema_decay: Annotated[Number, Field(gt=0, lt=1)] | None = Field(
         default=None,

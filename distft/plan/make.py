@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from distft.config import Config, ConfigError
+from distft.config.dropout import refused
 from distft.config.labels import model_label
 from distft.config.machines import node_range, num_accelerators, processes_per_node
-from distft.config.model_folder import facts_of, wrong_model
+from distft.config.model_folder import facts_of, text_facts, wrong_model
 from distft.config.parts import Tuning
 from distft.config.rules import broken_by_length
 from distft.config.rules.contract import Facts
@@ -87,6 +88,9 @@ def _checked_model(config: Config, reads: Extent, own: Plan | None) -> tuple[Pat
     if own is None:
         model_dir = _model_dir(config)
         check_base_model(config, reads.data_dir)
+        if model_dir and config.model.dropout is not None:
+            if message := refused(config.model.dropout, text_facts(facts_of(model_dir))):
+                raise ConfigError([message])
     else:
         model_dir = Path(own.model_dir) if own.model_dir else None
         trust = config.model.trust_remote_code
