@@ -69,6 +69,8 @@ SHOWN: dict[str, str] = {
             "early": "eval.early_stopping.patience eval.early_stopping.min_delta",
             "metric": "eval.metric eval.goal",
             "watched": "eval.train_rows",
+            "noise": "train.neftune_alpha model.dropout",
+            "averaged": "train.ema_decay eval.weights",
             "anew": "checkpoint.resume checkpoint.allow_change",
             "finite": "train.on_non_finite train.max_non_finite",
             "in_force": "train.precision train.compile train.profile strategy.layout strategy.shard_size "

@@ -289,6 +289,23 @@ def test_the_metric_and_the_goal_decide_what_the_best_is(ran: Cases):
         assert case.saved() == [highest, 8]
 
 
+def test_noise_and_dropout_reach_training_alone(ran: Cases):
+    plain = ran("plain")
+    for name, key, value in (("noise", "neftune_alpha", 7), ("dropped", "dropout", {"0.3": 7})):
+        effective = read_json(ran(name).run.path / "effective.json")
+        assert effective[key] == value and not read_json(plain.run.path / "effective.json")[key]
+        assert ran(name).evaluations[0]["loss"] == plain.evaluations[0]["loss"]
+        assert abs(ran(name).steps[0]["loss"] - plain.steps[0]["loss"]) > 1e-4
+
+
+def test_the_average_of_the_weights_is_evaluated_unless_told(ran: Cases):
+    plain, averaged, trained = ran("plain"), ran("averaged"), ran("not averaged")
+    losses = [[row["loss"] for row in case.evaluations] for case in (plain, averaged, trained)]
+    assert losses[0] == losses[2] and losses[1][:2] == losses[0][:2], "it starts as the weights after step 1"
+    assert losses[1][2] != losses[0][2]
+    assert [row["loss"] for row in averaged.steps] == [row["loss"] for row in plain.steps]
+
+
 def test_training_rows_are_evaluated_as_held_out_rows_are(ran: Cases):
     watched = list(ran("watched").run.read_metrics("train_eval"))
     assert [row["step"] for row in watched] == [row["step"] for row in ran("watched").evaluations] == [0, 1, 2]

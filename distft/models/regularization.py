@@ -67,17 +67,15 @@ def check_dropout(model: nn.Module, wanted: Dropout | None) -> None:
     live = effective_dropout(model)
     for share in shares:
         if share and str(float(share)) not in live:
-            raise RuntimeError(
-                f"model.dropout={share}: no module of {type(model).__name__} uses it, only {live or 'none'}"
-            )
+            raise RuntimeError(f"model.dropout={share}: not in force in {type(model).__name__}: {live or 'none'}")
 
 
 def add_noise(model: PreTrainedModel, alpha: float) -> None:
     """Adds NEFTune's noise to the embeddings of every training forward of `model`."""
     starts: list[torch.Tensor] = []  # of the documents of this forward, [D + 1]
 
-    def remember(_: nn.Module, __: Any, given: Mapping[str, Any]) -> None:
-        starts[:] = [given["cu_seq_lens_q"]]
+    def remember(module: nn.Module, _: Any, given: Mapping[str, Any]) -> None:
+        starts[:] = [given["cu_seq_lens_q"]] if module.training else []
 
     def noisy(module: nn.Module, _: Any, embedded: torch.Tensor) -> torch.Tensor:
         if not module.training:
@@ -97,9 +95,8 @@ def noise_scale(starts: torch.Tensor, num_tokens: int, hidden_size: int) -> torc
 
     starts: of the documents, and S, int32 [D + 1].
     """
-    document = torch.searchsorted(
-        starts[1:], torch.arange(num_tokens, device=starts.device, dtype=starts.dtype), right=True
-    )
+    tokens = torch.arange(num_tokens, device=starts.device, dtype=starts.dtype)
+    document = torch.searchsorted(starts[1:], tokens, right=True)  # [S]
     return (starts.diff()[document.clamp(max=len(starts) - 2)] * hidden_size).float().rsqrt()
 
 

@@ -88,9 +88,9 @@ def _checked_model(config: Config, reads: Extent, own: Plan | None) -> tuple[Pat
     if own is None:
         model_dir = _model_dir(config)
         check_base_model(config, reads.data_dir)
-        if model_dir and config.model.dropout is not None:
-            if message := refused(config.model.dropout, text_facts(facts_of(model_dir))):
-                raise ConfigError([message])
+        wanted = config.model.dropout
+        if model_dir and wanted is not None and (message := refused(wanted, text_facts(facts_of(model_dir)))):
+            raise ConfigError([message])
     else:
         model_dir = Path(own.model_dir) if own.model_dir else None
         trust = config.model.trust_remote_code

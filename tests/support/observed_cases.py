@@ -86,6 +86,14 @@ CASES: dict[str, dict[str, Any]] = {
         "optimizer.lr": 3e-3, "eval.every_steps": 1, "eval.early_stopping.patience": 2,
         "eval.early_stopping.min_delta": 50.0, "train.max_steps": 9,
     },
+    "plain": {"train.max_steps": 2, "eval.every_steps": 1, "optimizer.lr": 3e-3},
+    "noise": {"train.max_steps": 2, "eval.every_steps": 1, "optimizer.lr": 3e-3, "train.neftune_alpha": 7},
+    "dropped": {"train.max_steps": 2, "eval.every_steps": 1, "optimizer.lr": 3e-3, "model.dropout": 0.3},
+    "averaged": {"train.max_steps": 2, "eval.every_steps": 1, "optimizer.lr": 3e-3, "train.ema_decay": 0.5},
+    "not averaged": {
+        "train.max_steps": 2, "eval.every_steps": 1, "optimizer.lr": 3e-3, "train.ema_decay": 0.5,
+        "eval.weights": "trained",
+    },
     "watched": STILL | {"eval.train_rows": 5, "train.max_steps": 2},
     "better": {
         "optimizer.lr": 3e-3, "eval.every_steps": 1, "eval.early_stopping.patience": 1, "train.max_steps": 4,

@@ -56,6 +56,8 @@ BROKEN = {
     ),
     "best_unused": (["data.eval=null", "checkpoint.save_best=true"], "data.eval=0.05"),
     "metric_of_task": (["eval.metric=accurracy"], "accuracy"),
+    "ema_unused": (["eval.weights=ema"], "train.ema_decay=0.999"),
+    "averaged": (["export.at=average", "export.average_last=3"], "checkpoint.keep=3"),
     "min_delta_unused": (["eval.early_stopping.min_delta=0.1"], "eval.early_stopping.patience=3"),
     "broken_step": (["schedule.warmup_steps=2.5"], "2"),
     "warmup": (["schedule.warmup_steps=10", "train.max_steps=10"], "schedule.warmup_steps=0.1"),
