@@ -32,7 +32,7 @@ def test_shares_are_those_of_a_search_by_hand(shard_bytes: int, chunk: int, tmp_
     chance = np.random.default_rng(0)
     rows = [chance.integers(0, 3, chance.integers(1, 60)).tolist() for _ in range(40)]
     long = max(rows, key=len)
-    copied = [long[:20], rows[-1][-12:], rows[0] + rows[1], long[2:12] + [9] + long[12:30]]
+    copied = [long[:20], rows[-1][-12:], rows[0] + rows[1], [*long[2:12], 9, *long[12:30]]]
     texts = [*copied, chance.integers(0, 3, 40).tolist(), chance.integers(5, 9, 40).tolist(), [1, 2, 3], []]
     with alone() as world:
         found = verbatim_shares(texts, write(tmp_path, rows, shard_bytes), world)
