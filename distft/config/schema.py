@@ -22,18 +22,22 @@ from distft.config.key import (
     NotNegative,
     Number,
     Positive,
+    Share,
     Values,
     keys_of,
     with_value,
 )
 from distft.config.parts import Launcher, Loss, Optimizer, Schedule, Strategy, Sweep, Trackers, Tuning
+from distft.selection import Selection
+from distft.tasks import task_names
 
 _FORMATS = sorted(file.stem for file in (Path(__file__).parents[1] / "data" / "formats").glob("[!_]*.py"))
 Architecture = dict[str, Any]  # facts of config.json: each model family has other keys
 if TYPE_CHECKING:
-    Format = str
+    Format = TaskName = str
 else:
     Format = Literal[("auto", *_FORMATS)]
+    TaskName = Literal[task_names()]
 
 
 class Export(Group):
@@ -44,9 +48,13 @@ class Export(Group):
         description="write final/, a Hugging Face folder, at the end; a sweep does it for its best run alone. Short: "
         "export=false",
     )
-    at: Literal["best", "latest"] = Field(
+    at: Literal["best", "latest", "average"] = Field(
         default="best",
-        description="which checkpoint; best: by held-out loss, or the latest where none is better than step 0",
+        description="which checkpoint; best: by eval.metric, or the latest where none is better than step 0; average: "
+        "the mean of the last export.average_last checkpoints",
+    )
+    average_last: Annotated[int, Field(ge=2)] = Field(
+        default=2, description="newest checkpoints that export.at=average averages; at most checkpoint.keep"
     )
     dtype: Literal["auto", "fp32", "bf16"] = Field(
         default="auto", description="of the weights; auto: what the run computed in"
@@ -63,7 +71,7 @@ class Model(Group):
 
     path: str = Field(default=MISSING, description="folder or hub id of the model to start from")
     revision: str | None = Field(default=None, description="commit, tag or branch of a hub id; null: the newest")
-    task: Literal["causal_lm"] = Field(default="causal_lm", description="what the model is trained to do")
+    task: TaskName = Field(default="causal_lm", description="what the model is trained to do")
     attention: Literal[
         "auto", "sdpa", "varlen", "flash_attention_2", "flash_attention_3", "flex_attention", "eager"
     ] = Field(
@@ -75,6 +83,11 @@ class Model(Group):
         default="none",
         description="fused kernels between the matrix products. liger: those of liger-kernel for norms, rotary "
         "angles, gated MLPs",
+    )
+    dropout: Share | dict[str, Share] | None = Field(
+        default=None,
+        description="share of activations that training drops: one number for every dropout setting of the "
+        "architecture, or numbers by its names, e.g. {attention_dropout: 0.1}; null: as in its config.json",
     )
     tokenizer: str | None = Field(
         default=None, description="folder or hub id of another tokenizer; null: the model's own"
@@ -182,6 +195,16 @@ class Train(Group):
     micro_batch_tokens: Count | None = Field(
         default=None, description="tokens per forward at most, with packing; null: data.max_length"
     )
+    neftune_alpha: Positive | None = Field(
+        default=None,
+        description="noise on the embeddings of training rows, e.g. 5 (NEFTune): up to alpha / sqrt(tokens of the row "
+        "x hidden size); null: none",
+    )
+    ema_decay: Annotated[Number, Field(gt=0, lt=1)] | None = Field(
+        default=None,
+        description="keep an exponential moving average of the weights with this decay, e.g. 0.999; eval.weights says "
+        "whether it is evaluated and exported; null: none",
+    )
     max_grad_norm: Positive | None = Field(
         default=1.0, description="gradient norm above which it is scaled down; null: never"
     )
@@ -218,12 +241,14 @@ class Train(Group):
 
 
 class EarlyStopping(Group):
-    """When a run ends because its held-out loss no longer falls."""
+    """When a run ends because eval.metric no longer improves."""
 
     patience: Count | None = Field(
-        default=None, description="evaluations without a better loss that end the run; null: never"
+        default=None, description="evaluations without a better eval.metric that end the run; null: never"
     )
-    min_delta: NotNegative = Field(default=0.0, description="how much lower a better loss is")
+    min_delta: NotNegative = Field(
+        default=0.0, description="how much better than the last improvement eval.metric must be"
+    )
 
 
 class Eval(Group):
@@ -239,7 +264,30 @@ class Eval(Group):
     samples: Index = Field(
         default=0, description="held-out prompts that each evaluation answers too, into eval/samples.jsonl; 0: none"
     )
+    weights: Literal["auto", "trained", "ema"] = Field(
+        default="auto",
+        description="the weights that are evaluated, sampled and exported; ema: their moving average; auto: ema where "
+        "train.ema_decay is set",
+    )
+    train_rows: Index = Field(
+        default=0,
+        description="training rows that each evaluation reads too, the same each time, to warn of overfitting; it "
+        "costs train_rows / held-out rows of an evaluation more; 0: none",
+    )
+    metric: str = Field(
+        default="loss",
+        description="metric of the held-out rows that decides which checkpoint is the best: for early stopping, "
+        "checkpoint.save_best, export.at=best, reports and sweeps",
+    )
+    goal: Literal["auto", "minimize", "maximize"] = Field(
+        default="auto", description="whether lower or higher values of eval.metric are better; auto: by its name"
+    )
     early_stopping: EarlyStopping = EarlyStopping()
+
+    @property
+    def selection(self) -> Selection:
+        """Which evaluation is the best."""
+        return Selection.of(self.metric, self.goal)
 
 
 class Checkpoint(Group):
@@ -252,8 +300,7 @@ class Checkpoint(Group):
     every_minutes: Positive | None = Field(default=15, description="minutes between checkpoints, by rank 0's clock")
     save_best: bool = Field(
         default=True,
-        description="save at once when the held-out loss is the lowest so far; false: the best of those saved anyway "
-        "counts",
+        description="save at once when eval.metric is the best so far; false: the best of those saved anyway counts",
     )
     keep: Count = Field(default=2, description="newest checkpoints that stay")
     keep_every: Count | None = Field(default=None, description="checkpoints at multiples of so many steps stay too")
@@ -316,6 +363,12 @@ class Config(Group):
         config = cls.model_validate(values)
         config._origin = origin or Origin()
         return config
+
+    @property
+    def evaluates_ema(self) -> bool:
+        """Whether the moving average of the weights is evaluated and exported in their place."""
+        weights = self.eval.weights
+        return weights == "ema" or (weights == "auto" and self.train.ema_decay is not None)
 
     @property
     def choices(self) -> Mapping[str, str]:

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from distft.config import Config, ConfigError
+from distft.config.dropout import refused
 from distft.config.labels import model_label
 from distft.config.machines import node_range, num_accelerators, processes_per_node
-from distft.config.model_folder import facts_of, wrong_model
+from distft.config.model_folder import facts_of, text_facts, wrong_model
 from distft.config.parts import Tuning
 from distft.config.rules import broken_by_length
 from distft.config.rules.contract import Facts
@@ -17,7 +18,16 @@ from distft.data.key import tokenizer_dir
 from distft.data.shards import MANIFEST
 from distft.model_check.verdict import read_verdict, verdict_errors
 from distft.paths import conf_dir
-from distft.plan.memory import Architecture, Parts, Sizes, count_adapters, memory_table, optimizer_bytes, parts_of
+from distft.plan.memory import (
+    FP32_BYTES,
+    Architecture,
+    Parts,
+    Sizes,
+    count_adapters,
+    memory_table,
+    optimizer_bytes,
+    parts_of,
+)
 from distft.plan.rows import Extent, extent
 from distft.run import Plan, read_json
 from distft.tensors.weight_files import content_hash, notes, weight_errors
@@ -78,6 +88,9 @@ def _checked_model(config: Config, reads: Extent, own: Plan | None) -> tuple[Pat
     if own is None:
         model_dir = _model_dir(config)
         check_base_model(config, reads.data_dir)
+        wanted = config.model.dropout
+        if model_dir and wanted is not None and (message := refused(wanted, text_facts(facts_of(model_dir)))):
+            raise ConfigError([message])
     else:
         model_dir = Path(own.model_dir) if own.model_dir else None
         trust = config.model.trust_remote_code
@@ -176,6 +189,7 @@ def _memory(
     state_bytes, parameters = optimizer_bytes(config.optimizer), parts.total if parts else 0
     if state_bytes is None or adapters == 0:
         return {}
+    state_bytes += FP32_BYTES if config.train.ema_decay else 0
     sizes = Sizes(
         parameters=parameters + (adapters or 0),
         trained=parameters if adapters is None else adapters,

@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 
 from distft.compat.hydra_sweeper import BasicSweeper
 from distft.config.errors import ConfigError
+from distft.selection import Goal
 from distft.sweep.jobs import named
 from distft.sweep.request import Point
 
@@ -32,7 +33,7 @@ class Grid(BasicSweeper):
             raise ConfigError([f"the sweep folder has {other}, which is not one of these points. Try: another name"])
         return points, []
 
-    def begin(self, launcher: Launcher, earlier: Mapping[str, Point], at_once: int) -> None:
+    def begin(self, launcher: Launcher, earlier: Mapping[str, Point], at_once: int, goal: Goal = "minimize") -> None:
         """Sets the launcher plugin directly: Hydra only finds plugins in packages named hydra_plugins."""
         self.launcher = launcher
 

@@ -31,13 +31,14 @@ from distft.paths import conf_dir
 from distft.runtime.determinism import seed_for
 from distft.runtime.process_group import World, all_reduce_sum, differ, process_group, texts_of_all
 from distft.tensors.streaming import fill
+from distft.train.ema import Ema, in_force, settle
 from distft.train.feed import Feed, Prefetch, all_rows, make_cut
 from distft.train.state import save_probe
 from distft.train.step import StepHooks, train_step
 
 GLOBAL_ROWS = 8
 ADAMW = {"lr": 1e-3, "weight_decay": 0.1, "betas": (0.9, 0.95), "fused": True}
-RANDOM_MODEL: Any = SimpleNamespace(model_dir=None)  # all that an engine needs of a plan
+RANDOM_MODEL: Any = SimpleNamespace(model_dir=None, labels=None)  # all that an engine needs of a plan
 REAL_VOCABULARY = {"vocab_size": 49152, "hidden_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2}
 
 
@@ -163,6 +164,7 @@ def run_case(case: dict[str, Any], world: World) -> dict[str, Any]:
         fill((piece for piece in engine.pieces() if piece.frozen), FreshWeights(plain, seed))
         restore(engine, checkpoint, world)
         start = checkpoint.step
+        settle(engine, checkpoint, is_kept="ema" in case)
         if case.get("reload"):
             save(engine, Path(case["reload"]), start, world)
     else:
@@ -176,6 +178,7 @@ def run_case(case: dict[str, Any], world: World) -> dict[str, Any]:
     engine.train(True)
     reductions, watches = Reductions(), not case.get("compiled")  # nothing is compiled under such a mode
     ahead = Prefetch(feed)
+    ema = Ema(engine, case["ema"]) if "ema" in case else None
     hooks = StepHooks(before_update=(lambda: norms.append(norm_of_gradients(engine))) if case.get("norms") else tuple)
     for step in range(start + 1, steps + 1):
         targets = feed.num_targets(step)
@@ -190,6 +193,10 @@ def run_case(case: dict[str, Any], world: World) -> dict[str, Any]:
                 hooks,
             )
         done.append([result.loss, result.grad_norm])
+        if ema and not result.is_skipped:
+            ema.update(step)
+        if case.get("save_each"):
+            save(engine, Path(case["save_each"]) / str(step), step, world)
     ahead.close()
     answer = {
         "case": case,
@@ -210,7 +217,8 @@ def run_case(case: dict[str, Any], world: World) -> dict[str, Any]:
     if case.get("eval_micro"):
         held = Rows(Path(case["rows"]), "eval")
         cuts = [make_cut(held, *micro, flops) for micro in case["eval_micro"]]
-        answer["eval"] = [held_out(engine, all_rows(held, cut, world), world) for cut in cuts]
+        with in_force(engine, is_average=ema is not None):
+            answer["eval"] = [held_out(engine, all_rows(held, cut, world), world) for cut in cuts]
     return answer
 
 

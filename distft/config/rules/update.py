@@ -151,6 +151,35 @@ def nesterov(facts: Facts) -> str | None:
 
 
 @rule(
+    ("eval.weights", "train.ema_decay"),
+    "eval.weights=ema without train.ema_decay",
+    "there is no moving average to evaluate",
+)
+def ema_unused(facts: Facts) -> str | None:
+    if facts["eval.weights"] != "ema" or facts["train.ema_decay"] is not None:
+        return None
+    return "eval.weights=ema needs the moving average of train.ema_decay, which is null. Try: train.ema_decay=0.999"
+
+
+@rule(
+    ("export.at", "export.average_last", "checkpoint.keep"),
+    "export.average_last without export.at=average, or beyond checkpoint.keep",
+    "the mean is of checkpoints that are kept",
+)
+def averaged(facts: Facts) -> str | None:
+    last, keep = facts["export.average_last"], facts["checkpoint.keep"]
+    if facts["export.at"] != "average":
+        given = facts.gave("export.average_last")
+        return given and f"{given}={last} has no effect with export.at={facts['export.at']}. Try: export.at=average"
+    if last <= keep:
+        return None
+    return (
+        f"export.average_last={last} checkpoints are averaged, and checkpoint.keep={keep} stay. "
+        f"Try: checkpoint.keep={last}"
+    )
+
+
+@rule(
     ("optimizer.betas", "optimizer._target_"),
     "optimizer.betas of an optimizer of torch outside [0, 1)",
     "averages would diverge",
