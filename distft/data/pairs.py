@@ -1,4 +1,4 @@
-"""Preference pairs: both sides rendered, cut each in a budget of its own, and joined to one row of two documents.
+"""Preference pairs: both sides rendered, each cut in a budget of its own, and joined to one row of two documents.
 
 A side is the prompt and one answer. The prompt is cut before an answer is: it keeps half of the budget at most where
 the answers need the rest, and loses its beginning, so what directly precedes the answers stays.
@@ -15,49 +15,53 @@ from distft.data.render import Rendered
 from distft.data.shards import Row
 
 SIDES = ("chosen", "rejected")
+TASKS = ("preference", "reward_model")  # whose rows are groups of documents
 Render = Callable[[Example], list[Rendered]]
 
 
 @dataclass(frozen=True)
-class Pair:
-    """The texts of both sides."""
+class Group:
+    """The texts of a row of documents: both sides of a pair, or one answer with its label (KTO)."""
 
-    chosen: Rendered
-    rejected: Rendered
+    documents: tuple[Rendered, ...]
+    weight: float = 1.0  # of the row in the loss
+    label: bool | None = None  # whether the one answer is desirable
 
-    @property
-    def sides(self) -> tuple[Rendered, Rendered]:
-        return self.chosen, self.rejected
+    def join(self, rows: list[Row]) -> Row:
+        """Returns the documents as one row."""
+        lengths = [len(row.input_ids) for row in rows]
+        return Row(
+            np.concatenate([row.input_ids for row in rows]),
+            np.concatenate([row.trained for row in rows]),
+            None if self.weight == 1 else np.array([self.weight], dtype=np.float32),
+            labels=None if self.label is None else np.array([self.label], dtype=np.float32),
+            borders=np.cumsum(lengths[:-1], dtype=np.int32),
+        )
 
 
-def sides_of(example: Example) -> tuple[Example, Example]:
-    """Returns a pair's two conversations; raises BadField for a weight of a single message.
+def render_group(example: Example, render: Render) -> Group:
+    """Returns the texts of a pair or of a labelled answer; raises BadField for a weight of a single message, and where
+    the template renders an answer apart from what follows it.
 
-    A loss of pairs has one weight per pair, the row's.
+    render: `rows` of a renderer. The weight of a row is the group's: as a weight of tokens it would scale
+    log-probabilities.
     """
     for part in (*example.segments, *example.rejected):
         if part.train and part.weight not in (0.0, 1.0):
             raise BadField("weight", f"of a message is {part.weight:g}; a pair has one weight, that of its row")
-    # the weight of a pair belongs to the row: as a weight of tokens it would scale log-probabilities
     plain = replace(example, weight=float(example.weight > 0), rejected=())
-    return plain, replace(plain, segments=example.rejected)
-
-
-def render_pair(example: Example, render: Render) -> Pair:
-    """Returns the rendered sides; raises BadField where an answer is split over texts that the template renders apart.
-
-    render: `rows` of a renderer.
-    """
-    chosen, rejected = (render(side) for side in sides_of(example))
-    for name, texts in zip(SIDES, (chosen, rejected), strict=True):
-        if len(texts) > 1:
+    sides = [plain] + ([replace(plain, segments=example.rejected)] if example.rejected else [])
+    texts = [render(side) for side in sides]
+    for name, found in zip(SIDES, texts, strict=False):
+        if len(found) > 1:
             raise BadField(name, "has turns that the chat template renders otherwise once another turn follows")
-    return Pair(chosen[-1], rejected[-1])
+    label = None if example.rejected else bool(example.label)
+    return Group(tuple(found[-1] for found in texts), example.weight, label)
 
 
 def without_oldest(example: Example, count: int) -> Example | None:
-    """Returns a pair whose prompt lacks its first `count` exchanges, system texts kept; None where nothing is left."""
-    shared = num_shared(example.segments, example.rejected)
+    """Returns an example whose prompt lacks its first `count` exchanges, system texts kept; None where none is left."""
+    shared = num_shared(example.segments, example.rejected or example.segments)
     first = next((i for i, part in enumerate(example.segments) if part.role not in ("system", "developer")), 0)
     starts = [i for i in range(first + 1, shared) if example.segments[i].role in ("user", "prompt")]
     if count > len(starts):
@@ -87,7 +91,7 @@ def prompt_length(row: Row) -> int:
 
 
 def cut_answers(rows: list[Row], max_length: int, bos: int | None = None) -> list[Row]:
-    """Returns documents with a common prompt, each in at most `max_length` tokens, with the same number of the prompt's.
+    """Returns documents in at most `max_length` tokens each, with the same number of tokens of their common prompt.
 
     bos: a token that stays first where a document begins with it.
     """

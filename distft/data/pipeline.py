@@ -19,6 +19,8 @@ from distft.data.counts import MALFORMED, TOO_LONG, UNTRAINED, LeftOut, Stream
 from distft.data.example import BadField, Example, RawJson, without_turns
 from distft.data.formats import Format, UnreadFields, choose_formats, form_of
 from distft.data.key import chat_template, pinned, template_text, tokenizer_dir
+from distft.data.pairs import TASKS as PAIR_TASKS
+from distft.data.pairs import Group, cut_answers, render_group, why_unusable, without_oldest
 from distft.data.prompt_template import PromptTemplate
 from distft.data.raw import RawRow
 from distft.data.read import source_parts
@@ -76,13 +78,14 @@ class MadeRow:
 
 @dataclass(frozen=True)
 class RenderedRow:
-    """A row's text, before tokenization."""
+    """The texts of a row's documents, before tokenization."""
 
-    rendered: Rendered
+    documents: tuple[Rendered, ...]
     identity: str
     raw: RawRow
     answer: str
     looked: Looked | None
+    group: Group | None = None  # of a task whose rows are groups of documents
 
 
 @dataclass
@@ -129,44 +132,82 @@ class RowPipeline:
         """Yields the valid rows; counts and logs the others."""
         stream = outcome.stream
         for batch in _batches(self._rendered(found, forms, outcome)):
-            tokenized = self.row_tokenizer([each.rendered for each in batch])
-            for each, made in zip(batch, tokenized, strict=True):
-                stream.count_tokens(made.full_length, len(each.rendered.text))
-                kept = self._fitted(made, each.raw, outcome)
+            tokenized = iter(self.row_tokenizer([text for each in batch for text in each.documents]))
+            for each in batch:
+                documents = list(itertools.islice(tokenized, len(each.documents)))
+                for made, text in zip(documents, each.documents, strict=True):
+                    stream.count_tokens(made.full_length, len(text.text))
+                longest = max(made.full_length for made in documents)
+                if each.group is not None:
+                    for row in self._fitted_group(documents, each.group, each.raw, outcome):
+                        place = (each.raw.file, each.raw.line, longest)
+                        yield MadeRow(row, each.identity, *place, each.answer, each.raw.value, each.looked)
+                    continue
+                kept = self._fitted(documents[0], each.raw, outcome)
                 trained = [row for row in kept if row.trained[1:].any()]
                 if kept and not trained:
                     stream.untrained += 1
                     reason = f"no token to train on within {self.data.max_length} tokens"
                     outcome.leave_out(each.raw, UNTRAINED, reason)
                 for row in trained:
-                    place = (each.raw.file, each.raw.line, made.full_length)
+                    place = (each.raw.file, each.raw.line, longest)
                     yield MadeRow(row, each.identity, *place, each.answer, each.raw.value, each.looked)
+
+    def _fitted_group(self, documents: list[TokenizedRow], group: Group, raw: RawRow, outcome: Outcome) -> list[Row]:
+        """Returns the row of a group whose documents have at most data.max_length tokens each; none where no answer is
+        left, or both are the same."""
+        longest = max(made.full_length for made in documents)
+        if longest > self.data.max_length:
+            if self.data.truncate == "drop":
+                return self._too_long(longest, raw, outcome)
+            outcome.stream.truncated += 1
+        rows = cut_answers([made.row for made in documents], self.data.max_length, self.row_tokenizer.bos)
+        if reason := why_unusable(rows, self.data.max_length):
+            outcome.stream.untrained += 1
+            outcome.leave_out(raw, UNTRAINED, reason)
+            return []
+        return [group.join(rows)]
+
+    def _too_long(self, length: int, raw: RawRow, outcome: Outcome) -> list[Row]:
+        """Leaves a row out; returns no rows."""
+        outcome.stream.too_long += 1
+        outcome.leave_out(raw, TOO_LONG, f"{length} tokens, more than data.max_length={self.data.max_length}")
+        return []
 
     def _fitted(self, made: TokenizedRow, raw: RawRow, outcome: Outcome) -> list[Row]:
         """Returns a row in at most data.max_length tokens, as data.truncate says; counts what does not fit."""
         if made.full_length <= self.data.max_length:
             return [made.row]
         if self.data.truncate == "drop":
-            outcome.stream.too_long += 1
-            reason = f"{made.full_length} tokens, more than data.max_length={self.data.max_length}"
-            outcome.leave_out(raw, TOO_LONG, reason)
-            return []
+            return self._too_long(made.full_length, raw, outcome)
         if self.data.truncate == "split":
             outcome.stream.split += 1
             return made.row.pieces(self.data.max_length)
         outcome.stream.truncated += 1
         return made.row.pieces(self.data.max_length)[:1]
 
-    def _shortened(self, example: Example, outcome: Outcome) -> tuple[list[Rendered], Example]:
+    def _render(self, example: Example) -> list[Group]:
+        """Returns the texts of an example: of a pair both sides together, else each text alone."""
+        if self.task in PAIR_TASKS:
+            return [render_group(example, self.renderer.rows)]
+        return [Group((text,)) for text in self.renderer.rows(example)]
+
+    def _shortened(self, example: Example, outcome: Outcome) -> tuple[list[Group], Example]:
         """Returns the texts of a conversation without its oldest turns, as many as it takes to fit."""
-        rendered, shorter, count = self.renderer.rows(example), example, 0
-        while max(made.full_length for made in self.row_tokenizer(rendered)) > self.data.max_length:
+        fewer_turns = without_oldest if self.task in PAIR_TASKS else without_turns
+        rendered, shorter, count = self._render(example), example, 0
+        while self._longest(rendered) > self.data.max_length:
             count += 1
-            if (fewer := without_turns(example, count)) is None:
+            if (fewer := fewer_turns(example, count)) is None:
                 break
-            rendered, shorter = self.renderer.rows(fewer), fewer
+            rendered, shorter = self._render(fewer), fewer
         outcome.stream.shortened += shorter is not example
         return rendered, shorter
+
+    def _longest(self, groups: list[Group]) -> int:
+        """Returns the tokens of the longest document."""
+        texts = [text for group in groups for text in group.documents]
+        return max(made.full_length for made in self.row_tokenizer(texts))
 
     def _rendered(self, found: Iterable[RawRow], forms: list[Format], outcome: Outcome) -> Iterator[RenderedRow]:
         for raw in found:
@@ -185,13 +226,15 @@ class RowPipeline:
                 if self.data.truncate == "drop_turns":
                     rendered, example = self._shortened(example, outcome)
                 else:
-                    rendered = self.renderer.rows(example)
+                    rendered = self._render(example)
             except BadField as error:
                 outcome.add_bad(raw, error)
             else:
                 self._note_unread(raw, form, example, unread)
                 identity, answer = content_id(example), last_answer(example)
-                yield from (RenderedRow(text, identity, raw, answer, looked) for text in rendered)
+                is_grouped = self.task in PAIR_TASKS
+                for group in rendered:
+                    yield RenderedRow(group.documents, identity, raw, answer, looked, group if is_grouped else None)
 
     def _note_unread(self, raw: RawRow, form: Format, example: Example, unread: list[str]) -> None:
         """Notes the fields that the format does not read, and the keys that the chat template does not."""

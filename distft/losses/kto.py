@@ -14,9 +14,10 @@ from distft.losses.preference import Reference, Sums, anchor, answers_of, refere
 class KTO:
     """weight (1 - sigmoid(reward - z)) for desirable answers, weight (1 - sigmoid(z - reward)) for others.
 
-    The reward of an answer is beta log(p / p_reference). desirable_weight, undesirable_weight: of the two kinds, for
-    data with more of one. reference_point: z / beta in nats. The paper estimates it as the divergence from the reference
-    over the rows of a micro-batch, so an update would depend on how a batch is split; a constant does not.
+    The reward of an answer is beta log(p / p_reference), and z is beta times reference_point, in nats. The paper
+    estimates it as the divergence from the reference over the rows of a micro-batch, so an update would depend on how
+    a batch is split; a constant does not. desirable_weight, undesirable_weight: of the two kinds, for data with more
+    of one.
     """
 
     beta: float = 0.1

@@ -1,8 +1,8 @@
 """What preference losses share: the log-probabilities of both answers of a pair, their rewards, and the metrics.
 
-A row is two documents, prompt with chosen answer and prompt with rejected answer. A loss gets one number per document,
-from one forward pass over both, so it is a function of [P] tensors in fp64. The unit is the pair: a loss returns the sum
-over the pairs of a batch, each times its weight, and the step divides by the sum of the weights of the global batch.
+A row is two documents, prompt with chosen answer and prompt with rejected answer. A loss gets one number per document
+from one forward pass over both, so it is a function of [P] tensors in fp64. The unit is the pair: a loss returns the
+sum over the pairs of a batch, each times its weight; the step divides by the sum of the weights of the global batch.
 
 A reward is what a loss compares, in nats times beta. Metrics are sums too:
 preference_accuracy  pairs whose chosen answer has the higher reward
@@ -59,7 +59,7 @@ OfPairs = Callable[[Answers, Answers], Scored]
 
 
 def sigmoid_loss(difference: torch.Tensor, label_smoothing: float = 0.0) -> torch.Tensor:
-    """Returns -log sigmoid(difference), or its expectation where labels are wrong with probability `label_smoothing`."""
+    """Returns -log sigmoid(difference), or its mean where labels are wrong with probability `label_smoothing`."""
     right = -logsigmoid(difference)
     return right if not label_smoothing else right * (1 - label_smoothing) - logsigmoid(-difference) * label_smoothing
 
