@@ -45,6 +45,8 @@ from distft.runtime.errors import NonFinite
 from distft.runtime.process_group import Environments, World, collective_seconds, compare, from_first, share_timeout
 from distft.runtime.stop import listen, requested
 from distft.strategies.engine import Engine, Objective
+from distft.tasks import load_task
+from distft.tasks.labels import Labels
 from distft.train.early_stopping import EarlyStopping, Evaluator, When
 from distft.train.feed import Feed, all_rows, make_cut, padding_multiple
 from distft.train.health import Monitor, NonFinitePolicy, Stragglers
@@ -121,7 +123,8 @@ def evaluate(run: RunFolder, number: int, world: World) -> None:
     engine, model = make_engine(attempt.config, attempt.plan, world), make_skeleton(attempt.config, attempt.plan)
     checkpoint = resume(attempt, engine, model)
     step = checkpoint.step if checkpoint else 0
-    metrics = held_out(engine, held_out_batches(attempt, Flops.of(model)), world)
+    task = load_task(attempt.config.model.task)
+    metrics = held_out(engine, held_out_batches(attempt, Flops.of(model)), world, task)
     if world.is_first:
         write_json(run.path / "metrics.json", {"step": step, "split": "eval", **metrics})
         run.write_status(state="completed", step=step)
@@ -142,7 +145,7 @@ def choose_attention(config: Config, plan: Plan, world: World) -> Attention:
         config.model.attention,
         Machine.of(world.device, compute_dtype(config.train.precision, world.device)),
         Documents.of(rows.lengths, plan.micro_batch_size, plan.micro_batch_tokens),
-        Traits.of(architecture(plan.model_dir, config.model.facts)),
+        Traits.of(model_config(config, plan), load_task(config.model.task)),
         compiled=config.train.compile,
     )
 
@@ -280,7 +283,12 @@ def built(part: Part) -> Any:
 
 def make_skeleton(config: Config, plan: Plan) -> Any:
     """Builds the model without weights, from its folder or, for a random instance, from the config."""
-    return skeleton(architecture(plan.model_dir, config.model.facts), config.model.attention)
+    return skeleton(model_config(config, plan), config.model.attention, load_task(config.model.task))
+
+
+def model_config(config: Config, plan: Plan) -> Any:
+    """Returns transformers' config of the model, with the labels of the run's rows."""
+    return architecture(plan.model_dir, config.model.facts, Labels.of(plan.labels))
 
 
 def make_loop(attempt: Attempt, engine: Engine, feed: Feed, flops: Flops, start_step: int, lasting: Lasting) -> Loop:
@@ -289,7 +297,7 @@ def make_loop(attempt: Attempt, engine: Engine, feed: Feed, flops: Flops, start_
     evaluator = make_evaluator(attempt, engine, flops, feed.steps, start_step)
     saver = make_saver(attempt, engine, feed.position, start_step, lasting.snapshot)
     if config.export.enabled and config.export.at == "best":
-        facts = architecture(attempt.plan.model_dir, config.model.facts)
+        facts = model_config(config, attempt.plan)
         saver.after_best = lambda step: save_probe(engine, run.checkpoints, step, facts, feed, world)
     log = RunLog(run, attempt.number, saver, start_step) if world.is_first else lambda row: None
     signalled = listen()
@@ -324,6 +332,7 @@ def make_settings(attempt: Attempt, feed: Feed, start_step: int, mfu: Mfu) -> Se
         save_best=config.checkpoint.save_best,
         mfu=mfu,
         flops_per_forward=3.0 if attempt.plan.adapters is None else 2.0,
+        metrics=load_task(config.model.task).metrics,
     )
 
 
@@ -335,7 +344,7 @@ def make_evaluator(attempt: Attempt, engine: Engine, flops: Flops, steps: int, s
         stopping.recall(row["loss"] for row in attempt.run.read_metrics("eval") if row["step"] <= start_step)
 
     def measure() -> dict[str, float | int]:
-        return held_out(engine, held_out_batches(attempt, flops), attempt.world)
+        return held_out(engine, held_out_batches(attempt, flops), attempt.world, load_task(attempt.config.model.task))
 
     when = When(settings.every_steps, steps, at_last=settings.at_ends)
     samples = make_samples(engine, attempt.config, attempt.plan, attempt.run, attempt.world, start_step)

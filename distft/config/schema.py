@@ -27,13 +27,15 @@ from distft.config.key import (
     with_value,
 )
 from distft.config.parts import Launcher, Loss, Optimizer, Schedule, Strategy, Sweep, Trackers, Tuning
+from distft.tasks import task_names
 
 _FORMATS = sorted(file.stem for file in (Path(__file__).parents[1] / "data" / "formats").glob("[!_]*.py"))
 Architecture = dict[str, Any]  # facts of config.json: each model family has other keys
 if TYPE_CHECKING:
-    Format = str
+    Format = TaskName = str
 else:
     Format = Literal[("auto", *_FORMATS)]
+    TaskName = Literal[task_names()]
 
 
 class Export(Group):
@@ -63,7 +65,7 @@ class Model(Group):
 
     path: str = Field(default=MISSING, description="folder or hub id of the model to start from")
     revision: str | None = Field(default=None, description="commit, tag or branch of a hub id; null: the newest")
-    task: Literal["causal_lm"] = Field(default="causal_lm", description="what the model is trained to do")
+    task: TaskName = Field(default="causal_lm", description="what the model is trained to do")
     attention: Literal[
         "auto", "sdpa", "varlen", "flash_attention_2", "flash_attention_3", "flex_attention", "eager"
     ] = Field(

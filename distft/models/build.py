@@ -1,9 +1,10 @@
-"""Model construction on the meta device: architecture, head, fused kernels, activation checkpointing, compilation.
+"""Model construction on the meta device: architecture, fused kernels, activation checkpointing, compilation.
 
 On meta no process needs memory for a model before a strategy has sharded it. Buffers (rotary frequencies, embedding
 scales) are computed for real by the model's own code, because no file contains them.
 
-The loss runs inside the head's forward, because only there does every strategy provide the unsharded weight.
+A language model's loss runs inside the head's forward, because only there does every strategy provide the unsharded
+weight.
 
 Activation checkpointing: `full` keeps only a layer's input and reruns its forward, a third more operations per step.
 `selective` keeps the results of matrix products and attention, and recomputes norms, rotary embeddings and activation
@@ -25,6 +26,7 @@ from shutil import which
 from typing import Any
 
 import torch
+import transformers
 from accelerate import init_empty_weights
 from torch import nn
 from torch.utils.checkpoint import (
@@ -33,52 +35,54 @@ from torch.utils.checkpoint import (
     create_selective_checkpoint_contexts,
     noop_context_fn,
 )
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
 from distft.compat import liger
 from distft.compat.compiler import compiled
 from distft.compat.transformers import attention_of, no_init_weights, repeated_layers
 from distft.models.attention.choose import SDPA, anywhere, check_separable, choose, dropout_of, require_borders
-
-Fold = Callable[[torch.Tensor, torch.Tensor, torch.Tensor | None], Any]  # hidden states [T, H], weight [V, H], bias [V]
-
-
-class Head(nn.Linear):
-    """A linear layer whose forward, given `fold`, returns `fold(hidden states, weight, bias)`, such as a fused loss."""
-
-    def forward(self, input: torch.Tensor, fold: Fold | None = None) -> Any:
-        return super().forward(input) if fold is None else fold(input, self.weight, self.bias)
+from distft.models.heads import make_foldable, prepare_head
+from distft.tasks import Task
+from distft.tasks.causal_lm import TASK as CAUSAL_LM
+from distft.tasks.labels import Labels
 
 
-def make_foldable(model: PreTrainedModel) -> None:
-    """Turns the model's head into a Head, keeping names, weights and hooks; raises ValueError if it is not linear."""
-    head: Any = model.get_output_embeddings()
-    if type(head) is not nn.Linear:
-        raise ValueError(f"{type(model).__name__} has a {type(head).__name__} as head; only linear heads are supported")
-    head.__class__ = Head
+def architecture(
+    model_dir: str | Path | None, facts: Mapping[str, Any], labels: Labels | None = None
+) -> PreTrainedConfig:
+    """Returns transformers' config of the model in `model_dir`; without a folder, the one that `facts` describe.
 
-
-def architecture(model_dir: str | Path | None, facts: Mapping[str, Any]) -> PreTrainedConfig:
-    """Returns transformers' config of the model in `model_dir`; without a folder, the one that `facts` describe."""
+    labels: of the rows, which the head's outputs are named after; None: a language model.
+    """
     if model_dir is None:
-        return AutoConfig.for_model(**facts)
-    config = AutoConfig.from_pretrained(model_dir)
-    vars(config).pop("quantization_config", None)  # a leftover: weight_files refuses quantized weights
+        config = AutoConfig.for_model(**facts)
+    else:
+        config = AutoConfig.from_pretrained(model_dir)
+        vars(config).pop("quantization_config", None)  # a leftover: weight_files refuses quantized weights
+    if labels is not None:
+        names = labels.names or [f"LABEL_{number}" for number in range(labels.count)]
+        config.id2label = dict(enumerate(names))  # sets num_labels too
+        config.label2id = {name: number for number, name in enumerate(names)}
+        config.problem_type = labels.problem_type
     return config
 
 
-def skeleton(config: PreTrainedConfig, attention: str) -> PreTrainedModel:
-    """Returns the model on meta, with tied weights tied.
+def skeleton(config: PreTrainedConfig, attention: str, task: Task = CAUSAL_LM) -> PreTrainedModel:
+    """Returns the model of a task on meta, with tied weights tied.
 
     attention: value of model.attention; auto: the kernel that runs on every machine.
     Raises ValueError for a model that cannot separate packed documents, RuntimeError when a buffer is on meta.
     """
-    check_separable(config)
-    kernel = choose(anywhere(config) if attention == "auto" else attention)
+    check_separable(config, task)
+    kernel = choose(anywhere(config, task) if attention == "auto" else attention)
+    auto_class = getattr(transformers, task.model_class)
     with init_empty_weights(include_buffers=False), no_init_weights():  # initializing meta tensors takes time
-        model = AutoModelForCausalLM.from_config(config, attn_implementation=kernel, dtype=torch.float32)
+        model = auto_class.from_config(config, attn_implementation=kernel, dtype=torch.float32)
     require_borders(model)
-    make_foldable(model)
+    if model.get_output_embeddings() is not None:
+        make_foldable(model)
+    else:
+        prepare_head(model)
     model.tie_weights()
     lost = [name for name, buffer in model.named_buffers() if buffer.is_meta]
     if lost:

@@ -25,6 +25,8 @@ from distft.runtime.determinism import seed_for
 from distft.runtime.device import collecting, memory_of
 from distft.runtime.process_group import World, flags_of_first
 from distft.strategies.engine import Engine, clip_coefficient
+from distft.tasks import Sums
+from distft.tasks.causal_lm import TASK as CAUSAL_LM
 from distft.train.early_stopping import Evaluator, When
 from distft.train.feed import Feed, Prefetch
 from distft.train.health import Monitor, rank_stats
@@ -45,6 +47,7 @@ class Settings:
     save_best: bool = True  # also between the steps of `save`; else the best is looked for at those steps alone
     mfu: Mfu | None = None  # None: not computed
     flops_per_forward: float = 3.0  # training FLOPs over forward FLOPs; 2 where most weights are frozen
+    metrics: Callable[[Sums, int], dict[str, float]] = CAUSAL_LM.metrics  # of the loss's sums over so many units
 
 
 @dataclass(frozen=True)
@@ -179,7 +182,7 @@ class Loop:
             "step": step,
             "split": "train",
             "loss": result.loss,
-            "accuracy": result.accuracy,
+            **self.settings.metrics(result.metric_sums, targets),
             "grad_norm": result.grad_norm,
             "clip_coefficient": clip_coefficient(result.grad_norm, self.settings.max_norm),
             "learning_rate": rate,

@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_map
 
 from distft.data.order import Order
 from distft.data.shards import Rows
-from distft.models.build import make_foldable
+from distft.models.heads import make_foldable
 from distft.models.init import FreshWeights
 from tests.support.train_cases import ADAMW, GLOBAL_ROWS, tiny_model
 

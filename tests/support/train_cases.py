@@ -37,7 +37,7 @@ from distft.train.step import StepHooks, train_step
 
 GLOBAL_ROWS = 8
 ADAMW = {"lr": 1e-3, "weight_decay": 0.1, "betas": (0.9, 0.95), "fused": True}
-RANDOM_MODEL: Any = SimpleNamespace(model_dir=None)  # all that an engine needs of a plan
+RANDOM_MODEL: Any = SimpleNamespace(model_dir=None, labels=None)  # all that an engine needs of a plan
 REAL_VOCABULARY = {"vocab_size": 49152, "hidden_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2}
 
 
