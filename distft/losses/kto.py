@@ -6,8 +6,9 @@ import torch
 from torch import nn
 
 from distft.data.batches import Batch
+from distft.losses import weighted_sum
 from distft.losses.log_probabilities import log_probabilities
-from distft.losses.preference import Reference, Sums, anchor, answers_of, reference_of, weights_of
+from distft.losses.preference import Reference, Sums, anchor, answers_of, reference_of
 
 
 @dataclass(frozen=True)
@@ -43,8 +44,7 @@ class KTO:
         documents = log_probabilities(model, batch)
         ratios = answers_of(documents, batch, 0, frozen).ratios  # [R]
         desirable = desirable_of(batch)
-        weights = weights_of(batch, ratios)
-        value = (self.losses(ratios, desirable) * weights).sum() + anchor(documents)
+        value = weighted_sum(self.losses(ratios, desirable), batch) + anchor(documents)
         rewards = self.beta * ratios.detach()
         right = (rewards > self.beta * self.reference_point) == desirable
         return value, {

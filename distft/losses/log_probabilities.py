@@ -134,7 +134,7 @@ class _SumByDocument(torch.autograd.Function):
 
 def sum_by_document(values: torch.Tensor, batch: Batch) -> Documents:
     """Returns the sums of the values of a batch's targets, [T], over each of its D documents."""
-    document = torch.searchsorted(batch.starts[1:].long(), batch.positions, right=True)  # [T]
+    document = batch.documents  # [T]
     counts = torch.searchsorted(document, torch.arange(len(batch.lengths) + 1, device=document.device)).diff()
     return Documents(_SumByDocument.apply(values, document, counts), counts.clamp(min=1).double())  # pyright: ignore
 

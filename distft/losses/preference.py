@@ -20,6 +20,7 @@ from torch import nn
 from torch.nn.functional import logsigmoid
 
 from distft.data.batches import Batch
+from distft.losses import weighted_sum
 from distft.losses.log_probabilities import Documents, log_probabilities
 
 Reference = Literal["auto", "adapter", "stored"]  # where the log-probabilities of the frozen base come from
@@ -75,8 +76,7 @@ def sum_over_pairs(
     documents = log_probabilities(model, batch)
     chosen, rejected = (answers_of(documents, batch, side, frozen) for side in (0, 1))
     scored = of_pairs(chosen, rejected)
-    weights = weights_of(batch, scored.losses)
-    return (scored.losses * weights).sum() + anchor(documents), pair_sums(scored.chosen, scored.rejected)
+    return weighted_sum(scored.losses, batch) + anchor(documents), pair_sums(scored.chosen, scored.rejected)
 
 
 def anchor(documents: Documents) -> torch.Tensor:
@@ -102,11 +102,6 @@ def first_documents(batch: Batch) -> torch.Tensor:
     return torch.zeros(0, dtype=torch.int64, device=batch.input_ids.device)
 
 
-def weights_of(batch: Batch, like: torch.Tensor) -> torch.Tensor:
-    """Returns the weights of a batch's rows, [U]."""
-    return torch.ones_like(like) if batch.weights is None else batch.weights.to(like.dtype)
-
-
 def answers_of(documents: Documents, batch: Batch, side: int, reference: torch.Tensor | None) -> Answers:
     """Returns the answers on one side of the rows. reference: [U, sides] fp64, or None."""
     at = first_documents(batch) + side
@@ -123,7 +118,11 @@ def reference_of(model: nn.Module, batch: Batch, reference: Reference, num_sides
     if reference == "stored" or (reference == "auto" and not hasattr(model, "disable_adapter")):
         if batch.reference is not None:
             return batch.reference
-        assert not len(first_documents(batch)), "the reference is stored before training"
+        if len(first_documents(batch)):
+            raise RuntimeError(
+                "loss.reference: the stored log-probabilities of these rows are missing. Try: the same launch again, "
+                "which computes them"
+            )
         return torch.zeros(0, num_sides, dtype=torch.float64, device=batch.input_ids.device)
     causal: Any = model
     without: Callable[[], AbstractContextManager[None]] = causal.disable_adapter

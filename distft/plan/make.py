@@ -20,6 +20,7 @@ from distft.paths import conf_dir
 from distft.plan.memory import Architecture, Parts, Sizes, count_adapters, memory_table, optimizer_bytes, parts_of
 from distft.plan.rows import Extent, extent
 from distft.run import Plan, read_json
+from distft.tasks import load_task
 from distft.tensors.weight_files import content_hash, notes, weight_errors
 
 
@@ -127,8 +128,13 @@ def model_notes(config: Config) -> list[str]:
 def micro_batch(config: Config) -> tuple[int | None, int | None]:
     """Returns the largest micro-batch: rows, or else tokens."""
     if config.data.packing:
-        return None, config.train.micro_batch_tokens or config.data.max_length
+        return None, config.train.micro_batch_tokens or longest_row(config)
     return config.train.micro_batch_size, None
+
+
+def longest_row(config: Config) -> int:
+    """Returns the most tokens that a row may have: a pair has two documents of data.max_length."""
+    return config.data.max_length * (2 if load_task(config.model.task).unit == "pair" else 1)
 
 
 def _accumulation(config: Config, reads: Extent, world: int) -> int:

@@ -66,6 +66,12 @@ def read_parts(parts: list[Part]) -> np.ndarray:
     return np.concatenate([load_file(part.file)[NAME] for part in parts])
 
 
+def attach(rows: Rows, folder: Path) -> Rows:
+    """Returns the rows with their numbers in `folder`; as they are where a part is missing."""
+    parts = parts_of(folder, rows.split, len(rows))
+    return rows.with_reference(read_parts(parts)) if parts and all(part.file.is_file() for part in parts) else rows
+
+
 @dataclass(frozen=True)
 class Reader:
     """The split to read, and how it is cut into micro-batches."""
@@ -85,7 +91,7 @@ def write_missing(
     """
     engine.train(False)
     for part in parts:
-        found = np.zeros((part.stop - part.start, reader.rows.num_documents))
+        found = np.zeros((part.stop - part.start, reader.rows.documents_per_row))
         for indices, batch in _share(reader, part, world):
             heartbeat.enter("reference")
             _, sums = engine.forward(batch, _of_documents)
