@@ -1,6 +1,6 @@
 """Loss and metrics on held-out rows: fp64 sums over all units, each row counted once.
 
-A task's metrics follow from sums where they can, such as accuracy. Others, such as AUROC, need the outputs of all units,
+Some of a task's metrics follow from sums, such as accuracy. Others, such as AUROC, need the outputs of all units,
 which are gathered, once each, and sorted, so that the metrics do not depend on the number of processes.
 
 Trap: a sharded strategy gathers weights in every forward, so all processes need the same number of batches.

@@ -70,15 +70,20 @@ def language_head(model: nn.Module) -> Head | None:
     return head if isinstance(head, Head) else None
 
 
-def outputs(model: nn.Module, batch: Batch) -> torch.Tensor:
-    """Returns the outputs of a classification model for each unit of the batch, fp32 [U, C]."""
+def outputs(model: nn.Module, batch: Batch, at: torch.Tensor | None = None) -> torch.Tensor:
+    """Returns the outputs of a classification model for each unit of the batch, fp32 [U, C].
+
+    at: the tokens to read instead, int64 [U], indices into S; None: those of the units.
+    """
     found: Any = model
     hidden = found.base_model(**batch.inputs()).last_hidden_state[0]  # [S, H]
     name = head_name(model)
     assert name is not None, "see prepare_head"
     head = getattr(found, name)
-    reads_first = name == "classifier" and type(model).__name__.endswith("ForSequenceClassification")
-    hidden = hidden[batch.starts[: batch.num_targets].long() if reads_first else batch.positions]  # [U, H]
+    if at is None:
+        reads_first = name == "classifier" and type(model).__name__.endswith("ForSequenceClassification")
+        at = batch.starts[: batch.num_targets].long() if reads_first else batch.positions
+    hidden = hidden[at]  # [U, H]
     pooler = getattr(found.base_model, "pooler", None)
     if pooler is not None:
         hidden = type(pooler).forward(pooler, hidden[:, None])
