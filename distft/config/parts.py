@@ -51,18 +51,18 @@ class Loss(Part):
 
     label_smoothing: Share = Field(
         default=0.0,
-        description="cross_entropy: probability spread over the whole vocabulary; of pairs: that a pair is labelled the "
-        "wrong way round",
+        description="cross_entropy: probability spread over the whole vocabulary; dpo, simpo: that a pair is labelled "
+        "the wrong way round",
     )
     beta: Positive = Field(
         default=0.1,
-        description="dpo, ipo, kto: of the reward log(p / p_reference), lower allows more distance from the base; simpo: "
-        "of the reward, the mean log-probability of a token; orpo: weight of the odds ratio",
+        description="dpo, ipo, kto: of the reward log(p / p_reference), lower allows more distance from the base; "
+        "simpo: of the reward, the mean log-probability of a token; orpo: weight of the odds ratio",
     )
     length_normalized: bool = Field(default=False, description="dpo: rewards per token of an answer")
     reference: Literal["auto", "adapter", "stored"] = Field(
         default="auto",
-        description="where the log-probabilities of the frozen base come from. adapter: a forward with the adapters off; "
+        description="where the log-probabilities of the frozen base come from. adapter: a forward without adapters; "
         "stored: computed once before training; auto: adapter with tuning=lora, else stored",
     )
     gamma: NotNegative = Field(default=1.0, description="simpo: margin between the rewards that a pair must exceed")

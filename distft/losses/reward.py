@@ -8,7 +8,7 @@ from torch import nn
 from distft.data.batches import Batch
 from distft.losses import weighted_sum
 from distft.losses.preference import Scored, Sums, first_documents, pair_sums, sigmoid_loss
-from distft.models.heads import document_outputs
+from distft.models.heads import outputs
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Reward:
         return Scored(losses, chosen, rejected)
 
     def __call__(self, model: nn.Module, batch: Batch) -> tuple[torch.Tensor, Sums]:
-        rewards = document_outputs(model, batch)[:, 0].double()  # [D]
+        rewards = outputs(model, batch, at=batch.starts[1:].long() - 1)[:, 0].double()  # [D], of the last tokens
         first = first_documents(batch)
         scored = self.of_pairs(rewards[first], rewards[first + 1])
         value = weighted_sum(scored.losses, batch) + rewards.sum() * 0.0  # also of a batch without rows
