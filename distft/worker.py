@@ -175,7 +175,7 @@ def reference_folder(config: Config, plan: Plan, world: World) -> Path | None:
 
 
 def open_rows(config: Config, plan: Plan, split: Literal["train", "eval"], world: World) -> Rows:
-    """Opens the prepared rows of a split, with the stored log-probabilities of the frozen base if the loss reads them."""
+    """Opens the prepared rows of a split, with stored log-probabilities of the frozen base if the loss reads any."""
     rows = Rows(plan.rows_dir, split, config.data.shards if split == "train" else None)
     folder = reference_folder(config, plan, world)
     return rows if folder is None else attach(rows, folder)

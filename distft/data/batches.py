@@ -52,17 +52,8 @@ class Batch:
 
     @property
     def tensors(self) -> dict[str, torch.Tensor]:
-        names = (
-            "input_ids",
-            "position_ids",
-            "positions",
-            "targets",
-            "starts",
-            "weights",
-            "labels",
-            "first_documents",
-            "reference",
-        )
+        tokens = ("input_ids", "position_ids", "positions", "targets", "starts", "weights")
+        names = (*tokens, "labels", "first_documents", "reference")
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
     @property

@@ -93,7 +93,7 @@ def write_missing(
     for part in parts:
         found = np.zeros((part.stop - part.start, reader.rows.documents_per_row))
         for indices, batch in _share(reader, part, world):
-            heartbeat.enter("reference")
+            heartbeat.enter("evaluation")
             _, sums = engine.forward(batch, _of_documents)
             of_rows = sums[NAME][: found.shape[1] * len(indices)].view(len(indices), -1)
             found[indices - part.start] = of_rows.cpu().numpy()
