@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -58,6 +59,12 @@ class Row:
             Row(self.input_ids[cut], self.trained[cut], None if self.weights is None else self.weights[cut])
             for cut in cuts
         ]
+
+    def documents(self) -> "list[Row]":
+        """Returns the documents of a group as rows of tokens: of a pair the chosen and the rejected side."""
+        borders = [] if self.borders is None else self.borders.tolist()
+        cuts = [slice(*edges) for edges in pairwise([0, *borders, len(self.input_ids)])]
+        return [Row(self.input_ids[cut], self.trained[cut]) for cut in cuts]
 
     @property
     def num_targets(self) -> int:
