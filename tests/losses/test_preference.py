@@ -11,6 +11,7 @@ from distft.losses.ipo import IPO
 from distft.losses.kto import KTO
 from distft.losses.orpo import ORPO
 from distft.losses.preference import Answers, Scored, pair_sums
+from distft.losses.reward import Reward
 from distft.losses.simpo import SimPO
 
 # log p of chosen and rejected, under model and reference, and their tokens
@@ -105,6 +106,13 @@ def test_kto_has_the_papers_value_at_a_fixed_reference_point() -> None:
     expected = [1.5 * (1 - sigmoid(0.5 * (1.0 - 0.2)))]
     expected += [0.75 * (1 - sigmoid(0.5 * (0.2 - ratio))) for ratio in (-2.0, 0.3)]
     assert found.tolist() == pytest.approx(expected, rel=1e-12)
+
+
+def test_rewards_are_compared_and_centred() -> None:
+    chosen, rejected = (torch.tensor([value], dtype=torch.float64) for value in (1.2, 0.7))
+    scored = Reward(center=0.1, margin=0.25).of_pairs(chosen, rejected)
+    assert scored.losses.item() == pytest.approx(-math.log(sigmoid(0.25)) + 0.1 * 1.9**2, rel=1e-12)
+    assert (scored.chosen.item(), scored.rejected.item()) == (1.2, 0.7)
 
 
 def test_losses_far_from_zero_keep_their_digits() -> None:
