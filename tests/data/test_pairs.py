@@ -27,17 +27,10 @@ def prepare(config: Config, task: str = "preference") -> Prepared:
     return prepare_data(config.changed({"model.task": task}))
 
 
-def documents(row: Row) -> list[Row]:
-    """Returns the documents of a row."""
-    assert row.borders is not None
-    cuts = [0, *row.borders.tolist(), len(row.input_ids)]
-    return [Row(row.input_ids[a:b], row.trained[a:b]) for a, b in zip(cuts, cuts[1:], strict=False)]
-
-
 def texts(row: Row) -> list[tuple[str, str]]:
     """Returns the whole text and the trained text of each document."""
     decode = TOKENIZER.decode
-    return [(decode(each.input_ids), decode(each.input_ids[each.trained])) for each in documents(row)]
+    return [(decode(each.input_ids), decode(each.input_ids[each.trained])) for each in row.documents()]
 
 
 def dropped(prepared: Prepared) -> list[tuple[int, str, str]]:
@@ -83,7 +76,7 @@ def test_a_cut_leaves_each_answer_its_budget(
     chosen, rejected = "c" * answers[0], "r" * answers[1]
     asked = config(write_rows([pair("p" * prompt, chosen, rejected)]), max_length=64, max_truncated_fraction=1.0)
     whole = prepare(asked.changed({"data.max_length": 4096}))
-    sides, full = (documents(Rows(each.folder, "train")[0]) for each in (prepare(asked), whole))
+    sides, full = (Rows(each.folder, "train")[0].documents() for each in (prepare(asked), whole))
     starts = [int(np.flatnonzero(side.trained)[0]) for side in sides]
     assert starts[0] == starts[1] and all(len(side.input_ids) <= 64 for side in sides)
     before = int(np.flatnonzero(full[0].trained)[0])

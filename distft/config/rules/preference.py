@@ -28,8 +28,8 @@ def trained_of_pairs(facts: Facts) -> str | None:
     if facts["data.train_on"] == "assistant" or not _is_of_pairs(facts):
         return None
     return (
-        f"data.train_on={facts['data.train_on']} has no effect with model.task={facts['model.task']}, which compares the "
-        "answers after the common prompt. Try: data.train_on=assistant"
+        f"data.train_on={facts['data.train_on']} has no effect with model.task={facts['model.task']}, which compares "
+        "the answers after the common prompt. Try: data.train_on=assistant"
     )
 
 
