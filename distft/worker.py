@@ -442,6 +442,7 @@ def compare_with_reference(attempt: Attempt, engine: Engine, feed: Feed, vocabul
     settings: dict[str, object] = {
         "strategy": config.strategy.plain(),
         "loss": config.loss.plain(),
+        "task": config.model.task,
         "tuning": config.tuning.plain(),
         "attention": config.model.attention,
         "kernels": config.model.kernels,

@@ -51,8 +51,8 @@ class Loss(Part):
 
     label_smoothing: Share = Field(
         default=0.0,
-        description="cross_entropy: probability spread over the whole vocabulary; dpo, simpo: that a pair is labelled "
-        "the wrong way round",
+        description="cross_entropy: probability spread over the whole vocabulary, or over all classes; dpo, simpo: that "
+        "a pair is labelled the wrong way round",
     )
     beta: Positive = Field(
         default=0.1,
@@ -75,6 +75,17 @@ class Loss(Part):
         default=0.0, description="reward: weight of the squared sum of both rewards, which keeps their mean near zero"
     )
     margin: NotNegative = Field(default=0.0, description="reward: by which the chosen answer's reward must be higher")
+    z_loss: NotNegative = Field(
+        default=0.0, description="weight of log(sum of exp(logits))^2, which keeps logits near zero; training only"
+    )
+    class_weights: list[Any] | None = Field(
+        default=None,
+        description="of classes in the loss, a number each in the order of their names; null: all 1",
+    )
+    delta: Positive = Field(default=1.0, description="of Huber's loss: the error at which it turns linear")
+    positive_weight: Positive = Field(
+        default=1.0, description="of bce: of classes that apply, over those that do not; for classes that rarely apply"
+    )
 
 
 class Strategy(Part):

@@ -15,7 +15,6 @@ from distft.data.render import Rendered
 from distft.data.shards import Row
 
 SIDES = ("chosen", "rejected")
-TASKS = ("preference", "reward_model")  # whose rows are groups of documents
 Render = Callable[[Example], list[Rendered]]
 
 

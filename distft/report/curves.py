@@ -35,8 +35,12 @@ class Panel:
 
 
 PANELS = (
-    Panel("Loss, nats per target token", "loss", ("train", "eval")),
-    Panel("Accuracy of target tokens", "accuracy", ("train", "eval")),
+    Panel("Loss", "loss", ("train", "eval")),
+    Panel("Accuracy", "accuracy", ("train", "eval")),
+    Panel("Macro F1", "f1_macro", ("eval",)),
+    Panel("AUROC", "auroc", ("eval",)),
+    Panel("Mean squared error", "mse", ("train", "eval")),
+    Panel("Spearman's correlation", "spearman", ("eval",)),
     Panel("Learning rate", "learning_rate", from_zero=True),
     Panel("Gradient norm before clipping", "grad_norm", from_zero=True),
     Panel("Tokens per second, all processes", "tokens_per_second", from_zero=True),

@@ -15,6 +15,7 @@ from distft.config.source_item import source_items, source_text
 from distft.generate.samples_file import Sample, before_and_after
 from distft.goodput import Attempt, attempts, read_timeline
 from distft.run import FINISHED, Plan, RunFolder, read_json
+from distft.tasks.shown import is_better, metric_names
 from distft.trackers.terminal import duration
 
 _MIN_SHARE = 0.001  # of the wall time without idle time; smaller parts are summed
@@ -180,17 +181,14 @@ def exported(run: RunFolder, export: Export) -> str:
 
 
 def held_out(evals: Rows) -> list[Change]:
-    """Returns the change of loss, perplexity and accuracy; empty with fewer than two evaluations."""
+    """Returns the change of the loss and the task's metrics; empty with fewer than two evaluations."""
     if len(evals) < 2:
         return []
     first, last = evals[0], evals[-1]
     both = [
-        name
-        for name in ("loss", "perplexity", "accuracy")
-        if first.get(name) is not None and last.get(name) is not None
+        name for name in ("loss", *metric_names(last)) if first.get(name) is not None and last.get(name) is not None
     ]
-    higher = {name: (last[name], first[name]) if name == "accuracy" else (first[name], last[name]) for name in both}
-    return [Change(name, first[name], last[name], better=higher[name][0] > higher[name][1]) for name in both]
+    return [Change(name, first[name], last[name], better=is_better(name, last[name], first[name])) for name in both]
 
 
 def data_licences(config: Config) -> str:

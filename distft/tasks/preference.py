@@ -2,7 +2,13 @@
 
 from distft.tasks import Evaluated, Metrics, Sums, Task
 
+KTO = "distft.losses.kto.KTO"  # the loss of labelled answers; all others compare pairs
 PAIR_METRICS = ("preference_accuracy", "margin", "reward_chosen", "reward_rejected")
+
+
+def formats_of(loss: str | None) -> tuple[str, ...]:
+    """Returns the formats of data.format whose rows a loss reads. loss: its `_target_`."""
+    return ("kto",) if loss == KTO else ("preference",)
 
 
 def of_pairs(sums: Sums, count: int) -> Metrics:
@@ -31,6 +37,7 @@ TASK = Task(
     losses=("dpo", "ipo", "orpo", "simpo", "kto"),
     model_class="AutoModelForCausalLM",
     peft_type="CAUSAL_LM",
+    formats=("preference", "kto"),
     labels="none",
     metrics=of_pairs,
     held_out=no_more,

@@ -9,6 +9,7 @@ TASK = Task(
     losses=("reward",),
     model_class="AutoModelForSequenceClassification",
     peft_type="SEQ_CLS",
+    formats=("preference",),
     labels="none",
     metrics=of_pairs,
     held_out=no_more,

@@ -2,6 +2,7 @@
 
 from distft.config.rules.contract import Facts, rule
 from distft.tasks import load_task
+from distft.tasks.preference import formats_of
 
 
 def _is_of_pairs(facts: Facts) -> bool:
@@ -31,6 +32,19 @@ def trained_of_pairs(facts: Facts) -> str | None:
         f"data.train_on={facts['data.train_on']} has no effect with model.task={facts['model.task']}, which compares "
         "the answers after the common prompt. Try: data.train_on=assistant"
     )
+
+
+@rule(
+    ("data.format", "loss._target_", "model.task"),
+    "data.format=kto without loss=kto, or loss=kto with data.format=preference",
+    "one has single answers with a label, the other compares pairs",
+)
+def rows_of_loss(facts: Facts) -> str | None:
+    form, wanted = facts["data.format"], formats_of(facts["loss._target_"])
+    if facts["model.task"] != "preference" or form not in ("kto", "preference") or form in wanted:
+        return None
+    loss = "kto" if form == "kto" else "dpo"
+    return f"data.format={form} is not for loss={facts.choices.get('loss')}. Try: loss={loss}, or data={wanted[0]}"
 
 
 @rule(

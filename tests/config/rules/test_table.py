@@ -66,6 +66,7 @@ BROKEN = {
     "leakage_unused": (["clean.leakage=true"], "clean.leakage.against=[FILE]"),
     "split_pairs": (["model.task=preference", "loss=dpo", "data.truncate=split"], "data.truncate=cut"),
     "trained_of_pairs": (["model.task=preference", "loss=dpo", "data.train_on=all"], "data.train_on=assistant"),
+    "rows_of_loss": (["model.task=preference", "data=kto", "loss=dpo"], "loss=kto, or data=preference"),
     "adapter_as_reference": (["model.task=preference", "loss=dpo", "loss.reference=adapter"], "loss.reference=stored"),
     "sweep_unused": (["sweep.fail_fast=true"], "-m"),
     "jobs_at_once_unused": (["launcher.jobs_at_once=2"], "-m"),
