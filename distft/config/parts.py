@@ -51,8 +51,8 @@ class Loss(Part):
 
     label_smoothing: Share = Field(
         default=0.0,
-        description="cross_entropy: probability spread over the whole vocabulary, or over all classes; dpo, simpo: that "
-        "a pair is labelled the wrong way round",
+        description="cross_entropy: probability spread over the whole vocabulary, or over all classes; dpo, simpo: "
+        "that a pair is labelled the wrong way round",
     )
     beta: Positive = Field(
         default=0.1,

@@ -1,7 +1,7 @@
 """The Plan of a config: the numbers that the run's programs share, derived once."""
 
-from dataclasses import asdict
 from collections.abc import Mapping
+from dataclasses import asdict
 from math import ceil
 from pathlib import Path
 from typing import Any

@@ -13,6 +13,7 @@ from distft.data.shards import Row, Rows
 from distft.data.stage import Prepared, prepare_data
 from distft.data.tokenize import byte_tokenizer
 
+KTO = "distft.losses.kto.KTO"
 TOKENIZER = byte_tokenizer()
 Make = Callable[..., Config]
 WriteRows = Callable[..., Path]
@@ -143,8 +144,17 @@ def test_a_weight_of_one_message_in_a_pair_is_refused(config: Make, write_rows: 
 
 def test_an_answer_with_a_label_is_a_row_of_one_document(config: Make, write_rows: WriteRows):
     rows = [{"prompt": "Q", "completion": text, "label": good} for text, good in (("yes", True), ("no", False))]
-    found = Rows(prepare(config(write_rows(rows))).folder, "train")
+    asked = config(write_rows(rows))
+    with pytest.raises(ValueError, match="are single answers with a label, and the loss compares pairs. Try: loss=kto"):
+        prepare(asked)
+    found = Rows(prepare(asked.changed({"loss": {"_target_": KTO}})).folder, "train")
     assert [texts(row) for row in found] == [
         [(f"<|im_start|>user\nQ<|im_end|>\n{HEAD}{text}{TAIL}\n", f"{text}{TAIL}")] for text in ("yes", "no")
     ]
     assert [row.labels.tolist() for row in found if row.labels is not None] == [[1.0], [0.0]]
+
+
+def test_pairs_and_labelled_answers_are_not_mixed(config: Make, write_rows: WriteRows):
+    rows = [pair("Q", "yes", "no")] * 2 + [{"prompt": "Q", "completion": "x", "label": True}]
+    prepared = prepare(config(write_rows(rows), max_bad_fraction=1.0))
+    assert [line[:2] for line in dropped(prepared)] == [(3, "malformed")]
