@@ -62,7 +62,7 @@ LOSSES: dict[str, Loss] = {
 
 
 def write_models(folder: Path, vocabulary: int) -> None:
-    """Writes policy, reference and reward model, with weights that differ enough to tell the losses apart."""
+    """Writes policy, reference and reward model, with weights that differ enough to separate the losses."""
     config = LlamaConfig(vocab_size=vocabulary, **TINY, initializer_range=0.2, pad_token_id=0)
     for seed, name in enumerate(("policy", "reference")):
         torch.manual_seed(seed)

@@ -117,6 +117,6 @@ def why_unusable(rows: list[Row], max_length: int) -> str | None:
     for name, row in zip(names, rows, strict=True):
         if not row.trained[1:].any():
             return f"{name}: no token to train on within {max_length} tokens"
-    if len(rows) > 1 and np.array_equal(rows[0].input_ids, rows[1].input_ids):
+    if len(rows) > 1 and rows[0].input_ids.tobytes() == rows[1].input_ids.tobytes():
         return f"chosen and rejected are equal within {max_length} tokens"
     return None

@@ -103,7 +103,7 @@ def test_a_batch_without_rows_gives_zeros_and_a_gradient() -> None:
     assert found.log_probabilities.tolist() == [0.0] and values.grad is not None
 
 
-def test_packed_documents_have_the_log_probabilities_they_have_alone() -> None:
+def test_packed_documents_have_the_values_they_have_alone() -> None:
     model = dense("llama3_8b", 0, **REAL_VOCABULARY)
     rows = rows_of([(6, 3), (11, 4), (9, 8)])
     together = log_probabilities(model, make_batch(rows)).log_probabilities
