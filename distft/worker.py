@@ -211,7 +211,7 @@ def finish(attempt: Attempt, loop: Loop, end: End, architecture: Any) -> None:
 
 def make_feed(config: Config, plan: Plan, flops: Flops, world: World) -> Feed:
     """Opens the prepared rows and cuts them into steps; RuntimeError when they give another number than planned."""
-    rows = Rows(plan.rows_dir, "train", config.data.shards)
+    rows = Rows(plan.rows_dir, "train", config.data.shards, config.loss.class_weights)
     order = Order(len(rows), config.seed, order_version(plan.reads))
     borders = make_borders(config, plan, order, rows)
     cut = make_cut(rows, plan.micro_batch_size, plan.micro_batch_tokens, flops)
@@ -379,7 +379,7 @@ def make_saver(
 def held_out_batches(attempt: Attempt, flops: Flops) -> Iterator[Batch]:
     """Yields this process's share of the held-out rows."""
     config, plan, world = attempt.config, attempt.plan, attempt.world
-    rows = Rows(plan.rows_dir, "eval")
+    rows = Rows(plan.rows_dir, "eval", class_weights=config.loss.class_weights)
     micro_rows = config.eval.micro_batch_size or plan.micro_batch_size
     micro_tokens = None if micro_rows else plan.micro_batch_tokens
     multiple_of = padding_multiple(micro_tokens, config.train.compile, world.device)
