@@ -176,7 +176,8 @@ def reference_folder(config: Config, plan: Plan, world: World) -> Path | None:
 
 def open_rows(config: Config, plan: Plan, split: Literal["train", "eval"], world: World) -> Rows:
     """Opens the prepared rows of a split, with stored log-probabilities of the frozen base if the loss reads any."""
-    rows = Rows(plan.rows_dir, split, config.data.shards if split == "train" else None)
+    shards = config.data.shards if split == "train" else None
+    rows = Rows(plan.rows_dir, split, shards, config.loss.class_weights)
     folder = reference_folder(config, plan, world)
     return rows if folder is None else attach(rows, folder)
 

@@ -127,10 +127,10 @@ def _facts(run: RunFolder) -> list[tuple[str, str]]:
         before, after = held_out[0], held_out[-1]
         change = f" ({after['loss'] / before['loss'] - 1:+.1%})" if before["loss"] else ""
         facts.append(("held-out loss", f"{before['loss']:.4f} -> {after['loss']:.4f}{change}"))
-        for name in metric_names(after):
-            facts.append(
-                (f"held-out {name}", f"{metric_text(name, before.get(name))} -> {metric_text(name, after[name])}")
-            )
+        facts += [
+            (f"held-out {name}", f"{metric_text(name, before.get(name))} -> {metric_text(name, after[name])}")
+            for name in metric_names(after)
+        ]
     if train:
         seconds = sum(row["seconds"] for row in train)
         tokens = sum(row["tokens"] for row in train)
