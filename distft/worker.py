@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from hydra.utils import instantiate
@@ -24,7 +24,6 @@ from distft.checkpoint.save import Saver, Snapshot
 from distft.config import Config, read_config
 from distft.config.key import Part
 from distft.data.batches import Batch
-from distft.data.key import data_dir
 from distft.data.order import Base, Order, order_version, step_borders
 from distft.data.shards import Rows
 from distft.evaluate.held_out import held_out
@@ -52,7 +51,7 @@ from distft.train.early_stopping import EarlyStopping, Evaluator, When
 from distft.train.feed import Feed, all_rows, make_cut, padding_multiple
 from distft.train.health import Monitor, NonFinitePolicy, Stragglers
 from distft.train.loop import End, Loop, RunLog, Settings
-from distft.train.reference import Reader, attach, missing, parts_of, reference_dir, write_missing
+from distft.train.reference import lacks_reference, make_reference, open_rows
 from distft.train.state import (
     Checkpointer,
     SaveSettings,
@@ -100,7 +99,7 @@ def train(run: RunFolder, number: int, world: World, run_loop: Callable[[Loop], 
     flops = Flops.of(model)
     feed = make_feed(attempt.config, attempt.plan, flops, world)
     engine = make_engine(attempt.config, attempt.plan, world)
-    checkpoint = make_reference(attempt, engine, model, flops, resume(attempt, engine, model))
+    checkpoint = resume_with_reference(attempt, engine, model, flops)
     feed = replace(feed, rows=open_rows(attempt.config, attempt.plan, "train", world))
     start_step = steps_done(checkpoint, attempt.plan)
     check_replicas(engine)
@@ -126,7 +125,7 @@ def evaluate(run: RunFolder, number: int, world: World) -> None:
     attempt, _ = begin(run, number, world)
     engine, model = make_engine(attempt.config, attempt.plan, world), make_skeleton(attempt.config, attempt.plan)
     flops = Flops.of(model)
-    checkpoint = make_reference(attempt, engine, model, flops, resume(attempt, engine, model))
+    checkpoint = resume_with_reference(attempt, engine, model, flops)
     step = checkpoint.step if checkpoint else 0
     task = load_task(attempt.config.model.task)
     metrics = held_out(engine, held_out_batches(attempt, flops), world, task)
@@ -161,49 +160,13 @@ def resume(attempt: Attempt, engine: Engine, model: Any) -> Checkpoint | None:
     return load(engine, model, folder, config.checkpoint.resume, config.seed, attempt.plan.model_dir, attempt.world)
 
 
-def reference_folder(config: Config, plan: Plan, world: World) -> Path | None:
-    """Returns where the log-probabilities of the frozen base are stored; None for a loss that reads none."""
-    word = getattr(built(config.loss), "reference", None)
-    if word in (None, "adapter") or (word == "auto" and plan.adapters is not None):
-        return None
-    content = {
-        "model": plan.model_hash or [config.model.facts, config.seed],  # a random instance is a function of its seed
-        "precision": str(compute_dtype(config.train.precision, world.device)),
-        "shards": config.data.shards,
-    }
-    return reference_dir(data_dir(config.cache_dir, plan.reads["data"]), content)
-
-
-def open_rows(config: Config, plan: Plan, split: Literal["train", "eval"], world: World) -> Rows:
-    """Opens the prepared rows of a split, with stored log-probabilities of the frozen base if the loss reads any."""
-    shards = config.data.shards if split == "train" else None
-    rows = Rows(plan.rows_dir, split, shards, config.loss.class_weights)
-    folder = reference_folder(config, plan, world)
-    return rows if folder is None else attach(rows, folder)
-
-
-def make_reference(
-    attempt: Attempt, engine: Engine, model: Any, flops: Flops, checkpoint: Checkpoint | None
-) -> Checkpoint | None:
-    """Computes what is missing of the log-probabilities of the frozen base; returns the checkpoint in the engine.
-
-    checkpoint: loaded in the engine; None: the base model.
-    """
+def resume_with_reference(attempt: Attempt, engine: Engine, model: Any, flops: Flops) -> Checkpoint | None:
+    """Does the same, after the frozen base has read the rows if the loss needs that and no run has done it yet."""
     config, plan, world = attempt.config, attempt.plan, attempt.world
-    folder = reference_folder(config, plan, world)
-    if folder is None:
-        return checkpoint
-    rows = [open_rows(config, plan, split, world) for split in ("train", *(("eval",) if plan.eval_rows else ()))]
-    todo = [(each, missing(parts_of(folder, each.split, len(each)), world)) for each in rows]
-    if not any(parts for _, parts in todo):
-        return checkpoint
-    if checkpoint is not None:
+    if lacks_reference(config, plan, world):
         load(engine, model, attempt.run.checkpoints, "never", config.seed, plan.model_dir, world)
-    multiple_of = padding_multiple(plan.micro_batch_tokens, config.train.compile, world.device)
-    for each, parts in todo:
-        cut = make_cut(each, plan.micro_batch_size, plan.micro_batch_tokens, flops)
-        write_missing(engine, Reader(each, cut, multiple_of), parts, world)
-    return None if checkpoint is None else resume(attempt, engine, model)
+        make_reference(engine, config, plan, flops, world)
+    return resume(attempt, engine, model)
 
 
 def rehearse_saves(attempt: Attempt, engine: Engine) -> None:

@@ -9,32 +9,77 @@ same content reads them.
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
+from hydra.utils import get_object
 from safetensors.numpy import load_file, save_file
 from torch import nn
 
+from distft.config import Config
 from distft.data.batches import Batch
+from distft.data.key import data_dir
 from distft.data.packing import MicroBatching
 from distft.data.shards import Rows
 from distft.losses.log_probabilities import log_probabilities
+from distft.models.flops import Flops
+from distft.run import Plan
 from distft.runtime import heartbeat
+from distft.runtime.device import compute_dtype
 from distft.runtime.process_group import World, all_reduce_sum, from_first
 from distft.strategies.engine import Engine, Sums
-from distft.train.feed import one_batch
+from distft.train.feed import make_cut, one_batch, padding_multiple
 
 PART_ROWS = 4096  # rows per file: what a kill loses at most
 NAME = "log_probabilities"  # of the tensor [rows, documents of a row], fp64
 
 
-def reference_dir(rows_dir: Path, content: dict[str, object]) -> Path:
-    """Returns the folder for the numbers of one content. content: JSON that names weights, precision and rows."""
+def reference_dir(config: Config, plan: Plan, device: torch.device) -> Path | None:
+    """Returns the folder for the numbers of a run's rows; None where the loss reads none that are stored."""
+    if not hasattr(get_object(str(config.loss.target)), "reference"):
+        return None
+    where = config.loss.reference
+    if where == "adapter" or (where == "auto" and plan.adapters is not None):
+        return None
+    content = {
+        "model": plan.model_hash or [config.model.facts, config.seed],  # a random instance is a function of its seed
+        "precision": str(compute_dtype(config.train.precision, device)),
+        "shards": config.data.shards,
+    }
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
-    return rows_dir / "reference" / digest
+    return data_dir(config.cache_dir, plan.reads["data"]) / "reference" / digest
+
+
+def open_rows(config: Config, plan: Plan, split: Literal["train", "eval"], world: World) -> Rows:
+    """Opens the prepared rows of a split, with the stored numbers where there are some for the loss."""
+    shards = config.data.shards if split == "train" else None
+    rows = Rows(plan.rows_dir, split, shards, config.loss.class_weights)
+    folder = reference_dir(config, plan, world.device)
+    return rows if folder is None else attach(rows, folder)
+
+
+def lacks_reference(config: Config, plan: Plan, world: World) -> bool:
+    """Returns whether numbers of some rows are not stored yet; a collective."""
+    folder = reference_dir(config, plan, world.device)
+    return folder is not None and any(missing(parts_of(folder, each), world) for each in _splits(config, plan, world))
+
+
+def make_reference(engine: Engine, config: Config, plan: Plan, flops: Flops, world: World) -> None:
+    """Stores the numbers that are missing; the engine holds the base model."""
+    folder = reference_dir(config, plan, world.device)
+    assert folder is not None, "see lacks_reference"
+    multiple_of = padding_multiple(plan.micro_batch_tokens, config.train.compile, world.device)
+    for rows in _splits(config, plan, world):
+        cut = make_cut(rows, plan.micro_batch_size, plan.micro_batch_tokens, flops)
+        write_missing(engine, Reader(rows, cut, multiple_of), missing(parts_of(folder, rows), world), world)
+
+
+def _splits(config: Config, plan: Plan, world: World) -> list[Rows]:
+    return [open_rows(config, plan, split, world) for split in (("train", "eval") if plan.eval_rows else ("train",))]
 
 
 @dataclass(frozen=True)
@@ -46,10 +91,10 @@ class Part:
     stop: int
 
 
-def parts_of(folder: Path, split: str, num_rows: int) -> list[Part]:
-    starts = range(0, num_rows, PART_ROWS)
+def parts_of(folder: Path, rows: Rows) -> list[Part]:
+    starts = range(0, len(rows), PART_ROWS)
     return [
-        Part(folder / f"{split}-{number:05d}.safetensors", start, min(start + PART_ROWS, num_rows))
+        Part(folder / f"{rows.split}-{number:05d}.safetensors", start, min(start + PART_ROWS, len(rows)))
         for number, start in enumerate(starts)
     ]
 
@@ -68,7 +113,7 @@ def read_parts(parts: list[Part]) -> np.ndarray:
 
 def attach(rows: Rows, folder: Path) -> Rows:
     """Returns the rows with their numbers in `folder`; as they are where a part is missing."""
-    parts = parts_of(folder, rows.split, len(rows))
+    parts = parts_of(folder, rows)
     return rows.with_reference(read_parts(parts)) if parts and all(part.file.is_file() for part in parts) else rows
 
 
@@ -82,13 +127,8 @@ class Reader:
 
 
 @torch.no_grad()
-def write_missing(
-    engine: Engine, reader: Reader, parts: list[Part], world: World, progress: Callable[[int], None] = lambda rows: None
-) -> None:
-    """Computes the parts with the engine's weights as they are, and writes each when all processes have their share.
-
-    progress: called with the rows done after each part.
-    """
+def write_missing(engine: Engine, reader: Reader, parts: list[Part], world: World) -> None:
+    """Computes the parts with the engine's weights as they are, and writes each when all processes have their share."""
     engine.train(False)
     for part in parts:
         found = np.zeros((part.stop - part.start, reader.rows.documents_per_row))
@@ -100,7 +140,6 @@ def write_missing(
         whole = all_reduce_sum(torch.from_numpy(found).to(world.device)).cpu().numpy()
         if world.is_first:
             _write(part.file, whole)
-        progress(part.stop - part.start)
     engine.train(True)
     from_first("written", world)  # nobody reads before rank 0 has written
 

@@ -34,7 +34,7 @@ def run_case(case: dict[str, Any], rows_dir: Path, folder: Path, world: World) -
     flops, rows = Flops.of(plain), Rows(rows_dir, "train")
     written = []
     if case["reference"] == "stored":
-        parts = parts_of(folder / case["name"], "train", len(rows))
+        parts = parts_of(folder / case["name"], rows)
         todo = missing(parts, world)
         write_missing(engine, Reader(rows, make_cut(rows, 3, None, flops)), todo, world)
         written = [part.file.name for part in todo]
