@@ -136,13 +136,13 @@ class RowPipeline:
 
     def rows(self, found: Iterable[RawRow], forms: list[Format], outcome: Outcome) -> Iterator[MadeRow]:
         """Yields the valid rows; counts and logs the others."""
-        stream = outcome.stream
+        stream, number = outcome.stream, outcome.classes.number
         for batch in _batches(self._rendered(found, forms, outcome)):
             tokenized = self.row_tokenizer([each.rendered for each in batch])
             for each, made in zip(batch, tokenized, strict=True):
                 stream.count_tokens(made.full_length, len(each.rendered.text))
                 kept = self._fitted(made, each.raw, outcome)
-                kept = [outcome.classes.number(row, each.example.label, each.example.weight) for row in kept]
+                kept = [number(row, each.example.label, each.example.weight, made.words) for row in kept]
                 trained = [row for row in kept if row.num_targets]
                 if kept and not trained:
                     stream.untrained += 1
@@ -290,7 +290,7 @@ def make_pipeline(config: Config) -> tuple[RowPipeline, Any]:
         template = PromptTemplate(template_text(data.prompt_template), data.fields, form)
     pipeline = RowPipeline(
         renderer,
-        RowTokenizer(tokenizer) if task.labels == "none" else LabelledTokenizer(tokenizer),
+        RowTokenizer(tokenizer) if task.labels == "none" else LabelledTokenizer(tokenizer, task.labels),
         data,
         config.cache_dir,
         cleaner=make_cleaner(config),
