@@ -33,7 +33,12 @@ class LabelledRenderer:
         self.chat_template, self.ends, self.training = chat_template, set[str](), Training()
 
     def __call__(self, example: Example) -> Rendered:
-        return Rendered("".join(part.text for part in example.segments), ())
+        """Returns the text, of words joined by spaces, and the words that have a tag as its spans."""
+        words = [part.text for part in example.segments]
+        starts = np.cumsum([0, *(len(word) + 1 for word in words)]).tolist()
+        tags = example.label if isinstance(example.label, tuple) and len(example.label) == len(words) else words
+        spans = [(at, at + len(word)) for at, word, tag in zip(starts, words, tags, strict=False) if tag is not None]
+        return Rendered(" ".join(words), tuple(spans))
 
     def rows(self, example: Example) -> list[Rendered]:
         return [self(example)]
@@ -46,23 +51,34 @@ class LabelledRenderer:
 
 
 class LabelledTokenizer:
-    """Returns the ids of `tokenizer(text)`, of which the last is read."""
+    """Returns the ids of `tokenizer(text)`, of which the last is read; of tags the first of each word."""
 
-    def __init__(self, tokenizer: Any) -> None:
-        self.tokenizer = tokenizer
+    def __init__(self, tokenizer: Any, kind: LabelKind) -> None:
+        self.tokenizer, self.kind = tokenizer, kind
 
     def __call__(self, batch: Sequence[Rendered]) -> list[TokenizedRow]:
-        encoded = self.tokenizer([each.text for each in batch], return_attention_mask=False, verbose=False)
-        return [self._row(np.array(ids, dtype=np.int32)) for ids in encoded["input_ids"]]
+        encoded = self.tokenizer(
+            [each.text for each in batch], return_attention_mask=False, return_offsets_mapping=True, verbose=False
+        )
+        return [
+            self._row(np.array(ids, dtype=np.int32), np.array(offsets, dtype=np.int64).reshape(-1, 2), each)
+            for ids, offsets, each in zip(encoded["input_ids"], encoded["offset_mapping"], batch, strict=True)
+        ]
 
-    def _row(self, input_ids: np.ndarray) -> TokenizedRow:
-        return TokenizedRow(Row(input_ids, np.arange(len(input_ids)) == len(input_ids) - 1), len(input_ids))
+    def _row(self, input_ids: np.ndarray, offsets: np.ndarray, rendered: Rendered) -> TokenizedRow:
+        if self.kind != "tags":
+            return TokenizedRow(Row(input_ids, np.arange(len(input_ids)) == len(input_ids) - 1), len(input_ids))
+        first = [np.flatnonzero((offsets[:, 1] > start) & (offsets[:, 0] < end)) for start, end in rendered.spans]
+        read = {int(tokens[0]): word for word, tokens in reversed([*enumerate(first)]) if len(tokens)}
+        trained = np.isin(np.arange(len(input_ids)), [*read])
+        return TokenizedRow(Row(input_ids, trained), len(input_ids), tuple(read[token] for token in sorted(read)))
 
     def cut(self, row: Row, max_length: int) -> Row:
         """Returns the row with its first tokens, and the special tokens that end it, as the tokenizer cuts a text."""
         tail = self.num_end_tokens
-        kept = np.concatenate([row.input_ids[: max_length - tail], row.input_ids[len(row.input_ids) - tail :]])
-        return replace(row, input_ids=kept, trained=np.arange(len(kept)) == len(kept) - 1)
+        kept = np.r_[: max_length - tail, len(row.input_ids) - tail : len(row.input_ids)]
+        trained = row.trained[kept] if self.kind == "tags" else np.arange(len(kept)) == len(kept) - 1
+        return replace(row, input_ids=row.input_ids[kept], trained=trained)
 
     @property
     def num_end_tokens(self) -> int:
@@ -77,7 +93,7 @@ def raw_label(kind: LabelKind, label: Any) -> "Names | tuple[float, ...]":
     if label is None:
         raise BadField("label", "is missing")
     several = label if isinstance(label, tuple) else (label,)
-    return tuple(map(float, several)) if kind == "values" else tuple(map(str, several))
+    return tuple(map(float, several)) if kind == "values" else tuple(str(each) for each in several if each is not None)
 
 
 class ChunkLabels:
@@ -86,11 +102,16 @@ class ChunkLabels:
     def __init__(self, kind: LabelKind) -> None:
         self.kind, self.names, self.has_lists = kind, dict[str, int](), False
 
-    def number(self, row: Row, label: Any, weight: float) -> Row:
-        """Returns the row with its label: the numbers of its classes in this chunk, or its values; and its weight."""
+    def number(self, row: Row, label: Any, weight: float, words: tuple[int, ...] = ()) -> Row:
+        """Returns the row with its label: the numbers of its classes in this chunk, or its values; and its weight.
+
+        words: the tagged word of each token that is read, before the row was cut.
+        """
         if self.kind == "none":
             return row
         raw = raw_label(self.kind, label)
+        if self.kind == "tags":
+            raw = tuple(str(raw[word]) for word in words[: int(row.trained.sum())])
         self.has_lists |= isinstance(label, tuple)
         numbers = raw if self.kind == "values" else [self.names.setdefault(str(name), len(self.names)) for name in raw]
         weights = None if weight == 1.0 else np.full(len(row.input_ids), weight, np.float32)

@@ -139,7 +139,7 @@ class RowPipeline:
 
     def rows(self, found: Iterable[RawRow], forms: list[Format], outcome: Outcome) -> Iterator[MadeRow]:
         """Yields the valid rows; counts and logs the others."""
-        stream = outcome.stream
+        stream, number = outcome.stream, outcome.classes.number
         for batch in _batches(self._rendered(found, forms, outcome)):
             tokenized = iter(self.row_tokenizer([text for each in batch for text in each.documents]))
             for each in batch:
@@ -153,7 +153,8 @@ class RowPipeline:
                         yield MadeRow(row, each.identity, *place, each.answer, each.raw.value, each.looked)
                     continue
                 kept = self._fitted(documents[0], each.raw, outcome)
-                kept = [outcome.classes.number(row, each.example.label, each.example.weight) for row in kept]
+                words = documents[0].words
+                kept = [number(row, each.example.label, each.example.weight, words) for row in kept]
                 trained = [row for row in kept if row.num_targets]
                 if kept and not trained:
                     stream.untrained += 1
@@ -351,7 +352,7 @@ def make_pipeline(config: Config) -> tuple[RowPipeline, Any]:
         template = PromptTemplate(template_text(data.prompt_template), data.fields, form)
     pipeline = RowPipeline(
         renderer,
-        RowTokenizer(tokenizer) if task.labels == "none" else LabelledTokenizer(tokenizer),
+        RowTokenizer(tokenizer) if task.labels == "none" else LabelledTokenizer(tokenizer, task.labels),
         data,
         config.cache_dir,
         cleaner=make_cleaner(config),

@@ -191,7 +191,7 @@ class Rows:
         shards: Sequence[int] | None = None,
         class_weights: Sequence[float] | None = None,
     ) -> None:
-        """class_weights: of classes in the loss, times the weights of the units that have them; None: all 1."""
+        """class_weights: of classes in the loss, which multiply the weights of the units with them; None: all 1."""
         self.folder, self.split = Path(folder), split
         self.class_weights = None if class_weights is None else np.array(class_weights, dtype=np.float32)
         present = _present(self.folder, split)

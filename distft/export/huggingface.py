@@ -30,7 +30,9 @@ from distft.checkpoint.probe import check_live
 from distft.data.key import TEMPLATE_FILES, TOKENIZER_FILES
 from distft.data.tokenize import byte_tokenizer
 from distft.models.adapters import A, B, is_adapter
-from distft.models.heads import new_weights, reads_tokens
+from distft.models.heads import new_weights
+from distft.tasks import Task
+from distft.tasks.causal_lm import TASK as CAUSAL_LM
 from distft.tensors.safetensors import read_header, tensors_of
 from distft.tensors.streaming import WeightSource, names_in_model
 from distft.tensors.weight_files import weight_files
@@ -98,13 +100,14 @@ class TrainedWeights:
         base: WeightSource,
         scale: float = 0.0,
         computed_in: torch.dtype = torch.float32,
+        task: Task = CAUSAL_LM,
     ) -> None:
         """model: the base model on the meta device. scale: of the adapters. computed_in: dtype of the live model.
 
         RuntimeError when checkpoint and model have different parameters.
         """
         self.checkpoint, self.model, self.base, self.scale = checkpoint, model, base, scale
-        self.computed_in = computed_in
+        self.computed_in, self.task = computed_in, task
         self.trained = set(checkpoint.names)
         known = {name for name, _ in model.named_parameters()}
         adapted = {name.removesuffix(end) + ".weight" for name in self.trained for end in (A, B) if name.endswith(end)}
@@ -114,13 +117,6 @@ class TrainedWeights:
         if unknown or unread:
             name = (unknown or unread)[0]
             raise RuntimeError(f"{checkpoint.folder} and the model do not have the same parameters: {name}")
-
-    @property
-    def auto_class(self) -> str:
-        """The Auto class of transformers that opens the model."""
-        if self.model.get_output_embeddings() is not None:
-            return "AutoModelForCausalLM"
-        return f"AutoModelFor{'Token' if reads_tokens(self.model) else 'Sequence'}Classification"
 
     @property
     def has_adapters(self) -> bool:
@@ -312,7 +308,7 @@ def write_huggingface(
     RuntimeError when the written folder does not open, or does not match the live model.
     """
     notes, warnings = write_config(weights.model, base_dir, dtype, folder), list[str]()
-    if weights.model.get_output_embeddings() is not None:
+    if weights.task is CAUSAL_LM:
         warnings = write_generation(weights.model, base_dir, ends, folder)
     _write_weights(weights, dtype, folder)
     verify(folder, weights, dtype)
@@ -324,7 +320,7 @@ def verify(folder: Path, weights: TrainedWeights, dtype: torch.dtype) -> None:
 
     Where the checkpoint has a probe, the outputs must match it too.
     """
-    auto_class: Any = getattr(transformers, weights.auto_class)
+    auto_class: Any = getattr(transformers, weights.task.model_class)
     opened: Any = auto_class.from_pretrained(folder, dtype=dtype, output_loading_info=True)
     model, info = opened
     wrong = {key: sorted(map(str, info[key])) for key in ("missing_keys", "unexpected_keys", "mismatched_keys")}

@@ -73,7 +73,8 @@ class Opened:
     @property
     def weights(self) -> TrainedWeights:
         scale = getattr(self.tuning, "scale", 0.0)
-        return TrainedWeights(self.checkpoint, self.model, self.base, scale, self.computed_in)
+        task = load_task(self.config.model.task)
+        return TrainedWeights(self.checkpoint, self.model, self.base, scale, self.computed_in, task)
 
     @property
     def base(self) -> WeightSource:
@@ -138,7 +139,7 @@ def _peft(opened: Opened, folder: Path) -> list[str]:
 
 def _base_model(opened: Opened) -> PreTrainedModel:
     if opened.plan.model_dir:
-        auto_class = getattr(transformers, opened.weights.auto_class)
+        auto_class = getattr(transformers, opened.weights.task.model_class)
         labels = Labels.of(opened.plan.labels)
         config = architecture(opened.plan.model_dir, {}, labels)
         return auto_class.from_pretrained(opened.plan.model_dir, config=config, dtype=opened.dtype)
