@@ -55,6 +55,7 @@ from distft.train.ema import Ema, in_force, settle
 from distft.train.feed import Feed, make_cut, padding_multiple
 from distft.train.health import Monitor, NonFinitePolicy, Stragglers
 from distft.train.loop import End, Loop, RunLog, Settings
+from distft.train.reference import lacks_reference, make_reference, open_rows
 from distft.train.state import (
     check_replicas,
     load,
@@ -89,7 +90,9 @@ def train(run: RunFolder, number: int, world: World, run_loop: Callable[[Loop], 
     flops = Flops.of(model)
     feed = make_feed(attempt.config, attempt.plan, flops, world)
     engine = make_engine(attempt.config, attempt.plan, world)
-    start_step = steps_done(resume(attempt, engine, model), attempt.plan)
+    checkpoint = resume_with_reference(attempt, engine, model, flops)
+    feed = replace(feed, rows=open_rows(attempt.config, attempt.plan, "train", world))
+    start_step = steps_done(checkpoint, attempt.plan)
     check_replicas(engine)
     rehearse_saves(attempt, engine)
     lasting = make_lasting(attempt, nodes)
@@ -112,11 +115,12 @@ def evaluate(run: RunFolder, number: int, world: World) -> None:
     """Evaluates the checkpoint that the config of folder `run` names on the held-out rows, into metrics.json."""
     attempt, _ = begin(run, number, world)
     engine, model = make_engine(attempt.config, attempt.plan, world), make_skeleton(attempt.config, attempt.plan)
-    checkpoint = resume(attempt, engine, model)
+    flops = Flops.of(model)
+    checkpoint = resume_with_reference(attempt, engine, model, flops)
     step = checkpoint.step if checkpoint else 0
     task = load_task(attempt.config.model.task)
     with in_force(engine, attempt.config.evaluates_ema):
-        metrics = held_out(engine, held_out_batches(attempt, Flops.of(model)), world, task)
+        metrics = held_out(engine, held_out_batches(attempt, flops), world, task)
     if world.is_first:
         write_json(run.path / "metrics.json", {"step": step, "split": "eval", **metrics})
         run.write_status(state="completed", step=step)
@@ -148,6 +152,15 @@ def resume(attempt: Attempt, engine: Engine, model: Any) -> Checkpoint | None:
     done = load(engine, model, folder, config.checkpoint.resume, config.seed, attempt.plan.model_dir, attempt.world)
     settle(engine, done, is_kept=config.train.ema_decay is not None)
     return done
+
+
+def resume_with_reference(attempt: Attempt, engine: Engine, model: Any, flops: Flops) -> Checkpoint | None:
+    """Does the same, after the frozen base has read the rows if the loss needs that and no run has done it yet."""
+    config, plan, world = attempt.config, attempt.plan, attempt.world
+    if lacks_reference(config, plan, world):
+        load(engine, model, attempt.run.checkpoints, "never", config.seed, plan.model_dir, world)
+        make_reference(engine, config, plan, flops, world)
+    return resume(attempt, engine, model)
 
 
 def rehearse_saves(attempt: Attempt, engine: Engine) -> None:
@@ -209,7 +222,7 @@ def finish(attempt: Attempt, loop: Loop, end: End, architecture: Any) -> None:
 
 def make_feed(config: Config, plan: Plan, flops: Flops, world: World) -> Feed:
     """Opens the prepared rows and cuts them into steps; RuntimeError when they give another number than planned."""
-    rows = Rows(plan.rows_dir, "train", config.data.shards)
+    rows = open_rows(config, plan, "train", world)
     order = Order(len(rows), config.seed, order_version(plan.reads))
     borders = make_borders(config, plan, order, rows)
     cut = make_cut(rows, plan.micro_batch_size, plan.micro_batch_tokens, flops)
@@ -353,6 +366,7 @@ def compare_with_reference(attempt: Attempt, engine: Engine, feed: Feed, vocabul
     settings: dict[str, object] = {
         "strategy": config.strategy.plain(),
         "loss": config.loss.plain(),
+        "task": config.model.task,
         "tuning": config.tuning.plain(),
         "attention": config.model.attention,
         "kernels": config.model.kernels,

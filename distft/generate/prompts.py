@@ -150,8 +150,10 @@ def held_out_prompts(rows: Rows, render: PromptRenderer, count: int | None = Non
 def cut(row: Row) -> tuple[list[int], int]:
     """Returns the tokens of a row up to the end of its last trained part, and where that part begins.
 
-    In a row that is trained from its first token, such as plain text, it begins in the middle.
+    In a row that is trained from its first token, such as plain text, it begins in the middle. Of a pair it is the
+    chosen answer.
     """
+    row = row if row.borders is None else row.documents()[0]
     trained = np.flatnonzero(row.trained)
     end = int(trained[-1]) + 1
     untrained = np.flatnonzero(~row.trained[:end])
