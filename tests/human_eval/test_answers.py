@@ -106,7 +106,7 @@ def test_names_come_from_the_run_and_from_an_exported_folder(tmp_path: Path):
     assert names_of(System("final", "answers/1.jsonl", "", str(final), "latest")) >= {"Otter-3B", "night-7", "final"}
 
 
-def test_equal_names_are_told_apart_by_a_number():
+def test_equal_names_get_a_number():
     systems = [System("final", f"answers/{i}.jsonl", "") for i in range(3)]
     assert [system.name for system in named_apart(systems)] == ["final", "final (2)", "final (3)"]
 

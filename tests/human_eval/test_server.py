@@ -145,7 +145,7 @@ def test_no_byte_names_a_system_and_the_key_is_never_opened(tmp_path: Path, requ
         assert name not in shown, name
 
 
-def test_it_listens_on_the_loopback_unless_told_otherwise(served: Served, require):
+def test_it_listens_on_the_loopback_by_default(served: Served, require):
     listening = subprocess.run([require("ss"), "-ltnH"], capture_output=True, text=True, check=True).stdout
     addresses = [line.split()[3] for line in listening.splitlines()]
     assert f"127.0.0.1:{served.port}" in addresses
