@@ -14,9 +14,12 @@ from distft.goodput import PARTS, Goodput
 from distft.report import compare
 from distft.report.facts import gather
 from distft.report.page import render
+from distft.report.sweep import page as sweep_page
+from distft.report.sweep.jobs import read_sweep
 from distft.run import RunFolder, read_json, write_json
+from tests.report.sweep.conftest import of_seeds, write_sweep
 
-VOID = {"meta", "wbr", "br", "hr", "input", "path", "rect", "use"}
+VOID = {"meta", "wbr", "br", "hr", "input"}
 UNSEEN = {"style", "title", "script", "defs", "metadata"}
 REPORT = {
     "streams": {"train": {"read": 120, "bad": 5, "untrained": 2, "dropped": 3, "truncated": 7}},
@@ -39,6 +42,9 @@ class Texts(HTMLParser):
         self.around: list[tuple[str, str]] = []
         self.found: list[tuple[str, str]] = []  # sources and text
         self.feed(page)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """Of elements without content, as in <path/>."""
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         if tag not in VOID:
@@ -155,3 +161,15 @@ def test_the_comparison_names_the_run_of_each_number(full_run: RunFolder) -> Non
     assert without_source(page) == []
     assert Texts(page).of("other/config.yaml#optimizer.lr") == "0.0002"
     assert "2.5 → 1.5" in Texts(page).of("other/metrics.jsonl#eval.8.loss")
+
+
+def test_the_page_of_a_sweep_names_the_runs_of_its_numbers(tmp_path: Path) -> None:
+    jobs = [*of_seeds(1e-4, 1.5, 1.25), *of_seeds(1e-3, 1.75, 1.625)]
+    folder = write_sweep(tmp_path / "rates", jobs, ["optimizer.lr", "seed"])
+    page = sweep_page.render(read_sweep(folder))
+    assert without_source(page) == []
+    sources = {
+        source.partition("#")[0] for found in re.findall(r'data-source="([^"]*)"', page) for source in found.split()
+    }
+    assert {f"{job:02d}/metrics.jsonl" for job in range(4)} <= sources
+    assert "1.375" in Texts(page).of("00/metrics.jsonl#eval.*.loss"), "the mean over seeds names both runs"
