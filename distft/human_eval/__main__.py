@@ -89,9 +89,9 @@ def verb(name: str) -> Verb:
     if name == "status":
         return Verb(status, STATUS_KEYS, ("study",), STATUS_CLAIM)
     if name == "create":
-        from distft.human_eval import create
+        from distft.human_eval import create, create_keys
 
-        return Verb(create.create, create.KEYS, ("study", "raters"), create.CLAIM)
+        return Verb(create.create, create_keys.KEYS, ("study", "raters"), create_keys.CLAIM)
     if name == "plan":
         from distft.human_eval import power
 
