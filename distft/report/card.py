@@ -25,6 +25,7 @@ def model_card(facts: Facts, base: str | None, made: Sequence[tuple[str, str | N
     opens = ["", f"An adapter of {base or 'a random tiny model'}, in the format of peft.", _STOPS] if adapters else []
     measured = [f"| {c.name} | {c.before:.4f} | {c.after:.4f} |" for c in facts.changes]
     table = ["| | before | after |", "|---|---|---|", *measured] if measured else ["Not measured at this step."]
+    human = [f"- {each.about}" for each in facts.outcomes if each.title.startswith("Human evaluation") and each.about]
     attempts = ["", "## Attempts", "", *(f"- {line}" for line in attempt_lines(facts.attempts))]
     return "\n".join(
         [
@@ -41,6 +42,7 @@ def model_card(facts: Facts, base: str | None, made: Sequence[tuple[str, str | N
             *table,
             *([f"\nOver {facts.held_out_tokens:,} target tokens."] if measured else []),
             *(["", "## Samples", "", *_samples(facts.samples)] if facts.samples else []),
+            *(["", "## Human evaluation", "", *human] if human else []),
             "",
             "## Training",
             "",

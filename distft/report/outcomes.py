@@ -11,6 +11,8 @@ from typing import Any
 from distft.report.tables import Fact, flat
 from distft.run import RunFolder, read_json
 
+HUMAN = ("win_rate", "counts", "agreement", "self_agreement", "biases", "attention")  # shown of a study's analysis.json
+
 
 @dataclass(frozen=True)
 class Measure:
@@ -103,10 +105,34 @@ def _audit(file: Path, run: Path) -> Outcome:
 
 
 def _human(file: Path, run: Path) -> Outcome:
-    name = _name(file, run)
-    facts = tuple(flat(read_json(file), name))
+    """Returns the conclusions of a study, its comparisons, and the numbers about its quality."""
+    name, found = _name(file, run), read_json(file)
+    facts = tuple(flat({key: found[key] for key in HUMAN if key in found}, name))
+    measures = [
+        Measure(
+            f"win rate of {each['a']} against {each['b']}",
+            _number(each["win_rate"]["value"]),
+            _interval(each["win_rate"]),
+            f"{each['votes']:,}",
+            f"p {each['p_holm']:.2g}",
+            f"{name}#comparisons.{i}",
+        )
+        for i, each in enumerate(found.get("comparisons", []))
+    ]
+    measures += [
+        Measure(
+            f"{each['criterion']}: {each['a']} minus {each['b']}",
+            f"{each['value']:+.3g}",
+            _interval(each),
+            "",
+            "",
+            f"{name}#differences.{i}",
+        )
+        for i, each in enumerate(found.get("differences", []))
+    ]
     study = file.parent.relative_to(run / "human").as_posix()
-    return Outcome(f"Human evaluation{'' if study == '.' else f': {study}'}", "", (), name, facts)
+    title = f"Human evaluation{'' if study == '.' else f': {study}'}"
+    return Outcome(title, ". ".join(found.get("conclusions", [])), tuple(measures), name, facts)
 
 
 def _interval(row: Mapping[str, Any]) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from distft.report.card import model_card
 from distft.report.facts import gather
-from distft.run import RunFolder
+from distft.run import RunFolder, write_json
 from tests.report.conftest import eval_row, train_row
 
 
@@ -39,3 +39,10 @@ def test_the_card_names_licence_and_origin_of_the_data(make_run: Callable[..., R
     card = model_card(gather(make_run(data={"train": items, "eval": 0.1})), None, [])
     assert "- training rows: a.jsonl (weight 2, licence MIT, origin our wiki), b.jsonl (weight 1)" in card
     assert "Licence: that of the base model and of the data (MIT; 1 of 2 sources names none)." in card
+
+
+def test_the_card_has_the_conclusions_of_a_study(make_run: Callable[..., RunFolder]) -> None:
+    run = make_run()
+    assert "Human evaluation" not in model_card(gather(run), None, [])
+    write_json(run.path / "human" / "study" / "analysis.json", {"conclusions": ["no difference shown", "alpha 0.3"]})
+    assert "## Human evaluation\n\n- no difference shown. alpha 0.3\n" in model_card(gather(run), None, [])
