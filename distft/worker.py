@@ -115,18 +115,6 @@ def train(run: RunFolder, number: int, world: World, run_loop: Callable[[Loop], 
     finish(attempt, loop, end, model.config)
 
 
-def evaluate(run: RunFolder, number: int, world: World) -> None:
-    """Evaluates the checkpoint that the config of folder `run` names on the held-out rows, into metrics.json."""
-    attempt, _ = begin(run, number, world)
-    engine, model = make_engine(attempt.config, attempt.plan, world), make_skeleton(attempt.config, attempt.plan)
-    checkpoint = resume(attempt, engine, model)
-    step = checkpoint.step if checkpoint else 0
-    metrics = held_out(engine, held_out_batches(attempt, Flops.of(model)), world)
-    if world.is_first:
-        write_json(run.path / "metrics.json", {"step": step, "split": "eval", **metrics})
-        run.write_status(state="completed", step=step)
-
-
 def begin(run: RunFolder, number: int, world: World) -> tuple[Attempt, Attention]:
     """Reads the frozen config and the plan, copies files to this node where requested, and resolves the attention."""
     config, plan = read_config(run), run.read_plan()
@@ -135,9 +123,9 @@ def begin(run: RunFolder, number: int, world: World) -> tuple[Attempt, Attention
     return Attempt(run, number, config.changed({"model.attention": attention.in_force}), plan, world), attention
 
 
-def choose_attention(config: Config, plan: Plan, world: World) -> Attention:
-    """Returns the attention kernel for model.attention on this machine, with the reason."""
-    rows = Rows(plan.rows_dir, "train", config.data.shards)
+def choose_attention(config: Config, plan: Plan, world: World, rows: Rows | None = None) -> Attention:
+    """Returns the attention kernel for model.attention on this machine, with the reason. rows: None: those to train."""
+    rows = rows or Rows(plan.rows_dir, "train", config.data.shards)
     return effective_attention(
         config.model.attention,
         Machine.of(world.device, compute_dtype(config.train.precision, world.device)),

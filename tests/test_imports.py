@@ -20,7 +20,7 @@ LEVELS = {
     5: {"evaluate", "generate", "plan", "train"},
     # rank imports worker; launch and a sweep share the stages of a run, and launch imports sweep
     6: {"human_eval", "audit", "report", "launch", "worker"},
-    7: {"cli", "inference", "sweep"},
+    7: {"cli", "evaluation", "inference", "sweep"},
 }
 LEVEL_OF = {name: level for level, names in LEVELS.items() for name in names}
 COMMANDS = 8

@@ -1,0 +1,70 @@
+"""An evaluation job: the file with what its ranks measure, and the files that they write.
+
+Nothing here imports torch. Rank N appends the sums of its rows to sums/rank-N.jsonl.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from distft.run import RunFolder, read_json, write_json
+
+FILE, SUMS, BENCHMARKS, ABOUT = "evaluation.json", "sums", "benchmarks.json", "about.json"
+
+
+@dataclass(frozen=True)
+class Tasks:
+    """Benchmark tasks of lm-eval. path: a folder with YAML tasks of one's own. chat: apply the chat template."""
+
+    names: tuple[str, ...]
+    path: str | None = None
+    num_fewshot: int | None = None
+    limit: int | None = None
+    chat: bool = False
+
+
+@dataclass(frozen=True)
+class Work:
+    """What an evaluation job does. rows_dir: prepared rows whose eval split is measured; None: none.
+
+    micro_rows, micro_tokens: limit of a forward, one of them set.
+    """
+
+    rows_dir: str | None
+    micro_rows: int | None
+    micro_tokens: int | None
+    tasks: Tasks | None = None
+
+    def write(self, job: RunFolder) -> None:
+        write_json(job.path / FILE, asdict(self))
+
+    @staticmethod
+    def read(job: RunFolder) -> "Work":
+        values = read_json(job.path / FILE)
+        tasks = values.pop("tasks")
+        return Work(**values, tasks=Tasks(**tasks | {"names": tuple(tasks["names"])}) if tasks else None)
+
+
+def sums_file(job: RunFolder, rank: int) -> Path:
+    return job.path / SUMS / f"rank-{rank}.jsonl"
+
+
+def count_sums(job: RunFolder) -> int:
+    """Returns how many rows have been measured so far."""
+    return sum(file.read_bytes().count(b"\n") for file in (job.path / SUMS).glob("rank-*.jsonl"))
+
+
+def read_sums(job: RunFolder, num_rows: int) -> dict[str, np.ndarray]:
+    """Returns the sums of all rows by name, each float64 [rows]; RuntimeError unless each row is there once."""
+    lines = [
+        json.loads(line)
+        for file in sorted((job.path / SUMS).glob("rank-*.jsonl"))
+        for line in file.read_text().splitlines()
+    ]
+    lines.sort(key=lambda line: line["row"])
+    if [line["row"] for line in lines] != list(range(num_rows)):
+        raise RuntimeError(f"{job.path} has sums of {len(lines)} rows instead of {num_rows}, each once")
+    names = [name for name in lines[0] if name != "row"]
+    return {name: np.array([line[name] for line in lines], dtype=np.float64) for name in names}

@@ -1,0 +1,159 @@
+"""What an evaluation writes and prints: metrics.json, items.jsonl, and a table.
+
+metrics.json: `{step, at, rows, metrics: {name: {value, stderr, low, high, n, clusters}}, slices, against, ...}`; null
+where there is no number. items.jsonl has a line for each item.
+"""
+
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from distft.evaluate.answers import Answered
+from distft.evaluate.items import Item, plain
+from distft.evaluate.metrics import FEW, Comparison, Evaluation, verdict
+from distft.run import json_text, write_json
+
+METRICS, ITEMS = "metrics.json", "items.jsonl"
+Json = dict[str, Any]  # an object of metrics.json
+PERCENT = ("accuracy", "exact_match", "f1", "regex", "json_valid", "json_schema", "answer_cut", "answer_empty")
+
+
+@dataclass(frozen=True)
+class Results:
+    """All that one evaluation found. settings: what the numbers depend on. notes: for the user."""
+
+    name: str
+    step: int
+    at: str
+    items: Sequence[Item]
+    evaluation: Evaluation
+    sums: Mapping[str, Sequence[float]]
+    answers: Sequence[Answered]
+    slices: Json
+    columns: Mapping[str, Sequence[Any]]
+    settings: Json
+    label: str | None = None
+    comparison: Comparison | None = None
+    against: str | None = None
+    benchmarks: Json = field(default_factory=dict)
+    notes: Sequence[str] = ()
+
+
+def as_json(results: Results) -> Json:
+    """Returns the content of metrics.json."""
+    metrics = {name: asdict(each) for name, each in results.evaluation.estimates().items()} if results.items else {}
+    content: Json = {
+        "step": results.step,
+        "at": results.at,
+        "model": results.name,
+        "label": results.label,
+        "rows": len(results.items),
+        "metrics": metrics,
+        "slices": results.slices,
+        "against": _against(results),
+        "benchmarks": results.benchmarks,
+        "settings": results.settings,
+        "notes": list(results.notes),
+    }
+    if found := results.comparison:
+        content["against_model"] = {
+            "name": results.against,
+            "matched": found.matched,
+            "only_here": found.only_ours,
+            "only_there": found.only_theirs,
+        }
+    return content
+
+
+def _against(results: Results) -> Json:
+    found = results.comparison
+    if found is None:
+        return {}
+    by_name = {metric.name: metric for metric in results.evaluation.metrics}
+    return {
+        name: asdict(each) | {"theirs": found.theirs[name], "verdict": verdict(by_name[name], each)}
+        for name, each in found.differences.items()
+    }
+
+
+def item_lines(results: Results) -> Iterator[Json]:
+    """Yields the lines of items.jsonl: where an item is from, its sums, and its answer with the scores."""
+    scored = [metric for metric in results.evaluation.metrics if metric.counts.shape[1] == 2]
+    scored = scored[3:] if "loss" in results.sums else scored  # loss, perplexity and accuracy are in the sums
+    for i, item in enumerate(results.items):
+        line: Json = {"id": item.id, "source": item.source, "line": item.line, "tokens": item.length}
+        names = {"loss": "loss_sum", "targets": "target_tokens", "correct": "correct", "weight": "target_weight"}
+        for name, shown in names.items():
+            if name in results.sums:
+                value = float(results.sums[name][i])
+                line[shown] = value if name in ("loss", "weight") else int(value)
+        line |= {name: plain(values[i]) for name, values in results.columns.items() if name not in line}
+        if results.answers:
+            answer = results.answers[i]
+            line |= {"answer": answer.text, "expected": answer.expected, "stopped": answer.stopped}
+            line |= {metric.name: float(metric.counts[i, 0]) for metric in scored}
+        yield line
+
+
+def write(results: Results, out: Path) -> Json:
+    """Writes both files by renames, metrics.json last; returns its content."""
+    out.mkdir(parents=True, exist_ok=True)
+    partial = out / f".{ITEMS}.{os.getpid()}"
+    with partial.open("w", encoding="utf-8") as file:
+        for line in item_lines(results):
+            file.write(json_text(line, ensure_ascii=False) + "\n")
+    partial.replace(out / ITEMS)
+    content = as_json(results)
+    write_json(out / METRICS, content)
+    return content
+
+
+def table(content: Json) -> Table:
+    """Returns the metrics as a table, with the difference to another model where there is one."""
+    shown = Table(box=None, pad_edge=False)
+    against = content["against"]
+    heads = ("metric", "value", "± 95%", *(("against", "difference", "95% interval", "p", "") if against else ()))
+    for head in heads:
+        shown.add_column(head, justify="left" if head in ("metric", "") else "right", no_wrap=head != "")
+    for name, found in content["metrics"].items():
+        half = None if found["stderr"] is None else found["high"] - found["value"]
+        cells = [name, number(found["value"], name), number(half, name)]
+        if other := against.get(name):
+            interval = "" if other["low"] is None else f"{number(other['low'], name)} to {number(other['high'], name)}"
+            p = "" if other["p"] is None else f"{other['p']:.3f}" if other["p"] >= 0.001 else "<0.001"
+            cells += [number(other["theirs"], name), number(other["difference"], name, sign=True), interval, p]
+            cells.append(other["verdict"])
+        shown.add_row(*cells)
+    return shown
+
+
+def slice_lines(content: Json) -> Iterator[str]:
+    """Yields a line for each value of each slice, with its first metric that is a rate or loss."""
+    for name, values in content["slices"].items():
+        for value, found in values.items():
+            parts = [
+                f"{metric} {number(each['value'], metric)}{_half(each, metric)}"
+                for metric, each in found["metrics"].items()
+                if not metric.startswith("answer_") and metric != "perplexity"
+            ]
+            few = f", fewer than {FEW}: uncertain" if found["few"] else ""
+            yield f"{name} {value}: {', '.join(parts)} (n {found['n']}{few})"
+
+
+def _half(found: Json, metric: str) -> str:
+    return "" if found["stderr"] is None else f" ± {number(found['high'] - found['value'], metric)}"
+
+
+def number(value: float | None, name: str, sign: bool = False) -> str:
+    """Returns a value of a metric as text; shares in percent."""
+    if value is None or not math.isfinite(value):
+        return ""
+    plus = "+" if sign else ""
+    if name in PERCENT or name.startswith("rouge"):
+        return f"{value:{plus}.1%}"
+    return f"{value:{plus}.4f}" if abs(value) < 10 else f"{value:{plus},.2f}"
