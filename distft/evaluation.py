@@ -18,9 +18,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from distft.config import ConfigError
 from distft.data.shards import Rows
 from distft.evaluate.answers import Answered, answer_metrics
+from distft.evaluate.benchmark_results import item_scores, summary
 from distft.evaluate.items import Item, column_values, locate, prepare, wrong_columns
-from distft.evaluate.job import ABOUT, Tasks, Work, count_sums, read_sums
-from distft.evaluate.metrics import Evaluation, language_model_metrics
+from distft.evaluate.job import ABOUT, BENCHMARKS, Tasks, Work, count_sums, read_sums
+from distft.evaluate.metrics import Evaluation, Metric, language_model_metrics
+from distft.evaluate.ready_tasks import make_ready, ready_tasks
 from distft.evaluate.scores import ScoreLike
 from distft.generate.job import count_answers, freeze, read_answers
 from distft.generate.prompts import Request, held_out_prompts, too_long
@@ -43,7 +45,8 @@ class Failed(RuntimeError):
 class Task:
     """What is measured. rows_from: a file of rows; None: the held-out rows of the run. scores: of answers, if any.
 
-    cluster: column that groups dependent items; None: the source row. batch_size: rows per forward.
+    cluster: column that groups dependent items; None: the source row.
+    batch_size: rows per forward.
     """
 
     rows_from: str | None
@@ -66,6 +69,8 @@ class Measured:
     answers: list[Answered]
     about: Values
     notes: list[str]
+    benchmarks: dict[str, Any]  # of metrics.json
+    questions: Sequence[Evaluation]  # of the benchmarks, one metric each
 
 
 def measure(source: Source, task: Task, out: Path, console: Console) -> Measured:
@@ -80,7 +85,7 @@ def measure(source: Source, task: Task, out: Path, console: Console) -> Measured
         names = [*task.columns, *([task.cluster] if task.cluster else [])]
         if wrong := wrong_columns(items, names, "slices"):
             raise ConfigError([*wrong, *notes])
-        requests = list(held_out_prompts(rows, source.render)) if task.scores else []
+        requests = list(held_out_prompts(rows, source.render)) if task.scores and rows else []
         if long := too_long(requests, source.positions):
             raise ConfigError(long)
         job = make_job(folder / "job", source, task, rows, requests)
@@ -88,42 +93,97 @@ def measure(source: Source, task: Task, out: Path, console: Console) -> Measured
         shutil.rmtree(folder, ignore_errors=True)
         raise
     run_job(job, source, len(items), len(requests), console)
-    sums = read_sums(job, len(items))
+    sums = read_sums(job, len(items)) if items else {}
     answers = read_answered(job, source, requests, task.settings)
-    metrics = language_model_metrics(sums["loss"], sums["weight"], sums["correct"], sums["targets"])
-    if answers:
-        metrics += answer_metrics(answers, task.scores)
-    groups = column_values(items, task.cluster) if task.cluster else []
-    clusters = [f"{task.cluster} {groups[i]}" if groups else item.place for i, item in enumerate(items)]
-    evaluation = Evaluation([item.id for item in items], clusters, metrics)
-    measured = Measured(source, items, evaluation, sums, answers, read_json(job.path / ABOUT), notes)
+    found = read_json(job.path / BENCHMARKS) if task.tasks else {"results": {}, "samples": {}}
+    questions = questions_of(found)
+    measured = Measured(
+        source,
+        items,
+        evaluation_of(items, sums, answers, task),
+        sums,
+        answers,
+        read_json(job.path / ABOUT),
+        notes,
+        with_errors(summary(found), questions),
+        questions,
+    )
     shutil.rmtree(folder, ignore_errors=True)
     return measured
 
 
-def find_items(source: Source, task: Task, folder: Path) -> tuple[Rows, list[Item], list[str]]:
-    """Returns the rows to measure, their items, and notes. folder: for rows that are prepared here."""
+def evaluation_of(
+    items: Sequence[Item], sums: Mapping[str, np.ndarray], answers: Sequence[Answered], task: Task
+) -> Evaluation:
+    """Returns the metrics over all items."""
+    if not items:
+        return Evaluation([], [], [])
+    metrics = language_model_metrics(sums["loss"], sums["weight"], sums["correct"], sums["targets"])
+    if answers:
+        metrics += answer_metrics(answers, task.scores)
+    if task.cluster:
+        clusters = [str(value) for value in column_values(items, task.cluster)]
+    else:
+        clusters = [item.place for item in items]
+    return Evaluation([item.id for item in items], clusters, metrics)
+
+
+def questions_of(found: Values) -> list[Evaluation]:
+    """Returns the scores of benchmarks by question: an evaluation for each task and metric."""
+    made = []
+    for name, each in item_scores(found).items():
+        scores = np.array(each["scores"])
+        counts = np.stack([scores, np.ones(len(scores))], 1)
+        metric = Metric(name, counts, is_binary=bool(np.isin(scores, (0, 1)).all()))
+        made.append(Evaluation(each["ids"], [f"{i} {key}" for i, key in enumerate(each["ids"])], [metric]))
+    return made
+
+
+def with_errors(benchmarks: dict[str, Any], questions: Sequence[Evaluation]) -> dict[str, Any]:
+    """Returns the benchmarks with intervals from the score of each question, where a metric has one."""
+    for evaluation in questions:
+        [(name, found)] = evaluation.estimates().items()
+        task, _, metric = name.rpartition("/")
+        metrics = benchmarks.get(task, {}).get("metrics", {})
+        if metric in metrics and abs(metrics[metric]["value"] - found.value) < 1e-9:
+            metrics[metric] |= {"stderr": found.stderr, "low": found.low, "high": found.high, "n": found.n}
+    return benchmarks
+
+
+def find_items(source: Source, task: Task, folder: Path) -> tuple[Rows | None, list[Item], list[str]]:
+    """Returns the rows to measure, their items, and notes; no rows where there are benchmarks alone.
+
+    folder: for rows that are prepared here.
+    """
     if task.rows_from is not None:
         config = source.config.changed({"data.eval": str(absolute(task.rows_from))})
         items = prepare(config, folder)
         return Rows(folder, "eval"), items, []
     if source.held_out is None:
         gone = source.plan.eval_rows and f"the prepared rows are gone ({source.plan.data_dir})"
-        raise ConfigError([f"run: {gone or source.name + ' has no held-out rows'}. Try: data.eval=FILE"])
+        reason = str(gone or f"{source.name} has no held-out rows")
+        if task.tasks and not task.scores:
+            return None, [], [reason]
+        raise ConfigError([f"run: {reason}. Try: data.eval=FILE"])
     items, note = locate(source.held_out, source.config)
     return source.held_out, items, [note] if note else []
 
 
-def make_job(folder: Path, source: Source, task: Task, rows: Rows, requests: Sequence[Request]) -> RunFolder:
+def make_job(folder: Path, source: Source, task: Task, rows: Rows | None, requests: Sequence[Request]) -> RunFolder:
     """Writes the folder of a job: config, plan, prompts, and what is measured."""
     source = replace(source, config=source.config.changed({"work": WORK}))
     job = freeze(folder, source, [request.token_ids for request in requests], task.settings)
     plan = source.plan
     max_rows = task.batch_size or source.config.eval.micro_batch_size or plan.micro_batch_size
-    max_tokens = plan.micro_batch_tokens
     if plan.data_dir is None and task.batch_size is None:  # a model in a folder
         max_rows, max_tokens = None, TOKENS_PER_FORWARD
-    Work(str(rows.folder), max_rows, None if max_rows else max_tokens, task.tasks).write(job)
+    else:
+        max_tokens = None if max_rows else plan.micro_batch_tokens
+    tasks = task.tasks
+    if tasks and (ready := [name for name in tasks.names if name in ready_tasks()]):
+        make_ready(ready, absolute(source.config.cache_dir), folder / "tasks")
+        tasks = replace(tasks, paths=(*tasks.paths, str(folder / "tasks")))
+    Work(str(rows.folder) if rows else None, max_rows, max_tokens, tasks).write(job)
     return job
 
 
@@ -139,7 +199,7 @@ def run_job(job: RunFolder, source: Source, num_rows: int, num_prompts: int, con
             reading(source.checkpoint) if source.checkpoint else nullcontext(),  # a run that goes on does not delete it
             Progress(*columns, console=console, transient=True, disable=hidden) as progress,
         ):
-            measured = progress.add_task("rows", total=num_rows)
+            measured = progress.add_task("rows", total=num_rows, visible=num_rows > 0)
             answered = progress.add_task("answers", total=num_prompts, visible=num_prompts > 0)
             [handle] = Local(LocalConfig()).submit([job.path])
             while (outcome := handle.wait(0.2)) is None:

@@ -1,14 +1,20 @@
 """A checkpoint, base model or exported adapter in an engine: what the ranks of generation and evaluation jobs call."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from distft.config import Config, read_config
 from distft.data.shards import Rows
+from distft.data.tokenize import load_tokenizer
+from distft.evaluate.benchmarks import Ranks, positions_of
 from distft.evaluate.item_sums import item_sums, write_sums
-from distft.evaluate.job import ABOUT, Work, sums_file
+from distft.evaluate.job import ABOUT, BENCHMARKS, Work, sums_file
+from distft.generate.decode import Prompt, decode, decoding, share
 from distft.generate.job import read_job
-from distft.generate.ranks import answer_share, load_adapters
+from distft.generate.ranks import answer_share, load_adapters, rules_of
+from distft.generate.settings import Settings, without_stop
 from distft.run import Plan, RunFolder, write_json
 from distft.runtime.device import compute_dtype
 from distft.runtime.process_group import World
@@ -37,11 +43,48 @@ def evaluate(run: RunFolder, number: int, world: World) -> None:
     engine = load_model(config, plan, run.checkpoints, world, Path(job["adapters"]) if job["adapters"] else None)
     if rows is not None:
         write_sums(item_sums(engine, rows, limits, world), sums_file(run, world.rank))
+    if work.tasks:
+        run_benchmarks(engine, run, work, load_tokenizer(plan.tokenizer_dir, config.model.trust_remote_code), world)
     if job["prompts"]:
         answer_share(engine, run, job, plan.tokenizer_dir, world)
     if world.is_first:
         write_json(run.path / ABOUT, {"dtype": str(compute_dtype(config.train.precision, world.device)).split(".")[1]})
         run.write_status(state="completed", step=0)
+
+
+def run_benchmarks(engine: Engine, run: RunFolder, work: Work, tokenizer: Any, world: World) -> None:
+    """Runs the tasks of a job by lm-eval on rank 0, with all ranks' help; writes benchmarks.json."""
+    from distft.compat.lm_eval import Backend, Request, run_tasks  # an optional package
+
+    assert work.tasks is not None
+    job = read_job(run)
+
+    def answers(continuations: Sequence[Mapping[str, Any]]) -> dict[int, str]:
+        """Returns this process's texts by number; those with the same settings are decoded together."""
+        found: dict[int, str] = {}
+        settings = [Settings(temperature=each["temperature"], stop=tuple(each["stop"])) for each in continuations]
+        for setting in dict.fromkeys(settings):
+            rules = rules_of(setting, job["ends"], {}, tokenizer)
+            prompts = [
+                Prompt(i, each["token_ids"], each["max_new_tokens"])
+                for i, each in enumerate(continuations)
+                if settings[i] == setting
+            ]
+            with decoding(engine, world.device) as live:
+                for answer in decode(live, share(prompts, setting.batch_size, world), rules, world):
+                    text = tokenizer.decode(answer.token_ids, skip_special_tokens=True)
+                    found[answer.index] = without_stop(text, setting.stop)
+        return found
+
+    ranks = Ranks(engine, world, (work.micro_rows, work.micro_tokens), positions_of(engine), answers)
+    if not world.is_first:
+        return ranks.serve()
+    asked = work.tasks
+    request = Request(asked.names, asked.paths, asked.with_defaults, asked.num_fewshot, asked.limit, asked.chat)
+    write_json(
+        run.path / BENCHMARKS, run_tasks(request, Backend(tokenizer, ranks.max_length, ranks.score, ranks.generate))
+    )
+    ranks.end()
 
 
 def load_model(config: Config, plan: Plan, checkpoints: Path, world: World, adapters: Path | None = None) -> Engine:

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,12 @@ from rich.console import Console
 from distft.compat.reach import version_of
 from distft.config import ConfigError, command
 from distft.config.command import keywords, usage
+from distft.config.errors import did_you_mean, nearest
 from distft.evaluate.items import column_values, default_slices
-from distft.evaluate.metrics import compare, slices
-from distft.evaluate.results import METRICS, Results, slice_lines, table, write
+from distft.evaluate.job import Tasks
+from distft.evaluate.metrics import Comparison, compare, slices
+from distft.evaluate.ready_tasks import ready_tasks
+from distft.evaluate.results import METRICS, Results, slice_lines, table, verdict_lines, write
 from distft.evaluate.scores import available, make_scores
 from distft.evaluation import Failed, Measured, Task, measure
 from distft.generate.settings import Settings, parse
@@ -34,6 +38,11 @@ KEYS = {
     "scores": f"scores of answers: a list of {', '.join(available())}; their options: SCORE.OPTION=VALUE",
     "slices": "columns of the rows, source or length: metrics for each value (default: those that vary)",
     "cluster": "column whose equal values make items dependent (default: items of one source row)",
+    "tasks": f"benchmarks by lm-eval: a list of {', '.join(ready_tasks())}, of task_path, or of its own",
+    "task_path": "a folder with YAML tasks of lm-eval",
+    "num_fewshot": "examples before each question (default: the task's)",
+    "limit": "questions of each task, from the first (default: all)",
+    "chat_template": "true: questions as a chat (default: false)",
     "out": "folder to write (default: RUN/eval/AT, with data.eval RUN/eval/AT/LABEL)",
     "max_new_tokens": f"tokens of an answer at most (default {Settings.max_new_tokens})",
     "stop": 'a text that ends an answer, or several: ["###", "Q:"]',
@@ -44,6 +53,7 @@ KEYS = {
 }
 CLAIM = """Writes metrics.json, metrics with standard errors and by slice, and items.jsonl, a line for each item.
 The numbers are the same for every number of processes. --json prints metrics.json."""
+WIDTH = 110  # of the table
 PACKAGES = ("distft", "torch", "transformers", "tokenizers", "lm-eval", "sacrebleu")
 
 
@@ -57,8 +67,8 @@ def main(arguments: list[str]) -> int:
     console = Console(file=sys.stderr)
     try:
         measured = measure(source, task, out, console)
-        theirs = measure(other, replace(task, columns=(), tasks=None), out, console) if other else None
-    except Failed as error:
+        theirs = measure(other, replace(task, columns=()), out, console) if other else None
+    except (Failed, RuntimeError) as error:
         print(error, file=sys.stderr)
         return 1
     content = write(results_of(given, task, measured, theirs), out)
@@ -81,13 +91,72 @@ def read_command(words: list[str]) -> tuple[dict[str, str], Task]:
     columns = listed(given.get("slices"), "slices", errors)
     if "label" in given and "data.eval" not in given:
         errors.append(f"label={given['label']}: has no effect without data.eval")
+    tasks = read_tasks(given, errors)
     if not names:
         unused = [key for key in ("max_new_tokens", "stop") if key in given]
         errors += [f"{key}={given[key]}: has no effect without scores" for key in unused]
     if errors:
         raise ConfigError(errors)
     batch_size = settings.batch_size if "batch_size" in given else None
-    return given, Task(given.get("data.eval"), scores, settings, batch_size, columns, given.get("cluster"))
+    return given, Task(given.get("data.eval"), scores, settings, batch_size, columns, given.get("cluster"), tasks)
+
+
+def read_tasks(given: Mapping[str, str], errors: list[str]) -> Tasks | None:
+    """Returns the benchmarks; None where there are none."""
+    names = listed(given.get("tasks"), "tasks", errors)
+    numbers: dict[str, int | None] = {"num_fewshot": None, "limit": None}
+    for key, least in (("num_fewshot", 0), ("limit", 1)):
+        text = given.get(key)
+        if text is not None and (not text.isdecimal() or int(text) < least):
+            errors.append(f"{key}={text}: is a whole number of at least {least}")
+        elif text is not None:
+            numbers[key] = int(text)
+    chat = given.get("chat_template", "false")
+    if chat not in ("true", "false"):
+        errors.append(f"chat_template={chat}. Allowed: true, false")
+    if not names:
+        unused = [key for key in ("task_path", "num_fewshot", "limit", "chat_template") if key in given]
+        errors += [f"{key}={given[key]}: has no effect without tasks" for key in unused]
+        return None
+    if find_spec("lm_eval") is None:
+        errors.append(f"tasks={given['tasks']}: lm-eval is not installed. Try: pip install 'distft[eval]'")
+        return None
+    paths: tuple[str, ...] = ()
+    own: list[str] = []
+    if "task_path" in given:
+        folder = absolute(given["task_path"])
+        own = own_tasks(folder)
+        if not own:
+            errors.append(f"task_path={given['task_path']}: has no YAML file with a task. Try: a folder of such files")
+        paths = (str(folder),)
+    known = [*own, *ready_tasks()]
+    others = [name for name in names if name not in known]
+    if others and (wrong := unknown_tasks(others)):
+        errors += [
+            f"tasks: there is no task {name}.{did_you_mean(nearest(name, known))} Allowed: {', '.join(known)}, and "
+            "those of `lm-eval ls tasks`"
+            for name in wrong
+        ]
+    return Tasks(tuple(names), paths, bool(others), numbers["num_fewshot"], numbers["limit"], chat == "true")
+
+
+def own_tasks(folder: Path) -> list[str]:
+    """Returns the names of the tasks and groups in the YAML files of a folder."""
+    found = []
+    for file in sorted(folder.rglob("*.yaml")):
+        for line in file.read_text(encoding="utf-8").splitlines():
+            key, _, value = line.partition(":")
+            if key in ("task", "group", "tag") and value.strip() and not value.strip().startswith("["):
+                found.append(value.strip().strip("'\""))
+    return found
+
+
+def unknown_tasks(names: list[str]) -> list[str]:
+    """Returns the names that are not tasks which lm-eval ships; it reads all of its files, which takes seconds."""
+    from distft.compat.lm_eval import shipped_tasks
+
+    shipped = shipped_tasks()
+    return [name for name in names if name not in shipped]
 
 
 def is_option(key: str) -> bool:
@@ -158,7 +227,7 @@ def results_of(given: Mapping[str, str], task: Task, measured: Measured, theirs:
     items, source = measured.items, measured.source
     names = list(task.columns) or default_slices(items)
     columns = {name: column_values(items, name) for name in names}
-    found = compare(measured.evaluation, theirs.evaluation) if theirs else None
+    found = compared(measured, theirs) if theirs else None
     notes = [*measured.notes, *source.notes, *(found.notes if found else ())]
     if found and not found.matched:
         notes.append("against: the two have no item in common. Try: data.eval=FILE, for both the same rows")
@@ -179,8 +248,22 @@ def results_of(given: Mapping[str, str], task: Task, measured: Measured, theirs:
         label=given.get("label") or (Path(given["data.eval"]).name.split(".")[0] if "data.eval" in given else None),
         comparison=found,
         against=theirs.source.name if theirs else None,
+        benchmarks={name: each | benchmark_settings(task, measured) for name, each in measured.benchmarks.items()},
+        questions=measured.questions,
         notes=notes,
     )
+
+
+def compared(measured: Measured, theirs: Measured) -> Comparison:
+    """Returns the paired differences over the rows, and over the questions of each benchmark."""
+    found = compare(measured.evaluation, theirs.evaluation)
+    others = {evaluation.metrics[0].name: evaluation for evaluation in theirs.questions}
+    for evaluation in measured.questions:
+        name = evaluation.metrics[0].name
+        if name in others:
+            more = compare(evaluation, others[name])
+            found = replace(found, differences=found.differences | more.differences, theirs=found.theirs | more.theirs)
+    return found
 
 
 def seen_in_training(source: Source, ids: list[str]) -> int | None:
@@ -219,15 +302,31 @@ def settings_of(task: Task, measured: Measured) -> dict[str, Any]:  # of metrics
     return used
 
 
+def benchmark_settings(task: Task, measured: Measured) -> dict[str, Any]:  # of metrics.json
+    """Returns what the scores of benchmarks depend on apart from the task."""
+    assert task.tasks is not None
+    return {
+        "dtype": measured.about["dtype"],
+        "chat_template": task.tasks.chat,
+        "limit": task.tasks.limit,
+        "padding": "none: rows are packed",
+        "model_hash": measured.source.plan.model_hash,
+        "versions": {name: version_of(name) for name in ("lm-eval", "torch", "transformers")},
+    }
+
+
 def show(content: dict[str, Any], out: Path) -> None:
     """Prints the metrics, the slices and the notes."""
     console = Console(soft_wrap=True, highlight=False, markup=False)
+    console = console if console.width >= WIDTH else Console(width=WIDTH, highlight=False, markup=False)
     label = f" on {content['label']}" if content["label"] else ", held-out rows"
     console.print(f"{content['model']}{label}: {content['rows']:,} items")
     if other := content.get("against_model"):
         unmatched = f", {other['only_here']:,} only here, {other['only_there']:,} only there"
         console.print(f"against {other['name']}: {other['matched']:,} items in common{unmatched}")
     console.print(table(content))
+    for line in verdict_lines(content):
+        console.print(f"  {line}")
     for line in slice_lines(content):
         console.print(f"  {line}")
     for note in content["notes"]:

@@ -16,10 +16,14 @@ FILE, SUMS, BENCHMARKS, ABOUT = "evaluation.json", "sums", "benchmarks.json", "a
 
 @dataclass(frozen=True)
 class Tasks:
-    """Benchmark tasks of lm-eval. path: a folder with YAML tasks of one's own. chat: apply the chat template."""
+    """Benchmark tasks of lm-eval. paths: folders with YAML tasks. with_defaults: also those that lm-eval ships.
+
+    limit: questions of each task, from the first. chat: apply the chat template.
+    """
 
     names: tuple[str, ...]
-    path: str | None = None
+    paths: tuple[str, ...] = ()
+    with_defaults: bool = False
     num_fewshot: int | None = None
     limit: int | None = None
     chat: bool = False
@@ -44,7 +48,8 @@ class Work:
     def read(job: RunFolder) -> "Work":
         values = read_json(job.path / FILE)
         tasks = values.pop("tasks")
-        return Work(**values, tasks=Tasks(**tasks | {"names": tuple(tasks["names"])}) if tasks else None)
+        lists = {"names": tuple(tasks["names"]), "paths": tuple(tasks["paths"])} if tasks else {}
+        return Work(**values, tasks=Tasks(**tasks | lists) if tasks else None)
 
 
 def sums_file(job: RunFolder, rank: int) -> Path:

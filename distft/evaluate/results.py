@@ -7,6 +7,7 @@ where there is no number. items.jsonl has a line for each item.
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,11 @@ from rich.table import Table
 from distft.evaluate.answers import Answered
 from distft.evaluate.items import Item, plain
 from distft.evaluate.metrics import FEW, Comparison, Evaluation, verdict
-from distft.run import json_text, write_json
+from distft.run import json_text, read_json, write_json
 
 METRICS, ITEMS = "metrics.json", "items.jsonl"
 Json = dict[str, Any]  # an object of metrics.json
+NORMAL = 1.959963984540054  # standard deviations of 95%
 PERCENT = ("accuracy", "exact_match", "f1", "regex", "json_valid", "json_schema", "answer_cut", "answer_empty")
 
 
@@ -41,6 +43,7 @@ class Results:
     comparison: Comparison | None = None
     against: str | None = None
     benchmarks: Json = field(default_factory=dict)
+    questions: Sequence[Evaluation] = ()  # of the benchmarks, one metric each
     notes: Sequence[str] = ()
 
 
@@ -74,7 +77,8 @@ def _against(results: Results) -> Json:
     found = results.comparison
     if found is None:
         return {}
-    by_name = {metric.name: metric for metric in results.evaluation.metrics}
+    all_metrics = [metric for each in (results.evaluation, *results.questions) for metric in each.metrics]
+    by_name = {metric.name: metric for metric in all_metrics}
     return {
         name: asdict(each) | {"theirs": found.theirs[name], "verdict": verdict(by_name[name], each)}
         for name, each in found.differences.items()
@@ -109,27 +113,50 @@ def write(results: Results, out: Path) -> Json:
             file.write(json_text(line, ensure_ascii=False) + "\n")
     partial.replace(out / ITEMS)
     content = as_json(results)
+    if (before := out / METRICS).is_file():  # benchmarks take long, and the weights are the same
+        with suppress(ValueError):
+            earlier = read_json(before)
+            content["benchmarks"] = (earlier.get("benchmarks") or {}) | content["benchmarks"]
     write_json(out / METRICS, content)
     return content
 
 
 def table(content: Json) -> Table:
     """Returns the metrics as a table, with the difference to another model where there is one."""
-    shown = Table(box=None, pad_edge=False)
+    shown = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     against = content["against"]
-    heads = ("metric", "value", "± 95%", *(("against", "difference", "95% interval", "p", "") if against else ()))
-    for head in heads:
-        shown.add_column(head, justify="left" if head in ("metric", "") else "right", no_wrap=head != "")
-    for name, found in content["metrics"].items():
+    for head in ("metric", "value", "± 95%", *(("against", "difference", "95% interval", "p") if against else ())):
+        shown.add_column(head, justify="left" if head == "metric" else "right", no_wrap=True)
+    for name, found in {**content["metrics"], **_questions(content)}.items():
         half = None if found["stderr"] is None else found["high"] - found["value"]
-        cells = [name, number(found["value"], name), number(half, name)]
-        if other := against.get(name):
-            interval = "" if other["low"] is None else f"{number(other['low'], name)} to {number(other['high'], name)}"
-            p = "" if other["p"] is None else f"{other['p']:.3f}" if other["p"] >= 0.001 else "<0.001"
-            cells += [number(other["theirs"], name), number(other["difference"], name, sign=True), interval, p]
-            cells.append(other["verdict"])
-        shown.add_row(*cells)
+        shown.add_row(name, number(found["value"], name), number(half, name), *_difference(name, against.get(name)))
     return shown
+
+
+def _questions(content: Json) -> Json:
+    """Returns the metrics of benchmarks as `task/metric`; the interval is that of a normal distribution."""
+    found = {}
+    for task, each in content["benchmarks"].items():
+        for metric, numbers in each["metrics"].items():
+            stderr = numbers["stderr"]
+            high = None if stderr is None else numbers["value"] + NORMAL * stderr
+            found[f"{task}/{metric}"] = {"high": high} | numbers
+    return found
+
+
+def _difference(name: str, other: Json | None) -> list[str]:
+    if other is None:
+        return []
+    interval = "" if other["low"] is None else f"{number(other['low'], name)} to {number(other['high'], name)}"
+    p = "" if other["p"] is None else f"{other['p']:.3f}" if other["p"] >= 0.001 else "<0.001"
+    return [number(other["theirs"], name), number(other["difference"], name, sign=True), interval, p]
+
+
+def verdict_lines(content: Json) -> Iterator[str]:
+    """Yields what the differences show: `loss: better`, or how many items would show one of this size."""
+    for name, found in content["against"].items():
+        if name != "perplexity":  # that of the loss
+            yield f"{name}: {found['verdict']}"
 
 
 def slice_lines(content: Json) -> Iterator[str]:
@@ -154,6 +181,6 @@ def number(value: float | None, name: str, sign: bool = False) -> str:
     if value is None or not math.isfinite(value):
         return ""
     plus = "+" if sign else ""
-    if name in PERCENT or name.startswith("rouge"):
+    if name in PERCENT or name.startswith("rouge") or name.rpartition("/")[2].startswith(("acc", "exact_match")):
         return f"{value:{plus}.1%}"
     return f"{value:{plus}.4f}" if abs(value) < 10 else f"{value:{plus},.2f}"
