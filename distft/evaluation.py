@@ -45,7 +45,7 @@ class Failed(RuntimeError):
 class Task:
     """What is measured. rows_from: a file of rows; None: the held-out rows of the run. scores: of answers, if any.
 
-    cluster: column that groups dependent items; None: the source row.
+    columns: of slices. cluster: column that groups dependent items; None: the source row.
     batch_size: rows per forward.
     """
 
@@ -53,9 +53,10 @@ class Task:
     scores: Mapping[str, ScoreLike] = field(default_factory=dict)
     settings: Settings = field(default_factory=Settings)
     batch_size: int | None = None
-    columns: Sequence[str] = ()  # of slices, checked before anything is measured
+    columns: Sequence[str] = ()
     cluster: str | None = None
     tasks: Tasks | None = None
+    ignore_fields: Sequence[str] = ()  # of the rows of a file
 
 
 @dataclass(frozen=True)
@@ -156,7 +157,10 @@ def find_items(source: Source, task: Task, folder: Path) -> tuple[Rows | None, l
     folder: for rows that are prepared here.
     """
     if task.rows_from is not None:
-        config = source.config.changed({"data.eval": str(absolute(task.rows_from))})
+        read_here = [*task.columns, *([task.cluster] if task.cluster else []), *task.ignore_fields]
+        ignored = list(dict.fromkeys([*source.config.data.ignore_fields, *read_here]))
+        changes = {"data.eval": str(absolute(task.rows_from)), "data.ignore_fields": ignored}
+        config = source.config.changed(changes)
         items = prepare(config, folder)
         return Rows(folder, "eval"), items, []
     if source.held_out is None:

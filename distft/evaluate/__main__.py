@@ -33,6 +33,7 @@ KEYS = {
     "run": "the run's folder, or an exported folder",
     "at": "latest (default), best, step-N, or base: the model before training",
     "data.eval": "file of the rows to evaluate on (default: the run's held-out rows)",
+    "data.ignore_fields": "columns of that file that count as absent",
     "label": "name of the results of data.eval (default: the file's name)",
     "against": "base, a run or an exported folder, to compare with on the same items",
     "scores": f"scores of answers: a list of {', '.join(available())}; their options: SCORE.OPTION=VALUE",
@@ -89,8 +90,9 @@ def read_command(words: list[str]) -> tuple[dict[str, str], Task]:
     scores, wrong = make_scores(names, {key: yaml.safe_load(value) for key, value in options.items()})
     errors += wrong
     columns = listed(given.get("slices"), "slices", errors)
-    if "label" in given and "data.eval" not in given:
-        errors.append(f"label={given['label']}: has no effect without data.eval")
+    ignored = listed(given.get("data.ignore_fields"), "data.ignore_fields", errors)
+    unused = [key for key in ("label", "data.ignore_fields") if key in given and "data.eval" not in given]
+    errors += [f"{key}={given[key]}: has no effect without data.eval" for key in unused]
     tasks = read_tasks(given, errors)
     if not names:
         unused = [key for key in ("max_new_tokens", "stop") if key in given]
@@ -98,7 +100,8 @@ def read_command(words: list[str]) -> tuple[dict[str, str], Task]:
     if errors:
         raise ConfigError(errors)
     batch_size = settings.batch_size if "batch_size" in given else None
-    return given, Task(given.get("data.eval"), scores, settings, batch_size, columns, given.get("cluster"), tasks)
+    rows_from, cluster = given.get("data.eval"), given.get("cluster")
+    return given, Task(rows_from, scores, settings, batch_size, columns, cluster, tasks, ignored)
 
 
 def read_tasks(given: Mapping[str, str], errors: list[str]) -> Tasks | None:

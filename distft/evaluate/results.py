@@ -127,20 +127,24 @@ def table(content: Json) -> Table:
     against = content["against"]
     for head in ("metric", "value", "± 95%", *(("against", "difference", "95% interval", "p") if against else ())):
         shown.add_column(head, justify="left" if head == "metric" else "right", no_wrap=True)
-    for name, found in {**content["metrics"], **_questions(content)}.items():
+    rows = [*content["metrics"].items(), *((name, found) for _, name, found in question_metrics(content))]
+    for name, found in rows:
         half = None if found["stderr"] is None else found["high"] - found["value"]
         shown.add_row(name, number(found["value"], name), number(half, name), *_difference(name, against.get(name)))
     return shown
 
 
-def _questions(content: Json) -> Json:
-    """Returns the metrics of benchmarks as `task/metric`; the interval is that of a normal distribution."""
-    found = {}
+def question_metrics(content: Json) -> list[tuple[str, str, Json]]:
+    """Returns (key in metrics.json, `task/metric`, numbers) of the benchmarks.
+
+    Where lm-eval gives no scores of questions, the interval is that of a normal distribution.
+    """
+    found = []
     for task, each in content["benchmarks"].items():
         for metric, numbers in each["metrics"].items():
             stderr = numbers["stderr"]
             high = None if stderr is None else numbers["value"] + NORMAL * stderr
-            found[f"{task}/{metric}"] = {"high": high} | numbers
+            found.append((f"benchmarks.{task}.metrics.{metric}", f"{task}/{metric}", {"high": high} | numbers))
     return found
 
 

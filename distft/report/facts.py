@@ -14,6 +14,7 @@ from distft.config.schema import Config, Export
 from distft.config.source_item import source_items, source_text
 from distft.generate.samples_file import Sample, before_and_after
 from distft.goodput import Attempt, attempts, read_timeline
+from distft.report.evaluations import EvaluationShown, evaluations
 from distft.run import FINISHED, Plan, RunFolder, read_json
 from distft.trackers.terminal import duration
 
@@ -120,6 +121,7 @@ class Facts:
     attempts: list[Attempt]
     data_licences: str = ""  # ` (MIT; 1 of 2 sources names none)`; empty where no source names one
     samples: list[Sample] = field(default_factory=list)
+    evaluations: list[EvaluationShown] = field(default_factory=list)
 
 
 def gather(run: RunFolder, step: int | None = None) -> Facts:
@@ -159,6 +161,7 @@ def gather(run: RunFolder, step: int | None = None) -> Facts:
         + [f"{file.parent.name}/{file.name}" for file in data_files],
         attempts=attempts(read_timeline(run)),
         samples=before_and_after(run, step),
+        evaluations=evaluations(run),
     )
 
 
