@@ -134,11 +134,13 @@ def read_tasks(given: Mapping[str, str], errors: list[str]) -> Tasks | None:
         paths = (str(folder),)
     known = [*own, *ready_tasks()]
     others = [name for name in names if name not in known]
-    if others and (wrong := unknown_tasks(others)):
+    if others:
+        from distft.compat.lm_eval import unknown_tasks
+
         errors += [
             f"tasks: there is no task {name}.{did_you_mean(nearest(name, known))} Allowed: {', '.join(known)}, and "
             "those of `lm-eval ls tasks`"
-            for name in wrong
+            for name in unknown_tasks(others)
         ]
     return Tasks(tuple(names), paths, bool(others), numbers["num_fewshot"], numbers["limit"], chat == "true")
 
@@ -152,14 +154,6 @@ def own_tasks(folder: Path) -> list[str]:
             if key in ("task", "group", "tag") and value.strip() and not value.strip().startswith("["):
                 found.append(value.strip().strip("'\""))
     return found
-
-
-def unknown_tasks(names: list[str]) -> list[str]:
-    """Returns the names that are not tasks which lm-eval ships; it reads all of its files, which takes seconds."""
-    from distft.compat.lm_eval import shipped_tasks
-
-    shipped = shipped_tasks()
-    return [name for name in names if name not in shipped]
 
 
 def is_option(key: str) -> bool:
@@ -177,10 +171,11 @@ def listed(text: str | None, key: str, errors: list[str]) -> list[str]:
     except yaml.YAMLError:
         value = None
     values = value if isinstance(value, list) else [value]
-    if not values or not all(isinstance(each, str) for each in values):
+    names = [each for each in values if isinstance(each, str)]
+    if not names or len(names) < len(values):
         errors.append(f"{key}={text}: is a list of names. Try: '{key}=[a,b]'")
         return []
-    return values
+    return names
 
 
 def other_source(given: Mapping[str, str], source: Source) -> Source | None:
@@ -265,7 +260,9 @@ def compared(measured: Measured, theirs: Measured) -> Comparison:
         name = evaluation.metrics[0].name
         if name in others:
             more = compare(evaluation, others[name])
-            found = replace(found, differences=found.differences | more.differences, theirs=found.theirs | more.theirs)
+            found = replace(
+                found, differences={**found.differences, **more.differences}, theirs={**found.theirs, **more.theirs}
+            )
     return found
 
 

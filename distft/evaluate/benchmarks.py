@@ -12,30 +12,13 @@ from typing import Any
 import numpy as np
 
 from distft.data.shards import Row
-from distft.evaluate.item_sums import item_sums
+from distft.evaluate.item_sums import MemoryRows, item_sums
 from distft.runtime.process_group import World, from_first, texts_of_all
 from distft.strategies.engine import Engine
 
 Answers = Callable[[Sequence[Mapping[str, Any]]], Mapping[int, str]]  # continuations -> this rank's texts by number
 _DEFAULT_POSITIONS = 2048
 _END = "end"
-
-
-@dataclass(frozen=True)
-class MemoryRows:
-    """Rows in memory, as `item_sums` reads them."""
-
-    rows: Sequence[Row]
-
-    @property
-    def lengths(self) -> np.ndarray:
-        return np.array([len(row.input_ids) for row in self.rows], dtype=np.int64)
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index: int) -> Row:
-        return self.rows[index]
 
 
 @dataclass(frozen=True)

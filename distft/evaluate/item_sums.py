@@ -6,7 +6,7 @@ Trap: a sharded strategy gathers weights in every forward, so all processes need
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from distft.data.batches import Batch, collate, to_device
+from distft.data.batches import Batch, make_batch, to_device
 from distft.data.packing import MicroBatching
-from distft.data.shards import Rows
+from distft.data.shards import Row, Rows
 from distft.losses.cross_entropy import argmax_of, logit_factor, of_chunk, rows_of_chunk
 from distft.runtime import heartbeat
 from distft.runtime.process_group import World
@@ -25,6 +25,24 @@ from distft.strategies.engine import Engine, Sums
 
 Measure = Callable[[nn.Module, Batch], tuple[torch.Tensor, Sums]]  # sums: name -> [D], one of each document
 Line = Mapping[str, float]  # row, and the sums by name
+Limits = tuple[int | None, int | None]  # rows, or else tokens, of a forward
+
+
+@dataclass(frozen=True)
+class MemoryRows:
+    """Rows in memory."""
+
+    rows: Sequence[Row]
+
+    @property
+    def lengths(self) -> np.ndarray:
+        return np.array([len(row.input_ids) for row in self.rows], dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Row:
+        return self.rows[index]
 
 
 @dataclass(frozen=True)
@@ -72,7 +90,11 @@ def causal_lm(model: nn.Module, batch: Batch) -> tuple[torch.Tensor, Sums]:
 
 @torch.no_grad()
 def item_sums(
-    engine: Engine, rows: Rows, limits: tuple[int | None, int | None], world: World, measure: Measure = causal_lm
+    engine: Engine,
+    rows: Rows | MemoryRows,
+    limits: Limits,
+    world: World,
+    measure: Measure = causal_lm,
 ) -> Iterator[Line]:
     """Yields the sums of this process's rows; every process iterates to the end.
 
@@ -80,7 +102,7 @@ def item_sums(
     """
     engine.train(False)
     for share in shares(rows, limits, world):
-        batch = to_device([collate(rows, share)], world.device)[0]
+        batch = to_device([make_batch([rows[int(row)] for row in share])], world.device)[0]
         heartbeat.enter("evaluation")
         found = {name: values.tolist() for name, values in engine.forward(batch, measure)[1].items()}
         for place, row in enumerate(share):
@@ -88,7 +110,7 @@ def item_sums(
     engine.train(True)
 
 
-def shares(rows: Rows, limits: tuple[int | None, int | None], world: World) -> list[np.ndarray]:
+def shares(rows: Rows | MemoryRows, limits: Limits, world: World) -> list[np.ndarray]:
     """Returns the rows of each of this process's micro-batches; the same number on every process, some empty."""
     max_rows, max_tokens = limits
     sizes = np.ones(len(rows), dtype=np.int64) if max_rows else rows.lengths

@@ -52,7 +52,7 @@ class Evaluation:
     def estimates(self, index: np.ndarray | None = None) -> dict[str, Estimate]:
         """Returns the metrics with standard errors, over the items at `index` or all."""
         chosen = np.arange(len(self.ids)) if index is None else index
-        clusters = cluster_numbers([self.clusters[i] for i in chosen])
+        clusters = cluster_numbers([self.clusters[i] for i in chosen.tolist()])
         found = {}
         for metric in self.metrics:
             with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
@@ -95,7 +95,7 @@ def compare(ours: Evaluation, theirs: Evaluation) -> Comparison:
     both = [key for key in mine if key in other]
     left = np.array([mine[key] for key in both], dtype=np.int64)
     right = np.array([other[key] for key in both], dtype=np.int64)
-    clusters = cluster_numbers([ours.clusters[i] for i in left])
+    clusters = cluster_numbers([ours.clusters[i] for i in left.tolist()])
     by_name = {metric.name: metric for metric in theirs.metrics}
     differences, values, notes = {}, {}, []
     for metric in ours.metrics if both else ():
