@@ -18,7 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from distft.config import ConfigError
 from distft.data.shards import Rows
 from distft.evaluate.answers import Answered, answer_metrics
-from distft.evaluate.benchmark_results import item_scores, summary
+from distft.evaluate.benchmark_results import item_scores, question_lines, summary
 from distft.evaluate.items import Item, column_values, locate, prepare, wrong_columns
 from distft.evaluate.job import ABOUT, BENCHMARKS, Tasks, Work, count_sums, read_sums
 from distft.evaluate.metrics import Evaluation, Metric, language_model_metrics
@@ -72,6 +72,7 @@ class Measured:
     notes: list[str]
     benchmarks: dict[str, Any]  # of metrics.json
     questions: Sequence[Evaluation]  # of the benchmarks, one metric each
+    responses: Sequence[dict[str, Any]]  # lines of questions.jsonl
 
 
 def measure(source: Source, task: Task, out: Path, console: Console) -> Measured:
@@ -108,6 +109,7 @@ def measure(source: Source, task: Task, out: Path, console: Console) -> Measured
         notes,
         with_errors(summary(found), questions),
         questions,
+        question_lines(found),
     )
     shutil.rmtree(folder, ignore_errors=True)
     return measured

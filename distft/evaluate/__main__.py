@@ -248,6 +248,7 @@ def results_of(given: Mapping[str, str], task: Task, measured: Measured, theirs:
         against=theirs.source.name if theirs else None,
         benchmarks={name: each | benchmark_settings(task, measured) for name, each in measured.benchmarks.items()},
         questions=measured.questions,
+        responses=measured.responses,
         notes=notes,
     )
 
@@ -320,7 +321,7 @@ def show(content: dict[str, Any], out: Path) -> None:
     console = Console(soft_wrap=True, highlight=False, markup=False)
     console = console if console.width >= WIDTH else Console(width=WIDTH, highlight=False, markup=False)
     label = f" on {content['label']}" if content["label"] else ", held-out rows"
-    console.print(f"{content['model']}{label}: {content['rows']:,} items")
+    console.print(f"{content['model']}{label}: {content['rows']:,} items" if content["rows"] else content["model"])
     if other := content.get("against_model"):
         unmatched = f", {other['only_here']:,} only here, {other['only_there']:,} only there"
         console.print(f"against {other['name']}: {other['matched']:,} items in common{unmatched}")

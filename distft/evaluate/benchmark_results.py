@@ -42,3 +42,22 @@ def item_scores(found: Mapping[str, Any]) -> dict[str, dict[str, list[Any]]]:
                     each["ids"].append(sample.get("doc_hash") or str(sample["doc_id"]))
                     each["scores"].append(float(value))
     return scores
+
+
+def question_lines(found: Mapping[str, Any]) -> list[dict[str, Any]]:  # of questions.jsonl
+    """Returns a line for each question: task, id, hash, target, responses (log-likelihoods or texts) and scores."""
+    lines = []
+    for task, samples in found["samples"].items():
+        for sample in sorted(samples, key=lambda each: each["doc_id"]):
+            line = {
+                "task": task,
+                "id": sample["doc_id"],
+                "hash": sample.get("doc_hash"),
+                "target": sample.get("target"),
+                "responses": [each[0] if len(each) == 1 else each for each in sample["resps"]],
+            }
+            scores = {
+                name: sample[name] for name in sample.get("metrics", []) if isinstance(sample.get(name), int | float)
+            }
+            lines.append(line | scores)
+    return lines

@@ -1,12 +1,12 @@
 """What an evaluation writes and prints: metrics.json, items.jsonl, and a table.
 
 metrics.json: `{step, at, rows, metrics: {name: {value, stderr, low, high, n, clusters}}, slices, against, ...}`; null
-where there is no number. items.jsonl has a line for each item.
+for what is not known. items.jsonl has a line for each item, questions.jsonl for each question of a benchmark.
 """
 
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -19,7 +19,7 @@ from distft.evaluate.items import Item, plain
 from distft.evaluate.metrics import FEW, Comparison, Evaluation, verdict
 from distft.run import json_text, read_json, write_json
 
-METRICS, ITEMS = "metrics.json", "items.jsonl"
+METRICS, ITEMS, QUESTIONS = "metrics.json", "items.jsonl", "questions.jsonl"
 Json = dict[str, Any]  # an object of metrics.json
 NORMAL = 1.959963984540054  # standard deviations of 95%
 PERCENT = ("accuracy", "exact_match", "f1", "regex", "json_valid", "json_schema", "answer_cut", "answer_empty")
@@ -44,6 +44,7 @@ class Results:
     against: str | None = None
     benchmarks: Json = field(default_factory=dict)
     questions: Sequence[Evaluation] = ()  # of the benchmarks, one metric each
+    responses: Sequence[Json] = ()  # to the questions
     notes: Sequence[str] = ()
 
 
@@ -105,13 +106,11 @@ def item_lines(results: Results) -> Iterator[Json]:
 
 
 def write(results: Results, out: Path) -> Json:
-    """Writes both files by renames, metrics.json last; returns its content."""
+    """Writes the files by renames, metrics.json last; returns its content."""
     out.mkdir(parents=True, exist_ok=True)
-    partial = out / f".{ITEMS}.{os.getpid()}"
-    with partial.open("w", encoding="utf-8") as file:
-        for line in item_lines(results):
-            file.write(json_text(line, ensure_ascii=False) + "\n")
-    partial.replace(out / ITEMS)
+    _write_lines(item_lines(results), out / ITEMS)
+    if results.responses:
+        _write_lines(results.responses, out / QUESTIONS)
     content = as_json(results)
     if (before := out / METRICS).is_file():  # benchmarks take long, and the weights are the same
         with suppress(ValueError):
@@ -119,6 +118,14 @@ def write(results: Results, out: Path) -> Json:
             content["benchmarks"] = (earlier.get("benchmarks") or {}) | content["benchmarks"]
     write_json(out / METRICS, content)
     return content
+
+
+def _write_lines(lines: Iterable[Json], file: Path) -> None:
+    partial = file.with_name(f".{file.name}.{os.getpid()}")
+    with partial.open("w", encoding="utf-8") as opened:
+        for line in lines:
+            opened.write(json_text(line, ensure_ascii=False) + "\n")
+    partial.replace(file)
 
 
 def table(content: Json) -> Table:

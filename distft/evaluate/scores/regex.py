@@ -1,6 +1,6 @@
-r"""Regular expression: whether an answer matches, or gives the same first group as the expected text.
+"""Regular expression: whether an answer matches, or gives the same first group as the expected text.
 
-`regex.pattern='#### (-?\d+)'` compares the last such number in both.
+`regex.pattern='#### ([0-9]+)'` compares the last such number in both.
 """
 
 import re
