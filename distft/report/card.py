@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 import distft
 from distft.generate.samples_file import Sample
-from distft.report.facts import Facts, attempt_lines
+from distft.report.facts import Facts
+from distft.report.tables import attempt_lines
 
 _STOPS = (
     "Its stop tokens are in generation_config.json and include more than those of the base model: "
@@ -43,7 +44,7 @@ def model_card(facts: Facts, base: str | None, made: Sequence[tuple[str, str | N
             "",
             "## Training",
             "",
-            *_lines(facts.what + facts.numbers),
+            *_lines([(fact.name, fact.text) for fact in facts.what + facts.numbers]),
             *_lines(made),
             *(attempts if facts.attempts else []),
             "",
