@@ -31,7 +31,7 @@ def answer_metrics(answers: Sequence[Answered], scores: Mapping[str, ScoreLike])
             counts = np.array([row[name] for row in rows], dtype=np.float64)
             found.append(Metric(name, counts, value, is_binary=name in score.binary))
     found += [
-        _share("answer_tokens", [each.tokens for each in answers]),
+        _share("answer_tokens", [each.tokens for each in answers], lower_is_better=None),
         _share("answer_repetition", [repetition(each.text) for each in answers], lower_is_better=True),
         _share("answer_cut", [each.stopped == "length" for each in answers], is_binary=True, lower_is_better=True),
         _share("answer_empty", [not each.text.strip() for each in answers], is_binary=True, lower_is_better=True),
@@ -46,6 +46,6 @@ def repetition(text: str) -> float:
     return 1 - len(set(runs)) / len(runs) if runs else 0.0
 
 
-def _share(name: str, values: Sequence[float], is_binary: bool = False, lower_is_better: bool = False) -> Metric:
+def _share(name: str, values: Sequence[float], is_binary: bool = False, lower_is_better: bool | None = False) -> Metric:
     counts = np.stack([np.array(values, dtype=np.float64), np.ones(len(values))], 1)
     return Metric(name, counts, mean, is_binary, lower_is_better)

@@ -18,13 +18,13 @@ Key = tuple[str, int]  # content id, and its number among the items with this id
 
 @dataclass(frozen=True)
 class Metric:
-    """One metric. counts: of each item, float64 [N, K]. value: of their sum."""
+    """One metric. counts: of each item, float64 [N, K]. value: of their sum. lower_is_better: None: neither is."""
 
     name: str
     counts: np.ndarray
     value: Value = mean
     is_binary: bool = False
-    lower_is_better: bool = False
+    lower_is_better: bool | None = False
 
     def of(self, index: np.ndarray) -> "Metric":
         """Returns the metric over some of the items."""
@@ -113,7 +113,10 @@ def compare(ours: Evaluation, theirs: Evaluation) -> Comparison:
 
 
 def verdict(metric: Metric, found: Difference) -> str:
-    """Returns better, worse, or that no difference is shown, with the number of items that would show this one."""
+    """Returns better, worse (lower, higher where neither is), or that no difference is shown, with the number of items
+    that would show this one."""
+    if found.is_shown and metric.lower_is_better is None:
+        return "lower" if found.difference < 0 else "higher"
     if found.is_shown:
         return "better" if (found.difference < 0) == metric.lower_is_better else "worse"
     if found.items_needed is None:

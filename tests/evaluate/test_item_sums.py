@@ -44,12 +44,14 @@ def test_several_processes_measure_like_one(world: int, by_one: dict[str, Any]) 
     assert len({len(share) for share in found["fsdp 5"]}) > 1  # 5 rows are no equal shares
 
 
-@pytest.mark.parametrize("model", ["gemma3_4b", "gpt2"])
-def test_the_sums_of_rows_are_those_of_the_loss(model: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("model", "soft_cap"), [("gemma3_4b", 0.05), ("gpt2", None)])
+def test_the_sums_of_rows_are_those_of_the_loss(model: str, soft_cap: float | None, tmp_path: Path) -> None:
     rows = rows_of(tmp_path, 9)
     with alone() as world:
         engine = ready(model, "ddp", world)
         engine.train(False)
+        if soft_cap:
+            engine.objective.model.config.get_text_config().final_logit_softcapping = soft_cap
         lines = list(item_sums(engine, rows, LIMITS, world))
         with torch.no_grad():
             value, sums = engine.forward(collate(rows, np.arange(9)))

@@ -1,6 +1,8 @@
 """`distft evaluate` measures checkpoints, the base, exports and other rows, compares them, and refuses bad input."""
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,15 +11,15 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from distft import inference
-from distft.config import ConfigError
+from distft.config import ConfigError, read_config
 from distft.data.shards import Rows
-from distft.evaluate import __main__ as command
+from distft.data.stage import prepare_data
 from distft.evaluate.__main__ import main
 from distft.launchers.contract import Outcome
 from distft.run import RunFolder
 from tests.evaluate.test_benchmarks import write_tasks
 from tests.support.alone import alone
-from tests.support.answered import make_base, make_run, read_lines, write_lines
+from tests.support.answered import make_run, read_lines, write_lines
 
 pytestmark = pytest.mark.slow
 
@@ -53,9 +55,9 @@ def evaluate(*words: str, at: Path) -> tuple[dict[str, Any], list[dict[str, Any]
     return json.loads((at / "metrics.json").read_text()), read_lines(at / "items.jsonl")
 
 
-def test_several_processes_and_the_base_in_one_command(tuned_run: RunFolder, capsys: Any, tmp_path: Path) -> None:
-    words = [f"run={tuned_run.path}", "against=base", "scores=[exact_match,bleu]", "max_new_tokens=4", "--json"]
-    assert main([*words, "launcher.processes_per_node=2", "strategy=fsdp"]) == 0
+def test_the_command_measures_on_several_processes(tuned_run: RunFolder, capsys: Any) -> None:
+    words = [f"run={tuned_run.path}", "scores=[exact_match,bleu]", "max_new_tokens=4", "--json", "strategy=fsdp"]
+    assert main([*words, "launcher.processes_per_node=2"]) == 0
     printed = json.loads(capsys.readouterr().out)
     folder = tuned_run.eval / "step-00000003"
     assert printed == json.loads((folder / "metrics.json").read_text())
@@ -64,26 +66,33 @@ def test_several_processes_and_the_base_in_one_command(tuned_run: RunFolder, cap
     assert printed["step"] == 3 and printed["at"] == "latest" and printed["settings"]["processes"] == 2
     items = read_lines(folder / "items.jsonl")
     assert printed["rows"] == len(items) == tuned_run.read_plan().eval_rows
-    loss = printed["metrics"]["loss"]
-    assert loss["value"] == pytest.approx(
-        sum(each["loss_sum"] for each in items) / sum(each["target_tokens"] for each in items)
-    )
+    loss, targets = printed["metrics"]["loss"], sum(each["target_tokens"] for each in items)
+    assert loss["value"] == pytest.approx(sum(each["loss_sum"] for each in items) / targets)
     assert loss["n"] == loss["clusters"] == len(items) and loss["low"] < loss["value"] < loss["high"]
-    found = printed["against"]["loss"]
-    assert found["theirs"] + found["difference"] == pytest.approx(loss["value"]) and 0 < found["p"] <= 1
-    assert found["low"] < found["difference"] < found["high"] and found["verdict"]
-    assert printed["against_model"] == {
-        "name": "run at base",
-        "matched": len(items),
-        "only_here": 0,
-        "only_there": 0,
-    }
     assert printed["metrics"]["bleu"]["value"] >= 0 and printed["settings"]["scores"]["bleu"].startswith("tokenizer")
     raw = read_lines(tuned_run.path.parents[1] / "rows.jsonl")
     for each in items:
         row = raw[each["line"] - 1]
         assert each["expected"] == row["completion"] and Path(each["source"]).name == "rows.jsonl"
         assert each["exact_match"] == float(each["answer"].strip() == row["completion"])
+
+
+def test_the_base_is_compared_on_the_same_items(tuned_run: RunFolder, here: None, tmp_path: Path, capsys: Any) -> None:
+    found, items = evaluate(f"run={tuned_run.path}", "against=base", f"out={tmp_path}", at=tmp_path)
+    loss, other = found["metrics"]["loss"]["value"], found["against"]["loss"]
+    assert other["theirs"] + other["difference"] == pytest.approx(loss) and 0 < other["p"] <= 1
+    assert other["low"] < other["difference"] < other["high"]
+    assert found["against_model"] == {
+        "name": "run at base",
+        "matched": len(items),
+        "only_here": 0,
+        "only_there": 0,
+    }
+    shown = other["low"] > 0 or other["high"] < 0
+    assert other["verdict"] == "better" if shown else other["verdict"].startswith("no difference shown; about ")
+    printed = capsys.readouterr().out
+    assert f"loss: {other['verdict']}" in printed and str(tmp_path / "metrics.json") in printed
+    assert not (tuned_run.eval / "base").exists()
 
 
 def test_the_loss_is_that_of_transformers_on_the_rows(tuned_run: RunFolder, here: None, tmp_path: Path) -> None:
@@ -140,8 +149,10 @@ def test_an_export_is_measured_like_its_run(tuned_run: RunFolder, here: None, tm
 
 
 def test_two_runs_are_compared_on_the_rows_of_both(tuned_run: RunFolder, here: None, tmp_path: Path) -> None:
-    make_base(tmp_path / "base")
-    other = make_run(tmp_path, "data.eval=0.5", "data.split_seed=3")
+    other = RunFolder(shutil.copytree(tuned_run.path, tmp_path / "other", symlinks=True))
+    shutil.rmtree(other.eval, ignore_errors=True)
+    rows = prepare_data(read_config(tuned_run).changed({"data.eval": 0.5, "data.split_seed": 3}))
+    other.write_plan(replace(tuned_run.read_plan(), data_dir=str(rows.folder)))
     found, items = evaluate(
         f"run={tuned_run.path}", f"against={other.path}", f"out={tmp_path / 'o'}", at=tmp_path / "o"
     )
@@ -197,7 +208,3 @@ def test_bad_input_is_refused_before_a_process_starts(tuned_run: RunFolder, tmp_
     assert message.endswith("has no held-out rows. Try: data.eval=FILE")
     [message] = refused("tasks=[doubels]", f"task_path={write_tasks(tmp_path, 2)}")
     assert message.startswith("tasks: there is no task doubels. Did you mean doubles?")
-
-
-def test_the_command_lists_its_keys(capsys: Any) -> None:
-    assert set(command.KEYS) >= {"run", "at", "data.eval", "label", "tasks", "against", "scores", "slices"}

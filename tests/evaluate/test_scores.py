@@ -64,6 +64,13 @@ def test_bleu_is_that_of_sacrebleu(options: dict[str, Any]) -> None:
     assert expected > 1 and values("bleu", **options)["bleu"] == pytest.approx(expected, abs=1e-9)
 
 
+def test_bleu_without_long_matches_is_smoothed_as_by_sacrebleu() -> None:
+    made, answer, expected = score("bleu"), "a b x d e y f g", "a b c d e f g h i"
+    assert made.bleu.sentence_score(answer, [expected]).counts[2:] == [0, 0]
+    found = float(made.value(np.array(made(answer, expected)["bleu"])))
+    assert found == pytest.approx(BLEU().corpus_score([answer], [[expected]]).score, abs=1e-9)
+
+
 def test_a_regular_expression_compares_its_last_group() -> None:
     made = score("regex", pattern=r"(\d+)")
     assert made("first 7, then 13", "so 13")["regex"][0] == 1 and made("13 or 7", "13")["regex"][0] == 0

@@ -10,6 +10,7 @@ from scipy.stats import binom, norm
 from statsmodels.stats.contingency_tables import mcnemar as exact_mcnemar
 from statsmodels.stats.power import NormalIndPower
 
+from distft.evaluate.metrics import Metric, verdict
 from distft.evaluate.statistics import cluster_numbers, estimate, items_needed, mcnemar, mean, paired, permutation
 
 
@@ -124,3 +125,18 @@ def test_one_cluster_gives_no_standard_error() -> None:
     difference = paired(scores, scores[::-1], mean, np.zeros(3, dtype=int), is_binary=True)
     assert difference.p is None and not difference.is_shown
     assert cluster_numbers(["b", "a", "b"]).tolist() == [0, 1, 0]
+
+
+def test_a_verdict_needs_interval_and_p() -> None:
+    scores = counts_of(np.arange(20.0))
+    loss = Metric("loss", scores, lower_is_better=True)
+    lower = paired(scores - np.array([3.0, 0.0]), scores, mean, np.arange(20), is_binary=False)
+    same = paired(scores, scores[::-1], mean, np.arange(20), is_binary=False)
+    assert lower.difference == -3 and verdict(loss, lower) == "no difference shown"  # equal in each item: no error
+    noisy = scores - np.stack([np.linspace(1, 5, 20), np.zeros(20)], 1)
+    found = paired(noisy, scores, mean, np.arange(20), is_binary=False)
+    assert verdict(loss, found) == "better" and verdict(Metric("f1", scores), found) == "worse"
+    assert verdict(Metric("length", scores, lower_is_better=None), found) == "lower"
+    assert verdict(loss, same) == "no difference shown"
+    weak = paired(scores + np.stack([np.tile([9.0, -8.0], 10), np.zeros(20)], 1), scores, mean, np.arange(20), False)
+    assert verdict(loss, weak).startswith("no difference shown; about 2,") and weak.items_needed
