@@ -138,7 +138,7 @@ def questions_of(found: Values) -> list[Evaluation]:
         scores = np.array(each["scores"])
         counts = np.stack([scores, np.ones(len(scores))], 1)
         metric = Metric(name, counts, is_binary=bool(np.isin(scores, (0, 1)).all()))
-        made.append(Evaluation(each["ids"], [f"{i} {key}" for i, key in enumerate(each["ids"])], [metric]))
+        made.append(Evaluation(each["ids"], each["ids"], [metric]))
     return made
 
 

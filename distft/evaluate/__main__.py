@@ -54,6 +54,7 @@ KEYS = {
 }
 CLAIM = """Writes metrics.json, metrics with standard errors and by slice, and items.jsonl, a line for each item.
 The numbers are the same for every number of processes. --json prints metrics.json."""
+COMPRESSED = (".gz", ".zst", ".bz2")
 WIDTH = 110  # of the table
 PACKAGES = ("distft", "torch", "transformers", "tokenizers", "lm-eval", "sacrebleu")
 
@@ -195,7 +196,7 @@ def other_source(given: Mapping[str, str], source: Source) -> Source | None:
 
 def place_of(given: Mapping[str, str], source: Source) -> Path:
     """Returns the folder of the results; ConfigError where it cannot be written."""
-    label = given.get("label") or (Path(given["data.eval"]).name.split(".")[0] if "data.eval" in given else "")
+    label = label_of(given) or ""
     if not label.isprintable() or "/" in label or label in (".", ".."):
         raise ConfigError([f"label={label}: is not a name of a folder. Try: label=test"])
     run = RunFolder(absolute(given["run"]))
@@ -205,6 +206,14 @@ def place_of(given: Mapping[str, str], source: Source) -> Path:
     if why := why_not_writable(out):
         raise ConfigError([f"{out}: {why}. Try: out=DIR"])
     return out
+
+
+def label_of(given: Mapping[str, str]) -> str | None:
+    """Returns the name of the results of other rows: `label`, else the file's name; None for the run's own rows."""
+    if "data.eval" not in given:
+        return None
+    file = Path(given["data.eval"])
+    return given.get("label") or (Path(file.stem) if file.suffix in COMPRESSED else file).stem
 
 
 def link(given: Mapping[str, str], out: Path) -> None:
@@ -229,7 +238,7 @@ def results_of(given: Mapping[str, str], task: Task, measured: Measured, theirs:
     notes = [*measured.notes, *source.notes, *(found.notes if found else ())]
     if found and not found.matched:
         notes.append("against: the two have no item in common. Try: data.eval=FILE, for both the same rows")
-    seen = seen_in_training(source, [item.id for item in items])
+    seen = seen_in_training(source, [item.content_id for item in items])
     if seen:
         notes.append(f"{seen:,} of {len(items):,} items are also training rows")
     return Results(
@@ -243,7 +252,7 @@ def results_of(given: Mapping[str, str], task: Task, measured: Measured, theirs:
         slices=slices(measured.evaluation, columns),
         columns=columns,
         settings=settings_of(task, measured) | {"seen_in_training": seen},
-        label=given.get("label") or (Path(given["data.eval"]).name.split(".")[0] if "data.eval" in given else None),
+        label=label_of(given),
         comparison=found,
         against=theirs.source.name if theirs else None,
         benchmarks={name: each | benchmark_settings(task, measured) for name, each in measured.benchmarks.items()},

@@ -39,7 +39,7 @@ def item_scores(found: Mapping[str, Any]) -> dict[str, dict[str, list[Any]]]:
                 value = sample.get(metric)
                 if isinstance(value, bool | int | float):
                     each = scores.setdefault(f"{task}/{metric}", {"ids": [], "scores": []})
-                    each["ids"].append(sample.get("doc_hash") or str(sample["doc_id"]))
+                    each["ids"].append(f"{sample['doc_id']} {sample.get('doc_hash')}")
                     each["scores"].append(float(value))
     return scores
 

@@ -4,9 +4,9 @@ Prepared shards keep tokens and content ids alone. So the sources of a run's own
 takes; rows of another file are prepared here, by the same pipeline.
 """
 
-from collections import defaultdict, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +23,21 @@ _FIRST_BUCKET = 64  # tokens
 
 @dataclass(frozen=True)
 class Item:
-    """One evaluated row. columns: of its source row; empty where that was not found."""
+    """One evaluated row. id: hash of its content, with `-2`, `-3` for further rows of the same content.
+
+    columns: of its source row; empty where that was not found.
+    """
 
     id: str
     source: str
     line: int
     length: int  # tokens
     columns: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def content_id(self) -> str:
+        """The hash alone."""
+        return self.id.partition("-")[0]
 
     @property
     def place(self) -> str:
@@ -51,7 +59,7 @@ def locate(rows: Rows, config: Config) -> tuple[list[Item], str]:
         found = waiting[identity, rows[number].input_ids.tobytes()]
         length = int(rows.lengths[number])
         items.append(_item(found.popleft()) if found else Item(identity, "", 0, length))
-    return items, note
+    return numbered(items), note
 
 
 def prepare(config: Config, folder: Path) -> list[Item]:
@@ -71,7 +79,17 @@ def prepare(config: Config, folder: Path) -> list[Item]:
     if not items:
         bad = [f"{each.source}:{each.line}: {each.reason}" for each in outcome.left_out[:10]]
         raise ConfigError([f"data.eval={config.data.eval}: has no rows to evaluate", *bad])
-    return items
+    return numbered(items)
+
+
+def numbered(items: Sequence[Item]) -> list[Item]:
+    """Returns the items with an id of its own for each, by their order among those of the same content."""
+    seen: Counter[str] = Counter()
+    found = []
+    for item in items:
+        seen[item.id] += 1
+        found.append(item if seen[item.id] == 1 else replace(item, id=f"{item.id}-{seen[item.id]}"))
+    return found
 
 
 def column_values(items: Sequence[Item], name: str) -> list[Any]:

@@ -13,7 +13,6 @@ LARGEST_EXPONENT = 700.0  # exp of more overflows fp64
 FEW = 30  # items of a slice, below which it is marked
 MOST_VALUES = 40  # of a slice; the rarest are joined
 OTHERS = "(others)"
-Key = tuple[str, int]  # content id, and its number among the items with this id
 
 
 @dataclass(frozen=True)
@@ -33,21 +32,11 @@ class Metric:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Metrics of one model over N items. clusters: what groups the items, such as a conversation's source row."""
+    """Metrics of one model over N items. ids: one for each, equal for equal items. clusters: what groups the items, such as a conversation's source row."""
 
     ids: Sequence[str]
     clusters: Sequence[str]
     metrics: Sequence[Metric]
-
-    @property
-    def keys(self) -> list[Key]:
-        """The key of each item; equal rows are numbered."""
-        seen: dict[str, int] = defaultdict(int)
-        found = []
-        for each in self.ids:
-            found.append((each, seen[each]))
-            seen[each] += 1
-        return found
 
     def estimates(self, index: np.ndarray | None = None) -> dict[str, Estimate]:
         """Returns the metrics with standard errors, over the items at `index` or all."""
@@ -91,7 +80,7 @@ def language_model_metrics(
 
 def compare(ours: Evaluation, theirs: Evaluation) -> Comparison:
     """Returns the paired differences on the items that both evaluations have, matched by content."""
-    mine, other = {key: i for i, key in enumerate(ours.keys)}, {key: i for i, key in enumerate(theirs.keys)}
+    mine, other = ({key: i for i, key in enumerate(each.ids)} for each in (ours, theirs))
     both = [key for key in mine if key in other]
     left = np.array([mine[key] for key in both], dtype=np.int64)
     right = np.array([other[key] for key in both], dtype=np.int64)

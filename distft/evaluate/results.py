@@ -177,7 +177,7 @@ def slice_lines(content: Json) -> Iterator[str]:
             parts = [
                 f"{metric} {number(each['value'], metric)}{_half(each, metric)}"
                 for metric, each in found["metrics"].items()
-                if not metric.startswith("answer_") and metric != "perplexity"
+                if not metric.startswith("answer_") and metric != "perplexity" and number(each["value"], metric)
             ]
             few = f", fewer than {FEW}: uncertain" if found["few"] else ""
             yield f"{name} {value}: {', '.join(parts)} (n {found['n']}{few})"

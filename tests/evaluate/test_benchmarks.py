@@ -93,7 +93,7 @@ def test_log_likelihoods_are_those_of_lm_evals_own_back_end(theirs: Any) -> None
 def run_job(folder: Path, tasks: Tasks) -> dict[str, Any]:
     """Runs the tasks on a tiny model in this process; returns what benchmarks.json holds."""
     job = RunFolder(folder)
-    write_json(folder / "prompts.json", {"prompts": [], "ends": [257], "adapters": None, "settings": {}})
+    write_json(folder / "prompts.json", {"prompts": [], "ends": [2, 257], "adapters": None, "settings": {}})
     with alone() as world:
         engine = ready(MODEL, "fsdp", world)
         work = Work(None, 4, None, tasks)

@@ -119,10 +119,10 @@ def test_other_rows_are_sliced_and_clustered_by_columns(tuned_run: RunFolder, he
         for i in range(40)
     ]
     file = write_lines(tmp_path / "more.test.jsonl", rows)
-    folder = tuned_run.eval / "step-00000002" / "more"
+    folder = tuned_run.eval / "step-00000002" / "more.test"
     words = [f"run={tuned_run.path}", "at=step-2", f"data.eval={file}", "slices=[topic,length]", "cluster=user"]
     found, items = evaluate(*words, "batch_size=8", at=folder)
-    assert found["label"] == "more" and found["rows"] == 40
+    assert found["label"] == "more.test" and found["rows"] == 40
     assert found["metrics"]["loss"]["n"] == 40 and found["metrics"]["loss"]["clusters"] == 10
     topics = found["slices"]["topic"]
     assert {name: each["n"] for name, each in topics.items()} == {"even": 20, "odd": 20}
@@ -139,12 +139,14 @@ def test_an_export_is_measured_like_its_run(tuned_run: RunFolder, here: None, tm
     from distft.export.__main__ import main as export
 
     assert export([f"run={tuned_run.path}", f"out={tmp_path / 'out'}", "at=latest", "format=merged", "dtype=fp32"]) == 0
-    file = write_lines(tmp_path / "few.jsonl", [{"prompt": f"{i} and", "completion": str(i)} for i in range(5)])
+    five = [{"prompt": f"{i} and", "completion": str(i)} for i in (0, 1, 2, 3, 1)]
+    file = write_lines(tmp_path / "few.jsonl", five)
     words = [f"data.eval={file}", "label=again", "precision=fp32"]
     of_run, items = evaluate(f"run={tuned_run.path}", *words, at=tuned_run.eval / "step-00000003" / "again")
     of_export, others = evaluate(f"run={tmp_path / 'out'}", *words, at=tmp_path / "out" / "eval" / "again")
     assert of_export["metrics"]["loss"]["value"] == pytest.approx(of_run["metrics"]["loss"]["value"], rel=1e-6)
     assert [each["id"] for each in items] == [each["id"] for each in others]
+    assert len({each["id"] for each in items}) == 5 and items[4]["id"] == items[1]["id"] + "-2"
     assert of_export["settings"]["seen_in_training"] is None
 
 

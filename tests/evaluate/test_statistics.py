@@ -132,7 +132,7 @@ def test_a_verdict_needs_interval_and_p() -> None:
     loss = Metric("loss", scores, lower_is_better=True)
     lower = paired(scores - np.array([3.0, 0.0]), scores, mean, np.arange(20), is_binary=False)
     same = paired(scores, scores[::-1], mean, np.arange(20), is_binary=False)
-    assert lower.difference == -3 and verdict(loss, lower) == "no difference shown"  # equal in each item: no error
+    assert lower.difference == pytest.approx(-3) and verdict(loss, lower) == "better"  # by 3 in each item
     noisy = scores - np.stack([np.linspace(1, 5, 20), np.zeros(20)], 1)
     found = paired(noisy, scores, mean, np.arange(20), is_binary=False)
     assert verdict(loss, found) == "better" and verdict(Metric("f1", scores), found) == "worse"
