@@ -32,7 +32,10 @@ class Metric:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Metrics of one model over N items. ids: one for each, equal for equal items. clusters: what groups the items, such as a conversation's source row."""
+    """Metrics of one model over N items.
+
+    ids: one for each, equal for equal items. clusters: what groups the items, such as a conversation's source row.
+    """
 
     ids: Sequence[str]
     clusters: Sequence[str]
