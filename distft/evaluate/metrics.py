@@ -25,10 +25,6 @@ class Metric:
     is_binary: bool = False
     lower_is_better: bool | None = False
 
-    def of(self, index: np.ndarray) -> "Metric":
-        """Returns the metric over some of the items."""
-        return Metric(self.name, self.counts[index], self.value, self.is_binary, self.lower_is_better)
-
 
 @dataclass(frozen=True)
 class Evaluation:
