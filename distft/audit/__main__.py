@@ -11,6 +11,7 @@ import yaml
 from distft.audit.dataset import CONTAMINATION, LANGUAGE, PRIVACY, TOXICITY, Found
 from distft.audit.dataset import audit_rows, make_looking, read_dropped, read_views
 from distft.audit.licences import USES, Use, licences, of_folder
+from distft.audit.mentions import ALL
 from distft.audit.measures import ANY, Measure, flags_asked_for, write_measures
 from distft.audit.terms import Terms, load_terms
 from distft.config import Config, ConfigError, command, compose, read_config
@@ -145,7 +146,7 @@ def report(found: Sequence[Measure], notes: Sequence[str], out: Path, asked: Seq
         raise ConfigError(wrong)
     out.mkdir(parents=True, exist_ok=True)
     path = write_measures(out, found)
-    flagged = [each for each in found if each.flag]
+    flagged = sorted((each for each in found if each.flag), key=lambda each: each.where != ALL)
     for note in notes:
         print(f"note: {note}")
     for each in flagged[:SHOWN]:

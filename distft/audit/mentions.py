@@ -5,7 +5,7 @@ look large. Mentions per million words count every occurrence.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields
 
 from distft.audit.terms import Attribute, Group, Label, Terms
@@ -27,6 +27,20 @@ class Cell:
     others: Counter[tuple[Group, Attribute]] = field(default_factory=Counter)  # the same of other groups of the axis
     rows_with_others: Counter[Group] = field(default_factory=Counter)  # rows that name another group of its axis
 
+    def add(self, row: "Row") -> None:
+        self.rows += 1
+        self.words += row.words
+        self.rows_with.update(row.labels)
+        if row.mentions:
+            self.mentions.update(row.mentions)
+            self.together.update(row.together)
+            self.others.update(row.others)
+            self.rows_with_others.update(row.named_others)
+
+    def with_(self, other: "Cell") -> "Cell":
+        """Returns the sum of the counts of two cells."""
+        return Cell(*(getattr(self, each.name) + getattr(other, each.name) for each in fields(self)))
+
     def without(self, other: "Cell") -> "Cell":
         """Returns the counts less those of another cell."""
         return Cell(*(getattr(self, each.name) - getattr(other, each.name) for each in fields(self)))
@@ -40,6 +54,18 @@ class Seen:
     mentions: Counter[Group]
     attributes: frozenset[Attribute]
     together: frozenset[tuple[Group, Attribute]]
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one row, or one role of it, has; the fields are those of Cell."""
+
+    words: int
+    mentions: Counter[Group]
+    labels: frozenset[Label]
+    together: frozenset[tuple[Group, Attribute]] = frozenset()
+    others: tuple[tuple[Group, Attribute], ...] = ()
+    named_others: tuple[Group, ...] = ()
 
 
 def look(text: str, terms: Terms) -> Seen:
@@ -59,7 +85,7 @@ def look(text: str, terms: Terms) -> Seen:
 
 @dataclass
 class Counts:
-    """Counts of all rows, by part: `all`, `role ROLE` and `source FILE`."""
+    """Counts of rows, by part: `role ROLE` and `source FILE`; `whole` adds `all`."""
 
     terms: Terms
     cells: dict[str, Cell] = field(default_factory=dict)
@@ -69,50 +95,54 @@ class Counts:
         by_role: dict[str, list[Seen]] = {}
         for text in view.texts:
             by_role.setdefault(text.role, []).append(look(text.text, self.terms))
-        whole = [seen for found in by_role.values() for seen in found]
-        labels = self._count(ALL, whole)
-        self._count(f"source {view.source}", whole)
+        row = self._row([seen for found in by_role.values() for seen in found])
+        self._cell(f"source {view.source}").add(row)
         for role, found in by_role.items():
-            self._count(f"role {role}", found)
-        return labels
+            self._cell(f"role {role}").add(row if len(by_role) == 1 else self._row(found))
+        return row.labels
+
+    def whole(self) -> "Counts":
+        """Returns the counts with the part `all`, the sum of the sources; a single source is no part of its own."""
+        sources = {part: cell for part, cell in self.cells.items() if part.startswith("source ")}
+        total = Cell()
+        for cell in sources.values():
+            total = total.with_(cell)
+        parts = self.cells if len(sources) > 1 else {part: c for part, c in self.cells.items() if part not in sources}
+        return Counts(self.terms, {ALL: total} | parts)
 
     def without(self, lost: "Counts") -> "Counts":
         """Returns the counts of the rows that are not among `lost`, which were counted here too."""
-        return Counts(self.terms, {part: cell.without(lost.cells.get(part, Cell())) for part, cell in self.cells.items()})
+        left = {part: cell.without(lost.cells.get(part, Cell())) for part, cell in self.cells.items()}
+        return Counts(self.terms, left)
 
-    def _count(self, part: str, found: Sequence[Seen]) -> frozenset[Label]:
-        cell = self.cells.setdefault(part, Cell())
-        cell.rows += 1
-        cell.words += sum(seen.words for seen in found)
+    def _cell(self, part: str) -> Cell:
+        return self.cells.setdefault(part, Cell())
+
+    def _row(self, found: Sequence[Seen]) -> Row:
         mentions: Counter[Group] = Counter()
         for seen in found:
             mentions.update(seen.mentions)
         labels: frozenset[Label] = frozenset({*mentions, *(each for seen in found for each in seen.attributes)})
-        cell.rows_with.update(labels)
+        words = sum(seen.words for seen in found)
         if not mentions:
-            return labels
-        cell.mentions.update(mentions)
-        pairs = {pair for seen in found for pair in seen.together}
-        cell.together.update(pairs)
-        self._count_others(cell, mentions, pairs)
-        return labels
-
-    def _count_others(
-        self, cell: Cell, mentions: Mapping[Group, int], pairs: Iterable[tuple[Group, Attribute]]
-    ) -> None:
-        """Counts, for every group, the rows with another group of its axis: what it is compared with."""
-        named = _by_axis(mentions)
-        for axis, groups in named.items():
-            for group in self.terms.by_axis[axis]:
-                if groups - {group}:
-                    cell.rows_with_others[group] += 1
+            return Row(words, mentions, labels)
+        pairs = frozenset(pair for seen in found for pair in seen.together)
         company: dict[tuple[str, Attribute], set[Group]] = {}
         for group, attribute in pairs:
             company.setdefault((group.axis, attribute), set()).add(group)
-        for (axis, attribute), groups in company.items():
-            for group in self.terms.by_axis[axis]:
-                if groups - {group}:
-                    cell.others[group, attribute] += 1
+        others = [
+            (group, attribute)
+            for (axis, attribute), groups in company.items()
+            for group in self.terms.by_axis[axis]
+            if groups - {group}
+        ]
+        named = [
+            group
+            for axis, groups in _by_axis(mentions).items()
+            for group in self.terms.by_axis[axis]
+            if groups - {group}
+        ]
+        return Row(words, mentions, labels, pairs, tuple(others), tuple(named))
 
 
 def _by_axis(groups: Iterable[Group]) -> dict[str, set[Group]]:
