@@ -3,8 +3,11 @@
 from pathlib import Path
 
 from distft.config import Config, read_config
+from distft.generate.decode import decoding
 from distft.generate.job import read_job
+from distft.generate.likelihood import score_share
 from distft.generate.ranks import answer_share, load_adapters
+from distft.generate.scored import SCORES, TEXTS, read_texts, write_scores
 from distft.run import Plan, RunFolder
 from distft.runtime.process_group import World
 from distft.strategies.engine import Engine
@@ -18,6 +21,18 @@ def generate(run: RunFolder, number: int, world: World) -> None:
     job = read_job(run)
     adapters = Path(job["adapters"]) if job["adapters"] else None
     answer_share(load_model(config, plan, run.checkpoints, world, adapters), run, job, plan.tokenizer_dir, world)
+
+
+def score(run: RunFolder, number: int, world: World) -> None:
+    """Scores the texts and answers the prompts of an audit's job, in the folder `run`."""
+    config, plan, job = read_config(run), run.read_plan(), read_job(run)
+    adapters = Path(job["adapters"]) if job["adapters"] else None
+    engine = load_model(config, plan, run.checkpoints, world, adapters)
+    with decoding(engine, world.device) as live:
+        write_scores(
+            run.path / SCORES / f"rank-{world.rank}.jsonl", score_share(live, read_texts(run.path / TEXTS), world)
+        )
+    answer_share(engine, run, job, plan.tokenizer_dir, world)
 
 
 def load_model(config: Config, plan: Plan, checkpoints: Path, world: World, adapters: Path | None = None) -> Engine:

@@ -8,18 +8,25 @@ from pathlib import Path
 
 import yaml
 
-from distft.audit.dataset import CONTAMINATION, LANGUAGE, PRIVACY, TOXICITY, Found
-from distft.audit.dataset import audit_rows, make_looking, read_dropped, read_views
+from distft.audit.dataset import (
+    Found,
+    audit_rows,
+    make_looking,
+    read_dropped,
+    read_views,
+)
+from distft.audit.exposure import REPEATS, Canary, make_canaries, read_canaries, write_canaries
 from distft.audit.licences import USES, Use, licences, of_folder
-from distft.audit.mentions import ALL
 from distft.audit.measures import ANY, Measure, flags_asked_for, write_measures
+from distft.audit.mentions import ALL
+from distft.audit.model import Scope, audit_model, find_sources
 from distft.audit.terms import Terms, load_terms
 from distft.config import Config, ConfigError, command, compose, read_config
 from distft.config.command import find_run, keywords, usage
 from distft.config.errors import did_you_mean, nearest
 from distft.config.source_item import source_items
 from distft.paths import absolute, why_not_writable
-from distft.run import EXIT_CLOSED_GATE, RunFolder
+from distft.run import EXIT_CLOSED_GATE
 
 KEYS = {
     "data": "rows to audit: a file, folder, pattern or hub id as for data.train, or a run's folder: its training rows",
@@ -30,35 +37,101 @@ KEYS = {
     "against": "with data=: a file or pattern of benchmark rows; near-copies of them are counted",
     "format": "with data=FILE: the format of the rows (default: told from their fields)",
     "use": f"the intended use that licences are read for: {', '.join(USES)} (default: {USES[0]})",
+    "at": "with run=: latest (default), best or step-N",
+    "rows": f"with run=: held-out rows that are scored, at most (default {Scope.rows})",
+    "answers": f"with run=: held-out prompts that are answered, at most (default {Scope.answered})",
+    "max_new_tokens": f"with run=: tokens of an answer, at most (default {Scope.tokens})",
+    "canaries": "with run=: canaries.json of canaries that were planted in the training rows",
+    "plant": "writes so many canaries for each of 1, 4 and 16 repeats to out=, for data.train",
+    "seed": "with plant=: of the canaries' secrets (default 0)",
+    "launcher.processes_per_node": "with run=: processes on this machine, or auto (default: the run's)",
     "fail_on": f"flags that make the exit code {EXIT_CLOSED_GATE}: any, axes or measures, such as [gender, rows_with]",
 }
 CLAIM = """Writes audit.json, a list of {axis, measure, base, tuned, low, high, n, flag, limits}; there is no overall score.
-data=: mentions of groups, their company, languages, personal data, licences, and what each cleaning rule drops."""
+data=: mentions of groups, their company, languages, personal data, licences, and what each cleaning rule drops.
+run=: counterfactual swaps of held-out rows, templates, gaps by slice, memorisation and answers, base against tuned."""
 SHOWN = 40  # lines on the terminal
+
+
+OF_DATA = ("clean", "against", "format")
+OF_MODEL = ("at", "rows", "answers", "max_new_tokens", "canaries", "launcher.processes_per_node")
+OF_CANARIES = ("seed",)
 
 
 def main(arguments: list[str]) -> int:
     """Writes audit.json and prints what is flagged; returns 3 for a flag of fail_on, 0 otherwise."""
     given = keywords(arguments, KEYS, required=())
-    errors = []
-    if ("data" in given) == ("run" in given):
-        errors.append("one of data= and run= is needed. Try: data=rows.jsonl out=audit, or run=runs/NAME")
-    if "data" in given and "out" not in given:
-        errors.append("out=: is missing, the folder for audit.json. Try: out=audit")
-    if "out" in given and (why := why_not_writable(absolute(given["out"]))):
-        errors.append(f"out={given['out']}: {why}. Try: out=audit")
+    errors = wrong_keys(given)
     use = given.get("use", USES[0])
     if use not in USES:
         errors.append(f"use={use}: is not a use.{did_you_mean(nearest(use, USES))} Allowed: {', '.join(USES)}")
     asked = fail_on(given.get("fail_on"), errors)
+    numbers = {
+        key: whole_number(given, key, default, errors)
+        for key, default in (("rows", Scope.rows), ("answers", Scope.answered), ("max_new_tokens", Scope.tokens),
+                             ("plant", 0), ("seed", 0))
+    }  # fmt: skip
+    terms = load_terms()
+    canaries: list[Canary] = []
     try:
-        terms = load_terms(absolute(given["terms"]) if "terms" in given else None)
+        terms = load_terms(absolute(given["terms"])) if "terms" in given else terms
+    except ConfigError as error:
+        errors += error.messages
+    try:
+        canaries = read_canaries(absolute(given["canaries"])) if "canaries" in given else []
     except ConfigError as error:
         errors += error.messages
     if errors:
         raise ConfigError(errors)
-    found, notes = audit_data(given, terms, use)
-    return report(found, notes, absolute(given["out"]), asked)
+    if "plant" in given:
+        return plant(numbers["plant"], numbers["seed"], absolute(given["out"]))
+    if "data" in given:
+        found, notes = audit_data(given, terms, use)
+        return report(found, notes, absolute(given["out"]), asked)
+    run = find_run(given["run"])
+    base, tuned = find_sources(given["run"], given.get("at"), given)
+    scope = Scope(terms, use, numbers["rows"], numbers["answers"], numbers["max_new_tokens"], canaries)
+    try:
+        found, notes = audit_model(base, tuned, scope)
+    except RuntimeError as error:
+        print(f"{run.path} was not audited: {error}", file=sys.stderr)
+        return 1
+    return report(found, notes, absolute(given["out"]) if "out" in given else run.audit, asked)
+
+
+def wrong_keys(given: Mapping[str, str]) -> list[str]:
+    """Returns a message for each key that is missing, or has no effect here."""
+    errors = []
+    kinds = [key for key in ("data", "run", "plant") if key in given]
+    if len(kinds) != 1:
+        errors.append("one of data=, run= and plant= is needed. Try: data=rows.jsonl out=audit, or run=runs/NAME")
+    elif kinds[0] != "run" and "out" not in given:
+        errors.append("out=: is missing, the folder to write. Try: out=audit")
+    for kind, keys in (("data", OF_DATA), ("run", OF_MODEL), ("plant", OF_CANARIES)):
+        if len(kinds) == 1 and kind != kinds[0]:
+            errors += [f"{key}={given[key]}: has no effect without {kind}=" for key in keys if key in given]
+    if "out" in given and (why := why_not_writable(absolute(given["out"]))):
+        errors.append(f"out={given['out']}: {why}. Try: out=audit")
+    return errors
+
+
+def whole_number(given: Mapping[str, str], key: str, default: int, errors: list[str]) -> int:
+    """Returns the number of a key; adds an error where it is none."""
+    text = given.get(key)
+    if text is None:
+        return default
+    if not text.isdecimal() or (key != "seed" and int(text) < 1):
+        errors.append(f"{key}={text}: is not a whole number{'' if key == 'seed' else ' of at least 1'}")
+        return default
+    return int(text)
+
+
+def plant(count: int, seed: int, out: Path) -> int:
+    """Writes canaries and says how to use them."""
+    rows, about = write_canaries(out, make_canaries(count, seed=seed))
+    print(f"{count * len(REPEATS)} canaries, planted {', '.join(map(str, REPEATS))} times: {rows}")
+    print(f"train with data.train=[ROWS, {rows}], then: distft audit run=DIR canaries={about}")
+    return 0
 
 
 def fail_on(text: str | None, errors: list[str]) -> list[str]:
@@ -93,7 +166,9 @@ def audit_data(given: Mapping[str, str], terms: Terms, use: Use) -> tuple[list[M
     against = [given["against"]] if "against" in given else []
     try:
         looking = make_looking(against)
-        found = audit_rows(read_views(rows.config), terms, looking, read_dropped(rows.prepared) if rows.prepared else {})
+        found = audit_rows(
+            read_views(rows.config), terms, looking, read_dropped(rows.prepared) if rows.prepared else {}
+        )
     except ValueError as error:
         raise ConfigError(str(error).replace("data.train=", "data=").splitlines()) from error
     measures = found.measures(is_cleaned=rows.prepared is not None)
@@ -110,7 +185,7 @@ class DataRows:
     prepared: Path | None = None
     model_licence: str | None = None
 
-    def items(self):  # noqa: ANN201
+    def items(self):
         return source_items(self.config.data.train)
 
     def counts(self, found: Found) -> list[int]:

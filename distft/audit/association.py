@@ -144,8 +144,16 @@ def filters(groups: Sequence[Group], named: dict[Group, int], dropped: dict[str,
             rest = (count - lost) / max(1, rows - before)
             made.append(
                 Measure(
-                    group.axis, f"filter:{rule}", before / rows, (before - lost) / kept, low * share, high * share,
-                    n=before, flag=False, limits=FILTER_LIMITS, group=group.name,
+                    group.axis,
+                    f"filter:{rule}",
+                    before / rows,
+                    (before - lost) / kept,
+                    low * share,
+                    high * share,
+                    n=before,
+                    flag=False,
+                    limits=FILTER_LIMITS,
+                    group=group.name,
                     note=f"drops {lost / before:.1%} of its rows, {rest:.1%} of the others",
                 )  # fmt: skip
             )

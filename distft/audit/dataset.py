@@ -116,9 +116,7 @@ class Found:
                 found.append(self._share(tally, label, is_cleaned, (axis, measure, limits), is_bad))
         return found
 
-    def _share(
-        self, tally: Tally, label: str, is_cleaned: bool, names: tuple[str, str, str], is_bad: bool
-    ) -> Measure:
+    def _share(self, tally: Tally, label: str, is_cleaned: bool, names: tuple[str, str, str], is_bad: bool) -> Measure:
         axis, measure, limits = names
         count, left = tally.rows[label], tally.rows[label] - tally.dropped[label]
         kept = self.rows - self.num_dropped

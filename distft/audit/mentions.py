@@ -80,7 +80,9 @@ def look(text: str, terms: Terms) -> Seen:
             else:
                 attributes.append((i, label))
     pairs = {(group, each) for i, group in groups for j, each in attributes if abs(i - j) <= WINDOW}
-    return Seen(len(words), Counter(group for _, group in groups), frozenset(a for _, a in attributes), frozenset(pairs))
+    return Seen(
+        len(words), Counter(group for _, group in groups), frozenset(a for _, a in attributes), frozenset(pairs)
+    )
 
 
 @dataclass

@@ -83,7 +83,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return _adjusted(p_values, lambda rank, count: count - rank + 1, from_largest=False)
 
 
-def _adjusted(p_values: Sequence[float], factor, from_largest: bool) -> list[float]:  # noqa: ANN001
+def _adjusted(p_values: Sequence[float], factor, from_largest: bool) -> list[float]:
     order = sorted(range(len(p_values)), key=lambda i: p_values[i])
     adjusted = [min(1.0, p_values[i] * factor(rank, len(order))) for rank, i in enumerate(order, 1)]
     if from_largest:
@@ -106,7 +106,7 @@ class Resampled:
     p: float
 
 
-def bootstrap(values: np.ndarray, statistic=np.mean, seed: int = 0) -> Resampled:  # noqa: ANN001
+def bootstrap(values: np.ndarray, statistic=np.mean, seed: int = 0) -> Resampled:
     """Returns a statistic of the items with a bootstrap interval. values: [items, ...]; statistic: over axis 0."""
     if not len(values):
         return Resampled(math.nan, math.nan, math.nan, 1.0)

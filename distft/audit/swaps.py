@@ -183,7 +183,7 @@ def _swap(text: str, pairs: Pairs) -> str:
     for i, token in enumerate(tokens):
         while span < len(spans) and spans[span][1] <= token.start:
             span += 1
-        if span < len(spans) and spans[span][0] < token.end or not _is_free(text, token):
+        if (span < len(spans) and spans[span][0] < token.end) or not _is_free(text, token):
             continue
         if (other := _other(text, tokens, i, pairs)) is None:
             continue
@@ -236,7 +236,7 @@ def _other(text: str, tokens: Sequence[_Token], i: int, pairs: Pairs) -> str | N
     if other is None and token.word in pairs.persons:
         following = _next(text, tokens, i)
         other = pairs.persons[token.word] if following and following.word in pairs.person_words else None
-    if other is None or token.word in pairs.titles and _is_title(text, tokens, i):
+    if other is None or (token.word in pairs.titles and _is_title(text, tokens, i)):
         return None
     return _cased(other, written)
 
@@ -252,7 +252,7 @@ def _is_surname(text: str, tokens: Sequence[_Token], i: int, pairs: Pairs) -> bo
     if not i or text[tokens[i - 1].end : tokens[i].start] != " ":
         return False
     before = text[tokens[i - 1].start : tokens[i - 1].end]
-    return before in pairs.names or before[:1].isupper() and tokens[i - 1].word in pairs.titles
+    return before in pairs.names or (before[:1].isupper() and tokens[i - 1].word in pairs.titles)
 
 
 def _is_title(text: str, tokens: Sequence[_Token], i: int) -> bool:
@@ -279,7 +279,9 @@ def _with_article(before: str, written: str, other: str) -> str:
 
 
 def _wants_an(word: str) -> bool:
-    return word[:1].lower() in "aeiou" and not word.lower().startswith(("eu", "uni")) or word.lower().startswith("heir")
+    return (word[:1].lower() in "aeiou" and not word.lower().startswith(("eu", "uni"))) or word.lower().startswith(
+        "heir"
+    )
 
 
 def _next(text: str, tokens: Sequence[_Token], i: int, start: int | None = None) -> _Token | None:
@@ -308,7 +310,11 @@ def _pronoun(text: str, tokens: Sequence[_Token], i: int) -> str:
         return {"his": "his", "him": "him"}.get(before.word, "his")
     if slash and following:
         return "him" if following.word == "him" else "his"
-    if following and text[following.end : following.end + 1] == "-" and text[following.end + 1 : following.end + 2].isalpha():
+    if (
+        following
+        and text[following.end : following.end + 1] == "-"
+        and text[following.end + 1 : following.end + 2].isalpha()
+    ):
         return "his"  # her in-house counsel
     return "him" if _is_object(text, tokens, i, before, following) else "his"
 
@@ -330,9 +336,7 @@ def _owns(text: str, tokens: Sequence[_Token], i: int, following: _Token | None,
     return following.word not in _OBJECT_BEFORE
 
 
-def _is_object(
-    text: str, tokens: Sequence[_Token], i: int, before: _Token | None, following: _Token | None
-) -> bool:
+def _is_object(text: str, tokens: Sequence[_Token], i: int, before: _Token | None, following: _Token | None) -> bool:
     """Returns whether `her` is an object, as in `saw her`, rather than before what she has."""
     if following is None:
         return re.match(r"\s+\d", text[tokens[i].end :]) is None  # her 3 children
@@ -349,9 +353,11 @@ def _is_object(
     ends = after is None or after.word in _OBJECT_BEFORE  # nothing that `following` could describe
     if verb in _GIVING and word in _GIVEN:
         return after is None or after.word != "to"
-    if verb in _STATE and word in _INTENSIFIERS or verb in _NAMING and word in _ROLES and ends:
+    if (verb in _STATE and word in _INTENSIFIERS) or (verb in _NAMING and word in _ROLES and ends):
         return True
-    if word in _AMBIGUOUS_ADVERBS or word.endswith("ly") and word not in ("family", "reply", "belly", "supply", "bully"):
+    if word in _AMBIGUOUS_ADVERBS or (
+        word.endswith("ly") and word not in ("family", "reply", "belly", "supply", "bully")
+    ):
         return ends
     if word == "back":
         return verb in _BACK_VERBS
@@ -359,6 +365,6 @@ def _is_object(
         return verb in _HOME_VERBS and ends
     if verb in _CAUSING and word in _BASE_VERBS | _NOUN_VERBS:
         return True
-    if verb in _PERCEIVING and (word in _BASE_VERBS or word.endswith("ing") and word not in _NOT_GERUND):
+    if verb in _PERCEIVING and (word in _BASE_VERBS or (word.endswith("ing") and word not in _NOT_GERUND)):
         return True
     return verb in _STATE and word in _ADJECTIVES and ends

@@ -4,10 +4,7 @@ Texts of similar length are padded on the right and scored together. The batches
 processes, so neither do the numbers. Each process makes the same number of forwards, as sharded weights demand.
 """
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -15,6 +12,7 @@ from torch import nn
 
 from distft.data.batches import Batch
 from distft.generate.decode import LiveModel
+from distft.generate.scored import Continuation, Likelihood
 from distft.losses.cross_entropy import logit_factor
 from distft.runtime import heartbeat
 from distft.runtime.process_group import World
@@ -22,34 +20,6 @@ from distft.strategies.engine import Sums
 
 LOGIT_BYTES = 2**27  # of the fp32 logits of a batch, at most, unless one text alone has more
 BATCH_TOKENS = 4096  # of a batch with its padding, at most, unless one text alone has more
-
-
-@dataclass(frozen=True)
-class Continuation:
-    """A text to score: the tokens from `begins` on, after those before. begins: at least 1."""
-
-    index: int
-    token_ids: Sequence[int]
-    begins: int
-
-    @property
-    def num_targets(self) -> int:
-        return len(self.token_ids) - self.begins
-
-
-@dataclass(frozen=True)
-class Likelihood:
-    """The score of one continuation. log_likelihood: nats, summed over `tokens`. greedy: each token is the argmax."""
-
-    index: int
-    log_likelihood: float
-    tokens: int
-    greedy: bool
-
-    @property
-    def loss(self) -> float:
-        """Mean negative log-likelihood per token, in nats."""
-        return -self.log_likelihood / max(1, self.tokens)
 
 
 def make_batches(texts: Iterable[Continuation], vocabulary: int) -> list[list[Continuation]]:
@@ -69,7 +39,7 @@ def make_batches(texts: Iterable[Continuation], vocabulary: int) -> list[list[Co
     return batches
 
 
-def score(live: LiveModel, texts: Sequence[Continuation], world: World) -> Iterator[Likelihood]:
+def score_share(live: LiveModel, texts: Sequence[Continuation], world: World) -> Iterator[Likelihood]:
     """Yields the scores of this process's share of the texts; every process calls it, and iterates to the end."""
     batches = make_batches([text for text in texts if text.num_targets], live.model.config.get_text_config().vocab_size)
     for start in range(0, len(batches), world.size):
@@ -117,16 +87,3 @@ def _targets_scored(
     heartbeat.enter("evaluation")
     sums = live.engine.forward(cast(Batch, None), step)[1]  # the closure has the inputs
     return sums["scores"].cpu(), sums["correct"].cpu()
-
-
-def write_scores(file: Path, scores: Iterable[Likelihood]) -> None:
-    """Writes a line for each score as it is made."""
-    with file.open("w", buffering=1) as opened:
-        for each in scores:
-            opened.write(json.dumps(asdict(each)) + "\n")
-
-
-def read_scores(folder: Path) -> list[Likelihood]:
-    """Returns the scores that all ranks have written to a folder, by index."""
-    lines = [line for file in sorted(folder.glob("rank-*.jsonl")) for line in file.read_text().splitlines()]
-    return sorted((Likelihood(**json.loads(line)) for line in lines), key=lambda each: each.index)
