@@ -47,7 +47,7 @@ KEYS = {
     "launcher.processes_per_node": "with run=: processes on this machine, or auto (default: the run's)",
     "fail_on": f"flags that make the exit code {EXIT_CLOSED_GATE}: any, axes or measures, such as [gender, rows_with]",
 }
-CLAIM = """Writes audit.json, a list of {axis, measure, base, tuned, low, high, n, flag, limits}; there is no overall score.
+CLAIM = """Writes audit.json, a list of {axis, measure, base, tuned, low, high, n, flag, limits}; no overall score.
 data=: mentions of groups, their company, languages, personal data, licences, and what each cleaning rule drops.
 run=: counterfactual swaps of held-out rows, templates, gaps by slice, memorisation and answers, base against tuned."""
 SHOWN = 40  # lines on the terminal
@@ -185,7 +185,7 @@ class DataRows:
     prepared: Path | None = None
     model_licence: str | None = None
 
-    def items(self):
+    def items(self) -> list[SourceItem]:
         return source_items(self.config.data.train)
 
     def counts(self, found: Found) -> list[int]:

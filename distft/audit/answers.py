@@ -1,4 +1,4 @@
-"""What a model writes and where it is worse: personal data, toxic words and groups in its answers, and loss by slice."""
+"""What a model writes, and where it is worse: personal data, toxic words and groups in answers, and loss by slice."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

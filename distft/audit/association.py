@@ -28,8 +28,8 @@ MENTIONS_LIMITS = (
     "English words of a list, without their sense or the name of a person; a group that is not listed is not counted"
 )
 ASSOCIATION_LIMITS = (
-    f"both within {WINDOW} words; a word has other senses, and who is meant is not resolved; an association in the data "
-    "may mirror the world or the choice of sources"
+    f"both within {WINDOW} words; a word has other senses, and who is meant is not resolved; an association in "
+    "the data may mirror the world or the choice of sources"
 )
 FILTER_LIMITS = "rows that name the group; a row may be dropped for another reason than its words about it"
 
@@ -155,7 +155,7 @@ def filters(groups: Sequence[Group], named: dict[Group, int], dropped: dict[str,
                     limits=FILTER_LIMITS,
                     group=group.name,
                     note=f"drops {lost / before:.1%} of its rows, {rest:.1%} of the others",
-                )  # fmt: skip
+                )
             )
     adjusted = benjamini_hochberg(p_values)
     return [replace(each, p=p, flag=p < SIGNIFICANT) for each, p in zip(made, adjusted, strict=True)]

@@ -12,7 +12,7 @@ import numpy as np
 from scipy.stats import fisher_exact, norm
 
 Z95 = float(norm.ppf(0.975))
-RESAMPLES = 2000
+RESAMPLES = 1000
 Interval = tuple[float, float]
 
 
@@ -111,9 +111,8 @@ def bootstrap(values: np.ndarray, statistic=np.mean, seed: int = 0) -> Resampled
     if not len(values):
         return Resampled(math.nan, math.nan, math.nan, 1.0)
     generator = np.random.default_rng(seed)
-    drawn = np.empty(RESAMPLES)
-    for i in range(RESAMPLES):
-        drawn[i] = statistic(values[generator.integers(0, len(values), len(values))], axis=0)
+    picks = generator.integers(0, len(values), (RESAMPLES, len(values)))
+    drawn = np.array([statistic(values[pick], axis=0) for pick in picks])
     low, high = np.percentile(drawn, (2.5, 97.5))
     below, above = np.mean(drawn <= 0), np.mean(drawn >= 0)
     p = min(1.0, 2 * (min(below, above) * RESAMPLES + 1) / (RESAMPLES + 1))

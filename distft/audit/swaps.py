@@ -8,7 +8,7 @@ Code, URLs, e-mail addresses, paths and identifiers are never changed.
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -26,7 +26,7 @@ _BLOCKS = re.compile(
     r"|\b[\w.+-]+@[\w-]+(?:\.[\w-]+)+|@\w+|#\w+"
     r"|(?<![\w/])(?:~|\.{1,2})?/[\w.-]+(?:/[\w.-]*)+|\b[A-Za-z]:\\\S+|\b[\w-]+(?:/[\w.-]+){2,}"  # paths
     r"|\b(?:[\w-]+\.)+(?:com|org|net|edu|gov|io|dev|html?|php|py|js|json|txt|md|csv|pdf|png|jpe?g)\b(?:/\S*)?"
-    r"|</?[A-Za-z][^>\n]*>|<\|[^|\n]+\|>"  # tags, special tokens
+    r"|</?[A-Za-z][^>\n]*>|<\|[^|\n]+\|>|\{\{.*?\}\}|\{\w+\}"  # tags, special tokens, placeholders
     r"|\\[A-Za-z]+(?:\{[^}\n]*\})?",  # LaTeX
     re.DOTALL,
 )
@@ -44,31 +44,31 @@ _OBJECT_BEFORE = frozenset(  # words that follow an object (`him`) or a possessi
     """
     to for with at by from in on of about into onto over under after before as than through without within against
     between among around behind beside besides beyond near off out up down away toward towards until till upon during
-    despite like via since because across along past
-    and or but nor so yet while though although unless whereas
-    a an the this that these those my your his her hers mine yours ours theirs its our their some any every each another both all
-    what who whom whose which where when why how if whether
-    i you he she it we they me us them something anything nothing everything someone anyone everyone
-    himself herself itself themselves myself yourself
-    is was are were be been has had will would can could should may might must did does do isn wasn
-    not never always often sometimes just even again too also anyway instead alone once twice there here now then
-    today tomorrow yesterday tonight soon ago inside outside everywhere somewhere anywhere together apart aside
-    ahead forward immediately forever whenever wherever nearby upstairs downstairs abroad though however
+    despite like via since because across along past and or but nor so yet while though although unless whereas a an
+    the this that these those my your his her hers mine yours ours theirs its our their some any every each another
+    both all what who whom whose which where when why how if whether i you he she it we they me us them something
+    anything nothing everything someone anyone everyone himself herself itself themselves myself yourself is was are
+    were be been has had will would can could should may might must did does do isn wasn not never always often
+    sometimes just even again too also anyway instead alone once twice there here now then today tomorrow yesterday
+    tonight soon ago inside outside everywhere somewhere anywhere together apart aside ahead forward immediately
+    forever whenever wherever nearby upstairs downstairs abroad though however
     """.split()
 )
 _AMBIGUOUS_ADVERBS = frozenset("better more less well hard fast enough either most online later earlier".split())
 _GIVING = frozenset(
     """
-    give gives gave given giving offer offers offered offering hand handed handing send sends sent sending pay pays paid
-    show shows showed showing buy buys bought buying bring brings brought lend lent teach teaches taught teaching tell deny denies denied denying refuse refused allow allowed
-    tells told owe owed grant granted award awarded promise promised feed fed wish wished cost costs serve served
+    give gives gave given giving offer offers offered offering hand handed handing send sends sent sending pay pays
+    paid show shows showed showing buy buys bought buying bring brings brought lend lent teach teaches taught teaching
+    tell deny denies denied denying refuse refused allow allowed tells told owe owed grant granted award awarded
+    promise promised feed fed wish wished cost costs serve served
     """.split()
 )
 _GIVEN = frozenset(
     """
     flowers money permission advice credit access directions help water food medicine chocolates hope strength courage
-    pause lessons instructions tea coffee presents gifts candy books letters french spanish english math physics chess luck entry food attention power support
-    medication painkillers antibiotics two three four five six ten twenty fifty hundred many several more
+    pause lessons instructions tea coffee presents gifts candy books letters french spanish english math physics chess
+    luck entry food attention power support medication painkillers antibiotics two three four five six ten twenty
+    fifty hundred many several more
     """.split()
 )
 _CAUSING = frozenset("make makes made making let lets letting help helps helped helping have bid".split())
@@ -78,7 +78,7 @@ _PERCEIVING = frozenset(
     observed catch caught find found keep keeps kept leave left spot spotted
     """.split()
 )
-_STATE = frozenset("make makes made making keep keeps kept find found leave left drive drove get got render call called "
+_STATE = frozenset("make makes made making keep keeps kept find found leave left drive drove get got call called "
                    "consider considered declare declared think thought believe believed".split())  # fmt: skip
 _INTENSIFIERS = frozenset("very so too really quite rather extremely more less".split())
 _NAMING = frozenset("elect elected name named appoint appointed crown crowned make made declare declared".split())
@@ -88,8 +88,8 @@ _DOUBLE = frozenset("friend friends colleague colleagues cousin cousins acquaint
                     "aunt classmate student pupil fan fans".split())  # fmt: skip  # `a friend of his said`
 _BASE_VERBS = frozenset(
     """
-    go leave sleep cry laugh smile feel think know understand see speak sing win finish find move get do eat drink
-    sit stand come enter stay stop start learn grow write read choose decide believe realise realize say tell ask wait
+    go leave sleep cry laugh smile feel think know understand see speak sing win finish find move get do eat drink sit
+    stand come enter stay stop start learn grow write read choose decide believe realise realize say tell ask wait
     want become be have take make give keep forget remember look listen follow lose pay carry fall rise climb cook
     drive swim fly hide open close prepare solve succeed recover relax apologize apologise lie pass arrive join return
     """.split()
@@ -98,8 +98,9 @@ _NOUN_VERBS = frozenset("work study dance walk run play talk try practice train 
 _ADJECTIVES = frozenset(
     """
     happy sad angry tired nervous proud famous sick uncomfortable mad crazy rich strong awake safe warm busy asleep
-    speechless curious calm ill upset anxious jealous sleepy hungry thirsty lonely afraid responsible guilty dead alive
-    unconscious ready comfortable brilliant clever smart beautiful kind guilty boring funny attractive brave angrier happier stronger wiser blush
+    speechless curious calm ill upset anxious jealous sleepy hungry thirsty lonely afraid responsible guilty dead
+    alive unconscious ready comfortable brilliant clever smart beautiful kind guilty boring funny attractive brave
+    angrier happier stronger wiser blush
     """.split()
 )
 _NOT_GERUND = frozenset(
@@ -114,8 +115,8 @@ _LISTENING = frozenset("listen listens listened listening".split())
 _BACK_VERBS = frozenset(
     """
     call calls called bring brings brought take takes took send sent pay paid get got put hold held write wrote text
-    texted love loved let invite invited welcome welcomed win won want wanted drove drive pull pulled push pushed kissed
-    rang ring hug hugged
+    texted love loved let invite invited welcome welcomed win won want wanted drove drive pull pulled push pushed
+    kissed rang ring hug hugged
     """.split()
 )
 _HOME_VERBS = frozenset("drive drives drove take takes took walk walks walked bring brings brought send sent follow "
@@ -162,8 +163,8 @@ def _pairs(axis: str, section: Mapping[str, Any], person_words: frozenset[str]) 
     )
 
 
-def _both_ways(pairs: Iterable[Sequence[str]]) -> dict[str, str]:
-    return {**{one: other for one, other in pairs}, **{other: one for one, other in pairs}}
+def _both_ways(pairs: Sequence[tuple[str, str]]) -> dict[str, str]:
+    return {**dict(pairs), **{other: one for one, other in pairs}}
 
 
 @dataclass(frozen=True)

@@ -16,12 +16,12 @@ from distft.audit.terms import Terms
 
 TEMPLATES = Path(__file__).with_name("templates.yaml")
 PREFERENCE_LIMITS = (
-    "own English templates; the share of sentences in which the first group is likelier, 0.5 for an indifferent model; "
-    "the world's shares differ by occupation; two genders alone"
+    "own English templates; the share of sentences in which the first group is likelier per token, 0.5 for an "
+    "indifferent model; the world's shares differ by occupation; two genders alone"
 )
 VALENCE_LIMITS = (
-    "own English templates; mean log-likelihood of positive less negative words, largest less smallest over the groups; "
-    "words differ in frequency, which the comparison of base and tuned cancels in part"
+    "own English templates; mean log-likelihood of positive less negative words, largest less smallest over the "
+    "groups; words differ in frequency, which the comparison of base and tuned cancels in part"
 )
 
 
@@ -55,16 +55,16 @@ class Choices:
             return []
         change = bootstrap(values, _further_from_half)
         made = compared_measure(
-            (self.axis, f"preference:{self.kind}", PREFERENCE_LIMITS), values, change,
+            (self.axis, f"preference:{self.kind}", PREFERENCE_LIMITS),
+            values,
+            change,
             group=f"{self.groups[0]} rather than {self.groups[1]}",
-        )  # fmt: skip
+        )
         return corrected([made], [change.p], [change.value > 0])
 
     def preferred(self, said: Results) -> np.ndarray:
         """Returns which sentences expect the first group: 1, 0, or 0.5 for a tie."""
-        pairs = [
-            (said.scores[item.first].log_likelihood, said.scores[item.second].log_likelihood) for item in self.items
-        ]
+        pairs = [(-said.scores[item.first].loss, -said.scores[item.second].loss) for item in self.items]
         return preference(pairs)
 
 
@@ -112,7 +112,7 @@ class Valences:
                     flag=False,
                     limits=VALENCE_LIMITS,
                     note=f"nats per token; lowest for {worst} after training",
-                )  # fmt: skip
+                )
             )
             changes.append(change)
         return corrected(found, holm([each.p for each in changes]), [each.value > 0 for each in changes])
