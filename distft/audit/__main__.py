@@ -24,8 +24,9 @@ from distft.audit.terms import Terms, load_terms
 from distft.config import Config, ConfigError, command, compose, read_config
 from distft.config.command import find_run, keywords, usage
 from distft.config.errors import did_you_mean, nearest
-from distft.config.source_item import source_items
+from distft.config.source_item import SourceItem, source_items
 from distft.paths import absolute, why_not_writable
+from distft.report import card
 from distft.run import EXIT_CLOSED_GATE
 
 KEYS = {
@@ -96,7 +97,10 @@ def main(arguments: list[str]) -> int:
     except RuntimeError as error:
         print(f"{run.path} was not audited: {error}", file=sys.stderr)
         return 1
-    return report(found, notes, absolute(given["out"]) if "out" in given else run.audit, asked)
+    code = report(found, notes, absolute(given["out"]) if "out" in given else run.audit, asked)
+    if (path := card.refresh(run)) is not None:
+        print(f"model card {path}")
+    return code
 
 
 def wrong_keys(given: Mapping[str, str]) -> list[str]:

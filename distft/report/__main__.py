@@ -4,7 +4,7 @@ from pathlib import Path
 
 from distft.config.command import command, find_run, keywords, usage
 from distft.config.errors import ConfigError
-from distft.report import page
+from distft.report import card, page
 from distft.report.curves import save, write_sheet
 from distft.report.facts import gather
 from distft.report.sweep import page as sweep_page
@@ -37,6 +37,7 @@ def report_run(value: str) -> Path:
     facts = gather(run)
     write_sheet(facts.rows, facts.name, run.path)
     page.write(facts, run.path / "report.html")
+    card.refresh(run)
     return run.path / "report.html"
 
 

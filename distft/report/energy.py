@@ -1,7 +1,7 @@
 """Energy of a run: the time of its attempts times the rated power of its accelerators.
 
 An upper estimate for the accelerators, which draw less than their rated power most of the time, and nothing of the
-rest of the machine. CodeCarbon's measured value is taken instead where `energy.json` is in the run's folder.
+rest of the machine; it counts the whole time of the attempts, idle steps included.
 """
 
 from dataclasses import dataclass

@@ -120,6 +120,8 @@ class Facts:
     attempts: list[Attempt]
     data_licences: str = ""  # ` (MIT; 1 of 2 sources names none)`; empty where no source names one
     samples: list[Sample] = field(default_factory=list)
+    run: RunFolder | None = None
+    step: int | None = None  # of the exported checkpoint; None: the last evaluation
 
 
 def gather(run: RunFolder, step: int | None = None) -> Facts:
@@ -159,6 +161,8 @@ def gather(run: RunFolder, step: int | None = None) -> Facts:
         + [f"{file.parent.name}/{file.name}" for file in data_files],
         attempts=attempts(read_timeline(run)),
         samples=before_and_after(run, step),
+        run=run,
+        step=step,
     )
 
 

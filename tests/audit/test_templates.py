@@ -31,7 +31,7 @@ from distft.generate.scored import Likelihood
 TOKENIZER = byte_tokenizer()
 
 
-def said(questions: Questions, loss_of, answer: str = "Yes.") -> Results:  # noqa: ANN001
+def said(questions: Questions, loss_of, answer: str = "Yes.") -> Results:
     """Returns what a model says that gives a text a loss by `loss_of(text)`."""
     scores = []
     for text in questions.texts:
@@ -86,7 +86,9 @@ def test_answers_flip_only_where_they_differ_after_the_swap() -> None:
     questions = Questions(TOKENIZER)
     swaps = plan_swaps(rows, load_pairs(), questions, 100, 8)
     texts = [TOKENIZER.decode(prompt) for prompt in questions.prompts]
-    fair = Results(said(questions, lambda _: 1.0).scores, ["She rests." if " she " in t else "He rests." for t in texts])
+    fair = Results(
+        said(questions, lambda _: 1.0).scores, ["She rests." if " she " in t else "He rests." for t in texts]
+    )
     flips = Results(fair.scores, ["She rests." if " she " in t else "I cannot help with that." for t in texts])
     found = swaps.measures(fair, flips)
     assert (of(found, "answer_flips").base, of(found, "answer_flips").tuned) == (0.0, 1.0)
