@@ -166,19 +166,27 @@ def check_asked(asked: Sequence[str], found: Sequence[Measure]) -> list[str]:
 
 def audit_data(given: Mapping[str, str], terms: Terms, use: Use) -> tuple[list[Measure], list[str]]:
     """Returns the measures of the rows that data= names, and notes."""
-    rows = find_rows(given)
     against = [given["against"]] if "against" in given else []
     try:
+        rows = find_rows(given)
         looking = make_looking(against)
-        found = audit_rows(
-            read_views(rows.config), terms, looking, read_dropped(rows.prepared) if rows.prepared else {}
-        )
+        dropped = read_dropped(rows.prepared) if rows.prepared else {}
+        found = audit_rows(read_views(rows.config), terms, looking, dropped)
+    except ConfigError as error:
+        raise ConfigError([_as_typed(message) for message in error.messages]) from error
     except ValueError as error:
-        raise ConfigError(str(error).replace("data.train=", "data=").splitlines()) from error
+        raise ConfigError([_as_typed(line) for line in str(error).splitlines()]) from error
     measures = found.measures(is_cleaned=rows.prepared is not None)
     measures += licences(rows.items(), rows.counts(found), use, rows.model_licence)
     notes = [*looking.notes, f"{found.rows:,} rows, {found.num_dropped:,} of them dropped by cleaning"]
     return measures, notes
+
+
+def _as_typed(message: str) -> str:
+    """Returns an error message about a config with the keys of this command."""
+    for key, own in (("data.train=", "data="), ("data.format=", "format="), ("clean.leakage.against=", "against=")):
+        message = message.replace(key, own)
+    return message
 
 
 @dataclass(frozen=True)

@@ -129,7 +129,8 @@ def _wrong(file: Path, content: Any) -> Iterator[str]:
             continue
         for name, terms in groups.items():
             yield from _wrong_terms(file, f"axes.{axis}.{name}", terms)
-        names = [(name, tuple(normalized_words(str(term)))) for name, terms in groups.items() for term in terms or ()]
+        listed = {name: terms for name, terms in groups.items() if isinstance(terms, list)}
+        names = [(name, tuple(normalized_words(str(term)))) for name, terms in listed.items() for term in terms]
         for name, term in names:
             if twice := [other for other, same in names if same == term and other > name]:
                 yield f"terms={file}: axes.{axis}: {' '.join(term)!r} is in {name} and in {twice[0]}"
