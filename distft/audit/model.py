@@ -10,6 +10,7 @@ from distft.audit.exposure import Canary, plan_exposure, plan_verbatim
 from distft.audit.job import Part, Questions, Results, ask
 from distft.audit.licences import Use, licences, of_folder
 from distft.audit.measures import Measure
+from distft.audit.sets import plan_sets
 from distft.audit.swaps import load_pairs
 from distft.audit.templates import plan_templates
 from distft.audit.terms import Terms
@@ -34,6 +35,7 @@ class Scope:
     answered: int = ANSWERED
     tokens: int = TOKENS
     canaries: Sequence[Canary] = ()
+    sets: Sequence[str] = ()
 
 
 def find_sources(place: str, at: str | None, changes: Mapping[str, str]) -> tuple[Source, Source]:
@@ -70,6 +72,7 @@ def plan_parts(source: Source, scope: Scope) -> tuple[Questions, list[Part], lis
         )
     else:
         notes.append("exposure is not measured: no canaries were planted. Try: distft audit plant=10 out=DIR")
+    parts += plan_sets(scope.sets, source.config.cache_dir, questions)
     return questions, parts, notes
 
 

@@ -53,7 +53,7 @@ class Choices:
         values = np.stack([self.preferred(said) for said in (base, tuned)], axis=1)  # [items, 2]
         if not len(values):
             return []
-        change = bootstrap(values, _further_from_half)
+        change = bootstrap(values, further_from_half)
         made = compared_measure(
             (self.axis, f"preference:{self.kind}", PREFERENCE_LIMITS),
             values,
@@ -68,7 +68,8 @@ class Choices:
         return preference(pairs)
 
 
-def _further_from_half(values: np.ndarray, axis: int = 0) -> float:
+def further_from_half(values: np.ndarray, axis: int = 0) -> float:
+    """Returns how much further from 0.5 the mean of tuned is than that of base. values: [items, 2]"""
     base, tuned = values.mean(axis=axis)
     return abs(tuned - 0.5) - abs(base - 0.5)
 

@@ -135,7 +135,7 @@ def test_a_run_is_audited_from_the_command_line(tuned: RunFolder) -> None:
         (["data=a", "out=b", "use=war"], ["use=war: is not a use", "Allowed: research"]),
         (["run=a", "rows=none", "answers=0"], ["rows=none: is not a whole number", "answers=0"]),
         (["run=a", "terms=missing.yaml"], ["terms=", "missing.yaml"]),
-        (["data=missing.jsonl", "out=b"], ["data=missing.jsonl: no such file or folder"]),
+        (["data=missing.jsonl", "out=b"], ["data=missing.jsonl: there is no such file or folder"]),
         (["run=a", "canaries=missing.json"], ["canaries=", "plant=10"]),
         (["data=a", "out=b", "fail_on=[]"], ["fail_on=[]"]),
         (["dta=a"], ["there is no such key. Did you mean data?"]),
