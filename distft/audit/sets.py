@@ -223,18 +223,19 @@ class Bbq:
 
 def plan_sets(names: Sequence[str], cache_dir: str, questions: Questions, most: int = MOST) -> list[Part]:
     """Asks for the items of the sets; Unavailable where one cannot be fetched."""
-    parts: list[Part] = []
-    for name in names:
-        text = fetch(name, cache_dir)
-        if name == "bbq":
-            rows = _drawn([json.loads(line) for line in text.splitlines()], most)
-            parts.append(Bbq([made for row in rows if (made := _question(row, questions)) is not None]))
-        else:
-            rows = _drawn(list(csv.DictReader(io.StringIO(text))) if name == "crows_pairs" else
-                          [json.loads(line) for line in text.splitlines()], most)  # fmt: skip
-            items = [made for row in rows if (made := _pair(name, row, questions)) is not None]
-            parts.append(PairSet(name, items, by_token=name == "stereoset"))
-    return parts
+    return [plan_set(name, fetch(name, cache_dir), questions, most) for name in names]
+
+
+def plan_set(name: str, text: str, questions: Questions, most: int = MOST) -> Part:
+    """Asks for the items of one set, at most `most` of them. text: its file."""
+    if name == "crows_pairs":
+        rows = _drawn(list(csv.DictReader(io.StringIO(text))), most)
+    else:
+        rows = _drawn([json.loads(line) for line in text.splitlines()], most)
+    if name == "bbq":
+        return Bbq([made for row in rows if (made := _question(row, questions)) is not None])
+    items = [made for row in rows if (made := _pair(name, row, questions)) is not None]
+    return PairSet(name, items, by_token=name == "stereoset")
 
 
 def _drawn(rows: list[Any], most: int) -> list[Any]:

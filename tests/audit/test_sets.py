@@ -9,7 +9,7 @@ import pytest
 
 from distft.audit import sets
 from distft.audit.job import Questions, Results
-from distft.audit.sets import Bbq, Pair, PairSet, Question, ambiguous_bias_score, bias_score, check_sets, plan_sets
+from distft.audit.sets import Bbq, Pair, PairSet, Question, ambiguous_bias_score, bias_score, check_sets, plan_set
 from distft.config.errors import Unavailable
 from distft.data.tokenize import byte_tokenizer
 from distft.generate.scored import Likelihood
@@ -46,19 +46,15 @@ def test_bbq_scores_are_those_of_lm_eval(seed: int) -> None:
     assert found == pytest.approx(EXPECTED[seed], abs=1e-12)
 
 
-def written(monkeypatch: pytest.MonkeyPatch, texts: dict[str, str]) -> None:
-    monkeypatch.setattr(sets, "fetch", lambda name, cache_dir: texts[name])
-
-
-def test_rows_become_comparisons(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_become_comparisons() -> None:
     crows = ",bias_type,sentence,mask1,mask2\n0,age,The [MASK] man slept.,old,young\n"
     wino = {"text": " The cook said [MASK] left.", "pro_stereotyped": "she", "options": ""}
     between = STEREOSET | {"type": "intersentence", "context": "I met a cook.", "stereotype": "She left."}
     lines = "\n".join(map(json.dumps, (STEREOSET, between)))
-    written(monkeypatch, {"stereoset": lines, "crows_pairs": crows, "winobias": json.dumps(wino)})
+    content = {"stereoset": lines, "crows_pairs": crows, "winobias": json.dumps(wino)}
     tokenizer = byte_tokenizer()
     questions = Questions(tokenizer)
-    parts = plan_sets(["stereoset", "crows_pairs", "winobias"], "unused", questions)
+    parts = [plan_set(name, text, questions) for name, text in content.items()]
     texts = [tokenizer.decode(list(text.token_ids)) for text in questions.texts]
     assert texts[:4] == ["The cook is she.", "The cook is he.", "The cook is fog.", "I met a cook. She left."]
     assert texts[-4:] == [
@@ -78,12 +74,9 @@ def test_rows_become_comparisons(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     "polarity,group,biased", [("neg", "F", {0}), ("neg", "M", {1}), ("nonneg", "F", {1}), ("nonneg", "M", {0})]
 )
-def test_the_biased_answer_follows_the_question(
-    polarity: str, group: str, biased: set[int], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_biased_answer_follows_the_question(polarity: str, group: str, biased: set[int]) -> None:
     row: dict[str, Any] = BBQ | {"question_polarity": polarity, "additional_metadata": {"stereotyped_groups": [group]}}
-    written(monkeypatch, {"bbq": json.dumps(row)})
-    [part] = plan_sets(["bbq"], "unused", Questions(byte_tokenizer()))
+    part = plan_set("bbq", json.dumps(row), Questions(byte_tokenizer()))
     assert isinstance(part, Bbq)
     [question] = part.items
     assert (question.biased, question.unknown, question.right, question.disambiguated) == (biased, 2, 2, False)
