@@ -37,7 +37,7 @@ KEYS = {
     "terms": "a YAML file of groups and attributes in place of distft's own list",
     "clean": "with data=FILE: cleaning rules whose effect on groups is measured, such as sft",
     "against": "with data=: a file or pattern of benchmark rows; near-copies of them are counted",
-    "format": "with data=FILE: the format of the rows (default: told from their fields)",
+    "format": "with data=FILE: the format of the rows (default: detected from their fields)",
     "use": f"the intended use that licences are read for: {', '.join(USES)} (default: {USES[0]})",
     "at": "with run=: latest (default), best or step-N",
     "rows": f"with run=: held-out rows that are scored, at most (default {Scope.rows})",

