@@ -55,6 +55,11 @@ def _words() -> dict[str, frozenset[str]]:
     return {name: frozenset(found) for name, found in lists.items()}
 
 
+def _is(word: str, *lists: str) -> bool:
+    """Returns whether a word is in one of the lists."""
+    return any(word in _words()[name] for name in lists)
+
+
 @dataclass(frozen=True)
 class Pairs:
     """The swaps of one axis. words: lower case, both ways. names: as written. persons: before a person word only."""
@@ -195,7 +200,7 @@ def _is_title(text: str, tokens: Sequence[_Token], i: int) -> bool:
     near = [j for j in (i - 1, i + 1) if 0 <= j < len(tokens)]
     for j in near:
         low, high = sorted((tokens[i], tokens[j]), key=lambda token: token.start)
-        is_name = text[tokens[j].start].isupper() and tokens[j].word not in _words()["object_before"]
+        is_name = text[tokens[j].start].isupper() and not _is(tokens[j].word, "object_before")
         if is_name and text[low.end : high.start] == " ":
             return True
     return False
@@ -263,10 +268,10 @@ def _owns(text: str, tokens: Sequence[_Token], i: int, following: _Token | None,
         return after in ("her", "my", "your", "their", "our")
     if text[following.end : following.end + 1] == "-" and text[following.end + 1 : following.end + 2].isalpha():
         return True
-    said = following.word.endswith("ed") or following.word in ("said", "told", "came", "went", "got", "made", "says")
-    if said and i > 1 and tokens[i - 1].word == "of" and tokens[i - 2].word in _words()["double"]:
+    said = following.word.endswith("ed") or _is(following.word, "past")
+    if said and i > 1 and tokens[i - 1].word == "of" and _is(tokens[i - 2].word, "double"):
         return False
-    return following.word not in _words()["object_before"]
+    return not _is(following.word, "object_before")
 
 
 def _is_object(text: str, tokens: Sequence[_Token], i: int, before: _Token | None, following: _Token | None) -> bool:
@@ -276,37 +281,28 @@ def _is_object(text: str, tokens: Sequence[_Token], i: int, before: _Token | Non
     word, verb = following.word, before.word if before else ""
     if word in ("and", "or") and i + 2 < len(tokens) and tokens[i + 2].word in ("his", "my", "your", "their", "our"):
         return before is not None
-    if word in _words()["object_before"]:
+    if _is(word, "object_before"):
         return True
     after = _next(text, tokens, i + 1)
-    if word in ("last", "next", "one") and after and after.word in _words()["times"]:
+    if word in ("last", "next", "one") and after and _is(after.word, "times"):
         return True
-    if (
-        verb == "to"
-        and i > 1
-        and tokens[i - 2].word in _words()["listening"]
-        and word in _words()["base_verbs"] | _words()["noun_verbs"]
-    ):
+    if verb == "to" and i > 1 and _is(tokens[i - 2].word, "listening") and _is(word, "base_verbs", "noun_verbs"):
         return True
-    ends = after is None or after.word in _words()["object_before"]  # nothing that `following` could describe
-    if verb in _words()["giving"] and word in _words()["given"]:
+    ends = after is None or _is(after.word, "object_before")  # nothing that `following` could describe
+    if _is(verb, "giving") and _is(word, "given"):
         return after is None or after.word != "to"
-    if (verb in _words()["state"] and word in _words()["intensifiers"]) or (
-        verb in _words()["naming"] and word in _words()["roles"] and ends
-    ):
+    if (_is(verb, "state") and _is(word, "intensifiers")) or (_is(verb, "naming") and _is(word, "roles") and ends):
         return True
-    if word in _words()["ambiguous_adverbs"] or (
+    if _is(word, "ambiguous_adverbs") or (
         word.endswith("ly") and word not in ("family", "reply", "belly", "supply", "bully")
     ):
         return ends
     if word == "back":
-        return verb in _words()["back_verbs"]
+        return _is(verb, "back_verbs")
     if word == "home":
-        return verb in _words()["home_verbs"] and ends
-    if verb in _words()["causing"] and word in _words()["base_verbs"] | _words()["noun_verbs"]:
+        return _is(verb, "home_verbs") and ends
+    if _is(verb, "causing") and _is(word, "base_verbs", "noun_verbs"):
         return True
-    if verb in _words()["perceiving"] and (
-        word in _words()["base_verbs"] or (word.endswith("ing") and word not in _words()["not_gerund"])
-    ):
+    if _is(verb, "perceiving") and (_is(word, "base_verbs") or (word.endswith("ing") and not _is(word, "not_gerund"))):
         return True
-    return verb in _words()["state"] and word in _words()["adjectives"] and ends
+    return _is(verb, "state") and _is(word, "adjectives") and ends
