@@ -46,6 +46,7 @@ _VERSION_BEFORE = re.compile(
 )
 _SSN = re.compile(r"(?<![\w-])(?!000|666|9)\d{3}-(?!00)\d\d-(?!0000)\d{4}(?![\w-])")
 _PHONE_HINT = re.compile(r"(?<![\w.])(?:\+|\()?\d[\d ().\u2011\u2013/-]{5,22}\d")
+_PHONE_DIGITS = 7  # of the shortest numbers, with the code of their country
 _PHONE_FORM = re.compile(r"[+() .\u2011\u2013/-]")
 _SECRET = re.compile(
     r"\b(?:AKIA|ASIA)[0-9A-Z]{16}\b|\bgh[pousr]_[A-Za-z0-9]{36,255}\b|\bgithub_pat_\w{60,255}\b|\bglpat-[\w-]{20,64}\b|"
@@ -138,7 +139,8 @@ def social_security_numbers(text: str) -> Iterator[Span]:
 def phones(text: str, region: str = "US") -> Iterator[Span]:
     """Yields numbers that are valid in their country and written as phone numbers are, not as one run of digits."""
     hints = [found for found in _PHONE_HINT.finditer(text) if _PHONE_FORM.search(found[0])]
-    if not any(7 <= sum(map(str.isdigit, found[0])) <= 17 for found in hints):
+    hints = [found for found in hints if sum(map(str.isdigit, found[0])) >= _PHONE_DIGITS]
+    if not hints:
         return
     from phonenumbers import Leniency, PhoneNumberMatcher
 
