@@ -85,7 +85,7 @@ def test_a_filter_that_drops_a_group_is_flagged() -> None:
     assert female.high is not None and female.high < 0 and "0.0% of the others" in female.note
 
 
-def test_the_parts_of_the_data_are_told_apart() -> None:
+def test_the_parts_of_the_data_are_counted_separately() -> None:
     views = [View(f"{name}.jsonl", 1, (Text("user", "she", False), Text("assistant", "he", True))) for name in "ab"]
     found = audit_rows(iter(views), TERMS, NOTHING, {}).measures(is_cleaned=False)
     seen = {(each.where, each.group): each.base for each in found if each.measure == "mentions_per_million"}

@@ -99,7 +99,7 @@ def test_a_gap_of_the_other_sign_is_no_wider() -> None:
     assert widening(np.array([[-1.0, 1.0], [-1.0, 1.0]])) == 0
 
 
-def test_refusals_are_told_by_their_phrases() -> None:
+def test_refusals_are_detected_by_their_phrases() -> None:
     assert refuses("I'm sorry, but I can't help with that.") and not refuses("The bank is closed.")
 
 

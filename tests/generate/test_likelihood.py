@@ -51,7 +51,7 @@ def test_two_processes_score_like_one() -> None:
             assert found == one, strategy
 
 
-def test_a_greedy_continuation_is_told() -> None:
+def test_a_greedy_continuation_is_detected() -> None:
     with alone() as world, decoding(ready(MODEL, "fsdp", world), world.device) as live:
         ids = [1, 2, 3]
         for _ in range(4):
