@@ -15,7 +15,7 @@ from distft.config.errors import did_you_mean, nearest
 from distft.goodput import Row, goodput_of
 from distft.launchers.follow import NewRows
 from distft.paths import absolute
-from distft.report.facts import goodput_words
+from distft.report.tables import goodput_words
 from distft.run import BY_YOU, RunFolder, read_json, read_row, state_in_words
 from distft.runtime import stop
 from distft.runtime.heartbeat import WORK
@@ -204,7 +204,7 @@ def _lines(each: Facts) -> list[tuple[str, str]]:
         "last checkpoint": f"{each.checkpoint}, {_age(each)} ago" if each.checkpoint else "none",
     }
     lines += [(name, text) for name, text in numbers.items() if text]
-    lines += goodput_words(each.goodput) if each.goodput else []
+    lines += [(fact.name, fact.text) for fact in goodput_words(each.goodput)] if each.goodput else []
     if slow := each.slowest:
         lines.append(("slowest rank", f"{slow.rank} on {slow.host}: {slow.phase}, {slow.ratio:.2f} x the median"))
     if each.state == "running":

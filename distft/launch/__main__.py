@@ -14,7 +14,7 @@ from distft.config.compose import compose
 from distft.config.errors import ConfigError
 from distft.config.freeze import read_config
 from distft.config.overrides import MULTIRUN
-from distft.config.schema import Export
+from distft.config.schema import Config, Export
 from distft.launch.frozen import kept_rows
 from distft.launch.history import check_config, check_followed, is_done
 from distft.launch.restarts import restarting
@@ -28,6 +28,7 @@ from distft.launch.stages import (
     make_part,
     prepare_and_plan,
     refuse_secrets,
+    results_of,
     submit,
     with_frozen_values,
     with_name,
@@ -42,7 +43,7 @@ from distft.run import BY_YOU, FINISHED, RunFolder
 from distft.runtime.disk import alone
 from distft.runtime.errors import FINAL
 from distft.sweep.multirun import multirun
-from distft.trackers.contract import Guarded, Tracker, make_trackers
+from distft.trackers.contract import Guarded, make_trackers
 from distft.trackers.terminal import Terminal, screen, summary
 
 OWN = [(" or ".join(MULTIRUN), "a sweep: one run per value of KEY=A,B,C, and a table of results")]
@@ -78,36 +79,49 @@ def main(overrides: list[str]) -> int:
         if handle is not None and not config.launcher.wait and launcher.outlives_launch:
             print(f"{run.path} is {handle.name}. {how_to_follow(run)}")
             return 0
-        if handle is not None:
-            outcome = supervise(run, handle, launcher, trackers, config.launcher.grace_seconds)
-            if outcome.state not in FINISHED:
-                return report_end(run, outcome)
-            if handle.is_part:
-                return 0
-        return finish(run, config.export)
+        if handle is None:
+            return finish(run, config.export)
+        return track(run, config, handle, launcher, [*map(Guarded, trackers)])
+
+
+def track(run: RunFolder, config: Config, handle: Handle, launcher: Launcher, trackers: Sequence[Guarded]) -> int:
+    """Follows a submitted run to its end, exports and reports it, and closes its trackers; returns the exit code."""
+    outcome = Outcome("failed")
+    try:
+        outcome = supervise(run, handle, launcher, trackers, config.launcher.grace_seconds)
+        if outcome.state not in FINISHED:
+            return report_end(run, outcome)
+        if handle.is_part:
+            return 0
+        code = finish(run, config.export)
+        for tracker in trackers:
+            tracker.results(results_of(run))
+        return code
+    finally:
+        for tracker in trackers:
+            tracker.finish(outcome.state)
 
 
 def supervise(
-    run: RunFolder, handle: Handle, launcher: Launcher, trackers: Sequence[Tracker], grace_seconds: float
+    run: RunFolder, handle: Handle, launcher: Launcher, trackers: Sequence[Guarded], grace_seconds: float
 ) -> Outcome:
-    """Follows one submitted run to its end; shows it on the terminal and logs it to the trackers."""
+    """Follows one submitted run to its end; shows it on the terminal and logs its rows to the trackers."""
     plan, console = run.read_plan(), screen(sys.stderr)
     folder = run.rank_log(run.read_status()["attempt"], 0).parent
     limit = what_ends(plan, read_config(run).train)
     console.print(
         f"{run.path}: {plan.steps} steps{limit}, {plan.world} process{'es' * (plan.world > 1)}, logs in {folder}"
     )
-    watchers = (Terminal(console), *map(Guarded, trackers))
-    for watcher in watchers:
+    terminal = Terminal(console)
+    for watcher in (terminal, *trackers):
         watcher.start(run)
     outcome = Outcome("failed")
     try:
         detaches = is_left_alone if launcher.outlives_launch else lambda _: False
-        logs = [each.log for each in watchers]
+        logs = [each.log for each in (terminal, *trackers)]
         outcome = follow(run, handle, grace_seconds, logs, console.print, detaches)
     finally:
-        for watcher in watchers:
-            watcher.finish(outcome.state)
+        terminal.finish(outcome.state)
     return outcome
 
 

@@ -26,6 +26,7 @@ from distft.config.parts import read_elsewhere
 from distft.config.schema import Config, Export
 from distft.config.targets import build
 from distft.data.key import prepared_dir
+from distft.generate.samples_file import before_and_after
 from distft.goodput import note
 from distft.launch.frozen import Own
 from distft.launch.history import archive_previous, check_plan, frozen_before, keep_frozen, own_of, resumed
@@ -41,6 +42,7 @@ from distft.runtime.environment import describe, has_secret, redact, secrets
 from distft.runtime.errors import Failure
 from distft.runtime.logs import last_lines, redirect
 from distft.runtime.process import start_bound
+from distft.trackers.contract import Results
 from distft.trackers.terminal import screen
 
 NOT_SHOWN = ("checkpoint.allow_change", "checkpoint.resume")  # they only select how to resume
@@ -275,6 +277,13 @@ def write_results(run: RunFolder, *, export: Export) -> bool:
                 if line.startswith("warning: "):
                     console.print(line)
     return done
+
+
+def results_of(run: RunFolder) -> Results:
+    """Returns what a finished run leaves for its trackers."""
+    files = [run.path / "report.html", *sorted(run.eval.rglob("metrics.json"))]
+    samples = [asdict(sample) for sample in before_and_after(run)]
+    return Results(samples, [file for file in files if file.is_file()])
 
 
 class Command:

@@ -17,7 +17,8 @@ from distft.config.source_item import source_items
 from distft.generate.samples_file import Sample
 from distft.report.cited import METRICS, Cited, cite
 from distft.report.energy import Energy, estimate
-from distft.report.facts import Facts, attempt_lines, gather
+from distft.report.facts import Facts, gather
+from distft.report.tables import Fact, attempt_lines
 from distft.run import RunFolder
 
 README = "README.md"
@@ -188,13 +189,11 @@ def _training(facts: Facts, cited: Cited, made: Made) -> list[str]:
         "## Training Details", "", "### Training Data", "", *_data(facts, cited), "",
         "### Training Procedure", "", "#### Preprocessing", "", *_preprocessing(cited), "",
         "#### Training Hyperparameters", "",
-        *(f"- {name}: {cite(value, _SETTINGS.get(name, f'config.yaml#{name}'))}" for name, value in facts.what),
-        *(f"- {name}: {cite(value, 'plan.json#' + _PLANNED.get(name, 'steps'))}" for name, value in facts.numbers
-          if name not in _MEASURED),
+        *map(_fact, facts.what),
+        *(_fact(each) for each in facts.numbers if each.name not in _MEASURED),
         *(f"- {name}: {cite(value, _MADE.get(name, 'plan.json#data_dir'))}" for name, value in made if value),
         "", "#### Speeds, Sizes, Times", "",
-        *_or([f"- {name}: {cite(value, METRICS + '#' + _MEASURED[name])}" for name, value in facts.numbers
-              if name in _MEASURED], "the run has made no step"),
+        *_or([_fact(each) for each in facts.numbers if each.name in _MEASURED], "the run has made no step"),
         *filter(None, [cited.line("wall time", cited("goodput.json#wall_seconds"), " s in all attempts")]),
         *(["", "Attempts:", ""] if facts.attempts else []),
         *(cite(f"- {line}", "timeline.jsonl#attempts") for line in attempt_lines(facts.attempts)),
@@ -202,17 +201,17 @@ def _training(facts: Facts, cited: Cited, made: Made) -> list[str]:
     ]  # fmt: skip
 
 
-_SETTINGS = {
-    "model": "config.yaml#model.path", "parameters": "plan.json#parameters", "trained parameters": "plan.json#adapters",
-    "training rows": "config.yaml#data.train", "held-out rows": "config.yaml#data.eval",
-    "code from the model's folder": "config.yaml#model.trust_remote_code", "precision": "config.yaml#train.precision",
-}  # fmt: skip
-_PLANNED = {"processes": "world", "rows per step": "micro_batch_size", "tokens per forward": "micro_batch_tokens",
-            "steps": "steps", "held-out rows": "eval_rows"}  # fmt: skip
-_MEASURED = {"tokens read": "train.sum.tokens", "target tokens, trained on": "train.sum.target_tokens",
-             "peak memory per process": "train.max.peak_memory_gib"}  # fmt: skip
+_MEASURED = ("tokens read", "target tokens, trained on", "peak memory per process")
 _MADE = {"checkpoint": "metrics.jsonl#eval", "prepared data": "plan.json#data_dir",
          "chat template": "prepared/manifest.json#rendering.chat_template", "note": "final/config.json#"}  # fmt: skip
+
+
+def _fact(fact: Fact) -> str:
+    """Returns a line of a list with all of its sources."""
+    text = fact.text
+    for source in fact.source.split(" "):
+        text = cite(text, source)
+    return f"- {fact.name}: {text}"
 
 
 def _data(facts: Facts, cited: Cited) -> Iterator[str]:

@@ -2,7 +2,7 @@
 
 A citation is an HTML comment after the value, `<!-- file#key -->`, invisible where Markdown is rendered. Files are
 relative to the run's folder; `prepared/` is the folder of the prepared rows. Keys are dotted paths; those of
-metrics.jsonl are `eval.STEP.NAME`, `train.sum.NAME` and `train.max.NAME`.
+metrics.jsonl are `SPLIT.STEP.NAME`, with `*`, `sum` or `max` for all steps.
 """
 
 import re
@@ -102,6 +102,8 @@ def _at(content: Any, key: str) -> Any:
 def _metric(rows: list[Mapping[str, Any]], key: str) -> Any:
     split, which, name = key.split(".", 2)
     of_split = [row for row in rows if row["split"] == split]
+    if which == "*":
+        return [row[name] for row in of_split if row.get(name) is not None] or MISSING
     if which in AGGREGATES:
         values = [row[name] for row in of_split if row.get(name) is not None]
         return AGGREGATES[which](values) if values else MISSING

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,9 @@ Rows = Sequence[Mapping[str, Any]]  # of metrics.jsonl
 MAX_POINTS = 200  # longer curves are drawn as the mean of equal bins, with minimum and maximum as a band
 
 
+POINTS_PER_INCH = 72  # the unit of matplotlib's SVG
+
+
 @dataclass(frozen=True)
 class Panel:
     """One panel: a number of metrics.jsonl over the steps, of one split or both."""
@@ -33,10 +37,18 @@ class Panel:
     splits: tuple[str, ...] = ("train",)
     from_zero: bool = False
 
+    @property
+    def sources(self) -> str:
+        return " ".join(f"metrics.jsonl#{split}.*.{GAP_OF.get(self.key, self.key)}" for split in self.splits)
+
+
+GAP_OF = {"gap": "loss"}  # the key that a computed one is made of
+
 
 PANELS = (
     Panel("Loss, nats per target token", "loss", ("train", "eval")),
     Panel("Accuracy of target tokens", "accuracy", ("train", "eval")),
+    Panel("Gap: held-out loss minus training loss", "gap", ("eval",)),
     Panel("Learning rate", "learning_rate", from_zero=True),
     Panel("Gradient norm before clipping", "grad_norm", from_zero=True),
     Panel("Tokens per second, all processes", "tokens_per_second", from_zero=True),
@@ -58,7 +70,9 @@ class Ink:
 PAPER = Ink(text="#333a45", line="#d9dde3", train="#7aa6d8", eval="#c2410c", back="#ffffff")
 # Placeholders, replaced by CSS variables of the page, so that dark and light mode both work.
 MARKED = Ink(text="#010101", line="#020202", train="#030303", eval="#040404", back="#050505")
+RUN_INKS = tuple(f"#0a0a{number:02x}" for number in range(8))  # of the runs that a page compares
 _VARIABLES = {
+    **{ink: f"var(--run{number})" for number, ink in enumerate(RUN_INKS)},
     MARKED.text: "var(--text)",
     MARKED.line: "var(--line)",
     MARKED.train: "var(--train)",
@@ -71,6 +85,19 @@ def points(rows: Rows, key: str) -> tuple[np.ndarray, np.ndarray]:
     """Returns steps and values of the rows with a finite `key`."""
     kept = [(row["step"], row[key]) for row in rows if row.get(key) is not None and math.isfinite(row[key])]
     return np.array([step for step, _ in kept], float), np.array([value for _, value in kept], float)
+
+
+def with_gap(rows: Rows) -> Rows:
+    """Returns the rows, the evaluations with `gap`: their loss minus the mean training loss since the one before."""
+    found: list[Mapping[str, Any]] = []
+    losses: list[float] = []
+    for row in rows:
+        if row["split"] == "train" and row.get("loss") is not None and math.isfinite(row["loss"]):
+            losses.append(row["loss"])
+        if row["split"] == "eval" and losses and row.get("loss") is not None:
+            row, losses = {**row, "gap": row["loss"] - sum(losses) / len(losses)}, []
+        found.append(row)
+    return found
 
 
 def has_points(rows: Rows, panel: Panel) -> bool:
@@ -129,6 +156,7 @@ def draw_train(axes: Axes, steps: np.ndarray, values: np.ndarray, ink: Ink) -> N
 
 def sheet(rows: Rows, title: str) -> Figure:
     """Returns one figure with all panels that have points."""
+    rows = with_gap(rows)
     panels = [panel for panel in PANELS if has_points(rows, panel)]
     columns = min(3, max(1, len(panels)))
     lines = max(1, math.ceil(len(panels) / columns))
@@ -165,14 +193,56 @@ def settle(figure: Figure) -> None:
         axes.set_position((left, bottom, width, height))
 
 
-def page_panels(rows: Rows) -> Iterable[str]:
-    """Yields each panel with points as an <svg> in the colours of the page."""
+def page_panels(rows: Rows) -> Iterable[tuple[Panel, str]]:
+    """Yields each panel with points, as an <svg> in the colours of the page that shows values under the pointer."""
+    rows = with_gap(rows)
     for number, panel in enumerate(PANELS):
         if not has_points(rows, panel):
             continue
         figure = Figure(figsize=(4.0, 2.7), layout="constrained")
-        draw(figure.add_subplot(), rows, panel, MARKED)
-        yield page_svg(figure, panel.title, f"panel {number}")
+        axes = figure.add_subplot()
+        draw(axes, rows, panel, MARKED)
+        svg = page_svg(figure, panel.title, f"panel {number}")
+        yield panel, svg.replace("</svg>", f"{''.join(hover(axes, values_at(rows, panel)))}</svg>")
+
+
+def values_at(rows: Rows, panel: Panel) -> dict[float, str]:
+    """Returns a line of text for each step with a value, at most MAX_POINTS of them and every evaluation."""
+    found: dict[float, dict[str, float]] = {}
+    for split in panel.splits:
+        steps, values = points([row for row in rows if row["split"] == split], panel.key)
+        every = math.ceil(len(steps) / MAX_POINTS) if split == "train" and len(steps) else 1
+        for step, value in zip(steps[::-every], values[::-every], strict=True):
+            found.setdefault(float(step), {})["held-out" if split == "eval" else split] = float(value)
+    return {
+        step: "  ".join([f"step {step:,.0f}", *(f"{name} {_short(value)}" for name, value in values.items())])
+        for step, values in sorted(found.items())
+    }
+
+
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+def hover(axes: Axes, texts: Mapping[float, str]) -> Iterable[str]:
+    """Yields SVG groups, one per step: a strip that the pointer finds, a line and the values, shown by CSS alone.
+
+    texts: step -> what is shown. The figure's layout must be fixed.
+    """
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    scale = POINTS_PER_INCH / figure.dpi
+    height = figure.get_figheight() * POINTS_PER_INCH
+    box = axes.get_window_extent()
+    left, right, top, bottom = box.x0 * scale, box.x1 * scale, height - box.y1 * scale, height - box.y0 * scale
+    at = [float(axes.transData.transform((step, 0))[0]) * scale for step in texts]
+    borders = [left, *((one + other) / 2 for one, other in pairwise(at)), right]
+    for x, (start, end), text in zip(at, pairwise(borders), texts.values(), strict=True):
+        yield (
+            f'<g class="hover"><rect x="{start:.1f}" y="{top:.1f}" width="{max(0.0, end - start):.1f}" '
+            f'height="{bottom - top:.1f}"/><path d="M{x:.1f} {top:.1f}V{bottom:.1f}"/>'
+            f'<text x="{right:.1f}" y="{top + 8:.1f}">{escape(text)}</text></g>'
+        )
 
 
 def page_svg(figure: Figure, title: str, salt: str) -> str:

@@ -1,5 +1,6 @@
 """Renders a run as one self-contained HTML file, without network access or scripts."""
 
+import shlex
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
@@ -8,8 +9,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from distft.report.curves import page_panels
-from distft.report.facts import GIB, Facts, attempt_columns
-from distft.run import state_in_words
+from distft.report.facts import GIB, Facts
+from distft.report.tables import attempt_columns
+from distft.run import json_text, state_in_words
 
 MAIN_PACKAGES = ("distft", "torch", "deepspeed", "transformers", "tokenizers", "datasets", "peft", "safetensors")
 
@@ -27,15 +29,31 @@ def template(name: str, **filters: Callable[..., object]) -> Template:
     return environment.get_template(name)
 
 
-def render(facts: Facts) -> str:
-    """Returns the page; every text from the run is escaped, only distft's own drawings are markup."""
-    page = template("page.html.jinja", in_words=state_in_words, gib=lambda size: f"{size / GIB:,.2f}")
+def render(facts: Facts, folder: str = "RUN", refresh: int | None = None) -> str:
+    """Returns the page; every text from the run is escaped, only distft's own drawings are markup.
+
+    folder: of the run, as the page prints it. refresh: seconds after which a browser loads the page again.
+    """
+    filters = {
+        "in_words": state_in_words,
+        "gib": lambda size: f"{size / GIB:,.2f}",
+        "words": lambda name: name.replace("_", " "),
+        "yaml": json_text,
+        "breakable": breakable,
+        "shell": shlex.quote,
+    }
     values = {field.name: getattr(facts, field.name) for field in fields(facts)}
     values["attempts"] = [attempt_columns(each) for each in facts.attempts]
-    panels = [Markup(svg) for svg in page_panels(facts.rows)]
-    return page.render(**values, panels=panels, main_packages=MAIN_PACKAGES)
+    panels = [(panel, Markup(svg)) for panel, svg in page_panels(facts.rows)]
+    values |= {"panels": panels, "main_packages": MAIN_PACKAGES, "folder": folder, "refresh": refresh}
+    return template("page.html.jinja", **filters).render(values)
 
 
-def write(facts: Facts, out: Path) -> None:
-    """Writes the page as a file."""
-    out.write_text(render(facts))
+def breakable(key: str) -> Markup:
+    """Returns a key that may wrap after its dots and underscores."""
+    return Markup(".<wbr>").join(Markup("_<wbr>").join(part.split("_")) for part in key.split("."))
+
+
+def write(facts: Facts, out: Path, folder: Path) -> None:
+    """Writes the page of the run in `folder` as a file."""
+    out.write_text(render(facts, shlex.quote(str(folder))))

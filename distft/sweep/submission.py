@@ -16,9 +16,10 @@ from omegaconf import DictConfig
 
 from distft.config.errors import ConfigError
 from distft.launch.restarts import restarting
-from distft.launch.stages import find, freeze, submit
+from distft.launch.stages import find, freeze, results_of, submit
 from distft.launchers.contract import Handle, Launcher, Outcome
 from distft.launchers.follow import Following, Row
+from distft.run import FINISHED
 from distft.runtime.disk import alone
 from distft.sweep.board import Board, SweepStatus
 from distft.sweep.jobs import Job
@@ -67,6 +68,8 @@ class Followed:
             self._start()
         if self._is_started:
             for tracker in self._trackers:
+                if outcome.state in FINISHED:
+                    tracker.results(results_of(self.job.run))
                 tracker.finish(outcome.state)
         if self.is_cancelled and outcome.state == "failed":
             with suppress(OSError):

@@ -6,6 +6,9 @@ The launching process feeds them, so ranks open no sockets.
 import queue
 import sys
 import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 from distft.config import ConfigError
@@ -17,8 +20,19 @@ from distft.runtime.environment import redact
 from distft.runtime.logs import Patient
 
 
+@dataclass(frozen=True)
+class Results:
+    """The results of a finished run: answers to the same held-out prompts before and after training, and files."""
+
+    samples: Sequence[Mapping[str, str]] = ()  # prompt, expected, before, after
+    files: Sequence[Path] = ()  # report.html, metrics.json of evaluations
+
+
 class Tracker(Protocol):
-    """A destination of metrics in addition to metrics.jsonl, which remains the source of truth."""
+    """A destination of metrics in addition to metrics.jsonl, which remains the source of truth.
+
+    A tracker may also have a method `results(results: Results)`, called before `finish` when the run has finished.
+    """
 
     def start(self, run: RunFolder) -> None:
         """Opens or continues the record of this run; all rows will be logged, those of earlier attempts too."""
@@ -73,6 +87,9 @@ class Guarded:
             self._drop(f"takes no rows, {self.MAX_QUEUED} are queued")
         self._put("log", row)
 
+    def results(self, results: Results) -> None:
+        self._put("results", results)
+
     def finish(self, state: str) -> None:
         """Returns when the tracker has taken all rows, or after a timeout."""
         self._put("finish", state)
@@ -89,6 +106,8 @@ class Guarded:
         verb = ""
         while verb != "finish" and (tracker := self._tracker) is not None:
             verb, argument = self._calls.get()
+            if verb == "results" and not hasattr(tracker, verb):
+                continue
             try:
                 getattr(tracker, verb)(argument)
             except Exception as error:
@@ -109,3 +128,11 @@ def numbers(row: Row) -> dict[str, float]:
         for name, value in row.items()
         if name not in ("step", "time") and isinstance(value, int | float)
     }
+
+
+def markdown(samples: Sequence[Mapping[str, str]]) -> str:
+    """Returns samples as a Markdown table; a line break or a bar within a text does not end its cell."""
+    names = list(samples[0])
+    lines = [names, ["---"] * len(names)]
+    lines += [[" ".join(sample[name].split()).replace("|", "\\|") for name in names] for sample in samples]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -4,7 +4,7 @@ import shutil
 from typing import Any
 
 from distft.run import RunFolder
-from distft.trackers.contract import Row, numbers
+from distft.trackers.contract import Results, Row, markdown, numbers
 
 
 class TensorBoard:
@@ -12,6 +12,7 @@ class TensorBoard:
 
     def __init__(self) -> None:
         self._writer: Any = None
+        self._step = 0  # the last one logged
 
     def start(self, run: RunFolder) -> None:
         from tensorboard.summary.writer.event_file_writer import EventFileWriter
@@ -24,8 +25,23 @@ class TensorBoard:
         from tensorboard.compat.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]  # generated
         from tensorboard.compat.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue]
 
+        self._step = row["step"]
         values = [Summary.Value(tag=name, simple_value=value) for name, value in numbers(row).items()]
         self._writer.add_event(Event(step=row["step"], summary=Summary(value=values)))
+
+    def results(self, results: Results) -> None:
+        """Shows the samples as a table of the text dashboard."""
+        from tensorboard.compat.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
+        from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata  # pyright: ignore
+        from tensorboard.compat.proto.tensor_pb2 import TensorProto  # pyright: ignore[reportAttributeAccessIssue]
+        from tensorboard.compat.proto.types_pb2 import DT_STRING  # pyright: ignore[reportAttributeAccessIssue]
+
+        if not results.samples:
+            return
+        text = TensorProto(dtype=DT_STRING, string_val=[markdown(results.samples).encode()])
+        shown = SummaryMetadata(plugin_data=SummaryMetadata.PluginData(plugin_name="text"))
+        value = Summary.Value(tag="samples/text_summary", metadata=shown, tensor=text)
+        self._writer.add_event(Event(step=self._step, summary=Summary(value=[value])))
 
     def finish(self, state: str) -> None:
         self._writer.close()

@@ -6,10 +6,11 @@ attempt logs the whole run again under the same id, except the steps that an onl
 
 import shutil
 import uuid
+from pathlib import Path
 from typing import Any, Literal
 
 from distft.run import RunFolder
-from distft.trackers.contract import Row, numbers
+from distft.trackers.contract import Results, Row, numbers
 
 
 class Wandb:
@@ -23,12 +24,15 @@ class Wandb:
         self._mode: Literal["online", "offline"] = mode
         self._record: Any = None
         self._known_steps = -1
+        self._last_step = 0
+        self._folder = Path()
 
     def start(self, run: RunFolder) -> None:
         import wandb
 
         if self._mode == "online" and not wandb.login(prompt=False):  # with a prompt it would wait for input
             raise RuntimeError("no key: set WANDB_API_KEY, call `wandb login`, or set tracker.wandb.mode=offline")
+        self._folder = run.path
         folder = run.path / "wandb"
         folder.mkdir(parents=True, exist_ok=True)
         kept = folder / "id"
@@ -60,8 +64,29 @@ class Wandb:
         self._known_steps = self._record.step - 1
 
     def log(self, row: Row) -> None:
+        self._last_step = row["step"]
         if row["step"] > self._known_steps:
             self._record.log(numbers(row), step=row["step"])
+
+    def results(self, results: Results) -> None:
+        """Logs the samples as a table, the report as a page, and the files as one artifact."""
+        import wandb
+
+        shown: dict[str, wandb.Table | wandb.Html] = {}
+        if results.samples:
+            names = list(results.samples[0])
+            shown["samples"] = wandb.Table(
+                columns=[*names], data=[[sample[name] for name in names] for sample in results.samples]
+            )
+        for page in (file for file in results.files if file.suffix == ".html"):
+            shown[page.stem] = wandb.Html(str(page), inject=False)
+        if shown:
+            self._record.log(shown, step=self._last_step)
+        if results.files:
+            artifact = wandb.Artifact(f"results-{self._record.id}", type="results")
+            for file in results.files:
+                artifact.add_file(str(file), name=file.relative_to(self._folder).as_posix())
+            self._record.log_artifact(artifact)
 
     def finish(self, state: str) -> None:
         self._record.summary["state"] = state

@@ -117,6 +117,8 @@ def test_two_trackers_log_every_step_of_one_run(done):
     losses = EventAccumulator(str(run.path / "tensorboard")).Reload().Scalars("train/loss")
     assert [event.step for event in losses] == [1, 2, 3]
     assert [event.value for event in losses] == approx([row["loss"] for row in run.read_metrics("train")])
+    [page] = file.parent.rglob("*.html")
+    assert page.read_text() == (run.path / "report.html").read_text()
 
 
 def test_no_third_party_output_is_printed(done):

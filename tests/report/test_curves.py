@@ -1,6 +1,7 @@
 """The curves show the measured values."""
 
 import math
+import re
 
 import numpy as np
 import pytest
@@ -16,9 +17,11 @@ from distft.report.curves import (
     points,
     settle,
     sheet,
+    values_at,
+    with_gap,
     write_sheet,
 )
-from tests.report.conftest import ROWS, train_row
+from tests.report.conftest import ROWS, eval_row, train_row
 
 
 def line_of(rows, panel):
@@ -82,7 +85,29 @@ def test_a_run_without_numbers_has_an_empty_sheet(tmp_path):
 def test_panels_of_the_page_take_every_colour_from_it():
     panels = list(page_panels(ROWS))
     assert len(panels) == len(PANELS)
-    for svg in panels:
+    for _, svg in panels:
         assert svg.startswith('<svg role="img" aria-label="')
         assert "var(--text)" in svg
         assert not any(ink in svg for ink in (MARKED.text, MARKED.line, MARKED.train, MARKED.eval))
+
+
+def test_every_step_has_a_strip_with_its_values():
+    [svg] = [svg for panel, svg in page_panels(ROWS) if panel.key == "loss"]
+    form = r'<g class="hover"><rect x="([\d.]+)" [^>]*width="([\d.]+)".*?<text [^>]*>([^<]*)</text></g>'
+    strips = re.findall(form, svg)
+    assert len(strips) == 9
+    assert strips[0][2] == "step 0  held-out 2.5" and strips[8][2] == "step 8  train 0.25  held-out 1.5"
+    ends = [float(x) + float(width) for x, width, _ in strips]
+    assert [float(x) for x, *_ in strips[1:]] == pytest.approx(ends[:-1], abs=0.11), "the strips leave no room between"
+
+
+def test_a_long_curve_has_a_bounded_number_of_strips():
+    rows = [train_row(step) for step in range(1, 20 * MAX_POINTS + 1)]
+    texts = values_at(rows, PANELS[0])
+    assert len(texts) == MAX_POINTS and max(texts) == 20 * MAX_POINTS
+
+
+def test_the_gap_is_to_the_training_loss_since_an_evaluation():
+    train = [train_row(1, loss=2.0), train_row(2, loss=1.0)]
+    rows = with_gap([eval_row(0, 3.0), *train, eval_row(2, 2.5), eval_row(3, 2.0)])
+    assert [row.get("gap") for row in rows if row["split"] == "eval"] == [None, 1.0, None]

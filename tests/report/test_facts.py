@@ -6,10 +6,15 @@ import pytest
 
 from distft.goodput import PARTS, note
 from distft.report.card import model_card
-from distft.report.facts import attempt_lines, flat, gather, held_out, memory_by_kind, words
-from distft.report.facts import goodput_words as words_of_goodput
+from distft.report.facts import gather, held_out
 from distft.report.page import render
+from distft.report.tables import Table, attempt_lines, flat, memory_by_kind, words
+from distft.report.tables import goodput_words as words_of_goodput
 from distft.run import RunFolder
+
+
+def texts(facts: Table) -> dict[str, str]:
+    return {fact.name: fact.text for fact in facts}
 
 
 def test_before_is_the_first_measurement_and_after_the_last(make_run):
@@ -38,7 +43,7 @@ def test_one_measurement_shows_no_change(make_run):
 
 
 def test_batch_arithmetic_and_throughput_are_shown(make_run):
-    numbers = dict(gather(make_run()).numbers)
+    numbers = texts(gather(make_run()).numbers)
     assert numbers["rows per step"] == "24 = 2 processes x 3 micro-batches x 4 rows"
     assert numbers["tokens read"] == "7,200 in 1m12s: 100 per second", "900 real tokens in each of 8 steps"
     assert numbers["target tokens, trained on"] == "2,400", "300 in each"
@@ -55,8 +60,8 @@ def test_unknown_memory_is_not_split_into_parts():
 def test_groups_are_named_by_their_choices(make_run):
     facts = gather(make_run())
     assert facts.strategy == "zero3"
-    assert dict(facts.what)["strategy"] == "zero3, stage 3, offload no"
-    assert dict(facts.what)["optimizer"] == "adamw, lr 0.0001"
+    assert texts(facts.what)["strategy"] == "zero3, stage 3, offload no"
+    assert texts(facts.what)["optimizer"] == "adamw, lr 0.0001"
 
 
 def test_without_choices_groups_are_named_by_class(make_run):
@@ -64,15 +69,19 @@ def test_without_choices_groups_are_named_by_class(make_run):
     run.config.write_text(run.config.read_text().partition("\n")[2])
     facts = gather(run)
     assert facts.strategy == ""
-    assert dict(facts.what)["optimizer"] == "AdamW, lr 0.0001"
+    assert texts(facts.what)["optimizer"] == "AdamW, lr 0.0001"
 
 
 def test_the_page_shows_whether_code_of_the_model_may_run(make_run):
-    assert dict(gather(make_run()).what)["code from the model's folder"] == "not allowed"
+    assert texts(gather(make_run()).what)["code from the model's folder"] == "not allowed"
 
 
 def test_counts_of_the_prepared_data_are_shown_with_their_path(make_run):
-    assert gather(make_run()).data == [("read", "112"), ("dropped · no target", "2"), ("truncated", "7")]
+    assert gather(make_run()).data == [
+        ("read", "112", "prepared/report.json#read"),
+        ("dropped · no target", "2", "prepared/report.json#dropped.no_target"),
+        ("truncated", "7", "prepared/report.json#truncated"),
+    ]
 
 
 def test_a_run_that_never_started_still_has_facts(make_run):
@@ -87,9 +96,9 @@ def test_a_run_that_never_started_still_has_facts(make_run):
 
 def test_a_long_list_of_bad_rows_is_cut_with_a_note():
     bad = [{"line": line, "reason": "no prompt"} for line in range(25)]
-    shown = list(flat({"bad": bad}))
-    assert shown[0] == ("bad", "line 0, reason no prompt")
-    assert shown[-1] == ("bad", "and 5 more")
+    shown = list(flat({"bad": bad}, "report.json"))
+    assert shown[0] == ("bad", "line 0, reason no prompt", "report.json#bad.0")
+    assert shown[-1] == ("bad", "and 5 more", "report.json#bad")
 
 
 @pytest.mark.parametrize(
@@ -101,9 +110,9 @@ def test_values_read_as_written_by_hand(value, text):
 
 def test_the_model_has_the_name_of_the_loaded_one(make_run):
     run: RunFolder = make_run(model={"path": "/models/my-model"})
-    assert dict(gather(run).what)["model"] == "/models/my-model"
+    assert texts(gather(run).what)["model"] == "/models/my-model"
     run.write_plan(replace(run.read_plan(), model_name="my-model"))
-    assert dict(gather(run).what)["model"] == "my-model, /models/my-model"
+    assert texts(gather(run).what)["model"] == "my-model, /models/my-model"
 
 
 def test_every_attempt_is_shown_with_its_changes(make_run):
@@ -140,8 +149,10 @@ def test_the_parts_of_the_time_add_up_to_the_total():
         {"goodput": 90.4 / 208.1, "wall_seconds": 262.2, "seconds": seconds, "failures": 1, "lost_steps": 0, "saves": 3}
         | {"best_every_steps": None}
     )
-    assert lines[0] == ("goodput", "43.4% of 3m28s, 1 failure")
-    shares = [float(text.partition("%")[0]) for name, text in lines if name == "goodput" or name.startswith("time: ")]
+    assert lines[0][:2] == ("goodput", "43.4% of 3m28s, 1 failure")
+    shares = [
+        float(text.partition("%")[0]) for name, text, _ in lines if name == "goodput" or name.startswith("time: ")
+    ]
     assert sum(shares) == pytest.approx(100, abs=0.1)
-    assert ("without an attempt", "54.1 s, not included above") in lines
-    assert not any("idle" in name for name, _ in lines)
+    assert texts(lines)["without an attempt"] == "54.1 s, not included above"
+    assert not any("idle" in name for name in texts(lines))

@@ -6,6 +6,7 @@ import sys
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from distft.run import RunFolder
+from distft.trackers.contract import Results
 from distft.trackers.tensorboard import TensorBoard
 
 
@@ -27,11 +28,26 @@ def test_every_step_is_logged_once_over_two_attempts(tmp_path):
     assert points[3][1] == 0.25
 
 
+def test_samples_are_a_table_of_the_text_dashboard(tmp_path):
+    tracker = TensorBoard()
+    tracker.start(RunFolder(tmp_path))
+    tracker.log({"step": 7, "split": "eval", "loss": 1.0})
+    tracker.results(Results([{"prompt": "2|2\nis", "expected": "4", "before": "a", "after": "4"}]))
+    tracker.finish("completed")
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    [event] = events.Tensors("samples/text_summary")
+    assert event.step == 7
+    lines = event.tensor_proto.string_val[0].decode().splitlines()
+    assert lines == ["| prompt | expected | before | after |", "| --- | --- | --- | --- |", "| 2\\|2 is | 4 | a | 4 |"]
+    assert events.SummaryMetadata("samples/text_summary").plugin_data.plugin_name == "text"
+
+
 def test_neither_torch_nor_tensorflow_is_loaded(tmp_path):
     program = """
 import sys
 from pathlib import Path
 from distft.run import RunFolder
+from distft.trackers.contract import Results
 from distft.trackers.tensorboard import TensorBoard
 tracker = TensorBoard()
 tracker.start(RunFolder(Path(sys.argv[1])))

@@ -22,6 +22,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from distft.run import RunFolder
+from distft.trackers.contract import Results
 from distft.trackers.wandb import Wandb
 tracker = Wandb(mode="offline")
 tracker.start(RunFolder(Path(sys.argv[1])))
@@ -30,6 +31,9 @@ for step in range(1, int(sys.argv[2]) + 1):
 tracker.log({"step": step, "split": "eval", "loss": 0.5})
 if sys.argv[3:]:
     os.kill(os.getpid(), signal.SIGKILL)
+(Path(sys.argv[1]) / "report.html").write_text("<p>a report</p>")
+samples = [{"prompt": "2 and 2", "expected": "4", "before": "a", "after": "four"}]
+tracker.results(Results(samples, [Path(sys.argv[1]) / "report.html"]))
 tracker.finish("completed")
 """
 
@@ -90,6 +94,19 @@ def test_the_second_attempt_has_the_id_of_the_first_and_all_rows(run):
     rows = history(folder / f"run-{name}.wandb")
     assert [row["_step"] for row in rows] == [1, 2, 3, 4]
     assert rows[3]["train/loss"] == 0.25 and rows[3]["eval/loss"] == 0.5
+
+
+@pytest.mark.slow
+def test_samples_and_report_are_in_the_offline_files(run):
+    [table] = (run.path / "wandb").rglob("*.table.json")
+    shown = json.loads(table.read_text())
+    assert shown["columns"] == ["prompt", "expected", "before", "after"]
+    assert shown["data"] == [["2 and 2", "4", "a", "four"]]
+    assert any("a report" in page.read_text() for page in (run.path / "wandb").rglob("*.html"))
+    [folder] = (run.path / "wandb").glob("offline-run-*")
+    data = next(folder.glob("*.wandb")).read_bytes()
+    artifacts = [messages.Record.FromString(record).artifact for record in records(data)]
+    assert [artifact.type for artifact in artifacts if artifact.type == "results"] == ["results"]
 
 
 def test_wandb_records_neither_machine_nor_code(run):

@@ -11,7 +11,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from distft.report.page import template
+from distft.report.page import breakable, template
 from distft.report.sweep import headline
 from distft.report.sweep.drawings import INCH, Drawing, drawings, window
 from distft.report.sweep.jobs import Job, Sweep, as_number, loss_text, value_text
@@ -94,11 +94,6 @@ def on_page(drawing: Drawing, number: int) -> Mapping[str, object]:
         "narrow": Markup(drawing.on_page((width, height), f"narrow {number}")) if drawing.narrow else None,
         "pixels": round(width * INCH),
     }
-
-
-def breakable(key: str) -> Markup:
-    """Returns a key that may wrap after its dots."""
-    return Markup(".<wbr>").join(key.split("."))
 
 
 MEASURED = ("objective", "objective_step", "train_loss", "tokens", "process_hours", "peak_memory_gib")

@@ -1,0 +1,126 @@
+"""Results of the programs that run after training, as tables: evaluation, human evaluation, audit.
+
+Each writes one JSON file into the run folder, whose form docs fix; the page shows what is there.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from distft.report.tables import Fact, flat
+from distft.run import RunFolder, read_json
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A measured value with its interval or error, and what it is compared with. Texts are ready to be shown."""
+
+    name: str
+    value: str
+    error: str
+    n: str
+    difference: str
+    source: str
+    flag: bool = False
+    limits: str = ""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The result of one program."""
+
+    title: str
+    about: str
+    measures: tuple[Measure, ...]
+    file: str
+    facts: tuple[Fact, ...] = ()
+
+
+def outcomes(run: RunFolder) -> list[Outcome]:
+    """Returns the results that lie in the run folder."""
+    found = [_evaluation(file, run.path) for file in sorted(run.eval.rglob("metrics.json"))]
+    audit, human = run.path / "audit" / "audit.json", run.path / "human"
+    found += [_audit(audit, run.path)] if audit.is_file() else []
+    found += [_human(file, run.path) for file in sorted(human.rglob("analysis.json"))]
+    return found
+
+
+def _evaluation(file: Path, run: Path) -> Outcome:
+    found, name = read_json(file), _name(file, run)
+    place = file.parent.relative_to(run / "eval").as_posix()
+    measures = list(_metrics(found.get("metrics", {}), f"{name}#metrics", ""))
+    for column, values in found.get("slices", {}).items():
+        for value, metrics in values.items():
+            title = f"{column}={value}: "
+            measures += _metrics(metrics.get("metrics", metrics), f"{name}#slices.{column}.{value}", title)
+    for i, measure in enumerate(measures):
+        if other := found.get("against", {}).get(measure.name):
+            measures[i] = _against(measure, other)
+    about = f"{found.get('rows', 0):,} rows at step {found.get('step')}"
+    return Outcome(f"Evaluation: {place}", about, tuple(measures), name)
+
+
+def _metrics(metrics: Mapping[str, Any], source: str, title: str) -> Iterator[Measure]:
+    for metric, found in metrics.items():
+        if not isinstance(found, Mapping) or found.get("value") is None:
+            continue
+        error = found.get("stderr")
+        yield Measure(
+            f"{title}{metric}",
+            f"{found['value']:.4g}",
+            "" if error is None else f"± {error:.2g}",
+            f"{found['n']:,}" if found.get("n") else "",
+            "",
+            f"{source}.{metric}",
+        )
+
+
+def _against(measure: Measure, other: Mapping[str, Any]) -> Measure:
+    """Returns the measure with its paired difference."""
+    text = f"{other['difference']:+.3g} ({other['low']:.3g} to {other['high']:.3g}"
+    text += f", p {other['p']:.2g})" if other.get("p") is not None else ")"
+    return Measure(measure.name, measure.value, measure.error, measure.n, text, measure.source)
+
+
+def _audit(file: Path, run: Path) -> Outcome:
+    name = _name(file, run)
+    measures = [
+        Measure(
+            " ".join(filter(None, (f"{row['axis']}: {row['measure']}", row.get("group"), _part(row)))),
+            _number(row.get("tuned")),
+            _interval(row),
+            f"{row['n']:,}" if row.get("n") else "",
+            f"base {_number(row.get('base'))}" if row.get("base") is not None else "",
+            f"{name}#{i}",
+            bool(row.get("flag")),
+            row.get("limits") or "",
+        )
+        for i, row in enumerate(read_json(file))
+    ]
+    flags = sum(measure.flag for measure in measures)
+    return Outcome("Audit", f"{flags:,} of {len(measures):,} measures are flagged", tuple(measures), name)
+
+
+def _part(row: Mapping[str, Any]) -> str:
+    """Returns the part of the data that a measure is about; empty for all."""
+    return "" if row.get("where", "all") == "all" else f"({row['where']})"
+
+
+def _human(file: Path, run: Path) -> Outcome:
+    name = _name(file, run)
+    facts = tuple(flat(read_json(file), name))
+    study = file.parent.relative_to(run / "human").as_posix()
+    return Outcome(f"Human evaluation{'' if study == '.' else f': {study}'}", "", (), name, facts)
+
+
+def _interval(row: Mapping[str, Any]) -> str:
+    return f"{_number(row['low'])} to {_number(row['high'])}" if row.get("low") is not None else ""
+
+
+def _number(value: Any) -> str:
+    return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _name(file: Path, run: Path) -> str:
+    return file.relative_to(run).as_posix()
