@@ -17,7 +17,9 @@ from distft.evaluate.item_sums import item_sums, unit_sums, write_sums
 from distft.evaluate.job import ABOUT, BENCHMARKS, Work, sums_file
 from distft.generate.decode import Prompt, decode, decoding, share
 from distft.generate.job import read_job
+from distft.generate.likelihood import score_share
 from distft.generate.ranks import answer_share, load_adapters, rules_of
+from distft.generate.scored import SCORES, TEXTS, read_texts, write_scores
 from distft.generate.settings import Settings, without_stop
 from distft.run import Plan, RunFolder, write_json
 from distft.runtime.device import compute_dtype
@@ -96,6 +98,18 @@ def run_benchmarks(engine: Engine, run: RunFolder, work: Work, tokenizer: Any, w
         run.path / BENCHMARKS, run_tasks(request, Backend(tokenizer, ranks.max_length, ranks.score, ranks.generate))
     )
     ranks.end()
+
+
+def score(run: RunFolder, number: int, world: World) -> None:
+    """Scores the texts and answers the prompts of an audit's job, in the folder `run`."""
+    config, plan, job = read_config(run), run.read_plan(), read_job(run)
+    adapters = Path(job["adapters"]) if job["adapters"] else None
+    engine = load_model(config, plan, run.checkpoints, world, adapters)
+    with decoding(engine, world.device) as live:
+        write_scores(
+            run.path / SCORES / f"rank-{world.rank}.jsonl", score_share(live, read_texts(run.path / TEXTS), world)
+        )
+    answer_share(engine, run, job, plan.tokenizer_dir, world)
 
 
 def read_base(rows: Rows, folder: Path, engine: Engine, world: World) -> None:

@@ -81,6 +81,8 @@ class Facts:
     settings: list[Setting] = field(default_factory=list)
     funnel: list["Flow"] = field(default_factory=list)
     outcomes: list[Outcome] = field(default_factory=list)
+    run: RunFolder | None = None
+    step: int | None = None  # of the exported checkpoint; None: the last evaluation
 
 
 @dataclass(frozen=True)
@@ -136,6 +138,8 @@ def gather(run: RunFolder, step: int | None = None) -> Facts:
         sources=[file.name for file in files if file.is_file()] + [name for name, _ in prepared],
         attempts=attempts(read_timeline(run)),
         samples=before_and_after(run, step),
+        run=run,
+        step=step,
         verdicts=verdicts(status, plan, rows, goodput, prepared[0] if prepared else None, chosen),
         settings=settings_of(config),
         funnel=[flow for name, found in prepared for flow in funnel(found, name)],

@@ -101,7 +101,7 @@ def _audit(file: Path, run: Path) -> Outcome:
     name = _name(file, run)
     measures = [
         Measure(
-            f"{row['axis']}: {row['measure']}",
+            " ".join(filter(None, (f"{row['axis']}: {row['measure']}", row.get("group"), _part(row)))),
             _number(row.get("tuned")),
             _interval(row),
             f"{row['n']:,}" if row.get("n") else "",
@@ -114,6 +114,11 @@ def _audit(file: Path, run: Path) -> Outcome:
     ]
     flags = sum(measure.flag for measure in measures)
     return Outcome("Audit", f"{flags:,} of {len(measures):,} measures are flagged", tuple(measures), name)
+
+
+def _part(row: Mapping[str, Any]) -> str:
+    """Returns the part of the data that a measure is about; empty for all."""
+    return "" if row.get("where", "all") == "all" else f"({row['where']})"
 
 
 def _human(file: Path, run: Path) -> Outcome:
