@@ -297,7 +297,7 @@ def _human(cited: Cited) -> list[str]:
     lines = []
     for file in sorted((cited.run.path / "human").glob("*/analysis.json")):
         name = str(file.relative_to(cited.run.path))
-        lines.append(f"- study {cite(f'`{file.parent.name}`', f'{name}#')}: results in `{name}`")
+        lines.append(f"- study {cite(f'`{file.parent.name}`', f'{name}#study')}: results in `{name}`")
         content = cited.value(f"{name}#") or {}
         lines += [f"  - {cite(each, f'{name}#conclusions')}" for each in content.get("conclusions", [])]
         counts = {key: each for key, each in content.items() if isinstance(each, int) and not isinstance(each, bool)}

@@ -207,4 +207,4 @@ def test_the_card_has_the_conclusions_of_a_study(make_run: Callable[..., RunFold
     assert "Human evaluation: not measured" in model_card(gather(run), None, [])
     write_json(run.path / "human" / "study" / "analysis.json", {"conclusions": ["no difference shown", "alpha 0.3"]})
     card = model_card(gather(run), None, [])
-    assert "  - no difference shown<!--" in card and uncited(card) == []
+    assert "no difference shown<!--" in card and uncited(card) == []
