@@ -2,19 +2,14 @@
 
 import re
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
 
-from distft.audit.dataset import (
-    Found,
-    audit_rows,
-    make_looking,
-    read_dropped,
-    read_views,
-)
+from distft.audit.dataset import Dropped, Found, audit_rows, make_looking, read_dropped, read_views
 from distft.audit.exposure import REPEATS, Canary, make_canaries, read_canaries, write_canaries
 from distft.audit.licences import USES, Use, licences, of_folder
 from distft.audit.measures import ANY, Measure, flags_asked_for, write_measures
@@ -26,6 +21,7 @@ from distft.config import Config, ConfigError, command, compose, read_config
 from distft.config.command import find_run, keywords, usage
 from distft.config.errors import did_you_mean, nearest
 from distft.config.source_item import SourceItem, source_items
+from distft.data.cleaning.options import is_cleaned
 from distft.paths import absolute, why_not_writable
 from distft.report import card
 from distft.run import EXIT_CLOSED_GATE
@@ -37,6 +33,7 @@ KEYS = {
     "terms": "a YAML file of groups and attributes in place of distft's own list",
     "clean": "with data=FILE: cleaning rules whose effect on groups is measured, such as sft",
     "against": "with data=: a file or pattern of benchmark rows; near-copies of them are counted",
+    "clean.*, data.*, cache_dir": "with data=FILE: keys of a config, such as clean.pii.action=redact",
     "format": "with data=FILE: the format of the rows (default: detected from their fields)",
     "use": f"the intended use that licences are read for: {', '.join(USES)} (default: {USES[0]})",
     "at": "with run=: latest (default), best or step-N",
@@ -56,6 +53,7 @@ run=: counterfactual swaps of held-out rows, templates, gaps by slice, memorisat
 SHOWN = 40  # lines on the terminal
 
 
+OVERRIDES = ("clean.", "data.", "cache_dir=")  # how the keys of a config begin that data=FILE takes
 OF_DATA = ("clean", "against", "format")
 OF_MODEL = ("sets", "at", "rows", "answers", "max_new_tokens", "canaries", "launcher.processes_per_node")
 OF_CANARIES = ("seed",)
@@ -63,11 +61,15 @@ OF_CANARIES = ("seed",)
 
 def main(arguments: list[str]) -> int:
     """Writes audit.json and prints what is flagged; returns 3 for a flag of fail_on, 0 otherwise."""
-    given = keywords(arguments, KEYS, required=())
+    overrides = [word for word in arguments if word.startswith(OVERRIDES)]
+    given = keywords([word for word in arguments if word not in overrides], KEYS, required=())
     errors = wrong_keys(given)
-    use = given.get("use", USES[0])
-    if use not in USES:
-        errors.append(f"use={use}: is not a use.{did_you_mean(nearest(use, USES))} Allowed: {', '.join(USES)}")
+    if overrides and "data" not in given:
+        errors.append(f"{overrides[0]}: has no effect without data=")
+    word = given.get("use", USES[0])
+    use = next((each for each in USES if each == word), USES[0])
+    if use != word:
+        errors.append(f"use={word}: is not a use.{did_you_mean(nearest(word, USES))} Allowed: {', '.join(USES)}")
     asked = word_list(given, "fail_on", "fail_on=any, or fail_on=[gender, privacy]", errors)
     sets = word_list(given, "sets", "sets=[stereoset, bbq]", errors)
     errors += check_sets(sets)
@@ -91,7 +93,7 @@ def main(arguments: list[str]) -> int:
     if "plant" in given:
         return plant(numbers["plant"], numbers["seed"], absolute(given["out"]))
     if "data" in given:
-        found, notes = audit_data(given, terms, use)
+        found, notes = audit_data(given, terms, use, overrides)
         return report(found, notes, absolute(given["out"]), asked)
     run = find_run(given["run"])
     base, tuned = find_sources(given["run"], given.get("at"), given)
@@ -151,8 +153,9 @@ def word_list(given: Mapping[str, str], key: str, example: str, errors: list[str
         value = yaml.safe_load(re.sub(r",(?=\S)", ", ", text))
     except yaml.YAMLError:
         value = None
-    words = value if isinstance(value, list) else [value]
-    if not words or not all(isinstance(word, str) and word for word in words):
+    listed = value if isinstance(value, list) else [value]
+    words = [word for word in listed if isinstance(word, str) and word]
+    if not words or len(words) < len(listed):
         errors.append(f"{key}={text}: is not a word or a list of words. Try: {example}")
         return []
     return words
@@ -169,18 +172,23 @@ def check_asked(asked: Sequence[str], found: Sequence[Measure]) -> list[str]:
     ]
 
 
-def audit_data(given: Mapping[str, str], terms: Terms, use: Use) -> tuple[list[Measure], list[str]]:
-    """Returns the measures of the rows that data= names, and notes."""
+def audit_data(
+    given: Mapping[str, str], terms: Terms, use: Use, overrides: Sequence[str] = ()
+) -> tuple[list[Measure], list[str]]:
+    """Returns the measures of the rows that data= names, and notes. overrides: of the config of a FILE's rows."""
     against = [given["against"]] if "against" in given else []
     try:
-        rows = find_rows(given)
+        rows = find_rows(given, overrides)
         looking = make_looking(against)
-        dropped = read_dropped(rows.prepared) if rows.prepared else {}
+        dropped = read_dropped(rows.prepared) if rows.prepared else Dropped()
         found = audit_rows(read_views(rows.config), terms, looking, dropped)
     except ConfigError as error:
         raise ConfigError([_as_typed(message) for message in error.messages]) from error
     except ValueError as error:
         raise ConfigError([_as_typed(line) for line in str(error).splitlines()]) from error
+    rule = rows.config.clean.pii
+    if rows.prepared is not None and rule.enabled and rule.action == "redact":
+        found.personal.dropped |= Counter({kind: found.personal.rows[kind] for kind in rule.kinds})
     measures = found.measures(is_cleaned=rows.prepared is not None)
     measures += licences(rows.items(), rows.counts(found), use, rows.model_licence)
     notes = [*looking.notes, f"{found.rows:,} rows, {found.num_dropped:,} of them dropped by cleaning"]
@@ -213,7 +221,7 @@ class DataRows:
         ]
 
 
-def find_rows(given: Mapping[str, str]) -> DataRows:
+def find_rows(given: Mapping[str, str], overrides: Sequence[str]) -> DataRows:
     """Returns the rows that data= names; of a run with what its data stage dropped."""
     place = absolute(given["data"])
     if (place / "config.yaml").is_file() and (place / "plan.json").is_file():
@@ -224,8 +232,8 @@ def find_rows(given: Mapping[str, str]) -> DataRows:
         return DataRows(read_config(run), prepared if prepared and prepared.is_dir() else None, of_folder(model))
     words = [f"data.train={given['data']}", "data.eval=null", "model.tiny=true"]
     words += [f"{key}={given[word]}" for key, word in (("clean", "clean"), ("data.format", "format")) if word in given]
-    config = compose(words)
-    if "clean" not in given:
+    config = compose([*words, *overrides])
+    if not is_cleaned(config.clean):
         return DataRows(config)
     from distft.data.stage import ensure_prepared
 

@@ -9,6 +9,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -59,6 +60,30 @@ def make_looking(against: Sequence[str]) -> Looking:
         copies,
         notes,
     )
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """Which rule dropped the row at each place: file and line."""
+
+    rules: Mapping[Place, str] = field(default_factory=dict)
+
+    def rule(self, view: View) -> str | None:
+        """Returns the rule that dropped a row; None where it stayed.
+
+        Trap: prepared data are cached by content, so the files may have been in another folder then.
+        """
+        if (view.source, view.line) in self.rules or view.source in self._sources:
+            return self.rules.get((view.source, view.line))
+        return self._by_name.get((Path(view.source).name, view.line))
+
+    @cached_property
+    def _sources(self) -> frozenset[str]:
+        return frozenset(source for source, _ in self.rules)
+
+    @cached_property
+    def _by_name(self) -> dict[Place, str]:
+        return {(Path(source).name, line): rule for (source, line), rule in self.rules.items()}
 
 
 @dataclass
@@ -129,11 +154,11 @@ class Found:
         )  # fmt: skip
 
 
-def audit_rows(views: Iterable[View], terms: Terms, looking: Looking, dropped: Mapping[Place, str]) -> Found:
-    """Counts the rows. dropped: the rule that dropped the row at a place, of the rows that were dropped."""
+def audit_rows(views: Iterable[View], terms: Terms, looking: Looking, dropped: Dropped) -> Found:
+    """Counts the rows, before and after those that were dropped."""
     found = Found(Counts(terms), Counts(terms))
     for view in views:
-        rule = dropped.get((view.source, view.line))
+        rule = dropped.rule(view)
         found.rows += 1
         found.items[view.source] += 1
         labels = found.counts.add(view)
@@ -189,11 +214,11 @@ def _view(row: RawRow, forms: Sequence[Format]) -> View | None:
     return view_of(row.file, row.line, example, row.value)
 
 
-def read_dropped(folder: Path) -> dict[Place, str]:
-    """Returns which rule dropped the row at each place, from the dropped.jsonl in a folder; empty without one."""
+def read_dropped(folder: Path) -> Dropped:
+    """Returns what the dropped.jsonl in a folder lists; nothing without one."""
     file = folder / "dropped.jsonl"
     if not file.is_file():
-        return {}
+        return Dropped()
     with file.open(encoding="utf-8") as opened:
         rows = (json.loads(line) for line in opened)
-        return {(row["source"], row["line"]): row["rule"] for row in rows}
+        return Dropped({(row["source"], row["line"]): row["rule"] for row in rows})

@@ -103,14 +103,14 @@ class Exposure:
             values = both[repeats == count]
             change = bootstrap(values, _difference)
             p = chance(values[:, 1])
-            base, tuned = values.mean(0).tolist()
+            means = values.mean(0).tolist()
             is_known = p < SIGNIFICANT and change.value > 0
             found.append(
                 Measure(
                     "privacy",
                     "exposure",
-                    base,
-                    tuned,
+                    means[0],
+                    means[1],
                     change.low,
                     change.high,
                     n=len(values),

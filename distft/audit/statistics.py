@@ -37,7 +37,8 @@ def difference_of_shares(one: tuple[int, int], other: tuple[int, int]) -> Interv
 
 def independence(table: Sequence[Sequence[int]]) -> float:
     """Returns the p-value of Fisher's exact test of a 2 x 2 table, two-sided."""
-    return float(fisher_exact(np.asarray(table)).pvalue)
+    _, p = fisher_exact(np.asarray(table))
+    return float(p)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from distft.audit.association import FEWEST, associations
-from distft.audit.dataset import Looking, audit_rows
+from distft.audit.dataset import Dropped, Looking, audit_rows
 from distft.audit.measures import Measure
 from distft.audit.mentions import Counts
 from distft.audit.terms import Terms, load_terms
@@ -76,7 +76,7 @@ def test_a_filter_that_drops_a_group_is_flagged() -> None:
     views = list(rows(3, 0.5, 600))
     hers = {(view.source, view.line): "quality" for view in views if " she " in view.texts[0].text and view.line % 2}
     fair = {("rows.jsonl", line): "length" for line in range(2, 600, 6)}
-    found = audit_rows(iter(views), TERMS, NOTHING, fair | hers).measures(is_cleaned=True)
+    found = audit_rows(iter(views), TERMS, NOTHING, Dropped(fair | hers)).measures(is_cleaned=True)
     filters = {(each.measure, each.group): each for each in found if each.measure.startswith("filter:")}
     flagged = {key for key, each in filters.items() if each.flag}
     assert flagged == {("filter:quality", "female"), ("filter:quality", "male")}
@@ -87,8 +87,15 @@ def test_a_filter_that_drops_a_group_is_flagged() -> None:
 
 def test_the_parts_of_the_data_are_counted_separately() -> None:
     views = [View(f"{name}.jsonl", 1, (Text("user", "she", False), Text("assistant", "he", True))) for name in "ab"]
-    found = audit_rows(iter(views), TERMS, NOTHING, {}).measures(is_cleaned=False)
+    found = audit_rows(iter(views), TERMS, NOTHING, Dropped()).measures(is_cleaned=False)
     seen = {(each.where, each.group): each.base for each in found if each.measure == "mentions_per_million"}
     assert seen["role user", "female"] == 1e6 and seen["role assistant", "male"] == 1e6
     assert seen["source a.jsonl", "female"] == 5e5 and seen["all", "male"] == 5e5
     assert ("role user", "male") not in seen and seen["all", "nonbinary"] == 0
+
+
+def test_dropped_rows_of_a_moved_file_are_found() -> None:
+    dropped = Dropped({("old/a.jsonl", 1): "length", ("old/b.jsonl", 2): "quality"})
+    views = [View(source, line, ()) for source, line in (("new/a.jsonl", 1), ("old/b.jsonl", 1), ("new/b.jsonl", 2))]
+    assert [dropped.rule(view) for view in views] == ["length", None, "quality"]
+    assert Dropped().rule(views[0]) is None

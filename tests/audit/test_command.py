@@ -70,6 +70,15 @@ def test_the_effect_of_cleaning_is_measured(tmp_path: Path) -> None:
     assert rows_with.base == pytest.approx(4 / 160) and rows_with.tuned == pytest.approx(3 / 120)
 
 
+@pytest.mark.slow
+def test_redacted_data_are_not_left(tmp_path: Path) -> None:
+    rows = write_rows(tmp_path / "rows.jsonl", count=80)
+    overrides = ["clean.pii.enabled=true", "clean.pii.action=redact", f"cache_dir={tmp_path}"]
+    found, _ = audit.audit_data({"data": str(rows)}, load_terms(), "research", overrides)
+    rows_with = next(each for each in found if each.measure == "rows_with" and each.group == "email")
+    assert (rows_with.base, rows_with.tuned, rows_with.flag) == (2 / 80, 0.0, False)
+
+
 @pytest.fixture(scope="module")
 def tuned(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     folder = tmp_path_factory.mktemp("audited")
@@ -138,6 +147,8 @@ def test_a_run_is_audited_from_the_command_line(tuned: RunFolder) -> None:
         (["data=missing.jsonl", "out=b"], ["data=missing.jsonl: there is no such file or folder"]),
         (["run=a", "canaries=missing.json"], ["canaries=", "plant=10"]),
         (["data=a", "out=b", "fail_on=[]"], ["fail_on=[]"]),
+        (["run=a", "clean.pii.enabled=true"], ["clean.pii.enabled=true: has no effect without data="]),
+        (["data=a.jsonl", "out=b", "clean.pi.enabled=true"], ["clean.pi", "Did you mean clean.pii"]),
         (["dta=a"], ["there is no such key. Did you mean data?"]),
     ],
 )
