@@ -80,8 +80,11 @@ def _against(results: Results) -> Json:
         return {}
     all_metrics = [metric for each in (results.evaluation, *results.questions) for metric in each.metrics]
     by_name = {metric.name: metric for metric in all_metrics}
+    verdicts = {name: verdict(by_name[name], each) for name, each in found.differences.items()}
+    if "loss" in verdicts and "perplexity" in verdicts:
+        verdicts["perplexity"] = verdicts["loss"]  # one is a function of the other
     return {
-        name: asdict(each) | {"theirs": found.theirs[name], "verdict": verdict(by_name[name], each)}
+        name: asdict(each) | {"theirs": found.theirs[name], "verdict": verdicts[name]}
         for name, each in found.differences.items()
     }
 
