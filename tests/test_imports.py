@@ -27,6 +27,7 @@ COMMANDS = 8
 
 HEAVY = {"torch", "transformers", "datasets", "deepspeed", "peft", "accelerate"}
 LIGHT = {
+    "human_eval",
     "paths",
     "run",
     "config",
