@@ -174,11 +174,10 @@ def find_items(source: Source, task: Task, folder: Path) -> tuple[Rows | None, l
     folder: for rows that are prepared here.
     """
     if task.rows_from is not None:
-        read_here = [*task.columns, *([task.cluster] if task.cluster else []), *task.ignore_fields]
-        ignored = list(dict.fromkeys([*source.config.data.ignore_fields, *read_here]))
+        ignored = list(dict.fromkeys([*source.config.data.ignore_fields, *task.ignore_fields]))
         changes = {"data.eval": str(absolute(task.rows_from)), "data.ignore_fields": ignored}
-        config = source.config.changed(changes)
-        items = prepare(config, folder)
+        columns = [*task.columns, *([task.cluster] if task.cluster else [])]
+        items = prepare(source.config.changed(changes), folder, columns)
         return Rows(folder, "eval"), items, []
     if source.held_out is None:
         gone = source.plan.eval_rows and f"the prepared rows are gone ({source.plan.data_dir})"

@@ -12,8 +12,9 @@ from typing import Any
 
 from distft.config import Config, ConfigError
 from distft.config.errors import did_you_mean, nearest
+from distft.data.formats import UnreadFields
 from distft.data.key import has_eval_rows
-from distft.data.pipeline import MadeRow, Outcome, make_pipeline
+from distft.data.pipeline import MadeRow, Outcome, RowPipeline, make_pipeline
 from distft.data.shards import Rows, ShardWriter
 
 LENGTH, SOURCE = "length", "source"
@@ -50,7 +51,8 @@ def locate(rows: Rows, config: Config) -> tuple[list[Item], str]:
     waiting: dict[tuple[str, bytes], deque[MadeRow]] = defaultdict(deque)
     note = ""
     try:
-        for made in _made(config, set(rows.ids)):
+        pipeline, _ = make_pipeline(config)
+        for made in _made(pipeline, config, set(rows.ids), Outcome()):
             waiting[made.identity, made.row.input_ids.tobytes()].append(made)
     except (ValueError, OSError, RuntimeError) as error:
         note = f"the rows' sources cannot be read, so places and columns are unknown: {str(error).splitlines()[0]}"
@@ -62,17 +64,21 @@ def locate(rows: Rows, config: Config) -> tuple[list[Item], str]:
     return numbered(items), note
 
 
-def prepare(config: Config, folder: Path) -> list[Item]:
+def prepare(config: Config, folder: Path, columns: Sequence[str]) -> list[Item]:
     """Writes the rows of data.eval as shards into a new folder; returns their items.
 
-    ConfigError where no row can be evaluated.
+    columns: of the rows that slices and clusters read, so that the format need not. ConfigError where no row can be
+    evaluated.
     """
     folder.mkdir(parents=True)
     writer, items, outcome = ShardWriter(folder, "eval"), [], Outcome()
     try:
-        for made in _made(config, None, outcome):
+        pipeline, _ = make_pipeline(config)
+        pipeline = replace(pipeline, unread=UnreadFields(elsewhere=frozenset(columns)))
+        for made in _made(pipeline, config, None, outcome):
             writer.add(made.row, made.identity)
             items.append(_item(made))
+        pipeline.unread.refuse()
     except (ValueError, OSError, RuntimeError) as error:
         raise ConfigError([str(error)]) from error
     writer.close()
@@ -133,13 +139,12 @@ def plain(value: Any) -> Any:
     return value if value is None or isinstance(value, str | int | float | bool) else type(value).__name__
 
 
-def _made(config: Config, only: set[str] | None, outcome: Outcome | None = None) -> Iterator[MadeRow]:
-    pipeline, _ = make_pipeline(config)
+def _made(pipeline: RowPipeline, config: Config, only: set[str] | None, outcome: Outcome) -> Iterator[MadeRow]:
     stream = "eval" if has_eval_rows(config.data) else "train"
     (opened,) = pipeline.open("eval" if stream == "eval" else "train")
     local = pipeline.of_block(stream, pipeline.unread)
     raw = (row for block in opened.blocks for row in block.rows())
-    yield from local.rows(raw, opened.forms, outcome or Outcome(), only)
+    yield from local.rows(raw, opened.forms, outcome, only)
 
 
 def _item(made: MadeRow) -> Item:

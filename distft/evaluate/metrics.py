@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -46,7 +46,10 @@ class Evaluation:
         found = {}
         for metric in self.metrics:
             with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-                found[metric.name] = estimate(metric.counts[chosen], metric.value, clusters)
+                made = estimate(metric.counts[chosen], metric.value, clusters)
+            if metric.is_binary and made.low is not None and made.high is not None:  # a share
+                made = replace(made, low=max(0.0, made.low), high=min(1.0, made.high))
+            found[metric.name] = made
         return found
 
 

@@ -81,8 +81,11 @@ def _against(results: Results) -> Json:
         return {}
     all_metrics = [metric for each in (results.evaluation, *results.questions) for metric in each.metrics]
     by_name = {metric.name: metric for metric in all_metrics}
+    verdicts = {name: verdict(by_name[name], each) for name, each in found.differences.items()}
+    if "loss" in verdicts and "perplexity" in verdicts:
+        verdicts["perplexity"] = verdicts["loss"]  # one is a function of the other
     return {
-        name: asdict(each) | {"theirs": found.theirs[name], "verdict": verdict(by_name[name], each)}
+        name: asdict(each) | {"theirs": found.theirs[name], "verdict": verdicts[name]}
         for name, each in found.differences.items()
     }
 
@@ -137,8 +140,8 @@ def table(content: Json) -> Table:
         shown.add_column(head, justify="left" if head == "metric" else "right", no_wrap=True)
     rows = [*content["metrics"].items(), *((name, found) for _, name, found in question_metrics(content))]
     for name, found in rows:
-        half = None if found["stderr"] is None else found["high"] - found["value"]
-        shown.add_row(name, number(found["value"], name), number(half, name), *_difference(name, against.get(name)))
+        row = (number(found["value"], name), number(half_width(found), name), *_difference(name, against.get(name)))
+        shown.add_row(name, *row)
     return shown
 
 
@@ -185,7 +188,14 @@ def slice_lines(content: Json) -> Iterator[str]:
 
 
 def _half(found: Json, metric: str) -> str:
-    return "" if found["stderr"] is None else f" ± {number(found['high'] - found['value'], metric)}"
+    half = half_width(found)
+    return "" if half is None else f" ± {number(half, metric)}"
+
+
+def half_width(found: Json) -> float | None:
+    """Returns half of the 95% interval; of a share that ends at 0 or 1, the side that does not."""
+    ends = [abs(found[end] - found["value"]) for end in ("low", "high") if found.get(end) is not None]
+    return max(ends, default=None)
 
 
 def number(value: float | None, name: str, sign: bool = False) -> str:

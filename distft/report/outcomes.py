@@ -37,6 +37,7 @@ class Outcome:
     measures: tuple[Measure, ...]
     file: str
     facts: tuple[Fact, ...] = ()
+    slices: tuple[Measure, ...] = ()
 
 
 def outcomes(run: RunFolder) -> list[Outcome]:
@@ -57,19 +58,20 @@ def _evaluation(file: Path, run: Path) -> Outcome:
     for i, measure in enumerate(measures):
         if other := found.get("against", {}).get(measure.name):
             measures[i] = _against(measure, other)
+    slices: list[Measure] = []
     for column, values in found.get("slices", {}).items():
         for value, metrics in values.items():
             title = f"{column}={value}: "
             few = ", few items" if metrics.get("few") else ""
             of_slice = _metrics(metrics.get("metrics", metrics), f"{name}#slices.{column}.{value}", title)
-            measures += [
+            slices += [
                 replace(each, n=each.n + few) for each in of_slice if not each.name.startswith(f"{title}answer_")
             ]
     about = f"{found.get('rows', 0):,} rows at step {found.get('step')}"
     if model := found.get("against_model"):
         about += f", compared with {model['name']} on {model['matched']:,} items in common"
     notes = [f". {note[:1].upper()}{note[1:]}" for note in found.get("notes") or ()]
-    return Outcome(f"Evaluation: {place}", about + "".join(notes), tuple(measures), name)
+    return Outcome(f"Evaluation: {place}", about + "".join(notes), tuple(measures), name, slices=tuple(slices))
 
 
 def _metrics(metrics: Mapping[str, Any], source: str, title: str, n: int | None = None) -> Iterator[Measure]:
@@ -80,7 +82,7 @@ def _metrics(metrics: Mapping[str, Any], source: str, title: str, n: int | None 
         yield Measure(
             f"{title}{metric}",
             f"{found['value']:.4g}",
-            "" if error is None else f"± {error:.2g}",
+            _interval(found) or ("" if error is None else f"± {error:.2g}"),
             f"{count:,}" if count else "",
             "",
             f"{source}.{metric}",

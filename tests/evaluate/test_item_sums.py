@@ -28,7 +28,7 @@ def by_one(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize("world", [2, 3])
+@pytest.mark.parametrize("world", [pytest.param(2, marks=pytest.mark.soak), 3])
 def test_several_processes_measure_like_one(world: int, by_one: dict[str, Any]) -> None:
     found = run_ranks(world, "tests.support.item_sum_cases")
     for strategy in STRATEGIES:

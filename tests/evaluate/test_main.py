@@ -120,7 +120,13 @@ def test_other_rows_are_sliced_and_clustered_by_columns(tuned_run: RunFolder, he
     ]
     file = write_lines(tmp_path / "more.test.jsonl", rows)
     folder = tuned_run.eval / "step-00000002" / "more.test"
-    words = [f"run={tuned_run.path}", "at=step-2", f"data.eval={file}", "slices=[topic,length]", "cluster=user"]
+    words = [
+        f"run={tuned_run.path}",
+        "at=step-2",
+        f"data.eval={file}",
+        "slices=[topic,length,completion]",
+        "cluster=user",
+    ]
     found, items = evaluate(*words, "batch_size=8", at=folder)
     assert found["label"] == "more.test" and found["rows"] == 40
     assert found["metrics"]["loss"]["n"] == 40 and found["metrics"]["loss"]["clusters"] == 10
@@ -130,7 +136,7 @@ def test_other_rows_are_sliced_and_clustered_by_columns(tuned_run: RunFolder, he
     odd = [each for each in items if each["topic"] == "odd"]
     expected = sum(each["loss_sum"] for each in odd) / sum(each["target_tokens"] for each in odd)
     assert topics["odd"]["metrics"]["loss"]["value"] == pytest.approx(expected)
-    assert set(found["slices"]["length"]) == {"1-64"}
+    assert set(found["slices"]["length"]) == {"1-64"} and len(found["slices"]["completion"]) == 40
     assert found["settings"]["seen_in_training"] == 40 - tuned_run.read_plan().eval_rows
     assert any("are also training rows" in note for note in found["notes"])
 
