@@ -7,7 +7,7 @@ programs. Code below this file reads no config: constructors get plain values.
 import hashlib
 import json
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from distft.evaluate.held_out import held_out
 from distft.generate.samples import make_samples
 from distft.goodput import note
 from distft.losses.cross_entropy import CrossEntropy
-from distft.model_check.live import check_live
+from distft.model_check.live import check_live, is_known, note_known
 from distft.model_check.verdict import agreement_file, weights_version
 from distft.models.attention.choose import Attention, Documents, Machine, Traits, effective_attention, enabled_sdpa
 from distft.models.build import architecture, blocks, compile_blocks, fused_layers, recompute, skeleton, use_kernels
@@ -45,7 +45,7 @@ from distft.runtime.errors import NonFinite
 from distft.runtime.process_group import Environments, World, collective_seconds, compare, from_first, share_timeout
 from distft.runtime.stop import listen, requested
 from distft.strategies.engine import Engine, Objective
-from distft.tasks import load_task
+from distft.tasks import Task, load_task
 from distft.tasks.labels import Labels
 from distft.train.early_stopping import EarlyStopping, Evaluator, When
 from distft.train.feed import Feed, all_rows, make_cut, padding_multiple
@@ -73,6 +73,10 @@ class Attempt:
     config: Config  # as frozen, with the attention kernel resolved
     plan: Plan  # with the folders that this node reads from
     world: World
+
+    @property
+    def task(self) -> Task:
+        return load_task(self.config.model.task)
 
 
 @dataclass(frozen=True)
@@ -127,8 +131,7 @@ def evaluate(run: RunFolder, number: int, world: World) -> None:
     flops = Flops.of(model)
     checkpoint = resume_with_reference(attempt, engine, model, flops)
     step = checkpoint.step if checkpoint else 0
-    task = load_task(attempt.config.model.task)
-    metrics = held_out(engine, held_out_batches(attempt, flops), world, task)
+    metrics = held_out(engine, held_out_batches(attempt, flops), world, attempt.task)
     if world.is_first:
         write_json(run.path / "metrics.json", {"step": step, "split": "eval", **metrics})
         run.write_status(state="completed", step=step)
@@ -345,7 +348,7 @@ def make_settings(attempt: Attempt, feed: Feed, start_step: int, mfu: Mfu) -> Se
         save_best=config.checkpoint.save_best,
         mfu=mfu,
         flops_per_forward=3.0 if attempt.plan.adapters is None else 2.0,
-        metrics=load_task(config.model.task).metrics,
+        metrics=attempt.task.metrics,
     )
 
 
@@ -357,7 +360,7 @@ def make_evaluator(attempt: Attempt, engine: Engine, flops: Flops, steps: int, s
         stopping.recall(row["loss"] for row in attempt.run.read_metrics("eval") if row["step"] <= start_step)
 
     def measure() -> dict[str, float | int]:
-        return held_out(engine, held_out_batches(attempt, flops), attempt.world, load_task(attempt.config.model.task))
+        return held_out(engine, held_out_batches(attempt, flops), attempt.world, attempt.task)
 
     when = When(settings.every_steps, steps, at_last=settings.at_ends)
     samples = make_samples(engine, attempt.config, attempt.plan, attempt.run, attempt.world, start_step)
@@ -403,21 +406,13 @@ def compare_with_reference(attempt: Attempt, engine: Engine, feed: Feed, vocabul
     """Compares the live model with its own class, once per model, code, strategy and precision; Disagreement where the
     loss or the borders of documents differ."""
     config, plan, world = attempt.config, attempt.plan, attempt.world
-    settings: dict[str, object] = {
-        "strategy": config.strategy.plain(),
-        "loss": config.loss.plain(),
-        "task": config.model.task,
-        "tuning": config.tuning.plain(),
-        "attention": config.model.attention,
-        "kernels": config.model.kernels,
-    }
+    sections = {"strategy": config.strategy, "loss": config.loss, "tuning": config.tuning}
+    settings: dict[str, object] = {name: part.plain() for name, part in sections.items()}
+    settings |= {"task": config.model.task, "attention": config.model.attention, "kernels": config.model.kernels}
     precision = compute_dtype(config.train.precision, world.device)
     settings |= {"precision": str(precision), "device": world.device.type, "world": world.size}
     model = weights_version(Path(plan.model_dir)) if plan.model_dir else json.dumps(config.model.facts)
     file = agreement_file(model, settings, config.cache_dir)
-    if from_first("known" if world.is_first and file.is_file() else "", world):
-        return
-    check_live(engine, feed.rows, feed.rows_of(1), vocabulary, precision, world)
-    if world.is_first:
-        with suppress(OSError):  # a cache that this node cannot write to
-            write_json(file, settings)
+    if not is_known(file, world):
+        check_live(engine, feed.rows, feed.rows_of(1), vocabulary, precision, world)
+        note_known(file, settings, world)

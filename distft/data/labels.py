@@ -70,7 +70,8 @@ class LabelledTokenizer:
             return TokenizedRow(Row(input_ids, np.arange(len(input_ids)) == len(input_ids) - 1), len(input_ids))
         first = [np.flatnonzero((offsets[:, 1] > start) & (offsets[:, 0] < end)) for start, end in rendered.spans]
         read = {int(tokens[0]): word for word, tokens in reversed([*enumerate(first)]) if len(tokens)}
-        trained = np.isin(np.arange(len(input_ids)), [*read])
+        trained = np.zeros(len(input_ids), bool)
+        trained[[*read]] = True
         return TokenizedRow(Row(input_ids, trained), len(input_ids), tuple(read[token] for token in sorted(read)))
 
     def cut(self, row: Row, max_length: int) -> Row:

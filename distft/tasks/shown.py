@@ -11,7 +11,7 @@ LOWER_IS_BETTER = ("loss", "perplexity", "mse", "mae", "ece")
 
 
 def metric_names(row: Mapping[str, Any]) -> list[str]:
-    """Returns the names of the metrics in a row of metrics.jsonl, besides the loss, in the order of their task."""
+    """Returns the names of the metrics in a row of metrics.jsonl, without the loss, in the order of their task."""
     known = dict.fromkeys(name for task in task_names() for name in load_task(task).metric_names if name != "loss")
     return [name for name in known if name in row]
 
