@@ -99,7 +99,7 @@ def test_a_resumed_run_has_the_same_bits(task: str, answers: Any) -> None:
 
 @pytest.mark.parametrize("world", [1, 3])
 def test_metrics_are_equal_on_any_number_of_processes(world: int, answers: Any, tmp_path: Path) -> None:
-    pairs = [pair for pair in LABELLED if pair in ENCODED or pair[1] == "token_classification"]
+    pairs = [pair for pair in TRAINED if pair in ENCODED or pair[1] == "token_classification"]
     whole = [answers[*pair, "llama", "ddp", 4] for pair in pairs]
     cases = [each["case"] | {"resume": str(checkpoint_of(each)), "save": None} for each in whole]
     (tmp_path / "cases.json").write_text(json.dumps(cases))
