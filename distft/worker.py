@@ -101,11 +101,9 @@ def train(run: RunFolder, number: int, world: World, run_loop: Callable[[Loop], 
     attempt, attention = begin(run, number, world)
     model = make_skeleton(attempt.config, attempt.plan)
     flops = Flops.of(model)
-    feed = make_feed(attempt.config, attempt.plan, flops, world)
     engine = make_engine(attempt.config, attempt.plan, world)
-    checkpoint = resume_with_reference(attempt, engine, model, flops)
-    feed = replace(feed, rows=open_rows(attempt.config, attempt.plan, "train", world))
-    start_step = steps_done(checkpoint, attempt.plan)
+    start_step = steps_done(resume(attempt, engine, model), attempt.plan)
+    feed = make_feed(attempt.config, attempt.plan, flops, world)
     check_replicas(engine)
     rehearse_saves(attempt, engine)
     lasting = make_lasting(attempt, nodes)
@@ -128,10 +126,9 @@ def evaluate(run: RunFolder, number: int, world: World) -> None:
     """Evaluates the checkpoint that the config of folder `run` names on the held-out rows, into metrics.json."""
     attempt, _ = begin(run, number, world)
     engine, model = make_engine(attempt.config, attempt.plan, world), make_skeleton(attempt.config, attempt.plan)
-    flops = Flops.of(model)
-    checkpoint = resume_with_reference(attempt, engine, model, flops)
+    checkpoint = resume(attempt, engine, model)
     step = checkpoint.step if checkpoint else 0
-    metrics = held_out(engine, held_out_batches(attempt, flops), world, attempt.task)
+    metrics = held_out(engine, held_out_batches(attempt, Flops.of(model)), world, attempt.task)
     if world.is_first:
         write_json(run.path / "metrics.json", {"step": step, "split": "eval", **metrics})
         run.write_status(state="completed", step=step)
@@ -158,18 +155,15 @@ def choose_attention(config: Config, plan: Plan, world: World) -> Attention:
 
 
 def resume(attempt: Attempt, engine: Engine, model: Any) -> Checkpoint | None:
-    """Fills the engine from the checkpoint to resume, else from the base model; returns that checkpoint."""
-    config, folder = attempt.config, attempt.run.checkpoints
-    return load(engine, model, folder, config.checkpoint.resume, config.seed, attempt.plan.model_dir, attempt.world)
+    """Fills the engine from the checkpoint to resume, else from the base model; returns that checkpoint.
 
-
-def resume_with_reference(attempt: Attempt, engine: Engine, model: Any, flops: Flops) -> Checkpoint | None:
-    """Does the same, after the frozen base has read the rows if the loss needs that and no run has done it yet."""
-    config, plan, world = attempt.config, attempt.plan, attempt.world
+    Before, the frozen base reads the rows if the loss needs that and no run has done it yet.
+    """
+    config, plan, folder, world = attempt.config, attempt.plan, attempt.run.checkpoints, attempt.world
     if lacks_reference(config, plan, world):
-        load(engine, model, attempt.run.checkpoints, "never", config.seed, plan.model_dir, world)
-        make_reference(engine, config, plan, flops, world)
-    return resume(attempt, engine, model)
+        load(engine, model, folder, "never", config.seed, plan.model_dir, world)
+        make_reference(engine, config, plan, Flops.of(model), world)
+    return load(engine, model, folder, config.checkpoint.resume, config.seed, plan.model_dir, world)
 
 
 def rehearse_saves(attempt: Attempt, engine: Engine) -> None:
