@@ -54,7 +54,7 @@ def test_new_adapters_are_neutral_and_seeded_per_layer() -> None:
 @torch.no_grad()
 def test_switched_off_adapters_leave_the_base_without_dropout() -> None:
     """What a preference loss takes as its reference, in the middle of a training step."""
-    model: Any = dense("llama3_8b", 0)
+    model: Any = dense("gpt2", 0, embd_pdrop=0.5)
     ids = torch.arange(12)[None]
     base = model.eval()(input_ids=ids).logits
     tuned: Any = Lora(rank=4, dropout=0.5)(model)
