@@ -36,7 +36,11 @@ def distft(*words: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize(
     ("task", "tuning"),
-    [("sequence_classification", "full"), ("regression", "lora"), ("token_classification", "full")],
+    [
+        ("token_classification", "full"),
+        pytest.param("sequence_classification", "full", marks=pytest.mark.soak),
+        pytest.param("regression", "lora", marks=pytest.mark.soak),
+    ],
 )
 def test_a_task_of_labels_runs_and_its_export_opens(task: str, tuning: str, tmp_path: Path) -> None:
     rows = tmp_path / "rows.jsonl"
