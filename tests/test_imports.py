@@ -28,6 +28,7 @@ COMMANDS = 9
 
 HEAVY = {"torch", "transformers", "datasets", "deepspeed", "peft", "accelerate"}
 LIGHT = {
+    "human_eval",
     "paths",
     "run",
     "tasks",
