@@ -20,7 +20,10 @@ from distft.run import RunFolder
 
 SEEDS = (0, 1, 2)
 T_95 = 4.303  # of two degrees of freedom
-COMMON = ("data.max_length=32", f"data.eval={HELD_OUT}", "optimizer.lr=2e-4", "train.max_steps=60", "export=false")
+COMMON = (
+    *("data.max_length=32", f"data.eval={HELD_OUT}", "train.micro_batch_tokens=256", "optimizer.lr=2e-4"),
+    *("train.max_steps=40", "export=false", "checkpoint.save_best=false"),
+)
 METRIC = {"sequence_classification": "accuracy", "regression": "mse"}
 
 
