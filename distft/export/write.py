@@ -191,4 +191,5 @@ def _write_tokenizer_and_card(opened: Opened, folder: Path, notes: list[str], ad
     base, data_key = plan.model_dir and opened.config.model.path, plan.data_dir and Path(plan.data_dir).name
     made = [("checkpoint", opened.why), ("prepared data", data_key), ("chat template", digest)]
     made += [("note", note) for note in notes]
-    (folder / "README.md").write_text(model_card(gather(opened.run, opened.checkpoint.step), base, made, adapters))
+    facts = gather(opened.run, opened.checkpoint.step)
+    (folder / "README.md").write_text(model_card(facts, base, made, adapters, opened.config.model.task))

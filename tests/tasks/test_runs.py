@@ -36,7 +36,11 @@ def distft(*words: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize(
     ("task", "tuning"),
-    [("sequence_classification", "full"), ("regression", "lora"), ("token_classification", "full")],
+    [
+        ("token_classification", "full"),
+        pytest.param("sequence_classification", "full", marks=pytest.mark.soak),
+        pytest.param("regression", "lora", marks=pytest.mark.soak),
+    ],
 )
 def test_a_task_of_labels_runs_and_its_export_opens(task: str, tuning: str, tmp_path: Path) -> None:
     rows = tmp_path / "rows.jsonl"
@@ -52,9 +56,9 @@ def test_a_task_of_labels_runs_and_its_export_opens(task: str, tuning: str, tmp_
     assert {*found.metric_names, "target_tokens"} <= last.keys()
     model: Any = getattr(transformers, found.model_class).from_pretrained(run.final)
     tokenizer = transformers.AutoTokenizer.from_pretrained(run.final)
-    names = sorted(name.upper() for name in WORDS) + (["O"] if task == "token_classification" else [])
+    names = [name.upper() for name in WORDS] + ["O"] * (task == "token_classification")
     if task != "regression":
-        assert [*model.config.id2label.values()] == names
+        assert [*model.config.id2label.values()] == sorted(names)
     both = tokenizer(["w1 green", "w0 red and more"], return_tensors="pt", padding=True)
     one = tokenizer("w1 green", return_tensors="pt")
     with torch.no_grad():
