@@ -108,13 +108,15 @@ def make_saver(
 
 def held_out_batches(attempt: Attempt, flops: Flops) -> Iterator[Batch]:
     """Yields this process's share of the held-out rows."""
-    return evaluated_batches(attempt, flops, Rows(attempt.plan.rows_dir, "eval"))
+    return evaluated_batches(
+        attempt, flops, Rows(attempt.plan.rows_dir, "eval", class_weights=attempt.config.loss.class_weights)
+    )
 
 
 def watched_batches(attempt: Attempt, flops: Flops) -> Iterator[Batch]:
     """Yields this process's share of the training rows that are evaluated too (eval.train_rows)."""
     config = attempt.config
-    rows = Rows(attempt.plan.rows_dir, "train", config.data.shards)
+    rows = Rows(attempt.plan.rows_dir, "train", config.data.shards, config.loss.class_weights)
     return evaluated_batches(attempt, flops, rows, rows_to_watch(len(rows), config.eval.train_rows, config.seed))
 
 

@@ -18,7 +18,7 @@ from distft.data.example import BadField
 from distft.data.formats import form_of
 from distft.data.formats.openai import row_of
 from distft.data.key import has_eval_rows, tokenizer_dir
-from distft.data.pipeline import Outcome, RowPipeline, make_pipeline
+from distft.data.pipeline import RowPipeline, make_pipeline
 from distft.data.shards import Row, Rows
 from distft.data.stage import ensure_prepared
 from distft.data.tokenize import load_tokenizer
@@ -176,7 +176,7 @@ def write_openai(config: Config, part: str, number: int | None, out: Path) -> in
 def _places(pipeline: RowPipeline, part: str) -> Iterator[tuple[tuple[str, bytes], tuple[str, int]]]:
     (opened,) = pipeline.open("eval" if part == "eval" else "train")
     raw = (row for block in opened.blocks for row in block.rows())
-    for made in pipeline.rows(raw, opened.forms, Outcome()):
+    for made in pipeline.rows(raw, opened.forms, pipeline.outcome()):
         yield (made.identity, made.row.input_ids.tobytes()), (made.file, made.line)
 
 

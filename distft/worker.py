@@ -209,7 +209,7 @@ def finish(attempt: Attempt, loop: Loop, end: End, architecture: Any) -> None:
 
 def make_feed(config: Config, plan: Plan, flops: Flops, world: World) -> Feed:
     """Opens the prepared rows and cuts them into steps; RuntimeError when they give another number than planned."""
-    rows = Rows(plan.rows_dir, "train", config.data.shards)
+    rows = Rows(plan.rows_dir, "train", config.data.shards, config.loss.class_weights)
     order = Order(len(rows), config.seed, order_version(plan.reads))
     borders = make_borders(config, plan, order, rows)
     cut = make_cut(rows, plan.micro_batch_size, plan.micro_batch_tokens, flops)
@@ -353,6 +353,7 @@ def compare_with_reference(attempt: Attempt, engine: Engine, feed: Feed, vocabul
     settings: dict[str, object] = {
         "strategy": config.strategy.plain(),
         "loss": config.loss.plain(),
+        "task": config.model.task,
         "tuning": config.tuning.plain(),
         "attention": config.model.attention,
         "kernels": config.model.kernels,

@@ -49,7 +49,20 @@ class Tuning(Part):
 class Loss(Part):
     """What is minimised."""
 
-    label_smoothing: Share = Field(default=0.0, description="probability spread over the whole vocabulary")
+    label_smoothing: Share = Field(
+        default=0.0, description="probability spread over the whole vocabulary, or over all classes"
+    )
+    z_loss: NotNegative = Field(
+        default=0.0, description="weight of log(sum of exp(logits))^2, which keeps logits near zero; training only"
+    )
+    class_weights: list[Any] | None = Field(
+        default=None,
+        description="of classes in the loss, a number each in the order of their names; null: all 1",
+    )
+    delta: Positive = Field(default=1.0, description="of Huber's loss: the error at which it turns linear")
+    positive_weight: Positive = Field(
+        default=1.0, description="of bce: of classes that apply, over those that do not; for classes that rarely apply"
+    )
 
 
 class Strategy(Part):

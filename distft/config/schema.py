@@ -28,8 +28,8 @@ from distft.config.key import (
     with_value,
 )
 from distft.config.parts import Launcher, Loss, Optimizer, Schedule, Strategy, Sweep, Trackers, Tuning
-from distft.selection import Selection
 from distft.tasks import task_names
+from distft.tasks.selection import Selection
 
 _FORMATS = sorted(file.stem for file in (Path(__file__).parents[1] / "data" / "formats").glob("[!_]*.py"))
 Architecture = dict[str, Any]  # facts of config.json: each model family has other keys

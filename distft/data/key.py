@@ -81,6 +81,8 @@ def _makers(config: Config) -> dict[str, Callable[[], Any]]:
         makers["overlap"] = lambda: overlap_action(config) == "drop"
     else:
         makers["eval"] = lambda: [eval_fraction(data), data.split_seed]
+    if config.model.task != "causal_lm":  # whose keys are those of before there were tasks
+        makers["task"] = lambda: config.model.task
     if is_cleaned(config.clean):
         makers["clean"] = lambda: key_part(config, lambda path: file_hash(absolute(path), config.cache_dir))
     return makers

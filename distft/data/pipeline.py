@@ -19,6 +19,7 @@ from distft.data.counts import MALFORMED, TOO_LONG, UNTRAINED, LeftOut, Stream
 from distft.data.example import BadField, Example, RawJson, without_turns
 from distft.data.formats import Format, UnreadFields, choose_formats, form_of
 from distft.data.key import chat_template, pinned, template_text, tokenizer_dir
+from distft.data.labels import ChunkLabels, LabelledRenderer, LabelledTokenizer
 from distft.data.prompt_template import PromptTemplate
 from distft.data.raw import RawRow
 from distft.data.read import source_parts
@@ -26,6 +27,8 @@ from distft.data.render import ChatRenderer, PlainRenderer, Rendered, Training, 
 from distft.data.shards import Row
 from distft.data.sources import find_sources
 from distft.data.tokenize import RowTokenizer, TokenizedRow, load_tokenizer
+from distft.tasks import Task, load_task
+from distft.tasks.causal_lm import TASK as CAUSAL_LM
 
 BATCH = 256  # rows that are tokenized together
 DETECTION_ROWS = 100  # read to detect the format
@@ -83,6 +86,7 @@ class RenderedRow:
     raw: RawRow
     answer: str
     looked: Looked | None
+    example: Example
 
 
 @dataclass
@@ -93,6 +97,7 @@ class Outcome:
     log: TextIO = field(default_factory=io.StringIO)  # lines of bad_rows.txt
     left_out: list[LeftOut] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)  # by cleaning rule
+    classes: ChunkLabels = field(default_factory=lambda: ChunkLabels("none"))
 
     def add_bad(self, raw: RawRow, error: BadField | None) -> None:
         self.stream.add_bad(raw, error, self.log)
@@ -106,14 +111,18 @@ class Outcome:
 class RowPipeline:
     """Turns raw rows into token rows."""
 
-    renderer: ChatRenderer | PlainRenderer
-    row_tokenizer: RowTokenizer
+    renderer: ChatRenderer | PlainRenderer | LabelledRenderer
+    row_tokenizer: RowTokenizer | LabelledTokenizer
     data: Data
     cache_dir: str
     unread: UnreadFields = field(default_factory=UnreadFields)
     cleaner: Cleaner | None = None  # of the training rows
     prompt_template: PromptTemplate | None = None
-    task: str = "causal_lm"
+    task: Task = CAUSAL_LM
+
+    def outcome(self, log: TextIO | None = None) -> Outcome:
+        """Returns an empty outcome for `rows`."""
+        return Outcome(log=log or io.StringIO(), classes=ChunkLabels(self.task.labels))
 
     def open(self, *keys: Literal["train", "eval"]) -> list[OpenSource]:
         """Opens the sources of `keys`; raises ValueError for all fields of their first rows that no format reads."""
@@ -127,13 +136,14 @@ class RowPipeline:
 
     def rows(self, found: Iterable[RawRow], forms: list[Format], outcome: Outcome) -> Iterator[MadeRow]:
         """Yields the valid rows; counts and logs the others."""
-        stream = outcome.stream
+        stream, number = outcome.stream, outcome.classes.number
         for batch in _batches(self._rendered(found, forms, outcome)):
             tokenized = self.row_tokenizer([each.rendered for each in batch])
             for each, made in zip(batch, tokenized, strict=True):
                 stream.count_tokens(made.full_length, len(each.rendered.text))
                 kept = self._fitted(made, each.raw, outcome)
-                trained = [row for row in kept if row.trained[1:].any()]
+                kept = [number(row, each.example.label, each.example.weight, made.words) for row in kept]
+                trained = [row for row in kept if row.num_targets]
                 if kept and not trained:
                     stream.untrained += 1
                     reason = f"no token to train on within {self.data.max_length} tokens"
@@ -155,6 +165,8 @@ class RowPipeline:
             outcome.stream.split += 1
             return made.row.pieces(self.data.max_length)
         outcome.stream.truncated += 1
+        if isinstance(self.row_tokenizer, LabelledTokenizer):
+            return [self.row_tokenizer.cut(made.row, self.data.max_length)]
         return made.row.pieces(self.data.max_length)[:1]
 
     def _shortened(self, example: Example, outcome: Outcome) -> tuple[list[Rendered], Example]:
@@ -177,8 +189,8 @@ class RowPipeline:
             try:
                 value = self.prompt_template(raw.value) if self.prompt_template else raw.value
                 form = form_of(forms, value)
-                if self.task not in form.tasks:
-                    raise BadField(form.name, f"rows are for model.task={form.tasks[0]}, and this is {self.task}")
+                if self.task.name not in form.tasks:
+                    raise BadField(form.name, f"rows are for model.task={form.tasks[0]}, and this is {self.task.name}")
                 example, unread = form.take(value)
                 looked = self.cleaner.look(raw, example, outcome.seconds) if self.cleaner else None
                 example = looked.example if looked else example
@@ -191,7 +203,7 @@ class RowPipeline:
             else:
                 self._note_unread(raw, form, example, unread)
                 identity, answer = content_id(example), last_answer(example)
-                yield from (RenderedRow(text, identity, raw, answer, looked) for text in rendered)
+                yield from (RenderedRow(text, identity, raw, answer, looked, example) for text in rendered)
 
     def _note_unread(self, raw: RawRow, form: Format, example: Example, unread: list[str]) -> None:
         """Notes the fields that the format does not read, and the keys that the chat template does not."""
@@ -217,7 +229,7 @@ class RowPipeline:
             raise ValueError(f"data.{key}: none of the first {len(first)} rows can be read. {_location(first[0])}")
         readable = [replace(found, value=value) for found in readable if (value := self._shaped(found)) is not None]
         values = [found.value for found in readable if found.value is not None]
-        forms = choose_formats(self.data.format, self.data.fields, values, self.data.ignore_fields)
+        forms = choose_formats(self.data.format, self.data.fields, values, self.data.ignore_fields, self.task.formats)
         self._check_task(key, forms[0])
         for found, value in zip(readable, values, strict=True):
             form = form_of(forms, value)
@@ -239,7 +251,7 @@ class RowPipeline:
 
     def _check_task(self, key: str, form: Format) -> None:
         """Raises ValueError where rows are for another task than the model is trained for."""
-        if self.task in form.tasks:
+        if self.task.name in form.tasks:
             return
         names = [form.names[name] for name in form.fields]
         way_out = (
@@ -249,10 +261,14 @@ class RowPipeline:
             way_out = f"data.format=text 'data.ignore_fields=[{names[-1]}]' to train on the texts"
         elif form.name == "kto":
             way_out = f"data.format=prompt_completion 'data.ignore_fields=[{names[-1]}]' to train on every answer"
-        raise ValueError(
-            f"data.{key}: rows of format {form.name} ({', '.join(names)}) are for model.task={form.tasks[0]}, and "
-            f"model.task={self.task} would train on text alone. Try: {way_out}"
-        )
+        said = f"data.{key}: rows of format {form.name} ({', '.join(names)}) are for model.task={form.tasks[0]}, and "
+        if self.task.labels != "none":
+            wanted = " or ".join(self.task.formats)
+            raise ValueError(
+                f"{said}model.task={self.task.name} needs those of {wanted}. Try: model.task={form.tasks[0]}"
+            )
+        way_out += f", or model.task={form.tasks[0]}"
+        raise ValueError(f"{said}model.task={self.task.name} would train on text alone. Try: {way_out}")
 
 
 def make_pipeline(config: Config) -> tuple[RowPipeline, Any]:
@@ -262,18 +278,24 @@ def make_pipeline(config: Config) -> tuple[RowPipeline, Any]:
         data = data.model_copy(update={"ignore_fields": [*data.ignore_fields, field_of_groups]})
     tokenizer = load_tokenizer(tokenizer_dir(config), config.model.trust_remote_code)
     training = Training(data.train_on, data.train_reasoning)
-    renderer = make_renderer(tokenizer, chat_template(data.chat_template), data.seed_date, training)
+    task = load_task(config.model.task)
+    renderer: ChatRenderer | PlainRenderer | LabelledRenderer
+    if task.labels == "none":
+        renderer = make_renderer(tokenizer, chat_template(data.chat_template), data.seed_date, training)
+    else:
+        renderer = LabelledRenderer(tokenizer.chat_template)
     template = None
     if data.prompt_template:
-        template = PromptTemplate(template_text(data.prompt_template), data.fields, data.format)
+        form = data.format if task.labels == "none" else "text"
+        template = PromptTemplate(template_text(data.prompt_template), data.fields, form)
     pipeline = RowPipeline(
         renderer,
-        RowTokenizer(tokenizer),
+        RowTokenizer(tokenizer) if task.labels == "none" else LabelledTokenizer(tokenizer, task.labels),
         data,
         config.cache_dir,
         cleaner=make_cleaner(config),
         prompt_template=template,
-        task=config.model.task,
+        task=task,
     )
     return pipeline, tokenizer
 

@@ -4,7 +4,7 @@ It imports only numpy and pyarrow, so that reading rows needs neither torch, tra
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -56,6 +56,13 @@ class Row:
             Row(self.input_ids[cut], self.trained[cut], None if self.weights is None else self.weights[cut])
             for cut in cuts
         ]
+
+    def weighted(self, class_weights: np.ndarray) -> "Row":
+        """Returns a row of labels with its weights times those of its classes, float32 [C]."""
+        assert self.labels is not None and self.borders is None
+        weights = np.ones(len(self.input_ids), np.float32) if self.weights is None else self.weights.copy()
+        weights[self.trained] *= class_weights[self.labels.astype(np.int64)]
+        return replace(self, weights=weights)
 
     @property
     def num_targets(self) -> int:
@@ -168,8 +175,16 @@ class ShardWriter:
 class Rows:
     """The rows of one split in their fixed order, read on demand; `shards` selects some of the files."""
 
-    def __init__(self, folder: Path | str, split: str, shards: Sequence[int] | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path | str,
+        split: str,
+        shards: Sequence[int] | None = None,
+        class_weights: Sequence[float] | None = None,
+    ) -> None:
+        """class_weights: of classes in the loss, which multiply the weights of the units with them; None: all 1."""
         self.folder, self.split = Path(folder), split
+        self.class_weights = None if class_weights is None else np.array(class_weights, dtype=np.float32)
         present = _present(self.folder, split)
         wanted = range(len(present)) if shards is None else shards
         missing = [number for number in wanted if not 0 <= number < len(present)]
@@ -185,7 +200,8 @@ class Rows:
         if not 0 <= index < len(self):
             raise IndexError(f"row {index} of {len(self)} {self.split} rows")
         shard = int(np.searchsorted(self._starts, index, side="right")) - 1
-        return self._views[shard].row(index - int(self._starts[shard]))
+        row = self._views[shard].row(index - int(self._starts[shard]))
+        return row if self.class_weights is None else row.weighted(self.class_weights)
 
     def __iter__(self) -> Iterator[Row]:
         return (self[i] for i in range(len(self)))
@@ -203,6 +219,8 @@ class Rows:
     @cached_property
     def target_weight(self) -> np.ndarray:
         """Sum of the weights of the units per row, float64 [rows]; their number where no row has weights."""
+        if self.class_weights is not None:
+            return np.array([row.target_weight for row in self])
         if all("target_weight" in batch.schema.names for batch in self._batches):
             return self._column("target_weight").astype(np.float64)
         return self.num_targets.astype(np.float64)  # shards of before weights

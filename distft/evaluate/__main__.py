@@ -7,10 +7,12 @@ from distft.config import ConfigError, command, frozen_text, read_config
 from distft.config.command import find_run, keywords, usage
 from distft.launchers.local import Local, LocalConfig
 from distft.run import RunFolder, read_json
+from distft.tasks import load_task
+from distft.tasks.shown import metric_names, metric_text
 from distft.tensors.integrity import Damaged
 
 KEYS = {"run": "the run's folder", "at": "latest (default), best or step-N"}
-CLAIM = "Writes RUN/eval/CHECKPOINT/metrics.json: loss in nats per target token, perplexity, accuracy."
+CLAIM = "Writes RUN/eval/CHECKPOINT/metrics.json: the loss per unit of the run's task, and the task's metrics."
 
 
 def main(arguments: list[str]) -> int:
@@ -36,8 +38,11 @@ def main(arguments: list[str]) -> int:
         print(f"  log: {outcome.error['log']}", file=sys.stderr)
         return 1
     metrics = read_json(job.path / "metrics.json")
-    print(f"{run.path.name} at {job.path.name}, {metrics['target_tokens']:,} target tokens held out:")
-    print(f"  loss {metrics['loss']:.4f}  perplexity {metrics['perplexity']:.2f}  accuracy {metrics['accuracy']:.1%}")
+    unit = load_task(read_config(run).model.task).unit
+    what = "target tokens" if unit == "token" else f"{unit}s"
+    print(f"{run.path.name} at {job.path.name}, {metrics['target_tokens']:,} {what} held out:")
+    numbers = [f"{name} {metric_text(name, metrics[name])}" for name in ("loss", *metric_names(metrics))]
+    print("  " + "  ".join(numbers))
     print(f"  {job.path / 'metrics.json'}")
     return 0
 

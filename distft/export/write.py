@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from hydra.utils import instantiate
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
 from distft.checkpoint.format import check_all
 from distft.checkpoint.load import Checkpoint
@@ -32,6 +33,8 @@ from distft.optim.groups import decay_groups
 from distft.report.card import model_card
 from distft.report.facts import gather
 from distft.run import Plan, RunFolder, read_json
+from distft.tasks import load_task
+from distft.tasks.labels import Labels
 from distft.tensors.streaming import WeightSource
 
 ONE_TURN = Example((Segment("user", "Question", False), Segment("assistant", "Answer", True)))
@@ -78,12 +81,13 @@ class Opened:
     @property
     def weights(self) -> TrainedWeights:
         scale = getattr(self.tuning, "scale", 0.0)
-        return TrainedWeights(self.saved, self.model, self.base, scale, self.computed_in)
+        task = load_task(self.config.model.task)
+        return TrainedWeights(self.saved, self.model, self.base, scale, self.computed_in, task)
 
     @property
     def base(self) -> WeightSource:
         if self.plan.model_dir:
-            return BaseFolder(Path(self.plan.model_dir), self.model)
+            return BaseFolder(Path(self.plan.model_dir), self.model, FreshWeights(self.model, self.config.seed))
         return FreshWeights(self.model, self.config.seed)
 
     @property
@@ -123,7 +127,8 @@ def open_run(run: RunFolder, folders: Sequence[Path], dtype: str | None, why: st
     config, plan = read_config(run), run.read_plan()
     model_dir = Path(plan.model_dir) if plan.model_dir else None
     # The kernel "auto" exists on every machine; this may be another one than that of the run.
-    model = skeleton(architecture(model_dir, config.model.facts), "auto")
+    described = architecture(model_dir, config.model.facts, Labels.of(plan.labels))
+    model = skeleton(described, "auto", load_task(config.model.task))
     live = read_json(run.path / "effective.json")["engine"]["compute_dtype"].removeprefix("torch.")
     computed_in = getattr(torch, live)
     given = DTYPES[dtype] if dtype else computed_in
@@ -150,15 +155,16 @@ def _peft(opened: Opened, folder: Path) -> list[str]:
 
 def _base_model(opened: Opened) -> PreTrainedModel:
     if opened.plan.model_dir:
-        config = AutoConfig.from_pretrained(opened.plan.model_dir)
-        vars(config).pop("quantization_config", None)  # left over: quantised base models are refused
-        return AutoModelForCausalLM.from_pretrained(opened.plan.model_dir, config=config, dtype=opened.dtype)
+        auto_class = getattr(transformers, opened.weights.task.model_class)
+        labels = Labels.of(opened.plan.labels)
+        config = architecture(opened.plan.model_dir, {}, labels)
+        return auto_class.from_pretrained(opened.plan.model_dir, config=config, dtype=opened.dtype)
     return dense(opened.model, opened.base, opened.dtype)
 
 
 def dense(skeleton: PreTrainedModel, source: WeightSource, dtype: torch.dtype) -> PreTrainedModel:
     """Returns the model with its weights loaded in `dtype`."""
-    model = AutoModelForCausalLM.from_config(skeleton.config, dtype=dtype)
+    model = type(skeleton)._from_config(skeleton.config, dtype=dtype)
     model.tie_weights()
     with torch.no_grad():
         for name, parameter in model.named_parameters():

@@ -175,9 +175,7 @@ class CrossEntropy:
     The target is the next token, or the class of a row or token.
     """
 
-    def __init__(
-        self, label_smoothing: float = 0.0, z_loss: float = 0.0, class_weights: list[float] | None = None
-    ) -> None:
+    def __init__(self, label_smoothing: float = 0.0, z_loss: float = 0.0, class_weights: list | None = None) -> None:
         """label_smoothing: share of the probability spread over the whole vocabulary or all classes (Szegedy et al.
         2016), for training. z_loss: of log(sum of exp(logits))^2 in the loss, for training (PaLM, arXiv 2204.02311).
         class_weights: of each class in the loss; None: all 1. The rows' weights include them (distft.data.shards)."""

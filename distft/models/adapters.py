@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from distft.models.build import blocks
+from distft.models.heads import head_name
 from distft.runtime.determinism import seed_for
 
 Linear = nn.Linear | Conv1D
@@ -81,7 +82,7 @@ class Full:
 
 @dataclass(frozen=True)
 class Lora:
-    """Trains a low-rank update of linear layers, W + B A alpha / rank, and nothing else (arXiv 2106.09685).
+    """Trains a low-rank update of linear layers, W + B A alpha / rank (arXiv 2106.09685), and a classifier's head.
 
     target_modules: the last part of the layers' names; all-linear: every linear layer except the head.
     dropout: of the adapter's input.
@@ -105,6 +106,9 @@ class Lora:
                 raise ValueError(f"tuning.target_modules: {target} is not a linear layer. Allowed: {', '.join(layers)}")
             for layer in layers[target]:
                 add_adapter(layer, self.rank, self.scale, self.dropout)
+        name = head_name(model)
+        if name and model.get_output_embeddings() is None:  # a new head has nothing to adapt
+            getattr(model, name).requires_grad_(True)
         return model
 
     def targets(self, model: PreTrainedModel) -> list[str]:

@@ -40,7 +40,7 @@ from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from distft.compat import liger
 from distft.compat.compiler import compiled
 from distft.compat.transformers import attention_of, no_init_weights, repeated_layers
-from distft.models.attention.choose import SDPA, anywhere, check_separable, choose, dropout_of, require_borders
+from distft.models.attention.choose import SDPA, VARLEN, anywhere, check_separable, choose, dropout_of, require_borders
 from distft.models.heads import make_foldable, prepare_head
 from distft.tasks import Task
 from distft.tasks.causal_lm import TASK as CAUSAL_LM
@@ -84,10 +84,22 @@ def skeleton(config: PreTrainedConfig, attention: str, task: Task = CAUSAL_LM) -
     else:
         prepare_head(model)
     model.tie_weights()
+    kernel = attention_of(model)
+    if kernel not in _SEPARATES_ENCODERS and is_encoder(model):
+        raise ValueError(
+            f"model.attention={attention}: {type(model).__name__} attends in both directions, and this kernel does not "
+            "separate its packed documents. Try: model.attention=auto"
+        )
     lost = [name for name, buffer in model.named_buffers() if buffer.is_meta]
     if lost:
         raise RuntimeError(f"{config.model_type}: buffer {lost[0]} is on meta and has no values")
     return model
+
+
+def is_encoder(model: PreTrainedModel) -> bool:
+    """Returns whether tokens attend to later ones, by transformers' mark on attention layers."""
+    marks = [bool(module.is_causal) for module in model.modules() if hasattr(module, "is_causal")]
+    return bool(marks) and not any(marks)
 
 
 def blocks(model: PreTrainedModel) -> Mapping[str, nn.Module]:
@@ -123,6 +135,7 @@ def fused_layers(model: nn.Module) -> dict[str, int]:
     return found
 
 
+_SEPARATES_ENCODERS = (SDPA, VARLEN, "flash_attention_2", "flash_attention_3")  # by the lengths of the documents
 RECOMPUTED = ("none", "selective", "full")  # values of train.activation_checkpointing
 _PRODUCTS = {"mm", "addmm", "bmm", "baddbmm"}
 _ATTENTION = ("attention", "attn")  # in the name of every kernel: SDPA, varlen, flash-attn, flex
@@ -175,6 +188,8 @@ def compile_blocks(model: PreTrainedModel, blocks: Iterable[nn.Module], device: 
 def check_compilable(model: PreTrainedModel, device: torch.device) -> None:
     """Raises ValueError where torch.compile would fail, or recompile for every micro-batch."""
     if attention_of(model) == SDPA:
+        if is_encoder(model):
+            raise ValueError(f"{type(model).__name__} cannot be compiled: it is an encoder. Try: train.compile=false")
         if device.type != "cpu":
             raise ValueError("model.attention=sdpa can be compiled on CPUs only. Try: model.attention=varlen")
         name = dropout_of(model.config)

@@ -8,7 +8,9 @@ Trap: an encoder's pooler reads the first token of the row that it gets, and a p
 document. So the base model skips it, and it runs here, on all first tokens.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,6 +18,8 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from distft.data.batches import Batch
+from distft.tensors.streaming import names_in_model
+from distft.tensors.weight_files import headers
 
 Fold = Callable[[torch.Tensor, torch.Tensor, torch.Tensor | None], Any]  # hidden states [T, H], weight [V, H], bias [V]
 _HEADS = ("score", "classifier")  # of transformers' classes: of decoders, of encoders
@@ -51,11 +55,47 @@ def prepare_head(model: PreTrainedModel) -> None:
         )
     pooler: Any = getattr(model.base_model, "pooler", None)
     if pooler is not None:
-        pooler.forward = _skip
+        pooler.forward = Pooling(pooler.forward)
 
 
-def _skip(hidden: torch.Tensor) -> torch.Tensor:
-    return hidden
+def is_new(model: PreTrainedModel, name: str) -> bool:
+    """Returns whether a language model's or an encoder's folder may lack a parameter: that of a classification head."""
+    if model.get_output_embeddings() is not None:
+        return False
+    return not name.startswith(f"{model.base_model_prefix}.") or ".pooler." in name
+
+
+def new_weights(model: PreTrainedModel, folder: Path) -> set[str]:
+    """Returns the parameters of the head that the model in `folder` does not have in their shape."""
+    heads = {name: list(parameter.shape) for name, parameter in model.named_parameters() if is_new(model, name)}
+    if not heads:
+        return set()
+    entries = headers(folder)
+    there = {name: entries[stored]["shape"] for stored, name in names_in_model(model, entries).items()}
+    return {name for name, shape in heads.items() if there.get(name) != shape}
+
+
+def reads_tokens(model: nn.Module) -> bool:
+    """Returns whether a classification model gives an output for each token, rather than for each row."""
+    return type(model).__name__.endswith("ForTokenClassification")
+
+
+class Pooling:
+    """The forward of a pooler, which a packed row skips."""
+
+    def __init__(self, own: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        self.own, self.is_skipped = own, False
+
+    def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
+        return hidden if self.is_skipped else self.own(hidden)
+
+    @contextmanager
+    def skipped(self) -> Iterator[None]:
+        self.is_skipped = True
+        try:
+            yield
+        finally:
+            self.is_skipped = False
 
 
 def head_name(model: nn.Module) -> str | None:
@@ -76,7 +116,9 @@ def outputs(model: nn.Module, batch: Batch, at: torch.Tensor | None = None) -> t
     at: the tokens to read instead, int64 [U], indices into S; None: those of the units.
     """
     found: Any = model
-    hidden = found.base_model(**batch.inputs()).last_hidden_state[0]  # [S, H]
+    pooler = getattr(found.base_model, "pooler", None)
+    with pooler.forward.skipped() if pooler is not None else nullcontext():
+        hidden = found.base_model(**batch.inputs()).last_hidden_state[0]  # [S, H]
     name = head_name(model)
     assert name is not None, "see prepare_head"
     head = getattr(found, name)
@@ -84,9 +126,8 @@ def outputs(model: nn.Module, batch: Batch, at: torch.Tensor | None = None) -> t
         reads_first = name == "classifier" and type(model).__name__.endswith("ForSequenceClassification")
         at = batch.starts[: batch.num_targets].long() if reads_first else batch.positions
     hidden = hidden[at]  # [U, H]
-    pooler = getattr(found.base_model, "pooler", None)
     if pooler is not None:
-        hidden = type(pooler).forward(pooler, hidden[:, None])
+        hidden = pooler(hidden[:, None])
     if isinstance(getattr(found, "dropout", None), nn.Module):
         hidden = found.dropout(hidden)
     # a head of several layers takes the first token of [B, S, H] itself

@@ -30,6 +30,8 @@ from distft.plan.memory import (
 )
 from distft.plan.rows import Extent, extent
 from distft.run import Plan, read_json
+from distft.tasks import load_task
+from distft.tasks.labels import Labels
 from distft.tensors.weight_files import content_hash, notes, weight_errors
 
 
@@ -79,8 +81,32 @@ def make_plan(config: Config, resumed: Mapping[str, Any] | None = None, own: Pla
         tokenizer_dir=own.tokenizer_dir if own else _tokenizer_dir(config),
         data_dir=str(reads.data_dir) if reads.data_dir else None,
         memory=_memory(config, parts, adapters, world, per_node),
+        labels=_labels(config, reads.data_dir),
         model_name=model_label(config.values, config.choices.get("model")),
     )
+
+
+def _labels(config: Config, data_dir: Path | None) -> dict[str, Any] | None:
+    """Returns the labels of the prepared rows; ConfigError where they do not fit the loss."""
+    found = read_json(data_dir / MANIFEST).get("labels") if data_dir else None
+    labels, word = Labels.of(found), config.choices.get("loss")
+    if labels is None:
+        return None
+    has_several = labels.problem_type == "multi_label_classification"
+    if has_several and word == "cross_entropy":
+        raise ConfigError(
+            ["loss=cross_entropy: rows have lists of classes, and it is for one class each. Try: loss=bce"]
+        )
+    if word == "bce" and not has_several:
+        rule = "rows have one class each, and it is for lists of classes. Try: loss=cross_entropy"
+        raise ConfigError([f"loss=bce: {rule}"])
+    weights = getattr(config.loss, "class_weights", None)
+    if weights and len(weights) != labels.count:
+        names = ", ".join(labels.names)
+        raise ConfigError(
+            [f"loss.class_weights={weights}: {len(weights)} weights, and rows have {labels.count} classes: {names}"]
+        )
+    return found
 
 
 def _checked_model(config: Config, reads: Extent, own: Plan | None) -> tuple[Path | None, str | None]:
@@ -94,7 +120,8 @@ def _checked_model(config: Config, reads: Extent, own: Plan | None) -> tuple[Pat
     else:
         model_dir = Path(own.model_dir) if own.model_dir else None
         trust = config.model.trust_remote_code
-        if model_dir and (wrong := list(wrong_model(model_dir, trust_remote_code=trust))):
+        task = load_task(config.model.task)
+        if model_dir and (wrong := list(wrong_model(model_dir, trust_remote_code=trust, task=task))):
             raise ConfigError(wrong)
     hashed = content_hash(model_dir) if model_dir else None
     if own and own.model_hash and hashed != own.model_hash:
@@ -109,18 +136,21 @@ def check_base_model(config: Config, data_dir: Path | None = None) -> None:
     model_dir = _model_dir(config)
     if model_dir is None:
         return
-    wrong = list(wrong_model(model_dir, trust_remote_code=config.model.trust_remote_code))
+    task = load_task(config.model.task)
+    wrong = list(wrong_model(model_dir, trust_remote_code=config.model.trust_remote_code, task=task))
     if not wrong:
         tokens = read_json(data_dir / MANIFEST)["vocab_size"] if data_dir else None
         wrong = list(weight_errors(model_dir, facts_of(model_dir), config.data.max_length, tokens))
-    if wrong or (wrong := verdict_errors(model_dir, config.cache_dir)):
+    if wrong or (wrong := verdict_errors(model_dir, config.cache_dir, task.name)):
         raise ConfigError(wrong)
 
 
 def is_checked(config: Config) -> bool:
     """Returns whether a base model with this content has been checked; a random instance needs no check."""
     model_dir = _model_dir(config)
-    return config.model.tiny or (model_dir is not None and read_verdict(model_dir, config.cache_dir) is not None)
+    if config.model.tiny or model_dir is None:
+        return config.model.tiny
+    return read_verdict(model_dir, config.cache_dir, config.model.task) is not None
 
 
 def model_notes(config: Config) -> list[str]:
@@ -128,7 +158,7 @@ def model_notes(config: Config) -> list[str]:
     model_dir = _model_dir(config)
     if model_dir is None:
         return []
-    kept = read_verdict(model_dir, config.cache_dir) or {}
+    kept = read_verdict(model_dir, config.cache_dir, config.model.task) or {}
     unmeasured = kept.get("unmeasured")
     return [
         *(f"{model_dir}: {line}" for line in notes(model_dir, facts_of(model_dir), config.data.max_length)),

@@ -16,9 +16,9 @@ from distft.report.page import breakable, template
 from distft.report.settings import PLACES
 from distft.report.tables import Fact, words
 from distft.run import RunFolder, json_text, state_in_words
+from distft.tasks.shown import LOWER_IS_BETTER
 
 MOST = len(RUN_INKS)
-LOWER_IS_BETTER = ("loss", "perplexity")
 
 
 @dataclass(frozen=True)

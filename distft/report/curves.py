@@ -46,8 +46,12 @@ GAP_OF = {"gap": "loss"}  # the key that a computed one is made of
 
 
 PANELS = (
-    Panel("Loss, nats per target token", "loss", ("train", "train_eval", "eval")),
-    Panel("Accuracy of target tokens", "accuracy", ("train", "train_eval", "eval")),
+    Panel("Loss", "loss", ("train", "train_eval", "eval")),
+    Panel("Accuracy", "accuracy", ("train", "train_eval", "eval")),
+    Panel("Macro F1", "f1_macro", ("eval",)),
+    Panel("AUROC", "auroc", ("eval",)),
+    Panel("Mean squared error", "mse", ("train", "train_eval", "eval")),
+    Panel("Spearman's correlation", "spearman", ("eval",)),
     Panel("Gap: held-out loss minus training loss", "gap", ("eval",)),
     Panel("Learning rate", "learning_rate", from_zero=True),
     Panel("Gradient norm before clipping", "grad_norm", from_zero=True),

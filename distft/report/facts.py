@@ -23,8 +23,7 @@ from distft.report.settings import Setting, settings_of
 from distft.report.tables import Fact, Table, flat, goodput_words, length, memory_by_kind, words
 from distft.report.verdicts import Verdict, verdicts
 from distft.run import FINISHED, Plan, RunFolder, read_json
-from distft.selection import Selection
-from distft.tasks import load_task, task_names
+from distft.tasks.shown import is_better, metric_names
 
 GIB = 2**30
 Rows = Sequence[Mapping[str, Any]]  # of metrics.jsonl
@@ -161,20 +160,18 @@ def exported(run: RunFolder, export: Export) -> str:
 
 
 def held_out(evals: Rows) -> list[Change]:
-    """Returns the change of every metric of the task; empty with fewer than two evaluations."""
+    """Returns the change of the loss and the task's metrics; empty with fewer than two evaluations."""
     if len(evals) < 2:
         return []
     first, last = evals[0], evals[-1]
     steps = (first.get("step", 0), last.get("step", 0))
-    known = dict.fromkeys(name for task in task_names() for name in load_task(task).metric_names)
-    both = [name for name in known if first.get(name) is not None and last.get(name) is not None]
-    return [
-        Change(name, first[name], last[name], _is_better(name, first[name], last[name]), steps=steps) for name in both
+    both = [
+        name for name in ("loss", *metric_names(last)) if first.get(name) is not None and last.get(name) is not None
     ]
-
-
-def _is_better(metric: str, before: float, after: float) -> bool:
-    return Selection.of(metric, "auto").is_better(after, before)
+    return [
+        Change(name, first[name], last[name], better=is_better(name, last[name], first[name]), steps=steps)
+        for name in both
+    ]
 
 
 def funnel(report: Mapping[str, Any], file: str) -> Iterator[Flow]:

@@ -9,9 +9,9 @@ from omegaconf import DictConfig
 
 from distft.compat.hydra_sweeper import BasicSweeper
 from distft.config.errors import ConfigError
-from distft.selection import Goal
 from distft.sweep.jobs import named
 from distft.sweep.request import Point
+from distft.tasks.selection import Goal
 
 
 class Grid(BasicSweeper):

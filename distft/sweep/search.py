@@ -16,9 +16,9 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from distft.config.errors import ConfigError
-from distft.selection import Goal
 from distft.sweep.jobs import named
 from distft.sweep.request import Point, corners, parse
+from distft.tasks.selection import Goal
 
 _DIGITS = 4  # of numbers from an interval, so that folder names are short
 _MAX_CHECKED = 64  # combinations of choices and range ends to check before the start

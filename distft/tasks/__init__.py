@@ -35,6 +35,7 @@ class Task:
     losses: tuple[str, ...]  # words of conf/loss that fit; the first is the default
     model_class: str  # the class of transformers that is trained and that opens what is exported
     peft_type: str  # peft's name of the task
+    formats: tuple[str, ...]  # of data.format, whose rows have its labels; empty: any rows of text
     labels: LabelKind  # what Example.label is; none: the loss needs tokens alone
     metrics: Callable[[Sums, int], Metrics]  # of the sums over so many units: in training and evaluation
     held_out: Callable[[Evaluated], Metrics]  # further ones, of all held-out units
@@ -51,4 +52,8 @@ def load_task(name: str) -> Task:
 
 def task_names() -> tuple[str, ...]:
     """Returns the names of all tasks: the files of this folder that define one."""
-    return tuple(sorted({file.stem for file in Path(__file__).parent.glob("[!_]*.py")} - {"labels", "metrics"}))
+    return tuple(
+        sorted(
+            {file.stem for file in Path(__file__).parent.glob("[!_]*.py")} - {"labels", "metrics", "selection", "shown"}
+        )
+    )

@@ -21,6 +21,7 @@ TASK = Task(
     losses=("cross_entropy",),
     model_class="AutoModelForCausalLM",
     peft_type="CAUSAL_LM",
+    formats=(),
     labels="none",
     metrics=metrics,
     held_out=held_out,

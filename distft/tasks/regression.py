@@ -18,6 +18,7 @@ TASK = Task(
     losses=("mse", "huber"),
     model_class="AutoModelForSequenceClassification",
     peft_type="SEQ_CLS",
+    formats=("regression",),
     labels="values",
     metrics=metrics,
     held_out=held_out,

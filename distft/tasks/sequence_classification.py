@@ -21,6 +21,7 @@ TASK = Task(
     losses=("cross_entropy", "bce"),
     model_class="AutoModelForSequenceClassification",
     peft_type="SEQ_CLS",
+    formats=("classification",),
     labels="classes",
     metrics=metrics,
     held_out=held_out,

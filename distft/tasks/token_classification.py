@@ -18,6 +18,7 @@ TASK = Task(
     losses=("cross_entropy",),
     model_class="AutoModelForTokenClassification",
     peft_type="TOKEN_CLS",
+    formats=("token_classification",),
     labels="tags",
     metrics=metrics,
     held_out=held_out,

@@ -1,0 +1,30 @@
+"""How metrics are written for people: which ones an evaluation has, in which order, and with how many digits."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from distft.tasks import load_task, task_names
+
+_PERCENT = ("accuracy", "f1_macro", "f1_micro", "preference_accuracy")
+LOWER_IS_BETTER = ("loss", "perplexity", "mse", "mae", "ece", "reward_rejected")
+
+
+def metric_names(row: Mapping[str, Any]) -> list[str]:
+    """Returns the names of the metrics in a row of metrics.jsonl, besides the loss, in the order of their task."""
+    known = dict.fromkeys(name for task in task_names() for name in load_task(task).metric_names if name != "loss")
+    return [name for name in known if name in row]
+
+
+def metric_text(name: str, value: float | None) -> str:
+    """Returns a value as text: a share in percent, a perplexity with two digits, others with four."""
+    if value is None or not math.isfinite(value):
+        return "undefined"
+    if name in _PERCENT:
+        return f"{value:.1%}"
+    return f"{value:.2f}" if name == "perplexity" else f"{value:.4f}"
+
+
+def is_better(name: str, value: float, other: float) -> bool:
+    """Returns whether a value of a metric is better than another."""
+    return value < other if name in LOWER_IS_BETTER else value > other

@@ -1,0 +1,123 @@
+"""Every YAML in conf/loss trains alike on every strategy and split, for every task that takes it, and is additive.
+
+The bars are those of tests/strategies/test_parity.py. The reference is transformers' own class, on a padded batch, in
+fp64. Causal language modelling with cross_entropy is in that file.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from distft import worker
+from distft.checkpoint.load import Checkpoint
+from distft.data.batches import collate, make_batch
+from distft.data.shards import Rows
+from distft.losses import OUTPUTS
+from distft.tasks import load_task
+from tests.support.objectives import (
+    BERT,
+    LABELLED,
+    LOSSES,
+    PAIRS,
+    REFERENCES,
+    case_of,
+    own_class,
+    train_by_class,
+    write_labelled,
+)
+from tests.support.ranks import run_ranks
+from tests.support.train_cases import config_of
+from tests.support.trained import CUTS, checkpoint_of
+
+pytestmark = pytest.mark.slow
+Key = tuple[str, str, str, str, int]  # loss, task, family, strategy, rows per forward
+SPLITS = (4, 1)  # rows per forward on 2 processes, of 8 a step
+ENCODED = [("mse", "regression"), ("cross_entropy", "sequence_classification")]
+KEYS: list[Key] = [
+    *[(*pair, "llama", strategy, micro) for pair in LABELLED for strategy in CUTS for micro in SPLITS],
+    *[(*pair, "bert", strategy, 4) for pair in ENCODED for strategy in CUTS],
+]
+FAMILIES: dict[str, dict[str, Any]] = {"llama": {}, "bert": BERT}
+
+
+def name_of(key: Key) -> str:
+    return "-".join(map(str, key))
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], Path]:
+    root = tmp_path_factory.mktemp("labelled")
+    return {pair: write_labelled(root / "-".join(pair), *pair) for pair in LABELLED}
+
+
+@pytest.fixture(scope="module")
+def answers(
+    folders: dict[tuple[str, str], Path], tmp_path_factory: pytest.TempPathFactory
+) -> dict[Key, dict[str, Any]]:
+    root, cases = tmp_path_factory.mktemp("losses"), []
+    for key in KEYS:
+        word, task, family, strategy, micro = key
+        case = case_of(word, task, strategy, micro, FAMILIES[family])
+        case |= {"rows": str(folders[word, task]), "save": str(root / name_of(key))}
+        case |= {"eval_micro": [(1, None), (5, None), (None, 64)]} if strategy == "ddp" else {}
+        cases.append(case)
+    (root / "cases.json").write_text(json.dumps(cases))
+    return dict(zip(KEYS, run_ranks(2, "tests.support.train_cases", str(root / "cases.json")), strict=True))
+
+
+@pytest.fixture(scope="module")
+def references(folders: dict[tuple[str, str], Path]) -> dict[tuple[str, str, str], dict[str, Any]]:
+    keys = dict.fromkeys(key[:3] for key in KEYS)
+    return {
+        (word, task, family): train_by_class(case_of(word, task, "ddp", 8, FAMILIES[family]), folders[word, task])
+        for word, task, family in keys
+    }
+
+
+@pytest.mark.parametrize("key", KEYS, ids=name_of)
+def test_a_loss_trains_like_its_class_on_one_process(key: Key, answers: Any, references: Any) -> None:
+    answer, reference = answers[key], references[key[:3]]
+    for mine, expected in zip(answer["steps"], reference["steps"], strict=True):
+        assert mine == pytest.approx(expected, rel=5e-6)
+    checkpoint = Checkpoint(checkpoint_of(answer))
+    assert sorted(checkpoint.names) == sorted(reference["weights"])
+    for name, weight in reference["weights"].items():
+        mine = checkpoint.read(name, tuple(weight.shape), 0, weight.numel()).view(weight.shape)
+        torch.testing.assert_close(
+            mine.double(), weight, rtol=0, atol=2e-5, msg=lambda text, name=name: f"{name}: {text}"
+        )
+
+
+def test_every_loss_has_a_task_and_a_reference() -> None:
+    assert {word for word, _ in PAIRS} == set(LOSSES)
+    assert {word for word, _ in LABELLED} <= set(REFERENCES)
+    assert {word for task in map(load_task, dict(PAIRS).values()) for word in task.losses} <= set(LOSSES)
+
+
+def test_metrics_do_not_depend_on_the_batches(answers: Any) -> None:
+    for key, answer in answers.items():
+        if key[3] != "ddp":
+            continue
+        first, *others = answer["eval"]
+        assert set(first) == {*load_task(key[1]).metric_names, "target_tokens"}
+        for other in others:
+            assert other == pytest.approx(first, rel=1e-5), name_of(key)
+
+
+@pytest.mark.parametrize("pair", LABELLED, ids="-".join)
+def test_a_loss_is_additive(pair: tuple[str, str], folders: Any) -> None:
+    case = case_of(*pair, "ddp", 8)
+    loss, model = worker.built(config_of(case).loss), own_class(case).train()
+    rows = Rows(folders[pair], "train")
+    whole, sums = loss(model, collate(rows, np.arange(9)))
+    parts = [loss(model, collate(rows, part)) for part in (np.arange(4), np.arange(4, 5), np.arange(5, 9))]
+    parts.append(loss(model, make_batch([])))
+    assert sum(value for value, _ in parts).item() == pytest.approx(whole.item(), rel=1e-5)
+    for name in sums.keys() - {OUTPUTS}:
+        assert sum(each[name] for _, each in parts).item() == pytest.approx(sums[name].item(), rel=1e-5), name
+    assert torch.cat([each[OUTPUTS] for _, each in parts]).shape == sums[OUTPUTS].shape
+    assert parts[-1][0] == 0 and parts[-1][0].requires_grad
