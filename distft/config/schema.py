@@ -164,9 +164,12 @@ class Train(Group):
     global_batch_tokens: Count | None = Field(
         default=None, description="instead: rows in order up to so many tokens per step"
     )
-    micro_batch_size: Count = Field(default=4, description="rows per forward; given alone it turns packing off")
-    micro_batch_tokens: Count | None = Field(
-        default=None, description="tokens per forward at most, with packing; null: data.max_length"
+    micro_batch_size: Count | Literal["auto"] = Field(
+        default=4, description="rows per forward; given alone it turns packing off; auto: as many as fit"
+    )
+    micro_batch_tokens: Count | Literal["auto"] | None = Field(
+        default=None,
+        description="tokens per forward at most, with packing; null: data.max_length; auto: as many as fit",
     )
     neftune_alpha: Positive | None = Field(
         default=None,

@@ -12,6 +12,7 @@ _WORLD = ("launcher.nodes", "launcher.processes_per_node", "launcher.gpus_per_no
 )
 def global_batch(facts: Facts) -> str | None:
     size, micro, world = facts["train.global_batch_size"], facts["train.micro_batch_size"], facts.world
+    micro = 1 if micro == "auto" else micro  # a divisor is chosen
     unit = micro * world
     if size is None or facts["train.global_batch_tokens"] or facts["data.packing"] or size % unit == 0:
         return None
@@ -76,7 +77,7 @@ def micro_tokens(facts: Facts) -> str | None:
         return None
     if not facts["data.packing"]:
         return f"train.micro_batch_tokens={tokens} has no effect with data.packing=false. Try: data.packing=true"
-    if tokens < longest:
+    if tokens != "auto" and tokens < longest:
         return (
             f"train.micro_batch_tokens={tokens} is less than a row may have, data.max_length={longest}. Try: {longest}"
         )
