@@ -28,8 +28,18 @@ _MAX_TRIES = 100  # to sample a new point
 class Search(Sweeper):
     """Samples `trials` points from Optuna in batches, and reports the results of the runs to it."""
 
-    def __init__(self, trials: int = 20, seed: int = 0, only_failed: bool = False, fail_fast: bool = False) -> None:
-        """only_failed, fail_fast: multirun passes them to the launcher plugin; only_failed samples no new points."""
+    def __init__(
+        self,
+        trials: int = 20,
+        seed: int = 0,
+        only_failed: bool = False,
+        fail_fast: bool = False,
+        space: Sequence[str] = (),
+    ) -> None:
+        """only_failed, fail_fast: multirun passes them to the launcher plugin; only_failed samples no new points.
+
+        space: of an experiment, read from its file by distft.sweep.request.
+        """
         self.trials = trials
         self.seed = seed
         self.only_failed = only_failed
