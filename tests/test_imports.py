@@ -29,6 +29,7 @@ COMMANDS = 10
 
 HEAVY = {"torch", "transformers", "datasets", "deepspeed", "peft", "accelerate"}
 LIGHT = {
+    "human_eval",
     "paths",
     "run",
     "tasks",
