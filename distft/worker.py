@@ -6,13 +6,12 @@ programs. Code below this file reads no config: constructors get plain values.
 
 import json
 from collections.abc import Callable
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from hydra.utils import instantiate
 
 from distft.attempt import Attempt, held_out_batches, make_evaluator, make_saver
 from distft.checkpoint.choose import skip_rows
@@ -20,16 +19,16 @@ from distft.checkpoint.load import Checkpoint
 from distft.checkpoint.rehearsal import rehearse
 from distft.checkpoint.save import Snapshot
 from distft.config import Config, read_config
-from distft.config.key import Part
+from distft.config.targets import built
 from distft.data.order import Base, Order, order_version, step_borders
 from distft.data.shards import Rows
 from distft.evaluate.held_out import held_out
 from distft.goodput import note
 from distft.losses.cross_entropy import CrossEntropy
-from distft.model_check.live import check_live
+from distft.model_check.live import check_live, is_known, note_known
 from distft.model_check.verdict import agreement_file, weights_version
 from distft.models.attention.choose import Attention, Documents, Machine, Traits, effective_attention, enabled_sdpa
-from distft.models.build import architecture, blocks, compile_blocks, fused_layers, recompute, skeleton, use_kernels
+from distft.models.build import architecture_of, blocks, compile_blocks, fused_layers, recompute, skeleton, use_kernels
 from distft.models.flops import Flops
 from distft.models.regularization import (
     add_noise,
@@ -49,7 +48,6 @@ from distft.runtime.process_group import Environments, World, collective_seconds
 from distft.runtime.stop import listen, requested
 from distft.strategies.engine import Engine, Objective
 from distft.tasks import load_task
-from distft.tasks.labels import Labels
 from distft.train.early_stopping import When
 from distft.train.ema import Ema, in_force, settle
 from distft.train.feed import Feed, make_cut, padding_multiple
@@ -114,9 +112,8 @@ def evaluate(run: RunFolder, number: int, world: World) -> None:
     engine, model = make_engine(attempt.config, attempt.plan, world), make_skeleton(attempt.config, attempt.plan)
     checkpoint = resume(attempt, engine, model)
     step = checkpoint.step if checkpoint else 0
-    task = load_task(attempt.config.model.task)
     with in_force(engine, attempt.config.evaluates_ema):
-        metrics = held_out(engine, held_out_batches(attempt, Flops.of(model)), world, task)
+        metrics = held_out(engine, held_out_batches(attempt, Flops.of(model)), world, attempt.task)
     if world.is_first:
         write_json(run.path / "metrics.json", {"step": step, "split": "eval", **metrics})
         run.write_status(state="completed", step=step)
@@ -277,19 +274,14 @@ def make_engine(config: Config, plan: Plan, world: World) -> Engine:
     return engine
 
 
-def built(part: Part) -> Any:
-    """Returns what the `_target_` of a section makes of its keywords, as plain lists and dicts."""
-    return instantiate(part.plain(), _convert_="all")  # those of omegaconf are not JSON
-
-
 def make_skeleton(config: Config, plan: Plan) -> Any:
     """Builds the model without weights, from its folder or, for a random instance, from the config."""
     return skeleton(model_config(config, plan), config.model.attention, load_task(config.model.task))
 
 
 def model_config(config: Config, plan: Plan) -> Any:
-    """Returns transformers' config of the model, with the labels of the run's rows."""
-    found = architecture(plan.model_dir, config.model.facts, Labels.of(plan.labels))
+    """Returns transformers' config of the model, with the labels of the run's rows and its dropout."""
+    found = architecture_of(plan, config.model.facts)
     set_dropout(found, config.model.dropout)
     return found
 
@@ -342,7 +334,7 @@ def make_settings(attempt: Attempt, feed: Feed, start_step: int, mfu: Mfu) -> Se
         save_best=config.checkpoint.save_best,
         mfu=mfu,
         flops_per_forward=3.0 if attempt.plan.adapters is None else 2.0,
-        metrics=load_task(config.model.task).metrics,
+        metrics=attempt.task.metrics,
     )
 
 
@@ -350,21 +342,13 @@ def compare_with_reference(attempt: Attempt, engine: Engine, feed: Feed, vocabul
     """Compares the live model with its own class, once per model, code, strategy and precision; Disagreement where the
     loss or the borders of documents differ."""
     config, plan, world = attempt.config, attempt.plan, attempt.world
-    settings: dict[str, object] = {
-        "strategy": config.strategy.plain(),
-        "loss": config.loss.plain(),
-        "task": config.model.task,
-        "tuning": config.tuning.plain(),
-        "attention": config.model.attention,
-        "kernels": config.model.kernels,
-    }
+    sections = {"strategy": config.strategy, "loss": config.loss, "tuning": config.tuning}
+    settings: dict[str, object] = {name: part.plain() for name, part in sections.items()}
+    settings |= {"task": config.model.task, "attention": config.model.attention, "kernels": config.model.kernels}
     precision = compute_dtype(config.train.precision, world.device)
     settings |= {"precision": str(precision), "device": world.device.type, "world": world.size}
     model = weights_version(Path(plan.model_dir)) if plan.model_dir else json.dumps(config.model.facts)
     file = agreement_file(model, settings, config.cache_dir)
-    if from_first("known" if world.is_first and file.is_file() else "", world):
-        return
-    check_live(engine, feed.rows, feed.rows_of(1), vocabulary, precision, world)
-    if world.is_first:
-        with suppress(OSError):  # a cache that this node cannot write to
-            write_json(file, settings)
+    if not is_known(file, world):
+        check_live(engine, feed.rows, feed.rows_of(1), vocabulary, precision, world)
+        note_known(file, settings, world)

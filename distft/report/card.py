@@ -6,23 +6,45 @@ import distft
 from distft.generate.samples_file import Sample
 from distft.report.facts import Facts
 from distft.report.tables import attempt_lines
+from distft.tasks import load_task
 
 _STOPS = (
     "Its stop tokens are in generation_config.json and include more than those of the base model: "
     "`model.generate(..., generation_config=GenerationConfig.from_pretrained(FOLDER))`."
 )
+_PIPELINES = {  # of the Hub, for tasks of labels
+    "sequence_classification": "text-classification",
+    "regression": "text-classification",
+    "token_classification": "token-classification",
+}
 
 
-def model_card(facts: Facts, base: str | None, made: Sequence[tuple[str, str | None]], adapters: bool = False) -> str:
+def model_card(
+    facts: Facts,
+    base: str | None,
+    made: Sequence[tuple[str, str | None]],
+    adapters: bool = False,
+    task: str = "causal_lm",
+) -> str:
     """Returns README.md with the Hub's front matter; states what was not measured.
 
     made: further lines of name and text about the training and this folder: checkpoint, data, chat template.
-    adapters: the folder holds only adapters to `base`, in peft's format.
+    adapters: the folder holds only adapters to `base`, in peft's format. task: model.task.
     """
     relation = ["base_model_relation: adapter"] if adapters and base else []
     library = f"library_name: {'peft' if adapters else 'transformers'}"
-    front = ["---", library, "tags: [distft]", *([f"base_model: {base}"] if base else []), *relation, "---"]
-    opens = ["", f"An adapter of {base or 'a random tiny model'}, in the format of peft.", _STOPS] if adapters else []
+    front = [
+        "---",
+        library,
+        *([f"pipeline_tag: {_PIPELINES[task]}"] if task in _PIPELINES else []),
+        "tags: [distft]",
+        *([f"base_model: {base}"] if base else []),
+        *relation,
+        "---",
+    ]
+    opens = ["", f"An adapter of {base or 'a random tiny model'}, in the format of peft."] if adapters else []
+    opens += [_STOPS] if adapters and task == "causal_lm" else []
+    unit = "target token" if task == "causal_lm" else load_task(task).unit
     measured = [f"| {c.name} | {c.before:.4f} | {c.after:.4f} |" for c in facts.changes]
     table = ["| | before | after |", "|---|---|---|", *measured] if measured else ["Not measured at this step."]
     attempts = ["", "## Attempts", "", *(f"- {line}" for line in attempt_lines(facts.attempts))]
@@ -39,7 +61,7 @@ def model_card(facts: Facts, base: str | None, made: Sequence[tuple[str, str | N
             "## Held-out rows",
             "",
             *table,
-            *([f"\nOver {facts.held_out_tokens:,} target tokens."] if measured else []),
+            *([f"\nOver {facts.held_out_tokens:,} {unit}s."] if measured else []),
             *(["", "## Samples", "", *_samples(facts.samples)] if facts.samples else []),
             "",
             "## Training",

@@ -12,7 +12,9 @@ from typing import Literal
 
 import numpy as np
 
-Sums = Mapping[str, float]  # what a loss summed beside its value, by name, over all units of a step or evaluation
+Sums = Mapping[
+    str, float
+]  # what a loss summed in addition to its value, by name, over all units of a step or evaluation
 Metrics = dict[str, float]
 LabelKind = Literal["none", "classes", "values", "tags"]  # of a row; tags: one class per word
 

@@ -5,6 +5,7 @@ fp64. Causal language modelling with cross_entropy is in that file.
 """
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 import torch
 
 from distft import worker
+from distft.checkpoint.format import step_dir
 from distft.checkpoint.load import Checkpoint
 from distft.data.batches import collate, make_batch
 from distft.data.shards import Rows
@@ -41,6 +43,11 @@ KEYS: list[Key] = [
     *[(*pair, "llama", strategy, micro) for pair in LABELLED for strategy in CUTS for micro in SPLITS],
     *[(*pair, "bert", strategy, 4) for pair in ENCODED for strategy in CUTS],
 ]
+RESUMED = {  # task -> a loss and a strategy
+    "regression": ("mse", "zero3"),
+    "sequence_classification": ("bce", "fsdp"),
+    "token_classification": ("cross_entropy", "zero2"),
+}
 FAMILIES: dict[str, dict[str, Any]] = {"llama": {}, "bert": BERT}
 
 
@@ -65,8 +72,40 @@ def answers(
         case |= {"rows": str(folders[word, task]), "save": str(root / name_of(key))}
         case |= {"eval_micro": [(1, None), (5, None), (None, 64)]} if strategy == "ddp" else {}
         cases.append(case)
+    for task, (word, strategy) in RESUMED.items():
+        case = case_of(word, task, strategy, 4) | {"rows": str(folders[word, task])}
+        cut, again = root / f"cut-{task}", root / f"again-{task}"
+        cases.append(case | {"steps": 3, "save": str(cut)})
+        cases.append(case | {"resume": str(step_dir(cut, 3)), "save": str(again)})
     (root / "cases.json").write_text(json.dumps(cases))
-    return dict(zip(KEYS, run_ranks(2, "tests.support.train_cases", str(root / "cases.json")), strict=True))
+    done = run_ranks(2, "tests.support.train_cases", str(root / "cases.json"))
+    resumed = {("resumed", task): answer for task, answer in zip(RESUMED, done[len(KEYS) + 1 :: 2], strict=True)}
+    return dict(zip(KEYS, done, strict=False)) | resumed
+
+
+@pytest.mark.parametrize("task", RESUMED)
+def test_a_resumed_run_has_the_same_bits(task: str, answers: Any) -> None:
+    word, strategy = RESUMED[task]
+    whole, resumed = answers[word, task, "llama", strategy, 4], answers["resumed", task]
+    assert resumed["steps"] == whole["steps"][3:]
+    one, other = Checkpoint(checkpoint_of(whole)), Checkpoint(checkpoint_of(resumed))
+    for name in one.names:
+        shape = one.shapes["parameter", name]
+        count = math.prod(shape)
+        assert torch.equal(one.read(name, shape, 0, count), other.read(name, shape, 0, count)), name
+
+
+@pytest.mark.parametrize("world", [1, 3])
+def test_metrics_are_equal_on_any_number_of_processes(world: int, answers: Any, tmp_path: Path) -> None:
+    pairs = [pair for pair in LABELLED if pair in ENCODED or pair[1] == "token_classification"]
+    whole = [answers[*pair, "llama", "ddp", 4] for pair in pairs]
+    cases = [each["case"] | {"resume": str(checkpoint_of(each)), "save": None} for each in whole]
+    (tmp_path / "cases.json").write_text(json.dumps(cases))
+    for mine, other in zip(
+        run_ranks(world, "tests.support.train_cases", str(tmp_path / "cases.json")), whole, strict=True
+    ):
+        for one, two in zip(mine["eval"], other["eval"], strict=True):
+            assert one == pytest.approx(two, rel=1e-6)
 
 
 @pytest.fixture(scope="module")
@@ -99,9 +138,8 @@ def test_every_loss_has_a_task_and_a_reference() -> None:
 
 
 def test_metrics_do_not_depend_on_the_batches(answers: Any) -> None:
-    for key, answer in answers.items():
-        if key[3] != "ddp":
-            continue
+    for key in (key for key in KEYS if key[3] == "ddp"):
+        answer = answers[key]
         first, *others = answer["eval"]
         assert set(first) == {*load_task(key[1]).metric_names, "target_tokens"}
         for other in others:
