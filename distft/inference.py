@@ -8,6 +8,7 @@ from distft.generate.ranks import answer_share, load_adapters
 from distft.run import Plan, RunFolder
 from distft.runtime.process_group import World
 from distft.strategies.engine import Engine
+from distft.train.ema import swap
 from distft.train.state import load
 from distft.worker import make_engine, make_skeleton
 
@@ -27,6 +28,8 @@ def load_model(config: Config, plan: Plan, checkpoints: Path, world: World, adap
     """
     engine, skeleton = make_engine(config, plan, world), make_skeleton(config, plan)
     load(engine, skeleton, checkpoints, config.checkpoint.resume, config.seed, plan.model_dir, world)
+    if config.evaluates_ema:
+        swap(engine)
     if adapters:
         load_adapters(engine, adapters, world)
     return engine

@@ -67,6 +67,10 @@ SHOWN: dict[str, str] = {
             "kept": "checkpoint.every_steps checkpoint.keep checkpoint.keep_every checkpoint.background",
             "looks": "train.check_replicas_every",
             "early": "eval.early_stopping.patience eval.early_stopping.min_delta",
+            "metric": "eval.metric eval.goal",
+            "watched": "eval.train_rows",
+            "noise": "train.neftune_alpha model.dropout",
+            "averaged": "train.ema_decay eval.weights",
             "anew": "checkpoint.resume checkpoint.allow_change",
             "finite": "train.on_non_finite train.max_non_finite",
             "in_force": "train.precision train.compile train.profile strategy.layout strategy.shard_size "

@@ -253,6 +253,11 @@ class Rows:
         """Content hash of each row; duplicates share one."""
         return [content_id for batch in self._batches for content_id in batch.column("id").to_pylist()]
 
+    def token_arrays(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yields for each shard its tokens, int32 [T], and the ends of its rows in them, [rows]; without a copy."""
+        for view in self._views:
+            yield view.input_ids[view.offsets[0] : view.offsets[-1]], view.offsets[1:] - view.offsets[0]
+
     @cached_property
     def _views(self) -> list["_View"]:
         return [_View(batch) for batch in self._batches]

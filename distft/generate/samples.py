@@ -1,6 +1,7 @@
 """Samples in the loop: each evaluation of a run answers the same held-out prompts, into eval/samples.jsonl.
 
 The evaluation before the first step is that of the base model: the answers before and after are then of one prompt.
+Each answer comes with the share of it that the training rows contain verbatim (distft.generate.memorization).
 """
 
 import json
@@ -11,6 +12,7 @@ from distft.config import Config
 from distft.data.shards import MANIFEST, Rows
 from distft.data.tokenize import load_tokenizer
 from distft.generate.decode import Prompt, Rules, decode, decoding, share
+from distft.generate.memorization import verbatim_shares
 from distft.generate.prompts import cut
 from distft.generate.ranks import rules_of
 from distft.generate.samples_file import append, keep, samples_file
@@ -44,11 +46,16 @@ def make_samples(
     if world.is_first:
         keep(samples_file(run), start_step)
 
+    trained = Rows(plan.rows_dir, "train", config.data.shards)
+    expected_shares = verbatim_shares([ids[begins:] for ids, begins in cuts], trained, world)
+
     def sample(step: int) -> None:
         answers = answer(engine, prompts, rules, world)
+        shares = verbatim_shares([answers[i] for i in range(len(shown))], trained, world)
         if world.is_first:
             lines = [
                 {"step": step, "prompt": prompt, "expected": expected, "completion": _text(tokenizer, answers[i])}
+                | {"verbatim": shares[i], "expected_verbatim": expected_shares[i]}
                 for i, (prompt, expected) in enumerate(shown)
             ]
             append(samples_file(run), lines)

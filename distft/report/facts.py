@@ -154,7 +154,7 @@ def exported(run: RunFolder, export: Export) -> str:
     if run.read_status()["state"] not in FINISHED or not export.enabled:
         return ""
     try:
-        return choose_for_export(run, export.at)[1]
+        return choose_for_export(run, export.at, read_config(run).eval.selection, export.average_last)[1]
     except ValueError:  # the checkpoints have been deleted
         return ""
 

@@ -7,7 +7,7 @@ from typing import Any
 from distft.tasks import load_task, task_names
 
 _PERCENT = ("accuracy", "f1_macro", "f1_micro", "preference_accuracy")
-LOWER_IS_BETTER = ("loss", "perplexity", "mse", "mae", "ece")
+LOWER_IS_BETTER = ("loss", "perplexity", "mse", "mae", "ece", "reward_rejected")
 
 
 def all_metrics() -> list[str]:

@@ -31,6 +31,7 @@ from distft.runtime.determinism import seed_for
 from distft.runtime.process_group import World, all_reduce_sum, differ, process_group, texts_of_all
 from distft.tasks import load_task
 from distft.tensors.streaming import fill
+from distft.train.ema import Ema, in_force, settle
 from distft.train.feed import Feed, Prefetch, all_rows, make_cut
 from distft.train.state import save_probe
 from distft.train.step import StepHooks, Targets, train_step
@@ -169,6 +170,7 @@ def run_case(case: dict[str, Any], world: World) -> dict[str, Any]:
         fill((piece for piece in engine.pieces() if piece.frozen), FreshWeights(plain, seed))
         restore(engine, checkpoint, world)
         start = checkpoint.step
+        settle(engine, checkpoint, is_kept="ema" in case)
         if case.get("reload"):
             save(engine, Path(case["reload"]), start, world)
     else:
@@ -183,6 +185,7 @@ def run_case(case: dict[str, Any], world: World) -> dict[str, Any]:
     engine.train(True)
     reductions, watches = Reductions(), not case.get("compiled")  # nothing is compiled under such a mode
     ahead = Prefetch(feed)
+    ema = Ema(engine, case["ema"]) if "ema" in case else None
     hooks = StepHooks(before_update=(lambda: norms.append(norm_of_gradients(engine))) if case.get("norms") else tuple)
     for step in range(start + 1, steps + 1):
         targets = Targets(feed.num_targets(step), feed.target_weight(step))
@@ -197,6 +200,10 @@ def run_case(case: dict[str, Any], world: World) -> dict[str, Any]:
                 hooks,
             )
         done.append([result.loss, result.grad_norm])
+        if ema and not result.is_skipped:
+            ema.update(step)
+        if case.get("save_each"):
+            save(engine, Path(case["save_each"]) / str(step), step, world)
     ahead.close()
     answer = {
         "case": case,
@@ -218,7 +225,8 @@ def run_case(case: dict[str, Any], world: World) -> dict[str, Any]:
         held = open_rows(Path(case["rows"]), "eval", class_weights)
         task = load_task(case.get("task", "causal_lm"))
         cuts = [make_cut(held, *micro, flops) for micro in case["eval_micro"]]
-        answer["eval"] = [held_out(engine, all_rows(held, cut, world), world, task) for cut in cuts]
+        with in_force(engine, is_average=ema is not None):
+            answer["eval"] = [held_out(engine, all_rows(held, cut, world), world, task) for cut in cuts]
     return answer
 
 
