@@ -148,6 +148,8 @@ SHOWN: dict[str, str] = {
     ),
     "sweep.only_failed": "tests/sweep/test_sweeps.py::test_only_failed_reruns_only_the_failed_jobs",
     "sweep.fail_fast": "tests/sweep/test_sweeps.py::test_fail_fast_stops_the_other_jobs",
+    "sweep.space": "tests/sweep/test_request.py::test_an_experiment_brings_what_it_sweeps",
+    "export.average_last": "tests/launch/test_overfitting.py::test_the_mean_of_the_last_checkpoints_is_exported",
     "sweep.trials": "tests/sweep/test_sweeps.py::test_a_search_finds_a_better_rate_than_the_worst_of_a_grid",
 }
 NOT_SHOWN: dict[str, str] = {
