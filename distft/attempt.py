@@ -22,7 +22,7 @@ from distft.models.flops import Flops
 from distft.run import Plan, RunFolder
 from distft.runtime.process_group import World
 from distft.strategies.engine import Engine
-from distft.tasks import load_task
+from distft.tasks import Task, load_task
 from distft.train.early_stopping import EarlyStopping, Evaluator, When
 from distft.train.ema import in_force
 from distft.train.feed import all_rows, make_cut, padding_multiple
@@ -41,10 +41,14 @@ class Attempt:
     plan: Plan  # with the folders that this node reads from
     world: World
 
+    @property
+    def task(self) -> Task:
+        return load_task(self.config.model.task)
+
 
 def make_evaluator(attempt: Attempt, engine: Engine, flops: Flops, steps: int, start_step: int) -> Evaluator:
     """Returns the evaluations on held-out rows; rank 0 recalls those up to `start_step`."""
-    settings, task = attempt.config.eval, load_task(attempt.config.model.task)
+    settings, task = attempt.config.eval, attempt.task
     stopping = EarlyStopping(settings.early_stopping.patience, settings.early_stopping.min_delta, settings.selection)
     if attempt.world.is_first and start_step > 0:  # a run that begins repeats the evaluation of step 0
         stopping.recall(row for row in attempt.run.read_metrics("eval") if row["step"] <= start_step)

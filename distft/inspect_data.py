@@ -166,6 +166,7 @@ def line_of(shown: Shown, tokenizer: Any) -> dict[str, Any]:  # JSON: the fields
         "weight": [float(weight) for weight in weights],
         "text": tokenizer.decode(row.input_ids, clean_up_tokenization_spaces=False),
     }
+    line |= {} if row.labels is None else {"labels": row.labels.tolist()}
     if row.borders is None:
         return line
     texts = {
@@ -207,6 +208,8 @@ def _places(pipeline: RowPipeline, part: str) -> Iterator[tuple[tuple[str, bytes
 
 def _counts(row: Row) -> str:
     weight = "" if row.weights is None else f", weight {row.target_weight:g}"
+    if row.labels is not None:
+        return f"{len(row.input_ids)} tokens, labels {', '.join(f'{label:g}' for label in row.labels)}{weight}"
     return f"{len(row.input_ids)} tokens, {row.trained.sum()} trained{weight}"
 
 

@@ -6,13 +6,12 @@ programs. Code below this file reads no config: constructors get plain values.
 
 import json
 from collections.abc import Callable
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from hydra.utils import instantiate
 
 from distft.attempt import Attempt, make_evaluator, make_saver
 from distft.checkpoint.choose import skip_rows
@@ -20,15 +19,15 @@ from distft.checkpoint.load import Checkpoint
 from distft.checkpoint.rehearsal import rehearse
 from distft.checkpoint.save import Snapshot
 from distft.config import Config, read_config
-from distft.config.key import Part
+from distft.config.targets import built
 from distft.data.order import Base, Order, order_version, step_borders
 from distft.data.shards import Rows
 from distft.goodput import note
 from distft.losses.cross_entropy import CrossEntropy
-from distft.model_check.live import check_live
+from distft.model_check.live import check_live, is_known, note_known
 from distft.model_check.verdict import agreement_file, weights_version
 from distft.models.attention.choose import Attention, Documents, Machine, Traits, effective_attention, enabled_sdpa
-from distft.models.build import architecture, blocks, compile_blocks, fused_layers, recompute, skeleton, use_kernels
+from distft.models.build import architecture_of, blocks, compile_blocks, fused_layers, recompute, skeleton, use_kernels
 from distft.models.flops import Flops
 from distft.models.regularization import (
     add_noise,
@@ -48,7 +47,6 @@ from distft.runtime.process_group import Environments, World, collective_seconds
 from distft.runtime.stop import listen, requested
 from distft.strategies.engine import Engine, Objective
 from distft.tasks import load_task
-from distft.tasks.labels import Labels
 from distft.train.early_stopping import When
 from distft.train.ema import Ema, in_force, settle
 from distft.train.feed import Feed, make_cut, padding_multiple
@@ -87,11 +85,9 @@ def train(run: RunFolder, number: int, world: World, run_loop: Callable[[Loop], 
     attempt, attention = begin(run, number, world)
     model = make_skeleton(attempt.config, attempt.plan)
     flops = Flops.of(model)
-    feed = make_feed(attempt.config, attempt.plan, flops, world)
     engine = make_engine(attempt.config, attempt.plan, world)
-    checkpoint = resume_with_reference(attempt, engine, model, flops)
-    feed = replace(feed, rows=open_rows(attempt.config, attempt.plan, "train", world))
-    start_step = steps_done(checkpoint, attempt.plan)
+    start_step = steps_done(resume(attempt, engine, model), attempt.plan)
+    feed = make_feed(attempt.config, attempt.plan, flops, world)
     check_replicas(engine)
     rehearse_saves(attempt, engine)
     lasting = make_lasting(attempt, nodes)
@@ -131,20 +127,17 @@ def choose_attention(config: Config, plan: Plan, world: World, rows: Rows | None
 
 
 def resume(attempt: Attempt, engine: Engine, model: Any) -> Checkpoint | None:
-    """Fills the engine from the checkpoint to resume, else from the base model; returns that checkpoint."""
-    config, folder = attempt.config, attempt.run.checkpoints
-    done = load(engine, model, folder, config.checkpoint.resume, config.seed, attempt.plan.model_dir, attempt.world)
+    """Fills the engine from the checkpoint to resume, else from the base model; returns that checkpoint.
+
+    Before, the frozen base reads the rows if the loss needs that and no run has done it yet.
+    """
+    config, plan, folder, world = attempt.config, attempt.plan, attempt.run.checkpoints, attempt.world
+    if lacks_reference(config, plan, world):
+        load(engine, model, folder, "never", config.seed, plan.model_dir, world)
+        make_reference(engine, config, plan, Flops.of(model), world)
+    done = load(engine, model, folder, config.checkpoint.resume, config.seed, plan.model_dir, world)
     settle(engine, done, is_kept=config.train.ema_decay is not None)
     return done
-
-
-def resume_with_reference(attempt: Attempt, engine: Engine, model: Any, flops: Flops) -> Checkpoint | None:
-    """Does the same, after the frozen base has read the rows if the loss needs that and no run has done it yet."""
-    config, plan, world = attempt.config, attempt.plan, attempt.world
-    if lacks_reference(config, plan, world):
-        load(engine, model, attempt.run.checkpoints, "never", config.seed, plan.model_dir, world)
-        make_reference(engine, config, plan, flops, world)
-    return resume(attempt, engine, model)
 
 
 def rehearse_saves(attempt: Attempt, engine: Engine) -> None:
@@ -274,19 +267,14 @@ def make_engine(config: Config, plan: Plan, world: World) -> Engine:
     return engine
 
 
-def built(part: Part) -> Any:
-    """Returns what the `_target_` of a section makes of its keywords, as plain lists and dicts."""
-    return instantiate(part.plain(), _convert_="all")  # those of omegaconf are not JSON
-
-
 def make_skeleton(config: Config, plan: Plan) -> Any:
     """Builds the model without weights, from its folder or, for a random instance, from the config."""
     return skeleton(model_config(config, plan), config.model.attention, load_task(config.model.task))
 
 
 def model_config(config: Config, plan: Plan) -> Any:
-    """Returns transformers' config of the model, with the labels of the run's rows."""
-    found = architecture(plan.model_dir, config.model.facts, Labels.of(plan.labels))
+    """Returns transformers' config of the model, with the labels of the run's rows and its dropout."""
+    found = architecture_of(plan, config.model.facts)
     set_dropout(found, config.model.dropout)
     return found
 
@@ -339,7 +327,7 @@ def make_settings(attempt: Attempt, feed: Feed, start_step: int, mfu: Mfu) -> Se
         save_best=config.checkpoint.save_best,
         mfu=mfu,
         flops_per_forward=3.0 if attempt.plan.adapters is None else 2.0,
-        metrics=load_task(config.model.task).metrics,
+        metrics=attempt.task.metrics,
     )
 
 
@@ -347,21 +335,13 @@ def compare_with_reference(attempt: Attempt, engine: Engine, feed: Feed, vocabul
     """Compares the live model with its own class, once per model, code, strategy and precision; Disagreement where the
     loss or the borders of documents differ."""
     config, plan, world = attempt.config, attempt.plan, attempt.world
-    settings: dict[str, object] = {
-        "strategy": config.strategy.plain(),
-        "loss": config.loss.plain(),
-        "task": config.model.task,
-        "tuning": config.tuning.plain(),
-        "attention": config.model.attention,
-        "kernels": config.model.kernels,
-    }
+    sections = {"strategy": config.strategy, "loss": config.loss, "tuning": config.tuning}
+    settings: dict[str, object] = {name: part.plain() for name, part in sections.items()}
+    settings |= {"task": config.model.task, "attention": config.model.attention, "kernels": config.model.kernels}
     precision = compute_dtype(config.train.precision, world.device)
     settings |= {"precision": str(precision), "device": world.device.type, "world": world.size}
     model = weights_version(Path(plan.model_dir)) if plan.model_dir else json.dumps(config.model.facts)
     file = agreement_file(model, settings, config.cache_dir)
-    if from_first("known" if world.is_first and file.is_file() else "", world):
-        return
-    check_live(engine, feed.rows, feed.rows_of(1), vocabulary, precision, world)
-    if world.is_first:
-        with suppress(OSError):  # a cache that this node cannot write to
-            write_json(file, settings)
+    if not is_known(file, world):
+        check_live(engine, feed.rows, feed.rows_of(1), vocabulary, precision, world)
+        note_known(file, settings, world)

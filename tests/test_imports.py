@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parents[1] / "distft"
 
 # Everything not named here is a command: level 10, whom nobody imports.
 LEVELS = {
-    0: {"compat", "paths", "run", "selection", "tasks"},
+    0: {"compat", "paths", "run", "tasks"},
     1: {"config", "runtime"},
     2: {"data", "goodput", "tensors"},
     3: {"models", "optim", "strategies", "launchers", "trackers"},
@@ -43,7 +43,6 @@ LIGHT = {
     "doctor",
     "goodput",
     "runs",
-    "selection",
 }
 INSIDE_THE_JOB = {  # processes of their own, or on the compute node, where torch is
     "distft.launchers.elastic",

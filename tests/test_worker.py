@@ -298,7 +298,7 @@ def test_noise_and_dropout_reach_training_alone(ran: Cases):
         assert abs(ran(name).steps[0]["loss"] - plain.steps[0]["loss"]) > 1e-4
 
 
-def test_the_average_of_the_weights_is_evaluated_unless_told(ran: Cases):
+def test_the_average_of_the_weights_is_evaluated(ran: Cases):
     plain, averaged, trained = ran("plain"), ran("averaged"), ran("not averaged")
     losses = [[row["loss"] for row in case.evaluations] for case in (plain, averaged, trained)]
     assert losses[0] == losses[2] and losses[1][:2] == losses[0][:2], "it starts as the weights after step 1"

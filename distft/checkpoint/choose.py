@@ -9,7 +9,7 @@ from pathlib import Path
 from distft.checkpoint.format import Damaged, Manifest, read_manifest, step_dir, write_manifest
 from distft.checkpoint.retention import best, complete, latest
 from distft.run import RunFolder
-from distft.selection import BY_LOSS, Selection
+from distft.tasks.selection import BY_LOSS, Selection
 
 
 def candidates(checkpoints: Path, resume: str) -> list[Path]:

@@ -24,7 +24,7 @@ from distft.checkpoint.format import (
     write_manifest,
 )
 from distft.runtime.disk import make_folder, sync
-from distft.selection import BY_LOSS, Selection
+from distft.tasks.selection import BY_LOSS, Selection
 from distft.tensors.integrity import Damaged
 
 

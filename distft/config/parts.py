@@ -196,6 +196,11 @@ class Sweep(Part):
         default=False, description="with -m: the first job that fails ends the others, which save and stop"
     )
     trials: Count = Field(default=0, description="with -m: jobs of a search")
+    space: list[str] = Field(
+        default=[],
+        description="of an experiment: what -m sweeps when no key is typed with several values, e.g. "
+        "[optimizer.lr=1e-5,3e-5]",
+    )
     seed: Index = Field(default=0, description="with -m: decides the points of a search")
 
 

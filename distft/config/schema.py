@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field, PrivateAttr
 
 from distft.config.cleaning import Clean
+from distft.config.evaluation import Eval, Export
 from distft.config.key import (
     MISSING,
     Count,
     Fraction,
     Group,
     Index,
-    NotNegative,
     Number,
     Positive,
     Share,
@@ -28,7 +28,6 @@ from distft.config.key import (
     with_value,
 )
 from distft.config.parts import Launcher, Loss, Optimizer, Schedule, Strategy, Sweep, Trackers, Tuning
-from distft.selection import Selection
 from distft.tasks import task_names
 
 _FORMATS = sorted(file.stem for file in (Path(__file__).parents[1] / "data" / "formats").glob("[!_]*.py"))
@@ -38,32 +37,6 @@ if TYPE_CHECKING:
 else:
     Format = Literal[("auto", *_FORMATS)]
     TaskName = Literal[task_names()]
-
-
-class Export(Group):
-    """The Hugging Face folder that a run writes at its end."""
-
-    enabled: bool = Field(
-        default=True,
-        description="write final/, a Hugging Face folder, at the end; a sweep does it for its best run alone. Short: "
-        "export=false",
-    )
-    at: Literal["best", "latest", "average"] = Field(
-        default="best",
-        description="which checkpoint; best: by eval.metric, or the latest where none is better than step 0; average: "
-        "the mean of the last export.average_last checkpoints",
-    )
-    average_last: Annotated[int, Field(ge=2)] = Field(
-        default=2, description="newest checkpoints that export.at=average averages; at most checkpoint.keep"
-    )
-    dtype: Literal["auto", "fp32", "bf16"] = Field(
-        default="auto", description="of the weights; auto: what the run computed in"
-    )
-    format: Literal["auto", "huggingface", "peft", "merged"] = Field(
-        default="auto",
-        description="auto: huggingface, or of adapters peft, which keeps them apart; merged: adapters added to the "
-        "model",
-    )
 
 
 class Model(Group):
@@ -191,9 +164,12 @@ class Train(Group):
     global_batch_tokens: Count | None = Field(
         default=None, description="instead: rows in order up to so many tokens per step"
     )
-    micro_batch_size: Count = Field(default=4, description="rows per forward; given alone it turns packing off")
-    micro_batch_tokens: Count | None = Field(
-        default=None, description="tokens per forward at most, with packing; null: data.max_length"
+    micro_batch_size: Count | Literal["auto"] = Field(
+        default=4, description="rows per forward; given alone it turns packing off; auto: as many as fit"
+    )
+    micro_batch_tokens: Count | Literal["auto"] | None = Field(
+        default=None,
+        description="tokens per forward at most, with packing; null: data.max_length; auto: as many as fit",
     )
     neftune_alpha: Positive | None = Field(
         default=None,
@@ -238,56 +214,6 @@ class Train(Group):
     deterministic: bool = Field(
         default=False, description="every switch for the same bits on the same machine, at a cost in speed"
     )
-
-
-class EarlyStopping(Group):
-    """When a run ends because eval.metric no longer improves."""
-
-    patience: Count | None = Field(
-        default=None, description="evaluations without a better eval.metric that end the run; null: never"
-    )
-    min_delta: NotNegative = Field(
-        default=0.0, description="how much better than the last improvement eval.metric must be"
-    )
-
-
-class Eval(Group):
-    """Evaluation on the held-out rows while training."""
-
-    at_ends: bool = Field(default=True, description="evaluate before the first step and after the last")
-    every_steps: Count | None = Field(
-        default=None, description="optimizer steps between evaluations; null: none between"
-    )
-    micro_batch_size: Count | None = Field(
-        default=None, description="rows per forward in evaluation; null: as many rows or tokens as in training"
-    )
-    samples: Index = Field(
-        default=0, description="held-out prompts that each evaluation answers too, into eval/samples.jsonl; 0: none"
-    )
-    weights: Literal["auto", "trained", "ema"] = Field(
-        default="auto",
-        description="the weights that are evaluated, sampled and exported; ema: their moving average; auto: ema where "
-        "train.ema_decay is set",
-    )
-    train_rows: Index = Field(
-        default=0,
-        description="training rows that each evaluation reads too, the same each time, to warn of overfitting; it "
-        "costs train_rows / held-out rows of an evaluation more; 0: none",
-    )
-    metric: str = Field(
-        default="loss",
-        description="metric of the held-out rows that decides which checkpoint is the best: for early stopping, "
-        "checkpoint.save_best, export.at=best, reports and sweeps",
-    )
-    goal: Literal["auto", "minimize", "maximize"] = Field(
-        default="auto", description="whether lower or higher values of eval.metric are better; auto: by its name"
-    )
-    early_stopping: EarlyStopping = EarlyStopping()
-
-    @property
-    def selection(self) -> Selection:
-        """Which evaluation is the best."""
-        return Selection.of(self.metric, self.goal)
 
 
 class Checkpoint(Group):

@@ -109,9 +109,7 @@ def _labels_of(kind: LabelKind, train: Selection) -> Labels:
     ordered = tuple(sorted(names, key=lambda name: (int(name), "") if _is_number(names) else (0, name)))
     if len(ordered) < 2 and not has_lists:
         only = f"one label, {ordered[0]}" if ordered else "no label"
-        raise ValueError(
-            f"data.train: the rows have {only}, and there is nothing to tell apart. Try: rows of two classes"
-        )
+        raise ValueError(f"data.train: the rows have {only}, and there is nothing to learn. Try: rows of two classes")
     several = kind == "classes" and has_lists
     return Labels("multi_label_classification" if several else "single_label_classification", len(ordered), ordered)
 

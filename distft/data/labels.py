@@ -54,7 +54,8 @@ class LabelledTokenizer:
     """Returns the ids of `tokenizer(text)`, of which the last is read; of tags the first of each word."""
 
     def __init__(self, tokenizer: Any, kind: LabelKind) -> None:
-        self.tokenizer, self.kind = tokenizer, kind
+        self.tokenizer = tokenizer
+        self.kind: LabelKind = kind
 
     def __call__(self, batch: Sequence[Rendered]) -> list[TokenizedRow]:
         encoded = self.tokenizer(
@@ -70,7 +71,8 @@ class LabelledTokenizer:
             return TokenizedRow(Row(input_ids, np.arange(len(input_ids)) == len(input_ids) - 1), len(input_ids))
         first = [np.flatnonzero((offsets[:, 1] > start) & (offsets[:, 0] < end)) for start, end in rendered.spans]
         read = {int(tokens[0]): word for word, tokens in reversed([*enumerate(first)]) if len(tokens)}
-        trained = np.isin(np.arange(len(input_ids)), [*read])
+        trained = np.zeros(len(input_ids), bool)
+        trained[[*read]] = True
         return TokenizedRow(Row(input_ids, trained), len(input_ids), tuple(read[token] for token in sorted(read)))
 
     def cut(self, row: Row, max_length: int) -> Row:
@@ -100,7 +102,8 @@ class ChunkLabels:
     """Numbers the classes of a chunk's rows, in the order in which they occur."""
 
     def __init__(self, kind: LabelKind) -> None:
-        self.kind, self.names, self.has_lists = kind, dict[str, int](), False
+        self.kind: LabelKind = kind
+        self.names, self.has_lists = dict[str, int](), False
 
     def number(self, row: Row, label: Any, weight: float, words: tuple[int, ...] = ()) -> Row:
         """Returns the row with its label: the numbers of its classes in this chunk, or its values; and its weight.

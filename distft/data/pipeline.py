@@ -175,6 +175,7 @@ class RowPipeline:
             if self.data.truncate == "drop":
                 return self._too_long(longest, raw, outcome)
             outcome.stream.truncated += 1
+        assert isinstance(self.row_tokenizer, RowTokenizer)
         rows = cut_answers([made.row for made in documents], self.data.max_length, self.row_tokenizer.bos)
         if reason := why_unusable(rows, self.data.max_length):
             outcome.stream.untrained += 1

@@ -11,8 +11,8 @@ import numpy as np
 
 from distft.evaluate.metrics import Metric
 from distft.evaluate.statistics import Estimate, cluster_numbers
-from distft.selection import goal_of
 from distft.tasks import Evaluated, Task
+from distft.tasks.selection import goal_of
 
 BASE = ("loss", "weight", "targets")  # of every item; further sums are the loss's
 RESAMPLES, SEED = 400, 0

@@ -330,9 +330,10 @@ def verify(folder: Path, weights: TrainedWeights, dtype: torch.dtype) -> None:
         if not torch.equal(parameter.detach(), weights.whole(name, tuple(parameter.shape)).to(dtype)):
             raise RuntimeError(f"{folder}: {name} differs from the checkpoint")
     tolerance = weights.tolerance(dtype) * (MERGED if weights.has_adapters else 1)
-    if not weights.checkpoint.is_mean:
-        stops = stop_ids(folder) if (folder / _GENERATION).is_file() else []
-        check_live(model, weights.checkpoint.folder, tolerance, stops)
+    if weights.checkpoint.is_mean:
+        return
+    stops = stop_ids(folder) if (folder / _GENERATION).is_file() else []
+    check_live(model, weights.checkpoint.folder, tolerance, stops)
 
 
 def _write_weights(weights: TrainedWeights, dtype: torch.dtype, folder: Path) -> None:

@@ -33,7 +33,8 @@ from distft.optim.groups import decay_groups
 from distft.report.card import model_card
 from distft.report.facts import gather
 from distft.run import Plan, RunFolder, read_json
-from distft.tasks import load_task
+from distft.tasks import Task, load_task
+from distft.tasks.causal_lm import TASK as CAUSAL_LM
 from distft.tasks.labels import Labels
 from distft.tensors.streaming import WeightSource
 
@@ -128,6 +129,10 @@ def open_run(run: RunFolder, folders: Sequence[Path], dtype: str | None, why: st
     model_dir = Path(plan.model_dir) if plan.model_dir else None
     # The kernel "auto" exists on every machine; this may be another one than that of the run.
     described = architecture(model_dir, config.model.facts, Labels.of(plan.labels))
+    if plan.labels and described.get_text_config().pad_token_id is None:
+        # transformers finds the last token of each row of a batch by it; without one it refuses two rows
+        tokenizer = load_tokenizer(plan.tokenizer_dir)
+        described.get_text_config().pad_token_id = tokenizer.pad_token_id or tokenizer.eos_token_id
     model = skeleton(described, "auto", load_task(config.model.task))
     live = read_json(run.path / "effective.json")["engine"]["compute_dtype"].removeprefix("torch.")
     computed_in = getattr(torch, live)
@@ -159,12 +164,14 @@ def _base_model(opened: Opened) -> PreTrainedModel:
         labels = Labels.of(opened.plan.labels)
         config = architecture(opened.plan.model_dir, {}, labels)
         return auto_class.from_pretrained(opened.plan.model_dir, config=config, dtype=opened.dtype)
-    return dense(opened.model, opened.base, opened.dtype)
+    return dense(opened.model, opened.base, opened.dtype, opened.weights.task)
 
 
-def dense(skeleton: PreTrainedModel, source: WeightSource, dtype: torch.dtype) -> PreTrainedModel:
+def dense(
+    skeleton: PreTrainedModel, source: WeightSource, dtype: torch.dtype, task: Task = CAUSAL_LM
+) -> PreTrainedModel:
     """Returns the model with its weights loaded in `dtype`."""
-    model = type(skeleton)._from_config(skeleton.config, dtype=dtype)
+    model = getattr(transformers, task.model_class).from_config(skeleton.config, dtype=dtype)
     model.tie_weights()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -200,4 +207,5 @@ def _write_tokenizer_and_card(opened: Opened, folder: Path, notes: list[str], ad
     base, data_key = plan.model_dir and opened.config.model.path, plan.data_dir and Path(plan.data_dir).name
     made = [("checkpoint", opened.why), ("prepared data", data_key), ("chat template", digest)]
     made += [("note", note) for note in notes]
-    (folder / "README.md").write_text(model_card(gather(opened.run, opened.checkpoint.step), base, made, adapters))
+    facts = gather(opened.run, opened.checkpoint.step)
+    (folder / "README.md").write_text(model_card(facts, base, made, adapters))

@@ -5,8 +5,10 @@ document boundaries to its attention, and nothing would fail. It is measured on 
 (model_check.architecture), and on the live model when the run starts.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +20,7 @@ from distft.data.shards import Row, Rows
 from distft.losses import OUTPUTS
 from distft.losses.cross_entropy import CrossEntropy, logits
 from distft.models.heads import language_head, outputs, reads_tokens
+from distft.run import write_json
 from distft.runtime.errors import Disagreement
 from distft.runtime.process_group import World, from_first
 from distft.strategies.engine import Engine
@@ -122,6 +125,18 @@ def check_live(
             f"{reason}. Nothing was trained. Try: strategy=ddp, model.attention=eager, model.kernels=none or "
             "train.precision=fp32, whichever helps, or another model (docs/models.md)"
         )
+
+
+def is_known(file: Path, world: World) -> bool:
+    """Returns on every rank whether `file`, of a check that passed before, is there on rank 0."""
+    return from_first("known" if world.is_first and file.is_file() else "", world) != ""
+
+
+def note_known(file: Path, settings: Mapping[str, object], world: World) -> None:
+    """Writes the file of a check that has passed, on rank 0, unless this node cannot write to the cache."""
+    if world.is_first:
+        with suppress(OSError):
+            write_json(file, settings)
 
 
 def class_outputs(model: nn.Module, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:

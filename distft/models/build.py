@@ -42,6 +42,7 @@ from distft.compat.compiler import compiled
 from distft.compat.transformers import attention_of, no_init_weights, repeated_layers
 from distft.models.attention.choose import SDPA, VARLEN, anywhere, check_separable, choose, dropout_of, require_borders
 from distft.models.heads import make_foldable, prepare_head
+from distft.run import Plan
 from distft.tasks import Task
 from distft.tasks.causal_lm import TASK as CAUSAL_LM
 from distft.tasks.labels import Labels
@@ -65,6 +66,11 @@ def architecture(
         config.label2id = {name: number for number, name in enumerate(names)}
         config.problem_type = labels.problem_type
     return config
+
+
+def architecture_of(plan: Plan, facts: Mapping[str, Any]) -> PreTrainedConfig:
+    """Returns transformers' config of a run's model, with the labels of its rows."""
+    return architecture(plan.model_dir, facts, Labels.of(plan.labels))
 
 
 def skeleton(config: PreTrainedConfig, attention: str, task: Task = CAUSAL_LM) -> PreTrainedModel:

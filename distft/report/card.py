@@ -27,6 +27,11 @@ _STOPS = (
     "Its stop tokens are in generation_config.json and include more than those of the base model: "
     "`model.generate(..., generation_config=GenerationConfig.from_pretrained(FOLDER))`."
 )
+_PIPELINES = {  # of the Hub, for tasks of labels
+    "sequence_classification": "text-classification",
+    "regression": "text-classification",
+    "token_classification": "token-classification",
+}
 _STATE = re.compile(r"<!-- distft (\{.*\}) -->")
 _ASK = "not stated: the people who publish the model must write this"
 _AUDIT = "audit/audit.json"
@@ -39,14 +44,16 @@ def model_card(facts: Facts, base: str | None, made: Made, adapters: bool = Fals
     """Returns README.md with the Hub's front matter; states what was not measured.
 
     made: further lines of name and text about the training and this folder: checkpoint, data, chat template.
-    adapters: the folder holds only adapters to `base`, in peft's format.
+    adapters: the folder holds only adapters to `base`, in peft's format. task: model.task.
     """
     assert facts.run is not None
     cited, task = _cited(facts.run), load_task(read_config(facts.run).model.task)
     relation = ["base_model_relation: adapter"] if adapters and base else []
     library = f"library_name: {'peft' if adapters else 'transformers'}"
-    front = ["---", library, "tags: [distft]", *([f"base_model: {base}"] if base else []), *relation, "---"]
-    opens = ["", f"An adapter of {base or 'a random tiny model'}, in the format of peft.", _STOPS] if adapters else []
+    pipeline = [f"pipeline_tag: {_PIPELINES[task.name]}"] if task.name in _PIPELINES else []
+    front = ["---", library, *pipeline, "tags: [distft]", *([f"base_model: {base}"] if base else []), *relation, "---"]
+    opens = ["", f"An adapter of {base or 'a random tiny model'}, in the format of peft."] if adapters else []
+    opens += [_STOPS] if adapters and task.model_class == "AutoModelForCausalLM" else []
     state = {"base": base, "made": [list(pair) for pair in made], "adapters": adapters, "step": facts.step}
     sections = [
         *_details(facts, cited, base),

@@ -16,7 +16,7 @@ from distft.report.page import breakable, template
 from distft.report.settings import PLACES
 from distft.report.tables import Fact, words
 from distft.run import RunFolder, json_text, state_in_words
-from distft.selection import goal_of
+from distft.tasks.selection import goal_of
 
 MOST = len(RUN_INKS)
 

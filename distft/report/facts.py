@@ -23,7 +23,7 @@ from distft.report.settings import Setting, settings_of
 from distft.report.tables import Fact, Table, flat, goodput_words, length, memory_by_kind, words
 from distft.report.verdicts import Verdict, verdicts
 from distft.run import FINISHED, Plan, RunFolder, read_json
-from distft.selection import Selection
+from distft.tasks.selection import Selection
 from distft.tasks.shown import metric_names
 
 GIB = 2**30

@@ -15,8 +15,8 @@ from distft.config.key import shown
 from distft.launch.stages import launch_command
 from distft.launchers.follow import Row
 from distft.run import FINISHED, write_json
-from distft.selection import BY_LOSS, Selection
 from distft.sweep.jobs import Job
+from distft.tasks.selection import BY_LOSS, Selection
 from distft.trackers.terminal import duration
 
 FILE = "sweep_status.json"

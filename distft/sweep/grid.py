@@ -9,16 +9,17 @@ from omegaconf import DictConfig
 
 from distft.compat.hydra_sweeper import BasicSweeper
 from distft.config.errors import ConfigError
-from distft.selection import Goal
 from distft.sweep.jobs import named
 from distft.sweep.request import Point
+from distft.tasks.selection import Goal
 
 
 class Grid(BasicSweeper):
     """Hydra's BasicSweeper over jobs that are already checked, in one batch."""
 
-    def __init__(self, only_failed: bool = False, fail_fast: bool = False) -> None:
-        """only_failed, fail_fast: not used here; multirun passes them to the launcher plugin."""
+    def __init__(self, only_failed: bool = False, fail_fast: bool = False, space: Sequence[str] = ()) -> None:
+        """only_failed, fail_fast: not used here; multirun passes them to the launcher plugin. space: of an experiment,
+        read from its file by distft.sweep.request."""
         super().__init__(max_batch_size=None)
 
     def points(self, parsed: Sequence[Swept], earlier: Mapping[str, Point]) -> tuple[list[Point], list[Point]]:

@@ -16,9 +16,9 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from distft.config.errors import ConfigError
-from distft.selection import Goal
 from distft.sweep.jobs import named
 from distft.sweep.request import Point, corners, parse
+from distft.tasks.selection import Goal
 
 _DIGITS = 4  # of numbers from an interval, so that folder names are short
 _MAX_CHECKED = 64  # combinations of choices and range ends to check before the start
@@ -28,8 +28,18 @@ _MAX_TRIES = 100  # to sample a new point
 class Search(Sweeper):
     """Samples `trials` points from Optuna in batches, and reports the results of the runs to it."""
 
-    def __init__(self, trials: int = 20, seed: int = 0, only_failed: bool = False, fail_fast: bool = False) -> None:
-        """only_failed, fail_fast: multirun passes them to the launcher plugin; only_failed samples no new points."""
+    def __init__(
+        self,
+        trials: int = 20,
+        seed: int = 0,
+        only_failed: bool = False,
+        fail_fast: bool = False,
+        space: Sequence[str] = (),
+    ) -> None:
+        """only_failed, fail_fast: multirun passes them to the launcher plugin; only_failed samples no new points.
+
+        space: of an experiment, read from its file by distft.sweep.request.
+        """
         self.trials = trials
         self.seed = seed
         self.only_failed = only_failed

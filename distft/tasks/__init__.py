@@ -12,7 +12,9 @@ from typing import Literal
 
 import numpy as np
 
-Sums = Mapping[str, float]  # what a loss summed beside its value, by name, over all units of a step or evaluation
+Sums = Mapping[
+    str, float
+]  # what a loss summed in addition to its value, by name, over all units of a step or evaluation
 Metrics = dict[str, float]
 LabelKind = Literal["none", "classes", "values", "tags"]  # of a row; tags: one class per word
 
@@ -52,6 +54,5 @@ def load_task(name: str) -> Task:
 
 def task_names() -> tuple[str, ...]:
     """Returns the names of all tasks: the files of this folder that define one."""
-    return tuple(
-        sorted({file.stem for file in Path(__file__).parent.glob("[!_]*.py")} - {"labels", "metrics", "shown"})
-    )
+    others = {"labels", "metrics", "selection", "shown"}
+    return tuple(sorted({file.stem for file in Path(__file__).parent.glob("[!_]*.py")} - others))

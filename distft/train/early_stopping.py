@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
-from distft.selection import BY_LOSS, Selection
+from distft.tasks.selection import BY_LOSS, Selection
 from distft.train.overfitting import Overfitting
 
 

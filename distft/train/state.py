@@ -28,8 +28,8 @@ from distft.run import Plan
 from distft.runtime import heartbeat
 from distft.runtime.errors import NonFinite
 from distft.runtime.process_group import World, differ, from_first, texts_of_all
-from distft.selection import BY_LOSS, Selection
 from distft.strategies.engine import Engine, Piece
+from distft.tasks.selection import BY_LOSS, Selection
 from distft.tensors.streaming import fill, folder_chunks, stream
 from distft.train.feed import Feed
 

@@ -36,7 +36,7 @@ class StepResult:
     """The result of one step on the whole global batch."""
 
     loss: float  # per unit of the task, such as nats per target token; with weights: per unit of weight
-    metric_sums: dict[str, float]  # what the loss summed beside its value, over all processes
+    metric_sums: dict[str, float]  # what the loss summed in addition to its value, over all processes
     grad_norm: float  # before clipping
     is_skipped: bool  # loss or gradient was not finite, and no weight was changed
     sums: list[float]  # over all processes, of the extra stats

@@ -34,6 +34,7 @@ DIFFERENT = {  # group/word: its keys, because
     "data/prompt_completion": "format",
     "data/sharegpt": "format",
     "data/text": "format",
+    "data/token_classification": "format",
     "data/chatterbot": "max_length",  # its rows are short
     "eval/none": "at_ends",  # the word means no evaluation
     "launcher/slurm": "jobs_at_once max_timeouts",  # a scheduler decides how many run, and requeues

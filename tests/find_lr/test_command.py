@@ -39,7 +39,7 @@ def test_the_ramp_ends_at_divergence_with_a_suggestion(folder: Path, capsys: Any
     assert find_runs(folder) == [] == find_runs(folder / "runs"), "nothing that looks like a run"
 
 
-def test_a_failed_ramp_is_told_and_leaves_nothing(folder: Path, capsys: Any, monkeypatch: Any) -> None:
+def test_a_failed_ramp_is_reported_and_leaves_nothing(folder: Path, capsys: Any, monkeypatch: Any) -> None:
     monkeypatch.setattr(find_lr, "WORK", "distft.find_lr.ramp.missing")
     assert find_lr.main(arguments(folder, "steps=20", f"out={folder / 'failed'}")) == 1
     assert "find_lr failed" in capsys.readouterr().err and not (folder / "failed").exists()

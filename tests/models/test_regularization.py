@@ -24,13 +24,13 @@ from distft.models.regularization import (
 from tests.support.reference import dense
 
 
-def test_the_names_are_read_out_of_the_source_as_the_class_has_them() -> None:
+def test_names_in_the_source_are_those_of_the_class() -> None:
     for config in (LlamaConfig(), GPT2Config()):
         assert set(settings_of(config.model_type) or ()) == set(dropout_settings(config))
     assert settings_of("mamba") == () and settings_of("no_such_model") is None
 
 
-def test_dropout_of_another_architecture_is_refused_with_its_names() -> None:
+def test_dropout_of_another_architecture_is_refused() -> None:
     llama = {"model_type": "llama"}
     assert refused(0.1, llama) is None and refused({"attention_dropout": 0.1}, llama) is None
     message = refused({"hidden_dropout": 0.1}, llama)

@@ -44,7 +44,7 @@ IN_A_RUN = {  # tests of tests/test_worker.py, by a word
     "metric": "test_the_metric_and_the_goal_decide_what_the_best_is",
     "watched": "test_training_rows_are_evaluated_as_held_out_rows_are",
     "noise": "test_noise_and_dropout_reach_training_alone",
-    "averaged": "test_the_average_of_the_weights_is_evaluated_unless_told",
+    "averaged": "test_the_average_of_the_weights_is_evaluated",
     "looks": "test_replicas_are_checked_at_the_interval_and_at_saves",
     "early": "test_early_stopping_waits_for_its_patience",
     "stopped": "test_a_stopped_run_continues_after_its_checkpoint",

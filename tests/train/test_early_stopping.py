@@ -2,7 +2,7 @@
 
 import pytest
 
-from distft.selection import Selection
+from distft.tasks.selection import Selection
 from distft.train.early_stopping import EarlyStopping, When
 
 

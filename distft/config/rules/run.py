@@ -93,7 +93,7 @@ _KEYS = ("sweep.only_failed", "sweep.fail_fast", "sweep.trials", "sweep.seed")
 
 @rule(_KEYS, "keys of a sweep without -m", "one run is launched")
 def sweep_unused(facts: Facts) -> str | None:
-    key, word = facts.gave("sweep"), facts.choices.get("sweep", "grid")
+    key, word = facts.gave(*_KEYS), facts.choices.get("sweep", "grid")
     if facts.sweep or (key is None and word == "grid"):
         return None
     asked = f"{key}={facts[key]}" if key else f"sweep={word}"

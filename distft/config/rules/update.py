@@ -13,6 +13,7 @@ _WORLD = ("launcher.nodes", "launcher.processes_per_node", "launcher.gpus_per_no
 )
 def global_batch(facts: Facts) -> str | None:
     size, micro, world = facts["train.global_batch_size"], facts["train.micro_batch_size"], facts.world
+    micro = 1 if micro == "auto" else micro  # a divisor is chosen
     unit = micro * world
     if size is None or facts["train.global_batch_tokens"] or facts["data.packing"] or size % unit == 0:
         return None
@@ -79,7 +80,7 @@ def micro_tokens(facts: Facts) -> str | None:
         return None
     if not facts["data.packing"]:
         return f"train.micro_batch_tokens={tokens} has no effect with data.packing=false. Try: data.packing=true"
-    if tokens < longest:
+    if tokens != "auto" and tokens < longest:
         of = f"twice data.max_length={facts['data.max_length']}" if is_pair else f"data.max_length={longest}"
         return f"train.micro_batch_tokens={tokens} is less than a row may have, {of}. Try: {longest}"
     return None

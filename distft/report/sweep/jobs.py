@@ -19,7 +19,7 @@ from distft.config.freeze import read_config
 from distft.paths import absolute
 from distft.report.curves import points
 from distft.run import FINISHED, RunFolder, read_json
-from distft.selection import BY_LOSS, Selection
+from distft.tasks.selection import BY_LOSS, Selection
 
 MAX_LABELS = 8  # of one axis
 FACTOR_FOR_LOG = 30  # a wider range of values gets a logarithmic axis

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from math import isfinite
 from typing import Literal
 
-Goal = Literal["minimize", "maximize"]
+from distft.tasks.shown import LOWER_IS_BETTER
 
-LOWER_IS_BETTER = ("loss", "perplexity", "mse", "mae", "ece", "reward_rejected")
+Goal = Literal["minimize", "maximize"]
 
 
 def goal_of(metric: str, goal: str) -> Goal:

@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from distft.selection import Selection, goal_of
 from distft.tasks import load_task, task_names
+from distft.tasks.selection import Selection, goal_of
 
 
 @pytest.mark.parametrize(
