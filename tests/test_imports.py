@@ -10,7 +10,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "distft"
 
-# Everything not named here is a command: level 9, whom nobody imports.
+# Everything not named here is a command: level 10, whom nobody imports.
 LEVELS = {
     0: {"compat", "paths", "run", "tasks"},
     1: {"config", "runtime"},
@@ -20,11 +20,12 @@ LEVELS = {
     5: {"checkpoint", "doctor", "model_check"},
     6: {"evaluate", "generate", "plan", "train"},
     # rank imports worker; launch and a sweep share the stages of a run, and launch imports sweep
-    7: {"human_eval", "audit", "report", "launch", "worker"},
-    8: {"cli", "inference", "sweep"},
+    7: {"human_eval", "audit", "report", "launch", "attempt"},
+    8: {"cli", "sweep", "worker"},
+    9: {"evaluation", "inference"},
 }
 LEVEL_OF = {name: level for level, names in LEVELS.items() for name in names}
-COMMANDS = 9
+COMMANDS = 10
 
 HEAVY = {"torch", "transformers", "datasets", "deepspeed", "peft", "accelerate"}
 LIGHT = {

@@ -19,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from distft.config.check import known_keys, missing_files, wrong_values
+from distft.config.dropout import wrong_dropout
 from distft.config.errors import ConfigError, did_you_mean, nearest
 from distft.config.key import COMMAND_LINE, EXPERIMENT, FILE, MISSING, Values, at, covers, leaves, settle, shown
 from distft.config.model_folder import wrong_models
@@ -196,6 +197,7 @@ def compose(
     ]
     errors += wrong_items(values["data"])
     errors += wrong_models(values, wrong)
+    errors += wrong_dropout(values) if not any(key.startswith("model.") for key in wrong) else []
     errors += broken_rules(Facts(values, choices, settled.given, sweep), wrong)
     if errors:
         raise ConfigError(errors)

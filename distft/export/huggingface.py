@@ -25,8 +25,8 @@ from transformers import GenerationConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from distft.checkpoint.chunks import save_tensors
-from distft.checkpoint.load import Checkpoint
 from distft.checkpoint.probe import check_live
+from distft.checkpoint.weights import SavedWeights
 from distft.data.key import TEMPLATE_FILES, TOKENIZER_FILES
 from distft.data.tokenize import byte_tokenizer
 from distft.models.adapters import A, B, is_adapter
@@ -95,7 +95,7 @@ class TrainedWeights:
 
     def __init__(
         self,
-        checkpoint: Checkpoint,
+        checkpoint: SavedWeights,
         model: PreTrainedModel,
         base: WeightSource,
         scale: float = 0.0,
@@ -141,7 +141,7 @@ class TrainedWeights:
 
     def adapter(self, name: str) -> torch.Tensor:
         """Returns a parameter of an adapter in fp32."""
-        shape = self.checkpoint.shapes["parameter", name]
+        shape = self.checkpoint.shape(name)
         return self.checkpoint.read(name, shape, 0, prod(shape)).view(shape)
 
 
@@ -330,6 +330,8 @@ def verify(folder: Path, weights: TrainedWeights, dtype: torch.dtype) -> None:
         if not torch.equal(parameter.detach(), weights.whole(name, tuple(parameter.shape)).to(dtype)):
             raise RuntimeError(f"{folder}: {name} differs from the checkpoint")
     tolerance = weights.tolerance(dtype) * (MERGED if weights.has_adapters else 1)
+    if weights.checkpoint.is_mean:
+        return
     stops = stop_ids(folder) if (folder / _GENERATION).is_file() else []
     check_live(model, weights.checkpoint.folder, tolerance, stops)
 

@@ -81,5 +81,7 @@ def verify(folder: Path, weights: TrainedWeights, base: PreTrainedModel) -> None
     for name, parameter in own.items():
         if not torch.equal(parameter.detach(), weights.adapter(name).to(base.dtype)):
             raise RuntimeError(f"{folder}: {name} differs from the checkpoint")
+    if weights.checkpoint.is_mean:
+        return
     stops = stop_ids(folder) if weights.task is CAUSAL_LM else []
     check_live(model, weights.checkpoint.folder, weights.tolerance(base.dtype), stops)

@@ -1,6 +1,8 @@
 """Opens a checkpoint of a run and writes it in one of the export formats."""
 
 import hashlib
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +17,7 @@ from distft.checkpoint.format import check_all
 from distft.checkpoint.load import Checkpoint
 from distft.checkpoint.probe import PROBE
 from distft.checkpoint.retention import reading
+from distft.checkpoint.weights import SavedWeights
 from distft.config import Config, read_config
 from distft.data.example import Example, Segment
 from distft.data.key import chat_template
@@ -48,11 +51,16 @@ class Opened:
     run: RunFolder
     config: Config
     plan: Plan
-    checkpoint: Checkpoint
+    saved: SavedWeights
     model: PreTrainedModel
     dtype: torch.dtype
     computed_in: torch.dtype
     why: str
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        """The newest one, with the optimizer's state."""
+        return self.saved.checkpoints[-1]
 
     @property
     def base_dir(self) -> Path | None:
@@ -75,7 +83,7 @@ class Opened:
     def weights(self) -> TrainedWeights:
         scale = getattr(self.tuning, "scale", 0.0)
         task = load_task(self.config.model.task)
-        return TrainedWeights(self.checkpoint, self.model, self.base, scale, self.computed_in, task)
+        return TrainedWeights(self.saved, self.model, self.base, scale, self.computed_in, task)
 
     @property
     def base(self) -> WeightSource:
@@ -93,23 +101,30 @@ class Opened:
         return make(decay_groups([(p, p.ndim) for p in self.model.parameters()]))
 
 
-def write(run: RunFolder, folder: Path, out: Path, format: str, dtype: str | None, why: str) -> tuple[str, list[str]]:
-    """Writes the checkpoint in `folder` to `out`; returns to which extent it was verified, and warnings.
+def write(
+    run: RunFolder, folders: Sequence[Path], out: Path, format: str, dtype: str | None, why: str
+) -> tuple[str, list[str]]:
+    """Writes the checkpoint in `folders`, or the mean of several, to `out`; returns to which extent it was verified,
+    and warnings.
 
     dtype: a key of DTYPES; None: the dtype that the run computed in. why: the reason for this checkpoint, for the model
     card. RuntimeError when the checkpoint is damaged, or the result does not match the live model.
     """
-    with reading(folder), whole_or_nothing(out) as partial:
-        check_all(folder)
-        opened = open_run(run, folder, dtype, why)
+    with ExitStack() as held, whole_or_nothing(out) as partial:
+        for folder in folders:
+            held.enter_context(reading(folder))
+            check_all(folder)
+        opened = open_run(run, folders, dtype, why)
         warnings = WRITE[format](opened, partial)
-        has_probe = (folder / PROBE).is_file()
+        has_probe = not opened.saved.is_mean and (folders[-1] / PROBE).is_file()
     if format in UNVERIFIED:
         return "not verified: its files are pickles, which distft does not read", warnings
+    if opened.saved.is_mean:
+        return "weights verified; no live model had this mean, so there are no logits to compare with", warnings
     return "verified" if has_probe else "weights verified; the run stored no logits to compare with", warnings
 
 
-def open_run(run: RunFolder, folder: Path, dtype: str | None, why: str) -> Opened:
+def open_run(run: RunFolder, folders: Sequence[Path], dtype: str | None, why: str) -> Opened:
     config, plan = read_config(run), run.read_plan()
     model_dir = Path(plan.model_dir) if plan.model_dir else None
     # The kernel "auto" exists on every machine; this may be another one than that of the run.
@@ -122,7 +137,8 @@ def open_run(run: RunFolder, folder: Path, dtype: str | None, why: str) -> Opene
     live = read_json(run.path / "effective.json")["engine"]["compute_dtype"].removeprefix("torch.")
     computed_in = getattr(torch, live)
     given = DTYPES[dtype] if dtype else computed_in
-    return Opened(run, config, plan, Checkpoint(folder), model, given, computed_in, why)
+    saved = SavedWeights([Checkpoint(folder) for folder in folders], ema=config.evaluates_ema)
+    return Opened(run, config, plan, saved, model, given, computed_in, why)
 
 
 def _huggingface(opened: Opened, folder: Path) -> list[str]:
@@ -192,4 +208,4 @@ def _write_tokenizer_and_card(opened: Opened, folder: Path, notes: list[str], ad
     made = [("checkpoint", opened.why), ("prepared data", data_key), ("chat template", digest)]
     made += [("note", note) for note in notes]
     facts = gather(opened.run, opened.checkpoint.step)
-    (folder / "README.md").write_text(model_card(facts, base, made, adapters, opened.config.model.task))
+    (folder / "README.md").write_text(model_card(facts, base, made, adapters))

@@ -18,6 +18,7 @@ from distft.config.source_item import source_items
 from distft.data.packing import MicroBatching
 from distft.data.shards import Rows
 from distft.data.statistics import percentile, truncation
+from distft.report.data_card import README, data_card
 from distft.run import read_json, write_json
 
 BARS = 24  # of the histogram of lengths
@@ -130,8 +131,9 @@ def _packing(folder: Path, config: Config) -> Facts:
     """Returns how full forwards are with packing and without, over the first steps in the order of the shards."""
     lengths = Rows(folder, "train").lengths.astype(np.int64)
     train = config.train
-    step, per_forward = train.global_batch_size or 32, train.micro_batch_size
-    capacity = train.micro_batch_tokens or config.data.max_length
+    rows, tokens = train.micro_batch_size, train.micro_batch_tokens
+    step, per_forward = train.global_batch_size or 32, rows if isinstance(rows, int) else 1
+    capacity = tokens if isinstance(tokens, int) else config.data.max_length
     some = np.arange(min(len(lengths), PACKED_STEPS * step))
     if not len(some) or lengths.max() > capacity:
         return {}
@@ -176,10 +178,11 @@ def closed_gates(facts: Facts, limits: Mapping[str, float]) -> list[str]:
 
 
 def write(folder: Path, facts: Facts, out: Path) -> None:
-    """Writes data.html and data.json, and copies dropped.jsonl."""
+    """Writes data.html, data.json and the data card README.md, and copies dropped.jsonl."""
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / "data.json", facts)
     (out / "data.html").write_text(render(facts), encoding="utf-8", errors="backslashreplace")
+    (out / README).write_text(data_card(out), encoding="utf-8")
     if (folder / DROPPED).is_file():
         shutil.copyfile(folder / DROPPED, out / DROPPED)
     else:  # prepared by a version that did not list them

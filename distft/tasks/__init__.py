@@ -54,6 +54,5 @@ def load_task(name: str) -> Task:
 
 def task_names() -> tuple[str, ...]:
     """Returns the names of all tasks: the files of this folder that define one."""
-    return tuple(
-        sorted({file.stem for file in Path(__file__).parent.glob("[!_]*.py")} - {"labels", "metrics", "shown"})
-    )
+    others = {"labels", "metrics", "selection", "shown"}
+    return tuple(sorted({file.stem for file in Path(__file__).parent.glob("[!_]*.py")} - others))

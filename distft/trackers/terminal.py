@@ -53,8 +53,11 @@ class Terminal:
             return
         if row["split"] == "train":
             self._recent.append(row)
-        else:
+        elif row["split"] == "eval":
             self._held_out = row
+        else:  # the evaluation on training rows: in metrics.jsonl and trackers
+            self._old_rows -= self._old_rows > 0
+            return
         step = f"step {row['step']}/{self._steps}"
         if self._console.is_terminal:
             numbers = "  ".join([*self._speed(), *self._measured(row["step"])])

@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
-from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +29,7 @@ from distft.runtime import heartbeat
 from distft.runtime.errors import NonFinite
 from distft.runtime.process_group import World, differ, from_first, texts_of_all
 from distft.strategies.engine import Engine, Piece
+from distft.tasks.selection import BY_LOSS, Selection
 from distft.tensors.streaming import fill, folder_chunks, stream
 from distft.train.feed import Feed
 
@@ -103,6 +103,7 @@ class SaveSettings:
     every_seconds: float | None  # save when this much time has passed since the last save; None: by steps alone
     stop_on_failure: bool  # a save that fails ends the run
     manifest: Mapping[str, object]
+    selection: Selection = BY_LOSS  # which evaluation is the best
 
 
 class Checkpointer:
@@ -127,15 +128,17 @@ class Checkpointer:
         self.began = time.monotonic()  # the last save
         self.after_best: Callable[[int], None] | None = None  # called with the step of each best that is saved
 
-    def is_best(self, step: int, loss: float) -> bool:
-        """Returns whether this held-out loss is the lowest so far; rank 0's answer is the valid one. NaN is never best.
+    def is_best(self, step: int, metrics: Mapping[str, float]) -> bool:
+        """Returns whether this evaluation is the best so far; rank 0's answer is the valid one. NaN is never best.
 
         The best is saved, except before the first step: the base model needs no checkpoint.
         """
-        is_lower = isfinite(loss) and (self.best is None or loss < self.best.loss)
-        if is_lower and step == 0:
-            self.best = Best(0, loss)
-        return is_lower
+        selection = self.settings.selection
+        value = selection.value(metrics)
+        is_better = selection.is_better(value, self.best and self.best.value)
+        if is_better and value is not None and step == 0:
+            self.best = Best(0, value, selection.metric)
+        return is_better
 
     def is_overdue(self) -> bool:
         """Returns whether checkpoint.every_minutes have passed since the last save began; false but on rank 0."""
@@ -156,16 +159,21 @@ class Checkpointer:
         """Waits until a save in the background has copied the state that the next update changes."""
         self.saver.wait_copied()
 
-    def save(self, step: int, held_out_loss: float | None, is_best: bool) -> None:
-        """Starts the save of `step` after the one before it is committed."""
+    def save(self, step: int, metrics: Mapping[str, float] | None, is_best: bool) -> None:
+        """Starts the save of `step` after the one before it is committed. metrics: of the held-out rows at `step`."""
         self.commit()
         check_replicas(self.engine)
         check_finite(self.engine, self.world)
         self.began, self.best_before = time.monotonic(), self.best
-        measured = held_out_loss if held_out_loss is not None and isfinite(held_out_loss) else None
-        if is_best and measured is not None:
-            self.best = Best(step, measured)
-        about = {**self.settings.manifest, "next_row": self.position(step), "held_out_loss": measured}
+        selection = self.settings.selection
+        value = selection.value(metrics or {})
+        if is_best and value is not None:
+            self.best = Best(step, value, selection.metric)
+        measured = {
+            "held_out_loss": BY_LOSS.value(metrics or {}),
+            "held_out": {"metric": selection.metric, "value": value},
+        }
+        about = {**self.settings.manifest, "next_row": self.position(step), **measured}
         self._unless_tolerated(lambda: self.saver.start(self.engine, step, about, is_best))
         if is_best and self.after_best:
             self.after_best(step)

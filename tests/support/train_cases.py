@@ -22,7 +22,6 @@ from distft.checkpoint.retention import Retention
 from distft.checkpoint.save import Saver, Snapshot
 from distft.config import Config
 from distft.data.order import Order, row_borders
-from distft.data.shards import Rows
 from distft.evaluate.held_out import held_out
 from distft.models.build import architecture, skeleton
 from distft.models.flops import Flops
@@ -32,9 +31,11 @@ from distft.runtime.determinism import seed_for
 from distft.runtime.process_group import World, all_reduce_sum, differ, process_group, texts_of_all
 from distft.tasks import load_task
 from distft.tensors.streaming import fill
+from distft.train.ema import Ema, in_force, settle
 from distft.train.feed import Feed, Prefetch, all_rows, make_cut
 from distft.train.state import save_probe
 from distft.train.step import StepHooks, Targets, train_step
+from tests.support.rows import open_rows
 
 GLOBAL_ROWS = 8
 ADAMW = {"lr": 1e-3, "weight_decay": 0.1, "betas": (0.9, 0.95), "fused": True}
@@ -169,13 +170,14 @@ def run_case(case: dict[str, Any], world: World) -> dict[str, Any]:
         fill((piece for piece in engine.pieces() if piece.frozen), FreshWeights(plain, seed))
         restore(engine, checkpoint, world)
         start = checkpoint.step
+        settle(engine, checkpoint, is_kept="ema" in case)
         if case.get("reload"):
             save(engine, Path(case["reload"]), start, world)
     else:
         fill(engine.pieces(), FreshWeights(plain, seed))
         engine.refresh()
     class_weights = case.get("of_loss", {}).get("class_weights")
-    rows = Rows(Path(case["rows"]), "train", class_weights=class_weights)
+    rows = open_rows(Path(case["rows"]), "train", class_weights)
     steps = case.get("steps", 5)
     cut = make_cut(rows, case["micro"], case.get("micro_tokens"), flops)
     feed = Feed(rows, Order(len(rows), seed), row_borders(10**6, GLOBAL_ROWS), cut, world)
@@ -183,6 +185,7 @@ def run_case(case: dict[str, Any], world: World) -> dict[str, Any]:
     engine.train(True)
     reductions, watches = Reductions(), not case.get("compiled")  # nothing is compiled under such a mode
     ahead = Prefetch(feed)
+    ema = Ema(engine, case["ema"]) if "ema" in case else None
     hooks = StepHooks(before_update=(lambda: norms.append(norm_of_gradients(engine))) if case.get("norms") else tuple)
     for step in range(start + 1, steps + 1):
         targets = Targets(feed.num_targets(step), feed.target_weight(step))
@@ -197,6 +200,10 @@ def run_case(case: dict[str, Any], world: World) -> dict[str, Any]:
                 hooks,
             )
         done.append([result.loss, result.grad_norm])
+        if ema and not result.is_skipped:
+            ema.update(step)
+        if case.get("save_each"):
+            save(engine, Path(case["save_each"]) / str(step), step, world)
     ahead.close()
     answer = {
         "case": case,
@@ -215,10 +222,11 @@ def run_case(case: dict[str, Any], world: World) -> dict[str, Any]:
         save(engine, Path(case["save"]), steps, world, case.get("background", False))
         save_probe(engine, Path(case["save"]), steps, plain.config, feed, world)
     if case.get("eval_micro"):
-        held = Rows(Path(case["rows"]), "eval", class_weights=class_weights)
+        held = open_rows(Path(case["rows"]), "eval", class_weights)
         task = load_task(case.get("task", "causal_lm"))
         cuts = [make_cut(held, *micro, flops) for micro in case["eval_micro"]]
-        answer["eval"] = [held_out(engine, all_rows(held, cut, world), world, task) for cut in cuts]
+        with in_force(engine, is_average=ema is not None):
+            answer["eval"] = [held_out(engine, all_rows(held, cut, world), world, task) for cut in cuts]
     return answer
 
 

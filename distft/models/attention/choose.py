@@ -24,7 +24,11 @@ from distft.tasks.causal_lm import TASK as CAUSAL_LM
 SDPA, VARLEN = "distft_sdpa", "distft_varlen"
 _OWN = {"sdpa": SDPA, "varlen": VARLEN}
 _SEPARABLE = ("full_attention", "sliding_attention")
-_DROPOUT = ("attention_dropout", "attn_pdrop")  # names of attention dropout in transformers configs
+_DROPOUT = (
+    "attention_dropout",
+    "attn_pdrop",
+    "attention_probs_dropout_prob",
+)  # names of attention dropout in transformers configs
 
 # SDPA is called once per document, layer and direction. On Hopper and datacenter Blackwell torch 2.13 prefers cuDNN:
 # on an H100 1.7 to 2.3 times as fast as varlen (FlashAttention 2), on other devices slower (transformers pull request
