@@ -27,6 +27,7 @@ from distft.train.early_stopping import EarlyStopping, Evaluator, When
 from distft.train.ema import in_force
 from distft.train.feed import all_rows, make_cut, padding_multiple
 from distft.train.overfitting import Overfitting, advice_for, rows_to_watch
+from distft.train.reference import open_rows
 from distft.train.state import Checkpointer, SaveSettings, states_per_weight
 
 
@@ -112,15 +113,13 @@ def make_saver(
 
 def held_out_batches(attempt: Attempt, flops: Flops) -> Iterator[Batch]:
     """Yields this process's share of the held-out rows."""
-    return evaluated_batches(
-        attempt, flops, Rows(attempt.plan.rows_dir, "eval", class_weights=attempt.config.loss.class_weights)
-    )
+    return evaluated_batches(attempt, flops, open_rows(attempt.config, attempt.plan, "eval", attempt.world))
 
 
 def watched_batches(attempt: Attempt, flops: Flops) -> Iterator[Batch]:
     """Yields this process's share of the training rows that are evaluated too (eval.train_rows)."""
     config = attempt.config
-    rows = Rows(attempt.plan.rows_dir, "train", config.data.shards, config.loss.class_weights)
+    rows = open_rows(config, attempt.plan, "train", attempt.world)
     return evaluated_batches(attempt, flops, rows, rows_to_watch(len(rows), config.eval.train_rows, config.seed))
 
 

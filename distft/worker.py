@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from distft.attempt import Attempt, held_out_batches, make_evaluator, make_saver
+from distft.attempt import Attempt, make_evaluator, make_saver
 from distft.checkpoint.choose import skip_rows
 from distft.checkpoint.load import Checkpoint
 from distft.checkpoint.rehearsal import rehearse
@@ -22,7 +22,6 @@ from distft.config import Config, read_config
 from distft.config.targets import built
 from distft.data.order import Base, Order, order_version, step_borders
 from distft.data.shards import Rows
-from distft.evaluate.held_out import held_out
 from distft.goodput import note
 from distft.losses.cross_entropy import CrossEntropy
 from distft.model_check.live import check_live, is_known, note_known
@@ -53,6 +52,7 @@ from distft.train.ema import Ema, in_force, settle
 from distft.train.feed import Feed, make_cut, padding_multiple
 from distft.train.health import Monitor, NonFinitePolicy, Stragglers
 from distft.train.loop import End, Loop, RunLog, Settings
+from distft.train.reference import lacks_reference, make_reference, open_rows
 from distft.train.state import (
     check_replicas,
     load,
@@ -85,9 +85,9 @@ def train(run: RunFolder, number: int, world: World, run_loop: Callable[[Loop], 
     attempt, attention = begin(run, number, world)
     model = make_skeleton(attempt.config, attempt.plan)
     flops = Flops.of(model)
-    feed = make_feed(attempt.config, attempt.plan, flops, world)
     engine = make_engine(attempt.config, attempt.plan, world)
     start_step = steps_done(resume(attempt, engine, model), attempt.plan)
+    feed = make_feed(attempt.config, attempt.plan, flops, world)
     check_replicas(engine)
     rehearse_saves(attempt, engine)
     lasting = make_lasting(attempt, nodes)
@@ -106,19 +106,6 @@ def train(run: RunFolder, number: int, world: World, run_loop: Callable[[Loop], 
     finish(attempt, loop, end, model.config)
 
 
-def evaluate(run: RunFolder, number: int, world: World) -> None:
-    """Evaluates the checkpoint that the config of folder `run` names on the held-out rows, into metrics.json."""
-    attempt, _ = begin(run, number, world)
-    engine, model = make_engine(attempt.config, attempt.plan, world), make_skeleton(attempt.config, attempt.plan)
-    checkpoint = resume(attempt, engine, model)
-    step = checkpoint.step if checkpoint else 0
-    with in_force(engine, attempt.config.evaluates_ema):
-        metrics = held_out(engine, held_out_batches(attempt, Flops.of(model)), world, attempt.task)
-    if world.is_first:
-        write_json(run.path / "metrics.json", {"step": step, "split": "eval", **metrics})
-        run.write_status(state="completed", step=step)
-
-
 def begin(run: RunFolder, number: int, world: World) -> tuple[Attempt, Attention]:
     """Reads the frozen config and the plan, copies files to this node where requested, and resolves the attention."""
     config, plan = read_config(run), run.read_plan()
@@ -127,9 +114,9 @@ def begin(run: RunFolder, number: int, world: World) -> tuple[Attempt, Attention
     return Attempt(run, number, config.changed({"model.attention": attention.in_force}), plan, world), attention
 
 
-def choose_attention(config: Config, plan: Plan, world: World) -> Attention:
-    """Returns the attention kernel for model.attention on this machine, with the reason."""
-    rows = Rows(plan.rows_dir, "train", config.data.shards)
+def choose_attention(config: Config, plan: Plan, world: World, rows: Rows | None = None) -> Attention:
+    """Returns the attention kernel for model.attention on this machine, with the reason. rows: None: those to train."""
+    rows = rows or Rows(plan.rows_dir, "train", config.data.shards)
     return effective_attention(
         config.model.attention,
         Machine.of(world.device, compute_dtype(config.train.precision, world.device)),
@@ -140,9 +127,15 @@ def choose_attention(config: Config, plan: Plan, world: World) -> Attention:
 
 
 def resume(attempt: Attempt, engine: Engine, model: Any) -> Checkpoint | None:
-    """Fills the engine from the checkpoint to resume, else from the base model; returns that checkpoint."""
-    config, folder = attempt.config, attempt.run.checkpoints
-    done = load(engine, model, folder, config.checkpoint.resume, config.seed, attempt.plan.model_dir, attempt.world)
+    """Fills the engine from the checkpoint to resume, else from the base model; returns that checkpoint.
+
+    Before, the frozen base reads the rows if the loss needs that and no run has done it yet.
+    """
+    config, plan, folder, world = attempt.config, attempt.plan, attempt.run.checkpoints, attempt.world
+    if lacks_reference(config, plan, world):
+        load(engine, model, folder, "never", config.seed, plan.model_dir, world)
+        make_reference(engine, config, plan, Flops.of(model), world)
+    done = load(engine, model, folder, config.checkpoint.resume, config.seed, plan.model_dir, world)
     settle(engine, done, is_kept=config.train.ema_decay is not None)
     return done
 
@@ -206,7 +199,7 @@ def finish(attempt: Attempt, loop: Loop, end: End, architecture: Any) -> None:
 
 def make_feed(config: Config, plan: Plan, flops: Flops, world: World) -> Feed:
     """Opens the prepared rows and cuts them into steps; RuntimeError when they give another number than planned."""
-    rows = Rows(plan.rows_dir, "train", config.data.shards, config.loss.class_weights)
+    rows = open_rows(config, plan, "train", world)
     order = Order(len(rows), config.seed, order_version(plan.reads))
     borders = make_borders(config, plan, order, rows)
     cut = make_cut(rows, plan.micro_batch_size, plan.micro_batch_tokens, flops)

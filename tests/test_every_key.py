@@ -81,6 +81,16 @@ SHOWN: dict[str, str] = {
         }.items()
         for key in keys.split()
     },
+    **_lines(
+        "tests/losses/test_preference.py::test_losses_and_rewards_are_the_closed_forms",
+        "loss.beta loss.gamma loss.length_normalized",
+    ),
+    **_lines(
+        "tests/losses/test_preference.py::test_kto_has_the_papers_value_at_a_fixed_reference_point",
+        "loss.desirable_weight loss.undesirable_weight loss.reference_point",
+    ),
+    **_lines("tests/losses/test_preference.py::test_rewards_are_compared_and_centred", "loss.center loss.margin"),
+    "loss.reference": "tests/train/test_reference.py::test_any_reference_gives_the_same_training_on_any_strategy",
     **_lines("tests/generate/test_samples.py::test_each_evaluation_answers_the_same_prompts", "eval.samples"),
     **_lines(
         f"{HERE}test_slurm_options_are_in_the_script",

@@ -50,8 +50,31 @@ class Loss(Part):
     """What is minimised."""
 
     label_smoothing: Share = Field(
-        default=0.0, description="probability spread over the whole vocabulary, or over all classes"
+        default=0.0,
+        description="cross_entropy: probability spread over the whole vocabulary, or over all classes; dpo, simpo: "
+        "that a pair is labelled the wrong way round",
     )
+    beta: Positive = Field(
+        default=0.1,
+        description="dpo, ipo, kto: of the reward log(p / p_reference), lower allows more distance from the base; "
+        "simpo: of the reward, the mean log-probability of a token; orpo: weight of the odds ratio",
+    )
+    length_normalized: bool = Field(default=False, description="dpo: rewards per token of an answer")
+    reference: Literal["auto", "adapter", "stored"] = Field(
+        default="auto",
+        description="where the log-probabilities of the frozen base come from. adapter: a forward without adapters; "
+        "stored: computed once before training; auto: adapter with tuning=lora, else stored",
+    )
+    gamma: NotNegative = Field(default=1.0, description="simpo: margin between the rewards that a pair must exceed")
+    desirable_weight: NotNegative = Field(default=1.0, description="kto: of answers with label true")
+    undesirable_weight: NotNegative = Field(default=1.0, description="kto: of answers with label false")
+    reference_point: Number = Field(
+        default=0.0, description="kto: log(p / p_reference) in nats above which an answer counts as desirable"
+    )
+    center: NotNegative = Field(
+        default=0.0, description="reward: weight of the squared sum of both rewards, which keeps their mean near zero"
+    )
+    margin: NotNegative = Field(default=0.0, description="reward: by which the chosen answer's reward must be higher")
     z_loss: NotNegative = Field(
         default=0.0, description="weight of log(sum of exp(logits))^2, which keeps logits near zero; training only"
     )

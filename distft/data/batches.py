@@ -35,6 +35,7 @@ class Batch:
     cost: float = 0.0  # floating-point operations of its forward pass; 0: not estimated
     labels: torch.Tensor | None = None  # [U, L] float32; None: the tokens are the targets
     first_documents: torch.Tensor | None = None  # [U] int64: the first document of each row that is a unit; else None
+    reference: torch.Tensor | None = None  # [U, documents] float64: log-probabilities under the frozen base
 
     def inputs(self) -> dict[str, Any]:
         """Returns keyword arguments for a transformers model's forward, which passes most of them to attention."""
@@ -51,7 +52,8 @@ class Batch:
 
     @property
     def tensors(self) -> dict[str, torch.Tensor]:
-        names = ("input_ids", "position_ids", "positions", "targets", "starts", "weights", "labels", "first_documents")
+        tokens = ("input_ids", "position_ids", "positions", "targets", "starts", "weights")
+        names = (*tokens, "labels", "first_documents", "reference")
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
     @property
@@ -141,6 +143,7 @@ def make_batch(rows: Sequence[Row], multiple_of: int = 1) -> Batch:
         _weights(rows, at, is_grouped),
         labels=_labels(rows) if has_labels else None,
         first_documents=torch.from_numpy(first) if is_grouped else None,
+        reference=_reference(rows),
     )
 
 
@@ -170,6 +173,12 @@ def _labels(rows: Sequence[Row]) -> torch.Tensor:
     """Returns the labels of rows, float32 [U, L]."""
     found = [row.labels.reshape(row.num_targets, -1) for row in rows if row.labels is not None]
     return torch.from_numpy(np.concatenate(found))
+
+
+def _reference(rows: Sequence[Row]) -> torch.Tensor | None:
+    """Returns the log-probabilities of the rows' documents under the frozen base, float64 [U, documents]."""
+    found = [row.reference for row in rows if row.reference is not None]
+    return torch.from_numpy(np.stack(found)) if found else None
 
 
 def collate(rows: Rows, indices: np.ndarray, multiple_of: int = 1) -> Batch:

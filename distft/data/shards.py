@@ -4,8 +4,10 @@ It imports only numpy and pyarrow, so that reading rows needs neither torch, tra
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +49,7 @@ class Row:
     weights: np.ndarray | None = None  # float32 [T], in the loss; of a group [1]; None: all 1
     labels: np.ndarray | None = None  # float32 [N * L], L per unit: the number of a class, 0 or 1 per class, or values
     borders: np.ndarray | None = None  # int32, starts of the documents after the first; may be empty
+    reference: np.ndarray | None = None  # float64, log-probability of each document under the frozen base; see Rows
 
     def pieces(self, max_length: int) -> "list[Row]":
         """Returns a row of tokens cut into rows of `max_length` tokens; the last may be shorter."""
@@ -56,6 +59,12 @@ class Row:
             Row(self.input_ids[cut], self.trained[cut], None if self.weights is None else self.weights[cut])
             for cut in cuts
         ]
+
+    def documents(self) -> "list[Row]":
+        """Returns the documents of a group as rows of tokens: of a pair the chosen and the rejected side."""
+        borders = [] if self.borders is None else self.borders.tolist()
+        cuts = [slice(*edges) for edges in pairwise([0, *borders, len(self.input_ids)])]
+        return [Row(self.input_ids[cut], self.trained[cut]) for cut in cuts]
 
     def weighted(self, class_weights: np.ndarray) -> "Row":
         """Returns a row of labels with its weights times those of its classes, float32 [C]."""
@@ -192,6 +201,7 @@ class Rows:
             raise ValueError(f"data.shards={list(wanted)}: there is no shard {missing[0]}, {_range(len(present))}")
         self._batches = [_open(present[number]) for number in wanted]
         self._starts = np.cumsum([0] + [batch.num_rows for batch in self._batches])
+        self.reference: np.ndarray | None = None  # float64 [rows, documents of a row], as the rows' own
 
     def __len__(self) -> int:
         return int(self._starts[-1])
@@ -201,10 +211,23 @@ class Rows:
             raise IndexError(f"row {index} of {len(self)} {self.split} rows")
         shard = int(np.searchsorted(self._starts, index, side="right")) - 1
         row = self._views[shard].row(index - int(self._starts[shard]))
-        return row if self.class_weights is None else row.weighted(self.class_weights)
+        row = row if self.class_weights is None else row.weighted(self.class_weights)
+        return row if self.reference is None else replace(row, reference=self.reference[index])
 
     def __iter__(self) -> Iterator[Row]:
         return (self[i] for i in range(len(self)))
+
+    def with_reference(self, reference: np.ndarray) -> "Rows":
+        """Returns the rows with the log-probabilities of their documents under the frozen base, [rows, documents]."""
+        found = copy(self)
+        found.reference = reference
+        return found
+
+    @cached_property
+    def documents_per_row(self) -> int:
+        """The documents of each row, from the first one."""
+        borders = self[0].borders if len(self) else None
+        return 1 if borders is None else 1 + len(borders)
 
     @cached_property
     def lengths(self) -> np.ndarray:

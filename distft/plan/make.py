@@ -1,6 +1,7 @@
 """The Plan of a config: the numbers that the run's programs share, derived once."""
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -98,6 +99,8 @@ def _labels(config: Config, data_dir: Path | None) -> dict[str, Any] | None:
     """Returns the labels of the prepared rows; ConfigError where they do not fit the loss."""
     found = read_json(data_dir / MANIFEST).get("labels") if data_dir else None
     labels, word = Labels.of(found), config.choices.get("loss")
+    if config.model.task == "reward_model":  # whose head has one output, though its rows have no label
+        return asdict(Labels("regression", 1))
     if labels is None:
         return None
     has_several = labels.problem_type == "multi_label_classification"
@@ -181,10 +184,15 @@ MicroBatch = tuple[int | None, int | None]  # rows, or else tokens
 
 def micro_batch(config: Config) -> MicroBatch:
     """Returns the largest micro-batch; `auto` counts as the smallest."""
-    rows, tokens, longest = config.train.micro_batch_size, config.train.micro_batch_tokens, config.data.max_length
+    rows, tokens, longest = config.train.micro_batch_size, config.train.micro_batch_tokens, longest_row(config)
     if config.data.packing:
         return None, tokens if isinstance(tokens, int) else longest
     return rows if isinstance(rows, int) else 1, None
+
+
+def longest_row(config: Config) -> int:
+    """Returns the most tokens that a row may have: a pair has two documents of data.max_length."""
+    return config.data.max_length * (2 if load_task(config.model.task).unit == "pair" else 1)
 
 
 def is_auto(config: Config) -> bool:
@@ -201,7 +209,7 @@ def _largest(
     node: processes per node.
     """
     key = "train.micro_batch_tokens" if config.data.packing else "train.micro_batch_size"
-    by_hand = f"{key}={config.data.max_length if config.data.packing else 4}"
+    by_hand = f"{key}={longest_row(config) if config.data.packing else 4}"
     counted = memory.get(config.choices["strategy"])
     if config.choices["launcher"] != "local":
         rule = f"the memory of the nodes of launcher={config.choices['launcher']} is not known here"
@@ -216,14 +224,14 @@ def _largest(
         tokens = tokens_that_fit(room, bytes_per_token(facts, compute, config.train.activation_checkpointing))
     except ValueError as error:
         raise ConfigError([f"{key}=auto: {error}. Try: {by_hand}"]) from error
-    longest = min(config.data.max_length, reads.longest or config.data.max_length)
+    longest = min(longest_row(config), reads.longest or longest_row(config))
     if tokens < longest:
         taken = f"{room.state / GIB:.1f} of {total / GIB:.1f} GiB are taken"
         instead = "strategy=fsdp, or train.activation_checkpointing=full"
         raise ConfigError([f"{key}=auto: a row of {longest} tokens does not fit: {taken}. Try: {instead}"])
     if config.data.packing:
         step = ceil(_UNEVEN * reads.tokens / max(1, reads.steps) / world) if reads.tokens else tokens
-        return None, max(config.data.max_length, min(tokens, step))
+        return None, max(longest_row(config), min(tokens, step))
     rows, by_tokens = config.train.global_batch_size, config.train.global_batch_tokens
     return rows_that_fit(tokens, longest, rows // world if rows and not by_tokens else None), None
 

@@ -19,6 +19,7 @@ from distft.models.init import FreshWeights
 from distft.paths import conf_dir
 from distft.tasks import load_task, task_names
 from distft.tasks.labels import Labels
+from tests.support.pair_objectives import OF_PAIRS, pair_loss, write_pairs
 from tests.support.reference import InDouble, padded, train_on
 from tests.support.train_cases import ADAMW, config_of, plan_of
 
@@ -27,15 +28,18 @@ NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "
 SIZES = {"num_hidden_layers": 2, "vocab_size": 256, "pad_token_id": 0, **NO_DROPOUT}
 LOSSES = sorted(path.stem for path in (conf_dir() / "loss").glob("*.yaml"))
 PAIRS = [(word, task) for word in LOSSES for task in task_names() if word in load_task(task).losses]
-LABELLED = [(word, task) for word, task in PAIRS if load_task(task).labels != "none"]
+TRAINED = [(word, task) for word, task in PAIRS if task != "causal_lm"]
 OF_LOSS: dict[str, dict[str, Any]] = {  # settings other than the defaults, which some losses do not differ in
     "cross_entropy": {"label_smoothing": 0.1, "z_loss": 1e-2, "class_weights": [1.0, 2.5, 0.5]},
     "huber": {"delta": 0.7},
     "bce": {"positive_weight": 2.0},
+    **OF_PAIRS,
 }
 
 
 def labels_of(word: str, task: str) -> Labels:
+    if task == "reward_model":
+        return Labels("regression", 1)
     names = ("blue", "green", "red")
     kinds = {"values": Labels("regression", 2), "tags": Labels("single_label_classification", 3, names)}
     several = "multi_label_classification" if word == "bce" else "single_label_classification"
@@ -43,7 +47,9 @@ def labels_of(word: str, task: str) -> Labels:
 
 
 def write_labelled(folder: Path, word: str, task: str, train: int = 40, held_out: int = 31) -> Path:
-    """Writes rows of 4 to 23 random tokens with random labels; every third row has a weight of its own."""
+    """Writes rows of 4 to 23 random tokens with random labels, or pairs; every third row has a weight of its own."""
+    if load_task(task).unit == "pair":
+        return write_pairs(folder, word, train, held_out)
     folder.mkdir(parents=True, exist_ok=True)
     random = np.random.default_rng(1)
     for split, count in (("train", train), ("eval", held_out)):
@@ -75,7 +81,7 @@ def labelled_row(random: np.random.Generator, word: str, task: str, number: int)
 def case_of(
     word: str, task: str, strategy: str, micro: int, architecture: dict[str, Any] | None = None
 ) -> dict[str, Any]:
-    labels = asdict(labels_of(word, task)) if load_task(task).labels != "none" else None
+    labels = None if task in ("causal_lm", "preference") else asdict(labels_of(word, task))
     return {
         "model": "llama3_8b",
         "architecture": SIZES | (architecture or {}),
@@ -103,7 +109,10 @@ def own_class(case: dict[str, Any]) -> Any:
 
 def train_by_class(case: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Returns losses and norms of 5 steps, and the final weights, in fp64."""
-    reference = REFERENCES[case["loss"]]
+    word, settings = case["loss"], case["of_loss"]
+    if load_task(case["task"]).unit == "pair":
+        return _train(case, folder, pair_loss(word, settings))
+    reference = REFERENCES[word]
 
     def loss_of(model: Any, picked: list[Row]) -> torch.Tensor:
         ids, mask = padded(picked)
@@ -115,8 +124,12 @@ def train_by_class(case: dict[str, Any], folder: Path) -> dict[str, Any]:
                     for each, row in zip(logits, picked, strict=True)
                 ]
             )
-        return reference(logits, picked, case["of_loss"])
+        return reference(logits, picked, settings)
 
+    return _train(case, folder, loss_of)
+
+
+def _train(case: dict[str, Any], folder: Path, loss_of: Callable[[Any, list[Row]], torch.Tensor]) -> dict[str, Any]:
     with InDouble():
         return train_on(loss_of, own_class(case).double().train(), folder, 5, 0, 1.0, ADAMW | case["adamw"])
 

@@ -15,9 +15,10 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
 from distft.data.order import Order
-from distft.data.shards import Row, Rows
+from distft.data.shards import Row
 from distft.models.heads import make_foldable
 from distft.models.init import FreshWeights
+from tests.support.rows import open_rows
 from tests.support.train_cases import ADAMW, GLOBAL_ROWS, tiny_model
 
 
@@ -98,7 +99,7 @@ def train_on(
     adamw: dict[str, Any],
 ) -> dict[str, Any]:
     """Trains with the loss that `loss_of` gives for the rows of a whole step."""
-    rows = Rows(folder, "train")
+    rows = open_rows(folder, "train")
     order = Order(len(rows), seed)
     trained = {key: p for key, p in model.named_parameters() if p.requires_grad}
     matrices = [p for p in trained.values() if p.ndim >= 2]

@@ -22,7 +22,6 @@ from distft.checkpoint.retention import Retention
 from distft.checkpoint.save import Saver, Snapshot
 from distft.config import Config
 from distft.data.order import Order, row_borders
-from distft.data.shards import Rows
 from distft.evaluate.held_out import held_out
 from distft.models.build import architecture, skeleton
 from distft.models.flops import Flops
@@ -36,6 +35,7 @@ from distft.train.ema import Ema, in_force, settle
 from distft.train.feed import Feed, Prefetch, all_rows, make_cut
 from distft.train.state import save_probe
 from distft.train.step import StepHooks, Targets, train_step
+from tests.support.rows import open_rows
 
 GLOBAL_ROWS = 8
 ADAMW = {"lr": 1e-3, "weight_decay": 0.1, "betas": (0.9, 0.95), "fused": True}
@@ -177,7 +177,7 @@ def run_case(case: dict[str, Any], world: World) -> dict[str, Any]:
         fill(engine.pieces(), FreshWeights(plain, seed))
         engine.refresh()
     class_weights = case.get("of_loss", {}).get("class_weights")
-    rows = Rows(Path(case["rows"]), "train", class_weights=class_weights)
+    rows = open_rows(Path(case["rows"]), "train", class_weights)
     steps = case.get("steps", 5)
     cut = make_cut(rows, case["micro"], case.get("micro_tokens"), flops)
     feed = Feed(rows, Order(len(rows), seed), row_borders(10**6, GLOBAL_ROWS), cut, world)
@@ -222,7 +222,7 @@ def run_case(case: dict[str, Any], world: World) -> dict[str, Any]:
         save(engine, Path(case["save"]), steps, world, case.get("background", False))
         save_probe(engine, Path(case["save"]), steps, plain.config, feed, world)
     if case.get("eval_micro"):
-        held = Rows(Path(case["rows"]), "eval", class_weights=class_weights)
+        held = open_rows(Path(case["rows"]), "eval", class_weights)
         task = load_task(case.get("task", "causal_lm"))
         cuts = [make_cut(held, *micro, flops) for micro in case["eval_micro"]]
         with in_force(engine, is_average=ema is not None):

@@ -1,6 +1,7 @@
 """Rules of the optimizer step: batch size, optimizer and schedule."""
 
 from distft.config.rules.contract import Facts, rule
+from distft.tasks import load_task
 
 _WORLD = ("launcher.nodes", "launcher.processes_per_node", "launcher.gpus_per_node")
 
@@ -67,20 +68,21 @@ def rows_of_packed(facts: Facts) -> str | None:
 
 
 @rule(
-    ("data.packing", "train.micro_batch_tokens", "data.max_length"),
-    "train.micro_batch_tokens with data.packing=false, or below data.max_length",
+    ("data.packing", "train.micro_batch_tokens", "data.max_length", "model.task"),
+    "train.micro_batch_tokens with data.packing=false, or below data.max_length, of pairs twice that",
     "a row is never cut to fit",
 )
 def micro_tokens(facts: Facts) -> str | None:
     tokens, longest = facts["train.micro_batch_tokens"], facts["data.max_length"]
+    is_pair = load_task(facts["model.task"]).unit == "pair"
+    longest *= 2 if is_pair else 1
     if tokens is None:
         return None
     if not facts["data.packing"]:
         return f"train.micro_batch_tokens={tokens} has no effect with data.packing=false. Try: data.packing=true"
     if tokens != "auto" and tokens < longest:
-        return (
-            f"train.micro_batch_tokens={tokens} is less than a row may have, data.max_length={longest}. Try: {longest}"
-        )
+        of = f"twice data.max_length={facts['data.max_length']}" if is_pair else f"data.max_length={longest}"
+        return f"train.micro_batch_tokens={tokens} is less than a row may have, {of}. Try: {longest}"
     return None
 
 
