@@ -15,7 +15,7 @@ from distft.generate.source import Source, find_source
 from tests.support.alone import alone
 from tests.support.answered import make_run
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.soak
 
 
 def answered(folder: Path, source: Source, questions: Questions) -> Results:
@@ -28,10 +28,10 @@ def answered(folder: Path, source: Source, questions: Questions) -> Results:
 
 
 def test_exposure_grows_with_the_repeats(tmp_path: Path) -> None:
-    canaries = make_canaries(6)
+    canaries = make_canaries(8)
     rows, _ = write_canaries(tmp_path / "canaries", canaries)
-    more = [f"data.train={rows}", "data.eval=null", "train.max_steps=120", "train.epochs=100", "optimizer.lr=0.01",
-            "train.global_batch_size=16", "checkpoint.every_steps=120"]  # fmt: skip
+    more = [f"data.train={rows}", "data.eval=null", "train.max_steps=400", "train.epochs=100", "optimizer.lr=0.01",
+            "train.global_batch_size=16", "checkpoint.every_steps=400"]  # fmt: skip
     run = make_run(tmp_path, *more)
     said: list[Results] = []
     part = None
