@@ -26,8 +26,9 @@ from distft.config.command import keywords
 from distft.data.batches import Batch, make_batch
 from distft.data.shards import Row
 from distft.losses.cross_entropy import CrossEntropy
-from distft.models.build import architecture, blocks, compile_blocks, make_foldable, skeleton
+from distft.models.build import architecture, blocks, compile_blocks, skeleton
 from distft.models.flops import Flops
+from distft.models.heads import make_foldable
 
 DOCUMENTS = (512, 320, 128, 64)  # tokens
 TRAINED = 16  # every so manyth token

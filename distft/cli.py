@@ -17,6 +17,7 @@ COMMANDS = (
     "report",
     "verify_resume",
     "replay",
+    "find_lr",
     "runs",
     "human_eval",
     "audit",

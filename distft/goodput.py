@@ -119,6 +119,7 @@ PARTS = (
     "queue",  # submitted, not started
     "idle",  # ended, not submitted again
 )
+_EVALUATIONS = ("eval", "train_eval")  # splits of metrics.jsonl
 _AFTER = {"submitted": "queue", "begun": "start", "trained": "checkpoint", "saved": "start", "ended": "start"}
 
 
@@ -280,10 +281,10 @@ class _Walk:
             if row["split"] == "train":
                 self._step(row)
                 done = row["step"]
-            elif row["split"] == "eval" and row["step"] == entry.about["step"]:
+            elif row["split"] in _EVALUATIONS and row["step"] == entry.about["step"]:
                 self._until(row["time"], "evaluation")
         lost_next = lost if lost and lost["step"] == done + 1 else None
-        if rows and rows[-1]["split"] == "eval" and not lost_next:
+        if rows and rows[-1]["split"] in _EVALUATIONS and not lost_next:
             self._until(rows[-1]["time"], "evaluation")  # between other steps, the next row has the seconds
         self.step_seconds += self.at - began
         if after is None:

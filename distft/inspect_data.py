@@ -18,7 +18,8 @@ from distft.data.example import BadField
 from distft.data.formats import form_of
 from distft.data.formats.openai import row_of
 from distft.data.key import has_eval_rows, tokenizer_dir
-from distft.data.pipeline import Outcome, RowPipeline, make_pipeline
+from distft.data.pairs import SIDES
+from distft.data.pipeline import RowPipeline, make_pipeline
 from distft.data.shards import Row, Rows
 from distft.data.stage import ensure_prepared
 from distft.data.tokenize import load_tokenizer
@@ -94,7 +95,17 @@ def show(shown: list[Shown], tokenizer: Any, of: str) -> None:
     for each in shown:
         head = f"row {each.number} {of}: {_counts(each.row)}, {each.source}:{each.line}"
         console.print(Text(head, style="bold"))
-        console.print(marked(each.row, tokenizer))
+        for name, document in documents_of(each.row):
+            console.print(*([Text(f"{name}:", style="italic")] if name else []), marked(document, tokenizer))
+
+
+def documents_of(row: Row) -> list[tuple[str, Row]]:
+    """Returns the documents of a row with their names: of a pair chosen and rejected; a row of tokens has none."""
+    if row.borders is None:
+        return [("", row)]
+    if len(row.borders):
+        return list(zip(SIDES, row.documents(), strict=True))
+    return [("desirable" if row.labels is not None and row.labels[0] else "undesirable", row.documents()[0])]
 
 
 def marked(row: Row, tokenizer: Any) -> Text:
@@ -125,22 +136,29 @@ def page(shown: list[Shown], tokenizer: Any, title: str) -> str:
     """Returns a self-contained HTML page: a span per token, trained ones marked."""
     parts = []
     for each in shown:
-        spans = (
-            f'<span class="t">{escape(text)}</span>' if trained else f"<span>{escape(text)}</span>"
-            for text, trained in pieces(each.row, tokenizer)
-        )
         place = escape(f"{each.source}:{each.line}")
-        parts.append(f"<h2>row {each.number}: {_counts(each.row)}, {place}</h2><pre>{''.join(spans)}</pre>")
+        parts.append(f"<h2>row {each.number}: {_counts(each.row)}, {place}</h2>")
+        for name, document in documents_of(each.row):
+            spans = (
+                f'<span class="t">{escape(text)}</span>' if trained else f"<span>{escape(text)}</span>"
+                for text, trained in pieces(document, tokenizer)
+            )
+            parts.append(f"{f'<p>{name}</p>' if name else ''}<pre>{''.join(spans)}</pre>")
     head = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{escape(title)}</title><style>{STYLE}</style>'
     legend = '<p>Tokens in <span class="t">green</span> are trained; the others are read.</p>'
     return f"{head}<h1>{escape(title)}</h1>{legend}{''.join(parts)}</html>\n"
 
 
 def line_of(shown: Shown, tokenizer: Any) -> dict[str, Any]:  # JSON: the fields below
-    """Returns a row as an object of the JSONL file."""
+    """Returns a row as an object of the JSONL file; of a pair with the text of both sides, and where the second begins.
+
+    weight: of each token; of a pair that of the row, at its trained tokens.
+    """
     row = shown.row
     weights = row.trained.astype(float) if row.weights is None else row.weights
-    return {
+    if row.borders is not None:
+        weights = row.trained * row.target_weight
+    line = {
         "source": shown.source,
         "line": shown.line,
         "input_ids": row.input_ids.tolist(),
@@ -148,6 +166,14 @@ def line_of(shown: Shown, tokenizer: Any) -> dict[str, Any]:  # JSON: the fields
         "weight": [float(weight) for weight in weights],
         "text": tokenizer.decode(row.input_ids, clean_up_tokenization_spaces=False),
     }
+    line |= {} if row.labels is None else {"labels": row.labels.tolist()}
+    if row.borders is None:
+        return line
+    texts = {
+        name: tokenizer.decode(document.input_ids, clean_up_tokenization_spaces=False)
+        for name, document in documents_of(row)
+    }
+    return line | {"borders": row.borders.tolist(), **texts}
 
 
 def write_openai(config: Config, part: str, number: int | None, out: Path) -> int:
@@ -176,12 +202,14 @@ def write_openai(config: Config, part: str, number: int | None, out: Path) -> in
 def _places(pipeline: RowPipeline, part: str) -> Iterator[tuple[tuple[str, bytes], tuple[str, int]]]:
     (opened,) = pipeline.open("eval" if part == "eval" else "train")
     raw = (row for block in opened.blocks for row in block.rows())
-    for made in pipeline.rows(raw, opened.forms, Outcome()):
+    for made in pipeline.rows(raw, opened.forms, pipeline.outcome()):
         yield (made.identity, made.row.input_ids.tobytes()), (made.file, made.line)
 
 
 def _counts(row: Row) -> str:
     weight = "" if row.weights is None else f", weight {row.target_weight:g}"
+    if row.labels is not None:
+        return f"{len(row.input_ids)} tokens, labels {', '.join(f'{label:g}' for label in row.labels)}{weight}"
     return f"{len(row.input_ids)} tokens, {row.trained.sum()} trained{weight}"
 
 

@@ -25,6 +25,7 @@ from distft.model_check.verdict import read_verdict, verdict_errors, write_verdi
 from distft.paths import absolute
 from distft.report.data import RATES, closed_gates, gather, write
 from distft.run import EXIT_CLOSED_GATE
+from distft.tasks import load_task
 from distft.tensors.weight_files import weight_errors
 
 SLOW_SECONDS = 2.0
@@ -106,19 +107,20 @@ def check_model(config: Config, console: Console) -> None:
     if model.tiny:
         return
     folder = local_folder(model.path, model.revision, cache_dir)
-    wrong = list(wrong_model(folder, trust_remote_code=model.trust_remote_code))
+    task = load_task(model.task)
+    wrong = list(wrong_model(folder, trust_remote_code=model.trust_remote_code, task=task))
     if not wrong:
         tokens = len(load_tokenizer(tokenizer_dir(config), model.trust_remote_code))
         wrong = list(weight_errors(folder, facts_of(folder), config.data.max_length, tokens))
-    if not wrong and read_verdict(folder, cache_dir) is None:
+    if not wrong and read_verdict(folder, cache_dir, task.name) is None:
         from distft.model_check.architecture import check_folder
 
         started = time.monotonic()
-        found = check_folder(folder)
-        write_verdict(folder, cache_dir, found)
+        found = check_folder(folder, task)
+        write_verdict(folder, cache_dir, found, task.name)
         console.print(f"checked model {folder.name} in {time.monotonic() - started:.1f} s", markup=False)
     if not wrong:
-        wrong = verdict_errors(folder, cache_dir)
+        wrong = verdict_errors(folder, cache_dir, task.name)
     if wrong:
         raise ConfigError(wrong)
 

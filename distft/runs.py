@@ -147,6 +147,7 @@ def _json(file: Path) -> Row | None:
 
 
 _MAX_SHOWN = 5  # warnings and restarts
+EVALUATED = {"eval": "held-out", "train_eval": "training rows:"}  # split -> words
 
 
 def overview(folder: Path, runs: Sequence[Facts]) -> Table:
@@ -184,8 +185,8 @@ def line_of(row: Row) -> str:
     """Formats a row of metrics.jsonl as one line."""
     if row["split"] == "warning":
         return f"step {row['step']}  warning: {row['text']}"
-    if row["split"] == "eval":
-        return f"step {row['step']}  held-out loss {row['loss']:.4f}"
+    if row["split"] in EVALUATED:
+        return f"step {row['step']}  {EVALUATED[row['split']]} loss {row['loss']:.4f}"
     parts = [f"step {row['step']}", f"loss {row['loss']:.4f}", f"gradient norm {row.get('grad_norm', 0.0):.3g}"]
     parts.append(f"{row['tokens'] / row['seconds']:,.0f} tokens/s")
     return "  ".join(parts)

@@ -4,37 +4,38 @@ It reads config.yaml and plan.json, opens no socket but the rendezvous, and shar
 programs. Code below this file reads no config: constructors get plain values.
 """
 
-import hashlib
 import json
-from collections.abc import Callable, Iterator
-from contextlib import nullcontext, suppress
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from hydra.utils import instantiate
 
+from distft.attempt import Attempt, make_evaluator, make_saver
 from distft.checkpoint.choose import skip_rows
-from distft.checkpoint.chunks import num_weights
 from distft.checkpoint.load import Checkpoint
 from distft.checkpoint.rehearsal import rehearse
-from distft.checkpoint.retention import Retention, best_at
-from distft.checkpoint.save import Saver, Snapshot
+from distft.checkpoint.save import Snapshot
 from distft.config import Config, read_config
-from distft.config.key import Part
-from distft.data.batches import Batch
+from distft.config.targets import built
 from distft.data.order import Base, Order, order_version, step_borders
 from distft.data.shards import Rows
-from distft.evaluate.held_out import held_out
-from distft.generate.samples import make_samples
 from distft.goodput import note
 from distft.losses.cross_entropy import CrossEntropy
-from distft.model_check.live import check_live
+from distft.model_check.live import check_live, is_known, note_known
 from distft.model_check.verdict import agreement_file, weights_version
 from distft.models.attention.choose import Attention, Documents, Machine, Traits, effective_attention, enabled_sdpa
-from distft.models.build import architecture, blocks, compile_blocks, fused_layers, recompute, skeleton, use_kernels
+from distft.models.build import architecture_of, blocks, compile_blocks, fused_layers, recompute, skeleton, use_kernels
 from distft.models.flops import Flops
+from distft.models.regularization import (
+    add_noise,
+    check_dropout,
+    effective_dropout,
+    effective_noise,
+    set_dropout,
+)
 from distft.models.staging import stage
 from distft.optim.groups import check_effective, decay_groups
 from distft.run import Plan, RunFolder, write_json
@@ -45,13 +46,14 @@ from distft.runtime.errors import NonFinite
 from distft.runtime.process_group import Environments, World, collective_seconds, compare, from_first, share_timeout
 from distft.runtime.stop import listen, requested
 from distft.strategies.engine import Engine, Objective
-from distft.train.early_stopping import EarlyStopping, Evaluator, When
-from distft.train.feed import Feed, all_rows, make_cut, padding_multiple
+from distft.tasks import load_task
+from distft.train.early_stopping import When
+from distft.train.ema import Ema, in_force, settle
+from distft.train.feed import Feed, make_cut, padding_multiple
 from distft.train.health import Monitor, NonFinitePolicy, Stragglers
 from distft.train.loop import End, Loop, RunLog, Settings
+from distft.train.reference import lacks_reference, make_reference, open_rows
 from distft.train.state import (
-    Checkpointer,
-    SaveSettings,
     check_replicas,
     load,
     save_probe,
@@ -59,17 +61,6 @@ from distft.train.state import (
     steps_done,
 )
 from distft.train.timing import Mfu, Profile, peak_of
-
-
-@dataclass(frozen=True)
-class Attempt:
-    """One start of a run, on this process."""
-
-    run: RunFolder
-    number: int
-    config: Config  # as frozen, with the attention kernel resolved
-    plan: Plan  # with the folders that this node reads from
-    world: World
 
 
 @dataclass(frozen=True)
@@ -94,9 +85,9 @@ def train(run: RunFolder, number: int, world: World, run_loop: Callable[[Loop], 
     attempt, attention = begin(run, number, world)
     model = make_skeleton(attempt.config, attempt.plan)
     flops = Flops.of(model)
-    feed = make_feed(attempt.config, attempt.plan, flops, world)
     engine = make_engine(attempt.config, attempt.plan, world)
     start_step = steps_done(resume(attempt, engine, model), attempt.plan)
+    feed = make_feed(attempt.config, attempt.plan, flops, world)
     check_replicas(engine)
     rehearse_saves(attempt, engine)
     lasting = make_lasting(attempt, nodes)
@@ -115,18 +106,6 @@ def train(run: RunFolder, number: int, world: World, run_loop: Callable[[Loop], 
     finish(attempt, loop, end, model.config)
 
 
-def evaluate(run: RunFolder, number: int, world: World) -> None:
-    """Evaluates the checkpoint that the config of folder `run` names on the held-out rows, into metrics.json."""
-    attempt, _ = begin(run, number, world)
-    engine, model = make_engine(attempt.config, attempt.plan, world), make_skeleton(attempt.config, attempt.plan)
-    checkpoint = resume(attempt, engine, model)
-    step = checkpoint.step if checkpoint else 0
-    metrics = held_out(engine, held_out_batches(attempt, Flops.of(model)), world)
-    if world.is_first:
-        write_json(run.path / "metrics.json", {"step": step, "split": "eval", **metrics})
-        run.write_status(state="completed", step=step)
-
-
 def begin(run: RunFolder, number: int, world: World) -> tuple[Attempt, Attention]:
     """Reads the frozen config and the plan, copies files to this node where requested, and resolves the attention."""
     config, plan = read_config(run), run.read_plan()
@@ -135,22 +114,30 @@ def begin(run: RunFolder, number: int, world: World) -> tuple[Attempt, Attention
     return Attempt(run, number, config.changed({"model.attention": attention.in_force}), plan, world), attention
 
 
-def choose_attention(config: Config, plan: Plan, world: World) -> Attention:
-    """Returns the attention kernel for model.attention on this machine, with the reason."""
-    rows = Rows(plan.rows_dir, "train", config.data.shards)
+def choose_attention(config: Config, plan: Plan, world: World, rows: Rows | None = None) -> Attention:
+    """Returns the attention kernel for model.attention on this machine, with the reason. rows: None: those to train."""
+    rows = rows or Rows(plan.rows_dir, "train", config.data.shards)
     return effective_attention(
         config.model.attention,
         Machine.of(world.device, compute_dtype(config.train.precision, world.device)),
         Documents.of(rows.lengths, plan.micro_batch_size, plan.micro_batch_tokens),
-        Traits.of(architecture(plan.model_dir, config.model.facts)),
+        Traits.of(model_config(config, plan), load_task(config.model.task)),
         compiled=config.train.compile,
     )
 
 
 def resume(attempt: Attempt, engine: Engine, model: Any) -> Checkpoint | None:
-    """Fills the engine from the checkpoint to resume, else from the base model; returns that checkpoint."""
-    config, folder = attempt.config, attempt.run.checkpoints
-    return load(engine, model, folder, config.checkpoint.resume, config.seed, attempt.plan.model_dir, attempt.world)
+    """Fills the engine from the checkpoint to resume, else from the base model; returns that checkpoint.
+
+    Before, the frozen base reads the rows if the loss needs that and no run has done it yet.
+    """
+    config, plan, folder, world = attempt.config, attempt.plan, attempt.run.checkpoints, attempt.world
+    if lacks_reference(config, plan, world):
+        load(engine, model, folder, "never", config.seed, plan.model_dir, world)
+        make_reference(engine, config, plan, Flops.of(model), world)
+    done = load(engine, model, folder, config.checkpoint.resume, config.seed, plan.model_dir, world)
+    settle(engine, done, is_kept=config.train.ema_decay is not None)
+    return done
 
 
 def rehearse_saves(attempt: Attempt, engine: Engine) -> None:
@@ -184,6 +171,9 @@ def write_effective(
         "fused_layers": fused_layers(engine.objective),
         "peak": settings.mfu and asdict(settings.mfu.peak),
         "max_grad_norm": settings.max_norm,
+        "dropout": effective_dropout(engine.objective.model),
+        "neftune_alpha": effective_noise(engine.objective.model),
+        "weights_evaluated": "ema" if attempt.config.evaluates_ema else "trained",
     }
     if attempt.world.is_first:
         write_json(attempt.run.path / "effective.json", effective)
@@ -200,7 +190,8 @@ def finish(attempt: Attempt, loop: Loop, end: End, architecture: Any) -> None:
     if world.is_first:
         note(run, "saved", attempt.number)
     if end.state != "preempted":
-        save_probe(loop.engine, run.checkpoints, end.step, architecture, loop.feed, world)
+        with loop.evaluator.weights():
+            save_probe(loop.engine, run.checkpoints, end.step, architecture, loop.feed, world)
     if world.is_first:
         best = loop.saver.best
         run.write_status(state=end.state, step=end.step, best=best and asdict(best))
@@ -208,7 +199,7 @@ def finish(attempt: Attempt, loop: Loop, end: End, architecture: Any) -> None:
 
 def make_feed(config: Config, plan: Plan, flops: Flops, world: World) -> Feed:
     """Opens the prepared rows and cuts them into steps; RuntimeError when they give another number than planned."""
-    rows = Rows(plan.rows_dir, "train", config.data.shards)
+    rows = open_rows(config, plan, "train", world)
     order = Order(len(rows), config.seed, order_version(plan.reads))
     borders = make_borders(config, plan, order, rows)
     cut = make_cut(rows, plan.micro_batch_size, plan.micro_batch_tokens, flops)
@@ -256,6 +247,9 @@ def make_engine(config: Config, plan: Plan, world: World) -> Engine:
 
     def build() -> Objective:
         model = tune(make_skeleton(config, plan))
+        check_dropout(model, config.model.dropout)
+        if config.train.neftune_alpha:
+            add_noise(model, config.train.neftune_alpha)
         use_kernels(model, config.model.kernels)
         repeated = list(blocks(model).values())
         recompute(model, config.train.activation_checkpointing)
@@ -273,14 +267,16 @@ def make_engine(config: Config, plan: Plan, world: World) -> Engine:
     return engine
 
 
-def built(part: Part) -> Any:
-    """Returns what the `_target_` of a section makes of its keywords, as plain lists and dicts."""
-    return instantiate(part.plain(), _convert_="all")  # those of omegaconf are not JSON
-
-
 def make_skeleton(config: Config, plan: Plan) -> Any:
     """Builds the model without weights, from its folder or, for a random instance, from the config."""
-    return skeleton(architecture(plan.model_dir, config.model.facts), config.model.attention)
+    return skeleton(model_config(config, plan), config.model.attention, load_task(config.model.task))
+
+
+def model_config(config: Config, plan: Plan) -> Any:
+    """Returns transformers' config of the model, with the labels of the run's rows and its dropout."""
+    found = architecture_of(plan, config.model.facts)
+    set_dropout(found, config.model.dropout)
+    return found
 
 
 def make_loop(attempt: Attempt, engine: Engine, feed: Feed, flops: Flops, start_step: int, lasting: Lasting) -> Loop:
@@ -289,8 +285,8 @@ def make_loop(attempt: Attempt, engine: Engine, feed: Feed, flops: Flops, start_
     evaluator = make_evaluator(attempt, engine, flops, feed.steps, start_step)
     saver = make_saver(attempt, engine, feed.position, start_step, lasting.snapshot)
     if config.export.enabled and config.export.at == "best":
-        facts = architecture(attempt.plan.model_dir, config.model.facts)
-        saver.after_best = lambda step: save_probe(engine, run.checkpoints, step, facts, feed, world)
+        facts = model_config(config, attempt.plan)
+        saver.after_best = lambda step: probe_best(engine, step, facts, feed, attempt)
     log = RunLog(run, attempt.number, saver, start_step) if world.is_first else lambda row: None
     signalled = listen()
     check_every = config.train.check_replicas_every
@@ -310,7 +306,14 @@ def make_loop(attempt: Attempt, engine: Engine, feed: Feed, flops: Flops, start_
         stop_requested=lambda: signalled() or (world.is_first and requested(run, attempt.number)),
         world=world,
         profile=Profile(run.profile, start_step, world).step if config.train.profile else nullcontext,
+        ema=Ema(engine, config.train.ema_decay) if config.train.ema_decay else None,
     )
+
+
+def probe_best(engine: Engine, step: int, architecture: Any, feed: Feed, attempt: Attempt) -> None:
+    """Saves the logits of the weights that an export of the checkpoint of `step` writes."""
+    with in_force(engine, attempt.config.evaluates_ema):
+        save_probe(engine, attempt.run.checkpoints, step, architecture, feed, attempt.world)
 
 
 def make_settings(attempt: Attempt, feed: Feed, start_step: int, mfu: Mfu) -> Settings:
@@ -324,77 +327,21 @@ def make_settings(attempt: Attempt, feed: Feed, start_step: int, mfu: Mfu) -> Se
         save_best=config.checkpoint.save_best,
         mfu=mfu,
         flops_per_forward=3.0 if attempt.plan.adapters is None else 2.0,
+        metrics=attempt.task.metrics,
     )
-
-
-def make_evaluator(attempt: Attempt, engine: Engine, flops: Flops, steps: int, start_step: int) -> Evaluator:
-    """Returns the evaluations on held-out rows; rank 0 recalls those up to `start_step`."""
-    settings = attempt.config.eval
-    stopping = EarlyStopping(settings.early_stopping.patience, settings.early_stopping.min_delta)
-    if attempt.world.is_first and start_step > 0:  # a run that begins repeats the evaluation of step 0
-        stopping.recall(row["loss"] for row in attempt.run.read_metrics("eval") if row["step"] <= start_step)
-
-    def measure() -> dict[str, float | int]:
-        return held_out(engine, held_out_batches(attempt, flops), attempt.world)
-
-    when = When(settings.every_steps, steps, at_last=settings.at_ends)
-    samples = make_samples(engine, attempt.config, attempt.plan, attempt.run, attempt.world, start_step)
-    return Evaluator(measure if attempt.plan.eval_rows else None, when, settings.at_ends, stopping, samples)
-
-
-def make_saver(
-    attempt: Attempt, engine: Engine, position: Callable[[int], int], start_step: int, snapshot: Snapshot
-) -> Checkpointer:
-    """Returns the saver of an attempt. position: step -> where in the order of the rows the next step starts."""
-    run, plan, world, settings = attempt.run, attempt.plan, attempt.world, attempt.config.checkpoint
-    best = best_at(run.checkpoints, start_step, run.read_metrics("eval")) if world.is_first else None
-    retention = Retention(settings.keep, settings.keep_every)
-    background = snapshot if settings.background else None
-    saver = Saver(run.checkpoints, retention, world, start_step, background)
-    if background:
-        scalars = 8 * sum(1 for _ in engine.pieces())  # the optimizer's own, such as its step
-        background.reserve(int(num_weights(engine) * (1 + states_per_weight(plan))) + scalars)
-    manifest = {
-        "strategy": attempt.config.strategy.plain(),
-        "config": hashlib.sha256(run.config.read_bytes()).hexdigest(),
-        "resume": settings.resume,
-        "reads": plan.reads,
-        "base_step": plan.base_step,
-        "base_row": plan.base_row,
-    }
-    seconds = 60 * settings.every_minutes if settings.every_minutes else None
-    rules = SaveSettings(seconds, settings.on_failure == "stop", manifest)
-    return Checkpointer(engine, saver, rules, position, best)
-
-
-def held_out_batches(attempt: Attempt, flops: Flops) -> Iterator[Batch]:
-    """Yields this process's share of the held-out rows."""
-    config, plan, world = attempt.config, attempt.plan, attempt.world
-    rows = Rows(plan.rows_dir, "eval")
-    micro_rows = config.eval.micro_batch_size or plan.micro_batch_size
-    micro_tokens = None if micro_rows else plan.micro_batch_tokens
-    multiple_of = padding_multiple(micro_tokens, config.train.compile, world.device)
-    return all_rows(rows, make_cut(rows, micro_rows, micro_tokens, flops), world, multiple_of)
 
 
 def compare_with_reference(attempt: Attempt, engine: Engine, feed: Feed, vocabulary: int) -> None:
     """Compares the live model with its own class, once per model, code, strategy and precision; Disagreement where the
     loss or the borders of documents differ."""
     config, plan, world = attempt.config, attempt.plan, attempt.world
-    settings: dict[str, object] = {
-        "strategy": config.strategy.plain(),
-        "loss": config.loss.plain(),
-        "tuning": config.tuning.plain(),
-        "attention": config.model.attention,
-        "kernels": config.model.kernels,
-    }
+    sections = {"strategy": config.strategy, "loss": config.loss, "tuning": config.tuning}
+    settings: dict[str, object] = {name: part.plain() for name, part in sections.items()}
+    settings |= {"task": config.model.task, "attention": config.model.attention, "kernels": config.model.kernels}
     precision = compute_dtype(config.train.precision, world.device)
     settings |= {"precision": str(precision), "device": world.device.type, "world": world.size}
     model = weights_version(Path(plan.model_dir)) if plan.model_dir else json.dumps(config.model.facts)
     file = agreement_file(model, settings, config.cache_dir)
-    if from_first("known" if world.is_first and file.is_file() else "", world):
-        return
-    check_live(engine, feed.rows, feed.rows_of(1), vocabulary, precision, world)
-    if world.is_first:
-        with suppress(OSError):  # a cache that this node cannot write to
-            write_json(file, settings)
+    if not is_known(file, world):
+        check_live(engine, feed.rows, feed.rows_of(1), vocabulary, precision, world)
+        note_known(file, settings, world)

@@ -9,7 +9,9 @@ from distft.config import compose
 from distft.config.key import at
 from distft.config.parts import TARGET_GROUPS
 from distft.config.schema import KEYS
+from distft.data.formats import format_names
 from distft.paths import conf_dir
+from distft.tasks import load_task, task_names
 
 WORDS = sorted((path.parent.name, path.stem) for path in conf_dir().glob("*/*.yaml"))
 EXPERIMENTS = [word for group, word in WORDS if group == "experiment"]
@@ -28,10 +30,22 @@ def right(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return [f"cache_dir={tmp_path}"]
 
 
+def companions(group: str, word: str) -> list[str]:
+    """Returns the task, and its loss or rows, that a loss or a format is for."""
+    names = [name for name in task_names() if word in (load_task(name).losses if group == "loss" else ())]
+    if group == "data":
+        form = word if word in format_names() else "text"
+        names = [name for name in task_names() if form in load_task(name).formats]
+    if group not in ("data", "loss") or not names or names[0] == "causal_lm":
+        return []
+    loss = {"loss": word, "data": "kto" if word == "kto" else load_task(names[0]).losses[0]}[group]
+    return [f"model.task={names[0]}", f"loss={loss}"]
+
+
 @pytest.mark.parametrize(("group", "word"), WORDS, ids=lambda value: value)
 def test_every_choice_composes_into_a_config(group: str, word: str, right: list[str]):
     rows = [] if (group, word) in (("data", "chatterbot"), ("experiment", "laptop_demo")) else ["data.train=org/rows"]
-    config = compose([*right, *rows, f"{group}={word}"], sweep=group == "sweep")
+    config = compose([*right, *rows, *companions(group, word), f"{group}={word}"], sweep=group == "sweep")
     assert config.choices[group] == word
 
 

@@ -67,6 +67,10 @@ SHOWN: dict[str, str] = {
             "kept": "checkpoint.every_steps checkpoint.keep checkpoint.keep_every checkpoint.background",
             "looks": "train.check_replicas_every",
             "early": "eval.early_stopping.patience eval.early_stopping.min_delta",
+            "metric": "eval.metric eval.goal",
+            "watched": "eval.train_rows",
+            "noise": "train.neftune_alpha model.dropout",
+            "averaged": "train.ema_decay eval.weights",
             "anew": "checkpoint.resume checkpoint.allow_change",
             "finite": "train.on_non_finite train.max_non_finite",
             "in_force": "train.precision train.compile train.profile strategy.layout strategy.shard_size "
@@ -77,6 +81,16 @@ SHOWN: dict[str, str] = {
         }.items()
         for key in keys.split()
     },
+    **_lines(
+        "tests/losses/test_preference.py::test_losses_and_rewards_are_the_closed_forms",
+        "loss.beta loss.gamma loss.length_normalized",
+    ),
+    **_lines(
+        "tests/losses/test_preference.py::test_kto_has_the_papers_value_at_a_fixed_reference_point",
+        "loss.desirable_weight loss.undesirable_weight loss.reference_point",
+    ),
+    **_lines("tests/losses/test_preference.py::test_rewards_are_compared_and_centred", "loss.center loss.margin"),
+    "loss.reference": "tests/train/test_reference.py::test_any_reference_gives_the_same_training_on_any_strategy",
     **_lines("tests/generate/test_samples.py::test_each_evaluation_answers_the_same_prompts", "eval.samples"),
     **_lines(
         f"{HERE}test_slurm_options_are_in_the_script",
@@ -127,12 +141,18 @@ SHOWN: dict[str, str] = {
     "launcher.profile": "tests/config/test_own_yaml.py::test_every_kind_of_value_arrives_as_it_was_written",
     "launcher.max_timeouts": "tests/launch/test_job.py::test_time_limits_are_counted_and_preemptions_are_not",
     "launcher.preflight": "tests/slurm/test_preflight.py::test_a_job_without_preflight_measures_nothing",
+    "model.task": "tests/tasks/test_runs.py::test_a_task_of_labels_runs_and_its_export_opens",
+    **_lines(
+        "tests/losses/test_every_loss.py::test_a_loss_trains_like_its_class_on_one_process",
+        "loss.z_loss loss.class_weights loss.delta loss.positive_weight",
+    ),
     "sweep.only_failed": "tests/sweep/test_sweeps.py::test_only_failed_reruns_only_the_failed_jobs",
     "sweep.fail_fast": "tests/sweep/test_sweeps.py::test_fail_fast_stops_the_other_jobs",
+    "sweep.space": "tests/sweep/test_request.py::test_an_experiment_brings_what_it_sweeps",
+    "export.average_last": "tests/launch/test_overfitting.py::test_the_mean_of_the_last_checkpoints_is_exported",
     "sweep.trials": "tests/sweep/test_sweeps.py::test_a_search_finds_a_better_rate_than_the_worst_of_a_grid",
 }
 NOT_SHOWN: dict[str, str] = {
-    "model.task": "one word as yet",
     "model.kernels": "refused without an accelerator; what it does to layers: tests/models/test_build.py",
     "checkpoint.on_failure": "a disk that fails in a run: tests/test_full_disk_run.py, of make soak; the save alone: "
     "tests/checkpoint/test_lagging.py",

@@ -10,26 +10,29 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "distft"
 
-# Everything not named here is a command: level 8, whom nobody imports.
+# Everything not named here is a command: level 10, whom nobody imports.
 LEVELS = {
-    0: {"compat", "paths", "run"},
+    0: {"compat", "paths", "run", "tasks"},
     1: {"config", "runtime"},
     2: {"data", "goodput", "tensors"},
-    3: {"models", "losses", "optim", "strategies", "launchers", "trackers"},
-    4: {"checkpoint", "doctor", "model_check"},
-    5: {"evaluate", "generate", "plan", "train"},
+    3: {"models", "optim", "strategies", "launchers", "trackers"},
+    4: {"losses"},
+    5: {"checkpoint", "doctor", "model_check"},
+    6: {"evaluate", "generate", "plan", "train"},
     # rank imports worker; launch and a sweep share the stages of a run, and launch imports sweep
-    6: {"human_eval", "audit", "report", "launch", "worker"},
-    7: {"cli", "inference", "sweep"},
+    7: {"human_eval", "audit", "report", "launch", "attempt"},
+    8: {"cli", "sweep", "worker"},
+    9: {"evaluation", "inference"},
 }
 LEVEL_OF = {name: level for level, names in LEVELS.items() for name in names}
-COMMANDS = 8
+COMMANDS = 10
 
 HEAVY = {"torch", "transformers", "datasets", "deepspeed", "peft", "accelerate"}
 LIGHT = {
     "human_eval",
     "paths",
     "run",
+    "tasks",
     "config",
     "launchers",
     "trackers",

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -116,3 +117,20 @@ def test_wrong_keys_are_refused_together():
     with pytest.raises(ConfigError) as error:
         main(["n=many", "part=test", "out=rows.csv", "data.train=x"])
     assert [message.partition(":")[0] for message in error.value.messages] == ["n=many", "part=test", "out=rows.csv"]
+
+
+def test_both_sides_of_a_pair_are_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "Q", "chosen": "yes", "rejected": "no", "weight": 0.5}\n')
+    given = ["model.tiny=true", "cache_dir=cache", "data.train=rows.jsonl", "data.eval=null"]
+    given += ["model.task=preference", "loss=dpo"]
+    assert main(given) == 0
+    shown = capsys.readouterr().out
+    assert re.search(r"chosen: .*⟦y│e│s│<\|im_end\|>⟧.*rejected: .*⟦n│o│<\|im_end\|>⟧", shown, re.DOTALL)
+    assert main([*given, "out=rows-shown.jsonl"]) == 0
+    (line,) = [json.loads(text) for text in (tmp_path / "rows-shown.jsonl").read_text().splitlines()]
+    assert line["chosen"].endswith("yes<|im_end|>\n") and line["rejected"].endswith("no<|im_end|>\n")
+    assert line["text"] == line["chosen"] + line["rejected"] and line["borders"] == [line["weight"].index(0.5) + 5]
+    assert line["weight"] == [0.5 * trained for trained in line["trained"]]
+    assert main([*given, "out=rows.html"]) == 0
+    assert "<p>chosen</p><pre>" in (tmp_path / "rows.html").read_text()

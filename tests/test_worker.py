@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from distft.run import read_json
+from distft.train.overfitting import rows_to_watch
 from tests.support.observed_cases import CASES, HELD_OUT, LENGTHS, LENGTHS_HELD_OUT, TARGETS, TRAINED, Ran, train_all
 
 pytestmark = pytest.mark.slow
@@ -274,6 +275,46 @@ def test_the_best_checkpoint_has_the_lowest_held_out_loss(ran: Cases):
     assert 1 <= lowest < 7 and losses[lowest] < case.evaluations[0]["loss"], losses
     assert (case.run.checkpoints / "best").resolve().name == f"step-{lowest:08d}"
     assert case.saved() == [lowest, 8]
+
+
+def test_the_metric_and_the_goal_decide_what_the_best_is(ran: Cases):
+    for name, metric in (("metric", "accuracy"), ("goal", "loss")):
+        case = ran(name)
+        values = {row["step"]: row[metric] for row in case.evaluations}
+        losses = {row["step"]: row["loss"] for row in case.evaluations}
+        highest = max(values, key=lambda step: (values[step], -step))
+        assert highest not in (0, 8, min(losses, key=lambda step: losses[step]))
+        assert (case.run.checkpoints / "best").resolve().name == f"step-{highest:08d}"
+        assert case.answer["status"]["best"] == {"step": highest, "value": values[highest], "metric": metric}
+        assert case.saved() == [highest, 8]
+
+
+def test_noise_and_dropout_reach_training_alone(ran: Cases):
+    plain = ran("plain")
+    for name, key, value in (("noise", "neftune_alpha", 7), ("dropped", "dropout", {"0.3": 7})):
+        effective = read_json(ran(name).run.path / "effective.json")
+        assert effective[key] == value and not read_json(plain.run.path / "effective.json")[key]
+        assert ran(name).evaluations[0]["loss"] == plain.evaluations[0]["loss"]
+        assert abs(ran(name).steps[0]["loss"] - plain.steps[0]["loss"]) > 1e-4
+
+
+def test_the_average_of_the_weights_is_evaluated(ran: Cases):
+    plain, averaged, trained = ran("plain"), ran("averaged"), ran("not averaged")
+    losses = [[row["loss"] for row in case.evaluations] for case in (plain, averaged, trained)]
+    assert losses[0] == losses[2] and losses[1][:2] == losses[0][:2], "it starts as the weights after step 1"
+    assert losses[1][2] != losses[0][2]
+    assert [row["loss"] for row in averaged.steps] == [row["loss"] for row in plain.steps]
+
+
+def test_training_rows_are_evaluated_as_held_out_rows_are(ran: Cases):
+    watched = list(ran("watched").run.read_metrics("train_eval"))
+    assert [row["step"] for row in watched] == [row["step"] for row in ran("watched").evaluations] == [0, 1, 2]
+    rows = rows_to_watch(TRAINED, 5, seed=7)
+    assert {row["target_tokens"] for row in watched} == {sum(TARGETS[row] for row in rows)}
+    for step in (1, 2):
+        read = [each["lengths"] for each in ran("watched").forwards("eval", step)]
+        lengths = sorted(length for each in read for length in each if length > 1)
+        assert lengths == sorted([*LENGTHS_HELD_OUT, *(LENGTHS[row] for row in rows)])
 
 
 def test_saves_by_the_clock_and_of_the_best_follow_the_config(ran: Cases):

@@ -4,12 +4,12 @@ The manifest holds the row that the next step reads. To skip a window of rows, t
 so every resume from this checkpoint, now or after a restart, reads the same rows.
 """
 
-from math import isfinite
 from pathlib import Path
 
 from distft.checkpoint.format import Damaged, Manifest, read_manifest, step_dir, write_manifest
 from distft.checkpoint.retention import best, complete, latest
 from distft.run import RunFolder
+from distft.tasks.selection import BY_LOSS, Selection
 
 
 def candidates(checkpoints: Path, resume: str) -> list[Path]:
@@ -47,35 +47,50 @@ def choose(checkpoints: Path, at: str) -> Path:
     return found
 
 
-def choose_for_export(run: RunFolder, at: str) -> tuple[Path, str]:
-    """Returns the checkpoint to export, and one line that names it and gives the reason.
+def choose_for_export(
+    run: RunFolder, at: str, selection: Selection = BY_LOSS, average_last: int = 2
+) -> tuple[list[Path], str]:
+    """Returns the checkpoint to export, or those to average, and one line that names them and gives the reason.
 
-    at: `best`, `latest` or `step-N`; `best` is the latest where no checkpoint is better than step 0.
-    ValueError lists the available checkpoints.
+    at: `best`, `latest`, `step-N` or `average`; `best` is the latest where no checkpoint is better than step 0.
+    selection: of the run's config. ValueError lists the available checkpoints.
     """
+    if at == "average":
+        return _to_average(run, average_last)
     folder = choose(run.checkpoints, "latest" if at == "best" and best(run.checkpoints) is None else at)
     step = int(folder.name.removeprefix("step-"))
-    losses = {row["step"]: row["loss"] for row in run.read_metrics("eval") if isfinite(row["loss"])}
-    return folder, f"step {step}: {_why(at, step, losses, is_best=folder == best(run.checkpoints))}"
+    values = selection.values(list(run.read_metrics("eval")))
+    return [folder], f"step {step}: {_why(at, step, values, selection, is_best=folder == best(run.checkpoints))}"
 
 
-def _why(at: str, step: int, losses: dict[int, float], is_best: bool) -> str:
-    """Returns the reason for choosing this step; losses: the held-out loss by step."""
-    own = f"held-out loss {losses[step]:.4f}" if step in losses else ""
-    lowest = min(losses, key=lambda candidate: (losses[candidate], candidate), default=None)
+def _to_average(run: RunFolder, count: int) -> tuple[list[Path], str]:
+    """Returns the newest `count` checkpoints, oldest first, and one line that names them; ValueError without one."""
+    folders = complete(run.checkpoints)[-count:]
+    if not folders:
+        raise ValueError("at=average: the run has no checkpoint. Allowed: none")
+    steps = [str(int(folder.name.removeprefix("step-"))) for folder in folders]
+    if len(steps) == 1:
+        return folders, f"step {steps[0]}: the only checkpoint, so no mean"
+    return folders, f"the mean of {len(steps)} checkpoints, of steps {', '.join(steps[:-1])} and {steps[-1]}"
+
+
+def _why(at: str, step: int, values: dict[int, float], selection: Selection, is_best: bool) -> str:
+    """Returns the reason for choosing this step; values: the metric of the held-out rows by step."""
+    name, best_step = selection.name, selection.best_step(values)
+    own = f"{name} {values[step]:.4f}" if step in values else ""
     if is_best:
-        others = len(losses.keys() - {0})
-        last = max(losses, default=step)
-        after = f"; at step {last}, the last, {losses[last]:.4f}" if last != step and last in losses else ""
+        others = len(values.keys() - {0})
+        last = max(values, default=step)
+        after = f"; at step {last}, the last, {values[last]:.4f}" if last != step and last in values else ""
         return f"the best of {others} evaluation{'s' * (others != 1)}, {own}{after}"
     latest_one = "the latest checkpoint" if at in ("best", "latest") else "the requested checkpoint"
-    if lowest is None:
+    if best_step is None:
         return f"{latest_one}; there are no held-out rows" if at == "best" else latest_one
-    if lowest == 0:
-        return f"{latest_one}; no step is better than step 0, whose held-out loss is {losses[0]:.4f}"
-    lower = f"; the lowest held-out loss was {losses[lowest]:.4f}, at step {lowest}"
+    if best_step == 0:
+        return f"{latest_one}; no step is better than step 0, whose {name} is {values[0]:.4f}"
+    better = f"; the {selection.superlative} {name} was {values[best_step]:.4f}, at step {best_step}"
     saved = ", which was not saved" if at == "best" else ""
-    return latest_one + ("" if lowest == step else lower + saved)
+    return latest_one + ("" if best_step == step else better + saved)
 
 
 def skip_rows(checkpoints: Path, resume: str, step: int, row: int) -> Manifest | None:

@@ -32,6 +32,7 @@ from distft.tensors.integrity import Checksums, Damaged, check_names
 FORMAT = 3
 MANIFEST = "manifest.json"
 PARAMETER = "parameter"
+EMA = "ema"  # slot of the moving average of the weights (train.ema_decay)
 
 Manifest = dict[str, Any]  # free-form JSON: later versions add keys, and readers keep those that they do not know
 

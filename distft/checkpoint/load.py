@@ -16,6 +16,7 @@ from torch.distributed.tensor import DTensor
 from distft.checkpoint.choose import candidates
 from distft.checkpoint.chunks import ChunkName, state_pieces
 from distft.checkpoint.format import (
+    EMA,
     MANIFEST,
     PARAMETER,
     Manifest,
@@ -74,7 +75,7 @@ class Checkpoint:
     @property
     def slots(self) -> set[str]:
         """The names of the optimizer's states, such as `exp_avg`, or `step` with one number per parameter."""
-        return {slot for slot, _ in self.chunks} - {PARAMETER}
+        return {slot for slot, _ in self.chunks} - {PARAMETER, EMA}
 
     @property
     def names(self) -> list[str]:
@@ -151,7 +152,7 @@ def _all_chunks(checkpoint: Checkpoint) -> list[Chunk]:
 
 def _states(engine: Engine, piece: Piece, checkpoint: Checkpoint) -> Iterator[Piece]:
     """Yields the optimizer state of `piece` as pieces to fill, allocated where the optimizer has not stepped yet."""
-    for slot in checkpoint.slots:
+    for slot in (*sorted(checkpoint.slots), EMA):
         shape = checkpoint.shapes.get((slot, piece.name))
         if shape is not None:
             state = engine.optimizer.state[piece.owner]

@@ -10,7 +10,6 @@ import shutil
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from math import isfinite
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -25,6 +24,7 @@ from distft.checkpoint.format import (
     write_manifest,
 )
 from distft.runtime.disk import make_folder, sync
+from distft.tasks.selection import BY_LOSS, Selection
 from distft.tensors.integrity import Damaged
 
 
@@ -42,30 +42,37 @@ class Retention:
 
 @dataclass(frozen=True)
 class Best:
-    """The lowest held-out loss of a run's checkpoints; of step 0 where no checkpoint is lower."""
+    """The best evaluation of a run's checkpoints, by eval.metric; of step 0 where no checkpoint is better."""
 
     step: int
-    loss: float
+    value: float
+    metric: str = "loss"
 
 
-def best_at(checkpoints: Path, start_step: int, evals: Iterable[Mapping[str, Any]]) -> Best | None:
+def best_at(
+    checkpoints: Path, start_step: int, evals: Iterable[Mapping[str, Any]], selection: Selection = BY_LOSS
+) -> Best | None:
     """Returns the best of a run that resumes from `start_step`; None where there is no evaluation before it.
 
     evals: rows of metrics.jsonl. Checkpoints after `start_step` belong to a history that the run abandons.
     """
     if start_step == 0:
         return None
-    losses = {row["step"]: row["loss"] for row in evals}
+    values = selection.values(list(evals))
     folder = best(checkpoints)
     if folder and (step := int(folder.name.removeprefix("step-"))) <= start_step:
         with suppress(Damaged):
-            losses[step] = read_manifest(folder).get(
-                "held_out_loss", losses.get(step)
-            )  # older versions did not write it
+            saved = _value_in(read_manifest(folder), selection)
+            values |= {step: saved} if saved is not None else {}
     else:
         step = 0
-    found = losses.get(step)
-    return Best(step, found) if found is not None and isfinite(found) else None
+    return Best(step, values[step], selection.metric) if step in values else None
+
+
+def _value_in(manifest: Manifest, selection: Selection) -> float | None:
+    """Returns the metric that a checkpoint was saved with; None where it was another one, or an older version's."""
+    measured = manifest.get("held_out") or {"metric": "loss", "value": manifest.get("held_out_loss")}
+    return selection.value({str(measured["metric"]): measured["value"]})
 
 
 def complete(checkpoints: Path) -> list[Path]:
@@ -81,7 +88,7 @@ def latest(checkpoints: Path) -> Path | None:
 
 
 def best(checkpoints: Path) -> Path | None:
-    """Returns the checkpoint with the lowest held-out loss, where one is lower than before the first step.
+    """Returns the checkpoint with the best evaluation (eval.metric), where one is better than before the first step.
 
     None when the link `best` points to something else than a committed checkpoint.
     """

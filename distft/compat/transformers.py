@@ -1,10 +1,11 @@
 """transformers: private attributes of models, weight renaming, and construction without initialization."""
 
 from collections.abc import Callable
-from typing import cast
+from typing import Any, cast
 
+import transformers
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 from transformers.initialization import no_init_weights as no_init_weights
@@ -13,6 +14,7 @@ from distft.compat.reach import Reach
 
 __all__ = [
     "attention_of",
+    "class_for",
     "has_attention_interface",
     "init_weights",
     "no_init_weights",
@@ -31,6 +33,7 @@ REACHES = (
     Reach("transformers.conversion_mapping.get_model_conversion_mapping", _SEEN, "names of weights in older files"),
     Reach("transformers.core_model_loading.rename_source_key", _SEEN, "a weight's name in the model, by its name here"),
     Reach(f"{_MODEL}._init_weights", _SEEN, "a model's own initialization of one module", takes=("module",)),
+    Reach("transformers.AutoModelForCausalLM._model_mapping", _SEEN, "the class for a config, without building it"),
     Reach(_MODEL, _SEEN, "its mark on an initialized module", holds=("_is_hf_initialized",)),
 )
 
@@ -38,6 +41,12 @@ REACHES = (
 def repeated_layers(model: PreTrainedModel) -> set[str]:
     """Returns the names of the classes of the model's repeated layers; empty where it names none."""
     return set(model._no_split_modules or ())
+
+
+def class_for(config: PreTrainedConfig, auto_class: str) -> type[PreTrainedModel] | None:
+    """Returns the class that one of transformers' Auto classes has for a config; None where it has none."""
+    found: Any = getattr(transformers, auto_class)
+    return found._model_mapping.get(type(config), None)
 
 
 def has_attention_interface(model: type[PreTrainedModel]) -> bool:

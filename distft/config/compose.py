@@ -19,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from distft.config.check import known_keys, missing_files, wrong_values
+from distft.config.dropout import wrong_dropout
 from distft.config.errors import ConfigError, did_you_mean, nearest
 from distft.config.key import COMMAND_LINE, EXPERIMENT, FILE, MISSING, Values, at, covers, leaves, settle, shown
 from distft.config.model_folder import wrong_models
@@ -41,6 +42,7 @@ from distft.config.rules.contract import Facts
 from distft.config.schema import SHORT, Config, Origin
 from distft.config.source_item import wrong_items
 from distft.paths import absolute, conf_dir
+from distft.tasks import load_task, task_names
 
 
 class Groups:
@@ -161,6 +163,8 @@ def compose(
     errors: list[str] = []
     asked = _read(overrides, groups, errors)
     config, choices = groups.compose(asked.choices)
+    if loss := _loss_of_task(asked, config, choices):
+        config, choices = groups.compose([*asked.choices, f"loss={loss}"])
     asked = asked.with_tracker_names(config[TRACKER], groups.words[TRACKER])
     base = resolved(config)
     settings = [*_profile(asked.settings, errors), *asked.settings]
@@ -193,6 +197,7 @@ def compose(
     ]
     errors += wrong_items(values["data"])
     errors += wrong_models(values, wrong)
+    errors += wrong_dropout(values) if not any(key.startswith("model.") for key in wrong) else []
     errors += broken_rules(Facts(values, choices, settled.given, sweep), wrong)
     if errors:
         raise ConfigError(errors)
@@ -205,6 +210,16 @@ def compose(
     ]
     origin = Origin(choices, settled.given, settled.gave_way, (*asked.notes, *notes))
     return Config.of(_with_absolute_paths(values), origin)
+
+
+def _loss_of_task(asked: "_Asked", config: DictConfig, choices: Mapping[str, str]) -> str | None:
+    """Returns the word of the loss that model.task takes by default; None where the chosen one fits, or was typed."""
+    of_task = [each for each in asked.settings if each.key == "model.task"]
+    typed = [each.value if each.data is ... else each.data for each in of_task]
+    name = str(typed[-1] if typed else config.model.task)
+    if "loss" in asked.words or name not in task_names() or choices.get("loss") in load_task(name).losses:
+        return None
+    return load_task(name).losses[0]
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import ast
 import importlib.metadata
 import importlib.util
 import json
+import re
 from collections.abc import Collection, Iterator, Mapping
 from functools import cache
 from pathlib import Path
@@ -14,6 +15,8 @@ from typing import Any
 
 from distft.config.errors import did_you_mean, nearest
 from distft.paths import absolute
+from distft.tasks import Task, load_task
+from distft.tasks.causal_lm import TASK as CAUSAL_LM
 
 _WEIGHTS_IN_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "num_experts_per_tok", "moe_num_experts")
@@ -24,19 +27,20 @@ _TRY_DECODER = "Try: a decoder, e.g. model=smollm2_135m"
 
 def wrong_models(values: Mapping[str, Any], wrong: Collection[str]) -> Iterator[str]:
     """Yields what is wrong with the model of a config: its folder when it is here, else the facts of conf/model."""
-    if {"model.path", "model.tiny", "model.trust_remote_code"} & set(wrong):
+    if {"model.path", "model.tiny", "model.task", "model.trust_remote_code"} & set(wrong):
         return
     model = values["model"]
     path = absolute(model["path"])
     if not model["tiny"] and path.is_dir():
-        yield from wrong_model(path, trust_remote_code=model["trust_remote_code"])
+        yield from wrong_model(path, trust_remote_code=model["trust_remote_code"], task=load_task(model["task"]))
     elif not model["tiny"] and path.exists():
         yield f"model.path={path}: is a file, and a model is a folder with a config.json. Try: model.path={path.parent}"
     else:
-        yield from (f"model.architecture: {reason}" for reason in wrong_architecture(model["architecture"]))
+        found = wrong_architecture(model["architecture"], task=load_task(model["task"]))
+        yield from (f"model.architecture: {reason}" for reason in found)
 
 
-def wrong_model(folder: Path, *, trust_remote_code: bool = False) -> Iterator[str]:
+def wrong_model(folder: Path, *, trust_remote_code: bool = False, task: Task = CAUSAL_LM) -> Iterator[str]:
     """Yields what keeps the model in `folder` from being trained; each message starts with model.path."""
     if pointers := sorted(file.name for file in folder.iterdir() if _is_pointer(file)):
         more = f" and {len(pointers) - 1} more" if len(pointers) > 1 else ""
@@ -57,7 +61,7 @@ def wrong_model(folder: Path, *, trust_remote_code: bool = False) -> Iterator[st
     if not isinstance(facts, dict) or not isinstance(facts.get("model_type"), str):
         yield f"model.path={folder}: config.json names no model_type. Try: fetch the folder again"
         return
-    for reason in wrong_architecture(facts, trust_remote_code=trust_remote_code):
+    for reason in wrong_architecture(facts, trust_remote_code=trust_remote_code, task=task):
         yield f"model.path={folder}: {reason}"
     if not any(folder.glob("*.safetensors*")):
         yield f"model.path={folder}: weights are read from *.safetensors and {_other_weights(folder)}"
@@ -125,8 +129,10 @@ def _other_weights(folder: Path) -> str:
     return "there are none. Try: fetch the folder again"
 
 
-def wrong_architecture(facts: Mapping[str, Any], *, trust_remote_code: bool = False) -> Iterator[str]:
-    """Yields what keeps an architecture from being trained, by its name."""
+def wrong_architecture(
+    facts: Mapping[str, Any], *, trust_remote_code: bool = False, task: Task = CAUSAL_LM
+) -> Iterator[str]:
+    """Yields what keeps an architecture from being trained for a task, by its name."""
     kind = str(facts.get("model_type"))
     experts = [name for name in _EXPERTS if isinstance(facts.get(name), int) and facts[name] > 1]
     if experts:
@@ -139,25 +145,34 @@ def wrong_architecture(facts: Mapping[str, Any], *, trust_remote_code: bool = Fa
             f"{kind} has more than text ({senses[0]}). Try: a folder with its text part alone; docs/models.md says "
             "how to make it"
         )
-    names = causal_lm_types()
+    names = model_types(task)
     if names and kind not in names and not senses:
         if "auto_map" in facts and not trust_remote_code:
             yield f"{kind} needs code out of the model's folder. Try: a model that transformers itself has"
         else:
             meant = nearest(kind, names) if len(kind) > 2 else None
+            what = "causal language model" if task is CAUSAL_LM else f"model for {task.name}"
             yield (
-                f"{kind} is no causal language model that transformers {_version()} has. Try: {meant or 'llama'}, "
+                f"{kind} is no {what} that transformers {_version()} has. Try: {meant or 'llama'}, "
                 "or a newer transformers"
             )
     elif facts.get("is_encoder_decoder"):
         yield f"{kind} is an encoder with a decoder. {_TRY_DECODER}"
+    elif task is not CAUSAL_LM:
+        return
     elif kind in _model_types("MODEL_FOR_MASKED_LM_MAPPING_NAMES") and not facts.get("is_decoder"):
         yield f"{kind} is an encoder: a token sees those after it, so there is no next token to learn. {_TRY_DECODER}"
 
 
 def causal_lm_types() -> frozenset[str]:
     """Returns the model types that AutoModelForCausalLM takes; empty without transformers here."""
-    return _model_types("MODEL_FOR_CAUSAL_LM_MAPPING_NAMES")
+    return model_types(CAUSAL_LM)
+
+
+def model_types(task: Task) -> frozenset[str]:
+    """Returns the model types that a task's Auto class takes; empty without transformers here."""
+    words = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", task.model_class.removeprefix("AutoModelFor")).upper()
+    return _model_types(f"MODEL_FOR_{words}_MAPPING_NAMES")
 
 
 def _version() -> str:

@@ -49,7 +49,43 @@ class Tuning(Part):
 class Loss(Part):
     """What is minimised."""
 
-    label_smoothing: Share = Field(default=0.0, description="probability spread over the whole vocabulary")
+    label_smoothing: Share = Field(
+        default=0.0,
+        description="cross_entropy: probability spread over the whole vocabulary, or over all classes; dpo, simpo: "
+        "that a pair is labelled the wrong way round",
+    )
+    beta: Positive = Field(
+        default=0.1,
+        description="dpo, ipo, kto: of the reward log(p / p_reference), lower allows more distance from the base; "
+        "simpo: of the reward, the mean log-probability of a token; orpo: weight of the odds ratio",
+    )
+    length_normalized: bool = Field(default=False, description="dpo: rewards per token of an answer")
+    reference: Literal["auto", "adapter", "stored"] = Field(
+        default="auto",
+        description="where the log-probabilities of the frozen base come from. adapter: a forward without adapters; "
+        "stored: computed once before training; auto: adapter with tuning=lora, else stored",
+    )
+    gamma: NotNegative = Field(default=1.0, description="simpo: margin between the rewards that a pair must exceed")
+    desirable_weight: NotNegative = Field(default=1.0, description="kto: of answers with label true")
+    undesirable_weight: NotNegative = Field(default=1.0, description="kto: of answers with label false")
+    reference_point: Number = Field(
+        default=0.0, description="kto: log(p / p_reference) in nats above which an answer counts as desirable"
+    )
+    center: NotNegative = Field(
+        default=0.0, description="reward: weight of the squared sum of both rewards, which keeps their mean near zero"
+    )
+    margin: NotNegative = Field(default=0.0, description="reward: by which the chosen answer's reward must be higher")
+    z_loss: NotNegative = Field(
+        default=0.0, description="weight of log(sum of exp(logits))^2, which keeps logits near zero; training only"
+    )
+    class_weights: list[Any] | None = Field(
+        default=None,
+        description="of classes in the loss, a number each in the order of their names; null: all 1",
+    )
+    delta: Positive = Field(default=1.0, description="of Huber's loss: the error at which it turns linear")
+    positive_weight: Positive = Field(
+        default=1.0, description="of bce: of classes that apply, over those that do not; for classes that rarely apply"
+    )
 
 
 class Strategy(Part):
@@ -160,6 +196,11 @@ class Sweep(Part):
         default=False, description="with -m: the first job that fails ends the others, which save and stop"
     )
     trials: Count = Field(default=0, description="with -m: jobs of a search")
+    space: list[str] = Field(
+        default=[],
+        description="of an experiment: what -m sweeps when no key is typed with several values, e.g. "
+        "[optimizer.lr=1e-5,3e-5]",
+    )
     seed: Index = Field(default=0, description="with -m: decides the points of a search")
 
 

@@ -13,49 +13,30 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field, PrivateAttr
 
 from distft.config.cleaning import Clean
+from distft.config.evaluation import Eval, Export
 from distft.config.key import (
     MISSING,
     Count,
     Fraction,
     Group,
     Index,
-    NotNegative,
     Number,
     Positive,
+    Share,
     Values,
     keys_of,
     with_value,
 )
 from distft.config.parts import Launcher, Loss, Optimizer, Schedule, Strategy, Sweep, Trackers, Tuning
+from distft.tasks import task_names
 
 _FORMATS = sorted(file.stem for file in (Path(__file__).parents[1] / "data" / "formats").glob("[!_]*.py"))
 Architecture = dict[str, Any]  # facts of config.json: each model family has other keys
 if TYPE_CHECKING:
-    Format = str
+    Format = TaskName = str
 else:
     Format = Literal[("auto", *_FORMATS)]
-
-
-class Export(Group):
-    """The Hugging Face folder that a run writes at its end."""
-
-    enabled: bool = Field(
-        default=True,
-        description="write final/, a Hugging Face folder, at the end; a sweep does it for its best run alone. Short: "
-        "export=false",
-    )
-    at: Literal["best", "latest"] = Field(
-        default="best",
-        description="which checkpoint; best: by held-out loss, or the latest where none is better than step 0",
-    )
-    dtype: Literal["auto", "fp32", "bf16"] = Field(
-        default="auto", description="of the weights; auto: what the run computed in"
-    )
-    format: Literal["auto", "huggingface", "peft", "merged"] = Field(
-        default="auto",
-        description="auto: huggingface, or of adapters peft, which keeps them apart; merged: adapters added to the "
-        "model",
-    )
+    TaskName = Literal[task_names()]
 
 
 class Model(Group):
@@ -63,7 +44,7 @@ class Model(Group):
 
     path: str = Field(default=MISSING, description="folder or hub id of the model to start from")
     revision: str | None = Field(default=None, description="commit, tag or branch of a hub id; null: the newest")
-    task: Literal["causal_lm"] = Field(default="causal_lm", description="what the model is trained to do")
+    task: TaskName = Field(default="causal_lm", description="what the model is trained to do")
     attention: Literal[
         "auto", "sdpa", "varlen", "flash_attention_2", "flash_attention_3", "flex_attention", "eager"
     ] = Field(
@@ -75,6 +56,11 @@ class Model(Group):
         default="none",
         description="fused kernels between the matrix products. liger: those of liger-kernel for norms, rotary "
         "angles, gated MLPs",
+    )
+    dropout: Share | dict[str, Share] | None = Field(
+        default=None,
+        description="share of activations that training drops: one number for every dropout setting of the "
+        "architecture, or numbers by its names, e.g. {attention_dropout: 0.1}; null: as in its config.json",
     )
     tokenizer: str | None = Field(
         default=None, description="folder or hub id of another tokenizer; null: the model's own"
@@ -178,9 +164,22 @@ class Train(Group):
     global_batch_tokens: Count | None = Field(
         default=None, description="instead: rows in order up to so many tokens per step"
     )
-    micro_batch_size: Count = Field(default=4, description="rows per forward; given alone it turns packing off")
-    micro_batch_tokens: Count | None = Field(
-        default=None, description="tokens per forward at most, with packing; null: data.max_length"
+    micro_batch_size: Count | Literal["auto"] = Field(
+        default=4, description="rows per forward; given alone it turns packing off; auto: as many as fit"
+    )
+    micro_batch_tokens: Count | Literal["auto"] | None = Field(
+        default=None,
+        description="tokens per forward at most, with packing; null: data.max_length; auto: as many as fit",
+    )
+    neftune_alpha: Positive | None = Field(
+        default=None,
+        description="noise on the embeddings of training rows, e.g. 5 (NEFTune): up to alpha / sqrt(tokens of the row "
+        "x hidden size); null: none",
+    )
+    ema_decay: Annotated[Number, Field(gt=0, lt=1)] | None = Field(
+        default=None,
+        description="keep an exponential moving average of the weights with this decay, e.g. 0.999; eval.weights says "
+        "whether it is evaluated and exported; null: none",
     )
     max_grad_norm: Positive | None = Field(
         default=1.0, description="gradient norm above which it is scaled down; null: never"
@@ -217,31 +216,6 @@ class Train(Group):
     )
 
 
-class EarlyStopping(Group):
-    """When a run ends because its held-out loss no longer falls."""
-
-    patience: Count | None = Field(
-        default=None, description="evaluations without a better loss that end the run; null: never"
-    )
-    min_delta: NotNegative = Field(default=0.0, description="how much lower a better loss is")
-
-
-class Eval(Group):
-    """Evaluation on the held-out rows while training."""
-
-    at_ends: bool = Field(default=True, description="evaluate before the first step and after the last")
-    every_steps: Count | None = Field(
-        default=None, description="optimizer steps between evaluations; null: none between"
-    )
-    micro_batch_size: Count | None = Field(
-        default=None, description="rows per forward in evaluation; null: as many rows or tokens as in training"
-    )
-    samples: Index = Field(
-        default=0, description="held-out prompts that each evaluation answers too, into eval/samples.jsonl; 0: none"
-    )
-    early_stopping: EarlyStopping = EarlyStopping()
-
-
 class Checkpoint(Group):
     """What is saved, how often, and what a run resumes from."""
 
@@ -252,8 +226,7 @@ class Checkpoint(Group):
     every_minutes: Positive | None = Field(default=15, description="minutes between checkpoints, by rank 0's clock")
     save_best: bool = Field(
         default=True,
-        description="save at once when the held-out loss is the lowest so far; false: the best of those saved anyway "
-        "counts",
+        description="save at once when eval.metric is the best so far; false: the best of those saved anyway counts",
     )
     keep: Count = Field(default=2, description="newest checkpoints that stay")
     keep_every: Count | None = Field(default=None, description="checkpoints at multiples of so many steps stay too")
@@ -316,6 +289,12 @@ class Config(Group):
         config = cls.model_validate(values)
         config._origin = origin or Origin()
         return config
+
+    @property
+    def evaluates_ema(self) -> bool:
+        """Whether the moving average of the weights is evaluated and exported in their place."""
+        weights = self.eval.weights
+        return weights == "ema" or (weights == "auto" and self.train.ema_decay is not None)
 
     @property
     def choices(self) -> Mapping[str, str]:

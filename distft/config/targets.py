@@ -12,9 +12,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal, Union
 
-from hydra.utils import get_class
+from hydra.utils import get_class, instantiate
 
-from distft.config.key import NULL, Number
+from distft.config.key import NULL, Number, Part
 
 TRUSTED = ("distft.", "torch.optim.", "torch.nn.")
 _MAX_HOPS = 8  # of re-exports
@@ -187,6 +187,11 @@ def _is_dataclass(node: ast.ClassDef) -> bool:
 def _dataclass_signature(node: ast.ClassDef) -> Signature:
     found = [item for item in node.body if isinstance(item, ast.AnnAssign) and not _is_internal(item)]
     return Signature(tuple(_parameter(_name(f.target), f.annotation, f.value is None) for f in found))
+
+
+def built(part: Part) -> Any:
+    """Returns what the `_target_` of a section makes of its keywords, as plain lists and dicts."""
+    return instantiate(part.plain(), _convert_="all")  # those of omegaconf are not JSON
 
 
 def build(target: str, settings: Mapping[str, Any], optional: Collection[str] = ()) -> Any:

@@ -19,16 +19,23 @@ _ALIGNMENT = 16  # bytes, of each tensor in the transfer buffer of a step
 
 @dataclass(frozen=True)
 class Batch:
-    """A micro-batch of S tokens in D documents, with T targets: trained tokens that have a preceding token."""
+    """A micro-batch of S tokens in D documents, with T targets and U units of the loss.
+
+    A target is a trained token that has a preceding one, read at that one; with labels it is a token that is compared
+    with a label, read at itself. A unit is a target, or a row of several documents (see distft.data.shards.Row).
+    """
 
     input_ids: torch.Tensor  # [1, S] int64
     position_ids: torch.Tensor  # [1, S] int64, from 0 in each document
     lengths: tuple[int, ...]  # [D] tokens of each document
-    positions: torch.Tensor  # [T] int64, index into S of the token that predicts each target
-    targets: torch.Tensor  # [T] int64
+    positions: torch.Tensor  # [T] int64, index into S of the token whose output each target is compared with
+    targets: torch.Tensor  # [T] int64, token ids
     starts: torch.Tensor  # [D + 1] int32, index into S of each document's first token, and S
-    weights: torch.Tensor | None = None  # [T] float32, of each target in the loss; None: all 1
+    weights: torch.Tensor | None = None  # [U] float32, of each unit in the loss; None: all 1
     cost: float = 0.0  # floating-point operations of its forward pass; 0: not estimated
+    labels: torch.Tensor | None = None  # [U, L] float32; None: the tokens are the targets
+    first_documents: torch.Tensor | None = None  # [U] int64: the first document of each row that is a unit; else None
+    reference: torch.Tensor | None = None  # [U, documents] float64: log-probabilities under the frozen base
 
     def inputs(self) -> dict[str, Any]:
         """Returns keyword arguments for a transformers model's forward, which passes most of them to attention."""
@@ -45,13 +52,24 @@ class Batch:
 
     @property
     def tensors(self) -> dict[str, torch.Tensor]:
-        names = ("input_ids", "position_ids", "positions", "targets", "starts", "weights")
+        tokens = ("input_ids", "position_ids", "positions", "targets", "starts", "weights")
+        names = (*tokens, "labels", "first_documents", "reference")
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
     @property
+    def num_targets(self) -> int:
+        """The units of the loss, U."""
+        return len(self.positions if self.first_documents is None else self.first_documents)
+
+    @property
     def weight(self) -> torch.Tensor | int:
-        """Sum of the targets' weights: what the sum of the losses is divided by."""
-        return len(self.targets) if self.weights is None else self.weights.sum(dtype=torch.float64)
+        """Sum of the units' weights: what the sum of the losses is divided by."""
+        return self.num_targets if self.weights is None else self.weights.sum(dtype=torch.float64)
+
+    @property
+    def documents(self) -> torch.Tensor:
+        """The document of each target, [T] int64."""
+        return torch.bucketize(self.positions, self.starts[1:], right=True)
 
 
 def to_device(batches: Sequence[Batch], device: torch.device) -> list[Batch]:
@@ -93,42 +111,74 @@ def _view(buffer: torch.Tensor, start: int, like: torch.Tensor) -> torch.Tensor:
     return buffer[start : start + like.nbytes].view(like.dtype).view(like.shape)
 
 
-def make_batch(documents: Sequence[Row], multiple_of: int = 1) -> Batch:
-    """Returns documents as one batch; an empty list gives one token without a target.
+def make_batch(rows: Sequence[Row], multiple_of: int = 1) -> Batch:
+    """Returns rows of one kind as one batch; an empty list gives one token without a target.
 
     multiple_of: S is rounded up to a multiple of it, by short filler documents without targets.
     """
-    documents = documents or [Row(np.zeros(1, np.int32), np.zeros(1, bool))]
-    missing = -sum(len(document.input_ids) for document in documents) % multiple_of
+    rows = rows or [Row(np.zeros(1, np.int32), np.zeros(1, bool))]
+    missing = -sum(len(row.input_ids) for row in rows) % multiple_of
     whole, rest = divmod(missing, _FILLER_TOKENS)
-    for length in [_FILLER_TOKENS] * whole + [rest] * (rest > 0):
-        documents = [*documents, Row(np.zeros(length, np.int32), np.zeros(length, bool))]
-    lengths = tuple(len(document.input_ids) for document in documents)
-    input_ids = np.concatenate([document.input_ids for document in documents]).astype(np.int64)
-    trained = np.concatenate([document.trained for document in documents])
-    trained[np.cumsum((0, *lengths[:-1]))] = False  # the first token of a document has no context
+    fillers = [
+        Row(np.zeros(length, np.int32), np.zeros(length, bool))
+        for length in [_FILLER_TOKENS] * whole + [rest] * (rest > 0)
+    ]
+    per_row = [_documents_of(row) for row in (*rows, *fillers)]
+    lengths = tuple(length for row in per_row for length in row)
+    input_ids = np.concatenate([row.input_ids for row in (*rows, *fillers)]).astype(np.int64)
+    trained = np.concatenate([row.trained for row in (*rows, *fillers)])
+    has_labels, is_grouped = (any(has) for has in zip(*map(_kind, rows), strict=True))
+    if is_grouped or not has_labels:
+        trained[np.cumsum((0, *lengths[:-1]))] = False  # the first token of a document has no context
     at = np.flatnonzero(trained)
-    position_ids = np.concatenate([np.arange(length) for length in lengths])
+    read = at if has_labels and not is_grouped else at - 1
+    first = np.cumsum([0, *map(len, per_row)])[: len(rows)]  # [rows], the number of each row's first document
     return Batch(
         torch.from_numpy(input_ids)[None],
-        torch.from_numpy(position_ids)[None],
+        torch.from_numpy(np.concatenate([np.arange(length) for length in lengths]))[None],
         lengths,
-        torch.from_numpy(at - 1),
+        torch.from_numpy(read),
         torch.from_numpy(input_ids[at]),
         torch.from_numpy(np.cumsum((0, *lengths), dtype=np.int32)),
-        _target_weights(documents, at),
+        _weights(rows, at, is_grouped),
+        labels=_labels(rows) if has_labels else None,
+        first_documents=torch.from_numpy(first) if is_grouped else None,
+        reference=_reference(rows),
     )
 
 
-def _target_weights(documents: Sequence[Row], at: np.ndarray) -> torch.Tensor | None:
-    """Returns the weights of the tokens at `at`, float32; None where no document has weights."""
-    if all(document.weights is None for document in documents):
+def _kind(row: Row) -> tuple[bool, bool]:
+    return row.labels is not None, row.borders is not None
+
+
+def _documents_of(row: Row) -> list[int]:
+    """Returns the lengths of a row's documents."""
+    borders = [] if row.borders is None else row.borders.tolist()
+    return np.diff([0, *borders, len(row.input_ids)]).tolist()
+
+
+def _weights(rows: Sequence[Row], at: np.ndarray, is_grouped: bool) -> torch.Tensor | None:
+    """Returns the weights of the units, float32 [U]; None where no row has weights. at: the places of the targets."""
+    if all(row.weights is None for row in rows):
         return None
-    ones = (
-        np.ones(len(document.input_ids), np.float32) if document.weights is None else document.weights
-        for document in documents
-    )
-    return torch.from_numpy(np.concatenate(list(ones))[at])
+    sizes = [1 if is_grouped else len(row.input_ids) for row in rows]
+    filled = [
+        np.ones(size, np.float32) if row.weights is None else row.weights for row, size in zip(rows, sizes, strict=True)
+    ]
+    whole = np.concatenate(filled)
+    return torch.from_numpy(whole if is_grouped else whole[at])
+
+
+def _labels(rows: Sequence[Row]) -> torch.Tensor:
+    """Returns the labels of rows, float32 [U, L]."""
+    found = [row.labels.reshape(row.num_targets, -1) for row in rows if row.labels is not None]
+    return torch.from_numpy(np.concatenate(found))
+
+
+def _reference(rows: Sequence[Row]) -> torch.Tensor | None:
+    """Returns the log-probabilities of the rows' documents under the frozen base, float64 [U, documents]."""
+    found = [row.reference for row in rows if row.reference is not None]
+    return torch.from_numpy(np.stack(found)) if found else None
 
 
 def collate(rows: Rows, indices: np.ndarray, multiple_of: int = 1) -> Batch:

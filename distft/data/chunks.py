@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -20,7 +20,7 @@ import pyarrow as pa
 from distft.data.blocks import Block
 from distft.data.cleaning.tags import write_rows, write_tags
 from distft.data.formats import Format, Unread, UnreadFields
-from distft.data.pipeline import Outcome, RowPipeline, split_position
+from distft.data.pipeline import RowPipeline, split_position
 from distft.data.shards import SCHEMA, batch_of
 from distft.data.statistics import Statistics
 
@@ -31,7 +31,13 @@ PLACE = (
 )
 CHUNK_SCHEMA = pa.schema([*SCHEMA, *PLACE])
 COUNTS = b"counts"
-Counts = dict[str, Any]  # JSON: stream, log, left_out, statistics, unread, rendered, seen, ends, files, item
+Counts = dict[str, Any]  # JSON: stream, log, left_out, statistics, unread, rendered, seen, ends, files, item, labels
+
+
+class LabelSetter(Protocol):
+    """Turns a chunk's labels into those of all rows: see distft.data.labels.LabelTable."""
+
+    def apply(self, rows: pa.RecordBatch, names: Sequence[str]) -> pa.RecordBatch: ...
 
 
 @dataclass(frozen=True)
@@ -39,6 +45,7 @@ class Chunk:
     """One finished block."""
 
     path: Path
+    labels: LabelSetter | None = None  # puts final labels in place, once all chunks are known
 
     @property
     def batch(self) -> pa.RecordBatch:
@@ -54,7 +61,8 @@ class Chunk:
     @property
     def rows(self) -> pa.RecordBatch:
         """The rows in the columns of the shards."""
-        return self.batch.select(SCHEMA.names)
+        rows = self.batch.select(SCHEMA.names)
+        return rows if self.labels is None else self.labels.apply(rows, self.counts["labels"]["names"])
 
     @property
     def positions(self) -> np.ndarray:
@@ -84,7 +92,7 @@ def chunk_path(folder: Path, stream: str, index: int) -> Path:
 def write_chunk(pipeline: RowPipeline, forms: list[Format], stream: str, block: Block, path: Path) -> Chunk:
     """Makes the rows of a block of a stream and writes its chunk."""
     unread, log, statistics = UnreadFields(), io.StringIO(), Statistics()
-    local, outcome = pipeline.of_block(stream, unread), Outcome(log=log)
+    local, outcome = pipeline.of_block(stream, unread), pipeline.outcome(log)
     made = list(local.rows(block.rows(), forms, outcome))
     for each in made:
         statistics.add(each.full_length, each.answer, each.file, each.line)
@@ -112,6 +120,7 @@ def write_chunk(pipeline: RowPipeline, forms: list[Format], stream: str, block: 
         "ends": sorted(pipeline.renderer.ends),
         "files": list(files),
         "item": block.item,
+        "labels": {"names": outcome.classes.names_in_order, "has_lists": outcome.classes.has_lists},
     }
     schema = CHUNK_SCHEMA.with_metadata({COUNTS: json.dumps(counts).encode()})
     partial = path.with_name(f".{path.name}.{os.getpid()}")

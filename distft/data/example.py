@@ -34,8 +34,8 @@ class Example:
     tools: tuple[RawJson, ...] = ()  # JSON schemas of the functions that the assistant may call
     weight: float = 1.0  # multiplies the weights of the segments
     rejected: tuple[Segment, ...] = ()  # of a preference pair: the segments with the rejected answer
-    label: bool | float | str | tuple[str | int, ...] | None = (
-        None  # class or classes, value, or whether an answer is desirable (KTO)
+    label: bool | float | str | tuple[str | int, ...] | tuple[float, ...] | None = (
+        None  # class or classes, value or values, or whether an answer is desirable (KTO)
     )
 
 

@@ -24,6 +24,7 @@ from distft.data.report import refused
 from distft.data.sources import Source, find_sources
 from distft.paths import absolute
 from distft.run import read_json, write_json
+from distft.tasks.preference import formats_of
 
 OPTIONS = (
     *("format", "fields", "ignore_fields", "max_length", "seed_date", "train_on", "train_reasoning", "truncate"),
@@ -81,6 +82,10 @@ def _makers(config: Config) -> dict[str, Callable[[], Any]]:
         makers["overlap"] = lambda: overlap_action(config) == "drop"
     else:
         makers["eval"] = lambda: [eval_fraction(data), data.split_seed]
+    if config.model.task != "causal_lm":  # whose keys are those of before there were tasks
+        makers["task"] = lambda: config.model.task
+    if config.model.task == "preference":  # pairs, or answers with labels
+        makers["of_loss"] = lambda: formats_of(config.loss.target)
     if is_cleaned(config.clean):
         makers["clean"] = lambda: key_part(config, lambda path: file_hash(absolute(path), config.cache_dir))
     return makers

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from distft.config.errors import Unavailable
 
+CHUNKS_VERSION = 2  # increment when chunks have other columns: those of an older version are then not continued
 STALE_SECONDS = 7 * 24 * 3600  # after which the finished part of a preparation that nobody continued is removed
 
 
@@ -70,9 +71,9 @@ def work_folder(folder: Path) -> Iterator[Path]:
 
     It is removed at the end and after an error, which the same command would meet again.
     """
-    name = f".work.{socket.gethostname()}"
-    work = folder.parent / f".{folder.name}{name}"
-    for other in folder.parent.glob(f".*{name}"):
+    host = socket.gethostname()
+    work = folder.parent / f".{folder.name}.work.{CHUNKS_VERSION}.{host}"
+    for other in folder.parent.glob(f".*.work.*{host}"):
         with suppress(OSError):  # removed by another process meanwhile
             if other != work and time.time() - other.stat().st_mtime > STALE_SECONDS:
                 shutil.rmtree(other, ignore_errors=True)

@@ -4,8 +4,10 @@ It imports only numpy and pyarrow, so that reading rows needs neither torch, tra
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -20,71 +22,98 @@ SCHEMA = pa.schema(
         ("input_ids", pa.list_(pa.int32())),
         ("trained", pa.list_(pa.bool_())),
         ("length", pa.int32()),
-        ("num_targets", pa.int32()),  # trained tokens at index >= 1: the first token of a row is never predicted
+        ("num_targets", pa.int32()),  # units of the loss: see Row.num_targets
         ("id", pa.string()),  # hash of the normalized text; duplicates share it
         ("weights", pa.list_(pa.float32())),  # of each token in the loss; null: all 1
         ("target_weight", pa.float64()),  # sum of the weights of the targets
+        ("labels", pa.list_(pa.float32())),  # null: the tokens are the targets; see Row.labels
+        ("borders", pa.list_(pa.int32())),  # starts of further documents inside the row; null: a row is one document
     ]
 )
 
 
 @dataclass(frozen=True)
 class Row:
-    """One document: its T tokens, and a mask of the trained ones (by position, never by id)."""
+    """One row: its T tokens, and what the loss reads of them. A row is one document, or with `borders` several.
+
+    There are three kinds of row:
+      tokens  neither labels nor borders: the trained tokens are the targets (causal_lm)
+      labels  `trained` marks the tokens whose outputs are compared with a label, N of them: the last token for a label
+              of the whole row, else one token per label
+      group   with borders: the row is one unit of the loss. A preference pair is [prompt + chosen][prompt + rejected]
+              with the start of the second as its border; trained tokens are targets, as in a row of tokens
+    """
 
     input_ids: np.ndarray  # int32 [T]
-    trained: np.ndarray  # bool [T]
-    weights: np.ndarray | None = None  # float32 [T], in the loss; None: all 1
+    trained: np.ndarray  # bool [T], by position, never by id
+    weights: np.ndarray | None = None  # float32 [T], in the loss; of a group [1]; None: all 1
+    labels: np.ndarray | None = None  # float32 [N * L], L per unit: the number of a class, 0 or 1 per class, or values
+    borders: np.ndarray | None = None  # int32, starts of the documents after the first; may be empty
+    reference: np.ndarray | None = None  # float64, log-probability of each document under the frozen base; see Rows
 
     def pieces(self, max_length: int) -> "list[Row]":
-        """Returns the row cut into rows of `max_length` tokens; the last may be shorter."""
+        """Returns a row of tokens cut into rows of `max_length` tokens; the last may be shorter."""
+        assert self.labels is None and self.borders is None, "such a row is cut by its task"
         cuts = [slice(start, start + max_length) for start in range(0, len(self.input_ids), max_length)]
         return [
             Row(self.input_ids[cut], self.trained[cut], None if self.weights is None else self.weights[cut])
             for cut in cuts
         ]
 
+    def documents(self) -> "list[Row]":
+        """Returns the documents of a group as rows of tokens: of a pair the chosen and the rejected side."""
+        borders = [] if self.borders is None else self.borders.tolist()
+        cuts = [slice(*edges) for edges in pairwise([0, *borders, len(self.input_ids)])]
+        return [Row(self.input_ids[cut], self.trained[cut]) for cut in cuts]
+
+    def weighted(self, class_weights: np.ndarray) -> "Row":
+        """Returns a row of labels with its weights times those of its classes, float32 [C]."""
+        assert self.labels is not None and self.borders is None
+        weights = np.ones(len(self.input_ids), np.float32) if self.weights is None else self.weights.copy()
+        weights[self.trained] *= class_weights[self.labels.astype(np.int64)]
+        return replace(self, weights=weights)
+
+    @property
+    def num_targets(self) -> int:
+        """The units of the loss: a group is one; else labelled tokens, or trained tokens at index >= 1."""
+        if self.borders is not None:
+            return 1
+        return int(self.trained[0 if self.labels is not None else 1 :].sum())
+
     @property
     def target_weight(self) -> float:
-        """Sum of the weights of the targets: trained tokens at index >= 1."""
-        targets = self.trained[1:]
-        return float(targets.sum() if self.weights is None else self.weights[1:][targets].sum(dtype=np.float64))
+        """Sum of the weights of the units: what this row adds to the denominator of a step."""
+        if self.weights is None:
+            return float(self.num_targets)
+        if self.borders is not None:
+            return float(self.weights[0])
+        start = 0 if self.labels is not None else 1
+        return float(self.weights[start:][self.trained[start:]].sum(dtype=np.float64))
 
 
 def batch_of(rows: Sequence[tuple[Row, str]]) -> pa.RecordBatch:
     """Returns rows with their content ids as one record batch of SCHEMA."""
     lengths = np.array([len(row.input_ids) for row, _ in rows], dtype=np.int32)
-    return _batch(
-        lengths,
-        np.concatenate([row.input_ids for row, _ in rows] or [np.zeros(0, dtype=np.int32)]),
-        np.concatenate([row.trained for row, _ in rows] or [np.zeros(0, dtype=bool)]),
-        np.array([row.trained[1:].sum() for row, _ in rows], dtype=np.int32),
+    input_ids = np.concatenate([row.input_ids for row, _ in rows] or [np.zeros(0, dtype=np.int32)])
+    trained = np.concatenate([row.trained for row, _ in rows] or [np.zeros(0, dtype=bool)])
+    others = [
+        pa.array([row.num_targets for row, _ in rows], pa.int32()),
         pa.array([content_id for _, content_id in rows], pa.string()),
         pa.array([row.weights for row, _ in rows], pa.list_(pa.float32())),
-        np.array([row.target_weight for row, _ in rows], dtype=np.float64),
-    )
+        pa.array([row.target_weight for row, _ in rows], pa.float64()),
+        pa.array([row.labels for row, _ in rows], pa.list_(pa.float32())),
+        pa.array([row.borders for row, _ in rows], pa.list_(pa.int32())),
+    ]
+    return _batch(lengths, input_ids, trained, others)
 
 
 def _batch(
-    lengths: np.ndarray,
-    input_ids: np.ndarray,
-    trained: np.ndarray,
-    num_targets: np.ndarray,
-    ids: pa.Array,
-    weights: pa.Array,
-    target_weight: np.ndarray,
+    lengths: np.ndarray, input_ids: np.ndarray, trained: np.ndarray, others: Sequence[pa.Array]
 ) -> pa.RecordBatch:
+    """Returns a batch of SCHEMA; others: its columns after `length`."""
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
-    columns = [
-        pa.ListArray.from_arrays(offsets, input_ids),
-        pa.ListArray.from_arrays(offsets, trained),
-        pa.array(lengths),
-        pa.array(num_targets),
-        ids,
-        weights,
-        pa.array(target_weight),
-    ]
-    return pa.record_batch(columns, schema=SCHEMA)
+    tokens = [pa.ListArray.from_arrays(offsets, each) for each in (input_ids, trained)]
+    return pa.record_batch([*tokens, pa.array(lengths), *others], schema=SCHEMA)
 
 
 class ShardWriter:
@@ -144,10 +173,7 @@ class ShardWriter:
             joined("length", pa.Array.to_numpy),
             joined("input_ids", lambda lists: lists.flatten().to_numpy()),
             joined("trained", lambda lists: lists.flatten().to_numpy(zero_copy_only=False)),
-            joined("num_targets", pa.Array.to_numpy),
-            pa.concat_arrays([batch.column("id") for batch in self._pending]),
-            pa.concat_arrays([batch.column("weights") for batch in self._pending]),
-            joined("target_weight", pa.Array.to_numpy),
+            [pa.concat_arrays([batch.column(name) for batch in self._pending]) for name in SCHEMA.names[3:]],
         )
         with pa.OSFile(str(self.folder / name), "wb") as sink, pa.ipc.new_file(sink, SCHEMA) as writer:
             writer.write_batch(batch)
@@ -158,8 +184,16 @@ class ShardWriter:
 class Rows:
     """The rows of one split in their fixed order, read on demand; `shards` selects some of the files."""
 
-    def __init__(self, folder: Path | str, split: str, shards: Sequence[int] | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path | str,
+        split: str,
+        shards: Sequence[int] | None = None,
+        class_weights: Sequence[float] | None = None,
+    ) -> None:
+        """class_weights: of classes in the loss, which multiply the weights of the units with them; None: all 1."""
         self.folder, self.split = Path(folder), split
+        self.class_weights = None if class_weights is None else np.array(class_weights, dtype=np.float32)
         present = _present(self.folder, split)
         wanted = range(len(present)) if shards is None else shards
         missing = [number for number in wanted if not 0 <= number < len(present)]
@@ -167,6 +201,7 @@ class Rows:
             raise ValueError(f"data.shards={list(wanted)}: there is no shard {missing[0]}, {_range(len(present))}")
         self._batches = [_open(present[number]) for number in wanted]
         self._starts = np.cumsum([0] + [batch.num_rows for batch in self._batches])
+        self.reference: np.ndarray | None = None  # float64 [rows, documents of a row], as the rows' own
 
     def __len__(self) -> int:
         return int(self._starts[-1])
@@ -175,10 +210,24 @@ class Rows:
         if not 0 <= index < len(self):
             raise IndexError(f"row {index} of {len(self)} {self.split} rows")
         shard = int(np.searchsorted(self._starts, index, side="right")) - 1
-        return self._views[shard].row(index - int(self._starts[shard]))
+        row = self._views[shard].row(index - int(self._starts[shard]))
+        row = row if self.class_weights is None else row.weighted(self.class_weights)
+        return row if self.reference is None else replace(row, reference=self.reference[index])
 
     def __iter__(self) -> Iterator[Row]:
         return (self[i] for i in range(len(self)))
+
+    def with_reference(self, reference: np.ndarray) -> "Rows":
+        """Returns the rows with the log-probabilities of their documents under the frozen base, [rows, documents]."""
+        found = copy(self)
+        found.reference = reference
+        return found
+
+    @cached_property
+    def documents_per_row(self) -> int:
+        """The documents of each row, from the first one."""
+        borders = self[0].borders if len(self) else None
+        return 1 if borders is None else 1 + len(borders)
 
     @cached_property
     def lengths(self) -> np.ndarray:
@@ -187,12 +236,14 @@ class Rows:
 
     @cached_property
     def num_targets(self) -> np.ndarray:
-        """Predicted tokens per row, int32 [rows]."""
+        """Units of the loss per row, int32 [rows]: see Row.num_targets."""
         return self._column("num_targets")
 
     @cached_property
     def target_weight(self) -> np.ndarray:
-        """Sum of the weights of the targets per row, float64 [rows]; the number of targets where no row has weights."""
+        """Sum of the weights of the units per row, float64 [rows]; their number where no row has weights."""
+        if self.class_weights is not None:
+            return np.array([row.target_weight for row in self])
         if all("target_weight" in batch.schema.names for batch in self._batches):
             return self._column("target_weight").astype(np.float64)
         return self.num_targets.astype(np.float64)  # shards of before weights
@@ -201,6 +252,11 @@ class Rows:
     def ids(self) -> list[str]:
         """Content hash of each row; duplicates share one."""
         return [content_id for batch in self._batches for content_id in batch.column("id").to_pylist()]
+
+    def token_arrays(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yields for each shard its tokens, int32 [T], and the ends of its rows in them, [rows]; without a copy."""
+        for view in self._views:
+            yield view.input_ids[view.offsets[0] : view.offsets[-1]], view.offsets[1:] - view.offsets[0]
 
     @cached_property
     def _views(self) -> list["_View"]:
@@ -219,19 +275,28 @@ class _View:
         self.offsets = ids.offsets.to_numpy()
         self.input_ids = ids.values.to_numpy()
         self.bits = np.frombuffer(trained.values.buffers()[1], dtype=np.uint8)
-        weights = batch.column("weights") if "weights" in batch.schema.names else None
-        self.weights = weights if weights is not None and weights.null_count < len(weights) else None
+        self.weights, self.labels, self.borders = (_filled(batch, name) for name in ("weights", "labels", "borders"))
 
     def row(self, index: int) -> Row:
         start, end = int(self.offsets[index]), int(self.offsets[index + 1])
         bits = np.unpackbits(self.bits[start // 8 : (end + 7) // 8], bitorder="little")
         skip = start % 8
-        weights = self.weights[index].values if self.weights is not None else None
         return Row(
             self.input_ids[start:end],
             bits[skip : skip + end - start].astype(bool),
-            None if weights is None else weights.to_numpy(),
+            *(_values(column, index) for column in (self.weights, self.labels, self.borders)),
         )
+
+
+def _filled(batch: pa.RecordBatch, name: str) -> pa.Array | None:
+    """Returns an optional column; None where no row has a value, or the shard is older than the column."""
+    column = batch.column(name) if name in batch.schema.names else None
+    return column if column is not None and column.null_count < len(column) else None
+
+
+def _values(column: pa.Array | None, index: int) -> np.ndarray | None:
+    values = column[index].values if column is not None else None
+    return None if values is None else values.to_numpy()
 
 
 def shard_name(split: str, number: int) -> str:

@@ -8,7 +8,7 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,11 @@ from distft.config.errors import Unavailable
 from distft.config.schema import Data
 from distft.config.source_item import source_items
 from distft.data.chunks import Chunk
+from distft.data.classes import UnknownLabel, settle_labels
 from distft.data.cleaning.decide import Cleaning, decide, write_cleaning, write_left_out
 from distft.data.cleaning.options import overlap_action
 from distft.data.cleaning.rules.leakage import texts_of_files, texts_of_rows
-from distft.data.counts import Report, Split, Stream
+from distft.data.counts import MALFORMED, MAX_SHOWN, LeftOut, Report, Split, Stream, json_lines
 from distft.data.hub import dataset_commit, fetch
 from distft.data.key import Parts, data_dir, eval_fraction, has_eval_rows, hash_of_parts, key_parts
 from distft.data.mixing import Selection, count_items, write_selection
@@ -35,13 +36,24 @@ from distft.data.stores import is_url, objects
 from distft.data.workers import open_workers
 from distft.paths import why_not_writable, without_number
 from distft.run import read_json, write_json
+from distft.tasks import load_task
+from distft.tasks.labels import Labels
 
 Progress = Callable[[int], None]  # called with the number of rows read so far
-Written = tuple[Report, dict[str, list[str]]]  # the counts, and the files of each split
 
 
 def no_progress(rows: int) -> None:
     """Reports nothing."""
+
+
+@dataclass(frozen=True)
+class Written:
+    """The splits on disk: counts, files of each split, the labels of the rows, and held-out rows with others."""
+
+    report: Report
+    files: dict[str, list[str]]
+    labels: Labels | None
+    unknown: list[UnknownLabel]
 
 
 @dataclass(frozen=True)
@@ -75,11 +87,13 @@ def _fill(folder: Path, work: Path, parts: Parts, config: Config, progress: Prog
     pipeline.unread.check_renamed(data.fields)
     cleaning = decide(pipeline.cleaner, chunks["train"], work)
     if has_eval_rows(data):
-        report, files = _write_own_eval(folder, data, chunks, cleaning, overlap_action(config))
+        written = _write_own_eval(folder, config, chunks, cleaning)
     else:
-        report, files = _write_fraction(folder, data, cleaning, eval_fraction(data))
+        written = _write_fraction(folder, config, cleaning)
+    report, files = written.report, written.files
     write_cleaning(folder, cleaning)
     write_left_out(folder / "dropped.jsonl", cleaning, chunks.get("eval", ()))
+    _add_bad_labels(folder, report, written.unknown)
     report.notes = _notes(pipeline, data)
     report.seconds = round(time.monotonic() - started, 3)
     write_json(folder / "report.json", report.as_dict())
@@ -89,6 +103,7 @@ def _fill(folder: Path, work: Path, parts: Parts, config: Config, progress: Prog
     rendering = {"chat_template": pipeline.renderer.chat_template, "end_token_ids": ends}  # needed for final/
     manifest = {"key": hash_of_parts(parts), "parts": parts, "options": options, "rendering": rendering}
     manifest |= {"vocab_size": len(tokenizer), "files": files}
+    manifest |= {"labels": asdict(written.labels)} if written.labels else {}
     write_json(folder / "manifest.json", manifest | {"splits": report.as_dict()["splits"]})
 
 
@@ -133,10 +148,10 @@ def _counted(folder: Path, chunks: dict[str, list[Chunk]]) -> dict[str, Stream]:
     return streams
 
 
-def _write_own_eval(
-    folder: Path, data: Data, chunks: dict[str, list[Chunk]], cleaning: Cleaning, overlap: str
-) -> Written:
-    """Writes both splits from their own sources; counts rows that are in both, and skips them if `overlap` is drop."""
+def _write_own_eval(folder: Path, config: Config, chunks: dict[str, list[Chunk]], cleaning: Cleaning) -> Written:
+    """Writes both splits from their own sources; counts rows that are in both, and skips them if data.overlap says
+    so."""
+    data, overlap = config.data, overlap_action(config)
     streams = _counted(folder, chunks)
     held_out: set[str] = set()
     for chunk in chunks["eval"]:
@@ -154,21 +169,24 @@ def _write_own_eval(
         masks.append(kept)
     whole = [np.ones(chunk.batch.num_rows, dtype=bool) for chunk in chunks["eval"]]
     selections = {"train": Selection(cleaning.chunks, masks), "eval": Selection(chunks["eval"], whole)}
+    for name, selection in selections.items():
+        selection.cap(source_items(getattr(data, name)))
+    labels, unknown = settle_labels(load_task(config.model.task).labels, selections)
     report, writers = _report(folder, {name: streams[name] for name in selections}, selections)
     for name, selection in selections.items():
         items = source_items(getattr(data, name))
-        selection.cap(items)
         counts = count_items(name, items, selection.chunks)
         write_selection(selection, items, counts, writers[name], report.splits[name])
         report.sources += counts
-    return report, _closed(writers)
+    return Written(report, _closed(writers), labels, unknown)
 
 
-def _write_fraction(folder: Path, data: Data, cleaning: Cleaning, fraction: float) -> Written:
+def _write_fraction(folder: Path, config: Config, cleaning: Cleaning) -> Written:
     """Writes each row to the split that its content hash selects; if that leaves eval empty, holds out the nearest.
 
     Rows of one group are in the split of the first of them.
     """
+    data, fraction = config.data, eval_fraction(config.data)
     streams = _counted(folder, {"train": list(cleaning.chunks)})
     places, masks = cleaning.positions(), []
     for start, chunk in cleaning.starts:
@@ -186,13 +204,28 @@ def _write_fraction(folder: Path, data: Data, cleaning: Cleaning, fraction: floa
     held = [mask & held_out for mask, held_out in zip(kept.masks, is_held_out, strict=True)]
     selections = {"train": Selection(cleaning.chunks, train)}
     selections |= {"eval": Selection(cleaning.chunks, held)} if fraction else {}
+    labels, unknown = settle_labels(load_task(config.model.task).labels, selections)
     report, writers = _report(folder, streams, selections)
     report.sources = count_items("train", items, cleaning.chunks)
     once = [item.model_copy(update={"weight": None, "epochs": None}) for item in items]  # a held-out row counts once
     for name, selection in selections.items():
         shares = items if name == "train" else once
         write_selection(selection, shares, report.sources, writers[name], report.splits[name])
-    return report, _closed(writers)
+    return Written(report, _closed(writers), labels, unknown)
+
+
+def _add_bad_labels(folder: Path, report: Report, unknown: list[UnknownLabel]) -> None:
+    """Counts and lists held-out rows with labels that no training row has, as bad rows."""
+    if not unknown:
+        return
+    with (folder / "bad_rows.txt").open("a") as log, (folder / "dropped.jsonl").open("a") as dropped:
+        for each in unknown:
+            stream = report.streams.get(each.split, report.streams["train"])
+            line = f"{each.file}:{each.line}: {each.reason}"
+            stream.bad += 1
+            stream.first_bad = [*stream.first_bad, line][:MAX_SHOWN]
+            log.write(f"{line}\n")
+            dropped.write(json_lines([LeftOut(each.file, each.line, MALFORMED, each.reason)]))
 
 
 def _report(folder: Path, streams: dict[str, Stream], splits: Iterable[str]) -> tuple[Report, dict[str, ShardWriter]]:

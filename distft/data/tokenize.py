@@ -105,6 +105,7 @@ def byte_tokenizer() -> Any:
 class TokenizedRow:
     row: Row
     full_length: int  # tokens before truncation to max_length
+    words: tuple[int, ...] = ()  # of tags: the tagged word of each token that is read
 
 
 class RowTokenizer:

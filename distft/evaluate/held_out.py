@@ -1,50 +1,68 @@
-"""Loss, perplexity and accuracy on held-out rows: fp64 sums over all targets, each row counted once.
+"""Loss and metrics on held-out rows: fp64 sums over all units, each row counted once.
+
+Some of a task's metrics follow from sums, such as accuracy. Others, such as AUROC, need the outputs of all units,
+which are gathered, once each, and sorted, so that the metrics do not depend on the number of processes.
 
 Trap: a sharded strategy gathers weights in every forward, so all processes need the same number of batches.
 """
 
-import math
 from collections.abc import Iterable
 
+import numpy as np
 import torch
 
 from distft.data.batches import Batch
+from distft.losses import OUTPUTS
 from distft.runtime import heartbeat
-from distft.runtime.process_group import World, all_reduce_sum
+from distft.runtime.process_group import World, all_reduce_sum, gather_rows
 from distft.strategies.engine import Engine
+from distft.tasks import Evaluated, Sums, Task
+from distft.tasks.causal_lm import TASK as CAUSAL_LM
 
-_LARGEST_EXPONENT = 700.0  # exp of more overflows fp64
+_NONE = np.zeros((0, 0))
 
 
 @torch.no_grad()
-def held_out(engine: Engine, batches: Iterable[Batch], world: World) -> dict[str, float | int]:
+def held_out(engine: Engine, batches: Iterable[Batch], world: World, task: Task = CAUSAL_LM) -> dict[str, float | int]:
     """Returns the metrics of all processes' batches together: `metrics_of`.
 
-    batches: this process's share, the same number on every process. No logits are kept, and the metrics do not depend
-    on how the rows are split over processes and batches.
+    batches: this process's share, the same number on every process. No logits of tokens are kept, and the metrics do
+    not depend on how the rows are split over processes and batches.
     """
     engine.train(False)
-    totals = torch.zeros(4, dtype=torch.float64, device=world.device)  # loss, correct, weight, targets
+    totals = torch.zeros((), dtype=torch.float64, device=world.device)  # loss, weight, units, the loss's further sums
+    units: list[torch.Tensor] = []  # of each batch: labels and outputs, [U, L + C]
+    names: list[str] = []
+    label_count = 0
     for batch in batches:
         heartbeat.enter("evaluation")
         value, sums = engine.forward(batch)
-        totals[:2] += torch.stack([value, sums["correct"]])
-        totals[2] += batch.weight
-        totals[3] += len(batch.targets)
+        names = [name for name in sums if name != OUTPUTS]
+        counts = torch.tensor([float(batch.weight), batch.num_targets], dtype=torch.float64, device=world.device)
+        totals = totals + torch.cat([value.double().view(1), counts, *(sums[name].double().view(1) for name in names)])
+        if task.gathers and batch.labels is not None:
+            label_count = batch.labels.shape[1]
+            units.append(torch.cat([batch.labels.double(), sums[OUTPUTS].double()], 1))
     engine.train(True)
-    loss, correct, weight, targets = all_reduce_sum(totals).tolist()
-    return metrics_of(loss, correct, int(targets), weight)
+    loss, weight, count, *rest = all_reduce_sum(totals).tolist()
+    found = Evaluated(loss / weight, _NONE, _NONE)
+    if task.gathers:
+        found = _gathered(loss / weight, units, label_count, world)
+    return metrics_of(task, found, dict(zip(names, rest, strict=True)), int(count))
 
 
-def metrics_of(loss: float, correct: float, targets: int, weight: float | None = None) -> dict[str, float | int]:
-    """Returns loss in nats per target token, perplexity, accuracy and target_tokens.
+def metrics_of(task: Task, found: Evaluated, sums: Sums, count: int) -> dict[str, float | int]:
+    """Returns loss per unit, the task's metrics, and the number of units as target_tokens.
 
-    loss, correct: sums over `targets` target tokens. weight: sum of their weights; None: all 1.
+    sums: of the loss, over `count` units.
     """
-    mean = loss / (targets if weight is None else weight)
-    return {
-        "loss": mean,
-        "perplexity": math.exp(min(mean, _LARGEST_EXPONENT)),
-        "accuracy": correct / targets,
-        "target_tokens": targets,
-    }
+    return {"loss": found.loss, **task.held_out(found), **task.metrics(sums, count), "target_tokens": count}
+
+
+def _gathered(loss: float, units: list[torch.Tensor], label_count: int, world: World) -> Evaluated:
+    """Returns the labels and outputs of all processes' units, sorted; a collective."""
+    mine = torch.cat(units) if units else torch.zeros(0, 0, dtype=torch.float64, device=world.device)
+    whole = gather_rows(mine, world).cpu().numpy()
+    [label_count] = gather_rows(torch.tensor([[float(label_count)]], device=world.device), world).amax(0).int().tolist()
+    whole = whole[np.lexsort(whole.T)] if whole.size else whole
+    return Evaluated(loss, whole[:, label_count:], whole[:, :label_count])

@@ -12,7 +12,8 @@ from distft.runtime.process import uncollected
 KEYS = {
     "run": "the run's folder",
     "out": "the folder to write; must not exist",
-    "at": "best, latest or step-N; best: the latest where no checkpoint is better than step 0; default: export.at",
+    "at": "best, latest, step-N, or average: the mean of the last export.average_last checkpoints; best: the latest "
+    "where no checkpoint is better than step 0; default: export.at",
     "dtype": "fp32, bf16 or auto: the dtype that the run computed in; default: export.dtype",
     "format": "huggingface, dcp, deepspeed_universal; of adapters: peft, merged; default: export.format",
 }
@@ -33,10 +34,11 @@ def main(arguments: list[str]) -> int:
     errors += wrong_format(given, formats)
     from distft.checkpoint.choose import choose_for_export
 
-    export = read_config(run).export
+    config = read_config(run)
+    export = config.export
     at, dtype = given.get("at", export.at), given.get("dtype", export.dtype)
     try:
-        folder, why = choose_for_export(run, at)
+        folders, why = choose_for_export(run, at, config.eval.selection, export.average_last)
     except ValueError as error:
         raise ConfigError([*errors, str(error)]) from error
     if errors:
@@ -44,11 +46,14 @@ def main(arguments: list[str]) -> int:
     silence()
     format = given.get("format", export.format)
     format = formats[0] if format == "auto" else format
+    if at == "average" and format in OF_STATE:
+        raise ConfigError([f"at=average: format={format} holds the state of one checkpoint. Try: at=latest"])
+    folder = folders[-1]
     try:
         with uncollected():
             from distft.export.write import write
 
-        about, warnings = write(run, folder, out, format, None if dtype == "auto" else dtype, why)
+        about, warnings = write(run, folders, out, format, None if dtype == "auto" else dtype, why)
     except (RuntimeError, OSError, ImportError, ValueError, LookupError, TypeError) as error:
         print(f"{folder} was not exported: {_cause(error)}", file=sys.stderr)
         return 1

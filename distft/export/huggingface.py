@@ -19,16 +19,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from torch import nn
-from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
+from transformers import GenerationConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from distft.checkpoint.chunks import save_tensors
-from distft.checkpoint.load import Checkpoint
 from distft.checkpoint.probe import check_live
+from distft.checkpoint.weights import SavedWeights
 from distft.data.key import TEMPLATE_FILES, TOKENIZER_FILES
 from distft.data.tokenize import byte_tokenizer
 from distft.models.adapters import A, B, is_adapter
+from distft.models.heads import new_weights
+from distft.tasks import Task
+from distft.tasks.causal_lm import TASK as CAUSAL_LM
 from distft.tensors.safetensors import read_header, tensors_of
 from distft.tensors.streaming import WeightSource, names_in_model
 from distft.tensors.weight_files import weight_files
@@ -63,10 +67,11 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 class BaseFolder:
-    """Reads the parameters of a model from a folder of safetensors files."""
+    """Reads the parameters of a model from a folder of safetensors files, and a new head's from another source."""
 
-    def __init__(self, folder: Path, model: PreTrainedModel) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, model: PreTrainedModel, fresh: WeightSource | None = None) -> None:
+        """fresh: of the head that the folder does not have."""
+        self.folder, self.fresh, self.new = folder, fresh, new_weights(model, folder)
         headers = {folder / name: read_header(folder / name) for name in weight_files(folder)}
         names = names_in_model(model, [name for header in headers.values() for name in header["tensors"]])
         for header in headers.values():
@@ -77,6 +82,8 @@ class BaseFolder:
 
     def read(self, name: str, shape: tuple[int, ...], start: int, count: int) -> torch.Tensor:
         """Returns elements start..start+count of tensor `name`, row-major, as fp32 [count]."""
+        if self.fresh is not None and name in self.new:
+            return self.fresh.read(name, shape, start, count)
         stored = self.tensors.get(name)
         if stored is None or stored.shape != shape:
             raise RuntimeError(f"{self.folder} has no tensor {name} of shape {list(shape)}")
@@ -88,18 +95,19 @@ class TrainedWeights:
 
     def __init__(
         self,
-        checkpoint: Checkpoint,
+        checkpoint: SavedWeights,
         model: PreTrainedModel,
         base: WeightSource,
         scale: float = 0.0,
         computed_in: torch.dtype = torch.float32,
+        task: Task = CAUSAL_LM,
     ) -> None:
         """model: the base model on the meta device. scale: of the adapters. computed_in: dtype of the live model.
 
         RuntimeError when checkpoint and model have different parameters.
         """
         self.checkpoint, self.model, self.base, self.scale = checkpoint, model, base, scale
-        self.computed_in = computed_in
+        self.computed_in, self.task = computed_in, task
         self.trained = set(checkpoint.names)
         known = {name for name, _ in model.named_parameters()}
         adapted = {name.removesuffix(end) + ".weight" for name in self.trained for end in (A, B) if name.endswith(end)}
@@ -133,7 +141,7 @@ class TrainedWeights:
 
     def adapter(self, name: str) -> torch.Tensor:
         """Returns a parameter of an adapter in fp32."""
-        shape = self.checkpoint.shapes["parameter", name]
+        shape = self.checkpoint.shape(name)
         return self.checkpoint.read(name, shape, 0, prod(shape)).view(shape)
 
 
@@ -299,8 +307,9 @@ def write_huggingface(
     base_dir: the folder of the base model, None without one. ends: ids of the tokens that end the trained texts.
     RuntimeError when the written folder does not open, or does not match the live model.
     """
-    notes = write_config(weights.model, base_dir, dtype, folder)
-    warnings = write_generation(weights.model, base_dir, ends, folder)
+    notes, warnings = write_config(weights.model, base_dir, dtype, folder), list[str]()
+    if weights.task is CAUSAL_LM:
+        warnings = write_generation(weights.model, base_dir, ends, folder)
     _write_weights(weights, dtype, folder)
     verify(folder, weights, dtype)
     return notes, warnings
@@ -311,7 +320,8 @@ def verify(folder: Path, weights: TrainedWeights, dtype: torch.dtype) -> None:
 
     Where the checkpoint has a probe, the outputs must match it too.
     """
-    opened: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, output_loading_info=True)
+    auto_class: Any = getattr(transformers, weights.task.model_class)
+    opened: Any = auto_class.from_pretrained(folder, dtype=dtype, output_loading_info=True)
     model, info = opened
     wrong = {key: sorted(map(str, info[key])) for key in ("missing_keys", "unexpected_keys", "mismatched_keys")}
     if any(wrong.values()):
@@ -320,7 +330,10 @@ def verify(folder: Path, weights: TrainedWeights, dtype: torch.dtype) -> None:
         if not torch.equal(parameter.detach(), weights.whole(name, tuple(parameter.shape)).to(dtype)):
             raise RuntimeError(f"{folder}: {name} differs from the checkpoint")
     tolerance = weights.tolerance(dtype) * (MERGED if weights.has_adapters else 1)
-    check_live(model, weights.checkpoint.folder, tolerance, stop_ids(folder))
+    if weights.checkpoint.is_mean:
+        return
+    stops = stop_ids(folder) if (folder / _GENERATION).is_file() else []
+    check_live(model, weights.checkpoint.folder, tolerance, stops)
 
 
 def _write_weights(weights: TrainedWeights, dtype: torch.dtype, folder: Path) -> None:

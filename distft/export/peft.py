@@ -15,9 +15,11 @@ from transformers.pytorch_utils import Conv1D
 from distft.checkpoint.chunks import save_tensors
 from distft.checkpoint.probe import check_live
 from distft.export.huggingface import TrainedWeights, stop_ids, write_generation
-from distft.models.adapters import Lora
+from distft.models.adapters import Lora, is_adapter
+from distft.tasks.causal_lm import TASK as CAUSAL_LM
 
 PREFIX = "base_model.model."
+_OF_HEAD = ".modules_to_save.default."
 
 
 def write_peft(
@@ -35,13 +37,16 @@ def write_peft(
     folder, None without one. ends: ids of the tokens that end the trained texts.
     RuntimeError when the written folder does not open, or does not match the live model.
     """
+    whole = [name for name in sorted(weights.trained) if not is_adapter(name)]  # of a new head
+    heads = sorted({name.partition(".")[0] for name in whole})
     linear_is_transposed = any(isinstance(module, Conv1D) for module in weights.model.modules())
     settings = LoraConfig(
         r=tuning.rank,
         lora_alpha=_whole(tuning.alpha),  # pyright: ignore[reportArgumentType]  # peft accepts a fraction
         lora_dropout=tuning.dropout,
         fan_in_fan_out=linear_is_transposed,
-        task_type="CAUSAL_LM",
+        task_type=weights.task.peft_type,
+        modules_to_save=heads or None,
         inference_mode=True,
         **about_base,  # pyright: ignore[reportArgumentType]
     )
@@ -49,7 +54,9 @@ def write_peft(
     settings.save_pretrained(str(folder))
     tensors = {PREFIX + name: weights.adapter(name).to(base.dtype) for name in sorted(weights.trained)}
     save_tensors(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
-    warnings = write_generation(weights.model, base_dir, ends, folder)
+    warnings = list[str]()
+    if weights.task is CAUSAL_LM:
+        warnings = write_generation(weights.model, base_dir, ends, folder)
     verify(folder, weights, base)
     return warnings
 
@@ -64,11 +71,17 @@ def verify(folder: Path, weights: TrainedWeights, base: PreTrainedModel) -> None
     Where the checkpoint has a probe, the outputs of `base` with the adapters must match it too.
     """
     model: Any = PeftModel.from_pretrained(base, str(folder), autocast_adapter_dtype=False)
-    found = {name: parameter for name, parameter in model.named_parameters() if ".lora_" in name}
-    own = {name.removeprefix(PREFIX).replace(".default.", "."): parameter for name, parameter in found.items()}
+    found = {name: each for name, each in model.named_parameters() if ".lora_" in name or _OF_HEAD in name}
+    own = {
+        name.removeprefix(PREFIX).replace(_OF_HEAD, ".").replace(".default.", "."): parameter
+        for name, parameter in found.items()
+    }
     if own.keys() != weights.trained:
         raise RuntimeError(f"{folder}: peft loads different adapters: {sorted(own.keys() ^ weights.trained)[0]}")
     for name, parameter in own.items():
         if not torch.equal(parameter.detach(), weights.adapter(name).to(base.dtype)):
             raise RuntimeError(f"{folder}: {name} differs from the checkpoint")
-    check_live(model, weights.checkpoint.folder, weights.tolerance(base.dtype), stop_ids(folder))
+    if weights.checkpoint.is_mean:
+        return
+    stops = stop_ids(folder) if weights.task is CAUSAL_LM else []
+    check_live(model, weights.checkpoint.folder, weights.tolerance(base.dtype), stops)

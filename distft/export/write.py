@@ -1,19 +1,23 @@
 """Opens a checkpoint of a run and writes it in one of the export formats."""
 
 import hashlib
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from hydra.utils import instantiate
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
 from distft.checkpoint.format import check_all
 from distft.checkpoint.load import Checkpoint
 from distft.checkpoint.probe import PROBE
 from distft.checkpoint.retention import reading
+from distft.checkpoint.weights import SavedWeights
 from distft.config import Config, read_config
 from distft.data.example import Example, Segment
 from distft.data.key import chat_template
@@ -29,6 +33,9 @@ from distft.optim.groups import decay_groups
 from distft.report.card import model_card
 from distft.report.facts import gather
 from distft.run import Plan, RunFolder, read_json
+from distft.tasks import Task, load_task
+from distft.tasks.causal_lm import TASK as CAUSAL_LM
+from distft.tasks.labels import Labels
 from distft.tensors.streaming import WeightSource
 
 ONE_TURN = Example((Segment("user", "Question", False), Segment("assistant", "Answer", True)))
@@ -44,11 +51,16 @@ class Opened:
     run: RunFolder
     config: Config
     plan: Plan
-    checkpoint: Checkpoint
+    saved: SavedWeights
     model: PreTrainedModel
     dtype: torch.dtype
     computed_in: torch.dtype
     why: str
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        """The newest one, with the optimizer's state."""
+        return self.saved.checkpoints[-1]
 
     @property
     def base_dir(self) -> Path | None:
@@ -70,12 +82,13 @@ class Opened:
     @property
     def weights(self) -> TrainedWeights:
         scale = getattr(self.tuning, "scale", 0.0)
-        return TrainedWeights(self.checkpoint, self.model, self.base, scale, self.computed_in)
+        task = load_task(self.config.model.task)
+        return TrainedWeights(self.saved, self.model, self.base, scale, self.computed_in, task)
 
     @property
     def base(self) -> WeightSource:
         if self.plan.model_dir:
-            return BaseFolder(Path(self.plan.model_dir), self.model)
+            return BaseFolder(Path(self.plan.model_dir), self.model, FreshWeights(self.model, self.config.seed))
         return FreshWeights(self.model, self.config.seed)
 
     @property
@@ -88,31 +101,44 @@ class Opened:
         return make(decay_groups([(p, p.ndim) for p in self.model.parameters()]))
 
 
-def write(run: RunFolder, folder: Path, out: Path, format: str, dtype: str | None, why: str) -> tuple[str, list[str]]:
-    """Writes the checkpoint in `folder` to `out`; returns to which extent it was verified, and warnings.
+def write(
+    run: RunFolder, folders: Sequence[Path], out: Path, format: str, dtype: str | None, why: str
+) -> tuple[str, list[str]]:
+    """Writes the checkpoint in `folders`, or the mean of several, to `out`; returns to which extent it was verified,
+    and warnings.
 
     dtype: a key of DTYPES; None: the dtype that the run computed in. why: the reason for this checkpoint, for the model
     card. RuntimeError when the checkpoint is damaged, or the result does not match the live model.
     """
-    with reading(folder), whole_or_nothing(out) as partial:
-        check_all(folder)
-        opened = open_run(run, folder, dtype, why)
+    with ExitStack() as held, whole_or_nothing(out) as partial:
+        for folder in folders:
+            held.enter_context(reading(folder))
+            check_all(folder)
+        opened = open_run(run, folders, dtype, why)
         warnings = WRITE[format](opened, partial)
-        has_probe = (folder / PROBE).is_file()
+        has_probe = not opened.saved.is_mean and (folders[-1] / PROBE).is_file()
     if format in UNVERIFIED:
         return "not verified: its files are pickles, which distft does not read", warnings
+    if opened.saved.is_mean:
+        return "weights verified; no live model had this mean, so there are no logits to compare with", warnings
     return "verified" if has_probe else "weights verified; the run stored no logits to compare with", warnings
 
 
-def open_run(run: RunFolder, folder: Path, dtype: str | None, why: str) -> Opened:
+def open_run(run: RunFolder, folders: Sequence[Path], dtype: str | None, why: str) -> Opened:
     config, plan = read_config(run), run.read_plan()
     model_dir = Path(plan.model_dir) if plan.model_dir else None
     # The kernel "auto" exists on every machine; this may be another one than that of the run.
-    model = skeleton(architecture(model_dir, config.model.facts), "auto")
+    described = architecture(model_dir, config.model.facts, Labels.of(plan.labels))
+    if plan.labels and described.get_text_config().pad_token_id is None:
+        # transformers finds the last token of each row of a batch by it; without one it refuses two rows
+        tokenizer = load_tokenizer(plan.tokenizer_dir)
+        described.get_text_config().pad_token_id = tokenizer.pad_token_id or tokenizer.eos_token_id
+    model = skeleton(described, "auto", load_task(config.model.task))
     live = read_json(run.path / "effective.json")["engine"]["compute_dtype"].removeprefix("torch.")
     computed_in = getattr(torch, live)
     given = DTYPES[dtype] if dtype else computed_in
-    return Opened(run, config, plan, Checkpoint(folder), model, given, computed_in, why)
+    saved = SavedWeights([Checkpoint(folder) for folder in folders], ema=config.evaluates_ema)
+    return Opened(run, config, plan, saved, model, given, computed_in, why)
 
 
 def _huggingface(opened: Opened, folder: Path) -> list[str]:
@@ -134,15 +160,18 @@ def _peft(opened: Opened, folder: Path) -> list[str]:
 
 def _base_model(opened: Opened) -> PreTrainedModel:
     if opened.plan.model_dir:
-        config = AutoConfig.from_pretrained(opened.plan.model_dir)
-        vars(config).pop("quantization_config", None)  # left over: quantised base models are refused
-        return AutoModelForCausalLM.from_pretrained(opened.plan.model_dir, config=config, dtype=opened.dtype)
-    return dense(opened.model, opened.base, opened.dtype)
+        auto_class = getattr(transformers, opened.weights.task.model_class)
+        labels = Labels.of(opened.plan.labels)
+        config = architecture(opened.plan.model_dir, {}, labels)
+        return auto_class.from_pretrained(opened.plan.model_dir, config=config, dtype=opened.dtype)
+    return dense(opened.model, opened.base, opened.dtype, opened.weights.task)
 
 
-def dense(skeleton: PreTrainedModel, source: WeightSource, dtype: torch.dtype) -> PreTrainedModel:
+def dense(
+    skeleton: PreTrainedModel, source: WeightSource, dtype: torch.dtype, task: Task = CAUSAL_LM
+) -> PreTrainedModel:
     """Returns the model with its weights loaded in `dtype`."""
-    model = AutoModelForCausalLM.from_config(skeleton.config, dtype=dtype)
+    model = getattr(transformers, task.model_class).from_config(skeleton.config, dtype=dtype)
     model.tie_weights()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -178,4 +207,5 @@ def _write_tokenizer_and_card(opened: Opened, folder: Path, notes: list[str], ad
     base, data_key = plan.model_dir and opened.config.model.path, plan.data_dir and Path(plan.data_dir).name
     made = [("checkpoint", opened.why), ("prepared data", data_key), ("chat template", digest)]
     made += [("note", note) for note in notes]
-    (folder / "README.md").write_text(model_card(gather(opened.run, opened.checkpoint.step), base, made, adapters))
+    facts = gather(opened.run, opened.checkpoint.step)
+    (folder / "README.md").write_text(model_card(facts, base, made, adapters))

@@ -1,4 +1,7 @@
-"""eval/samples.jsonl of a run: `{step, prompt, expected, completion}`, a line for each prompt and evaluation.
+"""eval/samples.jsonl of a run: a line for each prompt and evaluation.
+
+`{step, prompt, question, expected, completion, verbatim, expected_verbatim}`; question: the user's last turn of the
+prompt.
 
 The report reads it on a login node, so nothing here imports torch.
 """
@@ -17,12 +20,14 @@ FILE = "samples.jsonl"
 
 @dataclass(frozen=True)
 class Sample:
-    """A held-out prompt with its answers before the first step and after the last one shown."""
+    """The user's last turn of a held-out prompt, with its answers before the first step and after the last shown."""
 
     prompt: str
     expected: str
     before: str
     after: str
+    verbatim: float | None = None  # share of the last answer's n-grams that the training rows contain
+    expected_verbatim: float | None = None  # the same of the expected answer, to compare with
 
 
 def samples_file(run: RunFolder) -> Path:
@@ -60,7 +65,14 @@ def before_and_after(run: RunFolder, step: int | None = None) -> list[Sample]:
     after = step if step is not None else max((line["step"] for line in lines), default=0)
     first = {line["prompt"]: line["completion"] for line in lines if line["step"] == 0}
     return [
-        Sample(line["prompt"], line["expected"], first[line["prompt"]], line["completion"])
+        Sample(
+            line.get("question", line["prompt"]),
+            line["expected"],
+            first[line["prompt"]],
+            line["completion"],
+            line.get("verbatim"),  # older versions did not write it
+            line.get("expected_verbatim"),
+        )
         for line in lines
         if 0 < line["step"] == after and line["prompt"] in first
     ]

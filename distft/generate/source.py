@@ -25,6 +25,7 @@ from distft.data.tokenize import load_tokenizer
 from distft.generate.prompts import PromptRenderer
 from distft.paths import absolute, conf_dir
 from distft.run import Plan, RunFolder, read_json
+from distft.tasks import load_task
 
 BASE = "base"
 WORK = "distft.inference.generate"
@@ -92,6 +93,9 @@ def _of_run(run: RunFolder, at: str, changes: Mapping[str, str]) -> Source:
         config = read_config(run)
     except ValueError as error:
         raise ConfigError([f"{run.config}: {error}. Try: another run"]) from error
+    if load_task(config.model.task).model_class != "AutoModelForCausalLM":
+        again = f"distft evaluate run={run.path}, or transformers' pipelines on {run.final}"
+        raise ConfigError([f"run={run.path}: a model of model.task={config.model.task} gives no text. Try: {again}"])
     plan = run.read_plan()
     checkpoint = None if at == BASE else _checkpoint(run, at)
     config, plan = _changed(config, plan, changes, plan.processes_per_node)

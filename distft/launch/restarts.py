@@ -8,13 +8,16 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 from distft.config import Config, ConfigError
 from distft.launch.history import resumed
+from distft.launch.repeatable import Repeatable
+from distft.launch.shrinking import Shrinking
 from distft.launchers.contract import Handle, Outcome
 from distft.launchers.outcome import write_outcome
 from distft.plan import make_plan
+from distft.plan.make import is_auto
 from distft.run import RunFolder, State, json_text
 from distft.runtime import stop
 from distft.runtime.errors import FINAL, Failure
@@ -25,15 +28,6 @@ STARTS = 3  # without a new checkpoint; then the run is not restarted
 
 class CannotStart(RuntimeError):
     """The run cannot start in this job and has failed; the message gives the reason."""
-
-
-@runtime_checkable
-class Repeatable(Protocol):
-    """A handle of a run that this process can restart."""
-
-    def start_again(self) -> None:
-        """Starts the attempt in status.json after the previous one has ended."""
-        ...
 
 
 class Restarting:
@@ -90,8 +84,11 @@ class Restarting:
 
 
 def restarting(handle: Handle, run: RunFolder, config: Config) -> Handle:
-    """Returns a handle that does what launcher.restarts asks; the same one where another place sees to that."""
+    """Returns a handle that does what launcher.restarts and a micro-batch of `auto` ask; the same one where another
+    place sees to that."""
     most = config.launcher.restarts
+    if is_auto(config) and isinstance(handle, Repeatable):
+        handle = Shrinking(handle, run, config.data.max_length)
     return Restarting(handle, run, config, most) if most and isinstance(handle, Repeatable) else handle
 
 

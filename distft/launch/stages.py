@@ -30,11 +30,12 @@ from distft.generate.samples_file import before_and_after
 from distft.goodput import note
 from distft.launch.frozen import Own
 from distft.launch.history import archive_previous, check_plan, frozen_before, keep_frozen, own_of, resumed
+from distft.launch.shrinking import size_text
 from distft.launchers.contract import Handle, Launcher
 from distft.launchers.slurm.job import find_job
 from distft.paths import absolute, why_not_writable
 from distft.plan import make_plan
-from distft.plan.make import check_base_model, is_checked, model_notes
+from distft.plan.make import check_base_model, is_auto, is_checked, model_notes
 from distft.run import EXIT_WRONG_CONFIG, Plan, RunFolder, write_json
 from distft.runtime import stop
 from distft.runtime.disk import sync
@@ -160,6 +161,8 @@ def plan_run(run: RunFolder, config: Config, own: Own | None = None) -> Plan:
         screen(sys.stderr).print(line)
     plan = make_plan(config, manifest, own and own.plan)
     check_plan(plan, run, config, manifest)
+    if is_auto(config):
+        screen(sys.stderr).print(f"micro-batch: {size_text(plan)}, the most that fits")
     return plan
 
 

@@ -33,7 +33,7 @@ class NewRows:
         self._path = run.metrics
         self._end = 0
         self._last_line = b""
-        self._last_step: dict[str, int] = {}
+        self._last_step: dict[tuple[str, str], int] = {}  # by split, and text of a warning
         self._due = 0.0
         self._step_seconds = 0.0
 
@@ -48,8 +48,9 @@ class NewRows:
         for line in self._new_lines():
             row = read_row(line)
             self._step_seconds = row.get("seconds", self._step_seconds)
-            if row["step"] > self._last_step.get(row["split"], -1):
-                self._last_step[row["split"]] = row["step"]
+            kind = row["split"], row.get("text", "")
+            if row["step"] > self._last_step.get(kind, -1):
+                self._last_step[kind] = row["step"]
                 yield row
 
     def _new_lines(self) -> list[bytes]:

@@ -11,9 +11,12 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from distft.compat.compiler import compiled
 from distft.data.batches import Batch
+from distft.losses import OUTPUTS, labels_of, weighted_sum
+from distft.models.heads import language_head, outputs
 
 CHUNK_BYTES = 64 * 2**20  # of fp32 logits, on a CPU
 CHUNK_BYTES_OF_ACCELERATOR = 2**30  # matrix products need thousands of rows for full speed
@@ -28,10 +31,12 @@ def of_chunk(
     label_smoothing: float,
     soft_cap: float | None,
     dtype: torch.dtype | None,
+    z_loss: float = 0.0,
 ) -> Chunk:
     """Returns losses [C] in fp32, and d losses / d logits [C, V] in `dtype`.
 
-    logits: [C, V]; overwritten where they are fp32. targets: [C]. dtype: None for no gradient.
+    logits: [C, V]; overwritten where they are fp32. targets: [C]. dtype: None for no gradient. z_loss: of the square of
+    log(sum of exp(logits)).
     """
     logits = logits.float()
     slope = None
@@ -44,12 +49,19 @@ def of_chunk(
     mean = logits.mean(-1, keepdim=True) if label_smoothing else of_target
     probabilities = logits.sub_(highest).exp_()
     total = probabilities.sum(-1, keepdim=True)
-    losses = total.log() + highest - of_target + label_smoothing * (of_target - mean)
+    log_sum = total.log() + highest
+    losses = log_sum - of_target + label_smoothing * (of_target - mean)
+    if z_loss:
+        losses = losses + z_loss * log_sum.square()
     if dtype is None:
         return losses[:, 0], None
     spread = label_smoothing / logits.shape[1]
     gradient = probabilities.div_(total)
-    gradient_of_target = (of_target - highest).exp() / total - spread + label_smoothing - 1
+    of_log_sum = (of_target - highest).exp() / total
+    if z_loss:
+        gradient.mul_(1 + 2 * z_loss * log_sum)
+        of_log_sum = of_log_sum * (1 + 2 * z_loss * log_sum)
+    gradient_of_target = of_log_sum - spread + label_smoothing - 1
     if label_smoothing:
         gradient.sub_(spread)
     if slope is not None and soft_cap is not None:
@@ -97,6 +109,7 @@ class Projected:
     soft_cap: float | None = None
     of_chunk: Callable[..., Chunk] = of_chunk
     weights: torch.Tensor | None = None
+    z_loss: float = 0.0
 
     def __call__(
         self, hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
@@ -129,7 +142,12 @@ class _CrossEntropy(torch.autograd.Function):
             make = spec.of_chunk if len(chunk) > 1 and logits.dtype != torch.float32 else of_chunk
             correct += (argmax_of(logits) == targets).sum()
             losses, gradient = make(
-                logits, targets, spec.label_smoothing, spec.soft_cap, weight.dtype if any(wanted) else None
+                logits,
+                targets,
+                spec.label_smoothing,
+                spec.soft_cap,
+                weight.dtype if any(wanted) else None,
+                spec.z_loss,
             )
             if spec.weights is not None:
                 weights = spec.weights[start : start + size]
@@ -167,12 +185,16 @@ class _CrossEntropy(torch.autograd.Function):
 
 
 class CrossEntropy:
-    """Sums -log p(target) in nats, times the target's weight, over a batch; additive over any split of it."""
+    """Sums -log p(target) in nats, times the target's weight, over a batch; additive over any split of it.
 
-    def __init__(self, label_smoothing: float = 0.0) -> None:
-        """label_smoothing: share of the probability spread over the whole vocabulary (Szegedy et al. 2016), for
-        training."""
-        self.label_smoothing = label_smoothing
+    The target is the next token, or the class of a row or token.
+    """
+
+    def __init__(self, label_smoothing: float = 0.0, z_loss: float = 0.0, class_weights: list | None = None) -> None:
+        """label_smoothing: share of the probability spread over the whole vocabulary or all classes (Szegedy et al.
+        2016), for training. z_loss: of log(sum of exp(logits))^2 in the loss, for training (PaLM, arXiv 2204.02311).
+        class_weights: of each class in the loss; None: all 1. The rows' weights include them (distft.data.shards)."""
+        self.label_smoothing, self.z_loss, self.class_weights = label_smoothing, z_loss, class_weights
         self.of_chunk = of_chunk
 
     def compile_chunks(self) -> None:
@@ -180,14 +202,30 @@ class CrossEntropy:
         self.of_chunk = compiled(of_chunk)
 
     def __call__(self, model: nn.Module, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        head = language_head(model)
+        if head is None:
+            return self._of_classes(outputs(model, batch), batch, model.training)
         causal: Any = model
         hidden = causal.base_model(**batch.inputs()).last_hidden_state  # [1, S, H]
-        smoothing = self.label_smoothing if model.training else 0.0
+        smoothing, z_loss = (self.label_smoothing, self.z_loss) if model.training else (0.0, 0.0)
         soft_cap = getattr(causal.config.get_text_config(), "final_logit_softcapping", None)
-        fold = Projected(batch.targets, smoothing, soft_cap, self.of_chunk, batch.weights)
+        fold = Projected(batch.targets, smoothing, soft_cap, self.of_chunk, batch.weights, z_loss)
         hidden, factor = hidden[0, batch.positions], logit_factor(causal.config)  # [T, H]
-        loss, correct = causal.get_output_embeddings()(hidden if factor == 1 else hidden * factor, fold)
+        loss, correct = head(hidden if factor == 1 else hidden * factor, fold)
         return loss, {"correct": correct}
+
+    def _of_classes(
+        self, found: torch.Tensor, batch: Batch, is_training: bool
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Returns the sums over units with one class each; found: logits [U, C]."""
+        classes = labels_of(batch, found)[:, 0].long()
+        losses = F.cross_entropy(
+            found, classes, reduction="none", label_smoothing=self.label_smoothing if is_training else 0.0
+        )
+        if self.z_loss and is_training:
+            losses = losses + self.z_loss * found.logsumexp(1).square()
+        found = found.detach()
+        return weighted_sum(losses, batch), {"correct": (found.argmax(1) == classes).sum(), OUTPUTS: found}
 
 
 def logit_factor(config: Any) -> float:

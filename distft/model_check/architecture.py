@@ -13,6 +13,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+import transformers
 from accelerate import init_empty_weights
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
@@ -27,9 +28,13 @@ from distft.model_check.live import (
     class_loss,
     measure,
     relative_difference,
+    wrong_outputs,
 )
 from distft.model_check.verdict import Verdict
 from distft.models.build import architecture, skeleton
+from distft.models.heads import is_new
+from distft.tasks import Task
+from distft.tasks.causal_lm import TASK as CAUSAL_LM
 from distft.tensors.safetensors import Stored, read_header, tensors_of
 from distft.tensors.streaming import names_in_model
 from distft.tensors.weight_files import NO_PARAMETER, headers, weight_files
@@ -54,13 +59,13 @@ _LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "decoder_la
 _KEY_HEADS = ("num_key_value_heads", "num_kv_heads", "n_head_kv", "num_query_groups")
 
 
-def check_folder(folder: Path) -> Verdict:
-    """Checks the model in `folder`: its config, a small instance, and its weight files."""
+def check_folder(folder: Path, task: Task = CAUSAL_LM) -> Verdict:
+    """Checks the model in `folder` for a task: its config, a small instance, and its weight files."""
     try:
         config = architecture(folder, {})
     except Exception as error:  # configs raise many types
         return {"wrong": [f"config.json cannot be used: {_shown(error)}. Try: fetch the folder again"], "notes": []}
-    found, model = check_config(config)
+    found, model = check_config(config) if task.labels == "none" else check_classifier(config, task)
     if model is not None and not found["wrong"]:
         found["wrong"], found["notes"] = tensor_errors(folder, model)
     return found
@@ -98,6 +103,31 @@ def check_config(config: PreTrainedConfig) -> tuple[Verdict, PreTrainedModel | N
     return found, model
 
 
+def check_classifier(config: PreTrainedConfig, task: Task) -> tuple[Verdict, PreTrainedModel | None]:
+    """Does the same for a task of labels: the outputs of packed documents are those of each alone, by its class."""
+    found: Verdict = {"type": config.model_type, "wrong": [], "notes": []}
+    model = None
+
+    def on(model: PreTrainedModel) -> Forward:
+        return lambda batch, objective: objective(model, batch)
+
+    try:
+        model = skeleton(copy.deepcopy(config), "auto", task)
+        instance = small(config)
+        own = _random(getattr(transformers, task.model_class).from_config(instance, attn_implementation="eager"))
+        mine = skeleton(copy.deepcopy(instance), "auto", task)
+        mine.load_state_dict(dict(own.named_parameters()), False, assign=True)
+        vocabulary = instance.get_text_config().vocab_size
+        mine.eval()
+        if reason := wrong_outputs(mine, on(mine), on(own), _documents(vocabulary)):
+            raise ValueError(reason)
+    except (ValueError, RuntimeError) as error:
+        found["wrong"] = [f"{_first_line(error)}. {ADVICE}"]
+    except Exception as error:  # classes raise many types
+        found["wrong"] = [f"{config.model_type} cannot be built here: {_shown(error)}. {ADVICE}"]
+    return found, model
+
+
 def instance_of(config: PreTrainedConfig) -> PreTrainedConfig:
     """Returns the config of an instance of at most MAX_WEIGHTS weights; raises the class's error without one."""
     failure: Exception = RuntimeError(f"{config.model_type} has no small instance")
@@ -118,7 +148,13 @@ def instance_of(config: PreTrainedConfig) -> PreTrainedConfig:
 @torch.no_grad()
 def own_instance(config: PreTrainedConfig) -> PreTrainedModel:
     """Returns a random instance on the CPU in fp32 with eager attention; every weight affects the logits."""
-    own = AutoModelForCausalLM.from_config(copy.deepcopy(config), attn_implementation="eager", dtype=torch.float32)
+    return _random(
+        AutoModelForCausalLM.from_config(copy.deepcopy(config), attn_implementation="eager", dtype=torch.float32)
+    )
+
+
+@torch.no_grad()
+def _random(own: PreTrainedModel) -> PreTrainedModel:
     generator = torch.Generator().manual_seed(0)
     for parameter in own.parameters():
         noise = torch.randn(parameter.shape, generator=generator)
@@ -169,7 +205,7 @@ def tensor_errors(folder: Path, model: PreTrainedModel) -> tuple[list[str], list
         for name, own in names.items()
         if shapes[name] != list(parameters[own].shape)
     ]
-    missing = [name for name in parameters if name not in names.values()]
+    missing = [name for name in parameters if name not in names.values() and not is_new(model, name)]
     head = f"{_name_of(model, model.get_output_embeddings())}.weight"
     if missing == [head]:
         wrong.append(

@@ -5,8 +5,10 @@ document boundaries to its attention, and nothing would fail. It is measured on 
 (model_check.architecture), and on the live model when the run starts.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +17,10 @@ from torch import nn
 
 from distft.data.batches import Batch, make_batch, to_device
 from distft.data.shards import Row, Rows
+from distft.losses import OUTPUTS
 from distft.losses.cross_entropy import CrossEntropy, logits
+from distft.models.heads import language_head, outputs, reads_tokens
+from distft.run import write_json
 from distft.runtime.errors import Disagreement
 from distft.runtime.process_group import World, from_first
 from distft.strategies.engine import Engine
@@ -105,18 +110,68 @@ def check_live(
 
     engine.train(False)
     name = type(engine.objective.model).__name__
-    with torch.compiler.set_stance("force_eager"):
-        found = measure(name, forward, forward, documents, vocabulary)
-    engine.train(True)
     own = (LOSS_TOLERANCE, LOGIT_TOLERANCE)
     of_loss, of_logits = own if precision == torch.float32 else (BF16_LOSS_TOLERANCE, BF16_LOGIT_TOLERANCE)
     if not isinstance(engine.objective.loss, CrossEntropy):  # the model's class computes no other loss
         of_loss = float("inf")
-    if reason := from_first(found.wrong(of_loss, of_logits) or "", world):
+    with torch.compiler.set_stance("force_eager"):
+        if language_head(engine.objective.model) is None:
+            wrong = wrong_outputs(engine.objective.model, forward, forward, documents, of_logits)
+        else:
+            wrong = measure(name, forward, forward, documents, vocabulary).wrong(of_loss, of_logits)
+    engine.train(True)
+    if reason := from_first(wrong or "", world):
         raise Disagreement(
             f"{reason}. Nothing was trained. Try: strategy=ddp, model.attention=eager, model.kernels=none or "
             "train.precision=fp32, whichever helps, or another model (docs/models.md)"
         )
+
+
+def is_known(file: Path, world: World) -> bool:
+    """Returns on every rank whether `file`, of a check that passed before, is there on rank 0."""
+    return from_first("known" if world.is_first and file.is_file() else "", world) != ""
+
+
+def note_known(file: Path, settings: Mapping[str, object], world: World) -> None:
+    """Writes the file of a check that has passed, on rank 0, unless this node cannot write to the cache."""
+    if world.is_first:
+        with suppress(OSError):
+            write_json(file, settings)
+
+
+def class_outputs(model: nn.Module, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """Returns the outputs of the model's own class for the one document in `batch`: of the row, or of each token."""
+    found: Any = model
+    logits = found(input_ids=batch.input_ids).logits
+    return torch.zeros(()), {OUTPUTS: logits.float().view(-1, logits.shape[-1])}
+
+
+def unit_outputs(model: nn.Module, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """Returns distft's outputs for the units of `batch`."""
+    return torch.zeros(()), {OUTPUTS: outputs(model, batch)}
+
+
+@torch.no_grad()
+def wrong_outputs(
+    model: nn.Module,
+    forward: Forward,
+    own: Forward,
+    documents: Sequence[np.ndarray],
+    tolerance: float = LOGIT_TOLERANCE,
+) -> str | None:
+    """Returns how the outputs of packed documents differ from those of each alone, by the class; None where they agree.
+
+    model: for its class. forward, own: in eval mode; they may be the same.
+    """
+    every = reads_tokens(model)
+    rows = [Row(ids, np.ones(len(ids), bool) if every else np.arange(len(ids)) == len(ids) - 1) for ids in documents]
+    rows = [replace(row, labels=np.zeros(int(row.trained.sum()), np.float32)) for row in rows]
+    together = forward(make_batch(rows), unit_outputs)[1][OUTPUTS]
+    alone = torch.cat([own(make_batch([row]), class_outputs)[1][OUTPUTS] for row in rows])
+    if (distance := relative_difference(together, alone)) <= tolerance:
+        return None
+    name = type(model).__name__
+    return f"{name} gives packed documents other outputs than each alone, by {distance:.1e} of the largest"
 
 
 def batch_of(documents: Sequence[np.ndarray]) -> Batch:

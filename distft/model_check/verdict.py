@@ -40,20 +40,20 @@ class Verdict(TypedDict):
     difference: NotRequired[float]
 
 
-def read_verdict(folder: Path, cache_dir: str) -> Verdict | None:
-    """Returns the cached result for the model in `folder`; None: not checked yet."""
-    file = _file(folder, cache_dir)
+def read_verdict(folder: Path, cache_dir: str, task: str = "causal_lm") -> Verdict | None:
+    """Returns the cached result for the model in `folder` and a task; None: not checked yet."""
+    file = _file(folder, cache_dir, task)
     return read_json(file) if file.is_file() else None
 
 
-def verdict_errors(folder: Path, cache_dir: str) -> list[str]:
+def verdict_errors(folder: Path, cache_dir: str, task: str = "causal_lm") -> list[str]:
     """Returns the known errors of the model; an empty list where it was not checked."""
-    kept = read_verdict(folder, cache_dir)
+    kept = read_verdict(folder, cache_dir, task)
     return [f"model.path={folder}: {reason}" for reason in kept["wrong"]] if kept else []
 
 
-def write_verdict(folder: Path, cache_dir: str, found: Verdict) -> None:
-    write_json(_file(folder, cache_dir), found)
+def write_verdict(folder: Path, cache_dir: str, found: Verdict, task: str = "causal_lm") -> None:
+    write_json(_file(folder, cache_dir, task), found)
 
 
 def agreement_file(model: str, settings: Mapping[str, object], cache_dir: str) -> Path:
@@ -83,8 +83,9 @@ def weights_version(folder: Path) -> str:
     return json.dumps([text, sorted(files)])
 
 
-def _file(folder: Path, cache_dir: str) -> Path:
-    key = hashlib.sha256(f"{weights_version(folder)}{code_version()}".encode()).hexdigest()[:32]
+def _file(folder: Path, cache_dir: str, task: str) -> Path:
+    text = f"{weights_version(folder)}{code_version()}{'' if task == 'causal_lm' else task}"
+    key = hashlib.sha256(text.encode()).hexdigest()[:32]
     return absolute(cache_dir) / "models" / f"{key}.json"
 
 

@@ -6,6 +6,8 @@ An adapter is a child of the linear layer it modifies: `model.layers.0.self_attn
 
 import math
 from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
@@ -17,6 +19,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from distft.models.build import blocks
+from distft.models.heads import head_name
 from distft.runtime.determinism import seed_for
 
 Linear = nn.Linear | Conv1D
@@ -39,21 +42,42 @@ def linear_layers(model: PreTrainedModel) -> dict[str, list[Linear]]:
     return dict(found)
 
 
-def add_adapter(layer: Linear, rank: int, scale: float, dropout: float) -> None:
+class AdapterSwitch:
+    """Whether the adapters of a model take part in its forward pass."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model, self.is_on = model, True
+
+    @contextmanager
+    def off(self) -> Iterator[None]:
+        """Gives the frozen base inside the context, without dropout; PEFT's name for it is `disable_adapter`."""
+        was_training, self.is_on = self.model.training, False
+        self.model.eval()
+        try:
+            yield
+        finally:
+            self.is_on = True
+            self.model.train(was_training)
+
+
+def add_adapter(layer: Linear, rank: int, scale: float, dropout: float, switch: AdapterSwitch) -> None:
     """Makes a linear layer add B A x * scale to its output; A [rank, in] and B [out, rank] are on meta."""
     outputs, inputs = layer.weight.T.shape if isinstance(layer, Conv1D) else layer.weight.shape
     with init_empty_weights():
         layer.lora_A = nn.Linear(inputs, rank, bias=False)
         layer.lora_B = nn.Linear(rank, outputs, bias=False)
-    layer.register_forward_hook(_AddLowRank(scale, dropout))
+    layer.register_forward_hook(_AddLowRank(scale, dropout, switch))
 
 
 @dataclass(frozen=True)
 class _AddLowRank:
     scale: float
     dropout: float
+    switch: AdapterSwitch
 
     def __call__(self, layer: nn.Module, inputs: tuple[torch.Tensor], output: torch.Tensor) -> torch.Tensor:
+        if not self.switch.is_on:
+            return output
         hidden = F.dropout(inputs[0], self.dropout, layer.training) if self.dropout else inputs[0]
         low_rank = layer.get_submodule("lora_A")(hidden)
         return output + layer.get_submodule("lora_B")(low_rank) * self.scale
@@ -81,7 +105,7 @@ class Full:
 
 @dataclass(frozen=True)
 class Lora:
-    """Trains a low-rank update of linear layers, W + B A alpha / rank, and nothing else (arXiv 2106.09685).
+    """Trains a low-rank update of linear layers, W + B A alpha / rank (arXiv 2106.09685), and a classifier's head.
 
     target_modules: the last part of the layers' names; all-linear: every linear layer except the head.
     dropout: of the adapter's input.
@@ -99,12 +123,16 @@ class Lora:
     def __call__(self, model: PreTrainedModel) -> PreTrainedModel:
         """Freezes the model and adds the adapters; raises ValueError for a name in `target_modules` without a layer."""
         model.requires_grad_(False)
-        layers = linear_layers(model)
+        layers, switch = linear_layers(model), AdapterSwitch(model)
         for target in self.targets(model):
             if target not in layers:
                 raise ValueError(f"tuning.target_modules: {target} is not a linear layer. Allowed: {', '.join(layers)}")
             for layer in layers[target]:
-                add_adapter(layer, self.rank, self.scale, self.dropout)
+                add_adapter(layer, self.rank, self.scale, self.dropout, switch)
+        model.disable_adapter = switch.off  # pyright: ignore  # for losses with the frozen base as reference
+        name = head_name(model)
+        if name and model.get_output_embeddings() is None:  # a new head has nothing to adapt
+            getattr(model, name).requires_grad_(True)
         return model
 
     def targets(self, model: PreTrainedModel) -> list[str]:

@@ -1,9 +1,10 @@
-"""Model construction on the meta device: architecture, head, fused kernels, activation checkpointing, compilation.
+"""Model construction on the meta device: architecture, fused kernels, activation checkpointing, compilation.
 
 On meta no process needs memory for a model before a strategy has sharded it. Buffers (rotary frequencies, embedding
 scales) are computed for real by the model's own code, because no file contains them.
 
-The loss runs inside the head's forward, because only there does every strategy provide the unsharded weight.
+A language model's loss runs inside the head's forward, because only there does every strategy provide the unsharded
+weight.
 
 Activation checkpointing: `full` keeps only a layer's input and reruns its forward, a third more operations per step.
 `selective` keeps the results of matrix products and attention, and recomputes norms, rotary embeddings and activation
@@ -25,6 +26,7 @@ from shutil import which
 from typing import Any
 
 import torch
+import transformers
 from accelerate import init_empty_weights
 from torch import nn
 from torch.utils.checkpoint import (
@@ -33,57 +35,77 @@ from torch.utils.checkpoint import (
     create_selective_checkpoint_contexts,
     noop_context_fn,
 )
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
 from distft.compat import liger
 from distft.compat.compiler import compiled
 from distft.compat.transformers import attention_of, no_init_weights, repeated_layers
-from distft.models.attention.choose import SDPA, anywhere, check_separable, choose, dropout_of, require_borders
-
-Fold = Callable[[torch.Tensor, torch.Tensor, torch.Tensor | None], Any]  # hidden states [T, H], weight [V, H], bias [V]
-
-
-class Head(nn.Linear):
-    """A linear layer whose forward, given `fold`, returns `fold(hidden states, weight, bias)`, such as a fused loss."""
-
-    def forward(self, input: torch.Tensor, fold: Fold | None = None) -> Any:
-        return super().forward(input) if fold is None else fold(input, self.weight, self.bias)
+from distft.models.attention.choose import SDPA, VARLEN, anywhere, check_separable, choose, dropout_of, require_borders
+from distft.models.heads import make_foldable, prepare_head
+from distft.run import Plan
+from distft.tasks import Task
+from distft.tasks.causal_lm import TASK as CAUSAL_LM
+from distft.tasks.labels import Labels
 
 
-def make_foldable(model: PreTrainedModel) -> None:
-    """Turns the model's head into a Head, keeping names, weights and hooks; raises ValueError if it is not linear."""
-    head: Any = model.get_output_embeddings()
-    if type(head) is not nn.Linear:
-        raise ValueError(f"{type(model).__name__} has a {type(head).__name__} as head; only linear heads are supported")
-    head.__class__ = Head
+def architecture(
+    model_dir: str | Path | None, facts: Mapping[str, Any], labels: Labels | None = None
+) -> PreTrainedConfig:
+    """Returns transformers' config of the model in `model_dir`; without a folder, the one that `facts` describe.
 
-
-def architecture(model_dir: str | Path | None, facts: Mapping[str, Any]) -> PreTrainedConfig:
-    """Returns transformers' config of the model in `model_dir`; without a folder, the one that `facts` describe."""
+    labels: of the rows, which the head's outputs are named after; None: a language model.
+    """
     if model_dir is None:
-        return AutoConfig.for_model(**facts)
-    config = AutoConfig.from_pretrained(model_dir)
-    vars(config).pop("quantization_config", None)  # a leftover: weight_files refuses quantized weights
+        config = AutoConfig.for_model(**facts)
+    else:
+        config = AutoConfig.from_pretrained(model_dir)
+        vars(config).pop("quantization_config", None)  # a leftover: weight_files refuses quantized weights
+    if labels is not None:
+        names = labels.names or [f"LABEL_{number}" for number in range(labels.count)]
+        config.id2label = dict(enumerate(names))  # sets num_labels too
+        config.label2id = {name: number for number, name in enumerate(names)}
+        config.problem_type = labels.problem_type
     return config
 
 
-def skeleton(config: PreTrainedConfig, attention: str) -> PreTrainedModel:
-    """Returns the model on meta, with tied weights tied.
+def architecture_of(plan: Plan, facts: Mapping[str, Any]) -> PreTrainedConfig:
+    """Returns transformers' config of a run's model, with the labels of its rows."""
+    return architecture(plan.model_dir, facts, Labels.of(plan.labels))
+
+
+def skeleton(config: PreTrainedConfig, attention: str, task: Task = CAUSAL_LM) -> PreTrainedModel:
+    """Returns the model of a task on meta, with tied weights tied.
 
     attention: value of model.attention; auto: the kernel that runs on every machine.
     Raises ValueError for a model that cannot separate packed documents, RuntimeError when a buffer is on meta.
     """
-    check_separable(config)
-    kernel = choose(anywhere(config) if attention == "auto" else attention)
+    check_separable(config, task)
+    kernel = choose(anywhere(config, task) if attention == "auto" else attention)
+    auto_class = getattr(transformers, task.model_class)
     with init_empty_weights(include_buffers=False), no_init_weights():  # initializing meta tensors takes time
-        model = AutoModelForCausalLM.from_config(config, attn_implementation=kernel, dtype=torch.float32)
+        model = auto_class.from_config(config, attn_implementation=kernel, dtype=torch.float32)
     require_borders(model)
-    make_foldable(model)
+    if model.get_output_embeddings() is not None:
+        make_foldable(model)
+    else:
+        prepare_head(model)
     model.tie_weights()
+    kernel = attention_of(model)
+    if kernel not in _SEPARATES_ENCODERS and is_encoder(model):
+        raise ValueError(
+            f"model.attention={attention}: {type(model).__name__} attends in both directions, and this kernel does not "
+            "separate its packed documents. Try: model.attention=auto"
+        )
     lost = [name for name, buffer in model.named_buffers() if buffer.is_meta]
     if lost:
         raise RuntimeError(f"{config.model_type}: buffer {lost[0]} is on meta and has no values")
     return model
+
+
+def is_encoder(model: PreTrainedModel) -> bool:
+    """Returns whether tokens attend to later ones, by transformers' mark on attention layers."""
+    marks = [bool(module.is_causal) for module in model.modules() if hasattr(module, "is_causal")]
+    return bool(marks) and not any(marks)
 
 
 def blocks(model: PreTrainedModel) -> Mapping[str, nn.Module]:
@@ -119,6 +141,7 @@ def fused_layers(model: nn.Module) -> dict[str, int]:
     return found
 
 
+_SEPARATES_ENCODERS = (SDPA, VARLEN, "flash_attention_2", "flash_attention_3")  # by the lengths of the documents
 RECOMPUTED = ("none", "selective", "full")  # values of train.activation_checkpointing
 _PRODUCTS = {"mm", "addmm", "bmm", "baddbmm"}
 _ATTENTION = ("attention", "attn")  # in the name of every kernel: SDPA, varlen, flash-attn, flex
@@ -171,6 +194,8 @@ def compile_blocks(model: PreTrainedModel, blocks: Iterable[nn.Module], device: 
 def check_compilable(model: PreTrainedModel, device: torch.device) -> None:
     """Raises ValueError where torch.compile would fail, or recompile for every micro-batch."""
     if attention_of(model) == SDPA:
+        if is_encoder(model):
+            raise ValueError(f"{type(model).__name__} cannot be compiled: it is an encoder. Try: train.compile=false")
         if device.type != "cpu":
             raise ValueError("model.attention=sdpa can be compiled on CPUs only. Try: model.attention=varlen")
         name = dropout_of(model.config)

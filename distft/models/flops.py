@@ -35,10 +35,11 @@ class Flops:
         ]
         heads = config.num_attention_heads
         head_size = getattr(config, "head_dim", None) or config.hidden_size // heads
+        outputs = config.vocab_size if model.get_output_embeddings() is not None else config.num_labels or 1
         return cls(
             per_token=2.0 * sum(module.weight.numel() for module in linear),
             per_pair=4.0 * heads * head_size,
-            per_target=2.0 * config.vocab_size * config.hidden_size,
+            per_target=2.0 * outputs * config.hidden_size,
             windows=_windows(model, len(found)),
         )
 

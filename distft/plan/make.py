@@ -1,14 +1,16 @@
 """The Plan of a config: the numbers that the run's programs share, derived once."""
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from math import ceil
 from pathlib import Path
 from typing import Any
 
 from distft.config import Config, ConfigError
+from distft.config.dropout import refused
 from distft.config.labels import model_label
 from distft.config.machines import node_range, num_accelerators, processes_per_node
-from distft.config.model_folder import facts_of, wrong_model
+from distft.config.model_folder import facts_of, text_facts, wrong_model
 from distft.config.parts import Tuning
 from distft.config.rules import broken_by_length
 from distft.config.rules.contract import Facts
@@ -17,9 +19,21 @@ from distft.data.key import tokenizer_dir
 from distft.data.shards import MANIFEST
 from distft.model_check.verdict import read_verdict, verdict_errors
 from distft.paths import conf_dir
-from distft.plan.memory import Architecture, Parts, Sizes, count_adapters, memory_table, optimizer_bytes, parts_of
+from distft.plan.fit import AUTO, GIB, Room, bytes_per_token, device_bytes, rows_that_fit, tokens_that_fit
+from distft.plan.memory import (
+    FP32_BYTES,
+    Architecture,
+    Parts,
+    Sizes,
+    count_adapters,
+    memory_table,
+    optimizer_bytes,
+    parts_of,
+)
 from distft.plan.rows import Extent, extent
 from distft.run import Plan, read_json
+from distft.tasks import load_task
+from distft.tasks.labels import Labels
 from distft.tensors.weight_files import content_hash, notes, weight_errors
 
 
@@ -38,7 +52,6 @@ def make_plan(config: Config, resumed: Mapping[str, Any] | None = None, own: Pla
         raise ConfigError(errors)
     (_, nodes), per_node = node_range(config.launcher.nodes), processes_per_node(config.values["launcher"])
     world = nodes * per_node
-    micro_rows, micro_tokens = micro_batch(config)
     model_dir, hashed = _checked_model(config, reads, own)
     architecture = config.model.facts if config.model.tiny else config.model.architecture
     parts = parts_of(model_dir, architecture)
@@ -46,13 +59,21 @@ def make_plan(config: Config, resumed: Mapping[str, Any] | None = None, own: Pla
         adapters = _adapters(config.tuning, model_dir, architecture)
     except ValueError as error:
         raise ConfigError([str(error)]) from error
+    memory = _memory(config, parts, adapters, world, per_node)
+    if not is_auto(config):
+        micro = micro_batch(config)
+    elif own is not None and own.data_dir and (own.micro_batch_size is None) == config.data.packing:
+        micro = own.micro_batch_size, own.micro_batch_tokens  # frozen with the run
+    else:
+        facts = facts_of(model_dir) if model_dir else architecture
+        micro = _largest(config, memory, text_facts(facts), reads, world, per_node)
     return Plan(
         nodes=nodes,
         processes_per_node=per_node,
         world=world,
-        micro_batch_size=micro_rows,
-        micro_batch_tokens=micro_tokens,
-        accumulation=_accumulation(config, reads, world),
+        micro_batch_size=micro[0],
+        micro_batch_tokens=micro[1],
+        accumulation=_accumulation(config, reads, world, micro),
         steps=reads.steps,
         reads=reads.reads,
         base_step=reads.base.step,
@@ -68,9 +89,35 @@ def make_plan(config: Config, resumed: Mapping[str, Any] | None = None, own: Pla
         model_hash=hashed,
         tokenizer_dir=own.tokenizer_dir if own else _tokenizer_dir(config),
         data_dir=str(reads.data_dir) if reads.data_dir else None,
-        memory=_memory(config, parts, adapters, world, per_node),
+        memory=memory,
+        labels=_labels(config, reads.data_dir),
         model_name=model_label(config.values, config.choices.get("model")),
     )
+
+
+def _labels(config: Config, data_dir: Path | None) -> dict[str, Any] | None:
+    """Returns the labels of the prepared rows; ConfigError where they do not fit the loss."""
+    found = read_json(data_dir / MANIFEST).get("labels") if data_dir else None
+    labels, word = Labels.of(found), config.choices.get("loss")
+    if config.model.task == "reward_model":  # whose head has one output, though its rows have no label
+        return asdict(Labels("regression", 1))
+    if labels is None:
+        return None
+    has_several = labels.problem_type == "multi_label_classification"
+    if has_several and word == "cross_entropy":
+        raise ConfigError(
+            ["loss=cross_entropy: rows have lists of classes, and it is for one class each. Try: loss=bce"]
+        )
+    if word == "bce" and not has_several:
+        rule = "rows have one class each, and it is for lists of classes. Try: loss=cross_entropy"
+        raise ConfigError([f"loss=bce: {rule}"])
+    weights = getattr(config.loss, "class_weights", None)
+    if weights and len(weights) != labels.count:
+        names = ", ".join(labels.names)
+        raise ConfigError(
+            [f"loss.class_weights={weights}: {len(weights)} weights, and rows have {labels.count} classes: {names}"]
+        )
+    return found
 
 
 def _checked_model(config: Config, reads: Extent, own: Plan | None) -> tuple[Path | None, str | None]:
@@ -78,10 +125,14 @@ def _checked_model(config: Config, reads: Extent, own: Plan | None) -> tuple[Pat
     if own is None:
         model_dir = _model_dir(config)
         check_base_model(config, reads.data_dir)
+        wanted = config.model.dropout
+        if model_dir and wanted is not None and (message := refused(wanted, text_facts(facts_of(model_dir)))):
+            raise ConfigError([message])
     else:
         model_dir = Path(own.model_dir) if own.model_dir else None
         trust = config.model.trust_remote_code
-        if model_dir and (wrong := list(wrong_model(model_dir, trust_remote_code=trust))):
+        task = load_task(config.model.task)
+        if model_dir and (wrong := list(wrong_model(model_dir, trust_remote_code=trust, task=task))):
             raise ConfigError(wrong)
     hashed = content_hash(model_dir) if model_dir else None
     if own and own.model_hash and hashed != own.model_hash:
@@ -96,18 +147,21 @@ def check_base_model(config: Config, data_dir: Path | None = None) -> None:
     model_dir = _model_dir(config)
     if model_dir is None:
         return
-    wrong = list(wrong_model(model_dir, trust_remote_code=config.model.trust_remote_code))
+    task = load_task(config.model.task)
+    wrong = list(wrong_model(model_dir, trust_remote_code=config.model.trust_remote_code, task=task))
     if not wrong:
         tokens = read_json(data_dir / MANIFEST)["vocab_size"] if data_dir else None
         wrong = list(weight_errors(model_dir, facts_of(model_dir), config.data.max_length, tokens))
-    if wrong or (wrong := verdict_errors(model_dir, config.cache_dir)):
+    if wrong or (wrong := verdict_errors(model_dir, config.cache_dir, task.name)):
         raise ConfigError(wrong)
 
 
 def is_checked(config: Config) -> bool:
     """Returns whether a base model with this content has been checked; a random instance needs no check."""
     model_dir = _model_dir(config)
-    return config.model.tiny or (model_dir is not None and read_verdict(model_dir, config.cache_dir) is not None)
+    if config.model.tiny or model_dir is None:
+        return config.model.tiny
+    return read_verdict(model_dir, config.cache_dir, config.model.task) is not None
 
 
 def model_notes(config: Config) -> list[str]:
@@ -115,7 +169,7 @@ def model_notes(config: Config) -> list[str]:
     model_dir = _model_dir(config)
     if model_dir is None:
         return []
-    kept = read_verdict(model_dir, config.cache_dir) or {}
+    kept = read_verdict(model_dir, config.cache_dir, config.model.task) or {}
     unmeasured = kept.get("unmeasured")
     return [
         *(f"{model_dir}: {line}" for line in notes(model_dir, facts_of(model_dir), config.data.max_length)),
@@ -124,16 +178,67 @@ def model_notes(config: Config) -> list[str]:
     ]
 
 
-def micro_batch(config: Config) -> tuple[int | None, int | None]:
-    """Returns the largest micro-batch: rows, or else tokens."""
+_UNEVEN = 1.25  # tokens of the largest share of a step over the mean one
+MicroBatch = tuple[int | None, int | None]  # rows, or else tokens
+
+
+def micro_batch(config: Config) -> MicroBatch:
+    """Returns the largest micro-batch; `auto` counts as the smallest."""
+    rows, tokens, longest = config.train.micro_batch_size, config.train.micro_batch_tokens, longest_row(config)
     if config.data.packing:
-        return None, config.train.micro_batch_tokens or config.data.max_length
-    return config.train.micro_batch_size, None
+        return None, tokens if isinstance(tokens, int) else longest
+    return rows if isinstance(rows, int) else 1, None
 
 
-def _accumulation(config: Config, reads: Extent, world: int) -> int:
+def longest_row(config: Config) -> int:
+    """Returns the most tokens that a row may have: a pair has two documents of data.max_length."""
+    return config.data.max_length * (2 if load_task(config.model.task).unit == "pair" else 1)
+
+
+def is_auto(config: Config) -> bool:
+    """Returns whether the micro-batch is to be the largest that fits."""
+    return (config.train.micro_batch_tokens if config.data.packing else config.train.micro_batch_size) == AUTO
+
+
+def _largest(
+    config: Config, memory: Mapping[str, Mapping[str, int]], facts: Architecture, reads: Extent, world: int, node: int
+) -> MicroBatch:
+    """Returns the largest micro-batch that fits into the memory of a process here; ConfigError where none does, or
+    where that is not known.
+
+    node: processes per node.
+    """
+    key = "train.micro_batch_tokens" if config.data.packing else "train.micro_batch_size"
+    by_hand = f"{key}={longest_row(config) if config.data.packing else 4}"
+    counted = memory.get(config.choices["strategy"])
+    if config.choices["launcher"] != "local":
+        rule = f"the memory of the nodes of launcher={config.choices['launcher']} is not known here"
+        raise ConfigError([f"{key}=auto: {rule}. Try: {by_hand}"])
+    found = device_bytes(node)
+    if counted is None or found is None:
+        raise ConfigError([f"{key}=auto: the memory of this run is not known. Try: {by_hand}"])
+    total, is_accelerator = found
+    room = Room(total, counted["total"] - counted["host"] + counted.get("gathered", 0), is_accelerator)
+    try:
+        compute = 2 if _computes_in_bf16(config) else 4
+        tokens = tokens_that_fit(room, bytes_per_token(facts, compute, config.train.activation_checkpointing))
+    except ValueError as error:
+        raise ConfigError([f"{key}=auto: {error}. Try: {by_hand}"]) from error
+    longest = min(longest_row(config), reads.longest or longest_row(config))
+    if tokens < longest:
+        taken = f"{room.state / GIB:.1f} of {total / GIB:.1f} GiB are taken"
+        instead = "strategy=fsdp, or train.activation_checkpointing=full"
+        raise ConfigError([f"{key}=auto: a row of {longest} tokens does not fit: {taken}. Try: {instead}"])
+    if config.data.packing:
+        step = ceil(_UNEVEN * reads.tokens / max(1, reads.steps) / world) if reads.tokens else tokens
+        return None, max(longest_row(config), min(tokens, step))
+    rows, by_tokens = config.train.global_batch_size, config.train.global_batch_tokens
+    return rows_that_fit(tokens, longest, rows // world if rows and not by_tokens else None), None
+
+
+def _accumulation(config: Config, reads: Extent, world: int, micro: MicroBatch) -> int:
     """Returns micro-batches per step; an average if steps or micro-batches are counted in tokens."""
-    rows, tokens = micro_batch(config)
+    rows, tokens = micro
     if tokens:
         return max(1, ceil(reads.tokens / max(1, reads.steps) / (tokens * world)))
     assert rows is not None
@@ -176,6 +281,7 @@ def _memory(
     state_bytes, parameters = optimizer_bytes(config.optimizer), parts.total if parts else 0
     if state_bytes is None or adapters == 0:
         return {}
+    state_bytes += FP32_BYTES if config.train.ema_decay else 0
     sizes = Sizes(
         parameters=parameters + (adapters or 0),
         trained=parameters if adapters is None else adapters,

@@ -32,6 +32,7 @@ class Extent:
     rows_read: int  # in all steps
     tokens: int  # in all steps
     estimated: bool
+    longest: int | None = None  # tokens of the longest row; None while estimated
 
 
 def extent(config: Config, resumed: Mapping[str, Any] | None = None, own: Plan | None = None) -> Extent:
@@ -59,7 +60,8 @@ def extent(config: Config, resumed: Mapping[str, Any] | None = None, own: Plan |
     read = int(borders[-1])
     tokens = int(lengths[order.rows(0, read)].sum(dtype=np.int64)) if read else 0
     steps = base.step + len(borders) - 1
-    return Extent(folder, len(lengths), eval_rows, reads, base, steps, read, tokens, estimated=folder is None)
+    longest = int(lengths.max()) if folder is not None else None
+    return Extent(folder, len(lengths), eval_rows, reads, base, steps, read, tokens, folder is None, longest)
 
 
 def _version_of_order(rows: Mapping[str, Any], before: Sequence[Mapping[str, Any] | None]) -> int:

@@ -20,12 +20,18 @@ from distft.report.energy import Energy, estimate
 from distft.report.facts import Facts, gather
 from distft.report.tables import Fact, attempt_lines
 from distft.run import RunFolder
+from distft.tasks import Task, load_task
 
 README = "README.md"
 _STOPS = (
     "Its stop tokens are in generation_config.json and include more than those of the base model: "
     "`model.generate(..., generation_config=GenerationConfig.from_pretrained(FOLDER))`."
 )
+_PIPELINES = {  # of the Hub, for tasks of labels
+    "sequence_classification": "text-classification",
+    "regression": "text-classification",
+    "token_classification": "token-classification",
+}
 _STATE = re.compile(r"<!-- distft (\{.*\}) -->")
 _ASK = "not stated: the people who publish the model must write this"
 _AUDIT = "audit/audit.json"
@@ -38,22 +44,24 @@ def model_card(facts: Facts, base: str | None, made: Made, adapters: bool = Fals
     """Returns README.md with the Hub's front matter; states what was not measured.
 
     made: further lines of name and text about the training and this folder: checkpoint, data, chat template.
-    adapters: the folder holds only adapters to `base`, in peft's format.
+    adapters: the folder holds only adapters to `base`, in peft's format. task: model.task.
     """
     assert facts.run is not None
-    cited = _cited(facts.run)
+    cited, task = _cited(facts.run), load_task(read_config(facts.run).model.task)
     relation = ["base_model_relation: adapter"] if adapters and base else []
     library = f"library_name: {'peft' if adapters else 'transformers'}"
-    front = ["---", library, "tags: [distft]", *([f"base_model: {base}"] if base else []), *relation, "---"]
-    opens = ["", f"An adapter of {base or 'a random tiny model'}, in the format of peft.", _STOPS] if adapters else []
+    pipeline = [f"pipeline_tag: {_PIPELINES[task.name]}"] if task.name in _PIPELINES else []
+    front = ["---", library, *pipeline, "tags: [distft]", *([f"base_model: {base}"] if base else []), *relation, "---"]
+    opens = ["", f"An adapter of {base or 'a random tiny model'}, in the format of peft."] if adapters else []
+    opens += [_STOPS] if adapters and task.model_class == "AutoModelForCausalLM" else []
     state = {"base": base, "made": [list(pair) for pair in made], "adapters": adapters, "step": facts.step}
     sections = [
         *_details(facts, cited, base),
         *_uses(),
         *_risks(cited),
-        *_start(adapters, base),
+        *_start(adapters, base, task),
         *_training(facts, cited, made),
-        *_evaluation(facts, cited),
+        *_evaluation(facts, cited, task),
         *_environment(cited),
         *_specifications(cited),
         *_rest(facts),
@@ -174,18 +182,11 @@ def _privacy(cited: Cited) -> list[str]:
     return [f"Personal data found in the training rows: {', '.join(found) or 'none'}; action {action}."]
 
 
-def _start(adapters: bool, base: str | None) -> list[str]:
-    load = (
-        [
-            "    from peft import AutoPeftModelForCausalLM",
-            '    model = AutoPeftModelForCausalLM.from_pretrained("FOLDER")',
-        ]
-        if adapters and base
-        else [
-            "    from transformers import AutoModelForCausalLM",
-            '    model = AutoModelForCausalLM.from_pretrained("FOLDER")',
-        ]
-    )
+def _start(adapters: bool, base: str | None, task: Task) -> list[str]:
+    library, name = "transformers", task.model_class
+    if adapters and base:
+        library, name = "peft", f"AutoPeft{task.model_class.removeprefix('Auto')}"
+    load = [f"    from {library} import {name}", f'    model = {name}.from_pretrained("FOLDER")']
     return ["## How to Get Started with the Model", "", *load, ""]
 
 
@@ -253,7 +254,7 @@ def _preprocessing(cited: Cited) -> list[str]:
     return lines + ([f"- rows that are held out too: {overlap}"] if overlap else [])
 
 
-def _evaluation(facts: Facts, cited: Cited) -> list[str]:
+def _evaluation(facts: Facts, cited: Cited, task: Task) -> list[str]:
     first, last = _eval_steps(facts)
     table = []
     for change in facts.changes if first is not None and last is not None else []:
@@ -266,7 +267,7 @@ def _evaluation(facts: Facts, cited: Cited) -> list[str]:
         "#### Factors", "",
         "The audit compares groups of people and lengths of rows; no other factor was looked at.", "",
         "#### Metrics", "",
-        "Loss in nats per target token, perplexity, accuracy of the next token.", "",
+        f"Loss per {task.unit}; {', '.join(name for name in task.metric_names if name != 'loss')}.", "",
         "### Results", "",
         *(["| | before | after |", "|---|---|---|", *table] if table else ["Not measured at this step."]),
         *([f"\nOver {total} target tokens."] if table and total else []), "",
@@ -308,8 +309,9 @@ def _human(cited: Cited) -> list[str]:
     lines = []
     for file in sorted((cited.run.path / "human").glob("*/analysis.json")):
         name = str(file.relative_to(cited.run.path))
-        lines.append(f"- study {cite(f'`{file.parent.name}`', f'{name}#')}: results in `{name}`")
+        lines.append(f"- study {cite(f'`{file.parent.name}`', f'{name}#study')}: results in `{name}`")
         content = cited.value(f"{name}#") or {}
+        lines += [f"  - {cite(each, f'{name}#conclusions')}" for each in content.get("conclusions", [])]
         counts = {key: each for key, each in content.items() if isinstance(each, int) and not isinstance(each, bool)}
         lines += [f"  - {key}: {cited(f'{name}#{key}')}" for key in counts]
         if (file.parent / "datasheet.md").is_file():

@@ -46,8 +46,12 @@ GAP_OF = {"gap": "loss"}  # the key that a computed one is made of
 
 
 PANELS = (
-    Panel("Loss, nats per target token", "loss", ("train", "eval")),
-    Panel("Accuracy of target tokens", "accuracy", ("train", "eval")),
+    Panel("Loss", "loss", ("train", "train_eval", "eval")),
+    Panel("Accuracy", "accuracy", ("train", "train_eval", "eval")),
+    Panel("Macro F1", "f1_macro", ("eval",)),
+    Panel("AUROC", "auroc", ("eval",)),
+    Panel("Mean squared error", "mse", ("train", "train_eval", "eval")),
+    Panel("Spearman's correlation", "spearman", ("eval",)),
     Panel("Gap: held-out loss minus training loss", "gap", ("eval",)),
     Panel("Learning rate", "learning_rate", from_zero=True),
     Panel("Gradient norm before clipping", "grad_norm", from_zero=True),
@@ -88,14 +92,20 @@ def points(rows: Rows, key: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def with_gap(rows: Rows) -> Rows:
-    """Returns the rows, the evaluations with `gap`: their loss minus the mean training loss since the one before."""
+    """Returns the rows, the evaluations with `gap`: their loss minus that of training rows evaluated at the same step
+    (eval.train_rows), else minus the mean training loss since the evaluation before."""
+    watched = {row["step"]: row["loss"] for row in rows if row["split"] == "train_eval" and row.get("loss") is not None}
     found: list[Mapping[str, Any]] = []
     losses: list[float] = []
     for row in rows:
         if row["split"] == "train" and row.get("loss") is not None and math.isfinite(row["loss"]):
             losses.append(row["loss"])
-        if row["split"] == "eval" and losses and row.get("loss") is not None:
-            row, losses = {**row, "gap": row["loss"] - sum(losses) / len(losses)}, []
+        if row["split"] == "eval" and row.get("loss") is not None:
+            if row["step"] in watched:
+                row = {**row, "gap": row["loss"] - watched[row["step"]]}
+            elif losses and not watched:
+                row = {**row, "gap": row["loss"] - sum(losses) / len(losses)}
+            losses = []
         found.append(row)
     return found
 
@@ -114,6 +124,11 @@ def draw(axes: Axes, rows: Rows, panel: Panel, ink: Ink) -> None:
             axes.plot(
                 steps, values, color=ink.eval, marker="o", markersize=4.5, linewidth=1.8, label="held-out", zorder=3
             )
+        elif split == "train_eval":  # evaluated as the held-out rows are: the distance is the generalization gap
+            axes.plot(
+                steps, values, color=ink.eval, linestyle="--", marker="o", markersize=3, linewidth=1.3, alpha=0.8,
+                label="training rows, evaluated", zorder=3,
+            )  # fmt: skip
         else:
             draw_train(axes, steps, values, ink)
     frame(axes, panel.title, ink)

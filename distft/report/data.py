@@ -131,8 +131,9 @@ def _packing(folder: Path, config: Config) -> Facts:
     """Returns how full forwards are with packing and without, over the first steps in the order of the shards."""
     lengths = Rows(folder, "train").lengths.astype(np.int64)
     train = config.train
-    step, per_forward = train.global_batch_size or 32, train.micro_batch_size
-    capacity = train.micro_batch_tokens or config.data.max_length
+    rows, tokens = train.micro_batch_size, train.micro_batch_tokens
+    step, per_forward = train.global_batch_size or 32, rows if isinstance(rows, int) else 1
+    capacity = tokens if isinstance(tokens, int) else config.data.max_length
     some = np.arange(min(len(lengths), PACKED_STEPS * step))
     if not len(some) or lengths.max() > capacity:
         return {}

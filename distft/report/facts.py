@@ -23,6 +23,8 @@ from distft.report.settings import Setting, settings_of
 from distft.report.tables import Fact, Table, flat, goodput_words, length, memory_by_kind, words
 from distft.report.verdicts import Verdict, verdicts
 from distft.run import FINISHED, Plan, RunFolder, read_json
+from distft.tasks.selection import Selection
+from distft.tasks.shown import metric_names
 
 GIB = 2**30
 Rows = Sequence[Mapping[str, Any]]  # of metrics.jsonl
@@ -157,26 +159,26 @@ def exported(run: RunFolder, export: Export) -> str:
     if run.read_status()["state"] not in FINISHED or not export.enabled:
         return ""
     try:
-        return choose_for_export(run, export.at)[1]
+        return choose_for_export(run, export.at, read_config(run).eval.selection, export.average_last)[1]
     except ValueError:  # the checkpoints have been deleted
         return ""
 
 
 def held_out(evals: Rows) -> list[Change]:
-    """Returns the change of loss, perplexity and accuracy; empty with fewer than two evaluations."""
+    """Returns the change of the loss and the task's metrics; empty with fewer than two evaluations."""
     if len(evals) < 2:
         return []
     first, last = evals[0], evals[-1]
     steps = (first.get("step", 0), last.get("step", 0))
-    both = [
-        name
-        for name in ("loss", "perplexity", "accuracy")
-        if first.get(name) is not None and last.get(name) is not None
-    ]
-    higher = {name: (last[name], first[name]) if name == "accuracy" else (first[name], last[name]) for name in both}
+    names = ("loss", *metric_names(last))
+    both = [name for name in names if first.get(name) is not None and last.get(name) is not None]
     return [
-        Change(name, first[name], last[name], better=higher[name][0] > higher[name][1], steps=steps) for name in both
+        Change(name, first[name], last[name], _is_better(name, first[name], last[name]), steps=steps) for name in both
     ]
+
+
+def _is_better(metric: str, before: float, after: float) -> bool:
+    return Selection.of(metric, "auto").is_better(after, before)
 
 
 def funnel(report: Mapping[str, Any], file: str) -> Iterator[Flow]:

@@ -105,6 +105,22 @@ def all_reduce_sum(values: torch.Tensor) -> torch.Tensor:
     return total
 
 
+def gather_rows(rows: torch.Tensor, world: World) -> torch.Tensor:
+    """Returns the rows of all processes in rank order, [N, K], on every process.
+
+    rows: [n, K], n of any number; a process without rows may have another K.
+    """
+    sizes = [torch.zeros(2, dtype=torch.int64, device=world.device) for _ in range(world.size)]
+    dist.all_gather(sizes, torch.tensor(rows.shape, device=world.device))
+    counts = [int(count) for count, _ in sizes]
+    width = max((int(width) for count, width in sizes if count), default=0)
+    padded = rows.new_zeros(max(counts), width)
+    padded[: len(rows)] = rows
+    everyones = [torch.empty_like(padded) for _ in range(world.size)]
+    dist.all_gather(everyones, padded)
+    return torch.cat([each[:count] for each, count in zip(everyones, counts, strict=True)])
+
+
 def on_device(numbers: Sequence[float], device: torch.device) -> torch.Tensor:
     """Returns host numbers as a tensor, fp64 [N]; the host does not wait for the device."""
     return upload(torch.tensor(numbers, dtype=torch.float64, pin_memory=device.type != "cpu"), device)

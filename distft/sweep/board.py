@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from distft.launch.stages import launch_command
 from distft.launchers.follow import Row
 from distft.run import FINISHED, write_json
 from distft.sweep.jobs import Job
+from distft.tasks.selection import BY_LOSS, Selection
 from distft.trackers.terminal import duration
 
 FILE = "sweep_status.json"
@@ -24,9 +26,12 @@ Entry = dict[str, Any]  # of one job in the file; `values` are free-form
 class SweepStatus:
     """The state of a sweep's jobs, in memory and in sweep_status.json."""
 
-    def __init__(self, folder: Path, command: str, swept: Sequence[str], sampler: str):
+    def __init__(self, folder: Path, command: str, swept: Sequence[str], sampler: str, selection: Selection = BY_LOSS):
+        """selection: of every job: its objective is the best value of this metric."""
         self._file = folder / FILE
         self._about = {"name": folder.name, "command": command, "swept": list(swept), "sampler": sampler}
+        self._about |= asdict(selection)
+        self.selection = selection
         self._swept = swept
         self._jobs: dict[str, Entry] = {}
 
@@ -44,9 +49,9 @@ class SweepStatus:
         return list(self._jobs.values())
 
     def best(self) -> Entry | None:
-        """Returns the finished job with the lowest held-out loss."""
+        """Returns the finished job with the best objective."""
         measured = [job for job in self.jobs if job["objective"] is not None]
-        return min(measured, key=lambda job: job["objective"], default=None)
+        return min(measured, key=lambda job: self.selection.sign * job["objective"], default=None)
 
     @property
     def is_complete(self) -> bool:
@@ -78,8 +83,9 @@ def reason(error: Mapping[str, str]) -> str:
 class Board:
     """Shows the jobs that are running."""
 
-    def __init__(self, console: Console):
+    def __init__(self, console: Console, selection: Selection = BY_LOSS):
         self._console = console
+        self._name = selection.name
         self._running: dict[str, str] = {}
         self._steps: dict[str, int] = {}
         self._began: dict[str, float] = {}
@@ -124,7 +130,7 @@ class Board:
             return
         parts = [job["state"]]
         parts += [] if job["reason"] is None else [f"{job['reason']}, log {job['log']}"]
-        parts += [] if job["objective"] is None else [f"held-out loss {job['objective']:.4f}"]
+        parts += [] if job["objective"] is None else [f"{self._name} {job['objective']:.4f}"]
         parts += [duration(time.monotonic() - self._began[name])] if name in self._began else []
         self.print(f"{name}: {', '.join(parts)}")
 
@@ -134,16 +140,16 @@ class Board:
         return Group(*(Text(line, no_wrap=True, overflow="ellipsis") for line in lines))
 
 
-def table(title: str, swept: Sequence[str], jobs: Sequence[Entry]) -> Table:
-    """Returns the final table of a sweep, lowest loss first; settings are ranked by `distft.report.sweep`."""
+def table(title: str, swept: Sequence[str], jobs: Sequence[Entry], selection: Selection = BY_LOSS) -> Table:
+    """Returns the final table of a sweep, best first; settings are ranked by `distft.report.sweep`."""
     shape = Table(title=title, title_justify="left")
-    for name in (*swept, "held-out loss", "state", "folder"):
+    for name in (*swept, selection.name, "state", "folder"):
         shape.add_column(name, overflow="fold")
-    order = sorted(jobs, key=lambda job: (job["objective"] is None, job["objective"] or 0.0))
+    order = sorted(jobs, key=lambda job: (job["objective"] is None, selection.sign * (job["objective"] or 0.0)))
     for job in order:
-        loss = job["objective"]
+        value = job["objective"]
         values = [shown(job["values"][key]) for key in swept]
-        shape.add_row(*values, "" if loss is None else f"{loss:.4f}", job["state"], job["run"])
+        shape.add_row(*values, "" if value is None else f"{value:.4f}", job["state"], job["run"])
     return shape
 
 

@@ -11,13 +11,15 @@ from distft.compat.hydra_sweeper import BasicSweeper
 from distft.config.errors import ConfigError
 from distft.sweep.jobs import named
 from distft.sweep.request import Point
+from distft.tasks.selection import Goal
 
 
 class Grid(BasicSweeper):
     """Hydra's BasicSweeper over jobs that are already checked, in one batch."""
 
-    def __init__(self, only_failed: bool = False, fail_fast: bool = False) -> None:
-        """only_failed, fail_fast: not used here; multirun passes them to the launcher plugin."""
+    def __init__(self, only_failed: bool = False, fail_fast: bool = False, space: Sequence[str] = ()) -> None:
+        """only_failed, fail_fast: not used here; multirun passes them to the launcher plugin. space: of an experiment,
+        read from its file by distft.sweep.request."""
         super().__init__(max_batch_size=None)
 
     def points(self, parsed: Sequence[Swept], earlier: Mapping[str, Point]) -> tuple[list[Point], list[Point]]:
@@ -32,7 +34,7 @@ class Grid(BasicSweeper):
             raise ConfigError([f"the sweep folder has {other}, which is not one of these points. Try: another name"])
         return points, []
 
-    def begin(self, launcher: Launcher, earlier: Mapping[str, Point], at_once: int) -> None:
+    def begin(self, launcher: Launcher, earlier: Mapping[str, Point], at_once: int, goal: Goal = "minimize") -> None:
         """Sets the launcher plugin directly: Hydra only finds plugins in packages named hydra_plugins."""
         self.launcher = launcher
 

@@ -55,9 +55,11 @@ class Job:
 
     @property
     def objective(self) -> float | None:
-        """The lowest finite held-out loss so far; None without one."""
-        losses = [row["loss"] for row in self.run.read_metrics("eval")]
-        return min((loss for loss in losses if abs(loss) < float("inf")), default=None)
+        """The best value of eval.metric so far; None without an evaluation."""
+        selection = self.config.eval.selection
+        values = selection.values(list(self.run.read_metrics("eval")))
+        step = selection.best_step(values)
+        return None if step is None else values[step]
 
 
 def named(points: Iterable[Point], first: int = 0, earlier: Mapping[str, Point] | None = None) -> dict[str, Point]:

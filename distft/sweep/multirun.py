@@ -47,6 +47,7 @@ from distft.sweep.submission import Detached, Stopped, Submission
 from distft.trackers.terminal import screen
 
 _WIDTH = 200  # of a table in a file
+_DECIDES = ("eval.metric", "eval.goal")  # what the best job is
 _MAX_CHECKED = 200  # points to collect errors from, when the first point has errors
 
 
@@ -70,6 +71,9 @@ def multirun(overrides: list[str]) -> int:
     """Runs a sweep; returns 0 when all jobs completed, 75 after a signal (the same command continues it), else 1."""
     request = read_request(overrides)
     parsed = parse(request.swept)
+    if swept := [key for key in request.keys if key in _DECIDES]:
+        rule = "the jobs of a sweep are ranked by one metric. Try: one value of it"
+        raise ConfigError(f"{key}: {rule}" for key in swept)
     config = shared_config(request, parsed)
     launcher, sweeper = make_part(config, "launcher"), make_part(config, "sweep")
     run, config = with_name(config)
@@ -83,7 +87,7 @@ def multirun(overrides: list[str]) -> int:
     sweep = Sweep(folder, request, config, earlier, checked(folder, request, known, further, earlier))
     if config.sweep.only_failed and not any(job.has_failed for job in sweep.jobs):
         raise ConfigError([f"sweep.only_failed=true: no job in {folder} has failed. Try: false"])
-    status = SweepStatus(folder, sweep_command(overrides), request.keys, config.choices["sweep"])
+    status = SweepStatus(folder, sweep_command(overrides), request.keys, config.choices["sweep"], config.eval.selection)
     with alone(folder / ".lock") as held:
         if not held:
             raise ConfigError([f"name={folder.name}: another launch is using {folder}. Try: another name"])
@@ -146,7 +150,7 @@ def run_jobs(sweep: Sweep, launcher: Launcher, sweeper: Any, status: SweepStatus
 
     count = settings.trials or len(sweep.jobs)
     console.print(f"{sweep.folder}: a sweep of {', '.join(sweep.request.keys)}, {count} jobs")
-    with caught_signals() as caught, Board(console) as board:
+    with caught_signals() as caught, Board(console, status.selection) as board:
         submission = Submission(
             make,
             launcher,
@@ -156,7 +160,7 @@ def run_jobs(sweep: Sweep, launcher: Launcher, sweeper: Any, status: SweepStatus
             only_failed=settings.only_failed,
             fail_fast=settings.fail_fast,
         )
-        sweeper.begin(submission, sweep.earlier, sweep.config.launcher.jobs_at_once or 1)
+        sweeper.begin(submission, sweep.earlier, sweep.config.launcher.jobs_at_once or 1, status.selection.goal)
         about = {"mode": "MULTIRUN", "sweep": {"dir": str(sweep.folder)}, "overrides": {"task": swept}}
         sweeper.setup(
             hydra_context=HydraContext(config_loader(), no_callbacks()),
@@ -179,7 +183,7 @@ def finish(sweep: Sweep, status: SweepStatus, *, by_signal: bool) -> int:
         write_page(folder)
     out, console = screen(sys.stdout), screen(sys.stderr)
     out.width = out.width if out.is_terminal else _WIDTH
-    out.print(table(str(folder), sweep.request.keys, status.jobs))
+    out.print(table(str(folder), sweep.request.keys, status.jobs, status.selection))
     for line in result_lines(folder):
         out.print(line)
     for line in failures(status.jobs):

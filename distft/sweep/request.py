@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice, product
 
+import yaml
 from hydra import initialize_config_dir
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
@@ -58,7 +59,8 @@ def read_request(overrides: Iterable[str]) -> Request:
     own: list[str] = []
     swept: dict[str, str] = {}
     errors: list[str] = []
-    for text in overrides:
+    typed = list(overrides)
+    for text in [*typed, *space_of_experiment(typed)]:
         try:
             override = split(text)
             sweep = sweep_of(override)
@@ -79,6 +81,24 @@ def read_request(overrides: Iterable[str]) -> Request:
     if errors:
         raise ConfigError(errors)
     return Request(tuple(shared), tuple(own), tuple(swept.values()))
+
+
+def space_of_experiment(overrides: Sequence[str]) -> list[str]:
+    """Returns the overrides that the chosen experiment sweeps (`sweep.space`); none where a typed one has several
+    values."""
+    words = [text.partition("=")[2] for text in overrides if text.lstrip("+").startswith("experiment=")]
+    file = conf_dir() / "experiment" / f"{words[-1]}.yaml" if words else None
+    if file is None or not file.is_file() or any(map(_is_swept, overrides)):
+        return []
+    space = ((yaml.safe_load(file.read_text()) or {}).get("sweep") or {}).get("space")
+    return [str(text) for text in space or []]
+
+
+def _is_swept(text: str) -> bool:
+    try:
+        return sweep_of(split(text)) is not None
+    except WrongOverride:
+        return False
 
 
 def sweep_of(override: Override) -> str | None:

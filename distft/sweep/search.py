@@ -1,4 +1,4 @@
-"""Search for the lowest held-out loss with Optuna's TPE sampler.
+"""Search for the best eval.metric with Optuna's TPE sampler.
 
 The n-th point is a function of (seed, n, earlier results): the study is rebuilt from them for every batch. So the run
 folders are the only state, and an interrupted search continues with the same points as an uninterrupted one.
@@ -18,6 +18,7 @@ from omegaconf import DictConfig
 from distft.config.errors import ConfigError
 from distft.sweep.jobs import named
 from distft.sweep.request import Point, corners, parse
+from distft.tasks.selection import Goal
 
 _DIGITS = 4  # of numbers from an interval, so that folder names are short
 _MAX_CHECKED = 64  # combinations of choices and range ends to check before the start
@@ -27,12 +28,23 @@ _MAX_TRIES = 100  # to sample a new point
 class Search(Sweeper):
     """Samples `trials` points from Optuna in batches, and reports the results of the runs to it."""
 
-    def __init__(self, trials: int = 20, seed: int = 0, only_failed: bool = False, fail_fast: bool = False) -> None:
-        """only_failed, fail_fast: multirun passes them to the launcher plugin; only_failed samples no new points."""
+    def __init__(
+        self,
+        trials: int = 20,
+        seed: int = 0,
+        only_failed: bool = False,
+        fail_fast: bool = False,
+        space: Sequence[str] = (),
+    ) -> None:
+        """only_failed, fail_fast: multirun passes them to the launcher plugin; only_failed samples no new points.
+
+        space: of an experiment, read from its file by distft.sweep.request.
+        """
         self.trials = trials
         self.seed = seed
         self.only_failed = only_failed
         self.at_once = 1
+        self.goal: Goal = "minimize"
         self.earlier: list[Point] = []
 
     def points(self, parsed: Sequence[Swept], earlier: Mapping[str, Point]) -> tuple[list[Point], list[Point]]:
@@ -49,9 +61,9 @@ class Search(Sweeper):
             )
         return list(earlier.values()), corners(parsed, _MAX_CHECKED)
 
-    def begin(self, launcher: Launcher, earlier: Mapping[str, Point], at_once: int) -> None:
-        """Sets the launcher plugin, the points of an earlier start, and the batch size."""
-        self.launcher, self.earlier, self.at_once = launcher, list(earlier.values()), at_once
+    def begin(self, launcher: Launcher, earlier: Mapping[str, Point], at_once: int, goal: Goal = "minimize") -> None:
+        """Sets the launcher plugin, the points of an earlier start, the batch size, and what is done to eval.metric."""
+        self.launcher, self.earlier, self.at_once, self.goal = launcher, list(earlier.values()), at_once, goal
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.hydra_context = hydra_context
@@ -62,27 +74,27 @@ class Search(Sweeper):
         assert self.launcher is not None
         space = Space(parse(arguments))
         points = list(self.earlier)
-        losses = self._launch(points, 0)
+        values = self._launch(points, 0)
         while len(points) < self.trials and not self.only_failed:
-            batch = self._ask(space, points, losses)
+            batch = self._ask(space, points, values)
             if not batch:
                 break
-            losses += self._launch(batch, len(points))
+            values += self._launch(batch, len(points))
             points += batch
-        return losses
+        return values
 
     def _launch(self, batch: Sequence[Point], first: int) -> list[float | None]:
         assert self.launcher is not None
         done = self.launcher.launch(batch, initial_job_idx=first) if batch else []
         return [job.return_value for job in done]
 
-    def _ask(self, space: "Space", points: Sequence[Point], losses: Sequence[float | None]) -> list[Point]:
+    def _ask(self, space: "Space", points: Sequence[Point], values: Sequence[float | None]) -> list[Point]:
         """Samples the next batch of new points; fewer when the space has no more."""
         import optuna
 
-        study = optuna.create_study()
-        for point, loss in zip(points, losses, strict=True):
-            space.add_result(study, point, loss)
+        study = optuna.create_study(direction=self.goal)
+        for point, value in zip(points, values, strict=True):
+            space.add_result(study, point, value)
         batch: list[Point] = []
         for number in range(len(points), min(self.trials, len(points) + self.at_once)):
             for attempt in range(_MAX_TRIES):
@@ -121,15 +133,15 @@ class Space:
             found[key] = value if isinstance(kind, CategoricalDistribution) else number(value)
         return found
 
-    def add_result(self, study: Any, point: Point, loss: float | None) -> None:
+    def add_result(self, study: Any, point: Point, value: float | None) -> None:
         """Adds a result to a study, except of a failed job or one outside of the space."""
         from optuna.trial import create_trial
 
-        if loss is None:
+        if value is None:
             return
         with suppress(ValueError):
             parameters = self.parameters(point)
-            study.add_trial(create_trial(value=loss, params=parameters, distributions=self.distributions))
+            study.add_trial(create_trial(value=value, params=parameters, distributions=self.distributions))
 
     def _rounded(self, key: str, value: Any) -> Any:
         from optuna.distributions import FloatDistribution

@@ -175,7 +175,7 @@ class Submission(HydraLauncher):
         """Does nothing: jobs are processes, and distft composes their configs."""
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Returns the lowest held-out loss of each job, None for an unfinished one; raises Stopped after a signal.
+        """Returns the best eval.metric of each job, None for an unfinished one; raises Stopped after a signal.
 
         Failures are recorded in the run folder and in sweep_status.json, not raised: Hydra would raise only the first.
         """

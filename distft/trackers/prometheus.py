@@ -10,6 +10,7 @@ from pathlib import Path
 
 from distft.goodput import goodput_of
 from distft.run import RunFolder
+from distft.tasks.shown import all_metrics, metric_names
 from distft.trackers.contract import Row
 
 _STEPS = 20  # over which rates are a mean
@@ -18,8 +19,9 @@ _STATES = ("running", "completed", "stopped_early", "preempted", "failed")
 _HELP = {
     "step": "Optimizer steps done.",
     "steps": "Optimizer steps of the whole run.",
-    "loss": "Training loss, nats per target token.",
-    "held_out_loss": "Held-out loss, nats per target token.",
+    "loss": "Training loss per unit of the task, such as nats per target token.",
+    "held_out_loss": "The same of held-out rows.",
+    **{f"held_out_{name}": f"Held-out {name}." for name in all_metrics()},
     "grad_norm": "Gradient norm before clipping.",
     "tokens_per_second": "Real tokens per second, all processes together.",
     "mfu": "Share of the devices' peak that the model's operations used.",
@@ -84,6 +86,11 @@ class Prometheus:
             "steps": self._steps,
             "loss": last.get("loss"),
             "held_out_loss": self._held_out["loss"] if self._held_out else None,
+            **{
+                f"held_out_{name}": self._held_out[name]
+                for name in metric_names(self._held_out or {})
+                if self._held_out
+            },
             "grad_norm": last.get("grad_norm"),
             "tokens_per_second": sum(row["tokens"] for row in self._recent) / seconds if seconds else None,
             "mfu": last.get("mfu"),

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from distft.run import RunFolder, state_in_words
 from distft.runtime.logs import Patient
+from distft.tasks.shown import metric_names, metric_text
 from distft.trackers.contract import Row
 
 _SECONDS_BETWEEN_LINES = 30  # of plain output
@@ -52,8 +53,11 @@ class Terminal:
             return
         if row["split"] == "train":
             self._recent.append(row)
-        else:
+        elif row["split"] == "eval":
             self._held_out = row
+        else:  # the evaluation on training rows: in metrics.jsonl and trackers
+            self._old_rows -= self._old_rows > 0
+            return
         step = f"step {row['step']}/{self._steps}"
         if self._console.is_terminal:
             numbers = "  ".join([*self._speed(), *self._measured(row["step"])])
@@ -86,7 +90,10 @@ class Terminal:
         if self._held_out is None:
             return []
         of = self._held_out["step"]
-        return [f"held-out loss {_shown(self._held_out['loss'])}" + (f" (step {of})" if of != step else "")]
+        [name, *_] = metric_names(self._held_out) or ["loss"]
+        main = [] if name in ("loss", "perplexity") else [f"{name} {metric_text(name, self._held_out[name])}"]
+        texts = [f"held-out loss {_shown(self._held_out['loss'])}", *main]
+        return [", ".join(texts) + (f" (step {of})" if of != step else "")]
 
 
 def _shown(loss: float | None) -> str:
@@ -123,8 +130,10 @@ def _facts(run: RunFolder) -> list[tuple[str, str]]:
         before, after = held_out[0], held_out[-1]
         change = f" ({after['loss'] / before['loss'] - 1:+.1%})" if before["loss"] else ""
         facts.append(("held-out loss", f"{before['loss']:.4f} -> {after['loss']:.4f}{change}"))
-        facts.append(("held-out perplexity", f"{before['perplexity']:.2f} -> {after['perplexity']:.2f}"))
-        facts.append(("held-out accuracy", f"{before['accuracy']:.1%} -> {after['accuracy']:.1%}"))
+        facts += [
+            (f"held-out {name}", f"{metric_text(name, before.get(name))} -> {metric_text(name, after[name])}")
+            for name in metric_names(after)
+        ]
     if train:
         seconds = sum(row["seconds"] for row in train)
         tokens = sum(row["tokens"] for row in train)

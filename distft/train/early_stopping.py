@@ -3,9 +3,12 @@
 Trap: only rank 0 asks EarlyStopping and sends the answer to all; processes that compared alone could differ.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from math import isfinite
+
+from distft.tasks.selection import BY_LOSS, Selection
+from distft.train.overfitting import Overfitting
 
 
 @dataclass(frozen=True)
@@ -22,21 +25,23 @@ class When:
 
 @dataclass
 class EarlyStopping:
-    """Stops after `patience` evaluations in a row without a loss lower by more than `min_delta`.
+    """Stops after `patience` evaluations in a row without a value better by more than `min_delta`.
 
-    The comparison is with the last loss that was an improvement, as in Keras and Lightning: many small gains add up to
-    one improvement. A loss that is not finite is never an improvement.
+    The comparison is with the last value that was an improvement, as in Keras and Lightning: many small gains add up to
+    one improvement. A value that is not finite is never an improvement.
     """
 
     patience: int | None  # None: never stops
     min_delta: float = 0.0
-    best: float = field(default=float("inf"), init=False)  # the last improvement
+    selection: Selection = BY_LOSS  # which metric counts, and whether lower or higher is better
+    best: float | None = field(default=None, init=False)  # the last improvement
     waited: int = field(default=0, init=False)  # evaluations since then
 
-    def stop(self, loss: float) -> bool:
-        """Takes the next evaluation's loss; returns whether the run should end."""
-        if isfinite(loss) and loss < self.best - self.min_delta:
-            self.best, self.waited = loss, 0
+    def stop(self, metrics: Mapping[str, float]) -> bool:
+        """Takes the metrics of the next evaluation; returns whether the run should end."""
+        value = self.selection.value(metrics)
+        if self.selection.is_better(value, self.best, self.min_delta):
+            self.best, self.waited = value, 0
         else:
             self.waited += 1
         return self.is_over
@@ -46,10 +51,10 @@ class EarlyStopping:
         """Whether the run should end after the evaluations so far."""
         return self.patience is not None and self.waited >= self.patience
 
-    def recall(self, losses: Iterable[float]) -> None:
-        """Takes the evaluations of an earlier start."""
-        for loss in losses:
-            self.stop(loss)
+    def recall(self, evals: Iterable[Mapping[str, float]]) -> None:
+        """Takes the evaluations of an earlier start: rows of metrics.jsonl."""
+        for metrics in evals:
+            self.stop(metrics)
 
 
 @dataclass(frozen=True)
@@ -63,6 +68,9 @@ class Evaluator:
     at_start: bool  # also before the first step
     stopping: EarlyStopping  # on rank 0, with the evaluations of earlier starts
     sample: Callable[[int], None] | None = None  # answers prompts after the evaluation of a step, on all processes
+    measure_train: Callable[[], dict[str, float]] | None = None  # the same metrics of training rows; None: not wanted
+    overfitting: Overfitting = field(default_factory=Overfitting)  # on rank 0, with the evaluations of earlier starts
+    weights: Callable[[], AbstractContextManager[object]] = nullcontext  # puts the weights to evaluate in force
 
     def due(self, step: int) -> bool:
         return self.measure is not None and self.when.due(step)

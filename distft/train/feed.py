@@ -106,9 +106,15 @@ def make_cut(rows: Rows, micro_rows: int | None, micro_tokens: int | None, flops
     return MicroBatching(rows.lengths, micro_tokens, costs)
 
 
-def all_rows(rows: Rows, cut: MicroBatching, world: World, multiple_of: int = 1) -> Iterator[Batch]:
-    """Yields this process's share of all rows, each row once over all processes, with prefetch."""
-    mine = [ranks[world.rank] for ranks in cut.micro_batches(np.arange(len(rows)), world.size)]
+def all_rows(
+    rows: Rows, cut: MicroBatching, world: World, multiple_of: int = 1, indices: np.ndarray | None = None
+) -> Iterator[Batch]:
+    """Yields this process's share of the rows at `indices`, each row once over all processes, with prefetch.
+
+    indices: None for all rows.
+    """
+    indices = np.arange(len(rows)) if indices is None else indices
+    mine = [ranks[world.rank] for ranks in cut.micro_batches(indices, world.size)]
     yield from _made_ahead((partial(one_batch, rows, share, multiple_of, world) for share in mine), world)
 
 

@@ -5,11 +5,11 @@ for each step:  read rows -> forward, backward (x accumulation) -> update -> log
 after the first: the OOM probe, forward and backward of the largest micro-batch of the run
 
 Trap: every process takes the same branch after a step, or the processes wait for each other for ever. So stop requests
-and the state of a save travel in the step's own collective, and rank 0 decides about the best loss and the early stop.
+and the state of a save travel in the step's own collective, and rank 0 decides about best and early stop.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import asdict, dataclass
 from typing import Literal
@@ -25,10 +25,14 @@ from distft.runtime.determinism import seed_for
 from distft.runtime.device import collecting, memory_of
 from distft.runtime.process_group import World, flags_of_first
 from distft.strategies.engine import Engine, clip_coefficient
+from distft.tasks import Sums
+from distft.tasks.causal_lm import TASK as CAUSAL_LM
 from distft.train.early_stopping import Evaluator, When
+from distft.train.ema import Ema
 from distft.train.feed import Feed, Prefetch
 from distft.train.health import Monitor, rank_stats
 from distft.train.oom_probe import probe_memory
+from distft.train.overfitting import SPLIT, Losses
 from distft.train.state import Checkpointer
 from distft.train.step import StepHooks, Targets, train_step
 from distft.train.timing import Clock, Mfu, OwnWork
@@ -45,6 +49,7 @@ class Settings:
     save_best: bool = True  # also between the steps of `save`; else the best is looked for at those steps alone
     mfu: Mfu | None = None  # None: not computed
     flops_per_forward: float = 3.0  # training FLOPs over forward FLOPs; 2 where most weights are frozen
+    metrics: Callable[[Sums, int], dict[str, float]] = CAUSAL_LM.metrics  # of the loss's sums over so many units
 
 
 @dataclass(frozen=True)
@@ -98,6 +103,7 @@ class Loop:
     world: World
     profile: Callable[[int], AbstractContextManager[object]] = nullcontext  # around each step
     probe_memory: Callable[[Engine, Feed], None] = probe_memory  # after the first step of this start
+    ema: Ema | None = None  # the moving average of the weights
 
     def run(self) -> End:
         """Trains; raises NonFinite when the NaN/Inf policy ends the run, and SaveFailed when a required save fails."""
@@ -123,36 +129,44 @@ class Loop:
                 self.log(row)
                 if self.monitor.check(row, flags.work) == "rewind":
                     return End("rewound", step)
-                if flags.written:  # a failed save withdraws its best before the next loss is compared with it
+                if flags.written:  # a failed save withdraws its best before the next value is compared with it
                     with border.phase("checkpoint"):
                         self.saver.advance()
-                loss, best, over = None, False, False
+                metrics, best, over = None, False, False
                 with border.phase("evaluation"):
                     if self.evaluator.due(step):
-                        loss, best, over = self._evaluate(step)
+                        metrics, best, over = self._evaluate(step)
                 ending = flags.stop or over
                 saved = self.settings.save.due(step) or ending or flags.save or (best and self.settings.save_best)
                 if saved:
                     with border.phase("checkpoint"):
-                        self.saver.save(step, loss, best)
+                        self.saver.save(step, metrics, best)
                 if ending and step < last:
                     return End("stopped_early" if over else "preempted", step)
         return End("completed", last)
 
-    def _evaluate(self, step: int) -> tuple[float, bool, bool]:
-        """Evaluates after `step`; returns the loss, whether it is the best, and whether the run should end.
+    def _evaluate(self, step: int) -> tuple[Mapping[str, float], bool, bool]:
+        """Evaluates after `step`; returns the metrics, whether they are the best, and whether the run should end.
 
         Rank 0 decides for all: two processes could compare differently and would then wait for each other.
         """
         assert self.evaluator.measure
-        metrics = self.evaluator.measure()
-        self.log({"step": step, "split": "eval", **metrics})
-        if self.evaluator.sample:
-            self.evaluator.sample(step)
-        loss = metrics["loss"]
-        decided = [self.saver.is_best(step, loss), self.evaluator.stopping.stop(loss)]
+        with self.evaluator.weights():
+            metrics = self.evaluator.measure()
+            self.log({"step": step, "split": "eval", **metrics})
+            if self.evaluator.measure_train:
+                self._watch(step, metrics["loss"], self.evaluator.measure_train())
+            if self.evaluator.sample:
+                self.evaluator.sample(step)
+        decided = [self.saver.is_best(step, metrics), self.evaluator.stopping.stop(metrics)]
         best, over = flags_of_first(decided, self.world)
-        return loss, best, over
+        return metrics, best, over
+
+    def _watch(self, step: int, held_out_loss: float, on_train: Mapping[str, float]) -> None:
+        """Logs the metrics of training rows, and warns of overfitting."""
+        self.log({"step": step, "split": SPLIT, **on_train})
+        for text in self.evaluator.overfitting.of(Losses(step, held_out_loss, on_train["loss"])):
+            self.log({"step": step, "split": "warning", "text": text})
 
     def _step(self, step: int, ahead: Prefetch, clock: Clock, own: OwnWork) -> tuple[MetricsRow, StepFlags]:
         """Does one step; returns its row of metrics.jsonl and what all processes know after it."""
@@ -173,13 +187,15 @@ class Loop:
         seed = seed_for(self.settings.seed, "step", step)
         of_step = Targets(targets, self.feed.target_weight(step))
         result = train_step(self.engine, batches, of_step, self.world, self.settings.max_norm, seed, hooks)
+        if self.ema and not result.is_skipped:
+            self.ema.update(step)
         seconds = time.perf_counter() - began
         flops = self.settings.flops_per_forward * self.feed.forward_flops(step)
         row = {
             "step": step,
             "split": "train",
             "loss": result.loss,
-            "accuracy": result.accuracy,
+            **self.settings.metrics(result.metric_sums, targets),
             "grad_norm": result.grad_norm,
             "clip_coefficient": clip_coefficient(result.grad_norm, self.settings.max_norm),
             "learning_rate": rate,

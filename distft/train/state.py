@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
-from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +15,21 @@ import numpy as np
 import torch
 
 from distft.checkpoint.load import Checkpoint, find, restore
-from distft.checkpoint.probe import PROBE, PROMPTS, probe_prompt, take_probe, write_probe
+from distft.checkpoint.probe import PROBE, PROMPTS, Probe, probe_prompt, probe_tokens, take_probe, write_probe
 from distft.checkpoint.retention import Best, being_saved
 from distft.checkpoint.save import SaveFailed, Saver
 from distft.data.batches import make_batch, to_device
 from distft.data.order import Base, base_of
 from distft.data.shards import Row
 from distft.losses.cross_entropy import logits
+from distft.models.heads import language_head, new_weights, outputs, reads_tokens
 from distft.models.init import FreshWeights
 from distft.run import Plan
 from distft.runtime import heartbeat
 from distft.runtime.errors import NonFinite
 from distft.runtime.process_group import World, differ, from_first, texts_of_all
 from distft.strategies.engine import Engine, Piece
+from distft.tasks.selection import BY_LOSS, Selection
 from distft.tensors.streaming import fill, folder_chunks, stream
 from distft.train.feed import Feed
 
@@ -63,7 +64,7 @@ def steps_done(checkpoint: Checkpoint | None, plan: Plan) -> int:
 
 def _fill_from_base(pieces: list[Piece], base: Any, seed: int, folder: Path | None, world: World) -> None:
     """Loads the base model's weights from `folder`, and initialises what tuning adds; all weights without a folder."""
-    stored = {name for name, _ in base.named_parameters()} if folder else set()
+    stored = {name for name, _ in base.named_parameters()} - new_weights(base, folder) if folder else set()
     if folder:
         stream(folder_chunks(folder, world, base), [piece for piece in pieces if piece.name in stored], world)
     fill([piece for piece in pieces if piece.name not in stored], FreshWeights(base, seed))
@@ -102,6 +103,7 @@ class SaveSettings:
     every_seconds: float | None  # save when this much time has passed since the last save; None: by steps alone
     stop_on_failure: bool  # a save that fails ends the run
     manifest: Mapping[str, object]
+    selection: Selection = BY_LOSS  # which evaluation is the best
 
 
 class Checkpointer:
@@ -126,15 +128,17 @@ class Checkpointer:
         self.began = time.monotonic()  # the last save
         self.after_best: Callable[[int], None] | None = None  # called with the step of each best that is saved
 
-    def is_best(self, step: int, loss: float) -> bool:
-        """Returns whether this held-out loss is the lowest so far; rank 0's answer is the valid one. NaN is never best.
+    def is_best(self, step: int, metrics: Mapping[str, float]) -> bool:
+        """Returns whether this evaluation is the best so far; rank 0's answer is the valid one. NaN is never best.
 
         The best is saved, except before the first step: the base model needs no checkpoint.
         """
-        is_lower = isfinite(loss) and (self.best is None or loss < self.best.loss)
-        if is_lower and step == 0:
-            self.best = Best(0, loss)
-        return is_lower
+        selection = self.settings.selection
+        value = selection.value(metrics)
+        is_better = selection.is_better(value, self.best and self.best.value)
+        if is_better and value is not None and step == 0:
+            self.best = Best(0, value, selection.metric)
+        return is_better
 
     def is_overdue(self) -> bool:
         """Returns whether checkpoint.every_minutes have passed since the last save began; false but on rank 0."""
@@ -155,16 +159,21 @@ class Checkpointer:
         """Waits until a save in the background has copied the state that the next update changes."""
         self.saver.wait_copied()
 
-    def save(self, step: int, held_out_loss: float | None, is_best: bool) -> None:
-        """Starts the save of `step` after the one before it is committed."""
+    def save(self, step: int, metrics: Mapping[str, float] | None, is_best: bool) -> None:
+        """Starts the save of `step` after the one before it is committed. metrics: of the held-out rows at `step`."""
         self.commit()
         check_replicas(self.engine)
         check_finite(self.engine, self.world)
         self.began, self.best_before = time.monotonic(), self.best
-        measured = held_out_loss if held_out_loss is not None and isfinite(held_out_loss) else None
-        if is_best and measured is not None:
-            self.best = Best(step, measured)
-        about = {**self.settings.manifest, "next_row": self.position(step), "held_out_loss": measured}
+        selection = self.settings.selection
+        value = selection.value(metrics or {})
+        if is_best and value is not None:
+            self.best = Best(step, value, selection.metric)
+        measured = {
+            "held_out_loss": BY_LOSS.value(metrics or {}),
+            "held_out": {"metric": selection.metric, "value": value},
+        }
+        about = {**self.settings.manifest, "next_row": self.position(step), **measured}
         self._unless_tolerated(lambda: self.saver.start(self.engine, step, about, is_best))
         if is_best and self.after_best:
             self.after_best(step)
@@ -205,6 +214,13 @@ def save_probe(engine: Engine, checkpoints: Path, step: int, architecture: Any, 
         return
     heartbeat.enter("evaluation")
     text = architecture.get_text_config()
+    model = engine.objective.model
+    if language_head(model) is None:
+        found = _probe_outputs(engine, text.vocab_size, reads_tokens(model), world)
+        if world.is_first:
+            assert folder is not None
+            write_probe(folder, found)
+        return
 
     def logits_of(input_ids: torch.Tensor) -> torch.Tensor:  # [1, S] -> [1, S, V]
         tokens = input_ids[0].numpy()
@@ -218,3 +234,21 @@ def save_probe(engine: Engine, checkpoints: Path, step: int, architecture: Any, 
     if world.is_first:
         assert folder is not None
         write_probe(folder, found)
+
+
+@torch.no_grad()
+def _probe_outputs(engine: Engine, vocab_size: int, reads_tokens: bool, world: World) -> Probe:
+    """Returns the outputs of a classification model on fixed tokens; it has no answer."""
+    input_ids = probe_tokens(vocab_size)
+    tokens = input_ids[0].numpy().astype(np.int32)
+    read = np.ones(len(tokens), bool) if reads_tokens else np.arange(len(tokens)) == len(tokens) - 1
+    row = Row(tokens, read, labels=np.zeros(int(read.sum()), np.float32))
+    [batch] = to_device([make_batch([row])], world.device)
+    engine.train(False)
+    found = engine.forward(batch, lambda model, batch: (torch.zeros(()), {"logits": outputs(model, batch)}))[1][
+        "logits"
+    ]
+    engine.train(True)
+    logits = found.float().cpu()  # [1, C], or of every token [S, C]
+    nothing = torch.zeros(0)
+    return Probe(input_ids, logits[None] if reads_tokens else logits, input_ids[0, :1].clone(), nothing.long(), nothing)

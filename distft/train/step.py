@@ -7,6 +7,7 @@ from math import isfinite, sqrt
 import torch
 
 from distft.data.batches import Batch
+from distft.losses import OUTPUTS
 from distft.runtime.determinism import seed_for
 from distft.runtime.process_group import World, all_reduce_sum, on_device
 from distft.strategies.engine import Engine, nan_if_non_finite
@@ -34,8 +35,8 @@ class StepHooks:
 class StepResult:
     """The result of one step on the whole global batch."""
 
-    loss: float  # nats per target token; with weights: per unit of weight
-    accuracy: float  # share of targets that are the argmax of their logits
+    loss: float  # per unit of the task, such as nats per target token; with weights: per unit of weight
+    metric_sums: dict[str, float]  # what the loss summed in addition to its value, over all processes
     grad_norm: float  # before clipping
     is_skipped: bool  # loss or gradient was not finite, and no weight was changed
     sums: list[float]  # over all processes, of the extra stats
@@ -61,7 +62,7 @@ def train_step(
     """
     clock = hooks.clock or Clock(world.device)
     targets = Targets(targets, targets) if isinstance(targets, int) else targets
-    totals = torch.zeros(2, dtype=torch.float64, device=world.device)  # loss, correct
+    totals, names = torch.zeros((), dtype=torch.float64, device=world.device), list[str]()  # loss, and its further sums
     for i, batch in enumerate(batches):
         torch.manual_seed(seed_for(seed, i, world.rank))
         with clock.phase("forward"):
@@ -69,17 +70,17 @@ def train_step(
         with clock.phase("backward"):
             scale = world.size / targets.weight
             engine.backward(nan_if_non_finite(value), scale=scale, last=i == len(batches) - 1)
-        totals[0] += value.detach()
-        totals[1] += sums["correct"]
+        names = [name for name in sums if name != OUTPUTS]
+        totals = totals + torch.stack([value.detach().double(), *(sums[name].double() for name in names)])
     with clock.phase("checkpoint", on_host=True):
         hooks.before_update()
     with clock.phase("optimizer"):
         squared_norm = engine.squared_norm()
     with clock.phase("communication"):
         extra = on_device([*map(float, hooks.extra_stats())], world.device)
-        whole, loss, correct, *sums = all_reduce_sum(torch.cat([squared_norm.view(1), totals, extra])).tolist()
+        whole, loss, *rest = all_reduce_sum(torch.cat([squared_norm.view(1), totals, extra])).tolist()
     grad_norm = sqrt(whole)
     with clock.phase("optimizer"):
         engine.update(grad_norm, max_norm)
-    loss, accuracy = loss / targets.weight, correct / targets.count
-    return StepResult(loss, accuracy, grad_norm, not isfinite(grad_norm), sums, clock.take())
+    metric_sums, stats = dict(zip(names, rest, strict=False)), rest[len(names) :]
+    return StepResult(loss / targets.weight, metric_sums, grad_norm, not isfinite(grad_norm), stats, clock.take())

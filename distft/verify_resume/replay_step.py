@@ -43,9 +43,9 @@ def replay(run: RunFolder, attempt: int, world: World) -> None:
     started, _ = begin(run, attempt, world)
     config, plan = started.config, started.plan
     model = make_skeleton(config, plan)
-    feed = make_feed(config, plan, Flops.of(model), world)
     engine = make_engine(config, plan, world)
     checkpoint = resume(started, engine, model)
+    feed = make_feed(config, plan, Flops.of(model), world)
     factor = built(config.schedule)(total_steps=feed.steps)
     wanted = read_json(run.path / "batch.json")["step"]
     engine.train(True)

@@ -114,7 +114,7 @@ def train(rows: Path, run: RunFolder, case: dict[str, Any], world: World) -> dic
         "steps": len(said),
         "saved": writes.steps,
         "best": best and best.name,
-        "best_known": saver.best and [saver.best.step, saver.best.loss],
+        "best_known": saver.best and [saver.best.step, saver.best.value],
         "ended": [ended, again],
         "held_out_loss": newest and read_manifest(newest)["held_out_loss"],
     }

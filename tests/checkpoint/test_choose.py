@@ -86,7 +86,7 @@ def test_an_export_names_its_checkpoint_and_the_reason(
         point(run.checkpoints / "best", step_dir(run.checkpoints, best))
     rows = ({"split": "eval", "step": each, "loss": loss} for each, loss in losses.items())
     run.metrics.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    folder, said = choose_for_export(run, at)
+    [folder], said = choose_for_export(run, at)
     assert folder == step_dir(run.checkpoints, step)
     assert said.startswith(f"step {step}: the ") and why in said
 

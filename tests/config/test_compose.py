@@ -136,7 +136,7 @@ def test_a_typo_in_a_users_yaml_is_refused(right: list[str], tmp_path: Path):
 def test_export_true_or_false_sets_export_enabled(value: bool, right: list[str], tmp_path: Path):
     """Typed, in a YAML, or one over the other: the rest of the section keeps its values."""
     word = str(value).lower()
-    section = {"enabled": value, "at": "best", "dtype": "auto", "format": "auto"}
+    section = {"enabled": value, "at": "best", "average_last": 2, "dtype": "auto", "format": "auto"}
     typed = compose([*right, f"export={word}"])
     assert typed.values["export"] == section and typed.given >= {"export.enabled"}
     folder = Path(shutil.copytree(conf_dir(), tmp_path / "conf"))

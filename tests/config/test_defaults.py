@@ -34,9 +34,11 @@ DIFFERENT = {  # group/word: its keys, because
     "data/prompt_completion": "format",
     "data/sharegpt": "format",
     "data/text": "format",
+    "data/token_classification": "format",
     "data/chatterbot": "max_length",  # its rows are short
     "eval/none": "at_ends",  # the word means no evaluation
     "launcher/slurm": "jobs_at_once max_timeouts",  # a scheduler decides how many run, and requeues
+    "loss/simpo": "beta",  # of another reward
     "optimizer/adamw": "lr",  # the model has SGD's, as torch has
     "optimizer/radam": "lr",
     "optimizer/sgd": "momentum",

@@ -17,7 +17,7 @@ from distft.data.shards import Rows
 from distft.data.stage import prepare_data
 from distft.data.tokenize import byte_tokenizer
 from distft.losses.cross_entropy import CrossEntropy
-from distft.models.build import make_foldable
+from distft.models.heads import make_foldable
 from tests.data.conftest import TEMPLATES
 
 CITIES = ("Paris", "Rome", "Oslo")

@@ -5,6 +5,7 @@ import weakref
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
@@ -15,6 +16,8 @@ from distft.evaluate.held_out import held_out, metrics_of
 from distft.losses.cross_entropy import CrossEntropy
 from distft.models.flops import Flops
 from distft.runtime.process_group import World
+from distft.tasks import Evaluated
+from distft.tasks.causal_lm import TASK as CAUSAL_LM
 from distft.train.feed import all_rows, make_cut
 from tests.support.reference import dense
 from tests.support.rows import write_rows
@@ -72,6 +75,7 @@ def test_memory_does_not_grow_with_the_rows(tmp_path: Path) -> None:
 
 
 def test_metrics_are_means_over_the_targets() -> None:
-    metrics = metrics_of(loss=6.0, correct=1.0, targets=4)
+    nothing = np.zeros((0, 0))
+    metrics = metrics_of(CAUSAL_LM, Evaluated(1.5, nothing, nothing), {"correct": 1.0}, 4)
     assert metrics == {"loss": 1.5, "perplexity": pytest.approx(4.4816891), "accuracy": 0.25, "target_tokens": 4}
-    assert metrics_of(loss=5000.0, correct=0.0, targets=1)["perplexity"] < float("inf")
+    assert CAUSAL_LM.held_out(Evaluated(5000.0, nothing, nothing))["perplexity"] < float("inf")

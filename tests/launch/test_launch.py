@@ -84,10 +84,9 @@ def test_settings_in_force_are_read_back(done):
 
 
 def lowest_of(run: RunFolder) -> dict[str, Any]:
-    """Returns step and loss of the lowest held-out loss in metrics.jsonl."""
-    return min(
-        ({"step": row["step"], "loss": row["loss"]} for row in run.read_metrics("eval")), key=lambda row: row["loss"]
-    )
+    """Returns step and value of the lowest held-out loss in metrics.jsonl."""
+    row = min(run.read_metrics("eval"), key=lambda row: row["loss"])
+    return {"step": row["step"], "value": row["loss"], "metric": "loss"}
 
 
 def test_a_run_folder_has_all_files_of_the_contract(done):

@@ -14,7 +14,7 @@ from distft.worker import make_engine
 
 def main() -> None:
     out, rows = sys.argv[1:]
-    plan: Any = SimpleNamespace(model_dir=None)  # all that is asked of a plan here
+    plan: Any = SimpleNamespace(model_dir=None, labels=None)  # all that is asked of a plan here
     with process_group() as world:
         found = {}
         for word in ("true", "false"):

@@ -246,3 +246,20 @@ def test_label_smoothing_is_for_training_only(tmp_path: Path) -> None:
     logits = model(**batch.inputs()).logits[0, batch.positions]
     expected = F.cross_entropy(logits, batch.targets, reduction="sum", label_smoothing=0.1)
     assert smoothed(model.train(), batch)[0].item() == pytest.approx(expected.item(), rel=1e-6)
+
+
+def test_z_loss_is_the_squared_log_of_the_sum(tmp_path: Path) -> None:
+    rows, model = Rows(write_rows(tmp_path), "train"), dense("llama3_8b", 0)
+    batch, loss = collate(rows, np.arange(4)), CrossEntropy(z_loss=0.1)
+    assert loss(model.eval(), batch)[0] == CrossEntropy()(model, batch)[0]
+    value, _ = loss(model.train(), batch)
+    value.backward()
+    mine = {name: p.grad.clone() for name, p in model.named_parameters()}
+    model.zero_grad()
+    logits = model(**batch.inputs()).logits[0, batch.positions]
+    squares = logits.logsumexp(1).square().sum()
+    expected = F.cross_entropy(logits, batch.targets, reduction="sum") + 0.1 * squares
+    expected.backward()
+    assert value.item() == pytest.approx(expected.item(), rel=1e-6)
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(mine[name], parameter.grad, rtol=1e-4, atol=1e-5)

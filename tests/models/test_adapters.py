@@ -1,5 +1,7 @@
 """Adapters need no memory before a strategy has sharded them, and keep the base model's names."""
 
+from typing import Any
+
 import pytest
 import torch
 import yaml
@@ -9,6 +11,7 @@ from distft.models.adapters import Lora, is_adapter
 from distft.models.build import blocks
 from distft.models.init import FreshWeights
 from distft.paths import conf_dir
+from tests.support.reference import dense
 from tests.support.train_cases import tiny_model
 from tests.support.trained import MODELS
 
@@ -46,3 +49,21 @@ def test_new_adapters_are_neutral_and_seeded_per_layer() -> None:
     assert not torch.equal(fresh.read(name.format(1, "A"), (4, 64), 0, 256), a)
     assert not torch.equal(other.read(name.format(0, "A"), (4, 64), 0, 256), a)
     assert not fresh.read(name.format(0, "B"), (128, 4), 0, 512).any()
+
+
+@torch.no_grad()
+def test_switched_off_adapters_leave_the_base_without_dropout() -> None:
+    """What a preference loss takes as its reference, in the middle of a training step."""
+    model: Any = dense("gpt2", 0, embd_pdrop=0.5)
+    ids = torch.arange(12)[None]
+    base = model.eval()(input_ids=ids).logits
+    tuned: Any = Lora(rank=4, dropout=0.5)(model)
+    for name, module in list(tuned.named_modules()):
+        if name.endswith(("lora_A", "lora_B")):
+            module.weight = torch.nn.Parameter(torch.randn(module.weight.shape))
+    tuned.train()
+    assert not torch.equal(tuned(input_ids=ids).logits, base)
+    with pytest.raises(KeyError), tuned.disable_adapter():
+        assert torch.equal(tuned(input_ids=ids).logits, base)
+        raise KeyError
+    assert tuned.training and not torch.equal(tuned(input_ids=ids).logits, base)

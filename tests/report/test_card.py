@@ -200,3 +200,11 @@ def test_the_data_card_has_the_headings_of_the_hub(tmp_path: Path) -> None:
     changed = data_card(tmp_path)
     assert "rows dropped: 8<!-- data.json#rows.dropped -->" in changed and "swap_loss_gap" in changed
     assert uncited(changed) == []
+
+
+def test_the_card_has_the_conclusions_of_a_study(make_run: Callable[..., RunFolder]) -> None:
+    run = make_run()
+    assert "Human evaluation: not measured" in model_card(gather(run), None, [])
+    write_json(run.path / "human" / "study" / "analysis.json", {"conclusions": ["no difference shown", "alpha 0.3"]})
+    card = model_card(gather(run), None, [])
+    assert "no difference shown<!--" in card and uncited(card) == []

@@ -73,11 +73,28 @@ CASES: dict[str, dict[str, Any]] = {
         "optimizer.lr": 2.5, "schedule.warmup_steps": 7, "train.max_steps": 8, "eval.every_steps": 1,
         "checkpoint.every_steps": 1, "checkpoint.keep": 1,
     },
+    "metric": RISING | {
+        "optimizer.lr": 2.5, "schedule.warmup_steps": 7, "train.max_steps": 8, "eval.every_steps": 1,
+        "checkpoint.every_steps": 1, "checkpoint.keep": 1, "eval.metric": "accuracy",
+    },
+    "goal": RISING | {
+        "optimizer.lr": 1.5, "schedule.warmup_steps": 7, "train.max_steps": 8, "eval.every_steps": 1,
+        "checkpoint.every_steps": 1, "checkpoint.keep": 1, "eval.goal": "maximize",
+    },
     "patience": STILL | {"eval.early_stopping.patience": 3, "train.max_steps": 9},
     "min_delta": {
         "optimizer.lr": 3e-3, "eval.every_steps": 1, "eval.early_stopping.patience": 2,
         "eval.early_stopping.min_delta": 50.0, "train.max_steps": 9,
     },
+    "plain": {"train.max_steps": 2, "eval.every_steps": 1, "optimizer.lr": 3e-3},
+    "noise": {"train.max_steps": 2, "eval.every_steps": 1, "optimizer.lr": 3e-3, "train.neftune_alpha": 7},
+    "dropped": {"train.max_steps": 2, "eval.every_steps": 1, "optimizer.lr": 3e-3, "model.dropout": 0.3},
+    "averaged": {"train.max_steps": 2, "eval.every_steps": 1, "optimizer.lr": 3e-3, "train.ema_decay": 0.5},
+    "not averaged": {
+        "train.max_steps": 2, "eval.every_steps": 1, "optimizer.lr": 3e-3, "train.ema_decay": 0.5,
+        "eval.weights": "trained",
+    },
+    "watched": STILL | {"eval.train_rows": 5, "train.max_steps": 2},
     "better": {
         "optimizer.lr": 3e-3, "eval.every_steps": 1, "eval.early_stopping.patience": 1, "train.max_steps": 4,
         "checkpoint.save_best": "false",

@@ -5,6 +5,7 @@ It begins at the strategies' fp32 weights and computes in fp64: what is between 
 rounding alone. In fp32 it had a share of its own, up to 1.4e-5 of a weight, and a bar of 2e-5 judged the sum of both.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,10 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
 from distft.data.order import Order
-from distft.data.shards import Rows
-from distft.models.build import make_foldable
+from distft.data.shards import Row
+from distft.models.heads import make_foldable
 from distft.models.init import FreshWeights
+from tests.support.rows import open_rows
 from tests.support.train_cases import ADAMW, GLOBAL_ROWS, tiny_model
 
 
@@ -61,11 +63,43 @@ def train_dense(
 ) -> dict[str, Any]:
     """Does the same with the parameters of `model` that take a gradient."""
     with InDouble():
-        return _train(model.double().train(), folder, steps, seed, max_norm, ADAMW | adamw)
+        return train_on(next_tokens, model.double().train(), folder, steps, seed, max_norm, ADAMW | adamw)
 
 
-def _train(model: Any, folder: Path, steps: int, seed: int, max_norm: float, adamw: dict[str, Any]) -> dict[str, Any]:
-    rows = Rows(folder, "train")
+def next_tokens(model: Any, picked: list[Row]) -> torch.Tensor:
+    """Returns the mean cross-entropy over the targets of the rows."""
+    ids, mask = padded(picked)
+    labels = torch.full_like(ids, -100)
+    for i, row in enumerate(picked):
+        n = len(row.input_ids)
+        labels[i, :n][torch.from_numpy(row.trained)] = ids[i, :n][torch.from_numpy(row.trained)]
+    logits = model(input_ids=ids, attention_mask=mask).logits[:, :-1]
+    return F.cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-100)
+
+
+def padded(picked: list[Row]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Returns the token ids of rows, padded on the right by 0, and the mask of the real ones, int64 [B, S]."""
+    width = max(len(row.input_ids) for row in picked)
+    ids = torch.zeros(len(picked), width, dtype=torch.int64)
+    mask = torch.zeros_like(ids)
+    for i, row in enumerate(picked):
+        n = len(row.input_ids)
+        ids[i, :n] = torch.from_numpy(row.input_ids.astype("int64"))
+        mask[i, :n] = 1
+    return ids, mask
+
+
+def train_on(
+    loss_of: Callable[[Any, list[Row]], torch.Tensor],
+    model: Any,
+    folder: Path,
+    steps: int,
+    seed: int,
+    max_norm: float,
+    adamw: dict[str, Any],
+) -> dict[str, Any]:
+    """Trains with the loss that `loss_of` gives for the rows of a whole step."""
+    rows = open_rows(folder, "train")
     order = Order(len(rows), seed)
     trained = {key: p for key, p in model.named_parameters() if p.requires_grad}
     matrices = [p for p in trained.values() if p.ndim >= 2]
@@ -75,16 +109,7 @@ def _train(model: Any, folder: Path, steps: int, seed: int, max_norm: float, ada
     done = []
     for step in range(steps):
         picked = [rows[int(i)] for i in order.rows(step * GLOBAL_ROWS, (step + 1) * GLOBAL_ROWS)]
-        width = max(len(row.input_ids) for row in picked)
-        ids = torch.zeros(len(picked), width, dtype=torch.int64)
-        mask, labels = torch.zeros_like(ids), torch.full_like(ids, -100)
-        for i, row in enumerate(picked):
-            n = len(row.input_ids)
-            ids[i, :n] = torch.from_numpy(row.input_ids.astype("int64"))
-            mask[i, :n] = 1
-            labels[i, :n][torch.from_numpy(row.trained)] = ids[i, :n][torch.from_numpy(row.trained)]
-        logits = model(input_ids=ids, attention_mask=mask).logits[:, :-1]
-        loss = F.cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-100)  # mean over targets
+        loss = loss_of(model, picked)
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm)
         optimizer.step()

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from distft.data.shards import Row, ShardWriter
+from distft.data.shards import Row, Rows, ShardWriter
 
 
 def write_rows(folder: Path, train: int = 40, held_out: int = 31, vocab: int = 256, seed: int = 0) -> Path:
@@ -27,3 +27,14 @@ def write_sums(folder: Path, rows: int = 40) -> Path:
     texts = [{"prompt": f"{number} and {number} is", "completion": str(2 * number)} for number in range(rows)]
     (folder / "rows.jsonl").write_text("".join(json.dumps(text) + "\n" for text in texts))
     return folder
+
+
+def reference_file(folder: Path, split: str) -> Path:
+    """Returns the file with log-probabilities of the frozen base for the rows of a split, if a test writes one."""
+    return folder / f"reference-{split}.npy"
+
+
+def open_rows(folder: Path, split: str, class_weights: list[float] | None = None) -> Rows:
+    """Opens rows, with those log-probabilities where they are."""
+    rows, file = Rows(folder, split, class_weights=class_weights), reference_file(folder, split)
+    return rows.with_reference(np.load(file)) if file.is_file() else rows

@@ -22,7 +22,6 @@ from distft.checkpoint.retention import Retention
 from distft.checkpoint.save import Saver, Snapshot
 from distft.config import Config
 from distft.data.order import Order, row_borders
-from distft.data.shards import Rows
 from distft.evaluate.held_out import held_out
 from distft.models.build import architecture, skeleton
 from distft.models.flops import Flops
@@ -30,14 +29,17 @@ from distft.models.init import FreshWeights
 from distft.paths import conf_dir
 from distft.runtime.determinism import seed_for
 from distft.runtime.process_group import World, all_reduce_sum, differ, process_group, texts_of_all
+from distft.tasks import load_task
 from distft.tensors.streaming import fill
+from distft.train.ema import Ema, in_force, settle
 from distft.train.feed import Feed, Prefetch, all_rows, make_cut
 from distft.train.state import save_probe
-from distft.train.step import StepHooks, train_step
+from distft.train.step import StepHooks, Targets, train_step
+from tests.support.rows import open_rows
 
 GLOBAL_ROWS = 8
 ADAMW = {"lr": 1e-3, "weight_decay": 0.1, "betas": (0.9, 0.95), "fused": True}
-RANDOM_MODEL: Any = SimpleNamespace(model_dir=None)  # all that an engine needs of a plan
+RANDOM_MODEL: Any = SimpleNamespace(model_dir=None, labels=None)  # all that an engine needs of a plan
 REAL_VOCABULARY = {"vocab_size": 49152, "hidden_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2}
 
 
@@ -65,9 +67,10 @@ def part(group: str, name: str) -> dict[str, Any]:
 def config_of(case: dict[str, Any]) -> Config:
     """Returns a config whose engine is the case's, from conf/ and the case's own settings; all else are defaults.
 
-    lora: settings of adapters, which alone are trained then. adamw: further settings of the optimizer.
+    lora: settings of adapters, which alone are trained then. adamw: further settings of the optimizer. task, loss: with
+    labels, of the rows, a task of labels.
     """
-    model = part("model", case["model"])
+    model = part("model", case["model"]) | {"task": case.get("task", "causal_lm")}
     model["tiny_architecture"] |= case.get("architecture", {})
     tuning = part("tuning", "lora") | case["lora"] if "lora" in case else part("tuning", "full")
     values = {
@@ -75,7 +78,7 @@ def config_of(case: dict[str, Any]) -> Config:
         "tuning": tuning,
         "strategy": part("strategy", case["strategy"]) | case.get("settings", {}),
         "optimizer": part("optimizer", "adamw") | ADAMW | case.get("adamw", {}),
-        "loss": part("loss", "cross_entropy"),
+        "loss": part("loss", case.get("loss", "cross_entropy")) | case.get("of_loss", {}),
         "train": {
             "precision": {"float32": "fp32", "bfloat16": "bf16"}[case.get("precision", "float32")],
             "activation_checkpointing": case.get("recomputed", "none"),
@@ -87,7 +90,11 @@ def config_of(case: dict[str, Any]) -> Config:
 
 def make_engine(case: dict[str, Any], world: World) -> Any:
     """Returns the engine that a worker makes of the case's config."""
-    return worker.make_engine(config_of(case), RANDOM_MODEL, world)
+    return worker.make_engine(config_of(case), plan_of(case), world)
+
+
+def plan_of(case: dict[str, Any]) -> Any:
+    return SimpleNamespace(model_dir=None, labels=case.get("labels"))
 
 
 class Reductions(TorchDispatchMode):
@@ -154,7 +161,7 @@ def run_case(case: dict[str, Any], world: World) -> dict[str, Any]:
     """
     if "find" in case:
         return {"case": case, "found": texts_of_all(found(case, world), world)}
-    engine, plain = make_engine(case, world), tiny_model(case["model"], **case.get("architecture", {}))
+    engine, plain = make_engine(case, world), worker.make_skeleton(config_of(case), plan_of(case))
     flops = Flops.of(plain)
     seed = case.get("seed", 0)
     start = 0
@@ -163,12 +170,14 @@ def run_case(case: dict[str, Any], world: World) -> dict[str, Any]:
         fill((piece for piece in engine.pieces() if piece.frozen), FreshWeights(plain, seed))
         restore(engine, checkpoint, world)
         start = checkpoint.step
+        settle(engine, checkpoint, is_kept="ema" in case)
         if case.get("reload"):
             save(engine, Path(case["reload"]), start, world)
     else:
         fill(engine.pieces(), FreshWeights(plain, seed))
         engine.refresh()
-    rows = Rows(Path(case["rows"]), "train")
+    class_weights = case.get("of_loss", {}).get("class_weights")
+    rows = open_rows(Path(case["rows"]), "train", class_weights)
     steps = case.get("steps", 5)
     cut = make_cut(rows, case["micro"], case.get("micro_tokens"), flops)
     feed = Feed(rows, Order(len(rows), seed), row_borders(10**6, GLOBAL_ROWS), cut, world)
@@ -176,9 +185,10 @@ def run_case(case: dict[str, Any], world: World) -> dict[str, Any]:
     engine.train(True)
     reductions, watches = Reductions(), not case.get("compiled")  # nothing is compiled under such a mode
     ahead = Prefetch(feed)
+    ema = Ema(engine, case["ema"]) if "ema" in case else None
     hooks = StepHooks(before_update=(lambda: norms.append(norm_of_gradients(engine))) if case.get("norms") else tuple)
     for step in range(start + 1, steps + 1):
-        targets = feed.num_targets(step)
+        targets = Targets(feed.num_targets(step), feed.target_weight(step))
         with reductions if watches and step == start + 1 else nullcontext():
             result = train_step(
                 engine,
@@ -190,6 +200,10 @@ def run_case(case: dict[str, Any], world: World) -> dict[str, Any]:
                 hooks,
             )
         done.append([result.loss, result.grad_norm])
+        if ema and not result.is_skipped:
+            ema.update(step)
+        if case.get("save_each"):
+            save(engine, Path(case["save_each"]) / str(step), step, world)
     ahead.close()
     answer = {
         "case": case,
@@ -208,9 +222,11 @@ def run_case(case: dict[str, Any], world: World) -> dict[str, Any]:
         save(engine, Path(case["save"]), steps, world, case.get("background", False))
         save_probe(engine, Path(case["save"]), steps, plain.config, feed, world)
     if case.get("eval_micro"):
-        held = Rows(Path(case["rows"]), "eval")
+        held = open_rows(Path(case["rows"]), "eval", class_weights)
+        task = load_task(case.get("task", "causal_lm"))
         cuts = [make_cut(held, *micro, flops) for micro in case["eval_micro"]]
-        answer["eval"] = [held_out(engine, all_rows(held, cut, world), world) for cut in cuts]
+        with in_force(engine, is_average=ema is not None):
+            answer["eval"] = [held_out(engine, all_rows(held, cut, world), world, task) for cut in cuts]
     return answer
 
 

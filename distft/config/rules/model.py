@@ -2,8 +2,10 @@
 
 from datetime import datetime
 
+from distft.config.errors import did_you_mean, nearest
 from distft.config.machines import num_accelerators
 from distft.config.rules.contract import Facts, rule
+from distft.tasks import load_task
 
 
 @rule(
@@ -134,7 +136,8 @@ def overlap_unused(facts: Facts) -> str | None:
     "there are no rows to evaluate on",
 )
 def held_out_unused(facts: Facts) -> str | None:
-    key = facts.gave("eval.every_steps", "eval.micro_batch_size", "eval.samples", "eval.early_stopping")
+    keys = ("every_steps", "micro_batch_size", "samples", "train_rows", "metric", "goal", "early_stopping")
+    key = facts.gave(*(f"eval.{key}" for key in keys))
     if facts["data.eval"] is not None or key is None:
         return None
     return f"{key}={facts[key]} has no effect without held-out rows (data.eval=null). Try: data.eval=0.05"
@@ -183,7 +186,7 @@ def evaluated_too_late(facts: Facts) -> str | None:
 @rule(
     ("checkpoint.save_best", "data.eval", "eval.at_ends", "eval.every_steps"),
     "checkpoint.save_best=true without evaluations",
-    "the best is that of the lowest held-out loss",
+    "the best is that of the best held-out metric",
 )
 def best_unused(facts: Facts) -> str | None:
     if not facts["checkpoint.save_best"] or not facts.gave("checkpoint.save_best"):
@@ -191,7 +194,21 @@ def best_unused(facts: Facts) -> str | None:
     if facts["data.eval"] is not None and (facts["eval.at_ends"] or facts["eval.every_steps"]):
         return None
     missing = "data.eval=0.05" if facts["data.eval"] is None else "eval.every_steps=10"
-    return f"checkpoint.save_best=true has no effect without a held-out loss. Try: {missing}"
+    return f"checkpoint.save_best=true has no effect without evaluations. Try: {missing}"
+
+
+@rule(
+    ("eval.metric", "model.task"),
+    "eval.metric that the task does not have",
+    "every evaluation must have it",
+)
+def metric_of_task(facts: Facts) -> str | None:
+    metric, task = str(facts["eval.metric"]), str(facts["model.task"])
+    allowed = load_task(task).metric_names
+    if metric in allowed:
+        return None
+    meant = did_you_mean(nearest(metric, allowed))
+    return f"eval.metric={metric}: not a metric of model.task={task}. Allowed: {', '.join(allowed)}.{meant}"
 
 
 @rule(

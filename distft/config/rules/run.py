@@ -93,7 +93,7 @@ _KEYS = ("sweep.only_failed", "sweep.fail_fast", "sweep.trials", "sweep.seed")
 
 @rule(_KEYS, "keys of a sweep without -m", "one run is launched")
 def sweep_unused(facts: Facts) -> str | None:
-    key, word = facts.gave("sweep"), facts.choices.get("sweep", "grid")
+    key, word = facts.gave(*_KEYS), facts.choices.get("sweep", "grid")
     if facts.sweep or (key is None and word == "grid"):
         return None
     asked = f"{key}={facts[key]}" if key else f"sweep={word}"
@@ -110,18 +110,18 @@ def jobs_at_once_unused(facts: Facts) -> str | None:
 
 @rule(
     ("sweep.trials", "data.eval", "eval.at_ends", "eval.every_steps"),
-    "a search without a held-out loss",
-    "it looks for the lowest",
+    "a search without an evaluation",
+    "it looks for the best eval.metric",
 )
 def objective(facts: Facts) -> str | None:
     if not facts.sweep or not facts["sweep.trials"]:
         return None
     if facts["data.eval"] is None:
-        return f"data.eval=null: sweep={facts.choices.get('sweep')} looks for the lowest held-out loss. Try: 0.05"
+        return f"data.eval=null: sweep={facts.choices.get('sweep')} looks for the best held-out metric. Try: 0.05"
     if not facts["eval.at_ends"] and facts["eval.every_steps"] is None:
         return (
-            f"eval.at_ends=false and eval.every_steps=null: sweep={facts.choices.get('sweep')} looks for the lowest "
-            "held-out loss. Try: eval.at_ends=true"
+            f"eval.at_ends=false and eval.every_steps=null: sweep={facts.choices.get('sweep')} looks for the best "
+            "held-out metric. Try: eval.at_ends=true"
         )
     return None
 

@@ -1,6 +1,7 @@
 """Rules of the optimizer step: batch size, optimizer and schedule."""
 
 from distft.config.rules.contract import Facts, rule
+from distft.tasks import load_task
 
 _WORLD = ("launcher.nodes", "launcher.processes_per_node", "launcher.gpus_per_node")
 
@@ -12,6 +13,7 @@ _WORLD = ("launcher.nodes", "launcher.processes_per_node", "launcher.gpus_per_no
 )
 def global_batch(facts: Facts) -> str | None:
     size, micro, world = facts["train.global_batch_size"], facts["train.micro_batch_size"], facts.world
+    micro = 1 if micro == "auto" else micro  # a divisor is chosen
     unit = micro * world
     if size is None or facts["train.global_batch_tokens"] or facts["data.packing"] or size % unit == 0:
         return None
@@ -66,20 +68,21 @@ def rows_of_packed(facts: Facts) -> str | None:
 
 
 @rule(
-    ("data.packing", "train.micro_batch_tokens", "data.max_length"),
-    "train.micro_batch_tokens with data.packing=false, or below data.max_length",
+    ("data.packing", "train.micro_batch_tokens", "data.max_length", "model.task"),
+    "train.micro_batch_tokens with data.packing=false, or below data.max_length, of pairs twice that",
     "a row is never cut to fit",
 )
 def micro_tokens(facts: Facts) -> str | None:
     tokens, longest = facts["train.micro_batch_tokens"], facts["data.max_length"]
+    is_pair = load_task(facts["model.task"]).unit == "pair"
+    longest *= 2 if is_pair else 1
     if tokens is None:
         return None
     if not facts["data.packing"]:
         return f"train.micro_batch_tokens={tokens} has no effect with data.packing=false. Try: data.packing=true"
-    if tokens < longest:
-        return (
-            f"train.micro_batch_tokens={tokens} is less than a row may have, data.max_length={longest}. Try: {longest}"
-        )
+    if tokens != "auto" and tokens < longest:
+        of = f"twice data.max_length={facts['data.max_length']}" if is_pair else f"data.max_length={longest}"
+        return f"train.micro_batch_tokens={tokens} is less than a row may have, {of}. Try: {longest}"
     return None
 
 
@@ -148,6 +151,35 @@ def nesterov(facts: Facts) -> str | None:
     if not facts["optimizer.nesterov"] or facts["optimizer.momentum"]:
         return None
     return f"optimizer.nesterov=true needs momentum, and optimizer.momentum={facts['optimizer.momentum']}. Try: 0.9"
+
+
+@rule(
+    ("eval.weights", "train.ema_decay"),
+    "eval.weights=ema without train.ema_decay",
+    "there is no moving average to evaluate",
+)
+def ema_unused(facts: Facts) -> str | None:
+    if facts["eval.weights"] != "ema" or facts["train.ema_decay"] is not None:
+        return None
+    return "eval.weights=ema needs the moving average of train.ema_decay, which is null. Try: train.ema_decay=0.999"
+
+
+@rule(
+    ("export.at", "export.average_last", "checkpoint.keep"),
+    "export.average_last without export.at=average, or beyond checkpoint.keep",
+    "the mean is of checkpoints that are kept",
+)
+def averaged(facts: Facts) -> str | None:
+    last, keep = facts["export.average_last"], facts["checkpoint.keep"]
+    if facts["export.at"] != "average":
+        given = facts.gave("export.average_last")
+        return given and f"{given}={last} has no effect with export.at={facts['export.at']}. Try: export.at=average"
+    if last <= keep:
+        return None
+    return (
+        f"export.average_last={last} checkpoints are averaged, and checkpoint.keep={keep} stay. "
+        f"Try: checkpoint.keep={last}"
+    )
 
 
 @rule(

@@ -13,7 +13,7 @@ import importlib
 import pkgutil
 import shlex
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from distft.config.errors import did_you_mean, nearest
@@ -123,11 +123,14 @@ class UnreadFields:
     places: dict[tuple[str, str], Unread] = field(default_factory=dict)
     rendered: set[tuple[str, str]] = field(default_factory=set)  # (role, key) that the template reads in other rows
     seen: set[str] = field(default_factory=set)
+    elsewhere: frozenset[str] = frozenset()  # columns that the caller reads
 
     def add(self, names: Sequence[str], place: str, form: Format) -> None:
         """Adds fields that the format does not read."""
         self.seen |= form.seen
         for name in names:
+            if name in self.elsewhere:
+                continue
             why, near = UNSUPPORTED.get(name.rpartition(".")[2]), form.near(name)
             self.places.setdefault(("", name), Unread(name, place, form, f"; {why}" if why else _perhaps(near)))
 
@@ -207,11 +210,22 @@ def load_format(name: str, renamed: Mapping[str, str], ignored: Sequence[str] = 
 
 
 def choose_formats(
-    name: str, renamed: Mapping[str, str], rows: Sequence[RawJson], ignored: Sequence[str] = ()
+    name: str,
+    renamed: Mapping[str, str],
+    rows: Sequence[RawJson],
+    ignored: Sequence[str] = (),
+    of_task: Sequence[str] = (),
 ) -> list[Format]:
-    """Returns the format that data.format names; for `auto` every format that `rows` fit, the most common first."""
+    """Returns the format that data.format names; for `auto` every format that `rows` fit, the most common first.
+
+    of_task: the formats of a task that needs labels: the one of them that rows have the fields of is theirs.
+    """
     if name != "auto":
         return [load_format(name, renamed, ignored)]
+    for each in of_task:
+        form = _fitting(each, renamed, ignored)
+        if form and any(replace(form, fits=True).matches(row) for row in rows):
+            return [replace(form, fits=True)]
     candidates = [form for form in (_fitting(known, renamed, ignored) for known in format_names()) if form]
     votes = {form.name: sum(form.matches(row) for row in rows) for form in candidates}
     found = (form for form in candidates if votes[form.name])

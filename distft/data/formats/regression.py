@@ -1,4 +1,4 @@
-"""Regression: a text and a number."""
+"""Regression: a text and a number, or a list of as many numbers in every row."""
 
 from math import isfinite
 
@@ -14,8 +14,15 @@ def fits(row: RawJson, names: dict[str, str]) -> bool:
 
 
 def example(row: RawJson, names: dict[str, str]) -> Example:
-    value = row.get(names["label"])
-    if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value):
-        raise BadField(names["label"], f"is {value!r}, expected a finite number")
+    field = names["label"]
+    label = row.get(field)
+    values = label if isinstance(label, list) else [label]
+    if not values or not all(map(_is_number, values)):
+        raise BadField(field, f"is {label!r}, expected a finite number, or a list of them")
     text = Segment("text", text_field(row, names["text"]), False)
-    return Example((text,), weight=weight_field(row, names["weight"]), label=float(value))
+    found = tuple(map(float, values)) if isinstance(label, list) else float(values[0])
+    return Example((text,), weight=weight_field(row, names["weight"]), label=found)
+
+
+def _is_number(value: object) -> bool:
+    return not isinstance(value, bool) and isinstance(value, int | float) and isfinite(value)

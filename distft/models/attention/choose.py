@@ -13,17 +13,22 @@ from typing import Any
 import numpy as np
 import torch
 from transformers import AttentionInterface, PreTrainedConfig, PreTrainedModel
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 from transformers.utils.import_utils import is_flash_attn_3_available
 
-from distft.compat.transformers import has_attention_interface, supports_sdpa
+from distft.compat.transformers import class_for, has_attention_interface, supports_sdpa
 from distft.models.attention.sdpa import documents_sdpa
 from distft.models.attention.varlen import documents_varlen
+from distft.tasks import Task
+from distft.tasks.causal_lm import TASK as CAUSAL_LM
 
 SDPA, VARLEN = "distft_sdpa", "distft_varlen"
 _OWN = {"sdpa": SDPA, "varlen": VARLEN}
 _SEPARABLE = ("full_attention", "sliding_attention")
-_DROPOUT = ("attention_dropout", "attn_pdrop")  # names of attention dropout in transformers configs
+_DROPOUT = (
+    "attention_dropout",
+    "attn_pdrop",
+    "attention_probs_dropout_prob",
+)  # names of attention dropout in transformers configs
 
 # SDPA is called once per document, layer and direction. On Hopper and datacenter Blackwell torch 2.13 prefers cuDNN:
 # on an H100 1.7 to 2.3 times as fast as varlen (FlashAttention 2), on other devices slower (transformers pull request
@@ -88,9 +93,9 @@ class Traits:
     goes_with_sdpa: bool
 
     @classmethod
-    def of(cls, config: PreTrainedConfig) -> "Traits":
+    def of(cls, config: PreTrainedConfig, task: Task = CAUSAL_LM) -> "Traits":
         text = config.get_text_config()
-        kind: Any = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
+        kind = class_for(config, task.model_class)
         return cls(
             head_size=getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads,
             dropout=dropout_of(config) is not None,
@@ -156,9 +161,9 @@ def _not_varlen(machine: Machine, traits: Traits) -> str | None:
     return None
 
 
-def anywhere(config: PreTrainedConfig) -> str:
+def anywhere(config: PreTrainedConfig, task: Task = CAUSAL_LM) -> str:
     """Returns the kernel that can compute this model's attention on every machine."""
-    return "eager" if Traits.of(config).not_sdpa else "sdpa"
+    return "eager" if Traits.of(config, task).not_sdpa else "sdpa"
 
 
 def enabled_sdpa() -> list[str]:
@@ -200,9 +205,13 @@ def require_borders(model: PreTrainedModel) -> None:
     model.base_model.register_forward_pre_hook(check, with_kwargs=True)
 
 
-def check_separable(config: PreTrainedConfig) -> None:
-    """Raises ValueError for a model whose layers would mix packed documents."""
-    kind: Any = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
+def check_separable(config: PreTrainedConfig, task: Task = CAUSAL_LM) -> None:
+    """Raises ValueError for a model whose layers would mix packed documents, or that has no class for the task."""
+    kind = class_for(config, task.model_class)
+    if kind is None and task.labels != "none":
+        raise ValueError(
+            f"{config.model_type} has no {task.model_class} in transformers, as model.task={task.name} needs"
+        )
     name = getattr(kind, "__name__", config.model_type)
     if kind is not None and not has_attention_interface(kind):
         raise ValueError(

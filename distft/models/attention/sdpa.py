@@ -152,13 +152,16 @@ def documents_sdpa(
             "attention by torch's SDPA supports neither masks, capped scores nor sinks. Try: model.attention=eager"
         )
     dropout, scale, window = options.get("dropout", 0.0), options.get("scaling"), options.get("sliding_window")
+    is_causal = bool(getattr(module, "is_causal", True))  # transformers' mark of an encoder
+    if not is_causal and window is not None:
+        raise ValueError("attention in both directions within a window is not supported. Try: another model")
     if torch.compiler.is_compiling():
         borders = options.get("cu_seq_lens_q")
-        assert not dropout and borders is not None, "see distft.models.build"
+        assert is_causal and not dropout and borders is not None, "see distft.models.build"
         return documents_attention(query, key, value, borders, scale, window)[0], None
     lengths = list(options.get("document_lengths") or [query.shape[2]])
     done = [
-        _attend(*parts, dropout, scale, window).transpose(1, 2)
+        _attend(*parts, dropout, scale, window, is_causal).transpose(1, 2)
         for parts in zip(query.split(lengths, 2), key.split(lengths, 2), value.split(lengths, 2), strict=True)
     ]
     return (torch.cat(done, 1) if len(done) > 1 else done[0]), None
@@ -171,6 +174,7 @@ def _attend(
     dropout: float,
     scale: float | None,
     window: int | None,
+    is_causal: bool,
 ) -> torch.Tensor:
     mask = window_mask(query.shape[2], window, query.device)
     return F.scaled_dot_product_attention(
@@ -179,7 +183,7 @@ def _attend(
         value,
         attn_mask=mask,
         dropout_p=dropout,
-        is_causal=mask is None,
+        is_causal=is_causal and mask is None,
         scale=scale,
         enable_gqa=query.shape[1] != key.shape[1],
     )

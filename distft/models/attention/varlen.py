@@ -36,7 +36,11 @@ def documents_varlen(
         borders = torch.arange(0, batch * length + 1, length, dtype=torch.int32, device=query.device)
         longest = length
     assert longest is not None
-    window = (-1, 0) if seen is None else (seen - 1, 0)  # tokens before and after, causal
+    is_causal = bool(getattr(module, "is_causal", True))  # transformers' mark of an encoder
+    if not is_causal and seen is not None:
+        raise ValueError("attention in both directions within a window is not supported. Try: another model")
+    after = 0 if is_causal else -1
+    window = (-1, after) if seen is None else (seen - 1, 0)  # tokens before and after; -1: all
     parts = (part.transpose(1, 2).reshape(batch * length, -1, size) for part in (query, key, value))
     scale = options.get("scaling")
     done = varlen_attention(*parts, borders=borders, longest=longest, scale=scale, window=window)

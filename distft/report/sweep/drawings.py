@@ -18,21 +18,29 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FixedFormatter, FixedLocator, MaxNLocator
 
 from distft.report.curves import MARKED, PAPER, Ink, frame, over_steps, page_svg
-from distft.report.sweep.jobs import MAX_LABELS, Job, Scale, Sweep, loss_text, shortened, text_key, value_text
+from distft.report.sweep.jobs import MAX_LABELS, Job, Scale, Sweep, metric_text, shortened, text_key, value_text
 from distft.report.sweep.settings import Setting
 
-LOSS = "Held-out loss"
+
+def metric_of(jobs: Sequence[Job]) -> str:
+    """Returns the metric of these runs as a title: `Held-out loss`."""
+    return jobs[0].selection.name.capitalize()
 
 
-def window(losses: Sequence[float]) -> tuple[float, float]:
-    """Returns the limits of an axis for these losses, without outliers far above the upper quartile."""
-    low, high = min(losses), max(losses)
-    if len(losses) > 3:
-        first, third = np.quantile(losses, [0.25, 0.75])
+def window(values: Sequence[float], sign: int = 1) -> tuple[float, float]:
+    """Returns the limits of an axis for these values, without outliers far on the worse side of the quartiles.
+
+    sign: 1 where lower values are better, else -1.
+    """
+    costs = [sign * value for value in values]
+    low, high = min(costs), max(costs)
+    if len(costs) > 3:
+        first, third = np.quantile(costs, [0.25, 0.75])
         if third > first:
-            high = max(loss for loss in losses if loss <= third + 3 * (third - first))
+            high = max(cost for cost in costs if cost <= third + 3 * (third - first))
     room = 0.06 * (high - low) or 0.01 * abs(low) or 0.01
-    return low - room, high + room
+    ends = sorted((sign * (low - room), sign * (high + room)))
+    return ends[0], ends[1]
 
 
 def draw_key(axes: Axes, key: str, ranking: Sequence[Setting], ink: Ink) -> None:
@@ -40,16 +48,16 @@ def draw_key(axes: Axes, key: str, ranking: Sequence[Setting], ink: Ink) -> None
     jobs = [job for setting in ranking for job in setting.jobs if job.is_ranked]
     scale = Scale.of(job.values.get(key) for job in jobs)
     best = {job.folder for job in ranking[0].jobs}
-    low, high = window([job.loss for job in jobs])
+    sign = jobs[0].selection.sign
+    low, high = window([job.value for job in jobs], sign)
     draw_means(axes, key, jobs, scale, ink)
     for job in sorted(jobs, key=lambda job: job.folder in best):
-        loss = job.loss
-        beyond = loss > high
+        beyond = not low <= job.value <= high
         colour = ink.eval if job.folder in best else ink.train
-        marker = "^" if beyond else "D" if job.folder in best else "o"
+        marker = ("^" if sign > 0 else "v") if beyond else "D" if job.folder in best else "o"
         axes.plot(
             [scale.place(job.values.get(key))],
-            [high if beyond else loss],
+            [min(high, max(low, job.value))],
             marker=marker,
             markersize=6.5 if job.folder in best else 5.5,
             color=colour,
@@ -61,19 +69,19 @@ def draw_key(axes: Axes, key: str, ranking: Sequence[Setting], ink: Ink) -> None
         )
     frame(axes, shortened(key, 44), ink)
     axes.set_ylim(low, high)
-    loss_axis(axes)
+    metric_axis(axes)
     label_values(axes, scale)
 
 
 def draw_means(axes: Axes, key: str, jobs: Sequence[Job], scale: Scale, ink: Ink) -> None:
     """Draws the mean at each value, as a line for numbers, as bars for words; nothing where most values occur once."""
-    losses: dict[str, list[float]] = defaultdict(list)
+    results: dict[str, list[float]] = defaultdict(list)
     for job in jobs:
-        losses[text_key(job.values.get(key))].append(job.loss)
-    if len(losses) > max(MAX_LABELS, len(jobs) / 2):
+        results[text_key(job.values.get(key))].append(job.value)
+    if len(results) > max(MAX_LABELS, len(jobs) / 2):
         return
     places = [scale.place(choice) for choice in scale.choices]
-    means = [fmean(losses[text_key(choice)]) for choice in scale.choices]
+    means = [fmean(results[text_key(choice)]) for choice in scale.choices]
     if scale.kind == "words":
         ends = [(place - 0.22, place + 0.22) for place in places]
         axes.hlines(means, *zip(*ends, strict=True), color=ink.train, linewidth=2.4, zorder=2)
@@ -82,30 +90,30 @@ def draw_means(axes: Axes, key: str, jobs: Sequence[Job], scale: Scale, ink: Ink
 
 
 def draw_curves(axes: Axes, sweep: Sweep, best: Job | None, ink: Ink) -> None:
-    """Draws the held-out loss of every run over its steps; the best run on top, unfinished runs dashed."""
+    """Draws eval.metric of every run over its steps; the best run on top, unfinished runs dashed."""
     drawn = [job for job in sweep.jobs if job.evals]
     for job in drawn:
-        steps, losses = zip(*job.evals, strict=True)
+        steps, values = zip(*job.evals, strict=True)
         chosen = job is best
         axes.plot(
             steps,
-            losses,
+            values,
             color=ink.eval if chosen else ink.train,
             alpha=1 if chosen else 0.8 if len(drawn) < 10 else 0.4,
             linewidth=2.4 if chosen else 1.3,
             linestyle="-" if job.is_ranked else (0, (4, 2)),
-            marker="o" if chosen or len(losses) == 1 else None,
+            marker="o" if chosen or len(values) == 1 else None,
             markersize=4.5,
             zorder=4 if chosen else 2,
         )
-    frame(axes, f"{LOSS} of {'all runs' if len(drawn) > 1 else 'the run'}", ink)
+    frame(axes, f"{metric_of(drawn)} of {'all runs' if len(drawn) > 1 else 'the run'}", ink)
     over_steps(axes, ink)
-    later = [loss for job in drawn for _, loss in job.evals[1:]]  # before training all are equally high
-    axes.set_ylim(*window(later or [job.evals[0][1] for job in drawn]))
-    loss_axis(axes)
+    later = [value for job in drawn for _, value in job.evals[1:]]  # before training all are equally bad
+    axes.set_ylim(*window(later or [job.evals[0][1] for job in drawn], sweep.selection.sign))
+    metric_axis(axes)
 
 
-def loss_axis(axes: Axes) -> None:
+def metric_axis(axes: Axes) -> None:
     axes.yaxis.set_major_locator(MaxNLocator(nbins=5))
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:.4g}")
 
@@ -143,15 +151,15 @@ def without_overlap(scale: Scale, ticks: Sequence[tuple[float, str]]) -> list[tu
 
 def draw_parallel(axes: Axes, sweep: Sweep, ranking: Sequence[Setting], best: Job, ink: Ink) -> None:
     """Draws each ranked run as one line over all swept keys to its objective; fainter is worse."""
-    jobs = sorted((job for setting in ranking for job in setting.jobs if job.is_ranked), key=lambda job: job.loss)
+    jobs = sorted((job for setting in ranking for job in setting.jobs if job.is_ranked), key=lambda job: job.cost)
     scales = [Scale.of(job.values.get(key) for job in jobs) for key in sweep.swept]
-    low, high = window([job.loss for job in jobs])
+    low, high = window([job.value for job in jobs], sweep.selection.sign)
     names = short_keys(sweep.swept)
     for place, job in enumerate(jobs):
         heights = [
             scale.share(scale.place(job.values.get(key))) for scale, key in zip(scales, sweep.swept, strict=True)
         ]
-        heights.append(min(1.0, (job.loss - low) / (high - low)))
+        heights.append(max(0.0, min(1.0, (job.value - low) / (high - low))))
         axes.plot(
             range(len(heights)),
             heights,
@@ -166,10 +174,10 @@ def draw_parallel(axes: Axes, sweep: Sweep, ranking: Sequence[Setting], best: Jo
         ticks = scale.ticks()
         for at, label in ticks[:: -(-len(ticks) // MAX_LABELS)]:
             tick(axes, place, scale.share(at), label, ink)
-    parallel_axis(axes, len(names), LOSS.lower(), ink)
-    for loss in MaxNLocator(nbins=5).tick_values(low, high):
-        if low <= loss <= high:
-            tick(axes, len(names), (loss - low) / (high - low), f"{loss:.4g}", ink)
+    parallel_axis(axes, len(names), sweep.selection.name, ink)
+    for value in MaxNLocator(nbins=5).tick_values(low, high):
+        if low <= value <= high:
+            tick(axes, len(names), (value - low) / (high - low), f"{value:.4g}", ink)
     axes.set_xlim(-0.08, len(names) + 0.55)
     axes.set_ylim(-0.06, 1.06)
     axes.axis("off")
@@ -235,27 +243,28 @@ def drawings(sweep: Sweep, ranking: Sequence[Setting]) -> Iterator[Drawing]:
     for key in sweep.swept if best else []:
         yield Drawing("key", key_words(key, ranking), partial(draw_key, key=key, ranking=ranking), SMALL)
     if measured := sum(bool(job.evals) for job in sweep.jobs):
-        words = f"{LOSS} over the steps of {measured} run{'s' * (measured != 1)}."
+        words = f"{sweep.selection.name.capitalize()} over the steps of {measured} run{'s' * (measured != 1)}."
         if best and best.evals:
-            words += f" The best, {best.folder}, ends at {loss_text(best.evals[-1][1])}."
+            words += f" The best, {best.folder}, ends at {metric_text(best.evals[-1][1])}."
         yield Drawing("curves", words, partial(draw_curves, sweep=sweep, best=best), (WIDE, 4.0), SMALL)
     if best and sum(job.is_ranked for job in sweep.jobs) > 1:
-        words = f"Every finished run as a line over {', '.join(sweep.swept)} and its held-out loss."
+        words = f"Every finished run as a line over {', '.join(sweep.swept)} and its {sweep.selection.name}."
         draw = partial(draw_parallel, sweep=sweep, ranking=ranking, best=best)
         axes = len(sweep.swept) + 1
         yield Drawing("parallel", words, draw, (max(WIDE, 1.5 * axes), 4.0), (1.2 * axes, 2.9))
 
 
 def key_words(key: str, ranking: Sequence[Setting]) -> str:
-    """Returns the text alternative of a drawing: the lowest loss at each value."""
-    lowest: dict[str, float] = {}
+    """Returns the text alternative of a drawing: the best result at each value."""
+    selection = ranking[0].best.selection
+    costs: dict[str, float] = {}
     for job in (job for setting in ranking for job in setting.jobs if job.is_ranked):
         value = value_text(job.values.get(key))
-        lowest[value] = min(job.loss, lowest.get(value, math.inf))
-    ordered = sorted(lowest.items(), key=lambda pair: pair[1])
-    shown = ", ".join(f"{loss_text(loss)} at {value}" for value, loss in ordered[:6])
-    rest = f", and {len(ordered) - 6} higher" if len(ordered) > 6 else ""
-    return f"{LOSS} over {key}. Lowest: {shown}{rest}."
+        costs[value] = min(job.cost, costs.get(value, math.inf))
+    ordered = sorted(costs.items(), key=lambda pair: pair[1])
+    shown = ", ".join(f"{metric_text(selection.sign * cost)} at {value}" for value, cost in ordered[:6])
+    rest = f", and {len(ordered) - 6} {selection.worse}" if len(ordered) > 6 else ""
+    return f"{selection.name.capitalize()} over {key}. {selection.superlative.capitalize()}: {shown}{rest}."
 
 
 def sheet(sweep: Sweep, ranking: Sequence[Setting]) -> Figure:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from distft.report.sweep.jobs import Job, Sweep, loss_text, number_text, value_text
+from distft.report.sweep.jobs import Job, Sweep, metric_text, number_text, value_text
 from distft.report.sweep.settings import Difference, Interval, Setting, compare, settings_of
 from distft.run import FINISHED
 
@@ -17,8 +17,9 @@ def headline(sweep: Sweep, ranking: Sequence[Setting]) -> list[str]:
     if not ranking:
         return [nothing_ranked(sweep)]
     best = ranking[0]
-    others = f"has the lowest held-out loss of {len(ranking)} settings" if ranking[1:] else "has the held-out loss"
-    measured = f" {others}{':' if ranking[1:] else ''} {loss_text(best.mean)}"
+    name, superlative = sweep.selection.name, sweep.selection.superlative
+    others = f"has the {superlative} {name} of {len(ranking)} settings" if ranking[1:] else f"has the {name}"
+    measured = f" {others}{':' if ranking[1:] else ''} {metric_text(best.mean)}"
     if best.interval:
         measured += f", the mean of {best.n} seeds, 95 % interval {interval_text(best.interval)}"
     else:
@@ -37,15 +38,16 @@ def headline(sweep: Sweep, ranking: Sequence[Setting]) -> list[str]:
 def next_best(best: Setting, second: Setting) -> list[str]:
     """Returns whether the second setting, named by its differing values, differs significantly from the best."""
     difference = compare(best, second)
+    worse = best.best.selection.worse
     name = setting_text({key: value for key, value in second.values.items() if value != best.values[key]})
     mean, interval = decimals(difference)
     if not interval:
-        return ["the next, ", name, f", is {mean} higher; whether that is chance is unknown."]
+        return ["the next, ", name, f", is {mean} {worse}; whether that is chance is unknown."]
     verdict = "differs significantly" if difference.is_significant else "does not differ significantly"
     return [
         f"it {verdict} from the next, ",
         name,
-        f", which is {mean} higher (95 % interval {interval}, {difference.how}).",
+        f", which is {mean} {worse} (95 % interval {interval}, {difference.how}).",
     ]
 
 
@@ -74,7 +76,7 @@ def doubts(sweep: Sweep, ranking: Sequence[Setting]) -> list[str]:
     if len(tokens) > 1:
         caveats.append(
             f"The runs were measured on {tokens[0]:,} to {tokens[-1]:,} held-out target tokens, so on different "
-            "rows or with different tokenizers: their losses may not be comparable."
+            "rows or with different tokenizers: their results may not be comparable."
         )
     if counted and ranking[0].best.objective_step == 0:
         caveats.append("The best run was best before its first step: training did not improve it.")
@@ -82,16 +84,16 @@ def doubts(sweep: Sweep, ranking: Sequence[Setting]) -> list[str]:
         caveats.append("The settings have different numbers of seeds.")
     if len(ranking) > 1:
         caveats.append(
-            "The lowest of several losses is biased low, and each run is ranked by its lowest evaluation: evaluate the "
-            "chosen setting again on rows that were not used for the choice."
+            f"The {sweep.selection.superlative} of several results is biased, and each run is ranked by its best "
+            "evaluation: evaluate the chosen setting again on rows that were not used for the choice."
         )
     return caveats
 
 
-def lowest_elsewhere(ranking: Sequence[Setting]) -> Job | None:
-    """Returns the run with the lowest loss when it does not belong to the best setting."""
-    lowest = min((setting.best for setting in ranking), key=lambda job: job.loss)
-    return None if lowest is ranking[0].best else lowest
+def best_elsewhere(ranking: Sequence[Setting]) -> Job | None:
+    """Returns the best single run when it does not belong to the best setting."""
+    found = min((setting.best for setting in ranking), key=lambda job: job.cost)
+    return None if found is ranking[0].best else found
 
 
 def counts(sweep: Sweep) -> list[tuple[str, int]]:
@@ -105,7 +107,7 @@ def setting_text(values: Mapping[str, object]) -> str:
 
 
 def interval_text(interval: Interval) -> str:
-    return f"{loss_text(interval.low)} to {loss_text(interval.high)}"
+    return f"{metric_text(interval.low)} to {metric_text(interval.high)}"
 
 
 def difference_text(difference: Difference) -> str:

@@ -19,6 +19,7 @@ from distft.config.freeze import read_config
 from distft.paths import absolute
 from distft.report.curves import points
 from distft.run import FINISHED, RunFolder, read_json
+from distft.tasks.selection import BY_LOSS, Selection
 
 MAX_LABELS = 8  # of one axis
 FACTOR_FOR_LOG = 30  # a wider range of values gets a logarithmic axis
@@ -111,8 +112,8 @@ def number_text(value: float, digits: int = 4) -> str:
     return re.sub(r"e([+-])0*", lambda found: "e" + found[1].strip("+"), text)
 
 
-def loss_text(value: float) -> str:
-    """Returns a loss with four decimals, or with four digits for very small or large ones."""
+def metric_text(value: float) -> str:
+    """Returns a metric with four decimals, or with four digits for very small or large ones."""
     return f"{value:.4f}" if 0.01 <= abs(value) < 1000 or not value else number_text(value)
 
 
@@ -138,14 +139,15 @@ class Job:
     state: str
     reason: str | None  # the last line of its error
     log: str | None
-    objective: float | None  # lowest held-out loss so far
+    objective: float | None  # best value of eval.metric so far
     objective_step: int | None
     train_loss: float | None  # of the last step
     tokens: int
     process_hours: float
     peak_memory_gib: float | None
-    evals: list[tuple[int, float]]  # step, held-out loss
+    evals: list[tuple[int, float]]  # step, eval.metric of the held-out rows
     eval_tokens: int | None  # target tokens of the held-out rows
+    selection: Selection = BY_LOSS  # the same in all runs of a sweep
 
     @property
     def is_ranked(self) -> bool:
@@ -153,10 +155,15 @@ class Job:
         return self.state in FINISHED and self.objective is not None
 
     @property
-    def loss(self) -> float:
+    def value(self) -> float:
         """The objective; only of a run that has one."""
         assert self.objective is not None, self.folder
         return self.objective
+
+    @property
+    def cost(self) -> float:
+        """The objective with the sign with which lower is better."""
+        return self.selection.sign * self.value
 
 
 @dataclass(frozen=True)
@@ -168,6 +175,7 @@ class Sweep:
     sampler: str
     swept: list[str]
     jobs: list[Job]
+    selection: Selection = BY_LOSS
 
 
 def find_sweep(value: str) -> Path:
@@ -188,25 +196,28 @@ def read_sweep(folder: Path) -> Sweep:
     """Returns the current state of the sweep; ConfigError when sweep_status.json is damaged."""
     try:
         status = read_json(folder / STATUS)
+        selection = Selection.of(status.get("metric", "loss"), status.get("goal", "auto"))
         return Sweep(
             name=str(status["name"]),
             command=status.get("command") or "",
             sampler=status.get("sampler") or "grid",
             swept=list(status["swept"]),
-            jobs=[read_job(folder, entry) for entry in status["jobs"]],
+            jobs=[read_job(folder, entry, selection) for entry in status["jobs"]],
+            selection=selection,
         )
     except (json.JSONDecodeError, KeyError) as error:
         raise ConfigError([f"sweep={folder}: {STATUS} is damaged ({type(error).__name__}: {error})"]) from error
 
 
-def read_job(folder: Path, entry: Mapping[str, Any]) -> Job:
+def read_job(folder: Path, entry: Mapping[str, Any], selection: Selection = BY_LOSS) -> Job:
     """Returns one run from its entry in sweep_status.json and its run folder."""
     run = RunFolder(folder / entry["run"])
     rows = list(run.read_metrics())
     train = [row for row in rows if row["split"] == "train"]
     held_out = [row for row in rows if row["split"] == "eval"]
-    steps, losses = points(held_out, "loss")
-    objective, step = lowest(list(zip(map(int, steps), map(float, losses), strict=True)), entry.get("objective"))
+    steps, values = points(held_out, selection.metric)
+    evals = list(zip(map(int, steps), map(float, values), strict=True))
+    objective, step = best_of(evals, entry.get("objective"), selection)
     _, train_losses = points(train, "loss")
     _, peaks = points(train, "peak_memory_gib")
     seconds = sum(row.get("seconds") or 0 for row in train)
@@ -225,17 +236,20 @@ def read_job(folder: Path, entry: Mapping[str, Any]) -> Job:
         tokens=sum(row.get("tokens") or 0 for row in train),
         process_hours=seconds * world / 3600,
         peak_memory_gib=float(peaks.max()) if len(peaks) else None,
-        evals=list(zip(map(int, steps), map(float, losses), strict=True)),
+        evals=evals,
         eval_tokens=held_out[-1].get("target_tokens") if held_out else None,
+        selection=selection,
     )
 
 
-def lowest(evals: list[tuple[int, float]], recorded: float | None) -> tuple[float | None, int | None]:
-    """Returns the objective and its step: the recorded one, else the lowest held-out loss."""
+def best_of(
+    evals: list[tuple[int, float]], recorded: float | None, selection: Selection
+) -> tuple[float | None, int | None]:
+    """Returns the objective and its step: the recorded one, else the best evaluation."""
     if recorded is not None and math.isfinite(recorded):
-        return recorded, next((step for step, loss in evals if math.isclose(loss, recorded)), None)
-    step, loss = min(evals, key=lambda pair: pair[1], default=(None, None))
-    return loss, step
+        return recorded, next((step for step, value in evals if math.isclose(value, recorded)), None)
+    step, value = min(evals, key=lambda pair: selection.sign * pair[1], default=(None, None))
+    return value, step
 
 
 def seed_of(run: RunFolder, entry: Mapping[str, Any]) -> int | None:

@@ -14,7 +14,7 @@ from markupsafe import Markup
 from distft.report.page import breakable, template
 from distft.report.sweep import headline
 from distft.report.sweep.drawings import INCH, Drawing, drawings, window
-from distft.report.sweep.jobs import Job, Sweep, as_number, loss_text, value_text
+from distft.report.sweep.jobs import Job, Sweep, as_number, metric_text, value_text
 from distft.report.sweep.settings import Difference, Setting, compare, rank
 
 
@@ -34,7 +34,7 @@ def render(sweep: Sweep) -> str:
         headline.difference_text,
         headline.hours_text,
         headline.interval_text,
-        loss_text,
+        metric_text,
         value_text,
         headline.setting_text,
         breakable,
@@ -42,19 +42,25 @@ def render(sweep: Sweep) -> str:
     ranking = rank(sweep)
     return template("sweep/page.html.jinja", **{text.__name__: text for text in texts}).render(
         sweep=sweep,
+        metric=sweep.selection.metric.replace("_", " "),
         keys=[key for key in sweep.swept if key != "seed"],
         counts=headline.counts(sweep),
         failures=failures(sweep),
         headline=headline.headline(sweep, ranking),
         doubts=headline.doubts(sweep, ranking),
         best=ranking[0].best if ranking else None,
-        elsewhere=headline.lowest_elsewhere(ranking) if ranking else None,
+        elsewhere=headline.best_elsewhere(ranking) if ranking else None,
         places=list(places(ranking)),
         hours=sum(job.process_hours for job in sweep.jobs),
         tokens=sum(job.tokens for job in sweep.jobs),
         drawn=[on_page(drawing, number) for number, drawing in enumerate(drawings(sweep, ranking))],
-        by_loss=sorted(sweep.jobs, key=lambda job: (not job.is_ranked, job.objective is None, job.objective or 0.0)),
+        by_rank=sorted(sweep.jobs, key=rank_of),
     )
+
+
+def rank_of(job: Job) -> tuple[bool, bool, float]:
+    """Sort key: ranked runs first, the best first."""
+    return not job.is_ranked, job.objective is None, 0.0 if job.objective is None else job.cost
 
 
 def write(sweep: Sweep, out: Path) -> None:
@@ -65,10 +71,10 @@ def places(ranking: Sequence[Setting]) -> Iterator[Place]:
     """Yields the ranked settings, with their intervals on one scale derived from the means."""
     if not ranking:
         return
-    low, high = window([setting.mean for setting in ranking])
+    low, high = window([setting.mean for setting in ranking], ranking[0].best.selection.sign)
 
-    def percent(loss: float) -> float:
-        return round(min(100.0, max(0.0, 100 * (0.2 + 0.6 * (loss - low) / (high - low)))), 1)
+    def percent(value: float) -> float:
+        return round(min(100.0, max(0.0, 100 * (0.2 + 0.6 * (value - low) / (high - low)))), 1)
 
     for number, setting in enumerate(ranking, start=1):
         ends = setting.interval

@@ -40,35 +40,35 @@ class Setting:
     jobs: list[Job]  # in any state
 
     @property
-    def losses(self) -> dict[int | None, float]:
-        """The mean objective of the ranked runs by seed."""
+    def results(self) -> dict[int | None, float]:
+        """The mean objective (eval.metric) of the ranked runs by seed."""
         seeds: dict[int | None, list[float]] = defaultdict(list)
         for job in self.jobs:
             if job.is_ranked:
-                seeds[job.seed].append(job.loss)
+                seeds[job.seed].append(job.value)
         return {seed: fmean(losses) for seed, losses in seeds.items()}
 
     @property
     def n(self) -> int:
-        return len(self.losses)
+        return len(self.results)
 
     @property
     def mean(self) -> float:
-        return fmean(self.losses.values())
+        return fmean(self.results.values())
 
     @property
     def deviation(self) -> float | None:
         """The standard deviation over seeds; None for one seed."""
-        return stdev(self.losses.values()) if self.n > 1 else None
+        return stdev(self.results.values()) if self.n > 1 else None
 
     @property
     def interval(self) -> Interval | None:
-        return of_mean(list(self.losses.values()))
+        return of_mean(list(self.results.values()))
 
     @property
     def best(self) -> Job:
-        """The run with the lowest objective."""
-        return min((job for job in self.jobs if job.is_ranked), key=lambda job: job.loss)
+        """The run with the best objective."""
+        return min((job for job in self.jobs if job.is_ranked), key=lambda job: job.cost)
 
     @property
     def process_hours(self) -> float:
@@ -81,7 +81,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Difference:
-    """The loss of one setting minus that of the best."""
+    """How much worse a setting is than the best: the difference of their means, positive where the order holds."""
 
     mean: float
     interval: Interval | None  # None: too few seeds
@@ -103,19 +103,21 @@ def settings_of(sweep: Sweep) -> list[Setting]:
 
 
 def rank(sweep: Sweep) -> list[Setting]:
-    """Returns the settings with a ranked run, lowest mean first."""
-    return sorted((setting for setting in settings_of(sweep) if setting.n), key=lambda setting: setting.mean)
+    """Returns the settings with a ranked run, best mean first."""
+    ranked = (setting for setting in settings_of(sweep) if setting.n)
+    return sorted(ranked, key=lambda setting: sweep.selection.sign * setting.mean)
 
 
 def compare(best: Setting, other: Setting) -> Difference:
     """Returns the difference of two settings: paired where they share two seeds, else with Welch's interval."""
-    shared = sorted((best.losses.keys() & other.losses.keys()) - {None}, key=str)
+    sign = best.best.selection.sign
+    shared = sorted((best.results.keys() & other.results.keys()) - {None}, key=str)
     if len(shared) > 1:
-        differences = [other.losses[seed] - best.losses[seed] for seed in shared]
+        differences = [sign * (other.results[seed] - best.results[seed]) for seed in shared]
         return Difference(fmean(differences), of_mean(differences), f"paired over {len(shared)} seeds")
-    mean = other.mean - best.mean
+    mean = sign * (other.mean - best.mean)
     if best.n > 1 and other.n > 1:
-        return Difference(mean, welch(best, other), "of different seeds")
+        return Difference(mean, welch(best, other, mean), "of different seeds")
     return Difference(mean, None, "no two seeds in common")
 
 
@@ -127,10 +129,10 @@ def of_mean(values: list[float]) -> Interval | None:
     return Interval(fmean(values) - half, fmean(values) + half)
 
 
-def welch(best: Setting, other: Setting) -> Interval:
-    """Returns the interval of the difference of two independent means with unequal variances (Welch 1947)."""
+def welch(best: Setting, other: Setting, mean: float) -> Interval:
+    """Returns the interval around the difference `mean` of two independent means with unequal variances (Welch)."""
     shares = [((setting.deviation or 0.0) ** 2 / setting.n, setting.n - 1) for setting in (best, other)]
-    variance, mean = sum(share for share, _ in shares), other.mean - best.mean
+    variance = sum(share for share, _ in shares)
     if variance == 0:
         return Interval(mean, mean)
     freedom = variance**2 / sum(share**2 / count for share, count in shares)

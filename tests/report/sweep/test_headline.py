@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from distft.report.sweep.headline import counts, decimals, doubts, headline, lowest_elsewhere
+from distft.report.sweep.headline import best_elsewhere, counts, decimals, doubts, headline
 from distft.report.sweep.settings import Difference, Interval, rank
 from tests.report.sweep.conftest import Run, of_seeds
 
@@ -77,9 +77,9 @@ def test_losses_over_other_rows_get_a_warning(make_sweep):
 
 def test_a_lucky_run_of_another_setting_is_named(make_sweep):
     ranking = rank(make_sweep([*of_seeds(1e-3, 0.5, 2.5), *of_seeds(1e-4, 1.3, 1.1)], RATE))
-    lucky = lowest_elsewhere(ranking)
+    lucky = best_elsewhere(ranking)
     assert lucky is not None and lucky.folder == "00"
-    assert lowest_elsewhere(ranking[1:]) is None
+    assert best_elsewhere(ranking[1:]) is None
 
 
 def test_states_are_counted(make_sweep):

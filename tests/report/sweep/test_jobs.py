@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from distft.config.errors import ConfigError
-from distft.report.sweep.jobs import Scale, find_sweep, loss_text, number_text, read_sweep, shortened, value_text
+from distft.report.sweep.jobs import Scale, find_sweep, metric_text, number_text, read_sweep, shortened, value_text
 from distft.run import RunFolder
 from tests.report.conftest import train_row
 from tests.report.sweep.conftest import Run, write_sweep
@@ -120,7 +120,7 @@ def test_a_value_is_written_as_a_user_types_it(value, text):
 
 
 def test_losses_keep_their_digits():
-    assert [loss_text(loss) for loss in (2.00004, 0.0123, 3e-5, 12345.6)] == ["2.0000", "0.0123", "3e-5", "1.235e4"]
+    assert [metric_text(loss) for loss in (2.00004, 0.0123, 3e-5, 12345.6)] == ["2.0000", "0.0123", "3e-5", "1.235e4"]
     assert number_text(0.161, 2) == "0.16"
 
 

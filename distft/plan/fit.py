@@ -1,0 +1,101 @@
+"""The largest micro-batch that fits: train.micro_batch_size=auto and train.micro_batch_tokens=auto.
+
+The plan counts weights, gradients, optimizer state and gathered weights exactly. What a forward keeps for its backward
+is estimated here, per token; so on an accelerator the OOM probe right after the first step confirms the choice, and a
+launch halves it when it did not fit. The update is the same for any micro-batch.
+
+Activations per token and layer, in numbers of the compute dtype: Korthikanti et al. 2022, arXiv 2205.05198, for
+layers with gated MLPs and attention that keeps no scores.
+"""
+
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+AUTO = "auto"
+MARGIN = 0.9  # of the memory: the rest is for the allocator, the libraries and the estimate's error
+_CHUNK_BYTES, _CHUNK_BYTES_OF_ACCELERATOR = 3 * 64 * 2**20, 3 * 2**30  # logits of a chunk, their gradient and fp32 copy
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Room:
+    """The memory for one process, and what of it the state takes."""
+
+    total: int  # bytes
+    state: int  # weights, gradients, optimizer state, gathered weights
+    is_accelerator: bool
+
+    @property
+    def free(self) -> int:
+        """Bytes for activations; negative where the state alone does not fit."""
+        chunk = _CHUNK_BYTES_OF_ACCELERATOR if self.is_accelerator else _CHUNK_BYTES
+        return int(MARGIN * self.total) - self.state - min(chunk, self.total // 8)
+
+
+def bytes_per_token(facts: Mapping[str, Any], compute_bytes: int, recomputed: str) -> int:
+    """Returns an estimate of the activation bytes of one token in a training step.
+
+    facts: of config.json. recomputed: train.activation_checkpointing.
+    """
+    hidden = facts.get("hidden_size") or facts.get("n_embd") or facts.get("dim")
+    layers = facts.get("num_hidden_layers") or facts.get("n_layer") or facts.get("n_layers")
+    if not hidden or not layers:
+        raise ValueError(f"{facts.get('model_type')} does not name its hidden size and layers")
+    heads = facts.get("num_attention_heads") or facts.get("n_head") or 1
+    inner = facts.get("intermediate_size") or facts.get("n_inner") or facts.get("hidden_dim") or 4 * hidden
+    keys = hidden * (facts.get("num_key_value_heads") or heads) // heads
+    whole = 10 * hidden + 2 * keys + 4 * inner  # norms and their inputs, queries, keys, values, scores' sum, MLP
+    kept = {"none": whole, "selective": 6 * hidden + 2 * keys + 3 * inner, "full": hidden}[recomputed]
+    outside = 6 * hidden  # embeddings, last norm, hidden states of the loss and their gradients
+    return compute_bytes * (layers * kept + 2 * whole + outside)  # forward, and one layer's backward
+
+
+def tokens_that_fit(room: Room, token_bytes: int) -> int:
+    return max(0, room.free // token_bytes)
+
+
+def rows_that_fit(tokens: int, longest: int, rows_per_process: int | None) -> int:
+    """Returns the largest micro-batch in rows; it divides the rows of a step per process where that is given.
+
+    tokens: that fit. longest: tokens of the longest row.
+    """
+    most = max(0, tokens // longest)
+    if rows_per_process is None or most == 0:
+        return most
+    return next(rows for rows in range(min(most, rows_per_process), 0, -1) if rows_per_process % rows == 0)
+
+
+def device_bytes(processes: int) -> tuple[int, bool] | None:
+    """Returns the memory of one process on this machine in bytes, and whether it is an accelerator's.
+
+    processes: of this machine, which share the host's memory where there is no accelerator. None: not known.
+    """
+    found = _nvidia() or _amd()
+    if found:
+        return min(found), True
+    available = _available(Path("/proc/meminfo"))
+    return (available // processes, False) if available else None
+
+
+def _nvidia() -> list[int]:
+    command = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
+        return [int(line) * 2**20 for line in done.stdout.split() if line.strip()]
+    except (OSError, ValueError, subprocess.SubprocessError):
+        return []
+
+
+def _amd(system: Path = Path("/sys/class/drm")) -> list[int]:
+    sizes = [int(file.read_text()) for file in sorted(system.glob("card*/device/mem_info_vram_total"))]
+    return [size for size in sizes if size >= 4 * GIB]  # smaller ones are inside a CPU
+
+
+def _available(meminfo: Path) -> int | None:
+    if not meminfo.is_file():
+        return None
+    lines = dict(line.split(":", 1) for line in meminfo.read_text().splitlines() if ":" in line)
+    return 1024 * int(lines["MemAvailable"].split()[0]) if "MemAvailable" in lines else None

@@ -1,0 +1,166 @@
+"""Every YAML in conf/loss trains alike on every strategy and split, for every task that takes it, and is additive.
+
+The bars are those of tests/strategies/test_parity.py. The reference is transformers' own class, on a padded batch, in
+fp64. Causal language modelling with cross_entropy is in that file.
+"""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from distft import worker
+from distft.checkpoint.format import step_dir
+from distft.checkpoint.load import Checkpoint
+from distft.data.batches import collate, make_batch
+from distft.losses import OUTPUTS
+from distft.models.heads import make_foldable
+from distft.tasks import load_task
+from tests.support.objectives import (
+    BERT,
+    LOSSES,
+    PAIRS,
+    REFERENCES,
+    TRAINED,
+    case_of,
+    own_class,
+    train_by_class,
+    write_labelled,
+)
+from tests.support.pair_objectives import OF_PAIRS
+from tests.support.ranks import run_ranks
+from tests.support.rows import open_rows
+from tests.support.train_cases import config_of
+from tests.support.trained import CUTS, checkpoint_of
+
+pytestmark = pytest.mark.slow
+Key = tuple[str, str, str, str, int]  # loss, task, family, strategy, rows per forward
+SPLITS = (4, 1)  # rows per forward on 2 processes, of 8 a step
+ENCODED = [("mse", "regression"), ("cross_entropy", "sequence_classification")]
+KEYS: list[Key] = [
+    *[(*pair, "llama", strategy, micro) for pair in TRAINED for strategy in CUTS for micro in SPLITS],
+    *[(*pair, "bert", strategy, 4) for pair in ENCODED for strategy in CUTS],
+]
+RESUMED = {  # task -> a loss and a strategy
+    "regression": ("mse", "zero3"),
+    "sequence_classification": ("bce", "fsdp"),
+    "token_classification": ("cross_entropy", "zero2"),
+}
+FAMILIES: dict[str, dict[str, Any]] = {"llama": {}, "bert": BERT}
+
+
+def name_of(key: Key) -> str:
+    return "-".join(map(str, key))
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], Path]:
+    root = tmp_path_factory.mktemp("labelled")
+    return {pair: write_labelled(root / "-".join(pair), *pair) for pair in TRAINED}
+
+
+@pytest.fixture(scope="module")
+def answers(
+    folders: dict[tuple[str, str], Path], tmp_path_factory: pytest.TempPathFactory
+) -> dict[Key, dict[str, Any]]:
+    root, cases = tmp_path_factory.mktemp("losses"), []
+    for key in KEYS:
+        word, task, family, strategy, micro = key
+        case = case_of(word, task, strategy, micro, FAMILIES[family])
+        case |= {"rows": str(folders[word, task]), "save": str(root / name_of(key))}
+        case |= {"eval_micro": [(1, None), (5, None), (None, 64)]} if strategy == "ddp" else {}
+        cases.append(case)
+    for task, (word, strategy) in RESUMED.items():
+        case = case_of(word, task, strategy, 4) | {"rows": str(folders[word, task])}
+        cut, again = root / f"cut-{task}", root / f"again-{task}"
+        cases.append(case | {"steps": 3, "save": str(cut)})
+        cases.append(case | {"resume": str(step_dir(cut, 3)), "save": str(again)})
+    (root / "cases.json").write_text(json.dumps(cases))
+    done = run_ranks(2, "tests.support.train_cases", str(root / "cases.json"))
+    resumed = {("resumed", task): answer for task, answer in zip(RESUMED, done[len(KEYS) + 1 :: 2], strict=True)}
+    return dict(zip(KEYS, done, strict=False)) | resumed
+
+
+@pytest.mark.parametrize("task", RESUMED)
+def test_a_resumed_run_has_the_same_bits(task: str, answers: Any) -> None:
+    word, strategy = RESUMED[task]
+    whole, resumed = answers[word, task, "llama", strategy, 4], answers["resumed", task]
+    assert resumed["steps"] == whole["steps"][3:]
+    one, other = Checkpoint(checkpoint_of(whole)), Checkpoint(checkpoint_of(resumed))
+    for name in one.names:
+        shape = one.shapes["parameter", name]
+        count = math.prod(shape)
+        assert torch.equal(one.read(name, shape, 0, count), other.read(name, shape, 0, count)), name
+
+
+@pytest.mark.parametrize("world", [1, 3])
+def test_metrics_are_equal_on_any_number_of_processes(world: int, answers: Any, tmp_path: Path) -> None:
+    pairs = [pair for pair in TRAINED if pair in ENCODED or pair[1] == "token_classification"]
+    whole = [answers[*pair, "llama", "ddp", 4] for pair in pairs]
+    cases = [each["case"] | {"resume": str(checkpoint_of(each)), "save": None} for each in whole]
+    (tmp_path / "cases.json").write_text(json.dumps(cases))
+    for mine, other in zip(
+        run_ranks(world, "tests.support.train_cases", str(tmp_path / "cases.json")), whole, strict=True
+    ):
+        for one, two in zip(mine["eval"], other["eval"], strict=True):
+            assert one == pytest.approx(two, rel=1e-6)
+
+
+@pytest.fixture(scope="module")
+def references(folders: dict[tuple[str, str], Path]) -> dict[tuple[str, str, str], dict[str, Any]]:
+    keys = dict.fromkeys(key[:3] for key in KEYS)
+    return {
+        (word, task, family): train_by_class(case_of(word, task, "ddp", 8, FAMILIES[family]), folders[word, task])
+        for word, task, family in keys
+    }
+
+
+@pytest.mark.parametrize("key", KEYS, ids=name_of)
+def test_a_loss_trains_like_its_class_on_one_process(key: Key, answers: Any, references: Any) -> None:
+    answer, reference = answers[key], references[key[:3]]
+    for mine, expected in zip(answer["steps"], reference["steps"], strict=True):
+        assert mine == pytest.approx(expected, rel=5e-6)
+    checkpoint = Checkpoint(checkpoint_of(answer))
+    assert sorted(checkpoint.names) == sorted(reference["weights"])
+    for name, weight in reference["weights"].items():
+        mine = checkpoint.read(name, tuple(weight.shape), 0, weight.numel()).view(weight.shape)
+        torch.testing.assert_close(
+            mine.double(), weight, rtol=0, atol=2e-5, msg=lambda text, name=name: f"{name}: {text}"
+        )
+
+
+def test_every_loss_has_a_task_and_a_reference() -> None:
+    assert {word for word, _ in PAIRS} == set(LOSSES)
+    assert {word for word, _ in TRAINED} <= {*REFERENCES, *OF_PAIRS}
+    assert {word for task in map(load_task, dict(PAIRS).values()) for word in task.losses} <= set(LOSSES)
+
+
+def test_metrics_do_not_depend_on_the_batches(answers: Any) -> None:
+    for key in (key for key in KEYS if key[3] == "ddp"):
+        answer = answers[key]
+        first, *others = answer["eval"]
+        assert set(first) == {*load_task(key[1]).metric_names, "target_tokens"}
+        for other in others:
+            assert other == pytest.approx(first, rel=1e-5), name_of(key)
+
+
+@pytest.mark.parametrize("pair", TRAINED, ids="-".join)
+def test_a_loss_is_additive(pair: tuple[str, str], folders: Any) -> None:
+    case = case_of(*pair, "ddp", 8)
+    loss, model = worker.built(config_of(case).loss), own_class(case).train()
+    if model.get_output_embeddings() is not None:
+        make_foldable(model)
+    rows = open_rows(folders[pair], "train")
+    whole, sums = loss(model, collate(rows, np.arange(9)))
+    parts = [loss(model, collate(rows, part)) for part in (np.arange(4), np.arange(4, 5), np.arange(5, 9))]
+    parts.append(loss(model, make_batch([])))
+    assert sum(value for value, _ in parts).item() == pytest.approx(whole.item(), rel=1e-5)
+    for name in sums.keys() - {OUTPUTS}:
+        assert sum(each[name] for _, each in parts).item() == pytest.approx(sums[name].item(), rel=1e-5), name
+    if OUTPUTS in sums:
+        assert torch.cat([each[OUTPUTS] for _, each in parts]).shape == sums[OUTPUTS].shape
+    assert parts[-1][0] == 0 and parts[-1][0].requires_grad

@@ -1,0 +1,77 @@
+"""`auto` chooses the largest micro-batch that fits, freezes it in the plan, and leaves the update as it is."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from distft.config import ConfigError, compose
+from distft.plan import make, make_plan
+from distft.plan.fit import GIB, Room, bytes_per_token, rows_that_fit, tokens_that_fit
+
+LLAMA = {
+    "hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8,
+    "intermediate_size": 14336,
+}  # fmt: skip
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> list[str]:
+    file = tmp_path / "rows.jsonl"
+    file.write_text('{"text": "a b c d e f g"}\n' * 400)
+    places = [f"data.train={file}", f"cache_dir={tmp_path}", "data.eval=null", "model=gpt2", "model.tiny=true"]
+    return [*places, "data.max_length=64", "train.max_steps=4", "launcher.processes_per_node=2"]
+
+
+def test_recomputing_keeps_less_of_each_token() -> None:
+    none, selective, full = (bytes_per_token(LLAMA, 2, word) for word in ("none", "selective", "full"))
+    assert none > selective > full
+    assert 5e6 < none < 1e7, "34 x hidden bytes and gated MLPs: 6 MB a token of an 8B model in bf16"
+    assert bytes_per_token(LLAMA, 4, "none") == 2 * none
+    with pytest.raises(ValueError, match="does not name its hidden size"):
+        bytes_per_token({"model_type": "odd"}, 2, "none")
+
+
+def test_more_memory_and_less_state_fit_more_tokens() -> None:
+    large, small = Room(80 * GIB, 20 * GIB, True), Room(40 * GIB, 20 * GIB, True)
+    assert tokens_that_fit(large, 10**6) > 2 * tokens_that_fit(small, 10**6) > 0
+    assert tokens_that_fit(Room(16 * GIB, 20 * GIB, True), 10**6) == 0
+
+
+def test_rows_divide_the_step_evenly() -> None:
+    assert (
+        rows_that_fit(1000, 100, 24) == 8 and rows_that_fit(1000, 100, 7) == 7 and rows_that_fit(1000, 100, None) == 10
+    )
+    assert rows_that_fit(1000, 100, 11) == 1 and rows_that_fit(99, 100, 8) == 0
+
+
+@pytest.mark.parametrize("gib", [1, 2, 8])
+def test_the_plan_holds_the_largest_that_fits(gib: int, rows: list[str], monkeypatch: Any) -> None:
+    monkeypatch.setattr(make, "device_bytes", lambda node: (gib * GIB // 8, False))
+    config = compose([*rows, "train.micro_batch_size=auto", "train.global_batch_size=96"])
+    plan = make_plan(config)
+    assert plan.micro_batch_size and 48 % plan.micro_batch_size == 0 and plan.micro_batch_tokens is None
+    assert plan.accumulation * plan.micro_batch_size * 2 == 96
+    room = Room(gib * GIB // 8, sum(plan.memory["ddp"][key] for key in ("total", "gathered")), False)
+    fits = tokens_that_fit(room, bytes_per_token(config.model.facts, 4, "none")) // 64
+    larger = [each for each in range(plan.micro_batch_size + 1, 49) if 48 % each == 0]
+    assert plan.micro_batch_size <= fits and all(each > fits for each in larger)
+
+
+def test_tokens_are_at_least_a_row_and_at_most_a_step(rows: list[str], monkeypatch: Any) -> None:
+    typed = [*rows, "train.micro_batch_tokens=auto"]
+    plan = make_plan(compose([*typed, "train.global_batch_size=96"]))
+    assert plan.micro_batch_size is None and plan.micro_batch_tokens and plan.micro_batch_tokens >= 64
+    assert plan.accumulation == 1, "the whole step of a process, on a machine with room for it"
+    monkeypatch.setattr(make, "device_bytes", lambda node: (2**20, False))
+    with pytest.raises(
+        ConfigError, match=r"micro_batch_tokens=auto: a row of 64 tokens does not fit: .* Try: strategy=fsdp"
+    ):
+        make_plan(compose(typed))
+
+
+def test_a_clusters_memory_is_not_guessed(rows: list[str]) -> None:
+    with pytest.raises(
+        ConfigError, match=r"memory of the nodes of launcher=slurm is not known .* Try: train.micro_batch_size=4"
+    ):
+        make_plan(compose([*rows, "train.micro_batch_size=auto", "launcher=slurm"]))
