@@ -25,7 +25,7 @@ from distft.evaluate.results import METRICS, Results, slice_lines, table, verdic
 from distft.evaluate.scores import available, make_scores
 from distft.evaluation import Failed, Measured, Task, measure
 from distft.generate.settings import Settings, parse
-from distft.generate.source import BASE, Source, find_source
+from distft.generate.source import BASE, Source, find_source, find_text_source
 from distft.paths import absolute, why_not_writable
 from distft.run import RunFolder
 
@@ -63,7 +63,8 @@ def main(arguments: list[str]) -> int:
     """Prints the metrics and returns 0; 1 with the first failing rank when the evaluation failed."""
     as_json, words = "--json" in arguments, [word for word in arguments if word != "--json"]
     given, task = read_command(words)
-    source = find_source(given["run"], given.get("at"), given, gives_text=bool(task.scores or task.tasks))
+    find = find_text_source if task.scores or task.tasks else find_source
+    source = find(given["run"], given.get("at"), given)
     other = other_source(given, source)
     out = place_of(given, source)
     console = Console(file=sys.stderr)
@@ -187,9 +188,9 @@ def other_source(given: Mapping[str, str], source: Source) -> Source | None:
     if against == BASE:
         if source.checkpoint is None:
             raise ConfigError([f"against=base: {source.name} has no checkpoint to compare with it. Try: run= a run"])
-        return find_source(given["run"], BASE, given, gives_text=False)
+        return find_source(given["run"], BASE, given)
     try:
-        return find_source(against, None, given, gives_text=False)
+        return find_source(against, None, given)
     except ConfigError as error:
         raise ConfigError([message.replace("run=", "against=", 1) for message in error.messages]) from error
 

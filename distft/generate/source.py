@@ -71,17 +71,15 @@ class Source:
     notes: tuple[str, ...] = ()
 
 
-def find_source(
-    place: str, at: str | None, changes: Mapping[str, str], default_at: str = "latest", gives_text: bool = True
-) -> Source:
+def find_source(place: str, at: str | None, changes: Mapping[str, str], default_at: str = "latest") -> Source:
     """Returns the model that `run=` and `at=` name; ConfigError when there is none.
 
     at: best, latest, step-N or base; None: `default_at`. changes: of the command line: `strategy`, `precision`,
-    `launcher.processes_per_node`. gives_text: refuses models of other tasks.
+    `launcher.processes_per_node`.
     """
     folder = absolute(place)
     if (folder / "config.yaml").is_file() and (folder / "plan.json").is_file():
-        return _of_run(find_run(place), at or default_at, changes, gives_text)
+        return _of_run(find_run(place), at or default_at, changes)
     if (folder / ADAPTER).is_file() or (folder / CONFIG).is_file():
         if at is not None:
             raise ConfigError([f"at={at}: {folder} is an exported folder, without checkpoints. Try: its run folder"])
@@ -90,14 +88,21 @@ def find_source(
     raise ConfigError([f"run={place}: holds neither a run nor a model"])
 
 
-def _of_run(run: RunFolder, at: str, changes: Mapping[str, str], gives_text: bool) -> Source:
+def find_text_source(place: str, at: str | None, changes: Mapping[str, str], default_at: str = "latest") -> Source:
+    """Does the same; ConfigError for a model that gives no text, such as a classifier."""
+    source = find_source(place, at, changes, default_at)
+    task = source.config.model.task
+    if load_task(task).model_class != "AutoModelForCausalLM":
+        again = f"distft evaluate run={place}"
+        raise ConfigError([f"run={place}: a model of model.task={task} gives no text. Try: {again}"])
+    return source
+
+
+def _of_run(run: RunFolder, at: str, changes: Mapping[str, str]) -> Source:
     try:
         config = read_config(run)
     except ValueError as error:
         raise ConfigError([f"{run.config}: {error}. Try: another run"]) from error
-    if gives_text and load_task(config.model.task).model_class != "AutoModelForCausalLM":
-        again = f"distft evaluate run={run.path}, or transformers' pipelines on {run.final}"
-        raise ConfigError([f"run={run.path}: a model of model.task={config.model.task} gives no text. Try: {again}"])
     plan = run.read_plan()
     checkpoint = None if at == BASE else _checkpoint(run, at)
     config, plan = _changed(config, plan, changes, plan.processes_per_node)
