@@ -122,6 +122,10 @@ class RunFolder:
         return self.path / "eval"
 
     @property
+    def audit(self) -> Path:
+        return self.path / "audit"
+
+    @property
     def profile(self) -> Path:
         """The profile of a step, with train.profile=true."""
         return self.path / "profile"

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from distft.attempt import Attempt, held_out_batches, make_evaluator, make_saver
+from distft.attempt import Attempt, make_evaluator, make_saver
 from distft.checkpoint.choose import skip_rows
 from distft.checkpoint.load import Checkpoint
 from distft.checkpoint.rehearsal import rehearse
@@ -22,7 +22,6 @@ from distft.config import Config, read_config
 from distft.config.targets import built
 from distft.data.order import Base, Order, order_version, step_borders
 from distft.data.shards import Rows
-from distft.evaluate.held_out import held_out
 from distft.goodput import note
 from distft.losses.cross_entropy import CrossEntropy
 from distft.model_check.live import check_live, is_known, note_known
@@ -107,19 +106,6 @@ def train(run: RunFolder, number: int, world: World, run_loop: Callable[[Loop], 
     finish(attempt, loop, end, model.config)
 
 
-def evaluate(run: RunFolder, number: int, world: World) -> None:
-    """Evaluates the checkpoint that the config of folder `run` names on the held-out rows, into metrics.json."""
-    attempt, _ = begin(run, number, world)
-    engine, model = make_engine(attempt.config, attempt.plan, world), make_skeleton(attempt.config, attempt.plan)
-    checkpoint = resume(attempt, engine, model)
-    step = checkpoint.step if checkpoint else 0
-    with in_force(engine, attempt.config.evaluates_ema):
-        metrics = held_out(engine, held_out_batches(attempt, Flops.of(model)), world, attempt.task)
-    if world.is_first:
-        write_json(run.path / "metrics.json", {"step": step, "split": "eval", **metrics})
-        run.write_status(state="completed", step=step)
-
-
 def begin(run: RunFolder, number: int, world: World) -> tuple[Attempt, Attention]:
     """Reads the frozen config and the plan, copies files to this node where requested, and resolves the attention."""
     config, plan = read_config(run), run.read_plan()
@@ -128,9 +114,9 @@ def begin(run: RunFolder, number: int, world: World) -> tuple[Attempt, Attention
     return Attempt(run, number, config.changed({"model.attention": attention.in_force}), plan, world), attention
 
 
-def choose_attention(config: Config, plan: Plan, world: World) -> Attention:
-    """Returns the attention kernel for model.attention on this machine, with the reason."""
-    rows = Rows(plan.rows_dir, "train", config.data.shards)
+def choose_attention(config: Config, plan: Plan, world: World, rows: Rows | None = None) -> Attention:
+    """Returns the attention kernel for model.attention on this machine, with the reason. rows: None: those to train."""
+    rows = rows or Rows(plan.rows_dir, "train", config.data.shards)
     return effective_attention(
         config.model.attention,
         Machine.of(world.device, compute_dtype(config.train.precision, world.device)),

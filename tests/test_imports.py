@@ -22,7 +22,7 @@ LEVELS = {
     # rank imports worker; launch and a sweep share the stages of a run, and launch imports sweep
     7: {"human_eval", "audit", "report", "launch", "attempt"},
     8: {"cli", "sweep", "worker"},
-    9: {"inference"},
+    9: {"evaluation", "inference"},
 }
 LEVEL_OF = {name: level for level, names in LEVELS.items() for name in names}
 COMMANDS = 10

@@ -47,6 +47,8 @@ LONGEST = 60  # characters of a test's name
 NOT_READ = {
     "benchmarks/results",  # recorded outputs, with the messages of their time
     "tests/test_language.py",
+    "distft/audit/english.txt",  # words of English, and sentences
+    "tests/audit/swap_cases.txt",
 }
 
 

@@ -130,7 +130,8 @@ def keywords(arguments: Sequence[str], known: Mapping[str, str], required: Seque
 
 def usage(command: str, known: Mapping[str, str], claim: str) -> str:
     """Returns what --help prints of a command with these keys."""
-    keys = "\n".join(f"  {key + '=':<10}{text}" for key, text in known.items())
+    width = max(9, *(len(key) + 1 for key in known if len(key) < 20))
+    keys = "\n".join(f"  {key + '=':<{width}} {text}" for key, text in known.items())
     return f"usage: python -m distft.{command} {' '.join(f'{key}=...' for key in known)}\n\n{claim}\n\n{keys}"
 
 

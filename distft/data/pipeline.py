@@ -8,7 +8,7 @@ import io
 import itertools
 import json
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TextIO
 
@@ -137,10 +137,13 @@ class RowPipeline:
         """Returns the pipeline for a block of a stream, with a list of unread fields of its own."""
         return replace(self, unread=unread, cleaner=self.cleaner if stream == "train" else None)
 
-    def rows(self, found: Iterable[RawRow], forms: list[Format], outcome: Outcome) -> Iterator[MadeRow]:
-        """Yields the valid rows; counts and logs the others."""
+    def rows(
+        self, found: Iterable[RawRow], forms: list[Format], outcome: Outcome, only: Container[str] | None = None
+    ) -> Iterator[MadeRow]:
+        """Yields the valid rows; counts and logs the others. only: tokenizes rows with these content ids alone."""
         stream, number = outcome.stream, outcome.classes.number
-        for batch in _batches(self._rendered(found, forms, outcome)):
+        rendered = self._rendered(found, forms, outcome)
+        for batch in _batches(each for each in rendered if only is None or each.identity in only):
             tokenized = iter(self.row_tokenizer([text for each in batch for text in each.documents]))
             for each in batch:
                 documents = list(itertools.islice(tokenized, len(each.documents)))

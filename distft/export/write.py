@@ -208,4 +208,4 @@ def _write_tokenizer_and_card(opened: Opened, folder: Path, notes: list[str], ad
     made = [("checkpoint", opened.why), ("prepared data", data_key), ("chat template", digest)]
     made += [("note", note) for note in notes]
     facts = gather(opened.run, opened.checkpoint.step)
-    (folder / "README.md").write_text(model_card(facts, base, made, adapters, opened.config.model.task))
+    (folder / "README.md").write_text(model_card(facts, base, made, adapters))

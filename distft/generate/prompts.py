@@ -7,6 +7,7 @@ may put more there than its generation prompt does; Qwen 3's closes an empty thi
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from distft.config import ConfigError
 from distft.config.errors import did_you_mean, nearest
 from distft.data.example import BadField, Example, Segment
 from distft.data.formats.messages import ROLES
-from distft.data.render import ChatRenderer, PlainRenderer, TemplateRefused
+from distft.data.render import LETTER, ChatRenderer, PlainRenderer, TemplateRefused
 from distft.data.shards import Row, Rows
 from distft.data.tokenize import RowTokenizer
 
@@ -159,6 +160,30 @@ def cut(row: Row) -> tuple[list[int], int]:
     untrained = np.flatnonzero(~row.trained[:end])
     begins = int(untrained[-1]) + 1 if len(untrained) else 0
     return row.input_ids[:end].tolist(), begins if begins > 1 else max(1, end // 2)
+
+
+def last_turn(renderer: Renderer, text: str) -> str:
+    """Returns the user's last turn of a rendered prompt, for a reader; all of it where the template hides the turn.
+
+    text: with special tokens. What opens a turn is common to the first and to a later one of a conversation.
+    """
+    if not isinstance(renderer, ChatRenderer):
+        return text
+    first, answer, second = "\ue000", "\ue001", "\ue002"
+    user, assistant = Segment("user", first, False), Segment("assistant", answer, False)
+    try:
+        once = renderer.prompt(Example((user,))).text
+        twice = renderer.prompt(Example((user, assistant, Segment("user", second, False)))).text
+    except (BadField, TemplateRefused):
+        return text
+    before, _, after = once[: -len(LETTER)].partition(first)
+    between = twice.partition(answer)[2].partition(second)[0]
+    common = takewhile(lambda pair: pair[0] == pair[1], zip(reversed(before), reversed(between), strict=False))
+    opening = "".join(letter for letter, _ in common)[::-1]
+    begins = text.rfind(opening) + len(opening)
+    if not opening or begins < len(opening) or not text.endswith(after):
+        return text
+    return text[begins : len(text) - len(after)].strip() or text
 
 
 def too_long(requests: Sequence[Request], positions: int | None) -> list[str]:

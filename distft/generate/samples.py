@@ -9,11 +9,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from distft.config import Config
+from distft.data.render import make_renderer
 from distft.data.shards import MANIFEST, Rows
 from distft.data.tokenize import load_tokenizer
 from distft.generate.decode import Prompt, Rules, decode, decoding, share
 from distft.generate.memorization import verbatim_shares
-from distft.generate.prompts import cut
+from distft.generate.prompts import cut, last_turn
 from distft.generate.ranks import rules_of
 from distft.generate.samples_file import append, keep, samples_file
 from distft.generate.settings import Settings
@@ -42,7 +43,15 @@ def make_samples(
     cuts = [cut(rows[i]) for i in range(min(config.eval.samples, len(rows)))]
     room = limits.positions or 2**31
     prompts = [Prompt(i, ids[:begins], min(MAX_NEW_TOKENS, room - begins)) for i, (ids, begins) in enumerate(cuts)]
-    shown = [(_text(tokenizer, ids[:begins]), _text(tokenizer, ids[begins:])) for ids, begins in cuts]
+    renderer = make_renderer(tokenizer, recorded.get("chat_template") or "none", config.data.seed_date)
+    shown = [
+        {
+            "prompt": _text(tokenizer, ids[:begins]),
+            "question": last_turn(renderer, _text(tokenizer, ids[:begins], special=True)),
+            "expected": _text(tokenizer, ids[begins:]),
+        }
+        for ids, begins in cuts
+    ]
     if world.is_first:
         keep(samples_file(run), start_step)
 
@@ -54,9 +63,9 @@ def make_samples(
         shares = verbatim_shares([answers[i] for i in range(len(shown))], trained, world)
         if world.is_first:
             lines = [
-                {"step": step, "prompt": prompt, "expected": expected, "completion": _text(tokenizer, answers[i])}
+                {"step": step, **each, "completion": _text(tokenizer, answers[i])}
                 | {"verbatim": shares[i], "expected_verbatim": expected_shares[i]}
-                for i, (prompt, expected) in enumerate(shown)
+                for i, each in enumerate(shown)
             ]
             append(samples_file(run), lines)
 
@@ -70,5 +79,5 @@ def answer(engine: Engine, prompts: Sequence[Prompt], rules: Rules, world: World
     return {int(index): ids for text in texts_of_all(json.dumps(own), world) for index, ids in json.loads(text).items()}
 
 
-def _text(tokenizer: Any, token_ids: Sequence[int]) -> str:
-    return tokenizer.decode(list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+def _text(tokenizer: Any, token_ids: Sequence[int], special: bool = False) -> str:
+    return tokenizer.decode(list(token_ids), skip_special_tokens=not special, clean_up_tokenization_spaces=False)

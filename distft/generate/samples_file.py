@@ -1,5 +1,7 @@
-"""eval/samples.jsonl of a run: `{step, prompt, expected, completion, verbatim, expected_verbatim}`, a line for each
-prompt and evaluation.
+"""eval/samples.jsonl of a run: a line for each prompt and evaluation.
+
+`{step, prompt, question, expected, completion, verbatim, expected_verbatim}`; question: the user's last turn of the
+prompt.
 
 The report reads it on a login node, so nothing here imports torch.
 """
@@ -18,7 +20,7 @@ FILE = "samples.jsonl"
 
 @dataclass(frozen=True)
 class Sample:
-    """A held-out prompt with its answers before the first step and after the last one shown."""
+    """The user's last turn of a held-out prompt, with its answers before the first step and after the last shown."""
 
     prompt: str
     expected: str
@@ -64,7 +66,7 @@ def before_and_after(run: RunFolder, step: int | None = None) -> list[Sample]:
     first = {line["prompt"]: line["completion"] for line in lines if line["step"] == 0}
     return [
         Sample(
-            line["prompt"],
+            line.get("question", line["prompt"]),
             line["expected"],
             first[line["prompt"]],
             line["completion"],

@@ -38,7 +38,9 @@ def serve(given: Mapping[str, str]) -> int:
         address = origin or f"http://{shown}:{bound.getsockname()[1]}"
         links = read_json(study.links_file) if study.links_file.is_file() else None
         print(f"serving {study.path.name} on {address}, until Ctrl-C", flush=True)
-        if links is not None:
+        if links is not None and not sys.stdout.isatty():  # a log is no place for tokens
+            print(f"  links: {study.links_file}")
+        elif links is not None:
             for link in links["raters"]:
                 print(f"  {link['rater']}  {address}{link['path']}")
             print(f"  progress  {address}{links['admin']['path']}")
@@ -87,9 +89,9 @@ def verb(name: str) -> Verb:
     if name == "status":
         return Verb(status, STATUS_KEYS, ("study",), STATUS_CLAIM)
     if name == "create":
-        from distft.human_eval import create
+        from distft.human_eval import create, create_keys
 
-        return Verb(create.create, create.KEYS, ("study", "raters"), create.CLAIM)
+        return Verb(create.create, create_keys.KEYS, ("study", "raters"), create_keys.CLAIM)
     if name == "plan":
         from distft.human_eval import power
 

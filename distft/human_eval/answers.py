@@ -204,7 +204,7 @@ def shown_prompt(prompt: Prompt, hide: re.Pattern[str] | None) -> tuple[Turn, ..
 
 def names_of(system: System) -> set[str]:
     """Returns the names that could give a system away: of its run, checkpoint, model and their folders."""
-    names = {system.name.partition("@")[0], system.at or ""}
+    names = {system.name.partition("@")[0], *([system.at] if system.at and "-" in system.at else [])}
     if system.run is None:
         return names
     folder = Path(system.run)

@@ -74,7 +74,6 @@ def strengths(votes: Votes, systems: int) -> list[Strength] | None:
         return None
     residuals = votes.scores - 1 / (1 + np.exp(-x @ beta))
     influence = (x * residuals[:, None]) @ inverse  # [votes, systems]
-    influence = influence - influence.mean(1, keepdims=True)
     beta = beta - beta.mean()
     counts = [len(np.unique(groups)) for groups in (votes.raters, votes.prompts)]
     found = []

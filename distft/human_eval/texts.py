@@ -30,7 +30,7 @@ You can give reasons. You can undo your last vote. The first pages are for pract
 RATING = """## What to do
 
 Each page has a question and one answer. Rate the answer on each scale from 1, worst, to 5, best.
-**Skip** a page that you cannot judge. You can undo your last vote. The first pages are for practice.
+**Skip** a page that you cannot judge. You can undo your last vote.
 """
 REASONS = ("more correct", "more complete", "clearer", "better style", "safer")
 CRITERIA = ("helpful", "correct")

@@ -6,7 +6,7 @@ from pathlib import Path
 from distft.config.command import command, find_run, keywords, usage
 from distft.config.errors import ConfigError
 from distft.paths import absolute
-from distft.report import compare, page
+from distft.report import card, compare, page
 from distft.report.curves import save, write_sheet
 from distft.report.facts import gather
 from distft.report.serve import serving
@@ -73,6 +73,7 @@ def report_run(value: str) -> Path:
     facts = gather(run)
     write_sheet(facts.rows, facts.name, run.path)
     page.write(facts, run.path / "report.html", run.path)
+    card.refresh(run)
     return run.path / "report.html"
 
 

@@ -16,7 +16,7 @@ from distft.report.page import breakable, template
 from distft.report.settings import PLACES
 from distft.report.tables import Fact, words
 from distft.run import RunFolder, json_text, state_in_words
-from distft.tasks.shown import LOWER_IS_BETTER
+from distft.tasks.selection import goal_of
 
 MOST = len(RUN_INKS)
 
@@ -66,7 +66,7 @@ def results(facts: Sequence[Facts], names: Sequence[str]) -> Iterator[Line]:
             values.append(change.after if change else None)
             text = f"{change.before:.4g} → {change.after:.4g}" if change else ""
             cells.append(Fact(metric, text, _of(name, " ".join(change.sources))) if change else None)
-        yield Line(metric, tuple(cells), _best(values, metric in LOWER_IS_BETTER))
+        yield Line(metric, tuple(cells), _best(values, goal_of(metric, "auto") == "minimize"))
     for title in dict.fromkeys(fact.name for each in facts for fact in each.numbers + each.goodput):
         found = [next((fact for fact in each.numbers + each.goodput if fact.name == title), None) for each in facts]
         cells = [fact and fact._replace(source=_of(name, fact.source)) for fact, name in zip(found, names, strict=True)]

@@ -18,6 +18,7 @@ from distft.config.source_item import source_items
 from distft.data.packing import MicroBatching
 from distft.data.shards import Rows
 from distft.data.statistics import percentile, truncation
+from distft.report.data_card import README, data_card
 from distft.run import read_json, write_json
 
 BARS = 24  # of the histogram of lengths
@@ -177,10 +178,11 @@ def closed_gates(facts: Facts, limits: Mapping[str, float]) -> list[str]:
 
 
 def write(folder: Path, facts: Facts, out: Path) -> None:
-    """Writes data.html and data.json, and copies dropped.jsonl."""
+    """Writes data.html, data.json and the data card README.md, and copies dropped.jsonl."""
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / "data.json", facts)
     (out / "data.html").write_text(render(facts), encoding="utf-8", errors="backslashreplace")
+    (out / README).write_text(data_card(out), encoding="utf-8")
     if (folder / DROPPED).is_file():
         shutil.copyfile(folder / DROPPED, out / DROPPED)
     else:  # prepared by a version that did not list them

@@ -23,7 +23,8 @@ from distft.report.settings import Setting, settings_of
 from distft.report.tables import Fact, Table, flat, goodput_words, length, memory_by_kind, words
 from distft.report.verdicts import Verdict, verdicts
 from distft.run import FINISHED, Plan, RunFolder, read_json
-from distft.tasks.shown import is_better, metric_names
+from distft.tasks.selection import Selection
+from distft.tasks.shown import metric_names
 
 GIB = 2**30
 Rows = Sequence[Mapping[str, Any]]  # of metrics.jsonl
@@ -80,6 +81,8 @@ class Facts:
     settings: list[Setting] = field(default_factory=list)
     funnel: list["Flow"] = field(default_factory=list)
     outcomes: list[Outcome] = field(default_factory=list)
+    run: RunFolder | None = None
+    step: int | None = None  # of the exported checkpoint; None: the last evaluation
 
 
 @dataclass(frozen=True)
@@ -135,6 +138,8 @@ def gather(run: RunFolder, step: int | None = None) -> Facts:
         sources=[file.name for file in files if file.is_file()] + [name for name, _ in prepared],
         attempts=attempts(read_timeline(run)),
         samples=before_and_after(run, step),
+        run=run,
+        step=step,
         verdicts=verdicts(status, plan, rows, goodput, prepared[0] if prepared else None, chosen),
         settings=settings_of(config),
         funnel=[flow for name, found in prepared for flow in funnel(found, name)],
@@ -165,13 +170,15 @@ def held_out(evals: Rows) -> list[Change]:
         return []
     first, last = evals[0], evals[-1]
     steps = (first.get("step", 0), last.get("step", 0))
-    both = [
-        name for name in ("loss", *metric_names(last)) if first.get(name) is not None and last.get(name) is not None
-    ]
+    names = ("loss", *metric_names(last))
+    both = [name for name in names if first.get(name) is not None and last.get(name) is not None]
     return [
-        Change(name, first[name], last[name], better=is_better(name, last[name], first[name]), steps=steps)
-        for name in both
+        Change(name, first[name], last[name], _is_better(name, first[name], last[name]), steps=steps) for name in both
     ]
+
+
+def _is_better(metric: str, before: float, after: float) -> bool:
+    return Selection.of(metric, "auto").is_better(after, before)
 
 
 def funnel(report: Mapping[str, Any], file: str) -> Iterator[Flow]:

@@ -6,8 +6,8 @@ from typing import Any
 
 from distft.tasks import load_task, task_names
 
-_PERCENT = ("accuracy", "f1_macro", "f1_micro", "preference_accuracy")
 LOWER_IS_BETTER = ("loss", "perplexity", "mse", "mae", "ece", "reward_rejected")
+_PERCENT = ("accuracy", "f1_macro", "f1_micro", "preference_accuracy")
 
 
 def all_metrics() -> list[str]:
@@ -28,8 +28,3 @@ def metric_text(name: str, value: float | None) -> str:
     if name in _PERCENT:
         return f"{value:.1%}"
     return f"{value:.2f}" if name == "perplexity" else f"{value:.4f}"
-
-
-def is_better(name: str, value: float, other: float) -> bool:
-    """Returns whether a value of a metric is better than another."""
-    return value < other if name in LOWER_IS_BETTER else value > other

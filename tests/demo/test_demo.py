@@ -20,7 +20,7 @@ def filled(tmp_path: Path) -> Path:
 
 
 def test_files_in_place_are_not_built_again(filled: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(demo, "fetch", lambda _: pytest.fail("fetched again"))
+    monkeypatch.setattr(demo, "fetch", lambda *_: pytest.fail("fetched again"))
     assert demo.main(["--fetch-only", f"cache_dir={filled}"]) == 0
 
 
@@ -31,7 +31,7 @@ def test_a_second_call_does_not_load_torch(filled: Path):
 
 
 def test_a_failed_fetch_is_one_line_and_exit_code_1(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
-    def offline(_: Path) -> None:
+    def offline(*_: Path) -> None:
         raise RuntimeError("pip could not get them")
 
     monkeypatch.setattr(demo, "fetch", offline)

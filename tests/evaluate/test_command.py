@@ -9,8 +9,6 @@ from pathlib import Path
 import pytest
 
 from distft.checkpoint.retention import latest
-from distft.config import read_config
-from distft.evaluate.__main__ import freeze
 from distft.run import RunFolder
 from tests.launch.test_launch import end, start
 from tests.support.rows import write_sums
@@ -57,11 +55,3 @@ def test_a_missing_checkpoint_is_refused(run: RunFolder) -> None:
     command = [sys.executable, "-m", "distft.evaluate", f"run={run.path}", "at=step-9"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2 and "Allowed: latest" in done.stderr and "Traceback" not in done.stderr
-
-
-def test_an_evaluation_reads_the_config_of_the_run(run: RunFolder) -> None:
-    checkpoint = latest(run.checkpoints)
-    assert checkpoint is not None
-    own, config = read_config(freeze(run, checkpoint)), read_config(run)
-    changed = {"checkpoint.resume": str(checkpoint), "work": "distft.worker.evaluate"}
-    assert own == config.changed(changed) and own.choices == config.choices

@@ -27,8 +27,8 @@ def test_each_evaluation_answers_the_same_prompts(tmp_path: Path) -> None:
         assert [row["completion"] for row in rows] == [line["completion"] for line in lines[first : first + 2]]
     [first, second] = before_and_after(run)
     shares = lines[4]["verbatim"], lines[4]["expected_verbatim"]
-    texts = lines[0]["prompt"], lines[0]["expected"], lines[0]["completion"], lines[4]["completion"]
-    assert first == Sample(*texts, *shares)
+    question = lines[0]["prompt"].removeprefix("user\n").partition("\n")[0]
+    assert first == Sample(question, lines[0]["expected"], lines[0]["completion"], lines[4]["completion"], *shares)
     assert before_and_after(run, 2)[1].after == lines[3]["completion"] and second.before == lines[1]["completion"]
     facts = gather(run)
     assert facts.samples == [first, second] and escape(first.prompt) in render(facts)

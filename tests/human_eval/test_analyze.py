@@ -14,6 +14,8 @@ from distft.human_eval import analyze as module
 from distft.human_eval.__main__ import main
 from distft.human_eval.study import Item, Study
 from distft.human_eval.votes import Ballot, Votes
+from distft.report.outcomes import outcomes
+from distft.run import RunFolder
 from tests.support.studies import make_study, plain_texts, write_answers
 
 Chooser = Callable[[str, Item, bool], str]  # kind, item and swapped -> choice
@@ -269,3 +271,16 @@ def test_a_study_without_votes_is_refused(study: Study):
     with pytest.raises(ConfigError, match="holds no votes"):
         main(["analyze", f"study={study.path}"])
     assert not study.analysis_file.exists() and module.KEYS
+
+
+def test_the_report_of_a_run_shows_the_result(tmp_path: Path):
+    (tmp_path / "runs" / "night-1").mkdir(parents=True)
+    (tmp_path / "runs" / "night-1" / "config.yaml").write_text("name: night-1\n")
+    run = RunFolder(tmp_path / "runs" / "night-1")
+    study = make_study(tmp_path, plain_texts(12), "raters=2", f"runs=[{run.path},base]")
+    vote_all(study, [prefer("first")] * 2)
+    analysis(study)
+    [outcome] = outcomes(run)
+    assert outcome.title == "Human evaluation: study" and "night-1 is preferred" in outcome.about
+    [measure] = outcome.measures
+    assert (measure.name, measure.value, measure.n) == ("win rate of night-1 against night-1@base", "1", "24")

@@ -145,7 +145,7 @@ def test_no_byte_names_a_system_and_the_key_is_never_opened(tmp_path: Path, requ
         assert name not in shown, name
 
 
-def test_it_listens_on_the_loopback_unless_configured(served: Served, require):
+def test_it_listens_on_the_loopback_by_default(served: Served, require):
     listening = subprocess.run([require("ss"), "-ltnH"], capture_output=True, text=True, check=True).stdout
     addresses = [line.split()[3] for line in listening.splitlines()]
     assert f"127.0.0.1:{served.port}" in addresses
@@ -158,7 +158,11 @@ def test_a_server_ends_cleanly_and_a_taken_port_is_named(tmp_path: Path, served:
         Served(study, served.port)
     with Served(study) as other:
         assert other.get(other.path()).status == 200
-        assert other.stop() == 0
+        other.process.terminate()
+        assert other.process.wait() == 0 and other.process.stdout and other.process.stderr
+        printed, errors = other.process.stdout.read(), other.process.stderr.read()
+    assert errors == ""
+    assert "/r/" not in printed and str(study.links_file) in printed  # no token in what may be a log
 
 
 def test_the_page_of_the_administrator_is_blind(served: Served):

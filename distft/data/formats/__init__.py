@@ -123,11 +123,14 @@ class UnreadFields:
     places: dict[tuple[str, str], Unread] = field(default_factory=dict)
     rendered: set[tuple[str, str]] = field(default_factory=set)  # (role, key) that the template reads in other rows
     seen: set[str] = field(default_factory=set)
+    elsewhere: frozenset[str] = frozenset()  # columns that the caller reads
 
     def add(self, names: Sequence[str], place: str, form: Format) -> None:
         """Adds fields that the format does not read."""
         self.seen |= form.seen
         for name in names:
+            if name in self.elsewhere:
+                continue
             why, near = UNSUPPORTED.get(name.rpartition(".")[2]), form.near(name)
             self.places.setdefault(("", name), Unread(name, place, form, f"; {why}" if why else _perhaps(near)))
 

@@ -38,6 +38,7 @@ _LENGTHS = (  # of an IBAN by country
 _IBAN_LENGTHS = {entry[:2]: int(entry[2:]) for entry in _LENGTHS.split()}
 _IP4 = re.compile(r"(?<![\w.-])(?:\d{1,3}\.){3}\d{1,3}(?![\w-]|\.\d)")
 _IP6 = re.compile(r"(?<![\w:.])(?:[0-9A-Fa-f]{0,4}:){2,7}[0-9A-Fa-f]{0,4}(?![\w:])")
+_DOTTED, _COLONS = re.compile(r"\d\.\d"), re.compile(r"::|[0-9A-Fa-f]:[0-9A-Fa-f]")
 _VERSION_BEFORE = re.compile(
     r"(?:\bv|version|release|build|firmware|driver|chrome/|edg/|==|>=|<=|~=|@|section|chapter|clause|figure|table|\u00a7)"
     r"[ :=]*\Z",
@@ -45,6 +46,7 @@ _VERSION_BEFORE = re.compile(
 )
 _SSN = re.compile(r"(?<![\w-])(?!000|666|9)\d{3}-(?!00)\d\d-(?!0000)\d{4}(?![\w-])")
 _PHONE_HINT = re.compile(r"(?<![\w.])(?:\+|\()?\d[\d ().\u2011\u2013/-]{5,22}\d")
+_PHONE_DIGITS = 7  # of the shortest numbers, with the code of their country
 _PHONE_FORM = re.compile(r"[+() .\u2011\u2013/-]")
 _SECRET = re.compile(
     r"\b(?:AKIA|ASIA)[0-9A-Z]{16}\b|\bgh[pousr]_[A-Za-z0-9]{36,255}\b|\bgithub_pat_\w{60,255}\b|\bglpat-[\w-]{20,64}\b|"
@@ -60,6 +62,7 @@ _MARKS = (  # each match of _SECRET holds one: looking for them first is ten tim
 _ASSIGNED = re.compile(
     r"(?:api[_-]?key|secret|token|passw(?:or)?d|auth)\w*[\"']?\s*(?:=|:)\s*[\"']?([A-Za-z0-9+/_.~-]{16,256}=*)", re.I
 )
+_ASSIGNED_WORDS = ("api", "secret", "token", "passw", "auth")  # each match of _ASSIGNED holds one
 _MIN_ENTROPY = 3.5  # bits per character: random text of base 64 has above 4, words have about 3
 
 Span = tuple[int, int]
@@ -108,7 +111,9 @@ def _mod_97(iban: str) -> int:
 
 def addresses(text: str, private: bool = False) -> Iterator[Span]:
     """Yields IP addresses in a public range; with `private` those in a private one."""
-    for pattern in (_IP4, _IP6):
+    for pattern, part in ((_IP4, _DOTTED), (_IP6, _COLONS)):
+        if part.search(text) is None:  # each match holds one: ten times as fast
+            continue
         for found in pattern.finditer(text):
             if pattern is _IP4 and _VERSION_BEFORE.search(text, max(0, found.start() - 16), found.start()):
                 continue
@@ -134,7 +139,8 @@ def social_security_numbers(text: str) -> Iterator[Span]:
 def phones(text: str, region: str = "US") -> Iterator[Span]:
     """Yields numbers that are valid in their country and written as phone numbers are, not as one run of digits."""
     hints = [found for found in _PHONE_HINT.finditer(text) if _PHONE_FORM.search(found[0])]
-    if not any(7 <= sum(map(str.isdigit, found[0])) <= 17 for found in hints):
+    hints = [found for found in hints if sum(map(str.isdigit, found[0])) >= _PHONE_DIGITS]
+    if not hints:
         return
     from phonenumbers import Leniency, PhoneNumberMatcher
 
@@ -153,6 +159,9 @@ def phones(text: str, region: str = "US") -> Iterator[Span]:
 def secrets(text: str) -> Iterator[Span]:
     if any(mark in text for mark in _MARKS):
         yield from (found.span() for found in _SECRET.finditer(text))
+    lowered = text.lower()
+    if not any(word in lowered for word in _ASSIGNED_WORDS):
+        return
     for found in _ASSIGNED.finditer(text):
         value = found[1]
         if re.search(r"\d", value) and re.search(r"[A-Za-z]", value) and entropy(value) >= _MIN_ENTROPY:

@@ -1,0 +1,120 @@
+"""Statistics of the audit: intervals, tests, and their correction for many comparisons.
+
+Sources: Wilson 1927; Monroe, Colaresi and Quinn 2008 (log-odds with an informative Dirichlet prior); Benjamini and
+Hochberg 1995 (false discovery rate); Holm 1979 (family-wise error).
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.stats import fisher_exact, norm
+
+Z95 = float(norm.ppf(0.975))
+RESAMPLES = 1000
+Interval = tuple[float, float]
+
+
+def wilson(successes: float, total: float) -> Interval:
+    """Returns the 95% Wilson interval of a share; (0, 1) without trials."""
+    if not total:
+        return 0.0, 1.0
+    share, z2 = successes / total, Z95 * Z95
+    middle = (share + z2 / (2 * total)) / (1 + z2 / total)
+    half = Z95 / (1 + z2 / total) * math.sqrt(share * (1 - share) / total + z2 / (4 * total * total))
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def difference_of_shares(one: tuple[int, int], other: tuple[int, int]) -> Interval:
+    """Returns Newcombe's 95% interval of one share less another; each is (successes, trials)."""
+    p, q = one[0] / max(1, one[1]), other[0] / max(1, other[1])
+    (p_low, p_high), (q_low, q_high) = wilson(*one), wilson(*other)
+    below = math.sqrt((p - p_low) ** 2 + (q_high - q) ** 2)
+    above = math.sqrt((p_high - p) ** 2 + (q - q_low) ** 2)
+    return p - q - below, p - q + above
+
+
+def independence(table: Sequence[Sequence[int]]) -> float:
+    """Returns the p-value of Fisher's exact test of a 2 x 2 table, two-sided."""
+    _, p = fisher_exact(np.asarray(table))
+    return float(p)
+
+
+@dataclass(frozen=True)
+class LogOdds:
+    """Difference of two log-odds: natural logarithm, standard score and two-sided p-value."""
+
+    value: float
+    z: float
+    p: float
+
+    @property
+    def interval(self) -> Interval:
+        """The 95% interval of the value."""
+        half = Z95 * abs(self.value / self.z) if self.z else 0.0
+        return self.value - half, self.value + half
+
+
+def log_odds(counts: tuple[int, int], totals: tuple[int, int], background: float, prior: float) -> LogOdds:
+    """Returns how much likelier a term is in one corpus than in another, with an informative Dirichlet prior.
+
+    counts: of the term in each corpus. totals: of all draws in each. background: share of the term in all text, which
+    the prior repeats `prior` times in each corpus, so rare terms are drawn to no difference.
+    """
+    pseudo = max(prior * background, 1e-9)
+    odds = [
+        math.log((count + pseudo) / max(total + prior - count - pseudo, 1e-9))
+        for count, total in zip(counts, totals, strict=True)
+    ]
+    variance = sum(1 / (count + pseudo) + 1 / max(total + prior - count - pseudo, 1e-9)
+                   for count, total in zip(counts, totals, strict=True))  # fmt: skip
+    value = odds[0] - odds[1]
+    z = value / math.sqrt(variance)
+    return LogOdds(value, z, float(2 * norm.sf(abs(z))))
+
+
+def benjamini_hochberg(p_values: Sequence[float]) -> list[float]:
+    """Returns the p-values adjusted for the false discovery rate."""
+    return _adjusted(p_values, lambda rank, count: count / rank, from_largest=True)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Returns the p-values adjusted for the family-wise error."""
+    return _adjusted(p_values, lambda rank, count: count - rank + 1, from_largest=False)
+
+
+def _adjusted(p_values: Sequence[float], factor, from_largest: bool) -> list[float]:
+    order = sorted(range(len(p_values)), key=lambda i: p_values[i])
+    adjusted = [min(1.0, p_values[i] * factor(rank, len(order))) for rank, i in enumerate(order, 1)]
+    if from_largest:
+        adjusted = list(np.minimum.accumulate(adjusted[::-1])[::-1])
+    else:
+        adjusted = list(np.maximum.accumulate(adjusted))
+    found = [0.0] * len(order)
+    for i, value in zip(order, adjusted, strict=True):
+        found[i] = float(value)
+    return found
+
+
+@dataclass(frozen=True)
+class Resampled:
+    """A statistic with its percentile interval over resamples of the items; p: two-sided, of no difference to 0."""
+
+    value: float
+    low: float
+    high: float
+    p: float
+
+
+def bootstrap(values: np.ndarray, statistic=np.mean, seed: int = 0) -> Resampled:
+    """Returns a statistic of the items with a bootstrap interval. values: [items, ...]; statistic: over axis 0."""
+    if not len(values):
+        return Resampled(math.nan, math.nan, math.nan, 1.0)
+    generator = np.random.default_rng(seed)
+    picks = generator.integers(0, len(values), (RESAMPLES, len(values)))
+    drawn = np.array([statistic(values[pick], axis=0) for pick in picks])
+    low, high = np.percentile(drawn, (2.5, 97.5))
+    below, above = np.mean(drawn <= 0), np.mean(drawn >= 0)
+    p = min(1.0, 2 * (min(below, above) * RESAMPLES + 1) / (RESAMPLES + 1))
+    return Resampled(float(statistic(values, axis=0)), float(low), float(high), float(p))

@@ -1,0 +1,218 @@
+"""`distft evaluate` measures checkpoints, the base, exports and other rows, compares them, and refuses bad input."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from distft import inference
+from distft.config import ConfigError, read_config
+from distft.data.shards import Rows
+from distft.data.stage import prepare_data
+from distft.evaluate.__main__ import main
+from distft.launchers.contract import Outcome
+from distft.run import RunFolder
+from tests.evaluate.test_benchmarks import write_tasks
+from tests.support.alone import alone
+from tests.support.answered import make_run, read_lines, write_lines
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="session")
+def tuned_run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """A LoRA run of three steps with checkpoints of steps 2 and 3; its base model is two folders up, in base/."""
+    return make_run(tmp_path_factory.mktemp("evaluated"), "tuning=lora", "tuning.rank=4")
+
+
+class Here:
+    """A launcher that runs the ranks' function in this process, which saves an import of torch for each job."""
+
+    def __init__(self, _: Any) -> None: ...
+
+    def submit(self, folders: list[Path]) -> list["Here"]:
+        with alone() as world:
+            inference.evaluate(RunFolder(folders[0]), 1, world)
+        return [self]
+
+    def wait(self, _: float) -> Outcome:
+        return Outcome("completed")
+
+
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("distft.evaluation.Local", Here)
+
+
+def evaluate(*words: str, at: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Returns metrics.json and the items of an evaluation whose results are in folder `at`."""
+    assert main([*words, "launcher.processes_per_node=1"]) == 0
+    return json.loads((at / "metrics.json").read_text()), read_lines(at / "items.jsonl")
+
+
+def test_the_command_measures_on_several_processes(tuned_run: RunFolder, capsys: Any) -> None:
+    words = [f"run={tuned_run.path}", "scores=[exact_match,bleu]", "max_new_tokens=4", "--json", "strategy=fsdp"]
+    assert main([*words, "launcher.processes_per_node=2"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    folder = tuned_run.eval / "step-00000003"
+    assert printed == json.loads((folder / "metrics.json").read_text())
+    assert (tuned_run.eval / "latest").resolve() == folder.resolve()
+    assert sorted(file.name for file in folder.iterdir()) == ["items.jsonl", "metrics.json"]
+    assert printed["step"] == 3 and printed["at"] == "latest" and printed["settings"]["processes"] == 2
+    items = read_lines(folder / "items.jsonl")
+    assert printed["rows"] == len(items) == tuned_run.read_plan().eval_rows
+    loss, targets = printed["metrics"]["loss"], sum(each["target_tokens"] for each in items)
+    assert loss["value"] == pytest.approx(sum(each["loss_sum"] for each in items) / targets)
+    assert loss["n"] == loss["clusters"] == len(items) and loss["low"] < loss["value"] < loss["high"]
+    assert printed["metrics"]["bleu"]["value"] >= 0 and printed["settings"]["scores"]["bleu"].startswith("tokenizer")
+    raw = read_lines(tuned_run.path.parents[1] / "rows.jsonl")
+    for each in items:
+        row = raw[each["line"] - 1]
+        assert each["expected"] == row["completion"] and Path(each["source"]).name == "rows.jsonl"
+        assert each["exact_match"] == float(each["answer"].strip() == row["completion"])
+
+
+def test_the_base_is_compared_on_the_same_items(tuned_run: RunFolder, here: None, tmp_path: Path, capsys: Any) -> None:
+    found, items = evaluate(f"run={tuned_run.path}", "against=base", f"out={tmp_path}", at=tmp_path)
+    loss, other = found["metrics"]["loss"]["value"], found["against"]["loss"]
+    assert other["theirs"] + other["difference"] == pytest.approx(loss) and 0 < other["p"] <= 1
+    assert other["low"] < other["difference"] < other["high"]
+    assert found["against_model"] == {
+        "name": "run at base",
+        "matched": len(items),
+        "only_here": 0,
+        "only_there": 0,
+    }
+    shown = other["low"] > 0 or other["high"] < 0
+    assert other["verdict"] == "better" if shown else other["verdict"].startswith("no difference shown; about ")
+    printed = capsys.readouterr().out
+    assert f"loss: {other['verdict']}" in printed and str(tmp_path / "metrics.json") in printed
+    assert not (tuned_run.eval / "base").exists()
+
+
+def test_the_loss_is_that_of_transformers_on_the_rows(tuned_run: RunFolder, here: None, tmp_path: Path) -> None:
+    found, items = evaluate(f"run={tuned_run.path}", "at=base", f"out={tmp_path}", at=tmp_path)
+    model: Any = AutoModelForCausalLM.from_pretrained(tuned_run.path.parents[1] / "base", dtype=torch.float32)
+    rows = Rows(tuned_run.read_plan().rows_dir, "eval")
+    with torch.no_grad():
+        for each, row in zip(items, rows, strict=True):
+            ids = torch.from_numpy(row.input_ids.astype("int64"))[None]
+            labels = ids.masked_fill(~torch.from_numpy(row.trained)[None], -100)
+            expected = float(model(input_ids=ids, labels=labels).loss) * each["target_tokens"]
+            assert each["loss_sum"] == pytest.approx(expected, rel=1e-5)
+    assert found["step"] == 0 and found["at"] == "base"
+
+
+def test_other_rows_are_sliced_and_clustered_by_columns(tuned_run: RunFolder, here: None, tmp_path: Path) -> None:
+    rows = [
+        {
+            "prompt": f"{i} and {i} is",
+            "completion": str(2 * i),
+            "topic": "even" if i % 2 == 0 else "odd",
+            "user": i // 4,
+        }
+        for i in range(40)
+    ]
+    file = write_lines(tmp_path / "more.test.jsonl", rows)
+    folder = tuned_run.eval / "step-00000002" / "more.test"
+    words = [
+        f"run={tuned_run.path}",
+        "at=step-2",
+        f"data.eval={file}",
+        "slices=[topic,length,completion]",
+        "cluster=user",
+    ]
+    found, items = evaluate(*words, "batch_size=8", at=folder)
+    assert found["label"] == "more.test" and found["rows"] == 40
+    assert found["metrics"]["loss"]["n"] == 40 and found["metrics"]["loss"]["clusters"] == 10
+    topics = found["slices"]["topic"]
+    assert {name: each["n"] for name, each in topics.items()} == {"even": 20, "odd": 20}
+    assert all(each["few"] for each in topics.values())
+    odd = [each for each in items if each["topic"] == "odd"]
+    expected = sum(each["loss_sum"] for each in odd) / sum(each["target_tokens"] for each in odd)
+    assert topics["odd"]["metrics"]["loss"]["value"] == pytest.approx(expected)
+    assert set(found["slices"]["length"]) == {"1-64"} and len(found["slices"]["completion"]) == 40
+    assert found["settings"]["seen_in_training"] == 40 - tuned_run.read_plan().eval_rows
+    assert any("are also training rows" in note for note in found["notes"])
+
+
+def test_an_export_is_measured_like_its_run(tuned_run: RunFolder, here: None, tmp_path: Path) -> None:
+    from distft.export.__main__ import main as export
+
+    assert export([f"run={tuned_run.path}", f"out={tmp_path / 'out'}", "at=latest", "format=merged", "dtype=fp32"]) == 0
+    five = [{"prompt": f"{i} and", "completion": str(i)} for i in (0, 1, 2, 3, 1)]
+    file = write_lines(tmp_path / "few.jsonl", five)
+    words = [f"data.eval={file}", "label=again", "precision=fp32"]
+    of_run, items = evaluate(f"run={tuned_run.path}", *words, at=tuned_run.eval / "step-00000003" / "again")
+    of_export, others = evaluate(f"run={tmp_path / 'out'}", *words, at=tmp_path / "out" / "eval" / "again")
+    assert of_export["metrics"]["loss"]["value"] == pytest.approx(of_run["metrics"]["loss"]["value"], rel=1e-6)
+    assert [each["id"] for each in items] == [each["id"] for each in others]
+    assert len({each["id"] for each in items}) == 5 and items[4]["id"] == items[1]["id"] + "-2"
+    assert of_export["settings"]["seen_in_training"] is None
+
+
+def test_two_runs_are_compared_on_the_rows_of_both(tuned_run: RunFolder, here: None, tmp_path: Path) -> None:
+    other = RunFolder(shutil.copytree(tuned_run.path, tmp_path / "other", symlinks=True))
+    shutil.rmtree(other.eval, ignore_errors=True)
+    rows = prepare_data(read_config(tuned_run).changed({"data.eval": 0.5, "data.split_seed": 3}))
+    other.write_plan(replace(tuned_run.read_plan(), data_dir=str(rows.folder)))
+    found, items = evaluate(
+        f"run={tuned_run.path}", f"against={other.path}", f"out={tmp_path / 'o'}", at=tmp_path / "o"
+    )
+    model = found["against_model"]
+    assert model["matched"] + model["only_here"] == len(items) and model["only_there"] > 0 and model["matched"] > 0
+    assert found["against"]["accuracy"]["n"] == model["matched"]
+    assert not (other.eval / "step-00000003").exists()  # nothing is written into the other run
+
+
+def test_benchmarks_stay_where_the_rows_are_measured_again(tuned_run: RunFolder, here: None, tmp_path: Path) -> None:
+    folder, out = write_tasks(tmp_path, 6), tmp_path / "out"
+    words = [f"run={tuned_run.path}", f"out={out}"]
+    found, _ = evaluate(*words, "tasks=[doubles]", f"task_path={folder}", "against=base", "limit=4", at=out)
+    doubles = found["benchmarks"]["doubles"]
+    assert doubles["n"] == 4 and doubles["limit"] == 4 and doubles["versions"]["lm-eval"] and doubles["dtype"]
+    assert doubles["metrics"]["acc"]["n"] == 4 and found["against"]["doubles/acc"]["test"] == "mcnemar"
+    again, _ = evaluate(*words, at=out)
+    assert again["benchmarks"] == found["benchmarks"] and again["against"] == {}
+
+
+def test_bad_input_is_refused_before_a_process_starts(tuned_run: RunFolder, tmp_path: Path) -> None:
+    def refused(*words: str) -> list[str]:
+        given = {key: value for key, _, value in (word.partition("=") for word in words)}
+        with pytest.raises(ConfigError) as caught:
+            main([f"{key}={value}" for key, value in ({"run": str(tuned_run.path)} | given).items()])
+        assert not list(tuned_run.eval.rglob("job-*"))
+        return caught.value.messages
+
+    assert refused("scores=[exact_mach]", "bleu.tokenize=13a", "limit=x", "label=a")[:1] == [
+        "scores: exact_mach is not a score. Did you mean exact_match? Allowed: "
+        "bleu, chrf, exact_match, f1, json_schema, regex, rouge"
+    ]
+    assert refused("limit=x", "label=a", "stop=b") == [
+        "label=a: has no effect without data.eval",
+        "limit=x: is a whole number of at least 1",
+        "limit=x: has no effect without tasks",
+        "stop=b: has no effect without scores",
+    ]
+    assert refused("slices=[sorce]") == [
+        "slices=sorce: no row has this column. Did you mean source? Allowed: source, length, prompt, completion"
+    ]
+    file = write_lines(tmp_path / "bad.jsonl", [{"prompt": 5, "completion": "x"}])
+    [message, *more] = refused(f"data.eval={file}")
+    assert message == f"data.eval={file}: has no rows to evaluate" and "bad.jsonl:1: prompt" in more[0]
+    [message] = refused(f"data.eval={tmp_path}/none.jsonl")
+    assert "no such file" in message
+    [message] = refused("against=/nowhere")
+    assert message.startswith("against=/nowhere: holds no run")
+    [message] = refused("at=base", "against=base")
+    assert message.startswith("against=base: run at base has no checkpoint")
+    base = tuned_run.path.parents[1] / "base"
+    [message] = refused(f"run={base}")
+    assert message.endswith("has no held-out rows. Try: data.eval=FILE")
+    [message] = refused("tasks=[doubels]", f"task_path={write_tasks(tmp_path, 2)}")
+    assert message.startswith("tasks: there is no task doubels. Did you mean doubles?")
