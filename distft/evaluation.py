@@ -24,7 +24,7 @@ from distft.evaluate.job import ABOUT, BENCHMARKS, Tasks, Work, count_sums, read
 from distft.evaluate.metrics import Evaluation, Metric, language_model_metrics
 from distft.evaluate.ready_tasks import make_ready, ready_tasks
 from distft.evaluate.scores import ScoreLike
-from distft.evaluate.unit_metrics import Units, metrics_of_all, metrics_of_sums
+from distft.evaluate.unit_metrics import Units, metrics_of_all, metrics_of_sums, pooled
 from distft.generate.job import count_answers, freeze, read_answers
 from distft.generate.prompts import Request, held_out_prompts, too_long
 from distft.generate.settings import Settings, without_stop
@@ -140,7 +140,7 @@ def evaluation_of(
     ids = [item.id for item in items]
     if trained.name != CAUSAL_LM:
         whole = metrics_of_all(trained, units, clusters)
-        return Evaluation(ids, clusters, metrics_of_sums(trained, sums), whole)
+        return Evaluation(ids, clusters, metrics_of_sums(trained, sums), whole, pooled(trained, units))
     metrics = language_model_metrics(sums["loss"], sums["weight"], sums["correct"], sums["targets"])
     if answers:
         metrics += answer_metrics(answers, task.scores)

@@ -293,6 +293,7 @@ def settings_of(task: Task, measured: Measured) -> dict[str, Any]:  # of metrics
     source, template = measured.source, measured.source.render.renderer.chat_template
     used: dict[str, Any] = {
         "dtype": measured.about["dtype"],
+        "weights": "ema" if source.checkpoint and source.config.evaluates_ema else "trained",
         "strategy": source.config.choices.get("strategy", ""),
         "processes": source.plan.world,
         "model_hash": source.plan.model_hash,

@@ -197,6 +197,9 @@ def test_a_run_of_classes_is_measured_with_its_metrics(here: None, tmp_path: Pat
     for name in ("loss", "accuracy", "f1_macro", "ece"):
         assert found["metrics"][name]["value"] == pytest.approx(last[name], rel=1e-5), name
     assert found["rows"] == last["target_tokens"] == len(items) and found["against"]["accuracy"]["n"] == len(items)
+    other = found["against"]["f1_macro"]
+    assert other["test"] == "bootstrap"
+    assert other["theirs"] + other["difference"] == pytest.approx(found["metrics"]["f1_macro"]["value"])
     test = write_lines(tmp_path / "test.jsonl", rows[:9])
     found, _ = evaluate(
         f"run={run.path}", f"data.eval={test}", "slices=[label]", at=run.eval / "step-00000002" / "test"
