@@ -34,6 +34,7 @@ from distft.paths import absolute
 from distft.run import RunFolder, read_json
 from distft.tasks import Task as ModelTask
 from distft.tasks import load_task
+from distft.tasks.labels import Labels
 
 WORK = "distft.inference.evaluate"
 CAUSAL_LM = "causal_lm"
@@ -177,7 +178,7 @@ def find_items(source: Source, task: Task, folder: Path) -> tuple[Rows | None, l
         ignored = list(dict.fromkeys([*source.config.data.ignore_fields, *task.ignore_fields]))
         changes = {"data.eval": str(absolute(task.rows_from)), "data.ignore_fields": ignored}
         columns = [*task.columns, *([task.cluster] if task.cluster else [])]
-        items = prepare(source.config.changed(changes), folder, columns)
+        items = prepare(source.config.changed(changes), folder, columns, Labels.of(source.plan.labels))
         return Rows(folder, "eval"), items, []
     if source.held_out is None:
         gone = source.plan.eval_rows and f"the prepared rows are gone ({source.plan.data_dir})"

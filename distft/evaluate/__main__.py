@@ -63,7 +63,7 @@ def main(arguments: list[str]) -> int:
     """Prints the metrics and returns 0; 1 with the first failing rank when the evaluation failed."""
     as_json, words = "--json" in arguments, [word for word in arguments if word != "--json"]
     given, task = read_command(words)
-    source = find_source(given["run"], given.get("at"), given)
+    source = find_source(given["run"], given.get("at"), given, gives_text=bool(task.scores or task.tasks))
     other = other_source(given, source)
     out = place_of(given, source)
     console = Console(file=sys.stderr)
@@ -187,9 +187,9 @@ def other_source(given: Mapping[str, str], source: Source) -> Source | None:
     if against == BASE:
         if source.checkpoint is None:
             raise ConfigError([f"against=base: {source.name} has no checkpoint to compare with it. Try: run= a run"])
-        return find_source(given["run"], BASE, given)
+        return find_source(given["run"], BASE, given, gives_text=False)
     try:
-        return find_source(against, None, given)
+        return find_source(against, None, given, gives_text=False)
     except ConfigError as error:
         raise ConfigError([message.replace("run=", "against=", 1) for message in error.messages]) from error
 

@@ -71,15 +71,17 @@ class Source:
     notes: tuple[str, ...] = ()
 
 
-def find_source(place: str, at: str | None, changes: Mapping[str, str], default_at: str = "latest") -> Source:
+def find_source(
+    place: str, at: str | None, changes: Mapping[str, str], default_at: str = "latest", gives_text: bool = True
+) -> Source:
     """Returns the model that `run=` and `at=` name; ConfigError when there is none.
 
     at: best, latest, step-N or base; None: `default_at`. changes: of the command line: `strategy`, `precision`,
-    `launcher.processes_per_node`.
+    `launcher.processes_per_node`. gives_text: refuses models of other tasks.
     """
     folder = absolute(place)
     if (folder / "config.yaml").is_file() and (folder / "plan.json").is_file():
-        return _of_run(find_run(place), at or default_at, changes)
+        return _of_run(find_run(place), at or default_at, changes, gives_text)
     if (folder / ADAPTER).is_file() or (folder / CONFIG).is_file():
         if at is not None:
             raise ConfigError([f"at={at}: {folder} is an exported folder, without checkpoints. Try: its run folder"])
@@ -88,12 +90,12 @@ def find_source(place: str, at: str | None, changes: Mapping[str, str], default_
     raise ConfigError([f"run={place}: holds neither a run nor a model"])
 
 
-def _of_run(run: RunFolder, at: str, changes: Mapping[str, str]) -> Source:
+def _of_run(run: RunFolder, at: str, changes: Mapping[str, str], gives_text: bool) -> Source:
     try:
         config = read_config(run)
     except ValueError as error:
         raise ConfigError([f"{run.config}: {error}. Try: another run"]) from error
-    if load_task(config.model.task).model_class != "AutoModelForCausalLM":
+    if gives_text and load_task(config.model.task).model_class != "AutoModelForCausalLM":
         again = f"distft evaluate run={run.path}, or transformers' pipelines on {run.final}"
         raise ConfigError([f"run={run.path}: a model of model.task={config.model.task} gives no text. Try: {again}"])
     plan = run.read_plan()
