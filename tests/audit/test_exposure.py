@@ -28,14 +28,15 @@ def answered(folder: Path, source: Source, questions: Questions) -> Results:
 
 
 def test_exposure_grows_with_the_repeats(tmp_path: Path) -> None:
+    """After 120 of 280 steps: later each canary is known, and every exposure the largest that there is."""
     canaries = make_canaries(8)
     rows, _ = write_canaries(tmp_path / "canaries", canaries)
-    more = [f"data.train={rows}", "data.eval=null", "train.max_steps=400", "train.epochs=100", "optimizer.lr=0.01",
-            "train.global_batch_size=16", "checkpoint.every_steps=400"]  # fmt: skip
+    more = [f"data.train={rows}", "data.eval=null", "train.max_steps=280", "train.epochs=100", "optimizer.lr=0.01",
+            "train.global_batch_size=16", "checkpoint.every_steps=40", "checkpoint.keep=20"]  # fmt: skip
     run = make_run(tmp_path, *more)
     said: list[Results] = []
     part = None
-    for at in ("base", "latest"):
+    for at in ("base", "step-120"):
         found = find_source(str(run.path), at, {})
         source = Source(**{**found.__dict__, "config": found.config.changed({"work": WORK})})
         questions = Questions(source.render.tokenizer, source.positions)
@@ -43,7 +44,7 @@ def test_exposure_grows_with_the_repeats(tmp_path: Path) -> None:
             canaries,
             lambda text, source=source: source.render(Example((Segment("prompt", text, False),))),
             questions,
-            most=63,
+            most=255,
         )
         said.append(answered(tmp_path / at, source, questions))
     assert part is not None
