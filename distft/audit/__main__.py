@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import yaml
 
@@ -67,8 +68,8 @@ def main(arguments: list[str]) -> int:
     if overrides and "data" not in given:
         errors.append(f"{overrides[0]}: has no effect without data=")
     word = given.get("use", USES[0])
-    use: Use = next((each for each in USES if each == word), USES[0])
-    if use != word:
+    use = cast(Use, word)
+    if word not in USES:
         errors.append(f"use={word}: is not a use.{did_you_mean(nearest(word, USES))} Allowed: {', '.join(USES)}")
     asked = word_list(given, "fail_on", "fail_on=any, or fail_on=[gender, privacy]", errors)
     sets = word_list(given, "sets", "sets=[stereoset, bbq]", errors)
