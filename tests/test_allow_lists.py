@@ -32,6 +32,7 @@ model.kernels data.num_proc
 data.packing data.max_bad_fraction data.max_truncated_fraction data.max_untrained_fraction train.micro_batch_size
 train.micro_batch_tokens train.activation_checkpointing train.compile train.deterministic train.profile
 train.on_non_finite train.max_non_finite train.check_replicas_every eval.micro_batch_size eval.samples
+eval.train_rows
 """.split()
 # All other keys, which need checkpoint.allow_change. Written out, so that every key is on one list.
 MUST_STAY = """
@@ -42,6 +43,7 @@ data.truncate data.prompt_template
 data.seed_date data.max_length data.chat_template data.shards optimizer.* schedule.* tuning.*
 loss.* train.max_steps train.epochs train.global_batch_size train.global_batch_tokens train.max_grad_norm
 train.precision eval.at_ends eval.every_steps eval.early_stopping.patience eval.early_stopping.min_delta
+model.dropout train.neftune_alpha train.ema_decay eval.weights eval.metric eval.goal
 """.split()
 
 

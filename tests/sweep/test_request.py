@@ -78,3 +78,12 @@ def test_a_jobs_folder_is_named_by_number_and_values():
     assert list(named(points)) == ["000-optimizer.lr_1e-05-seed_0", "001-data.train_-a-b.jsonl-seed_1"]
     [name] = named([("model.path=" + "x" * 400,)], 7)
     assert name.startswith("007-model.path_xxx") and len(name) < 130
+
+
+def test_an_experiment_brings_what_it_sweeps() -> None:
+    request = read_request(["experiment=sft_lora", "data.train=org/rows"])
+    assert request.swept == ("optimizer.lr=1e-4,2e-4,5e-4", "tuning.rank=8,32")
+    assert request.shared == ("experiment=sft_lora", "data.train=org/rows")
+    assert read_request(["experiment=sft_lora", "seed=0,1"]).swept == ("seed=0,1",), "what is typed takes its place"
+    with pytest.raises(ConfigError, match="no key has more than one value"):
+        read_request(["experiment=laptop_demo"])
