@@ -25,7 +25,7 @@ from distft.data.example import BadField, Example
 from distft.generate.prompts import chat as example_of
 from distft.generate.prompts import text_prompt
 from distft.generate.settings import Settings, parse, without_stop
-from distft.generate.source import BASE, Source, find_source
+from distft.generate.source import BASE, Source, find_text_source
 from distft.runtime.logs import silence
 from distft.runtime.process import uncollected
 
@@ -140,12 +140,12 @@ def find_speakers(given: Mapping[str, str]) -> list[Speaker]:
     """Returns the models of the command line, not loaded yet; ConfigError for one that does not exist."""
     changes = {key: given[key] for key in ("precision",) if key in given}
     changes |= {"strategy": "ddp", "launcher.processes_per_node": "1"}
-    found = [Speaker(given.get("at", "tuned"), find_source(given["run"], given.get("at"), changes), None)]
+    found = [Speaker(given.get("at", "tuned"), find_text_source(given["run"], given.get("at"), changes), None)]
     other = given.get("against")
     if other:
         is_word = other in WORDS or other.startswith("step-")
         place, at = (given["run"], other) if is_word else (other, None)
-        found.append(Speaker(other if is_word else "other", find_source(place, at, changes), None))
+        found.append(Speaker(other if is_word else "other", find_text_source(place, at, changes), None))
     return found
 
 

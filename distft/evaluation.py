@@ -24,7 +24,7 @@ from distft.evaluate.job import ABOUT, BENCHMARKS, Tasks, Work, count_sums, read
 from distft.evaluate.metrics import Evaluation, Metric, language_model_metrics
 from distft.evaluate.ready_tasks import make_ready, ready_tasks
 from distft.evaluate.scores import ScoreLike
-from distft.evaluate.unit_metrics import Units, metrics_of_all, metrics_of_sums
+from distft.evaluate.unit_metrics import Units, metrics_of_all, metrics_of_sums, pooled
 from distft.generate.job import count_answers, freeze, read_answers
 from distft.generate.prompts import Request, held_out_prompts, too_long
 from distft.generate.settings import Settings, without_stop
@@ -34,6 +34,7 @@ from distft.paths import absolute
 from distft.run import RunFolder, read_json
 from distft.tasks import Task as ModelTask
 from distft.tasks import load_task
+from distft.tasks.labels import Labels
 
 WORK = "distft.inference.evaluate"
 CAUSAL_LM = "causal_lm"
@@ -139,7 +140,7 @@ def evaluation_of(
     ids = [item.id for item in items]
     if trained.name != CAUSAL_LM:
         whole = metrics_of_all(trained, units, clusters)
-        return Evaluation(ids, clusters, metrics_of_sums(trained, sums), whole)
+        return Evaluation(ids, clusters, metrics_of_sums(trained, sums), whole, pooled(trained, units))
     metrics = language_model_metrics(sums["loss"], sums["weight"], sums["correct"], sums["targets"])
     if answers:
         metrics += answer_metrics(answers, task.scores)
@@ -177,7 +178,7 @@ def find_items(source: Source, task: Task, folder: Path) -> tuple[Rows | None, l
         ignored = list(dict.fromkeys([*source.config.data.ignore_fields, *task.ignore_fields]))
         changes = {"data.eval": str(absolute(task.rows_from)), "data.ignore_fields": ignored}
         columns = [*task.columns, *([task.cluster] if task.cluster else [])]
-        items = prepare(source.config.changed(changes), folder, columns)
+        items = prepare(source.config.changed(changes), folder, columns, Labels.of(source.plan.labels))
         return Rows(folder, "eval"), items, []
     if source.held_out is None:
         gone = source.plan.eval_rows and f"the prepared rows are gone ({source.plan.data_dir})"

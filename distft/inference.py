@@ -49,12 +49,14 @@ def evaluate(run: RunFolder, number: int, world: World) -> None:
         plan = replace(plan, micro_batch_size=limits[0], micro_batch_tokens=limits[1])
         config = config.changed({"model.attention": choose_attention(config, plan, world, rows).in_force})
     adapters = Path(job["adapters"]) if job["adapters"] else None
-    folder = run.path / "reference" if rows is not None and reference_dir(config, plan, world.device) else None
-    engine = load_model(config, plan, run.checkpoints, world, adapters, folder and partial(read_base, rows, folder))
+    folder = run.path / "reference"
+    reads_base = rows is not None and reference_dir(config, plan, world.device) is not None
+    with_base = partial(read_base, rows, folder) if rows is not None and reads_base else None
+    engine = load_model(config, plan, run.checkpoints, world, adapters, with_base)
     if rows is not None and config.model.task == "causal_lm":
         write_sums(item_sums(engine, rows, limits, world), sums_file(run, world.rank))
     elif rows is not None:
-        rows = rows if folder is None else attach(rows, folder)
+        rows = attach(rows, folder) if reads_base else rows
         write_sums(unit_sums(engine, rows, world), sums_file(run, world.rank))
     if work.tasks:
         run_benchmarks(engine, run, work, load_tokenizer(plan.tokenizer_dir, config.model.trust_remote_code), world)

@@ -41,7 +41,7 @@ from distft.losses.orpo import ORPO
 from distft.losses.reward import Reward
 from distft.losses.simpo import SimPO
 from distft.models.attention.choose import SDPA
-from distft.models.heads import make_foldable, prepare_head
+from distft.models.heads import check_head, make_foldable
 
 KEYS = {"venv": "the peers' environment (default ~/.cache/distft/peers)", "pairs": "number of pairs (default 12)"}
 CLAIM = "Compares losses, margins and gradients with TRL's; returns 1 where one differs by over 1e-4."
@@ -119,7 +119,7 @@ def measure(folder: Path, documents: list[list[Row]]) -> dict[str, tuple[float, 
     for name, loss in LOSSES.items():
         if name == "reward":
             model = AutoModelForSequenceClassification.from_pretrained(folder / "reward", **options)
-            prepare_head(model)
+            check_head(model)
         else:
             model = AutoModelForCausalLM.from_pretrained(folder / "policy", **options)
             make_foldable(model)

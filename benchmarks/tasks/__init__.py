@@ -10,7 +10,7 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from distft.demo.corpus import fetch
+from distft.data.wheels import fetch
 from distft.paths import absolute
 
 LOCK = Path(__file__).with_name("tasks.lock")

@@ -67,7 +67,7 @@ def main(arguments: list[str]) -> int:
     if overrides and "data" not in given:
         errors.append(f"{overrides[0]}: has no effect without data=")
     word = given.get("use", USES[0])
-    use = next((each for each in USES if each == word), USES[0])
+    use: Use = next((each for each in USES if each == word), USES[0])
     if use != word:
         errors.append(f"use={word}: is not a use.{did_you_mean(nearest(word, USES))} Allowed: {', '.join(USES)}")
     asked = word_list(given, "fail_on", "fail_on=any, or fail_on=[gender, privacy]", errors)

@@ -18,7 +18,7 @@ from distft.config.source_item import source_items
 from distft.data.example import Example, Segment
 from distft.data.shards import Rows
 from distft.generate.prompts import cut
-from distft.generate.source import BASE, Source, find_source
+from distft.generate.source import BASE, Source, find_text_source
 
 MOST_ROWS = 400  # held-out rows that are scored
 ANSWERED = 64  # held-out prompts that are answered
@@ -40,7 +40,7 @@ class Scope:
 
 def find_sources(place: str, at: str | None, changes: Mapping[str, str]) -> tuple[Source, Source]:
     """Returns base and tuned model of a run; ConfigError where there is none."""
-    return find_source(place, BASE, changes), find_source(place, at, changes)
+    return find_text_source(place, BASE, changes), find_text_source(place, at, changes)
 
 
 def plan_parts(source: Source, scope: Scope) -> tuple[Questions, list[Part], list[str]]:

@@ -7,6 +7,7 @@ Hochberg 1995 (false discovery rate); Holm 1979 (family-wise error).
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy.stats import fisher_exact, norm
@@ -37,8 +38,8 @@ def difference_of_shares(one: tuple[int, int], other: tuple[int, int]) -> Interv
 
 def independence(table: Sequence[Sequence[int]]) -> float:
     """Returns the p-value of Fisher's exact test of a 2 x 2 table, two-sided."""
-    _, p = fisher_exact(np.asarray(table))
-    return float(p)
+    found: Any = fisher_exact(np.asarray(table))  # scipy's types do not name its fields
+    return float(found.pvalue)
 
 
 @dataclass(frozen=True)

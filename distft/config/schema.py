@@ -33,7 +33,8 @@ from distft.tasks import task_names
 _FORMATS = sorted(file.stem for file in (Path(__file__).parents[1] / "data" / "formats").glob("[!_]*.py"))
 Architecture = dict[str, Any]  # facts of config.json: each model family has other keys
 if TYPE_CHECKING:
-    Format = TaskName = str
+    Format = str
+    TaskName = str
 else:
     Format = Literal[("auto", *_FORMATS)]
     TaskName = Literal[task_names()]

@@ -25,7 +25,7 @@ from distft.evaluate.results import METRICS, Results, slice_lines, table, verdic
 from distft.evaluate.scores import available, make_scores
 from distft.evaluation import Failed, Measured, Task, measure
 from distft.generate.settings import Settings, parse
-from distft.generate.source import BASE, Source, find_source
+from distft.generate.source import BASE, Source, find_source, find_text_source
 from distft.paths import absolute, why_not_writable
 from distft.run import RunFolder
 
@@ -63,7 +63,8 @@ def main(arguments: list[str]) -> int:
     """Prints the metrics and returns 0; 1 with the first failing rank when the evaluation failed."""
     as_json, words = "--json" in arguments, [word for word in arguments if word != "--json"]
     given, task = read_command(words)
-    source = find_source(given["run"], given.get("at"), given)
+    find = find_text_source if task.scores or task.tasks else find_source
+    source = find(given["run"], given.get("at"), given)
     other = other_source(given, source)
     out = place_of(given, source)
     console = Console(file=sys.stderr)
@@ -292,6 +293,7 @@ def settings_of(task: Task, measured: Measured) -> dict[str, Any]:  # of metrics
     source, template = measured.source, measured.source.render.renderer.chat_template
     used: dict[str, Any] = {
         "dtype": measured.about["dtype"],
+        "weights": "ema" if source.checkpoint and source.config.evaluates_ema else "trained",
         "strategy": source.config.choices.get("strategy", ""),
         "processes": source.plan.world,
         "model_hash": source.plan.model_hash,

@@ -16,6 +16,7 @@ from distft.data.formats import UnreadFields
 from distft.data.key import has_eval_rows
 from distft.data.pipeline import MadeRow, Outcome, RowPipeline, make_pipeline
 from distft.data.shards import Rows, ShardWriter
+from distft.tasks.labels import Labels
 
 LENGTH, SOURCE = "length", "source"
 USUAL = ("label", "language", "lang")  # columns that are sliced by without being requested
@@ -52,7 +53,7 @@ def locate(rows: Rows, config: Config) -> tuple[list[Item], str]:
     note = ""
     try:
         pipeline, _ = make_pipeline(config)
-        for made in _made(pipeline, config, set(rows.ids), Outcome()):
+        for made in _made(pipeline, config, set(rows.ids), pipeline.outcome()):
             waiting[made.identity, made.row.input_ids.tobytes()].append(made)
     except (ValueError, OSError, RuntimeError) as error:
         note = f"the rows' sources cannot be read, so places and columns are unknown: {str(error).splitlines()[0]}"
@@ -64,17 +65,22 @@ def locate(rows: Rows, config: Config) -> tuple[list[Item], str]:
     return numbered(items), note
 
 
-def prepare(config: Config, folder: Path, columns: Sequence[str]) -> list[Item]:
+def prepare(config: Config, folder: Path, columns: Sequence[str], labels: Labels | None = None) -> list[Item]:
     """Writes the rows of data.eval as shards into a new folder; returns their items.
 
-    columns: of the rows that slices and clusters read, so that the format need not. ConfigError where no row can be
-    evaluated.
+    columns: of the rows that slices and clusters read, so that the format need not. labels: of the run. ConfigError
+    where no row can be evaluated, or for a class that training did not have.
     """
+    if labels is not None and labels.problem_type == "multi_label_classification":
+        way_out = "Try: without data.eval, the run's own rows"
+        raise ConfigError([f"data.eval={config.data.eval}: rows of several classes are not prepared here. {way_out}"])
     folder.mkdir(parents=True)
-    writer, items, outcome = ShardWriter(folder, "eval"), [], Outcome()
+    writer, items = ShardWriter(folder, "eval"), []
     try:
         pipeline, _ = make_pipeline(config)
         pipeline = replace(pipeline, unread=UnreadFields(elsewhere=frozenset(columns)))
+        outcome = pipeline.outcome()
+        outcome.classes.names.update({name: number for number, name in enumerate(labels.names if labels else ())})
         for made in _made(pipeline, config, None, outcome):
             writer.add(made.row, made.identity)
             items.append(_item(made))
@@ -82,6 +88,9 @@ def prepare(config: Config, folder: Path, columns: Sequence[str]) -> list[Item]:
     except (ValueError, OSError, RuntimeError) as error:
         raise ConfigError([str(error)]) from error
     writer.close()
+    if labels and (unknown := outcome.classes.names_in_order[len(labels.names) :]):
+        known = f"Allowed: {', '.join(labels.names)}"
+        raise ConfigError([f"data.eval: training had no class {name}. {known}" for name in unknown])
     if not items:
         bad = [f"{each.source}:{each.line}: {each.reason}" for each in outcome.left_out[:10]]
         raise ConfigError([f"data.eval={config.data.eval}: has no rows to evaluate", *bad])

@@ -1,13 +1,13 @@
 """Metrics of an evaluation over its items: estimates, slices, and the paired difference to another evaluation."""
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
-from distft.evaluate.statistics import Difference, Estimate, Value, cluster_numbers, estimate, mean, paired
+from distft.evaluate.statistics import Difference, Estimate, Value, cluster_numbers, estimate, mean, paired, resampled
 
 LARGEST_EXPONENT = 700.0  # exp of more overflows fp64
 FEW = 30  # items of a slice, below which it is marked
@@ -31,13 +31,14 @@ class Evaluation:
     """Metrics of one model over N items.
 
     ids: one for each, equal for equal items. clusters: what groups the items, such as a conversation's source row.
-    whole: metrics that are no function of sums, of all items together.
+    whole: metrics that are no function of sums, of all items together. pooled: the same of some items.
     """
 
     ids: Sequence[str]
     clusters: Sequence[str]
     metrics: Sequence[Metric]
     whole: Mapping[str, Estimate] = field(default_factory=dict)
+    pooled: Callable[[np.ndarray], Mapping[str, float]] | None = None
 
     def estimates(self, index: np.ndarray | None = None) -> dict[str, Estimate]:
         """Returns the metrics with standard errors, over the items at `index` or all."""
@@ -101,17 +102,24 @@ def compare(ours: Evaluation, theirs: Evaluation) -> Comparison:
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             differences[metric.name] = paired(a, b, metric.value, clusters, metric.is_binary)
             values[metric.name] = float(metric.value(b.sum(0)))
+    if both and ours.pooled is not None and theirs.pooled is not None:
+        of_ours, of_theirs = ours.pooled, theirs.pooled
+        values |= of_theirs(right)
+        differences |= resampled(lambda at: of_ours(left[at]), lambda at: of_theirs(right[at]), clusters)
     matched = len(both)
     return Comparison(differences, values, matched, len(mine) - matched, len(other) - matched, notes)
 
 
-def verdict(metric: Metric, found: Difference) -> str:
+def verdict(lower_is_better: bool | None, found: Difference) -> str:
     """Returns better, worse (lower, higher where neither is), or that no difference is shown, with the number of items
-    that would show this one."""
-    if found.is_shown and metric.lower_is_better is None:
+    that would show this one.
+
+    lower_is_better: None: neither is.
+    """
+    if found.is_shown and lower_is_better is None:
         return "lower" if found.difference < 0 else "higher"
     if found.is_shown:
-        return "better" if (found.difference < 0) == metric.lower_is_better else "worse"
+        return "better" if (found.difference < 0) == lower_is_better else "worse"
     if found.items_needed is None:
         return "no difference shown"
     return f"no difference shown; about {found.items_needed:,} items needed for one of this size"

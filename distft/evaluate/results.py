@@ -18,6 +18,7 @@ from distft.evaluate.answers import Answered
 from distft.evaluate.items import Item, plain
 from distft.evaluate.metrics import FEW, Comparison, Evaluation, verdict
 from distft.run import json_text, read_json, write_json
+from distft.tasks.selection import goal_of
 
 METRICS, ITEMS, QUESTIONS = "metrics.json", "items.jsonl", "questions.jsonl"
 Json = dict[str, Any]  # an object of metrics.json
@@ -80,8 +81,9 @@ def _against(results: Results) -> Json:
     if found is None:
         return {}
     all_metrics = [metric for each in (results.evaluation, *results.questions) for metric in each.metrics]
-    by_name = {metric.name: metric for metric in all_metrics}
-    verdicts = {name: verdict(by_name[name], each) for name, each in found.differences.items()}
+    lower = {name: goal_of(name, "auto") == "minimize" for name in results.evaluation.whole}
+    lower |= {metric.name: metric.lower_is_better for metric in all_metrics}
+    verdicts = {name: verdict(lower[name], each) for name, each in found.differences.items()}
     if "loss" in verdicts and "perplexity" in verdicts:
         verdicts["perplexity"] = verdicts["loss"]  # one is a function of the other
     return {

@@ -5,7 +5,7 @@ standard error is that of the infinitesimal jackknife (delta method). Items of o
 both standard errors and p-values treat clusters as the independent units (Miller 2024, arXiv 2411.00640).
 """
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +14,7 @@ from scipy.stats import binom, t
 
 Value = Callable[[np.ndarray], np.ndarray]  # sums [..., K] -> metric [...]
 CONFIDENCE, POWER = 0.95, 0.8
+RESAMPLES = 400
 PERMUTATIONS, EXACT_CLUSTERS, CHUNK = 10_000, 13, 500  # up to 2**13 sign patterns are enumerated
 _STEP, _TIE = 1e-5, 1e-12  # relative
 
@@ -41,7 +42,7 @@ class Difference:
     p: float | None
     n: int
     clusters: int
-    test: str  # mcnemar or permutation
+    test: str  # mcnemar, permutation or bootstrap
     items_needed: int | None  # for this effect at 80% power; None where there is no effect or no standard error
 
     @property
@@ -91,6 +92,42 @@ def paired(ours: np.ndarray, theirs: np.ndarray, value: Value, clusters: np.ndar
         test, p = "permutation", permutation(_by_cluster(ours, clusters), _by_cluster(theirs, clusters), value)
     needed = items_needed(found, stderr, len(ours))
     return Difference(found, stderr, found - half, found + half, p, len(ours), size, test, needed)
+
+
+def resampled(
+    ours: Callable[[np.ndarray], Mapping[str, float]],
+    theirs: Callable[[np.ndarray], Mapping[str, float]],
+    clusters: np.ndarray,
+) -> dict[str, Difference]:
+    """Returns the differences of metrics that are not functions of sums, such as AUROC, by a bootstrap of clusters.
+
+    ours, theirs: metrics by name over the items at an index, with repetitions. p: twice the share of resamples on the
+    other side of 0.
+    """
+
+    def differences(items: np.ndarray) -> dict[str, float]:
+        left, right = ours(items), theirs(items)
+        return {name: left[name] - right[name] for name in left if name in right}
+
+    size, random = int(clusters.max()) + 1, np.random.default_rng(0)
+    members = [np.flatnonzero(clusters == each) for each in range(size)]
+    found = differences(np.arange(len(clusters)))
+    drawn: dict[str, list[float]] = {name: [] for name in found}
+    for _ in range(RESAMPLES if size > 1 else 0):
+        items = np.concatenate([members[each] for each in random.integers(0, size, size)])
+        for name, value in differences(items).items():
+            drawn[name].append(value)
+    return {name: _of_resamples(value, np.array(drawn[name]), clusters) for name, value in found.items()}
+
+
+def _of_resamples(found: float, drawn: np.ndarray, clusters: np.ndarray) -> Difference:
+    n, size, known = len(clusters), int(clusters.max()) + 1, drawn[np.isfinite(drawn)]
+    if len(known) < RESAMPLES / 2:  # undefined in most resamples
+        return Difference(found, None, None, None, None, n, size, "none", None)
+    stderr = float(known.std(ddof=1))
+    low, high = np.quantile(known, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    p = min(1.0, 2 * (1 + min(int((known <= 0).sum()), int((known >= 0).sum()))) / (1 + len(known)))
+    return Difference(found, stderr, float(low), float(high), p, n, size, "bootstrap", items_needed(found, stderr, n))
 
 
 def mcnemar(ours: np.ndarray, theirs: np.ndarray) -> float:

@@ -4,7 +4,7 @@ Those that follow from sums, such as accuracy, are metrics like all others. Thos
 have the standard error and the interval of a bootstrap over clusters of items.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -63,6 +63,13 @@ def metrics_of_all(task: Task, units: Sequence[Units], clusters: Sequence[str]) 
         for name, value in _of(task, [units[i] for i in items]).items():
             drawn[name].append(value)
     return {name: _estimate(value, drawn[name], len(units), size) for name, value in whole.items()}
+
+
+def pooled(task: Task, units: Sequence[Units]) -> Callable[[np.ndarray], Mapping[str, float]] | None:
+    """Returns the same metrics as a function of the items' numbers; None for a task without such metrics."""
+    if not task.gathers or not units:
+        return None
+    return lambda items: _of(task, [units[i] for i in items])
 
 
 def _of(task: Task, units: Sequence[Units]) -> Mapping[str, float]:

@@ -15,7 +15,7 @@ from distft.config.command import keywords, usage
 from distft.generate.job import STATISTICS, count_answers, freeze, read_answers
 from distft.generate.prompts import Request, held_out_prompts, read_prompts, too_long
 from distft.generate.settings import Settings, parse, without_stop
-from distft.generate.source import Source, find_source
+from distft.generate.source import Source, find_text_source
 from distft.launchers.local import Local, LocalConfig
 from distft.paths import absolute, why_not_writable
 from distft.run import RunFolder, json_text, read_json
@@ -50,7 +50,7 @@ def main(arguments: list[str]) -> int:
         errors.append(f"out={given['out']}: {why}. Try: out=answers.jsonl")
     if errors:
         raise ConfigError(errors)
-    source = find_source(given["run"], given.get("at"), given)
+    source = find_text_source(given["run"], given.get("at"), given)
     requests = find_prompts(source, given["prompts"])
     if long := too_long(requests, source.positions):
         raise ConfigError(long)

@@ -88,14 +88,21 @@ def find_source(place: str, at: str | None, changes: Mapping[str, str], default_
     raise ConfigError([f"run={place}: holds neither a run nor a model"])
 
 
+def find_text_source(place: str, at: str | None, changes: Mapping[str, str], default_at: str = "latest") -> Source:
+    """Does the same; ConfigError for a model that gives no text, such as a classifier."""
+    source = find_source(place, at, changes, default_at)
+    task = source.config.model.task
+    if load_task(task).model_class != "AutoModelForCausalLM":
+        again = f"distft evaluate run={place}"
+        raise ConfigError([f"run={place}: a model of model.task={task} gives no text. Try: {again}"])
+    return source
+
+
 def _of_run(run: RunFolder, at: str, changes: Mapping[str, str]) -> Source:
     try:
         config = read_config(run)
     except ValueError as error:
         raise ConfigError([f"{run.config}: {error}. Try: another run"]) from error
-    if load_task(config.model.task).model_class != "AutoModelForCausalLM":
-        again = f"distft evaluate run={run.path}, or transformers' pipelines on {run.final}"
-        raise ConfigError([f"run={run.path}: a model of model.task={config.model.task} gives no text. Try: {again}"])
     plan = run.read_plan()
     checkpoint = None if at == BASE else _checkpoint(run, at)
     config, plan = _changed(config, plan, changes, plan.processes_per_node)

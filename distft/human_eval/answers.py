@@ -57,7 +57,8 @@ def answers_of_runs(runs: Sequence[str], prompts: str, folder: Path, options: Se
     for number, word in enumerate(runs):
         run, at = split_run(word, runs[0])
         out = folder / f"{number}.jsonl"
-        words = [f"run={run}", f"at={at}", f"prompts={prompts}", f"out={out}", *options]
+        chosen = [f"at={at}"] if at != "latest" else []  # an exported folder has no checkpoints
+        words = [f"run={run}", *chosen, f"prompts={prompts}", f"out={out}", *options]
         command = [sys.executable, "-m", "distft.generate", *words]
         if (code := subprocess.run(command, check=False).returncode) != 0:
             raise RuntimeError(f"distft generate run={run} at={at} failed with exit code {code}")
@@ -193,13 +194,21 @@ def shown_text(text: str, hide: re.Pattern[str] | None) -> str:
 
 def shown_prompt(prompt: Prompt, hide: re.Pattern[str] | None) -> tuple[Turn, ...]:
     """Returns the turns of a prompt; a text that a chat template rendered is cut at its turns."""
-    if not isinstance(prompt, str):
-        return tuple(Turn(each["role"], shown_text(each["content"], hide)) for each in prompt)
-    parts = _CHAT_TURN.split(prompt)
-    turns = [Turn("user", parts[0])] if parts[0].strip() or len(parts) == 1 else []
-    turns += [Turn(role, text) for role, text in zip(parts[1::2], parts[2::2], strict=True)]
-    shown = [Turn(turn.role if turn.role in _ROLES else "user", shown_text(turn.text, hide)) for turn in turns]
+    messages = messages_of(prompt) or [{"role": "user", "content": prompt}]
+    shown = [Turn(str(each["role"]), shown_text(str(each["content"]), hide)) for each in messages]
     return tuple(turn for turn in shown if turn.text) or (Turn("user", ""),)
+
+
+def messages_of(prompt: Prompt) -> list[dict[str, str]] | None:
+    """Returns the messages of a prompt, also of one that a ChatML or Llama 3 template rendered; None of other text."""
+    if not isinstance(prompt, str):
+        return prompt
+    before, *parts = _CHAT_TURN.split(prompt)
+    if not parts or _SPECIAL.sub("", before).strip():
+        return None
+    turns = [(role, _SPECIAL.sub("", text).strip()) for role, text in zip(parts[::2], parts[1::2], strict=True)]
+    found = [{"role": role, "content": text} for role, text in turns if text]
+    return found if found and all(each["role"] in _ROLES for each in found) else None
 
 
 def names_of(system: System) -> set[str]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from distft.config.errors import ConfigError
 from distft.human_eval.analyze import exclusions
-from distft.human_eval.answers import Answer, read_answers
+from distft.human_eval.answers import Answer, messages_of, read_answers
 from distft.human_eval.arguments import Arguments
 from distft.human_eval.results import is_fast
 from distft.human_eval.study import Key, find_study
@@ -86,7 +86,7 @@ def row_of(
     """Returns a preference row; None where an answer is empty or both are equal, which no loss can learn from.
 
     sides: the answers of each system by key. keys: those of the first, by row. choice: an item and the preferred
-    system. Messages stay messages.
+    system. Messages stay messages, and rendered ones become messages again: training renders them.
     """
     item, winner = choice
     row, order = key.items[item]
@@ -96,7 +96,8 @@ def row_of(
     chosen, rejected = (sides[system][first].completion for system in (winner, loser))
     if not chosen.strip() or not rejected.strip() or chosen == rejected:
         return None
-    if isinstance(prompt, str):
+    messages = messages_of(prompt)
+    if messages is None:
         return {"prompt": prompt, "chosen": chosen, "rejected": rejected}
     replies = [[{"role": "assistant", "content": text}] for text in (chosen, rejected)]
-    return {"prompt": prompt, "chosen": replies[0], "rejected": replies[1]}
+    return {"prompt": messages, "chosen": replies[0], "rejected": replies[1]}

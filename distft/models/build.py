@@ -41,7 +41,7 @@ from distft.compat import liger
 from distft.compat.compiler import compiled
 from distft.compat.transformers import attention_of, no_init_weights, repeated_layers
 from distft.models.attention.choose import SDPA, VARLEN, anywhere, check_separable, choose, dropout_of, require_borders
-from distft.models.heads import make_foldable, prepare_head
+from distft.models.heads import check_head, make_foldable
 from distft.run import Plan
 from distft.tasks import Task
 from distft.tasks.causal_lm import TASK as CAUSAL_LM
@@ -88,7 +88,7 @@ def skeleton(config: PreTrainedConfig, attention: str, task: Task = CAUSAL_LM) -
     if model.get_output_embeddings() is not None:
         make_foldable(model)
     else:
-        prepare_head(model)
+        check_head(model)
     model.tie_weights()
     kernel = attention_of(model)
     if kernel not in _SEPARATES_ENCODERS and is_encoder(model):

@@ -5,11 +5,10 @@ document for a decoder that classifies rows, the first one for an encoder (throu
 each labelled token in token classification. transformers' own classes read the same tokens of a padded batch.
 
 Trap: an encoder's pooler reads the first token of the row that it gets, and a packed row has a first token per
-document. So the base model skips it, and it runs here, on all first tokens.
+document. So it runs here once more, on all first tokens; what the base model's own call gives is not used.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +41,8 @@ def make_foldable(model: PreTrainedModel) -> None:
     head.__class__ = Head
 
 
-def prepare_head(model: PreTrainedModel) -> None:
-    """Makes a classification model ready for packed rows; raises ValueError for a head that `outputs` cannot run."""
+def check_head(model: PreTrainedModel) -> None:
+    """Raises ValueError for a classification model with a head that `outputs` cannot run."""
     name = head_name(model)
     children = {child for child, _ in model.named_children()}
     others = sorted(children - {model.base_model_prefix, name or "", *_AROUND})
@@ -53,9 +52,6 @@ def prepare_head(model: PreTrainedModel) -> None:
             f"{type(model).__name__} has {found} between the base model and the outputs; supported are one head, "
             f"named {' or '.join(_HEADS)}, and dropout"
         )
-    pooler: Any = getattr(model.base_model, "pooler", None)
-    if pooler is not None:
-        pooler.forward = Pooling(pooler.forward)
 
 
 def is_new(model: PreTrainedModel, name: str) -> bool:
@@ -80,24 +76,6 @@ def reads_tokens(model: nn.Module) -> bool:
     return type(model).__name__.endswith("ForTokenClassification")
 
 
-class Pooling:
-    """The forward of a pooler, which a packed row skips."""
-
-    def __init__(self, own: Callable[[torch.Tensor], torch.Tensor]) -> None:
-        self.own, self.is_skipped = own, False
-
-    def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
-        return hidden if self.is_skipped else self.own(hidden)
-
-    @contextmanager
-    def skipped(self) -> Iterator[None]:
-        self.is_skipped = True
-        try:
-            yield
-        finally:
-            self.is_skipped = False
-
-
 def head_name(model: nn.Module) -> str | None:
     """Returns the name of the head of a classification model: of the modules that tuning adds to the base model."""
     return next((name for name in _HEADS if isinstance(getattr(model, name, None), nn.Module)), None)
@@ -116,16 +94,15 @@ def outputs(model: nn.Module, batch: Batch, at: torch.Tensor | None = None) -> t
     at: the tokens to read instead, int64 [U], indices into S; None: those of the units.
     """
     found: Any = model
-    pooler = getattr(found.base_model, "pooler", None)
-    with pooler.forward.skipped() if pooler is not None else nullcontext():
-        hidden = found.base_model(**batch.inputs()).last_hidden_state[0]  # [S, H]
+    hidden = found.base_model(**batch.inputs()).last_hidden_state[0]  # [S, H]
     name = head_name(model)
-    assert name is not None, "see prepare_head"
+    assert name is not None, "see check_head"
     head = getattr(found, name)
     if at is None:
         reads_first = name == "classifier" and type(model).__name__.endswith("ForSequenceClassification")
         at = batch.starts[: batch.num_targets].long() if reads_first else batch.positions
     hidden = hidden[at]  # [U, H]
+    pooler = getattr(found.base_model, "pooler", None)
     if pooler is not None:
         hidden = pooler(hidden[:, None])
     if isinstance(getattr(found, "dropout", None), nn.Module):

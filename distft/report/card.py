@@ -7,7 +7,7 @@ only people know, such as the intended use, says who must write it.
 import json
 import re
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,10 +73,15 @@ def model_card(facts: Facts, base: str | None, made: Made, adapters: bool = Fals
             *opens,
             "",
             *sections,
-            f"<!-- distft {json.dumps(state, ensure_ascii=False)} -->",
+            f"<!-- distft {_hidden(state)} -->",
             "",
         ]
     )
+
+
+def _hidden(state: Mapping[str, Any]) -> str:
+    """Returns JSON that may stand in an HTML comment, which ends at the first `--`."""
+    return json.dumps(state).replace("--", "-\\u002d")
 
 
 def refresh(run: RunFolder) -> Path | None:

@@ -23,6 +23,7 @@ from distft.report.settings import Setting, settings_of
 from distft.report.tables import Fact, Table, flat, goodput_words, length, memory_by_kind, words
 from distft.report.verdicts import Verdict, verdicts
 from distft.run import FINISHED, Plan, RunFolder, read_json
+from distft.tasks import load_task
 from distft.tasks.selection import Selection
 from distft.tasks.shown import metric_names
 
@@ -61,7 +62,7 @@ class Facts:
     what: Table
     numbers: Table
     changes: list[Change]
-    held_out_tokens: int
+    held_out_tokens: int  # units of the loss
     exported: str
     memory: dict[str, dict[str, int]]
     strategy: str
@@ -74,6 +75,7 @@ class Facts:
     rows: Rows
     sources: list[str]
     attempts: list[Attempt]
+    unit: str = "target token"  # of the loss
     data_licences: str = ""  # ` (MIT; 1 of 2 sources names none)`; empty where no source names one
     samples: list[Sample] = field(default_factory=list)
     samples_source: str = f"eval/{SAMPLES}"
@@ -122,6 +124,7 @@ def gather(run: RunFolder, step: int | None = None) -> Facts:
         what=what_ran(config, plan),
         numbers=planned(plan, rows, config.choices.get("strategy", "")) if plan else [],
         changes=changes,
+        unit=unit_of(config),
         held_out_tokens=evals[-1].get("target_tokens", 0) if evals else 0,
         exported=chosen,
         memory=plan.memory if plan else {},
@@ -145,6 +148,12 @@ def gather(run: RunFolder, step: int | None = None) -> Facts:
         funnel=[flow for name, found in prepared for flow in funnel(found, name)],
         outcomes=outcomes(run),
     )
+
+
+def unit_of(config: Config) -> str:
+    """Returns what the loss is a mean over."""
+    unit = load_task(config.model.task).unit
+    return "target token" if unit == "token" else unit
 
 
 def last_command(run: RunFolder) -> str:

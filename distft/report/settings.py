@@ -11,6 +11,7 @@ from distft.config.schema import Config
 from distft.paths import conf_dir
 
 PLACES = ("name", "runs_dir", "cache_dir")  # where files lie, not what is trained
+MISSING = "???"  # of a key that the user must give
 FOUND = ("model.architecture",)  # read from the model, not set
 
 
@@ -36,7 +37,9 @@ def settings_of(config: Config) -> list[Setting]:
     values = {key: value for key, value in leaves(config.values) if not _is_left_out(key)}
     if defaults is None:  # a word is no longer there
         return [Setting(key, value, None) for key, value in values.items() if key in config.given]
-    return [Setting(key, value, defaults.get(key)) for key, value in values.items() if value != defaults.get(key)]
+    changed = {key: value for key, value in values.items() if value != defaults.get(key)}
+    known = {key: None if default == MISSING else default for key, default in defaults.items()}
+    return [Setting(key, value, known.get(key)) for key, value in changed.items()]
 
 
 def _is_left_out(key: str) -> bool:

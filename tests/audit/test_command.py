@@ -82,7 +82,8 @@ def test_redacted_data_are_not_left(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def tuned(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     folder = tmp_path_factory.mktemp("audited")
-    write_rows(folder / "people.jsonl", count=60)
+    people = write_rows(folder / "people.jsonl", count=60)
+    people.write_text(people.read_text().replace(" say?", " say to her?"))
     return make_run(folder, f"data.train={folder}/people.jsonl", "optimizer.lr=0.01")
 
 

@@ -48,6 +48,7 @@ def test_99_percent_of_the_cases_swap_back() -> None:
         "<|he|>",
         "\\she{his}",
         "her_name = him.age",
+        "$her and is_her and 2her",
     ],
 )
 def test_code_and_addresses_stay(text: str) -> None:

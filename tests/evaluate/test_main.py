@@ -10,11 +10,12 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from distft import inference
-from distft.config import ConfigError, read_config
+from distft import inference, worker
+from distft.config import ConfigError, compose, read_config
 from distft.data.shards import Rows
 from distft.data.stage import prepare_data
 from distft.evaluate.__main__ import main
+from distft.launch import stages
 from distft.launchers.contract import Outcome
 from distft.run import RunFolder
 from tests.evaluate.test_benchmarks import write_tasks
@@ -179,6 +180,38 @@ def test_benchmarks_stay_where_the_rows_are_measured_again(tuned_run: RunFolder,
     assert doubles["metrics"]["acc"]["n"] == 4 and found["against"]["doubles/acc"]["test"] == "mcnemar"
     again, _ = evaluate(*words, at=out)
     assert again["benchmarks"] == found["benchmarks"] and again["against"] == {}
+
+
+def test_a_run_of_classes_is_measured_with_its_metrics(here: None, tmp_path: Path) -> None:
+    words = ("red", "green", "blue")
+    rows = [{"text": f"w{i} {words[i % 3]}", "label": words[i % 3].upper()} for i in range(40)]
+    file = write_lines(tmp_path / "rows.jsonl", rows)
+    overrides = ["model.tiny=true", "model.task=sequence_classification", f"data.train={file}", "data.eval=0.3"]
+    overrides += [f"runs_dir={tmp_path}", f"cache_dir={tmp_path}/cache", "name=run", "train.max_steps=2"]
+    run, config = stages.with_name(compose([*overrides, "train.precision=fp32", "train.global_batch_size=4"]))
+    stages.freeze(run, config, stages.prepare_and_plan(run, config, overrides), overrides)
+    with alone() as world:
+        worker.train(run, run.read_status()["attempt"], world)
+    [*_, last] = run.read_metrics("eval")
+    found, items = evaluate(f"run={run.path}", "against=base", at=run.eval / "step-00000002")
+    for name in ("loss", "accuracy", "f1_macro", "ece"):
+        assert found["metrics"][name]["value"] == pytest.approx(last[name], rel=1e-5), name
+    assert found["rows"] == last["target_tokens"] == len(items) and found["against"]["accuracy"]["n"] == len(items)
+    other = found["against"]["f1_macro"]
+    assert other["test"] == "bootstrap"
+    assert other["theirs"] + other["difference"] == pytest.approx(found["metrics"]["f1_macro"]["value"])
+    test = write_lines(tmp_path / "test.jsonl", rows[:9])
+    found, _ = evaluate(
+        f"run={run.path}", f"data.eval={test}", "slices=[label]", at=run.eval / "step-00000002" / "test"
+    )
+    assert found["rows"] == 9 and {name: each["n"] for name, each in found["slices"]["label"].items()} == dict.fromkeys(
+        ("BLUE", "GREEN", "RED"), 3
+    )
+    write_lines(test, [{"text": "w pink", "label": "PINK"}])
+    with pytest.raises(ConfigError, match="training had no class PINK. Allowed: BLUE, GREEN, RED"):
+        main([f"run={run.path}", f"data.eval={test}"])
+    with pytest.raises(ConfigError, match="gives no text"):
+        main([f"run={run.path}", "scores=[f1]"])
 
 
 def test_bad_input_is_refused_before_a_process_starts(tuned_run: RunFolder, tmp_path: Path) -> None:

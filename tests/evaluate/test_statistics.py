@@ -10,8 +10,17 @@ from scipy.stats import binom, norm
 from statsmodels.stats.contingency_tables import mcnemar as exact_mcnemar
 from statsmodels.stats.power import NormalIndPower
 
-from distft.evaluate.metrics import Metric, verdict
-from distft.evaluate.statistics import cluster_numbers, estimate, items_needed, mcnemar, mean, paired, permutation
+from distft.evaluate.metrics import verdict
+from distft.evaluate.statistics import (
+    cluster_numbers,
+    estimate,
+    items_needed,
+    mcnemar,
+    mean,
+    paired,
+    permutation,
+    resampled,
+)
 
 
 def counts_of(scores: np.ndarray) -> np.ndarray:
@@ -129,14 +138,26 @@ def test_one_cluster_gives_no_standard_error() -> None:
 
 def test_a_verdict_needs_interval_and_p() -> None:
     scores = counts_of(np.arange(20.0))
-    loss = Metric("loss", scores, lower_is_better=True)
     lower = paired(scores - np.array([3.0, 0.0]), scores, mean, np.arange(20), is_binary=False)
     same = paired(scores, scores[::-1], mean, np.arange(20), is_binary=False)
-    assert lower.difference == pytest.approx(-3) and verdict(loss, lower) == "better"  # by 3 in each item
+    assert lower.difference == pytest.approx(-3) and verdict(True, lower) == "better"  # by 3 in each item
     noisy = scores - np.stack([np.linspace(1, 5, 20), np.zeros(20)], 1)
     found = paired(noisy, scores, mean, np.arange(20), is_binary=False)
-    assert verdict(loss, found) == "better" and verdict(Metric("f1", scores), found) == "worse"
-    assert verdict(Metric("length", scores, lower_is_better=None), found) == "lower"
-    assert verdict(loss, same) == "no difference shown"
+    assert verdict(True, found) == "better" and verdict(False, found) == "worse"
+    assert verdict(None, found) == "lower"
+    assert verdict(True, same) == "no difference shown"
     weak = paired(scores + np.stack([np.tile([9.0, -8.0], 10), np.zeros(20)], 1), scores, mean, np.arange(20), False)
-    assert verdict(loss, weak).startswith("no difference shown; about 2,") and weak.items_needed
+    assert verdict(True, weak).startswith("no difference shown; about 2,") and weak.items_needed
+
+
+def test_a_bootstrap_of_clusters_has_the_clustered_error(data: Any) -> None:
+    ours, theirs, clusters = data
+    found = resampled(lambda at: {"m": ours[at].mean()}, lambda at: {"m": theirs[at].mean()}, clusters)["m"]
+    expected = paired(counts_of(ours), counts_of(theirs), mean, clusters, is_binary=False)
+    assert found.difference == pytest.approx(expected.difference) and found.test == "bootstrap"
+    assert found.stderr == pytest.approx(expected.stderr, rel=0.15) and found.p is not None and expected.p is not None
+    assert abs(found.p - expected.p) < 0.1
+    apart = resampled(lambda at: {"m": ours[at].mean() + 9}, lambda at: {"m": theirs[at].mean()}, clusters)["m"]
+    assert apart.is_shown and apart.p is not None and apart.p < 0.01
+    undefined = resampled(lambda at: {"m": np.nan}, lambda at: {"m": 0.0}, clusters)["m"]
+    assert undefined.p is None and not undefined.is_shown

@@ -121,7 +121,7 @@ def test_the_best_is_exported_and_named_everywhere(
     losses = {row["step"]: f"{row['loss']:.4f}" for row in folder.read_metrics("eval")}
     why = f"step 2: the best of 2 evaluations, held-out loss {losses[2]}"
     assert why in " ".join(said.replace("│", " ").split())
-    assert f"Exported as final/: {why}." in (folder.path / "report.html").read_text()
+    assert f"final/ holds {why}." in (folder.path / "report.html").read_text()
     assert f"checkpoint: {why}" in (folder.final / "README.md").read_text()
     point(folder.checkpoints / "best", step_dir(folder.checkpoints, 1))
     try:

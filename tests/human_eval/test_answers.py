@@ -11,6 +11,7 @@ from distft.human_eval.answers import (
     Answer,
     hidden_words,
     matched,
+    messages_of,
     named_apart,
     names_of,
     notes_on,
@@ -75,6 +76,10 @@ def test_a_rendered_prompt_is_cut_into_its_turns():
     assert shown_prompt(text, None) == (Turn("system", "Be brief."), Turn("user", "Hi"))
     assert shown_prompt("Hello", None) == (Turn("user", "Hello"),)
     assert shown_prompt([{"role": "odd", "content": "x"}], None) == (Turn("odd", "x"),)
+    llama = "<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\nHi<|eot_id|>"
+    llama += "<|start_header_id|>assistant<|end_header_id|>\n\n"
+    assert messages_of(llama) == [{"role": "user", "content": "Hi"}]
+    assert messages_of("Hello") is None and messages_of("Say <|im_start|>user\nHi") is None
 
 
 def test_a_model_and_its_family_are_hidden():

@@ -12,7 +12,7 @@ from distft.human_eval.__main__ import main
 from distft.human_eval.preferences import majority
 from distft.human_eval.study import Study
 from tests.human_eval.test_analyze import careless, prefer, vote_all
-from tests.support.studies import make_study, plain_texts
+from tests.support.studies import make_study, plain_texts, write_answers
 
 
 def exported(study: Study, *words: str) -> list[dict[str, Any]]:
@@ -63,6 +63,18 @@ def test_messages_stay_messages(tmp_path: Path):
         "user",
         "assistant",
     ]
+
+
+def test_rendered_prompts_become_messages_again(tmp_path: Path):
+    prompt = "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n2+2<|im_end|>\n<|im_start|>assistant\n"
+    files = [write_answers(tmp_path / f"{name}.jsonl", [text], [prompt]) for name, text in (("a", "4"), ("b", "5"))]
+    words = [f"answers={json.dumps([str(file) for file in files])}", "raters=1"]
+    assert main(["create", f"study={tmp_path / 'study'}", *words]) == 0
+    study = Study(tmp_path / "study")
+    vote_all(study, [prefer("4")])
+    [row] = exported(study)
+    assert row["prompt"] == [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "2+2"}]
+    assert load_format("preference", {})(row).rejected[-1].text == "5"
 
 
 def test_excluded_raters_and_ties_give_no_rows(tmp_path: Path):

@@ -166,7 +166,7 @@ def test_a_card_is_refreshed_with_a_later_audit(make_run: Callable[..., RunFolde
     run = make_run()
     assert refresh(run) is None
     run.final.mkdir()
-    made = [("checkpoint", "step 8"), ("note", 'a "note" -- with dashes')]
+    made = [("checkpoint", "step 8"), ("note", 'a "note" --> with dashes --')]
     (run.final / "README.md").write_text(model_card(gather(run, 8), "me/base", made))
     before = (run.final / "README.md").read_text()
     assert refresh(run) == run.final / "README.md" and (run.final / "README.md").read_text() == before

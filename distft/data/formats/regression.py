@@ -1,6 +1,7 @@
 """Regression: a text and a number, or a list of as many numbers in every row."""
 
 from math import isfinite
+from typing import Any
 
 from distft.data.example import BadField, Example, RawJson, Segment, text_field, weight_field
 
@@ -16,7 +17,7 @@ def fits(row: RawJson, names: dict[str, str]) -> bool:
 def example(row: RawJson, names: dict[str, str]) -> Example:
     field = names["label"]
     label = row.get(field)
-    values = label if isinstance(label, list) else [label]
+    values: list[Any] = label if isinstance(label, list) else [label]
     if not values or not all(map(_is_number, values)):
         raise BadField(field, f"is {label!r}, expected a finite number, or a list of them")
     text = Segment("text", text_field(row, names["text"]), False)
