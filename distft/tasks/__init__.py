@@ -1,16 +1,17 @@
 """Tasks: what a model is trained to do. One file each; `model.task` is its name.
 
 A task says what one unit of its loss is, which losses fit, which class of transformers is trained, what a row's labels
-are, and which metrics follow. It imports neither torch nor transformers: the config's rules read it too.
+are, and which metrics follow. It imports neither torch nor numpy: the config's rules read it too.
 """
 
 import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import numpy as np
+if TYPE_CHECKING:  # the config reads tasks, and needs no numpy
+    import numpy as np
 
 Sums = Mapping[
     str, float
@@ -24,8 +25,8 @@ class Evaluated:
     """All held-out units of an evaluation, each once, in the same order on every number of processes."""
 
     loss: float  # per unit
-    outputs: np.ndarray  # float64 [U, C], of the model's head; [0, 0] where the task does not gather them
-    labels: np.ndarray  # float64 [U, L], as in the rows: a class's number, one 0 or 1 per class, or values
+    outputs: "np.ndarray"  # float64 [U, C], of the model's head; [0, 0] where the task does not gather them
+    labels: "np.ndarray"  # float64 [U, L], as in the rows: a class's number, one 0 or 1 per class, or values
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,6 @@
 """Regression: one value per row, or several; the loss is the mean over a row's values."""
 
 from distft.tasks import Evaluated, Metrics, Sums, Task
-from distft.tasks.metrics import of_values
 
 
 def metrics(sums: Sums, count: int) -> Metrics:
@@ -9,6 +8,8 @@ def metrics(sums: Sums, count: int) -> Metrics:
 
 
 def held_out(found: Evaluated) -> Metrics:
+    from distft.tasks.metrics import of_values
+
     return of_values(found.outputs, found.labels)
 
 

@@ -1,7 +1,6 @@
 """Classification of rows: one class each, or several (bce), read from the last token, or an encoder's first."""
 
 from distft.tasks import Evaluated, Metrics, Sums, Task
-from distft.tasks.metrics import of_classes, of_several_classes
 
 
 def metrics(sums: Sums, count: int) -> Metrics:
@@ -9,6 +8,8 @@ def metrics(sums: Sums, count: int) -> Metrics:
 
 
 def held_out(found: Evaluated) -> Metrics:
+    from distft.tasks.metrics import of_classes, of_several_classes
+
     one_each = found.labels.shape[1] == 1
     return (
         of_classes(found.outputs, found.labels[:, 0]) if one_each else of_several_classes(found.outputs, found.labels)

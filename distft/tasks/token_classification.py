@@ -1,7 +1,6 @@
 """Classification of tokens, such as named entities: a tag per word, read at the word's first token."""
 
 from distft.tasks import Evaluated, Metrics, Sums, Task
-from distft.tasks.metrics import of_classes
 
 
 def metrics(sums: Sums, count: int) -> Metrics:
@@ -9,6 +8,8 @@ def metrics(sums: Sums, count: int) -> Metrics:
 
 
 def held_out(found: Evaluated) -> Metrics:
+    from distft.tasks.metrics import of_classes
+
     return of_classes(found.outputs, found.labels[:, 0])
 
 
