@@ -1,6 +1,9 @@
 """`export` writes preference rows that the data stage reads, from the raters that count."""
 
 import json
+import math
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,7 @@ from distft.data.formats import load_format
 from distft.human_eval.__main__ import main
 from distft.human_eval.preferences import majority
 from distft.human_eval.study import Study
+from distft.run import RunFolder
 from tests.human_eval.test_analyze import careless, prefer, vote_all
 from tests.support.studies import make_study, plain_texts, write_answers
 
@@ -105,3 +109,26 @@ def test_impossible_exports_are_refused(tmp_path: Path):
             main(["export", f"study={study.path}", *words])
     with pytest.raises(ConfigError, match="holds no study.*Did you mean"):
         main(["export", f"study={tmp_path / 'studi'}", "out=x"])
+
+
+@pytest.mark.slow
+def test_the_votes_train_the_next_run_by_dpo(tmp_path: Path):
+    study = make_study(tmp_path, plain_texts(6), "raters=3", "overlap=3", "attention=0.5")
+    vote_all(study, [prefer("first"), prefer("first"), prefer("Another")])
+    rows = exported(study)
+    words = ["model=smollm2_135m", "model.tiny=true", "model.task=preference", "loss=dpo", "data=preference"]
+    words += [f"data.train={study.path.parent / 'votes.jsonl'}", "data.eval=null", f"runs_dir={tmp_path}", "name=run"]
+    words += [
+        "train.max_steps=3",
+        "train.global_batch_size=2",
+        "train.epochs=null",
+        "optimizer.lr=1e-3",
+        "export=false",
+    ]
+    words += [f"cache_dir={tmp_path / 'cache'}", "launcher.processes_per_node=1"]
+    subprocess.run([sys.executable, "-m", "distft.launch", *words], check=True)
+    run = RunFolder(tmp_path / "run")
+    assert run.read_plan().rows == len(rows) == 6
+    first, *_, last = run.read_metrics("train")
+    assert first["loss"] == pytest.approx(math.log(2), abs=1e-6), "policy and reference are equal before the first step"
+    assert last["step"] == 3 and last["loss"] != first["loss"]
