@@ -143,7 +143,9 @@ def gather(run: RunFolder, step: int | None = None) -> Facts:
         samples=before_and_after(run, step),
         run=run,
         step=step,
-        verdicts=verdicts(status, plan, rows, goodput, prepared[0] if prepared else None, chosen),
+        verdicts=verdicts(
+            status, plan, rows, goodput, prepared[0] if prepared else None, chosen, config.eval.selection
+        ),
         settings=settings_of(config),
         funnel=[flow for name, found in prepared for flow in funnel(found, name)],
         outcomes=outcomes(run),

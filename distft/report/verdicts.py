@@ -1,15 +1,15 @@
 """The result of a run in plain words: did it finish, is the model better, does it overfit, what was lost."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from distft.report.tables import length
 from distft.run import Plan
+from distft.tasks.selection import BY_LOSS, Selection
 
 Row = Mapping[str, Any]  # of metrics.jsonl
-RISE = 0.01  # of the lowest held-out loss: a smaller rise is not called overfitting
+RISE = 0.01  # of the best held-out value: a smaller loss of it is not called overfitting
 LOSSES = {  # parts of the wall time that a user can lower, and how
     "checkpoint": "Try: checkpoint.background=true, or fewer saves",
     "evaluation": "Try: a larger eval.every_steps",
@@ -36,15 +36,16 @@ def verdicts(
     goodput: Mapping[str, Any],
     prepared: tuple[str, Mapping[str, Any]] | None,
     exported: str,
+    by: Selection = BY_LOSS,
 ) -> list[Verdict]:
     """Returns the sentences of a run, the most important first.
 
     goodput: goodput.json; empty without it. prepared: the name and the content of report.json of the prepared data.
-    exported: which checkpoint final/ holds, and why.
+    exported: which checkpoint final/ holds, and why. by: eval.metric and eval.goal.
     """
     train = [row for row in rows if row["split"] == "train"]
-    evals = [row for row in rows if row["split"] == "eval" and _finite(row.get("loss"))]
-    found = [_end(status, plan), _result(evals), _overfitting(evals), _steps(train)]
+    evals = [row for row in rows if row["split"] == "eval" and by.value(row) is not None]
+    found = [_end(status, plan), _result(evals, by), _overfitting(evals, by), _steps(train)]
     found += [_data(*prepared)] if prepared else []
     found += [_time(goodput)] if goodput else []
     found += [Verdict("note", f"final/ holds {exported}.", "status.json#best")] if exported else []
@@ -67,32 +68,40 @@ def _end(status: Row, plan: Plan | None) -> Verdict:
     return Verdict("good" if good else "bad" if state == "failed" else "note", texts[state], sources)
 
 
-def _result(evals: Sequence[Row]) -> Verdict:
+def _result(evals: Sequence[Row], by: Selection) -> Verdict:
     if len(evals) < 2:
         text = "Whether the model is better is not known: the run has no two evaluations on held-out rows."
-        return Verdict("note", text, "metrics.jsonl#eval.*.loss")
-    first, last = evals[0], evals[-1]
-    sources = " ".join(f"metrics.jsonl#eval.{row['step']}.loss" for row in (first, last))
-    change = (last["loss"] - first["loss"]) / abs(first["loss"]) if first["loss"] else math.nan
-    values = f"from {first['loss']:.4g} to {last['loss']:.4g}"
-    if last["loss"] < first["loss"]:
-        return Verdict("good", f"Held-out loss fell by {-change:.1%}, {values}.", sources)
-    return Verdict("bad", f"Held-out loss did not fall: {values}. The base model is not worse.", sources)
+        return Verdict("note", text, f"metrics.jsonl#eval.*.{by.metric}")
+    (first, before), (last, after) = ((row, row[by.metric]) for row in (evals[0], evals[-1]))
+    values = f"from {before:.4g} to {after:.4g}"
+    sources = _sources(by, first, last)
+    if not by.is_better(after, before):
+        text = f"{by.name.capitalize()} did not improve: {values}. The base model is not worse."
+        return Verdict("bad", text, sources)
+    change = f" by {abs(after - before) / abs(before):.1%}" if before else ""
+    return Verdict("good", f"{by.name.capitalize()} {'fell' if after < before else 'rose'}{change}, {values}.", sources)
 
 
-def _overfitting(evals: Sequence[Row]) -> Verdict | None:
+def _overfitting(evals: Sequence[Row], by: Selection) -> Verdict | None:
     if len(evals) < 2:
         return None
-    best, last = min(evals, key=lambda row: row["loss"]), evals[-1]
-    sources = " ".join(f"metrics.jsonl#eval.{row['step']}.loss" for row in (best, last))
+    best, last = min(evals, key=lambda row: by.sign * row[by.metric]), evals[-1]
+    sources = _sources(by, best, last)
     if len(evals) < 3:
         text = f"Overfitting cannot be judged from {len(evals)} evaluations. Try: a smaller eval.every_steps"
         return Verdict("note", text, sources)
-    rise = (last["loss"] - best["loss"]) / abs(best["loss"]) if best["loss"] else 0.0
-    if rise > RISE:
-        text = f"It overfits after step {best['step']:,}: held-out loss rose by {rise:.1%} from there to the end."
+    lowest = best[by.metric]
+    lost = by.sign * (last[by.metric] - lowest) / abs(lowest) if lowest else 0.0
+    if lost > RISE:
+        verb = "rose" if by.sign > 0 else "fell"
+        text = f"It overfits after step {best['step']:,}: {by.name} {verb} by {lost:.1%} from there to the end."
         return Verdict("bad", f"{text} Try: fewer steps, a lower learning rate, or more data", sources)
-    return Verdict("good", f"No overfitting: held-out loss is lowest at step {best['step']:,}, near the end.", sources)
+    end = "at the end" if last is best else f"at step {best['step']:,}, and within {RISE:.0%} of that at the end"
+    return Verdict("good", f"No overfitting: {by.name} is {by.superlative} {end}.", sources)
+
+
+def _sources(by: Selection, *rows: Row) -> str:
+    return " ".join(f"metrics.jsonl#eval.{row['step']}.{by.metric}" for row in rows)
 
 
 def _steps(train: Sequence[Row]) -> Verdict | None:
@@ -131,7 +140,3 @@ def _time(goodput: Mapping[str, Any]) -> Verdict | None:
         return Verdict("note", text, sources)
     text += f" {seconds / whole:.0%} went into: {part}. {LOSSES[part]}"
     return Verdict("note", f"{text}", f"{sources} goodput.json#seconds.{part}")
-
-
-def _finite(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)

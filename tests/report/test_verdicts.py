@@ -7,6 +7,7 @@ import pytest
 from distft.goodput import PARTS
 from distft.report.facts import gather
 from distft.report.verdicts import Verdict, verdicts
+from distft.tasks.selection import Selection
 from tests.report.conftest import eval_row, train_row
 
 
@@ -22,7 +23,7 @@ def test_a_run_that_improved_to_the_end_is_good() -> None:
     found = said({"state": "completed"}, [eval_row(step, 2.0 - step / 10) for step in (0, 4, 8)])
     assert [verdict.kind for verdict in found] == ["good", "good", "good"]
     assert found[1].text == "Held-out loss fell by 40.0%, from 2 to 1.2."
-    assert found[2].text.startswith("No overfitting: held-out loss is lowest at step 8")
+    assert found[2].text == "No overfitting: held-out loss is lowest at the end."
 
 
 @pytest.mark.parametrize(("last", "kind"), [(1.009, "good"), (1.011, "bad")])
@@ -33,13 +34,24 @@ def test_a_rise_of_more_than_1_percent_is_overfitting(last: float, kind: str) ->
         assert "after step 4" in found[2].text and found[2].sources.startswith("metrics.jsonl#eval.4.loss")
 
 
+def test_the_metric_that_decides_is_judged() -> None:
+    evals = [eval_row(step, 2.0) | {"accuracy": value} for step, value in ((0, 0.5), (4, 0.75), (8, 0.6))]
+    found = verdicts({"state": "completed", "step": 8}, None, evals, {}, None, "", Selection.of("accuracy", "auto"))
+    assert found[1] == Verdict(
+        "good",
+        "Held-out accuracy rose by 20.0%, from 0.5 to 0.6.",
+        "metrics.jsonl#eval.0.accuracy metrics.jsonl#eval.8.accuracy",
+    )
+    assert "overfits after step 4: held-out accuracy fell by 20.0%" in found[2].text
+
+
 def test_two_evaluations_say_nothing_about_overfitting() -> None:
     found = said({"state": "completed"}, [eval_row(0, 2.0), eval_row(8, 1.0)])
     assert kinds(found, "cannot be judged from 2") == ["note"]
 
 
 def test_a_loss_that_did_not_fall_is_bad_and_none_is_unknown() -> None:
-    assert kinds(said({"state": "completed"}, [eval_row(0, 1.0), eval_row(8, 1.0)]), "did not fall") == ["bad"]
+    assert kinds(said({"state": "completed"}, [eval_row(0, 1.0), eval_row(8, 1.0)]), "did not improve") == ["bad"]
     for rows in ([], [eval_row(0, 1.0)], [eval_row(0, 1.0), eval_row(8, float("nan"))]):
         assert kinds(said({"state": "completed"}, rows), "is not known") == ["note"]
 
