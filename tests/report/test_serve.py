@@ -42,7 +42,7 @@ def test_other_names_and_other_files_are_refused(make_run) -> None:
         (["run=a", "serve=true", "port=70000"], "port=70000: is a number from 0 to 65535"),
         (["run=a", "port=80"], "port=80: only serve=true takes it"),
         (["run=a", "out=b"], "out=b: only runs= takes it"),
-        (["runs=[a]"], "names 1 runs. Try: 2 to 8 folders"),
+        (["runs=[a]"], "names 1 run. Try: 2 to 8 folders"),
         (["runs=[/no,/none]"], "run=/no: holds no run"),
     ],
 )
