@@ -25,9 +25,10 @@ ELSEWHERE = {  # group -> its words, and who runs them
     "sweep": (["grid", "optuna"], "tests/sweep"),
     "experiment": (WORDS["experiment"], "test_conf.py and test_launch_scripts.py: they need what a laptop has not"),
 }
-OTHER_TASKS = {"classification", "kto", "preference", "regression"}  # refused without their loss: tests/data
+OTHER_TASKS = {"classification", "kto", "preference", "regression", "token_classification"}  # tests/data
 HERE = [group for group in WORDS if group not in ELSEWHERE]
 WORDS["data"] = [word for word in WORDS["data"] if word not in OTHER_TASKS]
+WORDS["loss"] = ["cross_entropy"]  # the others are of other tasks: tests/losses/test_every_loss.py runs all by glob
 RUNS = max(len(WORDS[group]) for group in HERE)
 ROWS = {
     "messages": {"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]},

@@ -30,7 +30,7 @@ def held_out(engine: Engine, batches: Iterable[Batch], world: World, task: Task 
     not depend on how the rows are split over processes and batches.
     """
     engine.train(False)
-    totals = torch.zeros((), dtype=torch.float64, device=world.device)  # loss, weight, units, the loss's further sums
+    totals = torch.zeros(0, dtype=torch.float64, device=world.device)  # weight, units, loss, the loss's further sums
     units: list[torch.Tensor] = []  # of each batch: labels and outputs, [U, L + C]
     names: list[str] = []
     label_count = 0
@@ -38,13 +38,17 @@ def held_out(engine: Engine, batches: Iterable[Batch], world: World, task: Task 
         heartbeat.enter("evaluation")
         value, sums = engine.forward(batch)
         names = [name for name in sums if name != OUTPUTS]
-        counts = torch.tensor([float(batch.weight), batch.num_targets], dtype=torch.float64, device=world.device)
-        totals = totals + torch.cat([value.double().view(1), counts, *(sums[name].double().view(1) for name in names)])
+        whole = torch.stack([value.double(), *(sums[name].double() for name in names)])
+        if not len(totals):
+            totals = torch.zeros(2 + len(whole), dtype=torch.float64, device=world.device)
+        totals[2:] += whole
+        totals[0] += batch.weight  # in place: a tensor made of the host's numbers would make the host wait
+        totals[1] += batch.num_targets
         if task.gathers and batch.labels is not None:
             label_count = batch.labels.shape[1]
             units.append(torch.cat([batch.labels.double(), sums[OUTPUTS].double()], 1))
     engine.train(True)
-    loss, weight, count, *rest = all_reduce_sum(totals).tolist()
+    weight, count, loss, *rest = all_reduce_sum(totals).tolist()
     found = Evaluated(loss / weight, _NONE, _NONE)
     if task.gathers:
         found = _gathered(loss / weight, units, label_count, world)

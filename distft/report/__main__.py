@@ -106,7 +106,8 @@ def compare_runs(value: str, out: str | None) -> Path:
     """Writes the page that compares runs; returns its path."""
     folders = [each.strip() for each in value.removeprefix("[").removesuffix("]").split(",") if each.strip()]
     if not 2 <= len(folders) <= compare.MOST:
-        raise ConfigError([f"runs={value}: names {len(folders)} run{'s' * (len(folders) != 1)}. Try: 2 to {compare.MOST} folders, as in [A,B]"])
+        names = f"names {len(folders)} run{'s' * (len(folders) != 1)}"
+        raise ConfigError([f"runs={value}: {names}. Try: 2 to {compare.MOST} folders, as in [A,B]"])
     runs = [find_run(folder) for folder in folders]
     path = absolute(out) if out else runs[0].path.parent / "compare.html"
     if not path.parent.is_dir():

@@ -52,7 +52,7 @@ def verdicts(
     return [verdict for verdict in found if verdict]
 
 
-def _end(status: Row, plan: Plan | None) -> Verdict:
+def _end(status: Row, plan: Plan | None) -> Verdict | None:
     state, step = status["state"], status.get("step") or 0
     of = f" of {plan.steps:,}" if plan else ""
     sources = "status.json#step status.json#state" + " plan.json#steps" * bool(plan)
@@ -64,6 +64,8 @@ def _end(status: Row, plan: Plan | None) -> Verdict:
         "running": f"The run is at step {step:,}{of}.",
         "pending": "The run has not begun.",
     }
+    if state not in texts:  # a folder without status.json
+        return None
     good = state in ("completed", "stopped_early")
     return Verdict("good" if good else "bad" if state == "failed" else "note", texts[state], sources)
 

@@ -16,6 +16,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Genera
 
 from distft.checkpoint.load import Checkpoint
 from distft.checkpoint.probe import PROBE
+from distft.checkpoint.weights import SavedWeights
 from distft.data.tokenize import CHATML, byte_tokenizer
 from distft.export.huggingface import (
     TrainedWeights,
@@ -37,7 +38,7 @@ def weights_of(checkpoint: Checkpoint, model: str) -> TrainedWeights:
     name, _, lora = model.partition("+")
     skeleton = tiny_model(name)
     scale = LORA["alpha"] / LORA["rank"] if lora else 0.0
-    return TrainedWeights(checkpoint, skeleton, FreshWeights(skeleton, 0), scale)
+    return TrainedWeights(SavedWeights([checkpoint]), skeleton, FreshWeights(skeleton, 0), scale)
 
 
 # A checkpoint knows no strategy: one model of every strategy, and every model of one, prove what all of KEYS do.

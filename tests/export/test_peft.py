@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from distft.checkpoint.load import Checkpoint
 from distft.checkpoint.probe import read_probe
+from distft.checkpoint.weights import SavedWeights
 from distft.export.huggingface import TrainedWeights
 from distft.export.peft import verify, write_peft
 from distft.models.adapters import Lora
@@ -28,7 +29,7 @@ def export_adapters(answer: dict[str, Any], folder: Path) -> TrainedWeights:
     base, skeleton = dense(name, 0), tiny_model(name)
     base.save_pretrained(folder / "base")
     checkpoint = Checkpoint(checkpoint_of(answer))
-    weights = TrainedWeights(checkpoint, skeleton, FreshWeights(skeleton, 0), Lora(**LORA).scale)
+    weights = TrainedWeights(SavedWeights([checkpoint]), skeleton, FreshWeights(skeleton, 0), Lora(**LORA).scale)
     write_peft(weights, Lora(**LORA), base, {"base_model_name_or_path": str(folder / "base")}, folder / "final")
     return weights
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from distft.checkpoint.load import Checkpoint
+from distft.checkpoint.weights import SavedWeights
 from distft.export.dcp import write_dcp
 from distft.export.deepspeed_universal import write_deepspeed_universal
 from distft.export.huggingface import TrainedWeights, whole_or_nothing, write_huggingface
@@ -40,7 +41,7 @@ def test_a_full_disk_is_named_and_nothing_is_left(word: str, trained: Any, tmp_p
         "dcp": lambda folder: write_dcp(checkpoint, model, optimizer, folder),
         "deepspeed_universal": lambda folder: write_deepspeed_universal(checkpoint, model, optimizer, folder),
         "huggingface": lambda folder: write_huggingface(
-            TrainedWeights(checkpoint, model, FreshWeights(model, 0)), torch.float32, folder
+            TrainedWeights(SavedWeights([checkpoint]), model, FreshWeights(model, 0)), torch.float32, folder
         ),
     }
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
