@@ -12,9 +12,8 @@ from typing import Any
 
 from distft.config import Config, ConfigError
 from distft.launch.history import resumed
-from distft.launch.repeatable import Repeatable
 from distft.launch.shrinking import Shrinking
-from distft.launchers.contract import Handle, Outcome
+from distft.launchers.contract import Handle, Outcome, Repeatable
 from distft.launchers.outcome import write_outcome
 from distft.plan import make_plan
 from distft.plan.make import is_auto

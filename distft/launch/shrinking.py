@@ -6,8 +6,7 @@ The OOM probe makes the largest micro-batch right after the first step, so this 
 import sys
 from dataclasses import replace
 
-from distft.launch.repeatable import Repeatable
-from distft.launchers.contract import Handle, Outcome
+from distft.launchers.contract import Handle, Outcome, Repeatable
 from distft.run import Plan, RunFolder, State
 from distft.runtime import stop
 from distft.runtime.logs import Patient

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from distft.run import EXIT_HANG, EXIT_PREEMPTED, FINISHED, State
 from distft.runtime.errors import HANG
@@ -44,6 +44,15 @@ class Handle(Protocol):
 
     def cancel(self) -> None:
         """Kills every process of the run, without a checkpoint."""
+        ...
+
+
+@runtime_checkable
+class Repeatable(Protocol):
+    """A handle of a run that this process can restart."""
+
+    def start_again(self) -> None:
+        """Starts the attempt in status.json after the previous one has ended."""
         ...
 
 

@@ -36,7 +36,6 @@ _STATE = re.compile(r"<!-- distft (\{.*\}) -->")
 _ASK = "not stated: the people who publish the model must write this"
 _AUDIT = "audit/audit.json"
 _SHOWN_FLAGS = 20
-_HELD_OUT = ("loss", "perplexity", "accuracy")
 Made = Sequence[tuple[str, str | None]]
 
 

@@ -4,9 +4,10 @@ An upper estimate for the accelerators, which draw less than their rated power m
 rest of the machine; it counts the whole time of the attempts, idle steps included.
 """
 
+import re
 from dataclasses import dataclass
 
-RATED_WATTS = {  # of one accelerator, from its maker's data sheet; the first name that is part of the device's
+RATED_WATTS = {  # of one accelerator, from its maker's data sheet; the first name that is a word of the device's
     "H200": 700, "H100 PCIe": 350, "H100 NVL": 400, "H100": 700, "H800": 700, "GH200": 900, "B200": 1000, "B300": 1400,
     "A100-PCIE-40GB": 250, "A100-PCIE": 300, "A100": 400, "A800": 400, "A40": 300, "A30": 165, "A10G": 300, "A10": 150,
     "L40S": 350, "L40": 300, "L4": 72, "V100-PCIE": 250, "V100": 300, "T4": 70, "RTX 6000 Ada": 300, "RTX A6000": 300,
@@ -24,7 +25,8 @@ class Energy:
 
 def rated_watts(device: str) -> int | None:
     """Returns the rated power of an accelerator by its name; None where it is not known."""
-    return next((watts for name, watts in RATED_WATTS.items() if name.lower() in device.lower()), None)
+    names = (name for name in RATED_WATTS if re.search(rf"(?<![a-z0-9]){name}(?![a-z0-9])", device, re.IGNORECASE))
+    return next((RATED_WATTS[name] for name in names), None)
 
 
 def estimate(seconds: float, processes: int, device: str | None) -> Energy | str:

@@ -12,7 +12,7 @@ from huggingface_hub import DatasetCard, ModelCard
 from distft.report.card import model_card, refresh
 from distft.report.cited import CITATION, Cited
 from distft.report.data_card import data_card
-from distft.report.energy import Energy, estimate
+from distft.report.energy import Energy, estimate, rated_watts
 from distft.report.facts import gather
 from distft.run import RunFolder, write_json
 from tests.report.conftest import eval_row, train_row
@@ -179,6 +179,9 @@ def test_a_card_is_refreshed_with_a_later_audit(make_run: Callable[..., RunFolde
 def test_energy_is_rated_power_times_time() -> None:
     found = estimate(3600, 2, "NVIDIA H100 80GB HBM3")
     assert isinstance(found, Energy) and found.kwh == pytest.approx(1.4) and "2 x 700 W" in found.method
+    devices = ("NVIDIA GH200 480GB", "NVIDIA H200", "NVIDIA A100-PCIE-40GB", "NVIDIA A100-SXM4-80GB", "NVIDIA L40S")
+    assert [rated_watts(device) for device in devices] == [900, 700, 250, 400, 350]
+    assert rated_watts("NVIDIA RTX A4000") is None is rated_watts("NVIDIA T400"), "not an A40, not a T4"
     assert estimate(3600, 2, None) == "the run used the CPU, whose power was not metered"
     assert estimate(3600, 2, "Abacus 9") == "the rated power of Abacus 9 is not known"
 
