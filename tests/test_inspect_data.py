@@ -1,7 +1,6 @@
 import json
 import re
 import subprocess
-import sys
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from distft.config import ConfigError
 from distft.data.shards import Row
 from distft.data.tokenize import byte_tokenizer
 from distft.inspect_data import main, marked
+from tests.support.warm import python
 
 
 def test_trained_tokens_are_marked_without_splitting_letters():
@@ -26,7 +26,7 @@ def test_trained_tokens_are_marked_without_splitting_letters():
 def test_the_command_shows_what_is_trained(tmp_path: Path):
     (tmp_path / "rows.jsonl").write_text('{"prompt": "hi", "completion": "yes"}\n' * 3)
     overrides = ["model.tiny=true", "cache_dir=cache", "data.train=rows.jsonl", "data.eval=null"]
-    command = [sys.executable, "-m", "distft.inspect_data", *overrides, "n=2"]
+    command = [python(), "-m", "distft.inspect_data", *overrides, "n=2"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=480, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("⟦y│e│s│<|im_end|>⟧") == 2

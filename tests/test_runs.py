@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from distft.launchers.local import Local, LocalConfig
 from distft.run import RunFolder, write_json
 from distft.runs import facts, find_runs, main, slowest_of
 from tests.support.fake_run import assert_none_left, freeze, wait_for_rows
+from tests.support.warm import python
 
 ROW = {"split": "train", "loss": 2.5, "grad_norm": 1.0, "seconds": 0.5, "tokens": 50, "tokens_per_second": 100.0}
 
@@ -127,7 +127,7 @@ def test_stop_ends_a_run_at_its_next_step(tmp_path: Path):
     run = freeze(tmp_path / "run", steps=100_000, processes=1)
     [handle] = Local(LocalConfig(program="tests.support.fake_worker")).submit([run.path])
     wait_for_rows(run)
-    command = [sys.executable, "-m", "distft.runs", "stop", f"run={run.path}"]
+    command = [python(), "-m", "distft.runs", "stop", f"run={run.path}"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "saves at the end of the step in progress" in done.stdout
     deadline = time.monotonic() + 60

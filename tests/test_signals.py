@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -95,7 +96,7 @@ def test_a_signal_saves_exits_75_and_the_same_command_continues(
 ) -> None:
     name = whom.replace(" ", "-")
     run, settings = RunFolder(folder / "runs" / name), ["train.max_steps=4000", "train.max_grad_norm=null"]
-    process = start(folder, name, *settings, processes=2)
+    process = start(folder, name, *settings, processes=2, program=sys.executable)
     if "starts" not in whom:
         wait_for_rows(run)
     targets = {process.pid} if whom in ("launcher", "all") else {rank_process(run, 1)}
@@ -129,7 +130,7 @@ def goes_on(process: subprocess.Popen[str], run: RunFolder, done: int) -> None:
 def test_a_launch_without_a_started_run_just_ends(number: signal.Signals, folder: Path) -> None:
     """While its child process prepares the data."""
     name = f"early-{number}"
-    process = start(folder, name, f"cache_dir={folder}/{name}")
+    process = start(folder, name, f"cache_dir={folder}/{name}", program=sys.executable)
     deadline = time.monotonic() + 60
     while not listens(process.pid, number):
         assert time.monotonic() < deadline and process.poll() is None

@@ -23,6 +23,7 @@ from distft.run import RunFolder, read_json
 from distft.runtime.disk import alone
 from tests.support.fake_run import assert_none_left, wait_for_rows
 from tests.support.rows import write_sums
+from tests.support.warm import python
 from tests.trackers.test_wandb import history
 
 pytestmark = pytest.mark.slow
@@ -36,8 +37,10 @@ def folder(tmp_path_factory) -> Path:
     return write_sums(tmp_path_factory.mktemp("données (1)"))
 
 
-def start(folder: Path, name: str, *overrides: str, processes: int = 1, **variables: str) -> subprocess.Popen[str]:
-    """Starts launch on a tiny model."""
+def start(
+    folder: Path, name: str, *overrides: str, processes: int = 1, program: str = "", **variables: str
+) -> subprocess.Popen[str]:
+    """Starts launch on a tiny model, in a Python with its imports done unless `program` is another."""
     settings = ["model=gpt2", "model.tiny=true", "data.eval=0.2", f"data.train={folder / 'rows.jsonl'}"]
     settings += [
         "train.epochs=null",
@@ -47,7 +50,7 @@ def start(folder: Path, name: str, *overrides: str, processes: int = 1, **variab
         f"name={name}",
     ]
     settings += [f"name={name}", f"launcher.processes_per_node={processes}", f"runs_dir={folder / 'runs'}"]
-    command = [sys.executable, "-m", "distft.launch", *settings, f"cache_dir={folder / 'cache'}", *overrides]
+    command = [program or python(), "-m", "distft.launch", *settings, f"cache_dir={folder / 'cache'}", *overrides]
     return subprocess.Popen(
         command, env=os.environ | variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -68,7 +71,7 @@ DONE = ("tracker=[wandb,tensorboard]", "tracker.wandb.mode=offline")
 @pytest.fixture(scope="module")
 def done(folder) -> tuple[RunFolder, str, str]:
     """A run of 3 steps on 2 processes, tracked offline, with secrets in its environment, and what it printed."""
-    code, said, stderr = end(start(folder, "done", *DONE, processes=2, **CANARIES))
+    code, said, stderr = end(start(folder, "done", *DONE, processes=2, program=sys.executable, **CANARIES))
     assert code == 0, stderr
     return run_of(folder, "done"), said, stderr
 

@@ -6,7 +6,6 @@ import re
 import signal
 import socket
 import subprocess
-import sys
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +18,7 @@ from distft.run import EXIT_HANG, RunFolder, read_json
 from distft.verify_resume.compare import KINDS, last_checkpoint, measure
 from tests.support.fake_run import assert_none_left, wait_for_rows
 from tests.support.rows import write_sums
+from tests.support.warm import python
 
 pytestmark = pytest.mark.slow
 SAVED = ("train.max_steps=10", "checkpoint.every_steps=2", "launcher.hang_seconds=8")
@@ -50,7 +50,7 @@ def start(folder: Path, name: str, fault: str, *overrides: str, slow: str = "") 
     settings += ["launcher.processes_per_node=2", f"runs_dir={folder / 'runs'}", f"cache_dir={folder / 'cache'}"]
     program = "slow_rank" if slow else "faulty_rank"
     settings += [f"launcher.program=tests.support.{program}", f"name={name}", *overrides]
-    command = [sys.executable, "-m", "distft.launch", *settings]
+    command = [python(), "-m", "distft.launch", *settings]
     return subprocess.Popen(command, env=os.environ | {"FAULT": fault, "SLOW": slow}, stderr=subprocess.PIPE, text=True)
 
 
@@ -66,7 +66,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def shown_of(run: RunFolder) -> str:
-    command = [sys.executable, "-m", "distft.runs", "show", f"run={run.path}"]
+    command = [python(), "-m", "distft.runs", "show", f"run={run.path}"]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 

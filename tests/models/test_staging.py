@@ -6,7 +6,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
@@ -31,6 +30,7 @@ from tests.support.rows import write_rows, write_sums
 from tests.support.stage_once import NODES, RANKS_OF_NODE
 from tests.support.traced import trace
 from tests.support.train_cases import tiny_model
+from tests.support.warm import python
 
 
 def make_plan(model_dir: Path, data_dir: Path) -> Plan:
@@ -86,7 +86,7 @@ def test_a_node_copies_each_file_once_for_all_ranks(plan: Plan, tmp_path: Path) 
     for node in range(NODES):
         (out / f"node-{node}").mkdir(parents=True)
     (tmp_path / "plan.json").write_text(json.dumps(asdict(plan)))
-    command = [sys.executable, "-m", "tests.support.stage_once", str(out), str(tmp_path / "plan.json")]
+    command = [python(), "-m", "tests.support.stage_once", str(out), str(tmp_path / "plan.json")]
     calls = [call for call in trace(command, tmp_path / "trace") if call.is_read]
     for source in (Path(str(plan.model_dir)), Path(str(plan.data_dir))):
         for file in source.glob("*[wt]"):  # safetensors are read by those who copy alone, and so are arrow files
@@ -227,7 +227,7 @@ def run(folder: Path, name: str, *overrides: str) -> RunFolder:
     settings = [f"model.path={folder / 'model'}", "model=gpt2", "data.eval=0.2", f"data.train={folder / 'rows.jsonl'}"]
     settings += ["train.epochs=null", "train.max_steps=3", "train.global_batch_size=4", "train.micro_batch_size=2"]
     settings += [f"name={name}", f"runs_dir={folder / 'runs'}", f"cache_dir={folder / 'cache'}"]
-    command = [sys.executable, "-m", "distft.launch", *settings, "launcher.processes_per_node=2", *overrides]
+    command = [python(), "-m", "distft.launch", *settings, "launcher.processes_per_node=2", *overrides]
     done = subprocess.run(command, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr
     return RunFolder(folder / "runs" / name)

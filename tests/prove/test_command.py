@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -12,12 +11,13 @@ from typing import Any
 import pytest
 
 from distft.prove.support import WORDS
+from tests.support.warm import python
 
 FIELDS = {"check", "status", "value", "unit", "expected", "seconds", "detail"}
 
 
 def command(*words: str) -> list[str]:
-    return [sys.executable, "-m", "distft.prove", *words]
+    return [python(), "-m", "distft.prove", *words]
 
 
 def prove(*words: str) -> subprocess.CompletedProcess[str]:

@@ -6,7 +6,6 @@ test shows it. The last column of the table is the first test that failed; a fau
 """
 
 import importlib
-import multiprocessing
 import os
 import shutil
 import signal
@@ -147,8 +146,8 @@ def _run(tests: Sequence[str], folder: Path, said: Path) -> int:
     sys.path[:] = [str(folder), *(each for each in sys.path if each not in ("", str(CHECKOUT)))]
     for name in [name for name in sys.modules if name.partition(".")[0] in ("tests", "distft")]:
         del sys.modules[name]
-    ranks = importlib.import_module("tests.support.ranks")
-    setattr(ranks, "FORKS", multiprocessing.get_context("fork"))  # noqa: B010  # its server would import everything once more
+    warm = importlib.import_module("tests.support.warm")
+    setattr(warm, "begin", warm.begin_by_fork)  # noqa: B010  # its server would import everything once more
     return int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", "--tb=line", *tests]))
 
 

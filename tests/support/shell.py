@@ -6,8 +6,9 @@ or becomes a plan, of a sweep the plan of every job. Everything else is the real
 
 import os
 import subprocess
-import sys
 from pathlib import Path
+
+from tests.support.warm import python
 
 SHIM = """#!/bin/bash
 if [ "$1 $2" != "-m distft.launch" ]; then exec {python} "$@"; fi
@@ -26,7 +27,7 @@ def shell(text: str, folder: Path, *, as_plan: bool = False, timeout: float = 48
     programs.mkdir(exist_ok=True)
     shim = programs / "python"
     command = "plan" if as_plan else "launch"
-    shim.write_text(SHIM.format(python=sys.executable, command=command))
+    shim.write_text(SHIM.format(python=python(), command=command))
     shim.chmod(0o755)
     environment = os.environ | {"PATH": f"{programs}:{os.environ['PATH']}"}
     return subprocess.run(

@@ -5,7 +5,6 @@ import re
 import shlex
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from distft.run import RunFolder
 from distft.sweep.multirun import multirun
 from tests.support.fake_run import assert_none_left
 from tests.support.rows import write_sums
+from tests.support.warm import python
 
 pytestmark = pytest.mark.slow
 
@@ -47,7 +47,7 @@ def settings(folder: Path) -> list[str]:
 
 def start(folder: Path, name: str, *overrides: str, at_once: int = 2) -> subprocess.Popen[str]:
     """Starts a sweep as a user does."""
-    command = [sys.executable, "-m", "distft.launch", "-m", *settings(folder), f"name={name}", *overrides]
+    command = [python(), "-m", "distft.launch", "-m", *settings(folder), f"name={name}", *overrides]
     command += [f"launcher.jobs_at_once={at_once}"]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
@@ -150,7 +150,7 @@ def test_the_best_job_alone_is_exported(grid, folder):
 def test_a_jobs_command_continues_that_job(grid, folder):
     job = status_of(folder, "grid")["jobs"][1]
     before = RunFolder(grid[0] / job["run"]).read_status()
-    command = [sys.executable, *shlex.split(job["command"])[1:]]
+    command = [python(), *shlex.split(job["command"])[1:]]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert f"{grid[0] / job['run']}" in done.stdout

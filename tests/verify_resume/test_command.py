@@ -4,13 +4,13 @@ import json
 import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from distft.paths import conf_dir
 from distft.run import read_json
+from tests.support.warm import python
 
 STRATEGIES = sorted(path.stem for path in (conf_dir() / "strategy").glob("*.yaml"))
 SETTINGS = """
@@ -30,7 +30,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 
 def verify(*arguments: str) -> tuple[int, str]:
-    command = [sys.executable, "-m", "distft.verify_resume", *SETTINGS, *arguments]
+    command = [python(), "-m", "distft.verify_resume", *SETTINGS, *arguments]
     environment = os.environ | {"COLUMNS": "200"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert "Traceback" not in done.stderr, done.stderr
@@ -109,6 +109,6 @@ def test_a_run_that_cannot_be_verified_is_refused_first(data, tmp_path, capsys, 
 
 
 def test_help_lists_the_own_keys():
-    done = subprocess.run([sys.executable, "-m", "distft.verify_resume", "--help"], capture_output=True, text=True)
+    done = subprocess.run([python(), "-m", "distft.verify_resume", "--help"], capture_output=True, text=True)
     assert done.returncode == 0
     assert re.findall(r"^  (kills|at|then|out)=? ", done.stdout, re.MULTILINE) == ["kills", "at", "then", "out"]

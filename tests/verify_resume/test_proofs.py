@@ -8,7 +8,6 @@ import json
 import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from distft.replay import described
 from distft.run import RunFolder, read_json
 from distft.verify_resume.runs import read_fed
 from tests.support.rows import write_sums
+from tests.support.warm import python
 
 pytestmark = pytest.mark.slow
 
@@ -62,7 +62,7 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def answers(out: Path) -> dict[str, dict[str, Any]]:
     write_sums(out, 36)
     places = [f"data.train={out / 'rows.jsonl'}", f"cache_dir={out / 'cache'}"]
-    command = [sys.executable, "-m", "prove_planted", str(out), json.dumps(CASES), *SETTINGS, *places]
+    command = [python(), "-m", "prove_planted", str(out), json.dumps(CASES), *SETTINGS, *places]
     path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
     environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)

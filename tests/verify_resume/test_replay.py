@@ -5,7 +5,6 @@ import math
 import os
 import shlex
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import pytest
 from distft.checkpoint.format import read_manifest
 from distft.run import RunFolder, read_json
 from tests.support.rows import write_sums
+from tests.support.warm import python
 
 pytestmark = pytest.mark.soak
 ANEW = "checkpoint.resume=never"  # counts once: what it goes back to is its own
@@ -40,7 +40,7 @@ def launch(folder: Path, name: str, *overrides: str, **variables: str) -> tuple[
     settings += ["train.epochs=1", "train.global_batch_size=4", "train.micro_batch_size=2", "eval=none"]
     settings += ["launcher.processes_per_node=2", f"runs_dir={folder / 'runs'}", f"cache_dir={folder / 'cache'}"]
     settings += ["launcher.program=tests.support.spoilt_rank", "checkpoint.every_steps=2", "checkpoint.keep=9"]
-    command = [sys.executable, "-m", "distft.launch", *settings, f"name={name}", *overrides]
+    command = [python(), "-m", "distft.launch", *settings, f"name={name}", *overrides]
     done = subprocess.run(command, env=os.environ | variables, stderr=subprocess.PIPE, text=True, check=False)
     return RunFolder(folder / "runs" / name), done.returncode, done.stderr
 
@@ -77,7 +77,7 @@ def test_the_recorded_command_replays_the_step(strategy: str, folder: Path):
     assert code == 1 and run.read_status()["error"]["type"] == "NonFinite", stderr
     batch = spoilt_batch(run)
     _, *command = shlex.split(batch["replay"])
-    done = subprocess.run([sys.executable, *command], capture_output=True, text=True, check=False)
+    done = subprocess.run([python(), *command], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     step = read_json(run.path / "replay" / f"step-{batch['step']}" / "step.json")
     assert (step["loss"], step["grad_norm"]) == (batch["metrics"]["loss"], batch["metrics"]["grad_norm"])

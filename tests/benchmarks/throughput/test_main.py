@@ -3,16 +3,16 @@
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from tests.support.rows import write_sums
+from tests.support.warm import python
 
 
 def benchmark(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "benchmarks.throughput", f"data.train={write_sums(folder) / 'rows.jsonl'}"]
+    command = [python(), "-m", "benchmarks.throughput", f"data.train={write_sums(folder) / 'rows.jsonl'}"]
     command += ["model.tiny=true", "strategies=ddp", "scaling=weak", "rows_per_process=4", "micro=2", "steps=2"]
     command += ["warmup=1", "repeats=1", f"folder={folder / 'runs'}", f"out={folder / 'out'}"]
     command += [f"cache_dir={folder / 'cache'}", *arguments]

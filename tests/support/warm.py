@@ -1,0 +1,250 @@
+"""A Python whose imports are done: `python()` starts `-m` of distft and of the tests in 20 ms instead of 1 to 8 s.
+
+The processes are forked from a server that has imported torch, transformers, deepspeed and distft. They are real ones,
+with their own streams, environment, folder and signals, and end when the process that stands for them does. What reads
+the environment as it is imported, and every other program, runs in a Python of its own.
+"""
+
+import atexit
+import importlib
+import json
+import os
+import pkgutil
+import runpy
+import selectors
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import traceback
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+from threading import Lock
+from typing import IO, Any, NoReturn
+
+from distft.compat.interpreter import end_threads, forget_exit_functions, run_exit_functions
+from distft.runtime.process import die_with_parent, uncollected
+
+CHECKOUT = Path(__file__).parents[2]
+ROOMS = ("config", "data", "evaluate", "export", "generate", "launch", "launchers", "plan", "report", "sweep")
+
+# Variables that libraries read while they are imported: with others than the server's, a process imports them itself.
+AT_IMPORT = ("CUDA_", "DS_", "HF_", "HOME", "HYDRA_", "LC_", "LD_", "MALLOC_", "MPL", "TORCH_", "TRANSFORMERS_", "TZ")
+SEPARATE = {"HF_TOKEN", "PYTHONPATH", "PYTHONDONTWRITEBYTECODE", "PYTHONUNBUFFERED"}
+
+
+_starting = Lock()
+
+
+def python() -> str:
+    """Returns the path of a Python for `-m`; its server starts with the first call and ends with this process."""
+    with _starting:
+        return _start()
+
+
+@cache
+def _start() -> str:
+    if not hasattr(os, "pidfd_open"):
+        return sys.executable
+    folder = Path(tempfile.mkdtemp(prefix="warm-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    address, program = folder / "socket", folder / "python"
+    client = [sys.executable, "-IS", str(Path(__file__).with_name("warm_client.py")), str(address), sys.executable]
+    program.write_text(f'#!/bin/sh\nexec {shlex.join(client)} "$@"\n')
+    program.chmod(0o755)
+    own, its = socket.socketpair()
+    with its, (folder / "log").open("w") as log:
+        begin([str(address), str(program), str(its.fileno())], its, log)
+    assert own.recv(1), (folder / "log").read_text()
+    atexit.register(own.close)  # which ends the server; this process keeps it open until then
+    return str(program)
+
+
+def begin(arguments: list[str], its: socket.socket, log: IO[str]) -> None:
+    """Starts the server, whose end of the connection to this process is `its`."""
+    command = [sys.executable, "-m", "tests.support.warm", *arguments]
+    subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=[its.fileno()])
+
+
+def begin_by_fork(arguments: list[str], its: socket.socket, log: IO[str]) -> None:
+    """Does the same, without importing again what this process has imported."""
+    if not os.fork():
+        try:
+            os.closerange(3, its.fileno())
+            main(arguments)
+        finally:
+            os._exit(0)
+
+
+class Server:
+    """Forks processes for those who connect."""
+
+    def __init__(self, address: str, program: str, parent: socket.socket) -> None:
+        """parent: of the process that this one ends with."""
+        self.program = program
+        self.environment = dict(os.environ)
+        self.own = [os.getcwd(), "", *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+        self.listener = socket.socket(socket.AF_UNIX)
+        self.listener.bind(address)
+        self.listener.listen(64)
+        self.ready = selectors.DefaultSelector()
+        self.ready.register(self.listener, selectors.EVENT_READ)
+        self.parent = parent
+        self.ready.register(parent, selectors.EVENT_READ)
+        self.processes: dict[socket.socket, tuple[int, int]] = {}  # id and descriptor of the process of a connection
+
+    def serve(self) -> None:
+        while True:
+            for key, _ in self.ready.select():
+                if key.fileobj is self.parent:
+                    return
+                if key.fileobj is self.listener:
+                    self.begin(self.listener.accept()[0])
+                elif isinstance(key.fileobj, socket.socket):
+                    os.kill(self.processes[key.fileobj][0], signal.SIGKILL)  # nobody stands for it any more
+                    self.ready.unregister(key.fileobj)
+                else:
+                    self.end(key.data)
+
+    def begin(self, client: socket.socket) -> None:
+        try:
+            _, streams, *_ = socket.recv_fds(client, 1, 3)
+            asked = json.loads(client.makefile("rb").readline())
+        except ValueError:
+            client.close()
+            return
+        if self.is_warm(asked):
+            process = os.fork()
+            if not process:
+                self.become(asked, streams)
+            descriptor = os.pidfd_open(process)
+            self.processes[client] = process, descriptor
+            self.ready.register(client, selectors.EVENT_READ)
+            self.ready.register(descriptor, selectors.EVENT_READ, client)
+            tell(client, process)
+        else:
+            client.close()
+        for stream in streams:
+            os.close(stream)
+
+    def end(self, client: socket.socket) -> None:
+        process, descriptor = self.processes.pop(client)
+        tell(client, os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]))
+        self.ready.unregister(descriptor)
+        if client in self.ready.get_map():
+            self.ready.unregister(client)
+        os.close(descriptor)
+        client.close()
+
+    def is_warm(self, asked: dict[str, Any]) -> bool:
+        """Returns whether what is imported here is what a Python of its own would import."""
+
+        def read_at_import(environment: dict[str, str]) -> dict[str, str]:
+            names = [n for n in environment if n.startswith((*AT_IMPORT, "PYTHON")) and n not in SEPARATE]
+            return {name: environment[name] for name in names}
+
+        return read_at_import(asked["environment"]) == read_at_import(self.environment)
+
+    def become(self, asked: dict[str, Any], streams: list[int]) -> NoReturn:
+        """Goes on as `python ARGUMENTS` would."""
+        code = 1
+        try:
+            die_with_parent(os.getppid())
+            os.setsid()
+            forget_exit_functions()
+            for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+                signal.signal(number, signal.SIG_IGN if number in asked["ignored"] else signal.SIG_DFL)
+            for number in (signal.SIGPIPE, signal.SIGXFSZ):
+                signal.signal(number, signal.SIG_IGN)
+            if signal.SIGINT not in asked["ignored"]:
+                signal.signal(signal.SIGINT, signal.default_int_handler)
+            for number, stream in enumerate(streams):
+                os.dup2(stream, number)
+            os.closerange(3, 1024)
+            os.umask(asked["umask"])
+            os.chdir(asked["folder"])
+            os.environ.clear()
+            os.environ.update(asked["environment"])
+            self.set_up(asked["arguments"])
+            name = asked["arguments"][1]
+            for module in (name, f"{name}.__main__"):
+                if not hasattr(sys.modules.get(module), "__path__"):
+                    sys.modules.pop(module, None)  # it is the main module now
+            runpy.run_module(name, run_name="__main__", alter_sys=True)
+            code = 0
+        except SystemExit as error:
+            code = error.code if isinstance(error.code, int) else int(error.code is not None)
+            if isinstance(error.code, str):
+                print(error.code, file=sys.stderr)
+        except KeyboardInterrupt:
+            traceback.print_exc()
+            code = -signal.SIGINT
+        except BaseException:
+            traceback.print_exc()
+        leave(code)
+
+    def set_up(self, arguments: list[str]) -> None:
+        import torch
+
+        added = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+        sys.path[:] = [os.getcwd(), *filter(None, added), *(path for path in sys.path if path not in self.own)]
+        sys.argv, sys.executable = arguments[1:], self.program
+        sys.stdin = sys.__stdin__ = open(0)  # noqa: SIM115  # pyright: ignore[reportAttributeAccessIssue]
+        for number, name in enumerate(("stdout", "stderr"), 1):
+            stream = open(number, "w", errors="backslashreplace" if number == 2 else None)  # noqa: SIM115
+            stream.reconfigure(line_buffering=number == 2 or stream.isatty())
+            setattr(sys, name, stream)
+            setattr(sys, f"__{name}__", stream)
+        if threads := os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]:
+            torch.set_num_threads(int(threads))  # its library has read the variable long ago
+
+
+def leave(code: int) -> NoReturn:
+    """Ends as the interpreter does, but without its teardown."""
+    try:
+        end_threads()
+        run_exit_functions()
+    except BaseException:
+        traceback.print_exc()
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            code = code or 120
+    if code < 0:
+        signal.signal(-code, signal.SIG_DFL)
+        os.kill(os.getpid(), -code)
+    os._exit(code & 0xFF)
+
+
+def load() -> None:
+    """Imports what commands of distft import."""
+    from tests.support import preload  # noqa: F401
+
+    with uncollected():
+        for room in ROOMS:
+            for found in pkgutil.walk_packages([f"{CHECKOUT}/distft/{room}"], f"distft.{room}."):
+                if not found.name.endswith("__main__"):
+                    importlib.import_module(found.name)
+
+
+def tell(client: socket.socket, number: int) -> None:
+    with suppress(OSError):  # it has ended
+        client.sendall(json.dumps(number).encode() + b"\n")
+
+
+def main(arguments: list[str]) -> None:
+    address, program, descriptor = arguments
+    parent = socket.socket(fileno=int(descriptor))
+    server = Server(address, program, parent)
+    load()
+    parent.sendall(b".")
+    server.serve()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
