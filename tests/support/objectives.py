@@ -79,7 +79,7 @@ def labelled_row(random: np.random.Generator, word: str, task: str, number: int)
 
 
 def case_of(
-    word: str, task: str, strategy: str, micro: int, architecture: dict[str, Any] | None = None
+    word: str, task: str, strategy: str, micro: list[int], architecture: dict[str, Any] | None = None
 ) -> dict[str, Any]:
     labels = None if task in ("causal_lm", "preference") else asdict(labels_of(word, task))
     return {
@@ -91,6 +91,7 @@ def case_of(
         "labels": labels,
         "strategy": strategy,
         "micro": micro,
+        "probe": False,
         "adamw": {"eps": 1e-6},
     }
 
