@@ -1,8 +1,7 @@
 """Every YAML in conf/loss trains alike on every strategy and split, for every task that takes it, and is additive.
 
-A run takes both splits, in turn: an additive sum has no other way to depend on them.
-The bars are those of tests/strategies/test_parity.py. The reference is transformers' own class, on a padded batch, in
-fp64. Causal language modelling with cross_entropy is in that file.
+The bars are those of tests/strategies/test_parity.py, where causal language modelling with cross_entropy is. The
+reference is transformers' own class, on a padded batch, in fp64. A run takes both splits, in turn.
 """
 
 import json
@@ -35,6 +34,7 @@ from tests.support.objectives import (
 from tests.support.pair_objectives import OF_PAIRS
 from tests.support.ranks import run_ranks
 from tests.support.rows import open_rows
+from tests.support.taught_objectives import OF_DISTILLATION
 from tests.support.train_cases import config_of
 from tests.support.trained import CUTS, checkpoint_of
 
@@ -136,7 +136,7 @@ def test_a_loss_trains_like_its_class_on_one_process(key: Key, answers: Any, ref
 
 def test_every_loss_has_a_task_and_a_reference() -> None:
     assert {word for word, _ in PAIRS} == set(LOSSES)
-    assert {word for word, _ in TRAINED} <= {*REFERENCES, *OF_PAIRS}
+    assert {word for word, _ in TRAINED} <= {*REFERENCES, *OF_PAIRS, *OF_DISTILLATION}
     assert {word for task in map(load_task, dict(PAIRS).values()) for word in task.losses} <= set(LOSSES)
 
 
@@ -144,7 +144,7 @@ def test_metrics_do_not_depend_on_the_batches(answers: Any) -> None:
     for key in (key for key in KEYS if key[3] == "ddp"):
         answer = answers[key]
         first, *others = answer["eval"]
-        assert set(first) == {*load_task(key[1]).metric_names, "target_tokens"}
+        assert set(first) == {*load_task(key[1]).metrics_with(key[0]), "target_tokens"}
         for other in others:
             assert other == pytest.approx(first, rel=1e-5), name_of(key)
 
