@@ -26,8 +26,8 @@ from distft.tasks import Task, load_task
 from distft.train.early_stopping import EarlyStopping, Evaluator, When
 from distft.train.ema import in_force
 from distft.train.feed import all_rows, make_cut, padding_multiple
+from distft.train.first_pass import open_rows
 from distft.train.overfitting import Overfitting, advice_for, rows_to_watch
-from distft.train.reference import open_rows
 from distft.train.state import Checkpointer, SaveSettings, states_per_weight
 
 

@@ -26,8 +26,9 @@ from distft.runtime.device import compute_dtype
 from distft.runtime.process_group import World
 from distft.strategies.engine import Engine
 from distft.train.ema import swap
-from distft.train.reference import Reader, attach, parts_of, reference_dir, write_missing
+from distft.train.reference import attach, base_parts, base_reader, reference_dir
 from distft.train.state import load
+from distft.train.stored import write_missing
 from distft.worker import choose_attention, make_engine, make_skeleton
 
 
@@ -117,7 +118,7 @@ def score(run: RunFolder, number: int, world: World) -> None:
 def read_base(rows: Rows, folder: Path, engine: Engine, world: World) -> None:
     """Writes the log-probabilities of rows under the frozen base, whose weights the engine holds."""
     micro_rows = MicroBatching(np.ones(len(rows), np.int64), 1, rows.lengths.astype(np.float64))
-    write_missing(engine, Reader(rows, micro_rows), parts_of(folder, rows), world)
+    write_missing(engine, base_reader(rows, micro_rows), base_parts(folder, rows), world)
 
 
 def load_model(

@@ -23,6 +23,7 @@ from distft.data.stage import ensure_prepared
 from distft.data.tokenize import load_tokenizer
 from distft.model_check.verdict import read_verdict, verdict_errors, write_verdict
 from distft.paths import absolute
+from distft.plan.teacher import teacher_folder, wrong_teacher
 from distft.report.data import RATES, closed_gates, gather, write
 from distft.run import EXIT_CLOSED_GATE
 from distft.tasks import load_task
@@ -104,25 +105,38 @@ def check_model(config: Config, console: Console) -> None:
     The check takes some seconds, mostly to load torch; its result is cached per model.
     """
     model, cache_dir = config.model, config.cache_dir
-    if model.tiny:
-        return
-    folder = local_folder(model.path, model.revision, cache_dir)
     task = load_task(model.task)
-    wrong = list(wrong_model(folder, trust_remote_code=model.trust_remote_code, task=task))
-    if not wrong:
-        tokens = len(load_tokenizer(tokenizer_dir(config), model.trust_remote_code))
-        wrong = list(weight_errors(folder, facts_of(folder), config.data.max_length, tokens))
-    if not wrong and read_verdict(folder, cache_dir, task.name) is None:
-        from distft.model_check.architecture import check_folder
+    if not model.tiny:
+        folder = local_folder(model.path, model.revision, cache_dir)
+        wrong = list(wrong_model(folder, trust_remote_code=model.trust_remote_code, task=task))
+        if not wrong:
+            tokens = len(load_tokenizer(tokenizer_dir(config), model.trust_remote_code))
+            wrong = list(weight_errors(folder, facts_of(folder), config.data.max_length, tokens))
+        if not wrong:
+            _measure(folder, config, console)
+            wrong = verdict_errors(folder, cache_dir, task.name)
+        if wrong:
+            raise ConfigError(wrong)
+    teacher = teacher_folder(config)
+    if teacher is not None:
+        wrong = wrong_teacher(config)
+        if not wrong:
+            _measure(teacher, config, console)
+            wrong = wrong_teacher(config)  # with the verdict
+        if wrong:
+            raise ConfigError(wrong)
 
-        started = time.monotonic()
-        found = check_folder(folder, task)
-        write_verdict(folder, cache_dir, found, task.name)
-        console.print(f"checked model {folder.name} in {time.monotonic() - started:.1f} s", markup=False)
-    if not wrong:
-        wrong = verdict_errors(folder, cache_dir, task.name)
-    if wrong:
-        raise ConfigError(wrong)
+
+def _measure(folder: Path, config: Config, console: Console) -> None:
+    """Measures a small instance of the model in `folder` and keeps the verdict, unless there is one."""
+    task = load_task(config.model.task)
+    if read_verdict(folder, config.cache_dir, task.name) is not None:
+        return
+    from distft.model_check.architecture import check_folder
+
+    started = time.monotonic()
+    write_verdict(folder, config.cache_dir, check_folder(folder, task), task.name)
+    console.print(f"checked model {folder.name} in {time.monotonic() - started:.1f} s", markup=False)
 
 
 class _Progress:

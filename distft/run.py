@@ -59,6 +59,8 @@ class Plan:
     adapters: int | None = None  # parameters of adapters, which alone are trained; None: full fine-tuning
     model_name: str = ""  # of the loaded model; "" in plans of older versions
     model_hash: str | None = None  # content hash of model_dir; None without one or in plans of older versions
+    teacher_dir: str | None = None  # folder of the model that loss.teacher names
+    teacher_hash: str | None = None  # content hash of teacher_dir
     labels: dict[str, Any] | None = None  # distft.tasks.labels.Labels of the rows; None: rows without labels
 
     @staticmethod

@@ -41,7 +41,7 @@ from distft.optim.groups import check_effective, decay_groups
 from distft.run import Plan, RunFolder, write_json
 from distft.runtime import heartbeat
 from distft.runtime.determinism import effective_switches
-from distft.runtime.device import compute_dtype, exact_products
+from distft.runtime.device import compute_dtype, exact_products, free_memory
 from distft.runtime.errors import NonFinite
 from distft.runtime.process_group import Environments, World, collective_seconds, compare, from_first, share_timeout
 from distft.runtime.stop import listen, requested
@@ -50,9 +50,9 @@ from distft.tasks import load_task
 from distft.train.early_stopping import When
 from distft.train.ema import Ema, in_force, settle
 from distft.train.feed import Feed, make_cut, padding_multiple
+from distft.train.first_pass import lacks_reference, lacks_teacher, make_reference, make_teacher, open_rows
 from distft.train.health import Monitor, NonFinitePolicy, Stragglers
 from distft.train.loop import End, Loop, RunLog, Settings
-from distft.train.reference import lacks_reference, make_reference, open_rows
 from distft.train.state import (
     check_replicas,
     load,
@@ -85,6 +85,7 @@ def train(run: RunFolder, number: int, world: World, run_loop: Callable[[Loop], 
     attempt, attention = begin(run, number, world)
     model = make_skeleton(attempt.config, attempt.plan)
     flops = Flops.of(model)
+    read_teacher(attempt)
     engine = make_engine(attempt.config, attempt.plan, world)
     start_step = steps_done(resume(attempt, engine, model), attempt.plan)
     feed = make_feed(attempt.config, attempt.plan, flops, world)
@@ -138,6 +139,26 @@ def resume(attempt: Attempt, engine: Engine, model: Any) -> Checkpoint | None:
     done = load(engine, model, folder, config.checkpoint.resume, config.seed, plan.model_dir, world)
     settle(engine, done, is_kept=config.train.ema_decay is not None)
     return done
+
+
+def read_teacher(attempt: Attempt) -> None:
+    """Stores the teacher's distributions at the targets of all rows, where the loss has a teacher and they are missing.
+
+    The teacher has an engine of the run's strategy, which leaves memory before the student's is built.
+    """
+    config, plan, world = attempt.config, attempt.plan, attempt.world
+    if not lacks_teacher(config, plan, world):
+        return
+    plan = replace(plan, model_dir=plan.teacher_dir, model_hash=plan.teacher_hash, adapters=None)
+    others: dict[str, object] = {"model.tiny": False, "model.dropout": None, "model.attention": "auto"}
+    others |= {"tuning": {"_target_": "distft.models.adapters.Full"}, "train.neftune_alpha": None}
+    config = config.changed(others | {"train.compile": False, "train.activation_checkpointing": "none"})
+    config = config.changed({"model.attention": choose_attention(config, plan, world).in_force})
+    engine, skeleton = make_engine(config, plan, world), make_skeleton(config, plan)
+    load(engine, skeleton, attempt.run.checkpoints, "never", config.seed, plan.model_dir, world)
+    make_teacher(engine, config, plan, Flops.of(skeleton), world)
+    del engine
+    free_memory(world.device)
 
 
 def rehearse_saves(attempt: Attempt, engine: Engine) -> None:

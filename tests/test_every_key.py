@@ -144,8 +144,10 @@ SHOWN: dict[str, str] = {
     "model.task": "tests/tasks/test_runs.py::test_a_task_of_labels_runs_and_its_export_opens",
     **_lines(
         "tests/losses/test_every_loss.py::test_a_loss_trains_like_its_class_on_one_process",
-        "loss.z_loss loss.class_weights loss.delta loss.positive_weight",
+        "loss.z_loss loss.class_weights loss.delta loss.positive_weight loss.kl_weight loss.temperature",
     ),
+    "loss.top_k": "tests/train/test_teacher.py::test_every_strategy_stores_what_the_teacher_gives",
+    "loss.teacher": "tests/test_words.py::test_every_choice_trains_two_steps",
     "sweep.only_failed": "tests/sweep/test_sweeps.py::test_only_failed_reruns_only_the_failed_jobs",
     "sweep.fail_fast": "tests/sweep/test_sweeps.py::test_fail_fast_stops_the_other_jobs",
     "sweep.space": "tests/sweep/test_request.py::test_an_experiment_brings_what_it_sweeps",

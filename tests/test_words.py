@@ -10,11 +10,13 @@ import pytest
 
 from distft.config import Config, compose
 from distft.data.stage import ensure_prepared
+from distft.data.tokenize import byte_tokenizer
 from distft.launch.stages import freeze, plan_run
 from distft.paths import conf_dir
 from distft.run import RunFolder
 from distft.trackers.contract import make_trackers
 from tests.support.ranks import run_ranks
+from tests.support.reference import dense
 
 pytestmark = pytest.mark.slow
 WORDS = {
@@ -28,7 +30,8 @@ ELSEWHERE = {  # group -> its words, and who runs them
 OTHER_TASKS = {"classification", "kto", "preference", "regression", "token_classification"}  # tests/data
 HERE = [group for group in WORDS if group not in ELSEWHERE]
 WORDS["data"] = [word for word in WORDS["data"] if word not in OTHER_TASKS]
-WORDS["loss"] = ["cross_entropy"]  # the others are of other tasks: tests/losses/test_every_loss.py runs all by glob
+# The others are of other tasks: tests/losses/test_every_loss.py runs all by glob.
+WORDS["loss"] = ["cross_entropy", "distillation", "cross_entropy", "cross_entropy", "cross_entropy"]
 RUNS = max(len(WORDS[group]) for group in HERE)
 ROWS = {
     "messages": {"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]},
@@ -63,6 +66,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[RunFolder, Conf
     (folder / "code.jsonl").mkdir()
     for i in range(40):
         (folder / "code.jsonl" / f"module_{i}.py").write_text(different("hi = 1  # hello\n", i))
+    model = dense("llama3_8b", 1)
+    model.save_pretrained(folder / "teacher")
+    byte_tokenizer().save_pretrained(folder / "teacher")
     frozen = []
     for number in range(RUNS):
         words = words_of(number)
@@ -70,6 +76,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[RunFolder, Conf
         own += [f"data.train={folder}/{words['data']}.jsonl"] if words["data"] != "chatterbot" else []
         own += [f"cache_dir={folder}", f"runs_dir={folder}/runs", f"name=run-{number}"]
         own += ["train.max_grad_norm=null"] if number % 2 else []
+        own += [f"loss.teacher={folder}/teacher"] if words["loss"] == "distillation" else []
         config = compose([*COMMON, *own])
         run = RunFolder(folder / "runs" / f"run-{number}")
         ensure_prepared(config)
@@ -96,7 +103,9 @@ def test_every_choice_trains_two_steps(number: int, runs: list[tuple[RunFolder, 
     assert run.read_status()["state"] == "completed" and (run.checkpoints / "latest").exists()
     rows = list(run.read_metrics("train"))
     assert [row["step"] for row in rows] == [1, 2] and all(isfinite(row["loss"]) for row in rows)
-    assert any(True for _ in run.read_metrics("eval")) == (config.choices["eval"] != "none")
+    evaluations = list(run.read_metrics("eval"))
+    assert bool(evaluations) == (config.choices["eval"] != "none")
+    assert all(("kl" in row) == (config.choices["loss"] == "distillation") for row in evaluations)
     found = effective[run.path.name]
     asked = {key: value for key, value in config.values["optimizer"].items() if not key.startswith("_")}
     assert found["optimizer"] | asked == found["optimizer"]

@@ -245,6 +245,8 @@ def missing_files(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         for item in value if isinstance(value, list) else [value]:
             path = path_of(item)
             yield from _missing(key, path, hub=not _DATA_FILE.search(str(path)))
+    if at(values, "loss.teacher") != MISSING:
+        yield from _missing("loss.teacher", at(values, "loss.teacher"), hub=True)
     yield from _missing("clean.toxicity.words", at(values, "clean.toxicity.words"), hub=False)
     for path in at(values, "clean.leakage.against") or ():
         yield from _missing("clean.leakage.against", path, hub=False)

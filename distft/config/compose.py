@@ -338,10 +338,11 @@ def _with_absolute_paths(values: Values) -> Values:
         data["prompt_template"] = _local(data["prompt_template"])
     folders = {name: str(absolute(values[name])) for name in ("runs_dir", "cache_dir")}
     checkpoint = values["checkpoint"] | {"resume": _local(values["checkpoint"]["resume"])}
+    loss = values["loss"] | ({"teacher": _local(values["loss"]["teacher"])} if values["loss"].get("teacher") else {})
     clean = dict(values["clean"])
     clean["toxicity"] = clean["toxicity"] | {"words": _local(clean["toxicity"]["words"])}
     clean["leakage"] = clean["leakage"] | {"against": [_local(path) for path in clean["leakage"]["against"]]}
-    return values | folders | {"model": model, "data": data, "clean": clean, "checkpoint": checkpoint}
+    return values | folders | {"model": model, "data": data, "clean": clean, "loss": loss, "checkpoint": checkpoint}
 
 
 def _local(value: Any) -> Any:

@@ -82,6 +82,16 @@ class Loss(Part):
         default=None,
         description="of classes in the loss, a number each in the order of their names; null: all 1",
     )
+    teacher: str | None = Field(
+        default=None, description="distillation: folder or hub id of a model with the same tokenizer"
+    )
+    kl_weight: Fraction = Field(
+        default=0.5, description="distillation: share of the divergence from the teacher; the rest is cross-entropy"
+    )
+    temperature: Positive = Field(default=1.0, description="distillation: by which both models' logits are divided")
+    top_k: Count = Field(
+        default=32, description="distillation: most probable tokens of the teacher that are stored per target"
+    )
     delta: Positive = Field(default=1.0, description="of Huber's loss: the error at which it turns linear")
     positive_weight: Positive = Field(
         default=1.0, description="of bce: of classes that apply, over those that do not; for classes that rarely apply"

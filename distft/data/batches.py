@@ -36,6 +36,8 @@ class Batch:
     labels: torch.Tensor | None = None  # [U, L] float32; None: the tokens are the targets
     first_documents: torch.Tensor | None = None  # [U] int64: the first document of each row that is a unit; else None
     reference: torch.Tensor | None = None  # [U, documents] float64: log-probabilities under the frozen base
+    teacher_ids: torch.Tensor | None = None  # [T, k] int32, the most probable tokens of a teacher at each target
+    teacher_log_probabilities: torch.Tensor | None = None  # [T, k + 1] float32; the last is that of all others
 
     def inputs(self) -> dict[str, Any]:
         """Returns keyword arguments for a transformers model's forward, which passes most of them to attention."""
@@ -53,7 +55,7 @@ class Batch:
     @property
     def tensors(self) -> dict[str, torch.Tensor]:
         tokens = ("input_ids", "position_ids", "positions", "targets", "starts", "weights")
-        names = (*tokens, "labels", "first_documents", "reference")
+        names = (*tokens, "labels", "first_documents", "reference", "teacher_ids", "teacher_log_probabilities")
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
     @property
@@ -144,6 +146,7 @@ def make_batch(rows: Sequence[Row], multiple_of: int = 1) -> Batch:
         labels=_labels(rows) if has_labels else None,
         first_documents=torch.from_numpy(first) if is_grouped else None,
         reference=_reference(rows),
+        **_teacher(rows),
     )
 
 
@@ -179,6 +182,17 @@ def _reference(rows: Sequence[Row]) -> torch.Tensor | None:
     """Returns the log-probabilities of the rows' documents under the frozen base, float64 [U, documents]."""
     found = [row.reference for row in rows if row.reference is not None]
     return torch.from_numpy(np.stack(found)) if found else None
+
+
+def _teacher(rows: Sequence[Row]) -> dict[str, torch.Tensor]:
+    """Returns the tensors of a teacher's distributions at the targets; empty where the rows have none."""
+    found = [row.teacher for row in rows if row.teacher is not None]
+    if not found:
+        return {}
+    return {
+        "teacher_ids": torch.from_numpy(np.concatenate([each.ids for each in found])),
+        "teacher_log_probabilities": torch.from_numpy(np.concatenate([each.log_probabilities for each in found])),
+    }
 
 
 def collate(rows: Rows, indices: np.ndarray, multiple_of: int = 1) -> Batch:

@@ -33,6 +33,14 @@ SCHEMA = pa.schema(
 
 
 @dataclass(frozen=True)
+class TopK:
+    """A teacher's distributions at the N targets of a row: the k most probable tokens, and all others together."""
+
+    ids: np.ndarray  # int32 [N, k]
+    log_probabilities: np.ndarray  # float32 [N, k + 1], in nats; the last is that of all other tokens
+
+
+@dataclass(frozen=True)
 class Row:
     """One row: its T tokens, and what the loss reads of them. A row is one document, or with `borders` several.
 
@@ -50,6 +58,7 @@ class Row:
     labels: np.ndarray | None = None  # float32 [N * L], L per unit: the number of a class, 0 or 1 per class, or values
     borders: np.ndarray | None = None  # int32, starts of the documents after the first; may be empty
     reference: np.ndarray | None = None  # float64, log-probability of each document under the frozen base; see Rows
+    teacher: TopK | None = None  # at the targets; see Rows
 
     def pieces(self, max_length: int) -> "list[Row]":
         """Returns a row of tokens cut into rows of `max_length` tokens; the last may be shorter."""
@@ -202,6 +211,7 @@ class Rows:
         self._batches = [_open(present[number]) for number in wanted]
         self._starts = np.cumsum([0] + [batch.num_rows for batch in self._batches])
         self.reference: np.ndarray | None = None  # float64 [rows, documents of a row], as the rows' own
+        self.teacher: Callable[[int], TopK] | None = None  # row -> a teacher's distributions at its targets
 
     def __len__(self) -> int:
         return int(self._starts[-1])
@@ -212,6 +222,7 @@ class Rows:
         shard = int(np.searchsorted(self._starts, index, side="right")) - 1
         row = self._views[shard].row(index - int(self._starts[shard]))
         row = row if self.class_weights is None else row.weighted(self.class_weights)
+        row = row if self.teacher is None else replace(row, teacher=self.teacher(index))
         return row if self.reference is None else replace(row, reference=self.reference[index])
 
     def __iter__(self) -> Iterator[Row]:
@@ -221,6 +232,12 @@ class Rows:
         """Returns the rows with the log-probabilities of their documents under the frozen base, [rows, documents]."""
         found = copy(self)
         found.reference = reference
+        return found
+
+    def with_teacher(self, teacher: Callable[[int], TopK]) -> "Rows":
+        """Returns the rows with a teacher's distributions at their targets. teacher: the index of a row -> its own."""
+        found = copy(self)
+        found.teacher = teacher
         return found
 
     @cached_property

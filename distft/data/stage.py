@@ -282,6 +282,8 @@ def fetch_from_hub(config: Config) -> None:
         fetch(model.path, model.revision, cache_dir)
     if model.tokenizer:
         fetch(model.tokenizer, None, cache_dir, weights=False)
+    if config.loss.teacher:
+        fetch(config.loss.teacher, None, cache_dir)
     for item in (*source_items(config.data.train), *source_items(config.data.eval)):
         if is_url(item.path) and not item.path.startswith("file://"):
             objects(item.path, cache_dir, ask=True)

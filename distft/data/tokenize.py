@@ -86,19 +86,37 @@ def _class_for(folder: Path) -> Any:
 
 def byte_tokenizer() -> Any:
     """Returns a tokenizer of one token per byte, with ChatML and pad equal to eos; it has fewer than 512 tokens."""
-    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
+
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=_byte_backend(), eos_token=END, pad_token=END, additional_special_tokens=[START]
+    )
+    tokenizer.chat_template = CHATML
+    return tokenizer
+
+
+def _byte_backend() -> Any:
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     backend = Tokenizer(models.BPE(vocab={symbol: i for i, symbol in enumerate(alphabet)}, merges=[]))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     backend.decoder = decoders.ByteLevel()
     backend.add_special_tokens([AddedToken(token, special=True) for token in (START, END)])
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=backend, eos_token=END, pad_token=END, additional_special_tokens=[START]
-    )
-    tokenizer.chat_template = CHATML
-    return tokenizer
+    return backend
+
+
+def vocabulary_of(folder: Path | None) -> dict[int, str]:
+    """Returns the tokens of a folder's tokenizer.json by id, of the byte tokenizer for None; without transformers.
+
+    Raises ValueError where the folder has no such file.
+    """
+    from tokenizers import Tokenizer
+
+    if folder is not None and not (folder / "tokenizer.json").is_file():
+        raise ValueError(f"{folder} has no tokenizer.json. Try: save its tokenizer with transformers' save_pretrained")
+    backend = _byte_backend() if folder is None else Tokenizer.from_file(str(folder / "tokenizer.json"))
+    return {number: token for token, number in backend.get_vocab(with_added_tokens=True).items()}
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ The method is that of Liger Kernel's fused linear cross-entropy (Hsu et al. 2024
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from distft.compat.compiler import compiled
 from distft.data.batches import Batch
 from distft.losses import OUTPUTS, labels_of, weighted_sum
-from distft.models.heads import language_head, outputs
+from distft.models.heads import Head, language_head, outputs
 
 CHUNK_BYTES = 64 * 2**20  # of fp32 logits, on a CPU
 CHUNK_BYTES_OF_ACCELERATOR = 2**30  # matrix products need thousands of rows for full speed
@@ -115,17 +115,46 @@ class Projected:
         self, hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Returns the sum of losses, fp64, and the number of targets that are the argmax of their logits."""
-        return _CrossEntropy.apply(hidden, weight, bias, self, torch.is_grad_enabled())  # pyright: ignore
+        return fused(hidden, weight, bias, self)
+
+    def chunk(self, logits: torch.Tensor, cut: slice, dtype: torch.dtype | None) -> Chunk:
+        # torch recompiles for a size of 1; in fp32 eager code was as fast on a CPU
+        make = self.of_chunk if len(logits) > 1 and logits.dtype != torch.float32 else of_chunk
+        return make(logits, self.targets[cut], self.label_smoothing, self.soft_cap, dtype, self.z_loss)
 
 
-class _CrossEntropy(torch.autograd.Function):
+class Chunked(Protocol):
+    """A loss of T targets that is computed by chunks of their logits."""
+
+    @property
+    def targets(self) -> torch.Tensor: ...
+
+    @property
+    def weights(self) -> torch.Tensor | None: ...
+
+    def chunk(self, logits: torch.Tensor, cut: slice, dtype: torch.dtype | None) -> Chunk:
+        """Returns losses [C] of the targets in `cut`, and gradients by their logits [C, V] in `dtype`; None: none.
+
+        logits: [C, V]; may be overwritten.
+        """
+        ...
+
+
+def fused(
+    hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, loss: Chunked
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Returns the sum of weighted losses, fp64, and the number of targets that are the argmax of their logits."""
+    return _Fused.apply(hidden, weight, bias, loss, torch.is_grad_enabled())  # pyright: ignore
+
+
+class _Fused(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
         hidden: torch.Tensor,
         weight: torch.Tensor,
         bias: torch.Tensor | None,
-        spec: Projected,
+        spec: Chunked,
         with_gradients: bool,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         wanted = [with_gradients and need for need in ctx.needs_input_grad[:3]]
@@ -138,17 +167,8 @@ class _CrossEntropy(torch.autograd.Function):
         for start in range(0, len(hidden), size):
             chunk, targets = hidden[start : start + size], spec.targets[start : start + size]
             logits = chunk @ weight.T if bias is None else torch.addmm(bias, chunk, weight.T)
-            # torch recompiles for a size of 1; in fp32 eager code was as fast on a CPU
-            make = spec.of_chunk if len(chunk) > 1 and logits.dtype != torch.float32 else of_chunk
             correct += (argmax_of(logits) == targets).sum()
-            losses, gradient = make(
-                logits,
-                targets,
-                spec.label_smoothing,
-                spec.soft_cap,
-                weight.dtype if any(wanted) else None,
-                spec.z_loss,
-            )
+            losses, gradient = spec.chunk(logits, slice(start, start + size), weight.dtype if any(wanted) else None)
             if spec.weights is not None:
                 weights = spec.weights[start : start + size]
                 losses = losses * weights
@@ -202,16 +222,12 @@ class CrossEntropy:
         self.of_chunk = compiled(of_chunk)
 
     def __call__(self, model: nn.Module, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        head = language_head(model)
-        if head is None:
+        if language_head(model) is None:
             return self._of_classes(outputs(model, batch), batch, model.training)
-        causal: Any = model
-        hidden = causal.base_model(**batch.inputs()).last_hidden_state  # [1, S, H]
+        head, hidden, soft_cap = language_states(model, batch)
         smoothing, z_loss = (self.label_smoothing, self.z_loss) if model.training else (0.0, 0.0)
-        soft_cap = getattr(causal.config.get_text_config(), "final_logit_softcapping", None)
         fold = Projected(batch.targets, smoothing, soft_cap, self.of_chunk, batch.weights, z_loss)
-        hidden, factor = hidden[0, batch.positions], logit_factor(causal.config)  # [T, H]
-        loss, correct = head(hidden if factor == 1 else hidden * factor, fold)
+        loss, correct = head(hidden, fold)
         return loss, {"correct": correct}
 
     def _of_classes(
@@ -226,6 +242,15 @@ class CrossEntropy:
             losses = losses + self.z_loss * found.logsumexp(1).square()
         found = found.detach()
         return weighted_sum(losses, batch), {"correct": (found.argmax(1) == classes).sum(), OUTPUTS: found}
+
+
+def language_states(model: nn.Module, batch: Batch) -> tuple[Head, torch.Tensor, float | None]:
+    """Returns the head, what it reads at each target [T, H], and c in c tanh(logit / c), or None."""
+    causal: Any = model
+    hidden = causal.base_model(**batch.inputs()).last_hidden_state[0, batch.positions]  # [T, H]
+    soft_cap = getattr(causal.config.get_text_config(), "final_logit_softcapping", None)
+    factor = logit_factor(causal.config)
+    return causal.get_output_embeddings(), hidden if factor == 1 else hidden * factor, soft_cap
 
 
 def logit_factor(config: Any) -> float:

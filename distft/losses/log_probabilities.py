@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from distft.data.batches import Batch
-from distft.losses.cross_entropy import logit_factor, rows_of_chunk
+from distft.losses.cross_entropy import language_states, rows_of_chunk
 
 
 def _capped(logits: torch.Tensor, soft_cap: float | None) -> torch.Tensor:
@@ -141,10 +141,5 @@ def sum_by_document(values: torch.Tensor, batch: Batch) -> Documents:
 
 def log_probabilities(model: nn.Module, batch: Batch) -> Documents:
     """Returns the log-probability of each document's trained tokens, given the tokens before them in the document."""
-    causal: Any = model
-    hidden = causal.base_model(**batch.inputs()).last_hidden_state  # [1, S, H]
-    soft_cap = getattr(causal.config.get_text_config(), "final_logit_softcapping", None)
-    hidden, factor = hidden[0, batch.positions], logit_factor(causal.config)  # [T, H]
-    fold = TargetLogProbabilities(batch.targets, soft_cap)
-    found = causal.get_output_embeddings()(hidden if factor == 1 else hidden * factor, fold)
-    return sum_by_document(found, batch)
+    head, hidden, soft_cap = language_states(model, batch)
+    return sum_by_document(head(hidden, TargetLogProbabilities(batch.targets, soft_cap)), batch)

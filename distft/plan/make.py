@@ -31,6 +31,7 @@ from distft.plan.memory import (
     parts_of,
 )
 from distft.plan.rows import Extent, extent
+from distft.plan.teacher import is_teacher_checked, teacher_of
 from distft.run import Plan, read_json
 from distft.tasks import load_task
 from distft.tasks.labels import Labels
@@ -60,6 +61,7 @@ def make_plan(config: Config, resumed: Mapping[str, Any] | None = None, own: Pla
     except ValueError as error:
         raise ConfigError([str(error)]) from error
     memory = _memory(config, parts, adapters, world, per_node)
+    teacher_dir, teacher_hash = teacher_of(config, own)
     if not is_auto(config):
         micro = micro_batch(config)
     elif own is not None and own.data_dir and (own.micro_batch_size is None) == config.data.packing:
@@ -90,6 +92,8 @@ def make_plan(config: Config, resumed: Mapping[str, Any] | None = None, own: Pla
         tokenizer_dir=own.tokenizer_dir if own else _tokenizer_dir(config),
         data_dir=str(reads.data_dir) if reads.data_dir else None,
         memory=memory,
+        teacher_dir=teacher_dir,
+        teacher_hash=teacher_hash,
         labels=_labels(config, reads.data_dir),
         model_name=model_label(config.values, config.choices.get("model")),
     )
@@ -157,8 +161,11 @@ def check_base_model(config: Config, data_dir: Path | None = None) -> None:
 
 
 def is_checked(config: Config) -> bool:
-    """Returns whether a base model with this content has been checked; a random instance needs no check."""
+    """Returns whether a base model with this content has been checked, and a teacher; a random instance needs no
+    check."""
     model_dir = _model_dir(config)
+    if not is_teacher_checked(config):
+        return False
     if config.model.tiny or model_dir is None:
         return config.model.tiny
     return read_verdict(model_dir, config.cache_dir, config.model.task) is not None

@@ -44,6 +44,13 @@ def peak_gib(device: torch.device) -> float:
     return torch.accelerator.max_memory_allocated(device) / 2**30
 
 
+def free_memory(device: torch.device) -> None:
+    """Collects what nothing refers to, and returns an accelerator's unused blocks."""
+    gc.collect()
+    if device.type != "cpu":
+        torch.accelerator.empty_cache()
+
+
 def synchronize(device: torch.device) -> None:
     """Waits until the device has done all work that it was given; returns at once on a CPU."""
     if device.type != "cpu":

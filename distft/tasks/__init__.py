@@ -6,7 +6,7 @@ are, and which metrics follow. It imports neither torch nor numpy: the config's 
 
 import importlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -44,6 +44,11 @@ class Task:
     held_out: Callable[[Evaluated], Metrics]  # further ones, of all held-out units
     gathers: bool  # whether `held_out` needs every unit's outputs
     metric_names: tuple[str, ...]  # all that an evaluation has, `loss` included
+    further_metrics: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # by the word of a loss that has them
+
+    def metrics_with(self, loss: str | None) -> tuple[str, ...]:
+        """Returns the names of all metrics of an evaluation with this loss of conf/loss."""
+        return (*self.metric_names, *self.further_metrics.get(loss or "", ()))
 
 
 def load_task(name: str) -> Task:

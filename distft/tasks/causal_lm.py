@@ -8,7 +8,8 @@ _LARGEST_EXPONENT = 700.0  # exp of more overflows fp64
 
 
 def metrics(sums: Sums, count: int) -> Metrics:
-    return {"accuracy": sums["correct"] / count}
+    found = {"accuracy": sums["correct"] / count}
+    return found | {"kl": sums["kl"] / count} if "kl" in sums else found  # of rows that a teacher has read
 
 
 def held_out(found: Evaluated) -> Metrics:
@@ -18,7 +19,7 @@ def held_out(found: Evaluated) -> Metrics:
 TASK = Task(
     name="causal_lm",
     unit="token",
-    losses=("cross_entropy",),
+    losses=("cross_entropy", "distillation"),
     model_class="AutoModelForCausalLM",
     peft_type="CAUSAL_LM",
     formats=(),
@@ -27,4 +28,5 @@ TASK = Task(
     held_out=held_out,
     gathers=False,
     metric_names=("loss", "perplexity", "accuracy"),
+    further_metrics={"distillation": ("kl",)},
 )

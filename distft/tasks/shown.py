@@ -6,13 +6,14 @@ from typing import Any
 
 from distft.tasks import load_task, task_names
 
-LOWER_IS_BETTER = ("loss", "perplexity", "mse", "mae", "ece", "reward_rejected")
+LOWER_IS_BETTER = ("loss", "perplexity", "mse", "mae", "ece", "reward_rejected", "kl")
 _PERCENT = ("accuracy", "f1_macro", "f1_micro", "preference_accuracy")
 
 
 def all_metrics() -> list[str]:
     """Returns the names of the metrics of all tasks, without the loss."""
-    named = (name for task in task_names() for name in load_task(task).metric_names)
+    tasks = list(map(load_task, task_names()))
+    named = [name for task in tasks for names in (task.metric_names, *task.further_metrics.values()) for name in names]
     return list(dict.fromkeys(name for name in named if name != "loss"))
 
 

@@ -1,7 +1,7 @@
 """Every YAML in conf/loss trains alike on every strategy and split, for every task that takes it, and is additive.
 
-The bars are those of tests/strategies/test_parity.py. The reference is transformers' own class, on a padded batch, in
-fp64. Causal language modelling with cross_entropy is in that file.
+The bars are those of tests/strategies/test_parity.py, where causal language modelling with cross_entropy is. The
+reference is transformers' own class, on a padded batch, in fp64. A run takes both splits, in turn.
 """
 
 import json
@@ -34,16 +34,17 @@ from tests.support.objectives import (
 from tests.support.pair_objectives import OF_PAIRS
 from tests.support.ranks import run_ranks
 from tests.support.rows import open_rows
+from tests.support.taught_objectives import OF_DISTILLATION
 from tests.support.train_cases import config_of
 from tests.support.trained import CUTS, checkpoint_of
 
 pytestmark = pytest.mark.slow
-Key = tuple[str, str, str, str, int]  # loss, task, family, strategy, rows per forward
-SPLITS = (4, 1)  # rows per forward on 2 processes, of 8 a step
+Key = tuple[str, str, str, str]  # loss, task, family, strategy
+SPLITS = [4, 1]  # rows per forward on 2 processes, of 8 a step, in turn: each step's loss and norm are compared
 ENCODED = [("mse", "regression"), ("cross_entropy", "sequence_classification")]
 KEYS: list[Key] = [
-    *[(*pair, "llama", strategy, micro) for pair in TRAINED for strategy in CUTS for micro in SPLITS],
-    *[(*pair, "bert", strategy, 4) for pair in ENCODED for strategy in CUTS],
+    *[(*pair, "llama", strategy) for pair in TRAINED for strategy in CUTS],
+    *[(*pair, "bert", strategy) for pair in ENCODED for strategy in CUTS],
 ]
 RESUMED = {  # task -> a loss and a strategy
     "regression": ("mse", "zero3"),
@@ -69,13 +70,13 @@ def answers(
 ) -> dict[Key, dict[str, Any]]:
     root, cases = tmp_path_factory.mktemp("losses"), []
     for key in KEYS:
-        word, task, family, strategy, micro = key
-        case = case_of(word, task, strategy, micro, FAMILIES[family])
+        word, task, family, strategy = key
+        case = case_of(word, task, strategy, SPLITS, FAMILIES[family])
         case |= {"rows": str(folders[word, task]), "save": str(root / name_of(key))}
         case |= {"eval_micro": [(1, None), (5, None), (None, 64)]} if strategy == "ddp" else {}
         cases.append(case)
     for task, (word, strategy) in RESUMED.items():
-        case = case_of(word, task, strategy, 4) | {"rows": str(folders[word, task])}
+        case = case_of(word, task, strategy, SPLITS) | {"rows": str(folders[word, task])}
         cut, again = root / f"cut-{task}", root / f"again-{task}"
         cases.append(case | {"steps": 3, "save": str(cut)})
         cases.append(case | {"resume": str(step_dir(cut, 3)), "save": str(again)})
@@ -88,7 +89,7 @@ def answers(
 @pytest.mark.parametrize("task", RESUMED)
 def test_a_resumed_run_has_the_same_bits(task: str, answers: Any) -> None:
     word, strategy = RESUMED[task]
-    whole, resumed = answers[word, task, "llama", strategy, 4], answers["resumed", task]
+    whole, resumed = answers[word, task, "llama", strategy], answers["resumed", task]
     assert resumed["steps"] == whole["steps"][3:]
     one, other = Checkpoint(checkpoint_of(whole)), Checkpoint(checkpoint_of(resumed))
     for name in one.names:
@@ -100,7 +101,7 @@ def test_a_resumed_run_has_the_same_bits(task: str, answers: Any) -> None:
 @pytest.mark.parametrize("world", [1, 3])
 def test_metrics_are_equal_on_any_number_of_processes(world: int, answers: Any, tmp_path: Path) -> None:
     pairs = [pair for pair in TRAINED if pair in ENCODED or pair[1] == "token_classification"]
-    whole = [answers[*pair, "llama", "ddp", 4] for pair in pairs]
+    whole = [answers[*pair, "llama", "ddp"] for pair in pairs]
     cases = [each["case"] | {"resume": str(checkpoint_of(each)), "save": None} for each in whole]
     (tmp_path / "cases.json").write_text(json.dumps(cases))
     for mine, other in zip(
@@ -114,7 +115,7 @@ def test_metrics_are_equal_on_any_number_of_processes(world: int, answers: Any, 
 def references(folders: dict[tuple[str, str], Path]) -> dict[tuple[str, str, str], dict[str, Any]]:
     keys = dict.fromkeys(key[:3] for key in KEYS)
     return {
-        (word, task, family): train_by_class(case_of(word, task, "ddp", 8, FAMILIES[family]), folders[word, task])
+        (word, task, family): train_by_class(case_of(word, task, "ddp", [8], FAMILIES[family]), folders[word, task])
         for word, task, family in keys
     }
 
@@ -135,7 +136,7 @@ def test_a_loss_trains_like_its_class_on_one_process(key: Key, answers: Any, ref
 
 def test_every_loss_has_a_task_and_a_reference() -> None:
     assert {word for word, _ in PAIRS} == set(LOSSES)
-    assert {word for word, _ in TRAINED} <= {*REFERENCES, *OF_PAIRS}
+    assert {word for word, _ in TRAINED} <= {*REFERENCES, *OF_PAIRS, *OF_DISTILLATION}
     assert {word for task in map(load_task, dict(PAIRS).values()) for word in task.losses} <= set(LOSSES)
 
 
@@ -143,14 +144,14 @@ def test_metrics_do_not_depend_on_the_batches(answers: Any) -> None:
     for key in (key for key in KEYS if key[3] == "ddp"):
         answer = answers[key]
         first, *others = answer["eval"]
-        assert set(first) == {*load_task(key[1]).metric_names, "target_tokens"}
+        assert set(first) == {*load_task(key[1]).metrics_with(key[0]), "target_tokens"}
         for other in others:
             assert other == pytest.approx(first, rel=1e-5), name_of(key)
 
 
 @pytest.mark.parametrize("pair", TRAINED, ids="-".join)
 def test_a_loss_is_additive(pair: tuple[str, str], folders: Any) -> None:
-    case = case_of(*pair, "ddp", 8)
+    case = case_of(*pair, "ddp", [8])
     loss, model = worker.built(config_of(case).loss), own_class(case).train()
     if model.get_output_embeddings() is not None:
         make_foldable(model)

@@ -21,6 +21,7 @@ from distft.tasks import load_task, task_names
 from distft.tasks.labels import Labels
 from tests.support.pair_objectives import OF_PAIRS, pair_loss, write_pairs
 from tests.support.reference import InDouble, padded, train_on
+from tests.support.taught_objectives import OF_DISTILLATION, distillation, write_taught
 from tests.support.train_cases import ADAMW, config_of, plan_of
 
 BERT = {"model_type": "bert", "num_key_value_heads": 4, "type_vocab_size": 2, "pad_token_id": 0, "hidden_act": "gelu"}
@@ -28,12 +29,13 @@ NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "
 SIZES = {"num_hidden_layers": 2, "vocab_size": 256, "pad_token_id": 0, **NO_DROPOUT}
 LOSSES = sorted(path.stem for path in (conf_dir() / "loss").glob("*.yaml"))
 PAIRS = [(word, task) for word in LOSSES for task in task_names() if word in load_task(task).losses]
-TRAINED = [(word, task) for word, task in PAIRS if task != "causal_lm"]
+TRAINED = [pair for pair in PAIRS if pair != ("cross_entropy", "causal_lm")]  # that is tests/strategies/test_parity.py
 OF_LOSS: dict[str, dict[str, Any]] = {  # settings other than the defaults, which some losses do not differ in
     "cross_entropy": {"label_smoothing": 0.1, "z_loss": 1e-2, "class_weights": [1.0, 2.5, 0.5]},
     "huber": {"delta": 0.7},
     "bce": {"positive_weight": 2.0},
     **OF_PAIRS,
+    **OF_DISTILLATION,
 }
 
 
@@ -50,6 +52,8 @@ def write_labelled(folder: Path, word: str, task: str, train: int = 40, held_out
     """Writes rows of 4 to 23 random tokens with random labels, or pairs; every third row has a weight of its own."""
     if load_task(task).unit == "pair":
         return write_pairs(folder, word, train, held_out)
+    if task == "causal_lm":
+        return write_taught(folder, train, held_out)
     folder.mkdir(parents=True, exist_ok=True)
     random = np.random.default_rng(1)
     for split, count in (("train", train), ("eval", held_out)):
@@ -79,7 +83,7 @@ def labelled_row(random: np.random.Generator, word: str, task: str, number: int)
 
 
 def case_of(
-    word: str, task: str, strategy: str, micro: int, architecture: dict[str, Any] | None = None
+    word: str, task: str, strategy: str, micro: list[int], architecture: dict[str, Any] | None = None
 ) -> dict[str, Any]:
     labels = None if task in ("causal_lm", "preference") else asdict(labels_of(word, task))
     return {
@@ -91,6 +95,7 @@ def case_of(
         "labels": labels,
         "strategy": strategy,
         "micro": micro,
+        "probe": False,
         "adamw": {"eps": 1e-6},
     }
 
@@ -112,6 +117,8 @@ def train_by_class(case: dict[str, Any], folder: Path) -> dict[str, Any]:
     word, settings = case["loss"], case["of_loss"]
     if load_task(case["task"]).unit == "pair":
         return _train(case, folder, pair_loss(word, settings))
+    if word == "distillation":
+        return _train(case, folder, distillation(settings))
     reference = REFERENCES[word]
 
     def loss_of(model: Any, picked: list[Row]) -> torch.Tensor:

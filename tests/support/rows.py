@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from distft.data.shards import Row, Rows, ShardWriter
+from distft.data.shards import Row, Rows, ShardWriter, TopK
 
 
 def write_rows(folder: Path, train: int = 40, held_out: int = 31, vocab: int = 256, seed: int = 0) -> Path:
@@ -34,7 +34,18 @@ def reference_file(folder: Path, split: str) -> Path:
     return folder / f"reference-{split}.npy"
 
 
+def teacher_file(folder: Path, split: str) -> Path:
+    """Returns the file with a teacher's distributions at the targets of a split, if a test writes one."""
+    return folder / f"teacher-{split}.npz"
+
+
 def open_rows(folder: Path, split: str, class_weights: list[float] | None = None) -> Rows:
-    """Opens rows, with those log-probabilities where they are."""
+    """Opens rows, with those numbers where they are."""
     rows, file = Rows(folder, split, class_weights=class_weights), reference_file(folder, split)
-    return rows.with_reference(np.load(file)) if file.is_file() else rows
+    rows = rows.with_reference(np.load(file)) if file.is_file() else rows
+    if not (taught := teacher_file(folder, split)).is_file():
+        return rows
+    stored, starts = dict(np.load(taught)), np.concatenate([[0], np.cumsum(rows.num_targets)])
+    return rows.with_teacher(
+        lambda i: TopK(*(stored[name][starts[i] : starts[i + 1]] for name in ("ids", "log_probabilities")))
+    )

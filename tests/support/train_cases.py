@@ -157,6 +157,7 @@ def save(engine: Any, folder: Path, step: int, world: World, background: bool = 
 def run_case(case: dict[str, Any], world: World) -> dict[str, Any]:
     """Trains one case; returns losses, gradient norms, held-out metrics and what is in force.
 
+    micro: rows per forward; of a list each step takes the next. probe: false where nothing is exported from `save`.
     A case with `find` trains nothing: it reports which checkpoint each process would resume, or the error.
     """
     if "find" in case:
@@ -179,20 +180,22 @@ def run_case(case: dict[str, Any], world: World) -> dict[str, Any]:
     class_weights = case.get("of_loss", {}).get("class_weights")
     rows = open_rows(Path(case["rows"]), "train", class_weights)
     steps = case.get("steps", 5)
-    cut = make_cut(rows, case["micro"], case.get("micro_tokens"), flops)
-    feed = Feed(rows, Order(len(rows), seed), row_borders(10**6, GLOBAL_ROWS), cut, world)
+    splits = case["micro"] if isinstance(case["micro"], list) else [case["micro"]]
+    cuts = [make_cut(rows, micro, case.get("micro_tokens"), flops) for micro in splits]
+    feeds = [Feed(rows, Order(len(rows), seed), row_borders(10**6, GLOBAL_ROWS), cut, world) for cut in cuts]
     done, norms = [], list[float]()
     engine.train(True)
     reductions, watches = Reductions(), not case.get("compiled")  # nothing is compiled under such a mode
-    ahead = Prefetch(feed)
+    ahead = Prefetch(feeds[0])
     ema = Ema(engine, case["ema"]) if "ema" in case else None
     hooks = StepHooks(before_update=(lambda: norms.append(norm_of_gradients(engine))) if case.get("norms") else tuple)
     for step in range(start + 1, steps + 1):
+        feed = feeds[step % len(feeds)]
         targets = Targets(feed.num_targets(step), feed.target_weight(step))
         with reductions if watches and step == start + 1 else nullcontext():
             result = train_step(
                 engine,
-                ahead.batches(step),
+                ahead.batches(step) if len(feeds) == 1 else feed.batches(step),
                 targets,
                 world,
                 case.get("max_norm", 1.0),
@@ -220,7 +223,8 @@ def run_case(case: dict[str, Any], world: World) -> dict[str, Any]:
         answer["differ"] = differ(fingerprint, group)
     if case.get("save"):
         save(engine, Path(case["save"]), steps, world, case.get("background", False))
-        save_probe(engine, Path(case["save"]), steps, plain.config, feed, world)
+        if case.get("probe", True):
+            save_probe(engine, Path(case["save"]), steps, plain.config, feeds[0], world)
     if case.get("eval_micro"):
         held = open_rows(Path(case["rows"]), "eval", class_weights)
         task = load_task(case.get("task", "causal_lm"))

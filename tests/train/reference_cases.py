@@ -15,10 +15,11 @@ from distft.models.init import FreshWeights
 from distft.runtime.determinism import seed_for
 from distft.runtime.process_group import World, process_group
 from distft.tensors.streaming import fill
-from distft.train import reference
+from distft.train import stored
 from distft.train.feed import Feed, make_cut
-from distft.train.reference import Reader, attach, missing, parts_of, write_missing
+from distft.train.reference import attach, base_parts, base_reader
 from distft.train.step import Targets, train_step
+from distft.train.stored import missing, write_missing
 from tests.support.train_cases import RANDOM_MODEL, config_of, part, tiny_model
 
 MODEL, STEPS, GLOBAL_ROWS = "llama3_8b", 3, 8
@@ -34,9 +35,9 @@ def run_case(case: dict[str, Any], rows_dir: Path, folder: Path, world: World) -
     flops, rows = Flops.of(plain), Rows(rows_dir, "train")
     written = []
     if case["reference"] == "stored":
-        parts = parts_of(folder / case["name"], rows)
+        parts = base_parts(folder / case["name"], rows)
         todo = missing(parts, world)
-        write_missing(engine, Reader(rows, make_cut(rows, 3, None, flops)), todo, world)
+        write_missing(engine, base_reader(rows, make_cut(rows, 3, None, flops)), todo, world)
         written = [part.file.name for part in todo]
         rows = attach(rows, folder / case["name"])
     cut = make_cut(rows, case.get("micro", 2), None, flops)
@@ -47,14 +48,14 @@ def run_case(case: dict[str, Any], rows_dir: Path, folder: Path, world: World) -
         targets = Targets(feed.num_targets(step), feed.target_weight(step))
         result = train_step(engine, feed.batches(step), targets, world, 1.0, seed_for(0, step))
         done.append([result.loss, result.metric_sums["reward_chosen"], result.grad_norm])
-    stored = None if rows.reference is None else rows.reference.tolist()
-    return {"case": case, "steps": done, "written": written, "stored": stored}
+    numbers = None if rows.reference is None else rows.reference.tolist()
+    return {"case": case, "steps": done, "written": written, "stored": numbers}
 
 
 def main() -> None:
     out, rows, folder, cases, part_rows = sys.argv[1:]
     torch.set_num_threads(1)
-    reference.PART_ROWS = int(part_rows)
+    stored.PART_ROWS = int(part_rows)
     with process_group() as world:
         answers = [run_case(case, Path(rows), Path(folder), world) for case in json.loads(cases)]
         if world.is_first:

@@ -204,7 +204,7 @@ def best_unused(facts: Facts) -> str | None:
 )
 def metric_of_task(facts: Facts) -> str | None:
     metric, task = str(facts["eval.metric"]), str(facts["model.task"])
-    allowed = load_task(task).metric_names
+    allowed = load_task(task).metrics_with(facts.choices.get("loss"))
     if metric in allowed:
         return None
     meant = did_you_mean(nearest(metric, allowed))
