@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -88,15 +89,7 @@ def measure(source: Source, task: Task, out: Path, console: Console) -> Measured
     folder = out / f"job-{os.getpid()}"
     shutil.rmtree(folder, ignore_errors=True)
     try:
-        rows, items, notes = find_items(source, task, folder / "rows")
-        names = [*task.columns, *([task.cluster] if task.cluster else [])]
-        if wrong := wrong_columns(items, names, "slices"):
-            raise ConfigError([*wrong, *notes])
-        if task.scores and source.config.model.task != CAUSAL_LM:
-            raise ConfigError([f"scores: model.task={source.config.model.task} gives no answers. Try: without scores"])
-        requests = list(held_out_prompts(rows, source.render)) if task.scores and rows else []
-        if long := too_long(requests, source.positions):
-            raise ConfigError(long)
+        rows, items, requests, notes = find_items(source, task, folder / "rows")
         job = make_job(folder / "job", source, task, rows, requests)
     except ConfigError:
         shutil.rmtree(folder, ignore_errors=True)
@@ -169,7 +162,30 @@ def with_errors(benchmarks: dict[str, Any], questions: Sequence[Evaluation]) -> 
     return benchmarks
 
 
-def find_items(source: Source, task: Task, folder: Path) -> tuple[Rows | None, list[Item], list[str]]:
+def check_items(source: Source, task: Task) -> None:
+    """Raises ConfigError for rows or columns that cannot be measured, as `measure` would."""
+    with TemporaryDirectory(prefix="distft-evaluate-") as folder:
+        find_items(source, task, Path(folder) / "rows")
+
+
+def find_items(source: Source, task: Task, folder: Path) -> tuple[Rows | None, list[Item], list[Request], list[str]]:
+    """Returns the rows to measure, their items, the prompts to answer, and notes; ConfigError for wrong ones.
+
+    No rows where there are benchmarks alone. folder: for rows that are prepared here.
+    """
+    rows, items, notes = find_rows(source, task, folder)
+    names = [*task.columns, *([task.cluster] if task.cluster else [])]
+    if wrong := wrong_columns(items, names, "slices"):
+        raise ConfigError([*wrong, *notes])
+    if task.scores and source.config.model.task != CAUSAL_LM:
+        raise ConfigError([f"scores: model.task={source.config.model.task} gives no answers. Try: without scores"])
+    requests = list(held_out_prompts(rows, source.render)) if task.scores and rows else []
+    if long := too_long(requests, source.positions):
+        raise ConfigError(long)
+    return rows, items, requests, notes
+
+
+def find_rows(source: Source, task: Task, folder: Path) -> tuple[Rows | None, list[Item], list[str]]:
     """Returns the rows to measure, their items, and notes; no rows where there are benchmarks alone.
 
     folder: for rows that are prepared here.

@@ -23,9 +23,10 @@ from distft.evaluate.metrics import Comparison, compare, slices
 from distft.evaluate.ready_tasks import ready_tasks
 from distft.evaluate.results import METRICS, Results, slice_lines, table, verdict_lines, write
 from distft.evaluate.scores import available, make_scores
-from distft.evaluation import Failed, Measured, Task, measure
+from distft.evaluation import Failed, Measured, Task, check_items, measure
 from distft.generate.settings import Settings, parse
 from distft.generate.source import BASE, Source, find_source, find_text_source
+from distft.launch.command_job import HELP, job_of, mounts_of, run_as_job, split_launcher, with_paths
 from distft.paths import absolute, why_not_writable
 from distft.run import RunFolder
 
@@ -50,8 +51,10 @@ KEYS = {
     "batch_size": "rows, or prompts, per forward of a process (default: the run's; prompts: 16)",
     "strategy": "how the model is spread over the processes (default: the run's)",
     "precision": "auto, fp32 or bf16 (default: the run's)",
-    "launcher.processes_per_node": "processes on this machine, or auto (default: the run's)",
+    "launcher.processes_per_node": "processes on the machine, or auto (default: the run's)",
+    **HELP,
 }
+PATHS = ("run", "against", "data.eval", "task_path", "out", "json_schema.file")  # keys whose values are files here
 CLAIM = """Writes metrics.json, metrics with standard errors and by slice, and items.jsonl, a line for each item.
 The numbers are the same for every number of processes. --json prints metrics.json."""
 COMPRESSED = (".gz", ".zst", ".bz2")
@@ -62,11 +65,18 @@ PACKAGES = ("distft", "torch", "transformers", "tokenizers", "lm-eval", "sacrebl
 def main(arguments: list[str]) -> int:
     """Prints the metrics and returns 0; 1 with the first failing rank when the evaluation failed."""
     as_json, words = "--json" in arguments, [word for word in arguments if word != "--json"]
-    given, task = read_command(words)
+    words, launcher, errors = split_launcher(words)
+    given, task = read_command(words, errors)
     find = find_text_source if task.scores or task.tasks else find_source
     source = find(given["run"], given.get("at"), given)
     other = other_source(given, source)
     out = place_of(given, source)
+    if launcher is not None:
+        for each in (source, other):
+            if each is not None:
+                check_items(each, task)
+        job = job_of(source.config, source.plan, launcher, mounts_of(words, PATHS))
+        return run_as_job("evaluate", [*with_paths(words, PATHS), *["--json"] * as_json], absolute(given["run"]), job)
     console = Console(file=sys.stderr)
     try:
         measured = measure(source, task, out, console)
@@ -83,11 +93,15 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def read_command(words: list[str]) -> tuple[dict[str, str], Task]:
-    """Returns the given values and what is measured; ConfigError with everything that is wrong."""
+def read_command(words: list[str], errors: list[str]) -> tuple[dict[str, str], Task]:
+    """Returns the given values and what is measured; ConfigError with everything that is wrong, and with `errors`."""
     options = {key: value for key, _, value in (word.partition("=") for word in words) if is_option(key)}
-    given = keywords([word for word in words if not is_option(word.partition("=")[0])], KEYS, required=("run",))
-    settings, errors = parse(given)
+    try:
+        given = keywords([word for word in words if not is_option(word.partition("=")[0])], KEYS, required=("run",))
+    except ConfigError as error:
+        raise ConfigError([*errors, *error.messages]) from error
+    settings, more = parse(given)
+    errors += more
     names = listed(given.get("scores"), "scores", errors)
     scores, wrong = make_scores(names, {key: yaml.safe_load(value) for key, value in options.items()})
     errors += wrong

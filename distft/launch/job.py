@@ -57,11 +57,15 @@ def begin(run: RunFolder) -> int:
     job = this_job(os.environ)
     config = read_config(run)
     check_alone(run, job)
-    plan = for_nodes(run.read_plan(), run, config, int(os.environ["SLURM_JOB_NUM_NODES"]))
+    is_command = run.read_program() is not None  # it trains nothing, and starts anew after a preemption
+    plan = run.read_plan()
+    if not is_command:
+        plan = for_nodes(plan, run, config, int(os.environ["SLURM_JOB_NUM_NODES"]))
     status = {"starts": [], "timeouts": 0} | run.read_status()
     again = status.get("begun") == status["attempt"]  # else a launch began it, maybe after a fix
     before = status["starts"] if again else []
-    starts = check_progress(run, config, status["attempt"], before, run.logs / "slurm.out")
+    log = run.logs / "slurm.out"
+    starts = [] if is_command else check_progress(run, config, status["attempt"], before, log)
     attempt, timeouts = status["attempt"] + again, status["timeouts"] if again else 0
     run.write_plan(plan)
     stop.clear(run)
@@ -90,7 +94,7 @@ def end(run: RunFolder, code: int) -> int:
     status = run.read_status()
     if status["state"] in FINISHED and not code:
         note_end(run, status["state"])  # what comes now is no part of its training
-        is_done = write_results(run, export=read_config(run).export)
+        is_done = run.read_program() is not None or write_results(run, export=read_config(run).export)
         write_outcome(run, Outcome(status["state"]))
         return 0 if is_done else 1
     if status["state"] != "preempted" and status["exit_code"] is not None:
