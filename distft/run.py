@@ -19,6 +19,7 @@ import yaml
 Status = dict[str, Any]  # of status.json: state, step, attempt, exit_code, error, reason
 State = Literal["pending", "running", "completed", "stopped_early", "preempted", "failed"]
 FINISHED: tuple[State, ...] = ("completed", "stopped_early")
+BENCHMARK = "benchmark"  # split of the rows of metrics.jsonl with scores of benchmarks
 BY_YOU = "by you, with"  # prefix of the reason when the user requested the stop
 EXIT_WRONG_CONFIG = 2
 EXIT_CLOSED_GATE = 3  # of `prepare fail_on=...`: the data are prepared, and exceed a limit

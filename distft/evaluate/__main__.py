@@ -6,7 +6,6 @@ import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,8 @@ from rich.console import Console
 
 from distft.compat.reach import version_of
 from distft.config import ConfigError, command
+from distft.config.benchmarks import own_tasks, wrong_benchmarks
 from distft.config.command import keywords, usage
-from distft.config.errors import did_you_mean, nearest
 from distft.evaluate.items import column_values, default_slices
 from distft.evaluate.job import Tasks
 from distft.evaluate.metrics import Comparison, compare, slices
@@ -137,39 +136,10 @@ def read_tasks(given: Mapping[str, str], errors: list[str]) -> Tasks | None:
         unused = [key for key in ("task_path", "num_fewshot", "limit", "chat_template") if key in given]
         errors += [f"{key}={given[key]}: has no effect without tasks" for key in unused]
         return None
-    if find_spec("lm_eval") is None:
-        errors.append(f"tasks={given['tasks']}: lm-eval is not installed. Try: pip install 'distft[eval]'")
-        return None
-    paths: tuple[str, ...] = ()
-    own: list[str] = []
-    if "task_path" in given:
-        folder = absolute(given["task_path"])
-        own = own_tasks(folder)
-        if not own:
-            errors.append(f"task_path={given['task_path']}: has no YAML file with a task. Try: a folder of such files")
-        paths = (str(folder),)
-    known = [*own, *ready_tasks()]
-    others = [name for name in names if name not in known]
-    if others:
-        from distft.compat.lm_eval import unknown_tasks
-
-        errors += [
-            f"tasks: there is no task {name}.{did_you_mean(nearest(name, known))} Allowed: {', '.join(known)}, and "
-            "those of `lm-eval ls tasks`"
-            for name in unknown_tasks(others)
-        ]
-    return Tasks(tuple(names), paths, bool(others), numbers["num_fewshot"], numbers["limit"], chat == "true")
-
-
-def own_tasks(folder: Path) -> list[str]:
-    """Returns the names of the tasks and groups in the YAML files of a folder."""
-    found = []
-    for file in sorted(folder.rglob("*.yaml")):
-        for line in file.read_text(encoding="utf-8").splitlines():
-            key, _, value = line.partition(":")
-            if key in ("task", "group", "tag") and value.strip() and not value.strip().startswith("["):
-                found.append(value.strip().strip("'\""))
-    return found
+    paths = (str(absolute(given["task_path"])),) if "task_path" in given else ()
+    errors += wrong_benchmarks(names, given.get("task_path"), "tasks", "task_path")
+    others = not set(names) <= {*(own_tasks(Path(paths[0])) if paths else ()), *ready_tasks()}
+    return Tasks(tuple(names), paths, others, numbers["num_fewshot"], numbers["limit"], chat == "true")
 
 
 def is_option(key: str) -> bool:

@@ -4,6 +4,7 @@ The login node checks the command and submits a folder that holds it. The job's 
 command takes the place of the ranks, starts its own processes as on any machine, and writes its own results.
 """
 
+import shutil
 import signal
 import sys
 import time
@@ -118,7 +119,10 @@ def run_as_job(name: str, words: Sequence[str], folder: Path, job: "JobOf") -> i
 
     Returns its exit code; 0 once it is submitted where launcher.wait=false. ConfigError where SLURM refuses it.
     """
-    handle, run = _submit(name, words, folder, job)
+    if why := why_not_writable(folder):
+        raise ConfigError([f"launcher=slurm: {why}; the job's files are there. Try: a folder that you can write to"])
+    run = RunFolder(unused(folder / "jobs" / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"))
+    handle = submit_program([f"distft.{name}", *words], run.path, job)
     print(f"{handle.name} runs distft {name}, log: {run.logs / 'slurm.out'}", file=sys.stderr, flush=True)
     if not job.config.launcher.wait:
         print(f"{handle.name} will print to {run.program_output}")
@@ -136,15 +140,21 @@ def run_as_job(name: str, words: Sequence[str], folder: Path, job: "JobOf") -> i
     return outcome.exit_code
 
 
-def _submit(name: str, words: Sequence[str], folder: Path, job: "JobOf") -> tuple[Handle, RunFolder]:
-    if why := why_not_writable(folder):
-        raise ConfigError([f"launcher=slurm: {why}; the job's files are there. Try: a folder that you can write to"])
+def submit_program(words: Sequence[str], folder: Path, job: "JobOf") -> Handle:
+    """Submits a module of distft with its arguments as a job whose files are in a new folder.
+
+    ConfigError where SLURM refuses it; then the folder is gone.
+    """
     launcher = make_part(job.config, "launcher")
-    run = RunFolder(unused(folder / "jobs" / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"))
+    run = RunFolder(folder)
     run.logs.mkdir(parents=True)
     run.config.write_text(frozen_text(job.config))
     run.write_plan(job.plan)
-    run.write_program([f"distft.{name}", *words])
+    run.write_program(words)
     run.write_status(state="pending", attempt=1, exit_code=None, error=None)
-    [handle] = submit(launcher, [run])
-    return handle, run
+    try:
+        [handle] = submit(launcher, [run])
+    except ConfigError:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    return handle

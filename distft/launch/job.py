@@ -22,6 +22,7 @@ from distft.config.rules import broken_rules
 from distft.config.rules.contract import Facts
 from distft.data.order import Base, base_of
 from distft.doctor.preflight import conclude, freeze_preflight
+from distft.launch.benchmarks import add_rows, submit_or_say
 from distft.launch.history import resumed
 from distft.launch.restarts import CannotStart, check_progress, failure_line, may_restart, note, saved_step
 from distft.launch.stages import write_results
@@ -94,7 +95,7 @@ def end(run: RunFolder, code: int) -> int:
     status = run.read_status()
     if status["state"] in FINISHED and not code:
         note_end(run, status["state"])  # what comes now is no part of its training
-        is_done = run.read_program() is not None or write_results(run, export=read_config(run).export)
+        is_done = run.read_program() is not None or finish(run)
         write_outcome(run, Outcome(status["state"]))
         return 0 if is_done else 1
     if status["state"] != "preempted" and status["exit_code"] is not None:
@@ -119,6 +120,15 @@ def end(run: RunFolder, code: int) -> int:
         print(refusal, file=sys.stderr)
         write_outcome(run, Outcome("preempted"))
     return EXIT_PREEMPTED
+
+
+def finish(run: RunFolder) -> bool:
+    """Exports and reports a finished run, and submits its benchmarks; returns whether both results are there."""
+    config = read_config(run)
+    add_rows(run)  # of benchmarks that were measured while it trained
+    is_done = write_results(run, export=config.export)
+    submit_or_say(run, config, is_done=True)
+    return is_done
 
 
 def this_job(given: Mapping[str, str]) -> str:

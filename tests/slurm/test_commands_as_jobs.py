@@ -1,4 +1,4 @@
-"""Evaluation and generation as jobs of their own: launcher=slurm, followed or not, with the results in the run folder."""
+"""Evaluation, generation and benchmarks as jobs of their own, with their results in the run folder."""
 
 import json
 import os
@@ -19,7 +19,11 @@ pytestmark = pytest.mark.slow
 def run_command(cluster: Cluster, *words: str) -> tuple[int, str, str]:
     """Returns the exit code, the output and the messages of a distft command on the login node."""
     done = subprocess.run(
-        [sys.executable, "-m", *words], env=os.environ | cluster.environment, capture_output=True, text=True, check=False
+        [sys.executable, "-m", *words],
+        env=os.environ | cluster.environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     return done.returncode, done.stdout, done.stderr
 

@@ -11,7 +11,8 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
@@ -54,7 +55,8 @@ def main() -> int:
         if outcome.error and noted:  # SLURM ends the job: its state says how, and a requeued one starts anew
             return 1
     else:
-        outcome = run_ranks(run, attempt, node, plan)
+        with benchmarked(run, node):
+            outcome = run_ranks(run, attempt, node, plan)
     if outcome.error and node == 0 and read_config(run).launcher.restarts:  # the job decides
         run.write_status(state="failed", error=outcome.error)
     elif outcome.error and node == 0:  # success is written after export and report
@@ -72,6 +74,21 @@ def run_ranks(run: RunFolder, attempt: int, node: int, plan: Plan) -> Outcome:
     ended = ForkServer().start(arguments, log).wait()
     assert ended is not None
     return outcome_of(run, ended.code, ended.said, log)
+
+
+@contextmanager
+def benchmarked(run: RunFolder, node: int) -> Iterator[None]:
+    """On the first node, submits a job for each checkpoint to measure, as eval.benchmarks_every_steps asks."""
+    config = read_config(run)
+    watcher = None
+    if node == 0 and config.eval.benchmarks and config.eval.benchmarks_every_steps:
+        watcher = start_bound([sys.executable, "-m", "distft.launch.benchmarks", str(run.path)], stop.SIGNALS)
+    try:
+        yield
+    finally:
+        if watcher is not None:
+            watcher.kill()
+            watcher.wait()
 
 
 def run_program(run: RunFolder, attempt: int, words: Sequence[str]) -> Outcome:
