@@ -30,6 +30,7 @@ from distft.generate.job import count_answers, freeze, read_answers
 from distft.generate.prompts import Request, held_out_prompts, too_long
 from distft.generate.settings import Settings, without_stop
 from distft.generate.source import Source
+from distft.judges import Question
 from distft.launchers.local import Local, LocalConfig
 from distft.paths import absolute
 from distft.run import RunFolder, read_json
@@ -63,6 +64,12 @@ class Task:
     cluster: str | None = None
     tasks: Tasks | None = None
     ignore_fields: Sequence[str] = ()  # of the rows of a file
+    is_judged: bool = False  # whether answers are made for a judge, also without scores
+
+    @property
+    def answers(self) -> bool:
+        """Whether the model answers the prompts of the rows."""
+        return bool(self.scores) or self.is_judged
 
 
 @dataclass(frozen=True)
@@ -74,6 +81,7 @@ class Measured:
     evaluation: Evaluation
     sums: Mapping[str, np.ndarray]
     answers: list[Answered]
+    prompts: list[Request]  # that were answered; empty without answers
     about: Values
     notes: list[str]
     benchmarks: dict[str, Any]  # of metrics.json
@@ -105,6 +113,7 @@ def measure(source: Source, task: Task, out: Path, console: Console) -> Measured
         evaluation_of(items, sums, units, answers, task, load_task(source.config.model.task)),
         sums,
         answers,
+        requests,
         read_json(job.path / ABOUT),
         notes,
         with_errors(summary(found), questions),
@@ -113,6 +122,18 @@ def measure(source: Source, task: Task, out: Path, console: Console) -> Measured
     )
     shutil.rmtree(folder, ignore_errors=True)
     return measured
+
+
+def judged_pairs(ours: Measured, theirs: Measured) -> tuple[list[int], list[Question]]:
+    """Returns the items that both have answered, by our numbers, and the question to a judge on each."""
+    answers = {item.id: answer for item, answer in zip(theirs.items, theirs.answers, strict=True)}
+    at = [i for i, item in enumerate(ours.items) if item.id in answers]
+    texts = [ours.source.render.decode(ours.prompts[i].token_ids).strip() for i in at]
+    questions = []
+    for i, text in zip(at, texts, strict=True):
+        answer = ours.answers[i]
+        questions.append(Question(text, answer.text, answers[ours.items[i].id].text, answer.expected or None))
+    return at, questions
 
 
 def evaluation_of(
@@ -177,9 +198,10 @@ def find_items(source: Source, task: Task, folder: Path) -> tuple[Rows | None, l
     names = [*task.columns, *([task.cluster] if task.cluster else [])]
     if wrong := wrong_columns(items, names, "slices"):
         raise ConfigError([*wrong, *notes])
-    if task.scores and source.config.model.task != CAUSAL_LM:
-        raise ConfigError([f"scores: model.task={source.config.model.task} gives no answers. Try: without scores"])
-    requests = list(held_out_prompts(rows, source.render)) if task.scores and rows else []
+    if task.answers and source.config.model.task != CAUSAL_LM:
+        key = "scores" if task.scores else "judge"
+        raise ConfigError([f"{key}: model.task={source.config.model.task} gives no answers. Try: without {key}"])
+    requests = list(held_out_prompts(rows, source.render)) if task.answers and rows else []
     if long := too_long(requests, source.positions):
         raise ConfigError(long)
     return rows, items, requests, notes
@@ -199,7 +221,7 @@ def find_rows(source: Source, task: Task, folder: Path) -> tuple[Rows | None, li
     if source.held_out is None:
         gone = source.plan.eval_rows and f"the prepared rows are gone ({source.plan.data_dir})"
         reason = str(gone or f"{source.name} has no held-out rows")
-        if task.tasks and not task.scores:
+        if task.tasks and not task.answers:
             return None, [], [reason]
         raise ConfigError([f"run: {reason}. Try: data.eval=FILE"])
     items, note = locate(source.held_out, source.config)
