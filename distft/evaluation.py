@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,7 @@ from distft.generate.job import count_answers, freeze, read_answers
 from distft.generate.prompts import Request, held_out_prompts, too_long
 from distft.generate.settings import Settings, without_stop
 from distft.generate.source import Source
+from distft.judges import Question
 from distft.launchers.local import Local, LocalConfig
 from distft.paths import absolute
 from distft.run import RunFolder, read_json
@@ -62,6 +64,12 @@ class Task:
     cluster: str | None = None
     tasks: Tasks | None = None
     ignore_fields: Sequence[str] = ()  # of the rows of a file
+    is_judged: bool = False  # whether answers are made for a judge, also without scores
+
+    @property
+    def answers(self) -> bool:
+        """Whether the model answers the prompts of the rows."""
+        return bool(self.scores) or self.is_judged
 
 
 @dataclass(frozen=True)
@@ -73,6 +81,7 @@ class Measured:
     evaluation: Evaluation
     sums: Mapping[str, np.ndarray]
     answers: list[Answered]
+    prompts: list[Request]  # that were answered; empty without answers
     about: Values
     notes: list[str]
     benchmarks: dict[str, Any]  # of metrics.json
@@ -88,15 +97,7 @@ def measure(source: Source, task: Task, out: Path, console: Console) -> Measured
     folder = out / f"job-{os.getpid()}"
     shutil.rmtree(folder, ignore_errors=True)
     try:
-        rows, items, notes = find_items(source, task, folder / "rows")
-        names = [*task.columns, *([task.cluster] if task.cluster else [])]
-        if wrong := wrong_columns(items, names, "slices"):
-            raise ConfigError([*wrong, *notes])
-        if task.scores and source.config.model.task != CAUSAL_LM:
-            raise ConfigError([f"scores: model.task={source.config.model.task} gives no answers. Try: without scores"])
-        requests = list(held_out_prompts(rows, source.render)) if task.scores and rows else []
-        if long := too_long(requests, source.positions):
-            raise ConfigError(long)
+        rows, items, requests, notes = find_items(source, task, folder / "rows")
         job = make_job(folder / "job", source, task, rows, requests)
     except ConfigError:
         shutil.rmtree(folder, ignore_errors=True)
@@ -112,6 +113,7 @@ def measure(source: Source, task: Task, out: Path, console: Console) -> Measured
         evaluation_of(items, sums, units, answers, task, load_task(source.config.model.task)),
         sums,
         answers,
+        requests,
         read_json(job.path / ABOUT),
         notes,
         with_errors(summary(found), questions),
@@ -120,6 +122,18 @@ def measure(source: Source, task: Task, out: Path, console: Console) -> Measured
     )
     shutil.rmtree(folder, ignore_errors=True)
     return measured
+
+
+def judged_pairs(ours: Measured, theirs: Measured) -> tuple[list[int], list[Question]]:
+    """Returns the items that both have answered, by our numbers, and the question to a judge on each."""
+    answers = {item.id: answer for item, answer in zip(theirs.items, theirs.answers, strict=True)}
+    at = [i for i, item in enumerate(ours.items) if item.id in answers]
+    texts = [ours.source.render.decode(ours.prompts[i].token_ids).strip() for i in at]
+    questions = []
+    for i, text in zip(at, texts, strict=True):
+        answer = ours.answers[i]
+        questions.append(Question(text, answer.text, answers[ours.items[i].id].text, answer.expected or None))
+    return at, questions
 
 
 def evaluation_of(
@@ -169,7 +183,31 @@ def with_errors(benchmarks: dict[str, Any], questions: Sequence[Evaluation]) -> 
     return benchmarks
 
 
-def find_items(source: Source, task: Task, folder: Path) -> tuple[Rows | None, list[Item], list[str]]:
+def check_items(source: Source, task: Task) -> None:
+    """Raises ConfigError for rows or columns that cannot be measured, as `measure` would."""
+    with TemporaryDirectory(prefix="distft-evaluate-") as folder:
+        find_items(source, task, Path(folder) / "rows")
+
+
+def find_items(source: Source, task: Task, folder: Path) -> tuple[Rows | None, list[Item], list[Request], list[str]]:
+    """Returns the rows to measure, their items, the prompts to answer, and notes; ConfigError for wrong ones.
+
+    No rows where there are benchmarks alone. folder: for rows that are prepared here.
+    """
+    rows, items, notes = find_rows(source, task, folder)
+    names = [*task.columns, *([task.cluster] if task.cluster else [])]
+    if wrong := wrong_columns(items, names, "slices"):
+        raise ConfigError([*wrong, *notes])
+    if task.answers and source.config.model.task != CAUSAL_LM:
+        key = "scores" if task.scores else "judge"
+        raise ConfigError([f"{key}: model.task={source.config.model.task} gives no answers. Try: without {key}"])
+    requests = list(held_out_prompts(rows, source.render)) if task.answers and rows else []
+    if long := too_long(requests, source.positions):
+        raise ConfigError(long)
+    return rows, items, requests, notes
+
+
+def find_rows(source: Source, task: Task, folder: Path) -> tuple[Rows | None, list[Item], list[str]]:
     """Returns the rows to measure, their items, and notes; no rows where there are benchmarks alone.
 
     folder: for rows that are prepared here.
@@ -183,7 +221,7 @@ def find_items(source: Source, task: Task, folder: Path) -> tuple[Rows | None, l
     if source.held_out is None:
         gone = source.plan.eval_rows and f"the prepared rows are gone ({source.plan.data_dir})"
         reason = str(gone or f"{source.name} has no held-out rows")
-        if task.tasks and not task.scores:
+        if task.tasks and not task.answers:
             return None, [], [reason]
         raise ConfigError([f"run: {reason}. Try: data.eval=FILE"])
     items, note = locate(source.held_out, source.config)

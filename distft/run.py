@@ -9,7 +9,7 @@ import os
 import shlex
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +19,7 @@ import yaml
 Status = dict[str, Any]  # of status.json: state, step, attempt, exit_code, error, reason
 State = Literal["pending", "running", "completed", "stopped_early", "preempted", "failed"]
 FINISHED: tuple[State, ...] = ("completed", "stopped_early")
+BENCHMARK = "benchmark"  # split of the rows of metrics.jsonl with scores of benchmarks
 BY_YOU = "by you, with"  # prefix of the reason when the user requested the stop
 EXIT_WRONG_CONFIG = 2
 EXIT_CLOSED_GATE = 3  # of `prepare fail_on=...`: the data are prepared, and exceed a limit
@@ -150,6 +151,24 @@ class RunFolder:
     def job(self) -> Path:
         """The scheduler's job that runs it, or ran it last."""
         return self.path / "job.json"
+
+    @property
+    def program(self) -> Path:
+        """The command that a job runs in place of ranks."""
+        return self.path / "program.json"
+
+    @property
+    def program_output(self) -> Path:
+        """What that command printed."""
+        return self.path / "output.txt"
+
+    def write_program(self, words: Sequence[str]) -> None:
+        """Records the command that a job runs in place of ranks: a module of distft and its arguments."""
+        write_json(self.program, list(words))
+
+    def read_program(self) -> list[str] | None:
+        """Returns the command that a job runs in place of ranks; None for a run, whose ranks train."""
+        return read_json(self.program) if self.program.is_file() else None
 
     def rank_log(self, attempt: int, rank: int) -> Path:
         return self.logs / f"attempt-{attempt}" / f"rank-{rank}.log"

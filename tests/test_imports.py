@@ -20,8 +20,8 @@ LEVELS = {
     5: {"checkpoint", "doctor", "model_check"},
     6: {"evaluate", "generate", "plan", "train"},
     # rank imports worker; launch and a sweep share the stages of a run, and launch imports sweep
-    7: {"human_eval", "audit", "report", "launch", "attempt"},
-    8: {"cli", "sweep", "worker"},
+    7: {"audit", "report", "launch", "attempt", "judges"},
+    8: {"cli", "human_eval", "sweep", "worker"},
     9: {"evaluation", "inference"},
 }
 LEVEL_OF = {name: level for level, names in LEVELS.items() for name in names}

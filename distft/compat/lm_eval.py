@@ -5,13 +5,10 @@ there, since the last token of a continuation is fed too.
 """
 
 import os
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from lm_eval import tasks
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import TemplateLM
 from lm_eval.evaluator import simple_evaluate
@@ -146,16 +143,3 @@ def run_tasks(request: Request, backend: Backend) -> dict[str, Any]:
     )
     keys = ("results", "configs", "versions", "n-shot", "higher_is_better", "samples")
     return {key: found.get(key, {}) for key in keys}
-
-
-def unknown_tasks(names: Sequence[str]) -> list[str]:
-    """Returns the names that no task file of lm-eval holds as a word.
-
-    Its own index parses all 14,000 files, which takes 20 s; reading them takes one.
-    """
-    waiting = {name: re.compile(rb"(?<![\w.-])" + re.escape(name.encode()) + rb"(?![\w.-])") for name in names}
-    for file in Path(tasks.__file__).parent.rglob("*"):
-        if waiting and file.suffix not in (".py", ".md") and file.is_file():
-            content = file.read_bytes()
-            waiting = {name: word for name, word in waiting.items() if not word.search(content)}
-    return list(waiting)

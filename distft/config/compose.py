@@ -342,7 +342,9 @@ def _with_absolute_paths(values: Values) -> Values:
     clean = dict(values["clean"])
     clean["toxicity"] = clean["toxicity"] | {"words": _local(clean["toxicity"]["words"])}
     clean["leakage"] = clean["leakage"] | {"against": [_local(path) for path in clean["leakage"]["against"]]}
-    return values | folders | {"model": model, "data": data, "clean": clean, "loss": loss, "checkpoint": checkpoint}
+    evaluation = values["eval"] | {"benchmarks_path": _local(values["eval"]["benchmarks_path"])}
+    parts = {"model": model, "data": data, "clean": clean, "loss": loss, "checkpoint": checkpoint, "eval": evaluation}
+    return values | folders | parts
 
 
 def _local(value: Any) -> Any:

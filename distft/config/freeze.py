@@ -123,7 +123,8 @@ FREE = (
     "model.attention", "model.kernels", "train.micro_batch_size", "train.micro_batch_tokens",
     "train.activation_checkpointing", "train.compile", "train.deterministic", "train.profile",
     "train.on_non_finite", "train.max_non_finite", "train.check_replicas_every",
-    "eval.micro_batch_size", "eval.samples", "eval.train_rows", "data.packing", "data.num_proc",
+    "eval.micro_batch_size", "eval.samples", "eval.train_rows", "eval.benchmarks", "eval.benchmarks_every_steps",
+    "eval.benchmarks_limit", "eval.benchmarks_path", "data.packing", "data.num_proc",
     "data.max_bad_fraction", "data.max_truncated_fraction", "data.max_untrained_fraction",
 )  # fmt: skip
 

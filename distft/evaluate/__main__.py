@@ -5,8 +5,7 @@ import json
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import replace
-from importlib.util import find_spec
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +14,22 @@ from rich.console import Console
 
 from distft.compat.reach import version_of
 from distft.config import ConfigError, command
+from distft.config.benchmarks import own_tasks, wrong_benchmarks
 from distft.config.command import keywords, usage
-from distft.config.errors import did_you_mean, nearest
 from distft.evaluate.items import column_values, default_slices
 from distft.evaluate.job import Tasks
 from distft.evaluate.metrics import Comparison, compare, slices
 from distft.evaluate.ready_tasks import ready_tasks
-from distft.evaluate.results import METRICS, Results, slice_lines, table, verdict_lines, write
+from distft.evaluate.results import METRICS, Results, judge_lines, slice_lines, table, verdict_lines, write
 from distft.evaluate.scores import available, make_scores
-from distft.evaluation import Failed, Measured, Task, measure
+from distft.evaluation import Failed, Measured, Task, check_items, judged_pairs, measure
 from distft.generate.settings import Settings, parse
 from distft.generate.source import BASE, Source, find_source, find_text_source
+from distft.judges import JudgeLike, make_judge
+from distft.judges import available as judges
+from distft.judges import is_option as is_judges
+from distft.judges.pairs import compare_answers, conclusion, summary
+from distft.launch.command_job import HELP, job_of, mounts_of, run_as_job, split_launcher, with_paths
 from distft.paths import absolute, why_not_writable
 from distft.run import RunFolder
 
@@ -36,6 +40,7 @@ KEYS = {
     "data.ignore_fields": "columns of that file that count as absent",
     "label": "name of the results of data.eval (default: the file's name)",
     "against": "base, a run or an exported folder, to compare with on the same items",
+    "judge": f"compares answers in both orders, with against: {', '.join(judges())}; options: JUDGE.OPTION=VALUE",
     "scores": f"scores of answers: a list of {', '.join(available())}; their options: SCORE.OPTION=VALUE",
     "slices": "columns of the rows, source or length: metrics for each value (default: those that vary)",
     "cluster": "column whose equal values make items dependent (default: items of one source row)",
@@ -50,8 +55,18 @@ KEYS = {
     "batch_size": "rows, or prompts, per forward of a process (default: the run's; prompts: 16)",
     "strategy": "how the model is spread over the processes (default: the run's)",
     "precision": "auto, fp32 or bf16 (default: the run's)",
-    "launcher.processes_per_node": "processes on this machine, or auto (default: the run's)",
+    "launcher.processes_per_node": "processes on the machine, or auto (default: the run's)",
+    **HELP,
 }
+PATHS = (
+    "run",
+    "against",
+    "data.eval",
+    "task_path",
+    "out",
+    "json_schema.file",
+    "model.run",
+)  # keys whose values are files here
 CLAIM = """Writes metrics.json, metrics with standard errors and by slice, and items.jsonl, a line for each item.
 The numbers are the same for every number of processes. --json prints metrics.json."""
 COMPRESSED = (".gz", ".zst", ".bz2")
@@ -62,19 +77,27 @@ PACKAGES = ("distft", "torch", "transformers", "tokenizers", "lm-eval", "sacrebl
 def main(arguments: list[str]) -> int:
     """Prints the metrics and returns 0; 1 with the first failing rank when the evaluation failed."""
     as_json, words = "--json" in arguments, [word for word in arguments if word != "--json"]
-    given, task = read_command(words)
-    find = find_text_source if task.scores or task.tasks else find_source
+    words, launcher, errors = split_launcher(words)
+    given, task, judge = read_command(words, errors, launcher is not None)
+    find = find_text_source if task.answers or task.tasks else find_source
     source = find(given["run"], given.get("at"), given)
     other = other_source(given, source)
     out = place_of(given, source)
+    if launcher is not None:
+        for each in (source, other):
+            if each is not None:
+                check_items(each, task)
+        job = job_of(source.config, source.plan, launcher, mounts_of(words, PATHS))
+        return run_as_job("evaluate", [*with_paths(words, PATHS), *["--json"] * as_json], absolute(given["run"]), job)
     console = Console(file=sys.stderr)
     try:
         measured = measure(source, task, out, console)
         theirs = measure(other, replace(task, columns=()), out, console) if other else None
+        verdicts = judged(judge, measured, theirs) if judge and theirs else None
     except (Failed, RuntimeError) as error:
         print(error, file=sys.stderr)
         return 1
-    content = write(results_of(given, task, measured, theirs), out)
+    content = write(with_verdicts(results_of(given, task, measured, theirs), verdicts), out)
     link(given, out)
     if as_json:
         print(json.dumps(content, indent=2, ensure_ascii=False))
@@ -83,27 +106,41 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def read_command(words: list[str]) -> tuple[dict[str, str], Task]:
-    """Returns the given values and what is measured; ConfigError with everything that is wrong."""
+def read_command(words: list[str], errors: list[str], is_job: bool) -> tuple[dict[str, str], Task, JudgeLike | None]:
+    """Returns the given values, what is measured and the judge; ConfigError with everything that is wrong, and with
+    `errors`."""
     options = {key: value for key, _, value in (word.partition("=") for word in words) if is_option(key)}
-    given = keywords([word for word in words if not is_option(word.partition("=")[0])], KEYS, required=("run",))
-    settings, errors = parse(given)
+    try:
+        given = keywords([word for word in words if not is_option(word.partition("=")[0])], KEYS, required=("run",))
+    except ConfigError as error:
+        raise ConfigError([*errors, *error.messages]) from error
+    settings, more = parse(given)
+    errors += more
     names = listed(given.get("scores"), "scores", errors)
-    scores, wrong = make_scores(names, {key: yaml.safe_load(value) for key, value in options.items()})
+    values = {key: yaml.safe_load(value) for key, value in options.items()}
+    scores, wrong = make_scores(names, {key: value for key, value in values.items() if not is_judges(key)})
     errors += wrong
+    judge, wrong = make_judge(given.get("judge"), {key: value for key, value in values.items() if is_judges(key)})
+    errors += wrong
+    if "judge" in given and "against" not in given:
+        errors.append(f"judge={given['judge']}: compares two models. Try: against=base, or another run")
+    if judge is not None and judge.is_remote and is_job:
+        errors.append(f"judge={given['judge']}: a job does not get its key. Try: without launcher=slurm")
     columns = listed(given.get("slices"), "slices", errors)
     ignored = listed(given.get("data.ignore_fields"), "data.ignore_fields", errors)
     unused = [key for key in ("label", "data.ignore_fields") if key in given and "data.eval" not in given]
     errors += [f"{key}={given[key]}: has no effect without data.eval" for key in unused]
     tasks = read_tasks(given, errors)
-    if not names:
+    if not names and "judge" not in given:
         unused = [key for key in ("max_new_tokens", "stop") if key in given]
-        errors += [f"{key}={given[key]}: has no effect without scores" for key in unused]
+        errors += [f"{key}={given[key]}: has no effect without scores or a judge" for key in unused]
     if errors:
         raise ConfigError(errors)
     batch_size = settings.batch_size if "batch_size" in given else None
     rows_from, cluster = given.get("data.eval"), given.get("cluster")
-    return given, Task(rows_from, scores, settings, batch_size, columns, cluster, tasks, ignored)
+    is_judged = judge is not None
+    task = Task(rows_from, scores, settings, batch_size, columns, cluster, tasks, ignored, is_judged)
+    return given, task, judge
 
 
 def read_tasks(given: Mapping[str, str], errors: list[str]) -> Tasks | None:
@@ -123,45 +160,16 @@ def read_tasks(given: Mapping[str, str], errors: list[str]) -> Tasks | None:
         unused = [key for key in ("task_path", "num_fewshot", "limit", "chat_template") if key in given]
         errors += [f"{key}={given[key]}: has no effect without tasks" for key in unused]
         return None
-    if find_spec("lm_eval") is None:
-        errors.append(f"tasks={given['tasks']}: lm-eval is not installed. Try: pip install 'distft[eval]'")
-        return None
-    paths: tuple[str, ...] = ()
-    own: list[str] = []
-    if "task_path" in given:
-        folder = absolute(given["task_path"])
-        own = own_tasks(folder)
-        if not own:
-            errors.append(f"task_path={given['task_path']}: has no YAML file with a task. Try: a folder of such files")
-        paths = (str(folder),)
-    known = [*own, *ready_tasks()]
-    others = [name for name in names if name not in known]
-    if others:
-        from distft.compat.lm_eval import unknown_tasks
-
-        errors += [
-            f"tasks: there is no task {name}.{did_you_mean(nearest(name, known))} Allowed: {', '.join(known)}, and "
-            "those of `lm-eval ls tasks`"
-            for name in unknown_tasks(others)
-        ]
-    return Tasks(tuple(names), paths, bool(others), numbers["num_fewshot"], numbers["limit"], chat == "true")
-
-
-def own_tasks(folder: Path) -> list[str]:
-    """Returns the names of the tasks and groups in the YAML files of a folder."""
-    found = []
-    for file in sorted(folder.rglob("*.yaml")):
-        for line in file.read_text(encoding="utf-8").splitlines():
-            key, _, value = line.partition(":")
-            if key in ("task", "group", "tag") and value.strip() and not value.strip().startswith("["):
-                found.append(value.strip().strip("'\""))
-    return found
+    paths = (str(absolute(given["task_path"])),) if "task_path" in given else ()
+    errors += wrong_benchmarks(names, given.get("task_path"), "tasks", "task_path")
+    others = not set(names) <= {*(own_tasks(Path(paths[0])) if paths else ()), *ready_tasks()}
+    return Tasks(tuple(names), paths, others, numbers["num_fewshot"], numbers["limit"], chat == "true")
 
 
 def is_option(key: str) -> bool:
-    """Returns whether a key is an option of a score: `bleu.tokenize`."""
+    """Returns whether a key is an option of a score or a judge: `bleu.tokenize`."""
     name, dot, _ = key.partition(".")
-    return bool(dot) and name in available()
+    return bool(dot) and (name in available() or is_judges(key))
 
 
 def listed(text: str | None, key: str, errors: list[str]) -> list[str]:
@@ -228,6 +236,33 @@ def link(given: Mapping[str, str], out: Path) -> None:
         if name.is_symlink() or not name.exists():
             name.unlink(missing_ok=True)
             name.symlink_to(folder.name)
+
+
+@dataclass(frozen=True)
+class Verdicts:
+    """What a judge found, and its lines of judgments.jsonl."""
+
+    found: dict[str, Any]  # of metrics.json
+    lines: list[dict[str, Any]]
+
+
+def judged(judge: JudgeLike, measured: Measured, theirs: Measured) -> Verdicts:
+    """Returns a judge's verdicts on the items that both models have answered; RuntimeError where it gives up."""
+    at, questions = judged_pairs(measured, theirs)
+    cache = absolute(measured.source.config.cache_dir) / "judgments"
+    verdicts, cost = compare_answers(judge, questions, cache)
+    found = summary(verdicts, [measured.evaluation.clusters[i] for i in at], cost)
+    lines = [
+        {"id": measured.items[i].id, "prompt": measured.prompts[i].given["prompt"], "winner": verdict.winner}
+        | {"ours": verdict.question.first, "theirs": verdict.question.second}
+        | {"in_order": verdict.in_order, "swapped": verdict.swapped}
+        for i, verdict in zip(at, verdicts, strict=True)
+    ]
+    return Verdicts(found | {"verdict": conclusion(found), "settings": dict(judge.identity)}, lines)
+
+
+def with_verdicts(results: Results, verdicts: Verdicts | None) -> Results:
+    return replace(results, judge=verdicts.found, judgments=verdicts.lines) if verdicts else results
 
 
 def results_of(given: Mapping[str, str], task: Task, measured: Measured, theirs: Measured | None) -> Results:
@@ -298,11 +333,11 @@ def settings_of(task: Task, measured: Measured) -> dict[str, Any]:  # of metrics
         "processes": source.plan.world,
         "model_hash": source.plan.model_hash,
         "chat_template": template and hashlib.sha256(template.encode()).hexdigest()[:16],
-        "padding_side": "left" if task.scores else None,
+        "padding_side": "left" if task.answers else None,
         "cluster": task.cluster or "source row",
         "versions": {name: version for name in PACKAGES if (version := version_of(name))},
     }
-    if task.scores:
+    if task.answers:
         made = task.settings
         used["decoding"] = {
             "max_new_tokens": made.max_new_tokens,
@@ -338,6 +373,8 @@ def show(content: dict[str, Any], out: Path) -> None:
         console.print(f"against {other['name']}: {other['matched']:,} items in common{unmatched}")
     console.print(table(content))
     for line in verdict_lines(content):
+        console.print(f"  {line}")
+    for line in judge_lines(content):
         console.print(f"  {line}")
     for line in slice_lines(content):
         console.print(f"  {line}")

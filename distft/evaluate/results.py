@@ -21,6 +21,7 @@ from distft.run import json_text, read_json, write_json
 from distft.tasks.selection import goal_of
 
 METRICS, ITEMS, QUESTIONS = "metrics.json", "items.jsonl", "questions.jsonl"
+JUDGMENTS = "judgments.jsonl"
 Json = dict[str, Any]  # an object of metrics.json
 NORMAL = 1.959963984540054  # standard deviations of 95%
 PERCENT = ("accuracy", "exact_match", "f1", "regex", "json_valid", "json_schema", "answer_cut", "answer_empty")
@@ -46,6 +47,8 @@ class Results:
     benchmarks: Json = field(default_factory=dict)
     questions: Sequence[Evaluation] = ()  # of the benchmarks, one metric each
     responses: Sequence[Json] = ()  # to the questions
+    judge: Json | None = None  # of metrics.json
+    judgments: Sequence[Json] = ()  # lines of judgments.jsonl
     notes: Sequence[str] = ()
 
 
@@ -66,6 +69,8 @@ def as_json(results: Results) -> Json:
         "settings": results.settings,
         "notes": list(results.notes),
     }
+    if results.judge:
+        content["judge"] = results.judge
     if found := results.comparison:
         content["against_model"] = {
             "name": results.against,
@@ -117,6 +122,8 @@ def write(results: Results, out: Path) -> Json:
     _write_lines(item_lines(results), out / ITEMS)
     if results.responses:
         _write_lines(results.responses, out / QUESTIONS)
+    if results.judgments:
+        _write_lines(results.judgments, out / JUDGMENTS)
     content = as_json(results)
     if (before := out / METRICS).is_file():  # benchmarks take long, and the weights are the same
         with suppress(ValueError):
@@ -174,6 +181,30 @@ def verdict_lines(content: Json) -> Iterator[str]:
     for name, found in content["against"].items():
         if name != "perplexity":  # that of the loss
             yield f"{name}: {found['verdict']}"
+
+
+def judge_lines(content: Json) -> Iterator[str]:
+    """Yields what a judge found: the win rate with its interval, how it behaved, and what it cost."""
+    found = content.get("judge")
+    if not found:
+        return
+    rate, name = found["win_rate"], f"judge {found['settings']['judge']}"
+    if rate is not None:
+        interval = f" ({rate['low']:.1%} to {rate['high']:.1%})" if rate["low"] is not None else ""
+        p = f", p {found['p']:.3f}" if found["p"] is not None else ""
+        yield f"{name}: wins {rate['value']:.1%}{interval} of {found['n']:,} pairs, ties as half{p}: {found['verdict']}"
+    counts = f"{found['wins']:,} won, {found['losses']:,} lost, {found['ties']:,} tied"
+    counts += f", {found['orders_disagree']:,} of them since the orders disagree" if found["orders_disagree"] else ""
+    yield f"{name}: {counts}" + (f", {found['unreadable']:,} unreadable" if found["unreadable"] else "")
+    shown = {"first_answer": "the answer shown first won", "longer_answer": "the longer answer won"}
+    if biases := [f"{text} {found[key]:.0%}" for key, text in shown.items() if found[key] is not None]:
+        yield f"{name}: {', '.join(biases)}"
+    cost = found["cost"]
+    price = f", ${cost['price']:.4f}" if cost["price"] is not None else ""
+    tokens = f", {cost['input_tokens']:,} tokens read and {cost['output_tokens']:,} written" * bool(
+        cost["input_tokens"]
+    )
+    yield f"{name}: {cost['asked']:,} questions asked, {cost['cached']:,} known before{tokens}{price}"
 
 
 def slice_lines(content: Json) -> Iterator[str]:

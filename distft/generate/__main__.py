@@ -16,6 +16,7 @@ from distft.generate.job import STATISTICS, count_answers, freeze, read_answers
 from distft.generate.prompts import Request, held_out_prompts, read_prompts, too_long
 from distft.generate.settings import Settings, parse, without_stop
 from distft.generate.source import Source, find_text_source
+from distft.launch.command_job import HELP, job_of, mounts_of, run_as_job, split_launcher, with_paths
 from distft.launchers.local import Local, LocalConfig
 from distft.paths import absolute, why_not_writable
 from distft.run import RunFolder, json_text, read_json
@@ -34,8 +35,10 @@ KEYS = {
     "batch_size": f"prompts per forward of a process (default {Settings.batch_size})",
     "strategy": "how the model is spread over the processes (default: the run's)",
     "precision": "auto, fp32 or bf16 (default: the run's)",
-    "launcher.processes_per_node": "processes on this machine, or auto (default: the run's)",
+    "launcher.processes_per_node": "processes on the machine, or auto (default: the run's)",
+    **HELP,
 }
+PATHS = ("run", "prompts", "out")  # keys whose values are files here
 CLAIM = """Writes one object a line, in the order of the prompts:
 {"prompt", "completion", "tokens", "stopped"}, stopped: eos, length or stop; tokens: generated, with the end token.
 The text is the same for every batch size and number of processes, up to rounding."""
@@ -43,8 +46,13 @@ The text is the same for every batch size and number of processes, up to roundin
 
 def main(arguments: list[str]) -> int:
     """Writes the answers and returns 0; 1 with the first failing rank when generation failed."""
-    given = keywords(arguments, KEYS, required=("run", "prompts", "out"))
-    settings, errors = parse(given)
+    words, launcher, errors = split_launcher(arguments)
+    try:
+        given = keywords(words, KEYS, required=("run", "prompts", "out"))
+    except ConfigError as error:
+        raise ConfigError([*errors, *error.messages]) from error
+    settings, more = parse(given)
+    errors += more
     out = absolute(given["out"])
     if why := (f"{out} is a folder" if out.is_dir() else why_not_writable(out.parent)):
         errors.append(f"out={given['out']}: {why}. Try: out=answers.jsonl")
@@ -54,6 +62,9 @@ def main(arguments: list[str]) -> int:
     requests = find_prompts(source, given["prompts"])
     if long := too_long(requests, source.positions):
         raise ConfigError(long)
+    if launcher is not None:
+        job = job_of(source.config, source.plan, launcher, mounts_of(words, PATHS))
+        return run_as_job("generate", with_paths(words, PATHS), absolute(given["run"]), job)
     for note in source.notes:
         print(f"note: {note}")
     folder = Path(tempfile.mkdtemp(prefix="distft-generate-"))

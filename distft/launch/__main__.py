@@ -14,7 +14,8 @@ from distft.config.compose import compose
 from distft.config.errors import ConfigError
 from distft.config.freeze import read_config
 from distft.config.overrides import MULTIRUN
-from distft.config.schema import Config, Export
+from distft.config.schema import Config
+from distft.launch.benchmarks import measure_here
 from distft.launch.frozen import kept_rows
 from distft.launch.history import check_config, check_followed, is_done
 from distft.launch.restarts import restarting
@@ -39,7 +40,7 @@ from distft.launchers.follow import follow
 from distft.paths import without_number
 from distft.plan.show import what_ends
 from distft.report.facts import exported
-from distft.run import BY_YOU, FINISHED, RunFolder
+from distft.run import BENCHMARK, BY_YOU, FINISHED, RunFolder
 from distft.runtime.disk import alone
 from distft.runtime.errors import FINAL
 from distft.runtime.process import exits_on
@@ -81,7 +82,7 @@ def main(overrides: list[str]) -> int:
             print(f"{run.path} is {handle.name}. {how_to_follow(run)}")
             return 0
         if handle is None:
-            return finish(run, config.export)
+            return finish(run, config)
         return track(run, config, handle, launcher, [*map(Guarded, trackers)])
 
 
@@ -94,8 +95,10 @@ def track(run: RunFolder, config: Config, handle: Handle, launcher: Launcher, tr
             return report_end(run, outcome)
         if handle.is_part:
             return 0
-        code = finish(run, config.export)
+        code = finish(run, config)
         for tracker in trackers:
+            for row in run.read_metrics(BENCHMARK):
+                tracker.log(row)
             tracker.results(results_of(run))
         return code
     finally:
@@ -164,10 +167,15 @@ def report_end(run: RunFolder, outcome: Outcome) -> int:
     return outcome.exit_code
 
 
-def finish(run: RunFolder, export: Export) -> int:
-    """Exports, where that is wanted, and reports a finished run, and prints its summary; 1 when one of both failed."""
-    is_done = write_results(run, export=export)
-    screen(sys.stdout).print(summary(run, exported(run, export)))
+def finish(run: RunFolder, config: Config) -> int:
+    """Exports, where that is wanted, and reports a finished run, and prints its summary; 1 when one of both failed.
+
+    On this machine its benchmarks follow; a job submits them.
+    """
+    is_done = write_results(run, export=config.export)
+    screen(sys.stdout).print(summary(run, exported(run, config.export)))
+    if config.eval.benchmarks and config.choices["launcher"] != "slurm":
+        measure_here(run, config)
     return 0 if is_done else 1
 
 

@@ -23,6 +23,7 @@ from distft.config.rules import broken_rules
 from distft.config.rules.contract import Facts
 from distft.data.order import Base, base_of
 from distft.doctor.preflight import conclude, freeze_preflight
+from distft.launch.benchmarks import add_rows, submit_or_say
 from distft.launch.history import resumed
 from distft.launch.restarts import CannotStart, check_progress, failure_line, may_restart, note, saved_step
 from distft.launch.stages import write_results
@@ -58,11 +59,15 @@ def begin(run: RunFolder) -> int:
     job = this_job(os.environ)
     config = read_config(run)
     check_alone(run, job)
-    plan = for_nodes(run.read_plan(), run, config, int(os.environ["SLURM_JOB_NUM_NODES"]))
+    is_command = run.read_program() is not None  # it trains nothing, and starts anew after a preemption
+    plan = run.read_plan()
+    if not is_command:
+        plan = for_nodes(plan, run, config, int(os.environ["SLURM_JOB_NUM_NODES"]))
     status = {"starts": [], "timeouts": 0} | run.read_status()
     again = status.get("begun") == status["attempt"]  # else a launch began it, maybe after a fix
     before = status["starts"] if again else []
-    starts = check_progress(run, config, status["attempt"], before, run.logs / "slurm.out")
+    log = run.logs / "slurm.out"
+    starts = [] if is_command else check_progress(run, config, status["attempt"], before, log)
     attempt, timeouts = status["attempt"] + again, status["timeouts"] if again else 0
     run.write_plan(plan)
     stop.clear(run)
@@ -91,7 +96,7 @@ def end(run: RunFolder, code: int) -> int:
     status = run.read_status()
     if status["state"] in FINISHED and not code:
         note_end(run, status["state"])  # what comes now is no part of its training
-        is_done = write_results(run, export=read_config(run).export)
+        is_done = run.read_program() is not None or finish(run)
         write_outcome(run, Outcome(status["state"]))
         return 0 if is_done else 1
     if status["state"] != "preempted" and status["exit_code"] is not None:
@@ -126,6 +131,15 @@ def without_module(run: RunFolder, module: str) -> int:
     failure = Failure.of_run(f"{what}. Try: a name that `module avail` lists on that node", log)
     write_outcome(run, Outcome("failed", asdict(failure)))
     return 1
+
+
+def finish(run: RunFolder) -> bool:
+    """Exports and reports a finished run, and submits its benchmarks; returns whether both results are there."""
+    config = read_config(run)
+    add_rows(run)  # of benchmarks that were measured while it trained
+    is_done = write_results(run, export=config.export)
+    submit_or_say(run, config, is_done=True)
+    return is_done
 
 
 def this_job(given: Mapping[str, str]) -> str:

@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict
 
 from distft.launchers.contract import Handle, Outcome
-from distft.run import BY_YOU, RunFolder, read_row
+from distft.run import BENCHMARK, BY_YOU, RunFolder, read_row
 from distft.run import MetricsRow as Row
 from distft.runtime import stop
 from distft.runtime.errors import Failure
@@ -49,6 +49,8 @@ class NewRows:
             row = read_row(line)
             self._step_seconds = row.get("seconds", self._step_seconds)
             kind = row["split"], row.get("text", "")
+            if row["split"] == BENCHMARK:  # measured later, in any order
+                kind = row["split"], str(row["step"])
             if row["step"] > self._last_step.get(kind, -1):
                 self._last_step[kind] = row["step"]
                 yield row

@@ -2,10 +2,12 @@
 
 import os
 
+from distft.config.benchmarks import ready_names, wrong_benchmarks
 from distft.config.errors import did_you_mean, nearest_key
 from distft.config.key import covers, leaves
 from distft.config.machines import num_accelerators
 from distft.config.rules.contract import Facts, rule
+from distft.tasks import load_task
 
 MOST_BYTES = 200  # of a name; a file system takes 255, and a file next to it gets some more
 _HAS_ADAPTERS = {
@@ -124,6 +126,52 @@ def objective(facts: Facts) -> str | None:
             "held-out metric. Try: eval.at_ends=true"
         )
     return None
+
+
+_BENCHMARKS = ("eval.benchmarks", "eval.benchmarks_every_steps", "eval.benchmarks_limit", "eval.benchmarks_path")
+
+
+@rule(_BENCHMARKS, "other keys of benchmarks without eval.benchmarks", "nothing is measured")
+def benchmarks_unused(facts: Facts) -> str | None:
+    key = next((key for key in _BENCHMARKS[1:] if facts[key] is not None), None)
+    if key is None or facts["eval.benchmarks"]:
+        return None
+    return f"{key}={facts[key]} has no effect with eval.benchmarks=[]. Try: eval.benchmarks=[{ready_names()[0]}]"
+
+
+@rule(
+    ("eval.benchmarks", "eval.benchmarks_path", "model.task"),
+    "benchmarks that do not exist, without lm-eval, of a model that gives no text, or in a sweep",
+    "they are measured when the training is done, where an error comes late",
+)
+def benchmarks_known(facts: Facts) -> str | None:
+    names, task = facts["eval.benchmarks"], facts["model.task"]
+    if names and facts.sweep:
+        listed = ",".join(names)
+        return f"eval.benchmarks=[{listed}]: a sweep measures none. Try: distft evaluate run=RUN tasks=[{listed}]"
+    if names and load_task(task).model_class != "AutoModelForCausalLM":
+        return (
+            f"eval.benchmarks=[{','.join(names)}]: a model of model.task={task} gives no text. Try: eval.benchmarks=[]"
+        )
+    wrong = wrong_benchmarks(names, facts["eval.benchmarks_path"], "eval.benchmarks", "eval.benchmarks_path")
+    return next(iter(wrong), None)
+
+
+@rule(
+    ("eval.benchmarks_every_steps", "checkpoint.every_steps", "checkpoint.keep_every"),
+    "eval.benchmarks_every_steps with checkpoints that are not saved or do not stay",
+    "a benchmark reads a checkpoint later, when others have followed it",
+)
+def benchmarks_kept(facts: Facts) -> str | None:
+    every, saved, kept = (facts[key] for key in benchmarks_kept.keys)
+    if every is None or not facts["eval.benchmarks"]:
+        return None
+    if saved is not None and kept is not None and every % saved == 0 and every % kept == 0:
+        return None
+    return (
+        f"eval.benchmarks_every_steps={every}: these checkpoints must be saved and stay. Try: "
+        f"checkpoint.every_steps={every} checkpoint.keep_every={every}"
+    )
 
 
 _WORLD = ("launcher.nodes", "launcher.processes_per_node", "launcher.gpus_per_node")

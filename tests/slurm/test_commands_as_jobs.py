@@ -1,0 +1,50 @@
+"""Evaluation, generation and benchmarks as jobs of their own, with their results in the run folder."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from practice_cluster import Cluster
+
+from distft.run import RunFolder, read_json
+from tests.slurm.jobs import wait
+from tests.support.answered import make_run, read_lines, write_lines
+
+pytestmark = pytest.mark.slow
+
+
+def run_command(cluster: Cluster, *words: str) -> tuple[int, str, str]:
+    """Returns the exit code, the output and the messages of a distft command on the login node."""
+    done = subprocess.run(
+        [sys.executable, "-m", *words],
+        env=os.environ | cluster.environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_evaluate_and_generate_run_as_jobs(cluster: Cluster, tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    prompts = write_lines(tmp_path / "prompts.jsonl", [{"prompt": "3 and 3 is"}, {"prompt": "1 and 2 is"}])
+    words = ["distft.generate", f"run={run.path}", f"prompts={prompts}", f"out={tmp_path / 'answers.jsonl'}"]
+    words += ["max_new_tokens=3", "launcher=slurm", "launcher.wait=false"]
+    code, said, messages = run_command(cluster, *words)
+    assert code == 0 and "job " in said, messages
+    job = RunFolder(next((run.path / "jobs").iterdir()))
+
+    words = ["distft.evaluate", f"run={run.path}", "launcher=slurm", "launcher.processes_per_node=2", "strategy=fsdp"]
+    code, said, messages = run_command(cluster, *words, "--json")
+    assert code == 0, messages
+    found = json.loads(said)
+    assert found == read_json(run.eval / "latest" / "metrics.json") and found["settings"]["processes"] == 2
+    assert found["rows"] == run.read_plan().eval_rows and "running" in messages
+
+    wait(lambda: job.read_status()["exit_code"] is not None, "the end of a job that nobody follows")
+    assert job.read_status()["state"] == "completed", (job.logs / "slurm.out").read_text()
+    assert [each["prompt"] for each in read_lines(tmp_path / "answers.jsonl")] == ["3 and 3 is", "1 and 2 is"]
+    assert not (job.path / "report.html").exists() and not job.final.exists()
