@@ -7,12 +7,13 @@ tokenizer.json, its ids silently differ from those the model was trained on. So 
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain, pairwise
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from distft.data.offsets import Encoded, Encoder
 from distft.data.render import Rendered
 from distft.data.shards import Row
 
@@ -116,19 +117,14 @@ class RowTokenizer:
         self.tokenizer, self.max_length = tokenizer, max_length
         self.bos = _own_bos(tokenizer)
         self.eos = tokenizer.eos_token_id
-        self.is_direct = _is_direct(tokenizer)
+        self.encoder = Encoder(tokenizer)
 
     def __call__(self, batch: Sequence[Rendered]) -> list[TokenizedRow]:
-        encoded = _encoded(self.tokenizer, [rendered.text for rendered in batch], self.is_direct)
-        lengths = np.fromiter((len(ids) for ids, _ in encoded), dtype=np.int64, count=len(encoded))
-        borders = [0, *np.cumsum(lengths).tolist()]
-        input_ids = np.fromiter(chain.from_iterable(ids for ids, _ in encoded), dtype=np.int32, count=borders[-1])
-        pairs = chain.from_iterable(offsets for _, offsets in encoded)
-        flat = np.fromiter(chain.from_iterable(pairs), dtype=np.int64, count=2 * borders[-1])
-        weights = _weights(batch, flat.reshape(-1, 2), lengths)
-        trained = weights > 0
+        encoded = self.encoder(batch)
+        weights = _weights(batch, encoded)
+        trained, borders = weights > 0, [0, *np.cumsum(encoded.lengths).tolist()]
         return [
-            self._row(rendered, input_ids[start:end], trained[start:end], weights[start:end])
+            self._row(rendered, encoded.input_ids[start:end], trained[start:end], weights[start:end])
             for rendered, (start, end) in zip(batch, pairwise(borders), strict=True)
         ]
 
@@ -152,24 +148,27 @@ class RowTokenizer:
         return ids, weights
 
 
-def _weights(batch: Sequence[Rendered], offsets: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+def _weights(batch: Sequence[Rendered], encoded: Encoded) -> np.ndarray:
     """Returns the weights float32 [T] of the tokens that begin inside a trained span, or in the spaces before one.
 
     A token that begins with other prompt text has weight 0, as all others: the model never generates it there.
-    offsets: of the T tokens of all texts, int64 [T, 2], each in its text. lengths: tokens of each text.
     """
-    found = np.zeros(len(offsets), dtype=np.float32)
-    bases = np.cumsum([0, *(len(rendered.text) + 1 for rendered in batch)])[:-1]  # the texts in a row, a gap between
-    shift = np.repeat(bases, lengths)
-    starts, ends = offsets[:, 0] + shift, offsets[:, 1] + shift
-    spans, weights = [], []
+    found = np.zeros(len(encoded.input_ids), dtype=np.float32)
+    sizes = [encoded.position(rendered.text, len(rendered.text)) + 1 for rendered in batch]
+    bases = np.cumsum([0, *sizes])[:-1]  # the texts in a row, with a gap after each
+    shift = np.repeat(bases, encoded.lengths)
+    starts, ends = encoded.starts + shift, encoded.ends + shift
+    spans: list[tuple[int, int, int]] = []
+    weights: list[float] = []
     for rendered, base in zip(batch, bases.tolist(), strict=True):
-        spans += [(base + _free(rendered.text, start), base + start, base + end) for start, end in rendered.spans]
+        for start, end in rendered.spans:
+            edges = (_free(rendered.text, start), start, end)
+            spans.append(tuple(base + encoded.position(rendered.text, edge) for edge in edges))
         weights += rendered.weights or [1.0] * len(rendered.spans)
     if not spans:
         return found
-    edges = np.array(spans, dtype=np.int64)
     if (starts[1:] >= starts[:-1]).all() and (ends[1:] >= ends[:-1]).all():
+        edges = np.array(spans, dtype=np.int64)
         first = np.maximum(np.searchsorted(starts, edges[:, 0]), np.searchsorted(ends, edges[:, 1], side="right"))
         last = np.searchsorted(ends, edges[:, 2], side="right")
         for begin, end, weight in zip(first.tolist(), last.tolist(), weights, strict=True):
@@ -185,33 +184,6 @@ def _free(text: str, start: int) -> int:
     while start and text[start - 1] == " ":
         start -= 1
     return start
-
-
-def _encoded(tokenizer: Any, texts: Sequence[str], is_direct: bool) -> list[tuple[list[int], list[tuple[int, int]]]]:
-    """Returns the ids of each text, and the characters (start, end) of each token."""
-    if is_direct:
-        backend = tokenizer.backend_tokenizer
-        if backend.truncation is not None:
-            backend.no_truncation()
-        if backend.padding is not None:
-            backend.no_padding()
-        return [(each.ids, each.offsets) for each in backend.encode_batch(list(texts), add_special_tokens=False)]
-    encoded = tokenizer(
-        list(texts),
-        add_special_tokens=False,
-        return_offsets_mapping=True,
-        return_attention_mask=False,
-        return_token_type_ids=False,
-        verbose=False,
-    )
-    return list(zip(encoded["input_ids"], encoded["offset_mapping"], strict=True))
-
-
-def _is_direct(tokenizer: Any) -> bool:
-    """Returns whether the tokenizer does nothing to a text that its backend does not do: a quarter of the time."""
-    special = "".join(map(str, tokenizer.added_tokens_decoder.values()))
-    probes = ["Aé 🏛\n\n  b\t12", f"a {special} b{special}c", ""]
-    return _encoded(tokenizer, probes, True) == _encoded(tokenizer, probes, False)
 
 
 def _own_bos(tokenizer: Any) -> int | None:
