@@ -18,6 +18,7 @@ from typing import Any
 
 import jinja2
 
+from distft.compat.chat_template import DirectTemplate, is_unchanged
 from distft.data.example import BadField, Example, RawJson, Segment
 
 SEED_DATE = "2024-07-26"  # the default date of Llama 3's template
@@ -53,6 +54,7 @@ class ChatTemplate:
         self.text: str = tokenizer.get_chat_template(template)
         self.date = date if "strftime_now" in self.text else None  # the date that the template prints
         self.dated = _with_day(self.text, date) if self.date else self.text
+        self._direct = DirectTemplate(tokenizer, self.dated) if is_unchanged(tokenizer) else None
         named = [name for name in MODES if name in self.text]
         modes = [{}, *(dict.fromkeys(named, value) for value in (False, True) if named)]
         self.modes: list[dict[str, bool]] = self._distinct(modes)
@@ -64,6 +66,8 @@ class ChatTemplate:
         """Returns the text of messages; prompt: with the text after which the model generates."""
         options: dict[str, Any] = {"tools": list(tools)} if tools else {}  # keywords of apply_chat_template
         try:
+            if self._direct and (plain := self._direct.plain(messages)) and self._direct.plain(tools) == [*tools]:
+                return self._direct.render(plain, tools, prompt, **mode)
             return self.tokenizer.apply_chat_template(
                 list(messages),
                 chat_template=self.dated,

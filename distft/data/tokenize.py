@@ -7,12 +7,13 @@ tokenizer.json, its ids silently differ from those the model was trained on. So 
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from distft.data.offsets import Encoded, Encoder
 from distft.data.render import Rendered
 from distft.data.shards import Row
 
@@ -134,46 +135,73 @@ class RowTokenizer:
         self.tokenizer, self.max_length = tokenizer, max_length
         self.bos = _own_bos(tokenizer)
         self.eos = tokenizer.eos_token_id
+        self.encoder = Encoder(tokenizer)
 
     def __call__(self, batch: Sequence[Rendered]) -> list[TokenizedRow]:
-        encoded = self.tokenizer(
-            [rendered.text for rendered in batch],
-            add_special_tokens=False,
-            return_offsets_mapping=True,
-            return_attention_mask=False,
-            return_token_type_ids=False,
-            verbose=False,
-        )
+        encoded = self.encoder(batch)
+        weights = _weights(batch, encoded)
+        trained, borders = weights > 0, [0, *np.cumsum(encoded.lengths).tolist()]
         return [
-            self._row(rendered, ids, offsets)
-            for rendered, ids, offsets in zip(batch, encoded["input_ids"], encoded["offset_mapping"], strict=True)
+            self._row(rendered, encoded.input_ids[start:end], trained[start:end], weights[start:end])
+            for rendered, (start, end) in zip(batch, pairwise(borders), strict=True)
         ]
 
-    def _row(self, rendered: Rendered, ids: list[int], offsets: list[tuple[int, int]]) -> TokenizedRow:
-        input_ids = np.array(ids, dtype=np.int32)
-        flat = np.fromiter(chain.from_iterable(offsets), dtype=np.int64, count=2 * len(offsets))
-        weights = _weights(rendered, flat.reshape(-1, 2))
-        if rendered.add_bos and self.bos is not None and ids[:1] != [self.bos]:
-            input_ids, weights = np.insert(input_ids, 0, self.bos), np.insert(weights, 0, 0.0)
-        if rendered.add_eos and self.eos is not None and ids[-1:] != [self.eos]:
-            last = rendered.weights[-1] if rendered.weights else float(bool(rendered.spans))
-            input_ids, weights = np.append(input_ids, np.int32(self.eos)), np.append(weights, np.float32(last))
+    def _row(self, rendered: Rendered, ids: np.ndarray, trained: np.ndarray, weights: np.ndarray) -> TokenizedRow:
+        if rendered.add_bos or rendered.add_eos:
+            ids, weights = self._with_ends(rendered, ids, weights)
+            trained = weights > 0
         cut = slice(0, self.max_length)
-        row = Row(input_ids[cut], weights[cut] > 0, weights[cut] if rendered.weights else None)
-        return TokenizedRow(row, len(input_ids))
+        row = Row(ids[cut], trained[cut], weights[cut] if rendered.weights else None)
+        return TokenizedRow(row, len(ids))
+
+    def _with_ends(self, rendered: Rendered, ids: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Returns ids and weights of plain text with the tokenizer's own bos and eos tokens, where it has none yet."""
+        add_bos = rendered.add_bos and self.bos is not None and ids[:1].tolist() != [self.bos]
+        add_eos = rendered.add_eos and self.eos is not None and ids[-1:].tolist() != [self.eos]
+        if add_bos:
+            ids, weights = np.insert(ids, 0, self.bos), np.insert(weights, 0, 0.0)
+        if add_eos:
+            last = rendered.weights[-1] if rendered.weights else float(bool(rendered.spans))
+            ids, weights = np.append(ids, np.int32(self.eos)), np.append(weights, np.float32(last))
+        return ids, weights
 
 
-def _weights(rendered: Rendered, offsets: np.ndarray) -> np.ndarray:
+def _weights(batch: Sequence[Rendered], encoded: Encoded) -> np.ndarray:
     """Returns the weights float32 [T] of the tokens that begin inside a trained span, or in the spaces before one.
 
     A token that begins with other prompt text has weight 0, as all others: the model never generates it there.
     """
-    found = np.zeros(len(offsets), dtype=np.float32)
-    starts, ends = offsets[:, 0], offsets[:, 1]
-    for (start, end), weight in zip(rendered.spans, rendered.weights or [1.0] * len(rendered.spans), strict=True):
-        free = len(rendered.text[:start].rstrip(" "))
+    found = np.zeros(len(encoded.input_ids), dtype=np.float32)
+    sizes = [encoded.position(rendered.text, len(rendered.text)) + 1 for rendered in batch]
+    bases = np.cumsum([0, *sizes])[:-1]  # the texts in a row, with a gap after each
+    shift = np.repeat(bases, encoded.lengths)
+    starts, ends = encoded.starts + shift, encoded.ends + shift
+    spans: list[tuple[int, int, int]] = []
+    weights: list[float] = []
+    for rendered, base in zip(batch, bases.tolist(), strict=True):
+        for start, end in rendered.spans:
+            edges = (_free(rendered.text, start), start, end)
+            spans.append(tuple(base + encoded.position(rendered.text, edge) for edge in edges))
+        weights += rendered.weights or [1.0] * len(rendered.spans)
+    if not spans:
+        return found
+    if (starts[1:] >= starts[:-1]).all() and (ends[1:] >= ends[:-1]).all():
+        edges = np.array(spans, dtype=np.int64)
+        first = np.maximum(np.searchsorted(starts, edges[:, 0]), np.searchsorted(ends, edges[:, 1], side="right"))
+        last = np.searchsorted(ends, edges[:, 2], side="right")
+        for begin, end, weight in zip(first.tolist(), last.tolist(), weights, strict=True):
+            found[begin:end] = weight
+        return found
+    for (free, start, end), weight in zip(spans, weights, strict=True):  # a tokenizer that gives some token no place
         found[(starts >= free) & (ends > start) & (ends <= end)] = weight
     return found
+
+
+def _free(text: str, start: int) -> int:
+    """Returns where the spaces before a position begin."""
+    while start and text[start - 1] == " ":
+        start -= 1
+    return start
 
 
 def _own_bos(tokenizer: Any) -> int | None:
