@@ -15,7 +15,8 @@ PIECES = (
     *"@:-.+()/ \n_%19afvX", "::", "12", "555", "1234", "DE89 3704 0044 0532 0130 00", "4111 1111 1111 1111", "::1",
     "078-05-1120", "8.8.8.8", "2001:4860::8888", "jo@firma.de", "x%y@foo.co.uk", "(650) 253-0000", "+44 121 234 5678",
     "10:20:30", "2024-01-15 10:20", "api_key=", "token: ", "Authorization", "AKIAIOSFODNN7EXAMPLE", "ghp_" + "aB3" * 13,
-    "\u2011", "task-", "sk-proj-" + "a1" * 15, "-----BEGIN ", "PRIVATE KEY-----", "\u017f", "\u212a", "\uff11\uff12", "version ",
+    "\u2011", "task-", "sk-proj-" + "a1" * 15, "-----BEGIN ", "PRIVATE KEY-----", "\u017f", "\u212a", "\uff11\uff12",
+    "version ",
 )  # fmt: skip
 
 
@@ -56,6 +57,7 @@ def test_a_value_is_replaced_by_its_kind_and_counted(text: str, redacted: str, r
     "text",
     [
         "DE89 3704 0044 0532 0130 01",  # a wrong check digit
+        "DE89 3704 0044 0532 01: 300",
         "4111 1111 1111 1112",
         "666-12-3456 and 900-12-3456",
         "driver version 8.8.8.8",

@@ -35,6 +35,7 @@ _ISSUER = re.compile(  # prefix and length: Visa, Mastercard, American Express, 
 )
 _IBAN = re.compile(r"\b[A-Z]{2}\d\d(?: ?[A-Z0-9]){11,30}\b")
 _IBAN_TAIL = re.compile(r"\d\d(?: ?[A-Z0-9]){11}")
+_IBAN_VALUE = re.compile(r"[A-Za-z\d]+")
 _LENGTHS = (  # of an IBAN by country
     "AD24 AE23 AL28 AT20 AZ28 BA20 BE16 BG22 BH22 BR29 BY28 CH21 CR22 CY28 CZ24 DE22 DK18 DO28 EE20 EG29 ES24 "
     "FI18 FO18 FR27 GB22 GE22 GI23 GL18 GR27 GT28 HR21 HU28 IE22 IL23 IQ23 IS26 IT27 JO30 KW30 KZ20 LB28 LC32 "
@@ -124,7 +125,9 @@ def ibans(text: str, runs: Sequence[Span] = ()) -> Iterator[Span]:
         length = _IBAN_LENGTHS.get(found[0][:2], 0)
         end = _after(text, found.start(), length)
         value = text[found.start() : end].replace(" ", "")
-        if len(value) == length and not text[end : end + 1].isalnum() and _mod_97(value) == 1:
+        if len(value) != length or not _IBAN_VALUE.fullmatch(value) or text[end : end + 1].isalnum():
+            continue
+        if _mod_97(value) == 1:
             yield found.start(), end
 
 
