@@ -1,13 +1,23 @@
 """Personal data: a planted value is found, what only looks like one is not, and redaction is idempotent."""
 
 import random
+import re
+from collections.abc import Iterator
 
 import pytest
 
+from distft.data.cleaning.rules import pii
 from distft.data.cleaning.rules.pii import KINDS, Rule, luhn
 from tests.data.cleaning.planted_rows import impersonal, personal
 
 RULE = Rule()
+PIECES = (
+    *"@:-.+()/ \n_%19afvX", "::", "12", "555", "1234", "DE89 3704 0044 0532 0130 00", "4111 1111 1111 1111", "::1",
+    "078-05-1120", "8.8.8.8", "2001:4860::8888", "jo@firma.de", "x%y@foo.co.uk", "(650) 253-0000", "+44 121 234 5678",
+    "10:20:30", "2024-01-15 10:20", "api_key=", "token: ", "Authorization", "AKIAIOSFODNN7EXAMPLE", "ghp_" + "aB3" * 13,
+    "\u2011", "task-", "sk-proj-" + "a1" * 15, "-----BEGIN ", "PRIVATE KEY-----", "\u017f", "\u212a", "\uff11\uff12",
+    "version ",
+)  # fmt: skip
 
 
 def test_planted_values_are_found_and_look_alikes_are_not():
@@ -47,6 +57,7 @@ def test_a_value_is_replaced_by_its_kind_and_counted(text: str, redacted: str, r
     "text",
     [
         "DE89 3704 0044 0532 0130 01",  # a wrong check digit
+        "DE89 3704 0044 0532 01: 300",
         "4111 1111 1111 1112",
         "666-12-3456 and 900-12-3456",
         "driver version 8.8.8.8",
@@ -79,3 +90,45 @@ def test_luhn_finds_every_single_wrong_digit():
         body = "".join(choose.choices("0123456789", k=15))
         [right] = [last for last in "0123456789" if luhn(body + last)]
         assert sum(luhn(body + last) for last in "0123456789") == 1 and luhn(body + right)
+
+
+def test_numbers_are_found_in_runs_as_in_the_whole_text():
+    for text in mixed(seed=0, count=500):
+        runs = [found.span() for found in pii._RUN.finditer(text)]
+        for finder in (pii.cards, pii.social_security_numbers, pii.addresses, pii.phones):
+            assert [*finder(text, runs)] == [*finder(text, [(0, len(text))])], text
+
+
+def test_the_search_for_hints_loses_no_match():
+    email = re.compile(pii._MAILBOX.pattern.removesuffix(r"\Z") + pii._DOMAIN.pattern)
+    num_found = 0
+    for text in mixed(seed=1, count=2000):
+        whole = {
+            "email": [found.span() for found in email.finditer(text) if not found[0].endswith("example.com")],
+            "ip6": [found.span() for found in pii._IP6.finditer(text) if pii._is_written_as_address(found[0])],
+            "secret": [found.span() for found in pii._SECRET.finditer(text)],
+        }
+        secrets = dict.fromkeys(span for span in pii.secrets(text) if pii._SECRET.fullmatch(text, *span))
+        hinted = {"email": [*pii.emails(text)], "ip6": [*pii._ip6(text)], "secret": [*secrets]}
+        assert hinted == whole, text
+        assert pii._ASSIGNED_VALUE.search(text) or not pii._ASSIGNED.search(text)
+        assert pii._IBAN_TAIL.search(text) or not pii._IBAN.search(text)
+        num_found += sum(map(len, whole.values()))
+    assert num_found > 500
+
+
+def mixed(seed: int, count: int) -> Iterator[str]:
+    """Yields texts of values, parts of values and what may stand around them."""
+    choose = random.Random(seed)
+    return ("".join(choose.choices(PIECES, k=choose.randint(1, 14))) for _ in range(count))
+
+
+def test_the_shortest_number_is_known_for_every_country():
+    from phonenumbers import COUNTRY_CODE_TO_REGION_CODE, PhoneMetadata
+
+    for code, (region, *_) in COUNTRY_CODE_TO_REGION_CODE.items():
+        about = PhoneMetadata.metadata_for_region_or_calling_code(code, region)
+        assert about and about.general_desc and about.general_desc.possible_length
+        added = len(re.sub(r"\\\d", "", about.national_prefix_transform_rule or ""))
+        assert len(str(code)) + min(about.general_desc.possible_length) - added >= pii._ABROAD_DIGITS
+    assert [pii._national_digits(region) for region in ("US", "FR", "AG", "ZZ")] == [9, 8, 0, 0]
