@@ -84,7 +84,8 @@ def greedy(
         logits = logits_of(row)[0, at - 1].float()  # [V]
         (first, second), (token, _) = (each.tolist() for each in logits.topk(2))
         answer.append(token)
-        margins.append((first - second) / logits.abs().max().item())
+        largest = logits.abs().max().item()
+        margins.append((first - second) / largest if largest else 0.0)  # all are 0 after a run that diverged
         row[0, at] = token
     return torch.tensor(answer), torch.tensor(margins)
 

@@ -12,7 +12,7 @@ from distft.config.freeze import read_config
 from distft.config.key import leaves
 from distft.report.curves import MARKED, PANELS, RUN_INKS, Panel, frame, over_steps, page_svg, points
 from distft.report.facts import Facts, gather
-from distft.report.page import breakable, template
+from distft.report.page import answer_text, breakable, template
 from distft.report.settings import PLACES
 from distft.report.tables import Fact, words
 from distft.run import RunFolder, json_text, state_in_words
@@ -47,8 +47,14 @@ def names_of(runs: Sequence[RunFolder]) -> list[str]:
 
 
 def settings(runs: Sequence[RunFolder], names: Sequence[str]) -> Iterator[Line]:
-    """Yields the keys in which the frozen configs differ."""
-    trees = [dict(leaves(read_config(run).values)) for run in runs]
+    """Yields the keys in which the frozen configs differ; of a class the word that chose it."""
+    trees = []
+    for config in map(read_config, runs):
+        tree = dict(leaves(config.values))
+        for key in [key for key in tree if key.endswith("._target_")]:
+            target, group = tree.pop(key), key.removesuffix("._target_")
+            tree = {group: config.choices.get(group, target)} | tree
+        trees.append(tree)
     for key in dict.fromkeys(key for tree in trees for key in tree):
         values = [json_text(tree[key]) if key in tree else "" for tree in trees]
         if len(set(values)) > 1 and key not in PLACES:
@@ -119,7 +125,7 @@ def drawings(facts: Sequence[Facts]) -> Iterator[tuple[Panel, Markup]]:
 def render(runs: Sequence[RunFolder]) -> str:
     """Returns the page of at most MOST runs."""
     names, facts = names_of(runs), [gather(run) for run in runs]
-    page = template("compare.html.jinja", in_words=state_in_words, breakable=breakable, words=words)
+    page = template("compare.html.jinja", in_words=state_in_words, breakable=breakable, words=words, answer=answer_text)
     values: dict[str, Any] = {
         "names": names,
         "facts": facts,

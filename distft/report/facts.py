@@ -20,8 +20,19 @@ from distft.generate.samples_file import Sample, before_and_after
 from distft.goodput import Attempt, attempts, read_timeline
 from distft.report.outcomes import Outcome, outcomes
 from distft.report.settings import Setting, settings_of
-from distft.report.tables import Fact, Table, flat, goodput_words, length, memory_by_kind, words
-from distft.report.verdicts import Verdict, verdicts
+from distft.report.tables import (
+    Fact,
+    Failed,
+    Table,
+    failure_of,
+    flat,
+    goodput_words,
+    length,
+    memory_by_kind,
+    warnings_of,
+    words,
+)
+from distft.report.verdicts import Verdict, attempts_of, continues, verdicts
 from distft.run import FINISHED, Plan, RunFolder, read_json
 from distft.tasks import load_task
 from distft.tasks.selection import Selection
@@ -80,6 +91,8 @@ class Facts:
     samples: list[Sample] = field(default_factory=list)
     samples_source: str = f"eval/{SAMPLES}"
     verdicts: list[Verdict] = field(default_factory=list)
+    failure: Failed | None = None
+    warnings: Table = field(default_factory=list)
     settings: list[Setting] = field(default_factory=list)
     funnel: list["Flow"] = field(default_factory=list)
     outcomes: list[Outcome] = field(default_factory=list)
@@ -115,7 +128,8 @@ def gather(run: RunFolder, step: int | None = None) -> Facts:
     prepared = [(f"{file.parent.name}/{file.name}", read_json(file)) for file in data_files]
     goodput = read_json(run.goodput) if run.goodput.is_file() else {}
     status, changes = run.read_status(), held_out(evals)
-    chosen = exported(run, config.export)
+    chosen, tries = exported(run, config.export), attempts(read_timeline(run))
+    said = verdicts(status, plan, rows, goodput, prepared[0] if prepared else None, chosen, config.eval.selection)
     return Facts(
         name=config.name or run.path.name,
         data_licences=data_licences(config),
@@ -139,13 +153,13 @@ def gather(run: RunFolder, step: int | None = None) -> Facts:
         config_text=run.config.read_text(),
         rows=rows,
         sources=[file.name for file in files if file.is_file()] + [name for name, _ in prepared],
-        attempts=attempts(read_timeline(run)),
+        attempts=tries,
         samples=before_and_after(run, step),
         run=run,
         step=step,
-        verdicts=verdicts(
-            status, plan, rows, goodput, prepared[0] if prepared else None, chosen, config.eval.selection
-        ),
+        verdicts=[*said[:1], *continues(run, status), *attempts_of(tries), *said[1:]],
+        failure=failure_of(status.get("error")),
+        warnings=warnings_of(rows),
         settings=settings_of(config),
         funnel=[flow for name, found in prepared for flow in funnel(found, name)],
         outcomes=outcomes(run),

@@ -1,5 +1,6 @@
 """Renders a run as one self-contained HTML file, without network access or scripts."""
 
+import re
 import shlex
 from collections.abc import Callable
 from dataclasses import fields
@@ -40,6 +41,7 @@ def render(facts: Facts, folder: str = "RUN", refresh: int | None = None) -> str
         "words": lambda name: name.replace("_", " "),
         "yaml": json_text,
         "breakable": breakable,
+        "answer": answer_text,
         "shell": shlex.quote,
     }
     values = {field.name: getattr(facts, field.name) for field in fields(facts)}
@@ -52,6 +54,13 @@ def render(facts: Facts, folder: str = "RUN", refresh: int | None = None) -> str
 def breakable(key: str) -> Markup:
     """Returns a key that may wrap after its dots and underscores."""
     return Markup(".<wbr>").join(Markup("_<wbr>").join(part.split("_")) for part in key.split("."))
+
+
+def answer_text(text: str) -> str | Markup:
+    """Returns an answer as the page shows it: a model that writes only line breaks would fill the screen with them."""
+    if not text.strip():
+        return Markup("<i>{}</i>").format("white space alone" if text else "empty")
+    return re.sub(r"\n\s*\n", "\n\n", text.strip())
 
 
 def write(facts: Facts, out: Path, folder: Path) -> None:

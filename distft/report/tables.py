@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from distft.goodput import Attempt
@@ -37,6 +38,40 @@ def memory_by_kind(peak: float, counted: dict[str, int] | None) -> str:
     rest = peak - sum(kinds.values())
     listed = ", ".join(f"{kind} {gib:.2f}" for kind, gib in kinds.items())
     return f"{text}: {listed} as planned, activations and others {rest:.2f}" if rest > 0 else text
+
+
+@dataclass(frozen=True)
+class Failed:
+    """Why a run failed: a sentence, where, and the traceback; empty where unknown."""
+
+    text: str
+    facts: Table
+    traceback: str
+
+
+def failure_of(error: Mapping[str, Any] | str | None) -> Failed | None:
+    """Returns the failure in `error` of status.json; None for a run that did not fail."""
+    if not error:
+        return None
+    if isinstance(error, str):  # as older versions wrote it
+        return Failed(error, [], "")
+    rank, host, kind = error.get("rank"), error.get("host"), error.get("type")
+    who = ("the run" if rank is None else f"rank {rank}") + f" on {host}" * bool(host)
+    shown = {"where": error.get("where"), "log": error.get("log")}
+    if error.get("time"):
+        shown["time"] = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(error["time"]))
+    facts = [Fact(name, str(value), f"status.json#error.{name}") for name, value in shown.items() if value]
+    text = ": ".join(filter(None, (who, kind, error.get("message", "").strip())))
+    return Failed(text[0].upper() + text[1:], facts, error.get("traceback") or "")
+
+
+def warnings_of(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """Returns the warnings of a run by step. rows: of metrics.jsonl"""
+    return [
+        Fact(f"step {row['step']}", row["text"], f"metrics.jsonl#warning.{row['step']}.text")
+        for row in rows
+        if row["split"] == "warning"
+    ]
 
 
 def goodput_words(goodput: Mapping[str, Any]) -> Table:
@@ -110,7 +145,7 @@ def flat(value: Any, file: str, path: str = "") -> Iterator[Fact]:
 def _leaves(value: Any, name: str, source: str) -> Iterator[Fact]:
     if isinstance(value, dict):
         for key, inner in value.items():
-            words_of_key = str(key).replace("_", " ")
+            words_of_key = str(key) if str(key).isupper() else str(key).replace("_", " ")
             inner_source = f"{source}{'' if source.endswith('#') else '.'}{key}"
             yield from _leaves(inner, f"{name} · {words_of_key}" if name else words_of_key, inner_source)
     elif isinstance(value, list) and any(isinstance(item, dict | list) for item in value):

@@ -95,3 +95,8 @@ def test_it_fits_into_the_positions_of_the_model(longest: int, prompt: int, answ
     found = take_probe(logits_of, 512, PROMPT, longest)
     assert (len(found.prompt), len(found.answer)) == (prompt, answer)
     assert max(seen) <= longest and len(set(seen)) == 1, "rows of one length: nothing is compiled twice"
+
+
+def test_a_model_whose_logits_are_all_zero_has_no_sure_token():
+    answer, margins = greedy(lambda ids: torch.zeros(*ids.shape, 8), PROMPT, ANSWER)
+    assert len(answer) == ANSWER and margins.tolist() == [0.0] * ANSWER

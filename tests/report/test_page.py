@@ -6,14 +6,15 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from markupsafe import Markup
 
 from distft.config.command import command
 from distft.goodput import PARTS, Goodput
 from distft.report.__main__ import main
 from distft.report.facts import gather
-from distft.report.page import render
+from distft.report.page import answer_text, render
 from distft.run import write_json
-from tests.report.conftest import HOSTILE
+from tests.report.conftest import HOSTILE, ROWS
 
 CHROMIUM = [
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--hide-scrollbars",
@@ -78,10 +79,25 @@ def test_the_page_shows_settings_and_results(make_run):
 
 def test_a_failed_run_shows_its_error_first(make_run):
     run = make_run(rows=[], state="failed")
-    run.write_status(error={"rank": 1, "message": "ValueError: no targets"})
+    run.write_status(error={"rank": 1, "host": "n", "type": "ValueError", "message": "no targets", "traceback": "File"})
     page = render(gather(run))
-    assert page.index("ValueError: no targets") < page.index("Held-out rows")
-    assert "so no change is shown" in page
+    assert (
+        page.index("Rank 1 on n: ValueError: no targets") < page.index("<pre data-source") < page.index("Held-out rows")
+    )
+    assert "so no change is shown" in page and ">None<" not in page
+
+
+def test_warnings_of_the_run_are_shown(make_run):
+    row = {"step": 3, "split": "warning", "text": "loss spike of 9.1"}
+    assert "Warnings (1)" in (page := render(gather(make_run(rows=[*ROWS, row])))) and "loss spike of 9.1" in page
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [("\n" * 500, "<i>white space alone</i>"), ("", "<i>empty</i>"), ("a\n\n \n\nb\n", "a\n\nb"), (HOSTILE, HOSTILE)],
+)
+def test_line_breaks_of_an_answer_do_not_fill_the_page(text, shown):
+    assert answer_text(text) == shown and isinstance(answer_text(text), Markup) == shown.startswith("<i>")
 
 
 @pytest.mark.slow

@@ -1,12 +1,14 @@
 """The sentences about a run follow from its files."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from distft.goodput import PARTS
+from distft.goodput import PARTS, Attempt
 from distft.report.facts import gather
-from distft.report.verdicts import Verdict, verdicts
+from distft.report.verdicts import Verdict, attempts_of, verdicts
+from distft.run import RunFolder
 from distft.tasks.selection import Selection
 from tests.report.conftest import eval_row, train_row
 
@@ -60,6 +62,43 @@ def test_failed_and_interrupted_runs_say_so_first() -> None:
     assert said({"state": "failed"}, [])[0].kind == "bad"
     assert "The same command continues it." in said({"state": "preempted"}, [])[0].text
     assert said({"state": "running"}, [])[0].text == "The run is at step 8."
+
+
+def test_a_failed_run_says_where_it_continues(make_run: Callable[..., RunFolder]) -> None:
+    run = make_run(state="failed")
+    assert "starts it again from the beginning" in gather(run).verdicts[1].text
+    (run.checkpoints / "step-00000004").mkdir(parents=True)
+    (run.checkpoints / "latest").symlink_to("step-00000004")
+    assert gather(run).verdicts[1].text == "The same command continues it from step 4, its last checkpoint."
+    run.write_status(error={"type": "NonFinite", "message": "loss is NaN at step 5"})
+    assert "continues" not in " ".join(each.text for each in gather(run).verdicts)
+    assert "No overfitting" not in " ".join(each.text for each in gather(run).verdicts)
+
+
+@pytest.mark.parametrize(
+    ("losses", "text"),
+    [
+        (
+            (2.0, 1e6, 30.0, 5.0, 2.1, 1.9, 1.9, 1.9),
+            "from 2 to 1.9, and was 1e+06 at step 2: it diverged. Try: a lower",
+        ),
+        ((2.0, 2.1, 2.2, 2.3, 2.4, 2.5, 2.5, 2.5), "from 2 to 2.5, and was 2.5 at step 6: it diverged"),
+        ((2.0, 1.5, 1.0, 0.5, 0.2, 0.1, 0.1, 0.1), "fell from 2 to 0.1: what it learned does not carry over"),
+    ],
+)
+def test_a_worse_model_is_explained_by_its_training_loss(losses: tuple[float, ...], text: str) -> None:
+    rows = [train_row(step, loss=loss) for step, loss in enumerate(losses, 1)]
+    found = said({"state": "completed"}, [eval_row(0, 2.0), *rows, eval_row(4, 2.1), eval_row(8, 2.2)])
+    assert kinds(found, text) == ["bad"] and kinds(found, "verfit") == []
+    better = said({"state": "completed"}, [eval_row(0, 2.0), *rows, eval_row(8, 1.0)])
+    assert kinds(better, "Training loss") == []
+
+
+def test_a_continued_run_names_what_changed() -> None:
+    first, second = Attempt(1, 0.0), Attempt(2, 9.0, changed=("strategy: ddp -> fsdp", "eval.every_steps: 10 -> 5"))
+    assert list(attempts_of([first])) == []
+    [verdict] = attempts_of([first, second])
+    assert verdict.text == "It was started 2 times, with changed settings: strategy, eval.every_steps."
 
 
 def test_skipped_steps_are_counted() -> None:
