@@ -18,8 +18,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from distft.config import ConfigError
 from distft.data.shards import Rows
+from distft.evaluate import benchmark_results
 from distft.evaluate.answers import Answered, answer_metrics
-from distft.evaluate.benchmark_results import item_scores, question_lines, summary
+from distft.evaluate.benchmark_results import item_scores, question_lines
 from distft.evaluate.items import Item, column_values, locate, prepare, wrong_columns
 from distft.evaluate.job import ABOUT, BENCHMARKS, Tasks, Work, count_sums, read_sums
 from distft.evaluate.metrics import Evaluation, Metric, language_model_metrics
@@ -30,7 +31,8 @@ from distft.generate.job import count_answers, freeze, read_answers
 from distft.generate.prompts import Request, held_out_prompts, too_long
 from distft.generate.settings import Settings, without_stop
 from distft.generate.source import Source
-from distft.judges import Question
+from distft.judges import JudgeLike, Question
+from distft.judges.pairs import compare_answers, conclusion, summary
 from distft.launchers.local import Local, LocalConfig
 from distft.paths import absolute
 from distft.run import RunFolder, read_json
@@ -50,13 +52,13 @@ class Failed(RuntimeError):
 
 @dataclass(frozen=True)
 class Task:
-    """What is measured. rows_from: a file of rows; None: the held-out rows of the run. scores: of answers, if any.
+    """What is measured. rows_from: other values of `data`; empty: the held-out rows of the run. scores: of answers.
 
     columns: of slices. cluster: column that groups dependent items; None: the source row.
     batch_size: rows per forward.
     """
 
-    rows_from: str | None
+    rows_from: Mapping[str, Any]
     scores: Mapping[str, ScoreLike] = field(default_factory=dict)
     settings: Settings = field(default_factory=Settings)
     batch_size: int | None = None
@@ -116,7 +118,7 @@ def measure(source: Source, task: Task, out: Path, console: Console) -> Measured
         requests,
         read_json(job.path / ABOUT),
         notes,
-        with_errors(summary(found), questions),
+        with_errors(benchmark_results.summary(found), questions),
         questions,
         question_lines(found),
     )
@@ -134,6 +136,29 @@ def judged_pairs(ours: Measured, theirs: Measured) -> tuple[list[int], list[Ques
         answer = ours.answers[i]
         questions.append(Question(text, answer.text, answers[ours.items[i].id].text, answer.expected or None))
     return at, questions
+
+
+@dataclass(frozen=True)
+class Verdicts:
+    """What a judge found, and its lines of judgments.jsonl."""
+
+    found: dict[str, Any]  # as JSON, of metrics.json
+    lines: list[dict[str, Any]]
+
+
+def judged(judge: JudgeLike, measured: Measured, theirs: Measured) -> Verdicts:
+    """Returns a judge's verdicts on the items that both models have answered; RuntimeError where it gives up."""
+    at, questions = judged_pairs(measured, theirs)
+    cache = absolute(measured.source.config.cache_dir) / "judgments"
+    verdicts, cost = compare_answers(judge, questions, cache)
+    found = summary(verdicts, [measured.evaluation.clusters[i] for i in at], cost)
+    lines = [
+        {"id": measured.items[i].id, "prompt": measured.prompts[i].given["prompt"], "winner": verdict.winner}
+        | {"ours": verdict.question.first, "theirs": verdict.question.second}
+        | {"in_order": verdict.in_order, "swapped": verdict.swapped}
+        for i, verdict in zip(at, verdicts, strict=True)
+    ]
+    return Verdicts(found | {"verdict": conclusion(found), "settings": dict(judge.identity)}, lines)
 
 
 def evaluation_of(
@@ -212,9 +237,9 @@ def find_rows(source: Source, task: Task, folder: Path) -> tuple[Rows | None, li
 
     folder: for rows that are prepared here.
     """
-    if task.rows_from is not None:
+    if task.rows_from:
         ignored = list(dict.fromkeys([*source.config.data.ignore_fields, *task.ignore_fields]))
-        changes = {"data.eval": str(absolute(task.rows_from)), "data.ignore_fields": ignored}
+        changes = {"data.ignore_fields": ignored, **{f"data.{key}": value for key, value in task.rows_from.items()}}
         columns = [*task.columns, *([task.cluster] if task.cluster else [])]
         items = prepare(source.config.changed(changes), folder, columns, Labels.of(source.plan.labels))
         return Rows(folder, "eval"), items, []

@@ -49,6 +49,7 @@ def run(command: str, folder: Path, *overrides: str, endpoint: str = "", **varia
     environment = {name: value for name, value in os.environ.items() if name != "HF_TOKEN"}
     environment |= home | ({"HF_ENDPOINT": endpoint} if endpoint else {}) | variables
     words = ["cache_dir=cache", "data.eval=null", "train.global_batch_size=2", "train.micro_batch_size=1", *overrides]
+    words = list(overrides) if command == "evaluate" else words
     return subprocess.run(
         [sys.executable, "-m", f"distft.{command}", *words],
         cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=480,
@@ -73,6 +74,22 @@ def test_fetched_files_train_without_the_hub(served: Hub, tmp_path: Path) -> Non
     everything = fetched.stdout + fetched.stderr + done.stdout + done.stderr
     assert TOKEN not in everything
     assert [path for path in files_below(tmp_path) if TOKEN.encode() in path.read_bytes()] == []
+
+
+def test_rows_of_the_hub_and_of_a_file_are_evaluated_together(served: Hub, tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    for name, content in served.find("models", "org/tiny", "main")[1].items():  # pyright: ignore
+        (model / name).parent.mkdir(parents=True, exist_ok=True)
+        (model / name).write_bytes(content)
+    (tmp_path / "own.jsonl").write_text(json.dumps({"prompt": "5 and five", "completion": "10"}) + "\n")
+    words = ["run=model", "data.eval=[{path: org/rows, split: train}, own.jsonl]", "label=both", "out=out", "--json"]
+    done = run("evaluate", tmp_path, *words, "slices=[source]", endpoint=served.endpoint)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["rows"] == 9 and found["label"] == "both"
+    assert sorted(each["n"] for each in found["slices"]["source"].values()) == [1, 8]
+    wrong = run("evaluate", tmp_path, "run=model", "data.eval=[org/rows, own.jsonl]")
+    assert wrong.returncode == 2 and "a list has no name for its results. Try: label=test" in wrong.stderr
 
 
 def test_a_pin_stays_when_the_hub_moves_on(served: Hub, model_files: Files, tmp_path: Path) -> None:

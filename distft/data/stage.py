@@ -7,10 +7,10 @@ So the bytes do not depend on the processes, and a killed preparation continues 
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -284,10 +284,18 @@ def fetch_from_hub(config: Config) -> None:
         fetch(model.tokenizer, None, cache_dir, weights=False)
     if config.loss.teacher:
         fetch(config.loss.teacher, None, cache_dir)
-    for item in (*source_items(config.data.train), *source_items(config.data.eval)):
+    fetch_rows(config.data, cache_dir, ("train", "eval"))
+
+
+def fetch_rows(data: Data, cache_dir: str, names: Sequence[Literal["train", "eval"]]) -> None:
+    """Pins the commits of the hub ids and lists the objects of the URLs of data.train or data.eval.
+
+    Raises RuntimeError on failure, ValueError for missing files.
+    """
+    for item in (item for name in names for item in source_items(getattr(data, name))):
         if is_url(item.path) and not item.path.startswith("file://"):
             objects(item.path, cache_dir, ask=True)
-    found = (find_sources(name, config.data, cache_dir) for name in ("train", "eval"))
+    found = (find_sources(name, data, cache_dir) for name in names)
     for source in itertools.chain.from_iterable(found):
         if source.hub_id:
             dataset_commit(source.hub_id, source.revision, cache_dir, ask=True)

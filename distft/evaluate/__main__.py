@@ -5,7 +5,7 @@ import json
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from rich.console import Console
 from distft.compat.reach import version_of
 from distft.config import ConfigError, command
 from distft.config.benchmarks import own_tasks, wrong_benchmarks
+from distft.config.check import is_hub_id
 from distft.config.command import keywords, usage
 from distft.evaluate.items import column_values, default_slices
 from distft.evaluate.job import Tasks
@@ -22,13 +23,12 @@ from distft.evaluate.metrics import Comparison, compare, slices
 from distft.evaluate.ready_tasks import ready_tasks
 from distft.evaluate.results import METRICS, Results, judge_lines, slice_lines, table, verdict_lines, write
 from distft.evaluate.scores import available, make_scores
-from distft.evaluation import Failed, Measured, Task, check_items, judged_pairs, measure
+from distft.evaluation import Failed, Measured, Task, Verdicts, check_items, judged, measure
 from distft.generate.settings import Settings, parse
 from distft.generate.source import BASE, Source, find_source, find_text_source
 from distft.judges import JudgeLike, make_judge
 from distft.judges import available as judges
 from distft.judges import is_option as is_judges
-from distft.judges.pairs import compare_answers, conclusion, summary
 from distft.launch.command_job import HELP, job_of, mounts_of, run_as_job, split_launcher, with_paths
 from distft.paths import absolute, why_not_writable
 from distft.run import RunFolder
@@ -36,9 +36,12 @@ from distft.run import RunFolder
 KEYS = {
     "run": "the run's folder, or an exported folder",
     "at": "latest (default), best, step-N, or base: the model before training",
-    "data.eval": "file of the rows to evaluate on (default: the run's held-out rows)",
-    "data.ignore_fields": "columns of that file that count as absent",
-    "label": "name of the results of data.eval (default: the file's name)",
+    "data.eval": "rows to evaluate on: a file, folder, pattern, URL, hub id or list (default: the run's held-out rows)",
+    "data.eval_split": "split of a hub id or folder (default: validation, or test in a folder without)",
+    "data.subset": "configuration of a hub id",
+    "data.revision": "commit, tag or branch of a hub id (default: the newest)",
+    "data.ignore_fields": "columns of those rows that count as absent",
+    "label": "name of the results of data.eval (default: the file's, or the hub id's)",
     "against": "base, a run or an exported folder, to compare with on the same items",
     "judge": f"compares answers in both orders, with against: {', '.join(judges())}; options: JUDGE.OPTION=VALUE",
     "scores": f"scores of answers: a list of {', '.join(available())}; their options: SCORE.OPTION=VALUE",
@@ -97,7 +100,7 @@ def main(arguments: list[str]) -> int:
     except (Failed, RuntimeError) as error:
         print(error, file=sys.stderr)
         return 1
-    content = write(with_verdicts(results_of(given, task, measured, theirs), verdicts), out)
+    content = write(results_of(given, task, measured, theirs, verdicts), out)
     link(given, out)
     if as_json:
         print(json.dumps(content, indent=2, ensure_ascii=False))
@@ -128,7 +131,8 @@ def read_command(words: list[str], errors: list[str], is_job: bool) -> tuple[dic
         errors.append(f"judge={given['judge']}: a job does not get its key. Try: without launcher=slurm")
     columns = listed(given.get("slices"), "slices", errors)
     ignored = listed(given.get("data.ignore_fields"), "data.ignore_fields", errors)
-    unused = [key for key in ("label", "data.ignore_fields") if key in given and "data.eval" not in given]
+    of_rows = ("label", *(key for key in KEYS if key.startswith("data.") and key != "data.eval"))
+    unused = [key for key in of_rows if key in given and "data.eval" not in given]
     errors += [f"{key}={given[key]}: has no effect without data.eval" for key in unused]
     tasks = read_tasks(given, errors)
     if not names and "judge" not in given:
@@ -137,10 +141,31 @@ def read_command(words: list[str], errors: list[str], is_job: bool) -> tuple[dic
     if errors:
         raise ConfigError(errors)
     batch_size = settings.batch_size if "batch_size" in given else None
-    rows_from, cluster = given.get("data.eval"), given.get("cluster")
+    rows_from, cluster = rows_given(given), given.get("cluster")
     is_judged = judge is not None
     task = Task(rows_from, scores, settings, batch_size, columns, cluster, tasks, ignored, is_judged)
     return given, task, judge
+
+
+def rows_given(given: Mapping[str, str]) -> dict[str, Any]:  # values of the config
+    """Returns the keys of `data` for the rows of data.eval; empty without it. Of the run's none applies to them."""
+    if "data.eval" not in given:
+        return {}
+    text = given["data.eval"]
+    listed = yaml.safe_load(text) if text.startswith("[") else [text]
+    rows = [located(each) for each in listed]
+    options = {key: given.get(f"data.{key}") for key in ("eval_split", "subset", "revision")}
+    return {"eval": rows if len(rows) > 1 or isinstance(rows[0], dict) else rows[0], **options}
+
+
+def located(source: Any) -> Any:
+    """Returns an item of data.eval, a path with its folder; a hub id or URL as it is."""
+    if isinstance(source, dict) and "path" in source:
+        return source | {"path": located(source["path"])}
+    if not isinstance(source, str) or "://" in source:
+        return source
+    is_here = "*" in source or absolute(source).exists() or not is_hub_id(source)
+    return str(absolute(source)) if is_here else source
 
 
 def read_tasks(given: Mapping[str, str], errors: list[str]) -> Tasks | None:
@@ -221,6 +246,8 @@ def label_of(given: Mapping[str, str]) -> str | None:
     """Returns the name of the results of other rows: `label`, else the file's name; None for the run's own rows."""
     if "data.eval" not in given:
         return None
+    if "label" not in given and given["data.eval"].startswith("["):
+        raise ConfigError([f"data.eval={given['data.eval']}: a list has no name for its results. Try: label=test"])
     file = Path(given["data.eval"])
     return given.get("label") or (Path(file.stem) if file.suffix in COMPRESSED else file).stem
 
@@ -238,34 +265,9 @@ def link(given: Mapping[str, str], out: Path) -> None:
             name.symlink_to(folder.name)
 
 
-@dataclass(frozen=True)
-class Verdicts:
-    """What a judge found, and its lines of judgments.jsonl."""
-
-    found: dict[str, Any]  # of metrics.json
-    lines: list[dict[str, Any]]
-
-
-def judged(judge: JudgeLike, measured: Measured, theirs: Measured) -> Verdicts:
-    """Returns a judge's verdicts on the items that both models have answered; RuntimeError where it gives up."""
-    at, questions = judged_pairs(measured, theirs)
-    cache = absolute(measured.source.config.cache_dir) / "judgments"
-    verdicts, cost = compare_answers(judge, questions, cache)
-    found = summary(verdicts, [measured.evaluation.clusters[i] for i in at], cost)
-    lines = [
-        {"id": measured.items[i].id, "prompt": measured.prompts[i].given["prompt"], "winner": verdict.winner}
-        | {"ours": verdict.question.first, "theirs": verdict.question.second}
-        | {"in_order": verdict.in_order, "swapped": verdict.swapped}
-        for i, verdict in zip(at, verdicts, strict=True)
-    ]
-    return Verdicts(found | {"verdict": conclusion(found), "settings": dict(judge.identity)}, lines)
-
-
-def with_verdicts(results: Results, verdicts: Verdicts | None) -> Results:
-    return replace(results, judge=verdicts.found, judgments=verdicts.lines) if verdicts else results
-
-
-def results_of(given: Mapping[str, str], task: Task, measured: Measured, theirs: Measured | None) -> Results:
+def results_of(
+    given: Mapping[str, str], task: Task, measured: Measured, theirs: Measured | None, verdicts: Verdicts | None
+) -> Results:
     """Returns the results with slices, comparison, and the settings that the numbers depend on."""
     items, source = measured.items, measured.source
     names = list(task.columns) or default_slices(items)
@@ -294,6 +296,8 @@ def results_of(given: Mapping[str, str], task: Task, measured: Measured, theirs:
         benchmarks={name: each | benchmark_settings(task, measured) for name, each in measured.benchmarks.items()},
         questions=measured.questions,
         responses=measured.responses,
+        judge=verdicts and verdicts.found,
+        judgments=verdicts.lines if verdicts else (),
         notes=notes,
     )
 

@@ -16,6 +16,7 @@ from distft.data.formats import UnreadFields
 from distft.data.key import has_eval_rows
 from distft.data.pipeline import MadeRow, Outcome, RowPipeline, make_pipeline
 from distft.data.shards import Rows, ShardWriter
+from distft.data.stage import fetch_rows
 from distft.tasks.labels import Labels
 
 LENGTH, SOURCE = "length", "source"
@@ -77,6 +78,7 @@ def prepare(config: Config, folder: Path, columns: Sequence[str], labels: Labels
     folder.mkdir(parents=True)
     writer, items = ShardWriter(folder, "eval"), []
     try:
+        fetch_rows(config.data, config.cache_dir, ("eval",))
         pipeline, _ = make_pipeline(config)
         pipeline = replace(pipeline, unread=UnreadFields(elsewhere=frozenset(columns)))
         outcome = pipeline.outcome()

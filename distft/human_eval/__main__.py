@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from distft.config.command import command, keywords
 from distft.config.errors import ConfigError, did_you_mean, nearest
 from distft.human_eval.study import find_study
+from distft.judges import is_option
 from distft.run import read_json
 
 SERVE_KEYS = {
@@ -111,8 +112,10 @@ def main(arguments: list[str]) -> int:
         word = arguments[0] if arguments else ""
         meant = did_you_mean(nearest(word, VERBS)) if word else ""
         raise ConfigError([f"human_eval {word}: expected a verb.{meant} Allowed: {', '.join(VERBS)}"])
-    asked = verb(arguments[0])
-    return asked.run(keywords(arguments[1:], asked.keys, asked.required))
+    asked, words = verb(arguments[0]), arguments[1:]
+    options = [word for word in words if "judge" in asked.keys and is_option(word.partition("=")[0])]
+    given = keywords([word for word in words if word not in options], asked.keys, asked.required)
+    return asked.run(given | {key: value for key, _, value in (word.partition("=") for word in options)})
 
 
 def help_text(arguments: list[str]) -> str:

@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from distft.config.errors import ConfigError
 from distft.human_eval.datasheet import datasheet
 from distft.human_eval.judge import judge_agreement
@@ -17,11 +19,13 @@ from distft.human_eval.power import Plan, votes_needed
 from distft.human_eval.results import is_fast, results, votes_hash
 from distft.human_eval.study import Item, Key, Settings, Study, find_study
 from distft.human_eval.votes import Vote, Votes
+from distft.judges import is_option
 from distft.run import read_json, write_json
 
 KEYS = {
     "study": "the study's folder",
-    "judge": "a JSONL file of objects with prompt and winner (a system's name or tie): its agreement with raters",
+    "judge": "its agreement with the raters: rule, model or endpoint, with options as JUDGE.OPTION=VALUE; or a JSONL "
+    "file of objects with prompt and winner (a system's name or tie)",
 }
 CLAIM = """analyze: writes DIR/analysis.json and DIR/datasheet.md, and copies both to RUN/human/STUDY of each run in it.
 With all planned votes the study is closed; before that the analysis is marked as interim, and counted."""
@@ -50,7 +54,7 @@ def analyze(given: Mapping[str, str]) -> int:
     result["counts"]["undone"] = undone
     result |= {"complete": complete, "looks": look(study, result["votes_sha256"], len(all_votes), complete)}
     if "judge" in given:
-        result["judge"] = judge_agreement(given["judge"], all_votes, key, study)
+        result["judge"] = judge_agreement(given["judge"], judge_options(given), all_votes, key, study)
     result["conclusions"] = conclusions(result)
     write_json(study.analysis_file, result)
     (study.path / "datasheet.md").write_text(datasheet(settings, key, result), encoding="utf-8")
@@ -59,6 +63,11 @@ def analyze(given: Mapping[str, str]) -> int:
         print(f"  copied to {folder}")
     print(f"  {study.analysis_file}")
     return 0
+
+
+def judge_options(given: Mapping[str, str]) -> dict[str, Any]:
+    """Returns the options of a judge, as values of YAML."""
+    return {name: yaml.safe_load(value) for name, value in given.items() if is_option(name)}
 
 
 def exclusions(votes: Sequence[Vote], settings: Settings, items: Mapping[str, Item]) -> dict[str, Any]:
@@ -109,6 +118,10 @@ def conclusions(result: Mapping[str, Any]) -> list[str]:
     alpha = result.get("agreement", {}).get("krippendorff_alpha", {})
     if alpha.get("value") is not None:
         lines.append(f"Krippendorff's alpha {alpha['value']:.2f} ({alpha['low']:.2f} to {alpha['high']:.2f})")
+    if judge := result.get("judge"):
+        text = f"the judge agrees with {judge['agreement']:.1%} of {judge['votes']:,} votes"
+        kappa = "" if judge["kappa"] is None else f", kappa {judge['kappa']:.2f}"
+        lines.append(f"{text} (95% interval {judge['low']:.1%} to {judge['high']:.1%}{kappa})")
     if out := result["exclusions"]["raters"]:
         lines.append(f"{len(out)} raters excluded, by rules fixed with the study")
     return lines

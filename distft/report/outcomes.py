@@ -58,6 +58,7 @@ def _evaluation(file: Path, run: Path) -> Outcome:
     for i, measure in enumerate(measures):
         if other := found.get("against", {}).get(measure.name):
             measures[i] = _against(measure, other)
+    measures += _judge(found.get("judge") or {}, f"{name}#judge")
     slices: list[Measure] = []
     for column, values in found.get("slices", {}).items():
         for value, metrics in values.items():
@@ -87,6 +88,18 @@ def _metrics(metrics: Mapping[str, Any], source: str, title: str, n: int | None 
             "",
             f"{source}.{metric}",
         )
+
+
+def _judge(found: Mapping[str, Any], source: str) -> Iterator[Measure]:
+    """Yields the win rate of a comparison by a judge."""
+    rate = found.get("win_rate")
+    if rate is None:
+        return
+    how = f"{found['ties']:,} ties, {found['orders_disagree']:,} of them since the orders disagree"
+    title = f"win rate by judge {found['settings']['judge']}"
+    text = f"p {found['p']:.2g}: {found['verdict']}" if found.get("p") is not None else ""
+    value, count = f"{rate['value']:.4g}", f"{found['n']:,}"
+    yield Measure(title, value, _interval(rate), count, text, f"{source}.win_rate", False, how)
 
 
 def _against(measure: Measure, other: Mapping[str, Any]) -> Measure:

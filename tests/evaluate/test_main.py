@@ -15,12 +15,15 @@ from distft.config import ConfigError, compose, read_config
 from distft.data.shards import Rows
 from distft.data.stage import prepare_data
 from distft.evaluate.__main__ import main
+from distft.judges import Question, make_judge
+from distft.judges.pairs import compare_answers
 from distft.launch import stages
 from distft.launchers.contract import Outcome
 from distft.run import RunFolder
 from tests.evaluate.test_benchmarks import write_tasks
 from tests.support.alone import alone
 from tests.support.answered import make_run, read_lines, write_lines
+from tests.support.chat_server import ChatServer
 
 pytestmark = pytest.mark.slow
 
@@ -43,6 +46,15 @@ class Here:
 
     def wait(self, _: float) -> Outcome:
         return Outcome("completed")
+
+
+class Generates(Here):
+    """The same for a job of `distft generate`."""
+
+    def submit(self, folders: list[Path]) -> list["Here"]:
+        with alone() as world:
+            inference.generate(RunFolder(folders[0]), 1, world)
+        return [self]
 
 
 @pytest.fixture
@@ -230,11 +242,18 @@ def test_bad_input_is_refused_before_a_process_starts(tuned_run: RunFolder, tmp_
         "label=a: has no effect without data.eval",
         "limit=x: is a whole number of at least 1",
         "limit=x: has no effect without tasks",
-        "stop=b: has no effect without scores",
+        "stop=b: has no effect without scores or a judge",
     ]
     assert refused("slices=[sorce]") == [
         "slices=sorce: no row has this column. Did you mean source? Allowed: source, length, prompt, completion"
     ]
+    assert refused("judge=rul", "launcher=slurn", "launcher.partition=x", "rule.score=f1") == [
+        "launcher=slurn: a command runs on this machine or as a job. Allowed: launcher=local, launcher=slurm",
+        "rule.score: has no effect without judge=rule",
+        "judge=rul: is not a judge. Did you mean rule? Allowed: endpoint, model, rule",
+        "judge=rul: compares two models. Try: against=base, or another run",
+    ]
+    assert refused("launcher.partition=x") == ["launcher.partition=x: has no effect without launcher=slurm"]
     file = write_lines(tmp_path / "bad.jsonl", [{"prompt": 5, "completion": "x"}])
     [message, *more] = refused(f"data.eval={file}")
     assert message == f"data.eval={file}: has no rows to evaluate" and "bad.jsonl:1: prompt" in more[0]
@@ -249,3 +268,42 @@ def test_bad_input_is_refused_before_a_process_starts(tuned_run: RunFolder, tmp_
     assert message.endswith("has no held-out rows. Try: data.eval=FILE")
     [message] = refused("tasks=[doubels]", f"task_path={write_tasks(tmp_path, 2)}")
     assert message.startswith("tasks: there is no task doubels. Did you mean doubles?")
+
+
+def test_a_judge_compares_the_answers_of_two_models(
+    tuned_run: RunFolder, here: None, tmp_path: Path, capsys: Any
+) -> None:
+    server = ChatServer(lambda prompt, first, second: "[[A]]" if len(first) > len(second) else "[[B]]")
+    words = [
+        f"run={tuned_run.path}",
+        "against=base",
+        "judge=endpoint",
+        "endpoint.model=m",
+        f"endpoint.url={server.url}",
+    ]
+    words += [f"out={tmp_path}", "max_new_tokens=6", "endpoint.prices=[1,2]"]
+    found, items = evaluate(*words, at=tmp_path)
+    server.close()
+    judge, lines = found["judge"], read_lines(tmp_path / "judgments.jsonl")
+    assert len(lines) == len(items) == judge["n"] + judge["unreadable"]
+    assert [each["winner"] for each in lines].count("ours") == judge["wins"]
+    differing = [each for each in lines if each["ours"] != each["theirs"]]
+    assert len(server.requests) == judge["cost"]["asked"] == 2 * len(differing) > 0
+    assert judge["cost"]["price"] == pytest.approx(len(server.requests) * (100 * 1 + 7 * 2) / 1e6)
+    for each in differing:
+        longer = "ours" if len(each["ours"]) > len(each["theirs"]) else "theirs"
+        assert each["winner"] == ("tie" if len(each["ours"]) == len(each["theirs"]) else longer)
+    assert f"judge endpoint: wins {judge['win_rate']['value']:.1%}" in capsys.readouterr().out
+
+
+def test_a_local_model_is_asked_as_a_judge(tuned_run: RunFolder, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr("distft.judges.model.Local", Generates)
+    options = {"model.run": str(tuned_run.path), "model.max_new_tokens": 4}
+    judge, errors = make_judge("model", options)
+    assert judge is not None and not errors
+    questions = [Question("3 and 3 is", "6", "7")]
+    [reply, other] = [reply for _, reply in sorted(judge([*questions, Question("3 and 3 is", "7", "6")]))]
+    assert 0 < reply.output_tokens <= 4 and reply.input_tokens == other.input_tokens > 100
+    verdicts, cost = compare_answers(judge, questions, tmp_path)
+    assert verdicts[0].winner in ("ours", "theirs", "tie", "unreadable") and cost.price is None
+    assert make_judge("model", {"model.run": "/nowhere"})[1][0].startswith("judge=model: model.run=/nowhere: holds no")

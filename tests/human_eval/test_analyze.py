@@ -16,6 +16,7 @@ from distft.human_eval.study import Item, Study
 from distft.human_eval.votes import Ballot, Votes
 from distft.report.outcomes import outcomes
 from distft.run import RunFolder
+from tests.support.chat_server import ChatServer
 from tests.support.studies import make_study, plain_texts, write_answers
 
 Chooser = Callable[[str, Item, bool], str]  # kind, item and swapped -> choice
@@ -209,6 +210,22 @@ def test_ratings_are_compared_by_criterion(tmp_path: Path, capsys: Any):
     assert found["agreement_by_criterion"]["helpful"]["value"] > found["agreement_by_criterion"]["kind"]["value"]
     with pytest.raises(ConfigError, match="type=rating has no preferences"):
         main(["export", f"study={study.path}", f"out={tmp_path / 'x.jsonl'}"])
+
+
+def test_a_judge_behind_an_endpoint_is_compared_with_the_raters(study: Study, tmp_path: Path):
+    vote_all(study, [prefer("first", error=0.1, seed=i) for i in range(5)])
+    server = ChatServer(lambda prompt, first, second: "[[A]]" if "first" in first else "[[B]]")
+    words = [f"study={study.path}", "judge=endpoint", "endpoint.model=m", f"endpoint.url={server.url}"]
+    assert main(["analyze", *words]) == 0
+    found = json.loads(study.analysis_file.read_text())
+    asked = len(server.requests)
+    assert any(line.startswith("the judge agrees with ") for line in found["conclusions"])
+    assert found["judge"]["agreement"] == pytest.approx(found["win_rate"]["value"]) and found["judge"]["votes"] > 0
+    assert found["judge"]["cost"]["asked"] == asked == 2 * len({row for row, _ in study.read_key().items.values()})
+    assert main(["analyze", *words]) == 0 and len(server.requests) == asked  # cached
+    server.close()
+    with pytest.raises(ConfigError, match=r"endpoint.modle: there is no such option. Did you mean model\?"):
+        main(["analyze", f"study={study.path}", "judge=endpoint", "endpoint.modle=m"])
 
 
 def test_a_judge_is_compared_with_the_raters(study: Study, tmp_path: Path):
