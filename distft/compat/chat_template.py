@@ -7,7 +7,10 @@ need none of it, apart from the names under which the library repeats reasoning,
 
 import json
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
+
+from jinja2 import nodes
 
 from distft.compat.reach import Reach
 
@@ -29,11 +32,22 @@ class DirectTemplate:
     """One template of one tokenizer; `render` gives what apply_chat_template gives for messages that `plain` takes."""
 
     def __init__(self, tokenizer: Any, template: str) -> None:
-        from transformers.utils.chat_template_utils import _compile_jinja_template
-
-        self._compiled: Any = _compile_jinja_template(template)
+        self.text = template
         self._tokens = dict(tokenizer.special_tokens_map)
         self._copies = {name: _copies(tokenizer, name) for name in REASONING}
+
+    @cached_property
+    def _compiled(self) -> Any:
+        from transformers.utils.chat_template_utils import _compile_jinja_template
+
+        return _compile_jinja_template(self.text)
+
+    def __getstate__(self) -> dict[str, object]:
+        return {name: value for name, value in vars(self).items() if name != "_compiled"}  # which is not picklable
+
+    def tree(self) -> nodes.Template:
+        """Returns the syntax tree of the template."""
+        return self._compiled.environment.parse(self.text)
 
     def render(self, messages: Sequence[Message], tools: Sequence[Message], prompt: bool, **options: bool) -> str:
         """Returns the text of plain messages. prompt: with the text after which the model generates."""

@@ -1,8 +1,9 @@
 """Where tokens lie in their text: as the tokenizers library says, or added up from the lengths of their bytes.
 
-A byte-level token stands for certain bytes, so the ends of a text's tokens are the running sum of their lengths, which
-must come to the length of the text. That costs a quarter less time than the library's offsets, and positions in bytes
-decide the same as those in characters, as long as they are compared with borders of characters.
+A byte-level token stands for certain bytes, so the ends of a text's tokens are the running sum of their sizes, which
+must come to the size of the text; where a byte has no token, it falls short. That costs a quarter less time than the
+library's offsets. Positions in bytes decide as those in characters do where they are compared with borders of
+characters.
 Trap: a normalizer, a space put before a text, and added tokens that take spaces with them change the bytes; a
 post-processor may leave the spaces of a token out of its offsets.
 """
@@ -109,8 +110,6 @@ class Encoder:
 
 def byte_level(tokenizer: Any) -> ByteLevel | None:
     """Returns what is known of a tokenizer whose tokens stand for bytes; None for any other."""
-    from tokenizers import pre_tokenizers
-
     state: State = json.loads(tokenizer.backend_tokenizer.to_str())
     levels = [part for part in _parts(state, "pre_tokenizer") if part["type"] == "ByteLevel"]
     if state["model"]["type"] != "BPE" or not levels or any(level["add_prefix_space"] for level in levels):
@@ -121,11 +120,11 @@ def byte_level(tokenizer: Any) -> ByteLevel | None:
     if takes_spaces or any(len(token.split()) != 1 for token in added) or set(normalizers) - {"NFC"}:
         return None
     vocab: dict[str, int] = tokenizer.get_vocab()
-    if not vocab.keys() >= set(pre_tokenizers.ByteLevel.alphabet()):
-        return None
     sizes = np.zeros(max(vocab.values()) + 1, dtype=np.int64)
     for token, number in vocab.items():
         sizes[number] = len(token.encode()) if token in added else len(token)
+    if (unknown := state["model"].get("unk_token")) in vocab:  # for bytes that have no token
+        sizes[vocab[unknown]] = 0
     trims = any(part["type"] == "ByteLevel" and part["trim_offsets"] for part in _parts(state, "post_processor"))
     return ByteLevel(sizes, bool(normalizers), trims)
 

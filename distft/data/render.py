@@ -17,6 +17,7 @@ from itertools import product
 from typing import Any, Literal
 
 from distft.data.example import BadField, Example, RawJson, Segment, role_of
+from distft.data.shapes import Answer, Shapes
 from distft.data.template import REASONING, SEED_DATE, ChatTemplate, TemplateRefused
 
 CHAT_ROLES = ("system", "developer", "user", "assistant", "tool")
@@ -89,23 +90,6 @@ class PlainRenderer:
         return Rendered(text + LETTER, ((len(text), len(text) + 1),), add_bos=True)
 
 
-@dataclass(frozen=True)
-class Answer:
-    """A trained turn: the prompts after which it is generated, what is generated, and the text that ends with it."""
-
-    prompts: tuple[str, ...]
-    text: str  # with the token that ends generation
-    alone: str  # the conversation up to here
-    parts: tuple[tuple[int, int], ...]  # trained parts of `text`
-
-    def spans(self, whole: str) -> list[tuple[int, int]] | None:
-        """Returns the turn's spans in the text of a conversation; None where that does not hold it as generated."""
-        for prompt in self.prompts:
-            if whole.startswith(self.text, len(prompt)) and whole.startswith(prompt):
-                return [(len(prompt) + start, len(prompt) + end) for start, end in self.parts]
-        return None
-
-
 class ChatRenderer:
     """Renders the segments with the tokenizer's chat template; raises TemplateRefused where it hides the spans."""
 
@@ -121,6 +105,7 @@ class ChatRenderer:
         self.any_token = "(?:" + "|".join(map(re.escape, added)) + ")"
         self.plain = PlainRenderer(tokenizer.eos_token, training)
         self.ends = self.plain.ends  # the special tokens that end trained turns
+        self.shapes = Shapes(self.template.words_read)
         self._check()
         self.ends.clear()  # without those of the check
 
@@ -138,13 +123,15 @@ class ChatRenderer:
         segments = example.segments
         messages, tools = self.messages(example)
         whole = self.template.render(messages, tools)
-        self._check_shown(messages, tools, whole)
         trained = self._trained(example)
-        if self.training.on == "all":
-            return [self._all(example, messages, tools, whole)]
-        answers = {i: self._answer(messages, tools, i, whole) for i in trained}
-        if _is_described(example):
-            self._check_described(messages, answers)
+        answers = None if example.tools or self.training.on == "all" else self._by_shape(messages, trained, whole)
+        if answers is None:
+            self._check_shown(messages, tools, whole)
+            if self.training.on == "all":
+                return [self._all(example, messages, tools, whole)]
+            answers = {i: self._answer(messages, tools, i, whole) for i in trained}
+            if _is_described(example):
+                self._check_described(messages, answers)
         rows: list[Rendered] = []
         left = list(trained)
         text = whole if not left or answers[left[-1]].spans(whole) else answers[left[-1]].alone
@@ -193,6 +180,41 @@ class ChatRenderer:
         if self.training.on == "last":
             turns = turns[-1:]
         return [i for i in turns if example.segments[i].train and example.segments[i].weight * example.weight > 0]
+
+    def _by_shape(self, messages: list[RawJson], trained: list[int], whole: str) -> dict[int, Answer] | None:
+        """Returns the trained turns of a conversation without rendering each of them; None where that is not sure.
+
+        Every text that is trained is rendered, and holds what the shape of the conversation predicts. The prompts in it
+        follow from the shape.
+        """
+        found = self.shapes.plan(messages, trained, lambda asked: self._turn_by_turn(asked, trained))
+        if found is None or found[0].whole(found[1]) != whole:
+            return None
+        plan, texts = found
+        for message in messages:
+            if message["content"] not in whole:
+                return None
+        answers = {}
+        for i, turn in plan.turns.items():
+            message = messages[i]
+            answer = turn.answer(texts)
+            if answer is None or message["content"] not in answer.text or _reasoning(message) not in answer.text:
+                return None
+            if not self.training.reasoning:
+                answer = replace(answer, parts=self._parts(message, answer.text))
+            if answer.spans(whole) is None:  # it is trained in a text of its own
+                alone = whole if i == len(messages) - 1 else self.template.render(messages[: i + 1])
+                if answer.alone != alone + turn.stop:
+                    return None
+            answers[i] = answer
+        return answers
+
+    def _turn_by_turn(self, messages: list[RawJson], trained: list[int]) -> tuple[str, dict[int, tuple[Answer, str]]]:
+        """Returns the text of a conversation, and each trained turn with the text of the conversation up to it."""
+        whole = self.template.render(messages)
+        self._check_shown(messages, (), whole)
+        alone = {i: self.template.render(messages[: i + 1]) for i in trained}
+        return whole, {i: (self._answer(messages, (), i, whole), alone[i]) for i in trained}
 
     def _answer(self, messages: list[RawJson], tools: Sequence[RawJson], i: int, whole: str) -> Answer:
         """Returns a trained turn, from the rendering of the conversation that ends with it."""

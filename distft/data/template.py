@@ -20,6 +20,7 @@ import jinja2
 
 from distft.compat.chat_template import DirectTemplate, is_unchanged
 from distft.data.example import BadField, Example, RawJson, Segment
+from distft.data.template_reads import words_read
 
 SEED_DATE = "2024-07-26"  # the default date of Llama 3's template
 DATE_FORMS = [f"%{flag}{letter}" for letter in "aAbBcdFHIjmMpSTuUVwWxXyYe" for flag in ("", "-")]
@@ -55,6 +56,7 @@ class ChatTemplate:
         self.date = date if "strftime_now" in self.text else None  # the date that the template prints
         self.dated = _with_day(self.text, date) if self.date else self.text
         self._direct = DirectTemplate(tokenizer, self.dated) if is_unchanged(tokenizer) else None
+        self.words_read = words_read(self._direct.tree()) if self._direct else None
         named = [name for name in MODES if name in self.text]
         modes = [{}, *(dict.fromkeys(named, value) for value in (False, True) if named)]
         self.modes: list[dict[str, bool]] = self._distinct(modes)

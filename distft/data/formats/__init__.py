@@ -69,9 +69,13 @@ class Format:
             raise BadField(error.field, hint) from None
 
     def _select(self, values: Mapping[str, Any], inside: str, path: str, unread: list[str]) -> RawJson:
-        known, kept = self.objects[inside], {}
+        known, kept, seen, ignored = self.objects[inside], {}, self.seen, self.ignored
         for name, value in values.items():
             ours = known.get(name)
+            if ours is not None and ours not in self.objects and name not in ignored:
+                seen.add(name)
+                kept[name] = value
+                continue
             if ours is not None or name in self.ignored:
                 self.seen.add(name)
             if name in self.ignored:
@@ -84,10 +88,8 @@ class Format:
                     unread.append(f"{path}{name}")
                 continue
             if ours in self.objects and isinstance(value, list):
-                value = [
-                    self._select(item, ours, f"{path}{name}[].", unread) if isinstance(item, dict) else item
-                    for item in value
-                ]
+                inner = f"{path}{name}[]."
+                value = [self._select(item, ours, inner, unread) if isinstance(item, dict) else item for item in value]
             kept[name] = value
         return kept
 

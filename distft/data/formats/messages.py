@@ -77,16 +77,16 @@ def _schema(tool: Any, where: str) -> RawJson:
 def _segment(message: Any, where: str, names: dict[str, str]) -> Segment:
     if not isinstance(message, dict):
         raise BadField(where, f"is {type(message).__name__}, expected an object with role and content")
-    written = text_field(message, names["role"], f"{where}.")
-    role = ROLES.get(written)
+    written = message.get(names["role"])
+    role = ROLES.get(written) if isinstance(written, str) else None
     if role is None:
+        written = text_field(message, names["role"], f"{where}.")
         raise BadField(f"{where}.{names['role']}", f"is {written!r}, expected one of {', '.join(ROLES)}")
     content = names["content"]
     trained, weight = _trained(message, role, where, names)
     if isinstance(message.get(content), list):
         message = message | {content: _joined(message[content], f"{where}.{content}")}
-    own = {names[ours] for ours in ("role", "content", "train", "weight")}
-    fields = {key: message[key] for key in message if key not in own | {*NOT_KEPT} and message[key] not in (None, "")}
+    fields = _other_fields(message, names)
     for key in (key for key in REASONING if key in fields):
         text_field(message, key, f"{where}.")
     calls = list(_calls(message, written, where, names)) if role == "assistant" else []
@@ -109,11 +109,19 @@ def _segment(message: Any, where: str, names: dict[str, str]) -> Segment:
     return Segment(role, text, trained, weight, fields)
 
 
+def _other_fields(message: RawJson, names: dict[str, str]) -> RawJson:
+    """Returns the fields of a message that only the chat template reads."""
+    own = (names["role"], names["content"], names["train"], names["weight"], *NOT_KEPT)
+    return {key: value for key, value in message.items() if key not in own and value not in (None, "")}
+
+
 def _trained(message: RawJson, role: str, where: str, names: dict[str, str]) -> tuple[bool, float]:
     """Returns whether a turn is trained, and its weight: assistant turns, unless `train` is false or `weight` is 0."""
     flag, weight = message.get(names["train"]), message.get(names["weight"])
     if flag is not None and not isinstance(flag, bool):
         raise BadField(f"{where}.{names['train']}", f"is {flag!r}, expected true or false")
+    if flag is None and weight is None:
+        return role == "assistant", 1.0
     value = weight_field(message, names["weight"], f"{where}.")
     for name, given in (("train", flag), ("weight", weight)):
         if given and role != "assistant":
