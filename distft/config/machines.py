@@ -24,7 +24,7 @@ def node_range(asked: int | str) -> tuple[int, int]:
 
 def processes_per_node(launcher: Mapping[str, Any]) -> int:
     """Returns the processes of a node; `auto` is one for each accelerator the job asks for, or this machine has."""
-    asked = launcher["processes_per_node"]
+    asked = launcher.get("processes_per_node", 1)  # of a hosted model: this one
     if asked != "auto":
         return asked
     if "gpus_per_node" in launcher:  # of the nodes, which this machine may be nothing like

@@ -119,6 +119,20 @@ class Strategy(Part):
 class Launcher(Part):
     """Where the processes run."""
 
+    model: str | None = Field(default=None, description="openai: as OpenAI names it, e.g. gpt-4o-mini-2024-07-18")
+    learning_rate_multiplier: Positive | None = Field(
+        default=None, description="openai: of the learning rate that OpenAI chooses; null: chosen by it"
+    )
+    suffix: Annotated[str, Field(max_length=64)] | None = Field(
+        default=None, description="openai: in the tuned model's name"
+    )
+    price: NotNegative | None = Field(
+        default=None, description="openai: dollars per million trained tokens, for the cost of the run"
+    )
+    eval_rows: Index = Field(
+        default=100, description="openai: held-out rows that the tuned model answers at the end; 0: none"
+    )
+    poll_seconds: Positive = Field(default=10, description="openai: between questions about the job")
     nodes: Count | Annotated[str, Field(pattern=r"^(?:[1-9]\d*-[1-9]\d*)$", examples=["2-4"])] = Field(
         default=1, description="machines; under SLURM FEWEST-MOST too: as many as are free"
     )

@@ -18,6 +18,7 @@ from distft.config.schema import Config
 from distft.launch.benchmarks import measure_here
 from distft.launch.frozen import kept_rows
 from distft.launch.history import check_config, check_followed, is_done
+from distft.launch.hosted import finish_hosted, plan_hosted
 from distft.launch.restarts import restarting
 from distft.launch.stages import (
     check_devices,
@@ -66,7 +67,9 @@ def main(overrides: list[str]) -> int:
         check_followed(run, config, handle.name)
     if is_done(run, config):
         check_exported(run, config)
-    plan = None if handle or is_done(run, config) else prepare_and_plan(run, config, overrides, own)
+    plan = None
+    if handle is None and not is_done(run, config):
+        plan = plan_hosted(run, config) if launcher.is_hosted else prepare_and_plan(run, config, overrides, own)
     with alone(run.path / ".lock") as held:
         if not held and handle is None:
             raise ConfigError([f"name={run.path.name}: another launch uses {run.path}. Try: another name"])
@@ -82,7 +85,7 @@ def main(overrides: list[str]) -> int:
             print(f"{run.path} is {handle.name}. {how_to_follow(run)}")
             return 0
         if handle is None:
-            return finish(run, config)
+            return finish_hosted(run, config) if launcher.is_hosted else finish(run, config)
         return track(run, config, handle, launcher, [*map(Guarded, trackers)])
 
 
@@ -95,7 +98,7 @@ def track(run: RunFolder, config: Config, handle: Handle, launcher: Launcher, tr
             return report_end(run, outcome)
         if handle.is_part:
             return 0
-        code = finish(run, config)
+        code = finish_hosted(run, config) if launcher.is_hosted else finish(run, config)
         for tracker in trackers:
             for row in run.read_metrics(BENCHMARK):
                 tracker.log(row)
@@ -113,9 +116,8 @@ def supervise(
     plan, console = run.read_plan(), screen(sys.stderr)
     folder = run.rank_log(run.read_status()["attempt"], 0).parent
     limit = what_ends(plan, read_config(run).train)
-    console.print(
-        f"{run.path}: {plan.steps} steps{limit}, {plan.world} process{'es' * (plan.world > 1)}, logs in {folder}"
-    )
+    work = f"{plan.steps} steps{limit}, {plan.world} process{'es' * (plan.world > 1)}, logs in {folder}"
+    console.print(f"{run.path}: {handle.name if launcher.is_hosted else work}")
     terminal = Terminal(console)
     for watcher in (terminal, *trackers):
         watcher.start(run)

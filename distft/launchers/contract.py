@@ -64,6 +64,7 @@ class Launcher(Protocol):
     """
 
     outlives_launch: bool  # whether its runs go on when the launching process ends
+    is_hosted: bool  # whether others train the model: no machine, no checkpoints, no weights here
 
     def submit(self, run_dirs: Sequence[Path]) -> Sequence[Handle]:
         """Starts or queues the attempt in each run's status.json; ValueError when it is refused."""

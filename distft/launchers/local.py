@@ -165,6 +165,7 @@ class Local:
     """Starts runs as processes of this machine, `jobs_at_once` of them at a time."""
 
     outlives_launch = False
+    is_hosted = False
 
     def __init__(self, config: LocalConfig) -> None:
         if (config.nodes == 1) != (config.rendezvous is None):

@@ -48,7 +48,7 @@ def wrong_teacher(config: Config) -> list[str]:
     folder, task = teacher_folder(config), load_task(config.model.task)
     if folder is None:
         return []
-    errors = list(wrong_model(folder, trust_remote_code=config.model.trust_remote_code, task=task))
+    errors = list(wrong_model(folder, task=task))
     errors = errors or list(weight_errors(folder, facts_of(folder), config.data.max_length, None))
     errors = errors or list(verdict_errors(folder, config.cache_dir, task.name))
     errors = [error.replace("model.path=", "loss.teacher=") for error in errors]

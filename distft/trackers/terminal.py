@@ -39,7 +39,7 @@ class Terminal:
         """Starts showing the run; rows of earlier attempts update the bar only."""
         self._steps = run.read_plan().steps
         self._old_rows = sum(1 for _ in run.read_metrics())
-        self._task = self._bar.add_task(f"step 0/{self._steps}", total=self._steps, numbers="starting")
+        self._task = self._bar.add_task(f"step 0/{self._steps}", total=self._steps or None, numbers="starting")
         if self._console.is_terminal:
             self._bar.start()
 
@@ -58,7 +58,7 @@ class Terminal:
         else:  # the evaluation on training rows: in metrics.jsonl and trackers
             self._old_rows -= self._old_rows > 0
             return
-        step = f"step {row['step']}/{self._steps}"
+        step = f"step {row['step']}" + (f"/{self._steps}" if self._steps else "")  # of a hosted model it is not known
         if self._console.is_terminal:
             numbers = "  ".join([*self._speed(), *self._measured(row["step"])])
             self._bar.update(self._task, description=step, completed=row["step"], numbers=numbers)
@@ -80,6 +80,8 @@ class Terminal:
         if not self._recent:
             return []
         last = self._recent[-1]
+        if not all("tokens" in row for row in self._recent):  # of a hosted model
+            return [f"loss {_shown(last['loss'])}"]
         seconds = sum(row["seconds"] for row in self._recent)
         tokens = sum(row["tokens"] for row in self._recent)
         left = (self._steps - last["step"]) * seconds / len(self._recent)
@@ -125,7 +127,9 @@ def summary(run: RunFolder, exported: str = "") -> Table:
 def _facts(run: RunFolder) -> list[tuple[str, str]]:
     train = list(run.read_metrics("train"))
     held_out = list(run.read_metrics("eval"))
-    facts = [("state", state_in_words(run.read_status())), ("steps", f"{len(train)} of {run.read_plan().steps}")]
+    steps = run.read_plan().steps
+    facts = [("state", state_in_words(run.read_status()))]
+    facts.append(("steps", f"{len(train)} of {steps}" if steps else f"{train[-1]['step'] if train else 0}"))
     if held_out:
         before, after = held_out[0], held_out[-1]
         change = f" ({after['loss'] / before['loss'] - 1:+.1%})" if before["loss"] else ""
@@ -135,9 +139,10 @@ def _facts(run: RunFolder) -> list[tuple[str, str]]:
             for name in metric_names(after)
         ]
     if train:
+        facts.append(("training loss", f"{train[0]['loss']:.4f} -> {train[-1]['loss']:.4f}"))
+    if train and "tokens" in train[-1]:
         seconds = sum(row["seconds"] for row in train)
         tokens = sum(row["tokens"] for row in train)
-        facts.append(("training loss", f"{train[0]['loss']:.4f} -> {train[-1]['loss']:.4f}"))
         facts.append(("speed", f"{tokens / seconds:,.0f} tokens/s, {duration(seconds)} in steps"))
         facts.append(("peak memory", f"{max(row['peak_memory_gib'] for row in train):.2f} GiB per process"))
     for name, path in (("model", run.final), ("report", run.path / "report.html")):

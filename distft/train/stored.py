@@ -38,7 +38,7 @@ class Layout:
 
     def slots(self, indices: np.ndarray) -> np.ndarray:
         """Returns the slots of the rows at `indices`, row after row."""
-        ranges = [np.arange(self.offsets[index], self.offsets[index + 1]) for index in indices]
+        ranges = [np.arange(int(self.offsets[index]), int(self.offsets[index + 1])) for index in indices]
         return np.concatenate(ranges) if ranges else np.zeros(0, np.int64)
 
     def zeros(self, count: int) -> dict[str, np.ndarray]:

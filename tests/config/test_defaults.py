@@ -38,6 +38,7 @@ DIFFERENT = {  # group/word: its keys, because
     "data/chatterbot": "max_length",  # its rows are short
     "eval/none": "at_ends",  # the word means no evaluation
     "launcher/slurm": "jobs_at_once max_timeouts",  # a scheduler decides how many run, and requeues
+    "loss/distillation": "teacher",  # it has to be typed
     "loss/simpo": "beta",  # of another reward
     "optimizer/adamw": "lr",  # the model has SGD's, as torch has
     "optimizer/radam": "lr",

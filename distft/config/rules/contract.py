@@ -36,7 +36,7 @@ class Facts:
     @property
     def nodes(self) -> int:
         """The most that it asks for."""
-        return node_range(self["launcher.nodes"])[1]
+        return node_range(self["launcher.nodes"] or 1)[1]
 
     @property
     def world(self) -> int:

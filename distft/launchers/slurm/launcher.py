@@ -218,6 +218,7 @@ class Slurm:
     """Submits runs as jobs, which outlive the launching process."""
 
     outlives_launch = True
+    is_hosted = False
 
     def __init__(self, config: SlurmConfig) -> None:
         """ValueError when no partition can run such jobs, Unavailable when SLURM does not answer."""
