@@ -156,17 +156,17 @@ def test_a_changed_config_is_refused_with_its_differences(done, folder):
 
 def test_ctrl_c_saves_and_the_same_command_continues(done, folder):
     run = run_of(folder, "cut")
-    process = start(folder, "cut", "train.max_steps=400")
+    process = start(folder, "cut", "train.max_steps=4000")
     wait_for_rows(run)
-    code, _, stderr = end(start(folder, "cut", "train.max_steps=400"))
+    code, _, stderr = end(start(folder, "cut", "train.max_steps=4000"))
     assert code == 2 and "another launch uses" in stderr
     process.send_signal(signal.SIGINT)
     code, _, stderr = end(process)
     assert code == 75 and "saved and stopped" in stderr
     status = run.read_status()
-    assert status["state"] == "preempted" and 0 < status["step"] < 400
+    assert status["state"] == "preempted" and 0 < status["step"] < 4000
     assert_none_left(run)
-    process = start(folder, "cut", "train.max_steps=400")
+    process = start(folder, "cut", "train.max_steps=4000")
     deadline = time.monotonic() + 60
     while run.read_status()["step"] <= status["step"]:
         assert time.monotonic() < deadline and process.poll() is None

@@ -19,7 +19,7 @@ from tests.support.rows import write_rows
 from tests.support.train_cases import REAL_VOCABULARY
 from tests.support.trained import STRATEGIES, TIED
 
-STEPS, SOAK_STEPS, SLOW_STEPS = 15, 50, 20
+STEPS, SOAK_STEPS, SLOW_STEPS = 6, 50, 10
 FP32 = ["torch.float32"]
 EMBEDDING = "model.embed_tokens.weight"
 

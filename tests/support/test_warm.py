@@ -66,7 +66,7 @@ def wait_for(file: Path) -> int:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
-def test_signals_reach_the_process_and_its_end_is_told(number: signal.Signals, folder: Path) -> None:
+def test_signals_reach_the_process_and_its_end_is_passed_on(number: signal.Signals, folder: Path) -> None:
     process = subprocess.Popen([python(), "-m", "waits", "pid"], cwd=folder, stdout=subprocess.PIPE, stderr=-3)
     own = wait_for(folder / "pid")
     assert own != process.pid and process.stdout

@@ -18,7 +18,7 @@ MODELS = sorted(path.stem for path in (conf_dir() / "model").glob("*.yaml"))
 CUTS = ("ddp", "fsdp", "zero2", "zero3")  # the ways to cut a parameter: not at all, by rows, by flat ranges (two)
 MAIN, TIED = "llama3_8b", "smollm2_135m"
 SPLITS = {1: (8, 1), 2: (2, 1)}  # world -> micro-batch sizes; accumulation = 8 / (world x micro)
-EVAL_MICRO = [(1, None), (3, None), (8, None), (None, 96)]  # rows or tokens per forward
+EVAL_MICRO = [(2, None), (7, None), (None, 96)]  # rows or tokens per forward
 
 PACKED = 32  # tokens per forward; no row has more than 23
 
@@ -73,7 +73,7 @@ def make_case(key: Key, rows: Path, folder: Path) -> dict[str, Any]:
         case["settings"] = {"bucket_parameters": 20_000}  # several buckets, and stage 3 drops what it has gathered
     if "offload" in kinds:
         case["settings"] = {"offload": True}
-    if model == MAIN and world <= 2 and not kinds:
+    if model == MAIN and world <= 2 and not kinds and micro == SPLITS[world][0]:  # rows of a step change no evaluation
         case["eval_micro"] = EVAL_MICRO
     if key in RECOMPUTED:
         case["recomputed"] = RECOMPUTED[key]

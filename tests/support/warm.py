@@ -113,19 +113,19 @@ class Server:
     def begin(self, client: socket.socket) -> None:
         try:
             _, streams, *_ = socket.recv_fds(client, 1, 3)
-            asked = json.loads(client.makefile("rb").readline())
+            wanted = json.loads(client.makefile("rb").readline())
         except ValueError:
             client.close()
             return
-        if self.is_warm(asked):
+        if self.is_warm(wanted):
             process = os.fork()
             if not process:
-                self.become(asked, streams)
+                self.become(wanted, streams)
             descriptor = os.pidfd_open(process)
             self.processes[client] = process, descriptor
             self.ready.register(client, selectors.EVENT_READ)
             self.ready.register(descriptor, selectors.EVENT_READ, client)
-            tell(client, process)
+            answer(client, process)
         else:
             client.close()
         for stream in streams:
@@ -133,23 +133,21 @@ class Server:
 
     def end(self, client: socket.socket) -> None:
         process, descriptor = self.processes.pop(client)
-        tell(client, os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]))
+        answer(client, os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]))
         self.ready.unregister(descriptor)
         if client in self.ready.get_map():
             self.ready.unregister(client)
         os.close(descriptor)
         client.close()
 
-    def is_warm(self, asked: dict[str, Any]) -> bool:
+    def is_warm(self, wanted: dict[str, Any]) -> bool:
         """Returns whether what is imported here is what a Python of its own would import."""
+        theirs = wanted["environment"]
+        names = [n for n in {*theirs, *self.environment} if n.startswith((*AT_IMPORT, "PYTHON")) and n not in SEPARATE]
+        # What imports have set since, such as DS_ACCELERATOR, is the same in either case.
+        return all(theirs.get(name) in (self.environment.get(name), os.environ.get(name)) for name in names)
 
-        def read_at_import(environment: dict[str, str]) -> dict[str, str]:
-            names = [n for n in environment if n.startswith((*AT_IMPORT, "PYTHON")) and n not in SEPARATE]
-            return {name: environment[name] for name in names}
-
-        return read_at_import(asked["environment"]) == read_at_import(self.environment)
-
-    def become(self, asked: dict[str, Any], streams: list[int]) -> NoReturn:
+    def become(self, wanted: dict[str, Any], streams: list[int]) -> NoReturn:
         """Goes on as `python ARGUMENTS` would."""
         code = 1
         try:
@@ -157,20 +155,20 @@ class Server:
             os.setsid()
             forget_exit_functions()
             for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
-                signal.signal(number, signal.SIG_IGN if number in asked["ignored"] else signal.SIG_DFL)
+                signal.signal(number, signal.SIG_IGN if number in wanted["ignored"] else signal.SIG_DFL)
             for number in (signal.SIGPIPE, signal.SIGXFSZ):
                 signal.signal(number, signal.SIG_IGN)
-            if signal.SIGINT not in asked["ignored"]:
+            if signal.SIGINT not in wanted["ignored"]:
                 signal.signal(signal.SIGINT, signal.default_int_handler)
             for number, stream in enumerate(streams):
                 os.dup2(stream, number)
             os.closerange(3, 1024)
-            os.umask(asked["umask"])
-            os.chdir(asked["folder"])
+            os.umask(wanted["umask"])
+            os.chdir(wanted["folder"])
             os.environ.clear()
-            os.environ.update(asked["environment"])
-            self.set_up(asked["arguments"])
-            name = asked["arguments"][1]
+            os.environ.update(wanted["environment"])
+            self.set_up(wanted["arguments"])
+            name = wanted["arguments"][1]
             for module in (name, f"{name}.__main__"):
                 if not hasattr(sys.modules.get(module), "__path__"):
                     sys.modules.pop(module, None)  # it is the main module now
@@ -232,7 +230,7 @@ def load() -> None:
                     importlib.import_module(found.name)
 
 
-def tell(client: socket.socket, number: int) -> None:
+def answer(client: socket.socket, number: int) -> None:
     with suppress(OSError):  # it has ended
         client.sendall(json.dumps(number).encode() + b"\n")
 

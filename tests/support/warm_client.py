@@ -16,14 +16,13 @@ PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signa
 
 def main() -> None:
     address, python, *arguments = sys.argv[1:]
-    heard = [number for number in PASSED_ON if signal.getsignal(number) != signal.SIG_IGN]
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, heard)  # until there is a process to pass them on to
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, PASSED_ON)  # until there is a process to pass them on to
     answers = request(address, arguments) if arguments[:1] == ["-m"] else None
     process = next(answers, None) if answers else None
     if not answers or process is None:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
         os.execv(python, [python, *arguments])
-    for number in heard:
+    for number in PASSED_ON:  # also what this process ignores: the other one may not
         signal.signal(number, lambda number, _: os.kill(process, number))
     signal.pthread_sigmask(signal.SIG_SETMASK, before)
     code = next(answers, -signal.SIGKILL)
@@ -38,7 +37,7 @@ def request(address: str, arguments: list[str]) -> Any:
     umask = os.umask(0)
     os.umask(umask)
     ignored = [number for number in PASSED_ON if signal.getsignal(number) == signal.SIG_IGN]
-    asked = {
+    wanted = {
         "arguments": arguments,
         "environment": dict(os.environ),
         "folder": os.getcwd(),
@@ -51,7 +50,7 @@ def request(address: str, arguments: list[str]) -> Any:
     except OSError:
         return
     socket.send_fds(server, [b"."], [0, 1, 2])
-    server.sendall(json.dumps(asked).encode() + b"\n")
+    server.sendall(json.dumps(wanted).encode() + b"\n")
     for line in server.makefile("rb"):
         yield json.loads(line)
 
