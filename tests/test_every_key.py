@@ -35,6 +35,7 @@ from distft.paths import conf_dir
 from distft.plan import make_plan
 from distft.run import read_json
 from distft.trackers.contract import make_trackers
+from distft.trackers.trackio import Trackio
 from distft.trackers.wandb import Wandb
 from tests.support.observed_cases import CASES, COMMON
 from tests.support.planted import IN_A_RUN
@@ -132,7 +133,7 @@ SHOWN: dict[str, str] = {
     **_lines(
         f"{HERE}test_a_tracker_gets_its_settings",
         "tracker.prometheus.folder tracker.prometheus.every_seconds tracker.wandb.project tracker.wandb.entity "
-        "tracker.wandb.mode",
+        "tracker.wandb.mode tracker.trackio.project",
     ),
     "train.deterministic": "tests/verify_resume/test_command.py::test_verify_resume_kills_resumes_and_proves_equality",
     **_lines(f"{HERE}test_a_finished_run_is_exported_as_configured", "export.at export.dtype export.format"),
@@ -496,13 +497,15 @@ def test_a_finished_run_is_exported_as_configured(right: list[str], monkeypatch:
 
 def test_a_tracker_gets_its_settings(right: list[str], tmp_path: Path):
     folder = tmp_path / "collected"
-    settings = ["tracker=[wandb,prometheus]", f"tracker.prometheus.folder={folder}", "name=r"]
+    settings = ["tracker=[wandb,trackio,prometheus]", f"tracker.prometheus.folder={folder}", "name=r"]
+    settings += ["tracker.trackio.project=own"]
     settings += ["tracker.wandb.project=mine", "tracker.wandb.entity=lab", "tracker.wandb.mode=offline"]
     settings += ["tracker.prometheus.every_seconds=0"]
     config = compose([*right, *settings])
     run, config = with_name(config)
     freeze(run, config, plan_run(run, config), settings)
-    wandb, tracker = make_trackers(config.tracker)
+    wandb, trackio, tracker = make_trackers(config.tracker)
+    assert isinstance(trackio, Trackio) and trackio._project == "own"
     assert isinstance(wandb, Wandb) and (wandb._project, wandb._entity, wandb._mode) == ("mine", "lab", "offline")
     tracker.start(run)
     row = {"split": "train", "loss": 1.0, "grad_norm": 1.0, "tokens_per_second": 1.0, "mfu": None, "phases": {}}

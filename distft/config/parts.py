@@ -242,6 +242,12 @@ class TensorBoard(Part):
     """TensorBoard event files in the run folder."""
 
 
+class Trackio(Part):
+    """Trackio, a local store that `trackio show` opens; extra trackio."""
+
+    project: str = Field(default="distft", description="that `trackio show --project` opens")
+
+
 class Prometheus(Part):
     """A text file for node_exporter's textfile collector."""
 
@@ -258,6 +264,7 @@ class Trackers(Group):
 
     wandb: Wandb = Wandb()
     tensorboard: TensorBoard = TensorBoard()
+    trackio: Trackio = Trackio()
     prometheus: Prometheus = Prometheus()
 
     def entries(self) -> Iterator[tuple[str, Part]]:

@@ -15,16 +15,18 @@ from distft.config import ConfigError
 from distft.config.parts import Trackers
 from distft.config.targets import build
 from distft.run import MetricsRow as Row
-from distft.run import RunFolder
+from distft.run import RunFolder, read_json
 from distft.runtime.environment import redact
 from distft.runtime.logs import Patient
+
+Cells = Mapping[str, str | float | None]  # a row of a table, by column
 
 
 @dataclass(frozen=True)
 class Results:
     """The results of a finished run: answers to the same held-out prompts before and after training, and files."""
 
-    samples: Sequence[Mapping[str, str]] = ()  # prompt, expected, before, after
+    samples: Sequence[Cells] = ()  # prompt, expected, before, after, and shares of verbatim copies
     files: Sequence[Path] = ()  # report.html, metrics.json of evaluations
 
 
@@ -130,9 +132,36 @@ def numbers(row: Row) -> dict[str, float]:
     }
 
 
-def markdown(samples: Sequence[Mapping[str, str]]) -> str:
-    """Returns samples as a Markdown table; a line break or a bar within a text does not end its cell."""
-    names = list(samples[0])
+def evaluation_rows(results: Results) -> list[Cells]:
+    """Returns a row for each metric of each metrics.json, and for each of its benchmarks."""
+    rows: list[Cells] = []
+    for file in (each for each in results.files if each.name == "metrics.json"):
+        found = read_json(file)
+        parts = {"": found.get("metrics", {})}
+        parts |= {f"{name}/": each["metrics"] for name, each in (found.get("benchmarks") or {}).items()}
+        for task, metrics in parts.items():
+            rows += [
+                {"evaluation": file.parent.name, "metric": f"{task}{name}"}
+                | {key: value.get(key) for key in ("value", "stderr", "n")}
+                for name, value in metrics.items()
+            ]
+    return rows
+
+
+def tables(results: Results) -> dict[str, Sequence[Cells]]:
+    """Returns the tables of a finished run that have rows, by name."""
+    found = {"samples": results.samples, "evaluation": evaluation_rows(results)}
+    return {name: rows for name, rows in found.items() if rows}
+
+
+def markdown(rows: Sequence[Cells]) -> str:
+    """Returns a Markdown table; a line break or a bar within a text does not end its cell."""
+    names = list(rows[0])
     lines = [names, ["---"] * len(names)]
-    lines += [[" ".join(sample[name].split()).replace("|", "\\|") for name in names] for sample in samples]
+    lines += [[_cell(row[name]) for name in names] for row in rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _cell(value: str | float | None) -> str:
+    text = "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+    return " ".join(text.split()).replace("|", "\\|")

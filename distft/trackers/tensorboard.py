@@ -4,7 +4,7 @@ import shutil
 from typing import Any
 
 from distft.run import RunFolder
-from distft.trackers.contract import Results, Row, markdown, numbers
+from distft.trackers.contract import Results, Row, markdown, numbers, tables
 
 
 class TensorBoard:
@@ -30,18 +30,17 @@ class TensorBoard:
         self._writer.add_event(Event(step=row["step"], summary=Summary(value=values)))
 
     def results(self, results: Results) -> None:
-        """Shows the samples as a table of the text dashboard."""
+        """Shows samples and evaluations as tables of the text dashboard; it has no pages and no files."""
         from tensorboard.compat.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
         from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata  # pyright: ignore
         from tensorboard.compat.proto.tensor_pb2 import TensorProto  # pyright: ignore[reportAttributeAccessIssue]
         from tensorboard.compat.proto.types_pb2 import DT_STRING  # pyright: ignore[reportAttributeAccessIssue]
 
-        if not results.samples:
-            return
-        text = TensorProto(dtype=DT_STRING, string_val=[markdown(results.samples).encode()])
         shown = SummaryMetadata(plugin_data=SummaryMetadata.PluginData(plugin_name="text"))
-        value = Summary.Value(tag="samples/text_summary", metadata=shown, tensor=text)
-        self._writer.add_event(Event(step=self._step, summary=Summary(value=[value])))
+        for name, rows in tables(results).items():
+            text = TensorProto(dtype=DT_STRING, string_val=[markdown(rows).encode()])
+            value = Summary.Value(tag=f"{name}/text_summary", metadata=shown, tensor=text)
+            self._writer.add_event(Event(step=self._step, summary=Summary(value=[value])))
 
     def finish(self, state: str) -> None:
         self._writer.close()

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from distft.run import BENCHMARK, RunFolder
-from distft.trackers.contract import Results, Row, numbers
+from distft.trackers.contract import Results, Row, numbers, tables
 
 
 class Wandb:
@@ -73,15 +73,12 @@ class Wandb:
             self._record.log(numbers(row), step=row["step"])
 
     def results(self, results: Results) -> None:
-        """Logs the samples as a table, the report as a page, and the files as one artifact."""
+        """Logs samples and evaluations as tables, the report as a page, and the files as one artifact."""
         import wandb
 
         shown: dict[str, wandb.Table | wandb.Html] = {}
-        if results.samples:
-            names = list(results.samples[0])
-            shown["samples"] = wandb.Table(
-                columns=[*names], data=[[sample[name] for name in names] for sample in results.samples]
-            )
+        for name, rows in tables(results).items():
+            shown[name] = wandb.Table(columns=[*rows[0]], data=[[*row.values()] for row in rows])
         for page in (file for file in results.files if file.suffix == ".html"):
             shown[page.stem] = wandb.Html(str(page), inject=False)
         if shown:

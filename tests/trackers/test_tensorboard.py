@@ -1,5 +1,6 @@
 """TensorBoard reads back each logged step once, without torch."""
 
+import json
 import subprocess
 import sys
 
@@ -28,17 +29,24 @@ def test_every_step_is_logged_once_over_two_attempts(tmp_path):
     assert points[3][1] == 0.25
 
 
-def test_samples_are_a_table_of_the_text_dashboard(tmp_path):
+def test_samples_and_evaluations_are_tables_of_text(tmp_path):
     tracker = TensorBoard()
     tracker.start(RunFolder(tmp_path))
     tracker.log({"step": 7, "split": "eval", "loss": 1.0})
-    tracker.results(Results([{"prompt": "2|2\nis", "expected": "4", "before": "a", "after": "4"}]))
+    evaluated = tmp_path / "eval" / "best" / "metrics.json"
+    evaluated.parent.mkdir(parents=True)
+    evaluated.write_text(json.dumps({"metrics": {"loss": {"value": 1.5, "stderr": 0.25, "n": 9}}, "benchmarks": None}))
+    samples = [{"prompt": "2|2\nis", "expected": "4", "before": "a", "after": "4", "verbatim": 0.25, "copied": None}]
+    tracker.results(Results(samples, [evaluated]))
     tracker.finish("completed")
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     [event] = events.Tensors("samples/text_summary")
     assert event.step == 7
     lines = event.tensor_proto.string_val[0].decode().splitlines()
-    assert lines == ["| prompt | expected | before | after |", "| --- | --- | --- | --- |", "| 2\\|2 is | 4 | a | 4 |"]
+    assert lines[0] == "| prompt | expected | before | after | verbatim | copied |"
+    assert lines[2:] == ["| 2\\|2 is | 4 | a | 4 | 0.25 |  |"]
+    [event] = events.Tensors("evaluation/text_summary")
+    assert event.tensor_proto.string_val[0].decode().splitlines()[2] == "| best | loss | 1.5 | 0.25 | 9 |"
     assert events.SummaryMetadata("samples/text_summary").plugin_data.plugin_name == "text"
 
 

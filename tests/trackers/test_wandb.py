@@ -33,7 +33,9 @@ if sys.argv[3:]:
     os.kill(os.getpid(), signal.SIGKILL)
 (Path(sys.argv[1]) / "report.html").write_text("<p>a report</p>")
 samples = [{"prompt": "2 and 2", "expected": "4", "before": "a", "after": "four"}]
-tracker.results(Results(samples, [Path(sys.argv[1]) / "report.html"]))
+evaluated = Path(sys.argv[1]) / "metrics.json"
+evaluated.write_text('{"metrics": {"loss": {"value": 1.5, "stderr": 0.25, "n": 9}}}')
+tracker.results(Results(samples, [Path(sys.argv[1]) / "report.html", evaluated]))
 tracker.finish("completed")
 """
 
@@ -98,8 +100,9 @@ def test_the_second_attempt_has_the_id_of_the_first_and_all_rows(run):
 
 @pytest.mark.slow
 def test_samples_and_report_are_in_the_offline_files(run):
-    [table] = (run.path / "wandb").rglob("*.table.json")
-    shown = json.loads(table.read_text())
+    tables = [json.loads(file.read_text()) for file in sorted((run.path / "wandb").rglob("*.table.json"))]
+    evaluated, shown = tables
+    assert evaluated["data"] == [[run.path.name, "loss", 1.5, 0.25, 9]]
     assert shown["columns"] == ["prompt", "expected", "before", "after"]
     assert shown["data"] == [["2 and 2", "4", "a", "four"]]
     assert any("a report" in page.read_text() for page in (run.path / "wandb").rglob("*.html"))
