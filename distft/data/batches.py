@@ -36,6 +36,7 @@ class Batch:
     labels: torch.Tensor | None = None  # [U, L] float32; None: the tokens are the targets
     first_documents: torch.Tensor | None = None  # [U] int64: the first document of each row that is a unit; else None
     reference: torch.Tensor | None = None  # [U, documents] float64: log-probabilities under the frozen base
+    by_unit: bool = False  # losses of labels and pairs return [U], one number of each unit, in place of sums
 
     def inputs(self) -> dict[str, Any]:
         """Returns keyword arguments for a transformers model's forward, which passes most of them to attention."""
