@@ -58,7 +58,7 @@ def evaluate(run: RunFolder, number: int, world: World) -> None:
         write_sums(item_sums(engine, rows, limits, world), sums_file(run, world.rank))
     elif rows is not None:
         rows = attach(rows, folder) if reads_base else rows
-        write_sums(unit_sums(engine, rows, world), sums_file(run, world.rank))
+        write_sums(unit_sums(engine, rows, limits, world), sums_file(run, world.rank))
     if work.tasks:
         run_benchmarks(engine, run, work, load_tokenizer(plan.tokenizer_dir, config.model.trust_remote_code), world)
     if job["prompts"]:

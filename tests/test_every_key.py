@@ -94,6 +94,10 @@ SHOWN: dict[str, str] = {
     "loss.reference": "tests/train/test_reference.py::test_any_reference_gives_the_same_training_on_any_strategy",
     **_lines("tests/generate/test_samples.py::test_each_evaluation_answers_the_same_prompts", "eval.samples"),
     **_lines(
+        "tests/launch/test_benchmarks.py::test_what_is_due_follows_the_keys_of_the_run",
+        "eval.benchmarks eval.benchmarks_every_steps eval.benchmarks_limit eval.benchmarks_path",
+    ),
+    **_lines(
         f"{HERE}test_slurm_options_are_in_the_script",
         "launcher.nodes launcher.partition launcher.account launcher.qos launcher.time launcher.memory "
         "launcher.cpus_per_process launcher.gpus_per_node launcher.constraint launcher.exclude launcher.flags "

@@ -62,6 +62,6 @@ def test_pyproject_names_exactly_the_imports_of_tests(project: dict[str, Any], c
     assert imported - required - dev == PEERS, "imported, and not in pyproject.toml"
     extras = project["optional-dependencies"]
     optional = names(
-        extras["sweep"] + extras["trackio"] + extras["data"] + extras["eval"]
+        extras["sweep"] + extras["trackio"] + extras["data"] + extras["eval"] + extras["openai"]
     )  # what tests of these run with
     assert dev - imported - optional == TOOLS, "in pyproject.toml, and not used"

@@ -38,6 +38,7 @@ class Batch:
     reference: torch.Tensor | None = None  # [U, documents] float64: log-probabilities under the frozen base
     teacher_ids: torch.Tensor | None = None  # [T, k] int32, the most probable tokens of a teacher at each target
     teacher_log_probabilities: torch.Tensor | None = None  # [T, k + 1] float32; the last is that of all others
+    by_unit: bool = False  # losses of labels and pairs return [U], one number of each unit, in place of sums
 
     def inputs(self) -> dict[str, Any]:
         """Returns keyword arguments for a transformers model's forward, which passes most of them to attention."""

@@ -7,7 +7,7 @@ Trap: a sharded strategy gathers weights in every forward, so all processes need
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from distft.data.batches import Batch, make_batch, to_device
 from distft.data.packing import MicroBatching
 from distft.data.shards import Row, Rows
 from distft.evaluate.job import LABELS
+from distft.losses import OUTPUTS
 from distft.losses.cross_entropy import argmax_of, logit_factor, of_chunk, rows_of_chunk
 from distft.runtime import heartbeat
 from distft.runtime.process_group import World
@@ -112,24 +113,38 @@ def item_sums(
 
 
 @torch.no_grad()
-def unit_sums(engine: Engine, rows: Rows, world: World) -> Iterator[Line]:
+def unit_sums(engine: Engine, rows: Rows, limits: Limits, world: World) -> Iterator[Line]:
     """Yields the sums of the run's own loss for this process's rows, and the outputs and labels of their units.
 
-    A loss gives sums of a whole batch, so each row is a forward of its own. Every process iterates to the end.
+    limits: rows, or else tokens, of a micro-batch. Every process iterates to the end.
     """
     engine.train(False)
-    for start in range(0, len(rows), world.size):
-        row = start + world.rank
-        made = make_batch([rows[row]] if row < len(rows) else [])
+    for share in shares(rows, limits, world):
+        made = replace(make_batch([rows[int(row)] for row in share]), by_unit=True)
         batch = to_device([made], world.device)[0]
         heartbeat.enter("evaluation")
         value, sums = engine.forward(batch)
-        if row < len(rows):
-            line: dict[str, Any] = {"row": row, "loss": float(value), "weight": float(batch.weight)}
-            line |= {"targets": batch.num_targets}
-            line |= {name: each.double().tolist() for name, each in sums.items()}
-            yield line | ({} if batch.labels is None else {LABELS: batch.labels.double().tolist()})
+        row_of_unit = rows_of_units(batch).cpu()
+        weights = torch.ones(batch.num_targets) if batch.weights is None else batch.weights
+        units = {"loss": value, "weight": weights, **{name: each for name, each in sums.items() if name != OUTPUTS}}
+        units = {name: each.detach().double().cpu() for name, each in units.items()}
+        outputs = sums[OUTPUTS].double().cpu() if OUTPUTS in sums else None
+        labels = None if batch.labels is None else batch.labels.double().cpu()
+        for place, row in enumerate(share):
+            own = row_of_unit == place
+            line: dict[str, Any] = {"row": int(row), "targets": int(own.sum())}
+            line |= {name: float(each[own].sum()) for name, each in units.items()}
+            if outputs is not None and labels is not None:
+                line |= {OUTPUTS: outputs[own].tolist(), LABELS: labels[own].tolist()}
+            yield line
     engine.train(True)
+
+
+def rows_of_units(batch: Batch) -> torch.Tensor:
+    """Returns the place in the batch of each unit's row, [U]: a unit is a row of several documents, or a target."""
+    if batch.first_documents is not None:
+        return torch.arange(len(batch.first_documents))
+    return batch.documents
 
 
 def shares(rows: Rows | MemoryRows, limits: Limits, world: World) -> list[np.ndarray]:

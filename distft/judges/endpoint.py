@@ -42,7 +42,7 @@ class Judge:
 
     def __post_init__(self) -> None:
         if find_spec("openai") is None:
-            raise ImportError("openai is not installed. Try: pip install 'distft[judge]'")
+            raise ImportError("openai is not installed. Try: pip install 'distft[openai]'")
         if not self.model:
             raise ValueError("needs a model. Try: endpoint.model=NAME, and endpoint.url=URL for a server of your own")
         prices = self.prices

@@ -123,6 +123,15 @@ def end(run: RunFolder, code: int) -> int:
     return EXIT_PREEMPTED
 
 
+def finish(run: RunFolder) -> bool:
+    """Exports and reports a finished run, and submits its benchmarks; returns whether both results are there."""
+    config = read_config(run)
+    add_rows(run)  # of benchmarks that were measured while it trained
+    is_done = write_results(run, export=config.export)
+    submit_or_say(run, config, is_done=True)
+    return is_done
+
+
 def without_module(run: RunFolder, module: str) -> int:
     """Records that the job cannot set up its environment, with what `module load` printed last."""
     log = run.logs / "slurm.out"
@@ -131,15 +140,6 @@ def without_module(run: RunFolder, module: str) -> int:
     failure = Failure.of_run(f"{what}. Try: a name that `module avail` lists on that node", log)
     write_outcome(run, Outcome("failed", asdict(failure)))
     return 1
-
-
-def finish(run: RunFolder) -> bool:
-    """Exports and reports a finished run, and submits its benchmarks; returns whether both results are there."""
-    config = read_config(run)
-    add_rows(run)  # of benchmarks that were measured while it trained
-    is_done = write_results(run, export=config.export)
-    submit_or_say(run, config, is_done=True)
-    return is_done
 
 
 def this_job(given: Mapping[str, str]) -> str:

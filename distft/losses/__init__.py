@@ -16,6 +16,11 @@ def labels_of(batch: Batch, outputs: torch.Tensor) -> torch.Tensor:
     return outputs.new_zeros(0, outputs.shape[1]) if batch.labels is None else batch.labels
 
 
+def total(values: torch.Tensor, batch: Batch, dtype: torch.dtype | None = None) -> torch.Tensor:
+    """Returns the sum of the units' values [U]; the values themselves where the batch is evaluated by unit."""
+    return values if batch.by_unit else values.sum(dtype=dtype)
+
+
 def weighted_sum(losses: torch.Tensor, batch: Batch) -> torch.Tensor:
     """Returns the sum of losses [U] times the weights of the units, fp64."""
-    return (losses if batch.weights is None else losses * batch.weights).sum(dtype=torch.float64)
+    return total(losses if batch.weights is None else losses * batch.weights, batch, torch.float64)

@@ -5,7 +5,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from distft.data.batches import Batch
-from distft.losses import OUTPUTS, labels_of, weighted_sum
+from distft.losses import OUTPUTS, labels_of, total, weighted_sum
 from distft.models.heads import outputs
 
 
@@ -23,5 +23,5 @@ class BinaryCrossEntropy:
         weights = 1 + (self.positive_weight - 1) * labels
         losses = F.binary_cross_entropy_with_logits(found, labels, weights, reduction="none").mean(1)
         found = found.detach()
-        all_right = ((found >= 0) == (labels > 0.5)).all(1).sum()
+        all_right = total(((found >= 0) == (labels > 0.5)).all(1), batch)
         return weighted_sum(losses, batch), {"correct": all_right, OUTPUTS: found}

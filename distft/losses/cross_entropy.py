@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from distft.compat.compiler import compiled
 from distft.data.batches import Batch
-from distft.losses import OUTPUTS, labels_of, weighted_sum
+from distft.losses import OUTPUTS, labels_of, total, weighted_sum
 from distft.models.heads import Head, language_head, outputs
 
 CHUNK_BYTES = 64 * 2**20  # of fp32 logits, on a CPU
@@ -241,7 +241,7 @@ class CrossEntropy:
         if self.z_loss and is_training:
             losses = losses + self.z_loss * found.logsumexp(1).square()
         found = found.detach()
-        return weighted_sum(losses, batch), {"correct": (found.argmax(1) == classes).sum(), OUTPUTS: found}
+        return weighted_sum(losses, batch), {"correct": total(found.argmax(1) == classes, batch), OUTPUTS: found}
 
 
 def language_states(model: nn.Module, batch: Batch) -> tuple[Head, torch.Tensor, float | None]:

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from distft.data.batches import Batch
-from distft.losses import weighted_sum
+from distft.losses import total, weighted_sum
 from distft.losses.log_probabilities import log_probabilities
 from distft.losses.preference import Reference, Sums, anchor, answers_of, reference_of
 
@@ -48,10 +48,10 @@ class KTO:
         rewards = self.beta * ratios.detach()
         right = (rewards > self.beta * self.reference_point) == desirable
         return value, {
-            "preference_accuracy": right.sum(dtype=rewards.dtype),
-            "reward_chosen": (rewards * desirable).sum(),
-            "reward_rejected": (rewards * ~desirable).sum(),
-            "desirable": desirable.sum(dtype=rewards.dtype),
+            "preference_accuracy": total(right, batch, rewards.dtype),
+            "reward_chosen": total(rewards * desirable, batch),
+            "reward_rejected": total(rewards * ~desirable, batch),
+            "desirable": total(desirable, batch, rewards.dtype),
         }
 
 

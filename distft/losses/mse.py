@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from distft.data.batches import Batch
-from distft.losses import OUTPUTS, labels_of, weighted_sum
+from distft.losses import OUTPUTS, labels_of, total, weighted_sum
 from distft.models.heads import outputs
 
 
@@ -22,7 +22,7 @@ def errors(found: torch.Tensor, batch: Batch) -> dict[str, torch.Tensor]:
     found = found.detach()
     difference = found.double() - labels_of(batch, found)
     return {
-        "squared_error": difference.square().mean(1).sum(),
-        "absolute_error": difference.abs().mean(1).sum(),
+        "squared_error": total(difference.square().mean(1), batch),
+        "absolute_error": total(difference.abs().mean(1), batch),
         OUTPUTS: found,
     }

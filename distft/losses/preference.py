@@ -20,7 +20,7 @@ from torch import nn
 from torch.nn.functional import logsigmoid
 
 from distft.data.batches import Batch
-from distft.losses import weighted_sum
+from distft.losses import total, weighted_sum
 from distft.losses.log_probabilities import Documents, log_probabilities
 
 Reference = Literal["auto", "adapter", "stored"]  # where the log-probabilities of the frozen base come from
@@ -76,7 +76,7 @@ def sum_over_pairs(
     documents = log_probabilities(model, batch)
     chosen, rejected = (answers_of(documents, batch, side, frozen) for side in (0, 1))
     scored = of_pairs(chosen, rejected)
-    return weighted_sum(scored.losses, batch) + anchor(documents), pair_sums(scored.chosen, scored.rejected)
+    return weighted_sum(scored.losses, batch) + anchor(documents), pair_sums(scored, batch)
 
 
 def anchor(documents: Documents) -> torch.Tensor:
@@ -84,14 +84,14 @@ def anchor(documents: Documents) -> torch.Tensor:
     return documents.log_probabilities.sum() * 0.0
 
 
-def pair_sums(chosen: torch.Tensor, rejected: torch.Tensor) -> Sums:
-    """Returns the metrics of pairs, as sums over them, each counted once. chosen, rejected: rewards, [P]."""
-    chosen, rejected = chosen.detach(), rejected.detach()
+def pair_sums(scored: Scored, batch: Batch) -> Sums:
+    """Returns the metrics of the pairs of a batch, as sums over them, each counted once."""
+    chosen, rejected = scored.chosen.detach(), scored.rejected.detach()
     return {
-        "preference_accuracy": (chosen > rejected).sum(dtype=chosen.dtype),
-        "margin": (chosen - rejected).sum(),
-        "reward_chosen": chosen.sum(),
-        "reward_rejected": rejected.sum(),
+        "preference_accuracy": total(chosen > rejected, batch, chosen.dtype),
+        "margin": total(chosen - rejected, batch),
+        "reward_chosen": total(chosen, batch),
+        "reward_rejected": total(rejected, batch),
     }
 
 

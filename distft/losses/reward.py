@@ -36,4 +36,4 @@ class Reward:
         first = first_documents(batch)
         scored = self.of_pairs(rewards[first], rewards[first + 1])
         value = weighted_sum(scored.losses, batch) + rewards.sum() * 0.0  # also of a batch without rows
-        return value, pair_sums(scored.chosen, scored.rejected)
+        return value, pair_sums(scored, batch)

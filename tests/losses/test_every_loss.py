@@ -6,6 +6,7 @@ reference is transformers' own class, on a padded batch, in fp64. A run takes bo
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from distft import worker
 from distft.checkpoint.format import step_dir
 from distft.checkpoint.load import Checkpoint
 from distft.data.batches import collate, make_batch
+from distft.evaluate.item_sums import rows_of_units
 from distft.losses import OUTPUTS
 from distft.models.heads import make_foldable
 from distft.tasks import load_task
@@ -165,3 +167,23 @@ def test_a_loss_is_additive(pair: tuple[str, str], folders: Any) -> None:
     if OUTPUTS in sums:
         assert torch.cat([each[OUTPUTS] for _, each in parts]).shape == sums[OUTPUTS].shape
     assert parts[-1][0] == 0 and parts[-1][0].requires_grad
+
+
+@pytest.mark.parametrize("pair", TRAINED, ids="-".join)
+def test_a_loss_by_unit_is_that_of_each_row_alone(pair: tuple[str, str], folders: Any) -> None:
+    case = case_of(*pair, "ddp", 8)
+    loss, model = worker.built(config_of(case).loss), own_class(case).eval()
+    if model.get_output_embeddings() is not None:
+        make_foldable(model)
+    rows = open_rows(folders[pair], "train")
+    batch = replace(collate(rows, np.arange(5)), by_unit=True)
+    with torch.no_grad():
+        values, sums = loss(model, batch)
+        alone = [loss(model, collate(rows, np.array([row]))) for row in range(5)]
+    places = rows_of_units(batch)
+    for row, (value, others) in enumerate(alone):
+        assert values[places == row].sum().item() == pytest.approx(value.item(), rel=1e-5)
+        for name in sums.keys() - {OUTPUTS}:
+            assert sums[name][places == row].sum().item() == pytest.approx(others[name].item(), rel=1e-5, abs=1e-9)
+        if OUTPUTS in sums:
+            torch.testing.assert_close(sums[OUTPUTS][places == row], others[OUTPUTS], rtol=1e-4, atol=1e-6)

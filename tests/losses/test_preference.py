@@ -6,6 +6,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
+from distft.data.batches import make_batch
 from distft.losses.dpo import DPO
 from distft.losses.ipo import IPO
 from distft.losses.kto import KTO
@@ -126,5 +127,6 @@ def test_losses_far_from_zero_keep_their_digits() -> None:
 
 def test_metrics_are_sums_over_pairs_and_a_tie_is_not_right() -> None:
     chosen, rejected = torch.tensor([1.0, 2.0, 3.0]), torch.tensor([0.5, 4.0, 3.0])
-    found = {name: value.item() for name, value in pair_sums(chosen, rejected).items()}
+    sums = pair_sums(Scored(torch.zeros(3), chosen, rejected), make_batch([]))
+    found = {name: value.item() for name, value in sums.items()}
     assert found == {"preference_accuracy": 1.0, "margin": -1.5, "reward_chosen": 6.0, "reward_rejected": 7.5}
