@@ -61,5 +61,7 @@ def test_pyproject_names_exactly_the_imports_of_tests(project: dict[str, Any], c
     imported = packages(checkout / "tests", checkout / "benchmarks")
     assert imported - required - dev == PEERS, "imported, and not in pyproject.toml"
     extras = project["optional-dependencies"]
-    optional = names(extras["sweep"] + extras["data"] + extras["eval"])  # what tests of these run with
+    optional = names(
+        extras["sweep"] + extras["data"] + extras["eval"] + extras["openai"]
+    )  # what tests of these run with
     assert dev - imported - optional == TOOLS, "in pyproject.toml, and not used"
