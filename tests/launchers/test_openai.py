@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from distft.launchers.openai import Job, OpenAI, OpenAIConfig
 from distft.run import EXIT_PREEMPTED, RunFolder, read_json
 from tests.support.openai_server import KEY, Fault, OpenAIServer
 
@@ -154,3 +155,21 @@ def test_what_is_wrong_is_said_before_a_job(
     code, said = launch(folder, server, *words, key=key)
     assert code == 2 and expected in " ".join(said.split()), said
     assert not server.jobs and no_key_in(folder)
+
+
+def test_a_job_is_asked_about_as_often_as_configured(tmp_path: Path, server: OpenAIServer, monkeypatch: Any) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    monkeypatch.setenv("OPENAI_BASE_URL", server.url)
+    server.states = ENDLESS
+    server.files["file-1"] = b""
+    server.create({"model": MODEL, "training_file": "file-1", "method": {"supervised": {"hyperparameters": {}}}})
+    run = RunFolder(tmp_path)
+    Job("token", 0, MODEL, {}, "ftjob-1").write(run)
+    for seconds, least, most in ((0.05, 5, 60), (1000.0, 1, 1)):
+        server.requests.clear()
+        handle = OpenAI(OpenAIConfig(MODEL, poll_seconds=seconds)).find(tmp_path)
+        assert handle is not None
+        until = time.monotonic() + 0.9
+        while time.monotonic() < until:
+            assert handle.wait(0.02) is None
+        assert least <= server.requests.count("GET /fine_tuning/jobs/ftjob-1") <= most
