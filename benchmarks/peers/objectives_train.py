@@ -60,7 +60,7 @@ def arguments_of(given: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 
 def in_order(rows: dict[str, list[Any]], given: dict[str, Any], lengths: list[int]) -> Dataset:
-    """Returns the rows in distft's order; by length after the step that warms up, where that is asked for."""
+    """Returns the rows in distft's order; by length after the step that warms up, if requested."""
     order, warm_up = list(range(len(lengths))), given["rows_per_step"]
     if given["by_length"]:
         grouped = get_length_grouped_indices(lengths[warm_up:], warm_up, generator=torch.Generator().manual_seed(0))
