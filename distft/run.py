@@ -71,6 +71,11 @@ class Plan:
         return Plan(**{key: value for key, value in values.items() if key in known})
 
     @property
+    def is_hosted(self) -> bool:
+        """Whether others train the model: there are no micro-batches here."""
+        return self.micro_batch_size is None and self.micro_batch_tokens is None
+
+    @property
     def rows_dir(self) -> Path:
         """The folder of the prepared rows; RuntimeError when the plan has none, or it is missing."""
         if self.data_dir is None or not Path(self.data_dir).is_dir():

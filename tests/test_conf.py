@@ -36,8 +36,8 @@ def companions(group: str, word: str) -> list[str]:
     if group == "data":
         form = word if word in format_names() else "text"
         names = [name for name in task_names() if form in load_task(name).formats]
-    if word == "distillation":
-        return ["loss.teacher=org/teacher"]
+    if word in ("distillation", "openai"):
+        return {"loss": ["loss.teacher=org/teacher"], "launcher": ["launcher.model=gpt-4o-mini"]}.get(group, [])
     if group not in ("data", "loss") or not names or names[0] == "causal_lm":
         return []
     loss = {"loss": word, "data": "kto" if word == "kto" else load_task(names[0]).losses[0]}[group]

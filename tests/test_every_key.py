@@ -145,6 +145,11 @@ SHOWN: dict[str, str] = {
     "launcher.rendezvous": "tests/launchers/test_together.py::test_the_same_command_on_two_machines_is_one_run",
     "launcher.profile": "tests/config/test_own_yaml.py::test_every_kind_of_value_arrives_as_it_was_written",
     "launcher.max_timeouts": "tests/launch/test_job.py::test_time_limits_are_counted_and_preemptions_are_not",
+    **_lines(
+        "tests/launchers/test_openai.py::test_a_run_trains_at_openai_also_through_faults",
+        "launcher.model launcher.learning_rate_multiplier launcher.suffix launcher.price launcher.eval_rows",
+    ),
+    "launcher.poll_seconds": "tests/launchers/test_openai.py::test_a_job_is_asked_about_as_often_as_configured",
     "launcher.preflight": "tests/slurm/test_preflight.py::test_a_job_without_preflight_measures_nothing",
     "model.task": "tests/tasks/test_runs.py::test_a_task_of_labels_runs_and_its_export_opens",
     **_lines(

@@ -23,7 +23,7 @@ WORDS = {
     group.name: sorted(file.stem for file in group.glob("*.yaml")) for group in conf_dir().iterdir() if group.is_dir()
 }
 ELSEWHERE = {  # group -> its words, and who runs them
-    "launcher": (["local", "slurm"], "tests/launchers, tests/slurm"),
+    "launcher": (["local", "openai", "slurm"], "tests/launchers, tests/slurm"),
     "sweep": (["grid", "optuna"], "tests/sweep"),
     "experiment": (WORDS["experiment"], "test_conf.py and test_launch_scripts.py: they need what a laptop has not"),
 }

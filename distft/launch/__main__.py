@@ -117,7 +117,7 @@ def supervise(
     folder = run.rank_log(run.read_status()["attempt"], 0).parent
     limit = what_ends(plan, read_config(run).train)
     work = f"{plan.steps} steps{limit}, {plan.world} process{'es' * (plan.world > 1)}, logs in {folder}"
-    console.print(f"{run.path}: {handle.name if launcher.is_hosted else work}")
+    console.print(f"{run.path}: {handle.name if plan.is_hosted else work}")
     terminal = Terminal(console)
     for watcher in (terminal, *trackers):
         watcher.start(run)

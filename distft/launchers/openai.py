@@ -100,7 +100,7 @@ def explained(what: str) -> Iterator[None]:
     try:
         yield
     except APIStatusError as error:
-        code, text = error.status_code, " ".join(redact(str(error.message)).split())
+        code, text = error.status_code, " ".join(redact(_said(error)).split())
         if code in (408, 409, 429) or code >= 500:
             raise Unavailable(f"OpenAI cannot {what} now ({code}: {text}). Try: the same command later") from error
         ways = {401: "a valid $OPENAI_API_KEY", 403: "a key of a project that may fine-tune"}
@@ -109,6 +109,12 @@ def explained(what: str) -> Iterator[None]:
     except APIConnectionError as error:
         cause = redact(str(error.__cause__ or error))
         raise Unavailable(f"OpenAI does not answer, to {what}: {cause}. Try: the same command later") from error
+
+
+def _said(error: Any) -> str:
+    """Returns the message in the body of an error, else the package's own text."""
+    body = error.body if isinstance(error.body, dict) else {}
+    return str(body.get("message") or error.message)
 
 
 class OpenAI:

@@ -245,10 +245,11 @@ def data_licences(config: Config) -> str:
 
 def what_ran(config: Config, plan: Plan | None) -> Table:
     """Returns the main settings of the run, one line each."""
-    held_out = config.data.eval
+    held_out, is_hosted = config.data.eval, plan is not None and plan.is_hosted
+    named = (config.launcher.model, "config.yaml#launcher.model")
     shown = {
-        "model": (model_text(config, plan), "config.yaml#model.path"),
-        "parameters": (f"{plan.parameters:,}" if plan else None, "plan.json#parameters"),
+        "model": named if is_hosted else (model_text(config, plan), "config.yaml#model.path"),
+        "parameters": (f"{plan.parameters:,}" if plan and not is_hosted else None, "plan.json#parameters"),
         "trained parameters": (
             f"{plan.adapters:,} of adapters" if plan and plan.adapters else None,
             "plan.json#adapters",
@@ -259,14 +260,14 @@ def what_ran(config: Config, plan: Plan | None) -> Table:
             "config.yaml#data.eval",
         ),
         "code from the model's folder": (
-            "allowed" if config.model.trust_remote_code else "not allowed",
+            None if is_hosted else "allowed" if config.model.trust_remote_code else "not allowed",
             "config.yaml#model.trust_remote_code",
         ),
         **{
             group: (choice_text(getattr(config, group), config.choices.get(group)), f"config.yaml#{group}")
-            for group in ("strategy", "optimizer", "schedule", "loss", "tuning")
+            for group in (() if is_hosted else ("strategy", "optimizer", "schedule", "loss", "tuning"))
         },
-        "precision": (config.train.precision, "config.yaml#train.precision"),
+        "precision": (None if is_hosted else config.train.precision, "config.yaml#train.precision"),
         "seed": (config.seed, "config.yaml#seed"),
     }
     return [Fact(key, words(value), source) for key, (value, source) in shown.items() if value is not None]
@@ -292,6 +293,9 @@ def planned(plan: Plan, rows: Rows, strategy: str) -> Table:
     seconds = sum(row.get("seconds") or 0 for row in train)
     tokens = sum(row.get("tokens") or 0 for row in train)
     targets = sum(row.get("target_tokens") or 0 for row in train)
+    if plan.is_hosted:
+        rows_of = Fact("training rows", f"{plan.rows:,}", "plan.json#rows")
+        return [rows_of, Fact("held-out rows", f"{plan.eval_rows:,}", "plan.json#eval_rows")]
     micro, accumulation, world = plan.micro_batch_size, plan.accumulation, plan.world
     batches = f"{accumulation} micro-batch{'es' * (accumulation > 1)}"
     if micro is None:

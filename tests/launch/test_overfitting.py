@@ -83,6 +83,7 @@ def test_an_overfitting_run_stops_within_patience_of_its_best(straight: tuple[Ru
     assert gaps.keys() == {row["step"] for row in run.read_metrics("eval")} and gaps[status["step"]] < gaps[best]
 
 
+@pytest.mark.soak
 def test_a_killed_run_stops_there_with_the_same_weights(straight: tuple[RunFolder, str], folder: Path) -> None:
     run, killed = straight[0], run_of(folder, "killed")
     process = launch(folder, "killed")

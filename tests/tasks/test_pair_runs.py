@@ -33,6 +33,7 @@ def distft(command: str, folder: Path, *words: str) -> subprocess.CompletedProce
     return subprocess.run(command_line, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.soak
 def test_an_exported_reward_model_gives_the_rewards_measured(tmp_path: Path) -> None:
     """By transformers' own class, one unpadded document at a time."""
     done = distft("launch", tmp_path, "model.task=reward_model", "name=run", "train.max_steps=3")

@@ -34,7 +34,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def ran(folder: Path) -> dict[str, Answer]:
     """Trains 4 steps on each strategy, and continues each after step 2 on the next strategy and on its own."""
     rows = str(write_rows(folder / "rows"))
-    common = {"model": "qwen3_8b", "rows": rows, "micro": 2, "steps": END, "eval_micro": [[2, None]]}
+    common = {"model": "qwen3_8b", "rows": rows, "micro": 2, "steps": END, "eval_micro": [[8, None]], "probe": False}
 
     def case(name: str, strategy: str, **more: Any) -> Answer:
         return common | {"strategy": strategy, "ema": DECAY, "save": str(folder / name)} | more

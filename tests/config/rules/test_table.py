@@ -84,6 +84,9 @@ BROKEN = {
     "adapter_as_reference": (["model.task=preference", "loss=dpo", "loss.reference=adapter"], "loss.reference=stored"),
     "sweep_unused": (["sweep.fail_fast=true"], "-m"),
     "jobs_at_once_unused": (["launcher.jobs_at_once=2"], "-m"),
+    "hosted_unused": (["launcher=openai", "launcher.model=gpt-4o", "tuning=lora"], "launcher=openai without"),
+    "hosted_epochs": (["launcher=openai", "launcher.model=gpt-4o", "train.epochs=1.5"], "train.epochs=2"),
+    "hosted_sweep": (["launcher=openai", "launcher.model=gpt-4o"], "a launch for each"),
     "objective": (["sweep=optuna", "data.eval=null"], "0.05"),
     "elementwise": (["optimizer._target_=torch.optim.Muon"], "AdamW"),
     "remade_adagrad": (["optimizer._target_=torch.optim.Adagrad", "strategy=zero1"], "fsdp"),
@@ -102,7 +105,7 @@ def test_each_config_is_refused_by_exactly_its_rule(name: str, right: list[str],
     if name in ON_ACCELERATORS:
         monkeypatch.setattr(f"distft.config.rules.{ON_ACCELERATORS[name]}.num_accelerators", lambda: 4)
     with pytest.raises(ConfigError) as caught:
-        compose([*right, *overrides], sweep=name == "objective")
+        compose([*right, *overrides], sweep=name in ("objective", "hosted_sweep"))
     [message] = caught.value.messages
     assert offered in re.split("Try: |Try: |Did you mean ", message, maxsplit=1)[-1]
     asked = next(rule for rule in RULES if rule.name == name).keys
