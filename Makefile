@@ -5,6 +5,8 @@ STAMP  := .venv/installed
 PYTEST := HF_HUB_OFFLINE=1 WANDB_MODE=offline $(BIN)/python -m pytest
 # Two tests at a time, in the order and the groups of tests/support/scheduling.py.
 PARALLEL := -n 2 --no-loadscope-reorder
+# Processes by the hundred, each of which would compile what it imports of the checkout.
+unexport PYTHONDONTWRITEBYTECODE
 # The oldest versions that pyproject.toml allows, in a separate environment; torch is a CUDA build there.
 FLOOR  := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/distft/floor-venv
 FLOOR_PYTEST := HF_HUB_OFFLINE=1 WANDB_MODE=offline $(FLOOR)/bin/python -m pytest $(PARALLEL) -q -p no:cacheprovider

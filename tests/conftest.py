@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.support.scheduling import InPieces, place
-from tests.support.trained import references, rows, trained, trained_more  # noqa: F401  # fixtures
+from tests.support.trained import references, rows, trained, trained_more, trained_to_export  # noqa: F401  # fixtures
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("WANDB_MODE", "offline")

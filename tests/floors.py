@@ -15,7 +15,7 @@ import sys
 import tomllib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import reduce
+from functools import cache, reduce
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,7 @@ def requirements() -> dict[str, str]:
     return {each[1]: each[2] for each in found if each}
 
 
+@cache
 def libraries() -> set[str]:
     names = {name.lower().replace("-", "_") for name in requirements()}
     return {_MODULES.get(name, name) for name in names}

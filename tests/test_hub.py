@@ -179,8 +179,8 @@ def test_each_failure_is_one_line_with_a_fix(failures, name: str, code: int, rea
     "fault",
     [
         Fault(429, {"Retry-After": "1"}, where=API, times=2),
-        Fault(502, where="HEAD .*json", times=1),
-        Fault(503, where=FILE, times=1),
+        pytest.param(Fault(502, where="HEAD .*json", times=1), marks=pytest.mark.soak),  # retried in the same way
+        pytest.param(Fault(503, where=FILE, times=1), marks=pytest.mark.soak),
         Fault(cut=100, where=FILE, times=2),
     ],
     ids=["rate_limit", "bad_gateway", "file", "cut"],

@@ -56,8 +56,8 @@ def test_every_strategy_and_every_model_exports(key: Key, trained: Any, tmp_path
 @pytest.mark.slow
 @pytest.mark.soak
 @pytest.mark.parametrize("key", REST, ids=lambda key: "-".join(map(str, key)))
-def test_every_other_checkpoint_exports(key: Key, trained: Any, tmp_path: Path) -> None:
-    assert_exports(key, trained, tmp_path)
+def test_every_other_checkpoint_exports(key: Key, trained_to_export: Any, tmp_path: Path) -> None:
+    assert_exports(key, trained_to_export, tmp_path)
 
 
 def assert_exports(key: Key, trained: Any, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from practice_cluster import Cluster
 
 from distft.run import RunFolder
+from tests.support.warm import python
 
 SECONDS = 240.0
 
@@ -20,8 +21,9 @@ def launch(cluster: Cluster, folder: Path, name: str, *overrides: str, **variabl
     settings += ["train.epochs=null", "train.max_steps=4", "train.global_batch_size=8", "train.micro_batch_size=2"]
     settings += ["launcher=slurm", f"name={name}", f"runs_dir={folder / 'runs'}", f"cache_dir={folder / 'cache'}"]
     settings += ["export=false"]
+    program = python() if "launcher=local" in overrides else sys.executable
     return subprocess.Popen(
-        [sys.executable, "-m", "distft.launch", *settings, *overrides],
+        [program, "-m", "distft.launch", *settings, *overrides],
         env=os.environ | cluster.environment | variables,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,

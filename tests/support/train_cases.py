@@ -223,7 +223,7 @@ def run_case(case: dict[str, Any], world: World) -> dict[str, Any]:
         answer["differ"] = differ(fingerprint, group)
     if case.get("save"):
         save(engine, Path(case["save"]), steps, world, case.get("background", False))
-        if case.get("probe", True):
+        if case.get("probe"):  # for an export
             save_probe(engine, Path(case["save"]), steps, plain.config, feeds[0], world)
     if case.get("eval_micro"):
         held = open_rows(Path(case["rows"]), "eval", class_weights)

@@ -63,6 +63,7 @@ def make_case(key: Key, rows: Path, folder: Path) -> dict[str, Any]:
     if "packed" in kinds:
         case |= {"micro": None, "micro_tokens": micro}
     case["save"] = str(folder / "-".join(map(str, key)))
+    case["probe"] = world > 1 and micro == 2  # what `make test` exports
     if "lora" in kinds:
         case |= {"lora": LORA}
     if "lora" in kinds or model in FAINT:
@@ -117,10 +118,17 @@ def trained_more(rows: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[K
     return _train(MORE_KEYS, rows, tmp_path_factory.mktemp("parity"))
 
 
-def _train(keys: list[Key], rows: Path, folder: Path) -> dict[Key, dict[str, Any]]:
+@pytest.fixture(scope="session")
+def trained_to_export(rows: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[Key, dict[str, Any]]:
+    """The same of all KEYS on several processes, each with what an export is verified against."""
+    keys = [key for key in KEYS if key[2] > 1]
+    return _train(keys, rows, tmp_path_factory.mktemp("parity"), probe=True)
+
+
+def _train(keys: list[Key], rows: Path, folder: Path, **more: Any) -> dict[Key, dict[str, Any]]:
     answers: dict[Key, dict[str, Any]] = {}
     for world in sorted({key[2] for key in keys}):
-        cases = {key: make_case(key, rows, folder) for key in keys if key[2] == world}
+        cases = {key: make_case(key, rows, folder) | more for key in keys if key[2] == world}
         answers |= run_cases(world, cases, folder)
     return answers
 

@@ -4,7 +4,6 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from pathlib import Path
 from distft.checkpoint.format import MANIFEST, rank_file, read_index, step_dir
 from distft.runtime.process import start_bound
 from tests.checkpoint.kills.group import STATE, Life
+from tests.support.warm import python
 
 SECONDS = 0.6  # a kill comes within these: several saves
 APART = 0.03  # seconds between the kills of two processes
@@ -76,7 +76,7 @@ class Groups:
 
 @contextmanager
 def groups() -> Iterator[Groups]:
-    command = [sys.executable, "-m", "tests.checkpoint.kills.group"]
+    command = [python(), "-m", "tests.checkpoint.kills.group"]
     process = start_bound(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     try:
         yield Groups(process)
