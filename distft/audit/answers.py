@@ -11,9 +11,10 @@ from distft.audit.dataset import PII_LIMITS, TOXIC_LIMITS
 from distft.audit.job import Questions, Results
 from distft.audit.measures import TOO_FEW, Measure, corrected
 from distft.audit.mentions import look
-from distft.audit.statistics import Resampled, bootstrap, holm
+from distft.audit.statistics import Resampled, bootstrap
 from distft.audit.terms import TOXIC, Group, Terms
 from distft.data.cleaning.rules import pii
+from distft.evaluate.statistics import holm
 
 SAMPLES_LIMITS = "greedy answers to held-out prompts, of at most {tokens} tokens; sampled answers may differ"
 SLICE_LIMITS = (

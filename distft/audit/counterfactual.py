@@ -11,10 +11,11 @@ import numpy as np
 
 from distft.audit.job import Questions, Results
 from distft.audit.measures import Measure, corrected
-from distft.audit.statistics import Resampled, bootstrap, holm
+from distft.audit.statistics import Resampled, bootstrap
 from distft.audit.swaps import Pairs
 from distft.data.cleaning.rules.refusals import Rule as Refusals
 from distft.data.cleaning.view import Text, View
+from distft.evaluate.statistics import holm
 
 LARGE = 0.1  # nats per token: a loss difference that counts as large
 LOSS_LIMITS = (

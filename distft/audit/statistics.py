@@ -1,7 +1,7 @@
 """Statistics of the audit: intervals, tests, and their correction for many comparisons.
 
-Sources: Wilson 1927; Monroe, Colaresi and Quinn 2008 (log-odds with an informative Dirichlet prior); Benjamini and
-Hochberg 1995 (false discovery rate); Holm 1979 (family-wise error).
+Sources: Monroe, Colaresi and Quinn 2008 (log-odds with an informative Dirichlet prior); Benjamini and Hochberg 1995
+(false discovery rate). Wilson's interval and Holm's correction are in distft.evaluate.statistics.
 """
 
 import math
@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 from scipy.stats import fisher_exact, norm
 
+from distft.evaluate.statistics import wilson_bounds
+
 Z95 = float(norm.ppf(0.975))
 RESAMPLES = 1000
 Interval = tuple[float, float]
@@ -19,12 +21,7 @@ Interval = tuple[float, float]
 
 def wilson(successes: float, total: float) -> Interval:
     """Returns the 95% Wilson interval of a share; (0, 1) without trials."""
-    if not total:
-        return 0.0, 1.0
-    share, z2 = successes / total, Z95 * Z95
-    middle = (share + z2 / (2 * total)) / (1 + z2 / total)
-    half = Z95 / (1 + z2 / total) * math.sqrt(share * (1 - share) / total + z2 / (4 * total * total))
-    return max(0.0, middle - half), min(1.0, middle + half)
+    return wilson_bounds(successes, total) if total else (0.0, 1.0)
 
 
 def difference_of_shares(one: tuple[int, int], other: tuple[int, int]) -> Interval:
@@ -77,23 +74,10 @@ def log_odds(counts: tuple[int, int], totals: tuple[int, int], background: float
 
 def benjamini_hochberg(p_values: Sequence[float]) -> list[float]:
     """Returns the p-values adjusted for the false discovery rate."""
-    return _adjusted(p_values, lambda rank, count: count / rank, from_largest=True)
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Returns the p-values adjusted for the family-wise error."""
-    return _adjusted(p_values, lambda rank, count: count - rank + 1, from_largest=False)
-
-
-def _adjusted(p_values: Sequence[float], factor, from_largest: bool) -> list[float]:
-    order = sorted(range(len(p_values)), key=lambda i: p_values[i])
-    adjusted = [min(1.0, p_values[i] * factor(rank, len(order))) for rank, i in enumerate(order, 1)]
-    if from_largest:
-        adjusted = list(np.minimum.accumulate(adjusted[::-1])[::-1])
-    else:
-        adjusted = list(np.maximum.accumulate(adjusted))
+    order = sorted(range(len(p_values)), key=p_values.__getitem__)
+    adjusted = [min(1.0, p_values[i] * len(order) / rank) for rank, i in enumerate(order, 1)]
     found = [0.0] * len(order)
-    for i, value in zip(order, adjusted, strict=True):
+    for i, value in zip(order, np.minimum.accumulate(adjusted[::-1])[::-1], strict=True):
         found[i] = float(value)
     return found
 

@@ -11,8 +11,9 @@ import yaml
 from distft.audit.counterfactual import compared_measure
 from distft.audit.job import Part, Questions, Results
 from distft.audit.measures import Measure, corrected
-from distft.audit.statistics import bootstrap, holm
+from distft.audit.statistics import bootstrap
 from distft.audit.terms import Terms
+from distft.evaluate.statistics import holm
 
 TEMPLATES = Path(__file__).with_name("templates.yaml")
 PREFERENCE_LIMITS = (

@@ -5,6 +5,7 @@ standard error is that of the infinitesimal jackknife (delta method). Items of o
 both standard errors and p-values treat clusters as the independent units (Miller 2024, arXiv 2411.00640).
 """
 
+import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -209,3 +210,20 @@ def _by_cluster(counts: np.ndarray, clusters: np.ndarray) -> np.ndarray:
     sums = np.zeros((int(clusters.max()) + 1, counts.shape[1]))
     np.add.at(sums, clusters, counts)
     return sums
+
+
+def wilson_bounds(successes: float, trials: float, level: float = CONFIDENCE) -> tuple[float, float]:
+    """Returns Wilson's score interval (1927) of a share; trials must be positive."""
+    z, share = float(ndtri((1 + level) / 2)), successes / trials
+    middle = (share + z * z / (2 * trials)) / (1 + z * z / trials)
+    half = z / (1 + z * z / trials) * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Returns p-values adjusted for the family-wise error by Holm's step-down method (1979)."""
+    adjusted, largest = [0.0] * len(p_values), 0.0
+    for rank, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
+        adjusted[index] = float(largest)
+    return adjusted

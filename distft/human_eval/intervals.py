@@ -13,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from distft.evaluate.statistics import wilson_bounds
+
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 RESAMPLES = 2000
@@ -31,11 +33,7 @@ class Interval:
 
 def wilson(wins: float, n: int, level: float = 0.95) -> Interval:
     """Returns a share with Wilson's score interval; n must be positive."""
-    z = float(stats.norm.ppf(0.5 + level / 2))
-    share = wins / n
-    middle = (share + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * float(np.sqrt(share * (1 - share) / n + z * z / (4 * n * n)))
-    low, high = max(0.0, middle - half), min(1.0, middle + half)
+    share, (low, high) = wins / n, wilson_bounds(wins, n, level)
     return Interval(share, low, high, float(np.sqrt(share * (1 - share) / n)), "wilson")
 
 
@@ -130,13 +128,3 @@ def permutation_test(scores: Floats, prompts: Ints, rng: np.random.Generator, fl
         return float((np.abs(signs @ sums) >= observed).mean())
     signs = rng.choice([-1.0, 1.0], (flips, len(sums)))
     return float(((np.abs(signs @ sums) >= observed).sum() + 1) / (flips + 1))
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Returns p-values adjusted for their number by Holm's step-down method."""
-    order = np.argsort(p_values)
-    adjusted, largest = [0.0] * len(p_values), 0.0
-    for rank, index in enumerate(order):
-        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
-        adjusted[index] = largest
-    return adjusted

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from distft.evaluate.statistics import holm
 from distft.human_eval import bradley_terry, intervals
 from distft.human_eval.agreement import krippendorff_alpha, mean_kappa
 from distft.human_eval.intervals import Interval
@@ -119,7 +120,7 @@ def pairwise(key: Key, judged: Sequence[Judged]) -> Json:
     """Returns the comparison of each two systems, with p-values adjusted for their number, and their strengths."""
     pairs = [pair for pair in combinations(range(len(key.systems)), 2) if any(each.pair == pair for each in judged)]
     found = [comparison(key, pair, [each for each in judged if each.pair == pair]) for pair in pairs]
-    for each, adjusted in zip(found, intervals.holm([each["p"] for each in found]), strict=True):
+    for each, adjusted in zip(found, holm([each["p"] for each in found]), strict=True):
         each["p_holm"] = adjusted
     votes = bradley_terry.Votes(
         first=np.array([each.pair[0] for each in judged]),

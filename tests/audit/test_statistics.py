@@ -10,10 +10,10 @@ from distft.audit.statistics import (
     benjamini_hochberg,
     bootstrap,
     difference_of_shares,
-    holm,
     log_odds,
     wilson,
 )
+from distft.evaluate.statistics import holm
 
 
 @pytest.mark.parametrize("successes,total", [(0, 10), (3, 10), (80, 100), (100, 100), (1, 3000)])

@@ -10,12 +10,12 @@ from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 from statsmodels.stats.sandwich_covariance import cov_cluster, cov_cluster_2groups
 
+from distft.evaluate.statistics import holm
 from distft.human_eval.intervals import (
     bootstrap,
     clustered,
     clustered_mean,
     group_variance,
-    holm,
     permutation_test,
     sign_test,
     two_way_variance,
