@@ -32,7 +32,7 @@ model.kernels data.num_proc
 data.packing data.max_bad_fraction data.max_truncated_fraction data.max_untrained_fraction train.micro_batch_size
 train.micro_batch_tokens train.activation_checkpointing train.compile train.deterministic train.profile
 train.on_non_finite train.max_non_finite train.check_replicas_every eval.micro_batch_size eval.samples
-eval.train_rows
+eval.train_rows eval.benchmarks eval.benchmarks_every_steps eval.benchmarks_limit eval.benchmarks_path
 """.split()
 # All other keys, which need checkpoint.allow_change. Written out, so that every key is on one list.
 MUST_STAY = """

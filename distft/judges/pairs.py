@@ -110,7 +110,7 @@ class Cache:
         return self._known.get(self.key(question))
 
     def add(self, question: Question, reply: Reply) -> None:
-        """Records a reply at once, so that what was paid for is not lost; one without a text is asked for again."""
+        """Records a reply at once, so that what was paid for is not lost; one without a text is requested again."""
         key = self.key(question)
         self._known[key] = reply
         if not reply.text:

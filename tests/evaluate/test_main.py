@@ -194,16 +194,26 @@ def test_benchmarks_stay_where_the_rows_are_measured_again(tuned_run: RunFolder,
     assert again["benchmarks"] == found["benchmarks"] and again["against"] == {}
 
 
-def test_a_run_of_classes_is_measured_with_its_metrics(here: None, tmp_path: Path) -> None:
-    words = ("red", "green", "blue")
-    rows = [{"text": f"w{i} {words[i % 3]}", "label": words[i % 3].upper()} for i in range(40)]
-    file = write_lines(tmp_path / "rows.jsonl", rows)
+WORDS = ("red", "green", "blue")
+OF_CLASSES = [{"text": f"w{i} {WORDS[i % 3]}", "label": WORDS[i % 3].upper()} for i in range(40)]
+
+
+@pytest.fixture(scope="session")
+def run_of_classes(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """A run of two steps on rows with three classes."""
+    folder = tmp_path_factory.mktemp("classes")
+    file = write_lines(folder / "rows.jsonl", OF_CLASSES)
     overrides = ["model.tiny=true", "model.task=sequence_classification", f"data.train={file}", "data.eval=0.3"]
-    overrides += [f"runs_dir={tmp_path}", f"cache_dir={tmp_path}/cache", "name=run", "train.max_steps=2"]
+    overrides += [f"runs_dir={folder}", f"cache_dir={folder}/cache", "name=run", "train.max_steps=2"]
     run, config = stages.with_name(compose([*overrides, "train.precision=fp32", "train.global_batch_size=4"]))
     stages.freeze(run, config, stages.prepare_and_plan(run, config, overrides), overrides)
     with alone() as world:
         worker.train(run, run.read_status()["attempt"], world)
+    return run
+
+
+def test_a_run_of_classes_is_measured_with_its_metrics(run_of_classes: RunFolder, here: None, tmp_path: Path) -> None:
+    run, rows = run_of_classes, OF_CLASSES
     [*_, last] = run.read_metrics("eval")
     found, items = evaluate(f"run={run.path}", "against=base", at=run.eval / "step-00000002")
     for name in ("loss", "accuracy", "f1_macro", "ece"):

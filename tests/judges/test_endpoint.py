@@ -93,7 +93,7 @@ def test_malformed_replies_are_counted_and_left_out(server: ChatServer, tmp_path
     assert [verdict.winner for verdict in verdicts] == ["unreadable", "unreadable", "tie", "unreadable"]
     found = summary(verdicts, list("abcd"), cost)
     assert found["unreadable"] == 3 and found["n"] == 1
-    server.verdict = fair  # replies without a text are asked for again; one with a text is known
+    server.verdict = fair  # replies without a text are requested again; one with a text is known
     verdicts, cost = compare_answers(one, QUESTIONS, tmp_path)
     assert (cost.asked, cost.cached) == (5, 1)
 

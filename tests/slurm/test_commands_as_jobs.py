@@ -10,8 +10,10 @@ import pytest
 from practice_cluster import Cluster
 
 from distft.run import RunFolder, read_json
-from tests.slurm.jobs import wait
+from tests.evaluate.test_benchmarks import write_tasks
+from tests.slurm.jobs import ended, launch, run_of, wait, why
 from tests.support.answered import make_run, read_lines, write_lines
+from tests.support.rows import write_sums
 
 pytestmark = pytest.mark.slow
 
@@ -48,3 +50,20 @@ def test_evaluate_and_generate_run_as_jobs(cluster: Cluster, tmp_path: Path) -> 
     assert job.read_status()["state"] == "completed", (job.logs / "slurm.out").read_text()
     assert [each["prompt"] for each in read_lines(tmp_path / "answers.jsonl")] == ["3 and 3 is", "1 and 2 is"]
     assert not (job.path / "report.html").exists() and not job.final.exists()
+
+
+@pytest.mark.soak
+def test_benchmarks_are_jobs_next_to_the_training(cluster: Cluster, tmp_path: Path) -> None:
+    write_sums(tmp_path)
+    (tmp_path / "tasks").mkdir()
+    tasks = write_tasks(tmp_path / "tasks", 4)
+    words = ["eval.benchmarks=[doubles]", f"eval.benchmarks_path={tasks}", "eval.benchmarks_every_steps=2"]
+    words += ["checkpoint.every_steps=2", "checkpoint.keep_every=2", "train.max_steps=4"]
+    code, said = ended(launch(cluster, tmp_path, "measured", *words), 500)
+    run = run_of(tmp_path, "measured")
+    assert code == 0, said + why(run)
+    jobs = [RunFolder(run.path / "jobs" / f"benchmarks-step-{step:08d}") for step in (2, 4)]
+    wait(lambda: all(job.status.is_file() and job.read_status()["exit_code"] is not None for job in jobs), "both jobs")
+    assert [job.read_status()["state"] for job in jobs] == ["completed"] * 2, "".join(map(why, jobs))
+    assert [row["step"] for row in run.read_metrics("benchmark")] == [0, 2, 4]
+    assert len({job.job.read_text() for job in (*jobs, run)}) == 3
