@@ -97,7 +97,7 @@ def language_head(model: nn.Module) -> Head | None:
 
 def first_position(model: Any) -> int:
     """Returns the position id of a document's first token: of the RoBERTa family the one after its padding's."""
-    embeddings = getattr(model.base_model, "embeddings", None)
+    embeddings: Any = getattr(model.base_model, "embeddings", None)
     if not hasattr(embeddings, "create_position_ids_from_input_ids"):
         return 0
     return int(embeddings.padding_idx) + 1
