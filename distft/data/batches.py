@@ -135,6 +135,7 @@ def make_batch(rows: Sequence[Row], multiple_of: int = 1) -> Batch:
         trained[np.cumsum((0, *lengths[:-1]))] = False  # the first token of a document has no context
     at = np.flatnonzero(trained)
     read = at if has_labels and not is_grouped else at - 1
+    teacher_ids, teacher_log_probabilities = _teacher(rows)
     first = np.cumsum([0, *map(len, per_row)])[: len(rows)]  # [rows], the number of each row's first document
     return Batch(
         torch.from_numpy(input_ids)[None],
@@ -147,7 +148,8 @@ def make_batch(rows: Sequence[Row], multiple_of: int = 1) -> Batch:
         labels=_labels(rows) if has_labels else None,
         first_documents=torch.from_numpy(first) if is_grouped else None,
         reference=_reference(rows),
-        **_teacher(rows),
+        teacher_ids=teacher_ids,
+        teacher_log_probabilities=teacher_log_probabilities,
     )
 
 
@@ -185,15 +187,14 @@ def _reference(rows: Sequence[Row]) -> torch.Tensor | None:
     return torch.from_numpy(np.stack(found)) if found else None
 
 
-def _teacher(rows: Sequence[Row]) -> dict[str, torch.Tensor]:
-    """Returns the tensors of a teacher's distributions at the targets; empty where the rows have none."""
+def _teacher(rows: Sequence[Row]) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    """Returns a teacher's tokens and log-probabilities at the targets; None where the rows have none."""
     found = [row.teacher for row in rows if row.teacher is not None]
     if not found:
-        return {}
-    return {
-        "teacher_ids": torch.from_numpy(np.concatenate([each.ids for each in found])),
-        "teacher_log_probabilities": torch.from_numpy(np.concatenate([each.log_probabilities for each in found])),
-    }
+        return None, None
+    numbers = ([each.ids for each in found], [each.log_probabilities for each in found])
+    ids, log_probabilities = (torch.from_numpy(np.concatenate(each)) for each in numbers)
+    return ids, log_probabilities
 
 
 def collate(rows: Rows, indices: np.ndarray, multiple_of: int = 1) -> Batch:

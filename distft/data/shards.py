@@ -301,7 +301,9 @@ class _View:
         return Row(
             self.input_ids[start:end],
             bits[skip : skip + end - start].astype(bool),
-            *(_values(column, index) for column in (self.weights, self.labels, self.borders)),
+            weights=_values(self.weights, index),
+            labels=_values(self.labels, index),
+            borders=_values(self.borders, index),
         )
 
 

@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from distft.models.build import blocks
-from distft.models.heads import head_name
+from distft.models.heads import head_layers
 from distft.runtime.determinism import seed_for
 
 Linear = nn.Linear | Conv1D
@@ -130,9 +130,9 @@ class Lora:
             for layer in layers[target]:
                 add_adapter(layer, self.rank, self.scale, self.dropout, switch)
         model.disable_adapter = switch.off  # pyright: ignore  # for losses with the frozen base as reference
-        name = head_name(model)
-        if name and model.get_output_embeddings() is None:  # a new head has nothing to adapt
-            getattr(model, name).requires_grad_(True)
+        if model.get_output_embeddings() is None:  # a new head has nothing to adapt
+            for name in head_layers(model):
+                getattr(model, name).requires_grad_(True)
         return model
 
     def targets(self, model: PreTrainedModel) -> list[str]:

@@ -112,6 +112,10 @@ def blocks(model: PreTrainedModel) -> Mapping[str, nn.Module]:
     """Returns name -> repeated layer: the units of sharding, gathering and activation checkpointing."""
     names = repeated_layers(model)
     found = {name: module for name, module in model.named_modules() if type(module).__name__ in names}
+    if not names:  # as of DistilBERT: the layers of its longest list
+        lists = {name: module for name, module in model.named_modules() if isinstance(module, nn.ModuleList)}
+        longest = max(lists, key=lambda name: len(lists[name]), default=None)
+        found = {} if longest is None else {f"{longest}.{name}": each for name, each in lists[longest].named_children()}
     if not found:
         raise RuntimeError(f"{type(model).__name__} does not name its repeated layers (_no_split_modules is empty)")
     return found

@@ -22,7 +22,8 @@ from distft.tensors.weight_files import headers
 
 Fold = Callable[[torch.Tensor, torch.Tensor, torch.Tensor | None], Any]  # hidden states [T, H], weight [V, H], bias [V]
 _HEADS = ("score", "classifier")  # of transformers' classes: of decoders, of encoders
-_AROUND = ("dropout",)  # what may stand between a base model and its head
+_BEFORE = "pre_classifier"  # DistilBERT's: a linear layer and ReLU before the head
+_AROUND = ("dropout", _BEFORE)  # what may stand between a base model and its head
 
 
 class Head(nn.Linear):
@@ -81,11 +82,25 @@ def head_name(model: nn.Module) -> str | None:
     return next((name for name in _HEADS if isinstance(getattr(model, name, None), nn.Module)), None)
 
 
+def head_layers(model: nn.Module) -> list[str]:
+    """Returns the names of the layers between a classification model's base model and its outputs, without dropout."""
+    names = (_BEFORE, head_name(model))
+    return [name for name in names if name and isinstance(getattr(model, name, None), nn.Module)]
+
+
 def language_head(model: nn.Module) -> Head | None:
     """Returns the head of a language model; None of a classification model."""
     found: Any = model
     head = found.get_output_embeddings()
     return head if isinstance(head, Head) else None
+
+
+def first_position(model: Any) -> int:
+    """Returns the position id of a document's first token: of the RoBERTa family the one after its padding's."""
+    embeddings: Any = getattr(model.base_model, "embeddings", None)
+    if not hasattr(embeddings, "create_position_ids_from_input_ids"):
+        return 0
+    return int(embeddings.padding_idx) + 1
 
 
 def outputs(model: nn.Module, batch: Batch, at: torch.Tensor | None = None) -> torch.Tensor:
@@ -94,7 +109,9 @@ def outputs(model: nn.Module, batch: Batch, at: torch.Tensor | None = None) -> t
     at: the tokens to read instead, int64 [U], indices into S; None: those of the units.
     """
     found: Any = model
-    hidden = found.base_model(**batch.inputs()).last_hidden_state[0]  # [S, H]
+    inputs = batch.inputs()
+    inputs["position_ids"] = inputs["position_ids"] + first_position(found)
+    hidden = found.base_model(**inputs).last_hidden_state[0]  # [S, H]
     name = head_name(model)
     assert name is not None, "see check_head"
     head = getattr(found, name)
@@ -105,6 +122,8 @@ def outputs(model: nn.Module, batch: Batch, at: torch.Tensor | None = None) -> t
     pooler = getattr(found.base_model, "pooler", None)
     if pooler is not None:
         hidden = pooler(hidden[:, None])
+    if isinstance(before := getattr(found, _BEFORE, None), nn.Module):
+        hidden = before(hidden).relu()
     if isinstance(getattr(found, "dropout", None), nn.Module):
         hidden = found.dropout(hidden)
     # a head of several layers takes the first token of [B, S, H] itself

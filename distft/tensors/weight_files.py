@@ -19,6 +19,7 @@ WEIGHT_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}  # bytes per element of
 NO_PARAMETER = (".attn.bias", ".attn.masked_bias", ".rotary_emb.inv_freq")  # buffers that older versions saved
 MAX_HEADER_BYTES = 100_000_000  # the limit of the format
 _QUANTIZED = (".qweight", ".qzeros", ".g_idx", ".SCB", ".absmax", "_scale_inv", ".weight_scale", ".weight_packed")
+_AFTER_PADDING = ("roberta", "camembert")  # in model types whose first position is the one after the padding's
 _POSITIONS = ("wpe.weight", "embed_positions.weight", "position_embeddings.weight", "position_embedding.weight")
 _EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "embed_in.weight", "word_embeddings.weight")
 
@@ -158,6 +159,8 @@ def weight_errors(folder: Path, facts: Mapping[str, Any], max_length: int, token
     stated = [facts[key] for key in ("max_position_embeddings", "n_positions") if isinstance(facts.get(key), int)]
     for name, count in places[:1]:
         most = min([count, *stated])  # some tables have extra rows for padding
+        if any(family in str(facts.get("model_type")) for family in _AFTER_PADDING):
+            most -= int(facts.get("pad_token_id") or 0) + 1
         if max_length > most:
             yield (
                 f"{which} it has {most:,} learnt positions ({name}), fewer than data.max_length={max_length}. "

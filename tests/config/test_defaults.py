@@ -4,6 +4,7 @@ A new YAML file of a group enrols itself. DIFFERENT lists what one word of a gro
 """
 
 import inspect
+from dataclasses import MISSING as NO_DEFAULT
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,7 @@ DIFFERENT = {  # group/word: its keys, because
     "data/token_classification": "format",
     "data/chatterbot": "max_length",  # its rows are short
     "eval/none": "at_ends",  # the word means no evaluation
+    "launcher/openai": "model",  # it has to be typed
     "launcher/slurm": "jobs_at_once max_timeouts",  # a scheduler decides how many run, and requeues
     "loss/distillation": "teacher",  # it has to be typed
     "loss/simpo": "beta",  # of another reward
@@ -98,7 +100,8 @@ def test_a_constructors_defaults_are_those_of_its_word(file: Path):
         given = {each.name: each for each in inspect.signature(called).parameters.values()}
         kind = next(iter(given.values())).annotation if given else None
         own = {each.name: each for each in fields(kind)} if is_dataclass(kind) else given
-        defaults = {name: each.default for name, each in own.items() if each.default is not inspect.Parameter.empty}
+        none = (inspect.Parameter.empty, NO_DEFAULT)
+        defaults = {name: each.default for name, each in own.items() if each.default not in none}
         for name in defaults.keys() & section.keys():
             default = [] if defaults[name] == () else defaults[name]
             if file.stem == "slurm" and name == "flags":

@@ -43,20 +43,20 @@ from tests.support.trained import CUTS, checkpoint_of
 pytestmark = pytest.mark.slow
 Key = tuple[str, str, str, str]  # loss, task, family, strategy
 SPLITS = [4, 1]  # rows per forward on 2 processes, of 8 a step, in turn: each step's loss and norm are compared
-ENCODED = {  # an encoder's loss and task, and strategies: each way to cut once
-    ("mse", "regression"): ("ddp", "zero3"),
-    ("cross_entropy", "sequence_classification"): ("fsdp", "zero2"),
+ENCODED = {  # a loss and task -> a family of encoders and strategies: each way to cut once
+    ("mse", "regression"): ("bert", ("ddp", "zero3")),
+    ("cross_entropy", "sequence_classification"): ("roberta", ("fsdp", "zero2")),
 }
 KEYS: list[Key] = [
     *[(*pair, "llama", strategy) for pair in TRAINED for strategy in CUTS],
-    *[(*pair, "bert", strategy) for pair, strategies in ENCODED.items() for strategy in strategies],
+    *[(*pair, family, strategy) for pair, (family, strategies) in ENCODED.items() for strategy in strategies],
 ]
 RESUMED = {  # task -> a loss and a strategy
     "regression": ("mse", "zero3"),
     "sequence_classification": ("bce", "fsdp"),
     "token_classification": ("cross_entropy", "zero2"),
 }
-FAMILIES: dict[str, dict[str, Any]] = {"llama": {}, "bert": BERT}
+FAMILIES: dict[str, dict[str, Any]] = {"llama": {}, "bert": BERT, "roberta": BERT | {"model_type": "roberta"}}
 
 
 def name_of(key: Key) -> str:

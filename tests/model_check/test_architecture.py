@@ -12,17 +12,22 @@ from transformers import (
     AutoModelForCausalLM,
     BertConfig,
     CohereConfig,
+    DistilBertConfig,
     GraniteConfig,
     LlamaConfig,
     MambaConfig,
+    ModernBertConfig,
     ModernBertDecoderConfig,
+    RobertaConfig,
+    XLMRobertaConfig,
 )
 from transformers.models.llama import modeling_llama
 
 from distft.model_check import verdict
-from distft.model_check.architecture import check_config, check_folder
+from distft.model_check.architecture import check_classifier, check_config, check_folder
 from distft.models.build import architecture, skeleton
 from distft.strategies.engine import Piece
+from distft.tasks import load_task
 from distft.tensors.regions import Flat
 from distft.tensors.streaming import folder_chunks, stream
 from tests.support.alone import alone
@@ -47,6 +52,27 @@ def test_a_llama_agrees_with_its_class() -> None:
 
 def test_an_encoder_is_detected_by_what_a_token_attends_to() -> None:
     assert "BertLMHeadModel is an encoder" in reason(BertConfig(**SMALL, intermediate_size=48))
+
+
+ENCODERS = [
+    BertConfig(**SMALL, **IDS, intermediate_size=48),
+    RobertaConfig(**SMALL, **IDS, intermediate_size=48, type_vocab_size=1),
+    XLMRobertaConfig(**SMALL, pad_token_id=1, bos_token_id=0, eos_token_id=2, intermediate_size=48),
+    DistilBertConfig(vocab_size=96, dim=32, n_layers=2, n_heads=4, hidden_dim=48, pad_token_id=0),
+]
+
+
+@pytest.mark.parametrize("config", ENCODERS, ids=lambda config: config.model_type)
+@pytest.mark.parametrize("task", ["sequence_classification", "token_classification", "regression"])
+def test_an_encoder_classifies_packed_rows_like_its_class(config: Any, task: str) -> None:
+    found, model = check_classifier(config, load_task(task))
+    assert found["wrong"] == [] and model is not None
+
+
+def test_an_encoder_with_windows_is_refused() -> None:
+    config = ModernBertConfig(**SMALL, **IDS, intermediate_size=48, cls_token_id=1, sep_token_id=2, local_attention=4)
+    found, _ = check_classifier(config, load_task("sequence_classification"))
+    assert "Try: " in found["wrong"][0]
 
 
 @pytest.mark.parametrize(

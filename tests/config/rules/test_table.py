@@ -104,6 +104,8 @@ def test_each_config_is_refused_by_exactly_its_rule(name: str, right: list[str],
     overrides, offered = BROKEN[name]
     if name in ON_ACCELERATORS:
         monkeypatch.setattr(f"distft.config.rules.{ON_ACCELERATORS[name]}.num_accelerators", lambda: 4)
+    if name.startswith("hosted"):  # which takes no settings of a model
+        right = [each for each in right if not each.startswith("model.")]
     with pytest.raises(ConfigError) as caught:
         compose([*right, *overrides], sweep=name in ("objective", "hosted_sweep"))
     [message] = caught.value.messages
