@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -60,3 +62,23 @@ def demo_dir() -> Path:
 
     assert demo.main(["--fetch-only"]) == 0
     return Path("~/.cache/distft/demo").expanduser()
+
+
+@pytest.fixture(autouse=True)
+def process_state() -> Iterator[None]:
+    """A test, and so the code it calls, leaves the process as it was: other tests run in it.
+
+    Variables may be added, since libraries are given their defaults in this way; those set before keep their values.
+    """
+    before = state_of_process()
+    yield
+    after = state_of_process()
+    assert {name: after.get(name) for name in before} == before
+
+
+def state_of_process() -> dict[str, object]:
+    umask = os.umask(0)
+    os.umask(umask)
+    handlers = {each.name: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
+    variables = {name: value for name, value in os.environ.items() if name != "PYTEST_CURRENT_TEST"}
+    return {"umask": umask, "folder": os.getcwd(), **handlers, **variables}

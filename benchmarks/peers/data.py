@@ -60,7 +60,7 @@ def make_data(pairs: Sequence[Pair], blocks: Sequence[int], model: Path, folder:
     sha256 = write_rows(placed, file)
     overrides = [f"model.path={model}", f"data.train={file}", "data.format=prompt_completion", "data.eval=null"]
     overrides += [f"data.max_length={MAX_LENGTH}", "data.max_truncated_fraction=0", f"seed={SEED}"]
-    prepared = Rows(_prepared(overrides), "train")
+    prepared = Rows(prepare_rows(overrides), "train")
     if len(prepared) != len(wanted) or not prepared.num_targets.all():
         raise Unavailable(f"distft.prepare took {len(prepared)} of {len(wanted)} rows of {file}")
     tokens = folder / f"tokens-{name}.json"
@@ -71,7 +71,7 @@ def make_data(pairs: Sequence[Pair], blocks: Sequence[int], model: Path, folder:
     return Data(overrides, tokens, sha256, prepared.lengths[order].tolist(), prepared.num_targets[order].tolist())
 
 
-def _prepared(overrides: Sequence[str]) -> Path:
+def prepare_rows(overrides: Sequence[str]) -> Path:
     config = compose(overrides)
     if prepared_dir(config) is None:
         subprocess.run([sys.executable, "-m", "distft.prepare", *overrides], check=False)  # prints its own errors

@@ -20,6 +20,7 @@ from distft.plan import make_plan
 from distft.report.curves import PAPER, frame, save
 from distft.run import Plan, RunFolder, read_json, write_json
 from distft.runtime.logs import last_lines
+from distft.runtime.process import exits_on
 from distft.trackers.terminal import screen
 
 KEYS = {
@@ -34,8 +35,12 @@ FOLDER = ".find_lr"  # of the job, deleted at the end: it is no run
 
 def main(arguments: list[str]) -> int:
     """Returns 0 with the suggestion printed and written, or words why none is possible; 1 when the steps failed."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda number, _: sys.exit(128 + number))
+    with exits_on(signal.SIGINT, signal.SIGTERM):
+        return find_lr(arguments)
+
+
+def find_lr(arguments: list[str]) -> int:
+    """Measures the ramp's steps, then writes and prints what they show."""
     own = keywords([text for text in arguments if text.partition("=")[0] in KEYS], KEYS, required=())
     overrides = [text for text in arguments if text.partition("=")[0] not in KEYS]
     config = compose(overrides)

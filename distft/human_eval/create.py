@@ -6,6 +6,7 @@ import random
 import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
@@ -37,11 +38,11 @@ def create(given: Mapping[str, str]) -> int:
     """Creates a study and prints where the links are; returns 0. ConfigError with everything that is wrong."""
     folder = absolute(given["study"])
     asked = parse(given)
-    os.umask(0o077)
     partial = folder.with_name(f".{folder.name}.{os.getpid()}")
     try:
-        (partial / "answers").mkdir(parents=True)
-        notes = write_study(Study(partial), asked)
+        with private_files():
+            (partial / "answers").mkdir(parents=True)
+            notes = write_study(Study(partial), asked)
         partial.rename(folder)
     except RuntimeError as error:
         print(f"no study: {error}", file=sys.stderr)
@@ -57,6 +58,16 @@ def create(given: Mapping[str, str]) -> int:
     print(f"  links: {study.links_file} (secret)")
     print(f"  next:  distft human_eval serve study={given['study']}")
     return 0
+
+
+@contextmanager
+def private_files() -> Iterator[None]:
+    """Files and folders made meanwhile are readable by this user alone."""
+    before = os.umask(0o077)
+    try:
+        yield
+    finally:
+        os.umask(before)
 
 
 def write_study(study: Study, asked: Asked) -> list[str]:

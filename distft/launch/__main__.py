@@ -42,6 +42,7 @@ from distft.report.facts import exported
 from distft.run import BY_YOU, FINISHED, RunFolder
 from distft.runtime.disk import alone
 from distft.runtime.errors import FINAL
+from distft.runtime.process import exits_on
 from distft.sweep.multirun import multirun
 from distft.trackers.contract import Guarded, make_trackers
 from distft.trackers.terminal import Terminal, screen, summary
@@ -172,11 +173,10 @@ def finish(run: RunFolder, export: Export) -> int:
 
 def launch(arguments: list[str]) -> int:
     """Returns the exit code of the run or sweep; 1 when a file cannot be written, 128 + a signal before the start."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(number, lambda number, _: sys.exit(128 + number))
     overrides = [each for each in arguments if each not in MULTIRUN]
     try:
-        return main(overrides) if len(overrides) == len(arguments) else multirun(overrides)
+        with exits_on(signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+            return main(overrides) if len(overrides) == len(arguments) else multirun(overrides)
     except OSError as error:
         screen(sys.stderr).print(f"distft: {without_number(error)}")
         return 1

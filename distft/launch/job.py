@@ -1,5 +1,5 @@
 """The steps of a batch job: `python -m distft.launch.job begin RUN` before its ranks, `end RUN CODE` after them, and
-`checked RUN` after the preflight.
+`checked RUN` after the preflight; `without_module RUN MODULE` in place of all when the environment has no such module.
 
 A scheduler restarts the job after a preemption, a time limit or a lost node, maybe with a different number of nodes.
 So each start begins a new attempt and plans the same steps for the nodes it has.
@@ -8,6 +8,7 @@ So each start begins a new attempt and plans the same steps for the nodes it has
 import json
 import os
 import signal
+import socket
 import sys
 import time
 from collections.abc import Mapping
@@ -115,6 +116,16 @@ def end(run: RunFolder, code: int) -> int:
         print(refusal, file=sys.stderr)
         write_outcome(run, Outcome("preempted"))
     return EXIT_PREEMPTED
+
+
+def without_module(run: RunFolder, module: str) -> int:
+    """Records that the job cannot set up its environment, with what `module load` printed last."""
+    log = run.logs / "slurm.out"
+    said = "; ".join(last_lines(log, 5)) or "nothing"
+    what = f"{socket.gethostname()}: launcher.modules: module load {module} failed. It printed: {said}"
+    failure = Failure.of_run(f"{what}. Try: a name that `module avail` lists on that node", log)
+    write_outcome(run, Outcome("failed", asdict(failure)))
+    return 1
 
 
 def this_job(given: Mapping[str, str]) -> str:
@@ -226,6 +237,8 @@ def main(arguments: list[str]) -> int:
     try:
         if verb == "checked":
             return checked(run)
+        if verb == "without_module":
+            return without_module(run, rest[0])
         return begin(run) if verb == "begin" else end(run, int(rest[0]))
     except (Taken, SlurmError) as error:
         print(error, file=sys.stderr)

@@ -52,6 +52,17 @@ def start_bound(
     return subprocess.Popen(list(command), preexec_fn=begin, text=True, **options)
 
 
+@contextmanager
+def exits_on(*numbers: signal.Signals) -> Iterator[None]:
+    """Makes each of these signals raise SystemExit(128 + its number) meanwhile, so that `finally` blocks run."""
+    before = {number: signal.signal(number, lambda caught, _: sys.exit(128 + caught)) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 _PR_SET_NAME = 15
 
 

@@ -13,7 +13,7 @@ from rich.console import Console
 from distft.config import command, help_text
 from distft.data.key import prepared_dir
 from distft.plan import make_plan
-from distft.runtime.process import start_bound
+from distft.runtime.process import exits_on, start_bound
 from distft.trackers.terminal import screen
 from distft.verify_resume.kills import KEYS, Request, choose, read_arguments
 from distft.verify_resume.runs import WORK, Recipe, RunFailed
@@ -22,9 +22,8 @@ from distft.verify_resume.verdict import prove
 
 def main(arguments: list[str]) -> int:
     """Returns 0 when the resumed run equals the uninterrupted one, 1 when it does not or a run failed."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda number, _: sys.exit(128 + number))
-    return verify(read_arguments(arguments), screen(sys.stdout))
+    with exits_on(signal.SIGINT, signal.SIGTERM):
+        return verify(read_arguments(arguments), screen(sys.stdout))
 
 
 def verify(request: Request, console: Console, work: str = WORK) -> int:

@@ -73,7 +73,10 @@ def test_a_study_that_cannot_be_is_refused(tmp_path: Path, words: list[str], tex
 
 
 def test_the_files_of_a_study_are_private(tmp_path: Path):
+    (tmp_path / "before").touch()
     study = make_study(tmp_path, plain_texts(3), "raters=2")
+    (tmp_path / "after").touch()
+    assert (tmp_path / "after").stat().st_mode == (tmp_path / "before").stat().st_mode
     for path in (study.path, *study.path.rglob("*")):
         assert path.stat().st_mode & 0o077 == 0, path
     assert study.links_file.stat().st_mode & 0o777 == 0o600

@@ -73,7 +73,7 @@ def write_script(run: RunFolder, options: Mapping[str, str | None], environment:
     head += [f"{_OPTIONS}{option}" for option in flags(options)]
     head += ["set -eo pipefail"]
     text = "\n".join(head) + before.replace("${1:?the run folder}", f"${{1:-{shlex.quote(str(run.path))}}}")
-    text += "\n".join([_BEGIN, *setup(environment), "", f"{_END}{after}"])
+    text += "\n".join([_BEGIN, *setup(environment, recorded=True), "", f"{_END}{after}"])
     if environment.kind == "container":
         text = text.replace(_PROGRAM, f"{' '.join(_container(run, environment))} \\\n    {_PROGRAM}")
     run.logs.mkdir(parents=True, exist_ok=True)  # without it, sbatch's job fails without an error message
@@ -86,11 +86,17 @@ def flags(options: Mapping[str, str | None]) -> list[str]:
     return [f"--{name}" if value is None else f"--{name}={shlex.quote(value)}" for name, value in options.items()]
 
 
-def setup(environment: Environment) -> list[str]:
-    """Returns the script lines that set up a node's environment; variables set by the user are kept."""
+def setup(environment: Environment, recorded: bool = False) -> list[str]:
+    """Returns the script lines that set up a node's environment; variables set by the user are kept.
+
+    If `recorded`, a module that cannot be loaded ends the run as failed: no launch may be waiting to see that.
+    """
     lines = []
     if environment.kind == "module":
-        lines += [*_MODULES.splitlines(), *(f"module load {shlex.quote(module)}" for module in environment.modules)]
+        lines += _MODULES.splitlines()
+        for name in map(shlex.quote, environment.modules):
+            record = f'{shlex.quote(sys.executable)} -m distft.launch.job without_module "$run" {name}'
+            lines.append(f"module load {name}" + (f" || {{ {record}; exit 1; }}" if recorded else ""))
     if environment.kind == "container" and (_CODE / "pyproject.toml").is_file():
         lines.append(f"export PYTHONPATH={shlex.quote(str(_CODE))}${{PYTHONPATH:+:$PYTHONPATH}}")
     lines.append(f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH HF_HUB_OFFLINE=1")

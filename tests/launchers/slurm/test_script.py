@@ -6,7 +6,6 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
@@ -100,20 +99,22 @@ def test_modules_load_in_order_before_the_environments_python(tmp_path: Path, pr
     assert seen_by_srun(programs)["PATH"].startswith(f"{programs}:/of/a/module:")
 
 
-def test_a_cluster_without_modules_ends_the_job_before_it_begins(tmp_path: Path, programs: Path):
-    run = RunFolder(tmp_path)
-    write_script(run, {}, Environment("module", ("gcc",)))
-    done = run_script(run, MODULESHOME="/nowhere", LMOD_PKG="/nowhere")
-    if "command not found" in done.stderr:
-        assert done.returncode == 127
-    else:  # this machine has modules
-        assert done.returncode != 0
-    assert not calls(programs, "srun")
+def test_a_module_that_cannot_be_loaded_fails_the_run(tmp_path: Path):
+    run = freeze(tmp_path, "modules")
+    write_script(run, {}, Environment("module", ("gcc/12",)))
+    log = run.logs / "slurm.out"
+    with log.open("w") as out:
+        given = {"MODULESHOME": "/nowhere", "LMOD_PKG": "/nowhere", "MODULEPATH": str(tmp_path)}
+        done = subprocess.run(["bash", script_of(run)], env=os.environ | given, stdout=out, stderr=out, check=False)
+    status = run.read_status()
+    assert (done.returncode, status["state"], status["exit_code"]) == (1, "failed", 1)
+    assert "launcher.modules: module load gcc/12 failed. It printed: " in status["error"]["message"]
+    assert "gcc/12" in log.read_text() or "module: command not found" in log.read_text()
 
 
 @pytest.mark.parametrize("fabric", FABRICS)
 def test_a_fabric_sets_its_variables_and_leaves_the_users_own(fabric: str, tmp_path: Path, programs: Path):
-    variables: dict[str, Any] = read_fabric(fabric)
+    variables = read_fabric(fabric)
     assert variables and all(entry["why"] and entry["source"] for entry in variables.values())
     run = RunFolder(tmp_path)
     write_script(run, {}, replace(Environment(), fabric=variables))
