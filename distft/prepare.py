@@ -29,7 +29,8 @@ from distft.run import EXIT_CLOSED_GATE
 from distft.tasks import load_task
 from distft.tensors.weight_files import weight_errors
 
-SLOW_SECONDS = 2.0
+SLOW_SECONDS = 2.0  # before progress is shown on a terminal
+TERMINAL_SECONDS, LINE_SECONDS = 0.2, 30.0  # between two lines on a terminal, and in a log
 
 
 OWN_KEYS = (
@@ -50,7 +51,7 @@ def main(arguments: list[str]) -> int:
     config = compose(overrides)
     started = time.monotonic()
     console = Console(stderr=True, soft_wrap=True, highlight=False)
-    prepared = ensure_prepared(config, _Progress(console), lambda: check_model(config, console))
+    prepared = ensure_prepared(config, RowProgress(console), lambda: check_model(config, console))
     how = "was cached" if prepared.reused else f"took {time.monotonic() - started:.1f} s"
     console.print(f"prepared data {prepared.folder.name} {how}", markup=False)
     for line in summary(prepared.report, prepared.folder):
@@ -139,18 +140,23 @@ def _measure(folder: Path, config: Config, console: Console) -> None:
     console.print(f"checked model {folder.name} in {time.monotonic() - started:.1f} s", markup=False)
 
 
-class _Progress:
-    """Prints a progress line on a terminal after SLOW_SECONDS."""
+class RowProgress:
+    """Shows the rows read so far: on a terminal in one line, elsewhere as a new line every LINE_SECONDS."""
 
-    def __init__(self, console: Console) -> None:
-        self.console, self.started, self.shown = console, time.monotonic(), 0.0
+    def __init__(self, console: Console, quiet_seconds: float | None = None) -> None:
+        """quiet_seconds: before the first line; None: SLOW_SECONDS on a terminal, LINE_SECONDS elsewhere."""
+        self.console, self.started = console, time.monotonic()
+        self.every = TERMINAL_SECONDS if console.is_terminal else LINE_SECONDS
+        quiet = SLOW_SECONDS if console.is_terminal else LINE_SECONDS
+        self.due = self.started + (quiet if quiet_seconds is None else quiet_seconds)
 
     def __call__(self, rows: int) -> None:
         now = time.monotonic()
-        if not self.console.is_terminal or now - self.started < SLOW_SECONDS or now - self.shown < 0.2:
+        if now < self.due:
             return
-        self.shown = now
-        self.console.print(f"preparing: {rows:,} rows read, {rows / (now - self.started):,.0f} rows/s", end="\r")
+        self.due = now + self.every
+        end = "\r" if self.console.is_terminal else "\n"
+        self.console.print(f"preparing: {rows:,} rows read, {rows / (now - self.started):,.0f} rows/s", end=end)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,13 @@
 import subprocess
 import sys
+from io import StringIO
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from distft.config import command
-from distft.prepare import main
+from distft.prepare import RowProgress, main
 
 ROWS = '{"prompt": "a", "completion": "b"}\n{"prompt": "c", "completion": "d"}\n'
 SUMMARY = "  train: 2 rows, 46 tokens, 4 of them trained, longest row 23"
@@ -65,3 +67,18 @@ def test_wrong_data_exits_with_2_and_the_reason(run, train: str, overrides: tupl
     code, said = run(train, *overrides)
     assert code == 2, said
     assert reason in said
+
+
+@pytest.mark.parametrize(("is_terminal", "shown"), [(False, ["10 rows read"]), (True, ["10 rows read"])])
+def test_progress_is_a_line_now_and_then(is_terminal: bool, shown: list[str]):
+    out = StringIO()
+    progress = RowProgress(Console(file=out, force_terminal=is_terminal, width=80), quiet_seconds=0)
+    for rows in (10, 20, 30):  # the next line is due later
+        progress(rows)
+    lines = out.getvalue().replace("\r", "\n").splitlines()
+    assert [line.split(", ")[0].removeprefix("preparing: ") for line in lines if "rows" in line] == shown
+    assert ("\r" in out.getvalue()) is is_terminal
+    quiet = RowProgress(Console(file=out), quiet_seconds=60)
+    before = out.getvalue()
+    quiet(99)
+    assert out.getvalue() == before

@@ -31,6 +31,7 @@ OPTIONS = (
 )
 Parts = dict[str, Any]  # what the key is made of, as JSON
 STAGE_VERSION = 2  # increment when the same rows give other tokens; tests/data/test_golden.py fails then
+FRACTION_LEAKS = 1  # increment when other training rows are found to contain texts of a held-out fraction
 TOKENIZER_FILES = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "*.model")
 TEMPLATE_FILES = ("chat_template*", "additional_chat_templates/*")
 CACHED_HASH_BYTES = 4 * 2**20  # hashes of larger files are cached
@@ -82,6 +83,8 @@ def _makers(config: Config) -> dict[str, Callable[[], Any]]:
         makers["overlap"] = lambda: overlap_action(config) == "drop"
     else:
         makers["eval"] = lambda: [eval_fraction(data), data.split_seed]
+        if eval_fraction(data) and config.clean.leakage.enabled:
+            makers["fraction_leaks"] = lambda: FRACTION_LEAKS
     if config.model.task != "causal_lm":  # whose keys are those of before there were tasks
         makers["task"] = lambda: config.model.task
     if config.model.task == "preference":  # pairs, or answers with labels

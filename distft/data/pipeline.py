@@ -290,6 +290,11 @@ class RowPipeline:
                 continue  # counted and reported when `rows` reaches it
         return OpenSource(key, itertools.chain(ahead, blocks), forms)
 
+    def example_of(self, value: RawJson, forms: list[Format]) -> Example:
+        """Returns the example of a row as read that is known to be well-formed."""
+        shaped = self.prompt_template(value) if self.prompt_template else value
+        return form_of(forms, shaped).take(shaped)[0]
+
     def _shaped(self, found: RawRow) -> RawJson | None:
         """Returns a row as the format gets it; of a row without a column of data.prompt_template, the row itself."""
         if self.prompt_template is None or found.value is None:

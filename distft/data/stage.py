@@ -21,6 +21,7 @@ from distft.config.source_item import source_items
 from distft.data.chunks import Chunk
 from distft.data.classes import UnknownLabel, settle_labels
 from distft.data.cleaning.decide import Cleaning, decide, write_cleaning, write_left_out
+from distft.data.cleaning.held_out import ExampleOf, drop_leaks
 from distft.data.cleaning.options import overlap_action
 from distft.data.cleaning.rules.leakage import texts_of_files, texts_of_rows
 from distft.data.counts import MALFORMED, MAX_SHOWN, LeftOut, Report, Split, Stream, json_lines
@@ -89,7 +90,8 @@ def _fill(folder: Path, work: Path, parts: Parts, config: Config, progress: Prog
     if has_eval_rows(data):
         written = _write_own_eval(folder, config, chunks, cleaning)
     else:
-        written = _write_fraction(folder, config, cleaning)
+        forms = opened[-1].forms
+        written = _write_fraction(folder, config, cleaning, lambda value: pipeline.example_of(value, forms))
     report, files = written.report, written.files
     write_cleaning(folder, cleaning)
     write_left_out(folder / "dropped.jsonl", cleaning, chunks.get("eval", ()))
@@ -181,10 +183,11 @@ def _write_own_eval(folder: Path, config: Config, chunks: dict[str, list[Chunk]]
     return Written(report, _closed(writers), labels, unknown)
 
 
-def _write_fraction(folder: Path, config: Config, cleaning: Cleaning) -> Written:
+def _write_fraction(folder: Path, config: Config, cleaning: Cleaning, example_of: ExampleOf) -> Written:
     """Writes each row to the split that its content hash selects; if that leaves eval empty, holds out the nearest.
 
-    Rows of one group are in the split of the first of them.
+    Rows of one group are in the split of the first of them. With clean.leakage, training rows that contain held-out
+    texts leave training.
     """
     data, fraction = config.data, eval_fraction(config.data)
     streams = _counted(folder, {"train": list(cleaning.chunks)})
@@ -202,6 +205,10 @@ def _write_fraction(folder: Path, config: Config, cleaning: Cleaning) -> Written
     is_held_out = [each < fraction for each in places]
     train = [mask & ~held_out for mask, held_out in zip(kept.masks, is_held_out, strict=True)]
     held = [mask & held_out for mask, held_out in zip(kept.masks, is_held_out, strict=True)]
+    is_dropped = overlap_action(config) == "drop"
+    leaks = drop_leaks(cleaning, train, held, example_of, is_dropped)
+    streams["train"].overlap += leaks
+    streams["train"].dropped += leaks * is_dropped
     selections = {"train": Selection(cleaning.chunks, train)}
     selections |= {"eval": Selection(cleaning.chunks, held)} if fraction else {}
     labels, unknown = settle_labels(load_task(config.model.task).labels, selections)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from distft.config import Config
@@ -19,6 +20,7 @@ from distft.data.publish import Interrupted
 from distft.data.render import TemplateRefused
 from distft.data.shards import Rows
 from distft.data.stage import Prepared, prepare_data
+from distft.data.tokenize import byte_tokenizer
 from distft.data.workers import Workers
 
 Make = Callable[..., Config]
@@ -63,6 +65,23 @@ def test_one_and_two_processes_write_the_same_bytes(config: Make, write_rows: Wr
     assert contents(one.folder) == contents(two.folder)
     assert counts(one) == counts(two)
     assert one.report["streams"]["train"]["bad"] == 70
+
+
+def test_weights_stay_with_their_rows_on_two_processes(config: Make, write_rows: WriteRows):
+    weights = [(i % 7) / 4 for i in range(400)]  # 0: no token is trained
+    asked = [
+        {"messages": [{"role": "user", "content": f"row {i}."}, {"role": "assistant", "content": "yes"}], "weight": w}
+        for i, w in enumerate(weights)
+    ]
+    prepared = fresh(config(write_rows(asked)), "two", num_proc=2)
+    tokenizer, found = byte_tokenizer(), {}
+    for row in Rows(prepared.folder, "train"):
+        number = int(tokenizer.decode(row.input_ids).split("row ")[1].split(".")[0])
+        values = np.ones(len(row.input_ids)) if row.weights is None else row.weights
+        assert len(set(values[row.trained])) == 1
+        found[number] = (float(values[row.trained][0]), row.target_weight)
+    targets = len("yes") + 1
+    assert found == {i: (w, w * targets) for i, w in enumerate(weights) if w}
 
 
 def test_block_borders_do_not_show_in_the_shards(config: Make, write_rows: WriteRows, monkeypatch: pytest.MonkeyPatch):

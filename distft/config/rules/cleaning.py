@@ -32,14 +32,14 @@ def clean_words(facts: Facts) -> str | None:
 @rule(
     ("clean.leakage.enabled", "clean.leakage.against", "data.eval"),
     "clean.leakage, set alone, without rows to look for",
-    "it compares with data.eval=FILE and clean.leakage.against",
+    "it compares with data.eval and clean.leakage.against",
 )
 def leakage_unused(facts: Facts) -> str | None:
     if not facts["clean.leakage.enabled"] or facts.gave("clean.leakage.enabled") is None:
         return None
-    if facts["clean.leakage.against"] or isinstance(facts["data.eval"], str | list):
+    if facts["clean.leakage.against"] or facts["data.eval"]:
         return None
     return (
-        "clean.leakage.enabled=true has no effect: a held-out fraction is taken from the training rows. "
+        "clean.leakage.enabled=true has no effect: no rows are held out. "
         "Try: clean.leakage.against=[FILE], or data.eval=FILE"
     )

@@ -121,7 +121,7 @@ def overlap_unused(facts: Facts) -> str | None:
     if (
         not own
         and facts.gave("data.overlap")
-        and not (facts["clean.leakage.enabled"] and facts["clean.leakage.against"])
+        and not (facts["clean.leakage.enabled"] and (facts["clean.leakage.against"] or facts["data.eval"]))
     ):
         return f"data.overlap={facts['data.overlap']} has no effect: held-out rows never overlap. Try: data.eval=FILE"
     if not own and facts["data.eval_split"] is not None:

@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 
 from distft.data.chunks import Chunk
+from distft.data.cleaning.contract import Finding
 from distft.data.cleaning.engine import Cleaner
-from distft.data.cleaning.survey import Decisions, Places, Survey
+from distft.data.cleaning.survey import SHOWN, Decisions, Places, Survey
 from distft.data.cleaning.tags import read_tags, rows_as_read
 from distft.data.cleaning.view import leaf_texts
 from distft.data.counts import OVERLAP, LeftOut, json_lines
@@ -61,6 +62,19 @@ class Cleaning:
         leaked = np.zeros(len(self._kept), dtype=bool)
         leaked[np.array(rows, dtype=np.int64)] = True
         return leaked
+
+    def add_leak(self, row: int, finding: Finding, drop: bool) -> None:
+        """Adds a row that contains texts of a held-out fraction; drop: it leaves training."""
+        decisions, found = self.decisions, self.decisions.yields["leakage"]
+        reason = finding.reason or ""
+        if found.found < SHOWN:
+            decisions.shown.setdefault(row, []).append(("leakage", reason))
+        found.found += 1
+        found.labels.update(finding.labels)
+        decisions.leaked.add(row)
+        if drop:
+            found.dropped += 1
+            decisions.dropped[row] = ("leakage", reason)
 
     def positions(self) -> list[np.ndarray]:
         """Returns the position of each row for the split: of the first row of its group. float64, by chunk"""

@@ -77,7 +77,7 @@ BROKEN = {
     "betas": (["optimizer.betas=[0.9]"], "[0.9,0.999]"),
     "clean_unused": (["clean.pii.action=redact"], "clean.pii=true"),
     "clean_words": (["clean.length=true", "clean.length.min_words=9", "clean.length.max_words=3"], "min_words=3"),
-    "leakage_unused": (["clean.leakage=true"], "clean.leakage.against=[FILE]"),
+    "leakage_unused": (["clean.leakage=true", "data.eval=null"], "clean.leakage.against=[FILE]"),
     "split_pairs": (["model.task=preference", "loss=dpo", "data.truncate=split"], "data.truncate=cut"),
     "trained_of_pairs": (["model.task=preference", "loss=dpo", "data.train_on=all"], "data.train_on=assistant"),
     "rows_of_loss": (["model.task=preference", "data=kto", "loss=dpo"], "loss=kto, or data=preference"),

@@ -4,7 +4,8 @@ import random
 
 import pytest
 
-from distft.data.cleaning.rules.leakage import Item, Rule
+from distft.data.cleaning.rules.leakage import Item, Rule, texts_of_rows
+from distft.data.raw import RawRow
 from tests.data.cleaning.planted_rows import document, edited, pair, words
 
 
@@ -68,3 +69,28 @@ def test_an_item_of_few_words_is_no_leak():
     rule = Rule().indexed([Item("a", "yes it is"), Item("b", "42")])
     assert rule.find(pair("is it so", "yes it is")) is None
     assert Rule().find(document(HELD_OUT[0])) is None
+
+
+def chat(system: str, asked: str, said: str) -> dict:
+    messages = [{"role": "system", "content": system}, {"role": "user", "content": asked}]
+    return {"messages": [*messages, {"role": "assistant", "content": said}], "tools": [{"description": system}]}
+
+
+def test_a_common_system_text_is_no_leak():
+    choose = random.Random(5)
+    system = "You are a helpful assistant who answers in one short sentence ."
+    held_out = [chat(system, *(" ".join(words(choose, 20)) for _ in "ab")) for _ in range(3)]
+    rule = Rule().indexed(texts_of_rows(RawRow("e.jsonl", i, row) for i, row in enumerate(held_out)))
+    assert rule.find(pair(system, " ".join(words(choose, 20)))) is None
+    assert rule.find(pair(system, held_out[0]["messages"][1]["content"])) is not None
+
+
+@pytest.mark.parametrize(("same", "rows"), [(2, 2), (4, 100)])
+def test_an_instruction_that_many_items_have_is_no_leak(same: int, rows: int):
+    choose = random.Random(6)
+    instruction = "Say whether the following review of a film is positive or negative ."
+    held_out = [{"instruction": instruction, "output": " ".join(words(choose, 20))} for _ in range(same)]
+    held_out += [{"instruction": " ".join(words(choose, 15)), "output": "yes"} for _ in range(rows - same)]
+    rule = Rule().indexed(texts_of_rows(RawRow("e.jsonl", i, row) for i, row in enumerate(held_out)))
+    assert rule.find(pair(instruction, "positive")) is None
+    assert rule.find(pair("Go on.", held_out[0]["output"])) is not None

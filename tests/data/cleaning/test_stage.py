@@ -15,6 +15,7 @@ from distft.data.key import data_key, key_parts
 from distft.data.shards import Rows
 from distft.data.stage import Prepared, ensure_prepared, prepare_data
 from distft.data.tokenize import byte_tokenizer
+from distft.run import read_json
 from tests.data.cleaning.planted_rows import words
 
 Make = Callable[..., Config]
@@ -184,6 +185,26 @@ def test_rows_that_belong_together_are_in_one_split(config: Make, write_rows: Wr
     if by != "field":
         trained = " ".join(texts(prepared, "train"))
         assert not any(key in trained for key in keys)
+
+
+@pytest.mark.parametrize(("overlap", "dropped"), [("auto", True), ("warn", False)])
+def test_rows_that_contain_texts_of_a_held_out_fraction_leave(
+    config: Make, write_rows: WriteRows, overlap: str, dropped: bool
+):
+    made = [row(i) for i in range(60)]
+    path = write_rows([*made, *({"prompt": "Go on.", "completion": each["completion"].upper()} for each in made)])
+    asked = with_rules(config(path, eval=0.2, overlap=overlap, max_length=2048), leakage={})
+    prepared = prepare_data(asked)
+    held_out = {text.split("assistant")[1].casefold() for text in texts(prepared, "eval")}
+    leaks = [text for text in texts(prepared, "train") if text.split("assistant")[1].casefold() in held_out]
+    listed = [each for each in left_out(prepared) if each["rule"] == "leakage"]
+    stream = prepared.report["streams"]["train"]
+    found = read_json(prepared.folder / "cleaning.json")["rules"]["leakage"]
+    assert bool(leaks) is not dropped and bool(listed) is dropped
+    assert stream["overlap"] == found["found"] == len(listed if dropped else leaks) > 5
+    assert found["dropped"] == len(listed) == stream["dropped"]
+    assert len(texts(prepared, "train")) + len(texts(prepared, "eval")) == 120 - len(listed)
+    assert found["examples"][0]["reason"].startswith("contains ")
 
 
 def test_one_and_two_processes_clean_alike(config: Make, write_rows: WriteRows, monkeypatch: pytest.MonkeyPatch):

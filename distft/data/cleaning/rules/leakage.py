@@ -7,6 +7,7 @@ Every row is compared with every item: there is no top-k, so nothing similar is 
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -16,12 +17,13 @@ from distft.data.cleaning.view import View, leaf_texts, ngram_hashes, normalized
 from distft.data.raw import RawRow
 from distft.data.read import read_rows
 
-VERSION = 1
+VERSION = 2  # without system texts and texts that most held-out rows have
 _SHORT_NGRAM = 5  # of items that have few runs of the full length
 _MIN_WORDS = 5  # shorter items leak as whole rows alone: 'yes' is no leak
 _LONG_ITEM = 3  # times the n-gram
 _WHOLE_WORDS = 10  # below that many words one changed word makes another text, so an item leaks whole
 _SHORT_THRESHOLD = 0.35  # at least, of items with few runs: common phrases are a large share of them
+_CONTEXT = ("system", "developer", "tools", "functions")  # roles and keys of what many rows have in common
 _TEMPLATE_ITEMS, _TEMPLATE_SHARE = 3, 0.01  # a run in more items, and in a larger share of them, is a template's
 
 
@@ -34,16 +36,36 @@ class Item:
 
 
 def texts_of_rows(rows: Iterable[RawRow]) -> Iterator[Item]:
-    """Yields every text of the rows; malformed rows have none."""
+    """Yields the texts of rows but for system texts and schemas, which many have in common; of malformed rows none."""
     for row in rows:
-        for text in leaf_texts(row.value):
+        for text in leaf_texts(_without_context(row.value)):
             yield Item(f"{row.file}:{row.line}", text)
+
+
+def _without_context(value: Any) -> Any:
+    """Returns a row, or a part of it, without system messages and schemas of tools."""
+    if isinstance(value, list):
+        return [_without_context(each) for each in value]
+    if not isinstance(value, dict):
+        return value
+    if value.get("role", value.get("from")) in _CONTEXT:
+        return None
+    return {key: _without_context(inner) for key, inner in value.items() if key not in _CONTEXT}
 
 
 def texts_of_files(paths: Sequence[str]) -> Iterator[Item]:
     """Yields every text of the rows of files."""
     for file in files_of(paths):
         yield from texts_of_rows(read_rows(file))
+
+
+@dataclass
+class _Seen:
+    """A text of held-out rows: where it is first, the hashes of its words, and how many rows have it."""
+
+    place: str
+    hashes: np.ndarray
+    rows: int = 1
 
 
 @dataclass(frozen=True)
@@ -98,22 +120,38 @@ class Rule:
         return Rule(self.ngram, self.threshold, make_index(items, self.ngram))
 
 
+def _different(items: Iterable[Item]) -> list[_Seen]:
+    """Returns the different texts of items, without those that so many rows have that they are a benchmark's template,
+    such as an instruction."""
+    found: dict[bytes, _Seen] = {}
+    last: dict[bytes, str] = {}  # place of the last row that has a text
+    num_rows, place = 0, ""
+    for item in items:
+        num_rows, place = num_rows + (item.place != place), item.place
+        hashes = word_hashes(normalized_words(item.text))
+        if len(hashes) < _MIN_WORDS:
+            continue
+        content = hashes.tobytes()
+        if content not in found:
+            found[content] = _Seen(item.place, hashes)
+        elif last[content] != item.place:
+            found[content].rows += 1
+        last[content] = item.place
+    most = max(_TEMPLATE_ITEMS, _TEMPLATE_SHARE * num_rows)
+    return [seen for seen in found.values() if seen.rows <= most and (seen.rows == 1 or seen.rows < num_rows)]
+
+
 def make_index(items: Iterable[Item], ngram: int) -> Index:
     places: list[str] = []
     each: list[np.ndarray] = []
     lengths: set[int] = set()
-    known: set[bytes] = set()
     words: list[int] = []
-    for item in items:
-        hashes = word_hashes(normalized_words(item.text))
-        if len(hashes) < _MIN_WORDS or (content := hashes.tobytes()) in known:
-            continue
-        known.add(content)
-        size = ngram if len(hashes) >= _LONG_ITEM * ngram else _SHORT_NGRAM
+    for seen in _different(items):
+        size = ngram if len(seen.hashes) >= _LONG_ITEM * ngram else _SHORT_NGRAM
         lengths.add(size)
-        places.append(item.place)
-        words.append(len(hashes))
-        each.append(np.unique(ngram_hashes(hashes, size)))
+        places.append(seen.place)
+        words.append(len(seen.hashes))
+        each.append(np.unique(ngram_hashes(seen.hashes, size)))
     if not each:
         nothing = np.zeros(0, dtype=np.uint64)
         none = np.zeros(0, dtype=np.int32)
