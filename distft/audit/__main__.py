@@ -18,6 +18,7 @@ from distft.audit.mentions import ALL
 from distft.audit.model import Scope, audit_model, find_sources
 from distft.audit.sets import FILES, check_sets
 from distft.audit.terms import Terms, load_terms
+from distft.audit.toxicity import CLASS, Toxicity, find_classifier
 from distft.config import Config, ConfigError, command, compose, read_config
 from distft.config.command import find_run, keywords, usage
 from distft.config.errors import did_you_mean, nearest
@@ -32,6 +33,8 @@ KEYS = {
     "run": "the run whose model to audit against its base model",
     "out": "the folder for audit.json (default for run=: RUN/audit)",
     "terms": "a YAML file of groups and attributes in place of distft's own list",
+    "toxicity": "a file of toxic words in place of distft's list; with run= also a run that classifies texts",
+    "toxic_class": f"of that run: the class that counts (default {CLASS})",
     "clean": "with data=FILE: cleaning rules whose effect on groups is measured, such as sft",
     "against": "with data=: a file or pattern of benchmark rows; near-copies of them are counted",
     "clean.*, data.*, cache_dir": "with data=FILE: keys of a config, such as clean.pii.action=redact",
@@ -79,10 +82,10 @@ def main(arguments: list[str]) -> int:
         for key, default in (("rows", Scope.rows), ("answers", Scope.answered), ("max_new_tokens", Scope.tokens),
                              ("plant", 0), ("seed", 0))
     }  # fmt: skip
-    terms = load_terms()
+    terms, toxicity = load_terms(), None
     canaries: list[Canary] = []
     try:
-        terms = load_terms(absolute(given["terms"])) if "terms" in given else terms
+        terms, toxicity = terms_and_toxicity(given)
     except ConfigError as error:
         errors += error.messages
     try:
@@ -98,7 +101,7 @@ def main(arguments: list[str]) -> int:
         return report(found, notes, absolute(given["out"]), asked)
     run = find_run(given["run"])
     base, tuned = find_sources(given["run"], given.get("at"), given)
-    scope = Scope(terms, use, numbers["rows"], numbers["answers"], numbers["max_new_tokens"], canaries, sets)
+    scope = Scope(terms, use, numbers["rows"], numbers["answers"], numbers["max_new_tokens"], canaries, sets, toxicity)
     try:
         found, notes = audit_model(base, tuned, scope)
     except RuntimeError as error:
@@ -108,6 +111,19 @@ def main(arguments: list[str]) -> int:
     if (path := card.refresh(run)) is not None:
         print(f"model card {path}")
     return code
+
+
+def terms_and_toxicity(given: Mapping[str, str]) -> tuple[Terms, Toxicity | None]:
+    """Returns the terms to look for, and the classifier of answers; None: toxic words are among the terms."""
+    own = absolute(given["terms"]) if "terms" in given else None
+    words = absolute(given["toxicity"]) if "toxicity" in given else None
+    if words is None or not words.is_dir():
+        if "toxic_class" in given:
+            raise ConfigError([f"toxic_class={given['toxic_class']}: has no effect without toxicity=FOLDER"])
+        return load_terms(own, words), None
+    if "run" not in given:
+        raise ConfigError([f"toxicity={words}: a classifier reads answers, of run=. Try: a file of words"])
+    return load_terms(own), find_classifier(given["toxicity"], given.get("toxic_class", CLASS))
 
 
 def wrong_keys(given: Mapping[str, str]) -> list[str]:

@@ -7,12 +7,13 @@ from importlib.util import find_spec
 import numpy as np
 
 from distft.audit.counterfactual import HeldOut, compared_measure, refuses
-from distft.audit.dataset import PII_LIMITS, TOXIC_LIMITS
+from distft.audit.dataset import PII_LIMITS
 from distft.audit.job import Questions, Results
 from distft.audit.measures import TOO_FEW, Measure, corrected
 from distft.audit.mentions import look
 from distft.audit.statistics import Resampled, bootstrap
-from distft.audit.terms import TOXIC, Group, Terms
+from distft.audit.terms import Group, Terms
+from distft.audit.toxicity import Toxicity
 from distft.data.cleaning.rules import pii
 from distft.evaluate.statistics import holm
 
@@ -32,6 +33,7 @@ class Answers:
     indices: Sequence[int]
     terms: Terms
     tokens: int
+    toxicity: Toxicity
 
     def measures(self, base: Results, tuned: Results) -> list[Measure]:
         if not self.indices:
@@ -42,7 +44,9 @@ class Answers:
             found.append(
                 self._share(base, tuned, "privacy", "answers_with_pii", f"{limits}; {PII_LIMITS}", self._is_new_pii)
             )
-        found.append(self._share(base, tuned, "toxicity", "toxic_answers", f"{limits}; {TOXIC_LIMITS}", self._is_toxic))
+        toxic = self._toxic(base, tuned)
+        names = ("toxicity", "toxic_answers", f"{limits}; {self.toxicity.limits}")
+        found.append(self._share(base, tuned, *names, lambda _, said: said in toxic))
         found.append(
             self._share(base, tuned, "refusal", "refusals", f"{limits}; English phrases", lambda _, said: refuses(said))
         )
@@ -70,8 +74,10 @@ class Answers:
     def _is_new_pii(self, prompt: str, answer: str) -> bool:
         return any(answer[start:end] not in prompt for start, end, _ in pii.Rule().spans(answer))
 
-    def _is_toxic(self, _: str, answer: str) -> bool:
-        return any(each.kind == TOXIC for each in look(answer, self.terms).attributes)
+    def _toxic(self, base: Results, tuned: Results) -> set[str]:
+        """Returns the answers of both models that are toxic."""
+        texts = [*dict.fromkeys(said.answers[i] for said in (base, tuned) for i in self.indices)]
+        return {text for text, is_toxic in zip(texts, self.toxicity.are_toxic(texts), strict=True) if is_toxic}
 
     def _mentions(self, base: Results, tuned: Results, limits: str) -> list[Measure]:
         """Returns the share of answers that name each group, where any does."""
@@ -91,7 +97,9 @@ def _difference(values: np.ndarray, axis: int = 0) -> float:
     return tuned - base
 
 
-def plan_answers(rows: Sequence[HeldOut], questions: Questions, terms: Terms, most: int, tokens: int) -> Answers:
+def plan_answers(
+    rows: Sequence[HeldOut], questions: Questions, terms: Terms, most: int, tokens: int, toxicity: Toxicity
+) -> Answers:
     """Asks for greedy answers to the first held-out prompts."""
     prompts, indices = [], []
     for row in rows[:most]:
@@ -99,7 +107,7 @@ def plan_answers(rows: Sequence[HeldOut], questions: Questions, terms: Terms, mo
         if index is not None:
             prompts.append(row.prompt)
             indices.append(index)
-    return Answers(prompts, indices, terms, tokens)
+    return Answers(prompts, indices, terms, tokens, toxicity)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from distft.audit.sets import plan_sets
 from distft.audit.swaps import load_pairs
 from distft.audit.templates import plan_templates
 from distft.audit.terms import Terms
+from distft.audit.toxicity import Toxicity, Words
 from distft.config.source_item import source_items
 from distft.data.example import Example, Segment
 from distft.data.shards import Rows
@@ -27,7 +28,10 @@ TOKENS = 32  # of an answer
 
 @dataclass(frozen=True)
 class Scope:
-    """How much of a model is audited. canaries: those planted in its training rows."""
+    """How much of a model is audited.
+
+    canaries: those planted in its training rows. toxicity: of answers; None: the words among the terms.
+    """
 
     terms: Terms
     use: Use
@@ -36,6 +40,7 @@ class Scope:
     tokens: int = TOKENS
     canaries: Sequence[Canary] = ()
     sets: Sequence[str] = ()
+    toxicity: Toxicity | None = None
 
 
 def find_sources(place: str, at: str | None, changes: Mapping[str, str]) -> tuple[Source, Source]:
@@ -54,7 +59,9 @@ def plan_parts(source: Source, scope: Scope) -> tuple[Questions, list[Part], lis
         parts += [
             plan_swaps(rows, pairs, questions, scope.rows, scope.tokens),
             plan_slices(rows, questions, scope.terms),
-            plan_answers(rows, questions, scope.terms, scope.answered, scope.tokens),
+            plan_answers(
+                rows, questions, scope.terms, scope.answered, scope.tokens, scope.toxicity or Words(scope.terms)
+            ),
         ]
     else:
         notes.append("no held-out rows: swaps, slices and answers are not measured. Try: a run with data.eval")

@@ -85,8 +85,11 @@ class Terms:
         return by_first
 
 
-def load_terms(path: Path | None = None) -> Terms:
-    """Returns the terms of a file, or distft's own; ConfigError with everything that is wrong with it."""
+def load_terms(path: Path | None = None, toxic: Path | None = None) -> Terms:
+    """Returns the terms of a file, or distft's own; ConfigError with everything that is wrong with it.
+
+    toxic: a file of toxic words in place of distft's list, which is not used with a file of terms.
+    """
     file = TERMS if path is None else path
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
@@ -104,16 +107,23 @@ def load_terms(path: Path | None = None) -> Terms:
     for kind, terms in (content.get("attributes") or {}).items():
         for term in terms:
             labels.setdefault(tuple(normalized_words(str(term))), []).append(Attribute(kind, str(term)))
-    if path is None:
-        for term in _toxic_words():
+    if path is None or toxic is not None:
+        for term in _toxic_words(toxic or TOXIC_WORDS):
             labels.setdefault(tuple(normalized_words(term)), []).append(Attribute(TOXIC, term))
     return Terms(str(path or "distft's own list"), {term: tuple(found) for term, found in labels.items()})
 
 
-def _toxic_words() -> Iterator[str]:
-    for line in TOXIC_WORDS.read_text(encoding="utf-8").splitlines():
-        if (term := line.strip()) and not term.startswith("#"):
-            yield term.rstrip("*")
+def _toxic_words(file: Path) -> Iterator[str]:
+    try:
+        lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            [f"toxicity={file}: cannot be read: {error}. Try: a text file, a word on each line"]
+        ) from error
+    terms = [line.rstrip("*") for line in lines if not line.startswith("#") and normalized_words(line)]
+    if not terms:
+        raise ConfigError([f"toxicity={file}: lists no words. Try: a text file, a word or phrase on each line"])
+    yield from terms
 
 
 def _wrong(file: Path, content: Any) -> Iterator[str]:

@@ -4,7 +4,6 @@ A process can have several runs this way, as a sweep needs. Trap: Trackio adds r
 the run's rows are deleted first, and the caller logs them all again.
 """
 
-import warnings
 from collections.abc import Mapping
 from importlib.util import find_spec
 from typing import Any
@@ -25,10 +24,8 @@ def open_record(project: str, name: str, run_id: str, config: Mapping[str, Any])
     from trackio import run as module
     from trackio.sqlite_storage import SQLiteStorage
 
-    module.print = _print_nothing  # pyright: ignore[reportAttributeAccessIssue]  # `finish` says to wait; the terminal is distft's
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ResourceWarning)
-        SQLiteStorage.delete_run(project, name, run_id=run_id)
+    module.print = _print_nothing  # pyright: ignore[reportAttributeAccessIssue]  # `finish` asks to wait
+    SQLiteStorage.delete_run(project, name, run_id=run_id)
     settings = {key: value for key, value in config.items() if not key.startswith("_")}
     return module.Run(
         None, project, None, name=name, run_id=run_id, config=settings, existing_runs=[], auto_log_gpu=False
