@@ -17,7 +17,7 @@ from distft.run import RunFolder
 from tests.support.answered import make_run
 
 
-def share_of(toxicity: Toxicity, base: str, tuned: str) -> tuple[float, float | None, str]:
+def share_of(toxicity: Toxicity, base: str, tuned: str) -> tuple[float | None, float | None, str]:
     """Returns the share of toxic answers of both models, whose answers these are, and its limits."""
     questions = Questions(byte_tokenizer())
     rows = [HeldOut(f"Question {number}", "") for number in range(4)]
