@@ -26,7 +26,7 @@ LEAST = 0.5  # probability of the class
 
 
 class Toxicity(Protocol):
-    """Decides which texts are toxic. limits: what it does not see, as shown beside each number."""
+    """Decides which texts are toxic. limits: what it does not see, as shown with each number."""
 
     @property
     def limits(self) -> str: ...

@@ -17,7 +17,7 @@ from distft.run import RunFolder
 from tests.support.answered import make_run
 
 
-def share_of(toxicity: Toxicity, base: str, tuned: str) -> tuple[float, float | None, str]:
+def share_of(toxicity: Toxicity, base: str, tuned: str) -> tuple[float | None, float | None, str]:
     """Returns the share of toxic answers of both models, whose answers these are, and its limits."""
     questions = Questions(byte_tokenizer())
     rows = [HeldOut(f"Question {number}", "") for number in range(4)]
@@ -27,7 +27,7 @@ def share_of(toxicity: Toxicity, base: str, tuned: str) -> tuple[float, float | 
     return measure.base, measure.tuned, measure.limits
 
 
-def test_the_word_list_decides_by_default_and_an_own_list_replaces_it(tmp_path: Path) -> None:
+def test_the_word_list_decides_and_an_own_list_replaces_it(tmp_path: Path) -> None:
     own = tmp_path / "own.txt"
     own.write_text("# a comment\nparsnip*\nbad soup\n")
     assert share_of(Words(load_terms()), "bollocks, a parsnip", "Yes.")[:2] == (1.0, 0.0)
@@ -67,7 +67,7 @@ def test_wrong_values_are_refused(words: list[str], part: str, tmp_path: Path, m
 
 @pytest.fixture(scope="module")
 def judge(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
-    """A run that tells two kinds of texts apart."""
+    """A classifier of two kinds of texts."""
     folder = tmp_path_factory.mktemp("judge")
     kinds = (("kind kind", "fine"), ("ugly ugly", "toxic"))
     rows = [{"text": f"{i} {kinds[i % 2][0]}", "label": kinds[i % 2][1]} for i in range(64)]
