@@ -67,17 +67,23 @@ def test_a_skipped_step_changes_no_bit(answers):
 
 FSDP = ("ddp", "fsdp", "hsdp")
 ZERO = ("zero1", "zero2", "zero3", "zero1+offload", "zero2+offload", "zero3_offload")
-CASES = [(2, name) for name in (*FSDP, *ZERO) if name != "hsdp"] + [(4, name) for name in (*FSDP, *ZERO)]
+# What a step is to communicate depends on no world: on 4 processes one of each way to shard, the others are soak.
+ON_FOUR = ("fsdp", "hsdp", "zero2", "zero3")
+CASES = [(2, name) for name in (*FSDP, *ZERO) if name != "hsdp"] + [(4, name) for name in ON_FOUR]
+MORE_ON_FOUR = [name for name in (*FSDP, *ZERO) if name not in ON_FOUR]
 IN_BF16 = [(2, f"{name}+bfloat16") for world, name in CASES if world == 2]
 LOSS_BYTES = 64  # the step's own collective
 
 
 @pytest.fixture(scope="module")
 def counted(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[int, str], dict[str, Any]]:
-    rows = write_rows(tmp_path_factory.mktemp("rows"), train=200)
-    found = {}
-    for world in (2, 4):
-        names = [name for size, name in [*CASES, *IN_BF16] if size == world]
+    return count([*CASES, *IN_BF16], tmp_path_factory.mktemp("rows"))
+
+
+def count(cases: list[tuple[int, str]], folder: Path) -> dict[tuple[int, str], dict[str, Any]]:
+    rows, found = write_rows(folder, train=200), {}
+    for world in sorted({size for size, _ in cases}):
+        names = [name for size, name in cases if size == world]
         found |= {
             (world, name): each for name, each in run_ranks(world, "tests.train.counted", str(rows), *names).items()
         }
@@ -112,7 +118,10 @@ def needed(world: int, name: str, one: dict[str, Any]) -> dict[str, float]:
 @pytest.mark.slow
 @pytest.mark.parametrize(("world", "name"), [*CASES, *IN_BF16])
 def test_only_the_needed_bytes_are_communicated(world: int, name: str, counted: Any) -> None:
-    one = counted[world, name]
+    assert_needed(world, name, counted[world, name])
+
+
+def assert_needed(world: int, name: str, one: dict[str, Any]) -> None:
     bound = needed(world, name, one)
     assert set(one["bytes"]) <= {*bound, "allreduce_"}
     for collective, size in one["bytes"].items():
@@ -163,3 +172,12 @@ def test_unsharded_weights_are_cast_once_per_step(counted: Any) -> None:
     """However many micro-batches it has: of 8 billion each cast takes 19 ms at 4 TB/s, by count."""
     one = counted[2, "ddp+bfloat16"]
     assert one["micro_batches"] > 1 and one["cast"] == one["parameters"]
+
+
+@pytest.mark.soak
+def test_every_other_strategy_does_no_more_on_four_processes(tmp_path: Path) -> None:
+    found = count([(4, name) for name in MORE_ON_FOUR], tmp_path)
+    for (world, name), one in found.items():
+        assert_needed(world, name, one)
+        assert one["linear_executed"] == one["linear_useful"]
+        assert one["asks"] == one["uploads"] == one["synchronised"] == one["evaluation"] == {}, name
