@@ -18,11 +18,10 @@ from typing import Any, Literal
 
 from distft.data.example import BadField, Example, RawJson, Segment, role_of
 from distft.data.shapes import Answer, Shapes
-from distft.data.template import REASONING, SEED_DATE, ChatTemplate, TemplateRefused
+from distft.data.template import ENDS_REASONING, REASONING, SEED_DATE, ChatTemplate, TemplateRefused, reasoning_of
 
 CHAT_ROLES = ("system", "developer", "user", "assistant", "tool")
 MARKER = "Kq7marker"
-ENDS_REASONING = "</think>"
 TrainOn = Literal["all", "last", "assistant"]
 LETTER = "A"  # begins an answer; a token may join it with the space before it, which then is not the prompt's
 
@@ -198,7 +197,7 @@ class ChatRenderer:
         for i, turn in plan.turns.items():
             message = messages[i]
             answer = turn.answer(texts)
-            if answer is None or message["content"] not in answer.text or _reasoning(message) not in answer.text:
+            if answer is None or message["content"] not in answer.text or reasoning_of(message) not in answer.text:
                 return None
             if not self.training.reasoning:
                 answer = replace(answer, parts=self._parts(message, answer.text))
@@ -294,7 +293,7 @@ class ChatRenderer:
 
     def _parts(self, message: RawJson, text: str) -> tuple[tuple[int, int], ...]:
         """Returns the trained parts of a turn: all of it, or what follows the reasoning and its closing tag."""
-        reasoning = "" if self.training.reasoning else _reasoning(message)
+        reasoning = "" if self.training.reasoning else reasoning_of(message)
         if not reasoning:
             return ((0, len(text)),)
         end = text.index(reasoning) + len(reasoning)
@@ -331,7 +330,7 @@ class ChatRenderer:
         have = _without_spaces(text)
         if _without_spaces(message["content"] or "") not in have:
             raise BadField(f"messages[{i}].content", "the chat template changes it beyond recognition")
-        if _without_spaces(_reasoning(message)) not in have:
+        if _without_spaces(reasoning_of(message)) not in have:
             key = next((key for key in REASONING if message.get(key)), "content")
             raise BadField(f"messages[{i}].{key}", "the chat template leaves it out here")
         for call in message.get("tool_calls", ()):
@@ -388,15 +387,6 @@ def make_renderer(
 def _is_described(example: Example) -> bool:
     """Returns whether a system text has the schemas of the tools, as Hermes rows have them."""
     return any(part.role == "system" and "<tools>" in part.text for part in example.segments)
-
-
-def _reasoning(message: RawJson) -> str:
-    """Returns the reasoning of a message, from its own key or from the <think> tags of its content."""
-    own = next((message[key] for key in REASONING if message.get(key)), None)
-    if own is not None:
-        return own.strip()
-    before, found, _ = (message["content"] or "").rpartition(ENDS_REASONING)
-    return before.rpartition("<think>")[2].strip() if found else ""
 
 
 def _weights(weights: Sequence[float]) -> tuple[float, ...]:

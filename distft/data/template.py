@@ -25,6 +25,7 @@ from distft.data.template_reads import words_read
 SEED_DATE = "2024-07-26"  # the default date of Llama 3's template
 DATE_FORMS = [f"%{flag}{letter}" for letter in "aAbBcdFHIjmMpSTuUVwWxXyYe" for flag in ("", "-")]
 ROLES = {"prompt": "user", "completion": "assistant"}  # of segments that are not of a chat
+ENDS_REASONING = "</think>"
 REASONING = ("reasoning_content", "reasoning", "thinking")  # one key under three names
 MODES = ("enable_thinking", "thinking")  # switches of templates: whether the generation prompt leaves room to reason
 FAILURES = (jinja2.TemplateError, TypeError, AttributeError, KeyError, IndexError, ValueError)  # of a template's code
@@ -206,6 +207,15 @@ class ChatTemplate:
             self.read.add((role, key))
         else:
             unread.append((role, key))
+
+
+def reasoning_of(message: RawJson) -> str:
+    """Returns the reasoning of a message, from its own key or from the <think> tags of its content."""
+    own = next((message[key] for key in REASONING if message.get(key)), None)
+    if own is not None:
+        return own.strip()
+    before, found, _ = (message["content"] or "").rpartition(ENDS_REASONING)
+    return before.rpartition("<think>")[2].strip() if found else ""
 
 
 def _call(call: RawJson, form: CallForm) -> RawJson:
