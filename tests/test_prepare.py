@@ -72,7 +72,7 @@ def test_wrong_data_exits_with_2_and_the_reason(run, train: str, overrides: tupl
 @pytest.mark.parametrize(("is_terminal", "shown"), [(False, ["10 rows read"]), (True, ["10 rows read"])])
 def test_progress_is_a_line_now_and_then(is_terminal: bool, shown: list[str]):
     out = StringIO()
-    progress = RowProgress(Console(file=out, force_terminal=is_terminal, width=80), quiet_seconds=0)
+    progress = RowProgress(Console(file=out, force_terminal=is_terminal, width=80, highlight=False), quiet_seconds=0)
     for rows in (10, 20, 30):  # the next line is due later
         progress(rows)
     lines = out.getvalue().replace("\r", "\n").splitlines()

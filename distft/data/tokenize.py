@@ -156,11 +156,11 @@ class RowTokenizer:
 
     def _with_ends(self, rendered: Rendered, ids: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Returns ids and weights of plain text with the tokenizer's own bos and eos tokens, where it has none yet."""
-        add_bos = rendered.add_bos and self.bos is not None and ids[:1].tolist() != [self.bos]
-        add_eos = rendered.add_eos and self.eos is not None and ids[-1:].tolist() != [self.eos]
-        if add_bos:
+        add_bos = rendered.add_bos and ids[:1].tolist() != [self.bos]
+        add_eos = rendered.add_eos and ids[-1:].tolist() != [self.eos]
+        if add_bos and self.bos is not None:
             ids, weights = np.insert(ids, 0, self.bos), np.insert(weights, 0, 0.0)
-        if add_eos:
+        if add_eos and self.eos is not None:
             last = rendered.weights[-1] if rendered.weights else float(bool(rendered.spans))
             ids, weights = np.append(ids, np.int32(self.eos)), np.append(weights, np.float32(last))
         return ids, weights

@@ -86,7 +86,7 @@ def test_a_byte_without_a_token_falls_back_to_the_library():
 
 def test_a_tokenizer_that_changes_texts_is_asked_itself():
     class Shouting(PreTrainedTokenizerFast):
-        def __call__(self, text: Any, **options: Any) -> Any:
+        def __call__(self, text: Any, **options: Any) -> Any:  # type: ignore[override]  # those that are used here
             return super().__call__([each.upper() for each in text] if isinstance(text, list) else text, **options)
 
     tokenizer = Shouting(tokenizer_object=byte_tokenizer().backend_tokenizer, eos_token=END, pad_token=END)

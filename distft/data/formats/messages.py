@@ -78,11 +78,10 @@ def _segment(message: Any, where: str, names: dict[str, str]) -> Segment:
     if not isinstance(message, dict):
         raise BadField(where, f"is {type(message).__name__}, expected an object with role and content")
     written = message.get(names["role"])
-    role = ROLES.get(written) if isinstance(written, str) else None
-    if role is None:
+    if not isinstance(written, str) or written not in ROLES:
         written = text_field(message, names["role"], f"{where}.")
         raise BadField(f"{where}.{names['role']}", f"is {written!r}, expected one of {', '.join(ROLES)}")
-    content = names["content"]
+    role, content = ROLES[written], names["content"]
     trained, weight = _trained(message, role, where, names)
     if isinstance(message.get(content), list):
         message = message | {content: _joined(message[content], f"{where}.{content}")}

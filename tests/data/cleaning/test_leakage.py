@@ -79,7 +79,8 @@ def chat(system: str, asked: str, said: str) -> dict:
 def test_a_common_system_text_is_no_leak():
     choose = random.Random(5)
     system = "You are a helpful assistant who answers in one short sentence ."
-    held_out = [chat(system, *(" ".join(words(choose, 20)) for _ in "ab")) for _ in range(3)]
+    others = [" ".join(words(choose, 12)) for _ in range(2)]
+    held_out = [chat(each, *(" ".join(words(choose, 20)) for _ in "ab")) for each in (system, *others)]
     rule = Rule().indexed(texts_of_rows(RawRow("e.jsonl", i, row) for i, row in enumerate(held_out)))
     assert rule.find(pair(system, " ".join(words(choose, 20)))) is None
     assert rule.find(pair(system, held_out[0]["messages"][1]["content"])) is not None
