@@ -1,5 +1,6 @@
 """A world of one process, inside the test's own."""
 
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -7,13 +8,17 @@ import torch
 import torch.distributed as dist
 
 from distft.runtime.process_group import World
+from distft.runtime.stop import SIGNALS
 
 
 @contextmanager
 def alone() -> Iterator[World]:
-    """Gives a process group whose only member is this process."""
+    """Gives a process group whose only member is this process; signal handlers that a rank sets do not stay."""
+    before = {number: signal.getsignal(number) for number in SIGNALS}
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     try:
         yield World(0, 1, 0, 1, torch.device("cpu"))
     finally:
         dist.destroy_process_group()
+        for number, handler in before.items():
+            signal.signal(number, handler)
