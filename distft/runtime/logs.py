@@ -89,7 +89,7 @@ def last_lines(path: Path, count: int) -> list[str]:
     return [line.rstrip() for line in lines if line.strip()][-count:]
 
 
-_VARIABLES = {
+QUIET_VARIABLES = {
     "TOKENIZERS_PARALLELISM": "false",  # "The current process just got forked, after parallelism has already been used"
     "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
     "TRANSFORMERS_VERBOSITY": "error",
@@ -116,7 +116,7 @@ def silence() -> None:
 
     Trap: DeepSpeed sets its logger's level on import, so call it again after that.
     """
-    for name, value in _VARIABLES.items():
+    for name, value in QUIET_VARIABLES.items():
         os.environ.setdefault(name, value)
     for name, level in _LOGGERS.items():
         logging.getLogger(name).setLevel(level)

@@ -143,7 +143,7 @@ def test_an_export_that_fails_leaves_the_run_completed(
     tokenizer = shutil.copytree(run[1], tmp_path / "base")
     (tokenizer / "tokenizer_config.json").write_text("{")
     write_json(copied.plan, read_json(copied.plan) | {"tokenizer_dir": str(tokenizer)})
-    assert finish(copied, read_config(copied).export) == 1
+    assert finish(copied, read_config(copied)) == 1
     stderr = capsys.readouterr().err
     assert (
         "run: export failed: " in stderr and "was not exported: JSONDecodeError" in stderr and "Traceback" not in stderr

@@ -172,7 +172,7 @@ def test_a_loss_is_additive(pair: tuple[str, str], folders: Any) -> None:
     assert parts[-1][0] == 0 and parts[-1][0].requires_grad
 
 
-@pytest.mark.parametrize("pair", TRAINED, ids="-".join)
+@pytest.mark.parametrize("pair", [pair for pair in TRAINED if pair[1] != "causal_lm"], ids="-".join)
 def test_a_loss_by_unit_is_that_of_each_row_alone(pair: tuple[str, str], folders: Any) -> None:
     case = case_of(*pair, "ddp", 8)
     loss, model = worker.built(config_of(case).loss), own_class(case).eval()

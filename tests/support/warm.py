@@ -27,6 +27,7 @@ from threading import Lock
 from typing import IO, Any, NoReturn
 
 from distft.compat.interpreter import end_threads, forget_exit_functions, run_exit_functions
+from distft.runtime.logs import QUIET_VARIABLES
 from distft.runtime.process import die_with_parent, uncollected
 
 CHECKOUT = Path(__file__).parents[2]
@@ -34,6 +35,8 @@ ROOMS = ("config", "data", "evaluate", "export", "generate", "launch", "launcher
 
 # Variables that libraries read while they are imported: with others than the server's, a process imports them itself.
 AT_IMPORT = ("CUDA_", "DS_", "HF_", "HOME", "HYDRA_", "LC_", "LD_", "MALLOC_", "MPL", "TORCH_", "TRANSFORMERS_", "TZ")
+# What a command gives libraries itself, so that it makes no difference whether its environment has it already.
+OF_COMMANDS = QUIET_VARIABLES | {"HF_DATASETS_OFFLINE": "1"}
 SEPARATE = {"HF_TOKEN", "PYTHONPATH", "PYTHONDONTWRITEBYTECODE", "PYTHONUNBUFFERED"}
 
 
@@ -145,7 +148,11 @@ class Server:
         theirs = wanted["environment"]
         names = [n for n in {*theirs, *self.environment} if n.startswith((*AT_IMPORT, "PYTHON")) and n not in SEPARATE]
         # What imports have set since, such as DS_ACCELERATOR, is the same in either case.
-        return all(theirs.get(name) in (self.environment.get(name), os.environ.get(name)) for name in names)
+        known = (self.environment, os.environ, OF_COMMANDS)
+        return all(
+            theirs.get(name) in [each.get(name) for each in known] or (name in OF_COMMANDS and name not in theirs)
+            for name in names
+        )
 
     def become(self, wanted: dict[str, Any], streams: list[int]) -> NoReturn:
         """Goes on as `python ARGUMENTS` would."""
