@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from distft.run import RunFolder
 from tests.support.alone import alone
 from tests.support.answered import make_run
 from tests.support.ranks import run_ranks
+from tests.support.warm import python
 
 
 def write_rows(path: Path, skew: float = 0.8, count: int = 400) -> Path:
@@ -39,7 +39,7 @@ def write_rows(path: Path, skew: float = 0.8, count: int = 400) -> Path:
 
 
 def run_command(*words: str) -> tuple[int, str]:
-    command = [sys.executable, "-m", "distft.audit", *words]
+    command = [python(), "-m", "distft.audit", *words]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert "Traceback" not in done.stderr, done.stderr
     return done.returncode, done.stdout + done.stderr

@@ -2,7 +2,6 @@
 
 import fcntl
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from distft.checkpoint.retention import latest
 from distft.run import RunFolder
 from tests.launch.test_launch import end, start
 from tests.support.rows import write_sums
+from tests.support.warm import python
 
 pytestmark = pytest.mark.slow
 
@@ -41,7 +41,7 @@ def test_the_checkpoint_is_locked_while_it_is_read(command: str, run: RunFolder,
     assert folder is not None and not is_read(folder)
     words = [f"run={run.path}", *([f"out={tmp_path / 'out'}"] if command == "export" else [])]
     process = subprocess.Popen(
-        [sys.executable, "-m", f"distft.{command}", *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        [python(), "-m", f"distft.{command}", *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
     seen = 0
     while process.poll() is None:
@@ -52,6 +52,6 @@ def test_the_checkpoint_is_locked_while_it_is_read(command: str, run: RunFolder,
 
 
 def test_a_missing_checkpoint_is_refused(run: RunFolder) -> None:
-    command = [sys.executable, "-m", "distft.evaluate", f"run={run.path}", "at=step-9"]
+    command = [python(), "-m", "distft.evaluate", f"run={run.path}", "at=step-9"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2 and "Allowed: latest" in done.stderr and "Traceback" not in done.stderr

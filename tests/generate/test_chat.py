@@ -18,6 +18,7 @@ from distft.config import ConfigError
 from distft.generate.settings import Settings
 from distft.run import RunFolder
 from tests.support.answered import answers, write_lines
+from tests.support.warm import python
 
 pytestmark = pytest.mark.slow
 SECONDS = 120  # until a loaded machine has imported torch
@@ -93,7 +94,7 @@ def test_a_terminal_shows_turns_and_ends_with_ctrl_d(tuned_run: RunFolder) -> No
 
 
 def test_a_pipe_gives_one_message_a_line(tuned_run: RunFolder, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "distft.chat", f"run={tuned_run.path}", "against=base", "max_new_tokens=6"]
+    command = [python(), "-m", "distft.chat", f"run={tuned_run.path}", "against=base", "max_new_tokens=6"]
     done = subprocess.run(command, input="3 and 3 is\n\n4 and 4 is\n", capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     expected = "run at step-00000003 against run at base\n"

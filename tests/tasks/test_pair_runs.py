@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import transformers
 
 from distft.data.shards import Rows
 from distft.run import RunFolder
+from tests.support.warm import python
 
 pytestmark = pytest.mark.slow
 
@@ -29,7 +29,7 @@ def distft(command: str, folder: Path, *words: str) -> subprocess.CompletedProce
     rows = write_pairs(folder / "rows.jsonl")
     given = ["model.tiny=true", f"data.train={rows}", "data.eval=0.2", "data.max_length=96", "train.precision=fp32"]
     given += [f"runs_dir={folder}", f"cache_dir={folder / 'cache'}", "train.global_batch_size=8", "optimizer.lr=1e-3"]
-    command_line = [sys.executable, "-m", "distft", command, *given, *words]
+    command_line = [python(), "-m", "distft", command, *given, *words]
     return subprocess.run(command_line, capture_output=True, text=True, check=False)
 
 

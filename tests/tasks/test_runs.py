@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import transformers
 from distft.config import ConfigError, compose
 from distft.run import RunFolder
 from distft.tasks import load_task
+from tests.support.warm import python
 
 pytestmark = pytest.mark.slow
 WORDS = ("red", "green", "blue", "grey")
@@ -31,7 +31,7 @@ def rows_of(task: str) -> list[dict[str, Any]]:
 
 
 def distft(*words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "distft", *words], capture_output=True, text=True, check=False)
+    return subprocess.run([python(), "-m", "distft", *words], capture_output=True, text=True, check=False)
 
 
 @pytest.mark.parametrize(
