@@ -133,9 +133,11 @@ def finish(run: RunFolder) -> bool:
 
 
 def without_module(run: RunFolder, module: str) -> int:
-    """Records that the job cannot set up its environment, with what `module load` printed last."""
+    """Records that the job cannot set up its environment, with the error that `module load` printed."""
     log = run.logs / "slurm.out"
-    said = "; ".join(last_lines(log, 5)) or "nothing"
+    lines = [line.strip() for line in last_lines(log, 20)]
+    first = max((i for i, line in enumerate(lines) if "error" in line.lower()), default=len(lines) - 1)
+    said = " ".join(lines[max(first, 0) :][:2]) or "nothing"  # advice of a page follows
     what = f"{socket.gethostname()}: launcher.modules: module load {module} failed. It printed: {said}"
     failure = Failure.of_run(f"{what}. Try: a name that `module avail` lists on that node", log)
     write_outcome(run, Outcome("failed", asdict(failure)))
