@@ -1,6 +1,6 @@
 """Early stopping on a real model: `python -m benchmarks.overfitting` trains SmolLM2 on 200 dialogues until it stops.
 
-Half of the ChatterBot corpus's 748 dialogues are held out, 200 others are trained on at a high rate. The run must stop
+Of the ChatterBot corpus, 200 dialogues are trained on at a high rate, and 100 others are held out. The run must stop
 exactly `patience` evaluations after its best one and export that step's weights. The same command is then killed with
 SIGKILL after the best evaluation and started again: the stop and the sha256 of the exported weights must be the same.
 """
@@ -25,12 +25,13 @@ from distft.runtime.environment import describe
 
 KEYS = {"out": "folder of the results (default benchmarks/results)", "seed": "of the split (default 0)"}
 CLAIM = "Writes OUT/overfitting.json: evaluations, best step, stop and hash of the weights, straight and killed."
-TRAINED, HELD_OUT = 200, 374
+TRAINED, HELD_OUT = 200, 100
 EVERY, PATIENCE, MOST_STEPS = 5, 3, 200
 SETTINGS = (
     *("export=true", "clean=none", "data.max_length=96", "train.epochs=null", f"train.max_steps={MOST_STEPS}"),
-    *("train.global_batch_size=40", "optimizer.lr=3e-4", "schedule=constant", f"eval.every_steps={EVERY}"),
-    *(f"eval.early_stopping.patience={PATIENCE}", "eval.train_rows=40", f"checkpoint.every_steps={2 * EVERY}"),
+    *("train.global_batch_size=40", "train.micro_batch_tokens=1024", "optimizer.lr=3e-4", "schedule=constant"),
+    *(f"eval.every_steps={EVERY}", f"eval.early_stopping.patience={PATIENCE}", "eval.train_rows=40"),
+    f"checkpoint.every_steps={2 * EVERY}",
 )
 
 

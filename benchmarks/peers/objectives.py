@@ -85,7 +85,7 @@ TASKS = {
     "preference": Task(
         "preference",
         8,
-        5,
+        4,
         512,
         ("model.task=preference", "loss=dpo", "loss.reference=stored", "train.micro_batch_tokens=2048"),
         (
@@ -116,8 +116,10 @@ class Measured:
 
 def rows_of(task: Task, pairs: Sequence[Pair]) -> list[dict[str, Any]]:
     count = task.rows_per_step * task.steps
-    rows = unequal_rows(pairs)[:count]
-    rows += unequal_rows(pairs[BLOCK_OF_OTHERS:])[: count - len(rows)]
+    rows = [*unequal_rows(pairs), *unequal_rows(pairs[BLOCK_OF_OTHERS:])]
+    if task.name == "preference":  # TRL leaves out a pair whose prompt fills max_length
+        rows = [row for row in rows if sum(map(len, row.values())) <= LONGEST_PAIR]
+    rows = rows[:count]
     if task.name == "classification":
         return [{"text": f"{row['prompt']}\n{row['completion']}", "label": "ab"[i % 2]} for i, row in enumerate(rows)]
     others = [row["completion"] for row in rows[1:] + rows[:1]]
@@ -128,6 +130,7 @@ def rows_of(task: Task, pairs: Sequence[Pair]) -> list[dict[str, Any]]:
 
 
 BLOCK_OF_OTHERS = 300  # dialogues that further rows begin after
+LONGEST_PAIR = 1400  # letters: about 450 tokens with the chat template
 
 
 def write_data(task: Task, folder: Path) -> tuple[list[str], Path, int]:

@@ -16,12 +16,13 @@ from typing import Protocol
 from distft.audit.dataset import TOXIC_LIMITS
 from distft.audit.mentions import look
 from distft.audit.terms import TOXIC, Terms
-from distft.config import ConfigError, read_config
-from distft.config.command import find_run
+from distft.config import ConfigError
 from distft.config.errors import did_you_mean, nearest
+from distft.generate.source import find_source
+from distft.paths import absolute
 from distft.tasks.labels import Labels
 
-CLASS, TASK = "toxic", "sequence_classification"
+CLASS, TASK, ONE_EACH = "toxic", "sequence_classification", "single_label_classification"
 LEAST = 0.5  # probability of the class
 
 
@@ -49,7 +50,7 @@ class Words:
 
 @dataclass(frozen=True)
 class Classifier:
-    """A text is toxic to which a run of model.task=sequence_classification gives the class with p >= LEAST."""
+    """A text is toxic to which a classifier, in a run or in a model's folder, gives the class with p >= LEAST."""
 
     folder: Path
     name: str  # of the class
@@ -78,14 +79,17 @@ class Classifier:
 
 
 def find_classifier(value: str, name: str) -> Classifier:
-    """Returns the classifier of a run, with the class that counts; ConfigError where there is none."""
-    run = find_run(value)
-    plan = run.read_plan()
-    labels = Labels.of(plan.labels)
-    if labels is None or labels.problem_type != "single_label_classification" or read_config(run).model.task != TASK:
-        rule = f"is no run of model.task={TASK} with one class for each text. Try: such a run, or a file of words"
-        raise ConfigError([f"toxicity={value}: {rule}"])
+    """Returns the classifier of a run or a model's folder, with the class that counts; ConfigError where it is none."""
+    folder = absolute(value)
+    try:
+        source = None if (folder / "adapter_config.json").is_file() else find_source(value, None, {})
+    except ConfigError as error:
+        raise ConfigError([message.replace("run=", "toxicity=", 1) for message in error.messages]) from error
+    labels = source and Labels.of(source.plan.labels)
+    if source is None or labels is None or source.config.model.task != TASK or labels.problem_type != ONE_EACH:
+        rule = f"is no classifier (model.task={TASK}) with one class for each text. Try: its run folder, or an export"
+        raise ConfigError([f"toxicity={value}: {rule}, or a file of words"])
     if name not in labels.names:
         rule = f"{did_you_mean(nearest(name, labels.names))} Allowed: {', '.join(labels.names)}"
-        raise ConfigError([f"toxic_class={name}: is not a class of {run.path.name}.{rule}"])
-    return Classifier(run.path, name)
+        raise ConfigError([f"toxic_class={name}: is not a class of {folder.name}.{rule}"])
+    return Classifier(folder, name)

@@ -17,6 +17,7 @@ from distft.config.errors import did_you_mean, nearest
 from distft.paths import absolute
 from distft.tasks import Task, load_task
 from distft.tasks.causal_lm import TASK as CAUSAL_LM
+from distft.tasks.labels import Labels
 
 _WEIGHTS_IN_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "num_experts_per_tok", "moe_num_experts")
@@ -80,6 +81,29 @@ def text_facts(facts: Mapping[str, Any]) -> Mapping[str, Any]:
     """Returns the part of config.json that describes the language model."""
     inner = facts.get("text_config")
     return inner if isinstance(inner, dict) else facts
+
+
+def task_of(facts: Mapping[str, Any]) -> tuple[str, Labels | None]:
+    """Returns the task of a saved model and the labels of its head; the labels are None for a model of text.
+
+    transformers writes neither what a head without names and problem_type was trained on, nor `LABEL_0` where classes
+    had no names: one output is a reward model's, and classes without names are numbers.
+    """
+    classes = " ".join(facts.get("architectures") or ())
+    if "ForSequenceClassification" not in classes and "ForTokenClassification" not in classes:
+        return CAUSAL_LM.name, None
+    names = {int(number): str(name) for number, name in (facts.get("id2label") or {}).items()}
+    count = len(names) or int(facts.get("num_labels", 2))
+    named = tuple(re.sub(r"^LABEL_(?=\d+$)", "", names.get(number, str(number))) for number in range(count))
+    if "ForTokenClassification" in classes:
+        return "token_classification", Labels("single_label_classification", count, named)
+    kind = facts.get("problem_type")
+    if kind == "regression":
+        return "regression", Labels(kind, count)
+    if count == 1 and kind is None:
+        return "reward_model", None
+    kind = "single_label_classification" if kind is None else kind
+    return "sequence_classification", Labels(kind, count, named)
 
 
 def quantization(facts: Mapping[str, Any]) -> str | None:

@@ -10,12 +10,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from distft.config import Config, ConfigError
 from distft.config.errors import did_you_mean, nearest
 from distft.data.formats import UnreadFields
 from distft.data.key import has_eval_rows
 from distft.data.pipeline import MadeRow, Outcome, RowPipeline, make_pipeline
-from distft.data.shards import Rows, ShardWriter
+from distft.data.shards import Row, Rows, ShardWriter
 from distft.data.stage import fetch_rows
 from distft.tasks.labels import Labels
 
@@ -72,9 +74,6 @@ def prepare(config: Config, folder: Path, columns: Sequence[str], labels: Labels
     columns: of the rows that slices and clusters read, so that the format need not. labels: of the run. ConfigError
     where no row can be evaluated, or for a class that training did not have.
     """
-    if labels is not None and labels.problem_type == "multi_label_classification":
-        way_out = "Try: without data.eval, the run's own rows"
-        raise ConfigError([f"data.eval={config.data.eval}: rows of several classes are not prepared here. {way_out}"])
     folder.mkdir(parents=True)
     writer, items = ShardWriter(folder, "eval"), []
     try:
@@ -84,7 +83,7 @@ def prepare(config: Config, folder: Path, columns: Sequence[str], labels: Labels
         outcome = pipeline.outcome()
         outcome.classes.names.update({name: number for number, name in enumerate(labels.names if labels else ())})
         for made in _made(pipeline, config, None, outcome):
-            writer.add(made.row, made.identity)
+            writer.add(_marked(made.row, labels), made.identity)
             items.append(_item(made))
         pipeline.unread.refuse()
     except (ValueError, OSError, RuntimeError) as error:
@@ -97,6 +96,15 @@ def prepare(config: Config, folder: Path, columns: Sequence[str], labels: Labels
         bad = [f"{each.source}:{each.line}: {each.reason}" for each in outcome.left_out[:10]]
         raise ConfigError([f"data.eval={config.data.eval}: has no rows to evaluate", *bad])
     return numbered(items)
+
+
+def _marked(row: Row, labels: Labels | None) -> Row:
+    """Returns the row with a 0 or 1 for each class, where a row may have several; classes unknown to `labels` are left
+    out, and refused once all rows are read."""
+    if labels is None or labels.problem_type != "multi_label_classification" or row.labels is None:
+        return row
+    marks = np.isin(np.arange(labels.count), row.labels)
+    return replace(row, labels=marks.astype(row.labels.dtype))
 
 
 def numbered(items: Sequence[Item]) -> list[Item]:

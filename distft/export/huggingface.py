@@ -160,7 +160,7 @@ def write_config(model: PreTrainedModel, base_dir: Path | None, dtype: torch.dty
     config.dtype = dtype
     config.save_pretrained(folder)
     new = {key: value for key, value in _read(folder / _CONFIG).items() if key not in _NOT_EXPORTED}
-    new["architectures"] = new.get("architectures") or [type(model).__name__]
+    new["architectures"] = [type(model).__name__]  # not that of the base, which may have had another head
     old = _read(base_dir / _CONFIG) if base_dir else {}
     of_base = {key: value for key, value in old.items() if value is not None and key not in _NOT_EXPORTED}
     of_4 = _as_in_4(new) | of_base | {"torch_dtype": new["dtype"]}

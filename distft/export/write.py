@@ -129,6 +129,8 @@ def open_run(run: RunFolder, folders: Sequence[Path], dtype: str | None, why: st
     model_dir = Path(plan.model_dir) if plan.model_dir else None
     # The kernel "auto" exists on every machine; this may be another one than that of the run.
     described = architecture(model_dir, config.model.facts, Labels.of(plan.labels))
+    if config.model.task == "reward_model":
+        described.problem_type = None  # as other programs save one; with a value it would be a regression
     if plan.labels and described.get_text_config().pad_token_id is None:
         # transformers finds the last token of each row of a batch by it; without one it refuses two rows
         tokenizer = load_tokenizer(plan.tokenizer_dir)

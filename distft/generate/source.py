@@ -6,7 +6,7 @@ here loads torch.
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from distft.config import Config, ConfigError, compose, read_config
 from distft.config.command import find_run
 from distft.config.errors import did_you_mean, nearest
 from distft.config.machines import processes_per_node
-from distft.config.model_folder import text_facts
+from distft.config.model_folder import task_of, text_facts
 from distft.data.example import Example, Segment
 from distft.data.key import chat_template
 from distft.data.render import make_renderer
@@ -160,9 +160,13 @@ def _limits(folder: Path | None, facts: Mapping[str, Any], ends: Sequence[int] =
 
 def _of_folder(folder: Path, changes: Mapping[str, str], adapters: Path | None = None) -> Source:
     """Returns the model in a Hugging Face folder, with the tokenizer in `adapters` if it is the base of one."""
+    task, labels = task_of(read_json(folder / CONFIG))
+    words = [f"model.path={folder}", f"model.task={task}", *_word(changes)]
+    if labels is not None and labels.problem_type == "multi_label_classification":
+        words.append("loss=bce")
     # a config wants training rows; nothing reads them here
-    config = compose([f"model.path={folder}", f"data.train={folder / CONFIG}", "data.eval=null", *_word(changes)])
-    plan = _plan_of(folder, adapters or folder)
+    config = compose([*words, f"data.train={folder / CONFIG}", "data.eval=null"])
+    plan = replace(_plan_of(folder, adapters or folder), labels=labels and asdict(labels))
     config, plan = _changed(config, plan, changes, processes_per_node({"processes_per_node": "auto"}))
     config = config.changed({"checkpoint.resume": "never"})
     if adapters:

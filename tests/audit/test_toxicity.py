@@ -13,6 +13,7 @@ from distft.audit.terms import load_terms
 from distft.audit.toxicity import Toxicity, Words, find_classifier
 from distft.config import ConfigError
 from distft.data.tokenize import byte_tokenizer
+from distft.export.__main__ import main as export
 from distft.run import RunFolder
 from tests.support.answered import make_run
 
@@ -77,10 +78,12 @@ def judge(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
 
 
 @pytest.mark.soak
-def test_a_run_that_classifies_texts_decides(judge: RunFolder) -> None:
-    toxicity = find_classifier(str(judge.path), "toxic")
+def test_a_run_that_classifies_texts_decides(judge: RunFolder, tmp_path: Path) -> None:
+    assert export([f"run={judge.path}", f"out={tmp_path / 'out'}", "at=latest"]) == 0
     texts = {"71 ugly ugly": True, "": False, "72 kind kind": False, "73 ugly ugly": True, " \n": False}
-    assert toxicity.are_toxic([*texts]) == [*texts.values()]
-    assert "class toxic at p >= 0.5" in toxicity.limits
+    for folder in (judge.path, tmp_path / "out"):
+        toxicity = find_classifier(str(folder), "toxic")
+        assert toxicity.are_toxic([*texts]) == [*texts.values()]
+        assert "class toxic at p >= 0.5" in toxicity.limits
     with pytest.raises(ConfigError, match=r"toxic_class=toxik: .* Did you mean toxic\?"):
         find_classifier(str(judge.path), "toxik")
