@@ -1,6 +1,6 @@
 """DPO and classification on unequal rows, by distft, TRL and transformers' Trainer in turn.
 
-    python -m benchmarks.peers.objectives [rounds=3] [tasks=[classification,preference]] [venv=FOLDER] [out=FOLDER]
+    python -m benchmarks.peers.objectives [rounds=3] [tasks=[classification,preference]] [peers=[3]] [venv=] [out=]
 
 MiniLM classifies texts of the demo's dialogues, 16 a step; SmolLM2 prefers true replies to others, 8 pairs a step, all
 weights trained, reference log-probabilities stored before. Peers run with their defaults and with faster settings;
@@ -13,7 +13,7 @@ import os
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -37,6 +37,7 @@ from distft.runtime.environment import describe
 KEYS = {
     "rounds": "of all runs in turn (default 3)",
     "tasks": "classification, preference (default both)",
+    "peers": "numbers of the other library's settings, e.g. [3]: for more rounds of the fastest (default all)",
     "venv": "the peers' environment (default ~/.cache/distft/peers/venv)",
     "out": "folder of objectives.json (default benchmarks/results)",
 }
@@ -87,7 +88,7 @@ TASKS = {
         8,
         4,
         512,
-        ("model.task=preference", "loss=dpo", "loss.reference=stored", "train.micro_batch_tokens=2048"),
+        ("model.task=preference", "loss=dpo", "loss.reference=stored", "train.micro_batch_tokens=800"),
         (
             Peer("trl, defaults, 8 pairs a forward", 8),
             Peer("trl, stored reference, 8 pairs a forward", 8, arguments=STORED),
@@ -230,6 +231,9 @@ def main(arguments: list[str]) -> int:
     tasks = listed(given.get("tasks", "classification,preference"))
     if unknown := [name for name in tasks if name not in TASKS]:
         raise ConfigError([f"tasks={','.join(unknown)}: unknown. Allowed: {', '.join(TASKS)}"])
+    count = min(len(TASKS[name].peers) for name in tasks)
+    if any(not number.isdecimal() or int(number) >= count for number in listed(given.get("peers", ""))):
+        raise ConfigError([f"peers={given['peers']}: are numbers below {count}. Try: peers=[0]"])
     if not given.get("rounds", "3").isdecimal():
         raise ConfigError([f"rounds={given['rounds']}: is not a number. Try: rounds=3"])
     venv = absolute(given.get("venv", "~/.cache/distft/peers/venv"))
@@ -238,7 +242,10 @@ def main(arguments: list[str]) -> int:
     results |= {"code": code(), "on": describe(), "versions": versions(venv)}
     holds, runs_dir = True, absolute("runs/benchmarks/objectives")
     for name in tasks:
-        rounds = measure(TASKS[name], int(given.get("rounds", "3")), python, runs_dir / name)
+        task = TASKS[name]
+        if "peers" in given:
+            task = replace(task, peers=tuple(task.peers[int(number)] for number in listed(given["peers"])))
+        rounds = measure(task, int(given.get("rounds", "3")), python, runs_dir / name)
         found = ratios(rounds)
         results[name] = {**found, "rounds": [[asdict(run) | {"speed": run.speed} for run in runs] for runs in rounds]}
         print(f"{name}: {found['speed']:.2f} times the speed of: {found['fastest']}; memory {found['memory']:.2f}")
