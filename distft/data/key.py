@@ -15,8 +15,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from distft.config.schema import Config, Data
-from distft.config.source_item import source_items
+from distft.config.data import Data, source_items
+from distft.config.schema import Config
 from distft.data.cleaning.options import is_cleaned, key_part, overlap_action
 from distft.data.files import DataFile, Member, Remote, file_kind
 from distft.data.hub import NotFetched, dataset_commit, local_folder

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from distft.config.source_item import SourceItem
+from distft.config.data import SourceItem
 from distft.data.chunks import Chunk
 from distft.data.counts import Split, Stream
 from distft.data.shards import ShardWriter

@@ -6,7 +6,7 @@ Plan and launch use it too, so it imports no heavy library.
 from pathlib import Path
 from typing import Any
 
-from distft.config.schema import Data
+from distft.config.data import Data
 
 
 def refused(report: dict[str, Any], data: Data) -> list[str]:

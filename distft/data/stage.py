@@ -15,9 +15,8 @@ from typing import Any, Literal
 import numpy as np
 
 from distft.config import Config, ConfigError
+from distft.config.data import Data, source_items
 from distft.config.errors import Unavailable
-from distft.config.schema import Data
-from distft.config.source_item import source_items
 from distft.data.chunks import Chunk
 from distft.data.classes import UnknownLabel, settle_labels
 from distft.data.cleaning.decide import Cleaning, decide, write_cleaning, write_left_out

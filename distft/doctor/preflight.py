@@ -17,10 +17,10 @@ import yaml
 
 from distft.config.errors import Unavailable
 from distft.config.freeze import read_config
-from distft.config.machines import node_range
 from distft.launchers.slurm import commands
 from distft.launchers.slurm.commands import SlurmError, slurm, with_retries
 from distft.launchers.slurm.launcher import look_up
+from distft.machines import node_range
 from distft.run import RunFolder, read_json, write_json
 
 LEAST_OF_ACCELERATOR = 0.8  # of the other nodes' median; an accelerator is exclusive

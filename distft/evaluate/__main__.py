@@ -14,8 +14,7 @@ from rich.console import Console
 
 from distft.compat.reach import version_of
 from distft.config import ConfigError, command
-from distft.config.benchmarks import own_tasks, wrong_benchmarks
-from distft.config.check import is_hub_id
+from distft.config.check import is_hub_id, own_tasks, wrong_benchmarks
 from distft.config.command import keywords, usage
 from distft.evaluate.items import column_values, default_slices
 from distft.evaluate.job import Tasks

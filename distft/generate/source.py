@@ -15,7 +15,6 @@ import yaml
 from distft.config import Config, ConfigError, compose, read_config
 from distft.config.command import find_run
 from distft.config.errors import did_you_mean, nearest
-from distft.config.machines import processes_per_node
 from distft.config.model_folder import task_of, text_facts
 from distft.data.example import Example, Segment
 from distft.data.key import chat_template
@@ -23,6 +22,7 @@ from distft.data.render import make_renderer
 from distft.data.shards import MANIFEST, Rows
 from distft.data.tokenize import load_tokenizer
 from distft.generate.prompts import PromptRenderer
+from distft.machines import processes_per_node
 from distft.paths import absolute, conf_dir
 from distft.run import Plan, RunFolder, read_json
 from distft.tasks import load_task

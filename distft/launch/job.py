@@ -18,7 +18,6 @@ from typing import Any
 
 from distft import goodput
 from distft.config import Config, ConfigError, read_config
-from distft.config.machines import node_range
 from distft.config.rules import broken_rules
 from distft.config.rules.contract import Facts
 from distft.data.order import Base, base_of
@@ -41,6 +40,7 @@ from distft.launchers.slurm.commands import (
 )
 from distft.launchers.slurm.job import BY_SCANCEL, read_job
 from distft.launchers.slurm.node import BY_SCHEDULER
+from distft.machines import node_range
 from distft.plan import make_plan
 from distft.run import EXIT_AGAIN, EXIT_PREEMPTED, FINISHED, Plan, RunFolder, write_json
 from distft.runtime import stop

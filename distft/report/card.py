@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import distft
+from distft.config.data import source_items
 from distft.config.freeze import read_config
-from distft.config.source_item import source_items
 from distft.generate.samples_file import Sample
 from distft.report.cited import METRICS, Cited, cite
 from distft.report.energy import Energy, estimate

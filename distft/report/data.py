@@ -14,7 +14,7 @@ import numpy as np
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
 from distft.config import Config
-from distft.config.source_item import source_items
+from distft.config.data import source_items
 from distft.data.packing import MicroBatching
 from distft.data.shards import Rows
 from distft.data.statistics import percentile, truncation

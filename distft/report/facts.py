@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from distft.checkpoint.choose import choose_for_export
+from distft.config.data import source_items, source_text
 from distft.config.freeze import read_config
 from distft.config.key import Part
 from distft.config.schema import Config, Export
-from distft.config.source_item import source_items, source_text
 from distft.generate.samples_file import FILE as SAMPLES
 from distft.generate.samples_file import Sample, before_and_after
 from distft.goodput import Attempt, attempts, read_timeline

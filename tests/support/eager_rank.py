@@ -1,4 +1,4 @@
-"""A rank whose status.json follows every step, as with steps of over a second."""
+"""A rank that writes status.json at every step, as with steps of over a second."""
 
 from distft import rank
 from distft.rank import prepare  # noqa: F401  # as the real rank's
