@@ -81,8 +81,8 @@ def gather(folder: Path, config: Config) -> DataFacts:
     cleaning = _json(folder / CLEANING)
     streams = report["streams"]
     train = streams["train"]
-    rules: list[RuleFacts] = [
-        {"name": name, **found, "share": _share(found["found"], train["read"])}
+    rules = [
+        RuleFacts(name=name, **found, share=_share(found["found"], train["read"]))
         for name, found in cleaning.get("rules", {}).items()
     ]
     statistics = cleaning.get("statistics", {})
