@@ -149,7 +149,7 @@ def page(shown: list[Shown], tokenizer: Any, title: str) -> str:
     return f"{head}<h1>{escape(title)}</h1>{legend}{''.join(parts)}</html>\n"
 
 
-def line_of(shown: Shown, tokenizer: Any) -> dict[str, Any]:  # JSON: the fields below
+def line_of(shown: Shown, tokenizer: Any) -> dict[str, object]:
     """Returns a row as an object of the JSONL file; of a pair with the text of both sides, and where the second begins.
 
     weight: of each token; of a pair that of the row, at its trained tokens.

@@ -7,7 +7,6 @@ mixture is as long as possible without using a source more than its `epochs`, so
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -81,7 +80,7 @@ class ItemCounts:
     read: int
     bad: int
     splits: dict[str, Split] = field(default_factory=dict)
-    mixing: dict[str, Any] = field(default_factory=dict)  # JSON: weight, cap, epochs, where set
+    mixing: dict[str, float] = field(default_factory=dict)  # weight, cap, epochs, where set
 
 
 def count_items(name: str, items: Sequence[SourceItem], chunks: Sequence[Chunk]) -> list[ItemCounts]:

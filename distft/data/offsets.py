@@ -10,7 +10,7 @@ post-processor may leave the spaces of a token out of its offsets.
 
 import json
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
@@ -20,7 +20,7 @@ import numpy as np
 
 from distft.data.render import Rendered
 
-State = dict[str, Any]  # JSON: tokenizer.json, or a part of it
+State = Mapping[str, Any]  # JSON: tokenizer.json, or a part of it
 MANY = 16  # texts, from which on the lengths of all tokens are worth looking up
 
 

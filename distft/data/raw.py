@@ -13,6 +13,7 @@ from typing import Any, BinaryIO, Protocol, cast
 
 import pyarrow as pa
 
+from distft.data.example import RawJson
 from distft.data.files import DataFile, Member
 from distft.data.stores import open_object
 
@@ -48,7 +49,7 @@ class RawRow:
 
     file: str
     line: int  # where the row starts, from 1; in Parquet files and datasets the row's number
-    value: dict[str, Any] | None
+    value: RawJson | None
     reason: str | None = None
 
     num_rows = 1

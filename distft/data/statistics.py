@@ -31,7 +31,7 @@ class Statistics:
         if len(self.longest) < LONGEST or length > self.longest[-1][0]:
             self.longest = sorted([*self.longest, (length, f"{file}:{line}")], key=lambda each: -each[0])[:LONGEST]
 
-    def as_json(self) -> dict[str, Any]:  # JSON: the fields
+    def as_json(self) -> dict[str, object]:  # JSON: the fields
         return {
             "lengths": sorted(self.lengths.items()),
             "labels": sorted(self.labels.items(), key=lambda each: (-each[1], each[0])),

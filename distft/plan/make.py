@@ -98,7 +98,7 @@ def make_plan(config: Config, resumed: Mapping[str, Any] | None = None, own: Pla
     )
 
 
-def _labels(config: Config, data_dir: Path | None) -> dict[str, Any] | None:
+def _labels(config: Config, data_dir: Path | None) -> Mapping[str, Any] | None:
     """Returns the labels of the prepared rows; ConfigError where they do not fit the loss."""
     found = read_json(data_dir / MANIFEST).get("labels") if data_dir else None
     labels, word = Labels.of(found), config.choices.get("loss")

@@ -238,7 +238,7 @@ def _data(facts: Facts, cited: Cited) -> Iterator[str]:
 
 
 def _preprocessing(cited: Cited) -> list[str]:
-    rules: dict[str, Any] = cited.value("prepared/cleaning.json#rules") or {}
+    rules: Mapping[str, object] = cited.value("prepared/cleaning.json#rules") or {}
     at = "prepared/cleaning.json#rules"
     lines = [
         f"- filter {name}: found {cited(f'{at}.{name}.found')}, dropped {cited(f'{at}.{name}.dropped')}, "

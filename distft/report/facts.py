@@ -33,7 +33,7 @@ from distft.report.tables import (
     words,
 )
 from distft.report.verdicts import Verdict, attempts_of, continues, verdicts
-from distft.run import FINISHED, Plan, RunFolder, read_json
+from distft.run import FINISHED, Plan, RunFolder, Status, read_json
 from distft.tasks import load_task
 from distft.tasks.selection import Selection
 from distft.tasks.shown import metric_names
@@ -68,7 +68,7 @@ class Facts:
     """The content of one page."""
 
     name: str
-    status: Mapping[str, Any]  # status.json
+    status: Status
     command: str
     what: Table
     numbers: Table
