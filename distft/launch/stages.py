@@ -26,8 +26,7 @@ from distft.config.targets import build
 from distft.data.key import prepared_dir
 from distft.generate.samples_file import before_and_after
 from distft.goodput import note
-from distft.launch.frozen import Own
-from distft.launch.history import archive_previous, check_plan, frozen_before, keep_frozen, own_of, resumed
+from distft.launch.history import Own, archive_previous, check_plan, frozen_before, keep_frozen, own_of, resumed
 from distft.launch.shrinking import size_text
 from distft.launchers.contract import Handle, Launcher
 from distft.launchers.slurm.job import find_job
