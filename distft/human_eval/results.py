@@ -87,10 +87,11 @@ def results(
         add_ratings(result, settings, key, given)
     else:
         judged = [judge_vote(vote, key, items) for vote in given]
-        result["comparisons"] = compared = comparisons(key, judged)
+        compared = comparisons(key, judged)
         if len(compared) == 1:
             rate = compared[0]["win_rate"]
             result["win_rate"] = {**rate, "of": compared[0]["a"], "n": compared[0]["votes"]}
+        result["comparisons"] = compared
         result["bradley_terry"] = strengths(key, judged)
         result["without_exclusions"] = without_exclusions(key, items, votes)
         result["agreement"] = agreement(key, items, counted)

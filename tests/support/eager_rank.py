@@ -2,7 +2,7 @@
 
 from distft import rank
 from distft.rank import prepare  # noqa: F401  # as the real rank's
-from distft.run import StepReport
+from distft.train.progress import StepReport
 
 
 def main() -> None:
