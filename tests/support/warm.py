@@ -29,6 +29,7 @@ from typing import IO, Any, NoReturn
 from distft.compat.interpreter import end_threads, forget_exit_functions, run_exit_functions
 from distft.runtime.logs import QUIET_VARIABLES
 from distft.runtime.process import die_with_parent, uncollected
+from tests.support.warm_client import inherited
 
 CHECKOUT = Path(__file__).parents[2]
 ROOMS = ("config", "data", "evaluate", "export", "generate", "launch", "launchers", "plan", "report", "sweep")
@@ -90,6 +91,7 @@ class Server:
         """parent: of the process that this one ends with."""
         self.program = program
         self.environment = dict(os.environ)
+        self.inherited = inherited(signal.pthread_sigmask(signal.SIG_BLOCK, ()))
         self.own = [os.getcwd(), "", *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
         self.listener = socket.socket(socket.AF_UNIX)
         self.listener.bind(address)
@@ -144,7 +146,9 @@ class Server:
         client.close()
 
     def is_warm(self, wanted: dict[str, Any]) -> bool:
-        """Returns whether what is imported here is what a Python of its own would import."""
+        """Returns whether a Python of its own would import what is imported here, and have the limits of this one."""
+        if wanted["inherited"] != self.inherited:
+            return False
         theirs = wanted["environment"]
         names = [n for n in {*theirs, *self.environment} if n.startswith((*AT_IMPORT, "PYTHON")) and n not in SEPARATE]
         # What imports have set since, such as DS_ACCELERATOR, is the same in either case.
