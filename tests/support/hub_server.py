@@ -45,13 +45,13 @@ class Fault:
 class Hub:
     """Repositories by kind and id, each a list of commits; `main` is the last. `token`: who lacks it is refused."""
 
-    def __init__(self) -> None:
+    def __init__(self, port: int = 0) -> None:
         self.commits: dict[tuple[str, str], dict[str, Files]] = {}
         self.faults: list[Fault] = []
         self.token: str | None = None
         self.requests: list[str] = []
         self.lock = threading.Lock()
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), type("Asked", (_Asked,), {"hub": self}))
+        self.server = ThreadingHTTPServer(("127.0.0.1", port), type("Asked", (_Asked,), {"hub": self}))
         self.server.daemon_threads = True
         threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
 
@@ -166,9 +166,9 @@ def _etag(content: bytes) -> str:
 
 
 @contextmanager
-def hub() -> Iterator[Hub]:
-    """Gives a hub without repositories, gone at the end."""
-    served = Hub()
+def hub(port: int = 0) -> Iterator[Hub]:
+    """Gives a hub without repositories, gone at the end. port: 0 chooses a free one."""
+    served = Hub(port)
     try:
         yield served
     finally:

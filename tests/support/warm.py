@@ -44,14 +44,17 @@ SEPARATE = {"HF_TOKEN", "PYTHONPATH", "PYTHONDONTWRITEBYTECODE", "PYTHONUNBUFFER
 _starting = Lock()
 
 
-def python() -> str:
-    """Returns the path of a Python for `-m`; its server starts with the first call and ends with this process."""
+def python(**variables: str) -> str:
+    """Returns the path of a Python for `-m`; its server starts with the first call and ends with this process.
+
+    variables: of the environment, which libraries read as they are imported; each set of them has its own server.
+    """
     with _starting:
-        return _start()
+        return _start(tuple(variables.items()))
 
 
 @cache
-def _start() -> str:
+def _start(variables: tuple[tuple[str, str], ...]) -> str:
     if not hasattr(os, "pidfd_open"):
         return sys.executable
     folder = Path(tempfile.mkdtemp(prefix="warm-"))
@@ -62,26 +65,40 @@ def _start() -> str:
     program.chmod(0o755)
     own, its = socket.socketpair()
     with its, (folder / "log").open("w") as log:
-        begin([str(address), str(program), str(its.fileno())], its, log)
+        arguments = [str(address), str(program), str(its.fileno())]
+        server = begin_anew(arguments, its, log, **dict(variables)) if variables else begin(arguments, its, log)
     assert own.recv(1), (folder / "log").read_text()
-    atexit.register(own.close)  # which ends the server; this process keeps it open until then
+    atexit.register(_end, own, server)
     return str(program)
 
 
-def begin(arguments: list[str], its: socket.socket, log: IO[str]) -> None:
-    """Starts the server, whose end of the connection to this process is `its`."""
+def _end(own: socket.socket, server: int) -> None:
+    """Ends a server, and waits, so that its processor time counts as that of this process's children."""
+    own.close()
+    with suppress(ChildProcessError):
+        os.waitpid(server, 0)
+
+
+def begin_anew(arguments: list[str], its: socket.socket, log: IO[str], **variables: str) -> int:
+    """Starts the server, whose end of the connection to this process is `its`; returns its process id."""
     command = [sys.executable, "-m", "tests.support.warm", *arguments]
-    subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=[its.fileno()])
+    environment = os.environ | variables
+    streams: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log}
+    return subprocess.Popen(command, env=environment, pass_fds=[its.fileno()], **streams).pid
 
 
-def begin_by_fork(arguments: list[str], its: socket.socket, log: IO[str]) -> None:
+begin = begin_anew  # tests.support.planted has another
+
+
+def begin_by_fork(arguments: list[str], its: socket.socket, log: IO[str]) -> int:
     """Does the same, without importing again what this process has imported."""
-    if not os.fork():
+    if not (server := os.fork()):
         try:
             os.closerange(3, its.fileno())
             main(arguments)
         finally:
             os._exit(0)
+    return server
 
 
 class Server:
@@ -257,3 +274,4 @@ def main(arguments: list[str]) -> None:
 
 if __name__ == "__main__":
     main(sys.argv[1:])
+    os._exit(0)  # without the interpreter's teardown
