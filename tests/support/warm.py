@@ -1,5 +1,7 @@
 """A Python whose imports are done: `python()` starts `-m` of distft and of the tests in 20 ms instead of 1 to 8 s.
 
+The workers of pytest-xdist start from it as well, and use the same server.
+
 The processes are forked from a server that has imported torch, transformers, deepspeed and distft. They are real ones,
 with their own streams, environment, folder and signals, and end when the process that stands for them does. What reads
 the environment as it is imported, and every other program, runs in a Python of its own.
@@ -24,6 +26,7 @@ from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from threading import Lock
+from types import ModuleType
 from typing import IO, Any, NoReturn
 
 from distft.compat.interpreter import end_threads, forget_exit_functions, run_exit_functions
@@ -35,9 +38,12 @@ CHECKOUT = Path(__file__).parents[2]
 ROOMS = ("config", "data", "evaluate", "export", "generate", "launch", "launchers", "plan", "report", "sweep")
 
 # Variables that libraries read while they are imported: with others than the server's, a process imports them itself.
-AT_IMPORT = ("CUDA_", "DS_", "HF_", "HOME", "HYDRA_", "LC_", "LD_", "MALLOC_", "MPL", "TORCH_", "TRANSFORMERS_", "TZ")
+# So does a job of SLURM, whose processes its daemons count and signal.
+AT_IMPORT = ("CUDA_", "DS_", "HF_", "HOME", "HYDRA_", "LC_", "LD_", "MALLOC_", "MPL", "SLURM_JOB", "TORCH_")
+AT_IMPORT += ("TRANSFORMERS_", "TZ")
 # What a command gives libraries itself, so that it makes no difference whether its environment has it already.
 OF_COMMANDS = QUIET_VARIABLES | {"HF_DATASETS_OFFLINE": "1"}
+SHARED = "WARM_PYTHON"  # the path that the process of pytest gives its workers
 SEPARATE = {"HF_TOKEN", "PYTHONPATH", "PYTHONDONTWRITEBYTECODE", "PYTHONUNBUFFERED"}
 
 
@@ -55,6 +61,8 @@ def python(**variables: str) -> str:
 
 @cache
 def _start(variables: tuple[tuple[str, str], ...]) -> str:
+    if not variables and SHARED in os.environ:
+        return os.environ[SHARED]
     if not hasattr(os, "pidfd_open"):
         return sys.executable
     folder = Path(tempfile.mkdtemp(prefix="warm-"))
@@ -196,11 +204,7 @@ class Server:
             os.environ.clear()
             os.environ.update(wanted["environment"])
             self.set_up(wanted["arguments"])
-            name = wanted["arguments"][1]
-            for module in (name, f"{name}.__main__"):
-                if not hasattr(sys.modules.get(module), "__path__"):
-                    sys.modules.pop(module, None)  # it is the main module now
-            runpy.run_module(name, run_name="__main__", alter_sys=True)
+            run_main(wanted["arguments"])
             code = 0
         except SystemExit as error:
             code = error.code if isinstance(error.code, int) else int(error.code is not None)
@@ -218,7 +222,9 @@ class Server:
 
         added = os.environ.get("PYTHONPATH", "").split(os.pathsep)
         sys.path[:] = [os.getcwd(), *filter(None, added), *(path for path in sys.path if path not in self.own)]
-        sys.argv, sys.executable = arguments[1:], self.program
+        sys.argv = arguments[1:]
+        if arguments[0] == "-m":  # so that what a command starts has its imports done, too
+            sys.executable = self.program
         sys.stdin = sys.__stdin__ = open(0)  # noqa: SIM115  # pyright: ignore[reportAttributeAccessIssue]
         for number, name in enumerate(("stdout", "stderr"), 1):
             stream = open(number, "w", errors="backslashreplace" if number == 2 else None)  # noqa: SIM115
@@ -227,6 +233,19 @@ class Server:
             setattr(sys, f"__{name}__", stream)
         if threads := os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]:
             torch.set_num_threads(int(threads))  # its library has read the variable long ago
+
+
+def run_main(arguments: list[str]) -> None:
+    """Runs `-m NAME`, or `-u -c PROGRAM`, as the main module."""
+    if arguments[0] == "-m":
+        for module in (arguments[1], f"{arguments[1]}.__main__"):
+            if not hasattr(sys.modules.get(module), "__path__"):
+                sys.modules.pop(module, None)  # it is the main module now
+        runpy.run_module(arguments[1], run_name="__main__", alter_sys=True)
+    else:
+        sys.argv = arguments[1:2]
+        sys.modules["__main__"] = ModuleType("__main__")
+        exec(arguments[2], vars(sys.modules["__main__"]))
 
 
 def leave(code: int) -> NoReturn:
