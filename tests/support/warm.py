@@ -9,6 +9,7 @@ the environment as it is imported, and every other program, runs in a Python of 
 
 import atexit
 import importlib
+import io
 import json
 import os
 import pkgutil
@@ -267,7 +268,7 @@ def leave(code: int) -> NoReturn:
 
 
 def load() -> None:
-    """Imports what commands of distft import."""
+    """Imports what commands of distft import, and does once what is slow only the first time: a config, a drawing."""
     from tests.support import preload  # noqa: F401
 
     with uncollected():
@@ -275,6 +276,16 @@ def load() -> None:
             for found in pkgutil.walk_packages([f"{CHECKOUT}/distft/{room}"], f"distft.{room}."):
                 if not found.name.endswith("__main__"):
                     importlib.import_module(found.name)
+        from matplotlib.figure import Figure
+
+        from distft.config.compose import Groups
+        from distft.paths import conf_dir
+
+        for choices in ([], ["model=gpt2"]):
+            Groups(conf_dir()).compose(choices)
+        figure = Figure(layout="constrained")
+        figure.add_subplot().set_title("a title")
+        figure.savefig(io.BytesIO(), format="svg")
 
 
 def answer(client: socket.socket, number: int) -> None:
