@@ -36,6 +36,7 @@ from distft.runtime.process import die_with_parent, uncollected
 from tests.support.warm_client import inherited
 
 CHECKOUT = Path(__file__).parents[2]
+OTHERS = ("pandas", "PIL.PngImagePlugin", "rich.progress", "rich.table")  # imported on first use
 ROOMS = ("config", "data", "evaluate", "export", "generate", "launch", "launchers", "plan", "report", "sweep")
 
 # Variables that libraries read while they are imported: with others than the server's, a process imports them itself.
@@ -272,6 +273,8 @@ def load() -> None:
     from tests.support import preload  # noqa: F401
 
     with uncollected():
+        for name in OTHERS:
+            importlib.import_module(name)
         for room in ROOMS:
             for found in pkgutil.walk_packages([f"{CHECKOUT}/distft/{room}"], f"distft.{room}."):
                 if not found.name.endswith("__main__"):
@@ -285,7 +288,8 @@ def load() -> None:
             Groups(conf_dir()).compose(choices)
         figure = Figure(layout="constrained")
         figure.add_subplot().set_title("a title")
-        figure.savefig(io.BytesIO(), format="svg")
+        for form in ("svg", "png"):
+            figure.savefig(io.BytesIO(), format=form)
 
 
 def answer(client: socket.socket, number: int) -> None:
