@@ -1,5 +1,4 @@
 import subprocess
-import sys
 from io import StringIO
 from pathlib import Path
 
@@ -8,6 +7,7 @@ from rich.console import Console
 
 from distft.config import command
 from distft.prepare import RowProgress, main
+from tests.support.warm import python
 
 ROWS = '{"prompt": "a", "completion": "b"}\n{"prompt": "c", "completion": "d"}\n'
 SUMMARY = "  train: 2 rows, 46 tokens, 4 of them trained, longest row 23"
@@ -20,7 +20,7 @@ def arguments(train: str, *overrides: str) -> list[str]:
 @pytest.mark.slow
 def test_the_command_prepares_and_prints_two_lines(tmp_path: Path):
     (tmp_path / "rows.jsonl").write_text(ROWS)
-    program = [sys.executable, "-m", "distft.prepare", *arguments("rows.jsonl")]
+    program = [python(), "-m", "distft.prepare", *arguments("rows.jsonl")]
     done = subprocess.run(program, cwd=tmp_path, capture_output=True, text=True, timeout=480, check=False)
     assert done.returncode == 0, done.stderr
     first, second = done.stderr.splitlines()

@@ -57,6 +57,7 @@ def fresh(asked: Config, name: str, **data: Any) -> Prepared:
     return prepare_data(asked.changed({"cache_dir": cache} | {f"data.{key}": value for key, value in data.items()}))
 
 
+@pytest.mark.slow
 def test_one_and_two_processes_write_the_same_bytes(config: Make, write_rows: WriteRows):
     own = str(write_rows(rows(100), "held.jsonl"))
     asked = config(write_rows(rows(700)), eval=own, max_bad_fraction=0.2, overlap="drop")
@@ -67,6 +68,7 @@ def test_one_and_two_processes_write_the_same_bytes(config: Make, write_rows: Wr
     assert one.report["streams"]["train"]["bad"] == 70
 
 
+@pytest.mark.slow
 def test_weights_stay_with_their_rows_on_two_processes(config: Make, write_rows: WriteRows):
     weights = [(i % 7) / 4 for i in range(400)]  # 0: no token is trained
     asked = [
@@ -150,6 +152,7 @@ def children() -> list[int]:
     return [int(line.split()[0]) for line in listed.stdout.splitlines() if "distft.data.workers" in line]
 
 
+@pytest.mark.slow
 def test_a_killed_worker_is_reported_and_its_work_is_continued(config: Make, write_rows: WriteRows):
     asked = config(write_rows(rows(300)), max_bad_fraction=0.2, num_proc=2)
     whole = fresh(asked, "whole", num_proc=1)
@@ -166,6 +169,7 @@ def test_a_killed_worker_is_reported_and_its_work_is_continued(config: Make, wri
     assert contents(prepare_data(asked).folder) == contents(whole.folder)
 
 
+@pytest.mark.slow
 def test_the_first_error_does_not_depend_on_the_processes(config: Make, write_rows: WriteRows, tmp_path: Path):
     template = tmp_path / "own.jinja"  # its turns end without a special token where the question says so
     template.write_text(

@@ -46,13 +46,13 @@ class Fault:
 class Hub:
     """Repositories by kind and id, each a list of commits; `main` is the last. token: others are refused."""
 
-    def __init__(self) -> None:
+    def __init__(self, port: int = 0) -> None:
         self.commits: dict[tuple[str, str], dict[str, Files]] = {}
         self.faults: list[Fault] = []
         self.token: str | None = None
         self.requests: list[str] = []
         self.lock = threading.Lock()
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), type("Asked", (_Asked,), {"hub": self}))
+        self.server = ThreadingHTTPServer(("127.0.0.1", port), type("Asked", (_Asked,), {"hub": self}))
         self.server.daemon_threads = True
         threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
 
@@ -167,9 +167,9 @@ def _etag(content: bytes) -> str:
 
 
 @contextmanager
-def hub() -> Iterator[Hub]:
-    """Provides a hub without repositories, until the end of the block."""
-    served = Hub()
+def hub(port: int = 0) -> Iterator[Hub]:
+    """Provides a hub without repositories, until the end of the block. port: 0 chooses a free one."""
+    served = Hub(port)
     try:
         yield served
     finally:

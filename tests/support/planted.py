@@ -150,6 +150,7 @@ def _run(tests: Sequence[str], folder: Path, said: Path) -> int:
     for name in [name for name in sys.modules if name.partition(".")[0] in ("tests", "distft")]:
         del sys.modules[name]
     warm = importlib.import_module("tests.support.warm")
+    os.environ.pop(warm.SHARED, None)
     setattr(warm, "begin", warm.begin_by_fork)  # noqa: B010  # its server would import everything once more
     return int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", "--tb=line", *tests]))
 
