@@ -101,7 +101,7 @@ def killed(asked: Config, moment: str, note: Path) -> None:
 
     if moment == "while the shards are written":
         stage._closed = kill
-    prepare_data(asked, lambda done: kill() if moment.isdigit() and done >= int(moment) else None)
+    prepare_data(asked, lambda done, _: kill() if moment.isdigit() and done >= int(moment) else None)
 
 
 @pytest.mark.parametrize(
@@ -155,7 +155,7 @@ def test_a_killed_worker_is_reported_and_its_work_is_continued(config: Make, wri
     whole = fresh(asked, "whole", num_proc=1)
     killed: list[int] = []
 
-    def kill_one(done: int) -> None:
+    def kill_one(done: int, share: float | None) -> None:
         if not killed:
             killed.append(children()[0])
             os.kill(killed[0], signal.SIGKILL)

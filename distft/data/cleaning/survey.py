@@ -41,6 +41,7 @@ class Decisions:
     yields: dict[str, Yield] = field(default_factory=dict)
     worst: list[dict[str, Any]] = field(default_factory=list)  # place and rules of the rows that most rules found
     seconds: dict[str, float] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)  # remarks of the rules on all rows
 
 
 class Survey:
@@ -88,7 +89,11 @@ class Survey:
         started = perf_counter()
         pairs = []
         columns = self.columns.read(active.name, self.rows)
-        for row, other, reason in list(active.rule.compare(columns, alive)):
+        for found in list(active.rule.compare(columns, alive)):
+            if isinstance(found, str):
+                self.decisions.notes.append(found)
+                continue
+            row, other, reason = found
             self._found(row, active.name, reason.replace("{other}", place(other)) if other is not None else reason)
             if active.action == "drop":
                 alive[row] = False
