@@ -156,14 +156,12 @@ class Leakage(Group):
 
 
 class LabelNoise(_Switch):
-    """Labels that a model of the text, trained on the other rows, contradicts; for model.task=sequence_classification."""
+    """Labels that a model of the text, trained on the other rows, contradicts; for tasks whose rows have a class."""
 
     action: Literal["tag", "drop"] = Field(
         default="tag", description="of rows found; tag: count them in the report and train on them"
     )
-    threshold: Fraction = Field(
-        default=0.5, description="probability that another label needs for a row to be found"
-    )
+    threshold: Fraction = Field(default=0.5, description="probability that another label needs for a row to be found")
     folds: Annotated[int, Field(ge=2, le=20)] = Field(
         default=5, description="parts of the rows; each is judged by a model trained on the others"
     )

@@ -42,6 +42,7 @@ from distft.run import read_json, write_json
 from distft.tasks import load_task
 from distft.tasks.labels import Labels
 
+
 @dataclass(frozen=True)
 class Written:
     """The splits on disk: counts, files of each split, the labels of the rows, and held-out rows with others."""

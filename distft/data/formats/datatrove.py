@@ -1,4 +1,4 @@
-"""Documents of datatrove: {text, id, metadata, media}; every token of the text is trained, metadata are read by reports."""
+"""Documents of datatrove: {text, id, metadata, media}; every token of the text is trained."""
 
 from typing import Any
 
