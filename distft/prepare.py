@@ -151,10 +151,12 @@ class RowProgress:
 
     def __init__(self, console: Console, quiet_seconds: float | None = None) -> None:
         """quiet_seconds: before it is shown; None: SLOW_SECONDS on a terminal, LINE_SECONDS elsewhere."""
-        self.console, self.started = console, time.monotonic()
+        self.console = console
         self.every = TERMINAL_SECONDS if console.is_terminal else LINE_SECONDS
-        quiet = SLOW_SECONDS if console.is_terminal else LINE_SECONDS
-        self.due = self.started + (quiet if quiet_seconds is None else quiet_seconds)
+        self.quiet = SLOW_SECONDS if console.is_terminal else LINE_SECONDS
+        self.quiet = self.quiet if quiet_seconds is None else quiet_seconds
+        self.started = time.monotonic()
+        self.due = self.started + self.quiet
         columns = (TextColumn("preparing"), BarColumn(), TextColumn("{task.description}"))
         self._bar = Bar(*columns, console=console, transient=True, auto_refresh=False)
         self._task = self._bar.add_task("", total=None)
@@ -168,7 +170,9 @@ class RowProgress:
 
     def __call__(self, rows: int, share: float | None) -> None:
         now = time.monotonic()
-        if now < self.due:
+        if not rows:  # reading begins: the model's check before it took its own time
+            self.started, self.due = now, now + self.quiet
+        if not rows or now < self.due:
             return
         self.due = now + self.every
         numbers = [] if share is None else [f"{share:.0%}"]

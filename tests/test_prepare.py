@@ -74,7 +74,7 @@ def test_progress_is_a_line_now_and_then(is_terminal: bool):
     out = StringIO()
     console = Console(file=out, force_terminal=is_terminal, width=120, highlight=False)
     with RowProgress(console, quiet_seconds=0) as progress:
-        for rows in (10, 20, 30):  # the next line is due later
+        for rows in (0, 10, 20, 30):  # reading begins; the next line is due later
             progress(rows, rows / 40)
         assert out.getvalue().count("rows read") == 1 and "25%, 10 rows read, " in out.getvalue()
         assert " rows/s, 0:00 left" in out.getvalue()

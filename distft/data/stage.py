@@ -133,6 +133,7 @@ def _make_chunks(
         read += rows
         progress(read, meter.share)
 
+    progress(0, meter.share)
     counted = [replace(each, blocks=meter.counted(each.blocks)) for each in opened]
     with open_workers(pipeline, counted, pipeline.data.num_proc) as workers:
         chunks = {each.key: workers.chunks(each, work, count) for each in counted}
