@@ -181,9 +181,12 @@ class RowProgress:
         if not self.console.is_terminal:
             self.console.print(f"preparing: {', '.join(numbers)}")
             return
-        self._bar.start()
         self._bar.update(self._task, total=None if share is None else 1.0, completed=share or 0.0)
-        self._bar.update(self._task, description=", ".join(numbers), refresh=True)
+        self._bar.update(self._task, description=", ".join(numbers))
+        if self._bar.live.is_started:
+            self._bar.refresh()
+        else:
+            self._bar.start()
 
 
 def _clock(seconds: float) -> str:

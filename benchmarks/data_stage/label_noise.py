@@ -2,7 +2,7 @@
 
 `python -m benchmarks.data_stage.label_noise [rows=FILE.jsonl] [share=0.1] [seeds=3] [out=FILE.json]`. A share of the
 labels is replaced by another one, seeded; rows hold text and label. The default rows are the signs of the terms of the
-VADER lexicon, single words, which a linear model tells in nine of ten cases: errors of the model bound the precision.
+VADER lexicon, single words, whose sign a linear model misses in one of ten cases: its errors bound the precision.
 """
 
 import json

@@ -146,7 +146,9 @@ def note_chunks(monkeypatch: pytest.MonkeyPatch, made: list[str]) -> None:
 
 def children() -> list[int]:
     """Returns the worker processes of this process."""
-    listed = subprocess.run(["ps", "-o", "pid=,args=", "--ppid", str(os.getpid())], capture_output=True, text=True)
+    listed = subprocess.run(
+        ["ps", "-ww", "-o", "pid=,args=", "--ppid", str(os.getpid())], capture_output=True, text=True
+    )
     return [int(line.split()[0]) for line in listed.stdout.splitlines() if "distft.data.workers" in line]
 
 

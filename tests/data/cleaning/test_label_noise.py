@@ -1,4 +1,4 @@
-"""Label noise: planted wrong labels are found, and nothing is where a model of the text cannot tell."""
+"""Label noise: planted wrong labels are found, and nothing is found where a model cannot learn labels."""
 
 import json
 import random
@@ -25,7 +25,7 @@ TOPICS = {name: WORDS[60 * i : 60 * i + 60] for i, name in enumerate(("work", "t
 
 
 def labelled(count: int, share: float, seed: int = 0) -> tuple[list[dict[str, Any]], list[int]]:
-    """Returns rows whose words tell the label, half of them words of any topic; and the rows with a wrong label."""
+    """Returns rows whose words show the label, half of them words of any topic; and the rows with a wrong label."""
     choose = random.Random(seed)
     rows = []
     for _ in range(count):
@@ -66,7 +66,7 @@ def test_a_higher_threshold_finds_a_part_of_the_rows():
     assert len(high.keys() & set(wrong)) / len(high) >= len(low.keys() & set(wrong)) / len(low)
 
 
-def test_labels_that_the_text_does_not_tell_are_not_judged():
+def test_labels_that_no_model_can_learn_are_not_judged():
     rows, _ = labelled(300, 0.0)
     choose = random.Random(1)
     remark, found = compared([row | {"label": choose.choice("abc")} for row in rows])
@@ -130,7 +130,7 @@ def test_one_and_two_processes_drop_the_same_labels(
     assert all(each["row"] == rows[each["line"] - 1] for each in listed)
 
 
-def test_the_report_tells_how_well_the_model_knows_labels(config: Make, write_rows: WriteRows):
+def test_the_report_shows_how_well_the_model_finds_labels(config: Make, write_rows: WriteRows):
     rows, _ = labelled(300, 0.1)
     prepared = ensure_prepared(with_rule(config(write_rows(rows))))
     found = read_json(prepared.folder / "cleaning.json")["rules"]["label_noise"]
