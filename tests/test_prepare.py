@@ -69,16 +69,30 @@ def test_wrong_data_exits_with_2_and_the_reason(run, train: str, overrides: tupl
     assert reason in said
 
 
-@pytest.mark.parametrize(("is_terminal", "shown"), [(False, ["10 rows read"]), (True, ["10 rows read"])])
-def test_progress_is_a_line_now_and_then(is_terminal: bool, shown: list[str]):
+@pytest.mark.parametrize("is_terminal", [False, True])
+def test_progress_is_a_line_now_and_then(is_terminal: bool):
     out = StringIO()
-    progress = RowProgress(Console(file=out, force_terminal=is_terminal, width=80, highlight=False), quiet_seconds=0)
-    for rows in (10, 20, 30):  # the next line is due later
-        progress(rows)
-    lines = out.getvalue().replace("\r", "\n").splitlines()
-    assert [line.split(", ")[0].removeprefix("preparing: ") for line in lines if "rows" in line] == shown
-    assert ("\r" in out.getvalue()) is is_terminal
+    console = Console(file=out, force_terminal=is_terminal, width=120, highlight=False)
+    with RowProgress(console, quiet_seconds=0) as progress:
+        for rows in (0, 10, 20, 30):  # reading begins; the next line is due later
+            progress(rows, rows / 40)
+        assert out.getvalue().count("rows read") == 1 and "25%, 10 rows read, " in out.getvalue()
+        assert " rows/s, 0:00 left" in out.getvalue()
+    last = out.getvalue().rpartition("left")[2]
+    assert ("\x1b[2K" in last) is is_terminal, "the bar is taken away at the end"
+    assert is_terminal or out.getvalue().count("\n") == 1
+
+
+def test_progress_without_a_known_end_shows_rows_alone():
+    out = StringIO()
+    with RowProgress(Console(file=out, force_terminal=True, width=120), quiet_seconds=0) as progress:
+        progress(1234, None)
+    assert "1,234 rows read" in out.getvalue() and "%" not in out.getvalue() and "left" not in out.getvalue()
+
+
+def test_nothing_is_shown_of_a_short_preparation():
+    out = StringIO()
     quiet = RowProgress(Console(file=out), quiet_seconds=60)
     before = out.getvalue()
-    quiet(99)
+    quiet(99, 0.5)
     assert out.getvalue() == before

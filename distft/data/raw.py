@@ -35,6 +35,9 @@ class Part(Protocol):
     """Consecutive rows of one file, which may not be parsed yet."""
 
     @property
+    def file(self) -> Any: ...  # its str is the file's name in reports
+
+    @property
     def num_rows(self) -> int: ...
 
     @property

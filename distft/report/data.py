@@ -108,7 +108,7 @@ def gather(folder: Path, config: Config) -> DataFacts:
         "languages": sorted(language.items(), key=lambda each: (-each[1], each[0])),
         "labels": labels if usable and labelled >= 0.5 * usable else [],
         "sources": statistics.get("sources", []),
-        "licences": _licences(config, cleaning.get("items", {})),
+        "licences": _licences(config, cleaning.get("items", {}), dict(statistics.get("licences", ()))),
         "longest": statistics.get("longest", []),
         "worst": cleaning.get("worst", []),
         "lengths": _lengths(lengths, config.data.max_length),
@@ -130,15 +130,18 @@ def _name(config: Config) -> str:
     return f"{names[0].rpartition('/')[2]}{more}"
 
 
-def _licences(config: Config, rows: Mapping[str, int]) -> list[tuple[str, int]]:
-    """Returns the rows under each licence; empty where no item of data.train names one. rows: item number -> rows."""
+def _licences(config: Config, rows: Mapping[str, int], named: Mapping[str, int]) -> list[tuple[str, int]]:
+    """Returns the rows under each licence, as the items of data.train name them, else the rows themselves; empty where
+    nothing names one. rows: item number -> rows. named: licence -> rows that name it."""
     items = source_items(config.data.train)
-    if not any(item.licence for item in items):
-        return []
     counts: Counter[str] = Counter()
-    for number, count in rows.items():
-        counts[items[int(number)].licence or "not stated"] += count
-    return counts.most_common()
+    if any(item.licence for item in items):
+        for number, count in rows.items():
+            counts[items[int(number)].licence or "not stated"] += count
+    elif named:
+        counts.update(named)
+        counts["not stated"] = sum(rows.values()) - sum(named.values())
+    return [(name, count) for name, count in counts.most_common() if count]
 
 
 def _share(count: int, total: int) -> float:

@@ -103,7 +103,7 @@ def killed(asked: Config, moment: str, note: Path) -> None:
 
     if moment == "while the shards are written":
         stage._closed = kill
-    prepare_data(asked, lambda done: kill() if moment.isdigit() and done >= int(moment) else None)
+    prepare_data(asked, lambda done, _: kill() if moment.isdigit() and done >= int(moment) else None)
 
 
 @pytest.mark.parametrize(
@@ -148,7 +148,9 @@ def note_chunks(monkeypatch: pytest.MonkeyPatch, made: list[str]) -> None:
 
 def children() -> list[int]:
     """Returns the worker processes of this process."""
-    listed = subprocess.run(["ps", "-o", "pid=,args=", "--ppid", str(os.getpid())], capture_output=True, text=True)
+    listed = subprocess.run(
+        ["ps", "-ww", "-o", "pid=,args=", "--ppid", str(os.getpid())], capture_output=True, text=True
+    )
     return [int(line.split()[0]) for line in listed.stdout.splitlines() if "distft.data.workers" in line]
 
 
@@ -158,8 +160,8 @@ def test_a_killed_worker_is_reported_and_its_work_is_continued(config: Make, wri
     whole = fresh(asked, "whole", num_proc=1)
     killed: list[int] = []
 
-    def kill_one(done: int) -> None:
-        if not killed:
+    def kill_one(done: int, share: float | None) -> None:
+        if done and not killed:
             killed.append(children()[0])
             os.kill(killed[0], signal.SIGKILL)
 

@@ -222,3 +222,19 @@ def leakage_unused(facts: Facts) -> str | None:
         "clean.leakage.enabled=true has no effect: no rows are held out. "
         "Try: clean.leakage.against=[FILE], or data.eval=FILE"
     )
+
+
+@rule(
+    ("clean.label_noise.enabled", "model.task"),
+    "clean.label_noise with a task without classes",
+    "it judges the class of a row",
+)
+def label_noise_task(facts: Facts) -> str | None:
+    task = load_task(facts["model.task"])
+    if not facts["clean.label_noise.enabled"] or task.labels == "classes":
+        return None
+    others = [name for name in task_names() if load_task(name).labels == "classes"]
+    return (
+        f"clean.label_noise.enabled=true: the rows of model.task={task.name} have no class. "
+        f"Try: clean.label_noise=false, or model.task={others[0]}"
+    )

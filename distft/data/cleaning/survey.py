@@ -48,6 +48,7 @@ class Decisions:
     yields: dict[str, Yield] = field(default_factory=dict)
     worst: list[Worst] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)  # remarks of the rules on all rows
 
 
 class Survey:
@@ -95,7 +96,11 @@ class Survey:
         started = perf_counter()
         pairs = []
         columns = self.columns.read(active.name, self.rows)
-        for row, other, reason in list(active.rule.compare(columns, alive)):
+        for found in list(active.rule.compare(columns, alive)):
+            if isinstance(found, str):
+                self.decisions.notes.append(found)
+                continue
+            row, other, reason = found
             self._found(row, active.name, reason.replace("{other}", place(other)) if other is not None else reason)
             if active.action == "drop":
                 alive[row] = False

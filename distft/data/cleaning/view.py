@@ -41,6 +41,7 @@ class View:
     line: int
     texts: tuple[Text, ...]
     fields: RawJson | None = None
+    label: object = None  # of an Example
     _words: dict[str, list[str]] = field(default_factory=dict, repr=False, compare=False)
     _hashes: dict[str, np.ndarray] = field(default_factory=dict, repr=False, compare=False)
 
@@ -89,7 +90,7 @@ class View:
 
 def view_of(source: str, line: int, example: Example, fields: RawJson | None = None) -> View:
     """Returns the view of a row; `fields` is the row as read."""
-    return View(source, line, texts_of(example), fields)
+    return View(source, line, texts_of(example), fields, example.label)
 
 
 def texts_of(example: Example) -> tuple[Text, ...]:
