@@ -11,7 +11,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property, lru_cache, partial
 from itertools import chain, groupby
 from typing import Any
 
@@ -166,6 +166,7 @@ def translated(pattern: str, letters: Callable[[str], str], spaces: str) -> str:
     return found
 
 
+@lru_cache(maxsize=1)
 def known_letters() -> list[str]:
     """Returns the characters of two bytes whose category is the same in Unicode 3.2, and that no case maps to ASCII."""
     old, new = unicodedata.ucd_3_2_0.category, unicodedata.category
@@ -174,6 +175,8 @@ def known_letters() -> list[str]:
 
 
 def _maps_to_ascii(letter: str) -> bool:
+    if "\u2200" <= letter < "\uf900":  # most letters
+        return False
     return any(other.isascii() for other in letter.casefold() + letter.lower() + letter.upper())
 
 

@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.data.test_offsets import LETTERS, learnt
 from tokenizers import AddedToken, Regex, models, pre_tokenizers
 
 from distft.data.offsets import MANY, Encoder
 from distft.data.pretokens import Pretokenizer, known_letters, make_pretokenizer
 from distft.data.render import Rendered
+from tests.data.test_offsets import LETTERS, learnt
 
 LLAMA3 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|"
