@@ -34,7 +34,7 @@ from distft.data.report import refused
 from distft.data.shards import ShardWriter
 from distft.data.sources import find_sources
 from distft.data.stores import is_url, objects
-from distft.data.workers import open_workers
+from distft.data.workers import Workers, open_workers
 from distft.paths import why_not_writable, without_number
 from distft.run import read_json, write_json
 from distft.tasks import load_task
@@ -80,10 +80,11 @@ def prepare_data(config: Config, progress: Progress = no_progress) -> Prepared:
 def _fill(folder: Path, work: Path, parts: Parts, config: Config, progress: Progress) -> None:
     started = time.monotonic()
     data = config.data
-    pipeline, tokenizer = make_pipeline(config)
-    pipeline = _guarded(pipeline, config)
-    opened = pipeline.open("eval", "train") if has_eval_rows(data) else pipeline.open("train")
-    chunks = _make_chunks(work, pipeline, opened, data.num_proc, progress)
+    with open_workers(data.num_proc) as workers:
+        pipeline, tokenizer = make_pipeline(config)
+        pipeline = _guarded(pipeline, config)
+        opened = pipeline.open("eval", "train") if has_eval_rows(data) else pipeline.open("train")
+        chunks = _make_chunks(work, pipeline, opened, workers, progress)
     pipeline.unread.refuse()
     pipeline.unread.check_renamed(data.fields)
     cleaning = decide(pipeline.cleaner, chunks["train"], work)
@@ -120,7 +121,7 @@ def _notes(pipeline: RowPipeline, data: Data) -> list[str]:
 
 
 def _make_chunks(
-    work: Path, pipeline: RowPipeline, opened: list[OpenSource], num_proc: int | None, progress: Progress
+    work: Path, pipeline: RowPipeline, opened: list[OpenSource], workers: Workers, progress: Progress
 ) -> dict[str, list[Chunk]]:
     """Returns the chunks of each stream, after making those that `work` does not have."""
     read = 0
@@ -130,8 +131,7 @@ def _make_chunks(
         read += rows
         progress(read)
 
-    with open_workers(pipeline, opened, num_proc) as workers:
-        chunks = {each.key: workers.chunks(each, work, count) for each in opened}
+    chunks = workers.chunks(pipeline, opened, work, count)
     for each in opened:
         for chunk in chunks[each.key]:
             chunk.add_unread(pipeline.unread, each.forms)
