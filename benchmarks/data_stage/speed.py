@@ -51,7 +51,7 @@ def main(arguments: list[str]) -> int:
     if "job" in given:
         who, _, count = given["job"].partition(":")
         work = (Path(given["file"]), Path(given["model"]), int(count), Path(given["cache"]))
-        seconds = run_datasets(*work) if who == "datasets" else run_distft(*work, given["clean"])
+        seconds = run_datasets(*work) if who == "datasets" else run_distft(*work, given.get("clean", "none"))
         print(json.dumps({"seconds": seconds}))
         return 0
     if unknown := set(given) - {*KEYS}:
@@ -110,7 +110,7 @@ def measured(job: tuple[str, int], file: Path, model: Path, clean: str) -> Measu
         command += [f"model={model}", f"cache={cache}", f"clean={clean}"]
         started = time.monotonic()
         process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        peak, ended, usage = 0.0, 0, None
+        peak, ended, status, usage = 0.0, 0, 0, None
         while not ended:
             peak = max(peak, sum(memory_of(process.pid)))
             time.sleep(0.1)

@@ -185,10 +185,10 @@ def _places(keys: list[Key], whole: Pieces, turns: Mapping[int, TurnPlan]) -> tu
         return None
     found = []
     for i, turn in turns.items():
-        until = turn.prompts[0] + turn.text
         own = {number for number, (message, _) in enumerate(keys) if message == i}
-        if len(turn.prompts) > 1 or not own <= set(turn.text.numbers):
+        if len(turn.prompts) != 1 or not own <= set(turn.text.numbers):
             return None
+        until = turn.prompts[0] + turn.text
         if not whole.begins_with(until) or not turn.alone.begins_with(until):
             return None
         begun = (turn.prompts[0].written, len(turn.prompts[0].numbers))

@@ -90,10 +90,11 @@ class Tasks:
             self._in_work -= 1
             self._changed.notify_all()
 
-    def failed(self, task: Task | None, error: Exception, place: int | None = None) -> None:
-        """Notes the error of a task, or of a worker without one. place: other than the task's."""
+    def failed(self, task: Task | None, error: Exception) -> None:
+        """Notes the error of a task; Interrupted, and the error of a worker without a task, come first."""
         with self._changed:
-            self._errors[place if place is not None or task is None else task.place] = error
+            is_first = task is None or isinstance(error, Interrupted)
+            self._errors[FIRST if is_first else task.place] = error
             self._in_work -= task is not None
             self._changed.notify_all()
 
@@ -177,7 +178,7 @@ class Workers:
                 tasks.done(answer)
         except (EOFError, OSError):
             if not self._is_closed:
-                tasks.failed(task, self._death(worker), FIRST)
+                tasks.failed(task, self._death(worker))
         except Exception as error:  # of `progress`
             tasks.failed(task, error)
 
