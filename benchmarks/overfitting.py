@@ -1,8 +1,9 @@
-"""Early stopping on a real model: `python -m benchmarks.overfitting` trains SmolLM2 on 200 dialogues until it stops.
+"""Early stopping on a real model: `python -m benchmarks.overfitting` trains MiniLM on 200 rows until it stops.
 
-Of the ChatterBot corpus, 200 dialogues are trained on at a high rate, and 100 others are held out. The run must stop
-exactly `patience` evaluations after its best one and export that step's weights. The same command is then killed with
-SIGKILL after the best evaluation and started again: the stop and the sha256 of the exported weights must be the same.
+Of the VADER lexicon's terms, 200 are trained on by the sign of their rating, and 1,000 are held out. The run must
+stop exactly `patience` evaluations after its best one and export that step's weights. The same command is then killed
+with SIGKILL after the best evaluation and started again: the stop and the sha256 of the exported weights must be the
+same. The best step is also exported by hand, and must have that hash.
 """
 
 import hashlib
@@ -17,37 +18,35 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.measurement import code
-from benchmarks.rows import demo_folder, read_pairs, write_rows
+from benchmarks.tasks import fetch_model_and_rows
 from distft.config import command
 from distft.config.command import keywords, usage
+from distft.export.__main__ import main as export
 from distft.run import RunFolder, write_json
 from distft.runtime.environment import describe
 
 KEYS = {"out": "folder of the results (default benchmarks/results)", "seed": "of the split (default 0)"}
 CLAIM = "Writes OUT/overfitting.json: evaluations, best step, stop and hash of the weights, straight and killed."
-TRAINED, HELD_OUT = 200, 100
-EVERY, PATIENCE, MOST_STEPS = 5, 3, 200
+TRAINED, HELD_OUT = 200, 1000
+EVERY, PATIENCE, MOST_STEPS = 5, 3, 400
 SETTINGS = (
-    *("export=true", "clean=none", "data.max_length=96", "train.epochs=null", f"train.max_steps={MOST_STEPS}"),
-    *("train.global_batch_size=40", "train.micro_batch_tokens=1024", "optimizer.lr=3e-4", "schedule=constant"),
-    *(f"eval.every_steps={EVERY}", f"eval.early_stopping.patience={PATIENCE}", "eval.train_rows=40"),
-    f"checkpoint.every_steps={2 * EVERY}",
+    *("model.task=sequence_classification", "export=true", "data.max_length=32", "train.epochs=null"),
+    *(f"train.max_steps={MOST_STEPS}", "train.global_batch_size=40", "train.micro_batch_tokens=512"),
+    *("optimizer.lr=2e-4", "schedule=constant", f"eval.every_steps={EVERY}", "eval.train_rows=200"),
+    *(f"eval.early_stopping.patience={PATIENCE}", f"checkpoint.every_steps={2 * EVERY}"),
 )
 
 
-def write_splits(folder: Path, seed: int) -> list[str]:
-    pairs = sorted(
-        read_pairs(demo_folder() / "chatterbot.jsonl"), key=lambda pair: (pair["prompt"], pair["completion"])
-    )
-    random.Random(seed).shuffle(pairs)
-    write_rows(pairs[:TRAINED], folder / "train.jsonl")
-    write_rows(pairs[TRAINED : TRAINED + HELD_OUT], folder / "eval.jsonl")
+def write_splits(rows: Path, folder: Path, seed: int) -> list[str]:
+    lines = sorted(rows.read_text().splitlines(keepends=True))
+    random.Random(seed).shuffle(lines)
+    (folder / "train.jsonl").write_text("".join(lines[:TRAINED]))
+    (folder / "eval.jsonl").write_text("".join(lines[TRAINED : TRAINED + HELD_OUT]))
     return [f"data.train={folder / 'train.jsonl'}", f"data.eval={folder / 'eval.jsonl'}"]
 
 
 def start(folder: Path, name: str, overrides: Sequence[str]) -> "subprocess.Popen[bytes]":
-    model = demo_folder() / "smollm2-135m-instruct"
-    words = [f"name={name}", f"runs_dir={folder}", f"model.path={model}", *overrides, *SETTINGS]
+    words = [f"name={name}", f"runs_dir={folder}", *overrides, *SETTINGS]
     return subprocess.Popen([sys.executable, "-m", "distft.launch", *words])
 
 
@@ -71,8 +70,12 @@ def found(run: RunFolder) -> dict[str, Any]:
         "attempts": status["attempt"],
         "eval_loss": losses,
         "train_loss": {row["step"]: row["loss"] for row in run.read_metrics("train_eval")},
-        "sha256": hashlib.sha256((run.final / "model.safetensors").read_bytes()).hexdigest(),
+        "sha256": digest(run.final),
     }
+
+
+def digest(folder: Path) -> str:
+    return hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
 
 
 def main(arguments: list[str]) -> int:
@@ -80,7 +83,9 @@ def main(arguments: list[str]) -> int:
     given = keywords(arguments, KEYS, required=())
     out = Path(given.get("out", "benchmarks/results"))
     with tempfile.TemporaryDirectory() as folder:
-        overrides = write_splits(Path(folder), int(given.get("seed", "0")))
+        assets = fetch_model_and_rows()
+        rows = assets["sequence_classification"]
+        overrides = [f"model.path={assets['model']}", *write_splits(rows, Path(folder), int(given.get("seed", "0")))]
         straight, killed = (RunFolder(Path(folder) / name) for name in ("straight", "killed"))
         if start(Path(folder), "straight", overrides).wait() != 0:
             return 1
@@ -89,10 +94,14 @@ def main(arguments: list[str]) -> int:
         if start(Path(folder), "killed", overrides).wait() != 0:
             return 1
         second = found(killed)
+        if export([f"run={straight.path}", f"at=step-{first['best']}", f"out={folder}/by-hand"]) != 0:
+            return 1
+        by_hand = digest(Path(folder, "by-hand"))
     typed = " ".join(["python -m benchmarks.overfitting", *arguments])
     results = {"command": typed, "code": code(), "on": describe(), "straight": first, "killed": second}
+    results["sha256 of the best step, exported by hand"] = by_hand
     write_json(out / "overfitting.json", results)
-    same = all(first[key] == second[key] for key in ("state", "stop", "best", "sha256"))
+    same = all(first[key] == second[key] for key in ("state", "stop", "best", "sha256")) and by_hand == first["sha256"]
     stops = first["state"] == "stopped_early" and first["stop"] == first["best"] + PATIENCE * EVERY
     print(f"best step {first['best']}, stopped at {first['stop']}; killed: the same {same}")
     return 0 if same and stops and second["attempts"] == 2 else 1

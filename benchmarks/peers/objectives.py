@@ -88,7 +88,10 @@ TASKS = {
         8,
         4,
         512,
-        ("model.task=preference", "loss=dpo", "loss.reference=stored", "train.micro_batch_tokens=800"),
+        (
+            *("model.task=preference", "loss=dpo", "loss.reference=stored"),
+            *("train.micro_batch_tokens=1024", "train.activation_checkpointing=selective"),
+        ),
         (
             Peer("trl, defaults, 8 pairs a forward", 8),
             Peer("trl, stored reference, 8 pairs a forward", 8, arguments=STORED),
