@@ -23,7 +23,7 @@ SINGLE_DIGITS = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+|\s+(
 ASCII = {"L": "A-Za-z", "Lu": "A-Z", "Ll": "a-z", "Lt": "", "Lm": "", "Lo": "", "M": "", "N": "0-9"}
 ASCII_SPACES, SPACES = r"\t-\r ", "\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
 CATEGORY = re.compile(r"\\p\{(\w+)\}")
-# what a pattern may consist of besides: Python and the library's engine agree on these, except for possessive repeats
+# what else a pattern may consist of: Python and the library's engine agree on these, except for possessive repeats
 PLAIN = re.compile(r"(?:\\[rns]|\[\^?|\(\?(?:i:|:|!)|\{\d+(?:,\d*)?\}|[\w '/|?+*)\]])*")
 POSSESSIVE = re.compile(r"[?*+}]\+")
 MAX_WORDS = 2**17  # remembered

@@ -123,13 +123,11 @@ class ChatRenderer:
         messages, tools = self.messages(example)
         whole = self.template.render(messages, tools)
         trained = self._trained(example)
-        answers = None
-        if not example.tools and self.training.on != "all":
-            found = self._plan(messages, trained, whole)
-            if found and found[0].places is not None and self.training.reasoning:
-                weights = [segments[i].weight * example.weight for i in trained]
-                return [Rendered(whole, found[0].spans(found[1]), _weights(weights))]
-            answers = self._by_shape(messages, whole, *found) if found else None
+        found = None if example.tools or self.training.on == "all" else self._plan(messages, trained, whole)
+        if found and found[0].places is not None and self.training.reasoning:
+            weights = [segments[i].weight * example.weight for i in trained]
+            return [Rendered(whole, found[0].spans(found[1]), _weights(weights))]
+        answers = self._by_shape(messages, whole, *found) if found else None
         if answers is None:
             self._check_shown(messages, tools, whole)
             if self.training.on == "all":
@@ -197,9 +195,8 @@ class ChatRenderer:
         Every text that is trained is rendered, and holds what the shape of the conversation predicts. The prompts in it
         follow from the shape.
         """
-        for message in messages:
-            if message["content"] not in whole:
-                return None
+        if not all(message["content"] in whole for message in messages):
+            return None
         answers = {}
         for i, turn in plan.turns.items():
             message = messages[i]
