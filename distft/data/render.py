@@ -192,8 +192,7 @@ class ChatRenderer:
     def _by_shape(self, messages: list[RawJson], whole: str, plan: Plan, texts: list[str]) -> dict[int, Answer] | None:
         """Returns the trained turns of a conversation without rendering each of them; None where that is not sure.
 
-        Every text that is trained is rendered, and holds what the shape of the conversation predicts. The prompts in it
-        follow from the shape.
+        Every text that is trained is rendered, and holds what its shape predicts. The prompts follow from the shape.
         """
         if not all(message["content"] in whole for message in messages):
             return None
