@@ -261,7 +261,6 @@ def open_workers(num_proc: int | None) -> Iterator[Workers]:
 def serve(descriptor: int) -> None:
     """Makes chunks of the blocks that arrive on a connection until it is closed."""
     connection = Connection(descriptor)
-    sys.modules["pandas"] = None  # type: ignore[assignment]  # pyarrow looks for its types in each array: 0.4 s
     with suppress(EOFError, ConnectionError, KeyboardInterrupt):
         from transformers import PreTrainedTokenizerFast  # noqa: F401  # while the pipeline is made
 
