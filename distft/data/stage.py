@@ -35,7 +35,7 @@ from distft.data.report import refused
 from distft.data.shards import ShardWriter
 from distft.data.sources import find_sources
 from distft.data.stores import is_url, objects
-from distft.data.workers import open_workers
+from distft.data.workers import Workers, open_workers
 from distft.paths import why_not_writable, without_number
 from distft.run import read_json, write_json
 from distft.tasks import load_task
@@ -75,11 +75,12 @@ def prepare_data(config: Config, progress: Progress = no_progress) -> Prepared:
 def _fill(folder: Path, work: Path, parts: Parts, config: Config, progress: Progress) -> None:
     started = time.monotonic()
     data = config.data
-    pipeline, tokenizer = make_pipeline(config)
-    pipeline = _guarded(pipeline, config)
-    keys: tuple[Literal["train", "eval"], ...] = ("eval", "train") if has_eval_rows(data) else ("train",)
-    opened = pipeline.open(*keys)
-    chunks = _make_chunks(work, pipeline, opened, BytesRead(_files(config, keys)), progress)
+    with open_workers(data.num_proc) as workers:
+        pipeline, tokenizer = make_pipeline(config)
+        pipeline = _guarded(pipeline, config)
+        keys: tuple[Literal["train", "eval"], ...] = ("eval", "train") if has_eval_rows(data) else ("train",)
+        opened = pipeline.open(*keys)
+        chunks = _make_chunks(work, pipeline, opened, workers, BytesRead(_files(config, keys)), progress)
     pipeline.unread.refuse()
     pipeline.unread.check_renamed(data.fields)
     cleaning = decide(pipeline.cleaner, chunks["train"], work)
@@ -122,7 +123,12 @@ def _files(config: Config, keys: Sequence[Literal["train", "eval"]]) -> list[Dat
 
 
 def _make_chunks(
-    work: Path, pipeline: RowPipeline, opened: list[OpenSource], meter: BytesRead, progress: Progress
+    work: Path,
+    pipeline: RowPipeline,
+    opened: list[OpenSource],
+    workers: Workers,
+    meter: BytesRead,
+    progress: Progress,
 ) -> dict[str, list[Chunk]]:
     """Returns the chunks of each stream, after making those that `work` does not have."""
     read = 0
@@ -134,8 +140,7 @@ def _make_chunks(
 
     progress(0, meter.share)
     counted = [replace(each, blocks=meter.counted(each.blocks)) for each in opened]
-    with open_workers(pipeline, counted, pipeline.data.num_proc) as workers:
-        chunks = {each.key: workers.chunks(each, work, count) for each in counted}
+    chunks = workers.chunks(pipeline, counted, work, count)
     for each in opened:
         for chunk in chunks[each.key]:
             chunk.add_unread(pipeline.unread, each.forms)
