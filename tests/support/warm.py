@@ -37,7 +37,8 @@ from tests.support.warm_client import inherited
 
 CHECKOUT = Path(__file__).parents[2]
 OTHERS = ("pandas", "PIL.PngImagePlugin", "rich.progress", "rich.table")  # imported on first use
-ROOMS = ("config", "data", "evaluate", "export", "generate", "launch", "launchers", "plan", "report", "sweep")
+ROOMS = ("audit", "config", "data", "evaluate", "export", "generate", "human_eval", "launch", "launchers", "plan")
+ROOMS += ("report", "sweep")
 
 # Variables that libraries read while they are imported: with others than the server's, a process imports them itself.
 # So does a job of SLURM, whose processes its daemons count and signal.
@@ -84,7 +85,7 @@ def _start(variables: tuple[tuple[str, str], ...]) -> str:
 
 def _end(own: socket.socket, server: int) -> None:
     """Ends a server, and waits, so that its processor time counts as that of this process's children."""
-    own.close()
+    own.shutdown(socket.SHUT_RDWR)  # not close: a forked process may have it, too
     with suppress(ChildProcessError):
         os.waitpid(server, 0)
 
