@@ -5,7 +5,7 @@ Chat rows of the demo's dialogues are prepared with the demo model's tokenizer a
 in turn, each run in a fresh process and without a cache. Ratios are of one round, so that load of other programs
 touches both sides; the median over the rounds is reported. Peak memory is the sum over the process and its children.
 
-`clean=sft documents=12000` measures distft alone, on documents of about 1,700 characters (paragraphs of the installed
+`clean=sft documents=20000` measures distft alone, on documents of about 1,700 characters (paragraphs of the installed
 packages' READMEs in random order) that a preset of `clean` cleans, with one and two processes.
 
 Seconds are those of the work, the libraries imported before; those of the whole process are next to them, and the
@@ -67,7 +67,7 @@ def main(arguments: list[str]) -> int:
             rows = int(given.get("rows", 20_000))
             write_chats(read_pairs(demo / "chatterbot.jsonl"), rows, file)
         else:
-            rows = int(given.get("documents", 12_000))
+            rows = int(given.get("documents", 20_000))
             write_documents(rows, file)
         rounds = [{job: measured(job, file, model, clean) for job in jobs} for _ in range(repeats)]
         text = table(rounds, rows, f"{'chat rows' if clean == 'none' else f'documents, clean={clean}'}", file)

@@ -93,8 +93,7 @@ class Tasks:
     def failed(self, task: Task | None, error: Exception) -> None:
         """Notes the error of a task; Interrupted, and the error of a worker without a task, come first."""
         with self._changed:
-            is_first = task is None or isinstance(error, Interrupted)
-            self._errors[FIRST if is_first else task.place] = error
+            self._errors[FIRST if task is None or isinstance(error, Interrupted) else task.place] = error
             self._in_work -= task is not None
             self._changed.notify_all()
 
