@@ -26,6 +26,10 @@ CATEGORY = re.compile(r"\\p\{(\w+)\}")
 # what else a pattern may consist of: Python and the library's engine agree on these, except for possessive repeats
 PLAIN = re.compile(r"(?:\\[rns]|\[\^?|\(\?(?:i:|:|!)|\{\d+(?:,\d*)?\}|[\w '/|?+*)\]])*")
 POSSESSIVE = re.compile(r"[?*+}]\+")
+PROBE = (  # encoded by the library too: a tokenizer that differs here is left to it
+    "It's 3.14 o'CLOCK, I'LL say:\n\n\tdef f(x_1): return {'a': [1, 22, 4444]}  # naïve – “Ωmega” 中文字 Ёж\r\n  end ",
+    "...!? --- 10,000,000 A1b2C3 CamelCaseWord x²½ ١٢٣\u00a0\u2003\u0301e\u0301  \n \n",
+)
 MAX_WORDS = 2**17  # remembered
 MAX_LENGTH = 64  # letters of a remembered word
 
@@ -120,7 +124,10 @@ def make_pretokenizer(tokenizer: Any, state: State) -> Pretokenizer | None:
     if is_odd or len({token["normalized"] for token in tokens}) > 1:  # two kinds are cut out one after the other
         return None
     added = {token["content"]: token["id"] for token in tokens}
-    return Pretokenizer(backend, pattern, added, state["normalizer"] is not None)
+    found = Pretokenizer(backend, pattern, added, state["normalizer"] is not None)
+    asked = [*PROBE, *(f"a {name} b{name}\n" for name in added)]
+    answers = backend.encode_batch_fast(asked, add_special_tokens=False)
+    return found if all(found(text) in (None, each.ids) for text, each in zip(asked, answers, strict=True)) else None
 
 
 def _pattern(state: State) -> str | None:

@@ -237,9 +237,9 @@ def test_nobody_waits_for_a_worker_that_imports(config: Make, write_rows: WriteR
     monkeypatch.setattr(workers, "PROGRAM", "import time; 'distft.data.workers'; time.sleep(30); exit(1)")
     seen: list[int] = []
     asked = config(write_rows(rows(200)), max_bad_fraction=0.2, num_proc=2)
-    prepared = prepare_data(asked, lambda _: seen.append(len(children())))
+    prepared = prepare_data(asked, lambda *_: seen.append(len(children())))
     assert len(Rows(prepared.folder, "train")) == 169
-    assert seen == [1] * 7 and children() == []
+    assert seen == [1] * 8 and children() == []  # before the first block, and after each
 
 
 def test_the_error_of_a_source_ends_both_processes(config: Make, tmp_path: Path):
