@@ -20,6 +20,7 @@ from distft.evaluate.held_out import held_out
 from distft.generate.samples import make_samples
 from distft.models.flops import Flops
 from distft.run import Plan, RunFolder
+from distft.runtime.device import compute_dtype
 from distft.runtime.process_group import World
 from distft.strategies.engine import Engine
 from distft.tasks import Task, load_task
@@ -29,6 +30,7 @@ from distft.train.feed import all_rows, make_cut, padding_multiple
 from distft.train.first_pass import open_rows
 from distft.train.overfitting import Overfitting, advice_for, rows_to_watch
 from distft.train.state import Checkpointer, SaveSettings, states_per_weight
+from distft.train.stored import PassSettings
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,18 @@ class Attempt:
     @property
     def task(self) -> Task:
         return load_task(self.config.model.task)
+
+
+def pass_settings(config: Config, world: World) -> PassSettings:
+    """Returns the settings of the passes over the rows, for a loss that compares the model with another one."""
+    return PassSettings(
+        loss=config.loss,
+        instance=[config.model.facts, config.seed],
+        precision=compute_dtype(config.train.precision, world.device),
+        compiled=config.train.compile,
+        shards=config.data.shards,
+        cache_dir=config.cache_dir,
+    )
 
 
 def make_evaluator(attempt: Attempt, engine: Engine, flops: Flops, steps: int, start_step: int) -> Evaluator:
@@ -113,13 +127,14 @@ def make_saver(
 
 def held_out_batches(attempt: Attempt, flops: Flops) -> Iterator[Batch]:
     """Yields this process's share of the held-out rows."""
-    return evaluated_batches(attempt, flops, open_rows(attempt.config, attempt.plan, "eval", attempt.world))
+    rows = open_rows(pass_settings(attempt.config, attempt.world), attempt.plan, "eval", attempt.world)
+    return evaluated_batches(attempt, flops, rows)
 
 
 def watched_batches(attempt: Attempt, flops: Flops) -> Iterator[Batch]:
     """Yields this process's share of the training rows that are evaluated too (eval.train_rows)."""
     config = attempt.config
-    rows = open_rows(config, attempt.plan, "train", attempt.world)
+    rows = open_rows(pass_settings(config, attempt.world), attempt.plan, "train", attempt.world)
     return evaluated_batches(attempt, flops, rows, rows_to_watch(len(rows), config.eval.train_rows, config.seed))
 
 

@@ -24,6 +24,7 @@ from distft.evaluate.benchmark_results import item_scores, question_lines
 from distft.evaluate.items import Item, column_values, locate, prepare, wrong_columns
 from distft.evaluate.job import ABOUT, BENCHMARKS, Tasks, Work, count_sums, read_sums
 from distft.evaluate.metrics import Evaluation, Metric, language_model_metrics
+from distft.evaluate.metrics_file import Benchmark
 from distft.evaluate.ready_tasks import make_ready, ready_tasks
 from distft.evaluate.scores import ScoreLike
 from distft.evaluate.unit_metrics import Units, metrics_of_all, metrics_of_sums, pooled
@@ -86,9 +87,9 @@ class Measured:
     prompts: list[Request]  # that were answered; empty without answers
     about: Values
     notes: list[str]
-    benchmarks: dict[str, Any]  # of metrics.json
+    benchmarks: dict[str, Benchmark]
     questions: Sequence[Evaluation]  # of the benchmarks, one metric each
-    responses: Sequence[dict[str, Any]]  # lines of questions.jsonl
+    responses: Sequence[Mapping[str, object]]  # lines of questions.jsonl
 
 
 def measure(source: Source, task: Task, out: Path, console: Console) -> Measured:
@@ -142,8 +143,8 @@ def judged_pairs(ours: Measured, theirs: Measured) -> tuple[list[int], list[Ques
 class Verdicts:
     """What a judge found, and its lines of judgments.jsonl."""
 
-    found: dict[str, Any]  # as JSON, of metrics.json
-    lines: list[dict[str, Any]]
+    found: Mapping[str, object]  # `judge` of metrics.json
+    lines: Sequence[Mapping[str, object]]
 
 
 def judged(judge: JudgeLike, measured: Measured, theirs: Measured) -> Verdicts:
@@ -197,14 +198,14 @@ def questions_of(found: Values) -> list[Evaluation]:
     return made
 
 
-def with_errors(benchmarks: dict[str, Any], questions: Sequence[Evaluation]) -> dict[str, Any]:
+def with_errors(benchmarks: dict[str, Benchmark], questions: Sequence[Evaluation]) -> dict[str, Benchmark]:
     """Returns the benchmarks with intervals from the score of each question, where a metric has one."""
     for evaluation in questions:
         [(name, found)] = evaluation.estimates().items()
         task, _, metric = name.rpartition("/")
-        metrics = benchmarks.get(task, {}).get("metrics", {})
-        if metric in metrics and abs(metrics[metric]["value"] - found.value) < 1e-9:
-            metrics[metric] |= {"stderr": found.stderr, "low": found.low, "high": found.high, "n": found.n}
+        entry = benchmarks[task]["metrics"].get(metric) if task in benchmarks else None
+        if entry and abs(entry["value"] - found.value) < 1e-9:
+            entry["stderr"], entry["low"], entry["high"], entry["n"] = found.stderr, found.low, found.high, found.n
     return benchmarks
 
 

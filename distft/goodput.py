@@ -14,15 +14,12 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypedDict, get_args
 
 from distft.config.freeze import read_config
-from distft.run import RunFolder, json_text, write_json
+from distft.run import MetricsRow, RunFolder, json_text, write_json
 
 Event = Literal["submitted", "begun", "training", "trained", "saved", "ended"]
-
-
-Row = dict[str, Any]  # a JSON object, whose keys depend on its kind
 
 
 @dataclass(frozen=True)
@@ -32,7 +29,7 @@ class Entry:
     event: Event
     time: float
     attempt: int
-    about: Row = field(default_factory=dict)  # further keys of the event
+    about: Mapping[str, Any] = field(default_factory=dict)  # further keys of the event
 
 
 def note(run: RunFolder, event: Event, attempt: int, **about: Any) -> None:
@@ -90,10 +87,18 @@ def attempts(entries: Sequence[Entry]) -> list[Attempt]:
     return [found[number] for number in sorted(found)]
 
 
-def lost_of(rows: list[Row]) -> Row | None:
+class Lost(TypedDict):
+    """Steps that are repeated. steps: their number; step: the first."""
+
+    steps: int
+    step: int
+    between: Mapping[str, float]  # seconds by part before the first
+    time: float  # of the last
+
+
+def lost_of(rows: Sequence[MetricsRow]) -> Lost | None:
     """Returns the record of steps that will be repeated; None when there are none.
 
-    `steps`: their number, `step`: the first, `between`: seconds by part before the first, `time`: of the last.
     rows: of metrics.jsonl, in order.
     """
     steps = [row for row in rows if row["split"] == "train" and "time" in row]
@@ -121,6 +126,22 @@ PARTS = (
 )
 _EVALUATIONS = ("eval", "train_eval")  # splits of metrics.jsonl
 _AFTER = {"submitted": "queue", "begun": "start", "trained": "checkpoint", "saved": "start", "ended": "start"}
+
+
+class GoodputFile(TypedDict):
+    """goodput.json; None for what is not known."""
+
+    goodput: float  # productive share of the wall time without idle time
+    wall_seconds: float
+    seconds: Mapping[str, float]  # by part
+    lost_steps: int
+    failures: int
+    saves: int
+    checkpoint_seconds: float | None
+    seconds_between_failures: float | None
+    best_interval_seconds: float | None
+    best_every_steps: int | None
+    time: float
 
 
 @dataclass(frozen=True)
@@ -159,7 +180,7 @@ class Goodput:
         cost, between = self.checkpoint_seconds, self.seconds_between_failures
         return math.sqrt(2 * cost * between) if cost is not None and between is not None else None
 
-    def as_json(self) -> Row:
+    def as_json(self) -> GoodputFile:
         best, step = self.best_interval_seconds, self.step_seconds
         return {
             "goodput": self.share,
@@ -183,7 +204,7 @@ def write_goodput(run: RunFolder) -> None:
             write_json(run.goodput, found)
 
 
-def goodput_of(run: RunFolder) -> Row | None:
+def goodput_of(run: RunFolder) -> GoodputFile | None:
     """Returns the content of an up-to-date goodput.json; None when it cannot be computed, or a file is damaged."""
     try:
         found = account(run)
@@ -235,10 +256,10 @@ def _failures(entries: Sequence[Entry]) -> int:
 class _Walk:
     """Walks through the timeline once, and attributes the time to the parts."""
 
-    def __init__(self, entries: Sequence[Entry], rows: Sequence[Row], saved_step: int) -> None:
+    def __init__(self, entries: Sequence[Entry], rows: Sequence[MetricsRow], saved_step: int) -> None:
         self.entries, self.rows, self.saved_step = entries, rows, saved_step
         self.at, self.parts = entries[0].time, defaultdict[str, float](float)
-        self.kept: list[Row] = []  # steps whose work was kept
+        self.kept: list[MetricsRow] = []  # steps whose work was kept
         self.ends: set[int] = set()  # last steps of completed training
         self.lost_steps, self.step_seconds = 0, 0.0
 
@@ -299,7 +320,7 @@ class _Walk:
         self._until(last_sign if after.event in ("submitted", "begun") else _stopped(after), "lost")
         self._after_stop(after)
 
-    def _step(self, row: Row) -> None:
+    def _step(self, row: MetricsRow) -> None:
         self._between(row.get("between", {}), row["time"] - row["seconds"])
         self._until(row["time"] - row["seconds"], "border")
         for part in ("data", "checkpoint"):

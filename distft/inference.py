@@ -26,7 +26,7 @@ from distft.runtime.device import compute_dtype
 from distft.runtime.process_group import World
 from distft.strategies.engine import Engine
 from distft.train.ema import swap
-from distft.train.reference import attach, base_parts, base_reader, reference_dir
+from distft.train.reference import attach, base_parts, base_reader, reads_stored
 from distft.train.state import load
 from distft.train.stored import write_missing
 from distft.worker import choose_attention, make_engine, make_skeleton
@@ -51,7 +51,7 @@ def evaluate(run: RunFolder, number: int, world: World) -> None:
         config = config.changed({"model.attention": choose_attention(config, plan, world, rows).in_force})
     adapters = Path(job["adapters"]) if job["adapters"] else None
     folder = run.path / "reference"
-    reads_base = rows is not None and reference_dir(config, plan, world.device) is not None
+    reads_base = rows is not None and reads_stored(config.loss, plan)
     with_base = partial(read_base, rows, folder) if rows is not None and reads_base else None
     engine = load_model(config, plan, run.checkpoints, world, adapters, with_base)
     if rows is not None and config.model.task == "causal_lm":

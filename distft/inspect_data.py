@@ -1,6 +1,7 @@
 """`distft inspect_data`: shows rows as they are trained, in the terminal, as HTML or as JSONL.
 
-It reads the same shards as training. `as=openai` writes the rows of the sources in OpenAI's fine-tuning format instead.
+It reads the same shards as training. `as=openai` writes the rows of the sources in OpenAI's fine-tuning format instead,
+`as=datatrove` the prepared rows as documents of datatrove.
 """
 
 import json
@@ -8,12 +9,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Console
 from rich.text import Text
 
 from distft.config import Config, ConfigError, command, compose, help_text
+from distft.data.document_files import write_documents
 from distft.data.example import BadField
 from distft.data.formats import form_of
 from distft.data.formats.openai import row_of
@@ -23,12 +25,17 @@ from distft.data.pipeline import RowPipeline, make_pipeline
 from distft.data.shards import Row, Rows
 from distft.data.stage import ensure_prepared
 from distft.data.tokenize import load_tokenizer
+from distft.paths import absolute
 
 OWN_KEYS = (
     ("n=5", "number of rows, from the first"),
     ("part=train", "train | eval"),
-    ("out=", "FILE.html or FILE.jsonl to write instead of the terminal"),
-    ("as=tokens", "tokens | openai: the rows of the source as OpenAI's fine-tuning JSONL, n=0 for all"),
+    ("out=", "FILE.html or FILE.jsonl to write instead of the terminal; a folder with as=datatrove"),
+    (
+        "as=tokens",
+        "tokens | openai: the rows of the source as OpenAI's fine-tuning JSONL | datatrove: the prepared rows as its "
+        "documents; n=0 for all",
+    ),
 )
 KINDS = (".html", ".jsonl")
 STYLE = (
@@ -55,6 +62,11 @@ def main(arguments: list[str]) -> int:
     if own["as"] == "openai":
         return write_openai(config, own["part"], int(own["n"]) or None, Path(own["out"]))
     prepared = ensure_prepared(config)
+    if own["as"] == "datatrove":
+        part: Literal["train", "eval"] = "eval" if own["part"] == "eval" else "train"
+        written = write_documents(config, prepared.folder, part, int(own["n"]) or None, absolute(own["out"]))
+        Console(soft_wrap=True).print(f"{own['out']}: {written.rows:,} documents in {len(written.paths)} files")
+        return 0
     rows = Rows(prepared.folder, own["part"])
     tokenizer = load_tokenizer(tokenizer_dir(config), config.model.trust_remote_code)
     shown = list(located(config, own["part"], rows, min(int(own["n"]), len(rows))))
@@ -149,7 +161,7 @@ def page(shown: list[Shown], tokenizer: Any, title: str) -> str:
     return f"{head}<h1>{escape(title)}</h1>{legend}{''.join(parts)}</html>\n"
 
 
-def line_of(shown: Shown, tokenizer: Any) -> dict[str, Any]:  # JSON: the fields below
+def line_of(shown: Shown, tokenizer: Any) -> dict[str, object]:
     """Returns a row as an object of the JSONL file; of a pair with the text of both sides, and where the second begins.
 
     weight: of each token; of a pair that of the row, at its trained tokens.
@@ -222,8 +234,11 @@ def _own_keys(arguments: list[str]) -> tuple[dict[str, str], list[str]]:
         errors.append(f"n={own['n']}: n is a whole number. Try: n=5")
     if own["part"] not in ("train", "eval"):
         errors.append(f"part={own['part']}: part is train or eval. Try: part=train")
-    if own["as"] not in ("tokens", "openai"):
-        errors.append(f"as={own['as']}. Allowed: tokens, openai")
+    if own["as"] not in ("tokens", "openai", "datatrove"):
+        errors.append(f"as={own['as']}. Allowed: tokens, openai, datatrove")
+    elif own["as"] == "datatrove":
+        if not own["out"] or absolute(own["out"]).is_file():
+            errors.append(f"as=datatrove writes a folder, and out={own['out']} is none. Try: out=FOLDER")
     elif own["as"] == "openai" and not own["out"].endswith(".jsonl"):
         errors.append(f"as=openai writes a file, and out={own['out']} is none. Try: out=FILE.jsonl")
     elif own["out"] and not own["out"].endswith(KINDS):

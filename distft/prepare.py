@@ -10,6 +10,8 @@ from pathlib import Path
 
 import yaml
 from rich.console import Console
+from rich.progress import BarColumn, TextColumn
+from rich.progress import Progress as Bar
 
 from distft.config import Config, ConfigError, command, compose, help_text
 from distft.config.cleaning import Clean
@@ -51,7 +53,8 @@ def main(arguments: list[str]) -> int:
     config = compose(overrides)
     started = time.monotonic()
     console = Console(stderr=True, soft_wrap=True, highlight=False)
-    prepared = ensure_prepared(config, RowProgress(console), lambda: check_model(config, console))
+    with RowProgress(console) as progress:
+        prepared = ensure_prepared(config, progress, lambda: check_model(config, console))
     how = "was cached" if prepared.reused else f"took {time.monotonic() - started:.1f} s"
     console.print(f"prepared data {prepared.folder.name} {how}", markup=False)
     for line in summary(prepared.report, prepared.folder):
@@ -141,22 +144,55 @@ def _measure(folder: Path, config: Config, console: Console) -> None:
 
 
 class RowProgress:
-    """Shows the rows read so far: on a terminal in one line, elsewhere as a new line every LINE_SECONDS."""
+    """Shows the rows read so far: on a terminal as a bar, elsewhere as a new line every LINE_SECONDS.
+
+    The bar has an end, and a remaining time, where the sizes of the files are known.
+    """
 
     def __init__(self, console: Console, quiet_seconds: float | None = None) -> None:
-        """quiet_seconds: before the first line; None: SLOW_SECONDS on a terminal, LINE_SECONDS elsewhere."""
-        self.console, self.started = console, time.monotonic()
+        """quiet_seconds: before it is shown; None: SLOW_SECONDS on a terminal, LINE_SECONDS elsewhere."""
+        self.console = console
         self.every = TERMINAL_SECONDS if console.is_terminal else LINE_SECONDS
-        quiet = SLOW_SECONDS if console.is_terminal else LINE_SECONDS
-        self.due = self.started + (quiet if quiet_seconds is None else quiet_seconds)
+        self.quiet = SLOW_SECONDS if console.is_terminal else LINE_SECONDS
+        self.quiet = self.quiet if quiet_seconds is None else quiet_seconds
+        self.started = time.monotonic()
+        self.due = self.started + self.quiet
+        columns = (TextColumn("preparing"), BarColumn(), TextColumn("{task.description}"))
+        self._bar = Bar(*columns, console=console, transient=True, auto_refresh=False)
+        self._task = self._bar.add_task("", total=None)
 
-    def __call__(self, rows: int) -> None:
+    def __enter__(self) -> "RowProgress":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar.live.is_started:
+            self._bar.stop()
+
+    def __call__(self, rows: int, share: float | None) -> None:
         now = time.monotonic()
-        if now < self.due:
+        if not rows:  # reading begins: the model's check before it took its own time
+            self.started, self.due = now, now + self.quiet
+        if not rows or now < self.due:
             return
         self.due = now + self.every
-        end = "\r" if self.console.is_terminal else "\n"
-        self.console.print(f"preparing: {rows:,} rows read, {rows / (now - self.started):,.0f} rows/s", end=end)
+        numbers = [] if share is None else [f"{share:.0%}"]
+        numbers += [f"{rows:,} rows read", f"{rows / (now - self.started):,.0f} rows/s"]
+        numbers += [f"{_clock((now - self.started) * (1 - share) / share)} left"] if share else []
+        if not self.console.is_terminal:
+            self.console.print(f"preparing: {', '.join(numbers)}")
+            return
+        self._bar.update(self._task, total=None if share is None else 1.0, completed=share or 0.0)
+        self._bar.update(self._task, description=", ".join(numbers))
+        if self._bar.live.is_started:
+            self._bar.refresh()
+        else:
+            self._bar.start()
+
+
+def _clock(seconds: float) -> str:
+    """Returns a duration as M:SS or H:MM:SS."""
+    hours, minutes = divmod(round(seconds) // 60, 60)
+    return f"{hours}:{minutes:02}:{round(seconds) % 60:02}" if hours else f"{minutes}:{round(seconds) % 60:02}"
 
 
 if __name__ == "__main__":

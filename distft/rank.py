@@ -77,7 +77,7 @@ def check_devices(launcher: "Launcher") -> None:
     is_job = "gpus_per_node" in launcher.model_fields_set  # a launcher without a scheduler does not have the key
     if is_job and launcher.gpus_per_node is None and not os.environ.get("SLURM_GPUS_ON_NODE"):
         return
-    from distft.config.machines import plugged_in, torch_build, wasted
+    from distft.machines import plugged_in, torch_build, wasted
 
     plugged = plugged_in()
     if not plugged.count:

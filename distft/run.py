@@ -12,11 +12,10 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NotRequired, TypedDict
 
 import yaml
 
-Status = dict[str, Any]  # of status.json: state, step, attempt, exit_code, error, reason
 State = Literal["pending", "running", "completed", "stopped_early", "preempted", "failed"]
 FINISHED: tuple[State, ...] = ("completed", "stopped_early")
 BENCHMARK = "benchmark"  # split of the rows of metrics.jsonl with scores of benchmarks
@@ -31,6 +30,28 @@ RENAMED_TARGETS = {  # prefix of a `_target_` that an older version froze -> thi
     "distft.strategies.fully_sharded.": "distft.strategies.fsdp.",
     "distft.models.tuning.": "distft.models.adapters.",
 }
+
+
+class Status(TypedDict):
+    """status.json. error: a distft.runtime.errors.Failure. reason: who or what stopped the run."""
+
+    state: State | None  # None before the first write
+    step: int
+    attempt: int
+    exit_code: int | None
+    error: Mapping[str, Any] | None
+    reason: str | None
+    time: NotRequired[float]  # of the last write, in seconds since 1970
+    host: NotRequired[str]
+    best: NotRequired[Mapping[str, object] | None]
+    warning: NotRequired[str]  # the newest of the training
+    # of jobs of a scheduler
+    begun: NotRequired[int]  # the attempt that the job began last
+    restarts: NotRequired[int]  # within the job
+    timeouts: NotRequired[int]  # requeues at the time limit
+    starts: NotRequired[list[int]]
+    preflight: NotRequired[str]  # the job start that has passed its preflight
+    began: NotRequired[float]
 
 
 @dataclass(frozen=True)
@@ -53,7 +74,7 @@ class Plan:
     tokenizer_dir: str | None  # None: the byte tokenizer of tiny models
     data_dir: str | None  # prepared shards
     memory: dict[str, dict[str, int]]  # strategy -> parameters, gradients, optimizer, total: bytes per process
-    reads: dict[str, Any] = field(default_factory=dict)  # everything that determines the rows of a step
+    reads: Mapping[str, Any] = field(default_factory=dict)  # everything that determines the rows of a step
     base_step: int = 0  # steps up to here were of a run, or of settings, with other rows
     base_row: int = 0  # position in the order of rows after these steps
     micro_batch_tokens: int | None = None  # most tokens per forward; None: limited in rows
@@ -62,7 +83,7 @@ class Plan:
     model_hash: str | None = None  # content hash of model_dir; None without one or in plans of older versions
     teacher_dir: str | None = None  # folder of the model that loss.teacher names
     teacher_hash: str | None = None  # content hash of teacher_dir
-    labels: dict[str, Any] | None = None  # distft.tasks.labels.Labels of the rows; None: rows without labels
+    labels: Mapping[str, Any] | None = None  # distft.tasks.labels.Labels of the rows; None: rows without labels
 
     @staticmethod
     def of(values: Mapping[str, Any]) -> "Plan":
@@ -216,14 +237,14 @@ class RunFolder:
 
         A power loss may leave the file empty: then the attempt is the last one with logs.
         """
-        empty = {"state": None, "step": 0, "attempt": 0, "exit_code": None, "error": None, "reason": None}
+        empty: Status = {"state": None, "step": 0, "attempt": 0, "exit_code": None, "error": None, "reason": None}
         try:
             return empty | read_json(self.status)
         except FileNotFoundError:
             return empty
         except ValueError:
             logged = [int(folder.name.removeprefix("attempt-")) for folder in self.logs.glob("attempt-*")]
-            return empty | {"attempt": max(logged, default=0)}
+            return {**empty, "attempt": max(logged, default=0)}
 
     def write_status(self, **changes: Any) -> None:
         """Merges `changes` into status.json by one atomic rename; a new state clears the reason."""
@@ -283,7 +304,7 @@ def current_target(target: str) -> str:
     return target
 
 
-def state_in_words(status: Mapping[str, Any]) -> str:
+def state_in_words(status: Status) -> str:
     """Returns the state in status.json as text, with who or what stopped the run."""
     state, reason = str(status["state"] or "not started").replace("_", " "), status.get("reason")
     if not reason:
@@ -291,26 +312,6 @@ def state_in_words(status: Mapping[str, Any]) -> str:
     if not reason.startswith(BY_YOU):
         return f"{state} ({reason})"
     return f"stopped {reason}" if state == "preempted" else f"{state}, stopped {reason}"
-
-
-class StepReport:
-    """Writes the current step of a running attempt to status.json; one process per run has it.
-
-    Trap: on a shared filesystem every create or rename is a request to one server. So the file is not read back,
-    and is replaced at most once per SECONDS; metrics.jsonl has every step.
-    """
-
-    SECONDS = 1.0
-
-    def __init__(self, run: RunFolder) -> None:
-        self.run = run
-        self.others = run.read_status() | {"state": "running", "host": socket.gethostname()}
-        self.due = 0.0
-
-    def write(self, step: int) -> None:
-        if time.monotonic() >= self.due:
-            write_json(self.run.status, self.others | {"step": step, "time": time.time()})
-            self.due = time.monotonic() + self.SECONDS
 
 
 def read_json(path: Path) -> Any:
@@ -369,27 +370,3 @@ def write_json(path: Path, value: Any) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary.write_text(text)
     os.replace(temporary, path)
-
-
-class MetricsLog:
-    """Appends rows to metrics.jsonl; only rank 0 has one."""
-
-    def __init__(self, path: Path, start_step: int) -> None:
-        """Drops rows after `start_step`, which this attempt writes again, and a line cut off by a crash; at step 0 it
-        drops all rows, with those of an evaluation before the first step."""
-        self.path = path
-        self.dropped: list[MetricsRow] = []
-        if path.is_file():
-            lines = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
-            rows = list(map(read_row, lines))
-            last = start_step or -1
-            kept = "".join(line for line, row in zip(lines, rows, strict=True) if row["step"] <= last)
-            self.dropped = [row for row in rows if row["step"] > last]
-            temporary = path.with_name(f".{path.name}.kept")
-            temporary.write_text(kept)
-            os.replace(temporary, path)
-        self.file = path.open("a", buffering=1)
-
-    def write(self, row: MetricsRow) -> None:
-        """Appends one line, with the time; it is flushed to the operating system on return."""
-        self.file.write(row_text(row | {"time": time.time()}) + "\n")

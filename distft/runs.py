@@ -2,21 +2,22 @@
 
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median_low
+from typing import Any
 
 from rich.table import Table
 
 from distft.config import ConfigError, command
 from distft.config.command import find_run, keywords
 from distft.config.errors import did_you_mean, nearest
-from distft.goodput import Row, goodput_of
+from distft.goodput import goodput_of
 from distft.launchers.follow import NewRows
 from distft.paths import absolute
 from distft.report.tables import goodput_words
-from distft.run import BY_YOU, RunFolder, read_json, read_row, state_in_words
+from distft.run import BY_YOU, MetricsRow, RunFolder, Status, read_json, read_row, state_in_words
 from distft.runtime import stop
 from distft.runtime.heartbeat import WORK
 from distft.runtime.logs import last_lines
@@ -42,18 +43,18 @@ class Facts:
     """The current state of a run."""
 
     run: RunFolder
-    status: Row
+    status: Status
     steps: int
     model: str  # name of what is loaded
-    train: list[Row]
-    held_out: Row | None
-    warnings: list[Row]
-    restarts: list[Row]
+    train: list[MetricsRow]
+    held_out: MetricsRow | None
+    warnings: list[MetricsRow]
+    restarts: list[MetricsRow]  # lines of restarts.jsonl
     slowest: Slowest | None
-    ranks: list[Row]
+    ranks: Sequence[Mapping[str, Any]]  # of health.json
     checkpoint: str | None
     checkpoint_age_seconds: float | None
-    goodput: Row | None  # content of goodput.json
+    goodput: Mapping[str, Any] | None  # content of goodput.json
 
     @property
     def state(self) -> str:
@@ -86,7 +87,7 @@ def find_runs(folder: Path) -> list[RunFolder]:
     return sorted(runs, key=lambda run: run.status.stat().st_mtime, reverse=True)
 
 
-def facts(run: RunFolder, goodput: Row | None = None) -> Facts:
+def facts(run: RunFolder, goodput: Mapping[str, Any] | None = None) -> Facts:
     """Returns the state of a run, without files that are missing or half written.
 
     goodput: up to now; None: from goodput.json, written at the end of the last attempt.
@@ -115,7 +116,7 @@ def facts(run: RunFolder, goodput: Row | None = None) -> Facts:
     )
 
 
-def slowest_of(ranks: list[Row]) -> Slowest | None:
+def slowest_of(ranks: Sequence[Mapping[str, Any]]) -> Slowest | None:
     """Returns the rank with the most compute seconds per step; None where they are unknown, or for one rank."""
     spent = {row["rank"]: row["seconds_a_step"] for row in ranks if row.get("seconds_a_step")}
     if len(spent) < 2:
@@ -128,7 +129,7 @@ def slowest_of(ranks: list[Row]) -> Slowest | None:
     return Slowest(rank, host, phase, ratio)
 
 
-def _rows(file: Path, count: int) -> Iterator[Row]:
+def _rows(file: Path, count: int) -> Iterator[MetricsRow]:
     for line in last_lines(file, count):
         try:
             row = read_row(line)
@@ -138,7 +139,7 @@ def _rows(file: Path, count: int) -> Iterator[Row]:
             yield row
 
 
-def _json(file: Path) -> Row | None:
+def _json(file: Path) -> Mapping[str, Any] | None:
     try:
         found = read_json(file)
     except (OSError, ValueError):
@@ -181,7 +182,7 @@ def shown(each: Facts) -> Table:
     return table
 
 
-def line_of(row: Row) -> str:
+def line_of(row: MetricsRow) -> str:
     """Formats a row of metrics.jsonl as one line."""
     if row["split"] == "warning":
         return f"step {row['step']}  warning: {row['text']}"

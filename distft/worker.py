@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from distft.attempt import Attempt, make_evaluator, make_saver
+from distft.attempt import Attempt, make_evaluator, make_saver, pass_settings
 from distft.checkpoint.choose import skip_rows
 from distft.checkpoint.load import Checkpoint
 from distft.checkpoint.rehearsal import rehearse
@@ -133,9 +133,10 @@ def resume(attempt: Attempt, engine: Engine, model: Any) -> Checkpoint | None:
     Before, the frozen base reads the rows if the loss needs that and no run has done it yet.
     """
     config, plan, folder, world = attempt.config, attempt.plan, attempt.run.checkpoints, attempt.world
-    if lacks_reference(config, plan, world):
+    settings = pass_settings(config, world)
+    if lacks_reference(settings, plan, world):
         load(engine, model, folder, "never", config.seed, plan.model_dir, world)
-        make_reference(engine, config, plan, Flops.of(model), world)
+        make_reference(engine, settings, plan, Flops.of(model), world)
     done = load(engine, model, folder, config.checkpoint.resume, config.seed, plan.model_dir, world)
     settle(engine, done, is_kept=config.train.ema_decay is not None)
     return done
@@ -147,7 +148,7 @@ def read_teacher(attempt: Attempt) -> None:
     The teacher has an engine of the run's strategy, which leaves memory before the student's is built.
     """
     config, plan, world = attempt.config, attempt.plan, attempt.world
-    if not lacks_teacher(config, plan, world):
+    if not lacks_teacher(pass_settings(config, world), plan, world):
         return
     plan = replace(plan, model_dir=plan.teacher_dir, model_hash=plan.teacher_hash, adapters=None)
     others: dict[str, object] = {"model.tiny": False, "model.dropout": None, "model.attention": "auto"}
@@ -156,7 +157,7 @@ def read_teacher(attempt: Attempt) -> None:
     config = config.changed({"model.attention": choose_attention(config, plan, world).in_force})
     engine, skeleton = make_engine(config, plan, world), make_skeleton(config, plan)
     load(engine, skeleton, attempt.run.checkpoints, "never", config.seed, plan.model_dir, world)
-    make_teacher(engine, config, plan, Flops.of(skeleton), world)
+    make_teacher(engine, pass_settings(config, world), plan, Flops.of(skeleton), world)
     del engine
     free_memory(world.device)
 
@@ -220,7 +221,7 @@ def finish(attempt: Attempt, loop: Loop, end: End, architecture: Any) -> None:
 
 def make_feed(config: Config, plan: Plan, flops: Flops, world: World) -> Feed:
     """Opens the prepared rows and cuts them into steps; RuntimeError when they give another number than planned."""
-    rows = open_rows(config, plan, "train", world)
+    rows = open_rows(pass_settings(config, world), plan, "train", world)
     order = Order(len(rows), config.seed, order_version(plan.reads))
     borders = make_borders(config, plan, order, rows)
     cut = make_cut(rows, plan.micro_batch_size, plan.micro_batch_tokens, flops)

@@ -1,9 +1,10 @@
 """Shared by all tests: fast tests first, no network access, no silent skip of a required tool."""
 
 import os
+import shlex
 import shutil
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,10 @@ import pytest
 
 from tests.support.scheduling import InPieces, place
 from tests.support.trained import references, rows, trained, trained_more, trained_to_export  # noqa: F401  # fixtures
+from tests.support.warm import SHARED, python
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("WANDB_MODE", "offline")
-if "PYTEST_XDIST_WORKER" in os.environ:  # concurrent tests use the other cores
-    threads = max(1, len(os.sched_getaffinity(0)) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"]))
-    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
 
 CHECKOUT = Path(__file__).parents[1]
 
@@ -28,6 +27,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def fixtures_of(item: pytest.Item) -> list[str]:
     return getattr(item, "fixturenames", [])
+
+
+def pytest_xdist_setupnodes(specs: Sequence[Any]) -> None:
+    """Forks the workers from a process that has imported what tests import; each has its share of the cores."""
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // len(specs))))
+    os.environ[SHARED] = python()
+    for spec in specs:
+        spec.python = shlex.quote(os.environ[SHARED])
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> InPieces:

@@ -20,7 +20,7 @@ EXPERIMENTS = [word for group, word in WORDS if group == "experiment"]
 @pytest.fixture
 def right(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What a config needs in addition to a choice, and the demo's files, empty."""
-    for module in ("config.machines", "config.rules.run", "config.rules.model"):
+    for module in ("machines", "config.rules.run", "config.rules.model"):
         monkeypatch.setattr(f"distft.{module}.num_accelerators", lambda: 0)
     demo = tmp_path / "demo"
     (demo / "smollm2-135m-instruct").mkdir(parents=True)

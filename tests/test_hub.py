@@ -1,19 +1,26 @@
-"""Files are fetched from a hub once, at a pinned commit, and trained from without the hub."""
+"""Files are fetched from a hub once, at a pinned commit, and trained from without the hub.
+
+Libraries read the hub's address and the folder of its files as they are imported. So that the imports can be done
+before (tests.support.warm), the hubs of all tests have one address, and the folder is relative to the test's.
+"""
 
 import json
 import os
 import socket
 import subprocess
-import sys
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from distft.data.tokenize import byte_tokenizer
 from tests.support.hub_server import Fault, Files, Hub, files_of, hub
+from tests.support.ranks import free_port
+from tests.support.warm import python
 
 pytestmark = pytest.mark.slow
 TOKEN = "hf_secret0123456789abcdef"
@@ -31,28 +38,30 @@ def model_files(tmp_path_factory: pytest.TempPathFactory) -> Files:
     return files_of(folder)
 
 
+@cache
+def port_of_hub() -> int:
+    return free_port()
+
+
 @pytest.fixture
 def served(model_files: Files) -> Iterator[Hub]:
-    with hub() as each:
+    with hub(port_of_hub()) as each:
         each.push("org/tiny", model_files)
         each.push("org/rows", {"train.jsonl": ROWS.encode(), "README.md": b"# rows\n"}, kind="datasets")
         yield each
 
 
-def run(command: str, folder: Path, *overrides: str, endpoint: str = "", **variables: str):
-    """Runs a command of distft with nothing but what the hub at `endpoint` has; offline without one."""
-    home = {
-        "HF_HOME": str(folder / "huggingface"),
-        "HF_HUB_DISABLE_XET": "1",
-        "HF_HUB_OFFLINE": "0" if endpoint else "1",
-    }
+def run(command: str, folder: Path, *overrides: str, online: bool = False, **variables: str):
+    """Runs a command of distft with nothing but what the hub at `port_of_hub` has; offline without one."""
+    home = {"HF_HOME": "huggingface", "HF_HUB_DISABLE_XET": "1", "HF_HUB_OFFLINE": "0" if online else "1"}
+    if online:
+        home |= {"HF_ENDPOINT": f"http://127.0.0.1:{port_of_hub()}", "HF_HUB_ETAG_TIMEOUT": "2"}
     environment = {name: value for name, value in os.environ.items() if name != "HF_TOKEN"}
-    environment |= home | ({"HF_ENDPOINT": endpoint} if endpoint else {}) | variables
     words = ["cache_dir=cache", "data.eval=null", "train.global_batch_size=2", "train.micro_batch_size=1", *overrides]
     words = list(overrides) if command == "evaluate" else words
     return subprocess.run(
-        [sys.executable, "-m", f"distft.{command}", *words],
-        cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=480,
+        [python(**home), "-m", f"distft.{command}", *words],
+        cwd=folder, env=environment | home | variables, capture_output=True, text=True, check=False, timeout=480,
     )  # fmt: skip
 
 
@@ -63,7 +72,7 @@ def files_below(folder: Path) -> list[Path]:
 def test_fetched_files_train_without_the_hub(served: Hub, tmp_path: Path) -> None:
     served.token = TOKEN
     words = ["model.path=org/tiny", "data.train=org/rows"]
-    fetched = run("prepare", tmp_path, *words, endpoint=served.endpoint, HF_TOKEN=TOKEN)
+    fetched = run("prepare", tmp_path, *words, online=True, HF_TOKEN=TOKEN)
     assert fetched.returncode == 0, fetched.stderr
     served.stop()
     done = run("launch", tmp_path, *words, "name=first", "train.max_steps=2", "train.epochs=null", HF_TOKEN=TOKEN)
@@ -83,7 +92,7 @@ def test_rows_of_the_hub_and_of_a_file_are_evaluated_together(served: Hub, tmp_p
         (model / name).write_bytes(content)
     (tmp_path / "own.jsonl").write_text(json.dumps({"prompt": "5 and five", "completion": "10"}) + "\n")
     words = ["run=model", "data.eval=[{path: org/rows, split: train}, own.jsonl]", "label=both", "out=out", "--json"]
-    done = run("evaluate", tmp_path, *words, "slices=[source]", endpoint=served.endpoint)
+    done = run("evaluate", tmp_path, *words, "slices=[source]", online=True)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found["rows"] == 9 and found["label"] == "both"
@@ -95,18 +104,18 @@ def test_rows_of_the_hub_and_of_a_file_are_evaluated_together(served: Hub, tmp_p
 def test_a_pin_stays_when_the_hub_moves_on(served: Hub, model_files: Files, tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text(ROWS)
     words = ["model.path=org/tiny", "data.train=rows.jsonl"]
-    assert run("prepare", tmp_path, *words, endpoint=served.endpoint).returncode == 0
+    assert run("prepare", tmp_path, *words, online=True).returncode == 0
     [pin] = (tmp_path / "cache/hub/pins").iterdir()
     first = json.loads(pin.read_text())
     assert first["commit"] == next(iter(served.commits["models", "org/tiny"]))
     newer = served.push("org/tiny", model_files | {"model.safetensors": b"newer"})
     count = len(served.requests)
-    assert run("prepare", tmp_path, *words, endpoint=served.endpoint).returncode == 0
+    assert run("prepare", tmp_path, *words, online=True).returncode == 0
     assert json.loads(pin.read_text()) == first and served.requests[count:] == []
     for path in files_below(Path(first["folder"])):
         path.unlink()
     Path(first["folder"]).rmdir()  # cleaned away by hand: the same commit comes again
-    assert run("prepare", tmp_path, *words, endpoint=served.endpoint).returncode == 0
+    assert run("prepare", tmp_path, *words, online=True).returncode == 0
     assert json.loads(pin.read_text()) == first and first["commit"] != newer
 
 
@@ -137,42 +146,38 @@ OVERRIDES = {
 }
 
 
-@pytest.fixture(scope="module")
-def failures(model_files: Files, tmp_path_factory: pytest.TempPathFactory):
-    """Runs every case, two at a time, each with its own hub and folder. Afterwards the fault is removed."""
-
-    def fail(name: str, fault: Fault | None):
-        folder = tmp_path_factory.mktemp(name)
-        (folder / "rows.jsonl").write_text(ROWS)
-        with hub() as served, socket.socket() as deaf:
-            deaf.bind(("127.0.0.1", 0))
+@pytest.fixture
+def failure(name: str, model_files: Files, tmp_path: Path):
+    """Runs a case; afterwards its fault is removed."""
+    fault = {case[0]: case[1] for case in CASES}[name]
+    (tmp_path / "rows.jsonl").write_text(ROWS)
+    with ExitStack() as stack:
+        if name == "refused":
+            deaf = stack.enter_context(socket.socket())
+            deaf.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            deaf.bind(("127.0.0.1", port_of_hub()))
+        else:
+            served = stack.enter_context(hub(port_of_hub()))
             served.push("org/tiny", model_files)
             served.push("org/rows", {"train.jsonl": ROWS.encode()}, kind="datasets")
             served.faults = [fault] if fault else []
-            endpoint = f"http://127.0.0.1:{deaf.getsockname()[1]}" if name == "refused" else served.endpoint
-            words = OVERRIDES.get(name, ["model.path=org/tiny", "data.train=rows.jsonl"])
-            given = {} if name == "no_token" else {"HF_TOKEN": TOKEN}
-            asked = "" if name == "offline" else endpoint
-            done = run("prepare", folder, *words, endpoint=asked, HF_HUB_ETAG_TIMEOUT="1", **given)
-        return done, folder, endpoint
-
-    with ThreadPoolExecutor(2) as pool:
-        started = {name: pool.submit(fail, name, fault) for name, fault, *_ in CASES}
-    return {name: each.result() for name, each in started.items()}
+        words = OVERRIDES.get(name, ["model.path=org/tiny", "data.train=rows.jsonl"])
+        given = {} if name == "no_token" else {"HF_TOKEN": TOKEN}
+        return run("prepare", tmp_path, *words, online=name != "offline", **given)
 
 
 @pytest.mark.parametrize(
     ("name", "code", "reason", "remedy"), [(n, *rest) for n, _, *rest in CASES], ids=[case[0] for case in CASES]
 )
-def test_each_failure_is_one_line_with_a_fix(failures, name: str, code: int, reason: str, remedy: str) -> None:
-    done, folder, endpoint = failures[name]
+def test_each_failure_is_one_line_with_a_fix(failure: Any, tmp_path: Path, code: int, reason: str, remedy: str) -> None:
+    done, endpoint = failure, f"http://127.0.0.1:{port_of_hub()}"
     lines = done.stderr.splitlines()
     assert done.returncode == code, done.stderr
     assert reason in lines[-1] and remedy.format(endpoint=endpoint) in lines[-1], done.stderr
     assert len(lines) == (2 if code == 2 else 1), done.stderr
     assert done.stdout == "" and TOKEN not in done.stderr
-    assert not list((folder / "cache").rglob("pins/*"))
-    assert [path for path in files_below(folder) if TOKEN.encode() in path.read_bytes()] == []
+    assert not list((tmp_path / "cache").rglob("pins/*"))
+    assert [path for path in files_below(tmp_path) if TOKEN.encode() in path.read_bytes()] == []
 
 
 @pytest.mark.parametrize(
@@ -188,7 +193,7 @@ def test_each_failure_is_one_line_with_a_fix(failures, name: str, code: int, rea
 def test_transient_errors_are_retried(served: Hub, model_files: Files, tmp_path: Path, fault: Fault) -> None:
     (tmp_path / "rows.jsonl").write_text(ROWS)
     served.faults = [fault]
-    done = run("prepare", tmp_path, "model.path=org/tiny", "data.train=rows.jsonl", endpoint=served.endpoint)
+    done = run("prepare", tmp_path, "model.path=org/tiny", "data.train=rows.jsonl", online=True)
     assert done.returncode == 0, done.stderr
     [pin] = (tmp_path / "cache/hub/pins").iterdir()
     fetched = files_of(Path(json.loads(pin.read_text())["folder"]))
@@ -199,10 +204,10 @@ def test_an_interrupted_download_is_completed_by_the_next(served: Hub, model_fil
     (tmp_path / "rows.jsonl").write_text(ROWS)
     words = ["model.path=org/tiny", "data.train=rows.jsonl"]
     served.faults = [Fault(500, where=FILE)]
-    assert run("prepare", tmp_path, *words, endpoint=served.endpoint).returncode == 1
+    assert run("prepare", tmp_path, *words, online=True).returncode == 1
     served.faults = []
     assert run("plan", tmp_path, *words).returncode == 0  # nothing half-fetched is taken for a model
     before = len(served.requests)
-    assert run("prepare", tmp_path, *words, endpoint=served.endpoint).returncode == 0
+    assert run("prepare", tmp_path, *words, online=True).returncode == 0
     again = [each for each in served.requests[before:] if each.startswith("GET") and "resolve" in each]
     assert [each.rpartition("/")[2] for each in again] == ["model.safetensors"]

@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parents[1] / "distft"
 
 # Everything not named here is a command: level 10, whom nobody imports.
 LEVELS = {
-    0: {"compat", "paths", "run", "tasks"},
+    0: {"compat", "machines", "paths", "run", "tasks"},
     1: {"config", "runtime"},
     2: {"data", "goodput", "tensors"},
     3: {"models", "optim", "strategies", "launchers", "trackers"},
@@ -30,6 +30,7 @@ COMMANDS = 10
 HEAVY = {"torch", "transformers", "datasets", "deepspeed", "peft", "accelerate"}
 LIGHT = {
     "human_eval",
+    "machines",
     "paths",
     "run",
     "tasks",

@@ -1,5 +1,4 @@
 import subprocess
-import sys
 from io import StringIO
 from pathlib import Path
 
@@ -8,6 +7,7 @@ from rich.console import Console
 
 from distft.config import command
 from distft.prepare import RowProgress, main
+from tests.support.warm import python
 
 ROWS = '{"prompt": "a", "completion": "b"}\n{"prompt": "c", "completion": "d"}\n'
 SUMMARY = "  train: 2 rows, 46 tokens, 4 of them trained, longest row 23"
@@ -20,7 +20,7 @@ def arguments(train: str, *overrides: str) -> list[str]:
 @pytest.mark.slow
 def test_the_command_prepares_and_prints_two_lines(tmp_path: Path):
     (tmp_path / "rows.jsonl").write_text(ROWS)
-    program = [sys.executable, "-m", "distft.prepare", *arguments("rows.jsonl")]
+    program = [python(), "-m", "distft.prepare", *arguments("rows.jsonl")]
     done = subprocess.run(program, cwd=tmp_path, capture_output=True, text=True, timeout=480, check=False)
     assert done.returncode == 0, done.stderr
     first, second = done.stderr.splitlines()
@@ -69,16 +69,30 @@ def test_wrong_data_exits_with_2_and_the_reason(run, train: str, overrides: tupl
     assert reason in said
 
 
-@pytest.mark.parametrize(("is_terminal", "shown"), [(False, ["10 rows read"]), (True, ["10 rows read"])])
-def test_progress_is_a_line_now_and_then(is_terminal: bool, shown: list[str]):
+@pytest.mark.parametrize("is_terminal", [False, True])
+def test_progress_is_a_line_now_and_then(is_terminal: bool):
     out = StringIO()
-    progress = RowProgress(Console(file=out, force_terminal=is_terminal, width=80, highlight=False), quiet_seconds=0)
-    for rows in (10, 20, 30):  # the next line is due later
-        progress(rows)
-    lines = out.getvalue().replace("\r", "\n").splitlines()
-    assert [line.split(", ")[0].removeprefix("preparing: ") for line in lines if "rows" in line] == shown
-    assert ("\r" in out.getvalue()) is is_terminal
+    console = Console(file=out, force_terminal=is_terminal, width=120, highlight=False)
+    with RowProgress(console, quiet_seconds=0) as progress:
+        for rows in (0, 10, 20, 30):  # reading begins; the next line is due later
+            progress(rows, rows / 40)
+        assert out.getvalue().count("rows read") == 1 and "25%, 10 rows read, " in out.getvalue()
+        assert " rows/s, 0:00 left" in out.getvalue()
+    last = out.getvalue().rpartition("left")[2]
+    assert ("\x1b[2K" in last) is is_terminal, "the bar is taken away at the end"
+    assert is_terminal or out.getvalue().count("\n") == 1
+
+
+def test_progress_without_a_known_end_shows_rows_alone():
+    out = StringIO()
+    with RowProgress(Console(file=out, force_terminal=True, width=120), quiet_seconds=0) as progress:
+        progress(1234, None)
+    assert "1,234 rows read" in out.getvalue() and "%" not in out.getvalue() and "left" not in out.getvalue()
+
+
+def test_nothing_is_shown_of_a_short_preparation():
+    out = StringIO()
     quiet = RowProgress(Console(file=out), quiet_seconds=60)
     before = out.getvalue()
-    quiet(99)
+    quiet(99, 0.5)
     assert out.getvalue() == before

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from distft.config import machines
+from distft import machines
 from distft.config.compose import compose
 from distft.config.freeze import frozen_text
 from distft.config.parts import Launcher

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from distft.run import MetricsLog, Plan, RunFolder, read_json, state_in_words, write_json
+from distft.run import Plan, RunFolder, read_json, state_in_words, write_json
+from distft.train.progress import MetricsLog
 
 
 @pytest.mark.parametrize("left", ["", "{", "{}\n{"], ids=["empty", "cut", "torn"])

@@ -126,7 +126,7 @@ def goes_on(process: subprocess.Popen[str], run: RunFolder, done: int) -> None:
     assert steps_of(run) == list(range(1, len(steps_of(run)) + 1))
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGUSR1, marks=pytest.mark.soak)])
 def test_a_launch_without_a_started_run_just_ends(number: signal.Signals, folder: Path) -> None:
     """While its child process prepares the data."""
     name = f"early-{number}"

@@ -40,6 +40,7 @@ ROWS = {
     "sharegpt": {"conversations": [{"from": "human", "value": "hi"}, {"from": "gpt", "value": "hello"}]},
 }
 ROWS["openai"] = ROWS["messages"]
+ROWS["datatrove"] = {"text": "hi hello", "metadata": {"license": "MIT"}}
 COMMON = ["model.tiny=true", "train.max_steps=2", "train.global_batch_size=4", "launcher.processes_per_node=2"]
 
 

@@ -12,7 +12,7 @@ from benchmarks.peers.data import Data
 from benchmarks.peers.flops import useful_flops
 from benchmarks.peers.settings import MAX_LENGTH, PEERS, ROWS_PER_STEP, TRAINING, Asked, Peer
 from benchmarks.peers.watch import run_watched
-from distft.config.machines import num_accelerators
+from distft.machines import num_accelerators
 from distft.run import RunFolder
 
 PROGRAM = Path(__file__).with_name("train.py")

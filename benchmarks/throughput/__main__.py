@@ -21,7 +21,7 @@ from benchmarks.throughput.points import Point, Series, all_series, points_of
 from benchmarks.throughput.results import Found, page, rows_of, write_csv
 from benchmarks.throughput.settings import KEYS, Asked, read_arguments
 from distft.config import command
-from distft.config.machines import num_accelerators
+from distft.machines import num_accelerators
 from distft.run import write_json
 from distft.runtime.environment import describe
 

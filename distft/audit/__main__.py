@@ -21,8 +21,8 @@ from distft.audit.terms import Terms, load_terms
 from distft.audit.toxicity import CLASS, Toxicity, find_classifier
 from distft.config import Config, ConfigError, command, compose, read_config
 from distft.config.command import find_run, keywords, usage
+from distft.config.data import SourceItem, source_items
 from distft.config.errors import did_you_mean, nearest
-from distft.config.source_item import SourceItem, source_items
 from distft.data.cleaning.options import is_cleaned
 from distft.paths import absolute, why_not_writable
 from distft.report import card

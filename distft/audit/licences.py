@@ -8,7 +8,7 @@ from typing import Literal
 import yaml
 
 from distft.audit.measures import Measure
-from distft.config.source_item import SourceItem
+from distft.config.data import SourceItem
 
 Use = Literal["research", "commercial", "publish"]
 USES: tuple[Use, ...] = ("research", "commercial", "publish")

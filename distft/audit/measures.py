@@ -4,7 +4,7 @@ There is no overall score: a sum over unlike measures would hide what is wrong.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -73,7 +73,7 @@ def read_measures(folder: Path) -> list[Measure]:
     """Returns the measures of an audit; none without audit.json."""
     file = folder / FILE
     known = set(Measure.__dataclass_fields__)
-    rows: list[dict[str, Any]] = read_json(file) if file.is_file() else []
+    rows: list[Mapping[str, Any]] = read_json(file) if file.is_file() else []
     return [Measure(**{key: value for key, value in row.items() if key in known}) for row in rows]
 
 

@@ -15,7 +15,7 @@ from distft.audit.swaps import load_pairs
 from distft.audit.templates import plan_templates
 from distft.audit.terms import Terms
 from distft.audit.toxicity import Toxicity, Words
-from distft.config.source_item import source_items
+from distft.config.data import source_items
 from distft.data.example import Example, Segment
 from distft.data.shards import Rows
 from distft.generate.prompts import cut

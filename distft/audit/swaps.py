@@ -80,9 +80,9 @@ class Pairs:
 @lru_cache(maxsize=8)
 def load_pairs(path: Path = PAIRS) -> dict[str, Pairs]:
     """Returns the swaps of every axis in a file."""
-    content: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
-    persons = frozenset(content.pop("person_words"))
-    return {axis: _pairs(axis, section, persons) for axis, section in content.items()}
+    content: Mapping[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
+    persons = frozenset(content["person_words"])
+    return {axis: _pairs(axis, section, persons) for axis, section in content.items() if axis != "person_words"}
 
 
 def _pairs(axis: str, section: Mapping[str, Any], person_words: frozenset[str]) -> Pairs:

@@ -5,7 +5,7 @@ there, since the last token of a continuation is fed too.
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -113,7 +113,7 @@ class EngineLM(TemplateLM):
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         return self.backend_of.generate([self._continuation(*request.args) for request in requests])
 
-    def _continuation(self, context: str, options: dict[str, Any]) -> Continuation:
+    def _continuation(self, context: str, options: Mapping[str, Any]) -> Continuation:
         until = options.get("until") or []
         stop = [until] if isinstance(until, str) else list(until)
         eos = self.tokenizer.decode(self.eot_token_id)
@@ -123,7 +123,7 @@ class EngineLM(TemplateLM):
         return Continuation(token_ids, room, tuple(text for text in stop if text and text != eos), temperature)
 
 
-def run_tasks(request: Request, backend: Backend) -> dict[str, Any]:
+def run_tasks(request: Request, backend: Backend) -> Mapping[str, Any]:
     """Runs tasks; returns lm-eval's results as JSON values: results, configs, versions, n-shot, samples.
 
     Errors are lm-eval's own: KeyError or ValueError for an unknown task, others for data that cannot be read.

@@ -1,4 +1,10 @@
-"""The config of a run: composed once, checked whole, then frozen."""
+"""The config of a run: composed once, checked whole, then frozen.
+
+Keys: `schema`, `data`, `cleaning` and `parts` are the typed sections, made of what `key` defines.
+From the command line to the frozen file: `compose` reads `overrides` and `own_yaml`; `check`, `targets`, `model_folder`
+and `rules` refuse what is wrong, as `errors`; `freeze` writes config.yaml and compares it with a later config.
+Around it: `command` is what commands share, `reference` writes docs/config.md.
+"""
 
 from distft.config.command import command, help_text
 from distft.config.compose import compose

@@ -1,4 +1,4 @@
-"""Holds a composed config against the typed model: every key, every value, every file that it names.
+"""Holds a composed config against the typed model: every key, every value, every file and task that it names.
 
 A key may be the schema's or a keyword of a group's `_target_`. All errors are found at once, each with the nearest
 valid choice.
@@ -7,18 +7,19 @@ Trap: `org/model` may be a hub id or a folder with a typing error; when the fold
 
 import math
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
+from distft.config.data import path_of
 from distft.config.errors import did_you_mean, nearest, nearest_key
 from distft.config.key import MISSING, NULL, Key, at, covers, leaves, shown
 from distft.config.parts import TARGET_GROUPS, TRACKER, read_elsewhere, target_sections
 from distft.config.schema import BY_PATH, KEYS, Config
-from distft.config.source_item import path_of
 from distft.config.targets import TRUSTED, NotFound, NotInstalled, Parameter, Signature, names_beside, signature
 from distft.paths import absolute, matching
 
@@ -76,7 +77,7 @@ def known_keys(tree: Mapping[str, Any]) -> Known:
     for group in _OF_THE_MODEL:
         keys |= {path: Key(path, Any, "a fact of config.json") for path, _ in _facts(tree, group)}
     open_groups, required, errors = [], [], []
-    for group in target_sections(tree):
+    for group in target_sections(tree.get(TRACKER)):
         target = at(tree, f"{group}._target_")
         keys |= {f"{group}.{name}": Key(f"{group}.{name}", Any, "of Hydra") for name in _HYDRA_KEYS}
         if target in (None, MISSING):
@@ -293,3 +294,59 @@ def nearest_path(path: Path) -> str | None:
         return None
     meant = nearest(missing, names)
     return str(folder / meant) if meant else None
+
+
+_READY_TASKS = Path(__file__).parents[1] / "evaluate" / "tasks"
+_TASK_KEYS = ("task", "group", "tag")  # keys whose value is a name
+
+
+def ready_tasks() -> list[str]:
+    """Returns the names of the tasks that need no file of one's own."""
+    return sorted(file.stem for file in _READY_TASKS.glob("*.yaml"))
+
+
+def own_tasks(folder: Path) -> list[str]:
+    """Returns the names of the tasks and groups in the YAML files of a folder."""
+    found = []
+    for file in sorted(folder.rglob("*.yaml")):
+        for line in file.read_text(encoding="utf-8").splitlines():
+            key, _, value = line.partition(":")
+            if key in _TASK_KEYS and value.strip() and not value.strip().startswith("["):
+                found.append(value.strip().strip("'\""))
+    return found
+
+
+def wrong_benchmarks(names: Sequence[str], folder: str | None, key: str, folder_key: str) -> list[str]:
+    """Returns a message for each name that is no task, for a folder without tasks, and where lm-eval is missing.
+
+    folder: with YAML tasks, under `folder_key`. key: under which the names are.
+    """
+    if not names:
+        return []
+    if find_spec("lm_eval") is None:
+        return [f"{key}=[{','.join(names)}]: lm-eval is not installed. Try: pip install 'distft[eval]'"]
+    errors: list[str] = []
+    own = own_tasks(absolute(folder)) if folder is not None else []
+    if folder is not None and not own:
+        errors.append(f"{folder_key}={folder}: has no YAML file with a task. Try: a folder of such files")
+    known = [*own, *ready_tasks()]
+    return errors + [
+        f"{key}: there is no task {name}.{did_you_mean(nearest(name, known))} Allowed: {', '.join(known)}, and "
+        "those of `lm-eval ls tasks`"
+        for name in unknown_tasks([name for name in names if name not in known])
+    ]
+
+
+def unknown_tasks(names: Sequence[str]) -> list[str]:
+    """Returns the names that no task file of lm-eval holds as a word.
+
+    Its own index parses all 14,000 files, which takes 20 s; reading them takes one.
+    """
+    waiting = {name: re.compile(rb"(?<![\w.-])" + re.escape(name.encode()) + rb"(?![\w.-])") for name in names}
+    spec = find_spec("lm_eval") if names else None
+    folders = [Path(folder) / "tasks" for folder in (spec.submodule_search_locations or ())] if spec else []
+    for file in (file for folder in folders for file in folder.rglob("*")):
+        if waiting and file.suffix not in (".py", ".md") and file.is_file():
+            content = file.read_bytes()
+            waiting = {name: word for name, word in waiting.items() if not word.search(content)}
+    return list(waiting)

@@ -155,6 +155,18 @@ class Leakage(Group):
     )
 
 
+class LabelNoise(_Switch):
+    """Labels that a model of the text, trained on the other rows, contradicts; for tasks whose rows have a class."""
+
+    action: Literal["tag", "drop"] = Field(
+        default="tag", description="of rows found; tag: count them in the report and train on them"
+    )
+    threshold: Fraction = Field(default=0.5, description="probability that another label needs for a row to be found")
+    folds: Annotated[int, Field(ge=2, le=20)] = Field(
+        default=5, description="parts of the rows; each is judged by a model trained on the others"
+    )
+
+
 class Groups(Group):
     """What a held-out fraction keeps together, in addition to duplicates."""
 
@@ -178,6 +190,7 @@ class Clean(Group):
     refusals: Refusals = Refusals()
     toxicity: Toxicity = Toxicity()
     leakage: Leakage = Leakage()
+    label_noise: LabelNoise = LabelNoise()
     exact_duplicates: ExactDuplicates = ExactDuplicates()
     contradictions: Contradictions = Contradictions()
     near_duplicates: NearDuplicates = NearDuplicates()

@@ -11,9 +11,9 @@ import yaml
 
 from distft.config.errors import ConfigError, Unavailable, did_you_mean, nearest
 from distft.config.freeze import read_config
-from distft.config.machines import wrong_numbers
 from distft.config.schema import KEYS
 from distft.config.targets import check_trusted
+from distft.machines import wrong_numbers
 from distft.paths import absolute, conf_dir
 from distft.run import EXIT_WRONG_CONFIG, RunFolder
 

@@ -19,10 +19,10 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from distft.config.check import known_keys, missing_files, wrong_values
-from distft.config.dropout import wrong_dropout
+from distft.config.data import wrong_items
 from distft.config.errors import ConfigError, did_you_mean, nearest
 from distft.config.key import COMMAND_LINE, EXPERIMENT, FILE, MISSING, Values, at, covers, leaves, settle, shown
-from distft.config.model_folder import wrong_models
+from distft.config.model_folder import wrong_dropout, wrong_models
 from distft.config.overrides import (
     CONFIG,
     Override,
@@ -35,12 +35,11 @@ from distft.config.overrides import (
     with_targets,
     with_tracker_names,
 )
-from distft.config.own_yaml import OwnFile, of_profile, read_own
+from distft.config.own_yaml import PROFILE, OwnFile, read_own, read_profile
 from distft.config.parts import TRACKER, named_tracker, target_sections
 from distft.config.rules import broken_rules
 from distft.config.rules.contract import Facts
 from distft.config.schema import SHORT, Config, Origin
-from distft.config.source_item import wrong_items
 from distft.paths import absolute, conf_dir
 from distft.tasks import load_task, task_names
 
@@ -178,7 +177,7 @@ def compose(
     said = dict.fromkeys(groups.keys_of_experiment(choices.get("experiment")), EXPERIMENT)
     said |= {setting.key: asked.rank(setting, base) for setting in settings if asked.rank(setting, base)}
     typed = {key for key, rank in said.items() if rank > EXPERIMENT}
-    for section in target_sections(config):
+    for section in target_sections(config[TRACKER]):
         own = groups.target_of(section, choices)
         drop_others_keywords(config, section, own, known, typed, said.keys() - typed)
     before = resolved(config)
@@ -196,8 +195,8 @@ def compose(
         if asked.is_whole or at(values, key, MISSING) != MISSING
     ]
     errors += wrong_items(values["data"])
-    errors += wrong_models(values, wrong)
-    errors += wrong_dropout(values) if not any(key.startswith("model.") for key in wrong) else []
+    errors += wrong_models(values["model"], wrong)
+    errors += wrong_dropout(values["model"]) if not any(key.startswith("model.") for key in wrong) else []
     errors += broken_rules(Facts(values, choices, settled.given, sweep), wrong)
     if errors:
         raise ConfigError(errors)
@@ -322,8 +321,12 @@ def _names_file(override: Override) -> bool:
 
 
 def _profile(settings: list[Override], errors: list[str]) -> list[Override]:
+    """Returns the settings in the file that launcher.profile names, as if typed; what is wrong with it to `errors`."""
+    named = [setting.value for setting in settings if setting.key == PROFILE and setting.value not in (None, "null")]
+    if not named:
+        return []
     try:
-        return of_profile(settings)
+        return read_profile(str(named[-1]).strip("'\""))
     except ConfigError as error:
         errors += error.messages
         return []

@@ -1,6 +1,6 @@
-"""Which models distft takes, read from a folder's files, or from the facts in conf/model, by name.
+"""Which models distft takes and their dropout settings, read from a folder's files, or by name from conf/model.
 
-The classes that transformers has are read out of its source: importing it takes seconds.
+The classes and settings that transformers has are read out of its source: importing it takes seconds.
 """
 
 import ast
@@ -26,11 +26,13 @@ _POINTER = b"version https://git-lfs.github.com/spec/"
 _TRY_DECODER = "Try: a decoder, e.g. model=smollm2_135m"
 
 
-def wrong_models(values: Mapping[str, Any], wrong: Collection[str]) -> Iterator[str]:
-    """Yields what is wrong with the model of a config: its folder when it is here, else the facts of conf/model."""
+def wrong_models(model: Mapping[str, Any], wrong: Collection[str]) -> Iterator[str]:
+    """Yields what is wrong with the model of a config: its folder when it is here, else the facts of conf/model.
+
+    model: the section. wrong: keys of the config whose values are refused already.
+    """
     if {"model.path", "model.tiny", "model.task", "model.trust_remote_code"} & set(wrong):
         return
-    model = values["model"]
     path = absolute(model["path"])
     if not model["tiny"] and path.is_dir():
         yield from wrong_model(path, trust_remote_code=model["trust_remote_code"], task=load_task(model["task"]))
@@ -230,3 +232,61 @@ def _model_beside(folder: Path) -> str | None:
             near = nearest(folder.name, [path.name for path in found])
             return str(place / near) if near else str(found[0]) if place == folder and len(found) == 1 else None
     return None
+
+
+_DROPOUT_FIELD = re.compile(r"^    (?:    )?(\w*(?:dropout|pdrop)\w*)\s*(?::[^=\n]+)?=", re.MULTILINE)
+DROPOUT = re.compile(r"dropout|pdrop")  # in the name of a setting
+
+
+def wrong_dropout(model: Mapping[str, Any]) -> Iterator[str]:
+    """Yields why model.dropout does not fit the model of a config, where its architecture is known already.
+
+    model: the section.
+    """
+    wanted = model.get("dropout")
+    if wanted is None:
+        return
+    folder = absolute(model["path"])
+    facts = model["architecture"] if model["tiny"] or not folder.is_dir() else facts_of(folder)
+    if message := refused_dropout(wanted, text_facts(facts)):
+        yield message
+
+
+def refused_dropout(wanted: float | Mapping[str, float], facts: Mapping[str, Any]) -> str | None:
+    """Returns why an architecture does not have the wanted dropout; None when it has, or is not known here.
+
+    facts: of its config.json, at least `model_type`.
+    """
+    kind = str(facts.get("model_type", ""))
+    names = dropout_names(kind)
+    if names is None:
+        return None
+    if not names:
+        return f"model.dropout={wanted}: {kind} has no dropout. Try: train.neftune_alpha=5, or tuning.dropout"
+    for name in wanted if isinstance(wanted, Mapping) else ():
+        if name not in names:
+            meant = did_you_mean(nearest(str(name), names))
+            return f"model.dropout: {name} is not a dropout setting of {kind}. Allowed: {', '.join(names)}.{meant}"
+    return None
+
+
+@cache
+def dropout_names(kind: str) -> tuple[str, ...] | None:
+    """Returns the names of the dropout settings of a model type; None where transformers here does not have it."""
+    spec = importlib.util.find_spec("transformers")
+    models = Path(spec.origin).parent / "models" if spec and spec.origin else None
+    if models is None or not kind:
+        return None
+    folders = {kind.replace("-", "_"), kind.split("_")[0], kind.rpartition("_")[0]} - {""}  # gemma3_text: gemma3
+    for folder in sorted(folders, key=len, reverse=True):
+        for file in sorted((models / folder).glob("configuration_*.py")):
+            text = file.read_text(encoding="utf-8")
+            if re.search(rf"model_type\s*=\s*[\"']{re.escape(kind)}[\"']", text):
+                return tuple(dict.fromkeys(_DROPOUT_FIELD.findall(_config_class(kind, text))))
+    return None
+
+
+def _config_class(kind: str, text: str) -> str:
+    """Returns the source of the config class with this model type."""
+    classes = re.split(r"^(?=class )", text, flags=re.MULTILINE)
+    return next(part for part in classes if re.search(rf"model_type\s*=\s*[\"']{re.escape(kind)}[\"']", part))

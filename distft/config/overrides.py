@@ -212,7 +212,7 @@ def _refusal(setting: Override, known: Known, groups: Collection[str]) -> str | 
 def _left_out(key: str, config: DictConfig, known: Known) -> bool:
     """Removes a keyword that its target does not need, or does not have; returns whether it did."""
     parent, _, name = key.rpartition(".")
-    node = OmegaConf.select(config, parent) if parent in target_sections(config) else None
+    node = OmegaConf.select(config, parent) if parent in target_sections(config[TRACKER]) else None
     if key in known.required or not isinstance(node, DictConfig) or name not in node:
         return False
     del node[name]

@@ -100,12 +100,9 @@ def read_own(key: str, typed: str, groups: Iterable[str]) -> OwnFile:
     return found
 
 
-def of_profile(settings: Iterable[Override]) -> list[Override]:
-    """Returns the settings in the file that launcher.profile names, as if typed; ConfigError when it holds others."""
-    named = [setting.value for setting in settings if setting.key == PROFILE and setting.value not in (None, "null")]
-    if not named:
-        return []
-    typed, errors = str(named[-1]).strip("'\""), list[str]()
+def read_profile(typed: str) -> list[Override]:
+    """Returns the settings in the file `typed`, which launcher.profile names; ConfigError when it holds others."""
+    errors = list[str]()
     file, text = _read(PROFILE, typed)
     found, seen = [], dict[str, int]()
     for path, node, line in _entries(_Document(PROFILE, str(file), text), (), errors, whole=True):

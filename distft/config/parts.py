@@ -283,10 +283,12 @@ TRACKER = "tracker"  # its sections, one for each tracker, have a `_target_`
 TARGET_GROUPS = ("strategy", "optimizer", "schedule", "loss", "tuning", TRACKER, "launcher", "sweep")
 
 
-def target_sections(tree: Mapping[str, Any]) -> list[str]:
-    """Returns the dotted names of the sections that have a `_target_`: `optimizer`, `tracker.wandb`."""
-    trackers = tree.get(TRACKER) or {}
-    named = [f"{TRACKER}.{name}" for name, section in trackers.items() if isinstance(section, Mapping)]
+def target_sections(trackers: Mapping[str, Any] | None) -> list[str]:
+    """Returns the dotted names of the sections that have a `_target_`: `optimizer`, `tracker.wandb`.
+
+    trackers: the section `tracker`.
+    """
+    named = [f"{TRACKER}.{name}" for name, section in (trackers or {}).items() if isinstance(section, Mapping)]
     return [*(group for group in TARGET_GROUPS if group != TRACKER), *named]
 
 

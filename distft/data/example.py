@@ -39,9 +39,12 @@ class Example:
     )
 
 
+IN_A_CHAT = {"completion": "assistant", "prompt": "user"}
+
+
 def role_of(segment: Segment) -> str:
     """Returns the role of a segment in a chat: a prompt is the user's, a completion the assistant's."""
-    return {"completion": "assistant", "prompt": "user"}.get(segment.role, segment.role)
+    return IN_A_CHAT.get(segment.role, segment.role)
 
 
 def without_turns(example: Example, count: int) -> Example | None:
@@ -63,10 +66,12 @@ def text_field(row: RawJson, field: str, where: str = "", allow_empty: bool = Fa
         raise BadField(name, "is missing" if field not in row else "is null")
     if not isinstance(value, str):
         raise BadField(name, f"is {type(value).__name__}, expected text")
-    if not allow_empty and not value.strip():
+    if not allow_empty and (not value or value.isspace()):
         raise BadField(name, "is empty")
     if "\0" in value:
         raise BadField(name, f"holds a NUL character at position {value.index(chr(0))}")
+    if value.isascii():
+        return value
     try:
         value.encode()
     except UnicodeEncodeError as error:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
+from distft.data.example import RawJson
 from distft.data.files import DataFile
 from distft.data.raw import BOM, CONVERT, MAX_ROW_BYTES, RawRow, UnreadableFile, open_text
 
@@ -144,7 +145,7 @@ def _object(file: str, number: int, value: Any) -> RawRow:
     return RawRow(file, number, None, f"line: is a JSON {type(value).__name__}, expected an object")
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _once(pairs: list[tuple[str, Any]]) -> RawJson:
     """Returns the object; raises ValueError for a duplicate field, which json would drop silently."""
     values = dict(pairs)
     if len(values) < len(pairs):

@@ -15,8 +15,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from distft.config.schema import Config, Data
-from distft.config.source_item import source_items
+from distft.config.data import Data, source_items
+from distft.config.schema import Config
 from distft.data.cleaning.options import is_cleaned, key_part, overlap_action
 from distft.data.files import DataFile, Member, Remote, file_kind
 from distft.data.hub import NotFetched, dataset_commit, local_folder
@@ -29,7 +29,7 @@ from distft.tasks.preference import formats_of
 OPTIONS = (
     *("format", "fields", "ignore_fields", "max_length", "seed_date", "train_on", "train_reasoning", "truncate"),
 )
-Parts = dict[str, Any]  # what the key is made of, as JSON
+Parts = dict[str, object]  # what the key is made of, as JSON; it is hashed and compared
 STAGE_VERSION = 2  # increment when the same rows give other tokens; tests/data/test_golden.py fails then
 FRACTION_LEAKS = 1  # increment when other training rows are found to contain texts of a held-out fraction
 TOKENIZER_FILES = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "*.model")

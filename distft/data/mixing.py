@@ -7,12 +7,11 @@ mixture is as long as possible without using a source more than its `epochs`, so
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from distft.config.source_item import SourceItem
+from distft.config.data import SourceItem
 from distft.data.chunks import Chunk
 from distft.data.counts import Split, Stream
 from distft.data.shards import ShardWriter
@@ -81,7 +80,7 @@ class ItemCounts:
     read: int
     bad: int
     splits: dict[str, Split] = field(default_factory=dict)
-    mixing: dict[str, Any] = field(default_factory=dict)  # JSON: weight, cap, epochs, where set
+    mixing: dict[str, float] = field(default_factory=dict)  # weight, cap, epochs, where set
 
 
 def count_items(name: str, items: Sequence[SourceItem], chunks: Sequence[Chunk]) -> list[ItemCounts]:

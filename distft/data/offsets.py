@@ -18,9 +18,9 @@ from typing import Any
 
 import numpy as np
 
+from distft.data.pretokens import Pretokenizer, State, make_pretokenizer
 from distft.data.render import Rendered
 
-State = dict[str, Any]  # JSON: tokenizer.json, or a part of it
 MANY = 16  # texts, from which on the lengths of all tokens are worth looking up
 
 
@@ -66,17 +66,26 @@ class Encoder:
     def __call__(self, batch: Sequence[Rendered]) -> Encoded:
         """Returns the tokens of texts, with places that are right near the spans of each."""
         texts = [rendered.text for rendered in batch]
-        if len(batch) < MANY or self._bytes is None:
+        if len(batch) < MANY or self._level is None:
             return self._in_characters(texts)
-        found = _backend(self.tokenizer).encode_batch_fast(texts, add_special_tokens=False)
-        encoded = self._in_bytes([each.ids for each in found], self._bytes.sizes)
+        level, pretokenizer = self._level
+        encoded = self._in_bytes(self._ids(texts, pretokenizer), level.sizes)
         borders = np.cumsum(encoded.lengths).tolist()
         for i, (rendered, end) in enumerate(zip(batch, borders, strict=True)):
             text, count = rendered.text, encoded.lengths[i]
             size = len(text) if text.isascii() else len(text.encode())
-            if not self._bytes.fits(rendered) or size != (encoded.ends[end - 1] if count else 0):
+            if not level.fits(rendered) or size != (encoded.ends[end - 1] if count else 0):
                 self._replace(encoded, slice(end - count, end), text)
         return encoded
+
+    def _ids(self, texts: list[str], pretokenizer: Pretokenizer | None) -> list[list[int]]:
+        """Returns the ids of each text: of its words where they are sure to be found, else as the library says."""
+        found = [pretokenizer(text) for text in texts] if pretokenizer else [None] * len(texts)
+        asked = [i for i, ids in enumerate(found) if ids is None or i == 0]
+        batch = _backend(self.tokenizer).encode_batch_fast([texts[i] for i in asked], add_special_tokens=False)
+        answers = {i: each.ids for i, each in zip(asked, batch, strict=True)}
+        assert found[0] in (None, answers[0]), f"ids of words and of the library differ: {texts[0]!r}"
+        return [answers[i] if ids is None else ids for i, ids in enumerate(found)]
 
     def _in_bytes(self, ids: Sequence[list[int]], sizes: np.ndarray) -> Encoded:
         lengths = np.fromiter(map(len, ids), dtype=np.int64, count=len(ids))
@@ -104,13 +113,17 @@ class Encoder:
         return Encoded(input_ids, lengths, flat[:, 0], flat[:, 1], in_bytes=False)
 
     @cached_property
-    def _bytes(self) -> ByteLevel | None:
-        return byte_level(self.tokenizer) if self.is_direct else None
+    def _level(self) -> "tuple[ByteLevel, Pretokenizer | None] | None":
+        """What is known of tokens that stand for bytes, and how their words are found; None for other tokenizers."""
+        if not self.is_direct:
+            return None
+        state: State = json.loads(self.tokenizer.backend_tokenizer.to_str())
+        level = byte_level(self.tokenizer, state)
+        return level and (level, make_pretokenizer(self.tokenizer, state))
 
 
-def byte_level(tokenizer: Any) -> ByteLevel | None:
-    """Returns what is known of a tokenizer whose tokens stand for bytes; None for any other."""
-    state: State = json.loads(tokenizer.backend_tokenizer.to_str())
+def byte_level(tokenizer: Any, state: State) -> ByteLevel | None:
+    """Returns what is known of a tokenizer whose tokens stand for bytes; None for any other. state: tokenizer.json"""
     levels = [part for part in _parts(state, "pre_tokenizer") if part["type"] == "ByteLevel"]
     if state["model"]["type"] != "BPE" or not levels or any(level["add_prefix_space"] for level in levels):
         return None

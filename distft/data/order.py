@@ -125,14 +125,14 @@ ORDER = ("data", "shards", "seed", "order")  # with these unchanged, new step si
 _OLDEST = {"order": 1}  # of runs frozen before the version was recorded
 
 
-def base_of(manifest: Mapping[str, Any] | None, reads: dict[str, Any]) -> Base:
+def base_of(manifest: Mapping[str, Any] | None, reads: Mapping[str, object]) -> Base:
     """Returns the checkpoint's base where the run reads the same rows in the same steps, else a new base at its step.
 
     reads: Plan.reads. New data, or the same data in another order, is read from its first row.
     """
     if manifest is None:
         return Base()
-    before, reads = _OLDEST | manifest["reads"], _OLDEST | reads
+    before, reads = _OLDEST | manifest["reads"], _OLDEST | dict(reads)
     if before == reads:
         return Base(manifest["base_step"], manifest["base_row"])
     same_order = all(before[key] == reads[key] for key in ORDER)

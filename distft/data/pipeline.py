@@ -12,7 +12,8 @@ from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TextIO
 
-from distft.config.schema import Config, Data
+from distft.config.data import Data
+from distft.config.schema import Config
 from distft.data.blocks import Block, blocks_of
 from distft.data.cleaning.engine import Cleaner, Looked, make_cleaner
 from distft.data.counts import MALFORMED, TOO_LONG, UNTRAINED, LeftOut, Stream

@@ -13,6 +13,7 @@ from typing import Any, BinaryIO, Protocol, cast
 
 import pyarrow as pa
 
+from distft.data.example import RawJson
 from distft.data.files import DataFile, Member
 from distft.data.stores import open_object
 
@@ -34,6 +35,9 @@ class Part(Protocol):
     """Consecutive rows of one file, which may not be parsed yet."""
 
     @property
+    def file(self) -> Any: ...  # its str is the file's name in reports
+
+    @property
     def num_rows(self) -> int: ...
 
     @property
@@ -48,7 +52,7 @@ class RawRow:
 
     file: str
     line: int  # where the row starts, from 1; in Parquet files and datasets the row's number
-    value: dict[str, Any] | None
+    value: RawJson | None
     reason: str | None = None
 
     num_rows = 1

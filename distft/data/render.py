@@ -17,7 +17,7 @@ from itertools import product
 from typing import Any, Literal
 
 from distft.data.example import BadField, Example, RawJson, Segment, role_of
-from distft.data.shapes import Answer, Shapes
+from distft.data.shapes import Answer, Plan, Shapes
 from distft.data.template import ENDS_REASONING, REASONING, SEED_DATE, ChatTemplate, TemplateRefused, reasoning_of
 
 CHAT_ROLES = ("system", "developer", "user", "assistant", "tool")
@@ -123,7 +123,11 @@ class ChatRenderer:
         messages, tools = self.messages(example)
         whole = self.template.render(messages, tools)
         trained = self._trained(example)
-        answers = None if example.tools or self.training.on == "all" else self._by_shape(messages, trained, whole)
+        found = None if example.tools or self.training.on == "all" else self._plan(messages, trained, whole)
+        if found and found[0].places is not None and self.training.reasoning:
+            weights = [segments[i].weight * example.weight for i in trained]
+            return [Rendered(whole, found[0].spans(found[1]), _weights(weights))]
+        answers = self._by_shape(messages, whole, *found) if found else None
         if answers is None:
             self._check_shown(messages, tools, whole)
             if self.training.on == "all":
@@ -164,7 +168,7 @@ class ChatRenderer:
 
     def unread(self, example: Example) -> list[tuple[str, str]]:
         """Returns (role, key) of the keys of an example that the chat template does not read."""
-        if example.segments[0].role == "text":
+        if example.segments[0].role == "text" or not (example.tools or any(part.fields for part in example.segments)):
             return []
         if _is_described(example):
             example = replace(example, tools=())
@@ -180,19 +184,18 @@ class ChatRenderer:
             turns = turns[-1:]
         return [i for i in turns if example.segments[i].train and example.segments[i].weight * example.weight > 0]
 
-    def _by_shape(self, messages: list[RawJson], trained: list[int], whole: str) -> dict[int, Answer] | None:
+    def _plan(self, messages: list[RawJson], trained: list[int], whole: str) -> tuple[Plan, list[str]] | None:
+        """Returns the plan of a conversation's shape and its texts, if that predicts its rendering; else None."""
+        found = self.shapes.plan(messages, trained, lambda asked: self._turn_by_turn(asked, trained))
+        return found if found and found[0].whole(found[1]) == whole else None
+
+    def _by_shape(self, messages: list[RawJson], whole: str, plan: Plan, texts: list[str]) -> dict[int, Answer] | None:
         """Returns the trained turns of a conversation without rendering each of them; None where that is not sure.
 
-        Every text that is trained is rendered, and holds what the shape of the conversation predicts. The prompts in it
-        follow from the shape.
+        Every text that is trained is rendered, and holds what its shape predicts. The prompts follow from the shape.
         """
-        found = self.shapes.plan(messages, trained, lambda asked: self._turn_by_turn(asked, trained))
-        if found is None or found[0].whole(found[1]) != whole:
+        if not all(message["content"] in whole for message in messages):
             return None
-        plan, texts = found
-        for message in messages:
-            if message["content"] not in whole:
-                return None
         answers = {}
         for i, turn in plan.turns.items():
             message = messages[i]

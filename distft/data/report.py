@@ -3,13 +3,16 @@
 Plan and launch use it too, so it imports no heavy library.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from distft.config.schema import Data
+from distft.config.data import Data
+
+Counters = Mapping[str, int]  # of a stream or split in report.json; a list, `first_bad`, is not read here
 
 
-def refused(report: dict[str, Any], data: Data) -> list[str]:
+def refused(report: Mapping[str, Any], data: Data) -> list[str]:
     """Returns an error message for each threshold of `data` that the counts exceed; empty if training may start."""
     reasons = []
     for name, stream in report["streams"].items():
@@ -21,36 +24,37 @@ def refused(report: dict[str, Any], data: Data) -> list[str]:
         ):
             if total and count / total > getattr(data, key):
                 reason = f"data.{key}={getattr(data, key)}: {count} of {total} rows of data.{name} {what}"
-                reasons.append(reason + _regardless(key, count, total, report))
+                reasons.append(reason + _regardless(key, count, total, report["splits"]))
         if stream["overlap"] and data.overlap == "stop":
             reasons.append(
                 f"data.overlap=stop: {stream['overlap']} rows of data.{name} are also held out. "
                 "Try: data.overlap=drop, which leaves them out of training"
             )
-    return reasons + [_empty(name, report, data) for name, split in report["splits"].items() if not split["rows"]]
+    empty = [name for name, split in report["splits"].items() if not split["rows"]]
+    return reasons + [_empty(name, report["streams"], data) for name in empty]
 
 
-def _too_long(stream: dict[str, Any]) -> int:
+def _too_long(stream: Counters) -> int:
     """Returns the rows that lose tokens to data.max_length."""
     return stream["truncated"] + stream.get("too_long", 0)
 
 
-def _cut(stream: dict[str, Any], data: Data) -> str:
+def _cut(stream: Counters, data: Data) -> str:
     longest = f"the longest has {stream['longest']} tokens"
     lost = "left out" if stream.get("too_long") else "cut"
     return f"are longer than data.max_length={data.max_length} ({longest}) and would be {lost}"
 
 
-def _regardless(key: str, count: int, total: int, report: dict[str, Any]) -> str:
+def _regardless(key: str, count: int, total: int, splits: Mapping[str, Counters]) -> str:
     """Returns advice with the threshold that accepts these rows; empty where a split would have no rows."""
-    if not all(split["rows"] for split in report["splits"].values()):
+    if not all(split["rows"] for split in splits.values()):
         return ""
     return f". Try: data.{key}={-(-count * 1000 // total) / 1000:g}"
 
 
-def _empty(name: str, report: dict[str, Any], data: Data) -> str:
+def _empty(name: str, streams: Mapping[str, Counters], data: Data) -> str:
     """Returns the error message for a split without rows, with the reasons."""
-    stream = report["streams"].get(name, report["streams"]["train"])
+    stream = streams.get(name, streams["train"])
     good = stream["read"] - stream["bad"]
     if good > stream["untrained"] + stream.get("dropped", 0):
         return (
@@ -67,7 +71,7 @@ def _empty(name: str, report: dict[str, Any], data: Data) -> str:
     return f"data.{name}: no row is left of {stream['read']}: {lost}"
 
 
-def summary(report: dict[str, Any], folder: Path) -> list[str]:
+def summary(report: Mapping[str, Any], folder: Path) -> list[str]:
     """Returns the lines of the summary: rows and tokens of each split, and the rows skipped, by reason."""
     lines = []
     for name, split in report["splits"].items():

@@ -7,14 +7,16 @@ renderer holds both against each other. This is done only for a template of whic
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 
 from distft.data.example import BadField, RawJson
 from distft.data.template import REASONING, TemplateRefused
 
 MAX_SHAPES = 1000  # remembered
 PROBES = ("kq7p{}e", "Kq9é, ({}) b?")
+Key = tuple[int, str]  # number of a message, and the key of one of its texts
 Shape = tuple[tuple[str, ...], ...]  # of each message: its role and its other keys
 
 
@@ -45,6 +47,19 @@ class Pieces:
     def __call__(self, texts: Sequence[str]) -> str:
         return self.pattern % tuple([texts[number] for number in self.numbers])
 
+    def __add__(self, other: "Pieces") -> "Pieces":
+        return Pieces(self.pattern + other.pattern, self.numbers + other.numbers)
+
+    def begins_with(self, other: "Pieces") -> bool:
+        """Returns whether it begins with the other one, whatever the texts are."""
+        has_texts = self.numbers[: len(other.numbers)] == other.numbers
+        return has_texts and self.pattern.startswith(other.pattern)
+
+    @property
+    def written(self) -> int:
+        """The characters that the template writes."""
+        return len(self.pattern % (("",) * len(self.numbers)))
+
 
 @dataclass(frozen=True)
 class TurnPlan:
@@ -69,12 +84,23 @@ class TurnPlan:
         return Answer(prompts, text, alone, ((0, len(text)),))
 
 
+Edge = tuple[int, int]  # characters that the template writes before it, and how many texts are before it
+Place = tuple[Edge, Edge]
+
+
 @dataclass(frozen=True)
 class Plan:
     """A shape: its whole rendering, and its trained turns by the number of their message."""
 
     whole: Pieces
     turns: dict[int, TurnPlan]
+    places: tuple[Place, ...] | None  # of the turns in `whole`; None where they depend on the texts
+
+    def spans(self, texts: Sequence[str]) -> tuple[tuple[int, int], ...]:
+        """Returns the spans of the turns in the whole rendering, from their places."""
+        assert self.places is not None
+        before = list(accumulate([len(texts[number]) for number in self.whole.numbers], initial=0))
+        return tuple([(start + before[first], end + before[last]) for (start, first), (end, last) in self.places])
 
 
 Look = Callable[[list[RawJson]], tuple[str, dict[int, tuple[Answer, str]]]]  # whole, and answers with their rendering
@@ -125,27 +151,49 @@ class Shapes:
 def _planned(messages: list[RawJson], look: Look) -> Plan | None:
     """Returns the plan of a shape, if probes of two kinds give the same one."""
     found = []
+    keys = [(number, key) for number, message in enumerate(messages) for key in message if key != "role"]
     for probe in PROBES:
-        keys = [(number, key) for number, message in enumerate(messages) for key in message if key != "role"]
         markers = [probe.format(number) for number in range(1000, 1000 + len(keys))]
         asked: list[RawJson] = [{"role": message["role"]} for message in messages]
         for (number, key), marker in zip(keys, markers, strict=True):
             asked[number][key] = marker
         try:
-            found.append(_plan_of(markers, *look(asked)))
+            found.append(_plan_of(keys, markers, *look(asked)))
         except (BadField, TemplateRefused):  # reported for the row itself
             return None
     return found[0] if found[0] == found[1] else None
 
 
-def _plan_of(markers: list[str], whole: str, answers: dict[int, tuple[Answer, str]]) -> Plan:
+def _plan_of(keys: list[Key], markers: list[str], whole: str, answers: dict[int, tuple[Answer, str]]) -> Plan:
     turns = {}
     for i, (answer, alone) in answers.items():
         begun = next(number for number, prompt in enumerate(answer.prompts) if answer.alone.startswith(prompt))
         prompts = tuple(_pieces(prompt, markers) for prompt in answer.prompts)
         text, ended = _pieces(answer.text, markers), _pieces(answer.alone, markers)
         turns[i] = TurnPlan(prompts, text, ended, begun, answer.alone.removeprefix(alone))
-    return Plan(_pieces(whole, markers), turns)
+    rendered = _pieces(whole, markers)
+    return Plan(rendered, turns, _places(keys, rendered, turns))
+
+
+def _places(keys: list[Key], whole: Pieces, turns: Mapping[int, TurnPlan]) -> tuple[Place, ...] | None:
+    """Returns the places of the turns in `whole`; None unless it holds them, and every content, whatever the texts are.
+
+    A turn must have one prompt and hold all texts of its message.
+    """
+    contents = {number for number, (_, key) in enumerate(keys) if key == "content"}
+    if not contents <= set(whole.numbers):
+        return None
+    found = []
+    for i, turn in turns.items():
+        own = {number for number, (message, _) in enumerate(keys) if message == i}
+        if len(turn.prompts) != 1 or not own <= set(turn.text.numbers):
+            return None
+        until = turn.prompts[0] + turn.text
+        if not whole.begins_with(until) or not turn.alone.begins_with(until):
+            return None
+        begun = (turn.prompts[0].written, len(turn.prompts[0].numbers))
+        found.append((begun, (until.written, len(until.numbers))))
+    return tuple(found)
 
 
 def _pieces(text: str, markers: list[str]) -> Pieces:

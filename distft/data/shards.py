@@ -87,7 +87,7 @@ class Row:
         """The units of the loss: a group is one; else labelled tokens, or trained tokens at index >= 1."""
         if self.borders is not None:
             return 1
-        return int(self.trained[0 if self.labels is not None else 1 :].sum())
+        return int(np.count_nonzero(self.trained[0 if self.labels is not None else 1 :]))
 
     @property
     def target_weight(self) -> float:

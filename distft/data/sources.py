@@ -7,9 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from distft.config.data import Data, SourceItem, source_items
 from distft.config.errors import nearest
-from distft.config.schema import Data
-from distft.config.source_item import SourceItem, source_items
 from distft.data.files import KINDS, LANGUAGES, TABLES, DataFile, Member, file_kind, is_readable, of_one_class
 from distft.data.hub import is_hub_id
 from distft.data.stores import is_url, objects

@@ -15,9 +15,8 @@ from typing import Any, Literal
 import numpy as np
 
 from distft.config import Config, ConfigError
+from distft.config.data import Data, source_items
 from distft.config.errors import Unavailable
-from distft.config.schema import Data
-from distft.config.source_item import source_items
 from distft.data.chunks import Chunk
 from distft.data.classes import UnknownLabel, settle_labels
 from distft.data.cleaning.decide import Cleaning, decide, write_cleaning, write_left_out
@@ -25,26 +24,22 @@ from distft.data.cleaning.held_out import ExampleOf, drop_leaks
 from distft.data.cleaning.options import overlap_action
 from distft.data.cleaning.rules.leakage import texts_of_files, texts_of_rows
 from distft.data.counts import MALFORMED, MAX_SHOWN, LeftOut, Report, Split, Stream, json_lines
+from distft.data.files import DataFile
 from distft.data.hub import dataset_commit, fetch
 from distft.data.key import Parts, data_dir, eval_fraction, has_eval_rows, hash_of_parts, key_parts
 from distft.data.mixing import Selection, count_items, write_selection
 from distft.data.pipeline import OpenSource, RowPipeline, make_pipeline
+from distft.data.progress import BytesRead, Progress, no_progress
 from distft.data.publish import build_once, work_folder
 from distft.data.report import refused
 from distft.data.shards import ShardWriter
 from distft.data.sources import find_sources
 from distft.data.stores import is_url, objects
-from distft.data.workers import open_workers
+from distft.data.workers import Workers, open_workers
 from distft.paths import why_not_writable, without_number
 from distft.run import read_json, write_json
 from distft.tasks import load_task
 from distft.tasks.labels import Labels
-
-Progress = Callable[[int], None]  # called with the number of rows read so far
-
-
-def no_progress(rows: int) -> None:
-    """Reports nothing."""
 
 
 @dataclass(frozen=True)
@@ -80,10 +75,12 @@ def prepare_data(config: Config, progress: Progress = no_progress) -> Prepared:
 def _fill(folder: Path, work: Path, parts: Parts, config: Config, progress: Progress) -> None:
     started = time.monotonic()
     data = config.data
-    pipeline, tokenizer = make_pipeline(config)
-    pipeline = _guarded(pipeline, config)
-    opened = pipeline.open("eval", "train") if has_eval_rows(data) else pipeline.open("train")
-    chunks = _make_chunks(work, pipeline, opened, data.num_proc, progress)
+    with open_workers(data.num_proc) as workers:
+        pipeline, tokenizer = make_pipeline(config)
+        pipeline = _guarded(pipeline, config)
+        keys: tuple[Literal["train", "eval"], ...] = ("eval", "train") if has_eval_rows(data) else ("train",)
+        opened = pipeline.open(*keys)
+        chunks = _make_chunks(work, pipeline, opened, workers, BytesRead(_files(config, keys)), progress)
     pipeline.unread.refuse()
     pipeline.unread.check_renamed(data.fields)
     cleaning = decide(pipeline.cleaner, chunks["train"], work)
@@ -96,7 +93,7 @@ def _fill(folder: Path, work: Path, parts: Parts, config: Config, progress: Prog
     write_cleaning(folder, cleaning)
     write_left_out(folder / "dropped.jsonl", cleaning, chunks.get("eval", ()))
     _add_bad_labels(folder, report, written.unknown)
-    report.notes = _notes(pipeline, data)
+    report.notes = _notes(pipeline, data) + cleaning.decisions.notes
     report.seconds = round(time.monotonic() - started, 3)
     write_json(folder / "report.json", report.as_dict())
     options = {name: value for name, value in data.plain().items() if name not in ("packing", "shards", "num_proc")}
@@ -119,8 +116,19 @@ def _notes(pipeline: RowPipeline, data: Data) -> list[str]:
     return notes
 
 
+def _files(config: Config, keys: Sequence[Literal["train", "eval"]]) -> list[DataFile]:
+    """Returns the files that are read, in their order; none where a source is not of files."""
+    sources = [source for key in keys for source in find_sources(key, config.data, config.cache_dir)]
+    return [file for source in sources for file in source.files] if all(each.files for each in sources) else []
+
+
 def _make_chunks(
-    work: Path, pipeline: RowPipeline, opened: list[OpenSource], num_proc: int | None, progress: Progress
+    work: Path,
+    pipeline: RowPipeline,
+    opened: list[OpenSource],
+    workers: Workers,
+    meter: BytesRead,
+    progress: Progress,
 ) -> dict[str, list[Chunk]]:
     """Returns the chunks of each stream, after making those that `work` does not have."""
     read = 0
@@ -128,10 +136,11 @@ def _make_chunks(
     def count(rows: int) -> None:
         nonlocal read
         read += rows
-        progress(read)
+        progress(read, meter.share)
 
-    with open_workers(pipeline, opened, num_proc) as workers:
-        chunks = {each.key: workers.chunks(each, work, count) for each in opened}
+    progress(0, meter.share)
+    counted = [replace(each, blocks=meter.counted(each.blocks)) for each in opened]
+    chunks = workers.chunks(pipeline, counted, work, count)
     for each in opened:
         for chunk in chunks[each.key]:
             chunk.add_unread(pipeline.unread, each.forms)

@@ -1,7 +1,7 @@
 """Statistics of the rows of a data stage: token lengths, labels and sources, counted per block and added up."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +18,7 @@ class Statistics:
     lengths: Counter[int] = field(default_factory=Counter)  # tokens -> rows
     labels: Counter[str] = field(default_factory=Counter)  # short answer -> rows
     sources: Counter[str] = field(default_factory=Counter)  # file -> rows
+    licences: Counter[str] = field(default_factory=Counter)  # that rows name themselves -> rows
     longest: list[tuple[int, str]] = field(default_factory=list)  # tokens and FILE:LINE, the longest first
 
     def add(self, length: int, answer: str, file: str, line: int) -> None:
@@ -31,11 +32,12 @@ class Statistics:
         if len(self.longest) < LONGEST or length > self.longest[-1][0]:
             self.longest = sorted([*self.longest, (length, f"{file}:{line}")], key=lambda each: -each[0])[:LONGEST]
 
-    def as_json(self) -> dict[str, Any]:  # JSON: the fields
+    def as_json(self) -> dict[str, object]:  # JSON: the fields
         return {
             "lengths": sorted(self.lengths.items()),
             "labels": sorted(self.labels.items(), key=lambda each: (-each[1], each[0])),
             "sources": list(self.sources.items()),
+            "licences": sorted(self.licences.items(), key=lambda each: (-each[1], each[0])),
             "longest": self.longest,
         }
 
@@ -44,13 +46,24 @@ class Statistics:
         """Returns the sum of several blocks', as `as_json` gave them, in the order of the rows."""
         found = cls()
         for part in parts:
-            for name in ("lengths", "labels", "sources"):
+            for name in ("lengths", "labels", "sources", "licences"):
                 counter = getattr(found, name)
-                for key, count in part[name]:
+                for key, count in part.get(name, ()):  # a block of an older version names no licences
                     counter[key] += count
             longest = [*found.longest, *((length, place) for length, place in part["longest"])]
             found.longest = sorted(longest, key=lambda each: -each[0])[:LONGEST]
         return found
+
+
+def licences_of(rows: Iterable[Any]) -> Iterator[str]:
+    """Yields the licence of each row that names one: in a field, or in datatrove's metadata."""
+    for row in rows:
+        metadata = row.get("metadata")
+        for fields in (row, metadata if isinstance(metadata, dict) else {}):
+            licence = fields.get("licence") or fields.get("license")
+            if isinstance(licence, str):
+                yield licence[:LABEL_CHARACTERS]
+                break
 
 
 def rounded(length: int) -> int:

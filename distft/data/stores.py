@@ -5,6 +5,7 @@ needs no network. Each `prepare` asks again; an object that has changed makes an
 """
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -55,7 +56,7 @@ def objects(url: str, cache_dir: str | Path, ask: bool = False) -> list[Remote]:
     return [Remote(each, version) for each, version in named]
 
 
-def _version(info: dict[str, Any]) -> str:
+def _version(info: Mapping[str, object]) -> str:
     """Returns what changes with an object's bytes: its checksum or generation, or where there is none its time."""
     names = ("ETag", "etag", "md5Hash", "content_md5", "generation", "LastModified", "mtime", "created")
     marks = [f"{name}={info[name]}" for name in names if info.get(name)][:1]

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -65,7 +65,17 @@ def read_csv(path: DataFile, default: str = ",") -> Iterator[RawRow]:
                 yield RawRow(str(path), line, {name: cell or None for name, cell in row})
 
 
-def _dialect(head: bytes, default: str) -> tuple[dict[str, Any], int]:
+class Dialect(TypedDict):
+    """How a table is written: keywords of csv.reader."""
+
+    delimiter: str
+    quotechar: NotRequired[str]
+    skipinitialspace: NotRequired[bool]
+    escapechar: NotRequired[str]
+    doublequote: NotRequired[bool]
+
+
+def _dialect(head: bytes, default: str) -> tuple[Dialect, int]:
     """Returns the csv dialect of a table, and the number of lines before its header.
 
     The default dialect if its header has several columns and every row as many, else the one that fits the most rows.
@@ -78,20 +88,25 @@ def _dialect(head: bytes, default: str) -> tuple[dict[str, Any], int]:
         return {"delimiter": separator[1]}, 1
     header, text = (lines or [""])[0], "".join(lines)
     quotes = [mark for mark in ('"', "'") if mark == '"' or header.lstrip().startswith(mark)]
-    escapes: list[dict[str, Any]] = [{}] + ([{"escapechar": "\\", "doublequote": False}] if '\\"' in text else [])
-    best, most = {"delimiter": default}, -1.0
+    escapes = (False, True) if '\\"' in text else (False,)  # whether \\" stands for a quote in a cell
+    best: Dialect = {"delimiter": default}
+    most = -1.0
     for delimiter in dict.fromkeys((default, ",", ";", "\t", "|")):
-        spaced = {"skipinitialspace": True} if f"{delimiter} " in header and delimiter != "\t" else {}
+        spaced = f"{delimiter} " in header and delimiter != "\t"
         for quote in quotes:
             for escape in escapes:
-                way = {"delimiter": delimiter, "quotechar": quote, **spaced, **escape}
+                way: Dialect = {"delimiter": delimiter, "quotechar": quote}
+                if spaced:
+                    way["skipinitialspace"] = True
+                if escape:
+                    way["escapechar"], way["doublequote"] = "\\", False
                 fitting = _fitting(lines, way)
                 if fitting > most:
                     best, most = way, fitting
     return best, 0
 
 
-def _fitting(lines: list[str], way: dict[str, Any]) -> float:
+def _fitting(lines: list[str], way: Dialect) -> float:
     """Returns the fraction of rows with as many cells as the header; 0 for a header of one cell."""
     reader, widths = csv.reader(iter(lines), strict=True, **way), []
     while True:

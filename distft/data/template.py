@@ -67,7 +67,7 @@ class ChatTemplate:
         self, messages: Sequence[RawJson], tools: Sequence[RawJson] = (), prompt: bool = False, **mode: bool
     ) -> str:
         """Returns the text of messages; prompt: with the text after which the model generates."""
-        options: dict[str, Any] = {"tools": list(tools)} if tools else {}  # keywords of apply_chat_template
+        options: dict[str, list[RawJson]] = {"tools": list(tools)} if tools else {}
         try:
             if self._direct and (plain := self._direct.plain(messages)) and self._direct.plain(tools) == [*tools]:
                 return self._direct.render(plain, tools, prompt, **mode)

@@ -179,9 +179,12 @@ def _weights(batch: Sequence[Rendered], encoded: Encoded) -> np.ndarray:
     spans: list[tuple[int, int, int]] = []
     weights: list[float] = []
     for rendered, base in zip(batch, bases.tolist(), strict=True):
+        is_direct = not encoded.in_bytes or rendered.text.isascii()
         for start, end in rendered.spans:
-            edges = (_free(rendered.text, start), start, end)
-            spans.append(tuple(base + encoded.position(rendered.text, edge) for edge in edges))
+            free = _free(rendered.text, start)
+            if not is_direct:
+                free, start, end = (encoded.position(rendered.text, edge) for edge in (free, start, end))
+            spans.append((base + free, base + start, base + end))
         weights += rendered.weights or [1.0] * len(rendered.spans)
     if not spans:
         return found

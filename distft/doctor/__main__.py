@@ -12,11 +12,11 @@ from rich.console import Console
 
 from distft.config import Config, command, compose, help_text
 from distft.config.command import keywords
-from distft.config.machines import node_range
 from distft.doctor import network, slurm
 from distft.doctor.finding import Check, Finding, run_check, show
 from distft.doctor.node import local_checks
 from distft.doctor.nodes import check_nodes
+from distft.machines import node_range
 from distft.paths import absolute
 from distft.run import write_json
 from distft.trackers.terminal import screen

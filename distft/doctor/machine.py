@@ -20,9 +20,9 @@ from pathlib import Path
 
 import distft
 from distft.compat.reach import version_of
-from distft.config.machines import num_accelerators
 from distft.doctor.finding import Ended, Finding, ask_program
 from distft.doctor.libraries import DeepSpeed, Torch
+from distft.machines import num_accelerators
 
 _UNLIMITED = 2**60  # cgroup v1 has the largest multiple of a page instead of `max`
 

@@ -11,17 +11,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from statistics import median
-from typing import Any
 
 import yaml
 
 from distft.config.errors import Unavailable
 from distft.config.freeze import read_config
-from distft.config.machines import node_range
 from distft.launchers.slurm import commands
 from distft.launchers.slurm.commands import SlurmError, slurm, with_retries
 from distft.launchers.slurm.launcher import look_up
-from distft.run import RunFolder, read_json, write_json
+from distft.machines import node_range
+from distft.run import RunFolder, Status, read_json, write_json
 
 LEAST_OF_ACCELERATOR = 0.8  # of the other nodes' median; an accelerator is exclusive
 LEAST = 0.5  # for resources that others may share: cores, host memory, disks, network
@@ -129,7 +128,7 @@ def conclude(run: RunFolder, job: str, names: list[str]) -> bool:
     """
     flight, status = folder_of(run), run.read_status()
     found, figures = _found(flight, names), _figures(flight)
-    seconds = time.time() - flight.read_status()["began"]
+    seconds = time.time() - flight.read_status().get("began", time.time())
     report = {"seconds": seconds, "job": job, "nodes": list(names), "outliers": [asdict(each) for each in found]}
     write_json(run.path / "preflight.json", report | {"figures": [asdict(each) for each in figures]})
     _say(f"preflight of {', '.join(names)} in {seconds:.0f} s: {_words(found)}")
@@ -173,7 +172,7 @@ def _figures(flight: RunFolder) -> list[Node]:
     return [Node(**each) for each in read_json(file)] if file.is_file() else []
 
 
-def _must_stay(run: RunFolder, status: Mapping[str, Any], excluded: Sequence[str]) -> str:
+def _must_stay(run: RunFolder, status: Status, excluded: Sequence[str]) -> str:
     """Returns why the job cannot be requeued without some nodes, empty if it can."""
     if status.get("excluded"):
         return "it was already requeued once"

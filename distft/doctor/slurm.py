@@ -7,9 +7,9 @@ from collections import defaultdict
 from collections.abc import Iterator
 
 from distft.config.errors import nearest
-from distft.config.machines import node_range
 from distft.config.parts import Launcher
 from distft.doctor.finding import Finding, Refused
+from distft.machines import node_range
 
 PROGRAMS = ("sbatch", "srun", "squeue", "scontrol", "sinfo", "scancel")
 _SECONDS_TO_ANSWER = 30

@@ -14,12 +14,12 @@ from rich.console import Console
 
 from distft.compat.reach import version_of
 from distft.config import ConfigError, command
-from distft.config.benchmarks import own_tasks, wrong_benchmarks
-from distft.config.check import is_hub_id
+from distft.config.check import is_hub_id, own_tasks, wrong_benchmarks
 from distft.config.command import keywords, usage
 from distft.evaluate.items import column_values, default_slices
 from distft.evaluate.job import Tasks
 from distft.evaluate.metrics import Comparison, compare, slices
+from distft.evaluate.metrics_file import BenchmarkSettings, MetricsFile
 from distft.evaluate.ready_tasks import ready_tasks
 from distft.evaluate.results import METRICS, Results, judge_lines, slice_lines, table, verdict_lines, write
 from distft.evaluate.scores import available, make_scores
@@ -147,7 +147,7 @@ def read_command(words: list[str], errors: list[str], is_job: bool) -> tuple[dic
     return given, task, judge
 
 
-def rows_given(given: Mapping[str, str]) -> dict[str, Any]:  # values of the config
+def rows_given(given: Mapping[str, str]) -> dict[str, object]:
     """Returns the keys of `data` for the rows of data.eval; empty without it. Of the run's none applies to them."""
     if "data.eval" not in given:
         return {}
@@ -293,7 +293,7 @@ def results_of(
         label=label_of(given),
         comparison=found,
         against=theirs.source.name if theirs else None,
-        benchmarks={name: each | benchmark_settings(task, measured) for name, each in measured.benchmarks.items()},
+        benchmarks={name: {**each, **benchmark_settings(task, measured)} for name, each in measured.benchmarks.items()},
         questions=measured.questions,
         responses=measured.responses,
         judge=verdicts and verdicts.found,
@@ -327,10 +327,10 @@ def seen_in_training(source: Source, ids: list[str]) -> int | None:
     return sum(each in trained for each in ids)
 
 
-def settings_of(task: Task, measured: Measured) -> dict[str, Any]:  # of metrics.json
+def settings_of(task: Task, measured: Measured) -> dict[str, object]:
     """Returns what the numbers depend on apart from the model and the rows."""
     source, template = measured.source, measured.source.render.renderer.chat_template
-    used: dict[str, Any] = {
+    used: dict[str, object] = {
         "dtype": measured.about["dtype"],
         "weights": "ema" if source.checkpoint and source.config.evaluates_ema else "trained",
         "strategy": source.config.choices.get("strategy", ""),
@@ -353,7 +353,7 @@ def settings_of(task: Task, measured: Measured) -> dict[str, Any]:  # of metrics
     return used
 
 
-def benchmark_settings(task: Task, measured: Measured) -> dict[str, Any]:  # of metrics.json
+def benchmark_settings(task: Task, measured: Measured) -> BenchmarkSettings:
     """Returns what the scores of benchmarks depend on apart from the task."""
     assert task.tasks is not None
     return {
@@ -366,7 +366,7 @@ def benchmark_settings(task: Task, measured: Measured) -> dict[str, Any]:  # of 
     }
 
 
-def show(content: dict[str, Any], out: Path) -> None:
+def show(content: MetricsFile, out: Path) -> None:
     """Prints the metrics, the slices and the notes."""
     console = Console(soft_wrap=True, highlight=False, markup=False)
     console = console if console.width >= WIDTH else Console(width=WIDTH, highlight=False, markup=False)

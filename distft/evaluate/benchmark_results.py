@@ -5,13 +5,15 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from distft.evaluate.metrics_file import Benchmark, BenchmarkMetric
 
-def summary(found: Mapping[str, Any]) -> dict[str, Any]:  # of metrics.json
+
+def summary(found: Mapping[str, Any]) -> dict[str, Benchmark]:
     """Returns the benchmarks of metrics.json from lm-eval's results: task -> metrics, and what they depend on."""
-    tasks: dict[str, Any] = {}
+    tasks: dict[str, Benchmark] = {}
     for task, values in found["results"].items():
         config = found["configs"].get(task, {})
-        metrics: dict[str, Any] = {}
+        metrics: dict[str, BenchmarkMetric] = {}
         for key, value in values.items():
             name, _, rest = key.partition(",")
             if isinstance(value, float | int) and rest and not name.endswith("_stderr"):
@@ -44,8 +46,8 @@ def item_scores(found: Mapping[str, Any]) -> dict[str, dict[str, list[Any]]]:
     return scores
 
 
-def question_lines(found: Mapping[str, Any]) -> list[dict[str, Any]]:  # of questions.jsonl
-    """Returns a line for each question: task, id, hash, target, responses (log-likelihoods or texts) and scores."""
+def question_lines(found: Mapping[str, Any]) -> list[dict[str, object]]:
+    """Returns the lines of questions.jsonl: task, id, hash, target, responses (log-likelihoods or texts) and scores."""
     lines = []
     for task, samples in found["samples"].items():
         for sample in sorted(samples, key=lambda each: each["doc_id"]):

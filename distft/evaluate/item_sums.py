@@ -132,7 +132,7 @@ def unit_sums(engine: Engine, rows: Rows, limits: Limits, world: World) -> Itera
         labels = None if batch.labels is None else batch.labels.double().cpu()
         for place, row in enumerate(share):
             own = row_of_unit == place
-            line: dict[str, Any] = {"row": int(row), "targets": int(own.sum())}
+            line: dict[str, object] = {"row": int(row), "targets": int(own.sum())}
             line |= {name: float(each[own].sum()) for name, each in units.items()}
             if outputs is not None and labels is not None:
                 line |= {OUTPUTS: outputs[own].tolist(), LABELS: labels[own].tolist()}

@@ -2,11 +2,12 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
+from distft.evaluate.metrics_file import SliceEntry, metric_entry
 from distft.evaluate.statistics import Difference, Estimate, Value, cluster_numbers, estimate, mean, paired, resampled
 
 LARGEST_EXPONENT = 700.0  # exp of more overflows fp64
@@ -137,12 +138,12 @@ def slice_indices(values: Sequence[Any]) -> dict[str, np.ndarray]:
     return {value: np.array(found, dtype=np.int64) for value, found in ordered}
 
 
-def slices(evaluation: Evaluation, columns: Mapping[str, Sequence[Any]]) -> dict[str, dict[str, Any]]:  # as JSON
+def slices(evaluation: Evaluation, columns: Mapping[str, Sequence[Any]]) -> dict[str, dict[str, SliceEntry]]:
     """Returns slice -> value -> {n, few, metrics}; few: fewer than 30 items. columns: the value of each item."""
-    found: dict[str, dict[str, Any]] = {}
+    found: dict[str, dict[str, SliceEntry]] = {}
     for name, values in columns.items():
         found[name] = {}
         for value, index in slice_indices(values).items():
-            metrics = {metric: asdict(each) for metric, each in evaluation.estimates(index).items()}
+            metrics = {metric: metric_entry(each) for metric, each in evaluation.estimates(index).items()}
             found[name][value] = {"n": len(index), "few": len(index) < FEW, "metrics": metrics}
     return found

@@ -8,7 +8,7 @@ import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,21 @@ from rich.table import Table
 from distft.evaluate.answers import Answered
 from distft.evaluate.items import Item, plain
 from distft.evaluate.metrics import FEW, Comparison, Evaluation, verdict
+from distft.evaluate.metrics_file import (
+    Benchmark,
+    BenchmarkMetric,
+    DifferenceEntry,
+    MetricEntry,
+    MetricsFile,
+    SliceEntry,
+    difference_entry,
+    metric_entry,
+)
 from distft.run import json_text, read_json, write_json
 from distft.tasks.selection import goal_of
 
 METRICS, ITEMS, QUESTIONS = "metrics.json", "items.jsonl", "questions.jsonl"
 JUDGMENTS = "judgments.jsonl"
-Json = dict[str, Any]  # an object of metrics.json
 NORMAL = 1.959963984540054  # standard deviations of 95%
 PERCENT = ("accuracy", "exact_match", "f1", "regex", "json_valid", "json_schema", "answer_cut", "answer_empty")
 
@@ -38,25 +47,25 @@ class Results:
     evaluation: Evaluation
     sums: Mapping[str, Sequence[float]]
     answers: Sequence[Answered]
-    slices: Json
+    slices: dict[str, dict[str, SliceEntry]]
     columns: Mapping[str, Sequence[Any]]
-    settings: Json
+    settings: Mapping[str, object]
     label: str | None = None
     comparison: Comparison | None = None
     against: str | None = None
-    benchmarks: Json = field(default_factory=dict)
+    benchmarks: dict[str, Benchmark] = field(default_factory=dict)
     questions: Sequence[Evaluation] = ()  # of the benchmarks, one metric each
-    responses: Sequence[Json] = ()  # to the questions
-    judge: Json | None = None  # of metrics.json
-    judgments: Sequence[Json] = ()  # lines of judgments.jsonl
+    responses: Sequence[Mapping[str, object]] = ()  # to the questions
+    judge: Mapping[str, object] | None = None  # of metrics.json
+    judgments: Sequence[Mapping[str, object]] = ()  # lines of judgments.jsonl
     notes: Sequence[str] = ()
 
 
-def as_json(results: Results) -> Json:
+def as_json(results: Results) -> MetricsFile:
     """Returns the content of metrics.json."""
     found = {**results.evaluation.estimates(), **results.evaluation.whole} if results.items else {}
-    metrics = {name: asdict(each) for name, each in found.items()}
-    content: Json = {
+    metrics = {name: metric_entry(each) for name, each in found.items()}
+    content: MetricsFile = {
         "step": results.step,
         "at": results.at,
         "model": results.name,
@@ -81,7 +90,7 @@ def as_json(results: Results) -> Json:
     return content
 
 
-def _against(results: Results) -> Json:
+def _against(results: Results) -> dict[str, DifferenceEntry]:
     found = results.comparison
     if found is None:
         return {}
@@ -92,17 +101,16 @@ def _against(results: Results) -> Json:
     if "loss" in verdicts and "perplexity" in verdicts:
         verdicts["perplexity"] = verdicts["loss"]  # one is a function of the other
     return {
-        name: asdict(each) | {"theirs": found.theirs[name], "verdict": verdicts[name]}
-        for name, each in found.differences.items()
+        name: difference_entry(each, found.theirs[name], verdicts[name]) for name, each in found.differences.items()
     }
 
 
-def item_lines(results: Results) -> Iterator[Json]:
+def item_lines(results: Results) -> Iterator[Mapping[str, object]]:
     """Yields the lines of items.jsonl: where an item is from, its sums, and its answer with the scores."""
     scored = [metric for metric in results.evaluation.metrics if metric.counts.shape[1] == 2]
     scored = scored[3:] if "loss" in results.sums else scored  # loss, perplexity and accuracy are in the sums
     for i, item in enumerate(results.items):
-        line: Json = {"id": item.id, "source": item.source, "line": item.line, "tokens": item.length}
+        line: dict[str, object] = {"id": item.id, "source": item.source, "line": item.line, "tokens": item.length}
         names = {"loss": "loss_sum", "targets": "target_tokens", "correct": "correct", "weight": "target_weight"}
         for name, shown in names.items():
             if name in results.sums:
@@ -116,7 +124,7 @@ def item_lines(results: Results) -> Iterator[Json]:
         yield line
 
 
-def write(results: Results, out: Path) -> Json:
+def write(results: Results, out: Path) -> MetricsFile:
     """Writes the files by renames, metrics.json last; returns its content."""
     out.mkdir(parents=True, exist_ok=True)
     _write_lines(item_lines(results), out / ITEMS)
@@ -133,7 +141,7 @@ def write(results: Results, out: Path) -> Json:
     return content
 
 
-def _write_lines(lines: Iterable[Json], file: Path) -> None:
+def _write_lines(lines: Iterable[Mapping[str, object]], file: Path) -> None:
     partial = file.with_name(f".{file.name}.{os.getpid()}")
     with partial.open("w", encoding="utf-8") as opened:
         for line in lines:
@@ -141,7 +149,7 @@ def _write_lines(lines: Iterable[Json], file: Path) -> None:
     partial.replace(file)
 
 
-def table(content: Json) -> Table:
+def table(content: MetricsFile) -> Table:
     """Returns the metrics as a table, with the difference to another model where there is one."""
     shown = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     against = content["against"]
@@ -154,7 +162,7 @@ def table(content: Json) -> Table:
     return shown
 
 
-def question_metrics(content: Json) -> list[tuple[str, str, Json]]:
+def question_metrics(content: MetricsFile) -> list[tuple[str, str, BenchmarkMetric]]:
     """Returns (key in metrics.json, `task/metric`, numbers) of the benchmarks.
 
     Where lm-eval gives no scores of questions, the interval is that of a normal distribution.
@@ -164,11 +172,12 @@ def question_metrics(content: Json) -> list[tuple[str, str, Json]]:
         for metric, numbers in each["metrics"].items():
             stderr = numbers["stderr"]
             high = None if stderr is None else numbers["value"] + NORMAL * stderr
-            found.append((f"benchmarks.{task}.metrics.{metric}", f"{task}/{metric}", {"high": high} | numbers))
+            shown: BenchmarkMetric = numbers if "high" in numbers else {**numbers, "high": high}
+            found.append((f"benchmarks.{task}.metrics.{metric}", f"{task}/{metric}", shown))
     return found
 
 
-def _difference(name: str, other: Json | None) -> list[str]:
+def _difference(name: str, other: DifferenceEntry | None) -> list[str]:
     if other is None:
         return []
     interval = "" if other["low"] is None else f"{number(other['low'], name)} to {number(other['high'], name)}"
@@ -176,14 +185,14 @@ def _difference(name: str, other: Json | None) -> list[str]:
     return [number(other["theirs"], name), number(other["difference"], name, sign=True), interval, p]
 
 
-def verdict_lines(content: Json) -> Iterator[str]:
+def verdict_lines(content: MetricsFile) -> Iterator[str]:
     """Yields what the differences show: `loss: better`, or how many items would show one of this size."""
     for name, found in content["against"].items():
         if name != "perplexity":  # that of the loss
             yield f"{name}: {found['verdict']}"
 
 
-def judge_lines(content: Json) -> Iterator[str]:
+def judge_lines(content: MetricsFile) -> Iterator[str]:
     """Yields what a judge found: the win rate with its interval, how it behaved, and what it cost."""
     found = content.get("judge")
     if not found:
@@ -207,7 +216,7 @@ def judge_lines(content: Json) -> Iterator[str]:
     yield f"{name}: {cost['asked']:,} questions asked, {cost['cached']:,} known before{tokens}{price}"
 
 
-def slice_lines(content: Json) -> Iterator[str]:
+def slice_lines(content: MetricsFile) -> Iterator[str]:
     """Yields a line for each value of each slice, with its first metric that is a rate or loss."""
     for name, values in content["slices"].items():
         for value, found in values.items():
@@ -220,14 +229,14 @@ def slice_lines(content: Json) -> Iterator[str]:
             yield f"{name} {value}: {', '.join(parts)} (n {found['n']}{few})"
 
 
-def _half(found: Json, metric: str) -> str:
+def _half(found: MetricEntry, metric: str) -> str:
     half = half_width(found)
     return "" if half is None else f" ± {number(half, metric)}"
 
 
-def half_width(found: Json) -> float | None:
+def half_width(found: MetricEntry | BenchmarkMetric) -> float | None:
     """Returns half of the 95% interval; of a share that ends at 0 or 1, the side that does not."""
-    ends = [abs(found[end] - found["value"]) for end in ("low", "high") if found.get(end) is not None]
+    ends = [abs(end - found["value"]) for end in (found.get("low"), found.get("high")) if end is not None]
     return max(ends, default=None)
 
 

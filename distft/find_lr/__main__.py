@@ -13,7 +13,7 @@ from rich.console import Console
 from distft.config import Config, ConfigError, command, compose, help_text
 from distft.config.command import keywords
 from distft.config.freeze import frozen_text
-from distft.find_lr.suggestion import LEAST_STEPS, Suggestion, smoothed, suggest
+from distft.find_lr.suggestion import LEAST_STEPS, MEASURED, RAMP, Measured, Ramp, Suggestion, smoothed, suggest
 from distft.launch.stages import check_devices, check_writable, make_part, prepare
 from distft.paths import absolute, unused
 from distft.plan import make_plan
@@ -29,7 +29,7 @@ KEYS = {
     "high": "last learning rate; default: optimizer.lr x 1000",
     "out": "folder for find_lr.json, find_lr.png and find_lr.svg; default: RUNS_DIR/find_lr",
 }
-WORK, RAMP, MEASURED = "distft.find_lr.ramp.measure", "ramp.json", "measured.json"  # as in ramp, which imports torch
+WORK = "distft.find_lr.ramp.measure"
 FOLDER = ".find_lr"  # of the job, deleted at the end: it is no run
 
 
@@ -64,7 +64,7 @@ def find_lr(arguments: list[str]) -> int:
         return 1
     losses = [float(loss) for loss in measured["losses"]]
     found = suggest(measured["rates"], losses, measured["diverged"])
-    write_json(out / "find_lr.json", asdict(found) | measured)
+    write_json(out / "find_lr.json", {**asdict(found), **measured})
     draw(measured["rates"], losses, found, out)
     report(found, out, console)
     return 0
@@ -87,7 +87,7 @@ def of_the_ramp(config: Config, steps: int) -> Config:
     return config.changed(changed | {"train.ema_decay": None, "eval.samples": 0, "export.enabled": False})
 
 
-def run_ramp(config: Config, plan: Plan, ramp: dict[str, float], out: Path) -> dict[str, Any] | None:
+def run_ramp(config: Config, plan: Plan, ramp: Ramp, out: Path) -> Measured | None:
     """Runs the steps with the run's launcher; returns what its ranks measured, None with the error printed."""
     job = RunFolder(out / FOLDER)
     job.path.mkdir(parents=True)

@@ -5,9 +5,8 @@ Trap: all processes end the ramp at the same step, because the loss of a step is
 
 import math
 from pathlib import Path
-from typing import TypedDict
 
-from distft.find_lr.suggestion import Smoother, has_diverged
+from distft.find_lr.suggestion import MEASURED, RAMP, Measured, Ramp, Smoother, has_diverged
 from distft.models.flops import Flops
 from distft.optim.groups import set_learning_rate
 from distft.run import RunFolder, read_json, write_json
@@ -17,23 +16,6 @@ from distft.runtime.process_group import World
 from distft.train.feed import Prefetch
 from distft.train.step import Targets, train_step
 from distft.worker import begin, make_engine, make_feed, make_skeleton, resume
-
-RAMP, MEASURED = "ramp.json", "measured.json"
-
-
-class Ramp(TypedDict):
-    """From `low` at the first step to `high` at the last, by the same factor each step."""
-
-    low: float
-    high: float
-
-
-class Measured(TypedDict):
-    """Rate and loss of each step; diverged: the ramp ended early for that."""
-
-    rates: list[float]
-    losses: list[float | str]  # a text where it is not finite, since JSON has no such numbers
-    diverged: bool
 
 
 def rate_at(step: int, steps: int, ramp: Ramp) -> float:

@@ -9,7 +9,9 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
+from typing import TypedDict
 
+RAMP, MEASURED = "ramp.json", "measured.json"  # what the ranks read and write
 SMOOTHING = 0.85  # weight of the earlier losses
 DIVERGED = 2.0  # smoothed loss over the lowest one, from where on the ramp ends
 MARGIN = 10.0  # the suggestion's least distance to divergence, as a factor
@@ -17,6 +19,21 @@ LEAST_FALL = 0.01  # of the first loss: a smaller fall is noise
 _SKIPPED = 5  # first losses, over which the smoothing settles
 _WIDTH = 5  # losses between which a slope is taken
 LEAST_STEPS = 4 * _WIDTH
+
+
+class Ramp(TypedDict):
+    """From `low` at the first step to `high` at the last, by the same factor each step."""
+
+    low: float
+    high: float
+
+
+class Measured(TypedDict):
+    """Rate and loss of each step; diverged: the ramp ended early for that."""
+
+    rates: list[float]
+    losses: list[float | str]  # a text where it is not finite, since JSON has no such numbers
+    diverged: bool
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,10 @@ The ranks import torch, the command does not. Rank N appends each answer to answ
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from distft.config import frozen_text
 from distft.generate.settings import Settings
@@ -26,6 +26,21 @@ class Generated:
     stopped: str
 
 
+class JobPrompt(TypedDict):
+    token_ids: list[int]
+    max_new_tokens: int
+
+
+class Job(TypedDict):
+    """prompts.json. settings: of distft.generate.settings. ends: token ids that end an answer."""
+
+    settings: Mapping[str, Any]
+    ends: list[int]
+    penalties: Mapping[str, Any]
+    adapters: str | None
+    prompts: list[JobPrompt]
+
+
 def freeze(folder: Path, source: Source, token_ids: Sequence[Sequence[int]], settings: Settings) -> RunFolder:
     """Writes a job's folder; an answer ends at the last position of the model."""
     job = RunFolder(folder)
@@ -33,10 +48,10 @@ def freeze(folder: Path, source: Source, token_ids: Sequence[Sequence[int]], set
     job.config.write_text(frozen_text(source.config))
     job.write_plan(source.plan)
     room = source.positions or 2**31
-    prompts = [
+    prompts: list[JobPrompt] = [
         {"token_ids": list(ids), "max_new_tokens": min(settings.max_new_tokens, room - len(ids))} for ids in token_ids
     ]
-    about = {
+    about: Job = {
         "settings": asdict(settings),
         "ends": list(source.ends),
         "penalties": dict(source.penalties),
@@ -48,7 +63,7 @@ def freeze(folder: Path, source: Source, token_ids: Sequence[Sequence[int]], set
     return job
 
 
-def read_job(job: RunFolder) -> dict[str, Any]:  # as `freeze` writes it
+def read_job(job: RunFolder) -> Job:
     """Returns the prompts and settings of a job, as its ranks read them."""
     return read_json(job.path / PROMPTS)
 

@@ -11,7 +11,7 @@ import torch
 
 from distft.data.tokenize import load_tokenizer
 from distft.generate.decode import Prompt, Rules, decode, decoding, share
-from distft.generate.job import STATISTICS, Generated, answers_file
+from distft.generate.job import STATISTICS, Generated, Job, answers_file
 from distft.generate.sampling import Chooser, Sampling
 from distft.generate.settings import Settings
 from distft.models.adapters import is_adapter
@@ -24,9 +24,7 @@ PEFT_PREFIX = "base_model.model."  # of the names in an exported adapter
 _TAIL = 8  # tokens before a stop text's own, so that a text which begins inside a token is seen
 
 
-def answer_share(
-    engine: Engine, job: RunFolder, about: Mapping[str, Any], tokenizer_dir: str | None, world: World
-) -> None:
+def answer_share(engine: Engine, job: RunFolder, about: Job, tokenizer_dir: str | None, world: World) -> None:
     """Writes the answers to this process's prompts; rank 0 then writes the job's statistics and its end.
 
     about: `read_job(job)`. MemoryError when the batch does not fit the device's memory.

@@ -16,7 +16,7 @@ from distft.generate.decode import Prompt, Rules, decode, decoding, share
 from distft.generate.memorization import verbatim_shares
 from distft.generate.prompts import cut, last_turn
 from distft.generate.ranks import rules_of
-from distft.generate.samples_file import append, keep, samples_file
+from distft.generate.samples_file import SampleLine, append, keep, samples_file
 from distft.generate.settings import Settings
 from distft.generate.source import limits_of
 from distft.run import Plan, RunFolder, read_json
@@ -62,9 +62,16 @@ def make_samples(
         answers = answer(engine, prompts, rules, world)
         shares = verbatim_shares([answers[i] for i in range(len(shown))], trained, world)
         if world.is_first:
-            lines = [
-                {"step": step, **each, "completion": _text(tokenizer, answers[i])}
-                | {"verbatim": shares[i], "expected_verbatim": expected_shares[i]}
+            lines: list[SampleLine] = [
+                {
+                    "step": step,
+                    "prompt": each["prompt"],
+                    "question": each["question"],
+                    "expected": each["expected"],
+                    "completion": _text(tokenizer, answers[i]),
+                    "verbatim": shares[i],
+                    "expected_verbatim": expected_shares[i],
+                }
                 for i, each in enumerate(shown)
             ]
             append(samples_file(run), lines)

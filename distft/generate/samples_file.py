@@ -8,14 +8,26 @@ The report reads it on a login node, so nothing here imports torch.
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import NotRequired, TypedDict
 
 from distft.run import RunFolder, json_text
 
 FILE = "samples.jsonl"
+
+
+class SampleLine(TypedDict):
+    """A line of samples.jsonl; older versions did not write all of it."""
+
+    step: int
+    prompt: str
+    question: NotRequired[str]
+    expected: str
+    completion: str
+    verbatim: NotRequired[float | None]
+    expected_verbatim: NotRequired[float | None]
 
 
 @dataclass(frozen=True)
@@ -43,12 +55,12 @@ def keep(file: Path, start_step: int) -> None:
     partial.replace(file)
 
 
-def append(file: Path, lines: Iterable[Mapping[str, Any]]) -> None:
+def append(file: Path, lines: Iterable[SampleLine]) -> None:
     with file.open("a", encoding="utf-8") as opened:
         opened.write("".join(json_text(line, ensure_ascii=False) + "\n" for line in lines))
 
 
-def read_samples(file: Path) -> list[dict[str, Any]]:
+def read_samples(file: Path) -> list[SampleLine]:
     """Returns the lines of a samples file; none without it."""
     if not file.is_file():
         return []
@@ -70,7 +82,7 @@ def before_and_after(run: RunFolder, step: int | None = None) -> list[Sample]:
             line["expected"],
             first[line["prompt"]],
             line["completion"],
-            line.get("verbatim"),  # older versions did not write it
+            line.get("verbatim"),
             line.get("expected_verbatim"),
         )
         for line in lines

@@ -15,7 +15,7 @@ import yaml
 from distft.config import Config, ConfigError, compose, read_config
 from distft.config.command import find_run
 from distft.config.errors import did_you_mean, nearest
-from distft.config.machines import processes_per_node
+from distft.config.key import Values
 from distft.config.model_folder import task_of, text_facts
 from distft.data.example import Example, Segment
 from distft.data.key import chat_template
@@ -23,6 +23,7 @@ from distft.data.render import make_renderer
 from distft.data.shards import MANIFEST, Rows
 from distft.data.tokenize import load_tokenizer
 from distft.generate.prompts import PromptRenderer
+from distft.machines import processes_per_node
 from distft.paths import absolute, conf_dir
 from distft.run import Plan, RunFolder, read_json
 from distft.tasks import load_task
@@ -201,7 +202,7 @@ def _of_adapter(folder: Path, changes: Mapping[str, str]) -> Source:
     return _of_folder(base, changes, adapters=folder)
 
 
-def _tuning(folder: Path) -> dict[str, Any]:
+def _tuning(folder: Path) -> Values:
     """Returns the group `tuning` that an adapter_config.json describes; ConfigError for other kinds of adapters."""
     settings = read_json(folder / ADAPTER)
     targets = settings.get("target_modules")
@@ -264,7 +265,7 @@ def _word(changes: Mapping[str, str]) -> list[str]:
     return [f"strategy={changes['strategy']}"] if "strategy" in changes else []
 
 
-def _strategy(word: str) -> dict[str, Any]:
+def _strategy(word: str) -> Values:
     words = sorted(file.stem for file in (conf_dir() / "strategy").glob("*.yaml"))
     if word not in words:
         raise ConfigError([f"strategy={word}: Allowed: {', '.join(words)}.{did_you_mean(nearest(word, words))}"])

@@ -7,11 +7,11 @@ opened. The same votes give the same file, byte for byte.
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 from distft.config.errors import ConfigError
+from distft.human_eval.analysis import Analysis, Comparison, ExcludedRater, Exclusions, Look
 from distft.human_eval.datasheet import datasheet
 from distft.human_eval.judge import judge_agreement
 from distft.human_eval.pages import passed
@@ -45,66 +45,69 @@ def analyze(given: Mapping[str, str]) -> int:
         )
     excluded = exclusions(all_votes, settings, items)
     complete = sum(vote.kind == "main" for vote in all_votes) == settings.planned_votes
-    write_json(study.path / "exclusions.json", excluded | {"votes_sha256": votes_hash(all_votes)})
+    write_json(study.path / "exclusions.json", {**excluded, "votes_sha256": votes_hash(all_votes)})
     if complete:
         votes.close_study()
     votes.close()
     key = study.read_key()  # unblinded from here on
-    result = results(study, settings, items, key, all_votes, excluded)
-    result["counts"]["undone"] = undone
-    result |= {"complete": complete, "looks": look(study, result["votes_sha256"], len(all_votes), complete)}
+    result = results(study, settings, items, key, all_votes, excluded, undone)
+    result["complete"] = complete
+    result["looks"] = looks = look(study, votes_hash(all_votes), len(all_votes), complete)
     if "judge" in given:
         result["judge"] = judge_agreement(given["judge"], judge_options(given), all_votes, key, study)
-    result["conclusions"] = conclusions(result)
+    result["conclusions"] = found = conclusions(result, looks, complete)
     write_json(study.analysis_file, result)
     (study.path / "datasheet.md").write_text(datasheet(settings, key, result), encoding="utf-8")
-    print("\n".join([f"{study.path.name}: {settings.title}", *(f"  {line}" for line in result["conclusions"])]))
+    print("\n".join([f"{study.path.name}: {settings.title}", *(f"  {line}" for line in found)]))
     for folder in copy_to_runs(study, key):
         print(f"  copied to {folder}")
     print(f"  {study.analysis_file}")
     return 0
 
 
-def judge_options(given: Mapping[str, str]) -> dict[str, Any]:
+def judge_options(given: Mapping[str, str]) -> dict[str, object]:
     """Returns the options of a judge, as values of YAML."""
     return {name: yaml.safe_load(value) for name, value in given.items() if is_option(name)}
 
 
-def exclusions(votes: Sequence[Vote], settings: Settings, items: Mapping[str, Item]) -> dict[str, Any]:
+def exclusions(votes: Sequence[Vote], settings: Settings, items: Mapping[str, Item]) -> Exclusions:
     """Returns the excluded raters with reasons, by the rules that were fixed with the study; it knows no system."""
-    raters = []
+    raters: list[ExcludedRater] = []
     for name in sorted({vote.rater for vote in votes}):
         checks = [v for v in votes if v.rater == name and v.kind == "attention" and v.choice != "skip"]
         share = sum(passed(items[v.item], v.swapped, v.choice) for v in checks) / len(checks) if checks else 1.0
         if share < settings.min_attention:
             raters.append({"rater": name, "reason": f"passed {share:.0%} of {len(checks)} attention checks"})
     fast = sum(is_fast(vote, settings) for vote in votes if vote.kind == "main")
-    rules = {"min_attention": settings.min_attention, "min_seconds": settings.min_seconds}
-    return {"rules": rules, "raters": raters, "fast_votes": fast}
+    return {
+        "rules": {"min_attention": settings.min_attention, "min_seconds": settings.min_seconds},
+        "raters": raters,
+        "fast_votes": fast,
+    }
 
 
-def look(study: Study, votes_sha256: str, votes: int, complete: bool) -> list[dict[str, Any]]:
+def look(study: Study, votes_sha256: str, votes: int, complete: bool) -> list[Look]:
     """Returns all analyses of this study so far, each set of votes once, with the present one."""
-    looks = read_json(study.looks_file) if study.looks_file.is_file() else []
+    looks: list[Look] = read_json(study.looks_file) if study.looks_file.is_file() else []
     if all(each["votes_sha256"] != votes_sha256 for each in looks):
         looks.append({"votes": votes, "complete": complete, "votes_sha256": votes_sha256})
         write_json(study.looks_file, looks)
     return looks
 
 
-def conclusions(result: Mapping[str, Any]) -> list[str]:
+def conclusions(result: Analysis, looks: Sequence[Look], complete: bool) -> list[str]:
     """Returns the result in sentences: also that no difference was shown, and how many votes it would need."""
     lines = []
     counts = result["counts"]
-    early = [each for each in result["looks"] if not each["complete"]]
-    if not result["complete"]:
+    early = [each for each in looks if not each["complete"]]
+    if not complete:
         lines.append(f"interim: {counts['votes']} of {counts['planned_votes']} planned votes; a final result needs all")
     elif early:
         lines.append(f"looked at {len(early)} times before all votes were in: the intervals are too narrow for that")
     for each in result.get("comparisons", []):
         rate = each["win_rate"]
         text = f"{each['a']} against {each['b']}: wins {rate['value']:.1%} of {each['votes']} votes"
-        if rate["low"] is None:
+        if rate["low"] is None or rate["high"] is None:
             lines.append(f"{text}; no interval with one rater and one prompt")
             continue
         text += f" (95% interval {rate['low']:.1%} to {rate['high']:.1%}, p {each['p_holm']:.2g})"
@@ -115,8 +118,8 @@ def conclusions(result: Mapping[str, Any]) -> list[str]:
         ties = (each["ties"] + each["both_bad"]) / each["votes"]
         lines.append(f"{text}: no difference shown{needed(rate['value'], ties, each)}")
     lines += [each["text"] for each in result.get("ratings", [])]
-    alpha = result.get("agreement", {}).get("krippendorff_alpha", {})
-    if alpha.get("value") is not None:
+    alpha = result["agreement"]["krippendorff_alpha"] if "agreement" in result else None
+    if alpha and alpha["value"] is not None:
         lines.append(f"Krippendorff's alpha {alpha['value']:.2f} ({alpha['low']:.2f} to {alpha['high']:.2f})")
     if judge := result.get("judge"):
         text = f"the judge agrees with {judge['agreement']:.1%} of {judge['votes']:,} votes"
@@ -127,7 +130,7 @@ def conclusions(result: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def needed(value: float, ties: float, each: Mapping[str, Any]) -> str:
+def needed(value: float, ties: float, each: Comparison) -> str:
     """Returns about how many votes would show a difference of this size; nothing near 0.5."""
     if abs(value - 0.5) < 0.005 or not ties / 2 < value < 1 - ties / 2:
         return ""

@@ -4,7 +4,6 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
 
 import distft
 from distft.config.errors import ConfigError
@@ -60,7 +59,7 @@ class Asked:
     prompts: str | None
     items: int | None
     hide: tuple[str, ...]
-    practice: list[dict[str, Any]] | None  # None: the built-in items
+    practice: list[texts.Practice] | None  # None: the built-in items
     options: tuple[str, ...]  # of distft generate
     design: Design
     settings: Settings
@@ -151,13 +150,13 @@ def wrong_sources(given: Mapping[str, str], runs: Sequence[str], answers: Sequen
     return errors
 
 
-def practice_rows(file: str | None, kind: str, errors: list[str]) -> list[dict[str, Any]] | None:
+def practice_rows(file: str | None, kind: str, errors: list[str]) -> list[texts.Practice] | None:
     """Returns the practice items of a file; None: the built-in ones."""
     if file == "none" or kind == "rating":
         return []
     if file is None:
         return None
-    rows = []
+    rows: list[texts.Practice] = []
     try:
         for number, line in enumerate(absolute(file).read_text(encoding="utf-8").splitlines(), 1):
             row = json.loads(line)
@@ -168,7 +167,8 @@ def practice_rows(file: str | None, kind: str, errors: list[str]) -> list[dict[s
             elif row["expected"] not in ("a", "b"):
                 errors.append(f"practice={file}:{number}: expected is {row['expected']!r}. Allowed: a, b")
             else:
-                rows.append(row)
+                prompt, a, b, expected = (row[k] for k in ("prompt", "a", "b", "expected"))
+                rows.append(texts.Practice(prompt, a, b, expected, row.get("why", "")))
     except (OSError, ValueError) as error:
         errors.append(f"practice={file}: {getattr(error, 'strerror', None) or error}. Try: a JSONL file, or none")
     return rows

@@ -3,10 +3,10 @@
 import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
 
 from distft.config.errors import ConfigError, did_you_mean, nearest
 from distft.human_eval.agreement import cohen_kappa
+from distft.human_eval.analysis import JudgeAgreement, JudgeRun
 from distft.human_eval.answers import read_answers, shown_prompt, shown_text
 from distft.human_eval.intervals import wilson
 from distft.human_eval.study import Key, Study
@@ -16,15 +16,15 @@ from distft.paths import absolute
 
 
 def judge_agreement(
-    asked: str, options: Mapping[str, Any], votes: Sequence[Vote], key: Key, study: Study
-) -> dict[str, Any]:
+    asked: str, options: Mapping[str, object], votes: Sequence[Vote], key: Key, study: Study
+) -> JudgeAgreement:
     """Returns how often the judge and a rater preferred the same system, ties included, with kappa and its interval.
 
     asked: a judge, with its options, which compares the study's answers now; or a JSONL file of objects with prompt (or
     messages) as in the answers, and winner: a system's name, or tie.
     """
     main = [(vote, *_shown(vote, key)) for vote in votes if vote.kind == "main" and vote.choice != "skip"]
-    about: dict[str, Any] = {}
+    about: JudgeRun = {}
     if asked in available():
         winners, about = judged(asked, options, {(row, _sorted(pair)) for _, row, pair in main}, key, study)
     else:
@@ -43,8 +43,14 @@ def judge_agreement(
         raise ConfigError([f"judge={asked}: no prompt of it was voted on. Try: the prompts of the study's answers"])
     same = sum(one == other for one, other in zip(of_judge, of_raters, strict=True))
     found = wilson(same, len(of_judge))
-    about |= {"votes": len(of_judge), "agreement": found.value, "low": found.low, "high": found.high}
-    return about | {"kappa": cohen_kappa(of_judge, of_raters)}
+    return {
+        **about,
+        "votes": len(of_judge),
+        "agreement": found.value,
+        "low": found.low,
+        "high": found.high,
+        "kappa": cohen_kappa(of_judge, of_raters),
+    }
 
 
 def _shown(vote: Vote, key: Key) -> tuple[int, tuple[int, ...]]:
@@ -58,8 +64,8 @@ def _sorted(pair: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def judged(
-    name: str, options: Mapping[str, Any], pairs: Collection[tuple[int, tuple[int, ...]]], key: Key, study: Study
-) -> tuple[dict[tuple[int, tuple[int, ...]], str], dict[str, Any]]:
+    name: str, options: Mapping[str, object], pairs: Collection[tuple[int, tuple[int, ...]]], key: Key, study: Study
+) -> tuple[dict[tuple[int, tuple[int, ...]], str], JudgeRun]:
     """Returns the winner of each pair of answers by a judge, and what its verdicts depend on and cost.
 
     pairs: (prompt, systems). ConfigError for wrong options, or where the judge gives up; its replies so far are kept.

@@ -42,6 +42,19 @@ class Feedback:
 
 
 @dataclass(frozen=True)
+class RaterRow:
+    """A rater on the administrator's page. total, done: pages and votes; passed: of the attention checks."""
+
+    name: str
+    total: int
+    done: int
+    checks: int
+    passed: int
+    skipped: int
+    seconds: float | None  # median
+
+
+@dataclass(frozen=True)
 class Pages:
     """Renders the pages of one study. nonce: of the response's content security policy."""
 
@@ -123,25 +136,25 @@ class Pages:
             nonce=nonce,
             closed=closed,
             raters=rows,
-            done=sum(row["done"] for row in rows),
-            total=sum(row["total"] for row in rows),
+            done=sum(row.done for row in rows),
+            total=sum(row.total for row in rows),
             choices=dict(sorted(Counter(vote.choice for vote in counted).items())),
             base=base,
         )
 
-    def _rater_row(self, name: str, total: int, done: int, votes: Sequence[Vote]) -> dict[str, Any]:
+    def _rater_row(self, name: str, total: int, done: int, votes: Sequence[Vote]) -> RaterRow:
         own = [vote for vote in votes if vote.rater == name]
         checks = [vote for vote in own if vote.kind == "attention"]
         seconds = [vote.seconds for vote in own if vote.seconds is not None]
-        return {
-            "name": name,
-            "total": total,
-            "done": done,
-            "checks": len(checks),
-            "passed": sum(passed(self.items[vote.item], vote.swapped, vote.choice) for vote in checks),
-            "skipped": sum(vote.choice == "skip" for vote in own),
-            "seconds": median(seconds) if seconds else None,
-        }
+        return RaterRow(
+            name=name,
+            total=total,
+            done=done,
+            checks=len(checks),
+            passed=sum(passed(self.items[vote.item], vote.swapped, vote.choice) for vote in checks),
+            skipped=sum(vote.choice == "skip" for vote in own),
+            seconds=median(seconds) if seconds else None,
+        )
 
 
 def to_html(text: str, breaks: bool) -> Markup:

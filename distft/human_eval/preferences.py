@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TypedDict
 
 from distft.config.errors import ConfigError
 from distft.human_eval.analyze import exclusions
@@ -14,13 +14,20 @@ from distft.human_eval.votes import Vote, Votes
 from distft.paths import absolute, why_not_writable
 from distft.run import json_text
 
-Json = dict[str, Any]  # a row of a preference file
 KEYS = {
     "study": "the study's folder",
     "out": "the JSONL file to write; replaced when it exists",
     "votes": "majority (default): a row for each item that most raters decided alike; all: a row for each decided vote",
 }
 CLAIM = "export: writes preference rows of prompt, chosen and rejected, with the answers as they were generated."
+
+
+class Preference(TypedDict):
+    """A row of a preference file: texts, or messages where the prompt has messages."""
+
+    prompt: str | list[dict[str, str]]
+    chosen: str | list[dict[str, str]]
+    rejected: str | list[dict[str, str]]
 
 
 def export(given: Mapping[str, str]) -> int:
@@ -82,7 +89,7 @@ def majority(decided: Sequence[tuple[str, int]]) -> list[tuple[str, int]]:
 
 def row_of(
     key: Key, sides: Sequence[Mapping[str, Answer]], keys: Sequence[str], choice: tuple[str, int]
-) -> Json | None:
+) -> Preference | None:
     """Returns a preference row; None where an answer is empty or both are equal, which no loss can learn from.
 
     sides: the answers of each system by key. keys: those of the first, by row. choice: an item and the preferred

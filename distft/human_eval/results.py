@@ -11,16 +11,30 @@ import numpy as np
 from distft.evaluate.statistics import holm
 from distft.human_eval import bradley_terry, intervals
 from distft.human_eval.agreement import krippendorff_alpha, mean_kappa
+from distft.human_eval.analysis import (
+    Agreement,
+    AllVotes,
+    Analysis,
+    Biases,
+    BradleyTerry,
+    Comparison,
+    Disagreement,
+    Exclusions,
+    Rate,
+    ShortRate,
+    Slice,
+    alpha_json,
+    rate_of,
+)
 from distft.human_eval.intervals import Interval
 from distft.human_eval.pages import passed
-from distft.human_eval.ratings import rating_results
+from distft.human_eval.ratings import add_ratings
 from distft.human_eval.study import Item, Key, Settings, Study, digest
 from distft.human_eval.votes import Vote
 from distft.run import json_text
 
 FEW = 30  # votes below which a slice is marked
 SCORES = {"tie": 0.5, "both_bad": 0.5}
-Json = dict[str, Any]  # a part of analysis.json
 
 
 @dataclass(frozen=True)
@@ -40,15 +54,16 @@ def results(
     items: Mapping[str, Item],
     key: Key,
     votes: Sequence[Vote],
-    excluded: Mapping[str, Any],
-) -> Json:
-    """Returns the content of analysis.json without what only `analyze` knows."""
+    excluded: Exclusions,
+    undone: int,
+) -> Analysis:
+    """Returns the content of analysis.json without what only `analyze` knows. undone: votes that were taken back."""
     out = {each["rater"] for each in excluded["raters"]}
     counted = [v for v in votes if v.rater not in out and not is_fast(v, settings)]
     main = [vote for vote in counted if vote.kind == "main"]
     given = [vote for vote in main if vote.choice != "skip"]
     seconds = [vote.seconds for vote in given if vote.seconds is not None]
-    result: Json = {
+    result: Analysis = {
         "study": study.path.name,
         "title": settings.title,
         "type": settings.type,
@@ -61,28 +76,34 @@ def results(
             "used": len(given),
             "skipped": len(main) - len(given),
             "excluded": sum(vote.kind == "main" for vote in votes) - len(main),
+            "undone": undone,
         },
-        "exclusions": dict(excluded),
+        "exclusions": excluded,
         "seconds_per_vote": median(seconds) if seconds else None,
     }
     if not given:  # all raters are excluded
         pass
     elif settings.type == "rating":
-        result |= rating_results(settings, key, given)
+        add_ratings(result, settings, key, given)
     else:
         judged = [judge_vote(vote, key, items) for vote in given]
-        result |= pairwise(key, judged)
+        compared = comparisons(key, judged)
+        if len(compared) == 1:
+            rate = compared[0]["win_rate"]
+            result["win_rate"] = {**rate, "of": compared[0]["a"], "n": compared[0]["votes"]}
+        result["comparisons"] = compared
+        result["bradley_terry"] = strengths(key, judged)
         result["without_exclusions"] = without_exclusions(key, items, votes)
-        result |= {
-            "agreement": agreement(key, items, counted),
-            "biases": biases(judged),
-            "slices": slices(key, items, judged),
-        }
+        result["agreement"] = agreement(key, items, counted)
+        result["biases"] = biases(judged)
+        result["slices"] = slices(key, items, judged)
         result["reasons"] = reasons(key, judged)
         result["disagreements"] = disagreements(key, items, judged)
     result["attention"] = attention(votes, items)
     result["self_agreement"] = self_agreement(counted)
-    result |= {"votes_sha256": votes_hash(votes), "items_sha256": settings.items_sha256, "seed": settings.seed}
+    result["votes_sha256"] = votes_hash(votes)
+    result["items_sha256"] = settings.items_sha256
+    result["seed"] = settings.seed
     result["answers_sha256"] = {system.name: system.sha256 for system in key.systems}
     return result
 
@@ -112,16 +133,21 @@ def codes(values: Sequence[Any]) -> np.ndarray:
     return np.unique(np.asarray(values), return_inverse=True)[1].astype(np.int64)
 
 
-def interval_json(interval: Interval | None) -> Json | None:
-    return asdict(interval) if interval else None
+def interval_json(interval: Interval | None) -> Rate | None:
+    return rate_of(interval) if interval else None
 
 
-def pairwise(key: Key, judged: Sequence[Judged]) -> Json:
-    """Returns the comparison of each two systems, with p-values adjusted for their number, and their strengths."""
+def comparisons(key: Key, judged: Sequence[Judged]) -> list[Comparison]:
+    """Returns the comparison of each two systems, with p-values adjusted for their number."""
     pairs = [pair for pair in combinations(range(len(key.systems)), 2) if any(each.pair == pair for each in judged)]
     found = [comparison(key, pair, [each for each in judged if each.pair == pair]) for pair in pairs]
     for each, adjusted in zip(found, holm([each["p"] for each in found]), strict=True):
         each["p_holm"] = adjusted
+    return found
+
+
+def strengths(key: Key, judged: Sequence[Judged]) -> BradleyTerry:
+    """Returns the strengths of the systems by the models of Bradley and Terry, and of Davidson."""
     votes = bradley_terry.Votes(
         first=np.array([each.pair[0] for each in judged]),
         second=np.array([each.pair[1] for each in judged]),
@@ -132,19 +158,16 @@ def pairwise(key: Key, judged: Sequence[Judged]) -> Json:
     count = len(key.systems)
     names = [system.name for system in key.systems]
     halves, fit = bradley_terry.strengths(votes, count), bradley_terry.davidson(votes, count)
-    one = {"win_rate": found[0]["win_rate"] | {"of": found[0]["a"], "n": found[0]["votes"]}} if len(found) == 1 else {}
-    return one | {
-        "comparisons": found,
-        "bradley_terry": {
-            "unit": "log-odds over the mean system; times 400/ln 10 for an Elo difference",
-            "ties_as_half": halves and {name: asdict(each) for name, each in zip(names, halves, strict=True)},
-            "davidson": fit
-            and {"strengths": dict(zip(names, map(float, fit[0]), strict=True)), "tie_parameter": fit[1]},
-        },
+    return {
+        "unit": "log-odds over the mean system; times 400/ln 10 for an Elo difference",
+        "ties_as_half": {name: asdict(each) for name, each in zip(names, halves, strict=True)} if halves else None,
+        "davidson": {"strengths": dict(zip(names, map(float, fit[0]), strict=True)), "tie_parameter": fit[1]}
+        if fit
+        else None,
     }
 
 
-def comparison(key: Key, pair: tuple[int, int], judged: Sequence[Judged]) -> Json:
+def comparison(key: Key, pair: tuple[int, int], judged: Sequence[Judged]) -> Comparison:
     """Returns the votes on two systems, the first one's win rate with intervals, and tests of no difference."""
     scores = np.array([each.score for each in judged])
     raters, prompts = codes([each.vote.rater for each in judged]), codes([each.row for each in judged])
@@ -152,10 +175,7 @@ def comparison(key: Key, pair: tuple[int, int], judged: Sequence[Judged]) -> Jso
     bad = sum(each.vote.choice == "both_bad" for each in judged)
     rng = np.random.default_rng(0)
     rate = intervals.clustered(scores, raters, prompts)
-    tests = {
-        "sign_test": intervals.sign_test(wins, losses),
-        "permutation": intervals.permutation_test(scores, prompts, rng),
-    }
+    sign_test, permutation = intervals.sign_test(wins, losses), intervals.permutation_test(scores, prompts, rng)
     extra = np.array([each.extra for each in judged], dtype=np.float64)
     return {
         "a": key.systems[pair[0]].name,
@@ -175,25 +195,27 @@ def comparison(key: Key, pair: tuple[int, int], judged: Sequence[Judged]) -> Jso
         },
         "of_decided": interval_json(intervals.wilson(wins, wins + losses)) if wins + losses else None,
         "length_controlled": bradley_terry.length_controlled(scores, extra),
-        "tests": tests,
-        "p": tests["permutation"],
+        "tests": {"sign_test": sign_test, "permutation": permutation},
+        "p": permutation,
+        "p_holm": permutation,  # `comparisons` adjusts it
     }
 
 
-def without_exclusions(key: Key, items: Mapping[str, Item], votes: Sequence[Vote]) -> list[Json]:
+def without_exclusions(key: Key, items: Mapping[str, Item], votes: Sequence[Vote]) -> list[AllVotes]:
     """Returns the win rates with the excluded votes too: whether the exclusions decide the result."""
     judged = [judge_vote(vote, key, items) for vote in votes if vote.kind == "main" and vote.choice != "skip"]
-    found = []
+    found: list[AllVotes] = []
     for pair in sorted({each.pair for each in judged}):
         own = [each for each in judged if each.pair == pair]
         scores = np.array([each.score for each in own])
         rate = intervals.clustered(scores, codes([e.vote.rater for e in own]), codes([e.row for e in own]))
-        names = {"a": key.systems[pair[0]].name, "b": key.systems[pair[1]].name, "votes": len(own)}
-        found.append(names | {"win_rate": interval_json(rate) or {"value": float(scores.mean())}})
+        a, b = (key.systems[index].name for index in pair)
+        win_rate = interval_json(rate) or ShortRate(value=float(scores.mean()))
+        found.append({"a": a, "b": b, "votes": len(own), "win_rate": win_rate})
     return found
 
 
-def agreement(key: Key, items: Mapping[str, Item], counted: Sequence[Vote]) -> Json:
+def agreement(key: Key, items: Mapping[str, Item], counted: Sequence[Vote]) -> Agreement:
     """Returns alpha and kappa of the main votes; a vote's value is the system it prefers, tie, or both bad."""
     main = [vote for vote in counted if vote.kind == "main" and vote.choice != "skip"]
     order = {"1.0": 0, "0.0": 1, "tie": 2, "both_bad": 3}
@@ -206,14 +228,14 @@ def agreement(key: Key, items: Mapping[str, Item], counted: Sequence[Vote]) -> J
         by_rater.setdefault(vote.rater, {})[vote.item] = value
     kappa, pairs = mean_kappa(by_rater)
     alpha = krippendorff_alpha(counts, range(len(order)), "nominal", np.random.default_rng(0))
-    return {"krippendorff_alpha": asdict(alpha), "mean_kappa": kappa, "rater_pairs": pairs}
+    return {"krippendorff_alpha": alpha_json(alpha), "mean_kappa": kappa, "rater_pairs": pairs}
 
 
-def share_json(count: int, n: int) -> Json | None:
-    return interval_json(intervals.wilson(count, n)) | {"n": n} if n else None  # pyright: ignore[reportOptionalOperand]
+def share_json(count: int, n: int) -> Rate | None:
+    return {**rate_of(intervals.wilson(count, n)), "n": n} if n else None
 
 
-def biases(judged: Sequence[Judged]) -> Json:
+def biases(judged: Sequence[Judged]) -> Biases:
     """Returns how often the first answer on the page won, and how often the longer one did; 0.5: no bias."""
     decided = [each for each in judged if each.vote.choice in "ab"]
     lengthy = [each for each in decided if each.extra]
@@ -224,10 +246,10 @@ def biases(judged: Sequence[Judged]) -> Json:
     }
 
 
-def self_agreement(counted: Sequence[Vote]) -> Json:
+def self_agreement(counted: Sequence[Vote]) -> dict[str, Rate | None]:
     """Returns how often a rater voted alike when an item came again, in the same order and swapped."""
     first = {(vote.rater, vote.item): vote for vote in counted if vote.kind == "main" and vote.choice != "skip"}
-    found: Json = {}
+    found: dict[str, Rate | None] = {}
     for kind, name in (("repeat", "same_order"), ("swap", "swapped")):
         again = [v for v in counted if v.kind == kind and v.choice != "skip" and (v.rater, v.item) in first]
         same = sum(is_same(first[v.rater, v.item], v) for v in again)
@@ -240,12 +262,12 @@ def is_same(one: Vote, other: Vote) -> bool:
     return (one.choice, one.ratings) == (turned.get(other.choice, other.choice), other.ratings)
 
 
-def attention(votes: Sequence[Vote], items: Mapping[str, Item]) -> Json | None:
+def attention(votes: Sequence[Vote], items: Mapping[str, Item]) -> Rate | None:
     checks = [vote for vote in votes if vote.kind == "attention" and vote.choice != "skip"]
     return share_json(sum(passed(items[v.item], v.swapped, v.choice) for v in checks), len(checks))
 
 
-def slices(key: Key, items: Mapping[str, Item], judged: Sequence[Judged]) -> list[Json]:
+def slices(key: Key, items: Mapping[str, Item], judged: Sequence[Judged]) -> list[Slice]:
     """Returns the win rates within each category, and for short and long prompts; `few`: under 30 votes."""
     sizes = {item: sum(len(turn.text) for turn in items[item].prompt) for item in key.items}
     middle = median(sizes.values())
@@ -253,7 +275,7 @@ def slices(key: Key, items: Mapping[str, Item], judged: Sequence[Judged]) -> lis
         "category": lambda each: key.categories.get(each.vote.item, ""),
         "prompt length": lambda each: "long" if sizes[each.vote.item] > middle else "short",
     }
-    found = []
+    found: list[Slice] = []
     for kind, of in kinds.items():
         for name in sorted({of(each) for each in judged} - {""}):
             for pair in sorted({each.pair for each in judged}):
@@ -262,9 +284,10 @@ def slices(key: Key, items: Mapping[str, Item], judged: Sequence[Judged]) -> lis
                     continue
                 scores = np.array([each.score for each in own])
                 rate = intervals.clustered(scores, codes([e.vote.rater for e in own]), codes([e.row for e in own]))
-                about = {"slice": kind, "value": name, "a": key.systems[pair[0]].name, "b": key.systems[pair[1]].name}
-                rates = interval_json(rate) or {"value": float(scores.mean()), "low": None, "high": None}
-                found.append(about | {"votes": len(own), "few": len(own) < FEW, "win_rate": rates})
+                a, b = (key.systems[index].name for index in pair)
+                rates = interval_json(rate) or Rate(value=float(scores.mean()), low=None, high=None)
+                about = Slice(slice=kind, value=name, a=a, b=b, votes=len(own), few=len(own) < FEW, win_rate=rates)
+                found.append(about)
     return found
 
 
@@ -279,17 +302,18 @@ def reasons(key: Key, judged: Sequence[Judged]) -> dict[str, dict[str, int]]:
     return found
 
 
-def disagreements(key: Key, items: Mapping[str, Item], judged: Sequence[Judged], most: int = 10) -> list[Json]:
+def disagreements(key: Key, items: Mapping[str, Item], judged: Sequence[Judged], most: int = 10) -> list[Disagreement]:
     """Returns the items on which raters preferred different systems, the most divided first."""
     by_item: dict[str, list[Judged]] = {}
     for each in judged:
         by_item.setdefault(each.vote.item, []).append(each)
-    found = []
+    found: list[Disagreement] = []
     for item, own in by_item.items():
         wins, losses = sum(e.score == 1 for e in own), sum(e.score == 0 for e in own)
         if wins and losses:
             a, b = (key.systems[i].name for i in own[0].pair)
             text = items[item].prompt[-1].text
-            about = {"item": item, "prompt": text[:200], "a": a, "b": b, "for_a": wins, "for_b": losses}
-            found.append(about | {"comments": [e.vote.comment for e in own if e.vote.comment]})
+            comments = [e.vote.comment for e in own if e.vote.comment]
+            names = Disagreement(item=item, prompt=text[:200], a=a, b=b, for_a=wins, for_b=losses, comments=comments)
+            found.append(names)
     return sorted(found, key=lambda each: (-min(each["for_a"], each["for_b"]), each["item"]))[:most]

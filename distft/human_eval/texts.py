@@ -1,8 +1,8 @@
 """What raters read when the study brings no texts of its own: consent, instructions, practice, attention checks."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from distft.config.errors import ConfigError
 from distft.human_eval.study import Item, Turn
@@ -54,18 +54,23 @@ _CHECKS = [
 _CHECKED = "baba"  # the expected answer of each
 
 
-def practice_items(rows: list[dict[str, Any]] | None, new_id: Iterator[str]) -> list[Item]:
+@dataclass(frozen=True)
+class Practice:
+    """A practice page: a line of the practice file. expected: a or b; why: shown after the vote."""
+
+    prompt: str
+    a: str
+    b: str
+    expected: str
+    why: str = ""
+
+
+def practice_items(rows: list[Practice] | None, new_id: Iterator[str]) -> list[Item]:
     """Returns the practice items, the built-in ones without rows."""
     if rows is None:
         expected = "ab"
-        rows = [
-            {"prompt": prompt, "a": a, "b": b, "expected": expected[i], "why": why}
-            for i, (prompt, a, b, why) in enumerate(_PRACTICE)
-        ]
-    return [
-        Item(next(new_id), (Turn("user", row["prompt"]),), (row["a"], row["b"]), row["expected"], row.get("why", ""))
-        for row in rows
-    ]
+        rows = [Practice(prompt, a, b, expected[i], why) for i, (prompt, a, b, why) in enumerate(_PRACTICE)]
+    return [Item(next(new_id), (Turn("user", row.prompt),), (row.a, row.b), row.expected, row.why) for row in rows]
 
 
 def attention_items(new_id: Iterator[str]) -> list[Item]:

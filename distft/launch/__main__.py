@@ -16,8 +16,7 @@ from distft.config.freeze import read_config
 from distft.config.overrides import MULTIRUN
 from distft.config.schema import Config
 from distft.launch.benchmarks import measure_here
-from distft.launch.frozen import kept_rows
-from distft.launch.history import check_config, check_followed, is_done
+from distft.launch.history import check_config, check_followed, is_done, kept_rows
 from distft.launch.hosted import finish_hosted, plan_hosted
 from distft.launch.restarts import restarting
 from distft.launch.stages import (

@@ -21,7 +21,7 @@ from distft.config import Config, ConfigError, read_config
 from distft.config.errors import Unavailable
 from distft.launch.command_job import job_of, submit_program
 from distft.launch.stages import Command
-from distft.run import BENCHMARK, FINISHED, RunFolder, read_json, row_text
+from distft.run import BENCHMARK, FINISHED, MetricsRow, RunFolder, read_json, row_text
 from distft.runtime.logs import last_lines
 from distft.trackers.terminal import screen
 
@@ -100,12 +100,12 @@ def report_again(run: RunFolder) -> None:
         Command("report", f"run={run.path}", log=run.logs / "report.log").wait()
 
 
-def rows_of(run: RunFolder) -> list[dict[str, Any]]:
+def rows_of(run: RunFolder) -> list[MetricsRow]:
     """Returns the rows of metrics.jsonl for all measured checkpoints: step, split and `task/metric`, by step.
 
     The row of step 0 is the base, from a comparison with it.
     """
-    found: dict[int, dict[str, Any]] = {}
+    found: dict[int, dict[str, float]] = {}
     for file in sorted(run.eval.glob("step-*/metrics.json")):
         content = read_json(file)
         for task, each in (content.get("benchmarks") or {}).items():

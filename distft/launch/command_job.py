@@ -14,10 +14,10 @@ from pathlib import Path
 
 from distft.config import Config, ConfigError, compose
 from distft.config.freeze import frozen_text
-from distft.config.machines import processes_per_node
 from distft.config.schema import Origin
 from distft.launch.stages import make_part, submit
 from distft.launchers.contract import Handle
+from distft.machines import processes_per_node
 from distft.paths import absolute, conf_dir, unused, why_not_writable
 from distft.run import Plan, RunFolder
 

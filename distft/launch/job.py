@@ -14,11 +14,9 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 from distft import goodput
 from distft.config import Config, ConfigError, read_config
-from distft.config.machines import node_range
 from distft.config.rules import broken_rules
 from distft.config.rules.contract import Facts
 from distft.data.order import Base, base_of
@@ -41,8 +39,9 @@ from distft.launchers.slurm.commands import (
 )
 from distft.launchers.slurm.job import BY_SCANCEL, read_job
 from distft.launchers.slurm.node import BY_SCHEDULER
+from distft.machines import node_range
 from distft.plan import make_plan
-from distft.run import EXIT_AGAIN, EXIT_PREEMPTED, FINISHED, Plan, RunFolder, write_json
+from distft.run import EXIT_AGAIN, EXIT_PREEMPTED, FINISHED, Plan, RunFolder, Status, write_json
 from distft.runtime import stop
 from distft.runtime.errors import Failure
 from distft.runtime.logs import last_lines
@@ -63,12 +62,12 @@ def begin(run: RunFolder) -> int:
     plan = run.read_plan()
     if not is_command:
         plan = for_nodes(plan, run, config, int(os.environ["SLURM_JOB_NUM_NODES"]))
-    status = {"starts": [], "timeouts": 0} | run.read_status()
+    status = run.read_status()
     again = status.get("begun") == status["attempt"]  # else a launch began it, maybe after a fix
-    before = status["starts"] if again else []
+    before = status.get("starts", []) if again else []
     log = run.logs / "slurm.out"
     starts = [] if is_command else check_progress(run, config, status["attempt"], before, log)
-    attempt, timeouts = status["attempt"] + again, status["timeouts"] if again else 0
+    attempt, timeouts = status["attempt"] + again, status.get("timeouts", 0) if again else 0
     run.write_plan(plan)
     stop.clear(run)
     own = {"begun": attempt, "starts": starts, "timeouts": timeouts}
@@ -197,7 +196,7 @@ def why(run: RunFolder, attempt: int, code: int) -> Failure:
     return Failure.of_run(f"srun ended {how} before the run was done; see its output", run.logs / "slurm.out")
 
 
-def may_restart_in_job(run: RunFolder, status: Mapping[str, Any], outcome: Outcome) -> bool:
+def may_restart_in_job(run: RunFolder, status: Status, outcome: Outcome) -> bool:
     """Returns whether the ranks are to be started again on the nodes that the job has, and counts that."""
     done, most = status.get("restarts", 0), read_config(run).launcher.restarts
     if stop.requested(run, status["attempt"]) == f"{BY_SCHEDULER}SIGTERM":  # srun's own, to the other nodes' tasks
@@ -213,7 +212,7 @@ def may_restart_in_job(run: RunFolder, status: Mapping[str, Any], outcome: Outco
     return True
 
 
-def requeued(run: RunFolder, status: Mapping[str, Any]) -> str | None:
+def requeued(run: RunFolder, status: Status) -> str | None:
     """Requeues this job, once; returns the reason if it does not."""
     job, reason = this_job(os.environ), stop.requested(run, status["attempt"]) or ""
     if not reason.startswith(BY_SCHEDULER):

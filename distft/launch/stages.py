@@ -20,21 +20,20 @@ from typing import Any
 from distft.config.errors import ConfigError
 from distft.config.freeze import frozen_text, read_config
 from distft.config.key import covers, leaves
-from distft.config.labels import data_label, model_label
-from distft.config.machines import plugged_in, torch_build, wasted, without_driver
 from distft.config.parts import read_elsewhere
 from distft.config.schema import Config, Export
 from distft.config.targets import build
 from distft.data.key import prepared_dir
 from distft.generate.samples_file import before_and_after
 from distft.goodput import note
-from distft.launch.frozen import Own
-from distft.launch.history import archive_previous, check_plan, frozen_before, keep_frozen, own_of, resumed
+from distft.launch.history import Own, archive_previous, check_plan, frozen_before, keep_frozen, own_of, resumed
 from distft.launch.shrinking import size_text
 from distft.launchers.contract import Handle, Launcher
 from distft.launchers.slurm.job import find_job
+from distft.machines import plugged_in, torch_build, wasted, without_driver
 from distft.paths import absolute, why_not_writable
 from distft.plan import make_plan
+from distft.plan.labels import data_label, model_label
 from distft.plan.make import check_base_model, is_auto, is_checked, model_notes
 from distft.run import EXIT_WRONG_CONFIG, Plan, RunFolder, write_json
 from distft.runtime import stop
@@ -53,8 +52,8 @@ def with_name(config: Config) -> tuple[RunFolder, Config]:
     """Returns the run's folder, and the config with its name: one without a name gets it from model, data and time."""
     folder = absolute(config.runs_dir)
     if config.name is None:
-        model = model_label(config.values, config.choices["model"])
-        data = data_label(config.values, config.choices["data"])
+        model = model_label(config.model, config.choices["model"])
+        data = data_label(config.data.train, config.choices["data"])
         config = config.changed({"name": _own_name(folder, f"{model}-{data}-{time.strftime('%Y%m%d-%H%M%S')}")})
     return RunFolder(folder / str(config.name)), config
 

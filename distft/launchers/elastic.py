@@ -41,9 +41,9 @@ from torch.distributed.elastic.rendezvous.registry import get_rendezvous_handler
 
 from distft.compat.elastic import agent_options
 from distft.config.freeze import read_config
-from distft.config.machines import is_positive
 from distft.launchers.rendezvous import Node, Rendezvous, RendezvousError, join, join_at, open_alone, open_first
 from distft.launchers.watchdog import Limits, watched
+from distft.machines import is_positive
 from distft.run import RunFolder, json_text
 from distft.runtime.errors import Exit, Failure, first_failure
 from distft.runtime.logs import Patient, redirect, silence

@@ -231,7 +231,8 @@ class LocalRun:
 
     def state(self) -> State:
         """Returns the state in status.json; `pending` while the run is queued."""
-        return self.run.read_status()["state"] if self._process or self._outcome else "pending"
+        is_started = self._process or self._outcome
+        return (is_started and self.run.read_status()["state"]) or "pending"
 
     def wait(self, seconds: float) -> Outcome | None:
         """Returns the outcome after writing it to status.json; None if the run has not ended yet."""

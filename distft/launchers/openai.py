@@ -12,7 +12,7 @@ import os
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,7 +21,7 @@ from typing import Any
 from distft.config.errors import Unavailable
 from distft.config.freeze import read_config
 from distft.launchers.contract import Outcome
-from distft.run import RunFolder, State, json_text, read_json, row_text, write_json
+from distft.run import MetricsRow, RunFolder, State, json_text, read_json, row_text, write_json
 from distft.runtime import stop
 from distft.runtime.environment import redact
 from distft.runtime.errors import Failure
@@ -172,7 +172,7 @@ class OpenAI:
         job.write(run)
         return job.files[sha256]
 
-    def _request(self, run: RunFolder, ids: dict[str, str], token: str) -> dict[str, Any]:
+    def _request(self, run: RunFolder, ids: dict[str, str], token: str) -> dict[str, object]:
         config = read_config(run)
         chosen = {
             "n_epochs": config.train.epochs if "train.epochs" in config.given else None,
@@ -180,7 +180,7 @@ class OpenAI:
             "learning_rate_multiplier": self.config.learning_rate_multiplier,
         }
         settings = {name: value for name, value in chosen.items() if value is not None}
-        request: dict[str, Any] = {
+        request: dict[str, object] = {
             "model": self.config.model,
             "training_file": ids["train"],
             "seed": config.seed,
@@ -190,7 +190,7 @@ class OpenAI:
         request |= {"validation_file": ids["eval"]} if "eval" in ids else {}
         return request | ({"suffix": self.config.suffix} if self.config.suffix else {})
 
-    def _create(self, client: Any, job: Job, request: dict[str, Any]) -> str:
+    def _create(self, client: Any, job: Job, request: Mapping[str, object]) -> str:
         """Returns the id of the created job; after an unclear answer one with the same token counts as it."""
         from openai import APIConnectionError, InternalServerError, RateLimitError
 
@@ -231,7 +231,7 @@ class HostedRun:
         run.write_status(state="running")
 
     def state(self) -> State:
-        return self.run.read_status()["state"]
+        return self.run.read_status()["state"] or "pending"
 
     def wait(self, seconds: float) -> Outcome | None:
         """Returns the outcome once the job has ended, after writing it; None before. Writes new metrics."""
@@ -306,7 +306,7 @@ class HostedRun:
         self.job.last_event = new[0].id
         self.job.write(self.run)
 
-    def _rows(self, event: Any) -> Iterator[dict[str, Any]]:
+    def _rows(self, event: Any) -> Iterator[MetricsRow]:
         """Yields the rows of metrics.jsonl that an event gives."""
         data = event.data if isinstance(event.data, dict) else {}
         if event.type != "metrics" or not isinstance(data.get("step"), int):
@@ -314,7 +314,7 @@ class HostedRun:
         for split, (loss, accuracy) in _SPLITS.items():
             if not isinstance(data.get(loss), int | float):
                 continue
-            row: dict[str, Any] = {"step": data["step"], "split": split, "loss": float(data[loss])}
+            row: MetricsRow = {"step": data["step"], "split": split, "loss": float(data[loss])}
             row |= {"perplexity": math.exp(min(row["loss"], 700.0))} if split == "eval" else {}
             row |= {"accuracy": float(data[accuracy])} if isinstance(data.get(accuracy), int | float) else {}
             if split == "train":

@@ -13,12 +13,12 @@ import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import TypedDict
 
 from torch.distributed import DistError, TCPStore  # pyright: ignore[reportPrivateImportUsage]  # documented there
 
@@ -32,7 +32,19 @@ from distft.runtime.heartbeat import OUTSIDE, Beat
 FLOOR_SECONDS = 300.0  # a shared disk may block for minutes
 STEPS_LONG = 10  # median steps; a healthy step never takes as long
 OUTSIDE_SECONDS = 1800.0
-Row = dict[str, Any]  # of health.json: numbers, words, and seconds by phase
+
+
+class RankHealth(TypedDict):
+    """A rank in health.json. seconds_a_step: by phase."""
+
+    rank: int
+    host: str
+    step: int
+    phase: str
+    collectives: int
+    seconds_a_step: dict[str, float]
+
+
 _FIRST_STEPS = 3  # they compile, warm up and read for the first time
 _STEPS_REMEMBERED = 101
 
@@ -176,7 +188,7 @@ def lagging(states: Sequence[RankState]) -> list[RankState]:
     return [each for each in states if each.collectives < furthest]
 
 
-def as_json(states: Sequence[RankState]) -> list[Row]:
+def as_json(states: Sequence[RankState]) -> list[Mapping[str, object]]:
     return [asdict(each) for each in states]
 
 
@@ -200,9 +212,9 @@ class Health:
         self._before: dict[int, Beat] = {}
         self._spent: dict[int, dict[str, float]] = {}
 
-    def rows(self) -> list[Row]:
+    def rows(self) -> list[RankHealth]:
         """Returns a row per rank: its position, and its recent seconds per step in each phase."""
-        rows = []
+        rows: list[RankHealth] = []
         for rank, beat in self._ranks.last.items():
             before = self._before.setdefault(rank, beat)
             steps = beat.step - before.step
@@ -223,7 +235,7 @@ class Health:
         return rows
 
 
-def write_health(run: RunFolder, attempt: int, rows: Sequence[Row]) -> None:
+def write_health(run: RunFolder, attempt: int, rows: Sequence[RankHealth]) -> None:
     """Replaces health.json; errors of the disk are ignored, so that the ranks go on."""
     with suppress(OSError):
         write_json(run.health, {"time": time.time(), "attempt": attempt, "ranks": list(rows)})

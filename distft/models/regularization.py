@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from distft.config.dropout import DROPOUT
+from distft.config.model_folder import DROPOUT
 
 Dropout = float | Mapping[str, float]
 

@@ -7,19 +7,18 @@ from pathlib import Path
 from typing import Any
 
 from distft.config import Config, ConfigError
-from distft.config.dropout import refused
-from distft.config.labels import model_label
-from distft.config.machines import node_range, num_accelerators, processes_per_node
-from distft.config.model_folder import facts_of, text_facts, wrong_model
+from distft.config.model_folder import facts_of, refused_dropout, text_facts, wrong_model
 from distft.config.parts import Tuning
 from distft.config.rules import broken_by_length
 from distft.config.rules.contract import Facts
 from distft.data.hub import NotFetched, local_folder
 from distft.data.key import tokenizer_dir
 from distft.data.shards import MANIFEST
+from distft.machines import node_range, num_accelerators, processes_per_node
 from distft.model_check.verdict import read_verdict, verdict_errors
 from distft.paths import conf_dir
 from distft.plan.fit import AUTO, GIB, Room, bytes_per_token, device_bytes, rows_that_fit, tokens_that_fit
+from distft.plan.labels import model_label
 from distft.plan.memory import (
     FP32_BYTES,
     Architecture,
@@ -95,11 +94,11 @@ def make_plan(config: Config, resumed: Mapping[str, Any] | None = None, own: Pla
         teacher_dir=teacher_dir,
         teacher_hash=teacher_hash,
         labels=_labels(config, reads.data_dir),
-        model_name=model_label(config.values, config.choices.get("model")),
+        model_name=model_label(config.model, config.choices.get("model")),
     )
 
 
-def _labels(config: Config, data_dir: Path | None) -> dict[str, Any] | None:
+def _labels(config: Config, data_dir: Path | None) -> Mapping[str, Any] | None:
     """Returns the labels of the prepared rows; ConfigError where they do not fit the loss."""
     found = read_json(data_dir / MANIFEST).get("labels") if data_dir else None
     labels, word = Labels.of(found), config.choices.get("loss")
@@ -130,7 +129,7 @@ def _checked_model(config: Config, reads: Extent, own: Plan | None) -> tuple[Pat
         model_dir = _model_dir(config)
         check_base_model(config, reads.data_dir)
         wanted = config.model.dropout
-        if model_dir and wanted is not None and (message := refused(wanted, text_facts(facts_of(model_dir)))):
+        if model_dir and wanted is not None and (message := refused_dropout(wanted, text_facts(facts_of(model_dir)))):
             raise ConfigError([message])
     else:
         model_dir = Path(own.model_dir) if own.model_dir else None

@@ -26,7 +26,7 @@ class Extent:
     data_dir: Path | None
     rows: int
     eval_rows: int
-    reads: dict[str, Any]  # as Plan.reads: everything that determines the rows of a step
+    reads: Mapping[str, Any]  # as Plan.reads: everything that determines the rows of a step
     base: Base
     steps: int
     rows_read: int  # in all steps

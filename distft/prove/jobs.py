@@ -29,8 +29,8 @@ WARM, TRACED = 3, 2  # steps before and after the timed ones
 ON_CPU = {"CUDA_VISIBLE_DEVICES": "", "HIP_VISIBLE_DEVICES": ""}  # hides all accelerators
 
 
-Result = dict[str, Any]  # of a case: name, state, seconds, error, run, and what a case of its kind measures
-Measured = dict[str, Any]  # measured.json of a measured run, as distft.prove.measured writes it
+Result = Mapping[str, Any]  # of a case: name, state, seconds, error, run, and what a case of its kind measures
+Measured = Mapping[str, Any]  # measured.json of a measured run, as distft.prove.measured writes it
 
 
 @dataclass(frozen=True)

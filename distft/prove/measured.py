@@ -9,11 +9,11 @@ import gc
 import json
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from torch.profiler import ProfilerActivity, profile, record_function
@@ -21,7 +21,7 @@ from torch.profiler import ProfilerActivity, profile, record_function
 from distft.config import Config
 from distft.models.flops import Flops
 from distft.optim.groups import set_learning_rate
-from distft.prove.jobs import MEASURED, TRACED, WARM, Measured
+from distft.prove.jobs import MEASURED, TRACED, WARM
 from distft.run import RunFolder, write_json
 from distft.runtime import heartbeat
 from distft.runtime.determinism import seed_for
@@ -48,7 +48,7 @@ KINDS = {  # of kernels, by a part of their names; the first that fits
     "compiled": ("triton",),
 }
 
-Event = dict[str, Any]  # of a Chrome trace: its keys depend on the kind of event
+Event = Mapping[str, Any]  # of a Chrome trace: its keys depend on the kind of event
 
 
 @dataclass(frozen=True)
@@ -198,7 +198,20 @@ def draw(engine: Engine, seed: int) -> None:
     engine.refresh()
 
 
-def steps(engine: Engine, feed: Feed, config: Config, world: World, held_before: int, folder: Path) -> Measured:
+class Traced(TypedDict, total=False):
+    """What a trace shows of two steady steps; nothing on a CPU."""
+
+    waits_per_step: float
+    waits: Mapping[str, int]
+    waits_elsewhere: float
+    idle_share: float | None
+    kinds: Mapping[str, float]  # seconds
+    longest: Sequence[Sequence[object]]  # kernels: name, seconds, calls
+
+
+def steps(
+    engine: Engine, feed: Feed, config: Config, world: World, held_before: int, folder: Path
+) -> Mapping[str, object]:
     """Trains all steps of the feed: WARM steps, memory being read in the last of them, then timed and traced ones."""
     engine.train(True)
     losses, timed = [], feed.steps - WARM - TRACED
@@ -229,7 +242,7 @@ def steps(engine: Engine, feed: Feed, config: Config, world: World, held_before:
             make(step)
         synchronize(world.device)
         seconds = time.perf_counter() - began
-        found: Measured = {}
+        found: Traced = {}
         with traced(world, folder, found):
             for step in range(WARM + timed + 1, feed.steps + 1):
                 with record_function(MARK):
@@ -240,7 +253,7 @@ def steps(engine: Engine, feed: Feed, config: Config, world: World, held_before:
 
 
 @contextmanager
-def traced(world: World, folder: Path, found: Measured) -> Iterator[None]:
+def traced(world: World, folder: Path, found: Traced) -> Iterator[None]:
     """Traces the steps within the context and adds the summary to `found`; does nothing on a CPU."""
     if world.device.type == "cpu":
         yield
@@ -252,14 +265,9 @@ def traced(world: World, folder: Path, found: Measured) -> Iterator[None]:
     file = folder / f"trace-{world.rank}.json"
     profiler.export_chrome_trace(str(file))
     said = read_trace(json.loads(file.read_text())["traceEvents"])
-    found |= {
-        "waits_per_step": said.waits_per_step,
-        "waits": said.waits,
-        "waits_elsewhere": said.waits_elsewhere,
-        "idle_share": said.idle_share,
-        "kinds": said.kinds,
-        "longest": said.longest,
-    }
+    found["waits_per_step"], found["waits"] = said.waits_per_step, said.waits
+    found["waits_elsewhere"] = said.waits_elsewhere
+    found["idle_share"], found["kinds"], found["longest"] = said.idle_share, said.kinds, said.longest
 
 
 def held_bytes(device: torch.device) -> int:

@@ -8,9 +8,8 @@ import json
 import random
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from typing import Any
 
 import torch
 from torch.nn import functional as F
@@ -22,7 +21,7 @@ from distft.runtime.device import synchronize
 from distft.runtime.process_group import device_of
 
 BF16 = torch.bfloat16
-Answer = dict[str, Any]  # name, value, unit, text and further numbers; or name and lacks, or name and error
+Answer = Mapping[str, object]  # name, value, unit, text and further numbers; or name and lacks, or name and error
 
 
 class Bench:

@@ -30,7 +30,7 @@ class Line:
     unit: str = ""
     expected: str = ""
     seconds: float = 0.0
-    detail: dict[str, Any] = field(default_factory=dict)  # `text`, and further measurements of the check
+    detail: Mapping[str, object] = field(default_factory=dict)  # `text`, and further measurements of the check
 
     @property
     def text(self) -> str:

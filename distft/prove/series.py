@@ -109,8 +109,10 @@ class Series:
         """The results of the cases that have ended, with their run folders."""
         runs = {case.check: str(self.run_of(case).path) for case in self.cases}
         ended = [each for each in jobs.results_of(self.run) if each["state"] != "begun"]
-        lost = {name: {"state": "failed", "error": error} for name, error in self.errors.items()}
-        return {each["name"]: {**each, "run": runs[each["name"]]} for each in ended} | lost
+        lost: dict[str, jobs.Result] = {
+            name: {"state": "failed", "error": error} for name, error in self.errors.items()
+        }
+        return {**{each["name"]: {**each, "run": runs[each["name"]]} for each in ended}, **lost}
 
     @property
     def has_ended(self) -> bool:

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import distft
+from distft.config.data import source_items
 from distft.config.freeze import read_config
-from distft.config.source_item import source_items
 from distft.generate.samples_file import Sample
 from distft.report.cited import METRICS, Cited, cite
 from distft.report.energy import Energy, estimate
@@ -238,7 +238,7 @@ def _data(facts: Facts, cited: Cited) -> Iterator[str]:
 
 
 def _preprocessing(cited: Cited) -> list[str]:
-    rules: dict[str, Any] = cited.value("prepared/cleaning.json#rules") or {}
+    rules: Mapping[str, object] = cited.value("prepared/cleaning.json#rules") or {}
     at = "prepared/cleaning.json#rules"
     lines = [
         f"- filter {name}: found {cited(f'{at}.{name}.found')}, dropped {cited(f'{at}.{name}.dropped')}, "

@@ -27,7 +27,7 @@ class Cited:
 
     run: RunFolder
     prepared: Path | None = None
-    _files: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
+    _files: dict[str, object] = field(default_factory=dict, repr=False, compare=False)
 
     def value(self, source: str) -> Any:
         """Returns the value at `file#key`; None where the file or the key is missing, or the value is null."""

@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from markupsafe import Markup
 from matplotlib.figure import Figure
@@ -126,7 +125,7 @@ def render(runs: Sequence[RunFolder]) -> str:
     """Returns the page of at most MOST runs."""
     names, facts = names_of(runs), [gather(run) for run in runs]
     page = template("compare.html.jinja", in_words=state_in_words, breakable=breakable, words=words, answer=answer_text)
-    values: dict[str, Any] = {
+    values = {
         "names": names,
         "facts": facts,
         "settings": list(settings(runs, names)),

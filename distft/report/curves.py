@@ -201,7 +201,8 @@ def settle(figure: Figure) -> None:
 
     The last bits of the layout solver vary between runs, and the names of an SVG's clip paths depend on them.
     """
-    figure.draw_without_rendering()
+    if figure.axes and (engine := figure.get_layout_engine()) is not None:
+        engine.execute(figure)  # a whole draw would take twice the time
     figure.set_layout_engine("none")
     for axes in figure.axes:
         left, bottom, width, height = (round(float(end), 6) for end in axes.get_position(original=True).bounds)

@@ -6,15 +6,15 @@ All of it comes from the prepared folder: report.json, cleaning.json, dropped.js
 import json
 import shutil
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
 from distft.config import Config
-from distft.config.source_item import source_items
+from distft.config.data import source_items
 from distft.data.packing import MicroBatching
 from distft.data.shards import Rows
 from distft.data.statistics import percentile, truncation
@@ -29,18 +29,62 @@ DUPLICATES = ("exact_duplicates", "near_duplicates")
 CLEANING = "cleaning.json"
 DROPPED = "dropped.jsonl"
 
-Facts = dict[str, Any]  # the JSON of data.json
+
+class RowCounts(TypedDict):
+    """Rows of data.train by what became of them; read: of each stream."""
+
+    read: Mapping[str, int]
+    bad: int
+    dropped: int
+    untrained: int
+    truncated: int
+    overlap: int
+    tokens_per_character: float
 
 
-def gather(folder: Path, config: Config) -> Facts:
+class RuleFacts(TypedDict):
+    """What a cleaning rule found; share: of the training rows."""
+
+    name: str
+    action: str
+    found: int
+    dropped: int
+    labels: Mapping[str, int]
+    examples: Sequence[Mapping[str, object]]
+    share: float
+
+
+class DataFacts(TypedDict):
+    """data.json. Pairs are a value and its rows."""
+
+    name: str
+    key: str
+    rows: RowCounts
+    splits: Mapping[str, Mapping[str, int]]
+    notes: Sequence[str]
+    rules: Sequence[RuleFacts]
+    languages: Sequence[tuple[str, int]]
+    labels: Sequence[Sequence[object]]
+    sources: Sequence[Sequence[object]]
+    licences: Sequence[tuple[str, int]]
+    longest: Sequence[Sequence[object]]  # tokens and FILE:LINE
+    worst: Sequence[Mapping[str, object]]
+    lengths: Mapping[str, object]  # empty without rows, as `packing`
+    packing: Mapping[str, object]
+    gates: Mapping[str, float]
+    timing: Mapping[str, object]
+
+
+def gather(folder: Path, config: Config) -> DataFacts:
     """Returns the facts of prepared data. config: that it was prepared for."""
     report = read_json(folder / "report.json")
     cleaning = _json(folder / CLEANING)
     streams = report["streams"]
     train = streams["train"]
-    rules = [{"name": name, **found} for name, found in cleaning.get("rules", {}).items()]
-    for rule in rules:
-        rule["share"] = _share(rule["found"], train["read"])
+    rules = [
+        RuleFacts(name=name, **found, share=_share(found["found"], train["read"]))
+        for name, found in cleaning.get("rules", {}).items()
+    ]
     statistics = cleaning.get("statistics", {})
     lengths = {int(length): count for length, count in statistics.get("lengths", [])}
     labels = statistics.get("labels", [])
@@ -64,7 +108,7 @@ def gather(folder: Path, config: Config) -> Facts:
         "languages": sorted(language.items(), key=lambda each: (-each[1], each[0])),
         "labels": labels if usable and labelled >= 0.5 * usable else [],
         "sources": statistics.get("sources", []),
-        "licences": _licences(config, cleaning.get("items", {})),
+        "licences": _licences(config, cleaning.get("items", {}), dict(statistics.get("licences", ()))),
         "longest": statistics.get("longest", []),
         "worst": cleaning.get("worst", []),
         "lengths": _lengths(lengths, config.data.max_length),
@@ -74,7 +118,7 @@ def gather(folder: Path, config: Config) -> Facts:
     }
 
 
-def _json(path: Path) -> Facts:
+def _json(path: Path) -> Mapping[str, Any]:
     """Returns the JSON of a file; empty in data that a version without it prepared."""
     return read_json(path) if path.is_file() else {}
 
@@ -86,22 +130,25 @@ def _name(config: Config) -> str:
     return f"{names[0].rpartition('/')[2]}{more}"
 
 
-def _licences(config: Config, rows: Mapping[str, int]) -> list[tuple[str, int]]:
-    """Returns the rows under each licence; empty where no item of data.train names one. rows: item number -> rows."""
+def _licences(config: Config, rows: Mapping[str, int], named: Mapping[str, int]) -> list[tuple[str, int]]:
+    """Returns the rows under each licence, as the items of data.train name them, else the rows themselves; empty where
+    nothing names one. rows: item number -> rows. named: licence -> rows that name it."""
     items = source_items(config.data.train)
-    if not any(item.licence for item in items):
-        return []
     counts: Counter[str] = Counter()
-    for number, count in rows.items():
-        counts[items[int(number)].licence or "not stated"] += count
-    return counts.most_common()
+    if any(item.licence for item in items):
+        for number, count in rows.items():
+            counts[items[int(number)].licence or "not stated"] += count
+    elif named:
+        counts.update(named)
+        counts["not stated"] = sum(rows.values()) - sum(named.values())
+    return [(name, count) for name, count in counts.most_common() if count]
 
 
 def _share(count: int, total: int) -> float:
     return count / total if total else 0.0
 
 
-def _lengths(lengths: Mapping[int, int], max_length: int) -> Facts:
+def _lengths(lengths: Mapping[int, int], max_length: int) -> Mapping[str, object]:
     if not lengths:
         return {}
     rows, tokens = sum(lengths.values()), sum(length * count for length, count in lengths.items())
@@ -127,7 +174,7 @@ def _histogram(lengths: Mapping[int, int]) -> list[dict[str, int]]:
     ]
 
 
-def _packing(folder: Path, config: Config) -> Facts:
+def _packing(folder: Path, config: Config) -> Mapping[str, object]:
     """Returns how full forwards are with packing and without, over the first steps in the order of the shards."""
     lengths = Rows(folder, "train").lengths.astype(np.int64)
     train = config.train
@@ -152,7 +199,7 @@ def _packing(folder: Path, config: Config) -> Facts:
     }
 
 
-def _gates(streams: Mapping[str, Any], rules: list[Facts]) -> dict[str, float]:
+def _gates(streams: Mapping[str, Any], rules: Sequence[RuleFacts]) -> dict[str, float]:
     """Returns what `fail_on` compares: shares of the training rows, bad rows of all streams."""
     train, read = streams["train"], streams["train"]["read"]
     found = {rule["name"]: rule["share"] for rule in rules}
@@ -167,7 +214,7 @@ def _gates(streams: Mapping[str, Any], rules: list[Facts]) -> dict[str, float]:
     }
 
 
-def closed_gates(facts: Facts, limits: Mapping[str, float]) -> list[str]:
+def closed_gates(facts: DataFacts, limits: Mapping[str, float]) -> list[str]:
     """Returns a line for each gate that the data do not pass. limits: gate -> largest share allowed."""
     lines = []
     for name, limit in limits.items():
@@ -177,7 +224,7 @@ def closed_gates(facts: Facts, limits: Mapping[str, float]) -> list[str]:
     return lines
 
 
-def write(folder: Path, facts: Facts, out: Path) -> None:
+def write(folder: Path, facts: DataFacts, out: Path) -> None:
     """Writes data.html, data.json and the data card README.md, and copies dropped.jsonl."""
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / "data.json", facts)
@@ -189,7 +236,7 @@ def write(folder: Path, facts: Facts, out: Path) -> None:
         (out / DROPPED).write_text("")
 
 
-def render(facts: Facts) -> str:
+def render(facts: DataFacts) -> str:
     """Returns the page; every text of the data is escaped, and nothing is fetched or runs."""
     environment = Environment(
         loader=ChoiceLoader([PackageLoader("distft.report", ".")]),

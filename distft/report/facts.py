@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from distft.checkpoint.choose import choose_for_export
+from distft.config.data import source_items, source_text
 from distft.config.freeze import read_config
 from distft.config.key import Part
 from distft.config.schema import Config, Export
-from distft.config.source_item import source_items, source_text
 from distft.generate.samples_file import FILE as SAMPLES
 from distft.generate.samples_file import Sample, before_and_after
 from distft.goodput import Attempt, attempts, read_timeline
@@ -33,7 +33,7 @@ from distft.report.tables import (
     words,
 )
 from distft.report.verdicts import Verdict, attempts_of, continues, verdicts
-from distft.run import FINISHED, Plan, RunFolder, read_json
+from distft.run import FINISHED, Plan, RunFolder, Status, read_json
 from distft.tasks import load_task
 from distft.tasks.selection import Selection
 from distft.tasks.shown import metric_names
@@ -68,7 +68,7 @@ class Facts:
     """The content of one page."""
 
     name: str
-    status: Mapping[str, Any]  # status.json
+    status: Status
     command: str
     what: Table
     numbers: Table

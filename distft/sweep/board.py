@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -14,13 +14,24 @@ from rich.text import Text
 from distft.config.key import shown
 from distft.launch.stages import launch_command
 from distft.launchers.follow import Row
-from distft.run import FINISHED, write_json
+from distft.run import FINISHED, State, write_json
 from distft.sweep.jobs import Job
 from distft.tasks.selection import BY_LOSS, Selection
 from distft.trackers.terminal import duration
 
 FILE = "sweep_status.json"
-Entry = dict[str, Any]  # of one job in the file; `values` are free-form
+
+
+class Entry(TypedDict):
+    """One job in the file. values: of the swept keys. objective: of a finished job alone."""
+
+    run: str
+    values: Mapping[str, Any]
+    command: str
+    state: State
+    reason: str | None
+    log: str | None
+    objective: float | None
 
 
 class SweepStatus:
@@ -35,9 +46,12 @@ class SweepStatus:
         self._swept = swept
         self._jobs: dict[str, Entry] = {}
 
-    def update(self, jobs: Iterable[Job], **newer: Any) -> None:
-        """Reads the state of the jobs from their folders and writes the file; newer: values that override it."""
-        self._jobs |= {job.name: entry(job, self._swept) | newer for job in jobs}
+    def update(self, jobs: Iterable[Job], state: State | None = None) -> None:
+        """Reads the jobs from their folders and writes the file. state: a newer one of these jobs than theirs."""
+        for job in jobs:
+            self._jobs[job.name] = entry(job, self._swept)
+            if state:
+                self._jobs[job.name]["state"] = state
         write_json(self._file, self._about | {"jobs": list(self._jobs.values())})
 
     def of(self, job: Job) -> Entry:
@@ -50,8 +64,8 @@ class SweepStatus:
 
     def best(self) -> Entry | None:
         """Returns the finished job with the best objective."""
-        measured = [job for job in self.jobs if job["objective"] is not None]
-        return min(measured, key=lambda job: self.selection.sign * job["objective"], default=None)
+        measured = [(job["objective"], job) for job in self.jobs if job["objective"] is not None]
+        return min(measured, key=lambda each: self.selection.sign * each[0], default=(None, None))[1]
 
     @property
     def is_complete(self) -> bool:

@@ -15,8 +15,7 @@ from distft.config.compose import Config, compose
 from distft.config.errors import ConfigError
 from distft.config.key import at
 from distft.config.overrides import quoted
-from distft.launch.frozen import Own, kept_rows
-from distft.launch.history import check_config, is_done, keep_frozen, own_of
+from distft.launch.history import Own, check_config, is_done, keep_frozen, kept_rows, own_of
 from distft.launch.stages import plan_run, prepare, refuse_secrets
 from distft.run import Plan, RunFolder
 from distft.sweep.request import Point, Request

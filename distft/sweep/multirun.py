@@ -20,7 +20,7 @@ from rich.table import Table
 from distft.compat.hydra import no_callbacks
 from distft.config.compose import Config, compose
 from distft.config.errors import ConfigError
-from distft.launch.frozen import kept_rows
+from distft.launch.history import kept_rows
 from distft.launch.stages import check_devices, check_writable, go_on_in_background, make_part, with_name, write_results
 from distft.launchers.contract import Launcher
 from distft.launchers.follow import caught_signals

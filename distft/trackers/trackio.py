@@ -38,7 +38,7 @@ class Trackio:
         """Logs samples and evaluations as tables, the report as a page, and the files as one artifact."""
         import trackio
 
-        shown: dict[str, Any] = {}
+        shown: dict[str, object] = {}  # tables and pages, by name
         for name, rows in tables(results).items():
             shown[name] = trackio.Table(columns=[*rows[0]], data=[[*row.values()] for row in rows])
         for page in (file for file in results.files if file.suffix == ".html"):

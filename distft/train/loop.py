@@ -19,7 +19,7 @@ import torch
 from distft.goodput import lost_of, note
 from distft.optim.groups import set_learning_rate
 from distft.optim.schedules import Factor
-from distft.run import MetricsLog, MetricsRow, RunFolder, StepReport
+from distft.run import MetricsRow, RunFolder
 from distft.runtime import heartbeat
 from distft.runtime.determinism import seed_for
 from distft.runtime.device import collecting, memory_of
@@ -33,6 +33,7 @@ from distft.train.feed import Feed, Prefetch
 from distft.train.health import Monitor, rank_stats
 from distft.train.oom_probe import probe_memory
 from distft.train.overfitting import SPLIT, Losses
+from distft.train.progress import MetricsLog, StepReport
 from distft.train.state import Checkpointer
 from distft.train.step import StepHooks, Targets, train_step
 from distft.train.timing import Clock, Mfu, OwnWork

@@ -5,8 +5,6 @@ memory. The folder is named by what decides the numbers: the weights, the precis
 with the same content reads them.
 """
 
-import hashlib
-import json
 from pathlib import Path
 
 import numpy as np
@@ -15,34 +13,30 @@ from hydra.utils import get_object
 from safetensors.numpy import load_file
 from torch import nn
 
-from distft.config import Config
+from distft.config.parts import Loss
 from distft.data.batches import Batch
-from distft.data.key import data_dir
 from distft.data.packing import MicroBatching
 from distft.data.shards import Rows
 from distft.losses.log_probabilities import log_probabilities
 from distft.run import Plan
-from distft.runtime.device import compute_dtype
 from distft.strategies.engine import Sums
-from distft.train.stored import Layout, Part, Reader, parts_of
+from distft.train.stored import Layout, Part, PassSettings, Reader, parts_of
 
 NAME = "log_probabilities"  # of the tensor [documents], fp64
 
 
-def reference_dir(config: Config, plan: Plan, device: torch.device) -> Path | None:
+def reads_stored(loss: Loss, plan: Plan) -> bool:
+    """Returns whether the loss of a run reads stored log-probabilities of the frozen base."""
+    if not hasattr(get_object(str(loss.target)), "reference"):
+        return False
+    return loss.reference == "stored" or (loss.reference == "auto" and plan.adapters is None)
+
+
+def reference_dir(settings: PassSettings, plan: Plan) -> Path | None:
     """Returns the folder for the numbers of a run's rows; None where the loss reads none that are stored."""
-    if not hasattr(get_object(str(config.loss.target)), "reference"):
+    if not reads_stored(settings.loss, plan):
         return None
-    where = config.loss.reference
-    if where == "adapter" or (where == "auto" and plan.adapters is not None):
-        return None
-    content = {
-        "model": plan.model_hash or [config.model.facts, config.seed],  # a random instance is a function of its seed
-        "precision": str(compute_dtype(config.train.precision, device)),
-        "shards": config.data.shards,
-    }
-    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
-    return data_dir(config.cache_dir, plan.reads["data"]) / "reference" / digest
+    return settings.folder(plan, "reference", {"model": plan.model_hash or settings.instance})
 
 
 def layout_of(rows: Rows) -> Layout:

@@ -5,18 +5,24 @@ numbers are is a `Layout` and a `measure`: the log-probabilities of documents un
 (distft.train.reference), or a teacher's distributions at the targets (distft.train.teacher).
 """
 
+import hashlib
+import json
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from safetensors.numpy import save_file
 
+from distft.config import parts
 from distft.data.batches import Batch
+from distft.data.key import data_dir
 from distft.data.packing import MicroBatching
 from distft.data.shards import Rows
+from distft.run import Plan
 from distft.runtime import heartbeat
 from distft.runtime.process_group import World, all_reduce_sum, from_first
 from distft.strategies.engine import Engine, Loss
@@ -24,6 +30,27 @@ from distft.train.feed import one_batch
 
 PART_ROWS = 4096  # rows per file: what a kill loses at most
 PART_BYTES = 2**28  # of the numbers of a part, which every process holds once
+
+
+@dataclass(frozen=True)
+class PassSettings:
+    """The settings of a pass over a run's rows: what decides its numbers, and how the rows are read."""
+
+    loss: parts.Loss
+    instance: list[Any]  # facts and seed of a random model, which has no content hash
+    precision: torch.dtype  # of compute
+    compiled: bool
+    shards: list[Any] | None  # of the training rows; None: all
+    cache_dir: str
+
+    def folder(self, plan: Plan, name: str, content: Mapping[str, Any]) -> Path:
+        """Returns the folder of the numbers `name`, next to the prepared rows.
+
+        content: what decides the numbers, in addition to precision and shards.
+        """
+        named = {**content, "precision": str(self.precision), "shards": self.shards}
+        digest = hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()[:32]
+        return data_dir(self.cache_dir, plan.reads["data"]) / name / digest
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,6 @@ log-probability of all others together. The teacher has an engine of its own, of
 student's is built; then it leaves memory. The folder is named by what decides the numbers, as for the frozen base.
 """
 
-import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,32 +14,23 @@ import torch
 from safetensors import safe_open
 from torch import nn
 
-from distft.config import Config
 from distft.data.batches import Batch
-from distft.data.key import data_dir
 from distft.data.shards import Rows, TopK
 from distft.losses.distillation import top_k_of
 from distft.run import Plan
-from distft.runtime.device import compute_dtype
 from distft.strategies.engine import Sums
-from distft.train.stored import Layout, Part, parts_of
+from distft.train.stored import Layout, Part, PassSettings, parts_of
 
 IDS, LOG_PROBABILITIES = "ids", "log_probabilities"  # int32 [targets, k] and fp32 [targets, k + 1]
 
 
-def teacher_dir(config: Config, plan: Plan, device: torch.device) -> Path | None:
+def teacher_dir(settings: PassSettings, plan: Plan) -> Path | None:
     """Returns the folder for the teacher's numbers of a run's rows; None without a teacher."""
-    if config.loss.teacher is None:
+    loss = settings.loss
+    if loss.teacher is None:
         return None
-    content = {
-        "teacher": plan.teacher_hash,
-        "temperature": config.loss.temperature,
-        "top_k": config.loss.top_k,
-        "precision": str(compute_dtype(config.train.precision, device)),
-        "shards": config.data.shards,
-    }
-    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
-    return data_dir(config.cache_dir, plan.reads["data"]) / "teacher" / digest
+    content = {"teacher": plan.teacher_hash, "temperature": loss.temperature, "top_k": loss.top_k}
+    return settings.folder(plan, "teacher", content)
 
 
 def layout_of(rows: Rows, k: int) -> Layout:

@@ -17,6 +17,6 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def right(rows: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Overrides that make a whole config on a machine without accelerators; the working folder has rows.jsonl."""
     monkeypatch.chdir(rows)
-    for module in ("config.machines", "config.rules.run", "config.rules.model"):
+    for module in ("machines", "config.rules.run", "config.rules.model"):
         monkeypatch.setattr(f"distft.{module}.num_accelerators", lambda: 0)
     return ["model.tiny=true", "data.train=rows.jsonl"]

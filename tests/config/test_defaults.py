@@ -27,6 +27,7 @@ DIFFERENT = {  # group/word: its keys, because
     "data/alpaca": "format",  # the word names a format
     "data/classification": "format",
     "data/code": "format",
+    "data/datatrove": "format",
     "data/kto": "format",
     "data/openai": "format",
     "data/preference": "format",

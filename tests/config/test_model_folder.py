@@ -122,7 +122,7 @@ def test_a_folder_without_weights_is_refused_with_its_files(files: list[str], sa
 def test_a_file_in_place_of_a_folder_is_refused(tmp_path: Path):
     (tmp_path / "model.safetensors").touch()
     model = {"path": str(tmp_path / "model.safetensors"), "tiny": False, "trust_remote_code": False}
-    [error] = wrong_models({"model": model}, ())
+    [error] = wrong_models(model, ())
     assert f"is a file, and a model is a folder with a config.json. Try: model.path={tmp_path}" in error
 
 

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from distft.config import Config, ConfigError
-from distft.config.schema import Data
+from distft.config.data import Data
 from distft.data.documents import licence_of
 from distft.data.files import Member
 from distft.data.hub import NotFetched

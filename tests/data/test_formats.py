@@ -58,6 +58,8 @@ def unread(form: Format, *rows: dict[str, Any]) -> str:
         (TEXT | {"label": 0.5}, "regression"),
         (TEXT | {"label": None}, "text"),
         ({"content": "x = 1", "language": "Python"}, "code"),
+        (TEXT | {"metadata": {"license": "MIT"}}, "datatrove"),
+        (TEXT | {"metadata": "of another tool"}, "text"),
     ],
 )
 def test_auto_detects_the_format_from_the_fields(row: dict, name: str):

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from distft.config import Config
-from distft.config.schema import Data
+from distft.config.data import Data
 from distft.data.formats import format_names, load_format
 from distft.data.key import STAGE_VERSION
 from distft.data.pipeline import Outcome, RowPipeline

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from distft.config import Config, ConfigError, compose
-from distft.config.source_item import wrong_items
+from distft.config.data import wrong_items
 from distft.data.key import data_key
 from distft.data.shards import Rows
 from distft.data.stage import prepare_data

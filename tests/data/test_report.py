@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from distft.config.schema import Data
+from distft.config.data import Data
 from distft.data.counts import Report, Split, Stream
 from distft.data.example import BadField
 from distft.data.raw import RawRow

@@ -19,6 +19,7 @@ TEXTS = (
     *("<|im_start|>assistant\nno", "<|channel|>final<|message|>no", "content"),
 )
 CHATML = byte_tokenizer().chat_template
+SEVERAL_PROMPTS = ("qwen3", "deepseek_v3_1", "glm4_5")  # with and without room to reason
 
 
 def conversation(choose: random.Random) -> Example:
@@ -48,7 +49,8 @@ def test_a_shape_gives_what_rendering_each_turn_gives(name: str, training: Train
     for _ in range(60):
         example = conversation(choose)
         assert outcome(fast, example) == outcome(slow, example)
-    assert any(fast.shapes.plans.values())
+    plans = [plan for plan in fast.shapes.plans.values() if plan]
+    assert plans and any(plan.places is not None for plan in plans) == (name not in SEVERAL_PROMPTS)
     assert fast.ends == slow.ends
 
 

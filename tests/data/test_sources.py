@@ -3,7 +3,7 @@ from typing import Any, Literal
 
 import pytest
 
-from distft.config.schema import Data
+from distft.config.data import Data
 from distft.data.files import file_kind
 from distft.data.sources import find_sources
 

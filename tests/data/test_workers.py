@@ -1,10 +1,13 @@
 """The data stage in several processes, and after a kill."""
 
+import gzip
+import json
 import multiprocessing
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +24,7 @@ from distft.data.render import TemplateRefused
 from distft.data.shards import Rows
 from distft.data.stage import Prepared, prepare_data
 from distft.data.tokenize import byte_tokenizer
-from distft.data.workers import Workers
+from distft.data.workers import Tasks, Workers
 
 Make = Callable[..., Config]
 WriteRows = Callable[..., Path]
@@ -31,6 +34,24 @@ WriteRows = Callable[..., Path]
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(json_lines, "LINES", 16)
     monkeypatch.setattr(blocks, "BLOCK_ROWS", 32)
+
+
+@pytest.fixture
+def workers_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets this process make chunks only after a worker has made one."""
+    came, make, done = threading.Event(), workers.make_chunk, Tasks.done
+
+    def noted(self: Tasks, rows: int) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            came.set()
+        done(self, rows)
+
+    def waiting(given: Any, forms: Any, task: Any) -> int:
+        assert given.data.num_proc == 1 or came.wait(60)
+        return make(given, forms, task)
+
+    monkeypatch.setattr(Tasks, "done", noted)
+    monkeypatch.setattr(workers, "make_chunk", waiting)
 
 
 def rows(count: int) -> list[dict[str, Any]]:
@@ -57,6 +78,8 @@ def fresh(asked: Config, name: str, **data: Any) -> Prepared:
     return prepare_data(asked.changed({"cache_dir": cache} | {f"data.{key}": value for key, value in data.items()}))
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("workers_first")
 def test_one_and_two_processes_write_the_same_bytes(config: Make, write_rows: WriteRows):
     own = str(write_rows(rows(100), "held.jsonl"))
     asked = config(write_rows(rows(700)), eval=own, max_bad_fraction=0.2, overlap="drop")
@@ -67,6 +90,8 @@ def test_one_and_two_processes_write_the_same_bytes(config: Make, write_rows: Wr
     assert one.report["streams"]["train"]["bad"] == 70
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("workers_first")
 def test_weights_stay_with_their_rows_on_two_processes(config: Make, write_rows: WriteRows):
     weights = [(i % 7) / 4 for i in range(400)]  # 0: no token is trained
     asked = [
@@ -101,9 +126,10 @@ def killed(asked: Config, moment: str, note: Path) -> None:
 
     if moment == "while the shards are written":
         stage._closed = kill
-    prepare_data(asked, lambda done: kill() if moment.isdigit() and done >= int(moment) else None)
+    prepare_data(asked, lambda done, _: kill() if moment.isdigit() and done >= int(moment) else None)
 
 
+@pytest.mark.usefixtures("workers_first")
 @pytest.mark.parametrize(
     ("num_proc", "moment"), [(1, "1"), (1, "200"), (2, "100"), (1, "while the shards are written")]
 )
@@ -117,7 +143,7 @@ def test_a_killed_preparation_continues_after_its_finished_part(
     process.join()
     assert process.exitcode == -signal.SIGKILL
     alive = [Path("/proc", number) for number in (tmp_path / "note").read_text().split()]
-    assert len(alive) == (num_proc if num_proc > 1 else 0)
+    assert len(alive) == num_proc - 1
     deadline = time.monotonic() + 30
     while any(path.exists() for path in alive):  # they die with the process that started them
         assert time.monotonic() < deadline
@@ -146,17 +172,21 @@ def note_chunks(monkeypatch: pytest.MonkeyPatch, made: list[str]) -> None:
 
 def children() -> list[int]:
     """Returns the worker processes of this process."""
-    listed = subprocess.run(["ps", "-o", "pid=,args=", "--ppid", str(os.getpid())], capture_output=True, text=True)
+    listed = subprocess.run(
+        ["ps", "-ww", "-o", "pid=,args=", "--ppid", str(os.getpid())], capture_output=True, text=True
+    )
     return [int(line.split()[0]) for line in listed.stdout.splitlines() if "distft.data.workers" in line]
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("workers_first")
 def test_a_killed_worker_is_reported_and_its_work_is_continued(config: Make, write_rows: WriteRows):
     asked = config(write_rows(rows(300)), max_bad_fraction=0.2, num_proc=2)
     whole = fresh(asked, "whole", num_proc=1)
     killed: list[int] = []
 
-    def kill_one(done: int) -> None:
-        if not killed:
+    def kill_one(done: int, share: float | None) -> None:
+        if done and not killed:
             killed.append(children()[0])
             os.kill(killed[0], signal.SIGKILL)
 
@@ -166,13 +196,15 @@ def test_a_killed_worker_is_reported_and_its_work_is_continued(config: Make, wri
     assert contents(prepare_data(asked).folder) == contents(whole.folder)
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("workers_first")
 def test_the_first_error_does_not_depend_on_the_processes(config: Make, write_rows: WriteRows, tmp_path: Path):
     template = tmp_path / "own.jinja"  # its turns end without a special token where the question says so
     template.write_text(
         "{% for m in messages %}{{ m.content }}{% if 'stop' in messages[0].content %} no end {{ messages[0].content }}"
         "{% else %}<|im_end|>{% endif %}{% endfor %}"
     )
-    made = rows(9) * 40
+    made = [dict(row) for row in rows(9) * 40]
     made[200]["prompt"], made[300]["prompt"] = "stop early", "stop late"
     asked = config(write_rows(made), chat_template=str(template))
     for count in (1, 2):
@@ -199,3 +231,22 @@ def test_a_small_data_set_starts_no_process(config: Make, write_rows: WriteRows,
     monkeypatch.setattr(Workers, "_start", lambda self: pytest.fail("a process was started"))
     prepared = prepare_data(config(write_rows(rows(200)), max_bad_fraction=0.2))
     assert len(Rows(prepared.folder, "train")) == 169
+
+
+def test_nobody_waits_for_a_worker_that_imports(config: Make, write_rows: WriteRows, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(workers, "PROGRAM", "import time; 'distft.data.workers'; time.sleep(30); exit(1)")
+    seen: list[int] = []
+    asked = config(write_rows(rows(200)), max_bad_fraction=0.2, num_proc=2)
+    prepared = prepare_data(asked, lambda *_: seen.append(len(children())))
+    assert len(Rows(prepared.folder, "train")) == 169
+    assert seen == [1] * 8 and children() == []  # before the first block, and after each
+
+
+def test_the_error_of_a_source_ends_both_processes(config: Make, tmp_path: Path):
+    file = tmp_path / "rows.jsonl.gz"
+    lines = "".join(f"{json.dumps(row)}\n" for row in rows(400))
+    file.write_bytes(gzip.compress(lines.encode())[:-20])
+    for count in (1, 2):
+        with pytest.raises(RuntimeError, match=r"rows\.jsonl\.gz"):
+            fresh(config(file, max_bad_fraction=0.2), f"cache {count}", num_proc=count)
+        assert children() == []

@@ -9,12 +9,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.warm import python
+
 
 def doctor(
-    folder: Path, *overrides: str, python: str | Path = sys.executable, **variables: str
+    folder: Path, *overrides: str, program: Path | None = None, **variables: str
 ) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"HF_HUB_OFFLINE": "1"} | variables
-    command = [str(python), "-m", "distft.doctor", *overrides]
+    command = [str(program or python()), "-m", "distft.doctor", *overrides]
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
 
@@ -48,7 +50,7 @@ def without_torch(tmp_path: Path) -> Path:
 @pytest.mark.slow
 def test_without_torch_the_other_checks_run(tmp_path: Path, without_torch: Path) -> None:
     lacking = {"PATH": str(tmp_path), "HF_TOKEN": "hf_0123456789abcdef"}
-    done = doctor(tmp_path, "launcher=slurm", "cache_dir=cache", python=without_torch, **lacking)
+    done = doctor(tmp_path, "launcher=slurm", "cache_dir=cache", program=without_torch, **lacking)
     assert done.returncode == 1, done.stderr
     assert "Traceback" not in done.stdout + done.stderr
     assert "PROBLEM packages: torch is missing" in done.stdout

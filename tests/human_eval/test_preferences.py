@@ -3,7 +3,6 @@
 import json
 import math
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from distft.human_eval.study import Study
 from distft.run import RunFolder
 from tests.human_eval.test_analyze import careless, prefer, vote_all
 from tests.support.studies import make_study, plain_texts, write_answers
+from tests.support.warm import python
 
 
 def exported(study: Study, *words: str) -> list[dict[str, Any]]:
@@ -126,7 +126,7 @@ def test_the_votes_train_the_next_run_by_dpo(tmp_path: Path):
         "export=false",
     ]
     words += [f"cache_dir={tmp_path / 'cache'}", "launcher.processes_per_node=1"]
-    subprocess.run([sys.executable, "-m", "distft.launch", *words], check=True)
+    subprocess.run([python(), "-m", "distft.launch", *words], check=True)
     run = RunFolder(tmp_path / "run")
     assert run.read_plan().rows == len(rows) == 6
     first, *_, last = run.read_metrics("train")

@@ -12,8 +12,7 @@ from safetensors.numpy import save_file
 from distft.config import Config, ConfigError, compose, frozen_text
 from distft.data.stage import prepare_data
 from distft.data.tokenize import byte_tokenizer
-from distft.launch.frozen import Own, find_own, kept_rows
-from distft.launch.history import check_config
+from distft.launch.history import Own, check_config, find_own, kept_rows
 from distft.plan import make_plan
 from distft.run import RunFolder
 from distft.tensors.weight_files import content_hash

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from distft.config import ConfigError, compose
-from distft.config.machines import Build, Plugged
 from distft.launch import stages
 from distft.launch.stages import check_devices, check_writable, with_name
+from distft.machines import Build, Plugged
 
 
 def test_an_unwritable_run_folder_is_named_first(tmp_path: Path):

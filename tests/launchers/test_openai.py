@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +15,7 @@ from distft.launch.__main__ import main
 from distft.launchers.openai import Job, OpenAI, OpenAIConfig
 from distft.run import EXIT_PREEMPTED, RunFolder, read_json
 from tests.support.openai_server import KEY, Fault, OpenAIServer
+from tests.support.warm import python
 
 pytestmark = pytest.mark.slow
 MODEL = "gpt-4o-mini-2024-07-18"
@@ -47,7 +47,7 @@ def overrides(folder: Path) -> list[str]:
 
 def start(folder: Path, server: OpenAIServer, *words: str, key: str = KEY) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "distft", "launch", *overrides(folder), *words],
+        [python(), "-m", "distft", "launch", *overrides(folder), *words],
         env=os.environ | {"OPENAI_API_KEY": key, "OPENAI_BASE_URL": server.url},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -8,7 +8,7 @@ import torch
 from transformers import GPT2Config, LlamaConfig
 from transformers.integrations.neftune import neftune_post_forward_hook
 
-from distft.config.dropout import refused, settings_of
+from distft.config.model_folder import dropout_names, refused_dropout
 from distft.data.batches import make_batch
 from distft.data.shards import Row
 from distft.models.build import skeleton
@@ -26,17 +26,17 @@ from tests.support.reference import dense
 
 def test_names_in_the_source_are_those_of_the_class() -> None:
     for config in (LlamaConfig(), GPT2Config()):
-        assert set(settings_of(config.model_type) or ()) == set(dropout_settings(config))
-    assert settings_of("mamba") == () and settings_of("no_such_model") is None
+        assert set(dropout_names(config.model_type) or ()) == set(dropout_settings(config))
+    assert dropout_names("mamba") == () and dropout_names("no_such_model") is None
 
 
 def test_dropout_of_another_architecture_is_refused() -> None:
     llama = {"model_type": "llama"}
-    assert refused(0.1, llama) is None and refused({"attention_dropout": 0.1}, llama) is None
-    message = refused({"hidden_dropout": 0.1}, llama)
+    assert refused_dropout(0.1, llama) is None and refused_dropout({"attention_dropout": 0.1}, llama) is None
+    message = refused_dropout({"hidden_dropout": 0.1}, llama)
     assert message and "is not a dropout setting of llama. Allowed: attention_dropout." in message
-    assert "Did you mean attention_dropout?" in str(refused({"attn_dropout": 0.1}, llama))
-    assert "mamba has no dropout" in str(refused(0.1, {"model_type": "mamba"}))
+    assert "Did you mean attention_dropout?" in str(refused_dropout({"attn_dropout": 0.1}, llama))
+    assert "mamba has no dropout" in str(refused_dropout(0.1, {"model_type": "mamba"}))
     with pytest.raises(ValueError, match="llama has no hidden_dropout. Allowed: attention_dropout"):
         set_dropout(LlamaConfig(), {"hidden_dropout": 0.1})
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.cost import seconds_of_children
+from tests.support.warm import python
 
 HEAVY = ("torch", "transformers", "datasets", "deepspeed")
 
@@ -20,7 +21,7 @@ def right(tmp_path: Path) -> list[str]:
 
 
 def plan(*arguments: str, interpreter: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
-    line = [sys.executable, *interpreter, "-m", "distft.plan", *arguments]
+    line = [*((sys.executable, *interpreter) if interpreter else (python(),)), "-m", "distft.plan", *arguments]
     return subprocess.run(line, capture_output=True, text=True, check=False)
 
 

@@ -75,7 +75,7 @@ def test_checks_without_time_are_listed_as_not_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.soak), signal.SIGTERM])
 def test_an_interrupted_proof_ends_children_and_writes_its_page(number: int, tmp_path: Path) -> None:
     out = tmp_path / "proof"
     process = subprocess.Popen(command(f"out={out}", "checks=[versions,resume,full_1b]"), stdout=subprocess.DEVNULL)

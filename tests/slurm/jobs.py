@@ -2,7 +2,6 @@
 
 import os
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,14 +15,13 @@ SECONDS = 240.0
 
 
 def launch(cluster: Cluster, folder: Path, name: str, *overrides: str, **variables: str) -> subprocess.Popen[str]:
-    """Starts `distft.launch launcher=slurm` on a tiny model, in a terminal of its own."""
+    """Starts `distft.launch launcher=slurm` on a tiny model, in a terminal of its own; its jobs start anew."""
     settings = ["model=gpt2", "model.tiny=true", "data.eval=0.2", f"data.train={folder / 'rows.jsonl'}"]
     settings += ["train.epochs=null", "train.max_steps=4", "train.global_batch_size=8", "train.micro_batch_size=2"]
     settings += ["launcher=slurm", f"name={name}", f"runs_dir={folder / 'runs'}", f"cache_dir={folder / 'cache'}"]
     settings += ["export=false"]
-    program = python() if "launcher=local" in overrides else sys.executable
     return subprocess.Popen(
-        [program, "-m", "distft.launch", *settings, *overrides],
+        [python(), "-m", "distft.launch", *settings, *overrides],
         env=os.environ | cluster.environment | variables,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,

@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ from tests.evaluate.test_benchmarks import write_tasks
 from tests.slurm.jobs import ended, launch, run_of, wait, why
 from tests.support.answered import make_run, read_lines, write_lines
 from tests.support.rows import write_sums
+from tests.support.warm import python
 
 pytestmark = pytest.mark.slow
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.slow
 def run_command(cluster: Cluster, *words: str) -> tuple[int, str, str]:
     """Returns the exit code, the output and the messages of a distft command on the login node."""
     done = subprocess.run(
-        [sys.executable, "-m", *words],
+        [python(), "-m", *words],
         env=os.environ | cluster.environment,
         capture_output=True,
         text=True,

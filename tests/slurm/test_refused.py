@@ -11,6 +11,7 @@ from practice_cluster import Cluster
 
 from tests.slurm.jobs import ended, launch, run_of
 from tests.support.rows import write_sums
+from tests.support.warm import python
 
 REFUSED = {
     "partition": (["launcher.partition=mian"], "launcher.partition=mian: there is no such partition. Try: main"),
@@ -32,7 +33,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def prepared(cluster: Cluster, folder: Path) -> Path:
     """The folder with its rows prepared: what is measured is the refusal."""
-    command = [sys.executable, "-m", "distft.prepare", "model=gpt2", "model.tiny=true", "data.eval=0.2"]
+    command = [python(), "-m", "distft.prepare", "model=gpt2", "model.tiny=true", "data.eval=0.2"]
     command += [f"data.train={folder / 'rows.jsonl'}", f"cache_dir={folder / 'cache'}"]
     subprocess.run(command, check=True, capture_output=True)
     return folder

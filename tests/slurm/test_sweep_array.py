@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ from distft.launchers.slurm.job import read_job
 from distft.run import RunFolder
 from tests.slurm.jobs import ended, wait
 from tests.support.rows import write_sums
+from tests.support.warm import python
 
 pytestmark = pytest.mark.slow
 
@@ -26,7 +26,7 @@ def sweep(cluster: Cluster, folder: Path, *overrides: str) -> subprocess.Popen[s
     settings += ["train.epochs=null", "train.max_steps=2", "train.global_batch_size=4", "train.micro_batch_size=4"]
     settings += [f"runs_dir={folder / 'runs'}", f"cache_dir={folder / 'cache'}", "launcher=slurm", "export=false"]
     return subprocess.Popen(
-        [sys.executable, "-m", "distft.launch", "-m", *settings, *FUSED, "launcher.jobs_at_once=3", *overrides],
+        [python(), "-m", "distft.launch", "-m", *settings, *FUSED, "launcher.jobs_at_once=3", *overrides],
         env=os.environ | cluster.environment | {"OMP_NUM_THREADS": "1"},
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
     )  # fmt: skip

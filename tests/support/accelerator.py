@@ -1,6 +1,6 @@
-"""Stands in for an accelerator's events and streams: recorded work is done when the test says so.
+"""Simulates an accelerator's events and streams: recorded work completes when the test says so.
 
-Times are the device's own: milliseconds of the work that was launched before.
+Event times are milliseconds of device time.
 """
 
 from typing import Any
@@ -10,7 +10,7 @@ import torch
 
 
 class Device:
-    """What a device has been given to do, and how much of it is done."""
+    """The work launched on a device, and how much of it has completed."""
 
     def __init__(self) -> None:
         self.launched = self.done = 0.0
@@ -23,7 +23,7 @@ class Device:
 
 
 def stand_in(monkeypatch: pytest.MonkeyPatch) -> Device:
-    """Replaces torch.Event until the end of the test, with torch's own error for an event that is not done."""
+    """Replaces torch.Event until the end of the test; an event that is not complete raises torch's own error."""
     device = Device()
 
     class Event:

@@ -1,4 +1,4 @@
-"""A world of one process, inside the test's own."""
+"""A process group of one, inside the test's own process."""
 
 import signal
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from distft.runtime.stop import SIGNALS
 
 @contextmanager
 def alone() -> Iterator[World]:
-    """Gives a process group whose only member is this process; signal handlers that a rank sets do not stay."""
+    """Provides a process group of this process alone, and restores the signal handlers that a rank sets."""
     before = {number: signal.getsignal(number) for number in SIGNALS}
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     try:

@@ -59,7 +59,7 @@ def make_run(folder: Path, *more: str, name: str = "run") -> RunFolder:
 
 
 def answers(folder: Path, run: Path, prompts: str, at: str | None = None, **given: str) -> list[dict[str, Any]]:
-    """Returns the lines that `distft generate` writes, answered by this process; folder: a new one for the job."""
+    """Returns the lines that `distft generate` writes; this process answers them. folder: a new one for the job."""
     settings, errors = parse(given)
     assert not errors
     source = find_source(str(run), at, {"launcher.processes_per_node": "1", **given})

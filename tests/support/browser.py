@@ -1,4 +1,4 @@
-"""Headless Chromium through its DevTools pipe: real key presses, screenshots, and what its console reports."""
+"""Headless Chromium through its DevTools pipe: real key presses, screenshots, console messages."""
 
 import base64
 import json
@@ -59,7 +59,7 @@ class Browser:
         self.profile.cleanup()
 
     def call(self, method: str, **parameters: Any) -> Any:
-        """Sends a command and returns its result; events on the way are noted."""
+        """Sends a command and returns its result; records the events that arrive before it."""
         self.number += 1
         number = self.number
         message: dict[str, Any] = {"id": number, "method": method, "params": parameters}
@@ -74,7 +74,7 @@ class Browser:
                 return answer["result"]
 
     def receive(self, seconds: float) -> dict[str, Any]:
-        """Returns the next message; TimeoutError when there is none for so long."""
+        """Returns the next message; TimeoutError if none arrives in time."""
         end = time.monotonic() + seconds
         while b"\0" not in self.buffer:
             if not select.select([self.read], [], [], max(0.0, end - time.monotonic()))[0]:

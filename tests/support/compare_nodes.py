@@ -1,6 +1,6 @@
-"""One rank, alone on its node, compares its environment: `python -m tests.support.compare_nodes OUT [FOLDER]`.
+"""Compares the environments of ranks that run alone on their nodes.
 
-FOLDER comes first in rank 1's search for packages.
+`python -m tests.support.compare_nodes OUT [FOLDER]`. Rank 1 searches FOLDER first for packages.
 """
 
 import json

@@ -1,5 +1,6 @@
-"""One machine's launch of a frozen run of the fake worker that several machines share:
-`python -m tests.support.drive_together RUN NODES HOST:PORT`.
+"""Launches one machine's part of a run of the fake worker that several machines share.
+
+`python -m tests.support.drive_together RUN NODES HOST:PORT`; the run is frozen.
 """
 
 import sys

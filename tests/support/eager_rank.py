@@ -1,8 +1,8 @@
-"""A rank whose status.json follows every step, as with steps of over a second."""
+"""A rank that writes status.json at every step, as with steps of over a second."""
 
 from distft import rank
 from distft.rank import prepare  # noqa: F401  # as the real rank's
-from distft.run import StepReport
+from distft.train.progress import StepReport
 
 
 def main() -> None:

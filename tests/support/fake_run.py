@@ -1,4 +1,4 @@
-"""Frozen runs of the fake worker, and a look at which processes are left."""
+"""Frozen runs of the fake worker, and checks for leftover processes."""
 
 import os
 import time
@@ -24,7 +24,7 @@ def freeze(path: Path, processes: int = 2, steps: int = 5, nodes: int = 1, **con
 def processes_of(run: RunFolder) -> set[int]:
     """Returns the live processes that name the run's folder on their command line or write to a log in it.
 
-    The caller is left out, and so is its fork server, which waits for whatever comes after the run.
+    Excludes this process and its fork server, which outlives the run.
     """
     found = set()
     for folder in Path("/proc").glob("[0-9]*"):
@@ -42,7 +42,7 @@ def processes_of(run: RunFolder) -> set[int]:
 
 
 def name_of(pid: int) -> str:
-    """Returns what a process calls itself, empty when it is gone."""
+    """Returns the name of a process; empty if it has ended."""
     try:
         return Path(f"/proc/{pid}/comm").read_text().strip()
     except OSError:

@@ -1,6 +1,6 @@
-"""A rank that misbehaves as $FAULT says: KIND:RANK:STEP:ATTEMPT, several with commas; the rest is the real rank.
+"""The real rank with injected faults. $FAULT: KIND:RANK:STEP:ATTEMPT, several separated by commas.
 
-At step 0 it does so before it has loaded anything; attempt 0 means each.
+A fault of step 0 occurs before anything is loaded; attempt 0 means every attempt.
 """
 
 import ctypes
@@ -16,7 +16,7 @@ from distft.rank import prepare  # noqa: F401  # as the real rank's
 
 
 def misbehave(kind: str) -> None:
-    """Does what a fault does to a process."""
+    """Injects a fault into this process."""
     if kind == "sleep":
         time.sleep(3600)
     if kind == "lock":
@@ -34,14 +34,14 @@ def misbehave(kind: str) -> None:
 
 
 def faults() -> dict[int, str]:
-    """Returns what this process does in this attempt, by step."""
+    """Returns the faults of this process in this attempt, by step."""
     attempt = sys.argv[sys.argv.index("--attempt") + 1]
     each = (text.split(":") for text in os.environ.get("FAULT", "").split(",") if text)
     return {int(step): kind for kind, who, step, when in each if who == os.environ["RANK"] and when in (attempt, "0")}
 
 
 def plant(planned: dict[int, str]) -> None:
-    """Has the loop's own step fail between a forward and its backward."""
+    """Makes the step of the loop fail between a forward and its backward."""
     from distft.runtime import heartbeat
     from distft.train import loop
 

@@ -11,9 +11,9 @@ from distft.runtime.process_group import World, process_group
 
 
 def fork_ranks(world: int, work: Callable[[World], None]) -> None:
-    """Runs `work` on `world` gloo processes of one thread each; no group may have been made before.
+    """Runs `work` on `world` gloo processes of one thread each; this process must not have a process group yet.
 
-    RuntimeError when one fails.
+    RuntimeError if one of them fails.
     """
     torch.set_num_threads(1)
     with socket.socket() as free:

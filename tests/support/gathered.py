@@ -1,7 +1,6 @@
 """Measures the peak bytes of a step on a live engine: `python -m tests.support.gathered OUT CASES.json`, on each rank.
 
-The model is random, narrow and shallow under a real vocabulary of 49,152, so that what is gathered shows and
-activations do not.
+The model is random, narrow and shallow with a real vocabulary of 49,152, so gathered weights exceed the activations.
 """
 
 import json
@@ -31,10 +30,10 @@ COLLECTIVES = ("reduce_scatter_single", "reduce_scatter_tensor")  # what FSDP2 o
 
 
 class Held(TorchDispatchMode):
-    """`peak` is of all storages seen so far that are alive, in bytes, checked after every operation.
+    """Tracks live storages. `peak`: the most bytes so far, measured after every operation.
 
-    FSDP2 frees and fills storages by resizing them, so they are measured anew each time. What gloo takes for itself, a
-    copy of all that it sums, is left out: NCCL needs none.
+    FSDP2 frees and fills storages by resizing them, so they are measured each time. gloo's copy of its input is not
+    counted, because NCCL has none.
     """
 
     def __init__(self) -> None:
@@ -84,7 +83,7 @@ class Held(TorchDispatchMode):
 
 
 def state_of(engine: Any) -> Iterator[torch.Tensor]:
-    """Yields weights and optimizer state; gradients come with the step."""
+    """Yields weights and optimizer state; gradients exist only within a step."""
     yield from engine.objective.parameters()
     for state in engine.optimizer.state.values():
         yield from (value for value in state.values() if torch.is_tensor(value) and value.ndim)
@@ -103,7 +102,7 @@ def step(engine: Any, seed: int) -> None:
 
 
 def measured(case: dict[str, Any], world: World) -> dict[str, int]:
-    """Returns the highest bytes of a second step, and what of them lives through the run."""
+    """Returns the peak bytes of the second step, and how many of them live as long as the run."""
     engine = make_engine(case, world)
     fill(engine.pieces(), FreshWeights(tuned(case), 0))
     engine.refresh()

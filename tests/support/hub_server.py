@@ -1,6 +1,7 @@
-"""A Hugging Face hub on the loopback: models and datasets in commits, and the errors that requests may get.
+"""A Hugging Face hub on the loopback: models and datasets in commits, and errors in place of answers.
 
-Speaks what huggingface_hub's snapshot_download and the datasets library ask: info, tree, paths, files with ranges.
+It implements the requests of huggingface_hub's snapshot_download and of the datasets library: info, tree, paths, files
+with ranges.
 """
 
 import hashlib
@@ -24,7 +25,7 @@ _FILE = re.compile(r"/(?P<kind>datasets/)?(?P<id>[^/]+/[^/]+)/resolve/(?P<at>[^/
 
 @dataclass
 class Fault:
-    """What the server does instead of answering requests that match `where`, `times` times, or for good."""
+    """An error in place of the answers to requests that match `where`, `times` times or always."""
 
     code: int | None = None  # of the answer; None: see `cut` and `hang`
     headers: dict[str, str] = field(default_factory=dict)
@@ -43,15 +44,15 @@ class Fault:
 
 
 class Hub:
-    """Repositories by kind and id, each a list of commits; `main` is the last. `token`: who lacks it is refused."""
+    """Repositories by kind and id, each a list of commits; `main` is the last. token: others are refused."""
 
-    def __init__(self) -> None:
+    def __init__(self, port: int = 0) -> None:
         self.commits: dict[tuple[str, str], dict[str, Files]] = {}
         self.faults: list[Fault] = []
         self.token: str | None = None
         self.requests: list[str] = []
         self.lock = threading.Lock()
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), type("Asked", (_Asked,), {"hub": self}))
+        self.server = ThreadingHTTPServer(("127.0.0.1", port), type("Asked", (_Asked,), {"hub": self}))
         self.server.daemon_threads = True
         threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
 
@@ -166,9 +167,9 @@ def _etag(content: bytes) -> str:
 
 
 @contextmanager
-def hub() -> Iterator[Hub]:
-    """Gives a hub without repositories, gone at the end."""
-    served = Hub()
+def hub(port: int = 0) -> Iterator[Hub]:
+    """Provides a hub without repositories, until the end of the block. port: 0 chooses a free one."""
+    served = Hub(port)
     try:
         yield served
     finally:

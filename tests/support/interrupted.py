@@ -1,8 +1,8 @@
 """Stops runs at random moments: `python -m tests.support.interrupted OUT RUNS TRIALS SEED`, on every rank.
 
-RUNS/straight and RUNS/cut are frozen alike. The first is trained in one go; the second is sent SIGTERM, SIGUSR1 or the
-launcher's request, to any rank, once or twice, at any moment from before its start-up to after its end, and goes on in
-the next trial; what has come to its end is deleted and begun again.
+RUNS/straight and RUNS/cut have the same config. The first is trained without interruption. The second receives SIGTERM,
+SIGUSR1 or the launcher's stop request, on any rank, once or twice, at any moment from before its start to after its
+end, and continues in the next trial. A run that has ended is deleted and started again.
 """
 
 import json
@@ -34,7 +34,7 @@ KINDS = ("SIGTERM", "SIGUSR1", "request")
 
 @dataclass(frozen=True)
 class Ask:
-    """What is sent, to which rank, and the seconds after which it comes, for each time that it comes."""
+    """A signal or stop request, its rank, and the seconds after which it is sent, each time."""
 
     kind: str
     rank: int
@@ -59,7 +59,7 @@ def send(ask: Ask, run: RunFolder, attempt: int, world: World) -> threading.Thre
 
 
 def one_attempt(run: RunFolder, world: World, ask: Ask | None) -> dict[str, Any]:
-    """Trains from where the run stands until it ends; returns how it ended, and which steps were saved."""
+    """Trains one attempt from the last checkpoint; returns its outcome and the steps that were saved."""
     attempt = run.read_status()["attempt"] + 1
     dist.barrier()
     if world.is_first:
@@ -103,7 +103,7 @@ def weights(run: RunFolder) -> dict[str, bytes]:
 
 
 def numbers(run: RunFolder) -> list[Any]:
-    """Returns the rows of metrics without what a clock or the memory says."""
+    """Returns the rows of metrics without times and memory."""
     keys = ("step", "split", "loss", "accuracy", "grad_norm", "learning_rate", "tokens")
     return [[row.get(key) for key in keys] for row in run.read_metrics()]
 

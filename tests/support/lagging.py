@@ -1,4 +1,4 @@
-"""Listings of a shared filesystem that lag: folders are shown as they once were, files opened by name are current."""
+"""Simulates stale listings of a shared filesystem: listings are old, files opened by name are current."""
 
 import os
 from collections.abc import Iterator
@@ -37,7 +37,7 @@ class OldEntry:
 
 
 class OldListing(list[OldEntry]):
-    """What os.scandir answers."""
+    """The result of os.scandir."""
 
     def __enter__(self) -> "OldListing":
         return self
@@ -51,7 +51,7 @@ class OldListing(list[OldEntry]):
 
 @contextmanager
 def lagging(root: Path) -> Iterator[None]:
-    """Shows `root` and all below it, to whoever lists, as it is now; a folder that comes later looks empty."""
+    """Freezes the listings of `root` and its subfolders; a folder created later looks empty."""
     scandir, listdir = os.scandir, os.listdir
     shown = {folder: OldListing(_entries(folder)) for folder, _, _ in os.walk(root)}
 

@@ -1,4 +1,4 @@
-"""Scores of the same texts under every strategy, for the tests of log-likelihood: `OUT` gets them by strategy."""
+"""Scores the same texts under every strategy, and writes their log-likelihoods to OUT, by strategy."""
 
 import json
 import sys

@@ -1,7 +1,7 @@
 """Every loss of conf/loss on every task that takes it: rows with labels, and references in plain PyTorch.
 
-A reference sees a step's rows in one padded batch, through the class of transformers that the task names, and computes
-the loss by torch's own functions. A new YAML in conf/loss needs a reference here; without one its test fails.
+A reference reads the rows of a step as one padded batch, with the transformers class of the task, and computes the loss
+with torch's functions. A new YAML in conf/loss needs a reference here; without one its test fails.
 """
 
 from collections.abc import Callable
@@ -101,7 +101,7 @@ def case_of(
 
 
 def own_class(case: dict[str, Any]) -> Any:
-    """Returns the model of transformers' own class, with the weights that distft makes."""
+    """Returns the model of transformers' own class, with distft's initial weights."""
     empty = worker.make_skeleton(config_of(case), plan_of(case))
     source, config = FreshWeights(empty, 0), empty.config
     config._attn_implementation = "sdpa"

@@ -2,8 +2,8 @@
 
 `python -m tests.support.observed OUT CASES.json`
 
-Each case is composed, prepared, planned and frozen as a launch does it, then the worker's own `train` makes it. What it
-computes with is watched where it arrives: at the forward of the model, at a look at replicas, at a save.
+Each case is composed, prepared, planned and frozen as by a launch, and trained by the worker's own `train`. Its inputs
+are recorded at the model's forward, at replica checks and at saves.
 """
 
 import json
@@ -50,7 +50,7 @@ def frozen(overrides: list[str]) -> Path:
 
 @contextmanager
 def put(places: dict[tuple[Any, str], Callable[..., Any]]) -> Iterator[None]:
-    """Puts functions in the place of others, within the block."""
+    """Replaces functions within the block."""
     before = {(where, name): vars(where)[name] for where, name in places}
     for (where, name), function in places.items():
         setattr(where, name, function)
@@ -62,7 +62,7 @@ def put(places: dict[tuple[Any, str], Callable[..., Any]]) -> Iterator[None]:
 
 
 class Watch:
-    """What reaches this process: forwards, computed layers, looks at replicas, saves."""
+    """Records forwards, computed layers, replica checks and saves of this process."""
 
     def __init__(self, run: RunFolder, stop_at: int | None = None, spoil: tuple[int, ...] = ()) -> None:
         """stop_at: a step within which the run gets a stop request. spoil: steps whose loss is NaN once."""
@@ -118,10 +118,10 @@ class Watch:
 
 
 def work(case: dict[str, Any], world: World) -> dict[str, Any]:
-    """Starts or continues one run; returns what each rank recorded, and the error that ended it.
+    """Starts or continues one run; returns the records of each rank, and the error that ended the run.
 
-    case: its `overrides`, what a Watch is given, `built`: it is not trained, and its layers
-    are recorded; `shard_bytes`, of the prepared rows.
+    case: its `overrides` and the arguments of Watch; `built`: records the layers without training; `shard_bytes`: of
+    the prepared rows.
     """
     shards = ShardWriter.__init__.__defaults__
     ShardWriter.__init__.__defaults__ = (case.get("shard_bytes", SHARD_BYTES),)

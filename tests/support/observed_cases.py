@@ -135,7 +135,7 @@ OWN = ("stop_at", "spoil", "built", "shard_bytes")  # of a case, and no override
 
 @dataclass(frozen=True)
 class Ran:
-    """What became of a case."""
+    """The outcome of a case."""
 
     overrides: dict[str, Any]
     answer: dict[str, Any]
@@ -158,7 +158,7 @@ class Ran:
         return [each for each in found if each["mode"] == mode and step in (None, each["step"])]
 
     def rows(self, step: int, mode: str = "step") -> list[int]:
-        """Returns which training rows the step read, in order; what fills up a forward is none."""
+        """Returns the training rows that the step read, in order, without fillers."""
         lengths = [length for each in self.forwards(mode, step) for length in each["lengths"]]
         return sorted(LENGTHS.index(length) for length in lengths if length > 1)
 
@@ -177,7 +177,7 @@ def write_texts(file: Path, lengths: list[int], targets: list[int]) -> None:
 
 
 def train_all(folder: Path, cases: Mapping[str, Mapping[str, Any]] = CASES) -> dict[str, Ran]:
-    """Returns what became of each case, all of them made by one group of two processes."""
+    """Trains all cases on one group of two processes; returns their outcomes."""
     write_texts(folder / "train.jsonl", LENGTHS, TARGETS)
     write_texts(folder / "eval.jsonl", LENGTHS_HELD_OUT, TARGETS)
     places = {"data.train": folder / "train.jsonl", "data.eval": folder / "eval.jsonl", "runs_dir": folder / "runs"}

@@ -1,7 +1,7 @@
-"""A server on the loopback that speaks OpenAI's documented API of files, fine-tuning jobs and chat completions.
+"""A server on the loopback with OpenAI's documented API of files, fine-tuning jobs and chat completions.
 
-A job advances one state with each question about it, and its events come in pages, newest first, as the API has them.
-`faults` come instead of answers, once each, for requests whose method and path begin as they say.
+A job advances one state per status request. Its events come in pages, newest first, as in the API. Each of `faults`
+replaces one answer, to a request whose method and path begin as the fault says.
 """
 
 import json
@@ -20,7 +20,7 @@ _FILE = re.compile(rb'name="file"; filename="[^"]+"\r\n(?:[^\r\n]+\r\n)*\r\n(.*?
 
 @dataclass
 class Fault:
-    """of: the beginning of METHOD PATH. code 0: the connection is cut; `after`: the request was carried out before."""
+    """of: the prefix of METHOD PATH. code 0: the connection is closed. after: the request is executed first."""
 
     of: str
     code: int
@@ -100,7 +100,7 @@ class OpenAIServer:
         return about | {"level": "info", "message": message, "type": kind, "data": data}
 
     def answer(self, asked: dict[str, Any]) -> dict[str, Any]:
-        """Answers whether the number of the question is even, and is wrong about the others."""
+        """Answers "even" for an even number in the question, and "wrong" for an odd one."""
         self.asked.append(asked)
         number = int(re.findall(r"\d+", asked["messages"][-1]["content"])[-1])
         message = {"role": "assistant", "content": "even" if number % 2 == 0 else "wrong", "refusal": None}

@@ -1,7 +1,7 @@
 """Rows of pairs and of labelled answers for every loss that reads them, and references in plain PyTorch.
 
-A reference sees every document in a row of its own, padded, through the class of transformers that the task names. The
-log-probabilities of the frozen base are stored numbers, random ones near those of a model that knows nothing.
+A reference reads every document as its own padded row, with the transformers class of the task. The stored
+log-probabilities of the frozen base are random numbers near those of an untrained model.
 """
 
 from collections.abc import Callable

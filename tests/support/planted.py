@@ -1,8 +1,11 @@
-"""Puts faults into a copy of the code, one at a time, and reports which test detects each: by hand, it takes an hour.
+"""Plants faults in a copy of the code, one at a time, and reports which test detects each.
 
-`python -m tests.support.planted [NAME...] [keys]`: all faults of tests/support/faults.txt, or those whose name has one
-of the words in it; with `keys` every key of the schema is ignored in its turn, where tests/test_every_key.py says which
-test shows it. The last column of the table is the first test that failed; a fault that none met makes the exit code 1.
+Run by hand; it takes an hour.
+
+`python -m tests.support.planted [NAME...] [keys]` plants all faults of tests/support/faults.txt, or those whose name
+contains one of the words. `keys` also ignores each key of the schema, one at a time, and runs the test that
+tests/test_every_key.py names for it. The last column of the table is the first test that failed. The exit code is 1 if
+a fault was not detected.
 """
 
 import importlib
@@ -59,7 +62,7 @@ _MINUTES = 10  # after which a test counts as failed: it waits for what the faul
 
 @dataclass(frozen=True)
 class Fault:
-    """A line that is wrong, and the tests of which one is to fail."""
+    """A wrong line, and the tests of which one must fail."""
 
     name: str
     file: str
@@ -72,7 +75,7 @@ class Fault:
 
 
 def faults() -> list[Fault]:
-    """Returns what stands in faults.txt."""
+    """Returns the faults of faults.txt."""
     found = []
     for block in Path(__file__).with_name("faults.txt").read_text().strip().split("\n\n")[1:]:
         head, *lines = [line for line in block.splitlines() if not line.startswith("#")]
@@ -84,7 +87,7 @@ def faults() -> list[Fault]:
 
 
 def copy(folder: Path) -> None:
-    """Copies all files that git knows or would take."""
+    """Copies all files that git tracks or does not ignore."""
     listed = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
         cwd=CHECKOUT, capture_output=True, check=True,
@@ -98,7 +101,7 @@ def copy(folder: Path) -> None:
 
 @contextmanager
 def planted(fault: Fault, folder: Path) -> Iterator[None]:
-    """Has the fault in the copy at `folder` within the block; ValueError when its line is not there once."""
+    """Plants the fault in the copy at `folder` within the block; ValueError unless its line occurs exactly once."""
     if fault.occurrences(folder) != 1:
         raise ValueError(f"{fault.name}: {fault.file} has {fault.occurrences(folder)} times: {fault.old}")
     file = folder / fault.file
@@ -111,9 +114,9 @@ def planted(fault: Fault, folder: Path) -> Iterator[None]:
 
 
 def failing(tests: Sequence[str], folder: Path) -> str | None:
-    """Returns the first of the tests that fails in the copy; None when all pass.
+    """Returns the first of the tests that fails in the copy; None if all pass.
 
-    They run in a process that is forked from this one, which has imported what distft stands on and nothing of it.
+    They run in a fork of this process, which has imported the dependencies of distft but not distft.
     """
     said = folder.with_name("said.txt")
     child = os.fork()
@@ -147,19 +150,20 @@ def _run(tests: Sequence[str], folder: Path, said: Path) -> int:
     for name in [name for name in sys.modules if name.partition(".")[0] in ("tests", "distft")]:
         del sys.modules[name]
     warm = importlib.import_module("tests.support.warm")
+    os.environ.pop(warm.SHARED, None)
     setattr(warm, "begin", warm.begin_by_fork)  # noqa: B010  # its server would import everything once more
     return int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", "--tb=line", *tests]))
 
 
 def load() -> None:
-    """Imports what tests need, before anything is forked."""
+    """Imports the dependencies of the tests before the first fork."""
     os.environ |= {"HF_HUB_OFFLINE": "1", "WANDB_MODE": "offline", "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
     for name in ("torch.distributed.fsdp", "transformers.models.gpt2.modeling_gpt2", "deepspeed", "hydra", "pyarrow"):
         importlib.import_module(name)
 
 
 def ignored_keys() -> list[Fault]:
-    """Returns a fault for each key that a test shows: what was typed for it is forgotten after all checks."""
+    """Returns a fault for each key that has a test: its typed value is dropped after all checks."""
     from tests.test_every_key import SHOWN
 
     old = "    return Config.of(_with_absolute_paths(values), origin)"
@@ -175,7 +179,7 @@ def ignored_keys() -> list[Fault]:
 
 
 def main(words: list[str]) -> int:
-    """Returns 1 when a fault met no failing test."""
+    """Returns 1 if a fault was not detected."""
     found = ignored_keys() if "keys" in words else faults()
     words = [word for word in words if word != "keys"]
     chosen = [fault for fault in found if not words or any(word in fault.name for word in words)]

@@ -1,4 +1,4 @@
-"""What ranks import, imported once: the process that `tests.support.ranks` forks them from runs this file.
+"""Imports the modules of ranks once, in the process that `tests.support.ranks` forks them from.
 
 Trap: threads do not survive a fork, so nothing is computed here.
 """

@@ -1,4 +1,4 @@
-"""Runs a module on several real gloo processes and gives back what its rank 0 wrote."""
+"""Runs a module on several real gloo processes and returns what rank 0 wrote."""
 
 import json
 import os
@@ -17,7 +17,7 @@ def run_ranks(
 ) -> Any:
     """Runs `python -m module OUT ARGUMENTS` on `world` processes; returns the JSON that rank 0 wrote to OUT.
 
-    variables: of the environment; each process is then a Python of its own, since libraries read some as they load.
+    variables: of the environment; with them each process is a new Python, because libraries read some at import.
     """
     program = sys.executable if variables else python()
     with tempfile.TemporaryDirectory() as folder:

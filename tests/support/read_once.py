@@ -1,7 +1,7 @@
-"""Eight ranks load one model and one checkpoint after another: `python -m tests.support.read_once MODELS CHECKPOINTS`.
+"""Loads models and resumes checkpoints on eight ranks, one after another.
 
-MODELS/<strategy> is loaded under that strategy; what was saved under fsdp is then resumed from CHECKPOINTS/<strategy>,
-a copy of it, so that each load has files of its own.
+`python -m tests.support.read_once MODELS CHECKPOINTS`. Each strategy loads MODELS/<strategy>. It then resumes what was
+saved under fsdp from its own copy, CHECKPOINTS/<strategy>, so that each load reads its own files.
 """
 
 import shutil

@@ -1,8 +1,8 @@
 """The reference for strategies: a plain loop without distft's step, engine or batches.
 
-It sees all rows of a step in one micro-batch, with unequal target counts, and uses an attention mask.
-It begins at the strategies' fp32 weights and computes in fp64: what is between it and a strategy is that strategy's
-rounding alone. In fp32 it had a share of its own, up to 1.4e-5 of a weight, and a bar of 2e-5 judged the sum of both.
+It reads all rows of a step in one micro-batch, with unequal target counts and an attention mask. It starts from the
+strategies' fp32 weights and computes in fp64, so its difference from a strategy is that strategy's rounding error. In
+fp32 its own error was up to 1.4e-5 of a weight, and a bound of 2e-5 tested the sum of both.
 """
 
 from collections.abc import Callable
@@ -36,7 +36,7 @@ def dense(name: str, seed: int, **architecture: Any) -> Any:
 
 
 class InDouble(TorchFunctionMode):
-    """Whatever asks for fp32 gets fp64: a model's norms, angles and softmax ask by name, whatever its weights are."""
+    """Replaces fp32 by fp64: a model's norms, angles and softmax request fp32 explicitly."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is torch.Tensor.float:
@@ -61,7 +61,7 @@ def train_reference(
 def train_dense(
     model: Any, folder: Path, steps: int, seed: int = 0, max_norm: float = 1.0, **adamw: Any
 ) -> dict[str, Any]:
-    """Does the same with the parameters of `model` that take a gradient."""
+    """Does the same for the parameters of `model` that require a gradient."""
     with InDouble():
         return train_on(next_tokens, model.double().train(), folder, steps, seed, max_norm, ADAMW | adamw)
 

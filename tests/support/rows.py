@@ -40,7 +40,7 @@ def teacher_file(folder: Path, split: str) -> Path:
 
 
 def open_rows(folder: Path, split: str, class_weights: list[float] | None = None) -> Rows:
-    """Opens rows, with those numbers where they are."""
+    """Opens rows, with the numbers of a reference and of a teacher where they exist."""
     rows, file = Rows(folder, split, class_weights=class_weights), reference_file(folder, split)
     rows = rows.with_reference(np.load(file)) if file.is_file() else rows
     if not (taught := teacher_file(folder, split)).is_file():

@@ -1,7 +1,7 @@
 """Runs shell text from the docs and from launch/ in an empty folder, with `python -m distft.launch` made small.
 
-The shell finds a `python` of ours first: a launch makes one step of a tiny random model,
-or becomes a plan, of a sweep the plan of every job. Everything else is the real thing.
+The first `python` in PATH is a wrapper: a launch makes one step of a tiny random model, or is replaced by a plan (for a
+sweep, by the plan of every job). Everything else is real.
 """
 
 import os

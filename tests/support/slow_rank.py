@@ -1,8 +1,8 @@
-"""A rank that is slow as $SLOW says, KIND:RANK:SECONDS:ATTEMPT, several with commas, and does what $FAULT says; else it
-is the real rank.
+"""The real rank, slowed down by $SLOW, and with the faults of $FAULT.
 
-KIND is where it sleeps in every step: before its rows, or in its forward. `twice` works twice as long in the forward.
-`delete` deletes a checkpoint that slowly, and prints when it begins.
+$SLOW: KIND:RANK:SECONDS:ATTEMPT, several separated by commas. KIND is where the rank sleeps in every step: before its
+rows, or in its forward. `twice` doubles the work of the forward. `delete` deletes a checkpoint that slowly, and prints
+when it begins.
 """
 
 import os

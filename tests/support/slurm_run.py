@@ -1,4 +1,4 @@
-"""A run on a cluster as launch freezes it, of a tiny model and without data prepared."""
+"""Freezes a run for a cluster as launch does, with a tiny model and without prepared data."""
 
 from pathlib import Path
 
@@ -10,7 +10,10 @@ from tests.support.rows import write_sums
 
 
 def freeze(folder: Path, name: str, *overrides: str, micro_batch_size: int | None = 4) -> RunFolder:
-    """Returns the run's folder, ready to be submitted: 32 rows a step, 4 at a time; None: as many as are packed."""
+    """Returns the folder of a run that can be submitted: 32 rows per step.
+
+    micro_batch_size: rows per forward; None: packed.
+    """
     folder.mkdir(exist_ok=True)
     write_sums(folder)
     settings = ["model.tiny=true", f"data.train={folder / 'rows.jsonl'}", f"cache_dir={folder / 'cache'}"]

@@ -14,7 +14,7 @@ PAGE = os.sysconf("SC_PAGE_SIZE")
 
 @contextmanager
 def small_disk(folder: Path, size: int) -> Iterator[Path]:
-    """Gives a disk of `size` bytes at `folder`; skips where none can be mounted."""
+    """Mounts a disk of `size` bytes at `folder`; skips the test where that is not possible."""
     folder.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
     if os.geteuid() or subprocess.run(command, check=False, capture_output=True).returncode:
@@ -26,7 +26,7 @@ def small_disk(folder: Path, size: int) -> Iterator[Path]:
 
 
 def fill(disk: Path, leave: int = 0) -> Path:
-    """Fills the disk up to `leave` free bytes; deleting the file that is returned makes room again."""
+    """Fills the disk up to `leave` free bytes; deleting the returned file makes room again."""
     filler = disk / "filler"
     filler.unlink(missing_ok=True)
     found = os.statvfs(disk)

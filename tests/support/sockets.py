@@ -1,4 +1,4 @@
-"""Records by strace the addresses of every socket that processes connect, bind or send from."""
+"""Records with strace the addresses of every socket that processes connect, bind or send from."""
 
 import ipaddress
 import re
@@ -17,7 +17,7 @@ DNS = 53
 
 @dataclass(frozen=True)
 class Talk:
-    """One call with an address: of the internet with its port, or of this machine with its path."""
+    """One call with an address: an internet address with its port, or a local path."""
 
     process: int
     call: str
@@ -27,7 +27,7 @@ class Talk:
 
     @property
     def is_local(self) -> bool:
-        """Whether it stays on this machine: the loopback, or a socket in the file system; a bind to all counts too."""
+        """Whether the address is on this machine: loopback, a socket file, or a bind to all addresses."""
         if self.port is None:
             return True
         found = ipaddress.ip_address(self.address)
@@ -36,7 +36,7 @@ class Talk:
 
 
 def talks(command: Sequence[str], folder: Path, **options: object) -> list[Talk]:
-    """Runs a command with all that it starts, and returns whom they talk to; AssertionError when it fails."""
+    """Runs a command and returns the addresses that it and its children use; AssertionError if it fails."""
     folder.mkdir()
     done = subprocess.run(
         [*_STRACE, "-o", str(folder / "calls"), *command], capture_output=True, text=True, check=False, **options

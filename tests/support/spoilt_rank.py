@@ -1,6 +1,6 @@
-"""A rank whose loss is not finite in the micro-batches that hold a document of over $SPOILT_TOKENS tokens.
+"""The real rank with a non-finite loss in micro-batches with a document of over $SPOILT_TOKENS tokens.
 
-Before step $SPOILT_BITS one bit of one rank's weights is another. The rest is the real rank.
+Before step $SPOILT_BITS it flips one bit of one rank's weights.
 """
 
 import os

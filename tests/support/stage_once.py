@@ -1,6 +1,6 @@
 """Four ranks on two nodes stage a model and rows: `python -m tests.support.stage_once OUT PLAN`.
 
-The nodes differ by their TMPDIR. Twice, as two runs do; each rank writes what it was given to OUT/RANK.json.
+The nodes differ by their TMPDIR. They stage twice, as for two runs; each rank writes its result to OUT/RANK.json.
 """
 
 import os

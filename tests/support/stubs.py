@@ -1,4 +1,4 @@
-"""Stand-ins for programs of a cluster, where a test needs an answer that no practice cluster gives at will."""
+"""Stubs of cluster programs, for answers that the practice cluster does not give on demand."""
 
 import os
 import shlex
@@ -12,7 +12,7 @@ RECORDED = Path(__file__).with_name("recorded")  # what programs of SLURM 22.05.
 
 
 def only_path(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Makes `folder`, with no program of SLURM in it yet, the first place where programs are looked for."""
+    """Makes `folder`, without a program of SLURM in it yet, the first folder of PATH."""
     folder.mkdir(exist_ok=True)
     monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
     for name in ("SECONDS_OF_COMMAND", "SECONDS_OF_JOB", "_SECONDS_BETWEEN_QUESTIONS"):
@@ -20,7 +20,7 @@ def only_path(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def stub(folder: Path, name: str, script: str) -> None:
-    """Puts a program into `folder` that runs `script`, after it has noted its words in NAME.calls."""
+    """Writes a program into `folder` that records its arguments in NAME.calls and runs `script`."""
     calls = shlex.quote(str(folder / f"{name}.calls"))
     note = f'printf "%s\\n" "$(printf "%s\\t" "$@")" >> {calls}'
     file = folder / name
@@ -29,11 +29,11 @@ def stub(folder: Path, name: str, script: str) -> None:
 
 
 def stub_recorded(folder: Path, name: str, recorded: str) -> None:
-    """Puts a program into `folder` that prints what the real one printed."""
+    """Writes a program into `folder` that prints what the real one printed."""
     stub(folder, name, f"cat {shlex.quote(str(RECORDED / recorded))}")
 
 
 def calls(folder: Path, name: str) -> list[list[str]]:
-    """Returns the words of every call of a stub, in order."""
+    """Returns the arguments of every call of a stub, in order."""
     file = folder / f"{name}.calls"
     return [line.rstrip("\t").split("\t") for line in file.read_text().splitlines()] if file.is_file() else []

@@ -1,6 +1,6 @@
 """Rows of tokens with a teacher's distributions at the targets, and the reference of distillation in plain PyTorch.
 
-The distributions are random ones: what a teacher would give is held in tests/train/test_teacher.py.
+The distributions are random; tests/train/test_teacher.py tests those of a real teacher.
 """
 
 from collections.abc import Callable

@@ -2,10 +2,12 @@
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -80,11 +82,36 @@ def test_signals_reach_the_process_and_its_end_is_passed_on(number: signal.Signa
         time.sleep(0.02)
 
 
-def test_other_variables_of_an_import_need_a_python_of_its_own(folder: Path) -> None:
+def is_loaded(folder: Path, *through: str, begin: Callable[[], object] | None = None, **variables: str) -> bool:
+    """Returns whether torch is imported before a module says so. through, begin: what starts the process."""
     (folder / "loaded.py").write_text("import json, sys\nprint(json.dumps('torch' in sys.modules))")
+    command = [*through, python(), "-m", "loaded"]
+    return json.loads(subprocess.check_output(command, cwd=folder, env=os.environ | variables, preexec_fn=begin))
 
-    def is_loaded(**variables: str) -> bool:
-        command = [python(), "-m", "loaded"]
-        return json.loads(subprocess.check_output(command, cwd=folder, env=os.environ | variables))
 
-    assert is_loaded() and not is_loaded(HF_ENDPOINT="http://127.0.0.1:1")
+def test_other_variables_of_an_import_need_a_python_of_its_own(folder: Path) -> None:
+    assert is_loaded(folder) and not is_loaded(folder, HF_ENDPOINT="http://127.0.0.1:1")
+    assert not is_loaded(folder, SLURM_JOB_ID="7"), "its daemons count and signal the processes of a job"
+
+
+def test_other_limits_or_cores_need_a_python_of_its_own(folder: Path) -> None:
+    """Which the server cannot give."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    assert not is_loaded(folder, begin=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (soft - 1, hard)))
+    cores = os.sched_getaffinity(0)
+    if len(cores) > 1:
+        assert not is_loaded(folder, begin=lambda: os.sched_setaffinity(0, {min(cores)}))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make namespaces")
+@pytest.mark.parametrize("namespace", ["--uts", "--net", "--mount"])
+def test_other_namespaces_need_a_python_of_its_own(namespace: str, require: Any, folder: Path) -> None:
+    assert not is_loaded(folder, require("unshare"), namespace)
+
+
+def test_a_program_of_a_line_is_run_as_xdist_starts_its_workers(folder: Path) -> None:
+    """And starts others with sys.executable as usual."""
+    program = "import sys; print('torch' in sys.modules, __name__, sys.argv, sys.executable, sys.stdin.readline())"
+    command = [python(), "-u", "-c", program]
+    done = subprocess.run(command, input="a line", capture_output=True, text=True, check=True)
+    assert done.stdout.rstrip() == f"True __main__ ['-c'] {sys.executable} a line"

@@ -1,4 +1,4 @@
-"""Records by strace which files processes look up and read, in what sizes."""
+"""Records with strace which files processes look up and read, and the sizes of the reads."""
 
 import re
 import signal
@@ -32,7 +32,7 @@ class Call:
 
 
 def trace(command: Sequence[str], folder: Path, seconds: float = 280, **options: object) -> list[Call]:
-    """Runs a command with all that it starts, and returns its calls; AssertionError when it fails."""
+    """Runs a command and returns the calls of it and its children; AssertionError if it fails."""
     folder.mkdir()
     done = subprocess.run(
         [*_STRACE, "--seccomp-bpf", "-o", str(folder / "calls"), *command],
@@ -47,7 +47,7 @@ def trace(command: Sequence[str], folder: Path, seconds: float = 280, **options:
 
 
 def watch(process: int, folder: Path, seconds: float) -> list[Call]:
-    """Returns what a running process, and all that it has started, calls in the next `seconds`."""
+    """Returns the calls of a running process and its children in the next `seconds`."""
     folder.mkdir()
     watched = [word for each in (process, *_descendants(process)) for word in ("-p", str(each))]
     strace = subprocess.Popen([*_STRACE, "-o", str(folder / "calls"), *watched], stderr=subprocess.DEVNULL)
@@ -78,7 +78,7 @@ def _calls(file: Path) -> Iterator[Call]:
 
 
 def _path(given: str) -> str:
-    """Returns the file a call names: `3</a/b>, ...` an open one, `AT_FDCWD</cwd>, "c"` one of a folder's."""
+    """Returns the file of a call: `3</a/b>, ...` names an open one, `AT_FDCWD</cwd>, "c"` one in a folder."""
     quoted = re.search(r'"((?:[^"\\]|\\.)*)"', given)
     opened = re.search(r"(?:^|, )(?:\d+|AT_FDCWD)<([^>]*)>", given)
     if quoted and quoted[1]:

@@ -1,6 +1,6 @@
 """Trains many small cases on one group of real processes: `python -m tests.support.train_cases OUT CASES.json`.
 
-A case names a strategy's and a model's YAML in conf/, so that a new YAML is in the matrix as soon as it is there.
+A case names YAML files in conf/ for its strategy and model, so a new YAML joins the matrix automatically.
 """
 
 import json
@@ -56,7 +56,7 @@ def instantiate_strategy(name: str, **settings: Any) -> Any:
 
 
 def tuned(case: dict[str, Any]) -> Any:
-    """Returns the case's model with what its tuning adds."""
+    """Returns the case's model with the adapters of its tuning, if it has any."""
     return worker.built(config_of(case).tuning)(tiny_model(case["model"], **case.get("architecture", {})))
 
 
@@ -65,10 +65,10 @@ def part(group: str, name: str) -> dict[str, Any]:
 
 
 def config_of(case: dict[str, Any]) -> Config:
-    """Returns a config whose engine is the case's, from conf/ and the case's own settings; all else are defaults.
+    """Returns the config of the case's engine, from conf/ and the case's settings; the rest are defaults.
 
-    lora: settings of adapters, which alone are trained then. adamw: further settings of the optimizer. task, loss: with
-    labels, of the rows, a task of labels.
+    lora: settings of adapters; only these are then trained. adamw: further settings of the optimizer. task, loss: of
+    rows with labels.
     """
     model = part("model", case["model"]) | {"task": case.get("task", "causal_lm")}
     model["tiny_architecture"] |= case.get("architecture", {})
@@ -89,7 +89,7 @@ def config_of(case: dict[str, Any]) -> Config:
 
 
 def make_engine(case: dict[str, Any], world: World) -> Any:
-    """Returns the engine that a worker makes of the case's config."""
+    """Returns the engine that a worker creates from the case's config."""
     return worker.make_engine(config_of(case), plan_of(case), world)
 
 
@@ -98,7 +98,7 @@ def plan_of(case: dict[str, Any]) -> Any:
 
 
 class Reductions(TorchDispatchMode):
-    """Collects the dtypes of floating tensors that processes add up."""
+    """Collects the dtypes of the floating-point tensors that processes reduce."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -115,7 +115,7 @@ class Reductions(TorchDispatchMode):
 
 
 def norm_of_gradients(engine: Any) -> float:
-    """Returns the norm, in fp64, of the whole gradient that the engine holds, put together from all processes."""
+    """Returns the fp64 norm of the whole gradient of the engine, gathered from all processes."""
     if not hasattr(engine, "deepspeed"):
         whole = [parameter.grad.full_tensor() for parameter in engine.objective.parameters()]
         return torch.cat([gradient.double().view(-1) for gradient in whole]).norm().item()
@@ -129,7 +129,7 @@ def norm_of_gradients(engine: Any) -> float:
 
 
 def frozen_sums(engine: Any, world: World) -> dict[str, float]:
-    """Returns the sum in fp64 of each weight that is not trained, each element counted once."""
+    """Returns the fp64 sum of each frozen weight, each element counted once."""
     pieces = [piece for piece in engine.pieces() if piece.frozen and piece.writes]
     own: dict[str, float] = {}
     for piece in pieces:
@@ -155,10 +155,10 @@ def save(engine: Any, folder: Path, step: int, world: World, background: bool = 
 
 
 def run_case(case: dict[str, Any], world: World) -> dict[str, Any]:
-    """Trains one case; returns losses, gradient norms, held-out metrics and what is in force.
+    """Trains one case; returns losses, gradient norms, held-out metrics and the settings in effect.
 
-    micro: rows per forward; of a list each step takes the next. probe: false where nothing is exported from `save`.
-    A case with `find` trains nothing: it reports which checkpoint each process would resume, or the error.
+    micro: rows per forward; a list has one entry per step. probe: false where nothing is exported from `save`. A case
+    with `find` trains nothing: it reports which checkpoint each process would resume, or the error.
     """
     if "find" in case:
         return {"case": case, "found": texts_of_all(found(case, world), world)}

@@ -84,9 +84,9 @@ def make_case(key: Key, rows: Path, folder: Path) -> dict[str, Any]:
 
 
 def run_cases(world: int, cases: dict[Any, dict[str, Any]], folder: Path) -> dict[Any, dict[str, Any]]:
-    """Trains the cases on one group of `world` processes; returns the answers by the cases' keys.
+    """Trains the cases on one group of `world` processes; returns the results by the cases' keys.
 
-    Cases of one process are dealt out to two of them, so what goes on from another must come in a later call.
+    Cases of one process are distributed over two processes, so a case that resumes another one must be in a later call.
     """
 
     def train(number: int, part: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -108,19 +108,19 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def trained(rows: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[Key, dict[str, Any]]:
-    """The answer of every case by its key; its checkpoint of step 5 is in answer["case"]["save"]."""
+    """The result of every case by its key; its checkpoint of step 5 is in result["case"]["save"]."""
     return _train([*KEYS, *LORA_KEYS], rows, tmp_path_factory.mktemp("parity"))
 
 
 @pytest.fixture(scope="session")
 def trained_more(rows: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[Key, dict[str, Any]]:
-    """The same of MORE_KEYS."""
+    """The same for MORE_KEYS."""
     return _train(MORE_KEYS, rows, tmp_path_factory.mktemp("parity"))
 
 
 @pytest.fixture(scope="session")
 def trained_to_export(rows: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[Key, dict[str, Any]]:
-    """The same of all KEYS on several processes, each with what an export is verified against."""
+    """The same for all KEYS on several processes, each with the probe that an export is verified against."""
     keys = [key for key in KEYS if key[2] > 1]
     return _train(keys, rows, tmp_path_factory.mktemp("parity"), probe=True)
 

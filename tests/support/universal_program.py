@@ -1,7 +1,7 @@
 """A plain DeepSpeed program, without distft: `python -m tests.support.universal_program OUT FOLDER BASE STAGES`.
 
-Loads the universal checkpoint in FOLDER into a model like BASE at every stage, and writes what it then holds to
-safetensors files next to OUT.
+Loads the universal checkpoint in FOLDER into a model like BASE at every stage, and writes the loaded state to
+safetensors files.
 """
 
 import json

@@ -1,5 +1,7 @@
 """A Python whose imports are done: `python()` starts `-m` of distft and of the tests in 20 ms instead of 1 to 8 s.
 
+The workers of pytest-xdist start from it as well, and use the same server.
+
 The processes are forked from a server that has imported torch, transformers, deepspeed and distft. They are real ones,
 with their own streams, environment, folder and signals, and end when the process that stands for them does. What reads
 the environment as it is imported, and every other program, runs in a Python of its own.
@@ -7,6 +9,7 @@ the environment as it is imported, and every other program, runs in a Python of 
 
 import atexit
 import importlib
+import io
 import json
 import os
 import pkgutil
@@ -24,33 +27,45 @@ from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from threading import Lock
+from types import ModuleType
 from typing import IO, Any, NoReturn
 
 from distft.compat.interpreter import end_threads, forget_exit_functions, run_exit_functions
 from distft.runtime.logs import QUIET_VARIABLES
 from distft.runtime.process import die_with_parent, uncollected
+from tests.support.warm_client import inherited
 
 CHECKOUT = Path(__file__).parents[2]
-ROOMS = ("config", "data", "evaluate", "export", "generate", "launch", "launchers", "plan", "report", "sweep")
+OTHERS = ("pandas", "PIL.PngImagePlugin", "rich.progress", "rich.table")  # imported on first use
+ROOMS = ("audit", "config", "data", "evaluate", "export", "generate", "human_eval", "launch", "launchers", "plan")
+ROOMS += ("report", "sweep")
 
 # Variables that libraries read while they are imported: with others than the server's, a process imports them itself.
-AT_IMPORT = ("CUDA_", "DS_", "HF_", "HOME", "HYDRA_", "LC_", "LD_", "MALLOC_", "MPL", "TORCH_", "TRANSFORMERS_", "TZ")
+# So does a job of SLURM, whose processes its daemons count and signal.
+AT_IMPORT = ("CUDA_", "DS_", "HF_", "HOME", "HYDRA_", "LC_", "LD_", "MALLOC_", "MPL", "SLURM_JOB", "TORCH_")
+AT_IMPORT += ("TRANSFORMERS_", "TZ")
 # What a command gives libraries itself, so that it makes no difference whether its environment has it already.
 OF_COMMANDS = QUIET_VARIABLES | {"HF_DATASETS_OFFLINE": "1"}
+SHARED = "WARM_PYTHON"  # the path that the process of pytest gives its workers
 SEPARATE = {"HF_TOKEN", "PYTHONPATH", "PYTHONDONTWRITEBYTECODE", "PYTHONUNBUFFERED"}
 
 
 _starting = Lock()
 
 
-def python() -> str:
-    """Returns the path of a Python for `-m`; its server starts with the first call and ends with this process."""
+def python(**variables: str) -> str:
+    """Returns the path of a Python for `-m`; its server starts with the first call and ends with this process.
+
+    variables: of the environment, which libraries read as they are imported; each set of them has its own server.
+    """
     with _starting:
-        return _start()
+        return _start(tuple(variables.items()))
 
 
 @cache
-def _start() -> str:
+def _start(variables: tuple[tuple[str, str], ...]) -> str:
+    if not variables and SHARED in os.environ:
+        return os.environ[SHARED]
     if not hasattr(os, "pidfd_open"):
         return sys.executable
     folder = Path(tempfile.mkdtemp(prefix="warm-"))
@@ -61,26 +76,40 @@ def _start() -> str:
     program.chmod(0o755)
     own, its = socket.socketpair()
     with its, (folder / "log").open("w") as log:
-        begin([str(address), str(program), str(its.fileno())], its, log)
+        arguments = [str(address), str(program), str(its.fileno())]
+        server = begin_anew(arguments, its, log, **dict(variables)) if variables else begin(arguments, its, log)
     assert own.recv(1), (folder / "log").read_text()
-    atexit.register(own.close)  # which ends the server; this process keeps it open until then
+    atexit.register(_end, own, server)
     return str(program)
 
 
-def begin(arguments: list[str], its: socket.socket, log: IO[str]) -> None:
-    """Starts the server, whose end of the connection to this process is `its`."""
+def _end(own: socket.socket, server: int) -> None:
+    """Ends a server, and waits, so that its processor time counts as that of this process's children."""
+    own.shutdown(socket.SHUT_RDWR)  # not close: a forked process may have it, too
+    with suppress(ChildProcessError):
+        os.waitpid(server, 0)
+
+
+def begin_anew(arguments: list[str], its: socket.socket, log: IO[str], **variables: str) -> int:
+    """Starts the server, whose end of the connection to this process is `its`; returns its process id."""
     command = [sys.executable, "-m", "tests.support.warm", *arguments]
-    subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=[its.fileno()])
+    environment = os.environ | variables
+    streams: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log}
+    return subprocess.Popen(command, env=environment, pass_fds=[its.fileno()], **streams).pid
 
 
-def begin_by_fork(arguments: list[str], its: socket.socket, log: IO[str]) -> None:
+begin = begin_anew  # tests.support.planted has another
+
+
+def begin_by_fork(arguments: list[str], its: socket.socket, log: IO[str]) -> int:
     """Does the same, without importing again what this process has imported."""
-    if not os.fork():
+    if not (server := os.fork()):
         try:
             os.closerange(3, its.fileno())
             main(arguments)
         finally:
             os._exit(0)
+    return server
 
 
 class Server:
@@ -90,6 +119,7 @@ class Server:
         """parent: of the process that this one ends with."""
         self.program = program
         self.environment = dict(os.environ)
+        self.inherited = inherited(signal.pthread_sigmask(signal.SIG_BLOCK, ()))
         self.own = [os.getcwd(), "", *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
         self.listener = socket.socket(socket.AF_UNIX)
         self.listener.bind(address)
@@ -144,7 +174,9 @@ class Server:
         client.close()
 
     def is_warm(self, wanted: dict[str, Any]) -> bool:
-        """Returns whether what is imported here is what a Python of its own would import."""
+        """Returns whether a Python of its own would import what is imported here, and have the limits of this one."""
+        if wanted["inherited"] != self.inherited:
+            return False
         theirs = wanted["environment"]
         names = [n for n in {*theirs, *self.environment} if n.startswith((*AT_IMPORT, "PYTHON")) and n not in SEPARATE]
         # What imports have set since, such as DS_ACCELERATOR, is the same in either case.
@@ -175,11 +207,7 @@ class Server:
             os.environ.clear()
             os.environ.update(wanted["environment"])
             self.set_up(wanted["arguments"])
-            name = wanted["arguments"][1]
-            for module in (name, f"{name}.__main__"):
-                if not hasattr(sys.modules.get(module), "__path__"):
-                    sys.modules.pop(module, None)  # it is the main module now
-            runpy.run_module(name, run_name="__main__", alter_sys=True)
+            run_main(wanted["arguments"])
             code = 0
         except SystemExit as error:
             code = error.code if isinstance(error.code, int) else int(error.code is not None)
@@ -197,7 +225,9 @@ class Server:
 
         added = os.environ.get("PYTHONPATH", "").split(os.pathsep)
         sys.path[:] = [os.getcwd(), *filter(None, added), *(path for path in sys.path if path not in self.own)]
-        sys.argv, sys.executable = arguments[1:], self.program
+        sys.argv = arguments[1:]
+        if arguments[0] == "-m":  # so that what a command starts has its imports done, too
+            sys.executable = self.program
         sys.stdin = sys.__stdin__ = open(0)  # noqa: SIM115  # pyright: ignore[reportAttributeAccessIssue]
         for number, name in enumerate(("stdout", "stderr"), 1):
             stream = open(number, "w", errors="backslashreplace" if number == 2 else None)  # noqa: SIM115
@@ -206,6 +236,19 @@ class Server:
             setattr(sys, f"__{name}__", stream)
         if threads := os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]:
             torch.set_num_threads(int(threads))  # its library has read the variable long ago
+
+
+def run_main(arguments: list[str]) -> None:
+    """Runs `-m NAME`, or `-u -c PROGRAM`, as the main module."""
+    if arguments[0] == "-m":
+        for module in (arguments[1], f"{arguments[1]}.__main__"):
+            if not hasattr(sys.modules.get(module), "__path__"):
+                sys.modules.pop(module, None)  # it is the main module now
+        runpy.run_module(arguments[1], run_name="__main__", alter_sys=True)
+    else:
+        sys.argv = arguments[1:2]
+        sys.modules["__main__"] = ModuleType("__main__")
+        exec(arguments[2], vars(sys.modules["__main__"]))
 
 
 def leave(code: int) -> NoReturn:
@@ -227,14 +270,27 @@ def leave(code: int) -> NoReturn:
 
 
 def load() -> None:
-    """Imports what commands of distft import."""
+    """Imports what commands of distft import, and does once what is slow only the first time: a config, a drawing."""
     from tests.support import preload  # noqa: F401
 
     with uncollected():
+        for name in OTHERS:
+            importlib.import_module(name)
         for room in ROOMS:
             for found in pkgutil.walk_packages([f"{CHECKOUT}/distft/{room}"], f"distft.{room}."):
                 if not found.name.endswith("__main__"):
                     importlib.import_module(found.name)
+        from matplotlib.figure import Figure
+
+        from distft.config.compose import Groups
+        from distft.paths import conf_dir
+
+        for choices in ([], ["model=gpt2"]):
+            Groups(conf_dir()).compose(choices)
+        figure = Figure(layout="constrained")
+        figure.add_subplot().set_title("a title")
+        for form in ("svg", "png"):
+            figure.savefig(io.BytesIO(), format=form)
 
 
 def answer(client: socket.socket, number: int) -> None:
@@ -253,3 +309,4 @@ def main(arguments: list[str]) -> None:
 
 if __name__ == "__main__":
     main(sys.argv[1:])
+    os._exit(0)  # without the interpreter's teardown

@@ -3,14 +3,11 @@
 from collections.abc import Collection, Iterator
 from dataclasses import replace
 
-from distft.config.rules import cleaning, hosted, model, preference, run, task, update
+from distft.config.rules import model, rows, run, update
 from distft.config.rules.contract import Facts, Rule
 
 RULES = tuple(
-    value
-    for module in (run, update, model, task, preference, cleaning, hosted)
-    for value in vars(module).values()
-    if isinstance(value, Rule)
+    value for module in (run, update, model, rows) for value in vars(module).values() if isinstance(value, Rule)
 )
 
 

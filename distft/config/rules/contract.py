@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Any
 
 from distft.config.key import at, covers
-from distft.config.machines import node_range, processes_per_node
+from distft.machines import node_range, processes_per_node
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,9 @@
-"""The model, its rows, and what is measured on them."""
+"""Rules of the model and of its evaluation, benchmarks included."""
 
-from datetime import datetime
-
+from distft.config.check import ready_tasks, wrong_benchmarks
 from distft.config.errors import did_you_mean, nearest
-from distft.config.machines import num_accelerators
 from distft.config.rules.contract import Facts, rule
+from distft.machines import num_accelerators
 from distft.tasks import load_task
 
 
@@ -81,53 +80,6 @@ def fused(facts: Facts) -> str | None:
     if num_accelerators() or facts.choices.get("launcher") != "local":
         return None
     return "model.kernels=liger needs an accelerator, and here is none. Try: model.kernels=none"
-
-
-@rule(
-    ("data.format", "data.chat_template"),
-    "data.format=messages with data.chat_template=none",
-    "only a template says how turns are put together",
-)
-def template(facts: Facts) -> str | None:
-    if facts["data.format"] not in ("messages", "sharegpt") or facts["data.chat_template"] != "none":
-        return None
-    return "data.chat_template=none cannot put messages together. Try: data.chat_template=auto"
-
-
-@rule(
-    ("data.seed_date",),
-    "data.seed_date that no calendar has",
-    "a chat template may print it",
-)
-def seed_date(facts: Facts) -> str | None:
-    date = str(facts["data.seed_date"])
-    try:
-        datetime.strptime(date, "%Y-%m-%d")
-    except ValueError:
-        return f"data.seed_date={date} is no day of the calendar. Try: data.seed_date=2024-07-26"
-    return None
-
-
-@rule(
-    ("data.eval", "data.overlap", "data.split_seed", "data.eval_split"),
-    "data.split_seed with held-out rows of their own; data.overlap or data.eval_split with a held-out fraction",
-    "the other way of holding out decides",
-)
-def overlap_unused(facts: Facts) -> str | None:
-    own = isinstance(facts["data.eval"], str | list)
-    if own and facts.gave("data.split_seed"):
-        seed = facts["data.split_seed"]
-        return f"data.split_seed={seed} has no effect: data.eval has rows of its own. Try: data.eval=0.05"
-    if (
-        not own
-        and facts.gave("data.overlap")
-        and not (facts["clean.leakage.enabled"] and (facts["clean.leakage.against"] or facts["data.eval"]))
-    ):
-        return f"data.overlap={facts['data.overlap']} has no effect: held-out rows never overlap. Try: data.eval=FILE"
-    if not own and facts["data.eval_split"] is not None:
-        split = facts["data.eval_split"]
-        return f"data.eval_split={split} has no effect: it is of an own data.eval. Try: data.eval=FILE"
-    return None
 
 
 @rule(
@@ -221,3 +173,49 @@ def min_delta_unused(facts: Facts) -> str | None:
     if not delta or facts["eval.early_stopping.patience"]:
         return None
     return f"eval.early_stopping.min_delta={delta} has no effect without patience. Try: eval.early_stopping.patience=3"
+
+
+_BENCHMARKS = ("eval.benchmarks", "eval.benchmarks_every_steps", "eval.benchmarks_limit", "eval.benchmarks_path")
+
+
+@rule(_BENCHMARKS, "other keys of benchmarks without eval.benchmarks", "nothing is measured")
+def benchmarks_unused(facts: Facts) -> str | None:
+    key = next((key for key in _BENCHMARKS[1:] if facts[key] is not None), None)
+    if key is None or facts["eval.benchmarks"]:
+        return None
+    return f"{key}={facts[key]} has no effect with eval.benchmarks=[]. Try: eval.benchmarks=[{ready_tasks()[0]}]"
+
+
+@rule(
+    ("eval.benchmarks", "eval.benchmarks_path", "model.task"),
+    "benchmarks that do not exist, without lm-eval, of a model that gives no text, or in a sweep",
+    "they are measured when the training is done, where an error comes late",
+)
+def benchmarks_known(facts: Facts) -> str | None:
+    names, task = facts["eval.benchmarks"], facts["model.task"]
+    if names and facts.sweep:
+        listed = ",".join(names)
+        return f"eval.benchmarks=[{listed}]: a sweep measures none. Try: distft evaluate run=RUN tasks=[{listed}]"
+    if names and load_task(task).model_class != "AutoModelForCausalLM":
+        return (
+            f"eval.benchmarks=[{','.join(names)}]: a model of model.task={task} gives no text. Try: eval.benchmarks=[]"
+        )
+    wrong = wrong_benchmarks(names, facts["eval.benchmarks_path"], "eval.benchmarks", "eval.benchmarks_path")
+    return next(iter(wrong), None)
+
+
+@rule(
+    ("eval.benchmarks_every_steps", "checkpoint.every_steps", "checkpoint.keep_every"),
+    "eval.benchmarks_every_steps with checkpoints that are not saved or do not stay",
+    "a benchmark reads a checkpoint later, when others have followed it",
+)
+def benchmarks_kept(facts: Facts) -> str | None:
+    every, saved, kept = (facts[key] for key in benchmarks_kept.keys)
+    if every is None or not facts["eval.benchmarks"]:
+        return None
+    if saved is not None and kept is not None and every % saved == 0 and every % kept == 0:
+        return None
+    return (
+        f"eval.benchmarks_every_steps={every}: these checkpoints must be saved and stay. Try: "
+        f"checkpoint.every_steps={every} checkpoint.keep_every={every}"
+    )

@@ -1,13 +1,12 @@
-"""Rules of the run as a whole: its name, its end, what it resumes from, its processes, and a sweep's own keys."""
+"""Rules of the run as a whole: its name, its end, what it resumes from, its processes, a sweep's own
+keys, and what a model that OpenAI trains does not take."""
 
 import os
 
-from distft.config.benchmarks import ready_names, wrong_benchmarks
 from distft.config.errors import did_you_mean, nearest_key
 from distft.config.key import covers, leaves
-from distft.config.machines import num_accelerators
 from distft.config.rules.contract import Facts, rule
-from distft.tasks import load_task
+from distft.machines import num_accelerators
 
 MOST_BYTES = 200  # of a name; a file system takes 255, and a file next to it gets some more
 _HAS_ADAPTERS = {
@@ -126,52 +125,6 @@ def objective(facts: Facts) -> str | None:
             "held-out metric. Try: eval.at_ends=true"
         )
     return None
-
-
-_BENCHMARKS = ("eval.benchmarks", "eval.benchmarks_every_steps", "eval.benchmarks_limit", "eval.benchmarks_path")
-
-
-@rule(_BENCHMARKS, "other keys of benchmarks without eval.benchmarks", "nothing is measured")
-def benchmarks_unused(facts: Facts) -> str | None:
-    key = next((key for key in _BENCHMARKS[1:] if facts[key] is not None), None)
-    if key is None or facts["eval.benchmarks"]:
-        return None
-    return f"{key}={facts[key]} has no effect with eval.benchmarks=[]. Try: eval.benchmarks=[{ready_names()[0]}]"
-
-
-@rule(
-    ("eval.benchmarks", "eval.benchmarks_path", "model.task"),
-    "benchmarks that do not exist, without lm-eval, of a model that gives no text, or in a sweep",
-    "they are measured when the training is done, where an error comes late",
-)
-def benchmarks_known(facts: Facts) -> str | None:
-    names, task = facts["eval.benchmarks"], facts["model.task"]
-    if names and facts.sweep:
-        listed = ",".join(names)
-        return f"eval.benchmarks=[{listed}]: a sweep measures none. Try: distft evaluate run=RUN tasks=[{listed}]"
-    if names and load_task(task).model_class != "AutoModelForCausalLM":
-        return (
-            f"eval.benchmarks=[{','.join(names)}]: a model of model.task={task} gives no text. Try: eval.benchmarks=[]"
-        )
-    wrong = wrong_benchmarks(names, facts["eval.benchmarks_path"], "eval.benchmarks", "eval.benchmarks_path")
-    return next(iter(wrong), None)
-
-
-@rule(
-    ("eval.benchmarks_every_steps", "checkpoint.every_steps", "checkpoint.keep_every"),
-    "eval.benchmarks_every_steps with checkpoints that are not saved or do not stay",
-    "a benchmark reads a checkpoint later, when others have followed it",
-)
-def benchmarks_kept(facts: Facts) -> str | None:
-    every, saved, kept = (facts[key] for key in benchmarks_kept.keys)
-    if every is None or not facts["eval.benchmarks"]:
-        return None
-    if saved is not None and kept is not None and every % saved == 0 and every % kept == 0:
-        return None
-    return (
-        f"eval.benchmarks_every_steps={every}: these checkpoints must be saved and stay. Try: "
-        f"checkpoint.every_steps={every} checkpoint.keep_every={every}"
-    )
 
 
 _WORLD = ("launcher.nodes", "launcher.processes_per_node", "launcher.gpus_per_node")
@@ -301,3 +254,75 @@ def persist_unused(facts: Facts) -> str | None:
     if not size or stage == 3:
         return None
     return f"strategy.persist_parameters={size} has no effect at stage {stage}. Try: 0, or strategy=zero3"
+
+
+# Of a hosted model OpenAI decides everything about machines, weights and the step.
+_HOSTED_TAKES = (
+    "name", "runs_dir", "cache_dir", "seed", "trust", "tracker", "launcher", "train.epochs", "train.global_batch_size",
+    "data.train", "data.eval", "data.split", "data.eval_split", "data.subset", "data.revision", "data.split_seed",
+    "data.format", "data.fields", "data.ignore_fields", "data.prompt_template", "data.max_bad_fraction",
+)  # fmt: skip
+_HOSTED_KEYS = (
+    "model",
+    "learning_rate_multiplier",
+    "suffix",
+    "price",
+    "eval_rows",
+    "poll_seconds",
+    "wait",
+    "grace_seconds",
+)
+_HOSTED_WORDS = {  # group -> its default, which alone leaves open what OpenAI decides
+    "model": "smollm2_135m",
+    "clean": "none",
+    "strategy": "ddp",
+    "optimizer": "adamw",
+    "schedule": "cosine",
+    "loss": "cross_entropy",
+    "tuning": "full",
+    "eval": "held_out",
+}
+
+
+@rule(
+    ("launcher._target_",),
+    "launcher=openai with settings of the model, the strategy, the optimizer or of how a step is computed",
+    "OpenAI decides them",
+)
+def hosted_unused(facts: Facts) -> str | None:
+    if facts.choices.get("launcher") != "openai":
+        return None
+    words = [
+        f"{group}={facts.choices[group]}" for group, word in _HOSTED_WORDS.items() if facts.choices.get(group) != word
+    ]
+    keys = [key for key in sorted(facts.given) if key != "launcher._target_" and not _is_taken(key)]
+    if not words and not keys:
+        return None
+    asked = ", ".join([*words, *(f"{key}={facts[key]}" for key in keys)])
+    plural = "have" if len(words) + len(keys) > 1 else "has"
+    return f"{asked} {plural} no effect with launcher=openai: OpenAI decides it. Try: launcher=openai without"
+
+
+def _is_taken(key: str) -> bool:
+    if covers(["launcher"], key):
+        return key.partition(".")[2] in _HOSTED_KEYS
+    return covers(_HOSTED_TAKES, key)
+
+
+@rule(("launcher._target_",), "-m with launcher=openai", "each job costs money, and is launched by itself")
+def hosted_sweep(facts: Facts) -> str | None:
+    if facts.choices.get("launcher") != "openai" or not facts.sweep:
+        return None
+    return "launcher=openai trains one run at a time, and -m makes a sweep. Try: a launch for each"
+
+
+@rule(
+    ("train.epochs", "launcher._target_"),
+    "launcher=openai with a part of an epoch",
+    "OpenAI takes whole ones",
+)
+def hosted_epochs(facts: Facts) -> str | None:
+    epochs = facts["train.epochs"]
+    if facts.choices.get("launcher") != "openai" or epochs is None or epochs == int(epochs) > 0:
+        return None
+    return f"train.epochs={epochs}: OpenAI trains whole epochs. Try: train.epochs={max(1, round(epochs))}"

@@ -48,9 +48,10 @@ class SetRule(Protocol):
 
     def sign(self, views: Sequence[View]) -> Columns: ...
 
-    def compare(self, signatures: Columns, alive: np.ndarray) -> Iterator[tuple[int, int | None, str]]:
+    def compare(self, signatures: Columns, alive: np.ndarray) -> Iterator[tuple[int, int | None, str] | str]:
         """Yields row, the similar earlier row, and the reason, in which `{other}` stands for that row's place.
 
+        A text by itself is a remark on the whole comparison, for the report.
         Only rows in the mask `alive`, bool [rows], are looked at.
         """
         ...

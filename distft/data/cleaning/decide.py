@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 
@@ -124,14 +124,38 @@ def _dropped(cleaning: Cleaning, chunk: Chunk, start: int) -> Iterator[LeftOut]:
         yield LeftOut(*places[row - start], rule, reason, values[row - start])
 
 
+class FoundRow(TypedDict):
+    """A row that a rule found: its place, the reason and an excerpt of its text."""
+
+    source: str
+    line: int
+    reason: str
+    text: str
+
+
+class RuleReport(TypedDict):
+    """What a rule found, in cleaning.json. labels: the most frequent first."""
+
+    action: str
+    found: int
+    dropped: int
+    labels: dict[str, int]
+    examples: list[FoundRow]
+
+
 def write_cleaning(folder: Path, cleaning: Cleaning) -> None:
     """Writes cleaning.json, and apart from it timing.json, which differs from one preparation to the next."""
     decisions = cleaning.decisions
-    rules: dict[str, Any] = {}
+    rules: dict[str, RuleReport] = {}
     for name, found in decisions.yields.items():
         labels = dict(sorted(found.labels.items(), key=lambda each: (-each[1], each[0])))
-        rules[name] = {"action": found.action, "found": found.found, "dropped": found.dropped, "labels": labels}
-        rules[name]["examples"] = []
+        rules[name] = {
+            "action": found.action,
+            "found": found.found,
+            "dropped": found.dropped,
+            "labels": labels,
+            "examples": [],
+        }
     for start, chunk in cleaning.starts:
         shown = [row for row in decisions.shown if start <= row < start + chunk.batch.num_rows]
         if shown and cleaning.cleaner:
@@ -146,7 +170,7 @@ def write_cleaning(folder: Path, cleaning: Cleaning) -> None:
 
 
 def _add_examples(
-    rules: dict[str, Any],
+    rules: dict[str, RuleReport],
     excerpt: Callable[[str], str],
     chunk: Chunk,
     start: int,

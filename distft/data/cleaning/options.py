@@ -39,12 +39,12 @@ def rule_module(name: str) -> Any:
     return importlib.import_module(f"distft.data.cleaning.rules.{name}")
 
 
-def key_part(config: Config, file_hash: Callable[[str], str]) -> dict[str, Any]:  # JSON: by rule
-    """Returns what of cleaning determines the prepared rows: options, versions and files.
+def key_part(config: Config, file_hash: Callable[[str], str]) -> dict[str, dict[str, object]]:
+    """Returns what of cleaning determines the prepared rows, by rule: options, versions and files.
 
     file_hash: of the path of a file that an option names.
     """
-    part: dict[str, Any] = {}
+    part: dict[str, dict[str, object]] = {}
     for name in rules_that_are_on(config.clean):
         options = getattr(config.clean, name).plain()
         if name == "toxicity" and options["words"]:

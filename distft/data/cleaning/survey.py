@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 
@@ -30,6 +30,13 @@ class Yield:
     labels: Counter[str] = field(default_factory=Counter)
 
 
+class Worst(TypedDict):
+    """A row that several rules found: FILE:LINE, and their names."""
+
+    place: str
+    rules: list[str]
+
+
 @dataclass
 class Decisions:
     """What happens to each row, by its number from 0 among the well-formed rows in the order of the source."""
@@ -39,8 +46,9 @@ class Decisions:
     shown: dict[int, list[tuple[str, str]]] = field(default_factory=dict)  # row -> rules and reasons to show
     leaked: set[int] = field(default_factory=set)  # rows that contain held-out texts
     yields: dict[str, Yield] = field(default_factory=dict)
-    worst: list[dict[str, Any]] = field(default_factory=list)  # place and rules of the rows that most rules found
+    worst: list[Worst] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)  # remarks of the rules on all rows
 
 
 class Survey:
@@ -88,7 +96,11 @@ class Survey:
         started = perf_counter()
         pairs = []
         columns = self.columns.read(active.name, self.rows)
-        for row, other, reason in list(active.rule.compare(columns, alive)):
+        for found in list(active.rule.compare(columns, alive)):
+            if isinstance(found, str):
+                self.decisions.notes.append(found)
+                continue
+            row, other, reason = found
             self._found(row, active.name, reason.replace("{other}", place(other)) if other is not None else reason)
             if active.action == "drop":
                 alive[row] = False

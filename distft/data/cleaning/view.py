@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import xxhash
 
-from distft.data.example import Example, Segment
+from distft.data.example import Example, RawJson, Segment
 from distft.runtime.determinism import splitmix64
 
 REASONING = ("reasoning_content", "reasoning", "thinking")
@@ -40,7 +40,8 @@ class View:
     source: str
     line: int
     texts: tuple[Text, ...]
-    fields: dict[str, Any] | None = None  # any JSON object
+    fields: RawJson | None = None
+    label: object = None  # of an Example
     _words: dict[str, list[str]] = field(default_factory=dict, repr=False, compare=False)
     _hashes: dict[str, np.ndarray] = field(default_factory=dict, repr=False, compare=False)
 
@@ -87,9 +88,9 @@ class View:
         return xxhash.xxh3_64_intdigest(hashes.tobytes())
 
 
-def view_of(source: str, line: int, example: Example, fields: dict[str, Any] | None = None) -> View:
+def view_of(source: str, line: int, example: Example, fields: RawJson | None = None) -> View:
     """Returns the view of a row; `fields` is the row as read."""
-    return View(source, line, texts_of(example), fields)
+    return View(source, line, texts_of(example), fields, example.label)
 
 
 def texts_of(example: Example) -> tuple[Text, ...]:

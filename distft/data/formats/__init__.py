@@ -14,6 +14,7 @@ import pkgutil
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, NamedTuple
 
 from distft.config.errors import did_you_mean, nearest
@@ -68,7 +69,18 @@ class Format:
             hint = f"{error.reason}.{did_you_mean(near)} Try: {fields_override({ours: near})}"
             raise BadField(error.field, hint) from None
 
+    @cached_property
+    def _plain(self) -> dict[str, frozenset[str]]:
+        """The names of fields that are kept as they are, by the list that they are in."""
+        return {
+            inside: frozenset(name for name, ours in known.items() if ours not in self.objects) - self.ignored
+            for inside, known in self.objects.items()
+        }
+
     def _select(self, values: Mapping[str, Any], inside: str, path: str, unread: list[str]) -> RawJson:
+        if values.keys() <= self._plain[inside]:
+            self.seen.update(values)
+            return dict(values)
         known, kept, seen, ignored = self.objects[inside], {}, self.seen, self.ignored
         for name, value in values.items():
             ours = known.get(name)

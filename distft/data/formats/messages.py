@@ -27,6 +27,7 @@ ROLES = {
     **dict.fromkeys(("function", "ipython", "observation", "tool_response"), "tool"),
     **dict.fromkeys(CALLS, "assistant"),
 }
+PLAIN_ROLES = {written: role for written, role in ROLES.items() if written not in CALLS and role != "tool"}
 HERMES_CALL = re.compile(r"<tool_call>\s*(.*?)\s*</tool_call>", re.DOTALL)
 HERMES_RESPONSE = re.compile(r"\s*<tool_response>\s*(.*?)\s*</tool_response>\s*", re.DOTALL)
 NOT_KEPT = ("tool_calls", "tool_call_id", "function_call")
@@ -81,6 +82,10 @@ def _segment(message: Any, where: str, names: dict[str, str]) -> Segment:
     if not isinstance(written, str) or written not in ROLES:
         written = text_field(message, names["role"], f"{where}.")
         raise BadField(f"{where}.{names['role']}", f"is {written!r}, expected one of {', '.join(ROLES)}")
+    if len(message) == 2 and written in PLAIN_ROLES and type(plain := message.get(names["content"])) is str:
+        role = PLAIN_ROLES[written]  # most messages: a role and a text
+        if role != "assistant" or "<tool_call>" not in plain:
+            return Segment(role, text_field(message, names["content"], f"{where}."), role == "assistant")
     role, content = ROLES[written], names["content"]
     trained, weight = _trained(message, role, where, names)
     if isinstance(message.get(content), list):

@@ -59,7 +59,7 @@ class SlurmRun:
         self._gone_since: float | None = None
 
     def state(self) -> State:
-        return self.run.read_status()["state"]
+        return self.run.read_status()["state"] or "pending"
 
     def wait(self, seconds: float) -> Outcome | None:
         """Returns the outcome; None for a requeued job. Records the end of a job that SLURM ended."""
@@ -69,7 +69,7 @@ class SlurmRun:
             return None
         self._look_due = now + _SECONDS_BETWEEN_LOOKS
         status = self.run.read_status()
-        if status["exit_code"] is not None:
+        if status["state"] is not None and status["exit_code"] is not None:
             return Outcome(status["state"], status["error"])
         if now < self._ask_due:
             return None

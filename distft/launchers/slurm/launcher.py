@@ -19,8 +19,6 @@ from submitit.core.utils import FailedSubmissionError, UncompletedJobError
 
 from distft.config.errors import Unavailable, nearest
 from distft.config.freeze import read_config
-from distft.config.machines import node_range, num_gpus
-from distft.config.machines import processes_per_node as count_processes
 from distft.launchers.slurm import commands
 from distft.launchers.slurm.commands import (
     NoAnswer,
@@ -34,6 +32,8 @@ from distft.launchers.slurm.commands import (
     with_retries,
 )
 from distft.launchers.slurm.job import SlurmRun, find_job, run_script
+from distft.machines import node_range, num_gpus
+from distft.machines import processes_per_node as count_processes
 from distft.paths import shipped_dir
 from distft.run import RunFolder, write_json
 from distft.runtime.environment import passed_on

@@ -77,6 +77,7 @@ BROKEN = {
     "betas": (["optimizer.betas=[0.9]"], "[0.9,0.999]"),
     "clean_unused": (["clean.pii.action=redact"], "clean.pii=true"),
     "clean_words": (["clean.length=true", "clean.length.min_words=9", "clean.length.max_words=3"], "min_words=3"),
+    "label_noise_task": (["clean.label_noise=true"], "model.task=sequence_classification"),
     "leakage_unused": (["clean.leakage=true", "data.eval=null"], "clean.leakage.against=[FILE]"),
     "split_pairs": (["model.task=preference", "loss=dpo", "data.truncate=split"], "data.truncate=cut"),
     "trained_of_pairs": (["model.task=preference", "loss=dpo", "data.train_on=all"], "data.train_on=assistant"),

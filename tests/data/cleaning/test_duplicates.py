@@ -62,6 +62,12 @@ def test_a_near_duplicate_has_a_similar_row_that_stays():
         assert other in stay and jaccard(chain[row], chain[other]) >= 0.8
 
 
+def test_a_block_without_a_usable_row_has_no_signatures():
+    for rule in (near_duplicates.Rule(), exact_duplicates.Rule(), contradictions.Rule(), length.Rule()):
+        assert all(len(column) == 0 for column in rule.sign([]).values())
+        assert found_by(rule, []) == {}
+
+
 def test_similar_prompts_with_other_short_answers_stay():
     choose = random.Random(3)
     prompt = " ".join(words(choose, 80))

@@ -104,6 +104,10 @@ CHANGES: dict[str, tuple[dict[str, Any], Any]] = {
     "leakage.against": ({"leakage.enabled": True}, ["TEST"]),
     "leakage.ngram": ({"leakage.enabled": True, "leakage.against": ["TEST"]}, 13),
     "leakage.threshold": ({"leakage.enabled": True, "leakage.against": ["TEST"]}, 0.9),
+    "label_noise.enabled": ({}, True),
+    "label_noise.action": ({"label_noise.enabled": True}, "drop"),
+    "label_noise.threshold": ({"label_noise.enabled": True}, 1.0),
+    "label_noise.folds": ({"label_noise.enabled": True, "label_noise.action": "drop"}, 2),
     "exact_duplicates.enabled": ({}, True),
     "exact_duplicates.action": ({"exact_duplicates.enabled": True}, "tag"),
     "exact_duplicates.parts": ({"exact_duplicates.enabled": True}, ["answer"]),
@@ -131,7 +135,8 @@ def outcome(changes: dict[str, Any], folder: Path) -> Any:
     looked = []
     for line, (prompt, answer) in enumerate([*ROWS, ("Leak?", EDITED)], 1):
         raw = RawRow("rows", line, {"prompt": prompt, "completion": answer, "set": line // 20})
-        example = Example((Segment("prompt", prompt, False), Segment("completion", answer, True)))
+        label = "numbered" if prompt.startswith("Question") and prompt != "Question 7?" else "other"
+        example = Example((Segment("prompt", prompt, False), Segment("completion", answer, True)), label=label)
         looked.append(cleaner.look(raw, example, {}))
     survey, places = Survey(cleaner, folder), Places()
     survey.add(cleaner.tag(looked, {}))

@@ -207,6 +207,7 @@ def test_rows_that_contain_texts_of_a_held_out_fraction_leave(
     assert found["examples"][0]["reason"].startswith("contains ")
 
 
+@pytest.mark.slow
 def test_one_and_two_processes_clean_alike(config: Make, write_rows: WriteRows, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(json_lines, "LINES", 16)
     monkeypatch.setattr(blocks, "BLOCK_ROWS", 32)

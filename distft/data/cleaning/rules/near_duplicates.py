@@ -35,7 +35,7 @@ class Rule:
             runs = [np.unique(ngram_hashes(view.hashes(part), self.ngram)) for view in views]
             counts = np.array([len(each) for each in runs], dtype=np.int32)
             columns[f"{part}_bands"] = bands_of(runs)
-            columns[f"{part}_runs"] = np.concatenate(runs)
+            columns[f"{part}_runs"] = np.concatenate(runs) if runs else np.zeros(0, dtype=np.uint64)
             columns[f"{part}_runs_count"] = counts
         return columns | {"short_answer": np.array([_short_answer(view) for view in views], dtype=np.uint64)}
 

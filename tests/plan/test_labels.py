@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from distft.config.labels import data_label, model_label
+from distft.config.schema import Model
+from distft.plan.labels import data_label, model_label
 
 
 @pytest.mark.parametrize(
@@ -21,17 +22,17 @@ from distft.config.labels import data_label, model_label
     ],
 )
 def test_a_model_is_named_after_what_is_loaded(path: str, label: str):
-    assert model_label({"model": {"path": path, "tiny": False}}, "smollm2_135m") == label
+    assert model_label(Model(path=path), "smollm2_135m") == label
 
 
 def test_a_tiny_model_is_named_after_its_choice():
-    assert model_label({"model": {"path": "/x/my-model", "tiny": True}}, "gpt2") == "gpt2"
+    assert model_label(Model(path="/x/my-model", tiny=True), "gpt2") == "gpt2"
 
 
 def test_a_runs_export_is_named_by_the_run(tmp_path: Path):
     (tmp_path / "first" / "final").mkdir(parents=True)
     (tmp_path / "first" / "config.yaml").touch()
-    assert model_label({"model": {"path": str(tmp_path / "first" / "final")}}, "gpt2") == "first"
+    assert model_label(Model(path=str(tmp_path / "first" / "final")), "gpt2") == "first"
 
 
 @pytest.mark.parametrize(
@@ -47,4 +48,4 @@ def test_a_runs_export_is_named_by_the_run(tmp_path: Path):
     ],
 )
 def test_rows_are_named_by_their_first_file(train: object, label: str):
-    assert data_label({"data": {"train": train}}, "files") == label
+    assert data_label(train, "files") == label

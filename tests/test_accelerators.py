@@ -5,16 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from distft.config.machines import (
-    Build,
-    Plugged,
-    num_accelerators,
-    plugged_in,
-    torch_build,
-    visible,
-    wasted,
-    without_driver,
-)
+from distft.machines import Build, Plugged, num_accelerators, plugged_in, torch_build, visible, wasted, without_driver
 
 CPU, CUDA, ROCM = Build("2.13.0+cpu", None, None), Build("2.13.0", "13.0", None), Build("2.13.0", None, "7.1")
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from distft.config.machines import NUMBERS, node_range, num_gpus, processes_per_node, wrong_numbers
+from distft.machines import NUMBERS, node_range, num_gpus, processes_per_node, wrong_numbers
 
 
 @pytest.mark.parametrize(("asked", "range_"), [(1, (1, 1)), (4, (4, 4)), ("2-4", (2, 4)), ("4-2", (2, 4))])
@@ -16,12 +16,12 @@ def test_gpus_are_counted_with_and_without_their_kind(asked: int | str | None, g
 
 
 def test_auto_counts_local_accelerators_for_local_runs_only(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("distft.config.machines.num_accelerators", lambda: 3)
+    monkeypatch.setattr("distft.machines.num_accelerators", lambda: 3)
     assert processes_per_node({"processes_per_node": "auto"}) == 3
     assert processes_per_node({"processes_per_node": "auto", "gpus_per_node": None}) == 1
     assert processes_per_node({"processes_per_node": "auto", "gpus_per_node": "h100:8"}) == 8
     assert processes_per_node({"processes_per_node": 2, "gpus_per_node": 8}) == 2
-    monkeypatch.setattr("distft.config.machines.num_accelerators", lambda: 0)
+    monkeypatch.setattr("distft.machines.num_accelerators", lambda: 0)
     assert processes_per_node({"processes_per_node": "auto"}) == 1
 
 

@@ -10,27 +10,28 @@ from typing import Any
 
 import yaml
 
+from distft.config.schema import Model
 from distft.paths import conf_dir
 
 _LONGEST = 48  # letters
 _ROWS = re.compile(r"\.(jsonl?|ndjson|csv|tsv|parquet|txt|gz|zst|bz2)$", re.IGNORECASE)
 
 
-def model_label(values: Mapping[str, Any], word: str | None) -> str:
+def model_label(model: Model, word: str | None) -> str:
     """Returns the word where the model is the one that its YAML names, or tiny; else the name of its folder or hub id.
 
     word: chosen in the group `model`, if that is known.
     """
-    model = values["model"]
-    path = model.get("path")
-    if word and (not path or model.get("tiny") or path == _of_word("model", word, "path")):
+    if word and (not model.path or model.tiny or model.path == _of_word("model", word, "path")):
         return word
-    return _short(_folder_name(str(path))) if path else "model"
+    return _short(_folder_name(model.path)) if model.path else "model"
 
 
-def data_label(values: Mapping[str, Any], word: str) -> str:
-    """Returns the word where the rows are those that its YAML names; else the name of their first file or hub id."""
-    train = values["data"]["train"]
+def data_label(train: Any, word: str) -> str:
+    """Returns the word where the rows are those that its YAML names; else the name of their first file or hub id.
+
+    train: data.train.
+    """
     first = train[0] if isinstance(train, list) and train else train
     if not first or train == _of_word("data", word, "train"):
         return word
