@@ -39,6 +39,7 @@ ROWS: dict[str, list[dict[str, Any]]] = {  # of each format; an own system promp
         {"instruction": "Hé?", "input": "", "output": " y \n"},
     ],
     "code": [{"content": "def f():\n    return 'é'\n", "language": "Python", "path": "a.py", "licence": "MIT"}],
+    "datatrove": [{"text": "plain wörds,\n in two lines ", "id": "a", "media": [], "metadata": {"license": "MIT"}}],
     "openai": [{"messages": [HELLO[0], HELLO[1] | {"weight": 1}]}],
     "text": [{"text": "plain wörds,\n in two lines "}],
 }

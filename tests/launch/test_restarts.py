@@ -172,7 +172,7 @@ def test_a_crash_loop_ends_with_its_reason(folder: Path):
     message = done.run.read_status()["error"]["message"]
     assert message.startswith("3 starts made no checkpoint after step 0, so the run is not restarted.")
     assert f"{done.run.logs}/attempt-1 to attempt-3" in message
-    assert "The last failure: rank 1 on" in message and "exit code 3" in message
+    assert "The last one ended so: rank 1 on" in message and "exit code 3" in message
     assert message in done.stderr
 
 
