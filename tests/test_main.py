@@ -29,11 +29,13 @@ def test_every_command_answers_help_with_its_keys(name):
     assert f"distft.{name}" in done.stdout
 
 
+@pytest.mark.slow
 def test_a_command_gets_the_arguments_after_its_name():
     done = distft("plan", "no_such_key=1")
     assert done.returncode == 2 and "no_such_key" in done.stderr and "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_an_unknown_command_is_refused_with_the_list():
     done = distft("lunch")
     assert done.returncode == 2 and "distft lunch: no such command. Did you mean launch?" in done.stderr

@@ -276,6 +276,7 @@ def bomb() -> bytes:
     return packed.getvalue()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", FILES)
 def test_a_malicious_file_is_refused_and_runs_nothing(what: str, tmp_path: Path):
     folder, canary = tmp_path / "given", tmp_path / "canary"

@@ -98,6 +98,7 @@ def test_a_pair_is_compared_by_token_or_whole() -> None:
     assert (by_token, whole) == (1.0, 0.0)
 
 
+@pytest.mark.slow
 def test_a_wrong_hash_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "audit-sets"
     folder.mkdir()

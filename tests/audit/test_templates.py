@@ -44,6 +44,7 @@ def of(found: list[Measure], name: str) -> Measure:
     return next(each for each in found if each.measure.startswith(name))
 
 
+@pytest.mark.slow
 def test_a_one_sided_model_scores_1_and_an_indifferent_one_half() -> None:
     questions = Questions(TOKENIZER)
     [choices] = [part for part in plan_templates(load_terms(), questions) if isinstance(part, Choices)]

@@ -67,6 +67,7 @@ def says_the_same(index: Path, whole: bytes) -> bool:
         return False
 
 
+@pytest.mark.slow
 def test_a_damaged_index_is_reported_and_the_newest_one_found(
     checkpoints: Path, world: World, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -51,6 +51,7 @@ def test_the_index_is_used_and_not_a_lagging_listing(tmp_path: Path) -> None:
         assert (tmp_path / "new").is_dir() and not (tmp_path / "old").is_dir()
 
 
+@pytest.mark.slow
 def test_saves_retention_and_resume_work_with_stale_listings(tmp_path: Path, world: World) -> None:
     """The listing shows step 1 alone, for as long as steps 2 to 5 come and go."""
     saver = Saver(tmp_path, Retention(2), world)

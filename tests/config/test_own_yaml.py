@@ -211,6 +211,7 @@ def test_a_missing_config_file_or_a_folder_is_refused(here: Path):
         assert refused(option)[0].endswith("Try: config=FILE.yaml, a config file of your own")
 
 
+@pytest.mark.slow
 def test_a_runs_own_config_starts_another_run(here: Path):
     first = compose([own(here, OWN), "experiment=one_node_8gpu", "model=smollm2_135m", "strategy=zero2", "name=first"])
     (here / "frozen.yaml").write_text(frozen_text(first))

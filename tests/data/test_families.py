@@ -261,6 +261,7 @@ def tekken(file: Path, size: int = 2000) -> Any:
     return tokenizer
 
 
+@pytest.mark.slow
 def test_mistrals_ids_are_those_of_mistral_common(tmp_path: Path):
     tokenizer = tekken(tmp_path / "tekken_240718.json")
     own = MistralTokenizer.from_file(str(tmp_path / "tekken_240718.json"), mode=ValidationMode.finetuning)

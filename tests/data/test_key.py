@@ -135,6 +135,7 @@ def test_a_big_file_is_hashed_again_only_when_it_changes(tmp_path: Path, monkeyp
     assert file_hash(path, tmp_path) not in ("remembered", first)
 
 
+@pytest.mark.slow
 def test_a_changed_comment_in_the_code_keeps_the_key(asked: Config, tmp_path: Path):
     shutil.copytree(Path(key.__file__).parents[1], tmp_path / "distft", ignore=shutil.ignore_patterns("__pycache__"))
     for file in (tmp_path / "distft" / "data").rglob("*.py"):

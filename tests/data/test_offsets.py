@@ -54,6 +54,7 @@ def rendered(draw: Any) -> Rendered:
     return Rendered(text, tuple(zip(edges[::2], edges[1::2], strict=False)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TOKENIZERS)
 @settings(max_examples=20, deadline=None)
 @given(batch=st.lists(rendered(), min_size=MANY, max_size=MANY))

@@ -240,6 +240,7 @@ def test_a_list_is_read_in_pieces_of_any_size(tmp_path: Path, monkeypatch: pytes
         monkeypatch.undo()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["list.json", "rows.jsonl", "rows.csv"])
 def test_a_big_file_is_never_held_whole(tmp_path: Path, name: str):
     text = "x" * 1000

@@ -300,6 +300,7 @@ def example(*texts: str) -> Example:
     )
 
 
+@pytest.mark.slow
 @given(st.text())
 def test_content_ignores_spacing_case_and_unicode_form(text: str):
     other = unicodedata.normalize("NFD", f"  {text}\n").replace(" ", "  ")

@@ -129,6 +129,7 @@ def killed(asked: Config, moment: str, note: Path) -> None:
     prepare_data(asked, lambda done, _: kill() if moment.isdigit() and done >= int(moment) else None)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("workers_first")
 @pytest.mark.parametrize(
     ("num_proc", "moment"), [(1, "1"), (1, "200"), (2, "100"), (1, "while the shards are written")]
@@ -214,6 +215,7 @@ def test_the_first_error_does_not_depend_on_the_processes(config: Make, write_ro
     assert issubclass(TemplateRefused, ValueError)
 
 
+@pytest.mark.slow
 def test_a_worker_imports_no_torch():
     program = "import distft.data.workers, sys; print(*({'torch', 'datasets'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

@@ -55,6 +55,7 @@ def test_the_default_run_name_is_demo(filled: Path, monkeypatch: pytest.MonkeyPa
     assert commands[0][-1] == "name=demo"
 
 
+@pytest.mark.slow
 def test_ctrl_c_is_left_to_the_command_which_may_save_first():
     program = "import signal, sys, time; signal.signal(signal.SIGINT, lambda *_: (time.sleep(1), sys.exit(75)));"
     program += "print(flush=True); time.sleep(30)"

@@ -279,6 +279,7 @@ def test_a_broken_library_is_reported(broken, text: str, seen: str) -> None:
         broken(name, "")
 
 
+@pytest.mark.slow
 def test_a_hanging_library_import_is_abandoned(broken) -> None:
     broken("torch", "import time; time.sleep(60)")
     with pytest.raises(Ended, match="no answer within 1 s"):

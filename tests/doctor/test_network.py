@@ -40,6 +40,7 @@ def test_a_loopback_address_is_a_warning_for_more_than_one_node(tmp_path: Path, 
     assert found.state == state and found.seen == "nowhere-7 resolves to 127.0.1.1"
 
 
+@pytest.mark.slow
 @root
 @pytest.mark.parametrize(("port", "state"), [(54, "ok"), (53, "warning")])
 def test_a_name_server_that_does_not_answer_is_a_warning(tmp_path: Path, port: int, state: str) -> None:

@@ -100,6 +100,7 @@ def test_random_exchanges_agree_with_the_t_test(data: Any) -> None:
     assert permutation(counts_of(ours), counts_of(theirs), mean) == pytest.approx(expected, abs=0.01)
 
 
+@pytest.mark.slow
 def test_null_pairs_differ_in_about_five_percent() -> None:
     random = np.random.default_rng(5)
     below = {"binary": 0, "loss": 0}

@@ -32,6 +32,7 @@ def by_transformers(name: str, asked: list[Prompt], ends: list[int], dtype: torc
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_greedy_tokens_are_those_of_transformers(name: str) -> None:
     without_end = by_transformers(name, prompts(), [])
@@ -72,6 +73,7 @@ def test_several_processes_answer_like_one(world: int, by_one: Any) -> None:
     assert len({len(share) for share in found["fsdp greedy"]}) > 1 and not found["fsdp few"][1]  # unequal shares
 
 
+@pytest.mark.slow
 def test_zero3_answers_like_fsdp_on_one_process(by_one: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOCAL_RANK", "0")  # which DeepSpeed reads
     with alone() as world:

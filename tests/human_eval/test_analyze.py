@@ -212,6 +212,7 @@ def test_ratings_are_compared_by_criterion(tmp_path: Path, capsys: Any):
         main(["export", f"study={study.path}", f"out={tmp_path / 'x.jsonl'}"])
 
 
+@pytest.mark.slow
 def test_a_judge_behind_an_endpoint_is_compared_with_the_raters(study: Study, tmp_path: Path):
     vote_all(study, [prefer("first", error=0.1, seed=i) for i in range(5)])
     server = ChatServer(lambda prompt, first, second: "[[A]]" if "first" in first else "[[B]]")
@@ -264,6 +265,7 @@ def test_results_are_copied_to_each_run_of_the_study(tmp_path: Path):
         assert json.loads((tmp_path / "runs" / name / "human" / "study" / "analysis.json").read_text()) == found
 
 
+@pytest.mark.slow
 def test_5000_votes_are_analyzed_quickly(tmp_path: Path):
     study = make_study(
         tmp_path, plain_texts(1250), "raters=20", "overlap=4", "repeat=0", "attention=0", "practice=none"

@@ -98,6 +98,7 @@ def test_the_bootstrap_agrees_with_the_sandwich():
     assert bootstrap(scores, [np.zeros(len(scores), int)], rng) is None
 
 
+@pytest.mark.slow
 def test_sign_test_and_holm_are_the_known_ones():
     assert sign_test(13, 7) == pytest.approx(stats.binomtest(13, 20).pvalue, abs=1e-12) and sign_test(0, 0) == 1
     for p_values in ([0.01, 0.04, 0.03], [0.5], [0.2, 0.001, 0.9, 0.02, 0.02]):

@@ -62,6 +62,7 @@ def test_replies_are_cached_by_content_and_their_cost_counted(server: ChatServer
     assert KEY not in "".join(file.read_text() for file in tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_busy_or_broken_server_is_asked_again(server: ChatServer, tmp_path: Path) -> None:
     server.faults = [Fault(429, {"Retry-After": "0.4"})]
     one = judge_of(server, parallel=1)

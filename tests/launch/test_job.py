@@ -103,6 +103,7 @@ def test_the_third_start_without_a_checkpoint_is_the_last(tmp_path: Path, progra
     assert begin(run) == 0
 
 
+@pytest.mark.slow
 def test_starts_that_make_progress_are_not_limited(tmp_path: Path, programs: Path):
     run = freeze(tmp_path / "x", "run", ONE)
     for step in range(1, 6):
@@ -206,6 +207,7 @@ def test_a_cancelled_job_records_it_without_a_waiting_launch(tmp_path: Path, pro
         assert (status["state"], status["exit_code"], status["reason"]) == ("preempted", None, reason)
 
 
+@pytest.mark.slow
 def test_time_limits_are_counted_and_preemptions_are_not(tmp_path: Path, programs: Path, capsys):
     run = freeze(tmp_path / "x", "run", ONE, "launcher.max_timeouts=2")
     left = {"limit": "1:40", "preemption": "1-00:00:00", "no limit": "UNLIMITED"}

@@ -94,6 +94,7 @@ def test_the_first_reported_failure_is_shared_by_all(run: RunFolder):
     assert [node.reported_failure() for node in nodes] == [failure(2)] * 3
 
 
+@pytest.mark.slow
 def test_a_node_learns_once_of_anothers_failure(run: RunFolder):
     first, second = meet(run)
     heard: list[float] = []
@@ -108,6 +109,7 @@ def test_a_node_learns_once_of_anothers_failure(run: RunFolder):
     assert len(heard) == 1
 
 
+@pytest.mark.slow
 def test_failures_after_the_ranks_ended_are_ignored(run: RunFolder):
     first, second = meet(run)
     heard: list[None] = []
@@ -124,6 +126,7 @@ def hold_first(path: str) -> None:
     meeting.leave()
 
 
+@pytest.mark.slow
 def test_a_lost_first_node_is_a_failure(run: RunFolder, apart: Callable):
     process = apart(hold_first, str(run.path))
     second = join(run, 3, Node(1, 2))
@@ -137,6 +140,7 @@ def test_a_lost_first_node_is_a_failure(run: RunFolder, apart: Callable):
     second.leave()
 
 
+@pytest.mark.slow
 def test_a_missing_node_is_counted_and_the_address_shown(run: RunFolder):
     with pytest.raises(RendezvousError) as caught:
         open_first(run, 3, 3, "127.0.0.1")
@@ -145,6 +149,7 @@ def test_a_missing_node_is_counted_and_the_address_shown(run: RunFolder):
     assert f"{rendezvous_file(run, 3)}: 127.0.0.1, " in said.replace(" port ", ", ")
 
 
+@pytest.mark.slow
 def test_a_first_node_that_never_writes_is_reported(run: RunFolder):
     with pytest.raises(RendezvousError) as caught:
         join(run, 3, Node(1, 2))
@@ -165,6 +170,7 @@ def test_addresses_without_answer_are_named(run: RunFolder):
     assert f"127.0.0.1:{port}: [Errno 111] Connection refused" in said and f"::1:{port}: " in said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("there", ["nothing", "another"])
 def test_another_run_folder_than_the_first_nodes_is_reported(there: str, run: RunFolder, tmp_path: Path):
     other = RunFolder(tmp_path / "other" / "run")
@@ -204,6 +210,7 @@ def test_a_port_in_use_is_reported(run: RunFolder):
             open_first(run, 3, 2, "127.0.0.1", port)
 
 
+@pytest.mark.slow
 def test_a_program_that_is_not_a_store_is_refused(run: RunFolder):
     before = set(threading.enumerate())
     with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(RendezvousError):
@@ -237,6 +244,7 @@ def test_the_first_node_leaves_last(run: RunFolder):
     assert not thread.is_alive()
 
 
+@pytest.mark.slow
 def test_a_lost_node_delays_the_first_up_to_the_timeout(run: RunFolder):
     first, _ = meet(run)
     begun = time.monotonic()
@@ -266,6 +274,7 @@ def wait_for_nodes(run: RunFolder, ended: Path) -> None:
     open_first(run, 3, 2)
 
 
+@pytest.mark.slow
 def test_a_signal_ends_the_wait_for_nodes(run: RunFolder, apart: Callable, tmp_path: Path):
     process = apart(wait_for_nodes, run, tmp_path / "ended")
     while not rendezvous_file(run, 3).is_file():

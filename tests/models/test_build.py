@@ -107,6 +107,7 @@ def trained(name: str, what: str, batch: Batch) -> tuple[list[torch.Tensor], int
     return [parameter.grad for parameter in model.parameters()], operations.get_total_flops(), activations
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["llama3_8b", "gemma3_4b", "gpt2"])
 def test_recomputing_changes_only_the_kept_activations(name: str) -> None:
     batch = make_batch([Row(np.arange(length, dtype=np.int32), np.arange(length) % 4 == 0) for length in (40, 17, 7)])

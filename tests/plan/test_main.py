@@ -25,6 +25,7 @@ def plan(*arguments: str, interpreter: tuple[str, ...] = ()) -> subprocess.Compl
     return subprocess.run(line, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 def test_the_plan_imports_nothing_heavy(right: list[str]):
     before = seconds_of_children()
     done = plan(*right, interpreter=("-X", "importtime"))

@@ -105,6 +105,7 @@ def _command_line(process: Path) -> str:
         return ""
 
 
+@pytest.mark.slow
 def test_wrong_arguments_are_reported_at_once_with_suggestions(tmp_path: Path) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").touch()
@@ -123,6 +124,7 @@ def test_a_wrong_key_is_refused_before_anything_is_written(tmp_path: Path) -> No
     assert prove().returncode == 2
 
 
+@pytest.mark.slow
 def test_help_names_keys_and_checks() -> None:
     done = prove("--help")
     assert done.returncode == 0

@@ -115,6 +115,7 @@ def test_the_model_has_the_name_of_the_loaded_one(make_run):
     assert texts(gather(run).what)["model"] == "my-model, /models/my-model"
 
 
+@pytest.mark.slow
 def test_every_attempt_is_shown_with_its_changes(make_run):
     run: RunFolder = make_run()
     note(run, "submitted", 1, changed=[])

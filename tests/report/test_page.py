@@ -31,6 +31,7 @@ class Tags(HTMLParser):
         self.seen.append((tag, dict(attrs)))
 
 
+@pytest.mark.slow
 def test_nothing_is_fetched_and_nothing_runs(make_run):
     page = render(gather(make_run()))
     tags = Tags()
@@ -46,6 +47,7 @@ def test_nothing_is_fetched_and_nothing_runs(make_run):
     assert not re.search(r"url\((?!['\"]?#)", page)
 
 
+@pytest.mark.slow
 def test_text_from_a_run_is_never_markup(make_run):
     run = make_run(model={"path": HOSTILE}, name=HOSTILE)
     run.command.write_text(HOSTILE)

@@ -91,6 +91,7 @@ def without_source(page: str) -> list[str]:
     return [text for sources, text in Texts(page).found if re.search(r"\d", text) and not sources]
 
 
+@pytest.mark.slow
 def test_every_number_names_a_file_of_the_run(full_run: RunFolder) -> None:
     page = render(gather(full_run))
     assert without_source(page) == []
@@ -145,6 +146,7 @@ def test_a_changed_source_changes_its_element(full_run: RunFolder, name: str) ->
         assert Texts(render(gather(full_run))).found != before.found
 
 
+@pytest.mark.slow
 def test_a_changed_row_changes_the_result(full_run: RunFolder) -> None:
     source = "metrics.jsonl#eval.8.loss"
     assert "1.5" in Texts(render(gather(full_run))).of(source)

@@ -111,6 +111,7 @@ def test_without_a_watchdog_no_heartbeat_is_written(monkeypatch: pytest.MonkeyPa
         heartbeat.enter("forward")
 
 
+@pytest.mark.slow
 def test_a_process_that_holds_the_gil_still_dumps_its_stack(tmp_path: Path):
     program = "import sys; from pathlib import Path; from distft.runtime import stacks\n"
     program += f"stacks.answer(Path({str(tmp_path / 's')!r}))\n"

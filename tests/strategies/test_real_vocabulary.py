@@ -107,6 +107,7 @@ def test_held_out_metrics_do_not_depend_on_micro_batch_or_world(answers: Any) ->
             assert losses == pytest.approx([losses[0]] * len(EVAL_MICRO), rel=1e-6)
 
 
+@pytest.mark.slow
 def test_squares_are_summed_in_fp64_without_a_copy() -> None:
     """In parts of any size, and with what does not fill a run."""
     whole = torch.randn(49152, 576, generator=torch.Generator().manual_seed(0)) * 1e-3

@@ -25,6 +25,7 @@ def test_values_may_be_added_only_at_the_end():
         Grid().points(parse(["seed=2,0,1"]), earlier)
 
 
+@pytest.mark.slow
 def test_the_sweeper_is_registered_with_hydra():
     program = "from distft.sweep.grid import Grid; from distft.sweep.request import parse; parse(['seed=0,1']); Grid()"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)

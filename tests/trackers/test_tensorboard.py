@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 
+import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from distft.run import RunFolder
@@ -50,6 +51,7 @@ def test_samples_and_evaluations_are_tables_of_text(tmp_path):
     assert events.SummaryMetadata("samples/text_summary").plugin_data.plugin_name == "text"
 
 
+@pytest.mark.slow
 def test_neither_torch_nor_tensorflow_is_loaded(tmp_path):
     program = """
 import sys

@@ -77,6 +77,7 @@ def test_another_layout_continues_with_equal_rows_and_losses(data, tmp_path: Pat
     assert code == 0 and "the same in every step" in said and said.count("within 2e-06") == 3, said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("argument", "reported"),
     [
@@ -108,6 +109,7 @@ def test_a_run_that_cannot_be_verified_is_refused_first(data, tmp_path, capsys, 
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_help_lists_the_own_keys():
     done = subprocess.run([python(), "-m", "distft.verify_resume", "--help"], capture_output=True, text=True)
     assert done.returncode == 0

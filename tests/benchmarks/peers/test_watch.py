@@ -14,6 +14,7 @@ time.sleep(0.5)
 """
 
 
+@pytest.mark.slow
 def test_peak_memory_includes_grandchildren(tmp_path: Path):
     peaks = run_watched([sys.executable, "-c", PARENT], tmp_path / "logs" / "run.log", {})
     assert len(peaks) == 2

@@ -67,6 +67,7 @@ def test_settings_are_compared_repeat_by_repeat_with_the_first():
     assert "| 92 (65 to 120) | 1.00 (1.00 to 1.00) | - | 1.50 | train.compile=true | 1.25 (1.20 to 1.30) |" in text
 
 
+@pytest.mark.slow
 def test_the_plot_works_with_failed_and_without_measured_points(tmp_path: Path):
     for name, what in (("some", found()), ("none", Found({}, {ONE: "x", TWO: "x", FOUR: "x"}))):
         draw([SERIES], what, "title", tmp_path / name)

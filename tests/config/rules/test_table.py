@@ -100,6 +100,7 @@ def test_every_rule_has_a_config_that_it_refuses():
     assert sorted(BROKEN) == sorted(rule.name for rule in RULES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BROKEN)
 def test_each_config_is_refused_by_exactly_its_rule(name: str, right: list[str], monkeypatch: pytest.MonkeyPatch):
     overrides, offered = BROKEN[name]

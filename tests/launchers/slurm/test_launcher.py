@@ -61,6 +61,7 @@ def test_the_script_requests_what_was_submitted(tmp_path: Path, programs: Path):
     assert own["signal"] == "USR1@120" and own["exclusive"] is None and "requeue" in own
 
 
+@pytest.mark.slow
 def test_submitit_starts_the_run_script_and_pickles_only_a_name(tmp_path: Path, programs: Path):
     run = freeze(tmp_path / "a b", "run")
     Slurm(SlurmConfig()).submit([run.path])

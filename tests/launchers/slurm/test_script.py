@@ -99,6 +99,7 @@ def test_modules_load_in_order_before_the_environments_python(tmp_path: Path, pr
     assert seen_by_srun(programs)["PATH"].startswith(f"{programs}:/of/a/module:")
 
 
+@pytest.mark.slow
 def test_a_module_that_cannot_be_loaded_fails_the_run(tmp_path: Path):
     run = freeze(tmp_path, "modules")
     write_script(run, {}, Environment("module", ("gcc/12",)))

@@ -56,6 +56,7 @@ def hostile() -> tuple[list[Run], list[str]]:
     return [*runs, Run(dict.fromkeys(keys, HOSTILE), (3.0,), "failed", HOSTILE, HOSTILE)], keys
 
 
+@pytest.mark.slow
 def test_nothing_is_fetched_and_nothing_runs(make_sweep: Callable[..., Sweep]):
     page = render(make_sweep(*large()))
     tags = Tags()
