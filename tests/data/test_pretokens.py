@@ -106,7 +106,7 @@ def test_other_tokenizers_are_left_to_the_library():
     assert [pretokenizer_of(each) for each in (*made, dropping, mixed)] == [None] * (len(made) + 2)
 
 
-def test_other_tokenizers_are_left_to_the_library():
+def test_words_that_split_otherwise_are_left_to_the_library():
     of_another = json.loads(TOKENIZERS["smollm2"].backend_tokenizer.to_str())
     assert make_pretokenizer(TOKENIZERS["smollm2"], of_another) is not None
     assert make_pretokenizer(TOKENIZERS["gpt2"], of_another) is None
