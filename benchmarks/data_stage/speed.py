@@ -134,6 +134,7 @@ def memory_of(pid: int) -> Iterator[int]:
 
 
 def run_distft(file: Path, model: Path, num_proc: int, cache: Path, clean: str) -> float:
+    import pandas  # noqa: F401  # which pyarrow imports, and datasets
     from transformers import PreTrainedTokenizerFast  # noqa: F401  # before the clock starts, as in run_datasets
 
     from distft.config import compose

@@ -9,11 +9,13 @@ Trap: versions of Unicode differ in what is a letter, so only texts of character
 
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import cached_property, lru_cache, partial
-from itertools import chain, groupby
+from functools import cache, cached_property
+from itertools import chain
 from typing import Any
+
+import numpy as np
 
 State = Mapping[str, Any]  # JSON: tokenizer.json, or a part of it
 Ids = tuple[int, ...]
@@ -101,7 +103,7 @@ class Pretokenizer:
 
     @cached_property
     def _find(self) -> Callable[[str], list[str]]:
-        return re.compile(translated(self.pattern, partial(letters_of, known_letters()), SPACES)).findall
+        return re.compile(translated(self.pattern, letters_of, SPACES)).findall
 
     @cached_property
     def _known(self) -> re.Pattern[str]:
@@ -173,7 +175,7 @@ def translated(pattern: str, letters: Callable[[str], str], spaces: str) -> str:
     return found
 
 
-@lru_cache(maxsize=1)
+@cache
 def known_letters() -> list[str]:
     """Returns the characters of two bytes whose category is the same in Unicode 3.2, and that no case maps to ASCII."""
     old, new = unicodedata.ucd_3_2_0.category, unicodedata.category
@@ -187,20 +189,15 @@ def _maps_to_ascii(letter: str) -> bool:
     return any(other.isascii() for other in letter.casefold() + letter.lower() + letter.upper())
 
 
-def letters_of(known: Iterable[str], category: str) -> str:
+@cache
+def letters_of(category: str) -> str:
     """Returns the known characters of a category or group of categories, as in a set."""
-    return ranges(ord(each) for each in known if unicodedata.category(each).startswith(category))
+    return ranges(ord(each) for each in known_letters() if unicodedata.category(each).startswith(category))
 
 
 def ranges(numbers: Iterable[int]) -> str:
     """Returns ascending code points as the ranges of a set."""
-    return "".join(_range(each) for each in _runs(numbers))
-
-
-def _runs(numbers: Iterable[int]) -> Iterator[list[int]]:
-    for _, run in groupby(enumerate(numbers), key=lambda each: each[1] - each[0]):
-        yield [number for _, number in run]
-
-
-def _range(run: list[int]) -> str:
-    return f"\\u{run[0]:04x}-\\u{run[-1]:04x}"
+    found = np.fromiter(numbers, np.int64)
+    gaps = np.flatnonzero(np.diff(found) > 1)
+    firsts, lasts = found[[0, *gaps + 1]], found[[*gaps, -1]]
+    return "".join(f"\\u{first:04x}-\\u{last:04x}" for first, last in zip(firsts, lasts, strict=True))
