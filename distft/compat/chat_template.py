@@ -40,7 +40,9 @@ class DirectTemplate:
     def _compiled(self) -> Any:
         from transformers.utils.chat_template_utils import _compile_jinja_template
 
-        return _compile_jinja_template(self.text)
+        template = _compile_jinja_template(self.text).environment.from_string(self.text)  # not the library's own
+        template.globals = dict(template.globals)  # of a ChainMap, which every rendering copies in Python
+        return template
 
     def __getstate__(self) -> dict[str, object]:
         return {name: value for name, value in vars(self).items() if name != "_compiled"}  # which is not picklable

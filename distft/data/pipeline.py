@@ -54,6 +54,8 @@ def split_position(identity: str, seed: int) -> float:
 
 
 def _normalized(text: str) -> str:
+    if text.isascii():
+        return " ".join(text.lower().split())  # the same, twice as fast
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
