@@ -65,7 +65,8 @@ def test_the_power_is_that_of_simulated_studies(asked: Plan):
 @pytest.mark.parametrize(
     "asked",
     [Plan(0.57), Plan(0.65), Plan(0.6, power=0.9, raters=50, overlap=1, rater_correlation=0), Plan(0.55, raters=60),
-     Plan(0.6, power=0.5), Plan(0.6, ties=0)],
+     Plan(0.6, power=0.5), Plan(0.6, ties=0), Plan(0.6, raters=10), Plan(0.57, raters=10),
+     Plan(0.6, raters=10, overlap=3, prompt_correlation=0.2, rater_correlation=0.02)],
 )  # fmt: skip
 def test_the_power_is_right_over_a_range_of_plans(asked: Plan):
     votes = votes_needed(asked)
