@@ -51,6 +51,7 @@ RESUMED = {  # task -> a loss and a strategy
     "regression": ("mse", "zero3"),
     "sequence_classification": ("bce", "fsdp"),
     "token_classification": ("cross_entropy", "zero2"),
+    "reward_model": ("reward", "ddp"),
 }
 # A strategy sees a sum and no loss. So each loss meets ddp and one that shards, in turn; the other pairs are soak.
 SHARDED = [CUTS[1 + i % 3] for i in range(len(TRAINED))]
