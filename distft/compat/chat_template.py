@@ -40,7 +40,7 @@ class DirectTemplate:
     def _compiled(self) -> Any:
         from transformers.utils.chat_template_utils import _compile_jinja_template
 
-        template = _compile_jinja_template(self.text).environment.from_string(self.text)  # not the library's own
+        template = _compile_jinja_template(self.text).environment.from_string(self.text)  # in its sandbox
         template.globals = dict(template.globals)  # of a ChainMap, which every rendering copies in Python
         return template
 
