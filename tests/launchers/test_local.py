@@ -16,6 +16,7 @@ from distft.launchers.contract import Outcome
 from distft.launchers.local import Local, LocalConfig, LocalRun, Unreachable, interface_of, is_own, own_addresses, reach
 from distft.run import RunFolder
 from tests.support.fake_run import assert_none_left, freeze, name_of, processes_of, wait_for_rows
+from tests.support.ranks import free_port
 
 FAKE = "tests.support.fake_worker"
 
@@ -149,12 +150,6 @@ def port() -> Iterator[int]:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
         yield listener.getsockname()[1]
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
 
 
 def test_a_name_that_resolves_to_loopback_is_left_out(monkeypatch: pytest.MonkeyPatch):

@@ -1,13 +1,13 @@
 """Forks many ranks from one process that has imported everything."""
 
 import os
-import socket
 import traceback
 from collections.abc import Callable
 
 import torch
 
 from distft.runtime.process_group import World, process_group
+from tests.support.ranks import free_port
 
 
 def fork_ranks(world: int, work: Callable[[World], None]) -> None:
@@ -16,10 +16,7 @@ def fork_ranks(world: int, work: Callable[[World], None]) -> None:
     RuntimeError if one of them fails.
     """
     torch.set_num_threads(1)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(world)}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(world)}
     children = [_fork(rank, world, work) for rank in range(world)]
     codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
     if any(codes):

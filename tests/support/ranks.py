@@ -2,14 +2,20 @@
 
 import json
 import os
+import secrets
 import socket
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from tests.support.warm import python
+
+GRACE = 10.0  # seconds for the other ranks after one has failed
 
 
 def run_ranks(
@@ -40,17 +46,31 @@ def run_ranks(
                     subprocess.Popen(command, env=environment | variables, stdout=log, stderr=subprocess.STDOUT)
                 )
         try:
-            codes = [process.wait(seconds) for process in processes]
+            codes = wait(processes, seconds)
         finally:
             for process in processes:
                 process.kill()
         logs = [(Path(folder) / f"{rank}.log").read_text() for rank in range(world)]
-        failed = [f"rank {rank} ended with {code}:\n{logs[rank][-3000:]}" for rank, code in enumerate(codes) if code]
+        failed = [
+            f"rank {rank} ended with {codes[rank]}:\n{logs[rank][-3000:]}" for rank in range(world) if codes[rank] != 0
+        ]
         assert not failed, "\n".join(failed)
         return json.loads(out.read_text())
 
 
+def wait(processes: Sequence[subprocess.Popen[bytes]], seconds: float) -> list[int | None]:
+    """Returns the exit codes; None of a process that others wait for, or that waits for a failed one, for too long."""
+    ends = time.monotonic() + seconds
+    while None in [process.poll() for process in processes] and time.monotonic() < ends:
+        if any(process.returncode for process in processes):
+            ends = min(ends, time.monotonic() + GRACE)
+        time.sleep(0.02)
+    return [process.poll() for process in processes]
+
+
 def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
+    """Returns a port below those that the kernel gives to connections: such a one may be in use a moment later."""
+    while True:
+        with socket.socket() as free, suppress(OSError):
+            free.bind(("127.0.0.1", 20_000 + secrets.randbelow(12_000)))
+            return free.getsockname()[1]

@@ -5,7 +5,6 @@ A module of its own (trust=[planted.]), as a user's would be.
 
 import os
 import signal
-import socket
 import sys
 import time
 from collections.abc import Sequence
@@ -22,6 +21,7 @@ from distft.launchers.contract import Outcome
 from distft.run import RunFolder
 from distft.train.loop import Loop
 from distft.verify_resume import watched
+from tests.support.ranks import free_port
 
 
 @dataclass
@@ -77,9 +77,7 @@ class ForkedRun:
 
     def __init__(self, run: RunFolder, world: int) -> None:
         self.run = run
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+        port = free_port()
         self.alive = {self._fork(rank, world, port) for rank in range(world)}
 
     def _fork(self, own_rank: int, world: int, port: int) -> int:
