@@ -79,8 +79,10 @@ def test_an_overfitting_run_stops_within_patience_of_its_best(straight: tuple[Ru
     final = load_file(run.final / "model.safetensors")
     for name, weights in parameters(run.checkpoints / "best").items():
         assert torch.equal(final[name], weights), name
-    gaps = {row["step"]: row["loss"] for row in run.read_metrics("train_eval")}
-    assert gaps.keys() == {row["step"] for row in run.read_metrics("eval")} and gaps[status["step"]] < gaps[best]
+    seen, others = ({row["step"]: row["loss"] for row in run.read_metrics(name)} for name in ("train_eval", "eval"))
+    assert seen.keys() == others.keys(), "training rows are evaluated with the held-out rows"
+    gaps = {step: others[step] - seen[step] for step in seen}
+    assert gaps[status["step"]] > gaps[best], "the losses of both part"
 
 
 @pytest.mark.soak
