@@ -17,7 +17,7 @@ help:
 	@echo "make venv    the environment, in .venv"
 	@echo "make demo    fine-tune a real 135M model on 2 processes, before and after on held-out rows, a report"
 	@echo "make test    the whole test suite"
-	@echo "make check   style, types and the fast tests, in 90 seconds"
+	@echo "make check   style, types and the fast tests"
 	@echo "make soak    the long tests"
 	@echo "make floor   fast tests, parity and whole runs on the oldest supported versions: 6 GB, outside of the checkout"
 	@echo "make format  format the code with ruff"
