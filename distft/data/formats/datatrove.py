@@ -1,18 +1,16 @@
 """Documents of datatrove: {text, id, metadata, media}; every token of the text is trained."""
 
-from typing import Any
-
-from distft.data.example import BadField, Example, Segment, text_field
+from distft.data.example import BadField, Example, RawJson, Segment, text_field
 
 FIELDS = ("text", "metadata")
 OPTIONAL = ("id", "media")
 
 
-def fits(row: dict[str, Any], names: dict[str, str]) -> bool:
+def fits(row: RawJson, names: dict[str, str]) -> bool:
     return isinstance(row[names["metadata"]], dict)
 
 
-def example(row: dict[str, Any], names: dict[str, str]) -> Example:
+def example(row: RawJson, names: dict[str, str]) -> Example:
     if row.get(names["media"]):
         raise BadField(names["media"], "is not empty, and only text can be trained on")
     return Example((Segment("text", text_field(row, names["text"]), True),))
