@@ -27,7 +27,8 @@ def vote(browser: Browser, key: str) -> str:
 
 def begin(browser: Browser, address: str) -> None:
     browser.open(address)
-    browser.press("Enter")  # the button of the first page has the focus
+    browser.wait("document.activeElement.tagName === 'BUTTON'")  # autofocus comes with the first frame, after the load
+    browser.press("Enter")
     browser.wait("document.querySelector('main').dataset.phase === 'item'")
 
 
