@@ -1,5 +1,6 @@
 """A process of the warm Python is the one that `python -m` would be."""
 
+import importlib
 import json
 import os
 import resource
@@ -82,6 +83,31 @@ def test_signals_reach_the_process_and_its_end_is_passed_on(number: signal.Signa
         time.sleep(0.02)
 
 
+def test_a_process_and_its_client_may_end_together(folder: Path) -> None:
+    """So that the server reads both events at once."""
+    program = python(WARM_TEST="1")
+    client = subprocess.Popen([program, "-m", "waits", "pid"], cwd=folder, stdout=subprocess.DEVNULL)
+    own = wait_for(folder / "pid")
+    server = int(status_of(own)[1])
+    os.kill(server, signal.SIGSTOP)
+    try:
+        os.kill(own, signal.SIGKILL)
+        while status_of(own)[0] != "Z":
+            time.sleep(0.02)
+        client.kill()
+        client.wait(60)
+    finally:
+        os.kill(server, signal.SIGCONT)
+    (folder / "nothing.py").touch()
+    subprocess.run([program, "-m", "nothing"], cwd=folder, check=True)
+    assert int(status_of(server)[1]) == os.getpid(), "it has ended"
+
+
+def status_of(process: int) -> list[str]:
+    """Returns the state of a process and its parent's id, as the kernel names them."""
+    return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[:2]
+
+
 def is_loaded(folder: Path, *through: str, begin: Callable[[], object] | None = None, **variables: str) -> bool:
     """Returns whether torch is imported before a module says so. through, begin: what starts the process."""
     (folder / "loaded.py").write_text("import json, sys\nprint(json.dumps('torch' in sys.modules))")
@@ -92,6 +118,11 @@ def is_loaded(folder: Path, *through: str, begin: Callable[[], object] | None = 
 def test_other_variables_of_an_import_need_a_python_of_its_own(folder: Path) -> None:
     assert is_loaded(folder) and not is_loaded(folder, HF_ENDPOINT="http://127.0.0.1:1")
     assert not is_loaded(folder, SLURM_JOB_ID="7"), "its daemons count and signal the processes of a job"
+
+
+def test_what_lm_eval_sets_makes_no_difference(folder: Path) -> None:
+    importlib.import_module("lm_eval")
+    assert is_loaded(folder)
 
 
 def test_other_limits_or_cores_need_a_python_of_its_own(folder: Path) -> None:

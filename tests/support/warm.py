@@ -44,8 +44,9 @@ ROOMS += ("report", "sweep")
 # So does a job of SLURM, whose processes its daemons count and signal.
 AT_IMPORT = ("CUDA_", "DS_", "HF_", "HOME", "HYDRA_", "LC_", "LD_", "MALLOC_", "MPL", "SLURM_JOB", "TORCH_")
 AT_IMPORT += ("TRANSFORMERS_", "TZ")
-# What a command gives libraries itself, so that it makes no difference whether its environment has it already.
-OF_COMMANDS = QUIET_VARIABLES | {"HF_DATASETS_OFFLINE": "1"}
+# What a command gives libraries itself, and what lm_eval sets as a test imports it: it makes no difference whether the
+# environment of a command has it already.
+OF_COMMANDS = QUIET_VARIABLES | {"HF_DATASETS_OFFLINE": "1", "HF_XET_HIGH_PERFORMANCE": "1"}
 SHARED = "WARM_PYTHON"  # the path that the process of pytest gives its workers
 SEPARATE = {"HF_TOKEN", "PYTHONPATH", "PYTHONDONTWRITEBYTECODE", "PYTHONUNBUFFERED"}
 
@@ -138,19 +139,18 @@ class Server:
                 if key.fileobj is self.listener:
                     self.begin(self.listener.accept()[0])
                 elif isinstance(key.fileobj, socket.socket):
-                    os.kill(self.processes[key.fileobj][0], signal.SIGKILL)  # nobody stands for it any more
-                    self.ready.unregister(key.fileobj)
+                    self.abandon(key.fileobj)
                 else:
                     self.end(key.data)
 
     def begin(self, client: socket.socket) -> None:
+        streams: list[int] = []
         try:
             _, streams, *_ = socket.recv_fds(client, 1, 3)
             wanted = json.loads(client.makefile("rb").readline())
-        except ValueError:
-            client.close()
-            return
-        if self.is_warm(wanted):
+        except (ValueError, OSError):  # it has ended
+            wanted = None
+        if wanted and self.is_warm(wanted):
             process = os.fork()
             if not process:
                 self.become(wanted, streams)
@@ -163,6 +163,12 @@ class Server:
             client.close()
         for stream in streams:
             os.close(stream)
+
+    def abandon(self, client: socket.socket) -> None:
+        """Kills the process that a client has stood for until it ended."""
+        if client in self.processes:  # unless both have ended since the events were read
+            os.kill(self.processes[client][0], signal.SIGKILL)
+            self.ready.unregister(client)
 
     def end(self, client: socket.socket) -> None:
         process, descriptor = self.processes.pop(client)
