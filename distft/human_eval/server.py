@@ -23,6 +23,7 @@ from distft.config.errors import Unavailable
 from distft.human_eval.pages import Pages, votes_csv
 from distft.human_eval.study import CHOICES, SCALE, Settings, Study
 from distft.human_eval.votes import Ballot, Outcome, Votes
+from distft.runtime.process import exits_on
 
 MAX_BODY = 64 * 1024  # bytes
 MAX_COMMENT = 2000  # characters
@@ -259,14 +260,10 @@ def serve(study: Study, bound: socket.socket, origin: str | None) -> None:
     votes = Votes(study.votes_file)
     app = App(votes, pages, settings, origin).starlette()
     config = uvicorn.Config(app, log_level="warning", access_log=False, server_header=False, lifespan="off")
-    signal.signal(signal.SIGTERM, lambda *_: raise_exit())  # what uvicorn raises again after it has closed
     try:
-        uvicorn.Server(config).run(sockets=[bound])
+        with exits_on(signal.SIGTERM):  # which uvicorn raises again after it has closed
+            uvicorn.Server(config).run(sockets=[bound])
     except (KeyboardInterrupt, SystemExit):
         pass
     finally:
         votes.close()
-
-
-def raise_exit() -> None:
-    raise SystemExit(0)
