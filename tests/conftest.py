@@ -12,7 +12,7 @@ import pytest
 
 from tests.support.scheduling import InPieces, place
 from tests.support.trained import references, rows, trained, trained_more, trained_to_export  # noqa: F401  # fixtures
-from tests.support.warm import SHARED, python
+from tests.support.warm import SHARED, python, warm_children
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("WANDB_MODE", "offline")
@@ -69,6 +69,13 @@ def demo_dir() -> Path:
 
     assert demo.main(["--fetch-only"]) == 0
     return Path("~/.cache/distft/demo").expanduser()
+
+
+@pytest.fixture
+def warm() -> Iterator[None]:
+    """Commands that the code under test starts in processes of their own have their imports done."""
+    with warm_children():
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -22,6 +22,7 @@ from tests.launch.test_launch import end, start
 from tests.support.fake_run import assert_none_left, processes_of, rank_process, wait_for_rows
 from tests.support.ranks import run_ranks
 from tests.support.rows import write_sums
+from tests.support.warm import warm_children
 
 pytestmark = pytest.mark.slow
 STEPS = 24
@@ -46,7 +47,8 @@ def frozen(folder: Path) -> Path:
         "name=straight",
     ]
     config, run = compose(settings), RunFolder(runs / "straight")
-    freeze(run, config, prepare_and_plan(run, config, settings), settings)
+    with warm_children():
+        freeze(run, config, prepare_and_plan(run, config, settings), settings)
     shutil.copytree(run.path, runs / "cut")
     return runs
 
@@ -66,6 +68,7 @@ def check(found: dict[str, Any], trials: int) -> None:
     assert states["preempted"] >= trials // 3
 
 
+@pytest.mark.soak
 def test_runs_stopped_at_random_times_end_like_uninterrupted(folder: Path) -> None:
     check(run_ranks(2, "tests.support.interrupted", str(frozen(folder)), "6", "0"), 6)
 

@@ -24,6 +24,7 @@ from tests.evaluate.test_benchmarks import write_tasks
 from tests.support.alone import alone
 from tests.support.answered import make_run, read_lines, write_lines
 from tests.support.chat_server import ChatServer
+from tests.support.warm import warm_children
 
 pytestmark = pytest.mark.slow
 
@@ -68,7 +69,7 @@ def evaluate(*words: str, at: Path) -> tuple[dict[str, Any], list[dict[str, Any]
     return json.loads((at / "metrics.json").read_text()), read_lines(at / "items.jsonl")
 
 
-def test_the_command_measures_on_several_processes(tuned_run: RunFolder, capsys: Any) -> None:
+def test_the_command_measures_on_several_processes(tuned_run: RunFolder, warm: None, capsys: Any) -> None:
     words = [f"run={tuned_run.path}", "scores=[exact_match,bleu]", "max_new_tokens=4", "--json", "strategy=fsdp"]
     assert main([*words, "launcher.processes_per_node=2"]) == 0
     printed = json.loads(capsys.readouterr().out)
@@ -206,7 +207,9 @@ def run_of_classes(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     overrides = ["model.tiny=true", "model.task=sequence_classification", f"data.train={file}", "data.eval=0.3"]
     overrides += [f"runs_dir={folder}", f"cache_dir={folder}/cache", "name=run", "train.max_steps=2"]
     run, config = stages.with_name(compose([*overrides, "train.precision=fp32", "train.global_batch_size=4"]))
-    stages.freeze(run, config, stages.prepare_and_plan(run, config, overrides), overrides)
+    with warm_children():
+        plan = stages.prepare_and_plan(run, config, overrides)
+    stages.freeze(run, config, plan, overrides)
     with alone() as world:
         worker.train(run, run.read_status()["attempt"], world)
     return run

@@ -12,7 +12,7 @@ from distft.run import read_json
 from distft.runs import find_runs
 from tests.support.rows import write_sums
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("warm")]
 
 
 def arguments(folder: Path, *more: str) -> list[str]:

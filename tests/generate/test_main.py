@@ -30,7 +30,7 @@ def prompts(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.mark.slow
 def test_the_command_writes_one_line_for_each_prompt(
-    tuned_run: RunFolder, prompts: str, tmp_path: Path, capsys: Any
+    tuned_run: RunFolder, prompts: str, warm: None, tmp_path: Path, capsys: Any
 ) -> None:
     out = tmp_path / "new" / "out.jsonl"
     words = [f"run={tuned_run.path}", f"prompts={prompts}", f"out={out}", "max_new_tokens=8", "batch_size=2"]

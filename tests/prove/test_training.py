@@ -94,6 +94,7 @@ def test_every_strategy_in_each_precision_is_a_case(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 def test_a_case_that_ends_its_process_fails_alone(tmp_path: Path) -> None:
     given = [Case(f"options.{name}", ("strategy=ddp",), "fp32") for name in ("first", "broken", "last")]
     here = place(tmp_path)

@@ -27,6 +27,7 @@ def here(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> Cluster:
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 def test_two_healthy_nodes_pass(here: Cluster, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "distft.doctor", "launcher=slurm", "launcher.nodes=2", "out=found.json"]
     done = subprocess.run(

@@ -17,6 +17,7 @@ from distft.run import RunFolder
 from tests.support.alone import alone
 from tests.support.reference import dense
 from tests.support.rows import write_sums
+from tests.support.warm import warm_children
 
 MODEL = "llama3_8b"
 
@@ -51,7 +52,8 @@ def make_run(folder: Path, *more: str, name: str = "run") -> RunFolder:
         *more,
     ]
     run, config = stages.with_name(compose(overrides))
-    plan = stages.prepare_and_plan(run, config, overrides)
+    with warm_children():
+        plan = stages.prepare_and_plan(run, config, overrides)
     stages.freeze(run, config, plan, overrides)
     with alone() as world:
         worker.train(run, run.read_status()["attempt"], world)

@@ -27,6 +27,15 @@ TOGETHER = {
     "model_files": ("tests/test_hub.py", "tests/test_sockets.py"),
 }
 
+# Files that take 40 s or more, of which no worker should begin one when the other has nothing left to do.
+LONG = (
+    "tests/train/test_step.py", "tests/test_worker.py", "tests/strategies/test_memory.py",
+    "tests/checkpoint/test_resume.py", "tests/losses/test_every_loss.py", "tests/prove/test_command.py",
+    "tests/sweep/test_sweeps.py", "tests/launchers/test_follow.py", "tests/strategies/test_bf16.py",
+    "tests/strategies/test_real_vocabulary.py", "tests/launchers/test_together.py", "tests/checkpoint/test_power.py",
+    "tests/launch/test_launch.py", "tests/test_signals.py", "tests/train/test_ema.py", "tests/test_words.py",
+)  # fmt: skip
+
 
 def fixture_of(nodeid: str) -> str | None:
     """Returns the expensive fixture that the tests of this file share."""
@@ -40,7 +49,10 @@ def place(nodeid: str, is_slow: bool, fixtures: Sequence[str]) -> int:
         assert name == shared or name not in fixtures, f"{nodeid} uses {name}: its file belongs in TOGETHER"
     if not is_slow and "cluster" not in fixtures:
         return 0
-    return 1 + (list(TOGETHER).index(shared) if shared else len(TOGETHER))
+    if shared:
+        return 1 + list(TOGETHER).index(shared)
+    is_long = nodeid.startswith(tuple(f"{file}::" for file in LONG))
+    return 1 + len(TOGETHER) + (not is_long)
 
 
 def pieces(nodeids: Sequence[str]) -> dict[str, str]:

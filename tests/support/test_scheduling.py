@@ -1,6 +1,8 @@
 """Fast tests come first, and the tests that share an expensive fixture are one group."""
 
-from tests.support.scheduling import pieces, place
+from pathlib import Path
+
+from tests.support.scheduling import LONG, pieces, place
 
 
 def test_a_file_is_one_piece_and_its_slow_tests_another() -> None:
@@ -17,3 +19,10 @@ def test_the_cluster_comes_right_after_the_fast_tests() -> None:
     assert place("tests/config/test_a.py::x", False, []) == place("tests/slurm/test_a.py::x", False, []) == 0
     assert place("tests/slurm/test_a.py::x", False, ["cluster"]) == place("tests/slurm/test_a.py::x", True, []) == 1
     assert 1 < place("tests/test_docs.py::x", True, ["demo_dir"]) < place("tests/sweep/test_a.py::x", True, [])
+
+
+def test_long_files_come_before_the_others_and_exist(checkout: Path) -> None:
+    for file in LONG:
+        assert (checkout / file).is_file(), file
+        assert place(f"{file}::x", True, []) < place("tests/sweep/test_a.py::x", True, [])
+    assert place("tests/test_docs.py::x", True, ["demo_dir"]) < place(f"{LONG[0]}::x", True, [])

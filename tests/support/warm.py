@@ -23,7 +23,8 @@ import subprocess
 import sys
 import tempfile
 import traceback
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from threading import Lock
@@ -82,6 +83,16 @@ def _start(variables: tuple[tuple[str, str], ...]) -> str:
     assert own.recv(1), (folder / "log").read_text()
     atexit.register(_end, own, server)
     return str(program)
+
+
+@contextmanager
+def warm_children() -> Iterator[None]:
+    """Makes this process start what it would with sys.executable with the warm Python meanwhile."""
+    before, sys.executable = sys.executable, python()
+    try:
+        yield
+    finally:
+        sys.executable = before
 
 
 def _end(own: socket.socket, server: int) -> None:

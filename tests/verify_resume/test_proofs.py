@@ -75,6 +75,7 @@ def row(said: str, what: str) -> str:
     return next(line for line in said.splitlines() if re.match(rf"│ {what} ", line)).split("│")[3].strip()
 
 
+@pytest.mark.soak
 def test_with_dropout_a_run_killed_anywhere_is_bit_equal(answers, out: Path):
     """Step 4 crosses the border of the first epoch and is begun four times, on 2 processes that accumulate twice."""
     code, said = answers["every moment"].values()
@@ -91,10 +92,12 @@ def test_with_dropout_a_run_killed_anywhere_is_bit_equal(answers, out: Path):
     assert len(rows) == 64 and 24 < len(set(rows)) < 32
 
 
+@pytest.mark.soak
 def test_a_difference_triggers_a_second_uninterrupted_run(answers, out: Path):
     assert not (out / "every moment/again").exists() and (out / "noise/again").is_dir()
 
 
+@pytest.mark.soak
 def test_noise_is_measured_and_not_a_failure(answers):
     code, said = answers["noise"].values()
     assert code == 0 and "two uninterrupted runs differ by" in said
@@ -103,6 +106,7 @@ def test_noise_is_measured_and_not_a_failure(answers):
     assert row(said, "rows read") == row(said, "learning rates") == "bit-equal"
 
 
+@pytest.mark.soak
 def test_a_restarted_seed_is_caught_by_bit_equality(answers):
     code, said = answers["seed"].values()
     assert code == 1 and "two uninterrupted runs are bit-equal, so resuming changes the run" in said
@@ -111,6 +115,7 @@ def test_a_restarted_seed_is_caught_by_bit_equality(answers):
     assert row(said, "weights").startswith("parameter ") and row(said, "moments").startswith("exp_avg ")
 
 
+@pytest.mark.soak
 def test_a_restarted_seed_is_caught_above_the_noise(answers):
     code, said = answers["seed and noise"].values()
     assert code == 1 and "two uninterrupted runs differ by" in said
@@ -118,12 +123,14 @@ def test_a_restarted_seed_is_caught_above_the_noise(answers):
     assert row(said, "rows read") == "bit-equal"
 
 
+@pytest.mark.soak
 def test_restarted_rows_are_caught_despite_noise(answers):
     code, said = answers["order and noise"].values()
     assert code == 1
     assert row(said, "rows read") == "step 3: attempt 2 read other rows in micro-batch 0 on rank 0"
 
 
+@pytest.mark.soak
 def test_a_run_that_resumed_nothing_proves_nothing(answers):
     code, said = answers["anew"].values()
     assert code == 1 and "every resume started anew" in said
