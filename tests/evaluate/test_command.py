@@ -9,8 +9,7 @@ import pytest
 
 from distft.checkpoint.retention import latest
 from distft.run import RunFolder
-from tests.launch.test_launch import end, start
-from tests.support.rows import write_sums
+from tests.support.answered import make_run
 from tests.support.warm import python
 
 pytestmark = pytest.mark.slow
@@ -19,11 +18,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     """A run of one step."""
-    folder = tmp_path_factory.mktemp("evaluated")
-    write_sums(folder)
-    code, _, stderr = end(start(folder, "run", "train.max_steps=1", "export=false"))
-    assert code == 0, stderr
-    return RunFolder(folder / "runs" / "run")
+    return make_run(tmp_path_factory.mktemp("evaluated"), "train.max_steps=1")
 
 
 def is_read(folder: Path) -> bool:

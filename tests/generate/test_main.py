@@ -56,7 +56,7 @@ def test_an_adapter_answers_otherwise_than_the_base(tuned_run: RunFolder, prompt
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("format", ["peft", "merged"])
+@pytest.mark.parametrize("format", ["peft", pytest.param("merged", marks=pytest.mark.soak)])
 def test_an_exported_folder_answers_like_its_run(
     format: str, tuned_run: RunFolder, prompts: str, tmp_path: Path
 ) -> None:
