@@ -68,7 +68,6 @@ def check(found: dict[str, Any], trials: int) -> None:
     assert states["preempted"] >= trials // 3
 
 
-@pytest.mark.soak
 def test_runs_stopped_at_random_times_end_like_uninterrupted(folder: Path) -> None:
     check(run_ranks(2, "tests.support.interrupted", str(frozen(folder)), "6", "0"), 6)
 

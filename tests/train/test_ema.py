@@ -34,26 +34,25 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def ran(folder: Path) -> dict[str, Answer]:
     """Trains 4 steps on each strategy, and continues each after step 2 on the next strategy, some on their own."""
-    rows = str(write_rows(folder / "rows"))
-    common = {"model": "qwen3_8b", "rows": rows, "micro": 2, "steps": END, "eval_micro": [[8, None]], "probe": False}
-
-    def case(name: str, strategy: str, **more: Any) -> Answer:
-        return common | {"strategy": strategy, "ema": DECAY, "save": str(folder / name)} | more
-
-    firsts = {each: case(each, each, save_each=str(folder / f"{each} steps")) for each in STRATEGIES}
-    firsts["without"] = {key: value for key, value in case("without", "fsdp").items() if key != "ema"}
+    write_rows(folder / "rows")
+    firsts = {each: case(folder, each, each, save_each=str(folder / f"{each} steps")) for each in STRATEGIES}
+    firsts["without"] = {key: value for key, value in case(folder, "without", "fsdp").items() if key != "ema"}
     found = run_cases(2, firsts, folder)
     moves = [*pairwise((*STRATEGIES, STRATEGIES[0])), *zip(SAME, SAME, strict=True)]
-    nexts = {
-        f"{a} to {b}": case(
-            f"{a} to {b}",
-            b,
-            resume=str(step_dir(folder / f"{a} steps" / str(CUT), CUT)),
-            reload=str(folder / f"{a}-{b}"),
-        )
-        for a, b in moves
-    }
-    return found | run_cases(2, nexts, folder)
+    return found | run_cases(2, {f"{a} to {b}": continued(folder, a, b) for a, b in moves}, folder)
+
+
+def case(folder: Path, name: str, strategy: str, **more: Any) -> Answer:
+    rows = str(folder / "rows")
+    common = {"model": "qwen3_8b", "rows": rows, "micro": 2, "steps": END, "eval_micro": [[8, None]], "probe": False}
+    return common | {"strategy": strategy, "ema": DECAY, "save": str(folder / name)} | more
+
+
+def continued(folder: Path, before: str, after: str) -> Answer:
+    """Returns the case that goes on after step CUT of a strategy's run on a strategy."""
+    saved = step_dir(folder / f"{before} steps" / str(CUT), CUT)
+    name, loaded = f"{before} to {after}", folder / f"{before}-{after}"
+    return case(folder, name, after, resume=str(saved), reload=str(loaded))
 
 
 def tensors(folder: Path, step: int, slot: str) -> dict[str, torch.Tensor]:
@@ -82,15 +81,26 @@ def test_the_average_is_that_of_torch(strategy: str, ran: dict[str, Answer], fol
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_any_strategy_loads_the_average_bit_equal(strategy: str, ran: dict[str, Answer], folder: Path) -> None:
-    saved = tensors(folder / f"{strategy} steps" / str(CUT), CUT, EMA)
     following = dict(pairwise((*STRATEGIES, STRATEGIES[0])))[strategy]
     for other in (following, strategy) if strategy in SAME else (following,):
-        assert equal(saved, tensors(folder / f"{strategy}-{other}", CUT, EMA))
-        there = tensors(folder / f"{strategy} to {other}", END, EMA)
-        if other == strategy:
-            assert equal(there, tensors(folder / strategy, END, EMA)), "a resumed run averages as an uninterrupted one"
-        for name, value in tensors(folder / strategy, END, EMA).items():
-            torch.testing.assert_close(there[name], value, rtol=0, atol=2e-5)
+        assert_continues(folder, strategy, other)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("strategy", [each for each in STRATEGIES if each not in SAME])
+def test_other_strategies_continue_their_own_average(strategy: str, ran: dict[str, Answer], folder: Path) -> None:
+    run_cases(2, {strategy: continued(folder, strategy, strategy)}, folder)
+    assert_continues(folder, strategy, strategy)
+
+
+def assert_continues(folder: Path, strategy: str, other: str) -> None:
+    saved = tensors(folder / f"{strategy} steps" / str(CUT), CUT, EMA)
+    assert equal(saved, tensors(folder / f"{strategy}-{other}", CUT, EMA))
+    there = tensors(folder / f"{strategy} to {other}", END, EMA)
+    if other == strategy:
+        assert equal(there, tensors(folder / strategy, END, EMA)), "a resumed run averages as an uninterrupted one"
+    for name, value in tensors(folder / strategy, END, EMA).items():
+        torch.testing.assert_close(there[name], value, rtol=0, atol=2e-5)
 
 
 def test_averaging_changes_no_step(ran: dict[str, Answer], folder: Path) -> None:
