@@ -6,7 +6,6 @@ import re
 import select
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -29,11 +28,11 @@ class Terminal:
 
     def __init__(self, *command: str, columns: int = 80) -> None:
         self.seen = ""
-        words: list[str] = [sys.executable, *command]
+        words: list[str] = [python(), *command]
         environment = os.environ | {"COLUMNS": str(columns), "TERM": "xterm", "OMP_NUM_THREADS": "1"}
         self.pid, self.file = pty.fork()
         if self.pid == 0:
-            os.execve(sys.executable, words, environment)
+            os.execve(words[0], words, environment)
 
     def type(self, text: str) -> None:
         os.write(self.file, text.encode())

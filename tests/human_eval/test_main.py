@@ -113,7 +113,7 @@ def test_status_shows_progress_and_no_result(tmp_path: Path, capsys: Any):
 
 
 @pytest.mark.slow
-def test_a_study_generates_the_answers_of_a_model(tmp_path: Path):
+def test_a_study_generates_the_answers_of_a_model(warm: None, tmp_path: Path):
     make_base(tmp_path / "tiny-model-3")
     (tmp_path / "prompts.jsonl").write_text('{"prompt": "3 and 3 is", "category": "odd"}\n{"prompt": "2 and 2 is"}\n')
     study = Study(tmp_path / "study")
