@@ -101,7 +101,9 @@ def end(run: RunFolder, code: int) -> int:
     if status["state"] != "preempted" and status["exit_code"] is not None:
         return status["exit_code"]
     job = own_state()
-    if job is not None and job.name != "RUNNING":  # SLURM may restart it; else a waiting launch sees that it is gone
+    saved_late = job is not None and job.is_past_limit and status["state"] == "preempted"  # no warning reached a rank
+    if job is not None and job.name != "RUNNING" and not saved_late:
+        # SLURM may restart it; else a waiting launch sees that it is gone
         if status["state"] == "preempted":
             unclear = f"{BY_SCHEDULER}SIGTERM: scancel or a preemption"  # of a job that is COMPLETING
             run.write_status(state="preempted", reason=BY_SCANCEL if job.is_cancelled else unclear)
@@ -116,7 +118,7 @@ def end(run: RunFolder, code: int) -> int:
             return EXIT_AGAIN
         write_outcome(run, outcome)
         return outcome.exit_code
-    if refusal := requeued(run, status):
+    if refusal := requeued(run, status, is_past_limit=saved_late):
         print(refusal, file=sys.stderr)
         write_outcome(run, Outcome("preempted"))
     return EXIT_PREEMPTED
@@ -212,13 +214,13 @@ def may_restart_in_job(run: RunFolder, status: Status, outcome: Outcome) -> bool
     return True
 
 
-def requeued(run: RunFolder, status: Status) -> str | None:
+def requeued(run: RunFolder, status: Status, *, is_past_limit: bool) -> str | None:
     """Requeues this job, once; returns the reason if it does not."""
     job, reason = this_job(os.environ), stop.requested(run, status["attempt"]) or ""
     if not reason.startswith(BY_SCHEDULER):
         return f"saved and stopped: {reason or 'on request'}"
     try:
-        left = with_retries(lambda: seconds_left(job), commands.SECONDS_OF_JOB)
+        left = 0 if is_past_limit else with_retries(lambda: seconds_left(job), commands.SECONDS_OF_JOB)
         timeouts = status.get("timeouts", 0) + is_near_limit(run, left)
         most = read_config(run).launcher.max_timeouts  # a run frozen for another launcher has none
         if timeouts > most:

@@ -71,6 +71,7 @@ def test_the_script_gets_only_the_number_of_nodes(tmp_path: Path, programs: Path
     assert done.stderr == "job 12, attempt 1: 1 x 1 processes on n1\n"
 
 
+@pytest.mark.slow
 def test_each_start_counts_once_and_clears_stop_requests(tmp_path: Path, programs: Path):
     run = freeze(tmp_path / "x", "run", ONE)
     for attempt in (1, 2, 3):
@@ -90,6 +91,7 @@ def test_an_array_task_is_identified_by_its_array():
     assert job.this_job({"SLURM_JOB_ID": "15", "SLURM_ARRAY_JOB_ID": "12", "SLURM_ARRAY_TASK_ID": "3"}) == "12_3"
 
 
+@pytest.mark.slow
 def test_the_third_start_without_a_checkpoint_is_the_last(tmp_path: Path, programs: Path, capsys):
     run = freeze(tmp_path / "x", "run", ONE)
     assert [begin(run) for _ in range(3)] == [0, 0, 0]
@@ -146,6 +148,7 @@ def test_a_number_of_nodes_that_cannot_share_a_step_is_refused(
     assert message.endswith("Try: sbatch --nodes=4")
 
 
+@pytest.mark.slow
 def test_a_run_of_another_job_that_is_alive_is_left_untouched(tmp_path: Path, programs: Path, capsys):
     run = freeze(tmp_path / "x", "run", ONE)
     run.write_status(state="running", step=7)
@@ -163,6 +166,7 @@ def test_a_run_of_another_job_that_is_alive_is_left_untouched(tmp_path: Path, pr
     assert begin(run) == 1 and run.status.read_bytes() == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reason", ["SLURM sent SIGUSR1", "SLURM sent SIGTERM"])
 def test_a_preempted_job_is_requeued_and_not_ended(reason: str, tmp_path: Path, programs: Path):
     run = freeze(tmp_path / "x", "run", ONE)
@@ -229,6 +233,22 @@ def test_time_limits_are_counted_and_preemptions_are_not(tmp_path: Path, program
     assert run.read_status()["timeouts"] == 0
 
 
+@pytest.mark.slow
+def test_a_run_that_no_warning_reached_is_requeued_past_its_limit(tmp_path: Path, programs: Path, capsys):
+    run = freeze(tmp_path / "x", "run", ONE, "launcher.max_timeouts=1")
+    begin(run)
+    save(run, 1)
+    stub_recorded(programs, "scontrol", "past_limit.txt")
+    run.write_status(state="running")  # it has not saved
+    assert end(run, code=143) == 143 and not requeues(programs)
+    preempted(run, "SLURM sent SIGTERM")
+    assert end(run, code=143) == 75 and requeues(programs) == [["requeue", "12"]]
+    assert (run.read_status()["timeouts"], run.read_status()["exit_code"]) == (1, None)
+    assert end(run, code=143) == 75 and len(requeues(programs)) == 1
+    assert "1 time limits were reached (launcher.max_timeouts)" in capsys.readouterr().err
+
+
+@pytest.mark.slow
 def test_a_refused_requeue_leaves_the_run_preempted(tmp_path: Path, programs: Path, capsys):
     run = freeze(tmp_path / "x", "run", ONE)
     begin(run)
@@ -239,6 +259,7 @@ def test_a_refused_requeue_leaves_the_run_preempted(tmp_path: Path, programs: Pa
     assert "SLURM refused to requeue it: scontrol: Access/permission denied" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_finished_run_ends_with_0_and_its_results(tmp_path: Path, programs: Path):
     run = freeze(tmp_path / "x", "run", ONE)
     begin(run)
@@ -255,6 +276,7 @@ def test_the_outcome_reported_by_node_0_is_kept(tmp_path: Path, programs: Path):
     assert end(run, 1) == 1 and run.read_status()["error"] == {"message": "row 7"}
 
 
+@pytest.mark.slow
 def test_another_nodes_error_is_used_if_node_0_reported_none(tmp_path: Path, programs: Path):
     run = freeze(tmp_path / "x", "run", ONE)
     begin(run)
@@ -264,6 +286,7 @@ def test_another_nodes_error_is_used_if_node_0_reported_none(tmp_path: Path, pro
     assert run.read_status()["error"]["message"] == "node 1: no GPU"
 
 
+@pytest.mark.slow
 def test_a_step_that_srun_could_not_create_is_retried(tmp_path: Path, programs: Path):
     run = freeze(tmp_path / "x", "run", ONE)
     begin(run)

@@ -65,6 +65,11 @@ class JobState:
     def is_cancelled(self) -> bool:
         return self.name.startswith("CANCELLED")
 
+    @property
+    def is_past_limit(self) -> bool:
+        """Whether SLURM is ending it for its time limit; it can be requeued meanwhile."""
+        return self.name in ("COMPLETING", "TIMEOUT") and self.reason == "TimeLimit"
+
 
 def slurm(*command: str) -> str:
     """Returns the output of a SLURM program; SlurmError with its last line when it fails."""
