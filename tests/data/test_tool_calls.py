@@ -59,7 +59,7 @@ def test_a_model_trained_on_tool_calls_emits_one_that_parses(
         optimizer.step()
         optimizer.zero_grad()
         loss = total / targets
-        if loss < 0.02:
+        if loss < 0.005:  # at 0.02 a city may still be another one
             break
     for city in CITIES:
         prompt = tokenizer.apply_chat_template(
