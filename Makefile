@@ -59,7 +59,7 @@ floor:
 	$(FLOOR)/bin/python -W ignore -m tests.floors signatures tests/floors.json
 	$(FLOOR_PYTEST) -m "not slow and not soak"
 	$(FLOOR_PYTEST) -m "not soak" tests/strategies/test_parity.py tests/checkpoint/test_round_trip.py \
-	    tests/models/test_build.py tests/launch/test_launch.py tests/compat
+	    tests/models tests/losses tests/config tests/launch/test_launch.py tests/compat
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .

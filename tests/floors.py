@@ -20,6 +20,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from tests.support.sources import nodes
+
 CHECKOUT = Path(__file__).parents[1]
 FILE = Path(__file__).with_suffix(".json")
 _MODULES = {"hydra_core": "hydra", "pyyaml": "yaml"}  # imported under another name
@@ -52,17 +54,17 @@ def uses() -> Iterator[Use]:
     """Yields every import of a library in distft, and every call of what was imported."""
     known = libraries()
     for file in sorted((CHECKOUT / "distft").rglob("*.py")):
-        tree, place = ast.parse(file.read_text()), file.relative_to(CHECKOUT)
-        names = dict(_imported(tree, known))
+        code, place = nodes(file), file.relative_to(CHECKOUT)
+        names = dict(_imported(code, known))
         yield from (Use(name, (), str(place)) for name in names.values())
-        for node in ast.walk(tree):
+        for node in code:
             if isinstance(node, ast.Call) and (name := _dotted(node.func, names)):
                 yield Use(name, tuple(each.arg for each in node.keywords if each.arg), f"{place}:{node.lineno}")
 
 
-def _imported(tree: ast.AST, known: set[str]) -> Iterator[tuple[str, str]]:
+def _imported(code: Iterable[ast.AST], known: set[str]) -> Iterator[tuple[str, str]]:
     """Yields local name -> dotted name of each import from a library."""
-    for node in ast.walk(tree):
+    for node in code:
         if isinstance(node, ast.Import):
             for alias in node.names:
                 top = alias.name.partition(".")[0]

@@ -72,6 +72,7 @@ def changed(values: dict[str, Any], key: str) -> dict[str, Any]:
     return values
 
 
+@pytest.mark.slow
 def test_a_run_continues_only_with_changes_of_listed_keys(values: dict[str, Any]):
     keys = {*dict(leaves(values)), *(key.path for key in KEYS if not isinstance(at(values, key.path), dict))}
     keys |= {"optimizer._target_", "strategy._target_", "loss._target_", "data.yet_unknown", "yet.unknown"}

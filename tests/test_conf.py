@@ -44,6 +44,7 @@ def companions(group: str, word: str) -> list[str]:
     return [f"model.task={names[0]}", f"loss={loss}"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("group", "word"), WORDS, ids=lambda value: value)
 def test_every_choice_composes_into_a_config(group: str, word: str, right: list[str]):
     rows = [] if (group, word) in (("data", "chatterbot"), ("experiment", "laptop_demo")) else ["data.train=org/rows"]
@@ -66,6 +67,7 @@ def test_a_model_declares_what_its_tiny_instance_changes(word: str):
     assert values["tiny_architecture"]["vocab_size"] == 512, "the byte tokenizer's ids fit in 512"
 
 
+@pytest.mark.slow
 def test_every_key_of_the_schema_is_in_the_composed_config(right: list[str]):
     values = compose([*right, "data=chatterbot"]).values
     outside = [key.path for key in KEYS if key.path.partition(".")[0] not in TARGET_GROUPS]

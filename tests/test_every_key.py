@@ -191,6 +191,7 @@ def test_the_table_has_exactly_one_line_per_key():
     assert not set(SHOWN) & set(NOT_SHOWN)
 
 
+@pytest.mark.slow
 def test_every_test_named_in_a_line_exists_and_names_the_key(checkout: Path):
     @cache
     def tests_of(file: str) -> dict[str, str]:
@@ -271,6 +272,7 @@ def test_rows_are_read_as_configured(right: list[str], tmp_path: Path):
     assert texts(dated)["train"][0].startswith("05 Jun 1987user: q0")
 
 
+@pytest.mark.slow
 def test_long_rows_and_prompts_follow_their_keys(right: list[str], tmp_path: Path):
     """data.truncate, data.prompt_template."""
     rows = write(tmp_path / "columns.jsonl", [{"a": "x" * 60, "completion": "y"}, {"a": "z", "completion": "y"}])
@@ -280,6 +282,7 @@ def test_long_rows_and_prompts_follow_their_keys(right: list[str], tmp_path: Pat
     assert len(texts([*asked, "data.truncate=split"])["train"]) == 2
 
 
+@pytest.mark.slow
 def test_answers_are_trained_as_asked(right: list[str], tmp_path: Path):
     """data.train_on, data.train_reasoning."""
     answers = ["<think>one</think>first", "<think>two</think>second"]
@@ -299,6 +302,7 @@ def test_answers_are_trained_as_asked(right: list[str], tmp_path: Path):
     assert trained("data.train_reasoning=false") == "first<|im_end|>second<|im_end|>"
 
 
+@pytest.mark.slow
 def test_unusable_rows_over_max_bad_rows_stop_a_run(right: list[str], tmp_path: Path):
     """data.max_bad_fraction, data.max_truncated_fraction, data.max_untrained_fraction."""
     bad = write(tmp_path / "bad.jsonl", [*pairs(9), {"prompt": "x", "completion": None}])  # type: ignore[dict-item]  # is bad
@@ -458,6 +462,7 @@ class Handle:
         self.starts += 1
 
 
+@pytest.mark.slow
 def test_a_launch_waits_restarts_and_gives_up_as_configured(right: list[str], monkeypatch: pytest.MonkeyPatch):
     settings = ["launcher.wait=false", "launcher.grace_seconds=7", "launcher.restarts=2", "launcher.hang_seconds=11"]
     settings += ["launcher.hang_seconds_outside=13", "launcher.program=tests.support.fake_worker", "name=r"]
@@ -479,6 +484,7 @@ def test_a_launch_waits_restarts_and_gives_up_as_configured(right: list[str], mo
     assert handle.starts == 2
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_exported_as_configured(right: list[str], monkeypatch: pytest.MonkeyPatch):
     """By the command that the launch starts; tests/export tests the arguments of the command itself."""
     started: list[tuple[str, ...]] = []
@@ -504,6 +510,7 @@ def test_a_finished_run_is_exported_as_configured(right: list[str], monkeypatch:
     assert [words[0] for words in started] == ["report"]
 
 
+@pytest.mark.slow
 def test_a_tracker_gets_its_settings(right: list[str], tmp_path: Path):
     folder = tmp_path / "collected"
     settings = ["tracker=[wandb,trackio,prometheus]", f"tracker.prometheus.folder={folder}", "name=r"]

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.sources import nodes
+
 PACKAGE = Path(__file__).parents[1] / "distft"
 
 # Everything not named here is a command: level 10, whom nobody imports.
@@ -65,7 +67,7 @@ def module_of(file: Path) -> str:
 
 def imports_of(file: Path) -> Iterator[tuple[str, int]]:
     """Yields every module a file imports, at its top or inside a function, with the line."""
-    for node in ast.walk(ast.parse(file.read_text())):
+    for node in nodes(file):
         if isinstance(node, ast.Import):
             yield from ((alias.name, node.lineno) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -107,6 +109,7 @@ def test_login_node_code_names_no_heavy_library(file: Path):
         assert imported.split(".")[0] not in HEAVY, f"{file}:{line}: imports {imported}"
 
 
+@pytest.mark.slow
 def test_login_node_code_loads_no_heavy_library():
     light = [m for m in map(module_of, FILES) if unit_and_level(m)[0] in LIGHT and m not in INSIDE_THE_JOB]
     light = [m for m in light if not m.endswith("__main__")]

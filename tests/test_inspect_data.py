@@ -51,6 +51,7 @@ def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return [*given, "data.max_bad_fraction=0.5"]
 
 
+@pytest.mark.slow
 def test_rows_are_written_as_jsonl_with_their_place(asked: list[str], tmp_path: Path):
     assert main([*asked, "out=shown/rows.jsonl"]) == 0
     first, second = [json.loads(line) for line in (tmp_path / "shown" / "rows.jsonl").read_text().splitlines()]
@@ -119,6 +120,7 @@ def test_wrong_keys_are_refused_together():
     assert [message.partition(":")[0] for message in error.value.messages] == ["n=many", "part=test", "out=rows.csv"]
 
 
+@pytest.mark.slow
 def test_both_sides_of_a_pair_are_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "rows.jsonl").write_text('{"prompt": "Q", "chosen": "yes", "rejected": "no", "weight": 0.5}\n')

@@ -5,6 +5,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from tests.support.sources import tree
+
 PACKAGE = Path(__file__).parents[1] / "distft"
 FILES = sorted(PACKAGE.rglob("*.py"))
 VAGUE = {"utils", "util", "common", "base", "manager", "helpers", "misc", "trainer"}
@@ -31,9 +33,9 @@ def test_every_module_has_a_docstring():
 MAX_PARAMETERS = 7  # constructors that are configuration are dataclasses, whose fields are not counted
 
 
-def parameters(tree: ast.AST, place: str) -> Iterator[tuple[str, int]]:
+def parameters(root: ast.AST, place: str) -> Iterator[tuple[str, int]]:
     """Yields the dotted name of each function, and its number of parameters without self and cls."""
-    for node in ast.iter_child_nodes(tree):
+    for node in ast.iter_child_nodes(root):
         name = f"{place}.{node.name}" if isinstance(node, ast.FunctionDef | ast.ClassDef) else place
         if isinstance(node, ast.FunctionDef):
             all_of = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
@@ -46,13 +48,13 @@ def test_no_function_has_more_than_seven_parameters():
     counted = dict[str, int]()
     for file in FILES:
         module = ".".join(file.relative_to(PACKAGE.parent).with_suffix("").parts)
-        counted |= dict(parameters(ast.parse(file.read_text()), module))
+        counted |= dict(parameters(tree(file), module))
     assert {name: number for name, number in counted.items() if number > MAX_PARAMETERS} == {}
 
 
 def test_parameters_are_counted_without_self_and_with_rest():
-    tree = ast.parse("class A:\n  def f(self, a, /, b, *c, d=1, **e):\n    def g(x): ...")
-    assert dict(parameters(tree, "m")) == {"m.A.f": 5, "m.A.f.g": 1}
+    root = ast.parse("class A:\n  def f(self, a, /, b, *c, d=1, **e):\n    def g(x): ...")
+    assert dict(parameters(root, "m")) == {"m.A.f": 5, "m.A.f.g": 1}
 
 
 MAX_UNTYPED = 20  # lines; each says why no TypedDict or dataclass fits

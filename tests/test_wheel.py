@@ -30,6 +30,7 @@ def wheel(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return next(out.glob("*.whl"))
 
 
+@pytest.mark.slow
 def test_the_wheel_has_configs_and_data_files_and_no_tests(wheel: Path):
     names = set(zipfile.ZipFile(wheel).namelist())
     pages = [f"report/{name}" for name in ("look.css.jinja", "page.html.jinja", "sweep/page.html.jinja")]

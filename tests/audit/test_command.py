@@ -163,6 +163,7 @@ def test_wrong_words_are_refused(
     assert not (tmp_path / "b" / "audit.json").exists()
 
 
+@pytest.mark.slow
 def test_an_unknown_flag_of_fail_on_is_refused(tmp_path: Path) -> None:
     rows = write_rows(tmp_path / "rows.jsonl", count=20)
     with pytest.raises(ConfigError, match="Did you mean gender"):

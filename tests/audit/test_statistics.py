@@ -47,6 +47,7 @@ def test_newcombe_on_his_own_example() -> None:
     assert difference_of_shares((56, 70), (48, 80)) == pytest.approx((0.0524, 0.3339), abs=2e-4)
 
 
+@pytest.mark.slow
 def test_a_bootstrap_interval_covers_the_mean() -> None:
     covered = 0
     for seed in range(60):

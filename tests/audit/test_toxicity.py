@@ -28,6 +28,7 @@ def share_of(toxicity: Toxicity, base: str, tuned: str) -> tuple[float | None, f
     return measure.base, measure.tuned, measure.limits
 
 
+@pytest.mark.slow
 def test_the_word_list_decides_and_an_own_list_replaces_it(tmp_path: Path) -> None:
     own = tmp_path / "own.txt"
     own.write_text("# a comment\nparsnip*\nbad soup\n")

@@ -42,6 +42,7 @@ def world() -> Iterator[World]:
         yield world
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("background", [False, True], ids=["at once", "in the background"])
 def test_a_full_disk_leaves_the_older_checkpoint_and_no_debris(background: bool, world: World, tmp_path: Path) -> None:
     """The free room goes up page by page, so that each thing a save writes is once the one that finds none."""

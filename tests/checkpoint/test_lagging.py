@@ -70,6 +70,7 @@ def test_saves_retention_and_resume_work_with_stale_listings(tmp_path: Path, wor
     assert sorted(folder.name for folder in tmp_path.glob("step-*")) == names(tmp_path)
 
 
+@pytest.mark.slow
 def test_an_unlisted_leftover_of_a_save_is_overwritten(tmp_path: Path, world: World) -> None:
     """By a larger world, and seconds ago: neither its folder nor its files are shown."""
     saver = Saver(tmp_path, Retention(2), world)
@@ -88,6 +89,7 @@ def test_an_unlisted_leftover_of_a_save_is_overwritten(tmp_path: Path, world: Wo
     assert not list(tmp_path.glob(".step-*"))  # once listings are right again, nothing is left
 
 
+@pytest.mark.slow
 def test_a_listed_and_deleted_checkpoint_is_not_debris(tmp_path: Path, world: World) -> None:
     saver = Saver(tmp_path, Retention(2), world)
     save(saver, world, 1)
@@ -98,6 +100,7 @@ def test_a_listed_and_deleted_checkpoint_is_not_debris(tmp_path: Path, world: Wo
         assert names(tmp_path) == ["step-00000002", "step-00000003"]
 
 
+@pytest.mark.slow
 def test_room_is_counted_by_manifests(tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """A disk just large enough for a continued run: the size of its unlisted checkpoints is known."""
     with lagging(tmp_path):
@@ -114,6 +117,7 @@ def test_room_is_counted_by_manifests(tmp_path: Path, world: World, monkeypatch:
                     rehearse(fresh_engine(world), tmp_path, 2.0, 2, world)
 
 
+@pytest.mark.slow
 def test_models_and_rows_are_found_by_name(tmp_path: Path, world: World) -> None:
     """Those that were written a moment ago."""
     with lagging(tmp_path):

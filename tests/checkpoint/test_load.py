@@ -102,6 +102,7 @@ def test_a_flipped_bit_in_any_block_skips_the_checkpoint(
     check_all(file.parent)
 
 
+@pytest.mark.slow
 def test_when_all_are_damaged_the_optimizer_is_reset(checkpoints: Path, world: World) -> None:
     for step in (3, 4):
         flip(step_dir(checkpoints, step) / rank_file(0), -1)

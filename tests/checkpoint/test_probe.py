@@ -30,6 +30,7 @@ def probe(model: Any) -> Probe:
     return take_probe(lambda ids: model(input_ids=ids).logits, 512, PROMPT, None)
 
 
+@pytest.mark.slow
 def test_the_answer_is_the_one_that_generate_gives(model: Any, probe: Probe) -> None:
     """Which has a cache, and no tokens behind the last."""
     made = model.generate(PROMPT[None], max_new_tokens=ANSWER, do_sample=False, eos_token_id=None, pad_token_id=0)
@@ -37,6 +38,7 @@ def test_the_answer_is_the_one_that_generate_gives(model: Any, probe: Probe) -> 
     assert len(probe.margins) == ANSWER and (probe.margins > 0).all()
 
 
+@pytest.mark.slow
 def test_an_answer_ends_with_the_first_stop_token(model: Any, probe: Probe) -> None:
     stop = int(probe.answer[4])
     first = probe.answer.tolist().index(stop)
@@ -44,6 +46,7 @@ def test_an_answer_ends_with_the_first_stop_token(model: Any, probe: Probe) -> N
     assert found.tolist() == probe.answer[: first + 1].tolist()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at", [0, 7, ANSWER - 1])
 def test_another_answer_is_detected_except_for_near_ties(at: int, model: Any, probe: Probe, tmp_path: Path) -> None:
     answer = probe.answer.clone()
@@ -62,6 +65,7 @@ def test_another_answer_is_detected_except_for_near_ties(at: int, model: Any, pr
             check_live(model, tmp_path, 1e-6)
 
 
+@pytest.mark.slow
 def test_tokens_after_the_stop_token_are_not_compared(model: Any, probe: Probe, tmp_path: Path) -> None:
     answer = probe.answer.clone()
     answer[-1] = (answer[-1] + 1) % 512
@@ -84,6 +88,7 @@ def test_the_prompt_is_the_shortest_of_some_rows() -> None:
     assert probe_prompt([row(5, 0)]).tolist() == [0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("longest", "prompt", "answer"), [(22, 2, 20), (20, 1, 19), (16, 1, 15)])
 def test_it_fits_into_the_positions_of_the_model(longest: int, prompt: int, answer: int, model: Any) -> None:
     seen = []

@@ -59,6 +59,7 @@ def there(checkpoints: Path) -> list[int]:
     return steps
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("retention", "best", "kept"),
     [
@@ -88,6 +89,7 @@ def test_the_previous_best_is_removed_after_a_better_one(make_saver: Any, tmp_pa
     assert there(tmp_path) == [3, 4]
 
 
+@pytest.mark.slow
 def test_a_slow_deletion_delays_a_save_only_on_a_full_disk(
     make_saver: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -159,6 +161,7 @@ def another_program_reads(folder: Path) -> Iterator[None]:
         process.kill()  # the kernel lets go, however it ends
 
 
+@pytest.mark.slow
 def test_a_checkpoint_being_read_is_kept_until_the_reader_ends(make_saver: Any, tmp_path: Path) -> None:
     saver = make_saver(Retention(1))
     save(saver, 1)
@@ -170,6 +173,7 @@ def test_a_checkpoint_being_read_is_kept_until_the_reader_ends(make_saver: Any, 
     assert there(tmp_path) == [4]
 
 
+@pytest.mark.slow
 def test_readers_share_a_checkpoint_and_late_ones_get_an_error(make_saver: Any, tmp_path: Path) -> None:
     saver, first = make_saver(Retention(1)), step_dir(tmp_path, 1)
     save(saver, 1)

@@ -4,7 +4,7 @@ import ast
 import inspect
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -24,6 +24,7 @@ from tests.floors import (
     takes,
     uses,
 )
+from tests.support.sources import nodes
 
 REMEDY = "Try: another way to the same, distft.compat.reach.known for a younger keyword, or make floor for a new name"
 REACHES = reaches()
@@ -95,15 +96,14 @@ def test_the_recorded_versions_are_the_floors_of_pyproject() -> None:
 
 def test_private_apis_are_used_in_compat_only() -> None:
     files = sorted(CHECKOUT.glob("distft/**/*.py"))
-    trees = {file: ast.parse(file.read_text()) for file in files}
-    own = {name for tree in trees.values() for name in defined(tree)} | ALLOWED
-    outside = {file: tree for file, tree in trees.items() if file.parent.name != "compat"}
-    assert [place for file, tree in outside.items() for place in private(file, tree, own)] == []
+    own = {name for file in files for name in defined(nodes(file))} | ALLOWED
+    outside = [file for file in files if file.parent.name != "compat"]
+    assert [place for file in outside for place in private(file, nodes(file), own)] == []
 
 
-def defined(tree: ast.AST) -> Iterator[str]:
+def defined(code: Iterable[ast.AST]) -> Iterator[str]:
     """Yields the names that a file gives to functions, classes, variables and attributes."""
-    for node in ast.walk(tree):
+    for node in code:
         if isinstance(node, ast.FunctionDef | ast.ClassDef):
             yield node.name
         elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
@@ -112,10 +112,10 @@ def defined(tree: ast.AST) -> Iterator[str]:
             yield node.attr
 
 
-def private(file: Path, tree: ast.AST, own: set[str]) -> Iterator[str]:
+def private(file: Path, code: Iterable[ast.AST], own: set[str]) -> Iterator[str]:
     """Yields where a file imports, or takes from an object, what a library calls private."""
     modules = libraries()
-    for node in ast.walk(tree):
+    for node in code:
         names: list[str] = []
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
@@ -145,9 +145,9 @@ def is_private(name: str) -> bool:
 
 def test_a_private_name_outside_compat_is_found() -> None:
     tree = ast.parse("from torch._utils import x\nmodel._secret_part\nself._mine\nmodel.__class__")
-    assert len(list(private(Path("here.py"), tree, {"_mine"}))) == 2
+    assert len(list(private(Path("here.py"), ast.walk(tree), {"_mine"}))) == 2
     by_name = ast.parse("getattr(model, '_secret_part', None)\nsetattr(self, '_mine', 1)\ngetattr(model, name)")
-    assert len(list(private(Path("here.py"), by_name, {"_mine"}))) == 1
+    assert len(list(private(Path("here.py"), ast.walk(by_name), {"_mine"}))) == 1
 
 
 def test_an_option_is_passed_where_it_is_known() -> None:

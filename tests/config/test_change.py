@@ -25,6 +25,7 @@ MEANING += ["optimizer=sgd", "schedule=linear", "loss.label_smoothing=0.1", "dat
 MEANING += ["train.precision=bf16", "train.max_grad_norm=null", "tuning=lora", "data.split_seed=3", "model=gpt2"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", MEANING)
 def test_changes_of_meaning_are_refused_until_allowed(right: list[str], change: str):
     message = refused(right, change)
@@ -42,6 +43,7 @@ def test_a_group_allows_its_keys_and_no_others(right: list[str]):
     assert "checkpoint.allow_change=[optimizer,seed]" in message
 
 
+@pytest.mark.slow
 def test_every_free_key_is_there(right: list[str]):
     keys = [key for key, _ in leaves(compose([*right, "tracker=wandb"]).values)]
     assert all(any(covers([free], key) for key in keys) for free in FREE)

@@ -24,6 +24,7 @@ def settable_keys(overrides: list[str]) -> list[str]:
     return [key for key, _ in leaves(values) if not key.startswith("model.architecture")]
 
 
+@pytest.mark.slow
 def test_a_typo_in_any_key_gets_the_key_suggested(right: list[str]):
     """R-22: at any depth, every key; all of them in one command line, so all errors at once too."""
     known = set(settable_keys(right))
@@ -42,6 +43,7 @@ def test_a_typo_in_any_key_gets_the_key_suggested(right: list[str]):
     assert len(asked) > 100
 
 
+@pytest.mark.slow
 def test_a_typo_in_any_group_name_gets_it_suggested(right: list[str]):
     groups = sorted(Groups(conf_dir()).words)
     asked = {f"{wrong}=x": name for name in groups for wrong in (name[:-1], name[0] + name)}
@@ -87,6 +89,7 @@ def test_the_last_of_two_values_wins(right: list[str]):
     assert compose([*right, "seed=1", "seed=2"]).values["seed"] == 2
 
 
+@pytest.mark.slow
 def test_the_command_line_wins_over_an_experiment(right: list[str]):
     config = compose([*right, "experiment=one_node_8gpu", "strategy=zero3", "train.epochs=3"])
     assert config.choices["strategy"] == "zero3" and config.choices["model"] == "llama3_8b"
@@ -108,6 +111,7 @@ def test_trusted_user_code_is_accepted_with_its_keywords(right, rows: Path, monk
     assert errors_of([*own, "loss.wieght=2"]) == ["loss.wieght=2: loss.wieght is not a key. Did you mean loss.weight?"]
 
 
+@pytest.mark.slow
 def test_a_new_target_gets_only_the_typed_keywords(right, rows: Path, monkeypatch):
     (rows / "mylab_optim.py").write_text(
         "class Mine:\n    def __init__(self, params, lr=1e-3, betas=(0.9, 0.9, 0.9)): ...\n"
@@ -124,6 +128,7 @@ def test_a_new_target_gets_only_the_typed_keywords(right, rows: Path, monkeypatc
     assert again == compose(right).values["optimizer"] | {"eps": 1e-6}, "the word's own target keeps its keywords"
 
 
+@pytest.mark.slow
 def test_a_typo_in_a_users_yaml_is_refused(right: list[str], tmp_path: Path):
     folder = Path(shutil.copytree(conf_dir(), tmp_path / "conf"))
     (folder / "experiment" / "mine.yaml").write_text("# @package _global_\ntrain:\n  max_stepss: 3\n")
@@ -132,6 +137,7 @@ def test_a_typo_in_a_users_yaml_is_refused(right: list[str], tmp_path: Path):
     assert caught.value.messages == ["train.max_stepss=3: train.max_stepss is not a key. Did you mean train.max_steps?"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", [True, False])
 def test_export_true_or_false_sets_export_enabled(value: bool, right: list[str], tmp_path: Path):
     """Typed, in a YAML, or one over the other: the rest of the section keeps its values."""

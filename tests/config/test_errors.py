@@ -33,6 +33,7 @@ def test_only_the_same_word_is_wholly_alike(a: str, b: str):
     assert 0 <= likeness(a, b) <= 1
 
 
+@pytest.mark.slow
 def test_every_key_of_another_trainer_maps_to_ours(right: list[str]):
     with pytest.raises(ConfigError) as reported:
         compose([*right, "schedule=wsd", *(f"{theirs}=1" for theirs in OURS)])
@@ -41,6 +42,7 @@ def test_every_key_of_another_trainer_maps_to_ours(right: list[str]):
         assert line.endswith((f" {ours}", f" {ours}?")), line
 
 
+@pytest.mark.slow
 def test_every_suggested_choice_exists(right: list[str]):
     choices = [ours for ours in OURS.values() if "=" in ours]
     assert choices

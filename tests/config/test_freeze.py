@@ -33,6 +33,7 @@ def test_every_difference_is_a_line(right: list[str]):
     assert difference(new, new) == []
 
 
+@pytest.mark.slow
 def test_a_config_of_an_older_version_is_converted(right: list[str], tmp_path: Path):
     """Moved `_target_` names, keys that were not there yet, and keys that are gone."""
     config = compose([*right, "strategy=fsdp", "tuning=lora"])
@@ -52,6 +53,7 @@ def test_a_config_of_an_older_version_is_converted(right: list[str], tmp_path: P
     assert plain["export"] == {"enabled": False}
 
 
+@pytest.mark.slow
 def test_the_config_of_an_older_run_begins_a_new_run(right: list[str], tmp_path: Path):
     config, file = compose([*right, "strategy=fsdp"]), tmp_path / "config.yaml"
     moved = {

@@ -132,6 +132,7 @@ def test_a_users_config_counts_as_typed(key: str, here: Path):
     assert found.choices == expected.choices and found.choices["optimizer"] == "sgd"
 
 
+@pytest.mark.slow
 def test_the_command_line_wins_over_the_file_at_any_position(here: Path):
     file = own(here, OWN)
     for overrides in ([file, "train.epochs=5", "strategy=fsdp"], ["strategy=fsdp", "train.epochs=5", file]):
@@ -151,6 +152,7 @@ def test_of_two_files_the_later_wins(here: Path):
     assert (found.values["seed"], found.values["train"]["epochs"]) == (7, 4)
 
 
+@pytest.mark.slow
 def test_a_defaults_list_chooses_groups(here: Path):
     text = "# @package _global_\ndefaults:\n  - override /optimizer: sgd\n  - strategy: zero2\n  - _self_\n"
     found = compose([own(here, f"{text}model: {{tiny: true}}\ndata.train: rows.jsonl\n")])
@@ -194,6 +196,7 @@ def test_a_line_that_is_not_config_is_refused_with_its_number(text: str, said: s
     assert refused(own(here, text), "model.tiny=true", "data.train=rows.jsonl")[0].startswith(said)
 
 
+@pytest.mark.slow
 def test_a_missing_config_file_or_a_folder_is_refused(here: Path):
     own(here, OWN)
     (here / "latin.yaml").write_bytes("name: é\n".encode("latin-1"))
@@ -224,6 +227,7 @@ def test_a_runs_own_config_starts_another_run(here: Path):
     assert "has no effect with config=frozen.yaml, which sets every key" in error
 
 
+@pytest.mark.slow
 def test_only_typed_values_of_a_runs_config_count_as_typed(here: Path):
     (here / "rows.jsonl").touch()
     (here / "frozen.yaml").write_text(frozen_text(compose(["model.tiny=true", "data.train=rows.jsonl", "seed=3"])))

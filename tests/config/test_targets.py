@@ -34,6 +34,7 @@ def test_star_imports_are_followed():
     assert found is not None and found.get("in_features") is not None
 
 
+@pytest.mark.slow
 def test_nothing_heavy_is_imported():
     program = (
         "import sys; from distft.config.targets import signature; signature('torch.optim.AdamW');"

@@ -27,6 +27,7 @@ def old_text(right: list[str], tracker: str) -> str:
     return f"{before}{tracker}sweep:\n{after}".replace("tracker.wandb.", "tracker.")
 
 
+@pytest.mark.slow
 def test_each_tracker_has_its_keys_under_its_name(right: list[str]):
     settings = ["tracker.wandb.project=mine", "tracker.prometheus.every_seconds=5"]
     config = compose([*right, "tracker=[wandb, prometheus]", *settings])
@@ -43,6 +44,7 @@ def test_without_a_name_a_key_is_of_the_only_tracker(right: list[str]):
     assert {"tracker.wandb.project", "tracker.wandb.mode"} <= config.given
 
 
+@pytest.mark.slow
 def test_a_list_reads_back_from_the_frozen_file(right: list[str], tmp_path: Path):
     config, run = compose([*right, "tracker=[wandb,tensorboard]", "tracker.wandb.project=mine"]), RunFolder(tmp_path)
     run.config.write_text(frozen_text(config))
@@ -62,12 +64,14 @@ def test_the_tracker_of_an_older_run_gets_its_name(right: list[str], tmp_path: P
     assert {"tracker.wandb.project", "tracker.wandb.mode"} <= read.given
 
 
+@pytest.mark.slow
 def test_the_config_of_an_older_tracked_run_begins_a_new_run(right: list[str], tmp_path: Path):
     file = tmp_path / "config.yaml"
     file.write_text(old_text(right, OLD))
     assert compose([f"config={file}"]).values["tracker"] == {"wandb": OFFLINE}
 
 
+@pytest.mark.slow
 def test_the_frozen_none_of_an_older_run_begins_a_new_run(right: list[str], tmp_path: Path):
     file, config = tmp_path / "config.yaml", compose(right)
     text = frozen_text(config)
@@ -103,6 +107,7 @@ def test_a_yaml_file_names_trackers(right: list[str], tmp_path: Path, text: str,
     assert config.tracker.wandb.project == "mine"
 
 
+@pytest.mark.slow
 def test_all_errors_of_trackers_come_at_once(right: list[str]):
     first, second, third = errors_of(right, "tracker=[wandbb,tensorbord]", "tracker.wandb.project=x", "seed=-1")
     assert first.startswith("tracker=[wandbb,tensorbord]: wandbb is not one of ") and first.endswith(" wandb?")

@@ -50,6 +50,7 @@ def test_tokens_with_packing_off_are_refused(right: list[str]):
         compose([*right, TOKENS, OFF])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("experiment", "typed", "expected"),
     [
@@ -100,6 +101,7 @@ def test_a_default_never_cuts_a_typed_length(typed: list[str], expected: tuple[i
     assert length([*right, *typed]) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("experiment", "own", "typed", "expected", "reported"),
     [

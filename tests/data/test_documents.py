@@ -63,6 +63,7 @@ def test_a_text_or_markdown_file_is_one_row(config: Make, tmp_path: Path):
     assert texts(config(folder)) == ["One.\nTwo.\n", "# Title\n\nText", "Drei ä"]
 
 
+@pytest.mark.slow
 def test_a_web_page_gives_its_main_text(tmp_path: Path):
     (tmp_path / "page.html").write_text(PAGE.format(SENTENCE * 3))
     (tmp_path / "none.html").write_text("<html></html>")
@@ -201,6 +202,7 @@ def test_a_store_that_cannot_be_read_says_why(config: Make, url: str, message: s
         ensure_prepared(config(url))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["jsonl", "csv", "tsv", "parquet", "arrow", "json"])
 def test_broken_rows_of_every_kind_are_listed(config: Make, tmp_path: Path, kind: str):
     choose, path = random.Random(kind), tmp_path / f"rows.{kind}"

@@ -15,6 +15,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 
 from distft.config import Config
 from distft.config.data import Data
@@ -97,6 +98,7 @@ def whole_stage(folder: Path) -> Iterator[tuple[str, str]]:
         yield f"stage {split}", digest(iter(Rows(prepared, split)))
 
 
+@pytest.mark.slow
 def test_tokens_of_fixed_rows_change_only_with_the_version(tmp_path: Path):
     assert set(ROWS) == set(trainable()), "give each format rows here, then: python -m tests.data.test_golden"
     golden = read_json(FILE)

@@ -157,6 +157,7 @@ def test_a_changed_comment_in_the_code_keeps_the_key(asked: Config, tmp_path: Pa
     assert done.stdout.split() == [str(tmp_path / "distft" / "data" / "key.py"), data_key(asked)]
 
 
+@pytest.mark.slow
 def test_the_key_needs_no_heavy_import():
     heavy = "{'torch', 'transformers', 'datasets', 'tokenizers', 'pyarrow', 'numpy', 'huggingface_hub'}"
     program = f"import distft.data.key, sys; print(*({heavy} & set(sys.modules)))"

@@ -56,12 +56,14 @@ def test_a_held_out_label_without_training_rows_is_a_bad_row(tmp_path: Path) -> 
     assert (dropped["line"], dropped["rule"]) == (2, "malformed")
 
 
+@pytest.mark.slow
 def test_lists_of_classes_become_marks(tmp_path: Path) -> None:
     found = prepared(tmp_path, "sequence_classification", texts(["a", "c"], ["b"]), texts(["b", "a"]), "loss=bce")
     assert labels(found, "train") == [[1.0, 0.0, 1.0], [0.0, 1.0, 0.0]] and labels(found, "eval") == [[1.0, 1.0, 0.0]]
     assert read_json(found.folder / "manifest.json")["labels"]["problem_type"] == "multi_label_classification"
 
 
+@pytest.mark.slow
 def test_values_are_kept_and_must_be_as_many_in_every_row(tmp_path: Path) -> None:
     found = prepared(tmp_path, "regression", texts(3, -0.5), texts([1.0, 2.0], 4))
     assert labels(found, "train") == [[3.0], [-0.5]] and labels(found, "eval") == [[4.0]]

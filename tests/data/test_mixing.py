@@ -51,6 +51,7 @@ def test_epochs_repeat_a_source(config: Make, files: tuple[str, str]):
     assert count(texts(config(weighted))) == {"a": 60, "b": 60}
 
 
+@pytest.mark.slow
 def test_a_cap_is_a_stable_sample(config: Make, files: tuple[str, str], write_rows: WriteRows):
     found = texts(config([{"path": files[0], "cap": 10}, files[1]]))
     assert count(found) == {"a": 10, "b": 20}

@@ -15,6 +15,7 @@ from distft.data.order import Base, Order, row_borders, step_borders, token_bord
 from distft.runtime.determinism import splitmix64
 
 
+@pytest.mark.slow
 @given(st.integers(1, 30), st.integers(0, 5), st.integers(1, 4))
 def test_each_epoch_holds_every_row_once(num_rows: int, seed: int, epochs: int) -> None:
     rows = Order(num_rows, seed).rows(0, epochs * num_rows)
@@ -22,6 +23,7 @@ def test_each_epoch_holds_every_row_once(num_rows: int, seed: int, epochs: int) 
         assert sorted(rows[epoch * num_rows : (epoch + 1) * num_rows]) == list(range(num_rows))
 
 
+@pytest.mark.slow
 @given(st.integers(1, 30), st.data())
 def test_any_cut_of_the_order_reads_the_same_rows(num_rows: int, data: st.DataObject) -> None:
     order, end = Order(num_rows, 3), data.draw(st.integers(2, 90))
@@ -80,6 +82,7 @@ def test_the_first_end_reached_ends_the_run() -> None:
     assert (len(by_steps), len(by_epochs), len(steps_alone)) == (3, 4, 6)
 
 
+@pytest.mark.slow
 @given(st.integers(0, 20), st.integers(1, 12), st.integers(9, 60))
 def test_token_steps_are_full_if_only_max_steps_ends_the_run(row: int, steps: int, batch_tokens: int) -> None:
     order, lengths = Order(7, 0), np.arange(1, 8)
@@ -101,6 +104,7 @@ def test_rows_that_no_step_reads_are_not_ordered(epochs: int | None, monkeypatch
     assert len(made) <= 42, "40 epochs are read"
 
 
+@pytest.mark.slow
 @given(st.integers(0, 14), st.integers(1, 5), st.integers(9, 20))
 def test_steps_after_a_base_read_the_rest_once(row: int, batch_rows: int, batch_tokens: int) -> None:
     order, lengths = Order(7, 0), np.arange(1, 8)

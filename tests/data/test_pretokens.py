@@ -59,6 +59,7 @@ letters = st.sampled_from("ab sStT'rReE 019\n\r\t\x0b\x1c\x1f\x85\xa0.,/_é\u030
 texts = st.lists(letters | st.sampled_from(KNOWN) | st.sampled_from(["<|im_end|>", "<a>", "<b>", "  "])).map("".join)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TOKENIZERS)
 @settings(max_examples=200, deadline=None)
 @given(text=texts)

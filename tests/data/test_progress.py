@@ -64,6 +64,7 @@ def test_the_share_grows_with_the_rows_to_the_end(
     assert 0.02 < known[0] < 0.2 and max(b - a for a, b in pairwise(known)) < 0.25
 
 
+@pytest.mark.slow
 def test_files_add_up_by_their_sizes(config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "a.jsonl").write_bytes(LINES[: LINES.index(b"\n", len(LINES) // 3) + 1])
     (tmp_path / "b.jsonl").write_bytes(b"\n")

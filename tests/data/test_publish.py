@@ -26,6 +26,7 @@ def die_half_way(folder: Path) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
+@pytest.mark.slow
 def test_eight_makers_publish_one_folder_atomically(tmp_path: Path):
     made = tmp_path / "made"
     made.mkdir()

@@ -197,6 +197,7 @@ def test_a_compressed_file_that_breaks_off_is_named(tmp_path: Path):
         values(written(tmp_path, "a.jsonl.gz", whole[: len(whole) // 2]))
 
 
+@pytest.mark.slow
 @settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(lines=st.lists(st.binary(max_size=30).filter(lambda line: b"\n" not in line and line.strip()), max_size=20))
 def test_any_bytes_give_a_row_or_a_reason_per_line(tmp_path: Path, lines: list[bytes]):

@@ -90,6 +90,7 @@ def test_trimmed_content_is_found_without_its_spaces():
     assert trained(RENDERERS["gemma3"], chat("hi", "  hello \n")) == ["hello<end_of_turn>"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["smollm2", "gemma3", "mistral", "qwen3"])
 @given(turns=st.lists(st.text("ab <>|\n[]/_end", min_size=1).filter(str.strip), min_size=2, max_size=6))
 def test_spans_hold_the_assistants_text_for_any_text(family: str, turns: list[str]):
@@ -153,6 +154,7 @@ def test_messages_without_a_template_are_refused():
         make_renderer(tokenizer, "auto")(chat("hi", "hello"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["%d %b %Y", "%Y-%m-%d", "%-d %B %y, %A", "%B %d, %Y %H:%M:%S", "%c|%x|%j", "%F"])
 def test_date_formats_match_strftime(form: str):
     template = f"\n  {{% macro today() %}}{{{{ strftime_now({form!r}) }}}}{{% endmacro %}}\n[{{{{ today() }}}}]"

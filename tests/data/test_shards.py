@@ -23,6 +23,7 @@ def write(folder: Path, rows: list[Row], shard_bytes: int = 100) -> list[str]:
     return writer.files
 
 
+@pytest.mark.slow
 @settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(rows=st.lists(a_row, max_size=30))
 def test_rows_round_trip_over_any_number_of_shards(tmp_path: Path, rows: list[Row]):

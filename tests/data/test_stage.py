@@ -167,6 +167,7 @@ def test_a_row_of_max_length_fits_and_one_token_more_is_cut(config: Make, write_
     assert ends[:2] == [True, True]
 
 
+@pytest.mark.slow
 def test_an_unread_field_in_any_row_stops_the_preparation(config: Make, write_rows: WriteRows):
     train = write_rows([pair(str(i)) for i in range(700)] + [pair("a") | {"sytem": "be brief"}, pair("b") | {"id": 1}])
     said = r"sytem \(.*rows.jsonl:701; did you mean system\?\), id \(.*:702\).*Try: 'data.ignore_fields=\[sytem,id\]'"
@@ -217,6 +218,7 @@ def test_a_template_file_is_used(config: Make, write_rows: WriteRows, tmp_path: 
     assert texts(prepare_data(asked).folder, "train") == ["[user]a<|im_end|>[assistant]b<|im_end|>"]
 
 
+@pytest.mark.slow
 def test_a_template_always_prints_the_fixed_day(config: Make, write_rows: WriteRows, tmp_path: Path):
     dated = "{{ strftime_now('%d %b %Y') }} {% for m in messages %}{{ m.content }}<|im_end|>{% endfor %}"
     (tmp_path / "own.jinja").write_text(dated)

@@ -109,6 +109,7 @@ def test_weights_stay_with_their_rows_on_two_processes(config: Make, write_rows:
     assert found == {i: (w, w * targets) for i, w in enumerate(weights) if w}
 
 
+@pytest.mark.slow
 def test_block_borders_do_not_show_in_the_shards(config: Make, write_rows: WriteRows, monkeypatch: pytest.MonkeyPatch):
     asked = config(write_rows(rows(300)), eval=0.2, max_bad_fraction=0.2)
     many = fresh(asked, "many")
@@ -235,6 +236,7 @@ def test_a_small_data_set_starts_no_process(config: Make, write_rows: WriteRows,
     assert len(Rows(prepared.folder, "train")) == 169
 
 
+@pytest.mark.slow
 def test_nobody_waits_for_a_worker_that_imports(config: Make, write_rows: WriteRows, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(workers, "PROGRAM", "import time; 'distft.data.workers'; time.sleep(30); exit(1)")
     seen: list[int] = []

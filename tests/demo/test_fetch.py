@@ -31,6 +31,7 @@ def test_a_damaged_wheel_is_fetched_again_and_never_used(tmp_path: Path, monkeyp
     assert len(calls) == 1
 
 
+@pytest.mark.slow
 def test_errors_of_pip_are_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))

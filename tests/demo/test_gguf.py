@@ -90,6 +90,7 @@ def converted(tiny: LlamaForCausalLM, tmp_path_factory: pytest.TempPathFactory) 
     return folder / "model"
 
 
+@pytest.mark.slow
 def test_a_converted_model_has_its_logits(tiny: LlamaForCausalLM, converted: Path):
     again = AutoModelForCausalLM.from_pretrained(converted, dtype=torch.float32)
     ids = torch.tensor([[5, 9, 17, 200, 3]])

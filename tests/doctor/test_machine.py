@@ -70,6 +70,7 @@ def test_a_cgroup_with_little_memory_is_a_warning() -> None:
     assert "--mem=" in found.remedy
 
 
+@pytest.mark.slow
 def test_a_cgroup_with_half_a_cores_time_is_a_warning() -> None:
     with cgroup("cpu", cfs_period_us=100000, cfs_quota_us=50000) as folder:
         join = ["sh", "-c", f'echo $$ > {folder}/cgroup.procs; exec "$0" "$@"']
@@ -98,6 +99,7 @@ def test_no_limit_is_no_limit(tmp_path: Path) -> None:
     assert core_limit(tmp_path) is None
 
 
+@pytest.mark.slow
 def test_cores_are_counted_by_affinity() -> None:
     one = min(os.sched_getaffinity(0))
     [found] = ask_check("machine", "check_cores", start=lambda: os.sched_setaffinity(0, {one}))
@@ -105,6 +107,7 @@ def test_cores_are_counted_by_affinity() -> None:
     assert [each.state for each in check_cores()] == ["ok"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("soft", "hard", "state", "remedy"),
     [(1024, 4096, "warning", "ulimit -n 4096"), (512, 512, "warning", "hard limit"), (4096, 4096, "ok", "")],
@@ -172,6 +175,7 @@ def test_a_read_only_disk_is_a_problem(tmp_path: Path) -> None:
     assert found.remedy.startswith("another runs_dir=")
 
 
+@pytest.mark.slow
 def test_another_users_folder_is_a_problem(tmp_path: Path) -> None:
     if os.geteuid():
         pytest.skip("becoming another user needs root")
@@ -181,6 +185,7 @@ def test_another_users_folder_is_a_problem(tmp_path: Path) -> None:
     assert found.state == "problem" and "Permission denied" in found.seen
 
 
+@pytest.mark.slow
 def test_a_small_disk_is_a_problem_and_one_in_memory_a_warning(tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk", 64 * MIB) as disk:
         [small] = check_folder("runs_dir", disk)
@@ -262,6 +267,7 @@ def test_devices_that_torch_does_not_see_are_a_problem(tmp_path: Path) -> None:
     assert "pytorch.org" in accelerator.remedy
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("text", "seen"),
     [

@@ -21,6 +21,7 @@ root = pytest.mark.skipif(os.geteuid() != 0, reason="a name or network of one's 
 NAMED = ["unshare", "--uts", "sh", "-c", 'hostname nowhere-7; exec "$0" "$@"']
 
 
+@pytest.mark.slow
 @root
 @pytest.mark.parametrize(("nodes", "state"), [(1, "warning"), (2, "problem")])
 def test_an_unresolvable_host_name_matters_to_other_nodes(nodes: int, state: str) -> None:
@@ -30,6 +31,7 @@ def test_an_unresolvable_host_name_matters_to_other_nodes(nodes: int, state: str
     assert "/etc/hosts" in found.remedy
 
 
+@pytest.mark.slow
 @root
 @pytest.mark.parametrize(("nodes", "state"), [(1, "ok"), (2, "warning")])
 def test_a_loopback_address_is_a_warning_for_more_than_one_node(tmp_path: Path, nodes: int, state: str) -> None:
@@ -66,6 +68,7 @@ def test_a_loopback_that_is_down_is_a_problem() -> None:
     assert found.remedy.startswith("ip link set lo up")
 
 
+@pytest.mark.slow
 @root
 def test_no_free_port_is_a_problem() -> None:
     take = "import os, socket, sys; s = socket.socket(); s.bind(('127.0.0.1', 61000)); s.set_inheritable(True);"
@@ -93,6 +96,7 @@ def test_a_missing_interface_is_named_with_its_ranks(monkeypatch: pytest.MonkeyP
     assert "GLOO_SOCKET_IFNAME" in found.remedy and "lo" in found.remedy.split()
 
 
+@pytest.mark.slow
 def test_an_all_reduce_over_its_timeout_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     [found] = check_all_reduce(seconds=0.2)
     assert found.state == "problem" and "no answer within 0.2 s" in found.seen
@@ -144,6 +148,7 @@ def variables(endpoint: str) -> dict[str, str]:
     return {"HF_ENDPOINT": endpoint, "HF_TOKEN": TOKEN, "HF_HUB_OFFLINE": "0"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("code", "state", "seen", "remedy"),
     [
@@ -177,6 +182,7 @@ def test_a_wrong_address_is_a_problem() -> None:
     assert found.state == "problem" and "unknown url type" in found.seen and "HF_ENDPOINT" in found.remedy
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"])
 def test_offline_nothing_is_sent(name: str) -> None:
     with hub(200) as (endpoint, asked):

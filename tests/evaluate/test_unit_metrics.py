@@ -36,6 +36,7 @@ def test_errors_of_regression_are_minimized() -> None:
     assert all(metric.lower_is_better for metric in metrics)
 
 
+@pytest.mark.slow
 def test_metrics_of_all_units_are_those_of_scikit_learn() -> None:
     units, labels = classified(200)
     logits = np.concatenate([each.outputs for each in units])
@@ -47,6 +48,7 @@ def test_metrics_of_all_units_are_those_of_scikit_learn() -> None:
         assert estimate.low <= estimate.value + 0.1 and estimate.high >= estimate.value - 0.1
 
 
+@pytest.mark.slow
 def test_dependent_items_widen_the_interval() -> None:
     units, _ = classified(40)
     each_thrice = [unit for unit in units for _ in range(3)]

@@ -57,6 +57,7 @@ def by_one() -> dict[str, list[list[Any]]]:
     return {name: [[each.index, each.token_ids, each.stopped] for each in answers] for name, answers in found.items()}
 
 
+@pytest.mark.slow
 def test_one_batch_answers_as_transformers_does(by_one: Any) -> None:
     assert {i: tokens for i, tokens, _ in by_one["greedy"]} == by_transformers(MODEL, prompts(), [END])
     assert sorted(by_one["sampled"]) != sorted(by_one["greedy"])
@@ -82,6 +83,7 @@ def test_zero3_answers_like_fsdp_on_one_process(by_one: Any, monkeypatch: pytest
     assert sorted([each.index, each.token_ids, each.stopped] for each in found) == sorted(by_one["greedy"])
 
 
+@pytest.mark.slow
 def test_bf16_weights_keep_the_cache() -> None:
     asked = prompts(4)
     with alone() as world:

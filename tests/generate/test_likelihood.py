@@ -51,6 +51,7 @@ def test_two_processes_score_like_one() -> None:
             assert found == one, strategy
 
 
+@pytest.mark.slow
 def test_a_greedy_continuation_is_detected() -> None:
     with alone() as world, decoding(ready(MODEL, "fsdp", world), world.device) as live:
         ids = [1, 2, 3]

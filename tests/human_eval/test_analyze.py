@@ -130,6 +130,7 @@ def test_fast_votes_are_excluded_by_the_fixed_limit(tmp_path: Path):
     assert found["counts"]["excluded"] == 6 and found["exclusions"]["fast_votes"] == 6
 
 
+@pytest.mark.slow
 def test_the_same_votes_give_the_same_bytes(study: Study):
     vote_all(study, [prefer("first", error=0.2, ties=0.2, seed=rater) for rater in range(5)])
     analysis(study)
@@ -139,6 +140,7 @@ def test_the_same_votes_give_the_same_bytes(study: Study):
     assert [file.read_bytes() for file in files] == before
 
 
+@pytest.mark.slow
 def test_an_early_look_is_marked_and_counted(study: Study):
     vote_all(study, [prefer("first")] * 5, share=0.5)
     early = analysis(study)
@@ -157,6 +159,7 @@ def test_an_early_look_is_marked_and_counted(study: Study):
     votes.close()
 
 
+@pytest.mark.slow
 def test_votes_on_changed_items_are_refused(study: Study):
     vote_all(study, [prefer("first")] * 5)
     study.items_file.write_text(study.items_file.read_text().replace("The first says 1.", "The first says 2."))
@@ -164,6 +167,7 @@ def test_votes_on_changed_items_are_refused(study: Study):
         main(["analyze", f"study={study.path}"])
 
 
+@pytest.mark.slow
 def test_the_place_on_the_page_is_not_the_system(study: Study):
     """A rater who always takes the first answer shows a position bias and no preference."""
     vote_all(study, [lambda kind, item, swap: right(item, swap) if item.expected else "a"] * 5)
@@ -189,6 +193,7 @@ def test_three_systems_are_compared_in_pairs(tmp_path: Path):
     assert max(strengths, key=lambda name: strengths[name]) == "x1" and sum(strengths.values()) == pytest.approx(0)
 
 
+@pytest.mark.slow
 def test_ratings_are_compared_by_criterion(tmp_path: Path, capsys: Any):
     study = make_study(tmp_path, plain_texts(12), "raters=4", "overlap=3", "type=rating", "criteria=[helpful,kind]")
     votes, items = Votes(study.votes_file), {item.id: item for item in study.read_items()}
@@ -229,6 +234,7 @@ def test_a_judge_behind_an_endpoint_is_compared_with_the_raters(study: Study, tm
         main(["analyze", f"study={study.path}", "judge=endpoint", "endpoint.modle=m"])
 
 
+@pytest.mark.slow
 def test_a_judge_is_compared_with_the_raters(study: Study, tmp_path: Path):
     vote_all(study, [prefer("first", seed=rater) for rater in range(5)])
     rows = [{"prompt": f"Question {i}?", "winner": "quokka-run-9" if i < 6 else "zebra-run-7"} for i in range(30)]
@@ -242,6 +248,7 @@ def test_a_judge_is_compared_with_the_raters(study: Study, tmp_path: Path):
     assert "Did you mean zebra-run-7?" in caught.value.messages[0] and len(caught.value.messages) == 3
 
 
+@pytest.mark.slow
 def test_the_datasheet_has_what_happened(study: Study):
     vote_all(study, [careless, *[prefer("first", ties=0.3, seed=rater) for rater in range(4)]])
     analysis(study)

@@ -37,6 +37,7 @@ def judge_of(server: ChatServer, **options: object) -> Judge:
     return Judge(**{"model": "judge-1", "url": server.url, "retries": 2} | options)  # pyright: ignore
 
 
+@pytest.mark.slow
 def test_each_pair_is_judged_in_both_orders(server: ChatServer, tmp_path: Path) -> None:
     verdicts, cost = compare_answers(judge_of(server), QUESTIONS, tmp_path)
     assert [verdict.winner for verdict in verdicts] == ["ours", "theirs", "tie", "tie"]
@@ -50,6 +51,7 @@ def test_each_pair_is_judged_in_both_orders(server: ChatServer, tmp_path: Path) 
     assert found["win_rate"]["value"] == 0.5  # pyright: ignore
 
 
+@pytest.mark.slow
 def test_replies_are_cached_by_content_and_their_cost_counted(server: ChatServer, tmp_path: Path) -> None:
     judge = judge_of(server, prices=[2.0, 10.0])
     _, first = compare_answers(judge, QUESTIONS, tmp_path)

@@ -69,6 +69,7 @@ def edit(file: Path) -> None:
     file.write_text(file.read_text().replace("and", "plus"))
 
 
+@pytest.mark.slow
 def test_a_run_keeps_its_rows_when_files_change(begun: Begun, monkeypatch: pytest.MonkeyPatch):
     plan, rows = begun.run.read_plan(), begun.folder / "rows.jsonl"
     own = begun.own()
@@ -94,6 +95,7 @@ def test_a_run_keeps_its_rows_when_files_change(begun: Begun, monkeypatch: pytes
         begun.asked("name=another")
 
 
+@pytest.mark.slow
 def test_prepared_rows_are_found_rebuilt_or_reported_missing(begun: Begun):
     cache, other = begun.folder / "cache", begun.folder / "cache 2"
     shutil.move(cache, other)
@@ -108,6 +110,7 @@ def test_prepared_rows_are_found_rebuilt_or_reported_missing(begun: Begun):
         make_plan(begun.asked(), None, begun.run.read_plan())
 
 
+@pytest.mark.slow
 def test_models_are_compared_by_content(begun: Begun):
     moved = begun.folder / "moved"
     shutil.copytree(begun.folder / "model", moved)

@@ -72,6 +72,7 @@ def test_a_default_that_has_changed_since_keeps_its_frozen_value(tmp_path: Path)
     check_followed(run, config, "job 12")
 
 
+@pytest.mark.slow
 def test_values_typed_now_or_before_are_compared(tmp_path: Path):
     run, overrides = frozen_with(tmp_path, "seed=3", optimizer__lr=0.125)
     for asked in ([*overrides, "optimizer.lr=0.5"], [each for each in overrides if each != "seed=3"]):
@@ -88,6 +89,7 @@ def test_a_typed_size_decides_packing_of_an_older_run(tmp_path: Path):
     assert keep_frozen(run, compose(without))[0].values["data"]["packing"] is True
 
 
+@pytest.mark.slow
 def test_a_key_unknown_to_an_older_version_is_not_a_change(tmp_path: Path):
     run, overrides = frozen_with(tmp_path)
     values = run.read_config()
@@ -102,6 +104,7 @@ def test_a_key_unknown_to_an_older_version_is_not_a_change(tmp_path: Path):
         check_config(run, keep_frozen(run, compose([*overrides, "train.max_grad_norm=2"]))[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("exports", [True, False])
 def test_an_older_runs_export_flag_is_converted(exports: bool, tmp_path: Path):
     run, overrides = frozen_with(tmp_path, *([] if exports else ["export=false"]))
@@ -130,6 +133,7 @@ def test_without_a_recorded_command_every_difference_counts(tmp_path: Path):
         check_config(run, keep_frozen(run, compose(overrides))[0])
 
 
+@pytest.mark.slow
 def test_a_default_length_is_kept_until_more_steps_are_typed(tmp_path: Path):
     run, overrides = frozen_with(tmp_path, "train.max_steps=6", train__epochs=1)  # as of a version before
     same = keep_frozen(run, compose(overrides))
@@ -154,6 +158,7 @@ def test_a_dropped_max_steps_shows_both_lengths(tmp_path: Path):
     assert lines == []
 
 
+@pytest.mark.slow
 def test_a_difference_names_the_group_choices(tmp_path: Path):
     run, overrides = frozen_with(tmp_path, "strategy=zero2")
     before = frozen_before(run, now := compose([*overrides, "strategy=fsdp", "optimizer=sgd"]))

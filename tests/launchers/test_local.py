@@ -185,6 +185,7 @@ def test_the_first_address_that_answers_is_used(port: int):
     assert reach(["::1", "127.0.0.1"], port, 5) == ("127.0.0.1", "127.0.0.1")
 
 
+@pytest.mark.slow
 def test_a_port_that_opens_late_is_reached():
     import threading
 

@@ -158,6 +158,7 @@ def test_a_first_node_that_never_writes_is_reported(run: RunFolder):
     )
 
 
+@pytest.mark.slow
 def test_addresses_without_answer_are_named(run: RunFolder):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -225,6 +226,7 @@ def test_a_machine_without_an_address_gets_a_fix(run: RunFolder, monkeypatch: py
         open_first(run, 3, 2)
 
 
+@pytest.mark.slow
 def test_the_first_node_leaves_last(run: RunFolder):
     first, second = meet(run)
     order: list[str] = []

@@ -165,6 +165,7 @@ def peak_of(targets: int, vocabulary: int, hidden_size: int = 64) -> int:
     return live.peak
 
 
+@pytest.mark.slow
 def test_memory_is_bounded_by_a_chunk_and_the_gradients(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -192,6 +193,7 @@ def test_a_chunk_fills_the_device_that_projects_it(vocabulary: int, device: str,
     assert cross_entropy.rows_of_chunk(vocabulary, torch.device(device)) == rows
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["llama3_8b", "gpt2"])
 def test_the_sum_over_rows_is_the_sum_over_batches(name: str, tmp_path: Path) -> None:
     rows, model, loss = Rows(write_rows(tmp_path), "train"), dense(name, 0).eval(), CrossEntropy()
@@ -212,6 +214,7 @@ def test_it_is_the_models_loss_times_its_targets(tmp_path: Path) -> None:
     assert sums["correct"] == (logits.argmax(-1) == labels[0, 1:][labels[0, 1:] >= 0]).sum()
 
 
+@pytest.mark.slow
 def test_each_target_counts_by_its_weight(tmp_path: Path) -> None:
     rows, model = Rows(write_rows(tmp_path), "train"), dense("llama3_8b", 0).eval()
     weighted = [replace(rows[i], weights=(rows[i].trained * (i + 0.5)).astype(np.float32)) for i in range(3)]
@@ -248,6 +251,7 @@ def test_label_smoothing_is_for_training_only(tmp_path: Path) -> None:
     assert smoothed(model.train(), batch)[0].item() == pytest.approx(expected.item(), rel=1e-6)
 
 
+@pytest.mark.slow
 def test_z_loss_is_the_squared_log_of_the_sum(tmp_path: Path) -> None:
     rows, model = Rows(write_rows(tmp_path), "train"), dense("llama3_8b", 0)
     batch, loss = collate(rows, np.arange(4)), CrossEntropy(z_loss=0.1)

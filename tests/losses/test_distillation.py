@@ -76,6 +76,7 @@ def test_a_student_like_its_teacher_has_no_loss(scale: float) -> None:
     assert found.abs().max() < 1e-6 and gradient.abs().max() < 1e-6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", [{}, {"bias": True}, {"cap": 3.0}], ids=["plain", "bias", "cap"])
 def test_the_fused_loss_is_that_of_all_logits_at_once(case: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cross_entropy, "CHUNK_BYTES", 8 * 4 * V)  # 8 targets, then 8, then 4
@@ -99,6 +100,7 @@ def test_the_fused_loss_is_that_of_all_logits_at_once(case: dict[str, Any], monk
         torch.testing.assert_close(gradient.double(), reference, rtol=0, atol=2e-5 * reference.abs().max().item())
 
 
+@pytest.mark.slow
 def test_memory_is_that_of_a_few_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cross_entropy, "CHUNK_BYTES", 4 * V)  # a chunk for each target
     ids, of_teacher = teacher(random(T, V), K, 1.0)

@@ -54,6 +54,7 @@ def test_values_and_gradients_are_those_of_a_log_softmax(
         torch.testing.assert_close(gradient.double(), reference, rtol=0, atol=2e-5 * reference.abs().max().item())
 
 
+@pytest.mark.slow
 def test_bf16_sums_the_gradient_of_the_head_in_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cross_entropy, "CHUNK_BYTES", 4 * V)  # a chunk for each target
     targets = torch.arange(T) % 3
@@ -67,6 +68,7 @@ def test_bf16_sums_the_gradient_of_the_head_in_fp32(monkeypatch: pytest.MonkeyPa
     torch.testing.assert_close(weight.grad.double(), reference, rtol=0, atol=0.008 * reference.abs().max().item())
 
 
+@pytest.mark.slow
 def test_no_pass_keeps_the_logits_of_all_targets(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cross_entropy, "CHUNK_BYTES", 4 * 4 * V)
     targets = torch.arange(T)
@@ -103,6 +105,7 @@ def test_a_batch_without_rows_gives_zeros_and_a_gradient() -> None:
     assert found.log_probabilities.tolist() == [0.0] and values.grad is not None
 
 
+@pytest.mark.slow
 def test_packed_documents_have_the_values_they_have_alone() -> None:
     model = dense("llama3_8b", 0, **REAL_VOCABULARY)
     rows = rows_of([(6, 3), (11, 4), (9, 8)])

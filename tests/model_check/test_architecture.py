@@ -104,6 +104,7 @@ def test_a_state_space_model_is_refused() -> None:
     )
 
 
+@pytest.mark.slow
 def test_unused_weights_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     plain = modeling_llama.LlamaModel.__init__
 
@@ -133,6 +134,7 @@ def head_alone(weights: Weights) -> Weights:
     return {{"model.embed_tokens.weight": "lm_head.weight"}.get(name, name): each for name, each in weights.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "facts", "said"),
     [
@@ -150,6 +152,7 @@ def test_files_that_do_not_fit_config_json_are_refused(change, facts, said: str,
     assert all("Try: " in each for each in found["wrong"])
 
 
+@pytest.mark.slow
 def test_tensors_ignored_in_the_files_are_reported(tmp_path: Path) -> None:
     found = check_folder(saved(tmp_path, num_hidden_layers=1))
     assert found["wrong"] == [] and found["notes"] == [
@@ -157,6 +160,7 @@ def test_tensors_ignored_in_the_files_are_reported(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "change", "facts"),
     [
@@ -187,6 +191,7 @@ def test_renamed_weights_are_read_like_transformers_does(kind, change, facts, tm
         assert torch.equal(piece.data(), wanted[piece.name].detach().view(-1)), piece.name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "config",
     [

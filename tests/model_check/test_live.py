@@ -68,6 +68,7 @@ class Halved(CrossEntropy):
         return value * (1 - 3e-5), sums
 
 
+@pytest.mark.slow
 def test_a_loss_that_differs_from_the_class_ends_the_run() -> None:
     with pytest.raises(
         Disagreement, match=r"LlamaForCausalLM computes a loss of 6\.\d+ by its own class and of 6\.\d+"

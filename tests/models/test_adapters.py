@@ -51,6 +51,7 @@ def test_new_adapters_are_neutral_and_seeded_per_layer() -> None:
     assert not fresh.read(name.format(0, "B"), (128, 4), 0, 512).any()
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_switched_off_adapters_leave_the_base_without_dropout() -> None:
     """What a preference loss takes as its reference, in the middle of a training step."""

@@ -54,6 +54,7 @@ def gradients(model: Any, batch: Batch) -> list[torch.Tensor]:
     return [parameter.grad.clone() for parameter in model.parameters()]
 
 
+@pytest.mark.slow
 def test_a_graph_break_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     model = dense("gpt2", 0)
     with pytest.raises(ValueError, match="sdpa can be compiled on CPUs only. Try: model.attention=varlen"):
@@ -121,6 +122,7 @@ def test_recomputing_changes_only_the_kept_activations(name: str) -> None:
     assert done["full"][2] < done["selective"][2] < 0.8 * kept
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["selective", "full"])
 def test_hooks_run_once_in_a_recomputed_layer(what: str) -> None:
     model = dense("llama3_8b", 0).train()

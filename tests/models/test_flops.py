@@ -26,6 +26,7 @@ def products(model: Any, rows: list[Row]) -> tuple[float, float]:
     return linear, sum(count for name, count in by_name.items() if "bmm" in name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_linear_layers_are_counted_as_torch_counts_them(name: str) -> None:
     lengths = np.asarray([9, 30])
@@ -35,6 +36,7 @@ def test_linear_layers_are_counted_as_torch_counts_them(name: str) -> None:
     assert flops.per_token * lengths.sum() + flops.per_target * lengths.sum() == linear  # all are projected there
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["llama3_8b", "gpt2"])
 def test_attention_is_the_causal_part_of_the_square(name: str) -> None:
     length = 24

@@ -70,6 +70,7 @@ def _row(length: int) -> Row:
     return Row(np.arange(1, length + 1, dtype=np.int32), np.ones(length, bool))
 
 
+@pytest.mark.slow
 def test_the_noise_of_one_document_is_that_of_transformers() -> None:
     plain, noisy = dense("llama3_8b", 0), dense("llama3_8b", 0)
     add_noise(noisy, 5.0)
@@ -84,6 +85,7 @@ def test_the_noise_of_one_document_is_that_of_transformers() -> None:
     assert torch.equal(embedded(noisy, [11], 3), embedded(plain, [11], 3)), "none in evaluation"
 
 
+@pytest.mark.slow
 def test_packing_does_not_change_how_loud_the_noise_is() -> None:
     model = dense("llama3_8b", 0)
     clean = embedded(model.train(False), [9, 4, 1], 0)
@@ -98,6 +100,7 @@ def test_packing_does_not_change_how_loud_the_noise_is() -> None:
     torch.testing.assert_close(noise_scale(starts, 14, hidden), torch.tensor(expected))
 
 
+@pytest.mark.slow
 def test_the_noise_is_a_function_of_the_seed() -> None:
     model = dense("llama3_8b", 0)
     add_noise(model, 5.0)

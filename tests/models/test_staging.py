@@ -70,6 +70,7 @@ def is_copy(copy: Path, original: str | None) -> bool:
     return all(file.read_bytes() == (Path(str(original)) / file.name).read_bytes() for file in copy.iterdir())
 
 
+@pytest.mark.slow
 def test_exactly_the_files_that_ranks_read_are_copied(plan: Plan, tmp_path: Path, world: World) -> None:
     model, rows = staged(plan, tmp_path / "disk", world)
     assert is_copy(model, plan.model_dir) and is_copy(rows, plan.data_dir)
@@ -100,6 +101,7 @@ def test_a_node_copies_each_file_once_for_all_ranks(plan: Plan, tmp_path: Path) 
         assert is_copy(Path(given["model_dir"]), plan.model_dir)
 
 
+@pytest.mark.slow
 def test_a_truncated_copy_is_not_used(plan: Plan, tmp_path: Path, world: World) -> None:
     child = os.fork()
     if not child:
@@ -130,6 +132,7 @@ def die_in_the_middle(source: Path, root: Path) -> None:
         os._exit(1)
 
 
+@pytest.mark.slow
 def test_a_deleted_copy_is_made_again(plan: Plan, tmp_path: Path, world: World) -> None:
     model, _ = staged(plan, tmp_path / "disk", world)
     (model / "b.safetensors").unlink()
@@ -137,6 +140,7 @@ def test_a_deleted_copy_is_made_again(plan: Plan, tmp_path: Path, world: World) 
     assert (model / "b.safetensors").is_file()
 
 
+@pytest.mark.slow
 def test_another_model_at_the_same_path_is_another_copy(plan: Plan, tmp_path: Path, world: World) -> None:
     before, _ = staged(plan, tmp_path / "disk", world)
     file = Path(str(plan.model_dir)) / "b.safetensors"
@@ -167,6 +171,7 @@ def test_a_folder_of_another_user_is_refused(plan: Plan, tmp_path: Path, world: 
         staged(plan, tmp_path, world)
 
 
+@pytest.mark.slow
 def test_the_watchdog_sees_a_copy_grow(plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By who copies, at every block, and by who waits for it, as long as it grows."""
     monkeypatch.setattr(heartbeat, "_heart", [])

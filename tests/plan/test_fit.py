@@ -70,6 +70,7 @@ def test_tokens_are_at_least_a_row_and_at_most_a_step(rows: list[str], monkeypat
         make_plan(compose(typed))
 
 
+@pytest.mark.slow
 def test_a_clusters_memory_is_not_guessed(rows: list[str]) -> None:
     with pytest.raises(
         ConfigError, match=r"memory of the nodes of launcher=slurm is not known .* Try: train.micro_batch_size=4"

@@ -32,6 +32,7 @@ def test_micro_batches_are_in_tokens_unless_rows_are_requested(right: list[str])
     assert (rows.micro_batch_size, rows.micro_batch_tokens) == (4, None)
 
 
+@pytest.mark.slow
 def test_a_cluster_run_is_planned_on_any_machine(right: list[str]):
     plan = make_plan(compose([*right, "experiment=four_nodes", "train.micro_batch_size=1"]))
     assert (plan.nodes, plan.processes_per_node, plan.world, plan.accumulation) == (4, 8, 32, 4)
@@ -63,6 +64,7 @@ def test_a_models_folder_is_found_and_counted(right: list[str], tmp_path: Path):
     assert (plan.model_dir, plan.tokenizer_dir, plan.parameters) == (str(folder), str(folder), 15)
 
 
+@pytest.mark.slow
 def test_an_unfetched_model_is_counted_by_its_architecture(right: list[str]):
     plan = make_plan(compose([*right, "model.tiny=false", "model=llama3_8b"]))
     assert (plan.model_dir, plan.parameters) == (None, 8_030_261_248)
@@ -76,6 +78,7 @@ def test_an_optimizer_with_unknown_state_has_no_memory_table(right: list[str], t
     assert make_plan(compose([*right, *own, *gone])).memory == {}
 
 
+@pytest.mark.slow
 def test_adapters_alone_have_gradients_and_state(right: list[str]):
     plan = make_plan(compose([*right, "model=llama3_8b", "tuning=lora", "tuning.rank=8", "model.tiny=false"]))
     assert plan.adapters == 20_971_520

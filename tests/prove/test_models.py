@@ -28,6 +28,7 @@ def same(one: str, other: str) -> None:
     assert listed[-1] != "yes" or max(float(loss), float(moved)) <= 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", SOME)
 def test_the_docs_match_the_check_of_some_model_types(kind: str) -> None:
     [row] = rows([kind])

@@ -52,6 +52,7 @@ def uncited(card: str) -> list[str]:
     return found
 
 
+@pytest.mark.slow
 def test_the_model_card_has_the_headings_of_the_hub(make_run: Callable[..., RunFolder]) -> None:
     card = model_card(gather(make_run()), "me/base", [])
     expected = headings((TEMPLATES / "modelcard_template.md").read_text())

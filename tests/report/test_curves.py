@@ -69,6 +69,7 @@ def test_the_sheet_is_written_twice_with_the_same_bytes(tmp_path):
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_a_fixed_layout_is_stable_with_six_digits():
     figure = sheet(ROWS, "a run")
     settle(figure)
@@ -83,6 +84,7 @@ def test_a_run_without_numbers_has_an_empty_sheet(tmp_path):
     assert list(page_panels([])) == []
 
 
+@pytest.mark.slow
 def test_panels_of_the_page_take_every_colour_from_it():
     panels = list(page_panels(ROWS))
     assert len(panels) == len([panel for panel in PANELS if panel.key == "gap" or has_points(ROWS, panel)])
@@ -92,6 +94,7 @@ def test_panels_of_the_page_take_every_colour_from_it():
         assert not any(ink in svg for ink in (MARKED.text, MARKED.line, MARKED.train, MARKED.eval))
 
 
+@pytest.mark.slow
 def test_every_step_has_a_strip_with_its_values():
     [svg] = [svg for panel, svg in page_panels(ROWS) if panel.key == "loss"]
     form = r'<g class="hover"><rect x="([\d.]+)" [^>]*width="([\d.]+)".*?<text [^>]*>([^<]*)</text></g>'

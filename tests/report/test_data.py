@@ -40,6 +40,7 @@ def prepare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     return call
 
 
+@pytest.mark.slow
 def test_the_report_counts_what_became_of_the_rows(prepare: Prepare):
     code, said = prepare("out=report", "clean.leakage.against=[test.jsonl]")
     assert code == 0, said
@@ -61,6 +62,7 @@ def test_the_report_counts_what_became_of_the_rows(prepare: Prepare):
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("limits", "closed"),
     [

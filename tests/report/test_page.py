@@ -57,6 +57,7 @@ def test_text_from_a_run_is_never_markup(make_run):
     assert page.count("&lt;script&gt;") >= 5
 
 
+@pytest.mark.slow
 def test_the_page_shows_settings_and_results(make_run):
     run = make_run()
     seconds = dict.fromkeys(PARTS, 0.0) | {"productive": 800.0, "lost": 100.0, "checkpoint": 50.0, "start": 50.0}
@@ -89,6 +90,7 @@ def test_a_failed_run_shows_its_error_first(make_run):
     assert "so no change is shown" in page and ">None<" not in page
 
 
+@pytest.mark.slow
 def test_warnings_of_the_run_are_shown(make_run):
     row = {"step": 3, "split": "warning", "text": "loss spike of 9.1"}
     assert "Warnings (1)" in (page := render(gather(make_run(rows=[*ROWS, row])))) and "loss spike of 9.1" in page

@@ -27,6 +27,7 @@ def test_a_running_page_is_loaded_again_until_the_end(make_run) -> None:
         assert 'http-equiv="refresh"' not in get(address)[1]
 
 
+@pytest.mark.slow
 def test_other_names_and_other_files_are_refused(make_run) -> None:
     with serving(make_run(), 0) as address:
         assert address.startswith("http://127.0.0.1:")
@@ -52,6 +53,7 @@ def test_keys_that_do_not_fit_are_refused(arguments, said, capsys) -> None:
     assert end.value.code == 2 and said in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_port_in_use_is_named(make_run, capsys) -> None:
     run = make_run()
     with serving(run, 0) as address:

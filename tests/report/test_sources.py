@@ -100,6 +100,7 @@ def test_every_number_names_a_file_of_the_run(full_run: RunFolder) -> None:
     assert missing - {"timeline.jsonl"} == set() and len(sources) > 60
 
 
+@pytest.mark.slow
 def test_a_number_without_a_source_is_found(full_run: RunFolder) -> None:
     page = render(gather(full_run)).replace("</footer>", "and 17 more</footer>")
     assert len(without_source(page)) == 1
@@ -155,6 +156,7 @@ def test_a_changed_row_changes_the_result(full_run: RunFolder) -> None:
     assert "1.250" in text and "fell by 50.0%" in text
 
 
+@pytest.mark.slow
 def test_the_comparison_names_the_run_of_each_number(full_run: RunFolder) -> None:
     other = RunFolder(full_run.path.with_name("other"))
     shutil.copytree(full_run.path, other.path)
@@ -165,6 +167,7 @@ def test_the_comparison_names_the_run_of_each_number(full_run: RunFolder) -> Non
     assert "2.5 → 1.5" in Texts(page).of("other/metrics.jsonl#eval.8.loss")
 
 
+@pytest.mark.slow
 def test_the_page_of_a_sweep_names_the_runs_of_its_numbers(tmp_path: Path) -> None:
     jobs = [*of_seeds(1e-4, 1.5, 1.25), *of_seeds(1e-3, 1.75, 1.625)]
     folder = write_sweep(tmp_path / "rates", jobs, ["optimizer.lr", "seed"])

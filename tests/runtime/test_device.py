@@ -37,6 +37,7 @@ class Ring:
         self.itself = self
 
 
+@pytest.mark.slow
 def test_garbage_is_collected_at_set_steps_during_training() -> None:
     with collecting() as after:
         assert not gc.isenabled()

@@ -31,6 +31,7 @@ def test_ordinary_names_are_not_taken_for_secrets(name):
     assert not looks_secret(name)
 
 
+@pytest.mark.slow
 def test_no_secret_reaches_the_record():
     variables = {
         "HF_TOKEN": CANARY,
@@ -51,6 +52,7 @@ def test_no_secret_reaches_the_record():
     assert recorded["HF_NUM_MEMORY_TOKENS"] == "4"
 
 
+@pytest.mark.slow
 def test_machine_packages_and_commit_are_on_record():
     record = describe({})
     assert record["packages"]["torch"] and record["packages"]["hydra-core"]
@@ -59,6 +61,7 @@ def test_machine_packages_and_commit_are_on_record():
     assert record["python"].count(".") == 2 and record["host"] and record["platform"]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(" avx2 " not in CPUINFO, reason="no x86 CPU with AVX2")
 def test_the_vector_units_of_a_cpu_are_recorded_with_its_name():
     """The same name has been seen on machines whose fp32 products differ threefold."""

@@ -99,6 +99,7 @@ def test_secrets_are_blanked_in_what_is_recorded_and_printed(tmp_path):
     assert "no access with <HF_TOKEN>" in said
 
 
+@pytest.mark.slow
 def test_success_and_exit_zero_leave_no_record(tmp_path):
     run = RunFolder(tmp_path)
     assert recorded(run, "pass")[0] == 0
@@ -106,6 +107,7 @@ def test_success_and_exit_zero_leave_no_record(tmp_path):
     assert not run.rank_error(1, 3).exists()
 
 
+@pytest.mark.slow
 def test_other_exits_and_interrupts_are_recorded(tmp_path):
     run = RunFolder(tmp_path)
     assert recorded(run, "raise SystemExit('bad end')")[0] == 1

@@ -10,6 +10,8 @@ import sys
 import threading
 import time
 
+import pytest
+
 from distft.runtime.logs import Patient, last_lines
 
 
@@ -74,6 +76,7 @@ def test_an_unread_pipe_does_not_block_the_writer(monkeypatch):
     assert os.read(read, 65536) == b"here again\n"
 
 
+@pytest.mark.slow
 def test_a_slow_reader_of_a_pipe_gets_everything():
     read, write = os.pipe()
     fcntl.fcntl(write, fcntl.F_SETPIPE_SZ, 4096)

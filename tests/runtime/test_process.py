@@ -62,6 +62,7 @@ def test_the_signal_mask_of_the_parent_is_restored():
     assert (code, same) == ("0", "True")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="prctl")
 def test_it_dies_with_its_parent_and_has_its_own_group():
     program = parent("time.sleep(600)", patience="0.5", after="time.sleep(600)")
@@ -100,6 +101,7 @@ leave()
 """
 
 
+@pytest.mark.slow
 def test_threads_and_exit_functions_finish_before_it_ends():
     done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=False, timeout=240)
     assert (done.returncode, done.stdout, done.stderr) == (0, "unflushed thread\nregistered\n", "")
@@ -136,6 +138,7 @@ def test_a_bound_process_is_gone_after_its_parent_is_killed():
         time.sleep(0.02)
 
 
+@pytest.mark.slow
 def test_a_process_whose_parent_was_gone_already_dies_at_once():
     program = "from distft.runtime.process import die_with_parent; die_with_parent(1234567); print('alive')"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
@@ -165,6 +168,7 @@ print(len(collections) > 0)
 """
 
 
+@pytest.mark.slow
 def test_garbage_collection_is_paused_and_always_resumed():
     done = subprocess.run([sys.executable, "-c", IMPORTS_PROGRAM], capture_output=True, text=True, check=False)
     assert done.stdout.split() == ["0", "True", "True", "True"], done.stderr

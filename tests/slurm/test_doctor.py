@@ -17,6 +17,8 @@ from distft.doctor.slurm import check_controller, check_node_names, check_partit
 
 MIB = 2**20
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def here(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> Cluster:
@@ -26,7 +28,6 @@ def here(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> Cluster:
     return cluster
 
 
-@pytest.mark.slow
 @pytest.mark.soak
 def test_two_healthy_nodes_pass(here: Cluster, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "distft.doctor", "launcher=slurm", "launcher.nodes=2", "out=found.json"]
@@ -103,7 +104,6 @@ def test_a_busy_cluster_is_reported_with_the_output_of_srun(here: Cluster, tmp_p
     assert found.state == "problem" and "no allocation of 2: srun: error: Unable to allocate resources" in found.seen
 
 
-@pytest.mark.slow
 def test_differences_of_a_node_are_reported_by_node(here: Cluster, tmp_path: Path) -> None:
     """n2 has another disk in the place of the runs, and hears nothing on the port that it names."""
     if not here.isolated:

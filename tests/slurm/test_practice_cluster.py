@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from practice_cluster import CannotStart, Cluster
 
+pytestmark = pytest.mark.slow
+
 
 def wait(until: Callable[[], object], seconds: float = 120) -> None:
     deadline = time.monotonic() + seconds

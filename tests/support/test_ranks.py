@@ -15,6 +15,7 @@ def started(code: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen([sys.executable, "-ISc", code])
 
 
+@pytest.mark.slow
 def test_others_end_soon_after_a_rank_that_failed(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(ranks, "GRACE", 0.1)
     processes = [started("raise SystemExit(3)"), started("import time; time.sleep(100)")]

@@ -31,12 +31,14 @@ def shared(tmp_path, monkeypatch) -> list[str]:
     return ["experiment=mine", f"data.train={tmp_path / 'rows.jsonl'}", "model=gpt2"]
 
 
+@pytest.mark.slow
 def test_an_experiment_may_configure_a_sweep(shared, tmp_path):
     [job] = make_jobs(tmp_path, read_request([*shared, "seed=0,1"]), named([("seed=1",)]))
     values = job.config.values
     assert (values["seed"], values["sweep"]["trials"], values["launcher"]["jobs_at_once"]) == (1, 3, 2)
 
 
+@pytest.mark.slow
 def test_it_is_not_reported_as_an_error_of_a_point(shared):
     request = read_request([*shared, "train.max_steps=0,3"])
     with pytest.raises(ConfigError) as caught:

@@ -53,6 +53,7 @@ def search(
     return points
 
 
+@pytest.mark.slow
 def test_a_search_gets_closer_than_its_random_points():
     losses = [valley({"optimizer.lr": point[0].partition("=")[2]}) for point in search([LR], trials=30)]
     assert min(losses) < 0.2 and sum(losses[10:]) / 20 < 0.7 * sum(losses[:10]) / 10
@@ -62,6 +63,7 @@ def test_points_are_a_function_of_the_seed():
     assert search([LR], trials=8) == search([LR], trials=8) != search([LR], trials=8, seed=1)
 
 
+@pytest.mark.slow
 def test_an_interrupted_search_gives_the_same_points():
     whole = search([LR, "seed=choice(0,1)"], trials=12)
     assert search([LR, "seed=choice(0,1)"], earlier=whole[:7], trials=12) == whole
@@ -77,6 +79,7 @@ def test_jobs_at_once_are_sampled_as_a_batch():
     assert len(set(points)) == 7
 
 
+@pytest.mark.slow
 def test_no_point_repeats_and_an_exhausted_space_ends_the_search():
     points = search(["seed=range(0,3)", "x=choice(a,b)"], lambda point: float(point["seed"]), trials=20)
     assert len(points) == len(set(points)) == 6

@@ -112,6 +112,7 @@ def test_samples_and_report_are_in_the_offline_files(run):
     assert [artifact.type for artifact in artifacts if artifact.type == "results"] == ["results"]
 
 
+@pytest.mark.slow
 def test_wandb_records_neither_machine_nor_code(run):
     names = {path.name for path in (run.path / "wandb").rglob("*") if path.is_file()}
     assert "wandb-metadata.json" not in names and "diff.patch" not in names

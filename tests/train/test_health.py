@@ -52,6 +52,7 @@ def test_rewind_counts_all_non_finite_steps():
         after(policy, False, True)
 
 
+@pytest.mark.slow
 def test_no_false_alarm_in_10000_noisy_falling_losses_and_norms():
     random = np.random.default_rng(0)
     steps = np.arange(10_000)

@@ -102,6 +102,7 @@ def test_a_rank_with_a_slow_device_is_named(device: Device) -> None:
     assert text.startswith("rank 1 on b is slow in forward: 0.02 s")
 
 
+@pytest.mark.slow
 def test_an_unlisted_device_is_measured() -> None:
     peak = peak_of(torch.device("cpu"), torch.float32)
     assert 1e8 < peak.flops < 1e14
@@ -140,6 +141,7 @@ def test_an_unlisted_accelerator_is_measured_by_large_matmuls(
     assert min(sizes) == 4096
 
 
+@pytest.mark.slow
 def test_measured_matmuls_have_random_values(monkeypatch: pytest.MonkeyPatch) -> None:
     """Equal bits cost an accelerator less power, and it then makes more products than of anything a model holds."""
     seen: list[float] = []

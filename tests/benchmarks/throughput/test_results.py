@@ -75,6 +75,7 @@ def test_the_plot_works_with_failed_and_without_measured_points(tmp_path: Path):
         assert (tmp_path / f"{name}.svg").read_text().count("<svg") == 1
 
 
+@pytest.mark.slow
 def test_settings_with_equal_process_counts_are_adjacent(tmp_path: Path):
     draw(*compared(), "title", tmp_path / "compared")
     drawn = (tmp_path / "compared.svg").read_text()

@@ -45,6 +45,7 @@ def test_the_strong_batch_is_that_of_the_largest_weak_one():
     assert asked.global_rows == 4 * 8 * 4
 
 
+@pytest.mark.slow
 def test_comma_values_are_compared_in_every_combination():
     asked = read_arguments(["train.activation_checkpointing=none,full", "seed=3", "train.compile=false,true"], cores=2)
     assert asked.overrides == ["seed=3"]
@@ -57,6 +58,7 @@ def test_comma_values_are_compared_in_every_combination():
     assert read_arguments(["seed=3", "optimizer.betas=[0.9,0.95]"], cores=2).variants == [()]
 
 
+@pytest.mark.slow
 def test_every_compared_setting_is_checked_by_the_rules():
     text = refused("train.activation_checkpointing=none,selektive", "optimzer.lr=1e-5,1e-4", "train.max_steps=3,4")
     assert "optimzer.lr=1e-05" in text and "optimzer.lr=0.0001" in text and "Did you mean optimizer.lr?" in text

@@ -125,6 +125,7 @@ def test_a_rendezvous_needs_a_fixed_number_of_nodes(overrides: list[str], right:
     compose([*right, "launcher.nodes=2", "launcher.rendezvous=n1:29500"])
 
 
+@pytest.mark.slow
 def test_a_container_needs_an_image_and_no_modules(right: list[str]):
     container = [*right, "launcher=slurm", "launcher.environment=container"]
     with pytest.raises(ConfigError, match=r"container needs launcher.container_image. Try: .*=IMAGE.sqsh"):
@@ -167,6 +168,7 @@ def test_a_cluster_config_composes_on_any_machine(right: list[str]):
     assert config.values["launcher"]["nodes"] == 4
 
 
+@pytest.mark.slow
 def test_sizes_that_fit_are_accepted(right: list[str]):
     compose([*right, "train.global_batch_size=24", "launcher.processes_per_node=2", "train.micro_batch_size=3"])
     compose([*right, "train.global_batch_tokens=4096"])

@@ -35,6 +35,7 @@ def test_rows_of_one_prompt_are_duplicates_by_prompt_alone():
     assert found_by(exact_duplicates.Rule(parts=["prompt", "answer"]), [*rows, rows[2]]) == {1: 0, 3: 2}
 
 
+@pytest.mark.slow
 def test_near_duplicates_are_found_from_the_threshold_on():
     choose = random.Random(1)
     similar = [near_pair(choose, 0.8, 0.84, choose.randrange(60, 140)) for _ in range(200)]

@@ -22,6 +22,7 @@ def recall(make, rule: Rule = RULE) -> float:
     return sum(rule.find(make(text)) is not None for text in HELD_OUT) / len(HELD_OUT)
 
 
+@pytest.mark.slow
 def test_leaks_are_found_verbatim_recased_and_embedded():
     choose = random.Random(1)
     assert recall(document) == 1.0
@@ -38,6 +39,7 @@ def test_leaks_are_found_with_a_tenth_of_the_words_edited(ngram: int, threshold:
     assert recall(lambda text: document(" ".join(edited(choose, text.split(), 0.1))), rule) >= 0.9
 
 
+@pytest.mark.slow
 def test_clean_rows_are_not_leaks():
     choose = random.Random(3)
     clean = [document(" ".join(words(choose, choose.randrange(20, 200)))) for _ in range(2000)]

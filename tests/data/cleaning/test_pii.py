@@ -20,6 +20,7 @@ PIECES = (
 )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_planted_values_are_found_and_look_alikes_are_not():
     planted, others = personal(seed=0, count=1000), impersonal(seed=1, count=1000)
     found = [kind in {each[2] for each in RULE.spans(text)} for text, kind in planted]

@@ -69,6 +69,7 @@ def test_every_row_left_out_is_listed_with_rule_and_content(config: Make, write_
     assert (stream["read"], stream["bad"], stream["dropped"]) == (41, 2, 2)
 
 
+@pytest.mark.slow
 def test_a_thousand_broken_rows_are_listed_and_good_ones_stay(config: Make, tmp_path: Path):
     choose, lines, good = random.Random(0), [], []
     broken = ['{"prompt": "p"', '{"prompt": "p"}', "null", '{"prompt": 1, "completion": "x"}', '{"a": "\\ud800"}']

@@ -113,6 +113,7 @@ def test_other_refusals_are_errors_with_slurms_last_line(programs: Path):
         partitions()
 
 
+@pytest.mark.slow
 def test_a_silent_controller_is_retried_and_a_refusal_is_not(programs: Path, monkeypatch: pytest.MonkeyPatch, capsys):
     monkeypatch.setattr(commands, "_SECONDS_TO_ANSWER", 0.3)
     silences = ["echo 'Unable to contact slurm controller (connect failure)' >&2; exit 1", "exec sleep 20", "exit 0"]
@@ -134,6 +135,7 @@ def test_a_silent_controller_is_retried_and_a_refusal_is_not(programs: Path, mon
     assert "SLURM does not answer, retrying for 60 s" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_missing_programs_differ_from_a_silent_controller(programs: Path, monkeypatch: pytest.MonkeyPatch):
     stub(programs, "sinfo", "exec sleep 20")
     monkeypatch.setattr(commands, "_SECONDS_TO_ANSWER", 0.3)

@@ -102,6 +102,7 @@ def test_a_cancelled_job_is_reported_as_stopped_by_the_user(handle: SlurmRun, pr
         assert state_in_words(handle.run.read_status()) == words
 
 
+@pytest.mark.slow
 def test_a_requeued_job_has_not_ended(handle: SlurmRun, programs: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(module, "_SECONDS_TO_SHOW", 0.2)
     for _ in range(4):
@@ -120,6 +121,7 @@ def test_an_unreachable_controller_is_retried_and_reported_once(handle: SlurmRun
     assert handle.wait(0) is None and said(handle)[-1] == "job 7: running"
 
 
+@pytest.mark.slow
 def test_slurm_is_polled_less_while_nothing_changes(handle: SlurmRun, programs: Path, monkeypatch: pytest.MonkeyPatch):
     now = 1000.0
     monkeypatch.setattr(module.time, "monotonic", lambda: now)

@@ -77,6 +77,7 @@ def test_submitit_starts_the_run_script_and_pickles_only_a_name(tmp_path: Path, 
     assert (run.logs / "slurm.out").read_text().splitlines()[-2:] == [str(run.path), "to stderr"]
 
 
+@pytest.mark.slow
 def test_several_runs_are_one_array_with_a_task_each(tmp_path: Path, programs: Path):
     runs = [freeze(tmp_path / name, name) for name in ("a", "b", "c")]
     handles = Slurm(SlurmConfig(jobs_at_once=2)).submit([run.path for run in runs])

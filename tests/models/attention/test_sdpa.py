@@ -47,6 +47,7 @@ def logits_of(model: Any, batch: Batch) -> list[torch.Tensor]:
         return list(model(**batch.inputs()).logits[0].split(batch.lengths))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "kernel"), CASES)
 def test_a_document_has_the_logits_it_has_alone(name: str, kernel: str) -> None:
     model, rows = live(name, kernel), documents(0)
@@ -56,6 +57,7 @@ def test_a_document_has_the_logits_it_has_alone(name: str, kernel: str) -> None:
         torch.testing.assert_close(mine, alone, rtol=0, atol=2e-6 * alone.abs().max().item())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "kernel"), CASES)
 def test_another_document_changes_no_bit_of_it(name: str, kernel: str) -> None:
     model, rows, others = live(name, kernel), documents(0), documents(1)

@@ -72,6 +72,7 @@ def test_nothing_is_fetched_and_nothing_runs(make_sweep: Callable[..., Sweep]):
     assert not re.search(r"url\((?!['\"]?#)", page)
 
 
+@pytest.mark.slow
 def test_text_from_a_sweep_is_never_markup(make_sweep: Callable[..., Sweep]):
     page = render(make_sweep(*hostile(), name=HOSTILE))
     assert "<script" not in page and "<b>&" not in page
@@ -81,6 +82,7 @@ def test_text_from_a_sweep_is_never_markup(make_sweep: Callable[..., Sweep]):
     assert not [attributes for _, attributes in tags.seen if any(name.startswith("on") for name in attributes)]
 
 
+@pytest.mark.slow
 def test_the_ranked_table_holds_the_numbers_of_each_setting(make_sweep: Callable[..., Sweep]):
     runs = [*of_seeds(1e-3, 1.1, 1.3, 1.53), *of_seeds(1e-4, 1.0, 1.2, 1.4), *of_seeds(1e-2, 1.3, 1.0, 1.8)]
     table = read(render(make_sweep(runs, RATE))).cells
@@ -90,12 +92,14 @@ def test_the_ranked_table_holds_the_numbers_of_each_setting(make_sweep: Callable
     assert table[3][:3] == ["3", "0.01", "1.3667"] and table[3][7].endswith("≈ not significant")
 
 
+@pytest.mark.slow
 def test_without_repeated_seeds_there_is_no_column_of_intervals(make_sweep: Callable[..., Sweep]):
     words = read(render(make_sweep([*of_seeds(1e-3, 1.1), *of_seeds(1e-4, 1.0)], RATE)))
     assert words.cells[1] == ["1", "1e-4", "1.0000", "1", "–", "0.02", "3,600"]
     assert "Every setting has one seed: no interval can be given" in words.text
 
 
+@pytest.mark.slow
 def test_the_command_of_the_best_run_is_given_whole(make_sweep: Callable[..., Sweep]):
     page = render(make_sweep([*of_seeds(1e-3, 1.1), *of_seeds(0.00023001460293742767, 1.0)], RATE))
     command_line = "python -m distft.launch name=01 optimizer.lr=0.00023001460293742767 seed=0"
@@ -103,6 +107,7 @@ def test_the_command_of_the_best_run_is_given_whole(make_sweep: Callable[..., Sw
     assert ".command { user-select: all;" in page
 
 
+@pytest.mark.slow
 def test_failures_come_first_with_their_last_line_and_log(make_sweep: Callable[..., Sweep]):
     text = read(render(make_sweep([*of_seeds(1e-3, 1.1), FAILED, FAILED], RATE))).text
     assert (
@@ -112,6 +117,7 @@ def test_failures_come_first_with_their_last_line_and_log(make_sweep: Callable[.
     assert "What failed" not in read(render(make_sweep(of_seeds(1e-3, 1.1), RATE))).text
 
 
+@pytest.mark.slow
 def test_every_run_is_listed_with_its_state_and_loss(make_sweep: Callable[..., Sweep]):
     waiting = Run({"optimizer.lr": 1e-3, "seed": 1}, state="pending")
     running = Run({"optimizer.lr": 1e-3, "seed": 2}, (3.0, 0.5), "running")
@@ -123,6 +129,7 @@ def test_every_run_is_listed_with_its_state_and_loss(make_sweep: Callable[..., S
     }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "runs, said, drawn",
     [
@@ -143,6 +150,7 @@ def test_a_sweep_with_little_to_show_has_a_page_and_files(runs, said, drawn, tmp
     assert len((folder / "sweep.csv").read_text().splitlines()) == 1 + len(runs)
 
 
+@pytest.mark.slow
 def test_drawings_have_a_text_alternative(make_sweep: Callable[..., Sweep]):
     page = render(make_sweep([*of_seeds(1e-3, 1.1, 1.0), *of_seeds(1e-4, 1.2)], RATE))
     tags = Tags()
@@ -159,6 +167,7 @@ def test_drawings_of_the_page_take_every_colour_from_it(make_sweep: Callable[...
         assert not re.findall(r"(?:fill|stroke): ?#[0-9a-f]{6}", svg)
 
 
+@pytest.mark.slow
 def test_ids_of_clip_paths_and_markers_differ_between_drawings(make_sweep: Callable[..., Sweep]):
     page = render(make_sweep(grid()))
     used = [

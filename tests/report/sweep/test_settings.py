@@ -99,6 +99,7 @@ def test_a_sweep_over_seeds_alone_is_one_setting(make_sweep):
     assert [setting.n for setting in settings_of(sweep)] == [3]
 
 
+@pytest.mark.slow
 def test_the_interval_covers_the_truth_as_often_as_it_says():
     chance = random.Random(0)
     samples = [of_mean([chance.gauss(2, 0.1) for _ in range(3)]) for _ in range(4000)]
