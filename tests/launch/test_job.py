@@ -234,7 +234,7 @@ def test_time_limits_are_counted_and_preemptions_are_not(tmp_path: Path, program
 
 
 @pytest.mark.slow
-def test_a_run_that_no_warning_reached_is_requeued_past_its_limit(tmp_path: Path, programs: Path, capsys):
+def test_a_run_without_a_warning_is_requeued_past_its_limit(tmp_path: Path, programs: Path, capsys):
     run = freeze(tmp_path / "x", "run", ONE, "launcher.max_timeouts=1")
     begin(run)
     save(run, 1)
