@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from statistics import median
 
 import pytest
 from practice_cluster import Cluster
@@ -14,6 +15,7 @@ from tests.support.rows import write_sums
 pytestmark = pytest.mark.soak
 
 STEPS = 150
+LONGER = 90  # seconds of steps: SLURM ends a job of one minute after at most a minute and a half
 SETTINGS = ["strategy=fsdp", "seed=3", "checkpoint.every_steps=10"]
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}  # the bits of a matrix product depend on the number of threads
 
@@ -50,10 +52,11 @@ def hold(run: RunFolder, other: RunFolder) -> None:
 
 
 def test_a_run_longer_than_the_time_limit_ends(cluster: Cluster, folder: Path) -> None:
-    steps = 600
+    seconds = median(row["seconds"] for row in straight(cluster, folder, STEPS).read_metrics("train"))
+    steps = int(LONGER / seconds)
     limits = ["launcher.partition=short", "launcher.time=1", "launcher.warning_seconds=30", "launcher.nodes=2"]
     process = launch(cluster, folder, "limit", *SETTINGS, *limits, f"train.max_steps={steps}", **ONE_THREAD)
-    code, said = ended(process, 600)
+    code, said = ended(process, 900)
     run = run_of(folder, "limit")
     assert code == 0, said + why(run)
     status = run.read_status()
