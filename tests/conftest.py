@@ -16,6 +16,8 @@ from tests.support.warm import SHARED, python, warm_children
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("WANDB_MODE", "offline")
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell starts what runs in the background
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # the commands that tests start receive it
 
 CHECKOUT = Path(__file__).parents[1]
 
