@@ -31,7 +31,7 @@ CASES: dict[str, dict[str, Any]] = {
     },
     "sgd": {
         "optimizer": "sgd", "optimizer.lr": 0.5, "optimizer.momentum": 0.6, "optimizer.nesterov": "true",
-        "schedule": "wsd", "schedule.warmup_steps": 1, "schedule.decay_steps": 3, "train.max_grad_norm": "null",
+        "schedule": "wsd", "schedule.warmup_steps": 1, "schedule.decay_steps": 2, "train.max_grad_norm": "null",
         "strategy": "fsdp", "train.epochs": 2.5, "train.global_batch_size": 8, "eval": "none",
     },
     "clipped": {
