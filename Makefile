@@ -58,7 +58,7 @@ floor:
 	$(FLOOR)/bin/python -m pip install --quiet --constraint $(FLOOR)/floors.txt --editable '.[dev]'
 	$(FLOOR)/bin/python -W ignore -m tests.floors signatures tests/floors.json
 	$(FLOOR_PYTEST) -m "not slow and not soak"
-	$(FLOOR_PYTEST) -m "not soak" tests/strategies/test_parity.py tests/checkpoint/test_round_trip.py \
+	$(FLOOR_PYTEST) -m "slow and not soak" tests/strategies/test_parity.py tests/checkpoint/test_round_trip.py \
 	    tests/models tests/losses tests/config tests/launch/test_launch.py tests/compat
 
 format: $(STAMP)

@@ -40,7 +40,7 @@ TERMS = {
 }
 GAP = r"[ ]?\n?[ #|]*"  # a phrase may be broken over two lines, of a comment too
 NAMED = "|".join(f"(?P<t{i}>{phrase.replace(' ', GAP)})" for i, phrase in enumerate(TERMS))
-WORDS = re.compile(rf"\b(?=[a-z])(?:{NAMED})", re.IGNORECASE)  # 6 times as fast with a place for a phrase to begin
+WORDS = re.compile(rf"\b(?=[a-z])(?:{NAMED})", re.IGNORECASE)  # the prefix makes it 6 times as fast
 ADVICE = list(TERMS.values())
 
 PARTS = """README.md CONTRIBUTING.md Makefile .ci benchmarks conf distft docs launch slurm tests""".split()
