@@ -44,7 +44,7 @@ test: $(STAMP)
 check: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/pyright & types=$$!; \
+	$(BIN)/pyrefly check --summary=none & types=$$!; \
 	$(PYTEST) $(PARALLEL) -q -m "not slow and not soak"; tests=$$?; \
 	wait $$types && exit $$tests
 

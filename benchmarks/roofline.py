@@ -148,11 +148,11 @@ def main(arguments: list[str]) -> int:
     print(f"{sum(DOCUMENTS):,} tokens in documents of {', '.join(map(str, DOCUMENTS))}")
     print(f"{torch.get_num_threads()} threads: fp32 matrix product {rate:.0f} GFLOP/s, copying {bandwidth:.1f} GB/s\n")
     columns = [moved.flops, moved.bytes, least, seconds]
-    lines = [[kind, *(of.get(kind, 0) for of in columns)] for kind in KINDS]
-    lines.append(["all", *(sum(of.values()) for of in columns)])
+    lines = [(kind, [of.get(kind, 0) for of in columns]) for kind in KINDS]
+    lines.append(("all", [sum(of.values()) for of in columns]))
     written = [
         [kind, f"{flops / 1e9:,.0f}", f"{size / 1e9:.1f}", f"{least:.2f}", f"{seconds:.2f}"]
-        for kind, flops, size, least, seconds in lines
+        for kind, (flops, size, least, seconds) in lines
     ]
     print(table(["operations", "GFLOP", "GB", "least s", "measured s"], written))
     return 0

@@ -225,10 +225,15 @@ def _counts(row: Row) -> str:
     return f"{len(row.input_ids)} tokens, {row.trained.sum()} trained{weight}"
 
 
+def _pair(text: str) -> tuple[str, str]:
+    key, _, value = text.partition("=")
+    return key, value
+
+
 def _own_keys(arguments: list[str]) -> tuple[dict[str, str], list[str]]:
-    own = dict(pair.split("=", 1) for pair, _ in OWN_KEYS)
+    own = dict(_pair(text) for text, _ in OWN_KEYS)
     mine = [argument for argument in arguments if argument.partition("=")[0] in own]
-    own |= dict(argument.split("=", 1) for argument in mine)
+    own |= map(_pair, mine)
     errors = []
     if not own["n"].isdigit():
         errors.append(f"n={own['n']}: n is a whole number. Try: n=5")

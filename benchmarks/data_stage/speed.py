@@ -23,6 +23,7 @@ from collections.abc import Iterator
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import psutil
 
@@ -155,7 +156,7 @@ def run_datasets(file: Path, model: Path, num_proc: int, cache: Path) -> float:
 
     datasets.disable_progress_bars()
     started = time.monotonic()
-    tokenizer = AutoTokenizer.from_pretrained(str(model))
+    tokenizer: Any = AutoTokenizer.from_pretrained(str(model))
     rows = datasets.Dataset.from_json(str(file), cache_dir=str(cache))
 
     def tokenize(batch: dict[str, list]) -> dict[str, list]:

@@ -78,12 +78,13 @@ def without_shuffling(own: Any) -> Any:
 
 def classification(given: dict[str, Any], rows: dict[str, list[Any]], folder: Path, steps: Steps) -> Trainer:
     model = AutoModelForSequenceClassification.from_pretrained(given["model"], dtype=torch.float32)
+    tokenizer: Any = AutoTokenizer.from_pretrained(given["model"])
     lengths = [len(ids) for ids in rows["input_ids"]]
     return without_shuffling(Trainer)(
         model=model,
         args=TrainingArguments(**arguments_of(given, folder)),
         train_dataset=in_order(rows, given, lengths),
-        data_collator=DataCollatorWithPadding(AutoTokenizer.from_pretrained(given["model"])),
+        data_collator=DataCollatorWithPadding(tokenizer),
         callbacks=[steps],
     )
 

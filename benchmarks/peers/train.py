@@ -77,7 +77,7 @@ class InOrder(Sampler[int]):
         return len(self.order)
 
 
-def sampler(order: str, rows: Dataset, arguments: TrainingArguments, warm_up: int) -> Sampler[Any]:
+def sampler(order: str, rows: Any, arguments: TrainingArguments, warm_up: int) -> Sampler[Any]:
     """Returns the order of the rows: distft's; by length after the warm-up; or distft's, each step cut by cost."""
     lengths = [len(row) for row in rows["input_ids"]]
     if order == "by_length":
@@ -90,7 +90,7 @@ def sampler(order: str, rows: Dataset, arguments: TrainingArguments, warm_up: in
         world, accumulation = max(1, arguments.world_size), arguments.gradient_accumulation_steps
         rank = arguments.process_index if world > 1 else 0
         return BatchRebalanceSampler(lengths, warm_up, world, accumulation, shuffle=False, rank=rank)
-    return SequentialSampler(rows)  # pyright: ignore[reportArgumentType]  # a datasets.Dataset has a length
+    return SequentialSampler(rows)
 
 
 def arguments_of(given: dict[str, Any], folder: Path) -> dict[str, Any]:
@@ -121,7 +121,7 @@ def arguments_of(given: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 def make_trainer(given: dict[str, Any], rows: Dataset, folder: Path, steps: Steps) -> Trainer:
     """Returns TRL's or transformers' trainer with the sampler of `given`."""
-    tokenizer = AutoTokenizer.from_pretrained(given["model"])
+    tokenizer: Any = AutoTokenizer.from_pretrained(given["model"])
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
     model = AutoModelForCausalLM.from_pretrained(given["model"], dtype=torch.float32)
     arguments = arguments_of(given, folder)
@@ -130,7 +130,7 @@ def make_trainer(given: dict[str, Any], rows: Dataset, folder: Path, steps: Step
         from trl import SFTConfig, SFTTrainer  # pyright: ignore[reportMissingImports]  # in the peers' environment
 
         own, options = SFTTrainer, SFTConfig(**arguments, max_length=given["max_length"])
-        further = {}
+        further: dict[str, Any] = {}
     else:
         own, options = Trainer, TrainingArguments(**arguments)
         further = {"data_collator": DataCollatorForSeq2Seq(tokenizer)}

@@ -88,7 +88,8 @@ def losses_of_trainer(start: Path, run: RunFolder, folder: Path) -> list[float]:
         report_to="none",
         disable_tqdm=True,
     )
-    collator = DataCollatorWithPadding(AutoTokenizer.from_pretrained(start))
+    tokenizer: Any = AutoTokenizer.from_pretrained(start)
+    collator = DataCollatorWithPadding(tokenizer)
     Ordered(model=model, args=arguments, train_dataset=data, data_collator=collator, callbacks=[steps]).train()
     return steps.losses
 

@@ -85,7 +85,7 @@ def find_classifier(value: str, name: str) -> Classifier:
         source = None if (folder / "adapter_config.json").is_file() else find_source(value, None, {})
     except ConfigError as error:
         raise ConfigError([message.replace("run=", "toxicity=", 1) for message in error.messages]) from error
-    labels = source and Labels.of(source.plan.labels)
+    labels = Labels.of(source.plan.labels) if source else None
     if source is None or labels is None or source.config.model.task != TASK or labels.problem_type != ONE_EACH:
         rule = f"is no classifier (model.task={TASK}) with one class for each text. Try: its run folder, or an export"
         raise ConfigError([f"toxicity={value}: {rule}, or a file of words"])

@@ -59,7 +59,7 @@ class EngineLM(TemplateLM):
     def __init__(self, backend: Backend) -> None:
         super().__init__()
         self.backend_of = backend
-        self.tokenizer = backend.tokenizer
+        self.tokenizer: Any = backend.tokenizer
 
     @property
     def eot_token_id(self) -> int:

@@ -210,8 +210,8 @@ def _hint(key: Key, value: Any, default: Any) -> str:
         return f" Try: {key.path}=[{value}]"
     if key.items:
         given = value if isinstance(value, list) else [value]
-        near = dict.fromkeys(found for word in given if (found := nearest(str(word), key.items)))
-        return did_you_mean(f"[{', '.join(near)}]" if near else None)
+        meant = dict.fromkeys(found for word in given if (found := nearest(str(word), key.items)))
+        return did_you_mean(f"[{', '.join(meant)}]" if meant else None)
     if default == MISSING:
         return f" Try: {key.path}=..."
     known = key.fits(default) and default is not None

@@ -58,13 +58,13 @@ class Groups:
     def choice(self, override: Override) -> str:
         """Returns the word of an override, of trackers also `[a,b]`; ConfigError when the group has no such word."""
         group = override.key.lstrip("/")
-        words = self.words[group]
+        words, value = self.words[group], override.value or ""
         can_be_null = group == "experiment"
-        if override.prefix != "~" and override.value in (*words, *(["null"] if can_be_null else [])):
-            return override.value
-        if group == TRACKER and override.prefix != "~" and _is_list(override.value or ""):
+        if override.prefix != "~" and value in (*words, *(["null"] if can_be_null else [])):
+            return value
+        if group == TRACKER and override.prefix != "~" and _is_list(value):
             return _list_of_words(override, words)
-        meant = nearest(override.value or "none", words)
+        meant = nearest(value or "none", words)
         raise ConfigError([f"{override.text}: {group} is one of {', '.join(words)}.{did_you_mean(meant)}"])
 
     def target_of(self, section: str, choices: Mapping[str, str]) -> str | None:

@@ -188,7 +188,8 @@ def keys_of(section: type[Group], prefix: str = "") -> Iterator[Key]:
             yield from keys_of(info.annotation, f"{path}.")
         elif info.description:
             around = [*info.metadata, *([Field(examples=info.examples)] if info.examples else [])]
-            annotation = Annotated[info.annotation, *around] if around else info.annotation
+            annotation: Any = info.annotation
+            annotation = Annotated[annotation, *around] if around else annotation
             yield Key(path, annotation, info.description, info.get_default(call_default_factory=True))
 
 

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import yaml
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
@@ -38,7 +38,7 @@ _RESOLVED = {
 class _Loader(yaml.SafeLoader):
     """YAML whose numbers are those of YAML 1.2, and which has no dates."""
 
-    yaml_implicit_resolvers: ClassVar = {
+    yaml_implicit_resolvers = {  # noqa: RUF012  # as the parent declares it
         letter: [each for each in resolvers if each[0] not in _RESOLVED]
         for letter, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }

@@ -34,11 +34,11 @@ class Parameter:
     @property
     def annotation(self) -> Any:
         """The types and words as one annotation; Any where they are not known."""
+        union: Any = Union
+        words: Any = Literal
         kinds = [kind for kind in self.types if not (kind is str and self.choices)]
-        parts = [Number if kind is float else kind for kind in kinds] + (
-            [Literal[self.choices]] if self.choices else []
-        )
-        return Union[tuple(parts)] if parts else Any  # noqa: UP007 - of a tuple
+        parts = [Number if kind is float else kind for kind in kinds] + ([words[self.choices]] if self.choices else [])
+        return union[tuple(parts)] if parts else Any
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ in each document, and attention is block-diagonal (distft.models.attention).
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import numpy as np
 import torch
@@ -109,7 +109,7 @@ def unpack(buffer: torch.Tensor, like: Sequence[Batch]) -> list[Batch]:
 
     like: the batches that were packed, for names, dtypes and shapes.
     """
-    tensors = iter([_view(buffer, start, tensor) for start, _, tensor in _places(like)])
+    tensors: Iterator[Any] = iter([_view(buffer, start, tensor) for start, _, tensor in _places(like)])
     return [replace(batch, **{name: next(tensors) for name in batch.tensors}) for batch in like]
 
 
@@ -173,7 +173,7 @@ def _kind(row: Row) -> tuple[bool, bool]:
 def _documents_of(row: Row) -> list[int]:
     """Returns the lengths of a row's documents."""
     borders = [] if row.borders is None else row.borders.tolist()
-    return np.diff([0, *borders, len(row.input_ids)]).tolist()
+    return np.diff(np.array([0, *borders, len(row.input_ids)])).tolist()
 
 
 def _weights(rows: Sequence[Row], at: np.ndarray, is_grouped: bool) -> torch.Tensor | None:

@@ -119,7 +119,7 @@ class Encoder:
             return None
         state: State = json.loads(self.tokenizer.backend_tokenizer.to_str())
         level = byte_level(self.tokenizer, state)
-        return level and (level, make_pretokenizer(self.tokenizer, state))
+        return (level, make_pretokenizer(self.tokenizer, state)) if level else None
 
 
 def byte_level(tokenizer: Any, state: State) -> ByteLevel | None:

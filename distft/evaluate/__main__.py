@@ -296,7 +296,7 @@ def results_of(
         benchmarks={name: {**each, **benchmark_settings(task, measured)} for name, each in measured.benchmarks.items()},
         questions=measured.questions,
         responses=measured.responses,
-        judge=verdicts and verdicts.found,
+        judge=verdicts.found if verdicts else None,
         judgments=verdicts.lines if verdicts else (),
         notes=notes,
     )

@@ -53,8 +53,8 @@ def whole_or_nothing(out: Path) -> Iterator[Path]:
         yield partial
     except BaseException as error:
         shutil.rmtree(partial, ignore_errors=True)
-        os_error = next((cause for cause in _chain(error) if isinstance(cause, OSError)), None)
-        if os_error in (None, error):
+        os_error = next((cause for cause in _chain(error) if isinstance(cause, OSError)), error)
+        if os_error is error:
             raise
         raise os_error from error
     partial.rename(out)

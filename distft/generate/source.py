@@ -167,7 +167,7 @@ def _of_folder(folder: Path, changes: Mapping[str, str], adapters: Path | None =
         words.append("loss=bce")
     # a config wants training rows; nothing reads them here
     config = compose([*words, f"data.train={folder / CONFIG}", "data.eval=null"])
-    plan = replace(_plan_of(folder, adapters or folder), labels=labels and asdict(labels))
+    plan = replace(_plan_of(folder, adapters or folder), labels=asdict(labels) if labels else None)
     config, plan = _changed(config, plan, changes, processes_per_node({"processes_per_node": "auto"}))
     config = config.changed({"checkpoint.resume": "never"})
     if adapters:

@@ -30,7 +30,7 @@ from distft.config.freeze import (
     refusal,
 )
 from distft.config.key import Values, at, covers, implied
-from distft.config.overrides import WrongOverride, long_form, split
+from distft.config.overrides import long_form, split
 from distft.config.parts import TRACKER, named_tracker
 from distft.config.rules import broken_rules
 from distft.config.rules.contract import Facts
@@ -142,7 +142,7 @@ def _given(run: RunFolder, words: Mapping[str, str]) -> frozenset[str] | None:
         overrides = [split(text) for text in run.read_commands()[-1][3:]]  # after python -m distft.launch
         groups = Groups(conf_dir())
         experiment = groups.keys_of_experiment(words.get("experiment"))
-    except (OSError, ValueError, IndexError, WrongOverride):
+    except (OSError, ValueError, IndexError):
         return None
     trackers = words.get(TRACKER, "").strip("[]").split(",")
     keys = {named_tracker(long_form(each).key, trackers) for each in overrides if not groups.has(each)}
@@ -237,7 +237,7 @@ def find_own(run: RunFolder, before: Mapping[str, Any], values: Values) -> Own |
     for key in changed:
         group, _, name = key.partition(".")
         kept[group][name] = at(before, key)
-    places = {"data_dir": folder and str(folder), "model_dir": model and str(model)}
+    places = {"data_dir": str(folder) if folder else None, "model_dir": str(model) if model else None}
     plan = replace(plan, **places, tokenizer_dir=_tokenizer(values) or plan.tokenizer_dir)
     if folder is None and not is_same:
         which = f"name={run.path.name}: its prepared rows {plan.reads['data']} are gone from {values['cache_dir']}"

@@ -158,7 +158,7 @@ def plan_run(run: RunFolder, config: Config, own: Own | None = None) -> Plan:
         own = own_of(run, config.with_values(own.asked))
     for line in own.lines if own else ():
         screen(sys.stderr).print(line)
-    plan = make_plan(config, manifest, own and own.plan)
+    plan = make_plan(config, manifest, own.plan if own else None)
     check_plan(plan, run, config, manifest)
     if is_auto(config):
         screen(sys.stderr).print(f"micro-batch: {size_text(plan)}, the most that fits")

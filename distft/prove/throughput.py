@@ -174,7 +174,7 @@ def settings(place: Place, speed: Speed) -> tuple[list[str], jobs.RandomRows, Ar
     ]  # fmt: skip
     if not any(each.startswith("strategy=") for each in overrides):
         overrides.append("strategy=fsdp" if machine.world > 1 else "strategy=ddp")
-    facts = {"tie_word_embeddings": False, "rope_scaling": None, **facts}
+    facts: Architecture = {"tie_word_embeddings": False, "rope_scaling": None, **facts}
     return overrides, jobs.RandomRows(lengths, rows, facts["vocab_size"]), facts
 
 

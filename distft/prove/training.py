@@ -58,7 +58,7 @@ def cases(place: Place, words: Sequence[str]) -> list[Case]:
 def options(place: Place) -> dict[str, tuple[str, ...]]:
     """Returns the options that have a code path of their own and must not change the numbers."""
     kernel = "model.attention=varlen" if place.machine.device == "cuda" else "model.attention=sdpa"
-    found = {
+    found: dict[str, tuple[str, ...]] = {
         "full_recompute": ("train.activation_checkpointing=full",),
         "selective_recompute": ("train.activation_checkpointing=selective",),
         "packing": PACKED,

@@ -236,6 +236,10 @@ def write(folder: Path, facts: DataFacts, out: Path) -> None:
         (out / DROPPED).write_text("")
 
 
+def _percent(share: float) -> str:
+    return f"{100 * share:.{1 if share >= 0.001 else 3}f} %" if share else "0 %"
+
+
 def render(facts: DataFacts) -> str:
     """Returns the page; every text of the data is escaped, and nothing is fetched or runs."""
     environment = Environment(
@@ -244,7 +248,7 @@ def render(facts: DataFacts) -> str:
         undefined=StrictUndefined,
         trim_blocks=True,
     )
-    environment.filters["percent"] = lambda share: f"{100 * share:.{1 if share >= 0.001 else 3}f} %" if share else "0 %"
+    environment.filters["percent"] = _percent
     environment.filters["count"] = lambda number: f"{number:,}"
     environment.filters["words"] = lambda name: str(name).replace("_", " ")
     environment.filters["json"] = lambda value: json.dumps(value, ensure_ascii=False)

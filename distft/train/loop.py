@@ -72,7 +72,7 @@ class RunLog:
 
     def __call__(self, row: MetricsRow) -> None:
         self.metrics.write(row)
-        self.report.others["best"] = self.saver.best and asdict(self.saver.best)
+        self.report.others["best"] = asdict(self.saver.best) if self.saver.best else None
         if row["split"] == "warning":
             self.report.others["warning"] = row["text"]
         self.report.write(row["step"])

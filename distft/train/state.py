@@ -135,7 +135,7 @@ class Checkpointer:
         """
         selection = self.settings.selection
         value = selection.value(metrics)
-        is_better = selection.is_better(value, self.best and self.best.value)
+        is_better = selection.is_better(value, self.best.value if self.best else None)
         if is_better and value is not None and step == 0:
             self.best = Best(0, value, selection.metric)
         return is_better

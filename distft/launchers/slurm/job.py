@@ -118,7 +118,8 @@ class SlurmRun:
 
     def _write_end(self, state: JobState) -> Outcome:
         status = self.run.read_status()
-        ended: State = status["state"] if status["state"] in (*FINISHED, "preempted") else "failed"
+        ended: State = status["state"] or "failed"
+        ended = ended if ended in (*FINISHED, "preempted") else "failed"
         error = None if ended != "failed" else self._why(state)
         outcome = Outcome(ended, error)
         reason = BY_SCANCEL if state.is_cancelled else status["reason"]

@@ -91,7 +91,7 @@ def setup(environment: Environment, recorded: bool = False) -> list[str]:
 
     If `recorded`, a module that cannot be loaded ends the run as failed: no launch may be waiting to see that.
     """
-    lines = []
+    lines: list[str] = []
     if environment.kind == "module":
         lines += _MODULES.splitlines()
         for name in map(shlex.quote, environment.modules):
