@@ -34,7 +34,8 @@ def test_evaluate_and_generate_run_as_jobs(cluster: Cluster, tmp_path: Path) -> 
     run = make_run(tmp_path)
     prompts = write_lines(tmp_path / "prompts.jsonl", [{"prompt": "3 and 3 is"}, {"prompt": "1 and 2 is"}])
     words = ["distft.generate", f"run={run.path}", f"prompts={prompts}", f"out={tmp_path / 'answers.jsonl'}"]
-    words += ["max_new_tokens=3", "launcher=slurm", "launcher.wait=false"]
+    words += ["max_new_tokens=3", "launcher=slurm", "launcher.wait=false", "launcher.time=10"]
+    words += ["launcher.warning_seconds=900"]  # of a run; a command saves nothing at a warning
     code, said, messages = run_command(cluster, *words)
     assert code == 0 and "job " in said, messages
     job = RunFolder(next((run.path / "jobs").iterdir()))

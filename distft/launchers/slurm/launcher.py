@@ -39,6 +39,7 @@ from distft.run import RunFolder, write_json
 from distft.runtime.environment import passed_on
 
 _BEGIN, _END = "# environment", "# the run"
+_LEAST_WARNING = 30  # seconds, of launcher.warning_seconds
 _OPTIONS = "#SBATCH "
 _CODE = Path(__file__).resolve().parents[3]
 _PROGRAM = "bash -c 'trap"  # the line that starts a node's program
@@ -160,6 +161,7 @@ def reasons(
     gpus: int | str | None,
     cpus: int | None,
     time: int | str | None,
+    warning_seconds: int,
 ) -> Iterator[str]:
     """Yields why a job cannot run in `partition`, with the keys to change."""
     name, (fewest, _) = partition.name, node_range(nodes)
@@ -186,6 +188,13 @@ def reasons(
         yield (
             f"launcher.time={time} is over the limit of partition {name}. "
             f"Try: {partition.limit_seconds // 60} (minutes), or another partition"
+        )
+    limit = asked or partition.limit_seconds
+    if limit and warning_seconds >= limit:
+        less = f", or launcher.warning_seconds={max(_LEAST_WARNING, limit // 4):.0f}" if limit > _LEAST_WARNING else ""
+        yield (
+            f"launcher.warning_seconds={warning_seconds}: a job ends after {limit:.0f} s (launcher.time), so it would "
+            f"save and be queued again after its first step. Try: a longer launcher.time{less}"
         )
 
 
@@ -308,7 +317,7 @@ def _options(config: SlurmConfig, partition: Partition) -> dict[str, str | None]
         gpus = processes
     if cpus is None and partition.gpus_per_node:
         cpus = max(1, partition.cpus_per_node // partition.gpus_per_node)
-    if wrong := list(reasons(partition, config.nodes, processes, gpus, cpus, config.time)):
+    if wrong := list(reasons(partition, config.nodes, processes, gpus, cpus, config.time, config.warning_seconds)):
         raise ValueError("\n  ".join(wrong))
     fewest, most = node_range(config.nodes)
     asked = {

@@ -185,7 +185,7 @@ def test_an_unanswered_submission_is_searched_before_a_new_one(
 
 GPU = Partition("gpu", True, 2 * 86400, 4, 64, 8, True)
 CPU = Partition("cpu", False, None, 10, 32, 0, True)
-FITS: dict[str, Any] = {"nodes": 2, "processes": 4, "gpus": 4, "cpus": 8, "time": "1-00:00:00"}
+FITS: dict[str, Any] = {"nodes": 2, "processes": 4, "gpus": 4, "cpus": 8, "time": "1-00:00:00", "warning_seconds": 120}
 
 
 def wrong(partition: Partition = GPU, **changes: Any) -> list[str]:
@@ -195,6 +195,7 @@ def wrong(partition: Partition = GPU, **changes: Any) -> list[str]:
 def test_a_job_that_fits_is_not_refused():
     assert wrong() == []
     assert wrong(CPU, gpus=None, cpus=None, time=None) == []
+    assert wrong(time=2, warning_seconds=119) == wrong(CPU, gpus=None, time="UNLIMITED", warning_seconds=9999) == []
     assert wrong(nodes="2-400", gpus="a100:8", cpus=16, time=2 * 24 * 60) == [], "a range asks for its fewest"
 
 
@@ -226,6 +227,21 @@ def test_a_job_that_fits_is_not_refused():
         (
             {"time": 2881},
             "launcher.time=2881 is over the limit of partition gpu. Try: 2880 (minutes), or another partition",
+        ),
+        (
+            {"time": 2},
+            "launcher.warning_seconds=120: a job ends after 120 s (launcher.time), so it would save and be queued "
+            "again after its first step. Try: a longer launcher.time, or launcher.warning_seconds=30",
+        ),
+        (
+            {"time": None, "warning_seconds": 200_000},
+            "launcher.warning_seconds=200000: a job ends after 172800 s (launcher.time), so it would save and be "
+            "queued again after its first step. Try: a longer launcher.time, or launcher.warning_seconds=43200",
+        ),
+        (
+            {"time": "0:30"},
+            "launcher.warning_seconds=120: a job ends after 30 s (launcher.time), so it would save and be queued "
+            "again after its first step. Try: a longer launcher.time",
         ),
     ],
 )
