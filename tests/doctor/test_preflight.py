@@ -16,7 +16,7 @@ import yaml
 
 from distft.doctor import preflight
 from distft.doctor.preflight import Node, outliers
-from distft.doctor.preflight_node import diagnosis, kernel_log, link_errors, memory_errors, troubles
+from distft.doctor.preflight_node import diagnosis, kernel_log, link_errors, memory_errors, node_of, troubles
 from distft.run import RunFolder, read_json, write_json
 from tests.support.fake_run import freeze
 
@@ -59,6 +59,14 @@ def test_accelerators_have_a_stricter_limit_than_cores():
     rest = [Node(f"n{i}", {"matrix product": 100.0}, 0.0, on_accelerator=True) for i in (1, 2)]
     assert [each.node for each in outliers([*slower, *rest])] == ["n0"]
     assert outliers([Node("n0", {"matrix product": 70.0}, 0.0), *nodes(2, spread=0.01)]) == []
+
+
+def test_a_node_is_as_fast_as_its_slowest_process():
+    first = Node("n0", {"matrix product": 100.0, "memory": 5.0}, 1.0)
+    second = Node("n0", {"matrix product": 30.0, "memory": 9.0, "disk": 500.0}, 2.0)
+    found = node_of([first, second])
+    assert found.rates == {"matrix product": 30.0, "memory": 5.0, "disk": 500.0}
+    assert (found.name, found.clock) == ("n0", 1.0)
 
 
 @pytest.mark.parametrize("count", [3, 4, 8])
