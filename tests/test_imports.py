@@ -85,28 +85,31 @@ def unit_and_level(module: str) -> tuple[str, int]:
     return unit, COMMANDS if parts[-1] == "__main__" else LEVEL_OF.get(unit, COMMANDS)
 
 
-@pytest.mark.parametrize("file", FILES, ids=module_of)
-def test_imports_point_down(file: Path):
-    module = module_of(file)
-    unit, level = unit_and_level(module)
-    for imported, line in imports_of(file):
-        if not imported.startswith("distft."):
-            continue
-        other, other_level = unit_and_level(imported)
-        if other == unit:
-            continue
-        assert other_level < level, (
-            f"{file}:{line}: {module} (level {level}) imports {imported} (level {other_level}); "
-            f"a module imports lower levels only, commands start each other as processes"
-        )
+UNITS: dict[str, list[Path]] = {}  # part of distft -> its files
+for _file in FILES:
+    UNITS.setdefault(unit_and_level(module_of(_file))[0], []).append(_file)
 
 
-@pytest.mark.parametrize("file", [f for f in FILES if unit_and_level(module_of(f))[0] in LIGHT], ids=module_of)
-def test_login_node_code_names_no_heavy_library(file: Path):
-    if module_of(file) in INSIDE_THE_JOB:
-        return
-    for imported, line in imports_of(file):
-        assert imported.split(".")[0] not in HEAVY, f"{file}:{line}: imports {imported}"
+@pytest.mark.parametrize("unit", sorted(UNITS))
+def test_imports_point_down(unit: str):
+    for file in UNITS[unit]:
+        module = module_of(file)
+        _, level = unit_and_level(module)
+        for imported, line in imports_of(file):
+            if not imported.startswith("distft."):
+                continue
+            other, other_level = unit_and_level(imported)
+            assert other == unit or other_level < level, (
+                f"{file}:{line}: {module} (level {level}) imports {imported} (level {other_level}); "
+                f"a module imports lower levels only, commands start each other as processes"
+            )
+
+
+@pytest.mark.parametrize("unit", sorted(UNITS.keys() & LIGHT))
+def test_login_node_code_names_no_heavy_library(unit: str):
+    for file in UNITS[unit]:
+        for imported, line in imports_of(file) if module_of(file) not in INSIDE_THE_JOB else ():
+            assert imported.split(".")[0] not in HEAVY, f"{file}:{line}: imports {imported}"
 
 
 @pytest.mark.slow

@@ -4,16 +4,19 @@ import ast
 import re
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from functools import cache
 from importlib.metadata import packages_distributions
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.support.sources import nodes
+
 EXTRAS = {"liger_kernel": "liger-kernel"}  # imported where a GPU is, and not installed here
 PROGRAMS = {"ninja"}  # run by DeepSpeed, and never imported
-TOOLS = {"build", "hatchling", "pyright", "pytest-timeout", "ruff"}  # of the Makefile, pytest and tests/test_wheel.py
+TOOLS = {"build", "hatchling", "pyrefly", "pyright", "pytest-timeout", "ruff"}  # Makefile, pytest, test_wheel.py
 PEERS = {"trl"}  # measured by benchmarks/peers in an environment of its own
 LOCAL = {"distft", "tests", "benchmarks", "practice_cluster"}
 
@@ -34,16 +37,21 @@ def normal(name: str) -> str:
 
 def modules(folder: Path) -> Iterator[str]:
     for file in folder.rglob("*.py"):
-        for node in ast.walk(ast.parse(file.read_text())):
+        for node in nodes(file):
             if isinstance(node, ast.Import):
                 yield from (alias.name.partition(".")[0] for alias in node.names)
             elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
                 yield node.module.partition(".")[0]
 
 
+@cache
+def distributions() -> Mapping[str, list[str]]:
+    return packages_distributions()
+
+
 def packages(*folders: Path) -> set[str]:
     """Returns the packages that the code in these folders imports."""
-    known = packages_distributions()
+    known = distributions()
     found = {module for folder in folders for module in modules(folder)} - LOCAL - set(sys.stdlib_module_names)
     return {normal(known[module][0] if module in known else EXTRAS.get(module, module)) for module in found}
 

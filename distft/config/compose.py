@@ -71,7 +71,7 @@ class Groups:
         """Returns the `_target_` that the YAML of a section's word names; of a tracker its name is the word."""
         group, _, name = section.partition(".")
         file = self.folder / group / f"{name or choices[group]}.yaml"
-        values = (yaml.safe_load(file.read_text()) or {}) if file.is_file() else {}
+        values = _shipped(file, file.stat().st_mtime_ns) if file.is_file() else {}
         return values.get(name, {}).get("_target_") if name else values.get("_target_")
 
     def compose(self, choices: Iterable[str]) -> tuple[DictConfig, dict[str, str]]:
@@ -86,8 +86,15 @@ class Groups:
         """Returns the keys that the chosen experiment sets: they count as given by the user."""
         if word is None:
             return set()
-        tree = yaml.safe_load((self.folder / "experiment" / f"{word}.yaml").read_text()) or {}
+        file = self.folder / "experiment" / f"{word}.yaml"
+        tree = _shipped(file, file.stat().st_mtime_ns)
         return {SHORT.get(path, path) for path, _ in leaves(tree) if path != "defaults"}
+
+
+@lru_cache(maxsize=256)
+def _shipped(file: Path, state: int) -> Mapping[str, Any]:
+    """Returns what a YAML file of the config folder holds, which no caller may change; a sweep reads it often."""
+    return yaml.safe_load(file.read_text()) or {}
 
 
 def _is_list(value: str) -> bool:

@@ -13,7 +13,7 @@ from distft.launchers.follow import NewRows
 from distft.run import RunFolder, state_in_words
 from tests.support.fake_run import assert_none_left, freeze, wait_for_rows
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("warm")]
 
 
 def drive(run: RunFolder, grace_seconds: float = 60, **options) -> subprocess.Popen[str]:

@@ -37,18 +37,28 @@ LONG = (
 )  # fmt: skip
 
 
+# Fast tests that read the syntax of all code, which tests.support.sources parses once for each worker.
+SOURCES = (
+    "tests/compat/test_floors.py", "tests/test_allow_lists.py", "tests/test_imports.py", "tests/test_pyproject.py",
+    "tests/test_style.py", "tests/test_unsafe_code.py",
+)  # fmt: skip
+
+
 def fixture_of(nodeid: str) -> str | None:
     """Returns the expensive fixture that the tests of this file share."""
     return next((name for name, places in TOGETHER.items() if nodeid.startswith(places)), None)
 
 
 def place(nodeid: str, is_slow: bool, fixtures: Sequence[str]) -> int:
-    """Returns 0 for a fast test; the most expensive of the others come first, so that the workers end together."""
+    """Returns 0 for a fast test, -1 if it reads sources.
+
+    The most expensive of the others come first, so that the workers end together.
+    """
     shared = fixture_of(nodeid)
     for name in TOGETHER:
         assert name == shared or name not in fixtures, f"{nodeid} uses {name}: its file belongs in TOGETHER"
     if not is_slow and "cluster" not in fixtures:
-        return 0
+        return -nodeid.startswith(SOURCES)
     if shared:
         return 1 + list(TOGETHER).index(shared)
     is_long = nodeid.startswith(tuple(f"{file}::" for file in LONG))
@@ -59,7 +69,7 @@ def pieces(nodeids: Sequence[str]) -> dict[str, str]:
     """Returns each test's group: the tests of one file, or of one expensive fixture, which run one after another."""
     found, last, number = {}, "", 0
     for nodeid in nodeids:
-        name = fixture_of(nodeid) or nodeid.partition("::")[0]
+        name = fixture_of(nodeid) or ("sources" if nodeid.startswith(SOURCES) else nodeid.partition("::")[0])
         number += name != last
         found[nodeid], last = f"{number} {name}", name
     return found
