@@ -69,7 +69,7 @@ def check(found: dict[str, Any], trials: int) -> None:
 
 
 def test_runs_stopped_at_random_times_end_like_uninterrupted(folder: Path) -> None:
-    check(run_ranks(2, "tests.support.interrupted", str(frozen(folder)), "6", "0"), 6)
+    check(run_ranks(2, "tests.support.interrupted", str(frozen(folder)), "4", "0"), 4)
 
 
 @pytest.mark.soak

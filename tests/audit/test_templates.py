@@ -67,6 +67,7 @@ def test_a_tie_is_no_preference() -> None:
     assert preference([(-1.0, -2.0), (-2.0, -1.0), (-1.0, -1.0)]).tolist() == [1.0, 0.0, 0.5]
 
 
+@pytest.mark.slow
 def test_swaps_measure_the_loss_of_the_other_group() -> None:
     rows = [HeldOut(f"User: who is number {i}?", f" She is nurse {i}.") for i in range(40)] + [HeldOut("a", "b")]
     questions = Questions(TOKENIZER)
@@ -82,6 +83,7 @@ def test_swaps_measure_the_loss_of_the_other_group() -> None:
     assert not any(each.flag for each in swaps.measures(biased, biased))
 
 
+@pytest.mark.slow
 def test_answers_flip_only_where_they_differ_after_the_swap() -> None:
     rows = [HeldOut(f"Where does she go on day {i}?", " Home.") for i in range(30)]
     questions = Questions(TOKENIZER)

@@ -112,6 +112,7 @@ def test_when_all_are_damaged_the_optimizer_is_reset(checkpoints: Path, world: W
     assert not engine.optimizer.state
 
 
+@pytest.mark.slow
 def test_a_named_damaged_checkpoint_is_refused_with_its_block(checkpoints: Path, world: World) -> None:
     folder = step_dir(checkpoints, 4)
     flip(folder / rank_file(0), -1)

@@ -15,6 +15,7 @@ LAYOUT = ["strategy=zero3", "train.micro_batch_size=2", "launcher.grace_seconds=
 LAYOUT += ["tracker=tensorboard", "train.activation_checkpointing=full", "model.attention=eager"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", LAYOUT)
 def test_a_run_continues_with_another_layout_or_tracker(right: list[str], change: str):
     assert refused(right, change) is None

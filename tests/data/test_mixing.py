@@ -42,6 +42,7 @@ def test_weights_are_shares_of_the_rows(config: Make, files: tuple[str, str]):
     assert count(uneven) == {"a": 60, "b": 20}
 
 
+@pytest.mark.slow
 def test_epochs_repeat_a_source(config: Make, files: tuple[str, str]):
     found = texts(config([files[0], {"path": files[1], "epochs": 2.5}]))
     assert count(found) == {"a": 60, "b": 50}

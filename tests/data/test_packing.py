@@ -28,6 +28,7 @@ def held(cut: list[list[np.ndarray]]) -> list[int]:
     return sorted(int(row) for ranks in cut for part in ranks for row in part)
 
 
+@pytest.mark.slow
 @given(st.integers(0, 40), st.integers(1, 6), st.integers(1, 4))
 def test_every_row_is_used_once_and_ranks_have_equal_counts(rows: int, micro: int, world: int) -> None:
     picked = np.random.default_rng(1).permutation(100)[:rows]
@@ -38,6 +39,7 @@ def test_every_row_is_used_once_and_ranks_have_equal_counts(rows: int, micro: in
     assert len(cut) == max(1, -(-rows // (micro * world)))
 
 
+@pytest.mark.slow
 @given(st.integers(0, 60), st.integers(50, 200), st.integers(1, 4))
 def test_micro_batches_never_exceed_their_tokens(rows: int, tokens: int, world: int) -> None:
     picked = np.random.default_rng(2).permutation(100)[:rows]

@@ -71,6 +71,7 @@ def test_ids_of_words_are_those_of_the_library(name: str, text: str):
     assert found is not None or not text.isascii()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TOKENIZERS)
 def test_every_known_letter_is_cut_as_by_the_library(name: str):
     text = "".join(f"{each}a1{each}{each} " for each in KNOWN[:: 7 if name == "gpt2" else 31] if each.strip())

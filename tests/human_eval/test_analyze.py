@@ -102,6 +102,7 @@ def test_no_difference_is_a_result_with_the_votes_it_needs(study: Study, capsys:
     assert "no difference shown; " in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_careless_raters_are_excluded_before_the_key_is_opened(study: Study, monkeypatch: pytest.MonkeyPatch):
     vote_all(study, [careless, *[prefer("first", seed=rater) for rater in range(4)]])
     study.key_file.rename(study.path / "away")
@@ -177,6 +178,7 @@ def test_the_place_on_the_page_is_not_the_system(study: Study):
     assert found["self_agreement"]["same_order"]["value"] == 1 and found["self_agreement"]["swapped"]["value"] == 0
 
 
+@pytest.mark.slow
 def test_three_systems_are_compared_in_pairs(tmp_path: Path):
     files = [
         write_answers(tmp_path / f"{name}.jsonl", [f"{name} {i}" for i in range(20)]) for name in ("x1", "y2", "z3")

@@ -76,6 +76,7 @@ def test_a_busy_or_broken_server_is_asked_again(server: ChatServer, tmp_path: Pa
     assert verdicts[0].winner == "theirs" and cost.asked == 2 and len(server.requests) == 3 + 4
 
 
+@pytest.mark.slow
 def test_what_was_judged_is_kept_when_the_server_gives_up(server: ChatServer, tmp_path: Path) -> None:
     server.faults = [Fault(hang=0.01)] * 2 + [Fault(503, {"Retry-After": "0.01"})] * 9
     one = judge_of(server, parallel=1, retries=1)

@@ -67,6 +67,7 @@ def test_value_and_gradients_are_those_of_the_plain_loss(
         torch.testing.assert_close(gradient.double(), reference, rtol=0, atol=1e-5 * reference.abs().max().item())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("vocabulary", [49_152, 50_257, 101])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 def test_accuracy_resolves_ties_like_argmax(vocabulary: int, dtype: torch.dtype) -> None:

@@ -36,6 +36,7 @@ def said(program: str) -> list[str]:
     return done.stdout.split()
 
 
+@pytest.mark.slow
 def test_its_exit_does_not_run_the_parents_cleanup():
     kept = "folder = tempfile.TemporaryDirectory()"
     leave = "from distft.runtime.process import leave; leave()"
@@ -145,6 +146,7 @@ def test_a_process_whose_parent_was_gone_already_dies_at_once():
     assert done.returncode == -signal.SIGKILL and done.stdout == ""
 
 
+@pytest.mark.slow
 def test_a_process_whose_parent_lives_continues():
     program = f"from distft.runtime.process import die_with_parent; die_with_parent({os.getpid()}); print('alive')"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)

@@ -14,6 +14,7 @@ from distft.config.parts import Launcher
 from distft.doctor.finding import Finding
 from distft.doctor.nodes import NoAllocation, allocation, check_here, check_nodes, check_shared, judge_reach
 from distft.doctor.slurm import check_controller, check_node_names, check_partitions, check_programs
+from tests.slurm.jobs import wait
 
 MIB = 2**20
 
@@ -49,6 +50,7 @@ def test_two_healthy_nodes_pass(here: Cluster, tmp_path: Path) -> None:
 
 
 def test_partitions_are_listed_and_a_misspelt_one_refused(here: Cluster) -> None:
+    wait(lambda: here.ask("squeue", "-h") == "", "the end of earlier jobs")
     found = list(check_partitions(Launcher(nodes=2)))
     assert [each.state for each in found] == ["ok"] * 4
     assert found[0].seen == "main*: 4 idle with gpu:4, limit infinite"

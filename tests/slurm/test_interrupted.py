@@ -14,8 +14,10 @@ from tests.support.rows import write_sums
 STEPS = 120
 SETTINGS = [f"train.max_steps={STEPS}", "strategy=fsdp", "checkpoint.every_steps=50", "seed=3"]
 LOCAL = ["launcher=local", "launcher.processes_per_node=2"]
-ON_TWO_NODES = [*SETTINGS, "tracker=wandb", "tracker.mode=offline", "launcher.nodes=2", "launcher.partition=low"]
-ON_TWO_NODES += ["checkpoint.resume=never"]  # counts once, not at each start
+IN_A_JOB = [*SETTINGS, "tracker=wandb", "tracker.mode=offline", "launcher.partition=low"]
+IN_A_JOB += ["checkpoint.resume=never"]  # counts once, not at each start
+ON_ONE_NODE = [*IN_A_JOB, "launcher.processes_per_node=2"]
+ON_TWO_NODES = [*IN_A_JOB, "launcher.nodes=2"]
 SHORT_STEPS = 40
 SECONDS_DOWN = 12.0  # longer than a program of SLURM waits for the controller
 
@@ -44,7 +46,7 @@ def test_a_preempted_then_cancelled_job_continues(
     steps = f"train.max_steps={SHORT_STEPS}"
     straight = launch(cluster, folder, "short-straight", *SETTINGS, steps, *LOCAL)
     run = run_of(folder, "short")
-    process = launch(cluster, folder, "short", *ON_TWO_NODES, steps)
+    process = launch(cluster, folder, "short", *ON_ONE_NODE, steps)
     wait_for_steps(run, 1)
     preempt(cluster)
     wait_for_steps(run, 2)
@@ -52,7 +54,7 @@ def test_a_preempted_then_cancelled_job_continues(
     code, said = ended(process)
     assert code == 75 and "saved and stopped by you, with scancel" in said, said + why(run)
     assert 0 < last_step(run) < SHORT_STEPS
-    code, said = ended(launch(cluster, folder, "short", *ON_TWO_NODES, steps))
+    code, said = ended(launch(cluster, folder, "short", *ON_ONE_NODE, steps))
     assert code == 0, said + why(run)
     assert ended(straight)[0] == 0
     hold(run, run_of(folder, "short-straight"), SHORT_STEPS)

@@ -30,6 +30,7 @@ def test_planted_values_are_found_and_look_alikes_are_not():
     assert precision >= 0.95, [text for text in others if RULE.spans(text)][:5]
 
 
+@pytest.mark.slow
 def test_redaction_is_idempotent_and_leaves_no_value():
     for text, kind in personal(seed=2, count=210):
         change = RULE.change(text)
@@ -93,6 +94,7 @@ def test_luhn_finds_every_single_wrong_digit():
         assert sum(luhn(body + last) for last in "0123456789") == 1 and luhn(body + right)
 
 
+@pytest.mark.slow
 def test_numbers_are_found_in_runs_as_in_the_whole_text():
     for text in mixed(seed=0, count=500):
         runs = [found.span() for found in pii._RUN.finditer(text)]
