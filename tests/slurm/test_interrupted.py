@@ -16,7 +16,6 @@ SETTINGS = [f"train.max_steps={STEPS}", "strategy=fsdp", "checkpoint.every_steps
 LOCAL = ["launcher=local", "launcher.processes_per_node=2"]
 IN_A_JOB = [*SETTINGS, "tracker=wandb", "tracker.mode=offline", "launcher.partition=low"]
 IN_A_JOB += ["checkpoint.resume=never"]  # counts once, not at each start
-ON_ONE_NODE = [*IN_A_JOB, "launcher.processes_per_node=2"]
 ON_TWO_NODES = [*IN_A_JOB, "launcher.nodes=2"]
 SHORT_STEPS = 40
 SECONDS_DOWN = 12.0  # longer than a program of SLURM waits for the controller
@@ -39,26 +38,19 @@ def hold(run: RunFolder, other: RunFolder, steps: int) -> None:
 
 
 @pytest.mark.slow
-def test_a_preempted_then_cancelled_job_continues(
-    cluster: Cluster, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_preempted_job_continues(cluster: Cluster, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # the bits of a matrix product depend on the number of threads
     steps = f"train.max_steps={SHORT_STEPS}"
     straight = launch(cluster, folder, "short-straight", *SETTINGS, steps, *LOCAL)
     run = run_of(folder, "short")
-    process = launch(cluster, folder, "short", *ON_ONE_NODE, steps)
+    process = launch(cluster, folder, "short", *IN_A_JOB, "launcher.processes_per_node=2", steps)
     wait_for_steps(run, 1)
     preempt(cluster)
-    wait_for_steps(run, 2)
-    cluster.ask("scancel", str(read_job(run)))
     code, said = ended(process)
-    assert code == 75 and "saved and stopped by you, with scancel" in said, said + why(run)
-    assert 0 < last_step(run) < SHORT_STEPS
-    code, said = ended(launch(cluster, folder, "short", *ON_ONE_NODE, steps))
     assert code == 0, said + why(run)
     assert ended(straight)[0] == 0
     hold(run, run_of(folder, "short-straight"), SHORT_STEPS)
-    assert run.read_status()["attempt"] == 3
+    assert run.read_status()["attempt"] == 2
 
 
 @pytest.mark.soak
