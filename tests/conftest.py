@@ -1,5 +1,6 @@
 """Shared by all tests: fast tests first, no network access, no silent skip of a required tool."""
 
+import gc
 import os
 import shlex
 import shutil
@@ -20,11 +21,18 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell starts what 
     signal.signal(signal.SIGINT, signal.default_int_handler)  # the commands that tests start receive it
 
 CHECKOUT = Path(__file__).parents[1]
+_COLLECTIONS = (20_000, 20, 20)  # Python's own are 700, 10, 10; syntax trees are 500,000 objects
+gc.set_threshold(*_COLLECTIONS)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Puts slow tests last, so that a cheap failure is seen first."""
     items.sort(key=lambda item: place(item.nodeid, bool(item.get_closest_marker("slow")), fixtures_of(item)))
+
+
+def pytest_collection_finish() -> None:
+    """Keeps the garbage collector from scanning all tests and their modules again and again."""
+    gc.freeze()
 
 
 def fixtures_of(item: pytest.Item) -> list[str]:

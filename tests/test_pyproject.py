@@ -56,6 +56,7 @@ def packages(*folders: Path) -> set[str]:
     return {normal(known[module][0] if module in known else EXTRAS.get(module, module)) for module in found}
 
 
+@pytest.mark.slow
 def test_pyproject_names_exactly_the_imports_of_distft(project: dict[str, Any], checkout: Path) -> None:
     required, imported = names(project["dependencies"]), packages(checkout / "distft")
     extras = set().union(*(names(each) for name, each in project["optional-dependencies"].items() if name != "dev"))
@@ -64,6 +65,7 @@ def test_pyproject_names_exactly_the_imports_of_distft(project: dict[str, Any], 
     assert required & extras == set()
 
 
+@pytest.mark.slow
 def test_pyproject_names_exactly_the_imports_of_tests(project: dict[str, Any], checkout: Path) -> None:
     dev, required = names(project["optional-dependencies"]["dev"]), names(project["dependencies"])
     imported = packages(checkout / "tests", checkout / "benchmarks")

@@ -40,6 +40,7 @@ def outcome(renderer: ChatRenderer, example: Example) -> Any:
         return str(error)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("training", [Training(), Training("last"), Training(reasoning=False)], ids=str)
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_shape_gives_what_rendering_each_turn_gives(name: str, training: Training):

@@ -35,6 +35,7 @@ def equal(one: list[list[Any]], other: list[list[Any]]) -> None:
     assert [value for _, value, _, _ in one] == pytest.approx([value for _, value, _, _ in other], abs=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_scores_are_those_of_transformers(name: str) -> None:
     with alone() as world:

@@ -179,6 +179,7 @@ def facts_of(model: str, *, tiny: bool) -> dict[str, Any]:
     return values["architecture"] | (values["tiny_architecture"] if tiny else {})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("tiny", [True, False], ids=["tiny", "whole"])
 def test_the_closed_form_counts_what_the_meta_model_has(model: str, tiny: bool):

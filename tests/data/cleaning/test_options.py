@@ -150,6 +150,7 @@ def test_every_key_has_a_line():
     assert {f"clean.{key}" for key in CHANGES} == {key.path for key in KEYS if key.path.startswith("clean.")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", CHANGES)
 def test_an_option_changes_what_is_found(key: str, tmp_path: Path):
     (tmp_path / "words.txt").write_text("frobni*\n")
