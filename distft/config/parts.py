@@ -116,6 +116,9 @@ class Strategy(Part):
     overlap_communication: bool = Field(default=False, description="ZeRO: reduce gradients while backward computes")
 
 
+LEAST_WARNING = 30  # seconds; SLURM looks at time limits about as often
+
+
 class Launcher(Part):
     """Where the processes run."""
 
@@ -172,7 +175,7 @@ class Launcher(Part):
     flags: dict[str, Any] = Field(  # of a program that is not distft's
         default={}, description="further options of sbatch, e.g. {reservation: course, exclusive: true}"
     )
-    warning_seconds: Annotated[int, Field(ge=30)] = Field(
+    warning_seconds: Annotated[int, Field(ge=LEAST_WARNING)] = Field(
         default=120, description="before the time limit the run saves and is queued again"
     )
     max_timeouts: Index = Field(default=0, description="time limits after which it is queued again; preemptions always")

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from distft.config import Config, ConfigError, compose
 from distft.config.freeze import frozen_text
+from distft.config.parts import LEAST_WARNING
 from distft.config.schema import Origin
 from distft.launch.stages import make_part, submit
 from distft.launchers.contract import Handle
@@ -108,7 +109,7 @@ def job_of(config: Config, plan: Plan, asked: Config, mounts: Sequence[Path]) ->
         kept = [key for key in before if f"launcher.{key}" not in asked.given and key not in _OF_A_RUN]
         section |= {key: before[key] for key in kept}
     section |= {"nodes": 1, "processes_per_node": plan.processes_per_node}
-    section["warning_seconds"] = 30  # the least: a command saves nothing at a warning
+    section["warning_seconds"] = LEAST_WARNING  # a command saves nothing at a warning
     section["container_mounts"] = [*section["container_mounts"], *(f"{folder}:{folder}" for folder in mounts)]
     choices = {**config.choices, "launcher": "slurm"}
     changed = Config.of(config.values | {"launcher": section}, Origin(choices, config.given))

@@ -27,7 +27,7 @@ def sweep(cluster: Cluster, folder: Path, *overrides: str) -> subprocess.Popen[s
     settings += [f"runs_dir={folder / 'runs'}", f"cache_dir={folder / 'cache'}", "launcher=slurm", "export=false"]
     settings += ["optimizer.fused=true"]
     return subprocess.Popen(
-        [python(), "-m", "distft.launch", "-m", *settings, *GRID, "launcher.jobs_at_once=3", *overrides],
+        [python(), "-m", "distft.launch", "-m", *settings, *GRID, "launcher.jobs_at_once=1", *overrides],
         env=os.environ | cluster.environment | {"OMP_NUM_THREADS": "1"},
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
     )  # fmt: skip

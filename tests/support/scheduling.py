@@ -39,7 +39,7 @@ LONG = (
 
 # Fast tests that read the syntax of all code, which tests.support.sources parses once for each worker.
 SOURCES = (
-    "tests/compat/test_floors.py", "tests/test_allow_lists.py", "tests/test_imports.py", "tests/test_pyproject.py",
+    "tests/compat/test_floors.py", "tests/test_imports.py", "tests/test_pyproject.py",
     "tests/test_style.py", "tests/test_unsafe_code.py",
 )  # fmt: skip
 

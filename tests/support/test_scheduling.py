@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from tests.support.scheduling import LONG, pieces, place
+from tests.support.scheduling import LONG, SOURCES, pieces, place
 
 
 def test_a_file_is_one_piece_and_its_slow_tests_another() -> None:
@@ -26,3 +26,12 @@ def test_long_files_come_before_the_others_and_exist(checkout: Path) -> None:
         assert (checkout / file).is_file(), file
         assert place(f"{file}::x", True, []) < place("tests/sweep/test_a.py::x", True, [])
     assert place("tests/test_docs.py::x", True, ["demo_dir"]) < place(f"{LONG[0]}::x", True, [])
+
+
+def test_files_that_read_all_sources_are_the_first_piece(checkout: Path) -> None:
+    for file in SOURCES:
+        assert (
+            "tests.support.sources" in (checkout / file).read_text() or "tests.floors" in (checkout / file).read_text()
+        )
+        assert place(f"{file}::x", False, []) < place("tests/config/test_a.py::x", False, [])
+    assert set(pieces([f"{file}::x" for file in SOURCES]).values()) == {"1 sources"}

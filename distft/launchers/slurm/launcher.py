@@ -19,6 +19,7 @@ from submitit.core.utils import FailedSubmissionError, UncompletedJobError
 
 from distft.config.errors import Unavailable, nearest
 from distft.config.freeze import read_config
+from distft.config.parts import LEAST_WARNING
 from distft.launchers.slurm import commands
 from distft.launchers.slurm.commands import (
     NoAnswer,
@@ -39,7 +40,6 @@ from distft.run import RunFolder, write_json
 from distft.runtime.environment import passed_on
 
 _BEGIN, _END = "# environment", "# the run"
-_LEAST_WARNING = 30  # seconds, of launcher.warning_seconds
 _OPTIONS = "#SBATCH "
 _CODE = Path(__file__).resolve().parents[3]
 _PROGRAM = "bash -c 'trap"  # the line that starts a node's program
@@ -191,7 +191,7 @@ def reasons(
         )
     limit = asked or partition.limit_seconds
     if limit and warning_seconds >= limit:
-        less = f", or launcher.warning_seconds={max(_LEAST_WARNING, limit // 4):.0f}" if limit > _LEAST_WARNING else ""
+        less = f", or launcher.warning_seconds={max(LEAST_WARNING, limit // 4):.0f}" if limit > LEAST_WARNING else ""
         yield (
             f"launcher.warning_seconds={warning_seconds}: a job ends after {limit:.0f} s (launcher.time), so it would "
             f"save and be queued again after its first step. Try: a longer launcher.time{less}"
