@@ -7,7 +7,7 @@ Trap: `org/model` may be a hub id or a folder with a typing error; when the fold
 
 import math
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from distft.config.data import path_of
-from distft.config.errors import did_you_mean, nearest, nearest_key
+from distft.config.errors import NOT_OURS, OURS, did_you_mean, nearest, nearest_key
 from distft.config.key import MISSING, NULL, Key, at, covers, leaves, shown
 from distft.config.parts import TARGET_GROUPS, TRACKER, read_elsewhere, target_sections
 from distft.config.schema import BY_PATH, KEYS, Config
@@ -29,14 +29,22 @@ _OPEN = ("data.fields",)  # the user's own names
 _OF_THE_MODEL = ("model.architecture", "model.tiny_architecture")  # facts that the model's YAML lists
 
 
+def _no_words(_: str) -> Sequence[str]:
+    return ()
+
+
 @dataclass(frozen=True)
 class Known:
-    """The keys that one choice of groups and targets offers; `open_groups` take any key."""
+    """The keys that one choice of groups and targets offers; `open_groups` take any key.
+
+    words_with: key -> the words of its group that have it.
+    """
 
     keys: dict[str, Key]
     open_groups: tuple[str, ...]
     required: tuple[str, ...]
     errors: tuple[str, ...]
+    words_with: Callable[[str], Sequence[str]] = _no_words
 
     def key(self, path: str) -> Key | None:
         """Returns the key that `path` sets: itself, or the mapping it stands in."""
@@ -55,23 +63,32 @@ class Known:
             name, names = path.split(".")[1], [*self._trackers(), path.split(".")[1]]
             offered = f"[{','.join(names)}]" if len(names) > 1 else name
             return f"{path} has no effect without the tracker {name}. Try: {TRACKER}={offered}"
+        if words := self.words_with(path):
+            group = path.partition(".")[0]
+            return f"{path} has no effect without {group}={' or '.join(words)}. Try: {group}={words[0]}"
         if any(known.startswith(f"{path}.") for known in self.keys):
             inside = next(known for known in self.keys if known.startswith(f"{path}."))
             return f"{path} is a group of keys. Try: {inside}=..."
+        if (last := path.rpartition(".")[2]) in NOT_OURS:
+            return f"{path} is not a key: {NOT_OURS[last]}"
         return f"{path} is not a key.{did_you_mean(self.near(path)) or NO_KEY}"
 
     def near(self, path: str) -> str | None:
-        """Returns the key that `path` most likely meant."""
-        near = nearest_key(path, [known for known in self.keys if "._" not in known or "._" in path])
-        others = [known for known in BY_PATH if covers([TRACKER], known)]  # of trackers that are not chosen
-        return near or (nearest_key(path, others) if covers([TRACKER], path) else None)
+        """Returns the key that `path` most likely meant, after the word that it needs, if it is not chosen."""
+        known = [each for each in self.keys if "._" not in each or "._" in path]
+        others = [each for each in BY_PATH if each not in self.keys]
+        if not covers([TRACKER], path):  # names such as `mode` and `project` are of any group
+            others = [each for each in others if not covers([TRACKER], each) or each == OURS.get(path)]
+        near = nearest_key(path, known, others)
+        words = self.words_with(near) if near and "=" not in near and near not in self.keys else ()
+        return f"{near.partition('.')[0]}={words[0]} {near}" if near and words else near
 
     def _trackers(self) -> list[str]:
         names = (path.split(".")[1] for path in self.keys if covers([TRACKER], path))
         return list(dict.fromkeys(names))
 
 
-def known_keys(tree: Mapping[str, Any]) -> Known:
+def known_keys(tree: Mapping[str, Any], words_with: Callable[[str], Sequence[str]] = _no_words) -> Known:
     """Returns the keys of a composed tree; a target that is not trusted or not there becomes an error."""
     keys = {path: key for path, key in BY_PATH.items() if path.partition(".")[0] not in TARGET_GROUPS}
     for group in _OF_THE_MODEL:
@@ -95,7 +112,7 @@ def known_keys(tree: Mapping[str, Any]) -> Known:
             required += [path] if parameter.required and not callers else []
         if group == "launcher":
             keys |= {f"launcher.{name}": BY_PATH[f"launcher.{name}"] for name in read_elsewhere(str(target))}
-    return Known(keys, tuple(open_groups), tuple(required), tuple(errors))
+    return Known(keys, tuple(open_groups), tuple(required), tuple(errors), words_with)
 
 
 def _facts(tree: Mapping[str, Any], group: str) -> list[tuple[str, Any]]:
@@ -195,6 +212,8 @@ def _has_inner(path: str, known: Known) -> bool:
 def _hint(key: Key, value: Any, default: Any) -> str:
     """Returns the end of an error: the valid value that the user may have meant, else the default if there is one."""
     number = _number(value)
+    if number is not None and isinstance(value, str) and key.fits(_whole(number)):
+        return f" In quotes it is text. Try: {key.path}={shown(_whole(number))}"
     if number is not None:
         ends = [end for word, end in key.ends if (number < end) == (word == "of at least")]
         for candidate in [round(number), number, *map(_whole, ends)]:

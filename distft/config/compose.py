@@ -36,7 +36,7 @@ from distft.config.overrides import (
     with_tracker_names,
 )
 from distft.config.own_yaml import PROFILE, OwnFile, read_own, read_profile
-from distft.config.parts import TRACKER, named_tracker, target_sections
+from distft.config.parts import TARGET_GROUPS, TRACKER, named_tracker, target_sections
 from distft.config.rules import broken_rules
 from distft.config.rules.contract import Facts
 from distft.config.schema import SHORT, Config, Origin
@@ -73,6 +73,15 @@ class Groups:
         file = self.folder / group / f"{name or choices[group]}.yaml"
         values = _shipped(file, file.stat().st_mtime_ns) if file.is_file() else {}
         return values.get(name, {}).get("_target_") if name else values.get("_target_")
+
+    def words_with(self, key: str) -> list[str]:
+        """Returns the words that have a key of a group whose keys depend on its word; none of trackers."""
+        group = key.partition(".")[0]
+        if group not in TARGET_GROUPS or group == TRACKER:
+            return []
+        files = [self.folder / group / f"{word}.yaml" for word in self.words.get(group, ())]
+        offered = {file.stem: known_keys({group: _shipped(file, file.stat().st_mtime_ns)}) for file in files}
+        return [word for word, known in offered.items() if key in known.keys and group not in known.open_groups]
 
     def compose(self, choices: Iterable[str]) -> tuple[DictConfig, dict[str, str]]:
         """Returns the tree of these choices, still with its interpolations, and the word of every group."""
@@ -174,7 +183,11 @@ def compose(
     asked = asked.with_tracker_names(config[TRACKER], groups.words[TRACKER])
     base = resolved(config)
     settings = [*_profile(asked.settings, errors), *asked.settings]
-    known = known_keys(with_targets(base, settings))
+    typed_targets = {setting.key.partition(".")[0] for setting in settings if setting.key.endswith("._target_")}
+    known = known_keys(
+        with_targets(base, settings),
+        lambda key: groups.words_with(key) if key.partition(".")[0] not in typed_targets else [],
+    )
     errors += known.errors
     for setting in settings:
         try:

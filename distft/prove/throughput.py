@@ -32,7 +32,7 @@ SMALL = {
     "hidden_size": 128, "intermediate_size": 256, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 32,
     "vocab_size": 8192,
 }  # fmt: skip
-SMALL_TOKENS = 512  # of a micro-batch
+SMALL_TOKENS = 128  # of a micro-batch
 
 
 @dataclass(frozen=True)

@@ -175,3 +175,36 @@ def test_a_key_without_a_near_match_points_to_the_docs(right: list[str]):
 def test_key_names_of_other_trainers_get_ours_suggested(right: list[str]):
     for theirs, ours in (("per_device_train_batch_size", "train.micro_batch_size"), ("train.bf16", "train.precision")):
         assert errors_of([*right, f"{theirs}=1"])[0].endswith(f"Did you mean {ours}?")
+
+
+@pytest.mark.parametrize(
+    ("typed", "rest"),
+    [
+        ("tuning.rank=8", "tuning.rank has no effect without tuning=lora. Try: tuning=lora"),
+        ("tuning.rnk=8", "tuning.rnk is not a key. Did you mean tuning=lora tuning.rank?"),
+        ("lora_r=8", "lora_r is not a key. Did you mean tuning=lora tuning.rank?"),
+        ("partition=gpu", "partition is not a key. Did you mean launcher=slurm launcher.partition?"),
+        ("loss.gamma=1", "loss.gamma has no effect without loss=simpo. Try: loss=simpo"),
+        ("optimizer.beta=1", "optimizer.beta is not a key. Did you mean optimizer.betas?"),  # not loss.beta
+        ("optimizer.nesterov=true", "optimizer.nesterov has no effect without optimizer=sgd. Try: optimizer=sgd"),
+        (
+            "strategy.bucket_parameters=9",  # which no YAML sets
+            "strategy.bucket_parameters has no effect without strategy=zero1 or zero2 or zero3 or zero3_offload. "
+            "Try: strategy=zero1",
+        ),
+        ("sweep.trials=3", "sweep.trials has no effect without sweep=optuna. Try: sweep=optuna"),
+        ("launcher.ranks=3", "launcher.ranks is not a key. --help lists them"),  # not data.train
+    ],
+)
+def test_a_key_of_another_word_is_offered_with_the_word(typed: str, rest: str, right: list[str]):
+    assert errors_of([*right, typed]) == [f"{typed}: {rest}"]
+
+
+def test_a_key_of_another_word_is_not_offered_for_a_target_of_ones_own(right: list[str]):
+    [error] = errors_of([*right, "optimizer._target_=torch.optim.Adagrad", "optimizer.momentum=0.9"])
+    assert error.startswith("optimizer.momentum=0.9: optimizer.momentum is not a key")
+
+
+def test_a_number_in_quotes_is_offered_without_them(right: list[str]):
+    [error] = errors_of([*right, "optimizer.lr='1e-5'"])
+    assert error.endswith("In quotes it is text. Try: optimizer.lr=1e-05")

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from tests.support.fake_run import name_of
 from tests.support.warm import python
@@ -118,6 +119,12 @@ def is_loaded(folder: Path, *through: str, begin: Callable[[], object] | None = 
 def test_other_variables_of_an_import_need_a_python_of_its_own(folder: Path) -> None:
     assert is_loaded(folder) and not is_loaded(folder, HF_ENDPOINT="http://127.0.0.1:1")
     assert not is_loaded(folder, SLURM_JOB_ID="7"), "its daemons count and signal the processes of a job"
+
+
+def test_hidden_devices_make_no_difference_where_there_are_none(folder: Path) -> None:
+    has_devices = torch.accelerator.current_accelerator() is not None
+    assert is_loaded(folder, CUDA_VISIBLE_DEVICES="", HIP_VISIBLE_DEVICES="") is not has_devices
+    assert not is_loaded(folder, CUDA_VISIBLE_DEVICES="0")
 
 
 def test_what_lm_eval_sets_makes_no_difference(folder: Path) -> None:

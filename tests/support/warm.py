@@ -48,6 +48,8 @@ AT_IMPORT += ("TRANSFORMERS_", "TZ")
 # What a command gives libraries itself, and what lm_eval sets as a test imports it: it makes no difference whether the
 # environment of a command has it already.
 OF_COMMANDS = QUIET_VARIABLES | {"HF_DATASETS_OFFLINE": "1", "HF_XET_HIGH_PERFORMANCE": "1"}
+# Set, but empty, they hide devices; where there are none, it makes no difference.
+HIDDEN = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES")
 SHARED = "WARM_PYTHON"  # the path that the process of pytest gives its workers
 SEPARATE = {"HF_TOKEN", "PYTHONPATH", "PYTHONDONTWRITEBYTECODE", "PYTHONUNBUFFERED"}
 
@@ -131,6 +133,7 @@ class Server:
         """parent: of the process that this one ends with."""
         self.program = program
         self.environment = dict(os.environ)
+        self.has_devices = True  # until it is known
         self.inherited = inherited(signal.pthread_sigmask(signal.SIG_BLOCK, ()))
         self.own = [os.getcwd(), "", *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
         self.listener = socket.socket(socket.AF_UNIX)
@@ -194,7 +197,11 @@ class Server:
         """Returns whether a Python of its own would import what is imported here, and have the limits of this one."""
         if wanted["inherited"] != self.inherited:
             return False
-        theirs = wanted["environment"]
+        theirs = dict(wanted["environment"])
+        if not self.has_devices:
+            for name in HIDDEN:
+                if theirs.get(name) == "" and name not in self.environment:
+                    del theirs[name]
         names = [n for n in {*theirs, *self.environment} if n.startswith((*AT_IMPORT, "PYTHON")) and n not in SEPARATE]
         # What imports have set since, such as DS_ACCELERATOR, is the same in either case.
         known = (self.environment, os.environ, OF_COMMANDS)
@@ -310,6 +317,12 @@ def load() -> None:
             figure.savefig(io.BytesIO(), format=form)
 
 
+def has_devices() -> bool:
+    import torch
+
+    return torch.accelerator.current_accelerator() is not None
+
+
 def answer(client: socket.socket, number: int) -> None:
     with suppress(OSError):  # it has ended
         client.sendall(json.dumps(number).encode() + b"\n")
@@ -320,6 +333,7 @@ def main(arguments: list[str]) -> None:
     parent = socket.socket(fileno=int(descriptor))
     server = Server(address, program, parent)
     load()
+    server.has_devices = has_devices()
     parent.sendall(b".")
     server.serve()
 

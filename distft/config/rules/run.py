@@ -95,7 +95,7 @@ _KEYS = ("sweep.only_failed", "sweep.fail_fast", "sweep.trials", "sweep.seed")
 @rule(_KEYS, "keys of a sweep without -m", "one run is launched")
 def sweep_unused(facts: Facts) -> str | None:
     key, word = facts.gave(*_KEYS), facts.choices.get("sweep", "grid")
-    if facts.sweep or (key is None and word == "grid"):
+    if facts.sweep or (key is None and word == "grid") or (key and facts[key] is None):  # no key of this word
         return None
     asked = f"{key}={facts[key]}" if key else f"sweep={word}"
     return f"{asked} has no effect without -m, which makes a sweep. Try: -m, with KEY=A,B"
