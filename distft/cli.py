@@ -3,6 +3,7 @@
 import ast
 import runpy
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 COMMANDS = (
@@ -32,12 +33,16 @@ def main() -> int:
     if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help", "help"):
         print(usage())
         return 0
+    if sys.argv[1] in ("--version", "-V", "version"):
+        print(f"distft {version('distft')}")
+        return 0
     name = sys.argv[1].replace("-", "_")
     if name not in available():
         from distft.config.errors import did_you_mean, nearest
 
-        meant = did_you_mean(nearest(name, available()))
-        print(f"distft {sys.argv[1]}: no such command.{meant}\n\n{usage()}", file=sys.stderr)
+        meant = nearest(name, available())
+        rest = did_you_mean(meant) or f"\n\n{usage()}"
+        print(f"distft {sys.argv[1]}: no such command.{rest}", file=sys.stderr)
         return 2
     sys.argv[:2] = [f"distft {name}"]
     runpy.run_module(f"distft.{name}", run_name="__main__", alter_sys=True)

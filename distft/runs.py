@@ -264,7 +264,7 @@ def main(arguments: list[str]) -> int:
 def list_runs(folder: Path) -> int:
     """Prints a line for each run, newest first."""
     if not folder.is_dir():
-        raise ConfigError([f"runs_dir={folder}: no such folder"])
+        raise ConfigError([f"runs_dir={folder}: there is no such folder, and so no run. Try: runs_dir=FOLDER"])
     screen(sys.stdout).print(overview(folder, [facts(run) for run in find_runs(folder)]))
     return 0
 

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from importlib.metadata import version
 
 import pytest
 
@@ -39,4 +40,10 @@ def test_a_command_gets_the_arguments_after_its_name():
 def test_an_unknown_command_is_refused_with_the_list():
     done = distft("lunch")
     assert done.returncode == 2 and "distft lunch: no such command. Did you mean launch?" in done.stderr
+    assert "COMMAND" not in done.stderr, "the likely one is enough"
     assert distft("xyzzy").stderr.startswith("distft xyzzy: no such command.\n")
+
+
+def test_the_version_is_printed():
+    done = distft("--version")
+    assert done.returncode == 0 and done.stdout == f"distft {version('distft')}\n"

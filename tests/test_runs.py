@@ -114,7 +114,7 @@ def test_tail_gives_every_row_of_a_run_that_has_ended(run: RunFolder, capsys: py
         (["show"], "run=: is missing"),
         (["show", "run=nowhere"], "holds no run"),
         (["list", "run=x"], "run=x: there is no such key"),
-        (["list", "runs_dir=/no/such"], "no such folder"),
+        (["list", "runs_dir=/no/such"], "there is no such folder, and so no run"),
     ],
 )
 def test_errors_are_reported_with_the_rule(arguments: list[str], rule: str):

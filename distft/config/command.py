@@ -34,7 +34,7 @@ def command(
         if {"--help", "-h"} & set(arguments):
             print(help or help_text(_name(main)), flush=True)
             sys.exit(0)
-        if wrong := [*wrong_numbers(), *_wrong_place()]:
+        if wrong := [*wrong_numbers(), *_wrong_place(), *_spaced(arguments)]:
             raise ConfigError(wrong)
         code = main(arguments)
         sys.stdout.flush()
@@ -76,6 +76,23 @@ def _wrong_place() -> list[str]:
     except FileNotFoundError:
         return ["the folder that this command was started in was deleted. Try: cd to another"]
     return []
+
+
+def _spaced(arguments: Sequence[str]) -> list[str]:
+    """Returns the errors of `key = value`, `key= value` and `key =value`, which a shell makes several arguments of."""
+    errors, last = [], len(arguments) - 1
+    for i, word in enumerate(arguments):
+        before, after = arguments[i - 1] if i else "", arguments[i + 1] if i < last else ""
+        if word == "=":
+            key, value = before, after
+        elif word.startswith("=") and before and "=" not in before:
+            key, value = before, word[1:]
+        elif word.endswith("=") and word.count("=") == 1 and after and "=" not in after and not after.startswith("-"):
+            key, value = word[:-1], after
+        else:
+            continue
+        errors.append(f"{key} = {value}: a setting has no spaces around its =. Try: {key}={value}")
+    return errors
 
 
 def help_text(name: str, own: Sequence[tuple[str, str]] = ()) -> str:

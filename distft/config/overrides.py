@@ -17,10 +17,10 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from distft.config.check import Known
-from distft.config.errors import OURS, did_you_mean, likeness, nearest
+from distft.config.errors import NOT_OURS, OURS, did_you_mean, likeness, nearest, nearest_key
 from distft.config.key import NULL, Values, covers
 from distft.config.parts import TRACKER, named_tracker, target_sections
-from distft.config.schema import SHORT
+from distft.config.schema import BY_PATH, SHORT
 from distft.run import tracker_name
 
 _MAPPING = re.compile(r"\{\s*\w+\s*:.*\}$", re.DOTALL)
@@ -53,7 +53,12 @@ def split(text: str) -> Override:
         name = text.partition("=")[0]
         if name in MULTIRUN:
             raise WrongOverride(f"{text}: sweeps are of launch and plan. Try: this command without it, one value a key")
-        hint = f". Try: {CONFIG}=FILE.yaml, a config file of your own" if name in _HYDRA_FILES else ""
+        near = nearest_key(name.strip("-").replace("-", "_"), list(BY_PATH))
+        if near in BY_PATH:
+            near += text[len(name) :] or "=..."
+        meant = near or (text.strip("-") if "=" in text else "")
+        hint = f". Try: {meant}" if meant else ""
+        hint = f". Try: {CONFIG}=FILE.yaml, a config file of your own" if name in _HYDRA_FILES else hint
         raise WrongOverride(f"{text}: there are no options here but --help; settings are written key=value{hint}")
     match = _OVERRIDE.fullmatch(text)
     if match is None and text.endswith((".yaml", ".yml")):
@@ -175,8 +180,11 @@ def with_long_forms(config: DictConfig, defaults: Mapping[str, Any]) -> None:
             config[section] = {**defaults[section], "enabled": enabled}
 
 
-def apply_setting(setting: Override, config: DictConfig, known: Known, groups: Collection[str]) -> None:
-    """Puts one setting into the tree; WrongOverride when there is no such key or its value cannot be read."""
+def apply_setting(setting: Override, config: DictConfig, known: Known, groups: Mapping[str, Collection[str]]) -> None:
+    """Puts one setting into the tree; WrongOverride when there is no such key or its value cannot be read.
+
+    groups: the words of each group.
+    """
     if setting.prefix == "~" and _left_out(setting.key, config, known):
         return
     if refusal := _refusal(setting, known, groups):
@@ -192,14 +200,17 @@ def apply_setting(setting: Override, config: DictConfig, known: Known, groups: C
     OmegaConf.update(config, setting.key, data, merge=True, force_add=True)
 
 
-def _refusal(setting: Override, known: Known, groups: Collection[str]) -> str | None:
+def _refusal(setting: Override, known: Known, groups: Mapping[str, Collection[str]]) -> str | None:
     first = setting.key.partition(".")[0]
     if first.partition("/")[0] == "hydra":
         return "Hydra's own settings have no effect here. Try: runs_dir, name or launcher"
     if "/" in first or "@" in first:
         return f"is no group.{did_you_mean(nearest(first.partition('/')[0].partition('@')[0], groups))}"
     refusal = known.refusal(setting.key)
-    is_bare = "." not in setting.key and setting.key not in OURS
+    ours, is_group, _ = OURS.get(setting.key, "").partition("=")
+    if refusal and is_group and setting.value in groups.get(ours, ()):  # report_to=tensorboard
+        return f"{setting.key} is not a key.{did_you_mean(f'{ours}={setting.value}')}"
+    is_bare = "." not in setting.key and setting.key not in (*OURS, *NOT_OURS)
     if refusal and is_bare and (group := nearest(setting.key, groups)):
         meant = known.near(setting.key)
         if meant is None or likeness(setting.key, group) >= likeness(setting.key, meant.rpartition(".")[2]):

@@ -28,6 +28,20 @@ def test_a_wrong_config_is_code_2_and_every_message_a_line(capsys: pytest.Captur
     ]
 
 
+@pytest.mark.parametrize(
+    "words", [["optimizer.lr", "=", "1e-5"], ["optimizer.lr=", "1e-5"], ["optimizer.lr", "=1e-5"]], ids=" ".join
+)
+def test_spaces_around_the_equals_sign_are_one_error(words: list[str], capsys: pytest.CaptureFixture[str]):
+    assert exit_code(lambda argv: 0, ["name=a", *words, "seed=1"]) == 2
+    [_, line] = capsys.readouterr().err.splitlines()
+    assert line == "  optimizer.lr = 1e-5: a setting has no spaces around its =. Try: optimizer.lr=1e-5"
+
+
+@pytest.mark.parametrize("words", [["data.eval=", "name=a"], ["list", "name="], ["plan=", "--json"], ["a=b=", "c"]])
+def test_an_empty_value_is_no_space(words: list[str]):
+    assert exit_code(lambda _: 7, words) == 7
+
+
 def test_help_is_answered_before_anything_runs(capsys: pytest.CaptureFixture[str]):
     def main(argv: list[str]) -> int:
         raise AssertionError

@@ -205,6 +205,14 @@ def test_a_key_of_another_word_is_not_offered_for_a_target_of_ones_own(right: li
     assert error.startswith("optimizer.momentum=0.9: optimizer.momentum is not a key")
 
 
+def test_the_typed_word_of_another_trainers_key_is_kept(right: list[str]):
+    asked = {"report_to=tensorboard": "tracker=tensorboard", "lr_scheduler_type=linear": "schedule=linear"}
+    asked |= {"report_to=neptune": "tracker=wandb", "micro_batch_size=4": "train.micro_batch_size"}
+    for typed, offered in asked.items():
+        [error] = errors_of([*right, typed])
+        assert error.endswith(f"is not a key. Did you mean {offered}?")
+
+
 def test_a_number_in_quotes_is_offered_without_them(right: list[str]):
     [error] = errors_of([*right, "optimizer.lr='1e-5'"])
     assert error.endswith("In quotes it is text. Try: optimizer.lr=1e-05")

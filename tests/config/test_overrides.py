@@ -86,3 +86,19 @@ def test_the_suggestion_for_a_comma_survives_the_shell():
         (typed,) = shlex.split(offered)
         assert typed.startswith("data.train=")
         assert read(typed.partition("=")[2], text=True) == meant
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        ("--lr=3", "optimizer.lr=3"),
+        ("--per-device-train-batch-size=4", "train.micro_batch_size=4"),
+        ("--resume", "checkpoint.resume=..."),
+        ("--report_to=wandb", "tracker=wandb"),
+        ("--tracker=wandb", "tracker=wandb"),
+        ("--config-name=mine", "config=FILE.yaml, a config file of your own"),
+    ],
+)
+def test_an_option_of_other_trainers_is_offered_as_a_setting(typed: str, offered: str):
+    with pytest.raises(WrongOverride, match=re.escape(f"written key=value. Try: {offered}") + "$"):
+        split(typed)
