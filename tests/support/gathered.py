@@ -8,6 +8,7 @@ import sys
 import weakref
 from collections.abc import Iterator
 from functools import partial
+from operator import call
 from pathlib import Path
 from typing import Any
 
@@ -77,9 +78,10 @@ class Held(TorchDispatchMode):
             self._seen[storage._cdata] = weakref.ref(storage)
 
     def now(self) -> int:
-        alive = {key: storage for key, each in self._seen.items() if (storage := each()) is not None}
-        self._seen = {key: self._seen[key] for key in alive}
-        return sum(storage.nbytes() for storage in alive.values())
+        alive = [storage for storage in map(call, self._seen.values()) if storage is not None]
+        if len(self._seen) > 2 * len(alive):
+            self._seen = {key: each for key, each in self._seen.items() if each() is not None}
+        return sum(map(torch.UntypedStorage.nbytes, alive))
 
 
 def state_of(engine: Any) -> Iterator[torch.Tensor]:
