@@ -25,6 +25,7 @@ EXIT_CLOSED_GATE = 3  # of `prepare fail_on=...`: the data are prepared, and exc
 EXIT_PREEMPTED = 75
 EXIT_AGAIN = 76  # of `launch.job end`, for the job script: restart the ranks
 EXIT_HANG = 124  # as the `timeout` program has it
+Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, where PyYAML has libyaml
 MetricsRow = dict[str, Any]  # a line of metrics.jsonl: JSON values under free keys
 RENAMED_TARGETS = {  # prefix of a `_target_` that an older version froze -> this version's
     "distft.strategies.fully_sharded.": "distft.strategies.fsdp.",
@@ -204,7 +205,7 @@ class RunFolder:
 
     def read_config(self) -> dict[str, Any]:  # as YAML; distft.config.read_config returns it typed
         """Returns the frozen config: plain dicts, every interpolation resolved."""
-        return with_current_names(yaml.safe_load(self.config.read_text()))
+        return with_current_names(read_yaml(self.config))
 
     def read_plan(self) -> Plan:
         """Returns the frozen plan."""
@@ -312,6 +313,15 @@ def state_in_words(status: Status) -> str:
     if not reason.startswith(BY_YOU):
         return f"{state} ({reason})"
     return f"stopped {reason}" if state == "preempted" else f"{state}, stopped {reason}"
+
+
+def read_yaml(source: Path | str) -> Any:
+    """Returns what plain YAML holds, a file's or a text's; yaml.YAMLError where it is none."""
+    loader = Loader(source.read_text() if isinstance(source, Path) else source)
+    try:
+        return loader.get_single_data()
+    finally:
+        loader.dispose()
 
 
 def read_json(path: Path) -> Any:

@@ -95,8 +95,12 @@ def test_user_yaml_is_read_by_a_safe_loader():
     import yaml
 
     from distft.config.own_yaml import _Loader
+    from distft.run import Loader, read_yaml
 
     assert issubclass(_Loader, yaml.SafeLoader) and not issubclass(_Loader, yaml.FullLoader | yaml.UnsafeLoader)
+    assert Loader in (yaml.SafeLoader, getattr(yaml, "CSafeLoader", None))
+    with pytest.raises(yaml.YAMLError, match="could not determine a constructor"):
+        read_yaml("!!python/object/apply:os.getcwd []")
 
 
 @pytest.mark.parametrize(

@@ -38,6 +38,7 @@ def parameters(function: Callable[..., Any]) -> frozenset[str]:
     return frozenset(inspect.signature(function).parameters)
 
 
+@cache  # a package's metadata are an email message that each call would parse
 def version_of(name: str) -> str | None:
     """Returns the version of a package; None where it is not installed."""
     try:

@@ -41,6 +41,7 @@ from distft.config.rules import broken_rules
 from distft.config.rules.contract import Facts
 from distft.config.schema import SHORT, Config, Origin
 from distft.paths import absolute, conf_dir
+from distft.run import read_yaml
 from distft.tasks import load_task, task_names
 
 
@@ -103,7 +104,7 @@ class Groups:
 @lru_cache(maxsize=256)
 def _shipped(file: Path, state: int) -> Mapping[str, Any]:
     """Returns what a YAML file of the config folder holds, which no caller may change; a sweep reads it often."""
-    return yaml.safe_load(file.read_text()) or {}
+    return read_yaml(file) or {}
 
 
 def _is_list(value: str) -> bool:
@@ -144,7 +145,7 @@ def _composed(folder: Path, choices: tuple[str, ...], state: object) -> tuple[Di
     words = dict(config.hydra.runtime.choices)
     OmegaConf.set_struct(config, False)
     config.pop("hydra")
-    with_long_forms(config, yaml.safe_load((folder / "config.yaml").read_text()))
+    with_long_forms(config, read_yaml(folder / "config.yaml"))
     return config, words
 
 

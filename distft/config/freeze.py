@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from distft.config.key import WINS, Group, Values, at, covers, leaves, shown
 from distft.config.parts import TRACKER, named_tracker
 from distft.config.schema import Config, Origin
-from distft.run import RunFolder, with_current_names
+from distft.run import RunFolder, read_yaml, with_current_names
 
 _SAID = "# said:"
 
@@ -55,7 +55,7 @@ def read_config(run: RunFolder) -> Config:
 
 def parse_config(text: str) -> Config:
     """Returns the config that `frozen_text` has written."""
-    values = yaml.safe_load(text)
+    values = read_yaml(text)
     if not isinstance(values, dict):
         raise ValueError("is not a mapping of keys")
     origin = Origin(chosen_words(text), keys_said(text) or frozenset())

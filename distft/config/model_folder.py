@@ -4,7 +4,6 @@ The classes and settings that transformers has are read out of its source: impor
 """
 
 import ast
-import importlib.metadata
 import importlib.util
 import json
 import re
@@ -13,6 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from distft.compat.reach import version_of
 from distft.config.errors import did_you_mean, nearest
 from distft.paths import absolute
 from distft.tasks import Task, load_task
@@ -179,7 +179,7 @@ def wrong_architecture(
             meant = nearest(kind, names) if len(kind) > 2 else None
             what = "causal language model" if task is CAUSAL_LM else f"model for {task.name}"
             yield (
-                f"{kind} is no {what} that transformers {_version()} has. Try: {meant or 'llama'}, "
+                f"{kind} is no {what} that transformers {version_of('transformers')} has. Try: {meant or 'llama'}, "
                 "or a newer transformers"
             )
     elif facts.get("is_encoder_decoder"):
@@ -199,13 +199,6 @@ def model_types(task: Task) -> frozenset[str]:
     """Returns the model types that a task's Auto class takes; empty without transformers here."""
     words = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", task.model_class.removeprefix("AutoModelFor")).upper()
     return _model_types(f"MODEL_FOR_{words}_MAPPING_NAMES")
-
-
-def _version() -> str:
-    try:
-        return importlib.metadata.version("transformers")
-    except importlib.metadata.PackageNotFoundError:
-        return ""
 
 
 @cache

@@ -10,8 +10,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from distft.config import Config, ConfigError, compose, read_config
 from distft.config.command import find_run
 from distft.config.errors import did_you_mean, nearest
@@ -25,7 +23,7 @@ from distft.data.tokenize import load_tokenizer
 from distft.generate.prompts import PromptRenderer
 from distft.machines import processes_per_node
 from distft.paths import absolute, conf_dir
-from distft.run import Plan, RunFolder, read_json
+from distft.run import Plan, RunFolder, read_json, read_yaml
 from distft.tasks import load_task
 
 BASE = "base"
@@ -269,7 +267,7 @@ def _strategy(word: str) -> Values:
     words = sorted(file.stem for file in (conf_dir() / "strategy").glob("*.yaml"))
     if word not in words:
         raise ConfigError([f"strategy={word}: Allowed: {', '.join(words)}.{did_you_mean(nearest(word, words))}"])
-    return yaml.safe_load((conf_dir() / "strategy" / f"{word}.yaml").read_text())
+    return read_yaml(conf_dir() / "strategy" / f"{word}.yaml")
 
 
 def _tokenizer(folder: str | None, trust_remote_code: bool) -> Any:

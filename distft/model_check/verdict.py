@@ -4,12 +4,12 @@ Login nodes read them, so this module imports no torch. distft.model_check.archi
 """
 
 import hashlib
-import importlib.metadata
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NotRequired, TypedDict
 
+from distft.compat.reach import version_of
 from distft.paths import absolute
 from distft.run import read_json, write_json
 
@@ -70,7 +70,7 @@ def code_version() -> str:
     """Returns a hash of what affects a model's computation: distft's code, and the versions of its libraries."""
     digest = hashlib.sha256()
     for name in ("torch", "transformers"):
-        digest.update(_version(name).encode())
+        digest.update((version_of(name) or "").encode())
     for file in sorted(file for pattern in CODE for file in PACKAGE.glob(pattern)):
         digest.update(file.read_bytes())
     return digest.hexdigest()
@@ -87,10 +87,3 @@ def _file(folder: Path, cache_dir: str, task: str) -> Path:
     text = f"{weights_version(folder)}{code_version()}{'' if task == 'causal_lm' else task}"
     key = hashlib.sha256(text.encode()).hexdigest()[:32]
     return absolute(cache_dir) / "models" / f"{key}.json"
-
-
-def _version(name: str) -> str:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return ""

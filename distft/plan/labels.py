@@ -8,10 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import yaml
-
 from distft.config.schema import Model
 from distft.paths import conf_dir
+from distft.run import read_yaml
 
 _LONGEST = 48  # letters
 _ROWS = re.compile(r"\.(jsonl?|ndjson|csv|tsv|parquet|txt|gz|zst|bz2)$", re.IGNORECASE)
@@ -44,7 +43,7 @@ def data_label(train: Any, word: str) -> str:
 
 def _of_word(group: str, word: str, key: str) -> Any:
     file = conf_dir() / group / f"{word}.yaml"
-    return (yaml.safe_load(file.read_text()) or {}).get(key) if file.is_file() else None
+    return (read_yaml(file) or {}).get(key) if file.is_file() else None
 
 
 def _folder_name(path: str) -> str:

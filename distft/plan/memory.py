@@ -16,10 +16,9 @@ from math import ceil
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from distft.config.errors import nearest
 from distft.config.parts import Optimizer, Strategy
+from distft.run import read_yaml
 from distft.tensors.weight_files import NO_PARAMETER, headers
 
 Architecture = Mapping[str, Any]  # config.json of a model: its keys depend on the family
@@ -273,4 +272,4 @@ def memory_table(chosen: str, strategy: Strategy, folder: Path, sizes: Sizes) ->
 
 def shipped_strategy(file: Path) -> Strategy:
     """Returns the strategy of a YAML file in conf/strategy."""
-    return Strategy.model_validate(yaml.safe_load(file.read_text()))
+    return Strategy.model_validate(read_yaml(file))

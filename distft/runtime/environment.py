@@ -137,7 +137,8 @@ def recorded(variables: Mapping[str, str]) -> dict[str, str]:
 
 def packages() -> dict[str, str]:
     """Returns the version of every installed package."""
-    found = {each.metadata["Name"]: each.version for each in importlib.metadata.distributions()}
+    all_metadata = (each.metadata for each in importlib.metadata.distributions())
+    found = {each["Name"]: each["Version"] for each in all_metadata}
     return dict(sorted((name, version) for name, version in found.items() if name))
 
 

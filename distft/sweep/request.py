@@ -4,7 +4,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice, product
 
-import yaml
 from hydra import initialize_config_dir
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
@@ -17,6 +16,7 @@ from distft.config.errors import ConfigError
 from distft.config.key import covers
 from distft.config.overrides import Override, WrongOverride, split, swept_value
 from distft.paths import conf_dir
+from distft.run import read_yaml
 
 Point = tuple[str, ...]  # key=value of each swept key, for one job
 
@@ -90,7 +90,7 @@ def space_of_experiment(overrides: Sequence[str]) -> list[str]:
     file = conf_dir() / "experiment" / f"{words[-1]}.yaml" if words else None
     if file is None or not file.is_file() or any(map(_is_swept, overrides)):
         return []
-    space = ((yaml.safe_load(file.read_text()) or {}).get("sweep") or {}).get("space")
+    space = ((read_yaml(file) or {}).get("sweep") or {}).get("space")
     return [str(text) for text in space or []]
 
 

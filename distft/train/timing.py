@@ -141,6 +141,7 @@ DATA_SHEETS = (
 )
 _SIZES = (256, 512, 1024)  # a CPU without bf16 computes small products faster
 _SIZES_OF_ACCELERATOR = (4096, 8192)  # smaller ones do not fill it
+_LONG = 0.1  # seconds of a product after which no more are measured: without bf16 units larger ones take seconds
 _ROUNDS, _PRODUCTS = 3, 10  # products per round on an accelerator, else launch time dominates
 
 
@@ -159,10 +160,19 @@ def peak_of(device: torch.device, dtype: torch.dtype) -> Peak:
         for part, flops in DATA_SHEETS:
             if part in name:
                 return Peak(flops, f"data sheet of {name}, dense bf16")
-    sizes = _SIZES if device.type == "cpu" else _SIZES_OF_ACCELERATOR
-    flops, size = max((_measured(device, dtype, size), size) for size in sizes for _ in range(_ROUNDS))
+    flops, size = max(_measurements(device, dtype))
     name = str(dtype).removeprefix("torch.")
     return Peak(flops, f"measured {name} product of {size}x{size} matrices, {torch.get_num_threads()} threads")
+
+
+def _measurements(device: torch.device, dtype: torch.dtype) -> Iterator[tuple[float, int]]:
+    """Yields FLOP/s and size of products, larger ones last and while they are quick."""
+    for size in _SIZES if device.type == "cpu" else _SIZES_OF_ACCELERATOR:
+        for _ in range(_ROUNDS):
+            flops = _measured(device, dtype, size)
+            yield flops, size
+            if 2 * size**3 / flops > _LONG:
+                return
 
 
 def _measured(device: torch.device, dtype: torch.dtype, size: int) -> float:

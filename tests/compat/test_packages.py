@@ -1,11 +1,20 @@
 """Versions of packages, also if a checkout is only on PYTHONPATH."""
 
 import importlib.metadata
+from collections.abc import Iterator
 
 import pytest
 
 import distft
 from distft.compat.reach import version_of
+
+
+@pytest.fixture(autouse=True)
+def forgotten() -> Iterator[None]:
+    """Versions are looked up once in a process."""
+    version_of.cache_clear()
+    yield
+    version_of.cache_clear()
 
 
 def test_a_checkout_without_metadata_knows_its_version(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -116,6 +116,14 @@ def test_the_fastest_product_is_the_peak(monkeypatch: pytest.MonkeyPatch) -> Non
     assert peak.flops == 3e9 and peak.source.startswith("measured bfloat16 product of 512x512 matrices")
 
 
+def test_a_slow_product_is_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 1024x1024 matrices in bf16 one took 2 s with AVX2, and each run would wait for six of them."""
+    sizes: list[int] = []
+    monkeypatch.setattr(timing, "_measured", lambda device, dtype, size: sizes.append(size) or 1.4e9)
+    assert peak_of(torch.device("cpu"), torch.bfloat16).flops == 1.4e9
+    assert sizes == [256, 256, 256, 512], "2 x 512^3 / 1.4e9 is 0.19 s"
+
+
 def test_the_share_is_of_all_processes() -> None:
     assert Mfu(Peak(1e9, "a guess"), 3).of_step(3e9, 2.0) == pytest.approx(0.5)
 
@@ -136,8 +144,8 @@ def test_an_unlisted_accelerator_is_measured_by_large_matmuls(
 ) -> None:
     """In fp32 the data sheet's figure of bf16 is not its peak either."""
     sizes: list[int] = []
-    monkeypatch.setattr(timing, "_measured", lambda device, dtype, size: sizes.append(size) or float(size))
-    assert peak_of(torch.device("cuda"), torch.float32).flops == 8192
+    monkeypatch.setattr(timing, "_measured", lambda device, dtype, size: sizes.append(size) or 1e10 * size)
+    assert peak_of(torch.device("cuda"), torch.float32).flops == 8192e10
     assert min(sizes) == 4096
 
 

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import submitit
-import yaml
 from submitit.core.utils import FailedSubmissionError, UncompletedJobError
 
 from distft.config.errors import Unavailable, nearest
@@ -36,7 +35,7 @@ from distft.launchers.slurm.job import SlurmRun, find_job, run_script
 from distft.machines import node_range, num_gpus
 from distft.machines import processes_per_node as count_processes
 from distft.paths import shipped_dir
-from distft.run import RunFolder, write_json
+from distft.run import RunFolder, read_yaml, write_json
 from distft.runtime.environment import passed_on
 
 _BEGIN, _END = "# environment", "# the run"
@@ -348,7 +347,7 @@ def read_fabric(name: str | None) -> Mapping[str, Any]:
     if name not in there:
         meant = nearest(name, there) or ", ".join(there)
         raise ValueError(f"launcher.fabric={name}: there is no such profile in {folder}. Try: {meant}")
-    return yaml.safe_load((folder / f"{name}.yaml").read_text())["variables"]
+    return read_yaml(folder / f"{name}.yaml")["variables"]
 
 
 def _note(run: RunFolder, job: str | None, **about: Path) -> SlurmRun:
