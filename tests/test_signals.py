@@ -98,7 +98,8 @@ def test_a_signal_saves_exits_75_and_the_same_command_continues(
 ) -> None:
     name = whom.replace(" ", "-")
     run, settings = RunFolder(folder / "runs" / name), ["train.max_steps=4000", "train.max_grad_norm=null"]
-    process = start(folder, name, *settings, processes=2, program=sys.executable)
+    program = sys.executable if "starts" in whom else ""
+    process = start(folder, name, *settings, processes=2, program=program)
     if "starts" not in whom:
         wait_for_rows(run)
     targets = {process.pid} if whom in ("launcher", "all") else {rank_process(run, 1)}
