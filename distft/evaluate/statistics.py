@@ -10,8 +10,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import ndtri
-from scipy.stats import binom, t
+from scipy.special import ndtri, stdtrit
 
 Value = Callable[[np.ndarray], np.ndarray]  # sums [..., K] -> metric [...]
 CONFIDENCE, POWER = 0.95, 0.8
@@ -140,6 +139,8 @@ def mcnemar(ours: np.ndarray, theirs: np.ndarray) -> float:
     fewer, discordant = min(only_ours, only_theirs), only_ours + only_theirs
     if discordant == 0:
         return 1.0
+    from scipy.stats import binom  # a second to import, which every command would wait for
+
     exact = min(1.0, 2 * float(binom.cdf(fewer, discordant, 0.5)))
     if only_ours == only_theirs:  # both tails include the middle
         return 1.0 - float(binom.pmf(fewer, discordant, 0.5))
@@ -203,7 +204,7 @@ def _stderr(influence: np.ndarray, clusters: np.ndarray) -> float | None:
 
 
 def _quantile(clusters: int) -> float:
-    return float(t.ppf((1 + CONFIDENCE) / 2, clusters - 1))
+    return float(stdtrit(clusters - 1, (1 + CONFIDENCE) / 2))
 
 
 def _by_cluster(counts: np.ndarray, clusters: np.ndarray) -> np.ndarray:

@@ -81,12 +81,14 @@ def test_no_free_port_is_a_problem() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("warm")
 def test_two_local_processes_all_reduce_a_tensor() -> None:
     [found] = check_all_reduce()
     assert found.state == "ok" and found.seen.startswith("2 processes over gloo, interface lo")
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("warm")
 def test_a_missing_interface_is_named_with_its_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "nosuch0")
     [found] = check_all_reduce()

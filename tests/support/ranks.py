@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from tests.support.warm import python
+from tests.support.warm import HIDDEN, python
 
 GRACE = 10.0  # seconds for the other ranks after one has failed
 
@@ -23,9 +23,10 @@ def run_ranks(
 ) -> Any:
     """Runs `python -m module OUT ARGUMENTS` on `world` processes; returns the JSON that rank 0 wrote to OUT.
 
-    variables: of the environment; with them each process is a new Python, because libraries read some at import.
+    variables: of the environment; with them each process is a new Python, because libraries read some at import;
+    but not for those that hide devices where there are none.
     """
-    program = sys.executable if variables else python()
+    program = sys.executable if variables.keys() - set(HIDDEN) else python()
     with tempfile.TemporaryDirectory() as folder:
         out, port = Path(folder) / "out.json", free_port()
         processes = []
