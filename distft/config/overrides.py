@@ -89,9 +89,10 @@ def hydra_value(key: str, value: str, *, text: bool) -> str:
         return "[" + ",".join(_item(key, part.strip(), text=text) for part in _parts(value[1:-1])) + "]"
     if "," in value and not value.startswith("{") and not Path(value).expanduser().exists():
         many, one = shlex.quote(f"{key}=[{value}]"), shlex.quote(f"{key}={quoted(value)}")
+        as_text = f", {one} for one text" if text else ""
         raise WrongOverride(
-            f"{key}={value}: a comma makes a sweep, which needs --multirun (launch, plan). "
-            f"Try: {many} for a list, {one} for one text"
+            f"{key}={value}: values between commas are a sweep. "
+            f"Try: -m (launch and plan, a run of each value), {many} for a list{as_text}"
         )
     if text or not _is_readable(key, value):
         return quoted(value)

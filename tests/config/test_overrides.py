@@ -56,7 +56,7 @@ def test_a_number_is_a_word_where_the_key_takes_text():
 
 @pytest.mark.parametrize("value", ["1,2", "a.jsonl,b.jsonl"])
 def test_a_comma_is_refused_with_the_list_it_may_mean(value: str):
-    with pytest.raises(WrongOverride, match=r"--multirun") as caught:
+    with pytest.raises(WrongOverride, match="are a sweep. Try: -m ") as caught:
         hydra_value("data.train", value, text=True)
     assert f"[{value}]" in str(caught.value)
 
@@ -86,6 +86,8 @@ def test_the_suggestion_for_a_comma_survives_the_shell():
         (typed,) = shlex.split(offered)
         assert typed.startswith("data.train=")
         assert read(typed.partition("=")[2], text=True) == meant
+    with pytest.raises(WrongOverride, match=r"Try: -m .*, 'optimizer.lr=\[1,2\]' for a list$"):
+        hydra_value("optimizer.lr", "1,2", text=False)
 
 
 @pytest.mark.parametrize(
