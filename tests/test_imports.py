@@ -4,6 +4,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -103,6 +104,23 @@ def test_imports_point_down(unit: str):
                 f"{file}:{line}: {module} (level {level}) imports {imported} (level {other_level}); "
                 f"a module imports lower levels only, commands start each other as processes"
             )
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    """Not inside of a function either."""
+    modules = {module_of(file) for file in FILES}
+    below: dict[str, set[str]] = {}
+    for file in FILES:
+        names = {imported for imported, _ in imports_of(file)}
+        names |= {
+            f"{node.module}.{alias.name}"
+            for node in nodes(file)
+            if isinstance(node, ast.ImportFrom) and node.module
+            for alias in node.names
+        }
+        below[module_of(file)] = names & modules - {module_of(file)}
+    assert sum(map(len, below.values())) > len(modules)
+    TopologicalSorter(below).prepare()  # CycleError names the circle
 
 
 @pytest.mark.parametrize("unit", sorted(UNITS.keys() & LIGHT))

@@ -19,8 +19,8 @@ from torch.distributed import (  # documented there
     TCPStore,  # pyright: ignore[reportPrivateImportUsage]
 )
 
-from distft.launchers.local import Unreachable, interface_of, own_addresses, reach
 from distft.run import RunFolder, read_json, write_json
+from distft.runtime.addresses import Unreachable, interface_of, own_addresses, reach
 from distft.runtime.errors import Failure
 
 SECONDS_TO_MEET = 60.0

@@ -200,7 +200,7 @@ def test_a_key_of_another_word_is_offered_with_the_word(typed: str, rest: str, r
     assert errors_of([*right, typed]) == [f"{typed}: {rest}"]
 
 
-def test_a_key_of_another_word_is_not_offered_for_a_target_of_ones_own(right: list[str]):
+def test_a_target_of_ones_own_is_offered_no_other_word(right: list[str]):
     [error] = errors_of([*right, "optimizer._target_=torch.optim.Adagrad", "optimizer.momentum=0.9"])
     assert error.startswith("optimizer.momentum=0.9: optimizer.momentum is not a key")
 
