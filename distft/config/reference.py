@@ -3,6 +3,7 @@
 import sys
 from pathlib import Path
 
+from distft.config.errors import NOT_OURS, OURS
 from distft.config.key import ANY, KEEP, WINS, shown
 from distft.config.rules import RULES
 from distft.config.schema import KEYS
@@ -31,11 +32,20 @@ def typed_table() -> str:
     return "\n".join(["| set | gives way | and then | both set |", "|---|---|---|---|", *rows])
 
 
+def names_table() -> str:
+    """Returns the keys of other trainers by ours, and what to do in place of those without a counterpart."""
+    theirs: dict[str, list[str]] = {}
+    for name, ours in [*OURS.items(), *NOT_OURS.items()]:
+        theirs.setdefault(f"`{ours}`" if name in OURS else ours, []).append(f"`{name}`")
+    rows = [f"| {', '.join(names)} | {ours} |" for ours, names in theirs.items()]
+    return "\n".join(["| elsewhere | here |", "|---|---|", *rows])
+
+
 def _cell(text: str) -> str:
     return text.replace("|", "\\|").replace("<", "&lt;")
 
 
-TABLES = {"keys": key_table, "typed": typed_table, "rules": rule_table}
+TABLES = {"names": names_table, "keys": key_table, "typed": typed_table, "rules": rule_table}
 
 
 def refreshed(text: str) -> str:
