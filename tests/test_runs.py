@@ -111,7 +111,7 @@ def test_tail_gives_every_row_of_a_run_that_has_ended(run: RunFolder, capsys: py
     ("arguments", "rule"),
     [
         (["lst"], r"lst: unknown command. Allowed: list, show, tail, stop. Did you mean list\?"),
-        (["show"], "run=: is missing"),
+        (["show"], "run is missing: the run's folder. Try: run="),
         (["show", "run=nowhere"], "holds no run"),
         (["list", "run=x"], "run=x: there is no such key"),
         (["list", "runs_dir=/no/such"], "there is no such folder, and so no run"),

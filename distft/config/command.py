@@ -133,13 +133,16 @@ def keywords(arguments: Sequence[str], known: Mapping[str, str], required: Seque
         if not equals or not value:
             errors.append(f"{argument}: write key=value, with one of {', '.join(known)}")
         elif key not in known:
-            errors.append(f"{key}={value}: there is no such key.{did_you_mean(nearest(key, known))}")
+            hint = did_you_mean(nearest(key, known)) or f" Allowed: {', '.join(known)}"
+            errors.append(f"{key}={value}: there is no such key.{hint}")
         elif key in given:
             errors.append(f"{key}={value}: given twice")
         else:
             given[key] = value
     missing = [key for key in required if key not in given]
-    errors += [f"{key}=: is missing, {known[key]}" for key in missing if not any(key in e for e in errors)]
+    errors += [
+        f"{key} is missing: {known[key]}. Try: {key}=..." for key in missing if not any(key in e for e in errors)
+    ]
     if errors:
         raise ConfigError(errors)
     return given
@@ -172,8 +175,15 @@ def find_run(value: str) -> RunFolder:
     if run.config.is_file() and run.plan.is_file():
         check_config(run)
         return run
-    parent = run.path.parent
-    others = [path.parent.name for path in parent.glob("*/config.yaml")] if parent.is_dir() else []
-    near = nearest(run.path.name, others)
-    hint = did_you_mean(str(parent / near) if near else None)
-    raise ConfigError([f"run={value}: holds no run (config.yaml and plan.json).{hint}"])
+    raise ConfigError([f"run={value}: holds no run (config.yaml and plan.json).{another(run.path, run.config.name)}"])
+
+
+def another(folder: Path, file: str) -> str:
+    """Returns the end of an error about a folder without `file`: one with it inside, beside it or in ./runs."""
+    if inside := sorted(folder.glob(f"*/{file}")):
+        return f" Try: {inside[0].parent}, or another one in it"
+    beside = [path.parent for path in folder.parent.glob(f"*/{file}")] if folder.parent.is_dir() else []
+    in_runs = [path.parent for path in absolute("runs").glob(f"*/{file}")]
+    others = {path.name: path for path in [*in_runs, *beside]}
+    near = nearest(folder.name, others)
+    return did_you_mean(str(others[near])) if near else " Try: distft runs, which lists those of ./runs"

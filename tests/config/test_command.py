@@ -1,8 +1,11 @@
 """Every command answers --help, and turns a wrong config into lines and exit code 2."""
 
+from pathlib import Path
+
 import pytest
 
 from distft.config import ConfigError, command, help_text
+from distft.config.command import find_run
 from distft.config.schema import KEYS
 
 
@@ -40,6 +43,21 @@ def test_spaces_around_the_equals_sign_are_one_error(words: list[str], capsys: p
 @pytest.mark.parametrize("words", [["data.eval=", "name=a"], ["list", "name="], ["plan=", "--json"], ["a=b=", "c"]])
 def test_an_empty_value_is_no_space(words: list[str]):
     assert exit_code(lambda _: 7, words) == 7
+
+
+def test_a_run_is_offered_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A run in ./runs, and a job of a sweep; and otherwise the command that lists runs."""
+    monkeypatch.chdir(tmp_path)
+    for run in (tmp_path / "runs" / "first", tmp_path / "runs" / "rates" / "000-lr_1"):
+        run.mkdir(parents=True)
+        (run / "config.yaml").touch()
+    offered = {"first": f"Did you mean {tmp_path}/runs/first?", "runs/frist": f"Did you mean {tmp_path}/runs/first?"}
+    offered["runs/rates"] = f"Try: {tmp_path}/runs/rates/000-lr_1, or another one in it"
+    offered["elsewhere/x"] = "Try: distft runs, which lists those of ./runs"
+    for value, end in offered.items():
+        with pytest.raises(ConfigError) as caught:
+            find_run(value)
+        assert caught.value.messages == [f"run={value}: holds no run (config.yaml and plan.json). {end}"]
 
 
 def test_help_is_answered_before_anything_runs(capsys: pytest.CaptureFixture[str]):

@@ -92,7 +92,7 @@ def test_too_few_raters_are_named(capsys: Any):
     [
         (["effect=0.5"], "0.5 is no difference"), (["effect=2"], "effect=2: expected a number from 0 to 1"),
         (["effect=0.95", "ties=0.2"], "a win rate is from 0.1 to 0.9"), (["effect=x", "raters=1"], "raters=1"),
-        (["effect=0.6", "overlap=30"], "overlap=30: is more than the 20 raters"), ([], "effect=: is missing"),
+        (["effect=0.6", "overlap=30"], "overlap=30: is more than the 20 raters"), ([], "effect is missing: "),
     ],
 )  # fmt: skip
 def test_impossible_plans_are_refused(words: list[str], text: str):

@@ -14,7 +14,8 @@ from typing import Any, Literal
 
 from matplotlib.ticker import MaxNLocator
 
-from distft.config.errors import ConfigError, nearest
+from distft.config.command import another
+from distft.config.errors import ConfigError
 from distft.config.freeze import read_config
 from distft.paths import absolute
 from distft.report.curves import points
@@ -183,12 +184,8 @@ def find_sweep(value: str) -> Path:
     folder = absolute(value)
     if (folder / STATUS).is_file():
         return folder
-    hint = ""
-    if RunFolder(folder).config.is_file():
-        hint = f" It is a run folder. Try: run={value}"
-    elif folder.parent.is_dir():
-        near = nearest(folder.name, [path.parent.name for path in folder.parent.glob(f"*/{STATUS}")])
-        hint = f" Did you mean {folder.parent / near}?" if near else ""
+    is_run = RunFolder(folder).config.is_file()
+    hint = f" It is a run folder. Try: run={value}" if is_run else another(folder, STATUS)
     raise ConfigError([f"sweep={value}: not a sweep folder (no {STATUS}).{hint}"])
 
 
