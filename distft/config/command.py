@@ -179,11 +179,11 @@ def find_run(value: str) -> RunFolder:
 
 
 def another(folder: Path, file: str) -> str:
-    """Returns the end of an error about a folder without `file`: one with it inside, beside it or in ./runs."""
+    """Returns the end of an error about a folder without `file`: one with it inside, neighbours it or in ./runs."""
     if inside := sorted(folder.glob(f"*/{file}")):
         return f" Try: {inside[0].parent}, or another one in it"
-    beside = [path.parent for path in folder.parent.glob(f"*/{file}")] if folder.parent.is_dir() else []
+    neighbours = [path.parent for path in folder.parent.glob(f"*/{file}")] if folder.parent.is_dir() else []
     in_runs = [path.parent for path in absolute("runs").glob(f"*/{file}")]
-    others = {path.name: path for path in [*in_runs, *beside]}
+    others = {path.name: path for path in [*in_runs, *neighbours]}
     near = nearest(folder.name, others)
     return did_you_mean(str(others[near])) if near else " Try: distft runs, which lists those of ./runs"
