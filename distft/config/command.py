@@ -179,7 +179,7 @@ def find_run(value: str) -> RunFolder:
 
 
 def another(folder: Path, file: str) -> str:
-    """Returns the end of an error about a folder without `file`: one with it inside, neighbours it or in ./runs."""
+    """Returns the end of an error about a folder without `file`: one with it inside, next to it or in ./runs."""
     if inside := sorted(folder.glob(f"*/{file}")):
         return f" Try: {inside[0].parent}, or another one in it"
     neighbours = [path.parent for path in folder.parent.glob(f"*/{file}")] if folder.parent.is_dir() else []
