@@ -3,7 +3,6 @@
 import ast
 import runpy
 import sys
-from importlib.metadata import version
 from pathlib import Path
 
 COMMANDS = (
@@ -34,7 +33,9 @@ def main() -> int:
         print(usage())
         return 0
     if sys.argv[1] in ("--version", "-V", "version"):
-        print(f"distft {version('distft')}")
+        from distft.compat.reach import version_of
+
+        print(f"distft {version_of('distft')}")
         return 0
     name = sys.argv[1].replace("-", "_")
     if name not in available():

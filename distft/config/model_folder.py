@@ -179,8 +179,8 @@ def wrong_architecture(
             meant = nearest(kind, names) if len(kind) > 2 else None
             what = "causal language model" if task is CAUSAL_LM else f"model for {task.name}"
             yield (
-                f"{kind} is no {what} that transformers {version_of('transformers')} has. Try: {meant or 'llama'}, "
-                "or a newer transformers"
+                f"{kind} is no {what} that transformers {version_of('transformers') or ''} has. "
+                f"Try: {meant or 'llama'}, or a newer transformers"
             )
     elif facts.get("is_encoder_decoder"):
         yield f"{kind} is an encoder with a decoder. {_TRY_DECODER}"
