@@ -125,6 +125,7 @@ PARTS = (
     "idle",  # ended, not submitted again
 )
 _EVALUATIONS = ("eval", "train_eval")  # splits of metrics.jsonl
+_WITHOUT_DEVICES = ("queue", "idle")
 _AFTER = {"submitted": "queue", "begun": "start", "trained": "checkpoint", "saved": "start", "ended": "start"}
 
 
@@ -141,6 +142,7 @@ class GoodputFile(TypedDict):
     seconds_between_failures: float | None
     best_interval_seconds: float | None
     best_every_steps: int | None
+    device_hours: float  # processes times hours, without time in queues and between launches
     time: float
 
 
@@ -153,6 +155,7 @@ class Goodput:
     failures: int
     saves: int
     step_seconds: float | None  # from step to step, of steps whose work was kept
+    device_seconds: float = 0.0  # processes times the seconds in which they had their devices
 
     @property
     def wall_seconds(self) -> float:
@@ -193,6 +196,7 @@ class Goodput:
             "seconds_between_failures": self.seconds_between_failures,
             "best_interval_seconds": best,
             "best_every_steps": max(1, round(best / step)) if best is not None and step else None,
+            "device_hours": self.device_seconds / 3600,
             "time": time.time(),
         }
 
@@ -230,6 +234,7 @@ def account(run: RunFolder) -> Goodput | None:
         failures=_failures(entries),
         saves=len(saves),
         step_seconds=walk.step_seconds / len(steps) if steps else None,
+        device_seconds=walk.device_seconds,
     )
 
 
@@ -262,20 +267,32 @@ class _Walk:
         self.kept: list[MetricsRow] = []  # steps whose work was kept
         self.ends: set[int] = set()  # last steps of completed training
         self.lost_steps, self.step_seconds = 0, 0.0
+        self.world, self.device_seconds = 1, 0.0  # processes of the attempt at hand
 
     def go(self) -> None:
         """Walks to the last entry; of a run that is training, to its last row."""
         for i, entry in enumerate(self.entries):
             after = self.entries[i + 1] if i + 1 < len(self.entries) else None
+            self.world = self._world(i)
             if entry.event == "training":
                 again = next((each for each in self.entries[i + 1 :] if each.event == "training"), None)
                 self._train(entry, after, again)
             elif after is not None:
                 self._outside_training(entry, after)
 
+    def _world(self, number: int) -> int:
+        """Returns the processes of the attempt of an entry; of one that never trained those of the next that did."""
+        attempt = self.entries[number].attempt
+        own = [entry for entry in self.entries if entry.event == "training" and entry.attempt == attempt]
+        later = [entry for entry in self.entries[number:] if entry.event == "training"]
+        found = [entry.about["world"] for entry in (*own[-1:], *later[:1]) if entry.about.get("world")]
+        return int(found[0]) if found else self.world
+
     def _until(self, when: float, part: str) -> None:
         """Attributes the time up to `when` to a part; nothing when `when` is in the past."""
-        self.parts[part] += max(0.0, when - self.at)
+        seconds = max(0.0, when - self.at)
+        self.parts[part] += seconds
+        self.device_seconds += self.world * seconds if part not in _WITHOUT_DEVICES else 0.0
         self.at = max(self.at, when)
 
     def _outside_training(self, entry: Entry, after: Entry) -> None:

@@ -55,6 +55,21 @@ def test_a_run_without_a_fault(tmp_path: Path):
     assert goodput.best_interval_seconds is None, "there was no failure to measure by"
 
 
+def test_device_hours_are_those_in_which_processes_held_devices(tmp_path: Path):
+    """An attempt that never trained counts as the next one; time in a queue or without an attempt does not count."""
+    turns = [turn("submitted", 0), turn("begun", 100), turn("training", 110, step=0, lost=None, world=8)]
+    turns += [turn("trained", 120, step=2), turn("ended", 130, state="preempted")]
+    second = [turn("submitted", 1000), turn("begun", 1050), turn("ended", 1060, state="failed")]
+    third = [turn("submitted", 2000), turn("begun", 2010), turn("training", 2020, step=2, lost=None, world=4)]
+    third += [turn("trained", 2032, step=4), turn("ended", 2040, state="completed")]
+    turns += [each | {"attempt": 2} for each in second] + [each | {"attempt": 3} for each in third]
+    rows = [row(1, 112), row(2, 120), row(3, 2025), row(4, 2032)]
+    found = goodput_of(run_of(tmp_path, turns, rows))
+    assert found is not None
+    seconds = 8 * (130 - 100) + 4 * (1060 - 1050) + 4 * (2040 - 2010)
+    assert found["device_hours"] == pytest.approx(seconds / 3600)
+
+
 def test_saves_of_every_kind_are_counted(tmp_path: Path):
     """Of the best and by the clock too: a row records that one preceded its step."""
     turns = [*DIED, turn("trained", 7, step=4), turn("saved", 7), turn("ended", 7, state="completed")]

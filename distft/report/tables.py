@@ -85,6 +85,8 @@ def goodput_words(goodput: Mapping[str, Any]) -> Table:
     text = f"{goodput['goodput']:.1%} of {length(whole)}, {failures} failure{'s' * (failures != 1)}"
     sources = [f"goodput.json#{key}" for key in ("goodput", "wall_seconds", "failures")]
     lines = [Fact("goodput", text, " ".join(sources))]
+    if hours := goodput.get("device_hours"):  # older versions did not count them
+        lines.append(Fact("device-hours", f"{hours:.3g}", "goodput.json#device_hours"))
     parts = {part: seconds for part, seconds in goodput["seconds"].items() if part not in ("productive", "idle")}
     small = {part: seconds for part, seconds in parts.items() if seconds < _MIN_SHARE * whole}
     for part, seconds in sorted(parts.items(), key=lambda each: -each[1]):

@@ -9,7 +9,7 @@ from distft.config import ConfigError
 from distft.find_lr import __main__ as find_lr
 from distft.find_lr.ramp import rate_at
 from distft.run import read_json
-from distft.runs import find_runs
+from distft.runs.facts import find_runs
 from tests.support.rows import write_sums
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("warm")]
