@@ -7,6 +7,7 @@ from pathlib import Path
 
 COMMANDS = (
     "launch",
+    "check",
     "plan",
     "prepare",
     "inspect_data",

@@ -15,7 +15,10 @@ from distft.config.schema import KEYS
 from distft.config.targets import check_trusted
 from distft.machines import wrong_numbers
 from distft.paths import absolute, conf_dir
-from distft.run import EXIT_WRONG_CONFIG, RunFolder
+from distft.run import EXIT_WRONG_CONFIG, RunFolder, json_text
+
+JSON = "--json"  # of commands that print their result as JSON, too
+_HEAD = "in the configuration"
 
 
 def command(
@@ -23,8 +26,9 @@ def command(
 ) -> NoReturn:
     """Exits with what `main(argv)` returns; a ConfigError becomes its lines on stderr and exit code 2, no traceback.
 
-    So does a variable of the environment that holds no number where a library here reads one.
-    What is Unavailable becomes a line and exit code 1: nothing in the config is wrong.
+    So does a variable of the environment that holds no number where a library here reads one. With --json among the
+    arguments the lines are in `{"errors": []}` on stdout too. What is Unavailable becomes a line and exit code 1:
+    nothing in the config is wrong.
 
     argv: None for the command line. help: what --help prints, None for `help_text` of main's module.
     """
@@ -40,10 +44,9 @@ def command(
         sys.stdout.flush()
         sys.exit(code)
     except ConfigError as error:
-        count = len(error.messages)
-        print(f"distft: {count} error{'s' if count > 1 else ''} in the configuration", file=sys.stderr)
-        for message in error.messages:
-            print(f"  {message}", file=sys.stderr)
+        if JSON in arguments:
+            print(json_text({"errors": error.messages}, indent=2), flush=True)
+        print(errors_text(error.messages), file=sys.stderr)
         sys.exit(EXIT_WRONG_CONFIG)
     except Unavailable as error:
         print(f"distft: {error}", file=sys.stderr)
@@ -51,6 +54,29 @@ def command(
     except BrokenPipeError:  # whoever read it has seen enough: `| head -1`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(128 + signal.SIGPIPE)
+
+
+def errors_text(messages: Sequence[str]) -> str:
+    """Returns the lines of a wrong config, as commands print them."""
+    count = len(messages)
+    return "\n".join([f"distft: {count} error{'s' if count > 1 else ''} {_HEAD}", *(f"  {each}" for each in messages)])
+
+
+def errors_of(output: str) -> list[str]:
+    """Returns the messages in what a command printed that ended with code 2: the inverse of `errors_text`."""
+    messages = list[str]()
+    lines = iter(output.splitlines())
+    for line in lines:
+        if line.startswith("distft: ") and line.endswith(_HEAD):
+            break
+    for line in lines:
+        if line.startswith("   ") and messages:  # a further line of the same message
+            messages[-1] += f"\n{line}"
+        elif line.startswith("  "):
+            messages.append(line[2:])
+        else:
+            break
+    return messages
 
 
 def open_closed_streams() -> None:

@@ -1,4 +1,4 @@
-"""`python -m distft.doctor [OVERRIDES] [out=FILE]`: diagnoses this machine, cluster and install.
+"""`python -m distft.doctor [OVERRIDES] [out=FILE] [--json]`: diagnoses this machine, cluster and install.
 
 Trap: on a broken install any import may fail, so checks that need torch run in their own process.
 """
@@ -11,14 +11,14 @@ from pathlib import Path
 from rich.console import Console
 
 from distft.config import Config, command, compose, help_text
-from distft.config.command import keywords
+from distft.config.command import JSON, keywords
 from distft.doctor import network, slurm
 from distft.doctor.finding import Check, Finding, run_check, show
 from distft.doctor.node import local_checks
 from distft.doctor.nodes import check_nodes
 from distft.machines import node_range
 from distft.paths import absolute
-from distft.run import write_json
+from distft.run import json_text, write_json
 from distft.trackers.terminal import screen
 
 OWN = {"out": "file that the findings are written to, as JSON"}
@@ -27,15 +27,19 @@ NO_ROWS = "data.train=not/read"  # like a hub id, so that no file is read or fet
 
 def main(argv: list[str]) -> int:
     """Returns 0 when no check found a problem, 1 otherwise; all findings are printed, and written to `out`."""
+    as_json, argv = JSON in argv, [text for text in argv if text != JSON]
     mine = [text for text in argv if text.partition("=")[0] in OWN]
     own = keywords(mine, OWN, required=())
     overrides = [text for text in argv if text not in mine]
     if not any(text.startswith("data.train=") for text in overrides):
         overrides = [NO_ROWS, *overrides]
     config = compose(overrides)
-    console = screen(sys.stdout)
+    console = screen(sys.stderr if as_json else sys.stdout)
     findings = diagnose(config, console)
-    show(findings, console)
+    if as_json:
+        print(json_text([each.as_json() for each in findings], indent=2))
+    else:
+        show(findings, console)
     if "out" in own:
         write_json(absolute(own["out"]), [each.as_json() for each in findings])
     return 1 if any(each.state == "problem" for each in findings) else 0
@@ -71,4 +75,4 @@ def _shown(checks: dict[str, Check], console: Console) -> Iterator[tuple[str, Ch
 
 
 if __name__ == "__main__":
-    command(main, help=help_text("doctor", list(OWN.items())))
+    command(main, help=help_text("doctor", [*OWN.items(), (JSON, "the findings as JSON")]))

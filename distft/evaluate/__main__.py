@@ -15,7 +15,7 @@ from rich.console import Console
 from distft.compat.reach import version_of
 from distft.config import ConfigError, command
 from distft.config.check import is_hub_id, own_tasks, wrong_benchmarks
-from distft.config.command import keywords, usage
+from distft.config.command import JSON, keywords, usage
 from distft.evaluate.items import column_values, default_slices
 from distft.evaluate.job import Tasks
 from distft.evaluate.metrics import Comparison, compare, slices
@@ -79,7 +79,7 @@ PACKAGES = ("distft", "torch", "transformers", "tokenizers", "lm-eval", "sacrebl
 
 def main(arguments: list[str]) -> int:
     """Prints the metrics and returns 0; 1 with the first failing rank when the evaluation failed."""
-    as_json, words = "--json" in arguments, [word for word in arguments if word != "--json"]
+    as_json, words = JSON in arguments, [word for word in arguments if word != JSON]
     words, launcher, errors = split_launcher(words)
     given, task, judge = read_command(words, errors, launcher is not None)
     find = find_text_source if task.answers or task.tasks else find_source
@@ -91,7 +91,7 @@ def main(arguments: list[str]) -> int:
             if each is not None:
                 check_items(each, task)
         job = job_of(source.config, source.plan, launcher, mounts_of(words, PATHS))
-        return run_as_job("evaluate", [*with_paths(words, PATHS), *["--json"] * as_json], absolute(given["run"]), job)
+        return run_as_job("evaluate", [*with_paths(words, PATHS), *[JSON] * as_json], absolute(given["run"]), job)
     console = Console(file=sys.stderr)
     try:
         measured = measure(source, task, out, console)

@@ -52,10 +52,14 @@ def with_name(config: Config) -> tuple[RunFolder, Config]:
     """Returns the run's folder, and the config with its name: one without a name gets it from model, data and time."""
     folder = absolute(config.runs_dir)
     if config.name is None:
-        model = model_label(config.model, config.choices["model"])
-        data = data_label(config.data.train, config.choices["data"])
-        config = config.changed({"name": _own_name(folder, f"{model}-{data}-{time.strftime('%Y%m%d-%H%M%S')}")})
+        config = config.changed({"name": _own_name(folder, default_name(config))})
     return RunFolder(folder / str(config.name)), config
+
+
+def default_name(config: Config) -> str:
+    """Returns model, data and time, which name a run that got no name."""
+    model = model_label(config.model, config.choices["model"])
+    return f"{model}-{data_label(config.data.train, config.choices['data'])}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
 def _own_name(folder: Path, name: str) -> str:
@@ -137,8 +141,13 @@ def refuse_secrets(config: Config) -> None:
 
 
 def prepare(config: Config, overrides: Sequence[str], own: Own | None = None) -> None:
-    """Runs `prepare` if the data is not prepared or the model not checked; exits with the command's code when it
-    fails.
+    """Runs `prepare` if it is needed; exits with the command's code when it fails."""
+    if must_prepare(config, own):
+        Command("prepare", *overrides).end()
+
+
+def must_prepare(config: Config, own: Own | None = None) -> bool:
+    """Returns whether the data is not prepared or the model not checked yet.
 
     own: the frozen inputs of the run. ConfigError when they are lost and cannot be made again, or when the model's
     files are invalid or the model was rejected before.
@@ -147,8 +156,7 @@ def prepare(config: Config, overrides: Sequence[str], own: Own | None = None) ->
         raise ConfigError([f"{own.wrong}. Try: cache_dir=where they are, the files as they were, or another name"])
     if own is None:
         check_base_model(config)
-    if own.is_gone if own else prepared_dir(config) is None or not is_checked(config):
-        Command("prepare", *overrides).end()
+    return own.is_gone if own else prepared_dir(config) is None or not is_checked(config)
 
 
 def plan_run(run: RunFolder, config: Config, own: Own | None = None) -> Plan:

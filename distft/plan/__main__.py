@@ -4,15 +4,15 @@ from dataclasses import asdict
 
 from rich.console import Console
 
-from distft.config import ConfigError, command, compose, help_text
-from distft.config.command import keywords
+from distft.config import Config, ConfigError, command, compose, help_text
+from distft.config.command import JSON, keywords
 from distft.config.errors import likeness
 from distft.config.overrides import MULTIRUN
 from distft.paths import absolute
 from distft.plan import make_plan
 from distft.plan.make import model_notes
 from distft.plan.show import show
-from distft.run import write_json
+from distft.run import Plan, json_text, write_json
 
 _WIDTH = 200  # of a table in a file
 OWN = {
@@ -23,6 +23,7 @@ OWN = {
 
 def main(argv: list[str]) -> int:
     """Returns 0 with the plan printed, and written to `out` where it is given; for a sweep, those of each job."""
+    as_json, argv = JSON in argv, [text for text in argv if text != JSON]
     mine = [text for text in argv if _is_own(text.partition("=")[0])]
     own, overrides = keywords(mine, OWN, required=()), [text for text in argv if text not in (*mine, *MULTIRUN)]
     memory = memory_gib(own.get("memory_gib"))
@@ -30,21 +31,29 @@ def main(argv: list[str]) -> int:
         from distft.sweep.multirun import plan_sweep, planned_table  # Hydra's sweepers are slow to import
 
         title, planned = plan_sweep(overrides)
+        found = {name: asdict(plan) for name, (_, plan) in planned.items()}
         console = Console()
         console.width = console.width if console.is_terminal else _WIDTH
-        console.print(planned_table(title, planned, memory))
-        if "out" in own:
-            write_json(absolute(own["out"]), {name: asdict(plan) for name, (_, plan) in planned.items()})
-        return 0
-    config = compose(overrides)
-    plan = make_plan(config)
+        if not as_json:
+            console.print(planned_table(title, planned, memory))
+    else:
+        config = compose(overrides)
+        plan = make_plan(config)
+        found = asdict(plan)
+        if not as_json:
+            print_plan(plan, config, memory)
+    if as_json:
+        print(json_text(found, indent=2))
+    if "out" in own:
+        write_json(absolute(own["out"]), found)
+    return 0
+
+
+def print_plan(plan: Plan, config: Config, memory: float | None) -> None:
     console = Console()
     show(plan, config, memory, console)
     for line in model_notes(config):
         console.print(line, style="yellow", soft_wrap=True, markup=False)
-    if "out" in own:
-        write_json(absolute(own["out"]), asdict(plan))
-    return 0
 
 
 def _is_own(key: str) -> bool:
@@ -63,4 +72,5 @@ def memory_gib(value: str | None) -> float | None:
 
 
 if __name__ == "__main__":
-    command(main, help=help_text("plan", [(" or ".join(MULTIRUN), "the plan of each job of a sweep"), *OWN.items()]))
+    own_keys = [(" or ".join(MULTIRUN), "the plan of each job of a sweep"), *OWN.items(), (JSON, "the plan as JSON")]
+    command(main, help=help_text("plan", own_keys))

@@ -1,12 +1,15 @@
 """`distft report run=DIR`, `sweep=DIR` or `runs=[A,B]`: makes the page and the figures from the files of the folder."""
 
+import csv
 import signal
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from distft.config.command import command, find_run, keywords, usage
+from distft.config.command import JSON, command, find_run, keywords, usage
 from distft.config.errors import ConfigError
 from distft.paths import absolute
-from distft.report import card, compare, page
+from distft.report import card, compare, compared, page
 from distft.report.curves import save, write_sheet
 from distft.report.facts import gather
 from distft.report.serve import serving
@@ -15,6 +18,8 @@ from distft.report.sweep.drawings import sheet
 from distft.report.sweep.jobs import find_sweep, read_sweep
 from distft.report.sweep.page import write_table
 from distft.report.sweep.settings import rank
+from distft.report.tables import Table
+from distft.run import json_text
 
 FOLDERS = ("run", "sweep", "runs")
 KEYS = {
@@ -27,20 +32,39 @@ KEYS = {
 }
 CLAIM = (
     "Writes a self-contained page, report.html, from the files of a run or sweep into its folder.\n"
-    "In addition, for a run curves.svg and curves.png; for a sweep sweep.svg, sweep.png and sweep.csv."
+    "In addition, for a run curves.svg and curves.png; for a sweep sweep.svg, sweep.png and sweep.csv.\n"
+    f"{JSON} prints the page's path and its numbers as JSON."
 )
 
 
 def main(arguments: list[str]) -> int:
-    given = keywords(arguments, KEYS, required=[])
+    given = keywords([each for each in arguments if each != JSON], KEYS, required=[])
     check(given)
     if given.get("serve") == "true":
         return serve_run(given["run"], int(given.get("port", "0")))
     if "runs" in given:
-        print(compare_runs(given["runs"], given.get("out")))
+        made = compare_runs(given["runs"], given.get("out"))
     else:
-        print(report_run(given["run"]) if "run" in given else report_sweep(given["sweep"]))
+        made = report_run(given["run"]) if "run" in given else report_sweep(given["sweep"])
+    print(json_text({"page": str(made), **numbers_of(given)}, indent=2) if JSON in arguments else made)
     return 0
+
+
+def numbers_of(given: Mapping[str, str]) -> dict[str, Any]:
+    """Returns the numbers of a page that was just written, as JSON values."""
+    if "run" in given:
+        run = find_run(given["run"])
+        facts = gather(run)
+        tables = {"what": facts.what, "numbers": facts.numbers, "data": facts.data, "goodput": facts.goodput}
+        return {**compared.as_json([run])[0], **{name: values_of(table) for name, table in tables.items()}}
+    if "sweep" in given:
+        with (find_sweep(given["sweep"]) / "sweep.csv").open(newline="") as file:
+            return {"jobs": list(csv.DictReader(file))}
+    return {"runs": compared.as_json([find_run(each) for each in folders_of(given["runs"])])}
+
+
+def values_of(table: Table) -> dict[str, dict[str, str]]:
+    return {fact.name: {"text": str(fact.text), "source": fact.source} for fact in table}
 
 
 def check(given: dict[str, str]) -> None:
@@ -102,9 +126,13 @@ def report_sweep(value: str) -> Path:
     return folder / "report.html"
 
 
+def folders_of(value: str) -> list[str]:
+    return [each.strip() for each in value.removeprefix("[").removesuffix("]").split(",") if each.strip()]
+
+
 def compare_runs(value: str, out: str | None) -> Path:
     """Writes the page that compares runs; returns its path."""
-    folders = [each.strip() for each in value.removeprefix("[").removesuffix("]").split(",") if each.strip()]
+    folders = folders_of(value)
     if not 2 <= len(folders) <= compare.MOST:
         names = f"names {len(folders)} run{'s' * (len(folders) != 1)}"
         raise ConfigError([f"runs={value}: {names}. Try: 2 to {compare.MOST} folders, as in [A,B]"])

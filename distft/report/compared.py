@@ -1,14 +1,15 @@
 """What differs between the settings of several runs, and what came of each."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, TypedDict
 
 from distft.config.freeze import read_config
 from distft.config.key import leaves
-from distft.report.facts import Facts
+from distft.report.facts import Facts, gather
 from distft.report.settings import PLACES
 from distft.report.tables import Fact
-from distft.run import RunFolder, json_text
+from distft.run import RunFolder, json_text, read_json
 from distft.tasks.selection import goal_of
 
 
@@ -73,3 +74,35 @@ def _best(values: Sequence[float | None], lower: bool) -> frozenset[int]:
         return frozenset()
     best = min(known) if lower else max(known)
     return frozenset(i for i, value in enumerate(values) if value == best)
+
+
+class Compared(TypedDict):
+    """One run as JSON, next to others."""
+
+    run: str
+    state: str | None
+    step: int
+    settings: Mapping[str, Any]  # keys that differ between the runs
+    metrics: Mapping[str, Mapping[str, float]]  # name -> before and after training, on the held-out rows
+    device_hours: float | None
+
+
+def as_json(runs: Sequence[RunFolder]) -> list[Compared]:
+    """Returns for each run its settings that differ from another's, and its results."""
+    names, facts = names_of(runs), [gather(run) for run in runs]
+    keys = [line.name for line in settings(runs, names)]
+    return [_one(run, each, keys) for run, each in zip(runs, facts, strict=True)]
+
+
+def _one(run: RunFolder, facts: Facts, keys: Sequence[str]) -> Compared:
+    config = read_config(run)
+    tree = {**dict(leaves(config.values)), **config.choices}
+    goodput = read_json(run.goodput) if run.goodput.is_file() else {}
+    return {
+        "run": str(run.path),
+        "state": facts.status["state"],
+        "step": facts.status["step"],
+        "settings": {key: tree.get(key) for key in keys},
+        "metrics": {change.name: {"before": change.before, "after": change.after} for change in facts.changes},
+        "device_hours": goodput.get("device_hours"),
+    }

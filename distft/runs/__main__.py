@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from distft.config import ConfigError, command
-from distft.config.command import find_run, keywords
+from distft.config.command import JSON, find_run, keywords
 from distft.config.errors import did_you_mean, nearest
 from distft.goodput import goodput_of
 from distft.launchers.follow import NewRows
 from distft.paths import absolute
+from distft.report import compared
 from distft.run import BY_YOU, FINISHED, RunFolder, json_text, state_in_words
 from distft.runs import disk
+from distft.runs.compare import comparison, difference
 from distft.runs.facts import facts, find_runs
 from distft.runs.tables import as_json as json_of
 from distft.runs.tables import line_of, overview, shown
@@ -41,7 +43,6 @@ KEYS = {
 OF_VERB = {"list": ("runs_dir",), "du": ("runs_dir",), "rm": ("run", "runs_dir", "only", "yes")}
 WITH_JSON = ("list", "show", "compare", "diff", "du")
 COUNTS = {"list": (0, 0), "du": (0, 0), "compare": (2, 99), "diff": (2, 2), "rm": (1, 99)}  # runs; others have one
-JSON = "--json"
 HELP = (
     "usage: python -m distft.runs VERB [RUN ...] [KEY=VALUE ...] [--json]\n\n"
     + "\n".join(f"  {name:<9}{text}" for name, text in VERBS.items())
@@ -180,16 +181,12 @@ def stop_run(run: RunFolder) -> int:
 
 def compare(runs: Sequence[RunFolder], *, as_json: bool) -> int:
     """Prints runs next to each other."""
-    from distft.runs import compare as compared  # what it imports takes a second
-
-    _print(compared.as_json(runs) if as_json else compared.comparison(runs))
+    _print(compared.as_json(runs) if as_json else comparison(runs))
     return 0
 
 
 def diff(runs: Sequence[RunFolder], *, as_json: bool) -> int:
     """Prints what two runs were made of differently."""
-    from distft.runs.compare import difference
-
     found = difference(*runs)
     if as_json:
         _print(found)

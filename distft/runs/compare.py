@@ -1,14 +1,14 @@
 """Two or more runs next to each other: what differs in what they were made of, and what came of it."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, TypedDict
+from typing import Any
 
 from rich.table import Table
 
 from distft.config.freeze import changes, read_config
 from distft.config.key import covers, leaves
 from distft.report.compared import Line, names_of, results, settings
-from distft.report.facts import Facts, gather
+from distft.report.facts import gather
 from distft.report.settings import PLACES
 from distft.run import Plan, RunFolder, json_text, read_json
 
@@ -46,38 +46,6 @@ def _is_same(line: Line) -> bool:
 def _add(table: Table, line: Line, what: str = "") -> None:
     cells = ["" if cell is None else str(cell.text) for cell in line.cells]
     table.add_row(what + line.name, *(text + _BEST * (i in line.best) for i, text in enumerate(cells)))
-
-
-class Compared(TypedDict):
-    """One run of `compare --json`."""
-
-    run: str
-    state: str | None
-    step: int
-    settings: Mapping[str, Any]  # keys that differ between the runs
-    metrics: Mapping[str, Mapping[str, float]]  # name -> before and after training, on the held-out rows
-    device_hours: float | None
-
-
-def as_json(runs: Sequence[RunFolder]) -> list[Compared]:
-    """Returns what `comparison` shows: for each run its settings that differ from another's, and its results."""
-    names, facts = names_of(runs), [gather(run) for run in runs]
-    keys = [line.name for line in settings(runs, names)]
-    return [_one(run, each, keys) for run, each in zip(runs, facts, strict=True)]
-
-
-def _one(run: RunFolder, facts: Facts, keys: Sequence[str]) -> Compared:
-    config = read_config(run)
-    tree = {**dict(leaves(config.values)), **config.choices}
-    goodput = read_json(run.goodput) if run.goodput.is_file() else {}
-    return {
-        "run": str(run.path),
-        "state": facts.status["state"],
-        "step": facts.status["step"],
-        "settings": {key: tree.get(key) for key in keys},
-        "metrics": {change.name: {"before": change.before, "after": change.after} for change in facts.changes},
-        "device_hours": goodput.get("device_hours"),
-    }
 
 
 def difference(before: RunFolder, after: RunFolder) -> dict[str, list[str]]:

@@ -69,6 +69,25 @@ class Sweep:
 
 def multirun(overrides: list[str]) -> int:
     """Runs a sweep; returns 0 when all jobs completed, 75 after a signal (the same command continues it), else 1."""
+    sweep, launcher, sweeper = compose_sweep(overrides)
+    folder, request, config = sweep.folder, sweep.request, sweep.config
+    status = SweepStatus(folder, sweep_command(overrides), request.keys, config.choices["sweep"], config.eval.selection)
+    with alone(folder / ".lock") as held:
+        if not held:
+            raise ConfigError([f"name={folder.name}: another launch is using {folder}. Try: another name"])
+        status.update(sweep.jobs)
+        is_background = not config.launcher.wait and not launcher.outlives_launch
+        if is_background and go_on_in_background(folder, folder / "sweep.log", "kill -INT PID"):
+            return 0
+        try:
+            by_signal = run_jobs(sweep, launcher, sweeper, status)
+        except Detached:
+            return 0
+        return finish(sweep, status, by_signal=by_signal)
+
+
+def compose_sweep(overrides: Sequence[str]) -> tuple[Sweep, Launcher, Any]:
+    """Returns a sweep whose jobs are checked, prepared and planned, its launcher, and its sweeper of Hydra's."""
     request = read_request(overrides)
     parsed = parse(request.swept)
     if swept := [key for key in request.keys if key in _DECIDES]:
@@ -87,19 +106,7 @@ def multirun(overrides: list[str]) -> int:
     sweep = Sweep(folder, request, config, earlier, checked(folder, request, known, further, earlier))
     if config.sweep.only_failed and not any(job.has_failed for job in sweep.jobs):
         raise ConfigError([f"sweep.only_failed=true: no job in {folder} has failed. Try: false"])
-    status = SweepStatus(folder, sweep_command(overrides), request.keys, config.choices["sweep"], config.eval.selection)
-    with alone(folder / ".lock") as held:
-        if not held:
-            raise ConfigError([f"name={folder.name}: another launch is using {folder}. Try: another name"])
-        status.update(sweep.jobs)
-        is_background = not config.launcher.wait and not launcher.outlives_launch
-        if is_background and go_on_in_background(folder, folder / "sweep.log", "kill -INT PID"):
-            return 0
-        try:
-            by_signal = run_jobs(sweep, launcher, sweeper, status)
-        except Detached:
-            return 0
-        return finish(sweep, status, by_signal=by_signal)
+    return sweep, launcher, sweeper
 
 
 def sweep_command(overrides: Sequence[str]) -> str:

@@ -1,11 +1,12 @@
 """Every command answers --help, and turns a wrong config into lines and exit code 2."""
 
+import json
 from pathlib import Path
 
 import pytest
 
 from distft.config import ConfigError, command, help_text
-from distft.config.command import find_run
+from distft.config.command import errors_of, errors_text, find_run
 from distft.config.schema import KEYS
 
 
@@ -29,6 +30,24 @@ def test_a_wrong_config_is_code_2_and_every_message_a_line(capsys: pytest.Captur
         "  one=1 is wrong",
         "  two=2 is wrong",
     ]
+
+
+def test_errors_are_json_on_stdout_where_json_is_wanted(capsys: pytest.CaptureFixture[str]):
+    def main(argv: list[str]) -> int:
+        raise ConfigError(["one=1 is wrong"])
+
+    assert exit_code(main, ["--json"]) == 2
+    said = capsys.readouterr()
+    assert json.loads(said.out) == {"errors": ["one=1 is wrong"]} and "  one=1 is wrong\n" in said.err
+
+
+@pytest.mark.parametrize(
+    "messages", [["a=1 is wrong"], ["a: is made of two\n    x: 1 -> 2\n    y: 2 -> 3", "b: wrong"]]
+)
+def test_errors_are_read_back_from_what_was_printed(messages: list[str]):
+    output = f"preparing: 12 rows\n{errors_text(messages)}\ndistft.prepare failed with code 2\n"
+    assert errors_of(output) == messages
+    assert errors_of("preparing: 12 rows\n") == []
 
 
 @pytest.mark.parametrize(

@@ -50,6 +50,12 @@ def test_the_plan_prints_and_writes_the_same_numbers(right: list[str], tmp_path:
 
 
 @pytest.mark.slow
+def test_json_is_what_out_writes(right: list[str], tmp_path: Path):
+    done = plan(*right, "--json", f"out={tmp_path}/plan.json")
+    assert json.loads(done.stdout) == json.loads((tmp_path / "plan.json").read_text()), done.stderr
+
+
+@pytest.mark.slow
 def test_gathered_parameters_must_fit_too(right: list[str], tmp_path: Path):
     done = plan(*right, "memory_gib=20", f"out={tmp_path}/plan.json")
     [row] = [line for line in done.stdout.splitlines() if "> hsdp" in line]

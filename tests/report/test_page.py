@@ -1,5 +1,6 @@
 """The page is self-contained, runs no code, and fits any window of a real browser."""
 
+import json
 import re
 import subprocess
 from html.parser import HTMLParser
@@ -110,6 +111,18 @@ def test_the_command_writes_page_and_curves(make_run, capsys):
     assert main([f"run={run.path}"]) == 0
     assert capsys.readouterr().out.strip() == str(run.path / "report.html")
     assert {"report.html", "curves.svg", "curves.png"} <= {file.name for file in run.path.iterdir()}
+
+
+@pytest.mark.slow
+def test_json_has_the_numbers_of_the_page(make_run, capsys):
+    run = make_run()
+    assert main([f"run={run.path}", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["page"] == str(run.path / "report.html") and found["state"] == "completed"
+    assert found["metrics"]["loss"] == {"before": 2.5, "after": 1.5}
+    assert found["numbers"]["held-out rows"] == {"text": "10", "source": "plan.json#eval_rows"}
+    assert main([f"runs=[{run.path},{run.path}]", "--json"]) == 0
+    assert [each["run"] for each in json.loads(capsys.readouterr().out)["runs"]] == [str(run.path)] * 2
 
 
 @pytest.mark.parametrize("arguments", [[], ["run="], ["run=/nowhere"], ["rum=x"], ["run=a", "b"]])
